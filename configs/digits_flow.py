@@ -1,0 +1,54 @@
+"""Class-conditional rectified flow with a small DiT on the handwritten digits inside scikit-learn.
+
+python -m experiments.train --config=configs/digits_flow.py --workdir=runs/digits_flow
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        dict(
+            experiment="digits_flow",
+            task="ImageDiffusion",  # a class of experiments/tasks.py
+            seed=0,
+            num_steps=5000,
+            batch_size=64,  # of all devices together
+            data=dict(
+                name="digits",  # or any tensorflow-datasets name
+                train_split="train",
+                held_out_split="test",
+                directory=placeholder(str),  # of prepared datasets, if not the usual one
+                image_shape=(8, 8, 1),
+                num_classes=10,
+            ),
+            model=dict(name="DiT", patch_size=2, width=96, depth=3, num_heads=3, unroll=3),
+            process=dict(name="RectifiedFlow"),  # of genjax/diffusion/processes.py, with its arguments
+            target="velocity",  # of genjax/diffusion/targets.py
+            times=dict(name="logit_normal", mean=0.0, deviation=1.0, shift=1.0),
+            conditioning_dropout=0.5,
+            optimizer=dict(
+                name="adamw",
+                learning_rate=1e-3,
+                warmup_steps=200,
+                clip_norm=1.0,
+                weight_decay=0.01,
+            ),
+            ema_decay=0.999,
+            mesh=dict(data=-1),  # all devices
+            log_every=100,
+            checkpoint=dict(every=1000, keep=3),
+            sampling=dict(
+                every=1000,
+                per_class=10,
+                sampler="euler",  # of genjax/diffusion/samplers.py
+                num_steps=50,
+                shift=1.0,
+                guidance_scale=1.25,  # 1 is plain conditional sampling
+                weights="ema",  # or "params"
+                seed=0,
+            ),
+            evaluation=dict(every=0, num_samples=1000),  # every=0: at the end alone
+        )
+    )

@@ -1,0 +1,1 @@
+"""Tasks, and the programs that train, sample, evaluate and time them."""

@@ -1,0 +1,78 @@
+"""From a configuration's names and numbers to objects."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from genjax.training import Checkpoints, Task, abstract_state, make_mesh
+
+
+class Config(dict):
+    """A dictionary whose entries are attributes too, as in ml_collections, which reading a run does without."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the config has no field {name!r}; it has {', '.join(self)}") from None
+
+
+def read_config(workdir: str | Path) -> Config:
+    """The config of the run in `workdir`.
+
+    Raises:
+        FileNotFoundError: there is no run.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"--workdir={workdir} holds no run (no config.json); train one there first")
+    return json.loads(path.read_text(), object_hook=Config).config
+
+
+def lookup(module: ModuleType, name: str, field: str) -> Any:
+    """The public object `name` defined in `module`; the error for a wrong name lists the right ones."""
+    public = [
+        each
+        for each, value in vars(module).items()
+        if getattr(value, "__module__", None) == module.__name__ and not each.startswith("_")
+    ]
+    if name not in public:
+        raise ValueError(f"config.{field} is {name!r}; {module.__name__} has {', '.join(public)}")
+    return getattr(module, name)
+
+
+def build(config: Any) -> Task:
+    """The task that `config.task` names."""
+    from experiments import tasks
+
+    return lookup(tasks, config.task, "task").from_config(config)
+
+
+def restore(workdir: str | Path, step: int | None = None) -> tuple[Config, Task, Any]:
+    """The config, task and state of a run, at a step or at its newest good checkpoint.
+
+    Raises:
+        FileNotFoundError: no run, no checkpoint, or none of that step.
+    """
+    import jax
+
+    config = read_config(workdir)
+    task = build(config)
+    mesh = make_mesh({"data": jax.device_count()}, jax.device_count())
+    with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:
+        available = checkpoints.steps()
+        step = checkpoints.latest() if step is None else step
+        if step not in available:
+            raise FileNotFoundError(
+                f"{checkpoints.directory} has no checkpoint {'that is whole' if step is None else step}; "
+                f"it has {available or 'none'}"
+            )
+        state = checkpoints.restore(step, abstract_state(task, jax.random.key(config.seed), mesh))
+    return config, task, state
+
+
+def with_sampling(config: Config, **changes: Any) -> Config:
+    """The config with fields of `config.sampling` replaced by those changes that are not None."""
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return Config(config, sampling=Config(config.sampling, **changes))

@@ -1,0 +1,142 @@
+"""Trains an experiment, samples from it and evaluates it.
+
+    python -m experiments.train --config=configs/digits_flow.py --workdir=runs/digits_flow
+
+Any field of the config can be set on the command line: --config.optimizer.learning_rate=1e-3. The same
+command started again goes on from the newest good checkpoint. Ctrl-C saves and stops.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from experiments.configuration import build
+from experiments.evaluation import evaluate_images
+from experiments.runtime import keep_heap, user_errors
+from experiments.sampling import class_rows, sample_images
+from genjax.data import Batches, load_dataset
+from genjax.training import (
+    Checkpoints,
+    Interrupted,
+    NonFiniteError,
+    Plugin,
+    abstract_state,
+    check_space,
+    make_mesh,
+    prepare_workdir,
+    train,
+)
+from genjax.training.log import read_metrics
+from genjax.training.pictures import save_animation, save_curves, save_grid
+from genjax.training.workdir import device_name
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment: a file of configs/. Its fields are set by --config.FIELD=VALUE."
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run, made if absent: metrics, pictures, checkpoints, report."
+)
+flags.mark_flags_as_required(["config", "workdir"])
+
+# What may change when a run is resumed: none of it changes the parameters that come out.
+FREE_TO_DIFFER = ("mesh.", "log_every", "checkpoint.", "sampling.", "evaluation.", "data.directory")
+
+
+def run(config: Any, workdir: str | Path) -> dict[str, Any]:
+    """Trains `config` in `workdir`, or goes on with it; returns the report, which is also written there."""
+    workdir = Path(workdir)
+    with user_errors():
+        mesh = make_mesh(config.mesh, config.batch_size)
+        task = build(config)
+        abstract = abstract_state(task, jax.random.key(config.seed), mesh)
+        check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)
+        dataset = load_dataset(config.data.name, config.data.train_split, config.data.directory)
+        batches = Batches(
+            dataset,
+            config.batch_size,
+            config.seed,
+            image_shape=task.image_shape,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        prepare_workdir(workdir, config.to_dict(), FREE_TO_DIFFER)
+
+    sampling, num_classes = config.sampling, config.data.num_classes
+    rows = class_rows(num_classes, sampling.per_class)
+    (workdir / "samples").mkdir(exist_ok=True)
+    metrics_path = workdir / "metrics.jsonl"
+
+    def picture(state, step):
+        images = sample_images(task, state, rows, sampling)
+        save_grid(workdir / f"samples/step_{step:06d}.png", images, sampling.per_class)
+        save_curves(workdir / "curves.png", metrics_path)
+
+    plugins = [Plugin(sampling.every, picture)]
+    if config.evaluation.every:
+
+        def evaluate(state, step):
+            report = evaluate_images(task, state, config)
+            return {
+                name: report[name] for name in ("class_accuracy", "frechet_distance", "precision", "recall")
+            }
+
+        plugins.append(Plugin(config.evaluation.every, evaluate))
+
+    print(f"{config.experiment}: {config.num_steps} steps on {device_name()} in {workdir}", flush=True)
+    state = train(
+        task,
+        batches.iterate,
+        num_steps=config.num_steps,
+        seed=config.seed,
+        mesh=mesh,
+        checkpoints=Checkpoints(workdir / "checkpoints", config.checkpoint.keep),
+        checkpoint_every=config.checkpoint.every,
+        log_path=metrics_path,
+        log_every=config.log_every,
+        plugins=plugins,
+    )
+
+    print("sampling and evaluating", flush=True)
+    frames = sample_images(task, state, rows, sampling, trajectory=True)
+    save_grid(workdir / "samples.png", frames[-1], sampling.per_class)
+    save_animation(workdir / "noise_to_data.gif", frames, sampling.per_class)
+    logged = [row for row in read_metrics(metrics_path) if "steps_per_second" in row]
+    report = {
+        "experiment": config.experiment,
+        "steps": config.num_steps,
+        "seconds": logged[-1]["seconds"],
+        "steps_per_second": sum(row["steps_per_second"] for row in logged) / len(logged),
+        "device": device_name(),
+        **evaluate_images(task, state, config),
+    }
+    (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    print_report(report)
+    for name in ("samples.png", "noise_to_data.gif", "curves.png", "report.json"):
+        print(f"  {workdir / name}")
+    return report
+
+
+def print_report(report: dict[str, Any]) -> None:
+    for name, value in report.items():
+        print(f"  {name:24} {value:.4g}" if isinstance(value, float) else f"  {name:24} {value}")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        sys.exit(f"error: {argv[1:]} is not understood; flags begin with --, see --help")
+    keep_heap()
+    try:
+        run(CONFIG.value, WORKDIR.value)
+    except Interrupted as stop:
+        sys.exit(128 + stop.signal_number)
+    except (NonFiniteError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

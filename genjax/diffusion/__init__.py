@@ -1,0 +1,27 @@
+"""The algebra of diffusion: processes, targets, times, losses, guidance and samplers.
+
+`x` is data, `z` noise, t = 0 clean and t = 1 noise, x_t = alpha(t)·x + sigma(t)·z.
+"""
+
+from genjax.diffusion.guidance import drop_conditioning as drop_conditioning
+from genjax.diffusion.guidance import guide as guide
+from genjax.diffusion.losses import simple_loss as simple_loss
+from genjax.diffusion.processes import Process as Process
+from genjax.diffusion.processes import RectifiedFlow as RectifiedFlow
+from genjax.diffusion.processes import VarianceExploding as VarianceExploding
+from genjax.diffusion.processes import VariancePreservingCosine as VariancePreservingCosine
+from genjax.diffusion.samplers import ddim as ddim
+from genjax.diffusion.samplers import euler as euler
+from genjax.diffusion.samplers import sample_keys as sample_keys
+from genjax.diffusion.targets import Prediction as Prediction
+from genjax.diffusion.targets import clean as clean
+from genjax.diffusion.targets import noise as noise
+from genjax.diffusion.targets import predict as predict
+from genjax.diffusion.targets import recover as recover
+from genjax.diffusion.targets import velocity as velocity
+from genjax.diffusion.times import logit_normal as logit_normal
+from genjax.diffusion.times import shift_time as shift_time
+from genjax.diffusion.times import shifted as shifted
+from genjax.diffusion.times import to_domain as to_domain
+from genjax.diffusion.times import uniform as uniform
+from genjax.diffusion.times import uniform_grid as uniform_grid

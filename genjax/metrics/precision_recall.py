@@ -1,0 +1,41 @@
+"""Improved precision and recall (Kynkäänniemi et al. 2019).
+
+The manifold of a set of features is the union of balls, one around each feature vector, that reach to its
+k-th nearest neighbour in the set. Precision is the share of samples on the manifold of real data; recall is
+the share of real data on the manifold of samples.
+"""
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from genjax.metrics.border import as_matrix, check_same_width
+from genjax.metrics.neighbours import nearest
+
+
+def precision_recall(
+    samples: Float[ArrayLike, "samples features"], real: Float[ArrayLike, "real features"], k: int = 3
+) -> tuple[float, float]:
+    """Precision and recall of samples with respect to real data, both in [0, 1].
+
+    The surface of a ball belongs to it. Both depend on k and on the numbers of examples (the paper: 50,000 of
+    each): compare only values measured with the same.
+
+    Raises:
+        ValueError: k < 1, not [examples features], not finite, too few examples, unequal numbers of features.
+
+    Source: Kynkäänniemi et al. 2019, equations 1 and 2.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; expected 1 or more: the paper's value is 3")
+    samples = as_matrix(samples, "samples", at_least=k + 1)
+    real = as_matrix(real, "real", at_least=k + 1)
+    check_same_width(samples=samples, real=real)
+    return _share_on_manifold(samples, real, k), _share_on_manifold(real, samples, k)
+
+
+def _share_on_manifold(queries: np.ndarray, points: np.ndarray, k: int) -> float:
+    _, distances = nearest(points, points, count=k + 1)  # a point's first neighbour is itself
+    radii = distances.max(axis=1)
+    ball, distance = nearest(queries, points, radii=radii)
+    return float((distance <= radii[ball]).mean())

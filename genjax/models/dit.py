@@ -1,0 +1,192 @@
+"""Diffusion transformer with adaLN-Zero (Peebles & Xie 2023, "Scalable diffusion models with transformers")."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from genjax.nn import (
+    Dense,
+    attention,
+    constrain,
+    patchify,
+    sincos_positions,
+    sinusoidal_embedding,
+    unpatchify,
+)
+
+Dtype = Any
+xavier = nn.initializers.xavier_uniform()
+zeros = nn.initializers.zeros
+small = nn.initializers.normal(0.02)
+
+
+def modulate(
+    x: Float[Array, "batch length features"],
+    shift: Float[Array, "batch features"],
+    scale: Float[Array, "batch features"],
+) -> Float[Array, "batch length features"]:
+    """LayerNorm(x)·(1 + scale) + shift in float32: the norm has no weights of its own."""
+    x = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=jnp.float32)(x)
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class Modulation(nn.Module):
+    """`parts` vectors of shift, scale or gate per example from the conditioning; zero at initialisation."""
+
+    parts: int
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, conditioning: Float[Array, "batch features"]) -> list[Float[Array, "batch features"]]:
+        features = conditioning.shape[-1]
+        dense = Dense(
+            self.parts * features, kernel_init=zeros, dtype=jnp.float32, param_dtype=self.param_dtype
+        )
+        return jnp.split(dense(nn.silu(conditioning)), self.parts, axis=-1)
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward layer, each between adaLN-Zero's scale/shift and its gate (DiT, figure 3)."""
+
+    num_heads: int
+    mlp_ratio: float
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch length features"], conditioning: Float[Array, "batch features"]
+    ) -> tuple[Float[Array, "batch length features"], None]:
+        batch, length, features = x.shape
+        dense = lambda size, name: Dense(
+            size, kernel_init=xavier, dtype=self.dtype, param_dtype=self.param_dtype, name=name
+        )
+        shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = Modulation(
+            6, self.param_dtype, name="modulation"
+        )(conditioning)
+
+        h = dense(3 * features, "qkv")(modulate(x, shift_attention, scale_attention))
+        query, key, value = jnp.moveaxis(h.reshape(batch, length, 3, self.num_heads, -1), 2, 0)
+        h = attention(query, key, value).reshape(batch, length, features)
+        x = x + gate_attention[:, None] * dense(features, "projection")(h)
+
+        h = dense(int(self.mlp_ratio * features), "mlp_in")(modulate(x, shift_mlp, scale_mlp))
+        x = x + gate_mlp[:, None] * dense(features, "mlp_out")(nn.gelu(h))
+        return constrain(x, ("data", "fsdp")), None
+
+
+class DiT(nn.Module):
+    """A transformer over image patches, told the time and the class by adaLN-Zero.
+
+    Label `num_classes` is the null class of classifier-free guidance (`null_label`).
+
+    Attributes:
+        patch_size: side of a patch, in pixels.
+        width: features of a token; divisible by 4 and by `num_heads`.
+        depth: number of blocks, scanned with stacked parameters.
+        num_classes: classes besides the null one.
+        out_channels: channels of the output; as many as the input's if None.
+        time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
+        unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
+        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or
+            None to keep every activation.
+        dtype: type of the matrix products; modulation, norms and softmax are float32 always.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    num_classes: int
+    mlp_ratio: float = 4.0
+    out_channels: int | None = None
+    time_scale: float = 1000.0
+    unroll: int = 1
+    remat_policy: str | None = None
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @property
+    def null_label(self) -> int:
+        return self.num_classes
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        t: Float[Array, " batch"],
+        labels: Int[Array, " batch"],
+    ) -> Float[Array, "batch height width out_channels"]:
+        height, width, channels = x.shape[1:]
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        tokens = Dense(self.width, kernel_init=xavier, name="patch_embedding", **types)(
+            patchify(x, self.patch_size)
+        )
+        positions = sincos_positions(height // self.patch_size, width // self.patch_size, self.width)
+        tokens = constrain((tokens + positions).astype(jnp.float32), ("data", "fsdp"))
+
+        time = sinusoidal_embedding(t * self.time_scale, 256)
+        time = Dense(self.width, kernel_init=small, param_dtype=self.param_dtype, name="time_in")(time)
+        time = Dense(self.width, kernel_init=small, param_dtype=self.param_dtype, name="time_out")(
+            nn.silu(time)
+        )
+        label = nn.Embed(
+            self.num_classes + 1,
+            self.width,
+            embedding_init=small,
+            param_dtype=self.param_dtype,
+            name="label_embedding",
+        )(labels)
+        conditioning = time + label
+
+        block = Block
+        if self.remat_policy is not None:
+            policy = getattr(jax.checkpoint_policies, self.remat_policy)
+            block = nn.remat(Block, policy=policy, prevent_cse=False)
+        blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.depth,
+            unroll=self.unroll,
+        )
+        tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks")(
+            tokens, conditioning
+        )
+
+        shift, scale = Modulation(2, self.param_dtype, name="modulation")(conditioning)
+        out_channels = self.out_channels or channels
+        out = Dense(
+            self.patch_size**2 * out_channels,
+            kernel_init=zeros,
+            dtype=jnp.float32,
+            param_dtype=self.param_dtype,
+            name="head",
+        )(modulate(tokens, shift, scale))
+        return unpatchify(out, self.patch_size, height, width)
+
+
+def _size(depth: int, width: int, num_heads: int) -> Callable[..., DiT]:
+    def build(patch_size: int = 2, num_classes: int = 1000, **options) -> DiT:
+        return DiT(
+            patch_size=patch_size,
+            width=width,
+            depth=depth,
+            num_heads=num_heads,
+            num_classes=num_classes,
+            **options,
+        )
+
+    return build
+
+
+# DiT, table 1.
+DiT_S = _size(12, 384, 6)
+DiT_B = _size(12, 768, 12)
+DiT_L = _size(24, 1024, 16)
+DiT_XL = _size(28, 1152, 16)

@@ -1,0 +1,95 @@
+"""What a run writes down: metrics as JSON lines, and a progress bar."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import rich.progress
+
+
+class MetricsLog:
+    """`metrics.jsonl` of one run: a line per record, each with its `step` and the run's `seconds` so far.
+
+    Opening it drops what is beyond `step`, the step a run resumes from, and a last line cut short, so that
+    a resumed run's file reads as an uninterrupted one's.
+    """
+
+    def __init__(self, path: str | os.PathLike, step: int = 0):
+        self.path = Path(path)
+        rows = [row for row in read_metrics(self.path) if row["step"] <= step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        temporary.rename(self.path)
+        self._file = open(self.path, "a", buffering=1)
+        self._start = time.perf_counter() - max((row["seconds"] for row in rows), default=0.0)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on this run, over all its starts."""
+        return time.perf_counter() - self._start
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, "seconds": round(self.seconds, 3), **metrics}) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
+    """The records of a metrics file; a line that is not JSON (cut short by a kill) is left out."""
+    rows = []
+    if Path(path).exists():
+        for line in Path(path).read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+    return rows
+
+
+class ProgressBar:
+    """Steps done, rate, loss and remaining time: a bar on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self, start: int, total: int):
+        self._total, self._start, self._loss = total, start, "…"
+        self._began = self._printed = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("training"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TextColumn("{task.fields[rate]:.1f} steps/s  loss {task.fields[loss]}  remaining"),
+            rich.progress.TimeRemainingColumn(),
+            console=rich.console.Console(stderr=True),
+            auto_refresh=False,  # no thread beside the training steps
+            disable=not self._terminal,
+        )
+        self._task = self._bar.add_task("", total=total, completed=start, rate=0.0, loss=self._loss)
+
+    def __enter__(self) -> "ProgressBar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def update(self, step: int, loss: float | None = None) -> None:
+        """Redraws twice a second at most, so it may be called every step."""
+        if loss is not None:
+            self._loss = f"{loss:.4f}"
+        now = time.monotonic()
+        if now - self._printed < (0.5 if self._terminal else 10.0) and step != self._total:
+            return
+        self._printed = now
+        rate = (step - self._start) / max(now - self._began, 1e-9)
+        if self._terminal:
+            self._bar.update(self._task, completed=step, rate=rate, loss=self._loss, refresh=True)
+        else:
+            remaining = (self._total - step) / max(rate, 1e-9)
+            print(
+                f"step {step}/{self._total}  {rate:.1f} steps/s  loss {self._loss}  remaining {remaining:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )

@@ -1,0 +1,25 @@
+"""What the training loop asks of a family of models."""
+
+from typing import Any, Protocol
+
+import jax
+from jaxtyping import Array, Float, Key, PyTree
+
+
+class Task(Protocol):
+    """A network, an algorithm and their optimization, as pure functions that the loop may jit.
+
+    The state is any pytree with a `step`, the number of updates made, as an int32 scalar; nothing else in
+    it concerns the loop.
+    """
+
+    def init(self, key: Key[Array, ""]) -> PyTree:
+        """The state before the first update."""
+
+    def update(
+        self, state: PyTree, batch: dict[str, jax.Array], key: Key[Array, ""]
+    ) -> tuple[PyTree, dict[str, Float[Array, ""]]]:
+        """The state after one more step, and scalar metrics. The loop stops when a metric is not finite."""
+
+    def generate(self, state: PyTree, key: Key[Array, ""], *args: Any, **options: Any) -> Array:
+        """Samples."""

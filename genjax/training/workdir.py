@@ -1,0 +1,85 @@
+"""The folder of a run: what it must be before training starts, and its `config.json`."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def environment() -> dict[str, Any]:
+    """Versions of the libraries, the devices, and the git commit where there is one."""
+    libraries = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    return {
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in libraries},
+        "device": device_name(),
+        "git_commit": git.stdout.strip() or None,
+    }
+
+
+def device_name() -> str:
+    """For example "1 × cpu (2 cores)" or "4 × NVIDIA H100 80GB HBM3"."""
+    kind = jax.devices()[0].device_kind
+    cores = f" ({os.cpu_count()} cores)" if jax.default_backend() == "cpu" else ""
+    return f"{jax.device_count()} × {kind}{cores}"
+
+
+def prepare_workdir(
+    workdir: str | os.PathLike, config: Mapping[str, Any], free_to_differ: Sequence[str]
+) -> Path:
+    """Makes the folder and writes `config.json`, or checks that the run already there has the same config.
+
+    Args:
+        config: nested dictionaries of numbers, strings and lists.
+        free_to_differ: fields, or prefixes of fields ending in a point, that may differ on resuming.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+        ValueError: it holds a run with another config.
+    """
+    workdir = Path(workdir)
+    record = workdir / "config.json"
+    config = json.loads(json.dumps(config))  # tuples become lists, as they will when read again
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"--workdir={workdir} cannot be written to ({error}); choose another folder") from error
+    if record.exists():
+        old, new = dict(_flatten(json.loads(record.read_text())["config"])), dict(_flatten(config))
+        differing = [
+            f"  {name}: {old.get(name, 'absent')!r} there, {new.get(name, 'absent')!r} now"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name) != new.get(name) and not name.startswith(tuple(free_to_differ))
+        ]
+        if differing:
+            raise ValueError(
+                f"{workdir} holds a run with another config:\n" + "\n".join(differing) + "\n"
+                "Choose another --workdir, or set these fields as they were to resume."
+            )
+    temporary = record.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"config": config, **environment()}, indent=2) + "\n")
+    temporary.rename(record)
+    return workdir

@@ -1,0 +1,49 @@
+"""The wheel holds the package `genjax` alone; configs, experiments, notebooks and tests stay in the checkout."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TESTS = ["beartype", "import-linter", "pytest", "pytest-xdist", "ruff"]
+NOTEBOOKS = ["ipykernel", "nbclient", "nbformat"]
+
+setup(
+    name="genjax-research",  # "genjax" on PyPI is another project
+    version="0.1.0",
+    description="Generative models in JAX and Flax: GANs, VAEs, autoregression, diffusion, distillation",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["genjax", "genjax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py",
+        "array_record",
+        "chex",
+        "einops",
+        "etils[epath]",
+        "flax",
+        "grain",
+        "importlib_resources",  # tensorflow-datasets imports it without declaring it
+        "jax",
+        "jaxtyping",
+        "matplotlib",
+        "ml-collections",
+        "numpy",
+        "optax",
+        "orbax-checkpoint",
+        "pillow",
+        "rich",
+        "scikit-learn",
+        "tensorflow-datasets",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda12]"],
+        "tpu": ["jax[tpu]"],
+        "tests": TESTS + NOTEBOOKS,
+        "parity": ["torch", "diffusers", "transformers", "safetensors"],
+        "notebooks": NOTEBOOKS,
+        "text": ["tokenizers", "safetensors"],
+        "perceptual": ["safetensors"],
+    },
+)
