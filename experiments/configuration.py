@@ -5,7 +5,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
+
 from genjax.training import Checkpoints, Task, abstract_state, make_mesh
+from genjax.training.checkpoints import damage
 
 
 class Config(dict):
@@ -49,30 +52,26 @@ def build(config: Any) -> Task:
     return lookup(tasks, config.task, "task").from_config(config)
 
 
-def restore(workdir: str | Path, step: int | None = None) -> tuple[Config, Task, Any]:
+def restore(workdir: str | Path, step: int | None, **sampling: Any) -> tuple[Config, Task, Any]:
     """The config, task and state of a run, at a step or at its newest good checkpoint.
+
+    Args:
+        sampling: fields of `config.sampling` to change; those that are None stay as they were.
 
     Raises:
         FileNotFoundError: no run, no checkpoint, or none of that step.
     """
-    import jax
-
     config = read_config(workdir)
+    config.sampling.update({name: value for name, value in sampling.items() if value is not None})
     task = build(config)
     mesh = make_mesh({"data": jax.device_count()}, jax.device_count())
     with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:
-        available = checkpoints.steps()
-        step = checkpoints.latest() if step is None else step
-        if step not in available:
+        chosen = checkpoints.latest() if step is None else step
+        if chosen not in checkpoints.steps():
             raise FileNotFoundError(
-                f"{checkpoints.directory} has no checkpoint {'that is whole' if step is None else step}; "
-                f"it has {available or 'none'}"
+                f"{checkpoints.directory} has no {'good checkpoint' if step is None else f'checkpoint {step}'}; "
+                f"the steps there are {checkpoints.steps()}"
             )
-        state = checkpoints.restore(step, abstract_state(task, jax.random.key(config.seed), mesh))
-    return config, task, state
-
-
-def with_sampling(config: Config, **changes: Any) -> Config:
-    """The config with fields of `config.sampling` replaced by those changes that are not None."""
-    changes = {name: value for name, value in changes.items() if value is not None}
-    return Config(config, sampling=Config(config.sampling, **changes))
+        if problem := damage(checkpoints.path(chosen)):
+            raise OSError(f"the checkpoint {checkpoints.path(chosen)} is damaged: {problem}")
+        return config, task, checkpoints.restore(chosen, abstract_state(task, jax.random.key(0), mesh))

@@ -1,5 +1,7 @@
 """Is what a class-conditional image task generates right, varied, and new?"""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +9,7 @@ import numpy as np
 from experiments.sampling import sample_images
 from genjax import metrics
 from genjax.data import load_dataset, to_float
+from genjax.training.log import read_metrics
 
 
 def _groups(features: np.ndarray, size: int) -> list[np.ndarray]:
@@ -71,3 +74,21 @@ def evaluate_images(task: Any, state: Any, config: Any) -> dict[str, Any]:
         "ema": config.sampling.weights == "ema",
         "seed": config.sampling.seed,
     }
+
+
+def training_summary(workdir: str | Path, config: Any, step: int) -> dict[str, Any]:
+    """What a report says of the training up to a step, as its run wrote it down."""
+    rows = [row for row in read_metrics(Path(workdir) / "metrics.jsonl") if row["step"] <= step]
+    rates = [row["steps_per_second"] for row in rows if "steps_per_second" in row]
+    return {
+        "experiment": config.experiment,
+        "steps": step,
+        "seconds": max(row["seconds"] for row in rows),
+        "steps_per_second": len(rates) / sum(1 / rate for rate in rates),
+        "device": json.loads((Path(workdir) / "config.json").read_text())["device"],
+    }
+
+
+def print_report(report: dict[str, Any]) -> None:
+    for name, value in report.items():
+        print(f"  {name:24} {value:.4g}" if isinstance(value, float) else f"  {name:24} {value}")

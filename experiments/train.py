@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from experiments.configuration import build
-from experiments.evaluation import evaluate_images
-from experiments.runtime import keep_heap, user_errors
+from experiments.evaluation import evaluate_images, print_report, training_summary
+from experiments.runtime import run_program, user_errors
 from experiments.sampling import class_rows, sample_images
 from genjax.data import Batches, load_dataset
 from genjax.training import (
@@ -28,10 +28,10 @@ from genjax.training import (
     abstract_state,
     check_space,
     make_mesh,
-    prepare_workdir,
+    make_workdir,
+    record_config,
     train,
 )
-from genjax.training.log import read_metrics
 from genjax.training.pictures import save_animation, save_curves, save_grid
 from genjax.training.workdir import device_name
 
@@ -49,8 +49,8 @@ FREE_TO_DIFFER = ("mesh.", "log_every", "checkpoint.", "sampling.", "evaluation.
 
 def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     """Trains `config` in `workdir`, or goes on with it; returns the report, which is also written there."""
-    workdir = Path(workdir)
     with user_errors():
+        workdir = make_workdir(workdir)
         mesh = make_mesh(config.mesh, config.batch_size)
         task = build(config)
         abstract = abstract_state(task, jax.random.key(config.seed), mesh)
@@ -64,7 +64,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        prepare_workdir(workdir, config.to_dict(), FREE_TO_DIFFER)
+        record_config(workdir, config.to_dict(), FREE_TO_DIFFER)
 
     sampling, num_classes = config.sampling, config.data.num_classes
     rows = class_rows(num_classes, sampling.per_class)
@@ -105,15 +105,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     frames = sample_images(task, state, rows, sampling, trajectory=True)
     save_grid(workdir / "samples.png", frames[-1], sampling.per_class)
     save_animation(workdir / "noise_to_data.gif", frames, sampling.per_class)
-    logged = [row for row in read_metrics(metrics_path) if "steps_per_second" in row]
-    report = {
-        "experiment": config.experiment,
-        "steps": config.num_steps,
-        "seconds": logged[-1]["seconds"],
-        "steps_per_second": sum(row["steps_per_second"] for row in logged) / len(logged),
-        "device": device_name(),
-        **evaluate_images(task, state, config),
-    }
+    report = training_summary(workdir, config, config.num_steps) | evaluate_images(task, state, config)
     (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print_report(report)
     for name in ("samples.png", "noise_to_data.gif", "curves.png", "report.json"):
@@ -121,22 +113,16 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     return report
 
 
-def print_report(report: dict[str, Any]) -> None:
-    for name, value in report.items():
-        print(f"  {name:24} {value:.4g}" if isinstance(value, float) else f"  {name:24} {value}")
-
-
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        sys.exit(f"error: {argv[1:]} is not understood; flags begin with --, see --help")
-    keep_heap()
+def main() -> None:
     try:
         run(CONFIG.value, WORKDIR.value)
     except Interrupted as stop:
         sys.exit(128 + stop.signal_number)
-    except (NonFiniteError, OSError) as error:
+    except NonFiniteError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error}\nStart the same command again to go on from the last good checkpoint.")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_program(main)

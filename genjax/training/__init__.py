@@ -11,4 +11,5 @@ from genjax.training.mesh import abstract_state as abstract_state
 from genjax.training.mesh import make_mesh as make_mesh
 from genjax.training.optimizers import make_optimizer as make_optimizer
 from genjax.training.task import Task as Task
-from genjax.training.workdir import prepare_workdir as prepare_workdir
+from genjax.training.workdir import make_workdir as make_workdir
+from genjax.training.workdir import record_config as record_config

@@ -135,10 +135,8 @@ class Checkpoints:
             free = shutil.disk_usage(self.directory).free
             good = [step for step in self.steps() if damage(self.path(step)) is None]
             raise OSError(
-                f"the checkpoint {path} could not be written, with {free / 1e6:.1f} MB free: "
-                f"{str(error)[:300]}\nThe last good checkpoint is "
-                f"{f'that of step {good[-1]}' if good else 'none'}; make room and start the same command "
-                "again to go on from it."
+                f"the checkpoint {path} could not be written, with {free / 1e6:.1f} MB free: {str(error)[:300]}\n"
+                f"The last good checkpoint is {f'that of step {good[-1]}' if good else 'none'}."
             ) from error
 
 

@@ -129,6 +129,10 @@ def train(
         window: list[dict[str, float]] = []
         window_began = log.seconds
 
+        def last_good() -> str:
+            checkpoints.wait()
+            return f"the last good checkpoint is that of step {checkpoints.latest()}"
+
         def read() -> None:
             """Fetches the metrics of the last step, waiting for it, and logs every `log_every` steps' mean."""
             nonlocal unread, window, window_began
@@ -139,9 +143,8 @@ def train(
             for name, value in values.items():
                 if not math.isfinite(value):
                     raise NonFiniteError(
-                        f"{name} is {value} at step {step}; nothing is saved from here on. The last good "
-                        f"checkpoint is that of step {checkpoints.latest()}. Lower the learning rate, clip "
-                        "gradients or look at the data."
+                        f"{name} is {value} at step {step}. Nothing is saved from here on; {last_good()}. "
+                        "Lower the learning rate, clip gradients, or look at the data."
                     )
             window.append(values)
             progress.update(step, values.get("loss"))
@@ -154,8 +157,7 @@ def train(
         def save(step: int) -> None:
             if not _all_finite(state):
                 raise NonFiniteError(
-                    f"the state is not finite after step {step} and is not saved; the last good checkpoint "
-                    f"is that of step {checkpoints.latest()}"
+                    f"the state is not finite after step {step}, and not saved; {last_good()}"
                 )
             checkpoints.save(step, state)
 

@@ -44,22 +44,13 @@ def device_name() -> str:
     return f"{jax.device_count()} × {kind}{cores}"
 
 
-def prepare_workdir(
-    workdir: str | os.PathLike, config: Mapping[str, Any], free_to_differ: Sequence[str]
-) -> Path:
-    """Makes the folder and writes `config.json`, or checks that the run already there has the same config.
-
-    Args:
-        config: nested dictionaries of numbers, strings and lists.
-        free_to_differ: fields, or prefixes of fields ending in a point, that may differ on resuming.
+def make_workdir(workdir: str | os.PathLike) -> Path:
+    """Makes the folder of a run where it is absent.
 
     Raises:
-        OSError: the folder cannot be made or written to.
-        ValueError: it holds a run with another config.
+        OSError: it cannot be made or written to.
     """
     workdir = Path(workdir)
-    record = workdir / "config.json"
-    config = json.loads(json.dumps(config))  # tuples become lists, as they will when read again
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".probe"
@@ -67,6 +58,21 @@ def prepare_workdir(
         probe.unlink()
     except OSError as error:
         raise OSError(f"--workdir={workdir} cannot be written to ({error}); choose another folder") from error
+    return workdir
+
+
+def record_config(workdir: Path, config: Mapping[str, Any], free_to_differ: Sequence[str]) -> None:
+    """Writes `config.json`, or checks that the run already in `workdir` has the same config.
+
+    Args:
+        config: nested dictionaries of numbers, strings and lists.
+        free_to_differ: fields, or prefixes of fields ending in a point, that may differ on resuming.
+
+    Raises:
+        ValueError: the folder holds a run whose config differs in another field.
+    """
+    record = workdir / "config.json"
+    config = json.loads(json.dumps(config))  # tuples become lists, as they will when read again
     if record.exists():
         old, new = dict(_flatten(json.loads(record.read_text())["config"])), dict(_flatten(config))
         differing = [
@@ -82,4 +88,3 @@ def prepare_workdir(
     temporary = record.with_suffix(".tmp")
     temporary.write_text(json.dumps({"config": config, **environment()}, indent=2) + "\n")
     temporary.rename(record)
-    return workdir

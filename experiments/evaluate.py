@@ -1,0 +1,54 @@
+"""Evaluates a checkpoint of a trained run.
+
+    python -m experiments.evaluate --workdir=runs/digits_flow --guidance_scale=1.5 --out=report_1.5.json
+
+Flags left out take the run's own values.
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from experiments.configuration import restore
+from experiments.evaluation import evaluate_images, print_report, training_summary
+from experiments.runtime import run_program, user_errors
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+OUT = flags.DEFINE_string("out", None, "File to write; WORKDIR/report.json if not given.")
+STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the newest good one if not given.")
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Samples, with balanced labels.", lower_bound=1)
+SAMPLER = flags.DEFINE_string("sampler", None, "A sampler of genjax.diffusion: euler, ddim.")
+NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the sampler.", lower_bound=1)
+GUIDANCE_SCALE = flags.DEFINE_float(
+    "guidance_scale", None, "1 is plain conditional sampling, 0 unconditional."
+)
+WEIGHTS = flags.DEFINE_enum(
+    "weights", None, ["ema", "params"], "Averaged weights, or those of the last step."
+)
+SEED = flags.DEFINE_integer("seed", None, "Seed of the samples.")
+
+
+def main() -> None:
+    with user_errors():
+        config, task, state = restore(
+            WORKDIR.value,
+            STEP.value,
+            sampler=SAMPLER.value,
+            num_steps=NUM_STEPS.value,
+            guidance_scale=GUIDANCE_SCALE.value,
+            weights=WEIGHTS.value,
+            seed=SEED.value,
+        )
+        if NUM_SAMPLES.value is not None:
+            config.evaluation.num_samples = NUM_SAMPLES.value
+        report = training_summary(WORKDIR.value, config, int(state.step))
+        report |= evaluate_images(task, state, config)
+        out = Path(OUT.value or Path(WORKDIR.value) / "report.json")
+        out.write_text(json.dumps(report, indent=2) + "\n")
+    print_report(report)
+    print(f"  {out}")
+
+
+if __name__ == "__main__":
+    run_program(main)

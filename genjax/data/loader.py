@@ -1,0 +1,124 @@
+"""Batches by step number.
+
+A batch is a function of (seed, step, global index): an endless stream of epochs is cut into batches, and each
+process takes its slice of each batch. Any step can be asked for at once, on any number of processes.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from genjax.data.sources import Dataset, stack
+
+Example = Mapping[str, np.ndarray]
+
+
+class Batches:
+    """The endless sequence of a dataset's batches: `batches[step]`, or prefetched, `batches.iterate(start)`.
+
+    `batches[step]` is a dict of arrays `[batch ...]`, of the `batch_size // process_count` examples that fall
+    to this process. Every epoch is a fresh permutation; a batch may end one epoch and begin the next.
+
+    Drawing a permutation with NumPy and gathering makes a batch of 64 digits in 10 µs, where shuffling and
+    batching examples one by one in grain took 1.6 ms; so grain runs over the steps, and prefetches.
+
+    Args:
+        dataset: from `load_dataset`, or of one's own arrays: `Dataset(…, source=InMemory(arrays), …)`.
+        batch_size: of all processes together.
+        seed: of the order, and of the random transforms.
+        transform: `transform(example, generator) -> example` on the host, one example at a time: for images
+            that vary in size, and for what the device cannot do. It decides what a batch holds. Its NumPy
+            generator is made of (seed, position in the stream) only.
+        image_shape: (height, width, channels) that the network takes, to be checked here.
+        process_index: `jax.process_index()`.
+        process_count: `jax.process_count()`.
+        shuffle: False keeps the stored order, in every epoch.
+
+    Raises:
+        ValueError: `batch_size` does not divide by `process_count` or exceeds the dataset; images have
+            another shape than `image_shape`, or vary in size without a transform.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int,
+        *,
+        transform: Callable[[Example, np.random.Generator], Example] | None = None,
+        image_shape: tuple[int, int, int] | None = None,
+        process_index: int = 0,
+        process_count: int = 1,
+        shuffle: bool = True,
+    ):
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.transform = transform
+        self.process_index = process_index
+        self.process_count = process_count
+        self.shuffle = shuffle
+
+        title, length = f"{dataset.name} ({dataset.split})", len(dataset.source)
+        if batch_size % process_count:
+            raise ValueError(
+                f"batch size {batch_size} does not divide by {process_count} processes: take a multiple"
+            )
+        if not 0 < batch_size <= length:
+            raise ValueError(f"batch size {batch_size} for the {length} examples of {title}: take fewer")
+        if transform is None and None in (dataset.image_shape or ()):
+            raise ValueError(f"images of {title} vary in size: give a transform that crops or resizes them")
+        if image_shape is not None:
+            given = dataset.image_shape if transform is None else self._transformed(0, 0)["image"].shape
+            if given != tuple(image_shape):
+                raise ValueError(
+                    f"images of {title} have shape {given}, the network takes {tuple(image_shape)}: "
+                    "configure the network for this shape, take another dataset, or give a transform"
+                )
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        count = self.batch_size // self.process_count
+        start = step * self.batch_size + self.process_index * count
+        indices = self._indices(start, count)
+        if self.transform is None:
+            return self.dataset.source[indices]
+        return stack([self._transformed(index, start + i) for i, index in enumerate(indices.tolist())])
+
+    def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, np.ndarray]]:
+        """`self[start]`, `self[start + 1]`, … up to `stop` or without end, made ahead by threads of grain.
+
+        Raises:
+            ImportError: grain is not installed (`self[step]` works without).
+        """
+        try:
+            import grain
+        except ImportError as error:
+            raise ImportError(f"batches are prefetched by grain ({error}): pip install grain") from error
+        steps = grain.MapDataset.range(start, sys.maxsize if stop is None else stop)
+        threads = min(16, os.cpu_count() or 1)  # grain's own buffer of 500 batches would fill the memory
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        return iter(steps.map(self.__getitem__).to_iter_dataset(options))
+
+    def _indices(self, start: int, count: int) -> np.ndarray:
+        """Which examples stand at `count` positions of the stream; at most one epoch ends among them."""
+        epoch, offset = divmod(start, len(self.dataset.source))
+        indices = self._order(epoch)[offset : offset + count]
+        if len(indices) < count:
+            indices = np.concatenate([indices, self._order(epoch + 1)[: count - len(indices)]])
+        return indices
+
+    def _order(self, epoch: int) -> np.ndarray:
+        length = len(self.dataset.source)
+        return _permutation(self.seed, epoch, length) if self.shuffle else np.arange(length)
+
+    def _transformed(self, index: int, position: int) -> Example:
+        generator = np.random.default_rng((1, self.seed, position))
+        return self.transform(self.dataset.source[index], generator)
+
+
+@functools.lru_cache(maxsize=4)  # threads run ahead into the next epoch
+def _permutation(seed: int, epoch: int, length: int) -> np.ndarray:
+    return np.random.default_rng((0, seed, epoch)).permutation(length)

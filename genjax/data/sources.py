@@ -1,0 +1,262 @@
+"""Datasets by their tensorflow-datasets name, read without TensorFlow."""
+
+import contextlib
+import dataclasses
+import difflib
+import inspect
+import itertools
+import logging
+import math
+import os
+import queue
+import re
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+import numpy as np
+
+PRELOAD_BYTES = 2**29  # of decoded examples: MNIST takes 47 MB (read in 8 s), CIFAR-10 154 MB
+CONNECT_SECONDS = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class InMemory:
+    """Examples as stacked arrays: a batch is one NumPy gather.
+
+    Attributes:
+        arrays: by feature name; the first axis of each runs over the examples.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, index: int | slice | np.ndarray) -> dict[str, np.ndarray]:
+        return {name: array[index] for name, array in self.arrays.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class OnDisk:
+    """Examples read and decoded when asked for.
+
+    Attributes:
+        records: a tensorflow-datasets data source.
+        dtypes: by name, the features to read.
+    """
+
+    records: Sequence[Mapping[str, Any]]
+    dtypes: Mapping[str, np.dtype]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int | slice | np.ndarray) -> dict[str, np.ndarray]:
+        if isinstance(index, slice):
+            index = np.arange(len(self))[index]
+        if np.ndim(index):
+            return stack([self[i] for i in index.tolist()])
+        record = self.records[index]
+        return {name: np.asarray(record[name], dtype) for name, dtype in self.dtypes.items()}
+
+
+def stack(examples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Examples of equal shapes to one batch."""
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """One split of a dataset.
+
+    Attributes:
+        name: as given to `load_dataset`.
+        split: as given to `load_dataset`.
+        source: the examples: `len(source)`; `source[i]` is one, a dict of arrays; with a slice or an array of
+            ints, a batch of them. Holds the numeric features by their tensorflow-datasets names, as a rule
+            `image` (uint8, [height width channels]) and `label` (int32).
+        image_shape: (height, width, channels), with None where sizes vary; None for a set without images.
+        num_classes: None for a set without class labels.
+    """
+
+    name: str
+    split: str
+    source: InMemory | OnDisk
+    image_shape: tuple[int | None, ...] | None
+    num_classes: int | None
+
+
+def load_dataset(name: str, split: str = "train", data_dir: str | os.PathLike | None = None) -> Dataset:
+    """One split of a dataset, downloaded and prepared if it is not yet.
+
+    Sets of fixed shapes and at most `PRELOAD_BYTES` are read into memory, others record by record. Of the
+    processes that prepare one dataset at the same time the first does it and the others wait.
+
+    Args:
+        name: `digits`, which needs no network, or any tensorflow-datasets name, `name[/config][:version]`.
+        split: `train`, `test[:80%]`, `train+test`: the split language of tensorflow-datasets.
+        data_dir: where prepared datasets lie; None or "" for `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+
+    Raises:
+        ImportError: tensorflow-datasets is not installed, or TensorFlow, with which it unpacks archives.
+        ValueError: unknown dataset (the error names the nearest), configuration, version or split.
+        ConnectionError: not prepared, and none of the hosts that it is downloaded from answers.
+        FileNotFoundError: not prepared, and its files, to be fetched by hand, are not there.
+        NotImplementedError: prepared earlier in a format without random access, such as TFRecord.
+    """
+    builder = _prepared_builder(name, os.path.expanduser(data_dir) if data_dir else None)
+    records = builder.as_data_source(split)
+    features = {
+        key: feature
+        for key, feature in builder.info.features.items()
+        if not isinstance(feature.np_dtype, dict) and np.issubdtype(feature.np_dtype, np.number)
+    }
+    dtypes = {key: np.dtype(feature.np_dtype) for key, feature in features.items()}
+    if "label" in dtypes:
+        dtypes["label"] = np.dtype(np.int32)
+    source = OnDisk(records, dtypes)
+    shapes = {key: (len(records), *feature.shape) for key, feature in features.items()}
+    fixed = all(None not in shape for shape in shapes.values())
+    if fixed and sum(math.prod(shapes[key]) * dtypes[key].itemsize for key in shapes) <= PRELOAD_BYTES:
+        source = _preload(source, shapes)
+    return Dataset(
+        name=name,
+        split=split,
+        source=source,
+        image_shape=features["image"].shape if "image" in features else None,
+        num_classes=getattr(features.get("label"), "num_classes", None),
+    )
+
+
+def _preload(source: OnDisk, shapes: Mapping[str, tuple[int, ...]]) -> InMemory:
+    arrays = {key: np.empty(shape, source.dtypes[key]) for key, shape in shapes.items()}
+    for index in range(len(source)):
+        for key, value in source[index].items():
+            arrays[key][index] = value
+    return InMemory(arrays)
+
+
+def _prepared_builder(name: str, data_dir: str | None):
+    try:
+        # By name, because the package swallows failures to import its own parts.
+        from tensorflow_datasets import builder as find_builder
+        from tensorflow_datasets import list_builders
+    except ImportError as error:
+        raise ImportError(
+            f"dataset {name!r} is read with tensorflow-datasets, which cannot be imported ({error}): "
+            "pip install tensorflow-datasets array_record importlib_resources"
+        ) from error
+    import genjax.data.digits  # noqa: F401  (to define a builder is to register it)
+
+    logging.getLogger("absl").addFilter(_is_no_advice)
+    try:
+        builder = find_builder(name, data_dir=data_dir)
+    except (ValueError, AssertionError) as error:
+        known = list_builders(with_community_datasets=False)
+        family = re.split("[/:]", name)[0]
+        if family in known:  # then the configuration or version is not, and tensorflow-datasets says so
+            raise ValueError(str(error)) from error
+        nearest = difflib.get_close_matches(family, known, n=5) or ["digits", "mnist", "cifar10"]
+        message = f"no dataset is called {name!r}; the nearest names are {', '.join(nearest)}"
+        raise ValueError(message) from error
+    if not builder.data_path.exists():
+        with _taking_turns(builder):
+            builder = find_builder(name, data_dir=data_dir)  # prepared, if another process just did
+            if not builder.data_path.exists():
+                _prepare(builder, name)
+    return builder
+
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    """Drops the one line by which tensorflow-datasets recommends OpenCV at the first image of every run."""
+    return "OpenCV is not installed" not in record.getMessage()
+
+
+@contextlib.contextmanager
+def _taking_turns(builder) -> Iterator[None]:
+    """Holds a lock file beside the data; the system releases it even if the process is killed."""
+    import fcntl  # absent on Windows, where `import genjax.data` shall work all the same
+
+    builder.data_dir_root.mkdir(parents=True, exist_ok=True)
+    with open(builder.data_dir_root / f".{builder.name}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logging.getLogger(__name__).warning("waiting for another process to prepare %s", builder.name)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _prepare(builder, name: str) -> None:
+    """Downloads and prepares, or says at once what is missing, where tensorflow-datasets would retry long."""
+    files = {url: info.filename for url, info in (builder.url_infos or {}).items()}
+    hosts = {(url := urlsplit(address)).netloc: url for address in files if "://" in address}
+    downloads = builder.data_dir_root / "downloads"
+    by_hand = downloads / "manual"
+    fetched = any((downloads / builder.name).glob("*.INFO")) or any(
+        file and (by_hand / file).exists() for file in files.values()
+    )
+    call = f'tfds.builder("{name}", data_dir="data").download_and_prepare(file_format="array_record")'
+    elsewhere = (
+        "    pip install tensorflow-datasets array_record importlib_resources tensorflow-cpu\n"
+        f"    python -c 'import tensorflow_datasets as tfds; {call}'\n"
+        f"  and copy data/{builder.name} into {builder.data_dir_root}"
+    )
+    if instructions := builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        if not by_hand.is_dir() or not any(by_hand.iterdir()):
+            raise FileNotFoundError(
+                f"dataset {name!r} is not prepared in {builder.data_dir}, and its files cannot be downloaded "
+                f"automatically. Put them into {by_hand}:\n{inspect.cleandoc(instructions)}"
+            )
+    elif hosts and not fetched and not _any_answers(hosts.values()):
+        addresses = "".join(f"\n    {address}" for address in itertools.islice(files, 8))
+        more = f"\n    and {len(files) - 8} more" if len(files) > 8 else ""
+        raise ConnectionError(
+            f"dataset {name!r} is not prepared in {builder.data_dir}, and it cannot be downloaded: no answer "
+            f"from {', '.join(hosts)}. Do one of these:\n"
+            f"- where there is a network, run\n{elsewhere};\n"
+            f"- put the files into {by_hand} and start again:{addresses}{more}\n"
+            "- use the dataset 'digits', which comes with scikit-learn."
+        )
+    if not files:  # made in a second, of what is on this machine
+        import tensorflow_datasets as tfds
+
+        tfds.disable_progress_bar()
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:
+        if "No module named 'tensorflow'" not in str(error):
+            raise
+        raise ImportError(
+            f"tensorflow-datasets prepares {name!r} with TensorFlow, though it reads it without: "
+            f"pip install tensorflow-cpu, or on another machine run\n{elsewhere}"
+        ) from error
+
+
+def _any_answers(urls: Collection[SplitResult]) -> bool:
+    """Whether one of the hosts, or the proxy for it, takes a TCP connection within `CONNECT_SECONDS`."""
+    answers = queue.SimpleQueue()
+
+    def knock(host: str, port: int) -> None:
+        try:
+            socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+            answers.put(True)
+        except OSError:
+            answers.put(False)
+
+    deadline = time.monotonic() + CONNECT_SECONDS
+    proxies = urllib.request.getproxies()
+    for url in urls:
+        if url.scheme in proxies and not urllib.request.proxy_bypass(url.hostname):
+            url = urlsplit(proxies[url.scheme])
+        port = url.port or {"http": 80, "ftp": 21}.get(url.scheme, 443)
+        # Daemon threads: the look-up of a name knows no time-out and must not hold up the program's end.
+        threading.Thread(target=knock, args=(url.hostname, port), daemon=True).start()
+    with contextlib.suppress(queue.Empty):
+        return any(answers.get(timeout=max(0.0, deadline - time.monotonic())) for _ in urls)
+    return False

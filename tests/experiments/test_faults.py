@@ -1,0 +1,162 @@
+"""What happens to running programs: killed, interrupted, out of disk."""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import SMALL, program, start_training
+
+from experiments.configuration import restore
+from genjax.training.checkpoints import damage
+
+STEPS = 100
+LONG = [f"--config.num_steps={STEPS}", "--config.checkpoint.every=5", "--config.sampling.every=1000"]
+
+
+def assert_same_state(a, b, step):
+    (_, _, a), (_, _, b) = restore(a, step), restore(b, step)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def until(condition, process, seconds=120):
+    """Waits for a condition while the process runs; False if it ended first."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        if process.poll() is not None:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("faults") / "uninterrupted"
+    result = program("train", *SMALL, *LONG, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_moment_changes_nothing(uninterrupted, tmp_path):
+    """Three kills at random moments of training and three while a checkpoint is being written."""
+    workdir, delays = tmp_path / "killed", random.Random(0)
+    checkpoints = workdir / "checkpoints"
+    for attempt in range(6):
+        process = start_training(workdir, *LONG)
+        seen = set(checkpoints.glob("*")) if checkpoints.exists() else set()
+        if attempt % 2:
+            moment = lambda seen=seen: any(set(checkpoints.glob("*unsealed*")) - seen)
+            assert until(moment, process)
+        else:
+            moment = lambda seen=seen: checkpoints.exists() and set(checkpoints.glob("[0-9]*")) - seen
+            assert until(moment, process)
+            time.sleep(delays.uniform(0, 0.2))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the run was over before it was killed: lengthen it"
+    assert start_training(workdir, *LONG).wait() == 0, Path(f"{workdir}.out").read_text()
+    assert_same_state(workdir, uninterrupted, STEPS)
+    logged = lambda folder: (folder / "metrics.jsonl").read_text().count("\n")
+    assert logged(workdir) == logged(uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_resumes(uninterrupted, tmp_path, number):
+    workdir = tmp_path / "stopped"
+    process = start_training(workdir, *LONG)
+    assert until(lambda: (workdir / "checkpoints" / "00000005").exists(), process)
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    output = Path(f"{workdir}.out").read_text()
+    assert number.name in output and "the same command goes on from it" in output
+    assert start_training(workdir, *LONG).wait() == 0, Path(f"{workdir}.out").read_text()
+    assert_same_state(workdir, uninterrupted, STEPS)
+
+
+@pytest.mark.slow
+def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(small_run, tmp_path):
+    workdir = shutil.copytree(small_run[0], tmp_path / "run")
+    largest = max((workdir / "checkpoints/00000040").rglob("*"), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-10])
+    result = program("train", *SMALL, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert "warning: the checkpoint" in result.stderr and "00000040 is not used" in result.stderr
+    assert_same_state(workdir, small_run[0], 40)
+
+
+@pytest.mark.slow
+def test_divergence_stops_the_program_and_keeps_the_last_good_checkpoint(tmp_path):
+    workdir = tmp_path / "diverging"
+    flags = [
+        "--config.optimizer.learning_rate=1e30",
+        "--config.checkpoint.every=1",
+        "--config.optimizer.warmup_steps=3",
+    ]
+    result = program("train", *SMALL, *flags, f"--workdir={workdir}")
+    assert result.returncode == 1
+    assert "at step" in result.stderr or "after step" in result.stderr
+    assert "the last good checkpoint is that of step" in result.stderr and "Traceback" not in result.stderr
+    _, _, state = restore(workdir, None)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+DISK_FULL = """
+import os, subprocess, sys, time
+from pathlib import Path
+sys.path.insert(0, os.path.dirname({here!r}))
+from conftest import start_training
+mount, workdir, out = Path({mount!r}), Path({mount!r}) / "run", {out!r}
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", mount], check=True)
+process = start_training(workdir, *{flags!r}, out=out)
+while not (workdir / "checkpoints" / "00000010").exists():
+    assert process.poll() is None, Path(out).read_text()
+    time.sleep(0.001)
+with open(mount / "filler", "wb", buffering=0) as filler:
+    while process.poll() is None:
+        try:
+            filler.write(bytes(4096))
+        except OSError:
+            time.sleep(0.001)
+print("exit", process.wait(), flush=True)
+(mount / "filler").unlink()
+print("again", start_training(workdir, *{flags!r}, out=out).wait(), flush=True)
+subprocess.run(["cp", "-r", workdir, {copy!r}], check=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's mount namespaces")
+def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(uninterrupted, tmp_path):
+    """A disk of 4 MB of this test's own, filled to its last byte while the run goes on, then emptied."""
+    (tmp_path / "mount").mkdir()
+    out = tmp_path / "out"
+    names = dict(mount=str(tmp_path / "mount"), copy=str(tmp_path / "copy"), out=str(out))
+    script = DISK_FULL.format(here=__file__, flags=LONG, **names)
+    command = ["unshare", "--map-root-user", "--mount", sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "exit 1" in result.stdout and "again 0" in result.stdout, out.read_text()
+    assert "error:" in out.read_text() and "to go on from the last good checkpoint" in out.read_text()
+    assert damage(tmp_path / "copy" / "checkpoints" / f"{STEPS:08d}") is None
+    assert_same_state(tmp_path / "copy", uninterrupted, STEPS)
+
+
+@pytest.mark.slow
+def test_too_little_space_ends_before_training(tmp_path):
+    (tmp_path / "mount").mkdir()
+    command = " ".join([sys.executable, "-m", "experiments.train", *SMALL, f"--workdir={tmp_path}/mount/run"])
+    result = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c",
+         f"mount -t tmpfs -o size=300k tmpfs {tmp_path}/mount && {command}"],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "MB free; checkpoints of" in result.stderr and "make room" in result.stderr

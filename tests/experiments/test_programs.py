@@ -1,0 +1,174 @@
+"""The programs as a user starts them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import SMALL, program
+from PIL import Image
+
+REPORTED = {
+    "experiment", "steps", "seconds", "steps_per_second", "device", "class_accuracy", "frechet_distance",
+    "frechet_distance_train", "precision", "recall", "nearest_neighbour_ratio", "num_samples", "sampler",
+    "num_steps", "guidance_scale", "ema", "seed",
+}  # fmt: skip
+
+
+def test_a_run_leaves_what_it_promises(small_run):
+    workdir, result = small_run
+    report = json.loads((workdir / "report.json").read_text())
+    assert report.keys() >= REPORTED
+    assert (report["steps"], report["num_samples"], report["ema"]) == (40, 360, True)
+    assert report["classifier_accuracy"] >= 0.98
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["config"]["model"]["width"] == 32
+    assert record["versions"]["jax"] and record["device"] and "git_commit" in record
+    steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [10, 20, 30, 40]
+    assert sorted(p.name for p in (workdir / "samples").iterdir()) == ["step_000020.png", "step_000040.png"]
+    with Image.open(workdir / "samples.png") as image:
+        assert image.size == (2 * 34, 10 * 34)  # a row per class
+    with Image.open(workdir / "noise_to_data.gif") as animation:
+        assert animation.n_frames == 5
+    with Image.open(workdir / "curves.png") as image:
+        assert image.size[0] > 500
+    for name in ("samples.png", "noise_to_data.gif", "curves.png", "report.json"):
+        assert str(workdir / name) in result.stdout
+
+
+def test_nothing_but_progress_is_printed(small_run):
+    """No warnings, no commentary of libraries."""
+    _, result = small_run
+    assert all(line.startswith("step ") for line in result.stderr.splitlines() if line), result.stderr
+
+
+def test_the_same_command_again_trains_no_further(small_run, tmp_path):
+    workdir = shutil.copytree(small_run[0], tmp_path / "run")
+    before = (workdir / "metrics.jsonl").read_text()
+    result = program("train", *SMALL, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert (workdir / "metrics.jsonl").read_text() == before
+    a, b = (json.loads((folder / "report.json").read_text()) for folder in (small_run[0], workdir))
+    assert a == b
+
+
+def test_sample_takes_classes_count_steps_scale_and_seed(small_run, tmp_path):
+    def sample(*flags, out):
+        result = program("sample", f"--workdir={small_run[0]}", f"--out={tmp_path / out}", *flags)
+        assert result.returncode == 0, result.stderr
+        return result
+
+    sample("--classes=3,7", "--count=4", "--seed=5", "--num_steps=2", "--guidance_scale=2", out="a.npz")
+    a = np.load(tmp_path / "a.npz")
+    assert a["images"].shape == (8, 8, 8, 1) and a["images"].dtype == np.uint8
+    np.testing.assert_array_equal(a["labels"], [3] * 4 + [7] * 4)
+    # sample i depends on its own index, class and seed: not on how many there are
+    sample("--classes=3", "--count=2", "--seed=5", "--num_steps=2", "--guidance_scale=2", out="b.npz")
+    difference = np.load(tmp_path / "b.npz")["images"].astype(int) - a["images"][:2]
+    assert np.abs(difference).max() <= 1  # another batch size may round a float differently
+    result = sample("--count=3", "--step=30", "--weights=params", out="c.png")
+    assert "step 30" in result.stdout and "params weights" in result.stdout
+    with Image.open(tmp_path / "c.png") as image:
+        assert image.size == (3 * 34, 10 * 34)
+
+
+def test_evaluate_reports_what_it_used(small_run, tmp_path):
+    out = tmp_path / "report.json"
+    result = program(
+        "evaluate", f"--workdir={small_run[0]}", f"--out={out}", "--guidance_scale=0.5", "--num_steps=1",
+        "--seed=3", "--weights=params", "--num_samples=400", "--sampler=ddim",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    report = json.loads(out.read_text())
+    expected = dict(
+        guidance_scale=0.5, num_steps=1, seed=3, ema=False, num_samples=400, sampler="ddim", steps=40
+    )
+    assert {name: report[name] for name in expected} == expected
+    trained = json.loads((small_run[0] / "report.json").read_text())
+    for name in ("seconds", "steps_per_second", "frechet_distance_train", "classifier_accuracy"):
+        assert report[name] == trained[name]
+
+
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "benchmark"])
+def test_help_explains_every_flag(name):
+    result = program(name, "--help")
+    own = [line for line in result.stdout.splitlines() if line.startswith("  --")]
+    assert own and all(len(line.split(":", 1)[1].strip()) > 5 for line in own), result.stdout
+    assert f"python -m experiments.{name}" in result.stdout
+
+
+WRONG = {
+    "misspelt field": (
+        ["--config.optimizer.learing_rate=1"],
+        "'learing_rate'. Did you mean 'learning_rate'?",
+    ),
+    "misspelt group": (["--config.optimzer.learning_rate=1"], "'optimzer'. Did you mean 'optimizer'?"),
+    "not a flag": (["steps=3"], "steps=3 is not understood"),
+    "unknown dataset": (["--config.data.name=digts"], "'digts'; the nearest names are digits"),
+    "image shape": (
+        ["--config.data.image_shape=(16,16,1)"],
+        "have shape (8, 8, 1), the network takes (16, 16, 1)",
+    ),
+    "patches": (["--config.model.patch_size=3"], "does not divide into patches of 3"),
+    "mesh": (["--config.mesh.data=3"], "needs 3 devices and this machine has 1"),
+    "target": (["--config.target=veloctiy"], "has clean, noise, velocity"),
+    "sampler": (["--config.sampling.sampler=heun"], "euler, ddim"),
+    "optimizer": (["--config.optimizer.name=admw"], "'admw', which optax does not have"),
+    "batch": (["--config.batch_size=5000"], "5000"),
+    "warm-up": (["--config.optimizer.warmup_steps=50"], "warmup_steps=50"),
+}
+
+
+@pytest.mark.parametrize(("flags", "words"), WRONG.values(), ids=WRONG.keys())
+def test_mistakes_end_before_training_with_one_message(tmp_path, flags, words):
+    workdir = tmp_path / "run"
+    result = program("train", *SMALL, f"--workdir={workdir}", *flags)
+    assert result.returncode == 1
+    assert words in result.stderr and "Traceback" not in result.stderr
+    assert not (workdir / "config.json").exists()
+
+
+def test_a_batch_that_does_not_divide_by_the_devices(tmp_path):
+    import os
+
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    result = program("train", *SMALL, f"--workdir={tmp_path / 'run'}", env=environment)
+    assert result.returncode == 1
+    assert "a batch of 64 does not divide over 3 devices" in result.stderr
+    assert "multiples of 3" in result.stderr
+
+
+def test_an_unwritable_workdir(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = program("train", *SMALL, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert result.returncode == 1
+    assert "cannot be written to" in result.stderr and "choose another folder" in result.stderr
+
+
+def test_a_workdir_with_another_config(small_run):
+    result = program("train", *SMALL, f"--workdir={small_run[0]}", "--config.optimizer.learning_rate=0.01")
+    assert result.returncode == 1
+    assert "optimizer.learning_rate: 0.001 there, 0.01 now" in result.stderr
+    assert "Choose another --workdir" in result.stderr
+
+
+def test_mesh_logging_and_schedules_may_differ(small_run, tmp_path):
+    workdir = shutil.copytree(small_run[0], tmp_path / "run")
+    result = program(
+        "train", *SMALL, f"--workdir={workdir}", "--config.mesh.data=1", "--config.log_every=5",
+        "--config.sampling.every=5", "--config.checkpoint.keep=5", "--config.evaluation.num_samples=370",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+
+
+def test_sample_says_what_is_wrong(small_run, tmp_path):
+    cases = [
+        ([f"--workdir={tmp_path}"], "holds no run"),
+        ([f"--workdir={small_run[0]}", "--classes=3,12"], "--classes=3,12 must be numbers from 0 to 9"),
+        ([f"--workdir={small_run[0]}", "--step=33"], "no checkpoint 33; the steps there are [20, 30, 40]"),
+        ([f"--workdir={small_run[0]}", "--out=x.jpg"], "must end in .png or .npz"),
+    ]
+    for flags, words in cases:
+        result = program("sample", *flags)
+        assert result.returncode == 1 and words in result.stderr, result.stderr

@@ -1,0 +1,134 @@
+import json
+import shutil
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.training.checkpoints import MANIFEST, Checkpoints, check_space, damage
+
+STATE = {"step": jnp.int32(7), "weights": jnp.arange(1000.0), "half": jnp.ones((3, 2), jnp.bfloat16)}
+ABSTRACT = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), STATE)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("checkpoints")
+    with Checkpoints(directory) as checkpoints:
+        for step in (10, 20):
+            checkpoints.save(step, {**STATE, "step": jnp.int32(step)})
+    return directory
+
+
+@pytest.fixture
+def directory(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "checkpoints")
+
+
+def largest_file(checkpoint):
+    return max((p for p in checkpoint.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_restores_every_bit_and_type(directory):
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.latest() == 20
+        restored = checkpoints.restore(20, ABSTRACT)
+    assert restored["step"] == 20
+    for name in ("weights", "half"):
+        assert restored[name].dtype == STATE[name].dtype
+        np.testing.assert_array_equal(np.asarray(restored[name]), np.asarray(STATE[name]))
+
+
+def truncate(checkpoint):
+    file = largest_file(checkpoint)
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flip_a_bit(checkpoint):
+    file = largest_file(checkpoint)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def delete_a_file(checkpoint):
+    largest_file(checkpoint).unlink()
+
+
+def lose_the_manifest(checkpoint):
+    (checkpoint / MANIFEST).unlink()
+
+
+def damage_the_manifest(checkpoint):
+    (checkpoint / MANIFEST).write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (truncate, "altered"),
+        (flip_a_bit, "altered"),
+        (delete_a_file, "missing"),
+        (lose_the_manifest, "no manifest"),
+        (damage_the_manifest, "manifest is damaged"),
+    ],
+)
+def test_a_damaged_newest_is_named_and_the_one_before_used(directory, harm, words):
+    with Checkpoints(directory) as checkpoints:
+        harm(checkpoints.path(20))
+        with pytest.warns(UserWarning, match=f"00000020.*not used.*{words}"):
+            assert checkpoints.latest() == 10
+        assert checkpoints.restore(10, ABSTRACT)["step"] == 10
+        checkpoints.save(20, STATE)  # training comes to the same step again
+        checkpoints.wait()
+        assert damage(checkpoints.path(20)) is None
+
+
+def test_all_damaged_is_none(directory):
+    with Checkpoints(directory) as checkpoints:
+        for step in (10, 20):
+            truncate(checkpoints.path(step))
+        with pytest.warns(UserWarning):
+            assert checkpoints.latest() is None
+
+
+def test_what_a_killed_save_leaves_is_not_seen_and_then_cleared(directory):
+    for name in ("00000030.unsealed", "00000030.unsealed.orbax-checkpoint-tmp"):
+        (directory / name).mkdir()
+    with Checkpoints(directory) as checkpoints:
+        with warnings.catch_warnings(action="error"):
+            assert checkpoints.latest() == 20
+        checkpoints.save(30, STATE)
+    assert sorted(p.name for p in directory.iterdir()) == ["00000010", "00000020", "00000030"]
+
+
+def test_keeps_the_newest(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in range(1, 5):
+            checkpoints.save(step, STATE)
+        checkpoints.wait()
+        assert checkpoints.steps() == [3, 4]
+    assert json.loads((tmp_path / "00000004" / MANIFEST).read_text())
+
+
+def test_a_saved_state_is_not_touched_by_donation(tmp_path):
+    step = jax.jit(lambda x: x + 1, donate_argnums=0)
+    with Checkpoints(tmp_path) as checkpoints:
+        x = step(jnp.zeros(100_000))
+        checkpoints.save(1, {"x": x})
+        for _ in range(50):
+            x = step(x)
+        checkpoints.wait()
+        abstract = {"x": jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)}
+        np.testing.assert_array_equal(checkpoints.restore(1, abstract)["x"], np.ones(100_000))
+
+
+def test_space_is_checked_before_anything_is_written(tmp_path):
+    class Huge:
+        size, dtype = 2**50, np.dtype(np.float32)
+
+    with pytest.raises(OSError, match="MB free.*need.*MB: make room"):
+        check_space(tmp_path / "not" / "there", [Huge()], keep=3)
+    check_space(tmp_path, STATE, keep=3)

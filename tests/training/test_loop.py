@@ -1,0 +1,138 @@
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from toy import Line, batches
+
+from genjax.training import Checkpoints, Interrupted, NonFiniteError, Plugin, make_mesh, train
+
+
+def fit(folder, task=None, num_steps=20, plugins=(), data=batches):
+    return train(
+        task or Line(),
+        data,
+        num_steps=num_steps,
+        seed=1,
+        mesh=make_mesh({"data": -1}, 8),
+        checkpoints=Checkpoints(folder / "checkpoints"),
+        checkpoint_every=5,
+        log_path=folder / "metrics.jsonl",
+        log_every=4,
+        plugins=plugins,
+    )
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_learns_logs_and_saves(tmp_path):
+    state = fit(tmp_path, num_steps=200)
+    assert int(state.step) == 200
+    np.testing.assert_allclose(state.slope, 3, atol=0.15)  # noise of 0.01 a step, gain 0.1: deviation .023
+    assert [row["step"] for row in rows(tmp_path)] == list(range(4, 201, 4))
+    assert {"loss", "seconds", "steps_per_second"} <= rows(tmp_path)[0].keys()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+        "00000190",
+        "00000195",
+        "00000200",
+    ]
+
+
+def test_logged_losses_are_means_of_the_steps_they_stand_for(tmp_path):
+    fit(tmp_path, num_steps=8)
+    task, (init_key, key) = Line(), jax.random.split(jax.random.key(1))
+    state, losses = task.init(init_key), []
+    for _, batch in zip(range(8), batches(0), strict=False):
+        state, metrics = task.update(state, batch, jax.random.fold_in(key, state.step))
+        losses.append(float(metrics["loss"]))
+    # eager and compiled sums differ in the last bits of float32
+    np.testing.assert_allclose(
+        [row["loss"] for row in rows(tmp_path)], np.reshape(losses, (2, 4)).mean(1), rtol=1e-5
+    )
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    whole = fit(tmp_path / "a")
+    fit(tmp_path / "b", num_steps=11)
+    with open(tmp_path / "b" / "metrics.jsonl", "a") as log:
+        log.write('{"step": 12, "los')  # a kill in the middle of a line
+    resumed = fit(tmp_path / "b")
+    np.testing.assert_array_equal(whole.slope, resumed.slope)
+    kept = [(row["step"], row["loss"]) for row in rows(tmp_path / "b")]
+    assert [step for step, _ in kept] == [4, 8, 11, 12, 16, 20]
+    assert kept[-2:] == [(row["step"], row["loss"]) for row in rows(tmp_path / "a")][-2:]
+
+
+@pytest.mark.parametrize("task", [Line(nan_at=13), Line(break_at=13)], ids=["metric", "parameter"])
+def test_not_finite_stops_with_the_step_and_saves_nothing_after(tmp_path, task):
+    with pytest.raises(NonFiniteError, match="step 13|step 14") as raised:
+        fit(tmp_path, task)
+    assert "step 10" in str(raised.value)  # the last good checkpoint
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [5, 10]
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 10
+
+
+def test_a_parameter_that_breaks_at_a_save_is_not_saved(tmp_path):
+    with pytest.raises(NonFiniteError, match="not finite after step 15.*step 10"):
+        fit(tmp_path, Line(break_at=15))
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [5, 10]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_says_so_and_resumes(tmp_path, capsys, number):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+
+    def interrupting(start):
+        for step, batch in enumerate(batches(start), start + 1):
+            if step == 8:
+                os.kill(os.getpid(), number)
+            yield batch
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as raised:
+        fit(tmp_path / "a", data=interrupting)
+    assert raised.value.signal_number == number
+    assert signal.getsignal(number) == before
+    out = capsys.readouterr().out
+    assert number.name in out and "saved step 8" in out
+    assert Checkpoints(tmp_path / "a" / "checkpoints").latest() == 8
+    np.testing.assert_array_equal(fit(tmp_path / "a").slope, fit(tmp_path / "b").slope)
+
+
+def test_plugins_run_on_their_own_schedules_and_after_the_last_step(tmp_path):
+    seen = {3: [], 7: []}
+    plugins = [
+        Plugin(every, lambda state, step, every=every: seen[every].append((step, int(state.step))))
+        for every in seen
+    ]
+    plugins.append(Plugin(10, lambda state, step: {"quality": float(step)}))
+    fit(tmp_path, plugins=plugins)
+    assert seen == {3: [(s, s) for s in (3, 6, 9, 12, 15, 18, 20)], 7: [(7, 7), (14, 14), (20, 20)]}
+    assert [row["quality"] for row in rows(tmp_path) if "quality" in row] == [10.0, 20.0]
+
+
+def test_finished_runs_do_not_train_on(tmp_path):
+    first = fit(tmp_path)
+    calls = []
+    again = fit(tmp_path, plugins=[Plugin(1, lambda state, step: calls.append(step))])
+    np.testing.assert_array_equal(first.slope, again.slope)
+    assert calls == []
+
+
+def test_one_compilation(tmp_path):
+    traces = []
+
+    class Counting(Line):
+        def update(self, *args):
+            traces.append(1)
+            return super().update(*args)
+
+    fit(tmp_path, Counting())
+    assert len(traces) == 1
