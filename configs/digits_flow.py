@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
             model=dict(name="DiT", patch_size=2, width=96, depth=3, num_heads=3, unroll=3),
             process=dict(name="RectifiedFlow"),  # of genjax/diffusion/processes.py, with its arguments
             target="velocity",  # of genjax/diffusion/targets.py
-            times=dict(name="logit_normal", mean=0.0, deviation=1.0, shift=1.0),
+            times=dict(name="logit_normal", shift=1.0),  # of genjax/diffusion/times.py, likewise
             conditioning_dropout=0.5,
             optimizer=dict(
                 name="adamw",

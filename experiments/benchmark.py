@@ -3,27 +3,28 @@
     python -m experiments.benchmark --config=configs/digits_flow.py
 
 Prints the rates of (a) the compiled step alone, on one batch already on the devices, (b) the whole loop with
-its data, metrics, progress and log, and (c) a plain Flax loop of the same model as a first script would write
-it, measured in turns; and the host overhead, 1 − b/a. Run it on an otherwise idle machine.
+its data, metrics, progress and log, and (c) `experiments.plain_flax`, measured in turns, and the host
+overhead, 1 − b/a. For experiments on 8×8 images; run it on an otherwise idle machine.
 """
 
+import contextlib
+import io
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from absl import flags
 from ml_collections import config_flags
 
 from experiments.configuration import build
 from experiments.runtime import run_program, user_errors
 from genjax.data import Batches, load_dataset
-from genjax.nn import patchify, sincos_positions, sinusoidal_embedding, unpatchify
 from genjax.training import Checkpoints, abstract_state, make_mesh, train
 from genjax.training.cost import multiply_adds
 from genjax.training.log import read_metrics
@@ -39,74 +40,13 @@ ROUNDS = flags.DEFINE_integer(
 flags.mark_flag_as_required("config")
 
 
-class PlainDiT(nn.Module):
-    """The model of genjax.models.dit as Flax's own layers make it, a Python loop over blocks."""
-
-    like: nn.Module
-
-    @nn.compact
-    def __call__(self, x, t, labels):
-        width, patch = self.like.width, self.like.patch_size
-        height, columns, channels = x.shape[1:]
-        tokens = nn.Dense(width)(patchify(x, patch)) + sincos_positions(
-            height // patch, columns // patch, width
-        )
-        time = nn.Dense(width)(nn.silu(nn.Dense(width)(sinusoidal_embedding(1000 * t, 256))))
-        conditioning = nn.silu(time + nn.Embed(self.like.num_classes + 1, width)(labels))
-
-        def modulation(parts):
-            dense = nn.Dense(parts * width, kernel_init=nn.initializers.zeros)
-            return jnp.split(dense(conditioning)[:, None], parts, axis=-1)
-
-        norm = lambda h, shift, scale: nn.LayerNorm(use_bias=False, use_scale=False)(h) * (1 + scale) + shift
-        for _ in range(self.like.depth):
-            shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation(6)
-            attention = nn.MultiHeadDotProductAttention(self.like.num_heads)
-            tokens = tokens + gate * attention(norm(tokens, shift, scale))
-            hidden = nn.gelu(nn.Dense(int(width * self.like.mlp_ratio))(norm(tokens, mlp_shift, mlp_scale)))
-            tokens = tokens + mlp_gate * nn.Dense(width)(hidden)
-        out = nn.Dense(patch**2 * channels)(norm(tokens, *modulation(2)))
-        return unpatchify(out, patch, height, columns)
-
-
-def plain_loop(config, task) -> Callable[[int], float]:
-    """Seconds for so many steps of a rectified flow on `PlainDiT`, reading each loss as it comes."""
-    network = PlainDiT(task.network)
-    images = (
-        np.random.default_rng(0).uniform(-1, 1, (config.batch_size, *task.image_shape)).astype(np.float32)
-    )
-    labels = np.zeros(config.batch_size, np.int32)
-    params = network.init(jax.random.key(0), images, jnp.ones(len(images)), labels)
-    state = params, task.optimizer.init(params["params"]), params
-
-    @jax.jit
-    def update(state, images, labels, key):
-        params, optimizer_state, ema = state
-        time_key, noise_key, dropout_key = jax.random.split(key, 3)
-        t = jax.nn.sigmoid(jax.random.normal(time_key, labels.shape))
-        noise = jax.random.normal(noise_key, images.shape)
-        x_t = (1 - t)[:, None, None, None] * images + t[:, None, None, None] * noise
-        labels = jnp.where(
-            jax.random.bernoulli(dropout_key, 0.5, labels.shape), task.network.null_label, labels
-        )
-        loss_of = lambda p: jnp.mean((network.apply(p, x_t, t, labels) - (noise - images)) ** 2)
-        loss, gradients = jax.value_and_grad(loss_of)(params)
-        updates, optimizer_state = task.optimizer.update(
-            gradients["params"], optimizer_state, params["params"]
-        )
-        params = {"params": optax.apply_updates(params["params"], updates)}
-        ema = jax.tree.map(lambda e, p: 0.999 * e + 0.001 * p, ema, params)
-        return (params, optimizer_state, ema), loss
+def plain_loop(config) -> Callable[[int], float]:
+    """Seconds for so many steps of `experiments.plain_flax`, a program of its own."""
+    sizes = [config.batch_size, config.model.width, config.model.depth, config.model.num_heads]
 
     def measure(steps: int) -> float:
-        nonlocal state
-        key = jax.random.key(1)
-        began = time.perf_counter()
-        for _ in range(steps):
-            key, step_key = jax.random.split(key)
-            state, loss = update(state, images, labels, step_key)
-            float(loss)
-        return time.perf_counter() - began
+        command = [sys.executable, "-m", "experiments.plain_flax", *map(str, [steps, *sizes])]
+        return steps / float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     return measure
 
@@ -133,7 +73,7 @@ def whole_loop(config, task, mesh, batches) -> Callable[[int], float]:
     """Seconds for so many steps of `train`, compilation and the final checkpoint apart."""
 
     def measure(steps: int) -> float:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
             log = Path(folder) / "metrics.jsonl"
             train(
                 task,
@@ -174,7 +114,7 @@ def main() -> None:
     measures = {
         "compiled step alone": bare_step(config, task, mesh, batches),
         "whole loop": whole_loop(config, task, mesh, batches),
-        "plain Flax loop": plain_loop(config, task),
+        "plain Flax loop": plain_loop(config),
     }
     rates: dict[str, list[float]] = {name: [] for name in measures}
     for round_number in range(ROUNDS.value + 1):  # the first compiles and is not counted

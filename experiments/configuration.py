@@ -1,6 +1,9 @@
 """From a configuration's names and numbers to objects."""
 
+import functools
+import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +46,24 @@ def lookup(module: ModuleType, name: str, field: str) -> Any:
     if name not in public:
         raise ValueError(f"config.{field} is {name!r}; {module.__name__} has {', '.join(public)}")
     return getattr(module, name)
+
+
+def bind(module: ModuleType, fields: Mapping[str, Any], field: str) -> functools.partial:
+    """The object that `fields["name"]` names in `module`, bound to the other fields as keyword arguments.
+
+    Raises:
+        ValueError: no such name, or it takes no such argument.
+    """
+    function = lookup(module, fields["name"], f"{field}.name")
+    arguments = {name: value for name, value in fields.items() if name != "name"}
+    takes = inspect.signature(function).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+    if (unknown := arguments.keys() - takes.keys()) and not takes_any:
+        raise ValueError(
+            f"config.{field} has {', '.join(sorted(unknown))}, which {fields['name']} does not take; "
+            f"it takes {', '.join(takes)}"
+        )
+    return functools.partial(function, **arguments)
 
 
 def build(config: Any) -> Task:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from experiments.configuration import lookup
+from experiments.configuration import bind, lookup
 from genjax import diffusion
 from genjax.data import to_float
 from genjax.diffusion import processes, samplers, targets, times
@@ -50,24 +50,21 @@ class ImageDiffusion:
     def from_config(cls, config: Any) -> "ImageDiffusion":
         """Raises ValueError on names that do not exist and images that do not divide into patches."""
         image_shape = tuple(config.data.image_shape)
-        model = dict(config.model)
-        network = lookup(dit, model.pop("name"), "model.name")(**model, num_classes=config.data.num_classes)
+        network = bind(dit, config.model, "model")(num_classes=config.data.num_classes)
         if any(side % network.patch_size for side in image_shape[:2]):
             raise ValueError(
                 f"config.data.image_shape {image_shape} does not divide into patches of {network.patch_size} "
                 "pixels; change it or config.model.patch_size"
             )
-        process = dict(config.process)
         law = dict(config.times)
-        name, shift = law.pop("name"), law.pop("shift")
-        distribution = functools.partial(lookup(times, name, "times.name"), **law)
+        shift = law.pop("shift")
         optimizer, schedule = make_optimizer(**config.optimizer, num_steps=config.num_steps)
         return cls(
             network=network,
             image_shape=image_shape,
-            process=lookup(processes, process.pop("name"), "process.name")(**process),
+            process=bind(processes, config.process, "process")(),
             target=lookup(targets, config.target, "target"),
-            times=times.shifted(distribution, shift),
+            times=times.shifted(bind(times, law, "times"), shift),
             dropout_rate=config.conditioning_dropout,
             optimizer=optimizer,
             schedule=schedule,
@@ -111,7 +108,7 @@ class ImageDiffusion:
         params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": loss,
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": self.schedule(state.step),
         }
         return State(

@@ -1,0 +1,54 @@
+"""What the README says can be run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.svm import SVC
+
+from genjax.data import load_dataset, to_float
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_slide_runs_as_shown_and_draws_digits():
+    (slide,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {}
+    exec(slide, names)
+    jax, jnp, diffusion = names["jax"], names["jnp"], names["diffusion"]
+    assert names["images"].shape == (10, 8, 8, 1)
+    train = load_dataset("digits").source[:]
+    classifier = SVC(C=10.0).fit(to_float(train["image"]).reshape(-1, 64), train["label"])
+    labels = np.arange(100) % 10
+    grid = diffusion.uniform_grid(names["process"], 50)
+    images = names["sample"](names["params"], jax.random.key(1), jnp.asarray(labels), 2.0, grid)
+    right = np.mean(classifier.predict(np.clip(images, -1, 1).reshape(100, 64)) == labels)
+    assert right > 0.9  # 0.99 when this was written; 0.1 by chance
+
+
+def test_files_and_flags_that_are_named_exist():
+    for path in re.findall(r"(?:configs|notebooks)/\w+\.(?:py|ipynb)", README):
+        assert (ROOT / path).exists(), path
+    for program, line in re.findall(r"-m experiments\.(\w+)(.*)", README):
+        source = (ROOT / "experiments" / f"{program}.py").read_text()
+        for flag in re.findall(r"--(\w+)[= ]", line):
+            assert f'"{flag}"' in source, (program, flag)
+
+
+def test_import_is_quick_and_brings_no_data_library():
+    code = """
+import jax, sys, time
+began = time.perf_counter()
+import genjax
+assert time.perf_counter() - began < 0.2
+import genjax.diffusion, genjax.models.dit, genjax.metrics, genjax.data, genjax.training
+heavy = {"tensorflow", "tensorflow_datasets", "grain", "sklearn", "torch", "ml_collections"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
