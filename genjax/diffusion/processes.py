@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Shaped
 
 Time = Float[Array, " *times"]
 
 
-def expand(t: Float[Array, " *leading"], like: Float[Array, " *shape"]) -> Float[Array, " *expanded"]:
+def expand(t: Shaped[Array, " *leading"], like: Shaped[Array, " *shape"]) -> Shaped[Array, " *expanded"]:
     """Appends axes of size one to `t` until it broadcasts against `like` from the left."""
     return jnp.reshape(t, jnp.shape(t) + (1,) * (like.ndim - jnp.ndim(t)))
 

@@ -2,7 +2,7 @@
 
 A target is a function `(process, t) -> (c, d)`. Together with x_t = alpha·x + sigma·z it gives two
 equations in x and z, so that every target yields every other by one 2×2 solve, `recover`. The determinant
-d·alpha − c·sigma vanishes, and half of the prediction is lost, here:
+d·alpha − c·sigma vanishes, half of the prediction is undetermined and the solve not finite, here:
 
 | target   | determinant                  | zero where                                                    |
 |----------|------------------------------|---------------------------------------------------------------|

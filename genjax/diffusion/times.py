@@ -28,7 +28,7 @@ def shift_time(t: Float[Array, " *shape"], shift: float | Float[Array, ""]) -> F
     For rectified flow it lowers the log-SNR by 2·log(shift) at every t. Higher resolutions, whose
     neighbouring pixels correlate more, want larger shifts; shift = √(pixels / pixels at shift 1).
     """
-    return shift * t / (1 + (shift - 1) * t)
+    return t / (t + (1 - t) / shift)  # in this form the ends stay exactly 0 and 1
 
 
 def shifted(distribution: TimeDistribution, shift: float) -> TimeDistribution:

@@ -1,0 +1,78 @@
+"""Every notebook runs from top to bottom, and is stored as run.
+
+Notebooks run as Jupyter runs them, with their own folder as the working directory.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+from genjax.data import load_dataset
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    return notebook
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def complaints(notebook: nbformat.NotebookNode) -> list[str]:
+    """What cells raised, or wrote to stderr: warnings, progress bars."""
+    return [
+        f"{cell.id}: {output.get('text') or output.get('evalue')}"
+        for cell in code_cells(notebook)
+        for output in cell.outputs
+        if output.output_type == "error" or output.get("name") == "stderr"
+    ]
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@pytest.mark.slow
+@each_notebook
+@pytest.mark.filterwarnings("ignore:Jupyter is migrating its paths:DeprecationWarning")
+def test_runs_without_a_complaint(path):
+    load_dataset("digits")  # preparing it, once per machine, shows a progress bar
+    notebook = read(path)
+    client = nbclient.NotebookClient(
+        notebook, kernel_name="python3", timeout=300, resources={"metadata": {"path": str(path.parent)}}
+    )
+    search_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    client.execute(env={**os.environ, "PYTHONPATH": search_path})
+    assert not complaints(notebook)
+
+
+@each_notebook
+def test_is_stored_as_run(path):
+    notebook = read(path)
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not complaints(notebook)
+    assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
+
+
+@each_notebook
+def test_stored_outputs_name_no_machine(path):
+    for cell in code_cells(read(path)):
+        for output in cell.outputs:
+            text = output.get("text", "") + output.get("data", {}).get("text/plain", "")
+            assert not re.search(r" at 0x[0-9a-f]+|(^|[\s'\"])/(home|root|tmp|work|Users)/", text), cell.id
+
+
+@each_notebook
+def test_is_small_enough_to_be_shown(path):
+    assert path.stat().st_size < 2_000_000, "code-hosting pages show large notebooks slowly or not at all"

@@ -1,0 +1,1 @@
+"""Networks against another implementation with the same weights. (A package: file names repeat tests/models.)"""
