@@ -29,7 +29,7 @@ from genjax.training import Checkpoints, abstract_state, make_mesh, train
 from genjax.training.cost import multiply_adds
 from genjax.training.log import read_metrics
 from genjax.training.loop import compile_update
-from genjax.training.mesh import place_batch
+from genjax.training.mesh import batch_sharding
 from genjax.training.workdir import device_name
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
@@ -56,7 +56,7 @@ def bare_step(config, task, mesh, batches) -> Callable[[int], float]:
     abstract = abstract_state(task, jax.random.key(0), mesh)
     update = compile_update(task, abstract, mesh)
     state = jax.jit(task.init, out_shardings=jax.tree.map(lambda a: a.sharding, abstract))(jax.random.key(0))
-    batch, key = place_batch(batches[0], mesh), jax.random.key(1)
+    batch, key = jax.device_put(batches[0], batch_sharding(mesh)), jax.random.key(1)
 
     def measure(steps: int) -> float:
         nonlocal state

@@ -5,13 +5,14 @@ process takes its slice of each batch. Any step can be asked for at once, on any
 """
 
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from genjax.data.sources import Dataset, stack
+from genjax.data.sources import Dataset, InMemory, stack
 
 Example = Mapping[str, np.ndarray]
 
@@ -23,7 +24,8 @@ class Batches:
     to this process. Every epoch is a fresh permutation; a batch may end one epoch and begin the next.
 
     Drawing a permutation with NumPy and gathering makes a batch of 64 digits in 10 µs, where shuffling and
-    batching examples one by one in grain took 1.6 ms; so grain runs over the steps, and prefetches.
+    batching examples one by one in grain took 1.6 ms; so grain runs over the steps, and prefetches what is
+    not in memory.
 
     Args:
         dataset: from `load_dataset`, or of one's own arrays: `Dataset(…, source=InMemory(arrays), …)`.
@@ -88,11 +90,16 @@ class Batches:
         return stack([self._transformed(index, start + i) for i, index in enumerate(indices.tolist())])
 
     def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, np.ndarray]]:
-        """`self[start]`, `self[start + 1]`, … up to `stop` or without end, made ahead by threads of grain.
+        """`self[start]`, `self[start + 1]`, … up to `stop` or without end.
+
+        Batches that have to be read, decoded or transformed are made ahead by threads of grain. A gather from
+        memory is cheaper than handing it from thread to thread, which cost 2 % of the default experiment.
 
         Raises:
-            ImportError: grain is not installed (`self[step]` works without).
+            ImportError: grain is needed and not installed (`self[step]` works without).
         """
+        if isinstance(self.dataset.source, InMemory) and self.transform is None:
+            return map(self.__getitem__, itertools.count(start) if stop is None else range(start, stop))
         try:
             import grain
         except ImportError as error:

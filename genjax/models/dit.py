@@ -44,7 +44,11 @@ class Modulation(nn.Module):
     def __call__(self, conditioning: Float[Array, "batch features"]) -> list[Float[Array, "batch features"]]:
         features = conditioning.shape[-1]
         dense = Dense(
-            self.parts * features, kernel_init=zeros, dtype=jnp.float32, param_dtype=self.param_dtype
+            self.parts * features,
+            kernel_init=zeros,
+            dtype=jnp.float32,
+            param_dtype=self.param_dtype,
+            name="dense",
         )
         return jnp.split(dense(nn.silu(conditioning)), self.parts, axis=-1)
 

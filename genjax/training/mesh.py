@@ -48,11 +48,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process' examples as one global array per entry, without waiting for the copy."""
-    sharding = batch_sharding(mesh)
+def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array | np.ndarray]:
+    """This process' examples as what a function jitted with `batch_sharding` takes for the global batch."""
     if jax.process_count() == 1:
-        return jax.device_put(batch, sharding)  # in 70 µs where the other takes 160
+        return dict(batch)  # the call itself places it, in a fraction of the time
+    sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, a) for name, a in batch.items()}
 
 

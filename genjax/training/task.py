@@ -1,11 +1,12 @@
 """What the training loop asks of a family of models."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Float, Key, PyTree
 
 
+@runtime_checkable
 class Task(Protocol):
     """A network, an algorithm and their optimization, as pure functions that the loop may jit.
 

@@ -54,7 +54,7 @@ def dense(*layers):
 def block(theirs):
     attention, feed_forward = theirs.attn1, theirs.ff.net
     return {
-        "modulation": {"Dense_0": dense(theirs.norm1.linear)},
+        "modulation": {"dense": dense(theirs.norm1.linear)},
         "qkv": dense(attention.to_q, attention.to_k, attention.to_v),
         "projection": dense(attention.to_out[0]),
         "mlp_in": dense(feed_forward[0].proj),
@@ -75,7 +75,7 @@ def parameters(theirs):
         "time_out": dense(embedding.timestep_embedder.linear_2),
         "label_embedding": {"embedding": embedding.class_embedder.embedding_table.weight.detach().numpy()},
         "blocks": jax.tree.map(lambda *a: np.stack(a), *map(block, theirs.transformer_blocks)),
-        "modulation": {"Dense_0": dense(theirs.proj_out_1)},
+        "modulation": {"dense": dense(theirs.proj_out_1)},
         "head": dense(theirs.proj_out_2),
     }
 
