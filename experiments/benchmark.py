@@ -94,7 +94,7 @@ def whole_loop(config, task, mesh, batches) -> Callable[[int], float]:
 def main() -> None:
     config = CONFIG.value
     with user_errors():
-        mesh = make_mesh(config.mesh, config.batch_size)
+        mesh = make_mesh(dict(config.mesh), config.batch_size)
         task = build(config)
         dataset = load_dataset(config.data.name, config.data.train_split, config.data.directory)
         batches = Batches(dataset, config.batch_size, config.seed, image_shape=task.image_shape)

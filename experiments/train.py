@@ -51,7 +51,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     """Trains `config` in `workdir`, or goes on with it; returns the report, which is also written there."""
     with user_errors():
         workdir = make_workdir(workdir)
-        mesh = make_mesh(config.mesh, config.batch_size)
+        mesh = make_mesh(dict(config.mesh), config.batch_size)
         task = build(config)
         abstract = abstract_state(task, jax.random.key(config.seed), mesh)
         check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)

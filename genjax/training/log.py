@@ -37,7 +37,7 @@ class MetricsLog:
         self._file.close()
 
 
-def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
+def read_metrics(path: str | os.PathLike) -> list[dict[str, float | int]]:
     """The records of a metrics file; a line that is not JSON (cut short by a kill) is left out."""
     rows = []
     if Path(path).exists():

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -93,7 +94,7 @@ def train(
     mesh: Mesh,
     checkpoints: Checkpoints,
     checkpoint_every: int,
-    log_path: str,
+    log_path: str | os.PathLike,
     log_every: int,
     plugins: Sequence[Plugin] = (),
 ) -> Any:

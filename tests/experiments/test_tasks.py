@@ -40,7 +40,11 @@ def small_config(**changes):
 )
 def test_processes_targets_and_times_are_interchangeable(process, target, times):
     config = small_config(process=process, target=target, times=times)
-    task, mesh, dataset = build(config), make_mesh(config.mesh, config.batch_size), load_dataset("digits")
+    task, mesh, dataset = (
+        build(config),
+        make_mesh(dict(config.mesh), config.batch_size),
+        load_dataset("digits"),
+    )
     update = compile_update(task, abstract_state(task, jax.random.key(0), mesh), mesh)
     state, losses = jax.jit(task.init)(jax.random.key(0)), []
     for batch in itertools.islice(Batches(dataset, config.batch_size, 0).iterate(), STEPS):
@@ -57,7 +61,7 @@ def test_processes_targets_and_times_are_interchangeable(process, target, times)
 def test_one_compilation_for_all_scales_seeds_and_grids(monkeypatch):
     config = small_config()
     task, traces = build(config), []
-    state = task.init(jax.random.key(0))
+    state = jax.jit(task.init)(jax.random.key(0))
     apply = type(task.network).apply
     monkeypatch.setattr(type(task.network), "apply", lambda *a, **k: (traces.append(1), apply(*a, **k))[1])
     for changes in (dict(guidance_scale=1.0), dict(guidance_scale=7.5), dict(seed=3), dict(shift=2.0)):
