@@ -15,7 +15,8 @@ def _keep_heap() -> None:
     """Asks glibc to keep freed memory instead of giving it back.
 
     On the CPU back end each step's temporaries are allocated anew; above 32 MB glibc maps them afresh and
-    the page faults cost the default experiment 40 % of its speed. Does nothing where there is no glibc.
+    the page faults slow every step. It helps where glibc serves the allocating thread from its main arena, which
+    it does not in every process. Does nothing where there is no glibc.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)
