@@ -4,7 +4,7 @@
 
 Prints the rates of (a) the compiled step alone, on one batch already on the devices, (b) the whole loop with
 its data, metrics, progress and log, and (c) `experiments.plain_flax`, measured in turns, and the host
-overhead, 1 − b/a. For experiments on 8×8 images; run it on an otherwise idle machine.
+overhead, the median of 1 − b/a over the rounds. For experiments on 8×8 images; run it on an otherwise idle machine.
 """
 
 import contextlib
@@ -126,8 +126,9 @@ def main() -> None:
     for name, rate in medians.items():
         low, high = min(rates[name]), max(rates[name])
         print(f"{name:20} {rate:8.1f} steps/s ({low:.1f} … {high:.1f})  {1e3 / rate:7.2f} ms a step")
-    overhead = 1 - medians["whole loop"] / medians["compiled step alone"]
-    print(f"host overhead        {overhead:8.1%} of a step")
+    overheads = 1 - np.array(rates["whole loop"]) / rates["compiled step alone"]
+    low, middle, high = np.quantile(overheads, [0.25, 0.5, 0.75])
+    print(f"host overhead        {middle:8.1%} of a step (quartiles {low:.1%} … {high:.1%})")
     # A forward and a backward pass take three times the forward's multiply-adds; two operations each.
     operations = 6 * forward * config.batch_size * medians["compiled step alone"]
     print(f"{operations / 1e9:.1f} G operations a second in matrix products")

@@ -150,7 +150,8 @@ class DiT(nn.Module):
         block = Block
         if self.remat_policy is not None:
             policy = getattr(jax.checkpoint_policies, self.remat_policy)
-            block = nn.remat(Block, policy=policy, prevent_cse=False)
+            # Only a loop keeps XLA from merging what is computed again with what was computed first.
+            block = nn.remat(Block, policy=policy, prevent_cse=self.unroll >= self.depth)
         blocks = nn.scan(
             block,
             variable_axes={"params": 0},
