@@ -36,8 +36,10 @@ def get_config() -> ConfigDict:
                 weight_decay=0.01,
             ),
             ema_decay=0.999,
-            mesh=dict(data=-1),  # all devices
+            mesh=dict(data=-1),  # all devices; fsdp=… splits the state too
+            accumulation_steps=1,  # parts of a batch that are computed one after the other
             log_every=100,
+            profile_at=placeholder(int),  # step after which five steps are traced into WORKDIR/profile
             checkpoint=dict(every=1000, keep=3),
             sampling=dict(
                 every=1000,

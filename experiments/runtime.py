@@ -2,13 +2,26 @@
 
 import contextlib
 import ctypes
+import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 
 import absl.logging
-from absl import app
+from absl import app, flags
+
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "For several processes, each started with this same command: 'auto' under SLURM, Kubernetes, Open MPI and on "
+    "TPU pods, which number them; elsewhere HOST:PORT of the first one, with --num_processes and --process_id.",
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", lower_bound=0)
+
+# A process that is silent for so long is taken for dead, and the others end.
+HEARTBEAT_SECONDS = 20
 
 
 def _keep_heap() -> None:
@@ -23,6 +36,26 @@ def _keep_heap() -> None:
         libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
         libc.mallopt(-2, 2**26)  # M_TOP_PAD: as large as a heap of a thread, so that those are kept too
+
+
+def _join_processes() -> None:
+    """Meets the other processes of this program, where --coordinator says that there are some."""
+    if COORDINATOR.value is None:
+        return
+    import jax  # here, so that --help is quick
+
+    where = {}
+    if COORDINATOR.value != "auto":
+        where = dict(
+            coordinator_address=COORDINATOR.value,
+            num_processes=NUM_PROCESSES.value,
+            process_id=PROCESS_ID.value,
+        )
+        if None in where.values():
+            sys.exit("error: --coordinator=HOST:PORT needs --num_processes and --process_id too")
+    jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    if jax.process_index() == 0:
+        print(f"{jax.process_count()} processes with {jax.device_count()} devices", flush=True)
 
 
 def run_program(main: Callable[[], None]) -> None:
@@ -43,9 +76,30 @@ def run_program(main: Callable[[], None]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)
         warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
         _keep_heap()
-        main()
+        _join_processes()
+        with _others_alive():
+            main()
 
     app.run(start, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def _others_alive() -> Iterator[None]:
+    """Ends this process when a collective fails because another process is gone, without waiting for it."""
+    try:
+        yield
+    except Exception as error:
+        jax = sys.modules["jax"]
+        if not isinstance(error, jax.errors.JaxRuntimeError) or jax.process_count() == 1:
+            raise
+        print(
+            f"error: process {jax.process_index()} of {jax.process_count()} ends, because another one does not "
+            f"answer: {str(error)[:300]}\nStart the same command again, on as many processes as there are, to go "
+            "on from the last good checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)  # an orderly exit would wait for the other process
 
 
 @contextlib.contextmanager

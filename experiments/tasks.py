@@ -17,7 +17,7 @@ from genjax import diffusion
 from genjax.data import to_float
 from genjax.diffusion import processes, samplers, targets, times
 from genjax.models import dit
-from genjax.training import make_optimizer, update_ema
+from genjax.training import make_optimizer, update_ema, value_and_gradient
 
 
 @flax.struct.dataclass
@@ -44,6 +44,7 @@ class ImageDiffusion:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     ema_decay: float
+    accumulation_steps: int
     sampler: Callable
 
     @classmethod
@@ -69,6 +70,7 @@ class ImageDiffusion:
             optimizer=optimizer,
             schedule=schedule,
             ema_decay=config.ema_decay,
+            accumulation_steps=config.accumulation_steps,
             sampler=lookup(samplers, config.sampling.sampler, "sampling.sampler"),
         )
 
@@ -85,13 +87,12 @@ class ImageDiffusion:
     def update(
         self, state: State, batch: dict[str, Array], key: Key[Array, ""]
     ) -> tuple[State, dict[str, Float[Array, ""]]]:
-        dropout_key, loss_key = jax.random.split(key)
-        images = to_float(batch["image"])
-        labels = diffusion.drop_conditioning(
-            dropout_key, batch["label"], self.network.null_label, self.dropout_rate
-        )
-
-        def loss_of(params):
+        def loss_of(params, batch, key):
+            dropout_key, loss_key = jax.random.split(key)
+            images = to_float(batch["image"])
+            labels = diffusion.drop_conditioning(
+                dropout_key, batch["label"], self.network.null_label, self.dropout_rate
+            )
             losses, _ = diffusion.simple_loss(
                 loss_key,
                 self._apply(params),
@@ -101,9 +102,9 @@ class ImageDiffusion:
                 target=self.target,
                 times=self.times,
             )
-            return losses.mean()
+            return losses.mean(), None
 
-        loss, gradients = jax.value_and_grad(loss_of)(state.params)
+        (loss, _), gradients = value_and_gradient(loss_of, self.accumulation_steps)(state.params, batch, key)
         updates, optimizer_state = self.optimizer.update(gradients, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {

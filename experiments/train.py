@@ -4,6 +4,8 @@
 
 Any field of the config can be set on the command line: --config.optimizer.learning_rate=1e-3. The same
 command started again goes on from the newest good checkpoint. Ctrl-C saves and stops.
+
+On several hosts, start it once on each with --coordinator (see --help) and a --workdir that all of them see.
 """
 
 import json
@@ -44,14 +46,27 @@ WORKDIR = flags.DEFINE_string(
 flags.mark_flags_as_required(["config", "workdir"])
 
 # What may change when a run is resumed: none of it changes the parameters that come out.
-FREE_TO_DIFFER = ("mesh.", "log_every", "checkpoint.", "sampling.", "evaluation.", "data.directory")
+FREE_TO_DIFFER = (
+    "mesh.",
+    "log_every",
+    "profile_at",
+    "checkpoint.",
+    "sampling.",
+    "evaluation.",
+    "data.directory",
+)
 
 
 def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     """Trains `config` in `workdir`, or goes on with it; returns the report, which is also written there."""
     with user_errors():
         workdir = make_workdir(workdir)
-        mesh = make_mesh(dict(config.mesh), config.batch_size)
+        if config.batch_size % config.accumulation_steps:
+            raise ValueError(
+                f"config.batch_size {config.batch_size} does not divide into config.accumulation_steps "
+                f"{config.accumulation_steps} equal parts"
+            )
+        mesh = make_mesh(dict(config.mesh), config.batch_size // config.accumulation_steps)
         task = build(config)
         abstract = abstract_state(task, jax.random.key(config.seed), mesh)
         check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)
@@ -73,6 +88,8 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
 
     def picture(state, step):
         images = sample_images(task, state, rows, sampling)
+        if jax.process_index() != 0:
+            return
         save_grid(workdir / f"samples/step_{step:06d}.png", images, sampling.per_class)
         save_curves(workdir / "curves.png", metrics_path)
 
@@ -99,13 +116,17 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
         log_path=metrics_path,
         log_every=config.log_every,
         plugins=plugins,
+        profile_at=config.profile_at,
     )
 
     print("sampling and evaluating", flush=True)
     frames = sample_images(task, state, rows, sampling, trajectory=True)
+    evaluation = evaluate_images(task, state, config)
+    if jax.process_index() != 0:
+        return evaluation
     save_grid(workdir / "samples.png", frames[-1], sampling.per_class)
     save_animation(workdir / "noise_to_data.gif", frames, sampling.per_class)
-    report = training_summary(workdir, config, config.num_steps) | evaluate_images(task, state, config)
+    report = training_summary(workdir, config, config.num_steps) | evaluation
     (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print_report(report)
     for name in ("samples.png", "noise_to_data.gif", "curves.png", "report.json"):

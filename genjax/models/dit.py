@@ -50,7 +50,8 @@ class Modulation(nn.Module):
             param_dtype=self.param_dtype,
             name="dense",
         )
-        return jnp.split(dense(nn.silu(conditioning)), self.parts, axis=-1)
+        parts = constrain(dense(nn.silu(conditioning)), ("data", "fsdp"))
+        return jnp.split(parts, self.parts, axis=-1)
 
 
 class Block(nn.Module):

@@ -1,5 +1,6 @@
 """The one training loop and what it needs."""
 
+from genjax.training.accumulation import value_and_gradient as value_and_gradient
 from genjax.training.checkpoints import Checkpoints as Checkpoints
 from genjax.training.checkpoints import check_space as check_space
 from genjax.training.ema import update_ema as update_ema
@@ -8,7 +9,9 @@ from genjax.training.loop import NonFiniteError as NonFiniteError
 from genjax.training.loop import Plugin as Plugin
 from genjax.training.loop import train as train
 from genjax.training.mesh import abstract_state as abstract_state
+from genjax.training.mesh import init_state as init_state
 from genjax.training.mesh import make_mesh as make_mesh
+from genjax.training.mesh import process_rows as process_rows
 from genjax.training.optimizers import make_optimizer as make_optimizer
 from genjax.training.task import Task as Task
 from genjax.training.workdir import make_workdir as make_workdir

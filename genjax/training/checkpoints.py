@@ -1,7 +1,10 @@
 """Checkpoints: orbax's, written in the background, made atomic and tamper-evident by a checksum manifest.
 
 `directory/<step>/` appears by one rename when orbax has written it whole and every file has been hashed into
-its `manifest.json`. A checkpoint whose files differ from the manifest is never used.
+its `manifest.json`. A checkpoint whose files differ from the manifest is never used. What is stored knows nothing
+of devices: a state is restored in whatever sharding the reader asks for.
+
+With several processes all write their parts into one folder, which all must see, and the first one hashes and renames.
 """
 
 import contextlib
@@ -16,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 MANIFEST = "manifest.json"
 
@@ -49,7 +54,7 @@ def damage(checkpoint: Path) -> str | None:
 class Checkpoints:
     """The checkpoints of one run, newest `keep` of them.
 
-    Use as a context manager: on leaving, a save still under way is waited for.
+    With several processes, each makes the same calls. Use as a context manager: on leaving, a save still under way is waited for.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 3):
@@ -62,7 +67,9 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if jax.process_count() > 1 and kind is jax.errors.JaxRuntimeError:
+            return  # another process is gone, and a save would wait for it
         try:
             self.wait()
         finally:
@@ -80,11 +87,18 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The newest step whose checkpoint is whole; each newer one is named in a warning."""
+        found = self._newest_whole() if jax.process_index() == 0 else None
+        if jax.process_count() > 1:  # the first decides for all
+            found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found)))
+            found = None if found == -1 else found
+        return found
+
+    def _newest_whole(self) -> int | None:
         for step in reversed(self.steps()):
             problem = damage(self.path(step))
             if problem is None:
                 return step
-            warnings.warn(f"the checkpoint {self.path(step)} is not used: {problem}", stacklevel=2)
+            warnings.warn(f"the checkpoint {self.path(step)} is not used: {problem}", stacklevel=3)
         return None
 
     def save(self, step: int, state: Any) -> None:
@@ -94,8 +108,9 @@ class Checkpoints:
             OSError: the previous save could not be written (a full disk, say).
         """
         self.wait()
-        for leftover in self.directory.glob("*[!0-9]"):  # of a save that was killed
-            shutil.rmtree(leftover)
+        if jax.process_index() == 0:
+            for leftover in self.directory.glob("*[!0-9]"):  # of a save that was killed
+                shutil.rmtree(leftover)
         unsealed = self.path(step).with_suffix(".unsealed")
         with self._explaining(unsealed):
             self._writer.save(unsealed, state)
@@ -119,6 +134,8 @@ class Checkpoints:
         """Waits for orbax, adds the manifest, renames, and deletes what is beyond `keep`."""
         with self._explaining(unsealed):
             self._writer.wait_until_finished()
+            if jax.process_index() != 0:
+                return
             (unsealed / MANIFEST).write_text(json.dumps(_digests(unsealed), indent=1))
             if self.path(step).exists():  # damaged, or this run would have gone on from it
                 shutil.rmtree(self.path(step))

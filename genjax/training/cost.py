@@ -6,6 +6,25 @@ from typing import Any
 
 import jax
 
+# Dense bfloat16 operations a second, from the vendors' data sheets (two to a multiply-add, no sparsity).
+_PEAK_OPERATIONS = {
+    "A100": 312e12,
+    "H100": 989e12,  # SXM
+    "H200": 989e12,
+    "B200": 2250e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,  # how a v5p names itself
+    "TPU v6 lite": 918e12,
+    "TPU7x": 2307e12,
+}
+
+
+def peak_operations(device: jax.Device) -> float | None:
+    """Dense bfloat16 operations a second that a device can make at most; None where that is not known."""
+    return next((peak for name, peak in _PEAK_OPERATIONS.items() if name in device.device_kind), None)
+
 
 def multiply_adds(function: Callable, *args: Any) -> int:
     """Multiply-adds of all matrix products and convolutions in `function(*args)`.

@@ -5,7 +5,10 @@ import itertools
 import math
 import os
 import signal
+import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +17,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from genjax.training.checkpoints import Checkpoints
-from genjax.training.log import MetricsLog, ProgressBar
-from genjax.training.mesh import abstract_state, batch_sharding, place_batch, replicated
+from genjax.training.cost import multiply_adds, peak_operations
+from genjax.training.log import Mean, MetricsLog, ProgressBar, window_means
+from genjax.training.mesh import (
+    abstract_state,
+    agree,
+    batch_sharding,
+    init_state,
+    place_batch,
+    replicated,
+)
 from genjax.training.task import Task
 
 
@@ -23,11 +34,12 @@ class Plugin(NamedTuple):
     """Something done with the state every so many steps and after the last: sampling, evaluation, pictures.
 
     `call(state, step)` may return metrics to log. It must not keep the state: its memory is given away to
-    the next step.
+    the next step. `begin(step)` is called once with the step from which the run starts or goes on.
     """
 
     every: int
     call: Callable[[Any, int], dict[str, float] | None]
+    begin: Callable[[int], None] = lambda step: None
 
 
 class NonFiniteError(FloatingPointError):
@@ -79,6 +91,9 @@ def compile_update(task: Task, state: Any, mesh: Mesh) -> Callable:
     )
 
 
+PROFILE_STEPS = 5
+
+
 @jax.jit
 def _all_finite(tree: Any) -> jax.Array:
     floats = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
@@ -97,20 +112,28 @@ def train(
     log_path: str | os.PathLike,
     log_every: int,
     plugins: Sequence[Plugin] = (),
+    profile_at: int | None = None,
 ) -> Any:
     """Trains until step `num_steps`, from the newest good checkpoint if there is one.
 
-    Each step's metrics are read while the next step runs, so the devices never wait for the host.
+    Each step's metrics are read, and the next batch is copied to the devices, while a step runs, so the devices
+    never wait for the host. With several processes each makes the same call; the first one logs.
+
+    Besides the task's metrics, means over `log_every` steps, it logs `steps_per_second`; `input_wait`, the share
+    of time spent waiting for batches; `operations_per_second`, of the matrix products, two to a multiply-add,
+    what rematerialisation computes again included; and, on devices that tell, `peak_share`, that over the
+    devices' peak, and `device_memory`, the most bytes in use at once on one device.
 
     Args:
         batches: the batches of this process from a given step on; batch i must depend on i alone.
+        profile_at: the step after which `PROFILE_STEPS` steps are traced into the folder `profile` beside the log.
 
     Returns:
         The state after the last step, which is also the last checkpoint.
 
     Raises:
         NonFiniteError: a metric or parameter is NaN or infinite; nothing is saved after it.
-        Interrupted: SIGTERM or Ctrl-C; the state has been saved.
+        Interrupted: SIGTERM or Ctrl-C, on any process; the state has been saved.
         OSError: a checkpoint could not be written.
     """
     init_key, update_key = jax.random.split(jax.random.key(seed))
@@ -119,16 +142,22 @@ def train(
         start = checkpoints.latest()
         if start is None:
             start = 0
-            state = jax.jit(task.init, out_shardings=jax.tree.map(lambda a: a.sharding, abstract))(init_key)
+            state = init_state(task, init_key, mesh)
         else:
             state = checkpoints.restore(start, abstract)
+        first_process = jax.process_index() == 0
+        if not first_process:
+            log_path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "metrics.jsonl"
         log = stack.enter_context(contextlib.closing(MetricsLog(log_path, start)))
-        progress = stack.enter_context(ProgressBar(start, num_steps))
+        for plugin in plugins:
+            plugin.begin(start)
+        progress = stack.enter_context(ProgressBar(start, num_steps)) if first_process else None
         update = compile_update(task, abstract, mesh)
+        any_process = agree(mesh) if jax.process_count() > 1 else None
 
         unread: tuple[int, dict[str, jax.Array]] | None = None
-        window: list[dict[str, float]] = []
-        window_began = log.seconds
+        window: list[dict[str, Mean]] = []
+        window_began, waited, operations = log.seconds, 0.0, 0
 
         def last_good() -> str:
             checkpoints.wait()
@@ -136,24 +165,35 @@ def train(
 
         def read() -> None:
             """Fetches the metrics of the last step, waiting for it, and logs every `log_every` steps' mean."""
-            nonlocal unread, window, window_began
+            nonlocal unread, window, window_began, waited
             if unread is None:
                 return
             (step, metrics), unread = unread, None
-            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            for name, value in values.items():
+            values = {name: Mean.of(value) for name, value in jax.device_get(metrics).items()}
+            for name, (value, _) in values.items():
                 if not math.isfinite(value):
                     raise NonFiniteError(
                         f"{name} is {value} at step {step}. Nothing is saved from here on; {last_good()}. "
                         "Lower the learning rate, clip gradients, or look at the data."
                     )
             window.append(values)
-            progress.update(step, values.get("loss"))
+            if progress:
+                progress.update(step, values["loss"].total if "loss" in values else None)
             if step % log_every == 0 or step == num_steps:
-                means = {name: float(np.mean([row[name] for row in window])) for name in values}
-                rate = len(window) / (log.seconds - window_began)
-                log.write(step, {**means, "steps_per_second": round(rate, 3)})
-                window, window_began = [], log.seconds
+                means = window_means(window)
+                seconds = log.seconds - window_began
+                log.write(step, means | speed(len(window), seconds, waited / seconds))
+                window, window_began, waited = [], log.seconds, 0.0
+
+        def speed(steps: int, seconds: float, input_wait: float) -> dict[str, float]:
+            values = {"steps_per_second": round(steps / seconds, 3), "input_wait": round(input_wait, 5)}
+            if operations:
+                values["operations_per_second"] = per_second = operations * steps / seconds
+                if peak := peak_operations(mesh.devices.flat[0]):
+                    values["peak_share"] = per_second / (peak * mesh.size)
+            if memory := mesh.local_devices[0].memory_stats():
+                values["device_memory"] = memory["peak_bytes_in_use"]
+            return values
 
         def save(step: int) -> None:
             if not _all_finite(state):
@@ -162,23 +202,40 @@ def train(
                 )
             checkpoints.save(step, state)
 
-        source = itertools.islice(batches(start), num_steps - start)
-        for step, batch in enumerate(source, start + 1):
-            state, metrics = update(state, place_batch(batch, mesh), update_key)
+        source = iter(itertools.islice(batches(start), num_steps - start))
+        agreed = False
+        for step in range(start + 1, num_steps + 1):
+            began = time.perf_counter()
+            batch = place_batch(next(source), mesh)
+            waited += time.perf_counter() - began
+            if step == start + 1:
+                with contextlib.suppress(ValueError):  # a loop of unknown length has no count
+                    operations = 2 * multiply_adds(update, abstract, batch, update_key)
+            if any_process:  # what one process knows now, all know at the next step, and act on together
+                stopping, agreed = bool(agreed), any_process(bool(stop))
+            else:
+                stopping = bool(stop)
+            state, metrics = update(state, batch, update_key)
             read()
             unread = step, metrics
 
+            if profile_at is not None and step in (profile_at, profile_at + PROFILE_STEPS):
+                jax.block_until_ready(state)
+                if step == profile_at:
+                    jax.profiler.start_trace(Path(log_path).parent / "profile")
+                else:
+                    jax.profiler.stop_trace()
             due = [p for p in plugins if step % p.every == 0 or step == num_steps]
             save_due = step % checkpoint_every == 0 or step == num_steps
-            if due or save_due or stop:
+            if due or save_due or stopping:
                 read()
                 paused = log.seconds
-                if save_due or stop:
+                if save_due or stopping:
                     save(step)
-                if stop:
+                if stopping:
                     checkpoints.wait()
                     print(f"saved step {step} in {checkpoints.directory}; the same command goes on from it")
-                    raise Interrupted(stop[0], step)
+                    raise Interrupted(stop[0] if stop else signal.SIGTERM, step)
                 for plugin in due:
                     extra = plugin.call(state, step)
                     if extra:

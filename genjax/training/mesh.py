@@ -1,20 +1,31 @@
-"""Meshes of devices, and where batches and states live on them."""
+"""Meshes of devices, and where batches and states live on them.
+
+Two axes so far, and their product. Both split the batch. Over `data` every device holds the whole state; over
+`fsdp` (fully sharded data parallelism: Zhao et al. 2023, "PyTorch FSDP"; Rajbhandari et al. 2020, "ZeRO", stage 3)
+each holds a part of every large array, and a layer's parameters are gathered as it runs.
+"""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+BATCH_AXES = ("data", "fsdp")
+SCANNED = re.compile(r"\bblocks\b")  # where networks stack the parameters of scanned layers, on dimension 0
+SMALL = 2**12  # elements; an array below is not worth a collective
 
 
 def make_mesh(axes: Mapping[str, int], batch_size: int) -> Mesh:
     """A mesh of named axes over all devices; a size of −1 (one at most) takes all devices left over.
 
     Args:
-        axes: name to size, for example `{"data": -1}`.
-        batch_size: examples per step over all devices, to be split over the axis `data`.
+        axes: name to size, for example `{"data": -1}` or `{"data": 2, "fsdp": -1}`.
+        batch_size: examples at once over all devices, to be split over `data` and `fsdp`.
 
     Raises:
         ValueError: more devices asked for than there are, a remainder, or a batch that does not divide.
@@ -25,38 +36,88 @@ def make_mesh(axes: Mapping[str, int], batch_size: int) -> Mesh:
         raise ValueError(f"mesh sizes must be positive, with one −1 at most; got {axes}")
     if -1 in axes.values():
         axes = {name: num_devices // fixed if size == -1 else size for name, size in axes.items()}
+    if unknown := axes.keys() - set(BATCH_AXES):
+        raise ValueError(f"the mesh has an axis {min(unknown)!r}; the axes are {', '.join(BATCH_AXES)}")
     if math.prod(axes.values()) != num_devices:
         raise ValueError(
             f"the mesh {axes} needs {max(fixed, math.prod(axes.values()))} devices and this machine has "
             f"{num_devices}; set config.mesh so that the product of its sizes is {num_devices}, or one size to −1"
         )
-    data = axes.get("data", 1)
-    if batch_size % data:
+    shards = math.prod(axes.get(name, 1) for name in BATCH_AXES)
+    if batch_size % shards:
+        split = " × ".join(f"{name} {axes[name]}" for name in BATCH_AXES if name in axes)
         raise ValueError(
-            f"a batch of {batch_size} does not divide over {data} devices on the mesh axis 'data'; "
-            f"choose config.batch_size among the multiples of {data}"
+            f"a batch of {batch_size} does not divide over {shards} devices (mesh axes {split}); "
+            f"choose config.batch_size (divided by config.accumulation_steps) among the multiples of {shards}"
         )
     return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Examples split over the axis `data`."""
-    return NamedSharding(mesh, PartitionSpec("data" if "data" in mesh.axis_names else None))
+    """Examples split over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(tuple(name for name in BATCH_AXES if name in mesh.axis_names)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The rows of a batch that live on this process' devices, in order."""
+    rows = np.arange(batch_size)
+    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([rows[part] for part in slices]))
+
+
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array | np.ndarray]:
-    """This process' examples as what a function jitted with `batch_sharding` takes for the global batch."""
+    """`process_rows` of a batch as what a function jitted with `batch_sharding` takes for all of it.
+
+    The copy to the devices is asynchronous: it goes on while they compute the step before.
+    """
     if jax.process_count() == 1:
         return dict(batch)  # the call itself places it, in a fraction of the time
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, a) for name, a in batch.items()}
 
 
+def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """How an array of the state is split: its largest dimension that `fsdp` divides, if the array is not small.
+
+    Dimension 0 of scanned layers stays whole, since each iteration of the scan takes one slice of it.
+
+    Args:
+        path: names of the array's place in the state, joined by "/".
+    """
+    size = mesh.shape.get("fsdp", 1)
+    free = [axis for axis in range(bool(SCANNED.search(path)), len(shape)) if shape[axis] % size == 0]
+    if size == 1 or math.prod(shape) < SMALL or not free:
+        return PartitionSpec()
+    largest = max(free, key=lambda axis: shape[axis])
+    return PartitionSpec(*("fsdp" if axis == largest else None for axis in range(largest + 1)))
+
+
 def abstract_state(task: Any, key: jax.Array, mesh: Mesh) -> Any:
     """Shapes, types and shardings of `task.init(key)`, computed without allocating anything."""
-    shapes = jax.eval_shape(task.init, key)
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)), shapes)
+
+    def abstract(path, a):
+        spec = partition_spec(jax.tree_util.keystr(path, simple=True, separator="/"), a.shape, mesh)
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree.map_with_path(abstract, jax.eval_shape(task.init, key))
+
+
+def init_state(task: Any, key: jax.Array, mesh: Mesh) -> Any:
+    """`task.init(key)`, each device making only its own part."""
+    shardings = jax.tree.map(lambda a: a.sharding, abstract_state(task, key, mesh))
+    with jax.set_mesh(mesh):
+        return jax.jit(task.init, out_shardings=shardings)(key)
+
+
+def agree(mesh: Mesh) -> Callable[[bool], jax.Array]:
+    """`flag -> whether any process gave True`, a collective that every process must call equally often."""
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    any_process = jax.jit(jnp.any, out_shardings=replicated(mesh))
+    local = len(mesh.local_devices)
+    return lambda flag: any_process(
+        jax.make_array_from_process_local_data(sharding, np.full(local, flag), (mesh.size,))
+    )

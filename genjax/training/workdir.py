@@ -53,7 +53,7 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
     workdir = Path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".probe"
+        probe = workdir / f".probe_{jax.process_index()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -62,7 +62,7 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
 
 
 def record_config(workdir: Path, config: Mapping[str, Any], free_to_differ: Sequence[str]) -> None:
-    """Writes `config.json`, or checks that the run already in `workdir` has the same config.
+    """Writes `config.json` (the first process does), or checks that the run already in `workdir` has the same config.
 
     Args:
         config: nested dictionaries of numbers, strings and lists.
@@ -85,6 +85,8 @@ def record_config(workdir: Path, config: Mapping[str, Any], free_to_differ: Sequ
                 f"{workdir} holds a run with another config:\n" + "\n".join(differing) + "\n"
                 "Choose another --workdir, or set these fields as they were to resume."
             )
+    if jax.process_index() != 0:
+        return
     temporary = record.with_suffix(".tmp")
     temporary.write_text(json.dumps({"config": config, **environment()}, indent=2) + "\n")
     temporary.rename(record)

@@ -1,0 +1,101 @@
+"""What a compiled program sends between devices, read from it before it runs."""
+
+import math
+import re
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
+_OPERATION = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(?:-start)?\((.*)")
+_CALLED = re.compile(r"\b(body|condition|to_apply|calls|branch_computations)=(\{[^}]*\}|%?[\w.-]+)")
+_TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16|f8\w+)\[([\d,]*)\]")
+
+
+class Collective(NamedTuple):
+    """A kind of collective over some axes of the mesh: how often it runs, and the bytes of its results.
+
+    `bytes` counts one device's results: for an all-gather the gathered array, for a reduce-scatter the part
+    that the device keeps.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    count: int
+    bytes: int
+
+
+def collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
+    """All collectives of one run of `jitted.lower(…).compile()`; those in a loop count once per iteration.
+
+    Raises:
+        ValueError: a loop around a collective does not say how often it iterates.
+    """
+    lines: dict[str, list[str]] = {}
+    text = compiled.as_text()
+    for line in text.splitlines():
+        if opening := _COMPUTATION.match(line):
+            current = lines.setdefault(opening[1], [])
+        elif line.startswith("  "):
+            current.append(line)
+    entry = re.search(r"^ENTRY %?([\w.-]+)", text, re.MULTILINE)[1]
+
+    totals: Counter[tuple[str, tuple[str, ...]]] = Counter()
+    counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
+
+    def visit(computation: str, times: int | None) -> None:
+        for line in lines[computation]:
+            if found := _OPERATION.search(line):
+                if times is None:
+                    raise ValueError(f"{found[2]} in {computation}, a loop of unknown length")
+                key = found[2], _axes(found[3], mesh)
+                counts[key] += times
+                totals[key] += times * sum(map(_bytes, _ARRAY.findall(found[1])))
+            inner = times
+            if " while(" in line:
+                trips = _TRIP_COUNT.search(line)
+                inner = times * int(trips[1]) if trips and times is not None else None
+            for _, names in _CALLED.findall(line):
+                for name in re.findall(r"[\w.-]+", names):
+                    visit(name, inner)
+
+    visit(entry, 1)
+    return [Collective(kind, axes, counts[kind, axes], totals[kind, axes]) for kind, axes in sorted(totals)]
+
+
+def _bytes(array: tuple[str, str]) -> int:
+    dtype, shape = array
+    bits = 8 if dtype == "pred" else int(re.search(r"\d+", dtype)[0])
+    return math.prod(map(int, filter(None, shape.split(",")))) * bits // 8
+
+
+def _axes(attributes: str, mesh: Mesh) -> tuple[str, ...]:
+    """The mesh axes along which the first group's members differ."""
+    places = np.unravel_index(_first_group(attributes, mesh.size), mesh.devices.shape)
+    return tuple(name for name, place in zip(mesh.axis_names, places, strict=True) if len(set(place)) > 1)
+
+
+def _first_group(attributes: str, num_devices: int) -> np.ndarray:
+    """The first replica group (or source and target of a permutation) in any of XLA's ways to write it."""
+
+    def numbered(shape: str, permutation: str | None) -> np.ndarray:
+        devices = np.arange(num_devices).reshape([int(n) for n in shape.split(",")])
+        return devices.transpose([int(n) for n in permutation.split(",")]) if permutation else devices
+
+    if found := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", attributes):
+        return np.array([int(n) for n in found[1].split(",")])
+    if found := re.search(r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes):
+        return numbered(found[2], found[3]).reshape(-1, int(found[1]))[0]
+    if found := re.search(
+        r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}",
+        attributes,
+    ):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+        devices = numbered(found[2] or str(num_devices), found[3]).reshape([int(n) for n in sizes.values()])
+        varying = [name in re.findall(r"'(\w+)'", found[4]) for name in sizes]
+        return devices[tuple(slice(None) if vary else 0 for vary in varying)].reshape(-1)
+    return np.arange(num_devices)  # no groups given, or one empty one: all together
