@@ -4,9 +4,31 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import rich.progress
+
+
+class Mean(NamedTuple):
+    """A metric that is a mean of unequally many things a step, perhaps none: their total and their number."""
+
+    total: Any
+    count: Any
+
+    @classmethod
+    def of(cls, metric: Any) -> "Mean":
+        """Numbers on the host; a metric that is a scalar counts as one thing a step."""
+        return cls(*map(float, metric)) if isinstance(metric, Mean) else cls(float(metric), 1.0)
+
+
+def window_means(window: Sequence[dict[str, Mean]]) -> dict[str, float]:
+    """Each metric's mean over the steps of a window, total over count; what had no count is left out."""
+    columns = {name: zip(*(step[name] for step in window), strict=True) for name in window[0]}
+    sums = {name: [np.sum(column) for column in pair] for name, pair in columns.items()}
+    return {name: float(total / count) for name, (total, count) in sums.items() if count}
 
 
 class MetricsLog:
