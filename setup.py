@@ -41,7 +41,7 @@ setup(
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "tests": TESTS + NOTEBOOKS,
-        "parity": ["torch", "diffusers", "transformers", "safetensors"],
+        "parity": ["torch", "diffusers", "prdc", "transformers", "safetensors"],
         "notebooks": NOTEBOOKS,
         "text": ["tokenizers", "safetensors"],
         "perceptual": ["safetensors"],

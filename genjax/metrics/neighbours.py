@@ -1,5 +1,7 @@
 """Nearest neighbours among features, and by them how far samples are from the training set."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
@@ -7,6 +9,12 @@ from jaxtyping import Float, Int
 from genjax.metrics.border import as_matrix, check_same_width
 
 BLOCK_ENTRIES = 2**24  # in one temporary array: 128 MiB in float64
+
+
+def blocks(rows: np.ndarray, entries_per_row: int) -> Iterator[np.ndarray]:
+    """`rows` in pieces, so that what has `entries_per_row` for each of a piece's stays bounded."""
+    size = max(1, BLOCK_ENTRIES // entries_per_row)
+    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def nearest(
@@ -27,14 +35,47 @@ def nearest(
     centre = points.mean(0)  # a common offset of the features would only worsen the cancellation
     centred = points - centre
     offsets = np.einsum("pf,pf->p", centred, centred) - radii**2
-    rows = max(1, BLOCK_ENTRIES // max(len(points), count * points.shape[1]))
     indices, distances = [], []
-    for block in np.split(queries, range(rows, len(queries), rows)):
+    for block in blocks(queries, max(len(points), count * points.shape[1])):
         ranks = offsets - 2 * (block - centre) @ centred.T  # |q|² is the same for all points
         chosen = np.argpartition(ranks, count - 1)[:, :count]
         indices.append(chosen)
         distances.append(np.linalg.norm(block[:, None] - points[chosen], axis=-1))
     return np.concatenate(indices), np.concatenate(distances)
+
+
+def neighbour_radii(points: Float[np.ndarray, "points features"], k: int) -> Float[np.ndarray, " points"]:
+    """Distance of each point to its k-th nearest neighbour among the others."""
+    _, distances = nearest(points, points, count=k + 1)  # a point's first neighbour is itself
+    return distances.max(axis=1)
+
+
+def containing_balls(
+    queries: Float[np.ndarray, "queries features"],
+    points: Float[np.ndarray, "points features"],
+    radii: Float[np.ndarray, " points"],
+) -> Int[np.ndarray, " queries"]:
+    """How many of the balls of `radii` around `points` hold each query; the surface of a ball belongs to it.
+
+    A matrix product finds the distances, as in `nearest`; those too close to a surface for its rounding are
+    taken from differences.
+    """
+    centre = points.mean(0)
+    centred = points - centre
+    squares = np.einsum("pf,pf->p", centred, centred)
+    counts = []
+    for block in blocks(queries, len(points)):
+        moved = block - centre
+        lengths = np.einsum("qf,qf->q", moved, moved)[:, None]
+        gaps = lengths - 2 * moved @ centred.T + (squares - radii**2)
+        inside = gaps < 0
+        # A sum of n products is off by n ulp of the squared lengths at most, which radii don't exceed by much.
+        rounding = 8 * (points.shape[1] + 2) * np.finfo(np.float64).eps * (lengths + squares.max())
+        for close in blocks(np.argwhere(np.abs(gaps) <= rounding), points.shape[1]):
+            query, ball = close.T
+            inside[query, ball] = np.linalg.norm(block[query] - points[ball], axis=-1) <= radii[ball]
+        counts.append(inside.sum(axis=1))
+    return np.concatenate(counts)
 
 
 def nearest_neighbour_ratio(

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from genjax.metrics.border import as_matrix, check_same_width
-from genjax.metrics.neighbours import nearest
+from genjax.metrics.neighbours import nearest, neighbour_radii
 
 
 def precision_recall(
@@ -35,7 +35,6 @@ def precision_recall(
 
 
 def _share_on_manifold(queries: np.ndarray, points: np.ndarray, k: int) -> float:
-    _, distances = nearest(points, points, count=k + 1)  # a point's first neighbour is itself
-    radii = distances.max(axis=1)
+    radii = neighbour_radii(points, k)
     ball, distance = nearest(queries, points, radii=radii)
     return float((distance <= radii[ball]).mean())
