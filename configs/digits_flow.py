@@ -35,7 +35,10 @@ def get_config() -> ConfigDict:
                 clip_norm=1.0,
                 weight_decay=0.01,
             ),
-            ema_decay=0.999,
+            averages=dict(  # of the parameters: any number, of genjax/training/ema.py, each with its arguments
+                ema=dict(name="HalfLife", steps=692.8),  # a decay of 0.999 a step
+            ),
+            snapshot_every=1000,  # steps; of averages named PowerFunction, for widths chosen after training
             mesh=dict(data=-1),  # all devices; fsdp=… splits the state too
             accumulation_steps=1,  # parts of a batch that are computed one after the other
             log_every=100,
@@ -48,7 +51,7 @@ def get_config() -> ConfigDict:
                 num_steps=50,
                 shift=1.0,
                 guidance_scale=1.25,  # 1 is plain conditional sampling
-                weights="ema",  # or "params"
+                weights="ema",  # a name in averages, "params", or "posthoc_0.12" for that relative width
                 seed=0,
             ),
             evaluation=dict(every=0, num_samples=1000),  # every=0: at the end alone

@@ -13,6 +13,8 @@ from absl import flags
 from experiments.configuration import restore
 from experiments.evaluation import evaluate_images, print_report, training_summary
 from experiments.runtime import run_program, user_errors
+from experiments.sampling import add_posthoc
+from genjax.training import Snapshots
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 OUT = flags.DEFINE_string("out", None, "File to write; WORKDIR/report.json if not given.")
@@ -23,8 +25,10 @@ NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the sampler.", low
 GUIDANCE_SCALE = flags.DEFINE_float(
     "guidance_scale", None, "1 is plain conditional sampling, 0 unconditional."
 )
-WEIGHTS = flags.DEFINE_enum(
-    "weights", None, ["ema", "params"], "Averaged weights, or those of the last step."
+WEIGHTS = flags.DEFINE_string(
+    "weights",
+    None,
+    "One of the run's averages, params (of the last step), or posthoc_WIDTH, as posthoc_0.12.",
 )
 SEED = flags.DEFINE_integer("seed", None, "Seed of the samples.")
 
@@ -43,6 +47,7 @@ def main() -> None:
         if NUM_SAMPLES.value is not None:
             config.evaluation.num_samples = NUM_SAMPLES.value
         report = training_summary(WORKDIR.value, config, int(state.step))
+        state = add_posthoc(task, state, config.sampling.weights, Snapshots(Path(WORKDIR.value) / "ema"))
         report |= evaluate_images(task, state, config)
         out = Path(OUT.value or Path(WORKDIR.value) / "report.json")
         out.write_text(json.dumps(report, indent=2) + "\n")

@@ -13,7 +13,8 @@ from absl import flags
 
 from experiments.configuration import restore
 from experiments.runtime import run_program, user_errors
-from experiments.sampling import sample_images
+from experiments.sampling import add_posthoc, sample_images
+from genjax.training import Snapshots
 from genjax.training.pictures import save_grid
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -28,8 +29,10 @@ NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the sampler.", low
 GUIDANCE_SCALE = flags.DEFINE_float(
     "guidance_scale", None, "1 is plain conditional sampling, 0 unconditional."
 )
-WEIGHTS = flags.DEFINE_enum(
-    "weights", None, ["ema", "params"], "Averaged weights, or those of the last step."
+WEIGHTS = flags.DEFINE_string(
+    "weights",
+    None,
+    "One of the run's averages, params (of the last step), or posthoc_WIDTH, as posthoc_0.12.",
 )
 SEED = flags.DEFINE_integer("seed", None, "Another seed, other samples; a sample's index and seed fix it.")
 
@@ -48,6 +51,7 @@ def main() -> None:
             weights=WEIGHTS.value,
             seed=SEED.value,
         )
+        state = add_posthoc(task, state, config.sampling.weights, Snapshots(Path(WORKDIR.value) / "ema"))
         num_classes = config.data.num_classes
         classes = CLASSES.value or range(num_classes)
         if not all(str(label).isdigit() and int(label) < num_classes for label in classes):

@@ -1,6 +1,7 @@
 """Samples of a trained task, as bytes."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,14 +10,44 @@ import numpy as np
 
 from genjax.data import to_uint8
 from genjax.diffusion import uniform_grid
+from genjax.training import Snapshots
+from genjax.training.ema import PowerFunction, power_of_width
+
+POSTHOC = "posthoc_"
+
+
+def check_weights(weights: str, averages: Mapping[str, Any]) -> None:
+    """Raises ValueError if there are no such weights to sample from.
+
+    Args:
+        averages: the rules of those that are tracked, by name.
+    """
+    there = ("params", *averages)
+    if weights.startswith(POSTHOC) and any(isinstance(rule, PowerFunction) for rule in averages.values()):
+        power_of_width(float(weights.removeprefix(POSTHOC)))
+    elif weights not in there:
+        raise ValueError(
+            f"config.sampling.weights is {weights!r}; there are {', '.join(there)}, and, if config.averages has a "
+            f"PowerFunction, {POSTHOC}WIDTH, as {POSTHOC}0.12"
+        )
+
+
+def add_posthoc(task: Any, state: Any, weights: str, snapshots: Snapshots) -> Any:
+    """The state with the average that `weights` ("posthoc_<width>") asks for, reconstructed from the run's
+    snapshots until now; with any other weights, the state as it is."""
+    if not weights.startswith(POSTHOC):
+        return state
+    width = float(weights.removeprefix(POSTHOC))
+    average = snapshots.reconstruct(int(state.step), task.power_averages(state), width)
+    return state.replace(averages=state.averages | {weights: average})
 
 
 @functools.cache
-def _generate(task: Any, trajectory: bool):
+def _generate(task: Any, weights: str, trajectory: bool):
     """One compiled program per task and shape: scale, times, labels and seed are its arguments."""
 
     def generate(*args):
-        return to_uint8(task.generate(*args, trajectory=trajectory))
+        return to_uint8(task.generate(*args, weights=weights, trajectory=trajectory))
 
     return jax.jit(generate)
 
@@ -34,19 +65,15 @@ def sample_images(
 
     Args:
         labels: class of each sample, `[labels]`.
-        sampling: `seed`, `num_steps`, `shift`, `guidance_scale` and `weights` ("ema" or "params").
+        sampling: `seed`, `num_steps`, `shift`, `guidance_scale` and `weights`, "params" or one of the state's averages.
         batch_size: samples made at once at most; it does not change them.
     """
-    if sampling.weights == "params":
-        state = state.replace(ema=state.params)
-    elif sampling.weights != "ema":
-        raise ValueError(f"weights are 'ema' or 'params'; got {sampling.weights!r}")
     labels = np.asarray(labels, np.int32)
     batch_size = min(batch_size, len(labels))
     padded = np.pad(labels, (0, -len(labels) % batch_size))  # one shape, one compilation
     time_grid = uniform_grid(task.process, sampling.num_steps, sampling.shift)
     batches = [
-        _generate(task, trajectory)(
+        _generate(task, sampling.weights, trajectory)(
             state,
             jax.random.key(sampling.seed),
             padded[start : start + batch_size],

@@ -13,11 +13,12 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import bind, lookup
+from experiments.sampling import check_weights
 from genjax import diffusion
 from genjax.data import to_float
 from genjax.diffusion import processes, samplers, targets, times
 from genjax.models import dit
-from genjax.training import make_optimizer, update_ema, value_and_gradient
+from genjax.training import ema, make_optimizer, update_average, value_and_gradient
 
 
 @flax.struct.dataclass
@@ -25,7 +26,7 @@ class State:
     step: Int[Array, ""]
     params: PyTree
     optimizer_state: PyTree
-    ema: PyTree
+    averages: dict[str, PyTree]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ImageDiffusion:
     dropout_rate: float
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
-    ema_decay: float
+    averages: tuple[tuple[str, ema.HalfLife | ema.PowerFunction], ...]
     accumulation_steps: int
     sampler: Callable
 
@@ -60,6 +61,10 @@ class ImageDiffusion:
         law = dict(config.times)
         shift = law.pop("shift")
         optimizer, schedule = make_optimizer(**config.optimizer, num_steps=config.num_steps)
+        averages = tuple(
+            (name, bind(ema, fields, f"averages.{name}")()) for name, fields in config.averages.items()
+        )
+        check_weights(config.sampling.weights, dict(averages))
         return cls(
             network=network,
             image_shape=image_shape,
@@ -69,7 +74,7 @@ class ImageDiffusion:
             dropout_rate=config.conditioning_dropout,
             optimizer=optimizer,
             schedule=schedule,
-            ema_decay=config.ema_decay,
+            averages=averages,
             accumulation_steps=config.accumulation_steps,
             sampler=lookup(samplers, config.sampling.sampler, "sampling.sampler"),
         )
@@ -81,7 +86,7 @@ class ImageDiffusion:
             step=jnp.int32(0),
             params=params,
             optimizer_state=self.optimizer.init(params),
-            ema=jax.tree.map(jnp.copy, params),
+            averages={name: jax.tree.map(jnp.copy, params) for name, _ in self.averages},
         )
 
     def update(
@@ -116,7 +121,10 @@ class ImageDiffusion:
             step=state.step + 1,
             params=params,
             optimizer_state=optimizer_state,
-            ema=update_ema(state.ema, params, state.step, self.ema_decay),
+            averages={
+                name: update_average(state.averages[name], params, state.step, rule)
+                for name, rule in self.averages
+            },
         ), metrics
 
     def generate(
@@ -128,20 +136,31 @@ class ImageDiffusion:
         time_grid: Float[Array, " times"],
         indices: Int[Array, " batch"],
         *,
+        weights: str = "params",
         trajectory: bool = False,
     ) -> Float[Array, "batch height width channels"] | Float[Array, "times batch height width channels"]:
-        """Samples of the averaged weights, one per label; sample `indices[i]` depends on its index, not its batch.
+        """Samples, one per label; sample `indices[i]` depends on its index, not its batch.
 
         Args:
+            weights: "params" or the name of one of the state's averages.
             guidance_scale: 1 is plain conditional sampling (see `diffusion.guide`).
             time_grid: noise end first.
             trajectory: return the states at all times.
         """
+        params = state.params if weights == "params" else state.averages[weights]
         keys = diffusion.sample_keys(key, indices)
-        denoiser = diffusion.predict(self._apply(state.ema), self.process, self.target)
+        denoiser = diffusion.predict(self._apply(params), self.process, self.target)
         guided = diffusion.guide(denoiser, labels, self.network.null_label, guidance_scale)
         noise = self.process.prior(keys, self.image_shape)
         return self.sampler(guided, self.process, noise, time_grid, trajectory=trajectory)
+
+    def power_averages(self, state: State) -> dict[float, PyTree]:
+        """The averages from which any other width can be reconstructed after training, by their own widths."""
+        return {
+            rule.width: state.averages[name]
+            for name, rule in self.averages
+            if isinstance(rule, ema.PowerFunction)
+        }
 
     def _apply(self, params: PyTree) -> Callable:
         return functools.partial(self.network.apply, {"params": params})

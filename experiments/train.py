@@ -20,13 +20,14 @@ from ml_collections import config_flags
 from experiments.configuration import build
 from experiments.evaluation import evaluate_images, print_report, training_summary
 from experiments.runtime import run_program, user_errors
-from experiments.sampling import class_rows, sample_images
+from experiments.sampling import add_posthoc, class_rows, sample_images
 from genjax.data import Batches, load_dataset
 from genjax.training import (
     Checkpoints,
     Interrupted,
     NonFiniteError,
     Plugin,
+    Snapshots,
     abstract_state,
     check_space,
     make_mesh,
@@ -50,6 +51,7 @@ FREE_TO_DIFFER = (
     "mesh.",
     "log_every",
     "profile_at",
+    "snapshot_every",
     "checkpoint.",
     "sampling.",
     "evaluation.",
@@ -86,17 +88,27 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     (workdir / "samples").mkdir(exist_ok=True)
     metrics_path = workdir / "metrics.jsonl"
 
+    snapshots = Snapshots(workdir / "ema")
+
+    def snapshot(state, step):
+        snapshots.save(step, task.power_averages(state))
+
     def picture(state, step):
+        state = add_posthoc(task, state, sampling.weights, snapshots)
         images = sample_images(task, state, rows, sampling)
         if jax.process_index() != 0:
             return
         save_grid(workdir / f"samples/step_{step:06d}.png", images, sampling.per_class)
         save_curves(workdir / "curves.png", metrics_path)
 
-    plugins = [Plugin(sampling.every, picture)]
+    plugins = [
+        Plugin(config.snapshot_every, snapshot, snapshots.begin),
+        Plugin(sampling.every, picture),
+    ]
     if config.evaluation.every:
 
         def evaluate(state, step):
+            state = add_posthoc(task, state, sampling.weights, snapshots)
             report = evaluate_images(task, state, config)
             return {
                 name: report[name] for name in ("class_accuracy", "frechet_distance", "precision", "recall")
@@ -120,6 +132,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     )
 
     print("sampling and evaluating", flush=True)
+    state = add_posthoc(task, state, sampling.weights, snapshots)
     frames = sample_images(task, state, rows, sampling, trajectory=True)
     evaluation = evaluate_images(task, state, config)
     if jax.process_index() != 0:

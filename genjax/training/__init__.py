@@ -3,7 +3,8 @@
 from genjax.training.accumulation import value_and_gradient as value_and_gradient
 from genjax.training.checkpoints import Checkpoints as Checkpoints
 from genjax.training.checkpoints import check_space as check_space
-from genjax.training.ema import update_ema as update_ema
+from genjax.training.ema import update_average as update_average
+from genjax.training.log import Mean as Mean
 from genjax.training.loop import Interrupted as Interrupted
 from genjax.training.loop import NonFiniteError as NonFiniteError
 from genjax.training.loop import Plugin as Plugin
@@ -13,6 +14,7 @@ from genjax.training.mesh import init_state as init_state
 from genjax.training.mesh import make_mesh as make_mesh
 from genjax.training.mesh import process_rows as process_rows
 from genjax.training.optimizers import make_optimizer as make_optimizer
+from genjax.training.posthoc import Snapshots as Snapshots
 from genjax.training.task import Task as Task
 from genjax.training.workdir import make_workdir as make_workdir
 from genjax.training.workdir import record_config as record_config

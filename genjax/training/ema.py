@@ -1,15 +1,84 @@
-"""Exponential moving average of parameters."""
+"""Averages of parameters over training.
+
+An average is a frozen dataclass with `shares(step)`: what the old average and the new parameters count in
+`average ← old·average + new·parameters`.
+"""
+
+import math
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+MAX_WIDTH = 1 / math.sqrt(12)  # of the plain mean over all of training, γ = 0
 
 
-def update_ema(ema: PyTree, params: PyTree, step: Int[Array, ""], decay: float) -> PyTree:
-    """ema ← d·ema + (1 − d)·params with d = min(decay, (1 + step)/(10 + step)), so that early weights fade fast.
+@dataclass(frozen=True)
+class HalfLife:
+    """Exponential decay: parameters `steps` steps old count half as much as the newest.
+
+    The newest parameters' share is 1 − min(2^(−1/steps), (1 + n)/(10 + n)) after n updates, so that the first
+    weights fade fast. (The second term is the warm-up of TensorFlow's ExponentialMovingAverage.)
+    """
+
+    steps: float
+
+    def __post_init__(self):
+        if not self.steps > 0:
+            raise ValueError(f"a half-life is a positive number of steps; got {self.steps}")
+
+    def shares(self, step: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        decay = jnp.minimum(0.5 ** (1 / self.steps), (1 + step) / (10 + step))
+        return decay, 1 - decay
+
+
+@dataclass(frozen=True)
+class PowerFunction:
+    """Weights that grow as the γ-th power of time since the start: at step t the decay is (1 − 1/t)^(γ + 1)
+    (Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion models" (EDM2), section 3.1).
+
+    Attributes:
+        width: σ_rel, the weights' standard deviation as a share of t: above 0, at most 1/√12 ≈ 0.2887.
+    """
+
+    width: float
+
+    def __post_init__(self):
+        power_of_width(self.width)
+
+    def shares(self, step: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        # 1 − decay by expm1: the difference itself would leave two digits of float32 after 10⁵ steps.
+        new = -jnp.expm1((power_of_width(self.width) + 1) * jnp.log1p(-1 / (1.0 + step)))
+        return 1 - new, new
+
+
+def update_average(
+    average: PyTree, params: PyTree, step: Int[Array, ""], rule: HalfLife | PowerFunction
+) -> PyTree:
+    """The average with the parameters after one more update taken in.
 
     Args:
-        step: updates made before this one; at 0 the average starts as 0.1·ema + 0.9·params.
+        step: updates made before this one.
     """
-    decay = jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda e, p: (decay * e + (1 - decay) * p).astype(e.dtype), ema, params)
+    old, new = rule.shares(step)
+    return jax.tree.map(lambda a, p: (old * a + new * p).astype(a.dtype), average, params)
+
+
+def width_of_power(power: float) -> float:
+    """σ_rel = √(γ + 1) / ((γ + 2)·√(γ + 3)): the standard deviation of a density proportional to t^γ
+    on [0, 1] (EDM2, section 3.1)."""
+    return math.sqrt(power + 1) / ((power + 2) * math.sqrt(power + 3))
+
+
+def power_of_width(width: float) -> float:
+    """γ of a relative width: the largest root of γ³ + 7γ² + (16 − σ⁻²)γ + 12 − σ⁻² (EDM2, appendix C).
+
+    Raises:
+        ValueError: the width is not above 0 and at most 1/√12.
+    """
+    if not 0 < width <= MAX_WIDTH:
+        raise ValueError(f"a relative width is above 0 and at most 1/√12 ≈ {MAX_WIDTH:.4f}; got {width}")
+    roots = np.roots([1, 7, 16 - width**-2, 12 - width**-2])
+    return float(roots.real.max())

@@ -8,9 +8,9 @@ import pytest
 
 from configs.digits_flow import get_config
 from experiments.configuration import build
-from experiments.sampling import sample_images
+from experiments.sampling import add_posthoc, sample_images
 from genjax.data import Batches, load_dataset, to_float
-from genjax.training import abstract_state, make_mesh
+from genjax.training import Snapshots, abstract_state, make_mesh
 from genjax.training.loop import compile_update
 from genjax.training.mesh import place_batch
 
@@ -20,7 +20,7 @@ STEPS = 150
 def small_config(**changes):
     config = get_config()
     config.unlock()
-    config.num_steps, config.ema_decay = STEPS, 0.98
+    config.num_steps, config.averages.ema.steps = STEPS, 34.3  # a decay of 0.98
     config.model.update(width=32, depth=1, num_heads=2, unroll=1)
     config.optimizer.update(learning_rate=3e-3, warmup_steps=20)
     config.update(changes)
@@ -78,3 +78,59 @@ def test_an_argument_that_a_function_does_not_take_is_named():
         build(small_config(times=dict(name="uniform", deviation=2.0, shift=1.0)))
     with pytest.raises(ValueError, match="config.process has beta, which RectifiedFlow does not take"):
         build(small_config(process=dict(name="RectifiedFlow", beta=2.0)))
+
+
+POWER = dict(narrow=dict(name="PowerFunction", width=0.05), wide=dict(name="PowerFunction", width=0.1))
+
+
+@pytest.fixture(scope="module")
+def power_run(tmp_path_factory):
+    """A task with two power-function averages after a few steps, its state, and snapshots of both."""
+    task = build(small_config(averages=POWER))  # besides the default
+    snapshots, update = Snapshots(tmp_path_factory.mktemp("ema")), jax.jit(task.update)
+    state = jax.jit(task.init)(jax.random.key(0))
+    for batch in itertools.islice(Batches(load_dataset("digits"), 64, 0).iterate(), 6):
+        state, _ = update(state, batch, jax.random.key(1))
+        snapshots.save(int(state.step), task.power_averages(state))
+    return task, state, snapshots
+
+
+def test_weights_are_chosen_by_name(power_run):
+    task, state, snapshots = power_run
+    state = add_posthoc(task, state, "posthoc_0.12", snapshots)
+    sampling = small_config().sampling
+
+    def sample(state, weights):
+        sampling.update(num_steps=2, weights=weights)
+        return sample_images(task, state, np.arange(10), sampling)
+
+    assert set(state.averages) == {"ema", "narrow", "wide", "posthoc_0.12"}
+    for name, average in state.averages.items():
+        np.testing.assert_array_equal(sample(state, name), sample(state.replace(params=average), "params"))
+    leaves = [np.asarray(a["head"]["kernel"]) for a in (state.params, *state.averages.values())]
+    assert len({leaf.tobytes() for leaf in leaves}) == 5  # all different
+
+
+def test_the_averages_of_a_task_are_those_of_its_config(power_run):
+    task, state, snapshots = power_run
+    # 6 of 6 steps are stored: any width is given exactly, to the float32 of the files
+    found = add_posthoc(task, state, "posthoc_0.1", snapshots).averages["posthoc_0.1"]
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state.averages["wide"]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("weights", "averages", "words"),
+    [
+        ("emma", {}, "weights is 'emma'; there are params, ema, and"),
+        ("posthoc_0.12", {}, "if config.averages has a PowerFunction"),
+        ("posthoc_0.5", POWER, "at most 1/√12 ≈ 0.2887; got 0.5"),
+        ("posthoc_wide", POWER, "could not convert.*'wide'"),
+    ],
+)
+def test_weights_that_are_not_there(weights, averages, words):
+    config = small_config()
+    config.averages.update(averages)
+    config.sampling.weights = weights
+    with pytest.raises(ValueError, match=words):
+        build(config)

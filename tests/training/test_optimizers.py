@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.training import make_optimizer, update_ema
+from genjax.training import make_optimizer
 from genjax.training.optimizers import kernels_only
 
 NUMBERS = dict(name="adamw", learning_rate=0.1, num_steps=100, warmup_steps=10)
@@ -40,13 +40,3 @@ def test_unknown_optimizer_and_long_warmup():
         make_optimizer(**{**NUMBERS, "name": "admw"})
     with pytest.raises(ValueError, match="warmup_steps=200.*num_steps=100"):
         make_optimizer(**{**NUMBERS, "warmup_steps": 200})
-
-
-def test_ema_of_a_constant_sequence_follows_the_closed_form():
-    ema, weight = {"w": jnp.zeros(())}, 0.0
-    for step in range(50):
-        ema = update_ema(ema, {"w": jnp.ones(())}, jnp.int32(step), decay=0.9)
-        decay = min(0.9, (1 + step) / (10 + step))
-        weight = decay * weight + (1 - decay)
-    np.testing.assert_allclose(ema["w"], weight, rtol=1e-6)
-    assert weight == pytest.approx(1 - np.prod([min(0.9, (1 + s) / (10 + s)) for s in range(50)]))
