@@ -11,13 +11,12 @@ from genjax import metrics
 from genjax.data import load_dataset, to_float
 from genjax.training.log import read_metrics
 
-
 # What bounds the time and the memory of an evaluation, whatever the size of the data set.
 TRAIN_IMAGES, CLASSIFIER_IMAGES, GROUPS = 60_000, 10_000, 5
 
 
 def _some(total: int, count: int) -> np.ndarray:
-    """Indices of at most `count` of `total`: all in order, or where there are more a draw that is always the same."""
+    """Indices of at most `count` of `total`: all in order, or a draw that is always the same."""
     return np.arange(total) if total <= count else np.random.default_rng(0).permutation(total)[:count]
 
 

@@ -1,0 +1,82 @@
+"""What a report says, with arrays in place of a data set and of a trained network."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from configs.digits_flow import get_config
+from experiments import evaluation
+from experiments.evaluation import evaluate_images
+from genjax.data import load_dataset
+from genjax.data.sources import InMemory
+
+
+def striped(count, seed, num_classes=4):
+    """Images of which a bright column is the class, ordered by class, as some data sets are."""
+    labels = np.sort(np.arange(count) % num_classes)
+    images = np.random.default_rng(seed).integers(0, 100, (count, 4, 4, 1))
+    images[np.arange(count), :, labels] += 150
+    return dict(image=images.astype(np.uint8), label=labels.astype(np.int32))
+
+
+@pytest.fixture
+def report_of(monkeypatch):
+    """Makes the report of given splits and samples."""
+
+    def report_of(splits, images, num_classes, **bounds):
+        for name, value in bounds.items():
+            monkeypatch.setattr(evaluation, name, value)
+        monkeypatch.setattr(
+            evaluation, "load_dataset", lambda name, split, _: SimpleNamespace(source=InMemory(splits[split]))
+        )
+        monkeypatch.setattr(evaluation, "sample_images", lambda task, state, labels, _: images[: len(labels)])
+        config = get_config()
+        config.evaluation.num_samples, config.data.num_classes = len(images), num_classes
+        return evaluate_images(None, None, config)
+
+    return report_of
+
+
+def test_large_sets_are_cut_and_the_report_says_to_what(report_of):
+    splits = dict(train=striped(900, seed=0), test=striped(300, seed=1))
+    right = striped(80, seed=2)
+    samples = right["image"][np.argsort(np.arange(80) % 20 * 4 + right["label"])]  # labels 0, 1, 2, 3, 0, …
+    report = report_of(splits, samples, 4, TRAIN_IMAGES=700, CLASSIFIER_IMAGES=60)
+    expected = dict(
+        num_samples=80,
+        samples_per_distance=80,
+        groups=1,
+        groups_train=5,
+        train_images=700,
+        classifier_images=60,
+    )
+    assert {name: report[name] for name in expected} == expected
+    # The first images of these sets are all of class 0: a draw that keeps the classes is needed everywhere.
+    assert report["class_accuracy"] > 0.9 and report["classifier_accuracy"] > 0.9
+    assert report["coverage"] > 0.9 and report["coverage_train"] > 0.9
+    assert report["kernel_distance_train"] == pytest.approx(0, abs=0.02)
+    again = report_of(splits, samples, 4, TRAIN_IMAGES=700, CLASSIFIER_IMAGES=60)
+    assert again == report  # the draws' seed is fixed
+
+
+def test_the_new_measures_see_a_collapsed_generator(report_of):
+    splits = dict(train=striped(600, seed=0), test=striped(100, seed=1))
+    one = np.repeat(splits["train"]["image"][:1], 100, axis=0)
+    report = report_of(splits, one, 4)
+    assert report["coverage"] < 0.1 < 0.9 < report["coverage_train"]
+    assert report["kernel_distance"] > 0.1 > abs(report["kernel_distance_train"])
+    assert report["nearest_neighbour_ratio"] == 0
+    assert report["class_accuracy"] == 0.25
+
+
+def test_digits_are_used_whole(report_of):
+    """1,437 training and 360 held-out digits. The README has .675, of whole groups in the set's order."""
+    splits = {split: load_dataset("digits", split).source.arrays for split in ("train", "test")}
+    report = report_of(splits, splits["train"]["image"][:1000], 10)
+    expected = dict(
+        samples_per_distance=360, groups=2, groups_train=3, train_images=1437, classifier_images=1437
+    )
+    assert {name: report[name] for name in expected} == expected
+    assert report["frechet_distance_train"] == pytest.approx(0.675, abs=5e-4)
+    assert report["classifier_accuracy"] == pytest.approx(0.9944, abs=5e-5)
