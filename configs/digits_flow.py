@@ -29,8 +29,9 @@ def get_config() -> ConfigDict:
             times=dict(name="logit_normal", shift=1.0),  # of genjax/diffusion/times.py, likewise
             conditioning_dropout=0.5,
             optimizer=dict(
-                name="adamw",
+                name="adamw",  # or lion, muon, …: genjax/training/optimizers.py; their arguments go here too
                 learning_rate=1e-3,
+                schedule="cosine",  # or "constant", after the warm-up
                 warmup_steps=200,
                 clip_norm=1.0,
                 weight_decay=0.01,

@@ -19,6 +19,7 @@ from genjax.data import to_float
 from genjax.diffusion import processes, samplers, targets, times
 from genjax.models import dit
 from genjax.training import ema, make_optimizer, update_average, value_and_gradient
+from genjax.training.optimizers import evaluation_params
 
 
 @flax.struct.dataclass
@@ -65,6 +66,11 @@ class ImageDiffusion:
             (name, bind(ema, fields, f"averages.{name}")()) for name, fields in config.averages.items()
         )
         check_weights(config.sampling.weights, dict(averages))
+        if config.optimizer.name.startswith("schedule_free") and config.sampling.weights != "params":
+            raise ValueError(
+                f"config.optimizer.name is {config.optimizer.name!r}, which averages by itself: set "
+                "config.sampling.weights to 'params', which are that average"
+            )
         return cls(
             network=network,
             image_shape=image_shape,
@@ -112,6 +118,7 @@ class ImageDiffusion:
         (loss, _), gradients = value_and_gradient(loss_of, self.accumulation_steps)(state.params, batch, key)
         updates, optimizer_state = self.optimizer.update(gradients, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        evaluated = evaluation_params(optimizer_state, params)
         metrics = {
             "loss": loss,
             "gradient_norm": optax.tree.norm(gradients),
@@ -122,7 +129,7 @@ class ImageDiffusion:
             params=params,
             optimizer_state=optimizer_state,
             averages={
-                name: update_average(state.averages[name], params, state.step, rule)
+                name: update_average(state.averages[name], evaluated, state.step, rule)
                 for name, rule in self.averages
             },
         ), metrics
@@ -142,14 +149,14 @@ class ImageDiffusion:
         """Samples, one per label; sample `indices[i]` depends on its index, not its batch.
 
         Args:
-            weights: "params" or the name of one of the state's averages.
+            weights: "params" (of a schedule-free optimizer, its average) or the name of one of the state's averages.
             guidance_scale: 1 is plain conditional sampling (see `diffusion.guide`).
             time_grid: noise end first.
             trajectory: return the states at all times.
         """
-        params = state.params if weights == "params" else state.averages[weights]
+        there = {"params": evaluation_params(state.optimizer_state, state.params), **state.averages}
         keys = diffusion.sample_keys(key, indices)
-        denoiser = diffusion.predict(self._apply(params), self.process, self.target)
+        denoiser = diffusion.predict(self._apply(there[weights]), self.process, self.target)
         guided = diffusion.guide(denoiser, labels, self.network.null_label, guidance_scale)
         noise = self.process.prior(keys, self.image_shape)
         return self.sampler(guided, self.process, noise, time_grid, trajectory=trajectory)

@@ -1,9 +1,13 @@
-"""Optimizers: an optax rule with warm-up, cosine decay, clipping and a weight-decay mask."""
+"""Optimizers: a rule with warm-up, a schedule, clipping and a weight-decay mask."""
 
+import inspect
+import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
+from jaxtyping import PyTree
 
 
 def kernels_only(params: Any) -> Any:
@@ -11,34 +15,139 @@ def kernels_only(params: Any) -> Any:
     return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
+def hidden_matrices(params: Any) -> Any:
+    """True for the kernels that Muon orthogonalizes: those outside embeddings, modulation and head."""
+
+    def is_hidden(path, a):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return name.endswith("kernel") and a.ndim > 1 and not re.search("embedding|modulation|head/", name)
+
+    return jax.tree.map_with_path(is_hidden, params)
+
+
+def muon(
+    learning_rate: optax.Schedule,
+    *,
+    weight_decay: float,
+    mask: Callable,
+    beta: float = 0.95,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+) -> optax.GradientTransformation:
+    """Momentum orthogonalized by Newton–Schulz (Jordan et al. 2024, "Muon: an optimizer for hidden layers") for
+    `hidden_matrices`; AdamW for all else.
+
+    The last two dimensions of a kernel are a matrix `[in out]`, orthogonalized by itself; those before count
+    matrices: scanned layers, or a convolution's taps. An update is scaled by 0.2·√max(in, out), which gives it
+    the root mean square of an AdamW update, so that both share learning rate and weight decay (Liu et al. 2025,
+    "Muon is scalable for LLM training", equation 4).
+
+    Args:
+        beta: decay of Muon's momentum, which is Nesterov's.
+        b1, b2, eps: of AdamW.
+    """
+    matrices = lambda updates: jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(-2, -1), updates)
+    rms_of_adam = optax.stateless_with_tree_map(lambda u, _: 0.2 * max(u.shape[-2:]) ** 0.5 * u)
+    orthogonalize = optax.contrib.scale_by_muon(beta=beta, weight_dimension_numbers=matrices)
+    return optax.chain(
+        optax.partition(
+            {True: optax.chain(orthogonalize, rms_of_adam), False: optax.scale_by_adam(b1, b2, eps)},
+            hidden_matrices,
+        ),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def schedule_free_adamw(
+    learning_rate: optax.Schedule,
+    *,
+    weight_decay: float,
+    mask: Callable,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+) -> optax.GradientTransformation:
+    """AdamW whose schedule is an average (Defazio et al. 2024, "The road less scheduled", algorithm 1).
+
+    The parameters trained are y, where gradients are taken; `evaluation_params` gives x, to evaluate and sample.
+    Weights of the average are squares of the learning rate, without the algorithm's √(1 − β₂^t): Adam's bias
+    correction is applied to its second moment instead.
+
+    Args:
+        learning_rate: warm-up, then constant; the first update takes `learning_rate(1)`.
+        b1: β, the share of x in y, above 0.
+    """
+    shifted = lambda count: learning_rate(count + 1)
+    adam = optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True)
+    base = optax.chain(
+        adam, optax.add_decayed_weights(weight_decay, mask), optax.scale_by_learning_rate(shifted)
+    )
+    return optax.contrib.schedule_free(base, learning_rate, b1)
+
+
+def evaluation_params(optimizer_state: PyTree, params: PyTree) -> PyTree:
+    """The parameters to evaluate and sample from: the average x of a schedule-free optimizer, else `params`."""
+    is_free = lambda part: isinstance(part, optax.contrib.ScheduleFreeState)
+    free = [part for part in jax.tree.leaves(optimizer_state, is_leaf=is_free) if is_free(part)]
+    return optax.contrib.schedule_free_eval_params(free[0], params) if free else params
+
+
+def rules() -> dict[str, Callable]:
+    """The optimizers there are: this module's, and optax's that take a learning rate and a masked weight decay."""
+    takes = lambda f: {"learning_rate", "weight_decay", "mask"} <= inspect.signature(f).parameters.keys()
+    of_optax = {name: f for name, f in vars(optax).items() if inspect.isfunction(f) and takes(f)}
+    return {**of_optax, "muon": muon, "schedule_free_adamw": schedule_free_adamw}
+
+
 def make_optimizer(
     *,
     name: str,
     learning_rate: float,
     num_steps: int,
+    schedule: str = "cosine",
     warmup_steps: int = 0,
     clip_norm: float | None = None,
     weight_decay: float = 0.0,
     **options: float,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer `optax.<name>(schedule, weight_decay=…, mask=kernels_only, **options)`, and its schedule.
+    """The optimizer `<name>(schedule, weight_decay=…, mask=kernels_only, **options)`, and its schedule.
 
-    The learning rate rises linearly over `warmup_steps` and falls as a half cosine to zero at `num_steps`.
-    Gradients are first scaled down to a global norm of at most `clip_norm`.
+    The learning rate rises linearly over `warmup_steps`, then falls as a half cosine to zero at `num_steps`, or
+    stays where the schedule is "constant". Gradients are first scaled down to a global norm of at most
+    `clip_norm`. Weight decay is decoupled: learning rate · `weight_decay` · parameter is subtracted, of kernels
+    alone.
+
+    Args:
+        name: of `rules`: adamw, lion, muon, schedule_free_adamw and others.
 
     Raises:
-        ValueError: optax has no such optimizer, or the warm-up is longer than the run.
+        ValueError: no such optimizer, option or schedule, or the warm-up is longer than the run.
     """
-    rule = getattr(optax, name, None)
-    if rule is None or name.startswith("_"):
+    if name not in rules():
+        raise ValueError(f"config.optimizer.name is {name!r}; there are {', '.join(sorted(rules()))}")
+    rule = rules()[name]
+    if unknown := options.keys() - (takes := inspect.signature(rule).parameters.keys()):
         raise ValueError(
-            f"config.optimizer.name is {name!r}, which optax does not have; it has adamw, lion, adafactor, … "
-            "(any optax optimizer that takes weight_decay and mask)"
+            f"config.optimizer has {', '.join(sorted(unknown))}, which {name} does not take; "
+            f"it takes {', '.join(takes)}"
         )
     if not 0 <= warmup_steps < num_steps:
         raise ValueError(f"warmup_steps={warmup_steps} must be at least 0 and below num_steps={num_steps}")
-    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, num_steps)
-    optimizer = rule(schedule, weight_decay=weight_decay, mask=kernels_only, **options)
+    if schedule == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, num_steps)
+    elif schedule == "constant" and warmup_steps:
+        rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    elif schedule == "constant":  # a linear schedule of no steps would stay at 0
+        rate = optax.constant_schedule(learning_rate)
+    else:
+        raise ValueError(f"config.optimizer.schedule is {schedule!r}; there are cosine, constant")
+    if rule is schedule_free_adamw and schedule != "constant":
+        raise ValueError(
+            f"{name} replaces the falling of the learning rate: set config.optimizer.schedule to 'constant'"
+        )
+    optimizer = rule(rate, weight_decay=weight_decay, mask=kernels_only, **options)
     if clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
-    return optimizer, schedule
+    return optimizer, rate

@@ -114,7 +114,7 @@ WRONG = {
     "mesh": (["--config.mesh.data=3"], "needs 3 devices and this machine has 1"),
     "target": (["--config.target=veloctiy"], "has clean, noise, velocity"),
     "sampler": (["--config.sampling.sampler=heun"], "euler, ddim"),
-    "optimizer": (["--config.optimizer.name=admw"], "'admw', which optax does not have"),
+    "optimizer": (["--config.optimizer.name=admw"], "'admw'; there are adamaxw, adamw"),
     "batch": (["--config.batch_size=5000"], "5000"),
     "warm-up": (["--config.optimizer.warmup_steps=50"], "warmup_steps=50"),
 }

@@ -1,10 +1,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from genjax.training import make_optimizer
-from genjax.training.optimizers import kernels_only
+from genjax.training.optimizers import evaluation_params, kernels_only
 
 NUMBERS = dict(name="adamw", learning_rate=0.1, num_steps=100, warmup_steps=10)
 
@@ -35,8 +36,200 @@ def test_clipping_bounds_the_global_norm():
     np.testing.assert_allclose(updates["kernel"], -0.1 * np.array([0.6, 0.8]) / 1e6, rtol=1e-4)
 
 
-def test_unknown_optimizer_and_long_warmup():
-    with pytest.raises(ValueError, match="'admw'.*adamw"):
-        make_optimizer(**{**NUMBERS, "name": "admw"})
-    with pytest.raises(ValueError, match="warmup_steps=200.*num_steps=100"):
-        make_optimizer(**{**NUMBERS, "warmup_steps": 200})
+def test_a_constant_schedule_warms_up_and_stays():
+    for warmup_steps, expected in ((10, [0, 0.05, 0.1, 0.1, 0.1]), (0, [0.1] * 5)):
+        _, schedule = make_optimizer(**{**NUMBERS, "warmup_steps": warmup_steps}, schedule="constant")
+        np.testing.assert_allclose([schedule(s) for s in (0, 5, 10, 55, 100)], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(name="admw"), "'admw'; there are .*adamw, .*lion, muon, schedule_free_adamw"),
+        (dict(name="add_decayed_weights"), "there are"),
+        (dict(name="lion", momentum=0.9), "has momentum, which lion does not take; it takes .*b1"),
+        (dict(warmup_steps=200), "warmup_steps=200.*num_steps=100"),
+        (dict(schedule="linear"), "schedule is 'linear'; there are cosine, constant"),
+        (dict(name="schedule_free_adamw"), "set config.optimizer.schedule to 'constant'"),
+    ],
+)
+def test_mistakes_are_answered_with_what_there_is(changes, words):
+    with pytest.raises(ValueError, match=words):
+        make_optimizer(**{**NUMBERS, **changes})
+
+
+PARAMS = {
+    "patch_embedding": {"kernel": (4, 6), "bias": (6,)},
+    "label_embedding": {"embedding": (3, 6)},
+    "blocks": {
+        "qkv": {"kernel": (3, 6, 18), "bias": (3, 18)},
+        "modulation": {"dense": {"kernel": (3, 6, 12)}},
+    },
+    "time_in": {"kernel": (8, 6)},
+    "head": {"kernel": (6, 4)},
+}
+IS_SHAPE = dict(is_leaf=lambda shape: isinstance(shape, tuple))
+STEPS, RATE, DECAY = 5, 0.01, 0.3
+
+
+def draw(seed):
+    """Numbers in the shapes of `PARAMS`, float64."""
+    generator = np.random.default_rng(seed)
+    return jax.tree.map(lambda shape: generator.standard_normal(shape), PARAMS, **IS_SHAPE)
+
+
+def run(name, gradients, warmup_steps=0, **options):
+    """Parameters after each update, and the optimizer's state, in float64."""
+    numbers = dict(learning_rate=RATE, num_steps=STEPS + 1, schedule="constant", weight_decay=DECAY)
+    with jax.enable_x64(True):
+        optimizer, _ = make_optimizer(name=name, warmup_steps=warmup_steps, **numbers, **options)
+        params = jax.tree.map(jnp.asarray, draw(0))
+        state, update, history = optimizer.init(params), jax.jit(optimizer.update), []
+        for gradient in gradients:
+            updates, state = update(jax.tree.map(jnp.asarray, gradient), state, params)
+            params = optax.apply_updates(params, updates)
+            history.append(jax.tree.map(np.asarray, params))
+    return history, state
+
+
+def adam_direction(first, second, step, b1=0.9, b2=0.999, eps=1e-8):
+    return first / (1 - b1**step) / (np.sqrt(second / (1 - b2**step)) + eps)
+
+
+def by_hand(rule, gradients):
+    """Applies `rule(parameter, gradient, memory, step, decay) -> (parameter, memory)` leaf by leaf."""
+    params = draw(0)
+    decays = jax.tree.map(lambda kernel: DECAY * kernel, kernels_only(params))
+    memory = jax.tree.map(lambda p: (0.0, 0.0, p.copy()), params)
+    history = []
+    for step, gradient in enumerate(gradients, 1):
+        pairs = jax.tree.map(lambda p, g, m, d, t=step: rule(p, g, m, t, d), params, gradient, memory, decays)
+        params, memory = (jax.tree.map(lambda _, pair, i=i: pair[i], params, pairs) for i in (0, 1))
+        history.append(params)
+    return history
+
+
+def adamw(p, g, memory, step, decay):
+    """Loshchilov and Hutter 2019, algorithm 2."""
+    first, second, _ = memory
+    first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+    return p - RATE * (adam_direction(first, second, step) + decay * p), (first, second, 0.0)
+
+
+def lion(p, g, memory, step, decay):
+    """Chen et al. 2023, algorithm 2."""
+    first, _, _ = memory
+    direction = np.sign(0.9 * first + 0.1 * g)
+    return p - RATE * (direction + decay * p), (0.99 * first + 0.01 * g, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("rule", [adamw, lion], ids=["adamw", "lion"])
+def test_every_step_is_the_paper_s(rule):
+    gradients = [draw(1 + step) for step in range(STEPS)]
+    history, _ = run(rule.__name__, gradients)
+    for found, expected in zip(history, by_hand(rule, gradients), strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), found, expected)
+
+
+def test_schedule_free_is_the_paper_s_recursion_and_gives_its_average():
+    """Defazio et al. 2024, algorithm 1, with a warm-up of two steps; weights are squared learning rates."""
+    gradients = [draw(1 + step) for step in range(STEPS)]
+    rates = RATE * np.minimum(1, np.arange(1, STEPS + 1) / 2)
+
+    def rule(y, g, memory, step, decay):
+        x, second, z = memory if step > 1 else (memory[2], 0.0, memory[2])
+        second = 0.999 * second + 0.001 * g**2
+        direction = g / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+        z = z - rates[step - 1] * (direction + decay * y)
+        share = rates[step - 1] ** 2 / np.sum(rates[:step] ** 2)
+        x = (1 - share) * x + share * z
+        averages.append(x)
+        return 0.1 * z + 0.9 * x, (x, second, z)
+
+    averages = []
+    expected = by_hand(rule, gradients)
+    for options in ({}, dict(clip_norm=1e6)):  # a state inside a chain is found too
+        history, state = run("schedule_free_adamw", gradients, warmup_steps=2, **options)
+        for a, b in zip(history, expected, strict=True):
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), a, b)
+        with jax.enable_x64(True):
+            found = jax.tree.leaves(evaluation_params(state, history[-1]))
+        for a, b in zip(found, averages[-len(found) :], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_other_optimizers_evaluate_the_parameters_themselves():
+    history, state = run("adamw", [draw(1)])
+    assert evaluation_params(state, history[-1]) is history[-1]
+
+
+def test_muon_takes_the_hidden_matrices_and_adamw_the_rest():
+    gradients = [draw(1 + step) for step in range(STEPS)]
+    history, _ = run("muon", gradients)
+    expected = by_hand(adamw, gradients)[-1]
+    orthogonalized = {"blocks/qkv/kernel", "time_in/kernel"}
+    for (path, a), b in zip(jax.tree.leaves_with_path(history[-1]), jax.tree.leaves(expected), strict=True):
+        is_adam = np.allclose(a, b, rtol=1e-9)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        assert is_adam == (name not in orthogonalized), name
+
+
+def direction(after, before, name="blocks"):
+    """The update of `qkv` without learning rate and decay."""
+    after, before = after["blocks"]["qkv"]["kernel"], before["blocks"]["qkv"]["kernel"]
+    return (before - after) / RATE - DECAY * before
+
+
+def test_muon_orthogonalizes_each_scanned_layer_by_itself():
+    gradient = draw(1)
+    update = direction(run("muon", [gradient])[0][0], draw(0))
+    scale = 0.2 * np.sqrt(18)
+    for layer, g in zip(update, gradient["blocks"]["qkv"]["kernel"], strict=True):
+        u, values, vt = np.linalg.svd(g, full_matrices=False)
+        # five steps of the quintic leave singular values in this band (Jordan et al. 2024), the vectors as they were
+        in_their_basis = u.T @ layer @ vt.T / scale
+        assert np.all((np.diag(in_their_basis) > 0.68) & (np.diag(in_their_basis) < 1.14)), in_their_basis
+        np.testing.assert_allclose(in_their_basis, np.diag(np.diag(in_their_basis)), atol=1e-6)
+
+
+def test_muon_of_stacked_layers_is_that_of_each_alone():
+    gradients = [draw(1 + step) for step in range(STEPS)]
+    stacked = run("muon", gradients)[0][-1]["blocks"]["qkv"]["kernel"]
+    with jax.enable_x64(True):
+        optimizer, _ = make_optimizer(
+            name="muon", learning_rate=RATE, num_steps=STEPS + 1, schedule="constant", weight_decay=DECAY
+        )
+        for layer in range(3):
+            take = lambda tree, i=layer: {"qkv": {"kernel": jnp.asarray(tree["blocks"]["qkv"]["kernel"][i])}}
+            params = take(draw(0))
+            state = optimizer.init(params)
+            for gradient in gradients:
+                updates, state = optimizer.update(take(gradient), state, params)
+                params = optax.apply_updates(params, updates)
+            np.testing.assert_allclose(stacked[layer], params["qkv"]["kernel"], rtol=1e-8, atol=1e-10)
+
+
+def test_muon_updates_are_as_large_as_adamw_s():
+    update = direction(run("muon", [draw(1)])[0][0], draw(0))
+    assert np.sqrt(np.mean(update**2)) == pytest.approx(
+        0.2, rel=0.3
+    )  # Liu et al. 2025: about 0.2, whatever the shape
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon", "schedule_free_adamw"])
+def test_each_descends_a_quadratic(name):
+    schedule = "constant" if "free" in name else "cosine"
+    optimizer, _ = make_optimizer(
+        name=name, learning_rate=0.1, num_steps=300, warmup_steps=10, schedule=schedule, clip_norm=10.0
+    )
+    target = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), draw(7))
+    loss = lambda params: optax.tree.norm(optax.tree.sub(params, target), squared=True)
+    params = jax.tree.map(jnp.zeros_like, target)
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (end, state), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=300)
+    assert loss(evaluation_params(state, end)) < 1e-2 * loss(params)
