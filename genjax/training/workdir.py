@@ -12,10 +12,11 @@ from typing import Any
 import jax
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Names with points and values of nested dictionaries: `optimizer.learning_rate`, 0.001."""
     for name, value in config.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 
@@ -74,7 +75,7 @@ def record_config(workdir: Path, config: Mapping[str, Any], free_to_differ: Sequ
     record = workdir / "config.json"
     config = json.loads(json.dumps(config))  # tuples become lists, as they will when read again
     if record.exists():
-        old, new = dict(_flatten(json.loads(record.read_text())["config"])), dict(_flatten(config))
+        old, new = dict(flatten(json.loads(record.read_text())["config"])), dict(flatten(config))
         differing = [
             f"  {name}: {old.get(name, 'absent')!r} there, {new.get(name, 'absent')!r} now"
             for name in sorted(old.keys() | new.keys())
