@@ -135,9 +135,9 @@ def take(split: str, members: Mapping[str, Callable[[], Any]]) -> list[Any]:
         members: by name, what gives the examples: anything that has a length and takes slices.
 
     Raises:
-        ValueError: another name or form, or a slice beyond the examples there are.
+        ValueError: another name or form, a slice beyond the examples there are, or no example at all.
     """
-    parts = []
+    parts, count = [], 0
     for term in split.split("+"):
         bound = r"(-?\d+(?:(?:\.\d+)?%)?)?"
         match = re.fullmatch(rf"\s*([\w-]+)(?:\[{bound}:{bound}\])?\s*", term)
@@ -149,6 +149,9 @@ def take(split: str, members: Mapping[str, Callable[[], Any]]) -> list[Any]:
         examples = members[match[1]]()
         start, stop = (_position(text, len(examples), term) for text in match.groups()[1:])
         parts.append(examples[start:stop])
+        count += len(range(len(examples))[start:stop])
+    if not count:
+        raise ValueError(f"split {split!r} holds no example: take another, or a larger slice")
     return parts
 
 

@@ -55,6 +55,10 @@ def load_folder(
     for folder in [Path(), *map(Path, sorted(tops) if has_splits else ())]:
         captions |= _captions(root, folder)
 
+    if not files and not captions:
+        raise ValueError(
+            f"{root} holds no images: expected files called {', '.join('*' + s for s in SUFFIXES)}"
+        )
     inner = {path: path.parts[has_splits:] for path in sorted({*files, *captions}, key=Path.as_posix)}
     names = () if captions else sorted({parts[0] for parts in inner.values() if len(parts) > 1})
     labels = {name: label for label, name in enumerate(names)}

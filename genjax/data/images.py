@@ -127,8 +127,7 @@ def read_images(
     examples = [f"{path} ({reason})" for path, reason in list(skipped.items())[:3]]
     if not kept:
         raise ValueError(
-            f"{name} ({split}): no image in {root} can be read: "
-            f"{'; '.join(examples) or 'there is no file called ' + ', '.join('*' + s for s in SUFFIXES)}"
+            f"{name} ({split}): none of {len(entries)} files in {root} can be read: {'; '.join(examples)}"
         )
     if skipped:
         logging.getLogger(__name__).warning(
