@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -117,13 +118,9 @@ def read_images(
         ValueError: no file can be read.
         OSError: the disk fails.
     """
-    found = _inspect(entries, root, channels, f"{name} ({split})")
-    kept = [entry for entry, result in zip(entries, found, strict=True) if not isinstance(result, str)]
-    skipped = {
-        os.path.relpath(entry.path, root): result
-        for entry, result in zip(entries, found, strict=True)
-        if isinstance(result, str)
-    }
+    found = list(zip(entries, _inspect(entries, root, channels, f"{name} ({split})"), strict=True))
+    skipped = {os.path.relpath(e.path, root): result for e, result in found if isinstance(result, str)}
+    kept = [entry for entry, result in found if not isinstance(result, str)]
     examples = [f"{path} ({reason})" for path, reason in list(skipped.items())[:3]]
     if not kept:
         raise ValueError(
@@ -135,7 +132,7 @@ def read_images(
             *(name, split, len(skipped), len(entries), "; ".join(examples)),
             "; …" if len(skipped) > 3 else "",
         )
-    shapes = [result[0] for result in found if not isinstance(result, str)]
+    shapes, kinds = zip(*(result for _, result in found if not isinstance(result, str)), strict=True)
     image_shape = tuple(sides[0] if len(set(sides)) == 1 else None for sides in zip(*shapes, strict=True))
     dtypes = {"image": np.dtype(np.uint8)} | ({"label": np.dtype(np.int32)} if class_names else {})
     source = OnDisk(_Records(kept, channels), dtypes)
@@ -150,9 +147,7 @@ def read_images(
         class_names=class_names,
         captions=None if kept[0].captions is None else [entry.captions for entry in kept],
         skipped=skipped,
-        conversions=dict(
-            Counter(kind for result in found if not isinstance(result, str) for kind in result[1])
-        ),
+        conversions=dict(Counter(itertools.chain(*kinds))),
     )
 
 
@@ -200,7 +195,7 @@ def _inspect(
 
 
 def _reason(error: Exception, path: Path) -> str:
-    return str(error).replace(repr(str(path)), "it") or type(error).__name__
+    return str(error).replace(f" {str(path)!r}", "") or type(error).__name__
 
 
 def _memory(root: Path, channels: int) -> Path:

@@ -17,7 +17,6 @@ NUMBERS = {"train": lambda: np.arange(1437), "test": lambda: np.arange(360)}
             "train[33.3%:66.6%]",
             "train[-7%:]",
             "train[:-25.5%]",
-            "test[50%:50%]",
         ),
         *("train[10:200]", "train[-30:]", "test[:-359]", "test[0:]"),
         *("train+test", "test[:10%] + train[-5:]"),
