@@ -232,6 +232,14 @@ def test_one_point_and_a_constant_are_drawn():
         assert all(0 < x < 400 and 0 < y < 230 for x, y in curve)
 
 
+def test_a_run_without_a_metric_changes_no_colours(tmp_path):
+    assert 'class="curve s1"' in chart("loss", {"a": [], "b": [(0, 1.0), (1, 2.0)]})
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    (b / "metrics.jsonl").write_text('{"step": 1, "seconds": 1.0, "extra": 1.0}\n')
+    looks = [path["class"] for path in Page(comparison([a, b])).all("path")]
+    assert looks == ["curve s0", "curve s1", "curve s0", "curve s0", "curve s1"]  # legend, loss, norm, extra
+
+
 def test_markup_in_names_is_text():
     assert element("p", "<script>", title='"&') == '<p title="&quot;&amp;">&lt;script&gt;</p>'
 
