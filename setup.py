@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TESTS = ["beartype", "import-linter", "pytest", "pytest-xdist", "ruff"]
+TESTS = ["beartype", "import-linter", "pytest", "pytest-xdist", "ruff", "tensorboard"]
 NOTEBOOKS = ["ipykernel", "nbclient", "nbformat"]
 
 setup(
@@ -44,6 +44,7 @@ setup(
         "tests": TESTS + NOTEBOOKS,
         "parity": ["torch", "diffusers", "prdc", "transformers", "safetensors"],
         "notebooks": NOTEBOOKS,
+        "tensorboard": ["tensorboard"],
         "text": ["tokenizers", "safetensors"],
         "perceptual": ["safetensors"],
     },

@@ -36,7 +36,7 @@ from genjax.training import (
     record_config,
     train,
 )
-from genjax.training.pictures import save_animation, save_curves, save_grid
+from genjax.training.pictures import image_grid, save_animation, save_curves, save_grid
 from genjax.training.workdir import device_name
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -99,8 +99,10 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
         images = sample_images(task, state, rows, sampling)
         if jax.process_index() != 0:
             return
-        save_grid(workdir / f"samples/step_{step:06d}.png", images, sampling.per_class)
+        grid = image_grid(images, sampling.per_class)
+        grid.save(workdir / f"samples/step_{step:06d}.png")
         save_curves(workdir / "curves.png", metrics_path)
+        return {"samples": grid}
 
     plugins = [
         Plugin(config.snapshot_every, snapshot, snapshots.begin),

@@ -1,5 +1,6 @@
-"""What a run writes down: metrics as JSON lines, and a progress bar."""
+"""What a run writes down: metrics as JSON lines and for TensorBoard, and a progress bar."""
 
+import importlib.util
 import json
 import os
 import sys
@@ -13,6 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import rich.progress
 from jaxtyping import Array, Float
+from PIL import Image
+
+from genjax.training.tensorboard import Events
 
 
 class Mean(NamedTuple):
@@ -54,7 +58,8 @@ class MetricsLog:
     """`metrics.jsonl` of one run: a line per record, each with its `step` and the run's `seconds` so far.
 
     Opening it drops what is beyond `step`, the step a run resumes from, and a last line cut short, so that
-    a resumed run's file reads as an uninterrupted one's.
+    a resumed run's file reads as an uninterrupted one's. Where the package `tensorboard` is installed, the same
+    goes into an event file beside it, and pictures go there alone.
     """
 
     def __init__(self, path: str | os.PathLike, step: int = 0):
@@ -64,6 +69,7 @@ class MetricsLog:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
         temporary.rename(self.path)
         self._file = open(self.path, "a", buffering=1)
+        self._events = Events(self.path.parent, step) if importlib.util.find_spec("tensorboard") else None
         self._start = time.perf_counter() - max((row["seconds"] for row in rows), default=0.0)
 
     @property
@@ -71,11 +77,17 @@ class MetricsLog:
         """Time spent on this run, over all its starts."""
         return time.perf_counter() - self._start
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, "seconds": round(self.seconds, 3), **metrics}) + "\n")
+    def write(self, step: int, metrics: dict[str, float | Image.Image]) -> None:
+        numbers = {name: value for name, value in metrics.items() if not isinstance(value, Image.Image)}
+        if numbers:
+            self._file.write(json.dumps({"step": step, "seconds": round(self.seconds, 3), **numbers}) + "\n")
+        if self._events:
+            self._events.write(step, metrics)
 
     def close(self) -> None:
         self._file.close()
+        if self._events:
+            self._events.close()
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float | int]]:

@@ -33,12 +33,13 @@ from genjax.training.task import Task
 class Plugin(NamedTuple):
     """Something done with the state every so many steps and after the last: sampling, evaluation, pictures.
 
-    `call(state, step)` may return metrics to log. It must not keep the state: its memory is given away to
-    the next step. `begin(step)` is called once with the step from which the run starts or goes on.
+    `call(state, step)` may return metrics to log, and pictures for TensorBoard. It must not keep the state: its
+    memory is given away to the next step. `begin(step)` is called once with the step from which the run starts or
+    goes on.
     """
 
     every: int
-    call: Callable[[Any, int], dict[str, float] | None]
+    call: Callable[[Any, int], dict[str, Any] | None]
     begin: Callable[[int], None] = lambda step: None
 
 

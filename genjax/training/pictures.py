@@ -35,17 +35,25 @@ def save_animation(
 
 
 def save_curves(path: str | os.PathLike, metrics_path: str | os.PathLike) -> None:
-    """Draws every metric of a `metrics.jsonl` over the steps, a panel each."""
+    """Draws every metric of a `metrics.jsonl` over the steps, in panels: "norm/update/head" is one line of the
+    panel "norm/update"."""
     from matplotlib.figure import Figure  # here, since no other part of training needs it
 
     rows = read_metrics(metrics_path)
     names = list(dict.fromkeys(name for row in rows for name in row if name not in ("step", "seconds")))
-    figure = Figure(figsize=(10, 2.6 * -(-len(names) // 2)), layout="constrained")
-    for position, name in enumerate(names, 1):
-        axes = figure.add_subplot(-(-len(names) // 2), 2, position)
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 20 else None)
-        axes.set_title(name.replace("_", " "))
+    panels: dict[str, list[str]] = {}
+    for name in names:
+        panels.setdefault(name.rpartition("/")[0] or name, []).append(name)
+    figure = Figure(figsize=(10, 2.6 * -(-len(panels) // 2)), layout="constrained")
+    for position, (title, lines) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(-(-len(panels) // 2), 2, position)
+        for name in lines:
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            label = name.rpartition("/")[2].replace("_", " ")
+            axes.plot(*zip(*points, strict=True), marker="." if len(points) < 20 else None, label=label)
+        axes.set_title(title.replace("_", " "))
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
+        if len(lines) > 1:
+            axes.legend(fontsize="xx-small", ncols=2)
     figure.savefig(path, dpi=110)
