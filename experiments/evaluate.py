@@ -12,6 +12,7 @@ from absl import flags
 
 from experiments.configuration import restore
 from experiments.evaluation import evaluate_images, print_report, training_summary
+from experiments.report import write_report
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import add_posthoc
 from genjax.training import Snapshots
@@ -53,6 +54,8 @@ def main() -> None:
         out.write_text(json.dumps(report, indent=2) + "\n")
     print_report(report)
     print(f"  {out}")
+    if OUT.value is None:  # the run's own report, of which its page tells
+        print(f"  {write_report(WORKDIR.value)}")
 
 
 if __name__ == "__main__":

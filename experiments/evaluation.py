@@ -86,6 +86,7 @@ def evaluate_images(task: Any, state: Any, config: Any) -> dict[str, Any]:
         "num_steps": config.sampling.num_steps,
         "time_shift": config.sampling.shift,
         "guidance_scale": config.sampling.guidance_scale,
+        "weights": config.sampling.weights,
         "ema": config.sampling.weights == "ema",
         "seed": config.sampling.seed,
     }

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import inspect
 import os
 import re
 import signal
@@ -58,21 +59,23 @@ def _join_processes() -> None:
         print(f"{jax.process_count()} processes with {jax.device_count()} devices", flush=True)
 
 
-def run_program(main: Callable[[], None]) -> None:
-    """Parses the flags, quietens the libraries and runs `main`."""
+def run_program(main: Callable[..., None]) -> None:
+    """Parses the flags, quietens the libraries and runs `main`, with what is no flag if it takes arguments."""
+    takes_arguments = bool(inspect.signature(main).parameters)
 
     def parse(argv: list[str]) -> list[str]:
+        flags.FLAGS.set_gnu_getopt()  # flags may follow arguments
         try:
             rest = app.parse_flags_with_usage(argv)
         except (AttributeError, KeyError) as error:  # how ml_collections reports a field that is not there
             nearest = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error.args[0]))
             hint = f": {nearest[2]!r}. Did you mean {nearest[1]!r}?" if nearest else f": {error.args[0]}"
             sys.exit(f"error: a --config.FIELD is not one of the config's fields{hint}")
-        if len(rest) > 1:
+        if len(rest) > 1 and not takes_arguments:
             sys.exit(f"error: {' '.join(rest[1:])} is not understood; flags begin with --, see --help")
         return rest
 
-    def start(_: list[str]) -> None:
+    def start(argv: list[str]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)
         warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
         _keep_heap()
@@ -81,7 +84,7 @@ def run_program(main: Callable[[], None]) -> None:
             return
         _join_processes()
         with _others_alive():
-            main()
+            main(*argv[1:])
 
     app.run(start, flags_parser=parse)
 

@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 from experiments.configuration import build
 from experiments.evaluation import evaluate_images, print_report, training_summary
+from experiments.report import write_report
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import add_posthoc, class_rows, sample_images
 from genjax.data import Batches, load_dataset
@@ -144,6 +145,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     print_report(report)
     for name in ("samples.png", "noise_to_data.gif", "curves.png", "report.json"):
         print(f"  {workdir / name}")
+    print(f"  {write_report(workdir)}")
     return report
 
 

@@ -6,13 +6,12 @@ process takes its slice of each batch. Any step can be asked for at once, on any
 
 import functools
 import itertools
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from genjax.data.sources import Dataset, InMemory, stack
+from genjax.data.dataset import Dataset, InMemory, num_threads, stack
 
 Example = Mapping[str, np.ndarray]
 
@@ -28,7 +27,8 @@ class Batches:
     not in memory.
 
     Args:
-        dataset: from `load_dataset`, or of one's own arrays: `Dataset(…, source=InMemory(arrays), …)`.
+        dataset: from `load_dataset`, or of one's own arrays: `Dataset(name, split, InMemory(arrays))`. If it
+            has captions, examples and batches also have an `index` (int32): `dataset.captions[index]`.
         batch_size: of all processes together.
         seed: of the order, and of the random transforms.
         transform: `transform(example, generator) -> example` on the host, one example at a time: for images
@@ -86,7 +86,7 @@ class Batches:
         start = step * self.batch_size + self.process_index * count
         indices = self._indices(start, count)
         if self.transform is None:
-            return self.dataset.source[indices]
+            return self._examples(indices)
         return stack([self._transformed(index, start + i) for i, index in enumerate(indices.tolist())])
 
     def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, np.ndarray]]:
@@ -105,7 +105,7 @@ class Batches:
         except ImportError as error:
             raise ImportError(f"batches are prefetched by grain ({error}): pip install grain") from error
         steps = grain.MapDataset.range(start, sys.maxsize if stop is None else stop)
-        threads = min(16, os.cpu_count() or 1)  # grain's own buffer of 500 batches would fill the memory
+        threads = num_threads()  # grain's own buffer of 500 batches would fill the memory
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         return iter(steps.map(self.__getitem__).to_iter_dataset(options))
 
@@ -123,7 +123,13 @@ class Batches:
 
     def _transformed(self, index: int, position: int) -> Example:
         generator = np.random.default_rng((1, self.seed, position))
-        return self.transform(self.dataset.source[index], generator)
+        return self.transform(self._examples(index), generator)
+
+    def _examples(self, index: int | np.ndarray) -> Example:
+        examples = self.dataset.source[index]
+        if self.dataset.captions is None:
+            return examples
+        return examples | {"index": np.asarray(index, np.int32)}
 
 
 @functools.lru_cache(maxsize=4)  # threads run ahead into the next epoch

@@ -1,9 +1,9 @@
-"""Datasets by their tensorflow-datasets name, read without TensorFlow."""
+"""Datasets by name: of one's own files, embedded, or of tensorflow-datasets read without TensorFlow."""
 
 import contextlib
-import dataclasses
 import difflib
 import inspect
+import io
 import itertools
 import logging
 import math
@@ -14,93 +14,40 @@ import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator
 from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 
-PRELOAD_BYTES = 2**29  # of decoded examples: MNIST takes 47 MB (read in 8 s), CIFAR-10 154 MB
+from genjax.data.dataset import PRELOAD_BYTES, Dataset, OnDisk, preload
+from genjax.data.emoji import load_emoji
+from genjax.data.fashion import find_fashion, load_fashion
+from genjax.data.folder import load_folder
+
 CONNECT_SECONDS = 3.0
 
 
-@dataclasses.dataclass(frozen=True)
-class InMemory:
-    """Examples as stacked arrays: a batch is one NumPy gather.
-
-    Attributes:
-        arrays: by feature name; the first axis of each runs over the examples.
-    """
-
-    arrays: Mapping[str, np.ndarray]
-
-    def __len__(self) -> int:
-        return len(next(iter(self.arrays.values())))
-
-    def __getitem__(self, index: int | slice | np.ndarray) -> dict[str, np.ndarray]:
-        return {name: array[index] for name, array in self.arrays.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class OnDisk:
-    """Examples read and decoded when asked for.
-
-    Attributes:
-        records: a tensorflow-datasets data source.
-        dtypes: by name, the features to read.
-    """
-
-    records: Sequence[Mapping[str, Any]]
-    dtypes: Mapping[str, np.dtype]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int | slice | np.ndarray) -> dict[str, np.ndarray]:
-        if isinstance(index, slice):
-            index = np.arange(len(self))[index]
-        if np.ndim(index):
-            return stack([self[i] for i in index.tolist()])
-        record = self.records[index]
-        return {name: np.asarray(record[name], dtype) for name, dtype in self.dtypes.items()}
-
-
-def stack(examples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Examples of equal shapes to one batch."""
-    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """One split of a dataset.
-
-    Attributes:
-        name: as given to `load_dataset`.
-        split: as given to `load_dataset`.
-        source: the examples: `len(source)`; `source[i]` is one, a dict of arrays; with a slice or an array of
-            ints, a batch of them. Holds the numeric features by their tensorflow-datasets names, as a rule
-            `image` (uint8, [height width channels]) and `label` (int32).
-        image_shape: (height, width, channels), with None where sizes vary; None for a set without images.
-        num_classes: None for a set without class labels.
-    """
-
-    name: str
-    split: str
-    source: InMemory | OnDisk
-    image_shape: tuple[int | None, ...] | None
-    num_classes: int | None
-
-
-def load_dataset(name: str, split: str = "train", data_dir: str | os.PathLike | None = None) -> Dataset:
+def load_dataset(
+    name: str,
+    split: str = "train",
+    data_dir: str | os.PathLike | None = None,
+    *,
+    preload_bytes: int = PRELOAD_BYTES,
+) -> Dataset:
     """One split of a dataset, downloaded and prepared if it is not yet.
 
-    Sets of fixed shapes and at most `PRELOAD_BYTES` are read into memory, others record by record. Of the
+    Sets of fixed shapes and at most `preload_bytes` are read into memory, others record by record. Of the
     processes that prepare one dataset at the same time the first does it and the others wait.
 
     Args:
-        name: `digits`, which needs no network, or any tensorflow-datasets name, `name[/config][:version]`.
+        name: `digits` or `emoji`, which need no network; `fashion_mnist`; `folder`, for image files of one's
+            own; or any tensorflow-datasets name, `name[/config][:version]`.
         split: `train`, `test[:80%]`, `train+test`: the split language of tensorflow-datasets.
-        data_dir: where prepared datasets lie; None or "" for `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+        data_dir: None or "" for the default. Of `emoji`, a folder of npm packages; by default the embedded
+            set (`load_emoji`). Of `fashion_mnist`, the folder of its four `.gz` files; by default Debian's
+            (`load_fashion`); where neither has them it is a tensorflow-datasets name like others. Of
+            `folder`, the folder (`load_folder`). Of the others, where prepared datasets lie; by default
+            `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
 
     Raises:
         ImportError: tensorflow-datasets is not installed, or TensorFlow, with which it unpacks archives.
@@ -109,7 +56,14 @@ def load_dataset(name: str, split: str = "train", data_dir: str | os.PathLike | 
         FileNotFoundError: not prepared, and its files, to be fetched by hand, are not there.
         NotImplementedError: prepared earlier in a format without random access, such as TFRecord.
     """
-    builder = _prepared_builder(name, os.path.expanduser(data_dir) if data_dir else None)
+    data_dir = os.path.expanduser(data_dir) if data_dir else None
+    if name == "emoji":
+        return load_emoji(split, data_dir, preload_bytes=preload_bytes)
+    if name == "folder":
+        return load_folder(split, data_dir, preload_bytes=preload_bytes)
+    if name == "fashion_mnist" and (folder := find_fashion(data_dir)):
+        return load_fashion(split, folder)
+    builder = _prepared_builder(name, data_dir)
     records = builder.as_data_source(split)
     features = {
         key: feature
@@ -120,25 +74,20 @@ def load_dataset(name: str, split: str = "train", data_dir: str | os.PathLike | 
     if "label" in dtypes:
         dtypes["label"] = np.dtype(np.int32)
     source = OnDisk(records, dtypes)
-    shapes = {key: (len(records), *feature.shape) for key, feature in features.items()}
+    shapes = {key: feature.shape for key, feature in features.items()}
     fixed = all(None not in shape for shape in shapes.values())
-    if fixed and sum(math.prod(shapes[key]) * dtypes[key].itemsize for key in shapes) <= PRELOAD_BYTES:
-        source = _preload(source, shapes)
+    size = lambda key: math.prod(shapes[key]) * dtypes[key].itemsize
+    if fixed and len(records) * sum(map(size, shapes)) <= preload_bytes:
+        source = preload(source, shapes)
+    names = getattr(features.get("label"), "names", None)
     return Dataset(
         name=name,
         split=split,
         source=source,
         image_shape=features["image"].shape if "image" in features else None,
         num_classes=getattr(features.get("label"), "num_classes", None),
+        class_names=tuple(names) if names else None,
     )
-
-
-def _preload(source: OnDisk, shapes: Mapping[str, tuple[int, ...]]) -> InMemory:
-    arrays = {key: np.empty(shape, source.dtypes[key]) for key, shape in shapes.items()}
-    for index in range(len(source)):
-        for key, value in source[index].items():
-            arrays[key][index] = value
-    return InMemory(arrays)
 
 
 def _prepared_builder(name: str, data_dir: str | None):
@@ -157,7 +106,7 @@ def _prepared_builder(name: str, data_dir: str | None):
     try:
         builder = find_builder(name, data_dir=data_dir)
     except (ValueError, AssertionError) as error:
-        known = list_builders(with_community_datasets=False)
+        known = [*list_builders(with_community_datasets=False), "emoji", "folder"]
         family = re.split("[/:]", name)[0]
         if family in known:  # then the configuration or version is not, and tensorflow-datasets says so
             raise ValueError(str(error)) from error
@@ -221,14 +170,17 @@ def _prepare(builder, name: str) -> None:
             f"from {', '.join(hosts)}. Do one of these:\n"
             f"- where there is a network, run\n{elsewhere};\n"
             f"- put the files into {by_hand} and start again:{addresses}{more}\n"
-            "- use the dataset 'digits', which comes with scikit-learn."
+            "- use the datasets 'digits' and 'emoji', which need no network."
         )
+    announcements = contextlib.nullcontext()
     if not files:  # made in a second, of what is on this machine
         import tensorflow_datasets as tfds
 
         tfds.disable_progress_bar()
+        announcements = contextlib.redirect_stdout(io.StringIO())
     try:
-        builder.download_and_prepare(file_format="array_record")
+        with announcements:
+            builder.download_and_prepare(file_format="array_record")
     except Exception as error:
         if "No module named 'tensorflow'" not in str(error):
             raise

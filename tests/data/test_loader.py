@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genjax.data import Batches, Dataset, InMemory
-from genjax.data.sources import OnDisk
+from genjax.data.dataset import OnDisk
 
 
 def numbered(length: int, image_shape=(2, 2, 1)) -> Dataset:

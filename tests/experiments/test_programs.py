@@ -33,7 +33,8 @@ def test_a_run_leaves_what_it_promises(small_run):
         assert animation.n_frames == 5
     with Image.open(workdir / "curves.png") as image:
         assert image.size[0] > 500
-    for name in ("samples.png", "noise_to_data.gif", "curves.png", "report.json"):
+    for name in ("samples.png", "noise_to_data.gif", "curves.png", "report.json", "report.html"):
+        assert (workdir / name).exists()
         assert str(workdir / name) in result.stdout
 
 
@@ -90,7 +91,14 @@ def test_evaluate_reports_what_it_used(small_run, tmp_path):
         assert report[name] == trained[name]
 
 
-@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "benchmark"])
+def test_evaluation_of_the_run_itself_renews_its_page(small_run, tmp_path):
+    workdir = shutil.copytree(small_run[0], tmp_path / "run")
+    result = program("evaluate", f"--workdir={workdir}", "--guidance_scale=0.125", "--num_steps=1")
+    assert result.returncode == 0 and f"  {workdir / 'report.html'}\n" in result.stdout, result.stderr
+    assert "<td>0.125</td>" in (workdir / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "benchmark", "report", "compare"])
 def test_help_explains_every_flag(name):
     result = program(name, "--help")
     own = [line for line in result.stdout.splitlines() if line.startswith("  --")]

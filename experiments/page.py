@@ -1,0 +1,292 @@
+"""The look of the pages in which runs are read: one file each, with no scripts and nothing fetched from elsewhere."""
+
+import base64
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+STYLE = """
+:root {
+  color-scheme: light dark;
+  --paper: light-dark(#fcfcfa, #15171a); --raised: light-dark(#ffffff, #1c1f23);
+  --ink: light-dark(#1d2023, #e6e5e1); --muted: light-dark(#5d6369, #9aa1a8);
+  --line: light-dark(#e2e2dc, #30343a); --mark: light-dark(#e3f1e4, #1f3a28);
+  --c0: light-dark(#1763b6, #6cb2ff); --c1: light-dark(#bd4a0a, #ff9f6b); --c2: light-dark(#16793c, #62d28e);
+  --c3: light-dark(#8440b8, #c9a0ff); --c4: light-dark(#8f6a00, #e4c04d); --c5: light-dark(#0c7489, #5ccfe3);
+  --c6: light-dark(#b51d5c, #ff8dc0); --c7: light-dark(#55585c, #b9bcc0);
+}
+* { box-sizing: border-box }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
+  -webkit-text-size-adjust: 100% }
+header, main, footer { max-width: 72rem; margin: auto; padding: 0 clamp(1rem, 4vw, 2.5rem) }
+header { padding-top: clamp(1.5rem, 5vw, 3.5rem) }
+footer { padding-top: 3rem; padding-bottom: 3rem; color: var(--muted); font-size: .85rem }
+h1 { margin: 0; font-size: clamp(1.8rem, 6vw, 2.8rem); line-height: 1.1; letter-spacing: -.022em;
+  overflow-wrap: anywhere; text-wrap: balance }
+h2 { margin: 3rem 0 1.2rem; padding-top: 1.1rem; border-top: 1px solid var(--line); font-size: 1.25rem;
+  letter-spacing: -.01em }
+p { max-width: 42rem }
+.lead, .note, figcaption span, .unit { color: var(--muted) }
+.lead { margin: .4rem 0 0 }
+.facts { display: flex; flex-wrap: wrap; gap: .8rem 2.5rem; margin: 1.6rem 0 0 }
+.facts dt, th, caption { color: var(--muted); font-size: .8rem; font-weight: 500 }
+.facts dd { margin: 0; font-size: 1.1rem; font-variant-numeric: tabular-nums }
+.row { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)) }
+.strip { grid-template-columns: repeat(auto-fill, minmax(min(100%, 13rem), 1fr)) }
+figure { margin: 0; min-width: 0 }
+figcaption { font-size: .9rem; font-weight: 600; margin-bottom: .4rem; overflow-wrap: anywhere }
+figcaption span { font-weight: 400; margin-left: .4em; font-variant-numeric: tabular-nums }
+img { display: block; max-width: 100%; height: auto; border-radius: 4px }
+img.small { width: 100%; max-width: 34rem; image-rendering: pixelated }
+.scroll { overflow-x: auto; margin: 0 0 2rem }
+table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums }
+caption { text-align: left; padding-bottom: .5rem }
+th, td { padding: .4rem 1.4rem .4rem 0; text-align: left; vertical-align: baseline;
+  border-bottom: 1px solid var(--line) }
+td { overflow-wrap: anywhere; min-width: 5.5rem }
+tbody th { color: var(--ink); font-size: inherit }
+.tables { display: flex; flex-wrap: wrap; gap: 0 4rem }
+.figures td { padding: .4rem .8rem; text-align: right }
+.figures thead th:not(:first-child) { padding: .4rem .8rem; text-align: right; overflow-wrap: anywhere }
+.figures tbody th { min-width: 9.5rem }
+.unit { display: block; font-size: .8rem; font-weight: 400 }
+.best { background: var(--mark); font-weight: 650 }
+.best .unit { color: var(--ink) }
+.note { border-left: 3px solid var(--c4); padding-left: .9rem }
+@media (min-width: 48rem) { .legend { position: sticky; top: 0; z-index: 1 } }
+.legend { display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; margin: 0 0 1rem;
+  padding: .6rem 0; list-style: none; background: var(--paper); font-size: .9rem; overflow-wrap: anywhere }
+.legend svg { width: 2rem; height: .7rem; margin-right: .5rem; vertical-align: middle }
+.chart { display: block; width: 100%; height: auto; background: var(--raised); border: 1px solid var(--line);
+  border-radius: 6px }
+.chart text { fill: var(--muted); font-size: 12px; font-variant-numeric: tabular-nums }
+.grid { stroke: var(--line) }
+.curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round }
+""" + "".join(f".s{i} {{ stroke: var(--c{i}) }} circle.s{i} {{ fill: var(--c{i}) }}\n" for i in range(8))
+
+
+class Html(str):
+    """Text that is markup already; any other is escaped on its way into a page."""
+
+
+def element(name: str, /, *children: Any, **attributes: Any) -> Html:
+    """`<name attributes>children</name>`; `class_` stands for `class`, and `aria_label` for `aria-label`."""
+    given = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items()
+    )
+    inner = "".join(child if isinstance(child, Html) else escape(show(child)) for child in children)
+    return Html(f"<{name}{given}>" if name in ("img", "meta", "link") else f"<{name}{given}>{inner}</{name}>")
+
+
+def show(value: Any) -> str:
+    """A value as a reader wants it: four digits of a float, lists without brackets, yes and no."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(show, value))
+    return "none" if value is None else str(value)
+
+
+def page(title: str, header: Sequence[Html], body: Sequence[Html]) -> str:
+    """A whole document. Its policy forbids the browser every request, so that it cannot come to need one."""
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element(
+            "meta",
+            http_equiv="Content-Security-Policy",
+            content="default-src 'none'; img-src data:; style-src 'unsafe-inline'",
+        ),
+        element("link", rel="icon", href="data:,"),
+        element("title", title),
+        element("style", Html(STYLE)),
+    )
+    content = element("header", *header) + element("main", *body)
+    return "<!DOCTYPE html>\n" + element("html", head, element("body", Html(content)), lang="en") + "\n"
+
+
+def section(title: str, *children: Html) -> Html:
+    return element("section", element("h2", title), *children)
+
+
+def facts(pairs: Mapping[str, Any]) -> Html:
+    """A few values with their names above them."""
+    return element(
+        "dl",
+        *(element("div", element("dt", name), element("dd", value)) for name, value in pairs.items()),
+        class_="facts",
+    )
+
+
+def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]], class_: str = "") -> Html:
+    """Rows whose first entries are their headings; an entry may be a cell made by `element`."""
+    cell = lambda kind, value, **more: value if isinstance(value, Html) else element(kind, value, **more)
+    heads = [element("th", name, scope="col") if name else element("td") for name in header]
+    lines = [
+        element("tr", cell("th", first, scope="row"), *(cell("td", value) for value in rest))
+        for first, *rest in rows
+    ]
+    content = element(
+        "table",
+        element("caption", caption),
+        *([element("thead", element("tr", *heads))] if heads else []),
+        element("tbody", *lines),
+        class_=class_,
+    )
+    return element("div", content, class_="scroll", role="region", tabindex="0", aria_label=caption)
+
+
+def picture(path: Path, caption: str, alt: str, detail: str = "") -> Html:
+    """An image file inside a figure; where it is absent or was cut short, nothing."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            width, height, kind = *image.size, image.get_format_mimetype()
+    except OSError:
+        return Html()
+    source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    size = (
+        dict(width=width, height=height, class_="small") if width <= 512 else dict(width=width, height=height)
+    )
+    return element(
+        "figure",
+        element("figcaption", caption, element("span", detail)),
+        element("img", src=source, alt=alt, **size),
+    )
+
+
+def _ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """At most `count` + 1 round numbers between."""
+    rough = (high - low) / count
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough)
+    return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if len(decades) <= 3 else (1,)
+    every = -(-len(decades) // 6)
+    return [f * 10.0**n for n in decades[::every] for f in factors if low <= f * 10.0**n <= high]
+
+
+def _tick_label(value: float) -> str:
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= max(unit, 1e4):
+            return f"{value / unit:g}{letter}"
+    return f"{value:g}"
+
+
+def _look(index: int) -> dict[str, str]:
+    """How the curve of a series is told from others: eight colours, then these again dashed."""
+    dashes = {"stroke_dasharray": f"{9 - 3 * (index // 8 % 3)} 4"} if index >= 8 else {}
+    return {"class_": f"curve s{index % 8}", **dashes}
+
+
+def _thin(points: Sequence[tuple[float, float]], most: int = 1000) -> list[tuple[float, float]]:
+    """Of many points the lowest and the highest of each stretch, so that a curve keeps its extremes."""
+    stretch = max(1, 2 * len(points) // most)
+    if stretch < 3:
+        return list(points)
+    pieces = [points[start : start + stretch] for start in range(0, len(points), stretch)]
+    extremes = [sorted({min(piece, key=lambda p: p[1]), max(piece, key=lambda p: p[1])}) for piece in pieces]
+    return [point for pair in extremes for point in pair]
+
+
+def _helps(values: Sequence[float]) -> bool:
+    """Whether a logarithmic axis shows more: on a linear one half of the values would be in its lowest tenth."""
+    low, middle, high = values[0], values[len(values) // 2], values[-1]
+    return low > 0 and high > 10 * low and middle - low < 0.1 * (high - low)
+
+
+def chart(name: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Html:
+    """Curves over the steps, as SVG in the page's colours.
+
+    Args:
+        series: by label, points (step, value), of which those that are not finite leave a gap.
+    """
+    width, height, left, right, top, bottom = 400, 230, 54, 18, 14, 30
+    finite = [p for points in series.values() for p in points if math.isfinite(p[1])]
+    title = name.replace("_", " ")
+    if not finite:
+        return element("figure", element("figcaption", title, element("span", "no finite values")))
+    steps, values = sorted(x for x, _ in finite), sorted(y for _, y in finite)
+    logarithmic = _helps(values)
+    scale = math.log10 if logarithmic else float
+    first, last = steps[0], steps[-1] if steps[-1] > steps[0] else steps[0] + 1
+    low, high = scale(values[0]), scale(values[-1])
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    low, high = low - margin, high + margin
+    across = lambda x: left + (width - left - right) * (x - first) / (last - first)
+    down = lambda y: top + (height - top - bottom) * (high - scale(y)) / (high - low)
+    marks = []
+    for y in _log_ticks(10**low, 10**high) if logarithmic else _ticks(low, high):
+        marks += [
+            element(
+                "line", x1=left, x2=width - right, y1=f"{down(y):.1f}", y2=f"{down(y):.1f}", class_="grid"
+            ),
+            element("text", _tick_label(y), x=left - 7, y=f"{down(y) + 4:.1f}", text_anchor="end"),
+        ]
+    for x in _ticks(first, last):
+        marks.append(
+            element("text", _tick_label(x), x=f"{across(x):.1f}", y=height - 10, text_anchor="middle")
+        )
+    for index, (label, points) in enumerate(series.items()):
+        path, joined = [], False
+        for x, y in _thin(points):
+            if math.isfinite(y):
+                path.append(f"{'L' if joined else 'M'}{across(x):.1f} {down(y):.1f}")
+            joined = math.isfinite(y)
+        if not points:
+            continue
+        marks.append(element("path", element("title", label), d="".join(path), **_look(index)))
+        if len(points) <= 30:
+            marks += [
+                element(
+                    "circle",
+                    element("title", f"{label}, step {x}: {show(float(y))}"),
+                    cx=f"{across(x):.1f}",
+                    cy=f"{down(y):.1f}",
+                    r=2.4,
+                    class_=f"s{index % 8}",
+                )
+                for x, y in points
+                if math.isfinite(y)
+            ]
+    ends = "; ".join(
+        f"{label} {show(float(points[-1][1]))} at step {points[-1][0]}"
+        for label, points in series.items()
+        if points
+    )
+    drawing = element(
+        "svg",
+        *marks,
+        viewBox=f"0 0 {width} {height}",
+        role="img",
+        aria_label=f"{title} over the steps{', logarithmic' if logarithmic else ''}: {ends}",
+        class_="chart",
+    )
+    latest = show(float(next(iter(series.values()))[-1][1])) if len(series) == 1 else ""
+    detail = latest + (" · logarithmic" if logarithmic else "")
+    return element("figure", element("figcaption", title, element("span", detail.strip(" ·"))), drawing)
+
+
+def legend(names: Iterable[str]) -> Html:
+    """The colours of `chart`, by the order of its series."""
+    items = []
+    for index, name in enumerate(names):
+        line = element("path", d="M0 5H32", **_look(index))
+        items.append(
+            element(
+                "li", element("svg", line, viewBox="0 0 32 10", aria_hidden="true"), element("span", name)
+            )
+        )
+    return element("ul", *items, class_="legend")

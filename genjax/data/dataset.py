@@ -1,0 +1,180 @@
+"""What a dataset is: examples, in memory or on disk, and what is known of them."""
+
+import dataclasses
+import hashlib
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+PRELOAD_BYTES = 2**29  # of decoded examples: MNIST takes 47 MB, CIFAR-10 154 MB
+
+
+@dataclasses.dataclass(frozen=True)
+class InMemory:
+    """Examples as stacked arrays: a batch is one NumPy gather.
+
+    Attributes:
+        arrays: by feature name; the first axis of each runs over the examples.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, index: int | slice | np.ndarray) -> dict[str, np.ndarray]:
+        return {name: array[index] for name, array in self.arrays.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class OnDisk:
+    """Examples read and decoded when asked for.
+
+    Attributes:
+        records: `records[i]` is the features of one example, `len(records)` their number: a
+            tensorflow-datasets data source, a list of dicts.
+        dtypes: by name, the features to read.
+    """
+
+    records: Any
+    dtypes: Mapping[str, np.dtype]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int | slice | np.ndarray) -> dict[str, np.ndarray]:
+        if isinstance(index, slice):
+            index = np.arange(len(self))[index]
+        if np.ndim(index):
+            return stack([self[i] for i in index.tolist()])
+        record = self.records[index]
+        return {name: np.asarray(record[name], dtype) for name, dtype in self.dtypes.items()}
+
+
+def stack(examples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Examples of equal shapes to one batch."""
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def preload(source: OnDisk, shapes: Mapping[str, tuple[int, ...]]) -> InMemory:
+    """Reads all examples, in threads.
+
+    Args:
+        shapes: by name, the shape of each feature of one example.
+    """
+    arrays = {key: np.empty((len(source), *shape), source.dtypes[key]) for key, shape in shapes.items()}
+
+    def read(index: int) -> None:
+        for key, value in source[index].items():
+            arrays[key][index] = value
+
+    with ThreadPoolExecutor(num_threads()) as pool:
+        for _ in pool.map(read, range(len(source))):
+            pass
+    return InMemory(arrays)
+
+
+def num_threads() -> int:
+    return min(16, os.cpu_count() or 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """One split of a dataset, or arrays of one's own: `Dataset("mine", "train", InMemory({"image": images}))`.
+
+    Attributes:
+        name: as given to `load_dataset`.
+        split: as given to `load_dataset`.
+        source: the examples: `len(source)`; `source[i]` is one, a dict of arrays; with a slice or an array of
+            ints, a batch of them. Holds the numeric features by their tensorflow-datasets names, as a rule
+            `image` (uint8, [height width channels]) and `label` (int32).
+        image_shape: (height, width, channels), with None where sizes vary; None for a set without images.
+            Left out for arrays in memory, it is that of their `image`.
+        num_classes: None for a set without class labels.
+        class_names: by label.
+        captions: of each example, a tuple of texts: its name first, then synonyms. Batches of a captioned set
+            have an `index` by which to find them: `captions[index]`.
+        skipped: by path, why a file could not be read and is left out.
+        conversions: by kind, how many images were not stored as they are given here.
+
+    Raises:
+        ValueError: captions and examples differ in number.
+    """
+
+    name: str
+    split: str
+    source: InMemory | OnDisk
+    image_shape: tuple[int | None, ...] | None = None
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    captions: Sequence[tuple[str, ...]] | None = None
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    conversions: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.image_shape is None and isinstance(self.source, InMemory) and "image" in self.source.arrays:
+            object.__setattr__(self, "image_shape", self.source.arrays["image"].shape[1:])
+        if self.captions is not None and len(self.captions) != len(self.source):
+            raise ValueError(
+                f"{len(self.captions)} captions for the {len(self.source)} examples of {self.name} "
+                f"({self.split}): give a tuple of texts for each"
+            )
+
+
+def take(split: str, members: Mapping[str, Callable[[], Any]]) -> list[Any]:
+    """The parts that a split asks for, in the language of tensorflow-datasets but without it.
+
+    Args:
+        split: names joined by `+`, each of all its examples or of a slice in examples or in percent (rounded
+            to the nearest example): `train[:80%]+test[-100:]`.
+        members: by name, what gives the examples: anything that has a length and takes slices.
+
+    Raises:
+        ValueError: another name or form, a slice beyond the examples there are, or no example at all.
+    """
+    parts, count = [], 0
+    for term in split.split("+"):
+        bound = r"(-?\d+(?:(?:\.\d+)?%)?)?"
+        match = re.fullmatch(rf"\s*([\w-]+)(?:\[{bound}:{bound}\])?\s*", term)
+        if not match or match[1] not in members:
+            raise ValueError(
+                f"Unknown split {split!r}: expected one of {sorted(members)}, a slice in examples or percent "
+                "such as 'train[:80%]', or a sum such as 'train[:100]+test'"
+            )
+        examples = members[match[1]]()
+        start, stop = (_position(text, len(examples), term) for text in match.groups()[1:])
+        parts.append(examples[start:stop])
+        count += len(range(len(examples))[start:stop])
+    if not count:
+        raise ValueError(f"split {split!r} holds no example: take another, or a larger slice")
+    return parts
+
+
+def _position(bound: str | None, length: int, term: str) -> int | None:
+    if bound is None:
+        return None
+    position = round(float(bound[:-1]) * length / 100) if bound.endswith("%") else int(bound)
+    if abs(position) > length:
+        raise ValueError(f"split {term!r} of {length} examples: {bound} lies beyond them")
+    return position
+
+
+def held_out(names: Sequence[str], labels: Sequence[Any], one_in: int) -> np.ndarray:
+    """Which examples are kept for testing: bool, [examples].
+
+    Of each class one in `one_in` (rounded): those whose names have the lowest SHA-256. So an example's split
+    depends on no random generator and on no order, and hardly on which other examples there are.
+    """
+    digests = [hashlib.sha256(name.encode(errors="surrogateescape")).digest() for name in names]
+    classes = defaultdict(list)
+    for index, label in enumerate(labels):
+        classes[label].append(index)
+    held = np.zeros(len(names), bool)
+    for indices in classes.values():
+        held[sorted(indices, key=digests.__getitem__)[: round(len(indices) / one_in)]] = True
+    return held

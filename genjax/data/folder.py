@@ -1,0 +1,122 @@
+"""A folder of image files, in classes or with captions."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from genjax.data.dataset import PRELOAD_BYTES, Dataset, held_out, take
+from genjax.data.images import SUFFIXES, Entry, read_images
+
+SPLITS = {"train", "validation", "val", "test"}
+
+
+def load_folder(
+    split: str,
+    data_dir: str | os.PathLike | None,
+    *,
+    channels: int = 3,
+    preload_bytes: int = PRELOAD_BYTES,
+) -> Dataset:
+    """A folder of images: `data_dir/CLASS/…/x.png`, or with captions in `metadata.jsonl` or `metadata.csv`.
+
+    If there is a sub-folder `train`, and the others that hold images are called `validation`, `val` or `test`,
+    these are the splits. Otherwise one image in ten of each class is in `test` and the others in `train`,
+    chosen by the SHA-256 of its path within the folder.
+
+    A captions file lies in the folder, or in that of a split, and names each image relative to itself as
+    `file_name`, with a `text` (of JSON also a list of texts: the name, then synonyms); then there are no
+    classes. Without one, folders are classes, in alphabetical order, the same for all splits; images in no
+    folder at all have no classes.
+
+    Images become RGB as `decode` says; `Dataset.conversions` counts how. `Dataset.skipped` names those that
+    cannot be read, have no caption, or lie beside the classes. Files that are not called `SUFFIXES` are
+    ignored. The files of the split are all decoded once to open it.
+
+    Args:
+        channels: 3 for RGB, 1 for grey levels.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no `data_dir`, unknown split, no readable image, a malformed captions file.
+    """
+    if not data_dir:
+        raise ValueError("dataset 'folder' needs a data_dir: the folder that holds the images")
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {root}: give as data_dir the folder that holds the images"
+        )
+    files = list(_image_files(root))
+    tops = {path.parts[0] for path in files if len(path.parts) > 1}
+    has_splits = "train" in tops and tops <= SPLITS
+    captions = {}
+    for folder in [Path(), *map(Path, sorted(tops) if has_splits else ())]:
+        captions |= _captions(root, folder)
+
+    if not files and not captions:
+        raise ValueError(
+            f"{root} holds no images: expected files called {', '.join('*' + s for s in SUFFIXES)}"
+        )
+    inner = {path: path.parts[has_splits:] for path in sorted({*files, *captions}, key=Path.as_posix)}
+    names = () if captions else sorted({parts[0] for parts in inner.values() if len(parts) > 1})
+    labels = {name: label for label, name in enumerate(names)}
+
+    def entry(path: Path) -> Entry:
+        if captions:
+            flaw = None if path in captions else "no captions file names it"
+            return Entry(root / path, captions=captions.get(path), flaw=flaw)
+        if len(inner[path]) < 1 + bool(labels):
+            return Entry(root / path, flaw="lies beside the folders of splits or classes")
+        return Entry(root / path, label=labels.get(inner[path][0]))
+
+    entries = {path: entry(path) for path in inner}
+    if has_splits:
+        split_of = {path: path.parts[0] if len(path.parts) > 1 else "train" for path in entries}
+    else:
+        test = held_out(list(map(Path.as_posix, entries)), [e.label for e in entries.values()], one_in=10)
+        split_of = {path: "test" if held else "train" for path, held in zip(entries, test, strict=True)}
+    members = {
+        name: lambda name=name: [entries[path] for path in entries if split_of[path] == name]
+        for name in (sorted(tops) if has_splits else ("train", "test"))
+    }
+    return read_images(
+        "folder",
+        split,
+        [item for part in take(split, members) for item in part],
+        root,
+        tuple(names) or None,
+        channels=channels,
+        preload_bytes=preload_bytes,
+    )
+
+
+def _image_files(root: Path) -> Iterator[Path]:
+    """Relative to `root`."""
+    for folder, _, files in os.walk(root, followlinks=True):
+        for file in files:
+            if file.lower().endswith(SUFFIXES):
+                yield (Path(folder) / file).relative_to(root)
+
+
+def _captions(root: Path, folder: Path) -> dict[Path, tuple[str, ...]]:
+    """By path relative to `root`, what the captions file of one folder says."""
+    for name in ("metadata.jsonl", "metadata.csv"):
+        path = root / folder / name
+        if not path.exists():
+            continue
+        captions = {}
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file) if path.suffix == ".csv" else filter(str.strip, file)
+            for number, row in enumerate(rows, 1):
+                try:
+                    row = row if path.suffix == ".csv" else json.loads(row)
+                    texts = [row["text"]] if isinstance(row["text"], str) else row["text"]
+                    captions[Path(os.path.normpath(folder / row["file_name"]))] = tuple(map(str, texts))
+                except (KeyError, TypeError, ValueError) as error:
+                    raise ValueError(
+                        f"row {number} of {path}: expected a file_name and a text, got {row!r} ({error!r})"
+                    ) from error
+        return captions
+    return {}

@@ -1,0 +1,205 @@
+"""Image files: checked and converted to one number of channels, the same for every run."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genjax.data.dataset import PRELOAD_BYTES, Dataset, OnDisk, num_threads, preload
+
+SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+REMEMBER_FROM = 10_000  # files: checking these takes seconds to minutes, so what was found is written down
+PROGRESS_SECONDS = 10.0
+ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A file that ought to be an image.
+
+    Attributes:
+        label: None for a set without classes.
+        captions: None for a set without captions.
+        flaw: why it cannot be used, where that is known without opening it.
+    """
+
+    path: Path
+    label: int | None = None
+    captions: tuple[str, ...] | None = None
+    flaw: str | None = None
+
+
+def decode(path: str | os.PathLike, channels: int = 3) -> tuple[np.ndarray, tuple[str, ...]]:
+    """An image file as bytes `[height width channels]`, and the kinds of conversion that took.
+
+    Transparent images are laid over white. Of 16 bits the upper 8 are taken. Other colours become RGB, or
+    grey levels by ITU-R 601-2, as Pillow converts them; colour profiles are ignored. Of several frames the
+    first is taken. An image that its EXIF tag says to turn is turned.
+
+    Args:
+        channels: 3 for RGB, 1 for grey levels.
+
+    Raises:
+        ValueError: pixels of 32 bits or floats, whose range the file does not tell.
+        Exception: whatever Pillow raises of a damaged file, as a rule OSError.
+    """
+    from PIL import Image, ImageOps
+
+    kinds = []
+    with Image.open(path) as image:
+        if getattr(image, "n_frames", 1) > 1:
+            kinds.append("first of several frames")
+        deep = any(";16" in str(tile) for tile in image.tile)
+        image.load()
+        if image.getexif().get(0x0112, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+            kinds.append("turned as EXIF says")
+        if deep:
+            kinds.append("upper 8 of 16 bits")
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.mode in ("I", "F"):
+            raise ValueError(f"the range of its pixels (Pillow mode {image.mode}) is unknown")
+        mode = {"RGBA": "RGB", "LA": "L"}.get(image.mode, image.mode)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            kinds.append("transparency over white")
+        wanted = {1: "L", 3: "RGB"}[channels]
+        if mode != wanted:
+            kinds.append(f"{mode} to {wanted}")
+        pixels = np.asarray(image.convert(wanted))
+    return pixels.reshape(*pixels.shape[:2], channels), tuple(kinds)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Records:
+    entries: Sequence[Entry]
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        entry = self.entries[index]
+        try:
+            return {"image": decode(entry.path, self.channels)[0], "label": entry.label}
+        except Exception as error:
+            raise RuntimeError(f"{entry.path} could be read when the dataset was opened: {error}") from error
+
+
+def read_images(
+    name: str,
+    split: str,
+    entries: Sequence[Entry],
+    root: Path,
+    class_names: tuple[str, ...] | None,
+    *,
+    channels: int = 3,
+    preload_bytes: int = PRELOAD_BYTES,
+) -> Dataset:
+    """A dataset of the files that can be read; `skipped` names the others, relative to `root`.
+
+    All files are decoded once, in threads, before the first batch: so the examples, and with them every
+    batch, are settled then. What was found of `REMEMBER_FROM` files or more is kept in the user's cache
+    folder, and only files of another size or time of change are read again.
+
+    Raises:
+        ValueError: no file can be read.
+        OSError: the disk fails.
+    """
+    found = list(zip(entries, _inspect(entries, root, channels, f"{name} ({split})"), strict=True))
+    skipped = {os.path.relpath(e.path, root): result for e, result in found if isinstance(result, str)}
+    kept = [entry for entry, result in found if not isinstance(result, str)]
+    examples = [f"{path} ({reason})" for path, reason in list(skipped.items())[:3]]
+    if not kept:
+        raise ValueError(
+            f"{name} ({split}): none of {len(entries)} files in {root} can be read: {'; '.join(examples)}"
+        )
+    if skipped:
+        logging.getLogger(__name__).warning(
+            "%s (%s): skipped %d of %d files: %s%s",
+            *(name, split, len(skipped), len(entries), "; ".join(examples)),
+            "; …" if len(skipped) > 3 else "",
+        )
+    shapes, kinds = zip(*(result for _, result in found if not isinstance(result, str)), strict=True)
+    image_shape = tuple(sides[0] if len(set(sides)) == 1 else None for sides in zip(*shapes, strict=True))
+    dtypes = {"image": np.dtype(np.uint8)} | ({"label": np.dtype(np.int32)} if class_names else {})
+    source = OnDisk(_Records(kept, channels), dtypes)
+    if None not in image_shape and len(kept) * np.prod(image_shape) <= preload_bytes:
+        source = preload(source, {key: image_shape if key == "image" else () for key in dtypes})
+    return Dataset(
+        name=name,
+        split=split,
+        source=source,
+        image_shape=image_shape,
+        num_classes=len(class_names) if class_names else None,
+        class_names=class_names,
+        captions=None if kept[0].captions is None else [entry.captions for entry in kept],
+        skipped=skipped,
+        conversions=dict(Counter(itertools.chain(*kinds))),
+    )
+
+
+def _inspect(
+    entries: Sequence[Entry], root: Path, channels: int, title: str
+) -> list[tuple[tuple[int, ...], tuple[str, ...]] | str]:
+    """Of each entry the shape of its image and the conversions that takes, or why it cannot be read."""
+    many = len(entries) >= REMEMBER_FROM
+    memory = _memory(root, channels)
+    known = json.loads(memory.read_text()) if many and memory.exists() else {}
+    news = {}
+
+    def inspect(entry: Entry) -> tuple[tuple[int, ...], tuple[str, ...]] | str:
+        if entry.flaw:
+            return entry.flaw
+        try:
+            status = entry.path.stat()
+            key = f"{entry.path} {status.st_size} {status.st_mtime_ns}"
+            if key not in known:
+                pixels, kinds = decode(entry.path, channels)
+                news[key] = pixels.shape, kinds
+                return news[key]
+            shape, kinds = known[key]
+            return tuple(shape), tuple(kinds)
+        except Exception as error:  # a damaged file can make Pillow raise almost anything
+            if isinstance(error, OSError) and error.errno and not isinstance(error, ABSENT):
+                raise  # the disk's fault, so that another process may see the file
+            return getattr(error, "strerror", None) or _reason(error, entry.path)
+
+    found, told = [], time.monotonic()
+    with ThreadPoolExecutor(num_threads()) as pool:
+        for result in pool.map(inspect, entries):
+            found.append(result)
+            if time.monotonic() - told > PROGRESS_SECONDS:
+                told = time.monotonic()
+                logging.getLogger(__name__).warning(
+                    "%s: %d of %d files checked", title, len(found), len(entries)
+                )
+    if many and news:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = memory.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(json.dumps(known | news))
+        unfinished.replace(memory)
+    return found
+
+
+def _reason(error: Exception, path: Path) -> str:
+    return str(error).replace(f" {str(path)!r}", "") or type(error).__name__
+
+
+def _memory(root: Path, channels: int) -> Path:
+    """Where it is written down what the files of `root` decode to."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    digest = hashlib.sha256(f"{root.resolve()} {channels}".encode(errors="surrogateescape")).hexdigest()
+    return cache / "genjax" / f"images-{digest[:16]}.json"

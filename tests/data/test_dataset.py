@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from genjax.data import Dataset, InMemory, load_dataset
+from genjax.data.dataset import held_out, take
+
+NUMBERS = {"train": lambda: np.arange(1437), "test": lambda: np.arange(360)}
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        "train",
+        *(
+            "train[:80%]",
+            "train[80%:]",
+            "train[33.3%:66.6%]",
+            "train[-7%:]",
+            "train[:-25.5%]",
+        ),
+        *("train[10:200]", "train[-30:]", "test[:-359]", "test[0:]"),
+        *("train+test", "test[:10%] + train[-5:]"),
+    ],
+)
+def test_split_language_is_that_of_tensorflow_datasets(split, data_dir, digits):
+    parts = {name: load_dataset("digits", name, data_dir).source.arrays["image"] for name in NUMBERS}
+    chosen = np.concatenate(take(split, {name: lambda name=name: parts[name] for name in parts}))
+    np.testing.assert_array_equal(chosen, load_dataset("digits", split, data_dir).source.arrays["image"])
+
+
+@pytest.mark.parametrize(
+    "split, message",
+    [
+        ("valid", r"Unknown split 'valid': expected one of \['test', 'train'\], .*'train\[:80%\]'"),
+        ("train[80%]", "Unknown split"),
+        ("train[:80%", "Unknown split"),
+        ("train[1.5:]", "Unknown split"),
+        ("train+", "Unknown split"),
+        ("train[:1438]", r"'train\[:1438\]' of 1437 examples: 1438 lies beyond"),
+        ("test[-101%:]", "lies beyond"),
+        ("test[50%:50%]", "holds no example"),
+        ("test[:0]+train[9:3]", "holds no example"),
+    ],
+)
+def test_splits_that_do_not_exist(split, message):
+    with pytest.raises(ValueError, match=message):
+        take(split, NUMBERS)
+
+
+def test_held_out_is_stratified_and_depends_on_names_alone():
+    names, labels = [f"example {i}" for i in range(330)], [i % 3 if i < 300 else 3 for i in range(330)]
+    held = held_out(names, labels, 10)
+    assert np.bincount(np.array(labels)[held]).tolist() == [10, 10, 10, 3]
+    order = np.random.default_rng(0).permutation(330)
+    np.testing.assert_array_equal(
+        held_out([names[i] for i in order], [labels[i] for i in order], 10), held[order]
+    )
+    # Pinned: examples that changed sides would be tested on by models that were trained on them.
+    assert np.flatnonzero(held)[:5].tolist() == [5, 12, 17, 22, 23]
+    fewer = held_out(names[1:], labels[1:], 10)
+    assert (fewer != held[1:]).sum() <= 1
+
+
+def test_arrays_of_ones_own():
+    images = np.zeros((5, 4, 6, 3), np.uint8)
+    dataset = Dataset("mine", "train", InMemory({"image": images}))
+    assert dataset.image_shape == (4, 6, 3) and dataset.num_classes is None and dataset.captions is None
+    assert Dataset("numbers", "train", InMemory({"x": images})).image_shape is None
+    with pytest.raises(ValueError, match="4 captions for the 5 examples of mine"):
+        Dataset("mine", "train", InMemory({"image": images}), captions=[("a",)] * 4)

@@ -1,0 +1,329 @@
+import csv
+import json
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from genjax.data import Batches, InMemory, images, load_dataset, load_folder
+from genjax.data.dataset import OnDisk
+from genjax.data.images import decode
+
+
+def picture(seed, height=12, width=16):
+    """A colourful gradient that survives JPEG."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 255 // width, y * 255 // height, np.full_like(x, seed * 37 % 256)], -1).astype(
+        np.uint8
+    )
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+@pytest.fixture
+def classes(tmp_path):
+    for i in range(20):
+        save(tmp_path / "cat" / f"{i}.png", picture(i))
+    for i in range(10):
+        save(tmp_path / "dog/brown" / f"{i}.bmp", picture(100 + i))
+    return tmp_path
+
+
+def test_folders_are_classes(classes):
+    train, test = (load_dataset("folder", split, classes) for split in ("train", "test"))
+    assert train.class_names == test.class_names == ("cat", "dog") and train.num_classes == 2
+    assert np.bincount(train.source.arrays["label"]).tolist() == [18, 9]
+    assert np.bincount(test.source.arrays["label"]).tolist() == [2, 1]
+    assert train.image_shape == (12, 16, 3) and not train.skipped and not train.conversions
+    seen = np.concatenate([split.source.arrays["image"] for split in (train, test)])
+    expected = [picture(i) for i in (*range(20), *range(100, 110))]
+    assert sorted(image.tobytes() for image in seen) == sorted(image.tobytes() for image in expected)
+    for image, label in zip(train.source.arrays["image"], train.source.arrays["label"], strict=True):
+        assert any((image == picture(i + 100 * int(label))).all() for i in range(20))
+
+
+def test_adding_images_leaves_the_splits_as_they_are(classes):
+    paths = lambda: {image.tobytes() for image in load_dataset("folder", "test", classes).source[:]["image"]}
+    before = paths()
+    save(classes / "cat/more.png", picture(50))
+    assert len(before - paths()) <= 1
+
+
+def test_subfolders_may_be_the_splits(tmp_path):
+    for split, names in (("train", "ab"), ("test", "bc"), ("validation", "a")):
+        for name in names:
+            save(tmp_path / split / name / "x.png", picture(ord(name)))
+    for split, labels in (
+        ("train", [0, 1]),
+        ("test", [1, 2]),
+        ("validation", [0]),
+        ("test+train[:1]", [1, 2, 0]),
+    ):
+        dataset = load_dataset("folder", split, tmp_path)
+        assert dataset.source.arrays["label"].tolist() == labels and dataset.class_names == ("a", "b", "c")
+    with pytest.raises(ValueError, match="expected one of .'test', 'train', 'validation'"):
+        load_dataset("folder", "valid", tmp_path)
+    save(tmp_path / "bus/x.png", picture(0))  # so that these are vehicles: bus, test, train, validation
+    assert load_dataset("folder", "train", tmp_path).class_names == ("bus", "test", "train", "validation")
+
+
+def test_images_in_no_folder_have_no_class(tmp_path):
+    for i in range(4):
+        save(tmp_path / f"{i}.png", picture(i))
+    dataset = load_dataset("folder", "train", tmp_path)
+    assert set(dataset.source[0]) == {"image"} and dataset.num_classes is None and len(dataset.source) == 4
+    save(tmp_path / "class/x.png", picture(9))
+    dataset = load_dataset("folder", "train", tmp_path)
+    assert dataset.skipped == {f"{i}.png": "lies beside the folders of splits or classes" for i in range(4)}
+
+
+@pytest.mark.parametrize("form", ["metadata.jsonl", "metadata.csv"])
+@pytest.mark.parametrize("place", ["", "train"])
+def test_captions(tmp_path, form, place):
+    texts = {"x.png": "a red, round\nthing", "deep/y.png": "ein Süßes", "gone.png": "nothing"}
+    for i, name in enumerate(["x.png", "deep/y.png", "unnamed.png"]):
+        save(tmp_path / place / name, picture(i))
+    with open(tmp_path / place / form, "w", encoding="utf-8", newline="") as file:
+        rows = [{"file_name": name, "text": text} for name, text in texts.items()]
+        if form.endswith("csv"):
+            writer = csv.DictWriter(file, ["text", "file_name"])
+            writer.writeheader()
+            writer.writerows(rows)
+        else:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    dataset = load_dataset("folder", "train", tmp_path)
+    assert dataset.captions == [("ein Süßes",), ("a red, round\nthing",)] and dataset.num_classes is None
+    np.testing.assert_array_equal(dataset.source.arrays["image"], [picture(1), picture(0)])
+    assert dataset.skipped == {
+        os.path.join(place, "gone.png"): "No such file or directory",
+        os.path.join(place, "unnamed.png"): "no captions file names it",
+    }
+    assert set(Batches(dataset, 2, seed=0)[0]) == {"image", "index"}
+
+
+def test_captions_may_be_several(tmp_path):
+    save(tmp_path / "x.png", picture(0))
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "x.png", "text": ["name", "synonym"]}\n\n')
+    assert load_dataset("folder", "train", tmp_path).captions == [("name", "synonym")]
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("metadata.jsonl", '{"file_name": "x.png", "text": "good"}\n{"file_name": "x.png"}'),
+        ("metadata.jsonl", '{"file_name": "x.png", "text": "good"}\n{"file_name": '),
+        ("metadata.jsonl", '{"file_name": "x.png", "text": "good"}\n{"file_name": "x.png", "text": null}'),
+        ("metadata.csv", "file_name,text\nx.png,good\nx.png\n"),
+        ("metadata.csv", "file,text\nx.png,good\nx.png,good\n"),
+    ],
+)
+def test_malformed_captions(tmp_path, name, content):
+    save(tmp_path / "x.png", picture(0))
+    (tmp_path / name).write_text(content)
+    row = 1 if content.startswith("file,") else 2
+    with pytest.raises(ValueError, match=f"row {row} of .*{name}: expected a file_name and a text, got"):
+        load_dataset("folder", "train", tmp_path)
+
+
+def damaged(folder):
+    save(folder / "good.png", picture(0))
+    save(folder / "whole.jpg", picture(1, 64, 64))
+    data = (folder / "whole.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(data[:-200])  # within the compressed pixels
+    data = (folder / "good.png").read_bytes()
+    (folder / "truncated.png").write_bytes(data[: len(data) // 2])
+    (folder / "header.png").write_bytes(data[:20])
+    (folder / "zero.png").write_bytes(b"")
+    (folder / "text.png").write_text("not an image")
+    (folder / "notes.txt").write_text("not meant to be one")
+    (folder / "dangling.png").symlink_to(folder / "nowhere.png")
+    Image.fromarray(np.ones((4, 4), np.float32)).save(folder / "floats.tif")
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path, caplog):
+    damaged(tmp_path / "train")
+    dataset = load_dataset("folder", "train", tmp_path)
+    assert len(dataset.source) == 2
+    reasons = {
+        "truncated.jpg": "image file is truncated",
+        "truncated.png": "image file is truncated",
+        "header.png": "Truncated File Read",
+        "zero.png": "cannot identify image file",
+        "text.png": "cannot identify image file",
+        "dangling.png": "No such file or directory",
+        "floats.tif": "the range of its pixels (Pillow mode F) is unknown",
+    }
+    assert set(dataset.skipped) == {os.path.join("train", name) for name in reasons}
+    assert all(reason and str(tmp_path) not in reason for reason in dataset.skipped.values())
+    assert all(reasons[os.path.basename(path)] in reason for path, reason in dataset.skipped.items())
+    assert "folder (train): skipped 7 of 9 files: " in caplog.text and "; …" in caplog.text
+
+
+def test_a_folder_of_nothing_but_damage(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="none of 1 files in .* can be read: x.png .cannot identify"):
+        load_dataset("folder", "train", tmp_path)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_found_does_not_depend_on_threads(classes, threads, monkeypatch):
+    damaged(classes / "cat")
+    monkeypatch.setattr(os, "cpu_count", lambda: threads)
+    dataset = load_dataset("folder", "train", classes)
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    other = load_dataset("folder", "train", classes)
+    assert list(dataset.skipped.items()) == list(other.skipped.items()) and len(dataset.skipped) > 3
+    assert dataset.conversions == other.conversions and dataset.image_shape == other.image_shape
+    for index in range(len(dataset.source)):
+        for name, value in dataset.source[index].items():
+            np.testing.assert_array_equal(value, other.source[index][name])
+
+
+def test_a_failing_disk_is_not_a_damaged_file(classes, monkeypatch):
+    def fail(path, channels):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(images, "decode", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        load_dataset("folder", "train", classes)
+
+
+def test_a_file_that_is_damaged_later_is_named(classes):
+    dataset = load_folder("train", classes, preload_bytes=0)
+    assert isinstance(dataset.source, OnDisk)
+    for path in classes.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(RuntimeError, match=r"cat/\d+.png could be read when the dataset was opened"):
+        dataset.source[:]
+
+
+def test_images_of_different_sizes(tmp_path):
+    for i in range(3):
+        save(tmp_path / f"train/{i}.png", picture(i, 10, 10 + i))
+    dataset = load_dataset("folder", "train", tmp_path)
+    assert dataset.image_shape == (10, None, 3) and isinstance(dataset.source, OnDisk)
+    with pytest.raises(ValueError, match="vary in size: give a transform"):
+        Batches(dataset, 2, seed=0)
+
+
+def test_large_folders_stay_on_disk(classes):
+    size = 27 * 12 * 16 * 3
+    assert isinstance(load_folder("train", classes, preload_bytes=size).source, InMemory)
+    assert isinstance(load_folder("train", classes, preload_bytes=size - 1).source, OnDisk)
+
+
+def test_many_files_are_checked_only_once(classes, tmp_path_factory, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr(images, "REMEMBER_FROM", 27)
+    monkeypatch.setattr(images, "PROGRESS_SECONDS", 0.0)
+    decoded = []
+    monkeypatch.setattr(
+        images, "decode", lambda path, channels: decoded.append(path) or decode(path, channels)
+    )
+    first = load_folder("train", classes, preload_bytes=0)
+    assert len(decoded) == 27 and "folder (train): 27 of 27 files checked" in caplog.text
+    again = load_folder("train", classes, preload_bytes=0)
+    assert len(decoded) == 27 and again.image_shape == first.image_shape
+    changed = first.source.records.entries[4].path
+    save(changed, picture(0, 5, 5))
+    assert load_folder("train", classes, preload_bytes=0).image_shape == (None, None, 3)
+    assert decoded[27:] == [changed]
+    load_folder("train", classes, channels=1, preload_bytes=0)
+    assert len(decoded) == 27 + 1 + 27
+
+
+GREY = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
+COLOUR = np.stack([GREY, 250 - GREY, GREY // 2], -1)
+ALPHA = np.array([[0, 51, 102, 153, 204, 255]] * 4, np.uint8)[..., None]
+DEEP = Image.fromarray(GREY.astype(np.uint16) * 256 + 200)
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601-2
+
+repeated = lambda grey: np.repeat(grey[..., None], 3, -1)
+over_white = lambda pixels: pixels * (ALPHA / 255) + 255 - ALPHA
+
+
+def palette():
+    image = Image.frombytes("P", (6, 4), (GREY // 10).tobytes())
+    image.putpalette(COLOUR.reshape(-1, 3).tobytes())
+    return image
+
+
+def turned_clockwise():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def deep_colours():
+    """A PNG of 16 bits, which Pillow does not write (W3C, Portable Network Graphics, section 5)."""
+    chunk = lambda kind, data: (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    )
+    values = (COLOUR.astype(np.uint16) * 256 + 200).astype(">u2").reshape(4, -1)
+    lines = b"".join(b"\0" + line.tobytes() for line in values)
+    header = struct.pack(">IIBBBBB", 6, 4, 16, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+RGB, RGBA = Image.fromarray(COLOUR), Image.fromarray(np.concatenate([COLOUR, ALPHA], -1))
+LA = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(ALPHA[..., 0])])
+CMYK = Image.frombytes("CMYK", (6, 4), np.concatenate([255 - COLOUR, 0 * ALPHA], -1).tobytes())
+WHITE, UPPER = "transparency over white", "upper 8 of 16 bits"
+CASES = {  # name: (image or file, options of saving, expected RGB, colours before, other conversions)
+    "rgb.png": (RGB, {}, COLOUR, "RGB"),
+    "grey.png": (Image.fromarray(GREY), {}, repeated(GREY), "L"),
+    "bits.png": (Image.fromarray(GREY > 100), {}, repeated(255 * (GREY > 100)), "1"),
+    "palette.png": (palette(), {}, COLOUR, "P"),
+    "palette_alpha.png": (palette(), {"transparency": ALPHA.tobytes()}, over_white(COLOUR), "P", WHITE),
+    "rgba.png": (RGBA, {}, over_white(COLOUR), "RGB", WHITE),
+    "grey_alpha.png": (LA, {}, over_white(repeated(GREY)), "L", WHITE),
+    "deep.png": (DEEP, {}, repeated(GREY), "L", UPPER),
+    "deep.tif": (DEEP, {}, repeated(GREY), "L", UPPER),
+    "deep_rgb.png": (deep_colours(), {}, COLOUR, "RGB", UPPER),
+    "cmyk.tif": (CMYK, {}, COLOUR, "CMYK"),
+    "turned.png": (RGB, {"exif": turned_clockwise()}, np.rot90(COLOUR, -1), "RGB", "turned as EXIF says"),
+    "frames.png": (RGB, {"save_all": True, "append_images": [CMYK.convert("RGB").rotate(180)]}, COLOUR, "RGB")
+    + ("first of several frames",),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_conversions_are_defined_and_counted(tmp_path, name):
+    image, options, rgb, mode, *others = CASES[name]
+    if isinstance(image, bytes):
+        (tmp_path / name).write_bytes(image)
+    else:
+        image.save(tmp_path / name, **options)
+    for channels, wanted in ((3, "RGB"), (1, "L")):
+        pixels, kinds = decode(tmp_path / name, channels)
+        assert kinds == (*others, *([] if mode == wanted else [f"{mode} to {wanted}"]))
+        assert pixels.dtype == np.uint8
+        expected = rgb if channels == 3 else (rgb @ LUMA)[..., None]
+        np.testing.assert_allclose(pixels, expected, atol=1.01)  # one level, by rounding once or twice
+        dataset = load_folder("train", tmp_path, channels=channels)
+        assert dataset.conversions == dict.fromkeys(kinds, 1)
+        np.testing.assert_array_equal(dataset.source[0]["image"], pixels)
+
+
+def test_cmyk_of_a_jpeg(tmp_path):
+    flat = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # no cyan, full magenta and yellow: red
+    flat.save(tmp_path / "x.jpg", quality=95)
+    pixels, kinds = decode(tmp_path / "x.jpg")
+    np.testing.assert_allclose(pixels, np.broadcast_to([255, 0, 0], (16, 16, 3)), atol=3)
+    assert kinds == ("CMYK to RGB",)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="needs a data_dir"):
+        load_dataset("folder")
+    with pytest.raises(FileNotFoundError, match="there is no folder .*absent"):
+        load_dataset("folder", data_dir=tmp_path / "absent")
+    with pytest.raises(ValueError, match=r"holds no images: expected files called .*\*\.png"):
+        load_dataset("folder", data_dir=tmp_path)

@@ -1,0 +1,321 @@
+"""The pages of runs: what stands in them, by a parser, and whether a browser shows it."""
+
+import json
+import math
+import os
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, Browser
+from conftest import program
+
+from experiments.compare import best, comparison
+from experiments.page import Html, chart, element, page
+from experiments.report import write_report
+from genjax.training.pictures import save_animation, save_grid
+
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None and "CI" not in os.environ,
+    reason="no Chromium; apt-get install chromium, or Google Chrome",
+)
+REPORT = dict(
+    experiment="flow <b>&",
+    steps=300,
+    seconds=12.25,
+    class_accuracy=0.9,
+    classifier_accuracy=0.99,
+    frechet_distance=1.5,
+    frechet_distance_train=0.625,
+    density=0.75,
+    num_samples=1000,
+    features="pixels in [-1, 1]",
+    ema=True,
+    skipped={"cats/broken.jpg": "image file is truncated"},
+)
+
+
+def make_run(folder, report=REPORT, learning_rate=1e-3, steps=300, num_pictures=3):
+    """The folder of a run as training leaves it, with small pictures."""
+    (folder / "samples").mkdir(parents=True)
+    config = dict(experiment="flow <b>&", seed=0, num_steps=300, optimizer=dict(learning_rate=learning_rate))
+    record = dict(
+        config=config, device="1 × cpu", versions=dict(jax="0.10.2"), git_commit="c0ffee" + "0" * 34
+    )
+    (folder / "config.json").write_text(json.dumps(record))
+    rows = [dict(step=s, seconds=s / 20, loss=3.0 / s, norm=float(s)) for s in range(10, steps + 1, 10)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 8, 8, 3)).astype(np.uint8)
+    for picture in range(1, num_pictures + 1):
+        save_grid(folder / f"samples/step_{100 * picture:06d}.png", images[0], 2)
+    if report:
+        (folder / "report.json").write_text(json.dumps(report))
+        save_grid(folder / "samples.png", images[0], 2)
+        save_animation(folder / "noise_to_data.gif", images, 2)
+    return folder
+
+
+class Page(HTMLParser):
+    """What is in a page: elements with their attributes, its text, and the rows of its tables."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.elements, self.text, self.rows, self._open = [], "", [], []
+        self.feed(source)
+        self.close()
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in ("img", "meta", "link"):
+            self._open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("th", "td"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if {"th", "td"} & set(self._open):
+            self.rows[-1][-1] += data
+
+    def all(self, tag, class_=None):
+        return [a for t, a in self.elements if t == tag and class_ in (None, *a.get("class", "").split())]
+
+
+def check(source, pictures, charts):
+    """What holds for every page."""
+    page = Page(source)
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "srcset", "action", "data", "poster", "xlink:href"):
+            assert attributes.get(name, "#").startswith(("data:", "#")), (tag, name)
+        assert not any(name.startswith("on") for name in attributes)
+    assert not page.all("script") and not re.search(r"url\(|@import", source)
+    assert len(page.all("img")) == pictures
+    assert all(len(image["alt"]) > 10 and int(image["width"]) > 0 for image in page.all("img"))
+    assert len(page.all("svg", "chart")) == charts
+    assert all(len(drawing["aria-label"]) > 20 for drawing in page.all("svg", "chart"))
+    assert [a["lang"] for a in page.all("html")] == ["en"] and len(page.all("h1")) == len(
+        page.all("main")
+    ) == 1
+    return page
+
+
+def test_report_of_a_finished_run(tmp_path):
+    path = write_report(make_run(tmp_path / "run"))
+    assert path == tmp_path / "run" / "report.html"
+    page = check(path.read_text(encoding="utf-8"), pictures=5, charts=2)
+    assert "flow <b>&" in page.text and not page.all("b")  # escaped
+    for row in (
+        ["class accuracy↑ higher is better", "0.9", "0.99"],
+        ["frechet distance↓ lower is better", "1.5", "0.625"],
+        ["density→ 1 is best", "0.75", ""],
+        ["num samples", "1000"],
+        ["features", "pixels in [-1, 1]"],
+        ["ema", "yes"],
+        ["cats/broken.jpg", "image file is truncated"],
+        ["optimizer.learning_rate", "0.001"],
+        ["versions.jax", "0.10.2"],
+        ["git_commit", "c0ffee" + "0" * 34],
+    ):
+        assert row in page.rows, row
+    assert [row[0] for row in page.rows].count("frechet distance train") == 0  # it stands beside its figure
+    for words in ("300 of 300", "15.0 s", "1 × cpu", "step 100", "step 300"):
+        assert words in page.text
+    assert "Not evaluated yet" not in page.text
+
+
+def test_report_of_a_run_that_is_going_on(tmp_path):
+    run = make_run(tmp_path / "run", report=None, steps=200, num_pictures=2)
+    picture = run / "samples/step_000200.png"
+    picture.write_bytes(picture.read_bytes()[:-40])  # being written, or cut short by a kill
+    page = check(write_report(run).read_text(encoding="utf-8"), pictures=1, charts=2)
+    assert "Not evaluated yet: training has logged 200 of 300 steps" in page.text and "10.0 s" in page.text
+    (run / "metrics.jsonl").unlink()
+    picture.unlink()
+    (run / "samples/step_000100.png").unlink()
+    page = check(write_report(run).read_text(encoding="utf-8"), pictures=0, charts=0)
+    assert "0 of 300" in page.text
+
+
+def test_of_many_pictures_some_are_shown_the_last_always(tmp_path):
+    run = make_run(tmp_path / "run", num_pictures=40)
+    page = check(write_report(run).read_text(encoding="utf-8"), pictures=12, charts=2)
+    assert "10 of 40 pictures" in page.text and "step 4,000" in page.text
+
+
+def test_comparison(tmp_path):
+    better = REPORT | dict(frechet_distance=0.5, class_accuracy=0.8, density=1.1, num_samples=500)
+    runs = [
+        make_run(tmp_path / "a/run"),
+        make_run(tmp_path / "b/run", better, learning_rate=0.01),
+        make_run(tmp_path / "c", report=None, steps=200),
+    ]
+    page = check(comparison(runs), pictures=3, charts=2)
+    for row in (
+        ["", "a/run", "b/run", f"{tmp_path.name}/c"],
+        ["class accuracy↑ higher is better", "0.9best", "0.8", "–"],
+        ["frechet distance↓ lower is better", "1.5", "0.5best", "–"],
+        ["density→ 1 is best", "0.75", "1.1best", "–"],
+        ["num samples", "1000", "500"],
+        ["optimizer.learning_rate", "0.001", "0.01", "0.001"],
+    ):
+        assert row in page.rows, row
+    assert "seed" not in page.text and "In the environments nothing differs" in page.text
+    assert f"{tmp_path.name}/c is not evaluated yet: it has logged 200 of 300 steps" in page.text
+    assert len(page.all("path", "curve")) == 3 + 2 * 3  # legend and two charts
+
+
+@pytest.mark.parametrize(
+    "name, values, expected",
+    [
+        ("class_accuracy", [0.5, 0.9, None], {1}),
+        ("frechet_distance", [0.5, 0.9, 0.5], {0, 2}),
+        ("nearest_neighbour_ratio", [0.2, 1.3, 1.4], {1}),
+        ("density", [None, 1.0], set()),
+        ("precision", [0.5, 0.5], set()),
+    ],
+)
+def test_the_best_is_by_the_figures_direction(name, values, expected):
+    assert best(name, values) == expected
+
+
+def drawn(figure):
+    """The points of a chart's curve, and the heights of its grid lines by their labels."""
+    curve = [tuple(map(float, pair.split())) for pair in re.findall(r"[ML]([\d.]+ [\d.]+)", figure)]
+    lines = [float(y) for y in re.findall(r'y1="([\d.]+)"', figure)]
+    labels = re.findall(r'text-anchor="end">([^<]+)<', figure)
+    return curve, dict(zip(labels, lines, strict=True))
+
+
+def test_curves_agree_with_the_grid():
+    curve, lines = drawn(chart("loss", {"run": [(s, s / 10) for s in range(0, 11)]}))
+    assert lines.keys() == {"0", "0.25", "0.5", "0.75", "1"}
+    heights = [curve[0][1], curve[5][1], curve[10][1]]
+    assert heights == pytest.approx([lines["0"], lines["0.5"], lines["1"]], abs=0.1)  # drawn to a tenth
+    assert np.diff([x for x, _ in curve]) == pytest.approx((curve[-1][0] - curve[0][0]) / 10, abs=0.11)
+
+
+def test_a_logarithmic_axis_where_it_shows_more():
+    points = [(s, 100 * math.exp(-s)) for s in range(12)]
+    figure = chart("loss", {"run": points})
+    curve, lines = drawn(figure)
+    assert "logarithmic" in figure
+    assert np.diff([y for _, y in curve]) == pytest.approx((curve[-1][1] - curve[0][1]) / 11, abs=0.11)
+    decade = (curve[1][1] - curve[0][1]) * math.log(10)
+    assert lines["0.01"] - lines["1"] == pytest.approx(2 * decade, abs=0.5)
+    assert "logarithmic" not in chart("rate", {"run": [(s, 1e-3 * (1 + math.cos(s / 4))) for s in range(13)]})
+    assert "logarithmic" not in chart("signed", {"run": [(s, y - 1e-2) for s, y in points]})
+
+
+def test_what_is_not_finite_leaves_a_gap_and_extremes_stay():
+    gap = chart("loss", {"run": [(0, 1.0), (1, 2.0), (2, math.nan), (3, math.inf), (4, 1.0), (5, 3.0)]})
+    assert (
+        re.search(r' d="M[^M]*L[^M]*M[^M]*L[^M]*"', gap) and "nan" not in re.search(r' d="([^"]*)"', gap)[1]
+    )
+    assert "no finite values" in chart("loss", {"run": [(0, math.nan)]})
+    many = [(s, math.sin(s)) for s in range(100_000)]
+    many[54_321] = (54_321, 40.0)
+    curve, lines = drawn(chart("loss", {"run": many}))
+    assert 500 < len(curve) <= 1100
+    assert min(y for _, y in curve) == pytest.approx(lines["40"], abs=0.1)
+
+
+def test_one_point_and_a_constant_are_drawn():
+    for points in ([(100, 0.5)], [(0, 0.0), (1, 0.0)], [(0, -3.0), (10, -3.0)]):
+        curve, lines = drawn(chart("loss", {"run": points}))
+        assert len(curve) == len(points) and lines
+        assert all(0 < x < 400 and 0 < y < 230 for x, y in curve)
+
+
+def test_a_run_without_a_metric_changes_no_colours(tmp_path):
+    assert 'class="curve s1"' in chart("loss", {"a": [], "b": [(0, 1.0), (1, 2.0)]})
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    (b / "metrics.jsonl").write_text('{"step": 1, "seconds": 1.0, "extra": 1.0}\n')
+    looks = [path["class"] for path in Page(comparison([a, b])).all("path")]
+    assert looks == ["curve s0", "curve s1", "curve s0", "curve s0", "curve s1"]  # legend, loss, norm, extra
+
+
+def test_markup_in_names_is_text():
+    assert element("p", "<script>", title='"&') == '<p title="&quot;&amp;">&lt;script&gt;</p>'
+
+
+def test_the_programs(tmp_path):
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    out = tmp_path / "both.html"
+    result = program("report", f"--workdir={a}")
+    assert result.returncode == 0 and result.stdout == f"{a / 'report.html'}\n", result.stderr
+    result = program("compare", a, f"--out={out}", b)
+    assert result.returncode == 0 and result.stdout == f"{out}\n", result.stderr
+    check(out.read_text(encoding="utf-8"), pictures=2, charts=2)
+
+
+def test_mistakes_are_answered(tmp_path):
+    run = make_run(tmp_path / "run")
+    for folders, words in [
+        ([run, tmp_path], "holds no run (no config.json); give the --workdir of a training"),
+        ([run], "1 folders given; give those of two runs or more"),
+        ([run, run / ".." / "run"], "2 folders given, 1 of them different; give each run once"),
+    ]:
+        with pytest.raises((ValueError, FileNotFoundError), match=re.escape(words)):
+            comparison(folders)
+    for name, given in (("report", [f"--workdir={tmp_path}"]), ("compare", [tmp_path, run])):
+        result = program(name, *given)
+        assert result.returncode == 1 and "holds no run" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pages")
+    a = make_run(root / "a")
+    b = make_run(root / "a_run_with_a_name_that_is_long_enough_to_be_a_nuisance", learning_rate=0.01)
+    (root / "compare.html").write_text(comparison([a, b]), encoding="utf-8")
+    return {"report": write_report(a), "comparison": root / "compare.html"}
+
+
+@needs_chromium
+@pytest.mark.parametrize("name, pictures", [("report", 5), ("comparison", 2)])
+@pytest.mark.parametrize("width, scheme", [(1200, "light"), (390, "dark")])
+def test_a_browser_shows_everything_and_asks_for_nothing(pages, tmp_path, name, pictures, width, scheme):
+    with Browser(tmp_path / "profile", width=width, scheme=scheme) as browser:
+        browser.open(pages[name].as_uri())
+        shown = browser.evaluate(
+            "Promise.all([...document.images].map(i => i.decode())).then(() => "
+            "[...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().width]))"
+        )
+        assert len(shown) == pictures and all(natural == 68 and width > 100 for natural, width in shown)
+        lengths = browser.evaluate(
+            "[...document.querySelectorAll('path.curve')].map(p => p.getTotalLength())"
+        )
+        assert len(lengths) == (2 if name == "report" else 6) and min(lengths) > 30
+        # Nothing wider than the window but what scrolls by itself
+        assert browser.evaluate("document.documentElement.scrollWidth") == width
+        ink, paper = browser.evaluate(
+            "(s => [s.color, s.backgroundColor].map(c => c.match(/\\d+/g).slice(0, 3).reduce((a, b) => +a + +b)))"
+            "(getComputedStyle(document.body))"
+        )
+        assert (ink < 150 and paper > 700) if scheme == "light" else (ink > 600 and paper < 120)
+        assert browser.complaints == []
+        assert browser.requests[0] == pages[name].as_uri()
+        assert all(request.startswith("data:") for request in browser.requests[1:])
+
+
+@needs_chromium
+def test_the_browser_would_notice(tmp_path):
+    """A request, a failing script, a broken picture, and that the policy of the pages forbids a request."""
+    picture = '<img src="http://127.0.0.1:9/a.png" alt="none">'
+    broken = '<img src="data:image/png;base64,AAAA"><script>nowhere()</script>'
+    (tmp_path / "bad.html").write_text(picture + broken)
+    (tmp_path / "forbidden.html").write_text(page("forbidden", [], [Html(picture)]), encoding="utf-8")
+    with Browser(tmp_path / "profile") as browser:
+        browser.open((tmp_path / "bad.html").as_uri())
+        assert "http://127.0.0.1:9/a.png" in browser.requests
+        assert "nowhere" in json.dumps(browser.complaints)
+        assert browser.evaluate("[...document.images].map(i => i.naturalWidth)") == [0, 0]
+    with Browser(tmp_path / "profile") as browser:
+        browser.open((tmp_path / "forbidden.html").as_uri())
+        assert "Content Security Policy" in json.dumps(browser.complaints)
