@@ -1,6 +1,7 @@
 """Tasks: a network, an algorithm, data and metrics, with numbers from a config."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -18,8 +20,10 @@ from genjax import diffusion
 from genjax.data import to_float
 from genjax.diffusion import processes, samplers, targets, times
 from genjax.models import dit
-from genjax.training import ema, make_optimizer, update_average, value_and_gradient
+from genjax.training import Mean, ema, group_norms, make_optimizer, update_average, value_and_gradient
 from genjax.training.optimizers import evaluation_params
+
+TIME_BINS = 8  # equal parts of a process' times, for each of which the loss is logged
 
 
 @flax.struct.dataclass
@@ -97,14 +101,14 @@ class ImageDiffusion:
 
     def update(
         self, state: State, batch: dict[str, Array], key: Key[Array, ""]
-    ) -> tuple[State, dict[str, Float[Array, ""]]]:
+    ) -> tuple[State, dict[str, Float[Array, ""] | Mean]]:
         def loss_of(params, batch, key):
             dropout_key, loss_key = jax.random.split(key)
             images = to_float(batch["image"])
             labels = diffusion.drop_conditioning(
                 dropout_key, batch["label"], self.network.null_label, self.dropout_rate
             )
-            losses, _ = diffusion.simple_loss(
+            losses, t = diffusion.simple_loss(
                 loss_key,
                 self._apply(params),
                 images,
@@ -113,16 +117,20 @@ class ImageDiffusion:
                 target=self.target,
                 times=self.times,
             )
-            return losses.mean(), None
+            return losses.mean(), diffusion.sums_by_time(losses, t, self.process, TIME_BINS)
 
-        (loss, _), gradients = value_and_gradient(loss_of, self.accumulation_steps)(state.params, batch, key)
+        gradient_of = value_and_gradient(loss_of, self.accumulation_steps)
+        (loss, (sums, counts)), gradients = gradient_of(state.params, batch, key)
         updates, optimizer_state = self.optimizer.update(gradients, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
         evaluated = evaluation_params(optimizer_state, params)
         metrics = {
             "loss": loss,
-            "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": self.schedule(state.step),
+            **{name: Mean(*bin) for name, *bin in zip(self._time_bins(), sums, counts, strict=True)},
+            **group_norms("norm/gradient", gradients),
+            **group_norms("norm/parameter", params),
+            **group_norms("norm/update", updates),
         }
         return State(
             step=state.step + 1,
@@ -168,6 +176,10 @@ class ImageDiffusion:
             for name, rule in self.averages
             if isinstance(rule, ema.PowerFunction)
         }
+
+    def _time_bins(self) -> list[str]:
+        edges = np.linspace(*self.process.domain, TIME_BINS + 1)
+        return [f"loss/t_{low:.3g}_{high:.3g}" for low, high in itertools.pairwise(edges)]
 
     def _apply(self, params: PyTree) -> Callable:
         return functools.partial(self.network.apply, {"params": params})

@@ -4,6 +4,13 @@ from genjax.data.dataset import Dataset as Dataset
 from genjax.data.dataset import InMemory as InMemory
 from genjax.data.folder import load_folder as load_folder
 from genjax.data.loader import Batches as Batches
+from genjax.data.loader import reading_rate as reading_rate
 from genjax.data.sources import load_dataset as load_dataset
+from genjax.data.transforms import center_crop as center_crop
+from genjax.data.transforms import compose as compose
+from genjax.data.transforms import flip_example as flip_example
+from genjax.data.transforms import flip_images as flip_images
+from genjax.data.transforms import random_crop as random_crop
+from genjax.data.transforms import resize as resize
 from genjax.data.transforms import to_float as to_float
 from genjax.data.transforms import to_uint8 as to_uint8

@@ -6,6 +6,7 @@
 from genjax.diffusion.guidance import drop_conditioning as drop_conditioning
 from genjax.diffusion.guidance import guide as guide
 from genjax.diffusion.losses import simple_loss as simple_loss
+from genjax.diffusion.losses import sums_by_time as sums_by_time
 from genjax.diffusion.processes import Process as Process
 from genjax.diffusion.processes import RectifiedFlow as RectifiedFlow
 from genjax.diffusion.processes import VarianceExploding as VarianceExploding

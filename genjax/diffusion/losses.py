@@ -1,4 +1,4 @@
-"""The simple loss of diffusion and flow matching."""
+"""The simple loss of diffusion and flow matching, and how it depends on time."""
 
 from collections.abc import Callable
 
@@ -38,3 +38,13 @@ def simple_loss(
     error = jnp.square(y.astype(jnp.float32) - combine(process, target, x, z, t))
     loss = jnp.mean(error, axis=range(1, x.ndim))
     return (loss if weighting is None else weighting(process, t) * loss), t
+
+
+def sums_by_time(
+    losses: Float[Array, " batch"], t: Float[Array, " batch"], process: Process, num_bins: int
+) -> tuple[Float[Array, " bins"], Float[Array, " bins"]]:
+    """Sums of losses, and how many there are, in equal parts of the process' domain of t."""
+    start, end = process.domain
+    place = jnp.clip(num_bins * (t - start) / (end - start), 0, num_bins - 1).astype(int)
+    in_bin = jax.nn.one_hot(place, num_bins)
+    return jnp.sum(losses[:, None] * in_bin, axis=0), jnp.sum(in_bin, axis=0)

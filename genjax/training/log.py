@@ -4,31 +4,50 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.struct
+import jax.numpy as jnp
 import numpy as np
 import rich.progress
+from jaxtyping import Array, Float
 
 
 class Mean(NamedTuple):
     """A metric that is a mean of unequally many things a step, perhaps none: their total and their number."""
 
-    total: Any
-    count: Any
+    total: Float[Array, ""]
+    count: Float[Array, ""]
+
+
+@flax.struct.dataclass
+class Metrics:
+    """The metrics of a step in one array, since each array that leaves a step costs the host time.
+
+    Attributes:
+        table: totals and counts, `[names 2]` in float32 (or what a transformation puts in its place).
+    """
+
+    table: Any
+    names: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
     @classmethod
-    def of(cls, metric: Any) -> "Mean":
-        """Numbers on the host; a metric that is a scalar counts as one thing a step."""
-        return cls(*map(float, metric)) if isinstance(metric, Mean) else cls(float(metric), 1.0)
+    def pack(cls, metrics: Mapping[str, Float[Array, ""] | Mean]) -> "Metrics":
+        """A scalar counts as one thing."""
+        pairs = [metric if isinstance(metric, Mean) else (metric, 1.0) for metric in metrics.values()]
+        return cls(jnp.array(pairs, jnp.float32), tuple(metrics))
+
+    def __getitem__(self, name: str) -> Float[Array, ""] | np.float32:
+        total, count = self.table[self.names.index(name)]
+        return total / count
 
 
-def window_means(window: Sequence[dict[str, Mean]]) -> dict[str, float]:
+def window_means(window: Sequence[Metrics]) -> dict[str, float]:
     """Each metric's mean over the steps of a window, total over count; what had no count is left out."""
-    columns = {name: zip(*(step[name] for step in window), strict=True) for name in window[0]}
-    sums = {name: [np.sum(column) for column in pair] for name, pair in columns.items()}
-    return {name: float(total / count) for name, (total, count) in sums.items() if count}
+    totals, counts = np.sum([step.table for step in window], axis=0, dtype=np.float64).T
+    return {name: float(t / c) for name, t, c in zip(window[0].names, totals, counts, strict=True) if c}
 
 
 class MetricsLog:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from genjax.training.checkpoints import Checkpoints
 from genjax.training.cost import multiply_adds, peak_operations
-from genjax.training.log import Mean, MetricsLog, ProgressBar, window_means
+from genjax.training.log import Metrics, MetricsLog, ProgressBar, window_means
 from genjax.training.mesh import (
     abstract_state,
     agree,
@@ -76,12 +76,13 @@ def _stop_signals() -> Iterator[list[int]]:
 def compile_update(task: Task, state: Any, mesh: Mesh) -> Callable:
     """`(state, batch, key) -> (state, metrics)`, jitted; the key is folded with the state's step.
 
-    The old state's memory is donated to the new one.
+    Metrics come packed (`Metrics`). The old state's memory is donated to the new one.
     """
     state_sharding = jax.tree.map(lambda a: a.sharding, state)
 
     def update(state, batch, key):
-        return task.update(state, batch, jax.random.fold_in(key, state.step))
+        state, metrics = task.update(state, batch, jax.random.fold_in(key, state.step))
+        return state, Metrics.pack(metrics)
 
     return jax.jit(
         update,
@@ -155,8 +156,8 @@ def train(
         update = compile_update(task, abstract, mesh)
         any_process = agree(mesh) if jax.process_count() > 1 else None
 
-        unread: tuple[int, dict[str, jax.Array]] | None = None
-        window: list[dict[str, Mean]] = []
+        unread: tuple[int, Metrics] | None = None
+        window: list[Metrics] = []
         window_began, waited, operations = log.seconds, 0.0, 0
 
         def last_good() -> str:
@@ -169,16 +170,16 @@ def train(
             if unread is None:
                 return
             (step, metrics), unread = unread, None
-            values = {name: Mean.of(value) for name, value in jax.device_get(metrics).items()}
-            for name, (value, _) in values.items():
-                if not math.isfinite(value):
+            metrics = jax.device_get(metrics)
+            for name, (total, _) in zip(metrics.names, metrics.table, strict=True):
+                if not math.isfinite(total):
                     raise NonFiniteError(
-                        f"{name} is {value} at step {step}. Nothing is saved from here on; {last_good()}. "
+                        f"{name} is {total} at step {step}. Nothing is saved from here on; {last_good()}. "
                         "Lower the learning rate, clip gradients, or look at the data."
                     )
-            window.append(values)
+            window.append(metrics)
             if progress:
-                progress.update(step, values["loss"].total if "loss" in values else None)
+                progress.update(step, float(metrics["loss"]) if "loss" in metrics.names else None)
             if step % log_every == 0 or step == num_steps:
                 means = window_means(window)
                 seconds = log.seconds - window_began

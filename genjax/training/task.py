@@ -5,6 +5,8 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 from jaxtyping import Array, Float, Key, PyTree
 
+from genjax.training.log import Mean
+
 
 @runtime_checkable
 class Task(Protocol):
@@ -19,8 +21,11 @@ class Task(Protocol):
 
     def update(
         self, state: PyTree, batch: dict[str, jax.Array], key: Key[Array, ""]
-    ) -> tuple[PyTree, dict[str, Float[Array, ""]]]:
-        """The state after one more step, and scalar metrics. The loop stops when a metric is not finite."""
+    ) -> tuple[PyTree, dict[str, Float[Array, ""] | Mean]]:
+        """The state after one more step, and metrics: scalars, or the total and count of a `Mean`.
+
+        The loop stops when one is not finite.
+        """
 
     def generate(self, state: PyTree, key: Key[Array, ""], *args: Any, **options: Any) -> Array:
         """Samples."""

@@ -1,16 +1,11 @@
 import gzip
-import struct
 
 import numpy as np
 import pytest
+from idx import write_idx
 
 from genjax.data import fashion as fashion_module
 from genjax.data import load_dataset
-
-
-def write_idx(path, array):
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(struct.pack(">I", length) for length in array.shape)
-    path.write_bytes(gzip.compress(header + array.tobytes()))
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 import itertools
+import os
+import time
 
 import numpy as np
 import pytest
 
-from genjax.data import Batches, Dataset, InMemory
-from genjax.data.dataset import OnDisk
+from genjax.data import Batches, Dataset, InMemory, compose, flip_example, random_crop, reading_rate
+from genjax.data.dataset import OnDisk, num_threads
 
 
 def numbered(length: int, image_shape=(2, 2, 1)) -> Dataset:
@@ -34,6 +36,33 @@ def test_batches_do_not_depend_on_the_number_of_processes(process_count, transfo
         for index in range(process_count)
     ]
     assert_equal(whole, {name: np.concatenate([part[name] for part in parts]) for name in whole})
+
+
+@pytest.mark.parametrize("kind", ["digits", "fashion_mnist", "emoji", "classes", "captions", "sizes"])
+def test_batches_of_every_source(sources_of_every_kind, kind, monkeypatch):
+    """The same for 1, 2 and 4 processes, and for any number of threads."""
+    dataset = sources_of_every_kind[kind]
+    random = compose(random_crop(8), flip_example)
+    for transform in [random] if kind == "sizes" else [None, random]:
+        expected = [Batches(dataset, 8, 3, transform=transform)[step] for step in range(6)]
+        for count in (1, 2, 4):
+            monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+            streams = [
+                Batches(dataset, 8, 3, transform=transform, process_index=i, process_count=count).iterate(
+                    0, 6
+                )
+                for i in range(count)
+            ]
+            for batch, *parts in zip(expected, *streams, strict=True):
+                assert_equal(batch, {n: np.concatenate([part[n] for part in parts]) for n in batch})
+    assert ("index" in expected[0]) == (kind in ("emoji", "captions"))
+
+
+def test_reading_rate(sources_of_every_kind):
+    slow = lambda example, generator: time.sleep(0.01) or example
+    batches = Batches(sources_of_every_kind["captions"], 4, seed=0, transform=slow)
+    most = 2 * num_threads() / 0.01  # were twice the threads at work
+    assert 20 < reading_rate(batches, 8) < most
 
 
 @pytest.mark.parametrize("transform", [None, noisy])

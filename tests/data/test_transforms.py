@@ -3,7 +3,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.data import to_float, to_uint8
+from genjax.data import (
+    Batches,
+    Dataset,
+    center_crop,
+    compose,
+    flip_example,
+    flip_images,
+    random_crop,
+    resize,
+    to_float,
+    to_uint8,
+)
+from genjax.data.dataset import OnDisk
 
 every_byte = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
 
@@ -22,3 +34,128 @@ def test_to_uint8_rounds_and_clips():
     pixels = np.array([-3.0, -1.0, -1 + 0.4 / 127.5, -1 + 0.6 / 127.5, 1.0, 3.0], np.float32).reshape(1, 6, 1)
     np.testing.assert_array_equal(to_uint8(pixels).ravel(), [0, 0, 0, 1, 255, 255])
     assert to_uint8(jnp.full((1, 1, 1), 1.0, jnp.bfloat16)) == 255
+
+
+def noise(height, width, channels=3):
+    return np.random.default_rng(height * width).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def apply(transform, image, seed=0):
+    return transform({"image": image, "label": np.int32(3)}, np.random.default_rng(seed))["image"]
+
+
+def filtered(image, weights_of):
+    """Across, then down; bytes after each, as Pillow has it."""
+    for axis in (1, 0):
+        image = np.moveaxis(np.tensordot(weights_of(axis), image, (1, axis)), 0, axis)
+        image = np.floor(image + 0.5).clip(0, 255)
+    return image
+
+
+def distances(length, new):
+    """From the centres of the new pixels to those of the old, in new pixels: [new, length]."""
+    return (np.arange(length) + 0.5) * new / length - (np.arange(new)[:, None] + 0.5)
+
+
+def box(length):
+    """Weights [length // 2, length] of the mean over the old pixels whose centres a new pixel covers."""
+    distance = distances(length, length // 2)
+    weights = ((distance > -0.5) & (distance <= 0.5)).astype(float)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def cubic(length, new):
+    """Weights [new, length] of R. Keys' kernel (1981) with a = -1/2, widened where the image shrinks."""
+    distance = np.abs(distances(length, new)) * min(length / new, 1.0)
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    weights = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+    return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    "height, width, size, expected_shape, halvings",
+    [
+        (20, 31, 16, (16, 25), 0),
+        (64, 96, 16, (16, 24), 2),
+        (70, 50, 12, (17, 12), 2),  # 70x50, 35x25, 17x12
+        (9, 7, 14, (18, 14), 0),  # enlarged
+        (16, 40, 16, (16, 40), 0),
+        (31, 33, 16, (16, 17), 0),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resize_is_box_halving_then_bicubic(height, width, size, expected_shape, halvings, channels):
+    image = noise(height, width, channels)
+    expected = image.astype(float)
+    for _ in range(halvings):
+        expected = filtered(expected, lambda axis: box(expected.shape[axis]))  # noqa: B023
+    if expected.shape[:2] != expected_shape:
+        expected = filtered(expected, lambda axis: cubic(expected.shape[axis], expected_shape[axis]))
+    resized = apply(resize(size), image)
+    assert resized.shape == (*expected_shape, channels) and resized.dtype == np.uint8
+    # Pillow's weights have 22 bits, so that ties may fall otherwise.
+    np.testing.assert_allclose(resized, expected, atol=1)
+    assert (resized != expected).mean() < 0.02
+
+
+def test_imagenet_preparation():
+    image = noise(150, 90)
+    prepared = apply(compose(resize(32), center_crop(32)), image)
+    whole = apply(resize(32), image)  # 75x45, then 53x32
+    assert whole.shape == (53, 32, 3)
+    np.testing.assert_array_equal(prepared, whole[10:42])
+
+
+def test_crops():
+    image = noise(7, 9)
+    np.testing.assert_array_equal(apply(center_crop(4), image), image[1:5, 2:6])
+    places = set()
+    for seed in range(400):
+        crop = apply(random_crop(5), image, seed)
+        (place,) = (
+            (top, left)
+            for top in range(3)
+            for left in range(5)
+            if (image[top : top + 5, left : left + 5] == crop).all()
+        )
+        places.add(place)
+    assert len(places) == 3 * 5
+    np.testing.assert_array_equal(apply(random_crop(7), image[:, :7]), image[:, :7])
+    for crop in (center_crop(8), random_crop(8)):
+        with pytest.raises(
+            ValueError, match=r"shape \(7, 9, 3\) is smaller than the crop of 8: resize\(8\) first"
+        ):
+            apply(crop, image)
+
+
+def test_flip_of_an_example_keeps_the_rest():
+    image = noise(3, 4)
+    flips = []
+    for seed in range(200):
+        example = flip_example({"image": image, "label": np.int32(3)}, np.random.default_rng(seed))
+        assert example["label"] == 3
+        flips.append((example["image"] == image[:, ::-1]).all())
+        assert flips[-1] or (example["image"] == image).all()
+    assert 70 < sum(flips) < 130  # four deviations of 7 about 100
+
+
+def test_flip_of_images_on_the_device():
+    images = jnp.asarray(np.stack([noise(3, 4)] * 200))
+    flipped = np.asarray(jax.jit(flip_images)(jax.random.key(0), images))
+    assert flipped.dtype == np.uint8
+    mirrored = (flipped == images[:, :, ::-1]).all((1, 2, 3))
+    assert ((flipped == images).all((1, 2, 3)) != mirrored).all()
+    assert 70 < mirrored.sum() < 130
+    other = np.asarray(flip_images(jax.random.key(1), images))
+    assert (other != flipped).any()
+
+
+def test_transforms_make_batches_of_images_of_any_size():
+    records = [{"image": noise(20 + i, 40 - i)} for i in range(8)]
+    photos = Dataset("photos", "train", OnDisk(records, {"image": np.dtype(np.uint8)}), (None, None, 3))
+    batches = Batches(
+        photos, 8, 0, transform=compose(resize(18), random_crop(16), flip_example), image_shape=(16, 16, 3)
+    )
+    assert batches[0]["image"].shape == (8, 16, 16, 3)
+    np.testing.assert_array_equal(next(batches.iterate(3))["image"], batches[3]["image"])

@@ -3,7 +3,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.diffusion import RectifiedFlow, VarianceExploding, clean, noise, simple_loss, uniform, velocity
+from genjax.diffusion import (
+    RectifiedFlow,
+    VarianceExploding,
+    clean,
+    noise,
+    simple_loss,
+    sums_by_time,
+    uniform,
+    velocity,
+)
 
 BATCH, SHAPE = 20_000, (2, 3)
 
@@ -117,3 +126,11 @@ def test_conditioning_reaches_the_network_and_low_precision_outputs_are_compared
     )
     assert losses.dtype == jnp.float32
     np.testing.assert_allclose(losses, float(jnp.bfloat16(1 / 3)) ** 2, rtol=1e-6)
+
+
+def test_sums_by_time_put_each_loss_in_its_part_of_the_domain():
+    process = RectifiedFlow(domain=(0.2, 1.0))
+    t = jnp.array([0.2, 0.35, 0.41, 0.99, 1.0])
+    sums, counts = sums_by_time(jnp.array([1.0, 2.0, 4.0, 8.0, 16.0]), t, process, 4)
+    np.testing.assert_array_equal(sums, [3, 4, 0, 24])  # the domain's end belongs to the last part
+    np.testing.assert_array_equal(counts, [2, 1, 0, 2])

@@ -8,8 +8,7 @@ import pytest
 from configs.digits_flow import get_config
 from experiments import evaluation
 from experiments.evaluation import evaluate_images
-from genjax.data import load_dataset
-from genjax.data.sources import InMemory
+from genjax.data import InMemory, load_dataset
 
 
 def striped(count, seed, num_classes=4):

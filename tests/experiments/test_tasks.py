@@ -4,6 +4,7 @@ import itertools
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from configs.digits_flow import get_config
@@ -152,3 +153,25 @@ def test_a_schedule_free_optimizer_is_sampled_from_its_own_average():
     difference = sample(state).astype(int) - sample(ordinary)
     assert np.abs(difference).max() <= 1  # x is found from y and z up to float32
     assert np.abs(sample(state).astype(int) - sample(state.replace(optimizer_state=()))).max() > 1
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 4])
+def test_metrics_say_what_moved_and_at_which_times_the_loss_is(accumulation_steps):
+    config = small_config(accumulation_steps=accumulation_steps)
+    task = build(config)
+    state = jax.jit(task.init)(jax.random.key(0)).replace(step=jax.numpy.int32(50))
+    batch = Batches(load_dataset("digits"), 64, 0)[0]
+    after, metrics = jax.jit(task.update)(state, batch, jax.random.key(1))
+    bins = [metrics[f"loss/t_{i / 8:.3g}_{(i + 1) / 8:.3g}"] for i in range(8)]
+    total, count = np.sum([(b.total, b.count) for b in bins], axis=0)
+    np.testing.assert_allclose(total / count, metrics["loss"], rtol=1e-5)
+    assert count == 64 / accumulation_steps  # means over microbatches, whose ratio is the whole batch's
+    norm = lambda tree: np.sqrt(sum(np.sum(np.square(np.float64(a))) for a in jax.tree.leaves(tree)))
+    moved = jax.tree.map(lambda a, b: a - b, after.params, state.params)
+    for part in state.params:
+        np.testing.assert_allclose(metrics[f"norm/parameter/{part}"], norm(after.params[part]), rtol=1e-5)
+        np.testing.assert_allclose(metrics[f"norm/update/{part}"], norm(moved[part]), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(metrics["norm/update/total"], norm(moved), rtol=1e-3)
+    # clipping comes after the gradient's norm is taken: Adam's first moment holds the clipped gradient
+    clipped = norm(optax.tree.get(after.optimizer_state, "mu")) / 0.1
+    np.testing.assert_allclose(clipped, min(1.0, metrics["norm/gradient/total"]), rtol=1e-4)

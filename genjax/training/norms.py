@@ -1,0 +1,13 @@
+"""Norms of the parts of a tree: what moves, how fast, and what is about to burst."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+
+def group_norms(name: str, tree: dict[str, PyTree]) -> dict[str, Float[Array, ""]]:
+    """Euclidean norms, in float32, of each of a tree's top-level parts, `<name>/<part>`, and of all, `<name>/total`."""
+    square = lambda a: jnp.sum(jnp.square(a.astype(jnp.float32)))
+    squares = {part: sum(map(square, jax.tree.leaves(subtree))) for part, subtree in tree.items()}
+    squares["total"] = sum(squares.values())
+    return {f"{name}/{part}": jnp.sqrt(value) for part, value in squares.items()}
