@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
                 ema=dict(name="HalfLife", steps=692.8),  # a decay of 0.999 a step
             ),
             snapshot_every=1000,  # steps; of averages named PowerFunction, for widths chosen after training
-            mesh=dict(data=-1),  # all devices; fsdp=… splits the state too
+            mesh=dict(data=-1, fsdp=1),  # −1: all devices left; fsdp splits the state too
             accumulation_steps=1,  # parts of a batch that are computed one after the other
             log_every=100,
             profile_at=placeholder(int),  # step after which five steps are traced into WORKDIR/profile

@@ -5,9 +5,11 @@ import ctypes
 import inspect
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import absl.logging
 from absl import app, flags
@@ -40,10 +42,8 @@ def _keep_heap() -> None:
 
 
 def _join_processes() -> None:
-    """Meets the other processes of this program, where --coordinator says that there are some."""
-    if COORDINATOR.value is None:
-        return
-    import jax  # here, so that --help is quick
+    """Meets the other processes of this program, of which --coordinator tells."""
+    import jax
 
     where = {}
     if COORDINATOR.value != "auto":
@@ -79,6 +79,9 @@ def run_program(main: Callable[..., None]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)
         warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
         _keep_heap()
+        if COORDINATOR.value is None:
+            main()
+            return
         _join_processes()
         with _others_alive():
             main(*argv[1:])
@@ -86,23 +89,40 @@ def run_program(main: Callable[..., None]) -> None:
     app.run(start, flags_parser=parse)
 
 
+def _end_alone(reason: str) -> NoReturn:
+    """Ends this process because another one is gone; an orderly exit would wait for it."""
+    print(
+        f"error: this process ends, because another one does not answer: {reason}\nStart the same command again, "
+        "on as many processes as there are, to go on from the last good checkpoint.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _explain_abort(_: int) -> None:
+    ctypes.CDLL(None).alarm(5)  # ends the process if this cannot
+    _end_alone(f"it died or was silent for {HEARTBEAT_SECONDS} seconds")
+
+
 @contextlib.contextmanager
 def _others_alive() -> Iterator[None]:
-    """Ends this process when a collective fails because another process is gone, without waiting for it."""
+    """Says what happened when another process is gone.
+
+    Then either a collective fails, or, where it hangs, JAX's coordination service aborts this process after
+    `HEARTBEAT_SECONDS`, with the stack of its thread for an explanation. Python cannot handle that signal.
+    """
+    import jax
+
+    if jax.process_count() > 1:
+        ctypes.CDLL(None).signal(signal.SIGABRT, _explain_abort)
     try:
         yield
-    except Exception as error:
-        jax = sys.modules["jax"]
-        if not isinstance(error, jax.errors.JaxRuntimeError) or jax.process_count() == 1:
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
             raise
-        print(
-            f"error: process {jax.process_index()} of {jax.process_count()} ends, because another one does not "
-            f"answer: {str(error)[:300]}\nStart the same command again, on as many processes as there are, to go "
-            "on from the last good checkpoint.",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(1)  # an orderly exit would wait for the other process
+        _end_alone(str(error)[:300])
 
 
 @contextlib.contextmanager

@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from genjax.data import to_uint8
 from genjax.diffusion import uniform_grid
 from genjax.training import Snapshots
 from genjax.training.ema import PowerFunction, power_of_width
+from genjax.training.mesh import replicated
 
 POSTHOC = "posthoc_"
 
@@ -43,13 +45,16 @@ def add_posthoc(task: Any, state: Any, weights: str, snapshots: Snapshots) -> An
 
 
 @functools.cache
-def _generate(task: Any, weights: str, trajectory: bool):
-    """One compiled program per task and shape: scale, times, labels and seed are its arguments."""
+def _generate(task: Any, weights: str, trajectory: bool, mesh: Mesh):
+    """One compiled program per task and shape: scale, times, labels and seed are its arguments.
+
+    Every process gets all samples; the devices share the work.
+    """
 
     def generate(*args):
         return to_uint8(task.generate(*args, weights=weights, trajectory=trajectory))
 
-    return jax.jit(generate)
+    return jax.jit(generate, out_shardings=replicated(mesh))
 
 
 def sample_images(
@@ -69,20 +74,25 @@ def sample_images(
         batch_size: samples made at once at most; it does not change them.
     """
     labels = np.asarray(labels, np.int32)
+    sharding = jax.tree.leaves(state)[0].sharding
+    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else jax.make_mesh((1,), ("data",))
     batch_size = min(batch_size, len(labels))
+    batch_size += -batch_size % mesh.size
     padded = np.pad(labels, (0, -len(labels) % batch_size))  # one shape, one compilation
     time_grid = uniform_grid(task.process, sampling.num_steps, sampling.shift)
-    batches = [
-        _generate(task, sampling.weights, trajectory)(
-            state,
-            jax.random.key(sampling.seed),
-            padded[start : start + batch_size],
-            jnp.float32(sampling.guidance_scale),
-            time_grid,
-            np.arange(start, start + batch_size),
-        )
-        for start in range(0, len(padded), batch_size)
-    ]
+    generate = _generate(task, sampling.weights, trajectory, mesh)
+    with jax.set_mesh(mesh):
+        batches = [
+            generate(
+                state,
+                jax.random.key(sampling.seed),
+                padded[start : start + batch_size],
+                jnp.float32(sampling.guidance_scale),
+                time_grid,
+                np.arange(start, start + batch_size),
+            )
+            for start in range(0, len(padded), batch_size)
+        ]
     images = np.concatenate([np.asarray(batch) for batch in batches], axis=1 if trajectory else 0)
     return images[:, : len(labels)] if trajectory else images[: len(labels)]
 

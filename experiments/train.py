@@ -33,6 +33,7 @@ from genjax.training import (
     check_space,
     make_mesh,
     make_workdir,
+    process_rows,
     record_config,
     train,
 )
@@ -79,8 +80,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
             config.batch_size,
             config.seed,
             image_shape=task.image_shape,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=process_rows(mesh, config.batch_size),
         )
         record_config(workdir, config.to_dict(), FREE_TO_DIFFER)
 
@@ -143,6 +143,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     save_grid(workdir / "samples.png", frames[-1], sampling.per_class)
     save_animation(workdir / "noise_to_data.gif", frames, sampling.per_class)
     report = training_summary(workdir, config, config.num_steps) | evaluation
+    report |= {"skipped_files": dict(dataset.skipped), "converted_files": dict(dataset.conversions)}
     (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print_report(report)
     for name in ("samples.png", "noise_to_data.gif", "curves.png", "report.json"):

@@ -1,7 +1,7 @@
 """Batches by step number.
 
 A batch is a function of (seed, step, global index): an endless stream of epochs is cut into batches, and each
-process takes its slice of each batch. Any step can be asked for at once, on any number of processes.
+process takes its rows of each batch. Any step can be asked for at once, on any number of processes.
 """
 
 import functools
@@ -19,8 +19,7 @@ from genjax.data.transforms import Example, Transform
 class Batches:
     """The endless sequence of a dataset's batches: `batches[step]`, or prefetched, `batches.iterate(start)`.
 
-    `batches[step]` is a dict of arrays `[batch ...]`, of the `batch_size // process_count` examples that fall
-    to this process. Every epoch is a fresh permutation; a batch may end one epoch and begin the next.
+    `batches[step]` is a dict of arrays `[rows ...]`, of the examples that fall to this process. Every epoch is a fresh permutation; a batch may end one epoch and begin the next.
 
     Drawing a permutation with NumPy and gathering makes a batch of 64 digits in 10 µs, where shuffling and
     batching examples one by one in grain took 1.6 ms; so grain runs over the steps, and prefetches what is
@@ -35,12 +34,11 @@ class Batches:
             that vary in size, and for what the device cannot do. It decides what a batch holds. Its NumPy
             generator is made of (seed, position in the stream) only.
         image_shape: (height, width, channels) that the network takes, to be checked here.
-        process_index: `jax.process_index()`.
-        process_count: `jax.process_count()`.
+        rows: of each batch, those of this process (`genjax.training.process_rows`); all if not given.
         shuffle: False keeps the stored order, in every epoch.
 
     Raises:
-        ValueError: `batch_size` does not divide by `process_count` or exceeds the dataset; images have
+        ValueError: `batch_size` exceeds the dataset; images have
             another shape than `image_shape`, or vary in size without a transform.
     """
 
@@ -52,23 +50,17 @@ class Batches:
         *,
         transform: Transform | None = None,
         image_shape: tuple[int, int, int] | None = None,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: np.ndarray | None = None,
         shuffle: bool = True,
     ):
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
         self.transform = transform
-        self.process_index = process_index
-        self.process_count = process_count
+        self.rows = np.arange(batch_size) if rows is None else rows
         self.shuffle = shuffle
 
         title, length = f"{dataset.name} ({dataset.split})", len(dataset.source)
-        if batch_size % process_count:
-            raise ValueError(
-                f"batch size {batch_size} does not divide by {process_count} processes: take a multiple"
-            )
         if not 0 < batch_size <= length:
             raise ValueError(f"batch size {batch_size} for the {length} examples of {title}: take fewer")
         if transform is None and None in (dataset.image_shape or ()):
@@ -82,12 +74,13 @@ class Batches:
                 )
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        count = self.batch_size // self.process_count
-        start = step * self.batch_size + self.process_index * count
-        indices = self._indices(start, count)
+        positions = step * self.batch_size + self.rows
+        indices = self._indices(positions)
         if self.transform is None:
             return self._examples(indices)
-        return stack([self._transformed(index, start + i) for i, index in enumerate(indices.tolist())])
+        return stack(
+            [self._transformed(*each) for each in zip(indices.tolist(), positions.tolist(), strict=True)]
+        )
 
     def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, np.ndarray]]:
         """`self[start]`, `self[start + 1]`, … up to `stop` or without end.
@@ -109,13 +102,11 @@ class Batches:
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         return iter(steps.map(self.__getitem__).to_iter_dataset(options))
 
-    def _indices(self, start: int, count: int) -> np.ndarray:
-        """Which examples stand at `count` positions of the stream; at most one epoch ends among them."""
-        epoch, offset = divmod(start, len(self.dataset.source))
-        indices = self._order(epoch)[offset : offset + count]
-        if len(indices) < count:
-            indices = np.concatenate([indices, self._order(epoch + 1)[: count - len(indices)]])
-        return indices
+    def _indices(self, positions: np.ndarray) -> np.ndarray:
+        """Which examples stand at ascending positions of the stream."""
+        epochs, offsets = np.divmod(positions, len(self.dataset.source))
+        orders = range(epochs[0], epochs[-1] + 1)
+        return np.concatenate([self._order(epoch)[offsets[epochs == epoch]] for epoch in orders])
 
     def _order(self, epoch: int) -> np.ndarray:
         length = len(self.dataset.source)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
 SCANNED = re.compile(r"\bblocks\b")  # where networks stack the parameters of scanned layers, on dimension 0
@@ -80,7 +80,7 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
     return {name: jax.make_array_from_process_local_data(sharding, a) for name, a in batch.items()}
 
 
-def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """How an array of the state is split: its largest dimension that `fsdp` divides, if the array is not small.
 
     Dimension 0 of scanned layers stays whole, since each iteration of the scan takes one slice of it.

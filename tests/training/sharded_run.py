@@ -1,28 +1,27 @@
-"""Trains a small diffusion task over the meshes of the command line, and prints what each did as JSON.
+"""Trains a small diffusion task over meshes, and prints what each run did as a line of JSON.
 
 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.training.sharded_run '[{"data": 8}]'
 """
 
+import argparse
 import json
-import math
-import sys
 
 import jax
 import numpy as np
 
 from configs.digits_flow import get_config
 from experiments.configuration import build
-from genjax.training import abstract_state, init_state, make_mesh
+from genjax.training import Checkpoints, abstract_state, make_mesh
 from genjax.training.collectives import collectives
 from genjax.training.loop import compile_update
-from genjax.training.mesh import place_batch
+from genjax.training.mesh import SMALL, place_batch
 
-BATCH_SIZE = 32
+BATCH_SIZE, STEPS = 32, 50
 
 
 def small_config():
     config = get_config()
-    config.model.update(width=32, depth=3, num_heads=2, unroll=1)
+    config.model.update(width=32, depth=2, num_heads=2, unroll=1)
     config.batch_size, config.num_steps = BATCH_SIZE, 100
     config.optimizer.warmup_steps = 10
     return config
@@ -34,28 +33,45 @@ def batch(step: int) -> dict[str, np.ndarray]:
     return {"image": images, "label": random.integers(0, 10, BATCH_SIZE, np.int32)}
 
 
-def run(axes: dict[str, int], num_steps: int = 50) -> dict:
-    mesh, task = make_mesh(axes, BATCH_SIZE), build(small_config())
-    key = jax.random.key(0)
-    state = init_state(task, key, mesh)
-    bytes_per_device = sum(a.addressable_shards[0].data.nbytes for a in jax.tree.leaves(state))
+def run(axes: dict[str, int], steps: int, save: str | None, restore: str | None) -> dict:
+    mesh, task, key = make_mesh(axes, BATCH_SIZE), build(small_config()), jax.random.key(0)
+    abstract = abstract_state(task, key, mesh)
+    shardings = jax.tree.map(lambda a: a.sharding, abstract)
+    init = jax.jit(task.init, out_shardings=shardings).lower(key).compile()
+    state = init(key)
+    if restore:
+        with Checkpoints(restore) as checkpoints:
+            state = checkpoints.restore(checkpoints.latest(), abstract)
+    losses = []
     with jax.set_mesh(mesh):
-        update = compile_update(task, abstract_state(task, key, mesh), mesh)
-        compiled = update.lower(state, batch(0), key).compile()
-        losses = []
-        for step in range(num_steps):
+        update = compile_update(task, abstract, mesh).lower(state, batch(0), key).compile()
+        for step in range(int(state.step), steps):
             state, metrics = update(state, place_batch(batch(step), mesh), key)
             losses.append(float(metrics["loss"]))
+    if save:
+        with Checkpoints(save) as checkpoints:
+            checkpoints.save(steps, state)
+    leaves = jax.tree.leaves(state)
+    large = lambda tree: sum(a.nbytes for a in jax.tree.leaves(tree) if a.size >= SMALL)
     return {
         "axes": axes,
-        "devices": math.prod(axes.values()),
         "losses": losses,
-        "bytes_per_device": bytes_per_device,
         "parameters": sum(a.size for a in jax.tree.leaves(state.params)),
-        "collectives": collectives(compiled, mesh),
+        "state_bytes": sum(a.nbytes for a in leaves),
+        "large_bytes": large(state),
+        "large_parameter_bytes": {name: large(part) for name, part in state.params.items()},
+        "bytes_per_device": sum(a.addressable_shards[0].data.nbytes for a in leaves),
+        "init_temporary_bytes": init.memory_analysis().temp_size_in_bytes,
+        "collectives": collectives(update, mesh),
     }
 
 
 if __name__ == "__main__":
-    for axes in json.loads(sys.argv[1]):
-        print(json.dumps(run(axes)))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("meshes", type=json.loads)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--save")
+    parser.add_argument("--restore")
+    arguments = parser.parse_args()
+    for axes in arguments.meshes:
+        print(json.dumps(run(axes, arguments.steps, arguments.save, arguments.restore)))

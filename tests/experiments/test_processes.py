@@ -1,0 +1,115 @@
+"""Several processes train one model: the same losses, one's death, and going on with another number of them."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, SMALL
+
+STEPS = 60
+RUN = [
+    *SMALL,
+    f"--config.num_steps={STEPS}",
+    "--config.log_every=1",
+    "--config.sampling.every=1000",
+    "--config.sampling.per_class=1",
+    "--config.sampling.num_steps=2",
+]
+SPLIT = ["--config.mesh.data=2", "--config.mesh.fsdp=2"]
+ENDS_WITHIN = 60  # seconds after another process' death; experiments/runtime.py's heartbeat is a third of it
+
+
+def start(workdir, devices, processes=1, flags=()):
+    """Starts training on so many virtual devices each of so many processes; process i writes `workdir`.i."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    started = []
+    for process in range(processes):
+        command = [sys.executable, "-m", "experiments.train", *RUN, f"--workdir={workdir}", *flags]
+        if processes > 1:
+            command += [f"--coordinator={address}", f"--num_processes={processes}", f"--process_id={process}"]
+        options = f"--xla_force_host_platform_device_count={devices}"
+        with open(f"{workdir}.{process}", "w") as out:
+            started.append(
+                subprocess.Popen(
+                    command, cwd=ROOT, stdout=out, stderr=out, env=os.environ | {"XLA_FLAGS": options}
+                )
+            )
+    return started
+
+
+def output(workdir, process=0):
+    return Path(f"{workdir}.{process}").read_text()
+
+
+def finish(workdir, *args, **options):
+    for number, process in enumerate(start(workdir, *args, **options)):
+        assert process.wait(180) == 0, output(workdir, number)
+
+
+def losses(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return np.array([row["loss"] for row in rows if "loss" in row])
+
+
+def assert_same_losses(workdir, expected):
+    """2e-6: sums over 64 examples in float32 (2⁻²⁴ = 6e-8 each) taken in another order, over all steps."""
+    assert len(losses(workdir)) == STEPS
+    np.testing.assert_allclose(losses(workdir), expected, rtol=2e-6)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The losses of one process with one device."""
+    workdir = tmp_path_factory.mktemp("processes") / "one"
+    finish(workdir, 1)
+    return losses(workdir)
+
+
+def interrupt(workdir, number, victim):
+    """Two processes, of which one gets a signal when a checkpoint is there; both, and the seconds it took."""
+    processes = start(workdir, 2, 2, SPLIT)
+    deadline = time.monotonic() + 120
+    while not (workdir / "checkpoints/00000010").exists():
+        assert processes[victim].poll() is None and time.monotonic() < deadline, output(workdir, victim)
+        time.sleep(0.001)
+    processes[victim].send_signal(number)
+    began = time.monotonic()
+    codes = [process.wait(ENDS_WITHIN) for process in processes]
+    return codes, time.monotonic() - began
+
+
+@pytest.mark.slow
+def test_one_process_killed_ends_the_other_and_any_number_goes_on(expected, tmp_path):
+    workdir = tmp_path / "two"
+    codes, seconds = interrupt(workdir, signal.SIGKILL, victim=1)
+    assert codes[1] == -signal.SIGKILL and codes[0] not in (0, None)
+    assert seconds < ENDS_WITHIN
+    assert "does not answer" in output(workdir) and "Start the same command again" in output(workdir)
+    assert len(losses(workdir)) < STEPS, "the run was over too soon to be killed: lengthen it"
+
+    alone = Path(shutil.copytree(workdir, tmp_path / "alone"))
+    finish(workdir, 2, 2, SPLIT)
+    assert_same_losses(workdir, expected)
+    finish(alone, 1)
+    assert_same_losses(alone, expected)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_after_a_save(expected, tmp_path):
+    workdir = tmp_path / "stopped"
+    codes, _ = interrupt(workdir, signal.SIGTERM, victim=1)
+    assert codes == [128 + signal.SIGTERM] * 2, output(workdir) + output(workdir, 1)
+    stopped = len(losses(workdir))
+    assert stopped < STEPS and (workdir / f"checkpoints/{stopped:08d}").exists()
+    finish(workdir, 4, flags=["--config.mesh.data=-1", "--config.mesh.fsdp=2"])
+    assert_same_losses(workdir, expected)
