@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
                 directory=placeholder(str),  # of prepared datasets, if not the usual one
                 image_shape=(8, 8, 1),
                 num_classes=10,
+                flip=False,  # mirror half of the images, left to right
             ),
             model=dict(name="DiT", patch_size=2, width=96, depth=3, num_heads=3, unroll=3),
             process=dict(name="RectifiedFlow"),  # of genjax/diffusion/processes.py, with its arguments
@@ -55,6 +56,10 @@ def get_config() -> ConfigDict:
                 weights="ema",  # a name in averages, "params", or "posthoc_0.12" for that relative width
                 seed=0,
             ),
-            evaluation=dict(every=0, num_samples=1000),  # every=0: at the end alone
+            evaluation=dict(
+                every=0,  # at the end alone
+                num_samples=1000,
+                labels="balanced",  # or "training": with the frequencies of the training set
+            ),
         )
     )

@@ -41,7 +41,10 @@ def _compare(features: np.ndarray, unseen: np.ndarray) -> dict[str, float]:
 
 
 def evaluate_images(task: Any, state: Any, config: Any) -> dict[str, Any]:
-    """The metrics of `config.evaluation.num_samples` samples with balanced labels, and how they were made.
+    """The metrics of `config.evaluation.num_samples` samples, and how they were made.
+
+    Their labels are balanced, or drawn from those of the training images, where classes differ in size and
+    `config.evaluation.labels` is "training".
 
     Features are pixels in [−1, 1], of samples rounded to bytes as a PNG would hold them. Distances, precision
     and recall (3 neighbours), density and coverage (5 neighbours) compare equal numbers: groups as large as
@@ -58,7 +61,15 @@ def evaluate_images(task: Any, state: Any, config: Any) -> dict[str, Any]:
     )
     count = config.evaluation.num_samples
     train, held_out = train[_some(len(train), TRAIN_IMAGES)], held_out[_some(len(held_out), count)]
-    labels = np.arange(count) % config.data.num_classes
+    laws = {
+        "balanced": lambda: np.arange(count) % config.data.num_classes,
+        "training": lambda: np.random.default_rng(0).choice(train["label"], count),
+    }
+    if config.evaluation.labels not in laws:
+        raise ValueError(
+            f"config.evaluation.labels is {config.evaluation.labels!r}; take one of {', '.join(laws)}"
+        )
+    labels = laws[config.evaluation.labels]()
     images = sample_images(task, state, labels, config.sampling)
 
     pixels = lambda images: to_float(images).reshape(len(images), -1)
@@ -80,7 +91,7 @@ def evaluate_images(task: Any, state: Any, config: Any) -> dict[str, Any]:
         "samples_per_distance": len(unseen),
         "train_images": len(real),
         "classifier_images": len(fitted),
-        "labels": "balanced",
+        "labels": config.evaluation.labels,
         "features": "pixels in [-1, 1], samples rounded to bytes",
         "sampler": config.sampling.sampler,
         "num_steps": config.sampling.num_steps,

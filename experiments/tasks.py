@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from experiments.configuration import bind, lookup
 from experiments.sampling import check_weights
 from genjax import diffusion
-from genjax.data import to_float
+from genjax.data import flip_images, to_float
 from genjax.diffusion import processes, samplers, targets, times
 from genjax.models import dit
 from genjax.training import Mean, ema, group_norms, make_optimizer, update_average, value_and_gradient
@@ -38,7 +38,8 @@ class State:
 class ImageDiffusion:
     """Class-conditional diffusion of images, with classifier-free guidance.
 
-    Batches are dictionaries of `image` (uint8, `[batch height width channels]`) and `label` (`[batch]`).
+    Batches are dictionaries of `image` (`[batch height width channels]`, bytes, or floats such as latents, as the
+    network shall see them) and `label` (`[batch]`).
     """
 
     network: nn.Module
@@ -51,6 +52,7 @@ class ImageDiffusion:
     schedule: optax.Schedule
     averages: tuple[tuple[str, ema.HalfLife | ema.PowerFunction], ...]
     accumulation_steps: int
+    flip: bool
     sampler: Callable
 
     @classmethod
@@ -86,6 +88,7 @@ class ImageDiffusion:
             schedule=schedule,
             averages=averages,
             accumulation_steps=config.accumulation_steps,
+            flip=config.data.flip,
             sampler=lookup(samplers, config.sampling.sampler, "sampling.sampler"),
         )
 
@@ -104,7 +107,10 @@ class ImageDiffusion:
     ) -> tuple[State, dict[str, Float[Array, ""] | Mean]]:
         def loss_of(params, batch, key):
             dropout_key, loss_key = jax.random.split(key)
-            images = to_float(batch["image"])
+            images = batch["image"]
+            if self.flip:
+                images = flip_images(jax.random.fold_in(key, 2), images)
+            images = to_float(images) if images.dtype == jnp.uint8 else images
             labels = diffusion.drop_conditioning(
                 dropout_key, batch["label"], self.network.null_label, self.dropout_rate
             )

@@ -1,0 +1,24 @@
+"""Class-conditional rectified flow with DiT-S/2 on CIFAR-10, for one accelerator. Not run to its end yet.
+
+python -m experiments.train --config=configs/cifar10_flow.py --workdir=runs/cifar10_flow
+"""
+
+from ml_collections import ConfigDict
+
+from configs import digits_flow
+
+
+def get_config() -> ConfigDict:
+    config = digits_flow.get_config()
+    config.experiment = "cifar10_flow"
+    config.num_steps = 200_000
+    config.batch_size = 256
+    config.data.update(name="cifar10", image_shape=(32, 32, 3), num_classes=10, flip=True)
+    config.model = dict(name="DiT_S", patch_size=2, dtype="bfloat16")
+    config.conditioning_dropout = 0.1
+    config.optimizer.update(learning_rate=3e-4, warmup_steps=5000)
+    config.averages.ema.steps = 7000  # 0.9999 a step
+    config.sampling.update(every=10_000, guidance_scale=1.5)
+    config.checkpoint.every = 10_000
+    config.evaluation.num_samples = 10_000
+    return config
