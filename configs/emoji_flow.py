@@ -11,11 +11,11 @@ from configs import digits_flow
 def get_config() -> ConfigDict:
     config = digits_flow.get_config()
     config.experiment = "emoji_flow"
-    config.num_steps = 3000
+    config.num_steps = 1500
     config.data.update(name="emoji", image_shape=(32, 32, 3), num_classes=10, flip=False)
     config.model.update(patch_size=4, width=128, depth=4, num_heads=4, unroll=4)
-    config.optimizer.update(learning_rate=1e-3, warmup_steps=200)
-    config.averages.ema.steps = 300
-    config.sampling.update(every=1000, guidance_scale=1.5)
+    config.optimizer.update(learning_rate=2e-3, warmup_steps=100)
+    config.averages.ema.steps = 150
+    config.sampling.update(every=500, guidance_scale=1.5)
     config.evaluation.labels = "training"  # four emoji in one category, 311 in another
     return config
