@@ -28,10 +28,10 @@ def test_numbers_and_pictures_come_back(tmp_path):
     picture = image_grid(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8), columns=2)
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log.write(10, {"loss": 0.5, "norm/update/head": 2.0})
-    log.write(10, {"samples": picture})
     assert curve(tmp_path, "loss") == [
         (10, 0.5)
     ]  # before the file is closed: TensorBoard shows a run as it goes
+    log.write(10, {"samples": picture})
     log.write(20, {"loss": 0.25, "norm/update/head": 1e-3})
     log.close()
     assert curve(tmp_path, "loss") == [(10, 0.5), (20, 0.25)]
