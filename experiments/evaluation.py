@@ -98,7 +98,7 @@ def evaluate_images(task: Any, state: Any, config: Any) -> dict[str, Any]:
         "time_shift": config.sampling.shift,
         "guidance_scale": config.sampling.guidance_scale,
         "weights": config.sampling.weights,
-        "ema": config.sampling.weights == "ema",
+        "ema": config.sampling.weights != "params",
         "seed": config.sampling.seed,
     }
 
