@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,7 +53,7 @@ def collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
             if found := _OPERATION.search(line):
                 if times is None:
                     raise ValueError(f"{found[2]} in {computation}, a loop of unknown length")
-                key = found[2], _axes(found[3], mesh)
+                key = found[2], _axes(found[3], mesh.shape)
                 counts[key] += times
                 totals[key] += times * sum(map(_bytes, _ARRAY.findall(found[1])))
             inner = times
@@ -73,10 +74,11 @@ def _bytes(array: tuple[str, str]) -> int:
     return math.prod(map(int, filter(None, shape.split(",")))) * bits // 8
 
 
-def _axes(attributes: str, mesh: Mesh) -> tuple[str, ...]:
+def _axes(attributes: str, mesh_shape: Mapping[str, int]) -> tuple[str, ...]:
     """The mesh axes along which the first group's members differ."""
-    places = np.unravel_index(_first_group(attributes, mesh.size), mesh.devices.shape)
-    return tuple(name for name, place in zip(mesh.axis_names, places, strict=True) if len(set(place)) > 1)
+    sizes = tuple(mesh_shape.values())
+    places = np.unravel_index(_first_group(attributes, math.prod(sizes)), sizes)
+    return tuple(name for name, place in zip(mesh_shape, places, strict=True) if len(set(place)) > 1)
 
 
 def _first_group(attributes: str, num_devices: int) -> np.ndarray:

@@ -21,9 +21,9 @@ _PEAK_OPERATIONS = {
 }
 
 
-def peak_operations(device: jax.Device) -> float | None:
-    """Dense bfloat16 operations a second that a device can make at most; None where that is not known."""
-    return next((peak for name, peak in _PEAK_OPERATIONS.items() if name in device.device_kind), None)
+def peak_operations(device_kind: str) -> float | None:
+    """Dense bfloat16 operations a second that a device can make at most, by its `device_kind`; None if unknown."""
+    return next((peak for name, peak in _PEAK_OPERATIONS.items() if name in device_kind), None)
 
 
 def multiply_adds(function: Callable, *args: Any) -> int:

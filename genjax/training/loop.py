@@ -191,7 +191,7 @@ def train(
             values = {"steps_per_second": round(steps / seconds, 3), "input_wait": round(input_wait, 5)}
             if operations:
                 values["operations_per_second"] = per_second = operations * steps / seconds
-                if peak := peak_operations(mesh.devices.flat[0]):
+                if peak := peak_operations(mesh.devices.flat[0].device_kind):
                     values["peak_share"] = per_second / (peak * mesh.size)
             if memory := mesh.local_devices[0].memory_stats():
                 values["device_memory"] = memory["peak_bytes_in_use"]

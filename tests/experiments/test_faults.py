@@ -47,11 +47,24 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.slow
 def test_sigkill_at_any_moment_changes_nothing(uninterrupted, tmp_path):
     """Three kills at random moments of training and three while a checkpoint is being written."""
-    workdir, delays = tmp_path / "killed", random.Random(0)
-    checkpoints = workdir / "checkpoints"
+    kill_and_resume(uninterrupted, tmp_path / "killed", LONG, attempts=6)
+
+
+@pytest.mark.slow
+def test_sigkill_changes_nothing_under_fsdp_either(tmp_path, monkeypatch):
+    """The state is split over eight virtual devices; one kill in training and one in a checkpoint."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    flags = [*LONG, "--config.mesh.data=1", "--config.mesh.fsdp=8", "--config.num_steps=60"]
+    workdir = tmp_path / "uninterrupted"
+    assert start_training(workdir, *flags).wait() == 0, Path(f"{workdir}.out").read_text()
+    kill_and_resume(workdir, tmp_path / "killed", flags, attempts=2, steps=60)
+
+
+def kill_and_resume(uninterrupted, workdir, flags, attempts, steps=STEPS):
+    delays, checkpoints = random.Random(0), workdir / "checkpoints"
     kills = 0
-    for attempt in range(6):
-        process = start_training(workdir, *LONG)
+    for attempt in range(attempts):
+        process = start_training(workdir, *flags)
         seen = set(checkpoints.glob("*")) if checkpoints.exists() else set()
         pattern = "*unsealed*" if attempt % 2 else "[0-9]*[0-9]"
         reached = until(lambda seen=seen, p=pattern: set(checkpoints.glob(p)) - seen, process)
@@ -59,9 +72,9 @@ def test_sigkill_at_any_moment_changes_nothing(uninterrupted, tmp_path):
             time.sleep(delays.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
-    assert kills >= 4, "the run is over too soon to be killed: lengthen it"
-    assert start_training(workdir, *LONG).wait() == 0, Path(f"{workdir}.out").read_text()
-    assert_same_state(workdir, uninterrupted, STEPS)
+    assert kills > attempts / 2, "the run is over too soon to be killed: lengthen it"
+    assert start_training(workdir, *flags).wait() == 0, Path(f"{workdir}.out").read_text()
+    assert_same_state(workdir, uninterrupted, steps)
     logged = lambda folder: (folder / "metrics.jsonl").read_text().count("\n")
     assert logged(workdir) == logged(uninterrupted)
 

@@ -1,16 +1,19 @@
 import json
 import os
 import signal
+import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from toy import Line, batches
 
 from genjax.training import Checkpoints, Interrupted, NonFiniteError, Plugin, make_mesh, train
+from genjax.training.cost import peak_operations
 
 
-def fit(folder, task=None, num_steps=20, plugins=(), data=batches):
+def fit(folder, task=None, num_steps=20, plugins=(), data=batches, profile_at=None):
     return train(
         task or Line(),
         data,
@@ -22,6 +25,7 @@ def fit(folder, task=None, num_steps=20, plugins=(), data=batches):
         log_path=folder / "metrics.jsonl",
         log_every=4,
         plugins=plugins,
+        profile_at=profile_at,
     )
 
 
@@ -136,3 +140,35 @@ def test_one_compilation(tmp_path):
 
     fit(tmp_path, Counting())
     assert len(traces) == 1
+
+
+def test_speed_counts_the_products_and_the_time_spent_waiting(tmp_path):
+    class Products(Line):
+        def update(self, state, batch, key):
+            state, metrics = super().update(state, batch, key)
+            return state, metrics | {"product": jnp.sum(batch["x"] @ jnp.ones((4, 5)))}
+
+    def slow(start):
+        for batch in batches(start):
+            time.sleep(0.02)
+            yield batch
+
+    fit(tmp_path, Products(), data=slow)
+    for row in rows(tmp_path)[1:]:  # the first holds the compilation
+        operations = row["operations_per_second"] / row["steps_per_second"]
+        np.testing.assert_allclose(operations, 2 * 8 * 4 * 5, rtol=1e-2)  # the rate is logged rounded
+        assert 0.5 < row["input_wait"] <= 1  # a step takes a millisecond, its batch twenty
+        np.testing.assert_allclose(row["input_wait"] / row["steps_per_second"], 0.02, rtol=0.3)
+
+
+def test_a_profile_on_request(tmp_path):
+    fit(tmp_path, profile_at=5)
+    assert list((tmp_path / "profile").rglob("*.trace.json.gz"))
+
+
+@pytest.mark.parametrize(
+    ("device_kind", "peak"),
+    [("NVIDIA H100 80GB HBM3", 989e12), ("TPU v5 lite", 197e12), ("TPU v5", 459e12), ("cpu", None)],
+)
+def test_peak_operations_of_known_devices(device_kind, peak):
+    assert peak_operations(device_kind) == peak
