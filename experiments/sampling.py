@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 from genjax.data import to_uint8
 from genjax.diffusion import uniform_grid
@@ -75,7 +75,8 @@ def sample_images(
     """
     labels = np.asarray(labels, np.int32)
     sharding = jax.tree.leaves(state)[0].sharding
-    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else jax.make_mesh((1,), ("data",))
+    on_one = lambda: jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else on_one()
     batch_size = min(batch_size, len(labels))
     batch_size += -batch_size % mesh.size
     padded = np.pad(labels, (0, -len(labels) % batch_size))  # one shape, one compilation
