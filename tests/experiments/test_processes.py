@@ -1,5 +1,6 @@
 """Several processes train one model: the same losses, one's death, and going on with another number of them."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, SMALL
 
-STEPS = 60
+STEPS = 40
 RUN = [
     *SMALL,
     f"--config.num_steps={STEPS}",
@@ -27,22 +28,32 @@ SPLIT = ["--config.mesh.data=2", "--config.mesh.fsdp=2"]
 ENDS_WITHIN = 60  # seconds after another process' death; experiments/runtime.py's heartbeat is a third of it
 
 
-def start(workdir, devices, processes=1, flags=()):
+def free_port(first, last):
+    for port in range(first, last):
+        with socket.socket() as candidate, contextlib.suppress(OSError):
+            candidate.bind(("localhost", port))
+            return port
+
+
+def start(workdir, devices, processes=1, flags=(), slurm=False):
     """Starts training on so many virtual devices each of so many processes; process i writes `workdir`.i."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    port = free_port(61440, 65535)
     started = []
     for process in range(processes):
         command = [sys.executable, "-m", "experiments.train", *RUN, f"--workdir={workdir}", *flags]
-        if processes > 1:
-            command += [f"--coordinator={address}", f"--num_processes={processes}", f"--process_id={process}"]
-        options = f"--xla_force_host_platform_device_count={devices}"
+        variables = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        if slurm:  # JAX makes the port of the job's number
+            step = dict(
+                JOB_ID=port - 61440, STEP_NODELIST="localhost", NTASKS=processes, PROCID=process, LOCALID=0
+            )
+            variables |= {f"SLURM_{name}": str(value) for name, value in step.items()}
+            command += ["--coordinator=auto"]
+        elif processes > 1:
+            command += [f"--coordinator=localhost:{port}", f"--num_processes={processes}"]
+            command += [f"--process_id={process}"]
         with open(f"{workdir}.{process}", "w") as out:
             started.append(
-                subprocess.Popen(
-                    command, cwd=ROOT, stdout=out, stderr=out, env=os.environ | {"XLA_FLAGS": options}
-                )
+                subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env=os.environ | variables)
             )
     return started
 
@@ -75,9 +86,9 @@ def expected(tmp_path_factory):
     return losses(workdir)
 
 
-def interrupt(workdir, number, victim):
+def interrupt(workdir, number, victim, **options):
     """Two processes, of which one gets a signal when a checkpoint is there; both, and the seconds it took."""
-    processes = start(workdir, 2, 2, SPLIT)
+    processes = start(workdir, 2, 2, SPLIT, **options)
     deadline = time.monotonic() + 120
     while not (workdir / "checkpoints/00000010").exists():
         assert processes[victim].poll() is None and time.monotonic() < deadline, output(workdir, victim)
@@ -107,7 +118,7 @@ def test_one_process_killed_ends_the_other_and_any_number_goes_on(expected, tmp_
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_a_save(expected, tmp_path):
     workdir = tmp_path / "stopped"
-    codes, _ = interrupt(workdir, signal.SIGTERM, victim=1)
+    codes, _ = interrupt(workdir, signal.SIGTERM, victim=1, slurm=True)
     assert codes == [128 + signal.SIGTERM] * 2, output(workdir) + output(workdir, 1)
     stopped = len(losses(workdir))
     assert stopped < STEPS and (workdir / f"checkpoints/{stopped:08d}").exists()
