@@ -80,7 +80,7 @@ def run_program(main: Callable[..., None]) -> None:
         warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
         _keep_heap()
         if COORDINATOR.value is None:
-            main()
+            main(*argv[1:])
             return
         _join_processes()
         with _others_alive():

@@ -54,10 +54,10 @@ def test_sigkill_at_any_moment_changes_nothing(uninterrupted, tmp_path):
 def test_sigkill_changes_nothing_under_fsdp_either(tmp_path, monkeypatch):
     """The state is split over eight virtual devices; one kill in training and one in a checkpoint."""
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
-    flags = [*LONG, "--config.mesh.data=1", "--config.mesh.fsdp=8", "--config.num_steps=60"]
+    flags = [*LONG, "--config.mesh.data=1", "--config.mesh.fsdp=8", "--config.num_steps=40"]
     workdir = tmp_path / "uninterrupted"
     assert start_training(workdir, *flags).wait() == 0, Path(f"{workdir}.out").read_text()
-    kill_and_resume(workdir, tmp_path / "killed", flags, attempts=2, steps=60)
+    kill_and_resume(workdir, tmp_path / "killed", flags, attempts=2, steps=40)
 
 
 def kill_and_resume(uninterrupted, workdir, flags, attempts, steps=STEPS):
