@@ -1,6 +1,9 @@
 """Class-conditional rectified flow with a small DiT on the handwritten digits inside scikit-learn.
 
 python -m experiments.train --config=configs/digits_flow.py --workdir=runs/digits_flow
+
+On 2 CPU cores: 5,000 steps in 133 s, 2 min 37 s with compilation, sampling and evaluation. Of 1,000 samples 99.6 % are
+the class asked for; Fréchet distance 0.861 (training digits 0.718); precision 0.93, recall 0.73.
 """
 
 from ml_collections import ConfigDict

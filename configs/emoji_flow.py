@@ -1,6 +1,10 @@
 """Rectified flow with a small DiT on 1,911 emoji of 32×32 pixels, conditioned on their ten categories.
 
 python -m experiments.train --config=configs/emoji_flow.py --workdir=runs/emoji_flow
+
+On 2 CPU cores, with other work on them: 1,500 steps in 503 s. Of 1,000 samples 38.0 % are the category asked for by a
+classifier that gets 69.8 % of held-out emoji; Fréchet distance of pixels 245 (training emoji 190); precision 0.62, recall
+0.49.
 """
 
 from ml_collections import ConfigDict
