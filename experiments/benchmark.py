@@ -2,9 +2,10 @@
 
     python -m experiments.benchmark --config=configs/digits_flow.py
 
-Prints the rates of (a) the compiled step alone, on one batch already on the devices, (b) the whole loop with
-its data, metrics, progress and log, and (c) `experiments.plain_flax`, measured in turns, and the host
-overhead, the median of 1 − b/a over the rounds. For experiments on 8×8 images; run it on an otherwise idle machine.
+Prints how fast images are read from memory and, stored one by one, from disk; the rates of (a) the compiled step alone, on one batch already on the devices, (b) the whole loop with
+its data, metrics, progress and log, and (c) where images are 8×8, `experiments.plain_flax`,
+measured in turns; the host overhead, the median of 1 − b/a over the rounds; and the share of the loop's time that it waited
+for batches. Run it on an otherwise idle machine.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from ml_collections import config_flags
 
 from experiments.configuration import build
 from experiments.runtime import run_program, user_errors
-from genjax.data import Batches, load_dataset
+from genjax.data import Batches, InMemory, load_dataset, reading_rate
 from genjax.training import Checkpoints, abstract_state, make_mesh, train
 from genjax.training.cost import multiply_adds
 from genjax.training.log import read_metrics
@@ -69,8 +70,11 @@ def bare_step(config, task, mesh, batches) -> Callable[[int], float]:
     return measure
 
 
-def whole_loop(config, task, mesh, batches) -> Callable[[int], float]:
-    """Seconds for so many steps of `train`, compilation and the final checkpoint apart."""
+def whole_loop(config, task, mesh, batches, waits: list[float]) -> Callable[[int], float]:
+    """Seconds for so many steps of `train`, compilation and the final checkpoint apart.
+
+    `waits` gets the share of them that was spent waiting for batches.
+    """
 
     def measure(steps: int) -> float:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
@@ -86,7 +90,9 @@ def whole_loop(config, task, mesh, batches) -> Callable[[int], float]:
                 log_path=log,
                 log_every=steps,
             )
-            return steps / read_metrics(log)[-1]["steps_per_second"]
+            last = read_metrics(log)[-1]
+            waits.append(last["input_wait"])
+            return steps / last["steps_per_second"]
 
     return measure
 
@@ -96,8 +102,13 @@ def main() -> None:
     with user_errors():
         mesh = make_mesh(dict(config.mesh), config.batch_size)
         task = build(config)
-        dataset = load_dataset(config.data.name, config.data.train_split, config.data.directory)
-        batches = Batches(dataset, config.batch_size, config.seed, image_shape=task.image_shape)
+        data = config.data.name, config.data.train_split, config.data.directory
+        batches, stored = (
+            Batches(
+                load_dataset(*data, **options), config.batch_size, config.seed, image_shape=task.image_shape
+            )
+            for options in ({}, {"preload_bytes": 0})
+        )
 
     abstract = abstract_state(task, jax.random.key(0), mesh)
     inputs = [
@@ -111,11 +122,18 @@ def main() -> None:
     print(f"{config.experiment} on {device_name()}")
     print(f"{parameters:,} parameters, {forward / 1e6:.2f} M multiply-adds per image forward")
 
+    print(f"batches hold {reading_rate(batches, STEPS.value):,.0f} images a second", end="")
+    if not isinstance(stored.dataset.source, InMemory):
+        print(f"; read from disk and decoded one by one, {reading_rate(stored, 20):,.0f}", end="")
+    print(flush=True)
+
+    waits: list[float] = []
     measures = {
         "compiled step alone": bare_step(config, task, mesh, batches),
-        "whole loop": whole_loop(config, task, mesh, batches),
-        "plain Flax loop": plain_loop(config),
+        "whole loop": whole_loop(config, task, mesh, batches, waits),
     }
+    if task.image_shape == (8, 8, 1):
+        measures["plain Flax loop"] = plain_loop(config)
     rates: dict[str, list[float]] = {name: [] for name in measures}
     for round_number in range(ROUNDS.value + 1):  # the first compiles and is not counted
         for name, measure in measures.items():
@@ -129,6 +147,7 @@ def main() -> None:
     overheads = 1 - np.array(rates["whole loop"]) / rates["compiled step alone"]
     low, middle, high = np.quantile(overheads, [0.25, 0.5, 0.75])
     print(f"host overhead        {middle:8.1%} of a step (quartiles {low:.1%} … {high:.1%})")
+    print(f"waiting for batches  {np.median(waits):8.1%} of the loop's time")
     # A forward and a backward pass take three times the forward's multiply-adds; two operations each.
     operations = 6 * forward * config.batch_size * medians["compiled step alone"]
     print(f"{operations / 1e9:.1f} G operations a second in matrix products")
