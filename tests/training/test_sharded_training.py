@@ -127,6 +127,6 @@ def test_product_of_axes_gathers_over_fsdp_alone(runs):
 @pytest.mark.slow
 def test_a_checkpoint_of_eight_devices_goes_on_elsewhere(tmp_path, alone):
     (saved,) = run(8, json.dumps([{"fsdp": 8}]), "--save", str(tmp_path), "--steps", "20")
-    for devices, axes in [(4, {"fsdp": 4}), (4, {"data": 2, "fsdp": 2}), (1, {"data": 1})]:
-        (row,) = run(devices, json.dumps([axes]), "--restore", str(tmp_path))
-        np.testing.assert_allclose(saved["losses"] + row["losses"], alone["losses"], rtol=2e-6)
+    for devices, meshes in [(4, [{"fsdp": 4}, {"data": 4}]), (1, [{"data": 1}])]:
+        for row in run(devices, json.dumps(meshes), "--restore", str(tmp_path)):
+            np.testing.assert_allclose(saved["losses"] + row["losses"], alone["losses"], rtol=2e-6)
