@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.experiment = "fashion_flow"
     config.num_steps = 1500
     # Debian's package dataset-fashion-mnist where it is installed, else tensorflow-datasets.
-    config.data.update(name="fashion_mnist", image_shape=(28, 28, 1), num_classes=10, flip=False)
+    config.data.update(name="fashion_mnist", image_shape=(28, 28, 1), num_classes=10)
     config.model.update(patch_size=4, width=128, depth=4, num_heads=4, unroll=4)
     config.optimizer.update(learning_rate=2e-3, warmup_steps=100)
     config.averages.ema.steps = 150

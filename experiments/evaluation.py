@@ -1,6 +1,7 @@
 """Is what a class-conditional image task generates right, varied, and new?"""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,11 @@ def evaluate_images(task: Any, state: Any, config: Any) -> dict[str, Any]:
     """
     from sklearn.svm import SVC
 
-    train, held_out = (
-        load_dataset(config.data.name, split, config.data.directory).source
+    splits = [
+        load_dataset(config.data.name, split, config.data.directory)
         for split in (config.data.train_split, config.data.held_out_split)
-    )
+    ]
+    train, held_out = (dataset.source for dataset in splits)
     count = config.evaluation.num_samples
     train, held_out = train[_some(len(train), TRAIN_IMAGES)], held_out[_some(len(held_out), count)]
     laws = {
@@ -100,6 +102,8 @@ def evaluate_images(task: Any, state: Any, config: Any) -> dict[str, Any]:
         "weights": config.sampling.weights,
         "ema": config.sampling.weights != "params",
         "seed": config.sampling.seed,
+        "skipped_files": {path: why for dataset in splits for path, why in dataset.skipped.items()},
+        "converted_files": dict(sum((Counter(dataset.conversions) for dataset in splits), Counter())),
     }
 
 

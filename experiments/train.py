@@ -143,7 +143,6 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     save_grid(workdir / "samples.png", frames[-1], sampling.per_class)
     save_animation(workdir / "noise_to_data.gif", frames, sampling.per_class)
     report = training_summary(workdir, config, config.num_steps) | evaluation
-    report |= {"skipped_files": dict(dataset.skipped), "converted_files": dict(dataset.conversions)}
     (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print_report(report)
     for name in ("samples.png", "noise_to_data.gif", "curves.png", "report.json"):

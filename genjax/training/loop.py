@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import math
 import os
 import signal
 import tempfile
@@ -172,12 +171,11 @@ def train(
                 return
             (step, metrics), unread = unread, None
             metrics = jax.device_get(metrics)
-            for name, (total, _) in zip(metrics.names, metrics.table, strict=True):
-                if not math.isfinite(total):
-                    raise NonFiniteError(
-                        f"{name} is {total} at step {step}. Nothing is saved from here on; {last_good()}. "
-                        "Lower the learning rate, clip gradients, or look at the data."
-                    )
+            for index in np.flatnonzero(~np.isfinite(metrics.table[:, 0])):
+                raise NonFiniteError(
+                    f"{metrics.names[index]} is {metrics.table[index, 0]} at step {step}. Nothing is saved from "
+                    f"here on; {last_good()}. Lower the learning rate, clip gradients, or look at the data."
+                )
             window.append(metrics)
             if progress:
                 progress.update(step, float(metrics["loss"]) if "loss" in metrics.names else None)

@@ -1,14 +1,12 @@
 """What a report says, with arrays in place of a data set and of a trained network."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from configs.digits_flow import get_config
 from experiments import evaluation
 from experiments.evaluation import evaluate_images
-from genjax.data import InMemory, load_dataset
+from genjax.data import Dataset, InMemory, load_dataset
 
 
 def striped(count, seed, num_classes=4):
@@ -23,15 +21,24 @@ def striped(count, seed, num_classes=4):
 def report_of(monkeypatch):
     """Makes the report of given splits and samples."""
 
-    def report_of(splits, images, num_classes, **bounds):
+    def report_of(splits, images, num_classes, labels="balanced", **bounds):
         for name, value in bounds.items():
             monkeypatch.setattr(evaluation, name, value)
         monkeypatch.setattr(
-            evaluation, "load_dataset", lambda name, split, _: SimpleNamespace(source=InMemory(splits[split]))
+            evaluation,
+            "load_dataset",
+            lambda name, split, _: Dataset(
+                name,
+                split,
+                InMemory(splits[split]),
+                skipped={f"{split}/broken.png": "truncated"},
+                conversions={"grayscale": len(split)},
+            ),
         )
         monkeypatch.setattr(evaluation, "sample_images", lambda task, state, labels, _: images[: len(labels)])
         config = get_config()
-        config.evaluation.num_samples, config.data.num_classes = len(images), num_classes
+        config.evaluation.update(num_samples=len(images), labels=labels)
+        config.data.num_classes = num_classes
         return evaluate_images(None, None, config)
 
     return report_of
@@ -79,3 +86,23 @@ def test_digits_are_used_whole(report_of):
     assert {name: report[name] for name in expected} == expected
     assert report["frechet_distance_train"] == pytest.approx(0.7176, abs=5e-5)
     assert report["classifier_accuracy"] == pytest.approx(0.9944, abs=5e-5)
+
+
+def test_labels_as_in_training(report_of):
+    """Of a set with nine images of class 0 to one of class 1, nine samples in ten are asked to be of class 0."""
+    train = striped(400, seed=0, num_classes=2)
+    unequal = np.r_[0:180, 200:220]  # the first half is class 0
+    splits = dict(train={k: a[unequal] for k, a in train.items()}, test=striped(60, seed=1, num_classes=2))
+    zeros = striped(200, seed=2, num_classes=2)["image"][:100]
+    # Samples that are all of class 0 are right as often as class 0 is asked for; 0.9 ± 3·√(0.9·0.1/100).
+    assert report_of(splits, zeros, 2, labels="training")["class_accuracy"] == pytest.approx(0.9, abs=0.09)
+    assert report_of(splits, zeros, 2)["class_accuracy"] == 0.5
+    with pytest.raises(ValueError, match="take one of balanced, training"):
+        report_of(splits, zeros, 2, labels="uniform")
+
+
+def test_files_left_out_or_converted_are_reported_of_both_splits(report_of):
+    splits = dict(train=striped(80, seed=0), test=striped(40, seed=1))
+    report = report_of(splits, striped(40, seed=2)["image"], 4)
+    assert report["skipped_files"] == {"train/broken.png": "truncated", "test/broken.png": "truncated"}
+    assert report["converted_files"] == {"grayscale": len("train") + len("test")}
