@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.processes import Process, expand
 from genjax.diffusion.targets import Target, combine
-from genjax.diffusion.times import TimeDistribution, to_domain
+from genjax.diffusion.times import Law, independent
 
 
 def simple_loss(
@@ -18,26 +18,35 @@ def simple_loss(
     *conditioning,
     process: Process,
     target: Target,
-    times: TimeDistribution,
-    weighting: Callable[[Process, Float[Array, " batch"]], Float[Array, " batch"]] | None = None,
+    times: Law,
+    variates: Callable = independent,
+    weighting: Callable[[Process, Target, Float[Array, " batch"]], Float[Array, " batch"]] | None = None,
+    importance_corrected: bool = False,
 ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
     """w(t)·‖f(x_t, t) − y‖², t ~ p(t), z ~ N(0, I) (Ho et al. 2020, equation 14; Lipman et al. 2023, equation 9).
 
     Args:
         apply: the network with its parameters bound, `apply(x, t, *conditioning)`.
-        weighting: w(process, t); 1 if None.
+        times: the law of the times (`times.uniform`, …).
+        variates: how its uniform variates are drawn (`times.independent` or `times.stratified`).
+        weighting: w(process, target, t), of `weightings`; 1 if None.
+        importance_corrected: divide by the law's density, so that whatever the law, the expected loss is the integral
+            over t, and the law changes its variance alone.
 
     Returns:
         The squared error per example, averaged over its dimensions, and the times drawn.
     """
     time_key, noise_key = jax.random.split(key)
-    t = to_domain(process, times(time_key, x.shape[:1]))
+    u = variates(time_key, x.shape[:1])
+    t, inverse_density = jax.jvp(lambda u: times(process, u), (u,), (jnp.ones_like(u),))
     z = jax.random.normal(noise_key, x.shape, x.dtype)
     x_t = process.corrupt(x, z, t)
     y = apply(expand(process.input_scale(t), x_t) * x_t, process.network_time(t), *conditioning)
     error = jnp.square(y.astype(jnp.float32) - combine(process, target, x, z, t))
     loss = jnp.mean(error, axis=range(1, x.ndim))
-    return (loss if weighting is None else weighting(process, t) * loss), t
+    if weighting is not None:
+        loss = weighting(process, target, t) * loss
+    return (inverse_density * loss if importance_corrected else loss), t
 
 
 def sums_by_time(

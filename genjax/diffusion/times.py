@@ -1,53 +1,47 @@
-"""Times: distributions p(t) to train on, and grids to sample on. Both live in [0, 1], t = 0 clean."""
+"""Times to train on, as laws: quantile functions that turn u, uniform in (0, 1), into times of a process.
+
+A law is a function `(process, u) -> t`, increasing in u, so that what is drawn is a matter of u (`independent` or
+`stratified`), its density is 1/(dt/du), and every law can be shifted or corrected for. t = 0 is clean.
+"""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, Key
 
-from genjax.diffusion.processes import Process
+from genjax.diffusion.processes import Process, shift_time, to_domain
 
-TimeDistribution = Callable[[Key[Array, ""], tuple[int, ...]], Float[Array, " *shape"]]
-
-
-def uniform(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, " *shape"]:
-    return jax.random.uniform(key, shape)
+Variates = Float[Array, " *shape"]
+Law = Callable[[Process, Variates], Variates]
 
 
-def logit_normal(
-    key: Key[Array, ""], shape: tuple[int, ...], mean: float = 0.0, deviation: float = 1.0
-) -> Float[Array, " *shape"]:
+def independent(key: Key[Array, ""], shape: tuple[int, ...]) -> Variates:
+    """Independent uniform variates in (0, 1)."""
+    return jnp.maximum(jax.random.uniform(key, shape), 2.0**-24)
+
+
+def uniform(process: Process, u: Variates) -> Variates:
+    """Equally likely over the process' domain."""
+    return to_domain(process, u)
+
+
+def logit_normal(process: Process, u: Variates, mean: float = 0.0, deviation: float = 1.0) -> Variates:
     """sigmoid(N(mean, deviation²)): most often in the middle, where prediction is hard (Esser et al. 2024, 3.1)."""
-    return jax.nn.sigmoid(mean + deviation * jax.random.normal(key, shape))
+    return to_domain(process, jax.nn.sigmoid(mean + deviation * ndtri(u)))
 
 
-def shift_time(t: Float[Array, " *shape"], shift: float | Float[Array, ""]) -> Float[Array, " *shape"]:
-    """shift·t / (1 + (shift − 1)·t): towards noise for shift > 1 (Esser et al. 2024, equation 23).
-
-    For rectified flow it lowers the log-SNR by 2·log(shift) at every t. Higher resolutions, whose
-    neighbouring pixels correlate more, want larger shifts; shift = √(pixels / pixels at shift 1).
-    """
-    return t / (t + (1 - t) / shift)  # in this form the ends stay exactly 0 and 1
+def log_normal_sigma(process: Process, u: Variates, mean: float = -1.2, deviation: float = 1.2) -> Variates:
+    """log(sigma/alpha) ~ N(mean, deviation²) (Karras et al. 2022, EDM, table 1)."""
+    return process.time_at(-2 * (mean + deviation * ndtri(u)))
 
 
-def shifted(distribution: TimeDistribution, shift: float) -> TimeDistribution:
-    """The distribution of `shift_time(t, shift)` for t of another distribution."""
-    return lambda key, shape: shift_time(distribution(key, shape), shift)
+def shifted(law: Law, shift: float) -> Law:
+    """The law of `shift_time(t, shift)`, t stretched over the unit interval, for t of another law."""
 
+    def shifted_law(process, u):
+        start, end = process.domain
+        return to_domain(process, shift_time((law(process, u) - start) / (end - start), shift))
 
-def to_domain(process: Process, t: Float[Array, " *shape"]) -> Float[Array, " *shape"]:
-    """Stretches t in [0, 1] over the process' domain."""
-    start, end = process.domain
-    return start + (end - start) * t
-
-
-def uniform_grid(process: Process, num_steps: int, shift: float = 1.0) -> Float[Array, " times"]:
-    """The `num_steps` + 1 times of a sampler with equal steps, noise end first, shifted by `shift_time`.
-
-    Raises:
-        ValueError: `num_steps` is not a positive integer.
-    """
-    if num_steps < 1:
-        raise ValueError(f"sampling takes at least one step; got num_steps={num_steps}")
-    return to_domain(process, shift_time(jnp.linspace(1.0, 0.0, num_steps + 1), shift))
+    return shifted_law

@@ -1,0 +1,4 @@
+"""Samplers: from noise to samples along a grid of times, `sampler(denoiser, process, noise, times, keys=…)`."""
+
+from genjax.diffusion.samplers.one_step import ddim as ddim
+from genjax.diffusion.samplers.one_step import euler as euler
