@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
             ),
             model=dict(name="DiT", patch_size=2, width=96, depth=3, num_heads=3, unroll=3),
             process=dict(name="RectifiedFlow"),  # of genjax/diffusion/processes.py, with its arguments
-            target="velocity",  # of genjax/diffusion/targets.py
+            target=dict(name="velocity"),  # of genjax/diffusion/targets.py
             times=dict(name="logit_normal", shift=1.0),  # of genjax/diffusion/times.py, likewise
             conditioning_dropout=0.5,
             optimizer=dict(
@@ -52,9 +52,9 @@ def get_config() -> ConfigDict:
             sampling=dict(
                 every=1000,
                 per_class=10,
-                sampler="euler",  # of genjax/diffusion/samplers.py
+                sampler=dict(name="euler"),  # of genjax/diffusion/samplers, with its arguments
+                grid=dict(name="uniform_grid", shift=1.0),  # of genjax/diffusion/grids.py, likewise
                 num_steps=50,
-                shift=1.0,
                 guidance_scale=1.25,  # 1 is plain conditional sampling
                 weights="ema",  # a name in averages, "params", or "posthoc_0.12" for that relative width
                 seed=0,

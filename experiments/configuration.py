@@ -41,7 +41,7 @@ def lookup(module: ModuleType, name: str, field: str) -> Any:
     public = [
         each
         for each, value in vars(module).items()
-        if getattr(value, "__module__", None) == module.__name__ and not each.startswith("_")
+        if (getattr(value, "__module__", None) or "").startswith(module.__name__) and not each.startswith("_")
     ]
     if name not in public:
         raise ValueError(f"config.{field} is {name!r}; {module.__name__} has {', '.join(public)}")

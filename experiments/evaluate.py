@@ -10,28 +10,20 @@ from pathlib import Path
 
 from absl import flags
 
+from experiments import sampling_flags
 from experiments.configuration import restore
 from experiments.evaluation import evaluate_images, print_report, training_summary
 from experiments.report import write_report
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import add_posthoc
+from experiments.sampling_flags import sampling_changes
 from genjax.training import Snapshots
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 OUT = flags.DEFINE_string("out", None, "File to write; WORKDIR/report.json if not given.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the newest good one if not given.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Samples, with balanced labels.", lower_bound=1)
-SAMPLER = flags.DEFINE_string("sampler", None, "A sampler of genjax.diffusion: euler, ddim.")
-NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the sampler.", lower_bound=1)
-GUIDANCE_SCALE = flags.DEFINE_float(
-    "guidance_scale", None, "1 is plain conditional sampling, 0 unconditional."
-)
-WEIGHTS = flags.DEFINE_string(
-    "weights",
-    None,
-    "One of the run's averages, params (of the last step), or posthoc_WIDTH, as posthoc_0.12.",
-)
-SEED = flags.DEFINE_integer("seed", None, "Seed of the samples.")
+flags.adopt_module_key_flags(sampling_flags)
 
 
 def main() -> None:
@@ -39,11 +31,7 @@ def main() -> None:
         config, task, state = restore(
             WORKDIR.value,
             STEP.value,
-            sampler=SAMPLER.value,
-            num_steps=NUM_STEPS.value,
-            guidance_scale=GUIDANCE_SCALE.value,
-            weights=WEIGHTS.value,
-            seed=SEED.value,
+            **sampling_changes(),
         )
         if NUM_SAMPLES.value is not None:
             config.evaluation.num_samples = NUM_SAMPLES.value

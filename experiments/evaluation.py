@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.sampling import sample_images
+from experiments.sampling import described, sample_images
 from genjax import metrics
 from genjax.data import load_dataset, to_float
 from genjax.training.log import read_metrics
@@ -95,9 +95,9 @@ def evaluate_images(task: Any, state: Any, config: Any) -> dict[str, Any]:
         "classifier_images": len(fitted),
         "labels": config.evaluation.labels,
         "features": "pixels in [-1, 1], samples rounded to bytes",
-        "sampler": config.sampling.sampler,
+        "sampler": described(config.sampling.sampler),
         "num_steps": config.sampling.num_steps,
-        "time_shift": config.sampling.shift,
+        "grid": described(config.sampling.grid),
         "guidance_scale": config.sampling.guidance_scale,
         "weights": config.sampling.weights,
         "ema": config.sampling.weights != "params",

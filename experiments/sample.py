@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from experiments import sampling_flags
 from experiments.configuration import restore
 from experiments.runtime import run_program, user_errors
-from experiments.sampling import add_posthoc, sample_images
+from experiments.sampling import add_posthoc, described, sample_images
+from experiments.sampling_flags import sampling_changes
 from genjax.training import Snapshots
 from genjax.training.pictures import save_grid
 
@@ -24,17 +26,7 @@ OUT = flags.DEFINE_string(
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the newest good one if not given.")
 CLASSES = flags.DEFINE_list("classes", None, "Class numbers, separated by commas; all if not given.")
 COUNT = flags.DEFINE_integer("count", 10, "Samples per class.", lower_bound=1)
-SAMPLER = flags.DEFINE_string("sampler", None, "A sampler of genjax.diffusion: euler, ddim.")
-NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the sampler.", lower_bound=1)
-GUIDANCE_SCALE = flags.DEFINE_float(
-    "guidance_scale", None, "1 is plain conditional sampling, 0 unconditional."
-)
-WEIGHTS = flags.DEFINE_string(
-    "weights",
-    None,
-    "One of the run's averages, params (of the last step), or posthoc_WIDTH, as posthoc_0.12.",
-)
-SEED = flags.DEFINE_integer("seed", None, "Another seed, other samples; a sample's index and seed fix it.")
+flags.adopt_module_key_flags(sampling_flags)
 
 
 def main() -> None:
@@ -45,11 +37,7 @@ def main() -> None:
         config, task, state = restore(
             WORKDIR.value,
             STEP.value,
-            sampler=SAMPLER.value,
-            num_steps=NUM_STEPS.value,
-            guidance_scale=GUIDANCE_SCALE.value,
-            weights=WEIGHTS.value,
-            seed=SEED.value,
+            **sampling_changes(),
         )
         state = add_posthoc(task, state, config.sampling.weights, Snapshots(Path(WORKDIR.value) / "ema"))
         num_classes = config.data.num_classes
@@ -64,7 +52,7 @@ def main() -> None:
             save_grid(out, images, COUNT.value)
     sampling = config.sampling
     print(
-        f"{len(labels)} samples of step {int(state.step)}: {sampling.num_steps} {sampling.sampler} steps, "
+        f"{len(labels)} samples of step {int(state.step)}: {sampling.num_steps} steps of {described(sampling.sampler)}, "
         f"guidance scale {sampling.guidance_scale}, {sampling.weights} weights, seed {sampling.seed}\n  {out}"
     )
 

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
+from jaxtyping import Array, Float
 
+from experiments.configuration import bind
 from genjax.data import to_uint8
-from genjax.diffusion import uniform_grid
+from genjax.diffusion import Process, grids
 from genjax.training import Snapshots
 from genjax.training.ema import PowerFunction, power_of_width
 from genjax.training.mesh import replicated
@@ -44,6 +46,21 @@ def add_posthoc(task: Any, state: Any, weights: str, snapshots: Snapshots) -> An
     return state.replace(averages=state.averages | {weights: average})
 
 
+def described(fields: Mapping[str, Any]) -> str:
+    """What a config names with its arguments, as one would call it: "ddim(eta=0.5)"."""
+    arguments = ", ".join(f"{name}={value}" for name, value in fields.items() if name != "name")
+    return f"{fields['name']}({arguments})" if arguments else fields["name"]
+
+
+def time_grid(process: Process, sampling: Any) -> Float[Array, " times"]:
+    """The grid of `sampling.num_steps` steps that `sampling.grid` names, noise end first.
+
+    Raises:
+        ValueError: there is no such grid, or it cannot be made.
+    """
+    return bind(grids, sampling.grid, "sampling.grid")(process, sampling.num_steps)
+
+
 @functools.cache
 def _generate(task: Any, weights: str, trajectory: bool, mesh: Mesh):
     """One compiled program per task and shape: scale, times, labels and seed are its arguments.
@@ -70,7 +87,7 @@ def sample_images(
 
     Args:
         labels: class of each sample, `[labels]`.
-        sampling: `seed`, `num_steps`, `shift`, `guidance_scale` and `weights`, "params" or one of the state's averages.
+        sampling: `seed`, `num_steps`, `grid`, `guidance_scale` and `weights`, "params" or one of the state's averages.
         batch_size: samples made at once at most; it does not change them.
     """
     labels = np.asarray(labels, np.int32)
@@ -80,7 +97,7 @@ def sample_images(
     batch_size = min(batch_size, len(labels))
     batch_size += -batch_size % mesh.size
     padded = np.pad(labels, (0, -len(labels) % batch_size))  # one shape, one compilation
-    time_grid = uniform_grid(task.process, sampling.num_steps, sampling.shift)
+    times = time_grid(task.process, sampling)
     generate = _generate(task, sampling.weights, trajectory, mesh)
     with jax.set_mesh(mesh):
         batches = [
@@ -89,7 +106,7 @@ def sample_images(
                 jax.random.key(sampling.seed),
                 padded[start : start + batch_size],
                 jnp.float32(sampling.guidance_scale),
-                time_grid,
+                times,
                 np.arange(start, start + batch_size),
             )
             for start in range(0, len(padded), batch_size)

@@ -14,8 +14,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from experiments.configuration import bind, lookup
-from experiments.sampling import check_weights
+from experiments.configuration import bind
+from experiments.sampling import check_weights, time_grid
 from genjax import diffusion
 from genjax.data import flip_images, to_float
 from genjax.diffusion import processes, samplers, targets, times
@@ -46,7 +46,7 @@ class ImageDiffusion:
     image_shape: tuple[int, int, int]
     process: diffusion.Process
     target: Callable
-    times: Callable
+    times: times.Law
     dropout_rate: float
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -65,6 +65,7 @@ class ImageDiffusion:
                 f"config.data.image_shape {image_shape} does not divide into patches of {network.patch_size} "
                 "pixels; change it or config.model.patch_size"
             )
+        time_grid(bind(processes, config.process, "process")(), config.sampling)
         law = dict(config.times)
         shift = law.pop("shift")
         optimizer, schedule = make_optimizer(**config.optimizer, num_steps=config.num_steps)
@@ -81,7 +82,7 @@ class ImageDiffusion:
             network=network,
             image_shape=image_shape,
             process=bind(processes, config.process, "process")(),
-            target=lookup(targets, config.target, "target"),
+            target=bind(targets, config.target, "target"),
             times=times.shifted(bind(times, law, "times"), shift),
             dropout_rate=config.conditioning_dropout,
             optimizer=optimizer,
@@ -89,7 +90,7 @@ class ImageDiffusion:
             averages=averages,
             accumulation_steps=config.accumulation_steps,
             flip=config.data.flip,
-            sampler=lookup(samplers, config.sampling.sampler, "sampling.sampler"),
+            sampler=bind(samplers, config.sampling.sampler, "sampling.sampler"),
         )
 
     def init(self, key: Key[Array, ""]) -> State:
@@ -172,8 +173,8 @@ class ImageDiffusion:
         keys = diffusion.sample_keys(key, indices)
         denoiser = diffusion.predict(self._apply(there[weights]), self.process, self.target)
         guided = diffusion.guide(denoiser, labels, self.network.null_label, guidance_scale)
-        noise = self.process.prior(keys, self.image_shape)
-        return self.sampler(guided, self.process, noise, time_grid, trajectory=trajectory)
+        noise = self.process.prior(keys, self.image_shape, time_grid[0])
+        return self.sampler(guided, self.process, noise, time_grid, keys=keys, trajectory=trajectory)
 
     def power_averages(self, state: State) -> dict[float, PyTree]:
         """The averages from which any other width can be reconstructed after training, by their own widths."""

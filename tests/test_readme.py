@@ -35,7 +35,9 @@ def test_files_and_flags_that_are_named_exist():
     for path in re.findall(r"(?:configs|notebooks)/\w+\.(?:py|ipynb)", README):
         assert (ROOT / path).exists(), path
     for program, line in re.findall(r"-m experiments\.(\w+)(.*)", README):
-        source = "".join((ROOT / f"experiments/{name}.py").read_text() for name in (program, "runtime"))
+        source = "".join(
+            (ROOT / f"experiments/{name}.py").read_text() for name in (program, "runtime", "sampling_flags")
+        )
         for flag in re.findall(r"--(\w+)[= ]", line):
             assert f'"{flag}"' in source, (program, flag)
 

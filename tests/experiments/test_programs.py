@@ -78,12 +78,19 @@ def test_evaluate_reports_what_it_used(small_run, tmp_path):
     out = tmp_path / "report.json"
     result = program(
         "evaluate", f"--workdir={small_run[0]}", f"--out={out}", "--guidance_scale=0.5", "--num_steps=1",
-        "--seed=3", "--weights=params", "--num_samples=400", "--sampler=ddim",
+        "--seed=3", "--weights=params", "--num_samples=400", "--sampler=ddim", "--grid=uniform_grid,shift=2.0",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     report = json.loads(out.read_text())
     expected = dict(
-        guidance_scale=0.5, num_steps=1, seed=3, ema=False, num_samples=400, sampler="ddim", steps=40
+        guidance_scale=0.5,
+        num_steps=1,
+        seed=3,
+        ema=False,
+        num_samples=400,
+        sampler="ddim",
+        steps=40,
+        grid="uniform_grid(shift=2.0)",
     )
     assert {name: report[name] for name in expected} == expected
     trained = json.loads((small_run[0] / "report.json").read_text())
@@ -120,8 +127,8 @@ WRONG = {
     ),
     "patches": (["--config.model.patch_size=3"], "does not divide into patches of 3"),
     "mesh": (["--config.mesh.data=3"], "needs 3 devices and this machine has 1"),
-    "target": (["--config.target=veloctiy"], "has clean, noise, velocity"),
-    "sampler": (["--config.sampling.sampler=heun"], "euler, ddim"),
+    "target": (["--config.target.name=veloctiy"], "has clean, noise, velocity"),
+    "sampler": (["--config.sampling.sampler.name=hun"], "ddim, euler"),
     "optimizer": (["--config.optimizer.name=admw"], "'admw'; there are adamaxw, adamw"),
     "batch": (["--config.batch_size=5000"], "5000"),
     "warm-up": (["--config.optimizer.warmup_steps=50"], "warmup_steps=50"),

@@ -32,11 +32,11 @@ def small_config(**changes):
 @pytest.mark.parametrize(
     ("process", "target", "times"),
     [
-        (dict(name="RectifiedFlow"), "clean", dict(name="uniform", shift=1.0)),
-        (dict(name="RectifiedFlow", domain=(0.0, 0.9)), "noise", dict(name="uniform", shift=2.0)),
-        (dict(name="VariancePreservingCosine"), "velocity", dict(name="logit_normal", shift=1.0)),
-        (dict(name="VarianceExploding"), "clean", dict(name="uniform", shift=1.0)),
-        (dict(name="VarianceExploding", sigma_max=10.0), "noise", dict(name="uniform", shift=1.0)),
+        (dict(name="RectifiedFlow"), dict(name="clean"), dict(name="uniform", shift=1.0)),
+        (dict(name="RectifiedFlow", domain=(0.0, 0.9)), dict(name="noise"), dict(name="uniform", shift=2.0)),
+        (dict(name="VariancePreservingCosine"), dict(name="velocity"), dict(name="logit_normal", shift=1.0)),
+        (dict(name="VarianceExploding"), dict(name="clean"), dict(name="uniform", shift=1.0)),
+        (dict(name="VarianceExploding", sigma_max=10.0), dict(name="noise"), dict(name="uniform", shift=1.0)),
     ],
 )
 def test_processes_targets_and_times_are_interchangeable(process, target, times):
@@ -65,7 +65,12 @@ def test_one_compilation_for_all_scales_seeds_and_grids(monkeypatch):
     state = jax.jit(task.init)(jax.random.key(0))
     apply = type(task.network).apply
     monkeypatch.setattr(type(task.network), "apply", lambda *a, **k: (traces.append(1), apply(*a, **k))[1])
-    for changes in (dict(guidance_scale=1.0), dict(guidance_scale=7.5), dict(seed=3), dict(shift=2.0)):
+    for changes in (
+        dict(guidance_scale=1.0),
+        dict(guidance_scale=7.5),
+        dict(seed=3),
+        dict(grid=dict(name="uniform_grid", shift=2.0)),
+    ):
         sampling = small_config().sampling
         sampling.update(num_steps=3, **changes)
         sample_images(task, state, np.arange(10), sampling)
@@ -74,7 +79,7 @@ def test_one_compilation_for_all_scales_seeds_and_grids(monkeypatch):
 
 def test_an_argument_that_a_function_does_not_take_is_named():
     with pytest.raises(
-        ValueError, match="config.times has deviation, which uniform does not take; it takes key"
+        ValueError, match="config.times has deviation, which uniform does not take; it takes process, u"
     ):
         build(small_config(times=dict(name="uniform", deviation=2.0, shift=1.0)))
     with pytest.raises(ValueError, match="config.process has beta, which RectifiedFlow does not take"):

@@ -1,0 +1,51 @@
+"""How a trained run samples: the flags that `sample` and `evaluate` share, each changing the run's config."""
+
+import ast
+from typing import Any
+
+from absl import flags
+
+SAMPLER = flags.DEFINE_string(
+    "sampler",
+    None,
+    "A sampler of genjax.diffusion.samplers with its options: dpm_solver_pp_2m, or ddim,eta=0.5.",
+)
+GRID = flags.DEFINE_string("grid", None, "Its times, of genjax.diffusion.grids: uniform_grid,shift=3.")
+NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the sampler.", lower_bound=1)
+GUIDANCE_SCALE = flags.DEFINE_float(
+    "guidance_scale", None, "1 is plain conditional sampling, 0 unconditional."
+)
+WEIGHTS = flags.DEFINE_string(
+    "weights",
+    None,
+    "One of the run's averages, params (of the last step), or posthoc_WIDTH, as posthoc_0.12.",
+)
+SEED = flags.DEFINE_integer("seed", None, "Another seed, other samples; a sample's index and seed fix it.")
+
+
+def named(text: str | None, flag: str) -> dict[str, Any] | None:
+    """A config's fields of "name,option=value,…".
+
+    Raises:
+        ValueError: an option is not of this form.
+    """
+    if text is None:
+        return None
+    name, *options = text.split(",")
+    try:
+        pairs = [option.split("=") for option in options]
+        return {"name": name} | {key: ast.literal_eval(value) for key, value in pairs}
+    except (ValueError, SyntaxError):
+        raise ValueError(f"--{flag}={text} must be a name and options, as in name,option=1.5") from None
+
+
+def sampling_changes() -> dict[str, Any]:
+    """What the flags change in `config.sampling`; None where one was not given."""
+    return dict(
+        sampler=named(SAMPLER.value, "sampler"),
+        grid=named(GRID.value, "grid"),
+        num_steps=NUM_STEPS.value,
+        guidance_scale=GUIDANCE_SCALE.value,
+        weights=WEIGHTS.value,
+        seed=SEED.value,
+    )
