@@ -3,6 +3,7 @@
 `x` is data, `z` noise, t = 0 clean and t = 1 noise, x_t = alpha(t)·x + sigma(t)·z.
 """
 
+from genjax.diffusion import optimal as optimal
 from genjax.diffusion.grids import uniform_grid as uniform_grid
 from genjax.diffusion.guidance import drop_conditioning as drop_conditioning
 from genjax.diffusion.guidance import guide as guide
