@@ -1,5 +1,6 @@
 """From a configuration's names and numbers to objects."""
 
+import ast
 import functools
 import inspect
 import json
@@ -64,6 +65,22 @@ def bind(module: ModuleType, fields: Mapping[str, Any], field: str) -> functools
             f"it takes {', '.join(takes)}"
         )
     return functools.partial(function, **arguments)
+
+
+def named(text: str | None, flag: str) -> dict[str, Any] | None:
+    """A config's fields of "name,option=value,…".
+
+    Raises:
+        ValueError: an option is not of this form.
+    """
+    if text is None:
+        return None
+    name, *options = text.split(",")
+    try:
+        pairs = [option.split("=") for option in options]
+        return {"name": name} | {key: ast.literal_eval(value) for key, value in pairs}
+    except (ValueError, SyntaxError):
+        raise ValueError(f"--{flag}={text} must be a name and options, as in name,option=1.5") from None
 
 
 def build(config: Any) -> Task:

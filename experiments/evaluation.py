@@ -41,58 +41,82 @@ def _compare(features: np.ndarray, unseen: np.ndarray) -> dict[str, float]:
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | {"groups": len(rows)}
 
 
-def evaluate_images(task: Any, state: Any, config: Any) -> dict[str, Any]:
-    """The metrics of `config.evaluation.num_samples` samples, and how they were made.
+class Reference:
+    """What samples of a config's data are measured against: its images, and a classifier of them.
 
-    Their labels are balanced, or drawn from those of the training images, where classes differ in size and
-    `config.evaluation.labels` is "training".
+    Features are pixels in [−1, 1]. The classifier is a support vector machine fitted to at most `CLASSIFIER_IMAGES`
+    training images; the nearest neighbours are sought among at most `TRAIN_IMAGES`. Where there are more, a draw with
+    a fixed seed takes them. The held-out images are cut to the number of samples, `config.evaluation.num_samples`.
 
-    Features are pixels in [−1, 1], of samples rounded to bytes as a PNG would hold them. Distances, precision
-    and recall (3 neighbours), density and coverage (5 neighbours) compare equal numbers: groups as large as
-    the held-out set, which is cut to the number of samples, averaged over at most `GROUPS` groups; `…_train`
-    is the same of training images, what a perfect model would get. The classifier is a support vector machine
-    fitted to at most `CLASSIFIER_IMAGES` training images; the nearest neighbours are sought among at most
-    `TRAIN_IMAGES`. Where there are more, a draw with a fixed seed takes them, and the report has the numbers.
+    Attributes:
+        labels: those that the samples shall have, `[samples]`: balanced, or drawn from those of the training images,
+            where classes differ in size and `config.evaluation.labels` is "training".
+        splits: the training and held-out data.
     """
-    from sklearn.svm import SVC
 
-    splits = [
-        load_dataset(config.data.name, split, config.data.directory)
-        for split in (config.data.train_split, config.data.held_out_split)
-    ]
-    train, held_out = (dataset.source for dataset in splits)
-    count = config.evaluation.num_samples
-    train, held_out = train[_some(len(train), TRAIN_IMAGES)], held_out[_some(len(held_out), count)]
-    laws = {
-        "balanced": lambda: np.arange(count) % config.data.num_classes,
-        "training": lambda: np.random.default_rng(0).choice(train["label"], count),
-    }
-    if config.evaluation.labels not in laws:
-        raise ValueError(
-            f"config.evaluation.labels is {config.evaluation.labels!r}; take one of {', '.join(laws)}"
-        )
-    labels = laws[config.evaluation.labels]()
-    images = sample_images(task, state, labels, config.sampling)
+    def __init__(self, config: Any):
+        from sklearn.svm import SVC
 
-    pixels = lambda images: to_float(images).reshape(len(images), -1)
-    samples, real, unseen = pixels(images), pixels(train["image"]), pixels(held_out["image"])
-    fitted = _some(len(real), CLASSIFIER_IMAGES)
-    classifier = SVC(C=10.0).fit(real[fitted], train["label"][fitted])
-    of_samples = _compare(samples, unseen)
+        self.splits = [
+            load_dataset(config.data.name, split, config.data.directory)
+            for split in (config.data.train_split, config.data.held_out_split)
+        ]
+        train, held_out = (dataset.source for dataset in self.splits)
+        count = config.evaluation.num_samples
+        train, held_out = train[_some(len(train), TRAIN_IMAGES)], held_out[_some(len(held_out), count)]
+        laws = {
+            "balanced": lambda: np.arange(count) % config.data.num_classes,
+            "training": lambda: np.random.default_rng(0).choice(train["label"], count),
+        }
+        if config.evaluation.labels not in laws:
+            raise ValueError(
+                f"config.evaluation.labels is {config.evaluation.labels!r}; take one of {', '.join(laws)}"
+            )
+        self.labels = laws[config.evaluation.labels]()
+        self.real, self.unseen = _pixels(train["image"]), _pixels(held_out["image"])
+        fitted = _some(len(self.real), CLASSIFIER_IMAGES)
+        self.classifier_images = len(fitted)
+        self.classifier = SVC(C=10.0).fit(self.real[fitted], train["label"][fitted])
+        self.classifier_accuracy = float(self.classifier.score(self.unseen, held_out["label"]))
+
+    def accuracy(self, images: np.ndarray) -> float:
+        """The share of images, `[samples height width channels]` in bytes, that are of the class asked for."""
+        return float(np.mean(self.classifier.predict(_pixels(images)) == self.labels))
+
+    def distances(self, images: np.ndarray) -> dict[str, float]:
+        """Distances and coverage of images to the held-out ones."""
+        return _compare(_pixels(images), self.unseen)
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    return to_float(images).reshape(len(images), -1)
+
+
+def evaluate_images(task: Any, state: Any, config: Any) -> dict[str, Any]:
+    """The metrics of `config.evaluation.num_samples` samples against a `Reference`, and how they were made.
+
+    Samples are rounded to bytes as a PNG would hold them. Distances, precision and recall (3 neighbours), density and
+    coverage (5 neighbours) compare equal numbers: groups as large as the held-out set, averaged over at most
+    `GROUPS` groups; `…_train` is the same of training images, what a perfect model would get.
+    """
+    reference = Reference(config)
+    images = sample_images(task, state, reference.labels, config.sampling)
+    real, unseen = reference.real, reference.unseen
+    of_samples = reference.distances(images)
     of_train = _compare(real[_some(len(real), GROUPS * len(unseen))], unseen)
     return {
-        "class_accuracy": float(np.mean(classifier.predict(samples) == labels)),
-        "classifier_accuracy": float(classifier.score(unseen, held_out["label"])),
+        "class_accuracy": reference.accuracy(images),
+        "classifier_accuracy": reference.classifier_accuracy,
         **{
             name + suffix: row[name]
             for name in of_samples
             for suffix, row in (("", of_samples), ("_train", of_train))
         },
-        "nearest_neighbour_ratio": float(metrics.nearest_neighbour_ratio(samples, real, unseen)),
-        "num_samples": count,
+        "nearest_neighbour_ratio": float(metrics.nearest_neighbour_ratio(_pixels(images), real, unseen)),
+        "num_samples": len(images),
         "samples_per_distance": len(unseen),
         "train_images": len(real),
-        "classifier_images": len(fitted),
+        "classifier_images": reference.classifier_images,
         "labels": config.evaluation.labels,
         "features": "pixels in [-1, 1], samples rounded to bytes",
         "sampler": described(config.sampling.sampler),
@@ -102,8 +126,10 @@ def evaluate_images(task: Any, state: Any, config: Any) -> dict[str, Any]:
         "weights": config.sampling.weights,
         "ema": config.sampling.weights != "params",
         "seed": config.sampling.seed,
-        "skipped_files": {path: why for dataset in splits for path, why in dataset.skipped.items()},
-        "converted_files": dict(sum((Counter(dataset.conversions) for dataset in splits), Counter())),
+        "skipped_files": {path: why for dataset in reference.splits for path, why in dataset.skipped.items()},
+        "converted_files": dict(
+            sum((Counter(dataset.conversions) for dataset in reference.splits), Counter())
+        ),
     }
 
 

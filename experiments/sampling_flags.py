@@ -1,9 +1,10 @@
 """How a trained run samples: the flags that `sample` and `evaluate` share, each changing the run's config."""
 
-import ast
 from typing import Any
 
 from absl import flags
+
+from experiments.configuration import named
 
 SAMPLER = flags.DEFINE_string(
     "sampler",
@@ -21,22 +22,6 @@ WEIGHTS = flags.DEFINE_string(
     "One of the run's averages, params (of the last step), or posthoc_WIDTH, as posthoc_0.12.",
 )
 SEED = flags.DEFINE_integer("seed", None, "Another seed, other samples; a sample's index and seed fix it.")
-
-
-def named(text: str | None, flag: str) -> dict[str, Any] | None:
-    """A config's fields of "name,option=value,…".
-
-    Raises:
-        ValueError: an option is not of this form.
-    """
-    if text is None:
-        return None
-    name, *options = text.split(",")
-    try:
-        pairs = [option.split("=") for option in options]
-        return {"name": name} | {key: ast.literal_eval(value) for key, value in pairs}
-    except (ValueError, SyntaxError):
-        raise ValueError(f"--{flag}={text} must be a name and options, as in name,option=1.5") from None
 
 
 def sampling_changes() -> dict[str, Any]:

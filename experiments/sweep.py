@@ -1,0 +1,109 @@
+"""Quality of trained runs by sampler and number of steps.
+
+    python -m experiments.sweep runs/a runs/b --samplers="euler dpm_solver_pp_2m ddim,eta=1" --steps=5,10,50 --out=sweep.json
+
+For each run, sampler and number of steps: class accuracy and Fréchet distance to held-out images, as in
+`experiments.evaluate`, and the network evaluations that a sample takes. Prints a Markdown table with a row per run and
+sampler; the JSON file has a record each, and says how they were made. Runs share their data's reference.
+"""
+
+import json
+import time
+from pathlib import Path
+
+from absl import flags
+
+from experiments.configuration import bind, named, restore
+from experiments.evaluation import Reference
+from experiments.runtime import run_program, user_errors
+from experiments.sampling import described, sample_images, time_grid
+from genjax.diffusion import samplers
+from genjax.training.workdir import device_name
+
+SAMPLERS = flags.DEFINE_string("samplers", "euler", "Samplers with their options, separated by spaces.")
+GRID = flags.DEFINE_string(
+    "grid", None, "Their times, of genjax.diffusion.grids; each run's own if not given."
+)
+STEPS = flags.DEFINE_list("steps", ["5", "10", "20", "50"], "Numbers of steps, separated by commas.")
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1000, "Samples of each.", lower_bound=10)
+OUT = flags.DEFINE_string("out", None, "JSON file to write.", required=True)
+
+
+def main(*workdirs: str) -> None:
+    records = []
+    with user_errors():
+        if not workdirs:
+            raise ValueError(
+                "name the folders of runs, as in: python -m experiments.sweep runs/a runs/b --out=…"
+            )
+        if not all(steps.isdigit() and int(steps) > 0 for steps in STEPS.value):
+            raise ValueError(f"--steps={','.join(STEPS.value)} must be positive numbers")
+        choices = [named(text, "samplers") for text in SAMPLERS.value.split()]
+        references: dict[str, Reference] = {}
+        for workdir in workdirs:
+            for sampler in choices:
+                config, task, state = restore(workdir, None, sampler=sampler, grid=named(GRID.value, "grid"))
+                config.evaluation.num_samples = NUM_SAMPLES.value
+                data = json.dumps([config.data, config.evaluation])
+                reference = references.get(data) or references.setdefault(data, Reference(config))
+                for steps in map(int, STEPS.value):
+                    config.sampling.num_steps = steps
+                    records.append(measure(workdir, config, task, state, reference))
+                    Path(OUT.value).write_text(json.dumps(records, indent=2) + "\n")
+                    print(
+                        "{experiment} {sampler} {num_steps}: {class_accuracy:.3f} {frechet_distance:.3f}".format(
+                            **records[-1]
+                        ),
+                        flush=True,
+                    )
+    print(markdown(records))
+
+
+def measure(workdir, config, task, state, reference) -> dict:
+    sampling = config.sampling
+    began = time.perf_counter()
+    images = sample_images(task, state, reference.labels, sampling)
+    seconds = time.perf_counter() - began
+    table = getattr(bind(samplers, sampling.sampler, "sampler").func, "table", None)
+    grid = time_grid(task.process, sampling)
+    options = {name: value for name, value in sampling.sampler.items() if name != "name"}
+    return {
+        "workdir": workdir,
+        "experiment": config.experiment,
+        "steps": int(state.step),
+        "process": described(config.process),
+        "target": described(config.target),
+        "sampler": described(sampling.sampler),
+        "grid": described(sampling.grid),
+        "num_steps": sampling.num_steps,
+        "evaluations": len(table(task.process, grid, **options).times) if table else None,
+        "guidance_scale": sampling.guidance_scale,
+        "weights": sampling.weights,
+        "num_samples": len(images),
+        "class_accuracy": reference.accuracy(images),
+        "frechet_distance": reference.distances(images)["frechet_distance"],
+        "seconds": round(seconds, 2),
+        "device": device_name(),
+    }
+
+
+def markdown(records: list[dict]) -> str:
+    """Fréchet distance / class accuracy, a row per run and sampler, a column per number of steps."""
+    numbers = sorted({record["num_steps"] for record in records})
+    cells = {(r["experiment"], r["sampler"], r["num_steps"]): r for r in records}
+    rows = dict.fromkeys((r["experiment"], r["sampler"]) for r in records)
+    lines = [
+        "| run | sampler | " + " | ".join(f"{n} steps" for n in numbers) + " |",
+        "|---" * (2 + len(numbers)) + "|",
+    ]
+    for run, sampler in rows:
+        values = [cells.get((run, sampler, n)) for n in numbers]
+        shown = [
+            f"{c['frechet_distance']:.3g} / {100 * c['class_accuracy']:.1f} %" if c else "" for c in values
+        ]
+        lines.append("| " + " | ".join([run, sampler, *shown]) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_program(main)
