@@ -5,8 +5,24 @@
 
 from genjax.diffusion import optimal as optimal
 from genjax.diffusion.grids import uniform_grid as uniform_grid
+from genjax.diffusion.guidance import adaptive_projected as adaptive_projected
+from genjax.diffusion.guidance import autoguide as autoguide
+from genjax.diffusion.guidance import classifier_free as classifier_free
+from genjax.diffusion.guidance import classifier_guide as classifier_guide
+from genjax.diffusion.guidance import compose as compose
 from genjax.diffusion.guidance import drop_conditioning as drop_conditioning
+from genjax.diffusion.guidance import dynamic_threshold as dynamic_threshold
+from genjax.diffusion.guidance import extrapolate as extrapolate
 from genjax.diffusion.guidance import guide as guide
+from genjax.diffusion.guidance import interval as interval
+from genjax.diffusion.guidance import on as on
+from genjax.diffusion.guidance import plus_plus as plus_plus
+from genjax.diffusion.guidance import rescaled as rescaled
+from genjax.diffusion.guidance import scale_of_weight as scale_of_weight
+from genjax.diffusion.guidance import static_threshold as static_threshold
+from genjax.diffusion.guidance import with_clean as with_clean
+from genjax.diffusion.guidance import zero_init as zero_init
+from genjax.diffusion.guidance import zero_star as zero_star
 from genjax.diffusion.losses import simple_loss as simple_loss
 from genjax.diffusion.losses import sums_by_time as sums_by_time
 from genjax.diffusion.processes import EDM as EDM

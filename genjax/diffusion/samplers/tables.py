@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.processes import Process
@@ -64,7 +65,8 @@ def check_grid(process: Process, times: Float[Array, " times"]) -> None:
     if isinstance(times, jax.core.Tracer):
         return
     first, last = sorted((process.clean_end, process.domain[1]))
-    low, high = float(jnp.min(times)), float(jnp.max(times))
+    values = np.asarray(times)  # numpy: under jit, jnp would trace even a constant
+    low, high = values.min(), values.max()
     margin = 1e-6 * (last - first)  # float32 rounds the ends of a domain
     if not (first - margin <= low and high <= last + margin):  # NaN too
         raise ValueError(
@@ -88,6 +90,8 @@ def run(
     """Starts at `noise` and works through the table.
 
     Args:
+        denoiser: `(x_t, t) -> Prediction`. One with an attribute `initial_memory(noise)` is called as
+            `(x_t, t, memory) -> (Prediction, memory)`, and its memory is handed from row to row.
         keys: one per sample, of which each row folds its own; None if the table draws no noise.
         trajectory: return the states at all times of the grid, the noise first.
 
@@ -111,11 +115,13 @@ def run(
         return [coefficients[j] * history[j] for j in range(coefficients.shape[0])]
 
     def body(carry, numbered):
-        (x, y, cleans, noises), (index, row) = carry, numbered
+        (x, y, cleans, noises, memory), (index, row) = carry, numbered
         if row.churn is not None:
             change = row.churn * draw(2 * index)
             x, y = row.churn_state * x + change, row.churn_state * y + change
-        prediction = denoiser(y, jnp.full(y.shape[:1], row.times))
+        prediction = denoiser(y, jnp.full(y.shape[:1], row.times), *memory)
+        if memory:
+            prediction, *memory = prediction
         cleans = (prediction.clean, *cleans)[: len(cleans)]
         noises = (prediction.noise, *noises)[: len(noises)]
         kept = [] if row.state is None else [row.state * x]
@@ -129,7 +135,7 @@ def run(
         if row.stage_state is not None:
             y = row.stage_state * x
             y = _sum([y] + combine(row.stage_clean, cleans) + combine(row.stage_noise, noises), x)
-        return (x, y, cleans, noises), x if trajectory else None
+        return (x, y, cleans, noises, tuple(memory)), x if trajectory else None
 
     zeros = jnp.zeros_like(noise)
     start = (
@@ -137,6 +143,7 @@ def run(
         noise,
         (zeros,) * length(table.clean, table.stage_clean),
         (zeros,) * length(table.noise, table.stage_noise),
+        (denoiser.initial_memory(noise),) if hasattr(denoiser, "initial_memory") else (),
     )
     rows = jax.tree.map(lambda column: column.astype(noise.dtype), rows)
     (x, *_), states = jax.lax.scan(body, start, (jnp.arange(len(table.times)), rows))
