@@ -21,6 +21,7 @@ setup(
         "absl-py",
         "array_record",
         "chex",
+        "diffrax",
         "einops",
         "etils[epath]",
         "flax",

@@ -20,10 +20,24 @@ def euler(process: Process, times: Float[Array, " times"]) -> Table:
 
 
 @sampler
-def ddim(process: Process, times: Float[Array, " times"]) -> Table:
-    """x_s = alpha_s·x̂ + sigma_s·ẑ (Song et al. 2021, DDIM, equation 12): Euler in (x/alpha, sigma/alpha).
+def ddim(process: Process, times: Float[Array, " times"], eta: float | Float[Array, ""] = 0.0) -> Table:
+    """x_s = alpha_s·x̂ + √(sigma_s² − fresh²)·ẑ + fresh·ξ: Euler in (x/alpha, sigma/alpha) without fresh noise.
 
-    The same as `euler` for rectified flow, and exact at both ends of any process.
+    Song et al. 2021, DDIM, equations 12 and 16, for any process: fresh is eta·sigma_s·√(1 − e^{−2h}), where h is half
+    of what the step adds to the log-SNR. With eta = 0 it is `euler` for rectified flow, with eta = 1 `ddpm`; it is
+    exact at both ends of any process.
     """
     t, s = times[:-1], times[1:]
-    return Table(t, clean=process.alpha(s)[:, None], noise=process.sigma(s)[:, None])
+    sigma, clean = process.sigma(s), process.alpha(s)[:, None]
+    if isinstance(eta, int | float) and eta == 0:
+        return Table(t, clean=clean, noise=sigma[:, None])
+    kept = noise_kept(process, t, s)
+    noise = sigma * jnp.sqrt((1 - eta) * (1 + eta) + (eta * kept) ** 2)
+    return Table(t, clean=clean, noise=noise[:, None], fresh=eta * sigma * jnp.sqrt((1 - kept) * (1 + kept)))
+
+
+def noise_kept(
+    process: Process, t: Float[Array, " steps"], s: Float[Array, " steps"]
+) -> Float[Array, " steps"]:
+    """e^{−h} = (sigma_s/alpha_s)/(sigma_t/alpha_t), 0 where the log-SNR of either end is infinite."""
+    return process.alpha(t) / process.alpha(s) * (process.sigma(s) / process.sigma(t))
