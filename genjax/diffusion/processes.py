@@ -1,13 +1,17 @@
 """Processes: how data becomes noise, x_t = alpha(t)·x + sigma(t)·z.
 
 Time runs over `domain`, from the clean end to the noise end. Methods take scalars or arrays of times
-and work elementwise.
+and work elementwise. A config names a process here, with its fields; they are plain, hashable values.
 """
 
+import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, Shaped
 
 Time = Float[Array, " *times"]
@@ -34,9 +38,18 @@ def sample_keys(key: Key[Array, ""], indices: Int[Array, " batch"]) -> Key[Array
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """The pair (alpha, sigma). A new process needs these two methods; the rest follows from them."""
+    """The pair (alpha, sigma). A new process needs these two methods; the rest follows from them.
 
-    domain: tuple[float, float] = (0.0, 1.0)
+    `domain` is the range of times on which a network is trained and evaluated.
+    """
+
+    domain: Sequence[float] = (0.0, 1.0)
+
+    def __post_init__(self):
+        """Raises ValueError on a domain that is not (start, end) with start < end."""
+        object.__setattr__(self, "domain", tuple(self.domain))  # hashable, if a file said [start, end]
+        if len(self.domain) != 2 or not self.domain[0] < self.domain[1]:
+            raise ValueError(f"a domain is (start, end) of times, start < end; got {self.domain}")
 
     @property
     def clean_end(self) -> float:
@@ -62,15 +75,42 @@ class Process:
         return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
 
     def time_at(self, log_snr: Time) -> Time:
-        """The inverse of `log_snr`."""
-        raise NotImplementedError
+        """The inverse of `log_snr`, infinite ends included."""
+        return self.time_of(jnp.exp(jnp.minimum(log_snr, 0) / 2), jnp.exp(jnp.minimum(-log_snr, 0) / 2))
+
+    def time_of(self, alpha: Time, sigma: Time) -> Time:
+        """The time at which the process' alpha and sigma are in proportion to those given.
+
+        By bisection between the clean end and the end of the domain, beyond which it does not look; processes
+        with a closed form override it. Its derivative is that of the implicit function.
+        """
+
+        def bisect(excess, bracket):
+            def halve(_, bracket):
+                low, high = bracket
+                middle = low + (high - low) / 2
+                before = excess(middle) > 0
+                return jnp.where(before, middle, low), jnp.where(before, high, middle)
+
+            # Twice the digits of the type: so that times much nearer to the clean end than 1 have theirs too.
+            low, high = jax.lax.fori_loop(0, 2 * jnp.finfo(bracket.dtype).nmant, halve, tuple(bracket))
+            return jnp.where(excess(high) >= 0, high, low)
+
+        excess = lambda t: self.alpha(t) * sigma - self.sigma(t) * alpha  # falls with t
+        ends = jnp.full_like(alpha, self.clean_end), jnp.full_like(alpha, self.domain[1])
+        return jax.lax.custom_root(
+            excess,
+            ends[0],
+            lambda excess, _: bisect(excess, jnp.stack(ends)),
+            lambda slope, change: change / slope(jnp.ones_like(change)),
+        )
 
     def input_scale(self, t: Time) -> Time:
         """What x_t is multiplied by before a network sees it."""
         return jnp.ones_like(t)
 
     def network_time(self, t: Time) -> Time:
-        """The value in [0, 1] by which a network is told the time."""
+        """The value by which a network is told the time: in [0, 1], but where a paper has another."""
         return t
 
     def corrupt(
@@ -106,8 +146,8 @@ class RectifiedFlow(Process):
     def sigma(self, t: Time) -> Time:
         return t
 
-    def time_at(self, log_snr: Time) -> Time:
-        return jax.nn.sigmoid(-log_snr / 2)
+    def time_of(self, alpha: Time, sigma: Time) -> Time:
+        return sigma / (alpha + sigma)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +160,167 @@ class VariancePreservingCosine(Process):
     def sigma(self, t: Time) -> Time:
         return jnp.sin(jnp.pi / 2 * t)
 
-    def time_at(self, log_snr: Time) -> Time:
-        return 2 / jnp.pi * jnp.arctan(jnp.exp(-log_snr / 2))
+    def time_of(self, alpha: Time, sigma: Time) -> Time:
+        return 2 / jnp.pi * jnp.arctan2(sigma, alpha)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariancePreserving(Process):
+    """alpha² + sigma² = 1 by alpha² = exp(−decay): what the rates beta(t) of its children integrate to."""
+
+    def decay(self, t: Time) -> Time:
+        """∫ beta from the clean end to t."""
+        raise NotImplementedError
+
+    def time_of_decay(self, decay: Time) -> Time:
+        """The inverse of `decay`."""
+        raise NotImplementedError
+
+    def alpha(self, t: Time) -> Time:
+        return jnp.exp(-self.decay(t) / 2)
+
+    def sigma(self, t: Time) -> Time:
+        return jnp.sqrt(-jnp.expm1(-self.decay(t)))  # keeps its digits near t = 0
+
+    def log_snr(self, t: Time) -> Time:
+        return -jnp.log(jnp.expm1(self.decay(t)))
+
+    def time_of(self, alpha: Time, sigma: Time) -> Time:
+        return self.time_of_decay(jnp.log1p((sigma / alpha) ** 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariancePreservingLinear(VariancePreserving):
+    """beta(t) = beta_min + (beta_max − beta_min)·t (Song et al. 2021, equation 32): DDPM's in continuous time."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def decay(self, t: Time) -> Time:
+        return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2
+
+    def time_of_decay(self, decay: Time) -> Time:
+        slope = self.beta_max - self.beta_min
+        return 2 * decay / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * decay))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariancePreservingScaledLinear(VariancePreserving):
+    """√beta linear in t (Rombach et al. 2022, Stable Diffusion, as released): its 1000 rates in continuous time."""
+
+    beta_min: float = 0.85
+    beta_max: float = 12.0
+
+    def decay(self, t: Time) -> Time:
+        first, slope = math.sqrt(self.beta_min), math.sqrt(self.beta_max) - math.sqrt(self.beta_min)
+        return t * (self.beta_min + t * (first * slope + t * slope**2 / 3))
+
+    def time_of_decay(self, decay: Time) -> Time:
+        first, slope = math.sqrt(self.beta_min), math.sqrt(self.beta_max) - math.sqrt(self.beta_min)
+        root = jnp.cbrt(3 * slope * decay + first**3)  # √beta at that time
+        return 3 * decay / (root**2 + root * first + first**2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubVariancePreserving(VariancePreservingLinear):
+    """The alpha of `VariancePreservingLinear`, and its sigma squared (Song et al. 2021, equation 29)."""
+
+    def sigma(self, t: Time) -> Time:
+        return -jnp.expm1(-self.decay(t))
+
+    def log_snr(self, t: Time) -> Time:
+        return -2 * jnp.log(2 * jnp.sinh(self.decay(t) / 2))
+
+    def time_of(self, alpha: Time, sigma: Time) -> Time:
+        return self.time_of_decay(2 * jnp.arcsinh(sigma / alpha / 2))
+
+
+def linear_betas(num_steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> tuple[float, ...]:
+    """(Ho et al. 2020, section 4.)"""
+    return tuple(np.linspace(beta_min, beta_max, num_steps).tolist())
+
+
+def scaled_linear_betas(
+    num_steps: int = 1000, beta_min: float = 0.00085, beta_max: float = 0.012
+) -> tuple[float, ...]:
+    """(Rombach et al. 2022, as released as Stable Diffusion.)"""
+    return tuple((np.linspace(beta_min**0.5, beta_max**0.5, num_steps) ** 2).tolist())
+
+
+def cosine_betas(num_steps: int = 1000, offset: float = 0.008, largest: float = 0.999) -> tuple[float, ...]:
+    """Those of alpha² ∝ cos²(π/2·(t + offset)/(1 + offset)), none above `largest` (Nichol & Dhariwal 2021, 3.2)."""
+    squares = np.cos(np.pi / 2 * (np.arange(num_steps + 1) / num_steps + offset) / (1 + offset)) ** 2
+    return tuple(np.minimum(1 - squares[1:] / squares[:-1], largest).tolist())
+
+
+def zero_terminal_snr(betas: Sequence[float]) -> tuple[float, ...]:
+    """`betas` with alpha shifted and scaled to 0 in the last step, the first step as it was (Lin et al. 2024)."""
+    alpha = np.sqrt(np.cumprod(1 - np.asarray(betas)))
+    alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    return (betas[0], *(1 - (alpha[1:] / alpha[:-1]) ** 2).tolist())
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariancePreservingTable(VariancePreserving):
+    """The N = len(betas) steps of DDPM: alpha² is the product of 1 − beta_j to j = i at t = (i + 1)/N (Ho et al. 2020).
+
+    Between them log(alpha²) is linear in t, from alpha = 1 at t = 0, the clean end; only where the last beta is 1
+    (`zero_terminal_snr`) alpha itself is linear in the last step. The network is told i/N, and networks here multiply
+    that by 1000: for N = 1000 they see the i that published networks were trained with, but for a rounding.
+    """
+
+    domain: Sequence[float] | None = None  # (1/N, 1) if None
+    betas: Sequence[float] = linear_betas()
+
+    def __post_init__(self):
+        """Raises ValueError on betas outside (0, 1), which 1 as the last may reach."""
+        if not self.betas or not all(0 < beta < 1 for beta in self.betas[:-1]) or not 0 < self.betas[-1] <= 1:
+            raise ValueError(f"betas are between 0 and 1, where the last may be 1; got {self.betas}")
+        object.__setattr__(self, "betas", tuple(self.betas))
+        object.__setattr__(self, "domain", self.domain or (1 / len(self.betas), 1.0))
+        super().__post_init__()
+
+    @property
+    def clean_end(self) -> float:
+        return 0.0
+
+    @functools.cached_property
+    def _knots(self) -> tuple[np.ndarray, np.ndarray]:
+        """Times, and what log(alpha²) has fallen by until then, as far as it is finite."""
+        finite = np.asarray([beta for beta in self.betas if beta < 1])
+        decays = np.append(0, np.cumsum(-np.log1p(-finite)))
+        return np.arange(len(decays)) / len(self.betas), decays
+
+    def _last(self, t: Time) -> Time:
+        """How much of a last step to alpha = 0 is done."""
+        return jnp.maximum(len(self.betas) * t - (len(self.betas) - 1), 0) if self.betas[-1] == 1 else 0 * t
+
+    def _decay(self, t: Time) -> Time:
+        """That of the table, without a last step to alpha = 0."""
+        right = None if self.betas[-1] == 1 else "extrapolate"
+        times, decays = (jnp.asarray(knots, t.dtype) for knots in self._knots)
+        return jnp.interp(t, times, decays, left="extrapolate", right=right)
+
+    def decay(self, t: Time) -> Time:
+        return self._decay(t) - 2 * jnp.log1p(-self._last(t))
+
+    def time_of_decay(self, decay: Time) -> Time:
+        times, decays = (jnp.asarray(knots, decay.dtype) for knots in self._knots)
+        t = jnp.interp(decay, decays, times, right="extrapolate")
+        if self.betas[-1] < 1:
+            return t
+        last = -jnp.expm1(-jnp.maximum(decay - decays[-1], 0) / 2)
+        return jnp.minimum(t, times[-1]) + last / len(self.betas)
+
+    def alpha(self, t: Time) -> Time:
+        return jnp.exp(-self._decay(t) / 2) * (1 - self._last(t))
+
+    def sigma(self, t: Time) -> Time:
+        last = self._last(t)  # in this form derivatives stay finite where alpha is 0
+        return jnp.sqrt(last * (2 - last) - jnp.expm1(-self._decay(t)) * (1 - last) ** 2)
+
+    def network_time(self, t: Time) -> Time:
+        return (len(self.betas) * t - 1) / len(self.betas)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +336,8 @@ class VarianceExploding(Process):
     def sigma(self, t: Time) -> Time:
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
 
-    def time_at(self, log_snr: Time) -> Time:
-        return (-log_snr / 2 - jnp.log(self.sigma_min)) / jnp.log(self.sigma_max / self.sigma_min)
+    def time_of(self, alpha: Time, sigma: Time) -> Time:
+        return jnp.log(sigma / alpha / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
 
     def input_scale(self, t: Time) -> Time:
         return jax.lax.rsqrt(1 + self.sigma(t) ** 2)  # unit variance for data of unit variance
@@ -146,9 +345,12 @@ class VarianceExploding(Process):
 
 @dataclass(frozen=True, kw_only=True)
 class EDM(Process):
-    """alpha = 1 and sigma = t, for data of deviation `data_deviation` (Karras et al. 2022, table 1)."""
+    """alpha = 1 and sigma = t, for data of deviation `data_deviation` (Karras et al. 2022, table 1).
 
-    domain: tuple[float, float] = (0.002, 80.0)
+    The network is told log(t)/4. Sampling ends at t = 0, where a network is never evaluated.
+    """
+
+    domain: Sequence[float] = (0.002, 80.0)
     data_deviation: float = 0.5
 
     @property
@@ -161,11 +363,78 @@ class EDM(Process):
     def sigma(self, t: Time) -> Time:
         return t
 
-    def time_at(self, log_snr: Time) -> Time:
-        return jnp.exp(-log_snr / 2)
+    def time_of(self, alpha: Time, sigma: Time) -> Time:
+        return sigma / alpha
 
     def input_scale(self, t: Time) -> Time:
         return jax.lax.rsqrt(t**2 + self.data_deviation**2)
 
     def network_time(self, t: Time) -> Time:
         return jnp.log(t) / 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrigFlow(Process):
+    """alpha = cos(t), sigma = s·sin(t) for data of deviation s, t from 0 to π/2 (Lu & Song 2025, section 3)."""
+
+    domain: Sequence[float] = (0.0, math.pi / 2)
+    data_deviation: float = 0.5
+
+    def alpha(self, t: Time) -> Time:
+        return jnp.sin(math.pi / 2 - t)  # the cosine, and exactly zero at t = π/2
+
+    def sigma(self, t: Time) -> Time:
+        return self.data_deviation * jnp.sin(t)
+
+    def time_of(self, alpha: Time, sigma: Time) -> Time:
+        return jnp.arctan2(sigma, self.data_deviation * alpha)
+
+    def input_scale(self, t: Time) -> Time:
+        return jnp.full_like(t, 1 / self.data_deviation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shifted(Process):
+    """`base` at later times: those at which its log-SNR is lower by 2·log(shift) (Hoogeboom et al. 2023, equation 6).
+
+    With shift = (resolution)/(resolution at shift 1) the noise after averaging pixels down stays the same. For
+    rectified flow this is `shift_time` (Esser et al. 2024, equation 23). What a network sees is what it would
+    see of the base, so that networks trained on one serve the other.
+    """
+
+    domain: Sequence[float] | None = None  # that of base if None
+    base: Process
+    shift: float
+
+    def __post_init__(self):
+        """Raises ValueError on a shift that is not positive."""
+        if not self.shift > 0:
+            raise ValueError(f"a shift is positive, 1 for none; got {self.shift}")
+        object.__setattr__(self, "domain", self.domain or self.base.domain)
+        super().__post_init__()
+
+    @property
+    def clean_end(self) -> float:
+        return self.base.clean_end
+
+    def base_time(self, t: Time) -> Time:
+        """The time of `base` that has the alpha and sigma of time t here."""
+        return self.base.time_of(self.base.alpha(t), self.shift * self.base.sigma(t))
+
+    def alpha(self, t: Time) -> Time:
+        return self.base.alpha(self.base_time(t))
+
+    def sigma(self, t: Time) -> Time:
+        return self.base.sigma(self.base_time(t))
+
+    def log_snr(self, t: Time) -> Time:
+        return self.base.log_snr(t) - 2 * math.log(self.shift)
+
+    def time_of(self, alpha: Time, sigma: Time) -> Time:
+        return self.base.time_of(alpha, sigma / self.shift)
+
+    def input_scale(self, t: Time) -> Time:
+        return self.base.input_scale(self.base_time(t))
+
+    def network_time(self, t: Time) -> Time:
+        return self.base.network_time(self.base_time(t))

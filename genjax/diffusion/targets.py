@@ -1,22 +1,38 @@
 """Targets: what a network is asked for, y = c(t)·x + d(t)·z.
 
-A target is a function `(process, t) -> (c, d)`. Together with x_t = alpha·x + sigma·z it gives two
-equations in x and z, so that every target yields every other by one 2×2 solve, `recover`. The determinant
-d·alpha − c·sigma vanishes, half of the prediction is undetermined and the solve not finite, here:
+A target is a function `(process, t) -> (c, d)`; any linear combination is a lambda. Together with x_t = alpha·x +
+sigma·z it gives two equations in x and z, so that every target yields every other by one 2×2 solve, `recover`.
+Its determinant d·alpha − c·sigma is
 
-| target   | determinant                  | zero where                                                    |
-|----------|------------------------------|---------------------------------------------------------------|
-| clean    | −sigma                       | sigma = 0: the noise (the clean end of rectified flow and VP) |
-| noise    | alpha                        | alpha = 0: the data (the noise end of rectified flow and VP)  |
-| velocity | alpha·sigma' − alpha'·sigma  | nowhere for the processes here                                |
+    clean −sigma    noise alpha    velocity alpha·sigma' − alpha'·sigma    v alpha² + sigma²    score −alpha/sigma
+    edm −√(sigma² + alpha²s²)/s
 
-Choose the process' `domain` to stay clear of a zero; nothing is clipped silently.
+The solve is singular at the ends named here: `z` the clean end, where sigma = 0 and the noise is lost; `x` the noise
+end, where alpha = 0 and the data is; `∞` the clean end, where the coefficients are infinite (velocity's as t^−½).
+
+| process                                    | clean | noise | velocity | v | score | edm |
+|--------------------------------------------|-------|-------|----------|---|-------|-----|
+| RectifiedFlow                              | z     | x     |          |   | ∞ x   |     |
+| VariancePreservingCosine                   | z     | x     |          |   | ∞ x   |     |
+| TrigFlow                                   | z     | x     |          |   | ∞ x   |     |
+| VariancePreservingLinear                   | z     |       | ∞        |   | ∞     |     |
+| VariancePreservingScaledLinear             | z     |       | ∞        |   | ∞     |     |
+| VariancePreservingTable                    | z     |       | ∞        |   | ∞     |     |
+| VariancePreservingTable, zero_terminal_snr | z     | x     | ∞        |   | ∞ x   |     |
+| SubVariancePreserving                      | z     |       |          |   | ∞     |     |
+| EDM                                        | z     |       |          |   | ∞     |     |
+| VarianceExploding                          |       |       |          |   |       |     |
+
+A shifted process is as its base. The clean end of the tables and of EDM lies outside their domain, where no network
+is evaluated. Choose the `domain` of another process to stay clear of an end: nothing is clipped silently, and
+`check_target` tells.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from genjax.diffusion.processes import Process, expand
@@ -38,10 +54,33 @@ def velocity(process: Process, t: Times) -> tuple[Times, Times]:
     return process.alpha_prime(t), process.sigma_prime(t)
 
 
+def v(process: Process, t: Times) -> tuple[Times, Times]:
+    """alpha·z − sigma·x (Salimans & Ho 2022, section 4); for the cosine process velocity is π/2 times it."""
+    return -process.sigma(t), process.alpha(t)
+
+
+def score(process: Process, t: Times) -> tuple[Times, Times]:
+    """−z/sigma, whose mean given x_t is ∇log p_t(x_t) (Vincent 2011; Song et al. 2021, equation 7)."""
+    return jnp.zeros_like(t), -1 / process.sigma(t)
+
+
+def edm(process: Process, t: Times, data_deviation: float = 0.5) -> tuple[Times, Times]:
+    """What EDM's preconditioning leaves to the network, of unit variance at every t (Karras et al. 2022, section 5).
+
+    With r² = sigma² + alpha²s² the deviation of x_t and s that of the data: y = (x − alpha·s²/r²·x_t)·r/(s·sigma),
+    which for alpha = 1 is (x − c_skip·x_t)/c_out. It is −v where s = 1 and alpha² + sigma² = 1.
+    """
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    r = jnp.sqrt(sigma**2 + (alpha * data_deviation) ** 2)
+    return sigma / (data_deviation * r), -data_deviation * alpha / r
+
+
 class Prediction(NamedTuple):
     """Both halves of a denoiser's answer: x̂ and ẑ with alpha·x̂ + sigma·ẑ = x_t.
 
-    `variance` is what a learned-variance network adds, else None.
+    `variance` is what a network with learned variance adds, else None: the fraction by which the log-variance of a
+    step of the reverse process lies between its least, that of q(x_s | x_t, x) (0), and its largest, that of
+    q(x_t | x_s) (1) (Nichol & Dhariwal 2021, equation 15). An untrained network may leave [0, 1].
     """
 
     clean: Float[Array, " batch *shape"]
@@ -82,15 +121,54 @@ def recover(
     return Prediction(clean=(d * x_t - sigma * y) / determinant, noise=(alpha * y - c * x_t) / determinant)
 
 
-def predict(apply: Callable, process: Process, target: Target) -> Callable[..., Prediction]:
+def check_target(process: Process, target: Target, times: Times) -> None:
+    """Checks that x̂ and ẑ follow from `target` at all times at which a network is to be evaluated.
+
+    Give it concrete times: of a grid all but the last, or the ends of a law; traced ones have no values to check.
+
+    Raises:
+        ValueError: the target is singular at one of the times.
+    """
+    name = getattr(getattr(target, "func", target), "__name__", repr(target))
+    alpha, sigma = process.alpha(times), process.sigma(times)
+    c, d = target(process, times)
+    determinant = d * alpha - c * sigma
+    for i in np.flatnonzero(~(np.isfinite(determinant) & (determinant != 0))):
+        if not np.isfinite(determinant[i]):
+            reason = f"its coefficients ({c[i]:g}, {d[i]:g}) of data and noise are not finite"
+        else:
+            half = "data" if alpha[i] == 0 else "noise"
+            reason = f"alpha = {alpha[i]:g} and sigma = {sigma[i]:g}, and no {half} can be computed from it and x_t"
+        raise ValueError(
+            f"the target {name} is singular at t = {times[i]:g} of {type(process).__name__}: {reason} (the table in "
+            "genjax.diffusion.targets). Choose another target, or keep clear of that time by the process' domain"
+        )
+
+
+def split_variance(
+    output: Float[Array, " batch *shape"],
+) -> tuple[Float[Array, " batch *half"], Float[Array, " batch *half"]]:
+    """The prediction, and `Prediction.variance`, of the output of a network with learned variance.
+
+    Such a network has twice the data's channels; the second half v is −1 for the least and 1 for the largest
+    variance (Nichol & Dhariwal 2021, as released; Peebles & Xie 2023).
+    """
+    y, v = jnp.split(output, 2, axis=-1)
+    return y, (v + 1) / 2
+
+
+def predict(
+    apply: Callable, process: Process, target: Target, *, learned_variance: bool = False
+) -> Callable[..., Prediction]:
     """A denoiser `(x_t, t, *conditioning) -> Prediction` of a network trained for `target`.
 
     `apply(x, t, *conditioning)` is the network with its parameters bound; it sees x_t times the process'
-    input scale, and the process' network time.
+    input scale, and the process' network time. With `learned_variance` see `split_variance`.
     """
 
     def denoiser(x_t, t, *conditioning):
         y = apply(expand(process.input_scale(t), x_t) * x_t, process.network_time(t), *conditioning)
-        return recover(process, target, x_t, y, t)
+        y, variance = split_variance(y) if learned_variance else (y, None)
+        return recover(process, target, x_t, y, t)._replace(variance=variance)
 
     return denoiser

@@ -96,7 +96,7 @@ def test_value_of_the_zero_network(target, expected, deviation):
 
 def test_weighting_multiplies_each_example(x):
     plain, t, *_ = run(x)
-    weighted, *_ = run(x, weighting=lambda process, t: process.alpha(t) + 2 * t)
+    weighted, *_ = run(x, weighting=lambda process, target, t: process.alpha(t) + 2 * t)
     np.testing.assert_allclose(weighted, (1 + t) * plain, rtol=1e-5)
 
 
