@@ -58,8 +58,12 @@ from genjax.diffusion.targets import recover as recover
 from genjax.diffusion.targets import score as score
 from genjax.diffusion.targets import v as v
 from genjax.diffusion.targets import velocity as velocity
+from genjax.diffusion.times import cosmap as cosmap
+from genjax.diffusion.times import density as density
 from genjax.diffusion.times import independent as independent
 from genjax.diffusion.times import log_normal_sigma as log_normal_sigma
 from genjax.diffusion.times import logit_normal as logit_normal
+from genjax.diffusion.times import mode as mode
 from genjax.diffusion.times import shifted as shifted
+from genjax.diffusion.times import stratified as stratified
 from genjax.diffusion.times import uniform as uniform
