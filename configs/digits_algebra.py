@@ -4,7 +4,7 @@ python -m experiments.train --config=configs/digits_algebra.py:edm,noise --workd
 
 The process is rectified_flow, variance_preserving, variance_exploding or edm; the target clean, noise, v, velocity or
 edm. Every process has the law of times of its own paper and every loss weight 1; all else is that of digits_flow,
-but for half of its steps.
+but for the number of steps.
 """
 
 from ml_collections import ConfigDict
@@ -18,9 +18,9 @@ def get_config(choice: str) -> ConfigDict:
     process, target = choice.split(",")
     config = digits_flow.get_config()
     config.experiment = f"digits_{process}_{target}"
-    config.num_steps = 2500
-    config.averages.ema.steps = 350
-    config.sampling.every = 2500
+    config.num_steps = 2000
+    config.averages.ema.steps = 300
+    config.sampling.every = 2000
     config.target.name = target
     config.process, config.times, config.sampling.grid = {
         "rectified_flow": (

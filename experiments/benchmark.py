@@ -4,11 +4,12 @@
 
 Prints how fast images are read from memory and, stored one by one, from disk; the rates of (a) the compiled step alone, on one batch already on the devices, (b) the whole loop with
 its data, metrics, progress and log, and (c) where images are 8×8, `experiments.plain_flax`,
-measured in turns; the host overhead, the median of 1 − b/a over the rounds; and the share of the loop's time that it waited
-for batches. Run it on an otherwise idle machine.
+measured in turns; the host overhead, the median of 1 − b/a over the rounds; the share of the loop's time that it waited
+for batches; and what sampling with guidance costs beyond its network calls. Run it on an otherwise idle machine.
 """
 
 import contextlib
+import functools
 import io
 import subprocess
 import sys
@@ -25,12 +26,13 @@ from ml_collections import config_flags
 
 from experiments.configuration import build
 from experiments.runtime import run_program, user_errors
+from experiments.sampling import time_grid
 from genjax.data import Batches, InMemory, load_dataset, reading_rate
 from genjax.training import Checkpoints, abstract_state, make_mesh, train
 from genjax.training.cost import multiply_adds
 from genjax.training.log import read_metrics
 from genjax.training.loop import compile_update
-from genjax.training.mesh import batch_sharding
+from genjax.training.mesh import batch_sharding, replicated
 from genjax.training.workdir import device_name
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
@@ -97,6 +99,29 @@ def whole_loop(config, task, mesh, batches, waits: list[float]) -> Callable[[int
     return measure
 
 
+def guided_sampling(config, task, mesh) -> dict[str, Callable[[], float]]:
+    """Seconds to sample a batch with guidance by the config's sampler, and of as many network calls on twice the batch."""
+    state = jax.jit(task.init, out_shardings=replicated(mesh))(jax.random.key(0))
+    batch_size, times = config.batch_size, time_grid(task.process, config.sampling)
+    labels, indices = np.arange(batch_size) % config.data.num_classes, np.arange(batch_size)
+    generate = jax.jit(lambda *args: task.generate(state, jax.random.key(1), *args))
+    network = jax.jit(lambda *args: task.network.apply({"params": state.params}, *args))
+    inputs = jnp.zeros((2 * batch_size, *task.image_shape)), jnp.zeros(2 * batch_size), np.repeat(labels, 2)
+    calls = {
+        f"{config.sampling.num_steps} guided steps": lambda: generate(
+            labels, jnp.float32(config.sampling.guidance_scale), times, indices
+        ),
+        "as many network calls": lambda: [network(*inputs) for _ in range(config.sampling.num_steps)],
+    }
+
+    def seconds(call):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        return time.perf_counter() - began
+
+    return {name: functools.partial(seconds, call) for name, call in calls.items()}
+
+
 def main() -> None:
     config = CONFIG.value
     with user_errors():
@@ -148,6 +173,18 @@ def main() -> None:
     low, middle, high = np.quantile(overheads, [0.25, 0.5, 0.75])
     print(f"host overhead        {middle:8.1%} of a step (quartiles {low:.1%} … {high:.1%})")
     print(f"waiting for batches  {np.median(waits):8.1%} of the loop's time")
+    sampling = guided_sampling(config, task, mesh)
+    times = {name: [] for name in sampling}
+    for round_number in range(4 * ROUNDS.value + 1):  # short, so more of them
+        for name, measure in sampling.items():
+            seconds = measure()
+            if round_number:
+                times[name].append(seconds)
+    for name, values in times.items():
+        print(f"{name:22} {1e3 * np.median(values):8.1f} ms for {config.batch_size} samples")
+    steps, calls = map(np.array, times.values())
+    low, middle, high = np.quantile(steps / calls - 1, [0.25, 0.5, 0.75])
+    print(f"guided sampling costs  {middle:8.1%} more (quartiles {low:.1%} … {high:.1%})")
     # A forward and a backward pass take three times the forward's multiply-adds; two operations each.
     operations = 6 * forward * config.batch_size * medians["compiled step alone"]
     print(f"{operations / 1e9:.1f} G operations a second in matrix products")

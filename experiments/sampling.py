@@ -61,6 +61,15 @@ def time_grid(process: Process, sampling: Any) -> Float[Array, " times"]:
     return bind(grids, sampling.grid, "sampling.grid")(process, sampling.num_steps)
 
 
+def evaluation_times(sampler: functools.partial, process: Process, times: Float[Array, " times"]) -> Array:
+    """The times at which a sampler, bound to its options, evaluates the network: as many as there are evaluations.
+
+    Of one that has no table of coefficients, only those of the grid are known.
+    """
+    table = getattr(sampler.func, "table", None)
+    return table(process, times, **sampler.keywords).times if table else times[:-1]
+
+
 @functools.cache
 def _generate(task: Any, weights: str, trajectory: bool, mesh: Mesh):
     """One compiled program per task and shape: scale, times, labels and seed are its arguments.

@@ -16,7 +16,7 @@ from absl import flags
 from experiments.configuration import bind, named, restore
 from experiments.evaluation import Reference
 from experiments.runtime import run_program, user_errors
-from experiments.sampling import described, sample_images, time_grid
+from experiments.sampling import described, evaluation_times, sample_images, time_grid
 from genjax.diffusion import samplers
 from genjax.training.workdir import device_name
 
@@ -64,9 +64,8 @@ def measure(workdir, config, task, state, reference) -> dict:
     began = time.perf_counter()
     images = sample_images(task, state, reference.labels, sampling)
     seconds = time.perf_counter() - began
-    table = getattr(bind(samplers, sampling.sampler, "sampler").func, "table", None)
-    grid = time_grid(task.process, sampling)
-    options = {name: value for name, value in sampling.sampler.items() if name != "name"}
+    sampler = bind(samplers, sampling.sampler, "sampler")
+    evaluated = evaluation_times(sampler, task.process, time_grid(task.process, sampling))
     return {
         "workdir": workdir,
         "experiment": config.experiment,
@@ -76,7 +75,7 @@ def measure(workdir, config, task, state, reference) -> dict:
         "sampler": described(sampling.sampler),
         "grid": described(sampling.grid),
         "num_steps": sampling.num_steps,
-        "evaluations": len(table(task.process, grid, **options).times) if table else None,
+        "evaluations": len(evaluated) if hasattr(sampler.func, "table") else None,
         "guidance_scale": sampling.guidance_scale,
         "weights": sampling.weights,
         "num_samples": len(images),

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import bind
-from experiments.sampling import check_weights, time_grid
+from experiments.sampling import check_weights, evaluation_times, time_grid
 from genjax import diffusion
 from genjax.data import flip_images, to_float
 from genjax.diffusion import processes, samplers, targets, times
@@ -57,7 +57,8 @@ class ImageDiffusion:
 
     @classmethod
     def from_config(cls, config: Any) -> "ImageDiffusion":
-        """Raises ValueError on names that do not exist and images that do not divide into patches."""
+        """Raises ValueError on names that do not exist, images that do not divide into patches, and a target that is singular
+        where the sampler would evaluate the network."""
         image_shape = tuple(config.data.image_shape)
         network = bind(dit, config.model, "model")(num_classes=config.data.num_classes)
         if any(side % network.patch_size for side in image_shape[:2]):
@@ -65,7 +66,11 @@ class ImageDiffusion:
                 f"config.data.image_shape {image_shape} does not divide into patches of {network.patch_size} "
                 "pixels; change it or config.model.patch_size"
             )
-        time_grid(bind(processes, config.process, "process")(), config.sampling)
+        process, target = bind(processes, config.process, "process")(), bind(targets, config.target, "target")
+        sampler = bind(samplers, config.sampling.sampler, "sampling.sampler")
+        diffusion.check_target(
+            process, target, evaluation_times(sampler, process, time_grid(process, config.sampling))
+        )
         law = dict(config.times)
         shift = law.pop("shift")
         optimizer, schedule = make_optimizer(**config.optimizer, num_steps=config.num_steps)
@@ -81,8 +86,8 @@ class ImageDiffusion:
         return cls(
             network=network,
             image_shape=image_shape,
-            process=bind(processes, config.process, "process")(),
-            target=bind(targets, config.target, "target"),
+            process=process,
+            target=target,
             times=times.shifted(bind(times, law, "times"), shift),
             dropout_rate=config.conditioning_dropout,
             optimizer=optimizer,
@@ -90,7 +95,7 @@ class ImageDiffusion:
             averages=averages,
             accumulation_steps=config.accumulation_steps,
             flip=config.data.flip,
-            sampler=bind(samplers, config.sampling.sampler, "sampling.sampler"),
+            sampler=sampler,
         )
 
     def init(self, key: Key[Array, ""]) -> State:

@@ -82,6 +82,8 @@ def test_an_argument_that_a_function_does_not_take_is_named():
         ValueError, match="config.times has deviation, which uniform does not take; it takes process, u"
     ):
         build(small_config(times=dict(name="uniform", deviation=2.0, shift=1.0)))
+    with pytest.raises(ValueError, match="noise is singular at t = 1 of RectifiedFlow: alpha = 0"):
+        build(small_config(target=dict(name="noise")))
     with pytest.raises(ValueError, match="config.process has beta, which RectifiedFlow does not take"):
         build(small_config(process=dict(name="RectifiedFlow", beta=2.0)))
 
