@@ -4,6 +4,7 @@
 """
 
 from genjax.diffusion import optimal as optimal
+from genjax.diffusion import weightings as weightings
 from genjax.diffusion.grids import uniform_grid as uniform_grid
 from genjax.diffusion.guidance import adaptive_projected as adaptive_projected
 from genjax.diffusion.guidance import autoguide as autoguide
@@ -23,6 +24,8 @@ from genjax.diffusion.guidance import static_threshold as static_threshold
 from genjax.diffusion.guidance import with_clean as with_clean
 from genjax.diffusion.guidance import zero_init as zero_init
 from genjax.diffusion.guidance import zero_star as zero_star
+from genjax.diffusion.losses import bound_step as bound_step
+from genjax.diffusion.losses import hybrid_loss as hybrid_loss
 from genjax.diffusion.losses import simple_loss as simple_loss
 from genjax.diffusion.losses import sums_by_time as sums_by_time
 from genjax.diffusion.processes import EDM as EDM

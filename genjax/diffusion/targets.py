@@ -79,8 +79,8 @@ class Prediction(NamedTuple):
     """Both halves of a denoiser's answer: x̂ and ẑ with alpha·x̂ + sigma·ẑ = x_t.
 
     `variance` is what a network with learned variance adds, else None: the fraction by which the log-variance of a
-    step of the reverse process lies between its least, that of q(x_s | x_t, x) (0), and its largest, that of
-    q(x_t | x_s) (1) (Nichol & Dhariwal 2021, equation 15). An untrained network may leave [0, 1].
+    step lies between its least (0) and its largest (1), which `losses.step_variances` has (Nichol & Dhariwal 2021,
+    equation 15). An untrained network may leave [0, 1].
     """
 
     clean: Float[Array, " batch *shape"]

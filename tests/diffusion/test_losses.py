@@ -1,18 +1,31 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import log_ndtr, ndtr
 
 from genjax.diffusion import (
+    EDM,
     RectifiedFlow,
+    TrigFlow,
     VarianceExploding,
+    VariancePreservingTable,
+    bound_step,
     clean,
+    hybrid_loss,
     noise,
     simple_loss,
     sums_by_time,
+    to_domain,
     uniform,
+    uniform_grid,
     velocity,
 )
+from genjax.diffusion.losses import discretized_nll, step_divergence, step_variances
+from genjax.diffusion.samplers.stochastic import ddpm
+from genjax.models.dit import DiT
 
 BATCH, SHAPE = 20_000, (2, 3)
 
@@ -126,6 +139,191 @@ def test_conditioning_reaches_the_network_and_low_precision_outputs_are_compared
     )
     assert losses.dtype == jnp.float32
     np.testing.assert_allclose(losses, float(jnp.bfloat16(1 / 3)) ** 2, rtol=1e-6)
+
+
+# --- learned variance
+
+
+def posterior(alpha, sigma, a, x, x_t):
+    """Mean and variance of x_s given x_t and x, by Bayes: x_s ~ N(alpha_s·x, sigma_s²), x_t ~ N(a·x_s, b²).
+
+    `alpha` and `sigma` are pairs, at s and at t.
+    """
+    b2 = sigma[1] ** 2 - a**2 * sigma[0] ** 2
+    precision = 1 / sigma[0] ** 2 + a**2 / b2
+    return (alpha[0] * x / sigma[0] ** 2 + a * x_t / b2) / precision, 1 / precision, b2
+
+
+@pytest.mark.parametrize("index", [1, 2, 300, 999])
+def test_divergence_of_ddpm_steps(index, float64):
+    """Against two Gaussians of DDPM's betas (Nichol & Dhariwal 2021, equations 10, 11 and 15)."""
+    products = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    alpha, sigma = np.sqrt(products), np.sqrt(1 - products)
+    random = np.random.default_rng(index)
+    x, x_hat, z = random.standard_normal((3, 4, 5))
+    fraction = random.uniform(-0.2, 1.2, (4, 5))
+    pair = slice(index - 1, index + 1)
+    a = alpha[index] / alpha[index - 1]
+    x_t = alpha[index] * x + sigma[index] * z
+    mean_q, tilde, beta = posterior(alpha[pair], sigma[pair], a, x, x_t)
+    mean_p, *_ = posterior(alpha[pair], sigma[pair], a, x_hat, x_t)
+    log_variance = fraction * np.log(beta) + (1 - fraction) * np.log(tilde)
+    expected = 0.5 * (
+        log_variance - np.log(tilde) + (tilde + (mean_q - mean_p) ** 2) / np.exp(log_variance) - 1
+    )
+    process, t = VariancePreservingTable(), jnp.full(4, (index + 1) / 1000)
+    result = step_divergence(process, t, t - 1 / 1000, jnp.asarray(x_hat - x), jnp.asarray(fraction))
+    # beta, about 1e-4, is a difference of products near 1, in the reference too: 1e-12 relative; its square root and
+    # the products' own rounding over 1000 factors bring the rest.
+    np.testing.assert_allclose(result, expected, rtol=1e-9, atol=1e-11)
+    in_bits = bound_step(process, jnp.asarray(x), t, jnp.asarray(x_hat - x), jnp.asarray(fraction))
+    np.testing.assert_allclose(in_bits, expected.mean(1) / np.log(2), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("process", [RectifiedFlow(), VarianceExploding(), TrigFlow(), EDM()])
+def test_divergence_and_variances_of_any_process(process, float64):
+    s, t = to_domain(process, jnp.array([0.1, 0.5, 0.8])), to_domain(process, jnp.array([0.13, 0.6, 0.95]))
+    alpha, sigma = (np.array([f(s), f(t)])[..., None] for f in (process.alpha, process.sigma))
+    x, x_hat, x_t = np.random.default_rng(0).standard_normal((3, 3, 5))
+    mean_q, least, b2 = posterior(alpha, sigma, alpha[1] / alpha[0], x, x_t)
+    mean_p, *_ = posterior(alpha, sigma, alpha[1] / alpha[0], x_hat, x_t)
+    # The variance of x_s given x_t where x ~ N(0, 1): again by Bayes.
+    largest = 1 / (1 / (alpha[0] ** 2 + sigma[0] ** 2) + (alpha[1] / alpha[0]) ** 2 / b2)
+    for result, expected in zip(step_variances(process, t, s), (least, largest), strict=True):
+        np.testing.assert_allclose(result, expected[:, 0], rtol=1e-11)
+    variance = np.sqrt(least * largest)
+    expected = (np.log(variance / least) + (least + (mean_q - mean_p) ** 2) / variance - 1) / 2
+    result = step_divergence(process, t, s, jnp.asarray(x_hat - x), jnp.full((3, 5), 0.5))
+    np.testing.assert_allclose(result, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_best_denoiser_of_normal_data_wants_the_largest_variance(every_process, float64):
+    """For x ~ N(0, 1) the exact p(x_s | x_t) has it, and the expected divergence is the information that x_s has
+    about x beyond x_t: half the log of the ratio of the variances. With any other fraction it is more."""
+    process = every_process
+    s, t = to_domain(process, jnp.array([0.2, 0.6])), to_domain(process, jnp.array([0.3, 0.9]))
+    error = process.sigma(t) / jnp.sqrt(
+        process.alpha(t) ** 2 + process.sigma(t) ** 2
+    )  # √ of the expected square
+    value = lambda fraction: step_divergence(process, t, s, error[:, None], jnp.full((2, 1), fraction))[:, 0]
+    least, largest = step_variances(process, t, s)
+    np.testing.assert_allclose(value(1.0), jnp.log(largest / least) / 2, rtol=1e-10)
+    assert np.all(value(0.8) > value(1.0)) and np.all(value(1.2) > value(1.0))
+
+
+def test_the_variances_are_those_that_ancestral_sampling_draws_with(every_process, float64):
+    times = uniform_grid(every_process, 5)[:-1]  # the last step draws nothing
+    table = ddpm.table(every_process, times)
+    least, largest = step_variances(every_process, times[:-1], times[1:])
+    np.testing.assert_allclose(table.fresh**2, least, rtol=1e-11)
+    np.testing.assert_allclose(table.largest**2, largest, rtol=1e-11)
+
+
+@pytest.mark.parametrize("deviation", [0.0005, 0.01, 2.0])
+def test_discretized_likelihood(deviation, float64):
+    """Against differences of normal distribution functions, and its mass over all levels is 1."""
+    levels, mean = np.arange(256) / 127.5 - 1, np.array([-1.1, -0.3, 0.002, 1.0])[:, None]
+    arguments = (jnp.asarray(a) for a in np.broadcast_arrays(levels, mean, np.float64(deviation)))
+    result = np.asarray(discretized_nll(*arguments))
+    np.testing.assert_allclose(np.exp(-result).sum(1), 1, rtol=1e-12)
+    low, high = (np.arange(256) - 128) / 127.5 - mean, (np.arange(256) - 127) / 127.5 - mean
+    low[:, 0], high[:, -1] = -np.inf, np.inf
+    # Of the tail on the interval's own side, which alone has digits far out.
+    near, far = (
+        np.where(low + high > 0, low, -high) / deviation,
+        np.where(low + high > 0, high, -low) / deviation,
+    )
+    mass = ndtr(-near) - ndtr(-far)
+    seen = mass > 1e-290
+    assert seen.mean() > 0.01
+    np.testing.assert_allclose(result[seen], -np.log(mass[seen]), rtol=1e-10, atol=1e-15)  # 1 − 1e-16
+    # Below float64's smallest number the nearer end alone counts.
+    np.testing.assert_allclose(result[~seen], -log_ndtr(-near[~seen]), rtol=1e-6)
+
+
+def test_last_step_is_the_likelihood_of_256_levels(float64):
+    """At DDPM's first index: a mean of x̂ and a variance between beta_0 and, where the posterior's own is 0, that of
+    index 1 (Nichol & Dhariwal 2021, as released)."""
+    betas = np.linspace(1e-4, 0.02, 1000)
+    tilde = betas[1] * betas[0] / (1 - (1 - betas[0]) * (1 - betas[1]))
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (3, 40)) / 127.5 - 1
+    error, fraction = 0.01 * random.standard_normal((3, 40)), random.uniform(0, 1, (3, 40))
+    t = jnp.full(3, 1 / 1000)
+    result = bound_step(VariancePreservingTable(), *(jnp.asarray(a) for a in (x, t, error, fraction)))
+    deviation = jnp.asarray(np.sqrt(betas[0] ** fraction * tilde ** (1 - fraction)))
+    expected = discretized_nll(jnp.asarray(x), jnp.asarray(x + error), deviation).mean(1) / np.log(2)
+    np.testing.assert_allclose(result, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("process", [RectifiedFlow(), VariancePreservingTable()])
+def test_the_bound_and_its_gradient_are_finite_at_all_times(process):
+    t = to_domain(process, jnp.asarray([1e-6, 5e-4, 1.4e-3, 1.6e-3, 0.5, 0.99]))
+    x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, 20)), jnp.float32)
+
+    def total(fraction):
+        return bound_step(process, x, t, 0.1 * x, fraction).sum()
+
+    value, gradient = jax.value_and_grad(total)(jnp.full((6, 20), 0.5))
+    assert np.isfinite(value) and np.all(np.isfinite(gradient)) and np.all(np.any(gradient != 0, axis=1))
+
+
+def test_hybrid_loss(x):
+    """The simple loss and, of the bound, a thousandth of a thousand terms; the bound teaches the variance alone."""
+    x, process = x[:64], VariancePreservingTable()
+    arguments = dict(process=process, target=noise, times=uniform)
+
+    def network(mean, variance):
+        return lambda x_t, t: jnp.concatenate([mean * x_t, variance * jnp.cos(x_t)], axis=-1)
+
+    def hybrid(mean, variance, **more):
+        return hybrid_loss(jax.random.key(0), network(mean, variance), x, **arguments, **more)
+
+    simple = lambda mean, **more: simple_loss(
+        jax.random.key(0), lambda x, t: mean * x, x, **arguments, **more
+    )
+    loss, t = hybrid(0.3, 0.5)
+    plain, same = simple(0.3)
+    np.testing.assert_array_equal(t, same)
+    seen = []
+    hybrid_loss(
+        jax.random.key(0), lambda x_t, t: seen.append(x_t) or network(0.3, 0.5)(x_t, t), x, **arguments
+    )
+    (x_t,) = seen
+    np.testing.assert_array_equal(hybrid(0.3, 0.5, bound_weight=0.0)[0], plain)
+    alpha, sigma = (np.asarray(f(t), np.float64)[:, None, None] for f in (process.alpha, process.sigma))
+    error = jnp.asarray(
+        (np.asarray(x_t) - sigma * 0.3 * np.asarray(x_t)) / alpha - np.asarray(x), jnp.float32
+    )
+    bound = lambda variance: bound_step(process, x, t, error, (variance * jnp.cos(x_t) + 1) / 2)
+    np.testing.assert_allclose(loss - plain, bound(0.5), rtol=1e-3, atol=1e-5)  # sigma/alpha reaches 157
+    by_mean, by_variance = jax.jacobian(lambda *a: hybrid(*a)[0].mean(), argnums=(0, 1))(0.3, 0.5)
+    np.testing.assert_allclose(by_mean, jax.grad(lambda mean: simple(mean)[0].mean())(0.3), rtol=1e-6)
+    np.testing.assert_allclose(by_variance, jax.grad(lambda a: bound(a).mean())(0.5), rtol=1e-3)
+    assert by_variance != 0
+    halved = hybrid(0.3, 0.5, weighting=lambda process, target, t: 0.5 * jnp.ones_like(t))[0]
+    np.testing.assert_allclose(halved, loss - plain / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_a_zero_initialised_network_has_the_loss_of_a_zero_prediction():
+    """1 for noise, 1 + E[x²] for velocity, per dimension."""
+    network = DiT(patch_size=2, width=8, depth=1, num_heads=1, num_classes=3)
+    images = 0.6 * jnp.asarray(np.random.default_rng(0).standard_normal((300, 4, 4, 1)), jnp.float32)
+    labels = jnp.zeros(300, int)
+    params = network.init(jax.random.key(0), images[:1], jnp.zeros(1), labels[:1])
+
+    for target, expected in ((noise, 1.0), (velocity, 1.36)):
+        losses, _ = simple_loss(
+            jax.random.key(1),
+            jax.jit(functools.partial(network.apply, params)),
+            images,
+            labels,
+            process=RectifiedFlow(),
+            target=target,
+            times=uniform,
+        )
+        error = expected * np.sqrt(2 / images.size)  # of the mean of squares of normals
+        np.testing.assert_allclose(losses.mean(), expected, atol=4 * error)
 
 
 def test_sums_by_time_put_each_loss_in_its_part_of_the_domain():
