@@ -24,6 +24,12 @@ from genjax.diffusion.guidance import static_threshold as static_threshold
 from genjax.diffusion.guidance import with_clean as with_clean
 from genjax.diffusion.guidance import zero_init as zero_init
 from genjax.diffusion.guidance import zero_star as zero_star
+from genjax.diffusion.likelihood import Bound as Bound
+from genjax.diffusion.likelihood import bits_per_dimension as bits_per_dimension
+from genjax.diffusion.likelihood import continuous_bound as continuous_bound
+from genjax.diffusion.likelihood import dequantize as dequantize
+from genjax.diffusion.likelihood import discrete_bound as discrete_bound
+from genjax.diffusion.likelihood import log_likelihood as log_likelihood
 from genjax.diffusion.losses import bound_step as bound_step
 from genjax.diffusion.losses import hybrid_loss as hybrid_loss
 from genjax.diffusion.losses import simple_loss as simple_loss

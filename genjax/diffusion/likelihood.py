@@ -1,0 +1,228 @@
+"""How likely a diffusion model finds data: exactly, by its ODE, or bounded, by the weighted squared errors.
+
+Everything is in nats per sample; `bits_per_dimension` converts.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+from jax.scipy.stats import norm
+from jaxtyping import Array, Float, Key
+
+from genjax.diffusion.processes import Process
+from genjax.diffusion.samplers.tables import check_grid
+from genjax.diffusion.targets import Prediction
+from genjax.diffusion.times import Law, uniform
+
+Samples = Float[Array, " batch *shape"]
+Nats = Float[Array, " batch"]
+Levels = Float[Array, " levels"]
+
+
+def log_likelihood(
+    denoiser: Callable[..., Prediction],
+    process: Process,
+    x: Samples,
+    keys: Key[Array, " batch"] | None = None,
+    *,
+    probe: Callable = jax.random.rademacher,
+    num_probes: int = 1,
+    rtol: float | Float[Array, ""] = 1e-5,
+    atol: float | Float[Array, ""] = 1e-5,
+) -> tuple[Nats, Samples]:
+    """log p(x) = log N(x_1; 0, sigma(1)²) + ∫ tr(∂v/∂x_t) dt along dx_t/dt = v (Song et al. 2021, equation 39).
+
+    x is taken as the state at the domain's clean end, so that it is the density of data noised that much. Forward
+    derivatives of the denoiser are needed, as many at once as dimensions for the exact trace.
+
+    Args:
+        keys: None for the exact trace; one per sample for Hutchinson's unbiased estimate εᵀ(∂v/∂x_t)ε of it
+            (Grathwohl et al. 2019), whose probes ε stay the same all along.
+        probe: draws them, `(key, shape, dtype)`: `jax.random.rademacher` (least variance) or `jax.random.normal`.
+        num_probes: over how many the estimate is averaged.
+        rtol: relative tolerance, kept by every sample and dimension in each step (Dormand–Prince 8).
+        atol: absolute tolerance; in float32 either less than 1e-6 may never be reached.
+
+    Returns:
+        log p(x) in nats, and the latents x_1, [batch *shape].
+    """
+    batch, *shape = x.shape
+    dimensions = math.prod(shape)
+    if keys is None:
+        probes = jnp.eye(dimensions, dtype=x.dtype).reshape(dimensions, 1, *shape)
+        probes = jnp.broadcast_to(probes, (dimensions, *x.shape))
+    else:
+        draw = jax.vmap(lambda key: probe(key, (num_probes, *shape), x.dtype), out_axes=1)
+        probes = draw(keys) / math.sqrt(num_probes)  # either way E[Σ εεᵀ] = I, so that E[Σ εᵀAε] = tr A
+
+    def field(t, state, _):
+        times = jnp.full(batch, t, x.dtype)
+        velocity = lambda x_t: denoiser(x_t, times).velocity(process, times)
+        along = lambda tangent: jax.jvp(velocity, (state[0],), (tangent,))
+        v, derivatives = jax.vmap(along, out_axes=(None, 0))(probes)
+        return v, jnp.einsum("pb...,pb...->b", probes, derivatives, precision=jax.lax.Precision.HIGHEST)
+
+    def largest(error):  # not the mean, which would let a sample's error depend on its batch
+        return jax.tree.reduce(jnp.maximum, jax.tree.map(lambda a: jnp.max(jnp.abs(a)), error))
+
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        diffrax.Dopri8(),
+        *process.domain,
+        dt0=None,
+        y0=(x, jnp.zeros(batch, x.dtype)),
+        stepsize_controller=diffrax.PIDController(rtol, atol, norm=largest),
+    )
+    latents, integral = (leaf[-1] for leaf in solution.ys)
+    deviation = process.sigma(jnp.asarray(process.domain[1], x.dtype))
+    log_prior = jnp.sum(norm.logpdf(latents, scale=deviation), axis=range(1, x.ndim))
+    return log_prior + integral, latents
+
+
+class Bound(NamedTuple):
+    """The terms of the variational bound, in nats per sample: what each adds to −log p(x) at most.
+
+    `prior` is what the noise end still tells of x, `diffusion` what denoising costs, `reconstruction` what is left to
+    pay for x from the clean end.
+    """
+
+    prior: Nats
+    diffusion: Nats
+    reconstruction: Nats
+
+    @property
+    def log_likelihood(self) -> Nats:
+        """In expectation over the noise, log p(x) or less."""
+        return -(self.prior + self.diffusion + self.reconstruction)
+
+
+def _snr(process, t):
+    return jnp.square(process.alpha(t) / process.sigma(t))
+
+
+def _squared(a):
+    return jnp.sum(jnp.square(a), axis=range(1, a.ndim))
+
+
+def _ends(key, process, x, first, last, levels):
+    """Prior and reconstruction term, the process starting to generate at time `first` and ending at `last`.
+
+    Raises:
+        ValueError: sigma is 0 at `last`, if that is not traced.
+    """
+    if not isinstance(last, jax.core.Tracer) and process.sigma(last) <= 0:
+        raise ValueError(
+            f"the bound is infinite where sigma = 0, and times end there, at {float(last):g}; stop them earlier, "
+            f"as in {type(process).__name__}(domain=(1e-3, …))"
+        )
+    prior = _snr(process, first) / 2 * _squared(x)  # KL(N(alpha·x, sigma²) ‖ N(0, sigma²)), exactly
+    ratio = process.alpha(last) / process.sigma(last)
+    if levels is None:
+        each = jnp.full_like(x, jnp.log(2 * jnp.pi) / 2 - jnp.log(ratio) + 1 / 2)
+    else:
+        z = jax.random.normal(key, x.shape, x.dtype)
+        # (x_t − alpha·level)/sigma without a difference of near numbers; at x's own level it is z.
+        standardized = z[..., None] + ratio * (x[..., None] - levels)
+        each = logsumexp(-jnp.square(standardized) / 2, axis=-1) + jnp.square(z) / 2
+    return prior, jnp.sum(each, axis=range(1, x.ndim))
+
+
+def discrete_bound(
+    key: Key[Array, ""],
+    denoiser: Callable[..., Prediction],
+    x: Samples,
+    process: Process,
+    times: Float[Array, " times"],
+    levels: Levels | None = None,
+) -> Bound:
+    """The bound of a sampler with these steps: Σ (SNR(s) − SNR(t))/2·‖x − x̂(x_t)‖² over steps t → s, and both ends.
+
+    With SNR = alpha²/sigma²: Ho et al. 2020, equation 5, written as in Kingma et al. 2021, equations 13 and 14. Data
+    and noise are drawn once for each step; prior and, without levels, reconstruction are exact. The prior is N(0,
+    sigma²) at the first time.
+
+    Args:
+        times: a grid, noise end first, stopping before sigma is 0.
+        levels: the values that x can take (256 in [−1, 1]), decoded by softmax over levels of N(x_t/alpha; level,
+            (sigma/alpha)²), so that the bound is on a probability. None bounds a density: x is decoded as
+            N(x_t/alpha, (sigma/alpha)²).
+
+    Raises:
+        ValueError: the grid leaves the process' domain or ends at sigma = 0.
+    """
+    check_grid(process, times)
+    diffusion_key, end_key = jax.random.split(key)
+
+    def add(total, step):
+        index, t, s = step
+        z = jax.random.normal(jax.random.fold_in(diffusion_key, index), x.shape, x.dtype)
+        each_t = jnp.full(len(x), t, x.dtype)
+        error = _squared(x - denoiser(process.corrupt(x, z, each_t), each_t).clean)
+        return total + (_snr(process, s) - _snr(process, t)) / 2 * error, None
+
+    prior, reconstruction = _ends(end_key, process, x, times[0], times[-1], levels)
+    steps = (jnp.arange(len(times) - 1), times[:-1], times[1:])
+    diffusion, _ = jax.lax.scan(add, jnp.zeros(len(x), x.dtype), steps)
+    return Bound(prior, diffusion, reconstruction)
+
+
+def continuous_bound(
+    key: Key[Array, ""],
+    denoiser: Callable[..., Prediction],
+    x: Samples,
+    process: Process,
+    law: Law = uniform,
+    num_times: int = 1,
+    levels: Levels | None = None,
+) -> Bound:
+    """The limit of infinitely many steps, ½∫ −λ'(t)·‖z − ẑ(x_t)‖² dt, λ = log-SNR, and both ends.
+
+    Kingma et al. 2021, equation 18. Whatever the process between, only the log-SNR of its ends matters to the value,
+    for a denoiser that knows time by its log-SNR. Ends and levels are those of `discrete_bound`.
+
+    Args:
+        law: where times are drawn, from its value at 0 to that at 1 (`times.uniform` fills the domain). Whatever it
+            is, the expectation is the integral's over those; the variance is not the same.
+        num_times: drawn for each sample, one in each of as many equally likely parts.
+
+    Raises:
+        ValueError: sigma is 0 at the law's first time.
+    """
+    diffusion_key, end_key = jax.random.split(key)
+    last, first = law(process, jnp.array([0.0, 1.0], x.dtype))
+
+    def add(total, part):
+        noise_key, time_key = jax.random.split(jax.random.fold_in(diffusion_key, part))
+        u = (part + jax.random.uniform(time_key, x.shape[:1], x.dtype)) / num_times
+        u = jnp.clip(u, 2.0**-24, 1 - 2.0**-24)  # an end that rounding reaches has no slope
+        _, slope = jax.jvp(lambda u: process.log_snr(law(process, u)), (u,), (jnp.ones_like(u),))
+        z, t = jax.random.normal(noise_key, x.shape, x.dtype), law(process, u)
+        error = _squared(z - denoiser(process.corrupt(x, z, t), t).noise)
+        return total - slope / (2 * num_times) * error, None
+
+    prior, reconstruction = _ends(end_key, process, x, first, last, levels)
+    diffusion, _ = jax.lax.scan(add, jnp.zeros(len(x), x.dtype), jnp.arange(num_times))
+    return Bound(prior, diffusion, reconstruction)
+
+
+def bits_per_dimension(log_likelihood: Nats, num_dimensions: int, bin_width: float = 1.0) -> Nats:
+    """−log₂ of a sample's probability, per dimension (Theis et al. 2016, section 3.1).
+
+    Args:
+        log_likelihood: in nats per sample, as returned above.
+        num_dimensions: of a sample, channels counted.
+        bin_width: if the likelihood is a density of data made continuous by `dequantize`, the distance of their
+            levels, 2/(K − 1) for K levels from −1 to 1: a bin has probability of at least exp(E log p)·width per
+            dimension. Without it, log-likelihoods are taken as of probabilities.
+    """
+    return -(log_likelihood / num_dimensions + math.log(bin_width)) / math.log(2)
+
+
+def dequantize(key: Key[Array, ""], x: Samples, bin_width: float) -> Samples:
+    """Spreads every value uniformly over the bin of `bin_width` around it (Uria et al. 2013)."""
+    return x + bin_width * (jax.random.uniform(key, x.shape, x.dtype) - 0.5)

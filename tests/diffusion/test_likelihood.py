@@ -1,0 +1,426 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from scipy.integrate import quad
+from scipy.special import logsumexp
+from scipy.stats import norm
+
+from genjax.diffusion import (
+    EDM,
+    Prediction,
+    RectifiedFlow,
+    VariancePreservingCosine,
+    bits_per_dimension,
+    continuous_bound,
+    dequantize,
+    discrete_bound,
+    log_likelihood,
+    optimal,
+    sample_keys,
+    uniform_grid,
+)
+from genjax.diffusion.processes import expand
+from genjax.diffusion.targets import combine
+
+WEIGHTS, MEANS, DEVIATIONS = np.array([0.3, 0.7]), np.array([-2.0, 1.0]), np.array([0.5, 0.8])
+FLOW = RectifiedFlow()
+VP_ENDING_EARLY = VariancePreservingCosine(domain=(0.0, 0.97))  # alpha = .047 is left at the noise end
+
+
+def parameters():
+    return tuple(jnp.asarray(a) for a in (WEIGHTS, MEANS, DEVIATIONS))
+
+
+def cumulative(x):
+    return np.sum(WEIGHTS * norm.cdf(np.asarray(x)[..., None], MEANS, DEVIATIONS), axis=-1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def mixture_log_likelihood(process, x):
+    denoiser = optimal.gaussian_mixture(process, *parameters())
+    return log_likelihood(denoiser, process, x, rtol=1e-9, atol=1e-9)
+
+
+# ---- The exact likelihood
+
+
+def test_the_mixture_under_rectified_flow(float64):
+    x = jnp.concatenate([jnp.array([-2.0, 0.0, 1.0]), jnp.linspace(-6, 7, 261)])
+    result, latents = mixture_log_likelihood(FLOW, x)
+    # Published to 8 digits.
+    np.testing.assert_allclose(result[:3], [-1.42847607, -1.83321762, -1.05246992], atol=5e-9)
+    # The trapezoidal rule is exact to rounding here; tolerances 1e-9 a step leave 1e-8.
+    p, step = np.exp(result[3:]), 13 / 260
+    np.testing.assert_allclose(np.sum(p) * step, 1, atol=1e-8)
+    np.testing.assert_allclose(-np.sum(p * result[3:]) * step, 1.6369029, atol=5e-8)
+    # In one dimension the flow is the increasing map from the mixture to the normal.
+    np.testing.assert_allclose(norm.cdf(latents), cumulative(x), atol=1e-8)
+
+
+def test_in_float32():
+    x, mixture = (
+        jnp.array([-2.0, 0.0, 1.0]),
+        (jnp.asarray(a, jnp.float32) for a in (WEIGHTS, MEANS, DEVIATIONS)),
+    )
+    result, latents = log_likelihood(optimal.gaussian_mixture(FLOW, *mixture), FLOW, x)
+    assert result.dtype == latents.dtype == jnp.float32
+    # Six digits were asked for by the tolerances, and float32 has seven.
+    np.testing.assert_allclose(result, [-1.42847607, -1.83321762, -1.05246992], atol=1e-5)
+
+
+@pytest.mark.parametrize("process", [VP_ENDING_EARLY, EDM()], ids=lambda p: type(p).__name__)
+def test_the_prior_is_the_only_error(process, float64):
+    """Where data are left in the noise end, log p is missed by log p_1(x_1) − log N(x_1; 0, sigma²) exactly."""
+    x = jnp.array([-3.0, -2.0, 0.0, 1.0, 2.0])
+    result, latents = mixture_log_likelihood(process, x)
+    start, end = (jnp.full(5, t) for t in process.domain)
+    exact = optimal.gaussian_mixture_log_density(process, *parameters(), x, start)
+    at_end = optimal.gaussian_mixture_log_density(process, *parameters(), latents, end)
+    missed = np.asarray(at_end) - norm.logpdf(latents, scale=process.sigma(end))
+    assert np.abs(missed).max() > 1e-4  # so that the test sees it
+    np.testing.assert_allclose(exact - result, missed, atol=1e-8)
+
+
+def test_the_mean_error_is_the_divergence_of_the_prior(float64):
+    """Data N(0, s²) under VP: KL(N(0, alpha²s² + sigma²) ‖ N(0, sigma²)) = 2.97e-7 nats for s = .7."""
+    process, s = VP_ENDING_EARLY, 0.7
+    denoiser = optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros(1), jnp.full(1, s))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(8)  # exact: the error is quadratic in x
+    result, _ = log_likelihood(denoiser, process, jnp.asarray(s * nodes), rtol=1e-11, atol=1e-11)
+    mean = np.sum(weights * (norm.logpdf(s * nodes, scale=s) - result)) / np.sum(weights)
+    alpha, sigma = np.cos(np.pi / 2 * 0.97), np.sin(np.pi / 2 * 0.97)
+    ratio = 1 + (alpha * s / sigma) ** 2
+    divergence = (ratio - 1 - np.log(ratio)) / 2
+    np.testing.assert_allclose(divergence, 2.97e-7, rtol=5e-3)
+    np.testing.assert_allclose(mean, divergence, atol=1e-10)
+
+
+PLANE = np.array([0.2, 0.5, 0.3]), np.array([[-1.0, 0.5], [1.0, 1.0], [0.0, -1.5]]), np.array([0.3, 0.5, 0.4])
+POINTS = np.array([[0.3, -0.2], [-1.0, 0.9], [1.5, 1.0]])
+
+
+def plane_log_likelihood(x, keys=None, **options):
+    denoiser = optimal.gaussian_mixture(FLOW, *map(jnp.asarray, PLANE))
+    run = jax.jit(lambda x, keys: log_likelihood(denoiser, FLOW, x, keys, rtol=1e-7, atol=1e-7, **options)[0])
+    return np.asarray(run(jnp.asarray(x), keys))
+
+
+def plane_log_density(x):
+    weights, means, deviations = PLANE
+    each = norm.logpdf(x[:, None], means, deviations[:, None]).sum(-1)
+    return logsumexp(np.log(weights) + each, axis=1)
+
+
+def test_two_dimensions(float64):
+    np.testing.assert_allclose(plane_log_likelihood(POINTS), plane_log_density(POINTS), atol=1e-6)
+
+
+def test_hutchinson_is_unbiased(float64):
+    size = 4000
+    keys, x = sample_keys(jax.random.key(0), jnp.arange(3 * size)), np.repeat(POINTS, size, axis=0)
+    deviations = []
+    for options in ({}, {"probe": jax.random.normal}, {"num_probes": 4}):
+        result = plane_log_likelihood(x, keys, **options).reshape(3, size)
+        deviations.append(result.std(1))
+        error = result.std(1) / np.sqrt(size)
+        assert error.min() > 1e-4  # there is something to average
+        assert np.all(np.abs(result.mean(1) - plane_log_density(POINTS)) < 4 * error)
+    signs, normal, four = deviations
+    assert np.all(normal > signs)
+    # Deviations of 4000 draws are known to 2 % or so.
+    np.testing.assert_allclose(four, signs / 2, rtol=0.08)
+
+
+def test_hutchinson_by_signs_is_exact_for_a_diagonal_jacobian(float64):
+    means, deviations = jnp.array([[0.5, -1.0, 0.0]]), jnp.array([[0.3, 1.0, 2.0]])
+    denoiser = optimal.gaussian_mixture(FLOW, jnp.ones(1), means, deviations)
+    x, keys = jnp.array([[0.2, 0.3, -1.0], [1.0, 0.0, 0.5]]), jax.random.split(jax.random.key(0))
+    expected = norm.logpdf(x, means, deviations).sum(1)
+    result, _ = log_likelihood(denoiser, FLOW, x, keys, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(result, expected, atol=1e-7)
+
+
+def test_each_sample_has_its_own_condition_and_key(float64):
+    """The denoiser may hold conditions of the whole batch; a sample does not depend on who else is in it."""
+    centre = jnp.array([-1.0, 0.0, 2.0])
+
+    def run(x, labels, keys):
+        def denoiser(x_t, t):
+            alpha, sigma = expand(FLOW.alpha(t), x_t), expand(FLOW.sigma(t), x_t)
+            pull = (x_t - alpha * centre[labels][:, None]) / (alpha**2 * 0.25 + sigma**2)
+            return Prediction(centre[labels][:, None] + 0.25 * alpha * pull, sigma * pull)
+
+        return log_likelihood(denoiser, FLOW, x, keys, rtol=1e-8, atol=1e-8)[0]
+
+    x, labels = jnp.array([[0.1, -0.4], [0.3, 0.2], [1.0, 1.5]]), jnp.array([1, 0, 2])
+    keys = sample_keys(jax.random.key(0), jnp.arange(3))
+    together, alone = run(x, labels, keys), run(x[2:], labels[2:], keys[2:])
+    np.testing.assert_allclose(together, norm.logpdf(x, centre[labels][:, None], 0.5).sum(1), atol=1e-7)
+    np.testing.assert_allclose(alone, together[2:], atol=1e-7)  # another sequence of steps
+
+
+def test_gradients(float64):
+    """By the denoiser's parameters and by the data, against those of the density in closed form."""
+    weights, means, deviations = parameters()
+    x, t = jnp.array([-2.0, 0.4, 1.0]), jnp.zeros(3)
+
+    def by_flow(means, x):
+        denoiser = optimal.gaussian_mixture(FLOW, weights, means, deviations)
+        return jnp.sum(log_likelihood(denoiser, FLOW, x, rtol=1e-8, atol=1e-8)[0])
+
+    def in_closed_form(means, x):
+        return jnp.sum(optimal.gaussian_mixture_log_density(FLOW, weights, means, deviations, x, t))
+
+    expected = jax.grad(in_closed_form, (0, 1))(means, x)
+    for result, gradient in zip(jax.jit(jax.grad(by_flow, (0, 1)))(means, x), expected, strict=True):
+        np.testing.assert_allclose(
+            result, gradient, atol=1e-5
+        )  # tolerances hold for values, not for gradients
+
+
+# ---- The variational bound
+
+
+def by_log_snr(highest, lowest):
+    """The law of times whose log-SNR is uniform between two values."""
+    return lambda process, u: process.time_at(highest + (lowest - highest) * u)
+
+
+def grid_by_log_snr(process, highest, lowest, num_steps):
+    return process.time_at(jnp.linspace(lowest, highest, num_steps + 1))
+
+
+def averages(terms, copies):
+    """Means over copies of each example's terms, and four standard errors of them."""
+    terms = np.asarray(terms).reshape(-1, copies)
+    return terms.mean(1), 4 * terms.std(1) / np.sqrt(copies)
+
+
+X, S = np.array([-0.9, 0.2, 1.4]), 0.6  # data N(0, S²), for which all of the bound is known
+
+
+def gaussian_error(x, log_snr):
+    """E‖z − ẑ‖² of the best denoiser over z, for alpha² + sigma² = 1; any process has the same."""
+    alpha2, sigma2 = 1 / (1 + np.exp(-log_snr)), 1 / (1 + np.exp(log_snr))
+    variance = alpha2 * S**2 + sigma2
+    # z − ẑ = z·(1 − sigma²/v) − alpha·sigma·x/v
+    return (alpha2 * S**2 / variance) ** 2 + alpha2 * sigma2 / variance**2 * x**2
+
+
+@pytest.mark.parametrize(
+    "process",
+    [FLOW, VariancePreservingCosine(), EDM(domain=(0.002, 1000.0))],
+    ids=lambda p: type(p).__name__,
+)
+def test_bounds_of_a_gaussian_term_by_term(process, float64):
+    copies, highest, lowest, num_steps = 8000, 6.0, -9.0, 12
+    x = jnp.repeat(jnp.asarray(X), copies)[:, None]
+    denoiser = optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros((1, 1)), jnp.full(1, S))
+    times = grid_by_log_snr(process, highest, lowest, num_steps)
+    discrete = discrete_bound(jax.random.key(0), denoiser, x, process, times)
+    continuous = continuous_bound(
+        jax.random.key(1), denoiser, x, process, by_log_snr(highest, lowest), num_times=8
+    )
+
+    # Exact: SNR·x²/2 at the noise end, and the entropy of N(0, 1/SNR) at the clean end.
+    for bound in (discrete, continuous):
+        np.testing.assert_allclose(bound.prior, np.exp(lowest) / 2 * x[:, 0] ** 2, rtol=1e-11)
+        np.testing.assert_allclose(bound.reconstruction, (np.log(2 * np.pi) - highest + 1) / 2, rtol=1e-11)
+        total = bound.prior + bound.diffusion + bound.reconstruction
+        np.testing.assert_allclose(bound.log_likelihood, -total, rtol=1e-12)
+
+    log_snr = np.linspace(lowest, highest, num_steps + 1)
+    steps = np.expm1(np.diff(log_snr)) / 2  # (SNR(s) − SNR(t))·‖x − x̂‖² = (SNR(s)/SNR(t) − 1)·‖z − ẑ‖²
+    result, error = averages(discrete.diffusion, copies)
+    expected = np.sum(steps * gaussian_error(X[:, None], log_snr[:-1]), axis=1)
+    assert np.all(np.abs(result - expected) < error) and np.all(error < 0.05 * expected)
+
+    result, error = averages(continuous.diffusion, copies)
+    expected = [quad(lambda log_snr, x=x: gaussian_error(x, log_snr) / 2, lowest, highest)[0] for x in X]
+    assert np.all(np.abs(result - expected) < error) and np.all(error < 0.05 * np.asarray(expected))
+
+
+def test_bounds_of_the_mixture_lie_below_and_become_tight(float64):
+    """The gap of T steps falls as 1/T; that of the continuous bound is that of the ends, below .001."""
+    copies, highest, lowest = 10_000, 9.0, -9.0
+    points, exact = np.array([-2.0, 0.0, 1.0]), np.array([-1.42847607, -1.83321762, -1.05246992])
+    x = jnp.repeat(jnp.asarray(points), copies)
+    denoiser = optimal.gaussian_mixture(FLOW, *parameters())
+
+    @jax.jit
+    def bound(key, times):
+        return discrete_bound(key, denoiser, x, FLOW, times).log_likelihood
+
+    # A step of δ in log-SNR weighs its error by (e^δ − 1)/2 ≈ δ/2 + δ²/4, and takes it at its noisy end, where it is
+    # less by its growth, 1 in all: together δ/4·(∫‖z − ẑ‖² dλ − 1), and the integral is twice the diffusion term.
+    diffusion = -exact - (np.log(2 * np.pi) - highest + 1) / 2
+    for num_steps in (100, 400):
+        result, error = averages(
+            bound(jax.random.key(0), grid_by_log_snr(FLOW, highest, lowest, num_steps)), copies
+        )
+        gap, step = exact - result, (highest - lowest) / num_steps
+        assert np.all(gap > error)  # below, beyond doubt
+        higher_orders = step**2 * diffusion / 6
+        assert np.all(np.abs(gap - step / 4 * (2 * diffusion - 1)) < error + higher_orders)
+
+    law = by_log_snr(highest, lowest)
+    result = jax.jit(lambda key: continuous_bound(key, denoiser, x, FLOW, law, 128).log_likelihood)
+    result, error = averages(result(jax.random.key(0)), copies)
+    assert np.all(error < 0.04) and np.all(np.abs(exact - result) < error + 0.001)
+
+
+def test_prior_term_of_ddpm(float64):
+    """alpha² = 4.0358e-5 is what 1000 linear steps leave: 2.911e-5 bits per dimension where x² = 1."""
+    process = VariancePreservingCosine()
+    first = process.time_at(jnp.log(4.0358e-5 / (1 - 4.0358e-5)))
+    denoiser = lambda x_t, t: Prediction(x_t, x_t)
+    times = jnp.stack([first, jnp.asarray(0.1)])
+    bound = discrete_bound(jax.random.key(0), denoiser, jnp.ones((1, 5, 4)), process, times)
+    np.testing.assert_allclose(bits_per_dimension(-bound.prior, 20), [2.911e-5], rtol=2e-4)  # as printed
+
+
+def test_the_continuous_bound_depends_on_the_log_snr_of_the_ends_alone(float64):
+    """For any denoiser that knows time by its log-SNR, here a poor one, and whatever the law of times."""
+    highest, lowest, copies = 4.0, -3.0, 60_000
+    x = jnp.repeat(jnp.array([-0.9, 1.4]), copies)[:, None]
+    results, same = [], []
+    for process in (FLOW, VariancePreservingCosine(), EDM()):
+        ends = process.time_at(jnp.array([highest, lowest]))
+        process = type(process)(domain=(float(ends[0]), float(ends[1])))
+
+        def denoiser(x_t, t, process=process):
+            alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
+            z_hat = jnp.sin(x_t / jnp.sqrt(alpha**2 + sigma**2)) + 0.1 * process.log_snr(t)[:, None]
+            return Prediction((x_t - sigma * z_hat) / alpha, z_hat)
+
+        bound = continuous_bound(jax.random.key(len(results)), denoiser, x, process, num_times=8)
+        results.append(averages(bound.diffusion, copies))
+        np.testing.assert_allclose(bound.prior, np.exp(lowest) / 2 * x[:, 0] ** 2, rtol=1e-9)
+        law = by_log_snr(highest, lowest)
+        same.append(continuous_bound(jax.random.key(0), denoiser, x[:5], process, law).diffusion)
+    (flow, flow_error), *others = results
+    for result, error in others:
+        assert np.all(np.abs(result - flow) < np.hypot(error, flow_error)) and np.all(error < 0.1 * result)
+    for diffusion in same[1:]:  # the same draws at the same log-SNR: equal to rounding
+        np.testing.assert_allclose(diffusion, same[0], rtol=1e-9)
+
+
+def test_reconstruction_of_levels_against_an_integral(float64):
+    """−E_z log p(level | x_t), p by Bayes' rule with equal weights."""
+    levels, t, copies = np.linspace(-1, 1, 17), 0.06, 20_000  # steps of 1/8 at a deviation of .064
+    chosen = np.array([0, 5, 16])
+    x = jnp.repeat(jnp.asarray(levels)[chosen], copies)[:, None] * jnp.ones(2)  # two equal dimensions
+
+    def cost(x_t, index):
+        log_p = norm.logpdf(x_t, (1 - t) * levels, t)
+        return logsumexp(log_p) - log_p[index]
+
+    expected = [
+        2 * quad(lambda z, i=i: norm.pdf(z) * cost((1 - t) * levels[i] + t * z, i), -9, 9, limit=200)[0]
+        for i in chosen
+    ]
+    denoiser = lambda x_t, t: Prediction(x_t, x_t)
+    run = lambda last: discrete_bound(
+        jax.random.key(0), denoiser, x, FLOW, jnp.array([1.0, last]), jnp.asarray(levels)
+    )
+    result, error = averages(run(t).reconstruction, copies)
+    assert np.all(np.abs(result - expected) < error) and np.all(error < 0.04 * np.asarray(expected))
+    assert np.all(run(t).reconstruction >= 0)  # minus the logarithm of a probability
+    np.testing.assert_allclose(run(0.005).reconstruction, 0, atol=1e-12)  # an error of 12 deviations
+
+
+def test_the_bound_is_the_entropy_of_equally_likely_levels(float64):
+    """Discrete data with their best denoiser: log₂ 17 bits per dimension, to 1e-4 for the ends and the draws' error."""
+    levels, copies = jnp.linspace(-1, 1, 17), 4000
+    process = VariancePreservingCosine()
+    x = jnp.tile(levels, copies)[:, None]
+    denoiser = optimal.finite_data(process, levels[:, None])
+    law = by_log_snr(12.0, -10.0)
+    bound = continuous_bound(jax.random.key(0), denoiser, x, process, law, 16, levels)
+    bits = np.asarray(bits_per_dimension(bound.log_likelihood, 1))
+    error = 4 * bits.std() / np.sqrt(bits.size)
+    assert error < 0.05 and abs(bits.mean() - np.log2(17)) < error + 1e-4
+
+
+def test_times_that_reach_sigma_zero_or_leave_the_domain_are_refused():
+    x, denoiser, key = jnp.zeros((2, 3)), lambda x_t, t: Prediction(x_t, x_t), jax.random.key(0)
+    with pytest.raises(
+        ValueError, match="infinite where sigma = 0, and times end there, at 0; stop them earlier"
+    ):
+        discrete_bound(key, denoiser, x, FLOW, uniform_grid(FLOW, 4))
+    with pytest.raises(ValueError, match="infinite where sigma = 0"):
+        continuous_bound(key, denoiser, x, FLOW)
+    with pytest.raises(ValueError, match="the time grid runs from 0.5 to 2"):
+        discrete_bound(key, denoiser, x, FLOW, jnp.array([2.0, 0.5]))
+
+
+# ---- Bits per dimension
+
+
+def test_bits_of_uniform_levels():
+    for levels, bits in ((256, 8.0), (17, np.log2(17))):
+        width, dimensions = 2 / (levels - 1), 12
+        probability = jnp.full(2, -dimensions * np.log(levels))
+        np.testing.assert_allclose(bits_per_dimension(probability, dimensions), bits, rtol=1e-6)
+        density = jnp.full(2, -dimensions * np.log(2 + width))  # over all bins, from −1 − w/2 to 1 + w/2
+        np.testing.assert_allclose(bits_per_dimension(density, dimensions, width), bits, rtol=1e-6)
+
+
+def test_dequantized_values_fill_their_bins():
+    levels, width = jnp.linspace(-1, 1, 17), 1 / 8
+    index = np.random.default_rng(0).integers(0, 17, (200, 50))
+    result = np.asarray(dequantize(jax.random.key(0), levels[index], width), np.float64)
+    np.testing.assert_array_equal(np.rint((result + 1) / width), index)
+    inside = (result - np.asarray(levels)[index]) / width + 0.5
+    assert scipy.stats.kstest(inside.ravel(), "uniform").pvalue > 0.01
+
+
+def test_bits_of_a_density_bound_those_of_the_bins(float64):
+    """Jensen: by the mean log density in a bin less likely than by its integral, a little for a wide bin."""
+    levels, width = np.linspace(-1, 1, 17), 1 / 8
+    true = -np.log2(norm.cdf(levels + width / 2, scale=0.3) - norm.cdf(levels - width / 2, scale=0.3))
+    x = dequantize(jax.random.key(0), jnp.tile(jnp.asarray(levels), 20_000), width)
+    bits = np.asarray(bits_per_dimension(jnp.asarray(norm.logpdf(x, scale=0.3)), 1, width))
+    bits = bits.reshape(-1, 17)
+    gap, error = bits.mean(0) - true, 4 * bits.std(0) / np.sqrt(len(bits))
+    assert np.all(gap > -error)
+    # To second order the gap is Var(log p in the bin)/2 less curvature: at most (x·width/.09)²/24 nats.
+    assert gap.max() < (1 / 0.09 * width) ** 2 / 24 / np.log(2) + 0.01
+    assert gap[0] > error[0]  # and seen at the steepest level
+
+
+# ---- Denoising score matching
+
+
+def test_denoising_and_explicit_score_matching_differ_by_a_constant(float64):
+    """E‖s(x_t) + z/sigma‖² − E‖s(x_t) − ∇log p_t‖² is the same for all s, E‖z/sigma‖² − E‖∇log p_t‖² (Vincent 2011).
+
+    Expectations over data, noise and x_t by quadrature, exact to rounding.
+    """
+    t = 0.4
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    weights = weights / weights.sum()
+    component, i, j = np.meshgrid([0, 1], range(60), range(60), indexing="ij")
+    x = jnp.asarray((MEANS[component] + DEVIATIONS[component] * nodes[i]).ravel())
+    z = jnp.asarray(nodes[j].ravel())
+    mass = jnp.asarray((WEIGHTS[component] * weights[i] * weights[j]).ravel())
+    times = jnp.full(len(x), t)
+    x_t = FLOW.corrupt(x, z, times)
+    target = combine(FLOW, lambda process, t: (jnp.zeros_like(t), -1 / process.sigma(t)), x, z, times)
+    grid = jnp.linspace(-12, 12, 2401)
+    at_grid = jnp.full(len(grid), t)
+    density = jnp.exp(optimal.gaussian_mixture_log_density(FLOW, *parameters(), grid, at_grid))
+    score = optimal.gaussian_mixture_score(FLOW, *parameters(), grid, at_grid)
+
+    model = lambda theta, x: theta[0] * jnp.sin(theta[1] * x) - theta[2] * x
+    denoising = lambda theta: jnp.sum(mass * (model(theta, x_t) - target) ** 2)
+    explicit = lambda theta: jnp.sum(density * (model(theta, grid) - score) ** 2) * 0.01
+    thetas = jnp.array([[0.5, 1.0, 0.3], [-1.0, 2.0, 1.0], [0.2, 0.5, -0.4]])
+    constant = 1 / t**2 - jnp.sum(density * score**2) * 0.01
+    for theta in thetas:
+        np.testing.assert_allclose(denoising(theta) - explicit(theta), constant, rtol=1e-9)
+        np.testing.assert_allclose(jax.grad(denoising)(theta), jax.grad(explicit)(theta), atol=1e-9)
