@@ -1,5 +1,6 @@
 import jax
 import pytest
+from mixtures import COEFFICIENTS, Reference
 
 from genjax.diffusion import (
     EDM,
@@ -53,3 +54,8 @@ def every_process(request):
 @pytest.fixture
 def processes_by_name():
     return PROCESSES
+
+
+@pytest.fixture(params=COEFFICIENTS, ids=lambda p: type(p).__name__)
+def reference(request, float64):
+    return Reference(request.param)

@@ -1,6 +1,15 @@
 """Samplers: from noise to samples along a grid of times, `sampler(denoiser, process, noise, times, keys=…)`."""
 
+from genjax.diffusion.samplers.multistep import adams_bashforth as adams_bashforth
+from genjax.diffusion.samplers.multistep import deis as deis
+from genjax.diffusion.samplers.multistep import dpm_solver_pp_2m as dpm_solver_pp_2m
+from genjax.diffusion.samplers.multistep import dpm_solver_pp_3m as dpm_solver_pp_3m
+from genjax.diffusion.samplers.multistep import lms as lms
 from genjax.diffusion.samplers.one_step import ddim as ddim
 from genjax.diffusion.samplers.one_step import euler as euler
+from genjax.diffusion.samplers.runge_kutta import edm_heun as edm_heun
+from genjax.diffusion.samplers.runge_kutta import heun as heun
+from genjax.diffusion.samplers.runge_kutta import midpoint as midpoint
+from genjax.diffusion.samplers.runge_kutta import rk4 as rk4
 from genjax.diffusion.samplers.stochastic import ddpm as ddpm
 from genjax.diffusion.samplers.stochastic import euler_ancestral as euler_ancestral

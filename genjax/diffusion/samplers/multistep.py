@@ -1,0 +1,218 @@
+"""Multistep methods: one evaluation a step, and polynomials through those of the steps before.
+
+In t the ODE is dx/dt = velocity(x, t). With rho = sigma/alpha and lambda = −log(rho), half the log-SNR, it is also
+
+    d(x/alpha) = ẑ·drho        and        d(x/sigma) = x̂·d(1/rho),        1/rho = e^lambda.
+
+A method replaces v, ẑ or x̂ by the polynomial in t, rho or lambda through its last values and integrates that
+exactly: on any grid, at any order. With r_j = (u_{n−j} − u_n)/(u_{n+1} − u_n) the past of the variable u in units of
+the step, Lagrange's polynomials need only 1/r_j, and 1/r_j = 0 is a past that drops out: because it does not exist
+yet, because it lies at infinite u, or because the step itself is infinite. So every method starts by lower orders,
+and at an end of infinite log-SNR does the first-order step x_s = alpha_s·x̂ + sigma_s·ẑ, to which all but
+`adams_bashforth` add their corrections Σ_j c_j·(x̂_j − x̂_0), or the same of ẑ.
+
+The first step is Euler's, its local error of order 2: so as a whole a method of order p > 2 is of order 2 on grids
+refined evenly, though with a smaller constant. On a grid that begins as `graded_start` makes it, it is of order p.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from genjax.diffusion.processes import Process
+from genjax.diffusion.samplers.tables import History, Rows, Table, sampler
+
+
+def choose(name: str, value: object, choices: tuple) -> object:
+    """`value`, if it is one of `choices`; raises ValueError otherwise."""
+    if value not in choices:
+        raise ValueError(f"{name} is one of {', '.join(map(repr, choices))}; got {value!r}")
+    return value
+
+
+def graded_start(times: Float[Array, " times"], order: int) -> Float[Array, " finer"]:
+    """The grid with order − 2 times more in its first step, so near its start that low orders suffice there.
+
+    Of N steps, the part N^{(k−p)/k} of the first step is where a step of order k − 1, k = 2, …, p − 1, ends: with
+    local error (N^{(k−p)/k}/N)^k = N^{−p}. A multistep method of order p is then of order p as a whole.
+    """
+    k = np.arange(2, order)
+    parts = jnp.asarray((len(times) - 1.0) ** ((k - order) / k), times.dtype)
+    return jnp.concatenate([times[:1], times[0] + parts * (times[1] - times[0]), times[1:]])
+
+
+def finite(a: Float[Array, " *shape"]) -> Float[Array, " *shape"]:
+    """`a` with zero where it is infinite or undefined."""
+    return jnp.where(jnp.isfinite(a), a, 0)
+
+
+def inverse_past(
+    u: Float[Array, " times"], order: int, lower_order_final: bool = False
+) -> Float[Array, " times-1 history"]:
+    """1/r_j of the `order` − 1 times before each step's own, 0 where there is none or where r_j is infinite.
+
+    With `lower_order_final` a step has no higher order than there are steps left, itself included.
+    """
+    steps = len(u) - 1
+    past = np.arange(steps)[:, None] - np.arange(1, order)
+    exists = past >= 0
+    if lower_order_final:
+        exists &= np.arange(1, order) < steps - np.arange(steps)[:, None]
+    distance = u[np.maximum(past, 0)] - u[:-1, None]
+    return jnp.where(exists, finite(jnp.diff(u)[:, None] / distance), 0)
+
+
+def lagrange(inverse: History, moments: Float[Array, " rows powers"]) -> History:
+    """The weight of each past value, less the present one, in an integral over the step.
+
+    For the polynomial through the values at 0 and at 1/inverse[j], where ∫τ^k over the step is moments[:, k].
+    """
+    columns = []
+    for j in range(inverse.shape[1]):
+        powers = [inverse[:, j]]  # of the polynomial that is 1 at r_j and 0 at the others: of τ, τ², …
+        for i in set(range(inverse.shape[1])) - {j}:
+            gap = inverse[:, j] - inverse[:, i]
+            scale = inverse[:, j] / jnp.where(gap == 0, 1, gap)
+            powers = [
+                scale * (a - inverse[:, i] * b) for a, b in zip([*powers, 0], [0, *powers], strict=True)
+            ]
+        columns.append(sum(power * moments[:, k + 1] for k, power in enumerate(powers)))
+    return jnp.stack(columns, 1) if columns else jnp.zeros_like(inverse)
+
+
+def plain_moments(steps: Rows, count: int) -> Float[Array, " rows powers"]:
+    """∫₀¹ τ^k dτ."""
+    return jnp.broadcast_to(1 / jnp.arange(1, count + 1, dtype=steps.dtype), (len(steps), count))
+
+
+def exponential_moments(a: Rows, count: int) -> Float[Array, " rows powers"]:
+    """m_k = a·∫₀¹ exp(−a·(1 − τ))·τ^k dτ, k = 0, …, count − 1.
+
+    By parts, m_0 = 1 − e^{−a} and m_k = 1 − k/a·m_{k−1}; where a is small this cancels, and the same
+    recursion is begun far above and run downwards.
+    """
+    small = jnp.abs(a) < 0.5
+    safe = jnp.where(small, 1, a)
+    upwards = [-jnp.expm1(-a)]
+    for k in range(1, count):
+        upwards.append(1 - k / safe * upwards[-1])
+    downwards = [jnp.zeros_like(a)]  # m_k is about a/(k + 1); an error there is divided by k!/a^k on the way
+    for k in range(count + 12, 0, -1):
+        downwards.append(a * (1 - downwards[-1]) / k)
+    return jnp.stack([jnp.where(small, d, u) for u, d in zip(upwards, reversed(downwards), strict=False)], 1)
+
+
+def half_log_snr_steps(
+    process: Process, times: Float[Array, " times"]
+) -> tuple[Float[Array, " times"], Float[Array, " times-1"]]:
+    """lambda at the times, and its changes, 0 where infinite."""
+    half_log_snr = process.log_snr(times) / 2
+    return half_log_snr, finite(jnp.diff(half_log_snr))
+
+
+def corrected(main: Rows, corrections: History) -> Float[Array, " rows history+1"]:
+    """Coefficients of main·D_0 + Σ_j corrections[j]·(D_j − D_0)."""
+    return jnp.concatenate([main[:, None] - corrections.sum(1, keepdims=True), corrections], 1)
+
+
+@sampler
+def adams_bashforth(process: Process, times: Float[Array, " times"], order: int = 2) -> Table:
+    """Adams–Bashforth in t, of order 1 to 4: the polynomial through the last velocities, integrated."""
+    choose("order", order, (1, 2, 3, 4))
+    t, h = times[:-1], jnp.diff(times)
+    weights = corrected(jnp.ones_like(h), lagrange(inverse_past(times, order), plain_moments(h, order)))
+    past = np.maximum(np.arange(len(h))[:, None] - np.arange(order), 0)
+    return Table(
+        t,
+        state=jnp.ones_like(t),
+        clean=h[:, None] * weights * process.alpha_prime(t)[past],
+        noise=h[:, None] * weights * process.sigma_prime(t)[past],
+    )
+
+
+@sampler
+def lms(process: Process, times: Float[Array, " times"], order: int = 4) -> Table:
+    """Adams–Bashforth for ẑ in rho, of order 1 to 4: the linear multistep method of Karras et al.'s program."""
+    choose("order", order, (1, 2, 3, 4))
+    alpha, sigma = process.alpha(times), process.sigma(times)
+    rho = sigma / alpha
+    rise = finite(jnp.diff(rho))
+    c = (alpha[1:] * rise)[:, None] * lagrange(inverse_past(rho, order), plain_moments(rise, order))
+    return Table(times[:-1], clean=alpha[1:, None], noise=corrected(sigma[1:], c))
+
+
+@sampler
+def deis(
+    process: Process, times: Float[Array, " times"], order: int = 3, lower_order_final: bool = False
+) -> Table:
+    """The exponential integrator with the polynomial through ẑ in lambda, of order 1 to 3.
+
+    Zhang & Chen 2023, DEIS, in their variable log(rho) = −lambda. With h = lambda_s − lambda_t,
+    x_s = alpha_s/alpha_t·x − sigma_s·h·∫₀¹ exp(h·(1 − τ))·ẑ(τ) dτ.
+    """
+    choose("order", order, (1, 2, 3))
+    half_log_snr, h = half_log_snr_steps(process, times)
+    inverse = inverse_past(half_log_snr, order, lower_order_final)
+    c = process.sigma(times[1:])[:, None] * lagrange(inverse, exponential_moments(-h, order))
+    return Table(
+        times[:-1], clean=process.alpha(times[1:])[:, None], noise=corrected(process.sigma(times[1:]), c)
+    )
+
+
+def _data_multistep(process, times, order, eta, reshape, lower_order_final):
+    """x_s = sigma_s/sigma_t·e^{−eta·h}·x + alpha_s·a·∫₀¹ exp(−a·(1 − τ))·x̂(τ) dτ + noise, a = (1 + eta)·h."""
+    half_log_snr, h = half_log_snr_steps(process, times)
+    alpha, sigma = process.alpha(times[1:])[:, None], process.sigma(times[1:])
+    moments = reshape(exponential_moments((1 + eta) * h, order))
+    c = alpha * lagrange(inverse_past(half_log_snr, order, lower_order_final), moments)
+    table = Table(times[:-1], clean=corrected(alpha[:, 0], c), noise=sigma[:, None])
+    if isinstance(eta, (int, float)) and eta == 0:
+        return table
+    forgotten = eta * jnp.where(
+        eta == 0, 0, jnp.diff(half_log_snr)
+    )  # eta = 0 forgets nothing in an infinite step
+    return table._replace(
+        noise=(sigma * jnp.exp(-forgotten))[:, None], fresh=sigma * jnp.sqrt(-jnp.expm1(-2 * forgotten))
+    )
+
+
+@sampler
+def dpm_solver_pp_2m(
+    process: Process,
+    times: Float[Array, " times"],
+    eta: float | Float[Array, ""] = 0.0,
+    form: str = "midpoint",
+    lower_order_final: bool = False,
+) -> Table:
+    """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): x̂ is linear in lambda; of order 2.
+
+    Args:
+        eta: 0 for the ODE, 1 for the SDE; the noise is sigma_s·√(1 − exp(−2·eta·h)).
+        form: "heun" integrates the line exactly, "midpoint" takes its slope's moment, 1 − (1 − e^{−h})/h, to be
+            (1 − e^{−h})/2: the paper's. They differ by what an error of order 2 allows.
+        lower_order_final: the last step is of first order at a finite end too.
+    """
+    choose("form", form, ("midpoint", "heun"))
+    halve = lambda m: jnp.stack([m[:, 0], m[:, 0] / 2], 1)
+    reshape = halve if form == "midpoint" else lambda m: m
+    return _data_multistep(process, times, 2, eta, reshape, lower_order_final)
+
+
+@sampler
+def dpm_solver_pp_3m(
+    process: Process,
+    times: Float[Array, " times"],
+    eta: float | Float[Array, ""] = 0.0,
+    curvature: float = 1.0,
+    lower_order_final: bool = False,
+) -> Table:
+    """DPM-Solver++(3M) (Lu et al. 2022b): x̂ is a parabola in lambda, integrated exactly; of order 3.
+
+    Args:
+        eta: 0 for the ODE, 1 for the SDE, as in `dpm_solver_pp_2m`.
+        curvature: multiplies the moment of τ². At .5 it is what the usual programs compute, which take the second
+            divided difference for the second derivative, twice as large; and of order 2 only.
+        lower_order_final: no step has a higher order than there are steps left.
+    """
+    reshape = lambda m: m * jnp.asarray([1, 1, curvature], m.dtype)
+    return _data_multistep(process, times, 3, eta, reshape, lower_order_final)

@@ -1,0 +1,152 @@
+"""A mixture of Gaussians in one dimension: its exact denoiser, and the exact flow between any two times."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+import scipy.special
+
+from genjax.diffusion import EDM, Prediction, RectifiedFlow, VariancePreservingCosine, run
+
+WEIGHTS, MEANS, DEVIATIONS = np.array([0.3, 0.7]), np.array([-2.0, 1.0]), np.array([0.5, 0.8])
+QUANTILES = (np.arange(64) + 0.5) / 64
+
+
+def mixture_denoiser(process):
+    """E[x | x_t] and E[z | x_t]."""
+
+    def denoise(x_t, t):
+        weights, means, deviations = (jnp.asarray(a, x_t.dtype) for a in (WEIGHTS, MEANS, DEVIATIONS))
+        alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
+        variance = alpha**2 * deviations**2 + sigma**2  # [batch, component]
+        residual = x_t[:, None] - alpha * means
+        logits = jnp.log(weights) - jnp.log(variance) / 2 - residual**2 / (2 * variance)
+        posterior = jax.nn.softmax(logits)
+        clean = means + alpha * deviations**2 / variance * residual
+        return Prediction(jnp.sum(posterior * clean, 1), jnp.sum(posterior * sigma / variance * residual, 1))
+
+    return denoise
+
+
+@functools.cache
+def quantiles_of(alpha, sigma):
+    """x_t at the quantiles of its law: in one dimension the flow keeps the quantile. By root finding."""
+    means, deviations = alpha * MEANS, np.sqrt(alpha**2 * DEVIATIONS**2 + sigma**2)
+    excess = lambda x, quantile: WEIGHTS @ scipy.special.ndtr((x - means) / deviations) - quantile
+    bound = 9 * (alpha + sigma)
+    return np.array([scipy.optimize.brentq(excess, -bound, bound, args=(q,), xtol=1e-13) for q in QUANTILES])
+
+
+def quantiles_at(process, t):
+    return quantiles_of(float(process.alpha(jnp.asarray(t))), float(process.sigma(jnp.asarray(t))))
+
+
+# The same in plain NumPy, for step loops that share nothing with the library.
+
+# alpha, sigma and their derivatives, and a grid on which alpha and sigma stay positive.
+IRREGULAR = np.array([0.0, 0.13, 0.2, 0.37, 0.5, 0.71, 0.8, 1.0])
+
+
+def cosine(t):
+    angle = np.pi / 2 * t
+    return np.cos(angle), np.sin(angle), -np.pi / 2 * np.sin(angle), np.pi / 2 * np.cos(angle)
+
+
+COEFFICIENTS = {
+    RectifiedFlow(): (lambda t: (1 - t, t, -1.0, 1.0), 0.95 - 0.9 * IRREGULAR),
+    VariancePreservingCosine(): (cosine, 0.9 - 0.85 * IRREGULAR),
+    EDM(): (lambda t: (1.0, t, 0.0, 1.0), 0.05 + 4 * (1 - IRREGULAR) ** 2),
+}
+
+
+class Reference:
+    """One process in NumPy: its coefficients, an irregular grid, starts on it, and the exact prediction."""
+
+    def __init__(self, process):
+        self.process = process
+        self.coefficients, self.times = COEFFICIENTS[process]
+        self.start = np.linspace(-2.0, 2.0, 9) * np.hypot(*self.coefficients(self.times[0])[:2])
+
+    def alpha(self, t):
+        return self.coefficients(t)[0]
+
+    def sigma(self, t):
+        return self.coefficients(t)[1]
+
+    def half_log_snr(self, t):
+        return np.log(self.alpha(t) / self.sigma(t))
+
+    def predict(self, x, t):
+        """x̂ and ẑ."""
+        alpha, sigma, *_ = self.coefficients(t)
+        variance = alpha**2 * DEVIATIONS**2 + sigma**2
+        residual = x[:, None] - alpha * MEANS
+        likelihood = WEIGHTS / np.sqrt(variance) * np.exp(-(residual**2) / (2 * variance))
+        posterior = likelihood / likelihood.sum(1, keepdims=True)
+        clean = (posterior * (MEANS + alpha * DEVIATIONS**2 / variance * residual)).sum(1)
+        return clean, (x - alpha * clean) / sigma
+
+    def velocity(self, x, t):
+        _, _, alpha_prime, sigma_prime = self.coefficients(t)
+        clean, noise = self.predict(x, t)
+        return alpha_prime * clean + sigma_prime * noise
+
+    def check(self, sampler, states, keys=None, **options):
+        """The sampler's states at every time of the grid are `states`, but for rounding."""
+        table = sampler.table(self.process, jnp.asarray(self.times), **options)
+        found = states_of(self.process, jnp.asarray(self.start), table, keys)
+        # States are of order 1 to 10; digits are lost where (x − alpha·x̂)/sigma cancels at sigma = .05.
+        np.testing.assert_allclose(found, np.stack(states), rtol=1e-12, atol=1e-12)
+
+
+@functools.cache
+def _compiled(process):
+    def run_rows(noise, table, keys):
+        return run(mixture_denoiser(process), noise, table._replace(rows_per_step=1), keys, trajectory=True)
+
+    return jax.jit(run_rows)
+
+
+def states_of(process, noise, table, keys=None):
+    """The states of `run` at all times of the grid, like a sampler's trajectory on the mixture.
+
+    Every table is filled up to the same columns, and to 32 or some multiple of 512 rows that change nothing, so that
+    all of them share one compiled program: compiling is what would take time.
+    """
+    count, per_step = len(table.times), table.rows_per_step
+    missing = -count % (32 if count <= 32 else 512)
+    zeros = jnp.zeros_like(table.times)
+
+    def rows(column, default):
+        return jnp.pad(zeros + default if column is None else column, (0, missing), constant_values=1)
+
+    def history(column):
+        column = zeros[:, None] if column is None else column
+        return jnp.pad(column, ((0, missing), (0, 4 - column.shape[1])))
+
+    columns = table._replace(
+        times=jnp.pad(table.times, (0, missing), mode="edge"),
+        state=rows(table.state, 0),
+        clean=history(table.clean),
+        noise=history(table.noise),
+        fresh=None if table.fresh is None else jnp.pad(table.fresh, (0, missing)),
+        stage_state=rows(table.stage_state, 1),
+        stage_clean=history(table.stage_clean),
+        stage_noise=history(table.stage_noise),
+        rows_per_step=None,
+    )
+    states = _compiled(process)(noise, columns, keys)[: count + 1]
+    ends = [*range(0, count, per_step), count]
+    return states[np.array(ends)]
+
+
+def integrals_of_polynomials(nodes, start, end, kernel=lambda u: 1.0):
+    """∫ from start to end of kernel·(the polynomial that is 1 at one node and 0 at the others), for every node."""
+    points, weights = np.polynomial.legendre.leggauss(40)
+    u = start + (end - start) * (points + 1) / 2
+    values = [
+        np.prod([(u - other) / (node - other) for other in nodes if other != node], axis=0) for node in nodes
+    ]
+    return [(weights * value * kernel(u)).sum() * (end - start) / 2 for value in values]

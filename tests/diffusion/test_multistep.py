@@ -1,0 +1,240 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mixtures import integrals_of_polynomials, mixture_denoiser, quantiles_of
+
+from genjax.diffusion import (
+    EDM,
+    RectifiedFlow,
+    VariancePreservingCosine,
+    adams_bashforth,
+    ddim,
+    deis,
+    dpm_solver_pp_2m,
+    dpm_solver_pp_3m,
+    euler,
+    graded_start,
+    lms,
+    sample_keys,
+    uniform_grid,
+)
+from genjax.diffusion.samplers.multistep import exponential_moments
+
+FLOW = RectifiedFlow()
+
+
+def walk(reference, evaluate, step):
+    """Calls step(x, times past, evaluations past, next time) along the grid; newest first."""
+    x, past, values, states = reference.start, [], [], [reference.start]
+    for t, s in zip(reference.times[:-1], reference.times[1:], strict=True):
+        past, values = [t, *past], [evaluate(x, t), *values]
+        x = step(x, past, values, s)
+        states.append(x)
+    return states
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_adams_bashforth_against_its_integral(reference, order):
+    def step(x, past, values, s):
+        weights = integrals_of_polynomials(past[:order], past[0], s)
+        return x + sum(w * v for w, v in zip(weights, values, strict=False))
+
+    reference.check(adams_bashforth, walk(reference, reference.velocity, step), order=order)
+
+
+@pytest.mark.parametrize("order, textbook", [(2, [3 / 2, -1 / 2]), (3, [23, -16, 5]), (4, [55, -59, 37, -9])])
+def test_adams_bashforth_on_equal_steps_has_the_textbooks_coefficients(float64, order, textbook):
+    table = adams_bashforth.table(FLOW, jnp.linspace(1.0, 0.0, 11), order=order)
+    scale = {2: 1, 3: 12, 4: 24}[order]
+    for row in range(order - 1, 10):
+        # dx/dt = ẑ − x̂, and steps of −.1
+        np.testing.assert_allclose(-table.noise[row] / 0.1 * scale, textbook, rtol=1e-12)
+        np.testing.assert_allclose(table.clean[row] / 0.1 * scale, textbook, rtol=1e-12)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_lms_against_its_integral(reference, order):
+    rho = lambda t: reference.sigma(t) / reference.alpha(t)
+
+    def step(x, past, values, s):
+        weights = integrals_of_polynomials([rho(t) for t in past[:order]], rho(past[0]), rho(s))
+        moved = sum(w * v for w, v in zip(weights, values, strict=False))
+        return reference.alpha(s) * (x / reference.alpha(past[0]) + moved)
+
+    reference.check(lms, walk(reference, lambda x, t: reference.predict(x, t)[1], step), order=order)
+
+
+def test_lms_of_order_two_by_hand(float64):
+    """EDM from sigma 4 to 2, then to 1: the line through ẑ at 4 and 2 is at 1.5 on average ẑ_2 + (ẑ_2 − ẑ_4)/4."""
+    table = lms.table(EDM(), jnp.array([4.0, 2.0, 1.0]), order=2)
+    np.testing.assert_allclose(table.clean, [[1], [1]])
+    # x_1 = x_2 − (5/4·ẑ_2 − 1/4·ẑ_4) and x_2 = x̂ + 2·ẑ_2
+    np.testing.assert_allclose(table.noise, [[2, 0], [3 / 4, 1 / 4]], rtol=1e-15)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_deis_against_its_integral(reference, order):
+    """In log(rho), whose exponential is what ẑ is integrated against."""
+    log_rho = lambda t: -reference.half_log_snr(t)
+
+    def step(x, past, values, s):
+        nodes = [log_rho(t) for t in past[:order]]
+        weights = integrals_of_polynomials(nodes, log_rho(past[0]), log_rho(s), kernel=np.exp)
+        moved = sum(w * v for w, v in zip(weights, values, strict=False))
+        return reference.alpha(s) * (x / reference.alpha(past[0]) + moved)
+
+    reference.check(deis, walk(reference, lambda x, t: reference.predict(x, t)[1], step), order=order)
+
+
+def clean_of(reference):
+    return lambda x, t: reference.predict(x, t)[0]
+
+
+@pytest.mark.parametrize("form", ["midpoint", "heun"])
+def test_dpm_solver_pp_2m_against_the_paper(reference, form):
+    """Lu et al. 2022b, algorithm 2; and its variant with the exact integral of the line through x̂."""
+
+    def step(x, past, values, s):
+        half = reference.half_log_snr
+        h = half(s) - half(past[0])
+        x = reference.sigma(s) / reference.sigma(past[0]) * x
+        if len(past) == 1:
+            return x - reference.alpha(s) * np.expm1(-h) * values[0]
+        r = (half(past[0]) - half(past[1])) / h
+        slope = (values[0] - values[1]) / r
+        if form == "midpoint":
+            return x - reference.alpha(s) * np.expm1(-h) * (values[0] + slope / 2)
+        return x - reference.alpha(s) * (np.expm1(-h) * values[0] - (np.expm1(-h) / h + 1) * slope)
+
+    reference.check(dpm_solver_pp_2m, walk(reference, clean_of(reference), step), form=form)
+
+
+def test_dpm_solver_pp_3m_against_its_integral(reference):
+    half = reference.half_log_snr
+
+    def step(x, past, values, s):
+        nodes = [half(t) for t in past[:3]]
+        weights = integrals_of_polynomials(nodes, half(past[0]), half(s), kernel=np.exp)
+        moved = sum(w * v for w, v in zip(weights, values, strict=False))
+        return reference.sigma(s) * (x / reference.sigma(past[0]) + moved)
+
+    reference.check(dpm_solver_pp_3m, walk(reference, clean_of(reference), step))
+
+
+def test_dpm_solver_pp_3m_as_programs_have_it(reference):
+    """With functions phi and divided differences, the second of which goes by half of its size."""
+    half = reference.half_log_snr
+
+    def step(x, past, values, s):
+        h = half(s) - half(past[0])
+        phi_1 = np.expm1(-h)
+        phi_2 = phi_1 / h + 1
+        phi_3 = phi_2 / h - 0.5
+        x = reference.sigma(s) / reference.sigma(past[0]) * x - reference.alpha(s) * phi_1 * values[0]
+        if len(past) == 1:
+            return x
+        r0 = (half(past[0]) - half(past[1])) / h
+        first = (values[0] - values[1]) / r0
+        if len(past) == 2:
+            return x + reference.alpha(s) * phi_2 * first
+        r1 = (half(past[1]) - half(past[2])) / h
+        second = (first - (values[1] - values[2]) / r1) / (r0 + r1)
+        return x + reference.alpha(s) * (phi_2 * (first + r0 * second) - phi_3 * second)
+
+    states = walk(reference, clean_of(reference), step)
+    reference.check(dpm_solver_pp_3m, states, curvature=0.5)
+
+
+@pytest.mark.parametrize("eta", [0.6, 1.0])
+def test_the_sde_form_of_2m(reference, eta):
+    """Its mean contracts by e^{−eta·h} more; the noise makes up for it (DPM-Solver++ 2022b, section 5, at eta = 1)."""
+    half = reference.half_log_snr
+    keys = sample_keys(jax.random.key(0), jnp.arange(len(reference.start)))
+    draws = iter(
+        [
+            np.array([jax.random.normal(jax.random.fold_in(key, 2 * row + 1), ()) for key in keys])
+            for row in range(len(reference.times) - 1)
+        ]
+    )
+
+    def step(x, past, values, s):
+        h = half(s) - half(past[0])
+        shrink = np.exp(-(1 + eta) * h)
+        x = reference.sigma(s) / reference.sigma(past[0]) * np.exp(-eta * h) * x
+        x = x + reference.alpha(s) * (1 - shrink) * values[0]
+        if len(past) > 1:
+            slope = (values[0] - values[1]) / (half(past[0]) - half(past[1])) * h
+            x = x + reference.alpha(s) * (1 - shrink) / 2 * slope
+        return x + reference.sigma(s) * np.sqrt(1 - np.exp(-2 * eta * h)) * next(draws)
+
+    states = walk(reference, clean_of(reference), step)
+    reference.check(dpm_solver_pp_2m, states, eta=eta, keys=keys)
+
+
+@pytest.mark.parametrize("sampler", [dpm_solver_pp_2m, dpm_solver_pp_3m])
+def test_without_eta_nothing_is_drawn(sampler, float64):
+    times = uniform_grid(FLOW, 8)
+    assert sampler.table(FLOW, times).fresh is None
+    traced = sampler.table(FLOW, times, eta=jnp.asarray(0.0))  # the same method, compiled for any eta
+    np.testing.assert_array_equal(traced.fresh, 0)
+    np.testing.assert_allclose(traced.noise, sampler.table(FLOW, times).noise, rtol=1e-15)
+    full = sampler.table(FLOW, times, eta=1.0)
+    np.testing.assert_allclose(full.fresh**2 + full.noise[:, 0] ** 2, times[1:] ** 2, rtol=1e-13)
+    assert full.noise[0, 0] == 0  # from pure noise, all of it is drawn anew
+
+
+@pytest.mark.parametrize("process", [FLOW, VariancePreservingCosine()], ids=lambda p: type(p).__name__)
+def test_order_one_is_the_first_order_method(process, float64):
+    x, times = jnp.asarray(quantiles_of(0.0, 1.0)), uniform_grid(process, 12)
+    for first, sampler in [(euler, adams_bashforth), (ddim, lms), (ddim, deis)]:
+        states = sampler(mixture_denoiser(process), process, x, times, trajectory=True, order=1)
+        expected = first(mixture_denoiser(process), process, x, times, trajectory=True)
+        np.testing.assert_allclose(states, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("sampler, order", [(deis, 3), (dpm_solver_pp_2m, 2), (dpm_solver_pp_3m, 3)])
+def test_lower_order_final(sampler, order, float64):
+    times = jnp.linspace(0.9, 0.1, 7)
+    full, lower = (sampler.table(FLOW, times, lower_order_final=lower) for lower in (False, True))
+    for a, b in ((full.clean, lower.clean), (full.noise, lower.noise)):
+        np.testing.assert_array_equal(a[: 7 - order], b[: 7 - order])
+    history = lower.noise if sampler is deis else lower.clean
+    assert [int((row != 0).sum()) for row in history] == [min(i + 1, order, 6 - i) for i in range(6)]
+
+
+def test_infinite_pasts_drop_out(float64):
+    """From t = 1 the first step is first order, and so is the second for all that interpolate in the log-SNR."""
+    times = uniform_grid(FLOW, 5)
+    for table in (deis.table(FLOW, times), dpm_solver_pp_3m.table(FLOW, times), lms.table(FLOW, times)):
+        history = max(table.clean, table.noise, key=lambda column: column.shape[1])
+        assert [int((row != 0).sum()) for row in history[:3]] == [1, 1, 2]
+        assert np.isfinite(history).all()
+
+
+def test_exponential_moments_against_quadrature(float64):
+    a = np.concatenate([-np.logspace(-9, 1.2, 40), [0.0], np.logspace(-9, 1.2, 40)])
+    points, weights = np.polynomial.legendre.leggauss(60)
+    tau = (points + 1) / 2
+    expected = [[(x * np.exp(-x * (1 - tau)) * tau**k * weights).sum() / 2 for k in range(4)] for x in a]
+    np.testing.assert_allclose(exponential_moments(jnp.asarray(a), 4), expected, rtol=3e-13, atol=0)
+
+
+def test_graded_start(float64):
+    times = jnp.linspace(1.0, 0.0, 9)
+    np.testing.assert_array_equal(graded_start(times, 2), times)
+    np.testing.assert_allclose(graded_start(times, 3), np.insert(times, 1, 1 - 8**-0.5 / 8))
+    np.testing.assert_allclose(
+        graded_start(times, 4), np.insert(times, 1, [1 - 8**-1 / 8, 1 - 8 ** (-1 / 3) / 8])
+    )
+
+
+def test_mistakes_are_answered():
+    x, times = jnp.zeros(3), uniform_grid(FLOW, 3)
+    arguments = mixture_denoiser(FLOW), FLOW, x, times
+    with pytest.raises(ValueError, match="order is one of 1, 2, 3, 4; got 5"):
+        lms(*arguments, order=5)
+    with pytest.raises(ValueError, match="form is one of 'midpoint', 'heun'; got 'Heun'"):
+        dpm_solver_pp_2m(*arguments, form="Heun")
+    with pytest.raises(ValueError, match="give it keys"):
+        dpm_solver_pp_2m(*arguments, eta=1.0)

@@ -1,0 +1,118 @@
+"""Errors and orders of whole samplers on a mixture of Gaussians, against its exact monotone map."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mixtures import quantiles_at, states_of
+
+from genjax.diffusion import (
+    EDM,
+    RectifiedFlow,
+    VariancePreservingCosine,
+    adams_bashforth,
+    ddim,
+    deis,
+    dpm_solver_pp_2m,
+    dpm_solver_pp_3m,
+    edm_heun,
+    euler,
+    graded_start,
+    heun,
+    lms,
+    midpoint,
+    rk4,
+    uniform_grid,
+)
+
+FLOW = RectifiedFlow()
+INTERVALS = {FLOW: (0.9, 0.1), VariancePreservingCosine(): (0.9, 0.1), EDM(): (9.0, 0.1)}
+
+
+def grid(process, num_steps):
+    """Even, in t or for EDM in its cube root, over an interval on which the log-SNR is finite."""
+    power = 1 / 3 if isinstance(process, EDM) else 1
+    start, end = INTERVALS[process]
+    return jnp.linspace(start**power, end**power, num_steps + 1) ** (1 / power)
+
+
+def error(sampler, process, times, **options):
+    start, end = float(times[0]), float(times[-1])
+    table = sampler.table(process, times, **options)
+    samples = states_of(process, jnp.asarray(quantiles_at(process, start)), table)[-1]
+    return np.abs(samples - quantiles_at(process, end)).max()
+
+
+@pytest.mark.parametrize(
+    "sampler, coarse, fine",
+    [
+        (euler, 0.31651, 0.022581),
+        (heun, 0.015001, 5.397e-5),
+        (midpoint, 0.008188, 3.376e-5),
+        (adams_bashforth, 0.03085, 1.1425e-4),
+        (rk4, 3.497e-5, 4.857e-10),
+    ],
+)
+def test_errors_of_the_whole_flow(float64, sampler, coarse, fine):
+    """Independently known to the digits given, for 16 and 256 uniform steps from t = 1 to exactly 0."""
+    for num_steps, expected in ((16, coarse), (256, fine)):
+        found = error(sampler, FLOW, jnp.linspace(1.0, 0.0, num_steps + 1))
+        np.testing.assert_allclose(found, expected, rtol=2e-4)  # half a unit of their last digit
+
+
+ORDERS = [
+    # sampler, options, order of the method, order of the whole from an even start
+    (euler, {}, 1, 1),
+    (ddim, {}, 1, 1),
+    (midpoint, {}, 2, 2),
+    (heun, {}, 2, 2),
+    (edm_heun, {}, 2, 2),
+    (rk4, {}, 4, 4),
+    (adams_bashforth, {"order": 2}, 2, 2),
+    (adams_bashforth, {"order": 3}, 3, 2),
+    (adams_bashforth, {"order": 4}, 4, 2),
+    (lms, {"order": 2}, 2, 2),
+    (lms, {"order": 3}, 3, 2),
+    (lms, {"order": 4}, 4, 2),
+    (deis, {"order": 2}, 2, 2),
+    (deis, {"order": 3}, 3, 2),
+    (dpm_solver_pp_2m, {}, 2, 2),
+    (dpm_solver_pp_2m, {"form": "heun"}, 2, 2),
+    (dpm_solver_pp_3m, {}, 3, 2),
+    (dpm_solver_pp_3m, {"curvature": 0.5}, 2, 2),
+]
+as_parameters = lambda rows: [
+    pytest.param(*row, id="-".join([row[0].__name__, *(str(value) for value in row[1].values())]))
+    for row in rows
+]
+
+
+def slope(sampler, process, num_steps, make_grid, **options):
+    """−d log(error)/d log(N), by doubling the steps."""
+    coarse, fine = (error(sampler, process, make_grid(n), **options) for n in (num_steps, 2 * num_steps))
+    return np.log2(coarse / fine)
+
+
+@pytest.mark.parametrize("process", INTERVALS, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("sampler, options, order, whole", as_parameters(ORDERS))
+def test_order(float64, process, sampler, options, order, whole):
+    """Multistep methods of order above 2 reach it from a graded start."""
+    make_grid = lambda n: graded_start(grid(process, n), order) if order > whole else grid(process, n)
+    steps = {midpoint: 128, heun: 128, edm_heun: 128, rk4: 64}.get(sampler, 256)  # as many evaluations
+    np.testing.assert_allclose(slope(sampler, process, steps, make_grid, **options), order, atol=0.15)
+
+
+@pytest.mark.parametrize(
+    "sampler, options, order, whole", as_parameters([row for row in ORDERS if row[2] > row[3]])
+)
+def test_order_of_the_whole_from_an_even_start(float64, sampler, options, order, whole):
+    """Started by Euler's step a method of any order is of order 2, as its first local error is."""
+    found = slope(sampler, FLOW, 512, lambda n: grid(FLOW, n), **options)
+    np.testing.assert_allclose(found, whole, atol=0.15)
+
+
+def test_order_of_dpm_solver_pp_2m(float64):
+    """2 on a uniform log-SNR grid; about 1.8 on uniform times down to 0, where the log-SNR is infinite."""
+    even_in_log_snr = lambda n: FLOW.time_at(jnp.linspace(*FLOW.log_snr(jnp.array([0.9, 0.1])), n + 1))
+    np.testing.assert_allclose(slope(dpm_solver_pp_2m, FLOW, 64, even_in_log_snr), 2, atol=0.05)
+    coarse, fine = (error(dpm_solver_pp_2m, FLOW, uniform_grid(FLOW, n)) for n in (16, 256))
+    np.testing.assert_allclose(np.log2(coarse / fine) / 4, 1.8, atol=0.05)
