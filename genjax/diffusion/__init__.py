@@ -5,6 +5,11 @@
 
 from genjax.diffusion import optimal as optimal
 from genjax.diffusion import weightings as weightings
+from genjax.diffusion.editing import image_to_image as image_to_image
+from genjax.diffusion.editing import inpaint as inpaint
+from genjax.diffusion.editing import invert as invert
+from genjax.diffusion.editing import repaint as repaint
+from genjax.diffusion.editing import slerp as slerp
 from genjax.diffusion.grids import uniform_grid as uniform_grid
 from genjax.diffusion.guidance import adaptive_projected as adaptive_projected
 from genjax.diffusion.guidance import autoguide as autoguide

@@ -321,7 +321,7 @@ def classifier_guide(
         gradient = jax.grad(lambda x: jnp.sum(log_likelihood(x, t)))(x_t)
         alpha, sigma = expand(process.alpha(t), x_t), expand(process.sigma(t), x_t)
         step = _at(guidance_scale, t, x_t) * sigma * gradient
-        shift = jnp.where(alpha == 0, 0, sigma * step / jnp.where(alpha == 0, 1, alpha))
+        shift = sigma * step / jnp.where(alpha == 0, jnp.inf, alpha)
         return prediction._replace(clean=prediction.clean + shift, noise=prediction.noise - step)
 
     return _then(denoiser, change)

@@ -270,6 +270,7 @@ def test_interval_of_noise_levels(points):
     guided = guide(exact_denoiser(process), LABELS, CLASSES, interval(3.0, low, high))(points, t)
     scale = np.array([1.0, 3.0, 3.0, 1.0])[:, None]
     np.testing.assert_allclose(guided.noise, u.noise + scale * (c.noise - u.noise), rtol=1e-12)
+    np.testing.assert_array_equal(interval(3.0, 0.25, 0.5)(jnp.array([0.25, 0.5])), [1, 3])  # half open
 
 
 def test_scales_per_sample_and_per_channel(points, t):

@@ -1,4 +1,4 @@
-"""Guidance rules against the guiders of diffusers, on the same pairs of predictions."""
+"""Guidance rules against the guiders of diffusers, on the same pairs of predictions, and RePaint's way back."""
 
 import functools
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler, RePaintScheduler
 
 from genjax.diffusion import (
     RectifiedFlow,
@@ -17,6 +18,7 @@ from genjax.diffusion import (
     dynamic_threshold,
     guide,
     on,
+    repaint,
     rescaled,
     scale_of_weight,
     uniform_grid,
@@ -109,9 +111,23 @@ def test_momentum_over_steps():
     np.testing.assert_allclose(result, x, rtol=1e-4, atol=1e-4)  # seven steps of it
 
 
-def test_dynamic_threshold():
-    from diffusers import DDIMScheduler
+@pytest.mark.parametrize(
+    "num_steps, jump_length, resamplings", [(50, 10, 10), (23, 4, 3), (10, 1, 2), (8, 8, 5)]
+)
+def test_repaint_goes_back_when_theirs_does(num_steps, jump_length, resamplings):
+    """They list where each step ends, counted in steps left, and all places on the way back up."""
+    scheduler = RePaintScheduler(num_train_timesteps=num_steps)
+    scheduler.set_timesteps(num_steps, jump_length, resamplings)
+    times = uniform_grid(FLOW, num_steps)
+    starts = num_steps * np.asarray(repaint.table(FLOW, times, jump_length, resamplings).times)
+    places = [num_steps]
+    for start in np.rint(starts).astype(int):
+        places.extend(range(places[-1] + 1, start + 1))
+        places.append(start - 1)
+    np.testing.assert_array_equal(places[1:], scheduler.timesteps)
 
+
+def test_dynamic_threshold():
     sample = 2 * np.random.default_rng(3).normal(size=(4, 8, 8, 3)).astype(np.float32)
     scheduler = DDIMScheduler(thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=1e6)
     expected = scheduler._threshold_sample(torch.as_tensor(sample)).numpy()

@@ -173,7 +173,7 @@ def sampler(table: Callable[..., Table]) -> Callable:
         keys: Key[Array, " batch"] | None = None,
         trajectory: bool = False,
         **options: Any,
-    ) -> Float[Array, " batch *shape"] | Float[Array, " times batch *shape"]:
+    ) -> Float[Array, " batch *shape"] | Float[Array, " states batch *shape"]:
         check_grid(process, times)
         return run(denoiser, noise, table(process, times, **options), keys, trajectory=trajectory)
 

@@ -1,0 +1,134 @@
+"""Editing with any trained denoiser: variations of an image, filling in, mixing noises, and the noise of an image."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key
+
+from genjax.diffusion.guidance import with_clean
+from genjax.diffusion.processes import Process, expand
+from genjax.diffusion.samplers.stochastic import ddpm
+from genjax.diffusion.samplers.tables import Table, sampler
+
+Data = Float[Array, " batch *shape"]
+
+
+def image_to_image(
+    sampler: Callable,
+    denoiser: Callable,
+    process: Process,
+    images: Data,
+    times: Float[Array, " times"],
+    keys: Key[Array, " batch"],
+    *,
+    strength: float,
+    **options: Any,
+) -> Float[Array, " *samples"]:
+    """Noises data to a middle time of the grid, and samples from there (Meng et al. 2022, SDEdit).
+
+    Args:
+        sampler: any, with its `options`.
+        keys: one per sample, for the noise at the start, and the sampler's if it draws any.
+        strength: the part of the grid's steps that is taken, in (0, 1]: the last ones, one at least. A Python number:
+            another number of steps is another program.
+
+    Raises:
+        ValueError: `strength` is outside (0, 1].
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength is the part of the steps to take, in (0, 1]; got {strength}")
+    times = times[-1 - max(1, round(strength * (len(times) - 1))) :]
+    start = process.alpha(times[0]) * images + process.prior(keys, images.shape[1:], times[0])
+    return sampler(denoiser, process, start, times, keys=keys, **options)
+
+
+def inpaint(denoiser: Callable, process: Process, known: Bool[Array, " *mask"], images: Data) -> Callable:
+    """The denoiser whose x̂ is `images` where `known`, and ẑ what is left of x_t; for any sampler.
+
+    So the known part has the velocity alpha'·x + sigma'·ẑ of its own noise and data, and ends at the data (replacement,
+    Song et al. 2021, appendix I.2, with the noise that the sampler itself keeps or draws). The unknown part only sees
+    a noised known part beside it, and what it is filled with is biased: for a correlated Gaussian it moves towards the
+    mean given the known part, and does not reach it. `repaint` is the remedy.
+
+    Args:
+        known: True where the data is given; broadcasts against `images`.
+    """
+    return with_clean(denoiser, process, lambda clean: jnp.where(known, images, clean))
+
+
+@sampler
+def repaint(
+    process: Process, times: Float[Array, " times"], jump_length: int = 10, resamplings: int = 10
+) -> Table:
+    """DDPM steps that go back and repeat (Lugmayr et al. 2022, RePaint, algorithm 1 and appendix B), for `inpaint`.
+
+    After every `jump_length` steps it noises the state back up by as many and takes them again, until they have been
+    taken `resamplings` times: so the filled-in part comes to agree with the known one. The known part is drawn from
+    q(x_s | x_t, x), where the authors draw from q(x_s | x): both have the same marginals. A trajectory has the state
+    after every evaluation.
+
+    Raises:
+        ValueError: `jump_length` or `resamplings` is not positive.
+    """
+    if jump_length < 1 or resamplings < 1:
+        raise ValueError(f"jump_length and resamplings are positive; got {jump_length} and {resamplings}")
+    num_steps = len(times) - 1
+    steps = []
+    for left in reversed(range(num_steps)):  # steps left after this one
+        steps.append(num_steps - 1 - left)
+        if left % jump_length == 0 and left + jump_length < num_steps:
+            again = range(num_steps - left - jump_length, num_steps - left)
+            steps.extend((resamplings - 1) * list(again))
+    steps = np.array(steps)
+    before = np.append(
+        0, steps[:-1] + 1
+    )  # where in the grid the state is, when it is to be at the step's start
+    alpha, sigma = process.alpha(times), process.sigma(times)
+    ratio = jnp.where(before == steps, 1, alpha[steps] / jnp.where(before == steps, 1, alpha[before]))
+    added = jnp.where(before == steps, 0, sigma[steps] ** 2 - (ratio * sigma[before]) ** 2)
+    table = jax.tree.map(
+        lambda column: column[steps], ddpm.table(process, times)._replace(rows_per_step=None)
+    )
+    return table._replace(churn_state=ratio, churn=jnp.sqrt(added), rows_per_step=1)
+
+
+def slerp(start: Data, end: Data, weight: float | Float[Array, ""] | Float[Array, " batch"]) -> Data:
+    """sin((1 − w)·θ)/sin θ·a + sin(w·θ)/sin θ·b, θ the angle of a and b (Shoemake 1985; Song et al. 2021, DDIM, D.5).
+
+    Between noises of N(0, I) it keeps the norm that noise has, which a straight line loses. The angle is each example's
+    over all its axes; where a and b are parallel or opposite, or one is 0, it is the straight line.
+    """
+    a, b = start.reshape(len(start), -1), end.reshape(len(end), -1)
+    norms = [jnp.linalg.norm(v, axis=1, keepdims=True) for v in (a, b)]
+    u, v = (x / jnp.where(norm == 0, 1, norm) for x, norm in zip((a, b), norms, strict=True))
+    # the arc cosine of <u, v> has no digits near 0 and π (Kahan 2006)
+    angle = 2 * jnp.arctan2(jnp.linalg.norm(u - v, axis=1), jnp.linalg.norm(u + v, axis=1))
+    sine = jnp.sin(angle)
+    straight = (sine < 1e-6) | (norms[0] * norms[1] == 0)[:, 0]
+    sine = jnp.where(straight, 1, sine)
+    of_start = jnp.where(straight, 1 - weight, jnp.sin((1 - weight) * angle) / sine)
+    of_end = jnp.where(straight, weight, jnp.sin(weight * angle) / sine)
+    return expand(of_start, start) * start + expand(of_end, end) * end
+
+
+def invert(
+    sampler: Callable,
+    denoiser: Callable,
+    process: Process,
+    images: Data,
+    times: Float[Array, " times"],
+    **options: Any,
+) -> Float[Array, " *samples"]:
+    """The noise from which `sampler` makes these images: the probability-flow ODE from data to noise.
+
+    Args:
+        sampler: of the ODE, so one that draws no noise, with its `options`.
+        times: the grid of sampling, noise end first; it is walked from its end. A clean end that is outside the
+            process' domain (EDM's) is left out: there the network cannot be asked.
+    """
+    if process.clean_end != process.domain[0]:
+        times = times[:-1]
+    return sampler(denoiser, process, images, times[::-1], **options)
