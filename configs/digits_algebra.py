@@ -25,22 +25,22 @@ def get_config(choice: str) -> ConfigDict:
     config.process, config.times, config.sampling.grid = {
         "rectified_flow": (
             dict(name="RectifiedFlow"),
-            dict(name="logit_normal", shift=1.0),
+            dict(name="logit_normal", shift=1.0, variates="independent"),
             dict(name="uniform_grid"),
         ),
         "variance_preserving": (
             dict(name="VariancePreservingLinear", domain=(1e-3, 1.0)),  # at 0 its velocity is infinite
-            dict(name="uniform", shift=1.0),
+            dict(name="uniform", shift=1.0, variates="independent"),
             dict(name="uniform_grid"),
         ),
         "variance_exploding": (
             dict(name="VarianceExploding"),
-            dict(name="uniform", shift=1.0),
+            dict(name="uniform", shift=1.0, variates="independent"),
             dict(name="uniform_grid"),
         ),
         "edm": (
             dict(name="EDM", data_deviation=DEVIATION),
-            dict(name="log_normal_sigma", shift=1.0),
+            dict(name="log_normal_sigma", shift=1.0, variates="independent"),
             dict(name="karras_grid"),
         ),
     }[process]

@@ -14,11 +14,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from experiments.configuration import bind
+from experiments.configuration import bind, lookup
 from experiments.sampling import check_weights, evaluation_times, time_grid
 from genjax import diffusion
 from genjax.data import flip_images, to_float
-from genjax.diffusion import processes, samplers, targets, times
+from genjax.diffusion import losses, processes, samplers, targets, times, weightings
 from genjax.models import dit
 from genjax.training import Mean, ema, group_norms, make_optimizer, update_average, value_and_gradient
 from genjax.training.optimizers import evaluation_params
@@ -47,6 +47,8 @@ class ImageDiffusion:
     process: diffusion.Process
     target: Callable
     times: times.Law
+    variates: Callable
+    weighting: losses.Weighting
     dropout_rate: float
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -72,7 +74,7 @@ class ImageDiffusion:
             process, target, evaluation_times(sampler, process, time_grid(process, config.sampling))
         )
         law = dict(config.times)
-        shift = law.pop("shift")
+        shift, variates = law.pop("shift"), law.pop("variates")
         optimizer, schedule = make_optimizer(**config.optimizer, num_steps=config.num_steps)
         averages = tuple(
             (name, bind(ema, fields, f"averages.{name}")()) for name, fields in config.averages.items()
@@ -89,6 +91,8 @@ class ImageDiffusion:
             process=process,
             target=target,
             times=times.shifted(bind(times, law, "times"), shift),
+            variates=lookup(times, variates, "times.variates"),
+            weighting=bind(weightings, config.weighting, "weighting"),
             dropout_rate=config.conditioning_dropout,
             optimizer=optimizer,
             schedule=schedule,
@@ -128,6 +132,8 @@ class ImageDiffusion:
                 process=self.process,
                 target=self.target,
                 times=self.times,
+                variates=self.variates,
+                weighting=self.weighting,
             )
             return losses.mean(), diffusion.sums_by_time(losses, t, self.process, TIME_BINS)
 

@@ -32,15 +32,41 @@ def small_config(**changes):
 @pytest.mark.parametrize(
     ("process", "target", "times"),
     [
-        (dict(name="RectifiedFlow"), dict(name="clean"), dict(name="uniform", shift=1.0)),
-        (dict(name="RectifiedFlow", domain=(0.0, 0.9)), dict(name="noise"), dict(name="uniform", shift=2.0)),
-        (dict(name="VariancePreservingCosine"), dict(name="velocity"), dict(name="logit_normal", shift=1.0)),
-        (dict(name="VarianceExploding"), dict(name="clean"), dict(name="uniform", shift=1.0)),
-        (dict(name="VarianceExploding", sigma_max=10.0), dict(name="noise"), dict(name="uniform", shift=1.0)),
+        (
+            dict(name="RectifiedFlow"),
+            dict(name="clean"),
+            dict(name="uniform", shift=1.0, variates="independent"),
+        ),
+        (
+            dict(name="RectifiedFlow", domain=(0.0, 0.9)),
+            dict(name="noise"),
+            dict(name="uniform", shift=2.0, variates="stratified"),
+        ),
+        (
+            dict(name="VariancePreservingCosine"),
+            dict(name="velocity"),
+            dict(name="logit_normal", shift=1.0, variates="independent"),
+        ),
+        (
+            dict(name="VarianceExploding"),
+            dict(name="clean"),
+            dict(name="uniform", shift=1.0, variates="independent"),
+        ),
+        (
+            dict(name="VariancePreservingLinear"),
+            dict(name="v"),
+            dict(name="cosmap", shift=1.0, variates="stratified"),
+        ),
+        (
+            dict(name="VarianceExploding", sigma_max=10.0),
+            dict(name="noise"),
+            dict(name="uniform", shift=1.0, variates="independent"),
+        ),
     ],
 )
 def test_processes_targets_and_times_are_interchangeable(process, target, times):
-    config = small_config(process=process, target=target, times=times)
+    weighting = dict(name="min_snr", gamma=4.0) if target["name"] == "v" else dict(name="uniform")
+    config = small_config(process=process, target=target, times=times, weighting=weighting)
     task, mesh, dataset = (
         build(config),
         make_mesh(dict(config.mesh), config.batch_size),
@@ -81,7 +107,7 @@ def test_an_argument_that_a_function_does_not_take_is_named():
     with pytest.raises(
         ValueError, match="config.times has deviation, which uniform does not take; it takes process, u"
     ):
-        build(small_config(times=dict(name="uniform", deviation=2.0, shift=1.0)))
+        build(small_config(times=dict(name="uniform", deviation=2.0, shift=1.0, variates="independent")))
     with pytest.raises(ValueError, match="noise is singular at t = 1 of RectifiedFlow: alpha = 0"):
         build(small_config(target=dict(name="noise")))
     with pytest.raises(ValueError, match="config.process has beta, which RectifiedFlow does not take"):
