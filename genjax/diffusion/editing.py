@@ -63,7 +63,7 @@ def inpaint(denoiser: Callable, process: Process, known: Bool[Array, " *mask"], 
 def repaint(
     process: Process, times: Float[Array, " times"], jump_length: int = 10, resamplings: int = 10
 ) -> Table:
-    """DDPM steps that go back and repeat (Lugmayr et al. 2022, RePaint, algorithm 1 and appendix B), for `inpaint`.
+    """DDPM steps that go back and repeat (Lugmayr et al. 2022, RePaint, algorithm 1 and section 4.2), for `inpaint`.
 
     After every `jump_length` steps it noises the state back up by as many and takes them again, until they have been
     taken `resamplings` times: so the filled-in part comes to agree with the known one. The known part is drawn from

@@ -53,7 +53,7 @@ def interval(
     low: float | Float[Array, ""],
     high: float | Float[Array, ""],
 ) -> Callable[[Times], Times]:
-    """A scale that is `guidance_scale` for low < t ≤ high and 1 elsewhere (Kynkäänniemi et al. 2024, equation 3).
+    """A scale that is `guidance_scale` for low < t ≤ high and 1 elsewhere (Kynkäänniemi et al. 2024).
 
     For an interval of noise levels sigma/alpha: `process.time_at(-2 * jnp.log(level))` is the time of a level.
     """
@@ -76,7 +76,7 @@ def classifier_free(c: Data, u: Data, s: float | Array) -> Data:
 def rescaled(
     c: Data, u: Data, s: float | Array, *, phi: float | Float[Array, ""], rule: Callable = classifier_free
 ) -> Data:
-    """phi·y·std(c)/std(y) + (1 − phi)·y of another rule's y (Lin et al. 2024, equations 15 and 16).
+    """phi·y·std(c)/std(y) + (1 − phi)·y of another rule's y (Lin et al. 2024, section 3.4).
 
     Deviations are per example, over all other axes. The authors rescale what their network predicts, which is v.
     """
@@ -113,7 +113,7 @@ def adaptive_projected(
 
 
 def zero_star(c: Data, u: Data, s: float | Array) -> Data:
-    """r·u + s·(c − r·u), r = <c, u>/‖u‖² per example: the scale of CFG-Zero* (Fan et al. 2025, equations 13 to 15).
+    """r·u + s·(c − r·u), r = <c, u>/‖u‖² per example: the scale of CFG-Zero* (Fan et al. 2025).
 
     Meant for the velocity; the other half of the method is `zero_init`.
     """
@@ -145,8 +145,8 @@ def on(
 
     Args:
         rule: `(c, u, scale) -> y`.
-        momentum: beta of c − u ← (c − u) + beta·(its value at the evaluation before) (Sadat et al. 2025, section 4.2;
-            they take it negative). The denoiser then has a memory: see `samplers.tables.run`.
+        momentum: beta of c − u ← (c − u) + beta·(its value at the evaluation before) (Sadat et al. 2025, who
+            take it negative). The denoiser then has a memory: see `samplers.tables.run`.
     """
 
     def on_predictions(conditional, unconditional, scale, x_t, t, memory=None):
@@ -264,7 +264,7 @@ def compose(
     null: PyTree,
     guidance_scales: Sequence[Scale],
 ) -> Callable[..., Prediction]:
-    """û + Σᵢ sᵢ·(ĉᵢ − û), conditions that all hold, in one call (Liu et al. 2022, equation 11).
+    """û + Σᵢ sᵢ·(ĉᵢ − û), conditions that all hold, in one call (Liu et al. 2022).
 
     A negative scale keeps away from its condition. A learned variance is the first condition's. Arguments are as for
     `guide`, with as many scales as conditionings.
