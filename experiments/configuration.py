@@ -52,11 +52,19 @@ def lookup(module: ModuleType, name: str, field: str) -> Any:
 def bind(module: ModuleType, fields: Mapping[str, Any], field: str) -> functools.partial:
     """The object that `fields["name"]` names in `module`, bound to the other fields as keyword arguments.
 
+    A field that has a name itself is first made in the same way, of the same module.
+
     Raises:
         ValueError: no such name, or it takes no such argument.
     """
     function = lookup(module, fields["name"], f"{field}.name")
-    arguments = {name: value for name, value in fields.items() if name != "name"}
+    arguments = {
+        name: bind(module, value, f"{field}.{name}")()
+        if hasattr(value, "keys") and "name" in value
+        else value
+        for name, value in fields.items()
+        if name != "name"
+    }
     takes = inspect.signature(function).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     if (unknown := arguments.keys() - takes.keys()) and not takes_any:

@@ -1,0 +1,36 @@
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from experiments.configuration import Config, bind
+from genjax.diffusion import processes
+
+
+def test_fields_with_names_are_objects_of_the_same_module():
+    """As a config has them, and as they are read from a run's file."""
+    config = ConfigDict(
+        dict(
+            name="Shifted",
+            shift=3.0,
+            base=dict(
+                name="VariancePreservingTable",
+                betas=dict(name="zero_terminal_snr", betas=dict(name="scaled_linear_betas", num_steps=100)),
+                domain=(0.02, 1.0),
+            ),
+        )
+    )
+    betas = processes.zero_terminal_snr(processes.scaled_linear_betas(num_steps=100))
+    expected = processes.Shifted(
+        shift=3.0, base=processes.VariancePreservingTable(betas=betas, domain=(0.02, 1.0))
+    )
+    read = json.loads(config.to_json_best_effort(), object_hook=Config)
+    for fields in (config, read):
+        process = bind(processes, fields, "process")()
+        assert process == expected and hash(process) == hash(expected)
+
+
+def test_wrong_names_inside_say_where():
+    fields = dict(name="Shifted", shift=2.0, base=dict(name="RectifiedFlow", sigma=1.0))
+    with pytest.raises(ValueError, match="config.process.base has sigma, which RectifiedFlow does not take"):
+        bind(processes, fields, "process")
