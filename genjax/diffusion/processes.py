@@ -256,7 +256,7 @@ def cosine_betas(num_steps: int = 1000, offset: float = 0.008, largest: float = 
 def zero_terminal_snr(betas: Sequence[float]) -> tuple[float, ...]:
     """`betas` with alpha shifted and scaled to 0 in the last step, the first step as it was (Lin et al. 2024)."""
     alpha = np.sqrt(np.cumprod(1 - np.asarray(betas)))
-    alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    alpha = alpha - alpha[-1]  # the scale is that of the first step, by its beta
     return (betas[0], *(1 - (alpha[1:] / alpha[:-1]) ** 2).tolist())
 
 
