@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
                 image_shape=(8, 8, 1),
                 num_classes=10,
                 flip=False,  # mirror half of the images, left to right
+                dequantize_levels=placeholder(int),  # of the pixels, to train on them with noise within each
             ),
             model=dict(name="DiT", patch_size=2, width=96, depth=3, num_heads=3, unroll=3),
             process=dict(name="RectifiedFlow"),  # of genjax/diffusion/processes.py, with its arguments

@@ -55,6 +55,7 @@ class ImageDiffusion:
     averages: tuple[tuple[str, ema.HalfLife | ema.PowerFunction], ...]
     accumulation_steps: int
     flip: bool
+    dequantize_levels: int | None
     sampler: Callable
 
     @classmethod
@@ -99,6 +100,7 @@ class ImageDiffusion:
             averages=averages,
             accumulation_steps=config.accumulation_steps,
             flip=config.data.flip,
+            dequantize_levels=config.data.dequantize_levels,
             sampler=sampler,
         )
 
@@ -121,6 +123,9 @@ class ImageDiffusion:
             if self.flip:
                 images = flip_images(jax.random.fold_in(key, 2), images)
             images = to_float(images) if images.dtype == jnp.uint8 else images
+            if self.dequantize_levels:
+                width = 2 / (self.dequantize_levels - 1)
+                images = diffusion.dequantize(jax.random.fold_in(key, 3), images, width)
             labels = diffusion.drop_conditioning(
                 dropout_key, batch["label"], self.network.null_label, self.dropout_rate
             )

@@ -125,7 +125,9 @@ def test_a_sweep_measures_as_evaluation_does(small_run, tmp_path):
     assert result.returncode == 1 and "name,option=1.5" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "sweep", "benchmark", "report", "compare"])
+@pytest.mark.parametrize(
+    "name", ["train", "sample", "evaluate", "sweep", "likelihood", "benchmark", "report", "compare"]
+)
 def test_help_explains_every_flag(name):
     result = program(name, "--help")
     own = [line for line in result.stdout.splitlines() if line.startswith("  --")]

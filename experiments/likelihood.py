@@ -1,0 +1,99 @@
+"""How many bits a trained model needs for held-out images.
+
+    python -m experiments.likelihood --workdir=runs/digits_likelihood --levels=17 --count=360
+
+Prints bits per dimension, given the class: by the exact likelihood of the probability-flow ODE on images made
+continuous by uniform noise within each level (an upper bound on those of the images), and by the variational bound
+on the images themselves, each with the standard error of its mean over images. Writes both to WORKDIR/likelihood.json.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments.configuration import restore
+from experiments.runtime import run_program, user_errors
+from genjax import diffusion
+from genjax.data import load_dataset, to_float
+from genjax.diffusion import likelihood
+from genjax.training.workdir import device_name
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+LEVELS = flags.DEFINE_integer("levels", 256, "How many values a pixel can take.", lower_bound=2)
+COUNT = flags.DEFINE_integer("count", 500, "Held-out images, at most.", lower_bound=2)
+PROBES = flags.DEFINE_integer(
+    "probes",
+    0,
+    "Random probes of the trace; 0 computes it exactly, a derivative for each pixel.",
+    lower_bound=0,
+)
+BATCH = 100
+CLEAN_END = flags.DEFINE_float("clean_end", 1e-3, "Where the bound's last step ends, in parts of the time.")
+
+
+def held_out_bits(
+    task: Any, state: Any, config: Any, num_levels: int, count: int, num_probes: int, clean_end: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bits per dimension of at most `count` held-out images, given their classes: of the ODE, and the bound's.
+
+    Args:
+        num_levels: how many values, equally spaced, a pixel can take.
+        num_probes: of the trace; 0 computes it exactly.
+        clean_end: where the bound's last step ends, in parts of the time.
+    """
+    held_out = load_dataset(config.data.name, config.data.held_out_split, config.data.directory).source
+    count = min(count, len(held_out))
+    chosen = held_out[np.random.default_rng(0).permutation(len(held_out))[:count]]
+    levels, width = jnp.linspace(-1, 1, num_levels), 2 / (num_levels - 1)
+    images = levels[jnp.round((to_float(chosen["image"]) + 1) / width).astype(int)]  # bytes round some levels
+    start, end = task.process.domain
+    clipped = dataclasses.replace(task.process, domain=(max(start, clean_end * end), end))
+
+    @jax.jit
+    def bits(params, key, images, labels):
+        apply = lambda *inputs: task.network.apply({"params": params}, *inputs)
+        denoiser = lambda process: lambda x, t: diffusion.predict(apply, process, task.target)(x, t, labels)
+        dequantize_key, probe_key, bound_key = jax.random.split(key, 3)
+        continuous = likelihood.dequantize(dequantize_key, images, width)
+        keys = diffusion.sample_keys(probe_key, jnp.arange(len(images))) if num_probes else None
+        exact, _ = likelihood.log_likelihood(
+            denoiser(task.process), task.process, continuous, keys, num_probes=max(num_probes, 1)
+        )
+        bound = likelihood.continuous_bound(
+            bound_key, denoiser(clipped), images, clipped, num_times=100, levels=levels
+        )
+        return (
+            likelihood.bits_per_dimension(exact, images[0].size, width),
+            likelihood.bits_per_dimension(bound.log_likelihood, images[0].size),
+        )
+
+    params = state.averages.get(config.sampling.weights, state.params)
+    labels = jnp.asarray(chosen["label"])
+    parts = [
+        bits(params, jax.random.key(i), images[i : i + BATCH], labels[i : i + BATCH])
+        for i in range(0, count, BATCH)
+    ]
+    exact, bound = (np.concatenate(each).astype(float) for each in zip(*parts, strict=True))
+    return exact, bound
+
+
+def main() -> None:
+    with user_errors():
+        config, task, state = restore(WORKDIR.value, None)
+        results = held_out_bits(task, state, config, LEVELS.value, COUNT.value, PROBES.value, CLEAN_END.value)
+    count = len(results[0])
+    report = {"levels": LEVELS.value, "images": count, "steps": int(state.step), "device": device_name()}
+    for name, values in zip(("ode_bits_per_dimension", "bound_bits_per_dimension"), results, strict=True):
+        report |= {name: values.mean(), f"{name}_deviation": values.std() / np.sqrt(count)}
+        print(f"{name:26} {values.mean():.4f} ± {values.std() / np.sqrt(count):.4f}")
+    (Path(WORKDIR.value) / "likelihood.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run_program(main)
