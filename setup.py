@@ -37,6 +37,7 @@ setup(
         "pillow",
         "rich",
         "scikit-learn",
+        "scipy",
         "tensorflow-datasets",
     ],
     extras_require={

@@ -10,6 +10,17 @@ from genjax.diffusion.editing import inpaint as inpaint
 from genjax.diffusion.editing import invert as invert
 from genjax.diffusion.editing import repaint as repaint
 from genjax.diffusion.editing import slerp as slerp
+from genjax.diffusion.grids import align_your_steps_grid as align_your_steps_grid
+from genjax.diffusion.grids import beta_grid as beta_grid
+from genjax.diffusion.grids import beta_sigma_grid as beta_sigma_grid
+from genjax.diffusion.grids import exponential_grid as exponential_grid
+from genjax.diffusion.grids import floored_grid as floored_grid
+from genjax.diffusion.grids import karras_grid as karras_grid
+from genjax.diffusion.grids import leading_grid as leading_grid
+from genjax.diffusion.grids import linspace_grid as linspace_grid
+from genjax.diffusion.grids import resolution_shift as resolution_shift
+from genjax.diffusion.grids import stable_diffusion_3_grid as stable_diffusion_3_grid
+from genjax.diffusion.grids import trailing_grid as trailing_grid
 from genjax.diffusion.grids import uniform_grid as uniform_grid
 from genjax.diffusion.guidance import adaptive_projected as adaptive_projected
 from genjax.diffusion.guidance import autoguide as autoguide

@@ -1,31 +1,233 @@
 """Time grids to sample on: `(process, num_steps, …) -> times`, num_steps + 1 of them, noise end first.
 
-Where the process' clean end lies outside the domain that its network knows (EDM: sigma = 0), a grid has num_steps
-times in the domain, and then the clean end.
+A grid ends at the process' clean end. Where that lies outside the domain that the network knows (EDM and tables:
+sigma = 0), it has num_steps times in the domain, and then the clean end.
+
+Grids that space the noise level sigma/alpha do so from `sigma_max` to `sigma_min`, the levels at the ends of the domain
+if None. Where those are infinite or zero (rectified flow), both have to be given, and the grid still runs from
+end to end: the noise end takes the place of sigma_max, and after sigma_min one step more goes to the clean end.
+Their arguments are Python numbers; only `shift` may be traced.
 """
 
+import math
+from collections.abc import Callable, Sequence
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+from scipy.special import betaincinv
 
 from genjax.diffusion.processes import Process, shift_time, to_domain
 
-
-def _falling(process: Process, num_steps: int) -> Float[Array, " in_domain"]:
-    """From 1 to 0 in equal steps: the grid's times in the domain, before anything is done to them.
-
-    Raises:
-        ValueError: `num_steps` is not a positive integer.
-    """
-    if num_steps < 1:
-        raise ValueError(f"sampling takes at least one step; got num_steps={num_steps}")
-    return jnp.linspace(1.0, 0.0, num_steps + (process.clean_end == process.domain[0]))
+Times = Float[Array, " times"]
+Shift = float | Float[Array, ""]
 
 
-def _ended(process: Process, times: Float[Array, " in_domain"]) -> Float[Array, " times"]:
+def _check_steps(num_steps) -> None:
+    """Raises ValueError if `num_steps` is no positive integer."""
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
+        raise ValueError(f"a whole number of steps, at least one step; got num_steps={num_steps}")
+
+
+def _falling(process: Process, num_steps) -> np.ndarray:
+    """From 1 to 0 in equal steps: the grid's times in the domain, before anything is done to them."""
+    _check_steps(num_steps)
+    return np.linspace(1.0, 0.0, num_steps + (process.clean_end == process.domain[0]))
+
+
+def _ended(process: Process, times: Float[Array, " in_domain"]) -> Times:
     """The times with the clean end after them, unless it is the last of them."""
     return times if process.clean_end == process.domain[0] else jnp.append(times, process.clean_end)
 
 
-def uniform_grid(process: Process, num_steps: int, shift: float = 1.0) -> Float[Array, " times"]:
-    """Equal steps in t, shifted by `shift_time`."""
-    return _ended(process, to_domain(process, shift_time(_falling(process, num_steps), shift)))
+def uniform_grid(process: Process, num_steps: int, shift: Shift = 1.0) -> Times:
+    """Equal steps in t, shifted by `shift_time`.
+
+    For rectified flow it is the grid of FLUX, with shift = `resolution_shift(tokens)` (schnell: 1), and diffusers' of
+    sigmas linspace(1, 1/n, n).
+    """
+    return _ended(process, to_domain(process, shift_time(jnp.asarray(_falling(process, num_steps)), shift)))
+
+
+def resolution_shift(tokens: int) -> float:
+    """FLUX's shift exp(mu), mu linear in the number of image tokens: 0.5 at 256 and 1.15 at 4096."""
+    return math.exp(0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256))
+
+
+def floored_grid(process: Process, num_steps: int, shift: Shift = 1.0, floor: Shift = 0.001) -> Times:
+    """num_steps times from 1 to `floor` in equal steps, shifted once, and then the clean end.
+
+    With the floor 1/1000 it is what diffusers' flow matching makes of a dynamic shift and no sigmas.
+
+    Raises:
+        ValueError: `floor` is not between 0 and 1.
+    """
+    _check_steps(num_steps)
+    if not isinstance(floor, jax.core.Tracer) and not 0 < floor < 1:
+        raise ValueError(f"floor is a fraction of the domain, between 0 and 1; got {floor}")
+    times = to_domain(process, shift_time(jnp.linspace(1.0, floor, num_steps), shift))
+    return jnp.append(times, process.clean_end)
+
+
+def stable_diffusion_3_grid(process: Process, num_steps: int, shift: Shift = 3.0) -> Times:
+    """`floored_grid` with its floor 1/1000 shifted twice, as diffusers makes it of a static shift (Esser et al. 2024)."""
+    return floored_grid(process, num_steps, shift, shift_time(jnp.asarray(0.001), shift))
+
+
+def _table_grid(process: Process, steps: np.ndarray, table_size: int) -> Times:
+    """The times steps/table_size, and then the clean end; a table's steps count from 1 to its size."""
+    start, end = process.domain
+    if end != 1 or steps[0] > table_size or steps[-1] / table_size < start * (1 - 1e-6):
+        raise ValueError(
+            f"a table of {table_size} steps has times 1/{table_size} to 1; got steps {steps[-1]} to {steps[0]} for "
+            f"{type(process).__name__}, whose domain is {start:g} to {end:g}: change table_size, offset or process"
+        )
+    return jnp.asarray(np.append(steps / table_size, process.clean_end))
+
+
+def _check_table(num_steps, table_size: int) -> None:
+    _check_steps(num_steps)
+    if num_steps > table_size:
+        raise ValueError(f"a table of {table_size} steps cannot be walked in num_steps={num_steps}")
+
+
+def trailing_grid(process: Process, num_steps: int, table_size: int = 1000) -> Times:
+    """round(N − k·N/n) of N tabulated steps, k = 0 … n − 1: the last is there (Lin et al. 2024, table 2)."""
+    _check_table(num_steps, table_size)
+    steps = np.round(table_size * np.arange(num_steps, 0, -1) / num_steps).astype(int)
+    return _table_grid(process, steps, table_size)
+
+
+def leading_grid(process: Process, num_steps: int, table_size: int = 1000, offset: int = 0) -> Times:
+    """1 + k·⌊N/n⌋ + offset of N tabulated steps: the last is left out (Lin et al. 2024, table 2).
+
+    DDIM's own; Stable Diffusion's with offset 1.
+    """
+    _check_table(num_steps, table_size)
+    steps = 1 + offset + np.arange(num_steps - 1, -1, -1) * (table_size // num_steps)
+    return _table_grid(process, steps, table_size)
+
+
+def linspace_grid(process: Process, num_steps: int, table_size: int = 1000) -> Times:
+    """The nearest of N tabulated steps to equal ones from N to 1 (Lin et al. 2024, table 2).
+
+    `uniform_grid` has those between the tabulated, which diffusers' Euler methods take.
+    """
+    _check_table(num_steps, table_size)
+    steps = 1 + np.round(np.linspace(0, table_size - 1, num_steps))[::-1].astype(int)
+    return _table_grid(process, steps, table_size)
+
+
+def beta_grid(process: Process, num_steps: int, alpha: float = 0.6, beta: float = 0.6) -> Times:
+    """Quantiles of Beta(alpha, beta) in t, at equal steps of probability: denser at both ends (Lee et al. 2024)."""
+    quantiles = betaincinv(alpha, beta, _falling(process, num_steps))
+    return _ended(process, to_domain(process, jnp.asarray(quantiles)))
+
+
+def _level(process: Process, t: float) -> float:
+    """sigma/alpha, known even while tracing, for a domain is static."""
+    with jax.ensure_compile_time_eval():
+        alpha, sigma = float(process.alpha(jnp.asarray(t))), float(process.sigma(jnp.asarray(t)))
+    return sigma / alpha if alpha else math.inf
+
+
+def _spaced(
+    process: Process,
+    num_steps,
+    spacing: Callable[[np.ndarray, float, float], np.ndarray],
+    sigma_min: float | None,
+    sigma_max: float | None,
+) -> Times:
+    """The times of the levels spacing(ramp, sigma_min, sigma_max), ramp falling from 1 to 0; see the module.
+
+    Raises:
+        ValueError: the levels are not given where the process' own are infinite or zero; they do not rise, or lie
+            outside the domain.
+    """
+    _check_steps(num_steps)
+    (start, end), name = process.domain, type(process).__name__
+    least, most = _level(process, start), _level(process, end)
+    low, high = least if sigma_min is None else sigma_min, most if sigma_max is None else sigma_max
+    if low == 0 or high == math.inf:
+        raise ValueError(
+            f"{name} has noise levels sigma/alpha from {least:g} to {most:g}, between which there is no spacing: give "
+            f"sigma_min above 0 and a finite sigma_max, as 0.002 and 80; got {sigma_min} and {sigma_max}"
+        )
+    rounding = 1e-5  # of levels that a user computed in float32
+    if not least * (1 - rounding) <= low < high <= most * (1 + rounding):
+        raise ValueError(
+            f"sigma_min is below sigma_max, and for {name} both are from {least:g} to {most:g}; got {low:g} and {high:g}"
+        )
+    from_start = low <= least * (1 + rounding)
+    reaches_clean = from_start and process.clean_end == start
+    levels = jnp.asarray(spacing(np.linspace(1.0, 0.0, num_steps + reaches_clean), low, high))
+    times = process.time_of(jnp.ones_like(levels), levels)
+    if from_start:
+        times = times.at[-1].set(start)
+    if most == math.inf or high >= most * (1 - rounding):
+        times = times.at[0].set(end)
+    return times if reaches_clean else jnp.append(times, process.clean_end)
+
+
+def karras_grid(
+    process: Process,
+    num_steps: int,
+    rho: float = 7.0,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+) -> Times:
+    """Equal steps in (sigma/alpha)^(1/rho) (Karras et al. 2022, equation 5)."""
+    root = 1 / rho
+    spacing = lambda ramp, low, high: (low**root + ramp * (high**root - low**root)) ** rho
+    return _spaced(process, num_steps, spacing, sigma_min, sigma_max)
+
+
+def exponential_grid(
+    process: Process, num_steps: int, sigma_min: float | None = None, sigma_max: float | None = None
+) -> Times:
+    """Equal steps in log(sigma/alpha), and so in the log-SNR, its −2-fold (Lu et al. 2022, DPM-Solver)."""
+    spacing = lambda ramp, low, high: low * (high / low) ** ramp
+    return _spaced(process, num_steps, spacing, sigma_min, sigma_max)
+
+
+def beta_sigma_grid(
+    process: Process,
+    num_steps: int,
+    alpha: float = 0.6,
+    beta: float = 0.6,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+) -> Times:
+    """Quantiles of Beta(alpha, beta) in sigma/alpha: diffusers' reading of `beta_grid`, which the paper has in t."""
+    spacing = lambda ramp, low, high: low + (high - low) * betaincinv(alpha, beta, ramp)
+    return _spaced(process, num_steps, spacing, sigma_min, sigma_max)
+
+
+# sigma/alpha of ten steps, optimized for each model (Sabour et al. 2024, Align Your Steps, as on their project page).
+STABLE_DIFFUSION_LEVELS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
+STABLE_DIFFUSION_XL_LEVELS = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029)
+STABLE_VIDEO_DIFFUSION_LEVELS = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
+
+
+def align_your_steps_grid(process: Process, num_steps: int, levels: Sequence[float]) -> Times:
+    """Through published noise levels sigma/alpha, log-linear between them (Sabour et al. 2024, Align Your Steps).
+
+    The first and last level are the ends of the model that they were optimized for; this process' ends stand for them.
+
+    Raises:
+        ValueError: levels that do not fall, or lie outside the domain.
+    """
+    _check_steps(num_steps)
+    if len(levels) < 2 or not all(a > b > 0 for a, b in zip(levels, levels[1:], strict=False)):
+        raise ValueError(f"levels are two or more, falling, above 0; got {levels}")
+    place = np.linspace(0, len(levels) - 1, num_steps + 1)[1:-1]
+    inner = np.exp(np.interp(place, np.arange(len(levels)), np.log(levels)))
+    least, most = (_level(process, t) for t in process.domain)
+    if not np.all((least <= inner) & (inner <= most)):
+        raise ValueError(
+            f"the levels {inner} leave {type(process).__name__}'s noise levels, {least:g} to {most:g}; "
+            "use levels for this process, or change its domain"
+        )
+    times = process.time_of(jnp.ones(len(inner)), jnp.asarray(inner))
+    return jnp.concatenate([jnp.asarray([process.domain[1]]), times, jnp.asarray([process.clean_end])])

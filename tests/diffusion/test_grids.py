@@ -1,35 +1,299 @@
+"""Grids against published numbers, NumPy and closed forms; what the border refuses. Diffusers: parity/."""
+
+import functools
+import inspect
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
-from genjax.diffusion import RectifiedFlow, VarianceExploding, shift_time, to_domain, uniform_grid
+from genjax.diffusion import (
+    EDM,
+    RectifiedFlow,
+    VarianceExploding,
+    VariancePreservingCosine,
+    VariancePreservingTable,
+    align_your_steps_grid,
+    beta_grid,
+    beta_sigma_grid,
+    ddim,
+    exponential_grid,
+    floored_grid,
+    grids,
+    karras_grid,
+    leading_grid,
+    linspace_grid,
+    resolution_shift,
+    scaled_linear_betas,
+    shift_time,
+    stable_diffusion_3_grid,
+    to_domain,
+    trailing_grid,
+    uniform_grid,
+)
+from genjax.diffusion.samplers.tables import check_grid
+
+FLOW = RectifiedFlow()
+STABLE_DIFFUSION = VariancePreservingTable(betas=scaled_linear_betas())
+IN_TIME = [uniform_grid, floored_grid, stable_diffusion_3_grid, beta_grid]
+IN_LEVELS = [karras_grid, exponential_grid, beta_sigma_grid]
+OF_TABLES = [trailing_grid, leading_grid, linspace_grid]
+PUBLISHED = functools.partial(align_your_steps_grid, levels=grids.STABLE_DIFFUSION_LEVELS)
+named = lambda grid: getattr(grid, "__name__", "align_your_steps_grid")
+
+
+def levels(process, times):
+    """sigma/alpha in the domain, the clean end left out."""
+    times = times[times > process.clean_end]
+    return np.asarray(process.sigma(times) / process.alpha(times))
+
+
+def test_edm_table():
+    """Karras et al. 2022, equation 5, to all printed digits."""
+    printed = """80 57.586 40.786 28.375 19.352 12.910 8.4009 5.3152 3.2568 1.9233 1.0882 .58535 .29644 .13952 .059947
+                 .022935 .0075280 .002 0""".split()
+    grid = karras_grid(EDM(), 18)
+    assert len(grid) == 19
+    for value, digits in zip(grid, printed, strict=True):
+        half_of_the_last_digit = 0.5 * 10.0 ** -len(digits.partition(".")[2])
+        # and float32's 24 bits
+        np.testing.assert_allclose(value, float(digits), atol=half_of_the_last_digit * 1.001, rtol=1e-7)
 
 
 def test_flux_shifts_four_steps_at_4096_tokens():
-    grid = uniform_grid(RectifiedFlow(), 4, shift=float(np.exp(1.15)))
+    np.testing.assert_allclose(np.log([resolution_shift(n) for n in (256, 1024, 4096)]), [0.5, 0.63, 1.15])
+    grid = uniform_grid(FLOW, 4, shift=resolution_shift(4096))
     np.testing.assert_allclose(grid, [1, 0.9045, 0.7595, 0.5128, 0], atol=5e-5)  # as printed
-    np.testing.assert_array_equal(uniform_grid(RectifiedFlow(), 4), [1, 0.75, 0.5, 0.25, 0])
+    np.testing.assert_array_equal(uniform_grid(FLOW, 4), [1, 0.75, 0.5, 0.25, 0])
 
 
-def test_shift_three_of_28_steps():
-    grid = uniform_grid(RectifiedFlow(), 28, shift=3.0)
-    np.testing.assert_allclose(grid[:-1], shift_time(jnp.linspace(1, 1 / 28, 28), 3.0), rtol=1e-5)
-    np.testing.assert_allclose(grid[-3:], [0.1875, 0.1, 0], atol=5e-5)
-    ends = shift_time(jnp.linspace(1, 1 / 1000, 28), 3.0)[-3:]
-    np.testing.assert_allclose(ends, [0.1957, 0.1059, 0.0030], atol=5e-5)
+@pytest.mark.parametrize(
+    "grid, ends",
+    [
+        (stable_diffusion_3_grid, [0.1998, 0.1109, 0.0089, 0]),
+        (functools.partial(uniform_grid, shift=3.0), [0.1875, 0.1, 0]),
+        (functools.partial(floored_grid, shift=3.0), [0.1957, 0.1059, 0.0030, 0]),
+    ],
+    ids=["stable_diffusion_3", "uniform", "floored"],
+)
+def test_endings_of_28_steps_at_shift_three(grid, ends):
+    times = grid(FLOW, 28)
+    assert len(times) == 29 and times[0] == 1
+    np.testing.assert_allclose(times[-len(ends) :], ends, atol=5e-5)  # as printed
 
 
-def test_grids_fill_the_domain_from_the_noise_end():
+def test_uniform_grids_fill_the_domain_from_the_noise_end():
     process = VarianceExploding(domain=(0.2, 0.7))
     np.testing.assert_allclose(to_domain(process, jnp.array([0.0, 0.5, 1.0])), [0.2, 0.45, 0.7], rtol=1e-6)
     grid = uniform_grid(process, 5)
     np.testing.assert_allclose(grid, [0.7, 0.6, 0.5, 0.4, 0.3, 0.2], rtol=1e-6)
     grid = uniform_grid(process, 5, shift=2.0)
     np.testing.assert_allclose(grid, 0.2 + 0.5 * shift_time(jnp.linspace(1, 0, 6), 2.0), rtol=1e-6)
-    np.testing.assert_array_equal(uniform_grid(RectifiedFlow(), 1), [1, 0])
+    np.testing.assert_array_equal(uniform_grid(FLOW, 1), [1, 0])
+    np.testing.assert_allclose(uniform_grid(EDM(), 3), [80, 40.001, 0.002, 0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("num_steps", [0, -3])
-def test_grids_refuse_no_steps(num_steps):
-    with pytest.raises(ValueError, match=f"at least one step; got num_steps={num_steps}"):
-        uniform_grid(RectifiedFlow(), num_steps)
+# By NumPy and SciPy: level of step i of the last, from `low` to `high`.
+def karras_level(i, last, low, high):
+    return (high ** (1 / 7) + i / last * (low ** (1 / 7) - high ** (1 / 7))) ** 7
+
+
+def exponential_level(i, last, low, high):
+    return np.exp(np.log(high) + i / last * (np.log(low) - np.log(high)))
+
+
+def beta_sigma_level(i, last, low, high):
+    return low + scipy.stats.beta(0.6, 0.6).ppf(1 - i / last) * (high - low)
+
+
+@pytest.mark.parametrize(
+    "grid, level",
+    list(zip(IN_LEVELS, [karras_level, exponential_level, beta_sigma_level], strict=True)),
+    ids=named,
+)
+def test_levels_against_numpy(grid, level, float64):
+    """Where the domain holds its clean end, where it does not, and where one or both ends are given."""
+    n = 7
+    for process, options, low, high, last in (
+        (EDM(), {}, 0.002, 80.0, n - 1),
+        (EDM(), dict(sigma_min=0.1, sigma_max=10.0), 0.1, 10.0, n - 1),
+        (VarianceExploding(), {}, 0.01, 50.0, n),
+        (VarianceExploding(), dict(sigma_min=0.1), 0.1, 50.0, n - 1),
+        (VarianceExploding(), dict(sigma_min=0.01, sigma_max=5.0), 0.01, 5.0, n),
+    ):
+        times = grid(process, n, **options)
+        expected = level(np.arange(last + 1), last, low, high)
+        found = np.asarray(process.sigma(times))[: last + 1]
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        assert len(times) == n + 1 and times[-1] == process.clean_end
+        assert "sigma_max" in options or times[0] == process.domain[1]
+
+
+@pytest.mark.parametrize("process", [FLOW, VariancePreservingCosine()], ids=lambda p: type(p).__name__)
+def test_infinite_ends_stay_in_the_grid(process, float64):
+    """Levels of 0.002 to 80 with the noise end in the place of 80, and the clean end after them."""
+    for grid, level in ((karras_grid, karras_level), (exponential_grid, exponential_level)):
+        times = grid(process, 6, sigma_min=0.002, sigma_max=80.0)
+        assert len(times) == 7 and times[0] == 1 and times[-1] == 0
+        expected = level(np.arange(6), 5, 0.002, 80.0)[1:]
+        np.testing.assert_allclose(levels(process, times)[1:], expected, rtol=1e-11)
+        np.testing.assert_array_equal(grid(process, 1, sigma_min=0.002, sigma_max=80.0), [1, 0])
+
+
+def test_exponential_grid_is_uniform_in_log_snr(float64):
+    for process, inner in ((VarianceExploding(), slice(None)), (EDM(), slice(0, -1))):
+        log_snr = np.asarray(process.log_snr(exponential_grid(process, 9)[inner]))
+        np.testing.assert_allclose(np.diff(log_snr), np.diff(log_snr).mean(), rtol=1e-11)
+    # Variance exploding is geometric in t already.
+    np.testing.assert_allclose(
+        exponential_grid(VarianceExploding(), 9), uniform_grid(VarianceExploding(), 9), atol=1e-14
+    )
+
+
+def test_beta_grid_in_t(float64):
+    for a, b in ((0.6, 0.6), (1.0, 2.0)):
+        expected = scipy.stats.beta(a, b).ppf(np.linspace(1, 0, 11))
+        np.testing.assert_allclose(beta_grid(FLOW, 10, alpha=a, beta=b), expected, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(beta_grid(FLOW, 10, alpha=1.0, beta=1.0), uniform_grid(FLOW, 10), atol=1e-15)
+
+
+def test_spacings_of_ten_steps_of_a_table_of_1000():
+    """Lin et al. 2024, table 2."""
+    rows = {
+        leading_grid: [901, 801, 701, 601, 501, 401, 301, 201, 101, 1],
+        linspace_grid: [1000, 889, 778, 667, 556, 445, 334, 223, 112, 1],
+        trailing_grid: [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100],
+    }
+    for grid, steps in rows.items():
+        times = np.asarray(grid(STABLE_DIFFUSION, 10), np.float64)
+        np.testing.assert_allclose(1000 * times, [*steps, 0], rtol=1e-6)
+    np.testing.assert_allclose(1000 * leading_grid(STABLE_DIFFUSION, 10, offset=1)[-2], 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("grid", OF_TABLES, ids=named)
+def test_spacings_stay_in_the_table(grid):
+    for n in (1, 3, 7, 28, 333, 1000):
+        steps = 1000 * np.asarray(grid(STABLE_DIFFUSION, n), np.float64)
+        assert len(steps) == n + 1 and steps[-1] == 0 and np.all(np.diff(steps) < 0)
+        np.testing.assert_allclose(steps, np.round(steps), atol=1e-4)
+        assert steps[-2] > 0.5 and steps[0] < 1000.5
+
+
+def test_align_your_steps():
+    """The levels are there, and under Stable Diffusion's table they lie at the published integer timesteps."""
+    grid = PUBLISHED(STABLE_DIFFUSION, 10)
+    assert grid[0] == 1 and grid[-1] == 0
+    # The end is that of the table; float32 keeps five digits of its levels.
+    np.testing.assert_allclose(levels(STABLE_DIFFUSION, grid), grids.STABLE_DIFFUSION_LEVELS[:-1], rtol=1e-4)
+    published = {
+        grids.STABLE_DIFFUSION_LEVELS: [999, 850, 736, 645, 545, 455, 343, 233, 124, 24],
+        grids.STABLE_DIFFUSION_XL_LEVELS: [999, 845, 730, 587, 443, 310, 193, 116, 53, 13],
+    }
+    for numbers, timesteps in published.items():
+        times = align_your_steps_grid(STABLE_DIFFUSION, 10, numbers)
+        np.testing.assert_allclose(1000 * times[:-1] - 1, timesteps, atol=1)  # three digits of a level
+
+
+def test_align_your_steps_in_other_numbers(float64):
+    """Twenty steps hit every level and, between, geometric means."""
+    process, numbers = EDM(domain=(0.002, 700.0)), np.asarray(grids.STABLE_VIDEO_DIFFUSION_LEVELS)
+    grid = align_your_steps_grid(process, 20, grids.STABLE_VIDEO_DIFFUSION_LEVELS)
+    np.testing.assert_allclose(grid[:-1:2], numbers[:-1], rtol=1e-12)
+    np.testing.assert_allclose(grid[1::2], np.sqrt(numbers[:-1] * numbers[1:]), rtol=1e-12)
+    assert len(grid) == 21 and grid[-1] == 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_all_grids_of_all_processes_fall_from_end_to_end(every_process, n):
+    process = every_process
+    least, most = grids._level(process, process.domain[0]), grids._level(process, process.domain[1])
+    given = dict(sigma_min=0.02 if least == 0 else None, sigma_max=40.0 if most == np.inf else None)
+    for grid in [*IN_TIME, *(functools.partial(grid, **given) for grid in IN_LEVELS), PUBLISHED]:
+        times = grid(process, n)
+        assert len(times) == n + 1 and times.dtype == jnp.float32
+        assert np.all(np.diff(times) < 0), (grid, times)
+        np.testing.assert_allclose(times[0], process.domain[1], rtol=1e-6)
+        assert times[-1] == process.clean_end
+        check_grid(process, times)
+
+
+def test_grids_are_constants_under_jit_and_a_shift_may_be_traced():
+    for grid in (karras_grid, PUBLISHED):
+        np.testing.assert_array_equal(jax.jit(lambda grid=grid: grid(EDM(), 5))(), grid(EDM(), 5))
+    for grid in (uniform_grid, floored_grid, stable_diffusion_3_grid):
+        traced = jax.jit(lambda shift, grid=grid: grid(FLOW, 5, shift))(2.5)
+        np.testing.assert_allclose(traced, grid(FLOW, 5, 2.5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("grid", [*IN_TIME, *IN_LEVELS, *OF_TABLES, PUBLISHED], ids=named)
+def test_grids_refuse_steps_that_are_no_positive_integer(grid):
+    options = dict(sigma_min=0.1, sigma_max=10.0) if grid in IN_LEVELS else {}
+    for steps in (0, -3):
+        with pytest.raises(ValueError, match=f"at least one step; got num_steps={steps}"):
+            grid(FLOW, steps, **options)
+    # The run-time check of annotations, in tests alone, would see 2.5 first, as it does where one grid calls another.
+    if grid not in (PUBLISHED, stable_diffusion_3_grid):
+        with pytest.raises(ValueError, match="whole number of steps.*num_steps=2.5"):
+            inspect.unwrap(grid)(FLOW, 2.5, **options)
+
+
+@pytest.mark.parametrize("grid", IN_LEVELS, ids=named)
+def test_levels_are_given_where_the_process_has_none_and_lie_in_its_domain(grid):
+    for given in ({}, dict(sigma_min=0.002), dict(sigma_max=80.0), dict(sigma_min=0.0, sigma_max=80.0)):
+        with pytest.raises(ValueError, match="RectifiedFlow has noise levels .* give sigma_min above 0"):
+            grid(FLOW, 5, **given)
+    for low, high in ((1.0, 1.0), (2.0, 1.0), (0.001, 1.0), (0.1, 81.0), (np.nan, 1.0)):
+        with pytest.raises(
+            ValueError, match="sigma_min is below sigma_max, and for EDM both are from 0.002 to 80"
+        ):
+            grid(EDM(), 5, sigma_min=low, sigma_max=high)
+
+
+def test_other_borders():
+    for grid in OF_TABLES:
+        with pytest.raises(ValueError, match="1000 steps cannot be walked in num_steps=1001"):
+            grid(STABLE_DIFFUSION, 1001)
+        with pytest.raises(ValueError, match="EDM, whose domain is 0.002 to 80"):
+            grid(EDM(), 5)
+    with pytest.raises(ValueError, match="got steps 2 to 1001"):
+        leading_grid(STABLE_DIFFUSION, 1000, offset=1)
+    with pytest.raises(ValueError, match="got steps 1 to 2000"):
+        linspace_grid(STABLE_DIFFUSION, 5, table_size=2000)
+    for floor in (0.0, 1.0):
+        with pytest.raises(ValueError, match="floor is a fraction"):
+            floored_grid(FLOW, 5, floor=floor)
+    for bad in ((1.0,), (1.0, 1.0), (1.0, 2.0), (1.0, 0.0)):
+        with pytest.raises(ValueError, match="levels are two or more, falling"):
+            align_your_steps_grid(FLOW, 5, bad)
+    with pytest.raises(ValueError, match="leave EDM's noise levels, 0.002 to 80"):
+        align_your_steps_grid(EDM(), 5, (500.0, 100.0, 1.0, 0.01))
+
+
+@pytest.mark.parametrize(
+    "times, message",
+    [
+        (jnp.ones((3, 2)), r"shape \[steps \+ 1\].*got shape \(3, 2\)"),
+        (jnp.asarray([1.0]), r"got shape \(1,\)"),
+        (jnp.asarray([1.0, 0.5, -0.1]), "runs from -0.1 to 1.*RectifiedFlow has times from 0 to 1"),
+        (jnp.asarray([1.1, 0.5, 0.0]), "runs from 0 to 1.1"),
+        (jnp.asarray([1.0, np.nan, 0.0]), "runs from nan to nan"),
+    ],
+    ids=["shape", "one time", "below", "above", "nan"],
+)
+def test_samplers_refuse_grids_of_wrong_shape_or_outside_the_domain(times, message):
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(check_grid)(
+            FLOW, times
+        )  # annotations, checked in tests alone, would see the shape first
+    if times.ndim == 1:
+        with pytest.raises(ValueError, match=message):
+            ddim(lambda x, t: None, FLOW, jnp.zeros((1, 2)), times)
+
+
+def test_samplers_take_a_domain_and_its_clean_end():
+    check_grid(EDM(), jnp.asarray([80.0, 0.0]))
+    check_grid(FLOW, jnp.asarray([0.0, 1.0]))  # inversion
+    check_grid(FLOW, jnp.asarray([1 + 5e-7, 0.0]))  # rounding
+    jax.jit(lambda times: check_grid(FLOW, times))(jnp.asarray([2.0, 0.0]))  # no values to check
