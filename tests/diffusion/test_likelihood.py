@@ -14,6 +14,7 @@ from genjax.diffusion import (
     Prediction,
     RectifiedFlow,
     VariancePreservingCosine,
+    VariancePreservingTable,
     bits_per_dimension,
     continuous_bound,
     dequantize,
@@ -23,8 +24,8 @@ from genjax.diffusion import (
     sample_keys,
     uniform_grid,
 )
-from genjax.diffusion.processes import expand
-from genjax.diffusion.targets import combine
+from genjax.diffusion.processes import expand, linear_betas
+from genjax.diffusion.targets import combine, score
 
 WEIGHTS, MEANS, DEVIATIONS = np.array([0.3, 0.7]), np.array([-2.0, 1.0]), np.array([0.5, 0.8])
 FLOW = RectifiedFlow()
@@ -32,7 +33,8 @@ VP_ENDING_EARLY = VariancePreservingCosine(domain=(0.0, 0.97))  # alpha = .047 i
 
 
 def parameters():
-    return tuple(jnp.asarray(a) for a in (WEIGHTS, MEANS, DEVIATIONS))
+    # Copied, as JAX hands out a NumPy array that a live program holds in the precision of that program.
+    return tuple(jnp.asarray(a.copy()) for a in (WEIGHTS, MEANS, DEVIATIONS))
 
 
 def cumulative(x):
@@ -123,16 +125,15 @@ def test_hutchinson_is_unbiased(float64):
     size = 4000
     keys, x = sample_keys(jax.random.key(0), jnp.arange(3 * size)), np.repeat(POINTS, size, axis=0)
     deviations = []
-    for options in ({}, {"probe": jax.random.normal}, {"num_probes": 4}):
+    for options in ({}, {"probe": jax.random.normal, "num_probes": 4}):
         result = plane_log_likelihood(x, keys, **options).reshape(3, size)
         deviations.append(result.std(1))
         error = result.std(1) / np.sqrt(size)
         assert error.min() > 1e-4  # there is something to average
         assert np.all(np.abs(result.mean(1) - plane_log_density(POINTS)) < 4 * error)
-    signs, normal, four = deviations
-    assert np.all(normal > signs)
-    # Deviations of 4000 draws are known to 2 % or so.
-    np.testing.assert_allclose(four, signs / 2, rtol=0.08)
+    one_sign, four_normals = deviations
+    # For a symmetric Jacobian, one normal has the variance of one sign and that of the diagonal besides.
+    assert np.all(one_sign / 2 < four_normals)
 
 
 def test_hutchinson_by_signs_is_exact_for_a_diagonal_jacobian(float64):
@@ -219,7 +220,7 @@ def gaussian_error(x, log_snr):
 def test_bounds_of_a_gaussian_term_by_term(process, float64):
     copies, highest, lowest, num_steps = 8000, 6.0, -9.0, 12
     x = jnp.repeat(jnp.asarray(X), copies)[:, None]
-    denoiser = optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros((1, 1)), jnp.full(1, S))
+    denoiser = jax.jit(optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros((1, 1)), jnp.full(1, S)))
     times = grid_by_log_snr(process, highest, lowest, num_steps)
     discrete = discrete_bound(jax.random.key(0), denoiser, x, process, times)
     continuous = continuous_bound(
@@ -274,11 +275,9 @@ def test_bounds_of_the_mixture_lie_below_and_become_tight(float64):
 
 
 def test_prior_term_of_ddpm(float64):
-    """alpha² = 4.0358e-5 is what 1000 linear steps leave: 2.911e-5 bits per dimension where x² = 1."""
-    process = VariancePreservingCosine()
-    first = process.time_at(jnp.log(4.0358e-5 / (1 - 4.0358e-5)))
-    denoiser = lambda x_t, t: Prediction(x_t, x_t)
-    times = jnp.stack([first, jnp.asarray(0.1)])
+    """After the 1000 linear steps: 2.911e-5 bits per dimension where x² = 1."""
+    process, denoiser = VariancePreservingTable(betas=linear_betas()), lambda x_t, t: Prediction(x_t, x_t)
+    times = jnp.array([process.domain[1], 0.1])
     bound = discrete_bound(jax.random.key(0), denoiser, jnp.ones((1, 5, 4)), process, times)
     np.testing.assert_allclose(bits_per_dimension(-bound.prior, 20), [2.911e-5], rtol=2e-4)  # as printed
 
@@ -410,17 +409,17 @@ def test_denoising_and_explicit_score_matching_differ_by_a_constant(float64):
     mass = jnp.asarray((WEIGHTS[component] * weights[i] * weights[j]).ravel())
     times = jnp.full(len(x), t)
     x_t = FLOW.corrupt(x, z, times)
-    target = combine(FLOW, lambda process, t: (jnp.zeros_like(t), -1 / process.sigma(t)), x, z, times)
+    target = combine(FLOW, score, x, z, times)
     grid = jnp.linspace(-12, 12, 2401)
     at_grid = jnp.full(len(grid), t)
     density = jnp.exp(optimal.gaussian_mixture_log_density(FLOW, *parameters(), grid, at_grid))
-    score = optimal.gaussian_mixture_score(FLOW, *parameters(), grid, at_grid)
+    exact = optimal.gaussian_mixture_score(FLOW, *parameters(), grid, at_grid)
 
     model = lambda theta, x: theta[0] * jnp.sin(theta[1] * x) - theta[2] * x
     denoising = lambda theta: jnp.sum(mass * (model(theta, x_t) - target) ** 2)
-    explicit = lambda theta: jnp.sum(density * (model(theta, grid) - score) ** 2) * 0.01
+    explicit = lambda theta: jnp.sum(density * (model(theta, grid) - exact) ** 2) * 0.01
     thetas = jnp.array([[0.5, 1.0, 0.3], [-1.0, 2.0, 1.0], [0.2, 0.5, -0.4]])
-    constant = 1 / t**2 - jnp.sum(density * score**2) * 0.01
+    constant = 1 / t**2 - jnp.sum(density * exact**2) * 0.01
     for theta in thetas:
         np.testing.assert_allclose(denoising(theta) - explicit(theta), constant, rtol=1e-9)
         np.testing.assert_allclose(jax.grad(denoising)(theta), jax.grad(explicit)(theta), atol=1e-9)

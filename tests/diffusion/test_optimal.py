@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,20 +50,27 @@ def moments(process, x_t, t):
     return evidence, mean, integral(lambda x: (x - mean) ** 2) / evidence
 
 
+def parameters():
+    # Copied, as JAX hands out a NumPy array that a live program holds in the precision of that program.
+    return tuple(jnp.asarray(a.copy()) for a in (WEIGHTS, MEANS, DEVIATIONS))
+
+
 def mixture(process):
-    return optimal.gaussian_mixture(
-        process, jnp.asarray(WEIGHTS), jnp.asarray(MEANS), jnp.asarray(DEVIATIONS)
-    )
+    return jax.jit(optimal.gaussian_mixture(process, *parameters()))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def log_density(process, x_t, t):
-    parameters = (jnp.asarray(a) for a in (WEIGHTS, MEANS, DEVIATIONS))
-    return optimal.gaussian_mixture_log_density(process, *parameters, x_t, t)
+    return optimal.gaussian_mixture_log_density(process, *parameters(), x_t, t)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def score(process, x_t, t):
-    parameters = (jnp.asarray(a) for a in (WEIGHTS, MEANS, DEVIATIONS))
-    return optimal.gaussian_mixture_score(process, *parameters, x_t, t)
+    return optimal.gaussian_mixture_score(process, *parameters(), x_t, t)
+
+
+def finite(process, points):
+    return jax.jit(optimal.finite_data(process, points))
 
 
 @processes
@@ -90,7 +99,7 @@ def test_log_density_of_the_mixture_itself(float64):
 def test_score_is_the_gradient_and_minus_the_noise_over_sigma(process, float64):
     start, end = process.domain
     x_t, t = jnp.linspace(-4, 4, 9), jnp.linspace(start, end, 9)
-    gradient = jax.grad(lambda x: jnp.sum(log_density(process, x, t)))(x_t)
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(log_density(process, x, t))))(x_t)
     np.testing.assert_allclose(score(process, x_t, t), gradient, atol=1e-10)
     later = slice(1, None)  # rectified flow and VP start at sigma = 0
     result = -mixture(process)(x_t, t).noise / process.sigma(t)
@@ -109,10 +118,10 @@ def test_ends(process):
     # The mixture's mean; its weights .3 and .7 are rounded as log densities down to −9 are, 1e-6.
     np.testing.assert_allclose(prediction.clean, np.full(3, 0.1), atol=2e-6)
     np.testing.assert_allclose(prediction.noise, x, rtol=1e-6)
-    prediction = optimal.finite_data(process, points)(x, at_clean)
+    prediction = finite(process, points)(x, at_clean)
     np.testing.assert_allclose(prediction.clean, [-1.5, 0.3, 1.5], rtol=1e-6)  # the nearest
     np.testing.assert_array_equal(prediction.noise, 0)
-    prediction = optimal.finite_data(process, points)(x, at_noise)
+    prediction = finite(process, points)(x, at_noise)
     np.testing.assert_allclose(prediction.clean, np.full(3, 0.1), rtol=1e-6)
     np.testing.assert_allclose(prediction.noise, x, rtol=1e-6)
 
@@ -124,7 +133,7 @@ def test_both_halves_add_up_to_the_state(process, float64):
     t = jnp.linspace(start + 0.01, end, 8)
     points = x_t[:5] * jnp.array([1.0, 0.5])
     for denoiser in (
-        optimal.finite_data(process, points),
+        finite(process, points),
         optimal.gaussian_mixture(process, jnp.ones(5), points, jnp.linspace(0.1, 0.5, 5)),
         optimal.gaussian_mixture(process, jnp.ones(5), points, jnp.abs(points) + 0.1),
     ):
@@ -163,7 +172,7 @@ def test_finite_data_against_numpy(process, float64):
     x_t = 1.5 * random.standard_normal((4, 3, 2))
     start, end = process.domain
     t = start + (end - start) * np.array([0.2, 0.5, 0.8, 0.95])
-    prediction = optimal.finite_data(process, jnp.asarray(points))(jnp.asarray(x_t), jnp.asarray(t))
+    prediction = finite(process, jnp.asarray(points))(jnp.asarray(x_t), jnp.asarray(t))
     for i in range(4):
         alpha, sigma = numbers(process, t[i])
         logits = -np.sum((x_t[i] - alpha * points) ** 2, axis=(1, 2)) / (2 * sigma**2)
@@ -179,7 +188,7 @@ def test_a_mixture_of_vanishing_deviations_is_finite_data(process, float64):
     points, x_t = jnp.asarray(random.standard_normal((5, 2))), jnp.asarray(random.standard_normal((6, 2)))
     start, end = process.domain
     t = start + (end - start) * jnp.linspace(0.3, 1.0, 6)
-    expected = optimal.finite_data(process, points)(x_t, t)
+    expected = finite(process, points)(x_t, t)
     result = optimal.gaussian_mixture(process, jnp.ones(5), points, jnp.full(5, 1e-6))(x_t, t)
     # They differ by s²/sigma², 1e-8 at sigma ≥ .01 times what stands before it.
     np.testing.assert_allclose(result.clean, expected.clean, atol=1e-7)
@@ -200,7 +209,7 @@ def test_far_from_the_data_in_float32(distance):
     process = RectifiedFlow()
     x_t, t = jnp.array([-distance, distance]), jnp.array([0.5, 0.5])
     points = jnp.array([-1.0, 0.2, 1.0])
-    prediction = optimal.finite_data(process, points)(x_t, t)
+    prediction = finite(process, points)(x_t, t)
     np.testing.assert_allclose(prediction.clean, [-1, 1], rtol=1e-6)
     np.testing.assert_allclose(prediction.noise, (x_t - 0.5 * jnp.array([-1.0, 1.0])) / 0.5, rtol=1e-6)
     with jax.enable_x64(True):
@@ -215,7 +224,7 @@ def test_close_to_the_data_in_float32():
     x, direction = np.random.default_rng(0).uniform(-1, 1, (2, 784))
     points = np.stack([x, x + 1e-4 * direction]).astype(np.float32)  # apart by 1.6e-3, less than sigma
     x_t, t = points[:1], np.array([0.002])
-    result = optimal.finite_data(EDM(), jnp.asarray(points))(jnp.asarray(x_t), jnp.asarray(t, jnp.float32))
+    result = finite(EDM(), jnp.asarray(points))(jnp.asarray(x_t), jnp.asarray(t, jnp.float32))
     further = np.sum((points[1].astype(float) - points[0]) ** 2) / (2 * 0.002**2)
     weight = 1 / (1 + np.exp(-further))  # of the first
     expected = weight * points[0] + (1 - weight) * points[1]
@@ -228,11 +237,11 @@ def test_gradients_are_finite_at_both_ends(end):
     process, x, t = RectifiedFlow(), jnp.array([[0.5], [-1.0]]), jnp.full(2, end)
     points = jnp.array([[0.5], [-0.3]])
     for denoiser in (
-        optimal.finite_data(process, points),
+        finite(process, points),
         optimal.gaussian_mixture(process, jnp.ones(2), points, jnp.ones(2)),
     ):
         for half in (0, 1):
-            gradient = jax.grad(lambda x, f=denoiser, half=half: jnp.sum(f(x, t)[half]))(x)
+            gradient = jax.jit(jax.grad(lambda x, f=denoiser, half=half: jnp.sum(f(x, t)[half])))(x)
             assert np.all(np.isfinite(gradient))
 
 
