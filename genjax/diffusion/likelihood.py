@@ -50,6 +50,9 @@ def log_likelihood(
 
     Returns:
         log p(x) in nats, and the latents x_1, [batch *shape].
+
+    Raises:
+        RuntimeError: while it runs, if 4096 steps do not suffice for the tolerances.
     """
     batch, *shape = x.shape
     dimensions = math.prod(shape)
