@@ -37,8 +37,9 @@ def log_likelihood(
 ) -> tuple[Nats, Samples]:
     """log p(x) = log N(x_1; 0, sigma(1)²) + ∫ tr(∂v/∂x_t) dt along dx_t/dt = v (Song et al. 2021, equation 39).
 
-    x is taken as the state at the domain's clean end, so that it is the density of data noised that much. Forward
-    derivatives of the denoiser are needed, as many at once as dimensions for the exact trace.
+    x is taken as the state at the domain's clean end, so that it is the density of data noised that much; where the
+    velocity is infinite there (variance preserving, linear), let the domain start later, at 1e-5. Forward derivatives
+    of the denoiser are needed, as many at once as dimensions for the exact trace.
 
     Args:
         keys: None for the exact trace; one per sample for Hutchinson's unbiased estimate εᵀ(∂v/∂x_t)ε of it
@@ -52,7 +53,7 @@ def log_likelihood(
         log p(x) in nats, and the latents x_1, [batch *shape].
 
     Raises:
-        RuntimeError: while it runs, if 4096 steps do not suffice for the tolerances.
+        RuntimeError: while it runs, if 4096 steps do not suffice for the tolerances, or the velocity is not finite.
     """
     batch, *shape = x.shape
     dimensions = math.prod(shape)
