@@ -375,7 +375,7 @@ class EDM(Process):
 
 @dataclass(frozen=True, kw_only=True)
 class TrigFlow(Process):
-    """alpha = cos(t), sigma = s·sin(t) for data of deviation s, t from 0 to π/2 (Lu & Song 2025, section 3)."""
+    """alpha = cos(t), sigma = s·sin(t) for data of deviation s, t from 0 to π/2 (Lu & Song 2025)."""
 
     domain: Sequence[float] = (0.0, math.pi / 2)
     data_deviation: float = 0.5
@@ -395,7 +395,7 @@ class TrigFlow(Process):
 
 @dataclass(frozen=True, kw_only=True)
 class Shifted(Process):
-    """`base` at later times: those at which its log-SNR is lower by 2·log(shift) (Hoogeboom et al. 2023, equation 6).
+    """`base` at later times: those at which its log-SNR is lower by 2·log(shift) (Hoogeboom et al. 2023).
 
     With shift = (resolution)/(resolution at shift 1) the noise after averaging pixels down stays the same. For
     rectified flow this is `shift_time` (Esser et al. 2024, equation 23). What a network sees is what it would

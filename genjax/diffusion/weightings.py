@@ -26,7 +26,7 @@ def uniform(process: Process, target: Target, t: Times) -> Times:
 
 
 def min_snr(process: Process, target: Target, t: Times, gamma: float = 5.0) -> Times:
-    """min(SNR, gamma) on the clean error (Hang et al. 2023, section 3.4): 1 on noise where SNR ≤ gamma."""
+    """min(SNR, gamma) on the clean error (Hang et al. 2023): 1 on noise where SNR ≤ gamma."""
     alpha2, sigma2, D2 = _squares(process, target, t)
     return jnp.minimum(alpha2, gamma * sigma2) / D2
 
@@ -47,6 +47,6 @@ def sigmoid(process: Process, target: Target, t: Times, bias: float = 0.0) -> Ti
 
 
 def p2(process: Process, target: Target, t: Times, k: float = 1.0, gamma: float = 1.0) -> Times:
-    """1/(k + SNR)^gamma on the noise error (Choi et al. 2022, equation 8)."""
+    """1/(k + SNR)^gamma on the noise error (Choi et al. 2022)."""
     alpha2, sigma2, D2 = _squares(process, target, t)
     return alpha2 * (sigma2 / (k * sigma2 + alpha2)) ** gamma / D2

@@ -89,7 +89,7 @@ def test_relations_between_targets(example):
     np.testing.assert_allclose(y(cosine, velocity), np.pi / 2 * y(cosine, v), rtol=1e-12, atol=1e-13)
     one = functools.partial(edm, data_deviation=1.0)
     np.testing.assert_allclose(y(cosine, one), -y(cosine, v), rtol=1e-12, atol=1e-13)
-    # TrigFlow's network times the data's deviation is its velocity (Lu & Song 2025, equation 3); the sign is EDM's.
+    # TrigFlow's network times the data's deviation is its velocity (Lu & Song 2025); the sign is EDM's.
     trig_edm = functools.partial(edm, data_deviation=0.7)
     np.testing.assert_allclose(-0.7 * y(trig, trig_edm), y(trig, velocity), rtol=1e-12, atol=1e-13)
 

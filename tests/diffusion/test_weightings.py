@@ -42,7 +42,7 @@ def compare(weighting, process, target, expected):
 
 
 def test_min_snr(float64):
-    """The weights of the three targets that the paper lists (Hang et al. 2023, section 3.4)."""
+    """The weights of the three targets that the paper lists (Hang et al. 2023)."""
     snr = 1 / np.tan(np.pi / 2 * TIMES) ** 2
     for gamma in (5.0, 1.0):
         weighting = functools.partial(weightings.min_snr, gamma=gamma)
@@ -63,7 +63,7 @@ def test_edm(float64):
 
 
 def test_sigmoid(float64):
-    """On noise sigmoid(b − λ), and so on data e^b·sigmoid(λ − b) (Hoogeboom et al. 2024, section 3)."""
+    """On noise sigmoid(b − λ), and so on data e^b·sigmoid(λ − b) (Hoogeboom et al. 2024)."""
     log_snr = -2 * np.log(np.tan(np.pi / 2 * TIMES))
     compare(WEIGHTINGS["sigmoid"], VariancePreservingCosine(), noise, expit(1.5 - log_snr))
     compare(WEIGHTINGS["sigmoid"], VariancePreservingCosine(), clean, np.exp(1.5) * expit(log_snr - 1.5))
