@@ -5,22 +5,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.svm import SVC
 
+from genjax import diffusion
 from genjax.data import load_dataset, to_float
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.slow
 def test_the_slide_runs_as_shown_and_draws_digits():
-    (slide,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
-    exec(slide, names)
-    jax, jnp, diffusion = names["jax"], names["jnp"], names["diffusion"]
+    exec(SNIPPETS[0], names)
     assert names["images"].shape == (10, 8, 8, 1)
     train = load_dataset("digits").source[:]
     classifier = SVC(C=10.0).fit(to_float(train["image"]).reshape(-1, 64), train["label"])
@@ -29,6 +31,17 @@ def test_the_slide_runs_as_shown_and_draws_digits():
     images = names["sample"](names["params"], jax.random.key(1), jnp.asarray(labels), 2.0, grid)
     right = np.mean(classifier.predict(np.clip(images, -1, 1).reshape(100, 64)) == labels)
     assert right > 0.9  # 0.99 when this was written; 0.1 by chance
+
+
+def test_a_sampler_written_as_shown_is_ddim():
+    names = {}
+    exec(SNIPPETS[1], names)
+    process, noise = diffusion.VariancePreservingLinear(), jax.random.normal(jax.random.key(0), (4, 3))
+    denoiser = lambda x, t: diffusion.Prediction(jnp.tanh(x), x * t[:, None])
+    arguments = denoiser, process, noise, diffusion.uniform_grid(process, 5)
+    samples = names["my_ddim"](*arguments)
+    np.testing.assert_array_equal(samples, diffusion.ddim(*arguments))
+    assert np.abs(samples - noise).max() > 0.1
 
 
 def test_files_and_flags_that_are_named_exist():
