@@ -1,0 +1,282 @@
+"""Samplers against the schedulers of diffusers, step by step: same denoising function, grid, and drawn noise.
+
+Where a scheduler has a choice that changes the mathematics it is made in CASES, with the reason. Its state is x_t; of
+Euler's, Heun's and LMS it is x_t/alpha. Its sigmas are sigma/alpha, except of flow matching, where they are sigma.
+"""
+
+import sys
+from functools import partial
+from typing import NamedTuple
+
+import diffusers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from genjax.diffusion import (
+    EDM,
+    Prediction,
+    RectifiedFlow,
+    VariancePreservingTable,
+    linear_betas,
+    sample_keys,
+    samplers,
+    zero_terminal_snr,
+)
+from genjax.diffusion.samplers.tables import Table, run
+
+BATCH, DIMENSIONS = 16, 4
+STEPS = 10
+KEYS = sample_keys(jax.random.key(0), jnp.arange(BATCH))
+
+# Relative to the largest number in the states at that time. Both sides work in float32, where one rounding is 6e-8 and
+# the differences of logarithms that schedulers divide by have errors of about 1e-6; measured are up to 1e-6.
+TOLERANCE = 1e-5
+
+
+class Case(NamedTuple):
+    scheduler: object
+    sampler: object
+    process: object = VariancePreservingTable()
+    step: dict = {}  # options of the scheduler's step
+    grid: dict = {}  # options of its set_timesteps
+    compared: int | None = None  # how many states are
+
+
+dpm = diffusers.DPMSolverMultistepScheduler
+
+
+CASES = {
+    # x̂ is not clipped here. "trailing" makes the steps equal: from 999 by 99 to the clean end.
+    "DDPM": Case(
+        partial(diffusers.DDPMScheduler, clip_sample=False, timestep_spacing="trailing"),
+        samplers.ddpm,
+    ),
+    # "leading" ends at timestep 0, where no noise is drawn whatever the variance.
+    "DDPM, learned variance": Case(
+        partial(
+            diffusers.DDPMScheduler,
+            clip_sample=False,
+            timestep_spacing="leading",
+            variance_type="learned_range",
+        ),
+        samplers.ddpm,
+    ),
+    "DDIM": Case(
+        partial(diffusers.DDIMScheduler, clip_sample=False, timestep_spacing="trailing"), samplers.ddim
+    ),
+    "DDIM, eta .7": Case(
+        partial(diffusers.DDIMScheduler, clip_sample=False, timestep_spacing="trailing"),
+        partial(samplers.ddim, eta=0.7),
+        step={"eta": 0.7},
+    ),
+    "DDIM from alpha = 0": Case(
+        partial(
+            diffusers.DDIMScheduler,
+            clip_sample=False,
+            timestep_spacing="trailing",
+            rescale_betas_zero_snr=True,
+            prediction_type="v_prediction",
+        ),
+        samplers.ddim,
+        VariancePreservingTable(betas=zero_terminal_snr(linear_betas())),
+    ),
+    "Euler": Case(diffusers.EulerDiscreteScheduler, samplers.ddim),
+    "Euler, Karras": Case(partial(diffusers.EulerDiscreteScheduler, use_karras_sigmas=True), samplers.ddim),
+    "Euler ancestral": Case(diffusers.EulerAncestralDiscreteScheduler, samplers.euler_ancestral),
+    "Heun": Case(partial(diffusers.HeunDiscreteScheduler, beta_start=1e-4, beta_end=0.02), samplers.edm_heun),
+    "Heun, Karras": Case(
+        partial(diffusers.HeunDiscreteScheduler, beta_start=1e-4, beta_end=0.02, use_karras_sigmas=True),
+        samplers.edm_heun,
+    ),
+    "LMS": Case(diffusers.LMSDiscreteScheduler, samplers.lms),
+    "LMS, order 2": Case(diffusers.LMSDiscreteScheduler, partial(samplers.lms, order=2), step={"order": 2}),
+    "DPM-Solver++ 2M": Case(dpm, samplers.dpm_solver_pp_2m),
+    "DPM-Solver++ 2M, Karras": Case(partial(dpm, use_karras_sigmas=True), samplers.dpm_solver_pp_2m),
+    "DPM-Solver++ 2M, heun": Case(
+        partial(dpm, solver_type="heun"), partial(samplers.dpm_solver_pp_2m, form="heun")
+    ),
+    "DPM-Solver++ 2M to sigma_min": Case(
+        partial(dpm, final_sigmas_type="sigma_min", lower_order_final=False), samplers.dpm_solver_pp_2m
+    ),
+    "DPM-Solver++ 2M to sigma_min, lower order": Case(
+        partial(dpm, final_sigmas_type="sigma_min"),
+        partial(samplers.dpm_solver_pp_2m, lower_order_final=True),
+    ),
+    "DPM-Solver++ 2M, flow": Case(
+        partial(dpm, use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"),
+        samplers.dpm_solver_pp_2m,
+        RectifiedFlow(),
+    ),
+    "SDE-DPM-Solver++ 2M": Case(
+        partial(dpm, algorithm_type="sde-dpmsolver++"), partial(samplers.dpm_solver_pp_2m, eta=1.0)
+    ),
+    "SDE-DPM-Solver++ 2M, Karras, heun": Case(
+        partial(dpm, algorithm_type="sde-dpmsolver++", use_karras_sigmas=True, solver_type="heun"),
+        partial(samplers.dpm_solver_pp_2m, eta=1.0, form="heun"),
+    ),
+    # Its second-order steps follow solver_type; its third-order ones, whatever that is, halve the second
+    # derivative once too often, so here `curvature` is .5.
+    "DPM-Solver++ 3M": Case(
+        partial(dpm, solver_order=3, solver_type="heun"),
+        partial(samplers.dpm_solver_pp_3m, curvature=0.5, lower_order_final=True),
+    ),
+    "DPM-Solver++ 3M, Karras": Case(
+        partial(dpm, solver_order=3, solver_type="heun", use_karras_sigmas=True),
+        partial(samplers.dpm_solver_pp_3m, curvature=0.5, lower_order_final=True),
+    ),
+    "DPM-Solver++ 3M to sigma_min": Case(
+        partial(
+            dpm, solver_order=3, solver_type="heun", final_sigmas_type="sigma_min", lower_order_final=False
+        ),
+        partial(samplers.dpm_solver_pp_3m, curvature=0.5),
+    ),
+    "DEIS, order 2": Case(
+        partial(diffusers.DEISMultistepScheduler, solver_order=2),
+        partial(samplers.deis, order=2, lower_order_final=True),
+    ),
+    "DEIS, order 3": Case(
+        partial(diffusers.DEISMultistepScheduler, solver_order=3),
+        partial(samplers.deis, order=3, lower_order_final=True),
+    ),
+    "DEIS, order 3 to the end": Case(
+        partial(diffusers.DEISMultistepScheduler, solver_order=3, lower_order_final=False),
+        partial(samplers.deis, order=3),
+    ),
+    "EDM, Euler": Case(diffusers.EDMEulerScheduler, samplers.euler, EDM()),
+    "EDM, DPM-Solver++ 2M": Case(diffusers.EDMDPMSolverMultistepScheduler, samplers.dpm_solver_pp_2m, EDM()),
+    "EDM, SDE-DPM-Solver++ 2M": Case(
+        partial(diffusers.EDMDPMSolverMultistepScheduler, algorithm_type="sde-dpmsolver++"),
+        partial(samplers.dpm_solver_pp_2m, eta=1.0),
+        EDM(),
+    ),
+    "EDM, DPM-Solver++ 3M": Case(
+        partial(diffusers.EDMDPMSolverMultistepScheduler, solver_order=3, solver_type="heun"),
+        partial(samplers.dpm_solver_pp_3m, curvature=0.5, lower_order_final=True),
+        EDM(),
+    ),
+    "flow matching, Euler": Case(
+        partial(diffusers.FlowMatchEulerDiscreteScheduler, shift=3.0), samplers.euler, RectifiedFlow()
+    ),
+    "flow matching, Euler, dynamic shift": Case(
+        partial(diffusers.FlowMatchEulerDiscreteScheduler, use_dynamic_shifting=True),
+        samplers.euler,
+        RectifiedFlow(),
+        grid={"mu": 0.8},
+    ),
+    # Its last step is Euler's, ours is Heun's: compared are the states before it.
+    "flow matching, Heun": Case(
+        partial(diffusers.FlowMatchHeunDiscreteScheduler, shift=3.0),
+        samplers.heun,
+        RectifiedFlow(),
+        compared=STEPS,
+    ),
+}
+
+
+def two_normals(x, alpha, sigma, tanh):
+    """x̂ and ẑ for data whose every number is from N(1, 1/4) or N(−1, 1/4)."""
+    variance = alpha**2 / 4 + sigma**2
+    centre = tanh(alpha * x / variance)  # of ±1, how likely each is
+    return (alpha * x / 4 + sigma**2 * centre) / variance, sigma * (x - alpha * centre) / variance
+
+
+def learned_variance(x, tanh):
+    """In [0, 1], from the least to the largest."""
+    return (1 + tanh(x)) / 2
+
+
+def levels(scheduler):
+    """alpha and sigma at each evaluation, and at the end."""
+    if not hasattr(scheduler, "sigmas"):
+        squares = torch.cat([scheduler.alphas_cumprod[scheduler.timesteps], torch.ones(1)]).double()
+        return squares.sqrt(), (1 - squares).sqrt()
+    sigmas = scheduler.sigmas.double()
+    if "FlowMatch" in type(scheduler).__name__ or scheduler.config.get("use_flow_sigmas"):
+        return 1 - sigmas, sigmas
+    if "EDM" in type(scheduler).__name__:
+        return torch.ones_like(sigmas), sigmas
+    alphas = (1 + sigmas**2).rsqrt()
+    return alphas, alphas * sigmas
+
+
+def network(scheduler, x, t, alpha, sigma):
+    """What a perfect network, of the kind that the scheduler expects, says to its state."""
+    if hasattr(scheduler, "scale_model_input"):
+        scaled = scheduler.scale_model_input(
+            x, t
+        )  # x_t, but what EDM's network sees, which is not needed here
+        x = x if "EDM" in type(scheduler).__name__ else scaled
+    clean, noise = two_normals(x.double(), alpha, sigma, torch.tanh)
+    kind = scheduler.config.get("prediction_type", "flow_prediction")
+    if kind == "flow_prediction":
+        return (noise - clean).float()
+    if kind == "v_prediction":
+        return (alpha * noise - sigma * clean).float()
+    if "EDM" in type(scheduler).__name__:  # Karras et al. 2022, table 1, with data of deviation 1/2
+        total = sigma**2 + 0.25
+        return ((clean - 0.25 / total * x) * total.sqrt() / (sigma * 0.5)).float()
+    if scheduler.config.get("variance_type") == "learned_range":
+        return torch.cat([noise, 2 * learned_variance(x, torch.tanh) - 1], 1).float()
+    return noise.float()
+
+
+def their_states(scheduler, case, noise, draws, monkeypatch):
+    """The grid's alphas and sigmas, and the states there, x_t."""
+    draws = iter(draws)
+    module = sys.modules[type(scheduler).__module__]
+    if hasattr(module, "randn_tensor"):
+        monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: torch.from_numpy(next(draws)))
+    scheduler.set_timesteps(STEPS, **case.grid)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)  # Karras' timesteps are rounded, and not unique
+    alphas, sigmas = levels(scheduler)
+    divided = type(scheduler).__name__ in (
+        "EulerDiscreteScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "LMSDiscreteScheduler",
+    )
+    scales = alphas if divided else torch.ones_like(alphas)
+    x, states = torch.from_numpy(noise) / scales[0].float(), [noise]
+    for t, alpha, sigma, scale in zip(scheduler.timesteps, alphas, sigmas, scales[1:], strict=False):
+        x = scheduler.step(network(scheduler, x, t, alpha, sigma), t, x, **case.step).prev_sample
+        states.append((x * scale).numpy())
+    # Heun's second evaluation is at the level of the next step's first: of equal levels the last one counts.
+    kept = np.append(np.diff(sigmas) != 0, True)
+    return alphas[kept].numpy(), sigmas[kept].numpy(), np.stack(states)[kept]
+
+
+@pytest.fixture(scope="module")
+def draws():
+    """What a sampler with one evaluation a step draws for KEYS: each step's noise, taken on its own."""
+    table = Table(jnp.zeros(STEPS), fresh=jnp.ones(STEPS))
+    nothing = lambda x, t: Prediction(x, x)
+    return np.array(run(nothing, jnp.zeros((BATCH, DIMENSIONS)), table, KEYS, trajectory=True)[1:])
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.filterwarnings("ignore:__array__ implementation|__array_wrap__ must:DeprecationWarning")
+def test_states_are_those_of_the_scheduler(case, draws, monkeypatch):
+    scheduler, process = case.scheduler(), case.process
+    noise = process.prior(KEYS, (DIMENSIONS,))
+    alphas, sigmas, theirs = their_states(scheduler, case, np.array(noise), draws, monkeypatch)
+    if hasattr(scheduler, "sigmas"):
+        times = process.time_of(jnp.asarray(alphas, jnp.float32), jnp.asarray(sigmas, jnp.float32))
+    else:
+        times = jnp.append((jnp.asarray(scheduler.timesteps.numpy()) + 1.0) / 1000, 0)
+
+    def denoiser(x, t):
+        prediction = Prediction(
+            *two_normals(x, process.alpha(t)[:, None], process.sigma(t)[:, None], jnp.tanh)
+        )
+        if scheduler.config.get("variance_type") != "learned_range":
+            return prediction
+        return prediction._replace(variance=learned_variance(x, jnp.tanh))
+
+    ours = case.sampler(denoiser, process, noise, times[: case.compared], keys=KEYS, trajectory=True)
+    assert ours.shape == (case.compared or STEPS + 1, BATCH, DIMENSIONS)
+    difference = np.abs(ours - theirs[: case.compared]).max((1, 2))
+    assert np.all(difference <= TOLERANCE * np.abs(theirs[: case.compared]).max((1, 2)))
