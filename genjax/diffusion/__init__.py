@@ -79,8 +79,11 @@ from genjax.diffusion.samplers import heun as heun
 from genjax.diffusion.samplers import lms as lms
 from genjax.diffusion.samplers import midpoint as midpoint
 from genjax.diffusion.samplers import rk4 as rk4
+from genjax.diffusion.samplers.adaptive import adaptive_solution as adaptive_solution
 from genjax.diffusion.samplers.multistep import graded_start as graded_start
 from genjax.diffusion.samplers.runge_kutta import runge_kutta as runge_kutta
+from genjax.diffusion.samplers.stochastic import noise_growth as noise_growth
+from genjax.diffusion.samplers.stochastic import process_diffusion as process_diffusion
 from genjax.diffusion.samplers.tables import Table as Table
 from genjax.diffusion.samplers.tables import run as run
 from genjax.diffusion.samplers.tables import sampler as sampler

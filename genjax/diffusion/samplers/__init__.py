@@ -1,5 +1,6 @@
 """Samplers: from noise to samples along a grid of times, `sampler(denoiser, process, noise, times, keys=…)`."""
 
+from genjax.diffusion.samplers.adaptive import adaptive as adaptive
 from genjax.diffusion.samplers.multistep import adams_bashforth as adams_bashforth
 from genjax.diffusion.samplers.multistep import deis as deis
 from genjax.diffusion.samplers.multistep import dpm_solver_pp_2m as dpm_solver_pp_2m
@@ -12,4 +13,9 @@ from genjax.diffusion.samplers.runge_kutta import heun as heun
 from genjax.diffusion.samplers.runge_kutta import midpoint as midpoint
 from genjax.diffusion.samplers.runge_kutta import rk4 as rk4
 from genjax.diffusion.samplers.stochastic import ddpm as ddpm
+from genjax.diffusion.samplers.stochastic import dpm2_ancestral as dpm2_ancestral
+from genjax.diffusion.samplers.stochastic import edm_stochastic as edm_stochastic
 from genjax.diffusion.samplers.stochastic import euler_ancestral as euler_ancestral
+from genjax.diffusion.samplers.stochastic import euler_maruyama as euler_maruyama
+from genjax.diffusion.samplers.stochastic import predictor_corrector as predictor_corrector
+from genjax.diffusion.samplers.stochastic import reverse_diffusion as reverse_diffusion

@@ -1,11 +1,15 @@
 """Samplers that draw noise as they go: ancestral ones, churn, and the reverse SDE with any diffusion coefficient."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from genjax.diffusion.processes import Process
 from genjax.diffusion.samplers.one_step import ddim, noise_kept
 from genjax.diffusion.samplers.tables import Table, sampler
+
+Scalar = float | Float[Array, ""]
 
 
 @sampler
@@ -24,12 +28,202 @@ def ddpm(process: Process, times: Float[Array, " times"]) -> Table:
 
 
 @sampler
-def euler_ancestral(
-    process: Process, times: Float[Array, " times"], eta: float | Float[Array, ""] = 1.0
-) -> Table:
+def euler_ancestral(process: Process, times: Float[Array, " times"], eta: Scalar = 1.0) -> Table:
     """Euler in (x/alpha, sigma/alpha) to below the next noise level, and noise up to it: another name for `ddim`.
 
     With rho = sigma/alpha, the step goes down to √(rho_s² − up²), where up = eta·rho_s·√(1 − rho_s²/rho_t²)
     (Crowson 2022, k-diffusion): just what `ddim` does with the same eta.
     """
     return ddim.table(process, times, eta=eta)
+
+
+def _two_rows(first, second):
+    """A column of two rows a step, of which the last step has the first alone."""
+    return jnp.stack([first, second], 1).reshape(-1)[:-1]
+
+
+@sampler
+def dpm2_ancestral(process: Process, times: Float[Array, " times"], eta: Scalar = 1.0) -> Table:
+    """The midpoint rule in log rho down to below the next noise level, and noise up to it (Crowson 2022, k-diffusion).
+
+    Two evaluations a step, the second at √(rho_t·rho_down); rho = sigma/alpha, and levels as in `euler_ancestral`. The
+    last step, and one from infinite rho, are those of `euler_ancestral`: 2N − 1 evaluations. With eta = 0, DPM2.
+    """
+    once = ddim.table(process, times, eta=eta)
+    alpha, sigma = process.alpha(times), process.sigma(times)
+    rho, down = sigma[:-1] / alpha[:-1], once.noise[:, 0] / alpha[1:]
+    halved = jnp.isfinite(rho) & (down > 0) & (jnp.arange(len(rho)) < len(rho) - 1)
+    middle = jnp.where(halved, process.time_at(-jnp.log(jnp.where(halved, rho * down, 1))), times[1:])
+    change = alpha[1:] * jnp.where(halved, down - rho, 0)
+    zeros = jnp.zeros_like(change)
+    return Table(
+        _two_rows(times[:-1], middle),
+        clean=jnp.stack([_two_rows(process.alpha(middle), zeros), _two_rows(zeros, alpha[1:])], 1),
+        noise=jnp.stack(
+            [
+                _two_rows(process.sigma(middle), change).at[-1].set(once.noise[-1, 0]),
+                _two_rows(zeros, once.noise[:, 0] - change),
+            ],
+            1,
+        ),
+        fresh=None if once.fresh is None else _two_rows(zeros, once.fresh).at[-1].set(once.fresh[-1]),
+        rows_per_step=2,
+    )
+
+
+@sampler
+def edm_stochastic(
+    process: Process,
+    times: Float[Array, " times"],
+    s_churn: Scalar = 40.0,
+    s_min: Scalar = 0.05,
+    s_max: Scalar = 50.0,
+    s_noise: Scalar = 1.003,
+) -> Table:
+    """Noise up from rho to (1 + gamma)·rho, then a Heun step down from there (Karras et al. 2022, algorithm 2).
+
+    gamma = min(s_churn/N, √2 − 1) while rho = sigma/alpha is in [s_min, s_max], for any process; `s_noise` multiplies
+    the deviation of what is added. The defaults are table 5's for ImageNet-64; s_churn = 0 is `edm_heun`. It has 2N − 1
+    evaluations: the last step is Euler's, as is one from infinite rho, which stays as it is. No noise is added beyond
+    the process' noise end.
+    """
+    t, s = times[:-1], times[1:]
+    if isinstance(s_churn, int | float) and s_churn == 0:
+        return heun_in_rho(process, t, s)
+    rho = process.sigma(t) / process.alpha(t)
+    end = jnp.asarray(process.domain[1], times.dtype)
+    gamma = jnp.where((s_min <= rho) & (rho <= s_max), jnp.minimum(s_churn / len(t), jnp.sqrt(2.0) - 1), 0)
+    raised = jnp.minimum((1 + gamma) * rho, process.sigma(end) / process.alpha(end))
+    churned = jnp.isfinite(rho) & (raised > rho)
+    rho, raised = jnp.where(churned, rho, 1), jnp.where(churned, raised, 1)
+    start = jnp.where(churned, process.time_at(-2 * jnp.log(raised)), t)
+    added = jnp.where(churned, s_noise * process.alpha(start) * jnp.sqrt((raised - rho) * (raised + rho)), 0)
+    scale = jnp.where(churned, process.alpha(start) / jnp.where(churned, process.alpha(t), 1), 1)
+    zeros = jnp.zeros_like(start)
+    return heun_in_rho(process, start, s)._replace(
+        churn=_two_rows(added, zeros), churn_state=_two_rows(scale, zeros + 1)
+    )
+
+
+def heun_in_rho(process: Process, starts: Float[Array, " steps"], ends: Float[Array, " steps"]) -> Table:
+    """Heun's method in (x/alpha, sigma/alpha), whose last step is Euler's: 2N − 1 evaluations.
+
+    In DDIM's terms: x_s = alpha_s·x̂ + sigma_s·ẑ, evaluated there, and then x_s + alpha_s·(rho_s − rho_t)/2·(ẑ_s − ẑ).
+    A step from or to infinite rho is not corrected.
+    """
+    alpha, sigma = process.alpha(ends), process.sigma(ends)
+    rise = sigma / alpha - process.sigma(starts) / process.alpha(starts)
+    change = alpha * jnp.where(jnp.isfinite(rise), rise, 0) / 2
+    zeros = jnp.zeros_like(change)
+    return Table(
+        _two_rows(starts, ends),
+        clean=jnp.stack([_two_rows(alpha, zeros), _two_rows(zeros, alpha)], 1),
+        noise=jnp.stack([_two_rows(sigma, change), _two_rows(zeros, sigma - change)], 1),
+        rows_per_step=2,
+    )
+
+
+def noise_growth(process: Process, t: Float[Array, " *times"]) -> Float[Array, " *times"]:
+    """sigma·sigma', half the rate at which the noise's variance grows; sigma for rectified flow (Ma et al. 2024, SiT)."""
+    return process.sigma(t) * process.sigma_prime(t)
+
+
+def process_diffusion(process: Process, t: Float[Array, " *times"]) -> Float[Array, " *times"]:
+    """g² = 2·sigma·sigma' − 2·(alpha'/alpha)·sigma², of the SDE from data to noise that has the process' marginals.
+
+    It is infinite where alpha is zero (Song et al. 2021; Kingma et al. 2021, equation 2 of the appendix).
+    """
+    sigma = process.sigma(t)
+    return 2 * sigma * (process.sigma_prime(t) - process.alpha_prime(t) / process.alpha(t) * sigma)
+
+
+@sampler
+def euler_maruyama(
+    process: Process,
+    times: Float[Array, " times"],
+    diffusion: Callable[[Process, Float[Array, " steps"]], Float[Array, " steps"]] = noise_growth,
+) -> Table:
+    """x_s = x_t + (s − t)·(velocity − w/2·score) + √(w·(t − s))·ξ, from noise to data, score = −ẑ/sigma.
+
+    The marginals are those of the probability-flow ODE, whatever the diffusion coefficient w = diffusion(process, t)
+    (Song et al. 2021, appendix D; Ma et al. 2024, SiT, equation 6); w = 0 is `euler`. So are a step to sigma_s = 0, that
+    its noise does not stay in the sample, and one where w is infinite.
+    """
+    t, s = times[:-1], times[1:]
+    w = diffusion(process, t)
+    w = jnp.where(
+        jnp.isfinite(w) & (process.sigma(s) > 0), jnp.maximum(w, 0), 0
+    )  # rounding may take it below 0
+    return Table(
+        t,
+        state=jnp.ones_like(t),
+        clean=((s - t) * process.alpha_prime(t))[:, None],
+        noise=((s - t) * (process.sigma_prime(t) + w / (2 * process.sigma(t))))[:, None],
+        fresh=jnp.sqrt(w * (t - s)),
+    )
+
+
+@sampler
+def reverse_diffusion(process: Process, times: Float[Array, " times"]) -> Table:
+    """x_s = (2 − a)·x_t + b²·score + b·ξ (Song et al. 2021, equation 46), score = −ẑ/sigma_t.
+
+    It reverses x_t = a·x_s + b·ξ, a = alpha_t/alpha_s and b² = sigma_t²·(1 − e^{−2h}), to first order in small steps.
+    A step from or to infinite log-SNR is `ddim`'s.
+    """
+    alpha, sigma = process.alpha(times), process.sigma(times)
+    kept = noise_kept(process, times[:-1], times[1:])
+    b = sigma[:-1] * jnp.sqrt((1 - kept) * (1 + kept))
+    finite = kept > 0
+    return Table(
+        times[:-1],
+        state=jnp.where(finite, 2 - alpha[:-1] / alpha[1:], 0),
+        clean=jnp.where(finite, 0, alpha[1:])[:, None],
+        noise=jnp.where(finite, -(b**2) / sigma[:-1], sigma[1:])[:, None],
+        fresh=jnp.where(finite, b, 0),
+    )
+
+
+@sampler
+def predictor_corrector(
+    process: Process,
+    times: Float[Array, " times"],
+    predictor: Callable = reverse_diffusion,
+    corrector_steps: int = 1,
+    snr: Scalar = 0.16,
+) -> Table:
+    """At each time Langevin steps at that time, then the predictor's step to the next (Song et al. 2021, appendix G).
+
+    A corrector's step is x + epsilon·score + √(2·epsilon)·ξ with epsilon = 2·(a·snr·‖ξ‖/‖score‖)² (algorithms 4 and 5;
+    a² is their alpha_i, alpha_t²/alpha_s²). As in the authors' program correctors come first, none at the clean end. The
+    norms are each sample's own, where that program takes the mean over a batch. A step that depends on the state tilts
+    the law that it leaves invariant, towards large ‖score‖², by the order of 1/dimensions: take it for data of many.
+
+    Args:
+        predictor: a sampler of one evaluation a step without memory.
+        corrector_steps: evaluations at each time before the predictor's.
+        snr: r, the size of the noise in a corrector's step over that of its drift.
+
+    Raises:
+        ValueError: another predictor.
+    """
+    table, t = predictor.table(process, times), times[:-1]
+    if table.clean.shape != (len(t), 1) or not (table.stage_state is table.churn is None):
+        raise ValueError(
+            f"predictor={predictor.__name__} has several evaluations a step or a memory; take reverse_diffusion, ddpm, "
+            "ddim, euler or euler_maruyama"
+        )
+
+    def rows(corrector, predictor):
+        return jnp.stack([corrector] * corrector_steps + [predictor], 1).reshape(-1)
+
+    alpha, zeros = process.alpha(times), jnp.zeros_like(t)
+    return Table(
+        rows(t, t),
+        state=rows(zeros + 1, zeros if table.state is None else table.state),
+        clean=rows(zeros, table.clean[:, 0])[:, None],
+        noise=rows(zeros, table.noise[:, 0])[:, None],
+        fresh=rows(zeros, zeros if table.fresh is None else table.fresh),
+        langevin=rows(snr * alpha[:-1] / alpha[1:], zeros),
+        langevin_sigma=rows(process.sigma(t), zeros),
+        rows_per_step=corrector_steps + 1,
+    )

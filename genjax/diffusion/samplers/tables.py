@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from genjax.diffusion.processes import Process
+from genjax.diffusion.processes import Process, expand
 from genjax.diffusion.targets import Prediction
 
 Denoiser = Callable[[Float[Array, " batch *shape"], Float[Array, " batch"]], Prediction]
@@ -34,7 +34,8 @@ class Table(NamedTuple):
 
     with x the state, ξ ~ N(0, I), and predictions j evaluations old, j = 0 the one just made. Without `stage_…`
     y is x. If `churn` is given, both become churn_state·(…) + churn·ξ before the evaluation. What a
-    sampler does not use stays None. After every `rows_per_step` rows, and the last, x is the state at a time of the grid.
+    sampler does not use stays None. The step of a row with `langevin` > 0 has the size of Song et al. 2021: then
+    x ← x − 2·sigma·q²·ẑ + 2·sigma·q·ξ with q = langevin·‖ξ‖/‖ẑ‖, each sample with norms of its own. After every `rows_per_step` rows, and the last, x is the state at a time of the grid.
     """
 
     times: Rows
@@ -50,6 +51,8 @@ class Table(NamedTuple):
     stage_noise: History | None = None
     churn: Rows | None = None
     churn_state: Rows | None = None
+    langevin: Rows | None = None
+    langevin_sigma: Rows | None = None
     rows_per_step: int = 1
 
 
@@ -109,6 +112,11 @@ def run(
         one = lambda key: jax.random.normal(jax.random.fold_in(key, index), noise.shape[1:], noise.dtype)
         return jax.vmap(one)(keys)
 
+    norm = lambda a: jnp.sqrt(jnp.sum(jnp.square(a), axis=range(1, a.ndim)))
+    quotient = lambda a, b: jnp.where(
+        b > 0, a / jnp.where(b > 0, b, 1), 0
+    )  # without a score there is no step
+
     def combine(coefficients, history):
         if coefficients is None:
             return []
@@ -130,7 +138,11 @@ def run(
             deviation = row.fresh
             if prediction.variance is not None and row.largest is not None:
                 deviation = row.fresh ** (1 - prediction.variance) * row.largest**prediction.variance
-            x = x + deviation * draw(2 * index + 1)
+            xi = draw(2 * index + 1)
+            x = x + deviation * xi
+            if row.langevin is not None:
+                q = expand(row.langevin * quotient(norm(xi), norm(prediction.noise)), x)
+                x = x + 2 * row.langevin_sigma * q * (xi - q * prediction.noise)
         y = x
         if row.stage_state is not None:
             y = row.stage_state * x
