@@ -28,7 +28,8 @@ def adaptive_solution(
 
     The batch is one system: every step is the same for all samples. The error of a step is the largest over samples of
     √(mean over dimensions of (error/(atol + rtol·|x|))²), so that each sample keeps the tolerance; a sample depends on
-    its batch, yet within the tolerance only.
+    its batch, yet within the tolerance only. Steps' errors grow on the way: expect ten times the tolerance in the end,
+    and a hundred times one looser than 1e-5, whose steps are long for an estimate.
 
     Args:
         times: the first and the last bound the integration, either way; those between cost no evaluation.

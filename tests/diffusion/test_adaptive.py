@@ -1,0 +1,173 @@
+"""The adaptive solver against the exact flow of a mixture, which keeps every quantile (one dimension)."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.special
+
+from genjax.diffusion import (
+    EDM,
+    Prediction,
+    RectifiedFlow,
+    VariancePreservingCosine,
+    adaptive_solution,
+    uniform_grid,
+)
+from genjax.diffusion.samplers import adaptive
+
+WEIGHTS, MEANS, DEVIATIONS = np.array([0.3, 0.7]), np.array([-2.0, 1.0]), np.array([0.5, 0.8])
+QUANTILES = (np.arange(16) + 0.5) / 16
+FLOW = RectifiedFlow()
+# From the exact law at the first time, whose quantiles are the start, to the last one.
+CASES = {
+    "flow": (FLOW, [1.0, 0.6, 0.2, 0.0]),
+    "cosine": (VariancePreservingCosine(), [1.0, 0.6, 0.2, 0.0]),
+    "edm": (EDM(), [80.0, 2.0, 0.5, 0.002]),
+    "inversion": (FLOW, [0.0, 0.2, 0.6, 1.0]),
+}
+
+
+def mixture_denoiser(process):
+    def denoise(x_t, t):
+        # As constants of the function they would be float64 to diffrax even where jax has float32 alone.
+        weights, means, deviations = (jnp.asarray(a, x_t.dtype) for a in (WEIGHTS, MEANS, DEVIATIONS))
+        alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
+        variance = (alpha * deviations) ** 2 + sigma**2
+        residual = x_t[:, None] - alpha * means
+        posterior = jax.nn.softmax(jnp.log(weights) - jnp.log(variance) / 2 - residual**2 / (2 * variance))
+        clean = means + alpha * deviations**2 / variance * residual
+        return Prediction(jnp.sum(posterior * clean, 1), jnp.sum(posterior * sigma / variance * residual, 1))
+
+    return denoise
+
+
+def quantiles(process, t):
+    """x_t with F_t(x_t) = q, by root finding."""
+    alpha, sigma = float(process.alpha(jnp.asarray(t))), float(process.sigma(jnp.asarray(t)))
+    deviations = np.sqrt((alpha * DEVIATIONS) ** 2 + sigma**2)
+    excess = lambda x, q: WEIGHTS @ scipy.special.ndtr((x - alpha * MEANS) / deviations) - q
+    return np.array([scipy.optimize.brentq(excess, -500, 500, args=(q,), xtol=1e-13) for q in QUANTILES])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_error_is_what_the_tolerances_ask_for(case, float64):
+    """Within ten times the tolerance, at every time of the grid: tolerances are of a step, and there are ten or more."""
+    process, times = CASES[case]
+    exact = np.stack([quantiles(process, t) for t in times])
+    solve = jax.jit(
+        lambda tolerance: adaptive(
+            mixture_denoiser(process),
+            process,
+            jnp.asarray(exact[0]),
+            jnp.array(times),
+            trajectory=True,
+            rtol=tolerance,
+            atol=tolerance,
+        )
+    )
+    errors = []
+    for tolerance in (1e-3, 1e-5, 1e-7):
+        found = solve(tolerance)
+        np.testing.assert_array_equal(found[0], exact[0])
+        errors.append(np.abs((found - exact) / (1 + np.abs(exact))).max())
+        assert errors[-1] < 10 * tolerance
+    assert errors[0] > 20 * errors[1] > 400 * errors[2]
+
+
+def test_a_clean_end_outside_the_domain_is_reached_by_ddim(float64):
+    """EDM to sigma = 0: the mean of the data given x at .002, away from its quantile by less than .002."""
+    process, start = EDM(), jnp.asarray(quantiles(EDM(), 80.0))
+    arguments = mixture_denoiser(process), process, start
+    found = adaptive(*arguments, jnp.array([80.0, 0.5, 0.002, 0.0]), trajectory=True, rtol=1e-8, atol=1e-8)
+    before = jnp.asarray(quantiles(process, 0.002))
+    expected = mixture_denoiser(process)(before, jnp.full(16, 0.002)).clean
+    np.testing.assert_allclose(found[2], before, atol=1e-7)
+    np.testing.assert_allclose(found[3], expected, atol=1e-7)
+    np.testing.assert_array_equal(
+        found[3], adaptive(*arguments, jnp.array([80.0, 0.0]), rtol=1e-8, atol=1e-8)
+    )
+
+
+def test_evaluations_are_those_reported(float64):
+    calls = []
+
+    def counting(x_t, t):
+        jax.debug.callback(lambda: calls.append(None))
+        return mixture_denoiser(FLOW)(x_t, t)
+
+    noise, times = jnp.asarray(quantiles(FLOW, 1.0)), uniform_grid(FLOW, 4)
+    solution = adaptive_solution(counting, FLOW, noise, times, rtol=1e-6, atol=1e-6)
+    jax.effects_barrier()
+    steps = int(solution.stats["num_steps"])
+    assert 10 < steps < 40
+    assert 6 * steps <= len(calls) <= 6 * steps + 3  # and those before the first step, to choose its size
+
+
+def test_derivatives_both_ways(float64):
+    """Against finite differences of the solution, in the start and in a parameter of the network."""
+    noise, times, step = jnp.array([0.5, -1.2, 2.0]), jnp.array([1.0, 0.1]), 1e-3
+
+    def sample(noise, slope, adjoint=diffrax.RecursiveCheckpointAdjoint):
+        clean = lambda x_t: jnp.tanh(slope * x_t)
+        denoiser = lambda x_t, t: Prediction(clean(x_t), (x_t - (1 - t) * clean(x_t)) / t)
+        return jnp.sum(adaptive(denoiser, FLOW, noise, times, rtol=1e-7, atol=1e-7, adjoint=adjoint) ** 2)
+
+    # The square of `step`, and the tolerance over it, are below 2e-4.
+    value = jax.jit(sample)
+    backward = jax.jit(jax.grad(sample, (0, 1)))(noise, 0.7)
+    in_slope = (value(noise, 0.7 + step) - value(noise, 0.7 - step)) / (2 * step)
+    np.testing.assert_allclose(backward[1], in_slope, rtol=2e-4)
+    shift = step * jnp.array([0.0, 1.0, 0.0])
+    in_start = (value(noise + shift, 0.7) - value(noise - shift, 0.7)) / (2 * step)
+    np.testing.assert_allclose(backward[0][1], in_start, rtol=2e-4)
+    forward = jax.jit(lambda a: jax.jvp(lambda a: sample(noise, a, diffrax.ForwardMode), (a,), (1.0,))[1])
+    np.testing.assert_allclose(forward(0.7), backward[1], rtol=1e-8)
+
+
+def test_nothing_recompiles_and_each_sample_keeps_the_tolerance(float64):
+    """The batch is one system: alone a sample takes other steps, and ends within the tolerance of where it was."""
+    traces = []
+
+    @jax.jit
+    def solve(noise, times, tolerance):
+        traces.append(None)
+        options = dict(rtol=tolerance, atol=tolerance)
+        return adaptive(mixture_denoiser(FLOW), FLOW, noise, times, **options)
+
+    exact, noise = quantiles(FLOW, 0.0), jnp.asarray(quantiles(FLOW, 1.0))
+    together = solve(noise, uniform_grid(FLOW, 4), 1e-7)
+    solve(noise, uniform_grid(FLOW, 4, 3.0), 1e-7)
+    coarse = solve(noise, uniform_grid(FLOW, 4), 1e-2)
+    assert len(traces) == 1
+    assert np.abs(coarse - exact).max() > 10 * np.abs(together - exact).max()
+    # One hard sample, between the mixture's halves, among many easy ones. A mean over the batch would forget it.
+    crowd = solve(jnp.full(4096, noise[-1]).at[0].set(noise[4]), uniform_grid(FLOW, 4), 1e-7)
+    alone = solve(noise[4:5], uniform_grid(FLOW, 4), 1e-7)
+    assert np.abs(together[4] - exact[4]) < 1e-6
+    assert np.abs(crowd[0] - exact[4]) < 1e-6
+    assert np.abs(alone[0] - exact[4]) < 1e-6
+    assert crowd[0] != together[4]
+
+
+def test_float32_and_more_axes():
+    noise = jnp.asarray(quantiles(FLOW, 1.0), jnp.float32).reshape(4, 2, 2)
+
+    def denoiser(x_t, t):
+        flat = mixture_denoiser(FLOW)(x_t.reshape(-1), jnp.repeat(t, 4))
+        return Prediction(flat.clean.reshape(x_t.shape), flat.noise.reshape(x_t.shape))
+
+    found = adaptive(
+        denoiser, FLOW, noise, uniform_grid(FLOW, 1), keys=jax.random.split(jax.random.key(0), 4)
+    )
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(
+        found.reshape(-1), quantiles(FLOW, 0.0), atol=2e-3
+    )  # a sample here is four dimensions
+
+
+def test_a_grid_outside_the_domain_is_told():
+    with pytest.raises(ValueError, match="the time grid runs from 0 to 2"):
+        adaptive(mixture_denoiser(FLOW), FLOW, jnp.zeros(4), jnp.array([2.0, 0.0]))
