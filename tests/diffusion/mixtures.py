@@ -109,37 +109,48 @@ def _compiled(process):
     return jax.jit(run_rows)
 
 
-def states_of(process, noise, table, keys=None):
-    """The states of `run` at all times of the grid, like a sampler's trajectory on the mixture.
+def filled(table):
+    """The table with the same columns as every other, and up to 32 or some multiple of 512 rows that change nothing.
 
-    Every table is filled up to the same columns, and to 32 or some multiple of 512 rows that change nothing, so that
-    all of them share one compiled program: compiling is what would take time.
+    So all of them share one compiled program, or one for each way of drawing noise: compiling is what would take time.
     """
-    count, per_step = len(table.times), table.rows_per_step
+    count = len(table.times)
     missing = -count % (32 if count <= 32 else 512)
     zeros = jnp.zeros_like(table.times)
 
     def rows(column, default):
         return jnp.pad(zeros + default if column is None else column, (0, missing), constant_values=1)
 
+    def noise(column, default=0):
+        return None if column is None else jnp.pad(column, (0, missing), constant_values=default)
+
     def history(column):
         column = zeros[:, None] if column is None else column
         return jnp.pad(column, ((0, missing), (0, 4 - column.shape[1])))
 
-    columns = table._replace(
+    return table._replace(
         times=jnp.pad(table.times, (0, missing), mode="edge"),
         state=rows(table.state, 0),
         clean=history(table.clean),
         noise=history(table.noise),
-        fresh=None if table.fresh is None else jnp.pad(table.fresh, (0, missing)),
+        fresh=noise(table.fresh),
+        largest=noise(table.largest),
         stage_state=rows(table.stage_state, 1),
         stage_clean=history(table.stage_clean),
         stage_noise=history(table.stage_noise),
+        churn=noise(table.churn),
+        churn_state=noise(table.churn_state, 1),
+        langevin=noise(table.langevin),
+        langevin_sigma=noise(table.langevin_sigma),
         rows_per_step=None,
     )
-    states = _compiled(process)(noise, columns, keys)[: count + 1]
-    ends = [*range(0, count, per_step), count]
-    return states[np.array(ends)]
+
+
+def states_of(process, noise, table, keys=None):
+    """The states of `run` at all times of the grid, like a sampler's trajectory on the mixture."""
+    count, per_step = len(table.times), table.rows_per_step
+    states = _compiled(process)(noise, filled(table), keys)[: count + 1]
+    return states[np.array([*range(0, count, per_step), count])]
 
 
 def integrals_of_polynomials(nodes, start, end, kernel=lambda u: 1.0):

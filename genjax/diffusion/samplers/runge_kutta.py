@@ -95,14 +95,23 @@ def edm_heun(process: Process, times: Float[Array, " times"]) -> Table:
     Karras et al. 2022, algorithm 1, for any process. In DDIM's terms: x_s = alpha_s·x̂ + sigma_s·ẑ, evaluated there,
     and then x_s + alpha_s·(rho_s − rho_t)/2·(ẑ_s − ẑ). A step from or to infinite rho is not corrected.
     """
-    alpha, sigma = process.alpha(times), process.sigma(times)
-    rise = jnp.diff(sigma / alpha)
-    change = alpha[1:] * jnp.where(jnp.isfinite(rise), rise, 0) / 2
+    return heun_in_rho(process, times[:-1], times[1:])
+
+
+def heun_in_rho(process: Process, starts: Float[Array, " steps"], ends: Float[Array, " steps"]) -> Table:
+    """`edm_heun` for steps which need not start where the last one ended."""
+    alpha, sigma = process.alpha(ends), process.sigma(ends)
+    rise = sigma / alpha - process.sigma(starts) / process.alpha(starts)
+    change = alpha * jnp.where(jnp.isfinite(rise), rise, 0) / 2
     zeros = jnp.zeros_like(change)
-    pair = lambda predicted, corrected: jnp.stack([predicted, corrected], 1).reshape(-1)[:-1]
     return Table(
-        pair(times[:-1], times[1:]),
-        clean=jnp.stack([pair(alpha[1:], zeros), pair(zeros, alpha[1:])], 1),
-        noise=jnp.stack([pair(sigma[1:], change), pair(zeros, sigma[1:] - change)], 1),
+        two_rows(starts, ends),
+        clean=jnp.stack([two_rows(alpha, zeros), two_rows(zeros, alpha)], 1),
+        noise=jnp.stack([two_rows(sigma, change), two_rows(zeros, sigma - change)], 1),
         rows_per_step=2,
     )
+
+
+def two_rows(first: Float[Array, " steps"], second: Float[Array, " steps"]) -> Float[Array, " rows"]:
+    """A column of two rows a step, of which the last step has the first alone."""
+    return jnp.stack([first, second], 1).reshape(-1)[:-1]

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from genjax.diffusion.processes import Process
 from genjax.diffusion.samplers.one_step import ddim, noise_kept
+from genjax.diffusion.samplers.runge_kutta import heun_in_rho, two_rows
 from genjax.diffusion.samplers.tables import Table, sampler
 
 Scalar = float | Float[Array, ""]
@@ -37,11 +38,6 @@ def euler_ancestral(process: Process, times: Float[Array, " times"], eta: Scalar
     return ddim.table(process, times, eta=eta)
 
 
-def _two_rows(first, second):
-    """A column of two rows a step, of which the last step has the first alone."""
-    return jnp.stack([first, second], 1).reshape(-1)[:-1]
-
-
 @sampler
 def dpm2_ancestral(process: Process, times: Float[Array, " times"], eta: Scalar = 1.0) -> Table:
     """The midpoint rule in log rho down to below the next noise level, and noise up to it (Crowson 2022, k-diffusion).
@@ -57,16 +53,16 @@ def dpm2_ancestral(process: Process, times: Float[Array, " times"], eta: Scalar 
     change = alpha[1:] * jnp.where(halved, down - rho, 0)
     zeros = jnp.zeros_like(change)
     return Table(
-        _two_rows(times[:-1], middle),
-        clean=jnp.stack([_two_rows(process.alpha(middle), zeros), _two_rows(zeros, alpha[1:])], 1),
+        two_rows(times[:-1], middle),
+        clean=jnp.stack([two_rows(process.alpha(middle), zeros), two_rows(zeros, alpha[1:])], 1),
         noise=jnp.stack(
             [
-                _two_rows(process.sigma(middle), change).at[-1].set(once.noise[-1, 0]),
-                _two_rows(zeros, once.noise[:, 0] - change),
+                two_rows(process.sigma(middle), change).at[-1].set(once.noise[-1, 0]),
+                two_rows(zeros, once.noise[:, 0] - change),
             ],
             1,
         ),
-        fresh=None if once.fresh is None else _two_rows(zeros, once.fresh).at[-1].set(once.fresh[-1]),
+        fresh=None if once.fresh is None else two_rows(zeros, once.fresh).at[-1].set(once.fresh[-1]),
         rows_per_step=2,
     )
 
@@ -101,25 +97,7 @@ def edm_stochastic(
     scale = jnp.where(churned, process.alpha(start) / jnp.where(churned, process.alpha(t), 1), 1)
     zeros = jnp.zeros_like(start)
     return heun_in_rho(process, start, s)._replace(
-        churn=_two_rows(added, zeros), churn_state=_two_rows(scale, zeros + 1)
-    )
-
-
-def heun_in_rho(process: Process, starts: Float[Array, " steps"], ends: Float[Array, " steps"]) -> Table:
-    """Heun's method in (x/alpha, sigma/alpha), whose last step is Euler's: 2N − 1 evaluations.
-
-    In DDIM's terms: x_s = alpha_s·x̂ + sigma_s·ẑ, evaluated there, and then x_s + alpha_s·(rho_s − rho_t)/2·(ẑ_s − ẑ).
-    A step from or to infinite rho is not corrected.
-    """
-    alpha, sigma = process.alpha(ends), process.sigma(ends)
-    rise = sigma / alpha - process.sigma(starts) / process.alpha(starts)
-    change = alpha * jnp.where(jnp.isfinite(rise), rise, 0) / 2
-    zeros = jnp.zeros_like(change)
-    return Table(
-        _two_rows(starts, ends),
-        clean=jnp.stack([_two_rows(alpha, zeros), _two_rows(zeros, alpha)], 1),
-        noise=jnp.stack([_two_rows(sigma, change), _two_rows(zeros, sigma - change)], 1),
-        rows_per_step=2,
+        churn=two_rows(added, zeros), churn_state=two_rows(scale, zeros + 1)
     )
 
 

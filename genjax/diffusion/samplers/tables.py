@@ -33,9 +33,10 @@ class Table(NamedTuple):
         y ← stage_state·x + Σ_j stage_clean[j]·x̂[j] + Σ_j stage_noise[j]·ẑ[j]
 
     with x the state, ξ ~ N(0, I), and predictions j evaluations old, j = 0 the one just made. Without `stage_…`
-    y is x. If `churn` is given, both become churn_state·(…) + churn·ξ before the evaluation. What a
-    sampler does not use stays None. The step of a row with `langevin` > 0 has the size of Song et al. 2021: then
-    x ← x − 2·sigma·q²·ẑ + 2·sigma·q·ξ with q = langevin·‖ξ‖/‖ẑ‖, each sample with norms of its own. After every `rows_per_step` rows, and the last, x is the state at a time of the grid.
+    y is x. If `churn` is given, both become churn_state·(…) + churn·ξ before the evaluation. A row with `langevin` goes
+    on with Langevin's step, x ← x + 2·langevin_sigma·q·(ξ − q·ẑ), q = langevin·‖ξ‖/‖ẑ‖ with the norms of each sample:
+    the one thing here that is not linear. What a sampler does not use stays None. After every `rows_per_step` rows,
+    and the last, x is the state at a time of the grid.
     """
 
     times: Rows
