@@ -1,7 +1,13 @@
 """Samplers against the schedulers of diffusers, step by step: same denoising function, grid, and drawn noise.
 
-Where a scheduler has a choice that changes the mathematics it is made in CASES, with the reason. Its state is x_t; of
-Euler's, Heun's and LMS it is x_t/alpha. Its sigmas are sigma/alpha, except of flow matching, where they are sigma.
+A scheduler's `sigmas` are sigma/alpha, those of flow matching sigma. Our grid is the times of its levels; on DDPM's and
+DDIM's, timestep i is t = (i + 1)/1000. Whatever else has to be chosen for the mathematics to be the same is in CASES.
+What cannot be made the same, in diffusers 0.42:
+
+- SDE-DPM-Solver++ 3M subtracts 1/2 where its second difference has to be multiplied by 1/2 + (1 − e^{−a} − a)/a²,
+  a = 2h, and so does not get smaller with the step.
+- Churn (`s_churn`) of its Euler and Heun raises the noise after the network was evaluated at the level before.
+- Its singlestep SDE draws noise for every update from the start of the step; ours has no such form.
 """
 
 import sys
@@ -45,6 +51,15 @@ class Case(NamedTuple):
     compared: int | None = None  # how many states are
 
 
+# Whose state is x_t/alpha.
+DIVIDED = (
+    diffusers.EulerDiscreteScheduler,
+    diffusers.EulerAncestralDiscreteScheduler,
+    diffusers.HeunDiscreteScheduler,
+    diffusers.KDPM2DiscreteScheduler,
+    diffusers.KDPM2AncestralDiscreteScheduler,
+    diffusers.LMSDiscreteScheduler,
+)
 dpm = diffusers.DPMSolverMultistepScheduler
 
 
@@ -86,6 +101,8 @@ CASES = {
     "Euler": Case(diffusers.EulerDiscreteScheduler, samplers.ddim),
     "Euler, Karras": Case(partial(diffusers.EulerDiscreteScheduler, use_karras_sigmas=True), samplers.ddim),
     "Euler ancestral": Case(diffusers.EulerAncestralDiscreteScheduler, samplers.euler_ancestral),
+    "DPM2": Case(diffusers.KDPM2DiscreteScheduler, partial(samplers.dpm2_ancestral, eta=0.0)),
+    "DPM2 ancestral": Case(diffusers.KDPM2AncestralDiscreteScheduler, samplers.dpm2_ancestral),
     "Heun": Case(partial(diffusers.HeunDiscreteScheduler, beta_start=1e-4, beta_end=0.02), samplers.edm_heun),
     "Heun, Karras": Case(
         partial(diffusers.HeunDiscreteScheduler, beta_start=1e-4, beta_end=0.02, use_karras_sigmas=True),
@@ -188,26 +205,30 @@ def learned_variance(x, tanh):
     return (1 + tanh(x)) / 2
 
 
+def variance_preserving(rho):
+    alpha = (1 + rho**2).rsqrt()
+    return alpha, alpha * rho
+
+
 def levels(scheduler):
-    """alpha and sigma at each evaluation, and at the end."""
+    """alpha and sigma at each evaluation, and at the end; of second ones, those of the next step."""
     if not hasattr(scheduler, "sigmas"):
         squares = torch.cat([scheduler.alphas_cumprod[scheduler.timesteps], torch.ones(1)]).double()
         return squares.sqrt(), (1 - squares).sqrt()
-    sigmas = scheduler.sigmas.double()
+    sigmas = scheduler.sigmas[: len(scheduler.timesteps) + 1].double()
     if "FlowMatch" in type(scheduler).__name__ or scheduler.config.get("use_flow_sigmas"):
         return 1 - sigmas, sigmas
-    if "EDM" in type(scheduler).__name__:
-        return torch.ones_like(sigmas), sigmas
-    alphas = (1 + sigmas**2).rsqrt()
-    return alphas, alphas * sigmas
+    return (
+        (torch.ones_like(sigmas), sigmas)
+        if "EDM" in type(scheduler).__name__
+        else variance_preserving(sigmas)
+    )
 
 
 def network(scheduler, x, t, alpha, sigma):
     """What a perfect network, of the kind that the scheduler expects, says to its state."""
     if hasattr(scheduler, "scale_model_input"):
-        scaled = scheduler.scale_model_input(
-            x, t
-        )  # x_t, but what EDM's network sees, which is not needed here
+        scaled = scheduler.scale_model_input(x, t)  # it has to be called, and gives x_t of all but EDM's
         x = x if "EDM" in type(scheduler).__name__ else scaled
     clean, noise = two_normals(x.double(), alpha, sigma, torch.tanh)
     kind = scheduler.config.get("prediction_type", "flow_prediction")
@@ -225,35 +246,35 @@ def network(scheduler, x, t, alpha, sigma):
 
 def their_states(scheduler, case, noise, draws, monkeypatch):
     """The grid's alphas and sigmas, and the states there, x_t."""
-    draws = iter(draws)
-    module = sys.modules[type(scheduler).__module__]
-    if hasattr(module, "randn_tensor"):
-        monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: torch.from_numpy(next(draws)))
     scheduler.set_timesteps(STEPS, **case.grid)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)  # Karras' timesteps are rounded, and not unique
+    draws = iter(draws if len(scheduler.timesteps) == STEPS else draws[1::2])  # by second evaluations
+    module = sys.modules[type(scheduler).__module__]
+    if hasattr(module, "randn_tensor"):
+        monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: torch.from_numpy(next(draws)))
     alphas, sigmas = levels(scheduler)
-    divided = type(scheduler).__name__ in (
-        "EulerDiscreteScheduler",
-        "EulerAncestralDiscreteScheduler",
-        "HeunDiscreteScheduler",
-        "LMSDiscreteScheduler",
-    )
-    scales = alphas if divided else torch.ones_like(alphas)
+    scales = alphas if type(scheduler) in DIVIDED else torch.ones_like(alphas)
     x, states = torch.from_numpy(noise) / scales[0].float(), [noise]
     for t, alpha, sigma, scale in zip(scheduler.timesteps, alphas, sigmas, scales[1:], strict=False):
+        if (
+            hasattr(scheduler, "sigmas_interpol") and not scheduler.state_in_first_order
+        ):  # DPM2, inside a step
+            ancestral = isinstance(scheduler, diffusers.KDPM2AncestralDiscreteScheduler)
+            rho = scheduler.sigmas_interpol[scheduler.step_index - ancestral]
+            alpha, sigma = variance_preserving(rho.double())
         x = scheduler.step(network(scheduler, x, t, alpha, sigma), t, x, **case.step).prev_sample
         states.append((x * scale).numpy())
-    # Heun's second evaluation is at the level of the next step's first: of equal levels the last one counts.
-    kept = np.append(np.diff(sigmas) != 0, True)
+    kept = np.append(np.diff(sigmas) != 0, True)  # after a step's last evaluation
     return alphas[kept].numpy(), sigmas[kept].numpy(), np.stack(states)[kept]
 
 
 @pytest.fixture(scope="module")
 def draws():
-    """What a sampler with one evaluation a step draws for KEYS: each step's noise, taken on its own."""
-    table = Table(jnp.zeros(STEPS), fresh=jnp.ones(STEPS))
+    """What a sampler draws for KEYS after each evaluation, taken on its own."""
+    rows = 2 * STEPS
     nothing = lambda x, t: Prediction(x, x)
+    table = Table(jnp.zeros(rows), fresh=jnp.ones(rows))
     return np.array(run(nothing, jnp.zeros((BATCH, DIMENSIONS)), table, KEYS, trajectory=True)[1:])
 
 
