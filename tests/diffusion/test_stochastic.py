@@ -436,6 +436,23 @@ def test_options_are_finite_at_infinite_ends_too(process, num_steps):
         assert np.isfinite(column).all()
 
 
+@everywhere
+def test_noise_does_not_stay_in_the_sample(process):
+    """The last step of Euler–Maruyama to sigma = 0 is Euler's; the one before is not."""
+    times = uniform_grid(process, 3)
+    noisy, quiet = (f.table(process, times) for f in (samplers.euler_maruyama, euler))
+    np.testing.assert_array_equal(
+        noisy.fresh > 0, [process != COSINE, True, False]
+    )  # sigma' = 0 at the cosine's end
+    np.testing.assert_array_equal(noisy.noise[-1], quiet.noise[-1])
+    assert (noisy.noise[1] != quiet.noise[1]).all()
+
+
+def test_noise_does_not_lead_to_noise():
+    with pytest.raises(ValueError, match="ddpm draws noise, which leads from noise to data only"):
+        samplers.ddpm(mixture_denoiser(FLOW), FLOW, jnp.zeros(4), jnp.array([0.1, 0.5, 0.9]), keys=keys_of(4))
+
+
 @all_samplers
 def test_noise_needs_keys(name):
     sampler, options = STOCHASTIC[name]

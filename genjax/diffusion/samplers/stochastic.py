@@ -90,7 +90,7 @@ def edm_stochastic(
     end = jnp.asarray(process.domain[1], times.dtype)
     gamma = jnp.where((s_min <= rho) & (rho <= s_max), jnp.minimum(s_churn / len(t), jnp.sqrt(2.0) - 1), 0)
     raised = jnp.minimum((1 + gamma) * rho, process.sigma(end) / process.alpha(end))
-    churned = jnp.isfinite(rho) & (raised > rho)
+    churned = raised > rho  # nowhere at infinite rho
     rho, raised = jnp.where(churned, rho, 1), jnp.where(churned, raised, 1)
     start = jnp.where(churned, process.time_at(-2 * jnp.log(raised)), t)
     added = jnp.where(churned, s_noise * process.alpha(start) * jnp.sqrt((raised - rho) * (raised + rho)), 0)

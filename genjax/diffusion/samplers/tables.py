@@ -188,7 +188,14 @@ def sampler(table: Callable[..., Table]) -> Callable:
         **options: Any,
     ) -> Float[Array, " batch *shape"] | Float[Array, " states batch *shape"]:
         check_grid(process, times)
-        return run(denoiser, noise, table(process, times, **options), keys, trajectory=trajectory)
+        rows = table(process, times, **options)
+        draws = not (rows.fresh is None and rows.churn is None)
+        if draws and not isinstance(times, jax.core.Tracer) and np.any(np.diff(times) > 0):
+            raise ValueError(
+                f"{table.__name__} draws noise, which leads from noise to data only, but the times of the grid rise; "
+                "invert with a sampler that draws none (ddim with eta=0, heun, …)"
+            )
+        return run(denoiser, noise, rows, keys, trajectory=trajectory)
 
     common = [
         p
