@@ -74,7 +74,11 @@ from genjax.diffusion.samplers import ddim as ddim
 from genjax.diffusion.samplers import ddpm as ddpm
 from genjax.diffusion.samplers import deis as deis
 from genjax.diffusion.samplers import dpm2_ancestral as dpm2_ancestral
+from genjax.diffusion.samplers import dpm_solver_1 as dpm_solver_1
+from genjax.diffusion.samplers import dpm_solver_2 as dpm_solver_2
+from genjax.diffusion.samplers import dpm_solver_3 as dpm_solver_3
 from genjax.diffusion.samplers import dpm_solver_pp_2m as dpm_solver_pp_2m
+from genjax.diffusion.samplers import dpm_solver_pp_2s as dpm_solver_pp_2s
 from genjax.diffusion.samplers import dpm_solver_pp_3m as dpm_solver_pp_3m
 from genjax.diffusion.samplers import edm_heun as edm_heun
 from genjax.diffusion.samplers import edm_stochastic as edm_stochastic
@@ -87,6 +91,7 @@ from genjax.diffusion.samplers import midpoint as midpoint
 from genjax.diffusion.samplers import predictor_corrector as predictor_corrector
 from genjax.diffusion.samplers import reverse_diffusion as reverse_diffusion
 from genjax.diffusion.samplers import rk4 as rk4
+from genjax.diffusion.samplers import unipc as unipc
 from genjax.diffusion.samplers.adaptive import adaptive_solution as adaptive_solution
 from genjax.diffusion.samplers.multistep import graded_start as graded_start
 from genjax.diffusion.samplers.runge_kutta import runge_kutta as runge_kutta

@@ -95,10 +95,21 @@ class Reference:
 
     def check(self, sampler, states, keys=None, **options):
         """The sampler's states at every time of the grid are `states`, but for rounding."""
-        table = sampler.table(self.process, jnp.asarray(self.times), **options)
+        table = tabulate(sampler, self.process, jnp.asarray(self.times), **options)
         found = states_of(self.process, jnp.asarray(self.start), table, keys)
         # States are of order 1 to 10; digits are lost where (x − alpha·x̂)/sigma cancels at sigma = .05.
         np.testing.assert_allclose(found, np.stack(states), rtol=1e-12, atol=1e-12)
+
+
+@functools.cache
+def _compiled_table(sampler, process, options):
+    return jax.jit(lambda times: sampler.table(process, times, **dict(options)))
+
+
+def tabulate(sampler, process, times, **options):
+    """The sampler's table, of traced times, and compiled once for every shape: op by op it takes far longer."""
+    table = _compiled_table(sampler, process, tuple(options.items()))(times)
+    return table._replace(rows_per_step=int(table.rows_per_step))
 
 
 @functools.cache

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mixtures import integrals_of_polynomials, mixture_denoiser, quantiles_of
+from mixtures import integrals_of_polynomials, mixture_denoiser, quantiles_of, states_of, tabulate
 
 from genjax.diffusion import (
     EDM,
@@ -18,6 +18,7 @@ from genjax.diffusion import (
     lms,
     sample_keys,
     uniform_grid,
+    unipc,
 )
 from genjax.diffusion.samplers.multistep import exponential_moments
 
@@ -45,7 +46,7 @@ def test_adams_bashforth_against_its_integral(reference, order):
 
 @pytest.mark.parametrize("order, textbook", [(2, [3 / 2, -1 / 2]), (3, [23, -16, 5]), (4, [55, -59, 37, -9])])
 def test_adams_bashforth_on_equal_steps_has_the_textbooks_coefficients(float64, order, textbook):
-    table = adams_bashforth.table(FLOW, jnp.linspace(1.0, 0.0, 11), order=order)
+    table = tabulate(adams_bashforth, FLOW, jnp.linspace(1.0, 0.0, 11), order=order)
     scale = {2: 1, 3: 12, 4: 24}[order]
     for row in range(order - 1, 10):
         # dx/dt = ẑ − x̂, and steps of −.1
@@ -67,7 +68,7 @@ def test_lms_against_its_integral(reference, order):
 
 def test_lms_of_order_two_by_hand(float64):
     """EDM from sigma 4 to 2, then to 1: the line through ẑ at 4 and 2 is at 1.5 on average ẑ_2 + (ẑ_2 − ẑ_4)/4."""
-    table = lms.table(EDM(), jnp.array([4.0, 2.0, 1.0]), order=2)
+    table = tabulate(lms, EDM(), jnp.array([4.0, 2.0, 1.0]), order=2)
     np.testing.assert_allclose(table.clean, [[1], [1]])
     # x_1 = x_2 − (5/4·ẑ_2 − 1/4·ẑ_4) and x_2 = x̂ + 2·ẑ_2
     np.testing.assert_allclose(table.noise, [[2, 0], [3 / 4, 1 / 4]], rtol=1e-15)
@@ -175,11 +176,13 @@ def test_the_sde_form_of_2m(reference, eta):
 @pytest.mark.parametrize("sampler", [dpm_solver_pp_2m, dpm_solver_pp_3m])
 def test_without_eta_nothing_is_drawn(sampler, float64):
     times = uniform_grid(FLOW, 8)
-    assert sampler.table(FLOW, times).fresh is None
-    traced = sampler.table(FLOW, times, eta=jnp.asarray(0.0))  # the same method, compiled for any eta
+    assert tabulate(sampler, FLOW, times).fresh is None
+    traced = jax.jit(lambda eta: sampler.table(FLOW, times, eta=eta))(
+        0.0
+    )  # the same method, compiled for any eta
     np.testing.assert_array_equal(traced.fresh, 0)
-    np.testing.assert_allclose(traced.noise, sampler.table(FLOW, times).noise, rtol=1e-15)
-    full = sampler.table(FLOW, times, eta=1.0)
+    np.testing.assert_allclose(traced.noise, tabulate(sampler, FLOW, times).noise, rtol=1e-15)
+    full = tabulate(sampler, FLOW, times, eta=1.0)
     np.testing.assert_allclose(full.fresh**2 + full.noise[:, 0] ** 2, times[1:] ** 2, rtol=1e-13)
     assert full.noise[0, 0] == 0  # from pure noise, all of it is drawn anew
 
@@ -188,15 +191,15 @@ def test_without_eta_nothing_is_drawn(sampler, float64):
 def test_order_one_is_the_first_order_method(process, float64):
     x, times = jnp.asarray(quantiles_of(0.0, 1.0)), uniform_grid(process, 12)
     for first, sampler in [(euler, adams_bashforth), (ddim, lms), (ddim, deis)]:
-        states = sampler(mixture_denoiser(process), process, x, times, trajectory=True, order=1)
-        expected = first(mixture_denoiser(process), process, x, times, trajectory=True)
+        states = states_of(process, x, tabulate(sampler, process, times, order=1))
+        expected = states_of(process, x, tabulate(first, process, times))
         np.testing.assert_allclose(states, expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("sampler, order", [(deis, 3), (dpm_solver_pp_2m, 2), (dpm_solver_pp_3m, 3)])
 def test_lower_order_final(sampler, order, float64):
     times = jnp.linspace(0.9, 0.1, 7)
-    full, lower = (sampler.table(FLOW, times, lower_order_final=lower) for lower in (False, True))
+    full, lower = (tabulate(sampler, FLOW, times, lower_order_final=lower) for lower in (False, True))
     for a, b in ((full.clean, lower.clean), (full.noise, lower.noise)):
         np.testing.assert_array_equal(a[: 7 - order], b[: 7 - order])
     history = lower.noise if sampler is deis else lower.clean
@@ -206,7 +209,11 @@ def test_lower_order_final(sampler, order, float64):
 def test_infinite_pasts_drop_out(float64):
     """From t = 1 the first step is first order, and so is the second for all that interpolate in the log-SNR."""
     times = uniform_grid(FLOW, 5)
-    for table in (deis.table(FLOW, times), dpm_solver_pp_3m.table(FLOW, times), lms.table(FLOW, times)):
+    for table in (
+        tabulate(deis, FLOW, times),
+        tabulate(dpm_solver_pp_3m, FLOW, times),
+        tabulate(lms, FLOW, times),
+    ):
         history = max(table.clean, table.noise, key=lambda column: column.shape[1])
         assert [int((row != 0).sum()) for row in history[:3]] == [1, 1, 2]
         assert np.isfinite(history).all()
@@ -236,5 +243,64 @@ def test_mistakes_are_answered():
         lms(*arguments, order=5)
     with pytest.raises(ValueError, match="form is one of 'midpoint', 'heun'; got 'Heun'"):
         dpm_solver_pp_2m(*arguments, form="Heun")
+    with pytest.raises(ValueError, match="variant is one of 'bh1', 'bh2'; got 'bh3'"):
+        unipc(*arguments, variant="bh3")
     with pytest.raises(ValueError, match="give it keys"):
         dpm_solver_pp_2m(*arguments, eta=1.0)
+
+
+@pytest.mark.parametrize("variant", ["bh1", "bh2"])
+@pytest.mark.parametrize("corrector", [True, False])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_unipc_against_the_paper(reference, order, corrector, variant):
+    """Zhao et al. 2023, algorithms 1 and 2 for x̂: linear systems for the weights of D/r, and both kinds of state."""
+    half = reference.half_log_snr
+
+    def moved(x, past, values, s, new=None):
+        h = half(s) - half(past[0])
+        used = min(order, len(past))
+        nodes = [(half(t) - half(past[0])) / h for t in past[1:used]]
+        differences = [(v - values[0]) / r for v, r in zip(values[1:used], nodes, strict=True)]
+        if new is not None:
+            nodes, differences = [*nodes, 1.0], [*differences, new - values[0]]
+        scale = -h if variant == "bh1" else np.expm1(-h)
+        phi, system, right = np.expm1(-h) / -h - 1, [], []
+        factorial = 1
+        for k in range(len(nodes)):
+            system.append(np.array(nodes) ** k)
+            right.append(phi * factorial / scale)
+            factorial *= k + 2
+            phi = phi / -h - 1 / factorial
+        weights = [0.5] if len(nodes) == 1 else np.linalg.solve(system, right) if nodes else []
+        x = reference.sigma(s) / reference.sigma(past[0]) * x - reference.alpha(s) * np.expm1(-h) * values[0]
+        return x - reference.alpha(s) * scale * sum(w * d for w, d in zip(weights, differences, strict=True))
+
+    predicted = state = reference.start
+    past, values, states = [], [], [reference.start]
+    for t, s in zip(reference.times[:-1], reference.times[1:], strict=True):
+        value = reference.predict(predicted, t)[0]
+        state = moved(state, past, values, t, new=value) if corrector and past else predicted
+        past, values = [t, *past], [value, *values]
+        predicted = moved(state, past, values, s)
+        states.append(predicted)
+    reference.check(unipc, states, order=order, corrector=corrector, variant=variant)
+
+
+@pytest.mark.parametrize(
+    "order, sampler",
+    [(1, ddim), (2, dpm_solver_pp_2m), (3, dpm_solver_pp_3m)],
+    ids=lambda p: getattr(p, "__name__", p),
+)
+def test_unipc_without_its_corrector_is_dpm_solver_pp(float64, order, sampler):
+    """Also through infinite ends; its second step, a line, is the only one in which 3M does not share B/2."""
+    times = uniform_grid(VariancePreservingCosine(), 9)
+    found = tabulate(unipc, VariancePreservingCosine(), times, order=order, corrector=False)
+    expected = tabulate(sampler, VariancePreservingCosine(), times)
+    alike = [row for row in range(9) if not (order == 3 and row == 2)]
+    np.testing.assert_allclose(found.clean[np.array(alike)], expected.clean[np.array(alike)], rtol=1e-13)
+    np.testing.assert_array_equal(found.noise, expected.noise)
+    corrected = tabulate(unipc, VariancePreservingCosine(), times, order=order)
+    # From infinity the first step is not corrected, and the last, to the clean end, only ends on x̂.
+    np.testing.assert_allclose(corrected.clean[:2, :order], expected.clean[:2], rtol=1e-13)
+    assert (np.abs(corrected.clean[2:8, order]) > 1e-3).any()
+    np.testing.assert_allclose(corrected.clean[8], [1] + [0] * order, atol=1e-15)

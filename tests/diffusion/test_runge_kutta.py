@@ -1,6 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
-from mixtures import mixture_denoiser
+from mixtures import mixture_denoiser, states_of, tabulate
 
 from genjax.diffusion import EDM, RectifiedFlow, edm_heun, euler, heun, midpoint, rk4, uniform_grid
 
@@ -56,7 +56,7 @@ def test_edm_heun_against_its_algorithm(reference):
 
 
 def evaluations(sampler, process, times):
-    return np.asarray(sampler.table(process, times).times)
+    return np.asarray(tabulate(sampler, process, times).times)
 
 
 def test_how_often_and_where_the_network_is_evaluated():
@@ -79,11 +79,10 @@ def test_a_step_out_of_the_domain_is_eulers(float64):
     """EDM's network does not know sigma = 0: nothing is evaluated there, nor below the domain."""
     process = EDM(domain=(0.1, 80.0))
     times, x = uniform_grid(process, 4), jnp.linspace(-100.0, 100.0, 5)
+    walk = lambda sampler, x, times: states_of(process, x, tabulate(sampler, process, times))
     for sampler in (midpoint, heun, rk4):
-        assert sampler.table(process, times).times.min() == 0.1
-        states = sampler(mixture_denoiser(process), process, x, times, trajectory=True)
-        last = euler(mixture_denoiser(process), process, states[-2], times[-2:])
-        np.testing.assert_allclose(states[-1], last, rtol=1e-14)
-        inside = sampler(mixture_denoiser(process), process, x, times[:-1])
-        np.testing.assert_array_equal(inside, states[-2])
-        assert np.abs(inside - euler(mixture_denoiser(process), process, x, times[:-1])).max() > 1e-3
+        assert tabulate(sampler, process, times).times.min() == 0.1
+        states = walk(sampler, x, times)
+        np.testing.assert_allclose(states[-1], walk(euler, states[-2], times[-2:])[-1], rtol=1e-14)
+        np.testing.assert_allclose(states[:-1], walk(sampler, x, times[:-1]), rtol=1e-14)
+        assert np.abs(states[-2] - walk(euler, x, times)[-2]).max() > 1e-3

@@ -216,3 +216,50 @@ def dpm_solver_pp_3m(
     """
     reshape = lambda m: m * jnp.asarray([1, 1, curvature], m.dtype)
     return _data_multistep(process, times, 3, eta, reshape, lower_order_final)
+
+
+@sampler
+def unipc(
+    process: Process,
+    times: Float[Array, " times"],
+    order: int = 2,
+    variant: str = "bh2",
+    corrector: bool = True,
+    lower_order_final: bool = False,
+) -> Table:
+    """UniPC for x̂ (Zhao et al. 2023, algorithms 1 and 2), of order 1 to 3: two methods with one evaluation a step.
+
+    The predictor goes along the polynomial through the last `order` values of x̂, in lambda. The value where it ends
+    is one more, through which the corrector does that step again. With x_t the predicted point and x_t + d_t the
+    corrected one, d_t a combination of values of x̂, the next point is
+
+        x_s = sigma_s/sigma_t·(x_t + d_t) + alpha_s·h·∫₀¹ exp(−h·(1 − τ))·x̂(τ) dτ.
+
+    States are predicted points. The corrector adds one to the order, and lets it begin from two: from an even start
+    order 2 gives 3 as a whole, and order 3 does too.
+
+    Args:
+        variant: where the predictor, of order 2, or the corrector, of order 1, is a line, its slope's moment is
+            taken to be B/2, with B = h for "bh1" and 1 − e^{−h} for "bh2"; in all else the variants agree.
+        lower_order_final: no step has a higher order than there are steps left.
+    """
+    choose("order", order, (1, 2, 3))
+    choose("variant", variant, ("bh1", "bh2"))
+    half_log_snr, h = half_log_snr_steps(process, times)
+    alpha, sigma = process.alpha(times[1:]), process.sigma(times)
+    past = inverse_past(half_log_snr, order, lower_order_final)
+    values = 1 + (past != 0).sum(1, keepdims=True)
+    exact = exponential_moments(h, order + 1)
+    line = exact.at[:, 1].set((h if variant == "bh1" else exact[:, 0]) / 2)
+    predictor = alpha[:, None] * lagrange(past, jnp.where(values == 2, line, exact))
+    clean = corrected(alpha, predictor)
+    if corrector:
+        end = (h != 0).astype(h.dtype)[:, None]  # the new value: 1/r = 1, dropped from infinite steps
+        new = alpha[:, None] * lagrange(jnp.concatenate([end, past], 1), jnp.where(values == 1, line, exact))
+        change = new - jnp.pad(predictor, ((0, 0), (1, 0)))
+        d = jnp.concatenate(
+            [change[:, :1], -change.sum(1, keepdims=True), change[:, 1:]], 1
+        )  # newest value first
+        kept = finite(sigma[1:] / sigma[:-1])[:, None]
+        clean = jnp.pad(clean, ((0, 0), (0, 1))) + kept * jnp.pad(d[:-1], ((1, 0), (0, 0)))
+    return Table(times[:-1], clean=clean, noise=sigma[1:, None])

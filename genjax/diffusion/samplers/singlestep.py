@@ -1,0 +1,100 @@
+"""DPM-Solver: exponential integrators with evaluations inside the step, and no memory between steps.
+
+As in `multistep`, the ODE is d(x/alpha) = ẑ·drho or d(x/sigma) = x̂·d(1/rho), integrated with a polynomial in
+lambda = −log(rho), half the log-SNR. Every evaluation is followed by the first-order step
+x_s = alpha_s·x̂ + sigma_s·ẑ from the one at which the step began, corrected by what has changed since in x̂ or ẑ.
+
+With `on_grid` a step of order p covers p intervals of the grid and evaluates at its times, as the orders 1, 2, …, p
+in turn of diffusers; then the last step may be shorter, and so of lower order. Else the times inside a step divide
+its log-SNR evenly, or where that is infinite, t. What comes from infinite log-SNR or goes to it is of first order.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from genjax.diffusion.processes import Process
+from genjax.diffusion.samplers.multistep import exponential_moments, finite
+from genjax.diffusion.samplers.one_step import ddim
+from genjax.diffusion.samplers.tables import Rows, Table, sampler
+
+
+def divided(process: Process, times: Float[Array, " times"], parts: int) -> Float[Array, " finer"]:
+    """The grid with every step in `parts` of equal log-SNR, or of equal t where that is infinite."""
+    fractions = np.arange(parts) / parts
+    even = lambda u: u[:-1, None] + jnp.diff(u)[:, None] * fractions.astype(u.dtype)
+    log_snr = process.log_snr(times)
+    known = jnp.isfinite(log_snr[:-1] + log_snr[1:])[:, None] & (fractions > 0)
+    inside = jnp.where(known, process.time_at(jnp.where(known, even(log_snr), 0)), even(times))
+    return jnp.append(jnp.clip(inside, *sorted(process.domain)).reshape(-1), times[-1])
+
+
+def _singlestep(process, times, order, half, slope_moment, on_grid):
+    """Every evaluation's step goes on from the start of its group of `order`, along the line to the newest value.
+
+    Args:
+        half: "clean" or "noise", what the polynomial goes through.
+        slope_moment: of a = h for x̂, −h for ẑ, with h the change of lambda since the start.
+    """
+    nodes = times if on_grid else divided(process, times, order)
+    age = np.arange(len(nodes) - 1) % order  # of the evaluation at the start of the group
+    half_log_snr = process.log_snr(nodes) / 2
+    start = half_log_snr[np.arange(len(age)) - age]
+    h = half_log_snr[1:] - start
+    inverse = finite(
+        h / (half_log_snr[:-1] - start)
+    )  # 1/r of the newest value; 0 for the start's own, and infinite h
+    alpha, sigma = process.alpha(nodes[1:]), process.sigma(nodes[1:])
+    change = (
+        (alpha if half == "clean" else sigma) * inverse * slope_moment(finite(h if half == "clean" else -h))
+    )
+    columns = np.arange(order)
+    of_start = (
+        columns == jnp.where(inverse == 0, 0, age)[:, None]
+    )  # first order goes on from the newest value
+    of_change = (columns == 0).astype(int) - (columns == age[:, None])
+    table = Table(
+        nodes[:-1],
+        clean=alpha[:, None] * of_start,
+        noise=sigma[:, None] * of_start,
+        rows_per_step=1 if on_grid else order,
+    )
+    return table._replace(**{half: getattr(table, half) + change[:, None] * of_change})
+
+
+def _half_of_constant(a: Rows) -> Rows:
+    return -jnp.expm1(-a) / 2
+
+
+def _of_line(a: Rows) -> Rows:
+    return exponential_moments(a, 2)[:, 1]
+
+
+@sampler
+def dpm_solver_1(process: Process, times: Float[Array, " times"]) -> Table:
+    """The first-order step of DPM-Solver and of DPM-Solver++, which is `ddim`'s (Lu et al. 2022a, section 4.1)."""
+    return ddim.table(process, times)
+
+
+@sampler
+def dpm_solver_2(process: Process, times: Float[Array, " times"], on_grid: bool = False) -> Table:
+    """DPM-Solver-2 (Lu et al. 2022a, algorithm 1): ẑ at the middle of the step; of order 2, 2 evaluations a step.
+
+    x_s = alpha_s/alpha_t·x − sigma_s·(e^h − 1)·(ẑ + (ẑ_middle − ẑ)/(2r)), with r = 1/2.
+    """
+    return _singlestep(process, times, 2, "noise", _half_of_constant, on_grid)
+
+
+@sampler
+def dpm_solver_3(process: Process, times: Float[Array, " times"], on_grid: bool = False) -> Table:
+    """DPM-Solver-3 (Lu et al. 2022a, algorithm 2): ẑ at thirds of the step; of order 3, 3 evaluations a step."""
+    return _singlestep(process, times, 3, "noise", _of_line, on_grid)
+
+
+@sampler
+def dpm_solver_pp_2s(process: Process, times: Float[Array, " times"], on_grid: bool = False) -> Table:
+    """DPM-Solver++(2S) (Lu et al. 2022b, algorithm 1): x̂ at the middle of the step; of order 2, 2 evaluations a step.
+
+    x_s = sigma_s/sigma_t·x + alpha_s·(1 − e^{−h})·(x̂ + (x̂_middle − x̂)/(2r)), with r = 1/2.
+    """
+    return _singlestep(process, times, 2, "clean", _half_of_constant, on_grid)
