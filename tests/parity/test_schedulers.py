@@ -63,6 +63,16 @@ DIVIDED = (
 dpm = diffusers.DPMSolverMultistepScheduler
 
 
+class PublishedThirdOrder(diffusers.DPMSolverSinglestepScheduler):
+    """DPM-Solver-3 as published: its second evaluation's update is that of solver_type "heun", its third's of "midpoint"."""
+
+    def singlestep_dpm_solver_second_order_update(self, *arguments, **named):
+        self.register_to_config(solver_type="heun")
+        x = super().singlestep_dpm_solver_second_order_update(*arguments, **named)
+        self.register_to_config(solver_type="midpoint")
+        return x
+
+
 CASES = {
     # x̂ is not clipped here. "trailing" makes the steps equal: from 999 by 99 to the clean end.
     "DDPM": Case(
@@ -161,6 +171,49 @@ CASES = {
     "DEIS, order 3 to the end": Case(
         partial(diffusers.DEISMultistepScheduler, solver_order=3, lower_order_final=False),
         partial(samplers.deis, order=3),
+    ),
+    "UniPC": Case(diffusers.UniPCMultistepScheduler, partial(samplers.unipc, lower_order_final=True)),
+    "UniPC, Karras": Case(
+        partial(diffusers.UniPCMultistepScheduler, use_karras_sigmas=True),
+        partial(samplers.unipc, lower_order_final=True),
+    ),
+    "UniPC, order 3 to sigma_min": Case(
+        partial(
+            diffusers.UniPCMultistepScheduler,
+            solver_order=3,
+            lower_order_final=False,
+            final_sigmas_type="sigma_min",
+        ),
+        partial(samplers.unipc, order=3),
+    ),
+    # It divides 0 by 0 in a step to sigma = 0.
+    "UniPC, B = h, to sigma_min": Case(
+        partial(diffusers.UniPCMultistepScheduler, solver_type="bh1", final_sigmas_type="sigma_min"),
+        partial(samplers.unipc, variant="bh1", lower_order_final=True),
+    ),
+    "DPM-Solver++ 2S": Case(
+        partial(diffusers.DPMSolverSinglestepScheduler, lower_order_final=True),
+        partial(samplers.dpm_solver_pp_2s, on_grid=True),
+    ),
+    "DPM-Solver++ 2S to sigma_min": Case(
+        partial(diffusers.DPMSolverSinglestepScheduler, final_sigmas_type="sigma_min"),
+        partial(samplers.dpm_solver_pp_2s, on_grid=True),
+    ),
+    "DPM-Solver 2": Case(
+        partial(
+            diffusers.DPMSolverSinglestepScheduler, algorithm_type="dpmsolver", final_sigmas_type="sigma_min"
+        ),
+        partial(samplers.dpm_solver_2, on_grid=True),
+    ),
+    "DPM-Solver 3": Case(
+        partial(
+            PublishedThirdOrder,
+            solver_order=3,
+            algorithm_type="dpmsolver",
+            final_sigmas_type="sigma_min",
+            lower_order_final=True,  # ten steps are three times three, and one
+        ),
+        partial(samplers.dpm_solver_3, on_grid=True),
     ),
     "EDM, Euler": Case(diffusers.EDMEulerScheduler, samplers.euler, EDM()),
     "EDM, DPM-Solver++ 2M": Case(diffusers.EDMDPMSolverMultistepScheduler, samplers.dpm_solver_pp_2m, EDM()),
@@ -279,6 +332,7 @@ def draws():
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.filterwarnings("ignore:.*algorithm_type:FutureWarning")  # that of DPM-Solver without ++ will go
 @pytest.mark.filterwarnings("ignore:__array__ implementation|__array_wrap__ must:DeprecationWarning")
 def test_states_are_those_of_the_scheduler(case, draws, monkeypatch):
     scheduler, process = case.scheduler(), case.process
