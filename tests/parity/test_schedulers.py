@@ -74,7 +74,7 @@ class PublishedThirdOrder(diffusers.DPMSolverSinglestepScheduler):
 
 
 CASES = {
-    # x̂ is not clipped here. "trailing" makes the steps equal: from 999 by 99 to the clean end.
+    # x̂ is not clipped here. "trailing" makes the steps equal: from timestep 999 by 100 to the clean end.
     "DDPM": Case(
         partial(diffusers.DDPMScheduler, clip_sample=False, timestep_spacing="trailing"),
         samplers.ddpm,
