@@ -37,9 +37,10 @@ BATCH, DIMENSIONS = 16, 4
 STEPS = 10
 KEYS = sample_keys(jax.random.key(0), jnp.arange(BATCH))
 
-# Relative to the largest number in the states at that time. Both sides work in float32, where one rounding is 6e-8 and
-# the differences of logarithms that schedulers divide by have errors of about 1e-6; measured are up to 1e-6.
-TOLERANCE = 1e-5
+# Relative to the largest number in the states at that time. Both sides work in float32, where one rounding is 6e-8;
+# schedulers divide small differences of logarithms and of exponentials. Measured are up to 1e-6, but up to 1e-5 of
+# third-order DEIS and DPM-Solver.
+TOLERANCE = 3e-5
 
 
 class Case(NamedTuple):
