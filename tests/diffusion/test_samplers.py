@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mixtures import mixture_denoiser, quantiles_of, states_of, tabulate
+from mixtures import QUICK, mixture_denoiser, quantiles_of, states_of, tabulate
 
 from genjax.diffusion import (
     Prediction,
@@ -114,7 +114,11 @@ def test_trajectory_and_vmap(sampler):
         uniform_grid(FLOW, 4),
         chance(jnp.arange(5)),
     )
-    sample = jax.jit(functools.partial(sampler, tanh_denoiser, FLOW, keys=keys), static_argnames="trajectory")
+    sample = jax.jit(
+        functools.partial(sampler, tanh_denoiser, FLOW, keys=keys),
+        static_argnames="trajectory",
+        compiler_options=QUICK,
+    )
     trajectory = sample(noises[0], times, trajectory=True)
     assert trajectory.shape == (5, 5)
     np.testing.assert_array_equal(trajectory[0], noises[0])
@@ -156,7 +160,7 @@ def arguments(num_steps, batch=4, scale=2.0, shift=1.0):
 def test_nothing_recompiles_when_values_change(sampler):
     traces = []
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def generate(*args):
         traces.append(args)
         return generate_with(sampler, *args)
@@ -180,7 +184,7 @@ def test_the_compiled_program_holds_the_network_once_and_no_more_memory_for_more
     for num_steps in (10, 200):
         sample = lambda x, times, keys: sampler(tanh_denoiser, FLOW, x, times, keys=keys)
         keys = chance(jnp.arange(8))
-        program = jax.jit(sample).lower(noise, uniform_grid(FLOW, num_steps), keys).compile()
+        program = jax.jit(sample).lower(noise, uniform_grid(FLOW, num_steps), keys).compile(QUICK)
         assert program.as_text().count(" tanh(") == 1
         memory.append(program.memory_analysis().temp_size_in_bytes)
     # The table grows, by some numbers a step; one array of states would be 131 kB more.
@@ -207,7 +211,7 @@ def test_gradients_flow_through_a_sampler(sampler, float64):
     """Of the parameter of a network, against a central difference."""
     x, times = jnp.linspace(-1.0, 1.0, 4)[:, None], uniform_grid(FLOW, 4)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     @jax.value_and_grad
     def loss(parameter):
         apply = lambda x, t: jnp.tanh(parameter * x) + t[:, None]
