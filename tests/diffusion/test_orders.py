@@ -9,6 +9,7 @@ from genjax.diffusion import (
     EDM,
     RectifiedFlow,
     VariancePreservingCosine,
+    VariancePreservingLinear,
     adams_bashforth,
     ddim,
     deis,
@@ -30,7 +31,12 @@ from genjax.diffusion import (
 )
 
 FLOW = RectifiedFlow()
-INTERVALS = {FLOW: (0.9, 0.1), VariancePreservingCosine(): (0.9, 0.1), EDM(): (9.0, 0.1)}
+INTERVALS = {
+    FLOW: (0.9, 0.1),
+    VariancePreservingCosine(): (0.9, 0.1),
+    VariancePreservingLinear(): (0.9, 0.1),
+    EDM(): (9.0, 0.1),
+}
 
 
 def grid(process, num_steps):

@@ -254,12 +254,11 @@ def unipc(
     predictor = alpha[:, None] * lagrange(past, jnp.where(values == 2, line, exact))
     clean = corrected(alpha, predictor)
     if corrector:
-        end = (h != 0).astype(h.dtype)[:, None]  # the new value: 1/r = 1, dropped from infinite steps
+        end = jnp.ones_like(h)[:, None]  # 1/r of the new value
         new = alpha[:, None] * lagrange(jnp.concatenate([end, past], 1), jnp.where(values == 1, line, exact))
         change = new - jnp.pad(predictor, ((0, 0), (1, 0)))
-        d = jnp.concatenate(
-            [change[:, :1], -change.sum(1, keepdims=True), change[:, 1:]], 1
-        )  # newest value first
+        # Newest value first: the new one, the present one, and the past.
+        d = jnp.concatenate([change[:, :1], -change.sum(1, keepdims=True), change[:, 1:]], 1)
         kept = finite(sigma[1:] / sigma[:-1])[:, None]
         clean = jnp.pad(clean, ((0, 0), (0, 1))) + kept * jnp.pad(d[:-1], ((1, 0), (0, 0)))
     return Table(times[:-1], clean=clean, noise=sigma[1:, None])
