@@ -14,7 +14,7 @@ from configs import digits_flow
 DEVIATION = 0.85  # root mean square of the digits' pixels in [−1, 1]
 
 
-def get_config(choice: str) -> ConfigDict:
+def get_config(choice: str = "rectified_flow,velocity") -> ConfigDict:
     process, target = choice.split(",")
     config = digits_flow.get_config()
     config.experiment = f"digits_{process}_{target}"

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from configs import digits_algebra
 from configs.digits_flow import get_config
 from experiments.configuration import build
 from experiments.sampling import add_posthoc, sample_images
@@ -208,3 +209,10 @@ def test_metrics_say_what_moved_and_at_which_times_the_loss_is(accumulation_step
     # clipping comes after the gradient's norm is taken: Adam's first moment holds the clipped gradient
     clipped = norm(optax.tree.get(after.optimizer_state, "mu")) / 0.1
     np.testing.assert_allclose(clipped, min(1.0, metrics["norm/gradient/total"]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("process", ["rectified_flow", "variance_preserving", "variance_exploding", "edm"])
+def test_every_choice_of_the_algebra_can_be_trained_and_sampled(process):
+    for target in ("clean", "noise", "v", "velocity", "edm"):
+        task = build(digits_algebra.get_config(f"{process},{target}"))
+        assert task.target.func.__name__ == target
