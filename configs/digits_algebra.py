@@ -1,6 +1,6 @@
 """One small DiT on the digits under any process and target: what the choice of either does, on one budget.
 
-python -m experiments.train --config=configs/digits_algebra.py:edm,noise --workdir=runs/digits_edm_noise
+python -m experiments.train --config=configs/digits_algebra.py:edm,noise --workdir=runs/digits_algebra_edm_noise
 
 The process is rectified_flow, variance_preserving, variance_exploding or edm; the target clean, noise, v, velocity or
 edm. Every process has the law of times of its own paper and every loss weight 1; all else is that of digits_flow,
@@ -17,7 +17,7 @@ DEVIATION = 0.85  # root mean square of the digits' pixels in [−1, 1]
 def get_config(choice: str = "rectified_flow,velocity") -> ConfigDict:
     process, target = choice.split(",")
     config = digits_flow.get_config()
-    config.experiment = f"digits_{process}_{target}"
+    config.experiment = f"digits_algebra_{process}_{target}"
     config.num_steps = 2000
     config.averages.ema.steps = 300
     config.sampling.every = 2000
