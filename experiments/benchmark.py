@@ -26,7 +26,7 @@ from ml_collections import config_flags
 
 from experiments.configuration import build
 from experiments.runtime import run_program, user_errors
-from experiments.sampling import time_grid
+from experiments.sampling import evaluation_times, time_grid
 from genjax.data import Batches, InMemory, load_dataset, reading_rate
 from genjax.training import Checkpoints, abstract_state, make_mesh, train
 from genjax.training.cost import multiply_adds
@@ -103,6 +103,7 @@ def guided_sampling(config, task, mesh) -> dict[str, Callable[[], float]]:
     """Seconds to sample a batch with guidance by the config's sampler, and of as many network calls on twice the batch."""
     state = jax.jit(task.init, out_shardings=replicated(mesh))(jax.random.key(0))
     batch_size, times = config.batch_size, time_grid(task.process, config.sampling)
+    evaluations = len(evaluation_times(task.sampler, task.process, times))
     labels, indices = np.arange(batch_size) % config.data.num_classes, np.arange(batch_size)
     generate = jax.jit(lambda *args: task.generate(state, jax.random.key(1), *args))
     network = jax.jit(lambda *args: task.network.apply({"params": state.params}, *args))
@@ -111,7 +112,7 @@ def guided_sampling(config, task, mesh) -> dict[str, Callable[[], float]]:
         f"{config.sampling.num_steps} guided steps": lambda: generate(
             labels, jnp.float32(config.sampling.guidance_scale), times, indices
         ),
-        "as many network calls": lambda: [network(*inputs) for _ in range(config.sampling.num_steps)],
+        "as many network calls": lambda: [network(*inputs) for _ in range(evaluations)],
     }
 
     def seconds(call):

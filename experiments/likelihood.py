@@ -9,6 +9,8 @@ on the images themselves, each with the standard error of its mean over images. 
 
 import dataclasses
 import json
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ PROBES = flags.DEFINE_integer(
     "Random probes of the trace; 0 computes it exactly, a derivative for each pixel.",
     lower_bound=0,
 )
-BATCH = 100
+BATCH = 20
 CLEAN_END = flags.DEFINE_float("clean_end", 1e-3, "Where the bound's last step ends, in parts of the time.")
 
 
@@ -75,10 +77,17 @@ def held_out_bits(
 
     params = state.averages.get(config.sampling.weights, state.params)
     labels = jnp.asarray(chosen["label"])
-    parts = [
-        bits(params, jax.random.key(i), images[i : i + BATCH], labels[i : i + BATCH])
-        for i in range(0, count, BATCH)
-    ]
+    parts, began = [], time.monotonic()
+    for i in range(0, count, BATCH):
+        part = bits(params, jax.random.key(i), images[i : i + BATCH], labels[i : i + BATCH])
+        parts.append([np.asarray(values) for values in part])
+        done, seconds = min(i + BATCH, count), time.monotonic() - began
+        remaining = seconds * (count - done) / done
+        print(
+            f"{done}/{count} images  {done / seconds:.2g} images/s  remaining {remaining:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
     exact, bound = (np.concatenate(each).astype(float) for each in zip(*parts, strict=True))
     return exact, bound
 
