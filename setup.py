@@ -36,6 +36,7 @@ setup(
         "orbax-checkpoint",
         "pillow",
         "rich",
+        "safetensors",
         "scikit-learn",
         "scipy",
         "tensorflow-datasets",

@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         dict(
             experiment="digits_flow",
-            task="ImageDiffusion",  # a class of experiments/tasks.py
+            task="ImageDiffusion",  # a class of experiments/tasks
             seed=0,
             num_steps=5000,
             batch_size=64,  # of all devices together

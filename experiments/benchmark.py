@@ -110,7 +110,7 @@ def guided_sampling(config, task, mesh) -> dict[str, Callable[[], float]]:
     inputs = jnp.zeros((2 * batch_size, *task.image_shape)), jnp.zeros(2 * batch_size), np.repeat(labels, 2)
     calls = {
         f"{config.sampling.num_steps} guided steps": lambda: generate(
-            labels, jnp.float32(config.sampling.guidance_scale), times, indices
+            labels, indices, jnp.float32(config.sampling.guidance_scale), times
         ),
         "as many network calls": lambda: [network(*inputs) for _ in range(evaluations)],
     }

@@ -58,13 +58,13 @@ def bind(module: ModuleType, fields: Mapping[str, Any], field: str) -> functools
         ValueError: no such name, or it takes no such argument.
     """
     function = lookup(module, fields["name"], f"{field}.name")
-    arguments = {
-        name: bind(module, value, f"{field}.{name}")()
-        if hasattr(value, "keys") and "name" in value
-        else value
-        for name, value in fields.items()
-        if name != "name"
-    }
+
+    def argument(name, value):
+        if hasattr(value, "keys") and "name" in value:
+            return bind(module, value, f"{field}.{name}")()
+        return tuple(value) if isinstance(value, list) else value  # a config read from JSON has lists
+
+    arguments = {name: argument(name, value) for name, value in fields.items() if name != "name"}
     takes = inspect.signature(function).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     if (unknown := arguments.keys() - takes.keys()) and not takes_any:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.sampling import described, sample_images
+from experiments.sampling import sample_images
 from genjax import metrics
-from genjax.data import load_dataset, to_float
+from genjax.data import gaussians, load_dataset, to_float
 from genjax.training.log import read_metrics
 
 # What bounds the time and the memory of an evaluation, whatever the size of the data set.
@@ -49,6 +49,7 @@ class Reference:
     a fixed seed takes them. The held-out images are cut to the number of samples, `config.evaluation.num_samples`.
 
     Attributes:
+        real, unseen: features of training and of held-out images, with `real_labels` and `unseen_labels`.
         labels: those that the samples shall have, `[samples]`: balanced, or drawn from those of the training images,
             where classes differ in size and `config.evaluation.labels` is "training".
         splits: the training and held-out data.
@@ -74,6 +75,8 @@ class Reference:
             )
         self.labels = laws[config.evaluation.labels]()
         self.real, self.unseen = _pixels(train["image"]), _pixels(held_out["image"])
+        self.real_labels, self.unseen_labels = train["label"], held_out["label"]
+        self.num_modes = config.data.num_classes
         fitted = _some(len(self.real), CLASSIFIER_IMAGES)
         self.classifier_images = len(fitted)
         self.classifier = SVC(C=10.0).fit(self.real[fitted], train["label"][fitted])
@@ -82,6 +85,10 @@ class Reference:
     def accuracy(self, images: np.ndarray) -> float:
         """The share of images, `[samples height width channels]` in bytes, that are of the class asked for."""
         return float(np.mean(self.classifier.predict(_pixels(images)) == self.labels))
+
+    def modes(self, features: np.ndarray) -> np.ndarray:
+        """The class of each by the classifier."""
+        return self.classifier.predict(features)
 
     def distances(self, images: np.ndarray) -> dict[str, float]:
         """Distances and coverage of images to the held-out ones."""
@@ -92,19 +99,20 @@ def _pixels(images: np.ndarray) -> np.ndarray:
     return to_float(images).reshape(len(images), -1)
 
 
-def evaluate_images(task: Any, state: Any, config: Any) -> dict[str, Any]:
-    """The metrics of `config.evaluation.num_samples` samples against a `Reference`, and how they were made.
+def evaluate_images(
+    task: Any, state: Any, config: Any, reference: Reference
+) -> tuple[dict[str, Any], np.ndarray]:
+    """The metrics of `config.evaluation.num_samples` samples against a `Reference`, and how they were made; the samples.
 
     Samples are rounded to bytes as a PNG would hold them. Distances, precision and recall (3 neighbours), density and
     coverage (5 neighbours) compare equal numbers: groups as large as the held-out set, averaged over at most
     `GROUPS` groups; `…_train` is the same of training images, what a perfect model would get.
     """
-    reference = Reference(config)
     images = sample_images(task, state, reference.labels, config.sampling)
     real, unseen = reference.real, reference.unseen
     of_samples = reference.distances(images)
     of_train = _compare(real[_some(len(real), GROUPS * len(unseen))], unseen)
-    return {
+    report = {
         "class_accuracy": reference.accuracy(images),
         "classifier_accuracy": reference.classifier_accuracy,
         **{
@@ -119,10 +127,7 @@ def evaluate_images(task: Any, state: Any, config: Any) -> dict[str, Any]:
         "classifier_images": reference.classifier_images,
         "labels": config.evaluation.labels,
         "features": "pixels in [-1, 1], samples rounded to bytes",
-        "sampler": described(config.sampling.sampler),
-        "num_steps": config.sampling.num_steps,
-        "grid": described(config.sampling.grid),
-        "guidance_scale": config.sampling.guidance_scale,
+        **task.describe_sampling(config.sampling),
         "weights": config.sampling.weights,
         "ema": config.sampling.weights != "params",
         "seed": config.sampling.seed,
@@ -131,6 +136,56 @@ def evaluate_images(task: Any, state: Any, config: Any) -> dict[str, Any]:
             sum((Counter(dataset.conversions) for dataset in reference.splits), Counter())
         ),
     }
+    return report, images
+
+
+class PlaneReference:
+    """What samples of `genjax.data.gaussians` are measured against: its points, and the centres of its modes.
+
+    A sample is of high quality within three deviations of a centre, and then of that mode; a mode is covered if
+    it has at least a tenth of an equal share.
+    """
+
+    def __init__(self, config: Any):
+        self.centres, self.deviation = gaussians.MODES[config.data.name]
+        self.num_modes = len(self.centres)
+        train, held_out = (
+            load_dataset(config.data.name, split).source[:]
+            for split in (config.data.train_split, config.data.held_out_split)
+        )
+        count = config.evaluation.num_samples
+        self.real, self.real_labels = train["image"], train["label"]
+        self.unseen, self.unseen_labels = held_out["image"][:count], held_out["label"][:count]
+        self.labels = np.zeros(count, np.int32)
+
+    def modes(self, points: np.ndarray) -> np.ndarray:
+        """The mode of each point; −1 for those of none."""
+        distances = np.linalg.norm(points[:, None] - self.centres, axis=2)
+        return np.where(distances.min(1) < 3 * self.deviation, distances.argmin(1), -1)
+
+
+def evaluate_plane(
+    task: Any, state: Any, config: Any, reference: PlaneReference
+) -> tuple[dict[str, Any], np.ndarray]:
+    """The metrics of `config.evaluation.num_samples` points, and the points. Features are coordinates."""
+    points = sample_images(task, state, reference.labels, config.sampling)
+    of_samples = _compare(points, reference.unseen)
+    of_train = _compare(reference.real[: GROUPS * len(reference.unseen)], reference.unseen)
+    report = {
+        "high_quality": float(np.mean(reference.modes(points) >= 0)),
+        "high_quality_train": float(np.mean(reference.modes(reference.real) >= 0)),
+        **{
+            name + suffix: row[name]
+            for name in of_samples
+            for suffix, row in (("", of_samples), ("_train", of_train))
+        },
+        "num_samples": len(points),
+        "samples_per_distance": len(reference.unseen),
+        **task.describe_sampling(config.sampling),
+        "weights": config.sampling.weights,
+        "seed": config.sampling.seed,
+    }
+    return report, points
 
 
 def training_summary(workdir: str | Path, config: Any, step: int) -> dict[str, Any]:
@@ -147,5 +202,9 @@ def training_summary(workdir: str | Path, config: Any, step: int) -> dict[str, A
 
 
 def print_report(report: dict[str, Any]) -> None:
+    for sentence in report.get("alarms", ()):
+        print(f"  ALARM: {sentence}")
     for name, value in report.items():
+        if name == "alarms":
+            continue
         print(f"  {name:24} {value:.4g}" if isinstance(value, float) else f"  {name:24} {value}")

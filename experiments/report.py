@@ -27,6 +27,10 @@ BETTER = {
     "density": "1",
     "coverage": "higher",
     "nearest_neighbour_ratio": "1",
+    "high_quality": "higher",
+    "modes_covered": "higher",
+    "divergence_of_modes": "lower",
+    "duplicate_rate": "lower",
     "steps_per_second": "higher",
 }
 PICTURES_OVER_TIME = 12
@@ -152,6 +156,10 @@ def write_report(workdir: str | Path) -> Path:
         run.folder / "noise_to_data.gif",
         "From noise to data",
         "Animation of noise turning into these samples",
+    ) or picture(
+        run.folder / "latent_walk.gif",
+        "A walk between latents",
+        "Animation of samples turning into these samples",
     )
     body = []
     if not run.report:

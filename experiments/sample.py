@@ -14,10 +14,9 @@ from absl import flags
 from experiments import sampling_flags
 from experiments.configuration import restore
 from experiments.runtime import run_program, user_errors
-from experiments.sampling import add_posthoc, described, sample_images
+from experiments.sampling import add_posthoc, sample_images
 from experiments.sampling_flags import sampling_changes
 from genjax.training import Snapshots
-from genjax.training.pictures import save_grid
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 OUT = flags.DEFINE_string(
@@ -49,11 +48,14 @@ def main() -> None:
         if out.suffix == ".npz":
             np.savez_compressed(out, images=images, labels=labels)
         else:
-            save_grid(out, images, COUNT.value)
-    sampling = config.sampling
+            task.picture(images, COUNT.value).save(out)
+    how = task.describe_sampling(config.sampling) | {
+        name: config.sampling[name] for name in ("weights", "seed")
+    }
     print(
-        f"{len(labels)} samples of step {int(state.step)}: {sampling.num_steps} steps of {described(sampling.sampler)}, "
-        f"guidance scale {sampling.guidance_scale}, {sampling.weights} weights, seed {sampling.seed}\n  {out}"
+        f"{len(labels)} samples of step {int(state.step)}: "
+        + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in how.items())
+        + f"\n  {out}"
     )
 
 

@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxtyping import Array, Float
 
 from experiments.configuration import bind
-from genjax.data import to_uint8
 from genjax.diffusion import Process, grids
 from genjax.training import Snapshots
 from genjax.training.ema import PowerFunction, power_of_width
@@ -72,13 +70,13 @@ def evaluation_times(sampler: functools.partial, process: Process, times: Float[
 
 @functools.cache
 def _generate(task: Any, weights: str, trajectory: bool, mesh: Mesh):
-    """One compiled program per task and shape: scale, times, labels and seed are its arguments.
+    """One compiled program per task and shape: labels, seed and what else `config.sampling` says are its arguments.
 
     Every process gets all samples; the devices share the work.
     """
 
     def generate(*args):
-        return to_uint8(task.generate(*args, weights=weights, trajectory=trajectory))
+        return task.as_data(task.generate(*args, weights=weights, trajectory=trajectory))
 
     return jax.jit(generate, out_shardings=replicated(mesh))
 
@@ -92,11 +90,12 @@ def sample_images(
     trajectory: bool = False,
     batch_size: int = 500,
 ) -> np.ndarray:
-    """uint8 images `[labels height width channels]`, or `[times labels …]` with `trajectory`.
+    """Samples in the form of the data, for images uint8 `[labels height width channels]`; `[times labels …]` with
+    `trajectory`.
 
     Args:
         labels: class of each sample, `[labels]`.
-        sampling: `seed`, `num_steps`, `grid`, `guidance_scale` and `weights`, "params" or one of the state's averages.
+        sampling: `seed`, `weights` ("params" or one of the state's averages), and what the task asks for.
         batch_size: samples made at once at most; it does not change them.
     """
     labels = np.asarray(labels, np.int32)
@@ -106,7 +105,7 @@ def sample_images(
     batch_size = min(batch_size, len(labels))
     batch_size += -batch_size % mesh.size
     padded = np.pad(labels, (0, -len(labels) % batch_size))  # one shape, one compilation
-    times = time_grid(task.process, sampling)
+    inputs = task.sampling_inputs(sampling)
     generate = _generate(task, sampling.weights, trajectory, mesh)
     with jax.set_mesh(mesh):
         batches = [
@@ -114,9 +113,8 @@ def sample_images(
                 state,
                 jax.random.key(sampling.seed),
                 padded[start : start + batch_size],
-                jnp.float32(sampling.guidance_scale),
-                times,
                 np.arange(start, start + batch_size),
+                *inputs,
             )
             for start in range(0, len(padded), batch_size)
         ]

@@ -8,6 +8,7 @@ command started again goes on from the newest good checkpoint. Ctrl-C saves and 
 On several hosts, start it once on each with --coordinator (see --help) and a --workdir that all of them see.
 """
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any
 import jax
 from absl import flags
 from ml_collections import config_flags
+from PIL import Image
 
 from experiments.configuration import build
-from experiments.evaluation import evaluate_images, print_report, training_summary
+from experiments.evaluation import print_report, training_summary
 from experiments.report import write_report
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import add_posthoc, class_rows, sample_images
@@ -37,7 +39,8 @@ from genjax.training import (
     record_config,
     train,
 )
-from genjax.training.pictures import image_grid, save_animation, save_curves, save_grid
+from genjax.training.log import read_metrics
+from genjax.training.pictures import save_animation, save_curves
 from genjax.training.workdir import device_name
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -99,25 +102,40 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
         images = sample_images(task, state, rows, sampling)
         if jax.process_index() != 0:
             return
-        grid = image_grid(images, sampling.per_class)
+        grid = task.picture(images, sampling.per_class)
         grid.save(workdir / f"samples/step_{step:06d}.png")
         save_curves(workdir / "curves.png", metrics_path)
         return {"samples": grid}
+
+    reference = functools.cache(lambda: task.reference(config))
+
+    def evaluate(state, step):
+        """The measures and pictures to log; a report."""
+        report = task.evaluate(state, config, reference())
+        if jax.process_index() != 0:
+            return {}, report
+        pictures = {name: value for name, value in report.items() if isinstance(value, Image.Image)}
+        for name in pictures:
+            (workdir / name).mkdir(exist_ok=True)
+            report.pop(name).save(workdir / name / f"step_{step:06d}.png")
+        measures = {name: value for name, value in report.items() if isinstance(value, float)}
+        logged = [row for row in read_metrics(metrics_path) if "steps_per_second" in row]
+        report["alarms"] = task.alarms((logged[-1] if logged else {}) | measures)
+        return measures | pictures, report
+
+    def look(state, step):
+        state = add_posthoc(task, state, sampling.weights, snapshots)
+        measures, report = evaluate(state, step)
+        for sentence in report.get("alarms", ()):
+            print(f"ALARM at step {step}: {sentence}", flush=True)
+        return {name: value for name, value in measures.items() if not name.endswith("_train")}
 
     plugins = [
         Plugin(config.snapshot_every, snapshot, snapshots.begin),
         Plugin(sampling.every, picture),
     ]
     if config.evaluation.every:
-
-        def evaluate(state, step):
-            state = add_posthoc(task, state, sampling.weights, snapshots)
-            report = evaluate_images(task, state, config)
-            return {
-                name: report[name] for name in ("class_accuracy", "frechet_distance", "precision", "recall")
-            }
-
-        plugins.append(Plugin(config.evaluation.every, evaluate))
+        plugins.append(Plugin(config.evaluation.every, look))
 
     print(f"{config.experiment}: {config.num_steps} steps on {device_name()} in {workdir}", flush=True)
     state = train(
@@ -137,15 +155,16 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     print("sampling and evaluating", flush=True)
     state = add_posthoc(task, state, sampling.weights, snapshots)
     frames = sample_images(task, state, rows, sampling, trajectory=True)
-    evaluation = evaluate_images(task, state, config)
+    _, evaluation = evaluate(state, config.num_steps)
     if jax.process_index() != 0:
         return evaluation
-    save_grid(workdir / "samples.png", frames[-1], sampling.per_class)
-    save_animation(workdir / "noise_to_data.gif", frames, sampling.per_class)
+    pictures = [task.picture(frame, sampling.per_class) for frame in frames]
+    pictures[-1].save(workdir / "samples.png")
+    save_animation(workdir / task.animation, pictures)
     report = training_summary(workdir, config, config.num_steps) | evaluation
     (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print_report(report)
-    for name in ("samples.png", "noise_to_data.gif", "curves.png", "report.json"):
+    for name in ("samples.png", task.animation, "curves.png", "report.json"):
         print(f"  {workdir / name}")
     print(f"  {write_report(workdir)}")
     return report

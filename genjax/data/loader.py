@@ -49,7 +49,7 @@ class Batches:
         seed: int,
         *,
         transform: Transform | None = None,
-        image_shape: tuple[int, int, int] | None = None,
+        image_shape: tuple[int, ...] | None = None,
         rows: np.ndarray | None = None,
         shuffle: bool = True,
     ):

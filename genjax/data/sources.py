@@ -23,6 +23,7 @@ from genjax.data.dataset import PRELOAD_BYTES, Dataset, OnDisk, preload
 from genjax.data.emoji import load_emoji
 from genjax.data.fashion import find_fashion, load_fashion
 from genjax.data.folder import load_folder
+from genjax.data.gaussians import MODES, load_gaussians
 
 CONNECT_SECONDS = 3.0
 
@@ -40,7 +41,7 @@ def load_dataset(
     processes that prepare one dataset at the same time the first does it and the others wait.
 
     Args:
-        name: `digits` or `emoji`, which need no network; `fashion_mnist`; `folder`, for image files of one's
+        name: `digits`, `emoji`, `grid_of_gaussians` or `ring_of_gaussians`, which need no network; `fashion_mnist`; `folder`, for image files of one's
             own; or any tensorflow-datasets name, `name[/config][:version]`.
         split: `train`, `test[:80%]`, `train+test`: the split language of tensorflow-datasets.
         data_dir: None or "" for the default. Of `emoji`, a folder of npm packages; by default the embedded
@@ -57,6 +58,8 @@ def load_dataset(
         NotImplementedError: prepared earlier in a format without random access, such as TFRecord.
     """
     data_dir = os.path.expanduser(data_dir) if data_dir else None
+    if name in MODES:
+        return load_gaussians(name, split)
     if name == "emoji":
         return load_emoji(split, data_dir, preload_bytes=preload_bytes)
     if name == "folder":
@@ -106,7 +109,7 @@ def _prepared_builder(name: str, data_dir: str | None):
     try:
         builder = find_builder(name, data_dir=data_dir)
     except (ValueError, AssertionError) as error:
-        known = [*list_builders(with_community_datasets=False), "emoji", "folder"]
+        known = [*list_builders(with_community_datasets=False), "emoji", "folder", *MODES]
         family = re.split("[/:]", name)[0]
         if family in known:  # then the configuration or version is not, and tensorflow-datasets says so
             raise ValueError(str(error)) from error

@@ -1,6 +1,8 @@
 """Pictures of a run: grids of samples, animations, curves."""
 
+import io
 import os
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from einops import rearrange
@@ -26,12 +28,48 @@ def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int) -> None
 
 
 def save_animation(
-    path: str | os.PathLike, frames: np.ndarray, columns: int, milliseconds: int = 60, hold: int = 1500
+    path: str | os.PathLike, pictures: Sequence[Image.Image], milliseconds: int = 60, hold: int = 1500
 ) -> None:
-    """Writes uint8 frames `[time count height width channels]` as an endless GIF that rests on its last."""
-    grids = [image_grid(frame, columns).convert("P") for frame in frames]
-    durations = [milliseconds] * (len(grids) - 1) + [hold]
-    grids[0].save(path, save_all=True, append_images=grids[1:], duration=durations, loop=0)
+    """Writes pictures of equal size as an endless GIF that rests on its last."""
+    frames = [picture.convert("P") for picture in pictures]
+    durations = [milliseconds] * (len(frames) - 1) + [hold]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+def _draw(size: tuple[float, float], plot: Callable) -> Image.Image:
+    """What `plot(axes)` draws, as a picture."""
+    from matplotlib.figure import Figure  # here, since no other part of training needs it
+
+    figure = Figure(figsize=size, layout="constrained")
+    plot(figure.add_subplot())
+    with io.BytesIO() as buffer:
+        figure.savefig(buffer, dpi=110, format="png")
+        return Image.open(buffer).convert("RGB")
+
+
+def scatter(points: np.ndarray, reach: float = 5.0) -> Image.Image:
+    """Points in the plane, `[count 2]`, within ±`reach`."""
+
+    def plot(axes):
+        axes.scatter(*points.T, s=2, alpha=0.5)
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+
+    return _draw((3, 3), plot)
+
+
+def histograms(values: Mapping[str, np.ndarray], edges: np.ndarray) -> Image.Image:
+    """Histograms over each other; what is beyond the edges counts in the outermost bins."""
+
+    def plot(axes):
+        for name, each in values.items():
+            inside = np.clip(each, edges[0], edges[-1])
+            weights = np.full(len(inside), 1 / len(inside))
+            axes.hist(inside, edges, weights=weights, histtype="stepfilled", alpha=0.4, label=name)
+        axes.legend(fontsize="x-small")
+        axes.set_ylabel("share")
+        axes.grid(alpha=0.3)
+
+    return _draw((5, 2.6), plot)
 
 
 def save_curves(path: str | os.PathLike, metrics_path: str | os.PathLike) -> None:

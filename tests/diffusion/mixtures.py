@@ -11,7 +11,8 @@ import scipy.special
 from genjax.diffusion import EDM, Prediction, RectifiedFlow, VariancePreservingCosine, run
 
 WEIGHTS, MEANS, DEVIATIONS = np.array([0.3, 0.7]), np.array([-2.0, 1.0]), np.array([0.5, 0.8])
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time, for programs that run but once
+# Compiles in a third of the time, for programs that run but a few times.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 QUANTILES = (np.arange(64) + 0.5) / 64
 
 
@@ -109,8 +110,8 @@ def _compiled_table(sampler, process, options):
 
 
 def tabulate(sampler, process, times, **options):
-    """The sampler's table, of traced times, and compiled once for every shape: op by op it takes far longer."""
-    table = _compiled_table(sampler, process, tuple(options.items()))(times)
+    """The sampler's table, of traced times, in NumPy. Compiled once for every shape: op by op it takes far longer."""
+    table = jax.device_get(_compiled_table(sampler, process, tuple(options.items()))(times))
     return table._replace(rows_per_step=int(table.rows_per_step))
 
 
@@ -119,30 +120,35 @@ def _compiled(process):
     def run_rows(noise, table, keys):
         return run(mixture_denoiser(process), noise, table._replace(rows_per_step=1), keys, trajectory=True)
 
-    return jax.jit(run_rows)
+    return jax.jit(run_rows, compiler_options=QUICK)
 
 
-def filled(table):
+def filled(table, every_noise=False):
     """The table with the same columns as every other, and up to 32 or some multiple of 512 rows that change nothing.
 
-    So all of them share one compiled program, or one for each way of drawing noise: compiling is what would take time.
+    So all of them share one compiled program, or one for each way of drawing noise unless there is `every_noise`:
+    compiling is what would take time, also of every operation on another shape, so all this is in NumPy.
     """
+    table = jax.tree.map(np.asarray, table)
     count = len(table.times)
     missing = -count % (32 if count <= 32 else 512)
-    zeros = jnp.zeros_like(table.times)
+    zeros = np.zeros_like(table.times)
 
     def rows(column, default):
-        return jnp.pad(zeros + default if column is None else column, (0, missing), constant_values=1)
+        return np.pad(zeros + default if column is None else column, (0, missing), constant_values=1)
 
     def noise(column, default=0):
-        return None if column is None else jnp.pad(column, (0, missing), constant_values=default)
+        if column is None and not every_noise:
+            return None
+        column = zeros + default if column is None else column
+        return np.pad(column, (0, missing), constant_values=default)
 
     def history(column):
         column = zeros[:, None] if column is None else column
-        return jnp.pad(column, ((0, missing), (0, 4 - column.shape[1])))
+        return np.pad(column, ((0, missing), (0, 4 - column.shape[1])))
 
     return table._replace(
-        times=jnp.pad(table.times, (0, missing), mode="edge"),
+        times=np.pad(table.times, (0, missing), mode="edge"),
         state=rows(table.state, 0),
         clean=history(table.clean),
         noise=history(table.noise),
@@ -162,8 +168,8 @@ def filled(table):
 def states_of(process, noise, table, keys=None):
     """The states of `run` at all times of the grid, like a sampler's trajectory on the mixture."""
     count, per_step = len(table.times), table.rows_per_step
-    states = _compiled(process)(noise, filled(table), keys)[: count + 1]
-    return states[np.array([*range(0, count, per_step), count])]
+    states = np.asarray(_compiled(process)(noise, filled(table, keys is not None), keys))
+    return states[[*range(0, count, per_step), count]]
 
 
 def integrals_of_polynomials(nodes, start, end, kernel=lambda u: 1.0):

@@ -5,7 +5,7 @@ import pytest
 
 from configs.digits_flow import get_config
 from experiments import evaluation
-from experiments.evaluation import evaluate_images
+from experiments.evaluation import Reference, evaluate_images
 from genjax.data import Dataset, InMemory, load_dataset
 
 
@@ -15,6 +15,12 @@ def striped(count, seed, num_classes=4):
     images = np.random.default_rng(seed).integers(0, 100, (count, 4, 4, 1))
     images[np.arange(count), :, labels] += 150
     return dict(image=images.astype(np.uint8), label=labels.astype(np.int32))
+
+
+class Undescribed:
+    """A task of which only this is asked."""
+
+    describe_sampling = staticmethod(lambda sampling: {})
 
 
 @pytest.fixture
@@ -39,7 +45,9 @@ def report_of(monkeypatch):
         config = get_config()
         config.evaluation.update(num_samples=len(images), labels=labels)
         config.data.num_classes = num_classes
-        return evaluate_images(None, None, config)
+        report, samples = evaluate_images(Undescribed, None, config, Reference(config))
+        np.testing.assert_array_equal(samples, images)
+        return report
 
     return report_of
 

@@ -14,7 +14,7 @@ from conftest import program
 from experiments.compare import best, comparison
 from experiments.page import Html, chart, element, page
 from experiments.report import write_report
-from genjax.training.pictures import save_animation, save_grid
+from genjax.training.pictures import image_grid, save_animation, save_grid
 
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None and "CI" not in os.environ,
@@ -52,7 +52,7 @@ def make_run(folder, report=REPORT, learning_rate=1e-3, steps=300, num_pictures=
     if report:
         (folder / "report.json").write_text(json.dumps(report))
         save_grid(folder / "samples.png", images[0], 2)
-        save_animation(folder / "noise_to_data.gif", images, 2)
+        save_animation(folder / "noise_to_data.gif", [image_grid(frame, 2) for frame in images])
     return folder
 
 

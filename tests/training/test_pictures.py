@@ -26,7 +26,7 @@ def test_an_animation_has_a_frame_per_time(tmp_path):
     frames = np.linspace(0, 255, 6).astype(np.uint8)[:, None, None, None, None] * np.ones(
         (1, 4, 8, 8, 1), np.uint8
     )
-    save_animation(tmp_path / "a.gif", frames, columns=2)
+    save_animation(tmp_path / "a.gif", [image_grid(frame, columns=2) for frame in frames])
     with Image.open(tmp_path / "a.gif") as animation:
         assert animation.n_frames == 6
         shades = []

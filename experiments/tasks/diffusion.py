@@ -1,8 +1,8 @@
-"""Tasks: a network, an algorithm, data and metrics, with numbers from a config."""
+"""Diffusion and flow matching."""
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,15 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import bind, lookup
-from experiments.sampling import check_weights, evaluation_times, time_grid
+from experiments.evaluation import Reference, evaluate_images
+from experiments.sampling import check_weights, described, evaluation_times, time_grid
 from genjax import diffusion
-from genjax.data import flip_images, to_float
+from genjax.data import flip_images, to_float, to_uint8
 from genjax.diffusion import losses, processes, samplers, targets, times, weightings
 from genjax.models import dit
 from genjax.training import Mean, ema, group_norms, make_optimizer, update_average, value_and_gradient
 from genjax.training.optimizers import evaluation_params
+from genjax.training.pictures import image_grid
 
 TIME_BINS = 8  # equal parts of a process' times, for each of which the loss is logged
 
@@ -170,9 +172,9 @@ class ImageDiffusion:
         state: State,
         key: Key[Array, ""],
         labels: Int[Array, " batch"],
+        indices: Int[Array, " batch"],
         guidance_scale: float | Float[Array, ""],
         time_grid: Float[Array, " times"],
-        indices: Int[Array, " batch"],
         *,
         weights: str = "params",
         trajectory: bool = False,
@@ -191,6 +193,28 @@ class ImageDiffusion:
         guided = diffusion.guide(denoiser, labels, self.network.null_label, guidance_scale)
         noise = self.process.prior(keys, self.image_shape, time_grid[0])
         return self.sampler(guided, self.process, noise, time_grid, keys=keys, trajectory=trajectory)
+
+    animation = "noise_to_data.gif"
+    as_data = staticmethod(to_uint8)
+    picture = staticmethod(image_grid)
+    reference = staticmethod(Reference)
+
+    def sampling_inputs(self, sampling: Any) -> tuple[Float[Array, ""], Float[Array, " times"]]:
+        return jnp.float32(sampling.guidance_scale), time_grid(self.process, sampling)
+
+    def describe_sampling(self, sampling: Any) -> dict[str, Any]:
+        return {
+            "sampler": described(sampling.sampler),
+            "num_steps": sampling.num_steps,
+            "grid": described(sampling.grid),
+            "guidance_scale": sampling.guidance_scale,
+        }
+
+    def evaluate(self, state: State, config: Any, reference: Reference) -> dict[str, Any]:
+        return evaluate_images(self, state, config, reference)[0]
+
+    def alarms(self, metrics: Mapping[str, float]) -> list[str]:
+        return []  # the loss tells
 
     def power_averages(self, state: State) -> dict[float, PyTree]:
         """The averages from which any other width can be reconstructed after training, by their own widths."""

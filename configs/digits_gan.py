@@ -1,0 +1,83 @@
+"""Class-conditional GANs on the handwritten digits inside scikit-learn, 8×8 pixels.
+
+python -m experiments.train --config=configs/digits_gan.py:r3gan --workdir=runs/digits_r3gan
+
+The choice is dcgan (spectral norm, hinge), stylegan2 (non-saturating, R1 and path length, lazily), r3gan (relativistic,
+R1 and R2) or vit_gan (relativistic, R1 and R2).
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config(choice: str = "r3gan") -> ConfigDict:
+    optimizer = dict(
+        name="adamw",  # or others: genjax/training/optimizers.py; their arguments go here too
+        learning_rate=1e-3,
+        schedule="cosine",
+        warmup_steps=0,
+        clip_norm=placeholder(float),
+        weight_decay=0.0,
+        b1=0.0,
+        b2=0.99,
+    )
+    config = ConfigDict(
+        dict(
+            experiment=f"digits_gan_{choice}",
+            task="ImageGAN",  # a class of experiments/tasks
+            seed=0,
+            num_steps=3000,
+            batch_size=64,  # of all devices together, and of all the discriminator's updates in a step
+            data=dict(
+                name="digits",
+                train_split="train",
+                held_out_split="test",
+                directory=placeholder(str),
+                image_shape=(8, 8, 1),
+                num_classes=10,
+            ),
+            model=dict(name=choice, generator=dict(), discriminator=dict()),  # a module of genjax/models
+            conditional=True,
+            objective="relativistic",  # of genjax/adversarial/objectives.py
+            # weight: what a penalty's mean is multiplied by, γ/2 for R1 and R2; every: steps from one to the next.
+            regularizers=dict(r1=dict(weight=0.5, every=1), r2=dict(weight=0.5, every=1)),
+            augmentations=(),  # of genjax/adversarial/augmentation.py
+            updates=dict(discriminator=1, generator=1, simultaneous=False),
+            optimizer=dict(generator=optimizer, discriminator=dict(optimizer)),
+            averages=dict(ema=dict(name="HalfLife", steps=200.0)),
+            snapshot_every=1000,
+            mesh=dict(data=-1, fsdp=1),
+            accumulation_steps=1,
+            log_every=100,
+            profile_at=placeholder(int),
+            checkpoint=dict(every=1000, keep=3),
+            sampling=dict(every=500, per_class=10, truncation=1.0, weights="ema", seed=0),
+            evaluation=dict(every=500, num_samples=1000, labels="balanced"),
+        )
+    )
+    model = config.model
+    if choice == "r3gan":
+        sizes = dict(widths=(64, 64), cardinalities=(16, 16), blocks=(1, 1), image_channels=1)
+        model.generator = dict(sizes, latent_size=32, embedding_features=16)
+        model.discriminator = {k: v for k, v in sizes.items() if k != "image_channels"}
+        model.discriminator.embedding_features = 64
+    elif choice == "vit_gan":
+        sizes = dict(patch_size=2, width=64, depth=2, num_heads=2, unroll=2)
+        model.generator = dict(sizes, resolution=8, latent_size=32, image_channels=1)
+        model.discriminator = dict(sizes)
+    elif choice == "stylegan2":
+        sizes = dict(resolution=8, channel_base=512, channel_max=64)
+        model.generator = dict(sizes, latent_size=32, w_size=64, mapping_layers=2, image_channels=1)
+        model.discriminator = dict(sizes, mapping_layers=2)
+        config.objective = "non_saturating"
+        config.regularizers = dict(
+            r1=dict(weight=0.5, every=8), path_length=dict(weight=2.0, every=8)
+        )
+    elif choice == "dcgan":
+        sizes = dict(width=32, doublings=2)
+        model.generator = dict(sizes, start=2, latent_size=32, image_channels=1)
+        model.discriminator = dict(sizes, spectral_norm=True)
+        config.objective, config.regularizers = "hinge", {}
+    else:
+        raise ValueError(f"the choices are dcgan, r3gan, stylegan2, vit_gan; got {choice!r}")
+    return config

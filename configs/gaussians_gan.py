@@ -1,0 +1,62 @@
+"""A GAN of dense layers on 25 Gaussians on a grid, or 8 on a ring: the smallest place where modes get lost.
+
+python -m experiments.train --config=configs/gaussians_gan.py:r3gan --workdir=runs/gaussians_r3gan
+
+The choice is saturating (the minimax game, without a regularizer), non_saturating (with R1), or r3gan (relativistic,
+with R1 and R2); ",ring" after it takes the ring.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config(choice: str = "non_saturating") -> ConfigDict:
+    objective, _, shape = choice.partition(",")
+    regularizers = {
+        "saturating": {},
+        "non_saturating": dict(r1=dict(weight=0.05)),
+        "r3gan": dict(r1=dict(weight=0.05), r2=dict(weight=0.05)),
+    }[objective]
+    optimizer = dict(
+        name="adamw",
+        learning_rate=1e-3,
+        schedule="cosine",
+        warmup_steps=0,
+        clip_norm=placeholder(float),
+        weight_decay=0.0,
+        b1=0.0,
+        b2=0.9,
+    )
+    return ConfigDict(
+        dict(
+            experiment="gaussians_gan_" + choice.replace(",", "_"),
+            task="PlaneGAN",  # of experiments/tasks
+            seed=0,
+            num_steps=6000,
+            batch_size=256,
+            data=dict(
+                name=f"{shape or 'grid'}_of_gaussians",
+                train_split="train",
+                held_out_split="test",
+                directory=placeholder(str),
+                image_shape=(2,),
+                num_classes=25 if shape != "ring" else 8,
+            ),
+            model=dict(name="mlp_gan", generator=dict(), discriminator=dict()),
+            conditional=False,
+            objective="relativistic" if objective == "r3gan" else objective,
+            regularizers=regularizers,  # weight: what their mean is multiplied by, γ/2 for R1 and R2
+            augmentations=(),
+            updates=dict(discriminator=1, generator=1, simultaneous=False),
+            optimizer=dict(generator=optimizer, discriminator=dict(optimizer)),
+            averages=dict(ema=dict(name="HalfLife", steps=100.0)),
+            snapshot_every=6000,
+            mesh=dict(data=-1, fsdp=1),
+            accumulation_steps=1,
+            log_every=100,
+            profile_at=placeholder(int),
+            checkpoint=dict(every=3000, keep=2),
+            sampling=dict(every=1000, per_class=100, truncation=1.0, weights="ema", seed=0),
+            evaluation=dict(every=1000, num_samples=2500),
+        )
+    )

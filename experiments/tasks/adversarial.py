@@ -1,0 +1,496 @@
+"""Generative adversarial networks."""
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from experiments.configuration import bind, lookup
+from experiments.evaluation import PlaneReference, Reference, evaluate_images, evaluate_plane
+from experiments.sampling import check_weights
+from genjax import adversarial
+from genjax.adversarial import augmentation, instruments, objectives, regularizers
+from genjax.data import to_float, to_uint8
+from genjax.diffusion import sample_keys, slerp
+from genjax.nn import constrain
+from genjax.training import Mean, ema, group_norms, make_optimizer, update_average
+from genjax.training.mesh import BATCH_AXES
+from genjax.training.pictures import histograms, image_grid, scatter
+
+WALK_STEPS = 24  # frames of a latent walk
+
+
+@flax.struct.dataclass
+class Player:
+    """One of the two networks.
+
+    Attributes:
+        params: what its optimizer changes.
+        kept: what else it keeps: batch statistics, a moving average of w, noise images.
+    """
+
+    params: PyTree
+    kept: PyTree
+    optimizer_state: PyTree
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        return {"params": self.params, **self.kept}
+
+
+@flax.struct.dataclass
+class State:
+    step: Int[Array, ""]
+    generator: Player
+    discriminator: Player
+    averages: dict[str, PyTree]  # of the generator's variables
+    anchors: regularizers.Anchors  # of LeCam's penalty
+    path_mean: Float[Array, ""]
+
+    @property
+    def params(self) -> dict[str, PyTree]:
+        return {"generator": self.generator.params, "discriminator": self.discriminator.params}
+
+
+@dataclass(frozen=True)
+class Regularizer:
+    """What a penalty's mean is multiplied by, and every how many steps it is computed (then so many times as much)."""
+
+    weight: float
+    every: int = 1
+
+
+PENALTIES = ("r1", "r2", "interpolated", "lecam", "path_length")
+
+
+@dataclass(frozen=True)
+class ImageGAN:
+    """Generator and discriminator, each with its own optimizer, on images, class-conditional or not.
+
+    A step makes `discriminator_updates` of the discriminator, each on its own part of the batch, and
+    `generator_updates` of the generator: against the discriminator so found, or, if `simultaneous`, against that before.
+    Generated images have the classes of the real ones beside them.
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    image_shape: tuple[int, ...]
+    conditional: bool
+    objective: adversarial.Objective
+    penalties: tuple[tuple[str, Regularizer], ...]
+    augmentations: tuple[Callable, ...]
+    optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation]
+    schedules: tuple[optax.Schedule, optax.Schedule]
+    averages: tuple[tuple[str, ema.HalfLife], ...]
+    discriminator_updates: int
+    generator_updates: int
+    simultaneous: bool
+
+    animation: ClassVar[str] = "latent_walk.gif"
+
+    @classmethod
+    def from_config(cls, config: Any) -> "ImageGAN":
+        """Raises ValueError on names that do not exist and a batch that does not divide into its updates' parts."""
+        num_classes = config.data.num_classes if config.conditional else 0
+        try:
+            module = importlib.import_module(f"genjax.models.{config.model.name}")
+        except ModuleNotFoundError:
+            raise ValueError(
+                f"config.model.name is {config.model.name!r}, which is no module of genjax.models; the GANs there are "
+                "dcgan, mlp_gan, r3gan, stylegan2, vit_gan"
+            ) from None
+        networks = [
+            bind(module, {"name": kind, **config.model[kind.lower()]}, f"model.{kind.lower()}")(
+                num_classes=num_classes
+            )
+            for kind in ("Generator", "Discriminator")
+        ]
+        if unknown := set(config.regularizers) - set(PENALTIES):
+            raise ValueError(f"config.regularizers has {min(unknown)!r}; there are {', '.join(PENALTIES)}")
+        if "path_length" in config.regularizers and not hasattr(networks[0], "synthesize"):
+            raise ValueError(
+                f"config.regularizers.path_length is of a generator with styles; {config.model.name} has none"
+            )
+        updates = config.updates
+        if config.batch_size % updates.discriminator or min(updates.discriminator, updates.generator) < 1:
+            raise ValueError(
+                f"config.updates must be positive, and config.batch_size {config.batch_size} divide into "
+                f"config.updates.discriminator {updates.discriminator} parts"
+            )
+        if config.accumulation_steps != 1:
+            raise ValueError(
+                "config.accumulation_steps must be 1 for a GAN, whose networks see whole batches"
+            )
+        optimizers, schedules = zip(
+            *(
+                make_optimizer(**config.optimizer[player], num_steps=config.num_steps * updates[player])
+                for player in ("generator", "discriminator")
+            ),
+            strict=True,
+        )
+        averages = tuple(
+            (name, bind(ema, fields, f"averages.{name}")()) for name, fields in config.averages.items()
+        )
+        check_weights(config.sampling.weights, dict(averages))
+        return cls(
+            generator=networks[0],
+            discriminator=networks[1],
+            image_shape=tuple(config.data.image_shape),
+            conditional=config.conditional,
+            objective=lookup(objectives, config.objective, "objective"),
+            penalties=tuple((name, Regularizer(**fields)) for name, fields in config.regularizers.items()),
+            augmentations=tuple(lookup(augmentation, name, "augmentations") for name in config.augmentations),
+            optimizers=optimizers,
+            schedules=schedules,
+            averages=averages,
+            discriminator_updates=updates.discriminator,
+            generator_updates=updates.generator,
+            simultaneous=updates.simultaneous,
+        )
+
+    @property
+    def regularizers(self) -> dict[str, Regularizer]:
+        return dict(self.penalties)
+
+    def init(self, key: Key[Array, ""]) -> State:
+        generator_key, discriminator_key, noise_key = jax.random.split(key, 3)
+        labels = jnp.zeros(1, int) if self.conditional else None
+        rngs = {"params": generator_key, "noise": noise_key}
+        inputs = [
+            (rngs, jnp.zeros((1, self.generator.latent_size)), labels),
+            (discriminator_key, jnp.zeros((1, *self.image_shape)), labels),
+        ]
+        players = []
+        for network, optimizer, arguments in zip(
+            (self.generator, self.discriminator), self.optimizers, inputs, strict=True
+        ):
+            kept = dict(network.init(*arguments))
+            params = kept.pop("params")
+            players.append(Player(params, kept, optimizer.init(params)))
+        return State(
+            step=jnp.int32(0),
+            generator=players[0],
+            discriminator=players[1],
+            averages={name: jax.tree.map(jnp.copy, players[0].variables) for name, _ in self.averages},
+            anchors=regularizers.Anchors(jnp.zeros(()), jnp.zeros(())),
+            path_mean=jnp.zeros(()),
+        )
+
+    def update(
+        self, state: State, batch: dict[str, Array], key: Key[Array, ""]
+    ) -> tuple[State, dict[str, Float[Array, ""] | Mean]]:
+        images = batch["image"]
+        images = to_float(images) if images.dtype == jnp.uint8 else images
+        labels = batch["label"] if self.conditional else None
+
+        def part_of(a):  # as in gradient accumulation: no example leaves its device
+            parts = a.reshape(-1, self.discriminator_updates, *a.shape[1:]).swapaxes(0, 1)
+            return constrain(parts, None, BATCH_AXES)
+
+        parts = jax.tree.map(part_of, (images, labels))
+        discriminator_key, generator_key = jax.random.split(key)
+
+        def against(opponent, step, carry, inputs):
+            return step(*carry, opponent, state.step, *inputs)
+
+        (discriminator, anchors), of_discriminator = jax.lax.scan(
+            functools.partial(against, state.generator, self._update_discriminator),
+            (state.discriminator, state.anchors),
+            (*parts, jax.random.split(discriminator_key, self.discriminator_updates)),
+        )
+        which = jnp.arange(self.generator_updates) % self.discriminator_updates
+        (generator, path_mean), of_generator = jax.lax.scan(
+            functools.partial(
+                against, state.discriminator if self.simultaneous else discriminator, self._update_generator
+            ),
+            (state.generator, state.path_mean),
+            (
+                *jax.tree.map(lambda a: a[which], parts),
+                jax.random.split(generator_key, self.generator_updates),
+            ),
+        )
+        metrics = jax.tree.map(lambda a: a.sum(0), (of_discriminator, of_generator))
+        return State(
+            step=state.step + 1,
+            generator=generator,
+            discriminator=discriminator,
+            averages={
+                name: update_average(state.averages[name], generator.variables, state.step, rule)
+                for name, rule in self.averages
+            },
+            anchors=anchors,
+            path_mean=path_mean,
+        ), {
+            **metrics[0],
+            **metrics[1],
+            "learning_rate/generator": self.schedules[0](state.step * self.generator_updates),
+            "learning_rate/discriminator": self.schedules[1](state.step * self.discriminator_updates),
+        }
+
+    def _update_discriminator(self, player, anchors, generator, step, images, labels, key):
+        latent_key, augment_key, penalty_key = jax.random.split(key, 3)
+        fakes, _ = self._generate(generator, latent_key, labels, len(images))
+        keys = jax.random.split(augment_key, 2)
+
+        def penalty(name, params, kept, real, fake):
+            critic = lambda key: lambda x: self._judge(params, kept, key, x, labels)[0]
+            if name == "r1":
+                return adversarial.gradient_penalty(critic(keys[0]), images).mean()
+            if name == "r2":
+                return adversarial.gradient_penalty(critic(keys[1]), fakes).mean()
+            if name == "interpolated":
+                return adversarial.interpolated_gradient_penalty(
+                    penalty_key, critic(keys[0]), images, fakes
+                ).mean()
+            return adversarial.lecam(real, fake, anchors).mean()
+
+        def loss_of(params):
+            real, kept = self._judge(params, player.kept, keys[0], images, labels)
+            fake, kept = self._judge(params, kept, keys[1], fakes, labels)
+            loss = self.objective.discriminator(real, fake).mean()
+            added = {
+                name: self._lazily(name, step, functools.partial(penalty, name, params, kept, real, fake))
+                for name in self.regularizers
+                if name != "path_length"
+            }
+            return loss + sum(term for term, _ in added.values()), (loss, added, real, fake, kept)
+
+        gradients, (loss, added, real, fake, kept) = jax.grad(loss_of, has_aux=True)(player.params)
+        anchors = regularizers.update_anchors(anchors, real, fake)
+        metrics = (
+            {"loss/discriminator": loss, "value": adversarial.value(real, fake).mean()}
+            | instruments.accuracies(real, fake)
+            | {"logit/real": real.mean(), "logit/fake": fake.mean()}
+        )
+        player, norms = self._apply(player, 1, "discriminator", gradients, kept)
+        return (player, anchors), self._means(metrics | norms, added)
+
+    def _update_generator(self, player, path_mean, discriminator, step, images, labels, key):
+        latent_key, augment_key, path_key = jax.random.split(key, 3)
+        keys = jax.random.split(augment_key, 2)
+        judge = lambda key, x: self._judge(discriminator.params, discriminator.kept, key, x, labels)[0]
+        real = judge(keys[0], images)  # not computed where the objective leaves it out
+
+        def loss_of(fakes):
+            fake = judge(keys[1], fakes)
+            return self.objective.generator(real, fake).mean(), fake
+
+        def generate(params):
+            return self._generate(player.replace(params=params), latent_key, labels, len(images))
+
+        # In two parts, to see what reaches the images through the discriminator.
+        fakes, pull_back, kept = jax.vjp(generate, player.params, has_aux=True)
+        (loss, fake), of_images = jax.value_and_grad(loss_of, has_aux=True)(fakes)
+        (gradients,) = pull_back(of_images)
+        added = {}
+        if "path_length" in self.regularizers:
+
+            def path_penalty(params):
+                call = functools.partial(
+                    self.generator.apply,
+                    player.variables | {"params": params},
+                    train=True,
+                    rngs={"noise": jax.random.fold_in(path_key, 1)},
+                )
+                w = call(self._latents(path_key, len(images)), labels, method="map")
+                synthesize = functools.partial(call, method="synthesize")
+                penalties, mean = adversarial.path_length(
+                    jax.random.fold_in(path_key, 2), synthesize, w, path_mean
+                )
+                return penalties.mean(), mean
+
+            def term(params):
+                weighted, (computed, mean) = self._lazily(
+                    "path_length", step, functools.partial(path_penalty, params), path_mean
+                )
+                return weighted, (computed, mean)
+
+            (weighted, (computed, path_mean)), more = jax.value_and_grad(term, has_aux=True)(player.params)
+            gradients = jax.tree.map(jnp.add, gradients, more)
+            added = {"path_length": (weighted, computed)}
+        metrics = {
+            "loss/generator": loss,
+            "slope/generator": objectives.generator_slope(self.objective, real, fake).mean(),
+            # of each image's own loss, which the mean divides by their number
+            "norm/gradient_of_images": jnp.sqrt(jnp.square(of_images).sum(range(1, fakes.ndim))).mean()
+            * len(fakes),
+        }
+        player, norms = self._apply(player, 0, "generator", gradients, kept)
+        return (player, path_mean), self._means(metrics | norms, added)
+
+    def _lazily(self, name, step, penalty, mean=None):
+        """The weighted penalty, how often (1 or 0) it was computed, and, of `path_length`, the mean after it."""
+        regularizer = self.regularizers[name]
+        zero, one = jnp.zeros(()), jnp.ones(())
+        if mean is None:
+            computed = lambda: (regularizer.weight * regularizer.every * penalty(), one)
+            return regularizers.lazily(step, regularizer.every, computed, (zero, zero))
+
+        def computed_with_mean():
+            value, after = penalty()
+            return regularizer.weight * regularizer.every * value, (one, after)
+
+        return regularizers.lazily(step, regularizer.every, computed_with_mean, (zero, (zero, mean)))
+
+    def _means(self, metrics, added):
+        """As `Mean`s, whose sums over updates are their means; a penalty as it would count at every step."""
+        penalties = {
+            f"regularizer/{name}": Mean(term / self.regularizers[name].every, computed)
+            for name, (term, computed) in added.items()
+        }
+        return {name: Mean(value, jnp.ones(())) for name, value in metrics.items()} | penalties
+
+    def _apply(self, player, index, name, gradients, kept):
+        updates, optimizer_state = self.optimizers[index].update(
+            gradients, player.optimizer_state, player.params
+        )
+        params = optax.apply_updates(player.params, updates)
+        norms = {
+            f"norm/{what}_of_{name}": group_norms("", tree)["/total"]
+            for what, tree in (("gradient", gradients), ("parameter", params), ("update", updates))
+        }
+        return Player(params, kept, optimizer_state), norms
+
+    def _latents(self, key, count):
+        return jax.random.normal(key, (count, self.generator.latent_size))
+
+    def _generate(self, player, key, labels, count):
+        """Images in training, and what the generator keeps after them."""
+        images, kept = self.generator.apply(
+            player.variables,
+            self._latents(key, count),
+            labels,
+            train=True,
+            mutable=list(player.kept),
+            rngs={"noise": jax.random.fold_in(key, 1)},
+        )
+        return images, dict(kept)
+
+    def _judge(self, params, kept, key, images, labels):
+        """Logits of augmented images in training, and what the discriminator keeps after them."""
+        images = adversarial.augment(jax.random.split(key, len(images)), images, self.augmentations)
+        logits, kept = self.discriminator.apply(
+            {"params": params, **kept}, images, labels, train=True, mutable=list(kept)
+        )
+        return logits, dict(kept)
+
+    def generate(
+        self,
+        state: State,
+        key: Key[Array, ""],
+        labels: Int[Array, " batch"],
+        indices: Int[Array, " batch"],
+        truncation: float | Float[Array, ""],
+        *,
+        weights: str = "params",
+        trajectory: bool = False,
+    ) -> Float[Array, " batch *shape"] | Float[Array, " frames batch *shape"]:
+        """Samples, one per label; sample `indices[i]` depends on its index, not its batch.
+
+        Args:
+            weights: "params", those of the last step, or the name of one of the averages.
+            truncation: of a generator with styles, ψ; others shrink z itself by it.
+            trajectory: a walk through Z (by `slerp`) that ends in the samples.
+        """
+        there = {"params": state.generator.variables, **state.averages}[weights]
+        labels = labels if self.conditional else None
+        latents = jax.vmap(lambda key: jax.random.normal(key, (2, self.generator.latent_size)))(
+            sample_keys(key, indices)
+        )
+
+        def images(z):
+            if hasattr(self.generator, "map"):
+                w = self.generator.apply(there, z, labels, truncation=truncation, method="map")
+                return self.generator.apply(there, w, method="synthesize")
+            return self.generator.apply(there, truncation * z, labels)
+
+        if not trajectory:
+            return images(latents[:, 0])
+        stops = latents.swapaxes(0, 1)[::-1]  # the samples last
+        return jax.lax.map(images, adversarial.walk(stops, WALK_STEPS, slerp))
+
+    as_data = staticmethod(to_uint8)
+    picture = staticmethod(image_grid)
+    reference = staticmethod(Reference)
+
+    def sampling_inputs(self, sampling: Any) -> tuple[Float[Array, ""]]:
+        return (jnp.float32(sampling.truncation),)
+
+    def describe_sampling(self, sampling: Any) -> dict[str, Any]:
+        return {"truncation": sampling.truncation}
+
+    def evaluate(self, state: State, config: Any, reference: Reference) -> dict[str, Any]:
+        """The measures of `evaluate_images`, and the instruments."""
+        report, images = evaluate_images(self, state, config, reference)
+        return report | self.inspect(state, reference, to_float(images))
+
+    def inspect(
+        self, state: State, reference: Reference | PlaneReference, samples: np.ndarray
+    ) -> dict[str, Any]:
+        """What the losses do not show, by a classifier of the modes and by the discriminator, and a picture of its logits.
+
+        Args:
+            samples: of `reference.labels`, as floats.
+        """
+        flat = lambda a: np.asarray(a).reshape(len(a), -1)
+        samples = flat(samples)
+        count = min(len(samples), len(reference.unseen))
+        predicted, expected = reference.modes(samples), reference.modes(reference.unseen)
+        measures = {
+            "modes_covered": float(instruments.modes_covered(predicted, reference.num_modes)),
+            "num_modes": float(reference.num_modes),
+            "divergence_of_modes": instruments.divergence_of_modes(predicted, expected, reference.num_modes),
+            "duplicate_rate": instruments.duplicate_rate(samples[:count], reference.unseen[:count]),
+        }
+        of = {
+            "train": (reference.real, reference.real_labels),
+            "held out": (reference.unseen, reference.unseen_labels),
+            "samples": (samples, reference.labels),
+        }
+        logits = {
+            name: self.logits(state, x[:count].reshape(-1, *self.image_shape), y[:count])
+            for name, (x, y) in of.items()
+        }
+        return measures | {
+            "accuracy/train": float(np.mean(logits["train"] > 0)),
+            "accuracy/held_out": float(np.mean(logits["held out"] > 0)),
+            "accuracy/samples": float(np.mean(logits["samples"] < 0)),
+            "logits": histograms(logits, instruments.HISTOGRAM_EDGES),
+        }
+
+    def logits(self, state: State, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The discriminator's, as it is after training, of images in [−1, 1]."""
+        labels = jnp.asarray(labels) if self.conditional else None
+        return np.asarray(
+            jax.jit(self.discriminator.apply)(state.discriminator.variables, jnp.asarray(images), labels)
+        )
+
+    def alarms(self, metrics: Mapping[str, float]) -> list[str]:
+        return instruments.alarms(metrics)
+
+    def power_averages(self, state: State) -> dict[float, PyTree]:
+        return {}
+
+
+class PlaneGAN(ImageGAN):
+    """The same on points in the plane."""
+
+    as_data = staticmethod(lambda points: points)
+    reference = staticmethod(PlaneReference)
+
+    @staticmethod
+    def picture(points: np.ndarray, columns: int):
+        return scatter(points)
+
+    def evaluate(self, state: State, config: Any, reference: PlaneReference) -> dict[str, Any]:
+        report, points = evaluate_plane(self, state, config, reference)
+        return report | self.inspect(state, reference, points)

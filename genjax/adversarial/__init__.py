@@ -1,0 +1,36 @@
+"""Generative adversarial networks: objectives, regularizers, augmentation, latents, and instruments.
+
+Everything takes logits, arrays and callables; the networks are in `genjax.models`.
+"""
+
+from genjax.adversarial import augmentation as augmentation
+from genjax.adversarial import instruments as instruments
+from genjax.adversarial import latents as latents
+from genjax.adversarial import objectives as objectives
+from genjax.adversarial import regularizers as regularizers
+from genjax.adversarial.augmentation import augment as augment
+from genjax.adversarial.augmentation import color as color
+from genjax.adversarial.augmentation import cutout as cutout
+from genjax.adversarial.augmentation import translation as translation
+from genjax.adversarial.instruments import alarms as alarms
+from genjax.adversarial.latents import closed_form_directions as closed_form_directions
+from genjax.adversarial.latents import invert as invert
+from genjax.adversarial.latents import lerp as lerp
+from genjax.adversarial.latents import mix_styles as mix_styles
+from genjax.adversarial.latents import perceptual_path_length as perceptual_path_length
+from genjax.adversarial.latents import walk as walk
+from genjax.adversarial.objectives import Objective as Objective
+from genjax.adversarial.objectives import hinge as hinge
+from genjax.adversarial.objectives import least_squares as least_squares
+from genjax.adversarial.objectives import non_saturating as non_saturating
+from genjax.adversarial.objectives import relativistic as relativistic
+from genjax.adversarial.objectives import saturating as saturating
+from genjax.adversarial.objectives import value as value
+from genjax.adversarial.objectives import wasserstein as wasserstein
+from genjax.adversarial.regularizers import gradient_penalty as gradient_penalty
+from genjax.adversarial.regularizers import (
+    interpolated_gradient_penalty as interpolated_gradient_penalty,
+)
+from genjax.adversarial.regularizers import lazily as lazily
+from genjax.adversarial.regularizers import lecam as lecam
+from genjax.adversarial.regularizers import path_length as path_length

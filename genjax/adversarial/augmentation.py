@@ -1,0 +1,60 @@
+"""Differentiable augmentation: what the discriminator sees of real and generated images alike, so that a small data set
+lasts (Zhao et al. 2020, "Differentiable augmentation for data-efficient GAN training", DiffAugment).
+
+An augmentation is `augmentation(key, image) -> image` of one image `[height width channels]` in [−1, 1]; gradients flow
+through it to the generator.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+Image = Float[Array, "height width channels"]
+Augmentation = Callable[[Key[Array, ""], Image], Image]
+
+
+def augment(
+    keys: Key[Array, " batch"],
+    images: Float[Array, "batch height width channels"],
+    augmentations: Sequence[Augmentation],
+) -> Float[Array, "batch height width channels"]:
+    """Each image after all the augmentations, one after the other, each drawn from its own key."""
+
+    def one(key, image):
+        for i, augmentation in enumerate(augmentations):
+            image = augmentation(jax.random.fold_in(key, i), image)
+        return image
+
+    return jax.vmap(one)(keys, images)
+
+
+def color(key: Key[Array, ""], image: Image) -> Image:
+    """Brightness ± ½, saturation × [0, 2], contrast × [½, 1½], all uniform, in this order."""
+    brightness, saturation, contrast = jax.random.uniform(key, (3,), image.dtype, -0.5, 0.5)
+    image = image + brightness
+    grey = image.mean(axis=2, keepdims=True)
+    image = grey + (1 + 2 * saturation) * (image - grey)
+    return image.mean() + (1 + contrast) * (image - image.mean())
+
+
+def translation(key: Key[Array, ""], image: Image, ratio: float = 0.125) -> Image:
+    """Moved by whole pixels, uniform to `ratio` of each side either way; what comes in is 0."""
+    height, width, channels = image.shape
+    reach = jnp.array([int(height * ratio + 0.5), int(width * ratio + 0.5)])
+    down, right = jax.random.randint(key, (2,), -reach, reach + 1)
+    padding = [(int(side * ratio + 0.5),) * 2 for side in (height, width)]
+    padded = jnp.pad(image, (*padding, (0, 0)))
+    return jax.lax.dynamic_slice(padded, (reach[0] - down, reach[1] - right, 0), (height, width, channels))
+
+
+def cutout(key: Key[Array, ""], image: Image, ratio: float = 0.5) -> Image:
+    """A box of `ratio` of each side, its centre uniform over the image, is 0."""
+    shape = image.shape[:2]
+    sides = jnp.array([int(side * ratio + 0.5) for side in shape])
+    centre = jax.random.randint(key, (2,), 0, jnp.array(shape) + 1 - sides % 2)
+    start = (centre - sides // 2)[:, None, None]
+    place = jnp.stack(jnp.meshgrid(*map(jnp.arange, shape), indexing="ij"))
+    inside = jnp.all((place >= start) & (place < start + sides[:, None, None]), axis=0)
+    return jnp.where(inside[:, :, None], 0, image)

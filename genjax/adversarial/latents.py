@@ -1,0 +1,134 @@
+"""What can be done with a trained generator's latents: walks, mixing, directions, inversion, smoothness."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key, PyTree
+
+
+def lerp(
+    start: Float[Array, " batch *shape"],
+    end: Float[Array, " batch *shape"],
+    weight: float | Float[Array, ""],
+) -> Float[Array, " batch *shape"]:
+    """(1 − weight)·start + weight·end, the way to walk in W; in Z, where it passes through lengths that no latent has,
+    take `genjax.diffusion.slerp`."""
+    return (1 - weight) * start + weight * end
+
+
+def walk(
+    stops: Float[Array, " stops *shape"], steps: int, interpolation: Callable = lerp
+) -> Float[Array, " points *shape"]:
+    """Latents on the way from stop to stop, `steps` to each next one: (stops − 1)·steps + 1 of them, ends included."""
+    weights = jnp.arange(steps) / steps
+    parts = jax.vmap(lambda weight: interpolation(stops[:-1], stops[1:], weight), out_axes=1)(weights)
+    return jnp.concatenate([parts.reshape(-1, *stops.shape[1:]), stops[-1:]])
+
+
+def mix_styles(
+    coarse: Float[Array, "batch styles features"],
+    fine: Float[Array, "batch styles features"],
+    crossover: int,
+) -> Float[Array, "batch styles features"]:
+    """The first `crossover` styles of one, the others of the other (Karras et al. 2019, "StyleGAN", section 3.1)."""
+    return jnp.concatenate([coarse[:, :crossover], fine[:, crossover:]], axis=1)
+
+
+def closed_form_directions(
+    kernels: list[Float[Array, "features _"]],
+) -> tuple[Float[Array, "directions features"], Float[Array, " directions"]]:
+    """Directions in W that change the layers' styles most (Shen & Zhou 2021, "SeFa", equations 4 to 6).
+
+    Args:
+        kernels: those of the affine maps from w to styles, `[features out]` each, of the layers that shall change.
+
+    Returns:
+        The unit eigenvectors of A·Aᵀ, A the kernels beside each other, each column of length 1 as in the authors'
+        program, and its eigenvalues, largest first.
+    """
+    joined = jnp.concatenate([kernel / jnp.linalg.norm(kernel, axis=0) for kernel in kernels], axis=1)
+    values, vectors = jnp.linalg.eigh(joined @ joined.T)
+    return vectors.T[::-1], values[::-1]
+
+
+class Inversion(NamedTuple):
+    """Latents found, and the distance of each step, `[steps batch]`, before it."""
+
+    latents: PyTree
+    distances: Float[Array, "steps batch"]
+
+
+def square_distance(
+    a: Float[Array, " batch *shape"], b: Float[Array, " batch *shape"]
+) -> Float[Array, " batch"]:
+    """The mean of squared differences of each pair."""
+    return jnp.mean(jnp.square(a - b), axis=range(1, a.ndim))
+
+
+def invert(
+    generate: Callable[[PyTree], Float[Array, " batch *shape"]],
+    images: Float[Array, " batch *shape"],
+    start: PyTree,
+    num_steps: int,
+    *,
+    learning_rate: float = 0.1,
+    distance: Callable = square_distance,
+) -> Inversion:
+    """Latents from which `generate` makes these images, as nearly as gradient descent by Adam finds them.
+
+    In Z, W or W+, according to what `generate` takes and `start` is: W+ gives each style a w of its own, and reaches
+    further (Abdal et al. 2019, "Image2StyleGAN"). The learning rate rises over a twentieth of the steps and falls as a
+    cosine over the last quarter (Karras et al. 2020, "StyleGAN2", appendix D).
+
+    Args:
+        distance: `distance(generated, images) -> [batch]`, of pixels or of a network's features.
+    """
+    rate = lambda step: (
+        learning_rate
+        * jnp.minimum(
+            jnp.minimum(1, (step + 1) / max(1, num_steps // 20)),
+            0.5 - 0.5 * jnp.cos(jnp.pi * jnp.minimum(1, (1 - step / num_steps) / 0.25)),
+        )
+    )
+    optimizer = optax.adam(rate)
+
+    def loss(latents):
+        distances = distance(generate(latents), images)
+        return distances.sum(), distances
+
+    def step(carry, _):
+        latents, state = carry
+        gradient, distances = jax.grad(loss, has_aux=True)(latents)
+        updates, state = optimizer.update(gradient, state)
+        return (optax.apply_updates(latents, updates), state), distances
+
+    (latents, _), distances = jax.lax.scan(step, (start, optimizer.init(start)), length=num_steps)
+    return Inversion(latents, distances)
+
+
+def perceptual_path_length(
+    key: Key[Array, ""],
+    generate: Callable[[Float[Array, " batch *shape"]], Float[Array, " batch *image"]],
+    start: Float[Array, " batch *shape"],
+    end: Float[Array, " batch *shape"],
+    *,
+    interpolation: Callable = lerp,
+    distance: Callable = square_distance,
+    epsilon: float = 1e-4,
+) -> Float[Array, " batch"]:
+    """d(G(x(t)), G(x(t + ε)))/ε² at a uniform t between each pair of latents (Karras et al. 2019, "StyleGAN", section
+    4.1); its mean over pairs is the perceptual path length.
+
+    Args:
+        distance: a squared distance, so that the quotient has a limit; LPIPS in the paper.
+    """
+    t = jax.random.uniform(key, (len(start),))
+
+    def at(t):
+        point = jax.vmap(lambda a, b, weight: interpolation(a[None], b[None], weight)[0])(start, end, t)
+        return generate(point)
+
+    return distance(at(t), at(t + epsilon)) / epsilon**2

@@ -1,0 +1,135 @@
+"""Convolutional GAN (Radford, Metz & Chintala 2016, "Unsupervised representation learning with deep convolutional
+generative adversarial networks", figure 1 and section 3; sizes and missing biases as in PyTorch's DCGAN example).
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from genjax.nn import Dense
+
+Dtype = Any
+small = nn.initializers.normal(0.02)
+
+
+def batch_norm(name: str, train: bool, dtype: Dtype, param_dtype: Dtype) -> nn.BatchNorm:
+    """Running statistics keep nine tenths of their old value; the scale starts as N(1, .02²)."""
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        scale_init=lambda *args: 1 + small(*args),
+        dtype=dtype,
+        param_dtype=param_dtype,
+        name=name,
+    )
+
+
+class Generator(nn.Module):
+    """Transposed convolutions from a start×start map to images of side start·2^doublings in [−1, 1].
+
+    A class is an embedding joined to z, of the same size as z. With `train=True` the collection
+    "batch_stats" has to be mutable.
+
+    Attributes:
+        width: channels at half the images' side; every halving before that has twice as many.
+        start: side of the first map, 4 in the paper; 7 makes images of 28 pixels with two doublings.
+        doublings: number of transposed convolutions; 4 make images of 64 pixels.
+        num_classes: 0 if unconditional.
+    """
+
+    width: int = 64
+    start: int = 4
+    doublings: int = 4
+    latent_size: int = 100
+    image_channels: int = 3
+    num_classes: int = 0
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        z: Float[Array, "batch latent"],
+        labels: Int[Array, " batch"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "batch height width channels"]:
+        if self.num_classes:
+            embedding = nn.Embed(
+                self.num_classes,
+                self.latent_size,
+                embedding_init=nn.initializers.normal(1.0),  # as large as z
+                param_dtype=self.param_dtype,
+                name="label_embedding",
+            )(labels)
+            z = jnp.concatenate([z, embedding], axis=-1)
+        options = dict(use_bias=False, kernel_init=small, dtype=self.dtype, param_dtype=self.param_dtype)
+        *hidden, first = [self.width * 2**i for i in range(self.doublings)]
+        # The transposed convolution of one pixel is a matrix product.
+        x = Dense(self.start**2 * first, name="project", **options)(z)
+        x = x.reshape(-1, self.start, self.start, first)
+        for i, features in enumerate([*reversed(hidden), self.image_channels]):
+            x = nn.relu(batch_norm(f"norm_{i}", train, self.dtype, self.param_dtype)(x))
+            x = nn.ConvTranspose(features, (4, 4), (2, 2), name=f"conv_{i}", **options)(x)
+        return jnp.tanh(x.astype(jnp.float32))
+
+
+class Discriminator(nn.Module):
+    """Strided convolutions down to a map of side height/2^doublings, and one product with all of it.
+
+    A class adds the inner product of its embedding with the map's sum (projection discriminator, Miyato &
+    Koyama 2018, equation 3). With `spectral_norm` there is no batch norm: every weight is divided by its
+    largest singular value and convolutions have biases (Miyato et al. 2018); the running singular
+    vectors are in "batch_stats" too. With batch norm and `train=True` that collection has to be mutable.
+
+    Attributes:
+        width: channels after the first convolution; every one after it has twice as many.
+        doublings: number of convolutions, as in the generator.
+        num_classes: 0 if unconditional.
+    """
+
+    width: int = 64
+    doublings: int = 4
+    num_classes: int = 0
+    spectral_norm: bool = False
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "batch height width channels"],
+        labels: Int[Array, " batch"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, " batch"]:
+        def layer(module, x):
+            if not self.spectral_norm:
+                return module(x)
+            update = train and self.is_mutable_collection("batch_stats")
+            return nn.SpectralNorm(module, name=f"{module.name}_norm")(x, update_stats=update)
+
+        options = dict(use_bias=self.spectral_norm, kernel_init=small, param_dtype=self.param_dtype)
+        x = images
+        for i in range(self.doublings):
+            conv = nn.Conv(
+                self.width * 2**i, (4, 4), (2, 2), padding=1, dtype=self.dtype, name=f"conv_{i}", **options
+            )
+            x = layer(conv, x)
+            if i and not self.spectral_norm:
+                x = batch_norm(f"norm_{i}", train, self.dtype, self.param_dtype)(x)
+            x = nn.leaky_relu(x, 0.2)
+        x = x.astype(jnp.float32)
+        logits = layer(Dense(1, name="head", **options), x.reshape(x.shape[0], -1))[:, 0]
+        if self.num_classes:
+            embed = nn.Embed(
+                self.num_classes,
+                x.shape[-1],
+                embedding_init=small,
+                param_dtype=self.param_dtype,
+                name="label_embedding",
+            )
+            logits += jnp.sum(layer(embed, labels) * x.sum((1, 2)), axis=-1)
+        return logits

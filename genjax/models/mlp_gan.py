@@ -1,0 +1,67 @@
+"""A GAN of dense layers, for points rather than images."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from genjax.nn import Dense
+
+Dtype = Any
+
+
+def _layers(x: Array, sizes: list[int], dtype: Dtype, param_dtype: Dtype) -> Array:
+    for i, size in enumerate(sizes):
+        x = nn.leaky_relu(x, 0.2) if i else x
+        init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+        x = Dense(size, dtype=dtype, param_dtype=param_dtype, kernel_init=init, name=f"dense_{i}")(x)
+    return x
+
+
+class Generator(nn.Module):
+    """`depth` hidden layers from z to a point of `features` coordinates; a class is joined to z, one of them hot."""
+
+    width: int = 128
+    depth: int = 3
+    features: int = 2
+    latent_size: int = 2
+    num_classes: int = 0
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        z: Float[Array, "batch latent"],
+        labels: Int[Array, " batch"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "batch features"]:
+        if self.num_classes:
+            z = jnp.concatenate([z, nn.one_hot(labels, self.num_classes)], axis=1)
+        sizes = [self.width] * self.depth + [self.features]
+        return _layers(z, sizes, self.dtype, self.param_dtype).astype(jnp.float32)
+
+
+class Discriminator(nn.Module):
+    """`depth` hidden layers from a point to a logit; a class is joined to the point, one of them hot."""
+
+    width: int = 128
+    depth: int = 3
+    num_classes: int = 0
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        points: Float[Array, "batch features"],
+        labels: Int[Array, " batch"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, " batch"]:
+        if self.num_classes:
+            points = jnp.concatenate([points, nn.one_hot(labels, self.num_classes)], axis=1)
+        sizes = [self.width] * self.depth + [1]
+        return _layers(points, sizes, self.dtype, self.param_dtype)[:, 0].astype(jnp.float32)

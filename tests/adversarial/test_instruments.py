@@ -1,0 +1,165 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import entropy
+
+from genjax.adversarial import alarms
+from genjax.adversarial.instruments import (
+    HISTOGRAM_EDGES,
+    accuracies,
+    divergence_of_modes,
+    duplicate_rate,
+    histogram,
+    modes_covered,
+)
+
+
+def test_accuracies():
+    """A logit of 0 is no answer."""
+    found = accuracies(jnp.array([3.0, 0.0, -1.0, 2.0]), jnp.array([-1.0, 0.0, 5.0, 6.0]))
+    np.testing.assert_allclose(found["accuracy/real"], 1 / 2)
+    np.testing.assert_allclose(found["accuracy/fake"], 1 / 4)
+
+
+def test_histogram():
+    logits = np.array([-1e9, -25.0, -20.0, -0.5, 0.0, 0.5, 0.5, 20.0, 300.0, np.inf])
+    shares = histogram(logits)
+    assert len(shares) == len(HISTOGRAM_EDGES) - 1
+    np.testing.assert_allclose(shares.sum(), 1, rtol=1e-12)
+    expected = np.zeros(40)
+    expected[[0, 19, 20, 39]] = 0.3, 0.1, 0.3, 0.3  # bins are of width 1, and hold their lower edge
+    np.testing.assert_allclose(shares, expected, rtol=1e-12)
+
+
+def test_modes_covered():
+    modes = np.repeat([0, 1, 2, 3, -1], [50, 40, 1, 0, 9])  # an equal share of 100 among 5 modes is 20
+    assert modes_covered(modes, 5) == 2
+    assert modes_covered(modes, 5, least=0.05) == 3  # 1 of 20, exactly
+    assert modes_covered(modes, 5, least=0.0) == 3  # a mode of no sample is never covered
+    assert modes_covered(np.arange(1000) % 25, 25) == 25
+    assert modes_covered(np.full(1000, 7), 25) == 1
+    assert modes_covered(np.full(1000, -1), 25) == 0
+
+
+def test_divergence_of_modes():
+    generator = np.random.default_rng(0)
+    p, q = generator.dirichlet(np.full(10, 3), 2)
+    samples, references = generator.choice(10, 500, p=p), generator.choice(10, 3000, p=q)
+    counts, others = (np.bincount(modes, minlength=10) for modes in (samples, references))
+    assert others.min() > 0
+    np.testing.assert_allclose(divergence_of_modes(samples, references, 10), entropy(counts, others))
+    of_none = np.append(samples, [-1, -1])
+    np.testing.assert_allclose(divergence_of_modes(of_none, references, 10), entropy(counts, others))
+    np.testing.assert_allclose(divergence_of_modes(references, references, 10), 0, atol=1e-15)
+    # everything in one of 10 equal modes; and in one that the reference lacks, which counts as one in 11 then
+    tens = np.arange(1000) % 10
+    np.testing.assert_allclose(divergence_of_modes(np.zeros(50, int), tens, 10), np.log(10))
+    np.testing.assert_allclose(divergence_of_modes(np.full(50, 2), np.repeat([0, 1], 5), 3), np.log(11))
+
+
+def test_divergence_of_the_same_law():
+    """(modes − 1)/2000 for 1,000: 2n·KL is about χ² of modes − 1 degrees; its mean over 200 within four errors."""
+    generator = np.random.default_rng(0)
+    reference = np.arange(100_000) % 25
+    found = [divergence_of_modes(generator.integers(25, size=1000), reference, 25) for _ in range(200)]
+    assert abs(np.mean(found) - 24 / 2000) < 4 * np.sqrt(2 * 24) / 2000 / np.sqrt(200) + 2e-4  # and O(n⁻²)
+
+
+def test_duplicate_rate():
+    generator = np.random.default_rng(0)
+    real, like_real = generator.normal(size=(2, 4000, 8))
+    # the binomial error is .0016 of .01 in each of the two, and pairs of neighbours go together: √2 more
+    assert abs(duplicate_rate(like_real, real) - 0.01) < 4 * 0.0016 * 2
+    assert duplicate_rate(np.ones((4000, 8)), real) == 1
+    collapsed = like_real[np.arange(4000) % 100] + 1e-4 * generator.normal(size=(4000, 8))
+    assert duplicate_rate(collapsed, real) == 1
+    half = np.concatenate([like_real[:2000], np.repeat(like_real[:1], 2000, axis=0)])
+    assert abs(duplicate_rate(half, real) - 0.5) < 0.02
+    # also where some of the real ones are in the data twice, so that their nearest neighbour is at 0
+    twins = np.concatenate([real[:3900], real[:100]])
+    assert duplicate_rate(np.ones((4000, 8)), twins) == 1
+
+
+HEALTHY = {
+    "modes_covered": 25.0,
+    "num_modes": 25.0,
+    "recall": 0.6,
+    "duplicate_rate": 0.012,
+    "slope/generator": 0.5,
+    "accuracy/real": 0.7,
+    "accuracy/fake": 0.7,
+    "accuracy/held_out": 0.65,
+    "loss/discriminator": 1.2,
+    "loss/generator": 0.8,
+    "regularizer/r1": 0.3,
+    "regularizer/path_length": 0.2,
+    "fid": 31.0,
+}
+
+
+def test_no_alarm_for_the_healthy_nor_the_unmeasured():
+    assert alarms(HEALTHY) == []
+    assert alarms({}) == []
+    for name in HEALTHY:
+        assert alarms({name: HEALTHY[name]}) == []
+        assert alarms({other: value for other, value in HEALTHY.items() if other != name}) == []
+
+
+CASES = [
+    ({"fid": float("nan")}, "Not finite: fid is nan."),
+    ({"loss/generator": float("inf")}, "Not finite: loss/generator is inf."),
+    ({"modes_covered": 3.0}, "Mode collapse: samples are of 3 of 25 modes."),
+    ({"recall": 0.04}, "Mode collapse: samples cover 4% of the real examples"),
+    ({"duplicate_rate": 0.35}, "Mode collapse: 35% of the samples have a twin"),
+    (
+        {"slope/generator": 1e-5, "accuracy/fake": 1.0},
+        "Vanishing generator gradient: the slope of its loss at generated examples is 1e-05 on average, "
+        "and the discriminator tells 100% of them.",
+    ),
+    (
+        {"accuracy/real": 0.98, "accuracy/held_out": 0.4},
+        "Overfitting discriminator: it calls 98% of the training images real, and 40% of the held-out ones.",
+    ),
+    ({"regularizer/r1": 40.0}, "Exploding regularizer: r1 is 40 beside a loss of 1.2."),
+    ({"regularizer/path_length": 40.0}, "Exploding regularizer: path_length is 40 beside a loss of 0.8."),
+]
+
+
+@pytest.mark.parametrize("bad, sentence", CASES, ids=[", ".join(bad) for bad, _ in CASES])
+def test_each_alarm_in_its_case_alone(bad, sentence):
+    (found,) = alarms(HEALTHY | bad)
+    assert found.startswith(sentence) and found.endswith(".")
+
+
+def test_alarms_together_and_with_parts_missing():
+    everything = HEALTHY
+    for bad, _ in CASES[2:]:
+        everything = everything | bad
+    assert [sentence.split(":")[0] for sentence in alarms(everything)] == [
+        *["Mode collapse"] * 3,
+        "Vanishing generator gradient",
+        "Overfitting discriminator",
+        *["Exploding regularizer"] * 2,
+    ]
+    assert alarms({"modes_covered": 3.0}) == [] and alarms({"accuracy/real": 1.0}) == []
+    (vanishing,) = alarms({"slope/generator": 0.001})
+    assert vanishing.endswith("is 0.001 on average.")  # and nothing that was not measured
+    (exploding,) = alarms({"regularizer/r1": 40.0})
+    assert exploding == "Exploding regularizer: r1 is 40 beside a loss of 0."
+
+
+@pytest.mark.parametrize(
+    "name, good, bad",
+    [
+        ("modes_covered", 22.5, 22.4),
+        ("recall", 0.1, 0.099),
+        ("duplicate_rate", 0.1, 0.101),
+        ("slope/generator", 0.02, 0.0199),
+        ("accuracy/held_out", 0.401, 0.399),
+        ("regularizer/r1", 22.0, 22.1),  # ten times a loss of 1.2 and 1
+        ("regularizer/path_length", 18.0, 18.1),
+    ],
+)
+def test_thresholds(name, good, bad):
+    assert alarms(HEALTHY | {name: good}) == []
+    assert len(alarms(HEALTHY | {name: bad})) == 1

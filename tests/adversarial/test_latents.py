@@ -1,0 +1,142 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.adversarial import closed_form_directions, invert, lerp, mix_styles, perceptual_path_length, walk
+from genjax.adversarial.latents import square_distance
+from genjax.diffusion import slerp
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+@pytest.mark.parametrize("interpolation", [lerp, slerp])
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+def test_walk(float64, interpolation, shape):
+    stops = normal(0, 4, *shape)
+    points = jax.jit(lambda stops: walk(stops, 5, interpolation))(stops)
+    assert points.shape == (16, *shape)
+    np.testing.assert_allclose(points[::5], stops, atol=1e-14)
+    if interpolation is lerp:
+        np.testing.assert_allclose(points[7], 0.6 * stops[1] + 0.4 * stops[2], rtol=1e-12)
+    else:
+        a, b = (np.ravel(stop) for stop in stops[1:3])
+        theta = np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        expected = (np.sin(0.6 * theta) * a + np.sin(0.4 * theta) * b) / np.sin(theta)
+        np.testing.assert_allclose(points[7].ravel(), expected, rtol=1e-9)
+
+
+def test_walk_on_the_sphere_keeps_to_it(float64):
+    stops = normal(0, 3, 20)
+    stops *= 4 / jnp.linalg.norm(stops, axis=1, keepdims=True)
+    arc = jax.jit(lambda stops: walk(stops, 8, slerp))(stops)
+    np.testing.assert_allclose(np.linalg.norm(arc, axis=1), 4, rtol=1e-12)
+    assert np.linalg.norm(walk(stops, 8), axis=1).min() < 3.2  # a straight line leaves it
+
+
+def test_mix_styles():
+    coarse, fine = normal(0, 2, 5, 3), normal(1, 2, 5, 3)
+    mixed = mix_styles(coarse, fine, 2)
+    np.testing.assert_array_equal(mixed[:, :2], coarse[:, :2])
+    np.testing.assert_array_equal(mixed[:, 2:], fine[:, 2:])
+    np.testing.assert_array_equal(mix_styles(coarse, fine, 0), fine)
+    np.testing.assert_array_equal(mix_styles(coarse, fine, 5), coarse)
+
+
+def test_closed_form_directions_are_singular_vectors(float64):
+    """Of the kernels beside each other, columns of length 1, as the authors' program has it."""
+    kernels = [normal(0, 6, 9), 5 * normal(1, 6, 4)]
+    directions, values = closed_form_directions(kernels)
+    joined = np.concatenate(kernels, axis=1)
+    joined /= np.sqrt(np.sum(joined**2, axis=0))
+    left, singular, _ = np.linalg.svd(joined)
+    np.testing.assert_allclose(values, singular**2, rtol=1e-10)
+    np.testing.assert_allclose(np.abs(directions @ left), np.eye(6), atol=1e-9)  # but for the sign
+    # what they are for: a step along each changes the styles by the root of its value
+    np.testing.assert_allclose(np.sum((directions @ joined) ** 2, axis=1), values, rtol=1e-10)
+    # and the lengths of the kernels' columns do not matter
+    np.testing.assert_allclose(closed_form_directions([kernels[0], kernels[1] / 7])[1], values, rtol=1e-10)
+
+
+def test_inversion_of_linear_generator_is_least_squares(float64):
+    """Images that it can make, and some that it cannot; one by one or together."""
+    matrix = normal(0, 12, 4)
+    generate = lambda latents: (latents @ matrix.T).reshape(-1, 2, 2, 3)
+    truth = normal(1, 2, 4)
+    images = jnp.concatenate([generate(truth), normal(2, 2, 2, 2, 3)])
+    found = invert(generate, images, jnp.zeros((4, 4)), 400)
+    expected = np.linalg.lstsq(matrix, images.reshape(4, -1).T)[0].T
+    np.testing.assert_allclose(found.latents, expected, atol=1e-4)  # as far as 400 steps of Adam get
+    np.testing.assert_allclose(found.latents[:2], truth, atol=1e-4)
+
+    assert found.distances.shape == (400, 4)
+    np.testing.assert_allclose(found.distances[0], np.mean(np.square(images), axis=(1, 2, 3)), rtol=1e-12)
+    residual = np.mean(np.square(expected @ matrix.T - images.reshape(4, -1)), axis=1)
+    np.testing.assert_allclose(found.distances[-1], residual, rtol=1e-6, atol=1e-7)
+    # Adam swings about the least, by less from quarter to quarter
+    excess = found.distances - residual
+    assert np.all(np.diff(np.max(excess.reshape(4, 100, 4), axis=1), axis=0) < 0)
+    assert np.all(excess > -1e-12)
+
+    alone = invert(generate, images[2:3], jnp.zeros((1, 4)), 400)
+    np.testing.assert_allclose(alone.latents[0], found.latents[2], atol=1e-9)
+
+
+def test_inversion_takes_any_tree_of_latents_and_any_distance(float64):
+    images = normal(0, 3, 2, 5)
+    generate = lambda latents: latents["w"] + latents["shift"]
+    start = {"w": jnp.zeros((3, 2, 5)), "shift": jnp.zeros((3, 1, 1))}
+    absolute = lambda generated, images: jnp.sqrt(square_distance(generated, images) + 1e-12)
+    found = invert(generate, images, start, 300, distance=absolute)
+    assert found.latents.keys() == start.keys()
+    np.testing.assert_allclose(generate(found.latents), images, atol=1e-2)
+
+
+def test_inversion_schedule(float64):
+    """Under a constant gradient Adam steps by the learning rate itself, so distances fall by it.
+
+    The schedule is in float32, which near its end loses a digit or two of 1 − cos.
+    """
+    total = lambda generated, images: generated.sum(axis=1)
+    found = invert(lambda w: w, jnp.zeros((1, 1)), jnp.zeros((1, 1)), 100, learning_rate=0.2, distance=total)
+    rates = -np.diff(found.distances[:, 0])
+    np.testing.assert_allclose(rates[:6], 0.2 * np.array([1, 2, 3, 4, 5, 5]) / 5, rtol=1e-6)
+    np.testing.assert_allclose(rates[5:76], 0.2, rtol=1e-6)
+    np.testing.assert_allclose(rates[75:], 0.1 + 0.1 * np.cos(np.pi * np.arange(24) / 25), rtol=1e-5)
+
+
+def test_path_length_of_linear_generator(float64):
+    """‖A(b − a)‖²/pixels, whatever t; float64 keeps 12 digits of a difference of 1e-4."""
+    matrix, start, end = normal(0, 12, 4), normal(1, 6, 4), normal(2, 6, 4)
+    generate = lambda latents: (latents @ matrix.T).reshape(-1, 2, 2, 3)
+    lengths = jax.jit(lambda key: perceptual_path_length(key, generate, start, end))(jax.random.key(0))
+    expected = np.sum(((end - start) @ matrix.T) ** 2, axis=1) / 12
+    np.testing.assert_allclose(lengths, expected, rtol=1e-9)
+    doubled = lambda a, b: 2 * square_distance(a, b)
+    np.testing.assert_allclose(
+        perceptual_path_length(jax.random.key(0), generate, start, end, distance=doubled),
+        2 * expected,
+        rtol=1e-9,
+    )
+
+
+def test_path_length_on_the_sphere(float64):
+    """A great circle is walked at a constant speed: the identity's length is its angle, squared."""
+    start, end = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (normal(1, 6, 4), normal(2, 6, 4)))
+    length = lambda key: perceptual_path_length(key, lambda z: z, start, end, interpolation=slerp)
+    lengths = jax.jit(length)(jax.random.key(0))
+    # a chord is shorter than its arc by a relative 1e-9, as ε = 1e-4
+    np.testing.assert_allclose(lengths, np.arccos(np.sum(start * end, axis=1)) ** 2 / 4, rtol=1e-7)
+
+
+def test_path_length_is_taken_at_uniform_times_of_each_pair(float64):
+    """x² from 0 to 1 has the slope 2·t, whose square is 4/3 in the mean and 16/5 − 16/9 = 64/45 in variance."""
+    count = 4000
+    lengths = perceptual_path_length(
+        jax.random.key(0), jnp.square, jnp.zeros((count, 1)), jnp.ones((count, 1))
+    )
+    error = np.sqrt(64 / 45 / count)
+    assert abs(lengths.mean() - 4 / 3) < 4 * error
+    assert abs(lengths.var() - 64 / 45) < 8 * error  # which one t for all would make 0
