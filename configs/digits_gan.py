@@ -70,9 +70,7 @@ def get_config(choice: str = "r3gan") -> ConfigDict:
         model.generator = dict(sizes, latent_size=32, w_size=64, mapping_layers=2, image_channels=1)
         model.discriminator = dict(sizes, mapping_layers=2)
         config.objective = "non_saturating"
-        config.regularizers = dict(
-            r1=dict(weight=0.5, every=8), path_length=dict(weight=2.0, every=8)
-        )
+        config.regularizers = dict(r1=dict(weight=0.5, every=8), path_length=dict(weight=2.0, every=8))
     elif choice == "dcgan":
         sizes = dict(width=32, doublings=2)
         model.generator = dict(sizes, start=2, latent_size=32, image_channels=1)

@@ -20,6 +20,7 @@ from genjax.adversarial.latents import mix_styles as mix_styles
 from genjax.adversarial.latents import perceptual_path_length as perceptual_path_length
 from genjax.adversarial.latents import walk as walk
 from genjax.adversarial.objectives import Objective as Objective
+from genjax.adversarial.objectives import generator_slope as generator_slope
 from genjax.adversarial.objectives import hinge as hinge
 from genjax.adversarial.objectives import least_squares as least_squares
 from genjax.adversarial.objectives import non_saturating as non_saturating
@@ -27,6 +28,7 @@ from genjax.adversarial.objectives import relativistic as relativistic
 from genjax.adversarial.objectives import saturating as saturating
 from genjax.adversarial.objectives import value as value
 from genjax.adversarial.objectives import wasserstein as wasserstein
+from genjax.adversarial.regularizers import Anchors as Anchors
 from genjax.adversarial.regularizers import gradient_penalty as gradient_penalty
 from genjax.adversarial.regularizers import (
     interpolated_gradient_penalty as interpolated_gradient_penalty,
@@ -34,3 +36,4 @@ from genjax.adversarial.regularizers import (
 from genjax.adversarial.regularizers import lazily as lazily
 from genjax.adversarial.regularizers import lecam as lecam
 from genjax.adversarial.regularizers import path_length as path_length
+from genjax.adversarial.regularizers import update_anchors as update_anchors

@@ -11,12 +11,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from genjax.adversarial.objectives import Objective
+
 HISTOGRAM_EDGES = np.linspace(-20, 20, 41)  # of logits; a sigmoid of 20 is 1 − 2e-9
 
 
-def accuracies(real: Float[Array, " batch"], fake: Float[Array, " batch"]) -> dict[str, Float[Array, ""]]:
-    """The share of real and of generated examples that a discriminator's logits tell rightly."""
-    return {"accuracy/real": jnp.mean(real > 0), "accuracy/fake": jnp.mean(fake < 0)}
+def accuracies(
+    objective: Objective, real: Float[Array, " batch"], fake: Float[Array, " batch"]
+) -> dict[str, Float[Array, ""]]:
+    """The share of real and of generated examples on their side of the objective's boundary."""
+    edge = boundary(objective, real, fake)
+    return {"accuracy/real": jnp.mean(real > edge), "accuracy/fake": jnp.mean(fake < edge)}
+
+
+def boundary(
+    objective: Objective, real: Float[Array, " batch"], fake: Float[Array, " batch"]
+) -> Float[Array, ""]:
+    """The logit of no preference: the objective's, or midway between both means where only differences count."""
+    if objective.boundary is None:
+        return (jnp.mean(real) + jnp.mean(fake)) / 2
+    return jnp.asarray(objective.boundary, real.dtype)
 
 
 def histogram(logits: np.ndarray) -> np.ndarray:
@@ -40,9 +54,13 @@ def divergence_of_modes(
 ) -> float:
     """KL(samples ‖ reference) of the modes' shares in nats; a mode that the reference lacks is taken to occur once.
 
-    For 1,000 drawn from the reference's own law it is about (modes − 1)/2000.
+    Samples of no mode (negative), if there are any, are one more mode. For 1,000 drawn from the reference's own law it is about (modes − 1)/2000.
     """
-    p, q = (np.bincount(m[m >= 0], minlength=num_modes).astype(float) for m in (modes, reference))
+    first = -1 if np.any(modes < 0) else 0
+    p, q = (
+        np.bincount(m[m >= first] - first, minlength=num_modes - first).astype(float)
+        for m in (modes, reference)
+    )
     q = np.maximum(q, 1)
     p, q = p / p.sum(), q / q.sum()
     return float(np.sum(p[p > 0] * np.log(p[p > 0] / q[p > 0])))

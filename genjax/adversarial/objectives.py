@@ -17,10 +17,15 @@ Logits = Float[Array, " batch"]
 
 
 class Objective(NamedTuple):
-    """`discriminator(real, fake)` and `generator(real, fake)`: losses `[batch]` of logits `[batch]`."""
+    """`discriminator(real, fake)` and `generator(real, fake)`: losses `[batch]` of logits `[batch]`.
+
+    Attributes:
+        boundary: the logit between real and generated; None where only differences of logits count.
+    """
 
     discriminator: Callable[[Logits, Logits], Logits]
     generator: Callable[[Logits, Logits], Logits]
+    boundary: float | None = 0.0
 
 
 def value(real: Logits, fake: Logits) -> Logits:
@@ -48,10 +53,11 @@ hinge = Objective(lambda real, fake: relu(1 - real) + relu(1 + fake), lambda rea
 least_squares = Objective(
     lambda real, fake: (jnp.square(real - 1) + jnp.square(fake)) / 2,
     lambda real, fake: jnp.square(fake - 1) / 2,
+    boundary=0.5,
 )
 """Mao et al. 2017, equation 9: labels 0 and 1, and G wants 1."""
 
-wasserstein = Objective(lambda real, fake: fake - real, lambda real, fake: -fake)
+wasserstein = Objective(lambda real, fake: fake - real, lambda real, fake: -fake, boundary=None)
 """Arjovsky et al. 2017, of a critic that a penalty or spectral norm keeps Lipschitz."""
 
 relativistic = Objective(lambda real, fake: softplus(fake - real), lambda real, fake: softplus(real - fake))

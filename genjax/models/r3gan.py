@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from genjax.nn import Dense
 from genjax.nn.fir import downsample, upsample
+from genjax.nn.grouped import grouped_convolve
 
 Dtype = Any
 normal = nn.initializers.normal
@@ -59,7 +60,12 @@ class ResidualBlock(nn.Module):
         features = x.shape[-1]
         gain = np.sqrt(2 / (1 + 0.2**2)) * self.total_blocks**-0.25
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        grouped = dict(feature_group_count=self.cardinality, name="grouped", **types)
+        grouped = dict(
+            feature_group_count=self.cardinality,
+            conv_general_dilated=grouped_convolve,
+            name="grouped",
+            **types,
+        )
         h = leaky_relu(convolution(self.expansion * features, 1, gain, name="expand", **types)(x))
         h = leaky_relu(convolution(self.expansion * features, 3, gain, **grouped)(h))
         return x + convolution(features, 1, 0.0, use_bias=False, name="contract", **types)(h)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from genjax.adversarial import alarms
+from genjax.adversarial import alarms, hinge, least_squares, non_saturating, wasserstein
 from genjax.adversarial.instruments import (
     HISTOGRAM_EDGES,
     accuracies,
@@ -14,11 +14,15 @@ from genjax.adversarial.instruments import (
 )
 
 
-def test_accuracies():
-    """A logit of 0 is no answer."""
-    found = accuracies(jnp.array([3.0, 0.0, -1.0, 2.0]), jnp.array([-1.0, 0.0, 5.0, 6.0]))
+@pytest.mark.parametrize(
+    ("objective", "shift"), [(non_saturating, 0.0), (hinge, 0.0), (least_squares, 0.5), (wasserstein, 7.0)]
+)
+def test_accuracies(objective, shift):
+    """A logit on the boundary is no answer; wasserstein's is midway between both means, here 1.75 + 7."""
+    real, fake = jnp.array([3.0, 0.0, -1.0, 2.0]), jnp.array([-1.0, 0.0, 5.0, 6.0])
+    found = accuracies(objective, real + shift, fake + shift)
     np.testing.assert_allclose(found["accuracy/real"], 1 / 2)
-    np.testing.assert_allclose(found["accuracy/fake"], 1 / 4)
+    np.testing.assert_allclose(found["accuracy/fake"], 1 / 2 if objective is wasserstein else 1 / 4)
 
 
 def test_histogram():
@@ -49,7 +53,9 @@ def test_divergence_of_modes():
     assert others.min() > 0
     np.testing.assert_allclose(divergence_of_modes(samples, references, 10), entropy(counts, others))
     of_none = np.append(samples, [-1, -1])
-    np.testing.assert_allclose(divergence_of_modes(of_none, references, 10), entropy(counts, others))
+    with_none = entropy(np.append(counts, 2), np.append(others, 1))  # as one more mode
+    np.testing.assert_allclose(divergence_of_modes(of_none, references, 10), with_none)
+    assert np.isfinite(divergence_of_modes(np.full(5, -1), references, 10))
     np.testing.assert_allclose(divergence_of_modes(references, references, 10), 0, atol=1e-15)
     # everything in one of 10 equal modes; and in one that the reference lacks, which counts as one in 11 then
     tens = np.arange(1000) % 10
@@ -73,6 +79,7 @@ def test_duplicate_rate():
     assert duplicate_rate(np.ones((4000, 8)), real) == 1
     collapsed = like_real[np.arange(4000) % 100] + 1e-4 * generator.normal(size=(4000, 8))
     assert duplicate_rate(collapsed, real) == 1
+    assert duplicate_rate(np.repeat(like_real[:2000], 2, axis=0), real) == 1  # a single twin is enough
     half = np.concatenate([like_real[:2000], np.repeat(like_real[:1], 2000, axis=0)])
     assert abs(duplicate_rate(half, real) - 0.5) < 0.02
     # also where some of the real ones are in the data twice, so that their nearest neighbour is at 0

@@ -75,9 +75,10 @@ def test_inversion_of_linear_generator_is_least_squares(float64):
     np.testing.assert_allclose(found.distances[0], np.mean(np.square(images), axis=(1, 2, 3)), rtol=1e-12)
     residual = np.mean(np.square(expected @ matrix.T - images.reshape(4, -1)), axis=1)
     np.testing.assert_allclose(found.distances[-1], residual, rtol=1e-6, atol=1e-7)
-    # Adam swings about the least, by less from quarter to quarter
+    # down to the least within a quarter of the steps; Adam then swings about it by less than 1e-4
     excess = found.distances - residual
-    assert np.all(np.diff(np.max(excess.reshape(4, 100, 4), axis=1), axis=0) < 0)
+    quarters = np.max(excess.reshape(4, 100, 4), axis=1)
+    assert np.all(quarters[0] > 0.04) and np.all(quarters[1:] < 1e-4)
     assert np.all(excess > -1e-12)
 
     alone = invert(generate, images[2:3], jnp.zeros((1, 4)), 400)

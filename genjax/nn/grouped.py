@@ -1,0 +1,49 @@
+"""The grouped convolution, fast on every back end."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Float
+
+
+def grouped_convolve(
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "side side group_channels out_channels"],
+    window_strides: Any,
+    padding: Any,
+    *,
+    feature_group_count: int,
+    **options: Any,
+) -> Float[Array, "batch height width out_channels"]:
+    """`jax.lax.conv_general_dilated` with stride 1, a kernel of odd side and "SAME" padding, for `flax.linen.Conv`.
+
+    On the CPU back end it is a sum over the kernel's places of one product batched over groups: the derivatives
+    of the convolution itself took 17 times as long there (64 maps of 8×8 with 128 channels in 16 groups).
+    """
+
+    def product_of_places(x, kernel):
+        side, height, width = kernel.shape[0], *x.shape[1:3]
+        margin = (side // 2, side // 2)
+        x = jnp.pad(x, ((0, 0), margin, margin, (0, 0)))
+        x = rearrange(x, "b h w (g i) -> g b h w i", g=feature_group_count)
+        kernel = rearrange(kernel, "r s i (g o) -> g r s i o", g=feature_group_count)
+        places = [(r, s) for r in range(side) for s in range(side)]
+        y = sum(
+            jnp.einsum(
+                "gbhwi,gio->gbhwo",
+                x[:, :, r : r + height, s : s + width],
+                kernel[:, r, s],
+                preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+            )
+            for r, s in places
+        )
+        return rearrange(y, "g b h w o -> b h w (g o)").astype(x.dtype)
+
+    def convolution(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, window_strides, padding, feature_group_count=feature_group_count, **options
+        )
+
+    return jax.lax.platform_dependent(x, kernel, cpu=product_of_places, default=convolution)
