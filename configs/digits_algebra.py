@@ -46,7 +46,7 @@ def choose(config: ConfigDict, choice: str) -> None:
         ),
         "edm": (
             dict(name="EDM", data_deviation=DEVIATION),
-            dict(name="log_normal_sigma", shift=1.0, variates="independent"),
+            dict(name="log_normal_sigma", mean=-1.2, deviation=1.2, shift=1.0, variates="independent"),
             dict(name="karras_grid"),
         ),
     }[process]

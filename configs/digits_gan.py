@@ -2,7 +2,7 @@
 
 python -m experiments.train --config=configs/digits_gan.py:r3gan --workdir=runs/digits_r3gan
 
-The choice is dcgan (spectral norm, hinge), stylegan2 (non-saturating, R1 and path length, lazily), r3gan (relativistic,
+The choice is dcgan (spectral norm, hinge), stylegan2 (non-saturating, R1 and path length), r3gan (relativistic,
 R1 and R2) or vit_gan (relativistic, R1 and R2).
 """
 
@@ -57,20 +57,20 @@ def get_config(choice: str = "r3gan") -> ConfigDict:
     )
     model = config.model
     if choice == "r3gan":
-        sizes = dict(widths=(64, 64), cardinalities=(16, 16), blocks=(1, 1), image_channels=1)
-        model.generator = dict(sizes, latent_size=32, embedding_features=16)
-        model.discriminator = {k: v for k, v in sizes.items() if k != "image_channels"}
-        model.discriminator.embedding_features = 64
+        sizes = dict(widths=(64, 32), cardinalities=(16, 8), blocks=(1, 1))
+        mirrored = {name: size[::-1] for name, size in sizes.items()}
+        model.generator = dict(sizes, latent_size=32, embedding_features=16, image_channels=1)
+        model.discriminator = dict(mirrored, embedding_features=64)
     elif choice == "vit_gan":
         sizes = dict(patch_size=2, width=64, depth=2, num_heads=2, unroll=2)
         model.generator = dict(sizes, resolution=8, latent_size=32, image_channels=1)
         model.discriminator = dict(sizes)
     elif choice == "stylegan2":
-        sizes = dict(resolution=8, channel_base=512, channel_max=64)
+        sizes = dict(resolution=8, channel_base=256, channel_max=64)
         model.generator = dict(sizes, latent_size=32, w_size=64, mapping_layers=2, image_channels=1)
         model.discriminator = dict(sizes, mapping_layers=2)
         config.objective = "non_saturating"
-        config.regularizers = dict(r1=dict(weight=0.5, every=8), path_length=dict(weight=2.0, every=8))
+        config.regularizers = dict(r1=dict(weight=0.5, every=1), path_length=dict(weight=2.0, every=1))
     elif choice == "dcgan":
         sizes = dict(width=32, doublings=2)
         model.generator = dict(sizes, start=2, latent_size=32, image_channels=1)

@@ -117,7 +117,8 @@ def _figures(report: dict[str, Any]) -> Html:
     reference = lambda name: "classifier_accuracy" if name == "class_accuracy" else f"{name}_train"
     measured = [name for name in BETTER if name in report]
     figures = [(heading(name), report[name], report.get(reference(name), "")) for name in measured]
-    rest = {name: report[name] for name in report if name not in {*measured, *map(reference, measured)}}
+    apart = {"alarms", *measured, *map(reference, measured)}
+    rest = {name: report[name] for name in report if name not in apart}
     nested = {name: value for name, value in rest.items() if isinstance(value, dict)}
     return element(
         "div",
@@ -171,10 +172,23 @@ def write_report(workdir: str | Path) -> Path:
                 class_="note",
             )
         )
+    if alarms := run.report.get("alarms"):
+        body.append(section("Alarms", *(element("p", sentence, class_="note") for sentence in alarms)))
     if final or animation:
         body.append(section("Samples", element("div", final, animation, class_="row")))
     if run.report:
         body.append(section("Figures", _figures(run.report)))
+    if logits := sorted((run.folder / "logits").glob("step_*.png")):
+        body.append(
+            section(
+                "What the discriminator says",
+                picture(
+                    logits[-1],
+                    f"Logits of training, held-out and generated images, {grid_step(logits[-1])}",
+                    "Histograms of logits",
+                ),
+            )
+        )
     if run.curves:
         charts = [chart(metric, {name: points}) for metric, points in run.curves.items()]
         body.append(section("Curves over the steps", element("div", *charts, class_="row")))

@@ -17,9 +17,9 @@ Augmentation = Callable[[Key[Array, ""], Image], Image]
 
 def augment(
     keys: Key[Array, " batch"],
-    images: Float[Array, "batch height width channels"],
+    images: Float[Array, " batch *shape"],
     augmentations: Sequence[Augmentation],
-) -> Float[Array, "batch height width channels"]:
+) -> Float[Array, " batch *shape"]:
     """Each image after all the augmentations, one after the other, each drawn from its own key."""
 
     def one(key, image):

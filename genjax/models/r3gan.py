@@ -72,12 +72,13 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """A learned 4×4 basis scaled channelwise by z, then stages of residual blocks, each of twice the last one's side.
+    """A learned basis scaled channelwise by z, then stages of residual blocks, each of twice the last one's side.
 
     Attributes:
-        widths: channels of every stage, from side 4 to side 4·2^(stages − 1).
+        widths: channels of every stage, from side `start` to side start·2^(stages − 1).
         cardinalities: groups of the 3×3 convolutions, which have widths·expansion channels.
         blocks: residual blocks of every stage.
+        start: side of the basis, 4 in the paper; 7 is for images of 28 pixels in three stages.
         num_classes: 0 if unconditional.
         embedding_features: of the class embedding that is joined to z.
         float32_stages: the coarsest stages are computed in float32, whatever `dtype` is.
@@ -86,6 +87,7 @@ class Generator(nn.Module):
     widths: Sequence[int]
     cardinalities: Sequence[int]
     blocks: Sequence[int]
+    start: int = 4
     expansion: int = 2
     latent_size: int = 64
     image_channels: int = 3
@@ -119,7 +121,7 @@ class Generator(nn.Module):
             param_dtype=self.param_dtype,
             name="basis_scale",
         )(z)
-        basis = self.param("basis", normal(1.0), (4, 4, self.widths[0]), self.param_dtype)
+        basis = self.param("basis", normal(1.0), (self.start, self.start, self.widths[0]), self.param_dtype)
         x = basis * scale[:, None, None]
         stages = zip(self.widths, self.cardinalities, self.blocks, strict=True)
         for stage, (width, cardinality, blocks) in enumerate(stages):
@@ -146,26 +148,28 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """The generator's mirror image: stages of residual blocks down to 4×4, and a learned basis to sum that with.
+    """The generator's mirror image: stages of residual blocks, and a learned basis to sum the last map with.
 
     A class is told by its embedding's inner product with the features (Miyato & Koyama 2018), without an
     unconditional term.
 
     Attributes:
-        widths: channels of every stage, from the images' side to side 4.
+        widths: channels of every stage, from the images' side to side `start`.
         cardinalities: groups of the 3×3 convolutions, which have widths·expansion channels.
         blocks: residual blocks of every stage.
+        start: side of the basis, 4 in the paper; 7 is for images of 28 pixels in three stages.
         num_classes: 0 if unconditional.
         embedding_features: of the class embedding.
         float32_stages: the coarsest stages are computed in float32, whatever `dtype` is.
 
     Raises:
-        ValueError: the images' side is not 4·2^(stages − 1).
+        ValueError: the images' side is not start·2^(stages − 1).
     """
 
     widths: Sequence[int]
     cardinalities: Sequence[int]
     blocks: Sequence[int]
+    start: int = 4
     expansion: int = 2
     num_classes: int = 0
     embedding_features: int = 768
@@ -181,7 +185,7 @@ class Discriminator(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, " batch"]:
-        side = 4 * 2 ** (len(self.widths) - 1)
+        side = self.start * 2 ** (len(self.widths) - 1)
         if images.shape[1:3] != (side, side):
             height, width = images.shape[1:3]
             raise ValueError(
@@ -201,7 +205,9 @@ class Discriminator(nn.Module):
                 x = ResidualBlock(
                     cardinality, self.expansion, sum(self.blocks), name=f"block_{stage}_{i}", **types
                 )(x)
-        basis = self.param("basis", normal(4**-1), (4, 4, x.shape[-1]), self.param_dtype)
+        basis = self.param(
+            "basis", normal(1 / self.start), (self.start, self.start, x.shape[-1]), self.param_dtype
+        )
         features = jnp.sum(x * basis, axis=(1, 2))
         out_features = self.embedding_features if self.num_classes else 1
         out = Dense(

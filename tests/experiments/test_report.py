@@ -129,6 +129,17 @@ def test_report_of_a_finished_run(tmp_path):
     assert "Not evaluated yet" not in page.text
 
 
+def test_alarms_and_the_logits_are_shown(tmp_path):
+    folder = make_run(tmp_path / "run", REPORT | dict(alarms=["Mode collapse: 3 of 25 modes."]))
+    (folder / "logits").mkdir()
+    for step in (100, 300):
+        save_grid(folder / f"logits/step_{step:06d}.png", np.zeros((1, 8, 8, 3), np.uint8), 1)
+    page = check(write_report(folder).read_text(encoding="utf-8"), pictures=6, charts=2)
+    assert "Mode collapse: 3 of 25 modes." in page.text and "generated images, step 300" in page.text
+    quiet = write_report(make_run(tmp_path / "quiet", REPORT | dict(alarms=[]))).read_text(encoding="utf-8")
+    assert "Alarms" not in quiet and "What the discriminator says" not in quiet
+
+
 def test_report_of_a_run_that_is_going_on(tmp_path):
     run = make_run(tmp_path / "run", report=None, steps=200, num_pictures=2)
     picture = run / "samples/step_000200.png"

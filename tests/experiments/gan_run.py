@@ -1,0 +1,64 @@
+"""Trains small GANs on all devices that there are, and prints their losses and norms as a line of JSON each.
+
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.experiments.gan_run dcgan stylegan2
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+
+from configs.digits_gan import get_config
+from experiments.configuration import build
+from genjax.training import abstract_state, init_state, make_mesh
+from genjax.training.loop import compile_update
+from genjax.training.mesh import place_batch
+
+BATCH_SIZE, STEPS = 32, 3
+
+
+def small_config(choice: str):
+    """Narrow, with what looks at the whole batch: batch norm, minibatch deviation."""
+    config = get_config(choice)
+    config.unlock()
+    config.batch_size, config.num_steps = BATCH_SIZE, 100
+    config.model.generator.latent_size = 8
+    if choice == "dcgan":
+        config.model.generator.width = config.model.discriminator.width = 8
+        config.model.discriminator.spectral_norm = False
+        config.objective = "non_saturating"
+    if choice == "stylegan2":
+        narrow = dict(channel_base=64, channel_max=16, mapping_layers=1)
+        config.model.generator.update(narrow, w_size=16)
+        config.model.discriminator.update(narrow)
+        config.regularizers = dict(r1=dict(weight=0.5, every=2), path_length=dict(weight=2.0, every=2))
+    return config
+
+
+def batch(step: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(step)
+    images = random.integers(0, 256, (BATCH_SIZE, 8, 8, 1), np.uint8)
+    return {"image": images, "label": random.integers(0, 10, BATCH_SIZE, np.int32)}
+
+
+def run(choice: str) -> list[dict[str, float]]:
+    task, mesh, key = build(small_config(choice)), make_mesh({"data": -1}, BATCH_SIZE), jax.random.key(0)
+    state, rows = init_state(task, key, mesh), []
+    with jax.set_mesh(mesh):
+        update = compile_update(task, abstract_state(task, key, mesh), mesh)
+        for step in range(STEPS):
+            state, metrics = update(state, place_batch(batch(step), mesh), key)
+            rows.append(
+                {
+                    name: float(metrics[name])
+                    for name, (_, count) in zip(metrics.names, metrics.table, strict=True)
+                    if count
+                }
+            )
+    return rows
+
+
+if __name__ == "__main__":
+    for choice in sys.argv[1:]:
+        print(json.dumps(run(choice)))

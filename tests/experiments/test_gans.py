@@ -1,0 +1,217 @@
+"""The task of GANs: who moves when, against whom, and that nothing depends on devices or interruptions."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from configs import digits_gan, gaussians_gan
+from experiments.configuration import build
+from genjax.data import Batches, load_dataset
+from genjax.training import Checkpoints
+
+
+def plane(**changes):
+    """Dense layers on points, small."""
+    config = gaussians_gan.get_config("r3gan")
+    config.unlock()
+    config.batch_size = 16
+    config.model.update(generator=dict(width=8, depth=1), discriminator=dict(width=8, depth=1))
+    for name, value in changes.items():
+        part, _, field = name.rpartition("__")
+        (config[part] if part else config)[field] = value
+    return config
+
+
+def points(step=0, count=16):
+    random = np.random.default_rng(step)
+    return {
+        "image": random.standard_normal((count, 2), np.float32),
+        "label": np.zeros(count, np.int32),
+    }
+
+
+QUICK = {"xla_backend_optimization_level": 0}  # compiles in less time, for programs that run a few times
+
+
+def after(config, steps=1):
+    task = build(config)
+    state, update = jax.jit(task.init)(jax.random.key(0)), jax.jit(task.update, compiler_options=QUICK)
+    for step in range(steps):
+        state, metrics = update(state, points(step, config.batch_size), jax.random.key(1))
+    return state, metrics
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_alternately_the_generator_meets_the_discriminator_as_it_has_become():
+    """With a discriminator that does not move both ways are one; else the generators differ, not the discriminators."""
+    alternating, simultaneous = (after(plane(updates__simultaneous=way))[0] for way in (False, True))
+    assert same(alternating.discriminator, simultaneous.discriminator)
+    assert not same(alternating.generator.params, simultaneous.generator.params)
+    still = dict(plane().optimizer.discriminator, learning_rate=0.0)
+    alternating, simultaneous_still = (
+        after(plane(updates__simultaneous=way, optimizer__discriminator=still))[0] for way in (False, True)
+    )
+    assert same(alternating.generator, simultaneous_still.generator)
+    # simultaneous updates are those against the discriminator of the start, however fast it moves
+    assert same(simultaneous_still.generator, simultaneous.generator)
+
+
+def count_of(player):
+    return int(player.optimizer_state[0].count)
+
+
+@pytest.mark.parametrize(("of_discriminator", "of_generator"), [(1, 1), (4, 1), (1, 3), (2, 3)])
+def test_any_ratio_of_updates(of_discriminator, of_generator):
+    state, metrics = after(
+        plane(updates__discriminator=of_discriminator, updates__generator=of_generator), steps=2
+    )
+    assert count_of(state.discriminator) == 2 * of_discriminator
+    assert count_of(state.generator) == 2 * of_generator
+    assert int(state.step) == 2
+    assert metrics["loss/discriminator"].count == of_discriminator
+    assert metrics["loss/generator"].count == of_generator
+
+
+def test_each_update_of_the_discriminator_has_its_own_part_of_the_batch():
+    """Of four parts, a change in one example changes the update of its part and those after it alone."""
+    task = build(plane(updates__discriminator=4))
+    state = jax.jit(task.init)(jax.random.key(0))
+    seen = []
+    step = task._update_discriminator
+
+    def spy(player, anchors, generator, step_number, images, *rest):
+        seen.append(images)
+        return step(player, anchors, generator, step_number, images, *rest)
+
+    object.__setattr__(task, "_update_discriminator", spy)
+    batch = jax.tree.map(jnp.asarray, points())
+    task.update(state, batch, jax.random.key(1))
+    assert [len(part) for part in seen] == [4] * 4
+    np.testing.assert_array_equal(np.sort(np.concatenate(seen), 0), np.sort(batch["image"], 0))
+
+
+def test_two_time_scales():
+    """Adam's first step is the learning rate in every parameter's size, but for those without a gradient."""
+    rates = dict(generator=1e-4, discriminator=4e-4)
+    config = plane()
+    for player, rate in rates.items():
+        config.optimizer[player].learning_rate = rate
+    task = build(config)
+    state = jax.jit(task.init)(jax.random.key(0))
+    moved, _ = jax.jit(task.update)(state, points(), jax.random.key(1))
+    for player, rate in rates.items():
+        changes = jax.tree.map(lambda a, b: jnp.abs(a - b), moved.params[player], state.params[player])
+        largest = max(float(change.max()) for change in jax.tree.leaves(changes))
+        np.testing.assert_allclose(
+            largest, rate, rtol=0.02
+        )  # g/(|g| + 1e-8), and the float32 of a difference
+
+
+def test_a_lazy_penalty_is_logged_where_it_is_computed_and_as_the_eager_one():
+    eager, lazy = (
+        plane(regularizers=dict(r1=dict(weight=0.3))),
+        plane(regularizers=dict(r1=dict(weight=0.3, every=3))),
+    )
+    counts = [float(after(lazy, steps)[1]["regularizer/r1"].count) for steps in (1, 2, 3, 4)]
+    assert counts == [1, 0, 0, 1]
+    of = [after(config)[1]["regularizer/r1"] for config in (eager, lazy)]
+    np.testing.assert_allclose(of[0].total, of[1].total, rtol=1e-6)  # as added at every step
+    # while the loss holds three times as much of it: so do the gradients, and Adam's second moments know
+    loss = after(plane(regularizers=dict(r1=dict(weight=0.9))))[0], after(lazy)[0]
+    assert all(
+        np.allclose(a, b, rtol=1e-5, atol=1e-7)
+        for a, b in zip(*map(jax.tree.leaves, (s.discriminator for s in loss)), strict=True)
+    )
+
+
+def test_samples_depend_on_their_own_index_and_a_walk_ends_in_them():
+    config = digits_gan.get_config("dcgan")
+    config.model.generator.width = config.model.discriminator.width = 8
+    task = build(config)
+    state = jax.jit(task.init)(jax.random.key(0))
+    generate = jax.jit(task.generate, static_argnames=("weights", "trajectory"))
+    labels, indices = np.arange(6), np.arange(6)
+    options = dict(weights="ema")
+    together = generate(state, jax.random.key(3), labels, indices, jnp.float32(1), **options)
+    assert together.shape == (6, 8, 8, 1)
+    apart = generate(state, jax.random.key(3), labels[4:5], indices[4:5], jnp.float32(1), **options)
+    np.testing.assert_allclose(apart[0], together[4], rtol=1e-5, atol=1e-8)
+    frames = generate(state, jax.random.key(3), labels, indices, jnp.float32(1), trajectory=True, **options)
+    np.testing.assert_allclose(frames[-1], together, rtol=1e-5, atol=1e-8)
+    assert np.abs(frames[0] - frames[-1]).max() > 0.3 * np.abs(together).max()
+    # truncated to nothing, all samples of a class are one
+    flat = generate(state, jax.random.key(3), 0 * labels, indices, jnp.float32(0), **options)
+    np.testing.assert_allclose(flat, flat[:1].repeat(6, 0), rtol=1e-5, atol=1e-8)
+
+
+def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path):
+    config = plane(regularizers=dict(r1=dict(weight=0.3, every=2), lecam=dict(weight=0.1)), batch_size=32)
+    task, key = build(config), jax.random.key(1)
+    batches = Batches(load_dataset("ring_of_gaussians"), 32, 0, image_shape=(2,))
+    update = jax.jit(task.update)
+    state, history = jax.jit(task.init)(jax.random.key(0)), []
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        for step in range(8):
+            if step == 4:
+                checkpoints.save(4, state)
+            state, metrics = update(state, batches[step], key)
+            history.append(metrics)
+        checkpoints.wait()
+        resumed = checkpoints.restore(4, jax.eval_shape(task.init, jax.random.key(0)))
+    for step in range(4, 8):
+        resumed, metrics = update(resumed, batches[step], key)
+        assert same(metrics, history[step])
+    assert same(resumed, state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(model__name="gan"), "config.model.name is 'gan'.*dcgan, mlp_gan, r3gan, stylegan2, vit_gan"),
+        (dict(objective="hinged"), "config.objective is 'hinged'.*non_saturating"),
+        (dict(regularizers=dict(r3=dict(weight=1.0))), "has 'r3'; there are r1, r2"),
+        (dict(regularizers=dict(path_length=dict(weight=1.0))), "mlp_gan has none"),
+        (dict(augmentations=("colour",)), "'colour'.*color"),
+        (dict(updates__discriminator=3), "batch_size 16 divide into config.updates.discriminator 3"),
+        (dict(updates__generator=0), "config.updates must be positive"),
+        (dict(accumulation_steps=2), "accumulation_steps must be 1"),
+    ],
+)
+def test_mistakes_are_named(changes, words):
+    with pytest.raises(ValueError, match=words):
+        build(plane(**changes))
+
+
+@pytest.mark.slow
+def test_on_eight_devices_it_is_as_on_one():
+    """Batch norm's statistics and the minibatch deviation are of the whole batch, wherever it lies."""
+
+    def rows(devices):
+        flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        result = subprocess.run(
+            [sys.executable, "-m", "tests.experiments.gan_run", "dcgan", "stylegan2"],
+            cwd=ROOT,
+            env=os.environ | {"XLA_FLAGS": flags},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert result.returncode == 0, result.stderr
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    for one, eight in zip(rows(1), rows(8), strict=True):
+        assert len(one) == 3
+        for a, b in zip(one, eight, strict=True):
+            assert a.keys() == b.keys()
+            for name in a:  # sums in another order; Adam's first steps are ±1 where a gradient is about 0
+                np.testing.assert_allclose(a[name], b[name], rtol=2e-3, atol=2e-4, err_msg=name)
