@@ -7,13 +7,14 @@ For each run, sampler and number of steps: class accuracy and Fréchet distance 
 sampler; the JSON file has a record each, and says how they were made. Runs share their data's reference.
 """
 
+import itertools
 import json
 import time
 from pathlib import Path
 
 from absl import flags
 
-from experiments.configuration import bind, named, restore
+from experiments.configuration import bind, build, named, read_config, restore
 from experiments.evaluation import Reference
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import described, evaluation_times, sample_images, time_grid
@@ -39,10 +40,15 @@ def main(*workdirs: str) -> None:
         if not all(steps.isdigit() and int(steps) > 0 for steps in STEPS.value):
             raise ValueError(f"--steps={','.join(STEPS.value)} must be positive numbers")
         choices = [named(text, "samplers") for text in SAMPLERS.value.split()]
+        grid = named(GRID.value, "grid")
+        for workdir, sampler in itertools.product(workdirs, choices):  # before any time is spent
+            config = read_config(workdir)
+            config.sampling.update(sampler=sampler, **({"grid": grid} if grid else {}))
+            build(config)
         references: dict[str, Reference] = {}
         for workdir in workdirs:
             for sampler in choices:
-                config, task, state = restore(workdir, None, sampler=sampler, grid=named(GRID.value, "grid"))
+                config, task, state = restore(workdir, None, sampler=sampler, grid=grid)
                 config.evaluation.num_samples = NUM_SAMPLES.value
                 data = json.dumps([config.data, config.evaluation])
                 reference = references.get(data) or references.setdefault(data, Reference(config))

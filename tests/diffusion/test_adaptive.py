@@ -1,5 +1,7 @@
 """The adaptive solver against the exact flow of a mixture, which keeps every quantile (one dimension)."""
 
+import functools
+
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.special
+from mixtures import quick_jit
 
 from genjax.diffusion import (
     EDM,
@@ -57,7 +60,7 @@ def test_the_error_is_what_the_tolerances_ask_for(case, float64):
     """Within ten times the tolerance, at every time of the grid: tolerances are of a step, and there are ten or more."""
     process, times = CASES[case]
     exact = np.stack([quantiles(process, t) for t in times])
-    solve = jax.jit(
+    solve = quick_jit(
         lambda tolerance: adaptive(
             mixture_denoiser(process),
             process,
@@ -80,15 +83,14 @@ def test_the_error_is_what_the_tolerances_ask_for(case, float64):
 def test_a_clean_end_outside_the_domain_is_reached_by_ddim(float64):
     """EDM to sigma = 0: the mean of the data given x at .002, away from its quantile by less than .002."""
     process, start = EDM(), jnp.asarray(quantiles(EDM(), 80.0))
-    arguments = mixture_denoiser(process), process, start
-    found = adaptive(*arguments, jnp.array([80.0, 0.5, 0.002, 0.0]), trajectory=True, rtol=1e-8, atol=1e-8)
+    solve = functools.partial(adaptive, mixture_denoiser(process), process, rtol=1e-8, atol=1e-8)
+    trajectory = quick_jit(functools.partial(solve, trajectory=True))
+    found = np.asarray(trajectory(start, jnp.array([80.0, 0.5, 0.002, 0.0])))
     before = jnp.asarray(quantiles(process, 0.002))
     expected = mixture_denoiser(process)(before, jnp.full(16, 0.002)).clean
     np.testing.assert_allclose(found[2], before, atol=1e-7)
     np.testing.assert_allclose(found[3], expected, atol=1e-7)
-    np.testing.assert_array_equal(
-        found[3], adaptive(*arguments, jnp.array([80.0, 0.0]), rtol=1e-8, atol=1e-8)
-    )
+    np.testing.assert_array_equal(found[3], quick_jit(solve)(start, jnp.array([80.0, 0.0])))
 
 
 def test_evaluations_are_those_reported(float64):
@@ -116,14 +118,14 @@ def test_derivatives_both_ways(float64):
         return jnp.sum(adaptive(denoiser, FLOW, noise, times, rtol=1e-7, atol=1e-7, adjoint=adjoint) ** 2)
 
     # The square of `step`, and the tolerance over it, are below 2e-4.
-    value = jax.jit(sample)
-    backward = jax.jit(jax.grad(sample, (0, 1)))(noise, 0.7)
+    value = quick_jit(sample)
+    backward = quick_jit(jax.grad(sample, (0, 1)))(noise, 0.7)
     in_slope = (value(noise, 0.7 + step) - value(noise, 0.7 - step)) / (2 * step)
     np.testing.assert_allclose(backward[1], in_slope, rtol=2e-4)
     shift = step * jnp.array([0.0, 1.0, 0.0])
     in_start = (value(noise + shift, 0.7) - value(noise - shift, 0.7)) / (2 * step)
     np.testing.assert_allclose(backward[0][1], in_start, rtol=2e-4)
-    forward = jax.jit(lambda a: jax.jvp(lambda a: sample(noise, a, diffrax.ForwardMode), (a,), (1.0,))[1])
+    forward = quick_jit(lambda a: jax.jvp(lambda a: sample(noise, a, diffrax.ForwardMode), (a,), (1.0,))[1])
     np.testing.assert_allclose(forward(0.7), backward[1], rtol=1e-8)
 
 
@@ -131,7 +133,7 @@ def test_nothing_recompiles_and_each_sample_keeps_the_tolerance(float64):
     """The batch is one system: alone a sample takes other steps, and ends within the tolerance of where it was."""
     traces = []
 
-    @jax.jit
+    @quick_jit
     def solve(noise, times, tolerance):
         traces.append(None)
         options = dict(rtol=tolerance, atol=tolerance)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+from mixtures import quick_jit
 
 from genjax.diffusion import (
     EDM,
@@ -59,13 +60,17 @@ def test_image_to_image_is_sampling_from_a_noised_image(process, float64, sample
     images, keys = jnp.array([[1.0, -0.5], [0.3, 2.0], [0.0, 0.1]]), keys_of(3)
     times = uniform_grid(process, 10)
     denoiser = gaussian_denoiser(process)
-    result = image_to_image(sampler, denoiser, process, images, times, keys, strength=strength)
+    edit = lambda images, keys: image_to_image(
+        sampler, denoiser, process, images, times, keys, strength=strength
+    )
+    result = quick_jit(edit)(images, keys)
     z = jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys)
     t = np.linspace(1, 0, 11)[10 - steps]
-    noised = process.corrupt(images, z, jnp.full(3, t))
+    noised = quick_jit(process.corrupt)(images, z, jnp.full(3, t))
     rest = jnp.linspace(1, 0, 11)[10 - steps :]
-    np.testing.assert_allclose(result, sampler(denoiser, process, noised, rest, keys=keys), rtol=1e-12)
-    alone = image_to_image(sampler, denoiser, process, images[1:2], times, keys[1:2], strength=strength)
+    sample = lambda noised: sampler(denoiser, process, noised, rest, keys=keys)
+    np.testing.assert_allclose(result, quick_jit(sample)(noised), rtol=1e-12)
+    alone = quick_jit(edit)(images[1:2], keys[1:2])
     np.testing.assert_allclose(alone[0], result[1], rtol=1e-12)
 
 
@@ -96,7 +101,9 @@ def test_the_known_part_is_kept(process, sampler, float64):
     )
     images, noise = jnp.full((3, 2), KNOWN), process.prior(keys_of(3), (2,))
     denoiser = inpaint(gaussian_denoiser(process), process, jnp.asarray(MASK), images)
-    samples = sampler(denoiser, process, noise, uniform_grid(process, 6))
+    samples = quick_jit(lambda noise, times: sampler(denoiser, process, noise, times))(
+        noise, uniform_grid(process, 6)
+    )
     # Euler in t follows the straight line from the noise to the data only where it is straight in t.
     if sampler is euler and process is not FLOW:
         assert np.abs(samples[:, 0] - KNOWN).max() < 0.5
@@ -175,7 +182,8 @@ def test_repaint_has_these_moments(jump_length, resamplings):
     denoiser = inpaint(gaussian_denoiser(FLOW), FLOW, jnp.asarray(MASK), jnp.full((count, 2), KNOWN))
     times = uniform_grid(FLOW, 20)
     options = {"jump_length": jump_length, "resamplings": resamplings}
-    samples = np.asarray(repaint(denoiser, FLOW, noise, times, keys=keys_of(count), **options))
+    fill = lambda noise, keys: repaint(denoiser, FLOW, noise, times, keys=keys, **options)
+    samples = np.asarray(quick_jit(fill)(noise, keys_of(count)))
     np.testing.assert_array_equal(samples[:, 0], np.float32(KNOWN))
     with jax.enable_x64(True):
         mean, variance = moments(20, jump_length, resamplings)
@@ -194,7 +202,10 @@ def test_repaint_without_resampling_is_ddpm():
     np.testing.assert_array_equal(table.churn_state, 1)
     once = repaint(*arguments, keys=keys_of(4), resamplings=1)
     np.testing.assert_allclose(once, ddpm(*arguments, keys=keys_of(4)), rtol=1e-6)
-    states = repaint(*arguments, keys=keys_of(4), jump_length=2, resamplings=3, trajectory=True)
+    options = dict(keys=keys_of(4), jump_length=2, resamplings=3, trajectory=True)
+    states = jax.eval_shape(
+        functools.partial(repaint, gaussian_denoiser(FLOW), FLOW, **options), noise, times
+    )
     assert len(states) == 1 + 6 + 2 * 2 * 2  # two places to go back from, twice each, by two steps
 
 
@@ -271,10 +282,17 @@ def round_trip(process, sampler, num_steps):
     """The noise's and the second image's largest error; a flow keeps x_t over its deviation."""
     # a shift that puts EDM's steps where its sigma is of the data's size
     times = uniform_grid(process, num_steps, shift=0.01 if isinstance(process, EDM) else 1.0)
-    noise = invert(sampler, gaussian_denoiser(process), process, jnp.asarray(AXES), times)
-    times = times[:-1] if isinstance(process, EDM) else times
-    first, last = (np.hypot(process.alpha(t) * DEVIATION, process.sigma(t)) for t in (times[-1], times[0]))
-    back = sampler(gaussian_denoiser(process), process, noise, times)
+    finite = times[:-1] if isinstance(process, EDM) else times
+
+    @quick_jit
+    def there_and_back(images, times, finite):
+        noise = invert(sampler, gaussian_denoiser(process), process, images, times)
+        return noise, sampler(gaussian_denoiser(process), process, noise, finite)
+
+    noise, back = there_and_back(jnp.asarray(AXES), times, finite)
+    first, last = (
+        np.hypot(process.alpha(t) * DEVIATION, process.sigma(t)) for t in finite[jnp.array([-1, 0])]
+    )
     return np.array([np.abs(noise / last - AXES / first).max(), np.abs(back - AXES).max()])
 
 

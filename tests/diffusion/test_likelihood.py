@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from mixtures import quick_jit
 from scipy.integrate import quad
 from scipy.special import logsumexp
 from scipy.stats import norm
@@ -41,7 +42,7 @@ def cumulative(x):
     return np.sum(WEIGHTS * norm.cdf(np.asarray(x)[..., None], MEANS, DEVIATIONS), axis=-1)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(quick_jit, static_argnums=0)
 def mixture_log_likelihood(process, x):
     denoiser = optimal.gaussian_mixture(process, *parameters())
     return log_likelihood(denoiser, process, x, rtol=1e-9, atol=1e-9)
@@ -68,7 +69,8 @@ def test_in_float32():
         jnp.array([-2.0, 0.0, 1.0]),
         (jnp.asarray(a, jnp.float32) for a in (WEIGHTS, MEANS, DEVIATIONS)),
     )
-    result, latents = log_likelihood(optimal.gaussian_mixture(FLOW, *mixture), FLOW, x)
+    denoiser = optimal.gaussian_mixture(FLOW, *mixture)
+    result, latents = quick_jit(lambda x: log_likelihood(denoiser, FLOW, x))(x)
     assert result.dtype == latents.dtype == jnp.float32
     # Six digits were asked for by the tolerances, and float32 has seven.
     np.testing.assert_allclose(result, [-1.42847607, -1.83321762, -1.05246992], atol=1e-5)
@@ -80,8 +82,8 @@ def test_the_prior_is_the_only_error(process, float64):
     x = jnp.array([-3.0, -2.0, 0.0, 1.0, 2.0])
     result, latents = mixture_log_likelihood(process, x)
     start, end = (jnp.full(5, t) for t in process.domain)
-    exact = optimal.gaussian_mixture_log_density(process, *parameters(), x, start)
-    at_end = optimal.gaussian_mixture_log_density(process, *parameters(), latents, end)
+    density = quick_jit(functools.partial(optimal.gaussian_mixture_log_density, process, *parameters()))
+    exact, at_end = density(x, start), density(latents, end)
     missed = np.asarray(at_end) - norm.logpdf(latents, scale=process.sigma(end))
     assert np.abs(missed).max() > 1e-4  # so that the test sees it
     np.testing.assert_allclose(exact - result, missed, atol=1e-8)
@@ -92,7 +94,8 @@ def test_the_mean_error_is_the_divergence_of_the_prior(float64):
     process, s = VP_ENDING_EARLY, 0.7
     denoiser = optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros(1), jnp.full(1, s))
     nodes, weights = np.polynomial.hermite_e.hermegauss(8)  # exact: the error is quadratic in x
-    result, _ = log_likelihood(denoiser, process, jnp.asarray(s * nodes), rtol=1e-11, atol=1e-11)
+    run = quick_jit(lambda x: log_likelihood(denoiser, process, x, rtol=1e-11, atol=1e-11))
+    result, _ = run(jnp.asarray(s * nodes))
     mean = np.sum(weights * (norm.logpdf(s * nodes, scale=s) - result)) / np.sum(weights)
     alpha, sigma = np.cos(np.pi / 2 * 0.97), np.sin(np.pi / 2 * 0.97)
     ratio = 1 + (alpha * s / sigma) ** 2
@@ -107,7 +110,9 @@ POINTS = np.array([[0.3, -0.2], [-1.0, 0.9], [1.5, 1.0]])
 
 def plane_log_likelihood(x, keys=None, **options):
     denoiser = optimal.gaussian_mixture(FLOW, *map(jnp.asarray, PLANE))
-    run = jax.jit(lambda x, keys: log_likelihood(denoiser, FLOW, x, keys, rtol=1e-7, atol=1e-7, **options)[0])
+    run = quick_jit(
+        lambda x, keys: log_likelihood(denoiser, FLOW, x, keys, rtol=1e-7, atol=1e-7, **options)[0]
+    )
     return np.asarray(run(jnp.asarray(x), keys))
 
 
@@ -141,7 +146,9 @@ def test_hutchinson_by_signs_is_exact_for_a_diagonal_jacobian(float64):
     denoiser = optimal.gaussian_mixture(FLOW, jnp.ones(1), means, deviations)
     x, keys = jnp.array([[0.2, 0.3, -1.0], [1.0, 0.0, 0.5]]), jax.random.split(jax.random.key(0))
     expected = norm.logpdf(x, means, deviations).sum(1)
-    result, _ = log_likelihood(denoiser, FLOW, x, keys, rtol=1e-9, atol=1e-9)
+    result, _ = quick_jit(lambda x, keys: log_likelihood(denoiser, FLOW, x, keys, rtol=1e-9, atol=1e-9))(
+        x, keys
+    )
     np.testing.assert_allclose(result, expected, atol=1e-7)
 
 
@@ -149,6 +156,7 @@ def test_each_sample_has_its_own_condition_and_key(float64):
     """The denoiser may hold conditions of the whole batch; a sample does not depend on who else is in it."""
     centre = jnp.array([-1.0, 0.0, 2.0])
 
+    @quick_jit
     def run(x, labels, keys):
         def denoiser(x_t, t):
             alpha, sigma = expand(FLOW.alpha(t), x_t), expand(FLOW.sigma(t), x_t)
@@ -176,8 +184,8 @@ def test_gradients(float64):
     def in_closed_form(means, x):
         return jnp.sum(optimal.gaussian_mixture_log_density(FLOW, weights, means, deviations, x, t))
 
-    expected = jax.grad(in_closed_form, (0, 1))(means, x)
-    for result, gradient in zip(jax.jit(jax.grad(by_flow, (0, 1)))(means, x), expected, strict=True):
+    expected = quick_jit(jax.grad(in_closed_form, (0, 1)))(means, x)
+    for result, gradient in zip(quick_jit(jax.grad(by_flow, (0, 1)))(means, x), expected, strict=True):
         np.testing.assert_allclose(
             result, gradient, atol=1e-5
         )  # tolerances hold for values, not for gradients
@@ -222,9 +230,12 @@ def test_bounds_of_a_gaussian_term_by_term(process, float64):
     x = jnp.repeat(jnp.asarray(X), copies)[:, None]
     denoiser = jax.jit(optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros((1, 1)), jnp.full(1, S)))
     times = grid_by_log_snr(process, highest, lowest, num_steps)
-    discrete = discrete_bound(jax.random.key(0), denoiser, x, process, times)
-    continuous = continuous_bound(
-        jax.random.key(1), denoiser, x, process, by_log_snr(highest, lowest), num_times=8
+    law = by_log_snr(highest, lowest)
+    discrete = jax.jit(lambda key, times: discrete_bound(key, denoiser, x, process, times))(
+        jax.random.key(0), times
+    )
+    continuous = jax.jit(lambda key: continuous_bound(key, denoiser, x, process, law, num_times=8))(
+        jax.random.key(1)
     )
 
     # Exact: SNR·x²/2 at the noise end, and the entropy of N(0, 1/SNR) at the clean end.
@@ -296,7 +307,10 @@ def test_the_continuous_bound_depends_on_the_log_snr_of_the_ends_alone(float64):
             z_hat = jnp.sin(x_t / jnp.sqrt(alpha**2 + sigma**2)) + 0.1 * process.log_snr(t)[:, None]
             return Prediction((x_t - sigma * z_hat) / alpha, z_hat)
 
-        bound = continuous_bound(jax.random.key(len(results)), denoiser, x, process, num_times=8)
+        run = lambda key, process=process, denoiser=denoiser: continuous_bound(
+            key, denoiser, x, process, num_times=8
+        )
+        bound = jax.jit(run)(jax.random.key(len(results)))
         results.append(averages(bound.diffusion, copies))
         np.testing.assert_allclose(bound.prior, np.exp(lowest) / 2 * x[:, 0] ** 2, rtol=1e-9)
         law = by_log_snr(highest, lowest)
@@ -339,7 +353,9 @@ def test_the_bound_is_the_entropy_of_equally_likely_levels(float64):
     x = jnp.tile(levels, copies)[:, None]
     denoiser = optimal.finite_data(process, levels[:, None])
     law = by_log_snr(12.0, -10.0)
-    bound = continuous_bound(jax.random.key(0), denoiser, x, process, law, 16, levels)
+    bound = jax.jit(lambda key: continuous_bound(key, denoiser, x, process, law, 16, levels))(
+        jax.random.key(0)
+    )
     bits = np.asarray(bits_per_dimension(bound.log_likelihood, 1))
     error = 4 * bits.std() / np.sqrt(bits.size)
     assert error < 0.05 and abs(bits.mean() - np.log2(17)) < error + 1e-4

@@ -1,10 +1,9 @@
 """Errors and orders of whole samplers on a mixture of Gaussians, against its exact monotone map."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mixtures import QUICK, quantiles_at, states_of, tabulate
+from mixtures import quantiles_at, quick_jit, states_of, tabulate
 
 from genjax.diffusion import (
     EDM,
@@ -47,7 +46,7 @@ def grid(process, num_steps):
     return np.linspace(start**power, end**power, num_steps + 1) ** (1 / power)
 
 
-compiled_graded_start = jax.jit(graded_start, static_argnames="order", compiler_options=QUICK)
+compiled_graded_start = quick_jit(graded_start, static_argnames="order")
 
 
 def error(sampler, process, times, **options):

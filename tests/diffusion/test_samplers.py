@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mixtures import QUICK, mixture_denoiser, quantiles_of, states_of, tabulate
+from mixtures import QUICK, mixture_denoiser, quantiles_of, quick_jit, states_of, tabulate
 
 from genjax.diffusion import (
     Prediction,
@@ -61,8 +61,8 @@ def test_one_step_of_euler_lands_on_the_mean(starts):
 
 @pytest.mark.parametrize("num_steps", [1, 5, 10])  # rounding adds up over more
 def test_euler_is_ddim_for_rectified_flow(starts, num_steps):
-    arguments = mixture_denoiser(FLOW), FLOW, starts, uniform_grid(FLOW, num_steps)
-    np.testing.assert_allclose(euler(*arguments), ddim(*arguments), atol=2e-15, rtol=0)
+    samples = lambda *arguments: [f(mixture_denoiser(FLOW), FLOW, *arguments) for f in (euler, ddim)]
+    np.testing.assert_allclose(*jax.jit(samples)(starts, uniform_grid(FLOW, num_steps)), atol=2e-15, rtol=0)
 
 
 def test_each_sampler_against_its_own_equation(starts):
@@ -91,8 +91,9 @@ def test_samplers_converge_for_gaussian_data(process, sampler, float64):
     if not isinstance(process, VarianceExploding):
         assert ratio == s
     errors = []
+    sample = jax.jit(functools.partial(sampler, gaussian_denoiser(process, s), process))
     for num_steps in (200, 400):
-        samples = sampler(gaussian_denoiser(process, s), process, noise, uniform_grid(process, num_steps))
+        samples = sample(noise, uniform_grid(process, num_steps))
         errors.append(np.abs(samples - ratio * noise).max())
     assert errors[1] < 0.1
     np.testing.assert_allclose(errors[0] / errors[1], 2, rtol=0.1)  # first order, to this very limit
@@ -110,24 +111,20 @@ def chance(indices):
 @every_sampler
 def test_trajectory_and_vmap(sampler):
     """A trajectory has the states at every time of the grid, and the grid may end at any of them."""
-    noises, times, keys = (
-        jnp.linspace(-1.0, 1.0, 15).reshape(3, 5),
-        uniform_grid(FLOW, 4),
-        chance(jnp.arange(5)),
-    )
-    sample = jax.jit(
-        functools.partial(sampler, tanh_denoiser, FLOW, keys=keys),
-        static_argnames="trajectory",
-        compiler_options=QUICK,
-    )
-    trajectory = sample(noises[0], times, trajectory=True)
-    assert trajectory.shape == (5, 5)
-    np.testing.assert_array_equal(trajectory[0], noises[0])
+    noises, times = np.linspace(-1.0, 1.0, 15, dtype=np.float32).reshape(3, 5), uniform_grid(FLOW, 4)
     last_differs = sampler in (samplers.edm_heun, samplers.edm_stochastic, samplers.dpm2_ancestral)
     part = 5 if last_differs else 3
-    samples = jnp.stack([sample(noise, times[:part]) for noise in noises])
+    sample = functools.partial(sampler, tanh_denoiser, FLOW, keys=chance(jnp.arange(5)))
+
+    @quick_jit
+    def states_and_samples(noises, times):
+        end = functools.partial(sample, times=times[:part])
+        return sample(noises[0], times, trajectory=True), jax.lax.map(end, noises), jax.vmap(end)(noises)
+
+    trajectory, samples, apart = states_and_samples(noises, times)
+    assert trajectory.shape == (5, 5)
+    np.testing.assert_array_equal(trajectory[0], noises[0])
     np.testing.assert_allclose(trajectory[part - 1], samples[0], rtol=1e-5, atol=1e-6)
-    apart = jax.vmap(sample, in_axes=(0, None))(noises, times[:part])
     np.testing.assert_allclose(apart, samples, rtol=1e-5, atol=1e-6)
 
 
@@ -161,7 +158,7 @@ def arguments(num_steps, batch=4, scale=2.0, shift=1.0):
 def test_nothing_recompiles_when_values_change(sampler):
     traces = []
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @quick_jit
     def generate(*args):
         traces.append(args)
         return generate_with(sampler, *args)
@@ -212,7 +209,7 @@ def test_gradients_flow_through_a_sampler(sampler, float64):
     """Of the parameter of a network, against a central difference."""
     x, times = jnp.linspace(-1.0, 1.0, 4)[:, None], uniform_grid(FLOW, 4)
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @quick_jit
     @jax.value_and_grad
     def loss(parameter):
         apply = lambda x, t: jnp.tanh(parameter * x) + t[:, None]

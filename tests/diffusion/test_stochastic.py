@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-from mixtures import DEVIATIONS, MEANS, WEIGHTS, filled, mixture_denoiser, states_of, tabulate
+from mixtures import (
+    DEVIATIONS,
+    MEANS,
+    WEIGHTS,
+    filled,
+    mixture_denoiser,
+    quick_jit,
+    states_of,
+    tabulate,
+)
 
 from genjax.diffusion import (
     EDM,
@@ -92,7 +101,10 @@ def test_learned_variance_runs_from_the_least_to_the_largest(reference, share):
     """The largest one is Var[x_s | x_t] for data N(0, 1): a normal conditioned on another."""
     keys, times, x = keys_of(4), reference.times, jnp.zeros(4)
     denoiser = lambda x_t, t: Prediction(0 * x_t, 0 * x_t, jnp.full_like(x_t, share))
-    found = samplers.ddpm(denoiser, reference.process, x, jnp.asarray(times), keys=keys, trajectory=True)
+    sample = lambda x, keys: samplers.ddpm(
+        denoiser, reference.process, x, jnp.asarray(times), keys=keys, trajectory=True
+    )
+    found = np.asarray(quick_jit(sample)(x, keys))
     for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
         a = reference.alpha(t) / reference.alpha(s)
         b2 = reference.sigma(t) ** 2 - (a * reference.sigma(s)) ** 2
@@ -241,7 +253,8 @@ def test_norms_of_a_corrector_are_each_sample_s_own(float64):
     denoiser = lambda x_t, t: Prediction(0 * x_t, x_t / t[:, None, None])
     options = dict(keys=keys, predictor=samplers.ddpm, trajectory=True)
     table = samplers.predictor_corrector.table(FLOW, times, samplers.ddpm, 1, 0.1)
-    found = run(denoiser, x, table._replace(rows_per_step=1), keys, trajectory=True)[1]
+    run_rows = lambda x, keys: run(denoiser, x, table._replace(rows_per_step=1), keys, trajectory=True)
+    found = np.asarray(quick_jit(run_rows)(x, keys))[1]
     xi = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), (2, 3)))(keys)
     for before, drawn, after in zip(np.asarray(x), np.asarray(xi), found, strict=True):
         score = -before / 0.5**2
@@ -274,6 +287,7 @@ STOCHASTIC = {
     "its own diffusion": (samplers.euler_maruyama, dict(diffusion=process_diffusion)),
     "predictor_corrector": (samplers.predictor_corrector, dict(snr=0.02)),
 }
+ROWS_PER_STEP = {samplers.dpm2_ancestral: 2, samplers.edm_stochastic: 2}
 all_samplers = pytest.mark.parametrize("name", STOCHASTIC)
 everywhere = pytest.mark.parametrize("process", TIME_AT, ids=lambda p: type(p).__name__)
 
@@ -318,13 +332,14 @@ def test_samples_have_the_law_of_the_data(process, name):
     scatters by .004: it is rejected nine times in ten or more often, and so it is here.
     """
     sampler, options = STOCHASTIC[name]
-    num_steps = 256 if sampler.table(FLOW, uniform_grid(FLOW, 1), **options).rows_per_step == 2 else 512
-    table = filled(tabulate(sampler, process, fine_grid(process, num_steps), **options)._replace(largest=None))
-    shape = (256,) if name == "predictor_corrector" else (16,)  # norms over many dimensions
+    num_steps = 512 // ROWS_PER_STEP.get(sampler, 1)
+    table = filled(tabulate(sampler, process, fine_grid(process, num_steps), **options))
+    shape = (256,) if name == "predictor_corrector" else ()  # norms over many dimensions
     keys, start_keys = np.split(keys_of(2 * 16384 // int(np.prod(shape)), seed=1), 2)
     noise = process.prior(start_keys, shape)
     factor = jnp.float32(1.2 if name == "euler_maruyama" else 1.1)
-    right, wrong = np.asarray(generator(process)(noise, table, keys, factor), np.float64).reshape(2, -1)
+    both = generator(process)(noise, table._replace(largest=None), keys, factor)
+    right, wrong = np.asarray(both, np.float64).reshape(2, -1)
     np.testing.assert_allclose(
         right.mean(), 0.1, atol=0.04
     )  # 3 deviations of the mean, √(2.413/16384) = .012
@@ -335,10 +350,15 @@ def test_samples_have_the_law_of_the_data(process, name):
     assert scipy.stats.kstest(wrong, mixture_cdf).pvalue < 0.01
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def compiled_levels(process, times):
+    return process.alpha(times), process.sigma(times)
+
+
 def variance_at_the_end(process, table, deviation, variance):
     """Exactly, for data N(0, deviation²) and a start of `variance`: all is linear in independent normals."""
     t = np.asarray(table.times)
-    alpha, sigma = np.asarray(process.alpha(table.times)), np.asarray(process.sigma(table.times))
+    alpha, sigma = np.asarray(compiled_levels(process, table.times))
     total = (alpha * deviation) ** 2 + sigma**2
     x = np.sqrt(variance) * np.eye(1, 1 + 2 * len(t))[0]  # of the start and of every row's two normals
     cleans, noises = [0 * x] * 2, [0 * x] * 2
@@ -374,7 +394,7 @@ def test_order_of_the_variance_for_gaussian_data(reference, name, order):
     variance = lambda t: (reference.alpha(t) * s) ** 2 + reference.sigma(t) ** 2
     ends = (2.0, 0.3) if process == EDM_PROCESS else (0.8, 0.2)
     for num_steps in (128, 256):
-        table = sampler.table(process, jnp.linspace(*ends, num_steps + 1), **options)
+        table = tabulate(sampler, process, jnp.linspace(*ends, num_steps + 1), **options)
         errors.append(variance_at_the_end(process, table, s, variance(ends[0])) - variance(ends[1]))
     np.testing.assert_allclose(np.log2(errors[0] / errors[1]), order, atol=0.1)
 
@@ -382,8 +402,8 @@ def test_order_of_the_variance_for_gaussian_data(reference, name, order):
 def test_largest_variance_is_exact_for_normal_data(reference):
     """Data N(0, 1) and a learned variance of 1: every step of any length keeps the exact law."""
     process, times = reference.process, jnp.asarray(reference.times)
-    table = samplers.ddpm.table(process, times)
-    total = process.alpha(times) ** 2 + process.sigma(times) ** 2
+    table = tabulate(samplers.ddpm, process, times)
+    total = np.sum(np.square(compiled_levels(process, times)), 0)
     found = variance_at_the_end(process, table._replace(fresh=table.largest), 1.0, total[0])
     np.testing.assert_allclose(found, total[-1], rtol=1e-13)
     assert (
@@ -407,8 +427,9 @@ def test_without_noise_it_is_the_ode(reference, sampler, quiet, power, still):
     process, times, keys = reference.process, jnp.asarray(reference.times), keys_of(len(reference.start))
     states = lambda table, keys: states_of(process, jnp.asarray(reference.start), table, keys)
     options = dict(eta=0.0) if still is samplers.dpm2_ancestral else {}
-    expected = states(still.table(process, times, **options), None)
-    loud = lambda e: states(sampler.table(process, times, **quiet(jnp.asarray(e))), keys)
+    expected = states(tabulate(still, process, times, **options), None)
+    loud_table = quick_jit(lambda e: sampler.table(process, times, **quiet(e)))
+    loud = lambda e: states(loud_table(e)._replace(rows_per_step=ROWS_PER_STEP.get(sampler, 1)), keys)
     np.testing.assert_allclose(loud(0.0), expected, rtol=1e-13, atol=1e-13)
     distance = lambda e: np.abs(loud(e) - expected).max()
     np.testing.assert_allclose(np.log10(distance(1e-6) / distance(1e-8)) / 2, power, atol=0.01)
@@ -417,7 +438,7 @@ def test_without_noise_it_is_the_ode(reference, sampler, quiet, power, still):
 @all_samplers
 def test_samples_depend_on_nothing_but_their_own_key_and_start(name):
     sampler, options = STOCHASTIC[name]
-    table = sampler.table(FLOW, uniform_grid(FLOW, 10), **options)
+    table = tabulate(sampler, FLOW, uniform_grid(FLOW, 10), **options)
     noise, keys = FLOW.prior(keys_of(8, seed=1), ()), keys_of(8)
     together = states_of(FLOW, noise, table, keys)[-1]
     np.testing.assert_array_equal(together, states_of(FLOW, noise, table, keys)[-1])
@@ -434,9 +455,9 @@ def test_samples_depend_on_nothing_but_their_own_key_and_start(name):
 def test_options_are_finite_at_infinite_ends_too(process, num_steps):
     """Beside what holds of every sampler with its defaults: churn without bounds, and infinite diffusion at alpha = 0."""
     times = uniform_grid(process, num_steps) if num_steps > 1 else jnp.array([process.domain[1], 0.0])
-    churned = samplers.edm_stochastic.table(process, times, s_min=0.0, s_max=np.inf)
-    diffusing = samplers.euler_maruyama.table(process, times, diffusion=process_diffusion)
-    corrected = samplers.predictor_corrector.table(process, times, predictor=samplers.euler_maruyama)
+    churned = tabulate(samplers.edm_stochastic, process, times, s_min=0.0, s_max=np.inf)
+    diffusing = tabulate(samplers.euler_maruyama, process, times, diffusion=process_diffusion)
+    corrected = tabulate(samplers.predictor_corrector, process, times, predictor=samplers.euler_maruyama)
     for column in jax.tree.leaves([churned, diffusing, corrected]):
         assert np.isfinite(column).all()
 
