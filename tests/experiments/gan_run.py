@@ -24,6 +24,8 @@ def small_config(choice: str):
     config.unlock()
     config.batch_size, config.num_steps = BATCH_SIZE, 100
     config.model.generator.latent_size = 8
+    for optimizer in config.optimizer.values():
+        optimizer.eps = 0.1  # so that no first step of Adam is ±1 where a gradient is about 0
     if choice == "dcgan":
         config.model.generator.width = config.model.discriminator.width = 8
         config.model.discriminator.spectral_norm = False

@@ -69,7 +69,7 @@ def test_sample_takes_classes_count_steps_scale_and_seed(small_run, tmp_path):
     difference = np.load(tmp_path / "b.npz")["images"].astype(int) - a["images"][:2]
     assert np.abs(difference).max() <= 1  # another batch size may round a float differently
     result = sample("--count=3", "--step=30", "--weights=params", out="c.png")
-    assert "step 30" in result.stdout and "params weights" in result.stdout
+    assert "step 30" in result.stdout and "weights params" in result.stdout
     with Image.open(tmp_path / "c.png") as image:
         assert image.size == (3 * 34, 10 * 34)
 
