@@ -3,7 +3,7 @@
 python -m experiments.train --config=configs/digits_gan.py:r3gan --workdir=runs/digits_r3gan
 
 The choice is dcgan (spectral norm, hinge), stylegan2 (non-saturating, R1 and path length), r3gan (relativistic,
-R1 and R2) or vit_gan (relativistic, R1 and R2).
+R1 and R2) or vit_gan (relativistic, R1 and R2). First settings: none of them has been tuned or run to its end yet.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,8 @@
 python -m experiments.train --config=configs/gaussians_gan.py:r3gan --workdir=runs/gaussians_r3gan
 
 The choice is saturating (the minimax game, without a regularizer), non_saturating (with R1), or r3gan (relativistic,
-with R1 and R2); ",ring" after it takes the ring.
+with R1 and R2); ",ring" after it takes the ring. First settings: none of
+them has been tuned or run to its end yet.
 """
 
 from ml_collections import ConfigDict

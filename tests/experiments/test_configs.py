@@ -26,9 +26,7 @@ def batch_of(config, count):
     random = np.random.default_rng(0)
     shape = (count, *config.data.image_shape)
     floats = "latents" in config.data.name or "gaussians" in config.data.name
-    images = (
-        random.standard_normal(shape, np.float32) if floats else random.integers(0, 256, shape, np.uint8)
-    )
+    images = random.standard_normal(shape, np.float32) if floats else random.integers(0, 256, shape, np.uint8)
     return {"image": images, "label": random.integers(0, config.data.num_classes, count, np.int32)}
 
 
