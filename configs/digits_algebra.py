@@ -5,6 +5,8 @@ python -m experiments.train --config=configs/digits_algebra.py:edm,noise --workd
 The process is rectified_flow, variance_preserving, variance_exploding or edm; the target clean, noise, v, velocity or
 edm. Every process has the law of times of its own paper and every loss weight 1; all else is that of digits_flow,
 but for the number of steps.
+
+On 2 CPU cores, with other work on them, 2,000 steps took 71 to 219 s; the figures are in the README.
 """
 
 from ml_collections import ConfigDict
