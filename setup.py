@@ -45,10 +45,9 @@ setup(
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "tests": TESTS + NOTEBOOKS,
-        "parity": ["torch", "diffusers", "prdc", "transformers", "safetensors"],
+        "parity": ["torch", "diffusers", "prdc", "transformers"],
         "notebooks": NOTEBOOKS,
         "tensorboard": ["tensorboard"],
-        "text": ["tokenizers", "safetensors"],
-        "perceptual": ["safetensors"],
+        "text": ["tokenizers"],
     },
 )

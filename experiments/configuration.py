@@ -91,11 +91,32 @@ def named(text: str | None, flag: str) -> dict[str, Any] | None:
         raise ValueError(f"--{flag}={text} must be a name and options, as in name,option=1.5") from None
 
 
+def check_diffusion(config: Any) -> None:
+    """Raises ValueError if the task is another."""
+    if config.task != "ImageDiffusion":
+        raise ValueError(f"this program is of diffusion; {config.experiment} is a {config.task}")
+
+
 def build(config: Any) -> Task:
     """The task that `config.task` names."""
     from experiments import tasks
 
     return lookup(tasks, config.task, "task").from_config(config)
+
+
+def change_sampling(config: Config, **changes: Any) -> None:
+    """Sets fields of `config.sampling`; those that are None stay as they were.
+
+    Raises:
+        ValueError: the run's task is not sampled by such a thing.
+    """
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if unknown := changes.keys() - config.sampling.keys():
+        raise ValueError(
+            f"{config.experiment} is not sampled by {', '.join(sorted(unknown))}; its config.sampling has "
+            f"{', '.join(config.sampling)}"
+        )
+    config.sampling.update(changes)
 
 
 def restore(workdir: str | Path, step: int | None, **sampling: Any) -> tuple[Config, Task, Any]:
@@ -106,9 +127,10 @@ def restore(workdir: str | Path, step: int | None, **sampling: Any) -> tuple[Con
 
     Raises:
         FileNotFoundError: no run, no checkpoint, or none of that step.
+        ValueError: the run's task is not sampled by such a field.
     """
     config = read_config(workdir)
-    config.sampling.update({name: value for name, value in sampling.items() if value is not None})
+    change_sampling(config, **sampling)
     task = build(config)
     mesh = make_mesh({"data": jax.device_count()}, jax.device_count())
     with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:

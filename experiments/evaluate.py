@@ -9,11 +9,10 @@ import json
 from pathlib import Path
 
 from absl import flags
-from PIL import Image
 
 from experiments import sampling_flags
 from experiments.configuration import restore
-from experiments.evaluation import print_report, training_summary
+from experiments.evaluation import finish_report, print_report, training_summary
 from experiments.report import write_report
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import add_posthoc
@@ -39,8 +38,7 @@ def main() -> None:
         report = training_summary(WORKDIR.value, config, int(state.step))
         state = add_posthoc(task, state, config.sampling.weights, Snapshots(Path(WORKDIR.value) / "ema"))
         report |= task.evaluate(state, config, task.reference(config))
-        report = {name: value for name, value in report.items() if not isinstance(value, Image.Image)}
-        report["alarms"] = task.alarms({k: v for k, v in report.items() if isinstance(v, float)})
+        finish_report(task, report, WORKDIR.value, int(state.step))
         out = Path(OUT.value or Path(WORKDIR.value) / "report.json")
         out.write_text(json.dumps(report, indent=2) + "\n")
     print_report(report)

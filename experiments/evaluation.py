@@ -1,15 +1,16 @@
 """Is what a class-conditional image task generates right, varied, and new?"""
 
 import json
-from collections import Counter
+from collections import ChainMap, Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from experiments.sampling import sample_images
 from genjax import metrics
-from genjax.data import gaussians, load_dataset, to_float
+from genjax.data import load_dataset, to_float
 from genjax.training.log import read_metrics
 
 # What bounds the time and the memory of an evaluation, whatever the size of the data set.
@@ -39,6 +40,21 @@ def _compare(features: np.ndarray, unseen: np.ndarray) -> dict[str, float]:
             )
         )
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | {"groups": len(rows)}
+
+
+def beside_training(samples: np.ndarray, real: np.ndarray, unseen: np.ndarray) -> dict[str, float]:
+    """Distances and coverage of features of samples to held-out ones, and, as `…_train`, of training ones.
+
+    Groups as large as the held-out set are averaged over, at most `GROUPS`.
+    """
+    of_samples, of_train = (
+        _compare(features, unseen) for features in (samples, real[: GROUPS * len(unseen)])
+    )
+    return {
+        name + suffix: row[name]
+        for name in of_samples
+        for suffix, row in (("", of_samples), ("_train", of_train))
+    }
 
 
 class Reference:
@@ -110,16 +126,11 @@ def evaluate_images(
     """
     images = sample_images(task, state, reference.labels, config.sampling)
     real, unseen = reference.real, reference.unseen
-    of_samples = reference.distances(images)
-    of_train = _compare(real[_some(len(real), GROUPS * len(unseen))], unseen)
+    some = real[_some(len(real), GROUPS * len(unseen))]
     report = {
         "class_accuracy": reference.accuracy(images),
         "classifier_accuracy": reference.classifier_accuracy,
-        **{
-            name + suffix: row[name]
-            for name in of_samples
-            for suffix, row in (("", of_samples), ("_train", of_train))
-        },
+        **beside_training(_pixels(images), some, unseen),
         "nearest_neighbour_ratio": float(metrics.nearest_neighbour_ratio(_pixels(images), real, unseen)),
         "num_samples": len(images),
         "samples_per_distance": len(unseen),
@@ -139,55 +150,6 @@ def evaluate_images(
     return report, images
 
 
-class PlaneReference:
-    """What samples of `genjax.data.gaussians` are measured against: its points, and the centres of its modes.
-
-    A sample is of high quality within three deviations of a centre, and then of that mode; a mode is covered if
-    it has at least a tenth of an equal share.
-    """
-
-    def __init__(self, config: Any):
-        self.centres, self.deviation = gaussians.MODES[config.data.name]
-        self.num_modes = len(self.centres)
-        train, held_out = (
-            load_dataset(config.data.name, split).source[:]
-            for split in (config.data.train_split, config.data.held_out_split)
-        )
-        count = config.evaluation.num_samples
-        self.real, self.real_labels = train["image"], train["label"]
-        self.unseen, self.unseen_labels = held_out["image"][:count], held_out["label"][:count]
-        self.labels = np.zeros(count, np.int32)
-
-    def modes(self, points: np.ndarray) -> np.ndarray:
-        """The mode of each point; −1 for those of none."""
-        distances = np.linalg.norm(points[:, None] - self.centres, axis=2)
-        return np.where(distances.min(1) < 3 * self.deviation, distances.argmin(1), -1)
-
-
-def evaluate_plane(
-    task: Any, state: Any, config: Any, reference: PlaneReference
-) -> tuple[dict[str, Any], np.ndarray]:
-    """The metrics of `config.evaluation.num_samples` points, and the points. Features are coordinates."""
-    points = sample_images(task, state, reference.labels, config.sampling)
-    of_samples = _compare(points, reference.unseen)
-    of_train = _compare(reference.real[: GROUPS * len(reference.unseen)], reference.unseen)
-    report = {
-        "high_quality": float(np.mean(reference.modes(points) >= 0)),
-        "high_quality_train": float(np.mean(reference.modes(reference.real) >= 0)),
-        **{
-            name + suffix: row[name]
-            for name in of_samples
-            for suffix, row in (("", of_samples), ("_train", of_train))
-        },
-        "num_samples": len(points),
-        "samples_per_distance": len(reference.unseen),
-        **task.describe_sampling(config.sampling),
-        "weights": config.sampling.weights,
-        "seed": config.sampling.seed,
-    }
-    return report, points
-
-
 def training_summary(workdir: str | Path, config: Any, step: int) -> dict[str, Any]:
     """What a report says of the training up to a step, as its run wrote it down."""
     rows = [row for row in read_metrics(Path(workdir) / "metrics.jsonl") if row["step"] <= step]
@@ -199,6 +161,19 @@ def training_summary(workdir: str | Path, config: Any, step: int) -> dict[str, A
         "steps_per_second": len(rates) / sum(1 / rate for rate in rates),
         "device": json.loads((Path(workdir) / "config.json").read_text())["device"],
     }
+
+
+def finish_report(
+    task: Any, report: dict[str, Any], workdir: str | Path, step: int
+) -> dict[str, Image.Image]:
+    """Takes the pictures out of a report and returns them; adds the task's alarms, by the report and the last logged
+    metrics until `step`."""
+    pictures = {name: report.pop(name) for name in list(report) if isinstance(report[name], Image.Image)}
+    rows = read_metrics(Path(workdir) / "metrics.jsonl")
+    logged = [row for row in rows if row["step"] <= step and "steps_per_second" in row][-1:]
+    measured = {name: value for name, value in report.items() if isinstance(value, float)}
+    report["alarms"] = task.alarms(ChainMap(measured, *logged))
+    return pictures
 
 
 def print_report(report: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments.configuration import restore
+from experiments.configuration import check_diffusion, restore
 from experiments.runtime import run_program, user_errors
 from genjax import diffusion
 from genjax.data import load_dataset, to_float
@@ -95,6 +95,7 @@ def held_out_bits(
 def main() -> None:
     with user_errors():
         config, task, state = restore(WORKDIR.value, None)
+        check_diffusion(config)
         results = held_out_bits(task, state, config, LEVELS.value, COUNT.value, PROBES.value, CLEAN_END.value)
     count = len(results[0])
     report = {"levels": LEVELS.value, "images": count, "steps": int(state.step), "device": device_name()}

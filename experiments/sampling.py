@@ -11,11 +11,29 @@ from jaxtyping import Array, Float
 
 from experiments.configuration import bind
 from genjax.diffusion import Process, grids
-from genjax.training import Snapshots
-from genjax.training.ema import PowerFunction, power_of_width
+from genjax.training import Snapshots, ema
+from genjax.training.ema import HalfLife, PowerFunction, power_of_width
 from genjax.training.mesh import replicated
 
 POSTHOC = "posthoc_"
+
+
+def make_averages(config: Any) -> tuple[tuple[str, HalfLife | PowerFunction], ...]:
+    """The rules of `config.averages`, by name.
+
+    Raises:
+        ValueError: there is no such rule, or no such weights as `config.sampling.weights`.
+    """
+    averages = {name: bind(ema, fields, f"averages.{name}")() for name, fields in config.averages.items()}
+    check_weights(config.sampling.weights, averages)
+    return tuple(averages.items())
+
+
+def power_averages(task: Any, state: Any) -> dict[float, Any]:
+    """The averages from which any other width can be reconstructed after training, by their own widths."""
+    return {
+        rule.width: state.averages[name] for name, rule in task.averages if isinstance(rule, PowerFunction)
+    }
 
 
 def check_weights(weights: str, averages: Mapping[str, Any]) -> None:
@@ -40,7 +58,7 @@ def add_posthoc(task: Any, state: Any, weights: str, snapshots: Snapshots) -> An
     if not weights.startswith(POSTHOC):
         return state
     width = float(weights.removeprefix(POSTHOC))
-    average = snapshots.reconstruct(int(state.step), task.power_averages(state), width)
+    average = snapshots.reconstruct(int(state.step), power_averages(task, state), width)
     return state.replace(averages=state.averages | {weights: average})
 
 
@@ -66,6 +84,14 @@ def evaluation_times(sampler: functools.partial, process: Process, times: Float[
     """
     table = getattr(sampler.func, "table", None)
     return table(process, times, **sampler.keywords).times if table else times[:-1]
+
+
+def mesh_of(state: Any) -> Mesh:
+    """That of a state on several devices; one device for others."""
+    sharding = jax.tree.leaves(state)[0].sharding
+    if isinstance(sharding, NamedSharding):
+        return sharding.mesh
+    return jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
 
 
 @functools.cache
@@ -99,9 +125,7 @@ def sample_images(
         batch_size: samples made at once at most; it does not change them.
     """
     labels = np.asarray(labels, np.int32)
-    sharding = jax.tree.leaves(state)[0].sharding
-    on_one = lambda: jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
-    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else on_one()
+    mesh = mesh_of(state)
     batch_size = min(batch_size, len(labels))
     batch_size += -batch_size % mesh.size
     padded = np.pad(labels, (0, -len(labels) % batch_size))  # one shape, one compilation

@@ -16,6 +16,9 @@ NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the sampler.", low
 GUIDANCE_SCALE = flags.DEFINE_float(
     "guidance_scale", None, "1 is plain conditional sampling, 0 unconditional."
 )
+TRUNCATION = flags.DEFINE_float(
+    "truncation", None, "Of a GAN: 1 samples as in training, less nearer to the mean.", lower_bound=0.0
+)
 WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
@@ -31,6 +34,7 @@ def sampling_changes() -> dict[str, Any]:
         grid=named(GRID.value, "grid"),
         num_steps=NUM_STEPS.value,
         guidance_scale=GUIDANCE_SCALE.value,
+        truncation=TRUNCATION.value,
         weights=WEIGHTS.value,
         seed=SEED.value,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.configuration import bind, build, named, read_config, restore
+from experiments.configuration import bind, build, change_sampling, named, read_config, restore
 from experiments.evaluation import Reference
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import described, evaluation_times, sample_images, time_grid
@@ -43,7 +43,7 @@ def main(*workdirs: str) -> None:
         grid = named(GRID.value, "grid")
         for workdir, sampler in itertools.product(workdirs, choices):  # before any time is spent
             config = read_config(workdir)
-            config.sampling.update(sampler=sampler, **({"grid": grid} if grid else {}))
+            change_sampling(config, sampler=sampler, grid=grid)
             build(config)
         references: dict[str, Reference] = {}
         for workdir in workdirs:

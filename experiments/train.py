@@ -17,13 +17,12 @@ from typing import Any
 import jax
 from absl import flags
 from ml_collections import config_flags
-from PIL import Image
 
 from experiments.configuration import build
-from experiments.evaluation import print_report, training_summary
-from experiments.report import write_report
+from experiments.evaluation import finish_report, print_report, training_summary
+from experiments.report import BETTER, write_report
 from experiments.runtime import run_program, user_errors
-from experiments.sampling import add_posthoc, class_rows, sample_images
+from experiments.sampling import add_posthoc, class_rows, power_averages, sample_images
 from genjax.data import Batches, load_dataset
 from genjax.training import (
     Checkpoints,
@@ -39,7 +38,6 @@ from genjax.training import (
     record_config,
     train,
 )
-from genjax.training.log import read_metrics
 from genjax.training.pictures import save_animation, save_curves
 from genjax.training.workdir import device_name
 
@@ -95,7 +93,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     snapshots = Snapshots(workdir / "ema")
 
     def snapshot(state, step):
-        snapshots.save(step, task.power_averages(state))
+        snapshots.save(step, power_averages(task, state))
 
     def picture(state, step):
         state = add_posthoc(task, state, sampling.weights, snapshots)
@@ -114,21 +112,18 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
         report = task.evaluate(state, config, reference())
         if jax.process_index() != 0:
             return {}, report
-        pictures = {name: value for name, value in report.items() if isinstance(value, Image.Image)}
-        for name in pictures:
+        pictures = finish_report(task, report, workdir, step)
+        for name, drawn in pictures.items():
             (workdir / name).mkdir(exist_ok=True)
-            report.pop(name).save(workdir / name / f"step_{step:06d}.png")
-        measures = {name: value for name, value in report.items() if isinstance(value, float)}
-        logged = [row for row in read_metrics(metrics_path) if "steps_per_second" in row]
-        report["alarms"] = task.alarms((logged[-1] if logged else {}) | measures)
+            drawn.save(workdir / name / f"step_{step:06d}.png")
+        measures = {name: report[name] for name in report if name in BETTER or "/" in name}
         return measures | pictures, report
 
     def look(state, step):
-        state = add_posthoc(task, state, sampling.weights, snapshots)
-        measures, report = evaluate(state, step)
+        measures, report = evaluate(add_posthoc(task, state, sampling.weights, snapshots), step)
         for sentence in report.get("alarms", ()):
             print(f"ALARM at step {step}: {sentence}", flush=True)
-        return {name: value for name, value in measures.items() if not name.endswith("_train")}
+        return measures
 
     plugins = [
         Plugin(config.snapshot_every, snapshot, snapshots.begin),

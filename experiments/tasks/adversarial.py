@@ -10,13 +10,13 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import bind, lookup
-from experiments.evaluation import PlaneReference, Reference, evaluate_images, evaluate_plane
-from experiments.sampling import check_weights
+from experiments.evaluation import Reference, evaluate_images
+from experiments.gan_evaluation import PlaneReference, evaluate_plane, inspect
+from experiments.sampling import make_averages
 from genjax import adversarial
 from genjax.adversarial import augmentation, instruments, objectives, regularizers
 from genjax.data import to_float, to_uint8
@@ -24,7 +24,7 @@ from genjax.diffusion import sample_keys, slerp
 from genjax.nn import constrain
 from genjax.training import Mean, ema, group_norms, make_optimizer, update_average
 from genjax.training.mesh import BATCH_AXES
-from genjax.training.pictures import histograms, image_grid, scatter
+from genjax.training.pictures import image_grid, scatter
 
 WALK_STEPS = 24  # frames of a latent walk
 
@@ -90,7 +90,7 @@ class ImageGAN:
     augmentations: tuple[Callable, ...]
     optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation]
     schedules: tuple[optax.Schedule, optax.Schedule]
-    averages: tuple[tuple[str, ema.HalfLife], ...]
+    averages: tuple[tuple[str, ema.HalfLife | ema.PowerFunction], ...]
     discriminator_updates: int
     generator_updates: int
     simultaneous: bool
@@ -137,10 +137,6 @@ class ImageGAN:
             ),
             strict=True,
         )
-        averages = tuple(
-            (name, bind(ema, fields, f"averages.{name}")()) for name, fields in config.averages.items()
-        )
-        check_weights(config.sampling.weights, dict(averages))
         return cls(
             generator=networks[0],
             discriminator=networks[1],
@@ -151,7 +147,7 @@ class ImageGAN:
             augmentations=tuple(lookup(augmentation, name, "augmentations") for name in config.augmentations),
             optimizers=optimizers,
             schedules=schedules,
-            averages=averages,
+            averages=make_averages(config),
             discriminator_updates=updates.discriminator,
             generator_updates=updates.generator,
             simultaneous=updates.simultaneous,
@@ -235,26 +231,23 @@ class ImageGAN:
         fakes, _ = self._generate(generator, latent_key, labels, len(images))
         keys = jax.random.split(augment_key, 2)
 
-        def penalty(name, params, kept, real, fake):
-            critic = lambda key: lambda x: self._judge(params, kept, key, x, labels)[0]
-            if name == "r1":
-                return adversarial.gradient_penalty(critic(keys[0]), images).mean()
-            if name == "r2":
-                return adversarial.gradient_penalty(critic(keys[1]), fakes).mean()
-            if name == "interpolated":
-                return adversarial.interpolated_gradient_penalty(
-                    penalty_key, critic(keys[0]), images, fakes
-                ).mean()
-            return adversarial.lecam(real, fake, anchors).mean()
-
         def loss_of(params):
             real, kept = self._judge(params, player.kept, keys[0], images, labels)
             fake, kept = self._judge(params, kept, keys[1], fakes, labels)
             loss = self.objective.discriminator(real, fake).mean()
+            critic = lambda key: lambda x: self._judge(params, kept, key, x, labels)[0]
+            penalties = {
+                "r1": lambda: adversarial.gradient_penalty(critic(keys[0]), images),
+                "r2": lambda: adversarial.gradient_penalty(critic(keys[1]), fakes),
+                "interpolated": lambda: adversarial.interpolated_gradient_penalty(
+                    penalty_key, critic(keys[0]), images, fakes
+                ),
+                "lecam": lambda: adversarial.lecam(real, fake, anchors),
+            }
             added = {
-                name: self._lazily(name, step, functools.partial(penalty, name, params, kept, real, fake))
+                name: self._lazily(name, step, lambda name=name: (penalties[name]().mean(), ()), ())[:2]
                 for name in self.regularizers
-                if name != "path_length"
+                if name in penalties
             }
             return loss + sum(term for term, _ in added.values()), (loss, added, real, fake, kept)
 
@@ -271,6 +264,7 @@ class ImageGAN:
     def _update_generator(self, player, path_mean, discriminator, step, images, labels, key):
         latent_key, augment_key, path_key = jax.random.split(key, 3)
         keys = jax.random.split(augment_key, 2)
+        path_keys = jax.random.split(path_key, 3)
         judge = lambda key, x: self._judge(discriminator.params, discriminator.kept, key, x, labels)[0]
         real = judge(keys[0], images)  # not computed where the objective leaves it out
 
@@ -293,20 +287,18 @@ class ImageGAN:
                     self.generator.apply,
                     player.variables | {"params": params},
                     train=True,
-                    rngs={"noise": jax.random.fold_in(path_key, 1)},
+                    rngs={"noise": path_keys[0]},
                 )
-                w = call(self._latents(path_key, len(images)), labels, method="map")
+                w = call(self._latents(path_keys[1], len(images)), labels, method="map")
                 synthesize = functools.partial(call, method="synthesize")
-                penalties, mean = adversarial.path_length(
-                    jax.random.fold_in(path_key, 2), synthesize, w, path_mean
-                )
+                penalties, mean = adversarial.path_length(path_keys[2], synthesize, w, path_mean)
                 return penalties.mean(), mean
 
             def term(params):
-                weighted, (computed, mean) = self._lazily(
+                weighted, *rest = self._lazily(
                     "path_length", step, functools.partial(path_penalty, params), path_mean
                 )
-                return weighted, (computed, mean)
+                return weighted, rest
 
             (weighted, (computed, path_mean)), more = jax.value_and_grad(term, has_aux=True)(player.params)
             gradients = jax.tree.map(jnp.add, gradients, more)
@@ -321,19 +313,15 @@ class ImageGAN:
         player, norms = self._apply(player, 0, "generator", gradients, kept)
         return (player, path_mean), self._means(metrics | norms, added)
 
-    def _lazily(self, name, step, penalty, mean=None):
-        """The weighted penalty, how often (1 or 0) it was computed, and, of `path_length`, the mean after it."""
-        regularizer = self.regularizers[name]
-        zero, one = jnp.zeros(()), jnp.ones(())
-        if mean is None:
-            computed = lambda: (regularizer.weight * regularizer.every * penalty(), one)
-            return regularizers.lazily(step, regularizer.every, computed, (zero, zero))
+    def _lazily(self, name, step, penalty, kept):
+        """The penalty as added, how often (1 or 0) it was computed, and what `penalty() -> (value, kept)` keeps."""
+        weight, every = self.regularizers[name].weight, self.regularizers[name].every
 
-        def computed_with_mean():
+        def computed():
             value, after = penalty()
-            return regularizer.weight * regularizer.every * value, (one, after)
+            return weight * every * value, jnp.ones(()), after
 
-        return regularizers.lazily(step, regularizer.every, computed_with_mean, (zero, (zero, mean)))
+        return regularizers.lazily(step, every, computed, (jnp.zeros(()), jnp.zeros(()), kept))
 
     def _means(self, metrics, added):
         """As `Mean`s, whose sums over updates are their means; a penalty as it would count at every step."""
@@ -359,13 +347,14 @@ class ImageGAN:
 
     def _generate(self, player, key, labels, count):
         """Images in training, and what the generator keeps after them."""
+        latent_key, noise_key = jax.random.split(key)
         images, kept = self.generator.apply(
             player.variables,
-            self._latents(key, count),
+            self._latents(latent_key, count),
             labels,
             train=True,
             mutable=list(player.kept),
-            rngs={"noise": jax.random.fold_in(key, 1)},
+            rngs={"noise": noise_key},
         )
         return images, dict(kept)
 
@@ -425,57 +414,10 @@ class ImageGAN:
     def evaluate(self, state: State, config: Any, reference: Reference) -> dict[str, Any]:
         """The measures of `evaluate_images`, and the instruments."""
         report, images = evaluate_images(self, state, config, reference)
-        return report | self.inspect(state, reference, to_float(images))
-
-    def inspect(
-        self, state: State, reference: Reference | PlaneReference, samples: np.ndarray
-    ) -> dict[str, Any]:
-        """What the losses do not show, by a classifier of the modes and by the discriminator, and a picture of its logits.
-
-        Args:
-            samples: of `reference.labels`, as floats.
-        """
-        flat = lambda a: np.asarray(a).reshape(len(a), -1)
-        samples = flat(samples)
-        count = min(len(samples), len(reference.unseen))
-        predicted, expected = reference.modes(samples), reference.modes(reference.unseen)
-        measures = {
-            "modes_covered": float(instruments.modes_covered(predicted, reference.num_modes)),
-            "num_modes": float(reference.num_modes),
-            "divergence_of_modes": instruments.divergence_of_modes(predicted, expected, reference.num_modes),
-            "duplicate_rate": instruments.duplicate_rate(samples[:count], reference.unseen[:count]),
-        }
-        of = {
-            "train": (reference.real, reference.real_labels),
-            "held out": (reference.unseen, reference.unseen_labels),
-            "samples": (samples, reference.labels),
-        }
-        logits = {
-            name: self.logits(state, x[:count].reshape(-1, *self.image_shape), y[:count])
-            for name, (x, y) in of.items()
-        }
-        edge = float(
-            instruments.boundary(self.objective, *map(jnp.asarray, (logits["train"], logits["samples"])))
-        )
-        return measures | {
-            "accuracy/train": float(np.mean(logits["train"] > edge)),
-            "accuracy/held_out": float(np.mean(logits["held out"] > edge)),
-            "accuracy/samples": float(np.mean(logits["samples"] < edge)),
-            "logits": histograms(logits, instruments.HISTOGRAM_EDGES),
-        }
-
-    def logits(self, state: State, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """The discriminator's, as it is after training, of images in [−1, 1]."""
-        labels = jnp.asarray(labels) if self.conditional else None
-        return np.asarray(
-            jax.jit(self.discriminator.apply)(state.discriminator.variables, jnp.asarray(images), labels)
-        )
+        return report | inspect(self, state, reference, to_float(images))
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         return instruments.alarms(metrics)
-
-    def power_averages(self, state: State) -> dict[float, PyTree]:
-        return {}
 
 
 class PlaneGAN(ImageGAN):
@@ -485,9 +427,9 @@ class PlaneGAN(ImageGAN):
     reference = staticmethod(PlaneReference)
 
     @staticmethod
-    def picture(points: np.ndarray, columns: int):
+    def picture(points, columns):
         return scatter(points)
 
     def evaluate(self, state: State, config: Any, reference: PlaneReference) -> dict[str, Any]:
         report, points = evaluate_plane(self, state, config, reference)
-        return report | self.inspect(state, reference, points)
+        return report | inspect(self, state, reference, points)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import bind, lookup
 from experiments.evaluation import Reference, evaluate_images
-from experiments.sampling import check_weights, described, evaluation_times, time_grid
+from experiments.sampling import described, evaluation_times, make_averages, time_grid
 from genjax import diffusion
 from genjax.data import flip_images, to_float, to_uint8
 from genjax.diffusion import losses, processes, samplers, targets, times, weightings
@@ -79,10 +79,7 @@ class ImageDiffusion:
         law = dict(config.times)
         shift, variates = law.pop("shift"), law.pop("variates")
         optimizer, schedule = make_optimizer(**config.optimizer, num_steps=config.num_steps)
-        averages = tuple(
-            (name, bind(ema, fields, f"averages.{name}")()) for name, fields in config.averages.items()
-        )
-        check_weights(config.sampling.weights, dict(averages))
+        averages = make_averages(config)
         if config.optimizer.name.startswith("schedule_free") and config.sampling.weights != "params":
             raise ValueError(
                 f"config.optimizer.name is {config.optimizer.name!r}, which averages by itself: set "
@@ -215,14 +212,6 @@ class ImageDiffusion:
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         return []  # the loss tells
-
-    def power_averages(self, state: State) -> dict[float, PyTree]:
-        """The averages from which any other width can be reconstructed after training, by their own widths."""
-        return {
-            rule.width: state.averages[name]
-            for name, rule in self.averages
-            if isinstance(rule, ema.PowerFunction)
-        }
 
     def _time_bins(self) -> list[str]:
         edges = np.linspace(*self.process.domain, TIME_BINS + 1)

@@ -13,7 +13,7 @@ MODES = {
     "grid_of_gaussians": (np.stack(np.meshgrid(_SIDE, _SIDE), -1).reshape(-1, 2), 0.05),
     "ring_of_gaussians": (2 * np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], -1), 0.02),
 }
-"""Centres `[modes 2]` and deviation of each set: 25 on a grid and 8 on a circle, as in Lin et al. 2018, "PacGAN"."""
+"""Centres `[modes 2]` and deviation of each set: 25 on a grid, and 8 on a circle."""
 
 SIZES = {"train": 50_000, "test": 10_000}
 

@@ -54,22 +54,20 @@ def scatter(points: np.ndarray, reach: float = 5.0) -> Image.Image:
         axes.scatter(*points.T, s=2, alpha=0.5)
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
 
-    return _draw((3, 3), plot)
+    return _draw((3.0, 3.0), plot)
 
 
-def histograms(values: Mapping[str, np.ndarray], edges: np.ndarray) -> Image.Image:
-    """Histograms over each other; what is beyond the edges counts in the outermost bins."""
+def histograms(shares: Mapping[str, np.ndarray], edges: np.ndarray) -> Image.Image:
+    """Histograms over each other, by the share that each has between two edges."""
 
     def plot(axes):
-        for name, each in values.items():
-            inside = np.clip(each, edges[0], edges[-1])
-            weights = np.full(len(inside), 1 / len(inside))
-            axes.hist(inside, edges, weights=weights, histtype="stepfilled", alpha=0.4, label=name)
+        for name, each in shares.items():
+            axes.stairs(each, edges, fill=True, alpha=0.4, label=name)
         axes.legend(fontsize="x-small")
         axes.set_ylabel("share")
         axes.grid(alpha=0.3)
 
-    return _draw((5, 2.6), plot)
+    return _draw((5.0, 2.6), plot)
 
 
 def save_curves(path: str | os.PathLike, metrics_path: str | os.PathLike) -> None:

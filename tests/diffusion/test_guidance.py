@@ -530,7 +530,8 @@ def sample(x, labels, weight):
         classifier_guide(plain, process, log_likelihood, 2.0),
     )]
 
-arguments = [jnp.ones((16, 6)), jnp.zeros(16, int), jnp.ones((6, 6))]
+keys = jax.random.split(jax.random.key(0))
+arguments = [jax.random.normal(keys[0], (16, 6)), jnp.arange(16) % 7, jax.random.normal(keys[1], (6, 6))]
 with jax.set_mesh(mesh):
     shardings = [jax.NamedSharding(mesh, P(*axes)) for axes in (["data"], ["data"], [])]
     compiled = jax.jit(sample, in_shardings=shardings).lower(*arguments).compile()
@@ -538,11 +539,20 @@ text = compiled.as_text()
 assert text.count(" tanh(") == 6, text.count(" tanh(")
 assert "f32[4,6]" in text and "f32[32,6]" not in text  # two samples a device, twice
 assert not collectives(compiled, mesh), collectives(compiled, mesh)
+
+def ancestral(x, keys):
+    return euler_ancestral(lambda x, t: Prediction(jnp.tanh(x), x), process, x, uniform_grid(process, 3), keys=keys)
+
+noises = sample_keys(keys[0], jnp.arange(16))
+for function, inputs, placed in ((sample, arguments, shardings), (ancestral, [arguments[0], noises], shardings[:2])):
+    alone, apart = jax.jit(function)(*inputs), jax.jit(function, in_shardings=placed)(*inputs)
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(apart), strict=True):
+        assert len(b.sharding.device_set) == 8 and jnp.allclose(a, b, rtol=1e-5, atol=1e-5), abs(a - b).max()
 """
 
 
 @pytest.mark.slow
-def test_no_collective_where_the_batch_is_sharded():
+def test_a_sharded_batch_is_sampled_as_one_and_without_a_collective():
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",

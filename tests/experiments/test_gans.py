@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import digits_gan, gaussians_gan
+from configs import digits_gan, fashion_gan, gaussians_gan
 from experiments.configuration import build
-from genjax.data import Batches, load_dataset
+from genjax.data import Batches, load_dataset, to_float
 from genjax.training import Checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -192,6 +192,98 @@ def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path):
 def test_mistakes_are_named(changes, words):
     with pytest.raises(ValueError, match=words):
         build(plane(**changes))
+
+
+@pytest.mark.parametrize("choice", ["dcgan", "stylegan2", "r3gan", "vit_gan"])
+def test_every_choice_traces(choice):
+    configs = [digits_gan.get_config(choice)]
+    configs += [fashion_gan.get_config(choice)] if choice in ("dcgan", "r3gan") else []
+    for config in configs:
+        task = build(config)
+        batch = {
+            "image": jax.ShapeDtypeStruct((64, *config.data.image_shape), jnp.uint8),
+            "label": jax.ShapeDtypeStruct((64,), jnp.int32),
+        }
+        state = jax.eval_shape(task.init, jax.random.key(0))
+        after, metrics = jax.eval_shape(task.update, state, batch, jax.random.key(0))
+        assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(
+            lambda a: (a.shape, a.dtype), state
+        )
+        assert {f"regularizer/{name}" for name in config.regularizers} <= metrics.keys()
+
+
+def test_an_evaluation_sees_collapse():
+    """Of a generator whose samples of a class are all one: its outputs' own z is taken away by truncation."""
+    config = digits_gan.get_config("dcgan")
+    config.model.generator.width = config.model.discriminator.width = 8
+    config.evaluation.num_samples = 360
+    config.sampling.truncation = 0.0
+    task = build(config)
+    state = jax.jit(task.init)(jax.random.key(0))
+    report = task.evaluate(state, config, task.reference(config))
+    assert report["duplicate_rate"] == 1 and report["recall"] < 0.1 and report["num_samples"] == 360
+    assert report["num_modes"] == 10 and report["truncation"] == 0
+    sentences = task.alarms({name: value for name, value in report.items() if isinstance(value, float)})
+    assert any("100% of the samples have a twin" in sentence for sentence in sentences)
+    edge = [report[f"accuracy/{name}"] for name in ("train", "held_out", "samples")]
+    assert all(0 <= share <= 1 for share in edge)
+    # against the logits themselves, by the network alone
+    digits = load_dataset("digits", "train").source[:]
+    real = to_float(digits["image"])[np.random.default_rng(0).permutation(1437)[:360]]
+    labels = digits["label"][np.random.default_rng(0).permutation(1437)[:360]]
+    logits = task.discriminator.apply(state.discriminator.variables, jnp.asarray(real), jnp.asarray(labels))
+    np.testing.assert_allclose(report["accuracy/train"], np.mean(logits > 0), atol=1 / 360)
+    assert report["logits"].size[0] > 100
+
+
+@pytest.mark.slow
+def test_a_run_from_end_to_end(tmp_path):
+    """Train, evaluate, sample; what a GAN has no such thing for is refused."""
+
+    def program(name, *flags):
+        command = [sys.executable, "-m", f"experiments.{name}", *map(str, flags)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+    run = tmp_path / "run"
+    every = [
+        f"--config.{name}=10"
+        for name in ("log_every", "checkpoint.every", "sampling.every", "evaluation.every")
+    ]
+    result = program(
+        "train", f"--config={ROOT}/configs/gaussians_gan.py:saturating", f"--workdir={run}", "--config.num_steps=20",
+        "--config.evaluation.num_samples=500", *every,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    report = json.loads((run / "report.json").read_text())
+    assert report["modes_covered"] < 23 and any("Mode collapse" in each for each in report["alarms"])
+    assert "ALARM at step 10: Mode collapse" in result.stdout
+    for name in ("samples.png", "latent_walk.gif", "curves.png", "report.html", "logits/step_000020.png"):
+        assert (run / name).exists(), name
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = set().union(*rows)
+    assert {
+        "loss/generator",
+        "slope/generator",
+        "norm/gradient_of_images",
+        "accuracy/held_out",
+        "recall",
+    } <= logged
+    assert not {"truncation", "frechet_distance_train"} & logged
+
+    result = program("evaluate", f"--workdir={run}", f"--out={tmp_path / 'half.json'}", "--truncation=0.5")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "half.json").read_text())["truncation"] == 0.5
+    result = program("sample", f"--workdir={run}", f"--out={tmp_path / 'a.npz'}", "--count=2")
+    assert result.returncode == 0 and "truncation 1" in result.stdout, result.stderr
+    assert np.load(tmp_path / "a.npz")["images"].shape == (50, 2)
+    for name, flags, words in (
+        ("sample", ["--guidance_scale=2"], "is not sampled by guidance_scale; its config.sampling has"),
+        ("likelihood", [], "this program is of diffusion"),
+    ):
+        result = program(name, f"--workdir={run}", *flags)
+        assert result.returncode == 1 and words in result.stderr and "Traceback" not in result.stderr
+    result = program("sweep", run, f"--out={tmp_path / 'sweep.json'}")
+    assert result.returncode == 1 and "is not sampled by sampler" in result.stderr
 
 
 @pytest.mark.slow

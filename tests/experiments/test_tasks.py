@@ -10,7 +10,7 @@ import pytest
 from configs import digits_algebra
 from configs.digits_flow import get_config
 from experiments.configuration import build
-from experiments.sampling import add_posthoc, sample_images
+from experiments.sampling import add_posthoc, power_averages, sample_images
 from genjax.data import Batches, load_dataset, to_float
 from genjax.training import Snapshots, abstract_state, make_mesh
 from genjax.training.loop import compile_update
@@ -126,7 +126,7 @@ def power_run(tmp_path_factory):
     state = jax.jit(task.init)(jax.random.key(0))
     for batch in itertools.islice(Batches(load_dataset("digits"), 64, 0).iterate(), 6):
         state, _ = update(state, batch, jax.random.key(1))
-        snapshots.save(int(state.step), task.power_averages(state))
+        snapshots.save(int(state.step), power_averages(task, state))
     return task, state, snapshots
 
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from genjax.training.pictures import image_grid, save_animation, save_curves, save_grid
+from genjax.training.pictures import histograms, image_grid, save_animation, save_curves, save_grid, scatter
 
 
 def test_images_stand_row_by_row(tmp_path):
@@ -44,3 +44,19 @@ def test_curves_draw_metrics_that_come_at_different_steps(tmp_path):
     save_curves(tmp_path / "curves.png", tmp_path / "metrics.jsonl")
     with Image.open(tmp_path / "curves.png") as image:
         assert np.asarray(image.convert("L")).std() > 5  # something is drawn
+
+
+def dark(picture):
+    """The share of pixels that are not white, by columns."""
+    return (np.asarray(picture.convert("L")) < 250).mean(0)
+
+
+def test_points_and_histograms_are_drawn_where_they_are():
+    left, right = (scatter(np.full((50, 2), side)) for side in (-3.0, 3.0))
+    difference = dark(left) - dark(right)
+    places = np.flatnonzero(difference)
+    assert difference[places[0]] > 0 > difference[places[-1]]
+    edges = np.linspace(-2, 2, 5)
+    low, high = (histograms({"a": np.eye(4)[bin]}, edges) for bin in (0, 3))
+    middle = len(dark(low)) // 2
+    assert (dark(low) - dark(high))[:middle].sum() > 1 and (dark(high) - dark(low))[middle:].sum() > 1

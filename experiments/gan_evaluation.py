@@ -1,0 +1,107 @@
+"""What a GAN's losses do not show, and points in the plane instead of images."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+
+from experiments.evaluation import Reference, beside_training
+from experiments.sampling import mesh_of, sample_images
+from genjax.adversarial import instruments
+from genjax.data import gaussians, load_dataset
+from genjax.training.mesh import replicated
+from genjax.training.pictures import histograms
+
+
+class PlaneReference:
+    """What samples of `genjax.data.gaussians` are measured against: its points, and the centres of its modes.
+
+    A sample is of high quality within three deviations of a centre, and then of that mode; a mode is covered if
+    it has at least a tenth of an equal share.
+    """
+
+    def __init__(self, config: Any):
+        self.centres, self.deviation = gaussians.MODES[config.data.name]
+        self.num_modes = len(self.centres)
+        train, held_out = (
+            load_dataset(config.data.name, split).source[:]
+            for split in (config.data.train_split, config.data.held_out_split)
+        )
+        count = config.evaluation.num_samples
+        self.real, self.real_labels = train["image"], train["label"]
+        self.unseen, self.unseen_labels = held_out["image"][:count], held_out["label"][:count]
+        self.labels = np.zeros(count, np.int32)
+
+    def modes(self, points: np.ndarray) -> np.ndarray:
+        """The mode of each point; −1 for those of none."""
+        distances = np.linalg.norm(points[:, None] - self.centres, axis=2)
+        return np.where(distances.min(1) < 3 * self.deviation, distances.argmin(1), -1)
+
+
+def evaluate_plane(
+    task: Any, state: Any, config: Any, reference: PlaneReference
+) -> tuple[dict[str, Any], np.ndarray]:
+    """The metrics of `config.evaluation.num_samples` points, and the points. Features are coordinates."""
+    points = sample_images(task, state, reference.labels, config.sampling)
+    report = {
+        "high_quality": float(np.mean(reference.modes(points) >= 0)),
+        "high_quality_train": float(np.mean(reference.modes(reference.real) >= 0)),
+        **beside_training(points, reference.real, reference.unseen),
+        "num_samples": len(points),
+        "samples_per_distance": len(reference.unseen),
+        **task.describe_sampling(config.sampling),
+        "weights": config.sampling.weights,
+        "seed": config.sampling.seed,
+    }
+    return report, points
+
+
+@functools.cache
+def _judge(discriminator: nn.Module, mesh: Mesh):
+    return jax.jit(discriminator.apply, out_shardings=replicated(mesh))
+
+
+def inspect(
+    task: Any, state: Any, reference: Reference | PlaneReference, samples: np.ndarray
+) -> dict[str, float | Image.Image]:
+    """By a classifier of the modes and by the discriminator as it is after training; a picture of its logits.
+
+    Args:
+        samples: of `reference.labels`, as floats.
+    """
+    samples = samples.reshape(len(samples), -1)
+    count = min(len(samples), len(reference.unseen))
+    predicted, expected = reference.modes(samples), reference.modes(reference.unseen)
+    judge, mesh = _judge(task.discriminator, mesh_of(state)), mesh_of(state)
+
+    def logits(features, labels):
+        images = features[:count].reshape(-1, *task.image_shape)
+        with jax.set_mesh(mesh):
+            return np.asarray(
+                judge(state.discriminator.variables, images, labels[:count] if task.conditional else None)
+            )
+
+    train, held_out, fake = (
+        logits(reference.real, reference.real_labels),
+        logits(reference.unseen, reference.unseen_labels),
+        logits(samples, reference.labels),
+    )
+    edge = float(instruments.boundary(task.objective, jnp.asarray(train), jnp.asarray(fake)))
+    shares = {"training": train, "held out": held_out, "generated": fake}
+    return {
+        "modes_covered": float(instruments.modes_covered(predicted, reference.num_modes)),
+        "num_modes": float(reference.num_modes),
+        "divergence_of_modes": instruments.divergence_of_modes(predicted, expected, reference.num_modes),
+        "duplicate_rate": instruments.duplicate_rate(samples[:count], reference.unseen[:count]),
+        "accuracy/train": float(np.mean(train > edge)),
+        "accuracy/held_out": float(np.mean(held_out > edge)),
+        "accuracy/samples": float(np.mean(fake < edge)),
+        "logits": histograms(
+            {name: instruments.histogram(each) for name, each in shares.items()}, instruments.HISTOGRAM_EDGES
+        ),
+    }
