@@ -35,6 +35,7 @@ def get_config(choice: str = "r3gan") -> ConfigDict:
                 directory=placeholder(str),
                 image_shape=(8, 8, 1),
                 num_classes=10,
+                flip=False,  # mirror half of the images, left to right
             ),
             model=dict(name=choice, generator=dict(), discriminator=dict()),  # a module of genjax/models
             conditional=True,

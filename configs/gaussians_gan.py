@@ -42,6 +42,7 @@ def get_config(choice: str = "non_saturating") -> ConfigDict:
                 directory=placeholder(str),
                 image_shape=(2,),
                 num_classes=25 if shape != "ring" else 8,
+                flip=False,
             ),
             model=dict(name="mlp_gan", generator=dict(), discriminator=dict()),
             conditional=False,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from einops import reduce
 from PIL import Image
 
 from experiments.sampling import sample_images
@@ -14,7 +15,7 @@ from genjax.data import load_dataset, to_float
 from genjax.training.log import read_metrics
 
 # What bounds the time and the memory of an evaluation, whatever the size of the data set.
-TRAIN_IMAGES, CLASSIFIER_IMAGES, GROUPS = 60_000, 10_000, 5
+TRAIN_IMAGES, CLASSIFIER_IMAGES, GROUPS, SIDE = 60_000, 10_000, 5, 32
 
 
 def _some(total: int, count: int) -> np.ndarray:
@@ -60,12 +61,15 @@ def beside_training(samples: np.ndarray, real: np.ndarray, unseen: np.ndarray) -
 class Reference:
     """What samples of a config's data are measured against: its images, and a classifier of them.
 
-    Features are pixels in [−1, 1]. The classifier is a support vector machine fitted to at most `CLASSIFIER_IMAGES`
-    training images; the nearest neighbours are sought among at most `TRAIN_IMAGES`. Where there are more, a draw with
-    a fixed seed takes them. The held-out images are cut to the number of samples, `config.evaluation.num_samples`.
+    Features are pixels in [−1, 1], of images of more than `SIDE` pixels a side the means of squares of them, so that
+    `SIDE` or fewer are left. The classifier, if there is more than one class, is a support vector machine fitted to at
+    most `CLASSIFIER_IMAGES` training images; the nearest neighbours are sought among at most `TRAIN_IMAGES`. Where
+    there are more, a draw with a fixed seed takes them. The held-out images are cut to the number of samples,
+    `config.evaluation.num_samples`.
 
     Attributes:
-        real, unseen: features of training and of held-out images, with `real_labels` and `unseen_labels`.
+        real, unseen: features of training and of held-out images.
+        judged: of as many of either, the images and their labels.
         labels: those that the samples shall have, `[samples]`: balanced, or drawn from those of the training images,
             where classes differ in size and `config.evaluation.labels` is "training".
         splits: the training and held-out data.
@@ -80,39 +84,71 @@ class Reference:
         ]
         train, held_out = (dataset.source for dataset in self.splits)
         count = config.evaluation.num_samples
-        train, held_out = train[_some(len(train), TRAIN_IMAGES)], held_out[_some(len(held_out), count)]
+        train_rows, held_out_rows = _some(len(train), TRAIN_IMAGES), _some(len(held_out), count)
+        self.real, train_labels = _features(train, train_rows)
+        self.unseen, held_out_labels = _features(held_out, held_out_rows)
+        self.judged = tuple(
+            (to_float(source[rows]["image"]), labels[: len(rows)])
+            for source, rows, labels in (
+                (train, train_rows[: len(held_out_rows)], train_labels),
+                (held_out, held_out_rows, held_out_labels),
+            )
+        )
         laws = {
             "balanced": lambda: np.arange(count) % config.data.num_classes,
-            "training": lambda: np.random.default_rng(0).choice(train["label"], count),
+            "training": lambda: np.random.default_rng(0).choice(train_labels, count),
         }
         if config.evaluation.labels not in laws:
             raise ValueError(
                 f"config.evaluation.labels is {config.evaluation.labels!r}; take one of {', '.join(laws)}"
             )
         self.labels = laws[config.evaluation.labels]()
-        self.real, self.unseen = _pixels(train["image"]), _pixels(held_out["image"])
-        self.real_labels, self.unseen_labels = train["label"], held_out["label"]
         self.num_modes = config.data.num_classes
-        fitted = _some(len(self.real), CLASSIFIER_IMAGES)
-        self.classifier_images = len(fitted)
-        self.classifier = SVC(C=10.0).fit(self.real[fitted], train["label"][fitted])
-        self.classifier_accuracy = float(self.classifier.score(self.unseen, held_out["label"]))
+        self.classifier = None
+        if self.num_modes > 1:
+            fitted = _some(len(self.real), CLASSIFIER_IMAGES)
+            self.classifier_images = len(fitted)
+            self.classifier = SVC(C=10.0).fit(self.real[fitted], train_labels[fitted])
+            self.classifier_accuracy = float(self.classifier.score(self.unseen, held_out_labels))
 
-    def accuracy(self, images: np.ndarray) -> float:
-        """The share of images, `[samples height width channels]` in bytes, that are of the class asked for."""
-        return float(np.mean(self.classifier.predict(_pixels(images)) == self.labels))
+    def accuracy(self, images: np.ndarray) -> dict[str, float | int]:
+        """The share of images, `[samples height width channels]` in bytes, that are of the class asked for, and what
+        there is to say of the classifier."""
+        if self.classifier is None:
+            return {}
+        return dict(
+            class_accuracy=float(np.mean(self.modes(pixel_features(images)) == self.labels)),
+            classifier_accuracy=self.classifier_accuracy,
+            classifier_images=self.classifier_images,
+        )
 
     def modes(self, features: np.ndarray) -> np.ndarray:
         """The class of each by the classifier."""
-        return self.classifier.predict(features)
+        return np.zeros(len(features), int) if self.classifier is None else self.classifier.predict(features)
 
     def distances(self, images: np.ndarray) -> dict[str, float]:
         """Distances and coverage of images to the held-out ones."""
-        return _compare(_pixels(images), self.unseen)
+        return _compare(pixel_features(images), self.unseen)
 
 
-def _pixels(images: np.ndarray) -> np.ndarray:
-    return to_float(images).reshape(len(images), -1)
+def pixel_features(images: np.ndarray) -> np.ndarray:
+    """Pixels in [−1, 1], `[images features]`, or the means of squares of them, at most `SIDE` a side."""
+    side = max(images.shape[1:3])
+    factor = next(
+        f for f in range(1, side + 1) if side <= f * SIDE and not any(n % f for n in images.shape[1:3])
+    )
+    small = reduce(to_float(images), "n (h f) (w g) c -> n h w c", "mean", f=factor, g=factor)
+    return small.reshape(len(images), -1)
+
+
+def _features(source: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those of some images, and their labels, all 0 where there are none."""
+    features, labels = [], []
+    for start in range(0, len(rows), 1000):  # at once they could be larger than the memory
+        part = source[rows[start : start + 1000]]
+        features.append(pixel_features(part["image"]))
+        labels.append(part.get("label", np.zeros(len(features[-1]), np.int32)))
+    return np.concatenate(features), np.concatenate(labels)
 
 
 def evaluate_images(
@@ -128,16 +164,16 @@ def evaluate_images(
     real, unseen = reference.real, reference.unseen
     some = real[_some(len(real), GROUPS * len(unseen))]
     report = {
-        "class_accuracy": reference.accuracy(images),
-        "classifier_accuracy": reference.classifier_accuracy,
-        **beside_training(_pixels(images), some, unseen),
-        "nearest_neighbour_ratio": float(metrics.nearest_neighbour_ratio(_pixels(images), real, unseen)),
+        **reference.accuracy(images),
+        **beside_training(pixel_features(images), some, unseen),
+        "nearest_neighbour_ratio": float(
+            metrics.nearest_neighbour_ratio(pixel_features(images), real, unseen)
+        ),
         "num_samples": len(images),
         "samples_per_distance": len(unseen),
         "train_images": len(real),
-        "classifier_images": reference.classifier_images,
         "labels": config.evaluation.labels,
-        "features": "pixels in [-1, 1], samples rounded to bytes",
+        "features": f"pixels in [-1, 1], at most {SIDE} a side, samples rounded to bytes",
         **task.describe_sampling(config.sampling),
         "weights": config.sampling.weights,
         "ema": config.sampling.weights != "params",

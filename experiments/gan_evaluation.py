@@ -33,8 +33,8 @@ class PlaneReference:
             for split in (config.data.train_split, config.data.held_out_split)
         )
         count = config.evaluation.num_samples
-        self.real, self.real_labels = train["image"], train["label"]
-        self.unseen, self.unseen_labels = held_out["image"][:count], held_out["label"][:count]
+        self.real, self.unseen = train["image"], held_out["image"][:count]
+        self.judged = tuple((part["image"][:count], part["label"][:count]) for part in (train, held_out))
         self.labels = np.zeros(count, np.int32)
 
     def modes(self, points: np.ndarray) -> np.ndarray:
@@ -67,37 +67,32 @@ def _judge(discriminator: nn.Module, mesh: Mesh):
 
 
 def inspect(
-    task: Any, state: Any, reference: Reference | PlaneReference, samples: np.ndarray
+    task: Any, state: Any, reference: Reference | PlaneReference, samples: np.ndarray, features: np.ndarray
 ) -> dict[str, float | Image.Image]:
     """By a classifier of the modes and by the discriminator as it is after training; a picture of its logits.
 
     Args:
         samples: of `reference.labels`, as floats.
+        features: of the samples.
     """
-    samples = samples.reshape(len(samples), -1)
     count = min(len(samples), len(reference.unseen))
-    predicted, expected = reference.modes(samples), reference.modes(reference.unseen)
+    predicted, expected = reference.modes(features), reference.modes(reference.unseen)
     judge, mesh = _judge(task.discriminator, mesh_of(state)), mesh_of(state)
 
-    def logits(features, labels):
-        images = features[:count].reshape(-1, *task.image_shape)
+    def logits(examples, labels):
+        labels = labels if task.conditional else None
         with jax.set_mesh(mesh):
-            return np.asarray(
-                judge(state.discriminator.variables, images, labels[:count] if task.conditional else None)
-            )
+            return np.asarray(judge(state.discriminator.variables, examples, labels))
 
-    train, held_out, fake = (
-        logits(reference.real, reference.real_labels),
-        logits(reference.unseen, reference.unseen_labels),
-        logits(samples, reference.labels),
-    )
+    generated = samples[:count], reference.labels[:count]
+    train, held_out, fake = (logits(*examples) for examples in (*reference.judged, generated))
     edge = float(instruments.boundary(task.objective, jnp.asarray(train), jnp.asarray(fake)))
     shares = {"training": train, "held out": held_out, "generated": fake}
     return {
         "modes_covered": float(instruments.modes_covered(predicted, reference.num_modes)),
         "num_modes": float(reference.num_modes),
         "divergence_of_modes": instruments.divergence_of_modes(predicted, expected, reference.num_modes),
-        "duplicate_rate": instruments.duplicate_rate(samples[:count], reference.unseen[:count]),
+        "duplicate_rate": instruments.duplicate_rate(features[:count], reference.unseen[:count]),
         "accuracy/train": float(np.mean(train > edge)),
         "accuracy/held_out": float(np.mean(held_out > edge)),
         "accuracy/samples": float(np.mean(fake < edge)),

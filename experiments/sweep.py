@@ -85,7 +85,7 @@ def measure(workdir, config, task, state, reference) -> dict:
         "guidance_scale": sampling.guidance_scale,
         "weights": sampling.weights,
         "num_samples": len(images),
-        "class_accuracy": reference.accuracy(images),
+        "class_accuracy": reference.accuracy(images).get("class_accuracy"),
         "frechet_distance": reference.distances(images)["frechet_distance"],
         "seconds": round(seconds, 2),
         "device": device_name(),
@@ -103,9 +103,8 @@ def markdown(records: list[dict]) -> str:
     ]
     for run, sampler in rows:
         values = [cells.get((run, sampler, n)) for n in numbers]
-        shown = [
-            f"{c['frechet_distance']:.3g} / {100 * c['class_accuracy']:.1f} %" if c else "" for c in values
-        ]
+        share = lambda accuracy: "" if accuracy is None else f" / {accuracy:.1%}".replace("%", " %")
+        shown = [f"{c['frechet_distance']:.3g}{share(c['class_accuracy'])}" if c else "" for c in values]
         lines.append("| " + " | ".join([run, sampler, *shown]) + " |")
     return "\n".join(lines)
 

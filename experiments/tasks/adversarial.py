@@ -14,12 +14,12 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import bind, lookup
-from experiments.evaluation import Reference, evaluate_images
+from experiments.evaluation import Reference, evaluate_images, pixel_features
 from experiments.gan_evaluation import PlaneReference, evaluate_plane, inspect
 from experiments.sampling import make_averages
 from genjax import adversarial
 from genjax.adversarial import augmentation, instruments, objectives, regularizers
-from genjax.data import to_float, to_uint8
+from genjax.data import flip_images, to_float, to_uint8
 from genjax.diffusion import sample_keys, slerp
 from genjax.nn import constrain
 from genjax.training import Mean, ema, group_norms, make_optimizer, update_average
@@ -63,10 +63,31 @@ class State:
 
 @dataclass(frozen=True)
 class Regularizer:
-    """What a penalty's mean is multiplied by, and every how many steps it is computed (then so many times as much)."""
+    """How a penalty is added to a loss.
+
+    Attributes:
+        weight: what its mean is multiplied by.
+        every: steps from one computation to the next; it is then added so many times as much.
+        end_weight: to which the weight goes as a half cosine over `burn_in` steps (R3GAN, Huang et al. 2024, appendix
+            D); if None, it stays.
+    """
 
     weight: float
     every: int = 1
+    end_weight: float | None = None
+    burn_in: int = 0
+
+    def __post_init__(self):
+        if (self.end_weight is None) != (self.burn_in == 0) or min(self.burn_in, self.every - 1) < 0:
+            raise ValueError(
+                f"a regularizer has an `every` of at least 1, and both of end_weight and burn_in or neither; got {self}"
+            )
+
+    def weight_at(self, step: Int[Array, ""]) -> float | Float[Array, ""]:
+        if self.end_weight is None:
+            return self.weight
+        done = (1 - jnp.cos(jnp.pi * jnp.minimum(step / self.burn_in, 1))) / 2
+        return self.weight + done * (self.end_weight - self.weight)
 
 
 PENALTIES = ("r1", "r2", "interpolated", "lecam", "path_length")
@@ -85,6 +106,7 @@ class ImageGAN:
     discriminator: nn.Module
     image_shape: tuple[int, ...]
     conditional: bool
+    flip: bool
     objective: adversarial.Objective
     penalties: tuple[tuple[str, Regularizer], ...]
     augmentations: tuple[Callable, ...]
@@ -142,6 +164,7 @@ class ImageGAN:
             discriminator=networks[1],
             image_shape=tuple(config.data.image_shape),
             conditional=config.conditional,
+            flip=config.data.flip,
             objective=lookup(objectives, config.objective, "objective"),
             penalties=tuple((name, Regularizer(**fields)) for name, fields in config.regularizers.items()),
             augmentations=tuple(lookup(augmentation, name, "augmentations") for name in config.augmentations),
@@ -185,6 +208,8 @@ class ImageGAN:
         self, state: State, batch: dict[str, Array], key: Key[Array, ""]
     ) -> tuple[State, dict[str, Float[Array, ""] | Mean]]:
         images = batch["image"]
+        if self.flip:
+            images = flip_images(jax.random.fold_in(key, 2), images)
         images = to_float(images) if images.dtype == jnp.uint8 else images
         labels = batch["label"] if self.conditional else None
 
@@ -231,32 +256,45 @@ class ImageGAN:
         fakes, _ = self._generate(generator, latent_key, labels, len(images))
         keys = jax.random.split(augment_key, 2)
 
-        def loss_of(params):
-            real, kept = self._judge(params, player.kept, keys[0], images, labels)
-            fake, kept = self._judge(params, kept, keys[1], fakes, labels)
-            loss = self.objective.discriminator(real, fake).mean()
-            critic = lambda key: lambda x: self._judge(params, kept, key, x, labels)[0]
-            penalties = {
-                "r1": lambda: adversarial.gradient_penalty(critic(keys[0]), images),
-                "r2": lambda: adversarial.gradient_penalty(critic(keys[1]), fakes),
-                "interpolated": lambda: adversarial.interpolated_gradient_penalty(
-                    penalty_key, critic(keys[0]), images, fakes
-                ),
-                "lecam": lambda: adversarial.lecam(real, fake, anchors),
-            }
-            added = {
-                name: self._lazily(name, step, lambda name=name: (penalties[name]().mean(), ()), ())[:2]
-                for name in self.regularizers
-                if name in penalties
-            }
-            return loss + sum(term for term, _ in added.values()), (loss, added, real, fake, kept)
+        # Real and generated examples apart, to see what reaches the discriminator through the generator.
+        judge = lambda key, x: lambda params, kept: self._judge(params, kept, key, x, labels)
+        real, pull_real, kept = jax.vjp(
+            lambda params: judge(keys[0], images)(params, player.kept), player.params, has_aux=True
+        )
+        fake, pull_fake, kept = jax.vjp(
+            lambda params: judge(keys[1], fakes)(params, kept), player.params, has_aux=True
+        )
 
-        gradients, (loss, added, real, fake, kept) = jax.grad(loss_of, has_aux=True)(player.params)
+        def loss_of(real, fake):
+            loss = self.objective.discriminator(real, fake).mean()
+            added = self._penalties(step, {"lecam": lambda: adversarial.lecam(real, fake, anchors)})
+            return loss + sum(term for term, _ in added.values()), (loss, added)
+
+        def penalties_of(params):
+            critic = lambda key: lambda x: judge(key, x)(params, player.kept)[0]
+            added = self._penalties(
+                step,
+                {
+                    "r1": lambda: adversarial.gradient_penalty(critic(keys[0]), images),
+                    "r2": lambda: adversarial.gradient_penalty(critic(keys[1]), fakes),
+                    "interpolated": lambda: adversarial.interpolated_gradient_penalty(
+                        penalty_key, critic(keys[0]), images, fakes
+                    ),
+                },
+            )
+            return sum((term for term, _ in added.values()), jnp.zeros(())), added
+
+        of_logits, (loss, added) = jax.grad(loss_of, (0, 1), has_aux=True)(real, fake)
+        (by_real,), (by_fake,) = pull_real(of_logits[0]), pull_fake(of_logits[1])
+        of_penalties, more = jax.grad(penalties_of, has_aux=True)(player.params)
+        gradients = jax.tree.map(lambda *parts: sum(parts), by_real, by_fake, of_penalties)
+        added |= more
         anchors = regularizers.update_anchors(anchors, real, fake)
         metrics = (
             {"loss/discriminator": loss, "value": adversarial.value(real, fake).mean()}
             | instruments.accuracies(self.objective, real, fake)
             | {"logit/real": real.mean(), "logit/fake": fake.mean()}
+            | {"norm/gradient_of_discriminator_by_generated": group_norms("", by_fake)["/total"]}
         )
         player, norms = self._apply(player, 1, "discriminator", gradients, kept)
         return (player, anchors), self._means(metrics | norms, added)
@@ -313,9 +351,17 @@ class ImageGAN:
         player, norms = self._apply(player, 0, "generator", gradients, kept)
         return (player, path_mean), self._means(metrics | norms, added)
 
+    def _penalties(self, step, penalties):
+        """Of those that this task has, by name: each as added, and how often it was computed."""
+        return {
+            name: self._lazily(name, step, lambda penalty=penalty: (penalty().mean(), ()), ())[:2]
+            for name, penalty in penalties.items()
+            if name in self.regularizers
+        }
+
     def _lazily(self, name, step, penalty, kept):
         """The penalty as added, how often (1 or 0) it was computed, and what `penalty() -> (value, kept)` keeps."""
-        weight, every = self.regularizers[name].weight, self.regularizers[name].every
+        weight, every = self.regularizers[name].weight_at(step), self.regularizers[name].every
 
         def computed():
             value, after = penalty()
@@ -414,7 +460,7 @@ class ImageGAN:
     def evaluate(self, state: State, config: Any, reference: Reference) -> dict[str, Any]:
         """The measures of `evaluate_images`, and the instruments."""
         report, images = evaluate_images(self, state, config, reference)
-        return report | inspect(self, state, reference, to_float(images))
+        return report | inspect(self, state, reference, to_float(images), pixel_features(images))
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         return instruments.alarms(metrics)
@@ -432,4 +478,4 @@ class PlaneGAN(ImageGAN):
 
     def evaluate(self, state: State, config: Any, reference: PlaneReference) -> dict[str, Any]:
         report, points = evaluate_plane(self, state, config, reference)
-        return report | inspect(self, state, reference, points)
+        return report | inspect(self, state, reference, points, points)

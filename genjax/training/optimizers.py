@@ -108,14 +108,16 @@ def make_optimizer(
     num_steps: int,
     schedule: str = "cosine",
     warmup_steps: int = 0,
+    decay_steps: int | None = None,
+    end_learning_rate: float = 0.0,
     clip_norm: float | None = None,
     weight_decay: float = 0.0,
     **options: float,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer `<name>(schedule, weight_decay=…, mask=kernels_only, **options)`, and its schedule.
 
-    The learning rate rises linearly over `warmup_steps`, then falls as a half cosine to zero at `num_steps`, or
-    stays where the schedule is "constant". Gradients are first scaled down to a global norm of at most
+    The learning rate rises linearly over `warmup_steps`, then falls as a half cosine to `end_learning_rate`, where it
+    is at `decay_steps` (`num_steps` if None) and stays, or does not fall where the schedule is "constant". Gradients are first scaled down to a global norm of at most
     `clip_norm`. Weight decay is decoupled: learning rate · `weight_decay` · parameter is subtracted, of kernels
     alone.
 
@@ -123,7 +125,7 @@ def make_optimizer(
         name: of `rules`: adamw, lion, muon, schedule_free_adamw and others.
 
     Raises:
-        ValueError: no such optimizer, option or schedule, or the warm-up is longer than the run.
+        ValueError: no such optimizer, option or schedule, or the warm-up is longer than the run or the decay.
     """
     if name not in rules():
         raise ValueError(f"config.optimizer.name is {name!r}; there are {', '.join(sorted(rules()))}")
@@ -133,10 +135,15 @@ def make_optimizer(
             f"config.optimizer has {', '.join(sorted(unknown))}, which {name} does not take; "
             f"it takes {', '.join(takes)}"
         )
-    if not 0 <= warmup_steps < num_steps:
-        raise ValueError(f"warmup_steps={warmup_steps} must be at least 0 and below num_steps={num_steps}")
+    decay_steps = num_steps if decay_steps is None else decay_steps
+    if not 0 <= warmup_steps < min(num_steps, decay_steps):
+        raise ValueError(
+            f"warmup_steps={warmup_steps} must be at least 0 and below num_steps={num_steps} and decay_steps={decay_steps}"
+        )
     if schedule == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, num_steps)
+        rate = optax.warmup_cosine_decay_schedule(
+            0.0, learning_rate, warmup_steps, decay_steps, end_learning_rate
+        )
     elif schedule == "constant" and warmup_steps:
         rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
     elif schedule == "constant":  # a linear schedule of no steps would stay at 0

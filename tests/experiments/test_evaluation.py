@@ -6,7 +6,7 @@ import pytest
 from configs.digits_flow import get_config
 from experiments import evaluation
 from experiments.evaluation import Reference, evaluate_images
-from genjax.data import Dataset, InMemory, load_dataset
+from genjax.data import Dataset, InMemory, load_dataset, to_float
 
 
 def striped(count, seed, num_classes=4):
@@ -94,6 +94,29 @@ def test_digits_are_used_whole(report_of):
     assert {name: report[name] for name in expected} == expected
     assert report["frechet_distance_train"] == pytest.approx(0.7176, abs=5e-5)
     assert report["classifier_accuracy"] == pytest.approx(0.9944, abs=5e-5)
+
+
+def test_features_of_large_images_are_means_of_squares():
+    images = np.random.default_rng(0).integers(0, 256, (3, 128, 64, 2), np.uint8)
+    features = evaluation.pixel_features(images)
+    assert features.shape == (3, 32 * 16 * 2)
+    expected = images[1, 4:8, 8:12, 0].mean() / 127.5 - 1
+    np.testing.assert_allclose(features.reshape(3, 32, 16, 2)[1, 1, 2, 0], expected, rtol=1e-5)
+    small = images[:, :32, :28]
+    np.testing.assert_array_equal(evaluation.pixel_features(small), to_float(small).reshape(3, -1))
+    # 66 is not divisible by 3, which would leave 22, after 2, which would leave 33: it is
+    assert evaluation.pixel_features(images[:, :66, :33]).shape == (3, 22 * 11 * 2)
+
+
+def test_images_without_classes(report_of):
+    """As of a folder of pictures: nothing to classify, all else as with classes."""
+    splits = {"train": striped(200, seed=0), "test": striped(80, seed=1)}
+    samples = striped(80, seed=2)["image"]
+    with_classes = report_of(splits, samples, 4)
+    unlabelled = {name: {"image": split["image"]} for name, split in splits.items()}
+    report = report_of(unlabelled, samples, 1)
+    gone = {"class_accuracy", "classifier_accuracy", "classifier_images"}
+    assert report == {name: value for name, value in with_classes.items() if name not in gone}
 
 
 def test_labels_as_in_training(report_of):

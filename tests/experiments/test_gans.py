@@ -9,10 +9,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import digits_gan, fashion_gan, gaussians_gan
 from experiments.configuration import build
+from experiments.tasks.adversarial import Regularizer
 from genjax.data import Batches, load_dataset, to_float
 from genjax.training import Checkpoints
 
@@ -119,6 +121,47 @@ def test_two_time_scales():
         )  # g/(|g| + 1e-8), and the float32 of a difference
 
 
+def test_a_weight_goes_to_its_end_as_a_half_cosine():
+    regularizer = Regularizer(0.4, end_weight=0.1, burn_in=100)
+    steps = jnp.array([0, 25, 50, 100, 10**6])
+    quarter = 0.25 + 0.15 * np.cos(np.pi / 4)
+    np.testing.assert_allclose(regularizer.weight_at(steps), [0.4, quarter, 0.25, 0.1, 0.1], rtol=1e-6)
+    # a step far beyond the burn-in is one with the end weight from the start; at its beginning, with the first
+    end, first, burning = (
+        plane(regularizers=dict(r1=fields))
+        for fields in (dict(weight=0.1), dict(weight=0.4), dict(weight=0.4, end_weight=0.1, burn_in=100))
+    )
+    assert same(after(first)[0].discriminator, after(burning)[0].discriminator)
+    task = build(burning)
+    late = jax.jit(task.init)(jax.random.key(0)).replace(step=jnp.int32(1000))
+    update = jax.jit(task.update, compiler_options=QUICK)
+    moments = [
+        state.discriminator.optimizer_state[0].nu
+        for state in (update(late, points(0), jax.random.key(1))[0], after(end)[0])
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-12), *moments)
+
+
+def test_the_discriminators_gradient_by_generated_examples_alone():
+    """Against the derivative of the part of its loss that they are in."""
+    config = plane(objective="non_saturating", regularizers=dict(r1=dict(weight=0.3)))
+    task = build(config)
+    state = jax.jit(task.init)(jax.random.key(0))
+    _, metrics = jax.jit(task.update, compiler_options=QUICK)(state, points(0), jax.random.key(1))
+    # as an update draws them: of the first of its keys, for the only update of the discriminator, for the latents
+    (key,) = jax.random.split(jax.random.split(jax.random.key(1))[0], 1)
+    latent_key, _ = jax.random.split(jax.random.split(key, 3)[0])
+    fakes = task.generator.apply(state.generator.variables, jax.random.normal(latent_key, (16, 2)))
+
+    def loss(params):
+        return jax.nn.softplus(task.discriminator.apply({"params": params}, fakes)).mean()
+
+    expected = optax.tree.norm(jax.grad(loss)(state.discriminator.params))
+    found = metrics["norm/gradient_of_discriminator_by_generated"].total
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert found != metrics["norm/gradient_of_discriminator"].total
+
+
 def test_a_lazy_penalty_is_logged_where_it_is_computed_and_as_the_eager_one():
     eager, lazy = (
         plane(regularizers=dict(r1=dict(weight=0.3))),
@@ -185,6 +228,7 @@ def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path):
         (dict(regularizers=dict(path_length=dict(weight=1.0))), "mlp_gan has none"),
         (dict(augmentations=("colour",)), "'colour'.*color"),
         (dict(updates__discriminator=3), "batch_size 16 divide into config.updates.discriminator 3"),
+        (dict(regularizers=dict(r1=dict(weight=1.0, end_weight=0.1))), "both of end_weight and burn_in"),
         (dict(updates__generator=0), "config.updates must be positive"),
         (dict(accumulation_steps=2), "accumulation_steps must be 1"),
     ],

@@ -16,6 +16,11 @@ def test_schedule_warms_up_and_falls_as_a_half_cosine():
     np.testing.assert_allclose([schedule(s) for s in steps], [0, 0.05, 0.1, 0.05, 0], atol=1e-8)
 
 
+def test_the_rate_falls_to_its_end_and_stays():
+    _, schedule = make_optimizer(**NUMBERS, decay_steps=50, end_learning_rate=0.02)
+    np.testing.assert_allclose([schedule(s) for s in (10, 30, 50, 80)], [0.1, 0.06, 0.02, 0.02], rtol=1e-6)
+
+
 def test_only_kernels_decay_even_when_layers_are_stacked():
     params = {"blocks": {"dense": {"kernel": jnp.ones((3, 2, 2)), "bias": jnp.ones((3, 2))}}}
     mask = kernels_only(params)
@@ -49,6 +54,7 @@ def test_a_constant_schedule_warms_up_and_stays():
         (dict(name="add_decayed_weights"), "there are"),
         (dict(name="lion", momentum=0.9), "has momentum, which lion does not take; it takes .*b1"),
         (dict(warmup_steps=200), "warmup_steps=200.*num_steps=100"),
+        (dict(decay_steps=10), "warmup_steps=10.*decay_steps=10"),
         (dict(schedule="linear"), "schedule is 'linear'; there are cosine, constant"),
         (dict(name="schedule_free_adamw"), "set config.optimizer.schedule to 'constant'"),
     ],

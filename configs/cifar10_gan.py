@@ -1,0 +1,94 @@
+"""Class-conditional GANs on CIFAR-10, by their authors' settings, for accelerators. Not run to their end yet.
+
+python -m experiments.train --config=configs/cifar10_gan.py:r3gan --workdir=runs/cifar10_gan_r3gan
+
+The choice is r3gan (Huang et al. 2024, appendix D) or stylegan2 (the "cifar" settings of StyleGAN2-ADA, Karras et al.
+2020, appendix D). Other than theirs are: DiffAugment in place of adaptive augmentation, and an average and a β₂ that
+are at once what theirs become.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import digits_gan
+
+
+def large_gan(model: str, experiment: str) -> ConfigDict:
+    """What the GANs for accelerators have in common: networks to be filled in, DiffAugment, pictures and files."""
+    config = digits_gan.get_config(model)
+    config.experiment = experiment
+    config.unlock()  # networks have fields of their own
+    config.model = dict(name=model)
+    config.augmentations = ("color", "translation", "cutout")
+    config.data.image_shape = (32, 32, 3)
+    config.data.flip = True
+    config.log_every = 100
+    config.snapshot_every = 50_000
+    config.checkpoint.every = 10_000
+    config.sampling.every = 10_000
+    config.evaluation.update(every=50_000, num_samples=10_000)
+    return config
+
+
+def r3gan(
+    config: ConfigDict,
+    *,
+    widths: tuple[int, ...],
+    cardinalities: tuple[int, ...],
+    float32_stages: int = 1,
+    gamma: float,
+    burn_in: int,
+    average: int,
+) -> None:
+    """R3GAN of the generator's `widths` and `cardinalities`, with two blocks in every stage.
+
+    Args:
+        gamma: of R1 and R2, at the start; a tenth after the burn-in.
+        burn_in: images until then.
+        average: half-life of the generator's average, in images.
+    """
+    stages = dict(widths=widths, cardinalities=cardinalities, blocks=(2,) * len(widths))
+    types = dict(dtype="bfloat16", float32_stages=float32_stages)
+    mirrored = {name: sizes[::-1] for name, sizes in stages.items()}
+    config.model.generator = dict(stages, **types, embedding_features=64)
+    config.model.discriminator = dict(mirrored, **types, embedding_features=widths[0])
+    steps = burn_in // config.batch_size
+    penalty = dict(weight=gamma / 2, every=1, end_weight=gamma / 20, burn_in=steps)
+    config.regularizers = dict(r1=penalty, r2=dict(penalty))
+    for optimizer in config.optimizer.values():
+        optimizer.update(learning_rate=2e-4, end_learning_rate=5e-5, decay_steps=steps)
+    config.averages.ema.steps = average / config.batch_size
+
+
+def stylegan2(config: ConfigDict, *, gamma: float, learning_rate: float, average: int, **sizes: int) -> None:
+    """StyleGAN2 with lazy penalties.
+
+    Args:
+        gamma: of R1.
+        average: half-life of the generator's average, in images.
+        sizes: fields of both networks.
+    """
+    sizes = dict(sizes, resolution=config.data.image_shape[0], dtype="bfloat16")
+    config.model.generator, config.model.discriminator = sizes, dict(sizes)
+    config.objective = "non_saturating"
+    config.regularizers = dict(r1=dict(weight=gamma / 2, every=16), path_length=dict(weight=2.0, every=4))
+    for optimizer in config.optimizer.values():
+        optimizer.update(learning_rate=learning_rate, schedule="constant")
+    config.averages.ema.steps = average / config.batch_size
+
+
+def get_config(choice: str = "r3gan") -> ConfigDict:
+    if choice not in ("r3gan", "stylegan2"):
+        raise ValueError(f"the choices are r3gan, stylegan2; got {choice!r}")
+    config = large_gan(choice, f"cifar10_gan_{choice}")
+    config.data.name = "cifar10"
+    if choice == "r3gan":
+        config.batch_size, config.num_steps = 512, 400_000
+        sizes = dict(widths=(768,) * 4, cardinalities=(96,) * 4)
+        r3gan(config, **sizes, gamma=0.05, burn_in=20_000_000, average=5_000_000)
+    else:
+        config.batch_size, config.num_steps = 64, 1_600_000
+        stylegan2(config, gamma=0.01, learning_rate=2.5e-3, average=500_000, mapping_layers=2)
+        config.model.generator.style_mixing = 0.0
+        config.model.discriminator.update(architecture="original", group_size=32)
+        del config.regularizers.path_length
+    return config

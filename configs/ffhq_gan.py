@@ -1,0 +1,42 @@
+"""GANs on FFHQ, 70,000 faces, by their authors' settings, for accelerators. Not run to their end yet.
+
+python -m experiments.train --config=configs/ffhq_gan.py:stylegan2_1024 --config.data.directory=FOLDER --workdir=runs/ffhq
+
+The choice is stylegan2_1024 (configuration F, Karras et al. 2020, "StyleGAN2"), stylegan2_256 (the "paper256" settings
+of StyleGAN2-ADA, Karras et al. 2020), r3gan_256 or r3gan_64 (Huang et al. 2024, appendix D). FOLDER holds PNG files of
+that side in one folder. Other than theirs are: R3GAN's augmentation, average and β₂, as in cifar10_gan.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.cifar10_gan import large_gan, r3gan, stylegan2
+
+CHOICES = ("stylegan2_1024", "stylegan2_256", "r3gan_256", "r3gan_64")
+
+
+def get_config(choice: str = "r3gan_256") -> ConfigDict:
+    if choice not in CHOICES:
+        raise ValueError(f"the choices are {', '.join(CHOICES)}; got {choice!r}")
+    model, side = choice.split("_")
+    config = large_gan(model, f"ffhq_gan_{choice}")
+    config.conditional = False
+    config.data.update(name="folder", image_shape=(int(side), int(side), 3), num_classes=1)
+    config.sampling.per_class = 64
+    if choice == "stylegan2_1024":
+        config.batch_size, config.num_steps, config.augmentations = 32, 780_000, ()
+        stylegan2(config, gamma=10, learning_rate=2e-3, average=10_000)
+    elif choice == "stylegan2_256":
+        config.batch_size, config.num_steps, config.augmentations = 64, 390_000, ()
+        stylegan2(config, gamma=1, learning_rate=2.5e-3, average=20_000, channel_base=16384)
+        config.model.discriminator.group_size = 8
+    else:
+        fine, float32_stages, gamma = {
+            "64": (((384,), (48,)), 1, 2),
+            "256": (((384, 192, 96), (48, 24, 12)), 3, 150),
+        }[side]
+        config.batch_size, config.num_steps = 256, 600_000
+        sizes = dict(widths=(768,) * 4 + fine[0], cardinalities=(96,) * 4 + fine[1])
+        r3gan(
+            config, **sizes, float32_stages=float32_stages, gamma=gamma, burn_in=20_000_000, average=500_000
+        )
+    return config

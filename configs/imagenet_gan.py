@@ -1,0 +1,31 @@
+"""R3GAN on ImageNet of 32 or 64 pixels a side, class-conditional, by its authors' settings, for many accelerators.
+
+python -m experiments.train --config=configs/imagenet_gan.py:64 --workdir=runs/imagenet64_gan
+
+The choice is 32 or 64 (Huang et al. 2024, appendix D). Other than theirs are: the augmentation, the average and β₂, as
+in cifar10_gan. Not run to its end yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.cifar10_gan import large_gan, r3gan
+
+
+def get_config(choice: str = "64") -> ConfigDict:
+    if choice not in ("32", "64"):
+        raise ValueError(f"the choices are 32, 64; got {choice!r}")
+    side, stages = int(choice), {"32": 4, "64": 5}[choice]
+    config = large_gan("r3gan", f"imagenet_gan_{choice}")
+    config.data.update(
+        name=f"imagenet_resized/{side}x{side}",
+        held_out_split="validation",
+        image_shape=(side, side, 3),
+        num_classes=1000,
+    )
+    config.mesh = dict(data=1, fsdp=-1)
+    config.batch_size, config.num_steps = 4096, 200_000
+    sizes = dict(widths=(1536,) * stages, cardinalities=(96,) * stages)
+    r3gan(config, **sizes, gamma={"32": 0.5, "64": 1.0}[choice], burn_in=200_000_000, average=50_000_000)
+    config.sampling.per_class = 1
+    config.evaluation.num_samples = 50_000
+    return config
