@@ -68,15 +68,14 @@ def get_config(choice: str = "r3gan") -> ConfigDict:
         model.discriminator = dict(sizes)
     elif choice == "stylegan2":
         sizes = dict(resolution=8, channel_base=256, channel_max=64)
-        model.generator = dict(sizes, latent_size=32, w_size=64, mapping_layers=2, image_channels=1)
-        model.discriminator = dict(sizes, mapping_layers=2)
-        config.objective = "non_saturating"
-        config.regularizers = dict(r1=dict(weight=0.5, every=1), path_length=dict(weight=2.0, every=1))
+        model.generator = dict(sizes, latent_size=64, w_size=64, mapping_layers=2, image_channels=1)
+        model.discriminator = dict(sizes, mapping_layers=2, group_size=8)
     elif choice == "dcgan":
         sizes = dict(width=32, doublings=2)
         model.generator = dict(sizes, start=2, latent_size=32, image_channels=1)
-        model.discriminator = dict(sizes, spectral_norm=True)
-        config.objective, config.regularizers = "hinge", {}
+        model.discriminator = dict(sizes)
+        config.regularizers.r1.weight = config.regularizers.r2.weight = 1.0
+        config.num_steps = 1000
     else:
         raise ValueError(f"the choices are dcgan, r3gan, stylegan2, vit_gan; got {choice!r}")
     return config

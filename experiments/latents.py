@@ -64,20 +64,30 @@ class Space:
     interpolation: Any
 
 
-def spaces(generator: nn.Module, variables: PyTree) -> list[Space]:
-    """Z, and W and W+ of a generator with styles. W+ is not drawn from: its latents start as those of W."""
+def spaces(generator: nn.Module, variables: PyTree, truncation: float) -> list[Space]:
+    """Z, and W and W+ of a generator with styles. W+ is not drawn from: its latents start as those of W.
+
+    Args:
+        truncation: as in sampling: ψ of a generator with styles; others have z itself drawn so much smaller.
+    """
     normal = lambda key, labels: jax.random.normal(key, (len(labels), generator.latent_size))
     apply = functools.partial(generator.apply, variables)
-    found = [Space("z", apply, normal, slerp)]
-    if hasattr(generator, "map"):
-        drawn = lambda key, labels: apply(normal(key, labels), labels, method="map")
-        each = lambda w, labels: apply(w, method="synthesize")
-        same = lambda w, labels: each(jnp.repeat(w[:, :1], generator.num_styles, axis=1), labels)
-        found += [
-            Space("w", same, lambda key, labels: drawn(key, labels)[:, :1], adversarial.lerp),
-            Space("w_plus", each, drawn, adversarial.lerp),
-        ]
-    return found
+    if not hasattr(generator, "map"):
+        return [Space("z", apply, lambda key, labels: truncation * normal(key, labels), slerp)]
+    styles = lambda z, labels: apply(z, labels, truncation=truncation, method="map")
+    drawn = lambda key, labels: styles(normal(key, labels), labels)
+    synthesize = lambda w, labels: apply(w, method="synthesize")
+    repeat = lambda w: jnp.repeat(w[:, :1], generator.num_styles, axis=1)
+    return [
+        Space("z", lambda z, labels: synthesize(styles(z, labels), labels), normal, slerp),
+        Space(
+            "w",
+            lambda w, labels: synthesize(repeat(w), labels),
+            lambda key, labels: drawn(key, labels)[:, :1],
+            adversarial.lerp,
+        ),
+        Space("w_plus", synthesize, drawn, adversarial.lerp),
+    ]
 
 
 def walk(
@@ -155,7 +165,7 @@ def explore(
     """Writes the pictures into `folder` and returns what `latents.json` holds."""
     weights, key = config.sampling.weights, jax.random.key(config.sampling.seed)
     variables = {"params": state.generator.variables, **state.averages}[weights]
-    there = spaces(task.generator, variables)
+    there = spaces(task.generator, variables, config.sampling.truncation)
     num_classes = config.data.num_classes
     labels = jnp.arange(count) % num_classes
     folder.mkdir(exist_ok=True)
@@ -205,6 +215,7 @@ def explore(
         "inversion_steps": num_steps,
         "pairs": num_pairs,
         "weights": weights,
+        "truncation": config.sampling.truncation,
         "seed": config.sampling.seed,
         "steps": int(state.step),
         "device": device_name(),

@@ -432,14 +432,18 @@ class ImageGAN:
         """
         there = {"params": state.generator.variables, **state.averages}[weights]
         labels = labels if self.conditional else None
-        latents = jax.vmap(lambda key: jax.random.normal(key, (2, self.generator.latent_size)))(
-            sample_keys(key, indices)
-        )
+        latent_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(sample_keys(key, indices))
+        latents = jax.vmap(lambda key: jax.random.normal(key, (2, self.generator.latent_size)))(latent_keys)
+
+        def synthesize(w, key):
+            """One image, with noise of its own: without it a sample lacks what training put into noise."""
+            rngs = {"noise": key}
+            return self.generator.apply(there, w[None], train=True, rngs=rngs, method="synthesize")[0]
 
         def images(z):
             if hasattr(self.generator, "map"):
                 w = self.generator.apply(there, z, labels, truncation=truncation, method="map")
-                return self.generator.apply(there, w, method="synthesize")
+                return jax.vmap(synthesize)(w, noise_keys)
             return self.generator.apply(there, truncation * z, labels)
 
         if not trajectory:

@@ -18,6 +18,7 @@ from genjax.adversarial.latents import invert as invert
 from genjax.adversarial.latents import lerp as lerp
 from genjax.adversarial.latents import mix_styles as mix_styles
 from genjax.adversarial.latents import perceptual_path_length as perceptual_path_length
+from genjax.adversarial.latents import square_distance as square_distance
 from genjax.adversarial.latents import walk as walk
 from genjax.adversarial.objectives import Objective as Objective
 from genjax.adversarial.objectives import generator_slope as generator_slope

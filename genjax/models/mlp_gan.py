@@ -1,7 +1,7 @@
 """A GAN of dense layers, for points rather than images.
 
-Both networks begin with a layer of sines of random frequencies, learnt from there (Tancik et al. 2020, "Fourier
-features"). Without it they are slow to learn functions as steep as clusters that lie far apart ask for.
+Both networks begin with sines and cosines of random frequencies, learnt from there (Tancik et al. 2020, "Fourier
+features"). Without them they are slow to learn functions as steep as clusters that lie far apart ask for.
 """
 
 from typing import Any
@@ -16,15 +16,15 @@ from genjax.nn import Dense
 Dtype = Any
 
 
-def _layers(x: Array, sizes: list[int], frequency: float, dtype: Dtype, param_dtype: Dtype) -> Array:
-    """A layer of sines, then leaky ReLUs between the others."""
+def _layers(
+    x: Array, num_waves: int, frequency: float, sizes: list[int], dtype: Dtype, param_dtype: Dtype
+) -> Array:
+    """Sines and cosines of `num_waves` frequencies, then dense layers with leaky ReLUs between."""
     types = dict(dtype=dtype, param_dtype=param_dtype)
-    phase = nn.initializers.uniform(2 * np.pi)
-    wave = Dense(
-        sizes[0], kernel_init=nn.initializers.normal(frequency), bias_init=phase, name="wave", **types
-    )
-    x = np.sqrt(2) * jnp.sin(wave(x))
-    for i, size in enumerate(sizes[1:]):
+    init = nn.initializers.normal(frequency)
+    angles = Dense(num_waves, use_bias=False, kernel_init=init, name="frequencies", **types)(x)
+    x = np.sqrt(2) * jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+    for i, size in enumerate(sizes):
         x = nn.leaky_relu(x, 0.2) if i else x
         init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
         x = Dense(size, kernel_init=init, name=f"dense_{i}", **types)(x)
@@ -35,13 +35,15 @@ class Generator(nn.Module):
     """`depth` hidden layers from z to a point of `features` coordinates; a class is joined to z, one of them hot.
 
     Attributes:
-        frequency: deviation of the first layer's angular frequencies before training.
+        num_waves: sines, and as many cosines, before the hidden layers.
+        frequency: deviation of their angular frequencies before training.
     """
 
     width: int = 128
-    depth: int = 3
+    depth: int = 4
     features: int = 2
     latent_size: int = 2
+    num_waves: int = 64
     frequency: float = 3.0
     num_classes: int = 0
     dtype: Dtype = jnp.float32
@@ -58,18 +60,22 @@ class Generator(nn.Module):
         if self.num_classes:
             z = jnp.concatenate([z, nn.one_hot(labels, self.num_classes)], axis=1)
         sizes = [self.width] * self.depth + [self.features]
-        return _layers(z, sizes, self.frequency, self.dtype, self.param_dtype).astype(jnp.float32)
+        return _layers(z, self.num_waves, self.frequency, sizes, self.dtype, self.param_dtype).astype(
+            jnp.float32
+        )
 
 
 class Discriminator(nn.Module):
     """`depth` hidden layers from a point to a logit; a class is joined to the point, one of them hot.
 
     Attributes:
-        frequency: deviation of the first layer's angular frequencies before training.
+        num_waves: sines, and as many cosines, before the hidden layers.
+        frequency: deviation of their angular frequencies before training.
     """
 
     width: int = 128
-    depth: int = 3
+    depth: int = 2
+    num_waves: int = 64
     frequency: float = 1.0
     num_classes: int = 0
     dtype: Dtype = jnp.float32
@@ -86,4 +92,6 @@ class Discriminator(nn.Module):
         if self.num_classes:
             points = jnp.concatenate([points, nn.one_hot(labels, self.num_classes)], axis=1)
         sizes = [self.width] * self.depth + [1]
-        return _layers(points, sizes, self.frequency, self.dtype, self.param_dtype)[:, 0].astype(jnp.float32)
+        return _layers(points, self.num_waves, self.frequency, sizes, self.dtype, self.param_dtype)[
+            :, 0
+        ].astype(jnp.float32)

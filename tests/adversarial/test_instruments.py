@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from genjax.adversarial import alarms, hinge, least_squares, non_saturating, wasserstein
+from genjax.adversarial import alarms, hinge, least_squares, non_saturating, relativistic, wasserstein
 from genjax.adversarial.instruments import (
     HISTOGRAM_EDGES,
     accuracies,
@@ -15,14 +15,15 @@ from genjax.adversarial.instruments import (
 
 
 @pytest.mark.parametrize(
-    ("objective", "shift"), [(non_saturating, 0.0), (hinge, 0.0), (least_squares, 0.5), (wasserstein, 7.0)]
+    ("objective", "shift"),
+    [(non_saturating, 0.0), (hinge, 0.0), (least_squares, 0.5), (wasserstein, 7.0), (relativistic, 7.0)],
 )
 def test_accuracies(objective, shift):
-    """A logit on the boundary is no answer; wasserstein's is midway between both means, here 1.75 + 7."""
+    """A logit on the boundary is no answer; that of differences is midway between both means, here 1.75 + 7."""
     real, fake = jnp.array([3.0, 0.0, -1.0, 2.0]), jnp.array([-1.0, 0.0, 5.0, 6.0])
     found = accuracies(objective, real + shift, fake + shift)
     np.testing.assert_allclose(found["accuracy/real"], 1 / 2)
-    np.testing.assert_allclose(found["accuracy/fake"], 1 / 2 if objective is wasserstein else 1 / 4)
+    np.testing.assert_allclose(found["accuracy/fake"], 1 / 4 if objective.boundary is not None else 1 / 2)
 
 
 def test_histogram():

@@ -1,0 +1,90 @@
+"""The program that explores a latent space: its parts on generators known in closed form, and whole."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import program
+
+from experiments import latents
+from genjax import adversarial
+
+
+def styles(images=lambda w, labels: w):
+    """A space whose latents, of 4 styles of 3, are drawn as normal numbers."""
+    return latents.Space(
+        "w_plus", images, lambda key, labels: jax.random.normal(key, (len(labels), 4, 3)), adversarial.lerp
+    )
+
+
+def test_a_walk_comes_back():
+    frames = latents.walk(styles(), jax.random.key(0), jnp.zeros(2, int))
+    assert frames.shape == (latents.STOPS * latents.STEPS + 1, 2, 4, 3)
+    np.testing.assert_array_equal(frames[0], frames[-1])
+    stops = frames[:: latents.STEPS]
+    np.testing.assert_allclose(frames[latents.STEPS // 2], (stops[0] + stops[1]) / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_mixing_takes_coarse_styles_from_the_left_and_fine_ones_from_above():
+    grid = latents.mixing(styles(), jax.random.key(0), jnp.zeros(3, int))
+    assert grid.shape == (4, 3, 4, 3)
+    for row in range(3):
+        for column in range(3):
+            np.testing.assert_array_equal(grid[1 + row, column, :2], grid[0, row, :2])
+            np.testing.assert_array_equal(grid[1 + row, column, 2:], grid[0, column, 2:])
+
+
+def test_directions_go_through_the_image_itself():
+    kernel = jnp.repeat(
+        jnp.eye(3), jnp.array([1, 3, 2]), axis=1
+    )  # columns count alike: 1, 3 and 2 of each coordinate
+    variables = {"params": {"layer": {"affine": {"kernel": kernel}}}}
+    along, values = latents.directions(styles(), variables, jax.random.key(0), jnp.zeros(1, int), 2)
+    np.testing.assert_allclose(values, [3, 2], rtol=1e-6)
+    # The second coordinate counts most, then the third; a direction's sign is free.
+    steps = np.abs(np.diff(along[:, :, 0], axis=1))
+    np.testing.assert_allclose(steps, np.broadcast_to([[[0, 1, 0]], [[0, 0, 1]]], (2, 6, 3)), atol=1e-5)
+    np.testing.assert_allclose(along[0, 3], along[1, 3])
+
+
+def test_inversion_finds_the_least_squares_of_a_linear_generator():
+    random = np.random.default_rng(0)
+    matrix, images = random.standard_normal((12, 30)), random.standard_normal((2, 30))
+    space = styles(lambda w, labels: w.reshape(-1, 12) @ matrix.astype(np.float32))
+    found, start, error = latents.inversion(
+        space, jax.random.key(0), jnp.asarray(images, jnp.float32), jnp.zeros(2, int), 2000
+    )
+    best = images @ np.linalg.pinv(matrix) @ matrix
+    np.testing.assert_allclose(found, best, atol=2e-3)
+    np.testing.assert_allclose(error, np.mean((best - images) ** 2, axis=1), rtol=1e-4)
+    assert np.all(start > error)
+
+
+@pytest.mark.slow
+def test_the_program(tmp_path, small_run):
+    """Of a StyleGAN2 of one step. What has no latents is refused."""
+    run, size = tmp_path / "run", dict(channel_base=64, channel_max=16, mapping_layers=1)
+    flags = [
+        f"--config.model.{net}.{k}={v}" for net in ("generator", "discriminator") for k, v in size.items()
+    ]
+    flags += ["--config.num_steps=1", "--config.batch_size=32", "--config.evaluation.num_samples=40"]
+    flags += ["--config.regularizers.r1.every=2", "--config.regularizers.r2.every=2"]
+    result = program("train", "--config=configs/digits_gan.py:stylegan2", f"--workdir={run}", *flags)
+    assert result.returncode == 0, result.stderr
+    result = program(
+        "latents", f"--workdir={run}", "--count=3", "--inversion_steps=5", "--pairs=20", "--truncation=0.7"
+    )
+    assert result.returncode == 0, result.stderr
+    folder = run / "latents"
+    for name in ("walk_z.gif", "walk_w.gif", "mixing.png", "directions.png", "inversion.png"):
+        assert (folder / name).stat().st_size > 1000
+        assert str(folder / name) in result.stderr
+    report = json.loads((folder / "latents.json").read_text())
+    for space in ("z", "w", "w_plus"):
+        assert 0 < report[f"inversion_{space}"] <= report[f"inversion_{space}_start"]
+    assert report["path_length_z"] > 0 and report["path_length_w"] > 0
+
+    result = program("latents", f"--workdir={small_run[0]}")
+    assert result.returncode == 1 and "this program is of images by GANs" in result.stderr
