@@ -11,9 +11,13 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config(choice: str = "r3gan") -> ConfigDict:
+    num_steps, weight, learning_rate = {
+        "dcgan": (1000, 1.0, 1e-3),
+        "stylegan2": (2000, 3.0, 2.5e-3),
+    }.get(choice, (1500, 0.2, 1e-3))
     optimizer = dict(
         name="adamw",  # or others: genjax/training/optimizers.py; their arguments go here too
-        learning_rate=1e-3,
+        learning_rate=learning_rate,
         schedule="cosine",
         warmup_steps=0,
         clip_norm=placeholder(float),
@@ -26,7 +30,7 @@ def get_config(choice: str = "r3gan") -> ConfigDict:
             experiment=f"digits_gan_{choice}",
             task="ImageGAN",  # a class of experiments/tasks
             seed=0,
-            num_steps=3000,
+            num_steps=num_steps,
             batch_size=64,  # of all devices together, and of all the discriminator's updates in a step
             data=dict(
                 name="digits",
@@ -41,18 +45,18 @@ def get_config(choice: str = "r3gan") -> ConfigDict:
             conditional=True,
             objective="relativistic",  # of genjax/adversarial/objectives.py
             # weight: what a penalty's mean is multiplied by, γ/2 for R1 and R2; every: steps from one to the next.
-            regularizers=dict(r1=dict(weight=0.5, every=1), r2=dict(weight=0.5, every=1)),
+            regularizers=dict(r1=dict(weight=weight, every=1), r2=dict(weight=weight, every=1)),
             augmentations=(),  # of genjax/adversarial/augmentation.py
             updates=dict(discriminator=1, generator=1, simultaneous=False),
             optimizer=dict(generator=optimizer, discriminator=dict(optimizer)),
             averages=dict(ema=dict(name="HalfLife", steps=200.0)),
-            snapshot_every=1000,
+            snapshot_every=500,
             mesh=dict(data=-1, fsdp=1),
             accumulation_steps=1,
             log_every=100,
             profile_at=placeholder(int),
-            checkpoint=dict(every=1000, keep=3),
-            sampling=dict(every=500, per_class=10, truncation=1.0, weights="ema", seed=0),
+            checkpoint=dict(every=500, keep=3),
+            sampling=dict(every=250, per_class=10, truncation=1.0, weights="ema", seed=0),
             evaluation=dict(every=500, num_samples=1000, labels="balanced"),
         )
     )
@@ -68,14 +72,13 @@ def get_config(choice: str = "r3gan") -> ConfigDict:
         model.discriminator = dict(sizes)
     elif choice == "stylegan2":
         sizes = dict(resolution=8, channel_base=256, channel_max=64)
-        model.generator = dict(sizes, latent_size=64, w_size=64, mapping_layers=2, image_channels=1)
+        styles = dict(latent_size=64, w_size=64, mapping_layers=2, style_mixing=0.5)
+        model.generator = dict(sizes, **styles, image_channels=1)
         model.discriminator = dict(sizes, mapping_layers=2, group_size=8)
     elif choice == "dcgan":
         sizes = dict(width=32, doublings=2)
         model.generator = dict(sizes, start=2, latent_size=32, image_channels=1)
         model.discriminator = dict(sizes)
-        config.regularizers.r1.weight = config.regularizers.r2.weight = 1.0
-        config.num_steps = 1000
     else:
         raise ValueError(f"the choices are dcgan, r3gan, stylegan2, vit_gan; got {choice!r}")
     return config

@@ -67,7 +67,12 @@ def _judge(discriminator: nn.Module, mesh: Mesh):
 
 
 def inspect(
-    task: Any, state: Any, reference: Reference | PlaneReference, samples: np.ndarray, features: np.ndarray
+    task: Any,
+    state: Any,
+    config: Any,
+    reference: Reference | PlaneReference,
+    samples: np.ndarray,
+    features: np.ndarray,
 ) -> dict[str, float | Image.Image]:
     """By a classifier of the modes and by the discriminator as it is after training; a picture of its logits.
 
@@ -80,9 +85,17 @@ def inspect(
     judge, mesh = _judge(task.discriminator, mesh_of(state)), mesh_of(state)
 
     def logits(examples, labels):
-        labels = labels if task.conditional else None
+        """In batches as in training, since a discriminator may look at all of one; what is left over is not judged."""
+        size = min(config.batch_size // config.updates.discriminator, len(examples))
+        parts = [slice(i, i + size) for i in range(0, len(examples) - size + 1, size)]
         with jax.set_mesh(mesh):
-            return np.asarray(judge(state.discriminator.variables, examples, labels))
+            judged = [
+                judge(
+                    state.discriminator.variables, examples[part], labels[part] if task.conditional else None
+                )
+                for part in parts
+            ]
+        return np.concatenate(judged)
 
     generated = samples[:count], reference.labels[:count]
     train, held_out, fake = (logits(*examples) for examples in (*reference.judged, generated))

@@ -119,9 +119,11 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
         measures = {name: report[name] for name in report if name in BETTER or "/" in name}
         return measures | pictures, report
 
+    reports = {}
+
     def look(state, step):
-        measures, report = evaluate(add_posthoc(task, state, sampling.weights, snapshots), step)
-        for sentence in report.get("alarms", ()):
+        measures, reports[step] = evaluate(add_posthoc(task, state, sampling.weights, snapshots), step)
+        for sentence in reports[step].get("alarms", ()):
             print(f"ALARM at step {step}: {sentence}", flush=True)
         return measures
 
@@ -150,7 +152,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     print("sampling and evaluating", flush=True)
     state = add_posthoc(task, state, sampling.weights, snapshots)
     frames = sample_images(task, state, rows, sampling, trajectory=True)
-    _, evaluation = evaluate(state, config.num_steps)
+    evaluation = reports.get(config.num_steps) or evaluate(state, config.num_steps)[1]
     if jax.process_index() != 0:
         return evaluation
     pictures = [task.picture(frame, sampling.per_class) for frame in frames]

@@ -464,7 +464,7 @@ class ImageGAN:
     def evaluate(self, state: State, config: Any, reference: Reference) -> dict[str, Any]:
         """The measures of `evaluate_images`, and the instruments."""
         report, images = evaluate_images(self, state, config, reference)
-        return report | inspect(self, state, reference, to_float(images), pixel_features(images))
+        return report | inspect(self, state, config, reference, to_float(images), pixel_features(images))
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         return instruments.alarms(metrics)
@@ -482,4 +482,4 @@ class PlaneGAN(ImageGAN):
 
     def evaluate(self, state: State, config: Any, reference: PlaneReference) -> dict[str, Any]:
         report, points = evaluate_plane(self, state, config, reference)
-        return report | inspect(self, state, reference, points, points)
+        return report | inspect(self, state, config, reference, points, points)
