@@ -6,7 +6,7 @@ Writes into WORKDIR/latents:
 
 - walk_z.gif, a walk on the sphere; and, of a generator with styles, walk_w.gif, straight lines in W,
 - mixing.png: coarse styles of the images on the left, fine ones of those above,
-- directions.png: a row for each of the directions that change the styles most (SeFa), by −3 to 3 of them,
+- directions.png: a row for each of the directions that change the styles most (SeFa), by −3 to 3 deviations of W,
 - inversion.png: held-out images, and what is nearest to them in Z, W and W+,
 - latents.json: the errors of inversion and the perceptual path lengths, both by mean squares of pixels in [−1, 1].
 """
@@ -46,7 +46,7 @@ flags.adopt_module_key_flags(sampling_flags)
 
 STOPS, STEPS = 4, 12  # of a walk, which comes back to its first stop
 STARTS = 256  # samples, from the nearest of which an inversion starts
-REACH = np.linspace(-3, 3, 7)  # along a direction of unit length, in W
+REACH = np.linspace(-3, 3, 7)  # along a direction, in deviations of W
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,10 @@ def directions(
         if jax.tree_util.keystr(path).endswith("['affine']['kernel']")
     ]
     found, values = adversarial.closed_form_directions(kernels)
+    deviations = jnp.std(space.draw(key, jnp.repeat(labels, STARTS))[:, 0] @ found.T, axis=0)
     w = space.draw(key, labels)
-    along = lambda direction: space.images(
-        w + REACH[:, None, None] * direction, jnp.repeat(labels, len(REACH))
-    )
-    return jax.lax.map(along, found[:count]), values[:count]
+    along = lambda step: space.images(w + REACH[:, None, None] * step, jnp.repeat(labels, len(REACH)))
+    return jax.lax.map(along, (deviations[:, None] * found)[:count]), values[:count]
 
 
 def inversion(
