@@ -1,9 +1,17 @@
 """Class-conditional GANs on the handwritten digits inside scikit-learn, 8×8 pixels.
 
-python -m experiments.train --config=configs/digits_gan.py:r3gan --workdir=runs/digits_r3gan
+python -m experiments.train --config=configs/digits_gan.py:r3gan --workdir=runs/digits_gan_r3gan
 
-The choice is dcgan (spectral norm, hinge), stylegan2 (non-saturating, R1 and path length), r3gan (relativistic,
-R1 and R2) or vit_gan (relativistic, R1 and R2). First settings: none of them has been tuned or run to its end yet.
+The choice is dcgan, stylegan2, r3gan or vit_gan, all with R3GAN's loss (relativistic, R1 and R2). On 2 CPU cores:
+
+choice     steps  seconds           class accuracy  Fréchet distance  precision / recall  samples with a twin
+dcgan      1,000  34                98.6 %          1.05              0.90 / 0.68         6.7 %
+stylegan2  2,000  238, others busy  96.6 %          1.94              0.94 / 0.24         2.8 %
+r3gan      1,500  452, others busy  98.8 %          1.59              0.91 / 0.44         6.4 %
+vit_gan    1,500  199, others busy  98.5 %          1.28              0.95 / 0.42         15 %, of which it warns
+(training images)                                   0.718             0.92 / 0.89         1 %
+
+1,000 samples of averaged weights, balanced labels. Pictures: samples.png and latent_walk.gif of the run's folder.
 """
 
 from ml_collections import ConfigDict

@@ -8,27 +8,29 @@ import numpy as np
 import pytest
 from conftest import program
 
-from experiments import latents
+from experiments import latent_space
 from genjax import adversarial
 
 
 def styles(images=lambda w, labels: w):
     """A space whose latents, of 4 styles of 3, are drawn as normal numbers."""
-    return latents.Space(
+    return latent_space.Space(
         "w_plus", images, lambda key, labels: jax.random.normal(key, (len(labels), 4, 3)), adversarial.lerp
     )
 
 
 def test_a_walk_comes_back():
-    frames = latents.walk(styles(), jax.random.key(0), jnp.zeros(2, int))
-    assert frames.shape == (latents.STOPS * latents.STEPS + 1, 2, 4, 3)
+    frames = latent_space.walk(styles(), jax.random.key(0), jnp.zeros(2, int))
+    assert frames.shape == (latent_space.STOPS * latent_space.STEPS + 1, 2, 4, 3)
     np.testing.assert_array_equal(frames[0], frames[-1])
-    stops = frames[:: latents.STEPS]
-    np.testing.assert_allclose(frames[latents.STEPS // 2], (stops[0] + stops[1]) / 2, rtol=1e-5, atol=1e-6)
+    stops = frames[:: latent_space.STEPS]
+    np.testing.assert_allclose(
+        frames[latent_space.STEPS // 2], (stops[0] + stops[1]) / 2, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_mixing_takes_coarse_styles_from_the_left_and_fine_ones_from_above():
-    grid = latents.mixing(styles(), jax.random.key(0), jnp.zeros(3, int))
+    grid = latent_space.mixing(styles(), jax.random.key(0), jnp.zeros(3, int))
     assert grid.shape == (4, 3, 4, 3)
     for row in range(3):
         for column in range(3):
@@ -41,7 +43,7 @@ def test_directions_go_through_the_image_itself():
         jnp.eye(3), jnp.array([1, 3, 2]), axis=1
     )  # columns count alike: 1, 3 and 2 of each coordinate
     variables = {"params": {"layer": {"affine": {"kernel": kernel}}}}
-    along, values = latents.directions(styles(), variables, jax.random.key(0), jnp.zeros(1, int), 2)
+    along, values = latent_space.directions(styles(), variables, jax.random.key(0), jnp.zeros(1, int), 2)
     np.testing.assert_allclose(values, [3, 2], rtol=1e-6)
     # The second coordinate counts most, then the third; a direction's sign is free.
     steps = np.abs(np.diff(along[:, :, 0], axis=1))
@@ -55,7 +57,7 @@ def test_inversion_finds_the_least_squares_of_a_linear_generator():
     random = np.random.default_rng(0)
     matrix, images = random.standard_normal((12, 30)), random.standard_normal((2, 30))
     space = styles(lambda w, labels: w.reshape(-1, 12) @ matrix.astype(np.float32))
-    found, start, error = latents.inversion(
+    found, start, error = latent_space.inversion(
         space, jax.random.key(0), jnp.asarray(images, jnp.float32), jnp.zeros(2, int), 2000
     )
     best = images @ np.linalg.pinv(matrix) @ matrix

@@ -1,0 +1,195 @@
+"""Pictures and measures of a GAN's latent space: walks, mixed styles, directions, inversion, path length."""
+
+import functools
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from genjax import adversarial
+from genjax.data import load_dataset, to_float, to_uint8
+from genjax.diffusion import slerp
+from genjax.training.pictures import save_animation
+from genjax.training.workdir import device_name
+
+STOPS, STEPS = 4, 12  # of a walk, which comes back to its first stop
+STARTS = 256  # samples, from the nearest of which an inversion starts
+REACH = np.linspace(-3, 3, 7)  # along a direction, in deviations of W
+
+
+@dataclass(frozen=True)
+class Space:
+    """Images as a function of latents of one kind.
+
+    Attributes:
+        images: `images(latents, labels)`.
+        draw: `draw(key, labels)`, latents as in sampling.
+    """
+
+    name: str
+    images: Any
+    draw: Any
+    interpolation: Any
+
+
+def spaces(generator: nn.Module, variables: PyTree, truncation: float) -> list[Space]:
+    """Z, and W and W+ of a generator with styles. W+ is not drawn from: its latents start as those of W.
+
+    Args:
+        truncation: as in sampling: ψ of a generator with styles; others have z itself drawn so much smaller.
+    """
+    normal = lambda key, labels: jax.random.normal(key, (len(labels), generator.latent_size))
+    apply = functools.partial(generator.apply, variables)
+    if not hasattr(generator, "map"):
+        return [Space("z", apply, lambda key, labels: truncation * normal(key, labels), slerp)]
+    styles = lambda z, labels: apply(z, labels, truncation=truncation, method="map")
+    drawn = lambda key, labels: styles(normal(key, labels), labels)
+    synthesize = lambda w, labels: apply(w, method="synthesize")
+    repeat = lambda w: jnp.repeat(w[:, :1], generator.num_styles, axis=1)
+    return [
+        Space("z", lambda z, labels: synthesize(styles(z, labels), labels), normal, slerp),
+        Space(
+            "w",
+            lambda w, labels: synthesize(repeat(w), labels),
+            lambda key, labels: drawn(key, labels)[:, :1],
+            adversarial.lerp,
+        ),
+        Space("w_plus", synthesize, drawn, adversarial.lerp),
+    ]
+
+
+def walk(
+    space: Space, key: Key[Array, ""], labels: Int[Array, " batch"]
+) -> Float[Array, " frames batch *shape"]:
+    """Images of a closed walk, one beside the other."""
+    stops = jnp.stack([space.draw(each, labels) for each in jax.random.split(key, STOPS)])
+    points = adversarial.walk(jnp.concatenate([stops, stops[:1]]), STEPS, space.interpolation)
+    return jax.lax.map(lambda latents: space.images(latents, labels), points)
+
+
+def mixing(
+    space: Space, key: Key[Array, ""], labels: Int[Array, " batch"]
+) -> Float[Array, " rows batch *shape"]:
+    """The images themselves, and, in each further row, the coarse half of one's styles with the fine ones of all."""
+    w = space.draw(key, labels)
+    crossover = w.shape[1] // 2
+    mixed = lambda coarse: adversarial.mix_styles(jnp.broadcast_to(coarse, w.shape), w, crossover)
+    return jax.lax.map(lambda latents: space.images(latents, labels), jnp.stack([w, *map(mixed, w)]))
+
+
+def directions(
+    space: Space, variables: PyTree, key: Key[Array, ""], labels: Int[Array, " one"], count: int
+) -> tuple[Float[Array, " count reach *shape"], Float[Array, " count"]]:
+    """Images along the first directions of all layers' styles, and those directions' eigenvalues."""
+    kernels = [
+        leaf
+        for path, leaf in jax.tree.leaves_with_path(variables["params"])
+        if jax.tree_util.keystr(path).endswith("['affine']['kernel']")
+    ]
+    found, values = adversarial.closed_form_directions(kernels)
+    deviations = jnp.std(space.draw(key, jnp.repeat(labels, STARTS))[:, 0] @ found.T, axis=0)
+    w = space.draw(key, labels)
+    along = lambda step: space.images(w + REACH[:, None, None] * step, jnp.repeat(labels, len(REACH)))
+    return jax.lax.map(along, (deviations[:, None] * found)[:count]), values[:count]
+
+
+def inversion(
+    space: Space,
+    key: Key[Array, ""],
+    images: Float[Array, " batch *shape"],
+    labels: Int[Array, " batch"],
+    num_steps: int,
+) -> tuple[Float[Array, " batch *shape"], Float[Array, " batch"], Float[Array, " batch"]]:
+    """The images found, and the mean square of what they lack: at the start, the nearest of `STARTS` samples, and there."""
+    several = jnp.repeat(labels, STARTS)
+    latents = space.draw(key, several)
+    candidates = jax.lax.map(
+        lambda part: space.images(*part),
+        jax.tree.map(lambda a: a.reshape(len(labels), STARTS, *a.shape[1:]), (latents, several)),
+    )
+    distances = jax.vmap(adversarial.square_distance)(
+        candidates, jnp.broadcast_to(images[:, None], candidates.shape)
+    )
+    nearest = jnp.argmin(distances, axis=1) + STARTS * jnp.arange(len(labels))
+    start = latents[nearest]
+    generate = lambda latents: space.images(latents, labels)
+    result = adversarial.invert(generate, images, start, num_steps)
+    found = generate(result.latents)
+    return found, distances.min(axis=1), adversarial.square_distance(found, images)
+
+
+def path_length(space: Space, key: Key[Array, ""], labels: Int[Array, " pairs"]) -> Float[Array, ""]:
+    """The perceptual path length between latents of the same class."""
+    start_key, end_key, key = jax.random.split(key, 3)
+    ends = (space.draw(each, labels) for each in (start_key, end_key))
+    generate = lambda latents: space.images(latents, labels)
+    return adversarial.perceptual_path_length(key, generate, *ends, interpolation=space.interpolation).mean()
+
+
+def explore(
+    task: Any, state: Any, config: Any, folder: Path, count: int, num_steps: int, num_pairs: int
+) -> dict[str, Any]:
+    """Writes the pictures into `folder` and returns what `latents.json` holds."""
+    weights, key = config.sampling.weights, jax.random.key(config.sampling.seed)
+    variables = {"params": state.generator.variables, **state.averages}[weights]
+    there = spaces(task.generator, variables, config.sampling.truncation)
+    num_classes = config.data.num_classes
+    labels = jnp.arange(count) % num_classes
+    folder.mkdir(exist_ok=True)
+
+    def picture(images, columns):
+        return task.picture(np.asarray(to_uint8(images)).reshape(-1, *task.image_shape), columns)
+
+    def tell(what):
+        print(what, file=sys.stderr, flush=True)
+
+    report = {}
+    for space in there[:2]:
+        frames = jax.jit(functools.partial(walk, space))(key, labels)
+        path = folder / f"walk_{space.name}.gif"
+        save_animation(path, [picture(frame, count) for frame in frames], hold=60)
+        tell(path)
+        length = jax.jit(functools.partial(path_length, space))(key, jnp.arange(num_pairs) % num_classes)
+        report[f"path_length_{space.name}"] = float(length)
+    if len(there) > 1:
+        mixed = jax.jit(functools.partial(mixing, there[2]))(key, labels)
+        picture(mixed, count).save(folder / "mixing.png")
+        along, values = jax.jit(functools.partial(directions, there[1], count=count))(
+            variables, key, labels[:1]
+        )
+        picture(along, len(REACH)).save(folder / "directions.png")
+        report["direction_eigenvalues"] = np.asarray(values).tolist()
+        tell(folder / "mixing.png")
+        tell(folder / "directions.png")
+
+    held_out = load_dataset(config.data.name, config.data.held_out_split, config.data.directory).source
+    chosen = held_out[np.random.default_rng(0).permutation(len(held_out))[:count]]
+    images, of_images = to_float(chosen["image"]), jnp.asarray(chosen["label"])
+    rows = [jnp.asarray(images)]
+    for space in there:
+        invert = jax.jit(functools.partial(inversion, space, num_steps=num_steps))
+        found, start, error = invert(key, images, of_images)
+        rows.append(found)
+        report |= {
+            f"inversion_{space.name}": float(error.mean()),
+            f"inversion_{space.name}_start": float(start.mean()),
+        }
+        tell(f"{num_steps} steps of inversion in {space.name}")
+    picture(jnp.stack(rows), len(images)).save(folder / "inversion.png")
+    tell(folder / "inversion.png")
+    return report | {
+        "held_out_images": len(images),
+        "inversion_steps": num_steps,
+        "pairs": num_pairs,
+        "weights": weights,
+        "truncation": config.sampling.truncation,
+        "seed": config.sampling.seed,
+        "steps": int(state.step),
+        "device": device_name(),
+    }
