@@ -4,7 +4,18 @@ python -m experiments.train --config=configs/gaussians_gan.py:r3gan --workdir=ru
 
 The choice is saturating (the minimax game, without a regularizer), non_saturating (with R1), or r3gan (relativistic,
 with R1 and R2); ",ring" after it takes the ring. Penalties are strong at first, so that a smooth discriminator draws
-samples from afar, and weak in the end, where it is to see how narrow a mode is. FIGURES
+samples from afar, and weak in the end, where it is to see how narrow a mode is.
+
+12,000 steps on 2 CPU cores, other programs beside them (of 2,500 samples of averaged weights; of the data 98.9 % lie
+within 3 deviations of a mode):
+
+choice          seconds  modes     within 3 deviations of one
+saturating               0 of 25   0 %, with alarms of collapse and of a vanishing gradient
+non_saturating  227      25 of 25  93.6 %
+r3gan           232      25 of 25  92.0 %
+r3gan,ring      207      8 of 8    96.7 %
+
+tests/experiments/test_modes.py trains five seeds of each of the first three.
 """
 
 from ml_collections import ConfigDict

@@ -43,8 +43,10 @@ def train(choice, seeds, num_steps=None):
     metrics["slope/generator"] = metrics["slope/generator"] / config.updates.generator
     found = [
         dict(
-            modes_covered=instruments.modes_covered(modes := reference.modes(each), reference.num_modes),
-            num_modes=reference.num_modes,
+            modes_covered=float(
+                instruments.modes_covered(modes := reference.modes(each), reference.num_modes)
+            ),
+            num_modes=float(reference.num_modes),
             high_quality=float(np.mean(modes >= 0)),
             duplicate_rate=instruments.duplicate_rate(each, reference.unseen),
         )
