@@ -25,6 +25,7 @@ def get_config(choice: str = "r3gan_256") -> ConfigDict:
     if choice == "stylegan2_1024":
         config.batch_size, config.num_steps, config.augmentations = 32, 780_000, ()
         stylegan2(config, gamma=10, learning_rate=2e-3, average=10_000)
+        config.evaluation.num_samples = 1000  # 12 GB as floats
     elif choice == "stylegan2_256":
         config.batch_size, config.num_steps, config.augmentations = 64, 390_000, ()
         stylegan2(config, gamma=1, learning_rate=2.5e-3, average=20_000, channel_base=16384)

@@ -6,17 +6,16 @@ The choice is saturating (the minimax game, without a regularizer), non_saturati
 with R1 and R2); ",ring" after it takes the ring. Penalties are strong at first, so that a smooth discriminator draws
 samples from afar, and weak in the end, where it is to see how narrow a mode is.
 
-12,000 steps on 2 CPU cores, other programs beside them (of 2,500 samples of averaged weights; of the data 98.9 % lie
+12,000 steps on 2 CPU cores, of the last two with other programs beside them (of 2,500 samples of averaged weights; of the data 98.9 % lie
 within 3 deviations of a mode):
 
 choice          seconds  modes     within 3 deviations of one
 saturating               0 of 25   0 %, with alarms of collapse and of a vanishing gradient
-non_saturating  227      25 of 25  93.6 %
+non_saturating  180      25 of 25  93.4 %
 r3gan           232      25 of 25  92.0 %
 r3gan,ring      207      8 of 8    96.7 %
 
-The second row is of a version without the generator's warm-up. tests/experiments/test_modes.py trains five seeds of each
-of the first three.
+tests/experiments/test_modes.py trains five seeds of each of the first three.
 """
 
 from ml_collections import ConfigDict
