@@ -6,8 +6,8 @@ The choice is saturating (the minimax game, without a regularizer), non_saturati
 with R1 and R2); ",ring" after it takes the ring. Penalties are strong at first, so that a smooth discriminator draws
 samples from afar, and weak in the end, where it is to see how narrow a mode is.
 
-12,000 steps on 2 CPU cores, the last two with other programs beside them (of 2,500 samples of averaged weights; of the data 98.9 % lie
-within 3 deviations of a mode):
+12,000 steps on 2 CPU cores, the last two with other programs beside them (2,500 samples of averaged weights; of the data
+98.9 % lie within 3 deviations of a mode):
 
 choice          seconds  modes     within 3 deviations of one
 saturating               0 of 25   0 %, with alarms of collapse and of a vanishing gradient
