@@ -1,0 +1,21 @@
+"""Autoencoders: variational bounds, likelihoods and distances of reconstructions, tiles, and instruments.
+
+Everything takes arrays and callables; the networks are in `genjax.models`, quantizers in `genjax.nn`.
+"""
+
+from genjax.autoencoding import likelihoods as likelihoods
+from genjax.autoencoding import reconstruction as reconstruction
+from genjax.autoencoding.bounds import divergence as divergence
+from genjax.autoencoding.bounds import elbo as elbo
+from genjax.autoencoding.bounds import free_bits as free_bits
+from genjax.autoencoding.bounds import importance_weighted_bound as importance_weighted_bound
+from genjax.autoencoding.bounds import log_weights as log_weights
+from genjax.autoencoding.bounds import sample_posterior as sample_posterior
+from genjax.autoencoding.likelihoods import Likelihood as Likelihood
+from genjax.autoencoding.likelihoods import bernoulli as bernoulli
+from genjax.autoencoding.likelihoods import discretized_logistic as discretized_logistic
+from genjax.autoencoding.likelihoods import gaussian as gaussian
+from genjax.autoencoding.reconstruction import adaptive_weight as adaptive_weight
+from genjax.autoencoding.reconstruction import charbonnier as charbonnier
+from genjax.autoencoding.reconstruction import l1 as l1
+from genjax.autoencoding.reconstruction import l2 as l2

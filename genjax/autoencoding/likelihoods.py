@@ -1,0 +1,94 @@
+"""log p(x | z) by what a decoder says of x: the first half of the ELBO.
+
+A `Likelihood` reads a decoder's outputs, `parameters` of them for each channel of x: means first, then the logarithms of
+scales. Images are in [−1, 1].
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Images = Float[Array, " batch *shape channels"]
+Outputs = Float[Array, " batch *shape outputs"]
+
+
+class Likelihood(NamedTuple):
+    """A law of x given the decoder's outputs.
+
+    Attributes:
+        parameters: outputs per channel of x.
+        log_probability: `(outputs, x) -> [batch]`, in nats, summed over all values of an example.
+        mean: `outputs -> x`, what to show.
+    """
+
+    parameters: int
+    log_probability: Callable[[Outputs, Images], Float[Array, " batch"]]
+    mean: Callable[[Outputs], Images]
+
+
+def _sum(a: Float[Array, " batch *shape"]) -> Float[Array, " batch"]:
+    return jnp.sum(a, axis=range(1, a.ndim))
+
+
+def bernoulli() -> Likelihood:
+    """Each value is +1 with probability σ(output), else −1.
+
+    Of values between, as gray ones are, it is the expectation over drawing them so, −H ≤ 0; then it is a bound on the
+    likelihood of such drawn images.
+    """
+
+    def log_probability(logits, x):
+        share = (x + 1) / 2
+        return -_sum(share * jax.nn.softplus(-logits) + (1 - share) * jax.nn.softplus(logits))
+
+    return Likelihood(1, log_probability, lambda logits: 2 * jax.nn.sigmoid(logits) - 1)
+
+
+def gaussian(deviation: float | None = None) -> Likelihood:
+    """N(mean, deviation²) of each value; a density, so what it says in bits depends on the unit of x.
+
+    Args:
+        deviation: if None, the decoder's, whose logarithms follow the means.
+    """
+
+    def log_probability(outputs, x):
+        mean, log_deviation = _split(outputs) if deviation is None else (outputs, math.log(deviation))
+        error = (x - mean) * jnp.exp(-log_deviation)
+        return _sum(-jnp.square(error) / 2 - log_deviation - math.log(2 * math.pi) / 2)
+
+    if deviation is None:
+        return Likelihood(2, log_probability, lambda outputs: _split(outputs)[0])
+    return Likelihood(1, log_probability, lambda mean: mean)
+
+
+def discretized_logistic(levels: int = 256) -> Likelihood:
+    """The mass that a logistic distribution has within half a level of x (Kingma et al. 2016, "IAF", section 5.1;
+    Salimans et al. 2017, "PixelCNN++", equation 2): a probability of the images as they are stored.
+
+    The lowest and the highest level take all that lies beyond them, so that the levels' probabilities sum to 1.
+
+    Args:
+        levels: values that x can have, evenly from −1 to 1.
+    """
+    half = 1 / (levels - 1)
+
+    def log_probability(outputs, x):
+        mean, log_scale = _split(outputs)
+        over_scale = jnp.exp(-log_scale)
+        above, below = (x - mean + half) * over_scale, (x - mean - half) * over_scale
+        # σ(a) − σ(b) = σ(a)·σ(−b)·(1 − exp(b − a)), which loses no digit however far x lies from the mean.
+        log_within = jnp.log(-jnp.expm1(-2 * half * over_scale))
+        to_bottom = jax.nn.log_sigmoid(above)  # all mass up to x's level
+        to_top = jax.nn.log_sigmoid(-below)
+        log_mass = to_bottom + to_top + log_within
+        return _sum(jnp.where(x < half - 1, to_bottom, jnp.where(x > 1 - half, to_top, log_mass)))
+
+    return Likelihood(2, log_probability, lambda outputs: jnp.clip(_split(outputs)[0], -1, 1))
+
+
+def _split(outputs: Outputs) -> list[Array]:
+    return jnp.split(outputs, 2, axis=-1)

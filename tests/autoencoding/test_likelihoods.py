@@ -1,0 +1,100 @@
+"""Likelihoods against SciPy's distributions in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from genjax import autoencoding
+
+SHAPE = (3, 4, 5, 2)
+
+
+@pytest.fixture
+def draws():
+    generator = np.random.default_rng(0)
+    return generator.normal(size=SHAPE), generator.normal(size=SHAPE)
+
+
+def total(a):
+    return a.reshape(len(a), -1).sum(1)
+
+
+def test_bernoulli_is_that_of_black_and_white_pixels(draws):
+    logits, x = draws[0], np.sign(draws[1])
+    expected = total(stats.bernoulli.logpmf(x > 0, 1 / (1 + np.exp(-logits))))
+    found = autoencoding.bernoulli().log_probability(jnp.asarray(logits), jnp.asarray(x))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)  # float32
+
+
+def test_bernoulli_of_gray_is_the_expectation_over_black_and_white(draws):
+    logits, x = jnp.asarray(draws[0][:1, :1, :1]), jnp.array([[[[0.5, -0.2]]]])
+    log_probability = autoencoding.bernoulli().log_probability
+    expected = 0.0
+    for a in (-1.0, 1.0):
+        for b in (-1.0, 1.0):
+            share = (1 + a * 0.5) / 2 * (1 - b * 0.2) / 2
+            expected += share * log_probability(logits, jnp.array([[[[a, b]]]]))[0]
+    np.testing.assert_allclose(log_probability(logits, x)[0], expected, rtol=1e-6)
+
+
+def test_the_mean_of_a_bernoulli_is_that_of_its_draws():
+    logits = jnp.array([[0.3, -2.0]])
+    drawn = 2.0 * jax.random.bernoulli(jax.random.key(0), jax.nn.sigmoid(logits), (100_000, 2)) - 1
+    # the error of a mean of 100,000 values within ±1 is at most .0032, here at four such errors
+    np.testing.assert_allclose(autoencoding.bernoulli().mean(logits)[0], drawn.mean(0), atol=0.013)
+
+
+def test_gaussian(draws):
+    mean, x = draws
+    log_deviation = np.random.default_rng(1).normal(size=SHAPE)
+    expected = total(stats.norm.logpdf(x, mean, np.exp(log_deviation)))
+    likelihood = autoencoding.gaussian()
+    outputs = jnp.concatenate([mean, log_deviation], axis=-1)
+    assert outputs.shape[-1] == likelihood.parameters * SHAPE[-1]
+    np.testing.assert_allclose(likelihood.log_probability(outputs, jnp.asarray(x)), expected, rtol=1e-5)
+    np.testing.assert_allclose(likelihood.mean(outputs), mean, rtol=1e-6)
+    fixed = autoencoding.gaussian(0.3)
+    expected = total(stats.norm.logpdf(x, mean, 0.3))
+    np.testing.assert_allclose(fixed.log_probability(jnp.asarray(mean), jnp.asarray(x)), expected, rtol=1e-5)
+
+
+def logistic_outputs(mean, log_scale):
+    return jnp.stack([jnp.asarray(mean, jnp.float32), jnp.asarray(log_scale, jnp.float32)], axis=-1)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("mean, log_scale", [(0.1, -3.0), (-1.2, -1.0), (0.9, 1.0), (0.0, -7.0)])
+def test_the_masses_of_all_levels_sum_to_one(levels, mean, log_scale):
+    x = jnp.linspace(-1, 1, levels)[:, None]
+    outputs = jnp.broadcast_to(logistic_outputs(mean, log_scale), (levels, 2))
+    masses = jnp.exp(autoencoding.discretized_logistic(levels).log_probability(outputs, x))
+    # 256 masses in float32, of arguments that it rounds to 1e-7 of up to 1,000: 1e-4 of one that counts
+    np.testing.assert_allclose(masses.sum(), 1, rtol=1e-4)
+
+
+def test_discretized_logistic_against_differences_of_its_distribution():
+    """In float64 the naive difference of cumulative probabilities is exact enough near the mean."""
+    levels, half = 256, 1 / 255
+    x = np.linspace(-1, 1, levels)
+    mean, log_scale = 0.2, -2.0
+    upper = stats.logistic.cdf(x + half, mean, np.exp(log_scale))
+    lower = stats.logistic.cdf(x - half, mean, np.exp(log_scale))
+    upper[-1], lower[0] = 1, 0
+    outputs = jnp.broadcast_to(logistic_outputs(mean, log_scale), (levels, 2))
+    found = autoencoding.discretized_logistic(levels).log_probability(outputs, jnp.asarray(x)[:, None])
+    np.testing.assert_allclose(found, np.log(upper - lower), rtol=1e-5)  # float32
+
+
+def test_discretized_logistic_keeps_its_digits_far_from_the_mean():
+    """Of a narrow law 1.5 away the mass is e^-1500: in logarithms finite, with a gradient that draws the mean near."""
+    likelihood = autoencoding.discretized_logistic(256)
+    loss = lambda mean: likelihood.log_probability(logistic_outputs([mean], [-6.9]), jnp.array([[0.5]]))[0]
+    value, gradient = jax.value_and_grad(loss)(jnp.float32(-1.0))
+    scale = np.exp(-6.9)
+    half = 1 / 255
+    # log σ(−b) − … → (mean − x + half)/scale + log(1 − exp(−2·half/scale)), up to e^-1500
+    expected = (-1.5 + half) / scale + np.log(-np.expm1(-2 * half / scale))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, 1 / scale, rtol=1e-5)
