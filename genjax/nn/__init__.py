@@ -6,4 +6,10 @@ from genjax.nn.embeddings import sincos_positions as sincos_positions
 from genjax.nn.embeddings import sinusoidal_embedding as sinusoidal_embedding
 from genjax.nn.patches import patchify as patchify
 from genjax.nn.patches import unpatchify as unpatchify
+from genjax.nn.quantizers import BinarySphericalQuantizer as BinarySphericalQuantizer
+from genjax.nn.quantizers import FiniteScalarQuantizer as FiniteScalarQuantizer
+from genjax.nn.quantizers import LookupFreeQuantizer as LookupFreeQuantizer
+from genjax.nn.quantizers import Quantized as Quantized
+from genjax.nn.quantizers import ResidualVectorQuantizer as ResidualVectorQuantizer
+from genjax.nn.quantizers import VectorQuantizer as VectorQuantizer
 from genjax.nn.sharding import constrain as constrain

@@ -1,0 +1,195 @@
+"""Convolutional KL autoencoders as diffusers writes them, those of Stable Diffusion and FLUX among them."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import safe_open
+
+from genjax.models.autoencoder_kl import AutoencoderKL
+from genjax.pretrained.safetensors_io import load_variables
+
+# What a configuration means that does not name it (diffusers' signature); the last two are not the network's.
+SHARED_DEFAULTS = dict(
+    in_channels=3,
+    out_channels=3,
+    down_block_types=["DownEncoderBlock2D"],
+    up_block_types=["UpDecoderBlock2D"],
+    block_out_channels=[64],
+    layers_per_block=1,
+    act_fn="silu",
+    norm_num_groups=32,
+    mid_block_add_attention=True,
+    scaling_factor=0.18215,
+    sample_size=32,
+    force_upcast=True,
+)
+_DEFAULTS = SHARED_DEFAULTS | dict(
+    latent_channels=4,
+    shift_factor=None,
+    latents_mean=None,
+    latents_std=None,
+    use_quant_conv=True,
+    use_post_quant_conv=True,
+)
+# Theirs for ours within a layer.
+_WORDS = {
+    "kernel": "weight",
+    "scale": "weight",
+    "codes": "weight",
+    "shortcut": "conv_shortcut",
+    "norm": "group_norm",
+    "query": "to_q",
+    "key": "to_k",
+    "value": "to_v",
+    "projection": "to_out.0",
+}
+# The files of Stable Diffusion are of a time when attention had other names, and diffusers still reads them.
+_OLD_WORDS = _WORDS | {"query": "query", "key": "key", "value": "value", "projection": "proj_attn"}
+
+
+def read_config(folder: str | os.PathLike, class_name: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    """`config.json` of a folder, completed by `defaults`.
+
+    Raises:
+        ValueError: it is of another class than `class_name`, or has entries that `defaults` has not.
+    """
+    path = os.path.join(folder, "config.json")
+    with open(path) as file:
+        config = json.load(file)
+    if config.get("_class_name") != class_name:
+        raise ValueError(f"{path} describes {config.get('_class_name')}; expected {class_name}")
+    config = {name: value for name, value in config.items() if not name.startswith("_")}
+    unknown = {name: config[name] for name in sorted(config.keys() - defaults.keys())}
+    if unknown:
+        raise ValueError(f"{path} has entries that are not known here: {unknown}")
+    return defaults | config
+
+
+def expect(config: dict[str, Any], name: str, *supported: Any) -> None:
+    """
+    Raises:
+        ValueError: an entry of a configuration is none of those supported.
+    """
+    if config[name] not in supported:
+        raise ValueError(f"{name}={config[name]!r} is not supported; only {', '.join(map(repr, supported))}")
+
+
+def level_fields(config: dict[str, Any]) -> dict[str, Any]:
+    """Fields of the encoder and the decoder from a configuration of diffusers'.
+
+    Raises:
+        ValueError: one that names the entry that is not supported.
+    """
+    expect(config, "act_fn", "silu", "swish")
+    widths = tuple(config["block_out_channels"])
+    attention = [kind == "AttnDownEncoderBlock2D" for kind in config["down_block_types"]]
+    down = ["AttnDownEncoderBlock2D" if attend else "DownEncoderBlock2D" for attend in attention]
+    up = ["AttnUpDecoderBlock2D" if attend else "UpDecoderBlock2D" for attend in reversed(attention)]
+    expect(config, "down_block_types", down)
+    expect(config, "up_block_types", up)  # an encoder and a decoder with attention at different sides
+    if len(attention) != len(widths):
+        raise ValueError(
+            f"down_block_types={down} has {len(down)} levels; block_out_channels={list(widths)} {len(widths)}"
+        )
+    return dict(
+        widths=widths,
+        blocks=config["layers_per_block"],
+        attention_levels=tuple(level for level, attend in enumerate(attention) if attend),
+        mid_attention=config["mid_block_add_attention"],
+        groups=config["norm_num_groups"],
+        image_channels=config["out_channels"],
+    )
+
+
+def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
+    """Theirs are channel-first: kernels `[out, in]` and `[out, in, height, width]`."""
+    if re.search(r"attention\w*/\w+/kernel$", variable):  # to some a 1×1 convolution
+        return tensor.reshape(tensor.shape[:2]).T
+    return tensor.transpose(2, 3, 1, 0) if variable.endswith("kernel") else tensor
+
+
+def layer_names(
+    module: Any, level: str, block: str, attention: str, sampler: str, middle: tuple[str, str, str]
+) -> dict[str, str]:
+    """Theirs for our layers, from patterns; levels of the decoder are counted from the latents' side."""
+    layers, levels = {"quantizer": "quantize.embedding"}, len(module.widths)
+    for part, direction, blocks in (("encoder", "down", module.blocks), ("decoder", "up", module.blocks + 1)):
+        for ours in range(levels):
+            theirs = ours if part == "encoder" else levels - 1 - ours
+            theirs = f"{part}.{level.format(direction=direction, level=theirs)}"
+            for i in range(blocks):
+                layers[f"{part}/block_{ours}_{i}"] = f"{theirs}.{block}.{i}"
+                layers[f"{part}/attention_{ours}_{i}"] = f"{theirs}.{attention}.{i}"
+            layers[f"{part}/{direction}sample_{ours}"] = f"{theirs}.{sampler.format(direction=direction)}"
+        for ours, theirs in zip(("mid_block_0", "mid_attention", "mid_block_1"), middle, strict=True):
+            layers[f"{part}/{ours}"] = f"{part}.{theirs}"
+    return layers
+
+
+def load_variables_of(
+    path: str | os.PathLike,
+    module: Any,
+    in_channels: int,
+    layers: dict[str, str],
+    words: dict[str, str],
+    ignore: Callable[[str, np.ndarray], bool] = lambda name, tensor: False,
+) -> Any:
+    """The variables of `module`, renamed by tables of layers, "encoder/norm_out", and of words within these."""
+
+    def rename(variable: str) -> str:
+        names = variable.split("/")[1:]  # less the collection
+        depth = 2 if names[0] in ("encoder", "decoder") else 1
+        layer = "/".join(names[:depth])
+        layer = layers.get(layer, layer.replace("/", "."))
+        return ".".join([layer, *(words.get(word, word) for word in names[depth:])])
+
+    example = jax.ShapeDtypeStruct((1, module.factor, module.factor, in_channels), jnp.float32)
+    expected = jax.eval_shape(module.init, jax.random.key(0), example)
+    return load_variables(path, expected, rename, _convert, ignore)
+
+
+def load_folder(folder: str | os.PathLike, module: Any, in_channels: int) -> Any:
+    """The variables of `module` from a folder's `diffusion_pytorch_model.safetensors`.
+
+    Raises:
+        ValueError: one that lists all missing, extra and misshapen tensors.
+    """
+    path = os.path.join(folder, "diffusion_pytorch_model.safetensors")
+    with safe_open(path, framework="np") as file:
+        old = any(name.endswith("proj_attn.weight") for name in file.keys())
+    middle = ("mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1")
+    layers = layer_names(
+        module, "{direction}_blocks.{level}", "resnets", "attentions", "{direction}samplers.0.conv", middle
+    )
+    layers |= {f"{part}/norm_out": f"{part}.conv_norm_out" for part in ("encoder", "decoder")}
+    return load_variables_of(path, module, in_channels, layers, _OLD_WORDS if old else _WORDS)
+
+
+def load(folder: str | os.PathLike) -> tuple[AutoencoderKL, Any]:
+    """The module and its variables from a folder written by `save_pretrained` of diffusers' `AutoencoderKL`.
+
+    Raises:
+        ValueError: the configuration has an entry that is unknown or not supported, which is named; or one that
+            lists all missing, extra and misshapen tensors.
+    """
+    config = read_config(folder, "AutoencoderKL", _DEFAULTS)
+    if config["latents_mean"] is not None:
+        expect(config, "shift_factor", None)  # pipelines use the one or the other
+    mean = config["latents_mean"] or [config["shift_factor"] or 0.0]
+    module = AutoencoderKL(
+        latent_channels=config["latent_channels"],
+        use_quant_conv=config["use_quant_conv"],
+        use_post_quant_conv=config["use_post_quant_conv"],
+        latent_mean=tuple(mean),
+        latent_deviation=tuple(
+            deviation / config["scaling_factor"] for deviation in config["latents_std"] or [1.0]
+        ),
+        **level_fields(config),
+    )
+    return module, load_folder(folder, module, config["in_channels"])

@@ -1,0 +1,73 @@
+"""VQGANs as diffusers writes them, and the tokenizers of LlamaGen as their authors do."""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from genjax.models.vqgan import VQModel
+from genjax.nn.quantizers import VectorQuantizer
+from genjax.pretrained.autoencoder_kl import (
+    SHARED_DEFAULTS,
+    expect,
+    layer_names,
+    level_fields,
+    load_folder,
+    load_variables_of,
+    read_config,
+)
+
+# The last does not concern the network: it says what diffusers' `decode` is given.
+_DEFAULTS = SHARED_DEFAULTS | dict(
+    latent_channels=3,
+    num_vq_embeddings=256,
+    vq_embed_dim=None,
+    norm_type="group",
+    lookup_from_codebook=False,
+)
+_LLAMAGEN_WORDS = {
+    "kernel": "weight",
+    "scale": "weight",
+    "codes": "weight",
+    "shortcut": "nin_shortcut",
+    "query": "q",
+    "key": "k",
+    "value": "v",
+    "projection": "proj_out",
+}
+
+
+def load(folder: str | os.PathLike) -> tuple[VQModel, Any]:
+    """The module and its variables from a folder written by `save_pretrained` of diffusers' `VQModel`.
+
+    Raises:
+        ValueError: the configuration has an entry that is unknown or not supported, which is named; or one that
+            lists all missing, extra and misshapen tensors.
+    """
+    config = read_config(folder, "VQModel", _DEFAULTS)
+    expect(config, "norm_type", "group")
+    features = config["vq_embed_dim"] or config["latent_channels"]
+    module = VQModel(
+        quantizer=VectorQuantizer(config["num_vq_embeddings"], features),
+        encoder_channels=config["latent_channels"],
+        latent_deviation=(1 / config["scaling_factor"],),
+        **level_fields(config),
+    )
+    return module, load_folder(folder, module, config["in_channels"])
+
+
+def load_llamagen(path: str | os.PathLike, module: VQModel) -> Any:
+    """The variables of `module` from the state dict of LlamaGen's `VQModel`, saved as safetensors.
+
+    Raises:
+        ValueError: one that lists all missing, extra and misshapen tensors.
+    """
+    layers = layer_names(
+        module, "conv_blocks.{level}", "res", "attn", "{direction}sample.conv", ("mid.0", "mid.1", "mid.2")
+    )
+    return load_variables_of(path, module, 3, layers, _LLAMAGEN_WORDS, _ignore)
+
+
+def _ignore(name: str, tensor: np.ndarray) -> bool:
+    """The last indices of their training, kept for an instrument."""
+    return name == "quantize.codebook_used"

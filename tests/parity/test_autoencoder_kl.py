@@ -1,0 +1,168 @@
+"""The KL autoencoder against that of diffusers, small and randomly initialised, saved by it and loaded here.
+
+Measured: means, log-variances and images differ by less than 3e-6 of their largest value.
+"""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from safetensors.numpy import load_file, save_file
+
+from genjax.pretrained.autoencoder_kl import load
+
+CONFIGS = {
+    "one level": dict(
+        block_out_channels=[12], norm_num_groups=3, latent_channels=2, in_channels=1, out_channels=1
+    ),
+    "Stable Diffusion": dict(block_out_channels=[8, 12], layers_per_block=2, norm_num_groups=4),
+    "FLUX": dict(
+        block_out_channels=[8, 8, 12],
+        norm_num_groups=4,
+        latent_channels=6,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+    ),
+    "four levels": dict(
+        block_out_channels=[4, 8, 8, 4],
+        norm_num_groups=2,
+        mid_block_add_attention=False,
+        use_post_quant_conv=False,
+        in_channels=4,
+        out_channels=2,
+        latents_mean=[0.5, 0.25, -1.0, 2.0],
+        latents_std=[1.0, 2.0, 3.0, 4.0],
+        scaling_factor=0.5,
+    ),
+    "attention at two levels": dict(
+        block_out_channels=[4, 8, 12],
+        norm_num_groups=4,
+        down_block_types=["DownEncoderBlock2D"] + 2 * ["AttnDownEncoderBlock2D"],
+        up_block_types=2 * ["AttnUpDecoderBlock2D"] + ["UpDecoderBlock2D"],
+        use_quant_conv=False,
+    ),
+}
+# For programs that run but once: compiled in half the time.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+SIZES = {"four levels": (27, 17)}  # that 8 does not divide
+
+
+def create(config):
+    """With weights that keep the scale of activations, biases and norms that are not the identity."""
+    levels = len(config["block_out_channels"])
+    types = dict(
+        down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels
+    )
+    torch.manual_seed(0)
+    model = AutoencoderKL(**types | config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            offset, deviation = 0.0, np.prod(parameter.shape[1:]) ** -0.5
+            if parameter.ndim == 1:
+                offset, deviation = 0.5, 0.3
+            parameter.copy_(offset + deviation * torch.randn_like(parameter))
+    return model
+
+
+def channel_last(tensor):
+    return tensor.numpy().transpose(0, 2, 3, 1)
+
+
+def assert_close(ours, theirs):
+    # Some 20 to 50 layers in float32, each with a rounding of 1e-7 relative or two.
+    assert theirs.std() > 0.05
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_agrees(name, tmp_path):
+    theirs = create(CONFIGS[name])
+    theirs.save_pretrained(tmp_path)
+    module, variables = load(tmp_path)
+    height, width = SIZES.get(name, (8, 12))
+    images = torch.randn(2, theirs.config.in_channels, height, width)
+    with torch.no_grad():
+        posterior = theirs.encode(images).latent_dist
+        expected = [posterior.mean, posterior.logvar, theirs(images).sample]  # the decoded mean
+
+    @quick_jit
+    def apply(images):
+        mean, log_variance = module.apply(variables, images, method="encode")
+        return mean, log_variance, module.apply(variables, mean, method="decode")
+
+    outputs = apply(channel_last(images))
+    assert outputs[0].shape == (2, height // module.factor, width // module.factor, module.latent_channels)
+    for ours, output in zip(outputs, expected, strict=True):
+        assert_close(ours, channel_last(output))
+
+
+def test_moments_of_latents_are_those_of_pipelines(tmp_path):
+    """diffusers' pipelines take latents·deviation/scale + mean where there is one per channel, else latents/scale + shift."""
+    expected = {
+        "Stable Diffusion": ((0.0,), (1 / 0.18215,)),
+        "FLUX": ((0.1159,), (1 / 0.3611,)),
+        "four levels": ((0.5, 0.25, -1.0, 2.0), (2.0, 4.0, 6.0, 8.0)),
+    }
+    for name, moments in expected.items():
+        create(CONFIGS[name]).save_pretrained(tmp_path / name)
+        module, _ = load(tmp_path / name)
+        assert (module.latent_mean, module.latent_deviation) == moments
+
+
+def test_log_variance_is_clipped(tmp_path):
+    theirs = create(CONFIGS["one level"])
+    with torch.no_grad():
+        theirs.quant_conv.weight.mul_(60)
+    theirs.save_pretrained(tmp_path)
+    module, variables = load(tmp_path)
+    images = torch.randn(4, 1, 16, 16)
+    with torch.no_grad():
+        expected = channel_last(theirs.encode(images).latent_dist.logvar)
+    assert expected.min() == -30 and expected.max() == 20
+    _, log_variance = quick_jit(lambda x: module.apply(variables, x, method="encode"))(channel_last(images))
+    assert_close(log_variance, expected)
+
+
+def test_attention_by_its_old_names(tmp_path):
+    """As in the files of Stable Diffusion; that diffusers reads the same file shows that they are the old names."""
+    theirs = create(CONFIGS["attention at two levels"])
+    theirs.save_pretrained(tmp_path)
+    _, expected = load(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = {}
+    for name, tensor in load_file(path).items():
+        for new_word, old_word in old.items():
+            name = name.replace(f".{new_word}.", f".{old_word}.")
+        tensors[name] = tensor
+    save_file(tensors, path, metadata={"format": "pt"})
+    again = AutoencoderKL.from_pretrained(tmp_path)
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in again.state_dict().items())
+    jax.tree.map(np.testing.assert_array_equal, load(tmp_path)[1], expected)
+
+
+@pytest.mark.parametrize(
+    "entries, message",
+    [
+        ({"_class_name": "VQModel"}, "describes VQModel; expected AutoencoderKL"),
+        ({"patch_size": 2}, r"entries that are not known here: \{'patch_size': 2\}"),
+        ({"act_fn": "relu"}, "act_fn='relu' is not supported; only 'silu', 'swish'"),
+        ({"down_block_types": ["SkipDownBlock2D"]}, "down_block_types=.*SkipDownBlock2D.* is not supported"),
+        ({"up_block_types": ["AttnUpDecoderBlock2D"]}, "up_block_types=.* is not supported"),
+        ({"block_out_channels": [12, 12]}, "has 1 levels; block_out_channels=.* 2"),
+        ({"shift_factor": 1.0, "latents_mean": [0.0, 0.0]}, "shift_factor=1.0 is not supported; only None"),
+        ({"layers_per_block": 2}, "missing: encoder.down_blocks.0.resnets.1.norm1.weight"),
+    ],
+)
+def test_faults_are_named(entries, message, tmp_path):
+    create(CONFIGS["one level"]).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)
