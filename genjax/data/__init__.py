@@ -1,5 +1,6 @@
 """Datasets and batches; tensorflow-datasets, grain and scikit-learn are imported at first use."""
 
+from genjax.data.animated_emoji import load_animated_emoji as load_animated_emoji
 from genjax.data.dataset import Dataset as Dataset
 from genjax.data.dataset import InMemory as InMemory
 from genjax.data.folder import load_folder as load_folder

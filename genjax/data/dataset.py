@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 PRELOAD_BYTES = 2**29  # of decoded examples: MNIST takes 47 MB, CIFAR-10 154 MB
+PICTURES = ("image", "video")  # features whose shape is a dataset's `image_shape`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +93,11 @@ class Dataset:
         split: as given to `load_dataset`.
         source: the examples: `len(source)`; `source[i]` is one, a dict of arrays; with a slice or an array of
             ints, a batch of them. Holds the numeric features by their tensorflow-datasets names, as a rule
-            `image` (uint8, [height width channels]) and `label` (int32).
-        image_shape: (height, width, channels), with None where sizes vary; None for a set without images.
-            Left out for arrays in memory, it is that of their `image`.
+            `image` (uint8, [height width channels]) and `label` (int32), or
+            `video` (uint8, [time height width channels]).
+        image_shape: (height, width, channels), with None where sizes vary, or
+            (time, height, width, channels); None for a set without pictures. Left out for arrays in memory,
+            it is that of their `image` or `video`.
         num_classes: None for a set without class labels.
         class_names: by label.
         captions: of each example, a tuple of texts: its name first, then synonyms. Batches of a captioned set
@@ -117,8 +120,9 @@ class Dataset:
     conversions: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        if self.image_shape is None and isinstance(self.source, InMemory) and "image" in self.source.arrays:
-            object.__setattr__(self, "image_shape", self.source.arrays["image"].shape[1:])
+        if self.image_shape is None and isinstance(self.source, InMemory):
+            for name in self.source.arrays.keys() & PICTURES:
+                object.__setattr__(self, "image_shape", self.source.arrays[name].shape[1:])
         if self.captions is not None and len(self.captions) != len(self.source):
             raise ValueError(
                 f"{len(self.captions)} captions for the {len(self.source)} examples of {self.name} "

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from genjax.data.dataset import Dataset, InMemory, num_threads, stack
+from genjax.data.dataset import PICTURES, Dataset, InMemory, num_threads, stack
 from genjax.data.transforms import Example, Transform
 
 
@@ -33,7 +33,9 @@ class Batches:
         transform: `transform(example, generator) -> example` on the host, one example at a time: for images
             that vary in size, and for what the device cannot do. It decides what a batch holds. Its NumPy
             generator is made of (seed, position in the stream) only.
-        image_shape: (height, width, channels) that the network takes, to be checked here.
+        image_shape: (height, width, channels) that the network takes, or of videos (time, height, width,
+        channels),
+            to be checked here.
         rows: of each batch, those of this process (`genjax.training.process_rows`); all if not given.
         shuffle: False keeps the stored order, in every epoch.
 
@@ -66,7 +68,11 @@ class Batches:
         if transform is None and None in (dataset.image_shape or ()):
             raise ValueError(f"images of {title} vary in size: give a transform that crops or resizes them")
         if image_shape is not None:
-            given = dataset.image_shape if transform is None else self._transformed(0, 0)["image"].shape
+            given = dataset.image_shape
+            if transform is not None:
+                (given,) = (
+                    array.shape for name, array in self._transformed(0, 0).items() if name in PICTURES
+                )
             if given != tuple(image_shape):
                 raise ValueError(
                     f"images of {title} have shape {given}, the network takes {tuple(image_shape)}: "

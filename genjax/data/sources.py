@@ -19,11 +19,13 @@ from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 
+from genjax.data.animated_emoji import load_animated_emoji
 from genjax.data.dataset import PRELOAD_BYTES, Dataset, OnDisk, preload
 from genjax.data.emoji import load_emoji
 from genjax.data.fashion import find_fashion, load_fashion
 from genjax.data.folder import load_folder
 from genjax.data.gaussians import MODES, load_gaussians
+from genjax.data.moving_digits import load_moving_digits
 
 CONNECT_SECONDS = 3.0
 
@@ -41,14 +43,17 @@ def load_dataset(
     processes that prepare one dataset at the same time the first does it and the others wait.
 
     Args:
-        name: `digits`, `emoji`, `grid_of_gaussians` or `ring_of_gaussians`, which need no network; `fashion_mnist`; `folder`, for image files of one's
-            own; or any tensorflow-datasets name, `name[/config][:version]`.
+        name: `digits`, `emoji`, `moving_digits`, `grid_of_gaussians` or `ring_of_gaussians`, which need no
+            network; `fashion_mnist`; `animated_emoji`, or `animated_emoji/32` of 32 pixels and not 64;
+            `folder`, for image files of one's own; or any tensorflow-datasets name,
+            `name[/config][:version]`.
         split: `train`, `test[:80%]`, `train+test`: the split language of tensorflow-datasets.
         data_dir: None or "" for the default. Of `emoji`, a folder of npm packages; by default the embedded
             set (`load_emoji`). Of `fashion_mnist`, the folder of its four `.gz` files; by default Debian's
             (`load_fashion`); where neither has them it is a tensorflow-datasets name like others. Of
-            `folder`, the folder (`load_folder`). Of the others, where prepared datasets lie; by default
-            `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+            `animated_emoji`, a folder of npm packages (`load_animated_emoji`). Of `folder`, the folder
+            (`load_folder`). Of the others, where prepared datasets lie; by default `$TFDS_DATA_DIR`, else
+            `~/tensorflow_datasets`.
 
     Raises:
         ImportError: tensorflow-datasets is not installed, or TensorFlow, with which it unpacks archives.
@@ -62,6 +67,10 @@ def load_dataset(
         return load_gaussians(name, split)
     if name == "emoji":
         return load_emoji(split, data_dir, preload_bytes=preload_bytes)
+    if name == "moving_digits":
+        return load_moving_digits(split)
+    if match := re.fullmatch(r"animated_emoji(?:/([1-9]\d*))?", name):
+        return load_animated_emoji(split, data_dir, **({"size": int(match[1])} if match[1] else {}))
     if name == "folder":
         return load_folder(split, data_dir, preload_bytes=preload_bytes)
     if name == "fashion_mnist" and (folder := find_fashion(data_dir)):
@@ -109,7 +118,8 @@ def _prepared_builder(name: str, data_dir: str | None):
     try:
         builder = find_builder(name, data_dir=data_dir)
     except (ValueError, AssertionError) as error:
-        known = [*list_builders(with_community_datasets=False), "emoji", "folder", *MODES]
+        own = ["animated_emoji", "emoji", "folder", "moving_digits", *MODES]
+        known = [*list_builders(with_community_datasets=False), *own]
         family = re.split("[/:]", name)[0]
         if family in known:  # then the configuration or version is not, and tensorflow-datasets says so
             raise ValueError(str(error)) from error

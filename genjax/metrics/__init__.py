@@ -1,24 +1,36 @@
 """Measures of generated samples, as functions of features or logits: [examples features] in, a float out.
+Those of reconstructed images give a number for each.
 
-Everything runs in float64 NumPy on the host and takes NumPy or JAX arrays.
+Everything runs in float64 NumPy on the host and takes NumPy or JAX arrays, but `LPIPS`, a Flax module that
+is a training loss too.
 """
 
 from genjax.metrics.accuracy import class_accuracy
 from genjax.metrics.density_coverage import density_coverage
 from genjax.metrics.frechet import feature_moments, frechet_distance, frechet_distance_from_moments
+from genjax.metrics.frequency import high_frequency_energy
 from genjax.metrics.kernel_distance import kernel_distance
+from genjax.metrics.latents import active_units, channel_statistics
+from genjax.metrics.lpips import LPIPS
 from genjax.metrics.neighbours import nearest_neighbour_ratio
 from genjax.metrics.precision_recall import precision_recall
+from genjax.metrics.reconstruction import psnr, ssim
 from genjax.metrics.spatial import spatial_features
 
 __all__ = [
+    "LPIPS",
+    "active_units",
+    "channel_statistics",
     "class_accuracy",
     "density_coverage",
     "feature_moments",
     "frechet_distance",
     "frechet_distance_from_moments",
+    "high_frequency_energy",
     "kernel_distance",
     "nearest_neighbour_ratio",
     "precision_recall",
+    "psnr",
     "spatial_features",
+    "ssim",
 ]

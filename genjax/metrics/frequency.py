@@ -1,0 +1,36 @@
+"""The energy of fine detail, which reconstructions lose first."""
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
+from scipy.fft import dctn
+
+from genjax.metrics.border import check_finite
+
+
+def high_frequency_energy(
+    images: Float[ArrayLike, "batch height width channels"], cutoff: float = 0.5
+) -> Float[np.ndarray, " batch"]:
+    """Mean square of what each image holds at radial frequencies above `cutoff`, a fraction of Nyquist's.
+
+    In squared units of the images; all of it, at cutoff 0, is the variance of the pixels of each channel,
+    averaged over channels. Divide by that of the originals for the share of detail that is kept. Frequencies
+    are those of the cosine transform, k/(2·side) cycles per pixel along a side, that is of the image
+    mirrored at its borders: no jump from border to border counts as detail. The radial frequency is √(f_y² +
+    f_x²), at most √2 of Nyquist's 1/2.
+
+    Raises:
+        ValueError: not four axes, not finite.
+    """
+    images = np.asarray(images, np.float64)
+    if images.ndim != 4:
+        raise ValueError(
+            f"images have shape {images.shape}; expected [batch height width channels]: "
+            "give videos frame by frame"
+        )
+    check_finite(images, "images")
+    height, width = images.shape[1:3]
+    # Orthonormal, so that squares of coefficients add up to those of pixels.
+    power = (dctn(images, axes=(1, 2), norm="ortho") ** 2).mean(axis=-1) / (height * width)
+    fractions = np.hypot(np.arange(height)[:, None] / height, np.arange(width) / width)
+    return power[:, fractions > cutoff].sum(axis=-1)

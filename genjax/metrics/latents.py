@@ -1,0 +1,52 @@
+"""What an autoencoder's latents are like: moments of their channels, and how many units say anything."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from genjax.metrics.border import as_matrix
+from genjax.metrics.frechet import feature_moments
+
+
+class ChannelStatistics(NamedTuple):
+    """Of each channel, over examples and positions: an autoencoder's `latent_mean` and `latent_deviation`."""
+
+    mean: Float[np.ndarray, " channels"]
+    deviation: Float[np.ndarray, " channels"]
+    correlation: Float[np.ndarray, "channels channels"]
+
+
+def channel_statistics(batches: Iterable[Float[ArrayLike, "... channels"]]) -> ChannelStatistics:
+    """Means, standard deviations and correlations of the channels of latents that arrive in batches.
+
+    Every position of every example counts alike. The correlations of a constant channel mean nothing: 0, or
+    those of roundings.
+
+    Raises:
+        ValueError: not finite, unequal numbers of channels, fewer than 2 positions in all.
+    """
+    flat = (np.reshape(batch, (-1, np.shape(batch)[-1])) for batch in batches)
+    mean, covariance = feature_moments(flat)
+    deviation = np.sqrt(np.diagonal(covariance))
+    scale = np.outer(deviation, deviation)
+    return ChannelStatistics(
+        mean, deviation, np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
+    )
+
+
+def active_units(posterior_means: Float[ArrayLike, "examples units"], threshold: float = 0.01) -> int:
+    """How many units of a variational autoencoder depend on the data: whose posterior mean varies over it.
+
+    That is Var_x(E_{q(u|x)} u) > threshold, which the paper found to tell collapsed units clearly from
+    others. Of maps of latents each position and channel is a unit: pass `means.reshape(len(means), -1)`.
+
+    Raises:
+        ValueError: not [examples units], fewer than 2 examples, not finite.
+
+    Source: Burda et al. 2016, section 5.1 and appendix C.
+    """
+    means = as_matrix(posterior_means, "posterior_means", at_least=2)
+    return int(np.sum(means.var(axis=0, ddof=1) > threshold))

@@ -1,0 +1,275 @@
+"""Wan 2.1's causal video autoencoder (Wan team 2025, "Wan: Open and advanced large-scale video generative
+models", section 4.1): 3-D convolutions that look at no later frame, a quarter of the frames, an eighth of the
+sides.
+
+The first frame stands alone: 1 + 4n frames have 1 + n latent frames, and an image is a video of one frame.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Float
+
+from genjax.nn import Dense, attention, constrain
+from genjax.nn.causal import CausalConv, continues, prepend_context
+
+Dtype = Any
+
+
+def _norm(x: Array, name: str, param_dtype: Dtype) -> Array:
+    """x/√(mean square of the channels), scaled: at each place of each frame for itself, in float32."""
+    # At its own scale: theirs divides by max(norm, 1e-12).
+    return nn.RMSNorm(epsilon=1e-24, dtype=jnp.float32, param_dtype=param_dtype, name=name)(x)
+
+
+class ResidualBlock(nn.Module):
+    features: int
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch time height width channels"]
+    ) -> Float[Array, "batch time height width features"]:
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        h = nn.silu(_norm(x, "norm1", self.param_dtype))
+        h = CausalConv(self.features, name="conv1", **types)(h)
+        h = nn.silu(_norm(h, "norm2", self.param_dtype))
+        h = CausalConv(self.features, name="conv2", **types)(h)
+        if x.shape[-1] != self.features:
+            x = Dense(self.features, name="shortcut", **types)(x)
+        return constrain(x + h, ("data", "fsdp"))
+
+
+class FrameAttention(nn.Module):
+    """Self-attention with one head among the places of each frame."""
+
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch time height width channels"]
+    ) -> Float[Array, "batch time height width channels"]:
+        batch, _, height, _, channels = x.shape
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        h = Dense(3 * channels, name="qkv", **types)(_norm(x, "norm", self.param_dtype))
+        h = attention(*rearrange(h, "b t h w (parts c) -> parts (b t) (h w) 1 c", parts=3))
+        h = rearrange(h, "(b t) (h w) 1 c -> b t h w c", b=batch, h=height)
+        return x + Dense(channels, name="projection", **types)(h)
+
+
+class Downsample(nn.Module):
+    """Half the sides and, where `temporal`, half the frames: 1 + 2n to 1 + n, the first of which is not
+    mixed."""
+
+    temporal: bool
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch time height width channels"]
+    ) -> Float[Array, "batch out_time out_height out_width channels"]:
+        conv = functools.partial(nn.Conv, x.shape[-1], dtype=self.dtype, param_dtype=self.param_dtype)
+        x = conv((3, 3), strides=2, padding=((0, 1), (0, 1)), name="spatial")(x)
+        if not self.temporal:
+            return x
+        head, tail = jnp.split(x, [0 if continues(self) else 1], axis=1)
+        tail = prepend_context(self, tail, x[:, :1])
+        tail = conv((3, 1, 1), strides=(2, 1, 1), padding="VALID", name="temporal")(tail)
+        return jnp.concatenate([head, tail], axis=1)
+
+
+class Upsample(nn.Module):
+    """Twice the sides, half the channels and, where `temporal`, twice the frames, of which a convolution
+    makes two of one: 1 + n to 1 + 2n, the first of which is not mixed, nor seen by the others."""
+
+    temporal: bool
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch time height width channels"]
+    ) -> Float[Array, "batch out_time out_height out_width out_channels"]:
+        channels = x.shape[-1]
+        conv = functools.partial(nn.Conv, dtype=self.dtype, param_dtype=self.param_dtype)
+        if self.temporal:
+            head, tail = jnp.split(x, [0 if continues(self) else 1], axis=1)
+            tail = prepend_context(self, tail, jnp.zeros_like(x, shape=(x.shape[0], 2, *x.shape[2:])))
+            tail = conv(2 * channels, (3, 1, 1), padding="VALID", name="temporal")(tail)
+            tail = rearrange(tail, "b t h w (two c) -> b (t two) h w c", two=2)
+            x = jnp.concatenate([head, tail], axis=1)
+        x = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
+        return conv(channels // 2, (3, 3), name="spatial")(x)
+
+
+class Middle(nn.Module):
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch time height width channels"]
+    ) -> Float[Array, "batch time height width channels"]:
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        x = ResidualBlock(x.shape[-1], name="block_0", **types)(x)
+        x = FrameAttention(name="attention", **types)(x)
+        return ResidualBlock(x.shape[-1], name="block_1", **types)(x)
+
+
+class Encoder(nn.Module):
+    """The fields are the autoencoder's."""
+
+    out_channels: int
+    widths: Sequence[int]
+    blocks: int
+    temporal_downsample: Sequence[bool]
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch time height width channels"]
+    ) -> Float[Array, "batch latent_time latent_height latent_width out_channels"]:
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        x = CausalConv(self.widths[0], name="conv_in", **types)(x)
+        for level, width in enumerate(self.widths):
+            for i in range(self.blocks):
+                x = ResidualBlock(width, name=f"level_{level}_block_{i}", **types)(x)
+            if level < len(self.widths) - 1:
+                temporal = self.temporal_downsample[level]
+                x = Downsample(temporal, name=f"level_{level}_downsample", **types)(x)
+        x = Middle(name="middle", **types)(x)
+        x = nn.silu(_norm(x, "norm_out", self.param_dtype))
+        return CausalConv(self.out_channels, name="conv_out", **types)(x)
+
+
+class Decoder(nn.Module):
+    """The fields are the autoencoder's; its level 0 is the coarsest."""
+
+    out_channels: int
+    widths: Sequence[int]
+    blocks: int
+    temporal_downsample: Sequence[bool]
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, latents: Float[Array, "batch latent_time latent_height latent_width channels"]
+    ) -> Float[Array, "batch time height width out_channels"]:
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        x = CausalConv(self.widths[-1], name="conv_in", **types)(latents)
+        x = Middle(name="middle", **types)(x)
+        for level, width in enumerate(reversed(self.widths)):
+            for i in range(self.blocks + 1):
+                x = ResidualBlock(width, name=f"level_{level}_block_{i}", **types)(x)
+            if level < len(self.widths) - 1:
+                temporal = self.temporal_downsample[-1 - level]
+                x = Upsample(temporal, name=f"level_{level}_upsample", **types)(x)
+        x = nn.silu(_norm(x, "norm_out", self.param_dtype))
+        return CausalConv(self.out_channels, name="conv_out", **types)(x)
+
+
+class AutoencoderWan(nn.Module):
+    """Wan 2.1's autoencoder; the fields' defaults are those of the published weights.
+
+    `encode` and `decode` compute all frames of a video at once. Of a long one `genjax.nn.causal.apply_chunk`
+    computes them chunk by chunk, with the same result: one frame (or 1 + 4n) first and then any multiples of
+    four, one latent frame (or 1 + n) first and then any number. To decode 81 frames of 480×832 in float32
+    takes 46.5 GiB beside weights and output, and 2.3 GiB for every four frames more; a chunk of four takes
+    2.6 GiB and its cache 3.5 GiB, held twice, before and after (XLA's account of its programs for the CPU).
+
+    Attributes:
+        widths: channels of every level, from the finest; even but for the first.
+        blocks: residual blocks of a level of the encoder; the decoder's have one more.
+        temporal_downsample: for every level but the coarsest, whether its end halves the frames too.
+        latent_mean, latent_deviation: of each latent channel; a diffusion model's latents are (latents −
+            mean)/deviation.
+        dtype: type of the convolutions; norms, softmax and the outputs are float32 always.
+    """
+
+    latent_channels: int = 16
+    image_channels: int = 3
+    widths: Sequence[int] = (96, 192, 384, 384)
+    blocks: int = 2
+    temporal_downsample: Sequence[bool] = (False, True, True)
+    latent_mean: tuple[float, ...] = (
+        *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
+        *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
+    )
+    latent_deviation: tuple[float, ...] = (
+        *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
+        *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
+    )
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent place, along height and width."""
+        return 2 ** (len(self.widths) - 1)
+
+    @property
+    def temporal_factor(self) -> int:
+        """Frames per latent frame, the first apart."""
+        return 2 ** sum(self.temporal_downsample)
+
+    def setup(self):
+        if len(self.temporal_downsample) != len(self.widths) - 1:
+            raise ValueError(
+                f"temporal_downsample has an entry for each of {len(self.widths)} levels but the coarsest; "
+                f"got {len(self.temporal_downsample)}"
+            )
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        sizes = (self.widths, self.blocks, self.temporal_downsample)
+        self.encoder = Encoder(2 * self.latent_channels, *sizes, **types)
+        self.quant_conv = Dense(2 * self.latent_channels, **types)
+        self.post_quant_conv = Dense(self.latent_channels, **types)
+        self.decoder = Decoder(self.image_channels, *sizes, **types)
+
+    def encode(
+        self, video: Float[Array, "batch time height width channels"]
+    ) -> tuple[
+        Float[Array, "batch latent_time latent_height latent_width latent_channels"],
+        Float[Array, "batch latent_time latent_height latent_width latent_channels"],
+    ]:
+        """Mean and log-variance of the latents' distribution, float32, the latter clipped to [−30, 20].
+
+        Raises:
+            ValueError: the sides are no multiples of `factor`, or the frames not 1 + n·`temporal_factor` (in
+                a chunk that is not the first, n·`temporal_factor`).
+        """
+        first = 0 if self.has_variable("cache", "encoder") else 1
+        frames, height, width = video.shape[1:4]
+        if frames < 1 or (frames - first) % self.temporal_factor:
+            raise ValueError(
+                f"{'a chunk after the first' if not first else 'a video, or its first chunk,'} has "
+                f"{'1 + ' * first}n·{self.temporal_factor} frames; got {frames}: leave out the last "
+                f"{(frames - first) % self.temporal_factor} or repeat the last frame"
+            )
+        if height % self.factor or width % self.factor:
+            raise ValueError(
+                f"height and width are multiples of {self.factor}; got {height}×{width}: crop or resize"
+            )
+        moments = self.quant_conv(self.encoder(video)).astype(jnp.float32)
+        mean, log_variance = jnp.split(moments, 2, axis=-1)
+        return mean, jnp.clip(log_variance, -30, 20)
+
+    def decode(
+        self, latents: Float[Array, "batch latent_time latent_height latent_width latent_channels"]
+    ) -> Float[Array, "batch time height width channels"]:
+        """The video, float32; what leaves [−1, 1] is not clipped."""
+        return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)
+
+    def __call__(
+        self, video: Float[Array, "batch time height width channels"]
+    ) -> Float[Array, "batch time height width channels"]:
+        """The reconstruction from the mean."""
+        return self.decode(self.encode(video)[0])

@@ -1,0 +1,65 @@
+"""The convolutions of VGG16 (Simonyan & Zisserman 2015, configuration D), for distances between features."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Dtype = Any
+DEPTHS = (2, 2, 3, 3, 3)  # convolutions of each stage
+# Mean and deviation of ImageNet's colours, of pixels in [−1, 1].
+COLOUR_MEAN = (-0.030, -0.088, -0.188)
+COLOUR_DEVIATION = (0.458, 0.448, 0.450)
+
+
+class VGG16(nn.Module):
+    """Images in [−1, 1] to the rectified features at the end of each of five stages, before its pooling.
+
+    Stage i has sides 2ⁱ times smaller, rounded down. The fully connected layers are left out, so that images
+    may be of any size from 16×16. Images of one channel are taken as grey: all three colours.
+
+    Attributes:
+        widths: channels of each stage.
+    """
+
+    widths: tuple[int, ...] = (64, 128, 256, 512, 512)
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> tuple[Float[Array, "batch _ _ _"], ...]:
+        """The five feature maps.
+
+        Raises:
+            ValueError: neither 1 nor 3 channels, or a side of less than 16 pixels.
+        """
+        if images.shape[-1] not in (1, 3) or min(images.shape[1:3]) < 16:
+            raise ValueError(
+                f"images have shape {images.shape}; expected [batch height width channels] with 1 or 3 "
+                "channels and sides of at least 16, which VGG16 halves four times: convert or enlarge them"
+            )
+        conv = functools.partial(nn.Conv, kernel_size=(3, 3), dtype=self.dtype, param_dtype=self.param_dtype)
+        x = (images.astype(jnp.float32) - jnp.array(COLOUR_MEAN)) / jnp.array(COLOUR_DEVIATION)
+        maps = []
+        for stage, (depth, width) in enumerate(zip(DEPTHS, self.widths, strict=True), 1):
+            if maps:
+                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            for i in range(depth):
+                x = nn.relu(conv(width, name=f"conv{stage}_{i + 1}")(x))
+            maps.append(x)
+        return tuple(maps)
+
+
+def vgg16_features(
+    variables: Any, images: Float[Array, "batch height width channels"]
+) -> Float[Array, "batch 512"]:
+    """Features of images in [−1, 1] for distances between sets: means over positions of the last maps.
+
+    With the published weights (`genjax.pretrained.lpips.load_vgg16`), the Fréchet distance of these is the
+    FD-VGG16. It is no FID, whose features are Inception's, and not comparable with one.
+    """
+    return VGG16().apply(variables, images)[-1].mean(axis=(1, 2))

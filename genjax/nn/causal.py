@@ -1,0 +1,84 @@
+"""Layers of causal video networks: they run over a whole video, or over its chunks one after the other.
+
+A layer that looks back in time keeps the last frames that it saw in the Flax collection "cache". Where that
+collection is not mutable, as in training, the layer sees a whole video; `apply_chunk` makes it mutable.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+Dtype = Any
+
+
+def continues(module: nn.Module) -> bool:
+    """Whether what `module` is given follows a chunk that it saw before."""
+    return module.has_variable("cache", "context")
+
+
+def prepend_context(
+    module: nn.Module,
+    x: Float[Array, "batch time height width channels"],
+    initial: Float[Array, "batch context height width channels"],
+) -> Float[Array, "batch context_and_time height width channels"]:
+    """`x` after the frames that precede it: `initial` at a video's start, else the last that `module` saw."""
+    before = module.get_variable("cache", "context") if continues(module) else initial
+    x = jnp.concatenate([before, x], axis=1)
+    if module.is_mutable_collection("cache") and not module.is_initializing():
+        module.put_variable("cache", "context", x[:, x.shape[1] - initial.shape[1] :])
+    return x
+
+
+class CausalConv(nn.Module):
+    """A convolution over time and space whose output at a frame depends on that frame and earlier ones alone.
+
+    In time the video is preceded by frames of zeros, as many as the kernel is long less one; in space, where
+    the kernel's sides are odd, it keeps its size.
+    """
+
+    features: int
+    kernel_size: Sequence[int] = (3, 3, 3)
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch time height width channels"]
+    ) -> Float[Array, "batch time height width features"]:
+        length, *sides = self.kernel_size
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+        x = x.astype(self.dtype)
+        x = prepend_context(self, x, jnp.zeros_like(x, shape=(x.shape[0], length - 1, *x.shape[2:])))
+        padding = [(0, 0), *((side // 2, side // 2) for side in sides)]
+        x = jax.lax.conv_general_dilated(
+            x, kernel.astype(self.dtype), (1, 1, 1), padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+        )
+        return x + bias.astype(self.dtype)
+
+
+def apply_chunk(
+    module: nn.Module, variables: PyTree, chunk: Array, cache: PyTree = None, *, method: str
+) -> tuple[PyTree, PyTree]:
+    """`module.method(chunk)` for a chunk of a video, whose predecessors left `cache`.
+
+    Outputs of successive chunks, joined in time, are the output of the whole video; a chunk costs the memory
+    of its own frames, however long the video is. Under `jax.jit` there are two programs, one for a first
+    chunk and one for all others of the same length:
+
+        step = jax.jit(functools.partial(apply_chunk, module, method="decode"))
+
+    Args:
+        cache: None for a video's first chunk.
+
+    Returns:
+        The method's output, and the cache for the next chunk.
+    """
+    collections = variables if cache is None else {**variables, "cache": cache}
+    output, updates = module.apply(collections, chunk, method=method, mutable=["cache"])
+    return output, updates["cache"]

