@@ -24,6 +24,7 @@ from genjax.training.mesh import (
     batch_sharding,
     init_state,
     place_batch,
+    place_frozen,
     replicated,
 )
 from genjax.training.task import Task
@@ -73,21 +74,24 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(each, previous)
 
 
-def compile_update(task: Task, state: Any, mesh: Mesh) -> Callable:
-    """`(state, batch, key) -> (state, metrics)`, jitted; the key is folded with the state's step.
+def compile_update(task: Task, state: Any, mesh: Mesh, frozen: tuple = ()) -> Callable:
+    """`(state, batch, key, *frozen) -> (state, metrics)`, jitted; the key is folded with the state's step.
 
     Metrics come packed (`Metrics`). The old state's memory is donated to the new one.
-    """
-    state_sharding = jax.tree.map(lambda a: a.sharding, state)
 
-    def update(state, batch, key):
-        state, metrics = task.update(state, batch, jax.random.fold_in(key, state.step))
+    Args:
+        frozen: what the task reads and does not change, as `place_frozen` returns it.
+    """
+    state_sharding, frozen_sharding = jax.tree.map(lambda a: a.sharding, (state, frozen))
+
+    def update(state, batch, key, *frozen):
+        state, metrics = task.update(state, batch, jax.random.fold_in(key, state.step), *frozen)
         return state, Metrics.pack(metrics)
 
     return jax.jit(
         update,
         donate_argnums=0,
-        in_shardings=(state_sharding, batch_sharding(mesh), replicated(mesh)),
+        in_shardings=(state_sharding, batch_sharding(mesh), replicated(mesh), *frozen_sharding),
         out_shardings=(state_sharding, replicated(mesh)),
     )
 
@@ -153,7 +157,8 @@ def train(
         for plugin in plugins:
             plugin.begin(start)
         progress = stack.enter_context(ProgressBar(start, num_steps)) if first_process else None
-        update = compile_update(task, abstract, mesh)
+        frozen = place_frozen(task, mesh)
+        update = compile_update(task, abstract, mesh, frozen)
         any_process = agree(mesh) if jax.process_count() > 1 else None
 
         unread: tuple[int, Metrics] | None = None
@@ -210,12 +215,12 @@ def train(
             waited += time.perf_counter() - began
             if step == start + 1:
                 with contextlib.suppress(ValueError):  # a loop of unknown length has no count
-                    operations = 2 * multiply_adds(update, abstract, batch, update_key)
+                    operations = 2 * multiply_adds(update, abstract, batch, update_key, *frozen)
             if any_process:  # what one process knows now, all know at the next step, and act on together
                 stopping, agreed = bool(agreed), any_process(bool(stop))
             else:
                 stopping = bool(stop)
-            state, metrics = update(state, batch, update_key)
+            state, metrics = update(state, batch, update_key, *frozen)
             read()
             unread = step, metrics
 

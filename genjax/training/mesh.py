@@ -96,12 +96,17 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh)
     return PartitionSpec(*("fsdp" if axis == largest else None for axis in range(largest + 1)))
 
 
+def _sharding(path: tuple, a: Any, mesh: Mesh) -> NamedSharding:
+    """That of an array of a state, by its place there."""
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return NamedSharding(mesh, partition_spec(name, a.shape, mesh))
+
+
 def abstract_state(task: Any, key: jax.Array, mesh: Mesh) -> Any:
     """Shapes, types and shardings of `task.init(key)`, computed without allocating anything."""
 
     def abstract(path, a):
-        spec = partition_spec(jax.tree_util.keystr(path, simple=True, separator="/"), a.shape, mesh)
-        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, spec))
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=_sharding(path, a, mesh))
 
     return jax.tree.map_with_path(abstract, jax.eval_shape(task.init, key))
 
@@ -111,6 +116,13 @@ def init_state(task: Any, key: jax.Array, mesh: Mesh) -> Any:
     shardings = jax.tree.map(lambda a: a.sharding, abstract_state(task, key, mesh))
     with jax.set_mesh(mesh):
         return jax.jit(task.init, out_shardings=shardings)(key)
+
+
+def place_frozen(task: Any, mesh: Mesh) -> tuple:
+    """What `task.frozen()` loads, split over the devices as a state is; nothing of a task that has none."""
+    if not hasattr(task, "frozen"):
+        return ()
+    return jax.tree.map_with_path(lambda path, a: jax.device_put(a, _sharding(path, a, mesh)), task.frozen())
 
 
 def agree(mesh: Mesh) -> Callable[[bool], jax.Array]:

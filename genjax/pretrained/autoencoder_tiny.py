@@ -1,0 +1,90 @@
+"""Tiny autoencoders from the folders that diffusers writes (`AutoencoderTiny`)."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genjax.models.autoencoder_tiny import AutoencoderTiny
+from genjax.pretrained.safetensors_io import load_variables
+
+
+def from_config(config: dict[str, Any]) -> AutoencoderTiny:
+    """The module of diffusers' configuration.
+
+    Raises:
+        ValueError: a value that is not supported, by name.
+    """
+    width = config["encoder_block_out_channels"][0]
+    for side in ("encoder", "decoder"):
+        key = f"{side}_block_out_channels"
+        if set(config[key]) != {width}:
+            raise ValueError(
+                f"{key}={config[key]!r} is not supported; what is: one width, of the encoder's first block"
+            )
+    only = {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2}
+    for key, value in only.items():
+        if config.get(key, value) != value:  # older folders lack some
+            raise ValueError(f"{key}={config[key]!r} is not supported; what is: {value!r}")
+    if config["in_channels"] != config["out_channels"]:
+        raise ValueError(
+            f"out_channels={config['out_channels']} is not supported; what is: those of the input"
+        )
+    return AutoencoderTiny(
+        config["latent_channels"],
+        tuple(config["num_encoder_blocks"]),
+        tuple(config["num_decoder_blocks"]),
+        width,
+        config["in_channels"],
+        latent_magnitude=float(config["latent_magnitude"]),
+        latent_shift=config["latent_shift"],
+        latent_mean=(config.get("shift_factor", 0.0),),
+        latent_deviation=(1 / config["scaling_factor"],),
+    )
+
+
+def _places(module: AutoencoderTiny) -> dict[str, str]:
+    """Our layers' names to their places in diffusers' sequences, which count layers without weights too."""
+    encoder, decoder = ["conv_in"], ["conv_in", "activation"]
+    for i, num_blocks in enumerate(module.encoder_blocks):
+        encoder += [f"stage{i}_downsample"] * (i > 0)
+        encoder += [f"stage{i}_block{j}" for j in range(num_blocks)]
+    for i, num_blocks in enumerate(module.decoder_blocks):
+        decoder += [f"stage{i}_block{j}" for j in range(num_blocks)]
+        decoder += ["repeat", f"stage{i}_upsample"] * (i + 1 < len(module.decoder_blocks))
+    sides = {"encoder": [*encoder, "conv_out"], "decoder": [*decoder, "conv_out"]}
+    return {
+        f"{side}/{name}": f"{side}.layers.{place}"
+        for side, names in sides.items()
+        for place, name in enumerate(names)
+    }
+
+
+def load(folder: str | os.PathLike) -> tuple[AutoencoderTiny, Any]:
+    """The module and its variables from `config.json` and `diffusion_pytorch_model.safetensors` in a folder.
+
+    Raises:
+        ValueError: a value in the configuration that is not supported, by name; or one that lists all
+            missing, extra and misshapen tensors.
+    """
+    folder = Path(folder)
+    module = from_config(json.loads((folder / "config.json").read_text()))
+    places = _places(module)
+
+    def rename(variable: str) -> str:
+        _, side, layer, *words = variable.split("/")
+        # In a block's own sequence there is an activation between two convolutions.
+        words = [re.sub(r"^conv(\d)$", lambda match: f"conv.{2 * int(match[1])}", word) for word in words]
+        return ".".join([places[f"{side}/{layer}"], *words]).replace("kernel", "weight")
+
+    def convert(variable: str, tensor: np.ndarray) -> np.ndarray:
+        return tensor.transpose(2, 3, 1, 0) if variable.endswith("kernel") else tensor
+
+    image = jax.ShapeDtypeStruct((1, module.factor, module.factor, module.image_channels), jnp.float32)
+    expected = jax.eval_shape(module.init, jax.random.key(0), image)
+    return module, load_variables(folder / "diffusion_pytorch_model.safetensors", expected, rename, convert)

@@ -1,0 +1,52 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.stats import entropy
+
+from genjax.autoencoding.instruments import alarms, codebook_counts, codebook_metrics, perplexity, usage
+
+
+def test_counts():
+    indices = np.random.default_rng(0).integers(7, size=(3, 4, 5))
+    indices[indices == 2] = 6  # never chosen
+    counts = codebook_counts(jnp.asarray(indices), 9)
+    np.testing.assert_array_equal(counts, [np.sum(indices == code) for code in range(9)])
+    np.testing.assert_allclose(usage(counts), 6 / 9, rtol=1e-6)
+
+
+def test_perplexity():
+    """Of evenly used codes their number; else the exponential of scipy's entropy; unused codes are of no
+    consequence."""
+    np.testing.assert_allclose(perplexity(jnp.array([5, 0, 5, 5, 0])), 3, rtol=1e-6)
+    np.testing.assert_allclose(perplexity(jnp.array([0, 70, 0])), 1, rtol=1e-6)
+    counts = np.random.default_rng(0).integers(100, size=300)
+    np.testing.assert_allclose(perplexity(jnp.asarray(counts)), np.exp(entropy(counts)), rtol=1e-5)
+
+
+def measure(indices, num_codes):
+    metrics = jax.jit(lambda indices: codebook_metrics(codebook_counts(indices, num_codes)))(indices)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def test_alarms():
+    generator = np.random.default_rng(0)
+    assert alarms({}) == []
+    assert alarms(measure(generator.integers(1024, size=10_000), 1024)) == []
+    assert (
+        alarms(measure(generator.integers(2**16, size=4096), 2**16)) == []
+    )  # 6 % of codes, but as many as can be
+    assert (
+        alarms(measure(generator.geometric(1 / 150, size=10_000) % 1024, 1024)) == []
+    )  # uneven, as real data are
+
+    few = alarms(measure(generator.integers(400, size=10_000), 1024))
+    assert few == [
+        "Codebook collapse: 400 of 1024 codes are used in 10000 places, of evenly chosen ones 1024 would be."
+    ]
+    uneven = np.concatenate([np.arange(1024), generator.integers(10, size=99_000)])
+    (sentence,) = alarms(measure(uneven, 1024))
+    assert sentence.startswith("Codebook collapse: a few codes") and sentence.endswith(
+        "(perplexity) of 1024."
+    )
+    assert len(alarms(measure(np.zeros(10_000, int), 1024))) == 2
+    assert alarms({"loss": float("nan")}) == ["Not finite: loss is nan."]

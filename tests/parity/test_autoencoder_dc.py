@@ -1,0 +1,175 @@
+"""The deep-compression autoencoder against diffusers' with the same random weights, through a folder it
+saved."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderDC
+
+from genjax.models.autoencoder_dc import dc_ae_f32c32, dc_ae_f32c32_sana, dc_ae_f64c128, dc_ae_f128c512
+from genjax.pretrained.autoencoder_dc import from_config, load
+
+CONVOLUTIONS, ATTENTION = "ResBlock", "EfficientViTBlock"
+# As the published ones, thinner: an empty first stage, batch normalization in the decoder, no scales.
+REARRANGING = dict(
+    latent_channels=4,
+    attention_head_dim=8,
+    encoder_block_types=[CONVOLUTIONS, CONVOLUTIONS, ATTENTION],
+    decoder_block_types=[CONVOLUTIONS, CONVOLUTIONS, ATTENTION],
+    encoder_block_out_channels=[8, 16, 16],
+    decoder_block_out_channels=[8, 16, 16],
+    encoder_layers_per_block=[0, 2, 1],
+    decoder_layers_per_block=[0, 1, 2],
+    encoder_qkv_multiscales=[[], [], []],
+    decoder_qkv_multiscales=[[], [], []],
+    decoder_norm_types=["batch_norm", "batch_norm", "rms_norm"],
+    decoder_act_fns=["relu", "relu", "silu"],
+    scaling_factor=0.5,
+)
+# As Sana's: attention at scales, plain changes of resolution; and the rest of what a configuration can say.
+PLAIN = dict(
+    latent_channels=2,
+    attention_head_dim=4,
+    encoder_block_types=[CONVOLUTIONS, ATTENTION],
+    decoder_block_types=[CONVOLUTIONS, ATTENTION],
+    encoder_block_out_channels=[8, 16],
+    decoder_block_out_channels=[4, 8],
+    encoder_layers_per_block=[1, 2],
+    decoder_layers_per_block=[2, 1],
+    encoder_qkv_multiscales=[[], [5]],
+    decoder_qkv_multiscales=[[], [3, 5]],
+    downsample_block_type="conv",
+    upsample_block_type="interpolate",
+    decoder_norm_types=["rms_norm", "batch_norm"],
+    encoder_out_shortcut=False,
+    decoder_in_shortcut=False,
+    decoder_conv_act_fn="silu",
+)
+# At 8×4 pixels the latents are fewer than a head's features, where diffusers takes a quadratic path.
+CONFIGURATIONS = {
+    "rearranging": (REARRANGING, (24, 16)),
+    "rearranging_quadratic": (REARRANGING, (8, 4)),
+    "plain": (PLAIN, (8, 14)),
+}
+
+
+def randomized(configuration):
+    torch.manual_seed(0)
+    model = AutoencoderDC(**configuration).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.copy_(("weight" in name) + 0.3 * torch.randn_like(parameter))
+            else:
+                parameter.copy_(torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.copy_(0.3 * torch.randn_like(buffer))
+            if name.endswith("running_var"):
+                buffer.copy_(0.5 + torch.rand_like(buffer))
+    return model
+
+
+def assert_close(ours, theirs):
+    theirs = theirs.numpy().transpose(0, 2, 3, 1)
+    assert theirs.std() > 0.1 and ours.dtype == jnp.float32
+    # float32 on both sides, some twenty layers that each round by 1e-7 or two
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_latents_and_images_agree(tmp_path, name):
+    configuration, sides = CONFIGURATIONS[name]
+    theirs = randomized(configuration)
+    theirs.save_pretrained(tmp_path)
+    ours, variables = load(tmp_path)
+    assert ours.factor == theirs.spatial_compression_ratio
+    assert ours.latent_deviation == (1 / configuration.get("scaling_factor", 1.0),)
+    images = np.random.default_rng(0).standard_normal((2, *sides, 3), np.float32)
+
+    @jax.jit
+    def both(variables, images):
+        latents = ours.apply(variables, images, method="encode")
+        return latents, ours.apply(variables, latents, method="decode"), ours.apply(variables, images)
+
+    latents, decoded, reconstructed = both(variables, images)
+    with torch.no_grad():
+        expected = theirs.encode(torch.from_numpy(images.transpose(0, 3, 1, 2))).latent
+        assert_close(latents, expected)
+        assert_close(decoded, theirs.decode(expected).sample)
+    np.testing.assert_array_equal(reconstructed, decoded)
+
+
+def published(num_stages, latent_channels):
+    channels = [128, 256, 512, 512, 1024, 1024, 2048, 2048][:num_stages]
+    attentions = num_stages - 3
+    types = [CONVOLUTIONS] * 3 + [ATTENTION] * attentions
+    return dict(
+        latent_channels=latent_channels,
+        encoder_block_types=types,
+        decoder_block_types=types,
+        encoder_block_out_channels=channels,
+        decoder_block_out_channels=channels,
+        encoder_layers_per_block=[0, 4, 8] + [2] * attentions,
+        decoder_layers_per_block=[0, 5, 10] + [2] * attentions,
+        encoder_qkv_multiscales=[()] * num_stages,
+        decoder_qkv_multiscales=[()] * num_stages,
+        decoder_norm_types=["batch_norm"] * 3 + ["rms_norm"] * attentions,
+        decoder_act_fns=["relu"] * 3 + ["silu"] * attentions,
+    )
+
+
+SANA = dict(
+    encoder_block_types=[CONVOLUTIONS] * 3 + [ATTENTION] * 3,
+    decoder_block_types=[CONVOLUTIONS] * 3 + [ATTENTION] * 3,
+    encoder_layers_per_block=[2, 2, 2, 3, 3, 3],
+    decoder_layers_per_block=[3] * 6,
+    downsample_block_type="conv",
+    upsample_block_type="interpolate",
+    scaling_factor=0.41407,
+)
+
+
+@pytest.mark.parametrize(
+    ("build", "configuration"),
+    [
+        (dc_ae_f32c32, published(6, 32)),
+        (dc_ae_f64c128, published(7, 128)),
+        (dc_ae_f128c512, published(8, 512)),
+        (dc_ae_f32c32_sana, SANA),
+    ],
+)
+def test_published_models(build, configuration):
+    """The configurations are those of the authors' weights, as diffusers' script for converting them has
+    them."""
+    with torch.device("meta"):
+        theirs = AutoencoderDC(**configuration)
+    ours = from_config(dict(theirs.config))
+    assert ours == build()
+    image = jax.ShapeDtypeStruct((1, ours.factor, ours.factor, 3), jnp.float32)
+    variables = jax.eval_shape(ours.init, jax.random.key(0), image)
+    count = sum(a.size for a in jax.tree.leaves(variables["params"]))
+    assert count == sum(parameter.numel() for parameter in theirs.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(downsample_block_type="pool"), "downsample_block_type='pool' .* pixel_unshuffle, conv"),
+        (dict(decoder_norm_types="layer_norm"), "decoder_norm_types='layer_norm' .* rms_norm, batch_norm"),
+        (dict(decoder_act_fns="mish"), "decoder_act_fns='mish' .* silu, relu"),
+        (dict(decoder_conv_act_fn="gelu"), "decoder_conv_act_fn='gelu'"),
+        (dict(encoder_block_types="Other"), "encoder_block_types='Other' .* ResBlock, EfficientViTBlock"),
+        (dict(latent_channels=4, encoder_block_out_channels=[8, 16]), "misshapen: encoder.conv_out.weight"),
+    ],
+)
+def test_faults(tmp_path, change, message):
+    randomized(PLAIN).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)

@@ -1,0 +1,112 @@
+"""The tiny autoencoder against diffusers' with the same random weights, through a folder it saved."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderTiny
+
+from genjax.models.autoencoder_tiny import AutoencoderTiny as Ours
+from genjax.pretrained.autoencoder_tiny import from_config, load
+
+FOUR = dict(
+    encoder_block_out_channels=[8] * 4,
+    decoder_block_out_channels=[8] * 4,
+    num_encoder_blocks=[1, 2, 1, 1],
+    num_decoder_blocks=[2, 1, 1, 1],
+)
+SIXTEEN = dict(
+    latent_channels=16,
+    encoder_block_out_channels=[12] * 3,
+    decoder_block_out_channels=[12] * 3,
+    num_encoder_blocks=[1, 1, 3],
+    num_decoder_blocks=[3, 2, 1],
+    latent_magnitude=2,
+    latent_shift=0.4,
+    scaling_factor=0.5,
+    shift_factor=0.1,
+)
+
+
+def randomized(configuration):
+    torch.manual_seed(0)
+    model = AutoencoderTiny(**configuration).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.3 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
+            parameter.copy_(scale * torch.randn_like(parameter))
+    return model
+
+
+def assert_close(ours, theirs):
+    theirs = theirs.numpy().transpose(0, 2, 3, 1)
+    assert theirs.std() > 0.1 and ours.dtype == jnp.float32
+    # float32 on both sides, some thirty layers that each round by 1e-7 or two
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(("configuration", "sides"), [(FOUR, (16, 24)), (SIXTEEN, (12, 8))])
+def test_latents_and_images_agree(tmp_path, configuration, sides):
+    theirs = randomized(configuration)
+    theirs.save_pretrained(tmp_path)
+    ours, variables = load(tmp_path)
+    assert ours.latent_deviation == (1 / configuration.get("scaling_factor", 1.0),)
+    assert ours.latent_mean == (configuration.get("shift_factor", 0.0),)
+    images = np.random.default_rng(0).uniform(-1, 1, (2, *sides, 3)).astype(np.float32)
+    apply = functools.partial(ours.apply, variables)
+
+    @jax.jit
+    def all_of(images):
+        latents = apply(images, method="encode")
+        far = 4 * latents / jnp.std(latents)  # into the tanh, and beyond what bytes can hold
+        through_bytes = lambda latents: apply(apply(latents, method="to_bytes"), method="from_bytes")
+        as_theirs = apply(through_bytes(latents), method="decode")
+        reconstructed = apply(images), apply(latents, method="decode")
+        return latents, far, through_bytes(far), apply(far, method="decode"), as_theirs, reconstructed
+
+    latents, far, restored, decoded, as_theirs, reconstructed = all_of(images)
+    assert ours.factor == images.shape[1] // latents.shape[1]
+    np.testing.assert_array_equal(*reconstructed)
+    channel_first = lambda x: torch.from_numpy(np.array(x).transpose(0, 3, 1, 2))
+    with torch.no_grad():
+        assert_close(latents, theirs.encode(channel_first(images)).latents)
+        assert_close(decoded, theirs.decode(channel_first(far)).sample)
+        share = theirs.scale_latents(channel_first(far))
+        assert share.min() == 0 and share.max() == 1
+        assert_close(restored, theirs.unscale_latents((share * 255).round() / 255))
+        assert_close(as_theirs, theirs(channel_first(images)).sample)
+
+
+@pytest.mark.parametrize("latent_channels", [4, 16])
+def test_published_models(latent_channels):
+    """TAESD's are diffusers' defaults, and those of the 16 channels differ by these alone."""
+    with torch.device("meta"):
+        theirs = AutoencoderTiny(latent_channels=latent_channels)
+    ours = from_config(dict(theirs.config))
+    assert ours == Ours(latent_channels)
+    variables = jax.eval_shape(ours.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    count = sum(a.size for a in jax.tree.leaves(variables))
+    assert count == sum(parameter.numel() for parameter in theirs.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(act_fn="mish"), "act_fn='mish' .* 'relu'"),
+        (dict(upsample_fn="bilinear"), "upsample_fn='bilinear' .* 'nearest'"),
+        (dict(upsampling_scaling_factor=4), "upsampling_scaling_factor=4"),
+        (dict(out_channels=4), "out_channels=4"),
+        (dict(decoder_block_out_channels=[8, 8, 8, 16]), r"decoder_block_out_channels=\[8, 8, 8, 16\]"),
+        (dict(num_encoder_blocks=[1, 1, 1, 1]), "missing: encoder.layers.8.weight"),
+    ],
+)
+def test_faults(tmp_path, change, message):
+    randomized(FOUR).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)
