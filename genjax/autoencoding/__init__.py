@@ -3,6 +3,7 @@
 Everything takes arrays and callables; the networks are in `genjax.models`, quantizers in `genjax.nn`.
 """
 
+from genjax.autoencoding import instruments as instruments
 from genjax.autoencoding import likelihoods as likelihoods
 from genjax.autoencoding import reconstruction as reconstruction
 from genjax.autoencoding.bounds import divergence as divergence
@@ -19,3 +20,8 @@ from genjax.autoencoding.reconstruction import adaptive_weight as adaptive_weigh
 from genjax.autoencoding.reconstruction import charbonnier as charbonnier
 from genjax.autoencoding.reconstruction import l1 as l1
 from genjax.autoencoding.reconstruction import l2 as l2
+from genjax.autoencoding.tiling import Tiling as Tiling
+from genjax.autoencoding.tiling import chunks_of_frames as chunks_of_frames
+from genjax.autoencoding.tiling import decode_tiled as decode_tiled
+from genjax.autoencoding.tiling import encode_tiled as encode_tiled
+from genjax.autoencoding.tiling import stream as stream

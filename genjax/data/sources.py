@@ -25,6 +25,7 @@ from genjax.data.emoji import load_emoji
 from genjax.data.fashion import find_fashion, load_fashion
 from genjax.data.folder import load_folder
 from genjax.data.gaussians import MODES, load_gaussians
+from genjax.data.latents import load_latents
 from genjax.data.moving_digits import load_moving_digits
 
 CONNECT_SECONDS = 3.0
@@ -71,6 +72,8 @@ def load_dataset(
         return load_moving_digits(split)
     if match := re.fullmatch(r"animated_emoji(?:/([1-9]\d*))?", name):
         return load_animated_emoji(split, data_dir, **({"size": int(match[1])} if match[1] else {}))
+    if name == "latents":
+        return load_latents(split, data_dir, preload_bytes=preload_bytes)
     if name == "folder":
         return load_folder(split, data_dir, preload_bytes=preload_bytes)
     if name == "fashion_mnist" and (folder := find_fashion(data_dir)):

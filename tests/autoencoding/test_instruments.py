@@ -50,3 +50,11 @@ def test_alarms():
     )
     assert len(alarms(measure(np.zeros(10_000, int), 1024))) == 2
     assert alarms({"loss": float("nan")}) == ["Not finite: loss is nan."]
+
+
+def test_alarm_of_a_collapsed_posterior():
+    """Below a tenth of the units, and where none is left of a few."""
+    say = lambda active, units: alarms({"active_units": float(active), "num_units": float(units)})
+    assert say(4, 50) == ["Posterior collapse: 4 of 50 latents depend on the images."]
+    assert say(0, 3) == ["Posterior collapse: 0 of 3 latents depend on the images."]
+    assert say(5, 50) == say(1, 3) == say(50, 50) == []

@@ -1,0 +1,151 @@
+"""Latents of images in array_record files: written once by an encoder, in parts, and read like any other set.
+
+A folder holds `origin.json`, what the latents are of; for each split its parts, `train-00003-of-00012.array_record`, each
+complete or absent; and, once all of them are there, `latents.json`, with the moments by which latents are standardized.
+A record is a latent's float32 values and the int32 label.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from genjax.data.dataset import Dataset, OnDisk, preload, take
+
+ORIGIN, SUMMARY = "origin.json", "latents.json"
+PART = 1024  # records
+
+
+def part_paths(folder: str | os.PathLike, split: str, count: int) -> list[Path]:
+    """Of the parts of a split with `count` records."""
+    parts = math.ceil(count / PART)
+    return [Path(folder) / f"{split}-{i:05d}-of-{parts:05d}.array_record" for i in range(parts)]
+
+
+def write_latents(
+    folder: str | os.PathLike,
+    split: str,
+    count: int,
+    encode: Callable[[range], tuple[Float[np.ndarray, " batch *shape"], Int[np.ndarray, " batch"]]],
+    *,
+    process: int = 0,
+    processes: int = 1,
+) -> Iterator[int]:
+    """Writes the parts of a split that fall to this process and are not there yet; yields the records of each part as
+    soon as it is there, also if it was before.
+
+    Args:
+        count: records of the split.
+        encode: from a range of records to their latents and labels.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    for i, path in enumerate(part_paths(folder, split, count)):
+        if i % processes != process:
+            continue
+        rows = range(i * PART, min((i + 1) * PART, count))
+        if not path.exists():
+            latents, labels = encode(rows)
+            unfinished = path.with_suffix(".unfinished")
+            writer = ArrayRecordWriter(str(unfinished), "group_size:1")
+            for latent, label in zip(latents.astype("<f4"), labels.astype("<i4"), strict=True):
+                writer.write(latent.tobytes() + label.tobytes())
+            writer.close()
+            unfinished.rename(path)
+        yield len(rows)
+
+
+class LatentRecords:
+    """`records[i]` is a dictionary of a standardized latent, `image`, and its `label`."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        shape: Sequence[int],
+        mean: Float[np.ndarray, " channels"],
+        deviation: Float[np.ndarray, " channels"],
+        rows: Int[np.ndarray, " records"] | None = None,
+    ):
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        self._records = ArrayRecordDataSource([str(path) for path in paths])
+        self._shape, self._mean, self._deviation = tuple(shape), mean, deviation
+        self._rows = np.arange(len(self._records)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        record = self._records[int(self._rows[index])]
+        latent = np.frombuffer(record, "<f4", math.prod(self._shape)).reshape(self._shape)
+        label = np.frombuffer(record, "<i4", 1, offset=len(record) - 4)[0]
+        return {"image": (latent - self._mean) / self._deviation, "label": label}
+
+
+def read_summary(folder: str | os.PathLike | None) -> dict[str, Any]:
+    """What `latents.json` says: `shape`, `mean` and `deviation` by channel, `splits` with their counts, classes.
+
+    Raises:
+        FileNotFoundError: there is none, or not yet.
+    """
+    path = Path(folder or ".") / SUMMARY
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist: set config.data.directory to a folder of latents, and make it first, or finish it, "
+            "by python -m experiments.encode with this config"
+        )
+    return json.loads(path.read_text())
+
+
+def write_summary(folder: str | os.PathLike, summary: Mapping[str, Any]) -> None:
+    path = Path(folder) / SUMMARY
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(json.dumps(summary, indent=2) + "\n")
+    unfinished.replace(path)
+
+
+def load_latents(split: str, folder: str | os.PathLike | None, *, preload_bytes: int) -> Dataset:
+    """Standardized latents, (latent − mean)/deviation by channel, as the float32 `image`.
+
+    Raises:
+        FileNotFoundError: the folder holds no finished latents.
+        ValueError: unknown split.
+    """
+    summary = read_summary(folder)
+    members, paths, start = {}, [], 0
+    for name, count in summary["splits"].items():
+        paths += part_paths(folder, name, count)
+        members[name] = lambda start=start, count=count: np.arange(start, start + count)
+        start += count
+    mean, deviation = (np.asarray(summary[name], np.float32) for name in ("mean", "deviation"))
+    rows = np.concatenate(take(split, members))
+    records = LatentRecords(paths, summary["shape"], mean, deviation, rows)
+    source = OnDisk(records, {"image": np.dtype(np.float32), "label": np.dtype(np.int32)})
+    shape = tuple(summary["shape"])
+    if 4 * len(rows) * math.prod(shape) <= preload_bytes:
+        source = preload(source, {"image": shape, "label": ()})
+    return Dataset(
+        "latents",
+        split,
+        source,
+        image_shape=shape,
+        num_classes=summary["num_classes"],
+        class_names=tuple(summary["class_names"]) if summary["class_names"] else None,
+    )
+
+
+def raw_latents(
+    folder: str | os.PathLike, split: str, count: int, shape: Sequence[int]
+) -> Iterator[Float[np.ndarray, " batch *shape"]]:
+    """All latents of a finished split as they were written, a part at a time."""
+    channels = shape[-1]
+    records = LatentRecords(
+        part_paths(folder, split, count), shape, np.zeros(channels, np.float32), np.ones(channels, np.float32)
+    )
+    for start in range(0, count, PART):
+        yield np.stack([records[i]["image"] for i in range(start, min(start + PART, count))])
