@@ -28,6 +28,12 @@ def get_config() -> ConfigDict:
                 flip=False,  # mirror half of the images, left to right
                 dequantize_levels=placeholder(int),  # of the pixels, to train on them with noise within each
             ),
+            autoencoder=dict(  # on whose latents to work: of a run, or of published weights; pixels if neither
+                run=placeholder(str),
+                weights="ema",
+                published=placeholder(str),
+                module="autoencoder_kl",  # of genjax/pretrained, to load the published ones
+            ),
             model=dict(name="DiT", patch_size=2, width=96, depth=3, num_heads=3, unroll=3),
             process=dict(name="RectifiedFlow"),  # of genjax/diffusion/processes.py, with its arguments
             target=dict(name="velocity"),  # of genjax/diffusion/targets.py
@@ -67,6 +73,7 @@ def get_config() -> ConfigDict:
                 every=0,  # at the end alone
                 num_samples=1000,
                 labels="balanced",  # or "training": with the frequencies of the training set
+                vgg16=False,  # whether to take the Fréchet distance of VGG16's features too: pip install '.[lpips]'
             ),
         )
     )

@@ -1,12 +1,14 @@
 """Class-conditional rectified flow with DiT-XL/2 on 32×32×4 latents of ImageNet at 256×256, for many accelerators.
 
-python -m experiments.train --config=configs/imagenet256_latent_flow.py --workdir=runs/imagenet256_latent_flow
+python -m experiments.encode --config=configs/imagenet256_latent_flow.py --config.autoencoder.published=VAE --config.encoding.directory=IMAGES
+python -m experiments.train --config=configs/imagenet256_latent_flow.py --config.autoencoder.published=VAE --config.encoding.directory=IMAGES --workdir=runs/imagenet256_latent_flow
 
-The latents are a tensorflow-datasets set with the features `image`, float32 [32, 32, 4] of about unit deviation, and
-`label`. The autoencoder that makes them, and pictures out of samples, is to come; not run to its end yet.
+VAE is a folder with Stable Diffusion's autoencoder as diffusers saves it (config.json and diffusion_pytorch_model.safetensors),
+IMAGES one of pictures in a folder per class (genjax/data/folder.py). Not run to its end yet.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import digits_flow
 
@@ -17,11 +19,20 @@ def get_config() -> ConfigDict:
     config.num_steps = 400_000
     config.batch_size = 256
     config.data.update(
-        name="imagenet256_latents",
-        held_out_split="validation",
+        name="latents",
+        directory="runs/imagenet256_latents",
         image_shape=(32, 32, 4),
         num_classes=1000,
         flip=False,  # the mirrored latent is not the latent of the mirrored image
+    )
+    config.encoding = dict(
+        name="folder",
+        train_split="train",
+        held_out_split="test",
+        directory=placeholder(str),
+        flip=True,
+        size=256,
+        batch_size=64,
     )
     config.model = dict(
         name="DiT_XL", patch_size=2, dtype="bfloat16", remat_policy="dots_with_no_batch_dims_saveable"
@@ -32,5 +43,5 @@ def get_config() -> ConfigDict:
     config.mesh = dict(data=1, fsdp=-1)
     config.sampling.update(every=50_000, guidance_scale=1.5, per_class=1)
     config.checkpoint.every = 10_000
-    config.evaluation.num_samples = 50_000
+    config.evaluation.update(num_samples=50_000, vgg16=True)
     return config

@@ -70,8 +70,9 @@ class Reference:
     Attributes:
         real, unseen: features of training and of held-out images.
         judged: of as many of either, the images and their labels.
-        labels: those that the samples shall have, `[samples]`: balanced, or drawn from those of the training images,
-            where classes differ in size and `config.evaluation.labels` is "training".
+        labels: those that the samples shall have, `[samples]`: balanced; or drawn from those of the training images,
+            where classes differ in size and `config.evaluation.labels` is "training"; or "none", all 0, for a task that
+            knows no classes.
         splits: the training and held-out data.
     """
 
@@ -97,12 +98,13 @@ class Reference:
         laws = {
             "balanced": lambda: np.arange(count) % config.data.num_classes,
             "training": lambda: np.random.default_rng(0).choice(train_labels, count),
+            "none": lambda: np.zeros(count, int),
         }
         if config.evaluation.labels not in laws:
             raise ValueError(
                 f"config.evaluation.labels is {config.evaluation.labels!r}; take one of {', '.join(laws)}"
             )
-        self.labels = laws[config.evaluation.labels]()
+        self.labels, self.labelled = laws[config.evaluation.labels](), config.evaluation.labels != "none"
         self.num_modes = config.data.num_classes
         self.classifier = None
         if self.num_modes > 1:
@@ -114,7 +116,7 @@ class Reference:
     def accuracy(self, images: np.ndarray) -> dict[str, float | int]:
         """The share of images, `[samples height width channels]` in bytes, that are of the class asked for, and what
         there is to say of the classifier."""
-        if self.classifier is None:
+        if self.classifier is None or not self.labelled:
             return {}
         return dict(
             class_accuracy=float(np.mean(self.modes(pixel_features(images)) == self.labels)),

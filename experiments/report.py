@@ -31,6 +31,14 @@ BETTER = {
     "modes_covered": "higher",
     "divergence_of_modes": "lower",
     "duplicate_rate": "lower",
+    "elbo": "higher",
+    "importance_weighted_bound": "higher",
+    "bits_per_dimension": "lower",
+    "psnr": "higher",
+    "ssim": "higher",
+    "lpips": "lower",
+    "fd_vgg16": "lower",
+    "detail_kept": "1",
     "steps_per_second": "higher",
 }
 PICTURES_OVER_TIME = 12

@@ -12,4 +12,6 @@ Beside `init`, `update` and `generate` (`genjax.training.Task`) the programs her
 
 from experiments.tasks.adversarial import ImageGAN as ImageGAN
 from experiments.tasks.adversarial import PlaneGAN as PlaneGAN
+from experiments.tasks.autoencoding import Autoencoder as Autoencoder
 from experiments.tasks.diffusion import ImageDiffusion as ImageDiffusion
+from experiments.tasks.variational import VariationalAutoencoder as VariationalAutoencoder

@@ -7,45 +7,45 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from experiments.autoencoder_evaluation import Originals, in_batches
 from experiments.configuration import bind, lookup
 from experiments.evaluation import Reference, evaluate_images
+from experiments.frozen_autoencoder import FrozenAutoencoder, as_images
 from experiments.sampling import described, evaluation_times, make_averages, time_grid
+from experiments.tasks.single import Averages, State, first_state, next_state
 from genjax import diffusion
 from genjax.data import flip_images, to_float, to_uint8
 from genjax.diffusion import losses, processes, samplers, targets, times, weightings
 from genjax.models import dit
-from genjax.training import Mean, ema, group_norms, make_optimizer, update_average, value_and_gradient
-from genjax.training.optimizers import evaluation_params
+from genjax.training import Mean, make_optimizer, value_and_gradient
 from genjax.training.pictures import image_grid
 
 TIME_BINS = 8  # equal parts of a process' times, for each of which the loss is logged
-
-
-@flax.struct.dataclass
-class State:
-    step: Int[Array, ""]
-    params: PyTree
-    optimizer_state: PyTree
-    averages: dict[str, PyTree]
 
 
 @dataclass(frozen=True)
 class ImageDiffusion:
     """Class-conditional diffusion of images, with classifier-free guidance.
 
-    Batches are dictionaries of `image` (`[batch height width channels]`, bytes, or floats such as latents, as the
-    network shall see them) and `label` (`[batch]`).
+    Batches are dictionaries of `image` (`[batch height width channels]`, bytes, or floats as the network shall see
+    them) and `label` (`[batch]`). With an autoencoder the network works on its latents: floats are taken for these,
+    bytes are encoded within the step, and samples are decoded.
+
+    Attributes:
+        image_shape: of the batches' images.
+        latent_shape: of what the network works on; the images themselves without an autoencoder.
     """
 
     network: nn.Module
+    autoencoder: FrozenAutoencoder | None
     image_shape: tuple[int, int, int]
+    latent_shape: tuple[int, int, int]
     process: diffusion.Process
     target: Callable
     times: times.Law
@@ -54,7 +54,7 @@ class ImageDiffusion:
     dropout_rate: float
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
-    averages: tuple[tuple[str, ema.HalfLife | ema.PowerFunction], ...]
+    averages: Averages
     accumulation_steps: int
     flip: bool
     dequantize_levels: int | None
@@ -66,9 +66,18 @@ class ImageDiffusion:
         where the sampler would evaluate the network."""
         image_shape = tuple(config.data.image_shape)
         network = bind(dit, config.model, "model")(num_classes=config.data.num_classes)
-        if any(side % network.patch_size for side in image_shape[:2]):
+        autoencoder, latent_shape = FrozenAutoencoder.from_config(config), image_shape
+        if not autoencoder and config.data.name == "latents":
             raise ValueError(
-                f"config.data.image_shape {image_shape} does not divide into patches of {network.patch_size} "
+                "samples of latents have to be decoded: set config.autoencoder.run or config.autoencoder.published to what "
+                "encoded them"
+            )
+        if autoencoder and config.data.name != "latents":
+            latent_shape = autoencoder.latent_shape(image_shape)
+        if any(side % network.patch_size for side in latent_shape[:2]):
+            name = "the latents' shape" if latent_shape != image_shape else "config.data.image_shape"
+            raise ValueError(
+                f"{name} {latent_shape} does not divide into patches of {network.patch_size} "
                 "pixels; change it or config.model.patch_size"
             )
         process, target = bind(processes, config.process, "process")(), bind(targets, config.target, "target")
@@ -87,7 +96,9 @@ class ImageDiffusion:
             )
         return cls(
             network=network,
+            autoencoder=autoencoder,
             image_shape=image_shape,
+            latent_shape=latent_shape,
             process=process,
             target=target,
             times=times.shifted(bind(times, law, "times"), shift),
@@ -103,25 +114,27 @@ class ImageDiffusion:
             sampler=sampler,
         )
 
+    def frozen(self) -> tuple:
+        """The autoencoder's variables and the moments of its latents, if there is one."""
+        return (self.autoencoder.load(),) if self.autoencoder else ()
+
     def init(self, key: Key[Array, ""]) -> State:
-        image, time, label = jnp.zeros((1, *self.image_shape)), jnp.zeros(1), jnp.zeros(1, int)
+        image, time, label = jnp.zeros((1, *self.latent_shape)), jnp.zeros(1), jnp.zeros(1, int)
         params = self.network.init(key, image, time, label)["params"]
-        return State(
-            step=jnp.int32(0),
-            params=params,
-            optimizer_state=self.optimizer.init(params),
-            averages={name: jax.tree.map(jnp.copy, params) for name, _ in self.averages},
-        )
+        return first_state(params, self.optimizer, self.averages)
 
     def update(
-        self, state: State, batch: dict[str, Array], key: Key[Array, ""]
+        self, state: State, batch: dict[str, Array], key: Key[Array, ""], autoencoder: PyTree = None
     ) -> tuple[State, dict[str, Float[Array, ""] | Mean]]:
         def loss_of(params, batch, key):
             dropout_key, loss_key = jax.random.split(key)
             images = batch["image"]
             if self.flip:
                 images = flip_images(jax.random.fold_in(key, 2), images)
-            images = to_float(images) if images.dtype == jnp.uint8 else images
+            if images.dtype == jnp.uint8:
+                images = to_float(images)
+                if self.autoencoder:
+                    images = jax.lax.stop_gradient(self.autoencoder.encode(autoencoder, images))
             if self.dequantize_levels:
                 width = 2 / (self.dequantize_levels - 1)
                 images = diffusion.dequantize(jax.random.fold_in(key, 3), images, width)
@@ -143,26 +156,9 @@ class ImageDiffusion:
 
         gradient_of = value_and_gradient(loss_of, self.accumulation_steps)
         (loss, (sums, counts)), gradients = gradient_of(state.params, batch, key)
-        updates, optimizer_state = self.optimizer.update(gradients, state.optimizer_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        evaluated = evaluation_params(optimizer_state, params)
-        metrics = {
-            "loss": loss,
-            "learning_rate": self.schedule(state.step),
-            **{name: Mean(*bin) for name, *bin in zip(self._time_bins(), sums, counts, strict=True)},
-            **group_norms("norm/gradient", gradients),
-            **group_norms("norm/parameter", params),
-            **group_norms("norm/update", updates),
-        }
-        return State(
-            step=state.step + 1,
-            params=params,
-            optimizer_state=optimizer_state,
-            averages={
-                name: update_average(state.averages[name], evaluated, state.step, rule)
-                for name, rule in self.averages
-            },
-        ), metrics
+        state, metrics = next_state(state, gradients, self.optimizer, self.schedule, self.averages)
+        bins = zip(self._time_bins(), sums, counts, strict=True)
+        return state, {"loss": loss} | {name: Mean(*bin) for name, *bin in bins} | metrics
 
     def generate(
         self,
@@ -172,6 +168,7 @@ class ImageDiffusion:
         indices: Int[Array, " batch"],
         guidance_scale: float | Float[Array, ""],
         time_grid: Float[Array, " times"],
+        autoencoder: PyTree = None,
         *,
         weights: str = "params",
         trajectory: bool = False,
@@ -179,25 +176,35 @@ class ImageDiffusion:
         """Samples, one per label; sample `indices[i]` depends on its index, not its batch.
 
         Args:
-            weights: "params" (of a schedule-free optimizer, its average) or the name of one of the state's averages.
+            weights: as of `State.weights`.
             guidance_scale: 1 is plain conditional sampling (see `diffusion.guide`).
             time_grid: noise end first.
+            autoencoder: what `frozen` loads, where there is one.
             trajectory: return the states at all times.
         """
-        there = {"params": evaluation_params(state.optimizer_state, state.params), **state.averages}
         keys = diffusion.sample_keys(key, indices)
-        denoiser = diffusion.predict(self._apply(there[weights]), self.process, self.target)
+        denoiser = diffusion.predict(self._apply(state.weights(weights)), self.process, self.target)
         guided = diffusion.guide(denoiser, labels, self.network.null_label, guidance_scale)
-        noise = self.process.prior(keys, self.image_shape, time_grid[0])
-        return self.sampler(guided, self.process, noise, time_grid, keys=keys, trajectory=trajectory)
+        noise = self.process.prior(keys, self.latent_shape, time_grid[0])
+        samples = self.sampler(guided, self.process, noise, time_grid, keys=keys, trajectory=trajectory)
+        if not self.autoencoder:
+            return samples
+        decode = functools.partial(self.autoencoder.decode, autoencoder)
+        return jax.lax.map(decode, samples) if trajectory else decode(samples)
 
     animation = "noise_to_data.gif"
     as_data = staticmethod(to_uint8)
     picture = staticmethod(image_grid)
-    reference = staticmethod(Reference)
 
-    def sampling_inputs(self, sampling: Any) -> tuple[Float[Array, ""], Float[Array, " times"]]:
-        return jnp.float32(sampling.guidance_scale), time_grid(self.process, sampling)
+    def reference(self, config: Any) -> Reference | tuple[Reference, Originals]:
+        """Of images, also where the data are latents."""
+        if config.data.name == "latents":
+            config = as_images(config)
+        reference = Reference(config)
+        return (reference, Originals(config)) if config.evaluation.vgg16 else reference
+
+    def sampling_inputs(self, sampling: Any) -> tuple:
+        return jnp.float32(sampling.guidance_scale), time_grid(self.process, sampling), *self.frozen()
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         return {
@@ -207,8 +214,26 @@ class ImageDiffusion:
             "guidance_scale": sampling.guidance_scale,
         }
 
-    def evaluate(self, state: State, config: Any, reference: Reference) -> dict[str, Any]:
-        return evaluate_images(self, state, config, reference)[0]
+    def evaluate(
+        self, state: State, config: Any, reference: Reference | tuple[Reference, Originals]
+    ) -> dict[str, Any]:
+        """The measures of `evaluate_images`; with `config.evaluation.vgg16` also the Fréchet distance of VGG16's features,
+        that of training images, and that of the autoencoder's reconstructions of held-out ones."""
+        if not config.evaluation.vgg16:
+            return evaluate_images(self, state, config, reference)[0]
+        reference, originals = reference
+        report, images = evaluate_images(self, state, config, reference)
+        report |= {"fd_vgg16": originals.distance(images), "fd_vgg16_train": originals.floor}
+        if self.autoencoder:
+            reconstructions = self._reconstruct(originals.examples)
+            report["fd_vgg16_reconstruction"] = originals.distance(reconstructions)
+        return report
+
+    def _reconstruct(self, images: np.ndarray) -> np.ndarray:
+        (frozen,) = self.frozen()
+        both = lambda frozen, x: self.autoencoder.decode(frozen, self.autoencoder.encode(frozen, to_float(x)))
+        program = jax.jit(lambda frozen, x: to_uint8(both(frozen, x)))
+        return in_batches(lambda x: program(frozen, x), images)
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         return []  # the loss tells

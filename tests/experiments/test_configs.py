@@ -1,24 +1,33 @@
 """Every config builds its task and trains; those for accelerators in full shape abstractly, and narrowed for real."""
 
+import functools
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from conftest import ROOT
+from ml_collections import ConfigDict
 from PIL import Image
 
 from experiments.configuration import build
+from experiments.frozen_autoencoder import FrozenAutoencoder
+from experiments.tasks import autoencoding
 from genjax.data import Batches, load_dataset, sources
-from genjax.training import abstract_state, init_state, make_mesh
+from genjax.metrics.lpips import LPIPS
+from genjax.training import abstract_state, init_state, make_mesh, place_frozen
 from genjax.training.loop import compile_update
 
 CONFIGS = sorted(path.stem for path in Path(ROOT, "configs").glob("*.py"))
 PARAMETERS = {
     "cifar10_flow": 32_475_660,
     "imagenet256_latent_flow": 674_816_272,
+    # FLUX.1's autoencoder, and PatchGAN of three layers with a bias of each convolution
+    "imagenet256_autoencoder": 83_819_683 + 2_766_529,
     # generator and discriminator, as published
     "cifar10_gan": 20_781_952 + 21_280_512,
     "ffhq_gan": 23_057_952 + 23_009_568,
@@ -32,6 +41,10 @@ CHOICES = [
     "ffhq_gan:stylegan2_256",
     "ffhq_gan:stylegan2_1024",
     "imagenet_gan:32",
+    # Of others, those whose network or loss is another.
+    "digits_vae:iwae",
+    "emoji_autoencoder:vq_adversarial",
+    "imagenet256_autoencoder:vq",
 ]
 
 
@@ -45,7 +58,23 @@ def batch_of(config, count):
     shape = (count, *config.data.image_shape)
     floats = "latents" in config.data.name or "gaussians" in config.data.name
     images = random.standard_normal(shape, np.float32) if floats else random.integers(0, 256, shape, np.uint8)
-    return {"image": images, "label": random.integers(0, config.data.num_classes, count, np.int32)}
+    labels = random.integers(0, config.data.num_classes, count, np.int32)
+    return {config.data.get("feature", "image"): images, "label": labels}
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_load(monkeypatch):
+    """LPIPS' weights are 0, and flows on latents have an autoencoder, a run's or a published one, that only decodes."""
+    monkeypatch.setattr(autoencoding, "load_lpips", empty_lpips)
+    autoencoder = lambda config: SimpleNamespace(load=dict) if config.data.name == "latents" else None
+    monkeypatch.setattr(FrozenAutoencoder, "from_config", autoencoder)
+
+
+@functools.cache
+def empty_lpips():
+    images = jnp.zeros((1, 16, 16, 3))
+    abstract = jax.eval_shape(LPIPS().init, jax.random.key(0), images, images)
+    return LPIPS(), jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract)
 
 
 @pytest.mark.parametrize("name", CONFIGS + CHOICES)
@@ -62,16 +91,31 @@ def test_the_step_of_every_config_traces_at_its_full_size(name):
         for k, a in batch_of(config, 1).items()
     }
     with jax.set_mesh(mesh):
-        compile_update(task, state, mesh).trace(state, batch, jax.random.key(0))
+        frozen = place_frozen(task, mesh)
+        compile_update(task, state, mesh, frozen).trace(state, batch, jax.random.key(0), *frozen)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_field_that_is_set_is_one_field(name):
+    """No two places of a config are one dictionary, which a flag for the one would change for the other too."""
+
+    def parts(config):
+        return [
+            config,
+            *(each for value in config.values() if isinstance(value, ConfigDict) for each in parts(value)),
+        ]
+
+    identities = [id(each) for each in parts(load(name))]
+    assert len(set(identities)) == len(identities)
 
 
 def train_twice(config, batch):
     task, mesh, key = build(config), make_mesh(dict(config.mesh), config.batch_size), jax.random.key(0)
-    state = init_state(task, key, mesh)
+    state, frozen = init_state(task, key, mesh), place_frozen(task, mesh)
     with jax.set_mesh(mesh):
-        update = compile_update(task, abstract_state(task, key, mesh), mesh)
+        update = compile_update(task, abstract_state(task, key, mesh), mesh, frozen)
         for _ in range(2):
-            state, metrics = update(state, batch, key)
+            state, metrics = update(state, batch, key, *frozen)
     assert int(state.step) == 2 and np.isfinite(metrics["loss"])
 
 

@@ -1,7 +1,10 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +143,66 @@ def test_one_compilation(tmp_path):
 
     fit(tmp_path, Counting())
     assert len(traces) == 1
+
+
+class Pulled(Line):
+    """Goes to targets that it reads and does not train."""
+
+    targets, signs = np.array([5.0, -1.0, 0.0, 2.0], np.float32), np.array([-1.0, 1.0, 1.0, 1.0], np.float32)
+
+    def frozen(self):
+        return {"targets": self.targets}, self.signs
+
+    def update(self, state, batch, key, where, signs):
+        goal = signs * where["targets"]
+        return state._replace(step=state.step + 1, slope=state.slope + 0.5 * (goal - state.slope)), {
+            "loss": jnp.mean((state.slope - goal) ** 2)
+        }
+
+
+def test_what_is_frozen_reaches_the_update_and_no_checkpoint(tmp_path):
+    """Also of a run that goes on, with other frozen arrays than it began with."""
+    state = fit(tmp_path, Pulled(), num_steps=30)
+    np.testing.assert_allclose(state.slope, [-5, -1, 0, 2], atol=1e-6)  # 2⁻³⁰ of the way is left
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    saved = checkpoints.restore(checkpoints.latest(), jax.eval_shape(Line().init, jax.random.key(0)))
+    np.testing.assert_array_equal(saved.slope, state.slope)
+    names = "".join(path.read_text() for path in checkpoints.path(30).glob("_METADATA"))
+    assert "slope" in names and "targets" not in names
+
+    class Elsewhere(Pulled):
+        signs = -Pulled.signs
+
+    state = fit(tmp_path, Elsewhere(), num_steps=60)
+    np.testing.assert_allclose(state.slope, [5, 1, 0, -2], atol=1e-6)
+    assert [row["step"] for row in rows(tmp_path)][:7] == [4, 8, 12, 16, 20, 24, 28]
+
+
+SPLIT = """
+import jax, numpy as np
+from genjax.training import make_mesh, place_frozen
+
+class Task:
+    def frozen(self):
+        return {"kernel": np.zeros((128, 64))}, {"blocks": np.zeros((64, 32, 16)), "small": np.zeros(64)}
+
+mesh = make_mesh({"data": 2, "fsdp": 4}, 8)
+print(*(a.sharding.spec for a in jax.tree.leaves(place_frozen(Task(), mesh))), place_frozen(object(), mesh))
+"""
+
+
+def test_what_is_frozen_is_split_as_a_state_is():
+    result = subprocess.run(
+        [sys.executable, "-c", SPLIT],
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    # the largest side of what is not small, and of scanned layers not the first
+    assert result.stdout.strip() == "P('fsdp',) P(None, 'fsdp') P() ()"
 
 
 def test_speed_counts_the_products_and_the_time_spent_waiting(tmp_path):

