@@ -27,7 +27,7 @@ from genjax.data import flip_images, load_dataset, to_float, to_uint8
 from genjax.metrics.lpips import LPIPS
 from genjax.models import patchgan
 from genjax.nn import quantizers
-from genjax.pretrained.lpips import load_lpips
+from genjax.pretrained.lpips import load_lpips, require_lpips
 from genjax.training import ema, group_norms, make_optimizer, update_average
 from genjax.training.pictures import image_grid
 
@@ -103,7 +103,8 @@ class Autoencoder:
     @classmethod
     def from_config(cls, config: Any) -> "Autoencoder":
         """Raises ValueError on names that do not exist, weights of terms that the network does not have, terms without a
-        weight, and sizes that it does not reconstruct."""
+        weight, and sizes that it does not reconstruct; ImportError without LPIPS' weights, by which it is evaluated."""
+        require_lpips()
         if config.accumulation_steps != 1:
             raise ValueError(
                 "config.accumulation_steps must be 1 for an autoencoder, whose quantizer sees whole batches"

@@ -23,6 +23,7 @@ from genjax import diffusion
 from genjax.data import flip_images, to_float, to_uint8
 from genjax.diffusion import losses, processes, samplers, targets, times, weightings
 from genjax.models import dit
+from genjax.pretrained.lpips import require_lpips
 from genjax.training import Mean, make_optimizer, value_and_gradient
 from genjax.training.pictures import image_grid
 
@@ -64,6 +65,8 @@ class ImageDiffusion:
     def from_config(cls, config: Any) -> "ImageDiffusion":
         """Raises ValueError on names that do not exist, images that do not divide into patches, and a target that is singular
         where the sampler would evaluate the network."""
+        if config.evaluation.vgg16:
+            require_lpips()
         image_shape = tuple(config.data.image_shape)
         network = bind(dit, config.model, "model")(num_classes=config.data.num_classes)
         autoencoder, latent_shape = FrozenAutoencoder.from_config(config), image_shape

@@ -1,8 +1,8 @@
-"""What to read of a codebook: how much of it is used, and how evenly; `alarms` says in words what of it, or of a
-variational autoencoder's latents, is bad.
+"""What to read of a codebook: how much of it is used, and how evenly; `alarms` says in words what is bad of it,
+or of a variational autoencoder's latents.
 
-The reconstruction's loss does not tell: a network learns to do with the few codes that are left. Nor does the ELBO: a
-decoder that is strong enough does without latents.
+The reconstruction's loss does not tell: a network learns to do with the few codes that are left. Nor does the
+ELBO: a decoder that is strong enough does without latents.
 """
 
 import math
@@ -46,8 +46,8 @@ def alarms(metrics: Mapping[str, float]) -> list[str]:
     chosen at random evenly; less than half of it is called a collapse, and so is a perplexity of less than a
     tenth of it.
 
-    `active_units` of `num_units` latents depend on the images (`genjax.metrics.active_units`); less than a tenth is called
-    a collapse of the posterior to the prior.
+    `active_units` of `num_units` latents depend on the images (`genjax.metrics.active_units`); less than a tenth
+    is called a collapse of the posterior to the prior.
     """
     found = [f"Not finite: {name} is {value}." for name, value in metrics.items() if not math.isfinite(value)]
     if "codebook/usage" in metrics:
@@ -65,7 +65,6 @@ def alarms(metrics: Mapping[str, float]) -> list[str]:
                 f"{even:.3g} evenly used codes (perplexity) of {num_codes:.0f}."
             )
     if "active_units" in metrics and metrics["active_units"] < 0.1 * metrics["num_units"]:
-        found.append(
-            f"Posterior collapse: {metrics['active_units']:.0f} of {metrics['num_units']:.0f} latents depend on the images."
-        )
+        active, units = metrics["active_units"], metrics["num_units"]
+        found.append(f"Posterior collapse: {active:.0f} of {units:.0f} latents depend on the images.")
     return found

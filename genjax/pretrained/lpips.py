@@ -40,8 +40,7 @@ def load_lpips(path: str | os.PathLike | None = None) -> tuple[LPIPS, Any]:
         ImportError: no file at `path`, and no package.
         ValueError: the package's file is not the published one, or that at `path` holds other variables.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genjax"
-    path = Path(path) if path else cache / "lpips-vgg16.safetensors"
+    path = Path(path) if path else _cache()
     if not path.exists():
         _convert(_published_file(), path)
     module = LPIPS()
@@ -54,6 +53,20 @@ def load_vgg16(path: str | os.PathLike | None = None) -> tuple[VGG16, Any]:
     """VGG16's convolutions and their variables, from the same file, with the same errors as `load_lpips`."""
     _, variables = load_lpips(path)
     return VGG16(), {"params": variables["params"]["vgg16"]}
+
+
+def require_lpips() -> None:
+    """What a program that will evaluate by LPIPS or VGG16 asks before it trains.
+
+    Raises:
+        ImportError: neither the file of `load_lpips` nor the package is there.
+    """
+    if not _cache().exists():
+        _published_file()
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genjax/lpips-vgg16.safetensors"
 
 
 def _published_file() -> Path:

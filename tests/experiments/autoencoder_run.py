@@ -24,8 +24,9 @@ CODES, WARMUP = 8, 4
 
 
 def small_config(choice: str):
-    """Narrow: "kl", with a discriminator from step `START` on, batch norm in it, and R1 at every other step; "vq", whose codes
-    are moving averages; "video", with a discriminator, whose last latent frame stands for more than is left; "elbo", "iwae"."""
+    """Narrow: "kl", with a discriminator from step `START` on, batch norm in it, and R1 at every other step;
+    "vq", whose codes are moving averages; "video", with a discriminator, whose last latent frame stands for
+    more than is left; "elbo"; "iwae"."""
     if choice in ("elbo", "iwae"):
         config = digits_vae.get_config(choice)
         config.model.update(width=8, depth=1, latent_size=4)

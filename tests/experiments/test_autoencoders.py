@@ -1,4 +1,4 @@
-"""The task of autoencoders: its loss, its discriminator, and that nothing depends on devices or interruptions."""
+"""The task of autoencoders: its loss, its discriminator, and that devices and interruptions change nothing."""
 
 import dataclasses
 import functools
@@ -147,14 +147,14 @@ def written_out():
 
 
 def judging():
-    """A state whose discriminator has an opinion, so that its gradient is large beside the 1e-4 of its weight."""
+    """A state whose discriminator has an opinion: its gradient is large beside the 1e-4 of its weight."""
     state = jax.device_get(made("kl").state)
     sharper = jax.tree.map(lambda a: 4 * a, state.discriminator.params)
     return state.replace(discriminator=state.discriminator.replace(params=sharper), step=jnp.int32(START))
 
 
 def test_the_gradients_are_those_of_the_written_out_losses():
-    """Of both networks, at a step with R1; and at its last layer either side of the reconstruction's loss pulls alike."""
+    """Of both networks, at a step with R1; at its last layer distances and discriminator pull alike."""
     config, _, frozen, _, update = made("kl")
     state, images = judging(), batch(config, 0)["image"]
     after, metrics = update(state, {"image": images}, KEY, *frozen)
@@ -214,8 +214,8 @@ def test_without_a_term_it_is_left_out():
 
 
 def test_quantized_gradients_pass_straight_through():
-    """Against a loss in which codes are constants, added as a difference to what the encoder says; the codes are unit
-    vectors, and their moving averages those of the latents that chose them."""
+    """Against a loss in which codes are constants, added as a difference to what the encoder says; the codes are
+    unit vectors, and their moving averages those of the latents that chose them."""
     config, task, _, state, update = made("vq")
     images = batch(config, 0)["image"]
     network, kept = task.network, state.autoencoder.kept

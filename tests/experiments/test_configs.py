@@ -64,7 +64,7 @@ def batch_of(config, count):
 
 @pytest.fixture(autouse=True)
 def nothing_to_load(monkeypatch):
-    """LPIPS' weights are 0, and flows on latents have an autoencoder, a run's or a published one, that only decodes."""
+    """LPIPS' weights are 0, and flows on latents have an autoencoder, of a run or published, that only decodes."""
     monkeypatch.setattr(autoencoding, "load_lpips", empty_lpips)
     autoencoder = lambda config: SimpleNamespace(load=dict) if config.data.name == "latents" else None
     monkeypatch.setattr(FrozenAutoencoder, "from_config", autoencoder)

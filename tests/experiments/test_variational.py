@@ -1,4 +1,4 @@
-"""The task of variational autoencoders: its bounds, samples of its prior, and what an evaluation says of them."""
+"""The task of variational autoencoders: its bounds, samples of its prior, and what an evaluation says."""
 
 import functools
 import json
@@ -40,7 +40,7 @@ def same(a, b):
 
 
 def written_out(task, x, key, num_samples):
-    """log p(x|z), log p(z) and log q(z|x) of draws of z, `[num_samples batch]`, as sums of normal laws' densities."""
+    """log p(x|z), log p(z) and log q(z|x) of draws of z, `[num_samples batch]`, by densities of normal laws."""
 
     def densities(params):
         mean, log_variance = task.network.apply({"params": params}, x, method="encode")
@@ -168,10 +168,11 @@ HELD_OUT = np.random.default_rng(0).integers(0, 17, (53, 8, 8, 1)).astype(np.flo
 
 @functools.cache
 def evaluated(blind):
-    """Of 53 images, which are no multiple of a batch: the report, the images' log-likelihoods by SciPy if the decoder
-    is blind, and what is said of it.
+    """Of 53 images, which are no multiple of a batch: the report, the images' log-likelihoods by SciPy if the
+    network is blind, and the task.
 
-    A blind network's posterior is the prior whatever the image, and its decoder says the same whatever the latents.
+    A blind network's posterior is the prior, whatever the image, and what its decoder says does not depend on
+    the latents.
     """
     config = small_config("elbo")
     config.evaluation.num_importance_samples, config.sampling.weights = 7, "params"

