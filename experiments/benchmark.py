@@ -28,7 +28,7 @@ from experiments.configuration import build, check_diffusion
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import evaluation_times, time_grid
 from genjax.data import Batches, InMemory, load_dataset, reading_rate
-from genjax.training import Checkpoints, abstract_state, make_mesh, train
+from genjax.training import Checkpoints, abstract_state, make_mesh, place_frozen, train
 from genjax.training.cost import multiply_adds
 from genjax.training.log import read_metrics
 from genjax.training.loop import compile_update
@@ -57,7 +57,8 @@ def plain_loop(config) -> Callable[[int], float]:
 def bare_step(config, task, mesh, batches) -> Callable[[int], float]:
     """Seconds for so many compiled updates on one batch that lies on the devices."""
     abstract = abstract_state(task, jax.random.key(0), mesh)
-    update = compile_update(task, abstract, mesh)
+    frozen = place_frozen(task, mesh)
+    update = compile_update(task, abstract, mesh, frozen)
     state = jax.jit(task.init, out_shardings=jax.tree.map(lambda a: a.sharding, abstract))(jax.random.key(0))
     batch, key = jax.device_put(batches[0], batch_sharding(mesh)), jax.random.key(1)
 
@@ -65,7 +66,7 @@ def bare_step(config, task, mesh, batches) -> Callable[[int], float]:
         nonlocal state
         began = time.perf_counter()
         for _ in range(steps):
-            state, _ = update(state, batch, key)
+            state, _ = update(state, batch, key, *frozen)
         jax.block_until_ready(state)
         return time.perf_counter() - began
 
@@ -105,13 +106,12 @@ def guided_sampling(config, task, mesh) -> dict[str, Callable[[], float]]:
     batch_size, times = config.batch_size, time_grid(task.process, config.sampling)
     evaluations = len(evaluation_times(task.sampler, task.process, times))
     labels, indices = np.arange(batch_size) % config.data.num_classes, np.arange(batch_size)
+    sampling_inputs = task.sampling_inputs(config.sampling)
     generate = jax.jit(lambda *args: task.generate(state, jax.random.key(1), *args))
     network = jax.jit(lambda *args: task.network.apply({"params": state.params}, *args))
-    inputs = jnp.zeros((2 * batch_size, *task.image_shape)), jnp.zeros(2 * batch_size), np.repeat(labels, 2)
+    inputs = jnp.zeros((2 * batch_size, *task.latent_shape)), jnp.zeros(2 * batch_size), np.repeat(labels, 2)
     calls = {
-        f"{config.sampling.num_steps} guided steps": lambda: generate(
-            labels, indices, jnp.float32(config.sampling.guidance_scale), times
-        ),
+        f"{config.sampling.num_steps} guided steps": lambda: generate(labels, indices, *sampling_inputs),
         "as many network calls": lambda: [network(*inputs) for _ in range(evaluations)],
     }
 
@@ -140,7 +140,7 @@ def main() -> None:
     abstract = abstract_state(task, jax.random.key(0), mesh)
     inputs = [
         jax.ShapeDtypeStruct(shape, dtype)
-        for shape, dtype in [((1, *task.image_shape), jnp.float32), ((1,), jnp.float32), ((1,), jnp.int32)]
+        for shape, dtype in [((1, *task.latent_shape), jnp.float32), ((1,), jnp.float32), ((1,), jnp.int32)]
     ]
     forward = multiply_adds(
         lambda params, *args: task.network.apply({"params": params}, *args), abstract.params, *inputs

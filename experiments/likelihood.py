@@ -96,6 +96,10 @@ def main() -> None:
     with user_errors():
         config, task, state = restore(WORKDIR.value, None)
         check_diffusion(config)
+        if task.autoencoder:
+            raise ValueError(
+                f"{config.experiment} is a flow on latents, whose likelihood is none of images; take a run on pixels"
+            )
         results = held_out_bits(task, state, config, LEVELS.value, COUNT.value, PROBES.value, CLEAN_END.value)
     count = len(results[0])
     report = {"levels": LEVELS.value, "images": count, "steps": int(state.step), "device": device_name()}

@@ -15,7 +15,6 @@ from pathlib import Path
 from absl import flags
 
 from experiments.configuration import bind, build, change_sampling, named, read_config, restore
-from experiments.evaluation import Reference
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import described, evaluation_times, sample_images, time_grid
 from genjax.diffusion import samplers
@@ -45,13 +44,13 @@ def main(*workdirs: str) -> None:
             config = read_config(workdir)
             change_sampling(config, sampler=sampler, grid=grid)
             build(config)
-        references: dict[str, Reference] = {}
+        references = {}
         for workdir in workdirs:
             for sampler in choices:
                 config, task, state = restore(workdir, None, sampler=sampler, grid=grid)
-                config.evaluation.num_samples = NUM_SAMPLES.value
+                config.evaluation.update(num_samples=NUM_SAMPLES.value, vgg16=False)
                 data = json.dumps([config.data, config.evaluation])
-                reference = references.get(data) or references.setdefault(data, Reference(config))
+                reference = references.get(data) or references.setdefault(data, task.reference(config))
                 for steps in map(int, STEPS.value):
                     config.sampling.num_steps = steps
                     records.append(measure(workdir, config, task, state, reference))

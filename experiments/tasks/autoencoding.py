@@ -19,7 +19,7 @@ from experiments import frozen_autoencoder
 from experiments.autoencoder_evaluation import Originals, evaluate_reconstructions
 from experiments.configuration import bind, lookup
 from experiments.sampling import make_averages
-from experiments.tasks.adversarial import Player, Regularizer
+from experiments.tasks.adversarial import WALK_STEPS, Player, Regularizer
 from genjax import adversarial, autoencoding
 from genjax.adversarial import objectives, regularizers
 from genjax.autoencoding import instruments, reconstruction
@@ -31,7 +31,6 @@ from genjax.pretrained.lpips import load_lpips, require_lpips
 from genjax.training import ema, group_norms, make_optimizer, update_average
 from genjax.training.pictures import image_grid
 
-WALK_STEPS = 24  # frames of a latent walk
 SHOWN = 100  # held-out examples from which pictures are made
 
 
@@ -90,7 +89,7 @@ class Autoencoder:
     network: nn.Module
     perceptual: LPIPS
     feature: str
-    data_shape: tuple[int, ...]
+    image_shape: tuple[int, ...]
     flip: bool
     distance: Callable
     weights: tuple[tuple[str, float], ...]
@@ -125,7 +124,7 @@ class Autoencoder:
             network=bind(module, fields, "model")(),
             perceptual=LPIPS(),
             feature=config.data.feature,
-            data_shape=tuple(config.data.image_shape),
+            image_shape=tuple(config.data.image_shape),
             flip=config.data.flip,
             distance=bind(reconstruction, config.reconstruction, "reconstruction"),
             weights=tuple((name, weight) for name, weight in config.weights.items() if weight),
@@ -139,7 +138,7 @@ class Autoencoder:
         return task
 
     def _check(self, weights: Mapping[str, float]) -> None:
-        example = jax.ShapeDtypeStruct((1, *self.data_shape), jnp.float32)
+        example = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
 
         def reconstruct(key, x):
             variables = self.network.init(key, x)
@@ -148,7 +147,7 @@ class Autoencoder:
         y, terms = jax.eval_shape(reconstruct, jax.random.key(0), example)
         if y.shape != example.shape:
             raise ValueError(
-                f"config.data.image_shape is {self.data_shape}, which {type(self.network).__name__} reconstructs as "
+                f"config.data.image_shape is {self.image_shape}, which {type(self.network).__name__} reconstructs as "
                 f"{y.shape[1:]}: take sides that are multiples of {self.network.factor}, and as many channels as it makes"
             )
         with_weight = {*terms, "perceptual"}
@@ -164,7 +163,7 @@ class Autoencoder:
 
     def init(self, key: Key[Array, ""]) -> State:
         keys = jax.random.split(key)
-        example = jnp.zeros((1, *self.data_shape))
+        example = jnp.zeros((1, *self.image_shape))
         kept = dict(self.network.init(keys[0], example))
         params = kept.pop("params")
         autoencoder = Player(params, kept, self.optimizer.init(params))
@@ -274,7 +273,7 @@ class Autoencoder:
 
     def _trim(self, decoded):
         """Of videos, no more frames than the data have: a last latent frame may stand for more."""
-        return decoded[:, : self.data_shape[0]] if len(self.data_shape) == 4 else decoded
+        return decoded[:, : self.image_shape[0]] if len(self.image_shape) == 4 else decoded
 
     def _judge(self, params, kept, x):
         """Logits of all patches of all frames in training, and what the discriminator keeps after them."""
@@ -355,7 +354,7 @@ class Autoencoder:
         z = self.encode(variables, to_float(originals[indices % len(originals)]))
         if not trajectory:
             return self.decode(variables, z)
-        if len(self.data_shape) == 4:
+        if len(self.image_shape) == 4:
             return jnp.moveaxis(self.decode(variables, z), 1, 0)
         stops = jnp.stack([jnp.roll(z, 1, axis=0), z])
         return jax.lax.map(
@@ -367,12 +366,8 @@ class Autoencoder:
     reference = staticmethod(Originals)
 
     @property
-    def image_shape(self) -> tuple[int, ...]:
-        return self.data_shape
-
-    @property
     def animation(self) -> str:
-        return "latent_walk.gif" if len(self.data_shape) == 3 else "reconstruction.gif"
+        return "latent_walk.gif" if len(self.image_shape) == 3 else "reconstruction.gif"
 
     @staticmethod
     def picture(examples: np.ndarray, columns: int):

@@ -14,6 +14,7 @@ from experiments.autoencoder_evaluation import evaluate_bounds
 from experiments.configuration import bind
 from experiments.evaluation import Reference, evaluate_images
 from experiments.sampling import make_averages
+from experiments.tasks.adversarial import WALK_STEPS
 from experiments.tasks.single import Averages, State, first_state, next_state
 from genjax import adversarial, autoencoding
 from genjax.autoencoding import instruments, likelihoods
@@ -22,8 +23,6 @@ from genjax.diffusion import sample_keys, slerp
 from genjax.models import vae
 from genjax.training import make_optimizer, value_and_gradient
 from genjax.training.pictures import image_grid
-
-WALK_STEPS = 24  # frames of a latent walk
 
 
 @dataclass(frozen=True)
