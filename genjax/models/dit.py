@@ -10,8 +10,10 @@ from jaxtyping import Array, Float, Int
 
 from genjax.nn import (
     Dense,
+    Modulation,
     attention,
     constrain,
+    modulate,
     patchify,
     sincos_positions,
     sinusoidal_embedding,
@@ -22,36 +24,6 @@ Dtype = Any
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros
 small = nn.initializers.normal(0.02)
-
-
-def modulate(
-    x: Float[Array, "batch length features"],
-    shift: Float[Array, "batch features"],
-    scale: Float[Array, "batch features"],
-) -> Float[Array, "batch length features"]:
-    """LayerNorm(x)·(1 + scale) + shift in float32: the norm has no weights of its own."""
-    x = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=jnp.float32)(x)
-    return x * (1 + scale[:, None]) + shift[:, None]
-
-
-class Modulation(nn.Module):
-    """`parts` vectors of shift, scale or gate per example from the conditioning; zero at initialisation."""
-
-    parts: int
-    param_dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, conditioning: Float[Array, "batch features"]) -> list[Float[Array, "batch features"]]:
-        features = conditioning.shape[-1]
-        dense = Dense(
-            self.parts * features,
-            kernel_init=zeros,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            name="dense",
-        )
-        parts = constrain(dense(nn.silu(conditioning)), ("data", "fsdp"))
-        return jnp.split(parts, self.parts, axis=-1)
 
 
 class Block(nn.Module):

@@ -4,6 +4,9 @@ from genjax.nn.attention import attention as attention
 from genjax.nn.dense import Dense as Dense
 from genjax.nn.embeddings import sincos_positions as sincos_positions
 from genjax.nn.embeddings import sinusoidal_embedding as sinusoidal_embedding
+from genjax.nn.modulation import Modulation as Modulation
+from genjax.nn.modulation import VectorEmbedding as VectorEmbedding
+from genjax.nn.modulation import modulate as modulate
 from genjax.nn.patches import patchify as patchify
 from genjax.nn.patches import unpatchify as unpatchify
 from genjax.nn.quantizers import BinarySphericalQuantizer as BinarySphericalQuantizer
@@ -13,3 +16,4 @@ from genjax.nn.quantizers import Quantized as Quantized
 from genjax.nn.quantizers import ResidualVectorQuantizer as ResidualVectorQuantizer
 from genjax.nn.quantizers import VectorQuantizer as VectorQuantizer
 from genjax.nn.sharding import constrain as constrain
+from genjax.nn.text import Text as Text

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from genjax.models.autoencoder_dc import ACTIVATIONS, AutoencoderDC, Stage
 from genjax.pretrained.safetensors_io import load_variables
@@ -114,13 +113,7 @@ def load(folder: str | os.PathLike) -> tuple[AutoencoderDC, Any]:
             words = [re.sub(f"^(?:{pattern})$", name, word) for word in words]
         return ".".join([side, *words])
 
-    def convert(variable: str, tensor: np.ndarray) -> np.ndarray:
-        if not variable.endswith("kernel"):
-            return tensor
-        return tensor.T if tensor.ndim == 2 else tensor.transpose(2, 3, 1, 0)
-
     image = jax.ShapeDtypeStruct((1, module.factor, module.factor, module.image_channels), jnp.float32)
     expected = jax.eval_shape(module.init, jax.random.key(0), image)
-    path = folder / "diffusion_pytorch_model.safetensors"
     counter = lambda name, tensor: name.endswith("num_batches_tracked")
-    return module, load_variables(path, expected, rename, convert, counter)
+    return module, load_variables(folder, expected, rename, ignore=counter)

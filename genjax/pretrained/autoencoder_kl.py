@@ -1,6 +1,5 @@
 """Convolutional KL autoencoders as diffusers writes them, those of Stable Diffusion and FLUX among them."""
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -9,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import safe_open
 
 from genjax.models.autoencoder_kl import AutoencoderKL
-from genjax.pretrained.safetensors_io import load_variables
+from genjax.pretrained.configuration import expect, read_config
+from genjax.pretrained.safetensors_io import from_torch, load_variables, open_tensors
 
 # What a configuration means that does not name it (diffusers' signature); the last two are not the network's.
 SHARED_DEFAULTS = dict(
@@ -53,33 +52,6 @@ _WORDS = {
 _OLD_WORDS = _WORDS | {"query": "query", "key": "key", "value": "value", "projection": "proj_attn"}
 
 
-def read_config(folder: str | os.PathLike, class_name: str, defaults: dict[str, Any]) -> dict[str, Any]:
-    """`config.json` of a folder, completed by `defaults`.
-
-    Raises:
-        ValueError: it is of another class than `class_name`, or has entries that `defaults` has not.
-    """
-    path = os.path.join(folder, "config.json")
-    with open(path) as file:
-        config = json.load(file)
-    if config.get("_class_name") != class_name:
-        raise ValueError(f"{path} describes {config.get('_class_name')}; expected {class_name}")
-    config = {name: value for name, value in config.items() if not name.startswith("_")}
-    unknown = {name: config[name] for name in sorted(config.keys() - defaults.keys())}
-    if unknown:
-        raise ValueError(f"{path} has entries that are not known here: {unknown}")
-    return defaults | config
-
-
-def expect(config: dict[str, Any], name: str, *supported: Any) -> None:
-    """
-    Raises:
-        ValueError: an entry of a configuration is none of those supported.
-    """
-    if config[name] not in supported:
-        raise ValueError(f"{name}={config[name]!r} is not supported; only {', '.join(map(repr, supported))}")
-
-
 def level_fields(config: dict[str, Any]) -> dict[str, Any]:
     """Fields of the encoder and the decoder from a configuration of diffusers'.
 
@@ -111,7 +83,7 @@ def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
     """Theirs are channel-first: kernels `[out, in]` and `[out, in, height, width]`."""
     if re.search(r"attention\w*/\w+/kernel$", variable):  # to some a 1×1 convolution
         return tensor.reshape(tensor.shape[:2]).T
-    return tensor.transpose(2, 3, 1, 0) if variable.endswith("kernel") else tensor
+    return from_torch(variable, tensor)
 
 
 def layer_names(
@@ -160,15 +132,13 @@ def load_folder(folder: str | os.PathLike, module: Any, in_channels: int) -> Any
     Raises:
         ValueError: one that lists all missing, extra and misshapen tensors.
     """
-    path = os.path.join(folder, "diffusion_pytorch_model.safetensors")
-    with safe_open(path, framework="np") as file:
-        old = any(name.endswith("proj_attn.weight") for name in file.keys())
+    old = any(name.endswith("proj_attn.weight") for name in open_tensors(folder))
     middle = ("mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1")
     layers = layer_names(
         module, "{direction}_blocks.{level}", "resnets", "attentions", "{direction}samplers.0.conv", middle
     )
     layers |= {f"{part}/norm_out": f"{part}.conv_norm_out" for part in ("encoder", "decoder")}
-    return load_variables_of(path, module, in_channels, layers, _OLD_WORDS if old else _WORDS)
+    return load_variables_of(folder, module, in_channels, layers, _OLD_WORDS if old else _WORDS)
 
 
 def load(folder: str | os.PathLike) -> tuple[AutoencoderKL, Any]:

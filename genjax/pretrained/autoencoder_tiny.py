@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from genjax.models.autoencoder_tiny import AutoencoderTiny
 from genjax.pretrained.safetensors_io import load_variables
@@ -82,9 +81,6 @@ def load(folder: str | os.PathLike) -> tuple[AutoencoderTiny, Any]:
         words = [re.sub(r"^conv(\d)$", lambda match: f"conv.{2 * int(match[1])}", word) for word in words]
         return ".".join([places[f"{side}/{layer}"], *words]).replace("kernel", "weight")
 
-    def convert(variable: str, tensor: np.ndarray) -> np.ndarray:
-        return tensor.transpose(2, 3, 1, 0) if variable.endswith("kernel") else tensor
-
     image = jax.ShapeDtypeStruct((1, module.factor, module.factor, module.image_channels), jnp.float32)
     expected = jax.eval_shape(module.init, jax.random.key(0), image)
-    return module, load_variables(folder / "diffusion_pytorch_model.safetensors", expected, rename, convert)
+    return module, load_variables(folder, expected, rename)

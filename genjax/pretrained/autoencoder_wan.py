@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genjax.models.autoencoder_wan import AutoencoderWan
-from genjax.pretrained.safetensors_io import load_variables
+from genjax.pretrained.safetensors_io import from_torch, load_variables
 
 # Theirs for ours, where the words of a path differ: patterns of whole words.
 _NAMES = {
@@ -56,7 +56,7 @@ def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
         return tensor.reshape(-1)
     if max(tensor.shape[2:]) == 1:
         return tensor.reshape(tensor.shape[:2]).T
-    return np.moveaxis(tensor, (1, 0), (-2, -1))
+    return from_torch(variable, tensor)
 
 
 def load(folder: str | os.PathLike) -> tuple[AutoencoderWan, Any]:
@@ -87,5 +87,4 @@ def load(folder: str | os.PathLike) -> tuple[AutoencoderWan, Any]:
     example = jax.ShapeDtypeStruct((1, 1, module.factor, module.factor, module.image_channels), jnp.float32)
     expected = jax.eval_shape(module.init, jax.random.key(0), example)
     rename = lambda variable: _rename(variable, module.blocks)
-    path = Path(folder) / "diffusion_pytorch_model.safetensors"
-    return module, load_variables(path, expected, rename, _convert)
+    return module, load_variables(folder, expected, rename, _convert)

@@ -46,7 +46,7 @@ def load_lpips(path: str | os.PathLike | None = None) -> tuple[LPIPS, Any]:
     module = LPIPS()
     images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
     expected = jax.eval_shape(module.init, jax.random.key(0), images, images)
-    return module, load_variables(path, expected, rename=lambda variable: variable)
+    return module, load_variables(path, expected, lambda variable: variable, lambda variable, array: array)
 
 
 def load_vgg16(path: str | os.PathLike | None = None) -> tuple[VGG16, Any]:

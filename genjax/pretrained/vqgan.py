@@ -9,13 +9,12 @@ from genjax.models.vqgan import VQModel
 from genjax.nn.quantizers import VectorQuantizer
 from genjax.pretrained.autoencoder_kl import (
     SHARED_DEFAULTS,
-    expect,
     layer_names,
     level_fields,
     load_folder,
     load_variables_of,
-    read_config,
 )
+from genjax.pretrained.configuration import expect, read_config
 
 # The last does not concern the network: it says what diffusers' `decode` is given.
 _DEFAULTS = SHARED_DEFAULTS | dict(

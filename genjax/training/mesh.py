@@ -16,7 +16,9 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
-SCANNED = re.compile(r"\bblocks\b")  # where networks stack the parameters of scanned layers, on dimension 0
+SCANNED = re.compile(
+    r"(\b|_)blocks\b"
+)  # where networks stack the parameters of scanned layers, on dimension 0
 SMALL = 2**12  # elements; an array below is not worth a collective
 
 

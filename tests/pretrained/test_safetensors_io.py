@@ -1,3 +1,8 @@
+import json
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from genjax.pretrained import load_variables
+from genjax.pretrained.safetensors_io import save_variables
 
 EXPECTED = {
     "params": {"dense": {"kernel": jax.ShapeDtypeStruct((2, 3), jnp.bfloat16)}},
@@ -59,3 +65,68 @@ def test_one_error_lists_everything(load):
 def test_a_tensor_that_cannot_be_converted_is_misshapen(load):
     with pytest.raises(ValueError, match=r"misshapen: dense.weight \(6,\), for params/dense/kernel \(2, 3\)"):
         load({"dense.weight": WEIGHT.reshape(-1), "mean": MEAN})
+
+
+LAYERS = {"params": {"blocks": {"dense": {"kernel": jax.ShapeDtypeStruct((3, 2, 4), jnp.bfloat16)}}}}
+
+
+def name_of_layer(variable):
+    return "block.{}.weight"
+
+
+@pytest.fixture
+def stack():
+    return {"params": {"blocks": {"dense": {"kernel": jnp.arange(24, dtype=jnp.bfloat16).reshape(3, 2, 4)}}}}
+
+
+def test_scanned_layers_are_stacked_and_bfloat16_kept(tmp_path, stack):
+    kernel = stack["params"]["blocks"]["dense"]["kernel"]
+    torch = {f"block.{i}.weight": np.ascontiguousarray(kernel[i].T) for i in range(3)}
+    save_file(torch, tmp_path / "model.safetensors")
+    loaded = load_variables(tmp_path, LAYERS, name_of_layer)["params"]["blocks"]["dense"]["kernel"]
+    assert loaded.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(loaded, kernel)
+
+
+@pytest.mark.parametrize("shard_bytes", [10**9, 40, 1])  # one file; two tensors of 16 bytes each; one each
+def test_what_is_saved_is_loaded(tmp_path, stack, shard_bytes):
+    save_variables(tmp_path, {"a": 1}, stack, name_of_layer, name="model", shard_bytes=shard_bytes)
+    assert len(list(tmp_path.glob("*.safetensors"))) == {10**9: 1, 40: 2, 1: 3}[shard_bytes]
+    assert json.loads((tmp_path / "config.json").read_text()) == {"a": 1}
+    loaded = load_variables(tmp_path, LAYERS, name_of_layer)
+    jax.tree.map(np.testing.assert_array_equal, loaded, stack)
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np, sys
+from genjax.pretrained import load_variables
+mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+sharding = jax.sharding.NamedSharding(mesh, jax.P(None, None, "fsdp"))
+expected = {"kernel": jax.ShapeDtypeStruct((3, 2, 4), jnp.bfloat16, sharding=sharding)}
+kernel = load_variables(sys.argv[1], expected, lambda variable: "block.{}.weight")["kernel"]
+assert kernel.sharding == sharding
+assert {part.data.shape for part in kernel.addressable_shards} == {(3, 2, 1)}
+np.testing.assert_array_equal(kernel, np.arange(24).reshape(3, 2, 4))
+"""
+
+
+def test_parts_lie_where_the_sharding_says(tmp_path, stack):
+    save_variables(tmp_path, {}, stack, name_of_layer)
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    subprocess.run([sys.executable, "-c", SHARDED, tmp_path], env=environment, check=True)
+
+
+def test_files_that_are_cut_short_are_told_from_whole_ones(tmp_path, stack):
+    save_variables(tmp_path, {}, stack, name_of_layer)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    whole = path.read_bytes()
+    for length in (4, 20, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="not a whole one|download it again"):
+            load_variables(tmp_path, LAYERS, name_of_layer)
+
+
+def test_folders_without_safetensors_are_refused(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="other formats are not read"):
+        load_variables(tmp_path, LAYERS, name_of_layer)

@@ -1,0 +1,58 @@
+"""Conditioning by vectors: embedded to one, and turned into scale, shift and gate (adaLN)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from genjax.nn.dense import Dense
+from genjax.nn.sharding import constrain
+
+Dtype = Any
+zeros = nn.initializers.zeros
+
+
+def modulate(
+    x: Float[Array, "batch length features"],
+    shift: Float[Array, "batch features"],
+    scale: Float[Array, "batch features"],
+) -> Float[Array, "batch length features"]:
+    """LayerNorm(x)·(1 + scale) + shift in float32: the norm has no weights of its own."""
+    x = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=jnp.float32)(x)
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class Modulation(nn.Module):
+    """`parts` vectors of shift, scale or gate per example from the conditioning; zero at initialisation."""
+
+    parts: int
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, conditioning: Float[Array, "batch features"]) -> list[Float[Array, "batch features"]]:
+        features = conditioning.shape[-1]
+        dense = Dense(
+            self.parts * features,
+            kernel_init=zeros,
+            dtype=jnp.float32,
+            param_dtype=self.param_dtype,
+            name="dense",
+        )
+        parts = constrain(dense(nn.silu(conditioning)), ("data", "fsdp"))
+        return jnp.split(parts, self.parts, axis=-1)
+
+
+class VectorEmbedding(nn.Module):
+    """Two layers with SiLU between: how sinusoids of a time, pooled text or a guidance scale become conditioning; float32."""
+
+    features: int
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch features"]:
+        types = dict(
+            kernel_init=nn.initializers.normal(0.02), dtype=jnp.float32, param_dtype=self.param_dtype
+        )
+        h = nn.silu(Dense(self.features, name="linear_in", **types)(x))
+        return Dense(self.features, name="linear_out", **types)(h)
