@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,13 @@ def from_config(config: dict[str, Any]) -> AutoencoderDC:
     )
 
 
-def load(folder: str | os.PathLike) -> tuple[AutoencoderDC, Any]:
+def load(
+    folder: str | os.PathLike, abstract: Callable = lambda expected: expected
+) -> tuple[AutoencoderDC, Any]:
     """The module and its variables from `config.json` and `diffusion_pytorch_model.safetensors` in a folder.
+
+    Args:
+        abstract: from the shapes and types that are expected to those wanted, with shardings perhaps.
 
     Raises:
         ValueError: a value in the configuration that is not supported, by name; or one that lists all
@@ -116,4 +122,4 @@ def load(folder: str | os.PathLike) -> tuple[AutoencoderDC, Any]:
     image = jax.ShapeDtypeStruct((1, module.factor, module.factor, module.image_channels), jnp.float32)
     expected = jax.eval_shape(module.init, jax.random.key(0), image)
     counter = lambda name, tensor: name.endswith("num_batches_tracked")
-    return module, load_variables(folder, expected, rename, ignore=counter)
+    return module, load_variables(folder, abstract(expected), rename, ignore=counter)

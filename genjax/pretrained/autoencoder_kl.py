@@ -11,7 +11,7 @@ import numpy as np
 
 from genjax.models.autoencoder_kl import AutoencoderKL
 from genjax.pretrained.configuration import expect, read_config
-from genjax.pretrained.safetensors_io import from_torch, load_variables, open_tensors
+from genjax.pretrained.safetensors_io import from_torch, load_variables, open_tensors, save_variables
 
 # What a configuration means that does not name it (diffusers' signature); the last two are not the network's.
 SHARED_DEFAULTS = dict(
@@ -104,15 +104,8 @@ def layer_names(
     return layers
 
 
-def load_variables_of(
-    path: str | os.PathLike,
-    module: Any,
-    in_channels: int,
-    layers: dict[str, str],
-    words: dict[str, str],
-    ignore: Callable[[str, np.ndarray], bool] = lambda name, tensor: False,
-) -> Any:
-    """The variables of `module`, renamed by tables of layers, "encoder/norm_out", and of words within these."""
+def renaming(layers: dict[str, str], words: dict[str, str]) -> Callable[[str], str]:
+    """Theirs for our variables, by tables of layers, "encoder/norm_out", and of words within these."""
 
     def rename(variable: str) -> str:
         names = variable.split("/")[1:]  # less the collection
@@ -121,28 +114,55 @@ def load_variables_of(
         layer = layers.get(layer, layer.replace("/", "."))
         return ".".join([layer, *(words.get(word, word) for word in names[depth:])])
 
+    return rename
+
+
+def load_variables_of(
+    path: str | os.PathLike,
+    module: Any,
+    in_channels: int,
+    rename: Callable[[str], str],
+    abstract: Callable = lambda expected: expected,
+    ignore: Callable[[str, np.ndarray], bool] = lambda name, tensor: False,
+) -> Any:
     example = jax.ShapeDtypeStruct((1, module.factor, module.factor, in_channels), jnp.float32)
     expected = jax.eval_shape(module.init, jax.random.key(0), example)
-    return load_variables(path, expected, rename, _convert, ignore)
+    return load_variables(path, abstract(expected), rename, _convert, ignore)
 
 
-def load_folder(folder: str | os.PathLike, module: Any, in_channels: int) -> Any:
-    """The variables of `module` from a folder's `diffusion_pytorch_model.safetensors`.
+def names_of(module: Any, old: bool = False) -> Callable[[str], str]:
+    """diffusers' names for our variables.
 
-    Raises:
-        ValueError: one that lists all missing, extra and misshapen tensors.
+    Args:
+        old: those of attention are of the time of Stable Diffusion.
     """
-    old = any(name.endswith("proj_attn.weight") for name in open_tensors(folder))
     middle = ("mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1")
     layers = layer_names(
         module, "{direction}_blocks.{level}", "resnets", "attentions", "{direction}samplers.0.conv", middle
     )
     layers |= {f"{part}/norm_out": f"{part}.conv_norm_out" for part in ("encoder", "decoder")}
-    return load_variables_of(folder, module, in_channels, layers, _OLD_WORDS if old else _WORDS)
+    return renaming(layers, _OLD_WORDS if old else _WORDS)
 
 
-def load(folder: str | os.PathLike) -> tuple[AutoencoderKL, Any]:
+def load_folder(
+    folder: str | os.PathLike, module: Any, in_channels: int, abstract: Callable = lambda expected: expected
+) -> Any:
+    """The variables of `module` from a folder that diffusers wrote.
+
+    Raises:
+        ValueError: one that lists all missing, extra and misshapen tensors.
+    """
+    old = any(name.endswith("proj_attn.weight") for name in open_tensors(folder))
+    return load_variables_of(folder, module, in_channels, names_of(module, old), abstract)
+
+
+def load(
+    folder: str | os.PathLike, abstract: Callable = lambda expected: expected
+) -> tuple[AutoencoderKL, Any]:
     """The module and its variables from a folder written by `save_pretrained` of diffusers' `AutoencoderKL`.
+
+    Args:
+        abstract: from the shapes and types that are expected to those wanted, with shardings perhaps.
 
     Raises:
         ValueError: the configuration has an entry that is unknown or not supported, which is named; or one that
@@ -162,4 +182,36 @@ def load(folder: str | os.PathLike) -> tuple[AutoencoderKL, Any]:
         ),
         **level_fields(config),
     )
-    return module, load_folder(folder, module, config["in_channels"])
+    return module, load_folder(folder, module, config["in_channels"], abstract)
+
+
+def save(folder: str | os.PathLike, module: AutoencoderKL, variables: Any) -> None:
+    """Writes what `load` and diffusers read."""
+    levels = len(module.widths)
+    attends = [level in module.attention_levels for level in range(levels)]
+    mean, deviation = module.latent_mean, module.latent_deviation
+    if len(mean) == len(deviation) == 1:
+        moments = dict(scaling_factor=1 / deviation[0], shift_factor=mean[0] or None)
+    else:
+        moments = dict(
+            scaling_factor=1.0,
+            latents_mean=[*mean] * (module.latent_channels // len(mean)),
+            latents_std=[*deviation] * (module.latent_channels // len(deviation)),
+        )
+    config = dict(
+        _class_name="AutoencoderKL",
+        in_channels=variables["params"]["encoder"]["conv_in"]["kernel"].shape[-2],
+        out_channels=module.image_channels,
+        down_block_types=[f"{'Attn' * attend}DownEncoderBlock2D" for attend in attends],
+        up_block_types=[f"{'Attn' * attend}UpDecoderBlock2D" for attend in reversed(attends)],
+        block_out_channels=[*module.widths],
+        layers_per_block=module.blocks,
+        act_fn="silu",
+        norm_num_groups=module.groups,
+        mid_block_add_attention=module.mid_attention,
+        latent_channels=module.latent_channels,
+        use_quant_conv=module.use_quant_conv,
+        use_post_quant_conv=module.use_post_quant_conv,
+        **moments,
+    )
+    save_variables(folder, config, variables, names_of(module))

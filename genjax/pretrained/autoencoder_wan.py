@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,13 @@ def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
     return from_torch(variable, tensor)
 
 
-def load(folder: str | os.PathLike) -> tuple[AutoencoderWan, Any]:
+def load(
+    folder: str | os.PathLike, abstract: Callable = lambda expected: expected
+) -> tuple[AutoencoderWan, Any]:
     """The autoencoder of a folder that diffusers' `save_pretrained` wrote, and its variables.
+
+    Args:
+        abstract: from the shapes and types that are expected to those wanted, with shardings perhaps.
 
     Raises:
         ValueError: the configuration has a value that ours does not know, or the file other tensors than it
@@ -87,4 +93,4 @@ def load(folder: str | os.PathLike) -> tuple[AutoencoderWan, Any]:
     example = jax.ShapeDtypeStruct((1, 1, module.factor, module.factor, module.image_channels), jnp.float32)
     expected = jax.eval_shape(module.init, jax.random.key(0), example)
     rename = lambda variable: _rename(variable, module.blocks)
-    return module, load_variables(folder, expected, rename, _convert)
+    return module, load_variables(folder, abstract(expected), rename, _convert)

@@ -1,6 +1,7 @@
 """VQGANs as diffusers writes them, and the tokenizers of LlamaGen as their authors do."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from genjax.pretrained.autoencoder_kl import (
     level_fields,
     load_folder,
     load_variables_of,
+    renaming,
 )
 from genjax.pretrained.configuration import expect, read_config
 
@@ -36,8 +38,11 @@ _LLAMAGEN_WORDS = {
 }
 
 
-def load(folder: str | os.PathLike) -> tuple[VQModel, Any]:
+def load(folder: str | os.PathLike, abstract: Callable = lambda expected: expected) -> tuple[VQModel, Any]:
     """The module and its variables from a folder written by `save_pretrained` of diffusers' `VQModel`.
+
+    Args:
+        abstract: from the shapes and types that are expected to those wanted, with shardings perhaps.
 
     Raises:
         ValueError: the configuration has an entry that is unknown or not supported, which is named; or one that
@@ -52,7 +57,7 @@ def load(folder: str | os.PathLike) -> tuple[VQModel, Any]:
         latent_deviation=(1 / config["scaling_factor"],),
         **level_fields(config),
     )
-    return module, load_folder(folder, module, config["in_channels"])
+    return module, load_folder(folder, module, config["in_channels"], abstract)
 
 
 def load_llamagen(path: str | os.PathLike, module: VQModel) -> Any:
@@ -64,7 +69,7 @@ def load_llamagen(path: str | os.PathLike, module: VQModel) -> Any:
     layers = layer_names(
         module, "conv_blocks.{level}", "res", "attn", "{direction}sample.conv", ("mid.0", "mid.1", "mid.2")
     )
-    return load_variables_of(path, module, 3, layers, _LLAMAGEN_WORDS, _ignore)
+    return load_variables_of(path, module, 3, renaming(layers, _LLAMAGEN_WORDS), ignore=_ignore)
 
 
 def _ignore(name: str, tensor: np.ndarray) -> bool:

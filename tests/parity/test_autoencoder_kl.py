@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.numpy import load_file, save_file
 
-from genjax.pretrained.autoencoder_kl import load
+from genjax.pretrained.autoencoder_kl import load, save
 
 CONFIGS = {
     "one level": dict(
@@ -100,6 +100,19 @@ def test_agrees(name, tmp_path):
     assert outputs[0].shape == (2, height // module.factor, width // module.factor, module.latent_channels)
     for ours, output in zip(outputs, expected, strict=True):
         assert_close(ours, channel_last(output))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_is_saved_opens_in_diffusers(name, tmp_path):
+    theirs = create(CONFIGS[name])
+    theirs.save_pretrained(tmp_path / "theirs")
+    save(tmp_path / "ours", *load(tmp_path / "theirs"))
+    again = AutoencoderKL.from_pretrained(tmp_path / "ours")
+    assert again.state_dict().keys() == theirs.state_dict().keys()
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in again.state_dict().items())
+    ours, expected = load(tmp_path / "ours")[0], load(tmp_path / "theirs")[0]
+    np.testing.assert_allclose(ours.latent_deviation, expected.latent_deviation)  # saved as their inverse
+    assert ours.clone(latent_deviation=(1.0,)) == expected.clone(latent_deviation=(1.0,))
 
 
 def test_moments_of_latents_are_those_of_pipelines(tmp_path):

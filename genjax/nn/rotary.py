@@ -1,0 +1,48 @@
+"""Rotary positions (Su et al. 2021, "RoFormer"), of one axis or several."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
+
+
+def grid_positions(*sides: int) -> np.ndarray:
+    """The integer coordinates of every point of a grid in row-major order, `[points, axes]`."""
+    return np.stack(np.meshgrid(*map(np.arange, sides), indexing="ij"), axis=-1).reshape(-1, len(sides))
+
+
+def rotary_positions(
+    positions: Num[np.ndarray, "length axes"], features: tuple[int, ...], theta: float = 10_000.0
+) -> Float[np.ndarray, "length pairs 2"]:
+    """(cos, sin) of the angles by which `rotate` turns each pair of features, float32.
+
+    Each axis has its own pairs: the i-th of `n` features turns by position·theta^(−2i/n) (Su et al. 2021, equation 15;
+    several axes as in FLUX.1). Angles are made in float64: at position 4096 those of float32 are wrong by 2e-4.
+
+    Args:
+        positions: a coordinate for each axis; they need not be integers.
+        features: how many of a head's features each axis has.
+
+    Raises:
+        ValueError: there are not as many `features` as axes, or one is odd.
+    """
+    if len(features) != positions.shape[1] or any(n % 2 for n in features):
+        raise ValueError(f"{positions.shape[1]} axes need as many even numbers of features; got {features}")
+    angles = [
+        np.outer(axis, theta ** (-np.arange(0, n, 2, dtype=np.float64) / n))
+        for axis, n in zip(positions.T, features, strict=True)
+    ]
+    angles = np.concatenate(angles, axis=1)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
+
+
+def rotate(
+    x: Float[Array, "batch length heads features"], rotations: Float[Array | np.ndarray, "length pairs 2"]
+) -> Float[Array, "batch length heads features"]:
+    """Queries or keys, each pair of neighbouring features (2i, 2i + 1) turned by its angle, in float32; of the type of `x`.
+
+    The product of a query and a key then depends on the difference of their positions alone (Su et al. 2021, equation 16).
+    """
+    cos, sin = jnp.moveaxis(rotations[:, None], -1, 0)
+    real, imaginary = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
+    turned = jnp.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], axis=-1)
+    return turned.reshape(x.shape)
