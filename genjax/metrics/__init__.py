@@ -15,6 +15,7 @@ from genjax.metrics.lpips import LPIPS
 from genjax.metrics.neighbours import nearest_neighbour_ratio
 from genjax.metrics.precision_recall import precision_recall
 from genjax.metrics.reconstruction import psnr, ssim
+from genjax.metrics.retrieval import retrieval_accuracy, ridge_scorer
 from genjax.metrics.spatial import spatial_features
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "nearest_neighbour_ratio",
     "precision_recall",
     "psnr",
+    "retrieval_accuracy",
+    "ridge_scorer",
     "spatial_features",
     "ssim",
 ]

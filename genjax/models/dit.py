@@ -19,6 +19,7 @@ from genjax.nn import (
     sinusoidal_embedding,
     unpatchify,
 )
+from genjax.nn.positions import interpolated_positions
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
@@ -33,6 +34,7 @@ class Block(nn.Module):
     mlp_ratio: float
     dtype: Dtype
     param_dtype: Dtype
+    mlp_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -51,7 +53,9 @@ class Block(nn.Module):
         h = attention(query, key, value).reshape(batch, length, features)
         x = x + gate_attention[:, None] * dense(features, "projection")(h)
 
-        h = dense(int(self.mlp_ratio * features), "mlp_in")(modulate(x, shift_mlp, scale_mlp))
+        norm = nn.LayerNorm(epsilon=self.mlp_epsilon, use_bias=False, use_scale=False, dtype=jnp.float32)
+        h = norm(x) * (1 + scale_mlp[:, None]) + shift_mlp[:, None]
+        h = dense(int(self.mlp_ratio * features), "mlp_in")(h)
         x = x + gate_mlp[:, None] * dense(features, "mlp_out")(nn.gelu(h))
         return constrain(x, ("data", "fsdp")), None
 
@@ -67,7 +71,11 @@ class DiT(nn.Module):
         depth: number of blocks, scanned with stacked parameters.
         num_classes: classes besides the null one.
         out_channels: channels of the output; as many as the input's if None.
+        base_size: patches along a side of the images of training: those of others then have positions in the same range.
+            None for positions 0, 1, 2, … at every size.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
+        max_period: of the sinusoids of time; diffusers' weights have another than DiT's.
+        mlp_epsilon: of the norm before the feed-forward layer, likewise.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
         remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or
             None to keep every activation.
@@ -81,7 +89,10 @@ class DiT(nn.Module):
     num_classes: int
     mlp_ratio: float = 4.0
     out_channels: int | None = None
+    base_size: int | None = None
     time_scale: float = 1000.0
+    max_period: float = 10_000.0
+    mlp_epsilon: float = 1e-6
     unroll: int = 1
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
@@ -103,10 +114,14 @@ class DiT(nn.Module):
         tokens = Dense(self.width, kernel_init=xavier, name="patch_embedding", **types)(
             patchify(x, self.patch_size)
         )
-        positions = sincos_positions(height // self.patch_size, width // self.patch_size, self.width)
+        rows, columns = height // self.patch_size, width // self.patch_size
+        if self.base_size is None:
+            positions = sincos_positions(rows, columns, self.width)
+        else:
+            positions = interpolated_positions(rows, columns, self.width, self.base_size)
         tokens = constrain((tokens + positions).astype(jnp.float32), ("data", "fsdp"))
 
-        time = sinusoidal_embedding(t * self.time_scale, 256)
+        time = sinusoidal_embedding(t * self.time_scale, 256, self.max_period)
         time = Dense(self.width, kernel_init=small, param_dtype=self.param_dtype, name="time_in")(time)
         time = Dense(self.width, kernel_init=small, param_dtype=self.param_dtype, name="time_out")(
             nn.silu(time)
@@ -133,9 +148,9 @@ class DiT(nn.Module):
             length=self.depth,
             unroll=self.unroll,
         )
-        tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks")(
-            tokens, conditioning
-        )
+        tokens, _ = blocks(
+            self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, self.mlp_epsilon, name="blocks"
+        )(tokens, conditioning)
 
         shift, scale = Modulation(2, self.param_dtype, name="modulation")(conditioning)
         out_channels = self.out_channels or channels

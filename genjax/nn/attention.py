@@ -10,14 +10,19 @@ def attention(
     key: Float[Array, "batch keys heads features"],
     value: Float[Array, "batch keys heads features"],
     mask: Bool[Array, "#batch #heads #queries keys"] | None = None,
+    bias: Float[Array, "#batch #heads #queries keys"] | None = None,
+    scale: float | None = None,
 ) -> Float[Array, "batch queries heads features"]:
-    """softmax(q·kᵀ/√features)·v, softmax in float32 whatever the inputs' type.
+    """softmax(scale·q·kᵀ + bias)·v, softmax in float32 whatever the inputs' type.
 
-    Vaswani et al. 2017, equation 1. `mask` is True where a query may look.
+    Vaswani et al. 2017, equation 1. `mask` is True where a query may look; `scale` is 1/√features if None.
     Differentiable forward and backward on every backend.
     """
-    scale = query.shape[-1] ** -0.5
+    if scale is None:
+        scale = query.shape[-1] ** -0.5
     logits = jnp.einsum("bqhf,bkhf->bhqk", query * scale, key, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + bias
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits).astype(value.dtype)

@@ -43,6 +43,6 @@ def rotate(
     The product of a query and a key then depends on the difference of their positions alone (Su et al. 2021, equation 16).
     """
     cos, sin = jnp.moveaxis(rotations[:, None], -1, 0)
-    real, imaginary = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
+    real, imaginary = x[..., 0::2], x[..., 1::2]
     turned = jnp.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], axis=-1)
-    return turned.reshape(x.shape)
+    return turned.reshape(x.shape).astype(x.dtype)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +90,19 @@ def _path(key_path: tuple) -> str:
     return jax.tree_util.keystr(key_path, simple=True, separator="/")
 
 
+def _names(name: str | Sequence[str], leaf: Any) -> tuple[list[str], bool]:
+    """The tensors of a variable, and whether it is a stack of them."""
+    if isinstance(name, str):
+        if "{}" not in name:
+            return [name], False
+        name = [name.format(layer) for layer in range(leaf.shape[0])]
+    return [layer for layer, _ in zip(name, range(leaf.shape[0]), strict=True)], True
+
+
 def load_variables(
     path: str | os.PathLike,
     expected: Any,
-    rename: Callable[[str], str],
+    rename: Callable[[str], str | Sequence[str]],
     convert: Callable[[str, np.ndarray], np.ndarray] = from_torch,
     ignore: Callable[[str, np.ndarray], bool] = lambda tensor, array: False,
 ) -> Any:
@@ -105,7 +114,8 @@ def load_variables(
     Args:
         expected: pytree of `jax.ShapeDtypeStruct`, as `jax.eval_shape(module.init, …)` returns it.
         rename: from a variable's path, "params/block/dense/kernel", to the name of its tensor. With "{}" in it the
-            variable is a stack of scanned layers and the name that of each layer's tensor.
+            variable is a stack of scanned layers and the name that of each layer's tensor, counted from 0; where they
+            are counted otherwise, the names of all layers.
         convert: from a variable's path and its tensor (one layer's) to the array in our layout.
         ignore: whether a tensor that no variable asked for, given its name and value, may be left out.
 
@@ -117,9 +127,7 @@ def load_variables(
 
     def read(key_path: tuple, leaf: Any) -> Any:
         variable = _path(key_path)
-        pattern = rename(variable)
-        stacked = "{}" in pattern
-        names = [pattern.format(layer) for layer in range(leaf.shape[0])] if stacked else [pattern]
+        names, stacked = _names(rename(variable), leaf)
         shape = leaf.shape[stacked:]
         layers = []
         for name in names:
@@ -165,7 +173,7 @@ def save_variables(
     folder: str | os.PathLike,
     config: Mapping[str, Any],
     variables: Any,
-    rename: Callable[[str], str],
+    rename: Callable[[str], str | Sequence[str]],
     invert: Callable[[str, np.ndarray], np.ndarray] = to_torch,
     *,
     name: str = NAMES[0],
@@ -183,13 +191,12 @@ def save_variables(
     files, size = [{}], 0  # of each file: tensor name to what it is made of
     for key_path, leaf in jax.tree.leaves_with_path(variables):
         variable = _path(key_path)
-        pattern = rename(variable)
-        stacked = "{}" in pattern
-        nbytes = leaf.nbytes // (leaf.shape[0] if stacked else 1)
-        for layer in range(leaf.shape[0]) if stacked else [...]:
+        tensors, stacked = _names(rename(variable), leaf)
+        nbytes = leaf.nbytes // len(tensors)
+        for layer, tensor in enumerate(tensors):
             if files[-1] and size + nbytes > shard_bytes:
                 files, size = [*files, {}], 0
-            files[-1][pattern.format(layer)] = variable, leaf, layer
+            files[-1][tensor] = variable, leaf, layer if stacked else ...
             size += nbytes
     names = [f"{name}.safetensors"]
     if len(files) > 1:

@@ -1,0 +1,131 @@
+"""Text to tokens, by the library `tokenizers` and the files that transformers and diffusers keep beside a text encoder."""
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+
+class Tokenizer:
+    """`ids, mask = Tokenizer(folder).encode(prompts, length)`.
+
+    The folder holds `tokenizer.json`, or CLIP's `vocab.json` and `merges.txt` (Radford et al. 2021), as those of Stable
+    Diffusion do; and `tokenizer_config.json` or `special_tokens_map.json`, which name the token that padding is made of:
+    CLIP's end of text (in some "!"), T5's and BERT's own.
+
+    Attributes:
+        padding_id: the number of that token.
+        num_tokens: how many tokens there are.
+
+    Raises:
+        FileNotFoundError: the folder lacks these files.
+        ValueError: no padding token is named, or one that is no token.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        folder = Path(folder)
+        config = _configuration(folder)
+        self._tokenizer = _read(folder, config)
+        self._padding = _content(config.get("pad_token"))
+        self.padding_id = self._padding and self._tokenizer.token_to_id(self._padding)
+        if self.padding_id is None:
+            raise ValueError(f"{folder} names {self._padding!r} as its padding token, which is no token")
+        self.num_tokens = self._tokenizer.get_vocab_size()
+
+    def encode(
+        self, prompts: Sequence[str], length: int
+    ) -> tuple[Int32[np.ndarray, "batch length"], Bool[np.ndarray, "batch length"]]:
+        """Each prompt's tokens, with those that mark its start and end, filled with padding or cut to `length`.
+
+        A prompt that is cut keeps its marks, and a warning says what it lost. The encoders of the published systems
+        take a `length` of 77 (CLIP), 256 or 512 (T5), at most 512 (BERT).
+
+        Returns:
+            The tokens' numbers, and a mask that is False at padding.
+
+        Raises:
+            ValueError: `prompts` is a string and no sequence of them.
+        """
+        if isinstance(prompts, str):
+            raise ValueError(
+                f"prompts is the string {prompts!r}; expected a sequence of strings: put it in a list"
+            )
+        self._tokenizer.enable_truncation(length)
+        self._tokenizer.enable_padding(length=length, pad_id=self.padding_id, pad_token=self._padding)
+        encodings = self._tokenizer.encode_batch(list(prompts))
+        for prompt, encoding in zip(prompts, encodings, strict=True):
+            if encoding.overflowing:
+                kept = max(end for _, end in encoding.offsets)  # marks and padding are at (0, 0)
+                warnings.warn(
+                    f"of a prompt only {length} tokens are kept; lost: {prompt[kept:]!r}", stacklevel=2
+                )
+        shape = (len(prompts), length)
+        ids = np.array([encoding.ids for encoding in encodings], np.int32).reshape(shape)
+        mask = np.array([encoding.attention_mask for encoding in encodings], bool).reshape(shape)
+        return ids, mask
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    config = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).exists():
+            config |= json.loads((folder / name).read_text())
+    return config
+
+
+def _content(token: str | dict[str, Any] | None) -> str | None:
+    """Older files describe a token in more words."""
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _read(folder: Path, config: dict[str, Any]) -> Any:
+    import tokenizers
+
+    if (folder / "tokenizer.json").exists():
+        return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if not (folder / "vocab.json").exists() or not (folder / "merges.txt").exists():
+        raise FileNotFoundError(
+            f"{folder} holds neither tokenizer.json nor vocab.json and merges.txt; of other files, transformers makes the "
+            f"first: AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+        )
+    return _clip(tokenizers, folder, config)
+
+
+def _clip(tokenizers: Any, folder: Path, config: dict[str, Any]) -> Any:
+    """Byte pairs within words, whose last piece is marked; no difference between small and capital letters."""
+    start, end = (_content(config[name]) for name in ("bos_token", "eos_token"))
+    model = tokenizers.models.BPE.from_file(
+        str(folder / "vocab.json"),
+        str(folder / "merges.txt"),
+        unk_token=end,
+        end_of_word_suffix="</w>",
+        continuing_subword_prefix="",
+    )
+    tokenizer = tokenizers.Tokenizer(model)
+    normalizers, splits = tokenizers.normalizers, tokenizers.pre_tokenizers
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Replace(tokenizers.Regex(r"\s+"), " "),
+            normalizers.Lowercase(),
+        ]
+    )
+    # Contractions, runs of letters, single digits, runs of other signs.
+    words = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+    tokenizer.pre_tokenizer = splits.Sequence(
+        [
+            splits.Split(tokenizers.Regex(words), behavior="removed", invert=True),
+            splits.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.add_special_tokens([start, end])
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{start} $A {end}",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (start, end)],
+    )
+    return tokenizer

@@ -1,0 +1,74 @@
+"""Does an image show what its caption says? By a scorer fitted to real pairs, and the rank it gives the caption."""
+
+from collections.abc import Callable
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
+from scipy.special import gammaln
+
+from genjax.metrics.border import as_matrix, check_same_width
+
+
+def ridge_scorer(
+    features: Float[ArrayLike, "images features"],
+    embeddings: Float[ArrayLike, "captions embedding"],
+    strength: float = 1.0,
+) -> Callable[[Float[ArrayLike, "images features"], Float[ArrayLike, "captions embedding"]], np.ndarray]:
+    """Ridge regression from standardized image features to embeddings of captions, in closed form (Hoerl & Kennard 1970).
+
+    Of a kernel: K + strength·1 is solved, K the mean over features of products of two images' features, so that `strength`
+    means the same for any number of features.
+
+    Args:
+        features: of training images, from a network that knows nothing of the generator.
+        embeddings: of their captions, by a text encoder.
+
+    Returns:
+        `score(features, embeddings)`, `[images captions]`: cosines of predicted and given embeddings, both less the mean of
+        the training captions.
+
+    Raises:
+        ValueError: features and embeddings differ in number, or are no matrices.
+    """
+    features, embeddings = as_matrix(features, "features"), as_matrix(embeddings, "embeddings")
+    if len(features) != len(embeddings):
+        raise ValueError(f"{len(features)} images and {len(embeddings)} captions; a pair needs one of each")
+    centre, deviation, mean = features.mean(0), features.std(0), embeddings.mean(0)
+    deviation = np.where(deviation == 0, 1, deviation)
+    standard = (features - centre) / deviation
+    kernel = standard @ standard.T / standard.shape[1]
+    dual = np.linalg.solve(kernel + strength * np.eye(len(kernel)), embeddings - mean)
+    weights = standard.T @ dual / standard.shape[1]
+    unit = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def score(features: ArrayLike, embeddings: ArrayLike) -> np.ndarray:
+        features, embeddings = as_matrix(features, "features"), as_matrix(embeddings, "embeddings")
+        check_same_width(images=features, training=centre)
+        return unit((features - centre) / deviation @ weights) @ unit(embeddings - mean).T
+
+    return score
+
+
+def retrieval_accuracy(scores: Float[ArrayLike, "images captions"], candidates: int = 10) -> float:
+    """Probability that an image's own caption scores above candidates − 1 others, drawn without replacement; chance is
+    1/candidates, and a tie loses.
+
+    Exact, no draw is made: with w of the n − 1 others not scoring below, it is C(n − 1 − w, m)/C(n − 1, m), m = candidates − 1.
+
+    Args:
+        scores: of image i and caption j, the image's own where i = j.
+
+    Raises:
+        ValueError: not square, or fewer captions than candidates.
+    """
+    scores = as_matrix(scores, "scores")
+    n, m = len(scores), candidates - 1
+    if scores.shape != (n, n) or not 1 <= m < n:
+        raise ValueError(
+            f"scores {scores.shape} for {candidates} candidates: as many captions as images, and no fewer than candidates"
+        )
+    below = (scores < np.diag(scores)[:, None]).sum(1)
+    chosen = below[below >= m]  # C(b, m)/C(n − 1, m) by logarithms of factorials; 0 where b < m
+    log_ratio = gammaln(chosen + 1) - gammaln(chosen - m + 1) - gammaln(n) + gammaln(n - m)
+    return float(np.exp(log_ratio).sum() / n)

@@ -1,0 +1,344 @@
+"""CLIP: text and pictures in one space (Radford et al. 2021, "Learning transferable visual models from natural language
+supervision")."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from genjax.nn import Dense, attention, constrain, patchify
+
+Dtype = Any
+normal = nn.initializers.normal
+# Mean and deviation of the colours of CLIP's training set, of pixels in [0, 1].
+COLOUR_MEAN = (0.48145466, 0.4578275, 0.40821073)
+COLOUR_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+
+
+@struct.dataclass
+class Encoded:
+    """What an encoder says of its input, in float32.
+
+    Attributes:
+        states: what enters each layer and, last, what leaves the last layer: `states[-2]` is the penultimate one's output,
+            which Stable Diffusion XL and 3 take.
+        last: `states[-1]` after the final norm.
+        pooled: `last` of one token, which stands for all: the end of the text, the class token of the picture.
+        projected: `pooled` in the space that text and pictures share; None without a projection.
+    """
+
+    states: Float[Array, "layers batch length features"]
+    last: Float[Array, "batch length features"]
+    pooled: Float[Array, "batch features"]
+    projected: Float[Array, "batch shared_features"] | None
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward layer, each after a norm and added to what it was given."""
+
+    num_heads: int
+    mlp_features: int
+    quick_gelu: bool
+    depth: int
+    epsilon: float
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch length features"], mask: Bool[Array, "#batch 1 #length length"] | None
+    ) -> tuple[Float[Array, "batch length features"], Float[Array, "batch length features"]]:
+        """The output and, for the record, the input."""
+        batch, length, features = x.shape
+        inward, outward = normal(features**-0.5), normal((2 * self.depth * features) ** -0.5)
+
+        def dense(size, init, name):
+            return Dense(size, kernel_init=init, dtype=self.dtype, param_dtype=self.param_dtype, name=name)
+
+        def norm(name):
+            return nn.LayerNorm(
+                epsilon=self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name=name
+            )
+
+        h = norm("norm_attention")(x)
+        query, key, value = (
+            dense(features, inward, name)(h).reshape(batch, length, self.num_heads, -1)
+            for name in ("query", "key", "value")
+        )
+        h = attention(query, key, value, mask).reshape(batch, length, features)
+        after = x + dense(features, outward, "projection")(h)
+
+        h = dense(self.mlp_features, normal((2 * features) ** -0.5), "mlp_in")(norm("norm_mlp")(after))
+        h = h * nn.sigmoid(1.702 * h) if self.quick_gelu else nn.gelu(h, approximate=False)
+        return constrain(after + dense(features, outward, "mlp_out")(h), ("data", "fsdp")), x
+
+
+class Tower(nn.Module):
+    """What the text and the image encoder have in common.
+
+    Attributes:
+        width: features of a token; divisible by `num_heads`.
+        depth: number of blocks, scanned with stacked parameters.
+        mlp_features: features inside a feed-forward layer; four times the width if None.
+        shared_features: size of the space of text and pictures; without a projection to it if None.
+        quick_gelu: x·σ(1.702x), as OpenAI's networks have it, in place of the exact GELU of others.
+        epsilon: of the norms.
+        unroll: blocks per iteration of the scan.
+        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep every
+            activation.
+        dtype: type of the matrix products; norms, softmax and what goes from block to block are float32 always.
+    """
+
+    width: int
+    depth: int
+    num_heads: int
+    mlp_features: int | None = None
+    shared_features: int | None = None
+    quick_gelu: bool = True
+    epsilon: float = 1e-5
+    unroll: int = 1
+    remat_policy: str | None = None
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    def _blocks(self, x, mask):
+        block = Block
+        if self.remat_policy is not None:
+            policy = getattr(jax.checkpoint_policies, self.remat_policy)
+            # Only a loop keeps XLA from merging what is computed again with what was computed first.
+            block = nn.remat(Block, policy=policy, prevent_cse=self.unroll >= self.depth)
+        blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.depth,
+            unroll=self.unroll,
+        )
+        x, inputs = blocks(
+            self.num_heads,
+            self.mlp_features or 4 * self.width,
+            self.quick_gelu,
+            self.depth,
+            self.epsilon,
+            self.dtype,
+            self.param_dtype,
+            name="blocks",
+        )(constrain(x, ("data", "fsdp")), mask)
+        return jnp.concatenate([inputs, x[None]])
+
+    def _norm(self, name):
+        return nn.LayerNorm(epsilon=self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name=name)
+
+    def _table(self, name, *shape, deviation):
+        return self.param(name, normal(deviation), (*shape, self.width), self.param_dtype)
+
+    def _project(self, pooled):
+        if self.shared_features is None:
+            return None
+        return Dense(
+            self.shared_features,
+            use_bias=False,
+            kernel_init=normal(self.width**-0.5),
+            param_dtype=self.param_dtype,
+            name="projection",
+        )(pooled)
+
+
+class CLIPText(Tower):
+    """A causal transformer over text.
+
+    Attributes (besides `Tower`'s):
+        vocabulary_size: number of tokens.
+        max_length: tokens at most; the published ones pad to it.
+        end_token: that which ends a text, and whose first state is pooled; if None it is the highest of the text, as in
+            the original code, and as published configurations with `eos_token_id` 2 mean it.
+    """
+
+    vocabulary_size: int = 49_408
+    max_length: int = 77
+    end_token: int | None = 49_407
+
+    @nn.compact
+    def __call__(
+        self, tokens: Int[Array, "batch length"], mask: Bool[Array, "batch length"] | None = None
+    ) -> Encoded:
+        """
+        Args:
+            mask: True at tokens that others may look at; at all if None, as the published systems have it. No token looks
+                at later ones, so that padding after a text changes nothing in it either way.
+
+        Raises:
+            ValueError: more tokens than `max_length`.
+        """
+        batch, length = tokens.shape
+        if length > self.max_length:
+            raise ValueError(f"{length} tokens; this network takes at most {self.max_length}: truncate them")
+        embedding = nn.Embed(
+            self.vocabulary_size,
+            self.width,
+            embedding_init=normal(0.02),
+            param_dtype=self.param_dtype,
+            name="token_embedding",
+        )
+        x = embedding(tokens).astype(jnp.float32)
+        x = x + self._table("position_embedding", self.max_length, deviation=0.01)[:length]
+        looks = jnp.tril(jnp.ones((length, length), bool))[None, None]
+        if mask is not None:
+            looks = looks & mask[:, None, None, :]
+        states = self._blocks(x, looks)
+        last = self._norm("final_norm")(states[-1])
+        ends = jnp.argmax(tokens if self.end_token is None else tokens == self.end_token, axis=1)
+        pooled = last[jnp.arange(batch), ends]
+        return Encoded(states, last, pooled, self._project(pooled))
+
+
+class CLIPVision(Tower):
+    """A transformer over the patches of pictures and a class token.
+
+    Attributes (besides `Tower`'s):
+        patch_size: side of a patch, in pixels.
+        image_size: side of a picture, in pixels (`resize_and_crop` makes them so).
+    """
+
+    patch_size: int = 32
+    image_size: int = 224
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "batch height width 3"]) -> Encoded:
+        """Of images in [−1, 1].
+
+        Raises:
+            ValueError: images of another size than `image_size`.
+        """
+        if images.shape[1:3] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"images have shape {images.shape}; this network takes {self.image_size}×{self.image_size} pixels: use "
+                "resize_and_crop"
+            )
+        images = ((images.astype(jnp.float32) + 1) / 2 - jnp.array(COLOUR_MEAN)) / jnp.array(COLOUR_DEVIATION)
+        x = Dense(
+            self.width,
+            use_bias=False,
+            kernel_init=normal(self.width**-0.5),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="patch_embedding",
+        )(patchify(images, self.patch_size))
+        batch, patches, _ = x.shape
+        first = self._table("class_embedding", deviation=self.width**-0.5)
+        x = jnp.concatenate([jnp.broadcast_to(first, (batch, 1, self.width)), x], axis=1).astype(jnp.float32)
+        x = x + self._table("position_embedding", 1 + patches, deviation=self.width**-0.5)
+        states = self._blocks(self._norm("pre_norm")(x), None)
+        last = self._norm("post_norm")(states[-1])
+        return Encoded(states, last, last[:, 0], self._project(last[:, 0]))
+
+
+class CLIP(nn.Module):
+    """Both encoders, of equal `shared_features`."""
+
+    text: CLIPText
+    vision: CLIPVision
+
+    def setup(self):
+        self.logit_scale = self.param(
+            "logit_scale", nn.initializers.constant(np.log(1 / 0.07)), (), self.text.param_dtype
+        )
+
+    def embed_text(
+        self, tokens: Int[Array, "batch length"], mask: Bool[Array, "batch length"] | None = None
+    ) -> Float[Array, "batch shared_features"]:
+        """Vectors of length 1."""
+        return _unit(self.text(tokens, mask).projected)
+
+    def embed_images(
+        self, images: Float[Array, "batch height width 3"]
+    ) -> Float[Array, "batch shared_features"]:
+        """Vectors of length 1."""
+        return _unit(self.vision(images).projected)
+
+    def similarity(
+        self,
+        images: Float[Array, "batch height width 3"],
+        tokens: Int[Array, "batch length"],
+        mask: Bool[Array, "batch length"] | None = None,
+    ) -> Float[Array, " batch"]:
+        """Cosine of each picture with its own text: what a CLIP score averages.
+
+        The CLIPScore of Hessel et al. 2021 (equation 1) is 2.5·max(cosine, 0); other reports have 100·max(cosine, 0).
+        """
+        return jnp.sum(self.embed_images(images) * self.embed_text(tokens, mask), axis=-1)
+
+    def __call__(
+        self,
+        images: Float[Array, "images height width 3"],
+        tokens: Int[Array, "texts length"],
+        mask: Bool[Array, "texts length"] | None = None,
+    ) -> Float[Array, "images texts"]:
+        """Logits of each picture for every text: cosines times the learned scale."""
+        cosines = self.embed_images(images) @ self.embed_text(tokens, mask).T
+        return jnp.exp(self.logit_scale.astype(jnp.float32)) * cosines
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def resize_and_crop(
+    images: Float[Array, "batch height width channels"], size: int = 224
+) -> Float[Array, "batch {size} {size} channels"]:
+    """Pictures in [−1, 1] as CLIP is shown them: the shorter side to `size`, and the middle of the longer.
+
+    Cubic interpolation (Keys, a = −½), widened where it shrinks, as Pillow's; cut at [−1, 1], and, to be differentiable,
+    not rounded to 8 bits as there. The colours' mean and deviation are `CLIPVision`'s affair.
+    """
+    batch, height, width, channels = images.shape
+    shorter = min(height, width)
+    height, width = (int(size * side / shorter) for side in (height, width))
+    images = jax.image.resize(images, (batch, height, width, channels), "cubic")
+    top, left = (height - size) // 2, (width - size) // 2
+    return jnp.clip(images[:, top : top + size, left : left + size], -1, 1)
+
+
+# Text encoders of Stable Diffusion and FLUX. L is OpenAI's, bigG of OpenCLIP (Ilharco et al. 2021).
+def CLIPText_L(**options) -> CLIPText:
+    return CLIPText(width=768, depth=12, num_heads=12, **options)
+
+
+def CLIPText_bigG(**options) -> CLIPText:
+    return CLIPText(width=1280, depth=32, num_heads=20, shared_features=1280, quick_gelu=False, **options)
+
+
+def _size(
+    shared_features: int,
+    width: int,
+    heads: int,
+    vision_width: int,
+    vision_depth: int,
+    vision_heads: int,
+    patch_size: int,
+):
+    def build(**options) -> CLIP:
+        return CLIP(
+            CLIPText(width, 12, heads, shared_features=shared_features, **options),
+            CLIPVision(
+                vision_width,
+                vision_depth,
+                vision_heads,
+                shared_features=shared_features,
+                patch_size=patch_size,
+                **options,
+            ),
+        )
+
+    return build
+
+
+# Radford et al. 2021, tables 19 and 20.
+CLIP_B_32 = _size(512, 512, 8, 768, 12, 12, 32)
+CLIP_B_16 = _size(512, 512, 8, 768, 12, 12, 16)
+CLIP_L_14 = _size(768, 768, 12, 1024, 24, 16, 14)

@@ -1,0 +1,257 @@
+"""FLUX.1 (Black Forest Labs 2024): text and image in two streams with joint attention, then in one; rotary positions.
+
+Its authors' report came after it (Labs et al. 2025, "FLUX.1 Kontext", section 2); two streams are the MMDiT of Esser et
+al. 2024, attention and feed-forward layer side by side those of Dehghani et al. 2023 (ViT-22B).
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from genjax.nn import (
+    Dense,
+    Modulation,
+    Text,
+    VectorEmbedding,
+    attention,
+    constrain,
+    modulate,
+    patchify,
+    sinusoidal_embedding,
+    unpatchify,
+)
+from genjax.nn.rotary import grid_positions, rotary_positions, rotate
+
+Dtype = Any
+MLP_RATIO = 4
+GUIDANCE_SCALE = 1000.0  # of a guidance scale before its sinusoids
+xavier = nn.initializers.xavier_uniform()
+zeros = nn.initializers.zeros
+
+
+class Heads(nn.Module):
+    """Queries, keys and values of tokens, the first two RMS-normalised over a head's features in float32."""
+
+    num_heads: int
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch length features"]
+    ) -> list[Float[Array, "batch length heads head_features"]]:
+        batch, length, features = x.shape
+        types = dict(kernel_init=xavier, dtype=self.dtype, param_dtype=self.param_dtype)
+        query, key, value = (
+            Dense(features, name=name, **types)(x).reshape(batch, length, self.num_heads, -1)
+            for name in ("query", "key", "value")
+        )
+        norm = functools.partial(nn.RMSNorm, epsilon=1e-6, dtype=jnp.float32, param_dtype=self.param_dtype)
+        query, key = norm(name="query_norm")(query), norm(name="key_norm")(key)
+        return [query, key, value]
+
+
+def _attend(
+    query: Float[Array, "batch length heads head_features"],
+    key: Float[Array, "batch length heads head_features"],
+    value: Float[Array, "batch length heads head_features"],
+    rotations: Float[Array, "length pairs 2"],
+    mask: Bool[Array, "batch 1 1 length"] | None,
+) -> Float[Array, "batch length features"]:
+    query, key = (rotate(a, rotations).astype(value.dtype) for a in (query, key))
+    return attention(query, key, value, mask).reshape(*value.shape[:2], -1)
+
+
+class DoubleBlock(nn.Module):
+    """Text and image, each with weights and modulation of its own, meet in attention over the tokens of both."""
+
+    num_heads: int
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        streams: tuple[
+            Float[Array, "batch text_length features"], Float[Array, "batch image_length features"]
+        ],
+        conditioning: Float[Array, "batch features"],
+        rotations: Float[Array, "length pairs 2"],
+        mask: Bool[Array, "batch 1 1 length"] | None,
+    ) -> tuple[tuple[Float[Array, "batch _ features"], Float[Array, "batch _ features"]], None]:
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        features = conditioning.shape[-1]
+        dense = lambda size, name: Dense(size, kernel_init=xavier, name=name, **types)
+
+        heads, modulations = [], []
+        for name, x in zip(("text", "image"), streams, strict=True):
+            shift, scale, *rest = Modulation(6, self.param_dtype, name=f"{name}_modulation")(conditioning)
+            heads.append(Heads(self.num_heads, name=f"{name}_heads", **types)(modulate(x, shift, scale)))
+            modulations.append(rest)
+        query, key, value = (jnp.concatenate(parts, axis=1) for parts in zip(*heads, strict=True))
+        attended = _attend(query, key, value, rotations, mask)
+        attended = jnp.split(attended, [streams[0].shape[1]], axis=1)
+
+        outputs = []
+        for name, x, h, parts in zip(("text", "image"), streams, attended, modulations, strict=True):
+            gate_attention, shift, scale, gate_mlp = parts
+            x = x + gate_attention[:, None] * dense(features, f"{name}_projection")(h)
+            h = nn.gelu(dense(MLP_RATIO * features, f"{name}_mlp_in")(modulate(x, shift, scale)))
+            x = x + gate_mlp[:, None] * dense(features, f"{name}_mlp_out")(h)
+            outputs.append(constrain(x, ("data", "fsdp")))
+        return tuple(outputs), None
+
+
+class SingleBlock(nn.Module):
+    """Self-attention and a feed-forward layer side by side, their outputs projected together."""
+
+    num_heads: int
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length features"],
+        conditioning: Float[Array, "batch features"],
+        rotations: Float[Array, "length pairs 2"],
+        mask: Bool[Array, "batch 1 1 length"] | None,
+    ) -> tuple[Float[Array, "batch length features"], None]:
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        features = conditioning.shape[-1]
+        dense = lambda size, name: Dense(size, kernel_init=xavier, name=name, **types)
+        shift, scale, gate = Modulation(3, self.param_dtype, name="modulation")(conditioning)
+        h = modulate(x, shift, scale)
+        attended = _attend(*Heads(self.num_heads, name="heads", **types)(h), rotations, mask)
+        h = nn.gelu(dense(MLP_RATIO * features, "mlp_in")(h))
+        h = dense(features, "projection")(jnp.concatenate([attended, h], axis=-1))
+        return constrain(x + gate[:, None] * h, ("data", "fsdp")), None
+
+
+class Flux(nn.Module):
+    """The network of FLUX.1, and with `num_double_blocks=0` one that reads text in context, as tokens before the image's.
+
+    Positions have three coordinates, (0, row, column) for a patch and (0, 0, 0) for every token of text; so any
+    height and width will do, and the order of the text is known from its tokens alone.
+
+    Attributes:
+        num_double_blocks: blocks of two streams; scanned with stacked parameters, as are the others.
+        num_single_blocks: blocks of one stream, after them.
+        num_heads: heads of attention.
+        rotary_features: features of a head that turn with each of the three coordinates; `width` is their sum times
+            `num_heads`.
+        takes_guidance: whether the network is told a guidance scale (dev: distilled from guided samples).
+        patch_size: side of a patch, in latents.
+        out_channels: channels of the output; as many as the input's if None.
+        time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
+        unroll: blocks per iteration of a scan.
+        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep every
+            activation.
+        dtype: type of the matrix products; modulation, norms, rotations and softmax are float32 always.
+    """
+
+    num_double_blocks: int
+    num_single_blocks: int
+    num_heads: int
+    rotary_features: tuple[int, int, int]
+    takes_guidance: bool = False
+    patch_size: int = 2
+    out_channels: int | None = None
+    time_scale: float = 1000.0
+    unroll: int = 1
+    remat_policy: str | None = None
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @property
+    def width(self) -> int:
+        return self.num_heads * sum(self.rotary_features)
+
+    def _scan(self, block: type[nn.Module], depth: int, name: str, x: Any, *shared: Any) -> Any:
+        """`x` after `depth` blocks, each of which is given `shared` too."""
+        if not depth:
+            return x
+        if self.remat_policy is not None:
+            policy = getattr(jax.checkpoint_policies, self.remat_policy)
+            # Only a loop keeps XLA from merging what is computed again with what was computed first.
+            block = nn.remat(block, policy=policy, prevent_cse=self.unroll >= depth)
+        blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=depth,
+            unroll=self.unroll,
+        )
+        return blocks(self.num_heads, self.dtype, self.param_dtype, name=name)(x, *shared)[0]
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        t: Float[Array, " batch"],
+        text: Text,
+        guidance: Float[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch height width out_channels"]:
+        """
+        Args:
+            text: `pooled` may be None, at initialisation and then always.
+            guidance: the scale by which what this network imitates was guided, about 1 to 7.
+
+        Raises:
+            ValueError: `guidance` is missing or not wanted, or `x` does not divide into patches.
+        """
+        if (guidance is not None) != self.takes_guidance:
+            raise ValueError(
+                f"takes_guidance={self.takes_guidance}, and guidance is {'' if guidance is None else 'not '}None"
+            )
+        height, width, channels = x.shape[1:]
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        embed = lambda size, name: VectorEmbedding(size, self.param_dtype, name=name)
+
+        conditioning = embed(self.width, "time_embedding")(sinusoidal_embedding(t * self.time_scale, 256))
+        if guidance is not None:
+            guidance = sinusoidal_embedding(guidance * GUIDANCE_SCALE, 256)
+            conditioning = conditioning + embed(self.width, "guidance_embedding")(guidance)
+        if text.pooled is not None:
+            conditioning = conditioning + embed(self.width, "pooled_embedding")(text.pooled)
+
+        dense = lambda name: Dense(self.width, kernel_init=xavier, name=name, **types)
+        image = dense("patch_embedding")(patchify(x, self.patch_size))
+        words = dense("text_embedding")(text.tokens)
+        streams = tuple(constrain(a.astype(jnp.float32), ("data", "fsdp")) for a in (words, image))
+
+        length = words.shape[1]
+        rows, columns = height // self.patch_size, width // self.patch_size
+        positions = np.concatenate([np.zeros((length, 3)), grid_positions(1, rows, columns)])
+        rotations = jnp.asarray(rotary_positions(positions, self.rotary_features))
+        mask = text.mask
+        if mask is not None:
+            mask = jnp.pad(mask, ((0, 0), (0, image.shape[1])), constant_values=True)[:, None, None]
+
+        shared = conditioning, rotations, mask
+        streams = self._scan(DoubleBlock, self.num_double_blocks, "double_blocks", streams, *shared)
+        tokens = jnp.concatenate(streams, axis=1)
+        tokens = self._scan(SingleBlock, self.num_single_blocks, "single_blocks", tokens, *shared)
+
+        scale, shift = Modulation(2, self.param_dtype, name="modulation")(conditioning)  # in FLUX's order
+        out = Dense(
+            self.patch_size**2 * (self.out_channels or channels),
+            kernel_init=zeros,
+            dtype=jnp.float32,
+            param_dtype=self.param_dtype,
+            name="head",
+        )(modulate(tokens[:, length:], shift, scale))
+        return unpatchify(out, self.patch_size, height, width)
+
+
+_flux = functools.partial(
+    Flux, num_double_blocks=19, num_single_blocks=38, num_heads=24, rotary_features=(16, 56, 56)
+)
+flux_dev = functools.partial(_flux, takes_guidance=True)
+flux_schnell = _flux

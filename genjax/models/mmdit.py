@@ -1,0 +1,280 @@
+"""Multimodal diffusion transformer of Stable Diffusion 3 and 3.5 (Esser et al. 2024, "Scaling rectified flow transformers for
+high-resolution image synthesis")."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from genjax.nn import (
+    Dense,
+    Modulation,
+    Text,
+    VectorEmbedding,
+    attention,
+    constrain,
+    modulate,
+    patchify,
+    sinusoidal_embedding,
+    unpatchify,
+)
+
+Dtype = Any
+xavier = nn.initializers.xavier_uniform()
+zeros = nn.initializers.zeros
+
+
+def axis_embedding(positions: np.ndarray, features: int) -> np.ndarray:
+    """Sines, then cosines, of position·10000^(−i/(features/2)): `[length]` to `[length, features]`, float32."""
+    half = features // 2
+    frequencies = 1 / 10_000.0 ** (np.arange(half) / half)
+    angles = np.outer(np.asarray(positions, np.float32), frequencies)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
+_Image = Float[Array, "batch image heads head_features"]
+_Text = Float[Array, "batch text heads head_features"]
+
+
+def joint_attention(
+    image: tuple[_Image, _Image, _Image],
+    text: tuple[_Text, _Text, _Text],
+    text_mask: Bool[Array, "batch text"] | None,
+) -> tuple[Float[Array, "batch image features"], Float[Array, "batch text features"]]:
+    """The queries of two streams look at the keys and values of both, except at text where the mask is False (figure 2b)."""
+    query, key, value = (jnp.concatenate(parts, axis=1) for parts in zip(image, text, strict=True))
+    length = image[0].shape[1]
+    mask = None
+    if text_mask is not None:
+        mask = jnp.pad(text_mask, ((0, 0), (length, 0)), constant_values=True)[:, None, None]
+    out = attention(query, key, value, mask)
+    out = out.reshape(*out.shape[:2], -1)
+    return out[:, :length], out[:, length:]
+
+
+class Heads(nn.Module):
+    """Query, key and value of each head; with `qk_norm` the first two are divided by their root mean square."""
+
+    num_heads: int
+    qk_norm: bool
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch length features"]
+    ) -> tuple[
+        Float[Array, "batch length heads head_features"],
+        Float[Array, "batch length heads head_features"],
+        Float[Array, "batch length heads head_features"],
+    ]:
+        def project(name: str) -> Array:
+            types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+            h = Dense(x.shape[-1], kernel_init=xavier, name=name, **types)(x)
+            return h.reshape(*x.shape[:2], self.num_heads, -1)
+
+        def normalize(h: Array, name: str) -> Array:
+            if not self.qk_norm:
+                return h
+            norm = nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32, param_dtype=self.param_dtype, name=name)
+            return norm(h).astype(self.dtype)
+
+        query, key, value = project("query"), project("key"), project("value")
+        return normalize(query, "query_norm"), normalize(key, "key_norm"), value
+
+
+class Block(nn.Module):
+    """Joint attention and a feed-forward layer for each of two streams, image and text (figure 2b).
+
+    Attributes:
+        dual: the image stream attends to itself too, beside the joint attention (Stable Diffusion 3.5 medium).
+        last: the text is only looked at; what becomes of it nobody reads.
+    """
+
+    num_heads: int
+    qk_norm: bool
+    dual: bool
+    last: bool
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        streams: tuple[Float[Array, "batch image features"], Float[Array, "batch text features"]],
+        conditioning: Float[Array, "batch features"],
+        text_mask: Bool[Array, "batch text"] | None,
+    ) -> tuple[tuple[Float[Array, "batch image features"], Float[Array, "batch text features"]], None]:
+        image, text = streams
+        features = image.shape[-1]
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+
+        def dense(size: int, name: str) -> Dense:
+            return Dense(size, kernel_init=xavier, name=name, **types)
+
+        def modulation(parts: int, name: str) -> list[Array]:
+            return Modulation(parts, self.param_dtype, name=name)(conditioning)
+
+        def project(x: Array, name: str) -> tuple[Array, Array, Array]:
+            return Heads(self.num_heads, self.qk_norm, name=name, **types)(x)
+
+        def feed_forward(x: Array, shift: Array, scale: Array, gate: Array, name: str) -> Array:
+            h = nn.gelu(dense(4 * features, f"{name}_mlp_in")(modulate(x, shift, scale)))
+            return x + gate[:, None] * dense(features, f"{name}_mlp_out")(h)
+
+        image_parts = modulation(9 if self.dual else 6, "image_modulation")
+        image_shift, image_scale, image_gate = image_parts[:3]
+        if self.last:
+            text_scale, text_shift = modulation(
+                2, "text_modulation"
+            )  # in this order in the published weights
+        else:
+            text_shift, text_scale, text_gate, *text_parts = modulation(6, "text_modulation")
+        image_out, text_out = joint_attention(
+            project(modulate(image, image_shift, image_scale), "image_heads"),
+            project(modulate(text, text_shift, text_scale), "text_heads"),
+            text_mask,
+        )
+        image_out = image_gate[:, None] * dense(features, "image_projection")(image_out)
+        if self.dual:
+            shift, scale, gate = image_parts[6:]
+            h = attention(*project(modulate(image, shift, scale), "dual_heads")).reshape(image.shape)
+            image_out = image_out + gate[:, None] * dense(features, "dual_projection")(h)
+        image = feed_forward(image + image_out, *image_parts[3:6], "image")
+        if not self.last:
+            text = text + text_gate[:, None] * dense(features, "text_projection")(text_out)
+            text = feed_forward(text, *text_parts, "text")
+        return (constrain(image, ("data", "fsdp")), constrain(text, ("data", "fsdp"))), None
+
+
+class MMDiT(nn.Module):
+    """A transformer over image patches and text tokens, each with weights of their own, that attend to one another.
+
+    The position of patch i of an axis is position_start + position_step·i, in a grid of `max_size` patches a side whose
+    centre an image takes.
+
+    Attributes:
+        patch_size: side of a patch, in pixels of the latents.
+        width: features of a token; divisible by 4 and by `num_heads`.
+        depth: number of blocks; the last one reads the text and leaves it.
+        dual_depth: how many of them, the first ones, have a second attention of the image to itself; less than `depth`.
+        qk_norm: queries and keys are normalized (Stable Diffusion 3.5).
+        max_size: largest height and width, in patches.
+        out_channels: channels of the output; as many as the input's if None.
+        time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
+        unroll: blocks per iteration of the scans; `depth` compiles slowest and runs fastest.
+        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep every
+            activation.
+        dtype: type of the matrix products; modulation, norms and softmax are float32 always.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    dual_depth: int = 0
+    qk_norm: bool = False
+    max_size: int = 192
+    position_start: float = 0.0
+    position_step: float = 1.0
+    out_channels: int | None = None
+    time_scale: float = 1000.0
+    unroll: int = 1
+    remat_policy: str | None = None
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    def _positions(self, height: int, width: int) -> Float[Array, "tokens features"]:
+        """Of the central `height`×`width` patches; columns in the first half of the features, rows in the second."""
+        if max(height, width) > self.max_size:
+            raise ValueError(
+                f"an image of {height}×{width} patches; positions of at most max_size = {self.max_size} each way are known"
+            )
+
+        def axis(length: int) -> np.ndarray:
+            indices = (self.max_size - length) // 2 + np.arange(length)
+            return axis_embedding(self.position_start + self.position_step * indices, self.width // 2)
+
+        shape = height, width, self.width // 2
+        columns, rows = axis(width)[None], axis(height)[:, None]
+        table = jnp.concatenate([jnp.broadcast_to(columns, shape), jnp.broadcast_to(rows, shape)], axis=-1)
+        return table.reshape(height * width, self.width)
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"], t: Float[Array, " batch"], text: Text
+    ) -> Float[Array, "batch height width out_channels"]:
+        """
+        Raises:
+            ValueError: height or width is not divisible by `patch_size`, or is of more than `max_size` patches.
+        """
+        height, width, channels = x.shape[1:]
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        image = Dense(self.width, kernel_init=xavier, name="patch_embedding", **types)(
+            patchify(x, self.patch_size)
+        )
+        image = image + self._positions(height // self.patch_size, width // self.patch_size)
+        tokens = Dense(self.width, kernel_init=xavier, name="text_embedding", **types)(text.tokens)
+        streams = tuple(constrain(h.astype(jnp.float32), ("data", "fsdp")) for h in (image, tokens))
+
+        time = sinusoidal_embedding(t * self.time_scale, 256)
+        conditioning = VectorEmbedding(self.width, self.param_dtype, name="time_embedding")(time)
+        if text.pooled is not None:
+            pooled = text.pooled.astype(jnp.float32)
+            conditioning += VectorEmbedding(self.width, self.param_dtype, name="pooled_embedding")(pooled)
+
+        fields = dict(num_heads=self.num_heads, qk_norm=self.qk_norm, **types)
+        runs = [("dual_blocks", self.dual_depth, True), ("blocks", self.depth - 1 - self.dual_depth, False)]
+        for name, length, dual in runs:
+            if not length:
+                continue
+            blocks = nn.scan(
+                self._rematerialized(length),
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=nn.broadcast,
+                length=length,
+                unroll=min(self.unroll, length),
+            )
+            blocks = blocks(dual=dual, last=False, name=name, **fields)
+            streams, _ = blocks(streams, conditioning, text.mask)
+        last = self._rematerialized(1)(dual=False, last=True, name="last_block", **fields)
+        (image, _), _ = last(streams, conditioning, text.mask)
+
+        scale, shift = Modulation(2, self.param_dtype, name="modulation")(conditioning)
+        out = Dense(
+            self.patch_size**2 * (self.out_channels or channels),
+            kernel_init=zeros,
+            dtype=jnp.float32,
+            param_dtype=self.param_dtype,
+            name="head",
+        )(modulate(image, shift, scale))
+        return unpatchify(out, self.patch_size, height, width)
+
+    def _rematerialized(self, length: int) -> type[Block]:
+        if self.remat_policy is None:
+            return Block
+        policy = getattr(jax.checkpoint_policies, self.remat_policy)
+        # Only a loop keeps XLA from merging what is computed again with what was computed first.
+        return nn.remat(Block, policy=policy, prevent_cse=self.unroll >= length)
+
+
+def _published(depth: int, width: int, max_size: int, **fields) -> Callable[..., MMDiT]:
+    """Positions are those of section 5.3.2 at 1024 pixels: (i − (max_size − 64)/2)·256/1024, as in training at 256."""
+
+    def build(**options) -> MMDiT:
+        step = 256 / 1024
+        positions = dict(position_step=step, position_start=-(max_size - 64) / 2 * step)
+        defaults = dict(patch_size=2, width=width, depth=depth, num_heads=width // 64, max_size=max_size)
+        return MMDiT(**defaults | positions | fields | options)
+
+    return build
+
+
+sd3_medium = _published(24, 1536, 192)
+sd35_medium = _published(24, 1536, 384, dual_depth=13, qk_norm=True)
+sd35_large = _published(38, 2432, 192, qk_norm=True)

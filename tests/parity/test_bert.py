@@ -1,0 +1,154 @@
+"""BERT against that of transformers: small and random ones through saved folders, and the real MiniLM.
+
+Measured: states and pooled vectors differ by less than 1e-6 of their largest value, MiniLM's similarities by less than 2e-7.
+"""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, BertConfig, BertModel
+
+from genjax.models.bert import bert_base, bert_large, sentence_embedding
+from genjax.pretrained.bert import load, save
+from genjax.pretrained.minilm import load_minilm, minilm_folder
+
+TINY = dict(vocab_size=23, hidden_size=12, num_attention_heads=3, num_hidden_layers=2, intermediate_size=20)
+CONFIGS = {
+    "pooler": TINY | dict(max_position_embeddings=9, type_vocab_size=3, layer_norm_eps=1e-3),
+    "no pooler": TINY | dict(num_hidden_layers=1, num_attention_heads=1, hidden_size=7, intermediate_size=5),
+}
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def create(name):
+    """With every parameter random, norms and biases that are as good as absent at initialisation too."""
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(**CONFIGS[name]), add_pooling_layer=name == "pooler").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.5 * torch.randn_like(parameter) + (parameter.ndim == 1))
+    return model
+
+
+def assert_close(ours, theirs):
+    theirs = theirs.numpy()
+    assert theirs.std() > 0.1 and ours.dtype == jnp.float32
+    # float32 in both, a few layers that each round by 1e-7 or two
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_agrees(tmp_path, name):
+    theirs = create(name)
+    theirs.save_pretrained(tmp_path)
+    module, variables = load(tmp_path)
+    ids = torch.randint(TINY["vocab_size"], (3, 7))
+    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] + [0] * 6])
+    types = torch.randint(theirs.config.type_vocab_size, (3, 7))
+    apply = quick_jit(module.apply)
+    for arguments in [(ids,), (ids, mask, types)] if name == "pooler" else [(ids, mask)]:
+        with torch.no_grad():
+            expected = theirs(*arguments)
+        text = apply(variables, *(a.numpy() != 0 if a is mask else a.numpy() for a in arguments))
+        assert_close(text.tokens, expected.last_hidden_state)
+        if name == "pooler":
+            assert_close(text.pooled, expected.pooler_output)
+        else:
+            assert text.pooled is None and expected.pooler_output is None
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_is_saved_opens_in_transformers(tmp_path, name):
+    theirs = create(name)
+    theirs.save_pretrained(tmp_path / "theirs")
+    module, variables = load(tmp_path / "theirs")
+    save(tmp_path / "ours", module, variables)
+    assert load(tmp_path / "ours")[0] == module
+    again = BertModel.from_pretrained(tmp_path / "ours", add_pooling_layer=name == "pooler").eval()
+    assert again.state_dict().keys() == theirs.state_dict().keys()
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in again.state_dict().items())
+    ids = torch.randint(TINY["vocab_size"], (2, 5))
+    with torch.no_grad():
+        assert torch.equal(again(ids).last_hidden_state, theirs(ids).last_hidden_state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(hidden_act="relu"), "hidden_act='relu' is not supported; only 'gelu'"),
+        (dict(is_decoder=True), "is_decoder=True"),
+        (dict(position_embedding_type="relative_key"), "position_embedding_type='relative_key'"),
+        (dict(new_entry=1), "entries that are not known here: {'new_entry': 1}"),
+        (dict(architectures=["BertForMaskedLM"]), "describes BertForMaskedLM; expected BertModel"),
+        (dict(num_hidden_layers=3), "missing: encoder.layer.2"),
+        (dict(num_hidden_layers=1), "extra: encoder.layer.1"),
+    ],
+)
+def test_faults(tmp_path, change, message):
+    create("pooler").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("build", "sizes"),
+    [
+        (bert_base, {}),
+        (
+            bert_large,
+            dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
+        ),
+    ],
+)
+def test_published_sizes(build, sizes):
+    with torch.device("meta"):
+        theirs = BertModel(BertConfig(**sizes))
+    ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    variables = jax.eval_shape(build().init, jax.random.key(0), ids)
+    count = sum(a.size for a in jax.tree.leaves(variables))
+    assert count == sum(parameter.numel() for parameter in theirs.parameters())
+
+
+SENTENCES = [
+    "a cat",
+    "a kitten",
+    "an airplane",
+    "A red apple lies on the wooden table, and nobody eats it.",
+    "grinning face with smiling eyes",
+    "Zürich — naïve café, 東京!",
+]
+
+
+def test_minilm():
+    """The published weights in both: tokens, states, and similarities of sentences."""
+    module, variables, tokenizer = load_minilm()
+    ids, mask = tokenizer.encode(SENTENCES, 24)
+    theirs = AutoTokenizer.from_pretrained(minilm_folder())(
+        SENTENCES, padding="max_length", max_length=24, return_tensors="pt"
+    )
+    np.testing.assert_array_equal(ids, theirs["input_ids"])
+    np.testing.assert_array_equal(mask, theirs["attention_mask"])
+
+    @quick_jit
+    def apply(ids, mask):
+        text = module.apply(variables, ids, mask)
+        return text, sentence_embedding(text)
+
+    text, embeddings = apply(ids, mask)
+    with torch.no_grad():
+        expected = BertModel.from_pretrained(minilm_folder()).eval()(**theirs)
+        states, weights = expected.last_hidden_state, theirs["attention_mask"][:, :, None]
+        mean = (states * weights).sum(1) / weights.sum(1)
+        mean = torch.nn.functional.normalize(mean, dim=1)
+    # States at padding, which nothing looks at, are so sensitive that float32 errs by 5e-5 in either.
+    assert_close(text.tokens[mask], states[mask])
+    np.testing.assert_allclose(text.pooled, expected.pooler_output, atol=1e-5)
+    # float32 in both
+    np.testing.assert_allclose(embeddings @ embeddings.T, mean @ mean.T, atol=1e-6)

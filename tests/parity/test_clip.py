@@ -1,0 +1,242 @@
+"""CLIP against that of transformers, small and randomly initialised, saved by it and loaded here, and back.
+
+Measured: all states, pooled and projected vectors differ by less than 2e-6 of their largest value.
+"""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+)
+
+from genjax.models.clip import COLOUR_DEVIATION, COLOUR_MEAN, resize_and_crop
+from genjax.pretrained.clip import load, save
+
+VOCABULARY, LENGTH, SIZE = 23, 11, 12
+END = VOCABULARY - 1
+TEXT = dict(
+    vocab_size=VOCABULARY,
+    max_position_embeddings=LENGTH,
+    hidden_size=12,
+    intermediate_size=28,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    projection_dim=10,
+    bos_token_id=0,
+    eos_token_id=2,
+)
+VISION = dict(
+    hidden_size=15,
+    intermediate_size=20,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    projection_dim=10,
+    image_size=SIZE,
+    patch_size=4,
+)
+TEXT_MODELS = {
+    "L": (CLIPTextModel, {}),
+    "L with projection": (CLIPTextModelWithProjection, dict(eos_token_id=END)),
+    "bigG": (
+        CLIPTextModelWithProjection,
+        dict(hidden_act="gelu", eos_token_id=END - 1, num_attention_heads=4, layer_norm_eps=1e-3),
+    ),
+}
+VISION_MODELS = {
+    "alone": (CLIPVisionModel, {}),
+    "with projection": (CLIPVisionModelWithProjection, dict(hidden_act="gelu", patch_size=3)),
+}
+
+
+def randomise(model):
+    """Weights that keep the scale of activations, biases and norms that are not the identity."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim:
+                offset = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+                deviation = 0.3 if parameter.ndim == 1 else np.prod(parameter.shape[1:]) ** -0.5
+                parameter.copy_(offset + deviation * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    """Two texts with tokens END − 1 and END at different places, the first of them more than once."""
+    tokens = np.random.default_rng(0).integers(3, END - 1, (2, LENGTH - 2), np.int32)
+    tokens[0, 3] = tokens[1, 6] = END
+    tokens[0, [4, 7]] = tokens[1, 2] = END - 1
+    return tokens
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(1).uniform(-1, 1, (2, SIZE, SIZE, 3)).astype(np.float32)
+
+
+def pixel_values(images):
+    values = ((images + 1) / 2 - np.array(COLOUR_MEAN)) / np.array(COLOUR_DEVIATION)
+    return torch.tensor(values.transpose(0, 3, 1, 2), dtype=torch.float32)
+
+
+def assert_close(ours, theirs):
+    # A few layers in float32, each with a rounding of 1e-7 relative or two.
+    theirs = theirs.numpy()
+    assert ours.shape == theirs.shape and theirs.std() > 0.05
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+def assert_round_trip(folder, module, variables, theirs, inputs):
+    save(folder, module, variables)
+    again = type(theirs).from_pretrained(folder).eval()
+    expected, tensors = theirs.state_dict(), again.state_dict()
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+    with torch.no_grad():
+        for a, b in zip(theirs(**inputs).to_tuple(), again(**inputs).to_tuple(), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", TEXT_MODELS)
+def test_text_agrees(name, tokens, tmp_path):
+    kind, entries = TEXT_MODELS[name]
+    theirs = randomise(kind(CLIPTextConfig(**TEXT | entries)))
+    theirs.save_pretrained(tmp_path / "theirs")
+    module, variables = load(tmp_path / "theirs")
+    mask = np.arange(tokens.shape[1]) < np.array([[4], [7]])
+    for given in (None, mask):
+        inputs = dict(input_ids=torch.tensor(tokens))
+        inputs |= {} if given is None else dict(attention_mask=torch.tensor(given).int())
+        with torch.no_grad():
+            expected = theirs(**inputs, output_hidden_states=True)
+        ours = jax.jit(module.apply)(variables, tokens, given)
+        assert_close(ours.states, torch.stack(expected.hidden_states))
+        assert_close(ours.last, expected.last_hidden_state)
+        if kind is CLIPTextModel:
+            assert_close(ours.pooled, expected.pooler_output)
+            assert ours.projected is None
+        else:
+            assert_close(ours.projected, expected.text_embeds)
+    assert_round_trip(tmp_path / "ours", module, variables, theirs, dict(input_ids=torch.tensor(tokens)))
+
+
+@pytest.mark.parametrize("name", VISION_MODELS)
+def test_vision_agrees(name, images, tmp_path):
+    kind, entries = VISION_MODELS[name]
+    theirs = randomise(kind(CLIPVisionConfig(**VISION | entries)))
+    theirs.save_pretrained(tmp_path / "theirs")
+    module, variables = load(tmp_path / "theirs")
+    inputs = dict(pixel_values=pixel_values(images))
+    with torch.no_grad():
+        expected = theirs(**inputs, output_hidden_states=True)
+    ours = jax.jit(module.apply)(variables, images)
+    assert_close(ours.states, torch.stack(expected.hidden_states))
+    if kind is CLIPVisionModel:
+        assert_close(ours.pooled, expected.pooler_output)
+        assert ours.projected is None
+    else:
+        assert_close(ours.projected, expected.image_embeds)
+    assert_round_trip(tmp_path / "ours", module, variables, theirs, inputs)
+
+
+@pytest.fixture(scope="module")
+def both():
+    """Its projections are as large as it says, and not as its parts say."""
+    torch.manual_seed(0)
+    return randomise(CLIPModel(CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=14)))
+
+
+def test_logits_and_similarities_agree(both, images, tokens, tmp_path):
+    with torch.no_grad():
+        both.logit_scale.fill_(1.25)
+    both.save_pretrained(tmp_path / "theirs")
+    module, variables = load(tmp_path / "theirs")
+    inputs = dict(input_ids=torch.tensor(tokens), pixel_values=pixel_values(images[[0, 1, 1]]))
+    with torch.no_grad():
+        expected = both(**inputs)
+    assert_close(jax.jit(module.apply)(variables, images[[0, 1, 1]], tokens), expected.logits_per_image)
+    similarity = jax.jit(lambda *inputs: module.apply(variables, *inputs, method="similarity"))
+    cosines = torch.sum(expected.image_embeds[:2] * expected.text_embeds, dim=-1)
+    assert_close(similarity(images, tokens), cosines)
+    again = dict(inputs, return_loss=False)
+    assert_round_trip(tmp_path / "ours", module, variables, both, again)
+
+
+def test_older_files(tokens, tmp_path):
+    """As published: a text encoder's tensors with its name, and the positions' numbers; transformers reads the same."""
+    theirs = randomise(CLIPTextModel(CLIPTextConfig(**TEXT)))
+    theirs.save_pretrained(tmp_path)
+    _, expected = load(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = {f"text_model.{name}": tensor for name, tensor in load_file(path).items()}
+    tensors["text_model.embeddings.position_ids"] = np.arange(LENGTH)[None]
+    save_file(tensors, path, metadata={"format": "pt"})
+    again = CLIPTextModel.from_pretrained(tmp_path)
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in again.state_dict().items())
+    jax.tree.map(np.testing.assert_array_equal, load(tmp_path)[1], expected)
+    save_file(
+        tensors | {"text_model.embeddings.position_ids": np.ones(LENGTH)}, path, metadata={"format": "pt"}
+    )
+    with pytest.raises(ValueError, match="extra: text_model.embeddings.position_ids"):
+        load(tmp_path)
+
+
+def test_older_configurations(both, tmp_path):
+    """Their `text_config_dict` replaces `text_config`, and what it lacks is the default and not what the other says."""
+    both.save_pretrained(tmp_path)
+    module, _ = load(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config_dict"] = {name: value for name, value in TEXT.items() if name != "eos_token_id"}
+    config["text_config"] = dict(num_beams=1, hidden_size=7, eos_token_id=2, torch_dtype="float16")
+    path.write_text(json.dumps(config))
+    expected = CLIPConfig.from_pretrained(tmp_path).text_config.eos_token_id
+    again, _ = load(tmp_path)
+    assert again == module.clone(text=module.text.clone(end_token=expected)) and expected == 49_407
+
+
+@pytest.mark.parametrize("height, width", [(40, 31), (12, 12), (9, 21), (16, 33)])
+def test_preparation_of_pictures_agrees(height, width):
+    processor = CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+    random = np.random.default_rng(0)
+    smooth = np.kron(random.integers(0, 256, (height // 3 + 1, width // 3 + 1, 3)), np.ones((3, 3, 1)))
+    image = smooth[:height, :width].astype(np.uint8)
+    expected = processor(image, return_tensors="pt")["pixel_values"].numpy()
+    prepared = resize_and_crop(jnp.asarray(image[None] / 127.5 - 1, jnp.float32), SIZE)
+    ours = pixel_values(np.asarray(prepared)).numpy()
+    # They round to 8 bits, by half a level, of which there are 255 from 0 to 1.
+    assert np.abs(ours - expected).max() < 0.51 / 255 / min(COLOUR_DEVIATION)
+
+
+@pytest.mark.parametrize(
+    "entries, message",
+    [
+        ({"architectures": ["BertModel"]}, "describes BertModel; expected one of CLIPTextModel, "),
+        ({"architectures": None}, "describes None; expected one of CLIPTextModel, "),
+        ({"rotary": 2}, r"entries that are not known here: \{'rotary': 2\}"),
+        ({"hidden_act": "relu"}, "hidden_act='relu' is not supported; only 'quick_gelu', 'gelu'"),
+        ({"eos_token_id": [1, 2]}, r"eos_token_id=\[1, 2\] is not supported"),
+        ({"num_hidden_layers": 4}, "missing: encoder.layers.3.layer_norm1.bias"),
+        ({"num_hidden_layers": 2}, "extra: encoder.layers.2.layer_norm1.bias"),
+    ],
+)
+def test_faults_are_named(entries, message, tmp_path):
+    CLIPTextModel(CLIPTextConfig(**TEXT)).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)

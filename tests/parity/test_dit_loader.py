@@ -1,0 +1,161 @@
+"""DiT against diffusers' with the same random weights, unchanged, through folders that either saved.
+
+`test_dit.py` compares DiT as published, with diffusers' made the same.
+"""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from diffusers import DiTTransformer2DModel
+from jax.sharding import NamedSharding, PartitionSpec
+from safetensors.numpy import load_file, save_file
+
+from genjax.models.dit import DiT
+from genjax.pretrained.dit import MAX_PERIOD, load, save
+
+FILE = "diffusion_pytorch_model.safetensors"
+# As published, smaller; and with the rest of what can be said, and images of another size than that of training.
+CONFIGURATIONS = {
+    "published": dict(out_channels=8, attention_head_dim=8, sample_size=8),
+    "other": dict(
+        in_channels=3,
+        num_attention_heads=3,
+        attention_head_dim=4,
+        num_layers=3,
+        sample_size=12,
+        patch_size=3,
+        norm_eps=0.05,
+    ),
+}
+SIDES = {"published": 8, "other": 18}
+CLASSES = 10
+
+
+def randomized(configuration):
+    torch.manual_seed(0)
+    model = DiTTransformer2DModel(
+        **dict(num_attention_heads=2, num_layers=2, num_embeds_ada_norm=CLASSES) | configuration
+    )
+    blocks = model.transformer_blocks
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.15 * torch.randn_like(parameter))
+        for block in blocks[1:]:
+            block.norm1.emb.load_state_dict(blocks[0].norm1.emb.state_dict())
+    return model.eval()  # no label dropout
+
+
+@pytest.fixture(scope="module", params=CONFIGURATIONS)
+def saved(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("theirs")
+    model = randomized(CONFIGURATIONS[request.param])
+    model.save_pretrained(folder)
+    return folder, model, SIDES[request.param]
+
+
+TIMESTEPS, LABELS = np.array([0, 1, 321, 999]), np.array([0, 3, 9, CLASSES])  # the last is the null label
+
+
+def images(side, channels):
+    return np.random.default_rng(0).standard_normal((4, side, side, channels), np.float32)
+
+
+def assert_agree(module, variables, model, x):
+    with torch.no_grad():
+        expected = model(
+            torch.from_numpy(x.transpose(0, 3, 1, 2)),
+            timestep=torch.from_numpy(TIMESTEPS),
+            class_labels=torch.from_numpy(LABELS),
+        ).sample.numpy()
+    output = jax.jit(module.apply)(variables, x, jnp.asarray(TIMESTEPS / 1000, jnp.float32), LABELS)
+    assert expected.std() > 0.1
+    # float32 throughout: a relative 1e-7 in each of some 30 operations, and time to 1e-7 of angles up to 999.
+    np.testing.assert_allclose(
+        output, expected.transpose(0, 2, 3, 1), rtol=0, atol=2e-5 * np.abs(expected).max()
+    )
+
+
+def test_outputs_agree(saved):
+    folder, model, side = saved
+    module, variables = load(folder)
+    assert module.null_label == CLASSES
+    assert_agree(module, variables, model, images(side, model.config.in_channels))
+
+
+def test_saving_what_was_loaded_changes_no_bit(saved, tmp_path):
+    folder, _, _ = saved
+    save(tmp_path, *load(folder))
+    ours, theirs = load_file(tmp_path / FILE), load_file(folder / FILE)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name, strict=True)
+
+
+def test_diffusers_opens_what_is_saved(tmp_path):
+    module = DiT(2, 16, 2, 4, CLASSES, out_channels=6, base_size=4, max_period=MAX_PERIOD)
+    x = images(8, 3)
+    random = np.random.default_rng(1)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x, jnp.zeros(4), LABELS)
+    variables = jax.tree.map(lambda a: 0.15 * random.standard_normal(a.shape, np.float32), shapes)
+    save(tmp_path, module, variables)
+    reloaded, tree = load(tmp_path)
+    assert reloaded == module
+    jax.tree.map(np.testing.assert_array_equal, tree, variables)
+    assert_agree(module, variables, DiTTransformer2DModel.from_pretrained(tmp_path).eval(), x)
+
+
+def test_what_diffusers_cannot_have_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"max_period=10000\.0"):
+        save(tmp_path, DiT(2, 16, 2, 4, CLASSES), {})
+    with pytest.raises(ValueError, match="mlp_ratio=3"):
+        save(tmp_path, DiT(2, 16, 2, 4, CLASSES, mlp_ratio=3.0, max_period=MAX_PERIOD), {})
+    with pytest.raises(ValueError, match="base size"):
+        save(tmp_path, DiT(2, 16, 2, 4, CLASSES, max_period=MAX_PERIOD), {})
+
+
+def test_arrays_are_of_the_type_and_on_the_devices_that_are_asked_for(saved):
+    folder, _, _ = saved
+    mesh = jax.make_mesh((1,), ("fsdp",))
+    sharding = NamedSharding(mesh, PartitionSpec(None, None, "fsdp"))
+
+    def abstract(expected):
+        of = lambda a: sharding if a.ndim == 3 else NamedSharding(mesh, PartitionSpec())
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16, sharding=of(a)), expected)
+
+    _, exact = load(folder)
+    _, variables = load(folder, abstract)
+    assert variables["params"]["blocks"]["qkv"]["kernel"].sharding == sharding
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a, np.asarray(b).astype(jnp.bfloat16), strict=True),
+        jax.tree.map(np.asarray, variables),
+        exact,
+    )
+
+
+def test_embeddings_that_are_not_the_same_are_refused(saved, tmp_path):
+    folder, _, _ = saved
+    tensors = load_file(folder / FILE)
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    name = "transformer_blocks.1.norm1.emb.class_embedder.embedding_table.weight"
+    tensors[name][3, 2] += 1
+    save_file(tensors, tmp_path / FILE)
+    with pytest.raises(ValueError, match=f"{name} is another than transformer_blocks.0"):
+        load(tmp_path)
+
+
+def test_the_published_class_name_is_known_and_unsupported_entries_are_named(saved, tmp_path):
+    folder, _, _ = saved
+    (tmp_path / FILE).symlink_to(folder / FILE)
+    config = json.loads((folder / "config.json").read_text())
+    legacy = dict(num_vector_embeds=None, only_cross_attention=False, cross_attention_dim=None)
+    config |= dict(_class_name="Transformer2DModel", **legacy)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    load(tmp_path)
+    for name, value in dict(norm_type="ada_norm_single", activation_fn="gelu", unheard_of=1).items():
+        (tmp_path / "config.json").write_text(json.dumps(config | {name: value}))
+        with pytest.raises(ValueError, match=name):
+            load(tmp_path)
