@@ -117,6 +117,8 @@ def change_sampling(config: Config, **changes: Any) -> None:
             f"{', '.join(config.sampling)}"
         )
     config.sampling.update(changes)
+    if "prompts" in changes:
+        config.data.num_classes = len(changes["prompts"])  # a row of the pictures for each
 
 
 def restore(workdir: str | Path, step: int | None, **sampling: Any) -> tuple[Config, Task, Any]:

@@ -1,8 +1,9 @@
 """Samples from a trained run.
 
     python -m experiments.sample --workdir=runs/digits_flow --classes=3,7 --count=64 --guidance_scale=2
+    python -m experiments.sample --workdir=runs/emoji_text --prompt="a red apple" --prompt="a green apple"
 
-Writes a PNG, a row per class, or with --out=FILE.npz the arrays `images` (uint8) and `labels`.
+Writes a PNG, a row per class or prompt, or with --out=FILE.npz the arrays `images` (uint8) and `labels`.
 Flags left out take the run's own values.
 """
 
@@ -24,6 +25,7 @@ OUT = flags.DEFINE_string(
 )
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the newest good one if not given.")
 CLASSES = flags.DEFINE_list("classes", None, "Class numbers, separated by commas; all if not given.")
+PROMPT = flags.DEFINE_multi_string("prompt", None, "What to show, of a text-to-image run; may be repeated.")
 COUNT = flags.DEFINE_integer("count", 10, "Samples per class.", lower_bound=1)
 flags.adopt_module_key_flags(sampling_flags)
 
@@ -37,6 +39,7 @@ def main() -> None:
             WORKDIR.value,
             STEP.value,
             **sampling_changes(),
+            prompts=PROMPT.value,
         )
         state = add_posthoc(task, state, config.sampling.weights, Snapshots(Path(WORKDIR.value) / "ema"))
         num_classes = config.data.num_classes

@@ -80,6 +80,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
             dataset,
             config.batch_size,
             config.seed,
+            transform=task.transform(dataset) if hasattr(task, "transform") else None,
             image_shape=task.image_shape,
             rows=process_rows(mesh, config.batch_size),
         )

@@ -1,9 +1,10 @@
 """Diffusion and flow matching."""
 
 import functools
+import importlib
 import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
@@ -14,15 +15,17 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.autoencoder_evaluation import Originals, in_batches
+from experiments.conditioning import Classes, Prompts
 from experiments.configuration import bind, lookup
 from experiments.evaluation import Reference, evaluate_images
 from experiments.frozen_autoencoder import FrozenAutoencoder, as_images
 from experiments.sampling import described, evaluation_times, make_averages, time_grid
 from experiments.tasks.single import Averages, State, first_state, next_state
+from experiments.text_evaluation import Pairs, evaluate_prompts
 from genjax import diffusion
-from genjax.data import flip_images, to_float, to_uint8
+from genjax.data import Dataset, flip_images, to_float, to_uint8
+from genjax.data.transforms import Transform
 from genjax.diffusion import losses, processes, samplers, targets, times, weightings
-from genjax.models import dit
 from genjax.pretrained.lpips import require_lpips
 from genjax.training import Mean, make_optimizer, value_and_gradient
 from genjax.training.pictures import image_grid
@@ -30,12 +33,31 @@ from genjax.training.pictures import image_grid
 TIME_BINS = 8  # equal parts of a process' times, for each of which the loss is logged
 
 
+def _network(config: Any) -> tuple[nn.Module, Classes | Prompts]:
+    """The network, and what it is told: of a module with `text`, prompts.
+
+    Raises:
+        ValueError: names or arguments that do not exist, or another number of prompts than of rows in pictures.
+    """
+    fields = dict(config.model)
+    name = fields.pop("module", "dit")
+    if name not in ("dit", "pixart", "mmdit", "flux"):
+        raise ValueError(
+            f"config.model.module is {name!r}; the networks told classes are in dit, those told prompts in pixart, mmdit, flux"
+        )
+    make = bind(importlib.import_module(f"genjax.models.{name}"), fields, "model")
+    if name == "dit":
+        return make(num_classes=config.data.num_classes), Classes(config.data.num_classes)
+    return make(), Prompts.from_config(config)
+
+
 @dataclass(frozen=True)
 class ImageDiffusion:
-    """Class-conditional diffusion of images, with classifier-free guidance.
+    """Diffusion of images by class or by prompt, with classifier-free guidance.
 
     Batches are dictionaries of `image` (`[batch height width channels]`, bytes, or floats as the network shall see
-    them) and `label` (`[batch]`). With an autoencoder the network works on its latents: floats are taken for these,
+    them) and what the conditioning reads of them: `label` (`[batch]`); or `tokens`, `pooled` and `mask` of a caption.
+    With an autoencoder the network works on its latents: floats are taken for these,
     bytes are encoded within the step, and samples are decoded.
 
     Attributes:
@@ -44,6 +66,7 @@ class ImageDiffusion:
     """
 
     network: nn.Module
+    conditioning: Classes | Prompts
     autoencoder: FrozenAutoencoder | None
     image_shape: tuple[int, int, int]
     latent_shape: tuple[int, int, int]
@@ -68,7 +91,7 @@ class ImageDiffusion:
         if config.evaluation.vgg16:
             require_lpips()
         image_shape = tuple(config.data.image_shape)
-        network = bind(dit, config.model, "model")(num_classes=config.data.num_classes)
+        network, conditioning = _network(config)
         autoencoder, latent_shape = FrozenAutoencoder.from_config(config), image_shape
         if not autoencoder and config.data.name == "latents":
             raise ValueError(
@@ -99,6 +122,7 @@ class ImageDiffusion:
             )
         return cls(
             network=network,
+            conditioning=conditioning,
             autoencoder=autoencoder,
             image_shape=image_shape,
             latent_shape=latent_shape,
@@ -118,16 +142,23 @@ class ImageDiffusion:
         )
 
     def frozen(self) -> tuple:
-        """The autoencoder's variables and the moments of its latents, if there is one."""
-        return (self.autoencoder.load(),) if self.autoencoder else ()
+        """Of the autoencoder, if there is one, the variables and the moments of its latents; what the conditioning reads."""
+        frozen = self.conditioning.frozen()
+        if self.autoencoder:
+            frozen["autoencoder"] = self.autoencoder.load()
+        return (frozen,) if frozen else ()
+
+    def transform(self, dataset: Dataset) -> Transform | None:
+        """What is done to examples before they make a batch."""
+        return self.conditioning.transform(dataset)
 
     def init(self, key: Key[Array, ""]) -> State:
-        image, time, label = jnp.zeros((1, *self.latent_shape)), jnp.zeros(1), jnp.zeros(1, int)
-        params = self.network.init(key, image, time, label)["params"]
+        image, time = jnp.zeros((1, *self.latent_shape)), jnp.zeros(1)
+        params = self.network.init(key, image, time, self.conditioning.example())["params"]
         return first_state(params, self.optimizer, self.averages)
 
     def update(
-        self, state: State, batch: dict[str, Array], key: Key[Array, ""], autoencoder: PyTree = None
+        self, state: State, batch: dict[str, Array], key: Key[Array, ""], frozen: PyTree = None
     ) -> tuple[State, dict[str, Float[Array, ""] | Mean]]:
         def loss_of(params, batch, key):
             dropout_key, loss_key = jax.random.split(key)
@@ -137,18 +168,21 @@ class ImageDiffusion:
             if images.dtype == jnp.uint8:
                 images = to_float(images)
                 if self.autoencoder:
-                    images = jax.lax.stop_gradient(self.autoencoder.encode(autoencoder, images))
+                    images = jax.lax.stop_gradient(self.autoencoder.encode(frozen["autoencoder"], images))
             if self.dequantize_levels:
                 width = 2 / (self.dequantize_levels - 1)
                 images = diffusion.dequantize(jax.random.fold_in(key, 3), images, width)
-            labels = diffusion.drop_conditioning(
-                dropout_key, batch["label"], self.network.null_label, self.dropout_rate
+            conditioning = diffusion.drop_conditioning(
+                dropout_key,
+                self.conditioning.of_batch(batch),
+                self.conditioning.dropped(frozen),
+                self.dropout_rate,
             )
             losses, t = diffusion.simple_loss(
                 loss_key,
                 self._apply(params),
                 images,
-                labels,
+                conditioning,
                 process=self.process,
                 target=self.target,
                 times=self.times,
@@ -171,7 +205,7 @@ class ImageDiffusion:
         indices: Int[Array, " batch"],
         guidance_scale: float | Float[Array, ""],
         time_grid: Float[Array, " times"],
-        autoencoder: PyTree = None,
+        frozen: PyTree = None,
         *,
         weights: str = "params",
         trajectory: bool = False,
@@ -182,25 +216,32 @@ class ImageDiffusion:
             weights: as of `State.weights`.
             guidance_scale: 1 is plain conditional sampling (see `diffusion.guide`).
             time_grid: noise end first.
-            autoencoder: what `frozen` loads, where there is one.
+            frozen: what `frozen` loads, if anything.
             trajectory: return the states at all times.
         """
         keys = diffusion.sample_keys(key, indices)
         denoiser = diffusion.predict(self._apply(state.weights(weights)), self.process, self.target)
-        guided = diffusion.guide(denoiser, labels, self.network.null_label, guidance_scale)
+        asked_for, dropped = self.conditioning.asked_for(labels, frozen), self.conditioning.dropped(frozen)
+        guided = diffusion.guide(denoiser, asked_for, dropped, guidance_scale)
         noise = self.process.prior(keys, self.latent_shape, time_grid[0])
         samples = self.sampler(guided, self.process, noise, time_grid, keys=keys, trajectory=trajectory)
         if not self.autoencoder:
             return samples
-        decode = functools.partial(self.autoencoder.decode, autoencoder)
+        decode = functools.partial(self.autoencoder.decode, frozen["autoencoder"])
         return jax.lax.map(decode, samples) if trajectory else decode(samples)
 
     animation = "noise_to_data.gif"
     as_data = staticmethod(to_uint8)
     picture = staticmethod(image_grid)
 
-    def reference(self, config: Any) -> Reference | tuple[Reference, Originals]:
+    def asked(self, prompts: Sequence[str]) -> "ImageDiffusion":
+        """The task whose labels stand for these prompts."""
+        return replace(self, conditioning=replace(self.conditioning, prompts=tuple(prompts)))
+
+    def reference(self, config: Any) -> Reference | tuple[Reference, Originals] | Pairs:
         """Of images, also where the data are latents."""
+        if isinstance(self.conditioning, Prompts):
+            return Pairs(config, self.conditioning)
         if config.data.name == "latents":
             config = as_images(config)
         reference = Reference(config)
@@ -218,10 +259,12 @@ class ImageDiffusion:
         }
 
     def evaluate(
-        self, state: State, config: Any, reference: Reference | tuple[Reference, Originals]
+        self, state: State, config: Any, reference: Reference | tuple[Reference, Originals] | Pairs
     ) -> dict[str, Any]:
-        """The measures of `evaluate_images`; with `config.evaluation.vgg16` also the Fréchet distance of VGG16's features,
+        """The measures of `evaluate_images`, or of `evaluate_prompts`; with `config.evaluation.vgg16` also the Fréchet distance of VGG16's features,
         that of training images, and that of the autoencoder's reconstructions of held-out ones."""
+        if isinstance(reference, Pairs):
+            return evaluate_prompts(self, state, config, reference)
         if not config.evaluation.vgg16:
             return evaluate_images(self, state, config, reference)[0]
         reference, originals = reference
@@ -233,7 +276,7 @@ class ImageDiffusion:
         return report
 
     def _reconstruct(self, images: np.ndarray) -> np.ndarray:
-        (frozen,) = self.frozen()
+        frozen = self.autoencoder.load()
         both = lambda frozen, x: self.autoencoder.decode(frozen, self.autoencoder.encode(frozen, to_float(x)))
         program = jax.jit(lambda frozen, x: to_uint8(both(frozen, x)))
         return in_batches(lambda x: program(frozen, x), images)

@@ -108,14 +108,8 @@ def _clip(tokenizers: Any, folder: Path, config: dict[str, Any]) -> Any:
     )
     tokenizer = tokenizers.Tokenizer(model)
     normalizers, splits = tokenizers.normalizers, tokenizers.pre_tokenizers
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.NFC(),
-            normalizers.Replace(tokenizers.Regex(r"\s+"), " "),
-            normalizers.Lowercase(),
-        ]
-    )
-    # Contractions, runs of letters, single digits, runs of other signs.
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    # Contractions, runs of letters, single digits, runs of other signs; no space.
     words = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
     tokenizer.pre_tokenizer = splits.Sequence(
         [

@@ -6,10 +6,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
-from genjax.nn import Dense, Text, attention, constrain
+from genjax.nn import Dense, Text, constrain
+from genjax.nn.multi_head_attention import MultiHeadAttention
 
 Dtype = Any
 small = nn.initializers.normal(0.02)
@@ -28,23 +28,20 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch length features"],
-        mask: Bool[Array, "batch 1 1 length"] | None,
+        mask: Bool[Array, "batch length"] | None,
     ) -> tuple[Float[Array, "batch length features"], None]:
-        features = x.shape[-1]
         dense = lambda size, name: Dense(
             size, kernel_init=small, dtype=self.dtype, param_dtype=self.param_dtype, name=name
         )
         norm = lambda name: nn.LayerNorm(
             self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name=name
         )
-        query, key, value = (
-            rearrange(dense(features, name)(x), "b l (h f) -> b l h f", h=self.num_heads)
-            for name in ("query", "key", "value")
-        )
-        h = rearrange(attention(query, key, value, mask), "b l h f -> b l (h f)")
-        x = norm("attention_norm")(x + dense(features, "projection")(h))
+        h = MultiHeadAttention(
+            self.num_heads, dtype=self.dtype, param_dtype=self.param_dtype, name="attention"
+        )(x, x, mask)
+        x = norm("attention_norm")(x + h)
         h = nn.gelu(dense(self.mlp_width, "mlp_in")(x), approximate=False)
-        x = norm("mlp_norm")(x + dense(features, "mlp_out")(h))
+        x = norm("mlp_norm")(x + dense(x.shape[-1], "mlp_out")(h))
         return constrain(x, ("data", "fsdp")), None
 
 
@@ -124,7 +121,7 @@ class Bert(nn.Module):
             length=self.depth,
             unroll=self.unroll,
         )(self.num_heads, self.mlp_width, self.epsilon, self.dtype, self.param_dtype, name="blocks")
-        x, _ = blocks(constrain(x, ("data", "fsdp")), None if mask is None else mask[:, None, None])
+        x, _ = blocks(constrain(x, ("data", "fsdp")), mask)
 
         pooled = None
         if self.pooler:

@@ -1,5 +1,5 @@
-"""CLIP: text and pictures in one space (Radford et al. 2021, "Learning transferable visual models from natural language
-supervision")."""
+"""CLIP: text and pictures in one space (Radford et al. 2021, "Learning transferable visual models from
+natural language supervision")."""
 
 from typing import Any
 
@@ -24,10 +24,11 @@ class Encoded:
     """What an encoder says of its input, in float32.
 
     Attributes:
-        states: what enters each layer and, last, what leaves the last layer: `states[-2]` is the penultimate one's output,
-            which Stable Diffusion XL and 3 take.
+        states: what enters each layer and, last, what leaves the last layer: `states[-2]` is the penultimate
+            one's output, which Stable Diffusion XL and 3 take.
         last: `states[-1]` after the final norm.
-        pooled: `last` of one token, which stands for all: the end of the text, the class token of the picture.
+        pooled: `last` of one token, which stands for all: the end of the text, the class token of the
+            picture.
         projected: `pooled` in the space that text and pictures share; None without a projection.
     """
 
@@ -88,9 +89,10 @@ class Tower(nn.Module):
         quick_gelu: x·σ(1.702x), as OpenAI's networks have it, in place of the exact GELU of others.
         epsilon: of the norms.
         unroll: blocks per iteration of the scan.
-        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep every
-            activation.
-        dtype: type of the matrix products; norms, softmax and what goes from block to block are float32 always.
+        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep
+            every activation.
+        dtype: type of the matrix products; norms, softmax and what goes from block to block are float32
+            always.
     """
 
     width: int
@@ -155,8 +157,8 @@ class CLIPText(Tower):
     Attributes (besides `Tower`'s):
         vocabulary_size: number of tokens.
         max_length: tokens at most; the published ones pad to it.
-        end_token: that which ends a text, and whose first state is pooled; if None it is the highest of the text, as in
-            the original code, and as published configurations with `eos_token_id` 2 mean it.
+        end_token: that which ends a text, and whose first state is pooled; if None it is the highest of the
+            text, as in the original code, and as published configurations with `eos_token_id` 2 mean it.
     """
 
     vocabulary_size: int = 49_408
@@ -169,8 +171,8 @@ class CLIPText(Tower):
     ) -> Encoded:
         """
         Args:
-            mask: True at tokens that others may look at; at all if None, as the published systems have it. No token looks
-                at later ones, so that padding after a text changes nothing in it either way.
+            mask: True at tokens that others may look at; at all if None, as the published systems have it. No
+                token looks at later ones, so that padding after a text changes nothing in it either way.
 
         Raises:
             ValueError: more tokens than `max_length`.
@@ -217,8 +219,8 @@ class CLIPVision(Tower):
         """
         if images.shape[1:3] != (self.image_size, self.image_size):
             raise ValueError(
-                f"images have shape {images.shape}; this network takes {self.image_size}×{self.image_size} pixels: use "
-                "resize_and_crop"
+                f"images have shape {images.shape}; this network takes {self.image_size}×{self.image_size} "
+                "pixels: use resize_and_crop"
             )
         images = ((images.astype(jnp.float32) + 1) / 2 - jnp.array(COLOUR_MEAN)) / jnp.array(COLOUR_DEVIATION)
         x = Dense(
@@ -269,7 +271,8 @@ class CLIP(nn.Module):
     ) -> Float[Array, " batch"]:
         """Cosine of each picture with its own text: what a CLIP score averages.
 
-        The CLIPScore of Hessel et al. 2021 (equation 1) is 2.5·max(cosine, 0); other reports have 100·max(cosine, 0).
+        The CLIPScore of Hessel et al. 2021 (equation 1) is 2.5·max(cosine, 0); other reports have
+        100·max(cosine, 0).
         """
         return jnp.sum(self.embed_images(images) * self.embed_text(tokens, mask), axis=-1)
 
@@ -293,8 +296,8 @@ def resize_and_crop(
 ) -> Float[Array, "batch {size} {size} channels"]:
     """Pictures in [−1, 1] as CLIP is shown them: the shorter side to `size`, and the middle of the longer.
 
-    Cubic interpolation (Keys, a = −½), widened where it shrinks, as Pillow's; cut at [−1, 1], and, to be differentiable,
-    not rounded to 8 bits as there. The colours' mean and deviation are `CLIPVision`'s affair.
+    Cubic interpolation (Keys, a = −½), widened where it shrinks, as Pillow's; cut at [−1, 1], and, to be
+    differentiable, not rounded to 8 bits as there. The colours' mean and deviation are `CLIPVision`'s affair.
     """
     batch, height, width, channels = images.shape
     shorter = min(height, width)

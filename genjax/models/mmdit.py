@@ -129,9 +129,8 @@ class Block(nn.Module):
         image_parts = modulation(9 if self.dual else 6, "image_modulation")
         image_shift, image_scale, image_gate = image_parts[:3]
         if self.last:
-            text_scale, text_shift = modulation(
-                2, "text_modulation"
-            )  # in this order in the published weights
+            # In this order in the published weights, as in the network's last modulation.
+            text_scale, text_shift = modulation(2, "text_modulation")
         else:
             text_shift, text_scale, text_gate, *text_parts = modulation(6, "text_modulation")
         image_out, text_out = joint_attention(

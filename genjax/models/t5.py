@@ -1,5 +1,5 @@
-"""T5's encoder (Raffel et al. 2020, "Exploring the limits of transfer learning with a unified text-to-text transformer"), in
-its first form, in that of version 1.1, and as UMT5 (Chung et al. 2023)."""
+"""T5's encoder (Raffel et al. 2020, "Exploring the limits of transfer learning with a unified text-to-text
+transformer"), in its first form, in that of version 1.1, and as UMT5 (Chung et al. 2023)."""
 
 from typing import Any
 
@@ -17,8 +17,9 @@ Dtype = Any
 def relative_buckets(length: int, num_buckets: int = 32, max_distance: int = 128) -> np.ndarray:
     """Which of `num_buckets` a key's position relative to a query's falls in, `[queries keys]`.
 
-    Half of them are for keys that come later. In each half, half of the buckets are for one distance each, and the others
-    of logarithmic widths up to `max_distance`; all beyond is in the last. (Raffel et al. 2020, section 2.1, as released.)
+    Half of them are for keys that come later. In each half, half of the buckets are for one distance each,
+    and the others of logarithmic widths up to `max_distance`; all beyond is in the last. (Raffel et al. 2020,
+    section 2.1, as released.)
     """
     relative = np.arange(length) - np.arange(length)[:, None]
     distance, half = np.abs(relative), num_buckets // 2
@@ -49,7 +50,8 @@ class RelativeBias(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention without 1/√features and a feed-forward layer, each after a norm and added to what it was given."""
+    """Self-attention without 1/√features and a feed-forward layer, each after a norm and added to what it was
+    given."""
 
     num_heads: int
     head_features: int
@@ -115,10 +117,10 @@ class T5Encoder(nn.Module):
         num_buckets, max_distance: of relative positions, see `relative_buckets`.
         epsilon: of the norms.
         unroll: blocks per iteration of the scan.
-        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep every
-            activation.
-        dtype: type of the matrix products, float32 or bfloat16: the published weights overflow float16 inside their
-            feed-forward layers. Norms, softmax and what goes from block to block are float32 always.
+        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep
+            every activation.
+        dtype: type of the matrix products, float32 or bfloat16: the published weights overflow float16 inside
+            their feed-forward layers. Norms, softmax and what goes from block to block are float32 always.
     """
 
     vocabulary_size: int
@@ -144,8 +146,8 @@ class T5Encoder(nn.Module):
         """A state per token, after the final norm, in float32.
 
         Args:
-            mask: True at tokens of the text: with it padding changes nothing at these. Without it all look at padding
-                too, as Stable Diffusion 3 and FLUX have it.
+            mask: True at tokens of the text: with it padding changes nothing at these. Without it all look at
+                padding too, as Stable Diffusion 3 and FLUX have it.
         """
         embedding = nn.Embed(
             self.vocabulary_size,

@@ -19,7 +19,9 @@ class ModulationTable(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, shared: Float[Array, "batch parts_or_one features"]) -> list[Float[Array, "batch features"]]:
+    def __call__(
+        self, shared: Float[Array, "batch parts_or_one features"]
+    ) -> list[Float[Array, "batch features"]]:
         features = shared.shape[-1]
         init = nn.initializers.normal(features**-0.5)
         table = self.param("table", init, (self.parts, features), self.param_dtype)

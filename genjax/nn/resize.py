@@ -1,4 +1,7 @@
-"""Resizing of images as other libraries do it, to the last digits: what pretrained networks were trained with."""
+"""Resizing of images as other libraries do it, where `jax.image.resize` does not: what pretrained networks are used with.
+
+(`jax.image.resize` with "cubic" is Pillow's bicubic interpolation, and PyTorch's with `antialias=True`.)
+"""
 
 from collections.abc import Callable
 
@@ -8,9 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 
-def _cubic(x: np.ndarray, a: float) -> np.ndarray:
-    """Keys 1981, equation 15 (with a = −1/2), the interpolating cubic of slope a at 1."""
-    x = np.abs(x)
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """Keys 1981 ("Cubic convolution interpolation"), with the slope a at 1 that OpenCV took; Keys takes −1/2."""
+    x, a = np.abs(x), -0.75
     near = ((a + 2) * x - (a + 3)) * x**2 + 1
     far = a * (((x - 5) * x + 8) * x - 4)
     return np.where(x < 1, near, np.where(x < 2, far, 0))
@@ -35,19 +38,15 @@ def corner_bilinear(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inp
     return _gather(places[:, None] + [0, 1], np.stack([1 - fraction, fraction], axis=1), inputs)
 
 
-def bicubic(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inputs"]:
-    """PyTorch's `interpolate(mode="bicubic")`: a = −3/4, pixels' centres at half numbers, no low-pass filter."""
-    positions = (np.arange(outputs) + 0.5) * inputs / outputs - 0.5
+def bicubic(inputs: int, outputs: int, offset: float = 0.0) -> Float[np.ndarray, "outputs inputs"]:
+    """PyTorch's `interpolate(mode="bicubic")`: a = −3/4, pixels' centres at half numbers, no low-pass filter.
+
+    Args:
+        offset: outputs lie as densely as `outputs + offset` would on the whole side, if not 0.
+    """
+    positions = (np.arange(outputs) + 0.5) * inputs / (outputs + offset) - 0.5
     places = np.floor(positions).astype(int)[:, None] + np.arange(-1, 3)
-    return _gather(places, _cubic(positions[:, None] - places, -0.75), inputs)
-
-
-def antialiased_bicubic(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inputs"]:
-    """Pillow's bicubic, and PyTorch's with `antialias=True`: a = −1/2, wider where there are fewer outputs; inside the image only."""
-    scale = inputs / outputs
-    positions = (np.arange(outputs) + 0.5) * scale - 0.5
-    weights = _cubic((np.arange(inputs) - positions[:, None]) / max(scale, 1.0), -0.5)
-    return weights / weights.sum(axis=1, keepdims=True)
+    return _gather(places, _cubic(positions[:, None] - places), inputs)
 
 
 def resize(
@@ -68,3 +67,19 @@ def resize(
     precision = jax.lax.Precision.HIGHEST
     images = jnp.einsum("xw,bhwc->bhxc", columns, images.astype(jnp.float32), precision=precision)
     return jnp.einsum("yh,bhxc->byxc", rows, images, precision=precision)
+
+
+def eight_bit_colours(
+    images: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch height width 3"]:
+    """Images in [−1, 1] as the whole numbers 0 … 255 of three colours that a file of pictures would hold; grey if of one channel.
+
+    Raises:
+        ValueError: neither 1 nor 3 channels.
+    """
+    if images.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"images have shape {images.shape}; expected [batch height width channels] with 1 or 3 channels"
+        )
+    values = ((images.astype(jnp.float32) + 1) * 127.5).round().clip(0, 255)
+    return jnp.broadcast_to(values, (*images.shape[:3], 3))

@@ -11,9 +11,10 @@ import numpy as np
 from genjax.models.bert import Bert
 from genjax.pretrained.configuration import expect
 from genjax.pretrained.safetensors_io import load_variables, open_tensors, save_variables
-from genjax.pretrained.transformers_config import read_transformers_config
+from genjax.pretrained.transformers_configuration import complete, read_architecture
 
-_DEFAULTS = dict(  # what a configuration means that does not name it
+# What a configuration means that does not name it (transformers' signature).
+_DEFAULTS = dict(
     vocab_size=30522,
     hidden_size=768,
     num_hidden_layers=12,
@@ -27,6 +28,8 @@ _DEFAULTS = dict(  # what a configuration means that does not name it
     is_decoder=False,
     add_cross_attention=False,
 )
+# Entries that are not the network's.
+_OTHERS = dict.fromkeys(["hidden_dropout_prob", "attention_probs_dropout_prob", "eos_token_id"])
 # Theirs for our layers.
 _LAYERS = {
     "token_embedding": "embeddings.word_embeddings",
@@ -34,10 +37,10 @@ _LAYERS = {
     "type_embedding": "embeddings.token_type_embeddings",
     "norm": "embeddings.LayerNorm",
     "pooler": "pooler.dense",
-    "blocks/query": "encoder.layer.{}.attention.self.query",
-    "blocks/key": "encoder.layer.{}.attention.self.key",
-    "blocks/value": "encoder.layer.{}.attention.self.value",
-    "blocks/projection": "encoder.layer.{}.attention.output.dense",
+    "blocks/attention/query": "encoder.layer.{}.attention.self.query",
+    "blocks/attention/key": "encoder.layer.{}.attention.self.key",
+    "blocks/attention/value": "encoder.layer.{}.attention.self.value",
+    "blocks/attention/projection": "encoder.layer.{}.attention.output.dense",
     "blocks/attention_norm": "encoder.layer.{}.attention.output.LayerNorm",
     "blocks/mlp_in": "encoder.layer.{}.intermediate.dense",
     "blocks/mlp_out": "encoder.layer.{}.output.dense",
@@ -67,7 +70,8 @@ def load(
         ValueError: the configuration has an entry that is unknown or not supported, which is named; or one that
             lists all missing, extra and misshapen tensors.
     """
-    config = read_transformers_config(folder, ["BertModel"], _DEFAULTS)
+    _, config = read_architecture(folder, ["BertModel"])
+    config = complete(config, _DEFAULTS | _OTHERS)
     for name in ("hidden_act", "position_embedding_type", "is_decoder", "add_cross_attention"):
         expect(config, name, _DEFAULTS[name])
     module = Bert(

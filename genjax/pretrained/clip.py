@@ -173,15 +173,15 @@ def _tower(module: CLIP | CLIPText | CLIPVision) -> str | None:
 def load(
     folder: str | os.PathLike, abstract: Callable[[Any], Any] = lambda expected: expected
 ) -> tuple[CLIP | CLIPText | CLIPVision, Any]:
-    """The module and variables of a folder with a `CLIPModel`, or a `CLIPTextModel` or `CLIPVisionModel`, each with or
-    without projection.
+    """The module and variables of a folder with a `CLIPModel`, or a `CLIPTextModel` or `CLIPVisionModel`,
+    each with or without projection.
 
     Args:
         abstract: changes the pytree of `jax.ShapeDtypeStruct` before it is read: types, shardings.
 
     Raises:
-        ValueError: another architecture, unknown entries of the configuration or unsupported values of them, or one that
-            lists all missing, extra and misshapen tensors.
+        ValueError: another architecture, unknown entries of the configuration or unsupported values of them,
+            or one that lists all missing, extra and misshapen tensors.
     """
     module, inputs = _module(folder), []
     tower = _tower(module)

@@ -77,7 +77,8 @@ _LAYERS |= {
 }
 
 
-def _rename(variable: str) -> str:
+def rename(variable: str) -> str:
+    """The name of a variable's tensor, with "{}" for the layer of a stack."""
     layer, leaf = variable.removeprefix("params/").rsplit("/", 1)
     return f"{_LAYERS[layer]}.{'bias' if leaf == 'bias' else 'weight'}"
 
@@ -98,7 +99,8 @@ def _reorder(variable: str, array: np.ndarray, old: str, new: str) -> np.ndarray
     return rearrange(array, f"{pattern.format(old)} -> {pattern.format(new)}", p=PATCH_SIZE, q=PATCH_SIZE)
 
 
-def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
+def convert(variable: str, tensor: np.ndarray) -> np.ndarray:
+    """A variable's tensor in our layout and order."""
     return _reorder(variable, from_torch(variable, tensor), _THEIR_ORDER, _OUR_ORDER)
 
 
@@ -145,7 +147,7 @@ def load(
         example(config["pooled_projection_dim"]),
         example() if module.takes_guidance else None,
     )
-    return module, load_variables(folder, abstract(expected), _rename, _convert)
+    return module, load_variables(folder, abstract(expected), rename, convert)
 
 
 def save(folder: str | os.PathLike, module: Flux, variables: Any) -> None:
@@ -174,4 +176,4 @@ def save(folder: str | os.PathLike, module: Flux, variables: Any) -> None:
         guidance_embeds=module.takes_guidance,
         axes_dims_rope=list(module.rotary_features),
     )
-    save_variables(folder, config, variables, _rename, _invert)
+    save_variables(folder, config, variables, rename, _invert)

@@ -98,11 +98,14 @@ def load(
         size_conditioning=side == 128 if told is None else told,
         out_channels=config["out_channels"] or config["in_channels"],
     )
-    images = jax.ShapeDtypeStruct((1, side, side, config["in_channels"]), jnp.float32)
-    text = Text(jax.ShapeDtypeStruct((1, 1, config["caption_channels"]), jnp.float32))
-    size = jax.ShapeDtypeStruct((1, 2), jnp.float32) if module.size_conditioning else None
-    t = jax.ShapeDtypeStruct((1,), jnp.float32)
-    expected = abstract(jax.eval_shape(module.init, jax.random.key(0), images, t, text, size))
+
+    def init():
+        images = jnp.zeros((1, side, side, config["in_channels"]))
+        text = Text(jnp.zeros((1, 1, config["caption_channels"])))
+        size = jnp.ones((1, 2)) if module.size_conditioning else None
+        return module.init(jax.random.key(0), images, jnp.zeros(1), text, size)
+
+    expected = abstract(jax.eval_shape(init))
     return module, load_variables(folder, expected, _rename, convert)
 
 

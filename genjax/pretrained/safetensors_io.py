@@ -207,7 +207,7 @@ def save_variables(
         (folder / f"{name}.safetensors.index.json").write_text(index)
     for file, tensors in zip(names, files, strict=True):
         arrays = {
-            tensor: np.ascontiguousarray(invert(variable, np.asarray(leaf[layer])))
+            tensor: np.asarray(invert(variable, np.asarray(leaf[layer])), order="C")
             for tensor, (variable, leaf, layer) in tensors.items()
         }
         save_file(arrays, folder / file, metadata=dict(format="pt"))

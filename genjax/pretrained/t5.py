@@ -69,15 +69,15 @@ def _rename(module: T5Encoder, embedding: str = "shared.weight") -> Callable[[st
 def load(
     folder: str | os.PathLike, abstract: Callable[[Any], Any] = lambda expected: expected
 ) -> tuple[T5Encoder, Any]:
-    """The module and variables of a folder with a `T5EncoderModel` or `UMT5EncoderModel`, or of the encoder of a `T5Model`,
-    `T5ForConditionalGeneration` and their likes.
+    """The module and variables of a folder with a `T5EncoderModel` or `UMT5EncoderModel`, or of the encoder
+    of a `T5Model`, `T5ForConditionalGeneration` and their likes.
 
     Args:
         abstract: changes the pytree of `jax.ShapeDtypeStruct` before it is read: types, shardings.
 
     Raises:
-        ValueError: another architecture, unknown entries of the configuration or unsupported values of them, or one that
-            lists all missing, extra and misshapen tensors.
+        ValueError: another architecture, unknown entries of the configuration or unsupported values of them,
+            or one that lists all missing, extra and misshapen tensors.
     """
     architecture, config = read_architecture(folder, _ARCHITECTURES)
     bias_per_block = architecture.startswith("UMT5")

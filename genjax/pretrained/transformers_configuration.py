@@ -15,10 +15,10 @@ _IRRELEVANT = frozenset(
     return_dict return_dict_in_generate output_attentions output_hidden_states output_past output_scores
     torchscript use_bfloat16 tf_legacy_loss gradient_checkpointing chunk_size_feed_forward pruned_heads
     is_encoder_decoder add_cross_attention cross_attention_hidden_size tie_encoder_decoder tie_word_embeddings
-    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p
-    typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
-    num_return_sequences forced_bos_token_id forced_eos_token_id remove_invalid_values exponential_decay_length_penalty
-    suppress_tokens begin_suppress_tokens
+    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature
+    top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
+    bad_words_ids num_return_sequences forced_bos_token_id forced_eos_token_id remove_invalid_values
+    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
     """.split()
 )
 

@@ -98,10 +98,14 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh)
     return PartitionSpec(*("fsdp" if axis == largest else None for axis in range(largest + 1)))
 
 
+def variable_sharding(mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedSharding]:
+    """From the path and shape of an array of a state to its sharding by `partition_spec`."""
+    return lambda path, shape: NamedSharding(mesh, partition_spec(path, shape, mesh))
+
+
 def _sharding(path: tuple, a: Any, mesh: Mesh) -> NamedSharding:
     """That of an array of a state, by its place there."""
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    return NamedSharding(mesh, partition_spec(name, a.shape, mesh))
+    return variable_sharding(mesh)(jax.tree_util.keystr(path, simple=True, separator="/"), a.shape)
 
 
 def abstract_state(task: Any, key: jax.Array, mesh: Mesh) -> Any:

@@ -8,11 +8,12 @@ from genjax.nn import attention
 BATCH, QUERIES, KEYS, HEADS, FEATURES = 2, 5, 7, 3, 8
 
 
-def reference(query, key, value, mask=None):
+def reference(query, key, value, mask=None, bias=0.0, scale=FEATURES**-0.5):
     query, key, value = (np.asarray(a, np.float64) for a in (query, key, value))
     output = np.empty(query.shape)
     for b, q, h in np.ndindex(query.shape[:3]):
-        logits = key[b, :, h] @ query[b, q, h] / np.sqrt(FEATURES)
+        logits = scale * key[b, :, h] @ query[b, q, h]
+        logits = logits + np.broadcast_to(bias, (BATCH, HEADS, QUERIES, KEYS))[b, h, q]
         weights = np.exp(logits - logits.max())
         if mask is not None:
             weights = weights * np.broadcast_to(mask, (BATCH, HEADS, QUERIES, KEYS))[b, h, q]
@@ -27,12 +28,12 @@ def inputs(request):
     return [jnp.asarray(2 * random.standard_normal(shape), request.param) for shape in shapes]
 
 
-def check(output, inputs, mask=None):
+def check(output, inputs, mask=None, **options):
     assert output.dtype == inputs[0].dtype
     # float32 rounds by 6e-8 and bfloat16 by .002 relative, here amplified by logits of about ten.
     tolerance = 5e-6 if output.dtype == jnp.float32 else 0.03
-    error = np.asarray(output, np.float64) - reference(*inputs, mask)
-    assert np.abs(error).max() < tolerance * np.abs(reference(*inputs, mask)).max()
+    expected = reference(*inputs, mask, **options)
+    assert np.abs(np.asarray(output, np.float64) - expected).max() < tolerance * np.abs(expected).max()
 
 
 def test_against_float64(inputs):
@@ -44,6 +45,15 @@ def test_masks_broadcast(inputs, shape):
     mask = np.random.default_rng(1).random(shape) < 0.5
     mask[..., 2] = True  # every query may look somewhere
     check(attention(*inputs, jnp.asarray(mask)), inputs, mask)
+
+
+@pytest.mark.parametrize("shape", [(1, HEADS, QUERIES, KEYS), (BATCH, 1, 1, KEYS)])
+def test_biases_broadcast_and_the_scale_can_be_given(inputs, shape):
+    bias = 3 * np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    mask = np.arange(KEYS) < KEYS - 2
+    mask = mask[None, None, None]
+    output = attention(*inputs, jnp.asarray(mask), jnp.asarray(bias), scale=0.5)
+    check(output, inputs, mask, bias=bias, scale=0.5)
 
 
 def test_causal_mask_cuts_gradients_of_later_keys():

@@ -84,7 +84,7 @@ def test_what_is_saved_opens_in_transformers(tmp_path, name):
         (dict(is_decoder=True), "is_decoder=True"),
         (dict(position_embedding_type="relative_key"), "position_embedding_type='relative_key'"),
         (dict(new_entry=1), "entries that are not known here: {'new_entry': 1}"),
-        (dict(architectures=["BertForMaskedLM"]), "describes BertForMaskedLM; expected BertModel"),
+        (dict(architectures=["BertForMaskedLM"]), "describes BertForMaskedLM; expected one of BertModel"),
         (dict(num_hidden_layers=3), "missing: encoder.layer.2"),
         (dict(num_hidden_layers=1), "extra: encoder.layer.1"),
     ],

@@ -1,12 +1,12 @@
 """CLIP against that of transformers, small and randomly initialised, saved by it and loaded here, and back.
 
-Measured: all states, pooled and projected vectors differ by less than 2e-6 of their largest value.
+Measured: all states, pooled and projected vectors differ by less than 1e-6 of their largest value.
 """
 
+import functools
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -22,8 +22,9 @@ from transformers import (
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
 )
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from genjax.models.clip import COLOUR_DEVIATION, COLOUR_MEAN, resize_and_crop
+from genjax.models.clip import resize_and_crop
 from genjax.pretrained.clip import load, save
 
 VOCABULARY, LENGTH, SIZE = 23, 11, 12
@@ -61,6 +62,9 @@ VISION_MODELS = {
     "with projection": (CLIPVisionModelWithProjection, dict(hidden_act="gelu", patch_size=3)),
 }
 
+# For programs that run but once: compiled in half the time.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 
 def randomise(model):
     """Weights that keep the scale of activations, biases and norms that are not the identity."""
@@ -89,14 +93,14 @@ def images():
 
 
 def pixel_values(images):
-    values = ((images + 1) / 2 - np.array(COLOUR_MEAN)) / np.array(COLOUR_DEVIATION)
+    values = ((images + 1) / 2 - np.array(OPENAI_CLIP_MEAN)) / np.array(OPENAI_CLIP_STD)
     return torch.tensor(values.transpose(0, 3, 1, 2), dtype=torch.float32)
 
 
 def assert_close(ours, theirs):
     # A few layers in float32, each with a rounding of 1e-7 relative or two.
     theirs = theirs.numpy()
-    assert ours.shape == theirs.shape and theirs.std() > 0.05
+    assert ours.shape == theirs.shape and theirs.std() > 0.02
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
@@ -123,7 +127,7 @@ def test_text_agrees(name, tokens, tmp_path):
         inputs |= {} if given is None else dict(attention_mask=torch.tensor(given).int())
         with torch.no_grad():
             expected = theirs(**inputs, output_hidden_states=True)
-        ours = jax.jit(module.apply)(variables, tokens, given)
+        ours = quick_jit(module.apply)(variables, tokens, given)
         assert_close(ours.states, torch.stack(expected.hidden_states))
         assert_close(ours.last, expected.last_hidden_state)
         if kind is CLIPTextModel:
@@ -143,7 +147,7 @@ def test_vision_agrees(name, images, tmp_path):
     inputs = dict(pixel_values=pixel_values(images))
     with torch.no_grad():
         expected = theirs(**inputs, output_hidden_states=True)
-    ours = jax.jit(module.apply)(variables, images)
+    ours = quick_jit(module.apply)(variables, images)
     assert_close(ours.states, torch.stack(expected.hidden_states))
     if kind is CLIPVisionModel:
         assert_close(ours.pooled, expected.pooler_output)
@@ -168,8 +172,8 @@ def test_logits_and_similarities_agree(both, images, tokens, tmp_path):
     inputs = dict(input_ids=torch.tensor(tokens), pixel_values=pixel_values(images[[0, 1, 1]]))
     with torch.no_grad():
         expected = both(**inputs)
-    assert_close(jax.jit(module.apply)(variables, images[[0, 1, 1]], tokens), expected.logits_per_image)
-    similarity = jax.jit(lambda *inputs: module.apply(variables, *inputs, method="similarity"))
+    assert_close(quick_jit(module.apply)(variables, images[[0, 1, 1]], tokens), expected.logits_per_image)
+    similarity = quick_jit(lambda *inputs: module.apply(variables, *inputs, method="similarity"))
     cosines = torch.sum(expected.image_embeds[:2] * expected.text_embeds, dim=-1)
     assert_close(similarity(images, tokens), cosines)
     again = dict(inputs, return_loss=False)
@@ -177,7 +181,8 @@ def test_logits_and_similarities_agree(both, images, tokens, tmp_path):
 
 
 def test_older_files(tokens, tmp_path):
-    """As published: a text encoder's tensors with its name, and the positions' numbers; transformers reads the same."""
+    """As published: a text encoder's tensors with its name, and the positions' numbers; transformers reads
+    the same."""
     theirs = randomise(CLIPTextModel(CLIPTextConfig(**TEXT)))
     theirs.save_pretrained(tmp_path)
     _, expected = load(tmp_path)
@@ -196,7 +201,8 @@ def test_older_files(tokens, tmp_path):
 
 
 def test_older_configurations(both, tmp_path):
-    """Their `text_config_dict` replaces `text_config`, and what it lacks is the default and not what the other says."""
+    """Their `text_config_dict` replaces `text_config`, and what it lacks is the default and not what the
+    other says."""
     both.save_pretrained(tmp_path)
     module, _ = load(tmp_path)
     path = tmp_path / "config.json"
@@ -212,14 +218,11 @@ def test_older_configurations(both, tmp_path):
 @pytest.mark.parametrize("height, width", [(40, 31), (12, 12), (9, 21), (16, 33)])
 def test_preparation_of_pictures_agrees(height, width):
     processor = CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
-    random = np.random.default_rng(0)
-    smooth = np.kron(random.integers(0, 256, (height // 3 + 1, width // 3 + 1, 3)), np.ones((3, 3, 1)))
-    image = smooth[:height, :width].astype(np.uint8)
-    expected = processor(image, return_tensors="pt")["pixel_values"].numpy()
-    prepared = resize_and_crop(jnp.asarray(image[None] / 127.5 - 1, jnp.float32), SIZE)
-    ours = pixel_values(np.asarray(prepared)).numpy()
-    # They round to 8 bits, by half a level, of which there are 255 from 0 to 1.
-    assert np.abs(ours - expected).max() < 0.51 / 255 / min(COLOUR_DEVIATION)
+    # In the middle of the range, which cubic interpolation may overshoot; not in 8 bits, to which they round.
+    image = np.random.default_rng(0).uniform(0.4, 0.6, (height, width, 3)).astype(np.float32)
+    expected = processor(torch.tensor(image.transpose(2, 0, 1)), do_rescale=False)["pixel_values"][0]
+    ours = quick_jit(lambda images: resize_and_crop(images, SIZE))(2 * image[None] - 1)
+    np.testing.assert_allclose(pixel_values(np.asarray(ours))[0], expected, rtol=0, atol=3e-6)
 
 
 @pytest.mark.parametrize(

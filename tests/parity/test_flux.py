@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
+from safetensors.torch import save_file
 
 from genjax.models.flux import Flux
 from genjax.nn import Text
-from genjax.pretrained.flux import load, save
+from genjax.pretrained.flux import convert, load, rename, save
+from genjax.pretrained.lora import apply_lora, load_lora
 from genjax.pretrained.safetensors_io import open_tensors
 
 BATCH, LENGTH, TEXT, POOLED = 2, 3, 12, 10
@@ -177,3 +179,22 @@ def test_what_theirs_cannot_be_is_not_saved(tmp_path, fault):
     variables = jax.eval_shape(ours.init, jax.random.key(0), x, t, text)
     with pytest.raises(ValueError, match="has patch_size=2, time_scale=1000.0 and pooled text; got"):
         save(tmp_path, ours, variables)
+
+
+def test_adapters_are_added_to_the_weights(tmp_path):
+    """Low-rank ones of every kind of layer, against a network of theirs whose weights they were added to."""
+    theirs = randomized(SMALL)
+    theirs.save_pretrained(tmp_path)
+    ours, variables = load(tmp_path)
+    tensors = {}
+    with torch.no_grad():
+        for name, layer in theirs.named_modules():
+            if isinstance(layer, torch.nn.Linear):
+                a, b = torch.randn(2, layer.in_features), torch.randn(layer.out_features, 2)
+                tensors |= {f"transformer.{name}.lora_A.weight": a, f"transformer.{name}.lora_B.weight": b}
+                layer.weight += 0.05 * b @ a
+    save_file(tensors, tmp_path / "adapters.safetensors")
+    adapters = load_lora(tmp_path / "adapters.safetensors", variables, rename, convert)
+    variables = apply_lora(variables, adapters, 0.05)
+    arguments = inputs(SMALL)
+    assert_close(jax.jit(ours.apply)(variables, *arguments), output_of_theirs(theirs, *arguments))

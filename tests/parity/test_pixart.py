@@ -66,7 +66,7 @@ def saved(request, tmp_path_factory):
 def inputs(model, shape):
     random = np.random.default_rng(0)
     normal = lambda *shape: random.standard_normal(shape, np.float32)
-    text = Text(normal(3, 6, model.config.caption_channels))
+    text = Text(jnp.asarray(normal(3, 6, model.config.caption_channels)))
     size = np.array([[512, 768], [1024, 1024], [300, 1200]], np.float32)
     timesteps = np.array([0, 321, 999])
     x = normal(3, *shape, model.config.in_channels)
@@ -82,9 +82,11 @@ def theirs(model, x, timesteps, text, size):
     with torch.no_grad():
         output = model(
             torch.from_numpy(x.transpose(0, 3, 1, 2)),
-            encoder_hidden_states=torch.from_numpy(text.tokens),
+            encoder_hidden_states=torch.from_numpy(np.array(text.tokens)),
             timestep=torch.from_numpy(timesteps),
-            encoder_attention_mask=None if text.mask is None else torch.from_numpy(text.mask).float(),
+            encoder_attention_mask=None
+            if text.mask is None
+            else torch.from_numpy(np.array(text.mask)).float(),
             added_cond_kwargs=conditions,
         ).sample
     return output.numpy().transpose(0, 2, 3, 1)
@@ -101,7 +103,7 @@ def test_outputs_agree(saved):
     module, variables = load(folder)
     x, timesteps, text, size = inputs(model, shape)
     apply = jax.jit(module.apply)
-    mask = np.arange(6) < np.array([[6], [3], [1]])  # as many tokens as prompts have, the last an empty one
+    mask = jnp.arange(6) < jnp.array([[6], [3], [1]])  # as many tokens as prompts have, the last an empty one
     outputs = []
     for prompts in (text, text.replace(mask=mask)):
         expected = theirs(model, x, timesteps, prompts, size)
@@ -134,7 +136,7 @@ def test_diffusers_opens_what_is_saved(tmp_path, told):
     )
     random = np.random.default_rng(1)
     x, t = random.standard_normal((2, 4, 8, 3), np.float32), jnp.array([0.25, 0.75])
-    text = Text(random.standard_normal((2, 5, 7), np.float32))
+    text = Text(jnp.asarray(random.standard_normal((2, 5, 7), np.float32)))
     size = np.array([[64, 128], [128, 64]], np.float32) if told else None
     shapes = jax.eval_shape(module.init, jax.random.key(0), x, t, text, size)
     variables = jax.tree.map(lambda a: 0.15 * random.standard_normal(a.shape, np.float32), shapes)
@@ -155,10 +157,13 @@ def test_diffusers_opens_what_is_saved(tmp_path, told):
 )
 def test_published_sizes_have_as_many_parameters(side, count, options):
     module = pixart_xl(side, **options)
-    struct = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-    size = struct(1, 2) if module.size_conditioning else None
-    text = Text(struct(1, 3, 4096))
-    shapes = jax.eval_shape(module.init, jax.random.key(0), struct(1, side, side, 4), struct(1), text, size)
+
+    def init():
+        size = jnp.ones((1, 2)) if module.size_conditioning else None
+        text = Text(jnp.zeros((1, 3, 4096)))
+        return module.init(jax.random.key(0), jnp.zeros((1, side, side, 4)), jnp.zeros(1), text, size)
+
+    shapes = jax.eval_shape(init)
     assert sum(a.size for a in jax.tree.leaves(shapes)) == count
     with torch.device("meta"):
         model = PixArtTransformer2DModel(
@@ -201,7 +206,7 @@ def test_the_published_class_name_is_known_and_unsupported_entries_are_named(tmp
 
 
 def test_what_diffusers_cannot_have_is_refused(tmp_path):
-    variables = dict()
+    variables = {"params": {"text_in": {"kernel": np.zeros((7, 1))}}}
     with pytest.raises(ValueError, match="mlp_ratio=3"):
         save(tmp_path, pixart_xl(64, mlp_ratio=3.0), variables)
     with pytest.raises(ValueError, match="time_scale=1.0"):

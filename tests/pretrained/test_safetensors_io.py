@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from genjax.pretrained import load_variables
-from genjax.pretrained.safetensors_io import save_variables
+from genjax.pretrained.safetensors_io import open_tensors, save_variables
 
 EXPECTED = {
     "params": {"dense": {"kernel": jax.ShapeDtypeStruct((2, 3), jnp.bfloat16)}},
@@ -97,6 +97,23 @@ def test_what_is_saved_is_loaded(tmp_path, stack, shard_bytes):
     jax.tree.map(np.testing.assert_array_equal, loaded, stack)
 
 
+def test_layers_may_be_named_one_by_one(tmp_path, stack):
+    """As where one stack of scanned layers begins in the middle of the file's count."""
+    names = lambda variable: [f"block.{layer}.weight" for layer in (7, 8, 5)]
+    save_variables(tmp_path, {}, stack, names)
+    kernel = stack["params"]["blocks"]["dense"]["kernel"]
+    tensors = open_tensors(tmp_path)
+    assert tensors.keys() == {*names("")}
+    np.testing.assert_array_equal(tensors["block.5.weight"], kernel[2].T)
+    jax.tree.map(np.testing.assert_array_equal, load_variables(tmp_path, LAYERS, names), stack)
+
+
+def test_a_name_too_few_is_no_shorter_stack(tmp_path, stack):
+    save_variables(tmp_path, {}, stack, name_of_layer)
+    with pytest.raises(ValueError, match="longer than argument 1"):
+        load_variables(tmp_path, LAYERS, lambda variable: ["block.0.weight", "block.1.weight"])
+
+
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np, sys
 from genjax.pretrained import load_variables
@@ -130,3 +147,11 @@ def test_folders_without_safetensors_are_refused(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match="other formats are not read"):
         load_variables(tmp_path, LAYERS, name_of_layer)
+
+
+def test_a_number_stays_a_number(tmp_path):
+    scale = {"scale": np.float32(2.5).reshape(())}
+    save_variables(tmp_path, {}, scale, lambda variable: variable)
+    expected = {"scale": jax.ShapeDtypeStruct((), jnp.float32)}
+    loaded = load_variables(tmp_path, expected, lambda variable: variable)["scale"]
+    assert loaded.shape == () and loaded == 2.5

@@ -1,0 +1,153 @@
+"""What a diffusion model is told: class labels, or prompts after a frozen text encoder."""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PyTree
+
+from genjax.data import Dataset
+from genjax.data.prompts import PromptCache, padded, with_prompts
+from genjax.data.transforms import Transform
+from genjax.models.bert import sentence_embedding
+from genjax.nn import Text
+from genjax.pretrained.minilm import load_minilm
+from genjax.training.log import ProgressBar
+
+BATCH, FEATURES = 64, 384  # prompts encoded at once; numbers of a token's state and of a sentence's embedding
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The number of a class; `null`, one beyond them, stands in for what is dropped."""
+
+    null: int
+
+    def example(self) -> Int[Array, "1"]:
+        return jnp.zeros(1, int)
+
+    def of_batch(self, batch: dict[str, Array]) -> Int[Array, " batch"]:
+        return batch["label"]
+
+    def dropped(self, frozen: PyTree) -> int:
+        return self.null
+
+    def asked_for(self, labels: Int[Array, " batch"], frozen: PyTree) -> Int[Array, " batch"]:
+        return labels
+
+    def frozen(self) -> dict[str, PyTree]:
+        return {}
+
+    def transform(self, dataset: Dataset) -> Transform | None:
+        return None
+
+
+@functools.cache
+def _minilm() -> Callable[[list[str], int], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    module, variables, tokenizer = load_minilm()
+
+    @jax.jit
+    def encode(variables, ids, mask):
+        text = module.apply(variables, ids, mask)
+        return text.tokens, sentence_embedding(text)
+
+    variables = jax.device_put(variables)
+
+    def states(prompts: list[str], length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        ids, mask = tokenizer.encode([*prompts, *[""] * (BATCH - len(prompts))], length)
+        return *(np.asarray(a)[: len(prompts)] for a in encode(variables, ids, mask)), mask[: len(prompts)]
+
+    return states
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Text after MiniLM: a state per token, and the sentence's embedding as `pooled`.
+
+    Attributes:
+        length: tokens of a prompt, filled with padding that is masked, or cut.
+        first: probability that an example is trained with its first caption, its name, rather than with another.
+        prompts: those that labels 0, 1, … stand for: the rows of sample sheets.
+        folder: of the cache.
+    """
+
+    length: int
+    first: float
+    prompts: tuple[str, ...] = field(compare=False)  # no program depends on them
+    folder: Path = field(compare=False)
+
+    @classmethod
+    def from_config(cls, config: Any) -> "Prompts":
+        """Raises ValueError if the sheets' rows and the prompts differ in number."""
+        if len(config.sampling.prompts) != config.data.num_classes:
+            raise ValueError(
+                f"config.data.num_classes is {config.data.num_classes}, the rows of the pictures; config.sampling.prompts "
+                f"are {len(config.sampling.prompts)}: make them as many"
+            )
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = Path(config.text.directory or cache / "genjax/prompts-minilm")
+        return cls(config.text.length, config.text.first_caption, tuple(config.sampling.prompts), folder)
+
+    def example(self) -> Text:
+        mask = jnp.ones((1, self.length), bool)
+        return Text(jnp.zeros((1, self.length, FEATURES)), jnp.zeros((1, FEATURES)), mask)
+
+    def of_batch(self, batch: dict[str, Array]) -> Text:
+        return Text(batch["tokens"], batch["pooled"], batch["mask"])
+
+    def dropped(self, frozen: PyTree) -> Text:
+        return frozen["empty"]
+
+    def asked_for(self, labels: Int[Array, " batch"], frozen: PyTree) -> Text:
+        return jax.tree.map(lambda a: a[labels], frozen["prompts"])
+
+    def frozen(self) -> dict[str, PyTree]:
+        empty, prompts = self._stacked([""]), self._stacked(self.prompts)
+        return {"empty": jax.tree.map(lambda a: a[0], empty), "prompts": prompts}
+
+    def transform(self, dataset: Dataset) -> Transform:
+        """Adds encoded captions to examples, once all that are not in the cache have been encoded.
+
+        Raises:
+            ValueError: the data set has no captions.
+        """
+        if dataset.captions is None:
+            raise ValueError(
+                f"{dataset.name} has no captions to condition on; config.data.name must have them"
+            )
+        captions = dataset.captions if self.first < 1 else [texts[:1] for texts in dataset.captions]
+        cache = self.cached([prompt for texts in captions for prompt in texts])
+        return with_prompts(cache, captions, self.length, self.first)
+
+    def cached(self, prompts: Sequence[str]) -> PromptCache:
+        """The cache with these prompts in it."""
+        cache = PromptCache(self.folder, f"all-MiniLM-L6-v2, at most {self.length} tokens")
+        missing = sum(prompt not in cache for prompt in set(prompts))
+        if missing:
+            with ProgressBar(0, missing) as progress:
+                for done in cache.add(prompts, self._encode, batch_size=BATCH):
+                    progress.update(done)
+        return cache
+
+    def embeddings(self, prompts: Sequence[str]) -> np.ndarray:
+        """Of sentences, `[prompts features]`."""
+        cache = self.cached(prompts)
+        return np.stack([cache[prompt]["pooled"] for prompt in prompts])
+
+    def _encode(self, prompts: list[str]) -> list[dict[str, np.ndarray]]:
+        return [
+            {"tokens": tokens[mask], "pooled": pooled}
+            for tokens, pooled, mask in zip(*_minilm()(prompts, self.length), strict=True)
+        ]
+
+    def _stacked(self, prompts: Sequence[str]) -> Text:
+        cache = self.cached(prompts)
+        rows = [padded(cache[prompt], self.length) for prompt in prompts]
+        tokens, pooled, mask = (np.stack([row[key] for row in rows]) for key in ("tokens", "pooled", "mask"))
+        return Text(tokens, pooled, mask)

@@ -1,0 +1,206 @@
+"""Inception-v3 (Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision"), by which FID is defined."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from genjax.nn.resize import corner_bilinear, eight_bit_colours, resize
+
+Dtype = Any
+Pool = Callable[[Array], Array]
+halve: Pool = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2))
+max_of_nine: Pool = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(1, 1), padding="SAME")
+mean_of_nine: Pool = functools.partial(nn.avg_pool, window_shape=(3, 3), strides=(1, 1), padding="SAME")
+mean_of_pixels: Pool = functools.partial(mean_of_nine, count_include_pad=False)  # as many as lie inside
+
+
+class Conv(NamedTuple):
+    features: int
+    kernel_size: tuple[int, int] = (1, 1)
+    stride: int = 1
+    padding: str = "SAME"
+
+
+# Layers one after the other; a list within them is of layers side by side.
+Layers = Sequence[Conv | Pool | Sequence[Conv]]
+cross = lambda features: [Conv(features, (1, 3)), Conv(features, (3, 1))]
+reduction = lambda features: Conv(features, (3, 3), 2, "VALID")
+
+
+def block_a(pool: Pool, pool_features: int) -> dict[str, Layers]:
+    return {
+        "branch1x1": [Conv(64)],
+        "branch5x5": [Conv(48), Conv(64, (5, 5))],
+        "branch3x3dbl": [Conv(64), Conv(96, (3, 3)), Conv(96, (3, 3))],
+        "branch_pool": [pool, Conv(pool_features)],
+    }
+
+
+def block_b() -> dict[str, Layers]:
+    return {
+        "branch3x3": [reduction(384)],
+        "branch3x3dbl": [Conv(64), Conv(96, (3, 3)), reduction(96)],
+        "branch_pool": [halve],
+    }
+
+
+def block_c(pool: Pool, width: int) -> dict[str, Layers]:
+    row, column = Conv(width, (1, 7)), Conv(width, (7, 1))
+    return {
+        "branch1x1": [Conv(192)],
+        "branch7x7": [Conv(width), row, Conv(192, (7, 1))],
+        "branch7x7dbl": [Conv(width), column, row, column, Conv(192, (1, 7))],
+        "branch_pool": [pool, Conv(192)],
+    }
+
+
+def block_d() -> dict[str, Layers]:
+    return {
+        "branch3x3": [Conv(192), reduction(320)],
+        "branch7x7x3": [Conv(192), Conv(192, (1, 7)), Conv(192, (7, 1)), reduction(192)],
+        "branch_pool": [halve],
+    }
+
+
+def block_e(pool: Pool) -> dict[str, Layers]:
+    return {
+        "branch1x1": [Conv(320)],
+        "branch3x3": [Conv(384), cross(384)],
+        "branch3x3dbl": [Conv(448), Conv(384, (3, 3)), cross(384)],
+        "branch_pool": [pool, Conv(192)],
+    }
+
+
+def network(mean: Pool, last: Pool) -> dict[str, Conv | Pool | dict[str, Layers]]:
+    """The whole of it but the classifier; names are those of the published weights."""
+    return {
+        "Conv2d_1a_3x3": Conv(32, (3, 3), 2, "VALID"),
+        "Conv2d_2a_3x3": Conv(32, (3, 3), 1, "VALID"),
+        "Conv2d_2b_3x3": Conv(64, (3, 3)),
+        "maxpool1": halve,
+        "Conv2d_3b_1x1": Conv(80),
+        "Conv2d_4a_3x3": Conv(192, (3, 3), 1, "VALID"),
+        "maxpool2": halve,
+        "Mixed_5b": block_a(mean, 32),
+        "Mixed_5c": block_a(mean, 64),
+        "Mixed_5d": block_a(mean, 64),
+        "Mixed_6a": block_b(),
+        "Mixed_6b": block_c(mean, 128),
+        "Mixed_6c": block_c(mean, 160),
+        "Mixed_6d": block_c(mean, 160),
+        "Mixed_6e": block_c(mean, 192),
+        "Mixed_7a": block_d(),
+        "Mixed_7b": block_e(mean),
+        "Mixed_7c": block_e(last),
+    }
+
+
+class ConvNorm(nn.Module):
+    """A convolution, the normalisation of its outputs by stored statistics, a rectifier."""
+
+    conv: Conv
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch out_height out_width features"]:
+        features, kernel_size, stride, padding = self.conv
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        x = nn.Conv(features, kernel_size, stride, padding, use_bias=False, name="conv", **types)(x)
+        x = nn.BatchNorm(use_running_average=True, epsilon=1e-3, name="bn", **types)(x)
+        return nn.relu(x)
+
+
+class Branches(nn.Module):
+    """Sequences of layers whose outputs are put side by side."""
+
+    branches: Mapping[str, Layers]
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch out_height out_width features"]:
+        conv = lambda layer, name: ConvNorm(layer, self.dtype, self.param_dtype, name=name)
+        outputs = []
+        for name, layers in self.branches.items():
+            h, several, number = x, sum(not callable(layer) for layer in layers) > 1, 0
+            for layer in layers:
+                if callable(layer):
+                    h = layer(h)
+                    continue
+                number += 1
+                stem = f"{name}_{number}" if several else name
+                if isinstance(layer, Conv):
+                    h = conv(layer, stem)(h)
+                else:
+                    parts = [conv(part, stem + letter)(h) for part, letter in zip(layer, "ab", strict=True)]
+                    h = jnp.concatenate(parts, axis=-1)
+            outputs.append(h)
+        return jnp.concatenate(outputs, axis=-1)
+
+
+class Inception(nn.Module):
+    """Images in [−1, 1], of 299×299 pixels (75×75 at least), to 2,048 features and to logits of classes.
+
+    Attributes:
+        num_classes: 1,008 in the network of FID, of which 1,000 mean something.
+        fid: whether it is that network, TensorFlow's of 2015-12-05, whose mean of 3×3 pixels is at the border of those
+            inside the image, and which has a maximum for the last of them; else torchvision's.
+        dtype: type of all but the results.
+    """
+
+    num_classes: int = 1008
+    fid: bool = True
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width 3"]
+    ) -> tuple[Float[Array, "batch 2048"], Float[Array, "batch classes"]]:
+        x = images.astype(self.dtype)
+        layers = network(mean_of_pixels, max_of_nine) if self.fid else network(mean_of_nine, mean_of_nine)
+        for name, layer in layers.items():
+            if callable(layer):
+                x = layer(x)
+            else:
+                kind = ConvNorm if isinstance(layer, Conv) else Branches
+                x = kind(layer, self.dtype, self.param_dtype, name=name)(x)
+        features = x.astype(jnp.float32).mean(axis=(1, 2))
+        dense = nn.Dense(self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="fc")
+        return features, dense(features)
+
+
+def preprocess(images: Float[Array, "batch height width channels"]) -> Float[Array, "batch 299 299 3"]:
+    """Images in [−1, 1], of 1 or 3 channels, as the network of FID takes them (Heusel et al. 2017, as released).
+
+    They are rounded to 8 bits, as pictures in files are, resized to 299×299 by TensorFlow 1's bilinear interpolation
+    (`corner_bilinear`), and values v in 0 … 255 become (v − 128)/128.
+
+    Raises:
+        ValueError: neither 1 nor 3 channels.
+    """
+    return (resize(eight_bit_colours(images), 299, 299, corner_bilinear) - 128) / 128
+
+
+def inception_features(
+    variables: Any, images: Float[Array, "batch height width channels"]
+) -> tuple[Float[Array, "batch 2048"], Float[Array, "batch 1008"]]:
+    """Of images in [−1, 1], by the weights of FID (`genjax.pretrained.inception.load`), what metrics are made of.
+
+    Returns:
+        The features, whose Fréchet distance is the FID (Heusel et al. 2017), and the logits of the Inception score, which
+        as released is of logits without their bias (Salimans et al. 2016).
+    """
+    with jax.default_matmul_precision("highest"):  # a distance should not depend on the device
+        features, logits = Inception().apply(variables, preprocess(images))
+    return features, logits - variables["params"]["fc"]["bias"]

@@ -1,0 +1,194 @@
+"""LightningDiT: DiT with what language models have come to (Yao & Wang 2025, "Reconstruction vs. generation", section 4)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from genjax.nn import (
+    Dense,
+    Modulation,
+    VectorEmbedding,
+    attention,
+    constrain,
+    patchify,
+    sincos_positions,
+    sinusoidal_embedding,
+    unpatchify,
+)
+from genjax.nn.rotary import grid_positions, rotary_positions, rotate
+
+Dtype = Any
+xavier = nn.initializers.xavier_uniform()
+zeros = nn.initializers.zeros
+small = nn.initializers.normal(0.02)
+
+
+def rms_norm(param_dtype: Dtype, name: str) -> nn.RMSNorm:
+    """x/√mean(x²)·scale over the last axis, in float32 (Zhang & Sennrich 2019)."""
+    return nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32, param_dtype=param_dtype, name=name)
+
+
+class Block(nn.Module):
+    """Self-attention with rotary positions and a SwiGLU layer, each after an RMS norm and between adaLN-Zero's
+    scale/shift and its gate."""
+
+    num_heads: int
+    mlp_ratio: float
+    qk_norm: bool
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length features"],
+        conditioning: Float[Array, "batch features"],
+        rotations: Float[Array, "length pairs 2"],
+    ) -> tuple[Float[Array, "batch length features"], None]:
+        features = x.shape[-1]
+        dense = lambda size, name: Dense(
+            size, kernel_init=xavier, dtype=self.dtype, param_dtype=self.param_dtype, name=name
+        )
+        shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = Modulation(
+            6, self.param_dtype, name="modulation"
+        )(conditioning)
+
+        h = rms_norm(self.param_dtype, "attention_norm")(x)
+        h = h * (1 + scale_attention[:, None]) + shift_attention[:, None]
+        heads = lambda name: dense(features, name)(h).reshape(*h.shape[:-1], self.num_heads, -1)
+        query, key, value = heads("query"), heads("key"), heads("value")
+        if self.qk_norm:
+            query = rms_norm(self.param_dtype, "query_norm")(query)
+            key = rms_norm(self.param_dtype, "key_norm")(key)
+        query, key = rotate(query, rotations), rotate(key, rotations)
+        h = attention(query.astype(self.dtype), key.astype(self.dtype), value).reshape(x.shape)
+        x = x + gate_attention[:, None] * dense(features, "projection")(h)
+
+        h = rms_norm(self.param_dtype, "mlp_norm")(x)
+        h = h * (1 + scale_mlp[:, None]) + shift_mlp[:, None]
+        inner = int(2 / 3 * self.mlp_ratio * features)  # three matrices, as large as the two of another ratio
+        h = nn.silu(dense(inner, "mlp_gate")(h)) * dense(inner, "mlp_in")(h)
+        x = x + gate_mlp[:, None] * dense(features, "mlp_out")(h)
+        return constrain(x, ("data", "fsdp")), None
+
+
+class LightningDiT(nn.Module):
+    """A transformer over the patches of latents, told the time and the class by adaLN-Zero; called as `DiT` is.
+
+    Label `num_classes` is the null class of classifier-free guidance (`null_label`). Positions are added to the tokens, as in
+    DiT, and rotate queries and keys.
+
+    Attributes:
+        patch_size: side of a patch, in pixels of the latents; 1 for latents of factor 16.
+        width: features of a token; a head's, `width / num_heads`, are divisible by 4.
+        depth: number of blocks, scanned with stacked parameters.
+        num_classes: classes besides the null one.
+        qk_norm: whether queries and keys have an RMS norm: safer in half precision, slower to converge. The published
+            networks have none.
+        mlp_ratio: of a feed-forward layer without gate that has as many weights.
+        out_channels: channels of the output; as many as the input's if None.
+        time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
+        unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
+        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep every
+            activation.
+        dtype: type of the matrix products; modulation, norms, rotations and softmax are float32 always.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    num_classes: int
+    qk_norm: bool = False
+    mlp_ratio: float = 4.0
+    out_channels: int | None = None
+    time_scale: float = 1.0
+    unroll: int = 1
+    remat_policy: str | None = None
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @property
+    def null_label(self) -> int:
+        return self.num_classes
+
+    def rotations(self, rows: int, columns: int) -> Float[np.ndarray, "length pairs 2"]:
+        """Of a head's features the first half turn by the row and the second by the column."""
+        half = self.width // self.num_heads // 2
+        return rotary_positions(grid_positions(rows, columns), (half, half))
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        t: Float[Array, " batch"],
+        labels: Int[Array, " batch"],
+    ) -> Float[Array, "batch height width out_channels"]:
+        height, width, channels = x.shape[1:]
+        rows, columns = height // self.patch_size, width // self.patch_size
+        tokens = Dense(
+            self.width,
+            kernel_init=xavier,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="patch_embedding",
+        )(patchify(x, self.patch_size))
+        tokens = tokens + sincos_positions(rows, columns, self.width)
+        tokens = constrain(tokens.astype(jnp.float32), ("data", "fsdp"))
+
+        time = VectorEmbedding(self.width, self.param_dtype, name="time_embedding")(
+            sinusoidal_embedding(t * self.time_scale, 256)
+        )
+        label = nn.Embed(
+            self.num_classes + 1,
+            self.width,
+            embedding_init=small,
+            param_dtype=self.param_dtype,
+            name="label_embedding",
+        )(labels)
+        conditioning = time + label
+
+        block = Block
+        if self.remat_policy is not None:
+            policy = getattr(jax.checkpoint_policies, self.remat_policy)
+            # Only a loop keeps XLA from merging what is computed again with what was computed first.
+            block = nn.remat(Block, policy=policy, prevent_cse=self.unroll >= self.depth)
+        blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.depth,
+            unroll=self.unroll,
+        )
+        tokens, _ = blocks(
+            self.num_heads, self.mlp_ratio, self.qk_norm, self.dtype, self.param_dtype, name="blocks"
+        )(tokens, conditioning, jnp.asarray(self.rotations(rows, columns)))
+
+        shift, scale = Modulation(2, self.param_dtype, name="modulation")(conditioning)
+        h = rms_norm(self.param_dtype, "norm")(tokens) * (1 + scale[:, None]) + shift[:, None]
+        out = Dense(
+            self.patch_size**2 * (self.out_channels or channels),
+            kernel_init=zeros,
+            dtype=jnp.float32,
+            param_dtype=self.param_dtype,
+            name="head",
+        )(h)
+        return unpatchify(out, self.patch_size, height, width)
+
+
+def _size(depth: int, width: int, num_heads: int) -> Callable[..., LightningDiT]:
+    def build(patch_size: int = 1, num_classes: int = 1000, **options) -> LightningDiT:
+        return LightningDiT(patch_size, width, depth, num_heads, num_classes, **options)
+
+    return build
+
+
+LightningDiT_B = _size(12, 768, 12)
+LightningDiT_L = _size(24, 1024, 16)
+LightningDiT_XL = _size(28, 1152, 16)

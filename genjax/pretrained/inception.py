@@ -1,0 +1,57 @@
+"""Inception-v3 from tensors of the names that pytorch-fid, torch-fidelity and torchvision have in common."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from genjax.models.inception import Inception
+from genjax.pretrained.safetensors_io import load_variables, open_tensors
+
+_WORDS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+FID_CLASSES = 1008
+
+
+def _rename(variable: str) -> str:
+    _, *words, name = variable.split("/")
+    return ".".join([*words, _WORDS.get(name, name)])
+
+
+def _not_needed(name: str, tensor: np.ndarray) -> bool:
+    return name.startswith("AuxLogits.") or name.endswith("num_batches_tracked")
+
+
+def load(
+    path: str | os.PathLike, abstract: Callable[[Any], Any] = lambda expected: expected
+) -> tuple[Inception, Any]:
+    """The module and its variables from a file of their tensors, safetensors or npz.
+
+    The network of FID is the one with 1,008 classes; any other is taken for torchvision's. Published files are pickled,
+    and not read here; in an environment with PyTorch,
+
+        safetensors.torch.save_file(torch.load("pt_inception-2015-12-05-6726825d.pth"), "inception.safetensors")
+
+    Args:
+        abstract: from the shapes and types that are expected to those wanted, with shardings perhaps.
+
+    Raises:
+        ValueError: one that lists all missing, extra and misshapen tensors.
+    """
+    path = Path(path)
+    if path.suffix == ".npz":
+        with tempfile.TemporaryDirectory() as folder, np.load(path, allow_pickle=False) as tensors:
+            same = Path(folder) / "model.safetensors"
+            save_file({name: np.ascontiguousarray(tensors[name]) for name in tensors}, same)
+            return load(same, abstract)
+    bias = open_tensors(path).get("fc.bias")
+    num_classes = FID_CLASSES if bias is None else len(bias)
+    module = Inception(num_classes, fid=num_classes == FID_CLASSES)
+    images = jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32)
+    expected = abstract(jax.eval_shape(module.init, jax.random.key(0), images))
+    return module, load_variables(path, expected, _rename, ignore=_not_needed)

@@ -1,0 +1,192 @@
+"""A small pipeline by itself; whole systems are compared with diffusers' in tests/parity."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax import diffusion, pipelines
+from genjax.diffusion import grids, samplers
+from genjax.models.autoencoder_kl import AutoencoderKL
+from genjax.models.mmdit import MMDiT
+from genjax.nn import Text
+
+SIZE = (16, 24)
+
+
+def condition(prompts):
+    """Four tokens of a text, made of its letters."""
+    letters = np.zeros((len(prompts), 4, 3), np.float32)
+    for row, prompt in zip(letters, prompts, strict=True):
+        codes = np.frombuffer(prompt.encode()[:12], np.uint8) / 64 - 1
+        row.reshape(-1)[: len(codes)] = codes
+    return Text(jnp.asarray(letters), jnp.asarray(letters.sum(1)))
+
+
+def build(sharding=None, **changes):
+    network = MMDiT(patch_size=2, width=16, depth=2, num_heads=2, max_size=8)
+    autoencoder = AutoencoderKL(
+        latent_channels=4, widths=(8, 8), blocks=1, groups=4, latent_mean=(0.2,), latent_deviation=(0.5,)
+    )
+    latents, images = jnp.zeros((1, 8, 12, 4)), jnp.zeros((1, *SIZE, 3))
+    init = jax.jit(
+        lambda key: (network.init(key, latents, jnp.zeros(1), condition([""])), autoencoder.init(key, images))
+    )
+
+    network_variables, autoencoder_variables = init(jax.random.key(0))
+    # the head and the modulation begin at zero
+    leaves, structure = jax.tree.flatten(network_variables)
+    random = np.random.default_rng(0)
+    leaves = [a + 0.3 * random.standard_normal(a.shape, np.float32) for a in leaves]
+    network_variables = jax.tree.unflatten(structure, leaves)
+    process = diffusion.RectifiedFlow()
+    return pipelines.Pipeline(
+        network,
+        autoencoder,
+        {"network": network_variables, "autoencoder": autoencoder_variables},
+        condition=condition,
+        empty="",
+        process=process,
+        target=diffusion.velocity,
+        sampler=samplers.euler,
+        grid=lambda num_steps, tokens: grids.uniform_grid(process, num_steps),
+        size=SIZE,
+        num_steps=4,
+        guidance_scale=3.0,
+        sharding=sharding,
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return build()
+
+
+@pytest.fixture(scope="module")
+def pictures(pipeline):
+    return pipeline(["a cat", "a dog"], seeds=[5, 6])
+
+
+def close(images, expected):
+    """One rounding to bytes may go the other way: sums of another batch are added in another order."""
+    assert np.abs(images.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_a_picture_depends_on_its_prompt_and_seed_alone(pipeline, pictures):
+    assert pictures.shape == (2, *SIZE, 3) and pictures.std() > 20
+    swapped = pipeline(["a dog", "a cat"], seeds=[6, 5])
+    close(swapped[::-1], pictures)
+    alone = pipeline(["a dog"], seeds=[6])
+    close(alone[0], pictures[1])
+    other_seed, other_prompt = pipeline(["a cat", "zebras!"], seeds=[7, 6])
+    for images, expected in ((other_seed, pictures[0]), (other_prompt, pictures[1])):
+        assert np.abs(images.astype(int) - expected.astype(int)).max() > 20
+
+
+def test_guidance_is_the_extrapolated_velocity(pipeline, pictures):
+    """At one step from pure noise it can be written down: x = z − v̂."""
+    latents = jax.random.normal(jax.random.key(3), (2, 8, 12, 4))
+    variables = pipeline.variables["network"]
+    velocity = jax.jit(lambda text: pipeline.network.apply(variables, latents, jnp.ones(2), text))
+    c, u = velocity(condition(["a cat", "a dog"])), velocity(condition(["mist", "fog"]))
+    decode = lambda x: pipeline._decode(pipeline.variables["autoencoder"], x)
+    given = dict(negative_prompts=["mist", "fog"], noise=np.asarray(latents), num_steps=1)
+    for scale in (1.0, 2.5):
+        images = pipeline(["a cat", "a dog"], guidance_scale=scale, **given)
+        close(images, np.asarray(decode(latents - (u + scale * (c - u)))))
+
+
+def test_a_second_call_traces_nothing(pipeline, pictures, monkeypatch):
+    def fail(*args, **named):
+        raise AssertionError("traced again")
+
+    monkeypatch.setattr(MMDiT, "apply", fail)
+    monkeypatch.setattr(AutoencoderKL, "apply", fail)
+    images = pipeline(["tea", "milk"], seeds=[1, 2], guidance_scale=7.5, negative_prompts=["rain", "snow"])
+    assert images.shape == pictures.shape
+
+
+def test_from_images(pipeline, pictures):
+    """All steps forget the image; fewer keep more of it."""
+    images = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), np.uint8)
+    again = lambda strength: pipeline(
+        ["a cat", "a dog"], seeds=[5, 6], images=images, strength=strength, num_steps=8
+    )
+    encoded = pipeline._encode(pipeline.variables["autoencoder"], images)
+    decoded = np.asarray(pipeline._decode(pipeline.variables["autoencoder"], encoded))
+    distances = [np.abs(again(strength).astype(float) - decoded).mean() for strength in (0.125, 0.5, 1.0)]
+    assert distances[0] < distances[1] < distances[2]
+    close(again(1.0), pipeline(["a cat", "a dog"], seeds=[5, 6], num_steps=8))
+
+
+def test_known_pixels_are_kept(pipeline):
+    images = np.random.default_rng(0).integers(0, 256, (1, *SIZE, 3), np.uint8)
+    known = np.zeros((1, *SIZE), bool)
+    known[:, :, :13] = True  # the latents of columns 0 … 11 are of known pixels alone
+    encoded = pipeline._encode(pipeline.variables["autoencoder"], images)
+    kept = []
+    pipeline._decode, decode = (lambda variables, x: kept.append(x) or decode(variables, x)), pipeline._decode
+    try:
+        pipeline(["a cat"], images=images, known=known)
+    finally:
+        pipeline._decode = decode
+    np.testing.assert_allclose(kept[0][:, :, :6], encoded[:, :, :6], atol=1e-5)
+    assert np.abs(kept[0][:, :, 6:] - encoded[:, :, 6:]).mean() > 0.3
+
+
+@pytest.mark.parametrize(
+    "prompts, options, message",
+    [
+        ("a cat", {}, "prompts is the string 'a cat'"),
+        (["a cat"], dict(seeds=[1, 2]), "1 prompts and 2 seeds"),
+        (["a cat"], dict(negative_prompts=["a", "b"]), "1 prompts and 2 negative_prompts"),
+        (["a cat"], dict(size=(16, 18)), "16×18 pixels do not divide into patches of 4"),
+        (["a cat"], dict(known=np.ones((1, *SIZE), bool)), "give images too"),
+        (["a cat"], dict(images=np.zeros((1, *SIZE, 3), np.uint8), strength=0.0), r"in \(0, 1\]; got 0.0"),
+    ],
+)
+def test_faults_are_named(pipeline, prompts, options, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline(prompts, **options)
+
+
+def test_folders_that_are_no_systems(tmp_path):
+    with pytest.raises(FileNotFoundError, match="model_index.json does not exist"):
+        pipelines.load(tmp_path)
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "LattePipeline"}))
+    with pytest.raises(
+        ValueError, match="describes 'LattePipeline'; known are StableDiffusion3Pipeline, Flux"
+    ):
+        pipelines.load(tmp_path)
+
+
+ON_DEVICES = """
+import sys
+import jax, numpy as np
+sys.path.insert(0, sys.argv[1])
+from test_generation import build
+from genjax.training.mesh import batch_sharding
+mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+prompts, seeds = ["a cat", "a dog"] * 4, range(8)
+with jax.set_mesh(mesh):
+    images = build(batch_sharding(mesh))(prompts, seeds=seeds, num_steps=2)
+np.save(sys.argv[2], images)
+"""
+
+
+def test_devices_do_not_matter(pipeline, tmp_path):
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    }
+    path = tmp_path / "images.npy"
+    subprocess.run(
+        [sys.executable, "-c", ON_DEVICES, os.path.dirname(__file__), path], env=environment, check=True
+    )
+    expected = pipeline(["a cat", "a dog"] * 4, seeds=range(8), num_steps=2)
+    close(np.load(path), expected)

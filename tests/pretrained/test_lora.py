@@ -1,0 +1,156 @@
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from genjax.models.flux import Flux
+from genjax.nn import Text
+from genjax.pretrained import flux
+from genjax.pretrained.lora import apply_lora, init_lora, load_lora
+
+HEADS = "params/single_blocks/heads/query/kernel"
+LAYER = "single_transformer_blocks.{}.attn.to_q"
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """A small FLUX.1's, width 6, from no computation."""
+    network = Flux(num_double_blocks=1, num_single_blocks=3, num_heads=1, rotary_features=(2, 2, 2))
+    example = lambda *shape: jnp.zeros((1, *shape))
+    shapes = jax.eval_shape(
+        network.init, jax.random.key(0), example(2, 2, 3), example(), Text(example(1, 5), example(4))
+    )
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda a: random.standard_normal(a.shape, np.float32), shapes)
+
+
+def leaf(variables, path):
+    return functools.reduce(lambda tree, name: tree[name], path.split("/"), variables)
+
+
+def factors(layer, rank, inputs, outputs, prefix="transformer.", seed=0):
+    random = np.random.default_rng(seed)
+    return {
+        f"{prefix}{layer}.lora_A.weight": random.standard_normal((rank, inputs), np.float32),
+        f"{prefix}{layer}.lora_B.weight": random.standard_normal((outputs, rank), np.float32),
+    }
+
+
+@pytest.fixture
+def load(tmp_path, variables):
+    def load(tensors, metadata=None, **options):
+        path = tmp_path / "adapters.safetensors"
+        save_file(tensors, path, metadata)
+        return load_lora(path, variables, flux.rename, flux.convert, **options)
+
+    return load
+
+
+def test_new_adapters_change_nothing_and_all_of_them_learn(variables):
+    select = lambda path: "heads" in path
+    adapters = init_lora(jax.random.key(0), variables, 2, select)
+    kernels = {f"params/double_blocks/{stream}_heads" for stream in ("text", "image")}
+    kernels = {
+        f"{heads}/{name}/kernel"
+        for heads in kernels | {"params/single_blocks/heads"}
+        for name in ("query", "key", "value")
+    }
+    assert adapters.keys() == kernels and adapters[HEADS]["down"].shape == (3, 6, 2)
+    assert not np.array_equal(adapters[HEADS]["down"][0], adapters[HEADS]["down"][1])
+    jax.tree.map(np.testing.assert_array_equal, apply_lora(variables, adapters), variables)
+
+    def loss(adapters):
+        return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(apply_lora(variables, adapters)))
+
+    gradients = jax.grad(loss)(adapters)
+    for path, adapter in adapters.items():
+        cosines = np.cos(
+            leaf(variables, path)
+        )  # the derivative to the kernel, and by the product's rule to its parts
+        expected = np.swapaxes(adapter["down"], -2, -1) @ cosines
+        np.testing.assert_allclose(gradients[path]["up"], expected, rtol=1e-4, atol=1e-6)
+        assert not np.any(gradients[path]["down"])
+
+
+def test_deviation_of_new_adapters():
+    adapters = init_lora(jax.random.key(0), {"a": {"kernel": jnp.zeros((400, 3))}}, 50, lambda path: True)
+    # 20,000 values: their deviation deviates by 1/√40,000 = .5 % of 1/√400
+    np.testing.assert_allclose(np.std(adapters["a/kernel"]["down"]), 0.05, rtol=0.02)
+
+
+def test_scale_and_type(variables):
+    adapters = {HEADS: dict(down=np.ones((3, 6, 2), np.float32), up=np.full((3, 2, 6), 0.25, np.float32))}
+    half = jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.bfloat16), variables)
+    kernel = leaf(apply_lora(half, adapters, 3.0), HEADS)
+    assert kernel.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(kernel, 1.5)
+
+
+def test_layers_ranks_and_alphas(load, variables):
+    """The second layer has none, the others have different ranks, and one an alpha."""
+    first, third = factors(LAYER.format(0), 2, 6, 6), factors(LAYER.format(2), 3, 6, 6, seed=1)
+    alpha = {f"transformer.{LAYER.format(2)}.alpha": np.asarray(6.0, np.float32)}
+    adapted = leaf(apply_lora(variables, load(first | third | alpha), 0.5), HEADS) - leaf(variables, HEADS)
+    (a1, b1), (a3, b3) = first.values(), third.values()
+    # sums of three products, and of these and the kernel, in float32
+    np.testing.assert_allclose(adapted[0], 0.5 * (b1 @ a1).T, atol=1e-5)
+    np.testing.assert_array_equal(adapted[1], 0)
+    np.testing.assert_allclose(adapted[2], 0.5 * 2 * (b3 @ a3).T, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer, variable", [("x_embedder", "patch_embedding"), ("proj_out", "head")])
+def test_adapters_of_patches_are_reordered_as_the_kernels_are(load, variables, layer, variable):
+    """Adapting and converting commute."""
+    path = f"params/{variable}/kernel"
+    inputs, outputs = leaf(variables, path).shape
+    tensors = factors(layer, 2, inputs, outputs)
+    a, b = tensors.values()
+    adapted = leaf(apply_lora(variables, load(tensors)), path) - leaf(variables, path)
+    np.testing.assert_allclose(adapted, flux.convert(path, b @ a), atol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["transformer.", "base_model.model.", ""])
+def test_alpha_of_the_caller_and_names_of_both_libraries(load, prefix):
+    adapters = load(factors("context_embedder", 2, 5, 6, prefix), alpha=8.0)
+    expected = load(factors("context_embedder", 2, 5, 6))["params/text_embedding/kernel"]
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        adapters["params/text_embedding/kernel"],
+        dict(down=expected["down"], up=4 * expected["up"]),
+    )
+
+
+def test_alpha_of_the_header(load):
+    settings = {"transformer.r": 2, "transformer.lora_alpha": 1, "transformer.rank_pattern": {}}
+    header = {"lora_adapter_metadata": json.dumps(settings)}
+    tensors = factors("context_embedder", 2, 5, 6)
+    path = "params/text_embedding/kernel"
+    np.testing.assert_array_equal(load(tensors, header)[path]["up"], 0.5 * load(tensors)[path]["up"])
+    header = {"lora_adapter_metadata": json.dumps(settings | {"transformer.use_rslora": True})}
+    with pytest.raises(ValueError, match="not supported: {'use_rslora': True}"):
+        load(tensors, header)
+
+
+def test_one_error_lists_all_faults(load):
+    tensors = factors("context_embedder", 2, 7, 6) | factors("proj_in", 2, 5, 6)
+    lonely = factors(LAYER.format(0), 2, 6, 6)
+    tensors |= dict([lonely.popitem()])
+    with pytest.raises(ValueError) as caught:
+        load(tensors)
+    assert str(caught.value).splitlines()[1:] == [
+        "misshapen: context_embedder.weight adapted from 7 to 6, kernel 5×6",
+        "of no kernel here: proj_in.lora_A.weight (2, 5)",
+        "of no kernel here: proj_in.lora_B.weight (6, 2)",
+        "of no kernel here: single_transformer_blocks.0.attn.to_q.lora_B.weight (6, 2)",
+    ]
+
+
+def test_what_is_not_there_is_named(variables):
+    with pytest.raises(ValueError, match="no kernel is selected; there are .*params/head/kernel"):
+        init_lora(jax.random.key(0), variables, 2, lambda path: False)
+    with pytest.raises(ValueError, match="no variables of these adapters: params/other/kernel"):
+        apply_lora(variables, {"params/other/kernel": dict(down=np.ones((2, 1)), up=np.ones((1, 2)))})
