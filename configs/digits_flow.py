@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
             model=dict(name="DiT", patch_size=2, width=96, depth=3, num_heads=3, unroll=3),
             process=dict(name="RectifiedFlow"),  # of genjax/diffusion/processes.py, with its arguments
             target=dict(name="velocity"),  # of genjax/diffusion/targets.py
+            loss=dict(name="simple_loss"),  # of genjax/diffusion/losses.py, likewise
             weighting=dict(name="uniform"),  # of genjax/diffusion/weightings.py, likewise
             times=dict(  # of genjax/diffusion/times.py, likewise; variates: independent or stratified
                 name="logit_normal", shift=1.0, variates="independent"

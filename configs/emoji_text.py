@@ -42,7 +42,14 @@ def get_config(choice: str = "cross_attention") -> ConfigDict:
     config.experiment = f"emoji_text_{choice}"
     config.num_steps = 4000
     config.conditioning_dropout = 0.1
-    config.text = dict(length=16, first_caption=0.7, directory=placeholder(str))
+    config.text = dict(
+        encoder="minilm",  # or a folder with the text encoders of a published system
+        length=16,  # tokens of a prompt, at most
+        features=384,  # of a token's state
+        pooled_features=384,
+        first_caption=0.7,  # probability of training an example with its name rather than with a synonym
+        directory=placeholder(str),  # of encoded prompts, if not the usual one
+    )
     config.data.num_classes = len(PROMPTS)
     config.model = dict(patch_size=4, num_heads=4, unroll=4, **NETWORKS[choice])
     config.optimizer.update(learning_rate=1e-3, warmup_steps=200)

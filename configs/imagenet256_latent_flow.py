@@ -1,4 +1,7 @@
-"""Class-conditional rectified flow with DiT-XL/2 on 32×32×4 latents of ImageNet at 256×256, for many accelerators.
+"""Class-conditional diffusion on latents of ImageNet at 256×256, for many accelerators.
+
+The choices: sit, rectified flow with DiT-XL/2 (Ma et al. 2024, SiT); dit, as published (Peebles & Xie 2023): DDPM's steps, noise
+predicted and its variance learned; lightning_dit, rectified flow with LightningDiT-XL/1 on 16×16×32 latents (Yao & Wang 2025).
 
 python -m experiments.encode --config=configs/imagenet256_latent_flow.py --config.autoencoder.published=VAE --config.encoding.directory=IMAGES
 python -m experiments.train --config=configs/imagenet256_latent_flow.py --config.autoencoder.published=VAE --config.encoding.directory=IMAGES --workdir=runs/imagenet256_latent_flow
@@ -13,9 +16,9 @@ from ml_collections.config_dict import placeholder
 from configs import digits_flow
 
 
-def get_config() -> ConfigDict:
+def get_config(choice: str = "sit") -> ConfigDict:
     config = digits_flow.get_config()
-    config.experiment = "imagenet256_latent_flow"
+    config.experiment = f"imagenet256_latent_flow_{choice}"
     config.num_steps = 400_000
     config.batch_size = 256
     config.data.update(
@@ -37,6 +40,19 @@ def get_config() -> ConfigDict:
     config.model = dict(
         name="DiT_XL", patch_size=2, dtype="bfloat16", remat_policy="dots_with_no_batch_dims_saveable"
     )
+    if choice == "dit":
+        config.model.out_channels = 8
+        config.process = dict(name="VariancePreservingTable")
+        config.target = dict(name="noise")
+        config.loss = dict(name="hybrid_loss")
+        config.times.name = "uniform"  # also between the tabulated steps
+        config.sampling.update(sampler=dict(name="ddpm"), num_steps=250)
+        config.sampling.grid = dict(name="trailing_grid")
+    if choice == "lightning_dit":
+        config.model.update(module="lightning_dit", name="LightningDiT_XL", patch_size=1)
+        config.data.image_shape = (16, 16, 32)
+        config.batch_size = 1024
+        config.num_steps = 80_000
     config.conditioning_dropout = 0.1
     config.optimizer.update(learning_rate=1e-4, warmup_steps=0, weight_decay=0.0)
     config.averages.ema.steps = 7000  # 0.9999 a step

@@ -17,10 +17,12 @@ from genjax.data.prompts import PromptCache, padded, with_prompts
 from genjax.data.transforms import Transform
 from genjax.models.bert import sentence_embedding
 from genjax.nn import Text
+from genjax.pipelines import load_encoder
 from genjax.pretrained.minilm import load_minilm
 from genjax.training.log import ProgressBar
 
-BATCH, FEATURES = 64, 384  # prompts encoded at once; numbers of a token's state and of a sentence's embedding
+BATCH = 64  # prompts encoded at once
+MINILM = "minilm"
 
 
 @dataclass(frozen=True)
@@ -49,35 +51,38 @@ class Classes:
 
 
 @functools.cache
-def _minilm() -> Callable[[list[str], int], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _text_encoder(name: str, length: int) -> Callable[[list[str]], Text]:
+    """MiniLM, or the encoders of a published system."""
+    if name != MINILM:
+        return load_encoder(name)
     module, variables, tokenizer = load_minilm()
 
     @jax.jit
     def encode(variables, ids, mask):
         text = module.apply(variables, ids, mask)
-        return text.tokens, sentence_embedding(text)
+        return text.replace(pooled=sentence_embedding(text))
 
     variables = jax.device_put(variables)
-
-    def states(prompts: list[str], length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        ids, mask = tokenizer.encode([*prompts, *[""] * (BATCH - len(prompts))], length)
-        return *(np.asarray(a)[: len(prompts)] for a in encode(variables, ids, mask)), mask[: len(prompts)]
-
-    return states
+    return lambda prompts: encode(variables, *tokenizer.encode(prompts, length))
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Text after MiniLM: a state per token, and the sentence's embedding as `pooled`.
+    """Text after a frozen encoder: a state per token, and `pooled`, of MiniLM the sentence's embedding.
 
     Attributes:
+        encoder: "minilm", or the folder of a published system with its text encoders.
         length: tokens of a prompt, filled with padding that is masked, or cut.
+        features, pooled_features: of a token's state, and of `pooled`.
         first: probability that an example is trained with its first caption, its name, rather than with another.
         prompts: those that labels 0, 1, … stand for: the rows of sample sheets.
         folder: of the cache.
     """
 
+    encoder: str
     length: int
+    features: int
+    pooled_features: int
     first: float
     prompts: tuple[str, ...] = field(compare=False)  # no program depends on them
     folder: Path = field(compare=False)
@@ -90,13 +95,22 @@ class Prompts:
                 f"config.data.num_classes is {config.data.num_classes}, the rows of the pictures; config.sampling.prompts "
                 f"are {len(config.sampling.prompts)}: make them as many"
             )
+        text = config.text
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = Path(config.text.directory or cache / "genjax/prompts-minilm")
-        return cls(config.text.length, config.text.first_caption, tuple(config.sampling.prompts), folder)
+        name = f"genjax/prompts-{Path(text.encoder).name}-{text.length}"
+        return cls(
+            encoder=text.encoder,
+            length=text.length,
+            features=text.features,
+            pooled_features=text.pooled_features,
+            first=text.first_caption,
+            prompts=tuple(config.sampling.prompts),
+            folder=Path(text.directory or cache / name),
+        )
 
     def example(self) -> Text:
         mask = jnp.ones((1, self.length), bool)
-        return Text(jnp.zeros((1, self.length, FEATURES)), jnp.zeros((1, FEATURES)), mask)
+        return Text(jnp.zeros((1, self.length, self.features)), jnp.zeros((1, self.pooled_features)), mask)
 
     def of_batch(self, batch: dict[str, Array]) -> Text:
         return Text(batch["tokens"], batch["pooled"], batch["mask"])
@@ -127,7 +141,7 @@ class Prompts:
 
     def cached(self, prompts: Sequence[str]) -> PromptCache:
         """The cache with these prompts in it."""
-        cache = PromptCache(self.folder, f"all-MiniLM-L6-v2, at most {self.length} tokens")
+        cache = PromptCache(self.folder, f"{self.encoder}, at most {self.length} tokens")
         missing = sum(prompt not in cache for prompt in set(prompts))
         if missing:
             with ProgressBar(0, missing) as progress:
@@ -141,10 +155,10 @@ class Prompts:
         return np.stack([cache[prompt]["pooled"] for prompt in prompts])
 
     def _encode(self, prompts: list[str]) -> list[dict[str, np.ndarray]]:
-        return [
-            {"tokens": tokens[mask], "pooled": pooled}
-            for tokens, pooled, mask in zip(*_minilm()(prompts, self.length), strict=True)
-        ]
+        filled = prompts + [""] * (BATCH - len(prompts))  # one shape, one program
+        text = jax.device_get(_text_encoder(self.encoder, self.length)(filled))
+        masks = np.ones(text.tokens.shape[:2], bool) if text.mask is None else text.mask
+        return [{"tokens": text.tokens[i][masks[i]], "pooled": text.pooled[i]} for i in range(len(prompts))]
 
     def _stacked(self, prompts: Sequence[str]) -> Text:
         cache = self.cached(prompts)

@@ -41,12 +41,14 @@ def _network(config: Any) -> tuple[nn.Module, Classes | Prompts]:
     """
     fields = dict(config.model)
     name = fields.pop("module", "dit")
-    if name not in ("dit", "pixart", "mmdit", "flux"):
+    by_class = ("dit", "lightning_dit")
+    if name not in (*by_class, "pixart", "mmdit", "flux"):
         raise ValueError(
-            f"config.model.module is {name!r}; the networks told classes are in dit, those told prompts in pixart, mmdit, flux"
+            f"config.model.module is {name!r}; networks told a class are in {' and '.join(by_class)}, those told a prompt in "
+            "pixart, mmdit and flux"
         )
     make = bind(importlib.import_module(f"genjax.models.{name}"), fields, "model")
-    if name == "dit":
+    if name in by_class:
         return make(num_classes=config.data.num_classes), Classes(config.data.num_classes)
     return make(), Prompts.from_config(config)
 
@@ -74,6 +76,7 @@ class ImageDiffusion:
     target: Callable
     times: times.Law
     variates: Callable
+    loss: Callable
     weighting: losses.Weighting
     dropout_rate: float
     optimizer: optax.GradientTransformation
@@ -100,6 +103,12 @@ class ImageDiffusion:
             )
         if autoencoder and config.data.name != "latents":
             latent_shape = autoencoder.latent_shape(image_shape)
+        loss = bind(losses, config.loss, "loss")
+        if loss.func is losses.hybrid_loss and network.out_channels != 2 * latent_shape[-1]:
+            raise ValueError(
+                f"config.loss.name is 'hybrid_loss', which learns a variance: config.model.out_channels is "
+                f"{network.out_channels} and has to be {2 * latent_shape[-1]}, twice the channels"
+            )
         if any(side % network.patch_size for side in latent_shape[:2]):
             name = "the latents' shape" if latent_shape != image_shape else "config.data.image_shape"
             raise ValueError(
@@ -130,6 +139,7 @@ class ImageDiffusion:
             target=target,
             times=times.shifted(bind(times, law, "times"), shift),
             variates=lookup(times, variates, "times.variates"),
+            loss=loss,
             weighting=bind(weightings, config.weighting, "weighting"),
             dropout_rate=config.conditioning_dropout,
             optimizer=optimizer,
@@ -178,7 +188,7 @@ class ImageDiffusion:
                 self.conditioning.dropped(frozen),
                 self.dropout_rate,
             )
-            losses, t = diffusion.simple_loss(
+            each, t = self.loss(
                 loss_key,
                 self._apply(params),
                 images,
@@ -189,7 +199,7 @@ class ImageDiffusion:
                 variates=self.variates,
                 weighting=self.weighting,
             )
-            return losses.mean(), diffusion.sums_by_time(losses, t, self.process, TIME_BINS)
+            return each.mean(), diffusion.sums_by_time(each, t, self.process, TIME_BINS)
 
         gradient_of = value_and_gradient(loss_of, self.accumulation_steps)
         (loss, (sums, counts)), gradients = gradient_of(state.params, batch, key)
@@ -220,7 +230,12 @@ class ImageDiffusion:
             trajectory: return the states at all times.
         """
         keys = diffusion.sample_keys(key, indices)
-        denoiser = diffusion.predict(self._apply(state.weights(weights)), self.process, self.target)
+        denoiser = diffusion.predict(
+            self._apply(state.weights(weights)),
+            self.process,
+            self.target,
+            learned_variance=self.loss.func is losses.hybrid_loss,
+        )
         asked_for, dropped = self.conditioning.asked_for(labels, frozen), self.conditioning.dropped(frozen)
         guided = diffusion.guide(denoiser, asked_for, dropped, guidance_scale)
         noise = self.process.prior(keys, self.latent_shape, time_grid[0])

@@ -53,8 +53,7 @@ class Block(nn.Module):
         h = attention(query, key, value).reshape(batch, length, features)
         x = x + gate_attention[:, None] * dense(features, "projection")(h)
 
-        norm = nn.LayerNorm(epsilon=self.mlp_epsilon, use_bias=False, use_scale=False, dtype=jnp.float32)
-        h = norm(x) * (1 + scale_mlp[:, None]) + shift_mlp[:, None]
+        h = modulate(x, shift_mlp, scale_mlp, self.mlp_epsilon)
         h = dense(int(self.mlp_ratio * features), "mlp_in")(h)
         x = x + gate_mlp[:, None] * dense(features, "mlp_out")(nn.gelu(h))
         return constrain(x, ("data", "fsdp")), None
@@ -71,8 +70,8 @@ class DiT(nn.Module):
         depth: number of blocks, scanned with stacked parameters.
         num_classes: classes besides the null one.
         out_channels: channels of the output; as many as the input's if None.
-        base_size: patches along a side of the images of training: those of others then have positions in the same range.
-            None for positions 0, 1, 2, … at every size.
+        base_size: patches along a side of the images of training: those of others then have positions in the
+            same range. None for positions 0, 1, 2, … at every size.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
         max_period: of the sinusoids of time; diffusers' weights have another than DiT's.
         mlp_epsilon: of the norm before the feed-forward layer, likewise.

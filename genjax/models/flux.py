@@ -1,7 +1,7 @@
-"""FLUX.1 (Black Forest Labs 2024): text and image in two streams with joint attention, then in one; rotary positions.
+"""FLUX.1 (Black Forest Labs 2024): text and image in two streams with joint attention, then in one.
 
-Its authors' report came after it (Labs et al. 2025, "FLUX.1 Kontext", section 2); two streams are the MMDiT of Esser et
-al. 2024, attention and feed-forward layer side by side those of Dehghani et al. 2023 (ViT-22B).
+Its authors' report came after it (Labs et al. 2025, "FLUX.1 Kontext", section 2); two streams are the MMDiT
+of Esser et al. 2024, attention and feed-forward layer side by side those of Dehghani et al. 2023 (ViT-22B).
 """
 
 import functools
@@ -68,7 +68,7 @@ def _attend(
 
 
 class DoubleBlock(nn.Module):
-    """Text and image, each with weights and modulation of its own, meet in attention over the tokens of both."""
+    """Text and image, each with weights and modulation of its own, meet in attention over both."""
 
     num_heads: int
     dtype: Dtype
@@ -134,24 +134,24 @@ class SingleBlock(nn.Module):
 
 
 class Flux(nn.Module):
-    """The network of FLUX.1, and with `num_double_blocks=0` one that reads text in context, as tokens before the image's.
+    """The network of FLUX.1, and with `num_double_blocks=0` one that reads text as tokens before the image's.
 
-    Positions have three coordinates, (0, row, column) for a patch and (0, 0, 0) for every token of text; so any
-    height and width will do, and the order of the text is known from its tokens alone.
+    Positions have three coordinates, (0, row, column) for a patch and (0, 0, 0) for every token of text; so
+    any height and width will do, and the order of the text is known from its tokens alone.
 
     Attributes:
         num_double_blocks: blocks of two streams; scanned with stacked parameters, as are the others.
         num_single_blocks: blocks of one stream, after them.
         num_heads: heads of attention.
-        rotary_features: features of a head that turn with each of the three coordinates; `width` is their sum times
-            `num_heads`.
+        rotary_features: features of a head that turn with each of the three coordinates; `width` is their sum
+            times `num_heads`.
         takes_guidance: whether the network is told a guidance scale (dev: distilled from guided samples).
         patch_size: side of a patch, in latents.
         out_channels: channels of the output; as many as the input's if None.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
         unroll: blocks per iteration of a scan.
-        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep every
-            activation.
+        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep
+            every activation.
         dtype: type of the matrix products; modulation, norms, rotations and softmax are float32 always.
     """
 
@@ -208,7 +208,8 @@ class Flux(nn.Module):
         """
         if (guidance is not None) != self.takes_guidance:
             raise ValueError(
-                f"takes_guidance={self.takes_guidance}, and guidance is {'' if guidance is None else 'not '}None"
+                f"takes_guidance={self.takes_guidance}, and guidance is "
+                f"{'' if guidance is None else 'not '}None"
             )
         height, width, channels = x.shape[1:]
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -250,8 +251,12 @@ class Flux(nn.Module):
         return unpatchify(out, self.patch_size, height, width)
 
 
-_flux = functools.partial(
-    Flux, num_double_blocks=19, num_single_blocks=38, num_heads=24, rotary_features=(16, 56, 56)
-)
-flux_dev = functools.partial(_flux, takes_guidance=True)
-flux_schnell = _flux
+def flux_schnell(**options) -> Flux:
+    """12 billion parameters; told no guidance scale."""
+    return Flux(
+        num_double_blocks=19, num_single_blocks=38, num_heads=24, rotary_features=(16, 56, 56), **options
+    )
+
+
+def flux_dev(**options) -> Flux:
+    return flux_schnell(takes_guidance=True, **options)

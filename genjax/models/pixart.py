@@ -1,4 +1,4 @@
-"""PixArt: a diffusion transformer told its text by cross-attention (Chen et al. 2024, "PixArt-α"; "PixArt-Σ")."""
+"""PixArt-α and -Σ: diffusion transformers told their text by cross-attention (Chen et al. 2024, both)."""
 
 from typing import Any
 
@@ -20,8 +20,8 @@ small = nn.initializers.normal(0.02)
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention to the text, and a feed-forward layer; the first and the last modulated by time
-    (PixArt-α, figure 4)."""
+    """Self-attention, cross-attention to the text, and a feed-forward layer; the first and the last modulated
+    by time (PixArt-α, figure 4)."""
 
     num_heads: int
     mlp_ratio: float
@@ -59,15 +59,15 @@ class PixArt(nn.Module):
         patch_size: side of a patch, in pixels.
         width: features of a token; divisible by 4, by `num_heads` and, with `size_conditioning`, by 3.
         depth: number of blocks, scanned with stacked parameters.
-        base_size: patches along a side of the images of training; those of others have positions in the same range.
+        base_size: patches along a side of the images of training; others have positions in the same range.
         interpolation_scale: by how much that grid is finer than the one of the network it was tuned from.
         size_conditioning: whether the network is told the size of the image, as PixArt-α at 1024 pixels is.
-        out_channels: channels of the output; as many as the input's if None. 8 as published, where the second half is the
-            learned variance.
+        out_channels: channels of the output; as many as the input's if None. 8 as published, where the second
+            half is the learned variance.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
-        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep every
-            activation.
+        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep
+            every activation.
         dtype: type of the matrix products; modulation, norms and softmax are float32 always.
     """
 
@@ -158,7 +158,10 @@ class PixArt(nn.Module):
 
 
 def pixart_xl(side: int, out_channels: int = 8, **options) -> PixArt:
-    """PixArt-α and -Σ for latents of `side`×`side`: 32, 64, 128 and, of Σ alone, 256. α at 128 has `size_conditioning`."""
+    """PixArt-α and -Σ for latents of `side`×`side`: 32, 64, 128, and 256 of Σ alone.
+
+    α at 128 has `size_conditioning`.
+    """
     return PixArt(
         patch_size=2,
         width=1152,

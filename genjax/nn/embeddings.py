@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from genjax.nn.positions import sincos_table
+
 
 def sinusoidal_embedding(
     x: Float[Array, " batch"], features: int, max_period: float = 10_000.0
@@ -21,16 +23,9 @@ def sinusoidal_embedding(
 def sincos_positions(height: int, width: int, features: int) -> np.ndarray:
     """The fixed position table of DiT and MAE, `[height·width, features]`, float32.
 
-    The first half of the features encodes the column and the second the row, each as
-    [sines, cosines] of position·10000^(−i/(features/4)) (He et al. 2022, as released).
+    That of `sincos_table` at 0, 1, 2, ….
 
     Raises:
         ValueError: `features` is not divisible by four.
     """
-    if features % 4:
-        raise ValueError(f"a two-dimensional position table needs features divisible by 4; got {features}")
-    frequencies = 10_000.0 ** -(np.arange(features // 4) / (features / 4))
-    rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
-    angles = [np.outer(axis.reshape(-1), frequencies) for axis in (columns, rows)]
-    table = np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1)
-    return table.astype(np.float32)
+    return sincos_table(np.arange(height), np.arange(width), features)

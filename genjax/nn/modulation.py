@@ -17,9 +17,10 @@ def modulate(
     x: Float[Array, "batch length features"],
     shift: Float[Array, "batch features"],
     scale: Float[Array, "batch features"],
+    epsilon: float = 1e-6,
 ) -> Float[Array, "batch length features"]:
     """LayerNorm(x)·(1 + scale) + shift in float32: the norm has no weights of its own."""
-    x = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=jnp.float32)(x)
+    x = nn.LayerNorm(epsilon=epsilon, use_bias=False, use_scale=False, dtype=jnp.float32)(x)
     return x * (1 + scale[:, None]) + shift[:, None]
 
 

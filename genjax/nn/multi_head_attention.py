@@ -15,7 +15,7 @@ xavier = nn.initializers.xavier_uniform()
 
 
 class MultiHeadAttention(nn.Module):
-    """Each token of `x` looks at the tokens of `context`: self-attention where that is `x`, else cross-attention.
+    """Each token of `x` looks at those of `context`: self-attention where that is `x`, else cross-attention.
 
     Vaswani et al. 2017, section 3.2.2.
     """

@@ -1,13 +1,16 @@
 """Fixed sine-cosine positions of a grid whose points need not lie at whole numbers."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 
 def sincos_table(
-    rows: Float[np.ndarray, " height"], columns: Float[np.ndarray, " width"], features: int
+    rows: Shaped[np.ndarray, " height"], columns: Shaped[np.ndarray, " width"], features: int
 ) -> Float[np.ndarray, "length features"]:
-    """What `sincos_positions` is for 0, 1, 2, …, for any coordinates of the grid's rows and columns; float32.
+    """For any coordinates of a grid's rows and columns; float32.
+
+    The first half of the features encodes the column and the second the row, each as [sines, cosines] of
+    position·10000^(−i/(features/4)) (He et al. 2022, as released).
 
     Raises:
         ValueError: `features` is not divisible by four.
@@ -25,8 +28,8 @@ def interpolated_positions(
 ) -> Float[np.ndarray, "length features"]:
     """Positions that span the same range whatever the grid's size, so that a network may be used at others.
 
-    Point i of n along either axis lies at i·base_size/(n·interpolation_scale), whatever n along the other is (Xie et al.
-    2023, "DiffFit", for one change of resolution; Chen et al. 2024, "PixArt-α", as released).
+    Point i of n along either axis lies at i·base_size/(n·interpolation_scale), whatever n along the other is
+    (Xie et al. 2023, "DiffFit", for one change of resolution; Chen et al. 2024, "PixArt-α", as released).
 
     Args:
         base_size: points along a side of the grid on which the network was trained.

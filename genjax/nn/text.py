@@ -1,20 +1,21 @@
 """Encoded text as networks are given it."""
 
+from typing import Any
+
 from flax import struct
-from jaxtyping import Array, Bool, Float
 
 
 @struct.dataclass
 class Text:
-    """Prompts after their encoders.
+    """Prompts after their encoders: a pytree, of arrays as of their shapes or shardings.
 
     Attributes:
-        tokens: a state per token.
-        pooled: a vector per prompt, for networks that take one.
-        mask: True at tokens of the prompt, False at padding, which a network then does not look at; with None it looks
-            at padding too, as the published systems do.
+        tokens: a state per token, `[batch length features]`.
+        pooled: a vector per prompt, `[batch pooled_features]`, for networks that take one.
+        mask: `[batch length]`, True at tokens of the prompt, False at padding, which a network then does not look at; with
+            None it looks at padding too, as the published systems do.
     """
 
-    tokens: Float[Array, "batch length features"]
-    pooled: Float[Array, "batch pooled_features"] | None = None
-    mask: Bool[Array, "batch length"] | None = None
+    tokens: Any
+    pooled: Any = None
+    mask: Any = None

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,55 @@ from genjax.pipelines.generation import Pipeline
 from genjax.pretrained.configuration import expect
 
 CLIP_LENGTH = 77  # tokens
+
+
+class System(NamedTuple):
+    """How a published system encodes prompts, `(folder, index, part) -> function`, and samples, arguments of `Pipeline`."""
+
+    encoder: Callable
+    settings: Callable
+
+
+def _read_index(folder: str | os.PathLike) -> tuple[Path, dict[str, Any], "System"]:
+    folder = Path(folder)
+    path = folder / "model_index.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; one part alone is for genjax.pretrained.load")
+    index = json.loads(path.read_text())
+    systems = {
+        "StableDiffusion3Pipeline": System(_encode_stable_diffusion_3, _stable_diffusion_3),
+        "FluxPipeline": System(_encode_flux, _flux),
+        "PixArtAlphaPipeline": System(functools.partial(_encode_pixart, length=120), _pixart),
+        "PixArtSigmaPipeline": System(functools.partial(_encode_pixart, length=300), _pixart),
+        "DiTPipeline": System(
+            lambda folder, index, part: lambda labels: jnp.asarray(labels, jnp.int32), _dit
+        ),
+    }
+    if index["_class_name"] not in systems:
+        raise ValueError(f"{path} describes {index['_class_name']!r}; known are {', '.join(systems)}")
+    return folder, index, systems[index["_class_name"]]
+
+
+def _reader(folder: Path, dtype: Any, param_dtype: Any, sharding: Callable | None) -> Callable:
+    def part(name: str) -> tuple[Any, Any]:
+        module, variables = pretrained.load(folder / name, param_dtype=param_dtype, sharding=sharding)
+        if dtype is not None:
+            module = module.clone(dtype=dtype)
+        return module, variables if sharding else jax.device_put(variables)
+
+    return part
+
+
+def load_encoder(
+    folder: str | os.PathLike,
+    *,
+    dtype: Any = None,
+    param_dtype: Any = None,
+    sharding: Callable[[str, tuple[int, ...]], Sharding] | None = None,
+) -> Callable[[Sequence[str]], Text]:
+    """The text encoders alone of a folder that `load` reads, as one function of prompts; arguments and errors are its."""
+    folder, index, system = _read_index(folder)
+    return system.encoder(folder, index, _reader(folder, dtype, param_dtype, sharding))
 
 
 def load(
@@ -48,36 +97,17 @@ def load(
         FileNotFoundError: no `model_index.json`, or a part without safetensors.
         ValueError: another system, or an entry of a configuration that is not supported, by name.
     """
-    folder = Path(folder)
-    index_path = folder / "model_index.json"
-    if not index_path.exists():
-        raise FileNotFoundError(f"{index_path} does not exist; one part alone is for genjax.pretrained.load")
-    index = json.loads(index_path.read_text())
-    systems = {
-        "StableDiffusion3Pipeline": _stable_diffusion_3,
-        "FluxPipeline": _flux,
-        "PixArtAlphaPipeline": functools.partial(_pixart, length=120),
-        "PixArtSigmaPipeline": functools.partial(_pixart, length=300),
-        "DiTPipeline": _dit,
-    }
-    if index["_class_name"] not in systems:
-        raise ValueError(f"{index_path} describes {index['_class_name']!r}; known are {', '.join(systems)}")
-
-    def part(name: str) -> tuple[Any, Any]:
-        module, variables = pretrained.load(folder / name, param_dtype=param_dtype, sharding=sharding)
-        if dtype is not None:
-            module = module.clone(dtype=dtype)
-        return module, variables if sharding else jax.device_put(variables)
-
+    folder, index, system = _read_index(folder)
+    part = _reader(folder, dtype, param_dtype, sharding)
     network, variables = part("transformer")
     autoencoder, autoencoder_variables = part("vae")
-    system = systems[index["_class_name"]](folder, index, part, network, autoencoder)
     return Pipeline(
         network,
         autoencoder,
         {"network": variables, "autoencoder": autoencoder_variables},
+        condition=system.encoder(folder, index, part),
         sharding=batch_sharding,
-        **system,
+        **system.settings(folder, network, autoencoder),
     )
 
 
@@ -106,10 +136,8 @@ def _clip(module: Any, variables: Any, ids: Any, mask: Any) -> tuple[Any, Any]:
     return encoded.states[-2], encoded.projected
 
 
-def _stable_diffusion_3(folder, index, part, network, autoencoder) -> dict[str, Any]:
+def _encode_stable_diffusion_3(folder: Path, index: dict[str, Any], part: Callable) -> Callable:
     """Esser et al. 2024, section 5.1: two CLIPs side by side, T5's states after them; T5 may be missing."""
-    schedule = _config(folder, "scheduler")
-    _flow_matching(schedule, dynamic=False)
     clips = [_encoder(part, folder, suffix, CLIP_LENGTH, _clip) for suffix in ("", "_2")]
     width = _config(folder, "transformer")["joint_attention_dim"]
     length = 256
@@ -130,9 +158,14 @@ def _stable_diffusion_3(folder, index, part, network, autoencoder) -> dict[str, 
         states, pooled = zip(*(encode(prompts) for encode in clips), strict=True)
         return join(states, pooled, t5(prompts))
 
+    return condition
+
+
+def _stable_diffusion_3(folder: Path, network: Any, autoencoder: Any) -> dict[str, Any]:
+    schedule = _config(folder, "scheduler")
+    _flow_matching(schedule, dynamic=False)
     process = diffusion.RectifiedFlow()
     return dict(
-        condition=condition,
         empty="",
         process=process,
         target=diffusion.velocity,
@@ -144,15 +177,21 @@ def _stable_diffusion_3(folder, index, part, network, autoencoder) -> dict[str, 
     )
 
 
-def _flux(folder, index, part, network, autoencoder) -> dict[str, Any]:
-    """FLUX.1: CLIP's pooled state, T5's states. Dev is told its guidance scale and shifts time by the number of tokens."""
-    schedule = _config(folder, "scheduler")
-    dynamic = schedule.get("use_dynamic_shifting", False)
-    _flow_matching(schedule, dynamic)
+def _encode_flux(folder: Path, index: dict[str, Any], part: Callable) -> Callable:
+    """CLIP's pooled state, T5's states."""
     pooled = lambda module, variables, ids, mask: module.apply(variables, ids).pooled
     clip = _encoder(part, folder, "", CLIP_LENGTH, pooled)
     states = lambda module, variables, ids, mask: module.apply(variables, ids)
-    t5 = _encoder(part, folder, "_2", 512 if network.takes_guidance else 256, states)
+    dev = _config(folder, "transformer").get("guidance_embeds", False)
+    t5 = _encoder(part, folder, "_2", 512 if dev else 256, states)
+    return lambda prompts: Text(t5(prompts), clip(prompts))
+
+
+def _flux(folder: Path, network: Any, autoencoder: Any) -> dict[str, Any]:
+    """Dev is told its guidance scale and shifts time by the number of tokens."""
+    schedule = _config(folder, "scheduler")
+    dynamic = schedule.get("use_dynamic_shifting", False)
+    _flow_matching(schedule, dynamic)
     process = diffusion.RectifiedFlow()
 
     def grid(num_steps: int, tokens: int):
@@ -164,7 +203,6 @@ def _flux(folder, index, part, network, autoencoder) -> dict[str, Any]:
         return grids.uniform_grid(process, num_steps, shift)
 
     return dict(
-        condition=lambda prompts: Text(t5(prompts), clip(prompts)),
         empty="",
         process=process,
         target=diffusion.velocity,
@@ -176,12 +214,15 @@ def _flux(folder, index, part, network, autoencoder) -> dict[str, Any]:
     )
 
 
-def _pixart(folder, index, part, network, autoencoder, *, length: int) -> dict[str, Any]:
+def _encode_pixart(folder: Path, index: dict[str, Any], part: Callable, *, length: int) -> Callable:
     """Chen et al. 2024: T5's states, of small letters, padding masked."""
     states = lambda module, variables, ids, mask: Text(module.apply(variables, ids, mask), None, mask)
     t5 = _encoder(part, folder, "", length, states)
+    return lambda prompts: t5([prompt.lower().strip() for prompt in prompts])
+
+
+def _pixart(folder: Path, network: Any, autoencoder: Any) -> dict[str, Any]:
     return dict(
-        condition=lambda prompts: t5([prompt.lower().strip() for prompt in prompts]),
         empty="",
         size=_size(folder, autoencoder),
         num_steps=20,
@@ -190,10 +231,9 @@ def _pixart(folder, index, part, network, autoencoder, *, length: int) -> dict[s
     )
 
 
-def _dit(folder, index, part, network, autoencoder) -> dict[str, Any]:
+def _dit(folder: Path, network: Any, autoencoder: Any) -> dict[str, Any]:
     """Peebles & Xie 2023, by class."""
     return dict(
-        condition=lambda labels: jnp.asarray(labels, jnp.int32),
         empty=network.null_label,
         size=_size(folder, autoencoder),
         num_steps=50,

@@ -21,8 +21,8 @@ from genjax.pretrained.transformer_2d import (
     transformer_config,
 )
 
-# diffusers spaces the 128 frequencies of time by 1/127 of the range of their logarithms instead of 1/128: the same as
-# this period.
+# diffusers spaces the 128 frequencies of time by 1/127 of the range of their logarithms instead of 1/128: the
+# same as this period.
 MAX_PERIOD = 10_000.0 ** (128 / 127)
 
 _CLASS, _NORM = "DiTTransformer2DModel", "ada_norm_zero"
@@ -67,7 +67,7 @@ def _rename_of_first(variable: str) -> str:
 
 
 def _apart(variables: Any, part: Callable[[Any, int], Any]) -> Any:
-    """`variables` with three layers for the one of queries, keys and values; `part(leaf, i)` is the i-th third."""
+    """`variables` with three layers for the one of queries, keys and values; `part(leaf, i)` is a third."""
     blocks = dict(variables["params"]["blocks"])
     qkv = blocks.pop("qkv")
     for i, name in enumerate(_PARTS):
@@ -98,15 +98,16 @@ def load(
 ) -> tuple[DiT, Any]:
     """The module and its variables from a folder of `config.json` and safetensors.
 
-    Its outputs are diffusers' of `timestep` = 1000·t, which are those of DiT as published but for the frequencies of time
-    and an epsilon (`DiT.max_period`, `DiT.mlp_epsilon`).
+    Its outputs are diffusers' of `timestep` = 1000·t, which are those of DiT as published but for the
+    frequencies of time and an epsilon (`DiT.max_period`, `DiT.mlp_epsilon`).
 
     Args:
-        abstract: applied to the pytree of `jax.ShapeDtypeStruct` before reading: to change types or add shardings.
+        abstract: applied to the pytree of `jax.ShapeDtypeStruct` before reading: to change types or add
+            shardings.
 
     Raises:
-        ValueError: an entry of the configuration that is not known or not supported, by name; embeddings that are not the
-            same in all blocks; or one that lists all missing, extra and misshapen tensors.
+        ValueError: an entry of the configuration that is not known or not supported, by name; embeddings that
+            are not the same in all blocks; or one that lists all missing, extra and misshapen tensors.
     """
     config = read_transformer_config(folder, _CLASS, _NORM, _DEFAULTS)
     side = config["sample_size"]

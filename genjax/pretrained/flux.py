@@ -1,4 +1,5 @@
-"""FLUX.1 as diffusers writes it (`FluxTransformer2DModel`; dev, schnell and those with more input channels, as Fill), and back."""
+"""FLUX.1 as diffusers writes it (`FluxTransformer2DModel`; dev, schnell, and Fill with more input channels),
+and back."""
 
 import os
 from collections.abc import Callable
@@ -111,14 +112,14 @@ def _invert(variable: str, array: np.ndarray) -> np.ndarray:
 def load(
     folder: str | os.PathLike, abstract: Callable[[Any], Any] = lambda expected: expected
 ) -> tuple[Flux, Any]:
-    """The module and its variables from a folder written by `save_pretrained` of diffusers' `FluxTransformer2DModel`.
+    """The module and its variables from a folder that diffusers' `FluxTransformer2DModel` saved.
 
     Args:
         abstract: what to make of the pytree of `jax.ShapeDtypeStruct` before reading: other types, shardings.
 
     Raises:
-        ValueError: the configuration has an entry that is unknown or not supported, which is named; or one that
-            lists all missing, extra and misshapen tensors.
+        ValueError: the configuration has an entry that is unknown or not supported, which is named; or one
+            that lists all missing, extra and misshapen tensors.
     """
     config = read_config(folder, CLASS_NAME, _DEFAULTS)
     expect(config, "patch_size", 1)
@@ -154,8 +155,8 @@ def save(folder: str | os.PathLike, module: Flux, variables: Any) -> None:
     """Writes a folder that diffusers' `FluxTransformer2DModel.from_pretrained` and `load` open.
 
     Raises:
-        ValueError: the network is one that diffusers' class cannot be: of another patch size or time scale, or
-            without pooled text.
+        ValueError: the network is one that diffusers' class cannot be: of another patch size or time scale,
+            or without pooled text.
     """
     params = variables["params"]
     if module.patch_size != PATCH_SIZE or module.time_scale != 1000.0 or "pooled_embedding" not in params:

@@ -1,7 +1,7 @@
 """LightningDiT from its authors' state dict (Yao & Wang 2025), saved as safetensors.
 
-In their program time runs the other way, from noise at 0 to data at 1, and the velocity points from noise to data. Of a
-network with their weights genjax's velocity at t is
+In their program time runs the other way, from noise at 0 to data at 1, and the velocity points from noise to
+data. Of a network with their weights genjax's velocity at t is
 
     -module.apply(variables, x, 1 - t, labels)
 """
@@ -71,7 +71,8 @@ def load(
 
     Args:
         channels: of the latents.
-        abstract: applied to the pytree of `jax.ShapeDtypeStruct` before reading: to change types or add shardings.
+        abstract: applied to the pytree of `jax.ShapeDtypeStruct` before reading: to change types or add
+            shardings.
 
     Raises:
         ValueError: one that lists all missing, extra and misshapen tensors.

@@ -1,4 +1,5 @@
-"""Low-rank adaptation (Hu et al. 2021, "LoRA"): adapters of kernels, made, applied, and read as diffusers and PEFT write them."""
+"""Low-rank adaptation (Hu et al. 2021, "LoRA"): adapters of kernels, made, applied, and read from the files
+of diffusers and PEFT."""
 
 import json
 import os
@@ -12,22 +13,21 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 from safetensors import safe_open
 
-from genjax.pretrained.safetensors_io import from_torch, open_tensors
+from genjax.pretrained.safetensors_io import from_torch, open_tensors, variable_path
 
 _PREFIX = re.compile(r"^(base_model\.model\.|transformer\.)?")
-# From a kernel's path to what is added to it: "down" `[… inputs rank]` times "up" `[… rank outputs]`, stacked as it is.
+# From a kernel's path to what is added to it: "down" `[… inputs rank]` times "up" `[… rank outputs]`, stacked
+# as it is.
 Adapters = dict[str, dict[str, Any]]
 _SETTINGS = "lora_adapter_metadata"  # where diffusers keeps PEFT's in a file's header
 
 
-def _path(key_path: tuple) -> str:
-    return jax.tree_util.keystr(key_path, simple=True, separator="/")
-
-
 def init_lora(key: Key[Array, ""], variables: Any, rank: int, select: Callable[[str], bool]) -> Adapters:
-    """Adapters that change nothing yet: `down` is normal with deviation 1/√inputs, `up` zero (Hu et al. 2021, section 4.1).
+    """Adapters that change nothing yet: `down` is normal with deviation 1/√inputs, `up` zero.
 
-    They are all that is to be trained: `jax.grad(lambda adapters: loss(apply_lora(variables, adapters)))(adapters)`.
+    Hu et al. 2021, section 4.1. They are all that is to be trained:
+
+        jax.grad(lambda adapters: loss(apply_lora(variables, adapters)))(adapters)
 
     Args:
         select: which kernels get one, by their paths, "params/single_blocks/heads/query/kernel".
@@ -35,12 +35,11 @@ def init_lora(key: Key[Array, ""], variables: Any, rank: int, select: Callable[[
     Raises:
         ValueError: no kernel is selected.
     """
-    paths = {_path(key_path): leaf for key_path, leaf in jax.tree.leaves_with_path(variables)}
+    paths = {variable_path(key_path): leaf for key_path, leaf in jax.tree.leaves_with_path(variables)}
     kernels = {path: leaf for path, leaf in paths.items() if path.endswith("/kernel") and select(path)}
     if not kernels:
-        raise ValueError(
-            f"no kernel is selected; there are {', '.join(path for path in paths if path.endswith('/kernel'))}"
-        )
+        there = ", ".join(path for path in paths if path.endswith("/kernel"))
+        raise ValueError(f"no kernel is selected; there are {there}")
     adapters = {}
     for (path, kernel), key_of_one in zip(kernels.items(), jax.random.split(key, len(kernels)), strict=True):
         *layers, inputs, outputs = kernel.shape
@@ -60,7 +59,7 @@ def apply_lora(variables: Any, adapters: Adapters, scale: float | Float[Array, "
     unused = set(adapters)
 
     def adapt(key_path: tuple, leaf: Any) -> Any:
-        path = _path(key_path)
+        path = variable_path(key_path)
         if path not in adapters:
             return leaf
         unused.remove(path)
@@ -80,19 +79,20 @@ def load_lora(
     convert: Callable[[str, np.ndarray], np.ndarray] = from_torch,
     alpha: float | None = None,
 ) -> Adapters:
-    """Adapters of a transformer from a safetensors file of diffusers' `save_lora_weights` or PEFT's `save_pretrained`.
+    """A transformer's adapters from a safetensors file of diffusers' `save_lora_weights` or PEFT's
+    `save_pretrained`.
 
-    Layers of a stack that the file does not adapt get zeros; where ranks differ in a stack, those below the largest are
-    filled up with zeros.
+    Layers of a stack that the file does not adapt get zeros; where ranks differ in a stack, those below the
+    largest are filled up with zeros.
 
     Args:
         rename, convert: as those of `load_variables`, such as `genjax.pretrained.flux.rename` and `.convert`.
-        alpha: adapters are scaled by alpha/rank where neither an entry ".alpha" nor diffusers' header says what alpha is (PEFT
-            keeps it in a file of its own, `adapter_config.json`); by 1 if None.
+        alpha: adapters are scaled by alpha/rank where neither an entry ".alpha" nor diffusers' header says
+            what alpha is (PEFT keeps it in a file of its own, `adapter_config.json`); by 1 if None.
 
     Raises:
-        ValueError: tensors that are of none of the variables' kernels, without partners or of a wrong shape, all listed; or
-            settings other than a rank and an alpha.
+        ValueError: tensors that are of none of the variables' kernels, without partners or of a wrong shape,
+            all listed; or settings other than a rank and an alpha.
     """
     tensors = {_PREFIX.sub("", name): tensor for name, tensor in open_tensors(path).items()}
     scaling = _header_scaling(path)
@@ -110,7 +110,7 @@ def load_lora(
 
     adapters, faults = {}, []
     for key_path, kernel in jax.tree.leaves_with_path(variables):
-        variable = _path(key_path)
+        variable = variable_path(key_path)
         if not variable.endswith("/kernel"):
             continue
         *layers, inputs, outputs = kernel.shape
@@ -121,7 +121,8 @@ def load_lora(
         found = {i: pair for i, pair in found.items() if pair}
         wrong = [i for i, (down, up) in found.items() if (len(down), up.shape[1]) != (inputs, outputs)]
         faults += [
-            f"misshapen: {names[i]} adapted from {len(found[i][0])} to {found[i][1].shape[1]}, kernel {inputs}×{outputs}"
+            f"misshapen: {names[i]} adapted from {len(found[i][0])} to {found[i][1].shape[1]}, "
+            f"kernel {inputs}×{outputs}"
             for i in wrong
         ]
         if not found or wrong:

@@ -71,14 +71,16 @@ def load(
 ) -> tuple[PixArt, Any]:
     """The module and its variables from a folder of `config.json` and safetensors.
 
-    Its outputs are diffusers' of `timestep` = 1000·t, `resolution` = `size` and `aspect_ratio` = height/width.
+    Its outputs are diffusers' of `timestep` = 1000·t, `resolution` = `size` and `aspect_ratio` =
+    height/width.
 
     Args:
-        abstract: applied to the pytree of `jax.ShapeDtypeStruct` before reading: to change types or add shardings.
+        abstract: applied to the pytree of `jax.ShapeDtypeStruct` before reading: to change types or add
+            shardings.
 
     Raises:
-        ValueError: an entry of the configuration that is not known or not supported, by name; or one that lists
-            all missing, extra and misshapen tensors.
+        ValueError: an entry of the configuration that is not known or not supported, by name; or one that
+            lists all missing, extra and misshapen tensors.
     """
     config = read_transformer_config(folder, _CLASS, _NORM, _DEFAULTS)
     width = config["num_attention_heads"] * config["attention_head_dim"]

@@ -86,7 +86,7 @@ def to_torch(variable: str, array: np.ndarray) -> np.ndarray:
     return np.moveaxis(array, (-2, -1), (1, 0)) if variable.endswith("kernel") else array
 
 
-def _path(key_path: tuple) -> str:
+def variable_path(key_path: tuple) -> str:
     return jax.tree_util.keystr(key_path, simple=True, separator="/")
 
 
@@ -126,7 +126,7 @@ def load_variables(
     faults, used = [], set()
 
     def read(key_path: tuple, leaf: Any) -> Any:
-        variable = _path(key_path)
+        variable = variable_path(key_path)
         names, stacked = _names(rename(variable), leaf)
         shape = leaf.shape[stacked:]
         layers = []
@@ -190,7 +190,7 @@ def save_variables(
     folder.mkdir(parents=True, exist_ok=True)
     files, size = [{}], 0  # of each file: tensor name to what it is made of
     for key_path, leaf in jax.tree.leaves_with_path(variables):
-        variable = _path(key_path)
+        variable = variable_path(key_path)
         tensors, stacked = _names(rename(variable), leaf)
         nbytes = leaf.nbytes // len(tensors)
         for layer, tensor in enumerate(tensors):

@@ -77,7 +77,7 @@ _BLOCK = {
 }
 
 
-def _renaming(module: MMDiT) -> Callable[[str], str | list[str]]:
+def renaming(module: MMDiT) -> Callable[[str], str | list[str]]:
     last = module.depth - 1
     runs = dict(dual_blocks=range(module.dual_depth), blocks=range(module.dual_depth, last))
 
@@ -94,7 +94,7 @@ def _renaming(module: MMDiT) -> Callable[[str], str | list[str]]:
     return rename
 
 
-def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
+def convert(variable: str, tensor: np.ndarray) -> np.ndarray:
     """Patches are made by a convolution there, by a matrix of features (row, column, channel) here."""
     if variable == "params/patch_embedding/kernel":
         return tensor.transpose(2, 3, 1, 0).reshape(-1, len(tensor))
@@ -186,7 +186,7 @@ def load(
         example(config["pooled_projection_dim"]),
     )
     ignore = lambda name, tensor: name == TABLE
-    return module, load_variables(folder, abstract(expected), _renaming(module), _convert, ignore)
+    return module, load_variables(folder, abstract(expected), renaming(module), convert, ignore)
 
 
 def save(folder: str | os.PathLike, module: MMDiT, variables: Any, sample_size: int = 128) -> None:
@@ -222,7 +222,7 @@ def save(folder: str | os.PathLike, module: MMDiT, variables: Any, sample_size: 
         dual_attention_layers=list(range(module.dual_depth)),
         qk_norm="rms_norm" if module.qk_norm else None,
     )
-    rename = _renaming(module)
+    rename = renaming(module)
 
     def invert(variable: str, array: np.ndarray) -> np.ndarray:
         if variable == "params/patch_embedding/kernel":

@@ -1,4 +1,4 @@
-"""What diffusers' DiT and PixArt have in common; both were its `Transformer2DModel`, as which their weights are published."""
+"""What diffusers' DiT and PixArt have in common: both are published as its former `Transformer2DModel`."""
 
 import json
 import os
@@ -66,8 +66,8 @@ def transformer_config(
         check(module, name, value)
     if module.base_size is None:
         raise ValueError(
-            "diffusers scales positions to a base size and this module has none: where images are of one size, save "
-            "module.clone(base_size=size // patch_size)"
+            "diffusers scales positions to a base size, this module has none; where images are of one size "
+            "save module.clone(base_size=size // patch_size)"
         )
     params, patch = variables["params"], module.patch_size**2
     return dict(
@@ -94,12 +94,12 @@ def check(module: nn.Module, name: str, value: float) -> None:
     """
     if getattr(module, name) != value:
         raise ValueError(
-            f"{name}={getattr(module, name)!r} cannot be saved for diffusers: in its network that is {value!r} always"
+            f"{name}={getattr(module, name)!r} cannot be saved for diffusers, where it is {value!r} always"
         )
 
 
 def convert(variable: str, tensor: np.ndarray) -> np.ndarray:
-    """Theirs embed patches by a convolution `[width, channel, row, column]`; ours are features (row, column, channel)."""
+    """Patches: by a convolution `[width, channel, row, column]`; ours are features (row, column, channel)."""
     if variable == "params/patch_embedding/kernel":
         return tensor.transpose(2, 3, 1, 0).reshape(-1, len(tensor))
     return from_torch(variable, tensor)

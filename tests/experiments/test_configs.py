@@ -14,6 +14,7 @@ from conftest import ROOT
 from ml_collections import ConfigDict
 from PIL import Image
 
+from experiments.conditioning import Prompts
 from experiments.configuration import build
 from experiments.frozen_autoencoder import FrozenAutoencoder
 from experiments.tasks import autoencoding
@@ -26,6 +27,9 @@ CONFIGS = sorted(path.stem for path in Path(ROOT, "configs").glob("*.py"))
 PARAMETERS = {
     "cifar10_flow": 32_475_660,
     "imagenet256_latent_flow": 674_816_272,
+    "imagenet256_latent_flow:dit": 674_834_720,
+    "text_to_image": 2_028_328_000,
+    "text_to_image:flux": 11_891_178_560,
     # FLUX.1's autoencoder, and PatchGAN of three layers with a bias of each convolution
     "imagenet256_autoencoder": 83_819_683 + 2_766_529,
     # generator and discriminator, as published
@@ -45,6 +49,11 @@ CHOICES = [
     "digits_vae:iwae",
     "emoji_autoencoder:vq_adversarial",
     "imagenet256_autoencoder:vq",
+    "imagenet256_latent_flow:dit",
+    "imagenet256_latent_flow:lightning_dit",
+    "emoji_text:joint_attention",
+    "emoji_text:in_context",
+    "text_to_image:flux",
 ]
 
 
@@ -59,15 +68,39 @@ def batch_of(config, count):
     floats = "latents" in config.data.name or "gaussians" in config.data.name
     images = random.standard_normal(shape, np.float32) if floats else random.integers(0, 256, shape, np.uint8)
     labels = random.integers(0, config.data.num_classes, count, np.int32)
-    return {config.data.get("feature", "image"): images, "label": labels}
+    batch = {config.data.get("feature", "image"): images, "label": labels}
+    if "text" in config:
+        text = Prompts.from_config(config).example()
+        for name in ("tokens", "pooled", "mask"):
+            batch[name] = np.repeat(getattr(text, name), count, 0)
+    return batch
 
 
 @pytest.fixture(autouse=True)
 def nothing_to_load(monkeypatch):
     """LPIPS' weights are 0, and flows on latents have an autoencoder, of a run or published, that only decodes."""
     monkeypatch.setattr(autoencoding, "load_lpips", empty_lpips)
-    autoencoder = lambda config: SimpleNamespace(load=dict) if config.data.name == "latents" else None
+
+    def autoencoder(config):
+        if config.data.name == "latents":
+            return SimpleNamespace(load=dict)
+        if not config.autoencoder.published:
+            return None
+        factor, channels = 8, 16
+        return SimpleNamespace(
+            load=dict,
+            latent_shape=lambda shape: (shape[0] // factor, shape[1] // factor, channels),
+            encode=lambda frozen, x: jnp.repeat(x[:, ::factor, ::factor, :1], channels, -1),
+        )
+
     monkeypatch.setattr(FrozenAutoencoder, "from_config", autoencoder)
+    monkeypatch.setattr(Prompts, "frozen", no_prompts)
+
+
+def no_prompts(prompts):
+    """What they would load, of zeros."""
+    empty = jax.tree.map(lambda a: np.zeros(a.shape[1:], a.dtype), prompts.example())
+    return {"empty": empty, "prompts": jax.tree.map(lambda a: a[None], empty)}
 
 
 @functools.cache

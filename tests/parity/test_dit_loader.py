@@ -18,7 +18,7 @@ from genjax.models.dit import DiT
 from genjax.pretrained.dit import MAX_PERIOD, load, save
 
 FILE = "diffusion_pytorch_model.safetensors"
-# As published, smaller; and with the rest of what can be said, and images of another size than that of training.
+# As published, smaller; and with the rest of what can be said, for images of another size than `sample_size`.
 CONFIGURATIONS = {
     "published": dict(out_channels=8, attention_head_dim=8, sample_size=8),
     "other": dict(

@@ -80,7 +80,8 @@ def output_of_theirs(model, x, t, text, guidance):
 
 def assert_close(ours, theirs):
     assert theirs.std() > 0.1 and ours.shape == theirs.shape and ours.dtype == jnp.float32
-    # float32 on both sides, whose sinusoids are of angles up to 3500 and so wrong by 2e-4: the largest error is 1.3e-5
+    # float32 on both sides, whose sinusoids are of angles up to 3500 and so wrong by 2e-4: the largest error
+    # is 1.3e-5
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-5 * np.abs(theirs).max())
 
 

@@ -1,4 +1,5 @@
-"""LightningDiT against outputs of its authors' PyTorch code (data/README_lightning_dit.md says how they were made)."""
+"""LightningDiT against outputs of its authors' PyTorch code (data/README_lightning_dit.md says how they were
+made)."""
 
 from pathlib import Path
 

@@ -136,13 +136,13 @@ def test_alpha_of_the_header(load):
 
 
 def test_one_error_lists_all_faults(load):
-    tensors = factors("context_embedder", 2, 7, 6) | factors("proj_in", 2, 5, 6)
+    tensors = factors("context_embedder", 2, 4, 6) | factors("proj_in", 2, 5, 6)
     lonely = factors(LAYER.format(0), 2, 6, 6)
     tensors |= dict([lonely.popitem()])
     with pytest.raises(ValueError) as caught:
         load(tensors)
     assert str(caught.value).splitlines()[1:] == [
-        "misshapen: context_embedder.weight adapted from 7 to 6, kernel 5×6",
+        "misshapen: context_embedder.weight adapted from 4 to 6, kernel 5×6",
         "of no kernel here: proj_in.lora_A.weight (2, 5)",
         "of no kernel here: proj_in.lora_B.weight (6, 2)",
         "of no kernel here: single_transformer_blocks.0.attn.to_q.lora_B.weight (6, 2)",

@@ -1,0 +1,38 @@
+"""Text to image at the size of published systems, on pictures in a folder with captions, for many accelerators.
+
+python -m experiments.train --config=configs/text_to_image.py:stable_diffusion_3 --config.text.encoder=SYSTEM --config.autoencoder.published=SYSTEM/vae --config.data.directory=IMAGES --workdir=runs/text_to_image
+
+The choices: stable_diffusion_3, MMDiT of 2 billion parameters at 1024×1024, and flux, FLUX.1's network of 12 billion. SYSTEM is a
+folder of that system as diffusers saves it, for its text encoders and its autoencoder, IMAGES one of pictures with captions
+(genjax/data/folder.py). Images are encoded within the step, prompts once, before. Not run yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import emoji_text
+
+
+def get_config(choice: str = "stable_diffusion_3") -> ConfigDict:
+    config = emoji_text.get_config()
+    config.experiment = f"text_to_image_{choice}"
+    config.num_steps = 500_000
+    config.batch_size = 1024
+    config.data.update(name="folder", image_shape=(1024, 1024, 3), flip=False)
+    config.text.update(encoder="runs/system", directory="runs/prompts", first_caption=1.0)
+    if choice == "stable_diffusion_3":  # 77 tokens of CLIP and 256 of T5
+        config.text.update(length=333, features=4096, pooled_features=2048)
+        config.model = dict(module="mmdit", name="sd3_medium")
+    else:
+        config.text.update(length=512, features=4096, pooled_features=768)
+        config.model = dict(module="flux", name="flux_schnell")
+    config.model.update(dtype="bfloat16", remat_policy="nothing_saveable")
+    config.autoencoder.published = "runs/system/vae"
+    config.times.shift = 3.0  # of 1024×1024 pixels (Esser et al. 2024, section 5.3.2)
+    config.optimizer.update(learning_rate=1e-4, warmup_steps=1000, schedule="constant")
+    config.averages.ema.steps = 7000
+    config.mesh = dict(data=1, fsdp=-1)
+    config.sampling.update(
+        every=10_000, guidance_scale=5.0, num_steps=28, grid=dict(name="uniform_grid", shift=3.0), per_class=1
+    )
+    config.checkpoint.every = 5000
+    return config
