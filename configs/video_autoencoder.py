@@ -17,8 +17,8 @@ def get_config(choice: str = "moving_digits") -> ConfigDict:
         return _wan()
     config = emoji_autoencoder.get_config("kl")
     config.experiment = f"video_autoencoder_{choice}"
-    config.num_steps = 1000
-    config.batch_size = 2
+    config.num_steps = 1200
+    config.batch_size = 4
     config.snapshot_every = config.num_steps
     config.optimizer.autoencoder.update(b1=0.9, b2=0.99)
     channels = {"moving_digits": 1, "animated_emoji": 3}[choice]
@@ -39,7 +39,7 @@ def get_config(choice: str = "moving_digits") -> ConfigDict:
     )
     config.data.flip = False
     config.averages.ema.steps = 50.0
-    config.sampling.update(every=500, per_class=6)
+    config.sampling.update(every=600, per_class=6)
     config.evaluation.num_samples = 50
     return config
 

@@ -20,6 +20,8 @@ from genjax.training.workdir import flatten
 # What is measured, and where its best is. Whatever else a report holds says how it was measured.
 BETTER = {
     "class_accuracy": "higher",
+    "training_accuracy": "higher",
+    "held_out_accuracy": "higher",
     "frechet_distance": "lower",
     "kernel_distance": "lower",
     "precision": "higher",
@@ -122,7 +124,11 @@ def grid_step(path: Path) -> str:
 
 def _figures(report: dict[str, Any]) -> Html:
     """A table of what was measured, one of how, and one of each dictionary in the report."""
-    reference = lambda name: "classifier_accuracy" if name == "class_accuracy" else f"{name}_train"
+    others = {
+        "class_accuracy": "classifier_accuracy",
+        **{name: f"{name}_real" for name in ("training_accuracy", "held_out_accuracy")},
+    }
+    reference = lambda name: others.get(name, f"{name}_train")
     measured = [name for name in BETTER if name in report]
     figures = [(heading(name), report[name], report.get(reference(name), "")) for name in measured]
     apart = {"alarms", *measured, *map(reference, measured)}

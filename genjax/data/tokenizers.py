@@ -1,4 +1,4 @@
-"""Text to tokens, by the library `tokenizers` and the files that transformers and diffusers keep beside a text encoder."""
+"""Text to tokens, by the library `tokenizers` and the files that lie beside published text encoders."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from jaxtyping import Bool, Int32
 class Tokenizer:
     """`ids, mask = Tokenizer(folder).encode(prompts, length)`.
 
-    The folder holds `tokenizer.json`, or CLIP's `vocab.json` and `merges.txt` (Radford et al. 2021), as those of Stable
-    Diffusion do; and `tokenizer_config.json` or `special_tokens_map.json`, which name the token that padding is made of:
-    CLIP's end of text (in some "!"), T5's and BERT's own.
+    The folder holds `tokenizer.json`, or CLIP's `vocab.json` and `merges.txt` (Radford et al. 2021), as those
+    of Stable Diffusion do; and `tokenizer_config.json` or `special_tokens_map.json`, which name the token
+    that padding is made of: CLIP's end of text (in some "!"), T5's and BERT's own.
 
     Attributes:
         padding_id: the number of that token.
@@ -40,10 +40,10 @@ class Tokenizer:
     def encode(
         self, prompts: Sequence[str], length: int
     ) -> tuple[Int32[np.ndarray, "batch length"], Bool[np.ndarray, "batch length"]]:
-        """Each prompt's tokens, with those that mark its start and end, filled with padding or cut to `length`.
+        """Each prompt's tokens, with the marks of its start and end, filled with padding or cut to `length`.
 
-        A prompt that is cut keeps its marks, and a warning says what it lost. The encoders of the published systems
-        take a `length` of 77 (CLIP), 256 or 512 (T5), at most 512 (BERT).
+        A prompt that is cut keeps its marks, and a warning says what it lost. The encoders of the published
+        systems take a `length` of 77 (CLIP), 256 or 512 (T5), at most 512 (BERT).
 
         Returns:
             The tokens' numbers, and a mask that is False at padding.
@@ -90,14 +90,15 @@ def _read(folder: Path, config: dict[str, Any]) -> Any:
         return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     if not (folder / "vocab.json").exists() or not (folder / "merges.txt").exists():
         raise FileNotFoundError(
-            f"{folder} holds neither tokenizer.json nor vocab.json and merges.txt; of other files, transformers makes the "
-            f"first: AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+            f"{folder} holds neither tokenizer.json nor vocab.json and merges.txt; of other files, "
+            f"transformers makes the first: AutoTokenizer.from_pretrained({str(folder)!r})"
+            f".save_pretrained({str(folder)!r})"
         )
     return _clip(tokenizers, folder, config)
 
 
 def _clip(tokenizers: Any, folder: Path, config: dict[str, Any]) -> Any:
-    """Byte pairs within words, whose last piece is marked; no difference between small and capital letters."""
+    """Byte pairs within words, whose last piece is marked; all letters are small."""
     start, end = (_content(config[name]) for name in ("bos_token", "eos_token"))
     model = tokenizers.models.BPE.from_file(
         str(folder / "vocab.json"),

@@ -1,5 +1,8 @@
-"""DINOv2, a vision transformer trained without labels (Oquab et al. 2024, "DINOv2: learning robust visual features without
-supervision"), and with registers (Darcet et al. 2024, "Vision transformers need registers")."""
+"""DINOv2, a vision transformer trained without labels, and with registers.
+
+Oquab et al. 2024 ("DINOv2: learning robust visual features without supervision"); Darcet et al. 2024
+("Vision transformers need registers").
+"""
 
 import functools
 from collections.abc import Callable
@@ -62,7 +65,7 @@ class Block(nn.Module):
 
 
 class Dinov2(nn.Module):
-    """Images to normalised states: first the class token's, then those of `num_registers` registers, then the patches'.
+    """Images to normalised states: the class token's, those of `num_registers` registers, the patches'.
 
     Attributes:
         width: features of a token; divisible by `num_heads`.
@@ -70,14 +73,14 @@ class Dinov2(nn.Module):
         gated: whether the feed-forward layers are SwiGLU, as in the giant.
         num_registers: tokens that are there to be written to.
         patch_size: side of a patch, in pixels.
-        image_size: side of the images whose patches' positions are parameters; those of images of other sizes are
-            interpolated from them.
-        position_offset: without registers, the side's number of patches plus this defines their distance. 0.1 in the
-            authors' code, 0 in transformers.
+        image_size: side of the images whose patches' positions are parameters; those of images of other sizes
+            are interpolated from them.
+        position_offset: without registers, the side's number of patches plus this defines their distance. 0.1
+            in the authors' code, 0 in transformers.
         epsilon: of the norms.
         unroll: blocks per iteration of the scan.
-        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep every
-            activation.
+        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep
+            every activation.
         dtype: type of the matrix products; norms, softmax and the sum over blocks are float32 always.
     """
 
@@ -155,10 +158,11 @@ class Dinov2(nn.Module):
 def preprocess(
     images: Float[Array, "batch height width channels"], size: int = 224
 ) -> Float[Array, "batch size size 3"]:
-    """Images in [−1, 1], of 1 or 3 channels, as DINOv2 is given them for FD-DINOv2 (Stein et al. 2023, appendix).
+    """Images in [−1, 1], of 1 or 3 channels, as DINOv2 is given them for FD-DINOv2 (Stein et al. 2023).
 
-    They are rounded to 8 bits, as pictures in files are, squeezed or stretched to `size`×`size` by an antialiased bicubic
-    filter (whose result is not rounded, as in Karras et al. 2024, "EDM2") and normalised by ImageNet's colours.
+    They are rounded to 8 bits, as pictures in files are, squeezed or stretched to `size`×`size` by an
+    antialiased bicubic filter (whose result is not rounded, as in Karras et al. 2024, "EDM2") and normalised
+    by ImageNet's colours.
 
     Raises:
         ValueError: neither 1 nor 3 channels.
@@ -170,10 +174,10 @@ def preprocess(
 def dinov2_features(
     network: Dinov2, variables: Any, images: Float[Array, "batch height width channels"]
 ) -> Float[Array, "batch features"]:
-    """Features of images in [−1, 1], whose Fréchet distance is FD-DINOv2: the class token's normalised last state.
+    """Features of images in [−1, 1] whose Fréchet distance is FD-DINOv2: the class token's last state.
 
-    Published figures are of `dinov2_large` without registers, in float32 and in the authors' code, hence with its
-    offset of positions.
+    Published figures are of `dinov2_large` without registers, in float32 and in the authors' code, hence with
+    its offset of positions.
     """
     network = network.clone(position_offset=0.1)
     with jax.default_matmul_precision("highest"):  # a distance should not depend on the device

@@ -1,4 +1,4 @@
-"""Inception-v3 (Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision"), by which FID is defined."""
+"""Inception-v3, by which FID is defined (Szegedy et al. 2016, "Rethinking the Inception architecture")."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -153,8 +153,8 @@ class Inception(nn.Module):
 
     Attributes:
         num_classes: 1,008 in the network of FID, of which 1,000 mean something.
-        fid: whether it is that network, TensorFlow's of 2015-12-05, whose mean of 3×3 pixels is at the border of those
-            inside the image, and which has a maximum for the last of them; else torchvision's.
+        fid: whether it is that network, TensorFlow's of 2015-12-05, whose mean of 3×3 pixels is at the border
+            of those inside the image, and which has a maximum for the last of them; else torchvision's.
         dtype: type of all but the results.
     """
 
@@ -181,10 +181,10 @@ class Inception(nn.Module):
 
 
 def preprocess(images: Float[Array, "batch height width channels"]) -> Float[Array, "batch 299 299 3"]:
-    """Images in [−1, 1], of 1 or 3 channels, as the network of FID takes them (Heusel et al. 2017, as released).
+    """Images in [−1, 1], of 1 or 3 channels, as the network of FID takes them (Heusel et al. 2017).
 
-    They are rounded to 8 bits, as pictures in files are, resized to 299×299 by TensorFlow 1's bilinear interpolation
-    (`corner_bilinear`), and values v in 0 … 255 become (v − 128)/128.
+    They are rounded to 8 bits, as pictures in files are, resized to 299×299 by TensorFlow 1's bilinear
+    interpolation (`corner_bilinear`), and values v in 0 … 255 become (v − 128)/128.
 
     Raises:
         ValueError: neither 1 nor 3 channels.
@@ -195,11 +195,11 @@ def preprocess(images: Float[Array, "batch height width channels"]) -> Float[Arr
 def inception_features(
     variables: Any, images: Float[Array, "batch height width channels"]
 ) -> tuple[Float[Array, "batch 2048"], Float[Array, "batch 1008"]]:
-    """Of images in [−1, 1], by the weights of FID (`genjax.pretrained.inception.load`), what metrics are made of.
+    """What metrics take of images in [−1, 1], by the weights of FID (`genjax.pretrained.inception.load`).
 
     Returns:
-        The features, whose Fréchet distance is the FID (Heusel et al. 2017), and the logits of the Inception score, which
-        as released is of logits without their bias (Salimans et al. 2016).
+        The features, whose Fréchet distance is the FID (Heusel et al. 2017), and the logits of the Inception
+        score, which as released is of logits without their bias (Salimans et al. 2016).
     """
     with jax.default_matmul_precision("highest"):  # a distance should not depend on the device
         features, logits = Inception().apply(variables, preprocess(images))

@@ -1,4 +1,4 @@
-"""Resizing of images as other libraries do it, where `jax.image.resize` does not: what pretrained networks are used with.
+"""Resizing of images as other libraries do it, where `jax.image.resize` does not: for pretrained networks.
 
 (`jax.image.resize` with "cubic" is Pillow's bicubic interpolation, and PyTorch's with `antialias=True`.)
 """
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
-    """Keys 1981 ("Cubic convolution interpolation"), with the slope a at 1 that OpenCV took; Keys takes −1/2."""
+    """Keys 1981 ("Cubic convolution interpolation"), with the slope a that OpenCV took; Keys takes −1/2."""
     x, a = np.abs(x), -0.75
     near = ((a + 2) * x - (a + 3)) * x**2 + 1
     far = a * (((x - 5) * x + 8) * x - 4)
@@ -27,7 +27,7 @@ def _gather(places: np.ndarray, weights: np.ndarray, inputs: int) -> Float[np.nd
 
 
 def corner_bilinear(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inputs"]:
-    """TensorFlow 1's `resize_bilinear`: output i lies at i·inputs/outputs, so that the corners at the start meet.
+    """TensorFlow 1's `resize_bilinear`: output i lies at i·inputs/outputs, so the first corners meet.
 
     No low-pass filter when there are fewer outputs.
     """
@@ -72,7 +72,7 @@ def resize(
 def eight_bit_colours(
     images: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch height width 3"]:
-    """Images in [−1, 1] as the whole numbers 0 … 255 of three colours that a file of pictures would hold; grey if of one channel.
+    """Images in [−1, 1] as the whole numbers 0 … 255 of a file of pictures; those of one channel become grey.
 
     Raises:
         ValueError: neither 1 nor 3 channels.

@@ -67,8 +67,8 @@ def load(
         abstract: from the shapes and types that are expected to those wanted, with shardings perhaps.
 
     Raises:
-        ValueError: the configuration has an entry that is unknown or not supported, which is named; or one that
-            lists all missing, extra and misshapen tensors.
+        ValueError: the configuration has an entry that is unknown or not supported, which is named; or one
+            that lists all missing, extra and misshapen tensors.
     """
     _, config = read_architecture(folder, ["BertModel"])
     config = complete(config, _DEFAULTS | _OTHERS)

@@ -80,7 +80,7 @@ def _renaming(module: Dinov2) -> Callable[[str], str]:
 
 
 def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
-    """Their patches are a convolution's `[out, channel, row, column]`, their tokens have axes of size 1 before."""
+    """Their patches are a convolution's `[out, channel, row, column]`; their tokens have axes of size 1."""
     if variable.endswith("patch_embedding/kernel"):
         return tensor.transpose(2, 3, 1, 0).reshape(-1, len(tensor))
     if variable.removeprefix("params/") in _LEADING_AXES:
@@ -91,15 +91,16 @@ def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
 def load(
     folder: str | os.PathLike, abstract: Callable[[Any], Any] = lambda expected: expected
 ) -> tuple[Dinov2, Any]:
-    """The module and its variables from a folder written by `save_pretrained` of transformers' `Dinov2Model` or
-    `Dinov2WithRegistersModel`.
+    """The module and its variables from a folder that transformers' `save_pretrained` wrote.
+
+    Of `Dinov2Model` or `Dinov2WithRegistersModel`.
 
     Args:
         abstract: from the shapes and types that are expected to those wanted, with shardings perhaps.
 
     Raises:
-        ValueError: the configuration has an entry that is unknown or not supported, which is named; or one that
-            lists all missing, extra and misshapen tensors.
+        ValueError: the configuration has an entry that is unknown or not supported, which is named; or one
+            that lists all missing, extra and misshapen tensors.
     """
     architecture, config = read_architecture(folder, list(_DEFAULTS))
     config = complete(config, _DEFAULTS[architecture] | _OTHERS)

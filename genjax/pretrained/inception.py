@@ -32,10 +32,11 @@ def load(
 ) -> tuple[Inception, Any]:
     """The module and its variables from a file of their tensors, safetensors or npz.
 
-    The network of FID is the one with 1,008 classes; any other is taken for torchvision's. Published files are pickled,
-    and not read here; in an environment with PyTorch,
+    The network of FID is the one with 1,008 classes; any other is taken for torchvision's. Published files
+    are pickled, and not read here; in an environment with PyTorch,
 
-        safetensors.torch.save_file(torch.load("pt_inception-2015-12-05-6726825d.pth"), "inception.safetensors")
+        tensors = torch.load("pt_inception-2015-12-05-6726825d.pth")
+        safetensors.torch.save_file(tensors, "inception.safetensors")
 
     Args:
         abstract: from the shapes and types that are expected to those wanted, with shardings perhaps.

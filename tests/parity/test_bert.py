@@ -1,6 +1,7 @@
 """BERT against that of transformers: small and random ones through saved folders, and the real MiniLM.
 
-Measured: states and pooled vectors differ by less than 8e-7 of their largest value, MiniLM's similarities by less than 2e-7.
+Measured: states and pooled vectors differ by less than 8e-7 of their largest value, MiniLM's similarities by
+less than 2e-7.
 """
 
 import functools

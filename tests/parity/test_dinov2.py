@@ -37,7 +37,7 @@ quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimizati
 
 
 def create(name):
-    """With every parameter random: the mask token and registers are zero at initialisation, scales and norms one."""
+    """Every parameter random: the mask token and registers are zero at initialisation, scales one."""
     model, config = CONFIGS[name]
     torch.manual_seed(0)
     model = model(config).eval()
@@ -122,8 +122,9 @@ def test_published_entries_of_registers(tmp_path):
 
 
 def test_features(tmp_path):
-    """Of pictures by the authors' protocol: antialiased bicubic to 224 pixels, ImageNet's colours, positions for 16 patches
-    taken from the trained ones by a scale factor of 16.1 over their number."""
+    """Of pictures by the authors' protocol: antialiased bicubic to 224 pixels, ImageNet's colours, positions.
+
+    Those of 16 patches are taken from the trained ones by a scale factor of 16.1 over their number."""
     _, config = CONFIGS["plain"]
     torch.manual_seed(0)
     theirs = Dinov2Model(

@@ -1,4 +1,4 @@
-"""Inception-v3 against torchvision's blocks with random weights: as torchvision has it, and as the network of FID is.
+"""Inception-v3 against torchvision's blocks with random weights, as they are and as in the network of FID.
 
 Measured: features and logits differ by less than 2e-6 of their largest value.
 """
@@ -84,7 +84,7 @@ def test_torchvision_agrees(tmp_path):
 
 
 def test_features_of_fid_agree(tmp_path, fid, monkeypatch):
-    """From the bytes of pictures, with poolings as pytorch-fid and torch-fidelity found TensorFlow's network to have them."""
+    """From the bytes of pictures, with the poolings that pytorch-fid and torch-fidelity have."""
     for name in ("5b", "5c", "5d", "6b", "6c", "6d", "6e", "7b"):
         pooling(monkeypatch, getattr(fid, f"Mixed_{name}"), mean_of_pixels)
     pooling(monkeypatch, fid.Mixed_7c, max_pool2d)

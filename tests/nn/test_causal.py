@@ -1,0 +1,38 @@
+"""The causal convolution's forms for one back end and for all others are the same function."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.nn.causal import CausalConv, _convolve, _convolve_frames
+
+
+@pytest.mark.parametrize("kernel_size", [(3, 3, 3), (3, 1, 1), (1, 3, 3), (2, 5, 1)])
+def test_both_forms_agree_with_their_derivatives(kernel_size):
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.standard_normal((2, 5, 6, 7, 3), np.float32))
+    kernel = jnp.asarray(random.standard_normal((*kernel_size, 3, 4), np.float32))
+    padding = [(side // 2, side // 2) for side in kernel_size[1:]]
+
+    def all_of(form):
+        def loss(x, kernel):
+            y = form(x, kernel, padding)
+            return jnp.sum(jnp.sin(y)), y
+
+        (_, y), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(x, kernel)
+        return y, *gradients
+
+    ours, expected = (jax.jit(all_of, static_argnums=0)(form) for form in (_convolve_frames, _convolve))
+    assert ours[0].shape == (2, 5 - kernel_size[0] + 1, 6, 7, 4)
+    for a, b in zip(ours, expected, strict=True):
+        # Sums of up to 252 products in float32, in another order.
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * np.abs(b).max())
+
+
+def test_a_frame_depends_on_no_later_one():
+    module, x = CausalConv(2), jnp.ones((1, 4, 3, 3, 2))
+    variables = jax.jit(module.init)(jax.random.key(0), x)
+    jacobian = jax.jit(jax.jacobian(lambda x: module.apply(variables, x).sum((0, 2, 3, 4))))(x)
+    depends = np.abs(jacobian).max((1, 3, 4, 5)) > 0
+    np.testing.assert_array_equal(depends, np.tri(4, dtype=bool) & ~np.tri(4, k=-3, dtype=bool))
