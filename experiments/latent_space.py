@@ -15,6 +15,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from genjax import adversarial
 from genjax.data import load_dataset, to_float, to_uint8
 from genjax.diffusion import slerp
+from genjax.metrics import LPIPS
+from genjax.pretrained.lpips import load_lpips
 from genjax.training.pictures import save_animation
 from genjax.training.workdir import device_name
 
@@ -104,9 +106,17 @@ def inversion(
     key: Key[Array, ""],
     images: Float[Array, " batch *shape"],
     labels: Int[Array, " batch"],
+    perceptual: PyTree = None,
+    *,
     num_steps: int,
-) -> tuple[Float[Array, " batch *shape"], Float[Array, " batch"], Float[Array, " batch"]]:
-    """The images found, and the mean square of what they lack: at the start, the nearest of `STARTS` samples, and there."""
+) -> tuple[Float[Array, " batch *shape"], dict[str, Float[Array, " batch"]]]:
+    """The images found, and distances to those sought: the mean square of pixels, at the start, the nearest of `STARTS`
+    samples, and where they were found; there also LPIPS, if it took part.
+
+    Args:
+        perceptual: LPIPS' variables, to add it to the mean square of pixels that is made small (Karras et al. 2020,
+            "StyleGAN2", appendix D, have LPIPS alone).
+    """
     several = jnp.repeat(labels, STARTS)
     latents = space.draw(key, several)
     candidates = jax.lax.map(
@@ -119,9 +129,22 @@ def inversion(
     nearest = jnp.argmin(distances, axis=1) + STARTS * jnp.arange(len(labels))
     start = latents[nearest]
     generate = lambda latents: space.images(latents, labels)
-    result = adversarial.invert(generate, images, start, num_steps)
-    found = generate(result.latents)
-    return found, distances.min(axis=1), adversarial.square_distance(found, images)
+    pixels, lpips = adversarial.square_distance, functools.partial(LPIPS().apply, perceptual)
+    distance = pixels if perceptual is None else lambda a, b: pixels(a, b) + lpips(a, b)
+    found = generate(adversarial.invert(generate, images, start, num_steps, distance=distance).latents)
+    measured = {"_start": distances.min(axis=1), "": pixels(found, images)}
+    return found, measured | ({} if perceptual is None else {"_lpips": lpips(found, images)})
+
+
+def lpips_variables(image_shape: tuple[int, ...]) -> PyTree:
+    """None where its weights are not installed, or images are smaller than it takes."""
+    if min(image_shape[:2]) < 16:
+        return None
+    try:
+        return load_lpips()[1]
+    except ImportError as error:
+        print(f"inversion by pixels alone: {error}", file=sys.stderr)
+        return None
 
 
 def path_length(space: Space, key: Key[Array, ""], labels: Int[Array, " pairs"]) -> Float[Array, ""]:
@@ -171,20 +194,18 @@ def explore(
     held_out = load_dataset(config.data.name, config.data.held_out_split, config.data.directory).source
     chosen = held_out[np.random.default_rng(0).permutation(len(held_out))[:count]]
     images, of_images = to_float(chosen["image"]), jnp.asarray(chosen["label"])
-    rows = [jnp.asarray(images)]
+    rows, perceptual = [jnp.asarray(images)], lpips_variables(task.image_shape)
     for space in there:
         invert = jax.jit(functools.partial(inversion, space, num_steps=num_steps))
-        found, start, error = invert(key, images, of_images)
+        found, distances = invert(key, images, of_images, perceptual)
         rows.append(found)
-        report |= {
-            f"inversion_{space.name}": float(error.mean()),
-            f"inversion_{space.name}_start": float(start.mean()),
-        }
+        report |= {f"inversion_{space.name}{kind}": float(each.mean()) for kind, each in distances.items()}
         tell(f"{num_steps} steps of inversion in {space.name}")
     picture(jnp.stack(rows), len(images)).save(folder / "inversion.png")
     tell(folder / "inversion.png")
     return report | {
         "held_out_images": len(images),
+        "inversion_distance": "pixels" if perceptual is None else "pixels and LPIPS",
         "inversion_steps": num_steps,
         "pairs": num_pairs,
         "weights": weights,

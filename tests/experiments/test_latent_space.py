@@ -1,5 +1,6 @@
 """The program that explores a latent space: its parts on generators known in closed form, and whole."""
 
+import functools
 import json
 
 import jax
@@ -10,6 +11,7 @@ from conftest import program
 
 from experiments import latent_space
 from genjax import adversarial
+from genjax.metrics import LPIPS
 
 
 def styles(images=lambda w, labels: w):
@@ -57,13 +59,30 @@ def test_inversion_finds_the_least_squares_of_a_linear_generator():
     random = np.random.default_rng(0)
     matrix, images = random.standard_normal((12, 30)), random.standard_normal((2, 30))
     space = styles(lambda w, labels: w.reshape(-1, 12) @ matrix.astype(np.float32))
-    found, start, error = latent_space.inversion(
-        space, jax.random.key(0), jnp.asarray(images, jnp.float32), jnp.zeros(2, int), 2000
+    found, distances = latent_space.inversion(
+        space, jax.random.key(0), jnp.asarray(images, jnp.float32), jnp.zeros(2, int), num_steps=2000
     )
     best = images @ np.linalg.pinv(matrix) @ matrix
     np.testing.assert_allclose(found, best, atol=2e-3)
-    np.testing.assert_allclose(error, np.mean((best - images) ** 2, axis=1), rtol=1e-4)
-    assert np.all(start > error)
+    np.testing.assert_allclose(distances[""], np.mean((best - images) ** 2, axis=1), rtol=1e-4)
+    assert np.all(distances["_start"] > distances[""]) and distances.keys() == {"", "_start"}
+
+
+@pytest.mark.slow
+def test_inversion_by_lpips_too_comes_nearer_by_it():
+    """And is farther in pixels than the least squares, of which there are no nearer."""
+    random = np.random.default_rng(0)
+    matrix = random.standard_normal((12, 16 * 16)).astype(np.float32)
+    images = jnp.asarray(random.uniform(-1, 1, (2, 16, 16, 1)), jnp.float32)
+    space = styles(lambda w, labels: (w.reshape(-1, 12) @ matrix).reshape(-1, 16, 16, 1))
+    invert = jax.jit(functools.partial(latent_space.inversion, space, num_steps=60))
+    perceptual = latent_space.lpips_variables((16, 16, 1))
+    (pixels_alone, least), (_, both) = (
+        invert(jax.random.key(0), images, jnp.zeros(2, int), each) for each in (None, perceptual)
+    )
+    assert np.all(both["_lpips"] < jax.jit(LPIPS().apply)(perceptual, pixels_alone, images))
+    assert np.all(both[""] > least[""])
+    assert latent_space.lpips_variables((8, 8, 1)) is None
 
 
 @pytest.mark.slow
