@@ -140,7 +140,7 @@ class PixArt(nn.Module):
             block = nn.remat(Block, policy=policy, prevent_cse=self.unroll >= self.depth)
         blocks = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},  # these of who asks for the attention's weights
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=self.depth,

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from genjax.nn.attention import attention
+from genjax.nn.attention import attention, attention_weights
 from genjax.nn.dense import Dense
 
 Dtype = Any
@@ -17,7 +17,8 @@ xavier = nn.initializers.xavier_uniform()
 class MultiHeadAttention(nn.Module):
     """Each token of `x` looks at those of `context`: self-attention where that is `x`, else cross-attention.
 
-    Vaswani et al. 2017, section 3.2.2.
+    Vaswani et al. 2017, section 3.2.2. What looks where is told to who asks for it: `weights` `[batch heads queries keys]`
+    in the collection "intermediates", if that is mutable.
     """
 
     num_heads: int
@@ -40,12 +41,11 @@ class MultiHeadAttention(nn.Module):
             h = Dense(features, kernel_init=xavier, name=name, **types)(tokens)
             return h.reshape(*h.shape[:-1], self.num_heads, -1)
 
-        h = attention(
-            heads("query", x),
-            heads("key", context),
-            heads("value", context),
-            None if mask is None else mask[:, None, None],
-        )
+        query, key, value = heads("query", x), heads("key", context), heads("value", context)
+        looks = None if mask is None else mask[:, None, None]
+        if self.is_mutable_collection("intermediates"):
+            self.sow("intermediates", "weights", attention_weights(query, key, looks))
+        h = attention(query, key, value, looks)
         return Dense(features, kernel_init=self.projection_init, name="projection", **types)(
             h.reshape(x.shape)
         )

@@ -4,14 +4,19 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
 
 from genjax.models.autoencoder_dc import ACTIVATIONS, AutoencoderDC, Stage
-from genjax.pretrained.safetensors_io import load_variables
+from genjax.pretrained.autoencoder_kl import one_for_all
+from genjax.pretrained.configuration import expect
+from genjax.pretrained.safetensors_io import load_variables, save_variables
 
 _BLOCKS = {"ResBlock": "residual", "EfficientViTBlock": "efficient_vit"}
 _NORMS = {"rms_norm": "rms", "batch_norm": "batch"}
@@ -28,6 +33,7 @@ _NAMES = {
     r"kernel|scale": "weight",
     r"mean": "running_mean",
     r"var": "running_var",
+    r"count": "num_batches_tracked",
 }
 
 
@@ -87,21 +93,7 @@ def from_config(config: dict[str, Any]) -> AutoencoderDC:
     )
 
 
-def load(
-    folder: str | os.PathLike, abstract: Callable = lambda expected: expected
-) -> tuple[AutoencoderDC, Any]:
-    """The module and its variables from `config.json` and `diffusion_pytorch_model.safetensors` in a folder.
-
-    Args:
-        abstract: from the shapes and types that are expected to those wanted, with shardings perhaps.
-
-    Raises:
-        ValueError: a value in the configuration that is not supported, by name; or one that lists all
-            missing, extra and misshapen tensors.
-    """
-    folder = Path(folder)
-    module = from_config(json.loads((folder / "config.json").read_text()))
-
+def _renaming(module: AutoencoderDC) -> Callable[[str], str]:
     def rename(variable: str) -> str:
         _, side, *words = variable.split("/")
         if match := re.fullmatch(r"stage(\d+)_(block(\d+)|downsample|upsample)", words[0]):
@@ -119,7 +111,65 @@ def load(
             words = [re.sub(f"^(?:{pattern})$", name, word) for word in words]
         return ".".join([side, *words])
 
+    return rename
+
+
+def load(
+    folder: str | os.PathLike, abstract: Callable = lambda expected: expected
+) -> tuple[AutoencoderDC, Any]:
+    """The module and its variables from `config.json` and `diffusion_pytorch_model.safetensors` in a folder.
+
+    Args:
+        abstract: from the shapes and types that are expected to those wanted, with shardings perhaps.
+
+    Raises:
+        ValueError: a value in the configuration that is not supported, by name; or one that lists all
+            missing, extra and misshapen tensors.
+    """
+    folder = Path(folder)
+    module = from_config(json.loads((folder / "config.json").read_text()))
+
     image = jax.ShapeDtypeStruct((1, module.factor, module.factor, module.image_channels), jnp.float32)
     expected = jax.eval_shape(module.init, jax.random.key(0), image)
     counter = lambda name, tensor: name.endswith("num_batches_tracked")
-    return module, load_variables(folder, abstract(expected), rename, ignore=counter)
+    return module, load_variables(folder, abstract(expected), _renaming(module), ignore=counter)
+
+
+def save(folder: str | os.PathLike, module: AutoencoderDC, variables: Any) -> None:
+    """Writes what `load` and diffusers read.
+
+    Raises:
+        ValueError: latents have a mean or more than one deviation, or stages of the encoder another norm or activation
+            than RMS norm and SiLU, by name.
+    """
+    plain = tuple(replace(stage, norm="rms", activation="silu") for stage in module.encoder_stages)
+    expect(vars(module), "encoder_stages", plain)
+    expect(vars(module), "latent_mean", (0.0,))
+    blocks, norms = ({ours: theirs for theirs, ours in names.items()} for names in (_BLOCKS, _NORMS))
+    config = dict(
+        _class_name="AutoencoderDC",
+        in_channels=module.image_channels,
+        latent_channels=module.latent_channels,
+        attention_head_dim=module.head_features,
+        downsample_block_type="pixel_unshuffle" if module.rearranging_downsample else "conv",
+        upsample_block_type="pixel_shuffle" if module.rearranging_upsample else "interpolate",
+        decoder_norm_types=[norms[stage.norm] for stage in module.decoder_stages],
+        decoder_act_fns=[stage.activation for stage in module.decoder_stages],
+        encoder_out_shortcut=module.encoder_shortcut,
+        decoder_in_shortcut=module.decoder_shortcut,
+        decoder_conv_act_fn=module.out_activation,
+        scaling_factor=1 / one_for_all(module, "latent_deviation"),
+    )
+    for side, stages in (("encoder", module.encoder_stages), ("decoder", module.decoder_stages)):
+        config |= {
+            f"{side}_block_types": [blocks[stage.block] for stage in stages],
+            f"{side}_block_out_channels": [stage.channels for stage in stages],
+            f"{side}_layers_per_block": [stage.num_blocks for stage in stages],
+            f"{side}_qkv_multiscales": [[*stage.scales] for stage in stages],
+        }
+    # Theirs have counters of training steps, without effect, and are not opened without.
+    statistics = flatten_dict(variables.get("batch_stats", {}), sep="/")
+    counters = {
+        name.removesuffix("mean") + "count": np.int64(0) for name in statistics if name.endswith("/mean")
+    }
+    save_variables(folder, config, variables | {"batch_stats": statistics | counters}, _renaming(module))

@@ -79,6 +79,50 @@ def level_fields(config: dict[str, Any]) -> dict[str, Any]:
     )
 
 
+def level_config(module: Any, variables: Any) -> dict[str, Any]:
+    """The inverse of `level_fields`; of the encoder's input only its parameters know the channels."""
+    attends = [level in module.attention_levels for level in range(len(module.widths))]
+    return dict(
+        in_channels=variables["params"]["encoder"]["conv_in"]["kernel"].shape[-2],
+        out_channels=module.image_channels,
+        down_block_types=[f"{'Attn' * attend}DownEncoderBlock2D" for attend in attends],
+        up_block_types=[f"{'Attn' * attend}UpDecoderBlock2D" for attend in reversed(attends)],
+        block_out_channels=[*module.widths],
+        layers_per_block=module.blocks,
+        act_fn="silu",
+        norm_num_groups=module.groups,
+        mid_block_add_attention=module.mid_attention,
+    )
+
+
+def one_of_each(module: Any, name: str) -> list[float]:
+    """`latent_mean` or `latent_deviation` of every channel of the latents.
+
+    Raises:
+        ValueError: the module has neither one for all nor one of each.
+    """
+    values, channels = [*getattr(module, name)], module.latent_channels
+    if len(values) not in (1, channels):
+        raise ValueError(
+            f"{name} has {len(values)} values for {channels} channels; save module.clone({name}=...) with one of each"
+        )
+    return values * (channels // len(values))
+
+
+def one_for_all(module: Any, name: str) -> float:
+    """`latent_mean` or `latent_deviation` of a class that in diffusers has one for all channels.
+
+    Raises:
+        ValueError: the module has more.
+    """
+    value, *others = getattr(module, name)
+    if others:
+        raise ValueError(
+            f"{name} has {1 + len(others)} values; in diffusers {type(module).__name__} has one for all channels"
+        )
+    return value
+
+
 def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
     """Theirs are channel-first: kernels `[out, in]` and `[out, in, height, width]`."""
     if re.search(r"attention\w*/\w+/kernel$", variable):  # to some a 1×1 convolution
@@ -186,32 +230,26 @@ def load(
 
 
 def save(folder: str | os.PathLike, module: AutoencoderKL, variables: Any) -> None:
-    """Writes what `load` and diffusers read."""
-    levels = len(module.widths)
-    attends = [level in module.attention_levels for level in range(levels)]
+    """Writes what `load` and diffusers read.
+
+    Raises:
+        ValueError: the moments of latents are neither one for all channels nor one of each, by name.
+    """
     mean, deviation = module.latent_mean, module.latent_deviation
     if len(mean) == len(deviation) == 1:
         moments = dict(scaling_factor=1 / deviation[0], shift_factor=mean[0] or None)
     else:
         moments = dict(
             scaling_factor=1.0,
-            latents_mean=[*mean] * (module.latent_channels // len(mean)),
-            latents_std=[*deviation] * (module.latent_channels // len(deviation)),
+            latents_mean=one_of_each(module, "latent_mean"),
+            latents_std=one_of_each(module, "latent_deviation"),
         )
     config = dict(
         _class_name="AutoencoderKL",
-        in_channels=variables["params"]["encoder"]["conv_in"]["kernel"].shape[-2],
-        out_channels=module.image_channels,
-        down_block_types=[f"{'Attn' * attend}DownEncoderBlock2D" for attend in attends],
-        up_block_types=[f"{'Attn' * attend}UpDecoderBlock2D" for attend in reversed(attends)],
-        block_out_channels=[*module.widths],
-        layers_per_block=module.blocks,
-        act_fn="silu",
-        norm_num_groups=module.groups,
-        mid_block_add_attention=module.mid_attention,
         latent_channels=module.latent_channels,
         use_quant_conv=module.use_quant_conv,
         use_post_quant_conv=module.use_post_quant_conv,
+        **level_config(module, variables),
         **moments,
     )
     save_variables(folder, config, variables, names_of(module))

@@ -11,7 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from genjax.models.autoencoder_tiny import AutoencoderTiny
-from genjax.pretrained.safetensors_io import load_variables
+from genjax.pretrained.autoencoder_kl import one_for_all
+from genjax.pretrained.safetensors_io import load_variables, save_variables
+
+# What our module has no other value of.
+_FIXED = {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2}
 
 
 def from_config(config: dict[str, Any]) -> AutoencoderTiny:
@@ -27,8 +31,7 @@ def from_config(config: dict[str, Any]) -> AutoencoderTiny:
             raise ValueError(
                 f"{key}={config[key]!r} is not supported; what is: one width, of the encoder's first block"
             )
-    only = {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2}
-    for key, value in only.items():
+    for key, value in _FIXED.items():
         if config.get(key, value) != value:  # older folders lack some
             raise ValueError(f"{key}={config[key]!r} is not supported; what is: {value!r}")
     if config["in_channels"] != config["out_channels"]:
@@ -48,8 +51,8 @@ def from_config(config: dict[str, Any]) -> AutoencoderTiny:
     )
 
 
-def _places(module: AutoencoderTiny) -> dict[str, str]:
-    """Our layers' names to their places in diffusers' sequences, which count layers without weights too."""
+def _renaming(module: AutoencoderTiny) -> Callable[[str], str]:
+    """By the places of our layers in diffusers' sequences, which count layers without weights too."""
     encoder, decoder = ["conv_in"], ["conv_in", "activation"]
     for i, num_blocks in enumerate(module.encoder_blocks):
         encoder += [f"stage{i}_downsample"] * (i > 0)
@@ -58,11 +61,15 @@ def _places(module: AutoencoderTiny) -> dict[str, str]:
         decoder += [f"stage{i}_block{j}" for j in range(num_blocks)]
         decoder += ["repeat", f"stage{i}_upsample"] * (i + 1 < len(module.decoder_blocks))
     sides = {"encoder": [*encoder, "conv_out"], "decoder": [*decoder, "conv_out"]}
-    return {
-        f"{side}/{name}": f"{side}.layers.{place}"
-        for side, names in sides.items()
-        for place, name in enumerate(names)
-    }
+
+    def rename(variable: str) -> str:
+        _, side, layer, *words = variable.split("/")
+        # In a block's own sequence there is an activation between two convolutions.
+        words = [re.sub(r"^conv(\d)$", lambda match: f"conv.{2 * int(match[1])}", word) for word in words]
+        place = f"{side}.layers.{sides[side].index(layer)}"
+        return ".".join([place, *words]).replace("kernel", "weight")
+
+    return rename
 
 
 def load(
@@ -79,14 +86,30 @@ def load(
     """
     folder = Path(folder)
     module = from_config(json.loads((folder / "config.json").read_text()))
-    places = _places(module)
-
-    def rename(variable: str) -> str:
-        _, side, layer, *words = variable.split("/")
-        # In a block's own sequence there is an activation between two convolutions.
-        words = [re.sub(r"^conv(\d)$", lambda match: f"conv.{2 * int(match[1])}", word) for word in words]
-        return ".".join([places[f"{side}/{layer}"], *words]).replace("kernel", "weight")
-
     image = jax.ShapeDtypeStruct((1, module.factor, module.factor, module.image_channels), jnp.float32)
     expected = jax.eval_shape(module.init, jax.random.key(0), image)
-    return module, load_variables(folder, abstract(expected), rename)
+    return module, load_variables(folder, abstract(expected), _renaming(module))
+
+
+def save(folder: str | os.PathLike, module: AutoencoderTiny, variables: Any) -> None:
+    """Writes what `load` and diffusers read.
+
+    Raises:
+        ValueError: moments of latents are not one for all channels, by name.
+    """
+    config = dict(
+        _class_name="AutoencoderTiny",
+        in_channels=module.image_channels,
+        out_channels=module.image_channels,
+        encoder_block_out_channels=[module.width] * len(module.encoder_blocks),
+        decoder_block_out_channels=[module.width] * len(module.decoder_blocks),
+        num_encoder_blocks=[*module.encoder_blocks],
+        num_decoder_blocks=[*module.decoder_blocks],
+        latent_channels=module.latent_channels,
+        latent_magnitude=module.latent_magnitude,
+        latent_shift=module.latent_shift,
+        shift_factor=one_for_all(module, "latent_mean"),
+        scaling_factor=1 / one_for_all(module, "latent_deviation"),
+        **_FIXED,
+    )
+    save_variables(folder, config, variables, _renaming(module))

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from genjax.models.autoencoder_wan import AutoencoderWan
-from genjax.pretrained.safetensors_io import from_torch, load_variables
+from genjax.pretrained.autoencoder_kl import one_of_each
+from genjax.pretrained.safetensors_io import from_torch, load_variables, save_variables, to_torch
 
 # Theirs for ours, where the words of a path differ: patterns of whole words.
 _NAMES = {
@@ -60,6 +61,14 @@ def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
     return from_torch(variable, tensor)
 
 
+def _invert(variable: str, array: np.ndarray) -> np.ndarray:
+    """Their norms and convolutions are of videos, those of the attention of images."""
+    tensor = to_torch(variable, array)
+    if variable.endswith("bias") or array.ndim > 2:
+        return tensor
+    return tensor.reshape(*tensor.shape, *([1, 1] if "/attention/" in variable else [1, 1, 1]))
+
+
 def load(
     folder: str | os.PathLike, abstract: Callable = lambda expected: expected
 ) -> tuple[AutoencoderWan, Any]:
@@ -94,3 +103,31 @@ def load(
     expected = jax.eval_shape(module.init, jax.random.key(0), example)
     rename = lambda variable: _rename(variable, module.blocks)
     return module, load_variables(folder, abstract(expected), rename, _convert)
+
+
+def save(folder: str | os.PathLike, module: AutoencoderWan, variables: Any) -> None:
+    """Writes what `load` and diffusers read.
+
+    Raises:
+        ValueError: widths are no multiples of the first, or moments of latents neither one for all channels nor one of
+            each, by name.
+    """
+    first = module.widths[0]
+    if any(width % first for width in module.widths):
+        raise ValueError(
+            f"widths={module.widths} cannot be saved for diffusers, where they are multiples of the first"
+        )
+    config = _FIXED | dict(
+        base_dim=first,
+        dim_mult=[width // first for width in module.widths],
+        num_res_blocks=module.blocks,
+        z_dim=module.latent_channels,
+        in_channels=module.image_channels,
+        out_channels=module.image_channels,
+        temperal_downsample=[*module.temporal_downsample],
+        latents_mean=one_of_each(module, "latent_mean"),
+        latents_std=one_of_each(module, "latent_deviation"),
+        scale_factor_spatial=module.factor,
+        scale_factor_temporal=module.temporal_factor,
+    )
+    save_variables(folder, config, variables, lambda variable: _rename(variable, module.blocks), _invert)

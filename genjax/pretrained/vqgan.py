@@ -11,12 +11,16 @@ from genjax.nn.quantizers import VectorQuantizer
 from genjax.pretrained.autoencoder_kl import (
     SHARED_DEFAULTS,
     layer_names,
+    level_config,
     level_fields,
     load_folder,
     load_variables_of,
+    names_of,
+    one_for_all,
     renaming,
 )
 from genjax.pretrained.configuration import expect, read_config
+from genjax.pretrained.safetensors_io import save_variables
 
 # The last does not concern the network: it says what diffusers' `decode` is given.
 _DEFAULTS = SHARED_DEFAULTS | dict(
@@ -58,6 +62,31 @@ def load(folder: str | os.PathLike, abstract: Callable = lambda expected: expect
         **level_fields(config),
     )
     return module, load_folder(folder, module, config["in_channels"], abstract)
+
+
+def save(folder: str | os.PathLike, module: VQModel, variables: Any) -> None:
+    """Writes what `load` and diffusers read.
+
+    What trains the codebook is not kept, moving averages for example. Of a normalized one codes of unit length are saved:
+    the nearest to latents of any length is the same.
+
+    Raises:
+        ValueError: latents have a mean or more than one deviation, or the quantizer is no `VectorQuantizer`, by name.
+    """
+    expect(vars(module), "latent_mean", (0.0,))
+    expect(dict(quantizer=type(module.quantizer)), "quantizer", VectorQuantizer)
+    config = dict(
+        _class_name="VQModel",
+        latent_channels=module.encoder_channels,
+        num_vq_embeddings=module.quantizer.num_codes,
+        vq_embed_dim=module.latent_channels,
+        scaling_factor=1 / one_for_all(module, "latent_deviation"),
+        **level_config(module, variables),
+    )
+    codes = module.apply(variables, method=lambda module: module.quantizer.codebook)
+    save_variables(
+        folder, config, {"params": variables["params"] | {"quantizer": {"codes": codes}}}, names_of(module)
+    )
 
 
 def load_llamagen(path: str | os.PathLike, module: VQModel) -> Any:

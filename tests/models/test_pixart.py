@@ -129,3 +129,31 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(apply, pert
     error = np.linalg.norm(output - expected) / np.linalg.norm(expected)
     # bfloat16 rounds by 2⁻⁹ = .002 relative; a dozen products add up to a few times that.
     assert 1e-4 < error < 0.02
+
+
+def test_who_asks_is_told_what_looks_where():
+    """By the blocks' own projections, in NumPy."""
+    network = PixArt(patch_size=2, width=24, depth=2, num_heads=2, base_size=4)
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.standard_normal((1, 8, 4, 3), np.float32))
+    text = Text(jnp.asarray(random.standard_normal((1, 5, 6), np.float32)), None, jnp.arange(5)[None] < 3)
+    variables = jax.jit(network.init)(jax.random.key(0), x, jnp.ones(1), text)
+    assert variables.keys() == {"params"}
+
+    @jax.jit
+    def apply(variables):
+        return network.apply(
+            variables, x, jnp.ones(1), text, mutable=["intermediates"], capture_intermediates=True
+        )
+
+    output, state = apply(variables)
+    np.testing.assert_array_equal(output, jax.jit(network.apply)(variables, x, jnp.ones(1), text))
+    cross = state["intermediates"]["blocks"]["cross_attention"]
+    (weights,) = cross["weights"]
+    assert weights.shape == (2, 1, 2, 8, 5)  # blocks, examples, heads, patches, tokens
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
+    assert np.all(np.asarray(weights[..., 3:]) == 0)
+    query, key = (np.asarray(cross[name]["__call__"][0]).reshape(2, -1, 2, 12) for name in ("query", "key"))
+    logits = np.einsum("lqhf,lkhf->lhqk", query, key)[..., :3] / np.sqrt(12)
+    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(weights[:, 0, :, :, :3], expected, rtol=1e-5)
