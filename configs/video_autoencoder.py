@@ -20,7 +20,6 @@ def get_config(choice: str = "moving_digits") -> ConfigDict:
     config.num_steps = 1200
     config.batch_size = 4
     config.snapshot_every = config.num_steps
-    config.optimizer.autoencoder.update(b1=0.9, b2=0.99)
     channels = {"moving_digits": 1, "animated_emoji": 3}[choice]
     config.data.update(
         name="animated_emoji/32" if choice == "animated_emoji" else choice,

@@ -9,6 +9,7 @@ from genjax.metrics.accuracy import class_accuracy
 from genjax.metrics.density_coverage import density_coverage
 from genjax.metrics.frechet import feature_moments, frechet_distance, frechet_distance_from_moments
 from genjax.metrics.frequency import high_frequency_energy
+from genjax.metrics.inception_score import inception_score
 from genjax.metrics.kernel_distance import kernel_distance
 from genjax.metrics.latents import active_units, channel_statistics
 from genjax.metrics.lpips import LPIPS
@@ -28,6 +29,7 @@ __all__ = [
     "frechet_distance",
     "frechet_distance_from_moments",
     "high_frequency_energy",
+    "inception_score",
     "kernel_distance",
     "nearest_neighbour_ratio",
     "precision_recall",

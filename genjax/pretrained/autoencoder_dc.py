@@ -167,7 +167,7 @@ def save(folder: str | os.PathLike, module: AutoencoderDC, variables: Any) -> No
             f"{side}_layers_per_block": [stage.num_blocks for stage in stages],
             f"{side}_qkv_multiscales": [[*stage.scales] for stage in stages],
         }
-    # Theirs have counters of training steps, without effect, and are not opened without.
+    # Theirs also count steps of training, to no effect on what is trained; without the counts diffusers warns.
     statistics = flatten_dict(variables.get("batch_stats", {}), sep="/")
     counters = {
         name.removesuffix("mean") + "count": np.int64(0) for name in statistics if name.endswith("/mean")

@@ -2,6 +2,7 @@
 saved."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import torch
 from diffusers import AutoencoderDC
 
 from genjax.models.autoencoder_dc import dc_ae_f32c32, dc_ae_f32c32_sana, dc_ae_f64c128, dc_ae_f128c512
-from genjax.pretrained.autoencoder_dc import from_config, load
+from genjax.pretrained.autoencoder_dc import from_config, load, save
 
 CONVOLUTIONS, ATTENTION = "ResBlock", "EfficientViTBlock"
 # As the published ones, thinner: an empty first stage, batch normalization in the decoder, no scales.
@@ -102,6 +103,52 @@ def test_latents_and_images_agree(tmp_path, name):
         assert_close(latents, expected)
         assert_close(decoded, theirs.decode(expected).sample)
     np.testing.assert_array_equal(reconstructed, decoded)
+
+
+def entries(model):
+    """Of the configuration, all that diffusers knows; one of all stages as one of each."""
+    config = json.loads(model.to_json_string())
+    for name in ("decoder_norm_types", "decoder_act_fns"):
+        if isinstance(config[name], str):
+            config[name] = [config[name]] * len(config["decoder_block_out_channels"])
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("configuration", [REARRANGING, PLAIN])
+def test_what_is_saved_opens_in_diffusers(tmp_path, configuration):
+    theirs = randomized(configuration)
+    theirs.save_pretrained(tmp_path / "theirs")
+    save(tmp_path / "ours", *load(tmp_path / "theirs"))
+    again, report = AutoencoderDC.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    state, expected = again.state_dict(), theirs.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    # The inverse of the scale was kept.
+    scale = dict(scaling_factor=pytest.approx(theirs.config.scaling_factor))
+    assert entries(again) == entries(theirs) | scale
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda stage: dict(encoder_stages=(stage, replace(stage, norm="batch"))), "encoder_stages=.*batch"),
+        (
+            lambda stage: dict(encoder_stages=(stage, replace(stage, activation="relu"))),
+            "encoder_stages=.*relu",
+        ),
+        (lambda stage: dict(latent_mean=(0.5,)), r"latent_mean=\(0.5,\) is not supported; only \(0.0,\)"),
+        (
+            lambda stage: dict(latent_deviation=(1.0, 2.0)),
+            "latent_deviation has 2 values; .* AutoencoderDC has",
+        ),
+    ],
+)
+def test_what_diffusers_cannot_say_is_named(tmp_path, change, message):
+    module = from_config(PLAIN | dict(in_channels=3, decoder_act_fns="silu", scaling_factor=1.0))
+    with pytest.raises(ValueError, match=message):
+        save(tmp_path / "ours", module.clone(**change(module.encoder_stages[0])), {})
+    assert not (tmp_path / "ours").exists()
 
 
 def published(num_stages, latent_channels):

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderTiny
 
 from genjax.models.autoencoder_tiny import AutoencoderTiny as Ours
-from genjax.pretrained.autoencoder_tiny import from_config, load
+from genjax.pretrained.autoencoder_tiny import from_config, load, save
 
 FOUR = dict(
     encoder_block_out_channels=[8] * 4,
@@ -79,6 +79,33 @@ def test_latents_and_images_agree(tmp_path, configuration, sides):
         assert share.min() == 0 and share.max() == 1
         assert_close(restored, theirs.unscale_latents((share * 255).round() / 255))
         assert_close(as_theirs, theirs(channel_first(images)).sample)
+
+
+def entries(model):
+    """Of the configuration, all that diffusers knows."""
+    config = json.loads(model.to_json_string())
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("configuration", [FOUR, SIXTEEN])
+def test_what_is_saved_opens_in_diffusers(tmp_path, configuration):
+    theirs = randomized(configuration)
+    theirs.save_pretrained(tmp_path / "theirs")
+    save(tmp_path / "ours", *load(tmp_path / "theirs"))
+    again = AutoencoderTiny.from_pretrained(tmp_path / "ours")
+    state, expected = again.state_dict(), theirs.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    # The inverse of the scale was kept.
+    scale = dict(scaling_factor=pytest.approx(theirs.config.scaling_factor))
+    assert entries(again) == entries(theirs) | scale
+
+
+@pytest.mark.parametrize("name", ["latent_mean", "latent_deviation"])
+def test_what_diffusers_cannot_say_is_named(tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name} has 4 values; in diffusers AutoencoderTiny has one"):
+        save(tmp_path / "ours", Ours(**{name: (1.0, 2.0, 3.0, 4.0)}), {})
+    assert not (tmp_path / "ours").exists()
 
 
 @pytest.mark.parametrize("latent_channels", [4, 16])

@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from genjax.nn.causal import apply_chunk
-from genjax.pretrained.autoencoder_wan import load
+from genjax.pretrained.autoencoder_wan import load, save
 
 # Diffusers' chunks are of four frames, so that it takes at most two halvings.
 CONFIGS = {
@@ -112,6 +112,47 @@ def test_chunks_agree():
     with torch.no_grad():
         expected = from_torch(theirs.decode(to_torch(latents)).sample)
     assert_close(np.clip(np.concatenate(chunks, axis=1), -1, 1), expected)
+
+
+def entries(model):
+    """Of the configuration, all that diffusers knows."""
+    config = json.loads(model.to_json_string())
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_is_saved_opens_in_diffusers(name, tmp_path):
+    theirs, module, variables = pair(name)
+    save(tmp_path, module, variables)
+    again = diffusers.AutoencoderKLWan.from_pretrained(tmp_path)
+    state, expected = again.state_dict(), theirs.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    # What pipelines take for the latents' size; theirs are those of the published one, whatever the network.
+    factors = dict(scale_factor_spatial=module.factor, scale_factor_temporal=module.temporal_factor)
+    assert entries(again) == entries(theirs) | factors
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(widths=(6, 9)), r"widths=\(6, 9\) cannot be saved .* multiples of the first"),
+        (dict(latent_mean=(0.0,) * 16), "latent_mean has 16 values for 3 channels"),
+        (dict(latent_deviation=()), "latent_deviation has 0 values for 3 channels"),
+    ],
+)
+def test_what_diffusers_cannot_say_is_named(fields, message, tmp_path):
+    _, module, variables = pair("one halving")
+    with pytest.raises(ValueError, match=message):
+        save(tmp_path / "ours", module.clone(**fields), variables)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_moments_of_all_channels_are_those_of_each(tmp_path):
+    _, module, variables = pair("one halving")
+    save(tmp_path, module.clone(latent_mean=(0.5,), latent_deviation=(2.0,)), variables)
+    again, _ = load(tmp_path)
+    assert (again.latent_mean, again.latent_deviation) == ((0.5,) * 3, (2.0,) * 3)
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import pytest
 import torch
 from diffusers import VQModel
 
-from genjax.pretrained.vqgan import load
+from genjax.nn.quantizers import FiniteScalarQuantizer, VectorQuantizer
+from genjax.pretrained.vqgan import load, save
 
 CONFIGS = {
     "one level": dict(
@@ -100,6 +101,66 @@ def test_agrees(name, tmp_path):
     assert_close(quantized.latents, channel_last(codes))
     assert_close(decoded, channel_last(reconstruction))
     assert module.latent_deviation == (1 / theirs.config.scaling_factor,)
+
+
+def entries(model):
+    """Of the configuration, all that diffusers knows."""
+    config = json.loads(model.to_json_string())
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_is_saved_opens_in_diffusers(name, tmp_path):
+    theirs = create(CONFIGS[name])
+    theirs.save_pretrained(tmp_path / "theirs")
+    save(tmp_path / "ours", *load(tmp_path / "theirs"))
+    again = VQModel.from_pretrained(tmp_path / "ours")
+    state, expected = again.state_dict(), theirs.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    config = entries(theirs)
+    config["vq_embed_dim"] = config["vq_embed_dim"] or config["latent_channels"]
+    config["scaling_factor"] = pytest.approx(config["scaling_factor"])  # its inverse was kept
+    assert entries(again) == config
+
+
+def test_a_codebook_of_averages_and_unit_length_is_saved_by_its_effect(tmp_path):
+    create(CONFIGS["features of their own"]).save_pretrained(tmp_path / "theirs")
+    module, variables = load(tmp_path / "theirs")
+    random = np.random.default_rng(0)
+    codes = random.standard_normal((24, 2)).astype(np.float32)
+    module = module.clone(quantizer=VectorQuantizer(24, 2, normalize=True, ema_decay=0.99))
+    params = {name: value for name, value in variables["params"].items() if name != "quantizer"}
+    codebook = {"quantizer": {"codes": codes, "shares": np.ones(24, np.float32)}}
+    variables = {"params": params, "codebook": codebook}
+    save(tmp_path / "ours", module, variables)
+    theirs = VQModel.from_pretrained(tmp_path / "ours")
+    latents = random.standard_normal((2, 5, 7, 2)).astype(np.float32)
+    quantized = quick_jit(functools.partial(module.apply, method="quantize"))(variables, latents)
+    with torch.no_grad():
+        expected, _, (_, _, indices) = theirs.quantize(torch.from_numpy(latents.transpose(0, 3, 1, 2)))
+    np.testing.assert_array_equal(quantized.indices, indices.numpy().reshape(2, 5, 7))
+    assert len(indices.unique()) > 8
+    assert_close(quantized.latents, channel_last(expected))
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(quantizer=FiniteScalarQuantizer((8, 6, 5))), "quantizer=.*FiniteScalar.* is not supported"),
+        (dict(latent_mean=(0.5,)), r"latent_mean=\(0.5,\) is not supported; only \(0.0,\)"),
+        (
+            dict(latent_deviation=(1.0, 2.0, 3.0)),
+            "latent_deviation has 3 values; in diffusers VQModel has one",
+        ),
+    ],
+)
+def test_what_diffusers_cannot_say_is_named(fields, message, tmp_path):
+    create(CONFIGS["one level"]).save_pretrained(tmp_path / "theirs")
+    module, variables = load(tmp_path / "theirs")
+    with pytest.raises(ValueError, match=message):
+        save(tmp_path / "ours", module.clone(**fields), variables)
+    assert not (tmp_path / "ours").exists()
 
 
 @pytest.mark.parametrize(
