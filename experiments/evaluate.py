@@ -11,8 +11,9 @@ from pathlib import Path
 from absl import flags
 
 from experiments import sampling_flags
-from experiments.configuration import restore
+from experiments.configuration import Config, restore
 from experiments.evaluation import finish_report, print_report, training_summary
+from experiments.feature_evaluation import LOADERS, require_features
 from experiments.report import write_report
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import add_posthoc
@@ -23,7 +24,25 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=Tr
 OUT = flags.DEFINE_string("out", None, "File to write; WORKDIR/report.json if not given.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the newest good one if not given.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Samples, with balanced labels.", lower_bound=1)
+FEATURES = flags.DEFINE_list(
+    "features",
+    None,
+    "Weights of networks to measure by, as inception=FILE,dinov2=FOLDER,clip=FOLDER: FID, FD-DINOv2, CLIP score.",
+)
 flags.adopt_module_key_flags(sampling_flags)
+
+
+def set_features(config: Config, given: list[str]) -> None:
+    """
+    Raises:
+        ValueError: a name without weights, or one that is no network to measure by.
+    """
+    for each in given:
+        name, _, path = each.partition("=")
+        if not path or name not in LOADERS:
+            raise ValueError(f"--features={each} must be NAME=PATH, with a name of {', '.join(LOADERS)}")
+        config.evaluation.setdefault("features", Config())[name] = path
+    require_features(config)
 
 
 def main() -> None:
@@ -35,6 +54,8 @@ def main() -> None:
         )
         if NUM_SAMPLES.value is not None:
             config.evaluation.num_samples = NUM_SAMPLES.value
+        if FEATURES.value:
+            set_features(config, FEATURES.value)
         report = training_summary(WORKDIR.value, config, int(state.step))
         state = add_posthoc(task, state, config.sampling.weights, Snapshots(Path(WORKDIR.value) / "ema"))
         report |= task.evaluate(state, config, task.reference(config))

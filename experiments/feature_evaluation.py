@@ -1,11 +1,14 @@
-"""The evaluation protocol of the literature: samples beside reference images, in the features of pretrained networks.
+"""The evaluation protocol of the literature: samples and reference images, in pretrained networks' features.
 
 Of `config.evaluation.features`, each the user's own weights, and none by default:
 
-    inception: a file that `genjax.pretrained.inception.load` reads. FID (Heusel et al. 2017), KID (Bińkowski et al. 2018), Inception
-        score (Salimans et al. 2016), improved precision and recall (Kynkäänniemi et al. 2019).
-    dinov2: a folder with a `Dinov2Model` of transformers. FD-DINOv2, the kernel distance, precision and recall (Stein et al. 2023).
-    clip: a folder with a `CLIPModel` of transformers and its tokenizer. CLIP score (Hessel et al. 2021), of models of prompts.
+    inception: a file that `genjax.pretrained.inception.load` reads. FID (Heusel et al. 2017), KID (Bińkowski
+        et al. 2018), Inception score (Salimans et al. 2016), improved precision and recall (Kynkäänniemi et
+        al. 2019).
+    dinov2: a folder with a `Dinov2Model` of transformers. FD-DINOv2, the kernel distance, precision and
+        recall (Stein et al. 2023).
+    clip: a folder with a `CLIPModel` of transformers and its tokenizer. CLIP score (Hessel et al. 2021), of
+        models of prompts.
 
 What is known of the reference images is computed once and stored (`reference_statistics`).
 """
@@ -54,8 +57,8 @@ class FeatureNetwork(NamedTuple):
     Attributes:
         description, resizing: which it is, and what it does to pictures first, in words.
         weights: SHA-256 of their file.
-        apply: from variables and bytes, `[batch height width channels]`, to features, `[batch features]`, and logits,
-            `[batch classes]`, or None.
+        apply: from variables and bytes, `[batch height width channels]`, to features, `[batch features]`, and
+            logits, `[batch classes]`, or None.
     """
 
     description: str
@@ -70,7 +73,8 @@ class Statistics(NamedTuple):
 
     Attributes:
         mean, covariance: of the features of all images, in float64.
-        features: of a draw of at most `REFERENCE_FEATURES`, `[images features]`; None of published files without images.
+        features: of a draw of at most `REFERENCE_FEATURES`, `[images features]`; None of published files
+            without images.
         protocol: how they were computed, by name; empty of published files, which do not say.
         path: where they are stored.
     """
@@ -116,7 +120,8 @@ def _inception(path: str) -> FeatureNetwork:
 def _dinov2(path: str) -> FeatureNetwork:
     module, variables = dinov2.load(path)
     return FeatureNetwork(
-        f"DINOv2 of width {module.width}, depth {module.depth} and {module.num_registers} registers, class token",
+        f"DINOv2 of width {module.width}, depth {module.depth} and {module.num_registers} registers, class "
+        "token",
         "to 224×224 by antialiased bicubic interpolation, not rounded after",
         weights_digest(path),
         variables,
@@ -131,19 +136,19 @@ def _clip(path: str) -> tuple[CLIP, Any, Tokenizer, str]:
     return module, variables, Tokenizer(path), weights_digest(path)
 
 
-_LOADERS = {"inception": _inception, "dinov2": _dinov2, "clip": _clip}
+LOADERS = {"inception": _inception, "dinov2": _dinov2, "clip": _clip}
 
 
 @functools.cache
 def load_network(name: str, path: str) -> FeatureNetwork | tuple[CLIP, Any, Tokenizer, str]:
-    """The network of `config.evaluation.features` of that name with the weights at `path`; of CLIP, which is more than a
-    function of pictures, the module, its variables, its tokenizer and the weights' SHA-256.
+    """The network of `config.evaluation.features` of that name with the weights at `path`; of CLIP, which is
+    more than a function of pictures, the module, its variables, its tokenizer and the weights' SHA-256.
 
     Raises:
         FileNotFoundError: there are none.
         ValueError: they are another network's.
     """
-    return _LOADERS[name](path)
+    return LOADERS[name](path)
 
 
 def given_features(config: Any) -> dict[str, str]:
@@ -153,7 +158,7 @@ def given_features(config: Any) -> dict[str, str]:
 
 
 def require_features(config: Any) -> None:
-    """What a program that will evaluate by features asks before it trains: reads all weights and forgets them.
+    """What a program that will evaluate by features does before it trains: reads the weights, forgets them.
 
     Raises:
         FileNotFoundError, ValueError: as of `load_network`; or CLIP is asked for where there are no prompts.
@@ -161,10 +166,11 @@ def require_features(config: Any) -> None:
     given = given_features(config)
     if "clip" in given and not config.get("text"):
         raise ValueError(
-            "config.evaluation.features.clip scores pictures by their prompts, and this model is told none: leave it out"
+            "config.evaluation.features.clip scores pictures by their prompts, and this model is told none: "
+            "leave it out"
         )
     for name, path in given.items():
-        _LOADERS[name](path)
+        LOADERS[name](path)
 
 
 @functools.cache
@@ -179,10 +185,10 @@ def _program(apply: Callable, mesh: Mesh) -> Callable:
 def in_batches(
     apply: Callable, variables: Any, read: Callable[[slice], tuple[np.ndarray, ...]], count: int
 ) -> Iterator[Any]:
-    """What `apply(variables, *arrays)` makes of `count` examples, batch by batch, on all devices of this process.
+    """What `apply(variables, *arrays)` makes of `count` examples, batch by batch, on this process' devices.
 
     Args:
-        read: from a slice of them to arrays; it is called for the next batch while the devices are at this one.
+        read: from a slice of them to arrays; called for the next batch while the devices are at this one.
     """
     devices = jax.local_devices()
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
@@ -218,12 +224,13 @@ def reference_statistics(
 ) -> Statistics:
     """Those of all images of a data set: read from `path`, where they are stored if it does not exist.
 
-    `path` may also be a file of published statistics: arrays `mu` and `sigma`, and as `arr_0` images of the set (Dhariwal &
-    Nichol 2021), whose features are then computed. Such files do not say how they were made.
+    `path` may also be a file of published statistics: arrays `mu` and `sigma`, and as `arr_0` images of the
+    set (Dhariwal & Nichol 2021), whose features are then computed. Such files do not say how they were made.
 
     Args:
-        size: images are resized and cropped to it as Dhariwal & Nichol 2021 do; those as they are stored if None.
-        path: by default `genjax/reference-HASH.npz` in `$XDG_CACHE_HOME`, else in `~/.cache`, of a hash of the protocol.
+        size: images are resized and cropped to it as Dhariwal & Nichol 2021 do; as they are stored if None.
+        path: by default `genjax/reference-HASH.npz` in `$XDG_CACHE_HOME`, else in `~/.cache`, of a hash of
+            the protocol.
 
     Raises:
         ValueError: what is stored is of another protocol, whose differences are listed, or no statistics.
@@ -303,7 +310,7 @@ def _read_statistics(network: FeatureNetwork, path: Path, protocol: Mapping[str,
             if differing:
                 raise ValueError(
                     f"{path} holds statistics of another protocol:\n" + "\n".join(differing) + "\n"
-                    "Name another file in config.evaluation.reference, or none; one that does not exist is written."
+                    "Name another file in config.evaluation.reference, or none; one that is absent is made."
                 )
         elif "arr_0" in stored:
             features, _ = features_of(network, stored["arr_0"][:REFERENCE_FEATURES])
@@ -323,8 +330,8 @@ def _reference(
     known = (size, size, *dataset.image_shape[2:]) if size else dataset.image_shape
     if known != shape:
         raise ValueError(
-            f"samples have shape {shape}, reference images of {dataset.name} ({dataset.split}) {known}: their "
-            "distance would be one of sizes; name another split in config.evaluation.reference.split"
+            f"samples have shape {shape}, reference images of {dataset.name} ({dataset.split}) {known}: "
+            "their distance would be one of sizes; name another split in config.evaluation.reference.split"
         )
     return reference_statistics(load_network(name, weights), dataset, size, path)
 
@@ -343,7 +350,7 @@ def evaluate_features(
     config: Any,
     prompts: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """What the networks that `config.evaluation.features` names say of samples, and `…_protocol`, how, in words.
+    """What the networks of `config.evaluation.features` say of samples, and, as `…_protocol`, how, in words.
 
     Args:
         prompts: of CLIP's score, that of each sample.
@@ -376,11 +383,12 @@ def measures(
     source = reference.protocol
     words = [
         f"{network.description}, weights' SHA-256 {network.weights}",
-        f"{len(images)} samples of {'×'.join(map(str, images.shape[1:]))}, rounded to bytes, resized {network.resizing}",
+        f"{len(images)} samples of {'×'.join(map(str, images.shape[1:]))}, rounded to bytes, resized "
+        f"{network.resizing}",
         f"reference: statistics in {reference.path}, "
         + (
-            f"of all {source['number of images']} images of {source['dataset']} ({source['split']}), prepared: "
-            f"{source['preparation']}, and resized like samples"
+            f"of all {source['number of images']} images of {source['dataset']} ({source['split']}), "
+            f"prepared: {source['preparation']}, and resized like samples"
             if source
             else "which do not say of which images or how"
         ),
@@ -395,15 +403,17 @@ def measures(
             f"{name}_recall": recall,
         }
         words += [
-            f"{kernel}: kernel (x·y/{width} + 1)³, unbiased, over all pairs of samples and {count} reference images, no subsets",
-            f"precision and recall: {NEIGHBOURS} neighbours, of all samples and the same {count} reference images",
+            f"{kernel}: kernel (x·y/{width} + 1)³, unbiased, over all pairs of samples and {count} reference "
+            "images, no subsets",
+            f"precision and recall: {NEIGHBOURS} neighbours, of all samples and the same reference images",
         ]
     if logits is not None:
         report["inception_score"], report["inception_score_deviation"] = metrics.inception_score(
             logits, SPLITS
         )
         words.append(
-            f"Inception score: logits without bias, {SPLITS} parts in the order of the samples, their mean and deviation"
+            f"Inception score: logits without bias, {SPLITS} parts in the order of the samples, their mean "
+            "and deviation"
         )
     return report | {f"{name}_protocol": "; ".join(words)}
 
@@ -422,16 +432,17 @@ def _similarity(module: CLIP) -> Callable:
 def clip_score(
     path: str, images: UInt8[np.ndarray, "samples height width channels"], prompts: Sequence[str]
 ) -> dict[str, Any]:
-    """The mean of max(100·cosine, 0) of each picture and its prompt, by the CLIP in a folder, and the protocol."""
+    """The mean of max(100·cosine, 0) of pictures and their prompts, by the CLIP in a folder; the protocol."""
     module, variables, tokenizer, weights = load_network("clip", path)
     tokens, _ = tokenizer.encode(prompts, module.text.max_length)
     read = lambda part: (images[part], tokens[part])
     cosines = np.concatenate(list(in_batches(_similarity(module), variables, read, len(images))))
     vision = module.vision
     words = [
-        f"CLIP of width {vision.width}, depth {vision.depth} and patches of {vision.patch_size}, weights' SHA-256 {weights}",
-        f"{len(images)} samples, rounded to bytes, the shorter side to {vision.image_size} by antialiased bicubic "
-        "interpolation, not rounded after, and the middle of the longer",
+        f"CLIP of width {vision.width}, depth {vision.depth} and patches of {vision.patch_size}, weights' "
+        f"SHA-256 {weights}",
+        f"{len(images)} samples, rounded to bytes, the shorter side to {vision.image_size} by antialiased "
+        "bicubic interpolation, not rounded after, and the middle of the longer",
         "mean over samples of max(100·cosine, 0) with their prompts as they are, nothing before them",
     ]
     return {
@@ -441,7 +452,8 @@ def clip_score(
 
 
 def evaluate_prompt_features(task: Any, state: Any, config: Any, prompts: Sequence[str]) -> dict[str, Any]:
-    """`evaluate_features` of `config.evaluation.num_samples` samples for prompts, one after the other and then from the first again.
+    """`evaluate_features` of `config.evaluation.num_samples` samples, for one prompt after the other and then
+    from the first again.
 
     Each `PROMPTS` samples have a seed of their own: `config.sampling.seed` and those that follow.
     """

@@ -278,9 +278,9 @@ class ImageDiffusion:
     def evaluate(
         self, state: State, config: Any, reference: Reference | tuple[Reference, Originals] | Pairs
     ) -> dict[str, Any]:
-        """The measures of `evaluate_images`, or of `evaluate_prompts`; with `config.evaluation.vgg16` also the Fréchet distance of VGG16's features,
-        that of training images, and that of the autoencoder's reconstructions of held-out ones; with `config.evaluation.features` what
-        `evaluate_features` says."""
+        """The measures of `evaluate_images`, or of `evaluate_prompts`; with `config.evaluation.vgg16` also the Fréchet
+        distance of VGG16's features, that of training images, and that of the autoencoder's reconstructions of held-out
+        ones; with `config.evaluation.features` what `evaluate_features` says."""
         if isinstance(reference, Pairs):
             report = evaluate_prompts(self, state, config, reference)
             prompts = reference.names[reference.held_out]

@@ -1,4 +1,4 @@
-"""The Inception score (Salimans et al. 2016): are classes of samples certain, one by one, and many, together?"""
+"""The Inception score (Salimans et al. 2016): are samples' classes certain one by one, and many together?"""
 
 import numpy as np
 from jax.typing import ArrayLike

@@ -1,4 +1,4 @@
-"""Measures of the literature on features by a stand-in for the networks; on small DINOv2 and CLIP with random weights."""
+"""Measures of the literature, of a stand-in's features; and of small DINOv2 and CLIP with random weights."""
 
 import hashlib
 import itertools
@@ -18,12 +18,13 @@ from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers
 
 from configs import digits_flow, emoji_text
-from experiments import feature_evaluation
-from experiments.configuration import build
+from experiments import evaluate, feature_evaluation
+from experiments.configuration import Config, build
 from experiments.feature_evaluation import (
     FeatureNetwork,
     evaluate_features,
     evaluate_prompt_features,
+    given_features,
     load_network,
     reference_statistics,
 )
@@ -385,7 +386,7 @@ def test_clip_score(clip_folder, config):
 
 
 def test_prompts_are_asked_for_in_parts_with_seeds_of_their_own(monkeypatch, config):
-    """Samples are in the order of their prompts, which begin again where there are fewer; all parts of one shape."""
+    """Samples are in the order of their prompts, which begin again where they end; parts have one shape."""
     calls = []
 
     def sample_images(task, state, labels, sampling):
@@ -449,3 +450,14 @@ def test_a_tower_alone_gives_no_score(clip_folder, tmp_path, config):
     pretrained.save(tmp_path / "text", module.text, {"params": variables["params"]["text"]})
     with pytest.raises(ValueError, match="holds a CLIPText alone"):
         load_network("clip", str(tmp_path / "text"))
+
+
+def test_weights_can_be_given_to_a_run_that_was_trained_without(tmp_path):
+    config = Config(evaluation=Config(num_samples=10))
+    with pytest.raises(
+        ValueError, match="--features=resnet=x must be NAME=PATH, with a name of inception, dinov2, clip"
+    ):
+        evaluate.set_features(config, ["resnet=x"])
+    with pytest.raises((ValueError, FileNotFoundError), match="absent"):
+        evaluate.set_features(config, [f"dinov2={tmp_path}/absent"])
+    assert given_features(config) == {"dinov2": f"{tmp_path}/absent"}
