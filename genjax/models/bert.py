@@ -4,11 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from genjax.nn import Dense, Text, constrain
+from genjax.nn import Dense, Text, constrain, scanned
 from genjax.nn.multi_head_attention import MultiHeadAttention
 
 Dtype = Any
@@ -109,18 +108,9 @@ class Bert(nn.Module):
         x = x + embed(self.max_length, "position_embedding")(jnp.arange(length))
         x = nn.LayerNorm(self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name="norm")(x)
 
-        block = Block
-        if self.remat_policy is not None:
-            policy = getattr(jax.checkpoint_policies, self.remat_policy)
-            block = nn.remat(Block, policy=policy, prevent_cse=self.unroll >= self.depth)
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.depth,
-            unroll=self.unroll,
-        )(self.num_heads, self.mlp_width, self.epsilon, self.dtype, self.param_dtype, name="blocks")
+        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)(
+            self.num_heads, self.mlp_width, self.epsilon, self.dtype, self.param_dtype, name="blocks"
+        )
         x, _ = blocks(constrain(x, ("data", "fsdp")), mask)
 
         pooled = None

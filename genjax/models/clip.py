@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from genjax.nn import Dense, attention, constrain, patchify
+from genjax.nn import Dense, attention, constrain, patchify, scanned
 
 Dtype = Any
 normal = nn.initializers.normal
@@ -108,19 +108,7 @@ class Tower(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     def _blocks(self, x, mask):
-        block = Block
-        if self.remat_policy is not None:
-            policy = getattr(jax.checkpoint_policies, self.remat_policy)
-            # Only a loop keeps XLA from merging what is computed again with what was computed first.
-            block = nn.remat(Block, policy=policy, prevent_cse=self.unroll >= self.depth)
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.depth,
-            unroll=self.unroll,
-        )
+        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
         x, inputs = blocks(
             self.num_heads,
             self.mlp_features or 4 * self.width,

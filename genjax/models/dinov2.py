@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from genjax.nn import Dense, constrain, patchify
+from genjax.nn import Dense, constrain, patchify, scanned
 from genjax.nn.multi_head_attention import MultiHeadAttention
 from genjax.nn.resize import bicubic, eight_bit_colours, resize
 
@@ -139,18 +139,9 @@ class Dinov2(nn.Module):
             first = jnp.concatenate([first, parameter("registers", self.num_registers)])
         x = jnp.concatenate([repeat(first), patches + positions.reshape(-1, self.width)], axis=1)
 
-        block = Block
-        if self.remat_policy is not None:
-            policy = getattr(jax.checkpoint_policies, self.remat_policy)
-            block = nn.remat(Block, policy=policy, prevent_cse=self.unroll >= self.depth)
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.depth,
-            unroll=self.unroll,
-        )(self.num_heads, self.mlp_ratio, self.gated, self.epsilon, name="blocks", **types)
+        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)(
+            self.num_heads, self.mlp_ratio, self.gated, self.epsilon, name="blocks", **types
+        )
         x, _ = blocks(constrain(x.astype(jnp.float32), ("data", "fsdp")), None)
         return nn.LayerNorm(self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name="norm")(x)
 

@@ -8,7 +8,6 @@ import functools
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -22,6 +21,7 @@ from genjax.nn import (
     constrain,
     modulate,
     patchify,
+    scanned,
     sinusoidal_embedding,
     unpatchify,
 )
@@ -176,18 +176,7 @@ class Flux(nn.Module):
         """`x` after `depth` blocks, each of which is given `shared` too."""
         if not depth:
             return x
-        if self.remat_policy is not None:
-            policy = getattr(jax.checkpoint_policies, self.remat_policy)
-            # Only a loop keeps XLA from merging what is computed again with what was computed first.
-            block = nn.remat(block, policy=policy, prevent_cse=self.unroll >= depth)
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=depth,
-            unroll=self.unroll,
-        )
+        blocks = scanned(block, depth, self.unroll, self.remat_policy)
         return blocks(self.num_heads, self.dtype, self.param_dtype, name=name)(x, *shared)[0]
 
     @nn.compact

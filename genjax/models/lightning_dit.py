@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -16,6 +15,7 @@ from genjax.nn import (
     attention,
     constrain,
     patchify,
+    scanned,
     sincos_positions,
     sinusoidal_embedding,
     unpatchify,
@@ -153,19 +153,7 @@ class LightningDiT(nn.Module):
         )(labels)
         conditioning = time + label
 
-        block = Block
-        if self.remat_policy is not None:
-            policy = getattr(jax.checkpoint_policies, self.remat_policy)
-            # Only a loop keeps XLA from merging what is computed again with what was computed first.
-            block = nn.remat(Block, policy=policy, prevent_cse=self.unroll >= self.depth)
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.depth,
-            unroll=self.unroll,
-        )
+        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
         tokens, _ = blocks(
             self.num_heads, self.mlp_ratio, self.qk_norm, self.dtype, self.param_dtype, name="blocks"
         )(tokens, conditioning, jnp.asarray(self.rotations(rows, columns)))

@@ -3,11 +3,10 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from genjax.nn import Dense, Text, VectorEmbedding, constrain, modulate, patchify, unpatchify
+from genjax.nn import Dense, Text, VectorEmbedding, constrain, modulate, patchify, scanned, unpatchify
 from genjax.nn import sinusoidal_embedding as sinusoids
 from genjax.nn.adaln_single import ModulationTable
 from genjax.nn.multi_head_attention import MultiHeadAttention
@@ -133,19 +132,7 @@ class PixArt(nn.Module):
         states = dense(self.width, small, "text_in")(text.tokens)
         states = dense(self.width, small, "text_out")(nn.gelu(states))
 
-        block = Block
-        if self.remat_policy is not None:
-            policy = getattr(jax.checkpoint_policies, self.remat_policy)
-            # Only a loop keeps XLA from merging what is computed again with what was computed first.
-            block = nn.remat(Block, policy=policy, prevent_cse=self.unroll >= self.depth)
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0, "intermediates": 0},  # these of who asks for the attention's weights
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.depth,
-            unroll=self.unroll,
-        )
+        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
         tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks")(
             tokens, modulation, states, text.mask
         )

@@ -4,12 +4,11 @@ transformer"), in its first form, in that of version 1.1, and as UMT5 (Chung et 
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from genjax.nn import Dense, attention, constrain
+from genjax.nn import Dense, attention, constrain, scanned
 
 Dtype = Any
 
@@ -162,19 +161,7 @@ class T5Encoder(nn.Module):
         if not self.bias_per_block:
             bias = RelativeBias(*positions, name="relative_bias")(tokens.shape[1])
 
-        block = Block
-        if self.remat_policy is not None:
-            policy = getattr(jax.checkpoint_policies, self.remat_policy)
-            # Only a loop keeps XLA from merging what is computed again with what was computed first.
-            block = nn.remat(Block, policy=policy, prevent_cse=self.unroll >= self.depth)
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.depth,
-            unroll=self.unroll,
-        )
+        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
         x, _ = blocks(
             self.num_heads,
             self.head_features,

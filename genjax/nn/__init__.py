@@ -15,5 +15,6 @@ from genjax.nn.quantizers import LookupFreeQuantizer as LookupFreeQuantizer
 from genjax.nn.quantizers import Quantized as Quantized
 from genjax.nn.quantizers import ResidualVectorQuantizer as ResidualVectorQuantizer
 from genjax.nn.quantizers import VectorQuantizer as VectorQuantizer
+from genjax.nn.scanned import scanned as scanned
 from genjax.nn.sharding import constrain as constrain
 from genjax.nn.text import Text as Text
