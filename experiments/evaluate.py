@@ -11,9 +11,9 @@ from pathlib import Path
 from absl import flags
 
 from experiments import sampling_flags
-from experiments.configuration import Config, restore
+from experiments.configuration import restore
 from experiments.evaluation import finish_report, print_report, training_summary
-from experiments.feature_evaluation import LOADERS, require_features
+from experiments.feature_evaluation import set_features
 from experiments.report import write_report
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import add_posthoc
@@ -30,19 +30,6 @@ FEATURES = flags.DEFINE_list(
     "Weights of networks to measure by, as inception=FILE,dinov2=FOLDER,clip=FOLDER: FID, FD-DINOv2, CLIP score.",
 )
 flags.adopt_module_key_flags(sampling_flags)
-
-
-def set_features(config: Config, given: list[str]) -> None:
-    """
-    Raises:
-        ValueError: a name without weights, or one that is no network to measure by.
-    """
-    for each in given:
-        name, _, path = each.partition("=")
-        if not path or name not in LOADERS:
-            raise ValueError(f"--features={each} must be NAME=PATH, with a name of {', '.join(LOADERS)}")
-        config.evaluation.setdefault("features", Config())[name] = path
-    require_features(config)
 
 
 def main() -> None:

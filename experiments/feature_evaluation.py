@@ -173,6 +173,22 @@ def require_features(config: Any) -> None:
         LOADERS[name](path)
 
 
+def set_features(config: Config, given: list[str]) -> None:
+    """Adds networks to those that a run is measured by.
+
+    Args:
+        given: NAME=PATH each, as `--features` takes them.
+    Raises:
+        ValueError: a name without weights, or one that is no network to measure by.
+    """
+    for each in given:
+        name, _, path = each.partition("=")
+        if not path or name not in LOADERS:
+            raise ValueError(f"--features={each} must be NAME=PATH, with a name of {', '.join(LOADERS)}")
+        config.evaluation.setdefault("features", Config())[name] = path
+    require_features(config)
+
+
 @functools.cache
 def _program(apply: Callable, mesh: Mesh) -> Callable:
     return jax.jit(

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers
 
 from configs import digits_flow, emoji_text
-from experiments import evaluate, feature_evaluation
+from experiments import feature_evaluation
 from experiments.configuration import Config, build
 from experiments.feature_evaluation import (
     FeatureNetwork,
@@ -457,7 +457,7 @@ def test_weights_can_be_given_to_a_run_that_was_trained_without(tmp_path):
     with pytest.raises(
         ValueError, match="--features=resnet=x must be NAME=PATH, with a name of inception, dinov2, clip"
     ):
-        evaluate.set_features(config, ["resnet=x"])
+        feature_evaluation.set_features(config, ["resnet=x"])
     with pytest.raises((ValueError, FileNotFoundError), match="absent"):
-        evaluate.set_features(config, [f"dinov2={tmp_path}/absent"])
+        feature_evaluation.set_features(config, [f"dinov2={tmp_path}/absent"])
     assert given_features(config) == {"dinov2": f"{tmp_path}/absent"}
