@@ -4,7 +4,7 @@ python -m experiments.train --config=configs/text_to_image.py:stable_diffusion_3
 
 The choices: stable_diffusion_3, MMDiT of 2 billion parameters at 1024×1024, and flux, FLUX.1's network of 12 billion. SYSTEM is a
 folder of that system as diffusers saves it, for its text encoders and its autoencoder, IMAGES one of pictures with captions
-(genjax/data/folder.py). Images are encoded within the step, prompts once, before. Not run yet.
+(genjax/data/folder.py), of any sizes. Images are encoded within the step, prompts once, before. Not run yet.
 """
 
 from ml_collections import ConfigDict
@@ -18,6 +18,9 @@ def get_config(choice: str = "stable_diffusion_3") -> ConfigDict:
     config.num_steps = 500_000
     config.batch_size = 1024
     config.data.update(name="folder", image_shape=(1024, 1024, 3), flip=False)
+    # Batches of one height and width each, of about as many pixels as image_shape (Podell et al. 2023, section 2.3); a
+    # multiple of its side and a ratio of 1 make a single size.
+    config.data.buckets = dict(multiple=64, max_ratio=2.0)
     config.text.update(encoder="runs/system", directory="runs/prompts", first_caption=1.0)
     if choice == "stable_diffusion_3":  # 77 tokens of CLIP and 256 of T5
         config.text.update(length=333, features=4096, pooled_features=2048)

@@ -10,11 +10,12 @@ from einops import rearrange
 from jax.sharding import Mesh
 from PIL import Image
 
+from experiments.datasets import load_split
 from experiments.evaluation import Reference
 from experiments.sampling import mesh_of
 from genjax import autoencoding, metrics
 from genjax.autoencoding import instruments
-from genjax.data import load_dataset, to_float, to_uint8
+from genjax.data import to_float, to_uint8
 from genjax.metrics.lpips import LPIPS
 from genjax.models.vgg16 import vgg16_features
 from genjax.pretrained.lpips import load_lpips
@@ -100,7 +101,7 @@ class Originals:
 
     def __init__(self, config: Any):
         splits = (config.data.held_out_split, config.data.train_split)
-        held_out, train = (load_dataset(config.data.name, split, config.data.directory) for split in splits)
+        held_out, train = (load_split(config, split) for split in splits)
         count = min(config.evaluation.num_samples, len(held_out.source))
         rows, feature = np.random.default_rng(0).permutation, config.data.get("feature", "image")
         self.examples = held_out.source[rows(len(held_out.source))[:count]][feature]

@@ -121,18 +121,24 @@ def change_sampling(config: Config, **changes: Any) -> None:
         config.data.num_classes = len(changes["prompts"])  # a row of the pictures for each
 
 
-def restore(workdir: str | Path, step: int | None, **sampling: Any) -> tuple[Config, Task, Any]:
+def restore(
+    workdir: str | Path, step: int | None, size: tuple[int, int] | None = None, **sampling: Any
+) -> tuple[Config, Task, Any]:
     """The config, task and state of a run, at a step or at its newest good checkpoint.
 
     Args:
+        size: another height and width than the run's own.
         sampling: fields of `config.sampling` to change; those that are None stay as they were.
 
     Raises:
         FileNotFoundError: no run, no checkpoint, or none of that step.
-        ValueError: the run's task is not sampled by such a field.
+        ValueError: the run's task is not sampled by such a field, or makes one size only.
     """
     config = read_config(workdir)
     change_sampling(config, **sampling)
+    if size:
+        check_diffusion(config)
+        config.data.image_shape = [*size, config.data.image_shape[-1]]
     task = build(config)
     mesh = make_mesh({"data": jax.device_count()}, jax.device_count())
     with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:

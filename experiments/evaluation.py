@@ -9,9 +9,10 @@ import numpy as np
 from einops import reduce
 from PIL import Image
 
+from experiments.datasets import load_split
 from experiments.sampling import sample_images
 from genjax import metrics
-from genjax.data import load_dataset, to_float
+from genjax.data import to_float
 from genjax.training.log import read_metrics
 
 # What bounds the time and the memory of an evaluation, whatever the size of the data set.
@@ -80,8 +81,7 @@ class Reference:
         from sklearn.svm import SVC
 
         self.splits = [
-            load_dataset(config.data.name, split, config.data.directory)
-            for split in (config.data.train_split, config.data.held_out_split)
+            load_split(config, split) for split in (config.data.train_split, config.data.held_out_split)
         ]
         train, held_out = (dataset.source for dataset in self.splits)
         count = config.evaluation.num_samples

@@ -356,6 +356,8 @@ def _reference_of(config: Any, name: str, weights: str, shape: tuple[int, ...]) 
     data, size = config.data, None
     if data.name == "latents":  # of images that `experiments.encode` prepared
         data, size = config.encoding, config.encoding.size
+    elif data.get("buckets"):  # images of all sizes; samples are square, or there is nothing to compare
+        size = shape[0]
     reference = config.evaluation.reference
     split = reference.split or data.train_split
     return _reference(name, weights, reference[name], (data.name, split, data.directory), size, shape)

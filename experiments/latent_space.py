@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from experiments.datasets import load_split
 from genjax import adversarial
-from genjax.data import load_dataset, to_float, to_uint8
+from genjax.data import to_float, to_uint8
 from genjax.diffusion import slerp
 from genjax.metrics import LPIPS
 from genjax.pretrained.lpips import load_lpips
@@ -191,7 +192,7 @@ def explore(
         tell(folder / "mixing.png")
         tell(folder / "directions.png")
 
-    held_out = load_dataset(config.data.name, config.data.held_out_split, config.data.directory).source
+    held_out = load_split(config, config.data.held_out_split).source
     chosen = held_out[np.random.default_rng(0).permutation(len(held_out))[:count]]
     images, of_images = to_float(chosen["image"]), jnp.asarray(chosen["label"])
     rows, perceptual = [jnp.asarray(images)], lpips_variables(task.image_shape)

@@ -20,9 +20,10 @@ import numpy as np
 from absl import flags
 
 from experiments.configuration import check_diffusion, restore
+from experiments.datasets import load_split
 from experiments.runtime import run_program, user_errors
 from genjax import diffusion
-from genjax.data import load_dataset, to_float
+from genjax.data import to_float
 from genjax.diffusion import likelihood
 from genjax.training.workdir import device_name
 
@@ -49,7 +50,7 @@ def held_out_bits(
         num_probes: of the trace; 0 computes it exactly.
         clean_end: where the bound's last step ends, in parts of the time.
     """
-    held_out = load_dataset(config.data.name, config.data.held_out_split, config.data.directory).source
+    held_out = load_split(config, config.data.held_out_split).source
     count = min(count, len(held_out))
     chosen = held_out[np.random.default_rng(0).permutation(len(held_out))[:count]]
     levels, width = jnp.linspace(-1, 1, num_levels), 2 / (num_levels - 1)

@@ -26,8 +26,21 @@ OUT = flags.DEFINE_string(
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the newest good one if not given.")
 CLASSES = flags.DEFINE_list("classes", None, "Class numbers, separated by commas; all if not given.")
 PROMPT = flags.DEFINE_multi_string("prompt", None, "What to show, of a text-to-image run; may be repeated.")
+SIZE = flags.DEFINE_string(
+    "size", None, "HEIGHTxWIDTH of what a transformer makes, if not what it was trained at: 768x1344."
+)
 COUNT = flags.DEFINE_integer("count", 10, "Samples per class.", lower_bound=1)
 flags.adopt_module_key_flags(sampling_flags)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Raises ValueError if it isn't HEIGHTxWIDTH."""
+    if text is None:
+        return None
+    sides = text.split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise ValueError(f"--size={text} must be HEIGHTxWIDTH in pixels, as 768x1344")
+    return int(sides[0]), int(sides[1])
 
 
 def main() -> None:
@@ -38,6 +51,7 @@ def main() -> None:
         config, task, state = restore(
             WORKDIR.value,
             STEP.value,
+            parse_size(SIZE.value),
             **sampling_changes(),
             prompts=PROMPT.value,
         )

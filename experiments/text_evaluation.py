@@ -9,10 +9,11 @@ from jaxtyping import Array, Float, UInt8
 
 from experiments.autoencoder_evaluation import in_batches
 from experiments.configuration import Config
+from experiments.datasets import load_split
 from experiments.evaluation import beside_training, pixel_features
 from experiments.sampling import sample_images
 from genjax import metrics
-from genjax.data import load_dataset, to_float
+from genjax.data import to_float
 from genjax.models.vgg16 import VGG16
 from genjax.pretrained.lpips import load_vgg16
 
@@ -48,7 +49,7 @@ class Pairs:
         _, self._vgg16 = load_vgg16()
         self._conditioning = conditioning
         for split in (config.data.train_split, config.data.held_out_split):
-            dataset = load_dataset(config.data.name, split, config.data.directory)
+            dataset = load_split(config, split)
             rows = np.random.default_rng(0).permutation(len(dataset.source))
             self.names[split] = tuple(dataset.captions[i][0] for i in rows)
             self.images[split] = dataset.source[rows]["image"]

@@ -19,11 +19,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments.configuration import build
+from experiments.datasets import training_batches
 from experiments.evaluation import finish_report, print_report, training_summary
 from experiments.report import BETTER, write_report
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import add_posthoc, class_rows, power_averages, sample_images
-from genjax.data import Batches, load_dataset
 from genjax.training import (
     Checkpoints,
     Interrupted,
@@ -34,7 +34,6 @@ from genjax.training import (
     check_space,
     make_mesh,
     make_workdir,
-    process_rows,
     record_config,
     train,
 )
@@ -75,15 +74,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
         task = build(config)
         abstract = abstract_state(task, jax.random.key(config.seed), mesh)
         check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)
-        dataset = load_dataset(config.data.name, config.data.train_split, config.data.directory)
-        batches = Batches(
-            dataset,
-            config.batch_size,
-            config.seed,
-            transform=task.transform(dataset) if hasattr(task, "transform") else None,
-            image_shape=task.image_shape,
-            rows=process_rows(mesh, config.batch_size),
-        )
+        batches = training_batches(config, task, mesh)
         record_config(workdir, config.to_dict(), FREE_TO_DIFFER)
 
     sampling, num_classes = config.sampling, config.data.num_classes

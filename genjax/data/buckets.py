@@ -7,6 +7,7 @@ larger grid (MMDiT) or simply go on (FLUX).
 """
 
 import bisect
+import dataclasses
 import functools
 import logging
 import math
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
-from genjax.data.dataset import Dataset, num_threads, stack
+from genjax.data.dataset import Dataset, InMemory, OnDisk, num_threads, stack
 from genjax.data.images import PROGRESS_SECONDS
 from genjax.data.loader import Batches
 from genjax.data.transforms import Example, Transform, compose
@@ -158,6 +159,37 @@ def resize_and_crop(
     )
     pixels = pixels[top : top + bucket[0], left : left + bucket[1]]
     return pixels.reshape(*bucket, channels), (top, left)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Resized:
+    """Examples with images resized and cropped to one size as they are read."""
+
+    source: InMemory | OnDisk
+    size: Bucket
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int | slice | np.ndarray) -> Example:
+        if isinstance(index, slice):
+            index = np.arange(len(self))[index]
+        if np.ndim(index):
+            with ThreadPoolExecutor(num_threads()) as pool:
+                return stack(list(pool.map(self.__getitem__, index.tolist())))
+        example = self.source[index]
+        return {**example, "image": resize_and_crop(example["image"], self.size)[0]}
+
+
+def resized_to(size: Bucket, dataset: Dataset) -> Dataset:
+    """The set with every image resized until it just covers `size` (height, width), and its middle cut out.
+
+    Raises:
+        ValueError: a set without images.
+    """
+    _require_images(dataset)
+    image_shape = (*size, dataset.image_shape[-1])
+    return dataclasses.replace(dataset, source=_Resized(dataset.source, size), image_shape=image_shape)
 
 
 class BucketedBatches(Batches):

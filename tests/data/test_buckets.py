@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from genjax.data import BucketedBatches, Dataset, InMemory, aspect_buckets, image_sizes, load_folder
+from genjax.data import (
+    BucketedBatches,
+    Dataset,
+    InMemory,
+    aspect_buckets,
+    image_sizes,
+    load_folder,
+    resized_to,
+)
 from genjax.data.buckets import nearest_buckets, resize_and_crop
 from genjax.data.dataset import OnDisk
 from genjax.models.flux import Flux
@@ -313,3 +321,17 @@ def test_without_the_bucket_that_is_too_small_its_examples_go_to_another():
 def test_no_such_buckets():
     with pytest.raises(ValueError, match="no multiples of 64 make an area of 0.9 to 1 times 1000 pixels"):
         aspect_buckets(1000, 64, 4.0)
+
+
+def test_a_set_resized_to_one_size():
+    dataset = photos()
+    resized = resized_to((12, 8), dataset)
+    assert resized.image_shape == (12, 8, 3) and len(resized.source) == len(dataset.source)
+    for index in np.array([2, 0, 5]), slice(1, 4):
+        images = resized.source[index]["image"]
+        chosen = np.arange(len(dataset.source))[index]
+        expected = [resize_and_crop(dataset.source[int(i)]["image"], (12, 8))[0] for i in chosen]
+        np.testing.assert_array_equal(images, expected)
+        np.testing.assert_array_equal(resized.source[index]["label"], chosen)
+    with pytest.raises(ValueError, match="buckets are for images"):
+        resized_to((8, 8), Dataset("points", "train", InMemory({"x": np.zeros((3, 2))})))

@@ -169,6 +169,45 @@ def test_configs_for_accelerators_step_when_narrowed(name, tmp_path, monkeypatch
     train_twice(config, batch)
 
 
+# Of those whose network is another: what to change lest it be large. Processes, losses, precision and remat stay.
+BLOCKS = dict(width=32, depth=2, num_heads=2)
+NARROWED = {
+    "imagenet256_latent_flow:dit": dict(model=dict(name="DiT", **BLOCKS)),
+    "imagenet256_latent_flow:lightning_dit": dict(model=dict(name="LightningDiT", **BLOCKS)),
+    "text_to_image": dict(data=dict(image_shape=(64, 32, 3)), model=dict(name="MMDiT", patch_size=2, **BLOCKS)),
+    "text_to_image:flux": dict(
+        data=dict(image_shape=(64, 32, 3)),
+        model=dict(
+            name="Flux", num_double_blocks=2, num_single_blocks=2, num_heads=2, rotary_features=(4, 4, 8)
+        ),
+    ),
+    "imagenet256_autoencoder": dict(
+        data=dict(image_shape=(64, 64, 3)),
+        model=dict(widths=(32, 32, 32, 32), blocks=1),
+        adversary=dict(start_step=0, network=dict(width=32)),
+    ),
+    "imagenet256_autoencoder:vq": dict(
+        data=dict(image_shape=(64, 64, 3)),
+        model=dict(widths=(32, 32, 32, 32, 32), blocks=1),
+        adversary=dict(start_step=0, network=dict(width=32)),
+    ),
+    "video_autoencoder:wan_256": dict(
+        data=dict(image_shape=(5, 32, 32, 3)),
+        model=dict(widths=(16, 16, 16, 16), blocks=1),
+        adversary=dict(start_step=0, network=dict(width=32)),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NARROWED)
+def test_networks_for_accelerators_step_when_narrowed(name):
+    config = load(name)
+    config.update(NARROWED[name])
+    config.batch_size = 4
+    train_twice(config, batch_of(config, 4))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar10_gan:r3gan", "ffhq_gan:stylegan2_256", "imagenet_gan:64"])
 def test_gans_for_accelerators_step_when_narrowed(name, tmp_path, monkeypatch):

@@ -160,6 +160,57 @@ def test_a_run_says_what_it_reached_and_shows_what_is_asked_for(tmp_path, cache)
         assert sheet.size == (3 * 34, 2 * 34)
 
 
+def photos(folder, counts):
+    """Wide, square and high pictures, split into folders, with captions beside them."""
+    random = np.random.default_rng(0)
+    for split, count in counts.items():
+        (folder / split).mkdir(parents=True)
+        with open(folder / split / "metadata.jsonl", "w") as captions:
+            for i in range(count):
+                size = [(32, 64), (40, 44), (70, 36)][i % 3]  # Pillow's: width, height
+                pixels = random.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / f"{i}.png")
+                captions.write(json.dumps({"file_name": f"{i}.png", "text": f"{split} photo {i}"}) + "\n")
+
+
+def test_photos_of_many_sizes_train_one_network_that_samples_at_any_size(tmp_path, cache):
+    photos(tmp_path / "photos", {"train": 48, "test": 12})
+    config = [
+        "--config.data.name=folder",
+        f"--config.data.directory={tmp_path}/photos",
+        "--config.model.width=32",
+        "--config.model.depth=1",
+        "--config.model.num_heads=2",
+        "--config.model.unroll=1",
+        "--config.log_every=1",
+    ]
+    flags = [f"--config={ROOT}/configs/emoji_text.py", *SMALL, *config, f"--workdir={tmp_path}/run"]
+    result = program("train", *flags)
+    assert result.returncode != 0 and "config.data.buckets" in result.stderr
+    flags[0] = f"--config={tmp_path}/photos.py"
+    (tmp_path / "photos.py").write_text(
+        "from configs import emoji_text\n"
+        "def get_config():\n"
+        "    config = emoji_text.get_config()\n"
+        "    config.data.buckets = dict(multiple=8, max_ratio=2.0)\n"
+        "    return config\n"
+    )
+    result = program("train", *flags)
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert report["num_samples"] == 12 and 0 <= report["held_out_accuracy"] <= 1
+    steps = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in steps if "loss" in row] == [1, 2, 3, 4]
+    wide = [f"--workdir={tmp_path}/run", "--prompt=a", "--count=2", f"--out={tmp_path}/wide.png"]
+    result = program("sample", *wide, "--size=24x40")
+    assert result.returncode == 0, result.stderr
+    with Image.open(tmp_path / "wide.png") as sheet:
+        assert sheet.size == (2 * 42, 26)
+    for size, message in ("24", "HEIGHTxWIDTH"), ("24x41", "does not divide into patches"):
+        result = program("sample", *wide, f"--size={size}")
+        assert result.returncode != 0 and message in result.stderr
+
+
 def test_config_errors():
     config = small()
     config.sampling.prompts = ("a cat",)
