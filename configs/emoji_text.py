@@ -13,7 +13,7 @@ Not run to its end yet.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs import emoji_flow
+from configs import emoji_flow, emoji_latent_flow
 
 PROMPTS = (
     "grinning face",
@@ -38,7 +38,8 @@ NETWORKS = {
 
 
 def get_config(choice: str = "cross_attention") -> ConfigDict:
-    config = emoji_flow.get_config()
+    choice, _, space = choice.partition(",")
+    config = emoji_latent_flow.get_config() if space == "latents" else emoji_flow.get_config()
     config.experiment = f"emoji_text_{choice}"
     config.num_steps = 4000
     config.conditioning_dropout = 0.1
@@ -52,6 +53,8 @@ def get_config(choice: str = "cross_attention") -> ConfigDict:
     )
     config.data.num_classes = len(PROMPTS)
     config.model = dict(patch_size=4, num_heads=4, unroll=4, **NETWORKS[choice])
+    if space == "latents":
+        config.model.patch_size = 2
     config.optimizer.update(learning_rate=1e-3, warmup_steps=200)
     config.averages.ema.steps = 300
     config.sampling.update(every=1000, guidance_scale=3.0, prompts=PROMPTS, per_class=8)

@@ -26,6 +26,7 @@ from genjax.data.latents import (
     SUMMARY,
     part_paths,
     raw_latents,
+    write_captions,
     write_latents,
     write_summary,
 )
@@ -137,6 +138,9 @@ def run(config: Any) -> Path:
     statistics = channel_statistics(
         raw_latents(folder, encoding.train_split, counts[encoding.train_split], shape)
     )
+    for split, each in splits.items():
+        if each.captions is not None:
+            write_captions(folder, split, list(each.captions) * (len(examples[split]) // len(each.source)))
     dataset = splits[encoding.train_split]
     write_summary(
         folder,

@@ -257,10 +257,10 @@ class ImageDiffusion:
 
     def reference(self, config: Any) -> Reference | tuple[Reference, Originals] | Pairs:
         """Of images, also where the data are latents."""
-        if isinstance(self.conditioning, Prompts):
-            return Pairs(config, self.conditioning)
         if config.data.name == "latents":
             config = as_images(config)
+        if isinstance(self.conditioning, Prompts):
+            return Pairs(config, self.conditioning)
         reference = Reference(config)
         return (reference, Originals(config)) if config.evaluation.vgg16 else reference
 

@@ -2,7 +2,8 @@
 
 A folder holds `origin.json`, what the latents are of; for each split its parts, `train-00003-of-00012.array_record`, each
 complete or absent; and, once all of them are there, `latents.json`, with the moments by which latents are standardized.
-A record is a latent's float32 values and the int32 label.
+A record is a latent's float32 values and the int32 label. What has captions has them in `train.captions.jsonl`, a list of
+texts to a line.
 """
 
 import json
@@ -109,6 +110,26 @@ def write_summary(folder: str | os.PathLike, summary: Mapping[str, Any]) -> None
     unfinished.replace(path)
 
 
+def _captions_path(folder: str | os.PathLike, split: str) -> Path:
+    return Path(folder) / f"{split}.captions.jsonl"
+
+
+def write_captions(folder: str | os.PathLike, split: str, captions: Sequence[Sequence[str]]) -> None:
+    """Of all records of a split, in their order."""
+    path = _captions_path(folder, split)
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    unfinished.write_text("".join(json.dumps(list(texts)) + "\n" for texts in captions), encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _read_captions(folder: str | os.PathLike, splits: Sequence[str]) -> list[tuple[str, ...]] | None:
+    paths = [_captions_path(folder, split) for split in splits]
+    if not all(path.exists() for path in paths):
+        return None
+    lines = (line for path in paths for line in path.read_text(encoding="utf-8").splitlines())
+    return [tuple(json.loads(line)) for line in lines]
+
+
 def load_latents(split: str, folder: str | os.PathLike | None, *, preload_bytes: int) -> Dataset:
     """Standardized latents, (latent − mean)/deviation by channel, as the float32 `image`.
 
@@ -125,6 +146,7 @@ def load_latents(split: str, folder: str | os.PathLike | None, *, preload_bytes:
     mean, deviation = (np.asarray(summary[name], np.float32) for name in ("mean", "deviation"))
     rows = np.concatenate(take(split, members))
     records = LatentRecords(paths, summary["shape"], mean, deviation, rows)
+    captions = _read_captions(folder, list(summary["splits"]))
     source = OnDisk(records, {"image": np.dtype(np.float32), "label": np.dtype(np.int32)})
     shape = tuple(summary["shape"])
     if 4 * len(rows) * math.prod(shape) <= preload_bytes:
@@ -136,6 +158,7 @@ def load_latents(split: str, folder: str | os.PathLike | None, *, preload_bytes:
         image_shape=shape,
         num_classes=summary["num_classes"],
         class_names=tuple(summary["class_names"]) if summary["class_names"] else None,
+        captions=[captions[row] for row in rows] if captions else None,
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from genjax.data import Batches, load_dataset
 from genjax.data import latents as module
-from genjax.data.latents import part_paths, raw_latents, write_latents, write_summary
+from genjax.data.latents import part_paths, raw_latents, write_captions, write_latents, write_summary
 
 SHAPE, COUNT = (2, 3, 4), 10
 
@@ -66,6 +66,20 @@ def test_what_was_written_comes_back_standardized(tmp_path, latents, preload_byt
     np.testing.assert_array_equal(np.concatenate(list(raw_latents(tmp_path, "train", COUNT, SHAPE))), latents)
     batch = Batches(load_dataset("latents", "train", tmp_path), 3, 0, image_shape=SHAPE)[0]
     assert batch["image"].dtype == np.float32 and batch["image"].shape == (3, *SHAPE)
+
+
+def test_captions_go_with_their_latents(tmp_path, latents):
+    write(tmp_path, latents)
+    summarize(tmp_path, latents)
+    assert load_dataset("latents", "train", tmp_path).captions is None
+    texts = {split: [(f"{split} {i}", "“é”\n") for i in range(COUNT)] for split in ("train", "test")}
+    for split, captions in texts.items():
+        write_captions(tmp_path, split, captions)
+    for split in ("train", "test"):
+        assert list(load_dataset("latents", split, tmp_path).captions) == texts[split]
+    dataset = load_dataset("latents", "test[3:5]", tmp_path)
+    assert list(dataset.captions) == texts["test"][3:5]
+    assert [dataset.source[i]["label"] for i in (0, 1)] == [3, 4]
 
 
 def test_parts_that_are_there_are_not_encoded_again(tmp_path, latents):

@@ -30,6 +30,12 @@ def program(name, *flags, **options):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
 
 
+def start(name, *flags):
+    """Starts `python -m experiments.<name>`, whose output is to be read, errors included."""
+    command = [sys.executable, "-m", f"experiments.{name}", *map(str, flags)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
 def start_training(workdir, *flags, out=None):
     """Starts training in the background; its output is added to `out`, the file `workdir`.out if not given."""
     command = [sys.executable, "-m", "experiments.train", *SMALL, f"--workdir={workdir}", *flags]

@@ -420,7 +420,7 @@ def hold_out(monkeypatch, config, held_out, train):
     feature = config.data.feature
     splits = {"test": Examples(feature, held_out), "train": Examples(feature, train)}
     monkeypatch.setattr(
-        autoencoder_evaluation, "load_dataset", lambda name, split, _: SimpleNamespace(source=splits[split])
+        autoencoder_evaluation, "load_split", lambda config, split: SimpleNamespace(source=splits[split])
     )
 
 
@@ -577,7 +577,7 @@ def test_on_eight_devices_it_is_as_on_one():
             images = batch(this.config, step)
             state, one = this.update(state, images, jax.random.fold_in(key, step), *this.frozen)
             assert one.keys() == eight.keys()
-            for name in one:  # sums in another order
+            for name in one:  # sums in another order, of signs that rounding turns; 1.3e-5 was seen
                 np.testing.assert_allclose(
-                    eight[name], one[name], rtol=1e-5, atol=1e-6, err_msg=f"{choice} {name}"
+                    eight[name], one[name], rtol=5e-5, atol=1e-6, err_msg=f"{choice} {name}"
                 )

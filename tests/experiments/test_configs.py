@@ -174,7 +174,9 @@ BLOCKS = dict(width=32, depth=2, num_heads=2)
 NARROWED = {
     "imagenet256_latent_flow:dit": dict(model=dict(name="DiT", **BLOCKS)),
     "imagenet256_latent_flow:lightning_dit": dict(model=dict(name="LightningDiT", **BLOCKS)),
-    "text_to_image": dict(data=dict(image_shape=(64, 32, 3)), model=dict(name="MMDiT", patch_size=2, **BLOCKS)),
+    "text_to_image": dict(
+        data=dict(image_shape=(64, 32, 3)), model=dict(name="MMDiT", patch_size=2, **BLOCKS)
+    ),
     "text_to_image:flux": dict(
         data=dict(image_shape=(64, 32, 3)),
         model=dict(

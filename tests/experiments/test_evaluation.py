@@ -32,9 +32,9 @@ def report_of(monkeypatch):
             monkeypatch.setattr(evaluation, name, value)
         monkeypatch.setattr(
             evaluation,
-            "load_dataset",
-            lambda name, split, _: Dataset(
-                name,
+            "load_split",
+            lambda config, split: Dataset(
+                config.data.name,
                 split,
                 InMemory(splits[split]),
                 skipped={f"{split}/broken.png": "truncated"},

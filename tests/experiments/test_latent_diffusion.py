@@ -1,12 +1,13 @@
 """From images to pictures in three commands, small: an autoencoder, its latents, a flow on them."""
 
 import json
+import socket
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, program
+from conftest import ROOT, program, start
 from PIL import Image
 
 from configs import emoji_latent_flow
@@ -89,7 +90,9 @@ def test_the_files_hold_latents_of_images_and_mirrored_images(folder, config):
         np.testing.assert_allclose(written[rows], apply(autoencoder.variables(), x), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(summary["mean"], written.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)  # float32 sums
     np.testing.assert_allclose(summary["deviation"], written.std((0, 1, 2)), rtol=1e-4)
-    read = load_dataset("latents", "train", folder / "latents").source[:]
+    dataset = load_dataset("latents", "train", folder / "latents")
+    assert list(dataset.captions) == 2 * list(load_dataset("emoji").captions)
+    read = dataset.source[:]
     np.testing.assert_allclose(read["image"].mean((0, 1, 2)), 0, atol=1e-4)
     np.testing.assert_allclose(read["image"].std((0, 1, 2)), 1, rtol=1e-4)
     np.testing.assert_array_equal(read["label"], np.tile(images["label"], 2))
@@ -101,6 +104,23 @@ def test_encoding_again_writes_only_what_is_missing(folder, tmp_path):
     path.unlink()
     succeed("encode", *flow_flags(folder))
     assert path.read_bytes() == before and other.stat().st_mtime_ns == untouched
+
+
+def test_two_processes_share_the_work(folder, tmp_path):
+    """Each writes parts of its own, and together the files that one process writes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = [*flow_flags(folder)[:2], f"--config.data.directory={tmp_path}/latents"]
+    flags += [f"--coordinator=localhost:{port}", "--num_processes=2"]
+    processes = [start("encode", *flags, f"--process_id={i}") for i in range(2)]
+    for process in processes:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    written = {path.name: path.read_bytes() for path in (tmp_path / "latents").iterdir()}
+    assert len(written) == 3 + 1 + 2 + 2  # parts of training and held-out images, captions of both, two notes
+    for name, content in written.items():
+        assert content == (folder / "latents" / name).read_bytes(), name
 
 
 def test_latents_of_two_autoencoders_do_not_mix(folder):
