@@ -45,7 +45,7 @@ def test_ranges(variables):
 
     latents = jnp.sign(jax.random.normal(jax.random.key(1), (1, 2, 3, 4)))
     far, farther = decode(variables, 30 * latents), decode(variables, 1e4 * latents)
-    np.testing.assert_allclose(far, farther, atol=1e-5)
+    np.testing.assert_allclose(far, farther, rtol=1e-5, atol=1e-5)
     assert np.abs(far - decode(variables, 3 * latents)).max() > 0.01
 
 
