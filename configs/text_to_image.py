@@ -4,17 +4,20 @@ python -m experiments.train --config=configs/text_to_image.py:stable_diffusion_3
 
 The choices: stable_diffusion_3, MMDiT of 2 billion parameters at 1024×1024, and flux, FLUX.1's network of 12 billion. SYSTEM is a
 folder of that system as diffusers saves it, for its text encoders and its autoencoder, IMAGES one of pictures with captions
-(genjax/data/folder.py), of any sizes. Images are encoded within the step, prompts once, before. Not run yet.
+(genjax/data/folder.py), of any sizes. Images are encoded within the step, prompts once, before; with
+",latents" after the choice, images too (python -m experiments.encode, with the same flags). Not run yet.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import emoji_text
 
 
 def get_config(choice: str = "stable_diffusion_3") -> ConfigDict:
+    choice, _, space = choice.partition(",")
     config = emoji_text.get_config()
-    config.experiment = f"text_to_image_{choice}"
+    config.experiment = "text_to_image_" + (f"{choice}_{space}" if space else choice)
     config.num_steps = 500_000
     config.batch_size = 1024
     config.data.update(name="folder", image_shape=(1024, 1024, 3), flip=False)
@@ -30,6 +33,18 @@ def get_config(choice: str = "stable_diffusion_3") -> ConfigDict:
         config.model = dict(module="flux", name="flux_schnell")
     config.model.update(dtype="bfloat16", remat_policy="nothing_saveable")
     config.autoencoder.published = "runs/system/vae"
+    if space == "latents":
+        del config.data.buckets
+        config.data.update(name="latents", directory="runs/text_to_image_latents", image_shape=(128, 128, 16))
+        config.encoding = dict(
+            name="folder",
+            train_split="train",
+            held_out_split="test",
+            directory=placeholder(str),
+            flip=False,
+            size=1024,
+            batch_size=8,
+        )
     config.times.shift = 3.0  # of 1024×1024 pixels (Esser et al. 2024, section 5.3.2)
     config.optimizer.update(learning_rate=1e-4, warmup_steps=1000, schedule="constant")
     config.averages.ema.steps = 7000

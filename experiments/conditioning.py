@@ -46,6 +46,9 @@ class Classes:
     def frozen(self) -> dict[str, PyTree]:
         return {}
 
+    def abstract_frozen(self) -> dict[str, PyTree]:
+        return {}
+
     def transform(self, dataset: Dataset) -> Transform | None:
         return None
 
@@ -124,6 +127,13 @@ class Prompts:
     def frozen(self) -> dict[str, PyTree]:
         empty, prompts = self._stacked([""]), self._stacked(self.prompts)
         return {"empty": jax.tree.map(lambda a: a[0], empty), "prompts": prompts}
+
+    def abstract_frozen(self) -> dict[str, PyTree]:
+        """What `frozen` would load, in shapes; no text is encoded."""
+        of = lambda *batch: jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((*batch, *a.shape[1:]), a.dtype), jax.eval_shape(self.example)
+        )
+        return {"empty": of(), "prompts": of(len(self.prompts))}
 
     def transform(self, dataset: Dataset) -> Transform:
         """Adds encoded captions to examples, once all that are not in the cache have been encoded.

@@ -3,16 +3,40 @@
 import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from experiments.conditioning import Prompts
 from genjax.data import Batches, BucketedBatches, Dataset, aspect_buckets, load_dataset, resized_to
 from genjax.training import Task, process_rows
+from genjax.training.mesh import batch_sharding
 
 
 def load_split(config: Any, split: str) -> Dataset:
     """One split of a config's data; where `config.data.buckets` says that sizes vary, all of `config.data.image_shape`."""
     dataset = load_dataset(config.data.name, split, config.data.directory)
     return resized_to(tuple(config.data.image_shape[:2]), dataset) if config.data.get("buckets") else dataset
+
+
+def abstract_batch(config: Any, task: Task, mesh: Mesh | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a training batch, without its data; on a mesh, with its shardings."""
+    floats = config.data.name == "latents" or len(config.data.image_shape) == 1
+    dtype = jnp.float32 if floats else jnp.uint8
+    shapes = {
+        config.data.get("feature", "image"): (tuple(config.data.image_shape), dtype),
+        "label": ((), jnp.int32),
+    }
+    if isinstance(getattr(task, "conditioning", None), Prompts):
+        text = jax.eval_shape(task.conditioning.example)
+        for name in ("tokens", "pooled", "mask"):
+            each = getattr(text, name)
+            shapes[name] = each.shape[1:], each.dtype
+    sharding = batch_sharding(mesh) if mesh else None
+    return {
+        name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
+        for name, (shape, dtype) in shapes.items()
+    }
 
 
 def training_batches(config: Any, task: Task, mesh: Mesh) -> Batches:

@@ -102,6 +102,13 @@ class FrozenAutoencoder:
         mean, deviation = (np.asarray(values, np.float32) for values in moments)
         return {"variables": self.variables(), "mean": mean, "deviation": deviation}
 
+    def abstract(self, image_shape: tuple[int, ...]) -> PyTree:
+        """What `load` would give, in shapes."""
+        x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        moments = jax.ShapeDtypeStruct(self.latent_shape(image_shape)[-1:], jnp.float32)
+        variables = jax.eval_shape(self.network.init, jax.random.key(0), x)
+        return {"variables": variables, "mean": moments, "deviation": moments}
+
     def encode(self, frozen: PyTree, x: Float[Array, " batch *shape"]) -> Array:
         """Standardized latents of images or video in [−1, 1]."""
         latents = encode(self.network, frozen["variables"], x)

@@ -25,6 +25,7 @@ from experiments.runtime import run_program, user_errors
 from genjax import diffusion
 from genjax.data import to_float
 from genjax.diffusion import likelihood
+from genjax.nn import forward_mode
 from genjax.training.workdir import device_name
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -80,7 +81,8 @@ def held_out_bits(
     labels = jnp.asarray(chosen["label"])
     parts, began = [], time.monotonic()
     for i in range(0, count, BATCH):
-        part = bits(params, jax.random.key(i), images[i : i + BATCH], labels[i : i + BATCH])
+        with forward_mode(True):  # for the trace of the Jacobian
+            part = bits(params, jax.random.key(i), images[i : i + BATCH], labels[i : i + BATCH])
         parts.append([np.asarray(values) for values in part])
         done, seconds = min(i + BATCH, count), time.monotonic() - began
         remaining = seconds * (count - done) / done

@@ -21,7 +21,7 @@ from genjax import adversarial
 from genjax.adversarial import augmentation, instruments, objectives, regularizers
 from genjax.data import flip_images, to_float, to_uint8
 from genjax.diffusion import sample_keys, slerp
-from genjax.nn import constrain
+from genjax.nn import constrain, forward_mode
 from genjax.training import Mean, ema, group_norms, make_optimizer, update_average
 from genjax.training.mesh import BATCH_AXES
 from genjax.training.pictures import image_grid, scatter
@@ -205,6 +205,12 @@ class ImageGAN:
         )
 
     def update(
+        self, state: State, batch: dict[str, Array], key: Key[Array, ""]
+    ) -> tuple[State, dict[str, Float[Array, ""] | Mean]]:
+        with forward_mode(True):  # penalties on gradients are differentiated twice
+            return self._update(state, batch, key)
+
+    def _update(
         self, state: State, batch: dict[str, Array], key: Key[Array, ""]
     ) -> tuple[State, dict[str, Float[Array, ""] | Mean]]:
         images = batch["image"]

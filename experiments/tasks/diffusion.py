@@ -160,6 +160,13 @@ class ImageDiffusion:
             frozen["autoencoder"] = self.autoencoder.load()
         return (frozen,) if frozen else ()
 
+    def abstract_frozen(self) -> tuple:
+        """What `frozen` would load, in shapes: no weights are read and no text encoded."""
+        frozen = self.conditioning.abstract_frozen()
+        if self.autoencoder:
+            frozen["autoencoder"] = self.autoencoder.abstract(self.image_shape)
+        return (frozen,) if frozen else ()
+
     def transform(self, dataset: Dataset) -> Transform | None:
         """What is done to examples before they make a batch."""
         return self.conditioning.transform(dataset)

@@ -55,17 +55,36 @@ def collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
                     raise ValueError(f"{found[2]} in {computation}, a loop of unknown length")
                 key = found[2], _axes(found[3], mesh.shape)
                 counts[key] += times
-                totals[key] += times * sum(map(_bytes, _ARRAY.findall(found[1])))
+                totals[key] += times * sum(map(_bytes, _results(found[1], line)))
             inner = times
             if " while(" in line:
-                trips = _TRIP_COUNT.search(line)
-                inner = times * int(trips[1]) if trips and times is not None else None
+                trips = _trips(line, lines)
+                inner = times * trips if trips and times is not None else None
             for _, names in _CALLED.findall(line):
                 for name in re.findall(r"[\w.-]+", names):
                     visit(name, inner)
 
     visit(entry, 1)
     return [Collective(kind, axes, counts[kind, axes], totals[kind, axes]) for kind, axes in sorted(totals)]
+
+
+def _trips(loop: str, lines: Mapping[str, list[str]]) -> int | None:
+    """How often a loop iterates: as XLA has noted, or, where it counts up to a constant, that; XLA counts from 0 by 1."""
+    if noted := _TRIP_COUNT.search(loop):
+        return int(noted[1])
+    condition = lines[re.search(r"condition=%?([\w.-]+)", loop)[1]]
+    constants = dict(re.findall(r"%([\w.-]+) = [su]32\S* constant\((\d+)\)", "\n".join(condition)))
+    bound = re.search(r"ROOT .* compare\(%[\w.-]+, %([\w.-]+)\), direction=LT", "\n".join(condition))
+    return int(constants[bound[1]]) if bound and bound[1] in constants else None
+
+
+def _results(types: str, line: str) -> list[tuple[str, str]]:
+    """The arrays that a collective makes; one that only starts has its operands before them, and tokens after."""
+    arrays = _ARRAY.findall(types)
+    if re.search(r"(all-gather|collective-permute)-start\(", line):
+        arrays = [(dtype, shape) for dtype, shape in arrays if not (dtype == "u32" and not shape)]
+        return arrays[len(arrays) // 2 :]
+    return arrays
 
 
 def _bytes(array: tuple[str, str]) -> int:

@@ -6,24 +6,13 @@ from typing import Any
 
 import jax
 
-# Dense bfloat16 operations a second, from the vendors' data sheets (two to a multiply-add, no sparsity).
-_PEAK_OPERATIONS = {
-    "A100": 312e12,
-    "H100": 989e12,  # SXM
-    "H200": 989e12,
-    "B200": 2250e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,  # how a v5p names itself
-    "TPU v6 lite": 918e12,
-    "TPU7x": 2307e12,
-}
+from genjax.training.devices import device_of
 
 
 def peak_operations(device_kind: str) -> float | None:
     """Dense bfloat16 operations a second that a device can make at most, by its `device_kind`; None if unknown."""
-    return next((peak for name, peak in _PEAK_OPERATIONS.items() if name in device_kind), None)
+    device = device_of(device_kind)
+    return device and device.operations
 
 
 def multiply_adds(function: Callable, *args: Any) -> int:
@@ -38,27 +27,54 @@ def multiply_adds(function: Callable, *args: Any) -> int:
     Raises:
         ValueError: a loop with products inside iterates a number of times that is known only at run time.
     """
-    return _count(jax.make_jaxpr(function)(*args))
+    return _sum(_multiply_adds, jax.make_jaxpr(function)(*args))
 
 
-def _count(closed_jaxpr: Any) -> int:
-    jaxpr = getattr(closed_jaxpr, "jaxpr", closed_jaxpr)
-    return sum(_count_equation(equation) for equation in jaxpr.eqns)
+def product_bytes(function: Callable, *args: Any) -> int:
+    """Bytes that the same products and convolutions read and write: all that memory has to move where everything else is
+    done on the way, as compilers do.
+
+    Args, Raises: as of `multiply_adds`.
+    """
+    return _sum(_bytes, jax.make_jaxpr(function)(*args))
 
 
-def _count_equation(equation: Any) -> int:
-    name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
+def saved_arrays(function: Callable, *args: Any) -> list[jax.ShapeDtypeStruct]:
+    """What scans store for scans after them, stacked over iterations: of a gradient through scanned layers, the
+    activations that its backward pass starts from, under whatever rematerialisation.
+
+    Args: as of `multiply_adds`.
+    """
+    return [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in _saved(jax.make_jaxpr(function)(*args))]
+
+
+def _multiply_adds(equation: Any) -> int:
+    params = equation.params
+    if equation.primitive.name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         shape = equation.invars[0].aval.shape
         return equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
-    if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval
-        per_output = kernel.size // kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-        zeros_between = math.prod(params["lhs_dilation"])  # of a transposed convolution; they cost nothing
-        return equation.outvars[0].aval.size * per_output // zeros_between
+    kernel = equation.invars[1].aval
+    per_output = kernel.size // kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+    zeros_between = math.prod(params["lhs_dilation"])  # of a transposed convolution; they cost nothing
+    return equation.outvars[0].aval.size * per_output // zeros_between
 
-    inner = [_count(jaxpr) for jaxpr in _inner_jaxprs(params)]
+
+def _bytes(equation: Any) -> int:
+    arrays = [var.aval for var in (*equation.invars, *equation.outvars)]
+    return sum(a.size * a.dtype.itemsize for a in arrays)
+
+
+def _sum(measure: Callable[[Any], int], closed_jaxpr: Any) -> int:
+    jaxpr = getattr(closed_jaxpr, "jaxpr", closed_jaxpr)
+    return sum(_sum_of_equation(measure, equation) for equation in jaxpr.eqns)
+
+
+def _sum_of_equation(measure: Callable[[Any], int], equation: Any) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name in ("dot_general", "conv_general_dilated"):
+        return measure(equation)
+    inner = [_sum(measure, jaxpr) for jaxpr in _inner_jaxprs(params)]
     if name == "scan":
         return params["length"] * sum(inner)
     if name == "cond":
@@ -69,6 +85,20 @@ def _count_equation(equation: Any) -> int:
             "use `jax.lax.scan` or a `fori_loop` with Python integers as bounds"
         )
     return sum(inner)
+
+
+def _saved(closed_jaxpr: Any) -> Iterator[Any]:
+    jaxpr = getattr(closed_jaxpr, "jaxpr", closed_jaxpr)
+    scans = [equation for equation in jaxpr.eqns if equation.primitive.name == "scan"]
+    stacked = {}  # what a scan has stacked, by identity: variables of a jaxpr are compared so
+    for equation in jaxpr.eqns:
+        if equation in scans:
+            params = equation.params
+            first = params["num_consts"] + params["num_carry"]
+            yield from (stacked.pop(id(var)) for var in equation.invars[first:] if id(var) in stacked)
+            stacked |= {id(var): var.aval for var in equation.outvars[params["num_carry"] :]}
+        for inner in _inner_jaxprs(equation.params):
+            yield from _saved(inner)
 
 
 def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:

@@ -7,7 +7,7 @@ each holds a part of every large array, and a layer's parameters are gathered as
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,17 +22,41 @@ SCANNED = re.compile(
 SMALL = 2**12  # elements; an array below is not worth a collective
 
 
-def make_mesh(axes: Mapping[str, int], batch_size: int) -> Mesh:
+def make_mesh(axes: Mapping[str, int], batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of named axes over all devices; a size of −1 (one at most) takes all devices left over.
 
     Args:
         axes: name to size, for example `{"data": -1}` or `{"data": 2, "fsdp": -1}`.
         batch_size: examples at once over all devices, to be split over `data` and `fsdp`.
+        devices: all of these instead, which need not be there (`jax.experimental.topologies`).
 
     Raises:
         ValueError: more devices asked for than there are, a remainder, or a batch that does not divide.
     """
-    axes, num_devices = dict(axes), jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    axes = mesh_axes(axes, batch_size, len(devices))
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=_types(axes), devices=devices)
+
+
+def abstract_mesh(axes: Mapping[str, int], batch_size: int) -> AbstractMesh:
+    """A mesh without devices, on which arrays have shapes and shardings but no place.
+
+    Args, Raises: as of `make_mesh`.
+    """
+    axes = mesh_axes(axes, batch_size, math.prod(axes.values()))
+    return AbstractMesh(tuple(axes.values()), tuple(axes), axis_types=_types(axes))
+
+
+def _types(axes: Mapping[str, int]) -> tuple[AxisType, ...]:
+    return (AxisType.Auto,) * len(axes)
+
+
+def mesh_axes(axes: Mapping[str, int], batch_size: int, num_devices: int) -> dict[str, int]:
+    """The sizes of a mesh's axes over so many devices.
+
+    Args, Raises: as of `make_mesh`.
+    """
+    axes = dict(axes)
     fixed = math.prod(size for size in axes.values() if size != -1)
     if list(axes.values()).count(-1) > 1 or any(size < 1 and size != -1 for size in axes.values()):
         raise ValueError(f"mesh sizes must be positive, with one −1 at most; got {axes}")
@@ -52,10 +76,10 @@ def make_mesh(axes: Mapping[str, int], batch_size: int) -> Mesh:
             f"a batch of {batch_size} does not divide over {shards} devices (mesh axes {split}); "
             f"choose config.batch_size (divided by config.accumulation_steps) among the multiples of {shards}"
         )
-    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
+    return axes
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Examples split over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(tuple(name for name in BATCH_AXES if name in mesh.axis_names)))
 
@@ -98,17 +122,17 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh)
     return PartitionSpec(*("fsdp" if axis == largest else None for axis in range(largest + 1)))
 
 
-def variable_sharding(mesh: Mesh) -> Callable[[str, tuple[int, ...]], NamedSharding]:
+def variable_sharding(mesh: Mesh | AbstractMesh) -> Callable[[str, tuple[int, ...]], NamedSharding]:
     """From the path and shape of an array of a state to its sharding by `partition_spec`."""
     return lambda path, shape: NamedSharding(mesh, partition_spec(path, shape, mesh))
 
 
-def _sharding(path: tuple, a: Any, mesh: Mesh) -> NamedSharding:
+def _sharding(path: tuple, a: Any, mesh: Mesh | AbstractMesh) -> NamedSharding:
     """That of an array of a state, by its place there."""
     return variable_sharding(mesh)(jax.tree_util.keystr(path, simple=True, separator="/"), a.shape)
 
 
-def abstract_state(task: Any, key: jax.Array, mesh: Mesh) -> Any:
+def abstract_state(task: Any, key: jax.Array, mesh: Mesh | AbstractMesh) -> Any:
     """Shapes, types and shardings of `task.init(key)`, computed without allocating anything."""
 
     def abstract(path, a):
@@ -129,6 +153,16 @@ def place_frozen(task: Any, mesh: Mesh) -> tuple:
     if not hasattr(task, "frozen"):
         return ()
     return jax.tree.map_with_path(lambda path, a: jax.device_put(a, _sharding(path, a, mesh)), task.frozen())
+
+
+def abstract_frozen(task: Any, mesh: Mesh | AbstractMesh) -> tuple:
+    """Shapes, types and shardings of what `place_frozen` places; nothing is loaded where a task says what it would."""
+    if not hasattr(task, "frozen"):
+        return ()
+    loaded = task.abstract_frozen() if hasattr(task, "abstract_frozen") else task.frozen()
+    return jax.tree.map_with_path(
+        lambda path, a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=_sharding(path, a, mesh)), loaded
+    )
 
 
 def agree(mesh: Mesh) -> Callable[[bool], jax.Array]:

@@ -1,0 +1,230 @@
+"""Attention in memory proportional to the length: an online softmax over chunks of keys.
+
+Rabe and Staats 2021, "Self-attention does not need O(n²) memory". The backward pass is that of Dao et al. 2022
+("FlashAttention", algorithm 4): it computes the weights again, from each query's largest logit and sum.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+CHUNK_BYTES = (
+    2**27
+)  # of the logits of a chunk: little beside an accelerator's memory, and still one large product
+_LEAST_CHUNK = 128  # keys; the matrix units of accelerators are this wide
+
+Queries = Float[Array, "batch queries heads features"]
+Keys = Float[Array, "batch keys heads features"]
+Mask = Bool[Array, "#batch #heads #queries keys"] | None
+Bias = Float[Array, "#batch #heads #queries keys"] | None
+PerQuery = Float[Array, "batch heads queries"]
+
+
+def scaled(query: Queries, scale: float | None) -> Queries:
+    """scale·query, where None is 1/√features."""
+    return query * (query.shape[-1] ** -0.5 if scale is None else scale)
+
+
+def attention_logits(
+    query: Queries, key: Keys, mask: Mask, bias: Bias
+) -> Float[Array, "batch heads queries keys"]:
+    """q·kᵀ + bias in float32, or float32's least number where the mask is False."""
+    logits = jnp.einsum("bqhf,bkhf->bhqk", query, key, preferred_element_type=jnp.float32)
+    if bias is not None:
+        logits = logits + bias
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+    return logits
+
+
+def pad_keys(
+    key: Keys, value: Keys, mask: Mask, bias: Bias, multiple: int
+) -> tuple[
+    Float[Array, "batch padded heads features"],
+    Float[Array, "batch padded heads features"],
+    Bool[Array, "#batch #heads #queries padded"] | None,
+    Float[Array, "#batch #heads #queries padded"] | None,
+]:
+    """Adds keys up to a multiple of that many, at which the mask lets nobody look."""
+    length = key.shape[1]
+    excess = -length % multiple
+    if not excess:
+        return key, value, mask, bias
+    if mask is None:
+        mask = jnp.ones((1, 1, 1, length), bool)
+    key, value = (jnp.pad(a, ((0, 0), (0, excess), (0, 0), (0, 0))) for a in (key, value))
+    mask, bias = jax.tree.map(lambda a: jnp.pad(a, ((0, 0), (0, 0), (0, 0), (0, excess))), (mask, bias))
+    return key, value, mask, bias
+
+
+class Softmax(NamedTuple):
+    """What the keys seen so far make of each query's attention.
+
+    Attributes:
+        highest: the largest logit.
+        total: Σ exp(logit − highest).
+        weighted: Σ exp(logit − highest)·value.
+    """
+
+    highest: PerQuery
+    total: PerQuery
+    weighted: Float[Array, "batch heads queries features"]
+
+    @property
+    def output(self) -> Queries:
+        return jnp.moveaxis(self.weighted / self.total[..., None], 1, 2)
+
+
+def start(query: Queries) -> Softmax:
+    """Before any key. The largest logit is the least number and not −∞, whose difference to itself is none."""
+    batch, queries, heads, features = query.shape
+    zeros = jnp.zeros((batch, heads, queries, features), jnp.float32)
+    return Softmax(jnp.full_like(zeros[..., 0], jnp.finfo(jnp.float32).min), zeros[..., 0], zeros)
+
+
+def absorb(
+    softmax: Softmax, query: Queries, key: Keys, value: Keys, mask: Mask, bias: Bias, chunk: int
+) -> Softmax:
+    """After these keys too, the logits of `chunk` of them being in memory at once."""
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def step(softmax, keys):
+        key, value, mask, bias = keys
+        logits = attention_logits(query, key, mask, bias)
+        # The output does not depend on what is subtracted from all logits.
+        highest = jnp.maximum(softmax.highest, jax.lax.stop_gradient(logits.max(-1)))
+        weights = jnp.exp(logits - highest[..., None])
+        decay = jnp.exp(softmax.highest - highest)
+        weighted = jnp.einsum(
+            "bhqk,bkhf->bhqf", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
+        )
+        total = softmax.total * decay + weights.sum(-1)
+        return Softmax(highest, total, softmax.weighted * decay[..., None] + weighted), None
+
+    return jax.lax.scan(step, softmax, _split(key, value, mask, bias, chunk))[0]
+
+
+class Looked(NamedTuple):
+    """What a backward pass needs of the queries.
+
+    Attributes:
+        highest: the largest logit over all keys.
+        total: Σ exp(logit − highest) over all keys.
+        gradient: the loss' by the output.
+        inner: Σ gradient·output over the features.
+    """
+
+    query: Queries
+    highest: PerQuery
+    total: PerQuery
+    gradient: Queries
+    inner: PerQuery
+
+
+def looked(query: Queries, output: Queries, highest: PerQuery, total: PerQuery, gradient: Queries) -> Looked:
+    inner = jnp.einsum("bqhf,bqhf->bhq", gradient, output, preferred_element_type=jnp.float32)
+    return Looked(query, highest, total, gradient, inner)
+
+
+def gradients(
+    by: Looked, key: Keys, value: Keys, mask: Mask, bias: Bias, chunk: int
+) -> tuple[Queries, Keys, Keys, Bias]:
+    """The loss' gradient by the query, as far as it comes from these keys, and by key, value and bias; in float32."""
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+    def step(of_query, keys):
+        key, value, mask, bias = keys
+        logits = attention_logits(by.query, key, mask, bias)
+        weights = jnp.exp(logits - by.highest[..., None]) / by.total[..., None]
+        of_weights = product("bqhf,bkhf->bhqk", by.gradient, value)
+        of_logits = weights * (of_weights - by.inner[..., None])
+        if mask is not None:  # a query that may look nowhere has weights where the mask is False
+            of_logits = jnp.where(mask, of_logits, 0)
+        of_products = of_logits.astype(key.dtype)
+        of_key = product("bhqk,bqhf->bkhf", of_products, by.query)
+        of_value = product("bhqk,bqhf->bkhf", weights.astype(value.dtype), by.gradient)
+        of_bias = None
+        if bias is not None:
+            broadcast = [axis for axis in range(3) if bias.shape[axis] == 1]
+            of_bias = of_logits.sum(broadcast, keepdims=True)
+        return of_query + product("bhqk,bkhf->bqhf", of_products, key), (of_key, of_value, of_bias)
+
+    zeros = jnp.zeros(by.query.shape, jnp.float32)
+    of_query, (of_key, of_value, of_bias) = jax.lax.scan(step, zeros, _split(key, value, mask, bias, chunk))
+    of_key, of_value = (_joined(a, 1, key.shape[1]) for a in (of_key, of_value))
+    return of_query, of_key, of_value, jax.tree.map(lambda a: _joined(a, 3, key.shape[1]), of_bias)
+
+
+def _split(key, value, mask, bias, chunk):
+    """Each with its chunks of keys along a new first axis, the last one filled up."""
+
+    def split(a, axis):
+        return jnp.moveaxis(a.reshape(*a.shape[:axis], -1, chunk, *a.shape[axis + 1 :]), axis, 0)
+
+    key, value, mask, bias = pad_keys(key, value, mask, bias, chunk)
+    return split(key, 1), split(value, 1), *jax.tree.map(lambda a: split(a, 3), (mask, bias))
+
+
+def _joined(chunks, axis, length):
+    chunks = jnp.moveaxis(chunks, 0, axis)
+    joined = chunks.reshape(*chunks.shape[:axis], -1, *chunks.shape[axis + 2 :])
+    return jax.lax.slice_in_dim(joined, 0, length, axis=axis)
+
+
+def like(gradient: Any, primal: Any) -> Any:
+    """Gradients in the types of what they belong to."""
+    return jax.tree.map(lambda g, a: g.astype(a.dtype), gradient, primal)
+
+
+def chunk_length(query_shape: tuple[int, ...], keys: int) -> int:
+    """Length of the fewest equal chunks of so many keys whose logits take `CHUNK_BYTES` at most, or have 128 keys."""
+    batch, queries, heads, _ = query_shape
+    longest = max(CHUNK_BYTES // (4 * batch * heads * queries), _LEAST_CHUNK)
+    return math.ceil(keys / math.ceil(keys / longest))
+
+
+def chunked_attention(
+    query: Queries,
+    key: Keys,
+    value: Keys,
+    mask: Mask = None,
+    bias: Bias = None,
+    scale: float | None = None,
+    *,
+    chunk: int,
+    forward_mode: bool = False,
+) -> Queries:
+    """`attention` with the logits of `chunk` keys at once.
+
+    A backward pass keeps the arguments, the output and two numbers per query and head; a second derivative keeps more.
+
+    Args:
+        forward_mode: `jax.jvp` can be taken; a backward pass keeps as many outputs as there are chunks.
+    """
+    form = _differentiable if forward_mode else _reverse_mode
+    return form(chunk, scaled(query, scale), key, value, mask, bias)
+
+
+def _differentiable(chunk, query, key, value, mask, bias):
+    return absorb(start(query), query, key, value, mask, bias, chunk).output.astype(value.dtype)
+
+
+def _forward(chunk, query, key, value, mask, bias):
+    softmax = absorb(start(query), query, key, value, mask, bias, chunk)
+    output = softmax.output.astype(value.dtype)
+    return output, (query, key, value, mask, bias, output, softmax.highest, softmax.total)
+
+
+def _backward(chunk, residuals, gradient):
+    query, key, value, mask, bias, *saved = residuals
+    by = looked(query, *saved, gradient)
+    of_query, of_key, of_value, of_bias = gradients(by, key, value, mask, bias, chunk)
+    return *like((of_query, of_key, of_value), (query, key, value)), None, like(of_bias, bias)
+
+
+_reverse_mode = jax.custom_vjp(_differentiable, nondiff_argnums=(0,))
+_reverse_mode.defvjp(_forward, _backward)

@@ -1,0 +1,47 @@
+"""What accelerators can do, by their vendors' data sheets."""
+
+from typing import NamedTuple
+
+
+class Device(NamedTuple):
+    """One accelerator; in bytes, and bytes or operations a second.
+
+    Attributes:
+        operations: dense, of bfloat16, two to a multiply-add.
+        memory: that can be used, of the high-bandwidth kind.
+        bandwidth: of that memory.
+        link: between the devices of a node, or of a pod along one axis of its torus, sent by each.
+        node: devices that these links join; None for a whole pod.
+        network: sent by each device to other nodes.
+        kinds: what a device's `device_kind` contains.
+        topology: how the TPU compiler calls it, and in how many dimensions its chips are joined; None for GPUs.
+    """
+
+    operations: float
+    memory: float
+    bandwidth: float
+    link: float
+    node: int | None
+    network: float
+    kinds: tuple[str, ...]
+    topology: tuple[str, int] | None = None
+
+
+# GPUs: SXM boards of eight joined by NVLink, with one network card of 400 Gbit/s for each GPU. TPUs: an axis of a torus has
+# a link each way (Austin et al. 2025, "How to scale your model", chapter 2).
+DEVICES = {
+    "a100": Device(312e12, 80e9, 2.04e12, 300e9, 8, 25e9, ("A100",)),
+    "h100": Device(989e12, 80e9, 3.35e12, 450e9, 8, 50e9, ("H100",)),
+    "h200": Device(989e12, 141e9, 4.8e12, 450e9, 8, 50e9, ("H200",)),
+    "b200": Device(2250e12, 180e9, 7.7e12, 900e9, 8, 50e9, ("B200",)),
+    "v4": Device(275e12, 32e9, 1.2e12, 90e9, None, 90e9, ("TPU v4",), ("v4", 3)),
+    "v5e": Device(197e12, 16e9, 0.81e12, 90e9, None, 90e9, ("TPU v5 lite", "TPU v5e"), ("v5e", 2)),
+    "v5p": Device(459e12, 95e9, 2.76e12, 180e9, None, 180e9, ("TPU v5p", "TPU v5"), ("v5p", 3)),
+    "v6e": Device(918e12, 32e9, 1.64e12, 180e9, None, 180e9, ("TPU v6 lite", "TPU v6e"), ("v6e", 2)),
+    "tpu7x": Device(2307e12, 192e9, 7.4e12, 180e9, None, 180e9, ("TPU7x",)),
+}
+
+
+def device_of(kind: str) -> Device | None:
+    """That of a `jax.Device.device_kind`; None if unknown."""
+    return next((each for each in DEVICES.values() if any(name in kind for name in each.kinds)), None)
