@@ -16,7 +16,7 @@ from configs import emoji_text
 
 def get_config(choice: str = "stable_diffusion_3") -> ConfigDict:
     choice, _, space = choice.partition(",")
-    config = emoji_text.get_config()
+    config = emoji_text.get_config("cross_attention,pixels")
     config.experiment = "text_to_image_" + (f"{choice}_{space}" if space else choice)
     config.num_steps = 500_000
     config.batch_size = 1024

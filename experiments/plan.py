@@ -12,32 +12,30 @@ is a bound that no program beats, and no prediction of what a program reaches.
 
 import json
 import math
-import os
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import flags
-from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from experiments.configuration import build
 from experiments.datasets import abstract_batch
 from experiments.runtime import run_program, user_errors
 from genjax.training import abstract_state, make_mesh
-from genjax.training.collectives import Collective, collectives
+from genjax.training.collectives import collectives
 from genjax.training.cost import multiply_adds, product_bytes, saved_arrays
-from genjax.training.devices import DEVICES, Device
+from genjax.training.devices import DEVICES
 from genjax.training.loop import compile_update
-from genjax.training.mesh import BATCH_AXES, abstract_frozen, abstract_mesh, partition_spec
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
-MESH = flags.DEFINE_string("mesh", None, "Its axes and their sizes: data:2,fsdp:32.", required=True)
-DEVICE = flags.DEFINE_enum("device", None, sorted(DEVICES), "What each of the devices is.", required=True)
-OUT = flags.DEFINE_string("out", None, "JSON file to write, if any.")
-flags.mark_flag_as_required("config")
+from genjax.training.mesh import BATCH_AXES, abstract_frozen, abstract_mesh
+from genjax.training.planning import (
+    collective_seconds,
+    data_parallel_collectives,
+    saved_bytes,
+    shard_bytes,
+    tpu_topology,
+)
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -48,95 +46,11 @@ def parse_mesh(text: str) -> dict[str, int]:
     return {name: int(size) for name, size in pairs}
 
 
-def topology(device: Device, count: int) -> list[jax.Device]:
-    """So many TPU chips to compile for.
-
-    Raises:
-        ImportError: the TPU compiler is not installed.
-        ValueError: no topology of so many chips.
-    """
-    try:
-        import libtpu  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"TPU programs are compiled by libtpu ({error}): pip install libtpu") from error
-    from jax.experimental import topologies
-
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # it would ask a cloud which machine this is
-    family, dimensions = device.topology
-    shape = torus(count, dimensions)
-    return list(topologies.get_topology_desc(f"{family}:{'x'.join(map(str, shape))}", "tpu").devices)
-
-
-def torus(count: int, dimensions: int) -> list[int]:
-    """Sides of a torus of `count` chips, as equal as powers of two can be, the smallest first.
-
-    Raises:
-        ValueError: `count` is no power of two.
-    """
-    if count & (count - 1):
-        raise ValueError(f"slices of TPUs have a power of two of chips; the mesh has {count}")
-    sides = [1] * dimensions
-    while math.prod(sides) < count:
-        sides[sides.index(min(sides))] *= 2
-    return sorted(sides)
-
-
-def shard_bytes(tree: Any) -> int:
-    """Of all arrays, what one device holds."""
-    return sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree))
-
-
-def saved_bytes(saved: list[jax.ShapeDtypeStruct], mesh: Mesh, examples: int) -> int:
-    """What one device holds of activations: those of its examples, and its parts of weights stored in another type."""
-    shards = math.prod(mesh.shape.get(name, 1) for name in BATCH_AXES)
-    fsdp = mesh.shape.get("fsdp", 1)
-    parts = (shards if a.ndim > 1 and a.shape[1] % examples == 0 else fsdp for a in saved)
-    return sum(a.size * a.dtype.itemsize // part for a, part in zip(saved, parts, strict=True))
-
-
-def account(params: Any, mesh: Mesh, passes: int) -> list[Collective]:
-    """What data parallelism has to send in a step, by the rules of `partition_spec`: weights of an fsdp axis are gathered twice
-    in each of `passes`, and gradients summed over the axes, each device keeping its part."""
-    found: Counter = Counter()
-
-    def add(kind: str, axes: tuple[str, ...], size: int, times: int = 1) -> None:
-        if axes := tuple(name for name in axes if mesh.shape.get(name, 1) > 1):
-            found[kind, axes, "count"] += times
-            found[kind, axes, "bytes"] += times * size
-
-    for path, a in jax.tree.leaves_with_path(params):
-        size, fsdp = a.size * a.dtype.itemsize, mesh.shape.get("fsdp", 1)
-        if fsdp > 1 and partition_spec(jax.tree_util.keystr(path, simple=True, separator="/"), a.shape, mesh):
-            add("all-gather", ("fsdp",), size, 2 * passes)
-            add("reduce-scatter", ("fsdp",), size // fsdp, passes)
-            add("all-reduce", ("data",), size // fsdp)
-        else:
-            add("all-reduce", BATCH_AXES, size)
-    keys = sorted({key[:2] for key in found})
-    return [Collective(*key, found[*key, "count"], found[*key, "bytes"]) for key in keys]
-
-
-def seconds_of(each: Collective, mesh: Mesh, device: Device) -> float:
-    """Of a collective alone, by rings: every device sends (n − 1)/n of the whole, and twice that to reduce and gather it.
-
-    Rings through several nodes enter and leave each by the network cards of all of their devices in it.
-    """
-    n = math.prod(mesh.shape[name] for name in each.axes)
-    places = [list(mesh.shape).index(name) for name in each.axes]
-    sizes = list(mesh.shape.values())
-    span, stride = math.prod(sizes[min(places) :]), math.prod(sizes[max(places) + 1 :])
-    rate = device.link
-    if device.node and span > device.node:
-        rate = min(rate, device.network * min(n, max(1, device.node // stride)))
-    parts = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1, "collective-permute": 1}
-    return each.bytes * parts.get(each.kind, (n - 1) / n) / rate
-
-
 def plan(config: Any, axes: Mapping[str, int], name: str) -> dict[str, Any]:
     """The account of one training step; sizes in bytes and times in seconds, per device.
 
     Raises:
-        ValueError, ImportError: as of `build`, `make_mesh` and `topology`.
+        ValueError, ImportError: as of `build`, `make_mesh` and `tpu_topology`.
     """
     device, count = DEVICES[name], math.prod(axes.values())
     built = config.copy_and_resolve_references()
@@ -145,7 +59,7 @@ def plan(config: Any, axes: Mapping[str, int], name: str) -> dict[str, Any]:
     task = build(built)
     examples = config.batch_size // config.accumulation_steps
     if device.topology:
-        mesh = make_mesh(axes, examples, topology(device, count))
+        mesh = make_mesh(axes, examples, tpu_topology(device, count))
     else:
         mesh = abstract_mesh(axes, examples)
     state, frozen = abstract_state(task, jax.random.key(0), mesh), abstract_frozen(task, mesh)
@@ -175,14 +89,14 @@ def plan(config: Any, axes: Mapping[str, int], name: str) -> dict[str, Any]:
         sent = collectives(compiled, mesh)
     else:
         memory |= {"gradients": gradients, "activations": saved_bytes(saved, mesh, examples)}
-        peak, sent = sum(memory.values()), account(params, mesh, config.accumulation_steps)
+        peak, sent = sum(memory.values()), data_parallel_collectives(params, mesh, config.accumulation_steps)
     terms = {
         "arithmetic": operations / count / device.operations,
         "memory": (moved + 2 * shard_bytes(state)) / device.bandwidth,
     }
     for each in sent:
         over = f"links of {' × '.join(each.axes)}"
-        terms[over] = terms.get(over, 0.0) + seconds_of(each, mesh, device)
+        terms[over] = terms.get(over, 0.0) + collective_seconds(each, mesh, device)
     largest = max(terms, key=terms.get)
     step = terms[largest]
     return dict(
@@ -261,4 +175,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
+    MESH = flags.DEFINE_string("mesh", None, "Its axes and their sizes: data:2,fsdp:32.", required=True)
+    DEVICE = flags.DEFINE_enum("device", None, sorted(DEVICES), "What each of the devices is.", required=True)
+    OUT = flags.DEFINE_string("out", None, "JSON file to write, if any.")
+    flags.mark_flag_as_required("config")
     run_program(main)

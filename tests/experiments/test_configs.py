@@ -30,6 +30,7 @@ PARAMETERS = {
     "imagenet256_latent_flow:dit": 674_834_720,
     "text_to_image": 2_028_328_000,
     "text_to_image:flux": 11_891_178_560,
+    "text_to_image:flux,latents": 11_891_178_560,
     # FLUX.1's autoencoder, and PatchGAN of three layers with a bias of each convolution
     "imagenet256_autoencoder": 83_819_683 + 2_766_529,
     # generator and discriminator, as published
@@ -54,6 +55,8 @@ CHOICES = [
     "emoji_text:joint_attention",
     "emoji_text:in_context",
     "text_to_image:flux",
+    "text_to_image:flux,latents",
+    "emoji_text:cross_attention,pixels",
 ]
 
 
@@ -113,7 +116,7 @@ def empty_lpips():
 @pytest.mark.parametrize("name", CONFIGS + CHOICES)
 def test_the_step_of_every_config_traces_at_its_full_size(name):
     config = load(name)
-    name_of_choice = name.replace(":", "_")
+    name_of_choice = name.replace(":", "_").replace(",", "_")
     assert config.experiment == name_of_choice or config.experiment.startswith(f"{name_of_choice}_")
     task, mesh = build(config), make_mesh(dict(config.mesh), config.batch_size)
     state = abstract_state(task, jax.random.key(0), mesh)

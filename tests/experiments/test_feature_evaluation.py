@@ -439,7 +439,7 @@ def test_what_is_missing_is_said_before_training(config, tmp_path):
     config.evaluation.features = dict(inception=None, dinov2=None, clip=str(tmp_path))
     with pytest.raises(ValueError, match="features.clip scores pictures by their prompts.*leave it out"):
         build(config)
-    prompted = emoji_text.get_config()
+    prompted = emoji_text.get_config("cross_attention,pixels")
     prompted.evaluation.features.clip = str(tmp_path)
     with pytest.raises(FileNotFoundError, match="config.json"):
         build(prompted)

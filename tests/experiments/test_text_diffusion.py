@@ -33,7 +33,7 @@ SMALL = [
 
 
 def small(choice="cross_attention", **changes) -> ConfigDict:
-    config = emoji_text.get_config(choice)
+    config = emoji_text.get_config(f"{choice},pixels")
     config.model.unroll = 1
     if choice == "in_context":
         config.model.update(num_single_blocks=1, num_heads=2, rotary_features=(4, 4, 8))
@@ -141,7 +141,11 @@ def test_the_scorer_knows_real_pairs():
 
 
 def test_a_run_says_what_it_reached_and_shows_what_is_asked_for(tmp_path, cache):
-    flags = [f"--config={ROOT}/configs/emoji_text.py", *SMALL, f"--workdir={tmp_path}/run"]
+    flags = [
+        f"--config={ROOT}/configs/emoji_text.py:cross_attention,pixels",
+        *SMALL,
+        f"--workdir={tmp_path}/run",
+    ]
     model = ["--config.model.width=32", "--config.model.depth=1", "--config.model.num_heads=2"]
     result = program("train", *flags, *model)
     assert result.returncode == 0, result.stderr
@@ -184,14 +188,19 @@ def test_photos_of_many_sizes_train_one_network_that_samples_at_any_size(tmp_pat
         "--config.model.unroll=1",
         "--config.log_every=1",
     ]
-    flags = [f"--config={ROOT}/configs/emoji_text.py", *SMALL, *config, f"--workdir={tmp_path}/run"]
+    flags = [
+        f"--config={ROOT}/configs/emoji_text.py:cross_attention,pixels",
+        *SMALL,
+        *config,
+        f"--workdir={tmp_path}/run",
+    ]
     result = program("train", *flags)
     assert result.returncode != 0 and "config.data.buckets" in result.stderr
     flags[0] = f"--config={tmp_path}/photos.py"
     (tmp_path / "photos.py").write_text(
         "from configs import emoji_text\n"
         "def get_config():\n"
-        "    config = emoji_text.get_config()\n"
+        "    config = emoji_text.get_config('cross_attention,pixels')\n"
         "    config.data.buckets = dict(multiple=8, max_ratio=2.0)\n"
         "    return config\n"
     )

@@ -1,0 +1,113 @@
+"""The account of a step against counts by hand: bytes of shards, what is saved, what is sent, how long that takes."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from genjax.models.dit import DiT
+from genjax.training.collectives import Collective
+from genjax.training.cost import product_bytes, saved_arrays
+from genjax.training.devices import DEVICES, device_of
+from genjax.training.mesh import abstract_mesh, abstract_state
+from genjax.training.planning import (
+    collective_seconds,
+    data_parallel_collectives,
+    saved_bytes,
+    shard_bytes,
+    torus,
+)
+
+WIDTH, DEPTH, BATCH, TOKENS = 64, 5, 8, 16
+
+
+def gradient_of(remat_policy):
+    """Of the mean square of a transformer's output, and shapes of its parameters."""
+    network = DiT(
+        patch_size=2, width=WIDTH, depth=DEPTH, num_heads=4, num_classes=10, remat_policy=remat_policy
+    )
+    inputs = jnp.zeros((BATCH, 8, 8, 4)), jnp.zeros(BATCH), jnp.zeros(BATCH, int)
+    params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+    loss = lambda params: jnp.mean(network.apply(params, *inputs) ** 2)
+    return jax.grad(loss), params
+
+
+def test_a_fully_rematerialised_network_saves_the_input_of_every_block():
+    (saved,) = saved_arrays(*gradient_of("nothing_saveable"))
+    assert saved.shape == (DEPTH, BATCH, TOKENS, WIDTH) and saved.dtype == jnp.float32
+    mesh = abstract_mesh({"data": 2, "fsdp": 4}, BATCH)
+    assert saved_bytes([saved], mesh, BATCH) == 4 * DEPTH * TOKENS * WIDTH  # one example to a device
+    everything = saved_arrays(*gradient_of(None))
+    # among them the weights of attention, of four heads
+    assert any(a.shape == (DEPTH, BATCH, 4, TOKENS, TOKENS) for a in everything)
+    assert saved_bytes(everything, mesh, BATCH) > 20 * saved_bytes([saved], mesh, BATCH)
+
+
+def test_weights_saved_in_another_type_are_split_as_they_were():
+    mesh = abstract_mesh({"data": 2, "fsdp": 4}, BATCH)
+    weights = jax.ShapeDtypeStruct((DEPTH, WIDTH, 3 * WIDTH), jnp.bfloat16)
+    # WIDTH is a multiple of 7 examples in no way, as it is of 8
+    assert saved_bytes([weights], mesh, 7) == 2 * DEPTH * WIDTH * 3 * WIDTH // 4
+
+
+def test_products_read_their_operands_and_write_their_result():
+    a, b = jax.ShapeDtypeStruct((3, 5), jnp.float32), jax.ShapeDtypeStruct((5, 7), jnp.bfloat16)
+    assert product_bytes(lambda a, b: a @ b.astype(jnp.float32), a, b) == 4 * (15 + 35 + 21)
+    x = jax.ShapeDtypeStruct((6, 3, 5), jnp.float32)
+    once = 4 * (15 + 25 + 15)
+    w = jax.ShapeDtypeStruct((5, 5), jnp.float32)
+    scanned = lambda x, w: jax.lax.scan(lambda total, each: (total + (each @ w).sum(), None), 0.0, x)
+    assert product_bytes(scanned, x, w) == 6 * once
+
+
+class Toy:
+    def init(self, key):
+        del key
+        block = lambda *shape: jnp.zeros(shape)
+        return {
+            "blocks": {"kernel": block(3, 128, 256), "bias": block(3, 8)},
+            "head": {"kernel": block(256, 64)},
+        }
+
+
+KERNEL, BIAS, HEAD = 4 * 3 * 128 * 256, 4 * 3 * 8, 4 * 256 * 64
+
+
+def test_a_product_of_axes_gathers_over_one_and_sums_over_both():
+    mesh = abstract_mesh({"data": 2, "fsdp": 4}, BATCH)
+    state = abstract_state(Toy(), jax.random.key(0), mesh)
+    assert shard_bytes(state) == (KERNEL + HEAD) // 4 + BIAS
+    sent = {(each.kind, each.axes): each for each in data_parallel_collectives(state, mesh)}
+    assert sent.pop(("all-gather", ("fsdp",))).bytes == 2 * KERNEL + HEAD
+    assert sent.pop(("reduce-scatter", ("fsdp",))).bytes == (KERNEL + HEAD) // 4
+    assert sent.pop(("all-reduce", ("data",))).bytes == (KERNEL + HEAD) // 4
+    assert sent.pop(("all-reduce", ("data", "fsdp"))).bytes == BIAS
+    assert not sent
+    (whole,) = data_parallel_collectives(state, abstract_mesh({"data": 8}, BATCH))
+    assert whole == Collective("all-reduce", ("data",), 3, KERNEL + BIAS + HEAD)
+
+
+def test_seconds_of_rings_within_nodes_and_between():
+    h100 = DEVICES["h100"]
+    seconds = lambda kind, axes, **mesh: collective_seconds(
+        Collective(kind, axes, 1, 8_000_000_000), abstract_mesh(mesh, 64), h100
+    )
+    within = seconds("all-gather", ("fsdp",), data=4, fsdp=8)
+    assert within == pytest.approx(7 / 8 * 8e9 / 450e9)
+    # twice around; eight cards of 50 GB/s a node
+    assert seconds("all-reduce", ("fsdp",), fsdp=16) == pytest.approx(2 * 15 / 16 * 8e9 / 400e9)
+    # one device of each node: one card
+    assert seconds("all-gather", ("data",), data=4, fsdp=8) == pytest.approx(3 / 4 * 8e9 / 50e9)
+    assert seconds("reduce-scatter", ("fsdp",), fsdp=8) == pytest.approx(7 * 8e9 / 450e9)
+
+
+def test_toruses_are_as_cubic_as_can_be():
+    assert torus(512, 3) == [8, 8, 8] and torus(16, 3) == [2, 2, 4] and torus(8, 2) == [2, 4]
+    with pytest.raises(ValueError, match="power of two"):
+        torus(24, 3)
+
+
+def test_devices_by_their_own_names():
+    names = {"NVIDIA H100 80GB HBM3": "h100", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
+    for kind, name in names.items():
+        assert device_of(kind) is DEVICES[name]
+    assert device_of("cpu") is None
