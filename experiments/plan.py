@@ -66,6 +66,10 @@ def plan(config: Any, axes: Mapping[str, int], name: str) -> dict[str, Any]:
     batch, key = abstract_batch(config, task, mesh), jax.eval_shape(lambda: jax.random.key(0))
     args = state, batch, key, *frozen
     operations, saved = 2 * multiply_adds(task.update, *args), saved_arrays(task.update, *args)
+    useful = operations
+    if built.model.get("remat_policy"):  # what is computed again is no use
+        built.model.remat_policy = None
+        useful = 2 * multiply_adds(build(built).update, *args)
     compiled = None
     if device.topology:
         with jax.set_mesh(mesh):
@@ -109,11 +113,12 @@ def plan(config: Any, axes: Mapping[str, int], name: str) -> dict[str, Any]:
         peak=peak,
         capacity=device.memory,
         multiply_adds=operations // 2,
+        useful_multiply_adds=useful // 2,
         collectives=[each._asdict() for each in sent],
         terms=terms,
         largest=largest,
         step_seconds=step,
-        utilisation=terms["arithmetic"] / step,
+        utilisation=useful / count / device.operations / step,
         images_per_second=config.batch_size / step,
         steps=config.num_steps,
         days=config.num_steps * step / 86400,
@@ -155,11 +160,14 @@ def show(found: Mapping[str, Any]) -> None:
             f"  {each['kind']:20} over {' × '.join(each['axes']):14} {each['count']:6} times "
             f"{each['bytes'] / 1e9:10.3f} GB"
         )
-    print(f"\n{found['multiply_adds'] / 1e12:.2f} T multiply-adds a step; a step takes at least, in ms")
+    print(
+        f"\n{found['multiply_adds'] / 1e12:.2f} T multiply-adds a step, "
+        f"{found['useful_multiply_adds'] / 1e12:.2f} T without what is computed again; a step takes at least, in ms"
+    )
     for name, value in found["terms"].items():
         print(f"  {name:40} {1e3 * value:10.3f}{'   the largest' if name == found['largest'] else ''}")
     print(
-        f"\nat most {found['utilisation']:.1%} of the peak, {found['images_per_second']:,.0f} examples a second; "
+        f"\nof use at most {found['utilisation']:.1%} of the peak, {found['images_per_second']:,.0f} examples a second; "
         f"{found['steps']:,} steps in {found['days']:.2f} days, {found['device_hours']:,.0f} device-hours, at least"
     )
     for sentence in advice(found):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from genjax.models.dit import DiT
+from genjax.nn import attention
 from genjax.training.collectives import Collective
 from genjax.training.cost import product_bytes, saved_arrays
 from genjax.training.devices import DEVICES, device_of
@@ -52,6 +53,11 @@ def test_weights_saved_in_another_type_are_split_as_they_were():
 def test_products_read_their_operands_and_write_their_result():
     a, b = jax.ShapeDtypeStruct((3, 5), jnp.float32), jax.ShapeDtypeStruct((5, 7), jnp.bfloat16)
     assert product_bytes(lambda a, b: a @ b.astype(jnp.float32), a, b) == 4 * (15 + 35 + 21)
+    heads = jax.ShapeDtypeStruct(
+        (2, 64, 3, 8), jnp.float32
+    )  # batch, tokens, heads, features: logits are larger
+    # queries and keys to logits, which stay on the chip; from there with values to what attention gives
+    assert product_bytes(attention, heads, heads, heads) == 4 * (2 + 2) * 2 * 64 * 3 * 8
     x = jax.ShapeDtypeStruct((6, 3, 5), jnp.float32)
     once = 4 * (15 + 25 + 15)
     w = jax.ShapeDtypeStruct((5, 5), jnp.float32)
