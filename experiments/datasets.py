@@ -44,6 +44,9 @@ def training_batches(config: Any, task: Task, mesh: Mesh) -> Batches:
 
     With `config.data.buckets`, the arguments of `aspect_buckets` beside the area, which is that of
     `config.data.image_shape`, images may vary in size, and those of a batch share their proportions.
+
+    Raises:
+        ValueError: as of `Batches` and `BucketedBatches`; or images vary in size and there are no buckets.
     """
     dataset = load_dataset(config.data.name, config.data.train_split, config.data.directory)
     options = dict(
@@ -53,4 +56,9 @@ def training_batches(config: Any, task: Task, mesh: Mesh) -> Batches:
     if config.data.get("buckets"):
         buckets = aspect_buckets(math.prod(config.data.image_shape[:2]), **config.data.buckets)
         return BucketedBatches(dataset, config.batch_size, config.seed, buckets=buckets, **options)
+    if None in (dataset.image_shape or ()):
+        raise ValueError(
+            f"images of {dataset.name} ({dataset.split}) vary in size: set config.data.buckets, such as "
+            "dict(multiple=64, max_ratio=2.0), to train on them in batches of equal proportions"
+        )
     return Batches(dataset, config.batch_size, config.seed, image_shape=task.image_shape, **options)

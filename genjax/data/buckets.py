@@ -163,7 +163,7 @@ def resize_and_crop(
 
 @dataclasses.dataclass(frozen=True)
 class _Resized:
-    """Examples with images resized and cropped to one size as they are read."""
+    """Records with images resized and cropped to one size as they are read."""
 
     source: InMemory | OnDisk
     size: Bucket
@@ -171,12 +171,7 @@ class _Resized:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int | slice | np.ndarray) -> Example:
-        if isinstance(index, slice):
-            index = np.arange(len(self))[index]
-        if np.ndim(index):
-            with ThreadPoolExecutor(num_threads()) as pool:
-                return stack(list(pool.map(self.__getitem__, index.tolist())))
+    def __getitem__(self, index: int) -> Example:
         example = self.source[index]
         return {**example, "image": resize_and_crop(example["image"], self.size)[0]}
 
@@ -188,8 +183,9 @@ def resized_to(size: Bucket, dataset: Dataset) -> Dataset:
         ValueError: a set without images.
     """
     _require_images(dataset)
-    image_shape = (*size, dataset.image_shape[-1])
-    return dataclasses.replace(dataset, source=_Resized(dataset.source, size), image_shape=image_shape)
+    dtypes = {name: a.dtype for name, a in dataset.source[0].items()}
+    source = OnDisk(_Resized(dataset.source, size), dtypes)
+    return dataclasses.replace(dataset, source=source, image_shape=(*size, dataset.image_shape[-1]))
 
 
 class BucketedBatches(Batches):

@@ -66,10 +66,7 @@ class Batches:
         if not 0 < batch_size <= length:
             raise ValueError(f"batch size {batch_size} for the {length} examples of {title}: take fewer")
         if transform is None and None in (dataset.image_shape or ()):
-            raise ValueError(
-                f"images of {title} vary in size: give a transform that crops or resizes them (of a config: "
-                "set config.data.buckets)"
-            )
+            raise ValueError(f"images of {title} vary in size: give a transform that crops or resizes them")
         if image_shape is not None:
             given = dataset.image_shape
             if transform is not None:

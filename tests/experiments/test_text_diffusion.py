@@ -210,11 +210,10 @@ def test_photos_of_many_sizes_train_one_network_that_samples_at_any_size(tmp_pat
     assert report["num_samples"] == 12 and 0 <= report["held_out_accuracy"] <= 1
     steps = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in steps if "loss" in row] == [1, 2, 3, 4]
-    wide = [f"--workdir={tmp_path}/run", "--prompt=a", "--count=2", f"--out={tmp_path}/wide.png"]
+    wide = [f"--workdir={tmp_path}/run", "--prompt=a", "--count=2", f"--out={tmp_path}/wide.npz"]
     result = program("sample", *wide, "--size=24x40")
     assert result.returncode == 0, result.stderr
-    with Image.open(tmp_path / "wide.png") as sheet:
-        assert sheet.size == (2 * 42, 26)
+    assert np.load(tmp_path / "wide.npz")["images"].shape == (2, 24, 40, 3)
     for size, message in ("24", "HEIGHTxWIDTH"), ("24x41", "does not divide into patches"):
         result = program("sample", *wide, f"--size={size}")
         assert result.returncode != 0 and message in result.stderr
