@@ -40,7 +40,7 @@ PROMPTS = (
 )
 BLOCKS = dict(width=192, depth=4)
 NETWORKS = {
-    "cross_attention": dict(module="pixart", name="PixArt", base_size=4, **BLOCKS),
+    "cross_attention": dict(module="pixart", name="PixArt", base_size=8, **BLOCKS),
     "joint_attention": dict(module="mmdit", name="MMDiT", max_size=8, qk_norm=True, **BLOCKS),
     "in_context": dict(
         module="flux", name="Flux", num_double_blocks=0, num_single_blocks=4, rotary_features=(8, 12, 12)
