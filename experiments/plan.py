@@ -7,7 +7,8 @@ For TPUs (pip install '.[tpu]') the sharded step is compiled by the TPU's own co
 For GPUs they are an account: the state by its sharding rules, activations as the traced step stores them, each weight of an
 fsdp axis gathered for the forward and the backward pass and its gradient scattered. The step time is a roofline, the largest
 of what arithmetic, memory and each axis' links take at least at the rates of the data sheets (genjax/training/devices.py), so it
-is a bound that no program beats, and no prediction of what a program reaches.
+is a bound for a program that moves this much, and no prediction of what a program reaches. Weights are taken to be gathered in
+the type they are stored in; one that converts them to bfloat16 before sends half.
 """
 
 import json
@@ -77,13 +78,12 @@ def plan(config: Any, axes: Mapping[str, int], name: str) -> dict[str, Any]:
 
     shards = math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
     local = {k: jax.ShapeDtypeStruct((a.shape[0] // shards, *a.shape[1:]), a.dtype) for k, a in batch.items()}
-    moved = product_bytes(lambda *args: task.update(*args), state, local, key, *frozen)
+    moved = product_bytes(task.update, state, local, key, *frozen)
     params = getattr(state, "params", state)
     memory = {field: shard_bytes(getattr(state, field)) for field in vars(state)}
     memory = {field: size for field, size in memory.items() if size >= 1e3}
     if frozen:
         memory["frozen"] = shard_bytes(frozen)
-    gradients = shard_bytes(params)
     if compiled:
         analysis = compiled.memory_analysis()
         peak = (
@@ -92,7 +92,7 @@ def plan(config: Any, axes: Mapping[str, int], name: str) -> dict[str, Any]:
         memory |= {"gradients, activations and workspace": analysis.temp_size_in_bytes}
         sent = collectives(compiled, mesh)
     else:
-        memory |= {"gradients": gradients, "activations": saved_bytes(saved, mesh, examples)}
+        memory |= {"gradients": shard_bytes(params), "activations": saved_bytes(saved, mesh, examples)}
         peak, sent = sum(memory.values()), data_parallel_collectives(params, mesh, config.accumulation_steps)
     terms = {
         "arithmetic": operations / count / device.operations,
