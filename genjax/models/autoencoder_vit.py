@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from genjax.nn import Dense, attention, constrain, patchify, sincos_positions, unpatchify
+from genjax.nn import Dense, attention, constrain_tokens, heads_of, patchify, sincos_positions, unpatchify
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
@@ -40,13 +40,13 @@ class Block(nn.Module):
         dense = lambda size, name: Dense(
             size, kernel_init=xavier, dtype=self.dtype, param_dtype=self.param_dtype, name=name
         )
-        h = dense(3 * features, "qkv")(_norm(self.param_dtype, "norm_attention")(x))
-        query, key, value = jnp.moveaxis(h.reshape(batch, length, 3, self.num_heads, -1), 2, 0)
+        h = dense(3 * features, "query_key_value")(_norm(self.param_dtype, "norm_attention")(x))
+        query, key, value = heads_of(h, self.num_heads)
         h = attention(query, key, value).reshape(batch, length, features)
         x = x + dense(features, "projection")(h)
         h = dense(4 * features, "mlp_in")(_norm(self.param_dtype, "norm_mlp")(x))
         x = x + dense(features, "mlp_out")(nn.gelu(h))
-        return constrain(x, ("data", "fsdp")), None
+        return constrain_tokens(x), None
 
 
 class Transformer(nn.Module):
@@ -73,7 +73,7 @@ class Transformer(nn.Module):
             size, kernel_init=xavier, dtype=dtype, param_dtype=self.param_dtype, name=name
         )
         x = dense(self.width, self.dtype, "dense_in")(tokens) + sincos_positions(height, width, self.width)
-        x = constrain(x.astype(jnp.float32), ("data", "fsdp"))
+        x = constrain_tokens(x.astype(jnp.float32))
         block = Block
         if self.remat_policy is not None:
             policy = getattr(jax.checkpoint_policies, self.remat_policy)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from genjax.nn import Dense, Text, constrain, scanned
+from genjax.nn import Dense, Text, constrain_tokens, scanned
 from genjax.nn.multi_head_attention import MultiHeadAttention
 
 Dtype = Any
@@ -41,7 +41,7 @@ class Block(nn.Module):
         x = norm("attention_norm")(x + h)
         h = nn.gelu(dense(self.mlp_width, "mlp_in")(x), approximate=False)
         x = norm("mlp_norm")(x + dense(x.shape[-1], "mlp_out")(h))
-        return constrain(x, ("data", "fsdp")), None
+        return constrain_tokens(x), None
 
 
 class Bert(nn.Module):
@@ -111,7 +111,7 @@ class Bert(nn.Module):
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)(
             self.num_heads, self.mlp_width, self.epsilon, self.dtype, self.param_dtype, name="blocks"
         )
-        x, _ = blocks(constrain(x, ("data", "fsdp")), mask)
+        x, _ = blocks(constrain_tokens(x), mask)
 
         pooled = None
         if self.pooler:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from genjax.nn import Dense, attention, constrain, patchify, scanned
+from genjax.nn import Dense, attention, constrain_tokens, patchify, scanned
 
 Dtype = Any
 normal = nn.initializers.normal
@@ -75,7 +75,7 @@ class Block(nn.Module):
 
         h = dense(self.mlp_features, normal((2 * features) ** -0.5), "mlp_in")(norm("norm_mlp")(after))
         h = h * nn.sigmoid(1.702 * h) if self.quick_gelu else nn.gelu(h, approximate=False)
-        return constrain(after + dense(features, outward, "mlp_out")(h), ("data", "fsdp")), x
+        return constrain_tokens(after + dense(features, outward, "mlp_out")(h)), x
 
 
 class Tower(nn.Module):
@@ -118,7 +118,7 @@ class Tower(nn.Module):
             self.dtype,
             self.param_dtype,
             name="blocks",
-        )(constrain(x, ("data", "fsdp")), mask)
+        )(constrain_tokens(x), mask)
         return jnp.concatenate([inputs, x[None]])
 
     def _norm(self, name):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from genjax.nn import Dense, constrain, patchify, scanned
+from genjax.nn import Dense, constrain_tokens, patchify, scanned
 from genjax.nn.multi_head_attention import MultiHeadAttention
 from genjax.nn.resize import bicubic, eight_bit_colours, resize
 
@@ -61,7 +61,7 @@ class Block(nn.Module):
         else:
             h = nn.gelu(dense(width, "mlp_in")(h), approximate=False)
         x = x + scale("mlp_scale") * dense(features, "mlp_out")(h)
-        return constrain(x, ("data", "fsdp")), None
+        return constrain_tokens(x), None
 
 
 class Dinov2(nn.Module):
@@ -142,7 +142,7 @@ class Dinov2(nn.Module):
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)(
             self.num_heads, self.mlp_ratio, self.gated, self.epsilon, name="blocks", **types
         )
-        x, _ = blocks(constrain(x.astype(jnp.float32), ("data", "fsdp")), None)
+        x, _ = blocks(constrain_tokens(x.astype(jnp.float32)), None)
         return nn.LayerNorm(self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name="norm")(x)
 
 

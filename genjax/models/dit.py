@@ -11,7 +11,8 @@ from genjax.nn import (
     Dense,
     Modulation,
     attention,
-    constrain,
+    constrain_tokens,
+    heads_of,
     modulate,
     patchify,
     scanned,
@@ -48,15 +49,15 @@ class Block(nn.Module):
             6, self.param_dtype, name="modulation"
         )(conditioning)
 
-        h = dense(3 * features, "qkv")(modulate(x, shift_attention, scale_attention))
-        query, key, value = jnp.moveaxis(h.reshape(batch, length, 3, self.num_heads, -1), 2, 0)
+        h = dense(3 * features, "query_key_value")(modulate(x, shift_attention, scale_attention))
+        query, key, value = heads_of(h, self.num_heads)
         h = attention(query, key, value).reshape(batch, length, features)
         x = x + gate_attention[:, None] * dense(features, "projection")(h)
 
         h = modulate(x, shift_mlp, scale_mlp, self.mlp_epsilon)
         h = dense(int(self.mlp_ratio * features), "mlp_in")(h)
         x = x + gate_mlp[:, None] * dense(features, "mlp_out")(nn.gelu(h))
-        return constrain(x, ("data", "fsdp")), None
+        return constrain_tokens(x), None
 
 
 class DiT(nn.Module):
@@ -118,7 +119,7 @@ class DiT(nn.Module):
             positions = sincos_positions(rows, columns, self.width)
         else:
             positions = interpolated_positions(rows, columns, self.width, self.base_size)
-        tokens = constrain((tokens + positions).astype(jnp.float32), ("data", "fsdp"))
+        tokens = constrain_tokens((tokens + positions).astype(jnp.float32))
 
         time = sinusoidal_embedding(t * self.time_scale, 256, self.max_period)
         time = Dense(self.width, kernel_init=small, param_dtype=self.param_dtype, name="time_in")(time)

@@ -18,10 +18,12 @@ from genjax.nn import (
     Text,
     VectorEmbedding,
     attention,
-    constrain,
+    constrain_tokens,
+    join,
     modulate,
     patchify,
     scanned,
+    separate,
     sinusoidal_embedding,
     unpatchify,
 )
@@ -93,9 +95,9 @@ class DoubleBlock(nn.Module):
             shift, scale, *rest = Modulation(6, self.param_dtype, name=f"{name}_modulation")(conditioning)
             heads.append(Heads(self.num_heads, name=f"{name}_heads", **types)(modulate(x, shift, scale)))
             modulations.append(rest)
-        query, key, value = (jnp.concatenate(parts, axis=1) for parts in zip(*heads, strict=True))
+        query, key, value = (join(parts) for parts in zip(*heads, strict=True))
         attended = _attend(query, key, value, rotations, mask)
-        attended = jnp.split(attended, [streams[0].shape[1]], axis=1)
+        attended = separate(attended, [x.shape[1] for x in streams])
 
         outputs = []
         for name, x, h, parts in zip(("text", "image"), streams, attended, modulations, strict=True):
@@ -103,7 +105,7 @@ class DoubleBlock(nn.Module):
             x = x + gate_attention[:, None] * dense(features, f"{name}_projection")(h)
             h = nn.gelu(dense(MLP_RATIO * features, f"{name}_mlp_in")(modulate(x, shift, scale)))
             x = x + gate_mlp[:, None] * dense(features, f"{name}_mlp_out")(h)
-            outputs.append(constrain(x, ("data", "fsdp")))
+            outputs.append(constrain_tokens(x))
         return tuple(outputs), None
 
 
@@ -124,13 +126,13 @@ class SingleBlock(nn.Module):
     ) -> tuple[Float[Array, "batch length features"], None]:
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         features = conditioning.shape[-1]
-        dense = lambda size, name: Dense(size, kernel_init=xavier, name=name, **types)
+        dense = lambda size, name, **options: Dense(size, kernel_init=xavier, name=name, **types, **options)
         shift, scale, gate = Modulation(3, self.param_dtype, name="modulation")(conditioning)
         h = modulate(x, shift, scale)
         attended = _attend(*Heads(self.num_heads, name="heads", **types)(h), rotations, mask)
         h = nn.gelu(dense(MLP_RATIO * features, "mlp_in")(h))
-        h = dense(features, "projection")(jnp.concatenate([attended, h], axis=-1))
-        return constrain(x + gate[:, None] * h, ("data", "fsdp")), None
+        h = dense(features, "projection")(attended) + dense(features, "mlp_out", use_bias=False)(h)
+        return constrain_tokens(x + gate[:, None] * h), None
 
 
 class Flux(nn.Module):
@@ -214,20 +216,20 @@ class Flux(nn.Module):
         dense = lambda name: Dense(self.width, kernel_init=xavier, name=name, **types)
         image = dense("patch_embedding")(patchify(x, self.patch_size))
         words = dense("text_embedding")(text.tokens)
-        streams = tuple(constrain(a.astype(jnp.float32), ("data", "fsdp")) for a in (words, image))
+        streams = tuple(constrain_tokens(a.astype(jnp.float32)) for a in (words, image))
 
-        length = words.shape[1]
+        lengths = words.shape[1], image.shape[1]
         rows, columns = height // self.patch_size, width // self.patch_size
-        positions = np.concatenate([np.zeros((length, 3)), grid_positions(1, rows, columns)])
-        rotations = jnp.asarray(rotary_positions(positions, self.rotary_features))
+        positions = np.zeros((lengths[0], 3)), grid_positions(1, rows, columns)
+        rotations = join([jnp.asarray(rotary_positions(p, self.rotary_features))[None] for p in positions])[0]
         mask = text.mask
         if mask is not None:
-            mask = jnp.pad(mask, ((0, 0), (0, image.shape[1])), constant_values=True)[:, None, None]
+            mask = join([mask, jnp.ones((len(mask), lengths[1]), bool)])[:, None, None]
 
         shared = conditioning, rotations, mask
         streams = self._scan(DoubleBlock, self.num_double_blocks, "double_blocks", streams, *shared)
-        tokens = jnp.concatenate(streams, axis=1)
-        tokens = self._scan(SingleBlock, self.num_single_blocks, "single_blocks", tokens, *shared)
+        tokens = self._scan(SingleBlock, self.num_single_blocks, "single_blocks", join(streams), *shared)
+        _, image = separate(tokens, lengths)
 
         scale, shift = Modulation(2, self.param_dtype, name="modulation")(conditioning)  # in FLUX's order
         out = Dense(
@@ -236,7 +238,7 @@ class Flux(nn.Module):
             dtype=jnp.float32,
             param_dtype=self.param_dtype,
             name="head",
-        )(modulate(tokens[:, length:], shift, scale))
+        )(modulate(image, shift, scale))
         return unpatchify(out, self.patch_size, height, width)
 
 

@@ -13,7 +13,7 @@ from genjax.nn import (
     Modulation,
     VectorEmbedding,
     attention,
-    constrain,
+    constrain_tokens,
     patchify,
     scanned,
     sincos_positions,
@@ -74,7 +74,7 @@ class Block(nn.Module):
         inner = int(2 / 3 * self.mlp_ratio * features)  # three matrices, as large as the two of another ratio
         h = nn.silu(dense(inner, "mlp_gate")(h)) * dense(inner, "mlp_in")(h)
         x = x + gate_mlp[:, None] * dense(features, "mlp_out")(h)
-        return constrain(x, ("data", "fsdp")), None
+        return constrain_tokens(x), None
 
 
 class LightningDiT(nn.Module):
@@ -139,7 +139,7 @@ class LightningDiT(nn.Module):
             name="patch_embedding",
         )(patchify(x, self.patch_size))
         tokens = tokens + sincos_positions(rows, columns, self.width)
-        tokens = constrain(tokens.astype(jnp.float32), ("data", "fsdp"))
+        tokens = constrain_tokens(tokens.astype(jnp.float32))
 
         time = VectorEmbedding(self.width, self.param_dtype, name="time_embedding")(
             sinusoidal_embedding(t * self.time_scale, 256)

@@ -16,9 +16,11 @@ from genjax.nn import (
     Text,
     VectorEmbedding,
     attention,
-    constrain,
+    constrain_tokens,
+    join,
     modulate,
     patchify,
+    separate,
     sinusoidal_embedding,
     unpatchify,
 )
@@ -46,14 +48,14 @@ def joint_attention(
     text_mask: Bool[Array, "batch text"] | None,
 ) -> tuple[Float[Array, "batch image features"], Float[Array, "batch text features"]]:
     """The queries of two streams look at the keys and values of both, except at text where the mask is False (figure 2b)."""
-    query, key, value = (jnp.concatenate(parts, axis=1) for parts in zip(image, text, strict=True))
-    length = image[0].shape[1]
+    query, key, value = (join(parts) for parts in zip(image, text, strict=True))
+    lengths = image[0].shape[1], text[0].shape[1]
     mask = None
     if text_mask is not None:
-        mask = jnp.pad(text_mask, ((0, 0), (length, 0)), constant_values=True)[:, None, None]
+        mask = join([jnp.ones((len(text_mask), lengths[0]), bool), text_mask])[:, None, None]
     out = attention(query, key, value, mask)
-    out = out.reshape(*out.shape[:2], -1)
-    return out[:, :length], out[:, length:]
+    image_out, text_out = separate(out.reshape(*out.shape[:2], -1), lengths)
+    return image_out, text_out
 
 
 class Heads(nn.Module):
@@ -147,7 +149,7 @@ class Block(nn.Module):
         if not self.last:
             text = text + text_gate[:, None] * dense(features, "text_projection")(text_out)
             text = feed_forward(text, *text_parts, "text")
-        return (constrain(image, ("data", "fsdp")), constrain(text, ("data", "fsdp"))), None
+        return (constrain_tokens(image), constrain_tokens(text)), None
 
 
 class MMDiT(nn.Module):
@@ -218,7 +220,7 @@ class MMDiT(nn.Module):
         )
         image = image + self._positions(height // self.patch_size, width // self.patch_size)
         tokens = Dense(self.width, kernel_init=xavier, name="text_embedding", **types)(text.tokens)
-        streams = tuple(constrain(h.astype(jnp.float32), ("data", "fsdp")) for h in (image, tokens))
+        streams = tuple(constrain_tokens(h.astype(jnp.float32)) for h in (image, tokens))
 
         time = sinusoidal_embedding(t * self.time_scale, 256)
         conditioning = VectorEmbedding(self.width, self.param_dtype, name="time_embedding")(time)

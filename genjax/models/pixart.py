@@ -6,7 +6,17 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from genjax.nn import Dense, Text, VectorEmbedding, constrain, modulate, patchify, scanned, unpatchify
+from genjax.nn import (
+    Dense,
+    Text,
+    VectorEmbedding,
+    constrain,
+    constrain_tokens,
+    modulate,
+    patchify,
+    scanned,
+    unpatchify,
+)
 from genjax.nn import sinusoidal_embedding as sinusoids
 from genjax.nn.adaln_single import ModulationTable
 from genjax.nn.multi_head_attention import MultiHeadAttention
@@ -48,7 +58,7 @@ class Block(nn.Module):
         x = x + MultiHeadAttention(self.num_heads, zeros, name="cross_attention", **types)(x, text, mask)
         h = dense(int(self.mlp_ratio * features), "mlp_in")(modulate(x, shift_mlp, scale_mlp))
         x = x + gate_mlp[:, None] * dense(features, "mlp_out")(nn.gelu(h))
-        return constrain(x, ("data", "fsdp")), None
+        return constrain_tokens(x), None
 
 
 class PixArt(nn.Module):
@@ -116,7 +126,7 @@ class PixArt(nn.Module):
         positions = interpolated_positions(
             rows, columns, self.width, self.base_size, self.interpolation_scale
         )
-        tokens = constrain((tokens + positions).astype(jnp.float32), ("data", "fsdp"))
+        tokens = constrain_tokens((tokens + positions).astype(jnp.float32))
 
         embed = lambda x, features, name: VectorEmbedding(features, self.param_dtype, name=name)(
             sinusoids(x, 256)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from genjax.nn import Dense, attention, constrain, scanned
+from genjax.nn import Dense, attention, constrain_tokens, scanned
 
 Dtype = Any
 
@@ -99,7 +99,7 @@ class Block(nn.Module):
         h = norm("norm_mlp")(x)
         inner = dense(self.mlp_features, "mlp_in")(h)
         inner = nn.gelu(dense(self.mlp_features, "mlp_gate")(h)) * inner if self.gated else nn.relu(inner)
-        return constrain(x + dense(features, "mlp_out")(inner), ("data", "fsdp")), None
+        return constrain_tokens(x + dense(features, "mlp_out")(inner)), None
 
 
 class T5Encoder(nn.Module):
@@ -155,7 +155,7 @@ class T5Encoder(nn.Module):
             param_dtype=self.param_dtype,
             name="token_embedding",
         )
-        x = constrain(embedding(tokens).astype(jnp.float32), ("data", "fsdp"))
+        x = constrain_tokens(embedding(tokens).astype(jnp.float32))
         positions = self.num_heads, self.num_buckets, self.max_distance, self.param_dtype
         bias = None
         if not self.bias_per_block:

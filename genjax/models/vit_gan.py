@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from genjax.models.dit import Block, Modulation, modulate
-from genjax.nn import Dense, attention, constrain, sincos_positions, unpatchify
+from genjax.nn import Dense, attention, constrain_tokens, heads_of, sincos_positions, unpatchify
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
@@ -50,14 +50,14 @@ class EncoderBlock(nn.Module):
         dense = lambda size, name, init=xavier: Dense(size, kernel_init=init, name=name, **types)
         norm = lambda name: nn.RMSNorm(dtype=jnp.float32, param_dtype=self.param_dtype, name=name)
 
-        h = dense(3 * features, "qkv")(norm("norm_attention")(x))
-        query, key, value = jnp.moveaxis(h.reshape(batch, length, 3, self.num_heads, -1), 2, 0)
+        h = dense(3 * features, "query_key_value")(norm("norm_attention")(x))
+        query, key, value = heads_of(h, self.num_heads)
         h = attention(query, key, value).reshape(batch, length, features)
         x = x + dense(features, "projection", zeros)(h)
 
         h = dense(int(self.mlp_ratio * features), "mlp_in")(norm("norm_mlp")(x))
         x = x + dense(features, "mlp_out", zeros)(nn.gelu(h))
-        return constrain(x, ("data", "fsdp")), None
+        return constrain_tokens(x), None
 
 
 class Generator(nn.Module):
@@ -113,7 +113,7 @@ class Generator(nn.Module):
             )(labels)
         w = Dense(self.width, param_dtype=self.param_dtype, name="map_out")(nn.silu(w))
         tokens = sincos_positions(side, side, self.width) + w[:, None]
-        tokens = constrain(tokens, ("data", "fsdp"))
+        tokens = constrain_tokens(tokens)
         blocks = scan(Block, self.depth, self.unroll)
         tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks")(
             tokens, w
@@ -163,7 +163,7 @@ class Discriminator(nn.Module):
         )(images).astype(jnp.float32)
         batch, height, width, _ = tokens.shape
         tokens = tokens.reshape(batch, -1, self.width) + sincos_positions(height, width, self.width)
-        tokens = constrain(tokens, ("data", "fsdp"))
+        tokens = constrain_tokens(tokens)
         blocks = scan(EncoderBlock, self.depth, self.unroll)
         tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks")(
             tokens, None

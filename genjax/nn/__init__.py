@@ -1,11 +1,14 @@
 """What networks share."""
 
+from genjax.nn.attention import as_written as as_written
 from genjax.nn.attention import attention as attention
+from genjax.nn.attention import attention_choices as attention_choices
 from genjax.nn.attention import forward_mode as forward_mode
 from genjax.nn.context_parallel import all_to_all_attention as all_to_all_attention
 from genjax.nn.context_parallel import attention_over_mesh as attention_over_mesh
 from genjax.nn.context_parallel import ring_attention as ring_attention
 from genjax.nn.dense import Dense as Dense
+from genjax.nn.dense import heads_of as heads_of
 from genjax.nn.embeddings import sincos_positions as sincos_positions
 from genjax.nn.embeddings import sinusoidal_embedding as sinusoidal_embedding
 from genjax.nn.modulation import Modulation as Modulation
@@ -21,4 +24,7 @@ from genjax.nn.quantizers import ResidualVectorQuantizer as ResidualVectorQuanti
 from genjax.nn.quantizers import VectorQuantizer as VectorQuantizer
 from genjax.nn.scanned import scanned as scanned
 from genjax.nn.sharding import constrain as constrain
+from genjax.nn.sharding import constrain_tokens as constrain_tokens
+from genjax.nn.sharding import join as join
+from genjax.nn.sharding import separate as separate
 from genjax.nn.text import Text as Text

@@ -1,8 +1,10 @@
 """The one attention function that every network calls, and which of its forms computes it where."""
 
+import contextlib
 import functools
 import math
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +12,8 @@ from jaxtyping import Array, Bool, Float
 
 from genjax.nn.attention_kernels import cudnn_attention, splash_attention
 from genjax.nn.chunked_attention import attention_logits, chunk_length, chunked_attention, scaled
-from genjax.nn.context_parallel import (
-    BATCH_AXES,
-    CONTEXT,
-    HEAD_AXES,
-    all_to_all_attention,
-    attention_over_mesh,
-    free_axes,
-    ring_attention,
-    split_axes,
-)
+from genjax.nn.context_parallel import all_to_all_attention, attention_over_mesh, ring_attention
+from genjax.nn.sharding import BATCH_AXES, CONTEXT, TENSOR, free_axes, split_axes
 
 # Of a device's logits in float32. A backward pass has about four such arrays at once: a quarter of the smallest
 # accelerator that these networks are for (16 GiB, TPU v5e).
@@ -37,6 +31,40 @@ forward_mode = jax.make_user_context(False)
 Whoever takes forward-mode derivatives (exact likelihoods, Hutchinson's estimate, mean flows) or second ones (R1 and R2
 penalties) says so: kernels have one derivative, in reverse. What was jitted without is traced again.
 """
+
+as_written = jax.make_user_context(False)
+"""`with as_written(True):` around a trace takes the plain form of attention, whatever its size: to count what it computes
+without what other forms compute twice, not to run it."""
+
+_record = jax.make_user_context(lambda choice: None)
+
+
+class Choice(NamedTuple):
+    """A form of `attention` that was chosen, and what one device has of the arguments: `[batch length heads features]`."""
+
+    form: Form
+    query: tuple[int, ...]
+    key: tuple[int, ...]
+
+    def __str__(self) -> str:
+        batch, queries, heads, features = self.query
+        return (
+            f"{self.form}: {batch} × {queries:,} queries, {self.key[1]:,} keys, {heads} heads of {features}"
+        )
+
+
+@contextlib.contextmanager
+def attention_choices() -> Iterator[set[Choice]]:
+    """Collects what `attention` chooses while programs are traced.
+
+        with attention_choices() as choices:
+            jax.eval_shape(network.apply, params, x, t, labels)
+
+    Layers that are scanned are traced once, however many. What was jitted without is traced again.
+    """
+    choices: set[Choice] = set()
+    with _record(choices.add):
+        yield choices
 
 
 def attention_weights(
@@ -104,12 +132,15 @@ def current_platform() -> str:
     """Where what is traced now is going to run: "cpu", "tpu", "cuda" or "gpu".
 
     It is the platform of the mesh in use (`jax.set_mesh`), which for programs compiled ahead of time need not be one of
-    this machine, else JAX's default. "cuda" is a GPU with flash attention in cuDNN, NVIDIA's Ampere (2020) and later.
+    this machine, else JAX's default. "cuda" is a GPU with flash attention in cuDNN, NVIDIA's Ampere (2020) and later;
+    for such is taken what is planned for on a machine without a GPU.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.config.jax_default_device
     platform = getattr(device, "platform", device) or jax.default_backend()
     if platform not in ("gpu", "cuda", "rocm"):
         return platform
+    if jax.default_backend() != "gpu":
+        return "cuda"
     generation = jax.devices(platform)[0].compute_capability.partition(".")[0]  # AMD's are gfx90a and such
     return "cuda" if generation.isdecimal() and int(generation) >= 8 else "gpu"
 
@@ -134,18 +165,23 @@ def attention(
     mesh = jax.sharding.get_abstract_mesh()
     free = free_axes(mesh)
     context = free.get(CONTEXT, 1)
-    shape = _on_device(query.shape, mesh)
-    chosen = choose_attention(
-        current_platform(),
-        shape,
-        _on_device(key.shape, mesh),
-        jnp.result_type(query, key, value),
-        None if mask is None else mask.shape,
-        None if bias is None else bias.shape,
-        forward_mode.value,
-        context,
-        placed=not mesh.empty or jax.device_count() == 1,
+    shape, key_shape = _on_device(query.shape, mesh), _on_device(key.shape, mesh)
+    chosen = (
+        "plain"
+        if as_written.value
+        else choose_attention(
+            current_platform(),
+            shape,
+            key_shape,
+            jnp.result_type(query, key, value),
+            None if mask is None else mask.shape,
+            None if bias is None else bias.shape,
+            forward_mode.value,
+            context,
+            placed=not mesh.empty or jax.device_count() == 1,
+        )
     )
+    _record.value(Choice(chosen, shape, key_shape))
     chunked = functools.partial(
         chunked_attention, chunk=chunk_length(shape, key.shape[1]), forward_mode=forward_mode.value
     )
@@ -166,6 +202,8 @@ def attention(
 
 def _kernel_or(default, query, key, value, mask, bias, scale, **kernel):
     """The kernel, or the default where all is compiled for another platform yet, as for inputs put on the CPU beside a GPU."""
+    if "cuda" in kernel and jax.default_backend() != "gpu":  # JAX asks for cuDNN while it traces
+        kernel = {}
     forms = {platform: functools.partial(form, scale=scale) for platform, form in kernel.items()}
     default = functools.partial(default, scale=scale)
     return jax.lax.platform_dependent(query, key, value, mask, default=default, **forms)
@@ -175,4 +213,4 @@ def _on_device(shape: tuple[int, ...], mesh: jax.sharding.AbstractMesh) -> tuple
     """What a device has of a shape [batch length heads features], all of its length."""
     batch, length, heads, features = shape
     parts = lambda names, size: math.prod(mesh.shape[name] for name in split_axes(mesh, names, size))
-    return batch // parts(BATCH_AXES, batch), length, heads // parts(HEAD_AXES, heads), features
+    return batch // parts(BATCH_AXES, batch), length, heads // parts((TENSOR,), heads), features

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from genjax.nn.chunked_attention import (
@@ -26,8 +26,7 @@ from genjax.nn.chunked_attention import (
     scaled,
     start,
 )
-
-BATCH_AXES, HEAD_AXES, CONTEXT = ("data", "fsdp"), ("tensor",), "context"
+from genjax.nn.sharding import BATCH_AXES, CONTEXT, TENSOR, free_axes, split_axes
 
 RowsOfMask = Bool[Array, "#batch #heads #queries all_keys"] | None
 RowsOfBias = Float[Array, "#batch #heads #queries all_keys"] | None
@@ -171,23 +170,6 @@ def all_to_all_attention(
     return exchange(output, split_axis=1, concat_axis=2)
 
 
-def free_axes(mesh: Mesh | AbstractMesh) -> dict[str, int]:
-    """Axes of the mesh, with their sizes, that no `jax.shard_map` around the caller has split yet."""
-    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    return {name: mesh.shape[name] for name, kind in types if kind != AxisType.Manual}
-
-
-def split_axes(mesh: Mesh | AbstractMesh, names: tuple[str, ...], length: int) -> tuple[str, ...]:
-    """Those of the mesh's free axes `names` that together divide a dimension, the first ones first."""
-    axes, parts = [], 1
-    for name in names:
-        size = free_axes(mesh).get(name, 1)
-        if size > 1 and length % (parts * size) == 0:
-            axes.append(name)
-            parts *= size
-    return tuple(axes)
-
-
 def attention_over_mesh(
     form: Callable[..., Queries],
     query: Queries,
@@ -233,9 +215,9 @@ def attention_over_mesh(
         axes = zip(names, shape, strict=False)
         return PartitionSpec(*(split_axes(mesh, names, length) or None for names, length in axes))
 
-    of_rows = lambda a: spec(a.shape, BATCH_AXES, HEAD_AXES, (CONTEXT,))
-    of_queries = spec(query.shape, BATCH_AXES, (CONTEXT,), HEAD_AXES)
-    of_keys = spec(key.shape, BATCH_AXES, (CONTEXT,) if split_keys else (), HEAD_AXES)
+    of_rows = lambda a: spec(a.shape, BATCH_AXES, (TENSOR,), (CONTEXT,))
+    of_queries = spec(query.shape, BATCH_AXES, (CONTEXT,), (TENSOR,))
+    of_keys = spec(key.shape, BATCH_AXES, (CONTEXT,) if split_keys else (), (TENSOR,))
     mapped = jax.shard_map(
         lambda *parts: form(*parts, scale),
         mesh=mesh,

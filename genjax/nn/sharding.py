@@ -1,22 +1,83 @@
-"""Sharding hints that cost nothing where there is no mesh."""
+"""Where arrays live on a mesh of devices: its axes, and hints that cost nothing where there is no mesh.
+
+Batches are split over `data` and `fsdp`, sequences of tokens over `context`, and over `tensor` the features within a layer:
+heads of attention and the inner features of feed-forward layers (Shoeybi et al. 2019, "Megatron-LM").
+"""
+
+from collections.abc import Sequence
 
 import jax
-from jax.sharding import PartitionSpec
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
+
+BATCH_AXES, CONTEXT, TENSOR = ("data", "fsdp"), "context", "tensor"
+
+
+def free_axes(mesh: Mesh | AbstractMesh) -> dict[str, int]:
+    """Axes of the mesh, with their sizes, that no `jax.shard_map` around the caller has split yet."""
+    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {name: mesh.shape[name] for name, kind in types if kind != AxisType.Manual}
+
+
+def split_axes(mesh: Mesh | AbstractMesh, names: tuple[str, ...], length: int) -> tuple[str, ...]:
+    """Those of the mesh's free axes `names` that together divide a dimension, the first ones first."""
+    axes, parts = [], 1
+    for name in names:
+        size = free_axes(mesh).get(name, 1)
+        if size > 1 and length % (parts * size) == 0:
+            axes.append(name)
+            parts *= size
+    return tuple(axes)
 
 
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-    """Asks that dimension i of `x` be sharded over the mesh axis `axes[i]`.
+    """Asks that dimension i of `x` be split over the mesh axes `axes[i]`, and no other dimension.
 
-    Axes that the current mesh (`jax.set_mesh`) lacks are ignored, and without a mesh `x` is
-    returned as it is, so networks may name axes freely.
+    Axes that the current mesh (`jax.set_mesh`) lacks or that do not divide the dimension are ignored, and without a mesh
+    `x` is returned as it is, so networks may name axes freely.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
 
-    def present(axis):
-        if isinstance(axis, tuple):
-            return tuple(a for a in axis if a in mesh.axis_names) or None
-        return axis if axis in mesh.axis_names else None
+    def present(names, length):
+        names = names if isinstance(names, tuple) else (names,)
+        return split_axes(mesh, names, length) or None
 
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*map(present, axes)))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*map(present, axes, x.shape)))
+
+
+def constrain_tokens(x: jax.Array) -> jax.Array:
+    """`constrain` of `[batch length features]`: examples over `data` and `fsdp`, tokens over `context`, features whole."""
+    return constrain(x, BATCH_AXES, CONTEXT)
+
+
+def context_size() -> int:
+    """Over how many devices of the current mesh sequences are split."""
+    return free_axes(jax.sharding.get_abstract_mesh()).get(CONTEXT, 1)
+
+
+def join(parts: Sequence[jax.Array]) -> jax.Array:
+    """Sequences `[batch length_i …]` as one `[batch Σ length_i …]`, which `separate` takes apart.
+
+    One after the other, except where each is split over `context`: then it is so on every device with its parts of them,
+    and nothing is sent. Attention does not see the order of tokens, if positions and masks are joined likewise.
+    """
+    size = _common_size([a.shape[1] for a in parts])
+    split = [a.reshape(a.shape[0], size, a.shape[1] // size, *a.shape[2:]) for a in parts]
+    joined = jnp.concatenate(split, axis=2)
+    return joined.reshape(joined.shape[0], -1, *joined.shape[3:])
+
+
+def separate(joined: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
+    """The sequences of those lengths that `join` has made one."""
+    size = _common_size(lengths)
+    split = joined.reshape(joined.shape[0], size, -1, *joined.shape[2:])
+    ends = [sum(lengths[: i + 1]) // size for i in range(len(lengths) - 1)]
+    parts = jnp.split(split, ends, axis=2)
+    return [a.reshape(a.shape[0], -1, *a.shape[3:]) for a in parts]
+
+
+def _common_size(lengths: Sequence[int]) -> int:
+    size = context_size()
+    return 1 if any(length % size for length in lengths) else size

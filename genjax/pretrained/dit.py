@@ -69,7 +69,7 @@ def _rename_of_first(variable: str) -> str:
 def _apart(variables: Any, part: Callable[[Any, int], Any]) -> Any:
     """`variables` with three layers for the one of queries, keys and values; `part(leaf, i)` is a third."""
     blocks = dict(variables["params"]["blocks"])
-    qkv = blocks.pop("qkv")
+    qkv = blocks.pop("query_key_value")
     for i, name in enumerate(_PARTS):
         blocks[name] = {leaf: part(value, i) for leaf, value in qkv.items()}
     return {"params": {**variables["params"], "blocks": blocks}}
@@ -80,16 +80,18 @@ def _third(struct: jax.ShapeDtypeStruct, part: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, struct.dtype, sharding=struct.sharding)
 
 
-def _together(variables: Any, expected: Any) -> Any:
+def _together(variables: Any, expected: Any, num_heads: int) -> Any:
+    """The inverse of `_apart`, in the order of features that `genjax.nn.heads_of` takes."""
     blocks = dict(variables["params"]["blocks"])
     parts = [blocks.pop(name) for name in _PARTS]
 
     def join(leaf, *thirds):
-        if leaf.sharding is None:
-            return np.concatenate(thirds, axis=-1)
-        return jax.device_put(jnp.concatenate(thirds, axis=-1), leaf.sharding)
+        numpy = np if leaf.sharding is None else jnp
+        heads = [third.reshape(*third.shape[:-1], num_heads, -1) for third in thirds]
+        joined = numpy.stack(heads, axis=-2).reshape(leaf.shape)
+        return joined if leaf.sharding is None else jax.device_put(joined, leaf.sharding)
 
-    blocks["qkv"] = jax.tree.map(join, expected["params"]["blocks"]["qkv"], *parts)
+    blocks["query_key_value"] = jax.tree.map(join, expected["params"]["blocks"]["query_key_value"], *parts)
     return {"params": {**variables["params"], "blocks": blocks}}
 
 
@@ -136,7 +138,7 @@ def load(
         return True
 
     apart = load_variables(folder, _apart(expected, _third), _rename_of_first, convert, is_copy)
-    return module, _together(apart, expected)
+    return module, _together(apart, expected, module.num_heads)
 
 
 def save(folder: str | os.PathLike, module: DiT, variables: Any) -> None:
@@ -156,7 +158,8 @@ def save(folder: str | os.PathLike, module: DiT, variables: Any) -> None:
         norm_eps=module.mlp_epsilon,
         num_embeds_ada_norm=module.num_classes,
     )
-    variables = _apart(variables, lambda leaf, i: leaf[..., i * module.width : (i + 1) * module.width])
+    heads = lambda leaf: leaf.reshape(*leaf.shape[:-1], module.num_heads, 3, -1)
+    variables = _apart(variables, lambda leaf, i: heads(leaf)[..., i, :].reshape(*leaf.shape[:-1], -1))
     copies = lambda leaf: np.broadcast_to(leaf, (module.depth, *leaf.shape))
     embeddings = {name: jax.tree.map(copies, variables["params"][name]) for name in _EMBEDDINGS}
     variables = {"params": variables["params"] | embeddings}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from genjax.models.flux import Flux
+from genjax.models.flux import MLP_RATIO, Flux
 from genjax.nn import Text
 from genjax.pretrained.configuration import expect, read_config
 from genjax.pretrained.safetensors_io import from_torch, load_variables, save_variables, to_torch
@@ -70,7 +70,8 @@ _SINGLE = {
     "heads/query_norm": "attn.norm_q",
     "heads/key_norm": "attn.norm_k",
     "mlp_in": "proj_mlp",
-    "projection": "proj_out",
+    "projection": "proj_out",  # of the attention's output and, after it, the feed-forward layer's
+    "mlp_out": "proj_out",
 }
 _LAYERS |= {f"double_blocks/{ours}": f"transformer_blocks.{{}}.{theirs}" for ours, theirs in _DOUBLE.items()}
 _LAYERS |= {
@@ -100,9 +101,16 @@ def _reorder(variable: str, array: np.ndarray, old: str, new: str) -> np.ndarray
     return rearrange(array, f"{pattern.format(old)} -> {pattern.format(new)}", p=PATCH_SIZE, q=PATCH_SIZE)
 
 
+_ATTENDED, _MLP = (f"params/single_blocks/{name}/kernel" for name in ("projection", "mlp_out"))
+
+
 def convert(variable: str, tensor: np.ndarray) -> np.ndarray:
-    """A variable's tensor in our layout and order."""
-    return _reorder(variable, from_torch(variable, tensor), _THEIR_ORDER, _OUR_ORDER)
+    """A variable's tensor, or its part of that, in our layout and order."""
+    array = _reorder(variable, from_torch(variable, tensor), _THEIR_ORDER, _OUR_ORDER)
+    if variable not in (_ATTENDED, _MLP):
+        return array
+    attended = len(array) // (1 + MLP_RATIO)
+    return array[:attended] if variable == _ATTENDED else array[attended:]
 
 
 def _invert(variable: str, array: np.ndarray) -> np.ndarray:
@@ -177,4 +185,9 @@ def save(folder: str | os.PathLike, module: Flux, variables: Any) -> None:
         guidance_embeds=module.takes_guidance,
         axes_dims_rope=list(module.rotary_features),
     )
-    save_variables(folder, config, variables, rename, _invert)
+    if "single_blocks" in params:
+        blocks = dict(params["single_blocks"])
+        kernels = [np.asarray(layer["kernel"]) for layer in (blocks["projection"], blocks.pop("mlp_out"))]
+        blocks["projection"] = {**blocks["projection"], "kernel": np.concatenate(kernels, axis=1)}
+        params = {**params, "single_blocks": blocks}
+    save_variables(folder, config, {"params": params}, rename, _invert)

@@ -1,6 +1,7 @@
 """Low-rank adaptation (Hu et al. 2021, "LoRA"): adapters of kernels, made, applied, and read from the files
 of diffusers and PEFT."""
 
+import functools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import EinopsError
 from jaxtyping import Array, Float, Key
 from safetensors import safe_open
 
@@ -95,15 +97,16 @@ def load_lora(
             all listed; or settings other than a rank and an alpha.
     """
     tensors = {_PREFIX.sub("", name): tensor for name, tensor in open_tensors(path).items()}
-    scaling = _header_scaling(path)
+    scaling, used = _header_scaling(path), set()
 
     def factors(layer: str) -> tuple[np.ndarray, np.ndarray] | None:
         """[inputs rank] and [rank outputs] of a layer, if it has them, scaled."""
         names = [f"{layer}.lora_{factor}.weight" for factor in "AB"]
         if not all(name in tensors for name in names):
             return None
-        a, b = (np.asarray(tensors.pop(name), np.float32) for name in names)
-        rank, own_alpha = len(a), tensors.pop(f"{layer}.alpha", None)
+        used.update(names, [f"{layer}.alpha"])
+        a, b = (np.asarray(tensors[name], np.float32) for name in names)
+        rank, own_alpha = len(a), tensors.get(f"{layer}.alpha")
         if own_alpha is not None:
             return a.T, b.T * (float(own_alpha) / rank)
         return a.T, b.T * (scaling or (1.0 if alpha is None else alpha / rank))
@@ -118,7 +121,10 @@ def load_lora(
         if isinstance(names, str):
             names = [names.format(layer) for layer in range(layers[0])] if layers else [names]
         found = {i: factors(name.removesuffix(".weight")) for i, name in enumerate(names)}
-        found = {i: pair for i, pair in found.items() if pair}
+        # A conversion may reorder inputs and outputs, or take a part: where do the numbers of each go?
+        found = {
+            i: _converted(pair, functools.partial(convert, variable)) for i, pair in found.items() if pair
+        }
         wrong = [i for i, (down, up) in found.items() if (len(down), up.shape[1]) != (inputs, outputs)]
         faults += [
             f"misshapen: {names[i]} adapted from {len(found[i][0])} to {found[i][1].shape[1]}, "
@@ -127,20 +133,31 @@ def load_lora(
         ]
         if not found or wrong:
             continue
-        # A conversion may reorder the inputs and the outputs: where do the numbers of each go?
-        order = convert(variable, np.broadcast_to(np.arange(inputs), (outputs, inputs)))[:, 0]
-        out_order = convert(variable, np.broadcast_to(np.arange(outputs)[:, None], (outputs, inputs)))[0]
         rank = max(up.shape[0] for _, up in found.values())
         down = np.zeros((len(names), inputs, rank), np.float32)
         up = np.zeros((len(names), rank, outputs), np.float32)
         for i, (a, b) in found.items():
-            down[i, :, : a.shape[1]], up[i, : len(b)] = a[order], b[:, out_order]
+            down[i, :, : a.shape[1]], up[i, : len(b)] = a, b
         first = slice(None) if layers else 0
         adapters[variable] = dict(down=down[first], up=up[first])
-    faults += [f"of no kernel here: {name} {tensor.shape}" for name, tensor in sorted(tensors.items())]
+    faults += [f"of no kernel here: {name} {tensors[name].shape}" for name in sorted(tensors.keys() - used)]
     if faults:
         raise ValueError(f"{path} does not hold adapters of these variables:\n" + "\n".join(faults))
     return adapters
+
+
+def _converted(
+    factors: tuple[np.ndarray, np.ndarray], convert: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is to `factors` as the converted kernel is to theirs; they themselves if no kernel of their size converts."""
+    down, up = factors
+    shape = up.shape[1], len(down)
+    try:
+        order = convert(np.broadcast_to(np.arange(shape[1]), shape))[:, 0]
+        out_order = convert(np.broadcast_to(np.arange(shape[0])[:, None], shape))[0]
+    except (ValueError, EinopsError):
+        return factors
+    return down[order], up[:, out_order]
 
 
 def _header_scaling(path: str | os.PathLike) -> float | None:

@@ -1,8 +1,10 @@
 """Meshes of devices, and where batches and states live on them.
 
-Two axes so far, and their product. Both split the batch. Over `data` every device holds the whole state; over
-`fsdp` (fully sharded data parallelism: Zhao et al. 2023, "PyTorch FSDP"; Rajbhandari et al. 2020, "ZeRO", stage 3)
-each holds a part of every large array, and a layer's parameters are gathered as it runs.
+Four axes and any product of them. Two split the batch: over `data` every device holds the whole state; over `fsdp` (fully
+sharded data parallelism: Zhao et al. 2023, "PyTorch FSDP"; Rajbhandari et al. 2020, "ZeRO", stage 3) each holds a part of
+every large array, and a layer's parameters are gathered as it runs. Over `tensor` each holds some heads and inner features of
+every transformer layer and computes with those alone (Shoeybi et al. 2019, "Megatron-LM", section 3). `context` splits
+sequences (`genjax.nn.context_parallel`) and no state.
 """
 
 import math
@@ -13,17 +15,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-BATCH_AXES = ("data", "fsdp")
+from genjax.nn.sharding import BATCH_AXES, CONTEXT, TENSOR
+
+AXES = (*BATCH_AXES, TENSOR, CONTEXT)
 SCANNED = re.compile(
     r"(\b|_)blocks\b"
 )  # where networks stack the parameters of scanned layers, on dimension 0
+# Of the layers that `tensor` splits, the first ones by their outputs and, after what needs no more than those, the second by
+# their inputs, whose products are then summed over devices.
+COLUMNS = re.compile(
+    r"(\b|_)(query_key_value|query|key|value|mlp_in|mlp_gate|modulation/dense)/(kernel|bias)$"
+)
+ROWS = re.compile(r"(\b|_)(projection|mlp_out)/kernel$")
 SMALL = 2**12  # elements; an array below is not worth a collective
 
 
 def make_mesh(axes: Mapping[str, int], batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of named axes over all devices; a size of −1 (one at most) takes all devices left over.
+
+    Devices next to one another in the last axes are next to one another in the machine. Where there are several slices of
+    TPUs, which a slower network joins, the first axes go over them.
 
     Args:
         axes: name to size, for example `{"data": -1}` or `{"data": 2, "fsdp": -1}`.
@@ -31,10 +45,17 @@ def make_mesh(axes: Mapping[str, int], batch_size: int, devices: Sequence[jax.De
         devices: all of these instead, which need not be there (`jax.experimental.topologies`).
 
     Raises:
-        ValueError: more devices asked for than there are, a remainder, or a batch that does not divide.
+        ValueError: more devices asked for than there are, a remainder, or a batch or slices that do not divide.
     """
     devices = jax.devices() if devices is None else devices
     axes = mesh_axes(axes, batch_size, len(devices))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        over_slices = _shares(axes, slices)
+        within = [size // share for size, share in zip(axes.values(), over_slices, strict=True)]
+        return Mesh(
+            create_hybrid_device_mesh(within, over_slices, devices), tuple(axes), axis_types=_types(axes)
+        )
     return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=_types(axes), devices=devices)
 
 
@@ -45,6 +66,17 @@ def abstract_mesh(axes: Mapping[str, int], batch_size: int) -> AbstractMesh:
     """
     axes = mesh_axes(axes, batch_size, math.prod(axes.values()))
     return AbstractMesh(tuple(axes.values()), tuple(axes), axis_types=_types(axes))
+
+
+def _shares(axes: Mapping[str, int], slices: int) -> list[int]:
+    """Over how many slices each axis goes, the first ones as far as they can."""
+    shares, left = [], slices
+    for size in axes.values():
+        shares.append(math.gcd(size, left))
+        left //= shares[-1]
+    if left > 1:
+        raise ValueError(f"the mesh {dict(axes)} does not divide over {slices} slices of TPUs")
+    return shares
 
 
 def _types(axes: Mapping[str, int]) -> tuple[AxisType, ...]:
@@ -62,8 +94,8 @@ def mesh_axes(axes: Mapping[str, int], batch_size: int, num_devices: int) -> dic
         raise ValueError(f"mesh sizes must be positive, with one −1 at most; got {axes}")
     if -1 in axes.values():
         axes = {name: num_devices // fixed if size == -1 else size for name, size in axes.items()}
-    if unknown := axes.keys() - set(BATCH_AXES):
-        raise ValueError(f"the mesh has an axis {min(unknown)!r}; the axes are {', '.join(BATCH_AXES)}")
+    if unknown := axes.keys() - set(AXES):
+        raise ValueError(f"the mesh has an axis {min(unknown)!r}; the axes are {', '.join(AXES)}")
     if math.prod(axes.values()) != num_devices:
         raise ValueError(
             f"the mesh {axes} needs {max(fixed, math.prod(axes.values()))} devices and this machine has "
@@ -107,19 +139,32 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
 
 
 def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """How an array of the state is split: its largest dimension that `fsdp` divides, if the array is not small.
+    """How an array of the state is split.
 
-    Dimension 0 of scanned layers stays whole, since each iteration of the scan takes one slice of it.
+    Over `tensor` the outputs of `COLUMNS` and the inputs of `ROWS`, if they divide; over `fsdp` the largest other dimension that
+    divides, if the array is not small. Dimension 0 of scanned layers stays whole, since each iteration of the scan takes one slice of it.
 
     Args:
         path: names of the array's place in the state, joined by "/".
     """
-    size = mesh.shape.get("fsdp", 1)
-    free = [axis for axis in range(bool(SCANNED.search(path)), len(shape)) if shape[axis] % size == 0]
-    if size == 1 or math.prod(shape) < SMALL or not free:
-        return PartitionSpec()
-    largest = max(free, key=lambda axis: shape[axis])
-    return PartitionSpec(*("fsdp" if axis == largest else None for axis in range(largest + 1)))
+    spec: list[str | None] = [None] * len(shape)
+
+    def split(axis: str, dimensions: Sequence[int]) -> None:
+        size = mesh.shape.get(axis, 1)
+        free = [i for i in dimensions if spec[i] is None and shape[i] % size == 0]
+        if size > 1 and free:
+            spec[max(free, key=lambda i: shape[i])] = axis
+
+    dimensions = range(bool(SCANNED.search(path)), len(shape))
+    if COLUMNS.search(path):
+        split(TENSOR, dimensions[-1:])
+    if ROWS.search(path):
+        split(TENSOR, dimensions[-2:-1])
+    if math.prod(shape) >= SMALL:
+        split("fsdp", dimensions)
+    while spec and spec[-1] is None:
+        spec.pop()
+    return PartitionSpec(*spec)
 
 
 def variable_sharding(mesh: Mesh | AbstractMesh) -> Callable[[str, tuple[int, ...]], NamedSharding]:

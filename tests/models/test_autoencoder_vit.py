@@ -102,11 +102,11 @@ def linear(x, parameters):
 def transform(parameters, tokens, positions, num_heads):
     """The network of one example in float64 NumPy, block by block and head by head."""
     x = linear(tokens, parameters["dense_in"]) + positions
-    for i in range(len(parameters["blocks"]["qkv"]["bias"])):
+    for i in range(len(parameters["blocks"]["query_key_value"]["bias"])):
         block = jax.tree.map(lambda a: a[i], parameters["blocks"])  # noqa: B023
-        parts = np.split(linear(layer_norm(x, block["norm_attention"]), block["qkv"]), 3, axis=-1)
+        h = linear(layer_norm(x, block["norm_attention"]), block["query_key_value"])
         heads = []
-        for query, key, value in zip(*(np.split(part, num_heads, axis=-1) for part in parts), strict=True):
+        for query, key, value in (np.split(head, 3, axis=-1) for head in np.split(h, num_heads, axis=-1)):
             weights = np.exp(query @ key.T / np.sqrt(query.shape[-1]))
             heads.append(weights / weights.sum(axis=-1, keepdims=True) @ value)
         x = x + linear(np.concatenate(heads, axis=-1), block["projection"])

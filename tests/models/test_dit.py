@@ -61,7 +61,7 @@ def test_initialisation_is_adaln_zero(apply, initial, inputs):
     params = initial["params"]
     for modulation in (params["blocks"]["modulation"], params["modulation"], params["head"]):
         assert all(np.all(a == 0) for a in jax.tree.leaves(modulation))
-    for name in ("qkv", "projection", "mlp_in", "mlp_out"):
+    for name in ("query_key_value", "projection", "mlp_in", "mlp_out"):
         kernel = np.asarray(params["blocks"][name]["kernel"])
         limit = np.sqrt(6 / sum(kernel.shape[1:]))  # Xavier's bound, of one layer and not of the stack
         assert kernel.shape[0] == DEPTH and 0.95 * limit < np.abs(kernel).max() <= limit
@@ -158,7 +158,7 @@ def test_products_are_bfloat16_and_modulation_is_float32(inputs):
         conditioning,
     )
     outputs = variables["intermediates"]
-    for name in ("qkv", "projection", "mlp_in", "mlp_out"):
+    for name in ("query_key_value", "projection", "mlp_in", "mlp_out"):
         assert outputs[name]["__call__"][0].dtype == jnp.bfloat16, name
     assert outputs["modulation"]["__call__"][0][0].dtype == jnp.float32
 

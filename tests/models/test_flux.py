@@ -183,7 +183,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(apply, vari
     assert 1e-4 < error < 0.03
 
 
-@pytest.mark.parametrize("build, streams, num_products", [(SingleBlock, 1, 5), (DoubleBlock, 2, 12)])
+@pytest.mark.parametrize("build, streams, num_products", [(SingleBlock, 1, 6), (DoubleBlock, 2, 12)])
 def test_products_are_bfloat16_and_modulation_is_float32(build, streams, num_products):
     block = build(num_heads=2, dtype=jnp.bfloat16, param_dtype=jnp.float32)
     tokens = jnp.ones((2, 3, 16))

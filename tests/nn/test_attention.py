@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from genjax.nn import attention, forward_mode
+from genjax.nn import as_written, attention, attention_choices, forward_mode
 from genjax.nn.attention import (
     CONTEXT_LENGTH,
     KERNEL_LENGTH,
@@ -19,6 +19,7 @@ from genjax.nn.attention import (
 )
 from genjax.nn.attention_kernels import cudnn_attention, splash_attention
 from genjax.nn.chunked_attention import CHUNK_BYTES, chunk_length, chunked_attention
+from genjax.training.cost import multiply_adds
 
 MODULE = sys.modules["genjax.nn.attention"]  # `genjax.nn.attention` is the function
 BATCH, QUERIES, KEYS, HEADS, FEATURES = 2, 5, 7, 3, 8
@@ -314,6 +315,47 @@ def lowered(dtype=jnp.bfloat16, platform="tpu", **axes):
         return lambda platform: traced.lower(lowering_platforms=(platform,)).as_text()
 
 
+def test_choices_are_recorded_while_programs_are_traced(monkeypatch):
+    query, key = (jax.ShapeDtypeStruct((2, length, 2, 16), jnp.bfloat16) for length in (513, 300))
+    function = jax.jit(lambda *inputs: attention(*inputs))
+    trace = lambda: function.trace(query, key, key)
+    trace()
+    with attention_choices() as choices:
+        trace()  # anew
+        with attention_choices() as inner:
+            trace()
+    trace()  # not heard of
+    expected = "plain: 2 × 513 queries, 300 keys, 2 heads of 16"
+    assert [str(choice) for choice in choices] == [str(choice) for choice in inner] == [expected]
+
+    # Planned for, on a machine that has none: what each of 4 devices does. In place of the GPU's kernel, chunks are traced.
+    for platform, form in {"tpu": "splash", "gpu": "cudnn"}.items():
+        with attention_choices() as choices:
+            text = lowered(platform=platform, data=2, tensor=2)
+        assert choices == {(form, (1, 513, 1, 16), (1, 513, 1, 16))}
+        assert ("tpu_custom_call" in text("tpu")) == (form == "splash")
+    with attention_choices() as choices:
+        lowered(data=2, context=2)
+    # the exchange between devices, and what each then does with its head
+    assert choices == {
+        ("all_to_all", (1, 513, 2, 16), (1, 513, 2, 16)),
+        ("splash", (1, 514, 1, 16), (1, 514, 1, 16)),  # filled up, to divide
+    }
+
+
+def test_products_as_they_are_written(monkeypatch):
+    """Two forward and four backward; chunks compute logits again, and each output times its gradient."""
+    monkeypatch.setattr(MODULE, "PLAIN_BYTES", 0)
+    heads = jax.ShapeDtypeStruct((2, 64, 3, 8), jnp.float32)
+    loss = lambda *inputs: attention(*inputs).sum()
+    count = lambda: multiply_adds(jax.value_and_grad(loss, (0, 1, 2)), heads, heads, heads)
+    product = 2 * 3 * 64 * 64 * 8
+    assert count() == 7 * product + 2 * 64 * 3 * 8
+    with as_written(True), attention_choices() as choices:
+        assert count() == 6 * product
+    assert {choice.form for choice in choices} == {"plain"}
+
+
 def test_tpus_kernel_is_compiled_ahead_of_time_on_any_machine():
     # Each device has its part of 2 examples and 2 heads; 513 tokens are filled up to two blocks of 384.
     parts = {
@@ -350,6 +392,7 @@ def test_without_a_mesh_a_machine_of_several_tpus_has_no_kernel(monkeypatch, dev
 def test_gpus_kernel_and_what_stands_in_for_it_elsewhere(monkeypatch):
     # JAX asks for cuDNN while it traces, and has none here.
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(MODULE, "current_platform", lambda: "cuda")
     for axes in ({}, dict(data=2), dict(fsdp=2, tensor=2)):
         text = lowered(platform="gpu", **axes)

@@ -51,11 +51,17 @@ def dense(*layers):
     }
 
 
+def by_head(layer):
+    """Features (which, head, feature) as (head, which, feature)."""
+    swap = lambda a: a.reshape(*a.shape[:-1], 3, HEADS, -1).swapaxes(-3, -2).reshape(a.shape)
+    return jax.tree.map(swap, layer)
+
+
 def block(theirs):
     attention, feed_forward = theirs.attn1, theirs.ff.net
     return {
         "modulation": {"dense": dense(theirs.norm1.linear)},
-        "qkv": dense(attention.to_q, attention.to_k, attention.to_v),
+        "query_key_value": by_head(dense(attention.to_q, attention.to_k, attention.to_v)),
         "projection": dense(attention.to_out[0]),
         "mlp_in": dense(feed_forward[0].proj),
         "mlp_out": dense(feed_forward[2]),

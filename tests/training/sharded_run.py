@@ -5,6 +5,7 @@ XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.training.shar
 
 import argparse
 import json
+import re
 
 import jax
 import numpy as np
@@ -53,10 +54,17 @@ def run(axes: dict[str, int], steps: int, save: str | None, restore: str | None)
             checkpoints.save(steps, state)
     leaves = jax.tree.leaves(state)
     large = lambda tree: sum(a.nbytes for a in jax.tree.leaves(tree) if a.size >= SMALL)
+    names = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): a
+        for path, a in jax.tree.leaves_with_path(state.params)
+    }
+    elements = lambda pattern: sum(a.size for name, a in names.items() if re.search(pattern, name))
     return {
         "axes": axes,
         "losses": losses,
         "parameters": sum(a.size for a in jax.tree.leaves(state.params)),
+        "split_over_tensor": elements("query_key_value|mlp_in|modulation/|(projection|mlp_out)/kernel"),
+        "parameters_of_tokens": elements("patch_embedding|head|blocks/[^m]|blocks/mlp"),
         "state_bytes": sum(a.nbytes for a in leaves),
         "large_bytes": large(state),
         "large_parameter_bytes": {name: large(part) for name, part in state.params.items()},

@@ -1,6 +1,7 @@
 """Meshes over virtual devices: the same losses, less memory per device, and the collectives that theory says."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,7 +18,14 @@ MESHES = {
     1: [{"data": 1}],
     2: [{"data": 2}, {"fsdp": 2}],
     4: [{"data": 4}, {"fsdp": 4}, {"data": 2, "fsdp": 2}],
-    8: [{"data": 8}, {"fsdp": 8}, {"data": 2, "fsdp": 4}],
+    8: [
+        {"data": 8},
+        {"fsdp": 8},
+        {"data": 2, "fsdp": 4},
+        {"data": 4, "tensor": 2},
+        {"data": 2, "context": 4},
+        {"fsdp": 2, "tensor": 2, "context": 2},
+    ],
 }
 
 
@@ -43,6 +51,24 @@ SCALARS = range(4, 500)  # bytes, of metrics: the loss, by time too, and norms
 def test_path_rules(path, shape, expected):
     assert partition_spec(path, shape, AbstractMesh((2, 4), ("data", "fsdp"))) == expected
     assert partition_spec(path, shape, AbstractMesh((8,), ("data",))) == P()
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "expected"),
+    [
+        ("params/blocks/query_key_value/kernel", (12, 64, 192), P(None, "fsdp", "tensor")),
+        ("optimizer_state/1/nu/blocks/image_heads/query/kernel", (12, 64, 64), P(None, "fsdp", "tensor")),
+        ("params/blocks/text_mlp_in/bias", (12, 256), P(None, "tensor")),
+        ("averages/ema/blocks/mlp_out/kernel", (12, 256, 64), P(None, "tensor", "fsdp")),
+        ("params/blocks/mlp_out/bias", (12, 64), P()),
+        ("params/blocks/modulation/dense/kernel", (12, 64, 384), P(None, "fsdp", "tensor")),
+        ("params/blocks/mlp_in/kernel", (12, 64, 85), P(None, "fsdp")),  # 85 features do not divide
+        ("params/patch_embedding/kernel", (48, 128), P(None, "fsdp")),
+        ("params/blocks/heads/query_norm/scale", (12, 64), P()),
+    ],
+)
+def test_path_rules_with_tensor(path, shape, expected):
+    assert partition_spec(path, shape, AbstractMesh((2, 2, 2), ("fsdp", "tensor", "context"))) == expected
 
 
 def run(num_devices, *command):
@@ -73,7 +99,7 @@ def alone(runs):
 
 @pytest.mark.slow
 def test_every_mesh_has_the_same_losses(runs, alone):
-    assert len(runs) == 9
+    assert len(runs) == 12
     for row in runs.values():
         # 2e-6: sums over 32 images in float32 (2⁻²⁴ = 6e-8 each) taken in another order, over 50 steps.
         np.testing.assert_allclose(row["losses"], alone["losses"], rtol=2e-6)
@@ -83,6 +109,8 @@ def test_every_mesh_has_the_same_losses(runs, alone):
 def test_the_state_of_a_device_shrinks_with_fsdp_alone(runs, alone):
     whole, large = alone["state_bytes"], alone["large_bytes"]
     for axes, row in runs.items():
+        if "tensor" in dict(axes):
+            continue
         assert row["bytes_per_device"] == whole - large + large // dict(axes).get("fsdp", 1)
     assert large > 0.8 * whole
     # Initialising eight parts never holds the whole on one device, what random numbers are made from included.
@@ -122,6 +150,43 @@ def test_product_of_axes_gathers_over_fsdp_alone(runs):
     assert {tuple(axes) for kind, axes, _, _ in row["collectives"] if kind == "all-gather"} == {("fsdp",)}
     over_data = sum(s for kind, axes, _, s in row["collectives"] if "data" in axes)
     assert over_data < 4 * row["parameters"] / 2  # each device sums over `data` only the part it keeps
+
+
+def floats(*shape):
+    return 4 * math.prod(shape)
+
+
+# Of tests.training.sharded_run.
+BATCH, TOKENS, WIDTH, DEPTH = 32, 16, 32, 2
+
+
+@pytest.mark.slow
+def test_tensor_sums_two_layers_of_a_block_forward_and_two_backward(runs):
+    row = runs[("data", 4), ("tensor", 2)]
+    over_tensor = {kind: size for kind, axes, _, size in row["collectives"] if axes == ["tensor"]}
+    examples = BATCH // 4
+    assert over_tensor["all-gather"] == floats(examples, (6 * DEPTH + 2) * WIDTH)  # shifts, scales and gates
+    of_conditioning = (DEPTH + 1) * floats(examples, WIDTH)  # its gradient from all of these
+    sums = DEPTH * 4 * floats(examples, TOKENS, WIDTH) + of_conditioning
+    assert over_tensor["all-reduce"] - sums in SCALARS
+    # Every device keeps half of what the rules split, and sums the gradients of what it keeps.
+    over_data = sum(size for _, axes, _, size in row["collectives"] if axes == ["data"])
+    split = row["split_over_tensor"]
+    assert 0.6 < split / row["parameters"] < 0.9
+    biases = floats(6 * DEPTH + 2, WIDTH) / 2  # the other half, of layers whose outputs are gathered
+    assert over_data - 4 * (row["parameters"] - split / 2) - biases in SCALARS
+    assert row["bytes_per_device"] - row["state_bytes"] * (1 - split / row["parameters"] / 2) in SCALARS
+
+
+@pytest.mark.slow
+def test_context_gathers_keys_and_sums_what_tokens_share(runs):
+    row = runs[("data", 2), ("context", 4)]
+    over_context = {kind: size for kind, axes, _, size in row["collectives"] if axes == ["context"]}
+    keys_and_values = 2 * floats(BATCH // 2, TOKENS, WIDTH)
+    assert over_context["all-gather"] == DEPTH * keys_and_values
+    shared = (6 * DEPTH + 2) * floats(BATCH // 2, WIDTH)  # gradients of shifts, scales and gates
+    sums = DEPTH * keys_and_values + shared + 4 * row["parameters_of_tokens"]
+    assert over_context["all-reduce"] - sums in SCALARS
 
 
 @pytest.mark.slow

@@ -1,0 +1,92 @@
+"""Networks over a mesh against themselves on one device; prints for each, as a line of JSON, errors and what was sent.
+
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.models.sharded_networks '{"data": 2, "tensor": 2, "context": 2}'
+"""
+
+import json
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from genjax.models import vit_gan
+from genjax.models.dit import DiT
+from genjax.models.flux import Flux
+from genjax.models.lightning_dit import LightningDiT
+from genjax.models.mmdit import MMDiT
+from genjax.models.pixart import PixArt
+from genjax.models.t5 import T5Encoder
+from genjax.nn import Text
+from genjax.training import make_mesh
+from genjax.training.collectives import collectives
+from genjax.training.mesh import partition_spec
+
+BATCH, SIDE, TEXT, WIDTH, DEPTH = 4, 8, 6, 32, 2
+RANDOM = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RANDOM.standard_normal(shape, np.float32)
+
+
+def cases() -> dict[str, tuple[nn.Module, tuple]]:
+    images, times, labels = normal(BATCH, SIDE, SIDE, 3), normal(BATCH), np.arange(BATCH)
+    mask = np.arange(TEXT) < np.array([6, 2, 4, 1])[:, None]
+    text = Text(normal(BATCH, TEXT, 12), normal(BATCH, 8), mask)
+    size = dict(patch_size=2, num_heads=4)
+    body = dict(width=WIDTH, depth=DEPTH)
+    words = RANDOM.integers(0, 50, (BATCH, 8))
+    return {
+        "DiT": (DiT(num_classes=10, **size, **body), (images, times, labels)),
+        "LightningDiT": (LightningDiT(num_classes=10, **size, **body), (images, times, labels)),
+        "PixArt": (PixArt(base_size=4, **size, **body), (images, times, text)),
+        "MMDiT": (
+            MMDiT(max_size=8, dual_depth=1, qk_norm=True, width=WIDTH, depth=3, **size),
+            (images, times, text),
+        ),
+        "Flux": (
+            Flux(num_double_blocks=2, num_single_blocks=2, rotary_features=(2, 2, 4), **size),
+            (images, times, text),
+        ),
+        "ViT generator": (vit_gan.Generator(SIDE, 2, WIDTH, DEPTH, 4), (normal(BATCH, 16), labels)),
+        "T5": (T5Encoder(50, WIDTH, DEPTH, 4, 8, 64), (words, mask[:, :1] | (words > 5))),
+    }
+
+
+def run(network: nn.Module, inputs: tuple, axes: dict[str, int]) -> dict:
+    variables = jax.jit(network.init)(jax.random.key(0), *inputs)
+    # Zeros of initialisation are numbers, so that every layer counts.
+    variables = jax.tree.map(lambda a: a + 0.1 * normal(*a.shape), variables)
+    forward = lambda variables, inputs: network.apply(variables, *inputs)
+    loss = lambda variables, inputs: jnp.mean(jnp.square(forward(variables, inputs)))
+    alone = jax.jit(forward)(variables, inputs), jax.jit(jax.grad(loss))(variables, inputs)
+
+    mesh = make_mesh(axes, BATCH)
+    batch = NamedSharding(mesh, PartitionSpec(tuple(name for name in ("data", "fsdp") if name in axes)))
+
+    def sharding(path, a):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return NamedSharding(mesh, partition_spec(name, a.shape, mesh))
+
+    of_variables = jax.tree.map_with_path(sharding, variables)
+    of_inputs = jax.tree.map(lambda _: batch, inputs)
+    placed = jax.device_put((variables, inputs), (of_variables, of_inputs))
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(forward, out_shardings=batch).lower(*placed).compile()
+        gradients = jax.jit(jax.grad(loss), out_shardings=of_variables)(*placed)
+    # Some parameters have no gradient but rounding, as what is added to all keys.
+    least = 1e-3 * max(np.max(np.abs(a)) for a in jax.tree.leaves(alone[1]))
+    error = lambda a, b: float(np.max(np.abs(np.asarray(a) - b)) / max(np.max(np.abs(b)), least))
+    return {
+        "output": error(compiled(*placed), alone[0]),
+        "gradients": max(jax.tree.leaves(jax.tree.map(error, gradients, alone[1]))),
+        "collectives": collectives(compiled, mesh),
+    }
+
+
+if __name__ == "__main__":
+    for name, (network, inputs) in cases().items():
+        print(json.dumps({"name": name, **run(network, inputs, json.loads(sys.argv[1]))}), flush=True)

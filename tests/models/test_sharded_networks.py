@@ -1,0 +1,86 @@
+"""Transformers over `tensor` and `context` are themselves, and send what Megatron's rules say and nothing else."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DATA, TENSOR, CONTEXT = 2, 2, 2
+BATCH, IMAGE, TEXT, WIDTH, DEPTH, PATCH = 4, 16, 6, 32, 2, 12  # of tests.models.sharded_networks
+
+
+@pytest.fixture(scope="module")
+def runs():
+    options = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.models.sharded_networks", '{"data": 2, "tensor": 2, "context": 2}'],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"XLA_FLAGS": options},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    rows = map(json.loads, result.stdout.splitlines())
+    return {row["name"]: row for row in rows}
+
+
+def test_outputs_and_gradients_are_those_of_one_device(runs):
+    assert len(runs) == 7
+    for name, row in runs.items():
+        # float32: sums of up to 64 products, over 2 to 4 layers, in another order
+        assert row["output"] < 3e-6 and row["gradients"] < 1e-5, name
+
+
+def floats(*shape):
+    size = 4
+    for length in shape:
+        size *= length
+    return size
+
+
+def gathered_keys(length):
+    """Keys and values of a layer of some heads, all of the sequence."""
+    return 2 * floats(BATCH // DATA, length, WIDTH // TENSOR)
+
+
+def summed(length):
+    """The outputs of attention and of the feed-forward layer, some of the tokens."""
+    return 2 * floats(BATCH // DATA, length // CONTEXT, WIDTH)
+
+
+def modulation(parts):
+    return floats(BATCH // DATA, parts * WIDTH)
+
+
+HEAD = floats(BATCH // DATA, IMAGE, PATCH)  # the patches put together
+
+
+@pytest.mark.parametrize(
+    ("name", "over_context", "gathers", "sums"),
+    [
+        ("DiT", DEPTH * gathered_keys(IMAGE), DEPTH * modulation(6) + modulation(2), DEPTH * summed(IMAGE)),
+        (
+            "Flux",  # two blocks of two streams, two of one
+            4 * gathered_keys(IMAGE + TEXT),
+            2 * 2 * modulation(6) + 2 * modulation(3) + modulation(2),
+            4 * summed(IMAGE + TEXT),
+        ),
+        (
+            "MMDiT",  # of three blocks the first has two attentions, the last reads the text and leaves it
+            3 * gathered_keys(IMAGE + TEXT) + gathered_keys(IMAGE),
+            modulation(9) + 3 * modulation(6) + modulation(6) + modulation(2) + modulation(2),
+            2 * summed(IMAGE + TEXT) + summed(IMAGE) // 2 + summed(IMAGE),
+        ),
+    ],
+)
+def test_a_forward_pass_sends_what_the_rules_say(runs, name, over_context, gathers, sums):
+    sent = {(kind, *axes): size for kind, axes, _, size in runs[name]["collectives"]}
+    assert sent == {
+        ("all-gather", "context"): over_context + HEAD,
+        ("all-gather", "tensor"): gathers,
+        ("all-reduce", "tensor"): sums,
+    }
