@@ -60,7 +60,7 @@ class FrameAttention(nn.Module):
         h = Dense(3 * channels, name="qkv", **types)(_norm(x, "norm", self.param_dtype))
         h = attention(*rearrange(h, "b t h w (parts c) -> parts (b t) (h w) 1 c", parts=3))
         h = rearrange(h, "(b t) (h w) 1 c -> b t h w c", b=batch, h=height)
-        return x + Dense(channels, name="projection", **types)(h)
+        return constrain(x + Dense(channels, name="projection", **types)(h), ("data", "fsdp"))
 
 
 class Downsample(nn.Module):

@@ -125,7 +125,8 @@ class TimeAttention(nn.Module):
         h = dense(3 * features, name="qkv")(h)
         h = attention(*rearrange(h, "b t h w (parts c) -> parts (b h w) t 1 c", parts=3))
         h = rearrange(h, "(b h w) t 1 c -> b t h w c", b=batch, h=height)
-        return x + dense(features, kernel_init=nn.initializers.zeros, name="projection")(h)
+        x = x + dense(features, kernel_init=nn.initializers.zeros, name="projection")(h)
+        return constrain(x, ("data", "fsdp"))
 
 
 class Encoder(nn.Module):

@@ -13,7 +13,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from genjax.models.dit import Block, Modulation, modulate
-from genjax.nn import Dense, attention, constrain_tokens, heads_of, sincos_positions, unpatchify
+from genjax.nn import (
+    BATCH_AXES,
+    Dense,
+    attention,
+    constrain,
+    constrain_tokens,
+    heads_of,
+    sincos_positions,
+    unpatchify,
+)
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
@@ -161,6 +170,7 @@ class Discriminator(nn.Module):
             param_dtype=self.param_dtype,
             name="patch_embedding",
         )(images).astype(jnp.float32)
+        tokens = constrain(tokens, BATCH_AXES)  # XLA splits no convolution as it does tokens
         batch, height, width, _ = tokens.shape
         tokens = tokens.reshape(batch, -1, self.width) + sincos_positions(height, width, self.width)
         tokens = constrain_tokens(tokens)

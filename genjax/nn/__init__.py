@@ -23,6 +23,7 @@ from genjax.nn.quantizers import Quantized as Quantized
 from genjax.nn.quantizers import ResidualVectorQuantizer as ResidualVectorQuantizer
 from genjax.nn.quantizers import VectorQuantizer as VectorQuantizer
 from genjax.nn.scanned import scanned as scanned
+from genjax.nn.sharding import BATCH_AXES as BATCH_AXES
 from genjax.nn.sharding import constrain as constrain
 from genjax.nn.sharding import constrain_tokens as constrain_tokens
 from genjax.nn.sharding import join as join

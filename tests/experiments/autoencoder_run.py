@@ -1,6 +1,6 @@
-"""Trains small autoencoders on all devices that there are, and prints their losses and norms as a line of JSON each.
+"""Trains small autoencoders over meshes, and prints their losses and norms as a line of JSON each.
 
-XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.experiments.autoencoder_run kl vq video elbo iwae
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.experiments.autoencoder_run kl 'kl={"data": 2, "tensor": 4}'
 """
 
 import dataclasses
@@ -90,10 +90,10 @@ def batch(config, step: int) -> dict[str, np.ndarray]:
     return {config.data.get("feature", "image"): random.integers(0, 256, shape, np.uint8)}
 
 
-def run(choice: str) -> list[dict[str, float]]:
+def run(choice: str, axes: dict[str, int]) -> list[dict[str, float]]:
     config = small_config(choice)
     task, frozen = make(config)
-    mesh, key = make_mesh({"data": -1}, BATCH_SIZE), jax.random.key(0)
+    mesh, key = make_mesh(axes, BATCH_SIZE), jax.random.key(0)
     state, rows = init_state(task, key, mesh), []
     frozen = place_frozen(SimpleNamespace(frozen=lambda: frozen), mesh)
     with jax.set_mesh(mesh):
@@ -105,5 +105,6 @@ def run(choice: str) -> list[dict[str, float]]:
 
 
 if __name__ == "__main__":
-    for choice in sys.argv[1:]:
-        print(json.dumps(run(choice)))
+    for argument in sys.argv[1:]:
+        choice, _, axes = argument.partition("=")
+        print(json.dumps(run(choice, json.loads(axes) if axes else {"data": -1})))

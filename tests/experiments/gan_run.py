@@ -1,6 +1,6 @@
-"""Trains small GANs on all devices that there are, and prints their losses and norms as a line of JSON each.
+"""Trains small GANs over meshes, and prints their losses and norms as a line of JSON each.
 
-XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.experiments.gan_run dcgan stylegan2
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.experiments.gan_run dcgan 'dcgan={"data": 2, "tensor": 4}'
 """
 
 import json
@@ -26,6 +26,9 @@ def small_config(choice: str):
     config.model.generator.latent_size = 8
     for optimizer in config.optimizer.values():
         optimizer.eps = 0.1  # so that no first step of Adam is ±1 where a gradient is about 0
+    if choice == "vit_gan":
+        config.model.generator.update(width=16, depth=1, num_heads=2)
+        config.model.discriminator.update(width=16, depth=1, num_heads=2)
     if choice == "dcgan":
         config.model.generator.width = config.model.discriminator.width = 8
         config.model.discriminator.spectral_norm = False
@@ -44,8 +47,8 @@ def batch(step: int) -> dict[str, np.ndarray]:
     return {"image": images, "label": random.integers(0, 10, BATCH_SIZE, np.int32)}
 
 
-def run(choice: str) -> list[dict[str, float]]:
-    task, mesh, key = build(small_config(choice)), make_mesh({"data": -1}, BATCH_SIZE), jax.random.key(0)
+def run(choice: str, axes: dict[str, int]) -> list[dict[str, float]]:
+    task, mesh, key = build(small_config(choice)), make_mesh(axes, BATCH_SIZE), jax.random.key(0)
     state, rows = init_state(task, key, mesh), []
     with jax.set_mesh(mesh):
         update = compile_update(task, abstract_state(task, key, mesh), mesh)
@@ -62,5 +65,6 @@ def run(choice: str) -> list[dict[str, float]]:
 
 
 if __name__ == "__main__":
-    for choice in sys.argv[1:]:
-        print(json.dumps(run(choice)))
+    for argument in sys.argv[1:]:
+        choice, _, axes = argument.partition("=")
+        print(json.dumps(run(choice, json.loads(axes) if axes else {"data": -1})))

@@ -558,7 +558,7 @@ def test_a_codebook_that_is_a_parameter_has_a_weight_too():
 def test_on_eight_devices_it_is_as_on_one():
     """Batch norm's statistics, codes and importance weights are of the whole batch, wherever it lies."""
 
-    choices = ("kl", "vq", "video", "elbo", "iwae")
+    choices = ["kl", "vq", "video", "elbo", "iwae", 'kl={"fsdp": 2, "tensor": 2, "context": 2}']
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     result = subprocess.run(
         [sys.executable, "-m", "tests.experiments.autoencoder_run", *choices],
@@ -569,7 +569,8 @@ def test_on_eight_devices_it_is_as_on_one():
         timeout=600,
     )
     assert result.returncode == 0, result.stderr
-    for choice, line in zip(choices, result.stdout.splitlines(), strict=True):
+    for argument, line in zip(choices, result.stdout.splitlines(), strict=True):
+        choice = argument.partition("=")[0]
         this, rows = made(choice), json.loads(line)
         state, key = this.state, jax.random.key(0)
         assert len(rows) == 4

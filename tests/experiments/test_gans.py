@@ -335,10 +335,10 @@ def test_a_run_from_end_to_end(tmp_path):
 def test_on_eight_devices_it_is_as_on_one():
     """Batch norm's statistics and the minibatch deviation are of the whole batch, wherever it lies."""
 
-    def rows(devices):
+    def rows(devices, *choices):
         flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
         result = subprocess.run(
-            [sys.executable, "-m", "tests.experiments.gan_run", "dcgan", "stylegan2"],
+            [sys.executable, "-m", "tests.experiments.gan_run", *choices],
             cwd=ROOT,
             env=os.environ | {"XLA_FLAGS": flags},
             capture_output=True,
@@ -348,7 +348,11 @@ def test_on_eight_devices_it_is_as_on_one():
         assert result.returncode == 0, result.stderr
         return [json.loads(line) for line in result.stdout.splitlines()]
 
-    for one, eight in zip(rows(1), rows(8), strict=True):
+    choices = "dcgan", "stylegan2", "vit_gan"
+    meshes = "", "", '={"data": 2, "tensor": 2, "context": 2}'
+    for one, eight in zip(
+        rows(1, *choices), rows(8, *map("".join, zip(choices, meshes, strict=True))), strict=True
+    ):
         assert len(one) == 3
         for a, b in zip(one, eight, strict=True):
             assert a.keys() == b.keys()

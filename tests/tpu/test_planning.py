@@ -1,10 +1,13 @@
 """Steps compiled by the TPU's own compiler, for chips that are not there."""
 
 import jax
+import numpy as np
 import pytest
+from jax.experimental import topologies
 
 from configs import imagenet256_latent_flow
 from experiments.plan import plan
+from genjax.training import make_mesh
 from genjax.training.devices import DEVICES
 from genjax.training.planning import tpu_topology
 
@@ -53,4 +56,48 @@ def test_attention_is_the_kernel_of_tpus():
     found = plan(config, {"data": 4}, "v5p")
     logits = 4 * 8 * 2 * 1024**2
     assert found["memory"]["gradients, activations and workspace"] < 4 * logits
+    assert [(each["form"], each["query"]) for each in found["attention"]] == [("splash", (8, 1024, 2, 128))]
     assert jax.default_backend() == "cpu"
+
+
+def test_sampling_is_shared_by_all_chips():
+    """Workspace as of a chip's examples, its work that of guided samples, weights gathered for each step."""
+    config = small(2)
+    config.sampling.num_steps = 10
+    found = {}
+    for batch_size in (32, 128):
+        config.batch_size = batch_size
+        found[batch_size] = plan(config, {"fsdp": 8}, "v5p", "sample")
+    few, many = (each["memory"]["workspace"] for each in found.values())
+    assert 2 < many / few < 4.5
+    # all 256 halves of guidance whole on one chip would be this much for a layer's inner features alone
+    assert many < 2 * 256 * 256 * 4 * 256
+    assert [each["query"] for each in found[32]["attention"]] == [(8, 256, 2, 128)]
+    sent = sum(each["bytes"] for each in found[32]["collectives"])
+    weights = found[32]["parameters"]
+    assert 10 * 2 * weights / 2 < sent < 10 * 2 * 4 * weights
+
+
+@pytest.mark.parametrize(
+    ("axes", "over_slices"),
+    [
+        ({"data": 2, "fsdp": 8}, ("data",)),
+        ({"fsdp": 8, "context": 2}, ("fsdp",)),
+        ({"data": 1, "fsdp": 16}, ("fsdp",)),
+    ],
+)
+def test_the_first_axes_go_over_slices(axes, over_slices):
+    devices = topologies.get_topology_desc("v5e:2x4", "tpu", num_slices=2).devices
+    mesh = make_mesh(axes, 16, devices)
+    slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+    changing = [name for i, name in enumerate(axes) if np.any(np.diff(slices, axis=i))]
+    assert tuple(changing) == over_slices
+    assert (
+        np.sum(np.diff(slices, axis=list(axes).index(*over_slices))) == 16 // axes[over_slices[0]]
+    )  # once each
+
+
+def test_slices_that_do_not_divide():
+    devices = topologies.get_topology_desc("v5e:2x4", "tpu", num_slices=3).devices
+    with pytest.raises(ValueError, match="does not divide over 3 slices"):
+        make_mesh({"fsdp": 16}, 16, [*devices[:6], *devices[8:13], *devices[16:21]])
