@@ -57,6 +57,7 @@ def get_config() -> ConfigDict:
             snapshot_every=1000,  # steps; of averages named PowerFunction, for widths chosen after training
             mesh=dict(data=-1, fsdp=1),  # −1: all devices left; fsdp splits the state too
             accumulation_steps=1,  # parts of a batch that are computed one after the other
+            params_dtype=placeholder(str),  # "bfloat16": gradients at copies of float32 parameters
             log_every=100,
             profile_at=placeholder(int),  # step after which five steps are traced into WORKDIR/profile
             checkpoint=dict(every=1000, keep=3),

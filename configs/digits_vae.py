@@ -49,6 +49,7 @@ def get_config(choice: str = "elbo") -> ConfigDict:
             snapshot_every=5000,
             mesh=dict(data=-1, fsdp=1),
             accumulation_steps=1,
+            params_dtype=placeholder(str),
             log_every=100,
             profile_at=placeholder(int),
             checkpoint=dict(every=2500, keep=2),

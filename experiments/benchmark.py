@@ -1,196 +1,274 @@
-"""Times the training step of an image-diffusion experiment, and what the loop around it costs.
+"""Times the programs of experiments, the training step and sampling, on whatever device is there.
 
     python -m experiments.benchmark --config=configs/digits_flow.py
+    python -m experiments.benchmark --config=configs/digits_vae.py --config=configs/digits_gan.py:stylegan2 --record
+    python -m experiments.benchmark --config=configs/imagenet256_latent_flow.py --config.batch_size=32
 
-Prints how fast images are read from memory and, stored one by one, from disk; the rates of (a) the compiled step alone, on one batch already on the devices, (b) the whole loop with
-its data, metrics, progress and log, and (c) where images are 8×8, `experiments.plain_flax`,
-measured in turns; the host overhead, the median of 1 − b/a over the rounds; the share of the loop's time that it waited
-for batches; and what sampling with guidance costs beyond its network calls. Run it on an otherwise idle machine.
+Needs no data: batches, and what a task reads beside its state, are random numbers of their shapes. Several configs run one after
+the other, each in a process of its own; a --config.FIELD is set in all of them. Prints a row for each program and, with --out,
+merges it into a JSON file, with --record into that of the device in experiments/results. A row has
+
+- `compile_seconds`: lowering and compiling, without a cache of compilations;
+- `step_seconds`: median and quartiles of calls that are each waited for;
+- `queued_seconds`: of a call among as many that are dispatched one after the other and waited for at the end, as training
+  does it. Rates are by this;
+- `host_seconds`: until a call returns, which is what the host does for it. While it is less than `queued_seconds` the device has
+  the next call before it ends the last, and the host costs nothing; `host_share` is their ratio. The CPU that dispatches is
+  the one that computes, and may do some of that before it returns;
+- `multiply_adds` of the whole program and all devices, by `genjax.training.cost`; two operations each. `peak_share` is of the
+  devices' dense bfloat16 operations, where the device is known, whatever type the program computes in;
+- `xla_operations`: what XLA says the compiled program does on one device, and `xla_ratio`, that over our count of the same: XLA
+  counts a loop's body once, so here ours does. Above 1 by what is elementwise; below 1 by a convolution's products with
+  padding, which XLA leaves out, and where a kernel computes that XLA does not see into, such as cuDNN's attention;
+- `program_bytes`: what the compiled program needs on one device: arguments, results and temporary arrays; `device_bytes`, where the
+  device tells, the most in use there at once since the process began.
+
+Samples are as many as a batch holds, by the config's sampler, steps and guidance; of an autoencoder, reconstructions. Latents
+are not decoded where the data are latents.
 """
 
-import contextlib
-import functools
-import io
+import argparse
+import os
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jaxtyping import PyTree
 from ml_collections import config_flags
 
-from experiments.configuration import build, check_diffusion
+from experiments.configuration import build
+from experiments.datasets import abstract_batch
+from experiments.records import merge, results_of, stamp
 from experiments.runtime import run_program, user_errors
-from experiments.sampling import evaluation_times, time_grid
-from genjax.data import Batches, InMemory, load_dataset, reading_rate
-from genjax.training import Checkpoints, abstract_state, make_mesh, place_frozen, train
-from genjax.training.cost import multiply_adds
-from genjax.training.log import read_metrics
+from experiments.sampling import sampling_program, time_grid
+from experiments.tasks import Autoencoder, ImageDiffusion
+from genjax.training import abstract_state, init_state, make_mesh
+from genjax.training.cost import multiply_adds, multiply_adds_written, peak_operations
 from genjax.training.loop import compile_update
-from genjax.training.mesh import batch_sharding, replicated
-from genjax.training.workdir import device_name
+from genjax.training.mesh import abstract_frozen
+from genjax.training.workdir import flatten
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
-STEPS = flags.DEFINE_integer("steps", 300, "Steps of each measurement.", lower_bound=10)
-ROUNDS = flags.DEFINE_integer(
-    "rounds", 5, "Measurements of each, in turns; medians are printed.", lower_bound=1
-)
-flags.mark_flag_as_required("config")
+PROGRAMS = ("train", "sample")
+WARM_UP, TRACED = 2, 3  # calls
 
 
-def plain_loop(config) -> Callable[[int], float]:
-    """Seconds for so many steps of `experiments.plain_flax`, a program of its own."""
-    sizes = [config.batch_size, config.model.width, config.model.depth, config.model.num_heads]
+def random_arrays(arrays: PyTree, num_classes: int) -> PyTree:
+    """Arrays of the shapes, types and shardings of `jax.ShapeDtypeStruct`s, made on their devices: bytes, labels under
+    `num_classes`, normal numbers, and True."""
 
-    def measure(steps: int) -> float:
-        command = [sys.executable, "-m", "experiments.plain_flax", *map(str, [steps, *sizes])]
-        return steps / float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    def draw(key, a):
+        if a.dtype == bool:
+            return jnp.ones(a.shape, bool)
+        if jnp.issubdtype(a.dtype, jnp.integer):
+            return jax.random.randint(key, a.shape, 0, 256 if a.dtype == jnp.uint8 else num_classes, a.dtype)
+        return jax.random.normal(key, a.shape, a.dtype)
 
-    return measure
-
-
-def bare_step(config, task, mesh, batches) -> Callable[[int], float]:
-    """Seconds for so many compiled updates on one batch that lies on the devices."""
-    abstract = abstract_state(task, jax.random.key(0), mesh)
-    frozen = place_frozen(task, mesh)
-    update = compile_update(task, abstract, mesh, frozen)
-    state = jax.jit(task.init, out_shardings=jax.tree.map(lambda a: a.sharding, abstract))(jax.random.key(0))
-    batch, key = jax.device_put(batches[0], batch_sharding(mesh)), jax.random.key(1)
-
-    def measure(steps: int) -> float:
-        nonlocal state
-        began = time.perf_counter()
-        for _ in range(steps):
-            state, _ = update(state, batch, key, *frozen)
-        jax.block_until_ready(state)
-        return time.perf_counter() - began
-
-    return measure
+    leaves, structure = jax.tree.flatten(arrays)
+    make = lambda key: [draw(jax.random.fold_in(key, i), a) for i, a in enumerate(leaves)]
+    made = jax.jit(make, out_shardings=[a.sharding for a in leaves])(jax.random.key(0))
+    return jax.tree.unflatten(structure, made)
 
 
-def whole_loop(config, task, mesh, batches, waits: list[float]) -> Callable[[int], float]:
-    """Seconds for so many steps of `train`, compilation and the final checkpoint apart.
-
-    `waits` gets the share of them that was spent waiting for batches.
-    """
-
-    def measure(steps: int) -> float:
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-            log = Path(folder) / "metrics.jsonl"
-            train(
-                task,
-                batches.iterate,
-                num_steps=2 * steps,
-                seed=config.seed,
-                mesh=mesh,
-                checkpoints=Checkpoints(Path(folder) / "checkpoints"),
-                checkpoint_every=2 * steps,
-                log_path=log,
-                log_every=steps,
-            )
-            last = read_metrics(log)[-1]
-            waits.append(last["input_wait"])
-            return steps / last["steps_per_second"]
-
-    return measure
+def without_decoder(config: Any) -> Any:
+    """The config, of latents without the autoencoder that decodes samples, which need not be there."""
+    config = config.copy_and_resolve_references()
+    if config.data.name == "latents":
+        config.data.name, config.autoencoder.run, config.autoencoder.published = "arrays", None, None
+    return config
 
 
-def guided_sampling(config, task, mesh) -> dict[str, Callable[[], float]]:
-    """Seconds to sample a batch with guidance by the config's sampler, and of as many network calls on twice the batch."""
-    state = jax.jit(task.init, out_shardings=replicated(mesh))(jax.random.key(0))
-    batch_size, times = config.batch_size, time_grid(task.process, config.sampling)
-    evaluations = len(evaluation_times(task.sampler, task.process, times))
-    labels, indices = np.arange(batch_size) % config.data.num_classes, np.arange(batch_size)
-    sampling_inputs = task.sampling_inputs(config.sampling)
-    generate = jax.jit(lambda *args: task.generate(state, jax.random.key(1), *args))
-    network = jax.jit(lambda *args: task.network.apply({"params": state.params}, *args))
-    inputs = jnp.zeros((2 * batch_size, *task.latent_shape)), jnp.zeros(2 * batch_size), np.repeat(labels, 2)
-    calls = {
-        f"{config.sampling.num_steps} guided steps": lambda: generate(labels, indices, *sampling_inputs),
-        "as many network calls": lambda: [network(*inputs) for _ in range(evaluations)],
-    }
+def sampling_arguments(task: Any, config: Any, batch: Mapping[str, jax.Array], frozen: tuple) -> tuple:
+    """What `task.generate` takes after labels and indices, without loading it."""
+    if isinstance(task, ImageDiffusion):
+        return jnp.float32(config.sampling.guidance_scale), time_grid(task.process, config.sampling), *frozen
+    if isinstance(task, Autoencoder):
+        return (batch[task.feature],)
+    return task.sampling_inputs(config.sampling)
 
-    def seconds(call):
-        began = time.perf_counter()
+
+def timed(call: Callable[[], Any], steps: int) -> dict[str, Any]:
+    """Seconds of a call that dispatches and returns what is to be waited for."""
+    clock = time.perf_counter
+    for _ in range(WARM_UP):
         jax.block_until_ready(call())
-        return time.perf_counter() - began
+    host, whole = [], []
+    for _ in range(steps):
+        began = clock()
+        result = call()
+        host.append(clock() - began)
+        jax.block_until_ready(result)
+        whole.append(clock() - began)
+    began = clock()
+    for _ in range(steps):
+        result = call()
+    jax.block_until_ready(result)
+    queued = (clock() - began) / steps
+    low, middle, high = np.quantile(whole, [0.25, 0.5, 0.75]).tolist()
+    host_seconds = float(np.median(host))
+    return dict(
+        steps=steps,
+        step_seconds=dict(median=middle, quartiles=[low, high]),
+        queued_seconds=queued,
+        host_seconds=host_seconds,
+        host_share=host_seconds / queued,
+    )
 
-    return {name: functools.partial(seconds, call) for name, call in calls.items()}
+
+def program_of(
+    name: str, config: Any, task: Any, mesh: jax.sharding.Mesh
+) -> tuple[Callable, Callable, tuple, Callable[[Callable], Callable[[], Any]]]:
+    """The function whose products are counted, the same jitted, its arguments, and from what was compiled of it to a call
+    without arguments."""
+    key, num_classes = jax.random.key(1), config.data.num_classes
+    state = init_state(task, jax.random.key(0), mesh)
+    batch = random_arrays(abstract_batch(config, task, mesh), num_classes)
+    frozen = random_arrays(abstract_frozen(task, mesh), num_classes)
+    if name == "train":
+        update = compile_update(task, abstract_state(task, jax.random.key(0), mesh), mesh, frozen)
+
+        def repeatedly(compiled):
+            def call():
+                nonlocal state
+                state, metrics = compiled(state, batch, key, *frozen)  # gives the old state's memory away
+                return state, metrics
+
+            return call
+
+        return task.update, update, (state, batch, key, *frozen), repeatedly
+    labels = indices = np.arange(config.batch_size, dtype=np.int32)
+    args = state, key, labels % num_classes, indices, *sampling_arguments(task, config, batch, frozen)
+    return task.generate, sampling_program(task, "params", False, mesh), args, lambda f: lambda: f(*args)
+
+
+def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dict[str, Any]:
+    """The row of one of the `PROGRAMS` of a config, but for what the command line knows.
+
+    Args:
+        steps: calls that are timed, once waiting for each and once for all.
+        trace: folder for a profile of a few more calls.
+
+    Raises:
+        ValueError, ImportError, OSError: as of `build` and `make_mesh`.
+    """
+    mesh = make_mesh(dict(config.mesh), config.batch_size // config.accumulation_steps)
+    task = build(without_decoder(config))
+    with jax.set_mesh(mesh):
+        function, jitted, args, repeatedly = program_of(name, config, task, mesh)
+        began = time.perf_counter()
+        compiled = jitted.lower(*args).compile()
+        compile_seconds = time.perf_counter() - began
+        products, written = multiply_adds(function, *args), multiply_adds_written(function, *args)
+        call = repeatedly(compiled)
+        seconds = timed(call, steps)
+        if trace:
+            with jax.profiler.trace(trace):
+                for _ in range(TRACED):
+                    jax.block_until_ready(call())
+    analysis, device = compiled.memory_analysis(), mesh.local_devices[0]
+    operations = compiled.cost_analysis().get("flops")
+    parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+    stats = device.memory_stats() or {}
+    per_second = 2 * products / seconds["queued_seconds"]
+    peak = peak_operations(device.device_kind)
+    return dict(
+        experiment=config.experiment,
+        program=name,
+        device=device.device_kind,
+        devices=mesh.size,
+        cores=os.cpu_count(),
+        mesh=dict(mesh.shape),
+        batch_size=config.batch_size,
+        dtype=computed_in(config.model.to_dict()),
+        parameters=sum(a.size for a in jax.tree.leaves(args[0].params)),
+        compile_seconds=compile_seconds,
+        **seconds,
+        examples_per_second=config.batch_size / seconds["queued_seconds"],
+        multiply_adds=products,
+        operations_per_second=per_second,
+        peak_share=per_second / (peak * mesh.size) if peak else None,
+        xla_operations=operations,
+        xla_ratio=operations * mesh.size / (2 * written) if operations and written else None,
+        program_bytes=sum(getattr(analysis, part) for part in parts) - analysis.alias_size_in_bytes,
+        device_bytes=stats.get("peak_bytes_in_use"),
+        **stamp(),
+    )
+
+
+def computed_in(model: Mapping[str, Any]) -> str:
+    """The types that a config's networks compute in."""
+    types = {value for name, value in flatten(model) if name.rpartition(".")[2] == "dtype"}
+    return " ".join(sorted(types)) or "float32"
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints a table."""
+    print(
+        f"{'experiment':32} {'program':7} {'batch':>5} {'compile':>9} {'a step, and its quartiles':>31} {'queued':>10} {'host':>6} "
+        f"{'examples/s':>10} {'Tops/s':>8} {'of peak':>7} {'XLA/own':>7} {'memory':>9}"
+    )
+    for row in rows:
+        low, high = row["step_seconds"]["quartiles"]
+        share = "" if row["peak_share"] is None else f"{row['peak_share']:.1%}"
+        ratio = "" if row["xla_ratio"] is None else f"{row['xla_ratio']:.2f}"
+        memory = row["device_bytes"] or row["program_bytes"]
+        print(
+            f"{row['experiment']:32} {row['program']:7} {row['batch_size']:5} {row['compile_seconds']:7.1f} s "
+            f"{1e3 * row['step_seconds']['median']:8.1f} ms ({1e3 * low:7.1f} … {1e3 * high:7.1f}) "
+            f"{1e3 * row['queued_seconds']:7.1f} ms {row['host_share']:6.1%} {row['examples_per_second']:10.1f} "
+            f"{row['operations_per_second'] / 1e12:8.3f} {share:>7} {ratio:>7} {memory / 1e9:6.3f} GB",
+            flush=True,
+        )
+
+
+def commands(arguments: Sequence[str]) -> list[list[str]]:
+    """The arguments of as many commands as there are configs, of one config each."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", action="append", default=[])
+    found, rest = parser.parse_known_args(arguments)
+    return [[f"--config={config}", *rest] for config in found.config]
 
 
 def main() -> None:
-    config = CONFIG.value
-    with user_errors():
-        check_diffusion(config)
-        mesh = make_mesh(dict(config.mesh), config.batch_size)
-        task = build(config)
-        data = config.data.name, config.data.train_split, config.data.directory
-        batches, stored = (
-            Batches(
-                load_dataset(*data, **options), config.batch_size, config.seed, image_shape=task.image_shape
-            )
-            for options in ({}, {"preload_bytes": 0})
-        )
-
-    abstract = abstract_state(task, jax.random.key(0), mesh)
-    inputs = [
-        jax.ShapeDtypeStruct(shape, dtype)
-        for shape, dtype in [((1, *task.latent_shape), jnp.float32), ((1,), jnp.float32), ((1,), jnp.int32)]
-    ]
-    forward = multiply_adds(
-        lambda params, *args: task.network.apply({"params": params}, *args), abstract.params, *inputs
-    )
-    parameters = sum(a.size for a in jax.tree.leaves(abstract.params))
-    print(f"{config.experiment} on {device_name()}")
-    print(f"{parameters:,} parameters, {forward / 1e6:.2f} M multiply-adds per image forward")
-
-    print(f"batches hold {reading_rate(batches, STEPS.value):,.0f} images a second", end="")
-    if not isinstance(stored.dataset.source, InMemory):
-        print(f"; read from disk and decoded one by one, {reading_rate(stored, 20):,.0f}", end="")
-    print(flush=True)
-
-    waits: list[float] = []
-    measures = {
-        "compiled step alone": bare_step(config, task, mesh, batches),
-        "whole loop": whole_loop(config, task, mesh, batches, waits),
+    # What the cache holds takes no time to compile.
+    jax.config.update("jax_enable_compilation_cache", False)
+    (command,) = [each for each in sys.argv if each.startswith("--config=")]
+    overrides = {
+        name: value.to_dict() if hasattr(value, "to_dict") else value
+        for name, value in config_flags.get_override_values(flags.FLAGS["config"]).items()
     }
-    if task.image_shape == (8, 8, 1):
-        measures["plain Flax loop"] = plain_loop(config)
-    rates: dict[str, list[float]] = {name: [] for name in measures}
-    for round_number in range(ROUNDS.value + 1):  # the first compiles and is not counted
-        for name, measure in measures.items():
-            seconds = measure(STEPS.value)
-            if round_number:
-                rates[name].append(STEPS.value / seconds)
-    medians = {name: float(np.median(values)) for name, values in rates.items()}
-    for name, rate in medians.items():
-        low, high = min(rates[name]), max(rates[name])
-        print(f"{name:20} {rate:8.1f} steps/s ({low:.1f} … {high:.1f})  {1e3 / rate:7.2f} ms a step")
-    overheads = 1 - np.array(rates["whole loop"]) / rates["compiled step alone"]
-    low, middle, high = np.quantile(overheads, [0.25, 0.5, 0.75])
-    print(f"host overhead        {middle:8.1%} of a step (quartiles {low:.1%} … {high:.1%})")
-    print(f"waiting for batches  {np.median(waits):8.1%} of the loop's time")
-    sampling = guided_sampling(config, task, mesh)
-    times = {name: [] for name in sampling}
-    for round_number in range(4 * ROUNDS.value + 1):  # short, so more of them
-        for name, measure in sampling.items():
-            seconds = measure()
-            if round_number:
-                times[name].append(seconds)
-    for name, values in times.items():
-        print(f"{name:22} {1e3 * np.median(values):8.1f} ms for {config.batch_size} samples")
-    steps, calls = map(np.array, times.values())
-    low, middle, high = np.quantile(steps / calls - 1, [0.25, 0.5, 0.75])
-    print(f"guided sampling costs  {middle:8.1%} more (quartiles {low:.1%} … {high:.1%})")
-    # A forward and a backward pass take three times the forward's multiply-adds; two operations each.
-    operations = 6 * forward * config.batch_size * medians["compiled step alone"]
-    print(f"{operations / 1e9:.1f} G operations a second in matrix products")
+    source = dict(config=command.removeprefix("--config="), overrides=overrides)
+    rows = []
+    with user_errors():
+        for name in PROGRAMS if PROGRAM.value is None else [PROGRAM.value]:
+            trace = TRACE.value and str(Path(TRACE.value) / f"{CONFIG.value.experiment}_{name}")
+            rows.append(source | measure(CONFIG.value, name, STEPS.value, trace))
+        if jax.process_index() == 0:
+            show(rows)
+            if OUT.value:
+                merge(Path(OUT.value), rows)
+            if RECORD.value:
+                merge(results_of(rows[0]["device"]), rows)
 
 
 if __name__ == "__main__":
+    each = commands(sys.argv[1:])
+    if len(each) > 1:
+        program = [sys.executable, "-m", "experiments.benchmark"]
+        sys.exit(max(subprocess.run([*program, *command]).returncode for command in each))
+    if each:
+        sys.argv[1:] = each[0]
+    CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment; may be given several times.")
+    PROGRAM = flags.DEFINE_enum("program", None, PROGRAMS, "Which of the programs, if not all.")
+    STEPS = flags.DEFINE_integer("steps", 20, "Calls that are timed, twice.", lower_bound=2)
+    OUT = flags.DEFINE_string("out", None, "JSON file to merge the rows into, if any.")
+    RECORD = flags.DEFINE_bool("record", False, "Merge the rows into experiments/results.")
+    TRACE = flags.DEFINE_string("trace", None, "Folder for a profile of some calls of each program, if any.")
+    flags.mark_flag_as_required("config")
     run_program(main)

@@ -1,6 +1,7 @@
 """From a configuration's names and numbers to objects."""
 
 import ast
+import dataclasses
 import functools
 import inspect
 import json
@@ -98,10 +99,24 @@ def check_diffusion(config: Any) -> None:
 
 
 def build(config: Any) -> Task:
-    """The task that `config.task` names."""
+    """The task that `config.task` names.
+
+    Raises:
+        ValueError: there is none, or it cannot be trained as `config.params_dtype` says; as of the task's own.
+    """
     from experiments import tasks
 
-    return lookup(tasks, config.task, "task").from_config(config)
+    task = lookup(tasks, config.task, "task")
+    if dtype := config.get("params_dtype"):
+        if "params_dtype" not in {field.name for field in dataclasses.fields(task)}:
+            raise ValueError(
+                f"config.params_dtype is {dtype!r}, but a {config.task} is trained at its parameters themselves"
+            )
+        if dtype != "bfloat16":
+            raise ValueError(
+                f"config.params_dtype is {dtype!r}; take 'bfloat16', or none for the parameters themselves"
+            )
+    return task.from_config(config)
 
 
 def change_sampling(config: Config, **changes: Any) -> None:

@@ -1,33 +1,43 @@
-"""Plans a training step on accelerators that are not there: what it needs, what it sends, how fast it can be at most.
+"""Plans a program on accelerators that are not there: what it needs, what it sends, how fast it can be at most.
 
     python -m experiments.plan --config=configs/imagenet256_latent_flow.py --mesh=fsdp:64 --device=v5p
-    python -m experiments.plan --config=configs/text_to_image.py:flux,latents --mesh=fsdp:64 --device=h100
+    python -m experiments.plan --config=configs/text_to_image.py:flux,latents --mesh=fsdp:64 --device=h100 --program=sample
 
-For TPUs (pip install '.[tpu]') the sharded step is compiled by the TPU's own compiler, and memory and collectives are what that says.
-For GPUs they are an account: the state by its sharding rules, activations as the traced step stores them, each weight of an
-fsdp axis gathered for the forward and the backward pass and its gradient scattered. The step time is a roofline, the largest
-of what arithmetic, memory and each axis' links take at least at the rates of the data sheets (genjax/training/devices.py), so it
-is a bound for a program that moves this much, and no prediction of what a program reaches. Weights are taken to be gathered in
-the type they are stored in; one that converts them to bfloat16 before sends half.
+The program is a training step, or, with --program=sample, the sampling of `config.batch_size` images at once by the config's
+sampler, steps, guidance and weights; latents are not decoded where the data are latents.
+
+For TPUs (pip install '.[tpu]') the sharded program is compiled by the TPU's own compiler, and memory and collectives are what that
+says. For GPUs they are an account. Of a step: the state by its sharding rules, activations as the traced step stores them, each
+weight of an fsdp axis gathered for the forward and the backward pass and its gradient scattered. Of sampling: the weights that
+are sampled from, the most that is live at once where nothing is fused, and each weight gathered for each evaluation of the network.
+The time is a roofline, the largest of what arithmetic, memory and each axis' links take at least at the rates of the data sheets
+(genjax/training/devices.py), so it is a bound for a program that moves this much, and no prediction of what a program reaches.
+Weights are taken to be gathered in the type they are stored in; one that converts them to bfloat16 before sends half. Attention
+is that of the device planned for; without a GPU on this machine, the account for one stores what chunks store in its kernel's place.
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from absl import flags
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, use_abstract_mesh
 from ml_collections import config_flags
 
-from experiments.configuration import build
+from experiments.benchmark import sampling_arguments, without_decoder
+from experiments.configuration import build, check_diffusion
 from experiments.datasets import abstract_batch
 from experiments.runtime import run_program, user_errors
-from genjax.training import abstract_state, make_mesh
-from genjax.training.collectives import collectives
-from genjax.training.cost import multiply_adds, product_bytes, saved_arrays
-from genjax.training.devices import DEVICES
+from experiments.sampling import POSTHOC, evaluation_times, sampling_program, time_grid
+from genjax.nn import as_written, attention_choices
+from genjax.training import Task, abstract_state, make_mesh
+from genjax.training.collectives import Collective, collectives
+from genjax.training.cost import multiply_adds, product_bytes, saved_arrays, working_bytes
+from genjax.training.devices import DEVICES, Device
 from genjax.training.loop import compile_update
 from genjax.training.mesh import BATCH_AXES, abstract_frozen, abstract_mesh
 from genjax.training.planning import (
@@ -38,6 +48,110 @@ from genjax.training.planning import (
     tpu_topology,
 )
 
+PROGRAMS = ("train", "sample")
+
+
+class Program(NamedTuple):
+    """What is planned: a function, its arguments, and those of one device's examples.
+
+    Attributes:
+        jitted: makes the program that runs, on a mesh of devices.
+        held: bytes of what one device holds throughout, by name.
+        updated: bytes of what is read and written beside matrix products, likewise of one device.
+        account: on a mesh of devices that do not compile here, the bytes of all else, by name, and what is sent.
+    """
+
+    function: Callable
+    jitted: Callable[[], Callable]
+    args: tuple
+    local: tuple
+    held: dict[str, int]
+    updated: int
+    account: Callable[[], tuple[dict[str, int], list[Collective]]]
+
+
+def _shards(mesh: Mesh | AbstractMesh) -> int:
+    return math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
+
+
+def _alone(mesh: Mesh | AbstractMesh) -> AbstractMesh:
+    """One such device."""
+    device = getattr(mesh, "abstract_mesh", mesh).abstract_device
+    return AbstractMesh((1,), ("data",), (AxisType.Auto,), abstract_device=device)
+
+
+def _training_step(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Program:
+    state, frozen = abstract_state(task, jax.random.key(0), mesh), abstract_frozen(task, mesh)
+    batch, key = abstract_batch(config, task, mesh), jax.eval_shape(lambda: jax.random.key(0))
+    local = {
+        name: jax.ShapeDtypeStruct((a.shape[0] // _shards(mesh), *a.shape[1:]), a.dtype)
+        for name, a in batch.items()
+    }
+    params = getattr(state, "params", state)
+    held = {field: shard_bytes(getattr(state, field)) for field in vars(state)}
+    held = {field: size for field, size in held.items() if size >= 1e3}
+    if frozen:
+        held["frozen"] = shard_bytes(frozen)
+
+    def account():
+        with use_abstract_mesh(mesh):
+            saved = saved_arrays(task.update, state, batch, key, *frozen)
+        examples = config.batch_size // config.accumulation_steps
+        memory = {"gradients": shard_bytes(params), "activations": saved_bytes(saved, mesh, examples)}
+        if config.get("params_dtype"):
+            memory[f"copies in {config.params_dtype}"] = shard_bytes(params) // 2
+        return memory, data_parallel_collectives(params, mesh, config.accumulation_steps)
+
+    return Program(
+        function=task.update,
+        jitted=lambda: compile_update(task, state, mesh, frozen),
+        args=(state, batch, key, *frozen),
+        local=(state, local, key, *frozen),
+        held=held,
+        updated=2 * shard_bytes(state),
+        account=account,
+    )
+
+
+def _sampling(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Program:
+    """Raises ValueError if the task is no diffusion."""
+    check_diffusion(config)
+    state, frozen = abstract_state(task, jax.random.key(0), mesh), abstract_frozen(task, mesh)
+    weights = config.sampling.weights
+    weights = "params" if weights.startswith(POSTHOC) else weights  # which are as large
+    inputs = sampling_arguments(task, config, {}, frozen)
+
+    def arguments(count):
+        indices = jax.ShapeDtypeStruct((count,), jnp.int32)
+        return state, jax.eval_shape(lambda: jax.random.key(0)), indices, indices, *inputs
+
+    generate = lambda *args: task.as_data(task.generate(*args, weights=weights))
+    local = arguments(config.batch_size // _shards(mesh))
+    held = {"params": shard_bytes(state.params)}
+    if frozen:
+        held["frozen"] = shard_bytes(frozen)
+
+    def account():
+        with use_abstract_mesh(_alone(mesh)):
+            memory = {"activations and layers gathered": working_bytes(generate, *local)}
+        evaluations = len(
+            evaluation_times(task.sampler, task.process, time_grid(task.process, config.sampling))
+        )
+        leaves = jax.tree.leaves(state.params)
+        split = [shard_bytes(a) * mesh.shape["fsdp"] for a in leaves if "fsdp" in a.sharding.spec]
+        sent = [Collective("all-gather", ("fsdp",), evaluations * len(split), evaluations * sum(split))]
+        return memory, sent if split else []
+
+    return Program(
+        function=generate,
+        jitted=lambda: sampling_program(task, weights, False, mesh),
+        args=arguments(config.batch_size),
+        local=local,
+        held=held,
+        updated=0,
+        account=account,
+    )
+
 
 def parse_mesh(text: str) -> dict[str, int]:
     """Raises ValueError if it isn't NAME:SIZE,…"""
@@ -47,93 +161,110 @@ def parse_mesh(text: str) -> dict[str, int]:
     return {name: int(size) for name, size in pairs}
 
 
-def plan(config: Any, axes: Mapping[str, int], name: str) -> dict[str, Any]:
-    """The account of one training step; sizes in bytes and times in seconds, per device.
+def plan(config: Any, axes: Mapping[str, int], name: str, program: str = "train") -> dict[str, Any]:
+    """The account of one of the `PROGRAMS`; sizes in bytes and times in seconds, per device.
 
     Raises:
         ValueError, ImportError: as of `build`, `make_mesh` and `tpu_topology`.
     """
     device, count = DEVICES[name], math.prod(axes.values())
-    built = config.copy_and_resolve_references()
-    if config.data.name == "latents":  # the step reads latents; what decodes samples need not be there
-        built.data.name, built.autoencoder.run, built.autoencoder.published = "arrays", None, None
+    built = without_decoder(config)
     task = build(built)
-    examples = config.batch_size // config.accumulation_steps
+    examples = config.batch_size // (config.accumulation_steps if program == "train" else 1)
     if device.topology:
         mesh = make_mesh(axes, examples, tpu_topology(device, count))
     else:
-        mesh = abstract_mesh(axes, examples)
-    state, frozen = abstract_state(task, jax.random.key(0), mesh), abstract_frozen(task, mesh)
-    batch, key = abstract_batch(config, task, mesh), jax.eval_shape(lambda: jax.random.key(0))
-    args = state, batch, key, *frozen
-    operations, saved = 2 * multiply_adds(task.update, *args), saved_arrays(task.update, *args)
-    useful = operations
-    if built.model.get("remat_policy"):  # what is computed again is no use
+        mesh = abstract_mesh(axes, examples).update(
+            abstract_device=AbstractDevice(device.kinds[0], None, "gpu")
+        )
+    planned = (_training_step if program == "train" else _sampling)(config, task, mesh)
+    with use_abstract_mesh(_alone(mesh)):
+        operations = 2 * multiply_adds(planned.function, *planned.args)
+    function = planned.function
+    if program == "train" and built.model.get("remat_policy"):
         built.model.remat_policy = None
-        useful = 2 * multiply_adds(build(built).update, *args)
-    compiled = None
-    if device.topology:
-        with jax.set_mesh(mesh):
-            compiled = compile_update(task, state, mesh, frozen).lower(*args).compile()
+        function = build(built).update
+    # What is computed again is no use, and kernels keep on the chip what chunks read again.
+    with as_written(True):
+        useful = 2 * multiply_adds(function, *planned.args)
+        moved = product_bytes(planned.function, *planned.local) + planned.updated
 
-    shards = math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
-    local = {k: jax.ShapeDtypeStruct((a.shape[0] // shards, *a.shape[1:]), a.dtype) for k, a in batch.items()}
-    moved = product_bytes(task.update, state, local, key, *frozen)
-    params = getattr(state, "params", state)
-    memory = {field: shard_bytes(getattr(state, field)) for field in vars(state)}
-    memory = {field: size for field, size in memory.items() if size >= 1e3}
-    if frozen:
-        memory["frozen"] = shard_bytes(frozen)
-    if compiled:
-        analysis = compiled.memory_analysis()
-        peak = (
-            analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + analysis.output_size_in_bytes
-        ) - analysis.alias_size_in_bytes
-        memory |= {"gradients, activations and workspace": analysis.temp_size_in_bytes}
-        sent = collectives(compiled, mesh)
-    else:
-        memory |= {"gradients": shard_bytes(params), "activations": saved_bytes(saved, mesh, examples)}
-        peak, sent = sum(memory.values()), data_parallel_collectives(params, mesh, config.accumulation_steps)
-    terms = {
-        "arithmetic": operations / count / device.operations,
-        "memory": (moved + 2 * shard_bytes(state)) / device.bandwidth,
-    }
-    for each in sent:
-        over = f"links of {' × '.join(each.axes)}"
-        terms[over] = terms.get(over, 0.0) + collective_seconds(each, mesh, device)
-    largest = max(terms, key=terms.get)
-    step = terms[largest]
-    return dict(
+    memory = planned.held
+    with attention_choices() as choices:
+        if device.topology:
+            with jax.set_mesh(mesh):
+                compiled = planned.jitted().lower(*planned.args).compile()
+            analysis = compiled.memory_analysis()
+            temporary = analysis.temp_size_in_bytes
+            peak = analysis.argument_size_in_bytes + temporary + analysis.output_size_in_bytes
+            peak -= analysis.alias_size_in_bytes
+            memory["gradients, activations and workspace" if program == "train" else "workspace"] = temporary
+            sent = collectives(compiled, mesh)
+        else:
+            more, sent = planned.account()
+            memory |= more
+            peak = sum(memory.values())
+    bound = roofline(device, mesh, operations, useful, moved, sent)
+    seconds = bound["seconds"]
+    found = dict(
         experiment=config.experiment,
+        program=program,
         mesh=dict(mesh.shape),
         device=name,
-        parameters=sum(a.size for a in jax.tree.leaves(params)),
-        compiled=compiled is not None,
+        parameters=sum(a.size for a in jax.tree.leaves(planned.args[0].params)),
+        compiled=bool(device.topology),
+        attention=[choice._asdict() | {"words": str(choice)} for choice in sorted(choices)],
         memory=memory,
         peak=peak,
         capacity=device.memory,
         multiply_adds=operations // 2,
         useful_multiply_adds=useful // 2,
         collectives=[each._asdict() for each in sent],
-        terms=terms,
-        largest=largest,
-        step_seconds=step,
-        utilisation=useful / count / device.operations / step,
-        images_per_second=config.batch_size / step,
-        steps=config.num_steps,
-        days=config.num_steps * step / 86400,
-        device_hours=config.num_steps * step * count / 3600,
+        **bound,
+        batch_size=config.batch_size,
+        images_per_second=config.batch_size / seconds,
     )
+    if program == "train":
+        training = config.num_steps * seconds
+        found |= dict(steps=config.num_steps, days=training / 86400, device_hours=training * count / 3600)
+    return found
+
+
+def roofline(
+    device: Device,
+    mesh: Mesh | AbstractMesh,
+    operations: int,
+    useful: int,
+    moved: int,
+    sent: list[Collective],
+) -> dict[str, Any]:
+    """The seconds that each part takes at least, the largest of them, and the share of the peak that is then of use.
+
+    Args:
+        operations, useful: of all devices.
+        moved: bytes read and written of one device's memory.
+    """
+    terms = {"arithmetic": operations / mesh.size / device.operations, "memory": moved / device.bandwidth}
+    for each in sent:
+        over = f"links of {' × '.join(each.axes)}"
+        terms[over] = terms.get(over, 0.0) + collective_seconds(each, mesh, device)
+    largest = max(terms, key=terms.get)
+    seconds = terms[largest]
+    share = useful / mesh.size / device.operations / seconds
+    return dict(terms=terms, largest=largest, seconds=seconds, utilisation=share)
 
 
 def advice(found: Mapping[str, Any]) -> list[str]:
     """What to change, in sentences."""
     sentences = []
     if found["peak"] > found["capacity"]:
+        less = {
+            "train": "the state; config.model.remat_policy='nothing_saveable' and config.accumulation_steps take less of activations",
+            "sample": "the weights; a smaller config.batch_size takes less of activations",
+        }
         sentences.append(
             f"It does not fit: {found['peak'] / 1e9:.1f} GB of {found['capacity'] / 1e9:.0f} GB. More devices on the fsdp axis "
-            "take less each of the state; config.model.remat_policy='nothing_saveable' and config.accumulation_steps take "
-            "less of activations."
+            f"take less each of {less[found['program']]}."
         )
     if found["largest"].startswith("links"):
         sentences.append(
@@ -146,37 +277,46 @@ def advice(found: Mapping[str, Any]) -> list[str]:
 
 
 def show(found: Mapping[str, Any]) -> None:
-    count = math.prod(found["mesh"].values())
+    count, training = math.prod(found["mesh"].values()), found["program"] == "train"
+    what = "a training step" if training else f"sampling {found['batch_size']:,} images"
     print(
-        f"{found['experiment']}, {found['parameters']:,} parameters, on {count} × {found['device']}, {found['mesh']}"
+        f"{found['experiment']}, {found['parameters']:,} parameters, {what} on {count} × {found['device']}, {found['mesh']}"
     )
     print("\nbytes per device" + (", by its own compiler" if found["compiled"] else ", accounted"))
     for name, size in found["memory"].items():
         print(f"  {name:40} {size / 1e9:10.3f} GB")
     print(f"  {'peak':40} {found['peak'] / 1e9:10.3f} GB of {found['capacity'] / 1e9:.0f} GB")
-    print("\ncollectives of a step, bytes of one device's results")
+    if found["attention"]:
+        print("\nattention, what a device has of it")
+    for choice in found["attention"]:
+        print(f"  {choice['words']}")
+    print("\ncollectives, bytes of one device's results")
     for each in found["collectives"]:
         print(
             f"  {each['kind']:20} over {' × '.join(each['axes']):14} {each['count']:6} times "
             f"{each['bytes'] / 1e9:10.3f} GB"
         )
-    print(
-        f"\n{found['multiply_adds'] / 1e12:.2f} T multiply-adds a step, "
-        f"{found['useful_multiply_adds'] / 1e12:.2f} T without what is computed again; a step takes at least, in ms"
+    again = (
+        f", {found['useful_multiply_adds'] / 1e12:.2f} T without what is computed again" if training else ""
     )
+    print(f"\n{found['multiply_adds'] / 1e12:.2f} T multiply-adds{again}; they take at least, in ms")
     for name, value in found["terms"].items():
         print(f"  {name:40} {1e3 * value:10.3f}{'   the largest' if name == found['largest'] else ''}")
-    print(
-        f"\nof use at most {found['utilisation']:.1%} of the peak, {found['images_per_second']:,.0f} examples a second; "
-        f"{found['steps']:,} steps in {found['days']:.2f} days, {found['device_hours']:,.0f} device-hours, at least"
-    )
+    rate = f"{found['images_per_second']:,.4g} examples a second"
+    print(f"\nof use at most {found['utilisation']:.1%} of the peak, {rate}", end="")
+    if training:
+        print(
+            f"; {found['steps']:,} steps in {found['days']:.2f} days, {found['device_hours']:,.0f} device-hours",
+            end="",
+        )
+    print(", at least" if training else "")
     for sentence in advice(found):
         print(sentence)
 
 
 def main() -> None:
     with user_errors():
-        found = plan(CONFIG.value, parse_mesh(MESH.value), DEVICE.value)
+        found = plan(CONFIG.value, parse_mesh(MESH.value), DEVICE.value, PROGRAM.value)
         if OUT.value:
             Path(OUT.value).write_text(json.dumps(found, indent=2) + "\n")
     show(found)
@@ -186,6 +326,7 @@ if __name__ == "__main__":
     CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
     MESH = flags.DEFINE_string("mesh", None, "Its axes and their sizes: data:2,fsdp:32.", required=True)
     DEVICE = flags.DEFINE_enum("device", None, sorted(DEVICES), "What each of the devices is.", required=True)
+    PROGRAM = flags.DEFINE_enum("program", "train", PROGRAMS, "A training step, or sampling a batch.")
     OUT = flags.DEFINE_string("out", None, "JSON file to write, if any.")
     flags.mark_flag_as_required("config")
     run_program(main)

@@ -9,6 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import absl.logging
@@ -27,7 +28,7 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is
 HEARTBEAT_SECONDS = 20
 
 
-def _keep_heap() -> None:
+def keep_heap() -> None:
     """Asks glibc to keep freed memory instead of giving it back.
 
     On the CPU back end each step's temporaries are allocated anew; above 32 MB glibc maps them afresh, and
@@ -39,6 +40,16 @@ def _keep_heap() -> None:
         libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
         libc.mallopt(-2, 2**26)  # M_TOP_PAD: as large as a heap of a thread, so that those are kept too
+
+
+def _keep_compilations() -> None:
+    """What takes more than a second to compile is kept for the next program that is the same, in `genjax/compilations` in
+    `$XDG_CACHE_HOME`, else in `~/.cache`, or where JAX_COMPILATION_CACHE_DIR says."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "genjax/compilations"))
 
 
 def _join_processes() -> None:
@@ -78,7 +89,8 @@ def run_program(main: Callable[..., None]) -> None:
     def start(argv: list[str]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)
         warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
-        _keep_heap()
+        keep_heap()
+        _keep_compilations()
         if COORDINATOR.value is None:
             main(*argv[1:])
             return

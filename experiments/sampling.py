@@ -95,7 +95,7 @@ def mesh_of(state: Any) -> Mesh:
 
 
 @functools.cache
-def _generate(task: Any, weights: str, trajectory: bool, mesh: Mesh):
+def sampling_program(task: Any, weights: str, trajectory: bool, mesh: Mesh):
     """One compiled program per task and shape: labels, seed and what else `config.sampling` says are its arguments.
 
     Every process gets all samples; the devices share the work.
@@ -130,7 +130,7 @@ def sample_images(
     batch_size += -batch_size % mesh.size
     padded = np.pad(labels, (0, -len(labels) % batch_size))  # one shape, one compilation
     inputs = task.sampling_inputs(sampling)
-    generate = _generate(task, sampling.weights, trajectory, mesh)
+    generate = sampling_program(task, sampling.weights, trajectory, mesh)
     with jax.set_mesh(mesh):
         batches = [
             generate(

@@ -19,11 +19,12 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments.configuration import build
-from experiments.datasets import training_batches
+from experiments.datasets import abstract_batch, training_batches
 from experiments.evaluation import finish_report, print_report, training_summary
 from experiments.report import BETTER, write_report
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import add_posthoc, class_rows, power_averages, sample_images
+from genjax.nn import attention_choices
 from genjax.training import (
     Checkpoints,
     Interrupted,
@@ -37,6 +38,7 @@ from genjax.training import (
     record_config,
     train,
 )
+from genjax.training.mesh import abstract_frozen
 from genjax.training.pictures import save_animation, save_curves
 from genjax.training.workdir import device_name
 
@@ -75,7 +77,11 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
         abstract = abstract_state(task, jax.random.key(config.seed), mesh)
         check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)
         batches = training_batches(config, task, mesh)
-        record_config(workdir, config.to_dict(), FREE_TO_DIFFER)
+        with jax.set_mesh(mesh), attention_choices() as choices:
+            frozen = abstract_frozen(task, mesh)
+            jax.eval_shape(task.update, abstract, abstract_batch(config, task), jax.random.key(0), *frozen)
+        attention = "; ".join(sorted(map(str, choices))) or None
+        record_config(workdir, config.to_dict(), FREE_TO_DIFFER, attention=attention)
 
     sampling, num_classes = config.sampling, config.data.num_classes
     rows = class_rows(num_classes, sampling.per_class)

@@ -28,7 +28,7 @@ from genjax.data import Dataset, flip_images, to_float, to_uint8
 from genjax.data.transforms import Transform
 from genjax.diffusion import losses, processes, samplers, targets, times, weightings
 from genjax.pretrained.lpips import require_lpips
-from genjax.training import Mean, make_optimizer, value_and_gradient
+from genjax.training import Mean, at_rounded, make_optimizer, value_and_gradient
 from genjax.training.pictures import image_grid
 
 TIME_BINS = 8  # equal parts of a process' times, for each of which the loss is logged
@@ -84,6 +84,7 @@ class ImageDiffusion:
     schedule: optax.Schedule
     averages: Averages
     accumulation_steps: int
+    params_dtype: str | None
     flip: bool
     dequantize_levels: int | None
     sampler: Callable
@@ -148,6 +149,7 @@ class ImageDiffusion:
             schedule=schedule,
             averages=averages,
             accumulation_steps=config.accumulation_steps,
+            params_dtype=config.get("params_dtype"),
             flip=config.data.flip,
             dequantize_levels=config.data.dequantize_levels,
             sampler=sampler,
@@ -210,7 +212,7 @@ class ImageDiffusion:
             )
             return each.mean(), diffusion.sums_by_time(each, t, self.process, TIME_BINS)
 
-        gradient_of = value_and_gradient(loss_of, self.accumulation_steps)
+        gradient_of = value_and_gradient(at_rounded(loss_of, self.params_dtype), self.accumulation_steps)
         (loss, (sums, counts)), gradients = gradient_of(state.params, batch, key)
         state, metrics = next_state(state, gradients, self.optimizer, self.schedule, self.averages)
         bins = zip(self._time_bins(), sums, counts, strict=True)

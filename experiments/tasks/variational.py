@@ -21,7 +21,7 @@ from genjax.autoencoding import instruments, likelihoods
 from genjax.data import flip_images, to_float, to_uint8
 from genjax.diffusion import sample_keys, slerp
 from genjax.models import vae
-from genjax.training import make_optimizer, value_and_gradient
+from genjax.training import at_rounded, make_optimizer, value_and_gradient
 from genjax.training.pictures import image_grid
 
 
@@ -40,6 +40,7 @@ class VariationalAutoencoder:
     schedule: optax.Schedule
     averages: Averages
     accumulation_steps: int
+    params_dtype: str | None
 
     animation: ClassVar[str] = "latent_walk.gif"
 
@@ -67,6 +68,7 @@ class VariationalAutoencoder:
             schedule=schedule,
             averages=make_averages(config),
             accumulation_steps=config.accumulation_steps,
+            params_dtype=config.get("params_dtype"),
         )
 
     def init(self, key: Key[Array, ""]) -> State:
@@ -82,7 +84,7 @@ class VariationalAutoencoder:
                 images = flip_images(jax.random.fold_in(key, 2), images)
             return self.loss(params, to_float(images), key)
 
-        gradient_of = value_and_gradient(loss_of, self.accumulation_steps)
+        gradient_of = value_and_gradient(at_rounded(loss_of, self.params_dtype), self.accumulation_steps)
         (loss, measured), gradients = gradient_of(state.params, batch, key)
         state, metrics = next_state(state, gradients, self.optimizer, self.schedule, self.averages)
         return state, {"loss": loss} | measured | metrics

@@ -20,8 +20,8 @@ def sinusoidal_embedding(
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def sincos_positions(height: int, width: int, features: int) -> np.ndarray:
-    """The fixed position table of DiT and MAE, `[height·width, features]`, float32.
+def sincos_positions(height: int, width: int, features: int) -> Float[Array, "length features"]:
+    """The fixed position table of DiT and MAE, row by row, float32.
 
     That of `sincos_table` at 0, 1, 2, ….
 

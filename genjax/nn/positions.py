@@ -1,12 +1,13 @@
 """Fixed sine-cosine positions of a grid whose points need not lie at whole numbers."""
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Array, Float, Shaped
 
 
 def sincos_table(
     rows: Shaped[np.ndarray, " height"], columns: Shaped[np.ndarray, " width"], features: int
-) -> Float[np.ndarray, "length features"]:
+) -> Float[Array, "length features"]:
     """For any coordinates of a grid's rows and columns; float32.
 
     The first half of the features encodes the column and the second the row, each as [sines, cosines] of
@@ -18,14 +19,21 @@ def sincos_table(
     if features % 4:
         raise ValueError(f"a two-dimensional position table needs features divisible by 4; got {features}")
     frequencies = 10_000.0 ** -(np.arange(features // 4) / (features / 4))
-    rows, columns = np.meshgrid(rows, columns, indexing="ij")
-    angles = [np.outer(axis.reshape(-1), frequencies) for axis in (columns, rows)]
-    return np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1).astype(np.float32)
+
+    def waves(axis):
+        angles = np.outer(axis, frequencies)
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+    # A program holds the waves of each axis and puts them together: the table of a long video is larger than a network's layer.
+    shape = len(rows), len(columns), features // 2
+    halves = waves(columns)[None], waves(rows)[:, None]
+    table = jnp.concatenate([jnp.broadcast_to(half, shape) for half in halves], axis=-1)
+    return table.reshape(-1, features)
 
 
 def interpolated_positions(
     height: int, width: int, features: int, base_size: int, interpolation_scale: float = 1.0
-) -> Float[np.ndarray, "length features"]:
+) -> Float[Array, "length features"]:
     """Positions that span the same range whatever the grid's size, so that a network may be used at others.
 
     Point i of n along either axis lies at i·base_size/(n·interpolation_scale), whatever n along the other is

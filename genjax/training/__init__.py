@@ -17,6 +17,7 @@ from genjax.training.mesh import process_rows as process_rows
 from genjax.training.norms import group_norms as group_norms
 from genjax.training.optimizers import make_optimizer as make_optimizer
 from genjax.training.posthoc import Snapshots as Snapshots
+from genjax.training.precision import at_rounded as at_rounded
 from genjax.training.task import Task as Task
 from genjax.training.workdir import make_workdir as make_workdir
 from genjax.training.workdir import record_config as record_config

@@ -1,10 +1,12 @@
 """What a computation costs, counted before it runs."""
 
 import math
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from genjax.training.devices import device_of
 
@@ -18,7 +20,7 @@ def peak_operations(device_kind: str) -> float | None:
 def multiply_adds(function: Callable, *args: Any) -> int:
     """Multiply-adds of all matrix products and convolutions in `function(*args)`.
 
-    A scan counts as often as it iterates, a `cond` as its dearest branch. Papers that call a multiply-add
+    A scan counts as often as it iterates, a `cond` as its dearest branch, and what no result depends on not at all. Papers that call a multiply-add
     one "FLOP" report this number; hardware vendors report twice as much.
 
     Args:
@@ -27,7 +29,21 @@ def multiply_adds(function: Callable, *args: Any) -> int:
     Raises:
         ValueError: a loop with products inside iterates a number of times that is known only at run time.
     """
-    return _sum(_multiply_adds, jax.make_jaxpr(function)(*args))
+    return _sum(_multiply_adds, _needed(function, *args))
+
+
+def multiply_adds_written(function: Callable, *args: Any) -> int:
+    """As `multiply_adds`, of a program that runs each loop's body once: how often products stand in what is compiled, which
+    is what XLA's `cost_analysis` counts.
+
+    Args, Raises: as of `multiply_adds`.
+    """
+
+    def written(params):  # what `unroll` leaves over stands after the loop
+        length, unroll = params["length"], params["unroll"]
+        return min(length, unroll + length % unroll) if unroll else length
+
+    return _sum(_multiply_adds, _needed(function, *args), written)
 
 
 def product_bytes(function: Callable, *args: Any) -> int:
@@ -37,7 +53,7 @@ def product_bytes(function: Callable, *args: Any) -> int:
 
     Args, Raises: as of `multiply_adds`.
     """
-    return _sum(_bytes, jax.make_jaxpr(function)(*args))
+    return _sum(_bytes, _needed(function, *args))
 
 
 def saved_arrays(function: Callable, *args: Any) -> list[jax.ShapeDtypeStruct]:
@@ -46,7 +62,22 @@ def saved_arrays(function: Callable, *args: Any) -> list[jax.ShapeDtypeStruct]:
 
     Args: as of `multiply_adds`.
     """
-    return [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in _saved(jax.make_jaxpr(function)(*args))]
+    return [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in _saved(_needed(function, *args))]
+
+
+def _needed(function: Callable, *args: Any) -> Any:
+    """What is computed, without what no result depends on: compilers leave it out."""
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    return dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
+
+
+def working_bytes(function: Callable, *args: Any) -> int:
+    """The most bytes that `function(*args)` holds at once beside its arguments: every array from where it is made to its
+    last use, results included, broadcasts and reshapes apart. Of a compiler that fuses what is elementwise it is a bound.
+
+    Args: as of `multiply_adds`.
+    """
+    return _working(_needed(function, *args))
 
 
 def _multiply_adds(equation: Any) -> int:
@@ -69,18 +100,22 @@ def _bytes(equation: Any) -> int:
     return sum(sizes[:-1] if over_heads else sizes)
 
 
-def _sum(measure: Callable[[Any], int], closed_jaxpr: Any) -> int:
+Iterations = Callable[[dict[str, Any]], int]  # of a scan's parameters
+_all: Iterations = operator.itemgetter("length")
+
+
+def _sum(measure: Callable[[Any], int], closed_jaxpr: Any, iterations: Iterations = _all) -> int:
     jaxpr = getattr(closed_jaxpr, "jaxpr", closed_jaxpr)
-    return sum(_sum_of_equation(measure, equation) for equation in jaxpr.eqns)
+    return sum(_sum_of_equation(measure, equation, iterations) for equation in jaxpr.eqns)
 
 
-def _sum_of_equation(measure: Callable[[Any], int], equation: Any) -> int:
+def _sum_of_equation(measure: Callable[[Any], int], equation: Any, iterations: Iterations) -> int:
     name, params = equation.primitive.name, equation.params
     if name in ("dot_general", "conv_general_dilated"):
         return measure(equation)
-    inner = [_sum(measure, jaxpr) for jaxpr in _inner_jaxprs(params)]
+    inner = [_sum(measure, jaxpr, iterations) for jaxpr in _inner_jaxprs(params)]
     if name == "scan":
-        return params["length"] * sum(inner)
+        return iterations(params) * sum(inner)
     if name == "cond":
         return max(inner)
     if name == "while" and any(inner):
@@ -103,6 +138,32 @@ def _saved(closed_jaxpr: Any) -> Iterator[Any]:
             stacked |= {id(var): var.aval for var in equation.outvars[params["num_carry"] :]}
         for inner in _inner_jaxprs(equation.params):
             yield from _saved(inner)
+
+
+_VIEWS = ("broadcast_in_dim", "reshape", "squeeze", "iota")
+
+
+def _working(closed_jaxpr: Any) -> int:
+    jaxpr = getattr(closed_jaxpr, "jaxpr", closed_jaxpr)
+    size = lambda variables: sum(var.aval.size * var.aval.dtype.itemsize for var in variables)
+    last = {id(var): i for i, equation in enumerate(jaxpr.eqns) for var in equation.invars}
+    last |= {id(var): len(jaxpr.eqns) for var in jaxpr.outvars}
+    live: dict[int, int] = {}  # bytes by variable
+    peak = 0
+    for i, equation in enumerate(jaxpr.eqns):
+        params = equation.params
+        held, made = sum(live.values()), size(equation.outvars)
+        inside = max(map(_working, _inner_jaxprs(params)), default=0)
+        if (
+            equation.primitive.name == "scan"
+        ):  # beside the body a slice of what it goes through, and what it stacks
+            through = equation.invars[params["num_consts"] + params["num_carry"] :]
+            inside += made + size(through) // max(params["length"], 1)
+        peak = max(peak, held + max(made, inside))
+        if equation.primitive.name not in _VIEWS:
+            live |= {id(var): size([var]) for var in equation.outvars}
+        live = {var: bytes for var, bytes in live.items() if last.get(var, i) > i}
+    return peak
 
 
 def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:

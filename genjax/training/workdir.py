@@ -62,12 +62,15 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
     return workdir
 
 
-def record_config(workdir: Path, config: Mapping[str, Any], free_to_differ: Sequence[str]) -> None:
+def record_config(
+    workdir: Path, config: Mapping[str, Any], free_to_differ: Sequence[str], **facts: Any
+) -> None:
     """Writes `config.json` (the first process does), or checks that the run already in `workdir` has the same config.
 
     Args:
         config: nested dictionaries of numbers, strings and lists.
         free_to_differ: fields, or prefixes of fields ending in a point, that may differ on resuming.
+        facts: what else to write beside the config and the `environment`.
 
     Raises:
         ValueError: the folder holds a run whose config differs in another field.
@@ -89,5 +92,5 @@ def record_config(workdir: Path, config: Mapping[str, Any], free_to_differ: Sequ
     if jax.process_index() != 0:
         return
     temporary = record.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"config": config, **environment()}, indent=2) + "\n")
+    temporary.write_text(json.dumps({"config": config, **environment(), **facts}, indent=2) + "\n")
     temporary.rename(record)

@@ -31,6 +31,8 @@ PARAMETERS = {
     "text_to_image": 2_028_328_000,
     "text_to_image:flux": 11_891_178_560,
     "text_to_image:flux,latents": 11_891_178_560,
+    # 40 blocks: 2 × 4·5120² of attention, 2·5120·13,824, biases and 6 of modulation; and embeddings, modulation and head
+    "text_to_video": 14_287_262_784,
     # FLUX.1's autoencoder, and PatchGAN of three layers with a bias of each convolution
     "imagenet256_autoencoder": 83_819_683 + 2_766_529,
     # generator and discriminator, as published

@@ -1,6 +1,7 @@
 """The programs as a user starts them."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -24,6 +25,8 @@ def test_a_run_leaves_what_it_promises(small_run):
     record = json.loads((workdir / "config.json").read_text())
     assert record["config"]["model"]["width"] == 32
     assert record["versions"]["jax"] and record["device"] and "git_commit" in record
+    assert record["attention"] == "plain: 64 × 16 queries, 16 keys, 2 heads of 16"
+    assert record["attention"] in (workdir / "report.html").read_text()
     steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert steps == [10, 20, 30, 40]
     assert sorted(p.name for p in (workdir / "samples").iterdir()) == ["step_000020.png", "step_000040.png"]
@@ -72,6 +75,23 @@ def test_sample_takes_classes_count_steps_scale_and_seed(small_run, tmp_path):
     assert "step 30" in result.stdout and "weights params" in result.stdout
     with Image.open(tmp_path / "c.png") as image:
         assert image.size == (3 * 34, 10 * 34)
+
+
+def test_what_was_compiled_is_kept_for_the_next_program(small_run, tmp_path):
+    """In the cache of the user, each file written once by the first program and none by the second."""
+    options = dict(XDG_CACHE_HOME=str(tmp_path), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+
+    def kept_after(*flags):
+        flags = [f"--workdir={small_run[0]}", f"--out={tmp_path}/a.png", *flags]
+        result = program("sample", *flags, env=environment | options)
+        assert result.returncode == 0, result.stderr
+        return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("genjax/compilations/*-cache")}
+
+    first = kept_after("--count=1")
+    assert any(name.startswith("jit_generate") for name in first)
+    assert kept_after("--count=1", "--seed=3") == first
+    assert kept_after("--count=2").keys() > first.keys()  # of another shape
 
 
 def test_evaluate_reports_what_it_used(small_run, tmp_path):
@@ -126,7 +146,8 @@ def test_a_sweep_measures_as_evaluation_does(small_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "sample", "evaluate", "sweep", "likelihood", "benchmark", "report", "compare"]
+    "name",
+    ["train", "sample", "evaluate", "sweep", "likelihood", "benchmark", "loop_overhead", "report", "compare"],
 )
 def test_help_explains_every_flag(name):
     result = program(name, "--help")

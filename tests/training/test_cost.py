@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from genjax.models.dit import DiT_B, DiT_L, DiT_S, DiT_XL
-from genjax.training.cost import multiply_adds
+from genjax.training.cost import multiply_adds, multiply_adds_written
 
 VECTOR = jax.ShapeDtypeStruct((5,), jnp.float32)
 MATRIX = jax.ShapeDtypeStruct((5, 5), jnp.float32)
@@ -80,10 +80,35 @@ def test_remat_computes_forward_again():
     def loss(step):
         return lambda matrix, vector: jnp.sum(step(matrix, step(matrix, vector)))
 
+    gradient = lambda step: jax.value_and_grad(loss(step), argnums=(0, 1))
     # Two forward products; backward, two for the matrix and two for the vectors; with remat, two more.
     assert multiply_adds(loss(product), MATRIX, VECTOR) == 2 * 25
-    assert multiply_adds(jax.grad(loss(product), argnums=(0, 1)), MATRIX, VECTOR) == 6 * 25
-    assert multiply_adds(jax.grad(loss(jax.checkpoint(product)), argnums=(0, 1)), MATRIX, VECTOR) == 8 * 25
+    assert multiply_adds(gradient(product), MATRIX, VECTOR) == 6 * 25
+    assert multiply_adds(gradient(jax.checkpoint(product)), MATRIX, VECTOR) == 8 * 25
+
+
+def test_what_no_result_depends_on_costs_nothing():
+    def one_of_three(matrix, vector):
+        both = jax.jit(lambda m, v: (product(m, v), product(m, 2 * v)))
+        return both(matrix, vector)[0] + 0 * product(matrix, vector).size
+
+    assert multiply_adds(one_of_three, MATRIX, VECTOR) == 25
+    # the gradient alone needs no result of the last product where the backward pass computes it again
+    again = jax.checkpoint(product)
+    gradient = jax.grad(lambda m, v: jnp.sum(again(m, v)), argnums=(0, 1))
+    assert multiply_adds(gradient, MATRIX, VECTOR) == 3 * 25
+
+
+@pytest.mark.parametrize("length, unroll", [(6, 1), (6, 2), (7, 3), (3, 3), (2, 5), (1, 1)])
+def test_products_are_written_as_often_as_xla_counts_them(length, unroll):
+    def scanned(matrix, vector):
+        step = lambda v, _: (matrix @ v, None)
+        return jax.lax.scan(step, vector, length=length, unroll=unroll)[0]
+
+    # as lowered, where XLA counts a product's two operations, and a few of the loop's counter
+    xla = jax.jit(scanned).lower(MATRIX, VECTOR).cost_analysis()["flops"]
+    assert multiply_adds_written(scanned, MATRIX, VECTOR) * 2 == pytest.approx(xla, abs=10)
+    assert multiply_adds(scanned, MATRIX, VECTOR) == length * 25
 
 
 def test_cond_counts_its_dearest_branch():

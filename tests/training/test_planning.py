@@ -7,7 +7,7 @@ import pytest
 from genjax.models.dit import DiT
 from genjax.nn import attention
 from genjax.training.collectives import Collective
-from genjax.training.cost import product_bytes, saved_arrays
+from genjax.training.cost import product_bytes, saved_arrays, working_bytes
 from genjax.training.devices import DEVICES, device_of
 from genjax.training.mesh import abstract_mesh, abstract_state
 from genjax.training.planning import (
@@ -63,6 +63,29 @@ def test_products_read_their_operands_and_write_their_result():
     w = jax.ShapeDtypeStruct((5, 5), jnp.float32)
     scanned = lambda x, w: jax.lax.scan(lambda total, each: (total + (each @ w).sum(), None), 0.0, x)
     assert product_bytes(scanned, x, w) == 6 * once
+
+
+def test_what_is_live_at_once():
+    x = jax.ShapeDtypeStruct((100,), jnp.float32)
+
+    # a, then b beside it, then their sum beside both, of which both end: a broadcast is no array of its own
+    def three(x):
+        a = jnp.sin(x)
+        b = jnp.cos(a)
+        return a * b + jnp.broadcast_to(1.0, x.shape)
+
+    assert working_bytes(three, x) == 3 * 400
+    # a chain of any length is two, and so is one in a loop beside what it carries
+    chain = lambda x: jnp.sin(jnp.sin(jnp.sin(jnp.sin(x))))
+    assert working_bytes(chain, x) == 2 * 400
+    looped = lambda length: lambda x: jax.lax.scan(lambda x, _: (chain(x), None), x, length=length)[0]
+    assert working_bytes(looped(2), x) == working_bytes(looped(1000), x) == 3 * 400
+    # of weights, which are an argument, a loop holds a layer at once; of what it stacks, all
+    weights = jax.ShapeDtypeStruct((7, 100, 100), jnp.float32)
+    layers = lambda weights, x: jax.lax.scan(lambda x, w: (x @ w, None), x, weights)[0]
+    assert working_bytes(layers, weights, x) == 40_000 + 2 * 400
+    stacked = lambda x: jax.lax.scan(lambda x, _: (jnp.sin(x), x), x, length=7)[1]
+    assert 8 * 400 <= working_bytes(stacked, x) <= 10 * 400
 
 
 class Toy:

@@ -1,0 +1,182 @@
+"""Times what the training loop around an image-diffusion experiment's step costs, with its data.
+
+    python -m experiments.loop_overhead --config=configs/digits_flow.py
+
+Prints how fast images are read from memory and, stored one by one, from disk; the rates of (a) the compiled step alone, on one
+batch already on the devices, (b) the whole loop with its data, metrics, progress and log, and (c) where images are 8×8,
+`experiments.plain_flax`, measured in turns; the loop's overhead, the median of 1 − b/a over the rounds; the share of its time that
+it waited for batches; and what sampling with guidance costs beyond its network calls. `experiments.benchmark` times the
+programs of any experiment, without data. Run it on an otherwise idle machine.
+"""
+
+import contextlib
+import functools
+import io
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from experiments.configuration import build, check_diffusion
+from experiments.runtime import run_program, user_errors
+from experiments.sampling import evaluation_times, time_grid
+from genjax.data import Batches, InMemory, load_dataset, reading_rate
+from genjax.training import Checkpoints, abstract_state, make_mesh, place_frozen, train
+from genjax.training.log import read_metrics
+from genjax.training.loop import compile_update
+from genjax.training.mesh import batch_sharding, replicated
+from genjax.training.workdir import device_name
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
+STEPS = flags.DEFINE_integer("steps", 300, "Steps of each measurement.", lower_bound=10)
+ROUNDS = flags.DEFINE_integer(
+    "rounds", 5, "Measurements of each, in turns; medians are printed.", lower_bound=1
+)
+flags.mark_flag_as_required("config")
+
+
+def plain_loop(config) -> Callable[[int], float]:
+    """Seconds for so many steps of `experiments.plain_flax`, a program of its own."""
+    sizes = [config.batch_size, config.model.width, config.model.depth, config.model.num_heads]
+
+    def measure(steps: int) -> float:
+        command = [sys.executable, "-m", "experiments.plain_flax", *map(str, [steps, *sizes])]
+        return steps / float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    return measure
+
+
+def bare_step(config, task, mesh, batches) -> Callable[[int], float]:
+    """Seconds for so many compiled updates on one batch that lies on the devices."""
+    abstract = abstract_state(task, jax.random.key(0), mesh)
+    frozen = place_frozen(task, mesh)
+    update = compile_update(task, abstract, mesh, frozen)
+    state = jax.jit(task.init, out_shardings=jax.tree.map(lambda a: a.sharding, abstract))(jax.random.key(0))
+    batch, key = jax.device_put(batches[0], batch_sharding(mesh)), jax.random.key(1)
+
+    def measure(steps: int) -> float:
+        nonlocal state
+        began = time.perf_counter()
+        for _ in range(steps):
+            state, _ = update(state, batch, key, *frozen)
+        jax.block_until_ready(state)
+        return time.perf_counter() - began
+
+    return measure
+
+
+def whole_loop(config, task, mesh, batches, waits: list[float]) -> Callable[[int], float]:
+    """Seconds for so many steps of `train`, compilation and the final checkpoint apart.
+
+    `waits` gets the share of them that was spent waiting for batches.
+    """
+
+    def measure(steps: int) -> float:
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+            log = Path(folder) / "metrics.jsonl"
+            train(
+                task,
+                batches.iterate,
+                num_steps=2 * steps,
+                seed=config.seed,
+                mesh=mesh,
+                checkpoints=Checkpoints(Path(folder) / "checkpoints"),
+                checkpoint_every=2 * steps,
+                log_path=log,
+                log_every=steps,
+            )
+            last = read_metrics(log)[-1]
+            waits.append(last["input_wait"])
+            return steps / last["steps_per_second"]
+
+    return measure
+
+
+def guided_sampling(config, task, mesh) -> dict[str, Callable[[], float]]:
+    """Seconds to sample a batch with guidance by the config's sampler, and of as many network calls on twice the batch."""
+    state = jax.jit(task.init, out_shardings=replicated(mesh))(jax.random.key(0))
+    batch_size, times = config.batch_size, time_grid(task.process, config.sampling)
+    evaluations = len(evaluation_times(task.sampler, task.process, times))
+    labels, indices = np.arange(batch_size) % config.data.num_classes, np.arange(batch_size)
+    sampling_inputs = task.sampling_inputs(config.sampling)
+    generate = jax.jit(lambda *args: task.generate(state, jax.random.key(1), *args))
+    network = jax.jit(lambda *args: task.network.apply({"params": state.params}, *args))
+    inputs = jnp.zeros((2 * batch_size, *task.latent_shape)), jnp.zeros(2 * batch_size), np.repeat(labels, 2)
+    calls = {
+        f"{config.sampling.num_steps} guided steps": lambda: generate(labels, indices, *sampling_inputs),
+        "as many network calls": lambda: [network(*inputs) for _ in range(evaluations)],
+    }
+
+    def seconds(call):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        return time.perf_counter() - began
+
+    return {name: functools.partial(seconds, call) for name, call in calls.items()}
+
+
+def main() -> None:
+    config = CONFIG.value
+    with user_errors():
+        check_diffusion(config)
+        mesh = make_mesh(dict(config.mesh), config.batch_size)
+        task = build(config)
+        data = config.data.name, config.data.train_split, config.data.directory
+        batches, stored = (
+            Batches(
+                load_dataset(*data, **options), config.batch_size, config.seed, image_shape=task.image_shape
+            )
+            for options in ({}, {"preload_bytes": 0})
+        )
+
+    print(f"{config.experiment} on {device_name()}")
+    print(f"batches hold {reading_rate(batches, STEPS.value):,.0f} images a second", end="")
+    if not isinstance(stored.dataset.source, InMemory):
+        print(f"; read from disk and decoded one by one, {reading_rate(stored, 20):,.0f}", end="")
+    print(flush=True)
+
+    waits: list[float] = []
+    measures = {
+        "compiled step alone": bare_step(config, task, mesh, batches),
+        "whole loop": whole_loop(config, task, mesh, batches, waits),
+    }
+    if task.image_shape == (8, 8, 1):
+        measures["plain Flax loop"] = plain_loop(config)
+    rates: dict[str, list[float]] = {name: [] for name in measures}
+    for round_number in range(ROUNDS.value + 1):  # the first compiles and is not counted
+        for name, measure in measures.items():
+            seconds = measure(STEPS.value)
+            if round_number:
+                rates[name].append(STEPS.value / seconds)
+    medians = {name: float(np.median(values)) for name, values in rates.items()}
+    for name, rate in medians.items():
+        low, high = min(rates[name]), max(rates[name])
+        print(f"{name:20} {rate:8.1f} steps/s ({low:.1f} … {high:.1f})  {1e3 / rate:7.2f} ms a step")
+    overheads = 1 - np.array(rates["whole loop"]) / rates["compiled step alone"]
+    low, middle, high = np.quantile(overheads, [0.25, 0.5, 0.75])
+    print(f"the loop's overhead  {middle:8.1%} of a step (quartiles {low:.1%} … {high:.1%})")
+    print(f"waiting for batches  {np.median(waits):8.1%} of the loop's time")
+    sampling = guided_sampling(config, task, mesh)
+    times = {name: [] for name in sampling}
+    for round_number in range(4 * ROUNDS.value + 1):  # short, so more of them
+        for name, measure in sampling.items():
+            seconds = measure()
+            if round_number:
+                times[name].append(seconds)
+    for name, values in times.items():
+        print(f"{name:22} {1e3 * np.median(values):8.1f} ms for {config.batch_size} samples")
+    steps, calls = map(np.array, times.values())
+    low, middle, high = np.quantile(steps / calls - 1, [0.25, 0.5, 0.75])
+    print(f"guided sampling costs  {middle:8.1%} more (quartiles {low:.1%} … {high:.1%})")
+
+
+if __name__ == "__main__":
+    run_program(main)

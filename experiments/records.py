@@ -1,0 +1,40 @@
+"""Rows of measurements, kept by device in experiments/results."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from genjax.training.workdir import environment
+
+RESULTS = Path(__file__).parent / "results"
+# What makes a row the same measurement as an older one, which it replaces.
+IDENTITY = ("config", "overrides", "program", "device", "devices", "cores", "mesh", "batch_size", "dtype")
+
+
+def stamp() -> dict[str, Any]:
+    """Versions, commit and date, for a row."""
+    facts = environment()
+    return {
+        "python": facts["python"],
+        "versions": facts["versions"],
+        "git_commit": facts["git_commit"],
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def results_of(device_kind: str) -> Path:
+    """Where measurements on such a device are kept."""
+    return RESULTS / f"{re.sub('[^a-z0-9]+', '_', device_kind.lower())}.json"
+
+
+def merge(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Adds rows to those of a JSON file, in the place of older ones of the same `IDENTITY`."""
+    of = lambda row: [row.get(name) for name in IDENTITY]
+    rows = json.loads(json.dumps(rows))  # tuples become lists, as in the file
+    old = json.loads(path.read_text()) if path.exists() else []
+    kept = [row for row in old if of(row) not in map(of, rows)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(kept + rows, indent=1) + "\n")

@@ -1,0 +1,158 @@
+"""Rows of the benchmark: counts by hand and by XLA, what they hold, where they are kept, and without the data's libraries."""
+
+import json
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+from conftest import ROOT, program
+from jax.sharding import SingleDeviceSharding
+
+from configs import digits_flow
+from experiments.benchmark import commands, computed_in, measure, random_arrays, timed
+from experiments.records import merge, results_of
+
+WIDTH, DEPTH, BATCH, STEPS = 64, 2, 16, 3
+TOKENS, PATCH = 16, 4  # of 8×8 images in patches of 2×2, one channel
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = digits_flow.get_config()
+    config.model.update(width=WIDTH, depth=DEPTH, num_heads=2, unroll=1)
+    config.batch_size = BATCH
+    config.sampling.num_steps = STEPS
+    return config
+
+
+@pytest.fixture(scope="module", params=["train", "sample"])
+def row(request, config):
+    return measure(config, request.param, steps=3)
+
+
+def test_multiply_adds_are_those_of_the_network(row):
+    attention = 2 * TOKENS**2 * WIDTH
+    block = 12 * TOKENS * WIDTH**2 + attention + 6 * WIDTH**2  # of every block, with its modulation
+    inner = (
+        DEPTH * block + TOKENS * WIDTH * PATCH + 2 * WIDTH**2 + WIDTH**2
+    )  # head, its modulation, second of time
+    outer = TOKENS * WIDTH * PATCH + 256 * WIDTH  # patches and sinusoids, of which there is no gradient
+    if row["program"] == "train":
+        assert row["multiply_adds"] == BATCH * (3 * inner + 2 * outer)
+    else:  # with and without the class
+        assert row["multiply_adds"] == STEPS * 2 * BATCH * (inner + outer)
+
+
+def test_xla_counts_the_same_and_what_is_elementwise(row):
+    """With scans over blocks and steps, whose bodies XLA counts once. The narrower, the larger is the elementwise part: at
+    the default width, 96, it is 4 %."""
+    assert 1.0 < row["xla_ratio"] < 1.15
+
+
+def test_a_row_holds_its_measures(row):
+    low, high = row["step_seconds"]["quartiles"]
+    assert 0 < low <= row["step_seconds"]["median"] <= high
+    assert row["compile_seconds"] > 0 and row["host_share"] == row["host_seconds"] / row["queued_seconds"]
+    assert row["examples_per_second"] == pytest.approx(BATCH / row["queued_seconds"])
+    assert row["operations_per_second"] == pytest.approx(2 * row["multiply_adds"] / row["queued_seconds"])
+    assert row["peak_share"] is None and row["device_bytes"] is None  # the CPU tells neither
+    # at least the parameters; and of training, two moments and an average
+    copies = 4 if row["program"] == "train" else 1
+    assert row["program_bytes"] > copies * 4 * row["parameters"]
+    for name in (
+        "device",
+        "devices",
+        "mesh",
+        "batch_size",
+        "dtype",
+        "python",
+        "versions",
+        "git_commit",
+        "date",
+    ):
+        assert row[name], name
+    assert {"jax", "jaxlib", "flax"} <= row["versions"].keys()
+    json.dumps(row)
+
+
+def test_host_and_step_are_told_apart():
+    """A call that returns at once, of a result that is ready later."""
+
+    class Later:
+        def block_until_ready(self):
+            time.sleep(0.05)
+
+    seconds = timed(Later, 4)
+    assert seconds["step_seconds"]["median"] > 0.05 > seconds["host_seconds"] * 10
+    assert seconds["queued_seconds"] < 0.05  # waited for once, not four times
+    blocking = timed(lambda: time.sleep(0.02), 4)
+    assert blocking["host_seconds"] >= 0.02 and blocking["host_share"] == pytest.approx(1, abs=0.3)
+
+
+def test_random_arrays_are_within_range():
+    on = SingleDeviceSharding(jax.devices()[0])
+    kinds = {"label": jnp.int32, "image": jnp.uint8, "mask": bool, "tokens": jnp.bfloat16}
+    made = random_arrays({k: jax.ShapeDtypeStruct((4000,), d, sharding=on) for k, d in kinds.items()}, 7)
+    assert {name: a.dtype for name, a in made.items()} == {name: jnp.dtype(d) for name, d in kinds.items()}
+    assert made["label"].min() == 0 and made["label"].max() == 6
+    assert made["image"].min() == 0 and made["image"].max() == 255
+    assert made["mask"].all() and abs(float(made["tokens"].astype(float).std()) - 1) < 0.1
+
+
+def test_types_are_those_of_all_networks():
+    assert computed_in({"name": "DiT"}) == "float32"
+    model = {"generator": {"dtype": "bfloat16"}, "discriminator": {"dtype": "float32", "param_dtype": "x"}}
+    assert computed_in(model) == "bfloat16 float32"
+
+
+def test_rows_replace_older_ones_of_the_same_measurement(tmp_path):
+    path = tmp_path / "results" / "cpu.json"
+    row = dict(config="a", program="train", device="cpu", mesh={"data": 1}, batch_size=8, queued_seconds=1)
+    merge(path, [row, row | {"program": "sample"}])
+    merge(path, [row | {"queued_seconds": 2}, row | {"batch_size": 16}])
+    rows = json.loads(path.read_text())
+    assert [(r["program"], r["batch_size"], r["queued_seconds"]) for r in rows] == [
+        ("sample", 8, 1), ("train", 8, 2), ("train", 16, 1)
+    ]  # fmt: skip
+    assert results_of("NVIDIA H100 80GB HBM3").name == "nvidia_h100_80gb_hbm3.json"
+
+
+def test_each_config_has_a_command_of_its_own():
+    found = commands(["--config=a.py", "--steps=3", "--config", "b.py:c,d", "--config.batch_size=8"])
+    rest = ["--steps=3", "--config.batch_size=8"]
+    assert found == [["--config=a.py", *rest], ["--config=b.py:c,d", *rest]]
+    assert commands(["--help"]) == []
+
+
+def test_the_program_needs_no_libraries_of_data(tmp_path):
+    average = {"ema": {"name": "HalfLife", "steps": 9.0}}
+    changes = ["--config.batch_size=4", f"--config.averages={average}"]
+    flags = ["--config=configs/digits_vae.py", *changes, "--steps=2", "--program=sample"]
+    blocked = (
+        "import sys, runpy; sys.modules |= dict.fromkeys(['grain', 'tensorflow_datasets', 'array_record']);"
+    )
+    run = "runpy.run_module('experiments.benchmark', run_name='__main__', alter_sys=True)"
+    out = [f"--out={tmp_path}/rows.json", f"--trace={tmp_path}/trace"]
+    command = [sys.executable, "-c", blocked + run, *flags, *out]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "digits_vae" in result.stdout and "examples/s" in result.stdout
+    (row,) = json.loads((tmp_path / "rows.json").read_text())
+    assert row["config"] == "configs/digits_vae.py" and row["overrides"] == {
+        "batch_size": 4,
+        "averages": average,
+    }
+    assert row["batch_size"] == 4 and row["program"] == "sample"
+    assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+
+
+def test_several_configs_one_of_which_is_not_there(tmp_path):
+    configs = ["--config=configs/absent.py", "--config=configs/gaussians_gan.py"]
+    result = program("benchmark", *configs, "--program=sample", "--steps=2", f"--out={tmp_path}/rows.json")
+    assert result.returncode == 1 and "configs/absent.py" in result.stderr
+    assert "Traceback" not in result.stderr
+    (row,) = json.loads((tmp_path / "rows.json").read_text())  # the other is measured all the same
+    assert row["config"] == "configs/gaussians_gan.py"
