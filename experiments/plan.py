@@ -12,8 +12,9 @@ weight of an fsdp axis gathered for the forward and the backward pass and its gr
 are sampled from, the most that is live at once where nothing is fused, and each weight gathered for each evaluation of the network.
 The time is a roofline, the largest of what arithmetic, memory and each axis' links take at least at the rates of the data sheets
 (genjax/training/devices.py), so it is a bound for a program that moves this much, and no prediction of what a program reaches.
-Weights are taken to be gathered in the type they are stored in; one that converts them to bfloat16 before sends half. Attention
-is that of the device planned for; without a GPU on this machine, the account for one stores what chunks store in its kernel's place.
+Weights are taken to be gathered in the type of their products. Over tensor the outputs of a block's two halves are summed, and over
+context keys or heads are sent as the traced attention sends them; what one device moves and, sampling, holds is taken to be its
+equal part. Attention is that of the device planned for; without a GPU on this machine, the account for one stores what chunks store in its kernel's place.
 """
 
 import json
@@ -34,6 +35,7 @@ from experiments.datasets import abstract_batch
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import POSTHOC, evaluation_times, sampling_program, time_grid
 from genjax.nn import as_written, attention_choices
+from genjax.nn.sharding import CONTEXT, TENSOR
 from genjax.training import Task, abstract_state, make_mesh
 from genjax.training.collectives import Collective, collectives
 from genjax.training.cost import multiply_adds, product_bytes, saved_arrays, working_bytes
@@ -42,10 +44,13 @@ from genjax.training.loop import compile_update
 from genjax.training.mesh import BATCH_AXES, abstract_frozen, abstract_mesh
 from genjax.training.planning import (
     collective_seconds,
-    data_parallel_collectives,
+    context_collectives,
+    parameter_collectives,
     saved_bytes,
     shard_bytes,
+    tensor_collectives,
     tpu_topology,
+    traced_layers,
 )
 
 PROGRAMS = ("train", "sample")
@@ -74,6 +79,11 @@ def _shards(mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
 
 
+def _parts(mesh: Mesh | AbstractMesh) -> int:
+    """Over how many devices the tokens and features of an example are split."""
+    return mesh.shape.get(TENSOR, 1) * mesh.shape.get(CONTEXT, 1)
+
+
 def _alone(mesh: Mesh | AbstractMesh) -> AbstractMesh:
     """One such device."""
     device = getattr(mesh, "abstract_mesh", mesh).abstract_device
@@ -96,11 +106,15 @@ def _training_step(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Progra
     def account():
         with use_abstract_mesh(mesh):
             saved = saved_arrays(task.update, state, batch, key, *frozen)
+            layers = traced_layers(task.update, state, batch, key, *frozen)
+            over_context = context_collectives(task.update, state, batch, key, *frozen)
         examples = config.batch_size // config.accumulation_steps
         memory = {"gradients": shard_bytes(params), "activations": saved_bytes(saved, mesh, examples)}
         if config.get("params_dtype"):
             memory[f"copies in {config.params_dtype}"] = shard_bytes(params) // 2
-        return memory, data_parallel_collectives(params, mesh, config.accumulation_steps)
+        passes, again = config.accumulation_steps, bool(config.model.get("remat_policy"))
+        over_tensor = tensor_collectives(params, layers, mesh, (1 + again) * passes, passes)
+        return memory, [*parameter_collectives(params, layers, mesh, passes), *over_tensor, *over_context]
 
     return Program(
         function=task.update,
@@ -133,14 +147,15 @@ def _sampling(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Program:
 
     def account():
         with use_abstract_mesh(_alone(mesh)):
-            memory = {"activations and layers gathered": working_bytes(generate, *local)}
-        evaluations = len(
-            evaluation_times(task.sampler, task.process, time_grid(task.process, config.sampling))
-        )
-        leaves = jax.tree.leaves(state.params)
-        split = [shard_bytes(a) * mesh.shape["fsdp"] for a in leaves if "fsdp" in a.sharding.spec]
-        sent = [Collective("all-gather", ("fsdp",), evaluations * len(split), evaluations * sum(split))]
-        return memory, sent if split else []
+            working = working_bytes(generate, *local) // _parts(mesh)
+        with use_abstract_mesh(mesh):
+            layers = traced_layers(generate, *arguments(config.batch_size))
+            over_context = context_collectives(generate, *arguments(config.batch_size))
+        times = time_grid(task.process, config.sampling)
+        evaluations = len(evaluation_times(task.sampler, task.process, times))
+        gathers = parameter_collectives(state.params, layers, mesh, evaluations, backward=False)
+        over_tensor = tensor_collectives(state.params, layers, mesh, evaluations, 0)
+        return {"activations and layers gathered": working}, [*gathers, *over_tensor, *over_context]
 
     return Program(
         function=generate,
@@ -187,7 +202,7 @@ def plan(config: Any, axes: Mapping[str, int], name: str, program: str = "train"
     # What is computed again is no use, and kernels keep on the chip what chunks read again.
     with as_written(True):
         useful = 2 * multiply_adds(function, *planned.args)
-        moved = product_bytes(planned.function, *planned.local) + planned.updated
+        moved = product_bytes(planned.function, *planned.local) // _parts(mesh) + planned.updated
 
     memory = planned.held
     with attention_choices() as choices:

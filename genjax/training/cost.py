@@ -20,8 +20,8 @@ def peak_operations(device_kind: str) -> float | None:
 def multiply_adds(function: Callable, *args: Any) -> int:
     """Multiply-adds of all matrix products and convolutions in `function(*args)`.
 
-    A scan counts as often as it iterates, a `cond` as its dearest branch, and what no result depends on not at all. Papers that call a multiply-add
-    one "FLOP" report this number; hardware vendors report twice as much.
+    A scan counts as often as it iterates, a `cond` as its dearest branch, and what no result depends on not at all.
+    Papers that call a multiply-add one "FLOP" report this number; hardware vendors report twice as much.
 
     Args:
         args: arrays or `jax.ShapeDtypeStruct`s; nothing is computed.
@@ -113,7 +113,7 @@ def _sum_of_equation(measure: Callable[[Any], int], equation: Any, iterations: I
     name, params = equation.primitive.name, equation.params
     if name in ("dot_general", "conv_general_dilated"):
         return measure(equation)
-    inner = [_sum(measure, jaxpr, iterations) for jaxpr in _inner_jaxprs(params)]
+    inner = [_sum(measure, jaxpr, iterations) for jaxpr in inner_jaxprs(params)]
     if name == "scan":
         return iterations(params) * sum(inner)
     if name == "cond":
@@ -136,7 +136,7 @@ def _saved(closed_jaxpr: Any) -> Iterator[Any]:
             first = params["num_consts"] + params["num_carry"]
             yield from (stacked.pop(id(var)) for var in equation.invars[first:] if id(var) in stacked)
             stacked |= {id(var): var.aval for var in equation.outvars[params["num_carry"] :]}
-        for inner in _inner_jaxprs(equation.params):
+        for inner in inner_jaxprs(equation.params):
             yield from _saved(inner)
 
 
@@ -153,7 +153,7 @@ def _working(closed_jaxpr: Any) -> int:
     for i, equation in enumerate(jaxpr.eqns):
         params = equation.params
         held, made = sum(live.values()), size(equation.outvars)
-        inside = max(map(_working, _inner_jaxprs(params)), default=0)
+        inside = max(map(_working, inner_jaxprs(params)), default=0)
         if (
             equation.primitive.name == "scan"
         ):  # beside the body a slice of what it goes through, and what it stacks
@@ -166,7 +166,8 @@ def _working(closed_jaxpr: Any) -> int:
     return peak
 
 
-def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
+def inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
+    """The programs within an operation: of a loop, a branch, a call."""
     for value in params.values():
         for part in value if isinstance(value, (tuple, list)) else (value,):
             if hasattr(part, "eqns") or hasattr(getattr(part, "jaxpr", None), "eqns"):

@@ -3,15 +3,18 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
 from genjax.training.collectives import Collective
+from genjax.training.cost import inner_jaxprs
 from genjax.training.devices import Device
-from genjax.training.mesh import BATCH_AXES, SCANNED, partition_spec
+from genjax.training.mesh import BATCH_AXES, CONTEXT, ROWS, SCANNED, TENSOR, partition_spec
 
 
 def tpu_topology(device: Device, count: int) -> list[jax.Device]:
@@ -53,38 +56,171 @@ def shard_bytes(tree: Any) -> int:
 
 
 def saved_bytes(saved: Sequence[jax.ShapeDtypeStruct], mesh: Mesh | AbstractMesh, examples: int) -> int:
-    """What one device holds of activations: those of its examples, and its parts of weights stored in another type."""
-    shards = math.prod(mesh.shape.get(name, 1) for name in BATCH_AXES)
-    fsdp = mesh.shape.get("fsdp", 1)
-    parts = (shards if a.ndim > 1 and a.shape[1] % examples == 0 else fsdp for a in saved)
-    return sum(a.size * a.dtype.itemsize // part for a, part in zip(saved, parts, strict=True))
+    """What one device holds of activations: those of its examples and tokens, and its parts of weights stored in another
+    type. Features are taken to be whole, though `tensor` splits those within a layer."""
+    axis = lambda name: mesh.shape.get(name, 1)
+    shards = math.prod(map(axis, BATCH_AXES))
+
+    def parts(shape: tuple[int, ...]) -> int:
+        if len(shape) < 2 or shape[1] % examples:
+            return axis("fsdp")
+        side_by_side = shape[1] // examples  # what `jax.shard_map` keeps of each device on these axes
+        if side_by_side in (axis(TENSOR), axis(CONTEXT), axis(TENSOR) * axis(CONTEXT)) and side_by_side > 1:
+            return shards * side_by_side
+        return shards * (axis(CONTEXT) if len(shape) > 2 and shape[2] % axis(CONTEXT) == 0 else 1)
+
+    return sum(a.size * a.dtype.itemsize // parts(a.shape) for a in saved)
 
 
-def data_parallel_collectives(params: Any, mesh: Mesh | AbstractMesh, passes: int = 1) -> list[Collective]:
-    """What a step has to send by the rules of `partition_spec`.
+class Layer(NamedTuple):
+    """A linear layer of a program that is traced: shapes over all devices, and which layers have the same input."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    dtype: jnp.dtype
+    input_id: int
+
+
+def traced_layers(function: Callable, *args: Any) -> dict[str, Layer]:
+    """The linear layers of the networks that `function(*args)` calls, by the paths of their parameters; nothing is computed."""
+    layers, kept = {}, []
+
+    def look(layer, inputs, options, context):
+        outputs = layer(*inputs, **options)
+        if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
+            path = "/".join(context.module.path)
+            layers[path] = Layer(inputs[0].shape, outputs.shape, outputs.dtype, id(inputs[0]))
+            kept.append(inputs[0])  # so that no other gets its id
+        return outputs
+
+    with nn.intercept_methods(look):
+        jax.eval_shape(lambda *args: function(*args), *args)  # another function: traces are cached
+    return layers
+
+
+class _Sent(Counter):
+    """Counts and bytes of collectives, by kind and axes."""
+
+    def add(
+        self, mesh: Mesh | AbstractMesh, kind: str, axes: Sequence[str], size: int, times: int = 1
+    ) -> None:
+        if axes := tuple(name for name in mesh.shape if name in axes and mesh.shape[name] > 1):
+            self[kind, axes, "count"] += times
+            self[kind, axes, "bytes"] += times * size
+
+    def all(self) -> list[Collective]:
+        keys = sorted({key[:2] for key in self})
+        return [Collective(*key, self[*key, "count"], self[*key, "bytes"]) for key in keys]
+
+
+def parameter_collectives(
+    params: Any,
+    layers: Mapping[str, Layer],
+    mesh: Mesh | AbstractMesh,
+    passes: int = 1,
+    *,
+    backward: bool = True,
+) -> list[Collective]:
+    """What a step, or with `backward` False an evaluation, has to send of parameters by the rules of `partition_spec`.
 
     In each of `passes` an array split over `fsdp` is gathered, those of scanned layers for the forward and again for the
-    backward pass, and its gradient summed, each device keeping its part, which is then summed over `data`. What is not
-    split has its gradient summed over all.
+    backward pass, and its gradient summed, each device keeping its part, which is then summed over `data` and `context`.
+    What is not split has its gradient summed over all. Kernels and their gradients are sent in the type of their product.
     """
-    found: Counter = Counter()
+    sent = _Sent()
+    for name, a in _by_name(params):
+        layer = layers.get(name.removesuffix("/kernel"))
+        spec = partition_spec(name, a.shape, mesh)
+        size = a.size * (layer.dtype if layer else a.dtype).itemsize
+        size //= mesh.shape[TENSOR] if TENSOR in spec else 1
+        if "fsdp" in spec:
+            again = backward and SCANNED.search(name)
+            sent.add(mesh, "all-gather", ("fsdp",), size, passes * (2 if again else 1))
+        if backward and "fsdp" in spec:
+            size_of_part = size // mesh.shape["fsdp"]
+            sent.add(mesh, "reduce-scatter", ("fsdp",), size_of_part, passes)
+            sent.add(mesh, "all-reduce", ("data", CONTEXT), size_of_part)
+        elif backward:
+            sent.add(mesh, "all-reduce", (*BATCH_AXES, CONTEXT), size)
+    return sent.all()
 
-    def add(kind: str, axes: tuple[str, ...], size: int, times: int = 1) -> None:
-        if axes := tuple(name for name in axes if mesh.shape.get(name, 1) > 1):
-            found[kind, axes, "count"] += times
-            found[kind, axes, "bytes"] += times * size
 
+def tensor_collectives(
+    params: Any, layers: Mapping[str, Layer], mesh: Mesh | AbstractMesh, forward: int = 1, backward: int = 1
+) -> list[Collective]:
+    """What is sent over `tensor` for layers that it splits (Shoeybi et al. 2019, section 3).
+
+    The outputs of `ROWS` are summed in a forward pass and the gradients of what `COLUMNS` take in a backward one; modulations,
+    which are columns that all devices need, are gathered.
+
+    Args:
+        forward: how often a forward pass is computed; 2 with rematerialisation.
+    """
+    sent, axis = _Sent(), lambda name: mesh.shape.get(name, 1)
+    shards, summed = math.prod(map(axis, BATCH_AXES)), set()
+
+    def local(shape: tuple[int, ...], dtype: jnp.dtype) -> int:
+        return math.prod(shape) * dtype.itemsize // shards // (axis(CONTEXT) if len(shape) > 2 else 1)
+
+    for name, a in _by_name(params):
+        path = name.removesuffix("/kernel")
+        if path == name or path not in layers or TENSOR not in partition_spec(name, a.shape, mesh):
+            continue
+        layer, times = layers[path], math.prod(a.shape[:-2])
+        if ROWS.search(name):
+            sent.add(mesh, "all-reduce", (TENSOR,), local(layer.outputs, layer.dtype), forward * times)
+            continue
+        if name.endswith("modulation/dense/kernel"):
+            sent.add(mesh, "all-gather", (TENSOR,), local(layer.outputs, layer.dtype), forward * times)
+        if layer.input_id not in summed:
+            summed.add(layer.input_id)
+            sent.add(mesh, "all-reduce", (TENSOR,), local(layer.inputs, layer.dtype), backward * times)
+    return sent.all()
+
+
+_KINDS = {
+    "ppermute": "collective-permute",
+    "all_to_all": "all-to-all",
+    "all_gather": "all-gather",
+    "psum": "all-reduce",
+    "reduce_scatter": "reduce-scatter",
+}
+
+
+def context_collectives(function: Callable, *args: Any) -> list[Collective]:
+    """What attention sends over `context` in `function(*args)`, traced on the mesh in use: blocks that go round, heads for
+    tokens, and keys that every device gets all of."""
+    mesh, sent = jax.sharding.get_abstract_mesh(), _Sent()
+    size = lambda variables: sum(var.aval.size * var.aval.dtype.itemsize for var in variables)
+
+    def visit(jaxpr: Any, times: int) -> None:
+        for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+            name, params = equation.primitive.name, equation.params
+            if kind := _KINDS.get(name):
+                axes = params.get("axes", params.get("axis_name"))
+                axes = axes if isinstance(axes, tuple) else (axes,)
+                sent.add(mesh, kind, axes, size(equation.outvars), times)
+            if name == "shard_map" and _keys_are_whole(equation):
+                keys_and_values = params["jaxpr"].invars[1:3]
+                sent.add(mesh, "all-gather", (CONTEXT,), size(keys_and_values) // 2, 2 * times)
+            for inner in inner_jaxprs(params):
+                visit(inner, times * (params["length"] if name == "scan" else 1))
+
+    visit(jax.make_jaxpr(function)(*args), 1)
+    return sent.all()
+
+
+def _keys_are_whole(equation: Any) -> bool:
+    """Of a `jax.shard_map`: whether it is attention of some queries, `[batch length heads features]`, to all keys."""
+    shapes = [var.aval.shape for var in equation.invars[:3]]
+    specs = [tuple(spec) for spec in equation.params["in_specs"][:3]]
+    split = [any(CONTEXT in axes for axes in map(str, spec)) for spec in specs]
+    return split == [True, False, False] and len(shapes[1]) == 4 and shapes[1] == shapes[2]
+
+
+def _by_name(params: Any) -> Iterator[tuple[str, Any]]:
     for path, a in jax.tree.leaves_with_path(params):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        size, fsdp = a.size * a.dtype.itemsize, mesh.shape.get("fsdp", 1)
-        if fsdp > 1 and partition_spec(name, a.shape, mesh):
-            add("all-gather", ("fsdp",), size, passes * (2 if SCANNED.search(name) else 1))
-            add("reduce-scatter", ("fsdp",), size // fsdp, passes)
-            add("all-reduce", ("data",), size // fsdp)
-        else:
-            add("all-reduce", BATCH_AXES, size)
-    keys = sorted({key[:2] for key in found})
-    return [Collective(*key, found[*key, "count"], found[*key, "bytes"]) for key in keys]
+        yield jax.tree_util.keystr(path, simple=True, separator="/"), a
 
 
 def collective_seconds(each: Collective, mesh: Mesh | AbstractMesh, device: Device) -> float:

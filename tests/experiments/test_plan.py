@@ -65,9 +65,11 @@ def test_a_plan_of_sampling():
     assert found["memory"].keys() == {"params", "activations and layers gathered"}
     # both halves of guidance at once
     assert [each["query"] for each in found["attention"]] == [(8, 256, 16, 72)]
-    # weights gathered for each of the steps, and no gradient sent
+    # Weights are gathered for each of the steps, those of bfloat16 products in bfloat16, and no gradient is sent.
     (sent,) = found["collectives"]
-    assert sent["kind"] == "all-gather" and sent["bytes"] == pytest.approx(50 * 4 * XL, rel=1e-3)
+    in_bfloat16 = 28 * 12 * 1152**2
+    assert sent["kind"] == "all-gather"
+    assert sent["bytes"] == pytest.approx(50 * (4 * XL - 2 * in_bfloat16), rel=1e-3)
     assert found["images_per_second"] == 256 / found["seconds"] and "days" not in found
 
     # no more activations for more steps or layers; twice of them for twice as many images at once
@@ -136,6 +138,27 @@ def test_planned_memory_is_what_a_run_holds():
     # Nothing of what is live is counted as fused, so this is a bound; XLA's CPU back end fuses little.
     working = sampling["activations and layers gathered"]
     assert 0.5 * working < found["temporaries_of_sampling"] < working
+
+
+def test_a_plan_over_tensor_and_context():
+    """Of a small network in float32, what eight devices of this machine's kind are measured to send of activations."""
+    config = imagenet256_latent_flow.get_config()
+    config.model.update(name="DiT", width=256, depth=3, num_heads=4)
+    config.batch_size = 32
+    found = plan(config, {"fsdp": 2, "tensor": 2, "context": 2}, "h100")
+    sent = {(each["kind"], tuple(each["axes"])): each["bytes"] for each in found["collectives"]}
+    bfloat16, float32, examples, tokens = 2, 4, 32 // 2, 256
+    # Heads are exchanged for tokens, forward four times, again in rematerialisation, and back
+    assert found["attention"][0]["form"] == "all_to_all"
+    # Outputs of attention and the feed-forward layer, forward and again; gradients of what both take; and of modulations
+    hidden, vector = bfloat16 * examples * tokens // 2 * 256, float32 * examples * 256
+    assert sent["all-reduce", ("tensor",)] == 3 * (4 * hidden + 2 * hidden + vector) + vector
+    # All but what `tensor` splits, and half of that, is half on each device of fsdp; gradients are summed over context.
+    assert sent["all-reduce", ("context",)] == sent["reduce-scatter", ("fsdp",)]
+    whole = plan(config, {"fsdp": 2, "tensor": 2}, "h100")
+    ratio = found["memory"]["activations"] / whole["memory"]["activations"]
+    assert 0.5 <= ratio < 0.6
+    assert found["memory"]["params"] == whole["memory"]["params"] < 0.6 * 4 * found["parameters"] / 2
 
 
 def test_the_program(tmp_path):

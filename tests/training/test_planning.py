@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import use_abstract_mesh
 
 from genjax.models.dit import DiT
 from genjax.nn import attention
@@ -11,11 +12,15 @@ from genjax.training.cost import product_bytes, saved_arrays, working_bytes
 from genjax.training.devices import DEVICES, device_of
 from genjax.training.mesh import abstract_mesh, abstract_state
 from genjax.training.planning import (
+    Layer,
     collective_seconds,
-    data_parallel_collectives,
+    context_collectives,
+    parameter_collectives,
     saved_bytes,
     shard_bytes,
+    tensor_collectives,
     torus,
+    traced_layers,
 )
 
 WIDTH, DEPTH, BATCH, TOKENS = 64, 5, 8, 16
@@ -105,14 +110,90 @@ def test_a_product_of_axes_gathers_over_one_and_sums_over_both():
     mesh = abstract_mesh({"data": 2, "fsdp": 4}, BATCH)
     state = abstract_state(Toy(), jax.random.key(0), mesh)
     assert shard_bytes(state) == (KERNEL + HEAD) // 4 + BIAS
-    sent = {(each.kind, each.axes): each for each in data_parallel_collectives(state, mesh)}
+    sent = {(each.kind, each.axes): each for each in parameter_collectives(state, {}, mesh)}
     assert sent.pop(("all-gather", ("fsdp",))).bytes == 2 * KERNEL + HEAD
     assert sent.pop(("reduce-scatter", ("fsdp",))).bytes == (KERNEL + HEAD) // 4
     assert sent.pop(("all-reduce", ("data",))).bytes == (KERNEL + HEAD) // 4
     assert sent.pop(("all-reduce", ("data", "fsdp"))).bytes == BIAS
     assert not sent
-    (whole,) = data_parallel_collectives(state, abstract_mesh({"data": 8}, BATCH))
+    (whole,) = parameter_collectives(state, {}, abstract_mesh({"data": 8}, BATCH))
     assert whole == Collective("all-reduce", ("data",), 3, KERNEL + BIAS + HEAD)
+
+
+def network_and_inputs(**mesh):
+    network = DiT(patch_size=2, width=WIDTH, depth=DEPTH, num_heads=4, num_classes=10)
+    inputs = jnp.zeros((BATCH, 8, 8, 4)), jnp.zeros(BATCH), jnp.zeros(BATCH, int)
+    params = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
+    loss = lambda params: jnp.mean(network.apply({"params": params}, *inputs) ** 2)
+    return loss, params, abstract_mesh(mesh, BATCH)
+
+
+def test_tensor_sums_twice_a_layer_forward_and_twice_backward():
+    """As two devices of a CPU do (tests/training/test_sharded_training.py)."""
+    loss, params, mesh = network_and_inputs(data=2, tensor=2, context=2)
+    with use_abstract_mesh(mesh):
+        sent = tensor_collectives(params, traced_layers(loss, params), mesh, forward=2)
+    by_kind = {each.kind: each for each in sent}
+    assert {each.axes for each in sent} == {("tensor",)}
+    tokens, vector = 4 * BATCH // 2 * TOKENS // 2 * WIDTH, 4 * BATCH // 2 * WIDTH
+    # forward, done twice; backward, of what attention, the feed-forward layer and the modulations take
+    of_layers = DEPTH * (2 * 2 * tokens + 2 * tokens + vector)
+    assert by_kind["all-reduce"].bytes == of_layers + vector
+    assert by_kind["all-gather"].bytes == 2 * (DEPTH * 6 * vector + 2 * vector)
+
+
+def test_parameters_are_sent_in_the_type_of_their_products():
+    mesh = abstract_mesh({"fsdp": 2, "tensor": 2}, BATCH)
+    kernel = jax.ShapeDtypeStruct((3, 128, 256), jnp.float32)
+    params = {"blocks": {"mlp_in": {"kernel": kernel}}}
+    layer = Layer((BATCH, 4, 128), (BATCH, 4, 256), jnp.dtype(jnp.bfloat16), 0)
+    size = 3 * 128 * 256 * 2 // 2  # bfloat16; half of the columns
+    sent = {each.kind: each.bytes for each in parameter_collectives(params, {"blocks/mlp_in": layer}, mesh)}
+    assert sent == {"all-gather": 2 * size, "reduce-scatter": size // 2}
+    (gathered,) = parameter_collectives(params, {"blocks/mlp_in": layer}, mesh, 10, backward=False)
+    assert gathered == Collective("all-gather", ("fsdp",), 10, 10 * size)
+
+
+def test_short_keys_are_gathered_and_their_gradients_summed():
+    loss, params, mesh = network_and_inputs(data=2, context=4)
+    with use_abstract_mesh(mesh):
+        sent = context_collectives(jax.grad(loss), params)
+    keys = 4 * BATCH // 2 * TOKENS * WIDTH
+    assert sent == [
+        Collective("all-gather", ("context",), 2 * DEPTH, 2 * DEPTH * keys),
+        Collective("all-reduce", ("context",), 2 * DEPTH, 2 * DEPTH * keys),
+    ]
+
+
+@pytest.mark.parametrize(("heads", "kind"), [(3, "collective-permute"), (4, "all-to-all")])
+def test_long_keys_go_round_or_heads_are_exchanged(heads, kind):
+    length, examples, mesh = 1024, 2, abstract_mesh({"data": 2, "context": 4}, 4)
+    a = jax.ShapeDtypeStruct((2 * examples, length, heads, 8), jnp.bfloat16)
+
+    def loss(query, key, value):
+        layer = lambda h, _: (attention(h, h + key, h + value), None)
+        return jax.lax.scan(layer, query, None, 5)[0].sum()
+
+    with use_abstract_mesh(mesh):
+        (forward,) = context_collectives(loss, a, a, a)
+        (both,) = context_collectives(jax.grad(loss, (0, 1, 2)), a, a, a)
+    block = 2 * examples * length // 4 * heads * 8
+    if kind == "all-to-all":  # queries, keys and values, then the output; the same back
+        assert forward == Collective(kind, ("context",), 5 * 4, 5 * 4 * block)
+        assert both == Collective(kind, ("context",), 5 * 8, 5 * 8 * block)
+    else:  # keys and values three times; again, with gradients in float32 that go home by a fourth
+        assert forward == Collective(kind, ("context",), 5 * 6, 5 * 6 * block)
+        assert both == Collective(kind, ("context",), 5 * 20, 5 * (12 * block + 8 * 2 * block))
+
+
+def test_activations_are_split_over_context_too():
+    mesh = abstract_mesh({"data": 2, "context": 4}, BATCH)
+    struct = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    tokens, vector = struct(DEPTH, BATCH, TOKENS, WIDTH), struct(DEPTH, BATCH, 6 * WIDTH)
+    side_by_side = struct(DEPTH, BATCH * 4, TOKENS // 4, 3, 8)
+    assert saved_bytes([tokens], mesh, BATCH) == 4 * DEPTH * BATCH // 2 * TOKENS // 4 * WIDTH
+    assert saved_bytes([side_by_side], mesh, BATCH) == 4 * DEPTH * BATCH // 2 * TOKENS // 4 * 3 * 8
+    assert saved_bytes([vector], abstract_mesh({"data": 8}, BATCH), BATCH) == 4 * DEPTH * 6 * WIDTH
 
 
 def test_seconds_of_rings_within_nodes_and_between():
