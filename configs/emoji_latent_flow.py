@@ -10,7 +10,7 @@ network and steps on the images themselves, in patches of the same number.
 latents, 6,000 steps in 505 s on 2 CPU cores, others busy, 1,000 samples: 62.2 % are the category asked for; Fréchet distance of
 pixels 195 (training emoji 190), of VGG16's features 73.1 (training emoji 37.0, reconstructions 23.0); precision 0.75, recall
 0.50. pixels, in 729 s: 28.7 %, 840, 831, precision 0: 128 features a token do not carry the noise of 192 values.
-on_the_fly has not been run to its end.
+on_the_fly, 1,000 steps in 110 s, others busy: 32.0 %, 232, 141; precision 0.59, recall 0.53.
 """
 
 from ml_collections import ConfigDict
