@@ -17,6 +17,7 @@ merges it into a JSON file, with --record into that of the device in experiments
   the one that computes, and may do some of that before it returns;
 - `multiply_adds` of the whole program and all devices, by `genjax.training.cost`; two operations each. `peak_share` is of the
   devices' dense bfloat16 operations, where the device is known, whatever type the program computes in;
+- `least_seconds`: what `experiments.plan` says that such devices need at least, where they are known;
 - `xla_operations`: what XLA says the compiled program does on one device, and `xla_ratio`, that over our count of the same: XLA
   counts a loop's body once, so here ours does. Above 1 by what is elementwise; below 1 by a convolution's products with
   padding, which XLA leaves out, and where a kernel computes that XLA does not see into, such as cuDNN's attention;
@@ -50,9 +51,12 @@ from experiments.runtime import run_program, user_errors
 from experiments.sampling import sampling_program, time_grid
 from experiments.tasks import Autoencoder, ImageDiffusion
 from genjax.training import abstract_state, init_state, make_mesh
-from genjax.training.cost import multiply_adds, multiply_adds_written, peak_operations
+from genjax.training.collectives import collectives
+from genjax.training.cost import multiply_adds, multiply_adds_written, product_bytes
+from genjax.training.devices import device_of
 from genjax.training.loop import compile_update
 from genjax.training.mesh import abstract_frozen
+from genjax.training.planning import roofline
 from genjax.training.workdir import flatten
 
 PROGRAMS = ("train", "sample")
@@ -176,7 +180,10 @@ def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dic
     parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
     stats = device.memory_stats() or {}
     per_second = 2 * products / seconds["queued_seconds"]
-    peak = peak_operations(device.device_kind)
+    known, least = device_of(device.device_kind), None
+    if known:
+        moved = product_bytes(function, *args) // mesh.size
+        least = roofline(known, mesh, 2 * products, 2 * products, moved, collectives(compiled, mesh))
     return dict(
         experiment=config.experiment,
         program=name,
@@ -192,7 +199,8 @@ def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dic
         examples_per_second=config.batch_size / seconds["queued_seconds"],
         multiply_adds=products,
         operations_per_second=per_second,
-        peak_share=per_second / (peak * mesh.size) if peak else None,
+        peak_share=per_second / (known.operations * mesh.size) if known else None,
+        least_seconds=least and least["seconds"],
         xla_operations=operations,
         xla_ratio=operations * mesh.size / (2 * written) if operations and written else None,
         program_bytes=sum(getattr(analysis, part) for part in parts) - analysis.alias_size_in_bytes,

@@ -39,13 +39,13 @@ from genjax.nn.sharding import CONTEXT, TENSOR
 from genjax.training import Task, abstract_state, make_mesh
 from genjax.training.collectives import Collective, collectives
 from genjax.training.cost import multiply_adds, product_bytes, saved_arrays, working_bytes
-from genjax.training.devices import DEVICES, Device
+from genjax.training.devices import DEVICES
 from genjax.training.loop import compile_update
 from genjax.training.mesh import BATCH_AXES, abstract_frozen, abstract_mesh
 from genjax.training.planning import (
-    collective_seconds,
     context_collectives,
     parameter_collectives,
+    roofline,
     saved_bytes,
     shard_bytes,
     tensor_collectives,
@@ -243,30 +243,6 @@ def plan(config: Any, axes: Mapping[str, int], name: str, program: str = "train"
         training = config.num_steps * seconds
         found |= dict(steps=config.num_steps, days=training / 86400, device_hours=training * count / 3600)
     return found
-
-
-def roofline(
-    device: Device,
-    mesh: Mesh | AbstractMesh,
-    operations: int,
-    useful: int,
-    moved: int,
-    sent: list[Collective],
-) -> dict[str, Any]:
-    """The seconds that each part takes at least, the largest of them, and the share of the peak that is then of use.
-
-    Args:
-        operations, useful: of all devices.
-        moved: bytes read and written of one device's memory.
-    """
-    terms = {"arithmetic": operations / mesh.size / device.operations, "memory": moved / device.bandwidth}
-    for each in sent:
-        over = f"links of {' × '.join(each.axes)}"
-        terms[over] = terms.get(over, 0.0) + collective_seconds(each, mesh, device)
-    largest = max(terms, key=terms.get)
-    seconds = terms[largest]
-    share = useful / mesh.size / device.operations / seconds
-    return dict(terms=terms, largest=largest, seconds=seconds, utilisation=share)
 
 
 def advice(found: Mapping[str, Any]) -> list[str]:

@@ -28,17 +28,18 @@ class Device(NamedTuple):
 
 
 # GPUs: SXM boards of eight joined by NVLink, with one network card of 400 Gbit/s for each GPU. TPUs: an axis of a torus has
-# a link each way (Austin et al. 2025, "How to scale your model", chapter 2).
+# a link each way, of 45 or 90 GB/s (Austin et al. 2025, "How to scale your model", chapter 2; Google's pages of v5p, v6e and TPU7x
+# say 200 GB/s of both directions for each link, of 2.765, 1.638 and 7.38 TB/s of memory, and count memory in GiB).
 DEVICES = {
     "a100": Device(312e12, 80e9, 2.04e12, 300e9, 8, 25e9, ("A100",)),
     "h100": Device(989e12, 80e9, 3.35e12, 450e9, 8, 50e9, ("H100",)),
     "h200": Device(989e12, 141e9, 4.8e12, 450e9, 8, 50e9, ("H200",)),
     "b200": Device(2250e12, 180e9, 7.7e12, 900e9, 8, 50e9, ("B200",)),
-    "v4": Device(275e12, 32e9, 1.2e12, 90e9, None, 90e9, ("TPU v4",), ("v4", 3)),
-    "v5e": Device(197e12, 16e9, 0.81e12, 90e9, None, 90e9, ("TPU v5 lite", "TPU v5e"), ("v5e", 2)),
-    "v5p": Device(459e12, 95e9, 2.76e12, 180e9, None, 180e9, ("TPU v5p", "TPU v5"), ("v5p", 3)),
-    "v6e": Device(918e12, 32e9, 1.64e12, 180e9, None, 180e9, ("TPU v6 lite", "TPU v6e"), ("v6e", 2)),
-    "tpu7x": Device(2307e12, 192e9, 7.4e12, 180e9, None, 180e9, ("TPU7x",)),
+    "v4": Device(275e12, 32 * 2**30, 1.2e12, 90e9, None, 90e9, ("TPU v4",), ("v4", 3)),
+    "v5e": Device(197e12, 16 * 2**30, 0.81e12, 90e9, None, 90e9, ("TPU v5 lite", "TPU v5e"), ("v5e", 2)),
+    "v5p": Device(459e12, 95 * 2**30, 2.765e12, 180e9, None, 180e9, ("TPU v5p", "TPU v5"), ("v5p", 3)),
+    "v6e": Device(918e12, 32 * 2**30, 1.64e12, 180e9, None, 180e9, ("TPU v6 lite", "TPU v6e"), ("v6e", 2)),
+    "tpu7x": Device(2307e12, 192 * 2**30, 7.38e12, 180e9, None, 180e9, ("TPU7x",)),
 }
 
 

@@ -237,3 +237,27 @@ def collective_seconds(each: Collective, mesh: Mesh | AbstractMesh, device: Devi
         rate = min(rate, device.network * min(n, max(1, device.node // stride)))
     parts = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1, "collective-permute": 1}
     return each.bytes * parts.get(each.kind, (n - 1) / n) / rate
+
+
+def roofline(
+    device: Device,
+    mesh: Mesh | AbstractMesh,
+    operations: int,
+    useful: int,
+    moved: int,
+    sent: Sequence[Collective],
+) -> dict[str, Any]:
+    """The seconds that each part takes at least, the largest of them, and the share of the peak that is then of use.
+
+    Args:
+        operations, useful: of all devices.
+        moved: bytes read and written of one device's memory.
+    """
+    terms = {"arithmetic": operations / mesh.size / device.operations, "memory": moved / device.bandwidth}
+    for each in sent:
+        over = f"links of {' × '.join(each.axes)}"
+        terms[over] = terms.get(over, 0.0) + collective_seconds(each, mesh, device)
+    largest = max(terms, key=terms.get)
+    seconds = terms[largest]
+    share = useful / mesh.size / device.operations / seconds
+    return dict(terms=terms, largest=largest, seconds=seconds, utilisation=share)

@@ -14,6 +14,7 @@ from jax.sharding import SingleDeviceSharding
 from configs import digits_flow
 from experiments.benchmark import commands, computed_in, measure, random_arrays, timed
 from experiments.records import merge, results_of
+from genjax.training.devices import DEVICES
 
 WIDTH, DEPTH, BATCH, STEPS = 64, 2, 16, 3
 TOKENS, PATCH = 16, 4  # of 8×8 images in patches of 2×2, one channel
@@ -58,7 +59,9 @@ def test_a_row_holds_its_measures(row):
     assert row["compile_seconds"] > 0 and row["host_share"] == row["host_seconds"] / row["queued_seconds"]
     assert row["examples_per_second"] == pytest.approx(BATCH / row["queued_seconds"])
     assert row["operations_per_second"] == pytest.approx(2 * row["multiply_adds"] / row["queued_seconds"])
-    assert row["peak_share"] is None and row["device_bytes"] is None  # the CPU tells neither
+    assert (
+        row["peak_share"] is None and row["least_seconds"] is None and row["device_bytes"] is None
+    )  # the CPU tells neither
     # at least the parameters; and of training, two moments and an average
     copies = 4 if row["program"] == "train" else 1
     assert row["program_bytes"] > copies * 4 * row["parameters"]
@@ -76,6 +79,15 @@ def test_a_row_holds_its_measures(row):
         assert row[name], name
     assert {"jax", "jaxlib", "flax"} <= row["versions"].keys()
     json.dumps(row)
+
+
+def test_of_a_known_device_there_is_a_share_and_a_bound(config, monkeypatch):
+    """One that is slow enough in its products that these are the largest term."""
+    slow = DEVICES["h100"]._replace(operations=1e9)
+    monkeypatch.setattr("experiments.benchmark.device_of", lambda kind: slow)
+    row = measure(config, "sample", steps=2)
+    assert row["least_seconds"] == pytest.approx(2 * row["multiply_adds"] / 1e9)
+    assert row["peak_share"] == pytest.approx(row["operations_per_second"] / 1e9)
 
 
 def test_host_and_step_are_told_apart():
