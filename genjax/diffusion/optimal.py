@@ -37,7 +37,9 @@ def finite_data(process: Process, points: Float[Array, " points *shape"]) -> Cal
             return jnp.sum(jnp.square(x_t - tail * point), axis=range(1, x_t.ndim))
 
         distances = jax.lax.map(distance, points, batch_size=min(CHUNK, len(points)))
-        further = distances - jnp.min(distances, axis=0)  # at sigma = 0 the nearest remains, not 0/0
+        # At sigma = 0 the nearest remains. A compiler may round a distance in two ways, so that its difference is not 0.
+        nearest = jnp.arange(len(points))[:, None] == jnp.argmin(distances, axis=0)
+        further = jnp.where(nearest, 0, jnp.maximum(distances - jnp.min(distances, axis=0), 0))
         weights = jax.nn.softmax(-further / jnp.maximum(2 * sigma**2, jnp.finfo(x_t.dtype).tiny), axis=0)
         x_hat = jnp.einsum("pb,p...->b...", weights, points, precision=jax.lax.Precision.HIGHEST)
         inverse = jnp.where(sigma > 0, 1 / jnp.where(sigma > 0, sigma, 1), 0)
