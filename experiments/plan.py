@@ -258,9 +258,15 @@ def advice(found: Mapping[str, Any]) -> list[str]:
             f"take less each of {less[found['program']]}."
         )
     if found["largest"].startswith("links"):
+        grows = TENSOR in found["largest"] or CONTEXT in found["largest"]
+        less = (
+            "What it sends grows with the batch: make that axis smaller and one of data and fsdp larger"
+            if grows
+            else "A larger batch for each device sends as much for more arithmetic"
+        )
         sentences.append(
-            f"It waits for {found['largest']}: {found['utilisation']:.0%} of the arithmetic at most. A larger batch for each device "
-            "sends as much for more arithmetic; an axis within a node sends faster: name it last in --mesh."
+            f"It waits for {found['largest']}: {found['utilisation']:.0%} of the arithmetic at most. {less}; an axis within a node "
+            "sends faster: name it last in --mesh."
         )
     if found["largest"] == "memory":
         sentences.append("It waits for memory: a larger batch for each device reads each weight for more.")

@@ -94,20 +94,24 @@ def _bytes(array: tuple[str, str]) -> int:
 
 
 def _axes(attributes: str, mesh_shape: Mapping[str, int]) -> tuple[str, ...]:
-    """The mesh axes along which the first group's members differ."""
+    """The mesh axes along which the first group's members, or a permutation's sources and targets, differ."""
     sizes = tuple(mesh_shape.values())
+    if pairs := re.search(r"source_target_pairs=\{(\{[\d,{}]+\})\}", attributes):
+        ends = np.array([[int(n) for n in pair.split(",")] for pair in re.findall(r"\{([\d,]+)\}", pairs[1])])
+        moved = np.diff(np.unravel_index(ends, sizes), axis=2).any(axis=(1, 2))
+        return tuple(name for name, differ in zip(mesh_shape, moved, strict=True) if differ)
     places = np.unravel_index(_first_group(attributes, math.prod(sizes)), sizes)
     return tuple(name for name, place in zip(mesh_shape, places, strict=True) if len(set(place)) > 1)
 
 
 def _first_group(attributes: str, num_devices: int) -> np.ndarray:
-    """The first replica group (or source and target of a permutation) in any of XLA's ways to write it."""
+    """The first replica group in any of XLA's ways to write it."""
 
     def numbered(shape: str, permutation: str | None) -> np.ndarray:
         devices = np.arange(num_devices).reshape([int(n) for n in shape.split(",")])
         return devices.transpose([int(n) for n in permutation.split(",")]) if permutation else devices
 
-    if found := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", attributes):
+    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return np.array([int(n) for n in found[1].split(",")])
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes):
         return numbered(found[2], found[3]).reshape(-1, int(found[1]))[0]

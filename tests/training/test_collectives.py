@@ -24,6 +24,8 @@ from genjax.training.collectives import _axes, _bytes
             ("data",),
         ),
         ("%x), source_target_pairs={{0,1},{1,2},{2,3},{3,0}}", ("fsdp",)),
+        ("%x), source_target_pairs={{0,0},{1,5},{4,4},{5,1}}, channel_id=3", ("data",)),
+        ("%x), source_target_pairs={{0,0},{1,4}}", ("data", "fsdp")),
         ("%x), replica_groups={}, to_apply=%add", ("data", "fsdp")),
     ],
 )

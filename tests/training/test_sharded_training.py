@@ -175,7 +175,8 @@ def test_tensor_sums_two_layers_of_a_block_forward_and_two_backward(runs):
     assert 0.6 < split / row["parameters"] < 0.9
     biases = floats(6 * DEPTH + 2, WIDTH) / 2  # the other half, of layers whose outputs are gathered
     assert over_data - 4 * (row["parameters"] - split / 2) - biases in SCALARS
-    assert row["bytes_per_device"] - row["state_bytes"] * (1 - split / row["parameters"] / 2) in SCALARS
+    copies = 4  # parameters, two moments, an average
+    assert row["bytes_per_device"] - copies * 4 * (row["parameters"] - split // 2) in SCALARS
 
 
 @pytest.mark.slow
@@ -183,7 +184,8 @@ def test_context_gathers_keys_and_sums_what_tokens_share(runs):
     row = runs[("data", 2), ("context", 4)]
     over_context = {kind: size for kind, axes, _, size in row["collectives"] if axes == ["context"]}
     keys_and_values = 2 * floats(BATCH // 2, TOKENS, WIDTH)
-    assert over_context["all-gather"] == DEPTH * keys_and_values
+    patches = floats(BATCH // 2, TOKENS, 4)  # put together to whole images
+    assert over_context["all-gather"] == DEPTH * keys_and_values + patches
     shared = (6 * DEPTH + 2) * floats(BATCH // 2, WIDTH)  # gradients of shifts, scales and gates
     sums = DEPTH * keys_and_values + shared + 4 * row["parameters_of_tokens"]
     assert over_context["all-reduce"] - sums in SCALARS
