@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.mesh_utils import create_hybrid_device_mesh
+from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from genjax.nn.sharding import BATCH_AXES, CONTEXT, TENSOR
@@ -50,13 +50,14 @@ def make_mesh(axes: Mapping[str, int], batch_size: int, devices: Sequence[jax.De
     devices = jax.devices() if devices is None else devices
     axes = mesh_axes(axes, batch_size, len(devices))
     slices = len({getattr(device, "slice_index", 0) for device in devices})
+    # An axis may be part of an axis of the machine's torus.
     if slices > 1:
         over_slices = _shares(axes, slices)
         within = [size // share for size, share in zip(axes.values(), over_slices, strict=True)]
-        return Mesh(
-            create_hybrid_device_mesh(within, over_slices, devices), tuple(axes), axis_types=_types(axes)
-        )
-    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=_types(axes), devices=devices)
+        grid = create_hybrid_device_mesh(within, over_slices, devices, allow_split_physical_axes=True)
+    else:
+        grid = create_device_mesh(tuple(axes.values()), devices, allow_split_physical_axes=True)
+    return Mesh(grid, tuple(axes), axis_types=_types(axes))
 
 
 def abstract_mesh(axes: Mapping[str, int], batch_size: int) -> AbstractMesh:

@@ -128,7 +128,7 @@ def test_arrays_are_of_the_type_and_on_the_devices_that_are_asked_for(saved):
 
     _, exact = load(folder)
     _, variables = load(folder, abstract)
-    assert variables["params"]["blocks"]["qkv"]["kernel"].sharding == sharding
+    assert variables["params"]["blocks"]["query_key_value"]["kernel"].sharding == sharding
     jax.tree.map(
         lambda a, b: np.testing.assert_array_equal(a, np.asarray(b).astype(jnp.bfloat16), strict=True),
         jax.tree.map(np.asarray, variables),

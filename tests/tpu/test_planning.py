@@ -101,3 +101,10 @@ def test_slices_that_do_not_divide():
     devices = topologies.get_topology_desc("v5e:2x4", "tpu", num_slices=3).devices
     with pytest.raises(ValueError, match="does not divide over 3 slices"):
         make_mesh({"fsdp": 16}, 16, [*devices[:6], *devices[8:13], *devices[16:21]])
+
+
+def test_an_axis_may_be_part_of_the_torus():
+    mesh = make_mesh({"fsdp": 32, "tensor": 2}, 64, tpu_topology(DEVICES["v5p"], 64))
+    assert dict(mesh.shape) == {"fsdp": 32, "tensor": 2}
+    (first, second), *_ = mesh.devices
+    assert sum(a != b for a, b in zip(first.coords, second.coords, strict=True)) == 1  # next to one another
