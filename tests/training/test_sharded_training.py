@@ -188,7 +188,7 @@ def test_context_gathers_keys_and_sums_what_tokens_share(runs):
     assert over_context["all-gather"] == DEPTH * keys_and_values + patches
     shared = (6 * DEPTH + 2) * floats(BATCH // 2, WIDTH)  # gradients of shifts, scales and gates
     sums = DEPTH * keys_and_values + shared + 4 * row["parameters_of_tokens"]
-    assert over_context["all-reduce"] - sums in SCALARS
+    assert over_context["all-reduce"] == sums  # images are whole, so the loss is no sum over tokens
 
 
 @pytest.mark.slow
