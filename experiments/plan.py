@@ -112,7 +112,8 @@ def _training_step(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Progra
         memory = {"gradients": shard_bytes(params), "activations": saved_bytes(saved, mesh, examples)}
         if config.get("params_dtype"):
             memory[f"copies in {config.params_dtype}"] = shard_bytes(params) // 2
-        passes, again = config.accumulation_steps, bool(config.model.get("remat_policy"))
+        # Other policies keep what products give, sums over tensor included.
+        passes, again = config.accumulation_steps, config.model.get("remat_policy") == "nothing_saveable"
         over_tensor = tensor_collectives(params, layers, mesh, (1 + again) * passes, passes)
         return memory, [*parameter_collectives(params, layers, mesh, passes), *over_tensor, *over_context]
 

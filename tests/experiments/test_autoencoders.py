@@ -2,10 +2,6 @@
 
 import dataclasses
 import functools
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -27,6 +23,7 @@ from genjax.data import to_float
 from genjax.models.vgg16 import VGG16
 from genjax.nn.quantizers import VectorQuantizer
 from genjax.training import Checkpoints
+from tests.virtual_devices import lines_of
 
 ROOT = Path(__file__).parents[2]
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in less time, for programs that run a few times
@@ -559,19 +556,10 @@ def test_on_eight_devices_it_is_as_on_one():
     """Batch norm's statistics, codes and importance weights are of the whole batch, wherever it lies."""
 
     choices = ["kl", "vq", "video", "elbo", "iwae", 'kl={"fsdp": 2, "tensor": 2, "context": 2}']
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.experiments.autoencoder_run", *choices],
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stderr
-    for argument, line in zip(choices, result.stdout.splitlines(), strict=True):
+    lines = lines_of("tests.experiments.autoencoder_run", 8, *choices)
+    for argument, rows in zip(choices, lines, strict=True):
         choice = argument.partition("=")[0]
-        this, rows = made(choice), json.loads(line)
+        this = made(choice)
         state, key = this.state, jax.random.key(0)
         assert len(rows) == 4
         for step, eight in enumerate(rows):

@@ -1,7 +1,6 @@
 """The task of GANs: who moves when, against whom, and that nothing depends on devices or interruptions."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from experiments.configuration import build
 from experiments.tasks.adversarial import Regularizer
 from genjax.data import Batches, load_dataset, to_float
 from genjax.training import Checkpoints
+from tests.virtual_devices import lines_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -336,17 +336,7 @@ def test_on_eight_devices_it_is_as_on_one():
     """Batch norm's statistics and the minibatch deviation are of the whole batch, wherever it lies."""
 
     def rows(devices, *choices):
-        flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-        result = subprocess.run(
-            [sys.executable, "-m", "tests.experiments.gan_run", *choices],
-            cwd=ROOT,
-            env=os.environ | {"XLA_FLAGS": flags},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert result.returncode == 0, result.stderr
-        return [json.loads(line) for line in result.stdout.splitlines()]
+        return lines_of("tests.experiments.gan_run", devices, *choices)
 
     choices = "dcgan", "stylegan2", "vit_gan"
     meshes = "", "", '={"data": 2, "tensor": 2, "context": 2}'

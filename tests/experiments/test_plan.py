@@ -1,8 +1,6 @@
 """Plans of training steps: against what is known of the network, and what is said where it does not fit."""
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
@@ -10,6 +8,7 @@ from conftest import ROOT, program
 
 from configs import digits_gan, imagenet256_latent_flow, text_to_image
 from experiments.plan import advice, parse_mesh, plan
+from tests.virtual_devices import lines_of
 
 XL = 674_816_272  # parameters of DiT-XL/2, of FACTS
 
@@ -114,17 +113,7 @@ def test_what_does_not_fit_is_told_what_to_do():
 @pytest.mark.slow
 def test_planned_memory_is_what_a_run_holds():
     """On eight devices: to the byte, of the state after a step and of what both programs are compiled to take."""
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.experiments.planned_run"],
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
+    (found,) = lines_of("tests.experiments.planned_run", 8)
     assert found["planned"] == found["held"]
     step, key, labels, grid = (
         4,
@@ -150,9 +139,10 @@ def test_a_plan_over_tensor_and_context():
     bfloat16, float32, examples, tokens = 2, 4, 32 // 2, 256
     # Heads are exchanged for tokens, forward four times, again in rematerialisation, and back
     assert found["attention"][0]["form"] == "all_to_all"
-    # Outputs of attention and the feed-forward layer, forward and again; gradients of what both take; and of modulations
+    # Outputs of attention and the feed-forward layer, kept for the backward pass; gradients of what both take; and of
+    # modulations. Of DiT-XL/2 on fsdp:32,tensor:2 this is 528 MB, where the compiler for TPUs sends 530.
     hidden, vector = bfloat16 * examples * tokens // 2 * 256, float32 * examples * 256
-    assert sent["all-reduce", ("tensor",)] == 3 * (4 * hidden + 2 * hidden + vector) + vector
+    assert sent["all-reduce", ("tensor",)] == 3 * (2 * hidden + 2 * hidden + vector) + vector
     # All but what `tensor` splits, and half of that, is half on each device of fsdp; gradients are summed over context.
     assert sent["all-reduce", ("context",)] == sent["reduce-scatter", ("fsdp",)]
     whole = plan(config, {"fsdp": 2, "tensor": 2}, "h100")

@@ -1,12 +1,10 @@
 """Networks over `tensor` and `context` are themselves, and send what Megatron's rules say and nothing else."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import math
 
 import pytest
+
+from tests.virtual_devices import lines_of
 
 DATA, TENSOR, CONTEXT = 2, 2, 2
 BATCH, IMAGE, TEXT, WIDTH, DEPTH, PATCH = 4, 16, 6, 32, 2, 12  # of tests.models.sharded_networks
@@ -14,18 +12,8 @@ BATCH, IMAGE, TEXT, WIDTH, DEPTH, PATCH = 4, 16, 6, 32, 2, 12  # of tests.models
 
 @pytest.fixture(scope="module")
 def runs():
-    options = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.models.sharded_networks", '{"data": 2, "tensor": 2, "context": 2}'],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"XLA_FLAGS": options},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    rows = map(json.loads, result.stdout.splitlines())
-    return {row["name"]: row for row in rows}
+    mesh = '{"data": 2, "tensor": 2, "context": 2}'
+    return {row["name"]: row for row in lines_of("tests.models.sharded_networks", 8, mesh)}
 
 
 def test_outputs_and_gradients_are_those_of_one_device(runs):
@@ -38,10 +26,7 @@ def test_outputs_and_gradients_are_those_of_one_device(runs):
 
 
 def floats(*shape):
-    size = 4
-    for length in shape:
-        size *= length
-    return size
+    return 4 * math.prod(shape)
 
 
 def gathered_keys(length):

@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +9,7 @@ from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from genjax.training.mesh import partition_spec
+from tests.virtual_devices import lines_of
 
 MESHES = {
     1: [{"data": 1}],
@@ -71,19 +68,8 @@ def test_path_rules_with_tensor(path, shape, expected):
     assert partition_spec(path, shape, AbstractMesh((2, 2, 2), ("fsdp", "tensor", "context"))) == expected
 
 
-def run(num_devices, *command):
-    # Without LLVM's optimizations a program compiles in half the time; what is sent between devices stays.
-    options = f"--xla_force_host_platform_device_count={num_devices} --xla_backend_optimization_level=0"
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.training.sharded_run", *command],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"XLA_FLAGS": options},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    return [json.loads(line) for line in result.stdout.splitlines()]
+def run(num_devices, *arguments):
+    return lines_of("tests.training.sharded_run", num_devices, *arguments)
 
 
 @pytest.fixture(scope="module")
