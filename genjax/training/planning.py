@@ -33,7 +33,12 @@ def tpu_topology(device: Device, count: int) -> list[jax.Device]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # it would ask a cloud which machine this is
     family, dimensions = device.topology
     shape = torus(count, dimensions)
-    return list(topologies.get_topology_desc(f"{family}:{'x'.join(map(str, shape))}", "tpu").devices)
+    host = [min(side, 2) for side in shape[:2]] + [1]  # one chip or two are part of a host
+    return list(
+        topologies.get_topology_desc(
+            f"{family}:{'x'.join(map(str, shape))}", "tpu", chips_per_host_bounds=host
+        ).devices
+    )
 
 
 def torus(count: int, dimensions: int) -> list[int]:

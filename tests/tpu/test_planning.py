@@ -27,8 +27,9 @@ def plans():
 
 def test_chips_are_those_asked_for():
     for name, kind in {"v5p": "TPU v5", "v6e": "TPU v6 lite"}.items():
-        devices = tpu_topology(DEVICES[name], 16)
-        assert len(devices) == 16 and {device.device_kind for device in devices} == {kind}
+        for count in (1, 2, 16):
+            devices = tpu_topology(DEVICES[name], count)
+            assert len(devices) == count and {device.device_kind for device in devices} == {kind}
 
 
 def test_memory_is_the_state_and_what_the_compiler_adds(plans):
@@ -61,20 +62,19 @@ def test_attention_is_the_kernel_of_tpus():
 
 
 def test_sampling_is_shared_by_all_chips():
-    """Workspace as of a chip's examples, its work that of guided samples, weights gathered for each step."""
+    """A chip's workspace is that of a chip alone with its examples, and not of all; weights gathered for each step."""
     config = small(2)
     config.sampling.num_steps = 10
     found = {}
-    for batch_size in (32, 128):
+    for axes, batch_size in (({"fsdp": 8}, 128), ({"data": 1}, 16)):
         config.batch_size = batch_size
-        found[batch_size] = plan(config, {"fsdp": 8}, "v5p", "sample")
-    few, many = (each["memory"]["workspace"] for each in found.values())
-    assert 2 < many / few < 4.5
-    # all 256 halves of guidance whole on one chip would be this much for a layer's inner features alone
-    assert many < 2 * 256 * 256 * 4 * 256
-    assert [each["query"] for each in found[32]["attention"]] == [(8, 256, 2, 128)]
-    sent = sum(each["bytes"] for each in found[32]["collectives"])
-    weights = found[32]["parameters"]
+        found[batch_size] = plan(config, axes, "v5p", "sample")
+    shared, alone = found[128], found[16]
+    # A factor 2 is for how the compiler schedules gathers; all examples on one chip take 13 times as much.
+    assert 0.5 < shared["memory"]["workspace"] / alone["memory"]["workspace"] < 2
+    assert [each["query"] for each in shared["attention"]] == [(32, 256, 2, 128)]
+    sent = sum(each["bytes"] for each in shared["collectives"])
+    weights = shared["parameters"]
     assert 10 * 2 * weights / 2 < sent < 10 * 2 * 4 * weights
 
 
