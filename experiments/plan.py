@@ -313,6 +313,8 @@ def show(found: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
+    # JAX keeps what is compiled for TPUs that are not there, but fails to read it, with a warning.
+    jax.config.update("jax_enable_compilation_cache", False)
     with user_errors():
         found = plan(CONFIG.value, parse_mesh(MESH.value), DEVICE.value, PROGRAM.value)
         if OUT.value:

@@ -106,7 +106,7 @@ def choose_attention(
 
     Args:
         platform: as `current_platform` says it.
-        query_shape: [batch queries heads features], the batch and heads of one device.
+        query_shape: [batch queries heads features], the batch and heads of one device, the whole length.
         key_shape: [batch keys heads features], likewise.
         forward_mode: forward-mode or second derivatives are taken.
         context: over how many devices sequences are split.
@@ -118,6 +118,8 @@ def choose_attention(
     shorter = min(queries, keys)
     if context > 1 and shorter >= CONTEXT_LENGTH * context:
         return "ring" if heads % context else "all_to_all"
+    queries = _share(queries, context)
+    shorter = min(queries, keys)
     of_keys_alone = mask_shape is None or mask_shape[1:3] == (1, 1)
     if of_keys_alone and bias_shape is None and not forward_mode and shorter >= KERNEL_LENGTH:
         dtype = jnp.dtype(dtype).name
@@ -181,6 +183,12 @@ def attention(
             placed=not mesh.empty or jax.device_count() == 1,
         )
     )
+    over_context = chosen in ("ring", "all_to_all")
+    if over_context:
+        key_shape = (key_shape[0], -(-key_shape[1] // context), *key_shape[2:])
+        shape = (shape[0], -(-shape[1] // context), *shape[2:])
+    else:
+        shape = (shape[0], _share(shape[1], context), *shape[2:])
     _record.value(Choice(chosen, shape, key_shape))
     chunked = functools.partial(
         chunked_attention, chunk=chunk_length(shape, key.shape[1]), forward_mode=forward_mode.value
@@ -197,7 +205,7 @@ def attention(
     # XLA splits batch and heads of its own operations well, but kernels not at all.
     if not free or (context == 1 and chosen in ("plain", "chunked")):
         return form(*arguments)
-    return attention_over_mesh(form, *arguments, split_keys=chosen in ("ring", "all_to_all"))
+    return attention_over_mesh(form, *arguments, split_keys=over_context)
 
 
 def _kernel_or(default, query, key, value, mask, bias, scale, **kernel):
@@ -207,6 +215,11 @@ def _kernel_or(default, query, key, value, mask, bias, scale, **kernel):
     forms = {platform: functools.partial(form, scale=scale) for platform, form in kernel.items()}
     default = functools.partial(default, scale=scale)
     return jax.lax.platform_dependent(query, key, value, mask, default=default, **forms)
+
+
+def _share(queries: int, context: int) -> int:
+    """A device's queries where it has all keys."""
+    return queries // context if queries % context == 0 else queries
 
 
 def _on_device(shape: tuple[int, ...], mesh: jax.sharding.AbstractMesh) -> tuple[int, ...]:

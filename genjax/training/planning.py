@@ -27,7 +27,9 @@ def tpu_topology(device: Device, count: int) -> list[jax.Device]:
     try:
         import libtpu  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"TPU programs are compiled by libtpu ({error}): pip install libtpu") from error
+        raise ImportError(
+            f"TPU programs are compiled by libtpu ({error}), whose version is to fit JAX's: pip install 'jax[tpu]'"
+        ) from error
     from jax.experimental import topologies
 
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # it would ask a cloud which machine this is

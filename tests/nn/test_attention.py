@@ -338,9 +338,16 @@ def test_choices_are_recorded_while_programs_are_traced(monkeypatch):
         lowered(data=2, context=2)
     # the exchange between devices, and what each then does with its head
     assert choices == {
-        ("all_to_all", (1, 513, 2, 16), (1, 513, 2, 16)),
+        ("all_to_all", (1, 257, 2, 16), (1, 257, 2, 16)),
         ("splash", (1, 514, 1, 16), (1, 514, 1, 16)),  # filled up, to divide
     }
+    # To few keys, each device has its part of the queries, and a kernel if these are enough, or all if they do not divide.
+    mesh = AbstractMesh((4,), ("context",), (AxisType.Auto,), abstract_device=AbstractDevice("", 1, "tpu"))
+    for length, expected in {1028: ("splash", 257), 512: ("plain", 128), 1030: ("splash", 1030)}.items():
+        queries = jax.ShapeDtypeStruct((2, length, 2, 16), jnp.bfloat16)
+        with jax.sharding.use_abstract_mesh(mesh), attention_choices() as choices:
+            jax.eval_shape(attention, queries, key, key)
+        assert [(choice.form, choice.query[1], choice.key[1]) for choice in choices] == [(*expected, 300)]
 
 
 def test_products_as_they_are_written(monkeypatch):
