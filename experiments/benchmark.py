@@ -17,7 +17,9 @@ merges it into a JSON file, with --record into that of the device in experiments
   the one that computes, and may do some of that before it returns;
 - `multiply_adds` of the whole program and all devices, by `genjax.training.cost`; two operations each. `peak_share` is of the
   devices' dense bfloat16 operations, where the device is known, whatever type the program computes in;
-- `least_seconds`: what `experiments.plan` says that such devices need at least, where they are known;
+- `least_seconds`: what `experiments.plan` says that such devices need at least, by their data sheets, and `least_share`, that over
+  `queued_seconds`: how much of the step the planner foresees. One device without a sheet, as a CPU, is measured in its place
+  (`measured_device`);
 - `xla_operations`: what XLA says the compiled program does on one device, and `xla_ratio`, that over our count of the same: XLA
   counts a loop's body once, so here ours does. Above 1 by what is elementwise; below 1 by a convolution's products with
   padding, which XLA leaves out, and where a kernel computes that XLA does not see into, such as cuDNN's attention;
@@ -29,6 +31,7 @@ are not decoded where the data are latents.
 """
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -53,7 +56,7 @@ from experiments.tasks import Autoencoder, ImageDiffusion
 from genjax.training import abstract_state, init_state, make_mesh
 from genjax.training.collectives import collectives
 from genjax.training.cost import multiply_adds, multiply_adds_written, product_bytes
-from genjax.training.devices import device_of
+from genjax.training.devices import Device, device_of
 from genjax.training.loop import compile_update
 from genjax.training.mesh import abstract_frozen
 from genjax.training.planning import roofline
@@ -95,6 +98,26 @@ def sampling_arguments(task: Any, config: Any, batch: Mapping[str, jax.Array], f
     if isinstance(task, Autoencoder):
         return (batch[task.feature],)
     return task.sampling_inputs(config.sampling)
+
+
+def measured_device(rounds: int = 20) -> Device:
+    """In place of a data sheet: the best rates of float32 products of square matrices of some sizes, and of reading and writing
+    an array of 256 MiB in place."""
+
+    def best(function, a):
+        seconds = []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            a = jax.block_until_ready(function(a))
+            seconds.append(time.perf_counter() - began)
+        return min(seconds[1:])  # the first compiles
+
+    matrices = [jnp.eye(size) for size in (512, 1024, 2048)]
+    operations = max(2 * len(a) ** 3 / best(jax.jit(lambda a: a @ a), a) for a in matrices)
+    long = jnp.zeros(2**26)
+    size = long.nbytes
+    bandwidth = 2 * size / best(jax.jit(lambda a: a + 1, donate_argnums=0), long)
+    return Device(operations, math.inf, bandwidth, math.inf, None, math.inf, ())
 
 
 def timed(call: Callable[[], Any], steps: int) -> dict[str, Any]:
@@ -181,9 +204,11 @@ def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dic
     stats = device.memory_stats() or {}
     per_second = 2 * products / seconds["queued_seconds"]
     known, least = device_of(device.device_kind), None
-    if known:
+    if known or mesh.size == 1:
         moved = product_bytes(function, *args) // mesh.size
-        least = roofline(known, mesh, 2 * products, 2 * products, moved, collectives(compiled, mesh))
+        sent = collectives(compiled, mesh)
+        bound = roofline(known or measured_device(), mesh, 2 * products, 2 * products, moved, sent)
+        least = bound["seconds"]
     return dict(
         experiment=config.experiment,
         program=name,
@@ -200,7 +225,8 @@ def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dic
         multiply_adds=products,
         operations_per_second=per_second,
         peak_share=per_second / (known.operations * mesh.size) if known else None,
-        least_seconds=least and least["seconds"],
+        least_seconds=least,
+        least_share=least and least / seconds["queued_seconds"],
         xla_operations=operations,
         xla_ratio=operations * mesh.size / (2 * written) if operations and written else None,
         program_bytes=sum(getattr(analysis, part) for part in parts) - analysis.alias_size_in_bytes,
@@ -219,18 +245,19 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints a table."""
     print(
         f"{'experiment':32} {'program':7} {'batch':>5} {'compile':>9} {'a step, and its quartiles':>31} {'queued':>10} {'host':>6} "
-        f"{'examples/s':>10} {'Tops/s':>8} {'of peak':>7} {'XLA/own':>7} {'memory':>9}"
+        f"{'examples/s':>10} {'Tops/s':>8} {'of peak':>7} {'planned':>7} {'XLA/own':>7} {'memory':>9}"
     )
     for row in rows:
         low, high = row["step_seconds"]["quartiles"]
         share = "" if row["peak_share"] is None else f"{row['peak_share']:.1%}"
+        planned = "" if row["least_share"] is None else f"{row['least_share']:.1%}"
         ratio = "" if row["xla_ratio"] is None else f"{row['xla_ratio']:.2f}"
         memory = row["device_bytes"] or row["program_bytes"]
         print(
             f"{row['experiment']:32} {row['program']:7} {row['batch_size']:5} {row['compile_seconds']:7.1f} s "
             f"{1e3 * row['step_seconds']['median']:8.1f} ms ({1e3 * low:7.1f} … {1e3 * high:7.1f}) "
             f"{1e3 * row['queued_seconds']:7.1f} ms {row['host_share']:6.1%} {row['examples_per_second']:10.1f} "
-            f"{row['operations_per_second'] / 1e12:8.3f} {share:>7} {ratio:>7} {memory / 1e9:6.3f} GB",
+            f"{row['operations_per_second'] / 1e12:8.3f} {share:>7} {planned:>7} {ratio:>7} {memory / 1e9:6.3f} GB",
             flush=True,
         )
 

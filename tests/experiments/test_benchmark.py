@@ -12,7 +12,7 @@ from conftest import ROOT, program
 from jax.sharding import SingleDeviceSharding
 
 from configs import digits_flow
-from experiments.benchmark import commands, computed_in, measure, random_arrays, timed
+from experiments.benchmark import commands, computed_in, measure, measured_device, random_arrays, timed
 from experiments.records import merge, results_of
 from genjax.training.devices import DEVICES
 
@@ -59,9 +59,8 @@ def test_a_row_holds_its_measures(row):
     assert row["compile_seconds"] > 0 and row["host_share"] == row["host_seconds"] / row["queued_seconds"]
     assert row["examples_per_second"] == pytest.approx(BATCH / row["queued_seconds"])
     assert row["operations_per_second"] == pytest.approx(2 * row["multiply_adds"] / row["queued_seconds"])
-    assert (
-        row["peak_share"] is None and row["least_seconds"] is None and row["device_bytes"] is None
-    )  # the CPU tells neither
+    assert row["peak_share"] is None and row["device_bytes"] is None  # a CPU has no sheet and tells neither
+    assert 0 < row["least_seconds"] == pytest.approx(row["least_share"] * row["queued_seconds"])
     # at least the parameters; and of training, two moments and an average
     copies = 4 if row["program"] == "train" else 1
     assert row["program_bytes"] > copies * 4 * row["parameters"]
@@ -88,6 +87,18 @@ def test_of_a_known_device_there_is_a_share_and_a_bound(config, monkeypatch):
     row = measure(config, "sample", steps=2)
     assert row["least_seconds"] == pytest.approx(2 * row["multiply_adds"] / 1e9)
     assert row["peak_share"] == pytest.approx(row["operations_per_second"] / 1e9)
+
+
+def test_a_device_without_a_sheet_is_measured():
+    """A product of any other size is no faster than those that were measured, but for noise, nor a copy than a cache."""
+    found = measured_device(rounds=5)
+    a, product = jnp.ones((1536, 1536)), jax.jit(lambda a: a @ a)
+    product(a).block_until_ready()
+    began = time.perf_counter()
+    product(a).block_until_ready()
+    seconds = time.perf_counter() - began
+    assert 0.2 < 2 * 1536**3 / found.operations / seconds < 2  # others may be using the cores at either time
+    assert 1e9 < found.bandwidth < 1e12
 
 
 def test_host_and_step_are_told_apart():
