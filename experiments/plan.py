@@ -7,14 +7,15 @@ The program is a training step, or, with --program=sample, the sampling of `conf
 sampler, steps, guidance and weights; latents are not decoded where the data are latents.
 
 For TPUs (pip install '.[tpu]') the sharded program is compiled by the TPU's own compiler, and memory and collectives are what that
-says. For GPUs they are an account. Of a step: the state by its sharding rules, activations as the traced step stores them, each
-weight of an fsdp axis gathered for the forward and the backward pass and its gradient scattered. Of sampling: the weights that
-are sampled from, the most that is live at once where nothing is fused, and each weight gathered for each evaluation of the network.
+says. For GPUs they are an account: the state, or of sampling the weights, by the sharding rules, beside it the most that the
+traced program of a device's examples has live at once where nothing is fused, and each weight of an fsdp axis gathered for
+the forward and the backward pass and its gradient scattered, or of sampling gathered for each evaluation of the network.
 The time is a roofline, the largest of what arithmetic, memory and each axis' links take at least at the rates of the data sheets
 (genjax/training/devices.py), so it is a bound for a program that moves this much, and no prediction of what a program reaches.
 Weights are taken to be gathered in the type of their products. Over tensor the outputs of a block's two halves are summed, and over
-context keys or heads are sent as the traced attention sends them; what one device moves and, sampling, holds is taken to be its
-equal part. Attention is that of the device planned for; without a GPU on this machine, the account for one stores what chunks store in its kernel's place.
+context keys or heads are sent as the traced attention sends them; what one device moves is taken to be its equal part.
+Attention is that of the device planned for; without a GPU on this machine, the account for one stores what chunks store in its
+kernel's place.
 """
 
 import json
@@ -38,7 +39,7 @@ from genjax.nn import as_written, attention_choices
 from genjax.nn.sharding import CONTEXT, TENSOR
 from genjax.training import Task, abstract_state, make_mesh
 from genjax.training.collectives import Collective, collectives
-from genjax.training.cost import multiply_adds, product_bytes, saved_arrays, working_bytes
+from genjax.training.cost import multiply_adds, product_bytes, working_bytes
 from genjax.training.devices import DEVICES
 from genjax.training.loop import compile_update
 from genjax.training.mesh import BATCH_AXES, abstract_frozen, abstract_mesh
@@ -46,8 +47,8 @@ from genjax.training.planning import (
     context_collectives,
     parameter_collectives,
     roofline,
-    saved_bytes,
     shard_bytes,
+    size_on_device,
     tensor_collectives,
     tpu_topology,
     traced_layers,
@@ -90,6 +91,11 @@ def _alone(mesh: Mesh | AbstractMesh) -> AbstractMesh:
     return AbstractMesh((1,), ("data",), (AxisType.Auto,), abstract_device=device)
 
 
+def _unsharded(arguments: tuple) -> tuple:
+    """For traces on one device: JAX takes no sharding there over others."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
+
+
 def _training_step(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Program:
     state, frozen = abstract_state(task, jax.random.key(0), mesh), abstract_frozen(task, mesh)
     batch, key = abstract_batch(config, task, mesh), jax.eval_shape(lambda: jax.random.key(0))
@@ -97,7 +103,7 @@ def _training_step(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Progra
         name: jax.ShapeDtypeStruct((a.shape[0] // _shards(mesh), *a.shape[1:]), a.dtype)
         for name, a in batch.items()
     }
-    params = getattr(state, "params", state)
+    inputs, params = _unsharded((state, local, key, *frozen)), getattr(state, "params", state)
     held = {field: shard_bytes(getattr(state, field)) for field in vars(state)}
     held = {field: size for field, size in held.items() if size >= 1e3}
     if frozen:
@@ -105,13 +111,13 @@ def _training_step(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Progra
 
     def account():
         with use_abstract_mesh(mesh):
-            saved = saved_arrays(task.update, state, batch, key, *frozen)
             layers = traced_layers(task.update, state, batch, key, *frozen)
             over_context = context_collectives(task.update, state, batch, key, *frozen)
-        examples = config.batch_size // config.accumulation_steps
-        memory = {"gradients": shard_bytes(params), "activations": saved_bytes(saved, mesh, examples)}
-        if config.get("params_dtype"):
-            memory[f"copies in {config.params_dtype}"] = shard_bytes(params) // 2
+        size = size_on_device(state, layers, mesh)
+        with use_abstract_mesh(_alone(mesh)), attention_choices():  # which are not the plan's
+            working = working_bytes(task.update, *inputs, size=size, in_place=True)
+        gradients = shard_bytes(params)
+        memory = {"gradients": gradients, "activations and workspace": max(working - gradients, 0)}
         # Other policies keep what products give, sums over tensor included.
         passes, again = config.accumulation_steps, config.model.get("remat_policy") == "nothing_saveable"
         over_tensor = tensor_collectives(params, layers, mesh, (1 + again) * passes, passes)
@@ -121,7 +127,7 @@ def _training_step(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Progra
         function=task.update,
         jitted=lambda: compile_update(task, state, mesh, frozen),
         args=(state, batch, key, *frozen),
-        local=(state, local, key, *frozen),
+        local=inputs,
         held=held,
         updated=2 * shard_bytes(state),
         account=account,
@@ -141,22 +147,23 @@ def _sampling(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Program:
         return state, jax.eval_shape(lambda: jax.random.key(0)), indices, indices, *inputs
 
     generate = lambda *args: task.as_data(task.generate(*args, weights=weights))
-    local = arguments(config.batch_size // _shards(mesh))
+    local = _unsharded(arguments(config.batch_size // _shards(mesh)))
     held = {"params": shard_bytes(state.params)}
     if frozen:
         held["frozen"] = shard_bytes(frozen)
 
     def account():
-        with use_abstract_mesh(_alone(mesh)):
-            working = working_bytes(generate, *local) // _parts(mesh)
         with use_abstract_mesh(mesh):
             layers = traced_layers(generate, *arguments(config.batch_size))
             over_context = context_collectives(generate, *arguments(config.batch_size))
+        size = size_on_device((), layers, mesh)  # weights are gathered whole
+        with use_abstract_mesh(_alone(mesh)), attention_choices():  # which are not the plan's
+            working = working_bytes(generate, *local, size=size)
         times = time_grid(task.process, config.sampling)
         evaluations = len(evaluation_times(task.sampler, task.process, times))
         gathers = parameter_collectives(state.params, layers, mesh, evaluations, backward=False)
         over_tensor = tensor_collectives(state.params, layers, mesh, evaluations, 0)
-        return {"activations and layers gathered": working}, [*gathers, *over_tensor, *over_context]
+        return {"activations and workspace": working}, [*gathers, *over_tensor, *over_context]
 
     return Program(
         function=generate,
@@ -194,15 +201,16 @@ def plan(config: Any, axes: Mapping[str, int], name: str, program: str = "train"
             abstract_device=AbstractDevice(device.kinds[0], None, "gpu")
         )
     planned = (_training_step if program == "train" else _sampling)(config, task, mesh)
+    everything = _unsharded(planned.args)
     with use_abstract_mesh(_alone(mesh)):
-        operations = 2 * multiply_adds(planned.function, *planned.args)
+        operations = 2 * multiply_adds(planned.function, *everything)
     function = planned.function
     if program == "train" and built.model.get("remat_policy"):
         built.model.remat_policy = None
         function = build(built).update
     # What is computed again is no use, and kernels keep on the chip what chunks read again.
     with as_written(True):
-        useful = 2 * multiply_adds(function, *planned.args)
+        useful = 2 * multiply_adds(function, *everything)
         moved = product_bytes(planned.function, *planned.local) // _parts(mesh) + planned.updated
 
     memory = planned.held

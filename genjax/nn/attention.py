@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from genjax.nn.attention_kernels import cudnn_attention, splash_attention
-from genjax.nn.chunked_attention import attention_logits, chunk_length, chunked_attention, scaled
+from genjax.nn.chunked_attention import LEAST_CHUNK, attention_logits, chunk_length, chunked_attention, scaled
 from genjax.nn.context_parallel import all_to_all_attention, attention_over_mesh, ring_attention
 from genjax.nn.sharding import BATCH_AXES, CONTEXT, TENSOR, free_axes, split_axes
 
@@ -190,14 +190,15 @@ def attention(
     else:
         shape = (shape[0], _share(shape[1], context), *shape[2:])
     _record.value(Choice(chosen, shape, key_shape))
-    chunked = functools.partial(
-        chunked_attention, chunk=chunk_length(shape, key.shape[1]), forward_mode=forward_mode.value
-    )
+    chunked = functools.partial(chunked_attention, forward_mode=forward_mode.value)
+    in_blocks = functools.partial(
+        chunked, chunk=LEAST_CHUNK
+    )  # as kernels, which hold little: plans trace it for them
     forms = dict(
         plain=plain_attention,
-        chunked=chunked,
-        cudnn=functools.partial(_kernel_or, chunked, cuda=cudnn_attention),
-        splash=functools.partial(_kernel_or, chunked, tpu=splash_attention),
+        chunked=functools.partial(chunked, chunk=chunk_length(shape, key.shape[1])),
+        cudnn=functools.partial(_kernel_or, in_blocks, cuda=cudnn_attention),
+        splash=functools.partial(_kernel_or, in_blocks, tpu=splash_attention),
         ring=functools.partial(ring_attention, forward_mode=forward_mode.value),
         all_to_all=functools.partial(all_to_all_attention, attention=attention),
     )

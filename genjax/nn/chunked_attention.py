@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 CHUNK_BYTES = (
     2**27
 )  # of the logits of a chunk: little beside an accelerator's memory, and still one large product
-_LEAST_CHUNK = 128  # keys; the matrix units of accelerators are this wide
+LEAST_CHUNK = 128  # keys; the matrix units of accelerators are this wide
 
 Queries = Float[Array, "batch queries heads features"]
 Keys = Float[Array, "batch keys heads features"]
@@ -183,7 +183,7 @@ def like(gradient: Any, primal: Any) -> Any:
 def chunk_length(query_shape: tuple[int, ...], keys: int) -> int:
     """Length of the fewest equal chunks of so many keys whose logits take `CHUNK_BYTES` at most, or have 128 keys."""
     batch, queries, heads, _ = query_shape
-    longest = max(CHUNK_BYTES // (4 * batch * heads * queries), _LEAST_CHUNK)
+    longest = max(CHUNK_BYTES // (4 * batch * heads * queries), LEAST_CHUNK)
     return math.ceil(keys / math.ceil(keys / longest))
 
 

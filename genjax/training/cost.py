@@ -56,28 +56,31 @@ def product_bytes(function: Callable, *args: Any) -> int:
     return _sum(_bytes, _needed(function, *args))
 
 
-def saved_arrays(function: Callable, *args: Any) -> list[jax.ShapeDtypeStruct]:
-    """What scans store for scans after them, stacked over iterations: of a gradient through scanned layers, the
-    activations that its backward pass starts from, under whatever rematerialisation.
-
-    Args: as of `multiply_adds`.
-    """
-    return [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in _saved(_needed(function, *args))]
-
-
 def _needed(function: Callable, *args: Any) -> Any:
     """What is computed, without what no result depends on: compilers leave it out."""
     jaxpr = jax.make_jaxpr(function)(*args).jaxpr
     return dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
-def working_bytes(function: Callable, *args: Any) -> int:
-    """The most bytes that `function(*args)` holds at once beside its arguments: every array from where it is made to its
-    last use, results included, broadcasts and reshapes apart. Of a compiler that fuses what is elementwise it is a bound.
+def array_bytes(array: Any) -> int:
+    """Of anything with a shape and a type."""
+    return math.prod(array.shape) * array.dtype.itemsize
 
-    Args: as of `multiply_adds`.
+
+def working_bytes(
+    function: Callable, *args: Any, size: Callable[[Any], int] = array_bytes, in_place: bool = False
+) -> int:
+    """The most bytes that `function(*args)` holds at once beside its arguments: every array from where it is made to its
+    last use, broadcasts and reshapes apart. Of a compiler that fuses what is elementwise it is a bound.
+
+    Args:
+        args: as of `multiply_adds`.
+        size: bytes of an array by its shape and type.
+        in_place: results take the place of arguments, which are given away, and cost nothing; else they count as well.
     """
-    return _working(_needed(function, *args))
+    jaxpr = _needed(function, *args)
+    free = {id(var) for var in jaxpr.outvars} if in_place else ()
+    return _working(jaxpr, lambda var: 0 if id(var) in free else size(var.aval))
 
 
 def _multiply_adds(equation: Any) -> int:
@@ -126,42 +129,27 @@ def _sum_of_equation(measure: Callable[[Any], int], equation: Any, iterations: I
     return sum(inner)
 
 
-def _saved(closed_jaxpr: Any) -> Iterator[Any]:
-    jaxpr = getattr(closed_jaxpr, "jaxpr", closed_jaxpr)
-    scans = [equation for equation in jaxpr.eqns if equation.primitive.name == "scan"]
-    stacked = {}  # what a scan has stacked, by identity: variables of a jaxpr are compared so
-    for equation in jaxpr.eqns:
-        if equation in scans:
-            params = equation.params
-            first = params["num_consts"] + params["num_carry"]
-            yield from (stacked.pop(id(var)) for var in equation.invars[first:] if id(var) in stacked)
-            stacked |= {id(var): var.aval for var in equation.outvars[params["num_carry"] :]}
-        for inner in inner_jaxprs(equation.params):
-            yield from _saved(inner)
-
-
 _VIEWS = ("broadcast_in_dim", "reshape", "squeeze", "iota")
 
 
-def _working(closed_jaxpr: Any) -> int:
+def _working(closed_jaxpr: Any, size: Callable[[Any], int]) -> int:
     jaxpr = getattr(closed_jaxpr, "jaxpr", closed_jaxpr)
-    size = lambda variables: sum(var.aval.size * var.aval.dtype.itemsize for var in variables)
     last = {id(var): i for i, equation in enumerate(jaxpr.eqns) for var in equation.invars}
     last |= {id(var): len(jaxpr.eqns) for var in jaxpr.outvars}
     live: dict[int, int] = {}  # bytes by variable
     peak = 0
     for i, equation in enumerate(jaxpr.eqns):
         params = equation.params
-        held, made = sum(live.values()), size(equation.outvars)
-        inside = max(map(_working, inner_jaxprs(params)), default=0)
+        held, made = sum(live.values()), sum(map(size, equation.outvars))
+        inside = max((_working(inner, size) for inner in inner_jaxprs(params)), default=0)
         if (
             equation.primitive.name == "scan"
         ):  # beside the body a slice of what it goes through, and what it stacks
             through = equation.invars[params["num_consts"] + params["num_carry"] :]
-            inside += made + size(through) // max(params["length"], 1)
+            inside += made + sum(map(size, through)) // max(params["length"], 1)
         peak = max(peak, held + max(made, inside))
         if equation.primitive.name not in _VIEWS:
-            live |= {id(var): size([var]) for var in equation.outvars}
+            live |= {id(var): size(var) for var in equation.outvars}
         live = {var: bytes for var, bytes in live.items() if last.get(var, i) > i}
     return peak
 

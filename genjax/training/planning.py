@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
 from genjax.training.collectives import Collective
-from genjax.training.cost import inner_jaxprs
+from genjax.training.cost import array_bytes, inner_jaxprs
 from genjax.training.devices import Device
-from genjax.training.mesh import BATCH_AXES, CONTEXT, ROWS, SCANNED, TENSOR, partition_spec
+from genjax.training.mesh import BATCH_AXES, COLUMNS, CONTEXT, ROWS, SCANNED, TENSOR, partition_spec
 
 
 def tpu_topology(device: Device, count: int) -> list[jax.Device]:
@@ -62,23 +62,6 @@ def shard_bytes(tree: Any) -> int:
     return sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree))
 
 
-def saved_bytes(saved: Sequence[jax.ShapeDtypeStruct], mesh: Mesh | AbstractMesh, examples: int) -> int:
-    """What one device holds of activations: those of its examples and tokens, and its parts of weights stored in another
-    type. Features are taken to be whole, though `tensor` splits those within a layer."""
-    axis = lambda name: mesh.shape.get(name, 1)
-    shards = math.prod(map(axis, BATCH_AXES))
-
-    def parts(shape: tuple[int, ...]) -> int:
-        if len(shape) < 2 or shape[1] % examples:
-            return axis("fsdp")
-        side_by_side = shape[1] // examples  # what `jax.shard_map` keeps of each device on these axes
-        if side_by_side in (axis(TENSOR), axis(CONTEXT), axis(TENSOR) * axis(CONTEXT)) and side_by_side > 1:
-            return shards * side_by_side
-        return shards * (axis(CONTEXT) if len(shape) > 2 and shape[2] % axis(CONTEXT) == 0 else 1)
-
-    return sum(a.size * a.dtype.itemsize // parts(a.shape) for a in saved)
-
-
 class Layer(NamedTuple):
     """A linear layer of a program that is traced: shapes over all devices, and which layers have the same input."""
 
@@ -103,6 +86,31 @@ def traced_layers(function: Callable, *args: Any) -> dict[str, Layer]:
     with nn.intercept_methods(look):
         jax.eval_shape(lambda *args: function(*args), *args)  # another function: traces are cached
     return layers
+
+
+def size_on_device(
+    state: Any, layers: Mapping[str, Layer], mesh: Mesh | AbstractMesh
+) -> Callable[[Any], int]:
+    """Of the arrays of a program that is traced with the examples of one device: the bytes of each which that device holds.
+
+    What has the shape of an array of the state, as gradients do and copies in another type, is split as that is. In networks
+    with layers that `tensor` splits, all else is split over `context`, and over `tensor` where its features are not those that
+    such layers take, which every device has.
+
+    Args:
+        state: arrays with shardings.
+    """
+    like_state = {a.shape: math.prod(a.sharding.shard_shape(a.shape)) for a in jax.tree.leaves(state)}
+    whole = {layer.inputs[-1] for path, layer in layers.items() if COLUMNS.search(f"{path}/kernel")}
+    axis = lambda name: mesh.shape.get(name, 1) if whole else 1
+
+    def size(array: Any) -> int:
+        if array.shape in like_state:
+            return like_state[array.shape] * array.dtype.itemsize
+        features = array.shape[-1] if array.shape else 1
+        return array_bytes(array) // axis(CONTEXT) // (1 if features in whole else axis(TENSOR))
+
+    return size
 
 
 class _Sent(Counter):

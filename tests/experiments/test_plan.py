@@ -41,13 +41,14 @@ def test_attention_is_that_of_the_device_planned_for():
 
 
 def test_a_kernel_stores_no_weights(monkeypatch):
-    """Of 4 examples and 28 layers: float32 weights and bfloat16 copies of them, else outputs and a number for each query."""
+    """Of 4 examples, 28 layers and the one at work: float32 weights and bfloat16 copies of them, else outputs and a number for
+    each query."""
     config = imagenet256_latent_flow.get_config()
     config.model.remat_policy = None
-    activations = lambda: plan(config, {"data": 2, "fsdp": 32}, "h100")["memory"]["activations"]
+    activations = lambda: plan(config, {"data": 2, "fsdp": 32}, "h100")["memory"]["activations and workspace"]
     by_kernel = activations()
     monkeypatch.setattr(sys.modules["genjax.nn.attention"], "KERNEL_LENGTH", 257)
-    queries = 28 * 4 * 16 * 256
+    queries = 29 * 4 * 16 * 256
     saved = queries * 256 * (4 + 2) - queries * (2 * 72 + 4)
     assert activations() - by_kernel == pytest.approx(saved, rel=0.01)
 
@@ -61,7 +62,7 @@ def test_a_plan_of_sampling():
     assert calls * 118.6e9 < found["multiply_adds"] < 1.01 * calls * 118.6e9
     assert found["useful_multiply_adds"] == found["multiply_adds"]
     assert 4 * XL / 32 < found["memory"]["params"] < 4 * XL / 32 * 1.01
-    assert found["memory"].keys() == {"params", "activations and layers gathered"}
+    assert found["memory"].keys() == {"params", "activations and workspace"}
     # both halves of guidance at once
     assert [each["query"] for each in found["attention"]] == [(8, 256, 16, 72)]
     # Weights are gathered for each of the steps, those of bfloat16 products in bfloat16, and no gradient is sent.
@@ -72,7 +73,7 @@ def test_a_plan_of_sampling():
     assert found["images_per_second"] == 256 / found["seconds"] and "days" not in found
 
     # no more activations for more steps or layers; twice of them for twice as many images at once
-    working = lambda found: found["memory"]["activations and layers gathered"]
+    working = lambda found: found["memory"]["activations and workspace"]
     config.sampling.num_steps = 10
     assert working(plan(config, mesh, "h100", "sample")) == pytest.approx(working(found), rel=1e-3)
     config.model.update(name="DiT", width=1152, depth=14, num_heads=16)
@@ -83,13 +84,6 @@ def test_a_plan_of_sampling():
     assert 1.4 < working(plan(config, mesh, "h100", "sample")) / working(found) < 2
     with pytest.raises(ValueError, match="this program is of diffusion; digits_gan"):
         plan(digits_gan.get_config(), mesh, "h100", "sample")
-
-
-def test_copies_of_parameters_take_half_of_their_memory():
-    config = imagenet256_latent_flow.get_config()
-    config.params_dtype = "bfloat16"
-    memory = plan(config, {"data": 2, "fsdp": 32}, "h100")["memory"]
-    assert memory["copies in bfloat16"] == memory["params"] // 2
 
 
 def test_what_does_not_fit_is_told_what_to_do():
@@ -124,9 +118,12 @@ def test_planned_memory_is_what_a_run_holds():
     assert found["arguments"] == sum(found["planned"].values()) + found["batch"] + step + key
     sampling = found["planned_for_sampling"]
     assert found["arguments_of_sampling"] == sampling["params"] + key + labels + grid
-    # Nothing of what is live is counted as fused, so this is a bound; XLA's CPU back end fuses little.
-    working = sampling["activations and layers gathered"]
+    # Nothing of what is live is counted as fused, so this is a bound where weights are not gathered ahead; XLA's CPU back end
+    # fuses little.
+    working = sampling["activations and workspace"]
     assert 0.5 * working < found["temporaries_of_sampling"] < working
+    working = found["all_planned"]["gradients"] + found["all_planned"]["activations and workspace"]
+    assert 0.5 * working < found["temporaries"] < 1.5 * working, (working, found["temporaries"])
 
 
 def test_a_plan_over_tensor_and_context():
@@ -146,7 +143,7 @@ def test_a_plan_over_tensor_and_context():
     # All but what `tensor` splits, and half of that, is half on each device of fsdp; gradients are summed over context.
     assert sent["all-reduce", ("context",)] == sent["reduce-scatter", ("fsdp",)]
     whole = plan(config, {"fsdp": 2, "tensor": 2}, "h100")
-    ratio = found["memory"]["activations"] / whole["memory"]["activations"]
+    ratio = found["memory"]["activations and workspace"] / whole["memory"]["activations and workspace"]
     assert 0.5 <= ratio < 0.6
     assert found["memory"]["params"] == whole["memory"]["params"] < 0.6 * 4 * found["parameters"] / 2
 

@@ -41,6 +41,17 @@ def test_memory_is_the_state_and_what_the_compiler_adds(plans):
         assert held + workspace <= found["peak"] < 1.2 * (held + workspace)
 
 
+@pytest.mark.parametrize("axes", [{"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"fsdp": 2, "context": 4}])
+def test_the_account_for_gpus_is_near_the_compilers(axes):
+    """Of networks that TPUs pad little: what is live at once, shared by the rules of shardings, where nothing is fused."""
+    config = small(6)
+    config.model.num_heads = 4
+    config.data.image_shape = (64, 64, 4)  # 1,024 tokens
+    compiled, accounted = (plan(config, axes, device)["memory"] for device in ("v5p", "h100"))
+    working = accounted["gradients"] + accounted["activations and workspace"]
+    assert 0.8 < working / compiled["gradients, activations and workspace"] < 1.2
+
+
 def test_collectives_in_loops_count_for_every_layer(plans):
     """Each layer's weights are gathered twice and their gradients summed, in bfloat16 or float32, whole or in pieces."""
     total = lambda found: sum(each["bytes"] for each in found["collectives"])
