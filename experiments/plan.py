@@ -8,7 +8,7 @@ sampler, steps, guidance and weights; latents are not decoded where the data are
 
 For TPUs (pip install '.[tpu]') the sharded program is compiled by the TPU's own compiler, and memory and collectives are what that
 says. For GPUs they are an account: the state, or of sampling the weights, by the sharding rules, beside it the most that the
-traced program of a device's examples has live at once where nothing is fused, and each weight of an fsdp axis gathered for
+traced program of a device's examples has live at once where what is elementwise is fused, and each weight of an fsdp axis gathered for
 the forward and the backward pass and its gradient scattered, or of sampling gathered for each evaluation of the network.
 The time is a roofline, the largest of what arithmetic, memory and each axis' links take at least at the rates of the data sheets
 (genjax/training/devices.py), so it is a bound for a program that moves this much, and no prediction of what a program reaches.

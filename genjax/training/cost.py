@@ -71,7 +71,8 @@ def working_bytes(
     function: Callable, *args: Any, size: Callable[[Any], int] = array_bytes, in_place: bool = False
 ) -> int:
     """The most bytes that `function(*args)` holds at once beside its arguments: every array from where it is made to its
-    last use, broadcasts and reshapes apart. Of a compiler that fuses what is elementwise it is a bound.
+    last use. Broadcasts and reshapes are none, nor what is elementwise and used once, elementwise or to be reduced, which compilers
+    fuse.
 
     Args:
         args: as of `multiply_adds`.
@@ -130,27 +131,61 @@ def _sum_of_equation(measure: Callable[[Any], int], equation: Any, iterations: I
 
 
 _VIEWS = ("broadcast_in_dim", "reshape", "squeeze", "iota")
+_NOT_FUSED = (
+    "dot_general",
+    "conv_general_dilated",
+    "sort",
+    "scatter",
+    "cumsum",
+    "cumprod",
+    "optimization_barrier",
+)
+
+
+def _elementwise(equation: Any) -> bool:
+    """One result, of one element each of operands of its shape or of scalars."""
+    if (
+        equation.primitive.name in _NOT_FUSED
+        or len(equation.outvars) > 1
+        or any(inner_jaxprs(equation.params))
+    ):
+        return False
+    return all(var.aval.shape in ((), equation.outvars[0].aval.shape) for var in equation.invars)
+
+
+def _absorbs(equation: Any) -> bool:
+    """Whether an elementwise operand is computed within it."""
+    return equation is not None and (_elementwise(equation) or equation.primitive.name.startswith("reduce_"))
 
 
 def _working(closed_jaxpr: Any, size: Callable[[Any], int]) -> int:
     jaxpr = getattr(closed_jaxpr, "jaxpr", closed_jaxpr)
-    last = {id(var): i for i, equation in enumerate(jaxpr.eqns) for var in equation.invars}
-    last |= {id(var): len(jaxpr.eqns) for var in jaxpr.outvars}
+    last = {id(var): len(jaxpr.eqns) for var in jaxpr.outvars}
+    uses: dict[int, list[Any]] = {id(var): [None] for var in jaxpr.outvars}
+    never_made = set()
+    for i, equation in reversed(list(enumerate(jaxpr.eqns))):
+        until, result = i, id(equation.outvars[0]) if equation.outvars else None
+        fused = _elementwise(equation) and len(uses.get(result, [])) == 1 and _absorbs(uses[result][0])
+        if fused or equation.primitive.name in _VIEWS:
+            never_made.add(result)
+            until = last.get(result, i)  # as long lives what it is made of
+        for var in equation.invars:
+            last[id(var)] = max(last.get(id(var), 0), until)
+            uses.setdefault(id(var), []).append(equation)
+
     live: dict[int, int] = {}  # bytes by variable
     peak = 0
     for i, equation in enumerate(jaxpr.eqns):
         params = equation.params
-        held, made = sum(live.values()), sum(map(size, equation.outvars))
+        made = {id(var): size(var) for var in equation.outvars if id(var) not in never_made}
         inside = max((_working(inner, size) for inner in inner_jaxprs(params)), default=0)
         if (
             equation.primitive.name == "scan"
-        ):  # beside the body a slice of what it goes through, and what it stacks
+        ):  # beside its body a slice of what it goes through, and what it stacks
             through = equation.invars[params["num_consts"] + params["num_carry"] :]
-            inside += made + sum(map(size, through)) // max(params["length"], 1)
-        peak = max(peak, held + max(made, inside))
-        if equation.primitive.name not in _VIEWS:
-            live |= {id(var): size(var) for var in equation.outvars}
-        live = {var: bytes for var, bytes in live.items() if last.get(var, i) > i}
+            inside += sum(made.values()) + sum(map(size, through)) // max(params["length"], 1)
+        peak = max(peak, sum(live.values()) + max(sum(made.values()), inside))
+        live = {var: held for var, held in (live | made).items() if last.get(var, i) > i}
     return peak
 
 

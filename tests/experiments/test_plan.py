@@ -118,12 +118,11 @@ def test_planned_memory_is_what_a_run_holds():
     assert found["arguments"] == sum(found["planned"].values()) + found["batch"] + step + key
     sampling = found["planned_for_sampling"]
     assert found["arguments_of_sampling"] == sampling["params"] + key + labels + grid
-    # Nothing of what is live is counted as fused, so this is a bound where weights are not gathered ahead; XLA's CPU back end
-    # fuses little.
+    # XLA's CPU back end orders and fuses in its own way.
     working = sampling["activations and workspace"]
-    assert 0.5 * working < found["temporaries_of_sampling"] < working
+    assert 0.8 * working < found["temporaries_of_sampling"] < 1.25 * working
     working = found["all_planned"]["gradients"] + found["all_planned"]["activations and workspace"]
-    assert 0.5 * working < found["temporaries"] < 1.5 * working, (working, found["temporaries"])
+    assert 0.8 * working < found["temporaries"] < 1.25 * working
 
 
 def test_a_plan_over_tensor_and_context():
