@@ -3,11 +3,16 @@
 import json
 import sys
 
+import jax
 import pytest
 from conftest import ROOT, program
 
-from configs import digits_gan, imagenet256_latent_flow, text_to_image
+from configs import digits_gan, digits_vae, imagenet256_latent_flow, text_to_image
+from experiments.configuration import build
+from experiments.datasets import abstract_batch
 from experiments.plan import advice, parse_mesh, plan
+from genjax.training import abstract_state, make_mesh
+from genjax.training.loop import compile_update
 from tests.virtual_devices import lines_of
 
 XL = 674_816_272  # parameters of DiT-XL/2, of FACTS
@@ -165,3 +170,24 @@ def test_meshes_are_names_and_sizes():
     for text in ("fsdp", "fsdp:x", "fsdp:0"):
         with pytest.raises(ValueError, match="must be names and sizes"):
             parse_mesh(text)
+
+
+@pytest.mark.parametrize("name", ["digits_vae", "digits_gan"])
+def test_other_tasks_are_planned(name):
+    """On one device about what XLA takes beside arguments; over eight the state is shared, and a gradient summed."""
+    config = {"digits_vae": digits_vae.get_config, "digits_gan": lambda: digits_gan.get_config("stylegan2")}[
+        name
+    ]()
+    config.batch_size = 16
+    alone = plan(config, {"data": 1}, "h100")["memory"]
+    mesh, task, key = make_mesh({"data": 1}, 16, jax.devices()[:1]), build(config), jax.random.key(0)
+    with jax.set_mesh(mesh):
+        state = abstract_state(task, key, mesh)
+        update = (
+            compile_update(task, state, mesh).lower(state, abstract_batch(config, task, mesh), key).compile()
+        )
+    working = alone["gradients"] + alone["activations and workspace"]
+    assert 0.75 < working / update.memory_analysis().temp_size_in_bytes < 1.25
+    found = plan(config, {"fsdp": 8}, "h100")
+    assert alone["gradients"] / 8 <= found["memory"]["gradients"] < alone["gradients"]
+    assert {(each["kind"], *each["axes"]) for each in found["collectives"]} >= {("all-gather", "fsdp")}
