@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from genjax.models.dcgan import batch_norm, small
+from genjax.nn import GroupNorm
 
 Dtype = Any
 
@@ -67,7 +68,7 @@ class Discriminator(nn.Module):
             if normalized and self.groups is None:
                 x = batch_norm(f"norm_{i}", train, **types)(x)
             elif normalized:
-                x = nn.GroupNorm(self.groups, epsilon=1e-5, name=f"norm_{i}", **types)(x)
+                x = GroupNorm(self.groups, epsilon=1e-5, name=f"norm_{i}", **types)(x)
             x = nn.leaky_relu(x, 0.2)
         logits = nn.Conv(1, (4, 4), padding=1, kernel_init=small, name="head", **types)(x)
         return logits[..., 0].astype(jnp.float32)

@@ -25,7 +25,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, PyTree
 
 from genjax.models.autoencoder_kl import SelfAttention, convolution
-from genjax.nn import Dense, attention, constrain
+from genjax.nn import Dense, GroupNorm, attention, constrain
 
 Dtype = Any
 
@@ -63,14 +63,7 @@ def _convolve(
 
 
 def _norm(x: Array, groups: int, name: str, param_dtype: Dtype) -> Array:
-    return nn.GroupNorm(
-        groups,
-        epsilon=1e-6,
-        reduction_axes=(-3, -2, -1),
-        dtype=jnp.float32,
-        param_dtype=param_dtype,
-        name=name,
-    )(x)
+    return GroupNorm(groups, param_dtype=param_dtype, name=name)(x)  # of each frame
 
 
 def _middle(x: Array, attend: bool, groups: int, dtype: Dtype, param_dtype: Dtype) -> Array:
