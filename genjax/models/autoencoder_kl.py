@@ -24,7 +24,7 @@ def convolution(features: int, side: int, **options) -> nn.Conv:
 
 
 def _product(x: Array, kernel: Array, *_: Any, precision: Any = None, **__: Any) -> Array:
-    """A convolution of 1×1 as one matrix product over all places: of large maps five times as fast on XLA's CPU back end."""
+    """A convolution of 1×1 as one matrix product over all places: two to eight times as fast on XLA's CPU back end."""
     product = jnp.dot(x.reshape(-1, x.shape[-1]), kernel[0, 0], precision=precision)
     return product.reshape(*x.shape[:-1], -1)
 

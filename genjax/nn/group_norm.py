@@ -13,7 +13,7 @@ class GroupNorm(nn.Module):
 
     Wu & He 2018, "Group Normalization", equations 1 to 6, with the parameters of `flax.linen.GroupNorm`. Sums are taken over
     places first, then over a group's features: sums over both at once, in groups of few features, take XLA's CPU
-    back end four times as long, and add up worse.
+    back end two to five times as long, and add up worse.
 
     Attributes:
         groups: of features, equally many each.
