@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from genjax.nn import Dense, GroupNorm, attention, constrain
+from genjax.nn.convolution import convolve, convolve_enlarged
 
 Dtype = Any
 # U(−1/√fan_in, 1/√fan_in), which the authors trained from (PyTorch's own).
@@ -18,8 +19,7 @@ uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def convolution(features: int, side: int, **options) -> nn.Conv:
-    if side == 1:
-        options |= dict(conv_general_dilated=_product)
+    options = dict(conv_general_dilated=_product if side == 1 else convolve) | options
     return nn.Conv(features, (side, side), kernel_init=uniform, **options)
 
 
@@ -154,8 +154,7 @@ class Decoder(nn.Module):
                 if level in self.attention_levels:
                     x = SelfAttention(*options, name=f"attention_{level}_{i}")(x)
             if level:
-                x = x.repeat(2, axis=1).repeat(2, axis=2)
-                x = conv(width, 3, name=f"upsample_{level}")(x)
+                x = conv(width, 3, conv_general_dilated=convolve_enlarged, name=f"upsample_{level}")(x)
         x = _activate(x, self.groups, self.param_dtype, "norm_out")
         return conv(self.out_channels, 3, name="conv_out")(x).astype(jnp.float32)
 

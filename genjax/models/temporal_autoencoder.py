@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, PyTree
 
 from genjax.models.autoencoder_kl import SelfAttention, convolution
 from genjax.nn import Dense, GroupNorm, attention, constrain
+from genjax.nn.convolution import convolve_enlarged
 
 Dtype = Any
 
@@ -44,10 +45,12 @@ def _convolve(
     """A 3×3 convolution of frames, then one in time; `change` is "half" or "twice" the sides and frames."""
     types = dict(dtype=dtype, param_dtype=param_dtype)
     strides = 2 if change == "half" else 1
-    if change == "twice":
-        x = x.repeat(2, axis=2).repeat(2, axis=3)
-    padding = ((0, 1), (0, 1)) if change == "half" else "SAME"
-    x = convolution(features, 3, strides=strides, padding=padding, name=name, **types)(x)
+    options = {
+        "half": dict(strides=2, padding=((0, 1), (0, 1))),
+        "twice": dict(conv_general_dilated=convolve_enlarged),
+        None: {},
+    }[change]
+    x = convolution(features, 3, name=name, **options, **types)(x)
     if change == "twice":
         x = x.repeat(2, axis=1)  # after the convolution in space, which is the same for equal frames
     x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)), mode="edge")

@@ -47,6 +47,5 @@ class GroupNorm(nn.Module):
 
         expectation = mean(x)
         variance = jnp.maximum(mean(x**2) - expectation**2, 0.0)
-        return ((x - expectation) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias).astype(
-            self.dtype
-        )
+        scale = jax.lax.rsqrt(variance + self.epsilon) * scale
+        return (x * scale + (bias - expectation * scale)).astype(self.dtype)

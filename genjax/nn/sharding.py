@@ -52,6 +52,12 @@ def constrain_tokens(x: jax.Array) -> jax.Array:
     return constrain(x, BATCH_AXES, CONTEXT)
 
 
+def one_device() -> bool:
+    """Whether the current mesh (`jax.set_mesh`) is of one device, or there is none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or mesh.size == 1
+
+
 def context_size() -> int:
     """Over how many devices of the current mesh sequences are split."""
     return free_axes(jax.sharding.get_abstract_mesh()).get(CONTEXT, 1)
