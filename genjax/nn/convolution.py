@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
@@ -95,11 +96,9 @@ def convolve_enlarged(
         first, second, third = jnp.unstack(kernel, axis=axis)
         return [jnp.stack(pair, axis) for pair in ((first, second + third), (first + second, third))]
 
-    def phase(kernel, p, q):
-        return convolve(x, kernel, window_strides, ((1 - p, p), (1 - q, q)), **options)
-
-    rows = [
-        jnp.stack([phase(taps, p, q) for q, taps in enumerate(halve(half, 1))], axis=3)
+    phases = [
+        convolve(x, taps, window_strides, ((1 - p, p), (1 - q, q)), **options)
         for p, half in enumerate(halve(kernel, 0))
+        for q, taps in enumerate(halve(half, 1))
     ]
-    return jnp.stack(rows, axis=2).reshape(len(x), 2 * x.shape[1], 2 * x.shape[2], -1)
+    return rearrange(jnp.stack(phases, 3), "b h w (p q) features -> b (h p) (w q) features", p=2)
