@@ -11,7 +11,7 @@ NOTEBOOKS = ["ipykernel", "nbclient", "nbformat", "tokenizers"]
 setup(
     name="genjax-research",  # "genjax" on PyPI is another project
     version="0.1.0",
-    description="Generative models in JAX and Flax: GANs, VAEs, autoregression, diffusion, distillation",
+    description="Generative models in JAX and Flax: diffusion, GANs, autoencoders, text to image",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -10,6 +10,9 @@ are at once what theirs become.
 from ml_collections import ConfigDict
 
 from configs import digits_gan
+from experiments.choices import check_choice
+
+CHOICES = ("r3gan", "stylegan2")
 
 
 def large_gan(model: str, experiment: str) -> ConfigDict:
@@ -24,7 +27,7 @@ def large_gan(model: str, experiment: str) -> ConfigDict:
     config.log_every = 100
     config.snapshot_every = 50_000
     config.checkpoint.every = 10_000
-    config.sampling.every = 10_000
+    config.sampling.update(every=10_000, batch_size=64)
     config.evaluation.update(every=50_000, num_samples=10_000)
     return config
 
@@ -77,8 +80,7 @@ def stylegan2(config: ConfigDict, *, gamma: float, learning_rate: float, average
 
 
 def get_config(choice: str = "r3gan") -> ConfigDict:
-    if choice not in ("r3gan", "stylegan2"):
-        raise ValueError(f"the choices are r3gan, stylegan2; got {choice!r}")
+    check_choice(choice, CHOICES)
     config = large_gan(choice, f"cifar10_gan_{choice}")
     config.data.name = "cifar10"
     if choice == "r3gan":

@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
                 image_shape=(8, 8, 1),
                 num_classes=10,
                 flip=False,  # mirror half of the images, left to right
+                resize=False,  # resize and crop images to image_shape as they are read
                 dequantize_levels=placeholder(int),  # of the pixels, to train on them with noise within each
             ),
             autoencoder=dict(  # on whose latents to work: of a run, or of published weights; pixels if neither
@@ -55,7 +56,8 @@ def get_config() -> ConfigDict:
                 ema=dict(name="HalfLife", steps=692.8),  # a decay of 0.999 a step
             ),
             snapshot_every=1000,  # steps; of averages named PowerFunction, for widths chosen after training
-            mesh=dict(data=-1, fsdp=1),  # −1: all devices left; fsdp splits the state too
+            # −1: all devices left; fsdp splits the state too, tensor layers and context sequences
+            mesh=dict(data=-1, fsdp=1, tensor=1, context=1),
             accumulation_steps=1,  # parts of a batch that are computed one after the other
             params_dtype=placeholder(str),  # "bfloat16": gradients at copies of float32 parameters
             log_every=100,
@@ -63,7 +65,8 @@ def get_config() -> ConfigDict:
             checkpoint=dict(every=1000, keep=3),
             sampling=dict(
                 every=1000,
-                per_class=10,
+                per_class=10,  # columns of the pictures, whose rows are classes; of many classes some
+                batch_size=500,  # samples made at once at most
                 sampler=dict(name="euler"),  # of genjax/diffusion/samplers, with its arguments
                 grid=dict(name="uniform_grid", shift=1.0),  # of genjax/diffusion/grids.py, likewise
                 num_steps=50,

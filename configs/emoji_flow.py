@@ -1,4 +1,4 @@
-"""Rectified flow with a small DiT on 1,911 emoji of 32×32 pixels, conditioned on their ten categories.
+"""Rectified flow with a small DiT on 1,527 emoji of 32×32 pixels, conditioned on their ten categories.
 
 python -m experiments.train --config=configs/emoji_flow.py --workdir=runs/emoji_flow
 

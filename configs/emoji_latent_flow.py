@@ -17,9 +17,13 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import emoji_flow
+from experiments.choices import check_choice
+
+CHOICES = ("latents", "on_the_fly", "pixels")
 
 
 def get_config(choice: str = "latents") -> ConfigDict:
+    check_choice(choice, CHOICES)
     config = emoji_flow.get_config()
     config.experiment = f"emoji_latent_flow_{choice}"
     config.num_steps = 6000

@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import emoji_flow, emoji_latent_flow
+from experiments.choices import check_choice
 
 PROMPTS = (
     "grinning face",
@@ -47,10 +48,12 @@ NETWORKS = {
         module="flux", name="Flux", num_double_blocks=0, num_single_blocks=4, rotary_features=(8, 12, 12)
     ),
 }
+CHOICES = (*NETWORKS, *(f"{mechanism},pixels" for mechanism in NETWORKS))
 STEPS = dict(cross_attention=9000, joint_attention=5500, in_context=6000)  # about 20 minutes on two cores
 
 
 def get_config(choice: str = "cross_attention") -> ConfigDict:
+    check_choice(choice, CHOICES)
     mechanism, _, space = choice.partition(",")
     config = emoji_flow.get_config() if space == "pixels" else emoji_latent_flow.get_config()
     config.experiment = "emoji_text_" + choice.replace(",", "_")

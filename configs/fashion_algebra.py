@@ -8,6 +8,7 @@ On 2 CPU cores, with other work on them, 1,500 steps took 316 to 832 s; the figu
 from ml_collections import ConfigDict
 
 from configs import fashion_flow
+from configs.digits_algebra import CHOICES as CHOICES
 from configs.digits_algebra import choose
 
 

@@ -16,9 +16,13 @@ getting better. Pictures: samples.png and latent_walk.gif of the run's folder.
 from ml_collections import ConfigDict
 
 from configs import digits_gan
+from experiments.choices import check_choice
+
+CHOICES = ("dcgan", "r3gan")
 
 
 def get_config(choice: str = "r3gan") -> ConfigDict:
+    check_choice(choice, CHOICES)
     config = digits_gan.get_config(choice)
     config.experiment = f"fashion_gan_{choice}"
     config.data.update(name="fashion_mnist", image_shape=(28, 28, 1))
@@ -30,12 +34,10 @@ def get_config(choice: str = "r3gan") -> ConfigDict:
         mirrored = {k: v[::-1] if isinstance(v, tuple) else v for k, v in sizes.items()}
         model.generator.update(sizes)
         model.discriminator.update(mirrored)
-    elif choice == "dcgan":
+    else:
         config.num_steps = 3000
         model.generator.update(start=7, doublings=2)
         model.discriminator.update(doublings=2)
         for regularizer in config.regularizers.values():
             regularizer.weight = 0.3
-    else:
-        raise ValueError(f"the choices are dcgan, r3gan; got {choice!r}")
     return config

@@ -10,18 +10,18 @@ that side in one folder. Other than theirs are: R3GAN's augmentation, average an
 from ml_collections import ConfigDict
 
 from configs.cifar10_gan import large_gan, r3gan, stylegan2
+from experiments.choices import check_choice
 
 CHOICES = ("stylegan2_1024", "stylegan2_256", "r3gan_256", "r3gan_64")
 
 
 def get_config(choice: str = "r3gan_256") -> ConfigDict:
-    if choice not in CHOICES:
-        raise ValueError(f"the choices are {', '.join(CHOICES)}; got {choice!r}")
+    check_choice(choice, CHOICES)
     model, side = choice.split("_")
     config = large_gan(model, f"ffhq_gan_{choice}")
     config.conditional = False
     config.data.update(name="folder", image_shape=(int(side), int(side), 3), num_classes=1)
-    config.sampling.per_class = 64
+    config.sampling.per_class = 16 if choice == "stylegan2_1024" else 64
     if choice == "stylegan2_1024":
         config.batch_size, config.num_steps, config.augmentations = 32, 780_000, ()
         stylegan2(config, gamma=10, learning_rate=2e-3, average=10_000)

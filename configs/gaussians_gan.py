@@ -21,8 +21,14 @@ tests/experiments/test_modes.py and test_modes_r3gan.py train five seeds of each
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from experiments.choices import check_choice
+
+OBJECTIVES = ("saturating", "non_saturating", "r3gan")
+CHOICES = (*OBJECTIVES, *(f"{objective},ring" for objective in OBJECTIVES))
+
 
 def get_config(choice: str = "non_saturating") -> ConfigDict:
+    check_choice(choice, CHOICES)
     objective, _, shape = choice.partition(",")
     num_steps = 12_000
     burn_in = dict(every=1, burn_in=5000)
@@ -68,12 +74,12 @@ def get_config(choice: str = "non_saturating") -> ConfigDict:
             optimizer=dict(generator=dict(optimizer, warmup_steps=warmup_steps), discriminator=optimizer),
             averages=dict(ema=dict(name="HalfLife", steps=100.0)),
             snapshot_every=num_steps,
-            mesh=dict(data=-1, fsdp=1),
+            mesh=dict(data=-1, fsdp=1, tensor=1, context=1),
             accumulation_steps=1,
             log_every=100,
             profile_at=placeholder(int),
             checkpoint=dict(every=4000, keep=2),
-            sampling=dict(every=1000, per_class=100, truncation=1.0, weights="ema", seed=0),
+            sampling=dict(every=1000, per_class=100, batch_size=500, truncation=1.0, weights="ema", seed=0),
             evaluation=dict(every=1000, num_samples=2500),
         )
     )

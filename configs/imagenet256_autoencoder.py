@@ -10,9 +10,13 @@ run to its end yet.
 from ml_collections import ConfigDict
 
 from configs import emoji_autoencoder
+from experiments.choices import check_choice
+
+CHOICES = ("kl", "vq")
 
 
 def get_config(choice: str = "kl") -> ConfigDict:
+    check_choice(choice, CHOICES)
     config = emoji_autoencoder.get_config(f"{choice}_adversarial")
     config.experiment = f"imagenet256_autoencoder_{choice}"
     config.num_steps = 400_000
@@ -44,8 +48,8 @@ def get_config(choice: str = "kl") -> ConfigDict:
     for player in config.optimizer.values():
         player.update(learning_rate=1e-4, warmup_steps=5000)
     config.averages.ema.steps = 7000
-    config.mesh = dict(data=1, fsdp=-1)
-    config.sampling.update(every=20_000, per_class=2)
+    config.mesh.update(data=1, fsdp=-1)
+    config.sampling.update(every=20_000, per_class=2, batch_size=32)
     config.checkpoint.every = 10_000
     config.evaluation.num_samples = 5000
     return config

@@ -9,11 +9,13 @@ in cifar10_gan. Not run to its end yet.
 from ml_collections import ConfigDict
 
 from configs.cifar10_gan import large_gan, r3gan
+from experiments.choices import check_choice
+
+CHOICES = ("32", "64")
 
 
 def get_config(choice: str = "64") -> ConfigDict:
-    if choice not in ("32", "64"):
-        raise ValueError(f"the choices are 32, 64; got {choice!r}")
+    check_choice(choice, CHOICES)
     side, stages = int(choice), {"32": 4, "64": 5}[choice]
     config = large_gan("r3gan", f"imagenet_gan_{choice}")
     config.data.update(
@@ -22,7 +24,7 @@ def get_config(choice: str = "64") -> ConfigDict:
         image_shape=(side, side, 3),
         num_classes=1000,
     )
-    config.mesh = dict(data=1, fsdp=-1)
+    config.mesh.update(data=1, fsdp=-1)
     config.batch_size, config.num_steps = 4096, 200_000
     sizes = dict(widths=(1536,) * stages, cardinalities=(96,) * stages)
     r3gan(config, **sizes, gamma={"32": 0.5, "64": 1.0}[choice], burn_in=200_000_000, average=50_000_000)

@@ -4,17 +4,23 @@ python -m experiments.train --config=configs/text_to_image.py:stable_diffusion_3
 
 The choices: stable_diffusion_3, MMDiT of 2 billion parameters at 1024×1024, and flux, FLUX.1's network of 12 billion. SYSTEM is a
 folder of that system as diffusers saves it, for its text encoders and its autoencoder, IMAGES one of pictures with captions
-(genjax/data/folder.py), of any sizes. Images are encoded within the step, prompts once, before; with
-",latents" after the choice, images too (python -m experiments.encode, with the same flags). Not run yet.
+(genjax/data/folder.py), of any sizes. Images are encoded within the step, prompts once, before. With
+",latents" after the choice images are encoded once too, before, by python -m experiments.encode: then --config.encoding.directory=IMAGES
+stands in the place of --config.data.directory=IMAGES, in both commands. Not run yet.
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import emoji_text
+from experiments.choices import check_choice
+
+SYSTEMS = ("stable_diffusion_3", "flux")
+CHOICES = (*SYSTEMS, *(f"{system},latents" for system in SYSTEMS))
 
 
 def get_config(choice: str = "stable_diffusion_3") -> ConfigDict:
+    check_choice(choice, CHOICES)
     choice, _, space = choice.partition(",")
     config = emoji_text.get_config("cross_attention,pixels")
     config.experiment = "text_to_image_" + (f"{choice}_{space}" if space else choice)
@@ -48,9 +54,14 @@ def get_config(choice: str = "stable_diffusion_3") -> ConfigDict:
     config.times.shift = 3.0  # of 1024×1024 pixels (Esser et al. 2024, section 5.3.2)
     config.optimizer.update(learning_rate=1e-4, warmup_steps=1000, schedule="constant")
     config.averages.ema.steps = 7000
-    config.mesh = dict(data=1, fsdp=-1)
+    config.mesh.update(data=1, fsdp=-1)
     config.sampling.update(
-        every=10_000, guidance_scale=5.0, num_steps=28, grid=dict(name="uniform_grid", shift=3.0), per_class=1
+        every=10_000,
+        guidance_scale=5.0,
+        num_steps=28,
+        grid=dict(name="uniform_grid", shift=3.0),
+        per_class=1,
+        batch_size=8,
     )
     config.checkpoint.every = 5000
     return config

@@ -15,9 +15,13 @@ FD-VGG16 of frames 135 (training clips 99.5). Losses still fall: --config.num_st
 from ml_collections import ConfigDict
 
 from configs import emoji_autoencoder, imagenet256_autoencoder
+from experiments.choices import check_choice
+
+CHOICES = ("moving_digits", "animated_emoji", "wan_256")
 
 
 def get_config(choice: str = "moving_digits") -> ConfigDict:
+    check_choice(choice, CHOICES)
     if choice == "wan_256":
         return _wan()
     config = emoji_autoencoder.get_config("kl")
@@ -25,7 +29,7 @@ def get_config(choice: str = "moving_digits") -> ConfigDict:
     config.num_steps = 1200
     config.batch_size = 4
     config.snapshot_every = config.num_steps
-    channels = {"moving_digits": 1, "animated_emoji": 3}[choice]
+    channels = 1 if choice == "moving_digits" else 3
     config.data.update(
         name="animated_emoji/32" if choice == "animated_emoji" else choice,
         feature="video",
@@ -56,4 +60,5 @@ def _wan() -> ConfigDict:
         name="animated_emoji/256", feature="video", image_shape=(17, 256, 256, 3), num_classes=1, flip=False
     )
     config.model = dict(module="autoencoder_wan", name="AutoencoderWan", dtype="bfloat16")
+    config.sampling.batch_size = 4
     return config

@@ -12,6 +12,7 @@ from PIL import Image
 
 from experiments.datasets import load_split
 from experiments.evaluation import Reference
+from experiments.feature_evaluation import evaluate_features
 from experiments.sampling import mesh_of
 from genjax import autoencoding, metrics
 from genjax.autoencoding import instruments
@@ -140,7 +141,8 @@ def evaluate_reconstructions(task: Any, state: Any, config: Any, reference: Orig
     """Distances between held-out examples and their reconstructions in bytes, and statistics of the latents.
 
     Fréchet distances are of VGG16's features (FD-VGG16, which is no FID): of reconstructions, and of as many training
-    examples, to the originals. `detail_kept` is the energy of frequencies above half of Nyquist's, over the originals'.
+    examples, to the originals. With `config.evaluation.features` also what `evaluate_features` says of reconstructions beside
+    all held-out images, such as rFID. `detail_kept` is the energy of frequencies above half of Nyquist's, over the originals'.
     """
     variables, mesh, originals = state.weights(config.sampling.weights), mesh_of(state), reference.examples
     reconstruct = _reconstruct(task, mesh)
@@ -167,4 +169,4 @@ def evaluate_reconstructions(task: Any, state: Any, config: Any, reference: Orig
     if indices is not None:
         counts = instruments.codebook_counts(jnp.asarray(indices), task.network.quantizer.num_codes)
         report |= {name: float(value) for name, value in instruments.codebook_metrics(counts).items()}
-    return report
+    return report | evaluate_features(decoded, config, split=config.data.held_out_split)

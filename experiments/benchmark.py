@@ -15,10 +15,12 @@ merges it into a JSON file, with --record into that of the device in experiments
 - `host_seconds`: until a call returns, which is what the host does for it. While it is less than `queued_seconds` the device has
   the next call before it ends the last, and the host costs nothing; `host_share` is their ratio. The CPU that dispatches is
   the one that computes, and may do some of that before it returns;
-- `multiply_adds` of the whole program and all devices, by `genjax.training.cost`; two operations each. `peak_share` is of the
-  devices' dense bfloat16 operations, where the device is known, whatever type the program computes in;
+- `multiply_adds` of the whole program and all devices, by `genjax.training.cost`, and `useful_multiply_adds`, without what is
+  computed again, by rematerialisation or in attention's gradient. `operations_per_second` are of the useful ones, two each, and
+  `peak_share` is those over the devices' dense bfloat16 operations, where the device is known, whatever type the program
+  computes in;
 - `least_seconds`: what `experiments.plan` says that such devices need at least, by their data sheets, and `least_share`, that over
-  `queued_seconds`: how much of the step the planner foresees. One device without a sheet, as a CPU, is measured in its place
+  `queued_seconds`: how much of the step the planner foresees. One CPU, which has no sheet, is measured in its place
   (`measured_device`);
 - `xla_operations`: what XLA says the compiled program does on one device, and `xla_ratio`, that over our count of the same: XLA
   counts a loop's body once, so here ours does. Above 1 by what is elementwise; below 1 by a convolution's products with
@@ -47,28 +49,23 @@ from absl import flags
 from jaxtyping import PyTree
 from ml_collections import config_flags
 
-from experiments.configuration import build
-from experiments.datasets import abstract_batch
+from experiments.configuration import examples_at_once, mesh_axes
+from experiments.programs import PROGRAMS, cost_of, program_of
 from experiments.records import merge, results_of, stamp
 from experiments.runtime import run_program, user_errors
-from experiments.sampling import sampling_program, time_grid
-from experiments.tasks import Autoencoder, ImageDiffusion
-from genjax.training import abstract_state, init_state, make_mesh
+from genjax.training import init_state, make_mesh
 from genjax.training.collectives import collectives
-from genjax.training.cost import multiply_adds, multiply_adds_written, product_bytes
+from genjax.training.cost import multiply_adds_written
 from genjax.training.devices import Device, device_of
-from genjax.training.loop import compile_update
-from genjax.training.mesh import abstract_frozen
 from genjax.training.planning import roofline
 from genjax.training.workdir import flatten
 
-PROGRAMS = ("train", "sample")
 WARM_UP, TRACED = 2, 3  # calls
 
 
 def random_arrays(arrays: PyTree, num_classes: int) -> PyTree:
     """Arrays of the shapes, types and shardings of `jax.ShapeDtypeStruct`s, made on their devices: bytes, labels under
-    `num_classes`, normal numbers, and True."""
+    `num_classes`, normal numbers, and True. What is an array stays."""
 
     def draw(key, a):
         if a.dtype == bool:
@@ -78,26 +75,12 @@ def random_arrays(arrays: PyTree, num_classes: int) -> PyTree:
         return jax.random.normal(key, a.shape, a.dtype)
 
     leaves, structure = jax.tree.flatten(arrays)
-    make = lambda key: [draw(jax.random.fold_in(key, i), a) for i, a in enumerate(leaves)]
-    made = jax.jit(make, out_shardings=[a.sharding for a in leaves])(jax.random.key(0))
-    return jax.tree.unflatten(structure, made)
-
-
-def without_decoder(config: Any) -> Any:
-    """The config, of latents without the autoencoder that decodes samples, which need not be there."""
-    config = config.copy_and_resolve_references()
-    if config.data.name == "latents":
-        config.data.name, config.autoencoder.run, config.autoencoder.published = "arrays", None, None
-    return config
-
-
-def sampling_arguments(task: Any, config: Any, batch: Mapping[str, jax.Array], frozen: tuple) -> tuple:
-    """What `task.generate` takes after labels and indices, without loading it."""
-    if isinstance(task, ImageDiffusion):
-        return jnp.float32(config.sampling.guidance_scale), time_grid(task.process, config.sampling), *frozen
-    if isinstance(task, Autoencoder):
-        return (batch[task.feature],)
-    return task.sampling_inputs(config.sampling)
+    absent = [i for i, a in enumerate(leaves) if isinstance(a, jax.ShapeDtypeStruct)]
+    make = lambda key: [draw(jax.random.fold_in(key, i), leaves[i]) for i in absent]
+    made = jax.jit(make, out_shardings=[leaves[i].sharding for i in absent])(jax.random.key(0))
+    for i, array in zip(absent, made, strict=True):
+        leaves[i] = array
+    return jax.tree.unflatten(structure, leaves)
 
 
 def measured_device(rounds: int = 20) -> Device:
@@ -148,30 +131,18 @@ def timed(call: Callable[[], Any], steps: int) -> dict[str, Any]:
     )
 
 
-def program_of(
-    name: str, config: Any, task: Any, mesh: jax.sharding.Mesh
-) -> tuple[Callable, Callable, tuple, Callable[[Callable], Callable[[], Any]]]:
-    """The function whose products are counted, the same jitted, its arguments, and from what was compiled of it to a call
-    without arguments."""
-    key, num_classes = jax.random.key(1), config.data.num_classes
-    state = init_state(task, jax.random.key(0), mesh)
-    batch = random_arrays(abstract_batch(config, task, mesh), num_classes)
-    frozen = random_arrays(abstract_frozen(task, mesh), num_classes)
-    if name == "train":
-        update = compile_update(task, abstract_state(task, jax.random.key(0), mesh), mesh, frozen)
+def repeated(name: str, program: Callable, args: tuple) -> Callable[[], Any]:
+    """A call without arguments of a compiled program; each training step takes the state of the one before."""
+    if name == "sample":
+        return lambda: program(*args)
+    state, *inputs = args
 
-        def repeatedly(compiled):
-            def call():
-                nonlocal state
-                state, metrics = compiled(state, batch, key, *frozen)  # gives the old state's memory away
-                return state, metrics
+    def step():
+        nonlocal state
+        state, metrics = program(state, *inputs)  # gives the old state's memory away
+        return state, metrics
 
-            return call
-
-        return task.update, update, (state, batch, key, *frozen), repeatedly
-    labels = indices = np.arange(config.batch_size, dtype=np.int32)
-    args = state, key, labels % num_classes, indices, *sampling_arguments(task, config, batch, frozen)
-    return task.generate, sampling_program(task, "params", False, mesh), args, lambda f: lambda: f(*args)
+    return step
 
 
 def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dict[str, Any]:
@@ -182,17 +153,20 @@ def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dic
         trace: folder for a profile of a few more calls.
 
     Raises:
-        ValueError, ImportError, OSError: as of `build` and `make_mesh`.
+        ValueError, ImportError, OSError: as of `program_of` and `make_mesh`.
     """
-    mesh = make_mesh(dict(config.mesh), config.batch_size // config.accumulation_steps)
-    task = build(without_decoder(config))
+    mesh = make_mesh(mesh_axes(config), examples_at_once(config))
+    program = program_of(name, config, mesh)
+    cost = cost_of(program, mesh)
+    state = init_state(program.task, jax.random.key(0), mesh)
+    args = state, *random_arrays(program.args[1:], config.data.num_classes)
     with jax.set_mesh(mesh):
-        function, jitted, args, repeatedly = program_of(name, config, task, mesh)
+        written = multiply_adds_written(program.function, *args)
+        jitted = program.jitted()
         began = time.perf_counter()
         compiled = jitted.lower(*args).compile()
         compile_seconds = time.perf_counter() - began
-        products, written = multiply_adds(function, *args), multiply_adds_written(function, *args)
-        call = repeatedly(compiled)
+        call = repeated(name, compiled, args)
         seconds = timed(call, steps)
         if trace:
             with jax.profiler.trace(trace):
@@ -202,13 +176,10 @@ def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dic
     operations = compiled.cost_analysis().get("flops")
     parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
     stats = device.memory_stats() or {}
-    per_second = 2 * products / seconds["queued_seconds"]
-    known, least = device_of(device.device_kind), None
-    if known or mesh.size == 1:
-        moved = product_bytes(function, *args) // mesh.size
-        sent = collectives(compiled, mesh)
-        bound = roofline(known or measured_device(), mesh, 2 * products, 2 * products, moved, sent)
-        least = bound["seconds"]
+    per_second = cost.useful / seconds["queued_seconds"]
+    known = device_of(device.device_kind)
+    sheet = known or (measured_device() if device.platform == "cpu" and mesh.size == 1 else None)
+    least = sheet and roofline(sheet, mesh, *cost, collectives(compiled, mesh))["seconds"]
     return dict(
         experiment=config.experiment,
         program=name,
@@ -218,11 +189,12 @@ def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dic
         mesh=dict(mesh.shape),
         batch_size=config.batch_size,
         dtype=computed_in(config.model.to_dict()),
-        parameters=sum(a.size for a in jax.tree.leaves(args[0].params)),
+        parameters=sum(a.size for a in jax.tree.leaves(program.args[0].params)),
         compile_seconds=compile_seconds,
         **seconds,
         examples_per_second=config.batch_size / seconds["queued_seconds"],
-        multiply_adds=products,
+        multiply_adds=cost.operations // 2,
+        useful_multiply_adds=cost.useful // 2,
         operations_per_second=per_second,
         peak_share=per_second / (known.operations * mesh.size) if known else None,
         least_seconds=least,

@@ -27,7 +27,10 @@ MINILM = "minilm"
 
 @dataclass(frozen=True)
 class Classes:
-    """The number of a class; `null`, one beyond them, stands in for what is dropped."""
+    """The number of a class; `null`, one beyond them, stands in for what is dropped.
+
+    One class is that of all images, and data need not have labels for it.
+    """
 
     null: int
 
@@ -35,7 +38,7 @@ class Classes:
         return jnp.zeros(1, int)
 
     def of_batch(self, batch: dict[str, Array]) -> Int[Array, " batch"]:
-        return batch["label"]
+        return jnp.zeros(len(batch["image"]), int) if self.null == 1 else batch["label"]
 
     def dropped(self, frozen: PyTree) -> int:
         return self.null

@@ -14,6 +14,7 @@ import jax
 
 from genjax.training import Checkpoints, Task, abstract_state, make_mesh
 from genjax.training.checkpoints import damage
+from genjax.training.mesh import AXES, BATCH_AXES
 
 
 class Config(dict):
@@ -98,6 +99,27 @@ def check_diffusion(config: Any) -> None:
         raise ValueError(f"this program is of diffusion; {config.experiment} is a {config.task}")
 
 
+def mesh_axes(config: Any) -> dict[str, int]:
+    """The axes of `config.mesh` in the order of `AXES`, the last of which are nearest in the machine; `tensor` and `context`
+    where they split anything."""
+    sizes = {name: config.mesh.get(name, 1) for name in AXES}
+    return {name: size for name, size in sizes.items() if name in BATCH_AXES or size != 1}
+
+
+def examples_at_once(config: Any) -> int:
+    """Of a training step, those that are computed at once, on all devices together.
+
+    Raises:
+        ValueError: the batch does not divide into `config.accumulation_steps`.
+    """
+    if config.batch_size % config.accumulation_steps:
+        raise ValueError(
+            f"config.batch_size {config.batch_size} does not divide into config.accumulation_steps "
+            f"{config.accumulation_steps} equal parts"
+        )
+    return config.batch_size // config.accumulation_steps
+
+
 def build(config: Any) -> Task:
     """The task that `config.task` names.
 
@@ -141,6 +163,9 @@ def restore(
 ) -> tuple[Config, Task, Any]:
     """The config, task and state of a run, at a step or at its newest good checkpoint.
 
+    Of the state what sampling and evaluation read is there, by `config.sampling.weights`, and None in the place of all
+    else, such as the optimizers' part. It is split over all devices as by an `fsdp` axis.
+
     Args:
         size: another height and width than the run's own.
         sampling: fields of `config.sampling` to change; those that are None stay as they were.
@@ -155,7 +180,7 @@ def restore(
         check_diffusion(config)
         config.data.image_shape = [*size, config.data.image_shape[-1]]
     task = build(config)
-    mesh = make_mesh({"data": jax.device_count()}, jax.device_count())
+    mesh = make_mesh({"fsdp": jax.device_count()}, jax.device_count())
     with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:
         chosen = checkpoints.latest() if step is None else step
         if chosen not in checkpoints.steps():
@@ -165,4 +190,22 @@ def restore(
             )
         if problem := damage(checkpoints.path(chosen)):
             raise OSError(f"the checkpoint {checkpoints.path(chosen)} is damaged: {problem}")
-        return config, task, checkpoints.restore(chosen, abstract_state(task, jax.random.key(0), mesh))
+        abstract = jax.tree.map_with_path(
+            lambda path, a: a if _is_read(path, config.sampling.weights) else ...,
+            abstract_state(task, jax.random.key(0), mesh),
+        )
+        state = checkpoints.restore(chosen, abstract)
+        return config, task, jax.tree.map(lambda a: None if a is ... else a, state)
+
+
+def _is_read(path: tuple, weights: str) -> bool:
+    """Whether sampling or evaluation by these weights reads an array of a state, by its place there."""
+    first, *others = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+    if first == "averages":
+        return weights == others[0] or weights.startswith("posthoc_")
+    if first == "discriminator":
+        return others[0] != "optimizer_state"
+    if first in ("generator", "autoencoder"):
+        return weights == "params" and others[0] != "optimizer_state"
+    # Of a schedule-free optimizer the parameters to sample from are in its state.
+    return weights == "params" or first not in ("params", "optimizer_state")

@@ -18,9 +18,10 @@ from absl import flags
 from jax.sharding import AxisType
 from ml_collections import config_flags
 
-from experiments.frozen_autoencoder import FrozenAutoencoder, encode
+from experiments.datasets import load_split
+from experiments.frozen_autoencoder import FrozenAutoencoder, as_images, encode
 from experiments.runtime import run_program, user_errors
-from genjax.data import Dataset, load_dataset, to_float
+from genjax.data import Dataset, to_float
 from genjax.data.latents import (
     ORIGIN,
     SUMMARY,
@@ -30,7 +31,6 @@ from genjax.data.latents import (
     write_latents,
     write_summary,
 )
-from genjax.data.transforms import center_crop, compose, resize
 from genjax.metrics import channel_statistics
 from genjax.training.log import ProgressBar
 from genjax.training.mesh import batch_sharding, replicated
@@ -40,20 +40,17 @@ flags.mark_flag_as_required("config")
 
 
 class Examples:
-    """The images of a data set, then, with `flip`, their mirror images; `size`: resized and cropped to it."""
+    """The images of a data set, then, with `flip`, their mirror images."""
 
-    def __init__(self, dataset: Dataset, flip: bool, size: int | None):
+    def __init__(self, dataset: Dataset, flip: bool):
         self.source, self.flip = dataset.source, flip
-        self.transform = (
-            compose(resize(size), center_crop(size)) if size else lambda example, generator: example
-        )
 
     def __len__(self) -> int:
         return len(self.source) * (2 if self.flip else 1)
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
         mirrored, index = divmod(row, len(self.source))
-        example = self.transform(self.source[index], None)
+        example = self.source[index]
         image = example["image"]
         return image[:, ::-1] if mirrored else image, example.get("label", 0)
 
@@ -73,22 +70,28 @@ def run(config: Any) -> Path:
             )
         variables = autoencoder.variables()
         folder, encoding = Path(config.data.directory), config.encoding
-        folder.mkdir(parents=True, exist_ok=True)
         origin = {"autoencoder": dict(config.autoencoder), "encoding": encoding.to_dict()}
         path = folder / ORIGIN
-        if not path.exists():
-            path.write_text(json.dumps(origin, indent=2) + "\n")
-        elif (there := json.loads(path.read_text())) != origin:
+        if path.exists():
+            if (there := json.loads(path.read_text())) != origin:
+                raise ValueError(
+                    f"{folder} holds latents of {there}, not of {origin}: take another folder, or empty it"
+                )
+        elif folder.exists() and any(folder.iterdir()):
             raise ValueError(
-                f"{folder} holds latents of {there}, not of {origin}: take another folder, or empty it"
+                f"config.data.directory is {folder}, into which latents shall go, and it holds other files: take an empty "
+                "folder; that of the images is --config.encoding.directory"
             )
         splits = {
-            split: load_dataset(encoding.name, split, encoding.directory)
+            split: load_split(as_images(config), split)
             for split in (encoding.train_split, encoding.held_out_split)
         }
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_text(json.dumps(origin, indent=2) + "\n")
     # Of the held-out images nothing is added.
     examples = {
-        split: Examples(dataset, encoding.flip and split == encoding.train_split, encoding.size)
+        split: Examples(dataset, encoding.flip and split == encoding.train_split)
         for split, dataset in splits.items()
     }
     devices = jax.local_devices()

@@ -2,7 +2,7 @@
 
     python -m experiments.evaluate --workdir=runs/digits_flow --guidance_scale=1.5 --out=report_1.5.json
 
-Flags left out take the run's own values.
+Flags left out take the run's own values. Without --out the report takes the place of the run's own, on its page too.
 """
 
 import json
@@ -14,6 +14,7 @@ from experiments import sampling_flags
 from experiments.configuration import restore
 from experiments.evaluation import finish_report, print_report, training_summary
 from experiments.feature_evaluation import set_features
+from experiments.frozen_autoencoder import MOMENTS
 from experiments.report import write_report
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import add_posthoc
@@ -23,7 +24,9 @@ from genjax.training import Snapshots
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 OUT = flags.DEFINE_string("out", None, "File to write; WORKDIR/report.json if not given.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the newest good one if not given.")
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Samples, with balanced labels.", lower_bound=1)
+NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples", None, "Samples, with labels as config.evaluation.labels says.", lower_bound=1
+)
 FEATURES = flags.DEFINE_list(
     "features",
     None,
@@ -48,6 +51,8 @@ def main() -> None:
         report |= task.evaluate(state, config, task.reference(config))
         finish_report(task, report, WORKDIR.value, int(state.step))
         out = Path(OUT.value or Path(WORKDIR.value) / "report.json")
+        if OUT.value is None and out.exists():  # flows on this run's latents have been trained by them
+            report |= {name: value for name, value in json.loads(out.read_text()).items() if name in MOMENTS}
         out.write_text(json.dumps(report, indent=2) + "\n")
     print_report(report)
     print(f"  {out}")

@@ -10,6 +10,7 @@ from einops import reduce
 from PIL import Image
 
 from experiments.datasets import load_split
+from experiments.feature_evaluation import evaluate_features
 from experiments.sampling import sample_images
 from genjax import metrics
 from genjax.data import to_float
@@ -160,7 +161,8 @@ def evaluate_images(
 
     Samples are rounded to bytes as a PNG would hold them. Distances, precision and recall (3 neighbours), density and
     coverage (5 neighbours) compare equal numbers: groups as large as the held-out set, averaged over at most
-    `GROUPS` groups; `…_train` is the same of training images, what a perfect model would get.
+    `GROUPS` groups; `…_train` is the same of training images, what a perfect model would get. With
+    `config.evaluation.features` also what `evaluate_features` says.
     """
     images = sample_images(task, state, reference.labels, config.sampling)
     real, unseen = reference.real, reference.unseen
@@ -185,7 +187,7 @@ def evaluate_images(
             sum((Counter(dataset.conversions) for dataset in reference.splits), Counter())
         ),
     }
-    return report, images
+    return report | evaluate_features(images, config), images
 
 
 def training_summary(workdir: str | Path, config: Any, step: int) -> dict[str, Any]:

@@ -161,9 +161,16 @@ def require_features(config: Any) -> None:
     """What a program that will evaluate by features does before it trains: reads the weights, forgets them.
 
     Raises:
-        FileNotFoundError, ValueError: as of `load_network`; or CLIP is asked for where there are no prompts.
+        FileNotFoundError, ValueError: as of `load_network`; or CLIP is asked for where there are no prompts, or any network
+            where there are no pictures.
     """
     given = given_features(config)
+    kind, shape = config.data.get("feature", "image"), tuple(config.data.image_shape)
+    if given and (kind != "image" or len(shape) != 3):
+        raise ValueError(
+            f"config.evaluation.features ({', '.join(given)}) measure pictures; the data of {config.experiment} are "
+            f"{kind if kind != 'image' else 'points'} of shape {shape}: leave them out"
+        )
     if "clip" in given and not config.get("text"):
         raise ValueError(
             "config.evaluation.features.clip scores pictures by their prompts, and this model is told none: "
@@ -352,26 +359,30 @@ def _reference(
     return reference_statistics(load_network(name, weights), dataset, size, path)
 
 
-def _reference_of(config: Any, name: str, weights: str, shape: tuple[int, ...]) -> Statistics:
+def _reference_of(
+    config: Any, name: str, weights: str, shape: tuple[int, ...], split: str | None
+) -> Statistics:
     data, size = config.data, None
     if data.name == "latents":  # of images that `experiments.encode` prepared
         data, size = config.encoding, config.encoding.size
     elif data.get("buckets"):  # images of all sizes; samples are square, or there is nothing to compare
         size = shape[0]
-    reference = config.evaluation.reference
-    split = reference.split or data.train_split
-    return _reference(name, weights, reference[name], (data.name, split, data.directory), size, shape)
+    reference = config.evaluation.get("reference") or {}
+    split = reference.get("split") or split or data.train_split
+    return _reference(name, weights, reference.get(name), (data.name, split, data.directory), size, shape)
 
 
 def evaluate_features(
     images: UInt8[np.ndarray, "samples height width channels"],
     config: Any,
     prompts: Sequence[str] | None = None,
+    split: str | None = None,
 ) -> dict[str, Any]:
     """What the networks of `config.evaluation.features` say of samples, and, as `…_protocol`, how, in words.
 
     Args:
         prompts: of CLIP's score, that of each sample.
+        split: of the reference images, if `config.evaluation.reference` has none; the training images if None.
 
     Raises:
         ValueError: as of `reference_statistics`; or samples and reference images have different shapes.
@@ -381,7 +392,7 @@ def evaluate_features(
         if name == "clip":
             report |= clip_score(path, images, prompts)
         else:
-            reference = _reference_of(config, name, path, images.shape[1:])
+            reference = _reference_of(config, name, path, images.shape[1:], split)
             report |= measures(name, load_network(name, path), images, reference)
     return report
 

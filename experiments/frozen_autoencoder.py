@@ -11,10 +11,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, PyTree
 
 from experiments.configuration import Config, build, read_config, restore
 from genjax.data.latents import read_summary
+
+MOMENTS = ("latent_mean", "latent_deviation")  # of the report of an autoencoder's run
 
 
 def encode(network: nn.Module, variables: PyTree, x: Float[Array, " batch *shape"]) -> Array:
@@ -96,7 +99,7 @@ class FrozenAutoencoder:
                     f"{path} does not exist; finish the run, or python -m experiments.evaluate it"
                 )
             report = json.loads(path.read_text())
-            moments = report["latent_mean"], report["latent_deviation"]
+            moments = [report[name] for name in MOMENTS]
         else:
             moments = self.network.latent_mean, self.network.latent_deviation
         mean, deviation = (np.asarray(values, np.float32) for values in moments)
@@ -126,10 +129,16 @@ def _published(module: str, folder: str) -> tuple[nn.Module, PyTree]:
 
 @functools.cache
 def _of_run(run: str, weights: str) -> PyTree:
-    return jax.device_get(restore(run, None)[2].weights(weights))
+    variables = restore(run, None, weights=weights)[2].weights(weights)
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(variables, tiled=True)
+    return jax.device_get(variables)
 
 
 def as_images(config: Any) -> Config:
     """A config of latents with the data that they were encoded of."""
     plain = {name: dict(config[name]) for name in ("data", "encoding", "evaluation")}
-    return Config(data=Config(plain["data"] | plain["encoding"]), evaluation=Config(plain["evaluation"]))
+    data = plain["data"] | plain["encoding"]
+    if size := data.get("size"):
+        data |= dict(image_shape=(size, size, 3), resize=True)
+    return Config(data=Config(data), evaluation=Config(plain["evaluation"]))

@@ -22,10 +22,12 @@ from absl import flags
 from experiments.configuration import check_diffusion, restore
 from experiments.datasets import load_split
 from experiments.runtime import run_program, user_errors
+from experiments.sampling import add_posthoc
 from genjax import diffusion
 from genjax.data import to_float
 from genjax.diffusion import likelihood
 from genjax.nn import forward_mode
+from genjax.training import Snapshots
 from genjax.training.workdir import device_name
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -77,7 +79,7 @@ def held_out_bits(
             likelihood.bits_per_dimension(bound.log_likelihood, images[0].size),
         )
 
-    params = state.averages.get(config.sampling.weights, state.params)
+    params = state.weights(config.sampling.weights)
     labels = jnp.asarray(chosen["label"])
     parts, began = [], time.monotonic()
     for i in range(0, count, BATCH):
@@ -103,6 +105,7 @@ def main() -> None:
             raise ValueError(
                 f"{config.experiment} is a flow on latents, whose likelihood is none of images; take a run on pixels"
             )
+        state = add_posthoc(task, state, config.sampling.weights, Snapshots(Path(WORKDIR.value) / "ema"))
         results = held_out_bits(task, state, config, LEVELS.value, COUNT.value, PROBES.value, CLEAN_END.value)
     count = len(results[0])
     report = {"levels": LEVELS.value, "images": count, "steps": int(state.step), "device": device_name()}

@@ -25,7 +25,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.configuration import build, check_diffusion
+from experiments.configuration import build, check_diffusion, mesh_axes
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import evaluation_times, time_grid
 from genjax.data import Batches, InMemory, load_dataset, reading_rate
@@ -127,7 +127,7 @@ def main() -> None:
     config = CONFIG.value
     with user_errors():
         check_diffusion(config)
-        mesh = make_mesh(dict(config.mesh), config.batch_size)
+        mesh = make_mesh(mesh_axes(config), config.batch_size)
         task = build(config)
         data = config.data.name, config.data.train_split, config.data.directory
         batches, stored = (

@@ -7,7 +7,8 @@ The program is a training step, or, with --program=sample, the sampling of `conf
 sampler, steps, guidance and weights; latents are not decoded where the data are latents.
 
 For TPUs (pip install '.[tpu]') the sharded program is compiled by the TPU's own compiler, and memory and collectives are what that
-says. For GPUs they are an account: the state, or of sampling the weights, by the sharding rules, beside it the most that the
+says, or, where it refuses a program as too large, memory is, and collectives are as for GPUs. More chips than a slice has, as 256 of v5e or
+v6e, are several slices, over which the first axes go by a slower network. For GPUs they are an account: the state, or of sampling the weights, by the sharding rules, beside it the most that the
 traced program of a device's examples has live at once where what is elementwise is fused, and each weight of an fsdp axis gathered for
 the forward and the backward pass and its gradient scattered, or of sampling gathered for each evaluation of the network.
 The time is a roofline, the largest of what arithmetic, memory and each axis' links take at least at the rates of the data sheets
@@ -20,32 +21,32 @@ kernel's place.
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import flags
-from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh, use_abstract_mesh
+from jax.sharding import AbstractDevice, AbstractMesh, Mesh, use_abstract_mesh
 from ml_collections import config_flags
 
-from experiments.benchmark import sampling_arguments, without_decoder
-from experiments.configuration import build, check_diffusion
-from experiments.datasets import abstract_batch
+from experiments.configuration import examples_at_once
+from experiments.programs import PROGRAMS, Program, alone, cost_of, program_of
 from experiments.runtime import run_program, user_errors
-from experiments.sampling import POSTHOC, evaluation_times, sampling_program, time_grid
-from genjax.nn import as_written, attention_choices
+from experiments.sampling import evaluation_times, time_grid
+from genjax.nn import attention_choices
 from genjax.nn.sharding import CONTEXT, TENSOR
-from genjax.training import Task, abstract_state, make_mesh
-from genjax.training.collectives import Collective, collectives
-from genjax.training.cost import multiply_adds, product_bytes, working_bytes
+from genjax.training import make_mesh
+from genjax.training.collectives import Collective, collectives, num_slices
+from genjax.training.cost import working_bytes
 from genjax.training.devices import DEVICES
-from genjax.training.loop import compile_update
 from genjax.training.mesh import BATCH_AXES, abstract_frozen, abstract_mesh
 from genjax.training.planning import (
+    Layer,
+    check_axes,
     context_collectives,
     parameter_collectives,
+    refused_bytes,
     roofline,
     shard_bytes,
     size_on_device,
@@ -54,126 +55,56 @@ from genjax.training.planning import (
     traced_layers,
 )
 
-PROGRAMS = ("train", "sample")
 
-
-class Program(NamedTuple):
-    """What is planned: a function, its arguments, and those of one device's examples.
-
-    Attributes:
-        jitted: makes the program that runs, on a mesh of devices.
-        held: bytes of what one device holds throughout, by name.
-        updated: bytes of what is read and written beside matrix products, likewise of one device.
-        account: on a mesh of devices that do not compile here, the bytes of all else, by name, and what is sent.
-    """
-
-    function: Callable
-    jitted: Callable[[], Callable]
-    args: tuple
-    local: tuple
-    held: dict[str, int]
-    updated: int
-    account: Callable[[], tuple[dict[str, int], list[Collective]]]
-
-
-def _shards(mesh: Mesh | AbstractMesh) -> int:
-    return math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
-
-
-def _parts(mesh: Mesh | AbstractMesh) -> int:
-    """Over how many devices the tokens and features of an example are split."""
-    return mesh.shape.get(TENSOR, 1) * mesh.shape.get(CONTEXT, 1)
-
-
-def _alone(mesh: Mesh | AbstractMesh) -> AbstractMesh:
-    """One such device."""
-    device = getattr(mesh, "abstract_mesh", mesh).abstract_device
-    return AbstractMesh((1,), ("data",), (AxisType.Auto,), abstract_device=device)
-
-
-def _unsharded(arguments: tuple) -> tuple:
-    """For traces on one device: JAX takes no sharding there over others."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
-
-
-def _training_step(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Program:
-    state, frozen = abstract_state(task, jax.random.key(0), mesh), abstract_frozen(task, mesh)
-    batch, key = abstract_batch(config, task, mesh), jax.eval_shape(lambda: jax.random.key(0))
-    local = {
-        name: jax.ShapeDtypeStruct((a.shape[0] // _shards(mesh), *a.shape[1:]), a.dtype)
-        for name, a in batch.items()
+def _held(name: str, program: Program, frozen: tuple) -> dict[str, int]:
+    """Bytes of what one device holds throughout, by name."""
+    state = program.args[0]
+    held = {
+        field: shard_bytes(getattr(state, field))
+        for field in (vars(state) if name == "train" else ("params",))
     }
-    inputs, params = _unsharded((state, local, key, *frozen)), getattr(state, "params", state)
-    held = {field: shard_bytes(getattr(state, field)) for field in vars(state)}
     held = {field: size for field, size in held.items() if size >= 1e3}
-    if frozen:
-        held["frozen"] = shard_bytes(frozen)
+    return held | ({"frozen": shard_bytes(frozen)} if frozen else {})
 
-    def account():
-        with use_abstract_mesh(mesh):
-            layers = traced_layers(task.update, state, batch, key, *frozen)
-            over_context = context_collectives(task.update, state, batch, key, *frozen)
-        size = size_on_device(state, layers, mesh)
-        with use_abstract_mesh(_alone(mesh)), attention_choices():  # which are not the plan's
-            working = working_bytes(task.update, *inputs, size=size, in_place=True)
-        gradients = shard_bytes(params)
+
+def _account(
+    config: Any, name: str, program: Program, layers: Sequence[Layer], mesh: Mesh | AbstractMesh
+) -> tuple[dict[str, int], list[Collective]]:
+    """Where nothing is compiled, the bytes of all that is not held throughout, by name, and what is sent."""
+    training, params = name == "train", program.args[0].params
+    size = size_on_device(program.args[0], layers, mesh, gathered=not training)
+    with use_abstract_mesh(alone(mesh)):
+        working = working_bytes(program.function, *program.local, size=size, in_place=training)
+    over_context = []
+    if mesh.shape.get(CONTEXT, 1) > 1:
+        with use_abstract_mesh(getattr(mesh, "abstract_mesh", mesh)):
+            over_context = context_collectives(program.function, *program.args)
+    if training:
+        gradients, passes = shard_bytes(params), config.accumulation_steps
         memory = {"gradients": gradients, "activations and workspace": max(working - gradients, 0)}
         # Other policies keep what products give, sums over tensor included.
-        passes, again = config.accumulation_steps, config.model.get("remat_policy") == "nothing_saveable"
+        again = config.model.get("remat_policy") == "nothing_saveable"
+        of_parameters = parameter_collectives(params, layers, mesh, passes)
         over_tensor = tensor_collectives(params, layers, mesh, (1 + again) * passes, passes)
-        return memory, [*parameter_collectives(params, layers, mesh, passes), *over_tensor, *over_context]
-
-    return Program(
-        function=task.update,
-        jitted=lambda: compile_update(task, state, mesh, frozen),
-        args=(state, batch, key, *frozen),
-        local=inputs,
-        held=held,
-        updated=2 * shard_bytes(state),
-        account=account,
-    )
+    else:
+        memory = {"activations and workspace": working}
+        times = time_grid(program.task.process, config.sampling)
+        evaluations = len(evaluation_times(program.task.sampler, program.task.process, times))
+        of_parameters = parameter_collectives(params, layers, mesh, evaluations, backward=False)
+        over_tensor = tensor_collectives(params, layers, mesh, evaluations, 0)
+    return memory, [*of_parameters, *over_tensor, *over_context]
 
 
-def _sampling(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Program:
-    """Raises ValueError if the task is no diffusion."""
-    check_diffusion(config)
-    state, frozen = abstract_state(task, jax.random.key(0), mesh), abstract_frozen(task, mesh)
-    weights = config.sampling.weights
-    weights = "params" if weights.startswith(POSTHOC) else weights  # which are as large
-    inputs = sampling_arguments(task, config, {}, frozen)
-
-    def arguments(count):
-        indices = jax.ShapeDtypeStruct((count,), jnp.int32)
-        return state, jax.eval_shape(lambda: jax.random.key(0)), indices, indices, *inputs
-
-    generate = lambda *args: task.as_data(task.generate(*args, weights=weights))
-    local = _unsharded(arguments(config.batch_size // _shards(mesh)))
-    held = {"params": shard_bytes(state.params)}
-    if frozen:
-        held["frozen"] = shard_bytes(frozen)
-
-    def account():
-        with use_abstract_mesh(mesh):
-            layers = traced_layers(generate, *arguments(config.batch_size))
-            over_context = context_collectives(generate, *arguments(config.batch_size))
-        size = size_on_device((), layers, mesh)  # weights are gathered whole
-        with use_abstract_mesh(_alone(mesh)), attention_choices():  # which are not the plan's
-            working = working_bytes(generate, *local, size=size)
-        times = time_grid(task.process, config.sampling)
-        evaluations = len(evaluation_times(task.sampler, task.process, times))
-        gathers = parameter_collectives(state.params, layers, mesh, evaluations, backward=False)
-        over_tensor = tensor_collectives(state.params, layers, mesh, evaluations, 0)
-        return {"activations and workspace": working}, [*gathers, *over_tensor, *over_context]
-
-    return Program(
-        function=generate,
-        jitted=lambda: sampling_program(task, weights, False, mesh),
-        args=arguments(config.batch_size),
-        local=local,
-        held=held,
-        updated=0,
-        account=account,
-    )
+def _less_activations(config: Any, name: str, program: Program, mesh: Mesh | AbstractMesh) -> list[str]:
+    """What of a config takes less of them, if it is not so already."""
+    task, shards = program.task, math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
+    found = []
+    if name == "train":
+        if getattr(getattr(task, "network", None), "remat_policy", "nothing_saveable") != "nothing_saveable":
+            found.append("config.model.remat_policy='nothing_saveable'")
+        if getattr(task, "accumulation_steps", None) and examples_at_once(config) > shards:
+            found.append("a larger config.accumulation_steps")
+    return found or ["a smaller config.batch_size"]
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -181,54 +112,64 @@ def parse_mesh(text: str) -> dict[str, int]:
     pairs = [part.split(":") for part in text.split(",")]
     if not all(len(pair) == 2 and pair[1].isdecimal() and int(pair[1]) for pair in pairs):
         raise ValueError(f"--mesh={text} must be names and sizes, as data:2,fsdp:32")
-    return {name: int(size) for name, size in pairs}
+    axes = {name: int(size) for name, size in pairs}
+    if len(axes) < len(pairs):
+        raise ValueError(f"--mesh={text} names an axis twice; give each once")
+    return axes
 
 
 def plan(config: Any, axes: Mapping[str, int], name: str, program: str = "train") -> dict[str, Any]:
     """The account of one of the `PROGRAMS`; sizes in bytes and times in seconds, per device.
 
     Raises:
+        ValueError: the program is sampling and the task no diffusion, or an axis of the mesh splits nothing of its work.
         ValueError, ImportError: as of `build`, `make_mesh` and `tpu_topology`.
     """
-    device, count = DEVICES[name], math.prod(axes.values())
-    built = without_decoder(config)
-    task = build(built)
-    examples = config.batch_size // (config.accumulation_steps if program == "train" else 1)
+    device, count, training = DEVICES[name], math.prod(axes.values()), program == "train"
+    if not training and config.task != "ImageDiffusion":
+        raise ValueError(
+            f"--program=sample plans the sampling of diffusion, and the task of {config.experiment} is {config.task}; take "
+            "--program=train"
+        )
+    examples = examples_at_once(config) if training else config.batch_size
     if device.topology:
         mesh = make_mesh(axes, examples, tpu_topology(device, count))
     else:
         mesh = abstract_mesh(axes, examples).update(
             abstract_device=AbstractDevice(device.kinds[0], None, "gpu")
         )
-    planned = (_training_step if program == "train" else _sampling)(config, task, mesh)
-    everything = _unsharded(planned.args)
-    with use_abstract_mesh(_alone(mesh)):
-        operations = 2 * multiply_adds(planned.function, *everything)
-    function = planned.function
-    if program == "train" and built.model.get("remat_policy"):
-        built.model.remat_policy = None
-        function = build(built).update
-    # What is computed again is no use, and kernels keep on the chip what chunks read again.
-    with as_written(True):
-        useful = 2 * multiply_adds(function, *everything)
-        moved = product_bytes(planned.function, *planned.local) // _parts(mesh) + planned.updated
+    planned = program_of(program, config, mesh)
+    with attention_choices() as whole:
+        cost = cost_of(planned, mesh)
+    with use_abstract_mesh(getattr(mesh, "abstract_mesh", mesh)), attention_choices() as choices:
+        layers = traced_layers(planned.function, *planned.args)
+    sequences = check_axes(layers, [choice.query for choice in whole], mesh)
 
-    memory = planned.held
-    with attention_choices() as choices:
-        if device.topology:
+    compiled, refusal = None, ""
+    if device.topology:
+        try:
             with jax.set_mesh(mesh):
                 compiled = planned.jitted().lower(*planned.args).compile()
-            analysis = compiled.memory_analysis()
-            temporary = analysis.temp_size_in_bytes
-            peak = analysis.argument_size_in_bytes + temporary + analysis.output_size_in_bytes
-            peak -= analysis.alias_size_in_bytes
-            memory["gradients, activations and workspace" if program == "train" else "workspace"] = temporary
-            sent = collectives(compiled, mesh)
-        else:
-            more, sent = planned.account()
-            memory |= more
-            peak = sum(memory.values())
-    bound = roofline(device, mesh, operations, useful, moved, sent)
+        except jax.errors.JaxRuntimeError as error:
+            refusal = str(error)
+            if not refusal.startswith("RESOURCE_EXHAUSTED"):
+                raise
+    memory, capacity = _held(program, planned, abstract_frozen(planned.task, mesh)), device.memory
+    by_compiler = "gradients, activations and workspace" if training else "workspace"
+    if compiled:
+        analysis = compiled.memory_analysis()
+        temporary = analysis.temp_size_in_bytes
+        peak = analysis.argument_size_in_bytes + temporary + analysis.output_size_in_bytes
+        peak -= analysis.alias_size_in_bytes
+        memory[by_compiler] = temporary
+        sent = collectives(compiled, mesh)
+    else:
+        more, sent = _account(config, program, planned, layers, mesh)
+        if numbers := refused_bytes(refusal, sum(memory.values())):
+            more, capacity = {by_compiler: numbers[0]}, numbers[1]
+        memory |= more
+        peak = sum(memory.values())
+    bound = roofline(device, mesh, *cost, sent)
     seconds = bound["seconds"]
     found = dict(
         experiment=config.experiment,
@@ -236,35 +177,39 @@ def plan(config: Any, axes: Mapping[str, int], name: str, program: str = "train"
         mesh=dict(mesh.shape),
         device=name,
         parameters=sum(a.size for a in jax.tree.leaves(planned.args[0].params)),
-        compiled=bool(device.topology),
+        slices=num_slices(mesh),
+        compiled=bool(compiled),
         attention=[choice._asdict() | {"words": str(choice)} for choice in sorted(choices)],
         memory=memory,
         peak=peak,
-        capacity=device.memory,
-        multiply_adds=operations // 2,
-        useful_multiply_adds=useful // 2,
+        capacity=capacity,
+        fits=not refusal and peak <= capacity,
+        less_activations=_less_activations(config, program, planned, mesh),
+        multiply_adds=cost.operations // 2,
+        useful_multiply_adds=cost.useful // 2,
         collectives=[each._asdict() for each in sent],
         **bound,
         batch_size=config.batch_size,
         images_per_second=config.batch_size / seconds,
+        sequences=sequences,
     )
-    if program == "train":
-        training = config.num_steps * seconds
-        found |= dict(steps=config.num_steps, days=training / 86400, device_hours=training * count / 3600)
+    if sequences:
+        tokens = max(choice.query[1] for choice in whole)  # those of several sequences where they are joined
+        found["tokens_per_second"] = tokens * found["images_per_second"]
+    if training:
+        all_steps = config.num_steps * seconds
+        found |= dict(steps=config.num_steps, days=all_steps / 86400, device_hours=all_steps * count / 3600)
     return found
 
 
 def advice(found: Mapping[str, Any]) -> list[str]:
     """What to change, in sentences."""
-    sentences = []
-    if found["peak"] > found["capacity"]:
-        less = {
-            "train": "the state; config.model.remat_policy='nothing_saveable' and config.accumulation_steps take less of activations",
-            "sample": "the weights; a smaller config.batch_size takes less of activations",
-        }
+    sentences, axes, node = [], list(found["mesh"]), DEVICES[found["device"]].node
+    if not found["fits"]:
         sentences.append(
             f"It does not fit: {found['peak'] / 1e9:.1f} GB of {found['capacity'] / 1e9:.0f} GB. More devices on the fsdp axis "
-            f"take less each of {less[found['program']]}."
+            f"take less each of the {'state' if found['program'] == 'train' else 'weights'}; "
+            f"{' or '.join(found['less_activations'])} takes less of activations."
         )
     if found["largest"].startswith("links"):
         grows = TENSOR in found["largest"] or CONTEXT in found["largest"]
@@ -273,9 +218,16 @@ def advice(found: Mapping[str, Any]) -> list[str]:
             if grows
             else "A larger batch for each device sends as much for more arithmetic"
         )
+        nearer = ""
+        if node and math.prod(found["mesh"].values()) > node and axes[-1] not in found["largest"]:
+            nearer = f"; an axis within the {node} devices of a node sends faster: name it last in --mesh"
         sentences.append(
-            f"It waits for {found['largest']}: {found['utilisation']:.0%} of the arithmetic at most. {less}; an axis within a node "
-            "sends faster: name it last in --mesh."
+            f"It waits for {found['largest']}: {found['utilisation']:.0%} of the arithmetic at most. {less}{nearer}."
+        )
+    if uneven := [length for length in found["sequences"] if length % found["mesh"].get(CONTEXT, 1)]:
+        sentences.append(
+            f"{CONTEXT} does not divide sequences of {' and '.join(map(str, uneven))} tokens: each of its devices computes all of "
+            "these, for which no time is counted."
         )
     if found["largest"] == "memory":
         sentences.append("It waits for memory: a larger batch for each device reads each weight for more.")
@@ -284,11 +236,14 @@ def advice(found: Mapping[str, Any]) -> list[str]:
 
 def show(found: Mapping[str, Any]) -> None:
     count, training = math.prod(found["mesh"].values()), found["program"] == "train"
+    slices = f" in {found['slices']} slices" if found["slices"] > 1 else ""
     what = "a training step" if training else f"sampling {found['batch_size']:,} images"
     print(
-        f"{found['experiment']}, {found['parameters']:,} parameters, {what} on {count} × {found['device']}, {found['mesh']}"
+        f"{found['experiment']}, {found['parameters']:,} parameters, {what} on {count} × {found['device']}{slices}, "
+        f"{found['mesh']}"
     )
-    print("\nbytes per device" + (", by its own compiler" if found["compiled"] else ", accounted"))
+    refuses = "accounted" if DEVICES[found["device"]].topology is None else "which its own compiler refuses"
+    print(f"\nbytes per device, {'by its own compiler' if found['compiled'] else refuses}")
     for name, size in found["memory"].items():
         print(f"  {name:40} {size / 1e9:10.3f} GB")
     print(f"  {'peak':40} {found['peak'] / 1e9:10.3f} GB of {found['capacity'] / 1e9:.0f} GB")
@@ -309,6 +264,8 @@ def show(found: Mapping[str, Any]) -> None:
     for name, value in found["terms"].items():
         print(f"  {name:40} {1e3 * value:10.3f}{'   the largest' if name == found['largest'] else ''}")
     rate = f"{found['images_per_second']:,.4g} examples a second"
+    if "tokens_per_second" in found:
+        rate += f" of {found['tokens_per_second'] / found['images_per_second']:,.0f} tokens, {found['tokens_per_second']:,.4g} tokens a second"
     print(f"\nof use at most {found['utilisation']:.1%} of the peak, {rate}", end="")
     if training:
         print(

@@ -11,7 +11,18 @@ from genjax.training.workdir import environment
 
 RESULTS = Path(__file__).parent / "results"
 # What makes a row the same measurement as an older one, which it replaces.
-IDENTITY = ("config", "overrides", "program", "device", "devices", "cores", "mesh", "batch_size", "dtype")
+IDENTITY = (
+    "config",
+    "overrides",
+    "program",
+    "device",
+    "devices",
+    "cores",
+    "mesh",
+    "batch_size",
+    "dtype",
+    "channels_last",
+)
 
 
 def stamp() -> dict[str, Any]:

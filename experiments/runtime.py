@@ -77,7 +77,9 @@ def run_program(main: Callable[..., None]) -> None:
     def parse(argv: list[str]) -> list[str]:
         flags.FLAGS.set_gnu_getopt()  # flags may follow arguments
         try:
-            rest = app.parse_flags_with_usage(argv)
+            rest = flags.FLAGS(argv)
+        except flags.Error as error:  # of a config's choice, with the traceback of what raised it
+            sys.exit(f"error: {str(error).rpartition('ValueError: ')[2].strip()}\nSee --help.")
         except (AttributeError, KeyError) as error:  # how ml_collections reports a field that is not there
             nearest = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error.args[0]))
             hint = f": {nearest[2]!r}. Did you mean {nearest[1]!r}?" if nearest else f": {error.args[0]}"

@@ -15,7 +15,7 @@ from absl import flags
 from experiments import sampling_flags
 from experiments.configuration import restore
 from experiments.runtime import run_program, user_errors
-from experiments.sampling import add_posthoc, sample_images
+from experiments.sampling import add_posthoc, sample_images, shown_classes
 from experiments.sampling_flags import sampling_changes
 from genjax.training import Snapshots
 
@@ -24,7 +24,9 @@ OUT = flags.DEFINE_string(
     "out", None, "File to write, .png or .npz; WORKDIR/samples_of_step.png if not given."
 )
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the newest good one if not given.")
-CLASSES = flags.DEFINE_list("classes", None, "Class numbers, separated by commas; all if not given.")
+CLASSES = flags.DEFINE_list(
+    "classes", None, "Class numbers, separated by commas; if not given all, of many some."
+)
 PROMPT = flags.DEFINE_multi_string("prompt", None, "What to show, of a text-to-image run; may be repeated.")
 SIZE = flags.DEFINE_string(
     "size", None, "HEIGHTxWIDTH of what a transformer makes, if not what it was trained at: 768x1344."
@@ -57,7 +59,7 @@ def main() -> None:
         )
         state = add_posthoc(task, state, config.sampling.weights, Snapshots(Path(WORKDIR.value) / "ema"))
         num_classes = config.data.num_classes
-        classes = CLASSES.value or range(num_classes)
+        classes = CLASSES.value or (range(num_classes) if PROMPT.value else shown_classes(num_classes))
         if not all(str(label).isdigit() and int(label) < num_classes for label in classes):
             raise ValueError(f"--classes={','.join(classes)} must be numbers from 0 to {num_classes - 1}")
         labels = np.repeat(np.array(classes, np.int32), COUNT.value)

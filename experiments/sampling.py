@@ -16,6 +16,7 @@ from genjax.training.ema import HalfLife, PowerFunction, power_of_width
 from genjax.training.mesh import replicated
 
 POSTHOC = "posthoc_"
+SHOWN_CLASSES = 32  # of a picture
 
 
 def make_averages(config: Any) -> tuple[tuple[str, HalfLife | PowerFunction], ...]:
@@ -114,19 +115,18 @@ def sample_images(
     sampling: Any,
     *,
     trajectory: bool = False,
-    batch_size: int = 500,
 ) -> np.ndarray:
     """Samples in the form of the data, for images uint8 `[labels height width channels]`; `[times labels …]` with
     `trajectory`.
 
     Args:
         labels: class of each sample, `[labels]`.
-        sampling: `seed`, `weights` ("params" or one of the state's averages), and what the task asks for.
-        batch_size: samples made at once at most; it does not change them.
+        sampling: `seed`, `weights` ("params" or one of the state's averages), and what the task asks for; `batch_size`,
+            samples made at once at most, 500 if it is not there: it does not change them.
     """
     labels = np.asarray(labels, np.int32)
     mesh = mesh_of(state)
-    batch_size = min(batch_size, len(labels))
+    batch_size = min(getattr(sampling, "batch_size", 500), len(labels))
     batch_size += -batch_size % mesh.size
     padded = np.pad(labels, (0, -len(labels) % batch_size))  # one shape, one compilation
     inputs = task.sampling_inputs(sampling)
@@ -146,6 +146,11 @@ def sample_images(
     return images[:, : len(labels)] if trajectory else images[: len(labels)]
 
 
+def shown_classes(num_classes: int) -> np.ndarray:
+    """All classes, or, of more than `SHOWN_CLASSES`, at most so many, equally far from each other."""
+    return np.arange(num_classes)[:: -(-num_classes // SHOWN_CLASSES)]
+
+
 def class_rows(num_classes: int, per_class: int) -> np.ndarray:
-    """Labels of a picture with a row per class."""
-    return np.repeat(np.arange(num_classes), per_class)
+    """Labels of a picture with a row for each of the `shown_classes`."""
+    return np.repeat(shown_classes(num_classes), per_class)

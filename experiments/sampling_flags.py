@@ -24,6 +24,12 @@ WEIGHTS = flags.DEFINE_string(
     None,
     "One of the run's averages, params (of the last step), or posthoc_WIDTH, as posthoc_0.12.",
 )
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size",
+    None,
+    "Samples made at once at most, on all devices together; less takes less memory.",
+    lower_bound=1,
+)
 SEED = flags.DEFINE_integer("seed", None, "Another seed, other samples; a sample's index and seed fix it.")
 
 
@@ -36,5 +42,6 @@ def sampling_changes() -> dict[str, Any]:
         guidance_scale=GUIDANCE_SCALE.value,
         truncation=TRUNCATION.value,
         weights=WEIGHTS.value,
+        batch_size=BATCH_SIZE.value,
         seed=SEED.value,
     )

@@ -18,7 +18,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.configuration import build
+from experiments.configuration import build, examples_at_once, mesh_axes
 from experiments.datasets import abstract_batch, training_batches
 from experiments.evaluation import finish_report, print_report, training_summary
 from experiments.report import BETTER, write_report
@@ -67,12 +67,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
     """Trains `config` in `workdir`, or goes on with it; returns the report, which is also written there."""
     with user_errors():
         workdir = make_workdir(workdir)
-        if config.batch_size % config.accumulation_steps:
-            raise ValueError(
-                f"config.batch_size {config.batch_size} does not divide into config.accumulation_steps "
-                f"{config.accumulation_steps} equal parts"
-            )
-        mesh = make_mesh(dict(config.mesh), config.batch_size // config.accumulation_steps)
+        mesh = make_mesh(mesh_axes(config), examples_at_once(config))
         task = build(config)
         abstract = abstract_state(task, jax.random.key(config.seed), mesh)
         check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)

@@ -4,15 +4,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 from sklearn.svm import SVC
 
-from genjax import diffusion
+from genjax import diffusion, pipelines, pretrained
 from genjax.data import load_dataset, to_float
+from genjax.models.flux import Flux
+from genjax.nn import Text
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -44,6 +49,25 @@ def test_a_sampler_written_as_shown_is_ddim():
     assert np.abs(samples - noise).max() > 0.1
 
 
+def test_published_networks_are_loaded_and_saved_as_shown(tmp_path, monkeypatch):
+    """The network for real, though small; whole systems are in tests/parity."""
+    monkeypatch.chdir(tmp_path)
+    network = Flux(num_double_blocks=1, num_single_blocks=1, num_heads=2, rotary_features=(4, 2, 2))
+    text = Text(jnp.zeros((1, 3, 8)), jnp.zeros((1, 8)))
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 4, 4, 4)), jnp.zeros(1), text)
+    generator = np.random.default_rng(0)
+    variables = jax.tree.map(lambda a: generator.standard_normal(a.shape, np.float32), shapes)
+    pretrained.save("FLUX.1-dev/transformer", network, variables)
+    system = create_autospec(pipelines.Pipeline, instance=True)
+    monkeypatch.setattr(pipelines, "load", create_autospec(pipelines.load, return_value=system))
+    exec(SNIPPETS[2], {})
+    system.assert_called_once()
+    again, loaded = pretrained.load("mine")
+    assert again == network
+    # What is read in bfloat16 has been rounded to it: 8 bits of precision.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), loaded, variables)
+
+
 def test_files_and_flags_that_are_named_exist():
     for path in re.findall(r"(?:configs|notebooks)/\w+\.(?:py|ipynb)", README):
         assert (ROOT / path).exists(), path
@@ -51,8 +75,22 @@ def test_files_and_flags_that_are_named_exist():
         source = "".join(
             (ROOT / f"experiments/{name}.py").read_text() for name in (program, "runtime", "sampling_flags")
         )
-        for flag in re.findall(r"--(\w+)[= ]", line):
+        for flag in re.findall(r"--(\w+)(?=[= ]|$)", line):
             assert f'"{flag}"' in source, (program, flag)
+
+
+COMMANDS = [line for line in README.splitlines() if re.search(r"-m experiments\..* --config=", line)]
+
+
+# ml_collections loads a config's file so.
+@pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_fields_that_a_command_sets_are_its_configs(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    arguments = [each.replace('"', "") for each in re.findall(r'--config[.=](?:"[^"]*"|[^\s"\'])+', command)]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["program", *arguments])
+    values(["program", *arguments])  # raises if it has no such choice, or no such field of such a type
 
 
 def test_import_is_quick_and_brings_no_data_library():

@@ -103,7 +103,8 @@ class Autoencoder:
     def from_config(cls, config: Any) -> "Autoencoder":
         """Raises ValueError on names that do not exist, weights of terms that the network does not have, terms without a
         weight, and sizes that it does not reconstruct; ImportError without LPIPS' weights, by which it is evaluated."""
-        require_lpips()
+        if config.evaluation:
+            require_lpips()
         if config.accumulation_steps != 1:
             raise ValueError(
                 "config.accumulation_steps must be 1 for an autoencoder, whose quantizer sees whole batches"
@@ -160,6 +161,13 @@ class Autoencoder:
     def frozen(self) -> tuple:
         """The variables of LPIPS, if it has a weight."""
         return (load_lpips()[1],) if "perceptual" in dict(self.weights) else ()
+
+    def abstract_frozen(self) -> tuple:
+        """What `frozen` would load, in shapes."""
+        if "perceptual" not in dict(self.weights):
+            return ()
+        images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+        return (jax.eval_shape(self.perceptual.init, jax.random.key(0), images, images),)
 
     def init(self, key: Key[Array, ""]) -> State:
         keys = jax.random.split(key)

@@ -18,7 +18,7 @@ from experiments.autoencoder_evaluation import Originals, in_batches
 from experiments.conditioning import Classes, Prompts
 from experiments.configuration import bind, lookup
 from experiments.evaluation import Reference, evaluate_images
-from experiments.feature_evaluation import evaluate_features, evaluate_prompt_features, require_features
+from experiments.feature_evaluation import evaluate_prompt_features, require_features
 from experiments.frozen_autoencoder import FrozenAutoencoder, as_images
 from experiments.sampling import described, evaluation_times, make_averages, time_grid
 from experiments.tasks.single import Averages, State, first_state, next_state
@@ -93,7 +93,7 @@ class ImageDiffusion:
     def from_config(cls, config: Any) -> "ImageDiffusion":
         """Raises ValueError on names that do not exist, images that do not divide into patches, and a target that is singular
         where the sampler would evaluate the network."""
-        if config.evaluation.vgg16:
+        if config.evaluation.get("vgg16"):
             require_lpips()
         require_features(config)
         image_shape = tuple(config.data.image_shape)
@@ -289,14 +289,13 @@ class ImageDiffusion:
     ) -> dict[str, Any]:
         """The measures of `evaluate_images`, or of `evaluate_prompts`; with `config.evaluation.vgg16` also the Fréchet
         distance of VGG16's features, that of training images, and that of the autoencoder's reconstructions of held-out
-        ones; with `config.evaluation.features` what `evaluate_features` says."""
+        ones."""
         if isinstance(reference, Pairs):
             report = evaluate_prompts(self, state, config, reference)
             prompts = reference.names[reference.held_out]
             return report | evaluate_prompt_features(self, state, config, prompts)
         pictures = reference[0] if config.evaluation.vgg16 else reference
         report, images = evaluate_images(self, state, config, pictures)
-        report |= evaluate_features(images, config)
         if config.evaluation.vgg16:
             originals = reference[1]
             report |= {"fd_vgg16": originals.distance(images), "fd_vgg16_train": originals.floor}

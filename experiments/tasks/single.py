@@ -23,7 +23,9 @@ class State:
 
     def weights(self, name: str) -> PyTree:
         """ "params" (of a schedule-free optimizer, its average) or one of the averages."""
-        return {"params": evaluation_params(self.optimizer_state, self.params), **self.averages}[name]
+        if name == "params":
+            return evaluation_params(self.optimizer_state, self.params)
+        return self.averages[name]
 
 
 def first_state(params: PyTree, optimizer: optax.GradientTransformation, averages: Averages) -> State:

@@ -6,6 +6,7 @@ from genjax.data.buckets import aspect_buckets as aspect_buckets
 from genjax.data.buckets import image_sizes as image_sizes
 from genjax.data.buckets import nearest_buckets as nearest_buckets
 from genjax.data.buckets import resized_to as resized_to
+from genjax.data.buckets import squared as squared
 from genjax.data.dataset import Dataset as Dataset
 from genjax.data.dataset import InMemory as InMemory
 from genjax.data.folder import load_folder as load_folder

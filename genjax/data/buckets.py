@@ -22,7 +22,7 @@ from jaxtyping import Int, Int32, UInt8
 from genjax.data.dataset import Dataset, InMemory, OnDisk, num_threads, stack
 from genjax.data.images import PROGRESS_SECONDS
 from genjax.data.loader import Batches
-from genjax.data.transforms import Example, Transform, compose
+from genjax.data.transforms import Example, Transform, center_crop, compose, resize
 
 Bucket = tuple[int, int]  # height, width
 SMALLEST_AREA = 0.9  # of the area asked for; of 1024² pixels and multiples of 64 it makes the buckets of SDXL
@@ -163,17 +163,23 @@ def resize_and_crop(
 
 @dataclasses.dataclass(frozen=True)
 class _Resized:
-    """Records with images resized and cropped to one size as they are read."""
+    """Records with images resized and cropped to one size as they are read, by a transform that leaves nothing to chance."""
 
     source: InMemory | OnDisk
-    size: Bucket
+    transform: Transform
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Example:
-        example = self.source[index]
-        return {**example, "image": resize_and_crop(example["image"], self.size)[0]}
+        return self.transform(self.source[index], np.random.default_rng(0))
+
+
+def _resized(size: Bucket, dataset: Dataset, transform: Transform) -> Dataset:
+    _require_images(dataset)
+    dtypes = {name: a.dtype for name, a in dataset.source[0].items()}
+    source = OnDisk(_Resized(dataset.source, transform), dtypes)
+    return dataclasses.replace(dataset, source=source, image_shape=(*size, dataset.image_shape[-1]))
 
 
 def resized_to(size: Bucket, dataset: Dataset) -> Dataset:
@@ -182,10 +188,21 @@ def resized_to(size: Bucket, dataset: Dataset) -> Dataset:
     Raises:
         ValueError: a set without images.
     """
-    _require_images(dataset)
-    dtypes = {name: a.dtype for name, a in dataset.source[0].items()}
-    source = OnDisk(_Resized(dataset.source, size), dtypes)
-    return dataclasses.replace(dataset, source=source, image_shape=(*size, dataset.image_shape[-1]))
+
+    def transform(example, generator):
+        return {**example, "image": resize_and_crop(example["image"], size)[0]}
+
+    return _resized(size, dataset, transform)
+
+
+def squared(side: int, dataset: Dataset) -> Dataset:
+    """The set with every image resized and cropped to a square as the literature prepares ImageNet: `resize`, then
+    `center_crop`.
+
+    Raises:
+        ValueError: a set without images.
+    """
+    return _resized((side, side), dataset, compose(resize(side), center_crop(side)))
 
 
 class BucketedBatches(Batches):

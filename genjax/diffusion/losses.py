@@ -31,6 +31,13 @@ def _mean(a):
     return jnp.mean(a, axis=range(1, a.ndim))
 
 
+def _direction(a, b):
+    """1 − cosine of the angle between channels, averaged over places."""
+    # A network whose output starts at 0 would have an infinite gradient without what is added.
+    unit = lambda a: a * jax.lax.rsqrt(jnp.sum(jnp.square(a), axis=-1, keepdims=True) + 1e-4)
+    return _mean(1 - jnp.sum(unit(a) * unit(b), axis=-1))
+
+
 def simple_loss(
     key: Key[Array, ""],
     apply: Callable,
@@ -42,6 +49,7 @@ def simple_loss(
     variates: Callable = independent,
     weighting: Weighting | None = None,
     importance_corrected: bool = False,
+    direction_weight: float = 0.0,
 ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
     """w(t)·‖f(x_t, t) − y‖², t ~ p(t), z ~ N(0, I) (Ho et al. 2020, equation 14; Lipman et al. 2023, equation 9).
 
@@ -52,12 +60,16 @@ def simple_loss(
         weighting: w(process, target, t), of `weightings`; 1 if None.
         importance_corrected: divide by the law's density, so that whatever the law, the expected loss is the integral
             over t, and the law changes its variance alone.
+        direction_weight: of 1 − cos(f, y) over channels, averaged over places, which is added to the squared error (Yao &
+            Wang 2025, "LightningDiT": the velocity's direction).
 
     Returns:
-        The squared error per example, averaged over its dimensions, and the times drawn.
+        The loss per example, the squared error averaged over its dimensions, and the times drawn.
     """
     output, y, t, inverse_density = _evaluate(key, apply, x, conditioning, process, target, times, variates)
     loss = _mean(jnp.square(output - y))
+    if direction_weight:
+        loss += direction_weight * _direction(output, y)
     if weighting is not None:
         loss = weighting(process, target, t) * loss
     return (inverse_density * loss if importance_corrected else loss), t

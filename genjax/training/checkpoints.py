@@ -117,8 +117,10 @@ class Checkpoints:
         self._sealed = self._sealer.submit(self._seal, unsealed, step)
 
     def restore(self, step: int, abstract: Any) -> Any:
-        """The state of a step, in the shapes, types and shardings of `abstract`."""
-        return self._writer.restore(self.path(step), abstract)
+        """The state of a step, in the shapes, types and shardings of `abstract`; what is `...` there is not read and stays so."""
+        how = ocp.checkpoint_utils.construct_restore_args(abstract)
+        with ocp.PyTreeCheckpointer() as reader:
+            return reader.restore(self.path(step), args=ocp.args.PyTreeRestore(abstract, restore_args=how))
 
     def wait(self) -> None:
         """Returns when the last save is on disk.

@@ -7,18 +7,21 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 _OPERATION = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(?:-start)?\((.*)")
 _CALLED = re.compile(r"\b(body|condition|to_apply|calls|branch_computations)=(\{[^}]*\}|%?[\w.-]+)")
 _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+# Between slices of TPUs hosts send, each chip's part: what is sent, and what the collective is.
+_OVER_SLICES = re.compile(r"= \((.*?), u32\[\], token\[\]\) send\(.*?_xla_megascale_transfer_type=\"(\w+)\"")
+SLICES = "slices"
 _ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16|f8\w+)\[([\d,]*)\]")
 
 
 class Collective(NamedTuple):
-    """A kind of collective over some axes of the mesh: how often it runs, and the bytes of its results.
+    """A kind of collective over some axes of the mesh, or over `SLICES` of TPUs: how often it runs, and the bytes of its results.
 
     `bytes` counts one device's results: for an all-gather the gathered array, for a reduce-scatter the part
     that the device keeps.
@@ -28,6 +31,12 @@ class Collective(NamedTuple):
     axes: tuple[str, ...]
     count: int
     bytes: int
+
+
+def num_slices(mesh: Mesh | AbstractMesh) -> int:
+    """Of TPUs, which a slower network joins; one of other devices."""
+    devices = () if isinstance(mesh, AbstractMesh) else mesh.devices.flat
+    return len({getattr(device, "slice_index", 0) for device in devices}) or 1
 
 
 def collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
@@ -56,6 +65,13 @@ def collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
                 key = found[2], _axes(found[3], mesh.shape)
                 counts[key] += times
                 totals[key] += times * sum(map(_bytes, _results(found[1], line)))
+            elif found := _OVER_SLICES.search(line):
+                key = found[2].lower().replace("_", "-"), (SLICES,)
+                grows = {"all-gather": num_slices(mesh), "reduce-scatter": 1 / num_slices(mesh)}.get(
+                    key[0], 1
+                )
+                counts[key] += times
+                totals[key] += int(times * grows * sum(map(_bytes, _ARRAY.findall(found[1]))))
             inner = times
             if " while(" in line:
                 trips = _trips(line, lines)
@@ -69,13 +85,27 @@ def collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
 
 
 def _trips(loop: str, lines: Mapping[str, list[str]]) -> int | None:
-    """How often a loop iterates: as XLA has noted, or, where it counts up to a constant, that; XLA counts from 0 by 1."""
+    """How often a loop iterates: as XLA has noted, or, where it counts up to a constant, that over the constant that it adds,
+    which is above 1 where it has unrolled the loop; XLA counts from 0."""
     if noted := _TRIP_COUNT.search(loop):
         return int(noted[1])
-    condition = lines[re.search(r"condition=%?([\w.-]+)", loop)[1]]
-    constants = dict(re.findall(r"%([\w.-]+) = [su]32\S* constant\((\d+)\)", "\n".join(condition)))
-    bound = re.search(r"ROOT .* compare\(%[\w.-]+, %([\w.-]+)\), direction=LT", "\n".join(condition))
-    return int(constants[bound[1]]) if bound and bound[1] in constants else None
+    condition, body = (
+        "\n".join(lines[re.search(rf"{part}=%?([\w.-]+)", loop)[1]]) for part in ("condition", "body")
+    )
+    constants = dict(re.findall(r"%([\w.-]+) = [su]32\S* constant\((\d+)\)", condition + "\n" + body))
+    compared = re.search(r"ROOT .* compare\(%([\w.-]+), %([\w.-]+)\), direction=LT", condition)
+    if compared is None or compared[2] not in constants:
+        return None
+    place = re.search(rf"%{re.escape(compared[1])} = .*, index=(\d+)", condition)
+    result = re.search(r"ROOT .* tuple\((.*?)\)", body)
+    step = 1
+    if place and result and len(after := re.findall(r"%([\w.-]+)", result[1])) > int(place[1]):
+        counted = re.escape(after[int(place[1])])
+        added = re.search(rf"%{counted} = \S+ add\(%([\w.-]+), %([\w.-]+)\)", body)
+        step = next(
+            (int(constants[name]) for name in (added.groups() if added else ()) if name in constants), 1
+        )
+    return -(-int(constants[compared[2]]) // step)
 
 
 def _results(types: str, line: str) -> list[tuple[str, str]]:

@@ -18,9 +18,10 @@ def peak_operations(device_kind: str) -> float | None:
 
 
 def multiply_adds(function: Callable, *args: Any) -> int:
-    """Multiply-adds of all matrix products and convolutions in `function(*args)`.
+    """Multiply-adds of all matrix products and convolutions in `function(*args)`, of all devices together.
 
-    A scan counts as often as it iterates, a `cond` as its dearest branch, and what no result depends on not at all.
+    A scan counts as often as it iterates, a `jax.shard_map` on each device, a `cond` as its dearest branch, and what no result
+    depends on not at all.
     Papers that call a multiply-add one "FLOP" report this number; hardware vendors report twice as much.
 
     Args:
@@ -120,6 +121,9 @@ def _sum_of_equation(measure: Callable[[Any], int], equation: Any, iterations: I
     inner = [_sum(measure, jaxpr, iterations) for jaxpr in inner_jaxprs(params)]
     if name == "scan":
         return iterations(params) * sum(inner)
+    if name == "shard_map":  # whose shapes inside are those of one device
+        mesh, axes = params["mesh"], params["newly_manual_axes"]
+        return math.prod(mesh.shape[axis] for axis in axes) * sum(inner)
     if name == "cond":
         return max(inner)
     if name == "while" and any(inner):

@@ -11,10 +11,12 @@ class Device(NamedTuple):
         memory: that can be used, of the high-bandwidth kind.
         bandwidth: of that memory.
         link: between the devices of a node, or of a pod along one axis of its torus, sent by each.
-        node: devices that these links join; None for a whole pod.
-        network: sent by each device to other nodes.
-        kinds: what a device's `device_kind` contains.
-        topology: how the TPU compiler calls it, and in how many dimensions its chips are joined; None for GPUs.
+        node: devices that these links join; None for a whole slice of a pod.
+        network: sent by each device to other nodes or slices.
+        kinds: its `jax.Device.device_kind`; other boards of the same name, as those for PCIe, are slower.
+        topology: how the TPU compiler calls it, in how many dimensions its chips are joined, and the most of them in a slice
+            of a power of two; None for GPUs.
+        per_chip: devices that a TPU's chip is to JAX.
     """
 
     operations: float
@@ -24,25 +26,35 @@ class Device(NamedTuple):
     node: int | None
     network: float
     kinds: tuple[str, ...]
-    topology: tuple[str, int] | None = None
+    topology: tuple[str, int, int] | None = None
+    per_chip: int = 1
 
 
 # GPUs: SXM boards of eight joined by NVLink, with one network card of 400 Gbit/s for each GPU. TPUs: an axis of a torus has
 # a link each way, of 45 or 90 GB/s (Austin et al. 2025, "How to scale your model", chapter 2; Google's pages of v5p, v6e and TPU7x
-# say 200 GB/s of both directions for each link, of 2.765, 1.638 and 7.38 TB/s of memory, and count memory in GiB).
+# say 200 GB/s of both directions for each link, of 2.765, 1.638 and 7.38 TB/s of memory, and count memory in GiB). Slices are
+# joined by the data centre's network: 6.4 and 25.6 Tbit/s for 256 chips of v5e and v6e, 50 Gbit/s for a chip of v5p (Google's pages of
+# these); those of v4 are taken to be joined as v5p's, and those of TPU7x by 100 Gbit/s for a chip, as v6e's.
+# A chip of TPU7x is two devices to JAX, and each of these half of it.
 DEVICES = {
-    "a100": Device(312e12, 80e9, 2.04e12, 300e9, 8, 25e9, ("A100",)),
-    "h100": Device(989e12, 80e9, 3.35e12, 450e9, 8, 50e9, ("H100",)),
-    "h200": Device(989e12, 141e9, 4.8e12, 450e9, 8, 50e9, ("H200",)),
-    "b200": Device(2250e12, 180e9, 7.7e12, 900e9, 8, 50e9, ("B200",)),
-    "v4": Device(275e12, 32 * 2**30, 1.2e12, 90e9, None, 90e9, ("TPU v4",), ("v4", 3)),
-    "v5e": Device(197e12, 16 * 2**30, 0.81e12, 90e9, None, 90e9, ("TPU v5 lite", "TPU v5e"), ("v5e", 2)),
-    "v5p": Device(459e12, 95 * 2**30, 2.765e12, 180e9, None, 180e9, ("TPU v5p", "TPU v5"), ("v5p", 3)),
-    "v6e": Device(918e12, 32 * 2**30, 1.64e12, 180e9, None, 180e9, ("TPU v6 lite", "TPU v6e"), ("v6e", 2)),
-    "tpu7x": Device(2307e12, 192 * 2**30, 7.38e12, 180e9, None, 180e9, ("TPU7x",)),
+    "a100": Device(312e12, 80e9, 2.04e12, 300e9, 8, 25e9, ("NVIDIA A100-SXM4-80GB",)),
+    "h100": Device(989e12, 80e9, 3.35e12, 450e9, 8, 50e9, ("NVIDIA H100 80GB HBM3",)),
+    "h200": Device(989e12, 141e9, 4.8e12, 450e9, 8, 50e9, ("NVIDIA H200",)),
+    "b200": Device(2250e12, 180e9, 7.7e12, 900e9, 8, 50e9, ("NVIDIA B200",)),
+    "v4": Device(275e12, 32 * 2**30, 1.2e12, 90e9, None, 6.25e9, ("TPU v4",), ("v4", 3, 4096)),
+    "v5e": Device(
+        197e12, 16 * 2**30, 0.81e12, 90e9, None, 3.125e9, ("TPU v5 lite", "TPU v5e"), ("v5e", 2, 256)
+    ),
+    "v5p": Device(459e12, 95 * 2**30, 2.765e12, 180e9, None, 6.25e9, ("TPU v5p", "TPU v5"), ("v5p", 3, 4096)),
+    "v6e": Device(
+        918e12, 32 * 2**30, 1.64e12, 180e9, None, 12.5e9, ("TPU v6 lite", "TPU v6e"), ("v6e", 2, 256)
+    ),
+    "tpu7x": Device(
+        2307e12 / 2, 96 * 2**30, 3.69e12, 90e9, None, 6.25e9, ("TPU7x",), ("tpu7x", 3, 4096), per_chip=2
+    ),
 }
 
 
 def device_of(kind: str) -> Device | None:
     """That of a `jax.Device.device_kind`; None if unknown."""
-    return next((each for each in DEVICES.values() if any(name in kind for name in each.kinds)), None)
+    return next((each for each in DEVICES.values() if kind in each.kinds), None)

@@ -160,6 +160,7 @@ def train(
         frozen = place_frozen(task, mesh)
         update = compile_update(task, abstract, mesh, frozen)
         any_process = agree(mesh) if jax.process_count() > 1 else None
+        tracing = stack.enter_context(contextlib.ExitStack())
 
         unread: tuple[int, Metrics] | None = None
         window: list[Metrics] = []
@@ -224,12 +225,12 @@ def train(
             read()
             unread = step, metrics
 
-            if profile_at is not None and step in (profile_at, profile_at + PROFILE_STEPS):
+            if step == profile_at:
                 jax.block_until_ready(state)
-                if step == profile_at:
-                    jax.profiler.start_trace(Path(log_path).parent / "profile")
-                else:
-                    jax.profiler.stop_trace()
+                tracing.enter_context(jax.profiler.trace(Path(log_path).parent / "profile"))
+            elif profile_at is not None and step == min(profile_at + PROFILE_STEPS, num_steps):
+                jax.block_until_ready(state)
+                tracing.close()
             due = [p for p in plugins if step % p.every == 0 or step == num_steps]
             save_due = step % checkpoint_every == 0 or step == num_steps
             if due or save_due or stopping:

@@ -10,6 +10,8 @@ from PIL import Image
 
 from genjax.training.log import read_metrics
 
+ANIMATED_SIDE = 2**14  # a GIF's sides are numbers of 16 bits
+
 
 def image_grid(images: np.ndarray, columns: int, padding: int = 1, min_side: int = 32) -> Image.Image:
     """uint8 images `[count height width channels]`, row by row, small ones enlarged to `min_side` pixels."""
@@ -30,8 +32,10 @@ def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int) -> None
 def save_animation(
     path: str | os.PathLike, pictures: Sequence[Image.Image], milliseconds: int = 60, hold: int = 1500
 ) -> None:
-    """Writes pictures of equal size as an endless GIF that rests on its last."""
-    frames = [picture.convert("P") for picture in pictures]
+    """Writes pictures of equal size as an endless GIF that rests on its last; sides of more than `ANIMATED_SIDE` pixels are
+    reduced by a whole number."""
+    factor = -(-max(pictures[0].size) // ANIMATED_SIDE)
+    frames = [picture.reduce(factor).convert("P") for picture in pictures]
     durations = [milliseconds] * (len(frames) - 1) + [hold]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
 

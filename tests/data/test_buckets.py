@@ -16,6 +16,7 @@ from genjax.data import (
     image_sizes,
     load_folder,
     resized_to,
+    squared,
 )
 from genjax.data.buckets import nearest_buckets, resize_and_crop
 from genjax.data.dataset import OnDisk
@@ -335,3 +336,15 @@ def test_a_set_resized_to_one_size():
         np.testing.assert_array_equal(resized.source[index]["label"], chosen)
     with pytest.raises(ValueError, match="buckets are for images"):
         resized_to((8, 8), Dataset("points", "train", InMemory({"x": np.zeros((3, 2))})))
+
+
+def test_a_set_of_squares_is_prepared_as_the_literature_does():
+    """Halved by means of squares of four, bicubic last: 16×48 pixels of one row's shade each, cut to the middle 8."""
+    image = np.broadcast_to(np.arange(16, dtype=np.uint8)[:, None, None] // 2 * 2, (16, 48, 3)).copy()
+    image[:, :16] = 255  # beyond the middle
+    dataset = Dataset("photos", "train", InMemory({"image": image[None], "label": np.zeros(1, np.int32)}))
+    found = squared(8, dataset)
+    assert found.image_shape == (8, 8, 3)
+    expected = np.broadcast_to(2 * np.arange(8, dtype=np.uint8)[:, None, None], (8, 8, 3))
+    np.testing.assert_array_equal(found.source[0]["image"], expected)
+    assert found.source[:]["label"].tolist() == [0]

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.spatial.distance import cosine
 from scipy.special import log_ndtr, ndtr
 
 from genjax.diffusion import (
@@ -136,6 +137,31 @@ def test_conditioning_reaches_the_network_and_low_precision_outputs_are_compared
     )
     assert losses.dtype == jnp.float32
     np.testing.assert_allclose(losses, float(jnp.bfloat16(1 / 3)) ** 2, rtol=1e-6)
+
+
+def test_the_direction_is_that_of_the_channels(x):
+    """Against SciPy's cosine distance at every place; a network of zeros has no direction and a finite gradient."""
+    guess = np.random.default_rng(0).standard_normal((4, *SHAPE)).astype(np.float32)
+
+    def losses(output, **options):
+        return simple_loss(
+            jax.random.key(0),
+            lambda *_: output,
+            x[:4],
+            process=RectifiedFlow(),
+            target=clean,
+            times=uniform,
+            **options,
+        )[0]
+
+    added = losses(guess, direction_weight=0.5) - losses(guess)
+    pairs = zip(guess.reshape(4, -1, SHAPE[-1]), np.asarray(x[:4]).reshape(4, -1, SHAPE[-1]), strict=True)
+    expected = [np.mean([cosine(a, b) for a, b in zip(*images, strict=True)]) for images in pairs]
+    np.testing.assert_allclose(
+        added, 0.5 * np.array(expected), atol=1e-3
+    )  # by what is added to short vectors
+    gradient = jax.grad(lambda output: losses(output, direction_weight=1.0).sum())(jnp.zeros_like(guess))
+    assert np.isfinite(gradient).all() and np.abs(gradient).max() < 1e3
 
 
 # --- learned variance

@@ -1,9 +1,11 @@
 """Rows of the benchmark: counts by hand and by XLA, what they hold, where they are kept, and without the data's libraries."""
 
+import itertools
 import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +13,14 @@ import pytest
 from conftest import ROOT, program
 from jax.sharding import SingleDeviceSharding
 
-from configs import digits_flow
+from configs import digits_flow, emoji_autoencoder, emoji_text, imagenet256_latent_flow
 from experiments.benchmark import commands, computed_in, measure, measured_device, random_arrays, timed
+from experiments.configuration import build
+from experiments.plan import plan
+from experiments.programs import PROGRAMS, cost_of, program_of
 from experiments.records import merge, results_of
+from experiments.tasks import autoencoding, diffusion
+from genjax.training import make_mesh
 from genjax.training.devices import DEVICES
 
 WIDTH, DEPTH, BATCH, STEPS = 64, 2, 16, 3
@@ -58,7 +65,9 @@ def test_a_row_holds_its_measures(row):
     assert 0 < low <= row["step_seconds"]["median"] <= high
     assert row["compile_seconds"] > 0 and row["host_share"] == row["host_seconds"] / row["queued_seconds"]
     assert row["examples_per_second"] == pytest.approx(BATCH / row["queued_seconds"])
-    assert row["operations_per_second"] == pytest.approx(2 * row["multiply_adds"] / row["queued_seconds"])
+    assert row["operations_per_second"] == pytest.approx(
+        2 * row["useful_multiply_adds"] / row["queued_seconds"]
+    )
     assert row["peak_share"] is None and row["device_bytes"] is None  # a CPU has no sheet and tells neither
     assert 0 < row["least_seconds"] == pytest.approx(row["least_share"] * row["queued_seconds"])
     # at least the parameters; and of training, two moments and an average
@@ -89,16 +98,78 @@ def test_of_a_known_device_there_is_a_share_and_a_bound(config, monkeypatch):
     assert row["peak_share"] == pytest.approx(row["operations_per_second"] / 1e9)
 
 
-def test_a_device_without_a_sheet_is_measured():
-    """A product of any other size is no faster than those that were measured, but for noise, nor a copy than a cache."""
-    found = measured_device(rounds=5)
-    a, product = jnp.ones((1536, 1536)), jax.jit(lambda a: a @ a)
-    product(a).block_until_ready()
-    began = time.perf_counter()
-    product(a).block_until_ready()
-    seconds = time.perf_counter() - began
-    assert 0.2 < 2 * 1536**3 / found.operations / seconds < 2  # others may be using the cores at either time
-    assert 1e9 < found.bandwidth < 1e12
+def test_the_bound_is_the_planners(config, monkeypatch):
+    """By memory here: what products move, and the state, read and written."""
+    monkeypatch.setattr("experiments.benchmark.device_of", DEVICES.__getitem__)
+    monkeypatch.setattr("experiments.benchmark.measured_device", None)
+    monkeypatch.setitem(DEVICES, "cpu", DEVICES["h100"])
+    row, planned = measure(config, "train", steps=2), plan(config, {"data": 1}, "h100")
+    assert row["least_seconds"] == planned["seconds"] == planned["terms"]["memory"]
+    assert planned["seconds"] > 2 * 4 * 4 * row["parameters"] / DEVICES["h100"].bandwidth
+
+
+def test_what_is_computed_again_is_no_use(config, monkeypatch):
+    """Of 16 examples and 2 blocks: one product more in the gradient of attention that stores no weights, and with
+    rematerialisation the forward pass of the blocks."""
+    mesh = make_mesh({"data": 1}, BATCH)
+    costs = lambda: cost_of(program_of("train", config, mesh), mesh)
+    plain = costs()
+    assert plain.operations == plain.useful
+    attention = BATCH * DEPTH * TOKENS**2 * WIDTH
+    monkeypatch.setattr(sys.modules["genjax.nn.attention"], "PLAIN_BYTES", 0)
+    chunked = costs()
+    # and the sums of outputs times their gradients
+    assert chunked.operations == plain.operations + 2 * (attention + BATCH * DEPTH * TOKENS * WIDTH)
+    assert chunked.useful == plain.useful
+    monkeypatch.undo()
+    config = config.copy_and_resolve_references()
+    config.model.remat_policy = "nothing_saveable"
+    block = 12 * TOKENS * WIDTH**2 + 2 * TOKENS**2 * WIDTH + 6 * WIDTH**2
+    again = costs()
+    assert again.operations == plain.operations + 2 * BATCH * DEPTH * block
+    assert (again.useful, again.moved > plain.moved) == (plain.useful, True)
+
+
+def test_a_device_without_a_sheet_is_measured(monkeypatch):
+    """By a clock on which everything takes a second: the most operations are those of the largest product."""
+    monkeypatch.setattr(
+        "experiments.benchmark.time", SimpleNamespace(perf_counter=itertools.count(0.0).__next__)
+    )
+    found = measured_device(rounds=2)
+    assert (found.operations, found.bandwidth) == (2 * 2048**3, 2 * 256 * 2**20)
+
+
+def test_what_a_config_is_evaluated_by_need_not_be_there(monkeypatch):
+    def absent():
+        raise ImportError
+
+    for module in (diffusion, autoencoding):
+        monkeypatch.setattr(module, "require_lpips", absent)
+    monkeypatch.setattr(autoencoding, "load_lpips", absent)
+    for config in (
+        imagenet256_latent_flow.get_config(),
+        emoji_text.get_config(),
+        emoji_autoencoder.get_config(),
+    ):
+        mesh = make_mesh({"data": 1}, config.batch_size)
+        with pytest.raises(ImportError):
+            build(config)
+        for name in PROGRAMS:
+            program_of(name, config, mesh)
+    (lpips,) = program_of("train", config, mesh).args[3:]
+    assert lpips["params"]["vgg16"]["conv1_1"]["kernel"].shape == (3, 3, 3, 64)
+
+
+def test_what_cannot_be_counted_or_divided_is_refused(config):
+    config = config.copy_and_resolve_references()
+    config.sampling.sampler = dict(name="adaptive")
+    with pytest.raises(ValueError, match="config.sampling.sampler.name is 'adaptive'.*such as 'heun'"):
+        measure(config, "sample", steps=2)
+    config.accumulation_steps = 3
+    message = "config.batch_size 16 does not divide into config.accumulation_steps 3"
+    for call in (lambda: measure(config, "train", steps=2), lambda: plan(config, {"data": 1}, "h100")):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 def test_host_and_step_are_told_apart():
@@ -135,10 +206,10 @@ def test_rows_replace_older_ones_of_the_same_measurement(tmp_path):
     path = tmp_path / "results" / "cpu.json"
     row = dict(config="a", program="train", device="cpu", mesh={"data": 1}, batch_size=8, queued_seconds=1)
     merge(path, [row, row | {"program": "sample"}])
-    merge(path, [row | {"queued_seconds": 2}, row | {"batch_size": 16}])
+    merge(path, [row | {"queued_seconds": 2}, row | {"batch_size": 16}, row | {"channels_last": False}])
     rows = json.loads(path.read_text())
     assert [(r["program"], r["batch_size"], r["queued_seconds"]) for r in rows] == [
-        ("sample", 8, 1), ("train", 8, 2), ("train", 16, 1)
+        ("sample", 8, 1), ("train", 8, 2), ("train", 16, 1), ("train", 8, 1)
     ]  # fmt: skip
     assert results_of("NVIDIA H100 80GB HBM3").name == "nvidia_h100_80gb_hbm3.json"
 

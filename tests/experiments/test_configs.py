@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import inspect
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +15,10 @@ from conftest import ROOT
 from ml_collections import ConfigDict
 from PIL import Image
 
+from experiments.benchmark import random_arrays
 from experiments.conditioning import Prompts
 from experiments.configuration import build
+from experiments.datasets import abstract_batch
 from experiments.frozen_autoencoder import FrozenAutoencoder
 from experiments.tasks import autoencoding
 from genjax.data import Batches, load_dataset, sources
@@ -67,20 +70,6 @@ def load(name):
     return importlib.import_module(f"configs.{name}").get_config(*filter(None, [choice]))
 
 
-def batch_of(config, count):
-    random = np.random.default_rng(0)
-    shape = (count, *config.data.image_shape)
-    floats = "latents" in config.data.name or "gaussians" in config.data.name
-    images = random.standard_normal(shape, np.float32) if floats else random.integers(0, 256, shape, np.uint8)
-    labels = random.integers(0, config.data.num_classes, count, np.int32)
-    batch = {config.data.get("feature", "image"): images, "label": labels}
-    if "text" in config:
-        text = Prompts.from_config(config).example()
-        for name in ("tokens", "pooled", "mask"):
-            batch[name] = np.repeat(getattr(text, name), count, 0)
-    return batch
-
-
 @pytest.fixture(autouse=True)
 def nothing_to_load(monkeypatch):
     """LPIPS' weights are 0, and flows on latents have an autoencoder, of a run or published, that only decodes."""
@@ -124,13 +113,56 @@ def test_the_step_of_every_config_traces_at_its_full_size(name):
     state = abstract_state(task, jax.random.key(0), mesh)
     parameters = sum(a.size for a in jax.tree.leaves(state.params))
     assert parameters == PARAMETERS.get(name, parameters)
-    batch = {
-        k: jax.ShapeDtypeStruct((config.batch_size, *a.shape[1:]), a.dtype)
-        for k, a in batch_of(config, 1).items()
-    }
+    batch = abstract_batch(config, task, mesh)
     with jax.set_mesh(mesh):
         frozen = place_frozen(task, mesh)
         compile_update(task, state, mesh, frozen).trace(state, batch, jax.random.key(0), *frozen)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_choice_is_one_of_those_there_are(name):
+    module = importlib.import_module(f"configs.{name}")
+    takes_one = bool(inspect.signature(module.get_config).parameters)
+    assert takes_one == hasattr(module, "CHOICES")
+    if takes_one:
+        default = module.get_config()
+        assert [module.get_config(each) for each in module.CHOICES].count(default) == 1
+        longest = max(module.CHOICES, key=len)
+        for wrong in ("typo", longest + "x", longest.partition(",")[0] + ",x"):
+            with pytest.raises(
+                ValueError, match=f"the choices are {', '.join(module.CHOICES)}; got '{wrong}'"
+            ):
+                module.get_config(wrong)
+        with pytest.raises(ValueError, match=f"nearest to '{longest}'"):
+            module.get_config(longest + "x")
+
+
+# What DiT's and SiT's training scripts say, and LightningDiT's config of 64 epochs: learning rate, betas, batch, steps.
+@pytest.mark.parametrize(
+    ("choice", "recipe"),
+    [
+        ("dit", (1e-4, 0.9, 0.999, 256, 400_000)),
+        ("sit", (1e-4, 0.9, 0.999, 256, 400_000)),
+        ("lightning_dit", (2e-4, 0.9, 0.95, 1024, 80_000)),
+    ],
+)
+def test_latent_flows_are_trained_as_published(choice, recipe):
+    """Adam at a constant rate, without clipping, which would make gradients of 1 and −2 equally long, and without decay."""
+    config = load(f"imagenet256_latent_flow:{choice}")
+    task, (rate, b1, b2, *sizes) = build(config), recipe
+    assert [config.batch_size, config.num_steps] == sizes
+    np.testing.assert_allclose([task.schedule(step) for step in (0, 1000, sizes[1] - 1)], rate, rtol=1e-6)
+    params = {"layer": {"kernel": jnp.ones(3)}}
+    state, gradient = task.optimizer.init(params), lambda size: {"layer": {"kernel": jnp.full(3, size)}}
+    _, state = task.optimizer.update(gradient(1e4), state, params)
+    update, _ = task.optimizer.update(gradient(-2e4), state, params)
+    mean, square = (b1 - 2) / (1 + b1), (b2 + 4) / (1 + b2)  # of 1 and −2, corrected for starting at 0
+    np.testing.assert_allclose(update["layer"]["kernel"], -rate * mean / np.sqrt(square), rtol=1e-4)
+    start, end = task.process.domain
+    drawn = (np.asarray(task.times(task.process, jnp.asarray([0.1, 0.5, 0.9]))) - start) / (end - start)
+    # uniform, or logit-normal: sigmoids of the normal law's quantiles
+    logits = 1 / (1 + np.exp(-np.array([-1.2815516, 0, 1.2815516])))
+    np.testing.assert_allclose(drawn, logits if choice == "lightning_dit" else [0.1, 0.5, 0.9], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -147,8 +179,9 @@ def test_a_field_that_is_set_is_one_field(name):
     assert len(set(identities)) == len(identities)
 
 
-def train_twice(config, batch):
+def train_twice(config, batch=None):
     task, mesh, key = build(config), make_mesh(dict(config.mesh), config.batch_size), jax.random.key(0)
+    batch = batch or random_arrays(abstract_batch(config, task, mesh), config.data.num_classes)
     state, frozen = init_state(task, key, mesh), place_frozen(task, mesh)
     with jax.set_mesh(mesh):
         update = compile_update(task, abstract_state(task, key, mesh), mesh, frozen)
@@ -165,12 +198,11 @@ def test_configs_for_accelerators_step_when_narrowed(name, tmp_path, monkeypatch
     options = {k: v for k, v in config.model.items() if k not in ("name", "patch_size")}
     config.model = dict(name="DiT", patch_size=2, width=32, depth=2, num_heads=2, **options)
     config.batch_size = 4
+    batch = None
     if name == "cifar10_flow":
         with tfds.testing.mock_data(num_examples=8, data_dir=tmp_path):
             data = load_dataset("cifar10", "train", tmp_path)
             batch = Batches(data, 4, 0, image_shape=tuple(config.data.image_shape))[0]
-    else:
-        batch = batch_of(config, 4)
     train_twice(config, batch)
 
 
@@ -212,7 +244,7 @@ def test_networks_for_accelerators_step_when_narrowed(name):
     config = load(name)
     config.update(NARROWED[name])
     config.batch_size = 4
-    train_twice(config, batch_of(config, 4))
+    train_twice(config)
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from experiments.configuration import Config, bind
+from configs import digits_flow
+from experiments.configuration import Config, bind, mesh_axes
 from genjax.diffusion import processes
 
 
@@ -34,3 +35,12 @@ def test_wrong_names_inside_say_where():
     fields = dict(name="Shifted", shift=2.0, base=dict(name="RectifiedFlow", sigma=1.0))
     with pytest.raises(ValueError, match="config.process.base has sigma, which RectifiedFlow does not take"):
         bind(processes, fields, "process")
+
+
+def test_the_mesh_has_its_axes_in_order_and_none_of_tensor_and_context_that_split_nothing():
+    config = digits_flow.get_config()
+    assert list(mesh_axes(config).items()) == [("data", -1), ("fsdp", 1)]
+    config.mesh.update(context=2, tensor=4)
+    assert list(mesh_axes(config).items()) == [("data", -1), ("fsdp", 1), ("tensor", 4), ("context", 2)]
+    del config.mesh.tensor, config.mesh.context  # of a run of before they were fields
+    assert list(mesh_axes(config).items()) == [("data", -1), ("fsdp", 1)]

@@ -13,16 +13,24 @@ import numpy as np
 import pytest
 from conftest import SMALL, program, start_training
 
-from experiments.configuration import restore
+from experiments.configuration import build, read_config, restore
+from genjax.training import Checkpoints, abstract_state, make_mesh
 from genjax.training.checkpoints import damage
 
 STEPS = 100
 LONG = [f"--config.num_steps={STEPS}", "--config.checkpoint.every=5", "--config.sampling.every=1000"]
 
 
+def whole_state(workdir, step=None):
+    """Of a checkpoint, the newest if no step is given: also what `restore` leaves out."""
+    task, mesh = build(read_config(workdir)), make_mesh({"data": -1}, 1)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        step = step or checkpoints.latest()
+        return checkpoints.restore(step, abstract_state(task, jax.random.key(0), mesh))
+
+
 def assert_same_state(a, b, step):
-    (_, _, a), (_, _, b) = restore(a, step), restore(b, step)
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+    jax.tree.map(np.testing.assert_array_equal, whole_state(a, step), whole_state(b, step))
 
 
 def until(condition, process, seconds=120):
@@ -116,7 +124,7 @@ def test_divergence_stops_the_program_and_keeps_the_last_good_checkpoint(tmp_pat
     assert result.returncode == 1
     assert "at step" in result.stderr or "after step" in result.stderr
     assert "the last good checkpoint is that of step" in result.stderr and "Traceback" not in result.stderr
-    _, _, state = restore(workdir, None)
+    state = whole_state(workdir)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
@@ -172,3 +180,36 @@ def test_too_little_space_ends_before_training(tmp_path):
     )  # fmt: skip
     assert result.returncode == 1
     assert "MB free; checkpoints of" in result.stderr and "make room" in result.stderr
+
+
+def test_restored_is_what_sampling_reads(small_run):
+    whole = whole_state(small_run[0])
+    _, _, state = restore(small_run[0], None)
+    jax.tree.map(np.testing.assert_array_equal, state.averages, whole.averages)
+    assert state.step == 40 and not jax.tree.leaves((state.params, state.optimizer_state))
+    _, _, state = restore(small_run[0], None, weights="params")
+    jax.tree.map(np.testing.assert_array_equal, state.params, whole.params)
+    assert not jax.tree.leaves(state.averages)
+
+
+@pytest.mark.slow
+def test_a_run_is_sampled_with_its_weights_split_over_all_devices(small_run, tmp_path, monkeypatch):
+    def images(name):
+        result = program("sample", f"--workdir={small_run[0]}", "--count=2", f"--out={tmp_path / name}")
+        assert result.returncode == 0, result.stderr
+        return np.load(tmp_path / name)["images"].astype(int)
+
+    alone = images("alone.npz")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    assert np.abs(images("split.npz") - alone).max() <= 1  # sums in another order
+    script = f"""
+import jax
+from experiments.configuration import restore
+_, _, state = restore({str(small_run[0])!r}, None)
+arrays = [a for a in jax.tree.leaves(state) if a.size >= 2**12]
+assert arrays and all(8 * a.addressable_shards[0].data.size == a.size for a in arrays)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr

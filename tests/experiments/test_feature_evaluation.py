@@ -17,9 +17,10 @@ from conftest import ROOT
 from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers
 
-from configs import digits_flow, emoji_text
-from experiments import feature_evaluation
+from configs import digits_flow, digits_gan, digits_vae, emoji_text, gaussians_gan, video_autoencoder
+from experiments import evaluation, feature_evaluation
 from experiments.configuration import Config, build
+from experiments.evaluation import Reference
 from experiments.feature_evaluation import (
     FeatureNetwork,
     evaluate_features,
@@ -28,7 +29,6 @@ from experiments.feature_evaluation import (
     load_network,
     reference_statistics,
 )
-from experiments.tasks import diffusion
 from genjax import pretrained
 from genjax.data import Dataset, InMemory, load_dataset, to_float
 from genjax.models.clip import CLIP, CLIPText, CLIPVision, resize_and_crop
@@ -138,13 +138,15 @@ def expected_measures(images, reference):
 close = lambda expected: pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("split", [None, "test"])
-def test_all_measures_agree_with_their_formulas(split, splits, config):
+@pytest.mark.parametrize(
+    ("named", "split", "expected"), [(None, None, "train"), ("test", "train", "test"), (None, "test", "test")]
+)
+def test_all_measures_agree_with_their_formulas(named, split, expected, splits, config):
     """On numbers of images that are no multiple of a batch, with the split that is named."""
-    config.evaluation.reference.split = split
+    config.evaluation.reference.split = named
     images = pictures(37, 2, 0, 200)
-    report = evaluate_features(images, config)
-    reference = splits[split or "train"]
+    report = evaluate_features(images, config, split=split)
+    reference = splits[expected]
     assert {name: report[name] for name in report if "protocol" not in name} == close(
         expected_measures(images, reference.source.arrays["image"])
     )
@@ -410,9 +412,9 @@ def test_prompts_are_asked_for_in_parts_with_seeds_of_their_own(monkeypatch, con
     assert evaluate_prompt_features(None, None, config, PROMPTS) == {}
 
 
-def test_a_task_reports_them(monkeypatch, config):
+@pytest.mark.parametrize("run", [digits_flow, digits_gan, digits_vae])
+def test_samples_of_every_task_are_measured(run, monkeypatch):
     """On the digits; training ones are nearer to training ones than held-out ones are to them."""
-    monkeypatch.setattr(diffusion, "require_features", lambda config: None)
     matrix = jnp.asarray(np.random.default_rng(0).normal(size=(64, 12)) / 8, jnp.float32)
 
     def apply(matrix, images):
@@ -422,14 +424,28 @@ def test_a_task_reports_them(monkeypatch, config):
     network = network_of(variables=matrix, apply=apply)
     monkeypatch.setattr(feature_evaluation, "load_network", lambda name, path: network)
     monkeypatch.setattr(feature_evaluation, "BATCH", 500)
-    task, fids = build(config), {}
+    monkeypatch.setitem(feature_evaluation.LOADERS, "inception", lambda path: network)
+    config = json.loads(run.get_config().to_json_best_effort(), object_hook=Config)
+    config.evaluation.num_samples = 300
+    feature_evaluation.set_features(config, ["inception=weights.npz"])
+    task, reference, fids = SimpleNamespace(describe_sampling=lambda sampling: {}), Reference(config), {}
     for split in ("train", "test"):
         images = load_dataset("digits", split).source[:300]["image"]
-        monkeypatch.setattr(diffusion, "evaluate_images", lambda *_, images=images: ({"other": 1.0}, images))
-        report = task.evaluate(None, config, None)
-        assert report["other"] == 1.0 and "1437 images of digits (train)" in report["inception_protocol"]
+        monkeypatch.setattr(evaluation, "sample_images", lambda *_, images=images: images)
+        report, _ = evaluation.evaluate_images(task, None, config, reference)
+        assert (
+            report["num_samples"] == 300 and "1437 images of digits (train)" in report["inception_protocol"]
+        )
         fids[split] = report["fid"]
     assert 0 < fids["train"] < fids["test"]
+
+
+@pytest.mark.parametrize(("run", "what"), [(gaussians_gan, "points"), (video_autoencoder, "video")])
+def test_what_is_no_picture_is_not_measured(run, what):
+    config = run.get_config()
+    config.evaluation.features = dict(inception="weights.npz")
+    with pytest.raises(ValueError, match=f"inception.* measure pictures; the data of .* are {what} of shape"):
+        feature_evaluation.require_features(config)
 
 
 def test_what_is_missing_is_said_before_training(config, tmp_path):
@@ -453,7 +469,8 @@ def test_a_tower_alone_gives_no_score(clip_folder, tmp_path, config):
 
 
 def test_weights_can_be_given_to_a_run_that_was_trained_without(tmp_path):
-    config = Config(evaluation=Config(num_samples=10))
+    data = Config(image_shape=SHAPE)
+    config = Config(evaluation=Config(num_samples=10), data=data)
     with pytest.raises(
         ValueError, match="--features=resnet=x must be NAME=PATH, with a name of inception, dinov2, clip"
     ):

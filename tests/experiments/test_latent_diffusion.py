@@ -1,6 +1,7 @@
 """From images to pictures in three commands, small: an autoencoder, its latents, a flow on them."""
 
 import json
+import shutil
 import socket
 
 import jax
@@ -171,6 +172,25 @@ def test_on_the_fly_a_step_is_that_on_the_latents_and_the_encoder_stays(config):
         of_latents.params,
     )
     jax.tree.map(np.testing.assert_array_equal, before, frozen)
+
+
+def test_flows_are_standardized_alike_whatever_is_evaluated_later(folder, config, tmp_path):
+    workdir = shutil.copytree(folder / "autoencoder", tmp_path / "autoencoder")
+    config = config.copy_and_resolve_references()
+    config.autoencoder.run = str(workdir)
+    before = FrozenAutoencoder.from_config(config).load()
+    succeed("evaluate", f"--workdir={workdir}", "--num_samples=12")
+    assert json.loads((workdir / "report.json").read_text())["num_samples"] == 12
+    after = FrozenAutoencoder.from_config(config).load()
+    np.testing.assert_array_equal(before["mean"], after["mean"])
+    np.testing.assert_array_equal(before["deviation"], after["deviation"])
+
+
+def test_nothing_is_written_among_other_files(folder, tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"")
+    result = program("encode", *flow_flags(folder), f"--config.data.directory={tmp_path}")
+    assert result.returncode == 1 and "it holds other files" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 
 
 def test_config_errors(config, folder):

@@ -7,7 +7,7 @@ import jax
 import pytest
 from conftest import ROOT, program
 
-from configs import digits_gan, digits_vae, imagenet256_latent_flow, text_to_image
+from configs import digits_flow, digits_gan, digits_vae, imagenet256_latent_flow, text_to_image
 from experiments.configuration import build
 from experiments.datasets import abstract_batch
 from experiments.plan import advice, parse_mesh, plan
@@ -31,6 +31,21 @@ def test_a_plan_of_dit_xl():
     assert found["terms"]["arithmetic"] == pytest.approx(2 * found["multiply_adds"] / 64 / 989e12)
     assert found["seconds"] == max(found["terms"].values())
     assert found["days"] == pytest.approx(400_000 * found["seconds"] / 86400)
+    assert found["sequences"] == [256] and found["tokens_per_second"] == 256 * found["images_per_second"]
+
+
+def test_operations_are_those_of_the_form_that_a_device_takes():
+    """Of 4 examples each the plain one; of all 512, whose logits exceed what it may store, it would be another."""
+    config = imagenet256_latent_flow.get_config()
+    config.model.update(name="DiT", width=1152, depth=2, num_heads=16, dtype="float32")
+
+    def operations(batch_size, devices):
+        config.batch_size = batch_size
+        found = plan(config, {"fsdp": devices}, "h100")
+        assert [each["form"] for each in found["attention"]] == ["plain"]
+        return found["multiply_adds"]
+
+    assert operations(512, 128) == 128 * operations(4, 1)
 
 
 def test_attention_is_that_of_the_device_planned_for():
@@ -60,6 +75,7 @@ def test_a_kernel_stores_no_weights(monkeypatch):
 
 def test_a_plan_of_sampling():
     config = imagenet256_latent_flow.get_config()
+    config.sampling.update(sampler=dict(name="euler"), num_steps=50, guidance_scale=1.5)
     mesh = {"data": 2, "fsdp": 32}
     found = plan(config, mesh, "h100", "sample")
     # 50 steps of Euler, two network calls each by guidance
@@ -87,7 +103,7 @@ def test_a_plan_of_sampling():
     weights = 4 * 1152 * 6912  # of the largest layer, gathered
     assert working(found) > weights
     assert 1.4 < working(plan(config, mesh, "h100", "sample")) / working(found) < 2
-    with pytest.raises(ValueError, match="this program is of diffusion; digits_gan"):
+    with pytest.raises(ValueError, match="the task of digits_gan_r3gan is ImageGAN; take --program=train"):
         plan(digits_gan.get_config(), mesh, "h100", "sample")
 
 
@@ -98,7 +114,10 @@ def test_what_does_not_fit_is_told_what_to_do():
     assert found["parameters"] == 11_891_178_560
     # parameters, two moments, an average and gradients, in float32
     assert found["peak"] > 5 * 4 * found["parameters"] > found["capacity"]
-    assert any(sentence.startswith("It does not fit") for sentence in advice(found))
+    # of what the config may change, which rematerialises already
+    (sentence,) = [sentence for sentence in advice(found) if sentence.startswith("It does not fit")]
+    assert "a larger config.accumulation_steps takes" in sentence and "remat_policy" not in sentence
+    assert found["tokens_per_second"] == (4096 + 512) * found["images_per_second"]
     # each block's forward pass runs twice, the backward one costs two of it, and the kernel's computes logits once more:
     # of 4,608 tokens and 3,072 features in 19 + 38 blocks, where embeddings and head are computed once
     logits = 16 * 57 * 4608**2 * 3072
@@ -190,4 +209,46 @@ def test_other_tasks_are_planned(name):
     assert 0.75 < working / update.memory_analysis().temp_size_in_bytes < 1.25
     found = plan(config, {"fsdp": 8}, "h100")
     assert alone["gradients"] / 8 <= found["memory"]["gradients"] < alone["gradients"]
-    assert {(each["kind"], *each["axes"]) for each in found["collectives"]} >= {("all-gather", "fsdp")}
+    sent = {(each["kind"], *each["axes"]): each["bytes"] for each in found["collectives"]}
+    large = [a for a in jax.tree.leaves(state.params) if a.size >= 4096 and any(n % 8 == 0 for n in a.shape)]
+    whole = 4 * sum(a.size for a in large)
+    assert (sent["all-gather", "fsdp"], sent["reduce-scatter", "fsdp"]) == (whole, whole // 8)
+    (sentence,) = [sentence for sentence in advice(found | {"fits": False}) if "It does not fit" in sentence]
+    assert ("accumulation_steps" in sentence) == (name == "digits_vae") and "remat_policy" not in sentence
+
+
+def test_axes_that_a_program_cannot_use_are_refused():
+    refusals = [
+        (
+            digits_gan.get_config("stylegan2"),
+            {"tensor": 8},
+            "tensor splits heads of attention, which here are none",
+        ),
+        (
+            digits_flow.get_config(),
+            {"context": 5},
+            "context splits .* of transformers, which here are 16 long",
+        ),
+        (digits_vae.get_config(), {"context": 2}, "context splits .* of transformers, which here are none"),
+    ]
+    for config, mesh, message in refusals:
+        with pytest.raises(ValueError, match=message):
+            plan(config, mesh, "h100")
+
+
+def test_advice_is_of_the_mesh():
+    found = dict(
+        program="train",
+        device="h100",
+        slices=1,
+        fits=True,
+        largest="links of data",
+        utilisation=0.5,
+        sequences=[77, 256],
+    )
+    sentences = lambda **mesh: " ".join(advice(found | {"mesh": mesh}))
+    assert "within the 8 devices of a node sends faster: name it last" in sentences(data=2, fsdp=8)
+    assert "sends faster" not in sentences(data=2, fsdp=4) + sentences(fsdp=8, data=2)
+    assert "does not divide sequences of 77 tokens" in sentences(data=2, context=4)
+    found |= dict(device="v6e", slices=2, largest="links of slices")
+    assert "links of slices: 50% of the arithmetic at most. A larger batch" in sentences(data=2, fsdp=256)

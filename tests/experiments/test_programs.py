@@ -41,6 +41,27 @@ def test_a_run_leaves_what_it_promises(small_run):
         assert str(workdir / name) in result.stdout
 
 
+def test_a_run_of_many_classes_shows_some(tmp_path):
+    """Forty classes, from folders: every second one has a row."""
+    random = np.random.default_rng(0)
+    for i in range(40 * 5):
+        folder = tmp_path / "images" / ("test" if i < 40 else "train") / f"{i % 40:02}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / f"{i}.png")
+    result = program(
+        "train", *SMALL, f"--workdir={tmp_path / 'run'}", "--config.data.name=folder", "--config.num_steps=6",
+        f"--config.data.directory={tmp_path / 'images'}", "--config.data.image_shape=8,8,3",
+        "--config.data.num_classes=40", "--config.sampling.batch_size=16", "--config.evaluation.num_samples=40",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    for name in "samples.png", "noise_to_data.gif":
+        with Image.open(tmp_path / "run" / name) as image:
+            assert image.size == (2 * 34, 20 * 34)
+    result = program("sample", f"--workdir={tmp_path / 'run'}", "--count=1", f"--out={tmp_path / 'a.npz'}")
+    assert result.returncode == 0, result.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["labels"], np.arange(0, 40, 2))
+
+
 def test_nothing_but_progress_is_printed(small_run):
     """No warnings, no commentary of libraries."""
     _, result = small_run
@@ -174,6 +195,11 @@ WRONG = {
     "sampler": (["--config.sampling.sampler.name=hun"], "ddim, euler"),
     "optimizer": (["--config.optimizer.name=admw"], "'admw'; there are adamaxw, adamw"),
     "batch": (["--config.batch_size=5000"], "5000"),
+    "choice": (
+        ["--config=configs/digits_vae.py:ewae"],
+        "the choices are elbo, iwae; got 'ewae', nearest to 'iwae'",
+    ),
+    "classes": (["--config.data.num_classes=9"], "has 10 classes, and config.data.num_classes is 9"),
     "warm-up": (["--config.optimizer.warmup_steps=50"], "warmup_steps=50"),
 }
 
@@ -214,7 +240,7 @@ def test_a_workdir_with_another_config(small_run):
 def test_mesh_logging_and_schedules_may_differ(small_run, tmp_path):
     workdir = shutil.copytree(small_run[0], tmp_path / "run")
     result = program(
-        "train", *SMALL, f"--workdir={workdir}", "--config.mesh.data=1", "--config.log_every=5",
+        "train", *SMALL, f"--workdir={workdir}", "--config.mesh.data=1", "--config.mesh.tensor=1", "--config.log_every=5",
         "--config.sampling.every=5", "--config.checkpoint.keep=5", "--config.evaluation.num_samples=370",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

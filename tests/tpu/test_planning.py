@@ -4,12 +4,22 @@ import jax
 import numpy as np
 import pytest
 from jax.experimental import topologies
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from configs import imagenet256_latent_flow
-from experiments.plan import plan
+from experiments.plan import advice, plan
+from experiments.programs import program_of
 from genjax.training import make_mesh
+from genjax.training.cost import multiply_adds_written
 from genjax.training.devices import DEVICES
 from genjax.training.planning import tpu_topology
+
+pytest.importorskip("libtpu", reason="the TPU's compiler is not installed (CONTRIBUTING.md)")
+
+LAYER = (
+    12 * 256**2
+)  # weights of attention's and the feed-forward products; half as many are of the modulation
 
 
 def small(depth):
@@ -26,19 +36,68 @@ def plans():
 
 
 def test_chips_are_those_asked_for():
-    for name, kind in {"v5p": "TPU v5", "v6e": "TPU v6 lite"}.items():
+    for name, kind in {"v4": "TPU v4", "v5p": "TPU v5", "v6e": "TPU v6 lite"}.items():
         for count in (1, 2, 16):
             devices = tpu_topology(DEVICES[name], count)
             assert len(devices) == count and {device.device_kind for device in devices} == {kind}
+    slices = [device.slice_index for device in tpu_topology(DEVICES["v6e"], 512)]
+    assert (len(slices), set(slices)) == (512, {0, 1})
+    with pytest.raises(ValueError, match="does not take 1 × v99:2x2"):
+        tpu_topology(DEVICES["v6e"]._replace(topology=("v99", 2, 256)), 4)
 
 
-def test_memory_is_the_state_and_what_the_compiler_adds(plans):
-    for found in plans.values():
-        held = sum(found["memory"][field] for field in ("params", "optimizer_state", "averages"))
-        assert found["compiled"] and held > 4 * 4 * found["parameters"] / 8
-        workspace = found["memory"]["gradients, activations and workspace"]
-        # batch and metrics beside them; arrays padded to tiles
-        assert held + workspace <= found["peak"] < 1.2 * (held + workspace)
+def test_memory_is_that_of_a_step_compiled_by_hand(plans):
+    """With the shardings of "fully sharded" as they are defined: of every large array an eighth of the largest side that
+    divides, layers aside; and the state by hand."""
+    found, mesh = plans[2], make_mesh({"fsdp": 8}, 32, tpu_topology(DEVICES["v5p"], 8))
+    task = program_of("train", small(2), mesh).task
+
+    def placed(path, a):
+        sides = list(a.shape)
+        if any(getattr(key, "key", None) == "blocks" for key in path):
+            sides[0] = 0
+        divides = [side if side % 8 == 0 else 0 for side in sides]
+        large = a.size >= 4096 and any(divides)
+        spec = [None] * a.ndim
+        if large:
+            spec[divides.index(max(divides))] = "fsdp"
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, P(*spec)))
+
+    state = jax.tree.map_with_path(placed, jax.eval_shape(task.init, jax.random.key(0)))
+    of = lambda *shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, P("fsdp")))
+    batch = {"image": of(32, 32, 32, 4, dtype=np.float32), "label": of(32, dtype=np.int32)}
+    step = jax.jit(
+        task.update, donate_argnums=0, out_shardings=(jax.tree.map(lambda a: a.sharding, state), None)
+    )
+    key = jax.random.key(0)
+    with jax.set_mesh(mesh):
+        analysis = step.lower(state, batch, key).compile().memory_analysis()
+    # the plan's step packs its metrics besides
+    workspace = found["memory"]["gradients, activations and workspace"]
+    assert workspace == pytest.approx(analysis.temp_size_in_bytes, rel=0.01)
+    peak = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+    assert found["peak"] == pytest.approx(peak - analysis.alias_size_in_bytes, rel=0.01)
+
+    held = lambda tree: sum(
+        a.size * a.dtype.itemsize // (8 if any(a.sharding.spec) else 1) for a in jax.tree.leaves(tree)
+    )
+    for field in ("params", "optimizer_state", "averages"):
+        assert found["memory"][field] == held(getattr(state, field))
+
+
+def test_arithmetic_is_what_the_compiler_counts():
+    """Of loops' bodies once, on each chip; the compiler adds what is elementwise, and cannot see into attention's kernel, which
+    these lengths are too short for."""
+    config = small(2)
+    config.model.remat_policy = None
+    config.data.image_shape = (16, 16, 4)
+    for axes in ({"fsdp": 8}, {"fsdp": 2, "tensor": 2, "context": 2}):
+        mesh = make_mesh(axes, 32, tpu_topology(DEVICES["v5p"], 8))
+        program = program_of("train", config, mesh)
+        with jax.set_mesh(mesh):
+            operations = program.jitted().lower(*program.args).compile().cost_analysis()["flops"]
+        written = 2 * multiply_adds_written(program.function, *program.local) * mesh.shape["fsdp"]
+        assert 1 < 8 * operations / written < 1.3
 
 
 @pytest.mark.parametrize("axes", [{"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"fsdp": 2, "context": 4}])
@@ -53,12 +112,45 @@ def test_the_account_for_gpus_is_near_the_compilers(axes):
 
 
 def test_collectives_in_loops_count_for_every_layer(plans):
-    """Each layer's weights are gathered twice and their gradients summed, in bfloat16 or float32, whole or in pieces."""
-    total = lambda found: sum(each["bytes"] for each in found["collectives"])
-    (few, some), layers = (total(plans[depth]) for depth in (2, 6)), 4
-    weights = 256 * 256 * (12 + 6)  # of a layer, its modulation included
-    assert 2 * 2 * weights < (some - few) / layers < 2 * 4 * weights + 2 * 4 * weights
+    """In bfloat16 each layer's weights are gathered twice and their gradients summed, those of products in nine pieces where
+    eight would do; of the modulation the weights are gathered, and what its gradient is made of instead of that."""
+    total = lambda found, kind: sum(each["bytes"] for each in found["collectives"] if each["kind"] == kind)
+    of_a_layer = lambda kind: (total(plans[6], kind) - total(plans[2], kind)) / 4
+    assert of_a_layer("collective-permute") == 3 * 2 * LAYER * 9 / 8
+    assert of_a_layer("all-gather") == pytest.approx(2 * 2 * LAYER / 2, rel=0.05)  # and biases
+    assert of_a_layer("all-reduce") + of_a_layer("all-to-all") < 0.01 * 2 * LAYER * 9
     assert all(each["axes"] == ("fsdp",) for found in plans.values() for each in found["collectives"])
+
+
+def test_what_does_not_fit_is_told_what_to_do():
+    """The compiler refuses it, and says how much it would take."""
+    config = small(2)
+    config.model.update(width=1024, num_heads=8, remat_policy=None)
+    config.data.image_shape, config.batch_size = (64, 64, 4), 1024
+    found = plan(config, {"data": 8}, "v5e")
+    assert not found["compiled"] and not found["fits"]
+    # about as much as where there is room
+    fitting = plan(config, {"data": 8}, "v5p")
+    assert fitting["compiled"] and fitting["fits"]
+    workspace = lambda found: found["memory"]["gradients, activations and workspace"]
+    assert 0.8 < workspace(found) / workspace(fitting) < 1.25
+    assert found["capacity"] < 16 * 2**30 < found["peak"]
+    assert any(sentence.startswith("It does not fit") for sentence in advice(found))
+
+
+def test_slices_are_joined_by_a_slower_network(monkeypatch):
+    """Of two slices each chip sums its part of the gradients with the other's, in bfloat16: of products and at most of all, as
+    those of modulations are made of gathered vectors."""
+    monkeypatch.setitem(DEVICES, "v5e", DEVICES["v5e"]._replace(topology=("v5e", 2, 8)))
+    found = plan(small(2), {"data": 2, "fsdp": 8}, "v5e")
+    assert found["slices"] == 2
+    (sent,) = [
+        each["bytes"]
+        for each in found["collectives"]
+        if (each["kind"], each["axes"]) == ("all-reduce", ("slices",))
+    ]
+    assert 2 * 2 * LAYER / 8 < sent < 2 * found["parameters"] / 8
+    assert found["terms"]["links of slices"] >= sent / 3.125e9
 
 
 def test_attention_is_the_kernel_of_tpus():
@@ -75,7 +167,7 @@ def test_attention_is_the_kernel_of_tpus():
 def test_sampling_is_shared_by_all_chips():
     """A chip's workspace is that of a chip alone with its examples, and not of all; weights gathered for each step."""
     config = small(2)
-    config.sampling.num_steps = 10
+    config.sampling.update(sampler=dict(name="euler"), num_steps=10)
     found = {}
     for axes, batch_size in (({"fsdp": 8}, 128), ({"data": 1}, 16)):
         config.batch_size = batch_size
@@ -84,9 +176,9 @@ def test_sampling_is_shared_by_all_chips():
     # A factor 2 is for how the compiler schedules gathers; all examples on one chip take 13 times as much.
     assert 0.5 < shared["memory"]["workspace"] / alone["memory"]["workspace"] < 2
     assert [each["query"] for each in shared["attention"]] == [(32, 256, 2, 128)]
-    sent = sum(each["bytes"] for each in shared["collectives"])
-    weights = shared["parameters"]
-    assert 10 * 2 * weights / 2 < sent < 10 * 2 * 4 * weights
+    # for each step in bfloat16 those of two layers, in nine pieces where eight would do, and the few of what is around them
+    sent, weights = sum(each["bytes"] for each in shared["collectives"]), 2 * LAYER * 3 / 2
+    assert 1 < sent / (10 * 2 * weights) < 1.4
 
 
 @pytest.mark.parametrize(

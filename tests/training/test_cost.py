@@ -3,8 +3,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
 
 from genjax.models.dit import DiT_B, DiT_L, DiT_S, DiT_XL
+from genjax.nn import attention, attention_choices
 from genjax.training.cost import multiply_adds, multiply_adds_written
 
 VECTOR = jax.ShapeDtypeStruct((5,), jnp.float32)
@@ -97,6 +99,26 @@ def test_what_no_result_depends_on_costs_nothing():
     again = jax.checkpoint(product)
     gradient = jax.grad(lambda m, v: jnp.sum(again(m, v)), argnums=(0, 1))
     assert multiply_adds(gradient, MATRIX, VECTOR) == 3 * 25
+
+
+@pytest.mark.parametrize(
+    ("form", "platform", "heads", "axes"),
+    [
+        ("all_to_all", "cpu", 8, dict(context=8)),
+        ("ring", "cpu", 6, dict(data=2, context=4)),  # 6 heads do not divide
+        ("splash", "tpu", 8, dict(data=2, tensor=4)),  # in whose place, on this machine, chunks are counted
+    ],
+)
+def test_what_devices_share_is_counted_of_all(form, platform, heads, axes):
+    """Of attention: two products, whether one device computes them or eight."""
+    arrays = 3 * [jax.ShapeDtypeStruct((2, 1024, heads, 16), jnp.bfloat16)]
+    for sizes in (axes, dict(data=1)):
+        types = (AxisType.Auto,) * len(sizes)
+        device = AbstractDevice("", 1, platform)
+        mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), types, abstract_device=device)
+        with use_abstract_mesh(mesh), attention_choices() as choices:
+            assert multiply_adds(attention, *arrays) == 2 * 2 * heads * 1024**2 * 16
+        assert sizes is not axes or form in {choice.form for choice in choices}
 
 
 @pytest.mark.parametrize("length, unroll", [(6, 1), (6, 2), (7, 3), (3, 3), (2, 5), (1, 1)])

@@ -229,6 +229,16 @@ def test_a_profile_on_request(tmp_path):
     assert list((tmp_path / "profile").rglob("*.trace.json.gz"))
 
 
+def test_a_profile_ends_with_the_run_and_begins_where_it_was_asked_for(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    fit(tmp_path / "a", num_steps=8, profile_at=6)  # less than five steps before the end
+    assert list((tmp_path / "a/profile").rglob("*.trace.json.gz"))
+    fit(tmp_path / "b", num_steps=8)
+    fit(tmp_path / "b", num_steps=12, profile_at=6)  # gone on from the middle of what was to be traced
+    assert not (tmp_path / "b/profile").exists()
+
+
 @pytest.mark.parametrize(
     ("device_kind", "peak"),
     [("NVIDIA H100 80GB HBM3", 989e12), ("TPU v5 lite", 197e12), ("TPU v5", 459e12), ("cpu", None)],

@@ -36,6 +36,14 @@ def test_an_animation_has_a_frame_per_time(tmp_path):
     np.testing.assert_allclose(shades, np.linspace(0, 255, 6), atol=3)  # GIF has 256 colours
 
 
+def test_an_animation_of_more_pixels_than_a_gif_can_have_is_reduced(tmp_path):
+    """A thousand rows of 256 pixels."""
+    frames = [Image.new("L", (258, 258_000), shade) for shade in (0, 255)]
+    save_animation(tmp_path / "a.gif", frames)
+    with Image.open(tmp_path / "a.gif") as animation:
+        assert animation.size == (17, 16_125) and animation.n_frames == 2  # a 16th, rounded up
+
+
 def test_curves_draw_metrics_that_come_at_different_steps(tmp_path):
     rows = [{"step": s, "seconds": s, "loss": 1 / s} for s in (1, 2, 3)] + [
         {"step": 3, "seconds": 3, "quality": 1.0}

@@ -1,10 +1,13 @@
 """The account of a step against counts by hand: bytes of shards, what is live at once, what is sent, how long that takes."""
 
+from types import SimpleNamespace
+from unittest.mock import Mock
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from jax.sharding import NamedSharding, use_abstract_mesh
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh, use_abstract_mesh
 
 from genjax.models.dit import DiT
 from genjax.nn import attention
@@ -14,9 +17,11 @@ from genjax.training.devices import DEVICES, device_of
 from genjax.training.mesh import abstract_mesh, abstract_state
 from genjax.training.planning import (
     Layer,
+    check_axes,
     collective_seconds,
     context_collectives,
     parameter_collectives,
+    refused_bytes,
     shard_bytes,
     size_on_device,
     tensor_collectives,
@@ -54,25 +59,51 @@ def test_each_layer_adds_what_rematerialisation_keeps_of_it():
 
 
 def test_a_device_holds_its_part():
-    """Of gradients and copies as of parameters; of tokens, and of features that a layer split over `tensor` does not take."""
+    """Of gradients and copies as of parameters; of a layer's weights at work, what `tensor` leaves; of tokens, and of features
+    that a layer split over `tensor` does not take."""
     mesh = abstract_mesh({"fsdp": 2, "tensor": 4, "context": 2}, BATCH)
+    shape_of = lambda shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
     state = {
-        "kernel": jax.ShapeDtypeStruct(
-            (64, 256), jnp.float32, sharding=NamedSharding(mesh, P("fsdp", "tensor"))
-        )
+        "blocks": {"mlp_in": {"kernel": shape_of((3, 64, 256))}},
+        "head": {"kernel": shape_of((64, 128))},
     }
-    inner = Layer((BATCH, TOKENS, 64), (BATCH, TOKENS, 256), jnp.dtype("bfloat16"), 0)
-    of = lambda layers, shape, dtype=jnp.float32: size_on_device(state, layers, mesh)(
-        jax.ShapeDtypeStruct(shape, dtype)
+    inner = Layer("DiT", "blocks/mlp_in", (BATCH, TOKENS, 64), (BATCH, TOKENS, 256), jnp.dtype("bfloat16"), 0)
+    of = lambda layers, shape, dtype=jnp.float32, **options: size_on_device(state, layers, mesh, **options)(
+        shape_of(shape, dtype)
     )
-    split = {"blocks/mlp_in": inner}
-    assert (
-        of(split, (64, 256)) == 4 * 64 * 256 // 8 and of(split, (64, 256), jnp.bfloat16) == 2 * 64 * 256 // 8
+    assert of([inner], (3, 64, 256)) == 4 * 3 * 64 * 256 // 8
+    assert of([inner], (3, 64, 256), jnp.bfloat16) == 2 * 3 * 64 * 256 // 8
+    assert of([inner], (64, 256), jnp.bfloat16) == 2 * 64 * 256 // 4
+    assert of([inner], (64, 128)) == 4 * 64 * 128 // 2
+    assert of([inner], (64, 128), gathered=True) == 4 * 64 * 128
+    assert of([inner], (3, BATCH, TOKENS, 64)) == 4 * 3 * BATCH * TOKENS * 64 // 2
+    assert of([inner], (3, BATCH, TOKENS, 256)) == 4 * 3 * BATCH * TOKENS * 256 // (2 * 4)
+    assert of([], (BATCH, 32, 32, 256)) == 4 * BATCH * 32 * 32 * 256  # convolutions
+
+
+def test_axes_that_split_nothing_are_refused():
+    layer = lambda path, length: Layer(
+        "DiT", path, (BATCH, length, 64), (BATCH, length, 256), jnp.dtype("float32"), 0
     )
-    assert of(split, (3, BATCH, TOKENS, 64)) == 4 * 3 * BATCH * TOKENS * 64 // 2
-    assert of(split, (3, BATCH, TOKENS, 256)) == 4 * 3 * BATCH * TOKENS * 256 // (2 * 4)
-    assert of({}, (BATCH, 32, 32, 256)) == 4 * BATCH * 32 * 32 * 256  # convolutions
-    assert of(split, ()) <= 4
+    layers = [layer("blocks/mlp_in", 256), layer("text_blocks/mlp_in", 77), layer("middle/query", 1000)]
+    check = lambda layers, heads, **axes: check_axes(
+        layers, [(BATCH, 256, number, 64) for number in heads], abstract_mesh(axes, BATCH)
+    )
+    assert check(layers, (1, 6), tensor=3, context=4) == [77, 256]
+    for refused in (lambda: check(layers, (1, 6), tensor=4), lambda: check(layers, (), tensor=2)):
+        with pytest.raises(ValueError, match="tensor splits heads"):
+            refused()
+    for refused in (lambda: check(layers, (6,), context=5), lambda: check(layers[2:], (6,), context=2)):
+        with pytest.raises(ValueError, match="context splits the sequences"):
+            refused()
+
+
+def test_what_the_tpu_compiler_says_when_it_refuses():
+    of_all = "RESOURCE_EXHAUSTED: … memory space hbm. Used 63.80G of 30.75G hbm. Exceeded hbm capacity by …"
+    beside = "RESOURCE_EXHAUSTED: … the total memory required for HLO temporaries (512.00M) exceeds available HBM (15.75G)."
+    assert refused_bytes(of_all, 2**30) == (int(62.8 * 2**30), int(30.75 * 2**30))
+    assert refused_bytes(beside, 2**30) == (2**29, int(15.75 * 2**30))
+    assert refused_bytes("RESOURCE_EXHAUSTED: of something else", 0) is None
 
 
 def test_products_read_their_operands_and_write_their_result():
@@ -139,13 +170,13 @@ def test_a_product_of_axes_gathers_over_one_and_sums_over_both():
     mesh = abstract_mesh({"data": 2, "fsdp": 4}, BATCH)
     state = abstract_state(Toy(), jax.random.key(0), mesh)
     assert shard_bytes(state) == (KERNEL + HEAD) // 4 + BIAS
-    sent = {(each.kind, each.axes): each for each in parameter_collectives(state, {}, mesh)}
+    sent = {(each.kind, each.axes): each for each in parameter_collectives(state, [], mesh)}
     assert sent.pop(("all-gather", ("fsdp",))).bytes == 2 * KERNEL + HEAD
     assert sent.pop(("reduce-scatter", ("fsdp",))).bytes == (KERNEL + HEAD) // 4
     assert sent.pop(("all-reduce", ("data",))).bytes == (KERNEL + HEAD) // 4
     assert sent.pop(("all-reduce", ("data", "fsdp"))).bytes == BIAS
     assert not sent
-    (whole,) = parameter_collectives(state, {}, abstract_mesh({"data": 8}, BATCH))
+    (whole,) = parameter_collectives(state, [], abstract_mesh({"data": 8}, BATCH))
     assert whole == Collective("all-reduce", ("data",), 3, KERNEL + BIAS + HEAD)
 
 
@@ -175,12 +206,33 @@ def test_parameters_are_sent_in_the_type_of_their_products():
     mesh = abstract_mesh({"fsdp": 2, "tensor": 2}, BATCH)
     kernel = jax.ShapeDtypeStruct((3, 128, 256), jnp.float32)
     params = {"blocks": {"mlp_in": {"kernel": kernel}}}
-    layer = Layer((BATCH, 4, 128), (BATCH, 4, 256), jnp.dtype(jnp.bfloat16), 0)
+    layer = Layer("DiT", "blocks/mlp_in", (BATCH, 4, 128), (BATCH, 4, 256), jnp.dtype(jnp.bfloat16), 0)
     size = 3 * 128 * 256 * 2 // 2  # bfloat16; half of the columns
-    sent = {each.kind: each.bytes for each in parameter_collectives(params, {"blocks/mlp_in": layer}, mesh)}
+    sent = {each.kind: each.bytes for each in parameter_collectives(params, [layer], mesh)}
     assert sent == {"all-gather": 2 * size, "reduce-scatter": size // 2}
-    (gathered,) = parameter_collectives(params, {"blocks/mlp_in": layer}, mesh, 10, backward=False)
+    (gathered,) = parameter_collectives(params, [layer], mesh, 10, backward=False)
     assert gathered == Collective("all-gather", ("fsdp",), 10, 10 * size)
+
+
+def test_a_state_of_several_networks_calls_each_by_a_name():
+    """Of the same paths and shapes, too, each has its own layers; what `tensor` sends is counted of one network."""
+    mesh = abstract_mesh({"fsdp": 2, "tensor": 2}, BATCH)
+    layer = lambda network, path, dtype: Layer(
+        network, path, (BATCH, 4, 128), (BATCH, 4, 256), jnp.dtype(dtype), 0
+    )
+    kernel = lambda *shape: {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    inner = {"mlp_in": kernel(3, 128, 256)}
+    one = {"generator": {"blocks": inner, "map_out": kernel(128, 256)}}
+    both = one | {"discriminator": {"blocks": inner, "head": kernel(128, 256)}}
+    layers = [layer("Generator", path, jnp.bfloat16) for path in ("blocks/mlp_in", "map_out")]
+    layers += [layer("Discriminator", path, jnp.float32) for path in ("blocks/mlp_in", "head")]
+    sent = {each.kind: each.bytes for each in parameter_collectives(both, layers, mesh)}
+    # half of the blocks' columns, for each of two passes, and two single layers
+    assert sent["all-gather"] == (2 + 4) * (2 * 3 * 128 * 256 // 2 + 128 * 256)
+    (summed,) = tensor_collectives(one, layers, mesh)
+    assert summed.bytes == 3 * 2 * BATCH // 2 * 4 * 128  # gradients of what three layers take, in bfloat16
+    with pytest.raises(ValueError, match="of one network .* trains Discriminator and Generator"):
+        tensor_collectives(both, layers, mesh)
 
 
 def test_short_keys_are_gathered_and_their_gradients_summed():
@@ -216,9 +268,8 @@ def test_long_keys_go_round_or_heads_are_exchanged(heads, kind):
 
 
 def test_seconds_of_rings_within_nodes_and_between():
-    h100 = DEVICES["h100"]
     seconds = lambda kind, axes, **mesh: collective_seconds(
-        Collective(kind, axes, 1, 8_000_000_000), abstract_mesh(mesh, 64), h100
+        Collective(kind, axes, 1, 8_000_000_000), abstract_mesh(mesh, 64), DEVICES["h100"]
     )
     within = seconds("all-gather", ("fsdp",), data=4, fsdp=8)
     assert within == pytest.approx(7 / 8 * 8e9 / 450e9)
@@ -227,6 +278,10 @@ def test_seconds_of_rings_within_nodes_and_between():
     # one device of each node: one card
     assert seconds("all-gather", ("data",), data=4, fsdp=8) == pytest.approx(3 / 4 * 8e9 / 50e9)
     assert seconds("reduce-scatter", ("fsdp",), fsdp=8) == pytest.approx(7 * 8e9 / 450e9)
+    chips = np.array([SimpleNamespace(slice_index=i // 256) for i in range(512)])
+    two_slices = Mock(spec=Mesh, devices=chips.reshape(2, 256), shape={"data": 2, "fsdp": 256})
+    over_slices = Collective("all-reduce", ("slices",), 1, 8_000_000_000)
+    assert collective_seconds(over_slices, two_slices, DEVICES["v6e"]) == pytest.approx(8e9 / 12.5e9)
 
 
 def test_toruses_are_as_cubic_as_can_be():
@@ -236,7 +291,22 @@ def test_toruses_are_as_cubic_as_can_be():
 
 
 def test_devices_by_their_own_names():
-    names = {"NVIDIA H100 80GB HBM3": "h100", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
+    names = {
+        "NVIDIA H100 80GB HBM3": "h100",
+        "NVIDIA H200": "h200",
+        "NVIDIA A100-SXM4-80GB": "a100",
+        "TPU v5 lite": "v5e",
+        "TPU v5": "v5p",
+        "TPU v6 lite": "v6e",
+    }
     for kind, name in names.items():
         assert device_of(kind) is DEVICES[name]
-    assert device_of("cpu") is None
+    others = (
+        "NVIDIA H100 PCIe",
+        "NVIDIA H100 NVL",
+        "NVIDIA GH200 480GB",
+        "NVIDIA A100-SXM4-40GB",
+        "NVIDIA GB200",
+        "cpu",
+    )
+    assert [device_of(kind) for kind in others] == [None] * len(others)

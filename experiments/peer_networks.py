@@ -1,0 +1,277 @@
+"""A network in genjax and the same in PyTorch (diffusers), and what `experiments.peers` times of them."""
+
+import functools
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.01
+GUIDANCE_SCALE = 1.5
+
+
+class Case(NamedTuple):
+    """What is timed.
+
+    Attributes:
+        network: a module of genjax.models and genjax.pretrained.
+        make: what makes the network there.
+        options: its arguments.
+        shape: of an image.
+        batch_size: of a call; of guided sampling, samples.
+        work: forward, gradient (of the mean squared error), training (that and AdamW) or sampling.
+        text: tokens and their features of a network that reads text, and features of their pooled vector.
+        num_steps: of sampling.
+    """
+
+    network: str
+    make: str
+    options: Mapping[str, Any]
+    shape: tuple[int, int, int]
+    batch_size: int
+    work: str
+    text: tuple[int, int, int] | None = None
+    num_steps: int = 50
+
+
+def inputs(case: Case) -> dict[str, np.ndarray]:
+    """`x`, what the network is given, `target`, what its output is compared with, and what else it reads."""
+    random = np.random.default_rng(0)
+    normal = lambda *shape: random.standard_normal((case.batch_size, *shape), np.float32)
+    arrays = {"x": normal(*case.shape), "target": normal(*case.shape)}
+    if case.network == "autoencoder_kl":
+        return {"x": arrays["x"], "target": arrays["x"]}
+    arrays["t"] = random.uniform(0.05, 0.95, case.batch_size).astype(np.float32)
+    if case.text:
+        length, features, pooled = case.text
+        return arrays | {"tokens": normal(length, features), "pooled": normal(pooled)}
+    return arrays | {"labels": np.arange(case.batch_size, dtype=np.int32)}
+
+
+class Side(NamedTuple):
+    """What a library brings.
+
+    Attributes:
+        programs: by name, calls that wait for their result; "output" is that of the network at once, which is to be asked
+            for before the weights are trained.
+        compared: from a result to arrays that do not depend on the library.
+        facts: about itself.
+    """
+
+    programs: dict[str, Callable[[], Any]]
+    compared: Callable[[Any], list[np.ndarray]]
+    facts: dict[str, Any]
+
+
+def genjax_side(case: Case, folder: str) -> Side:
+    """Makes the network and its weights, and saves them in the folder."""
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the other library needs memory too
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from experiments.records import stamp
+    from genjax import diffusion
+    from genjax.diffusion import samplers
+    from genjax.nn import Text, as_written
+    from genjax.pretrained.dit import MAX_PERIOD
+    from genjax.training.cost import multiply_adds, peak_operations
+
+    arrays = {name: jnp.asarray(array) for name, array in inputs(case).items()}
+    target = arrays.pop("target")
+    if case.text:
+        arrays["text"] = Text(arrays.pop("tokens"), arrays.pop("pooled"))
+    args = tuple(arrays.values())
+    options = dict(case.options) | (dict(max_period=MAX_PERIOD) if case.network == "dit" else {})
+    module = getattr(importlib.import_module(f"genjax.models.{case.network}"), case.make)(**options)
+
+    @jax.jit
+    def variables_of(key):
+        """What is zero at first is so no more."""
+        initial = module.init(key, *args)
+        leaves, structure = jax.tree.flatten(initial)
+        keys = jax.random.split(key, len(leaves))
+        noisy = [a + 0.02 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
+        return jax.tree.unflatten(structure, noisy)
+
+    variables = variables_of(jax.random.key(0))
+    pretrained = importlib.import_module(f"genjax.pretrained.{case.network}")
+    pretrained.save(folder, module, jax.device_get(variables))
+    if jax.default_backend() == "gpu":
+        module = module.clone(dtype=jnp.bfloat16)
+
+    def loss_of(variables, target, *args):
+        return jnp.mean((module.apply(variables, *args) - target) ** 2)
+
+    if case.work == "training":
+        optimizer = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+
+        def train(state, *args):
+            variables, optimizer_state = state
+            loss, gradients = jax.value_and_grad(loss_of)(variables, *args)
+            updates, optimizer_state = optimizer.update(gradients, optimizer_state, variables)
+            return (optax.apply_updates(variables, updates), optimizer_state), loss
+
+        state, program = (variables, jax.jit(optimizer.init)(variables)), jax.jit(train, donate_argnums=0)
+        counted = train, state, target, *args
+
+        def call():
+            nonlocal state
+            state, loss = jax.block_until_ready(program(state, target, *args))
+            return loss
+
+    else:
+
+        def sample(variables, noise, _, labels):
+            process = diffusion.RectifiedFlow()
+            apply = functools.partial(module.apply, variables)
+            denoiser = diffusion.predict(apply, process, diffusion.targets.velocity)
+            guided = diffusion.guide(denoiser, labels, module.null_label, GUIDANCE_SCALE)
+            return samplers.euler(
+                guided, process, noise, diffusion.grids.uniform_grid(process, case.num_steps)
+            )
+
+        function, arguments = {
+            "forward": (module.apply, args),
+            "gradient": (jax.value_and_grad(loss_of), (target, *args)),
+            "sampling": (sample, args),
+        }[case.work]
+        program, counted = jax.jit(function), (function, variables, *arguments)
+
+        def call():
+            return jax.block_until_ready(program(variables, *arguments))
+
+    def compared(result):
+        if isinstance(result, tuple):
+            norms = [np.linalg.norm(gradient) for gradient in jax.tree.leaves(result[1])]
+            return [np.asarray(result[0]), np.linalg.norm(norms)]
+        return [np.asarray(result, np.float32)]
+
+    with as_written(True):  # what attention's gradient computes again is no use
+        operations = 2 * multiply_adds(*counted)
+    output = functools.partial(jax.jit(module.apply), variables, *args)
+    device = jax.devices()[0]
+    return Side(
+        {"genjax": call, "output": lambda: jax.block_until_ready(output())},
+        compared,
+        dict(
+            parameters=sum(a.size for a in jax.tree.leaves(variables)),
+            operations=operations,
+            peak=peak_operations(device.device_kind),
+            device=device.device_kind,
+            backend=jax.default_backend(),
+            stamp=stamp(),
+        ),
+    )
+
+
+def torch_side(case: Case, folder: str, channels_last: bool) -> Side:
+    """Opens what `genjax_side` saved."""
+    import diffusers
+    import torch
+
+    name = {
+        "dit": "DiTTransformer2DModel",
+        "flux": "FluxTransformer2DModel",
+        "autoencoder_kl": "AutoencoderKL",
+    }[case.network]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = getattr(diffusers, name).from_pretrained(folder, low_cpu_mem_usage=False).eval()  # no dropout
+    if case.network == "dit":
+        for block in model.transformer_blocks[1:]:
+            block.norm1.emb = model.transformer_blocks[0].norm1.emb
+    if case.network == "autoencoder_kl" and channels_last:
+        model.to(memory_format=torch.channels_last)
+    model.to(device)
+    tensors = {key: torch.from_numpy(value).to(device) for key, value in inputs(case).items()}
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    for key in ("x", "target"):
+        tensors[key] = tensors[key].permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    if case.network == "flux":  # takes patches as vectors, their channels first, and their positions
+        height, width = (side // 2 for side in case.shape[:2])
+        for key in ("x", "target"):
+            patches = tensors[key].unflatten(2, (height, 2)).unflatten(4, (width, 2))
+            tensors[key] = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2).contiguous()
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        positions = torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1)
+        image_ids = positions.float().to(device)
+        text_ids = torch.zeros(case.text[0], 3, device=device)
+
+    def apply(model, x, t=None, labels=None):
+        if case.network == "dit":
+            return model(x, timestep=1000 * t, class_labels=labels).sample
+        if case.network == "flux":
+            text, pooled = tensors["tokens"], tensors["pooled"]
+            return model(x, text, pooled, t, image_ids, text_ids).sample
+        return model(x).sample
+
+    args = [tensors[key] for key in ("x", "t", "labels") if key in tensors]
+    autocast = functools.partial(torch.autocast, "cuda", torch.bfloat16, enabled=device == "cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+
+    def backward(model):
+        model.zero_grad(set_to_none=True)
+        with autocast():
+            output = apply(model, *args)
+        loss = torch.nn.functional.mse_loss(output.float(), tensors["target"])
+        loss.backward()
+        return loss.detach()
+
+    def training(model):
+        loss = backward(model)
+        optimizer.step()
+        return loss
+
+    def gradient(model):
+        loss = backward(model)
+        return loss, [parameter.grad for parameter in model.parameters()]
+
+    @torch.inference_mode()
+    def forward(model):
+        with autocast():
+            return apply(model, *args)
+
+    @torch.inference_mode()
+    def sampling(model):
+        x, labels = tensors["x"], tensors["labels"]
+        both = torch.cat([labels, torch.full_like(labels, model.config.num_embeds_ada_norm)])
+        times = torch.linspace(1, 0, case.num_steps + 1, device=device)
+        for t, s in zip(times[:-1], times[1:], strict=True):
+            with autocast():
+                velocities = apply(model, torch.cat([x, x]), t.expand(len(both)), both)
+            conditional, unconditional = velocities.chunk(2)
+            x = x + (s - t) * (unconditional + GUIDANCE_SCALE * (conditional - unconditional))
+        return x
+
+    work = dict(training=training, gradient=gradient, forward=forward, sampling=sampling)[case.work]
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+    def call(model):
+        result = work(model)
+        synchronize()
+        return result
+
+    def compared(result):
+        if isinstance(result, tuple):
+            norms = [gradient.norm() for gradient in result[1] if gradient is not None]
+            return [result[0].cpu().numpy(), torch.stack(norms).norm().cpu().numpy()]
+        if result.ndim == 3:  # patches, as above
+            patches = result.unflatten(1, (height, width)).unflatten(3, (-1, 2, 2))
+            result = patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+        result = result.float().cpu()
+        return [(result.permute(0, 2, 3, 1) if result.ndim == 4 else result).numpy()]
+
+    models = {"torch eager": model, "torch compiled": torch.compile(model, dynamic=False)}
+    return Side(
+        {name: functools.partial(call, each) for name, each in models.items()}
+        | {"output": functools.partial(forward, model)},
+        compared,
+        dict(
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            threads=torch.get_num_threads(),
+            device=device,
+            versions={"torch": torch.__version__, "diffusers": diffusers.__version__},
+        ),
+    )

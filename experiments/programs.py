@@ -1,0 +1,162 @@
+"""The programs of a config, its training step and sampling, as plans and timings take them: without data and metrics."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, use_abstract_mesh
+from jaxtyping import PyTree
+
+from experiments.configuration import build
+from experiments.datasets import abstract_batch
+from experiments.sampling import POSTHOC, sampling_program, time_grid
+from experiments.tasks import Autoencoder, ImageDiffusion
+from genjax.nn import as_written
+from genjax.nn.sharding import CONTEXT, TENSOR
+from genjax.training import Task, abstract_state
+from genjax.training.cost import multiply_adds, product_bytes
+from genjax.training.loop import compile_update
+from genjax.training.mesh import BATCH_AXES, abstract_frozen
+from genjax.training.planning import shard_bytes
+
+PROGRAMS = ("train", "sample")
+
+
+class Program(NamedTuple):
+    """A function and its arguments, those that are large in shapes alone.
+
+    Attributes:
+        task: that of the config, without the autoencoder that decodes samples where the data are latents.
+        function: what the program computes.
+        useful: the same without rematerialisation.
+        jitted: makes the program that runs, on a mesh of devices.
+        args: on that mesh; the first is the state.
+        local: of one device's examples, all in shapes without shardings.
+        updated: bytes that one device reads and writes beside matrix products.
+    """
+
+    task: Task
+    function: Callable
+    useful: Callable
+    jitted: Callable[[], Callable]
+    args: tuple
+    local: tuple
+    updated: int
+
+
+def program_of(name: str, config: Any, mesh: Mesh | AbstractMesh) -> Program:
+    """One of the `PROGRAMS` of a config.
+
+    What its task is evaluated by need not be there, nor, where the data are latents, what decodes them.
+
+    Raises:
+        ValueError, ImportError, OSError: as of `build`; or the sampler takes a number of steps that is not known before.
+    """
+    config = config.copy_and_resolve_references()
+    config.evaluation = {}
+    if config.data.name == "latents":
+        config.data.name, config.autoencoder.run, config.autoencoder.published = "arrays", None, None
+    return (_training_step if name == "train" else _sampling)(config, build(config), mesh)
+
+
+def _training_step(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Program:
+    state, frozen = abstract_state(task, jax.random.key(0), mesh), abstract_frozen(task, mesh)
+    batch, key, useful = abstract_batch(config, task, mesh), jax.random.key(1), task.update
+    if config.model.get("remat_policy"):
+        config.model.remat_policy = None
+        useful = build(config).update
+    return Program(
+        task=task,
+        function=task.update,
+        useful=useful,
+        jitted=lambda: compile_update(task, state, mesh, frozen),
+        args=(state, batch, key, *frozen),
+        local=_in_shapes((state, _of_one_device(batch, mesh), key, *frozen)),
+        updated=2 * shard_bytes(state),
+    )
+
+
+def _sampling(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Program:
+    sampling = config.sampling
+    if sampling.get("sampler", {}).get("name") == "adaptive":
+        raise ValueError(
+            "config.sampling.sampler.name is 'adaptive', of which nobody knows how many steps it takes before it runs; take "
+            "one of config.sampling.num_steps, such as 'heun'"
+        )
+    weights = "params" if sampling.weights.startswith(POSTHOC) else sampling.weights  # which are as large
+    state, frozen = abstract_state(task, jax.random.key(0), mesh), abstract_frozen(task, mesh)
+    batch, key = abstract_batch(config, task, mesh), jax.random.key(1)
+
+    def arguments(batch):
+        indices = np.arange(batch["label"].shape[0], dtype=np.int32)
+        inputs = _sampling_inputs(task, sampling, batch, frozen)
+        return state, key, indices % config.data.num_classes, indices, *inputs
+
+    generate = lambda *args: task.as_data(task.generate(*args, weights=weights))
+    return Program(
+        task=task,
+        function=generate,
+        useful=generate,
+        jitted=lambda: sampling_program(task, weights, False, mesh),
+        args=arguments(batch),
+        local=_in_shapes(arguments(_of_one_device(batch, mesh))),
+        updated=0,
+    )
+
+
+def _sampling_inputs(task: Task, sampling: Any, batch: dict[str, Any], frozen: tuple) -> tuple:
+    """`task.sampling_inputs(sampling)`, of which nothing is loaded."""
+    if isinstance(task, ImageDiffusion):
+        return jnp.float32(sampling.guidance_scale), time_grid(task.process, sampling), *frozen
+    if isinstance(task, Autoencoder):
+        return (batch[task.feature],)
+    return task.sampling_inputs(sampling)
+
+
+def _of_one_device(batch: dict[str, Any], mesh: Mesh | AbstractMesh) -> dict[str, jax.ShapeDtypeStruct]:
+    shards = _devices(mesh, *BATCH_AXES)
+    return {
+        name: jax.ShapeDtypeStruct((a.shape[0] // shards, *a.shape[1:]), a.dtype) for name, a in batch.items()
+    }
+
+
+def _devices(mesh: Mesh | AbstractMesh, *axes: str) -> int:
+    return math.prod(mesh.shape.get(axis, 1) for axis in axes)
+
+
+def _in_shapes(arguments: PyTree) -> PyTree:
+    """For traces on one device: JAX takes no sharding there over others."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
+
+
+def alone(mesh: Mesh | AbstractMesh) -> AbstractMesh:
+    """One of its devices."""
+    device = getattr(mesh, "abstract_mesh", mesh).abstract_device
+    return AbstractMesh((1,), ("data",), (AxisType.Auto,), abstract_device=device)
+
+
+class Cost(NamedTuple):
+    """What `genjax.training.planning.roofline` takes of a program.
+
+    Attributes:
+        operations: of the matrix products of all devices, two to a multiply-add.
+        useful: those that have to be: what is computed again, by rematerialisation or in attention's gradient, is no use.
+        moved: bytes of one device's memory that are read and written.
+    """
+
+    operations: int
+    useful: int
+    moved: int
+
+
+def cost_of(program: Program, mesh: Mesh | AbstractMesh) -> Cost:
+    """What a program costs, counted before it runs."""
+    with use_abstract_mesh(alone(mesh)):
+        operations = 2 * multiply_adds(program.function, *program.local) * _devices(mesh, *BATCH_AXES)
+        with as_written(True):  # kernels keep on the chip what chunks read again
+            useful = 2 * multiply_adds(program.useful, *_in_shapes(program.args))
+            moved = product_bytes(program.function, *program.local) // _devices(mesh, TENSOR, CONTEXT)
+    return Cost(operations, useful, moved + program.updated)

@@ -1,0 +1,88 @@
+"""A user's own images: what they must be is said before training, and what can be trained on is."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import digits_flow, digits_gan
+from experiments.configuration import build
+from experiments.datasets import load_split, training_batches
+from genjax.training import make_mesh
+
+
+def folder_of(tmp_path, sizes, classes=("",)):
+    """Twenty images for each class, of sizes in turn."""
+    random = np.random.default_rng(0)
+    for name in classes:
+        (tmp_path / name).mkdir(exist_ok=True)
+        for i in range(20):
+            pixels = random.integers(0, 256, (*sizes[i % len(sizes)], 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+
+
+def config_of(tmp_path, config=digits_flow, **data):
+    config = config.get_config()
+    config.batch_size = 8
+    config.data.update(name="folder", directory=str(tmp_path), image_shape=(8, 8, 3), **data)
+    return config
+
+
+def batches_of(config):
+    return training_batches(config, build(config), make_mesh({"data": 1}, config.batch_size))
+
+
+@pytest.mark.parametrize(
+    ("classes", "num_classes", "words"),
+    [
+        ("abc", 2, r"has 3 classes, and config.data.num_classes is 2: set --config.data.num_classes=3"),
+        ("abc", 4, r"has 3 classes, and config.data.num_classes is 4: set --config.data.num_classes=3"),
+        (("",), 10, r"has no classes, and config.data.num_classes is 10: set --config.data.num_classes=1"),
+    ],
+)
+def test_as_many_classes_as_the_data_have(tmp_path, classes, num_classes, words):
+    folder_of(tmp_path, [(8, 8)], classes)
+    with pytest.raises(ValueError, match=words):
+        batches_of(config_of(tmp_path, num_classes=num_classes))
+
+
+def test_images_without_labels_are_one_class(tmp_path):
+    folder_of(tmp_path, [(8, 8)])
+    config = config_of(tmp_path, num_classes=1)
+    task, batch = build(config), batches_of(config)[0]
+    assert set(batch) == {"image"}
+    state = jax.jit(task.init)(jax.random.key(0))
+    _, metrics = jax.jit(task.update)(state, batch, jax.random.key(0))
+    _, expected = jax.jit(task.update)(state, batch | {"label": np.zeros(8, np.int32)}, jax.random.key(0))
+    assert np.isfinite(metrics["loss"]) and metrics["loss"] == expected["loss"]
+    gan = config_of(tmp_path, digits_gan, num_classes=1)
+    gan.model.generator.image_channels = 3
+    with pytest.raises(ValueError, match="has no classes.*--config.conditional=False"):
+        batches_of(gan)
+
+
+def test_images_of_another_shape(tmp_path):
+    folder_of(tmp_path, [(8, 8)], "ab")
+    config = config_of(tmp_path, num_classes=2)
+    config.data.image_shape = (8, 8, 1)
+    with pytest.raises(
+        ValueError,
+        match=r"shape \(8, 8, 3\), the network takes \(8, 8, 1\): set --config.data.image_shape=8,8,3,",
+    ):
+        batches_of(config)
+
+
+def test_images_that_vary_in_size_are_resized_when_asked_to(tmp_path):
+    folder_of(tmp_path, [(8, 8), (20, 12), (12, 20)], "ab")
+    config = config_of(tmp_path, num_classes=2)
+    with pytest.raises(ValueError, match="folder .train. vary in size.*set --config.data.resize=True"):
+        batches_of(config)
+    config.data.resize = True
+    assert batches_of(config)[0]["image"].shape == (8, 8, 8, 3)
+    assert load_split(config, "test").source[:]["image"].shape[1:] == (
+        8,
+        8,
+        3,
+    )  # what samples are compared with
+    config.data.image_shape = (8, 4, 3)
+    assert batches_of(config)[0]["image"].shape == (8, 8, 4, 3)
