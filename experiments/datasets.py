@@ -24,10 +24,10 @@ from genjax.training.mesh import batch_sharding
 def load_split(config: Any, split: str) -> Dataset:
     """One split of a config's data, with `config.data.resize` or `config.data.buckets` all of `config.data.image_shape`."""
     dataset = load_dataset(config.data.name, split, config.data.directory)
-    height, width = size = tuple(config.data.image_shape[:2])
-    if config.data.get("resize") and height == width:
-        return squared(height, dataset)
-    return resized_to(size, dataset) if config.data.get("resize") or config.data.get("buckets") else dataset
+    size, resize = tuple(config.data.image_shape[:2]), config.data.get("resize")
+    if resize and size[0] == size[1]:
+        return squared(size[0], dataset)
+    return resized_to(size, dataset) if resize or config.data.get("buckets") else dataset
 
 
 def abstract_batch(config: Any, task: Task, mesh: Mesh | None = None) -> dict[str, jax.ShapeDtypeStruct]:
