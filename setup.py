@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["genjax", "genjax.*"]),
-    package_data={"genjax.data": ["embedded/*"]},
+    package_data={"genjax.data.sets": ["embedded/*"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py",

@@ -3,7 +3,7 @@
 python -m experiments.train --config=configs/imagenet256_autoencoder.py:kl --config.data.directory=IMAGES --workdir=runs/imagenet256_autoencoder
 
 The architecture of FLUX's and SD3's autoencoder, by Stable Diffusion's recipe (Rombach et al. 2022, appendix G); or, with vq,
-LlamaGen's tokenizer of 16,384 codes, down-sampled 16 times. IMAGES holds pictures of 256×256 (genjax/data/folder.py). Not
+LlamaGen's tokenizer of 16,384 codes, down-sampled 16 times. IMAGES holds pictures of 256×256 (genjax/data/sets/folder.py). Not
 run to its end yet.
 """
 

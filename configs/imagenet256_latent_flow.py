@@ -7,7 +7,7 @@ python -m experiments.encode --config=configs/imagenet256_latent_flow.py --confi
 python -m experiments.train --config=configs/imagenet256_latent_flow.py --config.autoencoder.published=VAE --config.encoding.directory=IMAGES --workdir=runs/imagenet256_latent_flow
 
 VAE is a folder with Stable Diffusion's autoencoder as diffusers saves it (config.json and diffusion_pytorch_model.safetensors), for
-lightning_dit one of latents of that shape; IMAGES one of pictures of any sizes in a folder per class (genjax/data/folder.py).
+lightning_dit one of latents of that shape; IMAGES one of pictures of any sizes in a folder per class (genjax/data/sets/folder.py).
 
 Other than theirs are: latents are the means of the encoder's Gaussians, standardized by channel, where DiT and SiT draw from them and
 scale all by one number; times of dit lie also between the tabulated steps; guidance is of all channels at all times, where DiT's

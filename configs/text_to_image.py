@@ -4,7 +4,7 @@ python -m experiments.train --config=configs/text_to_image.py:stable_diffusion_3
 
 The choices: stable_diffusion_3, MMDiT of 2 billion parameters at 1024×1024, and flux, FLUX.1's network of 12 billion. SYSTEM is a
 folder of that system as diffusers saves it, for its text encoders and its autoencoder, IMAGES one of pictures with captions
-(genjax/data/folder.py), of any sizes. Images are encoded within the step, prompts once, before. With
+(genjax/data/sets/folder.py), of any sizes. Images are encoded within the step, prompts once, before. With
 ",latents" after the choice images are encoded once too, before, by python -m experiments.encode: then --config.encoding.directory=IMAGES
 stands in the place of --config.data.directory=IMAGES, in both commands. Not run yet.
 """

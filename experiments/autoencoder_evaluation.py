@@ -17,10 +17,10 @@ from experiments.sampling import mesh_of
 from genjax import autoencoding, metrics
 from genjax.autoencoding import instruments
 from genjax.data import to_float, to_uint8
+from genjax.devices.mesh import replicated
 from genjax.metrics.lpips import LPIPS
-from genjax.models.vgg16 import vgg16_features
+from genjax.models.encoders.vgg16 import vgg16_features
 from genjax.pretrained.lpips import load_lpips
-from genjax.training.mesh import replicated
 from genjax.training.pictures import image_grid
 
 BATCH, COLUMNS = 50, 10

@@ -15,7 +15,7 @@ merges it into a JSON file, with --record into that of the device in experiments
 - `host_seconds`: until a call returns, which is what the host does for it. While it is less than `queued_seconds` the device has
   the next call before it ends the last, and the host costs nothing; `host_share` is their ratio. The CPU that dispatches is
   the one that computes, and may do some of that before it returns;
-- `multiply_adds` of the whole program and all devices, by `genjax.training.cost`, and `useful_multiply_adds`, without what is
+- `multiply_adds` of the whole program and all devices, by `genjax.devices.cost`, and `useful_multiply_adds`, without what is
   computed again, by rematerialisation or in attention's gradient. `operations_per_second` are of the useful ones, two each, and
   `peak_share` is those over the devices' dense bfloat16 operations, where the device is known, whatever type the program
   computes in;
@@ -53,11 +53,12 @@ from experiments.configuration import examples_at_once, mesh_axes
 from experiments.programs import PROGRAMS, cost_of, program_of
 from experiments.records import merge, results_of, stamp
 from experiments.runtime import run_program, user_errors
-from genjax.training import init_state, make_mesh
-from genjax.training.collectives import collectives
-from genjax.training.cost import multiply_adds_written
-from genjax.training.devices import Device, device_of
-from genjax.training.planning import roofline
+from genjax.devices import make_mesh
+from genjax.devices.collectives import collectives
+from genjax.devices.cost import multiply_adds_written
+from genjax.devices.planning import roofline
+from genjax.devices.specifications import Device, device_of
+from genjax.training import init_state
 from genjax.training.workdir import flatten
 
 WARM_UP, TRACED = 2, 3  # calls

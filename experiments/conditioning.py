@@ -15,7 +15,7 @@ from jaxtyping import Array, Int, PyTree
 from genjax.data import Dataset
 from genjax.data.prompts import PromptCache, padded, with_prompts
 from genjax.data.transforms import Transform
-from genjax.models.bert import sentence_embedding
+from genjax.models.encoders.bert import sentence_embedding
 from genjax.nn import Text
 from genjax.pipelines import load_encoder
 from genjax.pretrained.minilm import load_minilm

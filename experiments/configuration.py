@@ -12,9 +12,10 @@ from typing import Any
 
 import jax
 
-from genjax.training import Checkpoints, Task, abstract_state, make_mesh
+from genjax.devices import make_mesh
+from genjax.devices.mesh import AXES, BATCH_AXES
+from genjax.training import Checkpoints, Task, abstract_state
 from genjax.training.checkpoints import damage
-from genjax.training.mesh import AXES, BATCH_AXES
 
 
 class Config(dict):

@@ -17,8 +17,9 @@ from genjax.data import (
     resized_to,
     squared,
 )
-from genjax.training import Task, process_rows
-from genjax.training.mesh import batch_sharding
+from genjax.devices import process_rows
+from genjax.devices.mesh import batch_sharding
+from genjax.training import Task
 
 
 def load_split(config: Any, split: str) -> Dataset:

@@ -22,7 +22,7 @@ from experiments.datasets import load_split
 from experiments.frozen_autoencoder import FrozenAutoencoder, as_images, encode
 from experiments.runtime import run_program, user_errors
 from genjax.data import Dataset, to_float
-from genjax.data.latents import (
+from genjax.data.sets.latents import (
     ORIGIN,
     SUMMARY,
     part_paths,
@@ -31,9 +31,9 @@ from genjax.data.latents import (
     write_latents,
     write_summary,
 )
+from genjax.devices.mesh import batch_sharding, replicated
 from genjax.metrics import channel_statistics
 from genjax.training.log import ProgressBar
-from genjax.training.mesh import batch_sharding, replicated
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment of latent diffusion.")
 flags.mark_flag_as_required("config")

@@ -34,13 +34,13 @@ from genjax import metrics
 from genjax.data import Dataset, center_crop, compose, load_dataset, resize, to_float
 from genjax.data.dataset import num_threads
 from genjax.data.tokenizers import Tokenizer
-from genjax.models.clip import CLIP, resize_and_crop
-from genjax.models.dinov2 import dinov2_features
-from genjax.models.inception import Inception, inception_features
+from genjax.devices.mesh import batch_sharding, replicated
+from genjax.models.encoders.clip import CLIP, resize_and_crop
+from genjax.models.encoders.dinov2 import dinov2_features
+from genjax.models.encoders.inception import Inception, inception_features
 from genjax.pretrained import clip, dinov2, inception
 from genjax.pretrained.safetensors_io import NAMES
 from genjax.training.log import ProgressBar
-from genjax.training.mesh import batch_sharding, replicated
 
 BATCH = 64  # images at once on each device
 PROMPTS = 500  # encoded and sampled at once

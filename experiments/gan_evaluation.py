@@ -13,13 +13,14 @@ from PIL import Image
 from experiments.evaluation import Reference, beside_training
 from experiments.sampling import mesh_of, sample_images
 from genjax.adversarial import instruments
-from genjax.data import gaussians, load_dataset
-from genjax.training.mesh import replicated
+from genjax.data import load_dataset
+from genjax.data.sets import gaussians
+from genjax.devices.mesh import replicated
 from genjax.training.pictures import histograms
 
 
 class PlaneReference:
-    """What samples of `genjax.data.gaussians` are measured against: its points, and the centres of its modes.
+    """What samples of `genjax.data.sets.gaussians` are measured against: its points, and the centres of its modes.
 
     A sample is of high quality within three deviations of a centre, and then of that mode; a mode is covered if
     it has at least a tenth of an equal share.

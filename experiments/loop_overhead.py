@@ -29,10 +29,11 @@ from experiments.configuration import build, check_diffusion, mesh_axes
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import evaluation_times, time_grid
 from genjax.data import Batches, InMemory, load_dataset, reading_rate
-from genjax.training import Checkpoints, abstract_state, make_mesh, place_frozen, train
+from genjax.devices import make_mesh
+from genjax.devices.mesh import batch_sharding, replicated
+from genjax.training import Checkpoints, abstract_state, place_frozen, train
 from genjax.training.log import read_metrics
 from genjax.training.loop import compile_update
-from genjax.training.mesh import batch_sharding, replicated
 from genjax.training.workdir import device_name
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")

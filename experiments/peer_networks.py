@@ -74,10 +74,10 @@ def genjax_side(case: Case, folder: str) -> Side:
 
     from experiments.records import stamp
     from genjax import diffusion
+    from genjax.devices.cost import multiply_adds, peak_operations
     from genjax.diffusion import samplers
     from genjax.nn import Text, as_written
     from genjax.pretrained.dit import MAX_PERIOD
-    from genjax.training.cost import multiply_adds, peak_operations
 
     arrays = {name: jnp.asarray(array) for name, array in inputs(case).items()}
     target = arrays.pop("target")
@@ -85,7 +85,7 @@ def genjax_side(case: Case, folder: str) -> Side:
         arrays["text"] = Text(arrays.pop("tokens"), arrays.pop("pooled"))
     args = tuple(arrays.values())
     options = dict(case.options) | (dict(max_period=MAX_PERIOD) if case.network == "dit" else {})
-    module = getattr(importlib.import_module(f"genjax.models.{case.network}"), case.make)(**options)
+    module = getattr(importlib.import_module(f"genjax.models.transformers.{case.network}"), case.make)(**options)
 
     @jax.jit
     def variables_of(key):

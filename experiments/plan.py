@@ -12,7 +12,7 @@ v6e, are several slices, over which the first axes go by a slower network. For G
 traced program of a device's examples has live at once where what is elementwise is fused, and each weight of an fsdp axis gathered for
 the forward and the backward pass and its gradient scattered, or of sampling gathered for each evaluation of the network.
 The time is a roofline, the largest of what arithmetic, memory and each axis' links take at least at the rates of the data sheets
-(genjax/training/devices.py), so it is a bound for a program that moves this much, and no prediction of what a program reaches.
+(genjax/devices/specifications.py), so it is a bound for a program that moves this much, and no prediction of what a program reaches.
 Weights are taken to be gathered in the type of their products. Over tensor the outputs of a block's two halves are summed, and over
 context keys or heads are sent as the traced attention sends them; what one device moves is taken to be its equal part.
 Attention is that of the device planned for; without a GPU on this machine, the account for one stores what chunks store in its
@@ -34,14 +34,11 @@ from experiments.configuration import examples_at_once
 from experiments.programs import PROGRAMS, Program, alone, cost_of, program_of
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import evaluation_times, time_grid
-from genjax.nn import attention_choices
-from genjax.nn.sharding import CONTEXT, TENSOR
-from genjax.training import make_mesh
-from genjax.training.collectives import Collective, collectives, num_slices
-from genjax.training.cost import working_bytes
-from genjax.training.devices import DEVICES
-from genjax.training.mesh import BATCH_AXES, abstract_frozen, abstract_mesh
-from genjax.training.planning import (
+from genjax.devices import make_mesh
+from genjax.devices.collectives import Collective, collectives, num_slices
+from genjax.devices.cost import working_bytes
+from genjax.devices.mesh import BATCH_AXES, abstract_mesh
+from genjax.devices.planning import (
     Layer,
     check_axes,
     context_collectives,
@@ -54,6 +51,10 @@ from genjax.training.planning import (
     tpu_topology,
     traced_layers,
 )
+from genjax.devices.specifications import DEVICES
+from genjax.nn import attention_choices
+from genjax.nn.sharding import CONTEXT, TENSOR
+from genjax.training.placement import abstract_frozen
 
 
 def _held(name: str, program: Program, frozen: tuple) -> dict[str, int]:

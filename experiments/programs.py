@@ -14,13 +14,14 @@ from experiments.configuration import build
 from experiments.datasets import abstract_batch
 from experiments.sampling import POSTHOC, sampling_program, time_grid
 from experiments.tasks import Autoencoder, ImageDiffusion
+from genjax.devices.cost import multiply_adds, product_bytes
+from genjax.devices.mesh import BATCH_AXES
+from genjax.devices.planning import shard_bytes
 from genjax.nn import as_written
 from genjax.nn.sharding import CONTEXT, TENSOR
 from genjax.training import Task, abstract_state
-from genjax.training.cost import multiply_adds, product_bytes
 from genjax.training.loop import compile_update
-from genjax.training.mesh import BATCH_AXES, abstract_frozen
-from genjax.training.planning import shard_bytes
+from genjax.training.placement import abstract_frozen
 
 PROGRAMS = ("train", "sample")
 
@@ -139,7 +140,7 @@ def alone(mesh: Mesh | AbstractMesh) -> AbstractMesh:
 
 
 class Cost(NamedTuple):
-    """What `genjax.training.planning.roofline` takes of a program.
+    """What `genjax.devices.planning.roofline` takes of a program.
 
     Attributes:
         operations: of the matrix products of all devices, two to a multiply-add.

@@ -10,10 +10,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxtyping import Array, Float
 
 from experiments.configuration import bind
+from genjax.devices.mesh import replicated
 from genjax.diffusion import Process, grids
 from genjax.training import Snapshots, ema
 from genjax.training.ema import HalfLife, PowerFunction, power_of_width
-from genjax.training.mesh import replicated
 
 POSTHOC = "posthoc_"
 SHOWN_CLASSES = 32  # of a picture

@@ -14,7 +14,7 @@ from experiments.evaluation import beside_training, pixel_features
 from experiments.sampling import sample_images
 from genjax import metrics
 from genjax.data import to_float
-from genjax.models.vgg16 import VGG16
+from genjax.models.encoders.vgg16 import VGG16
 from genjax.pretrained.lpips import load_vgg16
 
 CANDIDATES, SIDE = 10, 64

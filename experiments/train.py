@@ -24,6 +24,7 @@ from experiments.evaluation import finish_report, print_report, training_summary
 from experiments.report import BETTER, write_report
 from experiments.runtime import run_program, user_errors
 from experiments.sampling import add_posthoc, class_rows, power_averages, sample_images
+from genjax.devices import make_mesh
 from genjax.nn import attention_choices
 from genjax.training import (
     Checkpoints,
@@ -33,13 +34,12 @@ from genjax.training import (
     Snapshots,
     abstract_state,
     check_space,
-    make_mesh,
     make_workdir,
     record_config,
     train,
 )
-from genjax.training.mesh import abstract_frozen
 from genjax.training.pictures import save_animation, save_curves
+from genjax.training.placement import abstract_frozen
 from genjax.training.workdir import device_name
 
 CONFIG = config_flags.DEFINE_config_file(

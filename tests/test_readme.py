@@ -16,7 +16,7 @@ from sklearn.svm import SVC
 
 from genjax import diffusion, pipelines, pretrained
 from genjax.data import load_dataset, to_float
-from genjax.models.flux import Flux
+from genjax.models.transformers.flux import Flux
 from genjax.nn import Text
 
 ROOT = Path(__file__).parents[1]
@@ -99,7 +99,7 @@ import jax, sys, time
 began = time.perf_counter()
 import genjax
 assert time.perf_counter() - began < 0.2
-import genjax.diffusion, genjax.models.dit, genjax.metrics, genjax.data, genjax.training
+import genjax.diffusion, genjax.models.transformers.dit, genjax.metrics, genjax.data, genjax.training
 heavy = {"tensorflow", "tensorflow_datasets", "grain", "sklearn", "torch", "ml_collections"} & set(sys.modules)
 assert not heavy, heavy
 """

@@ -20,10 +20,10 @@ from experiments.sampling import make_averages
 from genjax import adversarial
 from genjax.adversarial import augmentation, instruments, objectives, regularizers
 from genjax.data import flip_images, to_float, to_uint8
+from genjax.devices.mesh import BATCH_AXES
 from genjax.diffusion import sample_keys, slerp
 from genjax.nn import constrain, forward_mode
 from genjax.training import Mean, ema, group_norms, make_optimizer, update_average
-from genjax.training.mesh import BATCH_AXES
 from genjax.training.pictures import image_grid, scatter
 
 WALK_STEPS = 24  # frames of a latent walk
@@ -124,7 +124,7 @@ class ImageGAN:
         """Raises ValueError on names that do not exist and a batch that does not divide into its updates' parts."""
         num_classes = config.data.num_classes if config.conditional else 0
         try:
-            module = importlib.import_module(f"genjax.models.{config.model.name}")
+            module = importlib.import_module(f"genjax.models.gans.{config.model.name}")
         except ModuleNotFoundError:
             raise ValueError(
                 f"config.model.name is {config.model.name!r}, which is no module of genjax.models; the GANs there are "

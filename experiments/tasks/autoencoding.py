@@ -25,7 +25,7 @@ from genjax.adversarial import objectives, regularizers
 from genjax.autoencoding import instruments, reconstruction
 from genjax.data import flip_images, load_dataset, to_float, to_uint8
 from genjax.metrics.lpips import LPIPS
-from genjax.models import patchgan
+from genjax.models.gans import patchgan
 from genjax.nn import quantizers
 from genjax.pretrained.lpips import load_lpips, require_lpips
 from genjax.training import ema, group_norms, make_optimizer, update_average
@@ -111,7 +111,7 @@ class Autoencoder:
             )
         fields = dict(config.model)
         try:
-            module = importlib.import_module(f"genjax.models.{fields.pop('module')}")
+            module = importlib.import_module(f"genjax.models.autoencoders.{fields.pop('module')}")
         except ModuleNotFoundError:
             raise ValueError(
                 f"config.model.module is {config.model.module!r}, which is no module of genjax.models; the "

@@ -48,7 +48,7 @@ def _network(config: Any) -> tuple[nn.Module, Classes | Prompts]:
             f"config.model.module is {name!r}; networks told a class are in {' and '.join(by_class)}, those told a prompt in "
             "pixart, mmdit and flux"
         )
-    make = bind(importlib.import_module(f"genjax.models.{name}"), fields, "model")
+    make = bind(importlib.import_module(f"genjax.models.transformers.{name}"), fields, "model")
     if name in by_class:
         return make(num_classes=config.data.num_classes), Classes(config.data.num_classes)
     return make(), Prompts.from_config(config)

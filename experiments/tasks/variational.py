@@ -20,7 +20,7 @@ from genjax import adversarial, autoencoding
 from genjax.autoencoding import instruments, likelihoods
 from genjax.data import flip_images, to_float, to_uint8
 from genjax.diffusion import sample_keys, slerp
-from genjax.models import vae
+from genjax.models.autoencoders import vae
 from genjax.training import at_rounded, make_optimizer, value_and_gradient
 from genjax.training.pictures import image_grid
 

@@ -1,6 +1,5 @@
 """Datasets and batches; tensorflow-datasets, grain and scikit-learn are imported at first use."""
 
-from genjax.data.animated_emoji import load_animated_emoji as load_animated_emoji
 from genjax.data.buckets import BucketedBatches as BucketedBatches
 from genjax.data.buckets import aspect_buckets as aspect_buckets
 from genjax.data.buckets import image_sizes as image_sizes
@@ -9,9 +8,10 @@ from genjax.data.buckets import resized_to as resized_to
 from genjax.data.buckets import squared as squared
 from genjax.data.dataset import Dataset as Dataset
 from genjax.data.dataset import InMemory as InMemory
-from genjax.data.folder import load_folder as load_folder
 from genjax.data.loader import Batches as Batches
 from genjax.data.loader import reading_rate as reading_rate
+from genjax.data.sets.animated_emoji import load_animated_emoji as load_animated_emoji
+from genjax.data.sets.folder import load_folder as load_folder
 from genjax.data.sources import load_dataset as load_dataset
 from genjax.data.transforms import center_crop as center_crop
 from genjax.data.transforms import compose as compose

@@ -19,14 +19,14 @@ from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 
-from genjax.data.animated_emoji import load_animated_emoji
 from genjax.data.dataset import PRELOAD_BYTES, Dataset, OnDisk, preload
-from genjax.data.emoji import load_emoji
-from genjax.data.fashion import find_fashion, load_fashion
-from genjax.data.folder import load_folder
-from genjax.data.gaussians import MODES, load_gaussians
-from genjax.data.latents import load_latents
-from genjax.data.moving_digits import load_moving_digits
+from genjax.data.sets.animated_emoji import load_animated_emoji
+from genjax.data.sets.emoji import load_emoji
+from genjax.data.sets.fashion import find_fashion, load_fashion
+from genjax.data.sets.folder import load_folder
+from genjax.data.sets.gaussians import MODES, load_gaussians
+from genjax.data.sets.latents import load_latents
+from genjax.data.sets.moving_digits import load_moving_digits
 
 CONNECT_SECONDS = 3.0
 
@@ -115,7 +115,7 @@ def _prepared_builder(name: str, data_dir: str | None):
             f"dataset {name!r} is read with tensorflow-datasets, which cannot be imported ({error}): "
             "pip install tensorflow-datasets array_record importlib_resources"
         ) from error
-    import genjax.data.digits  # noqa: F401  (to define a builder is to register it)
+    import genjax.data.sets.digits  # noqa: F401  (to define a builder is to register it)
 
     logging.getLogger("absl").addFilter(_is_no_advice)
     try:

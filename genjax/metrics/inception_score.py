@@ -14,7 +14,7 @@ def inception_score(logits: Float[ArrayLike, "examples classes"], splits: int = 
 
     The parts are consecutive rows, so these should be in no order: a part in which classes are missing scores
     less. Nothing real enters, and the score is biased upward, the more the fewer examples a part has:
-    published are 50,000 in 10 parts, of logits by `genjax.models.inception.inception_features`.
+    published are 50,000 in 10 parts, of logits by `genjax.models.encoders.inception.inception_features`.
 
     Raises:
         ValueError: not [examples classes], not finite, fewer examples than parts, splits < 1.

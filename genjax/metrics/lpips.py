@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from genjax.models.vgg16 import VGG16
+from genjax.models.encoders.vgg16 import VGG16
 
 Dtype = Any
 Images = Float[Array, "batch height width channels"]

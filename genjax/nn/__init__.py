@@ -1,12 +1,12 @@
 """What networks share."""
 
-from genjax.nn.attention import as_written as as_written
-from genjax.nn.attention import attention as attention
-from genjax.nn.attention import attention_choices as attention_choices
-from genjax.nn.attention import forward_mode as forward_mode
-from genjax.nn.context_parallel import all_to_all_attention as all_to_all_attention
-from genjax.nn.context_parallel import attention_over_mesh as attention_over_mesh
-from genjax.nn.context_parallel import ring_attention as ring_attention
+from genjax.nn.attention.context_parallel import all_to_all_attention as all_to_all_attention
+from genjax.nn.attention.context_parallel import attention_over_mesh as attention_over_mesh
+from genjax.nn.attention.context_parallel import ring_attention as ring_attention
+from genjax.nn.attention.dispatch import as_written as as_written
+from genjax.nn.attention.dispatch import attention as attention
+from genjax.nn.attention.dispatch import attention_choices as attention_choices
+from genjax.nn.attention.dispatch import forward_mode as forward_mode
 from genjax.nn.dense import Dense as Dense
 from genjax.nn.dense import heads_of as heads_of
 from genjax.nn.embeddings import sincos_positions as sincos_positions

@@ -91,7 +91,7 @@ def load(
     Args:
         dtype: in which all networks compute; float32 if None.
         param_dtype, sharding: as in `genjax.pretrained.load`.
-        batch_sharding: of prompts, noise and pictures, such as `genjax.training.mesh.batch_sharding(mesh)`.
+        batch_sharding: of prompts, noise and pictures, such as `genjax.devices.mesh.batch_sharding(mesh)`.
 
     Raises:
         FileNotFoundError: no `model_index.json`, or a part without safetensors.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from genjax.models.autoencoder_dc import ACTIVATIONS, AutoencoderDC, Stage
+from genjax.models.autoencoders.autoencoder_dc import ACTIVATIONS, AutoencoderDC, Stage
 from genjax.pretrained.autoencoder_kl import one_for_all
 from genjax.pretrained.configuration import expect
 from genjax.pretrained.safetensors_io import load_variables, save_variables

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.models.autoencoder_kl import AutoencoderKL
+from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
 from genjax.pretrained.configuration import expect, read_config
 from genjax.pretrained.safetensors_io import from_torch, load_variables, open_tensors, save_variables
 

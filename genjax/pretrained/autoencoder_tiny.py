@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from genjax.models.autoencoder_tiny import AutoencoderTiny
+from genjax.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from genjax.pretrained.autoencoder_kl import one_for_all
 from genjax.pretrained.safetensors_io import load_variables, save_variables
 

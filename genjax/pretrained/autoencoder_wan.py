@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.models.autoencoder_wan import AutoencoderWan
+from genjax.models.autoencoders.autoencoder_wan import AutoencoderWan
 from genjax.pretrained.autoencoder_kl import one_of_each
 from genjax.pretrained.safetensors_io import from_torch, load_variables, save_variables, to_torch
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.models.bert import Bert
+from genjax.models.encoders.bert import Bert
 from genjax.pretrained.configuration import expect
 from genjax.pretrained.safetensors_io import load_variables, open_tensors, save_variables
 from genjax.pretrained.transformers_configuration import complete, read_architecture

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.models.clip import CLIP, CLIPText, CLIPVision
+from genjax.models.encoders.clip import CLIP, CLIPText, CLIPVision
 from genjax.pretrained.configuration import expect
 from genjax.pretrained.safetensors_io import (
     from_torch,

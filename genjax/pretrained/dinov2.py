@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.models.dinov2 import Dinov2
+from genjax.models.encoders.dinov2 import Dinov2
 from genjax.pretrained.configuration import expect
 from genjax.pretrained.safetensors_io import from_torch, load_variables, save_variables, to_torch
 from genjax.pretrained.transformers_configuration import complete, read_architecture

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.models.dit import DiT
+from genjax.models.transformers.dit import DiT
 from genjax.pretrained.safetensors_io import load_variables, open_tensors, save_variables
 from genjax.pretrained.transformer_2d import (
     LEAVES,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from genjax.models.flux import MLP_RATIO, Flux
+from genjax.models.transformers.flux import MLP_RATIO, Flux
 from genjax.nn import Text
 from genjax.pretrained.configuration import expect, read_config
 from genjax.pretrained.safetensors_io import from_torch, load_variables, save_variables, to_torch

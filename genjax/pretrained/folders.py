@@ -57,7 +57,7 @@ def load(
         param_dtype: of the variables that are floating-point numbers; float32, as the modules' own, if None. In what type
             the module computes is for its `dtype`: `module.clone(dtype=jnp.bfloat16)`.
         sharding: from a variable's path, "params/blocks/mlp_in/kernel", and its shape to where it lies, such as
-            `genjax.training.mesh.variable_sharding(mesh)`. Without one, variables are NumPy arrays.
+            `genjax.devices.mesh.variable_sharding(mesh)`. Without one, variables are NumPy arrays.
 
     Raises:
         FileNotFoundError: no configuration or no safetensors; files in other formats are not read.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from genjax.models.inception import Inception
+from genjax.models.encoders.inception import Inception
 from genjax.pretrained.safetensors_io import load_variables, open_tensors
 
 _WORDS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.models.lightning_dit import LightningDiT
+from genjax.models.transformers.lightning_dit import LightningDiT
 from genjax.nn import sincos_positions
 from genjax.pretrained.safetensors_io import from_torch, load_variables
 

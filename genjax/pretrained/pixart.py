@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from genjax.models.pixart import PixArt
+from genjax.models.transformers.pixart import PixArt
 from genjax.nn import Text
 from genjax.pretrained.configuration import expect
 from genjax.pretrained.safetensors_io import load_variables, save_variables

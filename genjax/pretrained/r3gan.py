@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.models.r3gan import Discriminator, Generator
+from genjax.models.gans.r3gan import Discriminator, Generator
 from genjax.nn.fir import BINOMIAL
 from genjax.pretrained.safetensors_io import load_variables
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.models.mmdit import MMDiT, axis_embedding
+from genjax.models.transformers.mmdit import MMDiT, axis_embedding
 from genjax.nn import Text
 from genjax.pretrained.configuration import expect, read_config
 from genjax.pretrained.safetensors_io import (

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.models.stylegan2 import Discriminator, Generator
+from genjax.models.gans.stylegan2 import Discriminator, Generator
 from genjax.nn.fir import BINOMIAL
 from genjax.pretrained.safetensors_io import load_variables
 

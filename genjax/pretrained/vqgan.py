@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from genjax.models.vqgan import VQModel
+from genjax.models.autoencoders.vqgan import VQModel
 from genjax.nn.quantizers import VectorQuantizer
 from genjax.pretrained.autoencoder_kl import (
     SHARED_DEFAULTS,

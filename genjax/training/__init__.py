@@ -9,13 +9,11 @@ from genjax.training.loop import Interrupted as Interrupted
 from genjax.training.loop import NonFiniteError as NonFiniteError
 from genjax.training.loop import Plugin as Plugin
 from genjax.training.loop import train as train
-from genjax.training.mesh import abstract_state as abstract_state
-from genjax.training.mesh import init_state as init_state
-from genjax.training.mesh import make_mesh as make_mesh
-from genjax.training.mesh import place_frozen as place_frozen
-from genjax.training.mesh import process_rows as process_rows
 from genjax.training.norms import group_norms as group_norms
 from genjax.training.optimizers import make_optimizer as make_optimizer
+from genjax.training.placement import abstract_state as abstract_state
+from genjax.training.placement import init_state as init_state
+from genjax.training.placement import place_frozen as place_frozen
 from genjax.training.posthoc import Snapshots as Snapshots
 from genjax.training.precision import at_rounded as at_rounded
 from genjax.training.task import Task as Task

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
+from genjax.devices.mesh import BATCH_AXES
 from genjax.nn import constrain
-from genjax.training.mesh import BATCH_AXES
 
 
 def value_and_gradient(loss: Callable, num_microbatches: int = 1) -> Callable:

@@ -15,18 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from genjax.devices.cost import multiply_adds, peak_operations
+from genjax.devices.mesh import agree, batch_sharding, place_batch, replicated
 from genjax.training.checkpoints import Checkpoints
-from genjax.training.cost import multiply_adds, peak_operations
 from genjax.training.log import Metrics, MetricsLog, ProgressBar, window_means
-from genjax.training.mesh import (
-    abstract_state,
-    agree,
-    batch_sharding,
-    init_state,
-    place_batch,
-    place_frozen,
-    replicated,
-)
+from genjax.training.placement import abstract_state, init_state, place_frozen
 from genjax.training.task import Task
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from genjax.training.mesh import variable_sharding
+from genjax.devices.mesh import variable_sharding
 
 
 def rounded(params: PyTree, dtype: jax.typing.DTypeLike) -> PyTree:

@@ -20,9 +20,9 @@ from genjax.data import (
 )
 from genjax.data.buckets import nearest_buckets, resize_and_crop
 from genjax.data.dataset import OnDisk
-from genjax.models.flux import Flux
-from genjax.models.mmdit import MMDiT
-from genjax.models.pixart import PixArt
+from genjax.models.transformers.flux import Flux
+from genjax.models.transformers.mmdit import MMDiT
+from genjax.models.transformers.pixart import PixArt
 from genjax.nn import Text
 
 WIDE, SQUARE, HIGH = BUCKETS = (4, 12), (8, 8), (12, 4)

@@ -510,7 +510,7 @@ import jax, jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec as P
 from genjax.diffusion import *
 from genjax.diffusion import clean
-from genjax.training.collectives import collectives
+from genjax.devices.collectives import collectives
 
 mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 process = RectifiedFlow()

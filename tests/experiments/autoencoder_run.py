@@ -14,10 +14,11 @@ import numpy as np
 
 from configs import digits_vae, emoji_autoencoder
 from experiments.configuration import build
+from genjax.devices import make_mesh
+from genjax.devices.mesh import place_batch
 from genjax.metrics.lpips import LPIPS
-from genjax.training import abstract_state, init_state, make_mesh, place_frozen
+from genjax.training import abstract_state, init_state, place_frozen
 from genjax.training.loop import compile_update
-from genjax.training.mesh import place_batch
 
 BATCH_SIZE, STEPS, START = 8, 4, 2
 CODES, WARMUP = 8, 4

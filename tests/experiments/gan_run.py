@@ -11,9 +11,10 @@ import numpy as np
 
 from configs.digits_gan import get_config
 from experiments.configuration import build
-from genjax.training import abstract_state, init_state, make_mesh
+from genjax.devices import make_mesh
+from genjax.devices.mesh import place_batch
+from genjax.training import abstract_state, init_state
 from genjax.training.loop import compile_update
-from genjax.training.mesh import place_batch
 
 BATCH_SIZE, STEPS = 32, 3
 

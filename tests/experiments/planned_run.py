@@ -12,7 +12,8 @@ from configs.digits_flow import get_config
 from experiments.configuration import build
 from experiments.plan import plan
 from experiments.sampling import sampling_program
-from genjax.training import abstract_state, init_state, make_mesh
+from genjax.devices import make_mesh
+from genjax.training import abstract_state, init_state
 from genjax.training.loop import compile_update
 
 MESH, BATCH = {"data": 2, "fsdp": 4}, 32

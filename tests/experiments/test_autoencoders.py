@@ -20,7 +20,7 @@ from experiments.configuration import build
 from experiments.evaluation import finish_report
 from experiments.sampling import sample_images
 from genjax.data import to_float
-from genjax.models.vgg16 import VGG16
+from genjax.models.encoders.vgg16 import VGG16
 from genjax.nn.quantizers import VectorQuantizer
 from genjax.training import Checkpoints
 from tests.virtual_devices import lines_of

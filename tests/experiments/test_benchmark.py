@@ -20,8 +20,8 @@ from experiments.plan import plan
 from experiments.programs import PROGRAMS, cost_of, program_of
 from experiments.records import merge, results_of
 from experiments.tasks import autoencoding, diffusion
-from genjax.training import make_mesh
-from genjax.training.devices import DEVICES
+from genjax.devices import make_mesh
+from genjax.devices.specifications import DEVICES
 
 WIDTH, DEPTH, BATCH, STEPS = 64, 2, 16, 3
 TOKENS, PATCH = 16, 4  # of 8×8 images in patches of 2×2, one channel
@@ -116,7 +116,7 @@ def test_what_is_computed_again_is_no_use(config, monkeypatch):
     plain = costs()
     assert plain.operations == plain.useful
     attention = BATCH * DEPTH * TOKENS**2 * WIDTH
-    monkeypatch.setattr(sys.modules["genjax.nn.attention"], "PLAIN_BYTES", 0)
+    monkeypatch.setattr(sys.modules["genjax.nn.attention.dispatch"], "PLAIN_BYTES", 0)
     chunked = costs()
     # and the sums of outputs times their gradients
     assert chunked.operations == plain.operations + 2 * (attention + BATCH * DEPTH * TOKENS * WIDTH)

@@ -22,8 +22,9 @@ from experiments.datasets import abstract_batch
 from experiments.frozen_autoencoder import FrozenAutoencoder
 from experiments.tasks import autoencoding
 from genjax.data import Batches, load_dataset, sources
+from genjax.devices import make_mesh
 from genjax.metrics.lpips import LPIPS
-from genjax.training import abstract_state, init_state, make_mesh, place_frozen
+from genjax.training import abstract_state, init_state, place_frozen
 from genjax.training.loop import compile_update
 
 CONFIGS = sorted(path.stem for path in Path(ROOT, "configs").glob("*.py"))

@@ -8,7 +8,7 @@ from PIL import Image
 from configs import digits_flow, digits_gan
 from experiments.configuration import build
 from experiments.datasets import load_split, training_batches
-from genjax.training import make_mesh
+from genjax.devices import make_mesh
 
 
 def folder_of(tmp_path, sizes, classes=("",)):

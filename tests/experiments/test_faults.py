@@ -14,7 +14,8 @@ import pytest
 from conftest import SMALL, program, start_training
 
 from experiments.configuration import build, read_config, restore
-from genjax.training import Checkpoints, abstract_state, make_mesh
+from genjax.devices import make_mesh
+from genjax.training import Checkpoints, abstract_state
 from genjax.training.checkpoints import damage
 
 STEPS = 100

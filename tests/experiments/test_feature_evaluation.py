@@ -31,9 +31,9 @@ from experiments.feature_evaluation import (
 )
 from genjax import pretrained
 from genjax.data import Dataset, InMemory, load_dataset, to_float
-from genjax.models.clip import CLIP, CLIPText, CLIPVision, resize_and_crop
-from genjax.models.dinov2 import Dinov2, dinov2_features
-from genjax.models.inception import Inception
+from genjax.models.encoders.clip import CLIP, CLIPText, CLIPVision, resize_and_crop
+from genjax.models.encoders.dinov2 import Dinov2, dinov2_features
+from genjax.models.encoders.inception import Inception
 
 WIDTH, SHAPE = 5, (4, 4, 1)
 MATRIX = np.random.default_rng(7).normal(size=(16, WIDTH))

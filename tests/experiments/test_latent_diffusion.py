@@ -15,7 +15,7 @@ from configs import emoji_latent_flow
 from experiments.configuration import build
 from experiments.frozen_autoencoder import FrozenAutoencoder
 from genjax.data import load_dataset, to_float
-from genjax.data.latents import part_paths, raw_latents
+from genjax.data.sets.latents import part_paths, raw_latents
 from genjax.training import Checkpoints
 
 pytestmark = pytest.mark.slow

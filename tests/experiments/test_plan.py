@@ -11,7 +11,8 @@ from configs import digits_flow, digits_gan, digits_vae, imagenet256_latent_flow
 from experiments.configuration import build
 from experiments.datasets import abstract_batch
 from experiments.plan import advice, parse_mesh, plan
-from genjax.training import abstract_state, make_mesh
+from genjax.devices import make_mesh
+from genjax.training import abstract_state
 from genjax.training.loop import compile_update
 from tests.virtual_devices import lines_of
 
@@ -67,7 +68,7 @@ def test_a_kernel_stores_no_weights(monkeypatch):
     config.model.remat_policy = None
     activations = lambda: plan(config, {"data": 2, "fsdp": 32}, "h100")["memory"]["activations and workspace"]
     by_kernel = activations()
-    monkeypatch.setattr(sys.modules["genjax.nn.attention"], "KERNEL_LENGTH", 257)
+    monkeypatch.setattr(sys.modules["genjax.nn.attention.dispatch"], "KERNEL_LENGTH", 257)
     queries = 29 * 4 * 16 * 256
     saved = queries * 256 * (4 + 2) - queries * (2 * 72 + 4)
     assert activations() - by_kernel == pytest.approx(saved, rel=0.01)

@@ -12,9 +12,10 @@ from configs.digits_flow import get_config
 from experiments.configuration import build
 from experiments.sampling import add_posthoc, power_averages, sample_images
 from genjax.data import Batches, load_dataset, to_float
-from genjax.training import Snapshots, abstract_state, make_mesh
+from genjax.devices import make_mesh
+from genjax.devices.mesh import place_batch
+from genjax.training import Snapshots, abstract_state
 from genjax.training.loop import compile_update
-from genjax.training.mesh import place_batch
 
 STEPS = 150
 

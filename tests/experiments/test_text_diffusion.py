@@ -16,7 +16,7 @@ from experiments.conditioning import Prompts
 from experiments.configuration import build
 from experiments.text_evaluation import Pairs
 from genjax.data import Batches, load_dataset
-from genjax.models.bert import sentence_embedding
+from genjax.models.encoders.bert import sentence_embedding
 from genjax.nn import Text
 from genjax.pretrained.minilm import load_minilm
 

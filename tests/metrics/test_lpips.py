@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genjax.metrics.lpips import LPIPS
-from genjax.models.vgg16 import VGG16
+from genjax.models.encoders.vgg16 import VGG16
 
 WIDTHS = (3, 2, 3, 2, 4)
 MODULE = LPIPS(WIDTHS)

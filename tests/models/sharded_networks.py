@@ -12,19 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from genjax.models import vit_gan
-from genjax.models.autoencoder_kl import AutoencoderKL
-from genjax.models.autoencoder_wan import AutoencoderWan
-from genjax.models.dit import DiT
-from genjax.models.flux import Flux
-from genjax.models.lightning_dit import LightningDiT
-from genjax.models.mmdit import MMDiT
-from genjax.models.pixart import PixArt
-from genjax.models.t5 import T5Encoder
+from genjax.devices import make_mesh
+from genjax.devices.collectives import collectives
+from genjax.devices.mesh import partition_spec
+from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
+from genjax.models.autoencoders.autoencoder_wan import AutoencoderWan
+from genjax.models.encoders.t5 import T5Encoder
+from genjax.models.gans import vit_gan
+from genjax.models.transformers.dit import DiT
+from genjax.models.transformers.flux import Flux
+from genjax.models.transformers.lightning_dit import LightningDiT
+from genjax.models.transformers.mmdit import MMDiT
+from genjax.models.transformers.pixart import PixArt
 from genjax.nn import Text
-from genjax.training import make_mesh
-from genjax.training.collectives import collectives
-from genjax.training.mesh import partition_spec
 
 BATCH, SIDE, TEXT, WIDTH, DEPTH = 4, 8, 6, 32, 2
 RANDOM = np.random.default_rng(0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
+from genjax.devices.cost import multiply_adds
 from genjax.nn.fir import (
     BINOMIAL,
     convolve,
@@ -15,7 +16,6 @@ from genjax.nn.fir import (
     upsample,
     upsample_convolve,
 )
-from genjax.training.cost import multiply_adds
 
 SKEW = (1, 2, 4, 9)  # of no symmetry, so that a flipped filter is seen
 ROUNDING = dict(rtol=0, atol=1e-13)  # float64, sums of at most a few hundred terms of size 1

@@ -10,7 +10,7 @@ from genjax.nn import constrain
 FOUR_DEVICES = """
 import jax, jax.numpy as jnp
 from jax.sharding import AxisType
-from genjax.models.dit import DiT
+from genjax.models.transformers.dit import DiT
 from genjax.nn import constrain
 
 x = jnp.zeros((4, 8, 6))

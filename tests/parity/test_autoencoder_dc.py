@@ -11,7 +11,12 @@ import pytest
 import torch
 from diffusers import AutoencoderDC
 
-from genjax.models.autoencoder_dc import dc_ae_f32c32, dc_ae_f32c32_sana, dc_ae_f64c128, dc_ae_f128c512
+from genjax.models.autoencoders.autoencoder_dc import (
+    dc_ae_f32c32,
+    dc_ae_f32c32_sana,
+    dc_ae_f64c128,
+    dc_ae_f128c512,
+)
 from genjax.pretrained.autoencoder_dc import from_config, load, save
 
 CONVOLUTIONS, ATTENTION = "ResBlock", "EfficientViTBlock"

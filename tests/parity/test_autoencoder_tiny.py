@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 
-from genjax.models.autoencoder_tiny import AutoencoderTiny as Ours
+from genjax.models.autoencoders.autoencoder_tiny import AutoencoderTiny as Ours
 from genjax.pretrained.autoencoder_tiny import from_config, load, save
 
 FOUR = dict(

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from genjax.models.bert import bert_base, bert_large, sentence_embedding
+from genjax.models.encoders.bert import bert_base, bert_large, sentence_embedding
 from genjax.pretrained.bert import load, save
 from genjax.pretrained.minilm import load_minilm, minilm_folder
 

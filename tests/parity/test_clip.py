@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from genjax.models.clip import resize_and_crop
+from genjax.models.encoders.clip import resize_and_crop
 from genjax.pretrained.clip import load, save
 
 VOCABULARY, LENGTH, SIZE = 23, 11, 12

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from genjax.models.dcgan import Discriminator, Generator
+from genjax.models.gans.dcgan import Discriminator, Generator
 
 BATCH, LATENT, WIDTH, START, DOUBLINGS = 5, 6, 4, 3, 3
 SIDE = START * 2**DOUBLINGS

@@ -19,8 +19,8 @@ from transformers import (
     Dinov2WithRegistersModel,
 )
 
-from genjax.models import dinov2
-from genjax.models.dinov2 import COLOUR_DEVIATION, COLOUR_MEAN, dinov2_features, preprocess
+from genjax.models.encoders import dinov2
+from genjax.models.encoders.dinov2 import COLOUR_DEVIATION, COLOUR_MEAN, dinov2_features, preprocess
 from genjax.pretrained.dinov2 import load, save
 
 TINY = dict(hidden_size=12, num_attention_heads=2, num_hidden_layers=2, patch_size=2, image_size=10)

@@ -14,7 +14,7 @@ import torch
 from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import Timesteps
 
-from genjax.models.dit import DiT
+from genjax.models.transformers.dit import DiT
 
 SIDE, CHANNELS, OUT_CHANNELS, PATCH_SIZE, HEADS, WIDTH, DEPTH, CLASSES = 8, 3, 6, 2, 4, 32, 2, 10
 

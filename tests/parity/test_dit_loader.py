@@ -14,7 +14,7 @@ from diffusers import DiTTransformer2DModel
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
-from genjax.models.dit import DiT
+from genjax.models.transformers.dit import DiT
 from genjax.pretrained.dit import MAX_PERIOD, load, save
 
 FILE = "diffusion_pytorch_model.safetensors"

@@ -10,7 +10,7 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from safetensors.torch import save_file
 
-from genjax.models.flux import Flux
+from genjax.models.transformers.flux import Flux
 from genjax.nn import Text
 from genjax.pretrained.flux import convert, load, rename, save
 from genjax.pretrained.lora import apply_lora, load_lora

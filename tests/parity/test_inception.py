@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch.nn.functional import avg_pool2d, max_pool2d
 from torchvision.models import inception, inception_v3
 
-from genjax.models.inception import Inception, inception_features
+from genjax.models.encoders.inception import Inception, inception_features
 from genjax.pretrained.inception import load
 
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

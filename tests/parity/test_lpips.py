@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from genjax.data import load_dataset, to_float
-from genjax.models.vgg16 import vgg16_features
+from genjax.models.encoders.vgg16 import vgg16_features
 from genjax.pretrained.lpips import load_lpips
 
 with warnings.catch_warnings():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from genjax.models.patchgan import Discriminator
+from genjax.models.gans.patchgan import Discriminator
 
 WIDTH, GROUPS = 4, 2
 # For programs that run but once: compiled in half the time.

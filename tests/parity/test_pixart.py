@@ -10,7 +10,7 @@ import torch
 from diffusers import PixArtTransformer2DModel
 from safetensors.numpy import load_file
 
-from genjax.models.pixart import PixArt, pixart_xl
+from genjax.models.transformers.pixart import PixArt, pixart_xl
 from genjax.nn import Text
 from genjax.pretrained.pixart import load, save
 

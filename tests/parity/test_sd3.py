@@ -11,7 +11,7 @@ import torch
 from diffusers import SD3Transformer2DModel
 from safetensors.numpy import load_file, save_file
 
-from genjax.models.mmdit import MMDiT, axis_embedding
+from genjax.models.transformers.mmdit import MMDiT, axis_embedding
 from genjax.nn import Text
 from genjax.pretrained.sd3 import TABLE, load, save
 

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from genjax.models.t5 import relative_buckets
+from genjax.models.encoders.t5 import relative_buckets
 from genjax.pretrained.t5 import load, save
 
 VOCABULARY, LENGTH = 23, 37

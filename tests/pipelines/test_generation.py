@@ -12,8 +12,8 @@ import pytest
 
 from genjax import diffusion, pipelines
 from genjax.diffusion import grids, samplers
-from genjax.models.autoencoder_kl import AutoencoderKL
-from genjax.models.mmdit import MMDiT
+from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
+from genjax.models.transformers.mmdit import MMDiT
 from genjax.nn import Text
 
 SIZE = (16, 24)
@@ -171,7 +171,7 @@ import sys
 import jax, numpy as np
 sys.path.insert(0, sys.argv[1])
 from test_generation import build
-from genjax.training.mesh import batch_sharding
+from genjax.devices.mesh import batch_sharding
 mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 prompts, seeds = ["a cat", "a dog"] * 4, range(8)
 with jax.set_mesh(mesh):

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from genjax import pretrained
-from genjax.models.autoencoder_dc import AutoencoderDC, Stage
-from genjax.models.autoencoder_kl import AutoencoderKL
-from genjax.models.autoencoder_tiny import AutoencoderTiny
-from genjax.models.autoencoder_wan import AutoencoderWan
-from genjax.models.bert import Bert
-from genjax.models.dit import DiT
-from genjax.models.inception import Inception
-from genjax.models.mmdit import MMDiT
-from genjax.models.pixart import PixArt
-from genjax.models.vqgan import VQModel
+from genjax.models.autoencoders.autoencoder_dc import AutoencoderDC, Stage
+from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
+from genjax.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from genjax.models.autoencoders.autoencoder_wan import AutoencoderWan
+from genjax.models.autoencoders.vqgan import VQModel
+from genjax.models.encoders.bert import Bert
+from genjax.models.encoders.inception import Inception
+from genjax.models.transformers.dit import DiT
+from genjax.models.transformers.mmdit import MMDiT
+from genjax.models.transformers.pixart import PixArt
 from genjax.nn import Text
 from genjax.nn.quantizers import VectorQuantizer
 from genjax.pretrained import bert
@@ -155,7 +155,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from genjax import pretrained
-from genjax.training.mesh import make_mesh, variable_sharding
+from genjax.devices.mesh import make_mesh, variable_sharding
 
 mesh = make_mesh(dict(data=2, fsdp=4), batch_size=8)
 calls = {}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from genjax.models.lightning_dit import LightningDiT
+from genjax.models.transformers.lightning_dit import LightningDiT
 from genjax.pretrained.lightning_dit import load
 
 DATA = Path(__file__).with_name("data")

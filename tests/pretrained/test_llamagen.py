@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from genjax.models.vqgan import VQModel
+from genjax.models.autoencoders.vqgan import VQModel
 from genjax.nn.quantizers import VectorQuantizer
 from genjax.pretrained.vqgan import load_llamagen
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from genjax.models.flux import Flux
+from genjax.models.transformers.flux import Flux
 from genjax.nn import Text
 from genjax.pretrained import flux
 from genjax.pretrained.lora import apply_lora, init_lora, load_lora

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.models.bert import minilm_l6, sentence_embedding
+from genjax.models.encoders.bert import minilm_l6, sentence_embedding
 from genjax.pretrained import minilm
 from genjax.pretrained.minilm import INSTALL, load_minilm
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from genjax.models.r3gan import Discriminator, Generator
+from genjax.models.gans.r3gan import Discriminator, Generator
 from genjax.pretrained.r3gan import load_discriminator, load_generator
 
 DATA = Path(__file__).parent / "data"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from genjax.models.stylegan2 import Discriminator, Generator
+from genjax.models.gans.stylegan2 import Discriminator, Generator
 from genjax.pretrained.stylegan2 import load_discriminator, load_generator
 
 DATA = Path(__file__).with_name("data")

@@ -12,10 +12,11 @@ import numpy as np
 
 from configs.digits_flow import get_config
 from experiments.configuration import build
-from genjax.training import Checkpoints, abstract_state, make_mesh
-from genjax.training.collectives import collectives
+from genjax.devices import make_mesh
+from genjax.devices.collectives import collectives
+from genjax.devices.mesh import SMALL, place_batch
+from genjax.training import Checkpoints, abstract_state
 from genjax.training.loop import compile_update
-from genjax.training.mesh import SMALL, place_batch
 
 BATCH_SIZE, STEPS = 32, 50
 

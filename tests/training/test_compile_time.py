@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from genjax.models.dit import DiT
-from genjax.models.flux import Flux
-from genjax.models.mmdit import MMDiT
+from genjax.models.transformers.dit import DiT
+from genjax.models.transformers.flux import Flux
+from genjax.models.transformers.mmdit import MMDiT
 from genjax.nn import Text
 from genjax.training import make_optimizer, value_and_gradient
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from toy import Line, batches
 
-from genjax.training import Checkpoints, Interrupted, NonFiniteError, Plugin, make_mesh, train
-from genjax.training.cost import peak_operations
+from genjax.devices import make_mesh
+from genjax.devices.cost import peak_operations
+from genjax.training import Checkpoints, Interrupted, NonFiniteError, Plugin, train
 
 
 def fit(folder, task=None, num_steps=20, plugins=(), data=batches, profile_at=None):
@@ -180,7 +181,8 @@ def test_what_is_frozen_reaches_the_update_and_no_checkpoint(tmp_path):
 
 SPLIT = """
 import jax, numpy as np
-from genjax.training import make_mesh, place_frozen
+from genjax.devices import make_mesh
+from genjax.training import place_frozen
 
 class Task:
     def frozen(self):

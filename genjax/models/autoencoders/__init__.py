@@ -1,0 +1,1 @@
+"""Autoencoders of images and video, one file per architecture."""

@@ -1,0 +1,153 @@
+"""BERT, an encoder of text (Devlin et al. 2019, "BERT: pre-training of deep bidirectional transformers")."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from genjax.nn import Dense, Text, constrain_tokens, scanned
+from genjax.nn.attention.multi_head import MultiHeadAttention
+
+Dtype = Any
+small = nn.initializers.normal(0.02)
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward layer, each added to its input and the sum normalised."""
+
+    num_heads: int
+    mlp_width: int
+    epsilon: float
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length features"],
+        mask: Bool[Array, "batch length"] | None,
+    ) -> tuple[Float[Array, "batch length features"], None]:
+        dense = lambda size, name: Dense(
+            size, kernel_init=small, dtype=self.dtype, param_dtype=self.param_dtype, name=name
+        )
+        norm = lambda name: nn.LayerNorm(
+            self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name=name
+        )
+        h = MultiHeadAttention(
+            self.num_heads, dtype=self.dtype, param_dtype=self.param_dtype, name="attention"
+        )(x, x, mask)
+        x = norm("attention_norm")(x + h)
+        h = nn.gelu(dense(self.mlp_width, "mlp_in")(x), approximate=False)
+        x = norm("mlp_norm")(x + dense(x.shape[-1], "mlp_out")(h))
+        return constrain_tokens(x), None
+
+
+class Bert(nn.Module):
+    """Tokens to a state each, and to one of the whole text.
+
+    Attributes:
+        num_tokens: size of the vocabulary.
+        width: features of a token; divisible by `num_heads`.
+        depth: number of blocks, scanned with stacked parameters.
+        mlp_width: features within the feed-forward layers.
+        max_length: positions that are embedded.
+        num_types: types of tokens; the original had two, of a first and a second sentence.
+        pooler: whether there is a layer that makes `Text.pooled` of the first token's state.
+        epsilon: of the norms.
+        unroll: blocks per iteration of the scan.
+        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep
+            every activation.
+        dtype: type of the matrix products; norms and softmax are float32 always.
+    """
+
+    num_tokens: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_width: int
+    max_length: int = 512
+    num_types: int = 2
+    pooler: bool = True
+    epsilon: float = 1e-12
+    unroll: int = 1
+    remat_policy: str | None = None
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        ids: Int[Array, "batch length"],
+        mask: Bool[Array, "batch length"] | None = None,
+        types: Int[Array, "batch length"] | None = None,
+    ) -> Text:
+        """
+        Args:
+            ids: tokens.
+            mask: False at padding, which then changes no other token's state; by default everything is text.
+            types: the type of each token; by default 0.
+
+        Returns:
+            The last block's states, the pooled vector (if `pooler`), and the mask as it was given.
+
+        Raises:
+            ValueError: more tokens than `max_length`.
+        """
+        length = ids.shape[1]
+        if length > self.max_length:
+            raise ValueError(
+                f"texts of {length} tokens; there are {self.max_length} positions: truncate to these"
+            )
+        types = jnp.zeros_like(ids) if types is None else types
+        embed = lambda size, name: nn.Embed(
+            size, self.width, embedding_init=small, param_dtype=self.param_dtype, name=name
+        )
+        x = embed(self.num_tokens, "token_embedding")(ids) + embed(self.num_types, "type_embedding")(types)
+        x = x + embed(self.max_length, "position_embedding")(jnp.arange(length))
+        x = nn.LayerNorm(self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name="norm")(x)
+
+        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)(
+            self.num_heads, self.mlp_width, self.epsilon, self.dtype, self.param_dtype, name="blocks"
+        )
+        x, _ = blocks(constrain_tokens(x), mask)
+
+        pooled = None
+        if self.pooler:
+            dense = Dense(
+                self.width, kernel_init=small, dtype=jnp.float32, param_dtype=self.param_dtype, name="pooler"
+            )
+            pooled = jnp.tanh(dense(x[:, 0]))
+        return Text(x, pooled, mask)
+
+
+def sentence_embedding(text: Text) -> Float[Array, "batch features"]:
+    """The mean of a text's states, of length 1, so that inner products are cosine similarities.
+
+    Reimers & Gurevych 2019 ("Sentence-BERT"), section 3, as MiniLM was trained for. Padding is left out by
+    `text.mask`, without which all states count.
+    """
+    weights = jnp.ones(text.tokens.shape[:2]) if text.mask is None else text.mask.astype(jnp.float32)
+    mean = jnp.einsum("blf,bl->bf", text.tokens, weights / weights.sum(axis=1, keepdims=True))
+    return mean / jnp.linalg.norm(mean, axis=1, keepdims=True)
+
+
+def _size(depth: int, width: int, num_heads: int) -> Callable[..., Bert]:
+    def build(num_tokens: int = 30522, **options) -> Bert:
+        return Bert(
+            num_tokens=num_tokens,
+            width=width,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_width=4 * width,
+            **options,
+        )
+
+    return build
+
+
+# Devlin et al. 2019, section 3; and Wang et al. 2020 ("MiniLM"), every second layer of its twelve.
+bert_base = _size(12, 768, 12)
+bert_large = _size(24, 1024, 16)
+minilm_l6 = _size(6, 384, 12)

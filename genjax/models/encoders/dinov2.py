@@ -1,0 +1,189 @@
+"""DINOv2, a vision transformer trained without labels, and with registers.
+
+Oquab et al. 2024 ("DINOv2: learning robust visual features without supervision"); Darcet et al. 2024
+("Vision transformers need registers").
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from genjax.nn import Dense, constrain_tokens, patchify, scanned
+from genjax.nn.attention.multi_head import MultiHeadAttention
+from genjax.nn.resize import bicubic, eight_bit_colours, resize
+
+Dtype = Any
+small = nn.initializers.normal(0.02)
+# Mean and deviation of ImageNet's colours, of values in [0, 1].
+COLOUR_MEAN = (0.485, 0.456, 0.406)
+COLOUR_DEVIATION = (0.229, 0.224, 0.225)
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward layer, each of a normalised input and scaled before it is added."""
+
+    num_heads: int
+    mlp_ratio: int
+    gated: bool
+    epsilon: float
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch length features"], _: None
+    ) -> tuple[Float[Array, "batch length features"], None]:
+        features = x.shape[-1]
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        dense = lambda size, name: Dense(size, kernel_init=small, name=name, **types)
+        norm = lambda name: nn.LayerNorm(
+            self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name=name
+        )
+        scale = lambda name: self.param(name, nn.initializers.ones, (features,), self.param_dtype)
+
+        h = norm("attention_norm")(x)
+        h = MultiHeadAttention(self.num_heads, name="attention", **types)(h, h)
+        x = x + scale("attention_scale") * h
+
+        h = norm("mlp_norm")(x)
+        width = self.mlp_ratio * features
+        if (
+            self.gated
+        ):  # Shazeer 2020, "GLU variants improve transformer": with three matrices of two thirds the size
+            width = -(-(width * 2 // 3) // 8) * 8
+            gate, h = jnp.split(dense(2 * width, "mlp_in")(h), 2, axis=-1)
+            h = nn.silu(gate) * h
+        else:
+            h = nn.gelu(dense(width, "mlp_in")(h), approximate=False)
+        x = x + scale("mlp_scale") * dense(features, "mlp_out")(h)
+        return constrain_tokens(x), None
+
+
+class Dinov2(nn.Module):
+    """Images to normalised states: the class token's, those of `num_registers` registers, the patches'.
+
+    Attributes:
+        width: features of a token; divisible by `num_heads`.
+        depth: number of blocks, scanned with stacked parameters.
+        gated: whether the feed-forward layers are SwiGLU, as in the giant.
+        num_registers: tokens that are there to be written to.
+        patch_size: side of a patch, in pixels.
+        image_size: side of the images whose patches' positions are parameters; those of images of other sizes
+            are interpolated from them.
+        position_offset: without registers, the side's number of patches plus this defines their distance. 0.1
+            in the authors' code, 0 in transformers.
+        epsilon: of the norms.
+        unroll: blocks per iteration of the scan.
+        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep
+            every activation.
+        dtype: type of the matrix products; norms, softmax and the sum over blocks are float32 always.
+    """
+
+    width: int
+    depth: int
+    num_heads: int
+    mlp_ratio: int = 4
+    gated: bool = False
+    num_registers: int = 0
+    patch_size: int = 14
+    image_size: int = 518
+    position_offset: float = 0.0
+    epsilon: float = 1e-6
+    unroll: int = 1
+    remat_policy: str | None = None
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "batch height width channels"],
+        masked: Bool[Array, "batch patches"] | None = None,
+    ) -> Float[Array, "batch tokens features"]:
+        """
+        Args:
+            images: colours less `COLOUR_MEAN`, divided by `COLOUR_DEVIATION`; see `preprocess`.
+            masked: True at patches to be hidden, as in training.
+
+        Raises:
+            ValueError: a side that `patch_size` does not divide.
+        """
+        batch, height, width, _ = images.shape
+        grid, side = (height // self.patch_size, width // self.patch_size), self.image_size // self.patch_size
+        parameter = lambda name, *shape: self.param(name, small, (*shape, self.width), self.param_dtype)
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+
+        patches = Dense(self.width, kernel_init=small, name="patch_embedding", **types)(
+            patchify(images, self.patch_size)
+        ).astype(jnp.float32)
+        mask_token = parameter("mask_token")
+        if masked is not None:
+            patches = jnp.where(masked[:, :, None], mask_token, patches)
+        table = parameter("positions", 1 + side**2)  # the class token's before the patches'
+        positions = table[1:].reshape(side, side, self.width)
+        if grid == (side, side):
+            pass
+        elif self.num_registers:  # theirs of that time have a low-pass filter
+            positions = jax.image.resize(positions, (*grid, self.width), "cubic")
+        else:
+            method = functools.partial(bicubic, offset=self.position_offset)
+            positions = resize(positions[None], *grid, method)[0]
+        repeat = lambda tokens: jnp.broadcast_to(tokens, (batch, *tokens.shape))
+        first = (parameter("class_token") + table[0])[None]
+        if self.num_registers:
+            first = jnp.concatenate([first, parameter("registers", self.num_registers)])
+        x = jnp.concatenate([repeat(first), patches + positions.reshape(-1, self.width)], axis=1)
+
+        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)(
+            self.num_heads, self.mlp_ratio, self.gated, self.epsilon, name="blocks", **types
+        )
+        x, _ = blocks(constrain_tokens(x.astype(jnp.float32)), None)
+        return nn.LayerNorm(self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name="norm")(x)
+
+
+def preprocess(
+    images: Float[Array, "batch height width channels"], size: int = 224
+) -> Float[Array, "batch size size 3"]:
+    """Images in [−1, 1], of 1 or 3 channels, as DINOv2 is given them for FD-DINOv2 (Stein et al. 2023).
+
+    They are rounded to 8 bits, as pictures in files are, squeezed or stretched to `size`×`size` by an
+    antialiased bicubic filter (whose result is not rounded, as in Karras et al. 2024, "EDM2") and normalised
+    by ImageNet's colours.
+
+    Raises:
+        ValueError: neither 1 nor 3 channels.
+    """
+    colours = jax.image.resize(eight_bit_colours(images), (len(images), size, size, 3), "cubic") / 255
+    return (colours - jnp.array(COLOUR_MEAN)) / jnp.array(COLOUR_DEVIATION)
+
+
+def dinov2_features(
+    network: Dinov2, variables: Any, images: Float[Array, "batch height width channels"]
+) -> Float[Array, "batch features"]:
+    """Features of images in [−1, 1] whose Fréchet distance is FD-DINOv2: the class token's last state.
+
+    Published figures are of `dinov2_large` without registers, in float32 and in the authors' code, hence with
+    its offset of positions.
+    """
+    network = network.clone(position_offset=0.1)
+    with jax.default_matmul_precision("highest"):  # a distance should not depend on the device
+        return network.apply(variables, preprocess(images))[:, 0]
+
+
+def _size(depth: int, width: int, num_heads: int, gated: bool = False) -> Callable[..., Dinov2]:
+    def build(**options) -> Dinov2:
+        return Dinov2(width=width, depth=depth, num_heads=num_heads, gated=gated, **options)
+
+    return build
+
+
+# Oquab et al. 2024, table 17.
+dinov2_small = _size(12, 384, 6)
+dinov2_base = _size(12, 768, 12)
+dinov2_large = _size(24, 1024, 16)
+dinov2_giant = _size(40, 1536, 24, gated=True)

@@ -1,0 +1,193 @@
+"""Generator and discriminator of transformer blocks, after ViTGAN (Lee et al. 2021, "ViTGAN: training GANs with vision
+transformers").
+
+As there, z modulates the generator's norms and patches overlap in the discriminator. Unlike there, modulation is that of
+DiT, patches come out of a linear layer, and attention in the discriminator is the ordinary one: gradient
+penalties bound its slope, not spectral norm and distances. No layer sees more than its own example.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from genjax.models.transformers.dit import Block, Modulation, modulate
+from genjax.nn import (
+    BATCH_AXES,
+    Dense,
+    attention,
+    constrain,
+    constrain_tokens,
+    heads_of,
+    sincos_positions,
+    unpatchify,
+)
+
+Dtype = Any
+xavier = nn.initializers.xavier_uniform()
+zeros = nn.initializers.zeros
+small = nn.initializers.normal(0.02)
+
+
+def scan(block: type[nn.Module], depth: int, unroll: int) -> type[nn.Module]:
+    """`depth` blocks in a row with stacked parameters, all given the same second argument."""
+    return nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,
+        length=depth,
+        unroll=unroll,
+    )
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention and a feed-forward layer, each after an RMS norm; the identity at initialisation."""
+
+    num_heads: int
+    mlp_ratio: float
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch length features"], _: None = None
+    ) -> tuple[Float[Array, "batch length features"], None]:
+        batch, length, features = x.shape
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        dense = lambda size, name, init=xavier: Dense(size, kernel_init=init, name=name, **types)
+        norm = lambda name: nn.RMSNorm(dtype=jnp.float32, param_dtype=self.param_dtype, name=name)
+
+        h = dense(3 * features, "query_key_value")(norm("norm_attention")(x))
+        query, key, value = heads_of(h, self.num_heads)
+        h = attention(query, key, value).reshape(batch, length, features)
+        x = x + dense(features, "projection", zeros)(h)
+
+        h = dense(int(self.mlp_ratio * features), "mlp_in")(norm("norm_mlp")(x))
+        x = x + dense(features, "mlp_out", zeros)(nn.gelu(h))
+        return constrain_tokens(x), None
+
+
+class Generator(nn.Module):
+    """One token per patch, its position plus a mapping of z and class, which modulates the blocks too (`dit.Block`).
+
+    Attributes:
+        resolution: side of the images; divisible by `patch_size`.
+        patch_size: side of a patch, in pixels.
+        width: features of a token; divisible by 4 and by `num_heads`.
+        depth: number of blocks, scanned with stacked parameters.
+        num_classes: 0 if unconditional.
+        unroll: blocks per iteration of the scan.
+        dtype: type of the matrix products; modulation, norms and softmax are float32 always.
+
+    Raises:
+        ValueError: `patch_size` does not divide `resolution`.
+    """
+
+    resolution: int
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    latent_size: int = 64
+    image_channels: int = 3
+    num_classes: int = 0
+    unroll: int = 1
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        z: Float[Array, "batch latent"],
+        labels: Int[Array, " batch"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "batch height width channels"]:
+        side, rest = divmod(self.resolution, self.patch_size)
+        if rest:
+            raise ValueError(
+                f"resolution {self.resolution} does not divide into patches of {self.patch_size} pixels"
+            )
+        w = Dense(self.width, param_dtype=self.param_dtype, name="map_in")(z)
+        if self.num_classes:
+            w += nn.Embed(
+                self.num_classes,
+                self.width,
+                embedding_init=nn.initializers.normal(1.0),  # as large as what z becomes
+                param_dtype=self.param_dtype,
+                name="label_embedding",
+            )(labels)
+        w = Dense(self.width, param_dtype=self.param_dtype, name="map_out")(nn.silu(w))
+        tokens = sincos_positions(side, side, self.width) + w[:, None]
+        tokens = constrain_tokens(tokens)
+        blocks = scan(Block, self.depth, self.unroll)
+        tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks")(
+            tokens, w
+        )
+        shift, scale = Modulation(2, self.param_dtype, name="modulation")(w)
+        patches = Dense(
+            self.patch_size**2 * self.image_channels,
+            kernel_init=xavier,
+            param_dtype=self.param_dtype,
+            name="head",
+        )(modulate(tokens, shift, scale))
+        return unpatchify(patches, self.patch_size, self.resolution, self.resolution)
+
+
+class Discriminator(nn.Module):
+    """A transformer over overlapping patches, and a linear layer on the mean token.
+
+    A class adds the inner product of its embedding with the mean token (Miyato & Koyama 2018).
+    Attributes as in the generator.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    num_classes: int = 0
+    unroll: int = 1
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "batch height width channels"],
+        labels: Int[Array, " batch"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, " batch"]:
+        tokens = nn.Conv(
+            self.width,
+            (2 * self.patch_size, 2 * self.patch_size),
+            strides=self.patch_size,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="patch_embedding",
+        )(images).astype(jnp.float32)
+        tokens = constrain(tokens, BATCH_AXES)  # XLA splits no convolution as it does tokens
+        batch, height, width, _ = tokens.shape
+        tokens = tokens.reshape(batch, -1, self.width) + sincos_positions(height, width, self.width)
+        tokens = constrain_tokens(tokens)
+        blocks = scan(EncoderBlock, self.depth, self.unroll)
+        tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks")(
+            tokens, None
+        )
+        tokens = nn.RMSNorm(dtype=jnp.float32, param_dtype=self.param_dtype, name="norm")(tokens)
+        features = tokens.mean(axis=1)
+        logits = Dense(1, param_dtype=self.param_dtype, name="head")(features)[:, 0]
+        if self.num_classes:
+            embedding = nn.Embed(
+                self.num_classes,
+                self.width,
+                embedding_init=small,
+                param_dtype=self.param_dtype,
+                name="label_embedding",
+            )(labels)
+            logits += jnp.sum(embedding * features, axis=-1)
+        return logits

@@ -1,0 +1,171 @@
+"""PixArt-α and -Σ: diffusion transformers told their text by cross-attention (Chen et al. 2024, both)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from genjax.nn import (
+    Dense,
+    Text,
+    VectorEmbedding,
+    constrain,
+    constrain_tokens,
+    modulate,
+    patchify,
+    scanned,
+    unpatchify,
+)
+from genjax.nn import sinusoidal_embedding as sinusoids
+from genjax.nn.adaln_single import ModulationTable
+from genjax.nn.attention.multi_head import MultiHeadAttention
+from genjax.nn.positions import interpolated_positions
+
+Dtype = Any
+xavier = nn.initializers.xavier_uniform()
+zeros = nn.initializers.zeros
+small = nn.initializers.normal(0.02)
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention to the text, and a feed-forward layer; the first and the last modulated
+    by time (PixArt-α, figure 4)."""
+
+    num_heads: int
+    mlp_ratio: float
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length features"],
+        modulation: Float[Array, "batch 6 features"],
+        text: Float[Array, "batch text_length text_features"],
+        mask: Bool[Array, "batch text_length"] | None,
+    ) -> tuple[Float[Array, "batch length features"], None]:
+        features = x.shape[-1]
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        dense = lambda size, name: Dense(size, kernel_init=xavier, name=name, **types)
+        shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = ModulationTable(
+            6, self.param_dtype, name="modulation"
+        )(modulation)
+
+        h = modulate(x, shift_attention, scale_attention)
+        h = MultiHeadAttention(self.num_heads, name="self_attention", **types)(h, h)
+        x = x + gate_attention[:, None] * h
+        x = x + MultiHeadAttention(self.num_heads, zeros, name="cross_attention", **types)(x, text, mask)
+        h = dense(int(self.mlp_ratio * features), "mlp_in")(modulate(x, shift_mlp, scale_mlp))
+        x = x + gate_mlp[:, None] * dense(features, "mlp_out")(nn.gelu(h))
+        return constrain_tokens(x), None
+
+
+class PixArt(nn.Module):
+    """A transformer over image patches, told the time by adaLN-single and the text by cross-attention.
+
+    Attributes:
+        patch_size: side of a patch, in pixels.
+        width: features of a token; divisible by 4, by `num_heads` and, with `size_conditioning`, by 3.
+        depth: number of blocks, scanned with stacked parameters.
+        base_size: patches along a side of the images of training; others have positions in the same range.
+        interpolation_scale: by how much that grid is finer than the one of the network it was tuned from.
+        size_conditioning: whether the network is told the size of the image, as PixArt-α at 1024 pixels is.
+        out_channels: channels of the output; as many as the input's if None. 8 as published, where the second
+            half is the learned variance.
+        time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
+        unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
+        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep
+            every activation.
+        dtype: type of the matrix products; modulation, norms and softmax are float32 always.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    base_size: int
+    interpolation_scale: float = 1.0
+    size_conditioning: bool = False
+    mlp_ratio: float = 4.0
+    out_channels: int | None = None
+    time_scale: float = 1000.0
+    unroll: int = 1
+    remat_policy: str | None = None
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        t: Float[Array, " batch"],
+        text: Text,
+        size: Float[Array, "batch 2"] | None = None,
+    ) -> Float[Array, "batch height width out_channels"]:
+        """
+        Args:
+            size: height and width of the picture in pixels, for a network with `size_conditioning`.
+
+        Raises:
+            ValueError: it has `size_conditioning` and no `size` is given, or the other way round.
+        """
+        if self.size_conditioning != (size is not None):
+            raise ValueError(
+                f"size_conditioning={self.size_conditioning}, and size={size}: this network is "
+                f"{'' if self.size_conditioning else 'not '}told the height and width of the picture"
+            )
+        height, width, channels = x.shape[1:]
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        dense = lambda size, init, name: Dense(size, kernel_init=init, name=name, **types)
+        dense32 = lambda size, init, name: Dense(
+            size, kernel_init=init, dtype=jnp.float32, param_dtype=self.param_dtype, name=name
+        )
+        tokens = dense(self.width, xavier, "patch_embedding")(patchify(x, self.patch_size))
+        rows, columns = height // self.patch_size, width // self.patch_size
+        positions = interpolated_positions(
+            rows, columns, self.width, self.base_size, self.interpolation_scale
+        )
+        tokens = constrain_tokens((tokens + positions).astype(jnp.float32))
+
+        embed = lambda x, features, name: VectorEmbedding(features, self.param_dtype, name=name)(
+            sinusoids(x, 256)
+        )
+        conditioning = embed(t * self.time_scale, self.width, "time_embedding")
+        if self.size_conditioning:
+            sides = embed(size.reshape(-1), self.width // 3, "size_embedding")
+            ratio = embed(size[:, 0] / size[:, 1], self.width // 3, "aspect_ratio_embedding")
+            conditioning = conditioning + jnp.concatenate([sides.reshape(len(x), -1), ratio], axis=-1)
+        modulation = dense32(6 * self.width, small, "modulation")(nn.silu(conditioning))
+        modulation = constrain(modulation, ("data", "fsdp")).reshape(-1, 6, self.width)
+
+        states = dense(self.width, small, "text_in")(text.tokens)
+        states = dense(self.width, small, "text_out")(nn.gelu(states))
+
+        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
+        tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks")(
+            tokens, modulation, states, text.mask
+        )
+
+        shift, scale = ModulationTable(2, self.param_dtype, name="head_modulation")(conditioning[:, None])
+        out = dense32(self.patch_size**2 * (self.out_channels or channels), zeros, "head")(
+            modulate(tokens, shift, scale)
+        )
+        return unpatchify(out, self.patch_size, height, width)
+
+
+def pixart_xl(side: int, out_channels: int = 8, **options) -> PixArt:
+    """PixArt-α and -Σ for latents of `side`×`side`: 32, 64, 128, and 256 of Σ alone.
+
+    α at 128 has `size_conditioning`.
+    """
+    return PixArt(
+        patch_size=2,
+        width=1152,
+        depth=28,
+        num_heads=16,
+        base_size=side // 2,
+        interpolation_scale=float(max(side // 64, 1)),
+        out_channels=out_channels,
+        **options,
+    )

@@ -1,0 +1,230 @@
+"""The one attention function that every network calls, and which of its forms computes it where."""
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from genjax.nn.attention.chunked import LEAST_CHUNK, attention_logits, chunk_length, chunked_attention, scaled
+from genjax.nn.attention.context_parallel import all_to_all_attention, attention_over_mesh, ring_attention
+from genjax.nn.attention.kernels import cudnn_attention, splash_attention
+from genjax.nn.sharding import BATCH_AXES, CONTEXT, TENSOR, free_axes, split_axes
+
+# Of a device's logits in float32. A backward pass has about four such arrays at once: a quarter of the smallest
+# accelerator that these networks are for (16 GiB, TPU v5e).
+PLAIN_BYTES = 2**30
+# Queries and keys. An estimate: per head and example a kernel starts once, for which logits of about 128² are written and read.
+KERNEL_LENGTH = 256
+# Queries and keys on each device of the axis "context"; below, the products do not fill a matrix unit.
+CONTEXT_LENGTH = 128
+
+Form = Literal["plain", "chunked", "cudnn", "splash", "ring", "all_to_all"]
+
+forward_mode = jax.make_user_context(False)
+"""`with forward_mode(True):` around the trace of a network keeps its attention to forms that `jax.jvp` can be taken of.
+
+Whoever takes forward-mode derivatives (exact likelihoods, Hutchinson's estimate, mean flows) or second ones (R1 and R2
+penalties) says so: kernels have one derivative, in reverse. What was jitted without is traced again.
+"""
+
+as_written = jax.make_user_context(False)
+"""`with as_written(True):` around a trace takes the plain form of attention, whatever its size: to count what it computes
+without what other forms compute twice, not to run it."""
+
+_record = jax.make_user_context(lambda choice: None)
+
+
+class Choice(NamedTuple):
+    """A form of `attention` that was chosen, and what one device has of the arguments: `[batch length heads features]`."""
+
+    form: Form
+    query: tuple[int, ...]
+    key: tuple[int, ...]
+
+    def __str__(self) -> str:
+        batch, queries, heads, features = self.query
+        return (
+            f"{self.form}: {batch} × {queries:,} queries, {self.key[1]:,} keys, {heads} heads of {features}"
+        )
+
+
+@contextlib.contextmanager
+def attention_choices() -> Iterator[set[Choice]]:
+    """Collects what `attention` chooses while programs are traced.
+
+        with attention_choices() as choices:
+            jax.eval_shape(network.apply, params, x, t, labels)
+
+    Layers that are scanned are traced once, however many. What was jitted without is traced again.
+    """
+    choices: set[Choice] = set()
+    with _record(choices.add):
+        yield choices
+
+
+def attention_weights(
+    query: Float[Array, "batch queries heads features"],
+    key: Float[Array, "batch keys heads features"],
+    mask: Bool[Array, "#batch #heads #queries keys"] | None = None,
+    bias: Float[Array, "#batch #heads #queries keys"] | None = None,
+    scale: float | None = None,
+) -> Float[Array, "batch heads queries keys"]:
+    """softmax(scale·q·kᵀ + bias) in float32: how much each query looks at each key; as in `attention`."""
+    return jax.nn.softmax(attention_logits(scaled(query, scale), key, mask, bias))
+
+
+def plain_attention(
+    query: Float[Array, "batch queries heads features"],
+    key: Float[Array, "batch keys heads features"],
+    value: Float[Array, "batch keys heads features"],
+    mask: Bool[Array, "#batch #heads #queries keys"] | None = None,
+    bias: Float[Array, "#batch #heads #queries keys"] | None = None,
+    scale: float | None = None,
+) -> Float[Array, "batch queries heads features"]:
+    """`attention` as it is written, all weights in memory."""
+    weights = attention_weights(query, key, mask, bias, scale).astype(value.dtype)
+    return jnp.einsum("bhqk,bkhf->bqhf", weights, value)
+
+
+def choose_attention(
+    platform: str,
+    query_shape: tuple[int, ...],
+    key_shape: tuple[int, ...],
+    dtype: jax.typing.DTypeLike,
+    mask_shape: tuple[int, ...] | None = None,
+    bias_shape: tuple[int, ...] | None = None,
+    forward_mode: bool = False,
+    context: int = 1,
+    placed: bool = True,
+) -> Form:
+    """Which form computes `attention`.
+
+    Args:
+        platform: as `current_platform` says it.
+        query_shape: [batch queries heads features], the batch and heads of one device, the whole length.
+        key_shape: [batch keys heads features], likewise.
+        forward_mode: forward-mode or second derivatives are taken.
+        context: over how many devices sequences are split.
+        placed: a mesh is in use or there is but one device. Else XLA splits a program as its arguments are, and it
+            cannot split a TPU's kernel.
+    """
+    batch, queries, heads, features = query_shape
+    keys = key_shape[1]
+    shorter = min(queries, keys)
+    if context > 1 and shorter >= CONTEXT_LENGTH * context:
+        return "ring" if heads % context else "all_to_all"
+    queries = _share(queries, context)
+    shorter = min(queries, keys)
+    of_keys_alone = mask_shape is None or mask_shape[1:3] == (1, 1)
+    if of_keys_alone and bias_shape is None and not forward_mode and shorter >= KERNEL_LENGTH:
+        dtype = jnp.dtype(dtype).name
+        if platform == "cuda" and dtype in ("bfloat16", "float16") and features % 8 == 0 and features <= 128:
+            return "cudnn"
+        if platform == "tpu" and dtype == "bfloat16" and placed:
+            return "splash"
+    return "chunked" if 4 * batch * heads * queries * keys > PLAIN_BYTES else "plain"
+
+
+def current_platform() -> str:
+    """Where what is traced now is going to run: "cpu", "tpu", "cuda" or "gpu".
+
+    It is the platform of the mesh in use (`jax.set_mesh`), which for programs compiled ahead of time need not be one of
+    this machine, else JAX's default. "cuda" is a GPU with flash attention in cuDNN, NVIDIA's Ampere (2020) and later;
+    for such is taken what is planned for on a machine without a GPU.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device or jax.config.jax_default_device
+    platform = getattr(device, "platform", device) or jax.default_backend()
+    if platform not in ("gpu", "cuda", "rocm"):
+        return platform
+    if jax.default_backend() != "gpu":
+        return "cuda"
+    generation = jax.devices(platform)[0].compute_capability.partition(".")[0]  # AMD's are gfx90a and such
+    return "cuda" if generation.isdecimal() and int(generation) >= 8 else "gpu"
+
+
+def attention(
+    query: Float[Array, "batch queries heads features"],
+    key: Float[Array, "batch keys heads features"],
+    value: Float[Array, "batch keys heads features"],
+    mask: Bool[Array, "#batch #heads #queries keys"] | None = None,
+    bias: Float[Array, "#batch #heads #queries keys"] | None = None,
+    scale: float | None = None,
+) -> Float[Array, "batch queries heads features"]:
+    """softmax(scale·q·kᵀ + bias)·v, softmax in float32 whatever the inputs' type.
+
+    Vaswani et al. 2017, equation 1. `mask` is True where a query may look; where it may look nowhere the output is finite
+    and means nothing. `scale` is 1/√features if None.
+
+    `choose_attention` says in which form, by the platform, the shapes on each device of the mesh in use, and whether
+    `forward_mode` is on. All have reverse-mode derivatives. `jax.jvp` and second derivatives need `forward_mode`, but for
+    "plain", which is what a CPU takes unless its logits exceed `PLAIN_BYTES`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    free = free_axes(mesh)
+    context = free.get(CONTEXT, 1)
+    shape, key_shape = _on_device(query.shape, mesh), _on_device(key.shape, mesh)
+    chosen = (
+        "plain"
+        if as_written.value
+        else choose_attention(
+            current_platform(),
+            shape,
+            key_shape,
+            jnp.result_type(query, key, value),
+            None if mask is None else mask.shape,
+            None if bias is None else bias.shape,
+            forward_mode.value,
+            context,
+            placed=not mesh.empty or jax.device_count() == 1,
+        )
+    )
+    over_context = chosen in ("ring", "all_to_all")
+    if over_context:
+        key_shape = (key_shape[0], -(-key_shape[1] // context), *key_shape[2:])
+        shape = (shape[0], -(-shape[1] // context), *shape[2:])
+    else:
+        shape = (shape[0], _share(shape[1], context), *shape[2:])
+    _record.value(Choice(chosen, shape, key_shape))
+    chunked = functools.partial(chunked_attention, forward_mode=forward_mode.value)
+    in_blocks = functools.partial(
+        chunked, chunk=LEAST_CHUNK
+    )  # as kernels, which hold little: plans trace it for them
+    forms = dict(
+        plain=plain_attention,
+        chunked=functools.partial(chunked, chunk=chunk_length(shape, key.shape[1])),
+        cudnn=functools.partial(_kernel_or, in_blocks, cuda=cudnn_attention),
+        splash=functools.partial(_kernel_or, in_blocks, tpu=splash_attention),
+        ring=functools.partial(ring_attention, forward_mode=forward_mode.value),
+        all_to_all=functools.partial(all_to_all_attention, attention=attention),
+    )
+    form, arguments = forms[chosen], (query, key, value, mask, bias, scale)
+    # XLA splits batch and heads of its own operations well, but kernels not at all.
+    if not free or (context == 1 and chosen in ("plain", "chunked")):
+        return form(*arguments)
+    return attention_over_mesh(form, *arguments, split_keys=over_context)
+
+
+def _kernel_or(default, query, key, value, mask, bias, scale, **kernel):
+    """The kernel, or the default where all is compiled for another platform yet, as for inputs put on the CPU beside a GPU."""
+    if "cuda" in kernel and jax.default_backend() != "gpu":  # JAX asks for cuDNN while it traces
+        kernel = {}
+    forms = {platform: functools.partial(form, scale=scale) for platform, form in kernel.items()}
+    default = functools.partial(default, scale=scale)
+    return jax.lax.platform_dependent(query, key, value, mask, default=default, **forms)
+
+
+def _share(queries: int, context: int) -> int:
+    """A device's queries where it has all keys."""
+    return queries // context if queries % context == 0 else queries
+
+
+def _on_device(shape: tuple[int, ...], mesh: jax.sharding.AbstractMesh) -> tuple[int, ...]:
+    """What a device has of a shape [batch length heads features], all of its length."""
+    batch, length, heads, features = shape
+    parts = lambda names, size: math.prod(mesh.shape[name] for name in split_axes(mesh, names, size))
+    return batch // parts(BATCH_AXES, batch), length, heads // parts((TENSOR,), heads), features

@@ -1,0 +1,216 @@
+"""Wan's autoencoder: causality, chunks, memory; its numbers are compared with diffusers' in tests/parity."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.autoencoding.tiling import chunks_of_frames, stream
+from genjax.models.autoencoders.autoencoder_wan import AutoencoderWan
+from genjax.nn.causal import CausalConv, apply_chunk
+
+FRAMES, HEIGHT, WIDTH = 13, 4, 8  # of videos, which have 4 latent frames of 1×2
+
+
+@pytest.fixture(scope="module")
+def module():
+    return AutoencoderWan(latent_channels=3, widths=(4, 6, 8), blocks=1, temporal_downsample=(True, True))
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+@pytest.fixture(scope="module")
+def variables(module):
+    """Such that every part matters: biases are not zero, and what a layer adds is of its input's size."""
+    random = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        scale = 0.3 if leaf.ndim == 1 else np.prod(leaf.shape[:-1]) ** -0.5
+        return (path[-1].key == "scale") + scale * random.standard_normal(leaf.shape, np.float32)
+
+    example = jax.ShapeDtypeStruct((1, 1, HEIGHT, WIDTH, 3), jnp.float32)
+    return jax.tree.map_with_path(draw, jax.eval_shape(module.init, jax.random.key(0), example))
+
+
+@pytest.fixture(scope="module")
+def whole(module):
+    """`encode` and `decode` of whole videos, compiled once a shape."""
+    return {name: jax.jit(functools.partial(module.apply, method=name)) for name in ("encode", "decode")}
+
+
+@pytest.fixture(scope="module")
+def steps(module):
+    return {
+        name: jax.jit(functools.partial(apply_chunk, module, method=name)) for name in ("encode", "decode")
+    }
+
+
+VIDEO = normal(0, 1, FRAMES, HEIGHT, WIDTH, 3)
+LATENTS = normal(1, 1, 4, 1, 2, 3)
+
+
+def test_parameters():
+    module = AutoencoderWan()
+    expected = jax.eval_shape(
+        module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1, 8, 8, 3), jnp.float32)
+    )
+    assert expected.keys() == {"params"}
+    assert sum(leaf.size for leaf in jax.tree.leaves(expected)) == 126_892_531
+    assert (module.factor, module.temporal_factor) == (8, 4)
+    assert len(module.latent_mean) == len(module.latent_deviation) == module.latent_channels == 16
+
+
+def test_shapes_and_types():
+    """720p, 81 frames, in bfloat16, without computing it: 21 latent frames of 90×160."""
+    module = AutoencoderWan(dtype=jnp.bfloat16)
+    video = jax.ShapeDtypeStruct((1, 81, 720, 1280, 3), jnp.float32)
+    variables = jax.eval_shape(
+        module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1, 8, 8, 3), jnp.float32)
+    )
+    moments = jax.eval_shape(functools.partial(module.apply, method="encode"), variables, video)
+    assert [(a.shape, a.dtype) for a in moments] == [((1, 21, 90, 160, 16), jnp.float32)] * 2
+    decoded = jax.eval_shape(functools.partial(module.apply, method="decode"), variables, moments[0])
+    assert (decoded.shape, decoded.dtype) == (video.shape, jnp.float32)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+
+
+def assert_close(a, b):
+    # Two programs of the same sums in float32, some twenty layers: 5e-7 was the most seen.
+    np.testing.assert_allclose(a, b, rtol=0, atol=3e-6 * np.abs(b).max())
+
+
+def test_first_frame_stands_alone(variables, whole):
+    """The image that is a video's first frame has the video's first latents, and they its pixels."""
+    mean, log_variance = whole["encode"](variables, VIDEO)
+    assert mean.shape == log_variance.shape == (1, 4, 1, 2, 3)
+    assert np.std(mean) > 0.1 and np.std(log_variance) > 0.1
+    for alone, all in zip(whole["encode"](variables, VIDEO[:, :1]), (mean, log_variance), strict=True):
+        assert_close(alone, all[:, :1])
+    assert_close(whole["decode"](variables, LATENTS[:, :1]), whole["decode"](variables, LATENTS)[:, :1])
+
+
+@pytest.mark.parametrize("method, x", [("encode", VIDEO), ("decode", LATENTS)])
+def test_causal(module, variables, method, x):
+    """The gradient of each frame of the output by the input is exactly zero from some frame of the input on,
+    and at the frame before it is not."""
+    apply = functools.partial(module.apply, variables, method=method)
+
+    @jax.jit
+    def gradients(x):
+        output, transpose = jax.vjp(apply, x)
+        frames = jnp.eye(jax.tree.leaves(output)[0].shape[1])[:, None, :, None, None, None]
+        weights = jax.tree.map(lambda a: frames * normal(2, *a.shape), output)
+        return jax.vmap(lambda weights: transpose(weights)[0])(weights)
+
+    seen = np.abs(gradients(x)).max(axis=(1, 3, 4, 5))  # [frames of the output, frames of the input]
+    last = [4 * i for i in range(4)] if method == "encode" else [-(-i // 4) for i in range(13)]
+    expected = np.arange(seen.shape[1]) <= np.array(last)[:, None]
+    assert np.all(seen[~expected] == 0)
+    assert np.all(seen[np.arange(len(last)), last] > 1e-4)
+
+
+def test_encoding_by_chunks(variables, whole, steps):
+    chunks = chunks_of_frames(np.asarray(VIDEO), first=5, length=4)
+    moments = list(stream(functools.partial(steps["encode"], variables), chunks))
+    assert [mean.shape[1] for mean, _ in moments] == [2, 1, 1]
+    for parts, expected in zip(zip(*moments, strict=True), whole["encode"](variables, VIDEO), strict=True):
+        assert_close(np.concatenate(parts, axis=1), expected)
+
+
+@pytest.mark.parametrize("first, length", [(1, 1), (2, 2)])
+def test_decoding_by_chunks(module, variables, whole, first, length):
+    """The same frames, by two programs: of the first chunk and of any other."""
+    traces = []
+
+    @jax.jit
+    def step(variables, chunk, cache):
+        traces.append(chunk.shape)
+        return apply_chunk(module, variables, chunk, cache, method="decode")
+
+    chunks = chunks_of_frames(LATENTS, first=first, length=length)
+    frames = list(stream(functools.partial(step, variables), chunks))
+    assert_close(np.concatenate(frames, axis=1), whole["decode"](variables, LATENTS))
+    assert [chunk.shape[1] for chunk in frames[1:]] == [4 * length] * (len(frames) - 1)
+    assert len(traces) == 2
+
+
+def test_chunks_differ_without_the_cache(variables, whole, steps):
+    """What the caches hold matters: chunks decoded as videos of their own are something else."""
+    apart = [steps["decode"](variables, LATENTS[:, i : i + 1])[0] for i in range(4)]
+    assert np.concatenate(apart, axis=1).shape[1] == 4
+    joined = whole["decode"](variables, LATENTS)
+    assert np.abs(apart[1][:, 0] - joined[:, 4]).max() > 1e-2
+
+
+def memory(compiled):
+    """Bytes that a program needs beside its inputs."""
+    analysis = compiled.memory_analysis()
+    return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+
+
+def test_memory_of_a_chunk(variables, whole, steps):
+    """That of the whole grows with its length, by 4 from 16 to 64 latent frames; that of a chunk is of its
+    own length, and its cache is of no length at all."""
+    shape = lambda frames: jax.ShapeDtypeStruct((1, frames, 8, 8, 3), jnp.float32)
+    lengths = (17, 65)
+    short, long = (memory(whole["decode"].lower(variables, shape(n)).compile()) for n in lengths)
+    assert 3.5 < long / short < 4.0  # a part that does not grow: what is computed of weights
+    _, cache = jax.eval_shape(steps["decode"], variables, shape(1))
+    output, after = jax.eval_shape(steps["decode"], variables, shape(1), cache)
+    assert output.shape[1] == 4
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(
+        lambda a: (a.shape, a.dtype), cache
+    )
+    chunk = memory(steps["decode"].lower(variables, shape(1), cache).compile())
+    assert chunk < short / 6
+
+
+def test_gradients_are_finite(module, variables):
+    """Of an image too, where the temporal convolutions have no frames at all, and of frames that are all
+    zero."""
+
+    @jax.jit
+    def gradient(variables, video):
+        return jax.grad(lambda variables: jnp.sum(module.apply(variables, video) ** 2))(variables)
+
+    gradients = gradient(variables, VIDEO[:, :1])
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
+    temporal = {True: [], False: []}
+    for path, leaf in jax.tree.leaves_with_path(gradients):
+        temporal["temporal" in jax.tree_util.keystr(path)].append(np.abs(leaf).max())
+    assert len(temporal[True]) == 8 and np.all(np.array(temporal[True]) == 0)
+    assert np.all(np.array(temporal[False]) > 0)
+
+
+def test_causal_convolution_is_numpys():
+    """In one dimension, against `np.convolve`, which flips its kernel."""
+    module = CausalConv(1, (4, 1, 1))
+    x, kernel = np.random.default_rng(0).standard_normal(9), np.random.default_rng(1).standard_normal(4)
+    variables = {"params": {"kernel": jnp.asarray(kernel).reshape(4, 1, 1, 1, 1), "bias": jnp.full(1, 0.5)}}
+    y = module.apply(variables, jnp.asarray(x, jnp.float32).reshape(1, 9, 1, 1, 1))
+    np.testing.assert_allclose(np.ravel(y), 0.5 + np.convolve(x, kernel[::-1])[:9], atol=1e-6)
+
+
+def test_log_variance_is_clipped(variables, whole):
+    params = dict(variables["params"])
+    bias = 1e3 * np.array([0, 0, 0, -1, 0, 1], np.float32)  # of three means and three log-variances
+    params["quant_conv"] = params["quant_conv"] | {"bias": bias}
+    _, log_variance = whole["encode"]({"params": params}, VIDEO)
+    np.testing.assert_array_equal(log_variance[..., ::2], np.broadcast_to([-30, 20], (1, 4, 1, 2, 2)))
+
+
+def test_errors(module, variables):
+    encode = functools.partial(module.apply, variables, method="encode")
+    with pytest.raises(ValueError, match=r"has 1 \+ n·4 frames; got 12: leave out the last 3"):
+        encode(jnp.zeros((1, 12, 4, 4, 3)))
+    with pytest.raises(ValueError, match="multiples of 4; got 4×6: crop or resize"):
+        encode(jnp.zeros((1, 1, 4, 6, 3)))
+    with pytest.raises(ValueError, match=r"after the first has n·4 frames; got 5: leave out the last 1"):
+        _, cache = jax.eval_shape(functools.partial(apply_chunk, module, method="encode"), variables, VIDEO)
+        apply_chunk(module, variables, VIDEO[:, :5], cache, method="encode")
+    with pytest.raises(ValueError, match="an entry for each of 3 levels but the coarsest; got 3"):
+        AutoencoderWan(widths=(4, 6, 8)).init(jax.random.key(0), VIDEO)

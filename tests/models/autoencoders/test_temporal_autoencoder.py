@@ -1,0 +1,170 @@
+"""Movie Gen's temporal autoencoder: against the image autoencoder that it is made of, and by its
+symmetries."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
+from genjax.models.autoencoders.temporal_autoencoder import TemporalAutoencoder, inflate
+
+SIZES = dict(latent_channels=2, widths=(4, 4, 8, 8), blocks=1, groups=2)
+HEIGHT, WIDTH = 8, 16
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+def draw(module, example):
+    """Variables where every part of the network matters; those of layers in time, too, are not the
+    identity."""
+    random = np.random.default_rng(0)
+
+    def one(path, leaf):
+        scale = 0.3 if leaf.ndim == 1 else np.prod(leaf.shape[:-1]) ** -0.5
+        return (path[-1].key == "scale") + scale * random.standard_normal(leaf.shape, np.float32)
+
+    expected = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct(example, jnp.float32))
+    return jax.tree.map_with_path(one, expected)
+
+
+@pytest.fixture(scope="module")
+def module():
+    return TemporalAutoencoder(**SIZES)
+
+
+@pytest.fixture(scope="module")
+def variables(module):
+    return draw(module, (1, 1, HEIGHT, WIDTH, 3))
+
+
+def compiled(module):
+    @jax.jit
+    def apply(variables, video):
+        mean, log_variance = module.apply(variables, video, method="encode")
+        return mean, log_variance, module.apply(variables, mean, method="decode")
+
+    return apply
+
+
+@pytest.fixture(scope="module")
+def apply(module):
+    return compiled(module)
+
+
+def assert_close(a, b):
+    # float32 sums in another order, some twenty layers; 2e-6 was the most seen.
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+def test_parameters():
+    """The image autoencoder's 83,819,683 (Stable Diffusion 3's) and those in time: 3c² + c of every 3×3
+    convolution to c channels, and twice a group norm, 2c, and the products of attention, 4c² + 4c."""
+    module = TemporalAutoencoder()
+    example = jax.ShapeDtypeStruct((1, 1, 8, 8, 3), jnp.float32)
+    time = {True: 0, False: 0}
+    for path, leaf in jax.tree.leaves_with_path(jax.eval_shape(module.init, jax.random.key(0), example)):
+        time["time" in jax.tree_util.keystr(path)] += leaf.size
+    assert time[False] == 83_819_683
+    convolutions = {  # channels: convolutions of the encoder + of the decoder
+        128: (1 + 4 + 1) + 6,
+        256: (4 + 1) + (6 + 1),
+        512: (4 + 1 + 4 + 4) + (1 + 4 + 6 + 1 + 6 + 1),
+        32: 1,
+        3: 1,
+    }
+    expected = sum(count * (3 * c**2 + c) for c, count in convolutions.items())
+    assert time[True] == expected + 2 * (2 * 512 + 4 * 512**2 + 4 * 512)
+    assert (module.factor, module.temporal_factor, module.latent_channels) == (8, 8, 16)
+
+
+@pytest.mark.parametrize("frames, latent_frames", [(1, 1), (8, 1), (9, 2), (17, 3), (256, 32)])
+def test_shapes(module, variables, frames, latent_frames):
+    """⌈T/8⌉ latent frames, and as many frames as there were."""
+    video = jax.ShapeDtypeStruct((1, frames, HEIGHT, WIDTH, 3), jnp.float32)
+    mean, log_variance = jax.eval_shape(functools.partial(module.apply, method="encode"), variables, video)
+    assert mean.shape == log_variance.shape == (1, latent_frames, 1, 2, 2)
+    assert jax.eval_shape(module.apply, variables, video).shape == video.shape
+
+
+def test_inflated_is_the_image_autoencoder():
+    """As initialised in time: the latents of frames 0, 2 and 4, each decoded to two equal frames."""
+    sizes = SIZES | dict(widths=(4, 8))
+    module = TemporalAutoencoder(**sizes)
+    image_module = AutoencoderKL(**sizes, use_quant_conv=False, use_post_quant_conv=False)
+    image_variables = draw(image_module, (1, 4, 6, 3))
+    # Nothing of the rest is kept, and to compile it would take as long as all else here.
+    in_time = lambda flat: {path: leaf for path, leaf in flat.items() if "time" in "".join(path)}
+    initial = flatten_dict(draw(module, (1, 1, 4, 6, 3)))
+    initial |= jax.jit(lambda key: in_time(flatten_dict(module.init(key, jnp.zeros((1, 1, 4, 6, 3))))))(
+        jax.random.key(0)
+    )
+    video = normal(0, 2, 5, 4, 6, 3)
+    found = compiled(module)(inflate(unflatten_dict(initial), image_variables), video)
+    frames = video[:, ::2].reshape(6, 4, 6, 3)
+    mean, log_variance, decoded = compiled(image_module)(image_variables, frames)
+    expected = [mean, log_variance, np.repeat(decoded, 2, axis=0)]
+    for one, other in zip(found, expected, strict=True):
+        assert np.std(other) > 0.1
+        assert_close(one.reshape(other.shape), other)
+
+
+def test_inflate_names_what_differs(variables):
+    image = AutoencoderKL(**SIZES, use_post_quant_conv=False)
+    with pytest.raises(
+        ValueError, match=r"has \[\('params/quant_conv/bias', \(4,\)\), \('params/quant_conv/k"
+    ):
+        inflate(variables, draw(image, (1, HEIGHT, WIDTH, 3)))
+
+
+def test_a_still_video_is_its_image(apply, variables):
+    """Replicated frames make a video of equal frames a longer one, whatever the weights: its latents are the
+    image's."""
+    still = normal(0, 1, 1, HEIGHT, WIDTH, 3)
+    expected = apply(variables, still)
+    for found, one in zip(apply(variables, jnp.repeat(still, 9, axis=1)), expected, strict=True):
+        assert found.shape[1] == 2 * one.shape[1]
+        assert np.std(one) > 0.05
+        assert_close(found, jnp.repeat(one[:, :1], found.shape[1], axis=1))
+
+
+def test_time_reversal(apply, variables):
+    """With kernels that are symmetric in time, a reversed video has reversed latents where the strides fall
+    on the same frames from either end, 1 + 8n; and reversed latents have the reversed video."""
+
+    def symmetric(path, leaf):
+        is_kernel = "_time" in jax.tree_util.keystr(path) and leaf.ndim == 5
+        return (leaf + leaf[::-1]) / 2 if is_kernel else leaf
+
+    video = normal(0, 1, 17, HEIGHT, WIDTH, 3)
+    for function, same in ((lambda a: jax.tree.map_with_path(symmetric, a), True), (lambda a: a, False)):
+        forward, backward = apply(function(variables), video), apply(function(variables), video[:, ::-1])
+        for one, other in zip(forward, backward, strict=True):
+            error = np.abs(one - other[:, ::-1]).max() / np.abs(one).max()
+            assert (error < 1e-5) if same else (error > 1e-2)
+
+
+@pytest.mark.parametrize("mid_attention", [True, False])
+def test_attention_in_time_looks_everywhere(mid_attention):
+    """The first latent frame is moved by the last of 65 frames, out of reach of the convolutions: halved
+    twice, they see 4 + 6 frames ahead before the middle, and 6 + 1 latent frames there, 28 frames."""
+    module = TemporalAutoencoder(**SIZES | dict(widths=(4, 4, 8)), mid_attention=mid_attention)
+    encode = jax.jit(functools.partial(module.apply, method="encode"))
+    variables = draw(module, (1, 1, 4, 4, 3))
+    video = normal(0, 1, 65, 4, 4, 3)
+    mean, changed = (encode(variables, video)[0] for video in (video, video.at[:, -1].multiply(-1)))
+    difference = np.abs(changed - mean).max(axis=(0, 2, 3, 4))
+    assert difference[-1] > 0.01
+    assert (difference[0] > 1e-3) if mid_attention else (difference[0] == 0)
+
+
+def test_errors(module, variables):
+    with pytest.raises(ValueError, match="multiples of 8; got 8×12"):
+        module.apply(variables, jnp.zeros((1, 1, 8, 12, 3)))
+    with pytest.raises(ValueError, match="17 frames have 3 latent frames; got 2"):
+        module.apply(variables, jnp.zeros((1, 2, 1, 2, 2)), 17, method="decode")

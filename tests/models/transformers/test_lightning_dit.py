@@ -1,0 +1,123 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.devices.cost import multiply_adds
+from genjax.models.transformers.lightning_dit import (
+    LightningDiT,
+    LightningDiT_B,
+    LightningDiT_L,
+    LightningDiT_XL,
+)
+
+CLASSES, DEPTH = 5, 2
+
+# For programs that run but once: compiled in half the time.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def small(**options):
+    return LightningDiT(1, 16, DEPTH, 2, CLASSES, **options)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    x = jax.random.normal(jax.random.key(1), (3, 4, 2, 3))
+    return x, jnp.array([0.1, 0.5, 0.9]), jnp.array([0, 3, CLASSES])
+
+
+@pytest.fixture(scope="module")
+def perturbed(inputs):
+    """Parameters away from the zero initialisation, where every part of the network matters."""
+    random = np.random.default_rng(0)
+    shapes = jax.eval_shape(small(qk_norm=True).init, jax.random.key(0), *inputs)
+    return jax.tree.map(lambda a: 0.3 * random.standard_normal(a.shape, np.float32), shapes)
+
+
+@pytest.fixture(scope="module")
+def apply():
+    return quick_jit(small(qk_norm=True).apply)
+
+
+# Counted in the authors' code, less the fixed table (tests/pretrained/data/README_lightning_dit.md).
+@pytest.mark.parametrize(
+    "module, expected",
+    [
+        (LightningDiT_B(), 130_359_584),
+        (LightningDiT_L(2), 458_087_520),
+        (LightningDiT_XL(), 674_961_824),
+        (LightningDiT_XL(qk_norm=True), 674_965_856),
+    ],
+)
+def test_parameter_counts(module, expected):
+    struct = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
+    output, variables = jax.eval_shape(
+        module.init_with_output,
+        jax.random.key(0),
+        struct(1, 16, 16, 32),
+        struct(1),
+        struct(1, dtype=jnp.int32),
+    )
+    assert sum(a.size for a in jax.tree.leaves(variables)) == expected
+    assert output.shape == (1, 16, 16, 32)
+
+
+def test_initialisation_is_adaln_zero(inputs):
+    output, variables = quick_jit(small().init_with_output)(jax.random.key(0), *inputs)
+    assert np.all(output == 0)
+    params = variables["params"]
+    for modulation in (params["blocks"]["modulation"], params["modulation"], params["head"]):
+        assert all(np.all(a == 0) for a in jax.tree.leaves(modulation))
+    kernel = np.asarray(params["blocks"]["query"]["kernel"])
+    assert kernel.shape == (DEPTH, 16, 16) and not np.allclose(kernel[0], kernel[1])
+
+
+def test_unroll_and_remat_change_nothing_but_speed(apply, perturbed, inputs):
+    network = lambda **options: small(qk_norm=True, **options)
+    expected = apply(perturbed, *inputs)
+    output = quick_jit(network(unroll=DEPTH, remat_policy="nothing_saveable").apply)(perturbed, *inputs)
+    # The same sums of float32 in another order: a hundred times the rounding of one, 1e-7.
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    cost = lambda **options: multiply_adds(
+        jax.grad(lambda variables: jnp.sum(network(**options).apply(variables, *inputs))), perturbed
+    )
+    assert cost(remat_policy="nothing_saveable") > 1.1 * cost()
+
+
+def test_queries_and_keys_are_normalised(apply, perturbed, inputs):
+    def scaled(name):
+        variables = jax.tree.map(lambda a: a, perturbed)
+        layer = variables["params"]["blocks"][name]
+        variables["params"]["blocks"][name] = jax.tree.map(lambda a: 100 * a, layer)
+        return apply(variables, *inputs)
+
+    expected = apply(perturbed, *inputs)
+    for name in ("query", "key"):
+        # But for the norm's epsilon of 1e-6, beside means of squares of about .1 and more.
+        np.testing.assert_allclose(scaled(name), expected, atol=1e-3 * np.abs(expected).max())
+    assert np.abs(scaled("value") - expected).max() > 0.1
+
+
+def test_label_null_label_time_and_place_matter(apply, perturbed, inputs):
+    x = jnp.broadcast_to(inputs[0][:1], inputs[0].shape)
+    t, labels = jnp.full(3, 0.5), jnp.array([0, 1, small().null_label])
+    outputs = np.asarray(apply(perturbed, x, t, labels))
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(outputs[i] - outputs[j]).max() > 0.1
+    outputs = np.asarray(apply(perturbed, x, jnp.array([0.5, 0.5, 0.8]), jnp.zeros(3, int)))
+    np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-5)
+    assert np.abs(outputs[0] - outputs[2]).max() > 0.1
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(apply, perturbed, inputs):
+    network = small(qk_norm=True, dtype=jnp.bfloat16)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+    assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    output, expected = quick_jit(network.apply)(perturbed, *inputs), apply(perturbed, *inputs)
+    assert output.dtype == jnp.float32
+    error = np.linalg.norm(output - expected) / np.linalg.norm(expected)
+    # bfloat16 rounds by 2⁻⁹ = .002 relative; a dozen products add up to a few times that.
+    assert 1e-4 < error < 0.02
