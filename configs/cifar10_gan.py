@@ -10,7 +10,7 @@ are at once what theirs become.
 from ml_collections import ConfigDict
 
 from configs import digits_gan
-from experiments.choices import check_choice
+from experiments.configuration.choices import check_choice
 
 CHOICES = ("r3gan", "stylegan2")
 

@@ -12,7 +12,7 @@ On 2 CPU cores, with other work on them, 2,000 steps took 71 to 219 s; the figur
 from ml_collections import ConfigDict
 
 from configs import digits_flow
-from experiments.choices import check_choice
+from experiments.configuration.choices import check_choice
 
 PROCESSES = ("rectified_flow", "variance_preserving", "variance_exploding", "edm")
 TARGETS = ("clean", "noise", "v", "velocity", "edm")

@@ -79,7 +79,7 @@ def get_config() -> ConfigDict:
                 num_samples=1000,
                 labels="balanced",  # or "training": with the frequencies of the training set
                 vgg16=False,  # whether to take the Fréchet distance of VGG16's features too: pip install '.[lpips]'
-                features=dict(  # weights of your own, for what the literature reports: experiments/feature_evaluation.py
+                features=dict(  # weights of your own, for what the literature reports: experiments/evaluation/features/features.py
                     inception=placeholder(str),  # a file: FID, KID, Inception score, precision and recall
                     dinov2=placeholder(str),  # a folder: FD-DINOv2
                     clip=placeholder(str),  # a folder: CLIP score, of models of prompts

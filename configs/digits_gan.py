@@ -17,7 +17,7 @@ vit_gan    1,500  199, others busy  98.5 %          1.28              0.95 / 0.4
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from experiments.choices import check_choice
+from experiments.configuration.choices import check_choice
 
 CHOICES = ("dcgan", "stylegan2", "r3gan", "vit_gan")
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import emoji_flow
-from experiments.choices import check_choice
+from experiments.configuration.choices import check_choice
 
 CHOICES = ("latents", "on_the_fly", "pixels")
 

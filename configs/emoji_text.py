@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import emoji_flow, emoji_latent_flow
-from experiments.choices import check_choice
+from experiments.configuration.choices import check_choice
 
 PROMPTS = (
     "grinning face",

@@ -16,7 +16,7 @@ getting better. Pictures: samples.png and latent_walk.gif of the run's folder.
 from ml_collections import ConfigDict
 
 from configs import digits_gan
-from experiments.choices import check_choice
+from experiments.configuration.choices import check_choice
 
 CHOICES = ("dcgan", "r3gan")
 

@@ -10,7 +10,7 @@ that side in one folder. Other than theirs are: R3GAN's augmentation, average an
 from ml_collections import ConfigDict
 
 from configs.cifar10_gan import large_gan, r3gan, stylegan2
-from experiments.choices import check_choice
+from experiments.configuration.choices import check_choice
 
 CHOICES = ("stylegan2_1024", "stylegan2_256", "r3gan_256", "r3gan_64")
 

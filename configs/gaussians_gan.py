@@ -21,7 +21,7 @@ tests/experiments/test_modes.py and test_modes_r3gan.py train five seeds of each
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from experiments.choices import check_choice
+from experiments.configuration.choices import check_choice
 
 OBJECTIVES = ("saturating", "non_saturating", "r3gan")
 CHOICES = (*OBJECTIVES, *(f"{objective},ring" for objective in OBJECTIVES))

@@ -10,7 +10,7 @@ run to its end yet.
 from ml_collections import ConfigDict
 
 from configs import emoji_autoencoder
-from experiments.choices import check_choice
+from experiments.configuration.choices import check_choice
 
 CHOICES = ("kl", "vq")
 

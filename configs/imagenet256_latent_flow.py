@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import digits_flow
-from experiments.choices import check_choice
+from experiments.configuration.choices import check_choice
 
 CHOICES = ("sit", "dit", "lightning_dit")
 

@@ -9,7 +9,7 @@ in cifar10_gan. Not run to its end yet.
 from ml_collections import ConfigDict
 
 from configs.cifar10_gan import large_gan, r3gan
-from experiments.choices import check_choice
+from experiments.configuration.choices import check_choice
 
 CHOICES = ("32", "64")
 

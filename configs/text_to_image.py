@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import emoji_text
-from experiments.choices import check_choice
+from experiments.configuration.choices import check_choice
 
 SYSTEMS = ("stable_diffusion_3", "flux")
 CHOICES = (*SYSTEMS, *(f"{system},latents" for system in SYSTEMS))

@@ -15,7 +15,7 @@ FD-VGG16 of frames 135 (training clips 99.5). Losses still fall: --config.num_st
 from ml_collections import ConfigDict
 
 from configs import emoji_autoencoder, imagenet256_autoencoder
-from experiments.choices import check_choice
+from experiments.configuration.choices import check_choice
 
 CHOICES = ("moving_digits", "animated_emoji", "wan_256")
 

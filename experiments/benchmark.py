@@ -6,7 +6,7 @@
 
 Needs no data: batches, and what a task reads beside its state, are random numbers of their shapes. Several configs run one after
 the other, each in a process of its own; a --config.FIELD is set in all of them. Prints a row for each program and, with --out,
-merges it into a JSON file, with --record into that of the device in experiments/results. A row has
+merges it into a JSON file, with --record into that of the device in experiments/speed/results. A row has
 
 - `compile_seconds`: lowering and compiling, without a cache of compilations;
 - `step_seconds`: median and quartiles of calls that are each waited for;
@@ -49,10 +49,10 @@ from absl import flags
 from jaxtyping import PyTree
 from ml_collections import config_flags
 
-from experiments.configuration import examples_at_once, mesh_axes
-from experiments.programs import PROGRAMS, cost_of, program_of
-from experiments.records import merge, results_of, stamp
-from experiments.runtime import run_program, user_errors
+from experiments.launch.opening import examples_at_once, mesh_axes
+from experiments.launch.runtime import run_program, user_errors
+from experiments.speed.programs import PROGRAMS, cost_of, program_of
+from experiments.speed.records import merge, results_of, stamp
 from genjax.devices import make_mesh
 from genjax.devices.collectives import collectives
 from genjax.devices.cost import multiply_adds_written
@@ -276,7 +276,7 @@ if __name__ == "__main__":
     PROGRAM = flags.DEFINE_enum("program", None, PROGRAMS, "Which of the programs, if not all.")
     STEPS = flags.DEFINE_integer("steps", 20, "Calls that are timed, twice.", lower_bound=2)
     OUT = flags.DEFINE_string("out", None, "JSON file to merge the rows into, if any.")
-    RECORD = flags.DEFINE_bool("record", False, "Merge the rows into experiments/results.")
+    RECORD = flags.DEFINE_bool("record", False, "Merge the rows into experiments/speed/results.")
     TRACE = flags.DEFINE_string("trace", None, "Folder for a profile of some calls of each program, if any.")
     flags.mark_flag_as_required("config")
     run_program(main)

@@ -11,9 +11,9 @@ from typing import Any
 
 from absl import flags
 
-from experiments.page import Html, chart, element, legend, page, picture, section, table
+from experiments.launch.runtime import run_program, user_errors
+from experiments.pages.html import Html, chart, element, legend, page, picture, section, table
 from experiments.report import BETTER, Run, grid_step, grids, heading, read_run, words
-from experiments.runtime import run_program, user_errors
 
 OUT = flags.DEFINE_string("out", "compare.html", "File to write.")
 

@@ -18,9 +18,9 @@ from absl import flags
 from jax.sharding import AxisType
 from ml_collections import config_flags
 
-from experiments.datasets import load_split
-from experiments.frozen_autoencoder import FrozenAutoencoder, as_images, encode
-from experiments.runtime import run_program, user_errors
+from experiments.inputs.datasets import load_split
+from experiments.launch.runtime import run_program, user_errors
+from experiments.tasks.trained import FrozenAutoencoder, as_images, encode
 from genjax.data import Dataset, to_float
 from genjax.data.sets.latents import (
     ORIGIN,

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import sampling_flags
-from experiments.configuration import restore
-from experiments.evaluation import finish_report, print_report, training_summary
-from experiments.feature_evaluation import set_features
-from experiments.frozen_autoencoder import MOMENTS
+from experiments.evaluation.features.features import set_features
+from experiments.evaluation.images import finish_report, print_report, training_summary
+from experiments.launch import sampling_flags
+from experiments.launch.opening import restore
+from experiments.launch.runtime import run_program, user_errors
+from experiments.launch.sampling import add_posthoc
+from experiments.launch.sampling_flags import sampling_changes
 from experiments.report import write_report
-from experiments.runtime import run_program, user_errors
-from experiments.sampling import add_posthoc
-from experiments.sampling_flags import sampling_changes
+from experiments.tasks.trained import MOMENTS
 from genjax.training import Snapshots
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import sampling_flags
-from experiments.configuration import restore
-from experiments.latent_space import explore
-from experiments.runtime import run_program, user_errors
-from experiments.sampling_flags import sampling_changes
+from experiments.evaluation.latent_space import explore
+from experiments.launch import sampling_flags
+from experiments.launch.opening import restore
+from experiments.launch.runtime import run_program, user_errors
+from experiments.launch.sampling_flags import sampling_changes
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the newest good one if not given.")

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments.configuration import check_diffusion, restore
-from experiments.datasets import load_split
-from experiments.runtime import run_program, user_errors
-from experiments.sampling import add_posthoc
+from experiments.inputs.datasets import load_split
+from experiments.launch.opening import check_diffusion, restore
+from experiments.launch.runtime import run_program, user_errors
+from experiments.launch.sampling import add_posthoc
 from genjax import diffusion
 from genjax.data import to_float
 from genjax.diffusion import likelihood

@@ -4,7 +4,7 @@
 
 Prints how fast images are read from memory and, stored one by one, from disk; the rates of (a) the compiled step alone, on one
 batch already on the devices, (b) the whole loop with its data, metrics, progress and log, and (c) where images are 8×8,
-`experiments.plain_flax`, measured in turns; the loop's overhead, the median of 1 − b/a over the rounds; the share of its time that
+`experiments.speed.plain_flax`, measured in turns; the loop's overhead, the median of 1 − b/a over the rounds; the share of its time that
 it waited for batches; and what sampling with guidance costs beyond its network calls. `experiments.benchmark` times the
 programs of any experiment, without data. Run it on an otherwise idle machine.
 """
@@ -25,9 +25,9 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.configuration import build, check_diffusion, mesh_axes
-from experiments.runtime import run_program, user_errors
-from experiments.sampling import evaluation_times, time_grid
+from experiments.launch.opening import build, check_diffusion, mesh_axes
+from experiments.launch.runtime import run_program, user_errors
+from experiments.launch.sampling import evaluation_times, time_grid
 from genjax.data import Batches, InMemory, load_dataset, reading_rate
 from genjax.devices import make_mesh
 from genjax.devices.mesh import batch_sharding, replicated
@@ -45,11 +45,11 @@ flags.mark_flag_as_required("config")
 
 
 def plain_loop(config) -> Callable[[int], float]:
-    """Seconds for so many steps of `experiments.plain_flax`, a program of its own."""
+    """Seconds for so many steps of `experiments.speed.plain_flax`, a program of its own."""
     sizes = [config.batch_size, config.model.width, config.model.depth, config.model.num_heads]
 
     def measure(steps: int) -> float:
-        command = [sys.executable, "-m", "experiments.plain_flax", *map(str, [steps, *sizes])]
+        command = [sys.executable, "-m", "experiments.speed.plain_flax", *map(str, [steps, *sizes])]
         return steps / float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     return measure

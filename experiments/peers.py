@@ -36,8 +36,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments.peer_networks import Case, Side, genjax_side, torch_side
-from experiments.runtime import keep_heap, run_program, user_errors
+from experiments.launch.runtime import keep_heap, run_program, user_errors
+from experiments.speed.peer_networks import Case, Side, genjax_side, torch_side
 
 # Of the network's output and of what is timed, relative to the largest value. Measured on a CPU: in float32 4e-6 or less; in
 # bfloat16, of a DiT of 28 blocks, 0.02 of the output and 8e-5 of the loss, which is a mean.
@@ -236,7 +236,7 @@ def main() -> None:
         require_peers()
         import torch
 
-        from experiments.records import merge, results_of
+        from experiments.speed.records import merge, results_of
 
         cases = GPU if torch.cuda.is_available() else CPU
         if unknown := set(ONLY.value or ()) - set(cases):
@@ -261,5 +261,5 @@ if __name__ == "__main__":
     REPEATS = flags.DEFINE_integer("repeats", 20, "Rounds in which each is timed once.", lower_bound=1)
     CHANNELS_LAST = flags.DEFINE_bool("channels_last", True, "How PyTorch's convolutions get their arrays.")
     OUT = flags.DEFINE_string("out", None, "JSON file to merge the rows into, if any.")
-    RECORD = flags.DEFINE_bool("record", False, "Merge the rows into experiments/results.")
+    RECORD = flags.DEFINE_bool("record", False, "Merge the rows into experiments/speed/results.")
     run_program(main)

@@ -30,10 +30,10 @@ from absl import flags
 from jax.sharding import AbstractDevice, AbstractMesh, Mesh, use_abstract_mesh
 from ml_collections import config_flags
 
-from experiments.configuration import examples_at_once
-from experiments.programs import PROGRAMS, Program, alone, cost_of, program_of
-from experiments.runtime import run_program, user_errors
-from experiments.sampling import evaluation_times, time_grid
+from experiments.launch.opening import examples_at_once
+from experiments.launch.runtime import run_program, user_errors
+from experiments.launch.sampling import evaluation_times, time_grid
+from experiments.speed.programs import PROGRAMS, Program, alone, cost_of, program_of
 from genjax.devices import make_mesh
 from genjax.devices.collectives import Collective, collectives, num_slices
 from genjax.devices.cost import working_bytes

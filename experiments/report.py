@@ -12,8 +12,8 @@ from typing import Any
 
 from absl import flags
 
-from experiments.page import Html, chart, element, facts, page, picture, section, table
-from experiments.runtime import run_program, user_errors
+from experiments.launch.runtime import run_program, user_errors
+from experiments.pages.html import Html, chart, element, facts, page, picture, section, table
 from genjax.training.log import read_metrics
 from genjax.training.workdir import flatten
 

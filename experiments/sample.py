@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from experiments import sampling_flags
-from experiments.configuration import restore
-from experiments.runtime import run_program, user_errors
-from experiments.sampling import add_posthoc, sample_images, shown_classes
-from experiments.sampling_flags import sampling_changes
+from experiments.launch import sampling_flags
+from experiments.launch.opening import restore
+from experiments.launch.runtime import run_program, user_errors
+from experiments.launch.sampling import add_posthoc, sample_images, shown_classes
+from experiments.launch.sampling_flags import sampling_changes
 from genjax.training import Snapshots
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.configuration import bind, build, change_sampling, named, read_config, restore
-from experiments.runtime import run_program, user_errors
-from experiments.sampling import described, evaluation_times, sample_images, time_grid
+from experiments.launch.opening import bind, build, change_sampling, named, read_config, restore
+from experiments.launch.runtime import run_program, user_errors
+from experiments.launch.sampling import described, evaluation_times, sample_images, time_grid
 from genjax.diffusion import samplers
 from genjax.training.workdir import device_name
 

@@ -18,12 +18,12 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.configuration import build, examples_at_once, mesh_axes
-from experiments.datasets import abstract_batch, training_batches
-from experiments.evaluation import finish_report, print_report, training_summary
+from experiments.evaluation.images import finish_report, print_report, training_summary
+from experiments.inputs.datasets import abstract_batch, training_batches
+from experiments.launch.opening import build, examples_at_once, mesh_axes
+from experiments.launch.runtime import run_program, user_errors
+from experiments.launch.sampling import add_posthoc, class_rows, power_averages, sample_images
 from experiments.report import BETTER, write_report
-from experiments.runtime import run_program, user_errors
-from experiments.sampling import add_posthoc, class_rows, power_averages, sample_images
 from genjax.devices import make_mesh
 from genjax.nn import attention_choices
 from genjax.training import (

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from experiments.configuration import bind, lookup
-from experiments.evaluation import Reference, evaluate_images, pixel_features
-from experiments.gan_evaluation import PlaneReference, evaluate_plane, inspect
-from experiments.sampling import make_averages
+from experiments.evaluation.gans import PlaneReference, evaluate_plane, inspect
+from experiments.evaluation.images import Reference, evaluate_images, pixel_features
+from experiments.launch.opening import bind, lookup
+from experiments.launch.sampling import make_averages
 from genjax import adversarial
 from genjax.adversarial import augmentation, instruments, objectives, regularizers
 from genjax.data import flip_images, to_float, to_uint8

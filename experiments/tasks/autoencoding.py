@@ -15,10 +15,10 @@ import optax
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from experiments import frozen_autoencoder
-from experiments.autoencoder_evaluation import Originals, evaluate_reconstructions
-from experiments.configuration import bind, lookup
-from experiments.sampling import make_averages
+from experiments.evaluation.autoencoders import Originals, evaluate_reconstructions
+from experiments.launch.opening import bind, lookup
+from experiments.launch.sampling import make_averages
+from experiments.tasks import trained as frozen_autoencoder
 from experiments.tasks.adversarial import WALK_STEPS, Player, Regularizer
 from genjax import adversarial, autoencoding
 from genjax.adversarial import objectives, regularizers

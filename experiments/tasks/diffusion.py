@@ -14,15 +14,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from experiments.autoencoder_evaluation import Originals, in_batches
-from experiments.conditioning import Classes, Prompts
-from experiments.configuration import bind, lookup
-from experiments.evaluation import Reference, evaluate_images
-from experiments.feature_evaluation import evaluate_prompt_features, require_features
-from experiments.frozen_autoencoder import FrozenAutoencoder, as_images
-from experiments.sampling import described, evaluation_times, make_averages, time_grid
-from experiments.tasks.single import Averages, State, first_state, next_state
-from experiments.text_evaluation import Pairs, evaluate_prompts
+from experiments.evaluation.autoencoders import Originals, in_batches
+from experiments.evaluation.features.features import evaluate_prompt_features, require_features
+from experiments.evaluation.images import Reference, evaluate_images
+from experiments.evaluation.prompts import Pairs, evaluate_prompts
+from experiments.inputs.conditions import Classes, Prompts
+from experiments.launch.opening import bind, lookup
+from experiments.launch.sampling import described, evaluation_times, make_averages, time_grid
+from experiments.tasks.optimization import Averages, State, first_state, next_state
+from experiments.tasks.trained import FrozenAutoencoder, as_images
 from genjax import diffusion
 from genjax.data import Dataset, flip_images, to_float, to_uint8
 from genjax.data.transforms import Transform

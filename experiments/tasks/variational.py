@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from experiments.autoencoder_evaluation import evaluate_bounds
-from experiments.configuration import bind
-from experiments.evaluation import Reference, evaluate_images
-from experiments.sampling import make_averages
+from experiments.evaluation.autoencoders import evaluate_bounds
+from experiments.evaluation.images import Reference, evaluate_images
+from experiments.launch.opening import bind
+from experiments.launch.sampling import make_averages
 from experiments.tasks.adversarial import WALK_STEPS
-from experiments.tasks.single import Averages, State, first_state, next_state
+from experiments.tasks.optimization import Averages, State, first_state, next_state
 from genjax import adversarial, autoencoding
 from genjax.autoencoding import instruments, likelihoods
 from genjax.data import flip_images, to_float, to_uint8

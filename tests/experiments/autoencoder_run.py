@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import digits_vae, emoji_autoencoder
-from experiments.configuration import build
+from experiments.launch.opening import build
 from genjax.devices import make_mesh
 from genjax.devices.mesh import place_batch
 from genjax.metrics.lpips import LPIPS

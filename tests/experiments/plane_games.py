@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import gaussians_gan
-from experiments.configuration import build
-from experiments.gan_evaluation import PlaneReference
+from experiments.evaluation.gans import PlaneReference
+from experiments.launch.opening import build
 from genjax import adversarial
 from genjax.adversarial import instruments
 from genjax.data import load_dataset

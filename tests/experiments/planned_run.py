@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from configs.digits_flow import get_config
-from experiments.configuration import build
+from experiments.launch.opening import build
+from experiments.launch.sampling import sampling_program
 from experiments.plan import plan
-from experiments.sampling import sampling_program
 from genjax.devices import make_mesh
 from genjax.training import abstract_state, init_state
 from genjax.training.loop import compile_update

@@ -14,11 +14,11 @@ import optax
 import pytest
 from autoencoder_run import CODES, NARROW, START, WARMUP, batch, make, narrow_lpips, small_config
 
-from experiments import autoencoder_evaluation
-from experiments.autoencoder_evaluation import beside, in_batches
-from experiments.configuration import build
-from experiments.evaluation import finish_report
-from experiments.sampling import sample_images
+from experiments.evaluation.autoencoders import beside, in_batches
+from experiments.evaluation.images import autoencoders as autoencoder_evaluation
+from experiments.evaluation.images import finish_report
+from experiments.launch.opening import build
+from experiments.launch.sampling import sample_images
 from genjax.data import to_float
 from genjax.models.encoders.vgg16 import VGG16
 from genjax.nn.quantizers import VectorQuantizer

@@ -15,10 +15,10 @@ from jax.sharding import SingleDeviceSharding
 
 from configs import digits_flow, emoji_autoencoder, emoji_text, imagenet256_latent_flow
 from experiments.benchmark import commands, computed_in, measure, measured_device, random_arrays, timed
-from experiments.configuration import build
+from experiments.launch.opening import build
 from experiments.plan import plan
-from experiments.programs import PROGRAMS, cost_of, program_of
-from experiments.records import merge, results_of
+from experiments.speed.programs import PROGRAMS, cost_of, program_of
+from experiments.speed.records import merge, results_of
 from experiments.tasks import autoencoding, diffusion
 from genjax.devices import make_mesh
 from genjax.devices.specifications import DEVICES

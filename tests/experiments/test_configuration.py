@@ -4,7 +4,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits_flow
-from experiments.configuration import Config, bind, mesh_axes
+from experiments.launch.opening import Config, bind, mesh_axes
 from genjax.diffusion import processes
 
 

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from configs import digits_flow, digits_gan
-from experiments.configuration import build
-from experiments.datasets import load_split, training_batches
+from experiments.inputs.datasets import load_split, training_batches
+from experiments.launch.opening import build
 from genjax.devices import make_mesh
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from configs.digits_flow import get_config
-from experiments import evaluation
-from experiments.evaluation import Reference, evaluate_images
+from experiments.evaluation import images as evaluation
+from experiments.evaluation.images import Reference, evaluate_images
 from genjax.data import Dataset, InMemory, load_dataset, to_float
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import SMALL, program, start_training
 
-from experiments.configuration import build, read_config, restore
+from experiments.launch.opening import build, read_config, restore
 from genjax.devices import make_mesh
 from genjax.training import Checkpoints, abstract_state
 from genjax.training.checkpoints import damage
@@ -205,7 +205,7 @@ def test_a_run_is_sampled_with_its_weights_split_over_all_devices(small_run, tmp
     assert np.abs(images("split.npz") - alone).max() <= 1  # sums in another order
     script = f"""
 import jax
-from experiments.configuration import restore
+from experiments.launch.opening import restore
 _, _, state = restore({str(small_run[0])!r}, None)
 arrays = [a for a in jax.tree.leaves(state) if a.size >= 2**12]
 assert arrays and all(8 * a.addressable_shards[0].data.size == a.size for a in arrays)

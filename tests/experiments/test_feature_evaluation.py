@@ -18,10 +18,9 @@ from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers
 
 from configs import digits_flow, digits_gan, digits_vae, emoji_text, gaussians_gan, video_autoencoder
-from experiments import evaluation, feature_evaluation
-from experiments.configuration import Config, build
-from experiments.evaluation import Reference
-from experiments.feature_evaluation import (
+from experiments.evaluation import feature_evaluation
+from experiments.evaluation import images as evaluation
+from experiments.evaluation.features.features import (
     FeatureNetwork,
     evaluate_features,
     evaluate_prompt_features,
@@ -29,6 +28,8 @@ from experiments.feature_evaluation import (
     load_network,
     reference_statistics,
 )
+from experiments.evaluation.images import Reference
+from experiments.launch.opening import Config, build
 from genjax import pretrained
 from genjax.data import Dataset, InMemory, load_dataset, to_float
 from genjax.models.encoders.clip import CLIP, CLIPText, CLIPVision, resize_and_crop
@@ -318,7 +319,7 @@ def test_torchvisions_inception_gives_no_fid(config, monkeypatch):
 
 SHARDED = """
 import jax, numpy as np
-from experiments.feature_evaluation import in_batches
+from experiments.evaluation.features.features import in_batches
 devices = []
 def apply(scale, x, y):
     jax.debug.inspect_array_sharding(x, callback=lambda sharding: devices.append(len(sharding.device_set)))

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from configs import digits_gan, fashion_gan, gaussians_gan
-from experiments.configuration import build
+from experiments.launch.opening import build
 from experiments.tasks.adversarial import Regularizer
 from genjax.data import Batches, load_dataset, to_float
 from genjax.training import Checkpoints

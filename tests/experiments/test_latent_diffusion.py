@@ -12,8 +12,8 @@ from conftest import ROOT, program, start
 from PIL import Image
 
 from configs import emoji_latent_flow
-from experiments.configuration import build
-from experiments.frozen_autoencoder import FrozenAutoencoder
+from experiments.launch.opening import build
+from experiments.tasks.trained import FrozenAutoencoder
 from genjax.data import load_dataset, to_float
 from genjax.data.sets.latents import part_paths, raw_latents
 from genjax.training import Checkpoints

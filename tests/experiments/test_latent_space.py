@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import program
 
-from experiments import latent_space
+from experiments.evaluation.images import latent_space
 from genjax import adversarial
 from genjax.metrics import LPIPS
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import program
 from test_tasks import small_config
 
-from experiments.configuration import build
+from experiments.launch.opening import build
 from experiments.likelihood import held_out_bits
 from genjax.data import load_dataset, to_float
 

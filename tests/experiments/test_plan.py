@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT, program
 
 from configs import digits_flow, digits_gan, digits_vae, imagenet256_latent_flow, text_to_image
-from experiments.configuration import build
-from experiments.datasets import abstract_batch
+from experiments.inputs.datasets import abstract_batch
+from experiments.launch.opening import build
 from experiments.plan import advice, parse_mesh, plan
 from genjax.devices import make_mesh
 from genjax.training import abstract_state

@@ -12,7 +12,7 @@ from browser import CHROMIUM, Browser
 from conftest import program
 
 from experiments.compare import best, comparison
-from experiments.page import Html, chart, element, page
+from experiments.pages.html import Html, chart, element, page
 from experiments.report import write_report
 from genjax.training.pictures import image_grid, save_animation, save_grid
 

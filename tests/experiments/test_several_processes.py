@@ -25,7 +25,9 @@ RUN = [
     "--config.sampling.num_steps=2",
 ]
 SPLIT = ["--config.mesh.data=2", "--config.mesh.fsdp=2"]
-ENDS_WITHIN = 60  # seconds after another process' death; experiments/runtime.py's heartbeat is a third of it
+ENDS_WITHIN = (
+    60  # seconds after another process' death; experiments/launch/runtime.py's heartbeat is a third of it
+)
 
 
 def free_port(first, last):

@@ -9,8 +9,8 @@ import pytest
 
 from configs import digits_algebra
 from configs.digits_flow import get_config
-from experiments.configuration import build
-from experiments.sampling import add_posthoc, power_averages, sample_images
+from experiments.launch.opening import build
+from experiments.launch.sampling import add_posthoc, power_averages, sample_images
 from genjax.data import Batches, load_dataset, to_float
 from genjax.devices import make_mesh
 from genjax.devices.mesh import place_batch

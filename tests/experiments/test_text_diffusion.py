@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import emoji_text
-from experiments import conditioning
-from experiments.conditioning import Prompts
-from experiments.configuration import build
-from experiments.text_evaluation import Pairs
+from experiments.evaluation.prompts import Pairs
+from experiments.inputs import conditions as conditioning
+from experiments.inputs.conditions import Prompts
+from experiments.launch.opening import build
 from genjax.data import Batches, load_dataset
 from genjax.models.encoders.bert import sentence_embedding
 from genjax.nn import Text

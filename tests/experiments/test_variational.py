@@ -13,9 +13,9 @@ from conftest import ROOT, program
 from jax.scipy.stats import norm
 from scipy.stats import logistic
 
-from experiments.autoencoder_evaluation import evaluate_bounds
-from experiments.configuration import build
-from experiments.evaluation import finish_report
+from experiments.evaluation.autoencoders import evaluate_bounds
+from experiments.evaluation.images import finish_report
+from experiments.launch.opening import build
 from genjax.data import to_float
 from genjax.training import Checkpoints
 

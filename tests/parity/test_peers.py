@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import peers
-from experiments.peer_networks import Case, genjax_side, torch_side
+from experiments.speed.peer_networks import Case, genjax_side, torch_side
 
 # which PyTorch's compiler itself uses
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from configs import imagenet256_latent_flow
 from experiments.plan import advice, plan
-from experiments.programs import program_of
+from experiments.speed.programs import program_of
 from genjax.devices import make_mesh
 from genjax.devices.cost import multiply_adds_written
 from genjax.devices.planning import tpu_topology

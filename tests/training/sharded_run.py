@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from configs.digits_flow import get_config
-from experiments.configuration import build
+from experiments.launch.opening import build
 from genjax.devices import make_mesh
 from genjax.devices.collectives import collectives
 from genjax.devices.mesh import SMALL, place_batch

@@ -28,8 +28,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 from jaxtyping import Array, Float, UInt8
 
-from experiments.configuration import Config
-from experiments.sampling import sample_images
+from experiments.launch.opening import Config
+from experiments.launch.sampling import sample_images
 from genjax import metrics
 from genjax.data import Dataset, center_crop, compose, load_dataset, resize, to_float
 from genjax.data.dataset import num_threads

@@ -10,8 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from experiments.evaluation import Reference, beside_training
-from experiments.sampling import mesh_of, sample_images
+from experiments.evaluation.images import Reference, beside_training
+from experiments.launch.sampling import mesh_of, sample_images
 from genjax.adversarial import instruments
 from genjax.data import load_dataset
 from genjax.data.sets import gaussians

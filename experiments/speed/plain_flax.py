@@ -1,6 +1,6 @@
 """The default experiment's model and step as a first script in Flax would write them, to be compared with.
 
-    python -m experiments.plain_flax STEPS BATCH_SIZE WIDTH DEPTH NUM_HEADS
+    python -m experiments.speed.plain_flax STEPS BATCH_SIZE WIDTH DEPTH NUM_HEADS
 
 Prints the steps per second after compilation, on images of 8×8. It uses Flax's own layers, a Python loop over
 blocks, an update that copies its state, and reads each loss as it comes.

@@ -10,9 +10,9 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, use_abstract_mesh
 from jaxtyping import PyTree
 
-from experiments.configuration import build
-from experiments.datasets import abstract_batch
-from experiments.sampling import POSTHOC, sampling_program, time_grid
+from experiments.inputs.datasets import abstract_batch
+from experiments.launch.opening import build
+from experiments.launch.sampling import POSTHOC, sampling_program, time_grid
 from experiments.tasks import Autoencoder, ImageDiffusion
 from genjax.devices.cost import multiply_adds, product_bytes
 from genjax.devices.mesh import BATCH_AXES

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from experiments.datasets import load_split
+from experiments.inputs.datasets import load_split
 from genjax import adversarial
 from genjax.data import to_float, to_uint8
 from genjax.diffusion import slerp

@@ -1,4 +1,4 @@
-"""Rows of measurements, kept by device in experiments/results."""
+"""Rows of measurements, kept by device in experiments/speed/results."""
 
 import json
 import re

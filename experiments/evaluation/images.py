@@ -9,9 +9,9 @@ import numpy as np
 from einops import reduce
 from PIL import Image
 
-from experiments.datasets import load_split
-from experiments.feature_evaluation import evaluate_features
-from experiments.sampling import sample_images
+from experiments.evaluation.features.features import evaluate_features
+from experiments.inputs.datasets import load_split
+from experiments.launch.sampling import sample_images
 from genjax import metrics
 from genjax.data import to_float
 from genjax.training.log import read_metrics

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxtyping import Array, Float
 
-from experiments.configuration import bind
+from experiments.launch.opening import bind
 from genjax.devices.mesh import replicated
 from genjax.diffusion import Process, grids
 from genjax.training import Snapshots, ema

@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, PyTree
 
-from experiments.configuration import Config, build, read_config, restore
+from experiments.launch.opening import Config, build, read_config, restore
 from genjax.data.sets.latents import read_summary
 
 MOMENTS = ("latent_mean", "latent_deviation")  # of the report of an autoencoder's run

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from experiments.conditioning import Classes, Prompts
+from experiments.inputs.conditions import Classes, Prompts
 from genjax.data import (
     Batches,
     BucketedBatches,

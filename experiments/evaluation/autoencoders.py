@@ -10,10 +10,10 @@ from einops import rearrange
 from jax.sharding import Mesh
 from PIL import Image
 
-from experiments.datasets import load_split
-from experiments.evaluation import Reference
-from experiments.feature_evaluation import evaluate_features
-from experiments.sampling import mesh_of
+from experiments.evaluation.features.features import evaluate_features
+from experiments.evaluation.images import Reference
+from experiments.inputs.datasets import load_split
+from experiments.launch.sampling import mesh_of
 from genjax import autoencoding, metrics
 from genjax.autoencoding import instruments
 from genjax.data import to_float, to_uint8

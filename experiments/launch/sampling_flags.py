@@ -4,7 +4,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.configuration import named
+from experiments.launch.opening import named
 
 SAMPLER = flags.DEFINE_string(
     "sampler",

@@ -72,7 +72,7 @@ def genjax_side(case: Case, folder: str) -> Side:
     import jax.numpy as jnp
     import optax
 
-    from experiments.records import stamp
+    from experiments.speed.records import stamp
     from genjax import diffusion
     from genjax.devices.cost import multiply_adds, peak_operations
     from genjax.diffusion import samplers
@@ -85,7 +85,9 @@ def genjax_side(case: Case, folder: str) -> Side:
         arrays["text"] = Text(arrays.pop("tokens"), arrays.pop("pooled"))
     args = tuple(arrays.values())
     options = dict(case.options) | (dict(max_period=MAX_PERIOD) if case.network == "dit" else {})
-    module = getattr(importlib.import_module(f"genjax.models.transformers.{case.network}"), case.make)(**options)
+    module = getattr(importlib.import_module(f"genjax.models.transformers.{case.network}"), case.make)(
+        **options
+    )
 
     @jax.jit
     def variables_of(key):

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from experiments.autoencoder_evaluation import in_batches
-from experiments.configuration import Config
-from experiments.datasets import load_split
-from experiments.evaluation import beside_training, pixel_features
-from experiments.sampling import sample_images
+from experiments.evaluation.autoencoders import in_batches
+from experiments.evaluation.images import beside_training, pixel_features
+from experiments.inputs.datasets import load_split
+from experiments.launch.opening import Config
+from experiments.launch.sampling import sample_images
 from genjax import metrics
 from genjax.data import to_float
 from genjax.models.encoders.vgg16 import VGG16

@@ -1,0 +1,1 @@
+"""The language of configs: from names to objects."""

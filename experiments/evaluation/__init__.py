@@ -1,0 +1,1 @@
+"""Evaluators: measures of what a trained task makes."""

@@ -1,0 +1,1 @@
+"""What the commands share: set-up, flags, opening a run."""

@@ -1,0 +1,1 @@
+"""What benchmarks, plans and comparisons with peers share."""
