@@ -5,19 +5,17 @@ python -m experiments.train --config=configs/cifar10_flow.py --workdir=runs/cifa
 
 from ml_collections import ConfigDict
 
-from configs import digits_flow
+from configs import base
 
 
 def get_config() -> ConfigDict:
-    config = digits_flow.get_config()
-    config.experiment = "cifar10_flow"
+    config = base.diffusion("cifar10_flow", name="cifar10", image_shape=(32, 32, 3), flip=True)
     config.num_steps = 200_000
     config.batch_size = 256
-    config.data.update(name="cifar10", image_shape=(32, 32, 3), num_classes=10, flip=True)
     config.model = dict(name="DiT_S", patch_size=2, dtype="bfloat16")
     config.conditioning_dropout = 0.1
-    config.optimizer.update(learning_rate=3e-4, warmup_steps=5000)
-    config.averages.ema.steps = 7000  # 0.9999 a step
+    config.optimizer.update(learning_rate=3e-4, warmup=5000.0)
+    config.averages.ema.steps = 7000.0  # 0.9999 a step
     config.sampling.update(every=10_000, guidance_scale=1.5)
     config.checkpoint.every = 10_000
     config.evaluation.num_samples = 10_000

@@ -7,24 +7,24 @@ The choice is r3gan (Huang et al. 2024, appendix D) or stylegan2 (the "cifar" se
 are at once what theirs become.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
-from configs import digits_gan
+from configs import base
 from experiments.configuration.choices import check_choice
 
 CHOICES = ("r3gan", "stylegan2")
 
 
-def large_gan(model: str, experiment: str) -> ConfigDict:
-    """What the GANs for accelerators have in common: networks to be filled in, DiffAugment, pictures and files."""
-    config = digits_gan.get_config(model)
-    config.experiment = experiment
-    config.unlock()  # networks have fields of their own
-    config.model = dict(name=model)
+def large_gan(networks: str, experiment: str, num_classes: int = 10, /, **data: Any) -> ConfigDict:
+    """Return what the GANs for accelerators have in common: DiffAugment, and how often to save.
+
+    Args:
+        networks: a module of genjax/models/gans.
+    """
+    config = base.gan(experiment, networks, num_classes, flip=True, **data)
     config.augmentations = ("color", "translation", "cutout")
-    config.data.image_shape = (32, 32, 3)
-    config.data.flip = True
-    config.log_every = 100
     config.snapshot_every = 50_000
     config.checkpoint.every = 10_000
     config.sampling.update(every=10_000, batch_size=64)
@@ -52,13 +52,13 @@ def r3gan(
     stages = dict(widths=widths, cardinalities=cardinalities, blocks=(2,) * len(widths))
     types = dict(dtype="bfloat16", float32_stages=float32_stages)
     mirrored = {name: sizes[::-1] for name, sizes in stages.items()}
-    config.model.generator = dict(stages, **types, embedding_features=64)
-    config.model.discriminator = dict(mirrored, **types, embedding_features=widths[0])
+    config.model.generator.update(stages, **types, embedding_features=64)
+    config.model.discriminator.update(mirrored, **types, embedding_features=widths[0])
     steps = burn_in // config.batch_size
     penalty = dict(weight=gamma / 2, every=1, end_weight=gamma / 20, burn_in=steps)
     config.regularizers = dict(r1=penalty, r2=dict(penalty))
     for optimizer in config.optimizer.values():
-        optimizer.update(learning_rate=2e-4, end_learning_rate=5e-5, decay_steps=steps)
+        optimizer.update(learning_rate=2e-4, end_learning_rate=5e-5, decay=float(steps))
     config.averages.ema.steps = average / config.batch_size
 
 
@@ -71,7 +71,8 @@ def stylegan2(config: ConfigDict, *, gamma: float, learning_rate: float, average
         sizes: fields of both networks.
     """
     sizes = dict(sizes, resolution=config.data.image_shape[0], dtype="bfloat16")
-    config.model.generator, config.model.discriminator = sizes, dict(sizes)
+    config.model.generator.update(sizes)
+    config.model.discriminator.update(sizes)
     config.objective = "non_saturating"
     config.regularizers = dict(r1=dict(weight=gamma / 2, every=16), path_length=dict(weight=2.0, every=4))
     for optimizer in config.optimizer.values():
@@ -81,8 +82,7 @@ def stylegan2(config: ConfigDict, *, gamma: float, learning_rate: float, average
 
 def get_config(choice: str = "r3gan") -> ConfigDict:
     check_choice(choice, CHOICES)
-    config = large_gan(choice, f"cifar10_gan_{choice}")
-    config.data.name = "cifar10"
+    config = large_gan(choice, f"cifar10_gan_{choice}", name="cifar10", image_shape=(32, 32, 3))
     if choice == "r3gan":
         config.batch_size, config.num_steps = 512, 400_000
         sizes = dict(widths=(768,) * 4, cardinalities=(96,) * 4)

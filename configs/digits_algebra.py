@@ -38,22 +38,22 @@ def choose(config: ConfigDict, choice: str) -> None:
     config.process, config.times, config.sampling.grid = {
         "rectified_flow": (
             dict(name="RectifiedFlow"),
-            dict(name="logit_normal", shift=1.0, variates="independent"),
+            dict(name="logit_normal"),
             dict(name="uniform_grid"),
         ),
         "variance_preserving": (
             dict(name="VariancePreservingLinear", domain=(1e-3, 1.0)),  # at 0 its velocity is infinite
-            dict(name="uniform", shift=1.0, variates="independent"),
+            dict(name="uniform"),
             dict(name="uniform_grid"),
         ),
         "variance_exploding": (
             dict(name="VarianceExploding"),
-            dict(name="uniform", shift=1.0, variates="independent"),
+            dict(name="uniform"),
             dict(name="uniform_grid"),
         ),
         "edm": (
             dict(name="EDM", data_deviation=DEVIATION),
-            dict(name="log_normal_sigma", mean=-1.2, deviation=1.2, shift=1.0, variates="independent"),
+            dict(name="log_normal_sigma", mean=-1.2, deviation=1.2),
             dict(name="karras_grid"),
         ),
     }[process]

@@ -18,8 +18,8 @@ Alone on the machine kl_perceptual makes 2.6 steps a second, so it takes about 1
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
+from configs import base
 from experiments.configuration.choices import check_choice
 
 CHOICES = ("kl", "kl_perceptual", "kl_adversarial", "vq", "vq_perceptual", "vq_adversarial")
@@ -28,79 +28,27 @@ CHOICES = ("kl", "kl_perceptual", "kl_adversarial", "vq", "vq_perceptual", "vq_a
 def get_config(choice: str = "kl_adversarial") -> ConfigDict:
     check_choice(choice, CHOICES)
     bottleneck, _, extra = choice.partition("_")
-    num_steps = 1500
-    optimizer = dict(
-        name="adamw",
-        learning_rate=1e-3,
-        schedule="cosine",
-        warmup_steps=100,
-        clip_norm=1.0,
-        weight_decay=0.0,
-        b1=0.5,
-        b2=0.9,
-    )
+    name = f"emoji_autoencoder_{choice}"
+    config = base.autoencoder(name, name="emoji", image_shape=(32, 32, 3), flip=True)
     network = dict(widths=(32, 64, 64), blocks=1, groups=8, mid_attention=True)
-    model, weights = {
-        "kl": (
-            dict(module="autoencoder_kl", name="AutoencoderKL", latent_channels=4, **network),
-            dict(divergence=1e-3),
-        ),
-        "vq": (
-            dict(
-                module="vqgan",
-                name="VQModel",
-                encoder_channels=64,
-                quantizer=dict(  # of genjax/nn/quantizers.py
-                    name="VectorQuantizer",
-                    num_codes=1024,
-                    features=8,
-                    normalize=True,
-                    ema_decay=0.99,
-                    restart_threshold=0.05,
-                ),
-                **network,
-            ),
-            dict(commitment=0.25),
-        ),
-    }[bottleneck]
-    perceptual = {"": 0.0, "perceptual": 1.0, "adversarial": 1.0}[extra]
-    return ConfigDict(
-        dict(
-            experiment=f"emoji_autoencoder_{choice}",
-            task="Autoencoder",  # of experiments/tasks
-            seed=0,
-            num_steps=num_steps,
-            batch_size=16,
-            data=dict(
-                name="emoji",
-                feature="image",
-                train_split="train",
-                held_out_split="test",
-                directory=placeholder(str),
-                image_shape=(32, 32, 3),
-                num_classes=10,  # rows of the pictures
-                flip=True,
-            ),
-            model=model,
-            reconstruction=dict(name="l1"),  # of genjax/autoencoding/reconstruction.py; its weight is 1
-            weights=dict(perceptual=perceptual, **weights),  # of the other terms, 0 leaves one out
-            adversary=dict(
-                weight=0.5 if extra == "adversarial" else 0.0,  # 0: no discriminator at all
-                adaptive=True,  # by gradients at the decoder's last layer
-                start_step=300,
-                objective="hinge",
-                r1=dict(weight=0.0),
-                network=dict(width=32, layers=2, groups=8),  # PatchGAN
-            ),
-            optimizer=dict(autoencoder=dict(optimizer), discriminator=dict(optimizer)),
-            averages=dict(ema=dict(name="HalfLife", steps=100.0)),
-            snapshot_every=num_steps,
-            mesh=dict(data=-1, fsdp=1, tensor=1, context=1),
-            accumulation_steps=1,
-            log_every=50,
-            profile_at=placeholder(int),
-            checkpoint=dict(every=500, keep=2),
-            sampling=dict(every=500, per_class=10, batch_size=500, weights="ema", seed=0),
-            evaluation=dict(every=0, num_samples=384),
+    config.weights.perceptual = 1.0 if extra else 0.0
+    if bottleneck == "kl":
+        config.model = dict(name="AutoencoderKL", latent_channels=4, **network)
+        config.weights.divergence = 1e-3
+    else:
+        quantizer = dict(  # of genjax/nn/quantizers.py
+            name="VectorQuantizer",
+            num_codes=1024,
+            features=8,
+            normalize=True,
+            ema_decay=0.99,
+            restart_threshold=0.05,
         )
-    )
+        config.model = dict(name="VQModel", encoder_channels=64, quantizer=quantizer, **network)
+        config.weights.commitment = 0.25
+    if extra != "adversarial":
+        config.adversary.weight = 0.0
+    config.adversary.network = dict(width=32, layers=2, groups=8)
+    config.snapshot_every = config.num_steps
+    config.log_every = 50
+    return config

@@ -9,17 +9,15 @@ classifier that gets 69.8 % of held-out emoji; Fréchet distance of pixels 245 (
 
 from ml_collections import ConfigDict
 
-from configs import digits_flow
+from configs import base
 
 
 def get_config() -> ConfigDict:
-    config = digits_flow.get_config()
-    config.experiment = "emoji_flow"
+    config = base.diffusion("emoji_flow", name="emoji", image_shape=(32, 32, 3))
     config.num_steps = 1500
-    config.data.update(name="emoji", image_shape=(32, 32, 3), num_classes=10)
     config.model.update(patch_size=4, width=128, depth=4, num_heads=4, unroll=4)
-    config.optimizer.update(learning_rate=2e-3, warmup_steps=100)
-    config.averages.ema.steps = 150
+    config.optimizer.update(learning_rate=2e-3, warmup=100.0)
+    config.averages.ema.steps = 150.0
     config.sampling.update(every=500, guidance_scale=1.5)
     config.evaluation.labels = "training"  # four emoji in one category, 311 in another
     return config

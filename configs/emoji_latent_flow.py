@@ -14,7 +14,6 @@ on_the_fly, 1,000 steps in 110 s, others busy: 32.0 %, 232, 141; precision 0.59,
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from configs import emoji_flow
 from experiments.configuration.choices import check_choice
@@ -27,23 +26,18 @@ def get_config(choice: str = "latents") -> ConfigDict:
     config = emoji_flow.get_config()
     config.experiment = f"emoji_latent_flow_{choice}"
     config.num_steps = 6000
-    config.model.update(patch_size=8 if choice == "pixels" else 2, width=128, depth=4, num_heads=4, unroll=4)
-    config.optimizer.update(learning_rate=1e-3, warmup_steps=200)
-    config.averages.ema.steps = 300
+    config.model.patch_size = 8 if choice == "pixels" else 2
+    config.optimizer.update(learning_rate=1e-3, warmup=200.0)
+    config.averages.ema.steps = 300.0
     config.sampling.every = 2000
-    config.evaluation.update(num_samples=1000, vgg16=True)
-    config.data.flip = choice != "latents"  # the latents' files hold mirror images too
+    config.data.flip = True
+    config.evaluation.measures.vgg16 = dict(name="VGG16Distance")
     if choice != "pixels":
-        config.autoencoder.run = "runs/emoji_autoencoder"
-    if choice == "latents":
-        config.data.update(name="latents", directory="runs/emoji_latents", image_shape=(8, 8, 4))
-        config.encoding = dict(  # what `experiments.encode` encodes, and what samples are compared with
-            name="emoji",
-            train_split="train",
-            held_out_split="test",
-            directory=placeholder(str),
-            flip=True,
-            size=placeholder(int),  # to resize and crop to
-            batch_size=64,
-        )
+        config.space = emoji_latents(on_disk=choice == "latents")
     return config
+
+
+def emoji_latents(on_disk: bool) -> dict:
+    """Return the space of latents of the emoji's autoencoder, encoded once or within the step."""
+    space = dict(name="Latents", run="runs/emoji_autoencoder", weights="ema")
+    return dict(space, directory="runs/emoji_latents", shape=(8, 8, 4)) if on_disk else space

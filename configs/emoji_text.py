@@ -23,9 +23,9 @@ seconds 58.0 % (48.8 %) and 49.0 % (41.7 %), FD-VGG16 64.4.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-from configs import emoji_flow, emoji_latent_flow
+from configs import emoji_flow
+from configs.emoji_latent_flow import emoji_latents
 from experiments.configuration.choices import check_choice
 
 PROMPTS = (
@@ -42,11 +42,9 @@ PROMPTS = (
 )
 BLOCKS = dict(width=192, depth=4)
 NETWORKS = {
-    "cross_attention": dict(module="pixart", name="PixArt", base_size=8, **BLOCKS),
-    "joint_attention": dict(module="mmdit", name="MMDiT", max_size=8, qk_norm=True, **BLOCKS),
-    "in_context": dict(
-        module="flux", name="Flux", num_double_blocks=0, num_single_blocks=4, rotary_features=(8, 12, 12)
-    ),
+    "cross_attention": dict(name="PixArt", base_size=8, **BLOCKS),
+    "joint_attention": dict(name="MMDiT", max_size=8, qk_norm=True, **BLOCKS),
+    "in_context": dict(name="Flux", num_double_blocks=0, num_single_blocks=4, rotary_features=(8, 12, 12)),
 }
 CHOICES = (*NETWORKS, *(f"{mechanism},pixels" for mechanism in NETWORKS))
 STEPS = dict(cross_attention=9000, joint_attention=5500, in_context=6000)  # about 20 minutes on two cores
@@ -55,24 +53,27 @@ STEPS = dict(cross_attention=9000, joint_attention=5500, in_context=6000)  # abo
 def get_config(choice: str = "cross_attention") -> ConfigDict:
     check_choice(choice, CHOICES)
     mechanism, _, space = choice.partition(",")
-    config = emoji_flow.get_config() if space == "pixels" else emoji_latent_flow.get_config()
+    config = emoji_flow.get_config()
     config.experiment = "emoji_text_" + choice.replace(",", "_")
     config.num_steps = STEPS[mechanism]
     config.conditioning_dropout = 0.1
-    config.text = dict(
+    config.condition = dict(
+        name="Prompts",
         encoder="minilm",  # or a folder with the text encoders of a published system
         length=16,  # tokens of a prompt, at most
         features=384,  # of a token's state
         pooled_features=384,
         first_caption=0.7,  # probability of training an example with its name rather than with a synonym
-        directory=placeholder(str),  # of encoded prompts, if not the usual one
+        prompts=PROMPTS,  # rows of the sheets
     )
-    config.data.num_classes = len(PROMPTS)
+    if space != "pixels":
+        config.space = emoji_latents(on_disk=True)
+        config.data.flip = True
     config.model = dict(
         patch_size=4 if space == "pixels" else 2, num_heads=6, unroll=4, **NETWORKS[mechanism]
     )
-    config.optimizer.update(learning_rate=1e-3, warmup_steps=200)
-    config.averages.ema.steps = 500
-    config.sampling.update(every=2000, guidance_scale=3.0, prompts=PROMPTS, per_class=8)
-    config.evaluation.vgg16 = True
+    config.optimizer.update(learning_rate=1e-3, warmup=200.0)
+    config.averages.ema.steps = 500.0
+    config.sampling.update(every=2000, guidance_scale=3.0, per_class=8)
+    config.evaluation.measures = dict(prompts=dict(name="PromptMatch"))
     return config

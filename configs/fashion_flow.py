@@ -8,18 +8,16 @@ that gets 85.1 % of held-out images; Fréchet distance of pixels 15.5 (training 
 
 from ml_collections import ConfigDict
 
-from configs import digits_flow
+from configs import base
 
 
 def get_config() -> ConfigDict:
-    config = digits_flow.get_config()
-    config.experiment = "fashion_flow"
-    config.num_steps = 1500
     # Debian's package dataset-fashion-mnist where it is installed, else tensorflow-datasets.
-    config.data.update(name="fashion_mnist", image_shape=(28, 28, 1), num_classes=10)
+    config = base.diffusion("fashion_flow", name="fashion_mnist", image_shape=(28, 28, 1))
+    config.num_steps = 1500
     config.model.update(patch_size=4, width=128, depth=4, num_heads=4, unroll=4)
-    config.optimizer.update(learning_rate=2e-3, warmup_steps=100)
-    config.averages.ema.steps = 150
+    config.optimizer.update(learning_rate=2e-3, warmup=100.0)
+    config.averages.ema.steps = 150.0
     config.sampling.update(every=500, guidance_scale=1.5)
     config.evaluation.num_samples = 2000
     return config

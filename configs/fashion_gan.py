@@ -15,7 +15,8 @@ getting better. Pictures: samples.png and latent_walk.gif of the run's folder.
 
 from ml_collections import ConfigDict
 
-from configs import digits_gan
+from configs import base
+from configs.digits_gan import small_networks
 from experiments.configuration.choices import check_choice
 
 CHOICES = ("dcgan", "r3gan")
@@ -23,21 +24,20 @@ CHOICES = ("dcgan", "r3gan")
 
 def get_config(choice: str = "r3gan") -> ConfigDict:
     check_choice(choice, CHOICES)
-    config = digits_gan.get_config(choice)
-    config.experiment = f"fashion_gan_{choice}"
-    config.data.update(name="fashion_mnist", image_shape=(28, 28, 1))
+    config = base.gan(f"fashion_gan_{choice}", choice, name="fashion_mnist", image_shape=(28, 28, 1))
+    config.snapshot_every = 500
+    config.sampling.every = 250
     config.evaluation.update(every=1500, num_samples=2000)  # takes a minute
-    model = config.model
+    generator, discriminator = small_networks(choice)
     if choice == "r3gan":
-        config.num_steps = 1500
         sizes = dict(start=7, widths=(48, 24, 12), cardinalities=(4, 2, 1), blocks=(1, 1, 1))
-        mirrored = {k: v[::-1] if isinstance(v, tuple) else v for k, v in sizes.items()}
-        model.generator.update(sizes)
-        model.discriminator.update(mirrored)
+        generator |= sizes
+        discriminator |= {k: v[::-1] if isinstance(v, tuple) else v for k, v in sizes.items()}
     else:
         config.num_steps = 3000
-        model.generator.update(start=7, doublings=2)
-        model.discriminator.update(doublings=2)
-        for regularizer in config.regularizers.values():
-            regularizer.weight = 0.3
+        generator |= dict(start=7, doublings=2)
+        for penalty in config.regularizers.values():
+            penalty.weight = 0.3
+    config.model.generator.update(generator, image_channels=1)
+    config.model.discriminator.update(discriminator)
     return config

@@ -18,9 +18,9 @@ CHOICES = ("stylegan2_1024", "stylegan2_256", "r3gan_256", "r3gan_64")
 def get_config(choice: str = "r3gan_256") -> ConfigDict:
     check_choice(choice, CHOICES)
     model, side = choice.split("_")
-    config = large_gan(model, f"ffhq_gan_{choice}")
-    config.conditional = False
-    config.data.update(name="folder", image_shape=(int(side), int(side), 3), num_classes=1)
+    shape = (int(side), int(side), 3)
+    config = large_gan(model, f"ffhq_gan_{choice}", name="folder", image_shape=shape)
+    config.condition = dict(name="Unconditional")
     config.sampling.per_class = 16 if choice == "stylegan2_1024" else 64
     if choice == "stylegan2_1024":
         config.batch_size, config.num_steps, config.augmentations = 32, 780_000, ()

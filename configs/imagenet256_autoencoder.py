@@ -9,7 +9,7 @@ run to its end yet.
 
 from ml_collections import ConfigDict
 
-from configs import emoji_autoencoder
+from configs import base
 from experiments.configuration.choices import check_choice
 
 CHOICES = ("kl", "vq")
@@ -17,14 +17,11 @@ CHOICES = ("kl", "vq")
 
 def get_config(choice: str = "kl") -> ConfigDict:
     check_choice(choice, CHOICES)
-    config = emoji_autoencoder.get_config(f"{choice}_adversarial")
-    config.experiment = f"imagenet256_autoencoder_{choice}"
-    config.num_steps = 400_000
+    config = adversarial_autoencoder(f"imagenet256_autoencoder_{choice}")
+    config.data.update(name="folder", image_shape=(256, 256, 3), flip=True)
     config.batch_size = 96
-    config.data.update(name="folder", image_shape=(256, 256, 3))
     if choice == "kl":
         config.model = dict(
-            module="autoencoder_kl",
             name="AutoencoderKL",
             latent_channels=16,
             widths=(128, 256, 512, 512),
@@ -32,10 +29,9 @@ def get_config(choice: str = "kl") -> ConfigDict:
             use_post_quant_conv=False,
             dtype="bfloat16",
         )
-        config.weights.divergence = 1e-6
+        config.weights = dict(perceptual=1.0, divergence=1e-6)
     else:
         config.model = dict(
-            module="vqgan",
             name="VQModel",
             encoder_channels=256,
             widths=(128, 128, 256, 256, 512),
@@ -44,11 +40,21 @@ def get_config(choice: str = "kl") -> ConfigDict:
             dtype="bfloat16",
         )
         config.weights = dict(perceptual=1.0, commitment=0.25, codebook=1.0)
-    config.adversary.update(start_step=50_000, network=dict(width=64, layers=3, dtype="bfloat16"))
+    return config
+
+
+def adversarial_autoencoder(name: str) -> ConfigDict:
+    """Return the recipe of full-size autoencoders: LPIPS, PatchGAN from step 50,000 on, fsdp."""
+    config = base.autoencoder(name, name="", image_shape=())
+    config.num_steps = 400_000
+    config.adversary.start_step = 50_000
+    config.adversary.network = dict(width=64, layers=3, groups=8, dtype="bfloat16")
     for player in config.optimizer.values():
-        player.update(learning_rate=1e-4, warmup_steps=5000)
-    config.averages.ema.steps = 7000
+        player.update(learning_rate=1e-4, warmup=5000.0)
+    config.averages.ema.steps = 7000.0
     config.mesh.update(data=1, fsdp=-1)
+    config.snapshot_every = 400_000
+    config.log_every = 50
     config.sampling.update(every=20_000, per_class=2, batch_size=32)
     config.checkpoint.every = 10_000
     config.evaluation.num_samples = 5000

@@ -3,8 +3,8 @@
 The choices: sit, rectified flow with DiT-XL/2 (Ma et al. 2024, SiT); dit (Peebles & Xie 2023): DDPM's steps, noise predicted and its
 variance learned; lightning_dit, rectified flow with LightningDiT-XL/1 on 16×16×32 latents (Yao & Wang 2025), its 64 epochs.
 
-python -m experiments.encode --config=configs/imagenet256_latent_flow.py --config.autoencoder.published=VAE --config.encoding.directory=IMAGES
-python -m experiments.train --config=configs/imagenet256_latent_flow.py --config.autoencoder.published=VAE --config.encoding.directory=IMAGES --workdir=runs/imagenet256_latent_flow
+python -m experiments.encode --config=configs/imagenet256_latent_flow.py --config.space.published=VAE --config.data.directory=IMAGES
+python -m experiments.train --config=configs/imagenet256_latent_flow.py --config.space.published=VAE --config.data.directory=IMAGES --workdir=runs/imagenet256_latent_flow
 
 VAE is a folder with Stable Diffusion's autoencoder as diffusers saves it (config.json and diffusion_pytorch_model.safetensors), for
 lightning_dit one of latents of that shape; IMAGES one of pictures of any sizes in a folder per class (genjax/data/sets/folder.py).
@@ -18,7 +18,7 @@ DiT's best figures are of 7 million steps. Not run to its end yet.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs import digits_flow
+from configs import base
 from experiments.configuration.choices import check_choice
 
 CHOICES = ("sit", "dit", "lightning_dit")
@@ -26,24 +26,16 @@ CHOICES = ("sit", "dit", "lightning_dit")
 
 def get_config(choice: str = "sit") -> ConfigDict:
     check_choice(choice, CHOICES)
-    config = digits_flow.get_config()
-    config.experiment = f"imagenet256_latent_flow_{choice}"
+    images = dict(name="folder", image_shape=(256, 256, 3), resize=True, flip=True)
+    config = base.diffusion(f"imagenet256_latent_flow_{choice}", 1000, **images)
     config.num_steps = 400_000
     config.batch_size = 256
-    config.data.update(
-        name="latents",
+    config.space = dict(
+        name="Latents",
+        run=placeholder(str),
+        published=placeholder(str),
         directory="runs/imagenet256_latents",
-        image_shape=(32, 32, 4),
-        num_classes=1000,
-        flip=False,  # the mirrored latent is not the latent of the mirrored image
-    )
-    config.encoding = dict(
-        name="folder",
-        train_split="train",
-        held_out_split="test",
-        directory=placeholder(str),
-        flip=True,
-        size=256,
+        shape=(32, 32, 4),
         batch_size=64,
     )
     config.model = dict(
@@ -54,7 +46,7 @@ def get_config(choice: str = "sit") -> ConfigDict:
     config.optimizer.update(
         learning_rate=1e-4,
         schedule="constant",
-        warmup_steps=0,
+        warmup=0.0,
         clip_norm=placeholder(float),
         weight_decay=0.0,
     )
@@ -70,8 +62,8 @@ def get_config(choice: str = "sit") -> ConfigDict:
         config.sampling.update(sampler=dict(name="ddpm"), num_steps=250)
         config.sampling.grid = dict(name="trailing_grid")
     else:
-        config.model.update(module="lightning_dit", name="LightningDiT_XL", patch_size=1)
-        config.data.image_shape = (16, 16, 32)
+        config.model.update(name="LightningDiT_XL", patch_size=1)
+        config.space.shape = (16, 16, 32)
         config.batch_size = 1024
         config.num_steps = 80_000
         config.times.name = "logit_normal"
@@ -82,5 +74,6 @@ def get_config(choice: str = "sit") -> ConfigDict:
     config.mesh.update(data=1, fsdp=-1)
     config.sampling.update(every=50_000, guidance_scale=1.5, per_class=1, batch_size=64)
     config.checkpoint.every = 10_000
-    config.evaluation.update(num_samples=50_000, vgg16=True)
+    config.evaluation.num_samples = 50_000
+    config.evaluation.measures.vgg16 = dict(name="VGG16Distance")
     return config

@@ -17,13 +17,8 @@ CHOICES = ("32", "64")
 def get_config(choice: str = "64") -> ConfigDict:
     check_choice(choice, CHOICES)
     side, stages = int(choice), {"32": 4, "64": 5}[choice]
-    config = large_gan("r3gan", f"imagenet_gan_{choice}")
-    config.data.update(
-        name=f"imagenet_resized/{side}x{side}",
-        held_out_split="validation",
-        image_shape=(side, side, 3),
-        num_classes=1000,
-    )
+    data = dict(name=f"imagenet_resized/{side}x{side}", held_out_split="validation")
+    config = large_gan("r3gan", f"imagenet_gan_{choice}", 1000, image_shape=(side, side, 3), **data)
     config.mesh.update(data=1, fsdp=-1)
     config.batch_size, config.num_steps = 4096, 200_000
     sizes = dict(widths=(1536,) * stages, cardinalities=(96,) * stages)

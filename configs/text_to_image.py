@@ -1,18 +1,17 @@
 """Text to image at the size of published systems, on pictures in a folder with captions, for many accelerators.
 
-python -m experiments.train --config=configs/text_to_image.py:stable_diffusion_3 --config.text.encoder=SYSTEM --config.autoencoder.published=SYSTEM/vae --config.data.directory=IMAGES --workdir=runs/text_to_image
+python -m experiments.train --config=configs/text_to_image.py:stable_diffusion_3 --config.condition.encoder=SYSTEM --config.space.published=SYSTEM/vae --config.data.directory=IMAGES --workdir=runs/text_to_image
 
 The choices: stable_diffusion_3, MMDiT of 2 billion parameters at 1024×1024, and flux, FLUX.1's network of 12 billion. SYSTEM is a
 folder of that system as diffusers saves it, for its text encoders and its autoencoder, IMAGES one of pictures with captions
 (genjax/data/sets/folder.py), of any sizes. Images are encoded within the step, prompts once, before. With
-",latents" after the choice images are encoded once too, before, by python -m experiments.encode: then --config.encoding.directory=IMAGES
-stands in the place of --config.data.directory=IMAGES, in both commands. Not run yet.
+",latents" after the choice images are encoded once too, before, by python -m experiments.encode, with the same flags. Not run yet.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-from configs import emoji_text
+from configs import base
+from configs.emoji_text import PROMPTS
 from experiments.configuration.choices import check_choice
 
 SYSTEMS = ("stable_diffusion_3", "flux")
@@ -22,46 +21,40 @@ CHOICES = (*SYSTEMS, *(f"{system},latents" for system in SYSTEMS))
 def get_config(choice: str = "stable_diffusion_3") -> ConfigDict:
     check_choice(choice, CHOICES)
     choice, _, space = choice.partition(",")
-    config = emoji_text.get_config("cross_attention,pixels")
-    config.experiment = "text_to_image_" + (f"{choice}_{space}" if space else choice)
+    name = "text_to_image_" + (f"{choice}_{space}" if space else choice)
+    config = base.diffusion(name, name="folder", image_shape=(1024, 1024, 3))
     config.num_steps = 500_000
     config.batch_size = 1024
-    config.data.update(name="folder", image_shape=(1024, 1024, 3), flip=False)
-    # Batches of one height and width each, of about as many pixels as image_shape (Podell et al. 2023, section 2.3); a
-    # multiple of its side and a ratio of 1 make a single size.
-    config.data.buckets = dict(multiple=64, max_ratio=2.0)
-    config.text.update(encoder="runs/system", directory="runs/prompts", first_caption=1.0)
-    if choice == "stable_diffusion_3":  # 77 tokens of CLIP and 256 of T5
-        config.text.update(length=333, features=4096, pooled_features=2048)
-        config.model = dict(module="mmdit", name="sd3_medium")
-    else:
-        config.text.update(length=512, features=4096, pooled_features=768)
-        config.model = dict(module="flux", name="flux_schnell")
-    config.model.update(dtype="bfloat16", remat_policy="nothing_saveable")
-    config.autoencoder.published = "runs/system/vae"
-    if space == "latents":
-        del config.data.buckets
-        config.data.update(name="latents", directory="runs/text_to_image_latents", image_shape=(128, 128, 16))
-        config.encoding = dict(
-            name="folder",
-            train_split="train",
-            held_out_split="test",
-            directory=placeholder(str),
-            flip=False,
-            size=1024,
-            batch_size=8,
-        )
-    config.times.shift = 3.0  # of 1024×1024 pixels (Esser et al. 2024, section 5.3.2)
-    config.optimizer.update(learning_rate=1e-4, warmup_steps=1000, schedule="constant")
-    config.averages.ema.steps = 7000
-    config.mesh.update(data=1, fsdp=-1)
-    config.sampling.update(
-        every=10_000,
-        guidance_scale=5.0,
-        num_steps=28,
-        grid=dict(name="uniform_grid", shift=3.0),
-        per_class=1,
-        batch_size=8,
+    config.condition = dict(
+        name="Prompts",
+        encoder="runs/system",
+        directory="runs/prompts",
+        length=333,  # 77 tokens of CLIP and 256 of T5
+        features=4096,
+        pooled_features=2048,
+        first_caption=1.0,
+        prompts=PROMPTS,
     )
+    config.model = dict(name="sd3_medium")
+    if choice == "flux":
+        config.condition.update(length=512, pooled_features=768)
+        config.model.name = "flux_schnell"
+    config.model.update(dtype="bfloat16", remat_policy="nothing_saveable")
+    config.space = dict(name="Latents", published="runs/system/vae", batch_size=8)
+    if space == "latents":
+        config.space.update(directory="runs/text_to_image_latents", shape=(128, 128, 16))
+        config.data.resize = True
+    else:
+        # Batches of one height and width each, of about as many pixels as image_shape (Podell et al.
+        # 2023, section 2.3); a multiple of its side and a ratio of 1 make a single size.
+        config.data.buckets = dict(multiple=64, max_ratio=2.0)
+    config.conditioning_dropout = 0.1
+    config.times.shift = 3.0  # of 1024×1024 pixels (Esser et al. 2024, section 5.3.2)
+    config.optimizer.update(learning_rate=1e-4, warmup=1000.0, schedule="constant")
+    config.averages.ema.steps = 7000.0
+    config.mesh.update(data=1, fsdp=-1)
+    config.sampling.update(every=10_000, guidance_scale=5.0, num_steps=28, per_class=1, batch_size=8)
+    config.sampling.grid.shift = 3.0
     config.checkpoint.every = 5000
+    config.evaluation.measures = dict(prompts=dict(name="PromptMatch"))
     return config

@@ -17,9 +17,8 @@ def get_config() -> ConfigDict:
     config.experiment = "text_to_video"
     config.num_steps = 100_000
     config.batch_size = 64
-    config.data.update(directory="runs/text_to_video_latents", image_shape=(420, 720, 16))
+    config.space.update(directory="runs/text_to_video_latents", shape=(420, 720, 16))
     config.model = dict(
-        module="pixart",
         name="PixArt",
         patch_size=2,
         width=5120,
@@ -31,5 +30,6 @@ def get_config() -> ConfigDict:
         remat_policy="nothing_saveable",
     )
     config.times.shift = 5.0
-    config.sampling.update(num_steps=50, grid=dict(name="uniform_grid", shift=5.0))
+    config.sampling.num_steps = 50
+    config.sampling.grid.shift = 5.0
     return config

@@ -14,7 +14,8 @@ FD-VGG16 of frames 135 (training clips 99.5). Losses still fall: --config.num_st
 
 from ml_collections import ConfigDict
 
-from configs import emoji_autoencoder, imagenet256_autoencoder
+from configs import base
+from configs.imagenet256_autoencoder import adversarial_autoencoder
 from experiments.configuration.choices import check_choice
 
 CHOICES = ("moving_digits", "animated_emoji", "wan_256")
@@ -22,22 +23,23 @@ CHOICES = ("moving_digits", "animated_emoji", "wan_256")
 
 def get_config(choice: str = "moving_digits") -> ConfigDict:
     check_choice(choice, CHOICES)
+    name = f"video_autoencoder_{choice}"
     if choice == "wan_256":
-        return _wan()
-    config = emoji_autoencoder.get_config("kl")
-    config.experiment = f"video_autoencoder_{choice}"
-    config.num_steps = 1200
-    config.batch_size = 4
-    config.snapshot_every = config.num_steps
+        config = adversarial_autoencoder(name)
+        config.data.update(name="animated_emoji/256", feature="video", image_shape=(17, 256, 256, 3))
+        config.batch_size = 16
+        config.model = dict(name="AutoencoderWan", dtype="bfloat16")
+        config.weights = dict(perceptual=1.0, divergence=1e-6)
+        config.sampling.batch_size = 4
+        config.condition.num_rows = 1
+        return config
     channels = 1 if choice == "moving_digits" else 3
-    config.data.update(
-        name="animated_emoji/32" if choice == "animated_emoji" else choice,
-        feature="video",
-        image_shape=(17, 32, 32, channels),
-        num_classes=1,
-    )
+    data = dict(name="animated_emoji/32" if choice == "animated_emoji" else choice, feature="video")
+    config = base.autoencoder(name, **data, image_shape=(17, 32, 32, channels))
+    config.num_steps = config.snapshot_every = 1200
+    config.batch_size = 4
+    config.log_every = 50
     config.model = dict(
-        module="autoencoder_wan",
         name="AutoencoderWan",
         latent_channels=4,
         image_channels=channels,
@@ -45,20 +47,10 @@ def get_config(choice: str = "moving_digits") -> ConfigDict:
         blocks=1,
         temporal_downsample=(True, True),
     )
-    config.data.flip = False
+    config.weights = dict(perceptual=0.0, divergence=1e-3)
+    config.adversary.weight = 0.0
     config.averages.ema.steps = 50.0
+    config.condition.num_rows = 1
     config.sampling.update(every=600, per_class=6)
     config.evaluation.num_samples = 50
-    return config
-
-
-def _wan() -> ConfigDict:
-    config = imagenet256_autoencoder.get_config("kl")
-    config.experiment = "video_autoencoder_wan_256"
-    config.batch_size = 16
-    config.data.update(
-        name="animated_emoji/256", feature="video", image_shape=(17, 256, 256, 3), num_classes=1, flip=False
-    )
-    config.model = dict(module="autoencoder_wan", name="AutoencoderWan", dtype="bfloat16")
-    config.sampling.batch_size = 4
     return config

@@ -49,7 +49,7 @@ from absl import flags
 from jaxtyping import PyTree
 from ml_collections import config_flags
 
-from experiments.launch.opening import examples_at_once, mesh_axes
+from experiments.configuration.runs import examples_at_once, mesh_axes
 from experiments.launch.runtime import run_program, user_errors
 from experiments.speed.programs import PROGRAMS, cost_of, program_of
 from experiments.speed.records import merge, results_of, stamp
@@ -64,15 +64,15 @@ from genjax.training.workdir import flatten
 WARM_UP, TRACED = 2, 3  # calls
 
 
-def random_arrays(arrays: PyTree, num_classes: int) -> PyTree:
+def random_arrays(arrays: PyTree, num_labels: int) -> PyTree:
     """Arrays of the shapes, types and shardings of `jax.ShapeDtypeStruct`s, made on their devices: bytes, labels under
-    `num_classes`, normal numbers, and True. What is an array stays."""
+    `num_labels`, normal numbers, and True. What is an array stays."""
 
     def draw(key, a):
         if a.dtype == bool:
             return jnp.ones(a.shape, bool)
         if jnp.issubdtype(a.dtype, jnp.integer):
-            return jax.random.randint(key, a.shape, 0, 256 if a.dtype == jnp.uint8 else num_classes, a.dtype)
+            return jax.random.randint(key, a.shape, 0, 256 if a.dtype == jnp.uint8 else num_labels, a.dtype)
         return jax.random.normal(key, a.shape, a.dtype)
 
     leaves, structure = jax.tree.flatten(arrays)
@@ -160,7 +160,7 @@ def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dic
     program = program_of(name, config, mesh)
     cost = cost_of(program, mesh)
     state = init_state(program.task, jax.random.key(0), mesh)
-    args = state, *random_arrays(program.args[1:], config.data.num_classes)
+    args = state, *random_arrays(program.args[1:], program.task.condition.num_rows)
     with jax.set_mesh(mesh):
         written = multiply_adds_written(program.function, *args)
         jitted = program.jitted()

@@ -13,12 +13,12 @@ from absl import flags
 
 from experiments.launch.runtime import run_program, user_errors
 from experiments.pages.html import Html, chart, element, legend, page, picture, section, table
-from experiments.report import BETTER, Run, grid_step, grids, heading, read_run, words
+from experiments.pages.report import BETTER, RunRecord, grid_step, grids, heading, read_run, words
 
 OUT = flags.DEFINE_string("out", "compare.html", "File to write.")
 
 
-def _read(folders: Sequence[str | Path]) -> dict[str, Run]:
+def _read(folders: Sequence[str | Path]) -> dict[str, RunRecord]:
     """Runs by their folders' names, with as many of the folders above as it takes to tell them apart."""
     runs = [read_run(folder) for folder in folders]
     for depth in range(1, max(len(run.folder.parts) for run in runs) + 1):
@@ -40,7 +40,7 @@ def best(name: str, values: Sequence[float | None]) -> set[int]:
     return first if len(first) < len(ranks) else set()
 
 
-def _figures(runs: Mapping[str, Run]) -> Html:
+def _figures(runs: Mapping[str, RunRecord]) -> Html:
     rows = []
     for name in BETTER:
         values = [run.report.get(name) for run in runs.values()]

@@ -2,9 +2,9 @@
 
     python -m experiments.encode --config=configs/emoji_latent_flow.py
 
-Reads `config.encoding`'s data, encodes them by `config.autoencoder`, and writes array_record files to
-`config.data.directory`. Started again it goes on where it was; started as several processes (--coordinator, see --help)
-they share the work.
+Reads `config.data`, encodes it by the autoencoder of `config.space`, and writes array_record files to
+`config.space.directory`. Started again it goes on where it was; started as several processes
+(--coordinator, see --help) they share the work.
 """
 
 import json
@@ -18,9 +18,11 @@ from absl import flags
 from jax.sharding import AxisType
 from ml_collections import config_flags
 
-from experiments.inputs.datasets import load_split
+from experiments.configuration import kinds
+from experiments.inputs.autoencoders import encode
+from experiments.inputs.datasets import Data
+from experiments.inputs.spaces import Latents
 from experiments.launch.runtime import run_program, user_errors
-from experiments.tasks.trained import FrozenAutoencoder, as_images, encode
 from genjax.data import Dataset, to_float
 from genjax.data.sets.latents import (
     ORIGIN,
@@ -55,51 +57,59 @@ class Examples:
         return image[:, ::-1] if mirrored else image, example.get("label", 0)
 
 
+def prepare(config: Any) -> tuple[Latents, Data]:
+    """Check where the latents shall go, and record there what they are of.
+
+    Raises:
+        ValueError: the config's space is no folder of latents, or the folder holds other files.
+    """
+    space, data = kinds.SPACE.bind(config.space, "space", data=config.data), Data.from_config(config)
+    if not getattr(space, "directory", None):
+        raise ValueError(
+            f"config.space is {config.space.name} without a directory: this program writes what a config with "
+            "space.name 'Latents' reads, into its space.directory"
+        )
+    folder = Path(space.directory)
+    origin = {"space": _origin(config.space), "data": dict(config.data)}
+    origin = json.loads(json.dumps(origin))  # tuples become lists, as they will when read again
+    path = folder / ORIGIN
+    if path.exists():
+        if (there := json.loads(path.read_text())) != origin:
+            raise ValueError(
+                f"{folder} holds latents of {there}, not of {origin}: take another folder, or empty it"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise ValueError(
+            f"config.space.directory is {folder}, into which latents shall go, and it holds other files: take "
+            "an empty folder; that of the images is --config.data.directory"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_text(json.dumps(origin, indent=2) + "\n")
+    return space, data
+
+
+def _origin(space: Any) -> dict[str, Any]:
+    """Return what of a space decides what the latents are."""
+    return {name: space.get(name) for name in ("run", "weights", "published")}
+
+
 def run(config: Any) -> Path:
-    """Encodes both splits; returns the folder."""
+    """Encode both splits; return the folder."""
     with user_errors():
-        if config.data.name != "latents" or not config.data.directory:
-            raise ValueError(
-                f"config.data.name is {config.data.name!r} and config.data.directory {config.data.directory!r}: this "
-                "program writes what a config with data.name 'latents' reads, into its data.directory"
-            )
-        autoencoder = FrozenAutoencoder.from_config(config)
-        if autoencoder is None:
-            raise ValueError(
-                "set config.autoencoder.run or config.autoencoder.published to what shall encode"
-            )
-        variables = autoencoder.variables()
-        folder, encoding = Path(config.data.directory), config.encoding
-        origin = {"autoencoder": dict(config.autoencoder), "encoding": encoding.to_dict()}
-        path = folder / ORIGIN
-        if path.exists():
-            if (there := json.loads(path.read_text())) != origin:
-                raise ValueError(
-                    f"{folder} holds latents of {there}, not of {origin}: take another folder, or empty it"
-                )
-        elif folder.exists() and any(folder.iterdir()):
-            raise ValueError(
-                f"config.data.directory is {folder}, into which latents shall go, and it holds other files: take an empty "
-                "folder; that of the images is --config.encoding.directory"
-            )
-        splits = {
-            split: load_split(as_images(config), split)
-            for split in (encoding.train_split, encoding.held_out_split)
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.write_text(json.dumps(origin, indent=2) + "\n")
-    # Of the held-out images nothing is added.
-    examples = {
-        split: Examples(dataset, encoding.flip and split == encoding.train_split)
-        for split, dataset in splits.items()
-    }
+        space, data = prepare(config)
+        variables = space.autoencoder.variables()
+        splits = {data.train_split: data.train(), data.held_out_split: data.held_out()}
+    folder = Path(space.directory)
+    flips = {data.train_split: config.data.flip, data.held_out_split: False}
+    examples = {split: Examples(dataset, flips[split]) for split, dataset in splits.items()}
     devices = jax.local_devices()
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     on_device = jax.device_put(variables, replicated(mesh))
-    size = encoding.batch_size + -encoding.batch_size % len(devices)
+    size = config.space.get("batch_size", 64)
+    size += -size % len(devices)
     step = jax.jit(
-        lambda variables, x: encode(autoencoder.network, variables, to_float(x)),
+        lambda variables, x: encode(space.autoencoder.network, variables, to_float(x)),
         in_shardings=(replicated(mesh), batch_sharding(mesh)),
         out_shardings=replicated(mesh),
     )
@@ -138,13 +148,11 @@ def run(config: Any) -> Path:
     shape = jax.eval_shape(
         step, variables, jax.ShapeDtypeStruct((size, *examples[split][0][0].shape), np.uint8)
     ).shape[1:]
-    statistics = channel_statistics(
-        raw_latents(folder, encoding.train_split, counts[encoding.train_split], shape)
-    )
+    statistics = channel_statistics(raw_latents(folder, data.train_split, counts[data.train_split], shape))
     for split, each in splits.items():
         if each.captions is not None:
             write_captions(folder, split, list(each.captions) * (len(examples[split]) // len(each.source)))
-    dataset = splits[encoding.train_split]
+    dataset = splits[data.train_split]
     write_summary(
         folder,
         {

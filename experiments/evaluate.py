@@ -10,16 +10,15 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.evaluation.features.features import set_features
-from experiments.evaluation.images import finish_report, print_report, training_summary
+from experiments.configuration.runs import open_run
+from experiments.inputs.autoencoders import MOMENTS
 from experiments.launch import sampling_flags
-from experiments.launch.opening import restore
+from experiments.launch.experiment import Experiment, split_pictures
+from experiments.launch.reports import alarms, print_report, training_summary
 from experiments.launch.runtime import run_program, user_errors
-from experiments.launch.sampling import add_posthoc
 from experiments.launch.sampling_flags import sampling_changes
-from experiments.report import write_report
-from experiments.tasks.trained import MOMENTS
-from genjax.training import Snapshots
+from experiments.pages.report import write_report
+from genjax.training.workdir import Config
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 OUT = flags.DEFINE_string("out", None, "File to write; WORKDIR/report.json if not given.")
@@ -33,30 +32,41 @@ FEATURES = flags.DEFINE_list(
     "Weights of networks to measure by, as inception=FILE,dinov2=FOLDER,clip=FOLDER: FID, FD-DINOv2, CLIP score.",
 )
 flags.adopt_module_key_flags(sampling_flags)
+NETWORKS = ("inception", "dinov2", "clip")
+
+
+def add_features(config: Config, given: list[str]) -> None:
+    """Add a measure by pretrained networks, each NAME=PATH as `--features` takes them.
+
+    Raises:
+        ValueError: an entry is not of this form.
+    """
+    weights = dict(each.partition("=")[::2] for each in given)
+    if wrong := [name for name, path in weights.items() if not path or name not in NETWORKS]:
+        raise ValueError(f"--features={wrong[0]} must be NAME=PATH, with a name of {', '.join(NETWORKS)}")
+    of = "ReconstructionFeatures" if config.task == "Autoencoder" else "PretrainedFeatures"
+    measure = config.evaluation.measures.setdefault("features", Config(name=of))
+    measure.update(weights)
 
 
 def main() -> None:
     with user_errors():
-        config, task, state = restore(
-            WORKDIR.value,
-            STEP.value,
-            **sampling_changes(),
-        )
+        run = open_run(WORKDIR.value, STEP.value, **sampling_changes())
         if NUM_SAMPLES.value is not None:
-            config.evaluation.num_samples = NUM_SAMPLES.value
+            run.config.evaluation.num_samples = NUM_SAMPLES.value
         if FEATURES.value:
-            set_features(config, FEATURES.value)
-        report = training_summary(WORKDIR.value, config, int(state.step))
-        state = add_posthoc(task, state, config.sampling.weights, Snapshots(Path(WORKDIR.value) / "ema"))
-        report |= task.evaluate(state, config, task.reference(config))
-        finish_report(task, report, WORKDIR.value, int(state.step))
+            add_features(run.config, FEATURES.value)
+        experiment = Experiment.of_run(run)
+        report = training_summary(WORKDIR.value, run.config.experiment, run.step)
+        figures, _ = split_pictures(experiment.evaluate(experiment.model(run.state)))
+        report |= figures | {"alarms": alarms(run.task, figures, WORKDIR.value, run.step)}
         out = Path(OUT.value or Path(WORKDIR.value) / "report.json")
         if OUT.value is None and out.exists():  # flows on this run's latents have been trained by them
             report |= {name: value for name, value in json.loads(out.read_text()).items() if name in MOMENTS}
         out.write_text(json.dumps(report, indent=2) + "\n")
     print_report(report)
     print(f"  {out}")
-    if OUT.value is None:  # the run's own report, of which its page tells
+    if OUT.value is None:  # the run's own report, which its page shows
         print(f"  {write_report(WORKDIR.value)}")
 
 

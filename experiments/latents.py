@@ -16,9 +16,9 @@ from pathlib import Path
 
 from absl import flags
 
+from experiments.configuration.runs import open_run
 from experiments.evaluation.latent_space import explore
 from experiments.launch import sampling_flags
-from experiments.launch.opening import restore
 from experiments.launch.runtime import run_program, user_errors
 from experiments.launch.sampling_flags import sampling_changes
 
@@ -34,11 +34,12 @@ flags.adopt_module_key_flags(sampling_flags)
 
 def main() -> None:
     with user_errors():
-        config, task, state = restore(WORKDIR.value, STEP.value, **sampling_changes())
-        if config.task != "ImageGAN":
-            raise ValueError(f"this program is of images by GANs; {config.experiment} is a {config.task}")
+        run = open_run(WORKDIR.value, STEP.value, **sampling_changes())
+        if run.config.task != "GAN" or run.task.space.shape == (2,):
+            raise ValueError(f"this program is of GANs; {run.config.experiment} is a {run.config.task}")
         folder = Path(WORKDIR.value) / "latents"
-        report = explore(task, state, config, folder, COUNT.value, INVERSION_STEPS.value, PAIRS.value)
+        numbers = COUNT.value, INVERSION_STEPS.value, PAIRS.value
+        report = explore(run.task, run.state, run.config, folder, *numbers)
     (folder / "latents.json").write_text(json.dumps(report, indent=2) + "\n")
     for name, value in report.items():
         print(f"  {name:24} {value:.4g}" if isinstance(value, float) else f"  {name:24} {value}")

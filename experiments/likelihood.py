@@ -19,15 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments.inputs.datasets import load_split
-from experiments.launch.opening import check_diffusion, restore
+from experiments.configuration.runs import check_diffusion, open_run
+from experiments.inputs.datasets import Data
 from experiments.launch.runtime import run_program, user_errors
-from experiments.launch.sampling import add_posthoc
 from genjax import diffusion
 from genjax.data import to_float
 from genjax.diffusion import likelihood
 from genjax.nn import forward_mode
-from genjax.training import Snapshots
 from genjax.training.workdir import device_name
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -53,7 +51,7 @@ def held_out_bits(
         num_probes: of the trace; 0 computes it exactly.
         clean_end: where the bound's last step ends, in parts of the time.
     """
-    held_out = load_split(config, config.data.held_out_split).source
+    held_out = Data.from_config(config).held_out().source
     count = min(count, len(held_out))
     chosen = held_out[np.random.default_rng(0).permutation(len(held_out))[:count]]
     levels, width = jnp.linspace(-1, 1, num_levels), 2 / (num_levels - 1)
@@ -64,7 +62,8 @@ def held_out_bits(
     @jax.jit
     def bits(params, key, images, labels):
         apply = lambda *inputs: task.network.apply({"params": params}, *inputs)
-        denoiser = lambda process: lambda x, t: diffusion.predict(apply, process, task.target)(x, t, labels)
+        target = task.objective.target
+        denoiser = lambda process: lambda x, t: diffusion.predict(apply, process, target)(x, t, labels)
         dequantize_key, probe_key, bound_key = jax.random.split(key, 3)
         continuous = likelihood.dequantize(dequantize_key, images, width)
         keys = diffusion.sample_keys(probe_key, jnp.arange(len(images))) if num_probes else None
@@ -99,16 +98,16 @@ def held_out_bits(
 
 def main() -> None:
     with user_errors():
-        config, task, state = restore(WORKDIR.value, None)
-        check_diffusion(config)
-        if task.autoencoder:
+        run = open_run(WORKDIR.value)
+        check_diffusion(run.config)
+        if run.task.space.autoencoder:
             raise ValueError(
-                f"{config.experiment} is a flow on latents, whose likelihood is none of images; take a run on pixels"
+                f"{run.config.experiment} is a flow on latents, whose likelihood is none of images; take a run on pixels"
             )
-        state = add_posthoc(task, state, config.sampling.weights, Snapshots(Path(WORKDIR.value) / "ema"))
-        results = held_out_bits(task, state, config, LEVELS.value, COUNT.value, PROBES.value, CLEAN_END.value)
+        numbers = LEVELS.value, COUNT.value, PROBES.value, CLEAN_END.value
+        results = held_out_bits(run.task, run.state, run.config, *numbers)
     count = len(results[0])
-    report = {"levels": LEVELS.value, "images": count, "steps": int(state.step), "device": device_name()}
+    report = {"levels": LEVELS.value, "images": count, "steps": run.step, "device": device_name()}
     for name, values in zip(("ode_bits_per_dimension", "bound_bits_per_dimension"), results, strict=True):
         report |= {name: values.mean(), f"{name}_deviation": values.std() / np.sqrt(count)}
         print(f"{name:26} {values.mean():.4f} ± {values.std() / np.sqrt(count):.4f}")

@@ -25,9 +25,8 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.launch.opening import build, check_diffusion, mesh_axes
+from experiments.configuration.runs import build, check_diffusion, mesh_axes
 from experiments.launch.runtime import run_program, user_errors
-from experiments.launch.sampling import evaluation_times, time_grid
 from genjax.data import Batches, InMemory, load_dataset, reading_rate
 from genjax.devices import make_mesh
 from genjax.devices.mesh import batch_sharding, replicated
@@ -104,13 +103,12 @@ def whole_loop(config, task, mesh, batches, waits: list[float]) -> Callable[[int
 def guided_sampling(config, task, mesh) -> dict[str, Callable[[], float]]:
     """Seconds to sample a batch with guidance by the config's sampler, and of as many network calls on twice the batch."""
     state = jax.jit(task.init, out_shardings=replicated(mesh))(jax.random.key(0))
-    batch_size, times = config.batch_size, time_grid(task.process, config.sampling)
-    evaluations = len(evaluation_times(task.sampler, task.process, times))
-    labels, indices = np.arange(batch_size) % config.data.num_classes, np.arange(batch_size)
+    batch_size, evaluations = config.batch_size, task.num_evaluations(config.sampling)
+    labels, indices = np.arange(batch_size) % task.condition.num_rows, np.arange(batch_size)
     sampling_inputs = task.sampling_inputs(config.sampling)
     generate = jax.jit(lambda *args: task.generate(state, jax.random.key(1), *args))
     network = jax.jit(lambda *args: task.network.apply({"params": state.params}, *args))
-    inputs = jnp.zeros((2 * batch_size, *task.latent_shape)), jnp.zeros(2 * batch_size), np.repeat(labels, 2)
+    inputs = jnp.zeros((2 * batch_size, *task.space.shape)), jnp.zeros(2 * batch_size), np.repeat(labels, 2)
     calls = {
         f"{config.sampling.num_steps} guided steps": lambda: generate(labels, indices, *sampling_inputs),
         "as many network calls": lambda: [network(*inputs) for _ in range(evaluations)],
@@ -133,7 +131,7 @@ def main() -> None:
         data = config.data.name, config.data.train_split, config.data.directory
         batches, stored = (
             Batches(
-                load_dataset(*data, **options), config.batch_size, config.seed, image_shape=task.image_shape
+                load_dataset(*data, **options), config.batch_size, config.seed, image_shape=task.space.shape
             )
             for options in ({}, {"preload_bytes": 0})
         )
@@ -149,7 +147,7 @@ def main() -> None:
         "compiled step alone": bare_step(config, task, mesh, batches),
         "whole loop": whole_loop(config, task, mesh, batches, waits),
     }
-    if task.image_shape == (8, 8, 1):
+    if task.space.shape == (8, 8, 1):
         measures["plain Flax loop"] = plain_loop(config)
     rates: dict[str, list[float]] = {name: [] for name in measures}
     for round_number in range(ROUNDS.value + 1):  # the first compiles and is not counted

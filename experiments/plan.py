@@ -30,9 +30,8 @@ from absl import flags
 from jax.sharding import AbstractDevice, AbstractMesh, Mesh, use_abstract_mesh
 from ml_collections import config_flags
 
-from experiments.launch.opening import examples_at_once
+from experiments.configuration.runs import examples_at_once
 from experiments.launch.runtime import run_program, user_errors
-from experiments.launch.sampling import evaluation_times, time_grid
 from experiments.speed.programs import PROGRAMS, Program, alone, cost_of, program_of
 from genjax.devices import make_mesh
 from genjax.devices.collectives import Collective, collectives, num_slices
@@ -89,8 +88,7 @@ def _account(
         over_tensor = tensor_collectives(params, layers, mesh, (1 + again) * passes, passes)
     else:
         memory = {"activations and workspace": working}
-        times = time_grid(program.task.process, config.sampling)
-        evaluations = len(evaluation_times(program.task.sampler, program.task.process, times))
+        evaluations = program.task.num_evaluations(config.sampling)
         of_parameters = parameter_collectives(params, layers, mesh, evaluations, backward=False)
         over_tensor = tensor_collectives(params, layers, mesh, evaluations, 0)
     return memory, [*of_parameters, *over_tensor, *over_context]
@@ -101,9 +99,9 @@ def _less_activations(config: Any, name: str, program: Program, mesh: Mesh | Abs
     task, shards = program.task, math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
     found = []
     if name == "train":
-        if getattr(getattr(task, "network", None), "remat_policy", "nothing_saveable") != "nothing_saveable":
+        if getattr(task.network, "remat_policy", "nothing_saveable") != "nothing_saveable":
             found.append("config.model.remat_policy='nothing_saveable'")
-        if getattr(task, "accumulation_steps", None) and examples_at_once(config) > shards:
+        if hasattr(task, "optimization") and examples_at_once(config) > shards:
             found.append("a larger config.accumulation_steps")
     return found or ["a smaller config.batch_size"]
 
@@ -127,7 +125,7 @@ def plan(config: Any, axes: Mapping[str, int], name: str, program: str = "train"
         ValueError, ImportError: as of `build`, `make_mesh` and `tpu_topology`.
     """
     device, count, training = DEVICES[name], math.prod(axes.values()), program == "train"
-    if not training and config.task != "ImageDiffusion":
+    if not training and config.task != "Diffusion":
         raise ValueError(
             f"--program=sample plans the sampling of diffusion, and the task of {config.experiment} is {config.task}; take "
             "--program=train"

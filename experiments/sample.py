@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from experiments.configuration.runs import open_run
 from experiments.launch import sampling_flags
-from experiments.launch.opening import restore
 from experiments.launch.runtime import run_program, user_errors
-from experiments.launch.sampling import add_posthoc, sample_images, shown_classes
+from experiments.launch.sampling import shown_labels
 from experiments.launch.sampling_flags import sampling_changes
-from genjax.training import Snapshots
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 OUT = flags.DEFINE_string(
@@ -50,32 +49,34 @@ def main() -> None:
         out = Path(OUT.value or Path(WORKDIR.value) / "samples_of_step.png")
         if out.suffix not in (".png", ".npz"):
             raise ValueError(f"--out={out} must end in .png or .npz")
-        config, task, state = restore(
-            WORKDIR.value,
-            STEP.value,
-            parse_size(SIZE.value),
-            **sampling_changes(),
-            prompts=PROMPT.value,
-        )
-        state = add_posthoc(task, state, config.sampling.weights, Snapshots(Path(WORKDIR.value) / "ema"))
-        num_classes = config.data.num_classes
-        classes = CLASSES.value or (range(num_classes) if PROMPT.value else shown_classes(num_classes))
-        if not all(str(label).isdigit() and int(label) < num_classes for label in classes):
-            raise ValueError(f"--classes={','.join(classes)} must be numbers from 0 to {num_classes - 1}")
-        labels = np.repeat(np.array(classes, np.int32), COUNT.value)
-        images = sample_images(task, state, labels, config.sampling)
+        size = parse_size(SIZE.value)
+        run = open_run(WORKDIR.value, STEP.value, size, **sampling_changes(), prompts=PROMPT.value)
+        labels = np.repeat(chosen_rows(run.task.condition.num_rows), COUNT.value)
+        samples = run.sample(labels)
         if out.suffix == ".npz":
-            np.savez_compressed(out, images=images, labels=labels)
+            np.savez_compressed(out, images=samples, labels=labels)
         else:
-            task.picture(images, COUNT.value).save(out)
-    how = task.describe_sampling(config.sampling) | {
-        name: config.sampling[name] for name in ("weights", "seed")
-    }
+            run.task.space.picture(samples, COUNT.value).save(out)
+    sampling = run.config.sampling
+    how = run.task.describe_sampling(sampling) | {name: sampling[name] for name in ("weights", "seed")}
     print(
-        f"{len(labels)} samples of step {int(state.step)}: "
+        f"{len(labels)} samples of step {run.step}: "
         + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in how.items())
         + f"\n  {out}"
     )
+
+
+def chosen_rows(num_rows: int) -> np.ndarray:
+    """Return the classes or prompts to sample: those of --classes, all prompts, or some of many.
+
+    Raises:
+        ValueError: a class is no number, or there is no such class.
+    """
+    if CLASSES.value is None:
+        return np.arange(num_rows) if PROMPT.value else shown_labels(num_rows)
+    if not all(label.isdigit() and int(label) < num_rows for label in CLASSES.value):
+        raise ValueError(f"--classes={','.join(CLASSES.value)} must be numbers from 0 to {num_rows - 1}")
+    return np.array(CLASSES.value, np.int32)
 
 
 if __name__ == "__main__":

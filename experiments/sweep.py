@@ -11,13 +11,17 @@ import itertools
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
-from experiments.launch.opening import bind, build, change_sampling, named, read_config, restore
+from experiments.configuration.options import described, named
+from experiments.configuration.runs import check_diffusion, open_run
+from experiments.evaluation.context import Context
+from experiments.evaluation.images import compare, image_reference, pixel_features
+from experiments.inputs.datasets import Data
 from experiments.launch.runtime import run_program, user_errors
-from experiments.launch.sampling import described, evaluation_times, sample_images, time_grid
-from genjax.diffusion import samplers
+from genjax.pipelines import Run
 from genjax.training.workdir import device_name
 
 SAMPLERS = flags.DEFINE_string("samplers", "euler", "Samplers with their options, separated by spaces.")
@@ -40,52 +44,47 @@ def main(*workdirs: str) -> None:
             raise ValueError(f"--steps={','.join(STEPS.value)} must be positive numbers")
         choices = [named(text, "samplers") for text in SAMPLERS.value.split()]
         grid = named(GRID.value, "grid")
-        for workdir, sampler in itertools.product(workdirs, choices):  # before any time is spent
-            config = read_config(workdir)
-            change_sampling(config, sampler=sampler, grid=grid)
-            build(config)
-        references = {}
-        for workdir in workdirs:
-            for sampler in choices:
-                config, task, state = restore(workdir, None, sampler=sampler, grid=grid)
-                config.evaluation.update(num_samples=NUM_SAMPLES.value, vgg16=False)
-                data = json.dumps([config.data, config.evaluation])
-                reference = references.get(data) or references.setdefault(data, task.reference(config))
-                for steps in map(int, STEPS.value):
-                    config.sampling.num_steps = steps
-                    records.append(measure(workdir, config, task, state, reference))
-                    Path(OUT.value).write_text(json.dumps(records, indent=2) + "\n")
-                    print(
-                        "{experiment} {sampler} {num_steps}: {class_accuracy:.3f} {frechet_distance:.3f}".format(
-                            **records[-1]
-                        ),
-                        flush=True,
-                    )
+        opened = itertools.product(workdirs, choices)
+        runs = [open_run(workdir, sampler=sampler, grid=grid) for workdir, sampler in opened]
+        for run in runs:  # before any time is spent
+            check_diffusion(run.config)
+        for run, steps in itertools.product(runs, map(int, STEPS.value)):
+            records.append(measure(run, steps))
+            Path(OUT.value).write_text(json.dumps(records, indent=2) + "\n")
+            line = "{experiment} {sampler} {num_steps}: {class_accuracy:.3f} {frechet_distance:.3f}"
+            print(line.format(**records[-1]), flush=True)
     print(markdown(records))
 
 
-def measure(workdir, config, task, state, reference) -> dict:
-    sampling = config.sampling
+def measure(run: Run, num_steps: int) -> dict[str, Any]:
+    """Return the record of one sampler's samples after so many steps."""
+    config, task = run.config, run.task
+    config.sampling.num_steps = num_steps
+    labels = config.evaluation.get("labels", "balanced")
+    context = Context(Data.from_config(config), task.space, task.condition, NUM_SAMPLES.value, labels)
+    reference = image_reference(context.data, context.num_samples)
+    classes = context.draw_labels(lambda: reference.train_labels)
+    state = run.state  # restored before the clock starts
     began = time.perf_counter()
-    images = sample_images(task, state, reference.labels, sampling)
+    images = run.sample(classes)
     seconds = time.perf_counter() - began
-    sampler = bind(samplers, sampling.sampler, "sampler")
-    evaluated = evaluation_times(sampler, task.process, time_grid(task.process, sampling))
+    del state
+    sampling, features = config.sampling, pixel_features(images)
     return {
-        "workdir": workdir,
+        "workdir": str(run.folder),
         "experiment": config.experiment,
-        "steps": int(state.step),
+        "steps": run.step,
         "process": described(config.process),
         "target": described(config.target),
         "sampler": described(sampling.sampler),
         "grid": described(sampling.grid),
-        "num_steps": sampling.num_steps,
-        "evaluations": len(evaluated) if hasattr(sampler.func, "table") else None,
+        "num_steps": num_steps,
+        "evaluations": task.num_evaluations(sampling) if hasattr(task.sampler.func, "table") else None,
         "guidance_scale": sampling.guidance_scale,
         "weights": sampling.weights,
         "num_samples": len(images),
-        "class_accuracy": reference.accuracy(images).get("class_accuracy"),
-        "frechet_distance": reference.distances(images)["frechet_distance"],
+        "class_accuracy": reference.accuracy(images, classes).get("class_accuracy"),
+        "frechet_distance": compare(features, reference.unseen)["frechet_distance"],
         "seconds": round(seconds, 2),
         "device": device_name(),
     }

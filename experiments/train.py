@@ -8,7 +8,6 @@ command started again goes on from the newest good checkpoint. Ctrl-C saves and 
 On several hosts, start it once on each with --coordinator (see --help) and a --workdir that all of them see.
 """
 
-import functools
 import json
 import sys
 from pathlib import Path
@@ -18,12 +17,14 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.evaluation.images import finish_report, print_report, training_summary
+from experiments.configuration.runs import examples_at_once, mesh_axes
+from experiments.evaluation.context import Model
 from experiments.inputs.datasets import abstract_batch, training_batches
-from experiments.launch.opening import build, examples_at_once, mesh_axes
+from experiments.launch.experiment import Experiment, Measure, split_pictures
+from experiments.launch.reports import alarms, print_report, training_summary
 from experiments.launch.runtime import run_program, user_errors
-from experiments.launch.sampling import add_posthoc, class_rows, power_averages, sample_images
-from experiments.report import BETTER, write_report
+from experiments.launch.sampling import sheet_labels
+from experiments.pages.report import BETTER, write_report
 from genjax.devices import make_mesh
 from genjax.nn import attention_choices
 from genjax.training import (
@@ -40,6 +41,7 @@ from genjax.training import (
 )
 from genjax.training.pictures import save_animation, save_curves
 from genjax.training.placement import abstract_frozen
+from genjax.training.sampling import add_posthoc, power_averages, sample
 from genjax.training.workdir import device_name
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -60,15 +62,102 @@ FREE_TO_DIFFER = (
     "sampling.",
     "evaluation.",
     "data.directory",
+    "condition.prompts",
+    "condition.directory",
+    "condition.num_rows",
 )
+BUILT_BY = "experiments.configuration.runs.build"
+
+
+class Recorder:
+    """What happens with the state while an experiment trains: snapshots, pictures, measures.
+
+    Attributes:
+        report: what the measures found last, by step.
+    """
+
+    def __init__(self, experiment: Experiment, workdir: Path):
+        self.experiment, self.workdir = experiment, workdir
+        self.task, self.sampling = experiment.task, experiment.config.sampling
+        self.labels = sheet_labels(self.task.condition.num_rows, self.sampling.per_class)
+        self.snapshots = Snapshots(workdir / "ema")
+        self.reports: dict[int, dict[str, Any]] = {}
+        self._model: tuple[int, Model] | None = None
+        (workdir / "samples").mkdir(exist_ok=True)
+
+    def plugins(self) -> list[Plugin]:
+        """Return the plugins of the training loop, in the order in which they run."""
+        return [
+            Plugin(self.experiment.config.snapshot_every, self.save_snapshot, self.snapshots.begin),
+            Plugin(self.sampling.every, self.draw_samples),
+            *(
+                Plugin(measure.every, lambda state, step, measure=measure: self.measure(measure, state, step))
+                for measure in self.experiment.measures
+                if measure.every
+            ),
+        ]
+
+    def save_snapshot(self, state: Any, step: int) -> None:
+        self.snapshots.save(step, power_averages(self.task, state))
+
+    def weighted(self, state: Any) -> Any:
+        """Return the state with the average that sampling reads."""
+        return add_posthoc(self.task, state, self.sampling.weights, self.snapshots)
+
+    def draw_samples(self, state: Any, step: int) -> dict[str, Any] | None:
+        """Save a sheet of samples and the curves until now; return the sheet to log."""
+        samples = sample(self.task, self.weighted(state), self.labels, self.sampling)
+        if jax.process_index() != 0:
+            return None
+        sheet = self.task.space.picture(samples, self.sampling.per_class)
+        sheet.save(self.workdir / f"samples/step_{step:06d}.png")
+        save_curves(self.workdir / "curves.png", self.workdir / "metrics.jsonl")
+        return {"samples": sheet}
+
+    def measure(self, measure: Measure, state: Any, step: int) -> dict[str, Any]:
+        """Evaluate; save the pictures, print alarms, and return what to log."""
+        if self._model is None or self._model[0] != step:  # measures of one step share samples
+            self._model = step, self.experiment.model(self.weighted(state))
+        figures, pictures = split_pictures(measure.evaluator(self._model[1]))
+        if jax.process_index() != 0:
+            return {}
+        for name, picture in pictures.items():
+            (self.workdir / name).mkdir(exist_ok=True)
+            picture.save(self.workdir / name / f"step_{step:06d}.png")
+        report = self.reports.setdefault(step, {})
+        printed = report.get("alarms", [])
+        report |= figures
+        report["alarms"] = alarms(self.task, report, self.workdir, step)
+        for sentence in report["alarms"]:
+            if sentence not in printed:
+                print(f"ALARM at step {step}: {sentence}", flush=True)
+        return {name: value for name, value in figures.items() if name in BETTER or "/" in name} | pictures
+
+    def finish(self, state: Any, step: int) -> dict[str, Any]:
+        """Evaluate what has not been evaluated at this step, save the last pictures; return the report."""
+        for measure in self.experiment.measures:
+            if not measure.every:
+                self.measure(measure, state, step)
+        self._model = None
+        frames = sample(self.task, self.weighted(state), self.labels, self.sampling, trajectory=True)
+        if jax.process_index() != 0:
+            return {}
+        pictures = [self.task.space.picture(frame, self.sampling.per_class) for frame in frames]
+        pictures[-1].save(self.workdir / "samples.png")
+        save_animation(self.workdir / self.task.animation, pictures)
+        name = self.experiment.config.experiment
+        report = training_summary(self.workdir, name, step) | self.reports.get(step, {})
+        (self.workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        return report
 
 
 def run(config: Any, workdir: str | Path) -> dict[str, Any]:
-    """Trains `config` in `workdir`, or goes on with it; returns the report, which is also written there."""
+    """Train `config` in `workdir`, or go on with it; return the report, which is also written there."""
     with user_errors():
         workdir = make_workdir(workdir)
         mesh = make_mesh(mesh_axes(config), examples_at_once(config))
-        task = build(config)
+        experiment = Experiment.from_config(config)
+        task = experiment.task
         abstract = abstract_state(task, jax.random.key(config.seed), mesh)
         check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)
         batches = training_batches(config, task, mesh)
@@ -76,57 +165,9 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
             frozen = abstract_frozen(task, mesh)
             jax.eval_shape(task.update, abstract, abstract_batch(config, task), jax.random.key(0), *frozen)
         attention = "; ".join(sorted(map(str, choices))) or None
-        record_config(workdir, config.to_dict(), FREE_TO_DIFFER, attention=attention)
+        record_config(workdir, config.to_dict(), FREE_TO_DIFFER, built_by=BUILT_BY, attention=attention)
 
-    sampling, num_classes = config.sampling, config.data.num_classes
-    rows = class_rows(num_classes, sampling.per_class)
-    (workdir / "samples").mkdir(exist_ok=True)
-    metrics_path = workdir / "metrics.jsonl"
-
-    snapshots = Snapshots(workdir / "ema")
-
-    def snapshot(state, step):
-        snapshots.save(step, power_averages(task, state))
-
-    def picture(state, step):
-        state = add_posthoc(task, state, sampling.weights, snapshots)
-        images = sample_images(task, state, rows, sampling)
-        if jax.process_index() != 0:
-            return
-        grid = task.picture(images, sampling.per_class)
-        grid.save(workdir / f"samples/step_{step:06d}.png")
-        save_curves(workdir / "curves.png", metrics_path)
-        return {"samples": grid}
-
-    reference = functools.cache(lambda: task.reference(config))
-
-    def evaluate(state, step):
-        """The measures and pictures to log; a report."""
-        report = task.evaluate(state, config, reference())
-        if jax.process_index() != 0:
-            return {}, report
-        pictures = finish_report(task, report, workdir, step)
-        for name, drawn in pictures.items():
-            (workdir / name).mkdir(exist_ok=True)
-            drawn.save(workdir / name / f"step_{step:06d}.png")
-        measures = {name: report[name] for name in report if name in BETTER or "/" in name}
-        return measures | pictures, report
-
-    reports = {}
-
-    def look(state, step):
-        measures, reports[step] = evaluate(add_posthoc(task, state, sampling.weights, snapshots), step)
-        for sentence in reports[step].get("alarms", ()):
-            print(f"ALARM at step {step}: {sentence}", flush=True)
-        return measures
-
-    plugins = [
-        Plugin(config.snapshot_every, snapshot, snapshots.begin),
-        Plugin(sampling.every, picture),
-    ]
-    if config.evaluation.every:
-        plugins.append(Plugin(config.evaluation.every, look))
-
+    recorder = Recorder(experiment, workdir)
     print(f"{config.experiment}: {config.num_steps} steps on {device_name()} in {workdir}", flush=True)
     state = train(
         task,
@@ -136,27 +177,18 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
         mesh=mesh,
         checkpoints=Checkpoints(workdir / "checkpoints", config.checkpoint.keep),
         checkpoint_every=config.checkpoint.every,
-        log_path=metrics_path,
+        log_path=workdir / "metrics.jsonl",
         log_every=config.log_every,
-        plugins=plugins,
+        plugins=recorder.plugins(),
         profile_at=config.profile_at,
     )
-
     print("sampling and evaluating", flush=True)
-    state = add_posthoc(task, state, sampling.weights, snapshots)
-    frames = sample_images(task, state, rows, sampling, trajectory=True)
-    evaluation = reports.get(config.num_steps) or evaluate(state, config.num_steps)[1]
-    if jax.process_index() != 0:
-        return evaluation
-    pictures = [task.picture(frame, sampling.per_class) for frame in frames]
-    pictures[-1].save(workdir / "samples.png")
-    save_animation(workdir / task.animation, pictures)
-    report = training_summary(workdir, config, config.num_steps) | evaluation
-    (workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    print_report(report)
-    for name in ("samples.png", task.animation, "curves.png", "report.json"):
-        print(f"  {workdir / name}")
-    print(f"  {write_report(workdir)}")
+    report = recorder.finish(state, config.num_steps)
+    if jax.process_index() == 0:
+        print_report(report)
+        for name in ("samples.png", task.animation, "curves.png", "report.json"):
+            print(f"  {workdir / name}")
+        print(f"  {write_report(workdir)}")
     return report
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from experiments.inputs.datasets import load_split
+from experiments.inputs.datasets import Data
 from genjax import adversarial
 from genjax.data import to_float, to_uint8
 from genjax.diffusion import slerp
@@ -161,14 +161,14 @@ def explore(
 ) -> dict[str, Any]:
     """Writes the pictures into `folder` and returns what `latents.json` holds."""
     weights, key = config.sampling.weights, jax.random.key(config.sampling.seed)
-    variables = {"params": state.generator.variables, **state.averages}[weights]
+    variables = task.variables(state, weights)
     there = spaces(task.generator, variables, config.sampling.truncation)
-    num_classes = config.data.num_classes
+    num_classes = max(task.condition.num_classes, 1)
     labels = jnp.arange(count) % num_classes
     folder.mkdir(exist_ok=True)
 
     def picture(images, columns):
-        return task.picture(np.asarray(to_uint8(images)).reshape(-1, *task.image_shape), columns)
+        return task.space.picture(np.asarray(to_uint8(images)).reshape(-1, *task.space.shape), columns)
 
     def tell(what):
         print(what, file=sys.stderr, flush=True)
@@ -192,10 +192,10 @@ def explore(
         tell(folder / "mixing.png")
         tell(folder / "directions.png")
 
-    held_out = load_split(config, config.data.held_out_split).source
+    held_out = Data.from_config(config).held_out().source
     chosen = held_out[np.random.default_rng(0).permutation(len(held_out))[:count]]
     images, of_images = to_float(chosen["image"]), jnp.asarray(chosen["label"])
-    rows, perceptual = [jnp.asarray(images)], lpips_variables(task.image_shape)
+    rows, perceptual = [jnp.asarray(images)], lpips_variables(task.space.shape)
     for space in there:
         invert = jax.jit(functools.partial(inversion, space, num_steps=num_steps))
         found, distances = invert(key, images, of_images, perceptual)

@@ -1,21 +1,22 @@
-"""Do pictures show what their prompts say? By a scorer of pairs fitted to the real ones, beside the distances of any images."""
+"""Do pictures show what their prompts say? By a scorer of pairs that is fitted to real pairs."""
 
-from typing import Any
+import functools
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from experiments.evaluation.autoencoders import in_batches
-from experiments.evaluation.images import beside_training, pixel_features
-from experiments.inputs.datasets import load_split
-from experiments.launch.opening import Config
-from experiments.launch.sampling import sample_images
+from experiments.evaluation.context import Context, Model, in_batches
+from experiments.evaluation.images import compare_with_training, pixel_features
+from experiments.inputs.conditions import Prompts
+from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.data import to_float
 from genjax.models.encoders.vgg16 import VGG16
-from genjax.pretrained.lpips import load_vgg16
+from genjax.pretrained.lpips import load_vgg16, require_lpips
 
 CANDIDATES, SIDE = 10, 64
 
@@ -34,8 +35,8 @@ def _maps(
 class Pairs:
     """The training and held-out pictures with their names, and a scorer of pairs.
 
-    The scorer is a ridge regression from VGG16's features of training pictures to MiniLM's embeddings of their names:
-    nothing of a generator is in it, but that a generator may have been told its prompts by the same MiniLM.
+    The scorer is a ridge regression from VGG16's features of training pictures to embeddings of their
+    names. It shares nothing with a generator but, possibly, the text encoder.
 
     Attributes:
         names: by split, the first caption of each picture.
@@ -44,18 +45,18 @@ class Pairs:
         floor: FD-VGG16 of as many training as held-out pictures to the held-out ones.
     """
 
-    def __init__(self, config: Any, conditioning: Any):
+    def __init__(self, data: Data, condition: Prompts):
         self.names, self.images, self.features = {}, {}, {}
         _, self._vgg16 = load_vgg16()
-        self._conditioning = conditioning
-        for split in (config.data.train_split, config.data.held_out_split):
-            dataset = load_split(config, split)
+        self._condition = condition
+        for split in (data.train_split, data.held_out_split):
+            dataset = data.load(split)
             rows = np.random.default_rng(0).permutation(len(dataset.source))
             self.names[split] = tuple(dataset.captions[i][0] for i in rows)
             self.images[split] = dataset.source[rows]["image"]
             self.features[split] = self.features_of(self.images[split])
         self.train, self.held_out = self.names
-        embeddings = conditioning.embeddings(self.names[self.train])
+        embeddings = condition.embeddings(self.names[self.train])
         self._score = metrics.ridge_scorer(self.features[self.train], embeddings)
         count = len(self.names[self.held_out])
         self.real = {
@@ -69,7 +70,7 @@ class Pairs:
 
     def accuracy(self, features: np.ndarray, names: tuple[str, ...]) -> float:
         """How often a picture's own name scores above nine others of `names`."""
-        scores = self._score(features, self._conditioning.embeddings(names))
+        scores = self._score(features, self._condition.embeddings(names))
         return metrics.retrieval_accuracy(scores, CANDIDATES)
 
     def distance(self, features: np.ndarray) -> float:
@@ -80,38 +81,63 @@ class Pairs:
         return float(metrics.frechet_distance(features[: len(held_out), last], held_out[:, last]))
 
 
-def evaluate_prompts(task: Any, state: Any, config: Any, reference: Pairs) -> dict[str, Any]:
-    """One picture for each of as many training names as there are held-out ones, and for each of these.
+@functools.lru_cache(maxsize=2)
+def pairs_of(data: Data, condition: Prompts) -> Pairs:
+    """Return the pairs of a data set and their scorer, computed once."""
+    return Pairs(data, condition)
 
-    `…accuracy` is how often the scorer prefers a picture's own name to nine others of the same split (chance 10 %), at the
-    run's guidance scale and, `…_unguided`, at 1; `…_real` that of the real pictures. Distances are those of pictures of
-    training names, of pixels as for any images and FD-VGG16, to the held-out pictures.
+
+@dataclass(frozen=True)
+class PromptMatch:
+    """How often a scorer prefers a picture's own name to nine others, and distances of the pictures.
+
+    One picture is made for each held-out name, and for as many training names. `…accuracy` is by
+    names of the same split (chance 10 %), at the run's guidance scale and, `…_unguided`, at 1;
+    `…_real` is that of the real pictures. Distances are those of pictures of training names, of
+    pixels and FD-VGG16, to the held-out pictures.
     """
-    count, splits = len(reference.names[reference.held_out]), (reference.train, reference.held_out)
-    report, drawn = {}, {}
-    for scale, suffix in ((config.sampling.guidance_scale, ""), (1.0, "_unguided")):
-        for split, kind in zip(splits, ("training", "held_out"), strict=True):
-            names = reference.names[split][:count]
-            sampling = Config(dict(config.sampling) | {"guidance_scale": scale})
-            images = sample_images(task.asked(names), state, np.arange(count), sampling)
-            features = reference.features_of(images)
-            report[f"{kind}_accuracy{suffix}"] = reference.accuracy(features, names)
-            if not suffix:
-                drawn[kind] = images, features
-                report[f"{kind}_accuracy_real"] = reference.real[split]
-    images, features = drawn["training"]
-    real, unseen = (pixel_features(reference.images[split]) for split in splits)
-    return report | {
-        "candidates": CANDIDATES,
-        "fd_vgg16": reference.distance(features),
-        "fd_vgg16_train": reference.floor,
-        **beside_training(pixel_features(images), real, unseen),
-        "nearest_neighbour_ratio": float(
-            metrics.nearest_neighbour_ratio(pixel_features(images), real, unseen)
-        ),
-        "num_samples": len(images),
-        "held_out_prompts": task.picture(drawn["held_out"][0][:100], 10),
-        **task.describe_sampling(config.sampling),
-        "weights": config.sampling.weights,
-        "seed": config.sampling.seed,
-    }
+
+    context: Context
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self):
+        require_lpips()
+        if not isinstance(self.context.condition, Prompts):
+            raise ValueError(
+                "config.evaluation.measures has PromptMatch, which is of networks told prompts; "
+                f"config.condition is {type(self.context.condition).__name__}"
+            )
+
+    def __call__(self, model: Model) -> dict[str, Any]:
+        reference = pairs_of(self.context.data, self.context.condition)
+        splits = reference.train, reference.held_out
+        report, drawn = self._accuracies(model, reference)
+        images, features = drawn["training"]
+        real, unseen = (pixel_features(reference.images[split]) for split in splits)
+        pixels = pixel_features(images)
+        return report | {
+            "candidates": CANDIDATES,
+            "fd_vgg16": reference.distance(features),
+            "fd_vgg16_train": reference.floor,
+            **compare_with_training(pixels, real, unseen),
+            "nearest_neighbour_ratio": float(metrics.nearest_neighbour_ratio(pixels, real, unseen)),
+            "num_samples": len(images),
+            "held_out_prompts": self.context.space.picture(drawn["held_out"][0][:100], 10),
+            **model.how,
+        }
+
+    def _accuracies(self, model: Model, reference: Pairs) -> tuple[dict[str, float], dict[str, tuple]]:
+        """Return accuracies, and pictures and features by kind at the run's guidance scale."""
+        count = len(reference.names[reference.held_out])
+        kinds = {"training": reference.train, "held_out": reference.held_out}
+        report, drawn = {}, {}
+        for scale, suffix in ((model.sampling.guidance_scale, ""), (1.0, "_unguided")):
+            for kind, split in kinds.items():
+                names = reference.names[split][:count]
+                images = model.sample(np.arange(count), names, guidance_scale=scale)
+                features = reference.features_of(images)
+                report[f"{kind}_accuracy{suffix}"] = reference.accuracy(features, names)
+                if not suffix:
+                    drawn[kind] = images, features
+                    report[f"{kind}_accuracy_real"] = reference.real[split]
+        return report, drawn

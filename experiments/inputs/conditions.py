@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,33 +27,67 @@ MINILM = "minilm"
 
 @dataclass(frozen=True)
 class Classes:
-    """The number of a class; `null`, one beyond them, stands in for what is dropped.
+    """The number of a class; `num_classes`, one beyond them, stands in for what is dropped.
 
-    One class is that of all images, and data need not have labels for it.
+    One class is that of all examples, and data need no labels for it.
     """
 
-    null: int
+    num_classes: int
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_classes
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return {}
 
     def example(self) -> Int[Array, "1"]:
         return jnp.zeros(1, int)
 
     def of_batch(self, batch: dict[str, Array]) -> Int[Array, " batch"]:
-        return jnp.zeros(len(batch["image"]), int) if self.null == 1 else batch["label"]
+        return jnp.zeros(_length(batch), int) if self.num_classes == 1 else batch["label"]
 
-    def dropped(self, frozen: PyTree) -> int:
-        return self.null
+    def null(self, frozen: PyTree) -> int:
+        return self.num_classes
 
-    def asked_for(self, labels: Int[Array, " batch"], frozen: PyTree) -> Int[Array, " batch"]:
+    def of_labels(self, labels: Int[Array, " batch"], frozen: PyTree) -> Int[Array, " batch"]:
         return labels
 
     def frozen(self) -> dict[str, PyTree]:
         return {}
 
-    def abstract_frozen(self) -> dict[str, PyTree]:
-        return {}
+    abstract_frozen = frozen
 
     def transform(self, dataset: Dataset) -> Transform | None:
         return None
+
+
+@dataclass(frozen=True)
+class Unconditional:
+    """Nothing: every example has the condition 0, whatever its label.
+
+    Attributes:
+        num_rows: rows of sample sheets.
+    """
+
+    num_rows: int = 1
+    num_classes: ClassVar[int] = 0
+
+    def of_batch(self, batch: dict[str, Array]) -> Int[Array, " batch"]:
+        return jnp.zeros(_length(batch), int)
+
+    def null(self, frozen: PyTree) -> int:
+        return 0
+
+    def of_labels(self, labels: Int[Array, " batch"], frozen: PyTree) -> Int[Array, " batch"]:
+        return jnp.zeros_like(labels)
+
+    example, abstract_batch, transform = Classes.example, Classes.abstract_batch, Classes.transform
+    frozen, abstract_frozen = Classes.frozen, Classes.abstract_frozen
+
+
+def _length(batch: dict[str, Array]) -> int:
+    return len(next(iter(batch.values())))
 
 
 @functools.cache
@@ -80,39 +114,34 @@ class Prompts:
         encoder: "minilm", or the folder of a published system with its text encoders.
         length: tokens of a prompt, filled with padding that is masked, or cut.
         features, pooled_features: of a token's state, and of `pooled`.
-        first: probability that an example is trained with its first caption, its name, rather than with another.
-        prompts: those that labels 0, 1, … stand for: the rows of sample sheets.
-        folder: of the cache.
+        first_caption: probability that an example is trained with its first caption, its name.
+        prompts: what labels 0, 1, … stand for: the rows of sample sheets.
+        directory: of encoded prompts, if not the usual one.
     """
 
     encoder: str
     length: int
     features: int
     pooled_features: int
-    first: float
+    first_caption: float
     prompts: tuple[str, ...] = field(compare=False)  # no program depends on them
-    folder: Path = field(compare=False)
+    directory: str | None = field(default=None, compare=False)
+    num_classes: ClassVar[int] = 0
 
-    @classmethod
-    def from_config(cls, config: Any) -> "Prompts":
-        """Raises ValueError if the sheets' rows and the prompts differ in number."""
-        if len(config.sampling.prompts) != config.data.num_classes:
-            raise ValueError(
-                f"config.data.num_classes is {config.data.num_classes}, the rows of the pictures; config.sampling.prompts "
-                f"are {len(config.sampling.prompts)}: make them as many"
-            )
-        text = config.text
+    @property
+    def num_rows(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def folder(self) -> Path:
+        """Where encoded prompts are kept."""
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        name = f"genjax/prompts-{Path(text.encoder).name}-{text.length}"
-        return cls(
-            encoder=text.encoder,
-            length=text.length,
-            features=text.features,
-            pooled_features=text.pooled_features,
-            first=text.first_caption,
-            prompts=tuple(config.sampling.prompts),
-            folder=Path(text.directory or cache / name),
-        )
+        return Path(self.directory or cache / f"genjax/prompts-{Path(self.encoder).name}-{self.length}")
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        text = jax.eval_shape(self.example)
+        shaped = lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype)
+        return {name: shaped(getattr(text, name)) for name in ("tokens", "pooled", "mask")}
 
     def example(self) -> Text:
         mask = jnp.ones((1, self.length), bool)
@@ -121,10 +150,10 @@ class Prompts:
     def of_batch(self, batch: dict[str, Array]) -> Text:
         return Text(batch["tokens"], batch["pooled"], batch["mask"])
 
-    def dropped(self, frozen: PyTree) -> Text:
+    def null(self, frozen: PyTree) -> Text:
         return frozen["empty"]
 
-    def asked_for(self, labels: Int[Array, " batch"], frozen: PyTree) -> Text:
+    def of_labels(self, labels: Int[Array, " batch"], frozen: PyTree) -> Text:
         return jax.tree.map(lambda a: a[labels], frozen["prompts"])
 
     def frozen(self) -> dict[str, PyTree]:
@@ -146,11 +175,11 @@ class Prompts:
         """
         if dataset.captions is None:
             raise ValueError(
-                f"{dataset.name} has no captions to condition on; config.data.name must have them"
+                f"{dataset.name} has no captions to condition on; config.condition.name=Classes or Unconditional do without"
             )
-        captions = dataset.captions if self.first < 1 else [texts[:1] for texts in dataset.captions]
+        captions = dataset.captions if self.first_caption < 1 else [texts[:1] for texts in dataset.captions]
         cache = self.cached([prompt for texts in captions for prompt in texts])
-        return with_prompts(cache, captions, self.length, self.first)
+        return with_prompts(cache, captions, self.length, self.first_caption)
 
     def cached(self, prompts: Sequence[str]) -> PromptCache:
         """The cache with these prompts in it."""

@@ -1,13 +1,15 @@
-"""A config's data: a split to look at, and the batches to train on."""
+"""A config's data: splits to look at, and the batches to train on."""
 
+import functools
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from experiments.inputs.conditions import Classes, Prompts
 from genjax.data import (
     Batches,
     BucketedBatches,
@@ -19,97 +21,134 @@ from genjax.data import (
 )
 from genjax.devices import process_rows
 from genjax.devices.mesh import batch_sharding
-from genjax.training import Task
+from genjax.training.task import GenerativeTask
 
 
-def load_split(config: Any, split: str) -> Dataset:
-    """One split of a config's data, with `config.data.resize` or `config.data.buckets` all of `config.data.image_shape`."""
-    dataset = load_dataset(config.data.name, split, config.data.directory)
-    size, resize = tuple(config.data.image_shape[:2]), config.data.get("resize")
-    if resize and size[0] == size[1]:
-        return squared(size[0], dataset)
-    return resized_to(size, dataset) if resize or config.data.get("buckets") else dataset
+@dataclass(frozen=True)
+class Data:
+    """A data set as a config describes it.
+
+    Attributes:
+        image_shape: of every example, whatever its stored size where `resize` or `buckets` are set.
+        feature: "image" or "video".
+        buckets: arguments of `aspect_buckets` beside the area, which is that of `image_shape`, as
+            pairs; None for batches of one size.
+    """
+
+    name: str
+    train_split: str
+    held_out_split: str
+    directory: str | None
+    image_shape: tuple[int, ...]
+    feature: str = "image"
+    resize: bool = False
+    buckets: tuple[tuple[str, Any], ...] | None = None
+
+    @classmethod
+    def from_config(cls, config: Any) -> "Data":
+        data = config.data
+        buckets = data.get("buckets")
+        return cls(
+            **{name: data[name] for name in ("name", "train_split", "held_out_split", "directory")},
+            image_shape=tuple(data.image_shape),
+            feature=data.get("feature", "image"),
+            resize=bool(data.get("resize")),
+            buckets=tuple(sorted(buckets.items())) if buckets else None,
+        )
+
+    def load(self, split: str) -> Dataset:
+        """Load one split, with examples of `image_shape` where `resize` or `buckets` are set."""
+        dataset = load_dataset(self.name, split, self.directory)
+        size = self.image_shape[:2]
+        if self.resize and size[0] == size[1]:
+            return squared(size[0], dataset)
+        return resized_to(size, dataset) if self.resize or self.buckets else dataset
+
+    def train(self) -> Dataset:
+        return self.load(self.train_split)
+
+    def held_out(self) -> Dataset:
+        return self.load(self.held_out_split)
+
+    @functools.cached_property
+    def shown(self) -> np.ndarray:
+        """The first hundred held-out examples, of which pictures are made."""
+        return self.held_out().source[:100][self.feature]
 
 
-def abstract_batch(config: Any, task: Task, mesh: Mesh | None = None) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a training batch, without its data; on a mesh, with its shardings."""
-    floats = config.data.name == "latents" or len(config.data.image_shape) == 1
-    dtype = jnp.float32 if floats else jnp.uint8
-    shapes = {
-        config.data.get("feature", "image"): (tuple(config.data.image_shape), dtype),
-        "label": ((), jnp.int32),
-    }
-    if isinstance(getattr(task, "conditioning", None), Prompts):
-        text = jax.eval_shape(task.conditioning.example)
-        for name in ("tokens", "pooled", "mask"):
-            each = getattr(text, name)
-            shapes[name] = each.shape[1:], each.dtype
+def abstract_batch(
+    config: Any, task: GenerativeTask, mesh: Mesh | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return shapes and types of a training batch, without its data; on a mesh, with shardings."""
     sharding = batch_sharding(mesh) if mesh else None
+    label = {"label": jax.ShapeDtypeStruct((), jnp.int32)}
+    entries = label | task.space.abstract_batch() | task.condition.abstract_batch()
     return {
-        name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in shapes.items()
+        name: jax.ShapeDtypeStruct((config.batch_size, *a.shape), a.dtype, sharding=sharding)
+        for name, a in entries.items()
     }
 
 
-def training_batches(config: Any, task: Task, mesh: Mesh) -> Batches:
-    """The batches that a config is trained on: this process' rows of them.
+def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
+    """Return this process' rows of the batches that a config is trained on.
 
-    With `config.data.buckets`, the arguments of `aspect_buckets` beside the area, which is that of
-    `config.data.image_shape`, images may vary in size, and those of a batch share their proportions.
+    With `config.data.buckets` images may vary in size, and the images of a batch share their
+    proportions.
 
     Raises:
-        ValueError: as of `Batches` and `BucketedBatches`; images of another shape than the task's, or another number of
-            classes than `config.data.num_classes`.
+        ValueError: as of `Batches` and `BucketedBatches`; or the examples have another shape than
+            the task's, or another number of classes than `config.condition`.
     """
-    data = config.data
-    if data.get("buckets"):
+    data = Data.from_config(config)
+    latents = getattr(task.space, "directory", None)
+    if latents:
+        dataset = load_dataset("latents", data.train_split, latents)
+    elif data.buckets:
         dataset = load_dataset(data.name, data.train_split, data.directory)
     else:
-        dataset = load_split(config, data.train_split)
-        _check_shape(config, task, dataset)
-    _check_classes(config, task, dataset)
-    options = dict(
-        transform=task.transform(dataset) if hasattr(task, "transform") else None,
-        rows=process_rows(mesh, config.batch_size),
-    )
-    if data.get("buckets"):
-        buckets = aspect_buckets(math.prod(data.image_shape[:2]), **data.buckets)
+        dataset = data.train()
+    bucketed = data.buckets and not latents
+    expected = task.space.abstract_batch()[task.space.feature].shape
+    if not bucketed:
+        _check_shape(dataset, expected, data, resizable="resize" in config.data and not latents)
+    _check_classes(dataset, task.condition)
+    options = dict(transform=task.condition.transform(dataset), rows=process_rows(mesh, config.batch_size))
+    if bucketed:
+        buckets = aspect_buckets(math.prod(data.image_shape[:2]), **dict(data.buckets))
         return BucketedBatches(dataset, config.batch_size, config.seed, buckets=buckets, **options)
-    return Batches(dataset, config.batch_size, config.seed, image_shape=task.image_shape, **options)
+    return Batches(dataset, config.batch_size, config.seed, image_shape=expected, **options)
 
 
-def _check_shape(config: Any, task: Task, dataset: Dataset) -> None:
-    """Raises ValueError if the images have another shape than the task's."""
-    data, given = config.data, dataset.image_shape
-    if given == task.image_shape:
+def _check_shape(dataset: Dataset, expected: tuple[int, ...], data: Data, resizable: bool) -> None:
+    """Raise ValueError if the examples have another shape than the task's."""
+    given = dataset.image_shape
+    if given == expected:
         return
     varies, ways = None in (given or ()), []
-    if given and not varies:
+    if given and not varies and resizable:
         ways.append(f"set --config.data.image_shape={','.join(map(str, given))}, and the network for it")
-    if data.get("resize") is False and data.name != "latents":
+    if resizable and not data.resize:
         ways.append(
             "set --config.data.resize=True, to resize and crop images to config.data.image_shape as they are read"
         )
-    if varies and hasattr(task, "conditioning"):
+    if varies:
         ways.append(
-            "in a config of your own set config.data.buckets = dict(multiple=64, max_ratio=2.0), to train on batches of equal "
-            "proportions"
+            "in a config of your own set config.data.buckets = dict(multiple=64, max_ratio=2.0), to train on "
+            "batches of equal proportions"
         )
     raise ValueError(
-        f"images of {dataset.name} ({dataset.split}) {'vary in size' if varies else f'have shape {given}'}, the network "
-        f"takes {task.image_shape}: {'; or '.join(ways) or 'bring them to one size first'}"
+        f"images of {dataset.name} ({dataset.split}) {'vary in size' if varies else f'have shape {given}'}, the "
+        f"network takes {expected}: {'; or '.join(ways) or 'encode the images again'}"
     )
 
 
-def _check_classes(config: Any, task: Task, dataset: Dataset) -> None:
-    """Raises ValueError if the task is told classes, and the data have not as many as it expects."""
-    of_gan = getattr(task, "conditional", False)
-    if not of_gan and not isinstance(getattr(task, "conditioning", None), Classes):
+def _check_classes(dataset: Dataset, condition: Any) -> None:
+    """Raise ValueError if the data have another number of classes than the condition."""
+    expected, there = condition.num_classes, dataset.num_classes
+    if expected in (0, there or 1):
         return
-    there, expected = dataset.num_classes, config.data.num_classes
-    unconditional = " --config.conditional=False" if of_gan and there is None else ""
-    if expected != (there or 1) or unconditional:
-        raise ValueError(
-            f"{dataset.name} ({dataset.split}) has {there or 'no'} classes, and config.data.num_classes is {expected}: set "
-            f"--config.data.num_classes={there or 1}{unconditional}"
-        )
+    change = f"--config.condition.num_classes={there or 1}"
+    raise ValueError(
+        f"{dataset.name} ({dataset.split}) has {there or 'no'} classes, and config.condition.num_classes is "
+        f"{expected}: set {change}"
+    )

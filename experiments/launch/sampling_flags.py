@@ -4,7 +4,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.launch.opening import named
+from experiments.configuration.options import named
 
 SAMPLER = flags.DEFINE_string(
     "sampler",

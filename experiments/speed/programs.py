@@ -5,23 +5,22 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, use_abstract_mesh
 from jaxtyping import PyTree
 
+from experiments.configuration.runs import build
 from experiments.inputs.datasets import abstract_batch
-from experiments.launch.opening import build
-from experiments.launch.sampling import POSTHOC, sampling_program, time_grid
-from experiments.tasks import Autoencoder, ImageDiffusion
 from genjax.devices.cost import multiply_adds, product_bytes
 from genjax.devices.mesh import BATCH_AXES
 from genjax.devices.planning import shard_bytes
 from genjax.nn import as_written
 from genjax.nn.sharding import CONTEXT, TENSOR
-from genjax.training import Task, abstract_state
+from genjax.training import abstract_state
 from genjax.training.loop import compile_update
 from genjax.training.placement import abstract_frozen
+from genjax.training.sampling import POSTHOC, sampling_program
+from genjax.training.task import GenerativeTask
 
 PROGRAMS = ("train", "sample")
 
@@ -39,7 +38,7 @@ class Program(NamedTuple):
         updated: bytes that one device reads and writes beside matrix products.
     """
 
-    task: Task
+    task: GenerativeTask
     function: Callable
     useful: Callable
     jitted: Callable[[], Callable]
@@ -51,19 +50,19 @@ class Program(NamedTuple):
 def program_of(name: str, config: Any, mesh: Mesh | AbstractMesh) -> Program:
     """One of the `PROGRAMS` of a config.
 
-    What its task is evaluated by need not be there, nor, where the data are latents, what decodes them.
+    Latents on disk are not decoded, so that their autoencoder need not be there.
 
     Raises:
         ValueError, ImportError, OSError: as of `build`; or the sampler takes a number of steps that is not known before.
     """
     config = config.copy_and_resolve_references()
-    config.evaluation = {}
-    if config.data.name == "latents":
-        config.data.name, config.autoencoder.run, config.autoencoder.published = "arrays", None, None
+    config.unlock()
+    if config.space.get("directory"):
+        config.data.image_shape, config.space = config.space.shape, dict(name="Points")
     return (_training_step if name == "train" else _sampling)(config, build(config), mesh)
 
 
-def _training_step(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Program:
+def _training_step(config: Any, task: GenerativeTask, mesh: Mesh | AbstractMesh) -> Program:
     state, frozen = abstract_state(task, jax.random.key(0), mesh), abstract_frozen(task, mesh)
     batch, key, useful = abstract_batch(config, task, mesh), jax.random.key(1), task.update
     if config.model.get("remat_policy"):
@@ -80,7 +79,7 @@ def _training_step(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Progra
     )
 
 
-def _sampling(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Program:
+def _sampling(config: Any, task: GenerativeTask, mesh: Mesh | AbstractMesh) -> Program:
     sampling = config.sampling
     if sampling.get("sampler", {}).get("name") == "adaptive":
         raise ValueError(
@@ -93,10 +92,10 @@ def _sampling(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Program:
 
     def arguments(batch):
         indices = np.arange(batch["label"].shape[0], dtype=np.int32)
-        inputs = _sampling_inputs(task, sampling, batch, frozen)
-        return state, key, indices % config.data.num_classes, indices, *inputs
+        inputs = task.abstract_sampling_inputs(sampling, batch, frozen)
+        return state, key, indices % task.condition.num_rows, indices, *inputs
 
-    generate = lambda *args: task.as_data(task.generate(*args, weights=weights))
+    generate = lambda *args: task.space.to_data(task.generate(*args, weights=weights))
     return Program(
         task=task,
         function=generate,
@@ -106,15 +105,6 @@ def _sampling(config: Any, task: Task, mesh: Mesh | AbstractMesh) -> Program:
         local=_in_shapes(arguments(_of_one_device(batch, mesh))),
         updated=0,
     )
-
-
-def _sampling_inputs(task: Task, sampling: Any, batch: dict[str, Any], frozen: tuple) -> tuple:
-    """`task.sampling_inputs(sampling)`, of which nothing is loaded."""
-    if isinstance(task, ImageDiffusion):
-        return jnp.float32(sampling.guidance_scale), time_grid(task.process, sampling), *frozen
-    if isinstance(task, Autoencoder):
-        return (batch[task.feature],)
-    return task.sampling_inputs(sampling)
 
 
 def _of_one_device(batch: dict[str, Any], mesh: Mesh | AbstractMesh) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,7 +1,6 @@
 """Generative adversarial networks."""
 
 import functools
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,41 +9,24 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from experiments.evaluation.gans import PlaneReference, evaluate_plane, inspect
-from experiments.evaluation.images import Reference, evaluate_images, pixel_features
-from experiments.launch.opening import bind, lookup
-from experiments.launch.sampling import make_averages
+from experiments.configuration import kinds
+from experiments.tasks import optimization
+from experiments.tasks.optimization import Averages, Player, make_averages, update_averages
+from experiments.tasks.walks import latent_walk
 from genjax import adversarial
-from genjax.adversarial import augmentation, instruments, objectives, regularizers
-from genjax.data import flip_images, to_float, to_uint8
-from genjax.devices.mesh import BATCH_AXES
+from genjax.adversarial import instruments, objectives, regularizers
+from genjax.data import flip_images
+from genjax.devices.mesh import BATCH_AXES, replicated
 from genjax.diffusion import sample_keys, slerp
 from genjax.nn import constrain, forward_mode
-from genjax.training import Mean, ema, group_norms, make_optimizer, update_average
-from genjax.training.pictures import image_grid, scatter
-
-WALK_STEPS = 24  # frames of a latent walk
-
-
-@flax.struct.dataclass
-class Player:
-    """One of the two networks.
-
-    Attributes:
-        params: what its optimizer changes.
-        kept: what else it keeps: batch statistics, a moving average of w, noise images.
-    """
-
-    params: PyTree
-    kept: PyTree
-    optimizer_state: PyTree
-
-    @property
-    def variables(self) -> dict[str, PyTree]:
-        return {"params": self.params, **self.kept}
+from genjax.training import Mean, group_norms, make_optimizer
+from genjax.training.sampling import mesh_of
+from genjax.training.task import Condition, Space
 
 
 @flax.struct.dataclass
@@ -94,87 +76,94 @@ PENALTIES = ("r1", "r2", "interpolated", "lecam", "path_length")
 
 
 @dataclass(frozen=True)
-class ImageGAN:
-    """Generator and discriminator, each with its own optimizer, on images, class-conditional or not.
+class Schedule:
+    """Whose turn it is in a step.
 
-    A step makes `discriminator_updates` of the discriminator, each on its own part of the batch, and
-    `generator_updates` of the generator: against the discriminator so found, or, if `simultaneous`, against that before.
-    Generated images have the classes of the real ones beside them.
+    A step makes `discriminator` updates of the discriminator, each on its own part of the batch, and
+    `generator` updates of the generator: against the discriminator so found, or, if `simultaneous`,
+    against the one before.
+    """
+
+    discriminator: int
+    generator: int
+    simultaneous: bool
+
+
+@dataclass(frozen=True)
+class GAN:
+    """Generator and discriminator, each with its own optimizer, class-conditional or not.
+
+    Generated examples have the classes of the real ones beside them.
     """
 
     generator: nn.Module
     discriminator: nn.Module
-    image_shape: tuple[int, ...]
-    conditional: bool
-    flip: bool
+    space: Space
+    condition: Condition
     objective: adversarial.Objective
     penalties: tuple[tuple[str, Regularizer], ...]
     augmentations: tuple[Callable, ...]
     optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation]
     schedules: tuple[optax.Schedule, optax.Schedule]
-    averages: tuple[tuple[str, ema.HalfLife | ema.PowerFunction], ...]
-    discriminator_updates: int
-    generator_updates: int
-    simultaneous: bool
+    averages: Averages
+    updates: Schedule
+    batch_size: int
+    flip: bool
 
     animation: ClassVar[str] = "latent_walk.gif"
 
     @classmethod
-    def from_config(cls, config: Any) -> "ImageGAN":
-        """Raises ValueError on names that do not exist and a batch that does not divide into its updates' parts."""
-        num_classes = config.data.num_classes if config.conditional else 0
-        try:
-            module = importlib.import_module(f"genjax.models.gans.{config.model.name}")
-        except ModuleNotFoundError:
-            raise ValueError(
-                f"config.model.name is {config.model.name!r}, which is no module of genjax.models; the GANs there are "
-                "dcgan, mlp_gan, r3gan, stylegan2, vit_gan"
-            ) from None
-        networks = [
-            bind(module, {"name": kind, **config.model[kind.lower()]}, f"model.{kind.lower()}")(
-                num_classes=num_classes
-            )
-            for kind in ("Generator", "Discriminator")
-        ]
-        if unknown := set(config.regularizers) - set(PENALTIES):
-            raise ValueError(f"config.regularizers has {min(unknown)!r}; there are {', '.join(PENALTIES)}")
-        if "path_length" in config.regularizers and not hasattr(networks[0], "synthesize"):
-            raise ValueError(
-                f"config.regularizers.path_length is of a generator with styles; {config.model.name} has none"
-            )
-        updates = config.updates
+    def from_config(cls, config: Any) -> "GAN":
+        """Return the task of a config.
+
+        Raises:
+            ValueError: a part does not exist or does not fit the others, or the batch does not divide
+                into its updates' parts.
+        """
+        condition = kinds.CONDITION.bind(config.condition, "condition")
+        given = dict(num_classes=condition.num_classes)
+        generator = kinds.GENERATOR.bind(config.model.generator, "model.generator", **given)
+        _check_penalties(config.regularizers, generator)
+        updates = Schedule(**config.updates)
         if config.batch_size % updates.discriminator or min(updates.discriminator, updates.generator) < 1:
             raise ValueError(
                 f"config.updates must be positive, and config.batch_size {config.batch_size} divide into "
                 f"config.updates.discriminator {updates.discriminator} parts"
             )
-        if config.accumulation_steps != 1:
-            raise ValueError(
-                "config.accumulation_steps must be 1 for a GAN, whose networks see whole batches"
-            )
+        optimization.check_no_accumulation(config, "a GAN, whose networks see")
+        players = ("generator", "discriminator")
+        steps = {player: config.num_steps * config.updates[player] for player in players}
         optimizers, schedules = zip(
-            *(
-                make_optimizer(**config.optimizer[player], num_steps=config.num_steps * updates[player])
-                for player in ("generator", "discriminator")
-            ),
+            *(make_optimizer(**config.optimizer[player], num_steps=steps[player]) for player in players),
             strict=True,
         )
         return cls(
-            generator=networks[0],
-            discriminator=networks[1],
-            image_shape=tuple(config.data.image_shape),
-            conditional=config.conditional,
-            flip=config.data.flip,
-            objective=lookup(objectives, config.objective, "objective"),
+            generator=generator,
+            discriminator=kinds.DISCRIMINATOR.bind(
+                config.model.discriminator, "model.discriminator", **given
+            ),
+            space=kinds.SPACE.bind(config.space, "space", data=config.data),
+            condition=condition,
+            objective=kinds.OBJECTIVE.find(config.objective, "objective"),
             penalties=tuple((name, Regularizer(**fields)) for name, fields in config.regularizers.items()),
-            augmentations=tuple(lookup(augmentation, name, "augmentations") for name in config.augmentations),
+            augmentations=tuple(
+                kinds.AUGMENTATION.find(name, "augmentations") for name in config.augmentations
+            ),
             optimizers=optimizers,
             schedules=schedules,
             averages=make_averages(config),
-            discriminator_updates=updates.discriminator,
-            generator_updates=updates.generator,
-            simultaneous=updates.simultaneous,
+            updates=updates,
+            batch_size=config.batch_size // updates.discriminator,
+            flip=config.data.flip,
         )
+
+    @property
+    def network(self) -> nn.Module:
+        return self.generator
+
+    @property
+    def conditional(self) -> bool:
+        return self.condition.num_classes > 0
 
     @property
     def regularizers(self) -> dict[str, Regularizer]:
@@ -186,15 +175,12 @@ class ImageGAN:
         rngs = {"params": generator_key, "noise": noise_key}
         inputs = [
             (rngs, jnp.zeros((1, self.generator.latent_size)), labels),
-            (discriminator_key, jnp.zeros((1, *self.image_shape)), labels),
+            (discriminator_key, jnp.zeros((1, *self.space.shape)), labels),
         ]
-        players = []
-        for network, optimizer, arguments in zip(
-            (self.generator, self.discriminator), self.optimizers, inputs, strict=True
-        ):
-            kept = dict(network.init(*arguments))
-            params = kept.pop("params")
-            players.append(Player(params, kept, optimizer.init(params)))
+        networks = zip((self.generator, self.discriminator), self.optimizers, inputs, strict=True)
+        players = [
+            Player.create(network.init(*arguments), optimizer) for network, optimizer, arguments in networks
+        ]
         return State(
             step=jnp.int32(0),
             generator=players[0],
@@ -204,39 +190,49 @@ class ImageGAN:
             path_mean=jnp.zeros(()),
         )
 
+    def frozen(self) -> tuple:
+        """Return what the space loads."""
+        frozen = self.space.frozen()
+        return (frozen,) if frozen else ()
+
+    def abstract_frozen(self) -> tuple:
+        """Return what `frozen` would load, in shapes."""
+        frozen = self.space.abstract_frozen()
+        return (frozen,) if frozen else ()
+
     def update(
-        self, state: State, batch: dict[str, Array], key: Key[Array, ""]
+        self, state: State, batch: dict[str, Array], key: Key[Array, ""], frozen: PyTree = None
     ) -> tuple[State, dict[str, Float[Array, ""] | Mean]]:
         with forward_mode(True):  # penalties on gradients are differentiated twice
-            return self._update(state, batch, key)
+            return self._update(state, batch, key, frozen)
 
     def _update(
-        self, state: State, batch: dict[str, Array], key: Key[Array, ""]
+        self, state: State, batch: dict[str, Array], key: Key[Array, ""], frozen: PyTree
     ) -> tuple[State, dict[str, Float[Array, ""] | Mean]]:
-        images = batch["image"]
-        if self.flip:
+        images = batch[self.space.feature]
+        if self.flip and images.dtype == jnp.uint8:
             images = flip_images(jax.random.fold_in(key, 2), images)
-        images = to_float(images) if images.dtype == jnp.uint8 else images
+        images = self.space.encode(images, frozen)
         labels = batch["label"] if self.conditional else None
 
         def part(i):  # strided, as in gradient accumulation: no example leaves its device
-            strided = lambda a: constrain(a[i :: self.discriminator_updates], BATCH_AXES)
+            strided = lambda a: constrain(a[i :: self.updates.discriminator], BATCH_AXES)
             return jax.tree.map(strided, images), jax.tree.map(strided, labels)
 
         discriminator_key, generator_key = jax.random.split(key)
 
         # Unrolled: inside a loop XLA's CPU back end takes five times as long for convolutions.
         discriminator, anchors, of_discriminator = state.discriminator, state.anchors, []
-        for i, update_key in enumerate(jax.random.split(discriminator_key, self.discriminator_updates)):
+        for i, update_key in enumerate(jax.random.split(discriminator_key, self.updates.discriminator)):
             (discriminator, anchors), metrics = self._update_discriminator(
                 discriminator, anchors, state.generator, state.step, *part(i), update_key
             )
             of_discriminator.append(metrics)
-        opponent = state.discriminator if self.simultaneous else discriminator
+        opponent = state.discriminator if self.updates.simultaneous else discriminator
         generator, path_mean, of_generator = state.generator, state.path_mean, []
-        for i, update_key in enumerate(jax.random.split(generator_key, self.generator_updates)):
+        for i, update_key in enumerate(jax.random.split(generator_key, self.updates.generator)):
             (generator, path_mean), metrics = self._update_generator(
-                generator, path_mean, opponent, state.step, *part(i % self.discriminator_updates), update_key
+                generator, path_mean, opponent, state.step, *part(i % self.updates.discriminator), update_key
             )
             of_generator.append(metrics)
         add_up = lambda metrics: jax.tree.map(lambda *each: sum(each), *metrics)
@@ -244,17 +240,14 @@ class ImageGAN:
             step=state.step + 1,
             generator=generator,
             discriminator=discriminator,
-            averages={
-                name: update_average(state.averages[name], generator.variables, state.step, rule)
-                for name, rule in self.averages
-            },
+            averages=update_averages(self.averages, state.averages, generator.variables, state.step),
             anchors=anchors,
             path_mean=path_mean,
         ), {
             **add_up(of_discriminator),
             **add_up(of_generator),
-            "learning_rate/generator": self.schedules[0](state.step * self.generator_updates),
-            "learning_rate/discriminator": self.schedules[1](state.step * self.discriminator_updates),
+            "learning_rate/generator": self.schedules[0](state.step * self.updates.generator),
+            "learning_rate/discriminator": self.schedules[1](state.step * self.updates.discriminator),
         }
 
     def _update_discriminator(self, player, anchors, generator, step, images, labels, key):
@@ -384,15 +377,10 @@ class ImageGAN:
         return {name: Mean(value, jnp.ones(())) for name, value in metrics.items()} | penalties
 
     def _apply(self, player, index, name, gradients, kept):
-        updates, optimizer_state = self.optimizers[index].update(
-            gradients, player.optimizer_state, player.params
-        )
-        params = optax.apply_updates(player.params, updates)
-        norms = {
-            f"norm/{what}_of_{name}": group_norms("", tree)["/total"]
-            for what, tree in (("gradient", gradients), ("parameter", params), ("update", updates))
-        }
-        return Player(params, kept, optimizer_state), norms
+        after, updates = player.step(self.optimizers[index], gradients, kept)
+        trees = (("gradient", gradients), ("parameter", after.params), ("update", updates))
+        norms = {f"norm/{what}_of_{name}": group_norms("", tree)["/total"] for what, tree in trees}
+        return after, norms
 
     def _latents(self, key, count):
         return jax.random.normal(key, (count, self.generator.latent_size))
@@ -425,6 +413,7 @@ class ImageGAN:
         labels: Int[Array, " batch"],
         indices: Int[Array, " batch"],
         truncation: float | Float[Array, ""],
+        frozen: PyTree = None,
         *,
         weights: str = "params",
         trajectory: bool = False,
@@ -434,9 +423,10 @@ class ImageGAN:
         Args:
             weights: "params", those of the last step, or the name of one of the averages.
             truncation: of a generator with styles, ψ; others shrink z itself by it.
+            frozen: what `frozen` loads, if anything.
             trajectory: a walk through Z (by `slerp`) that ends in the samples.
         """
-        there = {"params": state.generator.variables, **state.averages}[weights]
+        there = self.variables(state, weights)
         labels = labels if self.conditional else None
         latent_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(sample_keys(key, indices))
         latents = jax.vmap(lambda key: jax.random.normal(key, (2, self.generator.latent_size)))(latent_keys)
@@ -449,43 +439,70 @@ class ImageGAN:
         def images(z):
             if hasattr(self.generator, "map"):
                 w = self.generator.apply(there, z, labels, truncation=truncation, method="map")
-                return jax.vmap(synthesize)(w, noise_keys)
-            return self.generator.apply(there, truncation * z, labels)
+                return self.space.decode(jax.vmap(synthesize)(w, noise_keys), frozen)
+            return self.space.decode(self.generator.apply(there, truncation * z, labels), frozen)
 
         if not trajectory:
             return images(latents[:, 0])
-        stops = latents.swapaxes(0, 1)[::-1]  # the samples last
-        return jax.lax.map(images, adversarial.walk(stops, WALK_STEPS, slerp))
+        return latent_walk(images, latents.swapaxes(0, 1)[::-1], slerp)  # the samples last
 
-    as_data = staticmethod(to_uint8)
-    picture = staticmethod(image_grid)
-    reference = staticmethod(Reference)
+    def variables(self, state: State, weights: str) -> dict[str, PyTree]:
+        return {"params": state.generator.variables, **state.averages}[weights]
 
-    def sampling_inputs(self, sampling: Any) -> tuple[Float[Array, ""]]:
-        return (jnp.float32(sampling.truncation),)
+    @staticmethod
+    def is_sampled_from(path: str, weights: str) -> bool:
+        """Return whether sampling, or the discriminator's judgement, reads an array of the state."""
+        first, *others = path.split("/")
+        if first == "averages":
+            return weights == others[0] or weights.startswith(optimization.POSTHOC)
+        if first == "generator":
+            return weights == "params" and others[0] != "optimizer_state"
+        return first != "discriminator" or others[0] != "optimizer_state"
+
+    def sampling_inputs(self, sampling: Any) -> tuple:
+        return jnp.float32(sampling.truncation), *self.frozen()
+
+    def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
+        return jnp.float32(sampling.truncation), *frozen
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         return {"truncation": sampling.truncation}
 
-    def evaluate(self, state: State, config: Any, reference: Reference) -> dict[str, Any]:
-        """The measures of `evaluate_images`, and the instruments."""
-        report, images = evaluate_images(self, state, config, reference)
-        return report | inspect(self, state, config, reference, to_float(images), pixel_features(images))
+    def functions(self, state: State, sampling: Any) -> dict[str, Callable]:
+        """Return `logits(examples, labels)` of the discriminator, and the game's `objective`.
+
+        `logits` takes floats, in batches as in training, since a discriminator may look at all of a
+        batch. It leaves out the examples that do not fill a batch.
+        """
+        mesh = mesh_of(state)
+
+        def logits(examples: np.ndarray, labels: np.ndarray) -> np.ndarray:
+            size = min(self.batch_size, len(examples))
+            batches = [slice(i, i + size) for i in range(0, len(examples) - size + 1, size)]
+            judge, variables = _judge(self.discriminator, mesh), state.discriminator.variables
+            with jax.set_mesh(mesh):
+                told = [labels[each] if self.conditional else None for each in batches]
+                return np.concatenate(
+                    [judge(variables, examples[each], some) for each, some in zip(batches, told, strict=True)]
+                )
+
+        return {"logits": logits, "objective": self.objective}
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         return instruments.alarms(metrics)
 
 
-class PlaneGAN(ImageGAN):
-    """The same on points in the plane."""
+def _check_penalties(penalties: Mapping[str, Any], generator: nn.Module) -> None:
+    """Raise ValueError for penalties that do not exist, or that the generator cannot have."""
+    if unknown := set(penalties) - set(PENALTIES):
+        raise ValueError(f"config.regularizers has {min(unknown)!r}; there are {', '.join(PENALTIES)}")
+    if "path_length" in penalties and not hasattr(generator, "synthesize"):
+        raise ValueError(
+            "config.regularizers.path_length is of a generator with styles; "
+            f"{type(generator).__module__.rpartition('.')[2]} has none"
+        )
 
-    as_data = staticmethod(lambda points: points)
-    reference = staticmethod(PlaneReference)
 
-    @staticmethod
-    def picture(points, columns):
-        return scatter(points)
-
-    def evaluate(self, state: State, config: Any, reference: PlaneReference) -> dict[str, Any]:
-        report, points = evaluate_plane(self, state, config, reference)
-        return report | inspect(self, state, config, reference, points, points)
+@functools.cache
+def _judge(discriminator: nn.Module, mesh: Mesh) -> Callable:
+    return jax.jit(discriminator.apply, out_shardings=replicated(mesh))

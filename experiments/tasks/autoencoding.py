@@ -1,7 +1,6 @@
 """Autoencoders of images and video: with a divergence or a quantizer between, a perceptual loss and a discriminator."""
 
 import functools
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,26 +11,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from einops import rearrange
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from experiments.evaluation.autoencoders import Originals, evaluate_reconstructions
-from experiments.launch.opening import bind, lookup
-from experiments.launch.sampling import make_averages
-from experiments.tasks import trained as frozen_autoencoder
-from experiments.tasks.adversarial import WALK_STEPS, Player, Regularizer
+from experiments.configuration import kinds
+from experiments.inputs import autoencoders
+from experiments.inputs.datasets import Data
+from experiments.tasks import optimization
+from experiments.tasks.adversarial import Regularizer
+from experiments.tasks.optimization import Averages, Player, make_averages, update_averages
+from experiments.tasks.walks import latent_walk
 from genjax import adversarial, autoencoding
-from genjax.adversarial import objectives, regularizers
-from genjax.autoencoding import instruments, reconstruction
-from genjax.data import flip_images, load_dataset, to_float, to_uint8
+from genjax.adversarial import regularizers
+from genjax.autoencoding import instruments
+from genjax.data import flip_images, to_float
+from genjax.devices.mesh import replicated
 from genjax.metrics.lpips import LPIPS
-from genjax.models.gans import patchgan
-from genjax.nn import quantizers
 from genjax.pretrained.lpips import load_lpips, require_lpips
-from genjax.training import ema, group_norms, make_optimizer, update_average
-from genjax.training.pictures import image_grid
-
-SHOWN = 100  # held-out examples from which pictures are made
+from genjax.training import group_norms, make_optimizer
+from genjax.training.sampling import mesh_of
+from genjax.training.task import Condition, Space
 
 
 @flax.struct.dataclass
@@ -45,10 +44,6 @@ class State:
     def params(self) -> dict[str, PyTree]:
         both = {"autoencoder": self.autoencoder, "discriminator": self.discriminator}
         return {name: player.params for name, player in both.items() if player is not None}
-
-    def weights(self, name: str) -> PyTree:
-        """Variables: "params" are those of the last step, others the averages."""
-        return {"params": self.autoencoder.variables, **self.averages}[name]
 
 
 @dataclass(frozen=True)
@@ -70,6 +65,21 @@ class Adversary:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
 
+    @classmethod
+    def from_config(cls, config: Any) -> "Adversary":
+        fields = dict(config.adversary)
+        network = {"name": "Discriminator", **fields.pop("network")}
+        r1 = fields.pop("r1")
+        optimizer, schedule = make_optimizer(**config.optimizer.discriminator, num_steps=config.num_steps)
+        return cls(
+            network=kinds.PATCH_DISCRIMINATOR.bind(network, "adversary.network"),
+            objective=kinds.OBJECTIVE.find(fields.pop("objective"), "adversary.objective"),
+            r1=Regularizer(**r1) if r1["weight"] else None,
+            optimizer=optimizer,
+            schedule=schedule,
+            **fields,
+        )
+
 
 @dataclass(frozen=True)
 class Autoencoder:
@@ -87,59 +97,53 @@ class Autoencoder:
     """
 
     network: nn.Module
+    space: Space
+    condition: Condition
+    data: Data
     perceptual: LPIPS
-    feature: str
-    image_shape: tuple[int, ...]
-    flip: bool
     distance: Callable
     weights: tuple[tuple[str, float], ...]
     adversary: Adversary | None
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
-    averages: tuple[tuple[str, ema.HalfLife | ema.PowerFunction], ...]
-    held_out: tuple[str, str, str | None]
+    averages: Averages
+    flip: bool
 
     @classmethod
     def from_config(cls, config: Any) -> "Autoencoder":
-        """Raises ValueError on names that do not exist, weights of terms that the network does not have, terms without a
-        weight, and sizes that it does not reconstruct; ImportError without LPIPS' weights, by which it is evaluated."""
-        if config.evaluation:
+        """Return the task of a config.
+
+        Raises:
+            ValueError: a part does not exist, a term of the loss has no weight or a weight no term, or
+                the network does not reconstruct the data's shape.
+            ImportError: LPIPS has a weight, and its weights are not installed.
+        """
+        if config.weights.get("perceptual"):
             require_lpips()
-        if config.accumulation_steps != 1:
-            raise ValueError(
-                "config.accumulation_steps must be 1 for an autoencoder, whose quantizer sees whole batches"
-            )
+        optimization.check_no_accumulation(config, "an autoencoder, whose quantizer")
         fields = dict(config.model)
-        try:
-            module = importlib.import_module(f"genjax.models.autoencoders.{fields.pop('module')}")
-        except ModuleNotFoundError:
-            raise ValueError(
-                f"config.model.module is {config.model.module!r}, which is no module of genjax.models; the "
-                "autoencoders there are autoencoder_kl, autoencoder_tiny, autoencoder_vit, autoencoder_wan, "
-                "temporal_autoencoder, vqgan"
-            ) from None
         if "quantizer" in fields:
-            fields["quantizer"] = bind(quantizers, fields["quantizer"], "model.quantizer")()
+            fields["quantizer"] = kinds.QUANTIZER.bind(fields["quantizer"], "model.quantizer")
         optimizer, schedule = make_optimizer(**config.optimizer.autoencoder, num_steps=config.num_steps)
         task = cls(
-            network=bind(module, fields, "model")(),
+            network=kinds.AUTOENCODER.bind(fields, "model"),
+            space=kinds.SPACE.bind(config.space, "space", data=config.data),
+            condition=kinds.CONDITION.bind(config.condition, "condition"),
+            data=Data.from_config(config),
             perceptual=LPIPS(),
-            feature=config.data.feature,
-            image_shape=tuple(config.data.image_shape),
-            flip=config.data.flip,
-            distance=bind(reconstruction, config.reconstruction, "reconstruction"),
+            distance=kinds.DISTANCE.bind(config.reconstruction, "reconstruction"),
             weights=tuple((name, weight) for name, weight in config.weights.items() if weight),
-            adversary=_adversary(config) if config.adversary.weight else None,
+            adversary=Adversary.from_config(config) if config.adversary.weight else None,
             optimizer=optimizer,
             schedule=schedule,
             averages=make_averages(config),
-            held_out=(config.data.name, config.data.held_out_split, config.data.directory),
+            flip=config.data.flip,
         )
         task._check(config.weights)
         return task
 
     def _check(self, weights: Mapping[str, float]) -> None:
-        example = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+        example = jax.ShapeDtypeStruct((1, *self.space.shape), jnp.float32)
 
         def reconstruct(key, x):
             variables = self.network.init(key, x)
@@ -148,7 +152,7 @@ class Autoencoder:
         y, terms = jax.eval_shape(reconstruct, jax.random.key(0), example)
         if y.shape != example.shape:
             raise ValueError(
-                f"config.data.image_shape is {self.image_shape}, which {type(self.network).__name__} reconstructs as "
+                f"config.data.image_shape is {self.space.shape}, which {type(self.network).__name__} reconstructs as "
                 f"{y.shape[1:]}: take sides that are multiples of {self.network.factor}, and as many channels as it makes"
             )
         with_weight = {*terms, "perceptual"}
@@ -171,15 +175,11 @@ class Autoencoder:
 
     def init(self, key: Key[Array, ""]) -> State:
         keys = jax.random.split(key)
-        example = jnp.zeros((1, *self.image_shape))
-        kept = dict(self.network.init(keys[0], example))
-        params = kept.pop("params")
-        autoencoder = Player(params, kept, self.optimizer.init(params))
-        discriminator = None
+        example = jnp.zeros((1, *self.space.shape))
+        autoencoder, discriminator = Player.create(self.network.init(keys[0], example), self.optimizer), None
         if self.adversary:
-            kept = dict(self.adversary.network.init(keys[1], _frames(example)))
-            params = kept.pop("params")
-            discriminator = Player(params, kept, self.adversary.optimizer.init(params))
+            variables = self.adversary.network.init(keys[1], _frames(example))
+            discriminator = Player.create(variables, self.adversary.optimizer)
         return State(
             step=jnp.int32(0),
             autoencoder=autoencoder,
@@ -190,11 +190,11 @@ class Autoencoder:
     def update(
         self, state: State, batch: dict[str, Array], key: Key[Array, ""], lpips: PyTree = None
     ) -> tuple[State, dict[str, Float[Array, ""]]]:
-        x = batch[self.feature]
+        x = batch[self.space.feature]
         flip_key, code_key = jax.random.split(key)
         if self.flip:
-            x = flip_images(flip_key, _beneath(x)).reshape(x.shape)  # a video as one picture
-        x = to_float(x)
+            x = flip_images(flip_key, _stack_frames(x)).reshape(x.shape)  # a video as one picture
+        x = self.space.encode(x)
         player, weights = state.autoencoder, dict(self.weights)
 
         (y, terms), pull_back, (kept, measured) = jax.vjp(
@@ -202,16 +202,7 @@ class Autoencoder:
             player.params,
             has_aux=True,
         )
-
-        def unlike(y):
-            distance = self.distance(y, x).mean()
-            if lpips is None:
-                return distance, {"loss/reconstruction": distance}
-            perceptual = self.perceptual.apply(lpips, _frames(y), _frames(x)).mean()
-            loss = distance + weights["perceptual"] * perceptual
-            return loss, {"loss/reconstruction": distance, "loss/perceptual": perceptual}
-
-        (loss, metrics), by_images = jax.value_and_grad(unlike, has_aux=True)(y)
+        (loss, metrics), by_images = jax.value_and_grad(self._distance, has_aux=True)(y, x, lpips)
         of_terms = {name: weights.get(name, 0.0) for name in terms}
         loss += sum(of_terms[name] * value for name, value in terms.items())
         metrics |= measured | {f"loss/{name}": value for name, value in terms.items()}
@@ -219,43 +210,47 @@ class Autoencoder:
         discriminator = state.discriminator
         if self.adversary:
 
-            def last_layer(by_images):  # of which nothing but that layer's gradient is computed
+            def last_layer(by_images):  # computes nothing but that layer's gradient
                 (gradients,) = pull_back((by_images, jax.tree.map(jnp.zeros_like, terms)))
                 return gradients["decoder"]["conv_out"]
 
-            displeasure, by_adversary = jax.value_and_grad(
-                lambda y: self._displeasure(state.discriminator, x, y)
-            )(y)
-            weight = self.adversary.weight * (state.step >= self.adversary.start_step)
-            if self.adversary.adaptive:
-                weight *= autoencoding.adaptive_weight(last_layer(by_images), last_layer(by_adversary))
-            by_images += weight * by_adversary
-            loss += weight * displeasure
-            metrics |= {"loss/adversarial": displeasure, "weight/adversarial": weight}
-            own_step = jnp.maximum(state.step - self.adversary.start_step, 0)
-            metrics["learning_rate_of_discriminator"] = self.adversary.schedule(own_step)
-            discriminator, more = self._update_discriminator(state.discriminator, state.step, x, y)
-            metrics |= more
+            more, by_images, measured = self._oppose(state, x, y, by_images, last_layer)
+            loss += more
+            discriminator, of_discriminator = self._update_discriminator(discriminator, state.step, x, y)
+            metrics |= measured | of_discriminator
 
         (gradients,) = pull_back((by_images, jax.tree.map(jnp.float32, of_terms)))
-        updates, optimizer_state = self.optimizer.update(gradients, player.optimizer_state, player.params)
-        autoencoder = Player(optax.apply_updates(player.params, updates), kept, optimizer_state)
-        return State(
-            step=state.step + 1,
-            autoencoder=autoencoder,
-            discriminator=discriminator,
-            averages={
-                name: update_average(state.averages[name], autoencoder.variables, state.step, rule)
-                for name, rule in self.averages
-            },
-        ), {
-            "loss": loss,
-            **metrics,
+        autoencoder, updates = player.step(self.optimizer, gradients, kept)
+        metrics |= {
             "learning_rate": self.schedule(state.step),
             **group_norms("norm/gradient", gradients),
             **group_norms("norm/parameter", autoencoder.params),
             **group_norms("norm/update", updates),
         }
+        averages = update_averages(self.averages, state.averages, autoencoder.variables, state.step)
+        return State(state.step + 1, autoencoder, discriminator, averages), {"loss": loss, **metrics}
+
+    def _distance(self, y, x, lpips):
+        """Return the reconstruction's loss, and its parts."""
+        distance = self.distance(y, x).mean()
+        if lpips is None:
+            return distance, {"loss/reconstruction": distance}
+        perceptual = self.perceptual.apply(lpips, _frames(y), _frames(x)).mean()
+        loss = distance + dict(self.weights)["perceptual"] * perceptual
+        return loss, {"loss/reconstruction": distance, "loss/perceptual": perceptual}
+
+    def _oppose(self, state, x, y, by_images, last_layer):
+        """Return the discriminator's part of the loss, the gradient by images with it, and metrics."""
+        adversary = self.adversary
+        generator_loss = functools.partial(self._generator_loss, state.discriminator, x)
+        value, by_adversary = jax.value_and_grad(generator_loss)(y)
+        weight = adversary.weight * (state.step >= adversary.start_step)
+        if adversary.adaptive:
+            weight *= autoencoding.adaptive_weight(last_layer(by_images), last_layer(by_adversary))
+        own_step = jnp.maximum(state.step - adversary.start_step, 0)
+        metrics = {"loss/adversarial": value, "weight/adversarial": weight}
+        metrics["learning_rate_of_discriminator"] = adversary.schedule(own_step)
+        return weight * value, by_images + weight * by_adversary, metrics
 
     def _reconstruct(self, params, variables, x, key, train=False):
         """The reconstruction and the bottleneck's terms of the loss; what the network keeps, and measures."""
@@ -281,7 +276,7 @@ class Autoencoder:
 
     def _trim(self, decoded):
         """Of videos, no more frames than the data have: a last latent frame may stand for more."""
-        return decoded[:, : self.image_shape[0]] if len(self.image_shape) == 4 else decoded
+        return decoded[:, : self.space.shape[0]] if len(self.space.shape) == 4 else decoded
 
     def _judge(self, params, kept, x):
         """Logits of all patches of all frames in training, and what the discriminator keeps after them."""
@@ -290,7 +285,7 @@ class Autoencoder:
         )
         return logits, dict(kept)
 
-    def _displeasure(self, player, x, y):
+    def _generator_loss(self, player, x, y):
         real, fake = (self._judge(player.params, player.kept, images)[0].reshape(-1) for images in (x, y))
         return self.adversary.objective.generator(real, fake).mean()
 
@@ -318,10 +313,7 @@ class Autoencoder:
             return loss, (kept, metrics)
 
         gradients, (kept, metrics) = jax.grad(loss_of, has_aux=True)(player.params)
-        updates, optimizer_state = adversary.optimizer.update(
-            gradients, player.optimizer_state, player.params
-        )
-        after = Player(optax.apply_updates(player.params, updates), kept, optimizer_state)
+        after, _ = player.step(adversary.optimizer, gradients, kept)
         started = step >= adversary.start_step
         after = jax.tree.map(lambda new, old: jnp.where(started, new, old), after, player)
         norms = {
@@ -333,12 +325,12 @@ class Autoencoder:
     def encode(
         self, variables: PyTree, x: Float[Array, " batch *shape"]
     ) -> Float[Array, " batch *latent_shape"]:
-        return frozen_autoencoder.encode(self.network, variables, x)
+        return autoencoders.encode(self.network, variables, x)
 
     def decode(
         self, variables: PyTree, latents: Float[Array, " batch *latent_shape"]
     ) -> Float[Array, " batch *shape"]:
-        return self._trim(frozen_autoencoder.decode(self.network, variables, latents))
+        return self._trim(autoencoders.decode(self.network, variables, latents))
 
     def generate(
         self,
@@ -351,47 +343,66 @@ class Autoencoder:
         weights: str = "params",
         trajectory: bool = False,
     ) -> Float[Array, " batch *shape"] | Float[Array, " frames batch *frame_shape"]:
-        """Reconstructions of originals, in turn; labels and key count for nothing.
+        """Return reconstructions of originals, in turn; labels and key are unused.
 
         Args:
             weights: as of `State.weights`.
             originals: bytes, of the data's form.
             trajectory: of images, a walk of straight lines through the latents from others to these; of video, its frames.
         """
-        variables = state.weights(weights)
+        variables = self.variables(state, weights)
         z = self.encode(variables, to_float(originals[indices % len(originals)]))
         if not trajectory:
             return self.decode(variables, z)
-        if len(self.image_shape) == 4:
+        if len(self.space.shape) == 4:
             return jnp.moveaxis(self.decode(variables, z), 1, 0)
         stops = jnp.stack([jnp.roll(z, 1, axis=0), z])
-        return jax.lax.map(
-            functools.partial(self.decode, variables),
-            adversarial.walk(stops, WALK_STEPS, adversarial.lerp),
-        )
+        return latent_walk(functools.partial(self.decode, variables), stops, adversarial.lerp)
 
-    as_data = staticmethod(to_uint8)
-    reference = staticmethod(Originals)
+    def variables(self, state: State, weights: str) -> dict[str, PyTree]:
+        return {"params": state.autoencoder.variables, **state.averages}[weights]
+
+    @staticmethod
+    def is_sampled_from(path: str, weights: str) -> bool:
+        """Return whether reconstruction reads an array of the state."""
+        first, *others = path.split("/")
+        if first == "averages":
+            return weights == others[0] or weights.startswith(optimization.POSTHOC)
+        if first == "autoencoder":
+            return weights == "params" and others[0] != "optimizer_state"
+        return first != "discriminator" or others[0] != "optimizer_state"
 
     @property
     def animation(self) -> str:
-        return "latent_walk.gif" if len(self.image_shape) == 3 else "reconstruction.gif"
-
-    @staticmethod
-    def picture(examples: np.ndarray, columns: int):
-        """Images in a grid; videos as strips of their frames, one a row."""
-        if examples.ndim == 4:
-            return image_grid(examples, columns)
-        return image_grid(rearrange(examples, "n t h w c -> n h (t w) c"), 1)
+        return "latent_walk.gif" if len(self.space.shape) == 3 else "reconstruction.gif"
 
     def sampling_inputs(self, sampling: Any) -> tuple[Array]:
-        return (_shown(*self.held_out, self.feature),)
+        return (self.data.shown,)
+
+    def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
+        return (batch[self.space.feature],)
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         return {"sampler": "reconstruction of held-out examples"}
 
-    def evaluate(self, state: State, config: Any, reference: Originals) -> dict[str, Any]:
-        return evaluate_reconstructions(self, state, config, reference)
+    def functions(self, state: State, sampling: Any) -> dict[str, Callable]:
+        """Return `autoencode(examples)`, `reconstruct(examples)` and `num_codes`.
+
+        `autoencode` takes a batch of the data's type and gives reconstructions of that type, latents,
+        and codes or None. `num_codes` is None without a quantizer.
+        """
+        variables, mesh = self.variables(state, sampling.weights), mesh_of(state)
+
+        def autoencode(examples: np.ndarray) -> tuple:
+            with jax.set_mesh(mesh):
+                return _autoencode(self, mesh)(variables, examples)
+
+        quantizer = getattr(self.network, "quantizer", None)
+        return {
+            "autoencode": autoencode,
+            "reconstruct": lambda examples: autoencode(examples)[0],
+            "num_codes": quantizer and quantizer.num_codes,
+        }
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         return instruments.alarms(metrics) + [
@@ -402,30 +413,23 @@ class Autoencoder:
 
 
 @functools.cache
-def _shown(name: str, split: str, directory: str | None, feature: str) -> np.ndarray:
-    return load_dataset(name, split, directory).source[:SHOWN][feature]
+def _autoencode(task: Autoencoder, mesh: Mesh) -> Callable:
+    def autoencode(variables, x):
+        z = task.encode(variables, task.space.encode(x))
+        indices = None
+        if hasattr(task.network, "quantize"):
+            indices = task.network.apply(variables, z, method="quantize").indices
+        return task.space.to_data(task.decode(variables, z)), z, indices
+
+    return jax.jit(autoencode, out_shardings=replicated(mesh))
 
 
-def _beneath(
+def _stack_frames(
     x: Float[Array, "batch *time height width channels"],
 ) -> Float[Array, "batch rows width channels"]:
-    """The frames of each video beneath each other."""
+    """Return the frames of each video, one below the other."""
     return x.reshape(len(x), -1, *x.shape[-2:])
 
 
 def _frames(x: Float[Array, "*batch height width channels"]) -> Float[Array, "frames height width channels"]:
     return x.reshape(-1, *x.shape[-3:])
-
-
-def _adversary(config: Any) -> Adversary:
-    fields = dict(config.adversary)
-    optimizer, schedule = make_optimizer(**config.optimizer.discriminator, num_steps=config.num_steps)
-    network, r1 = fields.pop("network"), fields.pop("r1")
-    return Adversary(
-        network=bind(patchgan, {"name": "Discriminator", **network}, "adversary.network")(),
-        objective=lookup(objectives, fields.pop("objective"), "adversary.objective"),
-        r1=Regularizer(**r1) if r1["weight"] else None,
-        optimizer=optimizer,
-        schedule=schedule,
-        **fields,
-    )

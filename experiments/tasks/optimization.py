@@ -1,6 +1,8 @@
-"""What tasks of one trained network share: their state, and a step of its optimizer and averages."""
+"""What tasks share: optimizers, averages, and the states and steps of networks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import flax.struct
 import jax
@@ -8,57 +10,174 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from genjax.training import ema, group_norms, update_average
+from experiments.configuration.kinds import AVERAGE
+from genjax.training import at_rounded, ema, group_norms, make_optimizer, update_average, value_and_gradient
+from genjax.training.ema import PowerFunction, power_of_width
 from genjax.training.optimizers import evaluation_params
+from genjax.training.sampling import POSTHOC
 
 Averages = tuple[tuple[str, ema.HalfLife | ema.PowerFunction], ...]  # rules by name
 
 
+def make_averages(config: Any) -> Averages:
+    """Return the rules of `config.averages`, by name.
+
+    Raises:
+        ValueError: there is no such rule, or there are no weights named `config.sampling.weights`.
+    """
+    rules = {name: AVERAGE.bind(fields, f"averages.{name}") for name, fields in config.averages.items()}
+    check_weights(config.sampling.weights, rules)
+    return tuple(rules.items())
+
+
+def check_weights(weights: str, averages: Mapping[str, Any]) -> None:
+    """Raise ValueError if there are no such weights to sample from.
+
+    Args:
+        averages: the rules of those that are tracked, by name.
+    """
+    there = ("params", *averages)
+    if weights.startswith(POSTHOC) and any(isinstance(rule, PowerFunction) for rule in averages.values()):
+        power_of_width(float(weights.removeprefix(POSTHOC)))
+    elif weights not in there:
+        raise ValueError(
+            f"config.sampling.weights is {weights!r}; there are {', '.join(there)}, and, if config.averages has a "
+            f"PowerFunction, {POSTHOC}WIDTH, as {POSTHOC}0.12"
+        )
+
+
+def check_no_accumulation(config: Any, network: str) -> None:
+    """Raise ValueError if a network that sees whole batches is given parts of them."""
+    if config.accumulation_steps != 1:
+        raise ValueError(f"config.accumulation_steps must be 1 for {network} sees whole batches")
+    if dtype := config.get("params_dtype"):
+        raise ValueError(
+            f"config.params_dtype is {dtype!r}, but a {config.task} is trained at its parameters themselves"
+        )
+
+
+def update_averages(averages: Averages, old: Mapping, new: PyTree, step: Int[Array, ""]) -> dict[str, PyTree]:
+    """Return the averages with the parameters after one more update taken in."""
+    return {name: update_average(old[name], new, step, rule) for name, rule in averages}
+
+
+@flax.struct.dataclass
+class Player:
+    """One network of several that are trained together.
+
+    Attributes:
+        params: what its optimizer changes.
+        kept: what else it keeps: batch statistics, a moving average of w, noise images.
+    """
+
+    params: PyTree
+    kept: PyTree
+    optimizer_state: PyTree
+
+    @classmethod
+    def create(cls, variables: Mapping[str, PyTree], optimizer: optax.GradientTransformation) -> "Player":
+        kept = dict(variables)
+        params = kept.pop("params")
+        return cls(params, kept, optimizer.init(params))
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        return {"params": self.params, **self.kept}
+
+    def step(
+        self, optimizer: optax.GradientTransformation, gradients: PyTree, kept: PyTree
+    ) -> tuple["Player", PyTree]:
+        """Return the player after a step along the gradients, and the update made."""
+        updates, optimizer_state = optimizer.update(gradients, self.optimizer_state, self.params)
+        return Player(optax.apply_updates(self.params, updates), kept, optimizer_state), updates
+
+
 @flax.struct.dataclass
 class State:
+    """The state of one trained network."""
+
     step: Int[Array, ""]
     params: PyTree
     optimizer_state: PyTree
     averages: dict[str, PyTree]
 
     def weights(self, name: str) -> PyTree:
-        """ "params" (of a schedule-free optimizer, its average) or one of the averages."""
+        """Return "params" (of a schedule-free optimizer, its average) or one of the averages."""
         if name == "params":
             return evaluation_params(self.optimizer_state, self.params)
         return self.averages[name]
 
 
-def first_state(params: PyTree, optimizer: optax.GradientTransformation, averages: Averages) -> State:
-    return State(
-        step=jnp.int32(0),
-        params=params,
-        optimizer_state=optimizer.init(params),
-        averages={name: jax.tree.map(jnp.copy, params) for name, _ in averages},
-    )
+def is_sampled_from(path: str, weights: str) -> bool:
+    """Return whether sampling by these weights reads an array of a `State`.
+
+    A schedule-free optimizer keeps the parameters to sample from in its own state.
+    """
+    first, *others = path.split("/")
+    if first == "averages":
+        return weights == others[0] or weights.startswith(POSTHOC)
+    return weights == "params" or first not in ("params", "optimizer_state")
 
 
-def next_state(
-    state: State,
-    gradients: PyTree,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    averages: Sequence,
-) -> tuple[State, dict[str, Float[Array, ""]]]:
-    """The state after a step along the gradients; the learning rate and norms."""
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    evaluated = evaluation_params(optimizer_state, params)
-    metrics = {
-        "learning_rate": schedule(state.step),
-        **group_norms("norm/gradient", gradients),
-        **group_norms("norm/parameter", params),
-        **group_norms("norm/update", updates),
-    }
-    return State(
-        step=state.step + 1,
-        params=params,
-        optimizer_state=optimizer_state,
-        averages={
-            name: update_average(state.averages[name], evaluated, state.step, rule) for name, rule in averages
-        },
-    ), metrics
+@dataclass(frozen=True)
+class Optimization:
+    """How one network is optimized: the rule, its schedule, averages, and parts of a batch.
+
+    Attributes:
+        accumulation_steps: parts of a batch that are computed one after the other.
+        params_dtype: "bfloat16" takes gradients at rounded copies of float32 parameters.
+    """
+
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    averages: Averages
+    accumulation_steps: int
+    params_dtype: str | None
+
+    @classmethod
+    def from_config(cls, config: Any) -> "Optimization":
+        """Raises ValueError on names that do not exist and a `params_dtype` that is no choice."""
+        dtype = config.get("params_dtype")
+        if dtype not in (None, "bfloat16"):
+            raise ValueError(
+                f"config.params_dtype is {dtype!r}; take 'bfloat16', or none for the parameters themselves"
+            )
+        averages = make_averages(config)
+        if config.optimizer.name.startswith("schedule_free") and config.sampling.weights != "params":
+            raise ValueError(
+                f"config.optimizer.name is {config.optimizer.name!r}, which averages by itself: set "
+                "config.sampling.weights to 'params', which are that average"
+            )
+        optimizer, schedule = make_optimizer(**config.optimizer, num_steps=config.num_steps)
+        return cls(optimizer, schedule, averages, config.accumulation_steps, dtype)
+
+    def first_state(self, params: PyTree) -> State:
+        return State(
+            step=jnp.int32(0),
+            params=params,
+            optimizer_state=self.optimizer.init(params),
+            averages={name: jax.tree.map(jnp.copy, params) for name, _ in self.averages},
+        )
+
+    def step(
+        self, state: State, loss: Callable, *args: PyTree
+    ) -> tuple[State, PyTree, dict[str, Float[Array, ""]]]:
+        """Return the state after a step down a loss, what the loss measured, and metrics.
+
+        Args:
+            loss: `loss(params, *args) -> (loss, measured)`.
+        """
+        gradient_of = value_and_gradient(at_rounded(loss, self.params_dtype), self.accumulation_steps)
+        (value, measured), gradients = gradient_of(state.params, *args)
+        updates, optimizer_state = self.optimizer.update(gradients, state.optimizer_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        evaluated = evaluation_params(optimizer_state, params)
+        metrics = {
+            "loss": value,
+            "learning_rate": self.schedule(state.step),
+            **group_norms("norm/gradient", gradients),
+            **group_norms("norm/parameter", params),
+            **group_norms("norm/update", updates),
+        }
+        averages = update_averages(self.averages, state.averages, evaluated, state.step)
+        return State(state.step + 1, params, optimizer_state, averages), measured, metrics

@@ -1,115 +1,126 @@
 """Variational autoencoders, trained on a bound of the likelihood, from whose prior one samples."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from experiments.evaluation.autoencoders import evaluate_bounds
-from experiments.evaluation.images import Reference, evaluate_images
-from experiments.launch.opening import bind
-from experiments.launch.sampling import make_averages
-from experiments.tasks.adversarial import WALK_STEPS
-from experiments.tasks.optimization import Averages, State, first_state, next_state
-from genjax import adversarial, autoencoding
-from genjax.autoencoding import instruments, likelihoods
-from genjax.data import flip_images, to_float, to_uint8
+from experiments.configuration import kinds
+from experiments.tasks import optimization
+from experiments.tasks.optimization import Optimization, State
+from experiments.tasks.walks import latent_walk
+from genjax import autoencoding
+from genjax.autoencoding import instruments
+from genjax.data import flip_images
+from genjax.devices.mesh import replicated
 from genjax.diffusion import sample_keys, slerp
-from genjax.models.autoencoders import vae
-from genjax.training import at_rounded, make_optimizer, value_and_gradient
-from genjax.training.pictures import image_grid
+from genjax.training.sampling import mesh_of
+from genjax.training.task import Condition, Space
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The bound of the likelihood that is trained on.
+
+    Attributes:
+        num_samples: more than 1 take the importance-weighted bound instead of the ELBO.
+        beta: weight of the ELBO's divergence.
+        free_nats: what each latent may say without cost.
+    """
+
+    num_samples: int = 1
+    beta: float = 1.0
+    free_nats: float = 0.0
+
+    def __post_init__(self):
+        if self.num_samples > 1 and (self.beta != 1 or self.free_nats):
+            raise ValueError(
+                f"config.bound.beta {self.beta} and config.bound.free_nats {self.free_nats} are of the ELBO; with "
+                f"config.bound.num_samples {self.num_samples} let them be 1 and 0"
+            )
 
 
 @dataclass(frozen=True)
 class VariationalAutoencoder:
-    """Encoder and decoder on the ELBO, or, with more than one `num_samples`, on the importance-weighted bound."""
+    """Encoder and decoder on the ELBO or on the importance-weighted bound."""
 
     network: nn.Module
-    image_shape: tuple[int, int, int]
-    flip: bool
+    space: Space
+    condition: Condition
     likelihood: autoencoding.Likelihood
-    beta: float
-    free_nats: float
-    num_samples: int
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
-    averages: Averages
-    accumulation_steps: int
-    params_dtype: str | None
+    discrete: bool
+    bound: Bound
+    optimization: Optimization
+    flip: bool
 
     animation: ClassVar[str] = "latent_walk.gif"
 
     @classmethod
     def from_config(cls, config: Any) -> "VariationalAutoencoder":
-        """Raises ValueError on names that do not exist, and on a beta or free nats with the importance-weighted bound."""
-        image_shape = tuple(config.data.image_shape)
-        bound = config.bound
-        if bound.num_samples > 1 and (bound.beta != 1 or bound.free_nats):
-            raise ValueError(
-                f"config.bound.beta {bound.beta} and config.bound.free_nats {bound.free_nats} are of the ELBO; with "
-                f"config.bound.num_samples {bound.num_samples} let them be 1 and 0"
-            )
-        likelihood = bind(likelihoods, config.likelihood, "likelihood")()
-        optimizer, schedule = make_optimizer(**config.optimizer, num_steps=config.num_steps)
+        """Return the task of a config.
+
+        Raises:
+            ValueError: a part does not exist, or the importance-weighted bound has a beta or free nats.
+        """
+        space = kinds.SPACE.bind(config.space, "space", data=config.data)
+        likelihood = kinds.LIKELIHOOD.bind(config.likelihood, "likelihood")
+        network = kinds.VARIATIONAL.bind(
+            config.model, "model", image_shape=space.shape, outputs=likelihood.parameters
+        )
         return cls(
-            network=bind(vae, config.model, "model")(image_shape=image_shape, outputs=likelihood.parameters),
-            image_shape=image_shape,
-            flip=config.data.flip,
+            network=network,
+            space=space,
+            condition=kinds.CONDITION.bind(config.condition, "condition"),
             likelihood=likelihood,
-            beta=bound.beta,
-            free_nats=bound.free_nats,
-            num_samples=bound.num_samples,
-            optimizer=optimizer,
-            schedule=schedule,
-            averages=make_averages(config),
-            accumulation_steps=config.accumulation_steps,
-            params_dtype=config.get("params_dtype"),
+            bound=Bound(**config.bound),
+            optimization=Optimization.from_config(config),
+            flip=config.data.flip,
         )
 
+    @property
+    def averages(self) -> optimization.Averages:
+        return self.optimization.averages
+
     def init(self, key: Key[Array, ""]) -> State:
-        params = self.network.init(key, jnp.zeros((1, *self.image_shape)))["params"]
-        return first_state(params, self.optimizer, self.averages)
+        return self.optimization.first_state(
+            self.network.init(key, jnp.zeros((1, *self.space.shape)))["params"]
+        )
 
     def update(
         self, state: State, batch: dict[str, Array], key: Key[Array, ""]
     ) -> tuple[State, dict[str, Float[Array, ""]]]:
-        def loss_of(params, batch, key):
-            images = batch["image"]
+        def loss(params, batch, key):
+            x = batch[self.space.feature]
             if self.flip:
-                images = flip_images(jax.random.fold_in(key, 2), images)
-            return self.loss(params, to_float(images), key)
+                x = flip_images(jax.random.fold_in(key, 2), x)
+            return self.loss(params, self.space.encode(x), key)
 
-        gradient_of = value_and_gradient(at_rounded(loss_of, self.params_dtype), self.accumulation_steps)
-        (loss, measured), gradients = gradient_of(state.params, batch, key)
-        state, metrics = next_state(state, gradients, self.optimizer, self.schedule, self.averages)
-        return state, {"loss": loss} | measured | metrics
+        state, measured, metrics = self.optimization.step(state, loss, batch, key)
+        return state, {"loss": metrics.pop("loss")} | measured | metrics
 
     def loss(
         self, params: PyTree, images: Float[Array, "batch height width channels"], key: Key[Array, ""]
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Minus the bound, in nats per image, and its parts."""
+        """Return minus the bound, in nats per image, and its parts."""
         mean, log_variance = self.encode(params, images)
         divergences = autoencoding.divergence(mean, log_variance)
         measured = {"nats/divergence": divergences.sum(-1).mean()}
-        if self.num_samples > 1:
-            bounds = autoencoding.importance_weighted_bound(
-                autoencoding.log_weights(
-                    key, self.log_likelihood(params, images), mean, log_variance, self.num_samples
-                )
-            )
-            return -bounds.mean(), measured
-        z = autoencoding.sample_posterior(key, mean, log_variance)
-        log_likelihood = self.log_likelihood(params, images)(z)
-        measured["nats/reconstruction"] = -log_likelihood.mean()
-        if self.free_nats:
-            divergence = autoencoding.free_bits(divergences, self.free_nats)
-            return -log_likelihood.mean() + self.beta * divergence, measured
-        return -autoencoding.elbo(log_likelihood, divergences, self.beta).mean(), measured
+        log_likelihood, bound = self.log_likelihood(params, images), self.bound
+        if bound.num_samples > 1:
+            log_weights = autoencoding.log_weights(key, log_likelihood, mean, log_variance, bound.num_samples)
+            return -autoencoding.importance_weighted_bound(log_weights).mean(), measured
+        reconstruction = log_likelihood(autoencoding.sample_posterior(key, mean, log_variance))
+        measured["nats/reconstruction"] = -reconstruction.mean()
+        if bound.free_nats:
+            divergence = autoencoding.free_bits(divergences, bound.free_nats)
+            return -reconstruction.mean() + bound.beta * divergence, measured
+        return -autoencoding.elbo(reconstruction, divergences, bound.beta).mean(), measured
 
     def encode(self, params, images):
         return self.network.apply({"params": params}, images, method="encode")
@@ -118,7 +129,7 @@ class VariationalAutoencoder:
         return self.network.apply({"params": params}, latents, method="decode")
 
     def log_likelihood(self, params, images):
-        """log p(images | z) as a function of z."""
+        """Return log p(images | z) as a function of z."""
         return lambda z: self.likelihood.log_probability(self.decode(params, z), images)
 
     def generate(
@@ -131,8 +142,9 @@ class VariationalAutoencoder:
         weights: str = "params",
         trajectory: bool = False,
     ) -> Float[Array, "batch height width channels"] | Float[Array, "frames batch height width channels"]:
-        """Means of p(x|z), z from the prior; sample `indices[i]` depends on its index, not its batch. Labels count
-        for nothing.
+        """Return means of p(x|z) for z from the prior, one per label; labels are unused.
+
+        Sample `indices[i]` depends on its index, not its batch.
 
         Args:
             weights: as of `State.weights`.
@@ -142,24 +154,48 @@ class VariationalAutoencoder:
         draw = lambda key: jax.random.normal(key, (2, self.network.latent_size))
         stops = jax.vmap(draw)(sample_keys(key, indices)).swapaxes(0, 1)
         images = lambda z: self.likelihood.mean(self.decode(params, z))
-        if not trajectory:
-            return images(stops[1])
-        return jax.lax.map(images, adversarial.walk(stops, WALK_STEPS, slerp))
+        return latent_walk(images, stops, slerp) if trajectory else images(stops[1])
 
-    as_data = staticmethod(to_uint8)
-    picture = staticmethod(image_grid)
-    reference = staticmethod(Reference)
+    def variables(self, state: State, weights: str) -> dict[str, PyTree]:
+        return {"params": state.weights(weights)}
+
+    is_sampled_from = staticmethod(optimization.is_sampled_from)
 
     def sampling_inputs(self, sampling: Any) -> tuple:
+        return ()
+
+    def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
         return ()
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         return {"sampler": "mean of p(x|z), z ~ N(0, I)"}
 
-    def evaluate(self, state: State, config: Any, reference: Reference) -> dict[str, Any]:
-        """The measures of `evaluate_images` of samples from the prior, and the bounds on held-out images."""
-        report, _ = evaluate_images(self, state, config, reference)
-        return report | evaluate_bounds(self, state, config, reference)
+    def functions(self, state: State, sampling: Any) -> dict[str, Callable]:
+        """Return `bounds(images, key, num_samples)`, and the `levels` of the likelihood.
+
+        `bounds` gives the ELBO and the importance-weighted bound of each image, in nats, the posterior
+        means, and the images decoded of those.
+        """
+        params, mesh = state.weights(sampling.weights), mesh_of(state)
+
+        def bounds(images, key, num_samples):
+            with jax.set_mesh(mesh):
+                return _bounds(self, num_samples, mesh)(params, images, key)
+
+        return {"bounds": bounds, "levels": self.likelihood.levels}
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         return instruments.alarms(metrics)
+
+
+@functools.cache
+def _bounds(task: VariationalAutoencoder, num_samples: int, mesh: Mesh) -> Callable:
+    def bounds(params, images, key):
+        mean, log_variance = task.encode(params, images)
+        log_weights = autoencoding.log_weights(
+            key, task.log_likelihood(params, images), mean, log_variance, num_samples
+        )
+        bound = autoencoding.importance_weighted_bound(log_weights)
+        return log_weights.mean(0), bound, mean, task.likelihood.mean(task.decode(params, mean))
+
+    return jax.jit(bounds, out_shardings=replicated(mesh))

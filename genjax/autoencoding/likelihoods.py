@@ -23,11 +23,13 @@ class Likelihood(NamedTuple):
         parameters: outputs per channel of x.
         log_probability: `(outputs, x) -> [batch]`, in nats, summed over all values of an example.
         mean: `outputs -> x`, what to show.
+        levels: how many values a pixel can take; None for densities and laws of drawn images.
     """
 
     parameters: int
     log_probability: Callable[[Outputs, Images], Float[Array, " batch"]]
     mean: Callable[[Outputs], Images]
+    levels: int | None = None
 
 
 def _sum(a: Float[Array, " batch *shape"]) -> Float[Array, " batch"]:
@@ -87,7 +89,7 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
         log_mass = to_bottom + to_top + log_within
         return _sum(jnp.where(x < half - 1, to_bottom, jnp.where(x > 1 - half, to_top, log_mass)))
 
-    return Likelihood(2, log_probability, lambda outputs: jnp.clip(_split(outputs)[0], -1, 1))
+    return Likelihood(2, log_probability, lambda outputs: jnp.clip(_split(outputs)[0], -1, 1), levels)
 
 
 def _split(outputs: Outputs) -> list[Array]:

@@ -3,3 +3,4 @@
 from genjax.pipelines.generation import Pipeline as Pipeline
 from genjax.pipelines.published import load as load
 from genjax.pipelines.published import load_encoder as load_encoder
+from genjax.pipelines.runs import Run as Run

@@ -101,14 +101,19 @@ def rules() -> dict[str, Callable]:
     return {**of_optax, "muon": muon, "schedule_free_adamw": schedule_free_adamw}
 
 
+def steps_of(length: float, num_steps: int) -> int:
+    """Return a length in steps, given in steps or, below 1, as a fraction of `num_steps`."""
+    return round(length * num_steps) if length < 1 else round(length)
+
+
 def make_optimizer(
     *,
     name: str,
     learning_rate: float,
     num_steps: int,
     schedule: str = "cosine",
-    warmup_steps: int = 0,
-    decay_steps: int | None = None,
+    warmup: float = 0.0,
+    decay: float | None = None,
     end_learning_rate: float = 0.0,
     clip_norm: float | None = None,
     weight_decay: float = 0.0,
@@ -116,13 +121,16 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer `<name>(schedule, weight_decay=…, mask=kernels_only, **options)`, and its schedule.
 
-    The learning rate rises linearly over `warmup_steps`, then falls as a half cosine to `end_learning_rate`, where it
-    is at `decay_steps` (`num_steps` if None) and stays, or does not fall where the schedule is "constant". Gradients are first scaled down to a global norm of at most
-    `clip_norm`. Weight decay is decoupled: learning rate · `weight_decay` · parameter is subtracted, of kernels
-    alone.
+    The learning rate rises linearly over the warm-up. It then falls as a half cosine until `decay`, where
+    it is `end_learning_rate` and stays; with the schedule "constant" it does not fall. Gradients are first
+    scaled down to a global norm of at most `clip_norm`. Weight decay is decoupled: learning rate ·
+    `weight_decay` · parameter is subtracted, of kernels alone.
 
     Args:
         name: of `rules`: adamw, lion, muon, schedule_free_adamw and others.
+        num_steps: of the run.
+        warmup: in steps, or below 1 as a fraction of the run.
+        decay: in steps or as a fraction likewise; the whole run if None.
 
     Raises:
         ValueError: no such optimizer, option or schedule, or the warm-up is longer than the run or the decay.
@@ -135,10 +143,12 @@ def make_optimizer(
             f"config.optimizer has {', '.join(sorted(unknown))}, which {name} does not take; "
             f"it takes {', '.join(takes)}"
         )
-    decay_steps = num_steps if decay_steps is None else decay_steps
+    warmup_steps = steps_of(warmup, num_steps)
+    decay_steps = num_steps if decay is None else steps_of(decay, num_steps)
     if not 0 <= warmup_steps < min(num_steps, decay_steps):
         raise ValueError(
-            f"warmup_steps={warmup_steps} must be at least 0 and below num_steps={num_steps} and decay_steps={decay_steps}"
+            f"config.optimizer.warmup is {warmup_steps} steps, and must be at least 0 and fewer than "
+            f"config.num_steps={num_steps} and decay={decay_steps}; below 1 it is a fraction of the run"
         )
     if schedule == "cosine":
         rate = optax.warmup_cosine_decay_schedule(

@@ -1,34 +1,166 @@
-"""What the training loop asks of a family of models."""
+"""The protocol of tasks: what the training loop asks, and what programs that sample and measure ask.
 
+A task is a network, an algorithm and their optimization. Its numbers come from a config; what it
+trains on and what its samples are measured by stand beside it.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import flax.linen as nn
 import jax
-from jaxtyping import Array, Float, Key, PyTree
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, PyTree
+from PIL import Image
 
 from genjax.training.log import Mean
 
 
 @runtime_checkable
 class Task(Protocol):
-    """A network, an algorithm and their optimization, as pure functions that the loop may jit.
+    """Pure functions that the training loop may jit.
 
-    The state is any pytree with a `step`, the number of updates made, as an int32 scalar; nothing else in
-    it concerns the loop.
+    The state is any pytree with a `step`, the number of updates made, as an int32 scalar. Nothing
+    else in it concerns the loop.
 
-    A task that reads networks it does not train, such as published ones, also has `frozen() -> tuple` of pytrees, which
-    loads them. `update` takes them after its other arguments. They are no part of the state nor of its checkpoints.
+    A task that reads networks it does not train also has `frozen() -> tuple` of pytrees, which loads
+    them, and may have `abstract_frozen() -> tuple`, which gives their shapes and loads nothing.
+    `update` takes them after its other arguments. Neither state nor checkpoints contain them.
     """
 
     def init(self, key: Key[Array, ""]) -> PyTree:
-        """The state before the first update."""
+        """Return the state before the first update."""
 
     def update(
         self, state: PyTree, batch: dict[str, jax.Array], key: Key[Array, ""], *frozen: PyTree
     ) -> tuple[PyTree, dict[str, Float[Array, ""] | Mean]]:
-        """The state after one more step, and metrics: scalars, or the total and count of a `Mean`.
+        """Return the state after one more step, and metrics: scalars, or totals and counts.
 
-        The loop stops when one is not finite.
+        The loop stops when a metric is not finite.
         """
 
     def generate(self, state: PyTree, key: Key[Array, ""], *args: Any, **options: Any) -> Array:
-        """Samples."""
+        """Return samples."""
+
+
+class Space(Protocol):
+    """What a network works on: pixels, points, latents of a frozen autoencoder.
+
+    Attributes:
+        shape: of one example as the network sees it.
+        feature: the name of that example in a batch.
+        autoencoder: what encodes and decodes, or None where the network sees the data themselves.
+    """
+
+    shape: tuple[int, ...]
+    feature: str
+    autoencoder: Any
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return shapes and types of one example's entries in a batch."""
+
+    def frozen(self) -> dict[str, PyTree]:
+        """Load what `encode` and `decode` read, by names of this space's own."""
+
+    def abstract_frozen(self) -> dict[str, PyTree]:
+        """Return what `frozen` would load, in shapes. Loads nothing."""
+
+    def encode(self, examples: Array, frozen: PyTree = None) -> Float[Array, " batch *shape"]:
+        """Return what the network sees of a batch's examples."""
+
+    def decode(self, samples: Float[Array, " batch *shape"], frozen: PyTree = None) -> Array:
+        """Return data in [−1, 1], or points, of what the network makes."""
+
+    def to_data(self, decoded: Float[Array, " batch *data"]) -> Array:
+        """Return decoded samples in the type of the data set: bytes for pixels."""
+
+    def picture(self, examples: np.ndarray, columns: int) -> Image.Image:
+        """Draw examples of the data's type, so many in a row."""
+
+
+class Condition(Protocol):
+    """What a network is told beside its input: a class, a prompt, nothing.
+
+    Attributes:
+        num_rows: rows of sample sheets; labels 0, 1, … stand for them.
+        num_classes: of class conditions; 0 for others.
+    """
+
+    num_rows: int
+    num_classes: int
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return shapes and types of what `of_batch` reads of an example beside its label."""
+
+    def transform(self, dataset: Any) -> Any:
+        """Return what adds this condition to an example of a data set, or None."""
+
+    def frozen(self) -> dict[str, PyTree]:
+        """Load what `null` and `of_labels` read, by names of this condition's own."""
+
+    def abstract_frozen(self) -> dict[str, PyTree]:
+        """Return what `frozen` would load, in shapes. Loads nothing."""
+
+    def example(self) -> PyTree:
+        """Return the condition of a batch of one, to make a network's parameters."""
+
+    def of_batch(self, batch: dict[str, Array]) -> PyTree:
+        """Return the conditions of a training batch."""
+
+    def null(self, frozen: PyTree) -> PyTree:
+        """Return what stands in for a condition that is dropped."""
+
+    def of_labels(self, labels: Int[Array, " batch"], frozen: PyTree) -> PyTree:
+        """Return the conditions that labels stand for."""
+
+
+class GenerativeTask(Task, Protocol):
+    """A task as programs see it that sample, evaluate, plan and report.
+
+    Attributes:
+        space, condition: what the network works on, and what it is told.
+        animation: the name of the picture that `generate(…, trajectory=True)` makes.
+    """
+
+    space: Space
+    condition: Condition
+    animation: str
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that samples: a GAN's generator, an autoencoder, a denoiser."""
+
+    def variables(self, state: PyTree, weights: str) -> dict[str, PyTree]:
+        """Return the network's variables: "params" are the last step's, other names averages."""
+
+    def is_sampled_from(self, path: str, weights: str) -> bool:
+        """Return whether sampling or evaluating by these weights reads an array of the state.
+
+        Args:
+            path: names of the array's place in the state, joined by "/".
+        """
+
+    def sampling_inputs(self, sampling: Any) -> tuple:
+        """Return what `generate` takes after labels and indices, by `config.sampling`."""
+
+    def abstract_sampling_inputs(
+        self, sampling: Any, batch: dict[str, jax.ShapeDtypeStruct], frozen: tuple
+    ) -> tuple:
+        """Return `sampling_inputs` without loading anything.
+
+        Args:
+            batch: a training batch in shapes.
+            frozen: what `abstract_frozen` gives.
+        """
+
+    def describe_sampling(self, sampling: Any) -> dict[str, Any]:
+        """Return how samples are made, for reports."""
+
+    def functions(self, state: PyTree, sampling: Any) -> dict[str, Any]:
+        """Return the functions of a trained state that evaluators may ask for, by name.
+
+        `reconstruct(examples)`, `bounds(…)`, `logits(…)`: each evaluator says what it needs.
+        """
+
+    def alarms(self, metrics: Mapping[str, float]) -> Sequence[str]:
+        """Return what is going wrong by these metrics, a sentence each."""

@@ -12,6 +12,28 @@ from typing import Any
 import jax
 
 
+class Config(dict):
+    """A dictionary whose entries are attributes too, as in ml_collections."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the config has no field {name!r}; it has {', '.join(self)}") from None
+
+
+def read_record(workdir: str | os.PathLike) -> Config:
+    """Return the `config.json` of a run: its `config`, the environment and who built it.
+
+    Raises:
+        FileNotFoundError: there is no run.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{workdir} holds no run (no config.json); train one there first")
+    return json.loads(path.read_text(), object_hook=Config)
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Names with points and values of nested dictionaries: `optimizer.learning_rate`, 0.001."""
     for name, value in config.items():

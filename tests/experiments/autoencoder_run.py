@@ -55,10 +55,10 @@ def small_config(choice: str):
         config.adversary.r1 = dict(weight=0.0)
         config.adversary.network.groups = 2
     for optimizer in optimizers:
-        optimizer.update(schedule="constant", warmup_steps=0, clip_norm=None)
+        optimizer.update(schedule="constant", warmup=0, clip_norm=None)
         optimizer.eps = 0.1  # so that no first step of Adam is ±1 where a gradient is about 0
     if choice == "kl":
-        config.optimizer.discriminator.warmup_steps = WARMUP
+        config.optimizer.discriminator.warmup = WARMUP
     config.batch_size, config.num_steps = BATCH_SIZE, 100
     config.averages.ema.steps = 2.0
     return config

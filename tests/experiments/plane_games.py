@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from experiments.launch.opening import build
 
 from configs import gaussians_gan
 from experiments.evaluation.gans import PlaneReference
-from experiments.launch.opening import build
 from genjax import adversarial
 from genjax.adversarial import instruments
 from genjax.data import load_dataset

@@ -7,9 +7,9 @@ import json
 
 import jax
 import numpy as np
+from experiments.launch.opening import build
 
 from configs.digits_flow import get_config
-from experiments.launch.opening import build
 from experiments.launch.sampling import sampling_program
 from experiments.plan import plan
 from genjax.devices import make_mesh

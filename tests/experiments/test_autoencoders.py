@@ -13,11 +13,11 @@ import numpy as np
 import optax
 import pytest
 from autoencoder_run import CODES, NARROW, START, WARMUP, batch, make, narrow_lpips, small_config
+from experiments.launch.opening import build
 
 from experiments.evaluation.autoencoders import beside, in_batches
 from experiments.evaluation.images import autoencoders as autoencoder_evaluation
 from experiments.evaluation.images import finish_report
-from experiments.launch.opening import build
 from experiments.launch.sampling import sample_images
 from genjax.data import to_float
 from genjax.models.encoders.vgg16 import VGG16

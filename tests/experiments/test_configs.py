@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from conftest import ROOT
+from experiments.launch.opening import build
+from experiments.tasks.trained import FrozenAutoencoder
 from ml_collections import ConfigDict
 from PIL import Image
 
 from experiments.benchmark import random_arrays
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import abstract_batch
-from experiments.launch.opening import build
 from experiments.tasks import autoencoding
-from experiments.tasks.trained import FrozenAutoencoder
 from genjax.data import Batches, load_dataset, sources
 from genjax.devices import make_mesh
 from genjax.metrics.lpips import LPIPS

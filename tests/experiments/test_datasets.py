@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
+from experiments.launch.opening import build
 from PIL import Image
 
 from configs import digits_flow, digits_gan
 from experiments.inputs.datasets import load_split, training_batches
-from experiments.launch.opening import build
 from genjax.devices import make_mesh
 
 

@@ -119,7 +119,7 @@ def test_divergence_stops_the_program_and_keeps_the_last_good_checkpoint(tmp_pat
     flags = [
         "--config.optimizer.learning_rate=1e30",
         "--config.checkpoint.every=1",
-        "--config.optimizer.warmup_steps=3",
+        "--config.optimizer.warmup=3",
     ]
     result = program("train", *SMALL, *flags, f"--workdir={workdir}")
     assert result.returncode == 1

@@ -14,12 +14,6 @@ import numpy as np
 import pytest
 import scipy.linalg
 from conftest import ROOT
-from tokenizers import Tokenizer as Library
-from tokenizers import models, pre_tokenizers
-
-from configs import digits_flow, digits_gan, digits_vae, emoji_text, gaussians_gan, video_autoencoder
-from experiments.evaluation import feature_evaluation
-from experiments.evaluation import images as evaluation
 from experiments.evaluation.features.features import (
     FeatureNetwork,
     evaluate_features,
@@ -28,8 +22,14 @@ from experiments.evaluation.features.features import (
     load_network,
     reference_statistics,
 )
-from experiments.evaluation.images import Reference
 from experiments.launch.opening import Config, build
+from tokenizers import Tokenizer as Library
+from tokenizers import models, pre_tokenizers
+
+from configs import digits_flow, digits_gan, digits_vae, emoji_text, gaussians_gan, video_autoencoder
+from experiments.evaluation import feature_evaluation
+from experiments.evaluation import images as evaluation
+from experiments.evaluation.images import Reference
 from genjax import pretrained
 from genjax.data import Dataset, InMemory, load_dataset, to_float
 from genjax.models.encoders.clip import CLIP, CLIPText, CLIPVision, resize_and_crop

@@ -25,7 +25,7 @@ AUTOENCODER = [
     "--config.num_steps=6",
     "--config.batch_size=8",
     "--config.model.widths=(8, 8, 8)",
-    "--config.optimizer.autoencoder.warmup_steps=0",
+    "--config.optimizer.autoencoder.warmup=0",
     "--config.sampling.per_class=1",
     "--config.evaluation.num_samples=20",
 ]
@@ -36,7 +36,7 @@ FLOW = [
     "--config.model.depth=1",
     "--config.model.unroll=1",
     "--config.model.num_heads=2",
-    "--config.optimizer.warmup_steps=0",
+    "--config.optimizer.warmup=0",
     "--config.sampling.per_class=1",
     "--config.sampling.num_steps=3",
     "--config.evaluation.num_samples=400",

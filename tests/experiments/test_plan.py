@@ -6,10 +6,10 @@ import sys
 import jax
 import pytest
 from conftest import ROOT, program
+from experiments.launch.opening import build
 
 from configs import digits_flow, digits_gan, digits_vae, imagenet256_latent_flow, text_to_image
 from experiments.inputs.datasets import abstract_batch
-from experiments.launch.opening import build
 from experiments.plan import advice, parse_mesh, plan
 from genjax.devices import make_mesh
 from genjax.training import abstract_state

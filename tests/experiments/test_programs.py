@@ -200,7 +200,7 @@ WRONG = {
         "the choices are elbo, iwae; got 'ewae', nearest to 'iwae'",
     ),
     "classes": (["--config.data.num_classes=9"], "has 10 classes, and config.data.num_classes is 9"),
-    "warm-up": (["--config.optimizer.warmup_steps=50"], "warmup_steps=50"),
+    "warm-up": (["--config.optimizer.warmup=50"], "warmup=50"),
 }
 
 

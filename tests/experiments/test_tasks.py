@@ -25,7 +25,7 @@ def small_config(**changes):
     config.unlock()
     config.num_steps, config.averages.ema.steps = STEPS, 34.3  # a decay of 0.98
     config.model.update(width=32, depth=1, num_heads=2, unroll=1)
-    config.optimizer.update(learning_rate=3e-3, warmup_steps=20)
+    config.optimizer.update(learning_rate=3e-3, warmup=20)
     config.update(changes)
     return config
 
@@ -174,7 +174,7 @@ def test_weights_that_are_not_there(weights, averages, words):
 
 def test_a_schedule_free_optimizer_is_sampled_from_its_own_average():
     config = small_config()
-    config.optimizer.update(name="schedule_free_adamw", schedule="constant", warmup_steps=2)
+    config.optimizer.update(name="schedule_free_adamw", schedule="constant", warmup=2)
     with pytest.raises(ValueError, match="averages by itself: set config.sampling.weights to 'params'"):
         build(config)
     config.sampling.update(weights="params", num_steps=2)

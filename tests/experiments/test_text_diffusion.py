@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, program
+from experiments.launch.opening import build
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -14,7 +15,6 @@ from configs import emoji_text
 from experiments.evaluation.prompts import Pairs
 from experiments.inputs import conditions as conditioning
 from experiments.inputs.conditions import Prompts
-from experiments.launch.opening import build
 from genjax.data import Batches, load_dataset
 from genjax.models.encoders.bert import sentence_embedding
 from genjax.nn import Text
@@ -26,7 +26,7 @@ CHOICES = ("cross_attention", "joint_attention", "in_context")
 SMALL = [
     "--config.num_steps=4",
     "--config.batch_size=8",
-    "--config.optimizer.warmup_steps=0",
+    "--config.optimizer.warmup=0",
     "--config.sampling.num_steps=2",
     "--config.sampling.per_class=1",
 ]

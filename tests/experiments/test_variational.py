@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from autoencoder_run import batch, small_config
 from conftest import ROOT, program
+from experiments.launch.opening import build
 from jax.scipy.stats import norm
 from scipy.stats import logistic
 
 from experiments.evaluation.autoencoders import evaluate_bounds
 from experiments.evaluation.images import finish_report
-from experiments.launch.opening import build
 from genjax.data import to_float
 from genjax.training import Checkpoints
 
@@ -252,7 +252,7 @@ def test_a_run_from_end_to_end(tmp_path):
     ]
     result = program(
         "train", f"--config={ROOT}/configs/digits_vae.py:iwae", f"--workdir={run}", "--config.num_steps=20",
-        "--config.optimizer.warmup_steps=5", "--config.snapshot_every=20", "--config.model.width=32",
+        "--config.optimizer.warmup=5", "--config.snapshot_every=20", "--config.model.width=32",
         "--config.evaluation.num_samples=360", "--config.evaluation.num_importance_samples=3", *every,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

@@ -25,7 +25,7 @@ def small_config():
     config = get_config()
     config.model.update(width=32, depth=2, num_heads=2, unroll=1)
     config.batch_size, config.num_steps = BATCH_SIZE, 100
-    config.optimizer.warmup_steps = 10
+    config.optimizer.warmup = 10
     return config
 
 

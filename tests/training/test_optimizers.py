@@ -7,7 +7,7 @@ import pytest
 from genjax.training import make_optimizer
 from genjax.training.optimizers import evaluation_params, kernels_only
 
-NUMBERS = dict(name="adamw", learning_rate=0.1, num_steps=100, warmup_steps=10)
+NUMBERS = dict(name="adamw", learning_rate=0.1, num_steps=100, warmup=10)
 
 
 def test_schedule_warms_up_and_falls_as_a_half_cosine():
@@ -17,7 +17,7 @@ def test_schedule_warms_up_and_falls_as_a_half_cosine():
 
 
 def test_the_rate_falls_to_its_end_and_stays():
-    _, schedule = make_optimizer(**NUMBERS, decay_steps=50, end_learning_rate=0.02)
+    _, schedule = make_optimizer(**NUMBERS, decay=50, end_learning_rate=0.02)
     np.testing.assert_allclose([schedule(s) for s in (10, 30, 50, 80)], [0.1, 0.06, 0.02, 0.02], rtol=1e-6)
 
 
@@ -25,7 +25,7 @@ def test_only_kernels_decay_even_when_layers_are_stacked():
     params = {"blocks": {"dense": {"kernel": jnp.ones((3, 2, 2)), "bias": jnp.ones((3, 2))}}}
     mask = kernels_only(params)
     assert mask == {"blocks": {"dense": {"kernel": True, "bias": False}}}
-    optimizer, _ = make_optimizer(**{**NUMBERS, "warmup_steps": 0}, weight_decay=0.5)
+    optimizer, _ = make_optimizer(**{**NUMBERS, "warmup": 0}, weight_decay=0.5)
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     # without a gradient AdamW's update is −learning rate · decay · parameter
     np.testing.assert_allclose(updates["blocks"]["dense"]["kernel"], -0.05, rtol=1e-6)
@@ -33,7 +33,7 @@ def test_only_kernels_decay_even_when_layers_are_stacked():
 
 
 def test_clipping_bounds_the_global_norm():
-    options = {**NUMBERS, "warmup_steps": 0, "b1": 0.0, "b2": 0.0, "eps": 1e6}
+    options = {**NUMBERS, "warmup": 0, "b1": 0.0, "b2": 0.0, "eps": 1e6}
     optimizer, _ = make_optimizer(**options, clip_norm=1.0)
     # with eps far above the gradient, Adam's update is −learning rate · gradient / eps
     params = {"kernel": jnp.zeros(2)}
@@ -42,8 +42,8 @@ def test_clipping_bounds_the_global_norm():
 
 
 def test_a_constant_schedule_warms_up_and_stays():
-    for warmup_steps, expected in ((10, [0, 0.05, 0.1, 0.1, 0.1]), (0, [0.1] * 5)):
-        _, schedule = make_optimizer(**{**NUMBERS, "warmup_steps": warmup_steps}, schedule="constant")
+    for warmup, expected in ((10, [0, 0.05, 0.1, 0.1, 0.1]), (0, [0.1] * 5)):
+        _, schedule = make_optimizer(**{**NUMBERS, "warmup": warmup}, schedule="constant")
         np.testing.assert_allclose([schedule(s) for s in (0, 5, 10, 55, 100)], expected, rtol=1e-6)
 
 
@@ -53,8 +53,8 @@ def test_a_constant_schedule_warms_up_and_stays():
         (dict(name="admw"), "'admw'; there are .*adamw, .*lion, muon, schedule_free_adamw"),
         (dict(name="add_decayed_weights"), "there are"),
         (dict(name="lion", momentum=0.9), "has momentum, which lion does not take; it takes .*b1"),
-        (dict(warmup_steps=200), "warmup_steps=200.*num_steps=100"),
-        (dict(decay_steps=10), "warmup_steps=10.*decay_steps=10"),
+        (dict(warmup=200), "warmup=200.*num_steps=100"),
+        (dict(decay=10), "warmup=10.*decay=10"),
         (dict(schedule="linear"), "schedule is 'linear'; there are cosine, constant"),
         (dict(name="schedule_free_adamw"), "set config.optimizer.schedule to 'constant'"),
     ],
@@ -84,11 +84,11 @@ def draw(seed):
     return jax.tree.map(lambda shape: generator.standard_normal(shape), PARAMS, **IS_SHAPE)
 
 
-def run(name, gradients, warmup_steps=0, **options):
+def run(name, gradients, warmup=0, **options):
     """Parameters after each update, and the optimizer's state, in float64."""
     numbers = dict(learning_rate=RATE, num_steps=STEPS + 1, schedule="constant", weight_decay=DECAY)
     with jax.enable_x64(True):
-        optimizer, _ = make_optimizer(name=name, warmup_steps=warmup_steps, **numbers, **options)
+        optimizer, _ = make_optimizer(name=name, warmup=warmup, **numbers, **options)
         params = jax.tree.map(jnp.asarray, draw(0))
         state, update, history = optimizer.init(params), jax.jit(optimizer.update), []
         for gradient in gradients:
@@ -155,7 +155,7 @@ def test_schedule_free_is_the_paper_s_recursion_and_gives_its_average():
     averages = []
     expected = by_hand(rule, gradients)
     for options in ({}, dict(clip_norm=1e6)):  # a state inside a chain is found too
-        history, state = run("schedule_free_adamw", gradients, warmup_steps=2, **options)
+        history, state = run("schedule_free_adamw", gradients, warmup=2, **options)
         for a, b in zip(history, expected, strict=True):
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), a, b)
         with jax.enable_x64(True):
@@ -226,7 +226,7 @@ def test_muon_updates_are_as_large_as_adamw_s():
 def test_each_descends_a_quadratic(name):
     schedule = "constant" if "free" in name else "cosine"
     optimizer, _ = make_optimizer(
-        name=name, learning_rate=0.1, num_steps=300, warmup_steps=10, schedule=schedule, clip_norm=10.0
+        name=name, learning_rate=0.1, num_steps=300, warmup=10, schedule=schedule, clip_norm=10.0
     )
     target = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), draw(7))
     loss = lambda params: optax.tree.norm(optax.tree.sub(params, target), squared=True)

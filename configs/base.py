@@ -1,0 +1,175 @@
+"""What experiments share: the fields of every config, and those of each family.
+
+An optional argument of a named part, such as `eta` of a sampler, needs no field here: set it by
+`--config.sampling.sampler.eta=1.0`, or in a config of your own.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def experiment(name: str, task: str, data: dict[str, Any], **fields: Any) -> ConfigDict:
+    """Return the fields that every experiment has, and those of its family.
+
+    Args:
+        name: of the experiment.
+        task: a class of experiments/tasks, or a dotted path.
+        data: fields of the data set that differ from the usual ones.
+        fields: of the family.
+    """
+    return ConfigDict(
+        dict(
+            experiment=name,
+            task=task,
+            seed=0,
+            data=dict(
+                dict(
+                    train_split="train",
+                    held_out_split="test",
+                    directory=placeholder(str),  # of the files, if not the usual one
+                    feature="image",  # or "video"
+                    flip=False,  # mirror half of the images, left to right
+                    resize=False,  # resize and crop images to image_shape as they are read
+                ),
+                **data,
+            ),
+            space=dict(name="Pixels"),  # what the network works on: experiments/inputs/spaces.py
+            snapshot_every=1000,  # steps; of averages named PowerFunction, for widths chosen after training
+            # −1: all devices left; fsdp splits the state too, tensor layers and context sequences
+            mesh=dict(data=-1, fsdp=1, tensor=1, context=1),
+            accumulation_steps=1,  # parts of a batch that are computed one after the other
+            log_every=100,
+            profile_at=placeholder(int),  # step after which five steps are traced into WORKDIR/profile
+            **fields,
+        )
+    )
+
+
+def optimizer(**fields: Any) -> dict[str, Any]:
+    """Return the fields of an optimizer.
+
+    `name` is adamw, lion, muon or another of genjax/training/optimizers.py, whose arguments go here
+    too. `warmup` is a number of steps, or below 1 a fraction of the run.
+    """
+    usual = dict(name="adamw", learning_rate=1e-3, schedule="cosine", warmup=0.0, weight_decay=0.0)
+    return dict(usual, clip_norm=placeholder(float)) | fields
+
+
+def sampling(**fields: Any) -> dict[str, Any]:
+    """Return the fields of sampling and of sample sheets."""
+    return dict(
+        dict(
+            every=1000,  # steps from one sheet to the next
+            per_class=10,  # columns of the sheets, whose rows are classes or prompts
+            batch_size=500,  # samples made at once at most
+            weights="ema",  # a name in averages, "params", or "posthoc_0.12" for that relative width
+            seed=0,
+        ),
+        **fields,
+    )
+
+
+def diffusion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> ConfigDict:
+    """Return the fields of class-conditional rectified flow with a transformer."""
+    return experiment(
+        experiment_name,
+        "Diffusion",
+        dict(dequantize_levels=placeholder(int)) | data,  # of pixels, to add noise within each
+        num_steps=5000,
+        batch_size=64,  # of all devices together
+        params_dtype=placeholder(str),  # "bfloat16": gradients at copies of float32 parameters
+        model=dict(name="DiT"),  # of genjax/models/transformers or unets, or a dotted path
+        condition=dict(name="Classes", num_classes=num_classes),  # of experiments/inputs/conditions.py
+        process=dict(name="RectifiedFlow"),  # of genjax/diffusion/processes.py
+        target=dict(name="velocity"),  # of genjax/diffusion/targets.py
+        loss=dict(name="simple_loss"),  # of genjax/diffusion/losses.py
+        weighting=dict(name="uniform"),  # of genjax/diffusion/weightings.py
+        # Of genjax/diffusion/times.py; also `shift`, and `variates`: "independent" or "stratified".
+        times=dict(name="logit_normal"),
+        conditioning_dropout=0.5,
+        optimizer=optimizer(warmup=0.04, clip_norm=1.0, weight_decay=0.01),
+        averages=dict(ema=dict(name="HalfLife", steps=692.8)),  # of genjax/training/ema.py
+        checkpoint=dict(every=1000, keep=3),
+        sampling=sampling(
+            sampler=dict(name="euler"),  # of genjax/diffusion/samplers
+            grid=dict(name="uniform_grid"),  # of genjax/diffusion/grids.py
+            num_steps=50,
+            guidance_scale=1.25,  # 1 is plain conditional sampling
+        ),
+        # Measures are evaluators of experiments/evaluation, each with its arguments and, if it has one, its
+        # own `every`. `every=0` evaluates at the end alone.
+        evaluation=dict(
+            every=0,
+            num_samples=1000,
+            labels="balanced",  # or "training": as frequent as in the training set
+            measures=dict(samples=dict(name="Samples")),
+        ),
+    )
+
+
+def gan(experiment_name: str, networks: str, num_classes: int = 10, /, **data: Any) -> ConfigDict:
+    """Return the fields of a class-conditional GAN with R3GAN's loss.
+
+    Args:
+        networks: the module of genjax/models/gans that has both networks.
+    """
+    players = ("generator", "discriminator")
+    return experiment(
+        experiment_name,
+        "GAN",
+        data,
+        num_steps=1500,
+        batch_size=64,  # of all devices together, and of all the discriminator's updates in a step
+        model={player: dict(name=f"{networks}.{player.capitalize()}") for player in players},
+        condition=dict(name="Classes", num_classes=num_classes),
+        objective="relativistic",  # of genjax/adversarial/objectives.py
+        # weight: what a penalty's mean is multiplied by, γ/2 for R1 and R2; every: steps between two.
+        regularizers={penalty: dict(weight=0.2, every=1) for penalty in ("r1", "r2")},
+        augmentations=(),  # of genjax/adversarial/augmentation.py
+        updates=dict(discriminator=1, generator=1, simultaneous=False),
+        optimizer={player: optimizer(b1=0.0, b2=0.99) for player in players},
+        averages=dict(ema=dict(name="HalfLife", steps=200.0)),
+        checkpoint=dict(every=500, keep=3),
+        sampling=sampling(truncation=1.0),
+        evaluation=dict(
+            every=500,
+            num_samples=1000,
+            labels="balanced",
+            measures=dict(samples=dict(name="Samples"), discriminator=dict(name="Discriminator")),
+        ),
+    )
+
+
+def autoencoder(experiment_name: str, /, **data: Any) -> ConfigDict:
+    """Return the fields of an autoencoder with a perceptual loss and a discriminator."""
+    return experiment(
+        experiment_name,
+        "Autoencoder",
+        data,
+        num_steps=1500,
+        batch_size=16,
+        model=dict(),  # of genjax/models/autoencoders
+        condition=dict(name="Unconditional", num_rows=10),  # rows of the sheets
+        reconstruction=dict(name="l1"),  # of genjax/autoencoding/reconstruction.py; its weight is 1
+        weights=dict(),  # of the other terms; 0 leaves a term out
+        adversary=dict(
+            weight=0.5,  # 0: no discriminator at all
+            adaptive=True,  # by gradients at the decoder's last layer
+            start_step=300,
+            objective="hinge",
+            r1=dict(weight=0.0),
+            network=dict(),  # PatchGAN
+        ),
+        optimizer={
+            player: optimizer(warmup=100.0, clip_norm=1.0, b1=0.5, b2=0.9)
+            for player in ("autoencoder", "discriminator")
+        },
+        averages=dict(ema=dict(name="HalfLife", steps=100.0)),
+        checkpoint=dict(every=500, keep=2),
+        sampling=sampling(every=500),
+        evaluation=dict(
+            every=0, num_samples=384, measures=dict(reconstructions=dict(name="Reconstructions"))
+        ),
+    )

@@ -1,0 +1,280 @@
+"""Kinds of parts: what each is called with, and where its names are looked up.
+
+A config names a part by the name of an object in one of its kind's places, or by the dotted path of
+anything that can be imported (`genjax.parts.find`). Each kind's contract is the protocol here. It is
+checked where the config is read, so that a wrong part is one clear error before any compute.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from genjax import parts
+from genjax.training.task import Condition, Space
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of part.
+
+    Attributes:
+        contract: a protocol, whose `__call__` says what the part is called with, and whose other
+            members the part must have.
+        places: packages and modules in which names are looked up.
+        made: whether what is named makes the part, as a class or a function that returns it.
+        maker: the method of the class that makes it, if it is not the class itself.
+    """
+
+    contract: type
+    places: tuple[str, ...]
+    made: bool = False
+    maker: str | None = None
+
+    def bind(self, fields: Mapping[str, Any], field: str, **given: Any) -> Any:
+        """Return the part that `config.<field>` names, with the other entries as its arguments.
+
+        Args:
+            given: arguments that the program gives, which a config cannot set; a part that is made
+                need not take them.
+
+        Raises:
+            ValueError: there is no such part, it takes no such argument, or it breaks the contract.
+        """
+        called_with = tuple(given if self.made else _parameters(self.contract))
+        function = parts.find(fields["name"], self.places, f"config.{field}.name")
+        function = getattr(function, self.maker) if self.maker else function
+        bound = parts.bind_to(function, fields, self.places, f"config.{field}", called_with)
+        if self.made:
+            takes = inspect.signature(bound.func).parameters
+            takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+            bound = bound(**{name: value for name, value in given.items() if takes_any or name in takes})
+        self.check(bound, fields["name"], field)
+        return bound
+
+    def find(self, name: str, field: str) -> Any:
+        """Return the part that `config.<field>` is the name of; raise ValueError as `bind` does."""
+        found = parts.find(name, self.places, f"config.{field}")
+        self.check(found, name, field)
+        return found
+
+    def check(self, part: Any, name: str, field: str) -> None:
+        """Raise ValueError if a part cannot be called as the contract says, or lacks a member."""
+        problem, members = "", [each for each in _members(self.contract) if not hasattr(part, each)]
+        if members:
+            problem = f"has no {' and no '.join(members)}"
+        elif "__call__" in vars(self.contract):
+            parameters = _parameters(self.contract).values()
+            positional = [None for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+            named = {each.name: None for each in parameters if each.kind is each.KEYWORD_ONLY}
+            try:
+                inspect.signature(part).bind(*positional, **named)
+            except TypeError as error:
+                problem = f"cannot be called so: {error}"
+        if problem:
+            raise ValueError(
+                f"config.{field} names {name}, which {problem}; a {self.contract.__name__} is "
+                f"{inspect.cleandoc(self.contract.__doc__).splitlines()[0]}"
+            )
+
+
+def _parameters(contract: type) -> dict[str, inspect.Parameter]:
+    call = vars(contract).get("__call__")
+    return dict(list(inspect.signature(call).parameters.items())[1:]) if call else {}
+
+
+def _members(contract: type) -> list[str]:
+    return [name for name in (*vars(contract), *vars(contract).get("__annotations__", {})) if name[0] != "_"]
+
+
+class DiffusionNetwork(Protocol):
+    """`network(x_t, t, condition)`: a Flax module that returns an array of the shape of `x_t`.
+
+    `t` has shape `[batch]`; `condition` is what `config.condition` gives: class labels `[batch]`, or
+    encoded text. Two fields are optional: `divisor`, which each side of `x_t` must be a multiple of,
+    and `num_classes`, which is then set from `config.condition`. With a learned variance the network
+    returns twice the channels.
+    """
+
+    def __call__(self, x_t, t, condition): ...
+
+
+class Generator(Protocol):
+    """`generator(z, labels, *, train)`: a Flax module from latents to images, with `latent_size`.
+
+    `labels` is None without classes. A generator with styles also has `map` and `synthesize`.
+    """
+
+    latent_size: int
+
+    def __call__(self, z, labels, *, train): ...
+
+
+class Discriminator(Protocol):
+    """`discriminator(images, labels, *, train)`: a Flax module that returns a logit for each image.
+
+    `labels` is None without classes.
+    """
+
+    def __call__(self, images, labels, *, train): ...
+
+
+class PatchDiscriminator(Protocol):
+    """`discriminator(images, *, train)`: a Flax module that returns a logit for each patch."""
+
+    def __call__(self, images, *, train): ...
+
+
+class AutoencoderNetwork(Protocol):
+    """a Flax module with `encode(x)`, `decode(z)` and `factor`, the side of what one latent stands for.
+
+    `encode` returns latents, or mean and log-variance of Gaussian ones. A network that quantizes
+    also has `quantize`.
+    """
+
+    factor: int
+    encode: Callable
+    decode: Callable
+
+
+class VariationalNetwork(Protocol):
+    """a Flax module with `encode(x) -> (mean, log_variance)`, `decode(z)` and `latent_size`."""
+
+    latent_size: int
+    encode: Callable
+    decode: Callable
+
+
+class Process(Protocol):
+    """a pair `alpha(t)`, `sigma(t)` with its `domain` and `prior` (`genjax.diffusion.Process`)."""
+
+    alpha: Callable
+    sigma: Callable
+    domain: tuple[float, float]
+    prior: Callable
+
+
+class Target(Protocol):
+    """`target(process, t) -> (c, d)`: the network is asked for c·x + d·z."""
+
+    def __call__(self, process, t): ...
+
+
+class Loss(Protocol):
+    """`loss(key, apply, x, conditioning, *, process, target, times, variates, weighting)`: losses and times."""
+
+    def __call__(self, key, apply, x, conditioning, *, process, target, times, variates, weighting): ...
+
+
+class Weighting(Protocol):
+    """`weighting(process, target, t)`: the weight of the loss at each time."""
+
+    def __call__(self, process, target, t): ...
+
+
+class Law(Protocol):
+    """`law(process, u)`: times to train on, increasing in the uniform variates u."""
+
+    def __call__(self, process, u): ...
+
+
+class Variates(Protocol):
+    """`variates(key, shape)`: uniform variates in (0, 1)."""
+
+    def __call__(self, key, shape): ...
+
+
+class Sampler(Protocol):
+    """`sampler(denoiser, process, noise, times, *, keys, trajectory)`: samples, or states at all times."""
+
+    def __call__(self, denoiser, process, noise, times, *, keys, trajectory): ...
+
+
+class Grid(Protocol):
+    """`grid(process, num_steps)`: times from the noise end to the clean end."""
+
+    def __call__(self, process, num_steps): ...
+
+
+class Average(Protocol):
+    """a rule with `shares(step)`: what the average and the new parameters count for."""
+
+    shares: Callable
+
+
+class Objective(Protocol):
+    """a pair of losses `generator(real, fake)` and `discriminator(real, fake)` of logits."""
+
+    generator: Callable
+    discriminator: Callable
+
+
+class Augmentation(Protocol):
+    """`augmentation(key, image)`: a differentiable change of one image."""
+
+    def __call__(self, key, image): ...
+
+
+class Likelihood(Protocol):
+    """a law p(x|z): `parameters` per channel, `log_probability(outputs, x)` and `mean(outputs)`."""
+
+    parameters: int
+    log_probability: Callable
+    mean: Callable
+
+
+class Distance(Protocol):
+    """`distance(x, y)`: a distance for each example of a batch."""
+
+    def __call__(self, x, y): ...
+
+
+class Quantizer(Protocol):
+    """a Flax module with `num_codes`, `lookup(indices)` and `quantizer(z)`: quantized latents and codes."""
+
+    num_codes: int
+    lookup: Callable
+
+
+class TaskClass(Protocol):
+    """a class with `from_config(config)`, which makes a `genjax.training.task.GenerativeTask`."""
+
+    from_config: Callable
+
+
+class Evaluator(Protocol):
+    """`evaluator(model) -> {name: value}`: figures and pictures of a trained state.
+
+    It is made with a `context`, what is known before training (`experiments.evaluation.context`),
+    and its own arguments. `needs` names the functions of the task that it calls.
+    """
+
+    needs: tuple[str, ...]
+
+    def __call__(self, model): ...
+
+
+DIFFUSION_NETWORK = Kind(DiffusionNetwork, ("genjax.models.transformers", "genjax.models.unets"), made=True)
+GENERATOR = Kind(Generator, ("genjax.models.gans",), made=True)
+DISCRIMINATOR = Kind(Discriminator, ("genjax.models.gans",), made=True)
+PATCH_DISCRIMINATOR = Kind(PatchDiscriminator, ("genjax.models.gans.patchgan",), made=True)
+AUTOENCODER = Kind(AutoencoderNetwork, ("genjax.models.autoencoders",), made=True)
+VARIATIONAL = Kind(VariationalNetwork, ("genjax.models.autoencoders",), made=True)
+PROCESS = Kind(Process, ("genjax.diffusion.processes",), made=True)
+TARGET = Kind(Target, ("genjax.diffusion.targets",))
+LOSS = Kind(Loss, ("genjax.diffusion.losses",))
+WEIGHTING = Kind(Weighting, ("genjax.diffusion.weightings",))
+LAW = Kind(Law, ("genjax.diffusion.times",))
+VARIATES = Kind(Variates, ("genjax.diffusion.times",))
+SAMPLER = Kind(Sampler, ("genjax.diffusion.samplers",))
+GRID = Kind(Grid, ("genjax.diffusion.grids",))
+AVERAGE = Kind(Average, ("genjax.training.ema",), made=True)
+OBJECTIVE = Kind(Objective, ("genjax.adversarial.objectives",))
+AUGMENTATION = Kind(Augmentation, ("genjax.adversarial.augmentation",))
+LIKELIHOOD = Kind(Likelihood, ("genjax.autoencoding.likelihoods",), made=True)
+DISTANCE = Kind(Distance, ("genjax.autoencoding.reconstruction",))
+QUANTIZER = Kind(Quantizer, ("genjax.nn.quantizers",), made=True)
+SPACE = Kind(Space, ("experiments.inputs.spaces",), made=True, maker="from_data")
+CONDITION = Kind(Condition, ("experiments.inputs.conditions",), made=True)
+TASK = Kind(TaskClass, ("experiments.tasks",))
+EVALUATOR = Kind(Evaluator, ("experiments.evaluation",), made=True)

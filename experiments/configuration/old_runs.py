@@ -1,0 +1,109 @@
+"""Configs that older versions of genjax recorded, in today's form."""
+
+from typing import Any
+
+from genjax.training.workdir import Config, read_record
+
+TASKS = {"ImageDiffusion": "Diffusion", "ImageGAN": "GAN", "PlaneGAN": "GAN"}
+
+
+def upgrade(config: Config) -> Config:
+    """Return a recorded config in today's form; one that has it already is returned as it is."""
+    if "space" in config:
+        return config
+    new, points = _plain(config), config.task == "PlaneGAN"
+    old_task, data = config.task, new["data"]
+    new["task"] = TASKS.get(old_task, old_task)
+    num_classes = data.pop("num_classes", 1)
+    data.setdefault("feature", "image")
+    data.setdefault("resize", False)
+    new["condition"] = _condition(new, old_task, num_classes)
+    new["space"] = {"name": "Points" if points else "Pixels"}
+    autoencoder = new.pop("autoencoder", {})
+    if autoencoder.get("run") or autoencoder.get("published"):
+        new["space"] = _latents(new, autoencoder)
+    _model(new, old_task)
+    for optimizer in [new["optimizer"]] if "name" in new["optimizer"] else new["optimizer"].values():
+        for name in ("warmup", "decay"):
+            if f"{name}_steps" in optimizer:
+                optimizer[name] = optimizer.pop(f"{name}_steps")
+    new["evaluation"] = _evaluation(new, old_task)
+    return _config(new)
+
+
+def _plain(config: Any) -> Any:
+    return {name: _plain(value) for name, value in config.items()} if isinstance(config, dict) else config
+
+
+def _config(value: Any) -> Any:
+    return Config({n: _config(v) for n, v in value.items()}) if isinstance(value, dict) else value
+
+
+def _condition(new: dict, task: str, num_classes: int) -> dict[str, Any]:
+    """Return the condition: of text, of classes, or none."""
+    if text := new.pop("text", None):
+        return {"name": "Prompts", **text, "prompts": new["sampling"].pop("prompts")}
+    conditional = new.pop("conditional", task == "ImageDiffusion")
+    if conditional:
+        return {"name": "Classes", "num_classes": num_classes}
+    return {"name": "Unconditional", "num_rows": num_classes}
+
+
+def _latents(new: dict, autoencoder: dict) -> dict[str, Any]:
+    """Return the space of a run on latents, whose data become the images that were encoded."""
+    fields = ("run", "weights", "published")
+    space = {"name": "Latents", **{name: autoencoder.get(name) for name in fields}}
+    encoding = new.pop("encoding", None)
+    if new["data"]["name"] == "latents":
+        latents, size = new["data"], encoding.pop("size", None)
+        space |= {"directory": latents["directory"], "batch_size": encoding.pop("batch_size", 64)}
+        new["data"] = {"feature": "image", "resize": bool(size), **encoding}
+        new["data"]["image_shape"] = (
+            [size, size, 3] if size else _decoded_shape(latents["image_shape"], space)
+        )
+    return space
+
+
+def _decoded_shape(latent_shape: list[int], space: dict) -> list[int]:
+    """Return the shape of the images that latents of a run stand for."""
+    return (
+        read_record(space["run"]).config.data.image_shape
+        if space["run"]
+        else [8 * n for n in latent_shape[:2]] + [3]
+    )
+
+
+def _model(new: dict, task: str) -> None:
+    """Name a network by its own name: modules are found by it."""
+    model = new["model"]
+    if task in ("ImageGAN", "PlaneGAN"):
+        module = model.pop("name")
+        for player in ("generator", "discriminator"):
+            model[player] = {"name": f"{module}.{player.capitalize()}", **model[player]}
+    elif module := model.pop("module", None):
+        model["name"] = f"{module}.{model['name']}"
+
+
+def _evaluation(new: dict, task: str) -> dict[str, Any]:
+    """Return the evaluation with its measures by name."""
+    old, measures = new["evaluation"], {}
+    kept = {name: old[name] for name in ("every", "num_samples", "labels") if name in old}
+    if task == "Autoencoder":
+        measures["reconstructions"] = {"name": "Reconstructions"}
+    elif new["condition"]["name"] == "Prompts":
+        measures["prompts"] = {"name": "PromptMatch"}
+    elif task == "PlaneGAN":
+        measures["modes"] = {"name": "PlaneModes"}
+    else:
+        measures["samples"] = {"name": "Samples"}
+    if task in ("ImageGAN", "PlaneGAN"):
+        measures["discriminator"] = {"name": "Discriminator"}
+    if task == "VariationalAutoencoder":
+        measures["bounds"] = {"name": "Bounds", "num_importance_samples": old["num_importance_samples"]}
+    if old.get("vgg16") and new["condition"]["name"] != "Prompts":
+        measures["vgg16"] = {"name": "VGG16Distance"}
+    if weights := {name: path for name, path in (old.get("features") or {}).items() if path}:
+        measures["features"] = {"name": "PretrainedFeatures", **weights}
+        if reference := {name: value for name, value in (old.get("reference") or {}).items() if value}:
+            measures["features"]["reference"] = reference
+    return {"every": 0, "labels": "balanced", **kept, "measures": measures}

@@ -1,0 +1,27 @@
+"""Parts on the command line and in reports: "name,option=value" and "name(option=value)"."""
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+
+def named(text: str | None, flag: str) -> dict[str, Any] | None:
+    """Return a config's fields of "name,option=value,…".
+
+    Raises:
+        ValueError: an option is not of this form.
+    """
+    if text is None:
+        return None
+    name, *options = text.split(",")
+    try:
+        pairs = [option.split("=") for option in options]
+        return {"name": name} | {key: ast.literal_eval(value) for key, value in pairs}
+    except (ValueError, SyntaxError):
+        raise ValueError(f"--{flag}={text} must be a name and options, as in name,option=1.5") from None
+
+
+def described(fields: Mapping[str, Any]) -> str:
+    """Return what a config names with its arguments, as one would call it: "ddim(eta=0.5)"."""
+    arguments = ", ".join(f"{name}={value}" for name, value in fields.items() if name != "name")
+    return f"{fields['name']}({arguments})" if arguments else fields["name"]

@@ -1,0 +1,105 @@
+"""From a config to a task, and from a run's folder to the run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.configuration import kinds, old_runs
+from genjax.devices.mesh import AXES, BATCH_AXES
+from genjax.pipelines import Run
+from genjax.training.task import GenerativeTask
+from genjax.training.workdir import Config, read_record
+
+
+def build(config: Any) -> GenerativeTask:
+    """Return the task that `config.task` names.
+
+    Raises:
+        ValueError: there is no such task; or as of the task's own `from_config`.
+    """
+    return kinds.TASK.find(config.task, "task").from_config(config)
+
+
+def read_config(workdir: str | Path) -> Config:
+    """Return the config of a run, in today's form whatever version wrote it.
+
+    Raises:
+        FileNotFoundError: there is no run.
+    """
+    return old_runs.upgrade(read_record(workdir).config)
+
+
+def open_run(
+    workdir: str | Path,
+    step: int | None = None,
+    size: tuple[int, int] | None = None,
+    *,
+    build: Callable[[Any], GenerativeTask] = build,
+    **sampling: Any,
+) -> Run:
+    """Return the run in a folder, at a step or at its newest good checkpoint.
+
+    Args:
+        size: another height and width than the run's own.
+        build: makes the task of the config.
+        sampling: fields of `config.sampling` to change, or `prompts`; None leaves a field as it is.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        ValueError: the run is not sampled by such a field, or makes one size only.
+    """
+    config = read_config(workdir)
+    change_sampling(config, **sampling)
+    if size:
+        check_diffusion(config)
+        config.data.image_shape = [*size, config.data.image_shape[-1]]
+    return Run(workdir, step, config=config, build=build)
+
+
+def change_sampling(config: Config, prompts: list[str] | None = None, **changes: Any) -> None:
+    """Set fields of `config.sampling`, and the prompts of the sample sheets.
+
+    Raises:
+        ValueError: the config has no such field.
+    """
+    changes = {name: value for name, value in changes.items() if value is not None}
+    unknown = sorted(changes.keys() - config.sampling.keys())
+    if prompts and "prompts" not in config.condition:
+        unknown.append("prompts")
+    if unknown:
+        raise ValueError(
+            f"{config.experiment} is not sampled by {', '.join(unknown)}; its config.sampling has "
+            f"{', '.join(config.sampling)}"
+        )
+    config.sampling.update(changes)
+    if prompts:
+        config.condition.prompts = prompts
+
+
+def check_diffusion(config: Any) -> None:
+    """Raise ValueError if the task is not diffusion."""
+    if config.task != "Diffusion":
+        raise ValueError(f"this program is of diffusion; {config.experiment} is a {config.task}")
+
+
+def mesh_axes(config: Any) -> dict[str, int]:
+    """Return the axes of `config.mesh` in the order of `AXES`.
+
+    The last axes are nearest in the machine; `tensor` and `context` are there if they split anything.
+    """
+    sizes = {name: config.mesh.get(name, 1) for name in AXES}
+    return {name: size for name, size in sizes.items() if name in BATCH_AXES or size != 1}
+
+
+def examples_at_once(config: Any) -> int:
+    """Return how many examples of a training step all devices compute at once.
+
+    Raises:
+        ValueError: the batch does not divide into `config.accumulation_steps`.
+    """
+    if config.batch_size % config.accumulation_steps:
+        raise ValueError(
+            f"config.batch_size {config.batch_size} does not divide into config.accumulation_steps "
+            f"{config.accumulation_steps} equal parts"
+        )
+    return config.batch_size // config.accumulation_steps

@@ -1,0 +1,104 @@
+"""What evaluators are given: what is known before training, and functions of a trained state."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.inputs.datasets import Data
+from genjax.data import Dataset
+from genjax.training.sampling import sample
+from genjax.training.task import Condition, GenerativeTask, Space
+from genjax.training.workdir import Config
+
+LABELS = ("balanced", "training", "none")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is known of an experiment before there is a trained state.
+
+    Attributes:
+        num_samples: samples to measure; the held-out examples are cut to as many.
+        labels: classes of the samples: "balanced"; "training", drawn from those of the training set,
+            where classes differ in size; or "none", all 0.
+    """
+
+    data: Data
+    space: Space
+    condition: Condition
+    num_samples: int
+    labels: str = "balanced"
+
+    def __post_init__(self):
+        if self.labels not in LABELS:
+            raise ValueError(f"config.evaluation.labels is {self.labels!r}; take one of {', '.join(LABELS)}")
+
+    def draw_labels(self, training: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return the classes of the samples, `[num_samples]`.
+
+        Args:
+            training: gives the training set's classes.
+        """
+        if self.labels == "balanced":
+            return np.arange(self.num_samples) % max(self.condition.num_classes, 1)
+        if self.labels == "training":
+            return np.random.default_rng(0).choice(training(), self.num_samples)
+        return np.zeros(self.num_samples, int)
+
+
+def described_files(datasets: Sequence[Dataset]) -> dict[str, Any]:
+    """Return which files of data sets were skipped and how many were converted."""
+    conversions: dict[str, int] = {}
+    for dataset in datasets:
+        for kind, count in dataset.conversions.items():
+            conversions[kind] = conversions.get(kind, 0) + count
+    skipped = {path: why for dataset in datasets for path, why in dataset.skipped.items()}
+    return {"skipped_files": skipped, "converted_files": conversions}
+
+
+class Model:
+    """Functions of one trained state: what an evaluator may call.
+
+    Attributes:
+        sampling: how it samples, `config.sampling`.
+        functions: of the task, by name: `reconstruct`, `bounds`, `logits` …
+        how: how samples are made, for reports.
+    """
+
+    def __init__(self, task: GenerativeTask, state: Any, sampling: Config):
+        self._task, self._state, self.sampling = task, state, sampling
+        self.functions = task.functions(state, sampling)
+        self.how = {**task.describe_sampling(sampling), "weights": sampling.weights, "seed": sampling.seed}
+        self._samples: dict[Any, np.ndarray] = {}
+
+    def sample(self, labels: np.ndarray, prompts: Sequence[str] | None = None, **changes: Any) -> np.ndarray:
+        """Return samples in the form of the data; equal requests share them.
+
+        Args:
+            labels: of each sample, `[samples]`: classes, or numbers of prompts.
+            prompts: what labels stand for, in place of the condition's own.
+            changes: other values of fields of `sampling`.
+        """
+        prompts = prompts and tuple(prompts)
+        request = (labels.tobytes(), prompts, tuple(sorted(changes.items())))
+        if request not in self._samples:
+            task = self._task.with_prompts(prompts) if prompts else self._task
+            sampling = Config(dict(self.sampling) | changes)
+            self._samples[request] = sample(task, self._state, labels, sampling)
+        return self._samples[request]
+
+
+def in_batches(function: Callable, *arrays: np.ndarray, size: int = 50) -> Any:
+    """Return `function(*arrays)` in NumPy, `size` rows at a time.
+
+    The last batch is filled up, so there is one shape and one compilation.
+    """
+    results = []
+    for start in range(0, len(arrays[0]), size):
+        rows = [a[start : start + size] for a in arrays]
+        padded = [np.concatenate([a, np.repeat(a[:1], size - len(a), 0)]) for a in rows]
+        results.append(jax.tree.map(lambda a: np.asarray(a)[: len(rows[0])], function(*padded)))  # noqa: B023
+    return jax.tree.map(lambda *each: np.concatenate(each), *results)

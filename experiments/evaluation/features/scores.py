@@ -1,0 +1,256 @@
+"""The evaluation protocol of the literature, with the user's own weights of pretrained networks.
+
+inception: a file that `genjax.pretrained.inception.load` reads. FID (Heusel et al. 2017), KID
+    (Bińkowski et al. 2018), Inception score (Salimans et al. 2016), improved precision and recall
+    (Kynkäänniemi et al. 2019).
+dinov2: a folder with a `Dinov2Model` of transformers. FD-DINOv2, the kernel distance, precision
+    and recall (Stein et al. 2023).
+clip: a folder with a `CLIPModel` of transformers and its tokenizer. CLIP score (Hessel et al.
+    2021), of models of prompts.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+
+from experiments.evaluation.autoencoders import as_frames
+from experiments.evaluation.context import Context, Model
+from experiments.evaluation.context import in_batches as in_small_batches
+from experiments.evaluation.features.networks import (
+    LOADERS,
+    FeatureNetwork,
+    features_of,
+    in_batches,
+    load_network,
+)
+from experiments.evaluation.features.statistics import Statistics, reference_statistics
+from experiments.evaluation.images import image_reference
+from experiments.inputs.datasets import Data
+from genjax import metrics
+from genjax.data import load_dataset, to_float
+from genjax.models.encoders.clip import CLIP, resize_and_crop
+
+PROMPTS = 500  # encoded and sampled at once
+NEIGHBOURS, SPLITS = 3, 10
+DISTANCES = {"inception": ("fid", "kid"), "dinov2": ("fd_dinov2", "kd_dinov2")}  # Fréchet, kernel
+
+
+@dataclass(frozen=True)
+class PretrainedFeatures:
+    """FID, FD-DINOv2, CLIP score and their kin of samples, and, as `…_protocol`, how, in words.
+
+    Attributes:
+        inception, dinov2, clip: weights; None leaves a network out.
+        reference: `split` of the reference images, by default the training split; and by network a
+            file of statistics, written if absent, or of published statistics.
+    """
+
+    context: Context
+    inception: str | None = None
+    dinov2: str | None = None
+    clip: str | None = None
+    reference: Mapping[str, str] = field(default_factory=dict, compare=False)
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self):
+        """Read the weights, and forget them: a fault shows before any training.
+
+        Raises:
+            FileNotFoundError, ValueError: as of `load_network`; or CLIP is given without prompts, or a
+                network without pictures.
+        """
+        space = self.context.space
+        shape = self.context.data.image_shape
+        if self.weights and (space.feature != "image" or len(shape) != 3):
+            raise ValueError(
+                f"config.evaluation.measures has {', '.join(self.weights)}, which measure pictures; the data are "
+                f"{'video' if space.feature == 'video' else 'points'} of shape {shape}: leave them out"
+            )
+        if self.clip and not hasattr(self.context.condition, "prompts"):
+            raise ValueError(
+                "config.evaluation.measures has clip, which scores pictures by their prompts, and this model is "
+                "told none: leave it out"
+            )
+        for name, path in self.weights.items():
+            LOADERS[name](path)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """The weights that are given, by network."""
+        return {name: path for name in LOADERS if (path := getattr(self, name))}
+
+    def __call__(self, model: Model) -> dict[str, Any]:
+        if hasattr(self.context.condition, "prompts"):
+            return self._of_prompts(model)
+        context = self.context
+        training = lambda: image_reference(context.data, context.num_samples).train_labels
+        return self.measure(model.sample(context.draw_labels(training)))
+
+    def _of_prompts(self, model: Model) -> dict[str, Any]:
+        """Measure samples for one held-out prompt after the other, then from the first again.
+
+        Each `PROMPTS` samples have a seed of their own: `config.sampling.seed` and those that follow.
+        """
+        count, dataset = self.context.num_samples, self.context.data.held_out()
+        rows = np.random.default_rng(0).permutation(len(dataset.source))
+        prompts = [dataset.captions[i][0] for i in rows]
+        given, images = [prompts[i % len(prompts)] for i in range(count)], []
+        size = min(PROMPTS, count)
+        for number, start in enumerate(range(0, count, size)):
+            some = [given[i % count] for i in range(start, start + size)]  # one shape, one program
+            images.append(model.sample(np.arange(size), some, seed=model.sampling.seed + number))
+        report = self.measure(np.concatenate(images)[:count], given)
+        used = f"{min(count, len(prompts))} held-out prompts for {count} samples"
+        return report | {"features_prompts": used}
+
+    def measure(
+        self,
+        images: UInt8[np.ndarray, "samples height width channels"],
+        prompts: Sequence[str] | None = None,
+        split: str | None = None,
+    ) -> dict[str, Any]:
+        """Return what the networks say of images.
+
+        Args:
+            prompts: of CLIP's score, that of each image.
+            split: of the reference images, if `reference` names none; the training split if None.
+
+        Raises:
+            ValueError: as of `reference_statistics`; or images and reference images have different
+                shapes.
+        """
+        report = {}
+        for name, path in self.weights.items():
+            if name == "clip":
+                report |= clip_score(path, images, prompts)
+            else:
+                chosen = self.reference.get("split") or split or self.context.data.train_split
+                file = self.reference.get(name)
+                statistics = _reference(name, path, file, self.context.data, chosen, images.shape[1:])
+                report |= measures(name, load_network(name, path), images, statistics)
+        return report
+
+
+@dataclass(frozen=True)
+class ReconstructionFeatures(PretrainedFeatures):
+    """The same of an autoencoder's reconstructions of held-out images, such as rFID."""
+
+    needs: ClassVar[tuple[str, ...]] = ("reconstruct",)
+
+    def __call__(self, model: Model) -> dict[str, Any]:
+        data = self.context.data
+        source = data.held_out().source
+        count = min(self.context.num_samples, len(source))
+        rows = np.random.default_rng(0).permutation(len(source))[:count]
+        decoded = in_small_batches(model.functions["reconstruct"], source[rows][data.feature])
+        return self.measure(as_frames(decoded), split=data.held_out_split)
+
+
+@functools.cache
+def _reference(
+    name: str,
+    weights: str,
+    path: str | None,
+    data: Data,
+    split: str,
+    shape: tuple[int, ...],
+) -> Statistics:
+    dataset = load_dataset(data.name, split, data.directory)
+    # Images of all sizes are cropped as samples are, which are square, or there is nothing to compare.
+    size = shape[0] if data.resize or data.buckets else None
+    known = (size, size, *dataset.image_shape[2:]) if size else dataset.image_shape
+    if known != shape:
+        raise ValueError(
+            f"samples have shape {shape}, reference images of {dataset.name} ({dataset.split}) {known}: "
+            "their distance would be one of sizes; name another split in the measure's reference.split"
+        )
+    return reference_statistics(load_network(name, weights), dataset, size, path)
+
+
+def measures(
+    name: str,
+    network: FeatureNetwork,
+    images: UInt8[np.ndarray, "samples height width channels"],
+    reference: Statistics,
+) -> dict[str, Any]:
+    """The measures of one network that are known of its reference, and their protocol."""
+    features, logits = features_of(network, images)
+    frechet, kernel = DISTANCES[name]
+    moments = metrics.feature_moments([features])
+    distance = metrics.frechet_distance_from_moments(*moments, reference.mean, reference.covariance)
+    report: dict[str, Any] = {frechet: distance}
+    source = reference.protocol
+    words = [
+        f"{network.description}, weights' SHA-256 {network.weights}",
+        f"{len(images)} samples of {'×'.join(map(str, images.shape[1:]))}, rounded to bytes, resized "
+        f"{network.resizing}",
+        f"reference: statistics in {reference.path}, "
+        + (
+            f"of all {source['number of images']} images of {source['dataset']} ({source['split']}), "
+            f"prepared: {source['preparation']}, and resized like samples"
+            if source
+            else "which do not say of which images or how"
+        ),
+        f"{frechet}: Fréchet distance of means and covariances",
+    ]
+    if reference.features is not None:
+        count, width = reference.features.shape
+        precision, recall = metrics.precision_recall(features, reference.features, k=NEIGHBOURS)
+        report |= {
+            kernel: metrics.kernel_distance(features, reference.features),
+            f"{name}_precision": precision,
+            f"{name}_recall": recall,
+        }
+        words += [
+            f"{kernel}: kernel (x·y/{width} + 1)³, unbiased, over all pairs of samples and {count} reference "
+            "images, no subsets",
+            f"precision and recall: {NEIGHBOURS} neighbours, of all samples and the same reference images",
+        ]
+    if logits is not None:
+        report["inception_score"], report["inception_score_deviation"] = metrics.inception_score(
+            logits, SPLITS
+        )
+        words.append(
+            f"Inception score: logits without bias, {SPLITS} parts in the order of the samples, their mean "
+            "and deviation"
+        )
+    return report | {f"{name}_protocol": "; ".join(words)}
+
+
+@functools.cache
+def _similarity(module: CLIP) -> Callable:
+    def similarity(variables, images, tokens):
+        colours = jnp.broadcast_to(to_float(images), (*images.shape[:3], 3))
+        pictures = resize_and_crop(colours, module.vision.image_size)
+        with jax.default_matmul_precision("highest"):
+            return module.apply(variables, pictures, tokens, method="similarity")
+
+    return similarity
+
+
+def clip_score(
+    path: str, images: UInt8[np.ndarray, "samples height width channels"], prompts: Sequence[str]
+) -> dict[str, Any]:
+    """The mean of max(100·cosine, 0) of pictures and their prompts, by the CLIP in a folder; the protocol."""
+    module, variables, tokenizer, weights = load_network("clip", path)
+    tokens, _ = tokenizer.encode(prompts, module.text.max_length)
+    read = lambda part: (images[part], tokens[part])
+    cosines = np.concatenate(list(in_batches(_similarity(module), variables, read, len(images))))
+    vision = module.vision
+    words = [
+        f"CLIP of width {vision.width}, depth {vision.depth} and patches of {vision.patch_size}, weights' "
+        f"SHA-256 {weights}",
+        f"{len(images)} samples, rounded to bytes, the shorter side to {vision.image_size} by antialiased "
+        "bicubic interpolation, not rounded after, and the middle of the longer",
+        "mean over samples of max(100·cosine, 0) with their prompts as they are, nothing before them",
+    ]
+    return {
+        "clip_score": float(np.maximum(100 * cosines.astype(np.float64), 0).mean()),
+        "clip_protocol": "; ".join(words),
+    }

@@ -1,0 +1,119 @@
+"""A trained autoencoder as a frozen part: from images or video to latents, and back."""
+
+import functools
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Array, Float, PyTree
+
+from experiments.configuration.runs import open_run
+from genjax import pretrained
+from genjax.data.sets.latents import read_summary
+
+MOMENTS = ("latent_mean", "latent_deviation")  # in the report of an autoencoder's run
+
+
+def encode(network: nn.Module, variables: PyTree, x: Float[Array, " batch *shape"]) -> Array:
+    """Return latents: the means of Gaussian ones, and quantized ones before quantization."""
+    encoded = network.apply(variables, x, method="encode")
+    return encoded[0] if isinstance(encoded, tuple) else encoded
+
+
+def decode(network: nn.Module, variables: PyTree, latents: Float[Array, " batch *shape"]) -> Array:
+    """Return images or video of latents, quantized first if the network quantizes."""
+    if hasattr(network, "quantize"):
+        latents = network.apply(variables, latents, method="quantize").latents
+    return network.apply(variables, latents, method="decode")
+
+
+@dataclass(frozen=True)
+class FrozenAutoencoder:
+    """An autoencoder's network; `load` gives its variables, which its functions take.
+
+    Attributes:
+        run: folder of a training run, or None.
+        weights: of the run: "params" or one of its averages.
+        published: folder of published weights, or None.
+        latents: folder of latents whose moments standardize; if None, the moments are those in the
+            run's report or the published network's.
+    """
+
+    network: nn.Module
+    run: str | None
+    weights: str
+    published: str | None
+    latents: str | None
+
+    @classmethod
+    def open(
+        cls, run: str | None, weights: str, published: str | None, latents: str | None
+    ) -> "FrozenAutoencoder":
+        """Return the autoencoder of a run or of published weights.
+
+        Raises:
+            FileNotFoundError: there is no such run.
+            ValueError: the run's network is no autoencoder of images or video.
+        """
+        network = open_run(run, weights=weights).network if run else _published(published)[0]
+        if not all(hasattr(network, name) for name in ("encode", "decode", "factor")):
+            raise ValueError(
+                f"config.space.run is {run}, a run of a {type(network).__name__}, which is no autoencoder "
+                "of images or video: it needs encode, decode and factor"
+            )
+        return cls(network, run, weights, published, latents)
+
+    def latent_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the latents of one image or video."""
+        x = jax.ShapeDtypeStruct((1, *data_shape), jnp.float32)
+        latents = lambda key, x: encode(self.network, self.network.init(key, x), x)
+        return jax.eval_shape(latents, jax.random.key(0), x).shape[1:]
+
+    def variables(self) -> PyTree:
+        """Load the network's variables to the host."""
+        return _published(self.published)[1] if self.published else _of_run(self.run, self.weights)
+
+    def load(self) -> PyTree:
+        """Load the variables, and `mean` and `deviation` of the latents' channels."""
+        if self.latents:
+            summary = read_summary(self.latents)
+            moments = summary["mean"], summary["deviation"]
+        elif self.run:
+            report = open_run(self.run, weights=self.weights).report
+            moments = [report[name] for name in MOMENTS]
+        else:
+            moments = self.network.latent_mean, self.network.latent_deviation
+        mean, deviation = (np.asarray(values, np.float32) for values in moments)
+        return {"variables": self.variables(), "mean": mean, "deviation": deviation}
+
+    def abstract(self, data_shape: tuple[int, ...]) -> PyTree:
+        """Return what `load` would give, in shapes."""
+        x = jax.ShapeDtypeStruct((1, *data_shape), jnp.float32)
+        moments = jax.ShapeDtypeStruct(self.latent_shape(data_shape)[-1:], jnp.float32)
+        variables = jax.eval_shape(self.network.init, jax.random.key(0), x)
+        return {"variables": variables, "mean": moments, "deviation": moments}
+
+    def encode(self, frozen: PyTree, x: Float[Array, " batch *shape"]) -> Array:
+        """Return standardized latents of images or video in [−1, 1]."""
+        latents = encode(self.network, frozen["variables"], x)
+        return (latents - frozen["mean"]) / frozen["deviation"]
+
+    def decode(self, frozen: PyTree, latents: Float[Array, " batch *shape"]) -> Array:
+        """Return images or video of standardized latents."""
+        return decode(self.network, frozen["variables"], latents * frozen["deviation"] + frozen["mean"])
+
+
+@functools.cache
+def _published(folder: str) -> tuple[nn.Module, PyTree]:
+    return pretrained.load(folder)
+
+
+@functools.cache
+def _of_run(run: str, weights: str) -> PyTree:
+    variables = open_run(run, weights=weights).variables
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(variables, tiled=True)
+    return jax.device_get(variables)

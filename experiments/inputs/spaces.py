@@ -1,0 +1,164 @@
+"""Spaces: pixels, points in the plane, latents of a frozen autoencoder.
+
+A space maps the examples of a batch to what a network sees, and samples back to data and pictures
+(`genjax.training.task.Space`).
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array, Float, PyTree
+from PIL import Image
+
+from experiments.inputs.autoencoders import FrozenAutoencoder
+from genjax.data import to_float, to_uint8
+from genjax.training.pictures import image_grid, scatter
+
+
+def draw(examples: np.ndarray, columns: int) -> Image.Image:
+    """Draw images in a grid, or videos as strips of their frames, one a row."""
+    if examples.ndim == 4:
+        return image_grid(examples, columns)
+    return image_grid(rearrange(examples, "n t h w c -> n h (t w) c"), 1)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images or clips as they are, in [−1, 1]."""
+
+    shape: tuple[int, ...]
+    feature: str = "image"
+    autoencoder: ClassVar[None] = None
+
+    @classmethod
+    def from_data(cls, data: Any) -> "Pixels":
+        return cls(tuple(data.image_shape), data.feature)
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return {self.feature: jax.ShapeDtypeStruct(self.shape, jnp.uint8)}
+
+    def frozen(self) -> dict[str, PyTree]:
+        return {}
+
+    abstract_frozen = frozen
+
+    def encode(self, examples: Array, frozen: PyTree = None) -> Float[Array, " batch *shape"]:
+        return to_float(examples) if examples.dtype == jnp.uint8 else examples
+
+    def decode(self, samples: Float[Array, " batch *shape"], frozen: PyTree = None) -> Array:
+        return samples
+
+    to_data = staticmethod(to_uint8)
+    picture = staticmethod(draw)
+
+
+@dataclass(frozen=True)
+class Points:
+    """Floats as they are, such as points in the plane, `[batch 2]`."""
+
+    shape: tuple[int, ...]
+    feature: str = "image"
+    autoencoder: ClassVar[None] = None
+
+    from_data = classmethod(Pixels.from_data.__func__)
+    frozen = abstract_frozen = Pixels.frozen
+    decode = Pixels.decode
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return {self.feature: jax.ShapeDtypeStruct(self.shape, jnp.float32)}
+
+    def encode(self, examples: Array, frozen: PyTree = None) -> Float[Array, " batch *shape"]:
+        return examples
+
+    @staticmethod
+    def to_data(decoded: Array) -> Array:
+        return decoded
+
+    @staticmethod
+    def picture(examples: np.ndarray, columns: int) -> Image.Image:
+        return scatter(examples)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Standardized latents of a frozen autoencoder.
+
+    Examples are data, encoded within the step; or latents, where `directory` holds those that
+    `experiments.encode` wrote.
+
+    Attributes:
+        shape: of one example's latents.
+        data_shape: of one example of the data.
+    """
+
+    shape: tuple[int, ...]
+    data_shape: tuple[int, ...]
+    feature: str
+    autoencoder: FrozenAutoencoder
+    directory: str | None
+
+    @classmethod
+    def from_data(
+        cls,
+        data: Any,
+        *,
+        run: str | None = None,
+        weights: str = "ema",
+        published: str | None = None,
+        directory: str | None = None,
+        shape: tuple[int, ...] | None = None,
+        batch_size: int = 64,
+    ) -> "Latents":
+        """Return the latents of a run's autoencoder or of a published one.
+
+        Args:
+            data: the record of the data set that is encoded.
+            run: folder of a training run of an autoencoder.
+            weights: of the run: "params" or one of its averages.
+            published: folder of published weights.
+            directory: folder of latents that `experiments.encode` writes and training reads.
+            shape: of one example's latents in that folder; the autoencoder's own if None.
+            batch_size: examples that `experiments.encode` encodes at once.
+
+        Raises:
+            FileNotFoundError: there is no such run.
+            ValueError: neither or both of `run` and `published` are given.
+        """
+        del batch_size
+        if bool(run) == bool(published):
+            raise ValueError(
+                f"config.space.run is {run!r} and config.space.published {published!r}: set one of them to the "
+                "autoencoder that encodes, and decodes samples"
+            )
+        autoencoder = FrozenAutoencoder.open(run, weights, published, directory)
+        data_shape = tuple(data.image_shape)
+        feature = "image" if directory else data.feature
+        shape = shape or autoencoder.latent_shape(data_shape)
+        return cls(shape, data_shape, feature, autoencoder, directory)
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        if self.directory:
+            return {self.feature: jax.ShapeDtypeStruct(self.shape, jnp.float32)}
+        return {self.feature: jax.ShapeDtypeStruct(self.data_shape, jnp.uint8)}
+
+    def frozen(self) -> dict[str, PyTree]:
+        return {"autoencoder": self.autoencoder.load()}
+
+    def abstract_frozen(self) -> dict[str, PyTree]:
+        return {"autoencoder": self.autoencoder.abstract(self.data_shape)}
+
+    def encode(self, examples: Array, frozen: PyTree = None) -> Float[Array, " batch *shape"]:
+        if examples.dtype != jnp.uint8:
+            return examples
+        encoded = self.autoencoder.encode(frozen["autoencoder"], to_float(examples))
+        return jax.lax.stop_gradient(encoded)
+
+    def decode(self, samples: Float[Array, " batch *shape"], frozen: PyTree = None) -> Array:
+        return self.autoencoder.decode(frozen["autoencoder"], samples)
+
+    to_data = staticmethod(to_uint8)
+    picture = staticmethod(draw)

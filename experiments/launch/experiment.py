@@ -1,0 +1,106 @@
+"""An experiment: a config resolved once, at the border, into objects."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from PIL import Image
+
+from experiments.configuration.kinds import EVALUATOR
+from experiments.configuration.runs import build, open_run
+from experiments.evaluation.context import Context, Model
+from experiments.inputs.datasets import Data
+from genjax.pipelines import Run
+from genjax.training.task import GenerativeTask
+from genjax.training.workdir import Config
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An evaluator with its name and schedule.
+
+    Attributes:
+        every: steps from one measurement to the next; 0 measures after training alone.
+    """
+
+    name: str
+    every: int
+    evaluator: Any
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A task, its data, and what its samples are measured by.
+
+    Attributes:
+        config: the numbers that the programs read: steps, seeds, batch size, mesh.
+    """
+
+    config: Any
+    task: GenerativeTask
+    data: Data
+    measures: tuple[Measure, ...]
+
+    @classmethod
+    def from_config(cls, config: Any, task: GenerativeTask | None = None) -> "Experiment":
+        """Resolve a config.
+
+        Args:
+            task: the config's own, if it has been made already.
+
+        Raises:
+            ValueError, FileNotFoundError, ImportError: a part is not there or does not fit the others.
+        """
+        task, data = task or build(config), Data.from_config(config)
+        return cls(config, task, data, tuple(_measures(config, task, data)))
+
+    @classmethod
+    def of_run(cls, run: Run) -> "Experiment":
+        """Resolve the config of a run."""
+        return cls.from_config(run.config, run.task)
+
+    def model(self, state: Any) -> Model:
+        """Return the functions of a trained state, for evaluators."""
+        return Model(self.task, state, Config(self.config.sampling))
+
+    def evaluate(self, model: Model) -> dict[str, Any]:
+        """Return what all measures find, figures and pictures."""
+        report: dict[str, Any] = {}
+        for measure in self.measures:
+            report |= measure.evaluator(model)
+        return report
+
+
+def _measures(config: Any, task: GenerativeTask, data: Data) -> Iterator[Measure]:
+    """Yield the measures of `config.evaluation`, each with what it does not set itself."""
+    evaluation = config.evaluation
+    context = Context(
+        data, task.space, task.condition, evaluation.num_samples, evaluation.get("labels", "balanced")
+    )
+    sampling = Config(dict(config.sampling) | {"weights": "params"})  # for the functions' names alone
+    provided = task.functions(jax.eval_shape(task.init, jax.random.key(0)), sampling)
+    for name, given in evaluation.measures.items():
+        fields, field = dict(given), f"evaluation.measures.{name}"
+        every = fields.pop("every", evaluation.every)
+        changes = {each: fields.pop(each) for each in ("num_samples", "labels") if each in fields}
+        evaluator = EVALUATOR.bind(fields, field, context=replace(context, **changes))
+        if missing := [each for each in evaluator.needs if each not in provided]:
+            raise ValueError(
+                f"config.{field} is {fields['name']}, which needs {' and '.join(missing)}; a "
+                f"{type(task).__name__} gives {', '.join(provided) or 'no functions but samples'}"
+            )
+        yield Measure(name, every, evaluator)
+
+
+def open_experiment(workdir: str | Path, *args: Any, **changes: Any) -> tuple[Run, Experiment]:
+    """Return the run in a folder, as `open_run` does, and its experiment."""
+    run = open_run(workdir, *args, **changes)
+    return run, Experiment.of_run(run)
+
+
+def split_pictures(report: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Image.Image]]:
+    """Return a report's figures, and its pictures."""
+    pictures = {name: value for name, value in report.items() if isinstance(value, Image.Image)}
+    return {name: value for name, value in report.items() if name not in pictures}, pictures

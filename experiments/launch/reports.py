@@ -1,0 +1,38 @@
+"""The report of a run: what training took, what evaluation found, what goes wrong."""
+
+import json
+from collections import ChainMap
+from pathlib import Path
+from typing import Any
+
+from genjax.training.log import read_metrics
+
+
+def training_summary(workdir: str | Path, experiment: str, step: int) -> dict[str, Any]:
+    """Return what a report says of the training up to a step, as its run wrote it down."""
+    rows = [row for row in read_metrics(Path(workdir) / "metrics.jsonl") if row["step"] <= step]
+    rates = [row["steps_per_second"] for row in rows if "steps_per_second" in row]
+    return {
+        "experiment": experiment,
+        "steps": step,
+        "seconds": max(row["seconds"] for row in rows),
+        "steps_per_second": len(rates) / sum(1 / rate for rate in rates),
+        "device": json.loads((Path(workdir) / "config.json").read_text())["device"],
+    }
+
+
+def alarms(task: Any, figures: dict[str, Any], workdir: str | Path, step: int) -> list[str]:
+    """Return the task's alarms, by a report's figures and the last logged metrics until `step`."""
+    rows = read_metrics(Path(workdir) / "metrics.jsonl")
+    logged = [row for row in rows if row["step"] <= step and "steps_per_second" in row][-1:]
+    measured = {name: value for name, value in figures.items() if isinstance(value, float)}
+    return list(task.alarms(ChainMap(measured, *logged)))
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Print a report, its alarms first."""
+    for sentence in report.get("alarms", ()):
+        print(f"  ALARM: {sentence}")
+    for name, value in report.items():
+        if name != "alarms":
+            print(f"  {name:24} {value:.4g}" if isinstance(value, float) else f"  {name:24} {value}")

@@ -1,0 +1,234 @@
+"""The page of a run: its figures, curves, samples and config in one HTML file that needs nothing else."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments.pages.html import Html, chart, element, facts, page, picture, section, table
+from genjax.training.log import read_metrics
+from genjax.training.workdir import flatten
+
+# What is measured, and where its best is. Whatever else a report holds says how it was measured.
+BETTER = {
+    "class_accuracy": "higher",
+    "training_accuracy": "higher",
+    "held_out_accuracy": "higher",
+    "frechet_distance": "lower",
+    "kernel_distance": "lower",
+    "precision": "higher",
+    "recall": "higher",
+    "density": "1",
+    "coverage": "higher",
+    "nearest_neighbour_ratio": "1",
+    "high_quality": "higher",
+    "modes_covered": "higher",
+    "divergence_of_modes": "lower",
+    "duplicate_rate": "lower",
+    "elbo": "higher",
+    "importance_weighted_bound": "higher",
+    "bits_per_dimension": "lower",
+    "psnr": "higher",
+    "ssim": "higher",
+    "lpips": "lower",
+    "fd_vgg16": "lower",
+    "fid": "lower",
+    "kid": "lower",
+    "inception_score": "higher",
+    "inception_precision": "higher",
+    "inception_recall": "higher",
+    "fd_dinov2": "lower",
+    "kd_dinov2": "lower",
+    "dinov2_precision": "higher",
+    "dinov2_recall": "higher",
+    "clip_score": "higher",
+    "detail_kept": "1",
+    "steps_per_second": "higher",
+}
+PICTURES_OVER_TIME = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """What the folder of a run says.
+
+    Attributes:
+        config: by name with points, `optimizer.learning_rate`.
+        environment: likewise: device, versions of the libraries, git commit.
+        report: empty until the run is evaluated.
+        curves: by name, points (step, value).
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    report: dict[str, Any]
+    curves: dict[str, list[tuple[int, float]]]
+    step: int
+    seconds: float
+
+    @property
+    def progress(self) -> str:
+        return f"{self.step:,} of {self.config['num_steps']:,}"
+
+
+def read_run(workdir: str | Path) -> RunRecord:
+    """The run in `workdir`, however far it is.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    folder = Path(workdir)
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(
+            f"{workdir} holds no run (no config.json); give the --workdir of a training, or start one there"
+        )
+    record = json.loads((folder / "config.json").read_text())
+    report = folder / "report.json"
+    rows = read_metrics(folder / "metrics.jsonl")
+    names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "seconds"))
+    return RunRecord(
+        folder=folder.resolve(),
+        config=dict(flatten(record.pop("config"))),
+        environment=dict(flatten(record)),
+        report=json.loads(report.read_text()) if report.exists() else {},
+        curves={name: [(row["step"], row[name]) for row in rows if name in row] for name in names},
+        step=max((row["step"] for row in rows), default=0),
+        seconds=max((row["seconds"] for row in rows), default=0.0),
+    )
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def heading(name: str) -> Html:
+    """A figure's name and what is better of it, as the first cell of its row."""
+    better = {"higher": "↑ higher is better", "lower": "↓ lower is better", "1": "→ 1 is best"}[BETTER[name]]
+    return element("th", words(name), element("span", better, class_="unit"), scope="row")
+
+
+def words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def grids(run: RunRecord) -> list[Path]:
+    """Pictures of samples in the order of their steps."""
+    return sorted((run.folder / "samples").glob("step_*.png"))
+
+
+def grid_step(path: Path) -> str:
+    return f"step {int(path.stem.removeprefix('step_')):,}"
+
+
+def _figures(report: dict[str, Any]) -> Html:
+    """A table of what was measured, one of how, and one of each dictionary in the report."""
+    others = {
+        "class_accuracy": "classifier_accuracy",
+        **{name: f"{name}_real" for name in ("training_accuracy", "held_out_accuracy")},
+    }
+    reference = lambda name: others.get(name, f"{name}_train")
+    measured = [name for name in BETTER if name in report]
+    figures = [(heading(name), report[name], report.get(reference(name), "")) for name in measured]
+    apart = {"alarms", *measured, *map(reference, measured)}
+    rest = {name: report[name] for name in report if name not in apart}
+    nested = {name: value for name, value in rest.items() if isinstance(value, dict)}
+    return element(
+        "div",
+        table("What was measured", ("", "samples", "real images"), figures, class_="figures"),
+        table("How", (), [(words(name), rest[name]) for name in rest if name not in nested]),
+        *(table(words(name).capitalize(), (), value.items()) for name, value in nested.items()),
+        class_="tables",
+    )
+
+
+def write_report(workdir: str | Path) -> Path:
+    """Writes `report.html` into the folder of a run, finished or not, and returns its path.
+
+    Raises:
+        FileNotFoundError: there is no run.
+    """
+    run = read_run(workdir)
+    name = run.config["experiment"]
+    header = [
+        element("h1", name),
+        element("p", f"A run of genjax in {run.folder.name}", class_="lead"),
+        facts(
+            {
+                "steps": run.progress,
+                "time": duration(run.seconds),
+                "device": run.environment["device"],
+                "seed": run.config["seed"],
+            }
+        ),
+    ]
+    over_time = grids(run)
+    every = -(-len(over_time) // PICTURES_OVER_TIME) if over_time else 1
+    chosen = over_time[::-1][::every][::-1]  # the last is always there
+    final = picture(run.folder / "samples.png", "After training", "Grid of samples of the trained model")
+    animation = picture(
+        run.folder / "noise_to_data.gif",
+        "From noise to data",
+        "Animation of noise turning into these samples",
+    ) or picture(
+        run.folder / "latent_walk.gif",
+        "A walk between latents",
+        "Animation of samples turning into these samples",
+    )
+    body = []
+    if not run.report:
+        body.append(
+            element(
+                "p",
+                f"Not evaluated yet: training has logged {run.progress} steps. It is going on, or it was "
+                "interrupted, and the same command goes on with it.",
+                class_="note",
+            )
+        )
+    if alarms := run.report.get("alarms"):
+        body.append(section("Alarms", *(element("p", sentence, class_="note") for sentence in alarms)))
+    if final or animation:
+        body.append(section("Samples", element("div", final, animation, class_="row")))
+    if run.report:
+        body.append(section("Figures", _figures(run.report)))
+    if logits := sorted((run.folder / "logits").glob("step_*.png")):
+        body.append(
+            section(
+                "What the discriminator says",
+                picture(
+                    logits[-1],
+                    f"Logits of training, held-out and generated images, {grid_step(logits[-1])}",
+                    "Histograms of logits",
+                ),
+            )
+        )
+    if run.curves:
+        charts = [chart(metric, {name: points}) for metric, points in run.curves.items()]
+        body.append(section("Curves over the steps", element("div", *charts, class_="row")))
+    if chosen:
+        strip = [picture(path, grid_step(path), f"Grid of samples at {grid_step(path)}") for path in chosen]
+        left_out = f"{len(chosen)} of {len(over_time)} pictures" if every > 1 else ""
+        body.append(
+            section(
+                "Samples over time",
+                *([element("p", left_out, class_="lead")] if left_out else []),
+                element("div", *strip, class_="row strip"),
+            )
+        )
+    body.append(
+        section(
+            "Config and environment",
+            element(
+                "div",
+                table("All fields", (), run.config.items()),
+                table("Where it ran", (), run.environment.items()),
+                class_="tables",
+            ),
+        )
+    )
+    path = Path(workdir) / "report.html"
+    path.write_text(page(f"{name} · {run.folder.name}", header, body), encoding="utf-8")
+    return path

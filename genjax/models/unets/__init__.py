@@ -1,0 +1,1 @@
+"""U-Nets, one file per architecture."""

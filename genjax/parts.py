@@ -1,0 +1,129 @@
+"""Parts by name: find a network, a sampler or a data set by what a config calls it."""
+
+import difflib
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+
+def find(name: str, places: Sequence[str], field: str) -> Any:
+    """Return the object called `name` in one of some packages, or at a dotted path.
+
+    Args:
+        name: one of
+            - the name of a public object of a module in `places`: "DiT_S";
+            - that name after its module's, where several modules have it: "r3gan.Generator";
+            - a dotted path of anything that can be imported: "my_package.my_module.MyUNet".
+        places: packages or modules, by dotted path.
+        field: what the error calls the name: "config.model.name".
+
+    Raises:
+        ValueError: there is no such object, or several modules have one.
+    """
+    if "." in name:
+        for path in (*(f"{place}.{name}" for place in places), name):
+            if (found := _at(path)) is not None:
+                return found
+        raise ValueError(
+            f"{field} is {name!r}, and nothing can be imported from there; {_choices(name, places)}"
+        )
+    having = [module for module in _modules(places) if name in public(module)]
+    objects = {id(vars(module)[name]): vars(module)[name] for module in having}
+    if len(objects) == 1:
+        return objects.popitem()[1]
+    if having:
+        paths = [f"{module.__name__.rpartition('.')[2]}.{name}" for module in having]
+        raise ValueError(f"{field} is {name!r}, which several modules have; take one of {', '.join(paths)}")
+    raise ValueError(f"{field} is {name!r}; {_choices(name, places)}")
+
+
+def bind(
+    fields: Mapping[str, Any], places: Sequence[str], field: str, called_with: Sequence[str] = ()
+) -> functools.partial:
+    """Return the object that `fields["name"]` names, bound to the other fields as keyword arguments.
+
+    A field that is itself a dictionary with a name is made first, of the same places.
+
+    Args:
+        places, field: as in `find`, of `fields["name"]` and without ".name".
+        called_with: parameters that the caller gives later, so that a field cannot set them.
+
+    Raises:
+        ValueError: there is no such object, or it takes no such argument.
+    """
+    return bind_to(find(fields["name"], places, f"{field}.name"), fields, places, field, called_with)
+
+
+def bind_to(
+    function: Callable,
+    fields: Mapping[str, Any],
+    places: Sequence[str],
+    field: str,
+    called_with: Sequence[str] = (),
+) -> functools.partial:
+    """Return a function bound to `fields` as `bind` does, whatever they name."""
+
+    def argument(name: str, value: Any) -> Any:
+        if isinstance(value, Mapping) or hasattr(value, "keys"):
+            return bind(value, places, f"{field}.{name}")() if "name" in value else value
+        return tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
+
+    arguments = {name: argument(name, value) for name, value in fields.items() if name != "name"}
+    takes = inspect.signature(function).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+    free = [name for name in takes if name not in called_with]
+    if (unknown := sorted(arguments.keys() - set(free))) and not takes_any:
+        raise ValueError(
+            f"{field}.{unknown[0]} is set, which {fields['name']} does not take; it takes "
+            f"{', '.join(free) or 'no arguments'}"
+        )
+    return functools.partial(function, **arguments)
+
+
+def public(module: ModuleType) -> dict[str, Any]:
+    """Return what a module or its own parts define, by name, without what begins with an underscore."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and not inspect.ismodule(value)
+        and (getattr(value, "__module__", None) or "").startswith(module.__name__)
+    }
+
+
+def dotted_path(part: Callable) -> str:
+    """Return where a function or class can be imported from."""
+    return f"{part.__module__}.{part.__qualname__}"
+
+
+def _modules(places: Sequence[str]) -> Iterator[ModuleType]:
+    """Yield the places and, where they are packages, all modules in them."""
+    for place in places:
+        module = importlib.import_module(place)
+        yield module
+        for each in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{place}."):
+            yield importlib.import_module(each.name)
+
+
+def _at(path: str) -> Any:
+    """Return what a dotted path names, None if there is nothing; errors of an import itself are raised."""
+    module_path, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_path)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module_path}.".startswith(f"{error.name}."):
+            return None
+        raise  # a module is there, and what it imports is not
+    return getattr(module, name, None)
+
+
+def _choices(name: str, places: Sequence[str]) -> str:
+    """Return what may stand in the place of a wrong name, the nearest first."""
+    there = dict.fromkeys(each for module in _modules(places) for each in public(module))
+    nearest = difflib.get_close_matches(name, there, n=1)
+    first = f"the nearest is {nearest[0]!r}; " if nearest else ""
+    return f"{first}there are {', '.join(there)}, or a dotted path such as my_package.my_module.{name.rpartition('.')[2]}"

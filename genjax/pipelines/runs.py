@@ -1,0 +1,154 @@
+"""A trained run as an object: open the folder that training wrote, sample, take its network."""
+
+import functools
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from genjax import parts
+from genjax.devices import make_mesh
+from genjax.training import Checkpoints, Snapshots, abstract_state
+from genjax.training.checkpoints import damage
+from genjax.training.sampling import add_posthoc, sample
+from genjax.training.task import GenerativeTask
+from genjax.training.workdir import Config, read_record
+
+
+class Run:
+    """A run: `Run("runs/digits_flow").sample(labels=[3, 7], seed=0)`.
+
+    Only what sampling reads is restored, when it is first needed, split over all devices as by an
+    `fsdp` axis.
+
+    Attributes:
+        folder: of the run.
+        config: as training recorded it, with later changes to `config.sampling`.
+        task: the network and its algorithm (`genjax.training.task.GenerativeTask`).
+
+    Args:
+        step: of a checkpoint; the newest good one if None.
+        config: in place of the recorded one.
+        build: makes the task of a config; if None, what the record names as `built_by`.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        ValueError: the config names parts that are not there.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        step: int | None = None,
+        *,
+        config: Config | None = None,
+        build: Callable[[Any], GenerativeTask] | None = None,
+    ):
+        self.folder, self._step = Path(folder), step
+        record = read_record(folder)
+        self.config = config or record.config
+        if build is None:
+            if "built_by" not in record:
+                raise ValueError(
+                    f"{folder} is a run of an older genjax; open it by experiments.launch.opening"
+                )
+            build = parts.find(record.built_by, (), "built_by")
+        self.task = build(self.config)
+
+    @functools.cached_property
+    def step(self) -> int:
+        """The step of the checkpoint.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+            OSError: the checkpoint is damaged.
+        """
+        with self._checkpoints() as checkpoints:
+            chosen = checkpoints.latest() if self._step is None else self._step
+            if chosen not in checkpoints.steps():
+                which = "good checkpoint" if self._step is None else f"checkpoint {self._step}"
+                raise FileNotFoundError(
+                    f"{checkpoints.directory} has no {which}; the steps there are {checkpoints.steps()}"
+                )
+            if problem := damage(checkpoints.path(chosen)):
+                raise OSError(f"the checkpoint {checkpoints.path(chosen)} is damaged: {problem}")
+            return chosen
+
+    @functools.cached_property
+    def state(self) -> PyTree:
+        """The state, with None in place of what sampling does not read."""
+        weights = self.config.sampling.weights
+
+        def wanted(path: tuple, a: jax.ShapeDtypeStruct) -> Any:
+            read = self.task.is_sampled_from(jax.tree_util.keystr(path, simple=True, separator="/"), weights)
+            return a if read else ...
+
+        mesh = make_mesh({"fsdp": jax.device_count()}, jax.device_count())
+        abstract = jax.tree.map_with_path(wanted, abstract_state(self.task, jax.random.key(0), mesh))
+        with self._checkpoints() as checkpoints:
+            state = checkpoints.restore(self.step, abstract)
+        state = jax.tree.map(lambda a: None if a is ... else a, state)
+        return add_posthoc(self.task, state, weights, Snapshots(self.folder / "ema"))
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that samples."""
+        return self.task.network
+
+    @property
+    def variables(self) -> PyTree:
+        """The network's variables, of the weights that `config.sampling.weights` names."""
+        return self.task.variables(self.state, self.config.sampling.weights)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What evaluation reported.
+
+        Raises:
+            FileNotFoundError: the run has not been evaluated.
+        """
+        path = self.folder / "report.json"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} does not exist; finish the run, or python -m experiments.evaluate it"
+            )
+        return json.loads(path.read_text())
+
+    def sample(
+        self,
+        labels: Sequence[int] | None = None,
+        prompts: Sequence[str] | None = None,
+        *,
+        trajectory: bool = False,
+        **sampling: Any,
+    ) -> np.ndarray:
+        """Return samples in the form of the data, one per label or prompt: for images bytes.
+
+        Args:
+            labels: class numbers; without labels and prompts, one sample of each row of the sample
+                sheets.
+            prompts: of a text-to-image run.
+            trajectory: return states at all times, `[times samples …]`.
+            sampling: other values of `config.sampling`'s fields: seed, num_steps, guidance_scale …
+
+        Raises:
+            ValueError: both labels and prompts are given, or `config.sampling` has no such field.
+        """
+        if labels is not None and prompts is not None:
+            raise ValueError("give labels or prompts, not both")
+        if unknown := sorted(sampling.keys() - self.config.sampling.keys()):
+            raise ValueError(f"config.sampling has no {unknown[0]}; it has {', '.join(self.config.sampling)}")
+        task = self.task if prompts is None else self.task.with_prompts(prompts)
+        if labels is None:
+            labels = range(task.condition.num_rows)
+        fields = Config(self.config.sampling | sampling)
+        return sample(task, self.state, np.asarray(labels), fields, trajectory=trajectory)
+
+    def _checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.folder / "checkpoints")

@@ -1,0 +1,88 @@
+"""Samples of a trained task, as data."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+
+from genjax.devices.mesh import replicated
+from genjax.training.ema import PowerFunction
+from genjax.training.posthoc import Snapshots
+from genjax.training.task import GenerativeTask
+
+POSTHOC = "posthoc_"
+
+
+def mesh_of(state: Any) -> Mesh:
+    """Return the mesh of a state on several devices, or a mesh of one device for other states."""
+    sharding = jax.tree.leaves(state)[0].sharding
+    if isinstance(sharding, NamedSharding):
+        return sharding.mesh
+    return jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+
+
+@functools.cache
+def sampling_program(task: GenerativeTask, weights: str, trajectory: bool, mesh: Mesh):
+    """Return the compiled program that samples: one per task and shape.
+
+    Labels, seed and all else that `config.sampling` says are arguments of the program. Every
+    process gets all samples; the devices share the work.
+    """
+
+    def generate(*args):
+        return task.space.to_data(task.generate(*args, weights=weights, trajectory=trajectory))
+
+    return jax.jit(generate, out_shardings=replicated(mesh))
+
+
+def sample(
+    task: GenerativeTask, state: Any, labels: np.ndarray, sampling: Any, *, trajectory: bool = False
+) -> np.ndarray:
+    """Return samples in the form of the data: for images uint8 `[labels height width channels]`.
+
+    Args:
+        labels: the class or prompt number of each sample, `[labels]`.
+        sampling: `seed`, `weights` and what the task's `sampling_inputs` reads. `batch_size` is how
+            many samples are made at once at most, 500 if absent; it does not change the samples.
+        trajectory: return states at all times, `[times labels …]`.
+    """
+    labels = np.asarray(labels, np.int32)
+    mesh = mesh_of(state)
+    batch_size = min(getattr(sampling, "batch_size", 500), len(labels))
+    batch_size += -batch_size % mesh.size
+    padded = np.pad(labels, (0, -len(labels) % batch_size))  # one shape, one compilation
+    inputs = task.sampling_inputs(sampling)
+    generate = sampling_program(task, sampling.weights, trajectory, mesh)
+    with jax.set_mesh(mesh):
+        batches = [
+            generate(
+                state,
+                jax.random.key(sampling.seed),
+                padded[start : start + batch_size],
+                np.arange(start, start + batch_size),
+                *inputs,
+            )
+            for start in range(0, len(padded), batch_size)
+        ]
+    samples = np.concatenate([np.asarray(batch) for batch in batches], axis=1 if trajectory else 0)
+    return samples[:, : len(labels)] if trajectory else samples[: len(labels)]
+
+
+def power_averages(task: Any, state: Any) -> dict[float, Any]:
+    """Return the averages from which any other width can be reconstructed, by their widths."""
+    rules = task.averages
+    return {rule.width: state.averages[name] for name, rule in rules if isinstance(rule, PowerFunction)}
+
+
+def add_posthoc(task: Any, state: Any, weights: str, snapshots: Snapshots) -> Any:
+    """Return the state with the average of `weights`, "posthoc_WIDTH", reconstructed from snapshots.
+
+    With any other weights, return the state as it is.
+    """
+    if not weights.startswith(POSTHOC):
+        return state
+    width = float(weights.removeprefix(POSTHOC))
+    average = snapshots.reconstruct(int(state.step), power_averages(task, state), width)
+    return state.replace(averages=state.averages | {weights: average})
