@@ -48,7 +48,7 @@ def get_config(choice: str = "non_saturating") -> ConfigDict:
     if objective == "non_saturating":
         # With R1 alone a generator as fast as its discriminator from the start ran away in 1 of 16 seeds;
         # with this warm-up in none.
-        config.optimizer.generator.warmup = 1000.0
+        config.optimizer.generator.warmup = 1 / 48
     config.averages.ema.steps = 100.0
     config.checkpoint.update(every=4000, keep=2)
     config.sampling.update(every=1000, per_class=100)

@@ -50,6 +50,7 @@ from jaxtyping import PyTree
 from ml_collections import config_flags
 
 from experiments.configuration.runs import examples_at_once, mesh_axes
+from experiments.launch.config_flag import define_config
 from experiments.launch.runtime import run_program, user_errors
 from experiments.speed.programs import PROGRAMS, cost_of, program_of
 from experiments.speed.records import merge, results_of, stamp
@@ -272,11 +273,10 @@ if __name__ == "__main__":
         sys.exit(max(subprocess.run([*program, *command]).returncode for command in each))
     if each:
         sys.argv[1:] = each[0]
-    CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment; may be given several times.")
+    CONFIG = define_config("The experiment; may be given several times.")
     PROGRAM = flags.DEFINE_enum("program", None, PROGRAMS, "Which of the programs, if not all.")
     STEPS = flags.DEFINE_integer("steps", 20, "Calls that are timed, twice.", lower_bound=2)
     OUT = flags.DEFINE_string("out", None, "JSON file to merge the rows into, if any.")
     RECORD = flags.DEFINE_bool("record", False, "Merge the rows into experiments/speed/results.")
     TRACE = flags.DEFINE_string("trace", None, "Folder for a profile of some calls of each program, if any.")
-    flags.mark_flag_as_required("config")
     run_program(main)

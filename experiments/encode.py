@@ -14,14 +14,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from jax.sharding import AxisType
-from ml_collections import config_flags
 
 from experiments.configuration import kinds
 from experiments.inputs.autoencoders import encode
 from experiments.inputs.datasets import Data
 from experiments.inputs.spaces import Latents
+from experiments.launch.config_flag import define_config
 from experiments.launch.runtime import run_program, user_errors
 from genjax.data import Dataset, to_float
 from genjax.data.sets.latents import (
@@ -37,8 +36,7 @@ from genjax.devices.mesh import batch_sharding, replicated
 from genjax.metrics import channel_statistics
 from genjax.training.log import ProgressBar
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment of latent diffusion.")
-flags.mark_flag_as_required("config")
+CONFIG = define_config("The experiment of latent diffusion.")
 
 
 class Examples:

@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from experiments.configuration.runs import build, check_diffusion, mesh_axes
+from experiments.launch.config_flag import define_config
 from experiments.launch.runtime import run_program, user_errors
 from genjax.data import Batches, InMemory, load_dataset, reading_rate
 from genjax.devices import make_mesh
@@ -35,12 +35,11 @@ from genjax.training.log import read_metrics
 from genjax.training.loop import compile_update
 from genjax.training.workdir import device_name
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
+CONFIG = define_config("The experiment.")
 STEPS = flags.DEFINE_integer("steps", 300, "Steps of each measurement.", lower_bound=10)
 ROUNDS = flags.DEFINE_integer(
     "rounds", 5, "Measurements of each, in turns; medians are printed.", lower_bound=1
 )
-flags.mark_flag_as_required("config")
 
 
 def plain_loop(config) -> Callable[[int], float]:

@@ -28,9 +28,9 @@ from typing import Any
 import jax
 from absl import flags
 from jax.sharding import AbstractDevice, AbstractMesh, Mesh, use_abstract_mesh
-from ml_collections import config_flags
 
 from experiments.configuration.runs import examples_at_once
+from experiments.launch.config_flag import define_config
 from experiments.launch.runtime import run_program, user_errors
 from experiments.speed.programs import PROGRAMS, Program, alone, cost_of, program_of
 from genjax.devices import make_mesh
@@ -287,10 +287,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
+    CONFIG = define_config("The experiment.")
     MESH = flags.DEFINE_string("mesh", None, "Its axes and their sizes: data:2,fsdp:32.", required=True)
     DEVICE = flags.DEFINE_enum("device", None, sorted(DEVICES), "What each of the devices is.", required=True)
     PROGRAM = flags.DEFINE_enum("program", "train", PROGRAMS, "A training step, or sampling a batch.")
     OUT = flags.DEFINE_string("out", None, "JSON file to write, if any.")
-    flags.mark_flag_as_required("config")
     run_program(main)

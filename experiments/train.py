@@ -15,11 +15,11 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from experiments.configuration.runs import examples_at_once, mesh_axes
 from experiments.evaluation.context import Model
 from experiments.inputs.datasets import abstract_batch, training_batches
+from experiments.launch.config_flag import define_config
 from experiments.launch.experiment import Experiment, Measure, split_pictures
 from experiments.launch.reports import alarms, print_report, training_summary
 from experiments.launch.runtime import run_program, user_errors
@@ -44,13 +44,11 @@ from genjax.training.placement import abstract_frozen
 from genjax.training.sampling import add_posthoc, power_averages, sample
 from genjax.training.workdir import device_name
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment: a file of configs/. Its fields are set by --config.FIELD=VALUE."
-)
+CONFIG = define_config("The experiment: a file of configs/. Its fields are set by --config.FIELD=VALUE.")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run, made if absent: metrics, pictures, checkpoints, report."
 )
-flags.mark_flags_as_required(["config", "workdir"])
+flags.mark_flag_as_required("workdir")
 
 # What may change when a run is resumed: none of it changes the parameters that come out.
 FREE_TO_DIFFER = (

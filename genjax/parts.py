@@ -122,8 +122,13 @@ def _at(path: str) -> Any:
 
 
 def _choices(name: str, places: Sequence[str]) -> str:
-    """Return what may stand in the place of a wrong name, the nearest first."""
-    there = dict.fromkeys(each for module in _modules(places) for each in public(module))
-    nearest = difflib.get_close_matches(name, there, n=1)
-    first = f"the nearest is {nearest[0]!r}; " if nearest else ""
-    return f"{first}there are {', '.join(there)}, or a dotted path such as my_package.my_module.{name.rpartition('.')[2]}"
+    """Return what may stand in the place of a wrong name: all there is, or of much the nearest."""
+    there = list(dict.fromkeys(each for module in _modules(places) for each in public(module)))
+    nearest = difflib.get_close_matches(name, there, n=8, cutoff=0.0)
+    few = len(there) <= 40
+    shown = (
+        f"there are {', '.join(there)}"
+        if few
+        else f"the nearest in {' and '.join(places)} are {', '.join(nearest)}"
+    )
+    return f"{shown}; or give a dotted path, as my_package.my_module.{name.rpartition('.')[2]}"

@@ -278,3 +278,21 @@ SPACE = Kind(Space, ("experiments.inputs.spaces",), made=True, maker="from_data"
 CONDITION = Kind(Condition, ("experiments.inputs.conditions",), made=True)
 TASK = Kind(TaskClass, ("experiments.tasks",))
 EVALUATOR = Kind(Evaluator, ("experiments.evaluation",), made=True)
+
+# Where the name of a field of a config is looked up.
+NETWORKS = (*DIFFUSION_NETWORK.places, *AUTOENCODER.places)
+PLACES_BY_FIELD = {
+    "model": NETWORKS,
+    "model.generator": GENERATOR.places,
+    "model.discriminator": DISCRIMINATOR.places,
+    "condition": CONDITION.places,
+    "process": PROCESS.places,
+    "target": TARGET.places,
+    "loss": LOSS.places,
+    "weighting": WEIGHTING.places,
+    "times": LAW.places,
+    "sampling.sampler": SAMPLER.places,
+    "sampling.grid": GRID.places,
+    "likelihood": LIKELIHOOD.places,
+    "reconstruction": DISTANCE.places,
+}

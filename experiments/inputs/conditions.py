@@ -38,6 +38,10 @@ class Classes:
     def num_rows(self) -> int:
         return self.num_classes
 
+    @property
+    def network_fields(self) -> dict[str, int]:
+        return {"num_classes": self.num_classes}
+
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {}
 
@@ -72,6 +76,7 @@ class Unconditional:
 
     num_rows: int = 1
     num_classes: ClassVar[int] = 0
+    network_fields = Classes.network_fields
 
     def of_batch(self, batch: dict[str, Array]) -> Int[Array, " batch"]:
         return jnp.zeros(_length(batch), int)
@@ -131,6 +136,10 @@ class Prompts:
     @property
     def num_rows(self) -> int:
         return len(self.prompts)
+
+    @property
+    def network_fields(self) -> dict[str, int]:
+        return {}
 
     @property
     def folder(self) -> Path:

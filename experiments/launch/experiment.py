@@ -82,7 +82,8 @@ def _measures(config: Any, task: GenerativeTask, data: Data) -> Iterator[Measure
     sampling = Config(dict(config.sampling) | {"weights": "params"})  # for the functions' names alone
     provided = task.functions(jax.eval_shape(task.init, jax.random.key(0)), sampling)
     for name, given in evaluation.measures.items():
-        fields, field = dict(given), f"evaluation.measures.{name}"
+        fields = {"name": given} if isinstance(given, str) else dict(given)
+        field = f"evaluation.measures.{name}"
         every = fields.pop("every", evaluation.every)
         changes = {each: fields.pop(each) for each in ("num_samples", "labels") if each in fields}
         evaluator = EVALUATOR.bind(fields, field, context=replace(context, **changes))

@@ -121,7 +121,7 @@ class GAN:
                 into its updates' parts.
         """
         condition = kinds.CONDITION.bind(config.condition, "condition")
-        given = dict(num_classes=condition.num_classes)
+        given = condition.network_fields
         generator = kinds.GENERATOR.bind(config.model.generator, "model.generator", **given)
         _check_penalties(config.regularizers, generator)
         updates = Schedule(**config.updates)

@@ -133,7 +133,7 @@ class Diffusion:
         """
         space = kinds.SPACE.bind(config.space, "space", data=config.data)
         condition = kinds.CONDITION.bind(config.condition, "condition")
-        network = kinds.DIFFUSION_NETWORK.bind(config.model, "model", num_classes=condition.num_classes)
+        network = kinds.DIFFUSION_NETWORK.bind(config.model, "model", **condition.network_fields)
         task = cls(
             network=network,
             space=space,

@@ -54,7 +54,6 @@ class VariationalAutoencoder:
     space: Space
     condition: Condition
     likelihood: autoencoding.Likelihood
-    discrete: bool
     bound: Bound
     optimization: Optimization
     flip: bool

@@ -84,10 +84,12 @@ class Condition(Protocol):
     Attributes:
         num_rows: rows of sample sheets; labels 0, 1, … stand for them.
         num_classes: of class conditions; 0 for others.
+        network_fields: fields of the network that follow from the condition, such as `num_classes`.
     """
 
     num_rows: int
     num_classes: int
+    network_fields: dict[str, Any]
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Return shapes and types of what `of_batch` reads of an example beside its label."""

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+from experiments.launch.opening import build
 
 from configs import digits_vae, emoji_autoencoder
-from experiments.launch.opening import build
 from genjax.devices import make_mesh
 from genjax.devices.mesh import place_batch
 from genjax.metrics.lpips import LPIPS

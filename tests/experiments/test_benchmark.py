@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 from conftest import ROOT, program
+from experiments.launch.opening import build
 from jax.sharding import SingleDeviceSharding
 
 from configs import digits_flow, emoji_autoencoder, emoji_text, imagenet256_latent_flow
 from experiments.benchmark import commands, computed_in, measure, measured_device, random_arrays, timed
-from experiments.launch.opening import build
 from experiments.plan import plan
 from experiments.speed.programs import PROGRAMS, cost_of, program_of
 from experiments.speed.records import merge, results_of

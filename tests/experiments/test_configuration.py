@@ -1,10 +1,10 @@
 import json
 
 import pytest
+from experiments.launch.opening import Config, bind, mesh_axes
 from ml_collections import ConfigDict
 
 from configs import digits_flow
-from experiments.launch.opening import Config, bind, mesh_axes
 from genjax.diffusion import processes
 
 

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 from conftest import SMALL, program, start_training
-
 from experiments.launch.opening import build, read_config, restore
+
 from genjax.devices import make_mesh
 from genjax.training import Checkpoints, abstract_state
 from genjax.training.checkpoints import damage

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from experiments.launch.opening import build
 
 from configs import digits_gan, fashion_gan, gaussians_gan
-from experiments.launch.opening import build
 from experiments.tasks.adversarial import Regularizer
 from genjax.data import Batches, load_dataset, to_float
 from genjax.training import Checkpoints

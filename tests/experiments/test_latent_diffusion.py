@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, program, start
+from experiments.launch.opening import build
+from experiments.tasks.trained import FrozenAutoencoder
 from PIL import Image
 
 from configs import emoji_latent_flow
-from experiments.launch.opening import build
-from experiments.tasks.trained import FrozenAutoencoder
 from genjax.data import load_dataset, to_float
 from genjax.data.sets.latents import part_paths, raw_latents
 from genjax.training import Checkpoints

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 from conftest import program
+from experiments.launch.opening import build
 from test_tasks import small_config
 
-from experiments.launch.opening import build
 from experiments.likelihood import held_out_bits
 from genjax.data import load_dataset, to_float
 

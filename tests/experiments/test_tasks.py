@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import optax
 import pytest
+from experiments.launch.opening import build
 
 from configs import digits_algebra
 from configs.digits_flow import get_config
-from experiments.launch.opening import build
 from experiments.launch.sampling import add_posthoc, power_averages, sample_images
 from genjax.data import Batches, load_dataset, to_float
 from genjax.devices import make_mesh

@@ -9,9 +9,9 @@ import re
 
 import jax
 import numpy as np
+from experiments.launch.opening import build
 
 from configs.digits_flow import get_config
-from experiments.launch.opening import build
 from genjax.devices import make_mesh
 from genjax.devices.collectives import collectives
 from genjax.devices.mesh import SMALL, place_batch

@@ -1,0 +1,87 @@
+"""The flag --config: a config file, whose fields and optional arguments are set by --config.FIELD."""
+
+import difflib
+import importlib.util
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from experiments.configuration.kinds import PLACES_BY_FIELD
+from genjax import parts
+
+
+def define_config(help_string: str) -> flags.FlagHolder:
+    """Define --config, which a program must be given."""
+    holder = config_flags.DEFINE_config_file(
+        "config", None, help_string, lock_config=False, accept_new_attributes=True
+    )
+    flags.mark_flag_as_required("config")
+    return holder
+
+
+def check_overrides() -> None:
+    """Check the fields that flags set, and drop arguments that a newly named part does not take.
+
+    A field may be new if it is a measure, such as `--config.evaluation.measures.vgg16=VGG16Distance`, or
+    an argument of a named part, such as `--config.sampling.sampler.eta=1.0`. Whether the part takes the
+    argument is checked where the part is made.
+
+    Raises:
+        ValueError: a field is neither in the config file nor an argument of a named part.
+    """
+    if "config" not in flags.FLAGS or flags.FLAGS["config"].value is None:
+        return
+    flag, config = flags.FLAGS["config"], flags.FLAGS["config"].value
+    overrides, original = (
+        config_flags.get_override_values(flag),
+        _load(config_flags.get_config_filename(flag)),
+    )
+    for path in overrides:
+        _check_field(path, config, original)
+    for path, name in overrides.items():
+        field, _, last = path.rpartition(".")
+        if last == "name" and field in PLACES_BY_FIELD and _get(original, path) != name:
+            _drop_arguments(_get(config, field), name, field, overrides)
+    config.lock()
+
+
+def _load(argument: str) -> ConfigDict:
+    """Return the config that a file gives, "FILE.py:CHOICE", without what flags change."""
+    path, _, choice = argument.partition(":")
+    spec = importlib.util.spec_from_file_location("config_file", Path(path))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*([choice] if choice else []))
+
+
+def _get(config: Mapping[str, Any], path: str) -> Any:
+    """Return a field by its path, None if there is none."""
+    for name in path.split("."):
+        config = config.get(name) if hasattr(config, "keys") else None
+    return config
+
+
+def _check_field(path: str, config: ConfigDict, original: ConfigDict) -> None:
+    parent, _, name = path.rpartition(".")
+    there = _get(original, parent) if parent else original
+    known = there is not None and name in there
+    if known or parent == "evaluation.measures" or (parent and "name" in (_get(config, parent) or ())):
+        return
+    nearest = difflib.get_close_matches(name, there or (), n=1)
+    hint = f". Did you mean {nearest[0]!r}?" if nearest else ""
+    raise ValueError(f"a --config.FIELD is not one of the config's fields: {path!r}{hint}")
+
+
+def _drop_arguments(part: ConfigDict, name: str, field: str, overrides: Mapping[str, Any]) -> None:
+    """Remove the config file's arguments that the part now named does not take."""
+    takes = inspect.signature(parts.find(name, PLACES_BY_FIELD[field], f"config.{field}.name")).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        return
+    kept = {"name", "shift", "variates"} if field == "times" else {"name"}
+    for argument in list(part.keys()):
+        if argument not in kept | takes.keys() and f"{field}.{argument}" not in overrides:
+            del part[argument]
