@@ -9,7 +9,7 @@ classifier that gets 69.8 % of held-out emoji; Fréchet distance of pixels 245 (
 
 from ml_collections import ConfigDict
 
-from configs import base
+from experiments.configuration import base
 
 
 def get_config() -> ConfigDict:

@@ -44,7 +44,7 @@ class Kind:
         called_with = tuple(given if self.made else _parameters(self.contract))
         function = parts.find(fields["name"], self.places, f"config.{field}.name")
         function = getattr(function, self.maker) if self.maker else function
-        bound = parts.bind_to(function, fields, self.places, f"config.{field}", called_with)
+        bound = parts.bind_to(function, dict(fields), self.places, f"config.{field}", called_with)
         if self.made:
             takes = inspect.signature(bound.func).parameters
             takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
@@ -67,8 +67,11 @@ class Kind:
             parameters = _parameters(self.contract).values()
             positional = [None for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
             named = {each.name: None for each in parameters if each.kind is each.KEYWORD_ONLY}
+            signature = inspect.signature(part)
+            wrapped = any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())
             try:
-                inspect.signature(part).bind(*positional, **named)
+                if not wrapped:  # such a function hides what it takes
+                    signature.bind(*positional, **named)
             except TypeError as error:
                 problem = f"cannot be called so: {error}"
         if problem:
