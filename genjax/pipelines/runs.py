@@ -122,7 +122,7 @@ class Run:
 
     def sample(
         self,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[int] | np.ndarray | None = None,
         prompts: Sequence[str] | None = None,
         *,
         trajectory: bool = False,
