@@ -2,8 +2,10 @@
 
 import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from experiments.configuration.runs import open_run
-from genjax import pretrained
+from genjax import parts, pretrained
 from genjax.pretrained.lora import apply_lora, init_lora
 
 
@@ -30,6 +32,21 @@ class Adapters:
     rank: int = 8
     select: str = r"(query|key|value|query_key_value)/kernel$"
     scale: float = 1.0
+
+    @classmethod
+    def from_config(cls, fields: Mapping[str, Any]) -> "Adapters | None":
+        """Return the adapters of `config.adapters`, None if it is empty.
+
+        Raises:
+            ValueError: it has other fields, or no source.
+        """
+        if not fields:
+            return None
+        if not fields.get("source"):
+            raise ValueError(
+                "config.adapters.source is missing: give a folder of published weights, or of a run"
+            )
+        return parts.bind_to(cls, dict(fields), (), "config.adapters")()
 
     @property
     def network(self) -> nn.Module:

@@ -136,7 +136,7 @@ class Diffusion:
         """
         space = kinds.SPACE.bind(config.space, "space", data=config.data)
         condition = kinds.CONDITION.bind(config.condition, "condition")
-        adapters = Adapters(**config.adapters) if config.get("adapters") else None
+        adapters = Adapters.from_config(config.get("adapters"))
         if adapters:
             network = adapters.network
         else:
