@@ -230,7 +230,7 @@ class Diffusion:
         def loss(params, batch, key):
             condition, null = self.condition.of_batch(batch), self.condition.null(frozen)
             return self.objective(
-                key, self._apply(params), self._examples(batch, key, frozen), condition, null
+                key, self._apply(params, frozen), self._examples(batch, key, frozen), condition, null
             )
 
         state, (sums, counts), metrics = self.optimization.step(state, loss, batch, key)
