@@ -13,11 +13,12 @@ Dtype = Any
 zeros = nn.initializers.zeros
 
 
-def per_token(vectors: Float[Array, "*batch features"]) -> Float[Array, "*batch_and_length features"]:
+def per_token(vectors: Float[Array, "*batch features"]) -> Float[Array, "*tokens features"]:
     """Return vectors that broadcast against tokens `[batch length features]`.
 
     Args:
-        vectors: one for all tokens `[features]`, one per example `[batch features]`, or one per token.
+        vectors: one for all tokens `[features]`, one per example `[batch features]` or one per
+            token `[batch length features]`.
     """
     return vectors[:, None] if vectors.ndim == 2 else vectors
 

@@ -12,10 +12,10 @@ def rematerialized(
     """Return `block` with its activations computed again in the backward pass.
 
     Args:
-        remat_policy: name of a `jax.checkpoint_policies` policy, which says what is kept. None keeps every
-            activation.
-        in_loop: whether a loop runs the block. Only a loop keeps XLA from merging what is computed again
-            with what was computed first.
+        remat_policy: name of a `jax.checkpoint_policies` policy, which says what is kept. None
+            keeps every activation.
+        in_loop: whether a loop runs the block. Only a loop keeps XLA from merging what is computed
+            again with what was computed first.
     """
     if remat_policy is None:
         return block
@@ -36,12 +36,13 @@ def scanned(
         block: a module that maps `(x, *inputs)` to `(x, output)`. Outputs are stacked on axis 0.
         unroll: blocks per iteration; `depth` compiles slowest and runs fastest.
         remat_policy: as of `rematerialized`.
-        in_axes: one for all inputs or a tuple of one for each. `nn.broadcast` gives every block the same
-            input; 0 gives block i the i-th slice, as of `transformer.Cache`.
+        in_axes: one for all inputs or a tuple of one for each. `nn.broadcast` gives every block the
+            same input; 0 gives block i the i-th slice, as of `transformer.Cache`.
     """
+    # "intermediates" exist only for callers that request them.
     return nn.scan(
         rematerialized(block, remat_policy, in_loop=unroll < depth),
-        variable_axes={"params": 0, "intermediates": 0},  # intermediates only for callers that request them
+        variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True},
         in_axes=in_axes,
         length=depth,

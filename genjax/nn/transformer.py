@@ -4,12 +4,12 @@ A block is a few half-blocks in a row. Each computes
 
     x + gate·layer(norm(x)·(1 + scale) + shift)
 
-Shift, scale and gate come from the conditioning (adaLN: Peebles & Xie 2023, "Scalable diffusion models
-with transformers"). Without them this is the pre-norm layer of Xiong et al. 2020, "On layer
+Shift, scale and gate come from the conditioning (adaLN: Peebles & Xie 2023, "Scalable diffusion
+models with transformers"). Without them this is the pre-norm layer of Xiong et al. 2020, "On layer
 normalization in the transformer architecture". The block of a language model, with its cache:
 
-    attention = Attention(8, num_kv_heads=2, causal=True, use_bias=False, norm=norm("attention_norm"))
-    mlp = FeedForward(1024, norm("mlp_norm"), nn.silu, gated=True, use_bias=False)
+    attention = Attention(8, num_kv_heads=2, causal=True, norm=nn.RMSNorm(name="attention_norm"))
+    mlp = FeedForward(1024, nn.RMSNorm(name="mlp_norm"), nn.silu, gated=True)
     x, cache = inline(self, attention)(x, rotations=rotations, cache=cache)
     return inline(self, mlp)(x), cache
 """

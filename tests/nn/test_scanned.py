@@ -32,7 +32,8 @@ def test_blocks_are_applied_in_a_row(unroll, remat_policy):
     apply = jax.jit(lambda v: module.apply(v, x, own, 0.5, mutable=["intermediates"]))
     (output, outputs), state = apply(variables)
 
-    kernels, biases = (np.asarray(variables["params"]["dense"][name]) for name in ("kernel", "bias"))
+    dense = variables["params"]["dense"]
+    kernels, biases = np.asarray(dense["kernel"]), np.asarray(dense["bias"])
     assert kernels.shape == (DEPTH, FEATURES, FEATURES) and not np.allclose(kernels[0], kernels[1])
     expected, inner = np.asarray(x), []
     for i in range(DEPTH):

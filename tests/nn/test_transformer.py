@@ -51,12 +51,13 @@ def reference_attention(params, x, context, looks, num_heads, num_kv_heads):
     attended = np.zeros(x.shape)
     for example, position, head in np.ndindex(*x.shape[:2], num_heads):
         seen = context[example][looks(example, position)]
+        key, value = layer("key", seen), layer("value", seen)
         of_query = slice(head * size, (head + 1) * size)
         kv_head = head * num_kv_heads // num_heads
         of_key = slice(kv_head * size, (kv_head + 1) * size)
-        logits = layer("key", seen)[:, of_key] @ layer("query", x[example, position])[of_query]
+        logits = key[:, of_key] @ layer("query", x[example, position])[of_query]
         weights = np.exp(logits / np.sqrt(size))
-        attended[example, position, of_query] = weights / weights.sum() @ layer("value", seen)[:, of_key]
+        attended[example, position, of_query] = weights / weights.sum() @ value[:, of_key]
     return x + layer("projection", attended)
 
 
@@ -125,8 +126,8 @@ def test_tokens_without_positions_may_change_places(x):
     apply = jax.jit(lambda x, rotations=None: module.apply(variables, x, rotations=rotations)[0])
     np.testing.assert_allclose(apply(x[:, order]), apply(x)[:, order], atol=1e-5)
     rotations = rotations_at(grid_positions(LENGTH))
-    turned = np.abs(apply(x[:, order], rotations=rotations) - apply(x, rotations=rotations)[:, order])
-    assert turned.max() > 0.1
+    difference = apply(x[:, order], rotations) - apply(x, rotations)[:, order]
+    assert np.abs(difference).max() > 0.1
 
 
 def test_rotary_positions_matter_by_their_differences_alone(x):
@@ -162,7 +163,7 @@ def test_feed_forward_against_the_formula_in_float64(x, activation, gated):
 @pytest.mark.parametrize("vectors", [(), (BATCH,), (BATCH, LENGTH)])
 @pytest.mark.parametrize("module", [Attention(HEADS), FeedForward(24)])
 def test_modulation_is_around_the_layer(x, module, vectors):
-    """x + gate·layer(norm(x)·(1 + scale) + shift), of one vector for all, each example or each token."""
+    """x + gate·layer(norm(x)·(1 + scale) + shift), with vectors for all, an example or a token."""
     tokens_out = lambda outputs: outputs[0] if isinstance(outputs, tuple) else outputs
     variables = variables_of(module, x)
     shift, scale, gate = normal(3, *vectors, FEATURES)
@@ -178,15 +179,14 @@ def test_modulation_is_around_the_layer(x, module, vectors):
 
 
 class Block(nn.Module):
-    """Of a language model: RMS norms, grouped keys, rotary positions and SwiGLU."""
+    """A language model's: RMS norms, grouped keys, rotary positions and SwiGLU."""
 
     causal: bool = True
 
     @nn.compact
     def __call__(self, x, cache, rotations, mask=None):
-        attention = Attention(
-            HEADS, num_kv_heads=2, qk_norm=True, causal=self.causal, norm=nn.RMSNorm(name="attention_norm")
-        )
+        norm = nn.RMSNorm(name="attention_norm")
+        attention = Attention(HEADS, 2, qk_norm=True, causal=self.causal, norm=norm)
         mlp = FeedForward(24, nn.RMSNorm(name="mlp_norm"), nn.silu, gated=True)
         x, cache = inline(self, attention)(x, rotations=rotations, mask=mask, cache=cache)
         return inline(self, mlp)(x), cache

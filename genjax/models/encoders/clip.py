@@ -61,16 +61,18 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "batch length features"], Float[Array, "batch length features"]]:
         """The output and, for the record, the input."""
         features = x.shape[-1]
-        outward = normal((2 * self.depth * features) ** -0.5)
-        types = dict(out_init=outward, dtype=self.dtype, param_dtype=self.param_dtype)
-        norm = lambda name: nn.LayerNorm(
-            self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name=name
+        inward, mlp_inward, outward = (
+            normal(n**-0.5) for n in (features, 2 * features, 2 * self.depth * features)
         )
-        inward, mlp_inward = normal(features**-0.5), normal((2 * features) ** -0.5)
-        attention = Attention(self.num_heads, kernel_init=inward, norm=norm("norm_attention"), **types)
+        types = dict(out_init=outward, dtype=self.dtype, param_dtype=self.param_dtype)
+        attention_norm, mlp_norm = (
+            nn.LayerNorm(self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name=name)
+            for name in ("norm_attention", "norm_mlp")
+        )
+        attention = Attention(self.num_heads, kernel_init=inward, norm=attention_norm, **types)
         after, _ = inline(self, attention)(x, mask=mask)
         activation = quick_gelu if self.quick_gelu else exact_gelu
-        mlp = FeedForward(self.mlp_features, norm("norm_mlp"), activation, kernel_init=mlp_inward, **types)
+        mlp = FeedForward(self.mlp_features, mlp_norm, activation, kernel_init=mlp_inward, **types)
         return inline(self, mlp)(after), x
 
 

@@ -51,13 +51,14 @@ class Block(nn.Module):
         )
         scale = lambda name: self.param(name, nn.initializers.ones, (features,), self.param_dtype)
 
-        attention = Attention(self.num_heads, norm=norm("attention_norm"), name="attention", **types)
+        of_attention, of_mlp = norm("attention_norm"), norm("mlp_norm")
+        attention = Attention(self.num_heads, norm=of_attention, name="attention", **types)
         x, _ = attention(x, gate=scale("attention_scale"))
         mlp_features, activation = self.mlp_ratio * features, exact_gelu
-        if self.gated:  # as many weights as without a gate (Shazeer 2020, "GLU variants improve transformer")
+        if self.gated:  # about as many weights as without (Shazeer 2020, "GLU variants")
             mlp_features, activation = 2 * (-(-(mlp_features * 2 // 3) // 8) * 8), swiglu
         types |= dict(kernel_init=small, out_init=small)
-        mlp = inline(self, FeedForward(mlp_features, norm("mlp_norm"), activation, **types))
+        mlp = inline(self, FeedForward(mlp_features, of_mlp, activation, **types))
         return mlp(x, gate=scale("mlp_scale")), None
 
 

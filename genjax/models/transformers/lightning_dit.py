@@ -53,12 +53,14 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "batch length features"], None]:
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         modulation = Modulation(6, self.param_dtype, name="modulation")(conditioning)
-        norm = lambda name: rms_norm(self.param_dtype, name)
-        attention = Attention(self.num_heads, qk_norm=self.qk_norm, norm=norm("attention_norm"), **types)
+        attention_norm, mlp_norm = (
+            rms_norm(self.param_dtype, name) for name in ("attention_norm", "mlp_norm")
+        )
+        attention = Attention(self.num_heads, qk_norm=self.qk_norm, norm=attention_norm, **types)
         x, _ = inline(self, attention)(x, *modulation[:3], rotations=rotations)
         # Three matrices, together as large as the two of a layer without gate.
         mlp_features = int(2 / 3 * self.mlp_ratio * x.shape[-1])
-        mlp = FeedForward(mlp_features, norm("mlp_norm"), nn.silu, gated=True, **types)
+        mlp = FeedForward(mlp_features, mlp_norm, nn.silu, gated=True, **types)
         return inline(self, mlp)(x, *modulation[3:]), None
 
 

@@ -212,7 +212,8 @@ class MMDiT(nn.Module):
             blocks = scanned(Block, length, self.unroll, self.remat_policy)
             blocks = blocks(dual=dual, last=False, name=name, **fields)
             streams, _ = blocks(streams, conditioning, text.mask)
-        last = rematerialized(Block, self.remat_policy)(dual=False, last=True, name="last_block", **fields)
+        last = rematerialized(Block, self.remat_policy)
+        last = last(dual=False, last=True, name="last_block", **fields)
         (image, _), _ = last(streams, conditioning, text.mask)
 
         scale, shift = Modulation(2, self.param_dtype, name="modulation")(conditioning)
