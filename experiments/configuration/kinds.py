@@ -44,7 +44,7 @@ class Kind:
         called_with = tuple(given if self.made else _parameters(self.contract))
         function = parts.find(fields["name"], self.places, f"config.{field}.name")
         function = getattr(function, self.maker) if self.maker else function
-        bound = parts.bind_to(function, fields, self.places, f"config.{field}", called_with)
+        bound = parts.bind_to(function, dict(fields), self.places, f"config.{field}", called_with)
         if self.made:
             takes = inspect.signature(bound.func).parameters
             takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
