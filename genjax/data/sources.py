@@ -2,31 +2,28 @@
 
 import contextlib
 import difflib
+import importlib
 import inspect
 import io
 import itertools
 import logging
 import math
 import os
+import pkgutil
 import queue
 import re
 import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 
+from genjax import parts
+from genjax.data import sets
 from genjax.data.dataset import PRELOAD_BYTES, Dataset, OnDisk, preload
-from genjax.data.sets.animated_emoji import load_animated_emoji
-from genjax.data.sets.emoji import load_emoji
-from genjax.data.sets.fashion import find_fashion, load_fashion
-from genjax.data.sets.folder import load_folder
-from genjax.data.sets.gaussians import MODES, load_gaussians
-from genjax.data.sets.latents import load_latents
-from genjax.data.sets.moving_digits import load_moving_digits
 
 CONNECT_SECONDS = 3.0
 
@@ -38,22 +35,21 @@ def load_dataset(
     *,
     preload_bytes: int = PRELOAD_BYTES,
 ) -> Dataset:
-    """One split of a dataset, downloaded and prepared if it is not yet.
+    """Return one split of a data set, downloaded and prepared if it is not yet.
 
     Sets of fixed shapes and at most `preload_bytes` are read into memory, others record by record. Of the
     processes that prepare one dataset at the same time the first does it and the others wait.
 
     Args:
-        name: `digits`, `emoji`, `moving_digits`, `grid_of_gaussians` or `ring_of_gaussians`, which need no
-            network; `fashion_mnist`; `animated_emoji`, or `animated_emoji/32` of 32 pixels and not 64;
-            `folder`, for image files of one's own; or any tensorflow-datasets name,
-            `name[/config][:version]`.
+        name: one of
+            - a module of `genjax.data.sets`, whose `load_NAME` makes the set: `digits`, `emoji`,
+              `moving_digits`, `grid_of_gaussians` and `ring_of_gaussians` need no network; `folder`
+              reads image files of one's own; `animated_emoji/32` has 32 pixels and not 64;
+            - a dotted path of a function `(split, data_dir) -> Dataset`: "my_package.flowers.load";
+            - any tensorflow-datasets name, `name[/config][:version]`.
         split: `train`, `test[:80%]`, `train+test`: the split language of tensorflow-datasets.
-        data_dir: None or "" for the default. Of `emoji`, a folder of npm packages; by default the embedded
-            set (`load_emoji`). Of `fashion_mnist`, the folder of its four `.gz` files; by default Debian's
-            (`load_fashion`); where neither has them it is a tensorflow-datasets name like others. Of
-            `animated_emoji`, a folder of npm packages (`load_animated_emoji`). Of `folder`, the folder
-            (`load_folder`). Of the others, where prepared datasets lie; by default `$TFDS_DATA_DIR`, else
+        data_dir: where the files lie; None or "" for the default. The sets of `genjax.data.sets` say
+            what they take. tensorflow-datasets prepares sets in `$TFDS_DATA_DIR`, else in
             `~/tensorflow_datasets`.
 
     Raises:
@@ -64,20 +60,13 @@ def load_dataset(
         NotImplementedError: prepared earlier in a format without random access, such as TFRecord.
     """
     data_dir = os.path.expanduser(data_dir) if data_dir else None
-    if name in MODES:
-        return load_gaussians(name, split)
-    if name == "emoji":
-        return load_emoji(split, data_dir, preload_bytes=preload_bytes)
-    if name == "moving_digits":
-        return load_moving_digits(split)
-    if match := re.fullmatch(r"animated_emoji(?:/([1-9]\d*))?", name):
-        return load_animated_emoji(split, data_dir, **({"size": int(match[1])} if match[1] else {}))
-    if name == "latents":
-        return load_latents(split, data_dir, preload_bytes=preload_bytes)
-    if name == "folder":
-        return load_folder(split, data_dir, preload_bytes=preload_bytes)
-    if name == "fashion_mnist" and (folder := find_fashion(data_dir)):
-        return load_fashion(split, folder)
+    family, _, size = name.partition("/")
+    if loader := _loader(family):
+        given = {"data_dir": data_dir, "preload_bytes": preload_bytes} | ({"size": int(size)} if size else {})
+        takes = inspect.signature(loader).parameters
+        dataset = loader(split, **{option: value for option, value in given.items() if option in takes})
+        if dataset is not None:
+            return dataset
     builder = _prepared_builder(name, data_dir)
     records = builder.as_data_source(split)
     features = {
@@ -105,6 +94,19 @@ def load_dataset(
     )
 
 
+def _loader(family: str) -> Callable[..., Dataset | None] | None:
+    """Return the function that makes a data set of `genjax.data.sets` or at a dotted path, or None."""
+    if "." in family.partition(":")[0]:
+        return parts.find(family, (), "the data set's name")
+    if family not in _own_names():
+        return None
+    return getattr(importlib.import_module(f"{sets.__name__}.{family}"), f"load_{family}", None)
+
+
+def _own_names() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(sets.__path__)]
+
+
 def _prepared_builder(name: str, data_dir: str | None):
     try:
         # By name, because the package swallows failures to import its own parts.
@@ -121,8 +123,7 @@ def _prepared_builder(name: str, data_dir: str | None):
     try:
         builder = find_builder(name, data_dir=data_dir)
     except (ValueError, AssertionError) as error:
-        own = ["animated_emoji", "emoji", "folder", "moving_digits", *MODES]
-        known = [*list_builders(with_community_datasets=False), *own]
+        known = [*list_builders(with_community_datasets=False), *_own_names()]
         family = re.split("[/:]", name)[0]
         if family in known:  # then the configuration or version is not, and tensorflow-datasets says so
             raise ValueError(str(error)) from error

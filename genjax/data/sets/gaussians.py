@@ -18,7 +18,7 @@ MODES = {
 SIZES = {"train": 50_000, "test": 10_000}
 
 
-def load_gaussians(name: str, split: str) -> Dataset:
+def points_of(name: str, split: str) -> Dataset:
     """`image` is the point, float32 `[2]`, `label` its mode; equally many of each. Drawn from a fixed seed.
 
     Raises:

@@ -130,23 +130,23 @@ def _read_captions(folder: str | os.PathLike, splits: Sequence[str]) -> list[tup
     return [tuple(json.loads(line)) for line in lines]
 
 
-def load_latents(split: str, folder: str | os.PathLike | None, *, preload_bytes: int) -> Dataset:
+def load_latents(split: str, data_dir: str | os.PathLike | None, *, preload_bytes: int) -> Dataset:
     """Standardized latents, (latent − mean)/deviation by channel, as the float32 `image`.
 
     Raises:
         FileNotFoundError: the folder holds no finished latents.
         ValueError: unknown split.
     """
-    summary = read_summary(folder)
+    summary = read_summary(data_dir)
     members, paths, start = {}, [], 0
     for name, count in summary["splits"].items():
-        paths += part_paths(folder, name, count)
+        paths += part_paths(data_dir, name, count)
         members[name] = lambda start=start, count=count: np.arange(start, start + count)
         start += count
     mean, deviation = (np.asarray(summary[name], np.float32) for name in ("mean", "deviation"))
     rows = np.concatenate(take(split, members))
     records = LatentRecords(paths, summary["shape"], mean, deviation, rows)
-    captions = _read_captions(folder, list(summary["splits"]))
+    captions = _read_captions(data_dir, list(summary["splits"]))
     source = OnDisk(records, {"image": np.dtype(np.float32), "label": np.dtype(np.int32)})
     shape = tuple(summary["shape"])
     if 4 * len(rows) * math.prod(shape) <= preload_bytes:

@@ -26,14 +26,20 @@ def find_fashion(data_dir: str | os.PathLike | None) -> Path | None:
     return None
 
 
-def load_fashion(split: str, folder: Path) -> Dataset:
-    """60,000 pictures of clothes to train with and 10,000 to test, 28×28 grey levels, in ten classes.
+def load_fashion_mnist(split: str, data_dir: str | os.PathLike | None) -> Dataset | None:
+    """Return 60,000 pictures of clothes to train with and 10,000 to test, 28×28 grey levels, ten classes.
+
+    Args:
+        data_dir: the folder of the four `.gz` files; by default Debian's. None is returned where neither
+            has them: then tensorflow-datasets may.
 
     Raises:
         ValueError: unknown split, or a damaged file.
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, arXiv:1708.07747 (2017); MIT licence.
     """
+    if (folder := find_fashion(data_dir)) is None:
+        return None
 
     def read(stem: str) -> InMemory:
         images, labels = (_read_idx(path) for path in _paths(folder, stem))

@@ -5,7 +5,7 @@ import pytest
 from idx import write_idx
 
 from genjax.data import load_dataset
-from genjax.data.sets import fashion as fashion_module
+from genjax.data.sets import fashion_mnist as fashion_module
 
 
 @pytest.fixture

@@ -1,0 +1,98 @@
+"""Parts are found by the names of a package, by module and name, and by dotted paths of anything."""
+
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from genjax import parts
+from genjax.data import load_dataset
+from genjax.diffusion import samplers
+from genjax.models.gans import r3gan
+from genjax.models.transformers.dit import DiT
+
+NETWORKS = ("genjax.models.transformers",)
+GANS = ("genjax.models.gans",)
+
+
+@pytest.fixture
+def own_package(tmp_path, monkeypatch):
+    """A package of a user's own, outside the project."""
+    package = tmp_path / "own_parts"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "things.py").write_text(
+        textwrap.dedent(
+            """
+            import numpy as np
+            from genjax.data import Dataset, InMemory
+
+            def sampler(denoiser, process, noise, times, *, keys, trajectory, strength=1.0):
+                return noise * strength
+
+            def load(split, data_dir):
+                return Dataset("own", split, InMemory({"image": np.full((3, 2, 2, 1), len(data_dir), np.uint8)}))
+            """
+        )
+    )
+    (package / "broken.py").write_text("import a_module_that_is_not_there")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "own_parts"
+    for name in [name for name in sys.modules if name.startswith("own_parts")]:
+        del sys.modules[name]
+
+
+def test_names_of_a_package_are_those_of_its_modules():
+    assert parts.find("DiT", NETWORKS, "field") is DiT
+    assert parts.find("dit.DiT", NETWORKS, "field") is DiT
+    assert parts.find("genjax.models.transformers.dit.DiT", (), "field") is DiT
+    assert parts.find("euler", ("genjax.diffusion.samplers",), "field") is samplers.euler
+
+
+def test_a_name_that_several_modules_have_needs_its_module():
+    assert parts.find("r3gan.Generator", GANS, "field") is r3gan.Generator
+    with pytest.raises(ValueError, match=r"field is 'Generator', which several.* r3gan\.Generator"):
+        parts.find("Generator", GANS, "field")
+
+
+@pytest.mark.parametrize("name", ["DiTT", "own.DiTT", "genjax.models.transformers.dit.DiTT"])
+def test_a_wrong_name_is_answered_with_the_nearest(name):
+    with pytest.raises(ValueError, match=rf"config\.model\.name is '{name}'.*\bDiT\b.*my_module\.DiTT"):
+        parts.find(name, NETWORKS, "config.model.name")
+
+
+def test_what_a_module_imports_is_no_part_of_it():
+    with pytest.raises(ValueError, match="field is 'jnp'"):
+        parts.find("jnp", NETWORKS, "field")
+    assert "_private" not in parts.public(sys.modules["genjax.parts"])
+
+
+def test_parts_of_ones_own(own_package):
+    places, called_with = ("genjax.diffusion.samplers",), ("denoiser", "process", "noise", "times", "keys")
+    name = f"{own_package}.things.sampler"
+    bound = parts.bind(dict(name=name, strength=3.0), places, "config.sampler", called_with)
+    assert bound(None, None, 2.0, None, keys=None, trajectory=False) == 6.0
+    with pytest.raises(ValueError, match=r"config\.sampler\.strenght is set, .* takes trajectory, strength$"):
+        parts.bind(dict(name=name, strenght=3.0), places, "config.sampler", called_with)
+    with pytest.raises(ValueError, match=r"config\.sampler\.noise is set"):
+        parts.bind(dict(name=name, noise=3.0), places, "config.sampler", called_with)
+
+
+def test_a_fault_of_a_module_of_ones_own_is_not_hidden(own_package):
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_there"):
+        parts.find(f"{own_package}.broken.thing", (), "field")
+
+
+def test_a_part_within_a_part():
+    process = parts.bind(
+        dict(name="Shifted", base=dict(name="RectifiedFlow"), shift=3.0),
+        ("genjax.diffusion.processes",),
+        "config.process",
+    )()
+    assert type(process.base).__name__ == "RectifiedFlow"
+
+
+def test_a_data_set_of_ones_own(own_package):
+    dataset = load_dataset(f"{own_package}.things.load", "train", "four")
+    assert dataset.name == "own" and np.all(dataset.source.arrays["image"] == 4)
