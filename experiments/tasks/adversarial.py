@@ -213,7 +213,7 @@ class GAN:
         if self.flip and images.dtype == jnp.uint8:
             images = flip_images(jax.random.fold_in(key, 2), images)
         images = self.space.encode(images, frozen)
-        labels = batch["label"] if self.conditional else None
+        labels = self.condition.of_batch(batch) if self.conditional else None
 
         def part(i):  # strided, as in gradient accumulation: no example leaves its device
             strided = lambda a: constrain(a[i :: self.updates.discriminator], BATCH_AXES)

@@ -120,7 +120,7 @@ class Autoencoder:
         """
         if config.weights.get("perceptual"):
             require_lpips()
-        optimization.check_no_accumulation(config, "an autoencoder, whose quantizer")
+        optimization.check_no_accumulation(config, "an autoencoder, whose quantizer sees")
         fields = dict(config.model)
         if "quantizer" in fields:
             fields["quantizer"] = kinds.QUANTIZER.bind(fields["quantizer"], "model.quantizer")

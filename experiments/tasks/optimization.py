@@ -49,7 +49,7 @@ def check_weights(weights: str, averages: Mapping[str, Any]) -> None:
 def check_no_accumulation(config: Any, network: str) -> None:
     """Raise ValueError if a network that sees whole batches is given parts of them."""
     if config.accumulation_steps != 1:
-        raise ValueError(f"config.accumulation_steps must be 1 for {network} sees whole batches")
+        raise ValueError(f"config.accumulation_steps must be 1 for {network} whole batches")
     if dtype := config.get("params_dtype"):
         raise ValueError(
             f"config.params_dtype is {dtype!r}, but a {config.task} is trained at its parameters themselves"

@@ -65,12 +65,11 @@ class PretrainedFeatures:
             FileNotFoundError, ValueError: as of `load_network`; or CLIP is given without prompts, or a
                 network without pictures.
         """
-        space = self.context.space
-        shape = self.context.data.image_shape
-        if self.weights and (space.feature != "image" or len(shape) != 3):
+        feature, shape = self.context.data.feature, self.context.data.image_shape
+        if self.weights and (feature != "image" or len(shape) != 3):
             raise ValueError(
                 f"config.evaluation.measures has {', '.join(self.weights)}, which measure pictures; the data are "
-                f"{'video' if space.feature == 'video' else 'points'} of shape {shape}: leave them out"
+                f"{'video' if feature == 'video' else 'points'} of shape {shape}: leave them out"
             )
         if self.clip and not hasattr(self.context.condition, "prompts"):
             raise ValueError(
@@ -163,7 +162,7 @@ def _reference(
 ) -> Statistics:
     dataset = load_dataset(data.name, split, data.directory)
     # Images of all sizes are cropped as samples are, which are square, or there is nothing to compare.
-    size = shape[0] if data.resize or data.buckets else None
+    size = data.image_shape[0] if data.resize else shape[0] if data.buckets else None
     known = (size, size, *dataset.image_shape[2:]) if size else dataset.image_shape
     if known != shape:
         raise ValueError(

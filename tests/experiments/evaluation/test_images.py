@@ -1,11 +1,14 @@
 """What a report says, with arrays in place of a data set and of a trained network."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from configs.digits_flow import get_config
 from experiments.evaluation import images as evaluation
-from experiments.evaluation.images import Reference, evaluate_images
+from experiments.evaluation.context import Context
+from experiments.evaluation.images import Samples
+from experiments.inputs.conditions import Classes
 from genjax.data import Dataset, InMemory, load_dataset, to_float
 
 
@@ -17,10 +20,41 @@ def striped(count, seed, num_classes=4):
     return dict(image=images.astype(np.uint8), label=labels.astype(np.int32))
 
 
-class Undescribed:
-    """A task of which only this is asked."""
+class Splits:
+    """Data of two splits in memory."""
 
-    describe_sampling = staticmethod(lambda sampling: {})
+    def __init__(self, splits, num_classes):
+        self.splits, self.num_classes = splits, num_classes
+
+    def load(self, split):
+        return Dataset(
+            "striped",
+            split,
+            InMemory(self.splits[split]),
+            num_classes=self.num_classes,
+            skipped={f"{split}/broken.png": "truncated"},
+            conversions={"grayscale": len(split)},
+        )
+
+    def train(self):
+        return self.load("train")
+
+    def held_out(self):
+        return self.load("test")
+
+
+class Drawer:
+    """A model whose samples are given."""
+
+    how = {"sampler": "none"}
+    sampling = SimpleNamespace(weights="ema")
+
+    def __init__(self, images):
+        self.images = images
+
+    def sample(self, labels):
+        assert len(labels) == len(self.images)
+        return self.images
 
 
 @pytest.fixture
@@ -30,23 +64,10 @@ def report_of(monkeypatch):
     def report_of(splits, images, num_classes, labels="balanced", **bounds):
         for name, value in bounds.items():
             monkeypatch.setattr(evaluation, name, value)
-        monkeypatch.setattr(
-            evaluation,
-            "load_split",
-            lambda config, split: Dataset(
-                config.data.name,
-                split,
-                InMemory(splits[split]),
-                skipped={f"{split}/broken.png": "truncated"},
-                conversions={"grayscale": len(split)},
-            ),
-        )
-        monkeypatch.setattr(evaluation, "sample_images", lambda task, state, labels, _: images[: len(labels)])
-        config = get_config()
-        config.evaluation.update(num_samples=len(images), labels=labels)
-        config.data.num_classes = num_classes
-        report, samples = evaluate_images(Undescribed, None, config, Reference(config))
-        np.testing.assert_array_equal(samples, images)
+        data = Splits(splits, num_classes if "label" in splits["train"] else None)
+        context = Context(data, None, Classes(num_classes), len(images), labels)
+        report = Samples(context)(Drawer(images))
+        assert report["num_samples"] == len(images) and report["sampler"] == "none"
         return report
 
     return report_of

@@ -1,18 +1,18 @@
-"""A user's own images: what they must be is said before training, and what can be trained on is."""
+"""A user's own images: wrong shapes and classes are errors before training, and what fits is trained on."""
 
 import jax
 import numpy as np
 import pytest
-from experiments.launch.opening import build
 from PIL import Image
 
 from configs import digits_flow, digits_gan
-from experiments.inputs.datasets import load_split, training_batches
+from experiments.configuration.runs import build
+from experiments.inputs.datasets import Data, training_batches
 from genjax.devices import make_mesh
 
 
 def folder_of(tmp_path, sizes, classes=("",)):
-    """Twenty images for each class, of sizes in turn."""
+    """Write twenty images for each class, of sizes in turn."""
     random = np.random.default_rng(0)
     for name in classes:
         (tmp_path / name).mkdir(exist_ok=True)
@@ -21,10 +21,11 @@ def folder_of(tmp_path, sizes, classes=("",)):
             Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
 
 
-def config_of(tmp_path, config=digits_flow, **data):
+def config_of(tmp_path, num_classes, config=digits_flow):
     config = config.get_config()
     config.batch_size = 8
-    config.data.update(name="folder", directory=str(tmp_path), image_shape=(8, 8, 3), **data)
+    config.data.update(name="folder", directory=str(tmp_path), image_shape=(8, 8, 3))
+    config.condition.num_classes = num_classes
     return config
 
 
@@ -35,40 +36,47 @@ def batches_of(config):
 @pytest.mark.parametrize(
     ("classes", "num_classes", "words"),
     [
-        ("abc", 2, r"has 3 classes, and config.data.num_classes is 2: set --config.data.num_classes=3"),
-        ("abc", 4, r"has 3 classes, and config.data.num_classes is 4: set --config.data.num_classes=3"),
-        (("",), 10, r"has no classes, and config.data.num_classes is 10: set --config.data.num_classes=1"),
+        ("abc", 2, "has 3 classes, and config.condition.num_classes is 2: set {}=3"),
+        ("abc", 4, "has 3 classes, and config.condition.num_classes is 4: set {}=3"),
+        (("",), 10, "has no classes, and config.condition.num_classes is 10: set {}=1"),
     ],
 )
 def test_as_many_classes_as_the_data_have(tmp_path, classes, num_classes, words):
     folder_of(tmp_path, [(8, 8)], classes)
-    with pytest.raises(ValueError, match=words):
-        batches_of(config_of(tmp_path, num_classes=num_classes))
+    with pytest.raises(ValueError, match=words.format("--config.condition.num_classes")):
+        batches_of(config_of(tmp_path, num_classes))
 
 
 def test_images_without_labels_are_one_class(tmp_path):
     folder_of(tmp_path, [(8, 8)])
     config = config_of(tmp_path, num_classes=1)
+    config.model.update(width=16, depth=1, num_heads=1, unroll=1)
     task, batch = build(config), batches_of(config)[0]
     assert set(batch) == {"image"}
     state = jax.jit(task.init)(jax.random.key(0))
     _, metrics = jax.jit(task.update)(state, batch, jax.random.key(0))
     _, expected = jax.jit(task.update)(state, batch | {"label": np.zeros(8, np.int32)}, jax.random.key(0))
     assert np.isfinite(metrics["loss"]) and metrics["loss"] == expected["loss"]
-    gan = config_of(tmp_path, digits_gan, num_classes=1)
-    gan.model.generator.image_channels = 3
-    with pytest.raises(ValueError, match="has no classes.*--config.conditional=False"):
-        batches_of(gan)
+
+
+@pytest.mark.parametrize("condition", [dict(name="Classes", num_classes=1), dict(name="Unconditional")])
+def test_a_gan_takes_images_without_labels(tmp_path, condition):
+    folder_of(tmp_path, [(8, 8)])
+    config = config_of(tmp_path, 1, digits_gan)
+    config.model.generator.image_channels = 3
+    config.condition = condition
+    task, batch, key = build(config), batches_of(config)[0], jax.random.key(0)
+    assert set(batch) == {"image"} and task.conditional == (condition["name"] == "Classes")
+    _, metrics = jax.eval_shape(task.update, jax.eval_shape(task.init, key), batch, key)
+    assert "loss/generator" in metrics
 
 
 def test_images_of_another_shape(tmp_path):
     folder_of(tmp_path, [(8, 8)], "ab")
     config = config_of(tmp_path, num_classes=2)
     config.data.image_shape = (8, 8, 1)
-    with pytest.raises(
-        ValueError,
-        match=r"shape \(8, 8, 3\), the network takes \(8, 8, 1\): set --config.data.image_shape=8,8,3,",
-    ):
+    message = r"shape \(8, 8, 3\), the network takes \(8, 8, 1\): set --config.data.image_shape=8,8,3,"
+    with pytest.raises(ValueError, match=message):
         batches_of(config)
 
 
@@ -79,10 +87,7 @@ def test_images_that_vary_in_size_are_resized_when_asked_to(tmp_path):
         batches_of(config)
     config.data.resize = True
     assert batches_of(config)[0]["image"].shape == (8, 8, 8, 3)
-    assert load_split(config, "test").source[:]["image"].shape[1:] == (
-        8,
-        8,
-        3,
-    )  # what samples are compared with
+    held_out = Data.from_config(config).held_out()  # what samples are compared with
+    assert held_out.source[:]["image"].shape[1:] == (8, 8, 3)
     config.data.image_shape = (8, 4, 3)
     assert batches_of(config)[0]["image"].shape == (8, 8, 4, 3)
