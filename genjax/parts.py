@@ -68,8 +68,8 @@ def bind_to(
     """Return a function bound to `fields` as `bind` does, whatever they name."""
 
     def argument(name: str, value: Any) -> Any:
-        if isinstance(value, Mapping) or hasattr(value, "keys"):
-            return bind(value, places, f"{field}.{name}")() if "name" in value else value
+        if isinstance(value, Mapping) or hasattr(value, "keys"):  # a ConfigDict is no Mapping
+            return bind(dict(value), places, f"{field}.{name}")() if "name" in value else value
         return tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
 
     arguments = {name: argument(name, value) for name, value in fields.items() if name != "name"}

@@ -176,7 +176,6 @@ def sampler(table: Callable[..., Table]) -> Callable:
     the table's own options, and returns samples like `noise`, or with `trajectory` the states at all times.
     """
 
-    @functools.wraps(table)
     def sample(
         denoiser: Denoiser,
         process: Process,
@@ -197,12 +196,9 @@ def sampler(table: Callable[..., Table]) -> Callable:
             )
         return run(denoiser, noise, rows, keys, trajectory=trajectory)
 
-    common = [
-        p
-        for p in inspect.signature(sample, follow_wrapped=False).parameters.values()
-        if p.kind != p.VAR_KEYWORD
-    ]
+    common = [p for p in inspect.signature(sample).parameters.values() if p.kind != p.VAR_KEYWORD]
     own = [p.replace(kind=p.KEYWORD_ONLY) for p in list(inspect.signature(table).parameters.values())[2:]]
+    functools.update_wrapper(sample, table)
     sample.__signature__ = inspect.Signature(common + own)
     sample.table = table
     return sample
