@@ -41,6 +41,7 @@ class Kind:
         Raises:
             ValueError: there is no such part, it takes no such argument, or it breaks the contract.
         """
+        fields = dict(fields)  # a ConfigDict is no Mapping
         called_with = tuple(given if self.made else _parameters(self.contract))
         function = parts.find(fields["name"], self.places, f"config.{field}.name")
         function = getattr(function, self.maker) if self.maker else function

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import importlib.util
 import io
 import json
 import logging
@@ -15,6 +14,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import jax
@@ -22,7 +22,7 @@ from absl import app, flags
 from absl.testing import flagsaver
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments.launch import runtime, sampling_flags  # noqa: F401  their flags are defined once
+from experiments.launch import runtime
 
 ROOT = Path(__file__).parents[2]
 FLAGS = flags.FLAGS
@@ -132,10 +132,11 @@ def _environment(variables: dict[str, str | None]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _flags() -> Iterator[None]:
-    """Hides the flags of commands that tests import, and afterwards removes those of the command that ran."""
+    """Modules of `experiments` that define flags are imported anew, and are gone afterwards with their flags."""
     app.define_help_flags()
     defined_by = {name: FLAGS.find_module_defining_flag(name) for name in FLAGS}
-    hidden = {name: FLAGS[name] for name, module in defined_by.items() if _is_command(module)}
+    hidden = {name: FLAGS[name] for name, module in defined_by.items() if _is_ours(module)}
+    modules = _forget({defined_by[name] for name in hidden})
     for name in hidden:
         delattr(FLAGS, name)
     values, parsed = flagsaver.save_flag_values(), FLAGS.is_parsed()
@@ -143,10 +144,13 @@ def _flags() -> Iterator[None]:
     try:
         yield
     finally:
-        for name in set(FLAGS) - values.keys():  # a library's, imported by the command, stays
-            if not name.startswith("config") and FLAGS.find_module_defining_flag(name) in sys.modules:
+        defined = {name: FLAGS.find_module_defining_flag(name) for name in set(FLAGS) - values.keys()}
+        _forget({module for module in defined.values() if _is_ours(module)})
+        for name, module in defined.items():  # a library's, which the command imported, stays
+            if module in sys.modules and not name.startswith("config."):
                 values[name] = vars(FLAGS[name])
         flagsaver.restore_flag_values(values)
+        _remember(modules)
         for name, flag in hidden.items():
             FLAGS[name] = flag
             FLAGS.register_flag_by_module(defined_by[name], flag)
@@ -155,9 +159,24 @@ def _flags() -> Iterator[None]:
         FLAGS.mark_as_parsed() if parsed else FLAGS.unparse_flags()
 
 
-def _is_command(module: str) -> bool:
-    package, _, name = module.rpartition(".")
-    return package == "experiments" and importlib.util.find_spec(f"{package}.{name}") is not None
+def _is_ours(module: str) -> bool:
+    return module.startswith("experiments.") and module != runtime.__name__
+
+
+def _forget(names: set[str]) -> dict[str, ModuleType]:
+    """Let modules be imported anew; return those that had been imported."""
+    modules = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    for name in modules:
+        package, _, last = name.rpartition(".")
+        vars(sys.modules[package]).pop(last, None)
+    return modules
+
+
+def _remember(modules: dict[str, ModuleType]) -> None:
+    sys.modules.update(modules)
+    for name, module in modules.items():
+        package, _, last = name.rpartition(".")
+        setattr(sys.modules[package], last, module)
 
 
 @contextlib.contextmanager
@@ -172,7 +191,6 @@ def _warnings() -> Iterator[None]:
         for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", category)
         warnings.filterwarnings("default", category=DeprecationWarning, module="__main__")
-        warnings.filterwarnings("ignore", ".*found in sys.modules after import", RuntimeWarning)  # runpy's
         warnings.showwarning = show
         yield
 
