@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import AxisType
+from jaxtyping import PyTree
 
 from experiments.configuration import kinds
 from experiments.inputs.autoencoders import encode
@@ -101,41 +103,15 @@ def run(config: Any) -> Path:
     folder = Path(space.directory)
     flips = {data.train_split: config.data.flip, data.held_out_split: False}
     examples = {split: Examples(dataset, flips[split]) for split, dataset in splits.items()}
-    devices = jax.local_devices()
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-    on_device = jax.device_put(variables, replicated(mesh))
-    size = config.space.get("batch_size", 64)
-    size += -size % len(devices)
-    step = jax.jit(
-        lambda variables, x: encode(space.autoencoder.network, variables, to_float(x)),
-        in_shardings=(replicated(mesh), batch_sharding(mesh)),
-        out_shardings=replicated(mesh),
-    )
-
-    def encoded(each: Examples, rows: range) -> tuple[np.ndarray, np.ndarray]:
-        latents, labels = [], []
-        for start in range(rows.start, rows.stop, size):
-            batch = [each[row] for row in range(start, min(start + size, rows.stop))]
-            images = np.stack([image for image, _ in batch] + [batch[0][0]] * (size - len(batch)))
-            latents.append(np.asarray(step(on_device, images))[: len(batch)])
-            labels += [label for _, label in batch]
-        return np.concatenate(latents), np.asarray(labels)
-
+    encoder = Encoder(space.autoencoder.network, variables, config.space.get("batch_size", 64))
     done = 0
     with ProgressBar(0, sum(map(len, examples.values()))) as progress:
         for split, each in examples.items():
-            parts = write_latents(
-                folder,
-                split,
-                len(each),
-                lambda rows, each=each: encoded(each, rows),
-                process=jax.process_index(),
-                processes=jax.process_count(),
-            )
-            for count in parts:
-                done += count
+            encoded = lambda rows, each=each: encoder(each, rows)
+            index, count = jax.process_index(), jax.process_count()
+            for part in write_latents(folder, split, len(each), encoded, process=index, processes=count):
+                done += part
                 progress.update(done)
-
     counts = {split: len(each) for split, each in examples.items()}
     missing = [
         path for split in counts for path in part_paths(folder, split, counts[split]) if not path.exists()
@@ -143,28 +119,65 @@ def run(config: Any) -> Path:
     if missing:  # of other processes, the last of which to end finds all
         print(f"{len(missing)} parts are still to come from other processes", flush=True)
         return folder
-    shape = jax.eval_shape(
-        step, variables, jax.ShapeDtypeStruct((size, *examples[split][0][0].shape), np.uint8)
-    ).shape[1:]
-    statistics = channel_statistics(raw_latents(folder, data.train_split, counts[data.train_split], shape))
-    for split, each in splits.items():
-        if each.captions is not None:
-            write_captions(folder, split, list(each.captions) * (len(examples[split]) // len(each.source)))
-    dataset = splits[data.train_split]
-    write_summary(
-        folder,
-        {
-            "shape": list(shape),
-            "mean": statistics.mean.tolist(),
-            "deviation": statistics.deviation.tolist(),
-            "correlation": statistics.correlation.tolist(),
-            "splits": counts,
-            "num_classes": dataset.num_classes,
-            "class_names": list(dataset.class_names or ()),
-        },
-    )
-    print(f"{counts} latents of shape {tuple(shape)}: {folder / SUMMARY}", flush=True)
+    shape = encoder.shape(next(iter(examples.values()))[0][0].shape)
+    summarize(folder, data.train_split, splits, counts, shape)
+    print(f"{counts} latents of shape {shape}: {folder / SUMMARY}", flush=True)
     return folder
+
+
+class Encoder:
+    """Encodes examples in batches, split over this process' devices.
+
+    Args:
+        batch_size: examples at once, rounded up to a multiple of the devices.
+    """
+
+    def __init__(self, network: nn.Module, variables: PyTree, batch_size: int):
+        devices = jax.local_devices()
+        mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+        self.size = batch_size + -batch_size % len(devices)
+        self.variables = jax.device_put(variables, replicated(mesh))
+        self.step = jax.jit(
+            lambda variables, x: encode(network, variables, to_float(x)),
+            in_shardings=(replicated(mesh), batch_sharding(mesh)),
+            out_shardings=replicated(mesh),
+        )
+
+    def __call__(self, examples: Examples, rows: range) -> tuple[np.ndarray, np.ndarray]:
+        """Return latents and labels of some examples."""
+        latents, labels = [], []
+        for start in range(rows.start, rows.stop, self.size):
+            batch = [examples[row] for row in range(start, min(start + self.size, rows.stop))]
+            images = np.stack([image for image, _ in batch] + [batch[0][0]] * (self.size - len(batch)))
+            latents.append(np.asarray(self.step(self.variables, images))[: len(batch)])
+            labels += [label for _, label in batch]
+        return np.concatenate(latents), np.asarray(labels)
+
+    def shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of one example's latents."""
+        images = jax.ShapeDtypeStruct((self.size, *image_shape), np.uint8)
+        return jax.eval_shape(self.step, self.variables, images).shape[1:]
+
+
+def summarize(
+    folder: Path, train_split: str, splits: dict[str, Dataset], counts: dict[str, int], shape: tuple[int, ...]
+) -> None:
+    """Write captions, and the summary with the moments by which latents are standardized."""
+    statistics = channel_statistics(raw_latents(folder, train_split, counts[train_split], shape))
+    for split, dataset in splits.items():
+        if dataset.captions is not None:
+            write_captions(folder, split, list(dataset.captions) * (counts[split] // len(dataset.source)))
+    dataset = splits[train_split]
+    summary = {
+        "shape": list(shape),
+        "mean": statistics.mean.tolist(),
+        "deviation": statistics.deviation.tolist(),
+        "correlation": statistics.correlation.tolist(),
+        "splits": counts,
+        "num_classes": dataset.num_classes,
+        "class_names": list(dataset.class_names or ()),
+    }
+    write_summary(folder, summary)
 
 
 def main() -> None:

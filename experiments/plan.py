@@ -50,7 +50,7 @@ from genjax.devices.planning import (
     tpu_topology,
     traced_layers,
 )
-from genjax.devices.specifications import DEVICES
+from genjax.devices.specifications import DEVICES, Device
 from genjax.nn import attention_choices
 from genjax.nn.sharding import CONTEXT, TENSOR
 from genjax.training.placement import abstract_frozen
@@ -117,6 +117,31 @@ def parse_mesh(text: str) -> dict[str, int]:
     return axes
 
 
+def _mesh(device: Device, axes: Mapping[str, int], examples: int) -> Mesh | AbstractMesh:
+    """Return a mesh of TPUs that their compiler knows, or of GPUs without devices."""
+    if device.topology:
+        return make_mesh(axes, examples, tpu_topology(device, math.prod(axes.values())))
+    return abstract_mesh(axes, examples).update(abstract_device=AbstractDevice(device.kinds[0], None, "gpu"))
+
+
+def _compile(program: Program, mesh: Mesh) -> tuple[Any, str]:
+    """Return the program compiled for TPUs, or None and why the compiler refuses it as too large."""
+    try:
+        with jax.set_mesh(mesh):
+            return program.jitted().lower(*program.args).compile(), ""
+    except jax.errors.JaxRuntimeError as error:
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        return None, str(error)
+
+
+def _compiled_bytes(compiled: Any) -> tuple[int, int]:
+    """Return bytes of the workspace, and of all that one device needs at once."""
+    analysis = compiled.memory_analysis()
+    peak = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+    return analysis.temp_size_in_bytes, peak - analysis.alias_size_in_bytes
+
+
 def plan(config: Any, axes: Mapping[str, int], name: str, program: str = "train") -> dict[str, Any]:
     """The account of one of the `PROGRAMS`; sizes in bytes and times in seconds, per device.
 
@@ -130,37 +155,18 @@ def plan(config: Any, axes: Mapping[str, int], name: str, program: str = "train"
             f"--program=sample plans the sampling of diffusion, and the task of {config.experiment} is {config.task}; take "
             "--program=train"
         )
-    examples = examples_at_once(config) if training else config.batch_size
-    if device.topology:
-        mesh = make_mesh(axes, examples, tpu_topology(device, count))
-    else:
-        mesh = abstract_mesh(axes, examples).update(
-            abstract_device=AbstractDevice(device.kinds[0], None, "gpu")
-        )
+    mesh = _mesh(device, axes, examples_at_once(config) if training else config.batch_size)
     planned = program_of(program, config, mesh)
     with attention_choices() as whole:
         cost = cost_of(planned, mesh)
     with use_abstract_mesh(getattr(mesh, "abstract_mesh", mesh)), attention_choices() as choices:
         layers = traced_layers(planned.function, *planned.args)
     sequences = check_axes(layers, [choice.query for choice in whole], mesh)
-
-    compiled, refusal = None, ""
-    if device.topology:
-        try:
-            with jax.set_mesh(mesh):
-                compiled = planned.jitted().lower(*planned.args).compile()
-        except jax.errors.JaxRuntimeError as error:
-            refusal = str(error)
-            if not refusal.startswith("RESOURCE_EXHAUSTED"):
-                raise
+    compiled, refusal = _compile(planned, mesh) if device.topology else (None, "")
     memory, capacity = _held(program, planned, abstract_frozen(planned.task, mesh)), device.memory
     by_compiler = "gradients, activations and workspace" if training else "workspace"
     if compiled:
-        analysis = compiled.memory_analysis()
-        temporary = analysis.temp_size_in_bytes
-        peak = analysis.argument_size_in_bytes + temporary + analysis.output_size_in_bytes
-        peak -= analysis.alias_size_in_bytes
-        memory[by_compiler] = temporary
+        memory[by_compiler], peak = _compiled_bytes(compiled)
         sent = collectives(compiled, mesh)
     else:
         more, sent = _account(config, program, planned, layers, mesh)

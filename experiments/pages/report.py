@@ -165,9 +165,36 @@ def write_report(workdir: str | Path) -> Path:
             }
         ),
     ]
-    over_time = grids(run)
-    every = -(-len(over_time) // PICTURES_OVER_TIME) if over_time else 1
-    chosen = over_time[::-1][::every][::-1]  # the last is always there
+    body = [*_state(run), *_samples(run)]
+    if run.report:
+        body.append(section("Figures", _figures(run.report)))
+    body += [*_logits(run), *_curves(run), *_samples_over_time(run)]
+    fields = (
+        table("All fields", (), run.config.items()),
+        table("Where it ran", (), run.environment.items()),
+    )
+    body.append(section("Config and environment", element("div", *fields, class_="tables")))
+    path = Path(workdir) / "report.html"
+    path.write_text(page(f"{name} · {run.folder.name}", header, body), encoding="utf-8")
+    return path
+
+
+def _state(run: RunRecord) -> list[Html]:
+    """Say that a run is not evaluated yet, and what goes wrong in it."""
+    sections = []
+    if not run.report:
+        text = (
+            f"Not evaluated yet: training has logged {run.progress} steps. It is going on, or it was interrupted, "
+            "and the same command goes on with it."
+        )
+        sections.append(element("p", text, class_="note"))
+    if alarms := run.report.get("alarms"):
+        sections.append(section("Alarms", *(element("p", sentence, class_="note") for sentence in alarms)))
+    return sections
+
+
+def _samples(run: RunRecord) -> list[Html]:
+    """Show the last samples, and the animation that ends in them."""
     final = picture(run.folder / "samples.png", "After training", "Grid of samples of the trained model")
     animation = picture(
         run.folder / "noise_to_data.gif",
@@ -178,57 +205,30 @@ def write_report(workdir: str | Path) -> Path:
         "A walk between latents",
         "Animation of samples turning into these samples",
     )
-    body = []
-    if not run.report:
-        body.append(
-            element(
-                "p",
-                f"Not evaluated yet: training has logged {run.progress} steps. It is going on, or it was "
-                "interrupted, and the same command goes on with it.",
-                class_="note",
-            )
-        )
-    if alarms := run.report.get("alarms"):
-        body.append(section("Alarms", *(element("p", sentence, class_="note") for sentence in alarms)))
-    if final or animation:
-        body.append(section("Samples", element("div", final, animation, class_="row")))
-    if run.report:
-        body.append(section("Figures", _figures(run.report)))
-    if logits := sorted((run.folder / "logits").glob("step_*.png")):
-        body.append(
-            section(
-                "What the discriminator says",
-                picture(
-                    logits[-1],
-                    f"Logits of training, held-out and generated images, {grid_step(logits[-1])}",
-                    "Histograms of logits",
-                ),
-            )
-        )
-    if run.curves:
-        charts = [chart(metric, {name: points}) for metric, points in run.curves.items()]
-        body.append(section("Curves over the steps", element("div", *charts, class_="row")))
-    if chosen:
-        strip = [picture(path, grid_step(path), f"Grid of samples at {grid_step(path)}") for path in chosen]
-        left_out = f"{len(chosen)} of {len(over_time)} pictures" if every > 1 else ""
-        body.append(
-            section(
-                "Samples over time",
-                *([element("p", left_out, class_="lead")] if left_out else []),
-                element("div", *strip, class_="row strip"),
-            )
-        )
-    body.append(
-        section(
-            "Config and environment",
-            element(
-                "div",
-                table("All fields", (), run.config.items()),
-                table("Where it ran", (), run.environment.items()),
-                class_="tables",
-            ),
-        )
-    )
-    path = Path(workdir) / "report.html"
-    path.write_text(page(f"{name} · {run.folder.name}", header, body), encoding="utf-8")
-    return path
+    return [section("Samples", element("div", final, animation, class_="row"))] if final or animation else []
+
+
+def _logits(run: RunRecord) -> list[Html]:
+    """Show the last histograms of a discriminator's logits."""
+    if not (logits := sorted((run.folder / "logits").glob("step_*.png"))):
+        return []
+    caption = f"Logits of training, held-out and generated images, {grid_step(logits[-1])}"
+    return [section("What the discriminator says", picture(logits[-1], caption, "Histograms of logits"))]
+
+
+def _curves(run: RunRecord) -> list[Html]:
+    charts = [chart(metric, {run.config["experiment"]: points}) for metric, points in run.curves.items()]
+    return [section("Curves over the steps", element("div", *charts, class_="row"))] if charts else []
+
+
+def _samples_over_time(run: RunRecord) -> list[Html]:
+    """Show at most `PICTURES_OVER_TIME` sheets of samples, the last among them."""
+    over_time = grids(run)
+    every = -(-len(over_time) // PICTURES_OVER_TIME) if over_time else 1
+    chosen = over_time[::-1][::every][::-1]
+    if not chosen:
+        return []
+    strip = [picture(path, grid_step(path), f"Grid of samples at {grid_step(path)}") for path in chosen]
+    left_out = f"{len(chosen)} of {len(over_time)} pictures" if every > 1 else ""
+    lead = [element("p", left_out, class_="lead")] if left_out else []
+    return [section("Samples over time", *lead, element("div", *strip, class_="row strip"))]

@@ -67,6 +67,24 @@ def load_dataset(
         dataset = loader(split, **{option: value for option, value in given.items() if option in takes})
         if dataset is not None:
             return dataset
+    return _read_prepared(name, split, data_dir, preload_bytes)
+
+
+def _loader(family: str) -> Callable[..., Dataset | None] | None:
+    """Return the function that makes a data set of `genjax.data.sets` or at a dotted path, or None."""
+    if "." in family.partition(":")[0]:
+        return parts.find(family, (), "the data set's name")
+    if family not in _own_names():
+        return None
+    return getattr(importlib.import_module(f"{sets.__name__}.{family}"), f"load_{family}", None)
+
+
+def _own_names() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(sets.__path__)]
+
+
+def _read_prepared(name: str, split: str, data_dir: str | None, preload_bytes: int) -> Dataset:
+    """Return a split of a tensorflow-datasets set."""
     builder = _prepared_builder(name, data_dir)
     records = builder.as_data_source(split)
     features = {
@@ -92,19 +110,6 @@ def load_dataset(
         num_classes=getattr(features.get("label"), "num_classes", None),
         class_names=tuple(names) if names else None,
     )
-
-
-def _loader(family: str) -> Callable[..., Dataset | None] | None:
-    """Return the function that makes a data set of `genjax.data.sets` or at a dotted path, or None."""
-    if "." in family.partition(":")[0]:
-        return parts.find(family, (), "the data set's name")
-    if family not in _own_names():
-        return None
-    return getattr(importlib.import_module(f"{sets.__name__}.{family}"), f"load_{family}", None)
-
-
-def _own_names() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(sets.__path__)]
 
 
 def _prepared_builder(name: str, data_dir: str | None):
