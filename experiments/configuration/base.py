@@ -1,4 +1,4 @@
-"""What experiments share: the fields of every config, and those of each family.
+"""The fields that every config has, and those of each family.
 
 An optional argument of a named part, such as `eta` of a sampler, needs no field here: set it by
 `--config.sampling.sampler.eta=1.0`, or in a config of your own.

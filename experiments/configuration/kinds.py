@@ -1,7 +1,7 @@
 """Kinds of parts: what each is called with, and where its names are looked up.
 
-A config names a part by the name of an object in one of its kind's places, or by the dotted path of
-anything that can be imported (`genjax.parts.find`). Each kind's contract is the protocol here. It is
+A config names a part by an object's name in one of the kind's places, or by a dotted path
+(`genjax.parts.find`). Each kind's contract is the protocol here. It is
 checked where the config is read, so that a wrong part is one clear error before any compute.
 """
 
@@ -159,7 +159,7 @@ class Process(Protocol):
 
 
 class Target(Protocol):
-    """`target(process, t) -> (c, d)`: the network is asked for c·x + d·z."""
+    """`target(process, t) -> (c, d)`: the network predicts c·x + d·z."""
 
     def __call__(self, process, t): ...
 

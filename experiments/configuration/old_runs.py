@@ -56,21 +56,12 @@ def _latents(new: dict, autoencoder: dict) -> dict[str, Any]:
     encoding = new.pop("encoding", None)
     if new["data"]["name"] == "latents":
         latents, size = new["data"], encoding.pop("size", None)
-        space |= {"directory": latents["directory"], "batch_size": encoding.pop("batch_size", 64)}
+        space |= {"directory": latents["directory"], "shape": latents["image_shape"]}
+        space["batch_size"] = encoding.pop("batch_size", 64)
         new["data"] = {"feature": "image", "resize": bool(size), **encoding}
-        new["data"]["image_shape"] = (
-            [size, size, 3] if size else _decoded_shape(latents["image_shape"], space)
-        )
+        decoded = read_record(space["run"]).config.data.image_shape if not size else [size, size, 3]
+        new["data"]["image_shape"] = decoded
     return space
-
-
-def _decoded_shape(latent_shape: list[int], space: dict) -> list[int]:
-    """Return the shape of the images that latents of a run stand for."""
-    return (
-        read_record(space["run"]).config.data.image_shape
-        if space["run"]
-        else [8 * n for n in latent_shape[:2]] + [3]
-    )
 
 
 def _model(new: dict, task: str) -> None:

@@ -1,4 +1,4 @@
-"""What evaluators are given: what is known before training, and functions of a trained state."""
+"""The inputs of evaluators: facts known before training, and functions of a trained state."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ LABELS = ("balanced", "training", "none")
 
 @dataclass(frozen=True)
 class Context:
-    """What is known of an experiment before there is a trained state.
+    """Facts of an experiment that are known before training.
 
     Attributes:
         num_samples: samples to measure; the held-out examples are cut to as many.

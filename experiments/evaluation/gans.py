@@ -1,4 +1,4 @@
-"""What a GAN's losses do not show: lost modes, copies, and what the discriminator says."""
+"""Measures that a GAN's losses do not show: lost modes, copies, the discriminator's accuracy."""
 
 import functools
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from genjax.training.pictures import histograms
 
 
 class PlaneReference:
-    """What samples of `genjax.data.sets.gaussians` are measured against: points and modes.
+    """The points and modes that samples of `genjax.data.sets.gaussians` are compared with.
 
     A sample is of high quality within three deviations of a centre, and then belongs to that mode. A
     mode is covered if it has at least a tenth of an equal share. Features are coordinates.
@@ -76,7 +76,7 @@ class PlaneModes:
 class Discriminator:
     """Modes covered, duplicates, and the discriminator's accuracies, with a picture of its logits.
 
-    Modes are told apart by a classifier of the data, or in the plane by distance.
+    A classifier of the data finds the modes; in the plane it is the distance.
     """
 
     context: Context

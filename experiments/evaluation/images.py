@@ -53,7 +53,7 @@ def compare_with_training(samples: np.ndarray, real: np.ndarray, unseen: np.ndar
 
 
 class Reference:
-    """What samples are measured against: real images, and a classifier of them.
+    """Real images that samples are compared with, and a classifier of them.
 
     Features are pixels in [−1, 1]; images of more than `SIDE` pixels a side are averaged over squares
     of pixels first. The classifier, if the data have more than one class, is a support vector machine

@@ -1,1 +1,1 @@
-"""What tasks are given: data sets, spaces and conditions, by config."""
+"""Inputs of tasks: data sets, spaces and conditions, by config."""

@@ -1,4 +1,4 @@
-"""What a diffusion model is told: class labels, or prompts after a frozen text encoder."""
+"""Conditions of networks: class labels, prompts after a frozen text encoder, nothing."""
 
 import functools
 import os
@@ -170,7 +170,7 @@ class Prompts:
         return {"empty": jax.tree.map(lambda a: a[0], empty), "prompts": prompts}
 
     def abstract_frozen(self) -> dict[str, PyTree]:
-        """What `frozen` would load, in shapes; no text is encoded."""
+        """Return what `frozen` would load, in shapes; encode no text."""
         of = lambda *batch: jax.tree.map(
             lambda a: jax.ShapeDtypeStruct((*batch, *a.shape[1:]), a.dtype), jax.eval_shape(self.example)
         )

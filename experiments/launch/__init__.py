@@ -1,1 +1,1 @@
-"""What the commands share: set-up, flags, opening a run."""
+"""Set-up, flags and experiments, as commands share them."""

@@ -1,1 +1,1 @@
-"""What benchmarks, plans and comparisons with peers share."""
+"""Programs and records that benchmarks, plans and comparisons with peers share."""

@@ -1,4 +1,4 @@
-"""What tasks share: optimizers, averages, and the states and steps of networks."""
+"""Optimizers, averages, and the states and steps of networks, as tasks share them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -30,7 +30,7 @@ def init_state(task: Any, key: jax.Array, mesh: Mesh) -> Any:
 
 
 def place_frozen(task: Any, mesh: Mesh) -> tuple:
-    """What `task.frozen()` loads, split over the devices as a state is; nothing of a task that has none."""
+    """Load `task.frozen()`, split over the devices as a state is; nothing for a task without it."""
     if not hasattr(task, "frozen"):
         return ()
     return jax.tree.map_with_path(lambda path, a: jax.device_put(a, _sharding(path, a, mesh)), task.frozen())

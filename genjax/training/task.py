@@ -44,7 +44,7 @@ class Task(Protocol):
 
 
 class Space(Protocol):
-    """What a network works on: pixels, points, latents of a frozen autoencoder.
+    """The space a network works in: pixels, points, latents of a frozen autoencoder.
 
     Attributes:
         shape: of one example as the network sees it.
@@ -79,7 +79,7 @@ class Space(Protocol):
 
 
 class Condition(Protocol):
-    """What a network is told beside its input: a class, a prompt, nothing.
+    """The condition of a network: a class, a prompt, nothing.
 
     Attributes:
         num_rows: rows of sample sheets; labels 0, 1, … stand for them.
@@ -120,7 +120,7 @@ class GenerativeTask(Task, Protocol):
     """A task as programs see it that sample, evaluate, plan and report.
 
     Attributes:
-        space, condition: what the network works on, and what it is told.
+        space, condition: the network's input and its conditioning.
         animation: the name of the picture that `generate(…, trajectory=True)` makes.
     """
 

@@ -1,4 +1,4 @@
-"""What is known of reference images in a network's features, computed once and stored."""
+"""Statistics of reference images in a network's features, computed once and stored."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ REFERENCE_FEATURES = 10_000
 
 
 class Statistics(NamedTuple):
-    """What is known of reference images.
+    """Statistics of reference images.
 
     Attributes:
         mean, covariance: of the features of all images, in float64.
