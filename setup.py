@@ -1,4 +1,4 @@
-"""The wheel holds the package `genjax` alone; configs, experiments, notebooks and tests stay in the checkout."""
+"""The wheel holds `genjax` and the commands of `experiments`; configs, notebooks and tests stay in the checkout."""
 
 from pathlib import Path
 
@@ -15,7 +15,8 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["genjax", "genjax.*"]),
+    packages=find_packages(include=["genjax", "genjax.*", "experiments", "experiments.*"]),
+    entry_points={"console_scripts": ["genjax=experiments.__main__:main"]},
     package_data={"genjax.data.sets": ["embedded/*"]},
     python_requires=">=3.11",
     install_requires=[

@@ -5,7 +5,7 @@ python -m experiments.train --config=configs/cifar10_flow.py --workdir=runs/cifa
 
 from ml_collections import ConfigDict
 
-from configs import base
+from experiments.configuration import base
 
 
 def get_config() -> ConfigDict:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
+from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 CHOICES = ("r3gan", "stylegan2")

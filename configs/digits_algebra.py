@@ -24,6 +24,7 @@ def get_config(choice: str = "rectified_flow,velocity") -> ConfigDict:
     config = digits_flow.get_config()
     config.experiment = "digits_algebra_" + choice.replace(",", "_")
     config.num_steps = 2000
+    config.optimizer.warmup = 200.0
     config.averages.ema.steps = 300
     config.sampling.every = 2000
     choose(config, choice)

@@ -8,7 +8,7 @@ the class asked for; Fréchet distance 0.829 (training digits 0.718); precision 
 
 from ml_collections import ConfigDict
 
-from configs import base
+from experiments.configuration import base
 
 
 def get_config() -> ConfigDict:

@@ -16,7 +16,7 @@ vit_gan    1,500  199, others busy  98.5 %          1.28              0.95 / 0.4
 
 from ml_collections import ConfigDict
 
-from configs import base
+from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 CHOICES = ("dcgan", "stylegan2", "r3gan", "vit_gan")

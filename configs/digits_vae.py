@@ -12,7 +12,7 @@ bits per dimension, 15 of 16 units active; iwae in 204 s, −96.0 ± .8, −84.0
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs import base
+from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 CHOICES = ("elbo", "iwae")

@@ -19,7 +19,7 @@ Alone on the machine kl_perceptual makes 2.6 steps a second, so it takes about 1
 
 from ml_collections import ConfigDict
 
-from configs import base
+from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 CHOICES = ("kl", "kl_perceptual", "kl_adversarial", "vq", "vq_perceptual", "vq_adversarial")

@@ -4,12 +4,12 @@ python -m experiments.train --config=configs/emoji_flow.py --workdir=runs/emoji_
 
 On 2 CPU cores, with other work on them: 1,500 steps in 400 s. Of 1,000 samples 37.9 % are the category asked for by a
 classifier that gets 69.8 % of held-out emoji; Fréchet distance of pixels 245 (training emoji 190); precision 0.62, recall
-0.49; with --config.evaluation.vgg16=True, FD-VGG16 260 (training emoji 37.0).
+0.49; with --config.evaluation.measures.vgg16=VGG16Distance, FD-VGG16 260 (training emoji 37.0).
 """
 
 from ml_collections import ConfigDict
 
-from configs import base
+from experiments.configuration import base
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ that gets 85.1 % of held-out images; Fréchet distance of pixels 15.5 (training 
 
 from ml_collections import ConfigDict
 
-from configs import base
+from experiments.configuration import base
 
 
 def get_config() -> ConfigDict:

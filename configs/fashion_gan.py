@@ -15,8 +15,8 @@ getting better. Pictures: samples.png and latent_walk.gif of the run's folder.
 
 from ml_collections import ConfigDict
 
-from configs import base
 from configs.digits_gan import small_networks
+from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 CHOICES = ("dcgan", "r3gan")

@@ -20,7 +20,7 @@ tests/experiments/test_modes.py and test_modes_r3gan.py train five seeds of each
 
 from ml_collections import ConfigDict
 
-from configs import base
+from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 OBJECTIVES = ("saturating", "non_saturating", "r3gan")

@@ -9,7 +9,7 @@ run to its end yet.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 CHOICES = ("kl", "vq")

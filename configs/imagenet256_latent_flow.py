@@ -18,7 +18,7 @@ DiT's best figures are of 7 million steps. Not run to its end yet.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs import base
+from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 CHOICES = ("sit", "dit", "lightning_dit")

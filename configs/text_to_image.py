@@ -10,8 +10,8 @@ folder of that system as diffusers saves it, for its text encoders and its autoe
 
 from ml_collections import ConfigDict
 
-from configs import base
 from configs.emoji_text import PROMPTS
+from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 SYSTEMS = ("stable_diffusion_3", "flux")

@@ -14,8 +14,8 @@ FD-VGG16 of frames 135 (training clips 99.5). Losses still fall: --config.num_st
 
 from ml_collections import ConfigDict
 
-from configs import base
 from configs.imagenet256_autoencoder import adversarial_autoencoder
+from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 CHOICES = ("moving_digits", "animated_emoji", "wan_256")

@@ -78,7 +78,7 @@ def held_out_bits(
             likelihood.bits_per_dimension(bound.log_likelihood, images[0].size),
         )
 
-    params = state.weights(config.sampling.weights)
+    params = task.variables(state, config.sampling.weights)["params"]
     labels = jnp.asarray(chosen["label"])
     parts, began = [], time.monotonic()
     for i in range(0, count, BATCH):

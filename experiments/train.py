@@ -21,6 +21,7 @@ from experiments.evaluation.context import Model
 from experiments.inputs.datasets import abstract_batch, training_batches
 from experiments.launch.config_flag import define_config
 from experiments.launch.experiment import Experiment, Measure, split_pictures
+from experiments.launch.fine_tuning import initializer
 from experiments.launch.reports import alarms, print_report, training_summary
 from experiments.launch.runtime import run_program, user_errors
 from experiments.launch.sampling import sheet_labels
@@ -48,6 +49,11 @@ CONFIG = define_config("The experiment: a file of configs/. Its fields are set b
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run, made if absent: metrics, pictures, checkpoints, report."
 )
+INIT_FROM = flags.DEFINE_string(
+    "init_from",
+    None,
+    "Fine-tune: start from the weights of this run's folder, or of a folder of published weights.",
+)
 flags.mark_flag_as_required("workdir")
 
 # What may change when a run is resumed: none of it changes the parameters that come out.
@@ -65,6 +71,18 @@ FREE_TO_DIFFER = (
     "condition.num_rows",
 )
 BUILT_BY = "experiments.configuration.runs.build"
+
+
+def free_to_differ(config: Any) -> tuple[str, ...]:
+    """Return the fields that may change when a run goes on: with constant learning rates also its length.
+
+    A warm-up or an end of the decay that is a fraction of the run would change with the length.
+    """
+    optimizers = [config.optimizer] if "name" in config.optimizer else list(config.optimizer.values())
+    lengths = [each.get(name) for each in optimizers for name in ("warmup", "decay")]
+    whole = all(length is None or length == 0 or length >= 1 for length in lengths)
+    constant = all(each.schedule == "constant" for each in optimizers)
+    return (*FREE_TO_DIFFER, "num_steps") if constant and whole else FREE_TO_DIFFER
 
 
 class Recorder:
@@ -149,8 +167,12 @@ class Recorder:
         return report
 
 
-def run(config: Any, workdir: str | Path) -> dict[str, Any]:
-    """Train `config` in `workdir`, or go on with it; return the report, which is also written there."""
+def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[str, Any]:
+    """Train `config` in `workdir`, or go on with it; return the report, which is also written there.
+
+    Args:
+        init_from: folder of a run or of published weights to start from.
+    """
     with user_errors():
         workdir = make_workdir(workdir)
         mesh = make_mesh(mesh_axes(config), examples_at_once(config))
@@ -162,8 +184,16 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
         with jax.set_mesh(mesh), attention_choices() as choices:
             frozen = abstract_frozen(task, mesh)
             jax.eval_shape(task.update, abstract, abstract_batch(config, task), jax.random.key(0), *frozen)
+        options = {}
+        if init_from and not (workdir / "checkpoints").is_dir():
+            options["initialize"] = initializer(task, init_from)
         attention = "; ".join(sorted(map(str, choices))) or None
-        record_config(workdir, config.to_dict(), FREE_TO_DIFFER, built_by=BUILT_BY, attention=attention)
+        facts = dict(built_by=BUILT_BY, attention=attention, init_from=init_from)
+        advice = {
+            "num_steps": f"To train longer, start in another --workdir with --init_from={workdir}: a finished run "
+            "can only be made longer where its learning rate is constant and its warm-up is given in steps."
+        }
+        record_config(workdir, config.to_dict(), free_to_differ(config), advice, **facts)
 
     recorder = Recorder(experiment, workdir)
     print(f"{config.experiment}: {config.num_steps} steps on {device_name()} in {workdir}", flush=True)
@@ -179,6 +209,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
         log_every=config.log_every,
         plugins=recorder.plugins(),
         profile_at=config.profile_at,
+        **options,
     )
     print("sampling and evaluating", flush=True)
     report = recorder.finish(state, config.num_steps)
@@ -192,7 +223,7 @@ def run(config: Any, workdir: str | Path) -> dict[str, Any]:
 
 def main() -> None:
     try:
-        run(CONFIG.value, WORKDIR.value)
+        run(CONFIG.value, WORKDIR.value, INIT_FROM.value)
     except Interrupted as stop:
         sys.exit(128 + stop.signal_number)
     except NonFiniteError as error:

@@ -78,7 +78,7 @@ def bind_to(
     free = [name for name in takes if name not in called_with]
     if (unknown := sorted(arguments.keys() - set(free))) and not takes_any:
         raise ValueError(
-            f"{field}.{unknown[0]} is set, which {fields['name']} does not take; it takes "
+            f"{field}.{unknown[0]} is set, which {fields.get('name', function.__name__)} does not take; it takes "
             f"{', '.join(free) or 'no arguments'}"
         )
     return functools.partial(function, **arguments)

@@ -41,6 +41,7 @@ class Kind:
         Raises:
             ValueError: there is no such part, it takes no such argument, or it breaks the contract.
         """
+        fields = dict(fields)  # a ConfigDict is no Mapping
         called_with = tuple(given if self.made else _parameters(self.contract))
         function = parts.find(fields["name"], self.places, f"config.{field}.name")
         function = getattr(function, self.maker) if self.maker else function
@@ -67,8 +68,11 @@ class Kind:
             parameters = _parameters(self.contract).values()
             positional = [None for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
             named = {each.name: None for each in parameters if each.kind is each.KEYWORD_ONLY}
+            signature = inspect.signature(part)
+            wrapped = any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())
             try:
-                inspect.signature(part).bind(*positional, **named)
+                if not wrapped:  # such a function hides what it takes
+                    signature.bind(*positional, **named)
             except TypeError as error:
                 problem = f"cannot be called so: {error}"
         if problem:

@@ -68,8 +68,9 @@ def _get(config: Mapping[str, Any], path: str) -> Any:
 def _check_field(path: str, config: ConfigDict, original: ConfigDict) -> None:
     parent, _, name = path.rpartition(".")
     there = _get(original, parent) if parent else original
-    known = there is not None and name in there
-    if known or parent == "evaluation.measures" or (parent and "name" in (_get(config, parent) or ())):
+    known = there is not None and (name in there or not len(there))  # an empty part takes any field
+    named = parent and "name" in (_get(config, parent) or ())
+    if known or named or parent == "evaluation.measures":
         return
     nearest = difflib.get_close_matches(name, there or (), n=1)
     hint = f". Did you mean {nearest[0]!r}?" if nearest else ""

@@ -1,7 +1,6 @@
 """The report of a run: what training took, what evaluation found, what goes wrong."""
 
 import json
-from collections import ChainMap
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,8 @@ def alarms(task: Any, figures: dict[str, Any], workdir: str | Path, step: int) -
     rows = read_metrics(Path(workdir) / "metrics.jsonl")
     logged = [row for row in rows if row["step"] <= step and "steps_per_second" in row][-1:]
     measured = {name: value for name, value in figures.items() if isinstance(value, float)}
-    return list(task.alarms(ChainMap(measured, *logged)))
+    metrics = {name: float(value) for row in logged for name, value in row.items()} | measured
+    return list(task.alarms(metrics))
 
 
 def print_report(report: dict[str, Any]) -> None:

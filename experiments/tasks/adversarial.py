@@ -449,6 +449,21 @@ class GAN:
     def variables(self, state: State, weights: str) -> dict[str, PyTree]:
         return {"params": state.generator.variables, **state.averages}[weights]
 
+    def networks(self, state: State, weights: str) -> dict[str, dict[str, PyTree]]:
+        return {
+            "generator": self.variables(state, weights),
+            "discriminator": state.discriminator.variables,
+        }
+
+    def start_from(self, state: State, networks: dict[str, dict[str, PyTree]]) -> State:
+        players = ("generator", "discriminator")
+        generator, discriminator = (
+            Player.create(networks[player], optimizer)
+            for player, optimizer in zip(players, self.optimizers, strict=True)
+        )
+        averages = {name: jax.tree.map(jnp.copy, generator.variables) for name, _ in self.averages}
+        return state.replace(generator=generator, discriminator=discriminator, averages=averages)
+
     @staticmethod
     def is_sampled_from(path: str, weights: str) -> bool:
         """Return whether sampling, or the discriminator's judgement, reads an array of the state."""

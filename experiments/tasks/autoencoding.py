@@ -362,6 +362,19 @@ class Autoencoder:
     def variables(self, state: State, weights: str) -> dict[str, PyTree]:
         return {"params": state.autoencoder.variables, **state.averages}[weights]
 
+    def networks(self, state: State, weights: str) -> dict[str, dict[str, PyTree]]:
+        networks = {"autoencoder": self.variables(state, weights)}
+        if state.discriminator is not None:
+            networks["discriminator"] = state.discriminator.variables
+        return networks
+
+    def start_from(self, state: State, networks: dict[str, dict[str, PyTree]]) -> State:
+        autoencoder, discriminator = Player.create(networks["autoencoder"], self.optimizer), None
+        if self.adversary:
+            discriminator = Player.create(networks["discriminator"], self.adversary.optimizer)
+        averages = {name: jax.tree.map(jnp.copy, autoencoder.variables) for name, _ in self.averages}
+        return state.replace(autoencoder=autoencoder, discriminator=discriminator, averages=averages)
+
     @staticmethod
     def is_sampled_from(path: str, weights: str) -> bool:
         """Return whether reconstruction reads an array of the state."""

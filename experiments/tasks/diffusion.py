@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from experiments.configuration import kinds
 from experiments.configuration.options import described
 from experiments.tasks import optimization
+from experiments.tasks.adapters import Adapters
 from experiments.tasks.optimization import Optimization, State
 from genjax import diffusion
 from genjax.data import flip_images, to_float
@@ -109,6 +110,7 @@ class Diffusion:
     Attributes:
         flip: mirror half of the examples left to right; latents on disk hold their mirror images.
         dequantize_levels: of pixel values, within which uniform noise is added, or None.
+        adapters: trained in place of the network's parameters, or None.
     """
 
     network: nn.Module
@@ -119,6 +121,7 @@ class Diffusion:
     sampler: Callable
     flip: bool
     dequantize_levels: int | None
+    adapters: Adapters | None = None
 
     animation = "noise_to_data.gif"
 
@@ -133,7 +136,11 @@ class Diffusion:
         """
         space = kinds.SPACE.bind(config.space, "space", data=config.data)
         condition = kinds.CONDITION.bind(config.condition, "condition")
-        network = kinds.DIFFUSION_NETWORK.bind(config.model, "model", **condition.network_fields)
+        adapters = Adapters.from_config(config.get("adapters"))
+        if adapters:
+            network = adapters.network
+        else:
+            network = kinds.DIFFUSION_NETWORK.bind(config.model, "model", **condition.network_fields)
         task = cls(
             network=network,
             space=space,
@@ -143,6 +150,7 @@ class Diffusion:
             sampler=kinds.SAMPLER.bind(config.sampling.sampler, "sampling.sampler"),
             flip=config.data.flip,
             dequantize_levels=config.data.get("dequantize_levels"),
+            adapters=adapters,
         )
         task._check_network()
         grid = time_grid(task.process, config.sampling)
@@ -194,18 +202,27 @@ class Diffusion:
 
     def frozen(self) -> tuple:
         """Return what the condition and the space load."""
-        frozen = self.condition.frozen() | self.space.frozen()
+        base = {"base": self.adapters.load()} if self.adapters else {}
+        frozen = self.condition.frozen() | self.space.frozen() | base
         return (frozen,) if frozen else ()
 
     def abstract_frozen(self) -> tuple:
         """Return what `frozen` would load, in shapes."""
-        frozen = self.condition.abstract_frozen() | self.space.abstract_frozen()
+        base = {}
+        if self.adapters:
+            base["base"] = jax.eval_shape(self._init_network, jax.random.key(0))
+        frozen = self.condition.abstract_frozen() | self.space.abstract_frozen() | base
         return (frozen,) if frozen else ()
 
     def init(self, key: Key[Array, ""]) -> State:
+        if self.adapters:
+            shapes = jax.eval_shape(self._init_network, key)
+            return self.optimization.first_state(self.adapters.init(key, shapes))
+        return self.optimization.first_state(self._init_network(key))
+
+    def _init_network(self, key: Key[Array, ""]) -> PyTree:
         x, time = jnp.zeros((1, *self.space.shape)), jnp.zeros(1)
-        params = self.network.init(key, x, time, self.condition.example())["params"]
-        return self.optimization.first_state(params)
+        return self.network.init(key, x, time, self.condition.example())["params"]
 
     def update(
         self, state: State, batch: dict[str, Array], key: Key[Array, ""], frozen: PyTree = None
@@ -213,7 +230,7 @@ class Diffusion:
         def loss(params, batch, key):
             condition, null = self.condition.of_batch(batch), self.condition.null(frozen)
             return self.objective(
-                key, self._apply(params), self._examples(batch, key, frozen), condition, null
+                key, self._apply(params, frozen), self._examples(batch, key, frozen), condition, null
             )
 
         state, (sums, counts), metrics = self.optimization.step(state, loss, batch, key)
@@ -254,7 +271,7 @@ class Diffusion:
             trajectory: return the states at all times.
         """
         keys = diffusion.sample_keys(key, indices)
-        denoiser = self.denoiser(state.weights(weights))
+        denoiser = self.denoiser(state.weights(weights), frozen)
         condition, null = self.condition.of_labels(labels, frozen), self.condition.null(frozen)
         guided = diffusion.guide(denoiser, condition, null, guidance_scale)
         noise = self.process.prior(keys, self.space.shape, time_grid[0])
@@ -262,10 +279,10 @@ class Diffusion:
         decode = functools.partial(self.space.decode, frozen=frozen)
         return jax.lax.map(decode, samples) if trajectory and self.space.autoencoder else decode(samples)
 
-    def denoiser(self, params: PyTree) -> Callable:
+    def denoiser(self, params: PyTree, frozen: PyTree = None) -> Callable:
         """Return `denoiser(x_t, t, condition)` of these parameters."""
         return diffusion.predict(
-            self._apply(params),
+            self._apply(params, frozen),
             self.process,
             self.objective.target,
             learned_variance=self.objective.learned_variance,
@@ -284,7 +301,14 @@ class Diffusion:
         return replace(self, condition=replace(self.condition, prompts=tuple(prompts)))
 
     def variables(self, state: State, weights: str) -> dict[str, PyTree]:
-        return {"params": state.weights(weights)}
+        params = state.weights(weights)
+        return {"params": self.adapters.apply(self.adapters.load(), params) if self.adapters else params}
+
+    def networks(self, state: State, weights: str) -> dict[str, dict[str, PyTree]]:
+        return {"network": {"params": state.weights(weights)}}
+
+    def start_from(self, state: State, networks: dict[str, dict[str, PyTree]]) -> State:
+        return self.optimization.first_state(networks["network"]["params"])
 
     is_sampled_from = staticmethod(optimization.is_sampled_from)
 
@@ -317,7 +341,9 @@ class Diffusion:
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
         return []  # the loss tells
 
-    def _apply(self, params: PyTree) -> Callable:
+    def _apply(self, params: PyTree, frozen: PyTree) -> Callable:
+        if self.adapters:
+            params = self.adapters.apply(frozen["base"], params)
         return functools.partial(self.network.apply, {"params": params})
 
 

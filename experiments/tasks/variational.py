@@ -158,6 +158,12 @@ class VariationalAutoencoder:
     def variables(self, state: State, weights: str) -> dict[str, PyTree]:
         return {"params": state.weights(weights)}
 
+    def networks(self, state: State, weights: str) -> dict[str, dict[str, PyTree]]:
+        return {"network": self.variables(state, weights)}
+
+    def start_from(self, state: State, networks: dict[str, dict[str, PyTree]]) -> State:
+        return self.optimization.first_state(networks["network"]["params"])
+
     is_sampled_from = staticmethod(optimization.is_sampled_from)
 
     def sampling_inputs(self, sampling: Any) -> tuple:

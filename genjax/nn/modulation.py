@@ -13,15 +13,37 @@ Dtype = Any
 zeros = nn.initializers.zeros
 
 
+def per_token(vectors: Float[Array, "*batch features"]) -> Float[Array, "*tokens features"]:
+    """Return vectors that broadcast against tokens `[batch length features]`.
+
+    Args:
+        vectors: one for all tokens `[features]`, one per example `[batch features]` or one per
+            token `[batch length features]`.
+    """
+    return vectors[:, None] if vectors.ndim == 2 else vectors
+
+
+def shift_and_scale(
+    x: Float[Array, "batch length features"],
+    shift: Float[Array, "*batch features"],
+    scale: Float[Array, "*batch features"],
+) -> Float[Array, "batch length features"]:
+    """Return x·(1 + scale) + shift; for the shapes of shift and scale see `per_token`."""
+    return x * (1 + per_token(scale)) + per_token(shift)
+
+
+def layer_norm(epsilon: float = 1e-6) -> nn.LayerNorm:
+    """Return a LayerNorm without parameters, in float32."""
+    return nn.LayerNorm(epsilon, use_bias=False, use_scale=False, dtype=jnp.float32)
+
+
 def modulate(
     x: Float[Array, "batch length features"],
-    shift: Float[Array, "batch features"],
-    scale: Float[Array, "batch features"],
-    epsilon: float = 1e-6,
+    shift: Float[Array, "*batch features"],
+    scale: Float[Array, "*batch features"],
 ) -> Float[Array, "batch length features"]:
-    """LayerNorm(x)·(1 + scale) + shift in float32: the norm has no weights of its own."""
-    x = nn.LayerNorm(epsilon=epsilon, use_bias=False, use_scale=False, dtype=jnp.float32)(x)
-    return x * (1 + scale[:, None]) + shift[:, None]
+    """Return LayerNorm(x)·(1 + scale) + shift in float32; the norm has no parameters."""
+    return shift_and_scale(layer_norm()(x), shift, scale)
 
 
 class Modulation(nn.Module):

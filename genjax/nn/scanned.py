@@ -1,28 +1,50 @@
-"""Blocks of equal shape one after the other, as one scan."""
+"""Layers in a loop, and layers whose activations are computed again in the backward pass."""
+
+from typing import Any
 
 import flax.linen as nn
 import jax
 
 
-def scanned(
-    block: type[nn.Module], depth: int, unroll: int = 1, remat_policy: str | None = None
+def rematerialized(
+    block: type[nn.Module], remat_policy: str | None, *, in_loop: bool = False
 ) -> type[nn.Module]:
-    """The module of `depth` blocks with stacked parameters; its call is a block's, `(x, *shared) -> (x, outputs)`.
+    """Return `block` with its activations computed again in the backward pass.
 
     Args:
-        block: `(x, *shared) -> (x, output)`, each given the same `shared`.
-        unroll: blocks per iteration; `depth` compiles slowest and runs fastest.
-        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks; None keeps every activation.
+        remat_policy: name of a `jax.checkpoint_policies` policy, which says what is kept. None
+            keeps every activation.
+        in_loop: whether a loop runs the block. Only a loop keeps XLA from merging what is computed
+            again with what was computed first.
     """
-    if remat_policy is not None:
-        policy = getattr(jax.checkpoint_policies, remat_policy)
-        # Only a loop keeps XLA from merging what is computed again with what was computed first.
-        block = nn.remat(block, policy=policy, prevent_cse=unroll >= depth)
+    if remat_policy is None:
+        return block
+    policy = getattr(jax.checkpoint_policies, remat_policy)
+    return nn.remat(block, policy=policy, prevent_cse=not in_loop)
+
+
+def scanned(
+    block: type[nn.Module],
+    depth: int,
+    unroll: int = 1,
+    remat_policy: str | None = None,
+    in_axes: Any = nn.broadcast,
+) -> type[nn.Module]:
+    """Return the module of `depth` blocks with stacked parameters, called as one block is.
+
+    Args:
+        block: a module that maps `(x, *inputs)` to `(x, output)`. Outputs are stacked on axis 0.
+        unroll: blocks per iteration; `depth` compiles slowest and runs fastest.
+        remat_policy: as of `rematerialized`.
+        in_axes: one for all inputs or a tuple of one for each. `nn.broadcast` gives every block the
+            same input; 0 gives block i the i-th slice, as of `transformer.Cache`.
+    """
+    # "intermediates" exist only for callers that request them.
     return nn.scan(
-        block,
-        variable_axes={"params": 0, "intermediates": 0},  # these of who asks for them, as attention's weights
+        rematerialized(block, remat_policy, in_loop=unroll < depth),
+        variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True},
-        in_axes=nn.broadcast,
+        in_axes=in_axes,
         length=depth,
         unroll=unroll,
     )

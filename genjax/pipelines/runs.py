@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from genjax import parts
+from genjax import parts, pretrained
 from genjax.devices import make_mesh
 from genjax.training import Checkpoints, Snapshots, abstract_state
 from genjax.training.checkpoints import damage
@@ -122,7 +122,7 @@ class Run:
 
     def sample(
         self,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[int] | np.ndarray | None = None,
         prompts: Sequence[str] | None = None,
         *,
         trajectory: bool = False,
@@ -149,6 +149,16 @@ class Run:
             labels = range(task.condition.num_rows)
         fields = Config(self.config.sampling | sampling)
         return sample(task, self.state, np.asarray(labels), fields, trajectory=trajectory)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write the network's weights as safetensors, in the form its architecture is published in.
+
+        `genjax.pretrained.load(folder)` reads them, and so does the library that has the architecture.
+
+        Raises:
+            ValueError: no published form exists, or the network has a field that it cannot say.
+        """
+        pretrained.save(folder, self.network, jax.device_get(self.variables))
 
     def _checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder / "checkpoints")

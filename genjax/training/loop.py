@@ -111,6 +111,7 @@ def train(
     log_every: int,
     plugins: Sequence[Plugin] = (),
     profile_at: int | None = None,
+    initialize: Callable[[Any], Any] = lambda state: state,
 ) -> Any:
     """Trains until step `num_steps`, from the newest good checkpoint if there is one.
 
@@ -125,6 +126,7 @@ def train(
     Args:
         batches: the batches of this process from a given step on; batch i must depend on i alone.
         profile_at: the step after which `PROFILE_STEPS` steps are traced into the folder `profile` beside the log.
+        initialize: changes the first state of a run that starts, as to other weights; a run that goes on needs none.
 
     Returns:
         The state after the last step, which is also the last checkpoint.
@@ -140,7 +142,7 @@ def train(
         start = checkpoints.latest()
         if start is None:
             start = 0
-            state = init_state(task, init_key, mesh)
+            state = initialize(init_state(task, init_key, mesh))
         else:
             state = checkpoints.restore(start, abstract)
         first_process = jax.process_index() == 0

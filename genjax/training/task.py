@@ -135,6 +135,15 @@ class GenerativeTask(Task, Protocol):
     def variables(self, state: PyTree, weights: str) -> dict[str, PyTree]:
         """Return the network's variables: "params" are the last step's, other names averages."""
 
+    def networks(self, state: PyTree, weights: str) -> dict[str, dict[str, PyTree]]:
+        """Return the variables of each trained network by name; the sampling one's by `weights`."""
+
+    def start_from(self, state: PyTree, networks: dict[str, dict[str, PyTree]]) -> PyTree:
+        """Return a first state whose networks have other variables, as `networks` gives them.
+
+        Averages start at these variables, and optimizers anew.
+        """
+
     def is_sampled_from(self, path: str, weights: str) -> bool:
         """Return whether sampling or evaluating by these weights reads an array of the state.
 

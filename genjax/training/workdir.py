@@ -85,13 +85,18 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
 
 
 def record_config(
-    workdir: Path, config: Mapping[str, Any], free_to_differ: Sequence[str], **facts: Any
+    workdir: Path,
+    config: Mapping[str, Any],
+    free_to_differ: Sequence[str],
+    advice: Mapping[str, str] | None = None,
+    **facts: Any,
 ) -> None:
     """Writes `config.json` (the first process does), or checks that the run already in `workdir` has the same config.
 
     Args:
         config: nested dictionaries of numbers, strings and lists.
         free_to_differ: fields, or prefixes of fields ending in a point, that may differ on resuming.
+        advice: by field, what to do if it differs.
         facts: what else to write beside the config and the `environment`.
 
     Raises:
@@ -107,9 +112,14 @@ def record_config(
             if old.get(name) != new.get(name) and not name.startswith(tuple(free_to_differ))
         ]
         if differing:
+            help_ = [
+                text for name, text in (advice or {}).items() if any(f" {name}:" in d for d in differing)
+            ]
             raise ValueError(
-                f"{workdir} holds a run with another config:\n" + "\n".join(differing) + "\n"
-                "Choose another --workdir, or set these fields as they were to resume."
+                f"{workdir} holds a run with another config:\n"
+                + "\n".join(differing)
+                + "\n"
+                + " ".join(["Choose another --workdir, or set these fields as they were to resume.", *help_])
             )
     if jax.process_index() != 0:
         return

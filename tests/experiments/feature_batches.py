@@ -15,7 +15,9 @@ def main():
     devices = []
 
     def apply(scale, x, y):
-        jax.debug.inspect_array_sharding(x, callback=lambda sharding: devices.append(len(sharding.device_set)))
+        jax.debug.inspect_array_sharding(
+            x, callback=lambda sharding: devices.append(len(sharding.device_set))
+        )
         return x * scale, {"y": x - y}
 
     x = np.arange(2 * 601.0, dtype=np.float32).reshape(601, 2)

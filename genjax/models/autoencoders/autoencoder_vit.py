@@ -11,11 +11,11 @@ SwiGLU and rotary ones, and norms before both of the linear layers out.
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from genjax.nn import Dense, attention, constrain_tokens, heads_of, patchify, sincos_positions, unpatchify
+from genjax.nn import Dense, constrain_tokens, patchify, scanned, sincos_positions, unpatchify
+from genjax.nn.transformer import Attention, FeedForward, inline
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
@@ -36,17 +36,12 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "batch length features"]
     ) -> tuple[Float[Array, "batch length features"], None]:
-        batch, length, features = x.shape
-        dense = lambda size, name: Dense(
-            size, kernel_init=xavier, dtype=self.dtype, param_dtype=self.param_dtype, name=name
-        )
-        h = dense(3 * features, "query_key_value")(_norm(self.param_dtype, "norm_attention")(x))
-        query, key, value = heads_of(h, self.num_heads)
-        h = attention(query, key, value).reshape(batch, length, features)
-        x = x + dense(features, "projection")(h)
-        h = dense(4 * features, "mlp_in")(_norm(self.param_dtype, "norm_mlp")(x))
-        x = x + dense(features, "mlp_out")(nn.gelu(h))
-        return constrain_tokens(x), None
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        norm = lambda name: _norm(self.param_dtype, name)
+        attention = Attention(self.num_heads, fused=True, norm=norm("norm_attention"), **types)
+        x, _ = inline(self, attention)(x)
+        mlp = FeedForward(4 * x.shape[-1], norm("norm_mlp"), **types)
+        return inline(self, mlp)(x), None
 
 
 class Transformer(nn.Module):
@@ -74,18 +69,7 @@ class Transformer(nn.Module):
         )
         x = dense(self.width, self.dtype, "dense_in")(tokens) + sincos_positions(height, width, self.width)
         x = constrain_tokens(x.astype(jnp.float32))
-        block = Block
-        if self.remat_policy is not None:
-            policy = getattr(jax.checkpoint_policies, self.remat_policy)
-            # Only a loop keeps XLA from merging what is computed again with what was computed first.
-            block = nn.remat(Block, policy=policy, prevent_cse=self.unroll >= self.depth)
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=self.depth,
-            unroll=self.unroll,
-        )
+        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
         x, _ = blocks(self.num_heads, self.dtype, self.param_dtype, name="blocks")(x)
         return dense(self.out_features, jnp.float32, "conv_out")(_norm(self.param_dtype, "norm_out")(x))
 

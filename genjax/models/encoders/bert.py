@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from genjax.nn import Dense, Text, constrain_tokens, scanned
-from genjax.nn.attention.multi_head import MultiHeadAttention
+from genjax.nn.transformer import Attention, FeedForward, exact_gelu, inline
 
 Dtype = Any
 small = nn.initializers.normal(0.02)
@@ -27,21 +27,16 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch length features"],
-        mask: Bool[Array, "batch length"] | None,
+        mask: Bool[Array, "batch 1 1 length"] | None,
     ) -> tuple[Float[Array, "batch length features"], None]:
-        dense = lambda size, name: Dense(
-            size, kernel_init=small, dtype=self.dtype, param_dtype=self.param_dtype, name=name
-        )
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         norm = lambda name: nn.LayerNorm(
             self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name=name
         )
-        h = MultiHeadAttention(
-            self.num_heads, dtype=self.dtype, param_dtype=self.param_dtype, name="attention"
-        )(x, x, mask)
-        x = norm("attention_norm")(x + h)
-        h = nn.gelu(dense(self.mlp_width, "mlp_in")(x), approximate=False)
-        x = norm("mlp_norm")(x + dense(x.shape[-1], "mlp_out")(h))
-        return constrain_tokens(x), None
+        x, _ = Attention(self.num_heads, name="attention", **types)(x, mask=mask)
+        types |= dict(activation=exact_gelu, kernel_init=small, out_init=small)
+        x = inline(self, FeedForward(self.mlp_width, **types))(norm("attention_norm")(x))
+        return constrain_tokens(norm("mlp_norm")(x)), None
 
 
 class Bert(nn.Module):
@@ -111,7 +106,7 @@ class Bert(nn.Module):
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)(
             self.num_heads, self.mlp_width, self.epsilon, self.dtype, self.param_dtype, name="blocks"
         )
-        x, _ = blocks(constrain_tokens(x), mask)
+        x, _ = blocks(constrain_tokens(x), None if mask is None else mask[:, None, None])
 
         pooled = None
         if self.pooler:

@@ -10,13 +10,19 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from genjax.nn import Dense, attention, constrain_tokens, patchify, scanned
+from genjax.nn import Dense, constrain_tokens, patchify, scanned
+from genjax.nn.transformer import Attention, FeedForward, exact_gelu, inline
 
 Dtype = Any
 normal = nn.initializers.normal
 # Mean and deviation of the colours of CLIP's training set, of pixels in [0, 1].
 COLOUR_MEAN = (0.48145466, 0.4578275, 0.40821073)
 COLOUR_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+
+
+def quick_gelu(x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+    """Return x·σ(1.702x), an approximation of GELU (Hendrycks & Gimpel 2016)."""
+    return x * nn.sigmoid(1.702 * x)
 
 
 @struct.dataclass
@@ -54,28 +60,20 @@ class Block(nn.Module):
         self, x: Float[Array, "batch length features"], mask: Bool[Array, "#batch 1 #length length"] | None
     ) -> tuple[Float[Array, "batch length features"], Float[Array, "batch length features"]]:
         """The output and, for the record, the input."""
-        batch, length, features = x.shape
-        inward, outward = normal(features**-0.5), normal((2 * self.depth * features) ** -0.5)
-
-        def dense(size, init, name):
-            return Dense(size, kernel_init=init, dtype=self.dtype, param_dtype=self.param_dtype, name=name)
-
-        def norm(name):
-            return nn.LayerNorm(
-                epsilon=self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name=name
-            )
-
-        h = norm("norm_attention")(x)
-        query, key, value = (
-            dense(features, inward, name)(h).reshape(batch, length, self.num_heads, -1)
-            for name in ("query", "key", "value")
+        features = x.shape[-1]
+        inward, mlp_inward, outward = (
+            normal(n**-0.5) for n in (features, 2 * features, 2 * self.depth * features)
         )
-        h = attention(query, key, value, mask).reshape(batch, length, features)
-        after = x + dense(features, outward, "projection")(h)
-
-        h = dense(self.mlp_features, normal((2 * features) ** -0.5), "mlp_in")(norm("norm_mlp")(after))
-        h = h * nn.sigmoid(1.702 * h) if self.quick_gelu else nn.gelu(h, approximate=False)
-        return constrain_tokens(after + dense(features, outward, "mlp_out")(h)), x
+        types = dict(out_init=outward, dtype=self.dtype, param_dtype=self.param_dtype)
+        attention_norm, mlp_norm = (
+            nn.LayerNorm(self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name=name)
+            for name in ("norm_attention", "norm_mlp")
+        )
+        attention = Attention(self.num_heads, kernel_init=inward, norm=attention_norm, **types)
+        after, _ = inline(self, attention)(x, mask=mask)
+        activation = quick_gelu if self.quick_gelu else exact_gelu
+        mlp = FeedForward(self.mlp_features, mlp_norm, activation, kernel_init=mlp_inward, **types)
+        return inline(self, mlp)(after), x
 
 
 class Tower(nn.Module):

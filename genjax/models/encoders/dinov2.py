@@ -14,14 +14,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from genjax.nn import Dense, constrain_tokens, patchify, scanned
-from genjax.nn.attention.multi_head import MultiHeadAttention
 from genjax.nn.resize import bicubic, eight_bit_colours, resize
+from genjax.nn.transformer import Attention, FeedForward, exact_gelu, inline
 
 Dtype = Any
 small = nn.initializers.normal(0.02)
 # Mean and deviation of ImageNet's colours, of values in [0, 1].
 COLOUR_MEAN = (0.485, 0.456, 0.406)
 COLOUR_DEVIATION = (0.229, 0.224, 0.225)
+
+
+def swiglu(x: Float[Array, "*batch two_features"]) -> Float[Array, "*batch features"]:
+    """Return silu(first half of the features)·(second half), of a layer that makes both."""
+    gate, h = jnp.split(x, 2, axis=-1)
+    return nn.silu(gate) * h
 
 
 class Block(nn.Module):
@@ -36,32 +42,24 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch length features"], _: None
+        self, x: Float[Array, "batch length features"]
     ) -> tuple[Float[Array, "batch length features"], None]:
         features = x.shape[-1]
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        dense = lambda size, name: Dense(size, kernel_init=small, name=name, **types)
         norm = lambda name: nn.LayerNorm(
             self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name=name
         )
         scale = lambda name: self.param(name, nn.initializers.ones, (features,), self.param_dtype)
 
-        h = norm("attention_norm")(x)
-        h = MultiHeadAttention(self.num_heads, name="attention", **types)(h, h)
-        x = x + scale("attention_scale") * h
-
-        h = norm("mlp_norm")(x)
-        width = self.mlp_ratio * features
-        if (
-            self.gated
-        ):  # Shazeer 2020, "GLU variants improve transformer": with three matrices of two thirds the size
-            width = -(-(width * 2 // 3) // 8) * 8
-            gate, h = jnp.split(dense(2 * width, "mlp_in")(h), 2, axis=-1)
-            h = nn.silu(gate) * h
-        else:
-            h = nn.gelu(dense(width, "mlp_in")(h), approximate=False)
-        x = x + scale("mlp_scale") * dense(features, "mlp_out")(h)
-        return constrain_tokens(x), None
+        of_attention, of_mlp = norm("attention_norm"), norm("mlp_norm")
+        attention = Attention(self.num_heads, norm=of_attention, name="attention", **types)
+        x, _ = attention(x, gate=scale("attention_scale"))
+        mlp_features, activation = self.mlp_ratio * features, exact_gelu
+        if self.gated:  # about as many weights as without (Shazeer 2020, "GLU variants")
+            mlp_features, activation = 2 * (-(-(mlp_features * 2 // 3) // 8) * 8), swiglu
+        types |= dict(kernel_init=small, out_init=small)
+        mlp = inline(self, FeedForward(mlp_features, of_mlp, activation, **types))
+        return mlp(x, gate=scale("mlp_scale")), None
 
 
 class Dinov2(nn.Module):
@@ -142,7 +140,7 @@ class Dinov2(nn.Module):
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)(
             self.num_heads, self.mlp_ratio, self.gated, self.epsilon, name="blocks", **types
         )
-        x, _ = blocks(constrain_tokens(x.astype(jnp.float32)), None)
+        x, _ = blocks(constrain_tokens(x.astype(jnp.float32)))
         return nn.LayerNorm(self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name="norm")(x)
 
 

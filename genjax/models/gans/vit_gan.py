@@ -12,34 +12,24 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from genjax.models.transformers.dit import Block, Modulation, modulate
+from genjax.models.transformers.dit import Block
 from genjax.nn import (
     BATCH_AXES,
     Dense,
-    attention,
+    Modulation,
     constrain,
     constrain_tokens,
-    heads_of,
+    modulate,
+    scanned,
     sincos_positions,
     unpatchify,
 )
+from genjax.nn.transformer import Attention, FeedForward, inline
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros
 small = nn.initializers.normal(0.02)
-
-
-def scan(block: type[nn.Module], depth: int, unroll: int) -> type[nn.Module]:
-    """`depth` blocks in a row with stacked parameters, all given the same second argument."""
-    return nn.scan(
-        block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=nn.broadcast,
-        length=depth,
-        unroll=unroll,
-    )
 
 
 class EncoderBlock(nn.Module):
@@ -52,21 +42,14 @@ class EncoderBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch length features"], _: None = None
+        self, x: Float[Array, "batch length features"]
     ) -> tuple[Float[Array, "batch length features"], None]:
-        batch, length, features = x.shape
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        dense = lambda size, name, init=xavier: Dense(size, kernel_init=init, name=name, **types)
+        types = dict(out_init=zeros, dtype=self.dtype, param_dtype=self.param_dtype)
         norm = lambda name: nn.RMSNorm(dtype=jnp.float32, param_dtype=self.param_dtype, name=name)
-
-        h = dense(3 * features, "query_key_value")(norm("norm_attention")(x))
-        query, key, value = heads_of(h, self.num_heads)
-        h = attention(query, key, value).reshape(batch, length, features)
-        x = x + dense(features, "projection", zeros)(h)
-
-        h = dense(int(self.mlp_ratio * features), "mlp_in")(norm("norm_mlp")(x))
-        x = x + dense(features, "mlp_out", zeros)(nn.gelu(h))
-        return constrain_tokens(x), None
+        attention = Attention(self.num_heads, fused=True, norm=norm("norm_attention"), **types)
+        x, _ = inline(self, attention)(x)
+        mlp = FeedForward(int(self.mlp_ratio * x.shape[-1]), norm("norm_mlp"), **types)
+        return inline(self, mlp)(x), None
 
 
 class Generator(nn.Module):
@@ -123,7 +106,7 @@ class Generator(nn.Module):
         w = Dense(self.width, param_dtype=self.param_dtype, name="map_out")(nn.silu(w))
         tokens = sincos_positions(side, side, self.width) + w[:, None]
         tokens = constrain_tokens(tokens)
-        blocks = scan(Block, self.depth, self.unroll)
+        blocks = scanned(Block, self.depth, self.unroll)
         tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks")(
             tokens, w
         )
@@ -174,9 +157,9 @@ class Discriminator(nn.Module):
         batch, height, width, _ = tokens.shape
         tokens = tokens.reshape(batch, -1, self.width) + sincos_positions(height, width, self.width)
         tokens = constrain_tokens(tokens)
-        blocks = scan(EncoderBlock, self.depth, self.unroll)
+        blocks = scanned(EncoderBlock, self.depth, self.unroll)
         tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks")(
-            tokens, None
+            tokens
         )
         tokens = nn.RMSNorm(dtype=jnp.float32, param_dtype=self.param_dtype, name="norm")(tokens)
         features = tokens.mean(axis=1)

@@ -10,9 +10,7 @@ from jaxtyping import Array, Float, Int
 from genjax.nn import (
     Dense,
     Modulation,
-    attention,
     constrain_tokens,
-    heads_of,
     modulate,
     patchify,
     scanned,
@@ -20,7 +18,9 @@ from genjax.nn import (
     sinusoidal_embedding,
     unpatchify,
 )
+from genjax.nn.modulation import layer_norm
 from genjax.nn.positions import interpolated_positions
+from genjax.nn.transformer import Attention, FeedForward, inline
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
@@ -41,23 +41,12 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "batch length features"], conditioning: Float[Array, "batch features"]
     ) -> tuple[Float[Array, "batch length features"], None]:
-        batch, length, features = x.shape
-        dense = lambda size, name: Dense(
-            size, kernel_init=xavier, dtype=self.dtype, param_dtype=self.param_dtype, name=name
-        )
-        shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = Modulation(
-            6, self.param_dtype, name="modulation"
-        )(conditioning)
-
-        h = dense(3 * features, "query_key_value")(modulate(x, shift_attention, scale_attention))
-        query, key, value = heads_of(h, self.num_heads)
-        h = attention(query, key, value).reshape(batch, length, features)
-        x = x + gate_attention[:, None] * dense(features, "projection")(h)
-
-        h = modulate(x, shift_mlp, scale_mlp, self.mlp_epsilon)
-        h = dense(int(self.mlp_ratio * features), "mlp_in")(h)
-        x = x + gate_mlp[:, None] * dense(features, "mlp_out")(nn.gelu(h))
-        return constrain_tokens(x), None
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        modulation = Modulation(6, self.param_dtype, name="modulation")(conditioning)
+        attention = Attention(self.num_heads, fused=True, norm=layer_norm(), **types)
+        x, _ = inline(self, attention)(x, *modulation[:3])
+        mlp_features, norm = int(self.mlp_ratio * x.shape[-1]), layer_norm(self.mlp_epsilon)
+        return inline(self, FeedForward(mlp_features, norm, **types))(x, *modulation[3:]), None
 
 
 class DiT(nn.Module):
@@ -97,6 +86,11 @@ class DiT(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+
+    @property
+    def divisor(self) -> int:
+        """The number that the input's height and width are multiples of."""
+        return self.patch_size
 
     @property
     def null_label(self) -> int:

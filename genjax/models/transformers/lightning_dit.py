@@ -12,7 +12,6 @@ from genjax.nn import (
     Dense,
     Modulation,
     VectorEmbedding,
-    attention,
     constrain_tokens,
     patchify,
     scanned,
@@ -20,7 +19,9 @@ from genjax.nn import (
     sinusoidal_embedding,
     unpatchify,
 )
-from genjax.nn.rotary import grid_positions, rotary_positions, rotate
+from genjax.nn.modulation import shift_and_scale
+from genjax.nn.rotary import grid_positions, rotary_positions
+from genjax.nn.transformer import Attention, FeedForward, inline
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
@@ -50,31 +51,17 @@ class Block(nn.Module):
         conditioning: Float[Array, "batch features"],
         rotations: Float[Array, "length pairs 2"],
     ) -> tuple[Float[Array, "batch length features"], None]:
-        features = x.shape[-1]
-        dense = lambda size, name: Dense(
-            size, kernel_init=xavier, dtype=self.dtype, param_dtype=self.param_dtype, name=name
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        modulation = Modulation(6, self.param_dtype, name="modulation")(conditioning)
+        attention_norm, mlp_norm = (
+            rms_norm(self.param_dtype, name) for name in ("attention_norm", "mlp_norm")
         )
-        shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = Modulation(
-            6, self.param_dtype, name="modulation"
-        )(conditioning)
-
-        h = rms_norm(self.param_dtype, "attention_norm")(x)
-        h = h * (1 + scale_attention[:, None]) + shift_attention[:, None]
-        heads = lambda name: dense(features, name)(h).reshape(*h.shape[:-1], self.num_heads, -1)
-        query, key, value = heads("query"), heads("key"), heads("value")
-        if self.qk_norm:
-            query = rms_norm(self.param_dtype, "query_norm")(query)
-            key = rms_norm(self.param_dtype, "key_norm")(key)
-        query, key = rotate(query, rotations), rotate(key, rotations)
-        h = attention(query.astype(self.dtype), key.astype(self.dtype), value).reshape(x.shape)
-        x = x + gate_attention[:, None] * dense(features, "projection")(h)
-
-        h = rms_norm(self.param_dtype, "mlp_norm")(x)
-        h = h * (1 + scale_mlp[:, None]) + shift_mlp[:, None]
-        inner = int(2 / 3 * self.mlp_ratio * features)  # three matrices, as large as the two of another ratio
-        h = nn.silu(dense(inner, "mlp_gate")(h)) * dense(inner, "mlp_in")(h)
-        x = x + gate_mlp[:, None] * dense(features, "mlp_out")(h)
-        return constrain_tokens(x), None
+        attention = Attention(self.num_heads, qk_norm=self.qk_norm, norm=attention_norm, **types)
+        x, _ = inline(self, attention)(x, *modulation[:3], rotations=rotations)
+        # Three matrices, together as large as the two of a layer without gate.
+        mlp_features = int(2 / 3 * self.mlp_ratio * x.shape[-1])
+        mlp = FeedForward(mlp_features, mlp_norm, nn.silu, gated=True, **types)
+        return inline(self, mlp)(x, *modulation[3:]), None
 
 
 class LightningDiT(nn.Module):
@@ -112,6 +99,11 @@ class LightningDiT(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+
+    @property
+    def divisor(self) -> int:
+        """The number that the input's height and width are multiples of."""
+        return self.patch_size
 
     @property
     def null_label(self) -> int:
@@ -159,7 +151,7 @@ class LightningDiT(nn.Module):
         )(tokens, conditioning, jnp.asarray(self.rotations(rows, columns)))
 
         shift, scale = Modulation(2, self.param_dtype, name="modulation")(conditioning)
-        h = rms_norm(self.param_dtype, "norm")(tokens) * (1 + scale[:, None]) + shift[:, None]
+        h = shift_and_scale(rms_norm(self.param_dtype, "norm")(tokens), shift, scale)
         out = Dense(
             self.patch_size**2 * (self.out_channels or channels),
             kernel_init=zeros,

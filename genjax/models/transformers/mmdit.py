@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -20,10 +19,13 @@ from genjax.nn import (
     join,
     modulate,
     patchify,
+    scanned,
     separate,
     sinusoidal_embedding,
     unpatchify,
 )
+from genjax.nn.scanned import rematerialized
+from genjax.nn.transformer import Heads
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
@@ -56,37 +58,6 @@ def joint_attention(
     out = attention(query, key, value, mask)
     image_out, text_out = separate(out.reshape(*out.shape[:2], -1), lengths)
     return image_out, text_out
-
-
-class Heads(nn.Module):
-    """Query, key and value of each head; with `qk_norm` the first two are divided by their root mean square."""
-
-    num_heads: int
-    qk_norm: bool
-    dtype: Dtype
-    param_dtype: Dtype
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch length features"]
-    ) -> tuple[
-        Float[Array, "batch length heads head_features"],
-        Float[Array, "batch length heads head_features"],
-        Float[Array, "batch length heads head_features"],
-    ]:
-        def project(name: str) -> Array:
-            types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-            h = Dense(x.shape[-1], kernel_init=xavier, name=name, **types)(x)
-            return h.reshape(*x.shape[:2], self.num_heads, -1)
-
-        def normalize(h: Array, name: str) -> Array:
-            if not self.qk_norm:
-                return h
-            norm = nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32, param_dtype=self.param_dtype, name=name)
-            return norm(h).astype(self.dtype)
-
-        query, key, value = project("query"), project("key"), project("value")
-        return normalize(query, "query_norm"), normalize(key, "key_norm"), value
 
 
 class Block(nn.Module):
@@ -122,7 +93,7 @@ class Block(nn.Module):
             return Modulation(parts, self.param_dtype, name=name)(conditioning)
 
         def project(x: Array, name: str) -> tuple[Array, Array, Array]:
-            return Heads(self.num_heads, self.qk_norm, name=name, **types)(x)
+            return Heads(self.num_heads, qk_norm=self.qk_norm, name=name, **types)(x)
 
         def feed_forward(x: Array, shift: Array, scale: Array, gate: Array, name: str) -> Array:
             h = nn.gelu(dense(4 * features, f"{name}_mlp_in")(modulate(x, shift, scale)))
@@ -189,6 +160,11 @@ class MMDiT(nn.Module):
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
+    @property
+    def divisor(self) -> int:
+        """The number that the input's height and width are multiples of."""
+        return self.patch_size
+
     def _positions(self, height: int, width: int) -> Float[Array, "tokens features"]:
         """Of the central `height`×`width` patches; columns in the first half of the features, rows in the second."""
         if max(height, width) > self.max_size:
@@ -233,17 +209,11 @@ class MMDiT(nn.Module):
         for name, length, dual in runs:
             if not length:
                 continue
-            blocks = nn.scan(
-                self._rematerialized(length),
-                variable_axes={"params": 0},
-                split_rngs={"params": True},
-                in_axes=nn.broadcast,
-                length=length,
-                unroll=min(self.unroll, length),
-            )
+            blocks = scanned(Block, length, self.unroll, self.remat_policy)
             blocks = blocks(dual=dual, last=False, name=name, **fields)
             streams, _ = blocks(streams, conditioning, text.mask)
-        last = self._rematerialized(1)(dual=False, last=True, name="last_block", **fields)
+        last = rematerialized(Block, self.remat_policy)
+        last = last(dual=False, last=True, name="last_block", **fields)
         (image, _), _ = last(streams, conditioning, text.mask)
 
         scale, shift = Modulation(2, self.param_dtype, name="modulation")(conditioning)
@@ -255,13 +225,6 @@ class MMDiT(nn.Module):
             name="head",
         )(modulate(image, shift, scale))
         return unpatchify(out, self.patch_size, height, width)
-
-    def _rematerialized(self, length: int) -> type[Block]:
-        if self.remat_policy is None:
-            return Block
-        policy = getattr(jax.checkpoint_policies, self.remat_policy)
-        # Only a loop keeps XLA from merging what is computed again with what was computed first.
-        return nn.remat(Block, policy=policy, prevent_cse=self.unroll >= length)
 
 
 def _published(depth: int, width: int, max_size: int, **fields) -> Callable[..., MMDiT]:

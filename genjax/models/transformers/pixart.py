@@ -19,8 +19,9 @@ from genjax.nn import (
 )
 from genjax.nn import sinusoidal_embedding as sinusoids
 from genjax.nn.adaln_single import ModulationTable
-from genjax.nn.attention.multi_head import MultiHeadAttention
+from genjax.nn.modulation import layer_norm
 from genjax.nn.positions import interpolated_positions
+from genjax.nn.transformer import Attention, FeedForward, inline
 
 Dtype = Any
 xavier = nn.initializers.xavier_uniform()
@@ -43,22 +44,16 @@ class Block(nn.Module):
         x: Float[Array, "batch length features"],
         modulation: Float[Array, "batch 6 features"],
         text: Float[Array, "batch text_length text_features"],
-        mask: Bool[Array, "batch text_length"] | None,
+        mask: Bool[Array, "batch 1 1 text_length"] | None,
     ) -> tuple[Float[Array, "batch length features"], None]:
-        features = x.shape[-1]
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        dense = lambda size, name: Dense(size, kernel_init=xavier, name=name, **types)
-        shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp = ModulationTable(
-            6, self.param_dtype, name="modulation"
-        )(modulation)
-
-        h = modulate(x, shift_attention, scale_attention)
-        h = MultiHeadAttention(self.num_heads, name="self_attention", **types)(h, h)
-        x = x + gate_attention[:, None] * h
-        x = x + MultiHeadAttention(self.num_heads, zeros, name="cross_attention", **types)(x, text, mask)
-        h = dense(int(self.mlp_ratio * features), "mlp_in")(modulate(x, shift_mlp, scale_mlp))
-        x = x + gate_mlp[:, None] * dense(features, "mlp_out")(nn.gelu(h))
-        return constrain_tokens(x), None
+        parts = ModulationTable(6, self.param_dtype, name="modulation")(modulation)
+        attention = Attention(self.num_heads, norm=layer_norm(), name="self_attention", **types)
+        x, _ = attention(x, *parts[:3])
+        cross_attention = Attention(self.num_heads, out_init=zeros, name="cross_attention", **types)
+        x, _ = cross_attention(x, context=text, mask=mask)
+        mlp = FeedForward(int(self.mlp_ratio * x.shape[-1]), layer_norm(), **types)
+        return inline(self, mlp)(x, *parts[3:]), None
 
 
 class PixArt(nn.Module):
@@ -94,6 +89,11 @@ class PixArt(nn.Module):
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+
+    @property
+    def divisor(self) -> int:
+        """The number that the input's height and width are multiples of."""
+        return self.patch_size
 
     @nn.compact
     def __call__(
@@ -144,7 +144,7 @@ class PixArt(nn.Module):
 
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
         tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks")(
-            tokens, modulation, states, text.mask
+            tokens, modulation, states, None if text.mask is None else text.mask[:, None, None]
         )
 
         shift, scale = ModulationTable(2, self.param_dtype, name="head_modulation")(conditioning[:, None])

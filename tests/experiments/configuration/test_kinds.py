@@ -42,5 +42,7 @@ def test_a_part_that_breaks_its_contract_is_refused():
     message = "config.process names .*HalfLife, which has no alpha and no sigma and no domain and no prior; "
     with pytest.raises(ValueError, match=message + "a Process is a pair"):
         kinds.PROCESS.bind(dict(name="genjax.training.ema.HalfLife", steps=1.0), "process")
-    with pytest.raises(ValueError, match="config.target names builtins.len, which cannot be called so.*a Target"):
+    with pytest.raises(
+        ValueError, match="config.target names builtins.len, which cannot be called so.*a Target"
+    ):
         kinds.TARGET.bind(dict(name="builtins.len"), "target")

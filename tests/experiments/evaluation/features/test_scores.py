@@ -107,7 +107,9 @@ close = lambda expected: pytest.approx(expected, rel=1e-4, abs=1e-5)
 def test_all_measures_agree_with_their_formulas(named, split, expected, splits):
     """On numbers of images that are no multiple of a batch, with the split that is named."""
     images = pictures(37, 2, 0, 200)
-    measure = PretrainedFeatures(CONTEXT, inception="weights.npz", reference={"split": named} if named else {})
+    measure = PretrainedFeatures(
+        CONTEXT, inception="weights.npz", reference={"split": named} if named else {}
+    )
     report = measure.measure(images, split=split)
     reference = splits[expected]
     assert {name: report[name] for name in report if "protocol" not in name} == close(
@@ -242,7 +244,9 @@ class Drawer:
 def test_prompts_are_sampled_in_parts_with_seeds_of_their_own(monkeypatch):
     """Samples are in the order of their prompts, which begin again where they end; parts have one shape."""
     monkeypatch.setattr(scores, "PROMPTS", 4)
-    captioned = replace(dataset_of(pictures(5, 0), "test"), captions=[(prompt, "a synonym") for prompt in PROMPTS])
+    captioned = replace(
+        dataset_of(pictures(5, 0), "test"), captions=[(prompt, "a synonym") for prompt in PROMPTS]
+    )
     monkeypatch.setattr(Data, "held_out", lambda data: captioned)
     monkeypatch.setattr(
         PretrainedFeatures, "measure", lambda self, images, prompts: dict(images=images, prompts=prompts)

@@ -81,6 +81,7 @@ def diffusion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> Co
         batch_size=64,  # of all devices together
         params_dtype=placeholder(str),  # "bfloat16": gradients at copies of float32 parameters
         model=dict(name="DiT"),  # of genjax/models/transformers or unets, or a dotted path
+        adapters=dict(),  # source, rank …: train low-rank adapters of a network (experiments/tasks/adapters.py)
         condition=dict(name="Classes", num_classes=num_classes),  # of experiments/inputs/conditions.py
         process=dict(name="RectifiedFlow"),  # of genjax/diffusion/processes.py
         target=dict(name="velocity"),  # of genjax/diffusion/targets.py

@@ -1,0 +1,45 @@
+"""The console command: `genjax train --config=…`, and the other commands of this folder.
+
+A config is a file of a checkout's `configs` folder, or a file of one's own.
+"""
+
+import importlib.util
+import os
+import pkgutil
+import runpy
+import sys
+from pathlib import Path
+
+import experiments
+
+
+def commands() -> dict[str, str]:
+    """Return the commands and what each does, in one line."""
+    names = [
+        module.name
+        for module in pkgutil.iter_modules(experiments.__path__)
+        if not module.ispkg and module.name != "__main__"
+    ]
+    return {name: _first_line(name) for name in names}
+
+
+def _first_line(name: str) -> str:
+    source = Path(importlib.util.find_spec(f"experiments.{name}").origin).read_text(encoding="utf-8")
+    return source.removeprefix('"""').partition("\n")[0]
+
+
+def main() -> None:
+    """Run the command that the first argument names, with the arguments after it."""
+    name, there = (sys.argv[1:] or ["--help"])[0], commands()
+    if name not in there:
+        print("usage: genjax COMMAND --help\n\ncommands:")
+        for command, description in there.items():
+            print(f"  {command:14} {description}")
+        sys.exit(0 if name in ("-h", "--help") else f"\nerror: {name!r} is none of the commands")
+    sys.path.insert(0, os.getcwd())  # for configs and parts of one's own
+    del sys.argv[0]
+    runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

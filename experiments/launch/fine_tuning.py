@@ -1,0 +1,99 @@
+"""Start training from another run's networks, or from published weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from experiments.configuration.runs import open_run
+from genjax import pretrained
+from genjax.training.task import GenerativeTask
+
+
+class Transfer(NamedTuple):
+    """Variables for a task's networks, and what did not fit.
+
+    Attributes:
+        networks: by name, the given arrays where they fit, and the task's own elsewhere.
+        taken: how many arrays fit.
+        faults: a line for each array that is missing, left over or of another shape.
+    """
+
+    networks: dict[str, PyTree]
+    taken: int
+    faults: list[str]
+
+
+def open_source(source: str) -> dict[str, PyTree]:
+    """Return the variables of the networks in a run's folder, or of the network in a published folder.
+
+    Raises:
+        FileNotFoundError: the folder holds neither a run nor published weights.
+    """
+    if (Path(source) / "checkpoints").is_dir():
+        run = open_run(source)
+        return run.task.networks(run.state, run.config.sampling.weights)
+    return {"network": pretrained.load(source)[1]}
+
+
+def transfer(own: dict[str, PyTree], given: dict[str, PyTree]) -> Transfer:
+    """Return a task's networks with what fits of others in its place.
+
+    Args:
+        own: variables of the task's networks, by name.
+        given: of the other run; a single network goes to the task's only or first one.
+
+    Raises:
+        ValueError: nothing fits.
+    """
+    if len(given) == 1 or len(own) == 1:
+        given = {next(iter(own)): next(iter(given.values()))}
+    there = {_name(path): a for path, a in jax.tree.leaves_with_path(given)}
+    taken, faults = 0, []
+
+    def choose(path: tuple, a: jax.Array) -> Any:
+        nonlocal taken
+        name = _name(path)
+        other = there.pop(name, None)
+        if other is None:
+            faults.append(f"missing: {name} {list(a.shape)}")
+        elif other.shape != a.shape:
+            faults.append(f"other shape: {name} {list(other.shape)}, here {list(a.shape)}")
+        else:
+            taken += 1
+            return np.asarray(jax.device_get(other), a.dtype)
+        return a
+
+    networks = jax.tree.map_with_path(choose, own)
+    faults += [f"left over: {name} {list(a.shape)}" for name, a in there.items()]
+    if not taken:
+        raise ValueError("nothing of --init_from fits:\n  " + "\n  ".join(faults[:20]))
+    return Transfer(networks, taken, faults)
+
+
+def initializer(task: GenerativeTask, source: str) -> Callable[[PyTree], PyTree]:
+    """Return what makes a task's first state one that starts from another run, and says what did not fit.
+
+    Raises:
+        FileNotFoundError, ValueError: as of `open_source` and `transfer`.
+    """
+    given = open_source(source)
+    abstract = jax.eval_shape(lambda key: task.networks(task.init(key), "params"), jax.random.key(0))
+    transfer(abstract, given)  # a fault shows before any compute
+
+    def initialize(state: PyTree) -> PyTree:
+        found = transfer(task.networks(state, "params"), given)
+        print(f"{found.taken} arrays of {source}; {len(found.faults)} do not fit", flush=True)
+        for fault in found.faults:
+            print(f"  {fault}", flush=True)
+        shardings = jax.tree.map(lambda a: a.sharding, state)
+        return jax.jit(task.start_from, out_shardings=shardings)(state, found.networks)
+
+    return initialize
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

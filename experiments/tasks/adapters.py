@@ -1,0 +1,80 @@
+"""Low-rank adapters of a frozen network, to be trained in its place (Hu et al. 2021, "LoRA")."""
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Array, Key, PyTree
+
+from experiments.configuration.runs import open_run
+from genjax import parts, pretrained
+from genjax.pretrained.lora import apply_lora, init_lora
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """What is trained instead of a network's parameters.
+
+    Attributes:
+        source: folder of published weights or of a run, whose network is adapted.
+        rank: of the adapters.
+        select: a regular expression of the paths of the kernels that get adapters.
+        scale: what the adapters' product is multiplied by, alpha/rank.
+    """
+
+    source: str
+    rank: int = 8
+    select: str = r"(query|key|value|query_key_value)/kernel$"
+    scale: float = 1.0
+
+    @classmethod
+    def from_config(cls, fields: Mapping[str, Any]) -> "Adapters | None":
+        """Return the adapters of `config.adapters`, None if it is empty.
+
+        Raises:
+            ValueError: it has other fields, or no source.
+        """
+        if not fields:
+            return None
+        if not fields.get("source"):
+            raise ValueError(
+                "config.adapters.source is missing: give a folder of published weights, or of a run"
+            )
+        return parts.bind_to(cls, dict(fields), (), "config.adapters")()
+
+    @property
+    def network(self) -> nn.Module:
+        return _source(self.source)[0]
+
+    def load(self) -> PyTree:
+        """Load the parameters of the frozen network, on the host."""
+        return _source(self.source)[1]["params"]
+
+    def init(self, key: Key[Array, ""], params: PyTree) -> PyTree:
+        """Return adapters that change nothing yet.
+
+        Args:
+            params: of the network, or their shapes.
+
+        Raises:
+            ValueError: no kernel is selected.
+        """
+        return init_lora(key, params, self.rank, re.compile(self.select).search)
+
+    def apply(self, params: PyTree, adapters: PyTree) -> PyTree:
+        """Return the parameters of the adapted network."""
+        return apply_lora(params, adapters, self.scale)
+
+
+@functools.cache
+def _source(folder: str) -> tuple[nn.Module, PyTree]:
+    if (Path(folder) / "checkpoints").is_dir():
+        run = open_run(folder)
+        return run.network, jax.tree.map(np.asarray, run.variables)
+    return pretrained.load(folder)

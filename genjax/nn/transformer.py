@@ -1,0 +1,284 @@
+"""Half-blocks of transformers: attention and the feed-forward layer.
+
+A block is a few half-blocks in a row. Each computes
+
+    x + gate·layer(norm(x)·(1 + scale) + shift)
+
+Shift, scale and gate come from the conditioning (adaLN: Peebles & Xie 2023, "Scalable diffusion
+models with transformers"). Without them this is the pre-norm layer of Xiong et al. 2020, "On layer
+normalization in the transformer architecture". The block of a language model, with its cache:
+
+    attention = Attention(8, num_kv_heads=2, causal=True, norm=nn.RMSNorm(name="attention_norm"))
+    mlp = FeedForward(1024, nn.RMSNorm(name="mlp_norm"), nn.silu, gated=True)
+    x, cache = inline(self, attention)(x, rotations=rotations, cache=cache)
+    return inline(self, mlp)(x), cache
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Int
+
+from genjax.nn.attention.dispatch import attention, attention_weights
+from genjax.nn.dense import Dense, heads_of
+from genjax.nn.modulation import per_token, shift_and_scale
+from genjax.nn.rotary import rotate
+from genjax.nn.sharding import constrain_tokens
+
+Dtype = Any
+Norm = Callable | None
+HalfBlock = TypeVar("HalfBlock", bound=nn.Module)
+xavier = nn.initializers.xavier_uniform()
+exact_gelu = functools.partial(nn.gelu, approximate=False)
+
+
+def inline(block: nn.Module, half: HalfBlock) -> HalfBlock:
+    """Return `half` with its layers among the block's own: `query`, not `attention/query`."""
+    nn.share_scope(block, half)
+    return half
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens that an attention layer has seen, in arrays of fixed size.
+
+    Scanned layers have their caches stacked on a first axis.
+
+    Attributes:
+        keys, values: the first `length` of `capacity` places are filled.
+        length: number of tokens seen.
+    """
+
+    keys: Float[Array, "*layers batch capacity kv_heads head_features"]
+    values: Float[Array, "*layers batch capacity kv_heads head_features"]
+    length: Int[Array, "*layers"]
+
+    def append(
+        self,
+        keys: Float[Array, "batch length kv_heads head_features"],
+        values: Float[Array, "batch length kv_heads head_features"],
+    ) -> "Cache":
+        """Return one layer's cache after these tokens, which must fit in its empty places."""
+
+        def write(old: Array, new: Array) -> Array:
+            new = new.astype(old.dtype)
+            return jax.lax.dynamic_update_slice_in_dim(old, new, self.length, axis=1)
+
+        length = self.length + keys.shape[1]
+        return Cache(write(self.keys, keys), write(self.values, values), length)
+
+
+def empty_cache(*shape: int, dtype: Dtype = jnp.float32) -> Cache:
+    """Return the `Cache` before the first token.
+
+    Args:
+        shape: `[*layers batch capacity kv_heads head_features]`, of the keys and of the values.
+    """
+    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(shape[:-4], jnp.int32))
+
+
+class Heads(nn.Module):
+    """Project tokens to the query, key and value of each head.
+
+    Attributes:
+        num_heads: heads of the queries; divides the features of a token.
+        num_kv_heads: heads of the keys and values, each shared by `num_heads / num_kv_heads`
+            successive heads of the queries (Ainslie et al. 2023, "GQA"); `num_heads` if None.
+        qk_norm: whether each query and key has an RMS norm. Norms and rotations are float32.
+        fused: whether one layer, `query_key_value`, makes all three. It knows no context or groups.
+        dtype: type of the matrix products.
+    """
+
+    num_heads: int
+    num_kv_heads: int | None = None
+    qk_norm: bool = False
+    fused: bool = False
+    use_bias: bool = True
+    kernel_init: Callable = xavier
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch queries features"],
+        context: Float[Array, "batch keys context_features"] | None = None,
+        rotations: Float[Array, "queries pairs 2"] | None = None,
+    ) -> tuple[
+        Float[Array, "batch queries heads head_features"],
+        Float[Array, "batch keys kv_heads head_features"],
+        Float[Array, "batch keys kv_heads head_features"],
+    ]:
+        """Return query, key and value in the type of the matrix products.
+
+        Args:
+            context: the tokens whose keys and values are returned; `x` if None.
+            rotations: `rotary.rotary_positions` of the tokens, for self-attention.
+        """
+        context = x if context is None else context
+        layer = functools.partial(_dense, self, init=self.kernel_init)
+        if self.fused:
+            qkv = layer(3 * x.shape[-1], name="query_key_value")(x)
+            query, key, value = heads_of(qkv, self.num_heads)
+        else:
+            size = x.shape[-1] // self.num_heads
+            query = layer(x.shape[-1], name="query")(x)
+            key, value = (
+                layer((self.num_kv_heads or self.num_heads) * size, name=name)(context)
+                for name in ("key", "value")
+            )
+            query, key, value = (a.reshape(*a.shape[:2], -1, size) for a in (query, key, value))
+        if self.qk_norm:
+            norm = functools.partial(nn.RMSNorm, dtype=jnp.float32, param_dtype=self.param_dtype)
+            query, key = norm(name="query_norm")(query), norm(name="key_norm")(key)
+        if rotations is not None:
+            query, key = rotate(query, rotations), rotate(key, rotations)
+        return query.astype(value.dtype), key.astype(value.dtype), value
+
+
+class Attention(Heads):
+    """Let tokens attend to themselves or to a context (Vaswani et al. 2017, section 3.2.2).
+
+    The collection "intermediates" receives `weights` `[batch heads queries keys]` if it is mutable.
+
+    Attributes (besides those of `Heads`):
+        norm: applied to `x` first; nothing if None.
+        causal: whether a token attends to no later one.
+        out_init: initializer of the layer `projection`.
+    """
+
+    norm: Norm = None
+    causal: bool = False
+    out_init: Callable = xavier
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch queries features"],
+        shift: Float[Array, "*vectors features"] | None = None,
+        scale: Float[Array, "*vectors features"] | None = None,
+        gate: Float[Array, "*gates features"] | None = None,
+        *,
+        context: Float[Array, "batch context_length context_features"] | None = None,
+        rotations: Float[Array, "queries pairs 2"] | None = None,
+        mask: Bool[Array, "#batch 1 #queries keys"] | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[Float[Array, "batch queries features"], Cache | None]:
+        """Return the tokens after this half-block, and the cache with their keys and values.
+
+        Args:
+            shift, scale, gate: of the modulation; for their shapes see `modulation.per_token`.
+            context, rotations: as of `Heads`.
+            mask: True where a query may attend. With a cache there are `capacity` keys.
+            cache: of earlier tokens, for self-attention.
+        """
+        h = _modulated(x, self.norm, shift, scale)
+        query, key, value = super().__call__(h, context, rotations)
+        if cache is not None:
+            cache = cache.append(key, value)
+            key, value = cache.keys, cache.values
+        mask = self._visible(mask, x.shape[1], key.shape[1], cache)
+        if self.is_mutable_collection("intermediates"):
+            keys_of_heads = jnp.repeat(key, self.num_heads // key.shape[2], axis=2)
+            self.sow("intermediates", "weights", attention_weights(query, keys_of_heads, mask))
+        out = _grouped_attention(query, key, value, mask).reshape(x.shape)
+        out = _dense(self, x.shape[-1], name="projection", init=self.out_init)(out)
+        return _residual(x, out, gate), cache
+
+    def _visible(
+        self,
+        mask: Array | None,
+        queries: int,
+        keys: int,
+        cache: Cache | None,
+    ) -> Array | None:
+        """Return `mask` without later keys and without the empty places of `cache`.
+
+        The queries are of the last tokens that `cache` has seen.
+        """
+        end = keys if cache is None else cache.length
+        if self.causal:
+            visible = jnp.arange(keys) <= end - queries + jnp.arange(queries)[:, None]
+        elif cache is not None:
+            visible = (jnp.arange(keys) < end)[None]
+        else:
+            return mask
+        return visible[None, None] if mask is None else mask & visible
+
+
+class FeedForward(nn.Module):
+    """Apply two linear layers with an activation between, or three with a gate.
+
+    Attributes:
+        mlp_features: features between the layers.
+        norm: applied to `x` first; nothing if None.
+        gated: whether activation(`mlp_gate`)·`mlp_in` replaces activation(`mlp_in`): SwiGLU with
+            `nn.silu`, GEGLU with `nn.gelu` (Shazeer 2020, "GLU variants improve transformer").
+        out_init: initializer of the last layer, `mlp_out`.
+        dtype: type of the matrix products.
+    """
+
+    mlp_features: int
+    norm: Norm = None
+    activation: Callable = nn.gelu
+    gated: bool = False
+    use_bias: bool = True
+    kernel_init: Callable = xavier
+    out_init: Callable = xavier
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length features"],
+        shift: Float[Array, "*vectors features"] | None = None,
+        scale: Float[Array, "*vectors features"] | None = None,
+        gate: Float[Array, "*gates features"] | None = None,
+    ) -> Float[Array, "batch length features"]:
+        """Return the tokens after this half-block.
+
+        Args:
+            shift, scale, gate: of the modulation; for their shapes see `modulation.per_token`.
+        """
+        layer = functools.partial(_dense, self, self.mlp_features, init=self.kernel_init)
+        h = _modulated(x, self.norm, shift, scale)
+        if self.gated:
+            inner = self.activation(layer(name="mlp_gate")(h)) * layer(name="mlp_in")(h)
+        else:
+            inner = self.activation(layer(name="mlp_in")(h))
+        out = _dense(self, x.shape[-1], name="mlp_out", init=self.out_init)(inner)
+        return _residual(x, out, gate)
+
+
+def _dense(half: nn.Module, features: int, *, name: str, init: Callable) -> Dense:
+    types = dict(dtype=half.dtype, param_dtype=half.param_dtype)
+    return Dense(features, half.use_bias, kernel_init=init, name=name, **types)
+
+
+def _modulated(x: Array, norm: Norm, shift: Array | None, scale: Array | None) -> Array:
+    h = x if norm is None else norm(x)
+    return h if scale is None else shift_and_scale(h, shift, scale)
+
+
+def _residual(x: Array, out: Array, gate: Array | None) -> Array:
+    return constrain_tokens(x + (out if gate is None else per_token(gate) * out))
+
+
+def _grouped_attention(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+    """Compute `attention` where successive heads of the queries share a head of the keys.
+
+    The queries of a group become queries of the one head that they share, so no key is copied.
+    """
+    groups = query.shape[2] // key.shape[2]
+    if groups == 1:
+        return attention(query, key, value, mask)
+    query = rearrange(query, "b q (k g) f -> b (q g) k f", g=groups)
+    if mask is not None and mask.shape[2] > 1:
+        mask = jnp.repeat(mask, groups, axis=2)
+    out = attention(query, key, value, mask)
+    return rearrange(out, "b (q g) k f -> b q (k g) f", g=groups)
