@@ -1,0 +1,31 @@
+"""The scorer of pairs of picture and name: what it finds of real pairs, and of wrong ones."""
+
+import numpy as np
+import pytest
+
+from configs import digits_flow, emoji_text
+from experiments.configuration.kinds import CONDITION
+from experiments.evaluation.prompts import Pairs
+from experiments.inputs.datasets import Data
+from experiments.launch.experiment import Experiment
+
+
+@pytest.mark.slow
+def test_the_scorer_knows_real_pairs(tmp_path, monkeypatch):
+    """Figures of the closed form on the embedded emoji; chance is .1."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = emoji_text.get_config("cross_attention,pixels")
+    config.data.name = "few_emoji.load_most"
+    pairs = Pairs(Data.from_config(config), CONDITION.bind(config.condition, "condition"))
+    assert pairs.real["test"] > 0.65 and pairs.real["train"] > 0.95
+    features, names = pairs.features["test"], pairs.names["test"]
+    mixed = pairs.accuracy(np.roll(features, 1, axis=0), names)  # each beside another's name
+    assert mixed < 0.2
+    assert pairs.floor < pairs.distance(pairs.features_of(255 - pairs.images["train"][:150]))
+
+
+def test_networks_without_prompts_are_not_scored_by_them():
+    config = digits_flow.get_config()
+    config.evaluation.measures.prompts = "PromptMatch"
+    with pytest.raises(ValueError, match="PromptMatch, which is of networks told prompts; .* is Classes"):
+        Experiment.from_config(config)

@@ -1,0 +1,23 @@
+"""Some of the emoji as data sets: `config.data.name = "few_emoji.load"`."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from genjax.data import Dataset, InMemory, load_dataset
+
+
+def load(split: str) -> Dataset:
+    """Return 90 training and 60 held-out emoji with their captions."""
+    return _equally_spaced(split, {"train": 90, "test": 60}[split])
+
+
+def load_most(split: str) -> Dataset:
+    """Return 900 training and 150 held-out emoji, as few as the scorer of names learns much from."""
+    return _equally_spaced(split, {"train": 900, "test": 150}[split])
+
+
+def _equally_spaced(split: str, count: int) -> Dataset:
+    whole = load_dataset("emoji", split)
+    rows = np.arange(count) * len(whole.source) // count
+    return replace(whole, source=InMemory(whole.source[rows]), captions=[whole.captions[i] for i in rows])
