@@ -51,7 +51,7 @@ def main() -> None:
             raise ValueError(f"--out={out} must end in .png or .npz")
         size = parse_size(SIZE.value)
         run = open_run(WORKDIR.value, STEP.value, size, **sampling_changes(), prompts=PROMPT.value)
-        labels = np.repeat(chosen_rows(run.task.condition.num_rows), COUNT.value)
+        labels = np.repeat(chosen_rows(run.task.condition.num_rows).astype(np.int32), COUNT.value)
         samples = run.sample(labels)
         if out.suffix == ".npz":
             np.savez_compressed(out, images=samples, labels=labels)
@@ -76,7 +76,7 @@ def chosen_rows(num_rows: int) -> np.ndarray:
         return np.arange(num_rows) if PROMPT.value else shown_labels(num_rows)
     if not all(label.isdigit() and int(label) < num_rows for label in CLASSES.value):
         raise ValueError(f"--classes={','.join(CLASSES.value)} must be numbers from 0 to {num_rows - 1}")
-    return np.array(CLASSES.value, np.int32)
+    return np.array(CLASSES.value, int)
 
 
 if __name__ == "__main__":

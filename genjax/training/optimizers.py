@@ -101,7 +101,7 @@ def rules() -> dict[str, Callable]:
     return {**of_optax, "muon": muon, "schedule_free_adamw": schedule_free_adamw}
 
 
-def steps_of(length: float, num_steps: int) -> int:
+def steps_of(length: int | float, num_steps: int) -> int:
     """Return a length in steps, given in steps or, below 1, as a fraction of `num_steps`."""
     return round(length * num_steps) if length < 1 else round(length)
 
@@ -112,8 +112,8 @@ def make_optimizer(
     learning_rate: float,
     num_steps: int,
     schedule: str = "cosine",
-    warmup: float = 0.0,
-    decay: float | None = None,
+    warmup: int | float = 0,
+    decay: int | float | None = None,
     end_learning_rate: float = 0.0,
     clip_norm: float | None = None,
     weight_decay: float = 0.0,
