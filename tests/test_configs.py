@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from conftest import ROOT
-from experiments.launch.opening import build
-from experiments.tasks.trained import FrozenAutoencoder
 from ml_collections import ConfigDict
 from PIL import Image
 
 from experiments.benchmark import random_arrays
+from experiments.configuration.runs import build
+from experiments.inputs.autoencoders import FrozenAutoencoder
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import abstract_batch
 from experiments.tasks import autoencoding
@@ -27,6 +26,7 @@ from genjax.metrics.lpips import LPIPS
 from genjax.training import abstract_state, init_state, place_frozen
 from genjax.training.loop import compile_update
 
+ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in Path(ROOT, "configs").glob("*.py"))
 PARAMETERS = {
     "cifar10_flow": 32_475_660,
@@ -68,7 +68,10 @@ CHOICES = [
 
 def load(name):
     name, _, choice = name.partition(":")
-    return importlib.import_module(f"configs.{name}").get_config(*filter(None, [choice]))
+    config = importlib.import_module(f"configs.{name}").get_config(*filter(None, [choice]))
+    if config.space.name == "Latents" and not config.space.get("run"):
+        config.space.published = "a folder that a user names"
+    return config
 
 
 @pytest.fixture(autouse=True)
@@ -76,19 +79,14 @@ def nothing_to_load(monkeypatch):
     """LPIPS' weights are 0, and flows on latents have an autoencoder, of a run or published, that only decodes."""
     monkeypatch.setattr(autoencoding, "load_lpips", empty_lpips)
 
-    def autoencoder(config):
-        if config.data.name == "latents":
-            return SimpleNamespace(load=dict)
-        if not config.autoencoder.published:
-            return None
-        factor, channels = 8, 16
-        return SimpleNamespace(
-            load=dict,
-            latent_shape=lambda shape: (shape[0] // factor, shape[1] // factor, channels),
-            encode=lambda frozen, x: jnp.repeat(x[:, ::factor, ::factor, :1], channels, -1),
-        )
-
-    monkeypatch.setattr(FrozenAutoencoder, "from_config", autoencoder)
+    factor, channels = 8, 16
+    autoencoder = SimpleNamespace(
+        load=dict,
+        abstract=lambda shape: {},
+        latent_shape=lambda shape: (shape[0] // factor, shape[1] // factor, channels),
+        encode=lambda frozen, x: jnp.repeat(x[:, ::factor, ::factor, :1], channels, -1),
+    )
+    monkeypatch.setattr(FrozenAutoencoder, "open", lambda *args: autoencoder)
     monkeypatch.setattr(Prompts, "frozen", no_prompts)
 
 
@@ -182,7 +180,7 @@ def test_a_field_that_is_set_is_one_field(name):
 
 def train_twice(config, batch=None):
     task, mesh, key = build(config), make_mesh(dict(config.mesh), config.batch_size), jax.random.key(0)
-    batch = batch or random_arrays(abstract_batch(config, task, mesh), config.data.num_classes)
+    batch = batch or random_arrays(abstract_batch(config, task, mesh), task.condition.num_rows)
     state, frozen = init_state(task, key, mesh), place_frozen(task, mesh)
     with jax.set_mesh(mesh):
         update = compile_update(task, abstract_state(task, key, mesh), mesh, frozen)

@@ -15,6 +15,8 @@ import jax
 class Config(dict):
     """A dictionary whose entries are attributes too, as in ml_collections."""
 
+    __setattr__ = dict.__setitem__
+
     def __getattr__(self, name: str) -> Any:
         try:
             return self[name]

@@ -7,14 +7,14 @@ import json
 
 import jax
 import numpy as np
-from experiments.launch.opening import build
 
 from configs.digits_flow import get_config
-from experiments.launch.sampling import sampling_program
+from experiments.configuration.runs import build
 from experiments.plan import plan
 from genjax.devices import make_mesh
 from genjax.training import abstract_state, init_state
 from genjax.training.loop import compile_update
+from genjax.training.sampling import sampling_program
 
 MESH, BATCH = {"data": 2, "fsdp": 4}, 32
 

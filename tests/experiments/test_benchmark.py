@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import ROOT, program
-from experiments.launch.opening import build
 from jax.sharding import SingleDeviceSharding
+from launching import ROOT, run_alone
 
 from configs import digits_flow, emoji_autoencoder, emoji_text, imagenet256_latent_flow
 from experiments.benchmark import commands, computed_in, measure, measured_device, random_arrays, timed
+from experiments.configuration.runs import build
 from experiments.plan import plan
 from experiments.speed.programs import PROGRAMS, cost_of, program_of
 from experiments.speed.records import merge, results_of
@@ -245,7 +245,7 @@ def test_the_program_needs_no_libraries_of_data(tmp_path):
 
 def test_several_configs_one_of_which_is_not_there(tmp_path):
     configs = ["--config=configs/absent.py", "--config=configs/gaussians_gan.py"]
-    result = program("benchmark", *configs, "--program=sample", "--steps=2", f"--out={tmp_path}/rows.json")
+    result = run_alone("benchmark", *configs, "--program=sample", "--steps=2", f"--out={tmp_path}/rows.json")
     assert result.returncode == 1 and "configs/absent.py" in result.stderr
     assert "Traceback" not in result.stderr
     (row,) = json.loads((tmp_path / "rows.json").read_text())  # the other is measured all the same

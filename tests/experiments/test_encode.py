@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, program, start
-from experiments.launch.opening import build
-from experiments.tasks.trained import FrozenAutoencoder
+from launching import ROOT, run, start
 from PIL import Image
 
 from configs import emoji_latent_flow
+from experiments.configuration.kinds import SPACE
+from experiments.configuration.runs import build
 from genjax.data import load_dataset, to_float
 from genjax.data.sets.latents import part_paths, raw_latents
 from genjax.training import Checkpoints
@@ -46,13 +46,13 @@ FLOW = [
 def flow_flags(folder, choice="latents"):
     return [
         f"--config={ROOT}/configs/emoji_latent_flow.py:{choice}",
-        f"--config.autoencoder.run={folder}/autoencoder",
-        *([f"--config.data.directory={folder}/latents"] if choice == "latents" else []),
+        f"--config.space.run={folder}/autoencoder",
+        *([f"--config.space.directory={folder}/latents"] if choice == "latents" else []),
     ]
 
 
 def succeed(name, *flags):
-    result = program(name, *flags)
+    result = run(name, *flags)
     assert result.returncode == 0, result.stderr
     return result
 
@@ -67,10 +67,14 @@ def folder(tmp_path_factory):
     return folder
 
 
+def latents_of(config):
+    return SPACE.bind(config.space, "space", data=config.data)
+
+
 @pytest.fixture(scope="module")
 def config(folder):
     config = emoji_latent_flow.get_config("on_the_fly")
-    config.autoencoder.run = f"{folder}/autoencoder"
+    config.space.run = f"{folder}/autoencoder"
     config.model.update(width=16, depth=1, unroll=1, num_heads=2)
     config.batch_size = 8
     return config
@@ -83,7 +87,7 @@ def test_the_files_hold_latents_of_images_and_mirrored_images(folder, config):
     assert summary["splits"] == {"train": 2 * count, "test": len(load_dataset("emoji", "test").source)}
     assert summary["shape"] == [8, 8, 4] and summary["num_classes"] == 10
     written = np.concatenate(list(raw_latents(folder / "latents", "train", 2 * count, summary["shape"])))
-    autoencoder = FrozenAutoencoder.from_config(config)
+    autoencoder = latents_of(config).autoencoder
     apply = jax.jit(lambda v, x: autoencoder.network.apply(v, x, method="encode")[0])
     some = to_float(images["image"][:20])
     # in batches of another size, convolutions may be summed in another order
@@ -112,7 +116,7 @@ def test_two_processes_share_the_work(folder, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    flags = [*flow_flags(folder)[:2], f"--config.data.directory={tmp_path}/latents"]
+    flags = [*flow_flags(folder)[:2], f"--config.space.directory={tmp_path}/latents"]
     flags += [f"--coordinator=localhost:{port}", "--num_processes=2"]
     processes = [start("encode", *flags, f"--process_id={i}") for i in range(2)]
     for process in processes:
@@ -125,7 +129,7 @@ def test_two_processes_share_the_work(folder, tmp_path):
 
 
 def test_latents_of_two_autoencoders_do_not_mix(folder):
-    result = program("encode", *flow_flags(folder), "--config.autoencoder.weights=params")
+    result = run("encode", *flow_flags(folder), "--config.space.weights=params")
     assert result.returncode == 1 and "take another folder" in result.stderr
 
 
@@ -147,7 +151,7 @@ def test_the_flow_makes_pictures_and_says_how_far_they_are(folder):
 
 def test_on_the_fly_a_step_is_that_on_the_latents_and_the_encoder_stays(config):
     task = build(config)
-    assert task.latent_shape == (8, 8, 4) and task.image_shape == (32, 32, 3)
+    assert task.space.shape == (8, 8, 4) and task.space.data_shape == (32, 32, 3)
     (frozen,) = task.frozen()
     before = jax.tree.map(np.copy, frozen)
     rows = load_dataset("emoji").source[:8]
@@ -158,13 +162,11 @@ def test_on_the_fly_a_step_is_that_on_the_latents_and_the_encoder_stays(config):
         rows["image"][:, :, ::-1],
         rows["image"],
     )
-    latents = task.autoencoder.encode(frozen["autoencoder"], to_float(jnp.asarray(flipped)))
+    latents = task.space.encode(jnp.asarray(flipped), frozen)
     update = jax.jit(task.update)
     of_images, metrics = update(state, rows, key, frozen)
-    unflipped = jnp.where(
-        jax.random.bernoulli(jax.random.fold_in(key, 2), shape=(8, 1, 1, 1)), latents[:, :, ::-1], latents
-    )  # the step mirrors what it is given
-    of_latents, expected = update(state, {"image": unflipped, "label": rows["label"]}, key, frozen)
+    # Latents are not mirrored: a mirrored latent is not the latent of the mirrored image.
+    of_latents, expected = update(state, {"image": latents, "label": rows["label"]}, key, frozen)
     np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
@@ -177,26 +179,28 @@ def test_on_the_fly_a_step_is_that_on_the_latents_and_the_encoder_stays(config):
 def test_flows_are_standardized_alike_whatever_is_evaluated_later(folder, config, tmp_path):
     workdir = shutil.copytree(folder / "autoencoder", tmp_path / "autoencoder")
     config = config.copy_and_resolve_references()
-    config.autoencoder.run = str(workdir)
-    before = FrozenAutoencoder.from_config(config).load()
+    config.space.run = str(workdir)
+    before = latents_of(config).autoencoder.load()
     succeed("evaluate", f"--workdir={workdir}", "--num_samples=12")
     assert json.loads((workdir / "report.json").read_text())["num_samples"] == 12
-    after = FrozenAutoencoder.from_config(config).load()
+    after = latents_of(config).autoencoder.load()
     np.testing.assert_array_equal(before["mean"], after["mean"])
     np.testing.assert_array_equal(before["deviation"], after["deviation"])
 
 
 def test_nothing_is_written_among_other_files(folder, tmp_path):
     (tmp_path / "photo.png").write_bytes(b"")
-    result = program("encode", *flow_flags(folder), f"--config.data.directory={tmp_path}")
+    result = run("encode", *flow_flags(folder), f"--config.space.directory={tmp_path}")
     assert result.returncode == 1 and "it holds other files" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 
 
 def test_config_errors(config, folder):
     config = config.copy_and_resolve_references()
-    config.autoencoder.published = "somewhere"
-    with pytest.raises(ValueError, match="not both"):
+    config.space.published = "somewhere"
+    with pytest.raises(
+        ValueError, match="config.space.run is .* and config.space.published 'somewhere': set one"
+    ):
         build(config)
-    result = program("encode", *flow_flags(folder, "on_the_fly"))
-    assert result.returncode == 1 and "config.data.name is 'emoji'" in result.stderr
+    result = run("encode", *flow_flags(folder, "on_the_fly"))
+    assert result.returncode == 1 and "config.space is Latents without a directory" in result.stderr

@@ -5,10 +5,10 @@ import sys
 
 import jax
 import pytest
-from conftest import ROOT, program
-from experiments.launch.opening import build
+from launching import ROOT, run
 
 from configs import digits_flow, digits_gan, digits_vae, imagenet256_latent_flow, text_to_image
+from experiments.configuration.runs import build
 from experiments.inputs.datasets import abstract_batch
 from experiments.plan import advice, parse_mesh, plan
 from genjax.devices import make_mesh
@@ -104,7 +104,7 @@ def test_a_plan_of_sampling():
     weights = 4 * 1152 * 6912  # of the largest layer, gathered
     assert working(found) > weights
     assert 1.4 < working(plan(config, mesh, "h100", "sample")) / working(found) < 2
-    with pytest.raises(ValueError, match="the task of digits_gan_r3gan is ImageGAN; take --program=train"):
+    with pytest.raises(ValueError, match="the task of digits_gan_r3gan is GAN; take --program=train"):
         plan(digits_gan.get_config(), mesh, "h100", "sample")
 
 
@@ -174,14 +174,14 @@ def test_a_plan_over_tensor_and_context():
 
 def test_the_program(tmp_path):
     flags = [f"--config={ROOT}/configs/digits_flow.py", "--device=h100"]
-    result = program("plan", *flags, "--mesh=data:4,fsdp:2", f"--out={tmp_path}/plan.json")
+    result = run("plan", *flags, "--mesh=data:4,fsdp:2", f"--out={tmp_path}/plan.json")
     assert result.returncode == 0, result.stderr
     for words in ("on 8 × h100", "optimizer_state", "plain: 8 × 16 queries", "all-gather", "device-hours"):
         assert words in result.stdout
     assert json.loads((tmp_path / "plan.json").read_text())["mesh"] == {"data": 4, "fsdp": 2}
-    result = program("plan", *flags, "--mesh=data:4,fsdp:2", "--program=sample")
+    result = run("plan", *flags, "--mesh=data:4,fsdp:2", "--program=sample")
     assert "sampling 64 images on 8 × h100" in result.stdout and "device-hours" not in result.stdout
-    result = program("plan", *flags, "--mesh=data:5")
+    result = run("plan", *flags, "--mesh=data:5")
     assert result.returncode == 1 and "does not divide over 5 devices" in result.stderr
 
 

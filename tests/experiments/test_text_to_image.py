@@ -44,7 +44,10 @@ def succeed(name, *flags):
 
 def test_a_run_reports_what_it_reached_and_draws_new_prompts(tmp_path):
     workdir = tmp_path / "run"
-    config = [f"--config={ROOT}/configs/emoji_text.py:cross_attention,pixels", "--config.data.name=few_emoji.load"]
+    config = [
+        f"--config={ROOT}/configs/emoji_text.py:cross_attention,pixels",
+        "--config.data.name=few_emoji.load",
+    ]
     succeed("train", *config, *SMALL, f"--workdir={workdir}")
     report, trained = json.loads((workdir / "report.json").read_text()), open_run(workdir)
     pairs = pairs_of(Data.from_config(trained.config), trained.task.condition)

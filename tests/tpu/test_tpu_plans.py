@@ -25,7 +25,7 @@ LAYER = (
 def small(depth):
     config = imagenet256_latent_flow.get_config()
     config.model.update(name="DiT", width=256, depth=depth, num_heads=2)
-    config.data.image_shape = (32, 32, 4)
+    config.space.shape = (32, 32, 4)
     config.batch_size = 32
     return config
 
@@ -90,7 +90,7 @@ def test_arithmetic_is_what_the_compiler_counts():
     these lengths are too short for."""
     config = small(2)
     config.model.remat_policy = None
-    config.data.image_shape = (16, 16, 4)
+    config.space.shape = (16, 16, 4)
     for axes in ({"fsdp": 8}, {"fsdp": 2, "tensor": 2, "context": 2}):
         mesh = make_mesh(axes, 32, tpu_topology(DEVICES["v5p"], 8))
         program = program_of("train", config, mesh)
@@ -105,7 +105,7 @@ def test_the_account_for_gpus_is_near_the_compilers(axes):
     """Of networks that TPUs pad little: what is live at once, shared by the rules of shardings, where nothing is fused."""
     config = small(6)
     config.model.num_heads = 4
-    config.data.image_shape = (64, 64, 4)  # 1,024 tokens
+    config.space.shape = (64, 64, 4)  # 1,024 tokens
     compiled, accounted = (plan(config, axes, device)["memory"] for device in ("v5p", "h100"))
     working = accounted["gradients"] + accounted["activations and workspace"]
     assert 0.8 < working / compiled["gradients, activations and workspace"] < 1.2
@@ -126,7 +126,7 @@ def test_what_does_not_fit_is_told_what_to_do():
     """The compiler refuses it, and says how much it would take."""
     config = small(2)
     config.model.update(width=1024, num_heads=8, remat_policy=None)
-    config.data.image_shape, config.batch_size = (64, 64, 4), 1024
+    config.space.shape, config.batch_size = (64, 64, 4), 1024
     found = plan(config, {"data": 8}, "v5e")
     assert not found["compiled"] and not found["fits"]
     # about as much as where there is room
@@ -156,7 +156,7 @@ def test_slices_are_joined_by_a_slower_network(monkeypatch):
 def test_attention_is_the_kernel_of_tpus():
     """Nothing of the size of logits is stored: 8 examples a chip of 1,024 tokens, two heads."""
     config = small(2)
-    config.data.image_shape = (64, 64, 4)
+    config.space.shape = (64, 64, 4)
     found = plan(config, {"data": 4}, "v5p")
     logits = 4 * 8 * 2 * 1024**2
     assert found["memory"]["gradients, activations and workspace"] < 4 * logits

@@ -9,9 +9,9 @@ import re
 
 import jax
 import numpy as np
-from experiments.launch.opening import build
 
 from configs.digits_flow import get_config
+from experiments.configuration.runs import build
 from genjax.devices import make_mesh
 from genjax.devices.collectives import collectives
 from genjax.devices.mesh import SMALL, place_batch
@@ -25,7 +25,7 @@ def small_config():
     config = get_config()
     config.model.update(width=32, depth=2, num_heads=2, unroll=1)
     config.batch_size, config.num_steps = BATCH_SIZE, 100
-    config.optimizer.warmup = 10
+    config.optimizer.warmup = 10.0
     return config
 
 

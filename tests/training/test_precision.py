@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import digits_flow, digits_gan
-from experiments.launch.opening import build
+from experiments.configuration.runs import build
 from genjax.training import at_rounded, value_and_gradient
 
 RATE, STEPS = 0.05, 20
