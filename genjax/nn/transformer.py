@@ -88,7 +88,7 @@ class Heads(nn.Module):
         num_heads: heads of the queries; divides the features of a token.
         num_kv_heads: heads of the keys and values, each shared by `num_heads / num_kv_heads`
             successive heads of the queries (Ainslie et al. 2023, "GQA"); `num_heads` if None.
-        qk_norm: whether each query and key has an RMS norm. Norms and rotations are float32.
+        qk_norm: whether each query and key has an RMS norm. They are then float32.
         fused: whether one layer, `query_key_value`, makes all three. It knows no context or groups.
         dtype: type of the matrix products.
     """
@@ -107,18 +107,12 @@ class Heads(nn.Module):
         self,
         x: Float[Array, "batch queries features"],
         context: Float[Array, "batch keys context_features"] | None = None,
-        rotations: Float[Array, "queries pairs 2"] | None = None,
     ) -> tuple[
         Float[Array, "batch queries heads head_features"],
         Float[Array, "batch keys kv_heads head_features"],
         Float[Array, "batch keys kv_heads head_features"],
     ]:
-        """Return query, key and value in the type of the matrix products.
-
-        Args:
-            context: the tokens whose keys and values are returned; `x` if None.
-            rotations: `rotary.rotary_positions` of the tokens, for self-attention.
-        """
+        """Return query, key and value, the last two of `context`, or of `x` if that is None."""
         context = x if context is None else context
         layer = functools.partial(_dense, self, init=self.kernel_init)
         if self.fused:
@@ -135,9 +129,7 @@ class Heads(nn.Module):
         if self.qk_norm:
             norm = functools.partial(nn.RMSNorm, dtype=jnp.float32, param_dtype=self.param_dtype)
             query, key = norm(name="query_norm")(query), norm(name="key_norm")(key)
-        if rotations is not None:
-            query, key = rotate(query, rotations), rotate(key, rotations)
-        return query.astype(value.dtype), key.astype(value.dtype), value
+        return query, key, value
 
 
 class Attention(Heads):
@@ -172,12 +164,16 @@ class Attention(Heads):
 
         Args:
             shift, scale, gate: of the modulation; for their shapes see `modulation.per_token`.
-            context, rotations: as of `Heads`.
+            context: the tokens to attend to, for cross-attention.
+            rotations: `rotary.rotary_positions` of the tokens, for self-attention.
             mask: True where a query may attend. With a cache there are `capacity` keys.
             cache: of earlier tokens, for self-attention.
         """
         h = _modulated(x, self.norm, shift, scale)
-        query, key, value = super().__call__(h, context, rotations)
+        query, key, value = super().__call__(h, context)
+        if rotations is not None:
+            query, key = rotate(query, rotations), rotate(key, rotations)
+        query, key = query.astype(value.dtype), key.astype(value.dtype)
         if cache is not None:
             cache = cache.append(key, value)
             key, value = cache.keys, cache.values

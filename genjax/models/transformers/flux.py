@@ -26,7 +26,7 @@ from genjax.nn import (
     sinusoidal_embedding,
     unpatchify,
 )
-from genjax.nn.rotary import grid_positions, rotary_positions
+from genjax.nn.rotary import grid_positions, rotary_positions, rotate
 from genjax.nn.transformer import Heads
 
 Dtype = Any
@@ -34,6 +34,17 @@ MLP_RATIO = 4
 GUIDANCE_SCALE = 1000.0  # of a guidance scale before its sinusoids
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros
+
+
+def _attend(
+    query: Float[Array, "batch length heads head_features"],
+    key: Float[Array, "batch length heads head_features"],
+    value: Float[Array, "batch length heads head_features"],
+    rotations: Float[Array, "length pairs 2"],
+    mask: Bool[Array, "batch 1 1 length"] | None,
+) -> Float[Array, "batch length features"]:
+    query, key = (rotate(a, rotations).astype(value.dtype) for a in (query, key))
+    return attention(query, key, value, mask).reshape(*value.shape[:2], -1)
 
 
 class DoubleBlock(nn.Module):
@@ -50,7 +61,7 @@ class DoubleBlock(nn.Module):
             Float[Array, "batch text_length features"], Float[Array, "batch image_length features"]
         ],
         conditioning: Float[Array, "batch features"],
-        rotations: tuple[Float[Array, "text_length pairs 2"], Float[Array, "image_length pairs 2"]],
+        rotations: Float[Array, "length pairs 2"],
         mask: Bool[Array, "batch 1 1 length"] | None,
     ) -> tuple[tuple[Float[Array, "batch _ features"], Float[Array, "batch _ features"]], None]:
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -58,13 +69,13 @@ class DoubleBlock(nn.Module):
         dense = lambda size, name: Dense(size, kernel_init=xavier, name=name, **types)
 
         heads, modulations = [], []
-        for name, x, turns in zip(("text", "image"), streams, rotations, strict=True):
+        for name, x in zip(("text", "image"), streams, strict=True):
             shift, scale, *rest = Modulation(6, self.param_dtype, name=f"{name}_modulation")(conditioning)
             project = Heads(self.num_heads, qk_norm=True, name=f"{name}_heads", **types)
-            heads.append(project(modulate(x, shift, scale), rotations=turns))
+            heads.append(project(modulate(x, shift, scale)))
             modulations.append(rest)
-        attended = attention(*(join(parts) for parts in zip(*heads, strict=True)), mask)
-        attended = attended.reshape(*attended.shape[:2], features)
+        query, key, value = (join(parts) for parts in zip(*heads, strict=True))
+        attended = _attend(query, key, value, rotations, mask)
         attended = separate(attended, [x.shape[1] for x in streams])
 
         outputs = []
@@ -97,8 +108,8 @@ class SingleBlock(nn.Module):
         dense = lambda size, name, **options: Dense(size, kernel_init=xavier, name=name, **types, **options)
         shift, scale, gate = Modulation(3, self.param_dtype, name="modulation")(conditioning)
         h = modulate(x, shift, scale)
-        heads = Heads(self.num_heads, qk_norm=True, name="heads", **types)(h, rotations=rotations)
-        attended = attention(*heads, mask).reshape(x.shape)
+        heads = Heads(self.num_heads, qk_norm=True, name="heads", **types)(h)
+        attended = _attend(*heads, rotations, mask)
         h = nn.gelu(dense(MLP_RATIO * features, "mlp_in")(h))
         h = dense(features, "projection")(attended) + dense(features, "mlp_out", use_bias=False)(h)
         return constrain_tokens(x + gate[:, None] * h), None
@@ -195,14 +206,13 @@ class Flux(nn.Module):
         lengths = words.shape[1], image.shape[1]
         rows, columns = height // self.patch_size, width // self.patch_size
         positions = np.zeros((lengths[0], 3)), grid_positions(1, rows, columns)
-        rotations = tuple(jnp.asarray(rotary_positions(p, self.rotary_features)) for p in positions)
+        rotations = join([jnp.asarray(rotary_positions(p, self.rotary_features))[None] for p in positions])[0]
         mask = text.mask
         if mask is not None:
             mask = join([mask, jnp.ones((len(mask), lengths[1]), bool)])[:, None, None]
 
         shared = conditioning, rotations, mask
         streams = self._scan(DoubleBlock, self.num_double_blocks, "double_blocks", streams, *shared)
-        shared = conditioning, join([r[None] for r in rotations])[0], mask
         tokens = self._scan(SingleBlock, self.num_single_blocks, "single_blocks", join(streams), *shared)
         _, image = separate(tokens, lengths)
 

@@ -93,7 +93,9 @@ class Block(nn.Module):
             return Modulation(parts, self.param_dtype, name=name)(conditioning)
 
         def project(x: Array, name: str) -> tuple[Array, Array, Array]:
-            return Heads(self.num_heads, qk_norm=self.qk_norm, name=name, **types)(x)
+            heads = Heads(self.num_heads, qk_norm=self.qk_norm, name=name, **types)
+            query, key, value = heads(x)
+            return query.astype(self.dtype), key.astype(self.dtype), value
 
         def feed_forward(x: Array, shift: Array, scale: Array, gate: Array, name: str) -> Array:
             h = nn.gelu(dense(4 * features, f"{name}_mlp_in")(modulate(x, shift, scale)))

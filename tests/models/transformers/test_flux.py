@@ -187,9 +187,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(apply, vari
 def test_products_are_bfloat16_and_modulation_is_float32(build, streams, num_products):
     block = build(num_heads=2, dtype=jnp.bfloat16, param_dtype=jnp.float32)
     tokens = jnp.ones((2, 3, 16))
-    rotations = jnp.ones((3, 4, 2))
-    of_streams = lambda a: a if streams == 1 else (a, a)
-    inputs = of_streams(tokens), jnp.ones((2, 16)), of_streams(rotations)
+    inputs = tokens if streams == 1 else (tokens, tokens), jnp.ones((2, 16)), jnp.ones((3 * streams, 4, 2))
     _, variables = jax.eval_shape(
         lambda *inputs: block.init_with_output(*inputs, None, capture_intermediates=True),
         jax.random.key(0),
