@@ -193,7 +193,7 @@ def sampler(table: Callable[..., Table]) -> Callable:
         denoiser: Denoiser,
         process: PyTree[Process],
         noise: Tree,
-        times: PyTree[Float[Array, " times ..."]],
+        times: PyTree[Float[Array, " ..."]],
         *,
         keys: Key[Array, " batch"] | None = None,
         trajectory: bool = False,
