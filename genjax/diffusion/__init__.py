@@ -1,6 +1,7 @@
 """The algebra of diffusion: processes, targets, times, losses, guidance and samplers.
 
-`x` is data, `z` noise, t = 0 clean and t = 1 noise, x_t = alpha(t)·x + sigma(t)·z.
+`x` is data, `z` noise, t = 0 clean and t = 1 noise, x_t = alpha(t)·x + sigma(t)·z. Data are an array or a tree of
+arrays, each with a process of its own (`trees`); times are one per example, or one per frame or token.
 """
 
 from genjax.diffusion import optimal as optimal
@@ -20,6 +21,7 @@ from genjax.diffusion.grids import leading_grid as leading_grid
 from genjax.diffusion.grids import linspace_grid as linspace_grid
 from genjax.diffusion.grids import resolution_shift as resolution_shift
 from genjax.diffusion.grids import stable_diffusion_3_grid as stable_diffusion_3_grid
+from genjax.diffusion.grids import staggered_grid as staggered_grid
 from genjax.diffusion.grids import trailing_grid as trailing_grid
 from genjax.diffusion.grids import uniform_grid as uniform_grid
 from genjax.diffusion.guidance import adaptive_projected as adaptive_projected
@@ -50,6 +52,7 @@ from genjax.diffusion.losses import bound_step as bound_step
 from genjax.diffusion.losses import hybrid_loss as hybrid_loss
 from genjax.diffusion.losses import simple_loss as simple_loss
 from genjax.diffusion.losses import sums_by_time as sums_by_time
+from genjax.diffusion.losses import total_loss as total_loss
 from genjax.diffusion.processes import EDM as EDM
 from genjax.diffusion.processes import Process as Process
 from genjax.diffusion.processes import RectifiedFlow as RectifiedFlow
@@ -61,8 +64,10 @@ from genjax.diffusion.processes import VariancePreservingCosine as VariancePrese
 from genjax.diffusion.processes import VariancePreservingLinear as VariancePreservingLinear
 from genjax.diffusion.processes import VariancePreservingScaledLinear as VariancePreservingScaledLinear
 from genjax.diffusion.processes import VariancePreservingTable as VariancePreservingTable
+from genjax.diffusion.processes import corrupt as corrupt
 from genjax.diffusion.processes import cosine_betas as cosine_betas
 from genjax.diffusion.processes import linear_betas as linear_betas
+from genjax.diffusion.processes import prior as prior
 from genjax.diffusion.processes import sample_keys as sample_keys
 from genjax.diffusion.processes import scaled_linear_betas as scaled_linear_betas
 from genjax.diffusion.processes import shift_time as shift_time
@@ -119,3 +124,5 @@ from genjax.diffusion.times import mode as mode
 from genjax.diffusion.times import shifted as shifted
 from genjax.diffusion.times import stratified as stratified
 from genjax.diffusion.times import uniform as uniform
+from genjax.diffusion.trees import leaf_keys as leaf_keys
+from genjax.diffusion.trees import leafwise as leafwise

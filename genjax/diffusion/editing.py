@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from genjax.diffusion.guidance import with_clean
-from genjax.diffusion.processes import Process, expand
+from genjax.diffusion.processes import Process, across_batch, expand
 from genjax.diffusion.samplers.stochastic import ddpm
 from genjax.diffusion.samplers.tables import Table, sampler
+from genjax.diffusion.trees import Tree, leaf_keys, leafwise
 
 Data = Float[Array, " batch *shape"]
 
@@ -19,18 +20,22 @@ Data = Float[Array, " batch *shape"]
 def image_to_image(
     sampler: Callable,
     denoiser: Callable,
-    process: Process,
-    images: Data,
-    times: Float[Array, " times"],
+    process: PyTree[Process],
+    images: Tree,
+    times: PyTree[Float[Array, " times ..."]],
     keys: Key[Array, " batch"],
     *,
     strength: float,
     **options: Any,
-) -> Float[Array, " *samples"]:
-    """Noises data to a middle time of the grid, and samples from there (Meng et al. 2022, SDEdit).
+) -> PyTree[Float[Array, " ..."]]:
+    """Noise data to a middle time of the grid, and sample from there (Meng et al. 2022, SDEdit).
+
+    With strength 1 it samples from data of which some frames, or some leaves of a tree, are given: those whose grid
+    stays at the clean end come out as they went in.
 
     Args:
         sampler: any, with its `options`.
+        images: the data, an array or a tree; process and times as for `samplers`.
         keys: one per sample, for the noise at the start, and the sampler's if it draws any.
         strength: the part of the grid's steps that is taken, in (0, 1]: the last ones, one at least. A Python number:
             another number of steps is another program.
@@ -40,13 +45,21 @@ def image_to_image(
     """
     if not 0 < strength <= 1:
         raise ValueError(f"strength is the part of the steps to take, in (0, 1]; got {strength}")
-    times = times[-1 - max(1, round(strength * (len(times) - 1))) :]
-    start = process.alpha(times[0]) * images + process.prior(keys, images.shape[1:], times[0])
+    times = jax.tree.map(lambda times: times[-1 - max(1, round(strength * (len(times) - 1))) :], times)
+
+    @leafwise
+    def noised(images, process, keys, times):
+        kept = across_batch(process.alpha(times[0]), images) * images
+        return kept + process.prior(keys, images.shape[1:], times[0])
+
+    start = noised(images, process, leaf_keys(keys, images), times)
     return sampler(denoiser, process, start, times, keys=keys, **options)
 
 
-def inpaint(denoiser: Callable, process: Process, known: Bool[Array, " *mask"], images: Data) -> Callable:
-    """The denoiser whose x̂ is `images` where `known`, and ẑ what is left of x_t; for any sampler.
+def inpaint(
+    denoiser: Callable, process: PyTree[Process], known: PyTree[Bool[Array, " ..."]], images: Tree
+) -> Callable:
+    """Make the denoiser whose x̂ is `images` where `known`, and ẑ what is left of x_t; for any sampler.
 
     So the known part has the velocity alpha'·x + sigma'·ẑ of its own noise and data, and ends at the data (replacement,
     Song et al. 2021, appendix I.2, with the noise that the sampler itself keeps or draws). The unknown part only sees
@@ -54,9 +67,9 @@ def inpaint(denoiser: Callable, process: Process, known: Bool[Array, " *mask"], 
     mean given the known part, and does not reach it. `repaint` is the remedy.
 
     Args:
-        known: True where the data is given; broadcasts against `images`.
+        known: True where the data is given; broadcasts against `images`. Of a tree, one per leaf.
     """
-    return with_clean(denoiser, process, lambda clean: jnp.where(known, images, clean))
+    return with_clean(denoiser, process, lambda clean: leafwise(jnp.where)(known, images, clean))
 
 
 @sampler
@@ -95,6 +108,7 @@ def repaint(
     return table._replace(churn_state=ratio, churn=jnp.sqrt(added), rows_per_step=1)
 
 
+@leafwise
 def slerp(start: Data, end: Data, weight: float | Float[Array, ""] | Float[Array, " batch"]) -> Data:
     """sin((1 − w)·θ)/sin θ·a + sin(w·θ)/sin θ·b, θ the angle of a and b (Shoemake 1985; Song et al. 2021, DDIM, D.5).
 
@@ -117,18 +131,27 @@ def slerp(start: Data, end: Data, weight: float | Float[Array, ""] | Float[Array
 def invert(
     sampler: Callable,
     denoiser: Callable,
-    process: Process,
-    images: Data,
-    times: Float[Array, " times"],
+    process: PyTree[Process],
+    images: Tree,
+    times: PyTree[Float[Array, " times ..."]],
     **options: Any,
-) -> Float[Array, " *samples"]:
-    """The noise from which `sampler` makes these images: the probability-flow ODE from data to noise.
+) -> PyTree[Float[Array, " ..."]]:
+    """Return the noise from which `sampler` makes these images: the probability-flow ODE from data to noise.
 
     Args:
         sampler: of the ODE, so one that draws no noise, with its `options`.
         times: the grid of sampling, noise end first; it is walked from its end. A clean end that is outside the
             process' domain (EDM's) is left out: there the network cannot be asked.
+
+    Raises:
+        ValueError: of a tree of processes, some have their clean end in their domain and some do not.
     """
-    if process.clean_end != process.domain[0]:
-        times = times[:-1]
-    return sampler(denoiser, process, images, times[::-1], **options)
+    outside = {each.clean_end != each.domain[0] for each in jax.tree.leaves(process)}
+    if len(outside) > 1:
+        raise ValueError(
+            "invert takes processes that all have their clean end in their domain, or that all have not"
+        )
+    if outside == {True}:
+        times = jax.tree.map(lambda times: times[:-1], times)
+    times = jax.tree.map(lambda times: times[::-1], times)
+    return sampler(denoiser, process, images, times, **options)

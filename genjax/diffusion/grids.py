@@ -55,6 +55,18 @@ def resolution_shift(tokens: int) -> float:
     return math.exp(0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256))
 
 
+def staggered_grid(times: Times, delays: Sequence[int]) -> Float[Array, " staggered frames"]:
+    """Return a grid `[staggered frames]` in which frame i goes through `times` delays[i] steps later.
+
+    Before and after that a frame stands at the first or the last time. So frames come clean one after the other
+    (Chen et al. 2024, Diffusion Forcing: a "pyramid"). A frame with a delay of −steps is clean all along: it is given.
+    The grid has as many steps as the frame that ends last.
+    """
+    delays = np.asarray(delays)
+    steps = len(times) - 1 + delays.max()
+    return times[np.clip(np.arange(steps + 1)[:, None] - delays, 0, len(times) - 1)]
+
+
 def floored_grid(process: Process, num_steps: int, shift: Shift = 1.0, floor: Shift = 0.001) -> Times:
     """num_steps times from 1 to `floor` in equal steps, shifted once, and then the clean end.
 

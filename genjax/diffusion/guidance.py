@@ -12,6 +12,9 @@ prediction of the two, and a scale says how far to go. The parts combine freely:
     with_clean(guide(…), process, dynamic_threshold)
 
 Scales, phi, intervals, … may be traced: changing them compiles nothing anew. All channels are guided.
+
+Where x_t is a tree of arrays (`trees`), rules act on each leaf by itself; scales, processes and targets may be trees.
+Where times are `[batch frames]`, a scale that is a function of the times has a value for each frame.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,9 +27,10 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from genjax.diffusion.processes import Process, expand
 from genjax.diffusion.targets import Prediction, Target, combine, recover, velocity
+from genjax.diffusion.trees import Tree, leafwise
 
 Data = Float[Array, " batch *shape"]
-Times = Float[Array, " batch"]
+Times = Float[Array, " batch *times"]
 Scale = float | Float[Array, " *scale"] | Callable[[Times], Times]
 
 
@@ -60,6 +64,7 @@ def interval(
     return lambda t: jnp.where((low < t) & (t <= high), guidance_scale, 1.0)
 
 
+@leafwise
 def _at(guidance_scale: Scale, t: Times, like: Data) -> Array:
     scale = jnp.asarray(guidance_scale(t) if callable(guidance_scale) else guidance_scale, like.dtype)
     return expand(scale, like)
@@ -68,11 +73,13 @@ def _at(guidance_scale: Scale, t: Times, like: Data) -> Array:
 # Rules for one quantity: the conditional answer c, the unconditional u and the scale s make the guided answer.
 
 
+@leafwise
 def classifier_free(c: Data, u: Data, s: float | Array) -> Data:
     """u + s·(c − u) (Ho & Salimans 2022, equation 6): s = 1 is conditional, s = 0 unconditional sampling."""
     return u + s * (c - u)
 
 
+@leafwise
 def rescaled(
     c: Data, u: Data, s: float | Array, *, phi: float | Float[Array, ""], rule: Callable = classifier_free
 ) -> Data:
@@ -93,6 +100,7 @@ def _projection(a: Data, onto: Data) -> Array:
     return jnp.sum(a * onto, axes, keepdims=True) / jnp.where(square == 0, 1, square)
 
 
+@leafwise
 def adaptive_projected(
     c: Data,
     u: Data,
@@ -112,6 +120,7 @@ def adaptive_projected(
     return c + (s - 1) * (difference - (1 - eta) * _projection(difference, c) * c)
 
 
+@leafwise
 def zero_star(c: Data, u: Data, s: float | Array) -> Data:
     """r·u + s·(c − r·u), r = <c, u>/‖u‖² per example: the scale of CFG-Zero* (Fan et al. 2025).
 
@@ -123,12 +132,12 @@ def zero_star(c: Data, u: Data, s: float | Array) -> Data:
 # Rules for predictions: `(conditional, unconditional, scale, x_t, t) -> Prediction`.
 
 
-def extrapolate(c: Prediction, u: Prediction, s: float | Array, x_t: Data, t: Times) -> Prediction:
+def extrapolate(c: Prediction, u: Prediction, s: PyTree, x_t: Tree, t: Tree) -> Prediction:
     """`classifier_free` for both halves. Being linear, it is the same on any quantity."""
     return Prediction(classifier_free(c.clean, u.clean, s), classifier_free(c.noise, u.noise, s))
 
 
-def plus_plus(c: Prediction, u: Prediction, s: float | Array, x_t: Data, t: Times) -> Prediction:
+def plus_plus(c: Prediction, u: Prediction, s: PyTree, x_t: Tree, t: Tree) -> Prediction:
     """CFG++ (Chung et al. 2025, algorithm 2): x̂ guided, scale in [0, 1], and ẑ unconditional.
 
     For samplers of the form x_s = alpha_s·x̂ + sigma_s·ẑ, such as `ddim`: the halves no longer add up to x_t.
@@ -136,10 +145,26 @@ def plus_plus(c: Prediction, u: Prediction, s: float | Array, x_t: Data, t: Time
     return Prediction(classifier_free(c.clean, u.clean, s), u.noise)
 
 
+@leafwise
+def _singular(process, target, x_t, t):
+    """Return where x_t and the quantity `target` do not determine both halves."""
+    weight_clean, weight_noise = target(process, t)
+    return expand(weight_noise * process.alpha(t) == weight_clean * process.sigma(t), x_t)
+
+
+def _select(where: PyTree, first: Prediction, second: Prediction) -> Prediction:
+    """Return the halves of `first` where `where`, and of `second` elsewhere."""
+    halves = (jax.tree.map(jnp.where, where, *pair) for pair in zip(first[:2], second[:2], strict=True))
+    return Prediction(*halves, first.variance)
+
+
 def on(
-    process: Process, target: Target, rule: Callable, momentum: float | Float[Array, ""] | None = None
+    process: PyTree[Process],
+    target: PyTree[Target],
+    rule: Callable,
+    momentum: float | Float[Array, ""] | None = None,
 ) -> Callable:
-    """A rule for predictions: `rule` acts on the quantity `target` (clean, velocity, …), which gives both halves.
+    """Make a rule for predictions: `rule` acts on the quantity `target` (clean, velocity, …), which gives both halves.
 
     Where x_t and the quantity do not determine both halves (the table in `targets`), they are extrapolated.
 
@@ -152,17 +177,16 @@ def on(
     def on_predictions(conditional, unconditional, scale, x_t, t, memory=None):
         c, u = (combine(process, target, p.clean, p.noise, t) for p in (conditional, unconditional))
         if momentum is not None:
-            memory = c - u + momentum * memory
-            u = c - memory
+            memory = jax.tree.map(lambda c, u, memory: c - u + momentum * memory, c, u, memory)
+            u = jax.tree.map(lambda c, memory: c - memory, c, memory)
         recovered = recover(process, target, x_t, rule(c, u, scale), t)
-        weight_clean, weight_noise = target(process, t)
-        singular = expand(weight_noise * process.alpha(t) == weight_clean * process.sigma(t), x_t)
+        singular = _singular(process, target, x_t, t)
         otherwise = extrapolate(conditional, unconditional, scale, x_t, t)
-        halves = (jnp.where(singular, *pair) for pair in zip(otherwise[:2], recovered[:2], strict=True))
-        return Prediction(*halves) if momentum is None else (Prediction(*halves), memory)
+        prediction = _select(singular, otherwise, recovered)
+        return prediction if momentum is None else (prediction, memory)
 
     if momentum is not None:
-        on_predictions.initial_memory = jnp.zeros_like
+        on_predictions.initial_memory = lambda x: jax.tree.map(jnp.zeros_like, x)
     return on_predictions
 
 
@@ -186,22 +210,25 @@ def _check(conditioning: PyTree, null: PyTree) -> None:
             )
 
 
-def _together(denoiser: Callable, x_t: Data, t: Times, conditionings: Sequence[PyTree]) -> list[Prediction]:
-    """The predictions under several conditionings, in one call on that many times the batch."""
+def _together(denoiser: Callable, x_t: Tree, t: Tree, conditionings: Sequence[PyTree]) -> list[Prediction]:
+    """Return the predictions under several conditionings, in one call on that many times the batch."""
+    batch = jax.tree.leaves(x_t)[0].shape[0]
 
     def stack(first, *others):  # interleaved, so that a batch sharded over devices stays where it is
-        if first.shape[0] != x_t.shape[0]:
-            raise ValueError(f"one conditioning per sample: got {first.shape[0]} for {x_t.shape[0]} samples")
+        if first.shape[0] != batch:
+            raise ValueError(f"one conditioning per sample: got {first.shape[0]} for {batch} samples")
         same = [jnp.broadcast_to(other, first.shape).astype(first.dtype) for other in others]
         return jnp.stack([first, *same], axis=1).reshape(-1, *first.shape[1:])
 
     count = len(conditionings)
-    answer = denoiser(stack(*[x_t] * count), stack(*[t] * count), jax.tree.map(stack, *conditionings))
+    answer = denoiser(
+        *(jax.tree.map(stack, *several) for several in ([x_t] * count, [t] * count, conditionings))
+    )
     split = jax.tree.map(lambda a: a.reshape(-1, count, *a.shape[1:]), answer)
     return [jax.tree.map(lambda a: a[:, i], split) for i in range(count)]  # noqa: B023
 
 
-def _ruled(both: Callable, guidance_scale: Scale, rule: Callable) -> Callable:
+def _ruled(both: Callable, guidance_scale: PyTree[Scale], rule: Callable) -> Callable:
     """The denoiser of `rule` on the pair of predictions `both(x_t, t)`; it has the rule's memory, if any."""
 
     def guided(x_t, t, *memory):
@@ -221,7 +248,7 @@ def guide(
     denoiser: Callable[..., Prediction],
     conditioning: PyTree,
     null: PyTree,
-    guidance_scale: Scale,
+    guidance_scale: PyTree[Scale],
     rule: Callable = extrapolate,
 ) -> Callable[..., Any]:
     """The denoiser that `rule` makes of a conditional one, with and without conditioning, in one network call.
@@ -235,7 +262,7 @@ def guide(
             conditioning's.
         guidance_scale: s, 1 for plain conditional sampling and 0 for unconditional; a number, one per sample, a
             function of the times (`interval`), or an array that broadcasts against x_t: `[1 1 1 channels]` guides
-            each channel by its own. For the other convention see `scale_of_weight`.
+            each channel by its own. Of a tree x_t, it may be a tree of these. For the other convention see `scale_of_weight`.
         rule: `extrapolate`, `plus_plus`, or what `on` returns.
 
     Raises:
@@ -248,7 +275,7 @@ def guide(
 def autoguide(
     denoiser: Callable[..., Prediction],
     weaker: Callable[..., Prediction],
-    guidance_scale: Scale,
+    guidance_scale: PyTree[Scale],
     rule: Callable = extrapolate,
 ) -> Callable[..., Any]:
     """Away from a worse model of the same data: û of `guide` is another denoiser's (Karras et al. 2024, autoguidance).
@@ -262,7 +289,7 @@ def compose(
     denoiser: Callable[..., Prediction],
     conditionings: Sequence[PyTree],
     null: PyTree,
-    guidance_scales: Sequence[Scale],
+    guidance_scales: Sequence[PyTree[Scale]],
 ) -> Callable[..., Prediction]:
     """û + Σᵢ sᵢ·(ĉᵢ − û), conditions that all hold, in one call (Liu et al. 2022).
 
@@ -276,15 +303,20 @@ def compose(
     for conditioning in conditionings:
         _check(conditioning, null)
 
-    def composed(x_t: Data, t: Times) -> Prediction:
+    def total(u, *scales_and_answers):
+        pairs = zip(
+            scales_and_answers[: len(guidance_scales)],
+            scales_and_answers[len(guidance_scales) :],
+            strict=True,
+        )
+        return u + sum(s * (c - u) for s, c in pairs)
+
+    def composed(x_t: Tree, t: Tree) -> Prediction:
         *conditional, unconditional = _together(denoiser, x_t, t, [*conditionings, null])
         scales = [_at(scale, t, x_t) for scale in guidance_scales]
-
-        def total(half):
-            u = getattr(unconditional, half)
-            return u + sum(s * (getattr(c, half) - u) for s, c in zip(scales, conditional, strict=True))
-
-        return Prediction(total("clean"), total("noise"), conditional[0].variance)
+        clean = jax.tree.map(total, unconditional.clean, *scales, *(c.clean for c in conditional))
+        noise = jax.tree.map(total, unconditional.noise, *scales, *(c.noise for c in conditional))
+        return Prediction(clean, noise, conditional[0].variance)
 
     return composed
 
@@ -305,9 +337,9 @@ def _then(denoiser: Callable, change: Callable) -> Callable:
 
 def classifier_guide(
     denoiser: Callable[..., Any],
-    process: Process,
-    log_likelihood: Callable[[Data, Times], Times],
-    guidance_scale: Scale,
+    process: PyTree[Process],
+    log_likelihood: Callable[[Tree, Tree], Float[Array, " batch"]],
+    guidance_scale: PyTree[Scale],
 ) -> Callable[..., Any]:
     """ẑ − s·sigma·∇ log p(y | x_t), and x̂ + s·sigma²/alpha·∇ log p(y | x_t) (Dhariwal & Nichol 2021, algorithm 2).
 
@@ -317,35 +349,46 @@ def classifier_guide(
         log_likelihood: `(x_t, t) -> log p(y | x_t)`, one per sample and of that sample alone.
     """
 
-    def change(x_t, t, prediction):
-        gradient = jax.grad(lambda x: jnp.sum(log_likelihood(x, t)))(x_t)
+    @leafwise
+    def move(process, guidance_scale, x_t, t, gradient, clean, noise):
         alpha, sigma = expand(process.alpha(t), x_t), expand(process.sigma(t), x_t)
         step = _at(guidance_scale, t, x_t) * sigma * gradient
         shift = sigma * step / jnp.where(alpha == 0, jnp.inf, alpha)
-        return prediction._replace(clean=prediction.clean + shift, noise=prediction.noise - step)
+        return clean + shift, noise - step
+
+    def change(x_t, t, prediction):
+        gradient = jax.grad(lambda x: jnp.sum(log_likelihood(x, t)))(x_t)
+        clean, noise = move(process, guidance_scale, x_t, t, gradient, prediction.clean, prediction.noise)
+        return prediction._replace(clean=clean, noise=noise)
 
     return _then(denoiser, change)
 
 
 def with_clean(
-    denoiser: Callable[..., Any], process: Process, change: Callable[[Data], Data]
+    denoiser: Callable[..., Any], process: PyTree[Process], change: Callable[[Tree], Tree]
 ) -> Callable[..., Any]:
-    """The denoiser of x̂ ← change(x̂), with ẑ = (x_t − alpha·x̂)/sigma; at sigma = 0 ẑ stays as it was."""
+    """Make the denoiser of x̂ ← change(x̂), with ẑ = (x_t − alpha·x̂)/sigma; at sigma = 0 ẑ stays as it was."""
+
+    @leafwise
+    def left(process, x_t, t, clean, noise):
+        alpha, sigma = expand(process.alpha(t), x_t), expand(process.sigma(t), x_t)
+        rest = (x_t - alpha * clean) / jnp.where(sigma == 0, 1, sigma)
+        return jnp.where(sigma == 0, noise, rest)
 
     def consistent(x_t, t, prediction):
         clean = change(prediction.clean)
-        alpha, sigma = expand(process.alpha(t), x_t), expand(process.sigma(t), x_t)
-        noise = (x_t - alpha * clean) / jnp.where(sigma == 0, 1, sigma)
-        return prediction._replace(clean=clean, noise=jnp.where(sigma == 0, prediction.noise, noise))
+        return prediction._replace(clean=clean, noise=left(process, x_t, t, clean, prediction.noise))
 
     return _then(denoiser, consistent)
 
 
+@leafwise
 def static_threshold(clean: Data, bound: float | Float[Array, ""] = 1.0) -> Data:
     """Clips x̂ to [−bound, bound]; for `with_clean`."""
     return jnp.clip(clean, -bound, bound)
 
 
+@leafwise
 def dynamic_threshold(
     clean: Data, quantile: float | Float[Array, ""] = 0.995, bound: float | Float[Array, ""] = 1.0
 ) -> Data:
@@ -359,7 +402,7 @@ def dynamic_threshold(
 
 
 def zero_init(
-    denoiser: Callable[..., Any], process: Process, after: float | Float[Array, ""]
+    denoiser: Callable[..., Any], process: PyTree[Process], after: float | Float[Array, ""]
 ) -> Callable[..., Any]:
     """The denoiser with velocity zero at times t > `after`: the first steps of CFG-Zero* (Fan et al. 2025, section 4.2).
 
@@ -367,9 +410,8 @@ def zero_init(
     """
 
     def change(x_t, t, prediction):
-        still = recover(process, velocity, x_t, jnp.zeros_like(x_t), t)
-        keep = expand(t <= after, x_t)
-        halves = (jnp.where(keep, *pair) for pair in zip(prediction[:2], still[:2], strict=True))
-        return Prediction(*halves, prediction.variance)
+        still = recover(process, velocity, x_t, jax.tree.map(jnp.zeros_like, x_t), t)
+        keep = leafwise(lambda t, x_t: expand(t <= after, x_t))(t, x_t)
+        return _select(keep, prediction, still)
 
     return _then(denoiser, change)

@@ -1,6 +1,6 @@
 """How likely a diffusion model finds data: exactly, by its ODE, or bounded, by the weighted squared errors.
 
-Everything is in nats per sample; `bits_per_dimension` converts.
+Everything is in nats per sample; `bits_per_dimension` converts. Data are one array, with one time per sample.
 """
 
 import math
@@ -22,6 +22,14 @@ from genjax.diffusion.times import Law, uniform
 Samples = Float[Array, " batch *shape"]
 Nats = Float[Array, " batch"]
 Levels = Float[Array, " levels"]
+
+
+def _check_array(x):
+    """Raise ValueError if x is a tree of arrays."""
+    if jax.tree.structure(x) != jax.tree.structure(0):
+        raise ValueError(
+            f"likelihoods are of one array [batch …], not of a tree; got {jax.tree.structure(x)}"
+        )
 
 
 def log_likelihood(
@@ -55,6 +63,7 @@ def log_likelihood(
     Raises:
         RuntimeError: while it runs, if 4096 steps do not suffice for the tolerances, or the velocity is not finite.
     """
+    _check_array(x)
     batch, *shape = x.shape
     dimensions = math.prod(shape)
     if keys is None:
@@ -159,6 +168,7 @@ def discrete_bound(
     Raises:
         ValueError: the grid leaves the process' domain or ends at sigma = 0.
     """
+    _check_array(x)
     check_grid(process, times)
     diffusion_key, end_key = jax.random.split(key)
 
@@ -197,6 +207,7 @@ def continuous_bound(
     Raises:
         ValueError: sigma is 0 at the law's first time.
     """
+    _check_array(x)
     diffusion_key, end_key = jax.random.split(key)
     last, first = law(process, jnp.array([0.0, 1.0], x.dtype))
 

@@ -1,4 +1,8 @@
-"""The simple loss of diffusion and flow matching, how it depends on time, and the hybrid loss of learned variances."""
+"""The simple loss of diffusion and flow matching, how it depends on time, and the hybrid loss of learned variances.
+
+Data, process, target, law and weighting may be trees (`trees`): the network is called once on the whole tree, and
+every leaf has its own loss and times. `total_loss` adds the leaves up.
+"""
 
 import math
 from collections.abc import Callable
@@ -6,73 +10,124 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
-from genjax.diffusion.processes import Process, expand
-from genjax.diffusion.targets import Target, combine, split_variance
+from genjax.diffusion.processes import Process, corrupt, expand
+from genjax.diffusion.targets import Target, combine, network_inputs, split_variance
 from genjax.diffusion.times import Law, independent
+from genjax.diffusion.trees import Tree, leaf_keys, leafwise
 
-Weighting = Callable[[Process, Target, Float[Array, " batch"]], Float[Array, " batch"]]
+Weighting = Callable[[Process, Target, Float[Array, " batch *times"]], Float[Array, " batch *times"]]
 
 
-def _evaluate(key, apply, x, conditioning, process, target, times, variates):
-    """The network's output at a random time of each example, y, the times, and dt/du of their law."""
+def _variates(key, x, variates, time_axes):
+    """Draw u for each function of `variates`, shared by the leaves of x below that function."""
+
+    def draw(variates, key, x, axes):
+        leaves = zip(jax.tree.leaves(x), jax.tree.leaves(axes), strict=True)
+        shapes = {leaf.shape[:count] for leaf, count in leaves}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"leaves that share their variates need times of one shape, not {sorted(shapes)}; "
+                "give `variates` as a tree, one function for each of these leaves"
+            )
+        return variates(key, *shapes)
+
+    return jax.tree.map(draw, variates, leaf_keys(key, variates), x, jax.tree.broadcast(time_axes, x))
+
+
+@leafwise
+def _times(x, law, process, u):
+    """Return the times of a leaf, and dt/du of their law."""
+    return jax.jvp(lambda u: law(process, u), (u,), (jnp.ones_like(u),))
+
+
+def _evaluate(key, apply, x, conditioning, process, target, times, variates, time_axes):
+    """Return the network's output at random times, the target y, the times, and dt/du of their law."""
     time_key, noise_key = jax.random.split(key)
-    u = variates(time_key, x.shape[:1])
-    t, inverse_density = jax.jvp(lambda u: times(process, u), (u,), (jnp.ones_like(u),))
-    z = jax.random.normal(noise_key, x.shape, x.dtype)
-    x_t = process.corrupt(x, z, t)
-    output = apply(expand(process.input_scale(t), x_t) * x_t, process.network_time(t), *conditioning)
-    output = output.astype(jnp.promote_types(output.dtype, jnp.float32))
+    t, inverse_density = _times(x, times, process, _variates(time_key, x, variates, time_axes))
+    z = jax.tree.map(lambda key, x: jax.random.normal(key, x.shape, x.dtype), leaf_keys(noise_key, x), x)
+    x_t = corrupt(process, x, z, t)
+    output = apply(*network_inputs(process, x_t, t), *conditioning)
+    output = jax.tree.map(lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32)), output)
     return output, combine(process, target, x, z, t), t, inverse_density
 
 
-def _mean(a):
-    return jnp.mean(a, axis=range(1, a.ndim))
+def _mean(a, like):
+    """Return the means over the axes that `like` does not have."""
+    return jnp.mean(a, axis=range(like.ndim, a.ndim))
 
 
-def _direction(a, b):
-    """1 − cosine of the angle between channels, averaged over places."""
+def _direction(a, b, like):
+    """Return 1 − cosine of the angle between channels, averaged over places."""
     # A network whose output starts at 0 would have an infinite gradient without what is added.
     unit = lambda a: a * jax.lax.rsqrt(jnp.sum(jnp.square(a), axis=-1, keepdims=True) + 1e-4)
-    return _mean(1 - jnp.sum(unit(a) * unit(b), axis=-1))
+    return _mean(1 - jnp.sum(unit(a) * unit(b), axis=-1), like)
 
 
 def simple_loss(
     key: Key[Array, ""],
     apply: Callable,
-    x: Float[Array, " batch *shape"],
+    x: Tree,
     *conditioning,
-    process: Process,
-    target: Target,
-    times: Law,
-    variates: Callable = independent,
-    weighting: Weighting | None = None,
+    process: PyTree[Process],
+    target: PyTree[Target],
+    times: PyTree[Law],
+    variates: PyTree[Callable] = independent,
+    weighting: PyTree[Weighting] | None = None,
     importance_corrected: bool = False,
     direction_weight: float = 0.0,
-) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
-    """w(t)·‖f(x_t, t) − y‖², t ~ p(t), z ~ N(0, I) (Ho et al. 2020, equation 14; Lipman et al. 2023, equation 9).
+    time_axes: PyTree[int] = 1,
+) -> tuple[Tree, Tree]:
+    """Compute w(t)·‖f(x_t, t) − y‖² at random t and z (Ho et al. 2020, equation 14; Lipman et al. 2023, equation 9).
 
     Args:
-        apply: the network with its parameters bound, `apply(x, t, *conditioning)`.
+        apply: the network with its parameters bound, called as in `targets.predict`.
         times: the law of the times (`times.uniform`, …).
-        variates: how its uniform variates are drawn (`times.independent` or `times.stratified`).
+        variates: how its uniform variates are drawn (`times.independent` or `times.stratified`). One function is
+            one draw for all leaves of x; a tree of functions draws separately for the leaves below each.
         weighting: w(process, target, t), of `weightings`; 1 if None.
         importance_corrected: divide by the law's density, so that whatever the law, the expected loss is the integral
             over t, and the law changes its variance alone.
-        direction_weight: of 1 − cos(f, y) over channels, averaged over places, which is added to the squared error (Yao &
-            Wang 2025, "LightningDiT": the velocity's direction).
+        direction_weight: of 1 − cos(f, y) over channels, averaged over places, which is added to the squared error
+            (Yao & Wang 2025, "LightningDiT": the velocity's direction).
+        time_axes: the number of leading axes of x that have times of their own: 1 for one time per example, 2 for
+            one per frame or token (Chen et al. 2024, Diffusion Forcing).
 
     Returns:
-        The loss per example, the squared error averaged over its dimensions, and the times drawn.
+        The loss at each time, `[batch]` or `[batch frames]`, the squared error averaged over the other axes of x; and
+        the times drawn. Both are trees like x.
+
+    Raises:
+        ValueError: leaves of x share a function of `variates`, and the shapes of their times differ.
     """
-    output, y, t, inverse_density = _evaluate(key, apply, x, conditioning, process, target, times, variates)
-    loss = _mean(jnp.square(output - y))
-    if direction_weight:
-        loss += direction_weight * _direction(output, y)
-    if weighting is not None:
-        loss = weighting(process, target, t) * loss
-    return (inverse_density * loss if importance_corrected else loss), t
+
+    @leafwise
+    def loss(output, y, t, inverse_density, process, target, weighting):
+        loss = _mean(jnp.square(output - y), t)
+        if direction_weight:
+            loss += direction_weight * _direction(output, y, t)
+        if weighting is not None:
+            loss = weighting(process, target, t) * loss
+        return inverse_density * loss if importance_corrected else loss
+
+    output, y, t, inverse_density = _evaluate(
+        key, apply, x, conditioning, process, target, times, variates, time_axes
+    )
+    return loss(output, y, t, inverse_density, process, target, weighting), t
+
+
+def total_loss(losses: Tree, weights: PyTree[float | Float[Array, ""]] = 1.0) -> Float[Array, " batch"]:
+    """Compute Σ weight·loss over the leaves, each loss averaged over an example's times.
+
+    A leaf counts by its weight alone: every leaf's loss is a mean over its dimensions, whatever their number.
+
+    Args:
+        losses: of `simple_loss` or `hybrid_loss`; `[batch]` or `[batch frames]`.
+        weights: one per leaf, or one for all.
+    """
+    weighted = leafwise(lambda loss, weight: weight * jnp.mean(loss, axis=range(1, loss.ndim)))
+    return jax.tree.reduce(jnp.add, weighted(losses, weights))
 
 
 def step_variances(
@@ -90,8 +145,8 @@ def step_variances(
 
 def step_divergence(
     process: Process,
-    t: Float[Array, " batch"],
-    s: Float[Array, " batch"],
+    t: Float[Array, " batch *times"],
+    s: Float[Array, " batch *times"],
     error: Float[Array, " batch *shape"],
     fraction: Float[Array, " batch *shape"],
 ) -> Float[Array, " batch *shape"]:
@@ -126,11 +181,11 @@ def discretized_nll(
 def bound_step(
     process: Process,
     x: Float[Array, " batch *shape"],
-    t: Float[Array, " batch"],
+    t: Float[Array, " batch *times"],
     error: Float[Array, " batch *shape"],
     fraction: Float[Array, " batch *shape"],
     num_steps: int = 1000,
-) -> Float[Array, " batch"]:
+) -> Float[Array, " batch *times"]:
     """The term of the variational bound whose step starts at t, in bits per dimension (Nichol & Dhariwal 2021, 3.1).
 
     It is the divergence of a step of 1/num_steps of all times or, where that step would end within half a step of the
@@ -148,43 +203,51 @@ def bound_step(
     _, largest = step_variances(process, t, jnp.full_like(t, process.clean_end))
     least, largest = expand(jnp.log(least), x), expand(jnp.log(largest), x)
     nll = discretized_nll(x, x + error, jnp.exp((least + fraction * (largest - least)) / 2))
-    return _mean(jnp.where(expand(last, x), nll, divergence)) / math.log(2)
+    return _mean(jnp.where(expand(last, x), nll, divergence), t) / math.log(2)
 
 
 def hybrid_loss(
     key: Key[Array, ""],
     apply: Callable,
-    x: Float[Array, " batch *shape"],
+    x: Tree,
     *conditioning,
-    process: Process,
-    target: Target,
-    times: Law,
-    variates: Callable = independent,
-    weighting: Weighting | None = None,
+    process: PyTree[Process],
+    target: PyTree[Target],
+    times: PyTree[Law],
+    variates: PyTree[Callable] = independent,
+    weighting: PyTree[Weighting] | None = None,
     bound_weight: float = 0.001,
     num_steps: int = 1000,
-) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
-    """`simple_loss` + bound_weight·L_vlb for a network with learned variance (Nichol & Dhariwal 2021, equation 16).
+    time_axes: PyTree[int] = 1,
+) -> tuple[Tree, Tree]:
+    """Compute `simple_loss` + bound_weight·L_vlb for a network with learned variance (Nichol & Dhariwal 2021, equation 16).
 
     L_vlb, in bits per dimension, is estimated by num_steps times its term at t (`bound_step`), and teaches the variance
     alone: no gradient reaches the prediction through it. The network's output is that of `targets.split_variance`.
     """
-    output, y, t, _ = _evaluate(key, apply, x, conditioning, process, target, times, variates)
-    prediction, fraction = split_variance(output)
-    loss = _mean(jnp.square(prediction - y))
-    if weighting is not None:
-        loss = weighting(process, target, t) * loss
-    c, d = target(process, t)
-    to_clean = process.sigma(t) / (c * process.sigma(t) - d * process.alpha(t))  # x̂ − x of f − y
-    error = jax.lax.stop_gradient(expand(to_clean, x) * (prediction - y))
-    return loss + bound_weight * num_steps * bound_step(process, x, t, error, fraction, num_steps), t
+
+    @leafwise
+    def loss(x, output, y, t, process, target, weighting):
+        prediction, fraction = split_variance(output)
+        loss = _mean(jnp.square(prediction - y), t)
+        if weighting is not None:
+            loss = weighting(process, target, t) * loss
+        c, d = target(process, t)
+        to_clean = process.sigma(t) / (c * process.sigma(t) - d * process.alpha(t))  # x̂ − x of f − y
+        error = jax.lax.stop_gradient(expand(to_clean, x) * (prediction - y))
+        return loss + bound_weight * num_steps * bound_step(process, x, t, error, fraction, num_steps)
+
+    output, y, t, _ = _evaluate(key, apply, x, conditioning, process, target, times, variates, time_axes)
+    return loss(x, output, y, t, process, target, weighting), t
 
 
+@leafwise
 def sums_by_time(
-    losses: Float[Array, " batch"], t: Float[Array, " batch"], process: Process, num_bins: int
+    losses: Float[Array, " batch *times"], t: Float[Array, " batch *times"], process: Process, num_bins: int
 ) -> tuple[Float[Array, " bins"], Float[Array, " bins"]]:
-    """Sums of losses, and how many there are, in equal parts of the process' domain of t."""
+    """Return sums of losses, and how many there are, in equal parts of the process' domain of t, leaf by leaf."""
     start, end = process.domain
     place = jnp.clip(num_bins * (t - start) / (end - start), 0, num_bins - 1).astype(int)
     in_bin = jax.nn.one_hot(place, num_bins)
-    return jnp.sum(losses[:, None] * in_bin, axis=0), jnp.sum(in_bin, axis=0)
+    each = range(losses.ndim)
+    return jnp.sum(losses[..., None] * in_bin, axis=each), jnp.sum(in_bin, axis=each)

@@ -12,14 +12,24 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
+
+from genjax.diffusion.trees import leaf_keys, leafwise
 
 Time = Float[Array, " *times"]
 
 
 def expand(t: Shaped[Array, " *leading"], like: Shaped[Array, " *shape"]) -> Shaped[Array, " *expanded"]:
-    """Appends axes of size one to `t` until it broadcasts against `like` from the left."""
+    """Append axes of size one to `t` until it broadcasts against `like` from the left.
+
+    So times `[batch]` are one per example, and times `[batch frames]` one per frame of `like`.
+    """
     return jnp.reshape(t, jnp.shape(t) + (1,) * (like.ndim - jnp.ndim(t)))
+
+
+def across_batch(a: Shaped[Array, " *frames"], like: Shaped[Array, " batch *shape"]) -> Shaped[Array, " ..."]:
+    """`expand` for what all samples share: a number, or one value per frame."""
+    return expand(a[None], like) if a.ndim else a
 
 
 def shift_time(t: Float[Array, " *shape"], shift: float | Float[Array, ""]) -> Float[Array, " *shape"]:
@@ -114,20 +124,52 @@ class Process:
         return t
 
     def corrupt(
-        self, x: Float[Array, " batch *shape"], z: Float[Array, " batch *shape"], t: Float[Array, " batch"]
+        self,
+        x: Float[Array, " batch *shape"],
+        z: Float[Array, " batch *shape"],
+        t: Float[Array, " batch *times"],
     ) -> Float[Array, " batch *shape"]:
-        """x_t of data `x` and noise `z` at one time per example."""
+        """Return x_t of data `x` and noise `z` at times `[batch]`, or `[batch frames]` for one per frame."""
         return expand(self.alpha(t), x) * x + expand(self.sigma(t), x) * z
 
     def prior(
-        self, keys: Key[Array, " batch"], shape: tuple[int, ...], t: Float[Array, ""] | None = None
+        self, keys: Key[Array, " batch"], shape: tuple[int, ...], t: Float[Array, " *frames"] | None = None
     ) -> Float[Array, " batch *shape"]:
-        """What sampling starts from: N(0, sigma²) at time t, the noise end if None, one key per sample.
+        """Draw what sampling starts from: N(0, sigma²) at time t, one key per sample.
 
         It is the exact marginal only where alpha reaches zero; elsewhere the data left in it is neglected.
+
+        Args:
+            t: the noise end if None; one time, or one per frame.
         """
         z = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-        return self.sigma(jnp.asarray(self.domain[1] if t is None else t)) * z
+        return across_batch(self.sigma(jnp.asarray(self.domain[1] if t is None else t)), z) * z
+
+
+@leafwise
+def corrupt(
+    process: Process,
+    x: Float[Array, " batch *shape"],
+    z: Float[Array, " batch *shape"],
+    t: Float[Array, " batch *times"],
+) -> Float[Array, " batch *shape"]:
+    """Return x_t of an array or a tree, each leaf by its own process and times."""
+    return process.corrupt(x, z, t)
+
+
+def prior(
+    process: PyTree[Process],
+    keys: Key[Array, " batch"],
+    like: PyTree[Shaped[Array, " batch ..."] | jax.ShapeDtypeStruct],
+    t: PyTree[Float[Array, " ..."]] | None = None,
+) -> PyTree[Float[Array, " batch ..."]]:
+    """Draw what sampling of a tree starts from: `Process.prior` of each leaf, by its key of `leaf_keys`.
+
+    Args:
+        like: leaves of the samples' shapes, `[batch …]`.
+    """
+    draw = lambda like, process, keys, t: process.prior(keys, like.shape[1:], t)
+    return leafwise(draw)(like, process, leaf_keys(keys, like), t)
 
 
 def to_domain(process: Process, t: Float[Array, " *shape"]) -> Float[Array, " *shape"]:

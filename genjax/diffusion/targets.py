@@ -33,9 +33,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from genjax.diffusion.processes import Process, expand
+from genjax.diffusion.trees import Tree, leafwise
 
 Times = Float[Array, " *times"]
 Target = Callable[[Process, Times], tuple[Times, Times]]
@@ -76,44 +77,49 @@ def edm(process: Process, t: Times, data_deviation: float = 0.5) -> tuple[Times,
 
 
 class Prediction(NamedTuple):
-    """Both halves of a denoiser's answer: x̂ and ẑ with alpha·x̂ + sigma·ẑ = x_t.
+    """Both halves of a denoiser's answer: x̂ and ẑ with alpha·x̂ + sigma·ẑ = x_t, arrays or trees as x_t is.
 
     `variance` is what a network with learned variance adds, else None: the fraction by which the log-variance of a
     step lies between its least (0) and its largest (1), which `losses.step_variances` has (Nichol & Dhariwal 2021,
     equation 15). An untrained network may leave [0, 1].
     """
 
-    clean: Float[Array, " batch *shape"]
-    noise: Float[Array, " batch *shape"]
-    variance: Float[Array, " batch *shape"] | None = None
+    clean: Tree
+    noise: Tree
+    variance: Tree | None = None
 
-    def velocity(self, process: Process, t: Float[Array, " batch"]) -> Float[Array, " batch *shape"]:
-        """alpha'·x̂ + sigma'·ẑ, the direction dx_t/dt of the probability-flow ODE."""
-        return expand(process.alpha_prime(t), self.clean) * self.clean + (
-            expand(process.sigma_prime(t), self.noise) * self.noise
-        )
+    def velocity(self, process: PyTree[Process], t: Tree) -> Tree:
+        """Return alpha'·x̂ + sigma'·ẑ, the direction dx_t/dt of the probability-flow ODE."""
+        return _direction(process, self.clean, self.noise, t)
 
 
+@leafwise
+def _direction(process, clean, noise, t):
+    return expand(process.alpha_prime(t), clean) * clean + expand(process.sigma_prime(t), noise) * noise
+
+
+@leafwise
 def combine(
     process: Process,
     target: Target,
     x: Float[Array, " batch *shape"],
     z: Float[Array, " batch *shape"],
-    t: Float[Array, " batch"],
+    t: Float[Array, " batch *times"],
 ) -> Float[Array, " batch *shape"]:
-    """y = c(t)·x + d(t)·z."""
+    """Return y = c(t)·x + d(t)·z, of an array or a tree."""
     c, d = target(process, t)
     return expand(c, x) * x + expand(d, z) * z
 
 
+@leafwise
 def recover(
     process: Process,
     target: Target,
     x_t: Float[Array, " batch *shape"],
     y: Float[Array, " batch *shape"],
-    t: Float[Array, " batch"],
+    t: Float[Array, " batch *times"],
 ) -> Prediction:
-    """Solves x_t = alpha·x + sigma·z and y = c·x + d·z for x and z (Cramer's rule)."""
+    """Solve x_t = alpha·x + sigma·z and y = c·x + d·z for x and z (Cramer's rule), of an array or a tree."""
     alpha, sigma = process.alpha(t), process.sigma(t)
     c, d = target(process, t)
     alpha, sigma, c, d = (expand(a, x_t) for a in (alpha, sigma, c, d))
@@ -121,15 +127,18 @@ def recover(
     return Prediction(clean=(d * x_t - sigma * y) / determinant, noise=(alpha * y - c * x_t) / determinant)
 
 
+@leafwise
 def check_target(process: Process, target: Target, times: Times) -> None:
-    """Checks that x̂ and ẑ follow from `target` at all times at which a network is to be evaluated.
+    """Check that x̂ and ẑ follow from `target` at all times at which a network is to be evaluated.
 
-    Give it concrete times: of a grid all but the last, or the ends of a law; traced ones have no values to check.
+    Give it concrete times, of any shape: of a grid all but the last, or the ends of a law. Traced times have no
+    values to check. Process, target and times may be trees.
 
     Raises:
         ValueError: the target is singular at one of the times.
     """
     name = getattr(getattr(target, "func", target), "__name__", repr(target))
+    times = times.reshape(-1)
     alpha, sigma = process.alpha(times), process.sigma(times)
     c, d = target(process, times)
     determinant = d * alpha - c * sigma
@@ -145,10 +154,11 @@ def check_target(process: Process, target: Target, times: Times) -> None:
         )
 
 
+@leafwise
 def split_variance(
     output: Float[Array, " batch *shape"],
 ) -> tuple[Float[Array, " batch *half"], Float[Array, " batch *half"]]:
-    """The prediction, and `Prediction.variance`, of the output of a network with learned variance.
+    """Return the prediction, and `Prediction.variance`, of the output of a network with learned variance.
 
     Such a network has twice the data's channels; the second half v is −1 for the least and 1 for the largest
     variance (Nichol & Dhariwal 2021, as released; Peebles & Xie 2023).
@@ -157,17 +167,29 @@ def split_variance(
     return y, (v + 1) / 2
 
 
-def predict(
-    apply: Callable, process: Process, target: Target, *, learned_variance: bool = False
-) -> Callable[..., Prediction]:
-    """A denoiser `(x_t, t, *conditioning) -> Prediction` of a network trained for `target`.
+@leafwise
+def network_inputs(
+    process: Process, x_t: Float[Array, " batch *shape"], t: Float[Array, " batch *times"]
+) -> tuple[Float[Array, " batch *shape"], Float[Array, " batch *times"]]:
+    """Return what a network is given: x_t times the process' input scale, and the process' network time.
 
-    `apply(x, t, *conditioning)` is the network with its parameters bound; it sees x_t times the process'
-    input scale, and the process' network time. With `learned_variance` see `split_variance`.
+    Of a tree x_t both are trees like it: each leaf has times of its own.
+    """
+    return expand(process.input_scale(t), x_t) * x_t, process.network_time(t)
+
+
+def predict(
+    apply: Callable, process: PyTree[Process], target: PyTree[Target], *, learned_variance: bool = False
+) -> Callable[..., Prediction]:
+    """Make a denoiser `(x_t, t, *conditioning) -> Prediction` of a network trained for `target`.
+
+    `apply(x, t, *conditioning)` is the network with its parameters bound, called with `network_inputs`: t is
+    `[batch]`, or `[batch frames]` for one time per frame. Of a tree x_t the network answers with a tree like it, in
+    one call. With `learned_variance` see `split_variance`.
     """
 
     def denoiser(x_t, t, *conditioning):
-        y = apply(expand(process.input_scale(t), x_t) * x_t, process.network_time(t), *conditioning)
+        y = apply(*network_inputs(process, x_t, t), *conditioning)
         y, variance = split_variance(y) if learned_variance else (y, None)
         return recover(process, target, x_t, y, t)._replace(variance=variance)
 

@@ -36,6 +36,17 @@ def mixture_denoiser(process):
     return denoise
 
 
+def leaf_by_leaf(denoisers):
+    """The denoiser of a dictionary of arrays, each by its own denoiser."""
+
+    def denoise(x_t, t):
+        answers = {name: denoiser(x_t[name], t[name]) for name, denoiser in denoisers.items()}
+        clean, noise = ({name: answer[half] for name, answer in answers.items()} for half in (0, 1))
+        return Prediction(clean, noise)
+
+    return denoise
+
+
 @functools.cache
 def quantiles_of(alpha, sigma):
     """x_t at the quantiles of its law: in one dimension the flow keeps the quantile. By root finding."""

@@ -3,17 +3,19 @@
 from collections.abc import Callable
 
 import diffrax
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from genjax.diffusion.processes import Process
 from genjax.diffusion.samplers.tables import Denoiser, check_grid
+from genjax.diffusion.trees import Tree
 
 
 def adaptive_solution(
     denoiser: Denoiser,
     process: Process,
-    noise: Float[Array, " batch *shape"],
+    noise: Tree,
     times: Float[Array, " times"],
     *,
     rtol: float | Float[Array, ""] = 1e-5,
@@ -22,17 +24,19 @@ def adaptive_solution(
     adjoint: Callable[[], diffrax.AbstractAdjoint] = diffrax.RecursiveCheckpointAdjoint,
     max_steps: int = 4096,
 ) -> diffrax.Solution:
-    """diffrax's solution of dx/dt = velocity(x, t), `ys` at `times` as far as these are in the process' domain.
+    """Return diffrax's solution of dx/dt = velocity(x, t), `ys` at `times` as far as the process' domain has them.
 
     `stats["num_steps"]` counts its steps, rejected ones too; in each Dopri5 evaluates the network 6 times.
 
     The batch is one system: every step is the same for all samples. The error of a step is the largest over samples of
     √(mean over dimensions of (error/(atol + rtol·|x|))²), so that each sample keeps the tolerance; a sample depends on
-    its batch, yet within the tolerance only. Steps' errors grow on the way: expect ten times the tolerance in the end,
+    its batch, yet within the tolerance only. Of a tree, every leaf of every sample keeps the tolerance. Steps' errors grow on the way: expect ten times the tolerance in the end,
     and a hundred times one looser than 1e-5, whose steps are long for an estimate.
 
     Args:
-        times: the first and the last bound the integration, either way; those between cost no evaluation.
+        process: one, also for a tree.
+        noise: an array or a tree of arrays.
+        times: one grid for all. The first and the last bound the integration, either way; those between cost no evaluation.
         rtol, atol: tolerances of a step, relative and absolute; traced or not.
         solver: one of diffrax's with an estimate of its error, as a function of no arguments.
         adjoint: how it is differentiated. By default in reverse, with checkpoints; `diffrax.ForwardMode` for `jax.jvp`.
@@ -40,13 +44,14 @@ def adaptive_solution(
     """
 
     def field(t, x, _):
-        t = jnp.full(x.shape[:1], t)
+        t = _at(t, x)
         return denoiser(x, t).velocity(process, t)
 
     def largest(error):
-        return jnp.max(jnp.sqrt(jnp.mean(jnp.square(error), axis=range(1, error.ndim))))
+        of_leaf = lambda a: jnp.max(jnp.sqrt(jnp.mean(jnp.square(a), axis=range(1, a.ndim))))
+        return jax.tree.reduce(jnp.maximum, jax.tree.map(of_leaf, error))
 
-    inside = jnp.clip(times, *process.domain).astype(noise.dtype)
+    inside = jnp.clip(times, *process.domain).astype(jnp.result_type(*jax.tree.leaves(noise)))
     return diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         solver(),
@@ -61,10 +66,15 @@ def adaptive_solution(
     )
 
 
+def _at(t: Float[Array, ""], x: Tree) -> Tree:
+    """Return the time t for every sample of every leaf."""
+    return jax.tree.map(lambda x: jnp.full(x.shape[:1], t), x)
+
+
 def adaptive(
     denoiser: Denoiser,
     process: Process,
-    noise: Float[Array, " batch *shape"],
+    noise: Tree,
     times: Float[Array, " times"],
     *,
     keys: Key[Array, " batch"] | None = None,
@@ -74,12 +84,19 @@ def adaptive(
     solver: Callable[[], diffrax.AbstractAdaptiveSolver] = diffrax.Dopri5,
     adjoint: Callable[[], diffrax.AbstractAdjoint] = diffrax.RecursiveCheckpointAdjoint,
     max_steps: int = 4096,
-) -> Float[Array, " batch *shape"] | Float[Array, " times batch *shape"]:
-    """The probability-flow ODE within tolerances, called as every sampler: see `adaptive_solution`.
+) -> PyTree[Float[Array, " ..."]]:
+    """Solve the probability-flow ODE within tolerances, called as every sampler: see `adaptive_solution`.
 
     To a clean end outside the domain (EDM: sigma = 0) a step of `ddim` leads from the last time in it. `keys` are not
     used.
+
+    Raises:
+        ValueError: process or times are trees, or there is a time for each frame: one t is integrated over.
     """
+    if not isinstance(process, Process):
+        raise ValueError(
+            f"adaptive steps in one time of one process, for a tree too; got the processes {process}"
+        )
     check_grid(process, times)
     states = adaptive_solution(
         denoiser,
@@ -94,7 +111,9 @@ def adaptive(
     ).ys
     if process.clean_end != process.domain[0]:
         last = jnp.clip(times[-1], *process.domain)
-        prediction = denoiser(states[-1], jnp.full(noise.shape[:1], last))
-        end = process.alpha(times[-1]) * prediction.clean + process.sigma(times[-1]) * prediction.noise
-        states = states.at[-1].set(end)
-    return states if trajectory else states[-1]
+        final = jax.tree.map(lambda states: states[-1], states)
+        prediction = denoiser(final, _at(last, final))
+        step = lambda x, z: process.alpha(times[-1]) * x + process.sigma(times[-1]) * z
+        ends = jax.tree.map(step, prediction.clean, prediction.noise)
+        states = jax.tree.map(lambda states, end: states.at[-1].set(end), states, ends)
+    return states if trajectory else jax.tree.map(lambda states: states[-1], states)

@@ -14,14 +14,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from genjax.diffusion.processes import Process, expand
+from genjax.diffusion.processes import Process
+from genjax.diffusion.samplers.frames import framewise
+from genjax.diffusion.samplers.steps import State
 from genjax.diffusion.targets import Prediction
+from genjax.diffusion.trees import Tree, leaf_keys
 
-Denoiser = Callable[[Float[Array, " batch *shape"], Float[Array, " batch"]], Prediction]
-Rows = Float[Array, " rows"]
-History = Float[Array, " rows history"]
+Denoiser = Callable[[Tree, Tree], Prediction]
+Rows = Float[Array, " rows *frames"]
+History = Float[Array, " rows history *frames"]
 
 
 class Table(NamedTuple):
@@ -37,6 +40,9 @@ class Table(NamedTuple):
     on with Langevin's step, x ← x + 2·langevin_sigma·q·(ξ − q·ẑ), q = langevin·‖ξ‖/‖ẑ‖ with the norms of each sample:
     the one thing here that is not linear. What a sampler does not use stays None. After every `rows_per_step` rows,
     and the last, x is the state at a time of the grid.
+
+    Of a grid `[times frames]` every column has a last axis `frames`, and where `waits` is true, a row changes nothing
+    of that frame (`frames.framewise`).
     """
 
     times: Rows
@@ -54,17 +60,27 @@ class Table(NamedTuple):
     churn_state: Rows | None = None
     langevin: Rows | None = None
     langevin_sigma: Rows | None = None
+    waits: Bool[Array, " rows *frames"] | None = None
     rows_per_step: int = 1
 
 
-def check_grid(process: Process, times: Float[Array, " times"]) -> None:
-    """Raises ValueError on a grid that is no list of two times or more, or leaves the process' domain.
+def check_grid(process: Process, times: Float[Array, " times ..."], shape: tuple[int, ...] = ()) -> None:
+    """Check a grid of two times or more, `[times]`, against the process' domain.
 
     Traced times have no values to check: check their grid before it is traced.
+
+    Args:
+        shape: of a sample, whose first axes may have times of their own: `[times frames]`.
+
+    Raises:
+        ValueError: the grid has another shape, or leaves the domain.
     """
-    if jnp.ndim(times) != 1 or len(times) < 2:
+    frames = jnp.shape(times)[1:]
+    fits = len(frames) <= len(shape) and all(a in (1, b) for a, b in zip(frames, shape, strict=False))
+    if jnp.ndim(times) < 1 or not fits or len(times) < 2:
+        own = f", or [steps + 1 frames …] for samples of shape {shape}" if shape else ""
         raise ValueError(
-            f"a time grid has shape [steps + 1], one step at least; got shape {jnp.shape(times)}"
+            f"a time grid has shape [steps + 1]{own}, one step at least; got shape {jnp.shape(times)}"
         )
     if isinstance(times, jax.core.Tracer):
         return
@@ -79,89 +95,72 @@ def check_grid(process: Process, times: Float[Array, " times"]) -> None:
         )
 
 
-def _sum(terms: list[Array], like: Array) -> Array:
-    return functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(like)
-
-
 def run(
     denoiser: Denoiser,
-    noise: Float[Array, " batch *shape"],
-    table: Table,
+    noise: Tree,
+    table: Table | PyTree,
     keys: Key[Array, " batch"] | None = None,
     *,
     trajectory: bool = False,
-) -> Float[Array, " batch *shape"] | Float[Array, " times batch *shape"]:
-    """Starts at `noise` and works through the table.
+) -> PyTree[Float[Array, " ..."]]:
+    """Start at `noise` and work through the table.
 
     Args:
         denoiser: `(x_t, t) -> Prediction`. One with an attribute `initial_memory(noise)` is called as
             `(x_t, t, memory) -> (Prediction, memory)`, and its memory is handed from row to row.
-        keys: one per sample, of which each row folds its own; None if the table draws no noise.
+        noise: an array, or a tree of arrays. Of a tree, the denoiser is given trees x_t and t like it, in one call.
+        table: one for all leaves of `noise`, or a tree of tables with equally many rows.
+        keys: one per sample, of which each row folds its own; None if the table draws no noise. Every leaf draws by
+            its own of `trees.leaf_keys`.
         trajectory: return the states at all times of the grid, the noise first.
 
     Raises:
         ValueError: the table draws noise and there are no keys.
     """
-    rows = table._replace(rows_per_step=None)
-    if keys is None and not (table.fresh is None and table.churn is None):
+    is_table = lambda a: isinstance(a, Table)
+    tables = jax.tree.broadcast(table, noise, is_leaf=is_table)
+    first, *others = jax.tree.leaves(tables, is_leaf=is_table)
+    nothing = jax.tree.map(lambda _: None, noise)
+    on_leaves = lambda function, *trees: jax.tree.map(lambda _, *parts: function(*parts), noise, *trees)
+    if keys is None and any(_draws(table) for table in (first, *others)):
         raise ValueError("this sampler draws noise at every step: give it keys, one per sample (sample_keys)")
-
-    def length(*columns):
-        return max((column.shape[1] for column in columns if column is not None), default=0)
-
-    def draw(index):
-        one = lambda key: jax.random.normal(jax.random.fold_in(key, index), noise.shape[1:], noise.dtype)
-        return jax.vmap(one)(keys)
-
-    norm = lambda a: jnp.sqrt(jnp.sum(jnp.square(a), axis=range(1, a.ndim)))
-    quotient = lambda a, b: jnp.where(
-        b > 0, a / jnp.where(b > 0, b, 1), 0
-    )  # without a score there is no step
-
-    def combine(coefficients, history):
-        if coefficients is None:
-            return []
-        return [coefficients[j] * history[j] for j in range(coefficients.shape[0])]
+    keys = nothing if keys is None else leaf_keys(keys, noise)
 
     def body(carry, numbered):
-        (x, y, cleans, noises, memory), (index, row) = carry, numbered
-        if row.churn is not None:
-            change = row.churn * draw(2 * index)
-            x, y = row.churn_state * x + change, row.churn_state * y + change
-        prediction = denoiser(y, jnp.full(y.shape[:1], row.times), *memory)
+        (states, memory), (index, rows) = carry, numbered
+        states = on_leaves(lambda state, row, keys: state.churned(row, keys, index), states, rows, keys)
+        y = on_leaves(lambda state: state.y, states)
+        t = on_leaves(lambda y, row: jnp.full(y.shape[:1] + row.times.shape, row.times), y, rows)
+        prediction = denoiser(y, t, *memory)
         if memory:
             prediction, *memory = prediction
-        cleans = (prediction.clean, *cleans)[: len(cleans)]
-        noises = (prediction.noise, *noises)[: len(noises)]
-        kept = [] if row.state is None else [row.state * x]
-        x = _sum(kept + combine(row.clean, cleans) + combine(row.noise, noises), x)
-        if row.fresh is not None:
-            deviation = row.fresh
-            if prediction.variance is not None and row.largest is not None:
-                deviation = row.fresh ** (1 - prediction.variance) * row.largest**prediction.variance
-            xi = draw(2 * index + 1)
-            x = x + deviation * xi
-            if row.langevin is not None:
-                q = expand(row.langevin * quotient(norm(xi), norm(prediction.noise)), x)
-                x = x + 2 * row.langevin_sigma * q * (xi - q * prediction.noise)
-        y = x
-        if row.stage_state is not None:
-            y = row.stage_state * x
-            y = _sum([y] + combine(row.stage_clean, cleans) + combine(row.stage_noise, noises), x)
-        return (x, y, cleans, noises, tuple(memory)), x if trajectory else None
+        variance = nothing if prediction.variance is None else prediction.variance
+        move = lambda state, row, keys, *answer: state.moved(row, keys, index, *answer)
+        states = on_leaves(move, states, rows, keys, prediction.clean, prediction.noise, variance)
+        x = on_leaves(lambda state: state.x, states)
+        return (states, tuple(memory)), x if trajectory else None
 
-    zeros = jnp.zeros_like(noise)
-    start = (
-        noise,
-        noise,
-        (zeros,) * length(table.clean, table.stage_clean),
-        (zeros,) * length(table.noise, table.stage_noise),
-        (denoiser.initial_memory(noise),) if hasattr(denoiser, "initial_memory") else (),
-    )
-    rows = jax.tree.map(lambda column: column.astype(noise.dtype), rows)
-    (x, *_), states = jax.lax.scan(body, start, (jnp.arange(len(table.times)), rows))
-    if not trajectory:
-        return x
+    memory = (denoiser.initial_memory(noise),) if hasattr(denoiser, "initial_memory") else ()
+    start = on_leaves(State.start, noise, tables), memory
+    rows = on_leaves(_rows, noise, tables)
+    (states, _), visited = jax.lax.scan(body, start, (jnp.arange(len(first.times)), rows))
+    if trajectory:
+        return on_leaves(_at_grid, noise, visited, tables)
+    return on_leaves(lambda state: state.x, states)
+
+
+def _draws(table):
+    return not (table.fresh is None and table.churn is None)
+
+
+def _rows(noise, table):
+    """Return the columns in the type of the noise, which are what the scan runs over."""
+    cast = lambda column: column if column.dtype == bool else column.astype(noise.dtype)
+    return jax.tree.map(cast, table._replace(rows_per_step=None))
+
+
+def _at_grid(noise, states, table):
+    """Return, of the noise and the states after all rows, those at the times of the grid."""
     per_step = table.rows_per_step
     ends = states[per_step - 1 :: per_step]
     if len(states) % per_step:  # a last step with fewer evaluations
@@ -169,32 +168,53 @@ def run(
     return jnp.concatenate([noise[None], ends])
 
 
+def _check_falling(table, rows, times):
+    """Raise ValueError if the rows draw noise, and the times of their grid rise."""
+    if _draws(rows) and not isinstance(times, jax.core.Tracer) and np.any(np.diff(times, axis=0) > 0):
+        raise ValueError(
+            f"{table.__name__} draws noise, which leads from noise to data only, but the times of the grid rise; "
+            "invert with a sampler that draws none (ddim with eta=0, heun, …)"
+        )
+
+
 def sampler(table: Callable[..., Table]) -> Callable:
-    """Makes a sampler of a function `(process, times, …) -> Table`, which stays its attribute `table`.
+    """Make a sampler of a function `(process, times, …) -> Table`, which stays its attribute `table`.
 
     The sampler is called as `(denoiser, process, noise, times, *, keys=None, trajectory=False, …)`, where the rest are
-    the table's own options, and returns samples like `noise`, or with `trajectory` the states at all times.
+    the table's own options. It returns samples like `noise`, or with `trajectory` the states at all times.
+
+    `noise` is an array, or a tree of arrays which step together, with one call of the denoiser. Process and times may
+    be trees too, with grids of equal length. A grid is `[times]`, or `[times frames]` with a time for each frame.
+    Frames, and leaves of a tree of several, wait while their time stays (`frames.framewise`).
     """
 
     def sample(
         denoiser: Denoiser,
-        process: Process,
-        noise: Float[Array, " batch *shape"],
-        times: Float[Array, " times"],
+        process: PyTree[Process],
+        noise: Tree,
+        times: PyTree[Float[Array, " ..."]],
         *,
         keys: Key[Array, " batch"] | None = None,
         trajectory: bool = False,
         **options: Any,
-    ) -> Float[Array, " batch *shape"] | Float[Array, " states batch *shape"]:
-        check_grid(process, times)
-        rows = table(process, times, **options)
-        draws = not (rows.fresh is None and rows.churn is None)
-        if draws and not isinstance(times, jax.core.Tracer) and np.any(np.diff(times) > 0):
+    ) -> PyTree[Float[Array, " ..."]]:
+        process, times = (jax.tree.broadcast(prefix, noise) for prefix in (process, times))
+        leaves = jax.tree.leaves(times)
+        if len({len(times) for times in leaves if jnp.ndim(times)}) > 1:
             raise ValueError(
-                f"{table.__name__} draws noise, which leads from noise to data only, but the times of the grid rise; "
-                "invert with a sampler that draws none (ddim with eta=0, heun, …)"
+                f"leaves step together, so their grids have one length; got {[*map(len, leaves)]}"
             )
-        return run(denoiser, noise, rows, keys, trajectory=trajectory)
+
+        def tabulate(noise, process, times):
+            check_grid(process, times, noise.shape[1:])
+            wait = jnp.ndim(times) > 1 or len(leaves) > 1
+            rows = framewise(table, process, times, options) if wait else table(process, times, **options)
+            _check_falling(table, rows, times)
+            return rows
+
+        return run(
+            denoiser, noise, jax.tree.map(tabulate, noise, process, times), keys, trajectory=trajectory
+        )
 
     common = [p for p in inspect.signature(sample).parameters.values() if p.kind != p.VAR_KEYWORD]
     functools.update_wrapper(sample, table)

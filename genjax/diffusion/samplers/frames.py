@@ -1,0 +1,74 @@
+"""Grids with a time for each frame, `[times frames]`: every frame walks a grid of its own (diffusion forcing)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from genjax.diffusion.processes import Process, expand
+
+Times = Float[Array, " times"]
+
+
+def framewise(
+    table: Callable[..., Any], process: Process, times: Float[Array, " times *frames"], options: dict
+) -> Any:
+    """Return a sampler's table for a grid in which each frame waits while its time stays.
+
+    A frame's coefficients are those of its own grid, without the steps in which it waits. So if the network looks at
+    each frame alone, a frame's sample is that of a run of that frame alone. The exceptions count steps of the whole
+    grid: the groups of `on_grid`, and the churn per step of `edm_stochastic`.
+
+    While a frame waits, the network is told a time of the process' domain, even if the clean end lies outside.
+
+    Args:
+        table: `(process, times, …) -> Table`; times are NaN where a frame's own grid has not begun.
+
+    Raises:
+        ValueError: the sampler does not go through its grid step by step.
+    """
+    num_steps, per_step = len(times) - 1, None
+
+    def of_frame(times):
+        nonlocal per_step
+        early_grid, late_grid, step, delay = _own_grids(times)
+        early, late = (table(process, grid, **options) for grid in (early_grid, late_grid))
+        per_step, count = early.rows_per_step, len(early.times)
+        if not 0 <= num_steps * per_step - count < per_step:
+            raise ValueError(
+                f"{table.__name__} goes back and forth in time, so it takes one array and a grid [steps + 1]"
+            )
+        of_rows = lambda a: jnp.repeat(a, per_step)[:count]
+        stage = np.arange(count) % per_step
+        first, last = (of_rows(a) * per_step + stage for a in (step, step + delay))
+        waits = of_rows(times[1:] == times[:-1]) | (last >= count)  # the last step may have fewer rows
+        # Only the grid that ends with the frame's last step has the right last step. Only the one that begins with
+        # the frame's first step has what a step takes over from the step before.
+        fill = lambda late, early: jnp.where(jnp.isnan(late[last]), early[first], late[last])
+        rows = jax.tree.map(fill, *(rows._replace(rows_per_step=None) for rows in (late, early)))
+        # A coefficient that is not used may be infinite, and would make gradients NaN.
+        rows = jax.tree.map(lambda column: jnp.where(expand(waits, column), 0, column), rows)
+        told = jnp.where(waits, of_rows(times[1:]), rows.times)
+        return rows._replace(times=jnp.clip(told, *process.domain), waits=waits)
+
+    rows = jax.vmap(of_frame, in_axes=1, out_axes=-1)(times.reshape(num_steps + 1, -1))
+    rows = jax.tree.map(lambda column: column.reshape(*column.shape[:-1], *times.shape[1:]), rows)
+    return rows._replace(rows_per_step=per_step)
+
+
+def _own_grids(times: Times) -> tuple[Times, Times, Int[Array, " times-1"], Int[Array, ""]]:
+    """Return a frame's own grid, in as many times: followed by its last time, and preceded by NaN.
+
+    Also return, for every step of the frame's grid, its place in the first of these, and by how many places the second
+    is later.
+    """
+    moves = times[1:] != times[:-1]
+    delay = jnp.sum(~moves)
+    index = np.arange(len(times))
+    own = jnp.append(times[0], times[1:][jnp.argsort(~moves, stable=True)])
+    early = jnp.where(index < len(times) - delay, own, times[-1])
+    late = jnp.where(index < delay, jnp.nan, jnp.roll(early, delay))
+    return early, late, jnp.maximum(jnp.cumsum(moves) - 1, 0), delay

@@ -1,0 +1,55 @@
+"""Trees of arrays, such as sound beside video: what is written for one array, done leaf by leaf.
+
+Data of several parts is a tree of arrays, `{"video": [batch frames …], "sound": [batch …]}`. Every other argument
+(process, target, times, scale, …) is a tree of the same structure, or a prefix of that structure: one value serves
+all the leaves below it. One array is a tree of one leaf, so both run the same program.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, Key, PyTree
+
+Tree = PyTree[Float[Array, " batch ..."]]  # an array, or a tree of arrays that share the batch
+
+
+def leafwise(function: Callable) -> Callable:
+    """Make a function of arrays a function of trees, called once for each leaf.
+
+    The argument with the finest structure sets the leaves. The others are trees like it or prefixes of it, where
+    None is a value. A result of several parts, such as (x̂, ẑ), becomes as many trees.
+    """
+
+    @functools.wraps(function)
+    def on_trees(*positional: Any, **named: Any) -> Any:
+        arguments = [*positional, *named.values()]
+        finest = max(arguments, key=lambda argument: jax.tree.structure(argument).num_nodes)
+        leaves = zip(*(_leaves(argument, finest) for argument in arguments), strict=True)
+        count = len(positional)
+        results = [function(*a[:count], **dict(zip(named, a[count:], strict=True))) for a in leaves]
+        return jax.tree.map(lambda *parts: jax.tree.unflatten(jax.tree.structure(finest), parts), *results)
+
+    return on_trees
+
+
+def _leaves(prefix: PyTree, tree: PyTree) -> list:
+    """What `prefix` has for each leaf of `tree`."""
+    full = jax.tree.broadcast(prefix, tree, is_leaf=lambda a: a is None)
+    return jax.tree.leaves(full, is_leaf=lambda a: a is None)
+
+
+def leaf_keys(keys: Key[Array, "*batch"], tree: PyTree) -> PyTree[Key[Array, "*batch"]]:
+    """Split each key into one for each leaf of `tree`; a tree of one leaf keeps the key itself.
+
+    Args:
+        keys: one key, or one per sample.
+        tree: only its structure counts.
+    """
+    structure = jax.tree.structure(tree)
+    if structure.num_leaves == 1:
+        return structure.unflatten([keys])
+    split = lambda key: jax.random.split(key, structure.num_leaves)
+    parts = jax.vmap(split, out_axes=1)(keys) if keys.ndim else split(keys)
+    return structure.unflatten(list(parts))

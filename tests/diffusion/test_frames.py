@@ -1,0 +1,371 @@
+"""Times for each frame: grids `[times frames]`, and losses with a time per frame."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mixtures import leaf_by_leaf, mixture_denoiser, quantiles_of, quick_jit, states_of, tabulate
+
+from genjax.diffusion import (
+    EDM,
+    Prediction,
+    RectifiedFlow,
+    VariancePreservingCosine,
+    VariancePreservingLinear,
+    check_target,
+    clean,
+    ddim,
+    guide,
+    image_to_image,
+    interval,
+    predict,
+    repaint,
+    sample_keys,
+    samplers,
+    simple_loss,
+    staggered_grid,
+    sums_by_time,
+    total_loss,
+    uniform,
+    uniform_grid,
+    velocity,
+)
+from genjax.diffusion.optimal import gaussian_least_loss
+
+FLOW, COSINE = RectifiedFlow(), VariancePreservingCosine()
+LINEAR = VariancePreservingLinear(domain=(1e-3, 1.0))  # of finite log-SNR everywhere
+# Levels of five frames: with pauses; late; with a pause and early; clean all along; noise all along.
+LEVELS = np.array(
+    [
+        [1.0, 1.0, 1.0, 0.0, 1.0],
+        [0.9, 1.0, 0.8, 0.0, 1.0],
+        [0.9, 1.0, 0.6, 0.0, 1.0],
+        [0.5, 0.8, 0.6, 0.0, 1.0],
+        [0.5, 0.6, 0.3, 0.0, 1.0],
+        [0.2, 0.3, 0.0, 0.0, 1.0],
+        [0.0, 0.0, 0.0, 0.0, 1.0],
+    ]
+)
+# Options of samplers, by which those that draw noise draw none, or none that counts.
+OPTIONS = {
+    "dpm2_ancestral": {"eta": 0.0},
+    "edm_stochastic": {"s_churn": 0.0},
+    "euler_ancestral": {"eta": 0.0},
+    "euler_maruyama": {"diffusion": lambda process, t: 0 * t},
+    "unipc": {"order": 3, "lower_order_final": True},
+}
+EVERY = {name: function for name, function in vars(samplers).items() if hasattr(function, "table")}
+
+
+def draws_noise(sampler, **options):
+    table = jax.eval_shape(lambda times: sampler.table(FLOW, times, **options), jnp.ones(3))
+    return not (table.fresh is None and table.churn is None)
+
+
+ALONE = {name: s for name, s in EVERY.items() if name in OPTIONS or not draws_noise(s)}
+NOISY = {name: s for name, s in EVERY.items() if draws_noise(s)}
+every_sampler = pytest.mark.parametrize("name", EVERY)
+
+
+def levels_of(process, levels):
+    """The grid between the ends of the process, clean end included; EDM's by powers, as its noise is large."""
+    start, end = process.clean_end, process.domain[1]
+    return jnp.asarray(start + (end - start) * (levels**3 if process == EDM() else levels))
+
+
+def per_frame(process):
+    """The exact denoiser for frames that are independent mixtures; it is told `[batch]` or `[batch frames]`."""
+
+    def denoise(x_t, t):
+        t = jnp.broadcast_to(t.reshape(len(x_t), -1), x_t.shape)
+        answer = mixture_denoiser(process)(x_t.reshape(-1), t.reshape(-1))
+        return jax.tree.map(lambda a: a.reshape(x_t.shape), answer)
+
+    return denoise
+
+
+@pytest.fixture
+def starts(float64):
+    return jnp.asarray(quantiles_of(0.0, 1.0))[::8]
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_each_frame_is_what_a_run_of_that_frame_alone_gives(name, starts):
+    """Also with several values in memory, several evaluations a step, and a last step that differs.
+
+    A tree has a leaf for each of three kinds of process, and the frames of every leaf wait at different steps.
+    """
+    sampler, options = ALONE[name], OPTIONS.get(name, {})
+    processes = {"edm": EDM(), "flow": FLOW, "linear": LINEAR}
+    grids = {name: levels_of(process, LEVELS) for name, process in processes.items()}
+    first = {name: (p.alpha(grids[name][0]), p.sigma(grids[name][0])) for name, p in processes.items()}
+    noise = {name: alpha + sigma * starts[:, None] for name, (alpha, sigma) in first.items()}
+    keys = sample_keys(jax.random.key(0), jnp.arange(len(starts)))
+    denoiser = leaf_by_leaf({name: per_frame(process) for name, process in processes.items()})
+    sample = quick_jit(lambda noise, grids: sampler(denoiser, processes, noise, grids, keys=keys, **options))
+    found = sample(noise, grids)
+    for leaf, process in processes.items():
+        for frame, times in enumerate(np.asarray(grids[leaf]).T):
+            expected = noise[leaf][:, frame]
+            own = jnp.asarray(times[np.append(True, times[1:] != times[:-1])])
+            if len(own) > 1:
+                table = tabulate(sampler, process, own, **options)
+                draws = draws_noise(sampler, **options)
+                expected = states_of(process, expected, table, keys if draws else None)[-1]
+            np.testing.assert_allclose(found[leaf][:, frame], expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "unipc"])
+def test_frames_at_equal_times_are_those_of_one_time(name):
+    """To the last bit, learned variance included, if done op by op: compilers round fused operations otherwise."""
+    noise = jax.random.normal(jax.random.key(1), (2, 3, 2))
+    keys = sample_keys(jax.random.key(2), jnp.arange(2))
+    answer = lambda x_t, t: Prediction(jnp.tanh(x_t), x_t, jnp.full_like(x_t, 0.3))
+    sample = lambda times: EVERY[name](answer, COSINE, noise, times, keys=keys, trajectory=True)
+    times = uniform_grid(COSINE, 3)
+    with jax.disable_jit():
+        expected = sample(times)
+        np.testing.assert_array_equal(sample(jnp.tile(times[:, None], (1, 3))), expected)
+    compiled = quick_jit(sample)(times[:, None])  # broadcasts
+    np.testing.assert_allclose(compiled, expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_noise_of_a_frame_is_what_its_times_say(name):
+    """Of frames that never wait, each is what it is if all have its times, and these are those of one time."""
+    # Langevin's steps are as long as the norms of a frame, or of a sample: one frame makes them the same.
+    num_frames = 1 if name == "predictor_corrector" else 3
+    noise = jax.random.normal(jax.random.key(1), (4, num_frames, 2))
+    keys = sample_keys(jax.random.key(2), jnp.arange(4))
+    grid = jnp.asarray([[0.9, 1.0, 0.6], [0.5, 0.8, 0.3], [0.4, 0.5, 0.2], [0.1, 0.0, 0.1]])[:, :num_frames]
+    sample = quick_jit(lambda times: NOISY[name](per_frame_gaussian(COSINE), COSINE, noise, times, keys=keys))
+    found = sample(grid)
+    for frame in range(num_frames):
+        expected = sample(jnp.tile(grid[:, frame, None], (1, num_frames)))
+        np.testing.assert_array_equal(found[:, frame], expected[:, frame])
+    np.testing.assert_allclose(expected, sample(grid[:, frame]), rtol=2e-5, atol=2e-6)
+
+
+def test_langevin_steps_of_a_frame_do_not_depend_on_another():
+    noise = jax.random.normal(jax.random.key(1), (2, 2, 3))
+    keys = sample_keys(jax.random.key(2), jnp.arange(2))
+    grid = jnp.asarray([[0.9, 1.0], [0.5, 0.8], [0.1, 0.0]])
+    sample = quick_jit(
+        lambda x: samplers.predictor_corrector(per_frame_gaussian(COSINE), COSINE, x, grid, keys=keys)
+    )
+    first, second = sample(noise), sample(noise.at[:, 0].multiply(9))
+    np.testing.assert_array_equal(first[:, 1], second[:, 1])
+    assert (first[:, 0] != second[:, 0]).all()
+
+
+def per_frame_gaussian(process, mean=0.4, deviation=0.6):
+    """The exact denoiser of independent N(mean, deviation²)."""
+
+    def denoise(x_t, t):
+        t = t.reshape(len(x_t), -1, 1)
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        residual = x_t - alpha * mean
+        variance = alpha**2 * deviation**2 + sigma**2
+        return Prediction(mean + alpha * deviation**2 / variance * residual, sigma / variance * residual)
+
+    return denoise
+
+
+@every_sampler
+def test_a_frame_that_waits_stays_as_it_is_whatever_it_is_answered(name):
+    """At every evaluation the network sees it unchanged, at its own time; the others are not the worse for it."""
+    process, sampler = EDM(), EVERY[name]
+    noise = process.sigma(jnp.asarray(80.0)) * jax.random.normal(jax.random.key(1), (4, 3, 2))
+    noise = noise.at[:, 0].set(0.25)  # a clean frame
+    keys = sample_keys(jax.random.key(2), jnp.arange(4))
+    grid = jnp.asarray([[0.0, 80.0, 80.0], [0.0, 10.0, 80.0], [0.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    seen = []
+
+    def denoiser(x_t, t):
+        jax.debug.callback(lambda x_t, t: seen.append((x_t[:, 0], t[:, 0])), x_t, t)
+        prediction = per_frame_gaussian(process)(x_t, t)
+        return jax.tree.map(lambda a: a.at[:, 0].set(jnp.nan), prediction)
+
+    sample = lambda noise, grid: sampler(denoiser, process, noise, grid, keys=keys, trajectory=True)
+    states = quick_jit(sample)(noise, grid)
+    jax.effects_barrier()
+    assert np.isfinite(states).all() and states.shape[0] == 4
+    np.testing.assert_array_equal(states[:, :, 0], 0.25)
+    np.testing.assert_array_equal(states[1, :, 2], noise[:, 2])  # it waits for one step
+    np.testing.assert_array_equal(np.stack([x for x, _ in seen]), 0.25)
+    np.testing.assert_array_equal(np.stack([t for _, t in seen]), np.float32(0.002))  # the nearest it knows
+
+
+def test_moments_of_stochastic_frames():
+    """For data N(0, 1) a learned variance of 1 makes every step exact, however long; frames wait in between."""
+    grid = staggered_grid(jnp.linspace(1.0, 0.1, 5), (0, 2, -4))
+    noise = jax.random.normal(jax.random.key(0), (20_000, 3, 1))
+    keys = sample_keys(jax.random.key(1), jnp.arange(20_000))
+
+    def denoiser(x_t, t):
+        return per_frame_gaussian(COSINE, 0.0, 1.0)(x_t, t)._replace(variance=jnp.ones_like(x_t))
+
+    sample = lambda grid: samplers.ddpm(denoiser, COSINE, noise, grid, keys=keys)
+    samples = np.asarray(quick_jit(sample)(grid))[..., 0]
+    np.testing.assert_array_equal(samples[:, 2], noise[:, 2, 0])
+    np.testing.assert_allclose(samples.mean(0), 0, atol=4 / np.sqrt(20_000))
+    np.testing.assert_allclose(np.cov(samples.T), np.eye(3), atol=4 * np.sqrt(2 / 20_000))
+
+
+def test_staggered_grid():
+    """Written out; a frame with a delay of minus the number of steps is clean from the start."""
+    expected = [
+        [1.0, 1.0, 1.0, 0.0],
+        [0.5, 1.0, 1.0, 0.0],
+        [0.0, 0.5, 1.0, 0.0],
+        [0.0, 0.0, 0.5, 0.0],
+        [0.0, 0.0, 0.0, 0.0],
+    ]
+    np.testing.assert_array_equal(staggered_grid(uniform_grid(FLOW, 2), (0, 1, 2, -2)), expected)
+
+
+def test_grids_of_frames_are_arguments():
+    """Another grid, with waits elsewhere, runs the same program; the network is in it once."""
+    calls = []
+
+    def denoiser(x_t, t):
+        calls.append(t.shape)
+        return Prediction(jnp.tanh(x_t), x_t)
+
+    sample = jax.jit(lambda grid: samplers.unipc(denoiser, FLOW, jnp.ones((2, 5, 3)), grid))
+    first, second = sample(jnp.asarray(LEVELS)), sample(jnp.asarray(LEVELS[:, ::-1]))
+    assert sample._cache_size() == 1 and calls == [(2, 5)]
+    np.testing.assert_array_equal(first, second[:, ::-1])
+
+
+def test_gradients_are_finite_beside_a_clean_frame():
+    grid = staggered_grid(uniform_grid(FLOW, 3), (-3, 0, 1))
+    keys = sample_keys(jax.random.key(0), jnp.arange(2))
+    for sampler in (samplers.ddpm, samplers.unipc):
+
+        def total(scale, sampler=sampler):
+            denoiser = predict(lambda x, t: scale * x * jnp.cos(t)[..., None], FLOW, velocity)
+            return jnp.sum(sampler(denoiser, FLOW, jnp.ones((2, 3, 1)), grid, keys=keys) ** 2)
+
+        total_and_slope = quick_jit(jax.value_and_grad(total))
+        difference = total_and_slope(0.501)[0] - total_and_slope(0.499)[0]
+        np.testing.assert_allclose(total_and_slope(0.5)[1], difference / 0.002, rtol=1e-2)
+
+
+def test_start_from_data_at_the_times_of_the_grid():
+    """Given frames come out bit for bit; the others start at alpha·x + sigma·z with their own z."""
+    images = jax.random.normal(jax.random.key(3), (4, 3, 2))
+    keys = sample_keys(jax.random.key(0), jnp.arange(4))
+    grid = jnp.asarray([[0.0, 0.5, 1.0], [0.0, 0.2, 0.4], [0.0, 0.0, 0.0]])
+    states = image_to_image(
+        ddim, per_frame_gaussian(FLOW), FLOW, images, grid, keys, strength=1.0, trajectory=True
+    )
+    z = jax.vmap(lambda key: jax.random.normal(key, (3, 2)))(keys)
+    np.testing.assert_array_equal(states[:, :, 0], jnp.broadcast_to(images[:, 0], (3, 4, 2)))
+    np.testing.assert_allclose(states[0, :, 1], 0.5 * images[:, 1] + 0.5 * z[:, 1], rtol=1e-6)
+    np.testing.assert_array_equal(states[0, :, 2], z[:, 2])
+    np.testing.assert_array_equal(FLOW.prior(keys, (3, 2), grid[0]), grid[0][:, None] * z)
+
+
+@pytest.mark.parametrize(
+    "grid, message",
+    [
+        (jnp.ones((3, 2)), r"\[steps \+ 1 frames …\] for samples of shape \(3, 2\), .*; got shape \(3, 2\)"),
+        (jnp.ones((3, 3, 2, 1)), r"got shape \(3, 3, 2, 1\)"),
+        (jnp.full((3, 3), 2.0), "runs from 2 to 2"),
+    ],
+    ids=["frames", "axes", "outside"],
+)
+def test_grids_that_do_not_fit(grid, message):
+    with pytest.raises(ValueError, match=message):
+        ddim(per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid)
+
+
+def test_samplers_that_walk_their_grid_another_way():
+    keys = sample_keys(jax.random.key(0), jnp.arange(2))
+    grid = jnp.tile(uniform_grid(FLOW, 4)[:, None], (1, 3))
+    with pytest.raises(ValueError, match="repaint goes back and forth in time"):
+        repaint(per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid, keys=keys, jump_length=2)
+    with pytest.raises(ValueError, match="ddpm draws noise"):
+        samplers.ddpm(per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid[::-1], keys=keys)
+
+
+# Losses, denoisers and guidance.
+
+
+def test_loss_of_each_frame_against_numpy():
+    """The noise is recovered from what the network saw; then the squared errors are written out."""
+    x, seen = jax.random.normal(jax.random.key(1), (64, 5, 3, 2)), []
+
+    def apply(x_t, t):
+        seen.append((np.asarray(x_t, np.float64), np.asarray(t, np.float64)))
+        return jnp.tanh(x_t)
+
+    options = dict(process=FLOW, target=velocity, times=uniform, time_axes=2)
+    weigh = lambda process, target, t: 1 + t
+    losses, t = simple_loss(jax.random.key(0), apply, x, weighting=weigh, **options)
+    [(x_t, told)] = seen
+    assert losses.shape == t.shape == (64, 5)
+    np.testing.assert_array_equal(told, t)
+    tail = told[..., None, None]
+    z = (x_t - (1 - tail) * np.asarray(x, np.float64)) / tail
+    expected = (1 + told) * np.mean((np.tanh(x_t) - (z - x)) ** 2, axis=(2, 3))
+    far = told > 0.1
+    np.testing.assert_allclose(np.asarray(losses)[far], expected[far], rtol=1e-4)
+    assert abs(np.corrcoef(told.T) - np.eye(5)).max() < 0.5  # drawn for each frame
+    np.testing.assert_allclose(total_loss(losses), np.mean(losses, axis=1), rtol=1e-6)
+    sums, counts = sums_by_time(losses, t, FLOW, 4)
+    place = np.minimum(told * 4, 3).astype(int)
+    np.testing.assert_allclose(sums, [losses[place == i].sum() for i in range(4)], rtol=1e-5)
+    np.testing.assert_array_equal(counts, np.bincount(place.ravel()))
+
+
+def test_loss_of_frames_at_equal_times_is_that_of_one_time():
+    """Averaged over frames; other axes of time change nothing else."""
+    x = jax.random.normal(jax.random.key(1), (16, 4, 3))
+    network = lambda x_t, t: jnp.tanh(x_t) * jnp.cos(t).reshape(16, -1, 1)
+    equal = lambda key, shape: jnp.broadcast_to(jax.random.uniform(key, (16, 1)), shape)
+    drawn = lambda key, shape: jax.random.uniform(key, shape)
+    options = dict(process=COSINE, target=velocity, times=uniform, direction_weight=0.3)
+    losses, t = simple_loss(jax.random.key(0), network, x, variates=drawn, **options)
+    by_frame, times = simple_loss(jax.random.key(0), network, x, variates=equal, time_axes=2, **options)
+    np.testing.assert_array_equal(times, jnp.broadcast_to(t[:, None], (16, 4)))
+    np.testing.assert_allclose(total_loss(by_frame), losses, rtol=1e-6)
+
+
+def test_the_best_loss_of_gaussian_frames():
+    """E Var[y | x_t] in closed form, at the time of each frame."""
+    deviation, x = 0.6, 0.4 + 0.6 * jax.random.normal(jax.random.key(1), (500, 4, 30))
+
+    def network(x_t, t):
+        prediction = per_frame_gaussian(FLOW, 0.4, deviation)(x_t, t)
+        return prediction.velocity(FLOW, t)
+
+    losses, t = simple_loss(
+        jax.random.key(0), network, x, process=FLOW, target=velocity, times=uniform, time_axes=2
+    )
+    ratio = losses / gaussian_least_loss(FLOW, velocity, t, deviation)
+    np.testing.assert_allclose(ratio.mean(0), 1, atol=4 * np.sqrt(2 / 30 / 500))
+
+
+def test_guidance_at_the_time_of_each_frame():
+    """The interval holds for the frames that are in it, and every frame is as if it were alone."""
+    x_t = jax.random.normal(jax.random.key(1), (2, 3, 2))
+    t, labels = jnp.asarray([[0.1, 0.5, 0.9], [0.5, 0.6, 0.95]]), jnp.asarray([[2.0], [3.0]])
+
+    def denoiser(x_t, t, label):
+        clean = jnp.sin(x_t + (t * label)[..., None])
+        return Prediction(clean, clean**2)
+
+    guided = guide(denoiser, labels, jnp.zeros(1), interval(3.0, 0.3, 0.8))(x_t, t)
+    c, u = denoiser(x_t, t, labels), denoiser(x_t, t, 0 * labels)
+    inside = ((0.3 < t) & (t <= 0.8))[..., None]
+    for found, with_label, without in zip(guided[:2], c[:2], u[:2], strict=True):
+        expected = np.where(inside, without + 3 * (with_label - without), with_label)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_targets_are_checked_at_all_times():
+    with pytest.raises(ValueError, match="clean is singular at t = 0"):
+        check_target(FLOW, clean, jnp.asarray([[1.0, 0.0], [0.5, 0.0]]))
+    check_target(FLOW, velocity, jnp.asarray([[1.0, 0.0], [0.5, 0.0]]))
