@@ -217,7 +217,8 @@ AUTOENCODER_KL = Published(
     convert=convert,
     examples=(
         _SMALL | dict(shift_factor=0.25, use_quant_conv=False, use_post_quant_conv=False),
-        _SMALL | dict(in_channels=4, latents_mean=[0.5, -1.0], latents_std=[1.0, 2.0]),
+        _SMALL
+        | dict(in_channels=4, latents_mean=[0.5, -1.0], latents_std=[1.0, 2.0], scaling_factor=1.0),
     ),
 )
 PUBLISHED = (AUTOENCODER_KL,)

@@ -78,7 +78,7 @@ def _record(family: str, kind: str, activations: tuple[str, ...], *sizes: int) -
         names=_names,
         convert=_convert,
         ignore=lambda name, tensor: not alone and name.startswith(("decoder.", "lm_head.")),
-        examples=tuple(small | dict(feed_forward_proj=activation) for activation in activations),
+        examples=tuple(small | dict(feed_forward_proj=name) for name in activations[: 1 + alone]),
     )
 
 

@@ -67,6 +67,6 @@ def test_faults_are_listed_together(tensors, tmp_path):
     faults = {" ".join(line.split()[:2]) for line in str(caught.value).splitlines()[1:]}
     assert faults == {
         "missing: encoder.mid.1.q.weight,",
-        "misshapen: decoder.conv_blocks.0.attn.2.proj_out.weight",
+        "unusable: decoder.conv_blocks.0.attn.2.proj_out.weight",
         "extra: quantize.other",
     }

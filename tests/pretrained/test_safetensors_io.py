@@ -63,7 +63,7 @@ def test_one_error_lists_everything(load):
 
 
 def test_a_tensor_that_cannot_be_converted_is_misshapen(load):
-    with pytest.raises(ValueError, match=r"misshapen: dense.weight \(6,\), for params/dense/kernel \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"unusable: dense.weight \(6,\), for params/dense/kernel \(2, 3\)"):
         load({"dense.weight": WEIGHT.reshape(-1), "mean": MEAN})
 
 

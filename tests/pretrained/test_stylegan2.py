@@ -88,7 +88,7 @@ def test_faults_are_listed_together(tmp_path):
     assert faults == {
         "missing: b16.conv0.bias",
         "misshapen: b8.conv1.weight",
-        "misshapen: b4.fc.weight",
+        "unusable: b4.fc.weight",
         "extra: b4.resample_filter",
     }
     assert len(lines) == 4
