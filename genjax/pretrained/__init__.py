@@ -1,6 +1,6 @@
 """Published weights to variables of our modules, and back, by one record for each published class.
 
-Files are safetensors; nothing of a user's is ever unpickled (`lpips` reads one file of a package, of
+Files are safetensors. No file of a user is ever unpickled (`lpips` reads one file of a package, of
 known SHA-256). `genjax.pretrained.published` says what a record holds.
 """
 

@@ -10,14 +10,16 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import PyTree
 
 from genjax.models.autoencoders.autoencoder_dc import ACTIVATIONS, AutoencoderDC, Stage
-from genjax.pretrained.autoencoder_kl import one_for_all
-from genjax.pretrained.configuration import Field, Only, expect
+from genjax.pretrained.autoencoder_kl import moments, smallest_image
+from genjax.pretrained.configuration import Field, expect
 from genjax.pretrained.layouts import replace_words
-from genjax.pretrained.published import DIFFUSERS, Config, Published, example
+from genjax.pretrained.published import DIFFUSERS, Config, Published
 
 _SIDES = ("encoder", "decoder")
 _BLOCKS = {"ResBlock": "residual", "EfficientViTBlock": "efficient_vit"}
 _NORMS = {"rms_norm": "rms", "batch_norm": "batch"}
+_DOWNSAMPLES = {"pixel_unshuffle": True, "conv": False}
+_UPSAMPLES = {"pixel_shuffle": True, "interpolate": False}
 _WORDS = {
     r"attention": "attn",
     r"gated_conv": "conv_out",
@@ -68,9 +70,6 @@ def _build(config: Config) -> dict[str, Any]:
     return dict(
         encoder_stages=_stages(config, "encoder", [{}] * len(config["encoder_block_out_channels"])),
         decoder_stages=_stages(config, "decoder", styles),
-        rearranging_downsample=config["downsample_block_type"] == "pixel_unshuffle",
-        rearranging_upsample=config["upsample_block_type"] == "pixel_shuffle",
-        out_activation=config["decoder_conv_act_fn"],
         latent_deviation=(1 / config["scaling_factor"],),
     )
 
@@ -81,12 +80,9 @@ def _config(module: AutoencoderDC, variables: PyTree) -> dict[str, Any]:
     expect(vars(module), "latent_mean", (0.0,))
     blocks, norms = ({ours: name for name, ours in names.items()} for names in (_BLOCKS, _NORMS))
     config = dict(
-        downsample_block_type="pixel_unshuffle" if module.rearranging_downsample else "conv",
-        upsample_block_type="pixel_shuffle" if module.rearranging_upsample else "interpolate",
         decoder_norm_types=[norms[stage.norm] for stage in module.decoder_stages],
         decoder_act_fns=[stage.activation for stage in module.decoder_stages],
-        decoder_conv_act_fn=module.out_activation,
-        scaling_factor=1 / one_for_all(module, "latent_deviation"),
+        scaling_factor=1 / moments(module, "latent_deviation", 1)[0],
     )
     for side in _SIDES:
         stages = getattr(module, f"{side}_stages")
@@ -151,18 +147,18 @@ AUTOENCODER_DC = Published(
         attention_head_dim=Field("head_features", 32),
         encoder_layers_per_block=[2, 2, 2, 3, 3, 3],
         decoder_layers_per_block=[3] * 6,
-        downsample_block_type=Only("pixel_unshuffle", "conv"),
-        upsample_block_type=Only("pixel_shuffle", "interpolate"),
+        downsample_block_type=Field("rearranging_downsample", "pixel_unshuffle", _DOWNSAMPLES),
+        upsample_block_type=Field("rearranging_upsample", "pixel_shuffle", _UPSAMPLES),
         decoder_norm_types="rms_norm",
         decoder_act_fns="silu",
-        decoder_conv_act_fn=Only("relu", "silu"),
+        decoder_conv_act_fn=Field("out_activation", "relu", dict(relu="relu", silu="silu")),
         encoder_out_shortcut=Field("encoder_shortcut", True),
         decoder_in_shortcut=Field("decoder_shortcut", True),
         scaling_factor=1.0,
     ),
     build=_build,
     config=_config,
-    inputs=lambda module, config: (example(module.factor, module.factor, module.image_channels),),
+    inputs=smallest_image,
     names=_names,
     pack=_with_counters,
     ignore=lambda name, tensor: name.endswith("num_batches_tracked"),

@@ -1,4 +1,4 @@
-"""Convolutional KL autoencoders as diffusers publishes them, Stable Diffusion's and FLUX's among them."""
+"""KL autoencoders as diffusers publishes them, those of Stable Diffusion and FLUX among them."""
 
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -27,23 +27,23 @@ LEVEL_ENTRIES = dict(
     scaling_factor=0.18215,
 )
 LEVEL_UNUSED = ("sample_size", "force_upcast")
-LEVEL_EXAMPLE = (
-    dict(down_block_types=["DownEncoderBlock2D", "AttnDownEncoderBlock2D"])
-    | dict(up_block_types=["AttnUpDecoderBlock2D", "UpDecoderBlock2D"])
-    | dict(block_out_channels=[4, 8], norm_num_groups=2, scaling_factor=0.5)
+LEVEL_EXAMPLE = dict(
+    down_block_types=["DownEncoderBlock2D", "AttnDownEncoderBlock2D"],
+    up_block_types=["AttnUpDecoderBlock2D", "UpDecoderBlock2D"],
+    block_out_channels=[4, 8],
+    norm_num_groups=2,
+    scaling_factor=0.5,
 )
-# Words within a layer.
-_WORDS = {
-    "kernel": "weight",
-    "scale": "weight",
-    "codes": "weight",
-    "shortcut": "conv_shortcut",
-    "norm": "group_norm",
-    "query": "to_q",
-    "key": "to_k",
-    "value": "to_v",
-    "projection": "to_out.0",
+_KINDS = {
+    **dict(block="resnets", attention="attentions"),
+    **dict(downsample="downsamplers.0.conv", upsample="upsamplers.0.conv"),
 }
+_WORDS = (
+    dict(mid_block_0="mid_block.resnets.0", mid_block_1="mid_block.resnets.1")
+    | dict(mid_attention="mid_block.attentions.0", norm_out="conv_norm_out")
+    | dict(quantizer="quantize.embedding", shortcut="conv_shortcut", norm="group_norm")
+    | dict(query="to_q", key="to_k", value="to_v", projection="to_out.0")
+)
 # The files of Stable Diffusion have former names of attention, which diffusers still reads.
 _FORMER_WORDS = _WORDS | dict(query="query", key="key", value="value", projection="proj_attn")
 
@@ -56,59 +56,46 @@ def attention_levels(config: Config) -> tuple[int, ...]:
     """
     down, widths = config["down_block_types"], config["block_out_channels"]
     attends = [kind == "AttnDownEncoderBlock2D" for kind in down]
-    expect(config, "down_block_types", [f"{'Attn' * attend}DownEncoderBlock2D" for attend in attends])
-    expected = [f"{'Attn' * attend}UpDecoderBlock2D" for attend in reversed(attends)]
-    expect(config, "up_block_types", expected)
+    for name, types in _block_types(attends).items():
+        expect(config, name, types)
     if len(down) != len(widths):
-        raise ValueError(
-            f"down_block_types={down} has {len(down)} levels; block_out_channels={widths} {len(widths)}"
-        )
+        counts = f"{len(down)} levels; block_out_channels={widths} {len(widths)}"
+        raise ValueError(f"down_block_types={down} has {counts}")
     return tuple(level for level, attend in enumerate(attends) if attend)
 
 
-def level_config(module: Any, variables: PyTree) -> dict[str, Any]:
-    """Return the shared entries that are no field's."""
-    attends = [level in module.attention_levels for level in range(len(module.widths))]
+def _block_types(attends: list[bool]) -> dict[str, list[str]]:
     return dict(
-        # Only the parameters know the channels of the input.
-        in_channels=variables["params"]["encoder"]["conv_in"]["kernel"].shape[-2],
         down_block_types=[f"{'Attn' * attend}DownEncoderBlock2D" for attend in attends],
         up_block_types=[f"{'Attn' * attend}UpDecoderBlock2D" for attend in reversed(attends)],
     )
 
 
-def level_inputs(module: Any, config: Config) -> tuple:
-    """Return the smallest image."""
+def level_config(module: Any, variables: PyTree) -> dict[str, Any]:
+    """Return the shared entries that are no field's."""
+    attends = [level in module.attention_levels for level in range(len(module.widths))]
+    # Only the parameters know the channels of the input.
+    kernel = variables["params"]["encoder"]["conv_in"]["kernel"]
+    return dict(in_channels=kernel.shape[-2], **_block_types(attends))
+
+
+def smallest_image(module: Any, config: Config) -> tuple:
+    """Return the inputs of an autoencoder."""
     return (example(module.factor, module.factor, config["in_channels"]),)
 
 
-def one_of_each(module: nn.Module, name: str) -> list[float]:
-    """Return `latent_mean` or `latent_deviation` of every channel of the latents.
+def moments(module: nn.Module, name: str, count: int) -> list[float]:
+    """Return `latent_mean` or `latent_deviation` with `count` values, which one may stand for.
 
     Raises:
-        ValueError: the module has neither one for all nor one of each.
+        ValueError: the module has another number of values.
     """
-    values, channels = [*getattr(module, name)], module.latent_channels
-    if len(values) not in (1, channels):
+    values = [*getattr(module, name)]
+    if len(values) not in (1, count):
         raise ValueError(
-            f"{name} has {len(values)} values for {channels} channels; save module.clone({name}=...) "
-            "with one of each"
+            f"{name} has {len(values)} values, and the class {count}; save module.clone({name}=...)"
         )
-    return values * (channels // len(values))
-
-
-def one_for_all(module: nn.Module, name: str) -> float:
-    """Return `latent_mean` or `latent_deviation` of a class with one for all channels.
-
-    Raises:
-        ValueError: the module has more.
-    """
-    value, *others = getattr(module, name)
-    if others:
-        raise ValueError(
-            f"{name} has {1 + len(others)} values; the class has one for all channels of the latents"
-        )
-    return value
+    return values * (count // len(values))
 
 
 def convert(module: Any, variable: str, tensor: np.ndarray) -> np.ndarray:
@@ -118,57 +105,40 @@ def convert(module: Any, variable: str, tensor: np.ndarray) -> np.ndarray:
     return from_torch(variable, tensor)
 
 
-def level_layers(
-    module: Any, level: str, block: str, attention: str, sampler: str, middle: tuple[str, str, str]
-) -> dict[str, str]:
-    """Return the published names of our layers; levels of the decoder are counted from the latents.
-
-    Args:
-        level, sampler: patterns with "{direction}" and "{level}".
-    """
-    layers, levels = {"quantizer": "quantize.embedding"}, len(module.widths)
-    for part, direction, blocks in (
-        ("encoder", "down", module.blocks),
-        ("decoder", "up", module.blocks + 1),
-    ):
-        for ours in range(levels):
-            index = ours if part == "encoder" else levels - 1 - ours
-            prefix = f"{part}.{level.format(direction=direction, level=index)}"
-            for i in range(blocks):
-                layers[f"{part}/block_{ours}_{i}"] = f"{prefix}.{block}.{i}"
-                layers[f"{part}/attention_{ours}_{i}"] = f"{prefix}.{attention}.{i}"
-            layers[f"{part}/{direction}sample_{ours}"] = f"{prefix}.{sampler.format(direction=direction)}"
-        for ours, name in zip(("mid_block_0", "mid_attention", "mid_block_1"), middle, strict=True):
-            layers[f"{part}/{ours}"] = f"{part}.{name}"
-    return layers
-
-
-def naming(layers: Mapping[str, str], words: Mapping[str, str]) -> Callable[[str], str]:
+def level_names(
+    module: Any, level: str, kinds: Mapping[str, str], words: Mapping[str, str]
+) -> Callable[[str], str]:
     """Return a function from variables to tensors.
 
     Args:
-        layers: names of layers, "encoder/norm_out"; those that are not listed keep theirs.
-        words: names within a layer.
+        level: name of a level, with "{direction}" (down or up) and "{level}", which is counted from
+            the latents in the decoder.
+        kinds: names of what a level has.
+        words: names of other layers, and names within layers.
     """
 
+    def place(match: re.Match) -> str:
+        part, kind, index, number = match.groups()
+        ours, last = int(index), len(module.widths) - 1
+        direction, index = ("down", ours) if part == "encoder" else ("up", last - ours)
+        layer = f"{part}/{level.format(direction=direction, level=index)}.{kinds[kind]}"
+        return f"{layer}.{number}" if number else layer
+
+    words = dict(kernel="weight", scale="weight", codes="weight") | words
+    pattern = rf"^(encoder|decoder)/({'|'.join(kinds)})_(\d+)(?:_(\d+))?(?=/)"
+
     def name(variable: str) -> str:
-        path = variable.split("/")[1:]  # less the collection
-        depth = 2 if path[0] in ("encoder", "decoder") else 1
-        layer = "/".join(path[:depth])
-        layer = layers.get(layer, layer.replace("/", "."))
-        return ".".join([layer, *(words.get(word, word) for word in path[depth:])])
+        path = re.sub(pattern, place, variable.partition("/")[2])  # less the collection
+        return ".".join(words.get(word, word) for word in path.split("/"))
 
     return name
 
 
 def names(module: Any, tensors: Collection[str]) -> Callable[[str], str]:
     """Return diffusers' names, or the former ones where a file has these."""
-    middle = ("mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1")
-    level, sampler = "{direction}_blocks.{level}", "{direction}samplers.0.conv"
-    layers = level_layers(module, level, "resnets", "attentions", sampler, middle)
-    layers |= {f"{part}/norm_out": f"{part}.conv_norm_out" for part in ("encoder", "decoder")}
     former = any(name.endswith("proj_attn.weight") for name in tensors)
-    return naming(layers, _FORMER_WORDS if former else _WORDS)
+    words = _FORMER_WORDS if former else _WORDS
+    return level_names(module, "{direction}_blocks.{level}", _KINDS, words)
 
 
 def _build(config: Config) -> dict[str, Any]:
@@ -183,19 +153,19 @@ def _build(config: Config) -> dict[str, Any]:
 
 
 def _config(module: AutoencoderKL, variables: PyTree) -> dict[str, Any]:
+    config = level_config(module, variables)
     mean, deviation = module.latent_mean, module.latent_deviation
     if len(mean) == len(deviation) == 1:
-        moments = dict(scaling_factor=1 / deviation[0], shift_factor=mean[0] or None)
-    else:
-        moments = dict(
-            scaling_factor=1.0,
-            latents_mean=one_of_each(module, "latent_mean"),
-            latents_std=one_of_each(module, "latent_deviation"),
-        )
-    return level_config(module, variables) | moments
+        return config | dict(scaling_factor=1 / deviation[0], shift_factor=mean[0] or None)
+    return config | dict(
+        scaling_factor=1.0,
+        latents_mean=moments(module, "latent_mean", module.latent_channels),
+        latents_std=moments(module, "latent_deviation", module.latent_channels),
+    )
 
 
 _SMALL = LEVEL_EXAMPLE | dict(latent_channels=2)
+_MOMENTS = dict(latents_mean=[0.5, -1.0], latents_std=[1.0, 2.0])
 AUTOENCODER_KL = Published(
     DIFFUSERS,
     "AutoencoderKL",
@@ -212,13 +182,12 @@ AUTOENCODER_KL = Published(
     unused=LEVEL_UNUSED,
     build=_build,
     config=_config,
-    inputs=level_inputs,
+    inputs=smallest_image,
     names=names,
     convert=convert,
     examples=(
         _SMALL | dict(shift_factor=0.25, use_quant_conv=False, use_post_quant_conv=False),
-        _SMALL
-        | dict(in_channels=4, latents_mean=[0.5, -1.0], latents_std=[1.0, 2.0], scaling_factor=1.0),
+        _SMALL | _MOMENTS | dict(in_channels=4, scaling_factor=1.0),
     ),
 )
 PUBLISHED = (AUTOENCODER_KL,)

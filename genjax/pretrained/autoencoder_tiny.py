@@ -7,9 +7,9 @@ from typing import Any
 from jaxtyping import PyTree
 
 from genjax.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from genjax.pretrained.autoencoder_kl import one_for_all
+from genjax.pretrained.autoencoder_kl import moments, smallest_image
 from genjax.pretrained.configuration import Field, Only, expect
-from genjax.pretrained.published import DIFFUSERS, Config, Published, example
+from genjax.pretrained.published import DIFFUSERS, Config, Published
 
 
 def _build(config: Config) -> dict[str, Any]:
@@ -31,8 +31,8 @@ def _config(module: AutoencoderTiny, variables: PyTree) -> dict[str, Any]:
         out_channels=module.image_channels,
         encoder_block_out_channels=[module.width] * len(module.encoder_blocks),
         decoder_block_out_channels=[module.width] * len(module.decoder_blocks),
-        shift_factor=one_for_all(module, "latent_mean"),
-        scaling_factor=1 / one_for_all(module, "latent_deviation"),
+        shift_factor=moments(module, "latent_mean", 1)[0],
+        scaling_factor=1 / moments(module, "latent_deviation", 1)[0],
     )
 
 
@@ -80,7 +80,7 @@ AUTOENCODER_TINY = Published(
     unused=("block_out_channels", "force_upcast"),
     build=_build,
     config=_config,
-    inputs=lambda module, config: (example(module.factor, module.factor, module.image_channels),),
+    inputs=smallest_image,
     names=_names,
     examples=(
         dict(encoder_block_out_channels=[4, 4], decoder_block_out_channels=[4, 4])

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from genjax.models.autoencoders.autoencoder_wan import AutoencoderWan
-from genjax.pretrained.autoencoder_kl import one_of_each
+from genjax.pretrained.autoencoder_kl import moments, smallest_image
 from genjax.pretrained.configuration import Field, Only, expect
 from genjax.pretrained.layouts import from_torch, replace_words, to_torch
-from genjax.pretrained.published import DIFFUSERS, Config, Published, example
+from genjax.pretrained.published import DIFFUSERS, Config, Published
 
 _WORDS = {
     r"level_(\d+)_block_(\d+)": r"up_blocks.\1.resnets.\2",
@@ -33,10 +33,10 @@ def _names(module: AutoencoderWan, tensors: Collection[str]) -> Callable[[str], 
     def name(variable: str) -> str:
         words = variable.split("/")[1:]  # less the collection
         if words[0] == "encoder":  # whose blocks are counted through all levels
-            flat = lambda level, index: f"down_blocks.{int(level) * (module.blocks + 1) + int(index)}"
-            block, downsample = r"^level_(\d+)_block_(\d+)$", r"^level_(\d+)_downsample$"
-            words[1] = re.sub(block, lambda match: flat(*match.groups()), words[1])
-            words[1] = re.sub(downsample, lambda match: flat(match[1], module.blocks), words[1])
+            match = re.fullmatch(r"level_(\d+)_(?:block_(\d+)|downsample)", words[1])
+            if match:
+                index = module.blocks if match[2] is None else int(match[2])
+                words[1] = f"down_blocks.{int(match[1]) * (module.blocks + 1) + index}"
         return ".".join(replace_words(words, _WORDS))
 
     return name
@@ -72,8 +72,8 @@ def _config(module: AutoencoderWan, variables: PyTree) -> dict[str, Any]:
         base_dim=first,
         dim_mult=[width // first for width in module.widths],
         out_channels=module.image_channels,
-        latents_mean=one_of_each(module, "latent_mean"),
-        latents_std=one_of_each(module, "latent_deviation"),
+        latents_mean=moments(module, "latent_mean", module.latent_channels),
+        latents_std=moments(module, "latent_deviation", module.latent_channels),
         scale_factor_spatial=module.factor,
         scale_factor_temporal=module.temporal_factor,
     )
@@ -102,7 +102,7 @@ AUTOENCODER_WAN = Published(
     unused=("scale_factor_spatial", "scale_factor_temporal"),  # which follow from the others
     build=_build,
     config=_config,
-    inputs=lambda module, config: (example(1, module.factor, module.factor, module.image_channels),),
+    inputs=lambda module, config: (smallest_image(module, config)[0][None],),
     names=_names,
     convert=_convert,
     invert=_invert,

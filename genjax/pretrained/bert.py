@@ -1,17 +1,16 @@
 """BERT as transformers publishes it."""
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
 from genjax.models.encoders.bert import Bert
 from genjax.pretrained.configuration import Field, Only
 from genjax.pretrained.layouts import layer_names, prefixed
-from genjax.pretrained.published import TRANSFORMERS, Published, example
+from genjax.pretrained.published import TRANSFORMERS, Config, Published, example
 
-_BLOCK = {
-    "attention/query": "attention.self.query",
-    "attention/key": "attention.self.key",
-    "attention/value": "attention.self.value",
+QUERY_KEY_VALUE = dict(query="query", key="key", value="value")
+_BLOCK = prefixed("attention/", "attention.self.", QUERY_KEY_VALUE) | {
     "attention/projection": "attention.output.dense",
     "attention_norm": "attention.output.LayerNorm",
     "mlp_in": "intermediate.dense",
@@ -27,12 +26,18 @@ _LAYERS = prefixed("blocks/", "encoder.layer.{}.", _BLOCK) | {
 }
 
 
+def one_token(module: nn.Module, config: Config) -> tuple:
+    """Return the shortest text."""
+    return (example(1, dtype=jnp.int32),)
+
+
 def numbers_of_positions(name: str, tensor: np.ndarray) -> bool:
     """Return whether a tensor is the count 0, 1, 2, … that files of earlier versions hold."""
     counted = name.endswith("embeddings.position_ids")
     return counted and np.array_equal(tensor.flat, np.arange(tensor.size))
 
 
+_SMALL = dict(vocab_size=64, hidden_size=64, num_hidden_layers=2, num_attention_heads=2)
 BERT = Published(
     TRANSFORMERS,
     "BertModel",
@@ -53,13 +58,11 @@ BERT = Published(
     ),
     unused="hidden_dropout_prob attention_probs_dropout_prob eos_token_id".split(),
     config=lambda module, variables: dict(model_type="bert"),
-    inputs=lambda module, config: (example(1, dtype=jnp.int32),),
+    inputs=one_token,
     names=lambda module, tensors: layer_names(_LAYERS),
     # The configuration does not say whether there is a pooler.
     adapt=lambda module, tensors: module.clone(pooler="pooler.dense.weight" in tensors),
     ignore=numbers_of_positions,
-    examples=(
-        dict(vocab_size=64, hidden_size=64, num_hidden_layers=2, intermediate_size=96, num_attention_heads=2),
-    ),
+    examples=(_SMALL,),
 )
 PUBLISHED = (BERT,)

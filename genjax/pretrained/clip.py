@@ -3,37 +3,24 @@
 from collections.abc import Callable, Collection
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from genjax.models.encoders.clip import CLIP, CLIPText, CLIPVision
-from genjax.pretrained.bert import numbers_of_positions
+from genjax.pretrained.bert import numbers_of_positions, one_token
 from genjax.pretrained.configuration import Field, Only
 from genjax.pretrained.layouts import to_torch
 from genjax.pretrained.published import TRANSFORMERS, Config, Published, example
 
-_WORDS = {
-    "blocks": "encoder.layers.{}",
-    "norm_attention": "layer_norm1",
-    "norm_mlp": "layer_norm2",
-    "query": "self_attn.q_proj",
-    "key": "self_attn.k_proj",
-    "value": "self_attn.v_proj",
-    "projection": "self_attn.out_proj",
-    "mlp_in": "mlp.fc1",
-    "mlp_out": "mlp.fc2",
-    "token_embedding": "embeddings.token_embedding",
-    "class_embedding": "embeddings.class_embedding",
-    "patch_embedding": "embeddings.patch_embedding",
-    "position_embedding": "embeddings.position_embedding.weight",
-    "final_norm": "final_layer_norm",
-    "pre_norm": "pre_layrnorm",
-    "post_norm": "post_layernorm",
-    "embedding": "weight",
-    "kernel": "weight",
-    "scale": "weight",
-}
+_WORDS = (
+    dict(blocks="encoder.layers.{}", norm_attention="layer_norm1", norm_mlp="layer_norm2")
+    | dict(query="self_attn.q_proj", key="self_attn.k_proj", value="self_attn.v_proj")
+    | dict(projection="self_attn.out_proj", mlp_in="mlp.fc1", mlp_out="mlp.fc2")
+    | {f"{part}_embedding": f"embeddings.{part}_embedding" for part in ("token", "class", "patch")}
+    | dict(position_embedding="embeddings.position_embedding.weight", pre_norm="pre_layrnorm")
+    | dict(post_norm="post_layernorm", final_norm="final_layer_norm")
+    | dict(embedding="weight", kernel="weight", scale="weight")
+)
 _TOWERS = {CLIPText: "text", CLIPVision: "vision"}
 
 
@@ -64,7 +51,6 @@ def _config(module: CLIPText | CLIPVision, variables: PyTree) -> dict[str, Any]:
     config = dict(
         model_type=f"clip_{_TOWERS[type(module)]}_model",
         intermediate_size=module.mlp_features or 4 * module.width,
-        hidden_act="quick_gelu" if module.quick_gelu else "gelu",
         projection_dim=module.shared_features or module.width,
     )
     if isinstance(module, CLIPVision):
@@ -72,14 +58,12 @@ def _config(module: CLIPText | CLIPVision, variables: PyTree) -> dict[str, Any]:
     return config | dict(eos_token_id=2 if module.end_token is None else module.end_token)
 
 
-def _build(config: Config) -> dict[str, Any]:
-    fields = dict(quick_gelu=config["hidden_act"] == "quick_gelu")
-    if "eos_token_id" not in config:
-        return fields
-    if not isinstance(config["eos_token_id"], int):
-        raise ValueError(f"eos_token_id={config['eos_token_id']!r} is not supported; only one number")
+def _end(config: Config) -> dict[str, Any]:
+    token = config["eos_token_id"]
+    if not isinstance(token, int):
+        raise ValueError(f"eos_token_id={token!r} is not supported; only one number")
     # The first configurations have another token's number by mistake, which means the highest.
-    return fields | dict(end_token=None if config["eos_token_id"] == 2 else config["eos_token_id"])
+    return dict(end_token=None if token == 2 else token)
 
 
 def _tower(module: type, sizes: tuple[int, int, int], projects: bool, **options: Any) -> Published:
@@ -95,7 +79,7 @@ def _tower(module: type, sizes: tuple[int, int, int], projects: bool, **options:
         num_attention_heads=Field("num_heads", num_heads),
         num_hidden_layers=Field("depth", 12),
         layer_norm_eps=Field("epsilon", 1e-5),
-        hidden_act=Only("quick_gelu", "gelu"),
+        hidden_act=Field("quick_gelu", "quick_gelu", {"quick_gelu": True, "gelu": False}),
         projection_dim=Field("shared_features", 512) if projects else 512,
     )
     return Published(
@@ -104,7 +88,6 @@ def _tower(module: type, sizes: tuple[int, int, int], projects: bool, **options:
         module,
         writes=lambda module: (module.shared_features is not None) == projects,
         entries=shared | options.pop("entries"),
-        build=_build,
         config=_config,
         names=_names,
         invert=_invert,
@@ -125,7 +108,8 @@ def _text(projects: bool) -> Published:
             max_position_embeddings=Field("max_length", 77),
             eos_token_id=49_407,
         ),
-        inputs=lambda module, config: (example(1, dtype=jnp.int32),),
+        build=_end,
+        inputs=one_token,
         examples=(small | dict(eos_token_id=2), small | dict(eos_token_id=22)),
     )
 
@@ -151,11 +135,11 @@ _TEXT, _VISION = _text(projects=True), _vision(projects=True)
 
 def _both(config: Config) -> dict[str, Any]:
     """Return the towers of a whole CLIP, which project to as many features as it says."""
-    towers = {}
+    shared, towers = dict(projection_dim=config["projection_dim"]), {}
     for name, record in dict(text=_TEXT, vision=_VISION).items():
         # In old files the first of these counts, where there is one, and only defaults complete it.
         tower = config[f"{name}_config_dict"] or config[f"{name}_config"] or {}
-        towers[name] = record.make(record.complete(tower | dict(projection_dim=config["projection_dim"])))
+        towers[name] = record.make(record.complete(tower | shared))
     return towers
 
 
@@ -185,6 +169,12 @@ _CLIP = Published(
     names=_names,
     invert=_invert,
     ignore=numbers_of_positions,
-    examples=(dict(text_config=_TEXT.examples[0], vision_config=_VISION.examples[0], projection_dim=14),),
+    examples=(
+        dict(
+            text_config=_TEXT.examples[0],
+            vision_config=_VISION.examples[0],
+            projection_dim=14,
+        ),
+    ),
 )
 PUBLISHED = (_text(projects=False), _TEXT, _vision(projects=False), _VISION, _CLIP)

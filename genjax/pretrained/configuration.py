@@ -5,10 +5,17 @@ from typing import Any, NamedTuple
 
 
 class Field(NamedTuple):
-    """An entry that is a field of the module."""
+    """An entry that is a field of the module.
+
+    Attributes:
+        name: of the field.
+        default: the value that the entry has where a configuration lacks it.
+        coded: values of the field for the supported ones of the entry; None if they are equal.
+    """
 
     name: str
     default: Any
+    coded: Mapping[Any, Any] | None = None
 
 
 class Only:
@@ -18,37 +25,36 @@ class Only:
         self.values = values
 
 
+def default_of(entry: Any) -> Any:
+    """Return the value that an entry has where a configuration lacks it."""
+    if isinstance(entry, Field):
+        return entry.default
+    return entry.values[0] if isinstance(entry, Only) else entry
+
+
 def complete(
     config: Mapping[str, Any], entries: Mapping[str, Any], unused: Collection[str]
 ) -> dict[str, Any]:
     """Return the entries of a configuration that concern a network, completed by defaults.
 
     Args:
-        entries: what is known: each a `Field`, an `Only`, or the default of an entry with any value.
+        entries: what is known: a `Field`, an `Only`, or the default of an entry with any value.
         unused: names of what does not concern the network.
 
     Raises:
         ValueError: an entry is not known, or its value is not supported.
     """
-    used = {
-        name: value
-        for name, value in config.items()
-        if name in entries or not (name in unused or name.startswith("_"))
-    }
+    irrelevant = lambda name: name not in entries and (name in unused or name.startswith("_"))
+    used = {name: value for name, value in config.items() if not irrelevant(name)}
     if unknown := {name: used[name] for name in sorted(used.keys() - entries.keys())}:
         raise ValueError(f"the configuration has entries that are not known here: {unknown}")
     config = {name: used.get(name, default_of(entry)) for name, entry in entries.items()}
     for name, entry in entries.items():
         if isinstance(entry, Only):
             expect(config, name, *entry.values)
+        if isinstance(entry, Field) and entry.coded:
+            expect(config, name, *entry.coded)
     return config
-
-
-def default_of(entry: Any) -> Any:
-    """Return the value that an entry has where the configuration lacks it."""
-    if isinstance(entry, Field):
-        return entry.default
-    return entry.values[0] if isinstance(entry, Only) else entry
 
 
 def expect(config: Mapping[str, Any], name: str, *supported: Any) -> None:
@@ -58,4 +64,5 @@ def expect(config: Mapping[str, Any], name: str, *supported: Any) -> None:
         ValueError: it has another; the supported ones are listed.
     """
     if config[name] not in supported:
-        raise ValueError(f"{name}={config[name]!r} is not supported; only {', '.join(map(repr, supported))}")
+        listed = ", ".join(map(repr, supported))
+        raise ValueError(f"{name}={config[name]!r} is not supported; only {listed}")

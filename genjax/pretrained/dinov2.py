@@ -6,28 +6,23 @@ import numpy as np
 from jaxtyping import PyTree
 
 from genjax.models.encoders.dinov2 import Dinov2
+from genjax.pretrained.bert import QUERY_KEY_VALUE
 from genjax.pretrained.configuration import Field, Only, expect
 from genjax.pretrained.layouts import from_torch, layer_names, prefixed, to_torch
 from genjax.pretrained.published import TRANSFORMERS, Published, example
 
-_BLOCK = {
-    "attention_norm": "norm1",
-    "attention/query": "attention.attention.query",
-    "attention/key": "attention.attention.key",
-    "attention/value": "attention.attention.value",
-    "attention/projection": "attention.output.dense",
-    "attention_scale": "layer_scale1.lambda1",
-    "mlp_norm": "norm2",
-    "mlp_scale": "layer_scale2.lambda1",
-}
+_BLOCK = (
+    dict(attention_norm="norm1", attention_scale="layer_scale1.lambda1")
+    | prefixed("attention/", "attention.attention.", QUERY_KEY_VALUE)
+    | {"attention/projection": "attention.output.dense"}
+    | dict(mlp_norm="norm2", mlp_scale="layer_scale2.lambda1")
+)
 _MLPS = {
     False: dict(mlp_in="mlp.fc1", mlp_out="mlp.fc2"),
     True: dict(mlp_in="mlp.weights_in", mlp_out="mlp.weights_out"),  # gated
 }
-_LAYERS = {
+_LAYERS = prefixed("", "embeddings.", dict(class_token="cls_token", mask_token="mask_token")) | {
     "patch_embedding": "embeddings.patch_embeddings.projection",
-    "class_token": "embeddings.cls_token",
-    "mask_token": "embeddings.mask_token",
     "registers": "embeddings.register_tokens",
     "positions": "embeddings.position_embeddings",
     "norm": "layernorm",
@@ -52,11 +47,13 @@ def _config(module: Dinov2, variables: PyTree) -> dict[str, Any]:
     config = dict(model_type="dinov2", num_channels=features // module.patch_size**2)
     if not module.num_registers:
         return config
-    return config | dict(model_type="dinov2_with_registers", num_register_tokens=module.num_registers)
+    registers = dict(num_register_tokens=module.num_registers)
+    return config | registers | dict(model_type="dinov2_with_registers")
 
 
 def _record(name: str, registers: bool, entries: dict[str, Any], *examples: dict) -> Published:
-    small = dict(hidden_size=12, num_attention_heads=2, num_hidden_layers=2, patch_size=2, image_size=10)
+    small = dict(hidden_size=12, num_attention_heads=2, num_hidden_layers=2)
+    small |= dict(patch_size=2, image_size=10)
     return Published(
         TRANSFORMERS,
         name,

@@ -1,7 +1,7 @@
 """DiT as diffusers publishes it.
 
-Its outputs are those of diffusers at `timestep` = 1000·t. They differ from DiT as its authors published
-it by the frequencies of time and an epsilon (`DiT.max_period`, `DiT.mlp_epsilon`).
+Its outputs are those of diffusers at `timestep` = 1000·t. They differ from DiT as its authors
+published it by the frequencies of time and an epsilon (`DiT.max_period`, `DiT.mlp_epsilon`).
 """
 
 from collections.abc import Callable, Collection

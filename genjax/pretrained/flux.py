@@ -29,8 +29,8 @@ _PATCHES = {"params/patch_embedding/kernel": 0, "params/head/kernel": 1, "params
 _ATTENDED, _MLP = (f"params/single_blocks/{name}/kernel" for name in ("projection", "mlp_out"))
 
 
-def _reorder(variable: str, array: np.ndarray, sizes: tuple[int, int, int], axis: int) -> np.ndarray:
-    """Take the features of a patch apart to `sizes`, and move one end of these to the other."""
+def _reorder(variable: str, array: np.ndarray, sizes: tuple, axis: int) -> np.ndarray:
+    """Take the features of a patch apart to three `sizes`, and move one end to the other."""
     if variable not in _PATCHES:
         return array
     features = np.moveaxis(array, _PATCHES[variable], 0)

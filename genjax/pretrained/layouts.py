@@ -46,7 +46,7 @@ def only_copy(tensor: np.ndarray, *copies: np.ndarray) -> np.ndarray:
 
 
 def prefixed(ours: str, published: str, layers: Mapping[str, str]) -> dict[str, str]:
-    """Return a table of layers with a prefix before each of our names, and one before the published."""
+    """Return a table of layers with prefixes before our names and before the published ones."""
     return {ours + name: published + other for name, other in layers.items()}
 
 

@@ -1,5 +1,4 @@
-"""Low-rank adaptation (Hu et al. 2021, "LoRA"): adapters of kernels, made, applied, and read from the files
-of diffusers and PEFT."""
+"""Low-rank adapters of kernels (Hu et al. 2021, "LoRA"), also from files of diffusers and PEFT."""
 
 import functools
 import json
@@ -19,16 +18,21 @@ from genjax.pretrained.published import record_of
 from genjax.pretrained.safetensors_io import layers_of, open_tensors, variable_path
 
 _PREFIX = re.compile(r"^(base_model\.model\.|transformer\.)?")
-# From a kernel's path to what is added to it: "down" `[… inputs rank]` times "up" `[… rank outputs]`, stacked
-# as it is.
+# From a kernel's path to what is added to it: "down" `[… inputs rank]` times "up" `[… rank outputs]`,
+# stacked as the kernel is.
 Adapters = dict[str, dict[str, Any]]
 _SETTINGS = "lora_adapter_metadata"  # where diffusers keeps PEFT's in a file's header
 
 
-def init_lora(key: Key[Array, ""], variables: Any, rank: int, select: Callable[[str], bool]) -> Adapters:
-    """Adapters that change nothing yet: `down` is normal with deviation 1/√inputs, `up` zero.
+def init_lora(
+    key: Key[Array, ""],
+    variables: Any,
+    rank: int,
+    select: Callable[[str], bool],
+) -> Adapters:
+    """Return adapters that change nothing yet (Hu et al. 2021, section 4.1).
 
-    Hu et al. 2021, section 4.1. They are all that is to be trained:
+    `down` is normal with deviation 1/√inputs, and `up` is zero. Only the adapters are trained:
 
         jax.grad(lambda adapters: loss(apply_lora(variables, adapters)))(adapters)
 
@@ -38,26 +42,30 @@ def init_lora(key: Key[Array, ""], variables: Any, rank: int, select: Callable[[
     Raises:
         ValueError: no kernel is selected.
     """
-    paths = {variable_path(key_path): leaf for key_path, leaf in jax.tree.leaves_with_path(variables)}
-    kernels = {path: leaf for path, leaf in paths.items() if path.endswith("/kernel") and select(path)}
-    if not kernels:
-        there = ", ".join(path for path in paths if path.endswith("/kernel"))
-        raise ValueError(f"no kernel is selected; there are {there}")
-    adapters = {}
-    for (path, kernel), key_of_one in zip(kernels.items(), jax.random.split(key, len(kernels)), strict=True):
+    kernels = _kernels(variables)
+    selected = {path: kernel for path, kernel in kernels.items() if select(path)}
+    if not selected:
+        raise ValueError(f"no kernel is selected; there are {', '.join(kernels)}")
+    adapters, keys = {}, jax.random.split(key, len(selected))
+    for (path, kernel), key in zip(selected.items(), keys, strict=True):
         *layers, inputs, outputs = kernel.shape
-        down = jax.random.normal(key_of_one, (*layers, inputs, rank)) / np.sqrt(inputs)
+        down = jax.random.normal(key, (*layers, inputs, rank)) / np.sqrt(inputs)
         adapters[path] = dict(down=down, up=jnp.zeros((*layers, rank, outputs)))
     return adapters
 
 
-def apply_lora(variables: Any, adapters: Adapters, scale: float | Float[Array, ""] = 1.0) -> Any:
-    """The variables with kernel + scale·down·up for every kernel that has an adapter, in the kernel's type.
+def _kernels(variables: Any) -> dict[str, Any]:
+    leaves = {variable_path(path): leaf for path, leaf in jax.tree.leaves_with_path(variables)}
+    return {path: leaf for path, leaf in leaves.items() if path.endswith("/kernel")}
 
-    The product is one of float32: for use it is made once, in training it is made anew in every step.
+
+def apply_lora(variables: Any, adapters: Adapters, scale: float | Float[Array, ""] = 1.0) -> Any:
+    """Return the variables with kernel + scale·down·up, in its type, where a kernel has an adapter.
+
+    The product is one of float32. For use it is made once, in training anew in every step.
 
     Raises:
-        ValueError: an adapter is of no variable here.
+        ValueError: an adapter belongs to no variable here.
     """
     unused = set(adapters)
 
@@ -80,8 +88,8 @@ def load_lora(
 ) -> Adapters:
     """Read a network's adapters from a safetensors file of diffusers or PEFT.
 
-    diffusers writes it by `save_lora_weights`, PEFT by `save_pretrained`. Layers of a stack that the
-    file does not adapt get zeros. Where ranks differ in a stack, zeros fill up those below the
+    diffusers writes it by `save_lora_weights`, PEFT by `save_pretrained`. Layers of a stack that
+    the file does not adapt get zeros. Where ranks differ in a stack, zeros fill up those below the
     largest.
 
     Args:
@@ -94,39 +102,33 @@ def load_lora(
         ValueError: tensors belong to no kernel, have no partner or a wrong shape, and all are
             listed; or settings other than a rank and an alpha.
     """
-    record = record_of(module)
+    record, scaling = record_of(module), _header_scaling(path)
     rename = record.names(module, ())
     tensors = {_PREFIX.sub("", name): tensor for name, tensor in open_tensors(path).items()}
-    scaling = _header_scaling(path)
     adapters, faults, used = {}, [], set()
-    for key_path, kernel in jax.tree.leaves_with_path(variables):
-        variable = variable_path(key_path)
-        if not variable.endswith("/kernel"):
-            continue
-        names, stacked = layers_of(rename(variable), kernel)
-        pairs = {}
-        for i, name in enumerate(names):
-            layer = name[0].removesuffix(".weight")
-            if len(name) > 1 or not {f"{layer}.lora_{factor}.weight" for factor in "AB"} <= tensors.keys():
-                continue  # a kernel that several tensors make has no adapters in files
-            used.update(f"{layer}.{end}" for end in ("lora_A.weight", "lora_B.weight", "alpha"))
-            pair = _factors(tensors, layer, scaling, alpha)
-            # A conversion may reorder inputs and outputs, or take a part: so must the factors.
-            down, up = _converted(pair, functools.partial(record.convert, module, variable))
-            if (len(down), up.shape[1]) == kernel.shape[-2:]:
-                pairs[i] = down, up
-            else:
-                faults.append(
-                    f"misshapen: {name[0]} adapted from {len(down)} to {up.shape[1]}, "
-                    f"kernel {kernel.shape[-2]}×{kernel.shape[-1]}"
-                )
-        if pairs:
-            adapters[variable] = _stack(pairs, len(names), stacked)
-    faults += [
-        f"of no kernel here: {name} {tensors[name].shape}" for name in sorted(tensors.keys() - used)
-    ]
+    for variable, kernel in _kernels(variables).items():
+        # A conversion may reorder inputs and outputs, or take a part: so must the factors.
+        convert, pairs = functools.partial(record.convert, module, variable), {}
+        layers, stacked = layers_of(rename(variable), kernel)
+        for i, (name, *parts) in enumerate(layers):
+            layer = name.removesuffix(".weight")
+            factors = {f"{layer}.lora_{factor}.weight" for factor in "AB"}
+            if parts or not factors <= tensors.keys():
+                continue  # files have no adapters of a kernel that several tensors make
+            used |= {*factors, f"{layer}.alpha"}
+            down, up = _converted(_factors(tensors, layer, scaling, alpha), convert)
+            shape, pairs[i] = (len(down), up.shape[1]), (down, up)
+            if shape != kernel.shape[-2:]:
+                inputs, outputs = kernel.shape[-2:]
+                sizes = f"from {shape[0]} to {shape[1]}, kernel {inputs}×{outputs}"
+                faults.append(f"misshapen: {name} adapted {sizes}")
+        if pairs and not faults:
+            adapters[variable] = _stack(pairs, len(layers), stacked)
+    extra = sorted(tensors.keys() - used)
+    faults += [f"of no kernel here: {name} {tensors[name].shape}" for name in extra]
     if faults:
-        raise ValueError(f"{path} does not hold adapters of these variables:\n" + "\n".join(faults))
+        listed = "\n".join(faults)
+        raise ValueError(f"{path} does not hold adapters of these variables:\n{listed}")
     return adapters
 
 

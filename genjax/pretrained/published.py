@@ -45,7 +45,7 @@ TRANSFORMERS = Library(
     "transformers",
     NAMES[1],
     lambda name, dtype: dict(architectures=[name], dtype=dtype),
-    # Of training, of generation, of other tasks and of the library itself.
+    # They concern training, generation, other tasks and the library itself.
     frozenset(
         """
         architectures model_type dtype torch_dtype transformers_version use_cache tokenizer_class
@@ -102,9 +102,9 @@ class Published:
     unused: Collection[str] = ()
     build: Callable[[Config], Config] = lambda config: {}
     config: Callable[[Any, PyTree], Config] = lambda module, variables: {}
-    convert: Callable[..., np.ndarray] = lambda module, variable, tensor: from_torch(variable, tensor)
-    invert: Callable[[Any, str, np.ndarray], Any] = lambda module, variable, array: to_torch(
-        variable, array, getattr(module, "patch_size", None)
+    convert: Callable[..., np.ndarray] = lambda module, *pair: from_torch(*pair)
+    invert: Callable[[Any, str, np.ndarray], Any] = lambda module, *pair: to_torch(
+        *pair, getattr(module, "patch_size", None)
     )
     adapt: Callable[[Any, Mapping[str, np.ndarray]], nn.Module] = lambda module, tensors: module
     pack: Callable[[Any, PyTree], PyTree] = lambda module, variables: variables
@@ -127,24 +127,30 @@ class Published:
 
     def make(self, config: Config) -> nn.Module:
         """Return the module of a complete configuration."""
-        fields = {ours: _as_tuple(config[name]) for name, ours in self._fields()}
+        fields = {}
+        for name, field in self._fields():
+            value = _as_tuple(config[name])
+            fields[field.name] = field.coded[value] if field.coded else value
         return self.module(**{**fields, **self.build(config)})
 
     def write(self, module: nn.Module, variables: PyTree) -> dict[str, Any]:
         """Return the configuration of a module, less the library's header."""
-        fields = {name: getattr(module, ours) for name, ours in self._fields()}
-        return {**fields, **self.config(module, variables)}
+        entries = {}
+        for name, field in self._fields():
+            value = getattr(module, field.name)
+            codes = {ours: code for code, ours in (field.coded or {}).items()}
+            entries[name] = codes[value] if codes else value
+        return {**entries, **self.config(module, variables)}
 
-    def _fields(self) -> list[tuple[str, str]]:
-        entries = self.entries.items()
-        return [(name, entry.name) for name, entry in entries if isinstance(entry, Field)]
+    def _fields(self) -> list[tuple[str, Field]]:
+        return [(name, each) for name, each in self.entries.items() if isinstance(each, Field)]
 
     def shapes(self, module: nn.Module, config: Config) -> PyTree:
         """Return the shapes and types of the module's variables."""
         return jax.eval_shape(lambda: module.init(jax.random.key(0), *self.inputs(module, config)))
 
     def load(
-        self, folder: str | os.PathLike, abstract: Callable[[PyTree], PyTree] = lambda shapes: shapes
+        self, folder: str | os.PathLike, abstract: Callable[[PyTree], PyTree] = lambda tree: tree
     ) -> tuple[nn.Module, PyTree]:
         """Read the module and its variables from a folder of this class.
 
@@ -164,8 +170,8 @@ class Published:
         names, convert = self.names(module, tensors), functools.partial(self.convert, module)
         return module, load_variables(folder, expected, names, convert, self.ignore)
 
-    def save(self, folder: str | os.PathLike, module: nn.Module, variables: PyTree, **entries: Any) -> None:
-        """Write a folder of this class; arguments and errors are those of `genjax.pretrained.save`."""
+    def save(self, folder: str | os.PathLike, module: Any, variables: PyTree, **entries: Any):
+        """Write a folder of this class, with arguments and errors of `genjax.pretrained.save`."""
         try:
             config = self.write(module, variables) | entries
             self.complete(config)
@@ -195,8 +201,8 @@ def class_of(config: Config) -> str | None:
 
 def members(package: str, attribute: str) -> tuple[Any, ...]:
     """Return all that the modules of a package list in `attribute`, in the order of their names."""
-    path = importlib.import_module(package).__path__
-    modules = [importlib.import_module(f"{package}.{info.name}") for info in pkgutil.iter_modules(path)]
+    found = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    modules = [importlib.import_module(f"{package}.{info.name}") for info in found]
     return tuple(member for module in modules for member in getattr(module, attribute, ()))
 
 

@@ -14,19 +14,10 @@ from safetensors.numpy import save_file
 from genjax.pretrained.layouts import Names, from_torch, to_torch
 
 NAMES = ("diffusion_pytorch_model", "model")  # of the weights in a folder, less their extension
-_TYPES = dict(
-    F64="float64",
-    F32="float32",
-    F16="float16",
-    BF16="bfloat16",
-    I64="int64",
-    I32="int32",
-    I16="int16",
-    I8="int8",
-    U8="uint8",
-    BOOL="bool",
-    F8_E4M3="float8_e4m3fn",
-    F8_E5M2="float8_e5m2",
+_TYPES = (
+    dict(F64="float64", F32="float32", F16="float16", BF16="bfloat16", BOOL="bool")
+    | dict(I64="int64", I32="int32", I16="int16", I8="int8", U8="uint8")
+    | dict(F8_E4M3="float8_e4m3fn", F8_E5M2="float8_e5m2")
 )
 
 
@@ -44,9 +35,8 @@ def _map_file(path: Path) -> dict[str, np.ndarray]:
     header.pop("__metadata__", None)
     end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if end != path.stat().st_size:
-        raise ValueError(
-            f"{path} is {path.stat().st_size} bytes and its header promises {end}: download it again"
-        )
+        size = path.stat().st_size
+        raise ValueError(f"{path} is {size} bytes and its header promises {end}: download it again")
     if end == 8 + length:
         return {}
     data = np.memmap(path, np.uint8, "r", 8 + length)
@@ -77,9 +67,9 @@ def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         if index.exists():
             files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
             return {name: array for file in files for name, array in _map_file(path / file).items()}
+    files = " nor ".join(f"{name}.safetensors" for name in NAMES)
     raise FileNotFoundError(
-        f"{path} holds neither {' nor '.join(f'{name}.safetensors' for name in NAMES)}, nor an index "
-        "of several; other formats are not read"
+        f"{path} holds neither {files}, nor an index of several; other formats are not read"
     )
 
 
@@ -143,7 +133,8 @@ def load_variables(
     extra = sorted(name for name in tensors.keys() - used if not ignore(name, tensors[name]))
     faults += [f"extra: {name} {tensors[name].shape}" for name in extra]
     if faults:
-        raise ValueError(f"{path} does not hold the variables of this module:\n" + "\n".join(faults))
+        listed = "\n".join(faults)
+        raise ValueError(f"{path} does not hold the variables of this module:\n{listed}")
     return variables
 
 
@@ -207,7 +198,7 @@ def save_variables(
 
     Args:
         rename: as `load_variables` takes it.
-        invert: the inverse of its `convert`. Of a variable with a tuple of names it gives a tuple.
+        invert: the inverse of its `convert`; a tuple of tensors where there is a tuple of names.
         name: "diffusion_pytorch_model" for diffusers, "model" for transformers.
     """
     folder = Path(folder)
@@ -222,27 +213,19 @@ def save_variables(
                 files, size = [*files, {}], 0
             files[-1][names] = variable, leaf, i if stacked else ...
             size += nbytes
-    file_names = [f"{name}.safetensors"]
-    if len(files) > 1:
-        file_names = [f"{name}-{i:05}-of-{len(files):05}.safetensors" for i in range(1, len(files) + 1)]
-        _write_index(folder / f"{name}.safetensors.index.json", file_names, files, variables)
-    for file_name, entries in zip(file_names, files, strict=True):
-        arrays = {}
-        for names, (variable, leaf, layer) in entries.items():
+    of = "-{:05}-of-{:05}" if len(files) > 1 else ""
+    weight_map, total = {}, 0
+    for number, sources in enumerate(files, 1):
+        file, arrays = f"{name}{of.format(number, len(files))}.safetensors", {}
+        for names, (variable, leaf, layer) in sources.items():
             made = invert(variable, np.asarray(leaf[layer]))
             made = made if isinstance(made, tuple) else (made,)
             arrays |= {n: np.asarray(a, order="C") for n, a in zip(names, made, strict=True)}
-        save_file(arrays, folder / file_name, metadata=dict(format="pt"))
+        save_file(arrays, folder / file, metadata=dict(format="pt"))
+        weight_map |= dict.fromkeys(arrays, file)
+        total += sum(array.nbytes for array in arrays.values())
+    if of:
+        index = dict(metadata=dict(total_size=total), weight_map=weight_map)
+        path = folder / f"{name}.safetensors.index.json"
+        path.write_text(json.dumps(index, indent=2))
     (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n")
-
-
-def _write_index(path: Path, file_names: list[str], files: list[dict], variables: Any) -> None:
-    weight_map = {
-        tensor: file_name
-        for file_name, entries in zip(file_names, files, strict=True)
-        for names in entries
-        for tensor in names
-    }
-    total = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
-    index = dict(metadata=dict(total_size=total), weight_map=weight_map)
-    path.write_text(json.dumps(index, indent=2))

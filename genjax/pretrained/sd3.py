@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from genjax.models.transformers.mmdit import MMDiT, axis_embedding
 from genjax.nn import Text
-from genjax.pretrained.configuration import Field, Only, expect
+from genjax.pretrained.configuration import Field, expect
 from genjax.pretrained.layouts import Names, layer_names, prefixed
 from genjax.pretrained.published import DIFFUSERS, Config, Published, example
 
@@ -21,28 +21,23 @@ EMBEDDINGS = (  # of FLUX too
     prefixed("time_embedding/", "time_text_embed.timestep_embedder.", _MLP)
     | prefixed("pooled_embedding/", "time_text_embed.text_embedder.", _MLP)
     | prefixed("guidance_embedding/", "time_text_embed.guidance_embedder.", _MLP)
-    | {"text_embedding": "context_embedder", "modulation/dense": "norm_out.linear", "head": "proj_out"}
+    | dict(text_embedding="context_embedder", head="proj_out")
+    | {"modulation/dense": "norm_out.linear"}
 )
 HEADS = dict(query="to_q", key="to_k", value="to_v", query_norm="norm_q", key_norm="norm_k")
+_TEXT_HEADS = dict(query="add_q_proj", key="add_k_proj", value="add_v_proj") | dict(
+    query_norm="norm_added_q", key_norm="norm_added_k"
+)
 TWO_STREAMS = (  # a block of FLUX too
     prefixed("image_heads/", "attn.", HEADS)
-    | {
-        "image_modulation/dense": "norm1.linear",
-        "image_projection": "attn.to_out.0",
-        "image_mlp_in": "ff.net.0.proj",
-        "image_mlp_out": "ff.net.2",
-        "text_modulation/dense": "norm1_context.linear",
-        "text_heads/query": "attn.add_q_proj",
-        "text_heads/key": "attn.add_k_proj",
-        "text_heads/value": "attn.add_v_proj",
-        "text_heads/query_norm": "attn.norm_added_q",
-        "text_heads/key_norm": "attn.norm_added_k",
-        "text_projection": "attn.to_add_out",
-        "text_mlp_in": "ff_context.net.0.proj",
-        "text_mlp_out": "ff_context.net.2",
-    }
+    | prefixed("text_heads/", "attn.", _TEXT_HEADS)
+    | dict(image_mlp_in="ff.net.0.proj", image_mlp_out="ff.net.2")
+    | dict(text_mlp_in="ff_context.net.0.proj", text_mlp_out="ff_context.net.2")
+    | dict(image_projection="attn.to_out.0", text_projection="attn.to_add_out")
+    | {"image_modulation/dense": "norm1.linear", "text_modulation/dense": "norm1_context.linear"}
 )
-_BLOCK = TWO_STREAMS | prefixed("dual_heads/", "attn2.", HEADS) | {"dual_projection": "attn2.to_out.0"}
+_DUAL = dict(dual_projection="attn2.to_out.0")
+_BLOCK = TWO_STREAMS | prefixed("dual_heads/", "attn2.", HEADS) | _DUAL
 
 
 def _names(module: MMDiT, tensors: Collection[str]) -> Callable[[str], Names]:
@@ -76,7 +71,8 @@ def positions_of(table: np.ndarray, max_size: int, width: int) -> dict[str, floa
     Raises:
         ValueError: the table is not one of evenly spaced positions.
     """
-    fault = f"{TABLE} is no table of {max_size}×{max_size} evenly spaced positions with {width} features"
+    kind = f"{max_size}×{max_size} evenly spaced positions with {width} features"
+    fault = f"{TABLE} is no table of {kind}"
     if table.shape != (1, max_size**2, width):
         raise ValueError(f"{fault}: its shape is {table.shape}")
     table = table.reshape(max_size, max_size, 2, -1)
@@ -118,7 +114,7 @@ def _build(config: Config) -> dict[str, Any]:
     expect(config, "caption_projection_dim", width)
     first = list(range(min(dual_depth, config["num_layers"] - 1)))
     expect(config, "dual_attention_layers", first)
-    return dict(width=width, dual_depth=dual_depth, qk_norm=config["qk_norm"] is not None)
+    return dict(width=width, dual_depth=dual_depth)
 
 
 def text_entries(module: nn.Module, variables: PyTree) -> dict[str, Any]:
@@ -153,7 +149,6 @@ def _config(module: MMDiT, variables: PyTree) -> dict[str, Any]:
         caption_projection_dim=module.width,
         out_channels=module.out_channels or channels,
         dual_attention_layers=list(range(module.dual_depth)),
-        qk_norm="rms_norm" if module.qk_norm else None,
     )
 
 
@@ -183,7 +178,7 @@ SD3 = Published(
         out_channels=Field("out_channels", 16),
         pos_embed_max_size=Field("max_size", 96),
         dual_attention_layers=[],
-        qk_norm=Only(None, "rms_norm"),
+        qk_norm=Field("qk_norm", None, {None: False, "rms_norm": True}),
     ),
     unused=("sample_size",),  # of pipelines
     build=_build,

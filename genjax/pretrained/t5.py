@@ -3,37 +3,37 @@
 from collections.abc import Callable, Collection
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from genjax.models.encoders.t5 import T5Encoder
+from genjax.pretrained.bert import one_token
 from genjax.pretrained.configuration import Field, Only, expect
-from genjax.pretrained.layouts import Names, from_torch, only_copy
-from genjax.pretrained.published import TRANSFORMERS, Config, Published, example
+from genjax.pretrained.layouts import Names, from_torch, layer_names, only_copy, prefixed
+from genjax.pretrained.published import TRANSFORMERS, Config, Published
 
-_EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # one table; files have either or both
-_BIAS = "SelfAttention.relative_attention_bias.weight"
+_UNUSED = "is_gated_act num_decoder_layers scale_decoder_outputs eos_token_id n_positions".split()
+_GATED = {"relu": False, "gated-gelu": True}
+_EMBEDDINGS = ("shared", "encoder.embed_tokens")  # one table; files have either or both
+_ATTENTION = dict(query="q", key="k", value="v", projection="o")
 
 
 def _names(module: T5Encoder, tensors: Collection[str]) -> Callable[[str], Names]:
     attention, mlp = "encoder.block.{}.layer.0.", "encoder.block.{}.layer.1."
-    embeddings = tuple(name for name in _EMBEDDINGS if name in tensors)
-    table = {
-        "blocks/query/kernel": attention + "SelfAttention.q.weight",
-        "blocks/key/kernel": attention + "SelfAttention.k.weight",
-        "blocks/value/kernel": attention + "SelfAttention.v.weight",
-        "blocks/projection/kernel": attention + "SelfAttention.o.weight",
-        "blocks/mlp_gate/kernel": mlp + "DenseReluDense.wi_0.weight",
-        "blocks/mlp_in/kernel": mlp + f"DenseReluDense.{'wi_1' if module.gated else 'wi'}.weight",
-        "blocks/mlp_out/kernel": mlp + "DenseReluDense.wo.weight",
-        "blocks/norm_attention/scale": attention + "layer_norm.weight",
-        "blocks/norm_mlp/scale": mlp + "layer_norm.weight",
-        "blocks/relative_bias/table": attention + _BIAS,
-        "relative_bias/table": attention.format(0) + _BIAS,
-        "final_norm/scale": "encoder.final_layer_norm.weight",
-        "token_embedding/embedding": embeddings or _EMBEDDINGS[0],
-    }
-    return lambda variable: table[variable.removeprefix("params/")]
+    bias = attention + "SelfAttention.relative_attention_bias"
+    embeddings = tuple(name for name in _EMBEDDINGS if f"{name}.weight" in tensors)
+    mlp_layers = dict(mlp_gate="wi_0", mlp_in="wi_1" if module.gated else "wi", mlp_out="wo")
+    return layer_names(
+        prefixed("blocks/", attention + "SelfAttention.", _ATTENTION)
+        | prefixed("blocks/", mlp + "DenseReluDense.", mlp_layers)
+        | {
+            "blocks/norm_attention": attention + "layer_norm",
+            "blocks/norm_mlp": mlp + "layer_norm",
+            "blocks/relative_bias": bias,
+            "relative_bias": bias.format(0),
+            "final_norm": "encoder.final_layer_norm",
+            "token_embedding": embeddings or _EMBEDDINGS[0],
+        }
+    )
 
 
 def _convert(module: T5Encoder, variable: str, *copies: np.ndarray) -> np.ndarray:
@@ -44,9 +44,9 @@ def _record(family: str, kind: str, activations: tuple[str, ...], *sizes: int) -
     alone, bias_per_block = kind == "EncoderModel", family == "UMT5"
 
     def build(config: Config) -> dict[str, Any]:
-        gated = config["feed_forward_proj"] == "gated-gelu"
+        gated = _GATED[config["feed_forward_proj"]]
         expect(config, "dense_act_fn", None, "gelu_new" if gated else "relu")
-        return dict(gated=gated, bias_per_block=bias_per_block)
+        return dict(bias_per_block=bias_per_block)
 
     vocabulary_size, mlp_features, depth, num_heads = sizes
     small = dict(vocab_size=23, d_model=20, d_kv=6, d_ff=28, num_layers=2, num_heads=3)
@@ -65,16 +65,14 @@ def _record(family: str, kind: str, activations: tuple[str, ...], *sizes: int) -
             relative_attention_num_buckets=Field("num_buckets", 32),
             relative_attention_max_distance=Field("max_distance", 128),
             layer_norm_epsilon=Field("epsilon", 1e-6),
-            feed_forward_proj=Only(*activations),
+            feed_forward_proj=Field("gated", activations[0], _GATED),
             dense_act_fn=None,  # as feed_forward_proj says
             is_decoder=Only(False),
         ),
-        unused="is_gated_act num_decoder_layers scale_decoder_outputs eos_token_id n_positions".split(),
+        unused=_UNUSED,
         build=build,
-        config=lambda module, variables: dict(
-            model_type=family.lower(), feed_forward_proj="gated-gelu" if module.gated else "relu"
-        ),
-        inputs=lambda module, config: (example(1, dtype=jnp.int32),),
+        config=lambda module, variables: dict(model_type=family.lower()),
+        inputs=one_token,
         names=_names,
         convert=_convert,
         ignore=lambda name, tensor: not alone and name.startswith(("decoder.", "lm_head.")),

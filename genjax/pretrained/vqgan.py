@@ -16,26 +16,24 @@ from genjax.pretrained.autoencoder_kl import (
     attention_levels,
     convert,
     level_config,
-    level_inputs,
-    level_layers,
+    level_names,
+    moments,
     names,
-    naming,
-    one_for_all,
+    smallest_image,
 )
 from genjax.pretrained.configuration import Field, Only, expect
 from genjax.pretrained.published import DIFFUSERS, Config, Published
 from genjax.pretrained.safetensors_io import load_variables
 
-_LLAMAGEN_WORDS = {
-    "kernel": "weight",
-    "scale": "weight",
-    "codes": "weight",
-    "shortcut": "nin_shortcut",
-    "query": "q",
-    "key": "k",
-    "value": "v",
-    "projection": "proj_out",
+_LLAMAGEN_KINDS = {
+    **dict(block="res", attention="attn"),
+    **dict(downsample="downsample.conv", upsample="upsample.conv"),
 }
+_LLAMAGEN_WORDS = (
+    dict(mid_block_0="mid.0", mid_attention="mid.1", mid_block_1="mid.2")
+    | dict(query="q", key="k", value="v", projection="proj_out")
+    | dict(quantizer="quantize.embedding", shortcut="nin_shortcut")
+)
 
 
 def _build(config: Config) -> dict[str, Any]:
@@ -53,7 +51,7 @@ def _config(module: VQModel, variables: PyTree) -> dict[str, Any]:
     return dict(
         num_vq_embeddings=module.quantizer.num_codes,
         vq_embed_dim=module.latent_channels,
-        scaling_factor=1 / one_for_all(module, "latent_deviation"),
+        scaling_factor=1 / moments(module, "latent_deviation", 1)[0],
         **level_config(module, variables),
     )
 
@@ -82,7 +80,7 @@ VQ_MODEL = Published(
     unused=(*LEVEL_UNUSED, "lookup_from_codebook"),
     build=_build,
     config=_config,
-    inputs=level_inputs,
+    inputs=smallest_image,
     names=names,
     convert=convert,
     pack=_pack,
@@ -97,13 +95,11 @@ def load_llamagen(path: str | os.PathLike, module: VQModel) -> Any:
     Raises:
         ValueError: tensors are missing, extra, misshapen or unusable; all are listed.
     """
-    middle = ("mid.0", "mid.1", "mid.2")
-    layers = level_layers(module, "conv_blocks.{level}", "res", "attn", "{direction}sample.conv", middle)
-    inputs = level_inputs(module, dict(in_channels=3))
+    inputs = smallest_image(module, dict(in_channels=3))
     return load_variables(
         path,
         jax.eval_shape(module.init, jax.random.key(0), *inputs),
-        naming(layers, _LLAMAGEN_WORDS),
+        level_names(module, "conv_blocks.{level}", _LLAMAGEN_KINDS, _LLAMAGEN_WORDS),
         functools.partial(convert, module),
         lambda name, tensor: name == "quantize.codebook_used",  # the last indices of their training
     )

@@ -161,7 +161,7 @@ def test_folders_that_are_no_systems(tmp_path):
         pipelines.load(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "LattePipeline"}))
     with pytest.raises(
-        ValueError, match="describes 'LattePipeline'; known are StableDiffusion3Pipeline, Flux"
+        ValueError, match="describes 'LattePipeline'; known are DiTPipeline, FluxPipeline, PixArtAlphaPipeline"
     ):
         pipelines.load(tmp_path)
 
