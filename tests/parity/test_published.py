@@ -53,7 +53,7 @@ def test_entries_and_their_defaults_are_the_librarys(record):
         defaults = {name: each.default for name, each in parameters.items() if name != "self"}
     else:
         defaults = kind.config_class().to_dict()
-    record.complete(defaults)  # which raises where an entry is not known, or its value not supported
+    record.complete(defaults)  # raises where an entry is not known, or its value not supported
     for name in record.entries.keys() & defaults.keys():
         ours = default_of(record.entries[name])
         if ours not in (None, {}):  # follows from other entries, or is a part of its own

@@ -39,12 +39,12 @@ def test_agrees_with_the_authors(tensors, tmp_path):
     reference = np.load(DATA / "llamagen_tokenizer.npz")
 
     @quick_jit
-    def apply(images):
+    def apply(variables, images):
         latents = MODULE.apply(variables, images, method="encode")
         quantized = MODULE.apply(variables, latents, method="quantize")
         return latents, quantized, MODULE.apply(variables, quantized.indices, method="decode_indices")
 
-    latents, quantized, reconstruction = apply(reference["images"])
+    latents, quantized, reconstruction = apply(variables, reference["images"])
     assert len(np.unique(reference["indices"])) > 15
     np.testing.assert_array_equal(quantized.indices, reference["indices"])
     for ours, name in (

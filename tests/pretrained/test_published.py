@@ -119,11 +119,13 @@ def test_integers_stay_integers(counting, tmp_path):
 def test_entries_are_checked_when_they_are_read_and_when_they_are_written(
     counting, entries, message, tmp_path
 ):
-    with pytest.raises(ValueError, match=f"this Counting cannot be saved as CountingModel: .*{message}"):
+    refused = f"this Counting cannot be saved as CountingModel: .*{message}"
+    with pytest.raises(ValueError, match=refused):
         pretrained.save(tmp_path / "new", *counting, **entries)
     assert not (tmp_path / "new").exists()
     pretrained.save(tmp_path, *counting)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
-    with pytest.raises(ValueError, match=f"{tmp_path} cannot be read as CountingModel: .*{message}"):
+    refused = f"{tmp_path} cannot be read as CountingModel: .*{message}"
+    with pytest.raises(ValueError, match=refused):
         pretrained.load(tmp_path)
