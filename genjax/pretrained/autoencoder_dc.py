@@ -1,28 +1,26 @@
-"""Deep-compression autoencoders from the folders that diffusers writes (`AutoencoderDC`)."""
+"""Deep-compression autoencoders as diffusers publishes them."""
 
-import json
-import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
+from jaxtyping import PyTree
 
 from genjax.models.autoencoders.autoencoder_dc import ACTIVATIONS, AutoencoderDC, Stage
-from genjax.pretrained.autoencoder_kl import one_for_all
-from genjax.pretrained.configuration import expect
-from genjax.pretrained.safetensors_io import load_variables, save_variables
+from genjax.pretrained.autoencoder_kl import moments, smallest_image
+from genjax.pretrained.configuration import Field, expect
+from genjax.pretrained.layouts import replace_words
+from genjax.pretrained.published import DIFFUSERS, Config, Published
 
+_SIDES = ("encoder", "decoder")
 _BLOCKS = {"ResBlock": "residual", "EfficientViTBlock": "efficient_vit"}
 _NORMS = {"rms_norm": "rms", "batch_norm": "batch"}
-_SAME = {activation: activation for activation in ACTIVATIONS}
-# Theirs for ours, where the words of a path differ: patterns of whole words.
-_NAMES = {
+_DOWNSAMPLES = {"pixel_unshuffle": True, "conv": False}
+_UPSAMPLES = {"pixel_shuffle": True, "interpolate": False}
+_WORDS = {
     r"attention": "attn",
     r"gated_conv": "conv_out",
     r"expand": "conv_inverted",
@@ -37,139 +35,136 @@ _NAMES = {
 }
 
 
-def _translate(config: dict[str, Any], key: str, value: Any, known: dict[str, str]) -> str:
-    if value not in known:
-        raise ValueError(f"{key}={config[key]!r} is not supported; what is: {', '.join(known)}")
-    return known[value]
-
-
-def _stages(
-    config: dict[str, Any], side: str, norms: str | None, activations: str | None
-) -> tuple[Stage, ...]:
-    """`norms` and `activations` are keys of the configuration; where None, it has none: RMS norm and SiLU."""
-    channels = config[f"{side}_block_out_channels"]
-    of_each = lambda value: [value] * len(channels) if isinstance(value, str) else value
-    blocks = of_each(config[f"{side}_block_types"])
-    norm = of_each(config[norms] if norms else "rms_norm")
-    activation = of_each(config[activations] if activations else "silu")
-    return tuple(
-        Stage(
-            channels[i],
-            config[f"{side}_layers_per_block"][i],
-            _translate(config, f"{side}_block_types", blocks[i], _BLOCKS),
-            # Theirs are given for blocks of both kinds and used by one.
-            tuple(config[f"{side}_qkv_multiscales"][i]) if blocks[i] == "EfficientViTBlock" else (),
-            _translate(config, norms, norm[i], _NORMS) if norms else "rms",
-            _translate(config, activations, activation[i], _SAME) if activations else "silu",
-        )
-        for i in range(len(channels))
-    )
-
-
-def from_config(config: dict[str, Any]) -> AutoencoderDC:
-    """The module of diffusers' configuration.
+def _of_each(config: Config, name: str, known: Collection[str]) -> list[str]:
+    """Return the values of an entry for each stage, where one may stand for all.
 
     Raises:
-        ValueError: a value that is not supported, by name.
+        ValueError: a value is not known.
     """
-    resize = lambda key, rearranging, plain: _translate(
-        config, key, config[key], {rearranging: "", plain: "plain"}
+    count = len(config[f"{name.partition('_')[0]}_block_out_channels"])
+    values = [config[name]] * count if isinstance(config[name], str) else config[name]
+    for value in values:
+        expect({name: value}, name, *known)
+    return values
+
+
+def _stages(config: Config, side: str, styles: list[dict[str, str]]) -> tuple[Stage, ...]:
+    fields = (
+        config[f"{side}_block_out_channels"],
+        config[f"{side}_layers_per_block"],
+        [_BLOCKS[block] for block in _of_each(config, f"{side}_block_types", _BLOCKS)],
+        map(tuple, config[f"{side}_qkv_multiscales"]),
     )
-    return AutoencoderDC(
-        config["latent_channels"],
-        _stages(config, "encoder", None, None),
-        _stages(config, "decoder", "decoder_norm_types", "decoder_act_fns"),
-        image_channels=config["in_channels"],
-        head_features=config["attention_head_dim"],
-        rearranging_downsample=not resize("downsample_block_type", "pixel_unshuffle", "conv"),
-        rearranging_upsample=not resize("upsample_block_type", "pixel_shuffle", "interpolate"),
-        # Weights that were published before diffusers had these.
-        encoder_shortcut=config.get("encoder_out_shortcut", True),
-        decoder_shortcut=config.get("decoder_in_shortcut", True),
-        out_activation=_translate(
-            config, "decoder_conv_act_fn", config.get("decoder_conv_act_fn", "relu"), _SAME
-        ),
+    stages = [Stage(*values, **style) for *values, style in zip(*fields, styles, strict=True)]
+    # Scales are given for blocks of both kinds, and used by one.
+    return tuple(s if s.block == "efficient_vit" else replace(s, scales=()) for s in stages)
+
+
+def _build(config: Config) -> dict[str, Any]:
+    norms = _of_each(config, "decoder_norm_types", _NORMS)
+    activations = _of_each(config, "decoder_act_fns", ACTIVATIONS)
+    styles = [
+        dict(norm=_NORMS[norm], activation=activation)
+        for norm, activation in zip(norms, activations, strict=True)
+    ]
+    return dict(
+        encoder_stages=_stages(config, "encoder", [{}] * len(config["encoder_block_out_channels"])),
+        decoder_stages=_stages(config, "decoder", styles),
         latent_deviation=(1 / config["scaling_factor"],),
     )
 
 
-def _renaming(module: AutoencoderDC) -> Callable[[str], str]:
-    def rename(variable: str) -> str:
-        _, side, *words = variable.split("/")
-        if match := re.fullmatch(r"stage(\d+)_(block(\d+)|downsample|upsample)", words[0]):
-            stage = int(match[1])
-            stages = module.encoder_stages if side == "encoder" else module.decoder_stages
-            # Blocks are counted with what changes the resolution: after them in the encoder, before in the
-            # decoder.
-            upsampled = side == "decoder" and stage + 1 < len(stages)
-            place = {"downsample": stages[stage].num_blocks, "upsample": 0}.get(match[2])
-            place = int(match[3]) + upsampled if place is None else place
-            words[0] = f"{'down' if side == 'encoder' else 'up'}_blocks.{stage}.{place}"
-        if words[-2:-1] == ["norm"] and "attention" in words:
-            words[-2] = "norm_out"
-        for pattern, name in _NAMES.items():
-            words = [re.sub(f"^(?:{pattern})$", name, word) for word in words]
-        return ".".join([side, *words])
-
-    return rename
-
-
-def load(
-    folder: str | os.PathLike, abstract: Callable = lambda expected: expected
-) -> tuple[AutoencoderDC, Any]:
-    """The module and its variables from `config.json` and `diffusion_pytorch_model.safetensors` in a folder.
-
-    Args:
-        abstract: from the shapes and types that are expected to those wanted, with shardings perhaps.
-
-    Raises:
-        ValueError: a value in the configuration that is not supported, by name; or one that lists all
-            missing, extra and misshapen tensors.
-    """
-    folder = Path(folder)
-    module = from_config(json.loads((folder / "config.json").read_text()))
-
-    image = jax.ShapeDtypeStruct((1, module.factor, module.factor, module.image_channels), jnp.float32)
-    expected = jax.eval_shape(module.init, jax.random.key(0), image)
-    counter = lambda name, tensor: name.endswith("num_batches_tracked")
-    return module, load_variables(folder, abstract(expected), _renaming(module), ignore=counter)
-
-
-def save(folder: str | os.PathLike, module: AutoencoderDC, variables: Any) -> None:
-    """Writes what `load` and diffusers read.
-
-    Raises:
-        ValueError: latents have a mean or more than one deviation, or stages of the encoder another norm or activation
-            than RMS norm and SiLU, by name.
-    """
+def _config(module: AutoencoderDC, variables: PyTree) -> dict[str, Any]:
     plain = tuple(replace(stage, norm="rms", activation="silu") for stage in module.encoder_stages)
     expect(vars(module), "encoder_stages", plain)
     expect(vars(module), "latent_mean", (0.0,))
-    blocks, norms = ({ours: theirs for theirs, ours in names.items()} for names in (_BLOCKS, _NORMS))
+    blocks, norms = ({ours: name for name, ours in names.items()} for names in (_BLOCKS, _NORMS))
     config = dict(
-        _class_name="AutoencoderDC",
-        in_channels=module.image_channels,
-        latent_channels=module.latent_channels,
-        attention_head_dim=module.head_features,
-        downsample_block_type="pixel_unshuffle" if module.rearranging_downsample else "conv",
-        upsample_block_type="pixel_shuffle" if module.rearranging_upsample else "interpolate",
         decoder_norm_types=[norms[stage.norm] for stage in module.decoder_stages],
         decoder_act_fns=[stage.activation for stage in module.decoder_stages],
-        encoder_out_shortcut=module.encoder_shortcut,
-        decoder_in_shortcut=module.decoder_shortcut,
-        decoder_conv_act_fn=module.out_activation,
-        scaling_factor=1 / one_for_all(module, "latent_deviation"),
+        scaling_factor=1 / moments(module, "latent_deviation", 1)[0],
     )
-    for side, stages in (("encoder", module.encoder_stages), ("decoder", module.decoder_stages)):
+    for side in _SIDES:
+        stages = getattr(module, f"{side}_stages")
         config |= {
             f"{side}_block_types": [blocks[stage.block] for stage in stages],
             f"{side}_block_out_channels": [stage.channels for stage in stages],
             f"{side}_layers_per_block": [stage.num_blocks for stage in stages],
             f"{side}_qkv_multiscales": [[*stage.scales] for stage in stages],
         }
-    # Theirs also count steps of training, to no effect on what is trained; without the counts diffusers warns.
+    return config
+
+
+def _with_counters(module: AutoencoderDC, variables: PyTree) -> PyTree:
+    """Add counts of training steps, which have no effect; without them diffusers warns."""
     statistics = flatten_dict(variables.get("batch_stats", {}), sep="/")
-    counters = {
-        name.removesuffix("mean") + "count": np.int64(0) for name in statistics if name.endswith("/mean")
-    }
-    save_variables(folder, config, variables | {"batch_stats": statistics | counters}, _renaming(module))
+    means = [name for name in statistics if name.endswith("/mean")]
+    counters = {name.removesuffix("mean") + "count": np.int64(0) for name in means}
+    return {**variables, "batch_stats": statistics | counters}
+
+
+def _names(module: AutoencoderDC, tensors: Collection[str]) -> Callable[[str], str]:
+    def name(variable: str) -> str:
+        _, side, *words = variable.split("/")
+        if match := re.fullmatch(r"stage(\d+)_(block(\d+)|downsample|upsample)", words[0]):
+            stage = int(match[1])
+            stages = module.encoder_stages if side == "encoder" else module.decoder_stages
+            # Blocks are counted with what changes the resolution: it comes after them in the
+            # encoder, before them in the decoder.
+            upsampled = side == "decoder" and stage + 1 < len(stages)
+            place = {"downsample": stages[stage].num_blocks, "upsample": 0}.get(match[2])
+            place = int(match[3]) + upsampled if place is None else place
+            words[0] = f"{'down' if side == 'encoder' else 'up'}_blocks.{stage}.{place}"
+        if words[-2:-1] == ["norm"] and "attention" in words:
+            words[-2] = "norm_out"
+        return ".".join([side, *replace_words(words, _WORDS)])
+
+    return name
+
+
+def _both(**entries: Any) -> dict[str, Any]:
+    return {f"{side}_{name}": value for side in _SIDES for name, value in entries.items()}
+
+
+_SMALL = (
+    _both(block_types=["ResBlock", "EfficientViTBlock"], block_out_channels=[8, 16])
+    | _both(layers_per_block=[1, 1], qkv_multiscales=[[], [3]])
+    | dict(decoder_norm_types=["batch_norm", "rms_norm"], decoder_act_fns=["relu", "silu"])
+    | dict(latent_channels=4, attention_head_dim=4, scaling_factor=0.5)
+)
+AUTOENCODER_DC = Published(
+    DIFFUSERS,
+    "AutoencoderDC",
+    AutoencoderDC,
+    entries=_both(
+        block_types="ResBlock",
+        block_out_channels=[128, 256, 512, 512, 1024, 1024],
+        qkv_multiscales=[[], [], [], [5], [5], [5]],
+    )
+    | dict(
+        in_channels=Field("image_channels", 3),
+        latent_channels=Field("latent_channels", 32),
+        attention_head_dim=Field("head_features", 32),
+        encoder_layers_per_block=[2, 2, 2, 3, 3, 3],
+        decoder_layers_per_block=[3] * 6,
+        downsample_block_type=Field("rearranging_downsample", "pixel_unshuffle", _DOWNSAMPLES),
+        upsample_block_type=Field("rearranging_upsample", "pixel_shuffle", _UPSAMPLES),
+        decoder_norm_types="rms_norm",
+        decoder_act_fns="silu",
+        decoder_conv_act_fn=Field("out_activation", "relu", dict(relu="relu", silu="silu")),
+        encoder_out_shortcut=Field("encoder_shortcut", True),
+        decoder_in_shortcut=Field("decoder_shortcut", True),
+        scaling_factor=1.0,
+    ),
+    build=_build,
+    config=_config,
+    inputs=smallest_image,
+    names=_names,
+    pack=_with_counters,
+    ignore=lambda name, tensor: name.endswith("num_batches_tracked"),
+    examples=(
+        _SMALL,
+        _SMALL | dict(downsample_block_type="conv", upsample_block_type="interpolate"),
+    ),
+)
+PUBLISHED = (AUTOENCODER_DC,)

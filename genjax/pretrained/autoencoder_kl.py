@@ -1,255 +1,193 @@
-"""Convolutional KL autoencoders as diffusers writes them, those of Stable Diffusion and FLUX among them."""
+"""KL autoencoders as diffusers publishes them, those of Stable Diffusion and FLUX among them."""
 
-import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import flax.linen as nn
 import numpy as np
+from jaxtyping import PyTree
 
 from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
-from genjax.pretrained.configuration import expect, read_config
-from genjax.pretrained.safetensors_io import from_torch, load_variables, open_tensors, save_variables
+from genjax.pretrained.configuration import Field, Only, expect
+from genjax.pretrained.layouts import from_torch
+from genjax.pretrained.published import DIFFUSERS, Config, Published, example
 
-# What a configuration means that does not name it (diffusers' signature); the last two are not the network's.
-SHARED_DEFAULTS = dict(
+# What this class and `VQModel` share.
+LEVEL_ENTRIES = dict(
     in_channels=3,
-    out_channels=3,
+    out_channels=Field("image_channels", 3),
     down_block_types=["DownEncoderBlock2D"],
     up_block_types=["UpDecoderBlock2D"],
-    block_out_channels=[64],
-    layers_per_block=1,
-    act_fn="silu",
-    norm_num_groups=32,
-    mid_block_add_attention=True,
+    block_out_channels=Field("widths", [64]),
+    layers_per_block=Field("blocks", 1),
+    act_fn=Only("silu", "swish"),
+    norm_num_groups=Field("groups", 32),
+    mid_block_add_attention=Field("mid_attention", True),
     scaling_factor=0.18215,
-    sample_size=32,
-    force_upcast=True,
 )
-_DEFAULTS = SHARED_DEFAULTS | dict(
-    latent_channels=4,
-    shift_factor=None,
-    latents_mean=None,
-    latents_std=None,
-    use_quant_conv=True,
-    use_post_quant_conv=True,
+LEVEL_UNUSED = ("sample_size", "force_upcast")
+LEVEL_EXAMPLE = dict(
+    down_block_types=["DownEncoderBlock2D", "AttnDownEncoderBlock2D"],
+    up_block_types=["AttnUpDecoderBlock2D", "UpDecoderBlock2D"],
+    block_out_channels=[4, 8],
+    norm_num_groups=2,
+    scaling_factor=0.5,
 )
-# Theirs for ours within a layer.
-_WORDS = {
-    "kernel": "weight",
-    "scale": "weight",
-    "codes": "weight",
-    "shortcut": "conv_shortcut",
-    "norm": "group_norm",
-    "query": "to_q",
-    "key": "to_k",
-    "value": "to_v",
-    "projection": "to_out.0",
+_KINDS = {
+    **dict(block="resnets", attention="attentions"),
+    **dict(downsample="downsamplers.0.conv", upsample="upsamplers.0.conv"),
 }
-# The files of Stable Diffusion are of a time when attention had other names, and diffusers still reads them.
-_OLD_WORDS = _WORDS | {"query": "query", "key": "key", "value": "value", "projection": "proj_attn"}
+_WORDS = (
+    dict(mid_block_0="mid_block.resnets.0", mid_block_1="mid_block.resnets.1")
+    | dict(mid_attention="mid_block.attentions.0", norm_out="conv_norm_out")
+    | dict(quantizer="quantize.embedding", shortcut="conv_shortcut", norm="group_norm")
+    | dict(query="to_q", key="to_k", value="to_v", projection="to_out.0")
+)
+# The files of Stable Diffusion have former names of attention, which diffusers still reads.
+_FORMER_WORDS = _WORDS | dict(query="query", key="key", value="value", projection="proj_attn")
 
 
-def level_fields(config: dict[str, Any]) -> dict[str, Any]:
-    """Fields of the encoder and the decoder from a configuration of diffusers'.
+def attention_levels(config: Config) -> tuple[int, ...]:
+    """Return the levels with attention.
 
     Raises:
-        ValueError: one that names the entry that is not supported.
+        ValueError: blocks are of another type, or encoder and decoder attend at different levels.
     """
-    expect(config, "act_fn", "silu", "swish")
-    widths = tuple(config["block_out_channels"])
-    attention = [kind == "AttnDownEncoderBlock2D" for kind in config["down_block_types"]]
-    down = ["AttnDownEncoderBlock2D" if attend else "DownEncoderBlock2D" for attend in attention]
-    up = ["AttnUpDecoderBlock2D" if attend else "UpDecoderBlock2D" for attend in reversed(attention)]
-    expect(config, "down_block_types", down)
-    expect(config, "up_block_types", up)  # an encoder and a decoder with attention at different sides
-    if len(attention) != len(widths):
-        raise ValueError(
-            f"down_block_types={down} has {len(down)} levels; block_out_channels={list(widths)} {len(widths)}"
-        )
-    return dict(
-        widths=widths,
-        blocks=config["layers_per_block"],
-        attention_levels=tuple(level for level, attend in enumerate(attention) if attend),
-        mid_attention=config["mid_block_add_attention"],
-        groups=config["norm_num_groups"],
-        image_channels=config["out_channels"],
-    )
+    down, widths = config["down_block_types"], config["block_out_channels"]
+    attends = [kind == "AttnDownEncoderBlock2D" for kind in down]
+    for name, types in _block_types(attends).items():
+        expect(config, name, types)
+    if len(down) != len(widths):
+        counts = f"{len(down)} levels; block_out_channels={widths} {len(widths)}"
+        raise ValueError(f"down_block_types={down} has {counts}")
+    return tuple(level for level, attend in enumerate(attends) if attend)
 
 
-def level_config(module: Any, variables: Any) -> dict[str, Any]:
-    """The inverse of `level_fields`; of the encoder's input only its parameters know the channels."""
-    attends = [level in module.attention_levels for level in range(len(module.widths))]
+def _block_types(attends: list[bool]) -> dict[str, list[str]]:
     return dict(
-        in_channels=variables["params"]["encoder"]["conv_in"]["kernel"].shape[-2],
-        out_channels=module.image_channels,
         down_block_types=[f"{'Attn' * attend}DownEncoderBlock2D" for attend in attends],
         up_block_types=[f"{'Attn' * attend}UpDecoderBlock2D" for attend in reversed(attends)],
-        block_out_channels=[*module.widths],
-        layers_per_block=module.blocks,
-        act_fn="silu",
-        norm_num_groups=module.groups,
-        mid_block_add_attention=module.mid_attention,
     )
 
 
-def one_of_each(module: Any, name: str) -> list[float]:
-    """`latent_mean` or `latent_deviation` of every channel of the latents.
+def level_config(module: Any, variables: PyTree) -> dict[str, Any]:
+    """Return the shared entries that are no field's."""
+    attends = [level in module.attention_levels for level in range(len(module.widths))]
+    # Only the parameters know the channels of the input.
+    kernel = variables["params"]["encoder"]["conv_in"]["kernel"]
+    return dict(in_channels=kernel.shape[-2], **_block_types(attends))
+
+
+def smallest_image(module: Any, config: Config) -> tuple:
+    """Return the inputs of an autoencoder."""
+    return (example(module.factor, module.factor, config["in_channels"]),)
+
+
+def moments(module: nn.Module, name: str, count: int) -> list[float]:
+    """Return `latent_mean` or `latent_deviation` with `count` values, which one may stand for.
 
     Raises:
-        ValueError: the module has neither one for all nor one of each.
+        ValueError: the module has another number of values.
     """
-    values, channels = [*getattr(module, name)], module.latent_channels
-    if len(values) not in (1, channels):
+    values = [*getattr(module, name)]
+    if len(values) not in (1, count):
         raise ValueError(
-            f"{name} has {len(values)} values for {channels} channels; save module.clone({name}=...) with one of each"
+            f"{name} has {len(values)} values, and the class {count}; save module.clone({name}=...)"
         )
-    return values * (channels // len(values))
+    return values * (count // len(values))
 
 
-def one_for_all(module: Any, name: str) -> float:
-    """`latent_mean` or `latent_deviation` of a class that in diffusers has one for all channels.
-
-    Raises:
-        ValueError: the module has more.
-    """
-    value, *others = getattr(module, name)
-    if others:
-        raise ValueError(
-            f"{name} has {1 + len(others)} values; in diffusers {type(module).__name__} has one for all channels"
-        )
-    return value
-
-
-def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
-    """Theirs are channel-first: kernels `[out, in]` and `[out, in, height, width]`."""
-    if re.search(r"attention\w*/\w+/kernel$", variable):  # to some a 1×1 convolution
+def convert(module: Any, variable: str, tensor: np.ndarray) -> np.ndarray:
+    """Return the array of a tensor, which is channel-first."""
+    if re.search(r"attention\w*/\w+/kernel$", variable):  # in some files a 1×1 convolution
         return tensor.reshape(tensor.shape[:2]).T
     return from_torch(variable, tensor)
 
 
-def layer_names(
-    module: Any, level: str, block: str, attention: str, sampler: str, middle: tuple[str, str, str]
-) -> dict[str, str]:
-    """Theirs for our layers, from patterns; levels of the decoder are counted from the latents' side."""
-    layers, levels = {"quantizer": "quantize.embedding"}, len(module.widths)
-    for part, direction, blocks in (("encoder", "down", module.blocks), ("decoder", "up", module.blocks + 1)):
-        for ours in range(levels):
-            theirs = ours if part == "encoder" else levels - 1 - ours
-            theirs = f"{part}.{level.format(direction=direction, level=theirs)}"
-            for i in range(blocks):
-                layers[f"{part}/block_{ours}_{i}"] = f"{theirs}.{block}.{i}"
-                layers[f"{part}/attention_{ours}_{i}"] = f"{theirs}.{attention}.{i}"
-            layers[f"{part}/{direction}sample_{ours}"] = f"{theirs}.{sampler.format(direction=direction)}"
-        for ours, theirs in zip(("mid_block_0", "mid_attention", "mid_block_1"), middle, strict=True):
-            layers[f"{part}/{ours}"] = f"{part}.{theirs}"
-    return layers
-
-
-def renaming(layers: dict[str, str], words: dict[str, str]) -> Callable[[str], str]:
-    """Theirs for our variables, by tables of layers, "encoder/norm_out", and of words within these."""
-
-    def rename(variable: str) -> str:
-        names = variable.split("/")[1:]  # less the collection
-        depth = 2 if names[0] in ("encoder", "decoder") else 1
-        layer = "/".join(names[:depth])
-        layer = layers.get(layer, layer.replace("/", "."))
-        return ".".join([layer, *(words.get(word, word) for word in names[depth:])])
-
-    return rename
-
-
-def load_variables_of(
-    path: str | os.PathLike,
-    module: Any,
-    in_channels: int,
-    rename: Callable[[str], str],
-    abstract: Callable = lambda expected: expected,
-    ignore: Callable[[str, np.ndarray], bool] = lambda name, tensor: False,
-) -> Any:
-    example = jax.ShapeDtypeStruct((1, module.factor, module.factor, in_channels), jnp.float32)
-    expected = jax.eval_shape(module.init, jax.random.key(0), example)
-    return load_variables(path, abstract(expected), rename, _convert, ignore)
-
-
-def names_of(module: Any, old: bool = False) -> Callable[[str], str]:
-    """diffusers' names for our variables.
+def level_names(
+    module: Any, level: str, kinds: Mapping[str, str], words: Mapping[str, str]
+) -> Callable[[str], str]:
+    """Return a function from variables to tensors.
 
     Args:
-        old: those of attention are of the time of Stable Diffusion.
+        level: name of a level, with "{direction}" (down or up) and "{level}", which is counted from
+            the latents in the decoder.
+        kinds: names of what a level has.
+        words: names of other layers, and names within layers.
     """
-    middle = ("mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1")
-    layers = layer_names(
-        module, "{direction}_blocks.{level}", "resnets", "attentions", "{direction}samplers.0.conv", middle
-    )
-    layers |= {f"{part}/norm_out": f"{part}.conv_norm_out" for part in ("encoder", "decoder")}
-    return renaming(layers, _OLD_WORDS if old else _WORDS)
+
+    def place(match: re.Match) -> str:
+        part, kind, index, number = match.groups()
+        ours, last = int(index), len(module.widths) - 1
+        direction, index = ("down", ours) if part == "encoder" else ("up", last - ours)
+        layer = f"{part}/{level.format(direction=direction, level=index)}.{kinds[kind]}"
+        return f"{layer}.{number}" if number else layer
+
+    words = dict(kernel="weight", scale="weight", codes="weight") | words
+    pattern = rf"^(encoder|decoder)/({'|'.join(kinds)})_(\d+)(?:_(\d+))?(?=/)"
+
+    def name(variable: str) -> str:
+        path = re.sub(pattern, place, variable.partition("/")[2])  # less the collection
+        return ".".join(words.get(word, word) for word in path.split("/"))
+
+    return name
 
 
-def load_folder(
-    folder: str | os.PathLike, module: Any, in_channels: int, abstract: Callable = lambda expected: expected
-) -> Any:
-    """The variables of `module` from a folder that diffusers wrote.
-
-    Raises:
-        ValueError: one that lists all missing, extra and misshapen tensors.
-    """
-    old = any(name.endswith("proj_attn.weight") for name in open_tensors(folder))
-    return load_variables_of(folder, module, in_channels, names_of(module, old), abstract)
+def names(module: Any, tensors: Collection[str]) -> Callable[[str], str]:
+    """Return diffusers' names, or the former ones where a file has these."""
+    former = any(name.endswith("proj_attn.weight") for name in tensors)
+    words = _FORMER_WORDS if former else _WORDS
+    return level_names(module, "{direction}_blocks.{level}", _KINDS, words)
 
 
-def load(
-    folder: str | os.PathLike, abstract: Callable = lambda expected: expected
-) -> tuple[AutoencoderKL, Any]:
-    """The module and its variables from a folder written by `save_pretrained` of diffusers' `AutoencoderKL`.
-
-    Args:
-        abstract: from the shapes and types that are expected to those wanted, with shardings perhaps.
-
-    Raises:
-        ValueError: the configuration has an entry that is unknown or not supported, which is named; or one that
-            lists all missing, extra and misshapen tensors.
-    """
-    config = read_config(folder, "AutoencoderKL", _DEFAULTS)
+def _build(config: Config) -> dict[str, Any]:
     if config["latents_mean"] is not None:
         expect(config, "shift_factor", None)  # pipelines use the one or the other
-    mean = config["latents_mean"] or [config["shift_factor"] or 0.0]
-    module = AutoencoderKL(
-        latent_channels=config["latent_channels"],
-        use_quant_conv=config["use_quant_conv"],
-        use_post_quant_conv=config["use_post_quant_conv"],
-        latent_mean=tuple(mean),
-        latent_deviation=tuple(
-            deviation / config["scaling_factor"] for deviation in config["latents_std"] or [1.0]
-        ),
-        **level_fields(config),
+    deviations = config["latents_std"] or [1.0]
+    return dict(
+        attention_levels=attention_levels(config),
+        latent_mean=tuple(config["latents_mean"] or [config["shift_factor"] or 0.0]),
+        latent_deviation=tuple(value / config["scaling_factor"] for value in deviations),
     )
-    return module, load_folder(folder, module, config["in_channels"], abstract)
 
 
-def save(folder: str | os.PathLike, module: AutoencoderKL, variables: Any) -> None:
-    """Writes what `load` and diffusers read.
-
-    Raises:
-        ValueError: the moments of latents are neither one for all channels nor one of each, by name.
-    """
+def _config(module: AutoencoderKL, variables: PyTree) -> dict[str, Any]:
+    config = level_config(module, variables)
     mean, deviation = module.latent_mean, module.latent_deviation
     if len(mean) == len(deviation) == 1:
-        moments = dict(scaling_factor=1 / deviation[0], shift_factor=mean[0] or None)
-    else:
-        moments = dict(
-            scaling_factor=1.0,
-            latents_mean=one_of_each(module, "latent_mean"),
-            latents_std=one_of_each(module, "latent_deviation"),
-        )
-    config = dict(
-        _class_name="AutoencoderKL",
-        latent_channels=module.latent_channels,
-        use_quant_conv=module.use_quant_conv,
-        use_post_quant_conv=module.use_post_quant_conv,
-        **level_config(module, variables),
-        **moments,
+        return config | dict(scaling_factor=1 / deviation[0], shift_factor=mean[0] or None)
+    return config | dict(
+        scaling_factor=1.0,
+        latents_mean=moments(module, "latent_mean", module.latent_channels),
+        latents_std=moments(module, "latent_deviation", module.latent_channels),
     )
-    save_variables(folder, config, variables, names_of(module))
+
+
+_SMALL = LEVEL_EXAMPLE | dict(latent_channels=2)
+_MOMENTS = dict(latents_mean=[0.5, -1.0], latents_std=[1.0, 2.0])
+AUTOENCODER_KL = Published(
+    DIFFUSERS,
+    "AutoencoderKL",
+    AutoencoderKL,
+    entries=LEVEL_ENTRIES
+    | dict(
+        latent_channels=Field("latent_channels", 4),
+        use_quant_conv=Field("use_quant_conv", True),
+        use_post_quant_conv=Field("use_post_quant_conv", True),
+        shift_factor=None,
+        latents_mean=None,
+        latents_std=None,
+    ),
+    unused=LEVEL_UNUSED,
+    build=_build,
+    config=_config,
+    inputs=smallest_image,
+    names=names,
+    convert=convert,
+    examples=(
+        _SMALL | dict(shift_factor=0.25, use_quant_conv=False, use_post_quant_conv=False),
+        _SMALL | _MOMENTS | dict(in_channels=4, scaling_factor=1.0),
+    ),
+)
+PUBLISHED = (AUTOENCODER_KL,)

@@ -1,58 +1,43 @@
-"""Tiny autoencoders from the folders that diffusers writes (`AutoencoderTiny`)."""
+"""Tiny autoencoders as diffusers publishes them."""
 
-import json
-import os
 import re
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Collection
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from genjax.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from genjax.pretrained.autoencoder_kl import one_for_all
-from genjax.pretrained.safetensors_io import load_variables, save_variables
-
-# What our module has no other value of.
-_FIXED = {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2}
+from genjax.pretrained.autoencoder_kl import moments, smallest_image
+from genjax.pretrained.configuration import Field, Only, expect
+from genjax.pretrained.published import DIFFUSERS, Config, Published
 
 
-def from_config(config: dict[str, Any]) -> AutoencoderTiny:
-    """The module of diffusers' configuration.
-
-    Raises:
-        ValueError: a value that is not supported, by name.
-    """
-    width = config["encoder_block_out_channels"][0]
+def _build(config: Config) -> dict[str, Any]:
+    width, *_ = config["encoder_block_out_channels"]
     for side in ("encoder", "decoder"):
-        key = f"{side}_block_out_channels"
-        if set(config[key]) != {width}:
-            raise ValueError(
-                f"{key}={config[key]!r} is not supported; what is: one width, of the encoder's first block"
-            )
-    for key, value in _FIXED.items():
-        if config.get(key, value) != value:  # older folders lack some
-            raise ValueError(f"{key}={config[key]!r} is not supported; what is: {value!r}")
-    if config["in_channels"] != config["out_channels"]:
-        raise ValueError(
-            f"out_channels={config['out_channels']} is not supported; what is: those of the input"
-        )
-    return AutoencoderTiny(
-        config["latent_channels"],
-        tuple(config["num_encoder_blocks"]),
-        tuple(config["num_decoder_blocks"]),
-        width,
-        config["in_channels"],
+        levels = len(config[f"num_{side}_blocks"])
+        expect(config, f"{side}_block_out_channels", [width] * levels)
+    expect(config, "out_channels", config["in_channels"])
+    return dict(
+        width=width,
         latent_magnitude=float(config["latent_magnitude"]),
-        latent_shift=config["latent_shift"],
-        latent_mean=(config.get("shift_factor", 0.0),),
+        latent_mean=(config["shift_factor"],),
         latent_deviation=(1 / config["scaling_factor"],),
     )
 
 
-def _renaming(module: AutoencoderTiny) -> Callable[[str], str]:
-    """By the places of our layers in diffusers' sequences, which count layers without weights too."""
+def _config(module: AutoencoderTiny, variables: PyTree) -> dict[str, Any]:
+    return dict(
+        out_channels=module.image_channels,
+        encoder_block_out_channels=[module.width] * len(module.encoder_blocks),
+        decoder_block_out_channels=[module.width] * len(module.decoder_blocks),
+        shift_factor=moments(module, "latent_mean", 1)[0],
+        scaling_factor=1 / moments(module, "latent_deviation", 1)[0],
+    )
+
+
+def _names(module: AutoencoderTiny, tensors: Collection[str]) -> Callable[[str], str]:
+    """Number our layers as diffusers' sequences, which count layers without weights too."""
     encoder, decoder = ["conv_in"], ["conv_in", "activation"]
     for i, num_blocks in enumerate(module.encoder_blocks):
         encoder += [f"stage{i}_downsample"] * (i > 0)
@@ -62,54 +47,45 @@ def _renaming(module: AutoencoderTiny) -> Callable[[str], str]:
         decoder += ["repeat", f"stage{i}_upsample"] * (i + 1 < len(module.decoder_blocks))
     sides = {"encoder": [*encoder, "conv_out"], "decoder": [*decoder, "conv_out"]}
 
-    def rename(variable: str) -> str:
+    def name(variable: str) -> str:
         _, side, layer, *words = variable.split("/")
         # In a block's own sequence there is an activation between two convolutions.
-        words = [re.sub(r"^conv(\d)$", lambda match: f"conv.{2 * int(match[1])}", word) for word in words]
+        words = [re.sub(r"^conv(\d)$", lambda m: f"conv.{2 * int(m[1])}", word) for word in words]
         place = f"{side}.layers.{sides[side].index(layer)}"
         return ".".join([place, *words]).replace("kernel", "weight")
 
-    return rename
+    return name
 
 
-def load(
-    folder: str | os.PathLike, abstract: Callable = lambda expected: expected
-) -> tuple[AutoencoderTiny, Any]:
-    """The module and its variables from `config.json` and `diffusion_pytorch_model.safetensors` in a folder.
-
-    Args:
-        abstract: from the shapes and types that are expected to those wanted, with shardings perhaps.
-
-    Raises:
-        ValueError: a value in the configuration that is not supported, by name; or one that lists all
-            missing, extra and misshapen tensors.
-    """
-    folder = Path(folder)
-    module = from_config(json.loads((folder / "config.json").read_text()))
-    image = jax.ShapeDtypeStruct((1, module.factor, module.factor, module.image_channels), jnp.float32)
-    expected = jax.eval_shape(module.init, jax.random.key(0), image)
-    return module, load_variables(folder, abstract(expected), _renaming(module))
-
-
-def save(folder: str | os.PathLike, module: AutoencoderTiny, variables: Any) -> None:
-    """Writes what `load` and diffusers read.
-
-    Raises:
-        ValueError: moments of latents are not one for all channels, by name.
-    """
-    config = dict(
-        _class_name="AutoencoderTiny",
-        in_channels=module.image_channels,
-        out_channels=module.image_channels,
-        encoder_block_out_channels=[module.width] * len(module.encoder_blocks),
-        decoder_block_out_channels=[module.width] * len(module.decoder_blocks),
-        num_encoder_blocks=[*module.encoder_blocks],
-        num_decoder_blocks=[*module.decoder_blocks],
-        latent_channels=module.latent_channels,
-        latent_magnitude=module.latent_magnitude,
-        latent_shift=module.latent_shift,
-        shift_factor=one_for_all(module, "latent_mean"),
-        scaling_factor=1 / one_for_all(module, "latent_deviation"),
-        **_FIXED,
-    )
-    save_variables(folder, config, variables, _renaming(module))
+AUTOENCODER_TINY = Published(
+    DIFFUSERS,
+    "AutoencoderTiny",
+    AutoencoderTiny,
+    entries=dict(
+        in_channels=Field("image_channels", 3),
+        out_channels=3,
+        encoder_block_out_channels=[64] * 4,
+        decoder_block_out_channels=[64] * 4,
+        act_fn=Only("relu"),
+        upsample_fn=Only("nearest"),
+        latent_channels=Field("latent_channels", 4),
+        upsampling_scaling_factor=Only(2),
+        num_encoder_blocks=Field("encoder_blocks", [1, 3, 3, 3]),
+        num_decoder_blocks=Field("decoder_blocks", [3, 3, 3, 1]),
+        latent_magnitude=Field("latent_magnitude", 3),
+        latent_shift=Field("latent_shift", 0.5),
+        scaling_factor=1.0,
+        shift_factor=0.0,
+    ),
+    unused=("block_out_channels", "force_upcast"),
+    build=_build,
+    config=_config,
+    inputs=smallest_image,
+    names=_names,
+    examples=(
+        dict(encoder_block_out_channels=[4, 4], decoder_block_out_channels=[4, 4])
+        | dict(num_encoder_blocks=[1, 2], num_decoder_blocks=[2, 1], latent_channels=3)
+        | dict(shift_factor=0.5, scaling_factor=0.25),
+    ),
+)
+PUBLISHED = (AUTOENCODER_TINY,)

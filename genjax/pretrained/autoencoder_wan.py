@@ -1,22 +1,19 @@
-"""Wan 2.1's autoencoder as diffusers publishes it (`AutoencoderKLWan`)."""
+"""Wan 2.1's autoencoder as diffusers publishes it."""
 
-import json
-import os
 import re
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Collection
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from genjax.models.autoencoders.autoencoder_wan import AutoencoderWan
-from genjax.pretrained.autoencoder_kl import one_of_each
-from genjax.pretrained.safetensors_io import from_torch, load_variables, save_variables, to_torch
+from genjax.pretrained.autoencoder_kl import moments, smallest_image
+from genjax.pretrained.configuration import Field, Only, expect
+from genjax.pretrained.layouts import from_torch, replace_words, to_torch
+from genjax.pretrained.published import DIFFUSERS, Config, Published
 
-# Theirs for ours, where the words of a path differ: patterns of whole words.
-_NAMES = {
+_WORDS = {
     r"level_(\d+)_block_(\d+)": r"up_blocks.\1.resnets.\2",
     r"level_(\d+)_upsample": r"up_blocks.\1.upsamplers.0",
     r"middle": "mid_block",
@@ -30,30 +27,23 @@ _NAMES = {
     r"scale": "gamma",
     r"kernel": "weight",
 }
-# What our module has no other value of; absent where diffusers had no such entry when the file was written.
-_FIXED = {
-    "_class_name": "AutoencoderKLWan",
-    "attn_scales": [],
-    "decoder_base_dim": None,
-    "dropout": 0.0,
-    "is_residual": False,  # Wan 2.2's
-    "patch_size": None,  # Wan 2.2's
-}
 
 
-def _rename(variable: str, blocks: int) -> str:
-    words = variable.split("/")[1:]  # less the collection
-    if words[0] == "encoder":  # whose blocks they count through all levels
-        flat = lambda level, index: f"down_blocks.{int(level) * (blocks + 1) + int(index)}"
-        words[1] = re.sub(r"^level_(\d+)_block_(\d+)$", lambda match: flat(*match.groups()), words[1])
-        words[1] = re.sub(r"^level_(\d+)_downsample$", lambda match: flat(match[1], blocks), words[1])
-    for pattern, name in _NAMES.items():
-        words = [re.sub(f"^{pattern}$", name, word) for word in words]
-    return ".".join(words)
+def _names(module: AutoencoderWan, tensors: Collection[str]) -> Callable[[str], str]:
+    def name(variable: str) -> str:
+        words = variable.split("/")[1:]  # less the collection
+        if words[0] == "encoder":  # whose blocks are counted through all levels
+            match = re.fullmatch(r"level_(\d+)_(?:block_(\d+)|downsample)", words[1])
+            if match:
+                index = module.blocks if match[2] is None else int(match[2])
+                words[1] = f"down_blocks.{int(match[1]) * (module.blocks + 1) + index}"
+        return ".".join(replace_words(words, _WORDS))
+
+    return name
 
 
-def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
-    """Theirs are channel-first, `[out, in, …]`, and convolve where we multiply by a matrix."""
+def _convert(module: AutoencoderWan, variable: str, tensor: np.ndarray) -> np.ndarray:
+    """Make matrices of convolutions that are products."""
     if not variable.endswith("kernel"):
         return tensor.reshape(-1)
     if max(tensor.shape[2:]) == 1:
@@ -61,73 +51,64 @@ def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
     return from_torch(variable, tensor)
 
 
-def _invert(variable: str, array: np.ndarray) -> np.ndarray:
-    """Their norms and convolutions are of videos, those of the attention of images."""
+def _invert(module: AutoencoderWan, variable: str, array: np.ndarray) -> np.ndarray:
+    """Restore the axes of videos, or in the attention of images."""
     tensor = to_torch(variable, array)
     if variable.endswith("bias") or array.ndim > 2:
         return tensor
     return tensor.reshape(*tensor.shape, *([1, 1] if "/attention/" in variable else [1, 1, 1]))
 
 
-def load(
-    folder: str | os.PathLike, abstract: Callable = lambda expected: expected
-) -> tuple[AutoencoderWan, Any]:
-    """The autoencoder of a folder that diffusers' `save_pretrained` wrote, and its variables.
-
-    Args:
-        abstract: from the shapes and types that are expected to those wanted, with shardings perhaps.
-
-    Raises:
-        ValueError: the configuration has a value that ours does not know, or the file other tensors than it
-            says.
-    """
-    config = json.loads((Path(folder) / "config.json").read_text())
-    for name, value in _FIXED.items():
-        if config.get(name, value) != value:
-            raise ValueError(f"{folder}: {name} = {config[name]!r} is not supported, only {value!r}")
-    if config["in_channels"] != config["out_channels"]:
-        raise ValueError(
-            f"{folder}: in_channels and out_channels are equal in what is supported; "
-            f"got {config['in_channels']} and {config['out_channels']}"
-        )
-    module = AutoencoderWan(
-        latent_channels=config["z_dim"],
-        image_channels=config["in_channels"],
-        widths=tuple(config["base_dim"] * multiplier for multiplier in config["dim_mult"]),
-        blocks=config["num_res_blocks"],
-        temporal_downsample=tuple(config["temperal_downsample"]),
-        latent_mean=tuple(config["latents_mean"]),
-        latent_deviation=tuple(config["latents_std"]),
-    )
-    example = jax.ShapeDtypeStruct((1, 1, module.factor, module.factor, module.image_channels), jnp.float32)
-    expected = jax.eval_shape(module.init, jax.random.key(0), example)
-    rename = lambda variable: _rename(variable, module.blocks)
-    return module, load_variables(folder, abstract(expected), rename, _convert)
+def _build(config: Config) -> dict[str, Any]:
+    expect(config, "out_channels", config["in_channels"])
+    return dict(widths=tuple(config["base_dim"] * factor for factor in config["dim_mult"]))
 
 
-def save(folder: str | os.PathLike, module: AutoencoderWan, variables: Any) -> None:
-    """Writes what `load` and diffusers read.
-
-    Raises:
-        ValueError: widths are no multiples of the first, or moments of latents neither one for all channels nor one of
-            each, by name.
-    """
+def _config(module: AutoencoderWan, variables: PyTree) -> dict[str, Any]:
     first = module.widths[0]
     if any(width % first for width in module.widths):
-        raise ValueError(
-            f"widths={module.widths} cannot be saved for diffusers, where they are multiples of the first"
-        )
-    config = _FIXED | dict(
+        raise ValueError(f"widths={module.widths} are not all multiples of the first")
+    return dict(
         base_dim=first,
         dim_mult=[width // first for width in module.widths],
-        num_res_blocks=module.blocks,
-        z_dim=module.latent_channels,
-        in_channels=module.image_channels,
         out_channels=module.image_channels,
-        temperal_downsample=[*module.temporal_downsample],
-        latents_mean=one_of_each(module, "latent_mean"),
-        latents_std=one_of_each(module, "latent_deviation"),
+        latents_mean=moments(module, "latent_mean", module.latent_channels),
+        latents_std=moments(module, "latent_deviation", module.latent_channels),
         scale_factor_spatial=module.factor,
         scale_factor_temporal=module.temporal_factor,
     )
-    save_variables(folder, config, variables, lambda variable: _rename(variable, module.blocks), _invert)
+
+
+AUTOENCODER_WAN = Published(
+    DIFFUSERS,
+    "AutoencoderKLWan",
+    AutoencoderWan,
+    entries=dict(
+        base_dim=96,
+        z_dim=Field("latent_channels", 16),
+        dim_mult=[1, 2, 4, 4],
+        num_res_blocks=Field("blocks", 2),
+        temperal_downsample=Field("temporal_downsample", [False, True, True]),
+        in_channels=Field("image_channels", 3),
+        out_channels=3,
+        latents_mean=Field("latent_mean", [*AutoencoderWan.latent_mean]),
+        latents_std=Field("latent_deviation", [*AutoencoderWan.latent_deviation]),
+        attn_scales=Only([]),
+        decoder_base_dim=Only(None),
+        dropout=Only(0.0),
+        is_residual=Only(False),  # True in Wan 2.2, which also makes patches
+        patch_size=Only(None),
+    ),
+    unused=("scale_factor_spatial", "scale_factor_temporal"),  # which follow from the others
+    build=_build,
+    config=_config,
+    inputs=lambda module, config: (smallest_image(module, config)[0][None],),
+    names=_names,
+    convert=_convert,
+    invert=_invert,
+    examples=(
+        dict(base_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True])
+        | dict(z_dim=2, latents_mean=[0.5, 0.25], latents_std=[1.0, 2.0]),
+    ),
+)
+PUBLISHED = (AUTOENCODER_WAN,)

@@ -1,32 +1,68 @@
-"""Configurations as diffusers and transformers write them."""
+"""Entries of published configurations: what they mean here, and which values are supported."""
 
-import json
-import os
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 
-def read_config(folder: str | os.PathLike, class_name: str, defaults: dict[str, Any]) -> dict[str, Any]:
-    """`config.json` of a folder, completed by `defaults`.
+class Field(NamedTuple):
+    """An entry that is a field of the module.
+
+    Attributes:
+        name: of the field.
+        default: the value that the entry has where a configuration lacks it.
+        coded: values of the field for the supported ones of the entry; None if they are equal.
+    """
+
+    name: str
+    default: Any
+    coded: Mapping[Any, Any] | None = None
+
+
+class Only:
+    """An entry with few supported values, the default first."""
+
+    def __init__(self, *values: Any):
+        self.values = values
+
+
+def default_of(entry: Any) -> Any:
+    """Return the value that an entry has where a configuration lacks it."""
+    if isinstance(entry, Field):
+        return entry.default
+    return entry.values[0] if isinstance(entry, Only) else entry
+
+
+def complete(
+    config: Mapping[str, Any], entries: Mapping[str, Any], unused: Collection[str]
+) -> dict[str, Any]:
+    """Return the entries of a configuration that concern a network, completed by defaults.
+
+    Args:
+        entries: what is known: a `Field`, an `Only`, or the default of an entry with any value.
+        unused: names of what does not concern the network.
 
     Raises:
-        ValueError: it is of another class than `class_name`, or has entries that `defaults` has not.
+        ValueError: an entry is not known, or its value is not supported.
     """
-    path = os.path.join(folder, "config.json")
-    with open(path) as file:
-        config = json.load(file)
-    if config.get("_class_name") != class_name:
-        raise ValueError(f"{path} describes {config.get('_class_name')}; expected {class_name}")
-    config = {name: value for name, value in config.items() if not name.startswith("_")}
-    unknown = {name: config[name] for name in sorted(config.keys() - defaults.keys())}
-    if unknown:
-        raise ValueError(f"{path} has entries that are not known here: {unknown}")
-    return defaults | config
+    irrelevant = lambda name: name not in entries and (name in unused or name.startswith("_"))
+    used = {name: value for name, value in config.items() if not irrelevant(name)}
+    if unknown := {name: used[name] for name in sorted(used.keys() - entries.keys())}:
+        raise ValueError(f"the configuration has entries that are not known here: {unknown}")
+    config = {name: used.get(name, default_of(entry)) for name, entry in entries.items()}
+    for name, entry in entries.items():
+        if isinstance(entry, Only):
+            expect(config, name, *entry.values)
+        if isinstance(entry, Field) and entry.coded:
+            expect(config, name, *entry.coded)
+    return config
 
 
-def expect(config: dict[str, Any], name: str, *supported: Any) -> None:
-    """
+def expect(config: Mapping[str, Any], name: str, *supported: Any) -> None:
+    """Check that an entry of a configuration has a supported value.
+
     Raises:
-        ValueError: an entry of a configuration is none of those supported.
+        ValueError: it has another; the supported ones are listed.
     """
     if config[name] not in supported:
-        raise ValueError(f"{name}={config[name]!r} is not supported; only {', '.join(map(repr, supported))}")
+        listed = ", ".join(map(repr, supported))
+        raise ValueError(f"{name}={config[name]!r} is not supported; only {listed}")

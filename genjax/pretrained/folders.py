@@ -1,6 +1,5 @@
 """Any folder of weights that diffusers or transformers wrote, and back."""
 
-import importlib
 import json
 import os
 from collections.abc import Callable
@@ -11,33 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Sharding
+from jaxtyping import PyTree
 
-# Which module here reads a class of diffusers or an architecture of transformers.
-_READERS = {
-    "AutoencoderDC": "autoencoder_dc",
-    "AutoencoderKL": "autoencoder_kl",
-    "AutoencoderKLWan": "autoencoder_wan",
-    "AutoencoderTiny": "autoencoder_tiny",
-    "VQModel": "vqgan",
-    "DiTTransformer2DModel": "dit",
-    "FluxTransformer2DModel": "flux",
-    "PixArtTransformer2DModel": "pixart",
-    "SD3Transformer2DModel": "sd3",
-    "BertModel": "bert",
-    "CLIPModel": "clip",
-    "CLIPTextModel": "clip",
-    "CLIPTextModelWithProjection": "clip",
-    "CLIPVisionModel": "clip",
-    "CLIPVisionModelWithProjection": "clip",
-    "Dinov2Model": "dinov2",
-    "Dinov2WithRegistersModel": "dinov2",
-    **{
-        f"{family}{kind}": "t5"
-        for family in ("T5", "UMT5")
-        for kind in ("EncoderModel", "Model", "ForConditionalGeneration")
-    },
-}
-_OF_OLD = {"ada_norm_zero": "dit", "ada_norm_single": "pixart"}  # when both were `Transformer2DModel`
+from genjax.pretrained.published import class_of, record_of, records
+from genjax.pretrained.safetensors_io import variable_path
 
 
 def load(
@@ -45,61 +21,57 @@ def load(
     *,
     param_dtype: Any = None,
     sharding: Callable[[str, tuple[int, ...]], Sharding] | None = None,
-) -> tuple[nn.Module, Any]:
-    """The module and its variables from a folder with `config.json` and safetensors, one file or several.
+) -> tuple[nn.Module, PyTree]:
+    """Read a module and its variables from a folder with `config.json` and safetensors.
 
         module, variables = load("stable-diffusion-3/transformer", param_dtype=jnp.bfloat16)
 
-    Tensors are read one after the other, of each the parts that this process' devices hold, so that beside the variables
-    themselves the host needs memory for about one of them.
+    Tensors are read one after the other, of each the parts that this process' devices hold. So the
+    host needs memory for about one of them beside the variables.
 
     Args:
-        param_dtype: of the variables that are floating-point numbers; float32, as the modules' own, if None. In what type
-            the module computes is for its `dtype`: `module.clone(dtype=jnp.bfloat16)`.
-        sharding: from a variable's path, "params/blocks/mlp_in/kernel", and its shape to where it lies, such as
-            `genjax.devices.mesh.variable_sharding(mesh)`. Without one, variables are NumPy arrays.
+        param_dtype: type of the floating-point variables; float32, as the modules' own, if None.
+            The type that the module computes in is its `dtype`: `module.clone(dtype=jnp.bfloat16)`.
+        sharding: from a variable's path, "params/blocks/mlp_in/kernel", and its shape to where it
+            lies, such as `genjax.devices.mesh.variable_sharding(mesh)`. Without one, variables are
+            NumPy arrays.
 
     Raises:
-        FileNotFoundError: no configuration or no safetensors; files in other formats are not read.
-        ValueError: an architecture or an entry of the configuration that is not supported, by name; or one that lists all
-            missing, extra and misshapen tensors.
+        FileNotFoundError: there is no configuration, or there are no safetensors. Other formats
+            are not read.
+        ValueError: the class or an entry of the configuration is not known or not supported; or
+            tensors are missing, extra, misshapen or unusable, and all are listed.
     """
     path = Path(folder) / "config.json"
     if not path.exists():
-        parts = [part.name for part in sorted(Path(folder).glob("*")) if (part / "config.json").exists()]
-        raise FileNotFoundError(
-            f"{path} does not exist" + (f"; load one of the parts {', '.join(parts)}" if parts else "")
-        )
+        parts = [part.parent.name for part in sorted(Path(folder).glob("*/config.json"))]
+        advice = f"; load one of the parts {', '.join(parts)}" if parts else ""
+        raise FileNotFoundError(f"{path} does not exist{advice}")
     config = json.loads(path.read_text())
-    name = config.get("_class_name") or (config.get("architectures") or [None])[0]
-    reader = _OF_OLD.get(config.get("norm_type")) if name == "Transformer2DModel" else _READERS.get(name)
-    if reader is None:
-        raise ValueError(f"{path} describes {name!r}; known are {', '.join(_READERS)}")
+    record = next((record for record in records() if record.describes(config)), None)
+    if record is None:
+        known = ", ".join(record.name for record in records())
+        raise ValueError(f"{path} describes {class_of(config)!r}; known are {known}")
 
-    def abstract(expected: Any) -> Any:
-        def leaf(key_path: tuple, a: Any) -> jax.ShapeDtypeStruct:
-            variable = jax.tree_util.keystr(key_path, simple=True, separator="/")
-            floating = param_dtype is not None and jnp.issubdtype(a.dtype, jnp.floating)
-            placed = sharding(variable, a.shape) if sharding else None
-            return jax.ShapeDtypeStruct(a.shape, param_dtype if floating else a.dtype, sharding=placed)
+    def wanted(key_path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        floating = param_dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating)
+        placed = sharding(variable_path(key_path), leaf.shape) if sharding else None
+        dtype = param_dtype if floating else leaf.dtype
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=placed)
 
-        return jax.tree.map_with_path(leaf, expected)
-
-    return _module(reader).load(folder, abstract)
+    return record.load(folder, lambda shapes: jax.tree.map_with_path(wanted, shapes))
 
 
-def save(folder: str | os.PathLike, module: nn.Module, variables: Any) -> None:
-    """Writes what `load` reads, and `from_pretrained` of the library that has this architecture.
+def save(folder: str | os.PathLike, module: nn.Module, variables: PyTree, **entries: Any) -> None:
+    """Write a module and its variables as its library publishes them.
+
+    `load` reads the folder, and so does `from_pretrained` of the library.
+
+    Args:
+        entries: of the configuration, in place of those that follow from the module, such as
+            `sample_size`, the side of the latents that diffusers' pipelines make by default.
 
     Raises:
-        ValueError: no library has it, or the module has a field that it cannot say.
+        ValueError: no library publishes such a module, or its class cannot say a field's value.
     """
-    name = type(module).__module__.rpartition(".")[2]
-    name = {"mmdit": "sd3"}.get(name, name)
-    if name not in _READERS.values() or not hasattr(_module(name), "save"):
-        raise ValueError(f"there is no published form of {type(module).__name__} to save it in")
-    _module(name).save(folder, module, variables)
-
-
-def _module(name: str) -> Any:
-    return importlib.import_module(f"genjax.pretrained.{name}")
+    record_of(module).save(folder, module, variables, **entries)

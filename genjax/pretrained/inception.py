@@ -1,4 +1,4 @@
-"""Inception-v3 from tensors of the names that pytorch-fid, torch-fidelity and torchvision have in common."""
+"""Inception-v3 from tensors as pytorch-fid, torch-fidelity and torchvision name them."""
 
 import os
 import tempfile
@@ -30,19 +30,19 @@ def _not_needed(name: str, tensor: np.ndarray) -> bool:
 def load(
     path: str | os.PathLike, abstract: Callable[[Any], Any] = lambda expected: expected
 ) -> tuple[Inception, Any]:
-    """The module and its variables from a file of their tensors, safetensors or npz.
+    """Read the module and its variables from a file of tensors, safetensors or npz.
 
-    The network of FID is the one with 1,008 classes; any other is taken for torchvision's. Published files
-    are pickled, and not read here; in an environment with PyTorch,
+    The network of FID is the one with 1,008 classes; any other is taken for torchvision's.
+    Published files are pickled, and not read here. An environment with PyTorch converts them:
 
         tensors = torch.load("pt_inception-2015-12-05-6726825d.pth")
         safetensors.torch.save_file(tensors, "inception.safetensors")
 
     Args:
-        abstract: from the shapes and types that are expected to those wanted, with shardings perhaps.
+        abstract: from the expected shapes and types to the wanted ones, perhaps with shardings.
 
     Raises:
-        ValueError: one that lists all missing, extra and misshapen tensors.
+        ValueError: tensors are missing, extra, misshapen or unusable; all are listed.
     """
     path = Path(path)
     if path.suffix == ".npz":

@@ -1,7 +1,7 @@
 """LightningDiT from its authors' state dict (Yao & Wang 2025), saved as safetensors.
 
-In their program time runs the other way, from noise at 0 to data at 1, and the velocity points from noise to
-data. Of a network with their weights genjax's velocity at t is
+In their program time runs the other way, from noise at 0 to data at 1, and the velocity points from
+noise to data. With their weights genjax's velocity at t is
 
     -module.apply(variables, x, 1 - t, labels)
 """
@@ -17,42 +17,32 @@ import numpy as np
 
 from genjax.models.transformers.lightning_dit import LightningDiT
 from genjax.nn import sincos_positions
-from genjax.pretrained.safetensors_io import from_torch, load_variables
+from genjax.pretrained.layouts import from_torch, layer_names, prefixed
+from genjax.pretrained.published import example
+from genjax.pretrained.safetensors_io import load_variables
 
-_LAYERS = {
+_BLOCK = (
+    prefixed("", "attn.", dict(query="qkv", key="qkv", value="qkv", projection="proj"))
+    | prefixed("", "attn.", dict(query_norm="q_norm", key_norm="k_norm"))
+    | dict(attention_norm="norm1", mlp_norm="norm2")
+    | dict(mlp_gate="mlp.w12", mlp_in="mlp.w12", mlp_out="mlp.w3")
+    | {"modulation/dense": "adaLN_modulation.1"}
+)
+_LAYERS = prefixed("blocks/", "blocks.{}.", _BLOCK) | {
     "patch_embedding": "x_embedder.proj",
     "time_embedding/linear_in": "t_embedder.mlp.0",
     "time_embedding/linear_out": "t_embedder.mlp.2",
     "label_embedding": "y_embedder.embedding_table",
-    "blocks/modulation/dense": "blocks.{}.adaLN_modulation.1",
-    "blocks/attention_norm": "blocks.{}.norm1",
-    "blocks/query": "blocks.{}.attn.qkv",
-    "blocks/key": "blocks.{}.attn.qkv",
-    "blocks/value": "blocks.{}.attn.qkv",
-    "blocks/query_norm": "blocks.{}.attn.q_norm",
-    "blocks/key_norm": "blocks.{}.attn.k_norm",
-    "blocks/projection": "blocks.{}.attn.proj",
-    "blocks/mlp_norm": "blocks.{}.norm2",
-    "blocks/mlp_gate": "blocks.{}.mlp.w12",
-    "blocks/mlp_in": "blocks.{}.mlp.w12",
-    "blocks/mlp_out": "blocks.{}.mlp.w3",
     "modulation/dense": "final_layer.adaLN_modulation.1",
     "norm": "final_layer.norm_final",
     "head": "final_layer.linear",
 }
-# Layers that are parts of one of theirs, which stacks their outputs: the part of how many.
+# Layers that are parts of one published layer, which stacks their outputs: the part of how many.
 _PARTS = {"query": (0, 3), "key": (1, 3), "value": (2, 3), "mlp_gate": (0, 2), "mlp_in": (1, 2)}
-
-
-def _rename(variable: str) -> str:
-    layers, leaf = variable.removeprefix("params/").rsplit("/", 1)
-    return f"{_LAYERS[layers]}.{'bias' if leaf == 'bias' else 'weight'}"
 
 
 def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
     layer = variable.split("/")[-2]
-    if layer == "patch_embedding" and tensor.ndim > 1:  # a convolution `[width, channel, row, column]`
-        return tensor.transpose(2, 3, 1, 0).reshape(-1, len(tensor))
     if layer in _PARTS:
         part, parts = _PARTS[layer]
         tensor = np.split(tensor, parts)[part]
@@ -65,17 +55,16 @@ def load(
     channels: int = 32,
     abstract: Callable[[Any], Any] = lambda expected: expected,
 ) -> Any:
-    """The variables of `module` from a file or folder of safetensors.
+    """Read the variables of `module` from a file or folder of safetensors.
 
-    Tables of positions are not read; they are refused where they are others than the module's.
+    Tables of positions are not read, and refused where they differ from the module's.
 
     Args:
         channels: of the latents.
-        abstract: applied to the pytree of `jax.ShapeDtypeStruct` before reading: to change types or add
-            shardings.
+        abstract: from the expected shapes and types to the wanted ones, perhaps with shardings.
 
     Raises:
-        ValueError: one that lists all missing, extra and misshapen tensors.
+        ValueError: tensors are missing, extra, misshapen or unusable; all are listed.
     """
 
     def is_table(name: str, tensor: np.ndarray) -> bool:
@@ -87,10 +76,10 @@ def load(
             table = module.rotations(side, side)[..., int(name.endswith("sin"))].repeat(2, axis=-1)
         else:
             return False
-        # Theirs are float32 throughout: angles up to the side, wrong by 1e-7 of them or two.
+        # Published tables are float32 throughout: angles up to the side err by 1e-7 of them or two.
         return tensor.shape == table.shape and np.allclose(tensor, table, rtol=0, atol=1e-5)
 
-    struct = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
-    images = struct(1, module.patch_size, module.patch_size, channels)
-    expected = jax.eval_shape(module.init, jax.random.key(0), images, struct(1), struct(1, dtype=jnp.int32))
-    return load_variables(path, abstract(expected), _rename, _convert, is_table)
+    images = example(module.patch_size, module.patch_size, channels)
+    inputs = images, example(), example(dtype=jnp.int32)
+    expected = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    return load_variables(path, abstract(expected), layer_names(_LAYERS), _convert, is_table)

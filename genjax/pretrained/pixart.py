@@ -1,131 +1,97 @@
-"""PixArt-α and -Σ in the folders that diffusers writes (`PixArtTransformer2DModel`)."""
+"""PixArt-α and -Σ as diffusers publishes them.
 
-import functools
-import os
-from collections.abc import Callable
+Its outputs are those of diffusers at `timestep` = 1000·t, `resolution` = `size` and `aspect_ratio`
+= height/width.
+"""
+
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from genjax.models.transformers.pixart import PixArt
 from genjax.nn import Text
-from genjax.pretrained.configuration import expect
-from genjax.pretrained.safetensors_io import load_variables, save_variables
-from genjax.pretrained.transformer_2d import (
-    LEAVES,
-    convert,
-    invert,
-    read_transformer_config,
-    transformer_config,
+from genjax.pretrained import transformer_2d
+from genjax.pretrained.configuration import Only, expect
+from genjax.pretrained.layouts import layer_names, prefixed
+from genjax.pretrained.published import DIFFUSERS, Config, Published, example
+
+_BLOCK = (
+    {"modulation/table": "scale_shift_table", "mlp_in": "ff.net.0.proj", "mlp_out": "ff.net.2"}
+    | prefixed("self_attention/", "attn1.", transformer_2d.QUERY_KEY_VALUE)
+    | prefixed("cross_attention/", "attn2.", transformer_2d.QUERY_KEY_VALUE)
+)
+_EMBEDDING, _MLP = "adaln_single.emb.", dict(linear_in="linear_1", linear_out="linear_2")
+_LAYERS = (
+    prefixed("blocks/", "transformer_blocks.{}.", _BLOCK)
+    | prefixed("time_embedding/", _EMBEDDING + "timestep_embedder.", _MLP)
+    | prefixed("size_embedding/", _EMBEDDING + "resolution_embedder.", _MLP)
+    | prefixed("aspect_ratio_embedding/", _EMBEDDING + "aspect_ratio_embedder.", _MLP)
+    | {
+        "patch_embedding": "pos_embed.proj",
+        "modulation": "adaln_single.linear",
+        "text_in": "caption_projection.linear_1",
+        "text_out": "caption_projection.linear_2",
+        "head_modulation/table": "scale_shift_table",
+        "head": "proj_out",
+    }
 )
 
-_CLASS, _NORM = "PixArtTransformer2DModel", "ada_norm_single"
-_DEFAULTS = dict(
-    out_channels=8,
-    cross_attention_dim=1152,
-    sample_size=128,
-    norm_eps=1e-6,
-    interpolation_scale=None,
-    use_additional_conditions=None,
-    caption_channels=None,
-)
-_EMBEDDING = "adaln_single.emb."
-_LAYERS = {
-    "patch_embedding": "pos_embed.proj",
-    "time_embedding": _EMBEDDING + "timestep_embedder",
-    "size_embedding": _EMBEDDING + "resolution_embedder",
-    "aspect_ratio_embedding": _EMBEDDING + "aspect_ratio_embedder",
-    "linear_in": "linear_1",
-    "linear_out": "linear_2",
-    "modulation": "adaln_single.linear",
-    "text_in": "caption_projection.linear_1",
-    "text_out": "caption_projection.linear_2",
-    "head": "proj_out",
-}
-_LAYERS_OF_BLOCKS = {
-    "self_attention": "attn1",
-    "cross_attention": "attn2",
-    "query": "to_q",
-    "key": "to_k",
-    "value": "to_v",
-    "projection": "to_out.0",
-    "mlp_in": "ff.net.0.proj",
-    "mlp_out": "ff.net.2",
-}
 
-
-def _rename(variable: str) -> str:
-    _, *layers, leaf = variable.split("/")
-    if leaf == "table":
-        return "transformer_blocks.{}.scale_shift_table" if layers[0] == "blocks" else "scale_shift_table"
-    if layers[0] == "blocks":
-        words = ["transformer_blocks.{}", *(_LAYERS_OF_BLOCKS[layer] for layer in layers[1:])]
-    else:
-        words = [_LAYERS[layer] for layer in layers]
-    return ".".join([*words, LEAVES[leaf]])
-
-
-def load(
-    folder: str | os.PathLike, abstract: Callable[[Any], Any] = lambda expected: expected
-) -> tuple[PixArt, Any]:
-    """The module and its variables from a folder of `config.json` and safetensors.
-
-    Its outputs are diffusers' of `timestep` = 1000·t, `resolution` = `size` and `aspect_ratio` =
-    height/width.
-
-    Args:
-        abstract: applied to the pytree of `jax.ShapeDtypeStruct` before reading: to change types or add
-            shardings.
-
-    Raises:
-        ValueError: an entry of the configuration that is not known or not supported, by name; or one that
-            lists all missing, extra and misshapen tensors.
-    """
-    config = read_transformer_config(folder, _CLASS, _NORM, _DEFAULTS)
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    expect(config, "norm_eps", 1e-6)
-    expect(config, "cross_attention_dim", width)
+def _build(config: Config) -> dict[str, Any]:
+    fields, side = transformer_2d.build(config), config["sample_size"]
+    expect(config, "cross_attention_dim", fields["width"])
     if config["caption_channels"] is None:
-        raise ValueError("caption_channels=None is not supported: text is always projected to the width")
-    side = config["sample_size"]
-    told, scale = config["use_additional_conditions"], config["interpolation_scale"]
-    module = PixArt(
-        patch_size=config["patch_size"],
-        width=width,
-        depth=config["num_layers"],
-        num_heads=config["num_attention_heads"],
-        base_size=side // config["patch_size"],
+        raise ValueError("caption_channels=None is not supported: text is projected to the width")
+    sized, scale = config["use_additional_conditions"], config["interpolation_scale"]
+    return fields | dict(
         interpolation_scale=float(max(side // 64, 1) if scale is None else scale),
-        size_conditioning=side == 128 if told is None else told,
-        out_channels=config["out_channels"] or config["in_channels"],
+        size_conditioning=side == 128 if sized is None else sized,
     )
 
-    def init():
-        images = jnp.zeros((1, side, side, config["in_channels"]))
-        text = Text(jnp.zeros((1, 1, config["caption_channels"])))
-        size = jnp.ones((1, 2)) if module.size_conditioning else None
-        return module.init(jax.random.key(0), images, jnp.zeros(1), text, size)
 
-    expected = abstract(jax.eval_shape(init))
-    return module, load_variables(folder, expected, _rename, convert)
-
-
-def save(folder: str | os.PathLike, module: PixArt, variables: Any) -> None:
-    """Writes what diffusers' `PixArtTransformer2DModel.from_pretrained` and `load` read.
-
-    Raises:
-        ValueError: the module has what diffusers' cannot have.
-    """
-    config = transformer_config(
-        _CLASS,
-        _NORM,
-        module,
-        variables,
-        norm_eps=1e-6,
+def _config(module: PixArt, variables: PyTree) -> dict[str, Any]:
+    return transformer_2d.entries_of(module, variables) | dict(
+        norm_type="ada_norm_single",
         cross_attention_dim=module.width,
         caption_channels=variables["params"]["text_in"]["kernel"].shape[0],
         interpolation_scale=module.interpolation_scale,
         use_additional_conditions=module.size_conditioning,
     )
-    save_variables(folder, config, variables, _rename, functools.partial(invert, module.patch_size))
+
+
+def _inputs(module: PixArt, config: Config) -> tuple:
+    side = config["sample_size"]
+    text = Text(example(1, config["caption_channels"]))
+    size = jnp.ones((1, 2)) if module.size_conditioning else None
+    return example(side, side, config["in_channels"]), example(), text, size
+
+
+_SMALL = dict(num_attention_heads=3, attention_head_dim=4, num_layers=2, cross_attention_dim=12)
+PIXART = Published(
+    DIFFUSERS,
+    "PixArtTransformer2DModel",
+    PixArt,
+    alias=transformer_2d.former_class("ada_norm_single"),
+    entries=transformer_2d.ENTRIES
+    | dict(
+        norm_type=Only("ada_norm_single"),
+        norm_eps=Only(1e-6),
+        out_channels=8,
+        cross_attention_dim=1152,
+        sample_size=128,
+        interpolation_scale=None,
+        use_additional_conditions=None,
+        caption_channels=None,
+    ),
+    unused=[*transformer_2d.UNUSED, "num_embeds_ada_norm"],
+    build=_build,
+    config=_config,
+    inputs=_inputs,
+    names=lambda module, tensors: layer_names(_LAYERS),
+    examples=(
+        _SMALL | dict(caption_channels=9, sample_size=128),
+        _SMALL | dict(caption_channels=7, sample_size=9, patch_size=3, in_channels=5),
+    ),
+)
+PUBLISHED = (PIXART,)

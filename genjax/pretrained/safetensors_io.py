@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from genjax.pretrained.layouts import Names, from_torch, to_torch
+
 NAMES = ("diffusion_pytorch_model", "model")  # of the weights in a folder, less their extension
-_TYPES = dict(
-    F64="float64",
-    F32="float32",
-    F16="float16",
-    BF16="bfloat16",
-    I64="int64",
-    I32="int32",
-    I16="int16",
-    I8="int8",
-    U8="uint8",
-    BOOL="bool",
-    F8_E4M3="float8_e4m3fn",
-    F8_E5M2="float8_e5m2",
+_TYPES = (
+    dict(F64="float64", F32="float32", F16="float16", BF16="bfloat16", BOOL="bool")
+    | dict(I64="int64", I32="int32", I16="int16", I8="int8", U8="uint8")
+    | dict(F8_E4M3="float8_e4m3fn", F8_E5M2="float8_e5m2")
 )
 
 
 def _map_file(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file, mapped to memory: read where they are looked at, bfloat16 ones too, which the library's NumPy
-    reader does not know. The format: the header's length in 8 bytes, a header in JSON, the numbers."""
+    """Map the tensors of a file to memory, so that each is read when it is used.
+
+    The library's NumPy reader does not know bfloat16. The format is: the header's length in 8
+    bytes, a header in JSON, the numbers.
+    """
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size - 8:
@@ -39,9 +35,8 @@ def _map_file(path: Path) -> dict[str, np.ndarray]:
     header.pop("__metadata__", None)
     end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if end != path.stat().st_size:
-        raise ValueError(
-            f"{path} is {path.stat().st_size} bytes and its header promises {end}: download it again"
-        )
+        size = path.stat().st_size
+        raise ValueError(f"{path} is {size} bytes and its header promises {end}: download it again")
     if end == 8 + length:
         return {}
     data = np.memmap(path, np.uint8, "r", 8 + length)
@@ -54,7 +49,9 @@ def _map_file(path: Path) -> dict[str, np.ndarray]:
 
 
 def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file, or of a folder that holds one file or several with their index; none is read yet.
+    """Map the tensors of a safetensors file or folder to memory; none is read yet.
+
+    A folder holds one file, or several with their index.
 
     Raises:
         FileNotFoundError: there are no such files.
@@ -69,146 +66,166 @@ def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         index = path / f"{name}.safetensors.index.json"
         if index.exists():
             files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            return {name: tensor for file in files for name, tensor in _map_file(path / file).items()}
+            return {name: array for file in files for name, array in _map_file(path / file).items()}
+    files = " nor ".join(f"{name}.safetensors" for name in NAMES)
     raise FileNotFoundError(
-        f"{path} holds neither {' nor '.join(f'{name}.safetensors' for name in NAMES)}, nor an index of several; other "
-        "formats are not read"
+        f"{path} holds neither {files}, nor an index of several; other formats are not read"
     )
 
 
-def from_torch(variable: str, tensor: np.ndarray) -> np.ndarray:
-    """Kernels `[out in …]` as `[… in out]`; all else as it is."""
-    return np.moveaxis(tensor, (1, 0), (-2, -1)) if variable.endswith("kernel") else tensor
-
-
-def to_torch(variable: str, array: np.ndarray) -> np.ndarray:
-    """The inverse of `from_torch`."""
-    return np.moveaxis(array, (-2, -1), (1, 0)) if variable.endswith("kernel") else array
-
-
 def variable_path(key_path: tuple) -> str:
+    """Return the path of a leaf as functions here are given it, "params/blocks/mlp_in/kernel"."""
     return jax.tree_util.keystr(key_path, simple=True, separator="/")
 
 
-def _names(name: str | Sequence[str], leaf: Any) -> tuple[list[str], bool]:
-    """The tensors of a variable, and whether it is a stack of them."""
-    if isinstance(name, str):
-        if "{}" not in name:
-            return [name], False
-        name = [name.format(layer) for layer in range(leaf.shape[0])]
-    return [layer for layer, _ in zip(name, range(leaf.shape[0]), strict=True)], True
+def layers_of(names: Names, leaf: Any) -> tuple[list[tuple[str, ...]], bool]:
+    """Return the names of the tensors of each layer of a variable, and whether it is a stack."""
+    each = lambda name: (name,) if isinstance(name, str) else tuple(name)
+    if isinstance(names, list):
+        layers = [each(layer) for layer in names]
+    elif any("{}" in name for name in each(names)):
+        layers = [tuple(part.format(i) for part in each(names)) for i in range(leaf.shape[0])]
+    else:
+        return [each(names)], False
+    return [layer for layer, _ in zip(layers, range(leaf.shape[0]), strict=True)], True
 
 
 def load_variables(
     path: str | os.PathLike,
     expected: Any,
-    rename: Callable[[str], str | Sequence[str]],
-    convert: Callable[[str, np.ndarray], np.ndarray] = from_torch,
-    ignore: Callable[[str, np.ndarray], bool] = lambda tensor, array: False,
+    rename: Callable[[str], Names],
+    convert: Callable[..., np.ndarray] = from_torch,
+    ignore: Callable[[str, np.ndarray], bool] = lambda name, tensor: False,
 ) -> Any:
-    """The tensors of a safetensors file or folder in the structure, shapes and types of `expected`.
+    """Read a safetensors file or folder into the structure, shapes and types of `expected`.
 
-    Tensors are read one by one. Where leaves of `expected` have a sharding the results are arrays on those devices, and each
-    process reads only its own parts; without, they are NumPy arrays.
+    Tensors are read one by one. Where leaves of `expected` have a sharding, the results are arrays
+    on those devices, and each process reads only its own parts. Without, they are NumPy arrays.
 
     Args:
         expected: pytree of `jax.ShapeDtypeStruct`, as `jax.eval_shape(module.init, …)` returns it.
-        rename: from a variable's path, "params/block/dense/kernel", to the name of its tensor. With "{}" in it the
-            variable is a stack of scanned layers and the name that of each layer's tensor, counted from 0; where they
-            are counted otherwise, the names of all layers.
-        convert: from a variable's path and its tensor (one layer's) to the array in our layout.
-        ignore: whether a tensor that no variable asked for, given its name and value, may be left out.
+        rename: from a variable's path, "params/block/dense/kernel", to the name of its tensor.
+            With "{}" in the name the variable is a stack of layers, counted from 0, and each
+            layer has a tensor. A list names the layers one by one. A tuple names several
+            tensors, all of which `convert` takes.
+        convert: from a variable's path and its tensors (one layer's) to the array in our layout.
+        ignore: whether a tensor of no variable may be left out, by its name and value.
 
     Raises:
-        ValueError: one that lists all missing, extra and misshapen tensors.
+        ValueError: tensors are missing, extra, misshapen or unusable; all are listed.
     """
     tensors = open_tensors(path)
     faults, used = [], set()
 
     def read(key_path: tuple, leaf: Any) -> Any:
         variable = variable_path(key_path)
-        names, stacked = _names(rename(variable), leaf)
-        shape = leaf.shape[stacked:]
+        names, stacked = layers_of(rename(variable), leaf)
         layers = []
-        for name in names:
-            used.add(name)
-            if name not in tensors:
-                faults.append(f"missing: {name}, for {variable} {shape}")
-                continue
-            tensor = tensors[name]
+        for layer in names:
+            used.update(layer)
             try:
-                layers.append(convert(variable, tensor))
-            except ValueError as error:  # such as a transposition of another number of dimensions
-                faults.append(f"misshapen: {name} {tensor.shape}, for {variable} {shape}: {error}")
-                continue
-            if layers[-1].shape != shape:
-                faults.append(
-                    f"misshapen: {name} {tensor.shape} gives {layers[-1].shape}, for {variable} {shape}"
-                )
-        if faults:
-            return None
-
-        def part(index: tuple[slice, ...]) -> np.ndarray:
-            if not stacked:
-                return np.array(layers[0][index], leaf.dtype)
-            chosen = layers[index[0]]
-            out = np.empty((len(chosen), *layers[0][index[1:]].shape), leaf.dtype)
-            for i, layer in enumerate(chosen):
-                out[i] = layer[index[1:]]
-            return out
-
-        if leaf.sharding is None:
-            return part((slice(None),) * len(leaf.shape))
-        return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
+                layers.append(_array(tensors, layer, convert, variable, leaf.shape[stacked:]))
+            except ValueError as error:
+                faults.append(str(error))
+        return None if faults else _placed(layers, leaf, stacked)
 
     variables = jax.tree.map_with_path(read, expected)
     extra = sorted(name for name in tensors.keys() - used if not ignore(name, tensors[name]))
     faults += [f"extra: {name} {tensors[name].shape}" for name in extra]
     if faults:
-        raise ValueError(f"{path} does not hold the variables of this module:\n" + "\n".join(faults))
+        listed = "\n".join(faults)
+        raise ValueError(f"{path} does not hold the variables of this module:\n{listed}")
     return variables
+
+
+def _array(
+    tensors: Mapping[str, np.ndarray],
+    names: tuple[str, ...],
+    convert: Callable[..., np.ndarray],
+    variable: str,
+    shape: tuple[int, ...],
+) -> np.ndarray:
+    """Return a variable, or a layer of it, converted from its tensors.
+
+    Raises:
+        ValueError: tensors are missing, misshapen or unusable.
+    """
+    target = f"for {variable} {shape}"
+    if missing := [f"missing: {name}, {target}" for name in names if name not in tensors]:
+        raise ValueError("\n".join(missing))
+    found = [tensors[name] for name in names]
+    source = f"{names[0]} {found[0].shape}{f' and {len(names) - 1} more' * (len(names) > 1)}"
+    try:
+        array = convert(variable, *found)
+    except ValueError as error:  # such as a transposition of another number of dimensions
+        raise ValueError(f"unusable: {source}, {target}: {error}") from error
+    if array.shape != shape:
+        raise ValueError(f"misshapen: {source} gives {array.shape}, {target}")
+    return array
+
+
+def _placed(layers: list[np.ndarray], leaf: jax.ShapeDtypeStruct, stacked: bool) -> Any:
+    """Return a variable from its layers, on the devices that `leaf` says."""
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        if not stacked:
+            return np.array(layers[0][index], leaf.dtype)
+        chosen = layers[index[0]]
+        out = np.empty((len(chosen), *layers[0][index[1:]].shape), leaf.dtype)
+        for i, layer in enumerate(chosen):
+            out[i] = layer[index[1:]]
+        return out
+
+    if leaf.sharding is None:
+        return part((slice(None),) * len(leaf.shape))
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
 
 
 def save_variables(
     folder: str | os.PathLike,
     config: Mapping[str, Any],
     variables: Any,
-    rename: Callable[[str], str | Sequence[str]],
-    invert: Callable[[str, np.ndarray], np.ndarray] = to_torch,
+    rename: Callable[[str], Names],
+    invert: Callable[[str, np.ndarray], Any] = to_torch,
     *,
     name: str = NAMES[0],
     shard_bytes: int = 5 * 10**9,
 ) -> None:
-    """Writes what `load_variables` reads, as diffusers and transformers do: `config.json`, and `name`.safetensors, or
-    several files and their index where it would be larger than `shard_bytes`.
+    """Write what `load_variables` reads, in the files that diffusers and transformers write.
+
+    They are `config.json` and `name`.safetensors, or several files and their index where one would
+    be larger than `shard_bytes`.
 
     Args:
-        rename, invert: as `rename` and the inverse of `convert` of `load_variables`.
+        rename: as `load_variables` takes it.
+        invert: the inverse of its `convert`; a tuple of tensors where there is a tuple of names.
         name: "diffusion_pytorch_model" for diffusers, "model" for transformers.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files, size = [{}], 0  # of each file: tensor name to what it is made of
+    files, size = [{}], 0  # of each file: names of tensors to what they are made of
     for key_path, leaf in jax.tree.leaves_with_path(variables):
         variable = variable_path(key_path)
-        tensors, stacked = _names(rename(variable), leaf)
-        nbytes = leaf.nbytes // len(tensors)
-        for layer, tensor in enumerate(tensors):
+        layers, stacked = layers_of(rename(variable), leaf)
+        nbytes = leaf.nbytes // len(layers)
+        for i, names in enumerate(layers):
             if files[-1] and size + nbytes > shard_bytes:
                 files, size = [*files, {}], 0
-            files[-1][tensor] = variable, leaf, layer if stacked else ...
+            files[-1][names] = variable, leaf, i if stacked else ...
             size += nbytes
-    names = [f"{name}.safetensors"]
-    if len(files) > 1:
-        names = [f"{name}-{i:05}-of-{len(files):05}.safetensors" for i in range(1, len(files) + 1)]
-        weight_map = {tensor: file for file, tensors in zip(names, files, strict=True) for tensor in tensors}
-        total = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
-        index = json.dumps(dict(metadata=dict(total_size=total), weight_map=weight_map), indent=2)
-        (folder / f"{name}.safetensors.index.json").write_text(index)
-    for file, tensors in zip(names, files, strict=True):
-        arrays = {
-            tensor: np.asarray(invert(variable, np.asarray(leaf[layer])), order="C")
-            for tensor, (variable, leaf, layer) in tensors.items()
-        }
+    of = "-{:05}-of-{:05}" if len(files) > 1 else ""
+    weight_map, total = {}, 0
+    for number, sources in enumerate(files, 1):
+        file, arrays = f"{name}{of.format(number, len(files))}.safetensors", {}
+        for names, (variable, leaf, layer) in sources.items():
+            made = invert(variable, np.asarray(leaf[layer]))
+            made = made if isinstance(made, tuple) else (made,)
+            arrays |= {n: np.asarray(a, order="C") for n, a in zip(names, made, strict=True)}
         save_file(arrays, folder / file, metadata=dict(format="pt"))
+        weight_map |= dict.fromkeys(arrays, file)
+        total += sum(array.nbytes for array in arrays.values())
+    if of:
+        index = dict(metadata=dict(total_size=total), weight_map=weight_map)
+        path = folder / f"{name}.safetensors.index.json"
+        path.write_text(json.dumps(index, indent=2))
     (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n")

@@ -1,107 +1,58 @@
-"""Stable Diffusion 3 and 3.5's transformer as diffusers writes it (`SD3Transformer2DModel`), and back."""
+"""Stable Diffusion 3 and 3.5's transformer as diffusers publishes it."""
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from fractions import Fraction
 from typing import Any
 
-import jax
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from genjax.models.transformers.mmdit import MMDiT, axis_embedding
 from genjax.nn import Text
-from genjax.pretrained.configuration import expect, read_config
-from genjax.pretrained.safetensors_io import (
-    from_torch,
-    load_variables,
-    open_tensors,
-    save_variables,
-    to_torch,
-)
+from genjax.pretrained.configuration import Field, expect
+from genjax.pretrained.layouts import Names, layer_names, prefixed
+from genjax.pretrained.published import DIFFUSERS, Config, Published, example
 
-CLASS_NAME = "SD3Transformer2DModel"
 TABLE = "pos_embed.pos_embed"  # of positions: fixed, yet in the files
-# What a configuration means that does not name it; the size of samples is the pipelines', not the network's.
-_DEFAULTS = dict(
-    sample_size=128,
-    patch_size=2,
-    in_channels=16,
-    num_layers=18,
-    attention_head_dim=64,
-    num_attention_heads=18,
-    joint_attention_dim=4096,
-    caption_projection_dim=1152,
-    pooled_projection_dim=2048,
-    out_channels=16,
-    pos_embed_max_size=96,
-    dual_attention_layers=[],
-    qk_norm=None,
+_MLP = dict(linear_in="linear_1", linear_out="linear_2")
+EMBEDDINGS = (  # of FLUX too
+    prefixed("time_embedding/", "time_text_embed.timestep_embedder.", _MLP)
+    | prefixed("pooled_embedding/", "time_text_embed.text_embedder.", _MLP)
+    | prefixed("guidance_embedding/", "time_text_embed.guidance_embedder.", _MLP)
+    | dict(text_embedding="context_embedder", head="proj_out")
+    | {"modulation/dense": "norm_out.linear"}
 )
-# Theirs for our layers.
-_LAYERS = {
-    "patch_embedding": "pos_embed.proj",
-    "time_embedding/linear_in": "time_text_embed.timestep_embedder.linear_1",
-    "time_embedding/linear_out": "time_text_embed.timestep_embedder.linear_2",
-    "pooled_embedding/linear_in": "time_text_embed.text_embedder.linear_1",
-    "pooled_embedding/linear_out": "time_text_embed.text_embedder.linear_2",
-    "text_embedding": "context_embedder",
-    "modulation/dense": "norm_out.linear",
-    "head": "proj_out",
-}
-_BLOCK = {
-    "image_modulation/dense": "norm1.linear",
-    "image_heads/query": "attn.to_q",
-    "image_heads/key": "attn.to_k",
-    "image_heads/value": "attn.to_v",
-    "image_heads/query_norm": "attn.norm_q",
-    "image_heads/key_norm": "attn.norm_k",
-    "image_projection": "attn.to_out.0",
-    "image_mlp_in": "ff.net.0.proj",
-    "image_mlp_out": "ff.net.2",
-    "text_modulation/dense": "norm1_context.linear",
-    "text_heads/query": "attn.add_q_proj",
-    "text_heads/key": "attn.add_k_proj",
-    "text_heads/value": "attn.add_v_proj",
-    "text_heads/query_norm": "attn.norm_added_q",
-    "text_heads/key_norm": "attn.norm_added_k",
-    "text_projection": "attn.to_add_out",
-    "text_mlp_in": "ff_context.net.0.proj",
-    "text_mlp_out": "ff_context.net.2",
-    "dual_heads/query": "attn2.to_q",
-    "dual_heads/key": "attn2.to_k",
-    "dual_heads/value": "attn2.to_v",
-    "dual_heads/query_norm": "attn2.norm_q",
-    "dual_heads/key_norm": "attn2.norm_k",
-    "dual_projection": "attn2.to_out.0",
-}
+HEADS = dict(query="to_q", key="to_k", value="to_v", query_norm="norm_q", key_norm="norm_k")
+_TEXT_HEADS = dict(query="add_q_proj", key="add_k_proj", value="add_v_proj") | dict(
+    query_norm="norm_added_q", key_norm="norm_added_k"
+)
+TWO_STREAMS = (  # a block of FLUX too
+    prefixed("image_heads/", "attn.", HEADS)
+    | prefixed("text_heads/", "attn.", _TEXT_HEADS)
+    | dict(image_mlp_in="ff.net.0.proj", image_mlp_out="ff.net.2")
+    | dict(text_mlp_in="ff_context.net.0.proj", text_mlp_out="ff_context.net.2")
+    | dict(image_projection="attn.to_out.0", text_projection="attn.to_add_out")
+    | {"image_modulation/dense": "norm1.linear", "text_modulation/dense": "norm1_context.linear"}
+)
+_DUAL = dict(dual_projection="attn2.to_out.0")
+_BLOCK = TWO_STREAMS | prefixed("dual_heads/", "attn2.", HEADS) | _DUAL
 
 
-def renaming(module: MMDiT) -> Callable[[str], str | list[str]]:
-    last = module.depth - 1
+def _names(module: MMDiT, tensors: Collection[str]) -> Callable[[str], Names]:
+    """Our blocks are in up to three runs, and the file counts through all."""
+    last, layers = module.depth - 1, {"position_table": TABLE, "patch_embedding": "pos_embed.proj"}
     runs = dict(dual_blocks=range(module.dual_depth), blocks=range(module.dual_depth, last))
-
-    def rename(variable: str) -> str | list[str]:
-        layer, leaf = variable.removeprefix("params/").rsplit("/", 1)
-        leaf = "bias" if leaf == "bias" else "weight"
-        run, _, part = layer.partition("/")
-        if run in runs:
-            return [f"transformer_blocks.{i}.{_BLOCK[part]}.{leaf}" for i in runs[run]]
-        if run == "last_block":
-            return f"transformer_blocks.{last}.{_BLOCK[part]}.{leaf}"
-        return f"{_LAYERS[layer]}.{leaf}"
-
-    return rename
+    for ours, published in _BLOCK.items():
+        for run, indices in runs.items():
+            layers[f"{run}/{ours}"] = [f"transformer_blocks.{i}.{published}" for i in indices]
+        layers[f"last_block/{ours}"] = f"transformer_blocks.{last}.{published}"
+    return layer_names(EMBEDDINGS | layers)
 
 
-def convert(variable: str, tensor: np.ndarray) -> np.ndarray:
-    """Patches are made by a convolution there, by a matrix of features (row, column, channel) here."""
-    if variable == "params/patch_embedding/kernel":
-        return tensor.transpose(2, 3, 1, 0).reshape(-1, len(tensor))
-    return from_torch(variable, tensor)
-
-
-def _table(module: MMDiT, dtype: Any) -> np.ndarray:
+def position_table(module: MMDiT, dtype: Any) -> np.ndarray:
+    """Return the table of positions that belongs to a module."""
     size, half = module.max_size, module.width // 2
     positions = module.position_start + module.position_step * np.arange(size)
     axis = axis_embedding(positions, half).astype(dtype)
@@ -110,16 +61,18 @@ def _table(module: MMDiT, dtype: Any) -> np.ndarray:
     return table.reshape(1, size**2, -1)
 
 
-def _positions(table: np.ndarray, max_size: int, width: int) -> dict[str, float]:
-    """First position and step of a table: published ones are not those that diffusers makes a new network with.
+def positions_of(table: np.ndarray, max_size: int, width: int) -> dict[str, float]:
+    """Return the first position and the step of a table; published ones are not a new network's.
 
-    An axis' positions are read off the phases of its sinusoids, from the slowest, whose period is longer than any table, to
-    the fastest, each of which says more exactly what the ones before left open. Then they are rounded to fractions.
+    The phases of the sinusoids tell an axis' positions. The slowest has a longer period than any
+    table, and each faster one says more exactly what the ones before left open. Then the positions
+    are rounded to fractions.
 
     Raises:
         ValueError: the table is not one of evenly spaced positions.
     """
-    fault = f"{TABLE} is no table of {max_size}×{max_size} evenly spaced positions with {width} features"
+    kind = f"{max_size}×{max_size} evenly spaced positions with {width} features"
+    fault = f"{TABLE} is no table of {kind}"
     if table.shape != (1, max_size**2, width):
         raise ValueError(f"{fault}: its shape is {table.shape}")
     table = table.reshape(max_size, max_size, 2, -1)
@@ -134,7 +87,7 @@ def _positions(table: np.ndarray, max_size: int, width: int) -> dict[str, float]
         for value in np.polyfit(np.arange(max_size), positions, 1)
     )
     axis = axis_embedding(start + step * np.arange(max_size), width // 2)
-    # Sines are at most 1 and rounded to the file's type; angles up to 100 in float32 are wrong by 6e-6.
+    # Sines are at most 1 and rounded to the file's type; float32 angles up to 100 err by 6e-6.
     tolerance = float(jnp.finfo(table.dtype).eps) + 1e-5
     for row, (columns, rows) in enumerate(table.swapaxes(1, 2)):
         for half, expected in ((columns, axis), (rows, axis[row])):
@@ -143,97 +96,98 @@ def _positions(table: np.ndarray, max_size: int, width: int) -> dict[str, float]
     return dict(position_start=start, position_step=step)
 
 
-def load(
-    folder: str | os.PathLike, abstract: Callable[[Any], Any] = lambda expected: expected
-) -> tuple[MMDiT, Any]:
-    """The module and its variables from a folder written by `save_pretrained` of diffusers' `SD3Transformer2DModel`.
+def _with_positions(module: MMDiT, tensors: Mapping[str, np.ndarray]) -> MMDiT:
+    if TABLE not in tensors:
+        raise ValueError(f"the file lacks {TABLE}")
+    return module.clone(**positions_of(tensors[TABLE], module.max_size, module.width))
 
-    Args:
-        abstract: what to make of the pytree of `jax.ShapeDtypeStruct` before reading: other types, shardings.
 
-    Raises:
-        ValueError: the configuration has an entry that is unknown or not supported, which is named; the table of
-            positions is missing or not one that can be computed; or one that lists all missing, extra and misshapen
-            tensors.
-    """
-    config = read_config(folder, CLASS_NAME, _DEFAULTS)
+def _with_table(module: MMDiT, variables: PyTree) -> PyTree:
+    params = variables["params"]
+    table = position_table(module, params["head"]["kernel"].dtype)
+    return {"params": {**params, "position_table": table}}
+
+
+def _build(config: Config) -> dict[str, Any]:
     width = config["num_attention_heads"] * config["attention_head_dim"]
     dual_depth = len(config["dual_attention_layers"])
-    expect(config, "qk_norm", None, "rms_norm")
     expect(config, "caption_projection_dim", width)
-    expect(config, "dual_attention_layers", list(range(min(dual_depth, config["num_layers"] - 1))))
-    table = open_tensors(folder).get(TABLE)
-    if table is None:
-        raise ValueError(f"{folder} lacks {TABLE}")
-    module = MMDiT(
-        patch_size=config["patch_size"],
-        width=width,
-        depth=config["num_layers"],
-        num_heads=config["num_attention_heads"],
-        dual_depth=dual_depth,
-        qk_norm=config["qk_norm"] is not None,
-        max_size=config["pos_embed_max_size"],
-        out_channels=config["out_channels"],
-        **_positions(table, config["pos_embed_max_size"], width),
-    )
-    example = lambda *shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    expected = jax.eval_shape(
-        lambda key, x, t, tokens, pooled: module.init(key, x, t, Text(tokens, pooled)),
-        jax.random.key(0),
-        example(module.patch_size, module.patch_size, config["in_channels"]),
-        example(),
-        example(1, config["joint_attention_dim"]),
-        example(config["pooled_projection_dim"]),
-    )
-    ignore = lambda name, tensor: name == TABLE
-    return module, load_variables(folder, abstract(expected), renaming(module), convert, ignore)
+    first = list(range(min(dual_depth, config["num_layers"] - 1)))
+    expect(config, "dual_attention_layers", first)
+    return dict(width=width, dual_depth=dual_depth)
 
 
-def save(folder: str | os.PathLike, module: MMDiT, variables: Any, sample_size: int = 128) -> None:
-    """Writes a folder that diffusers' `SD3Transformer2DModel.from_pretrained` and `load` open.
-
-    Args:
-        sample_size: side of the latents that diffusers' pipelines make where not told otherwise.
+def text_entries(module: nn.Module, variables: PyTree) -> dict[str, Any]:
+    """Return the sizes of the text that a network takes, which its parameters know.
 
     Raises:
-        ValueError: the network is one that diffusers' class cannot be: of another time scale, or without pooled text.
+        ValueError: its time is scaled in another way than diffusers', or it takes no pooled text.
     """
     params = variables["params"]
-    if module.time_scale != 1000.0 or "pooled_embedding" not in params:
-        raise ValueError(
-            f"{CLASS_NAME} has time_scale=1000.0 and pooled text; got time_scale={module.time_scale} and parameters of "
-            f"{', '.join(params)}"
-        )
-    kernel = params["patch_embedding"]["kernel"]
-    channels = kernel.shape[0] // module.patch_size**2
-    config = dict(
-        _class_name=CLASS_NAME,
-        sample_size=sample_size,
-        patch_size=module.patch_size,
-        in_channels=channels,
-        num_layers=module.depth,
-        attention_head_dim=module.width // module.num_heads,
-        num_attention_heads=module.num_heads,
+    expect(vars(module), "time_scale", 1000.0)
+    if "pooled_embedding" not in params:
+        raise ValueError(f"it needs pooled text; got parameters of {', '.join(params)}")
+    return dict(
         joint_attention_dim=params["text_embedding"]["kernel"].shape[0],
-        caption_projection_dim=module.width,
         pooled_projection_dim=params["pooled_embedding"]["linear_in"]["kernel"].shape[0],
+    )
+
+
+def text_inputs(config: Config) -> Text:
+    """Return the shortest text."""
+    return Text(example(1, config["joint_attention_dim"]), example(config["pooled_projection_dim"]))
+
+
+def _config(module: MMDiT, variables: PyTree) -> dict[str, Any]:
+    entries = text_entries(module, variables)
+    features = variables["params"]["patch_embedding"]["kernel"].shape[0]
+    channels = features // module.patch_size**2
+    return entries | dict(
+        sample_size=128,
+        in_channels=channels,
+        attention_head_dim=module.width // module.num_heads,
+        caption_projection_dim=module.width,
         out_channels=module.out_channels or channels,
-        pos_embed_max_size=module.max_size,
         dual_attention_layers=list(range(module.dual_depth)),
-        qk_norm="rms_norm" if module.qk_norm else None,
     )
-    rename = renaming(module)
 
-    def invert(variable: str, array: np.ndarray) -> np.ndarray:
-        if variable == "params/patch_embedding/kernel":
-            sides = module.patch_size, module.patch_size
-            return array.reshape(*sides, channels, -1).transpose(3, 2, 0, 1)
-        return to_torch(variable, array)
 
-    save_variables(
-        folder,
-        config,
-        dict(params=params, table=_table(module, kernel.dtype)),
-        lambda variable: TABLE if variable == "table" else rename(variable),
-        invert,
-    )
+def _inputs(module: MMDiT, config: Config) -> tuple:
+    latents = example(module.patch_size, module.patch_size, config["in_channels"])
+    return latents, example(), text_inputs(config)
+
+
+_SMALL = (
+    dict(num_layers=4, num_attention_heads=2, attention_head_dim=8, caption_projection_dim=16)
+    | dict(joint_attention_dim=6, pooled_projection_dim=5, pos_embed_max_size=6)
+    | dict(in_channels=3, out_channels=6)
+)
+SD3 = Published(
+    DIFFUSERS,
+    "SD3Transformer2DModel",
+    MMDiT,
+    entries=dict(
+        patch_size=Field("patch_size", 2),
+        in_channels=16,
+        num_layers=Field("depth", 18),
+        attention_head_dim=64,
+        num_attention_heads=Field("num_heads", 18),
+        joint_attention_dim=4096,
+        caption_projection_dim=1152,
+        pooled_projection_dim=2048,
+        out_channels=Field("out_channels", 16),
+        pos_embed_max_size=Field("max_size", 96),
+        dual_attention_layers=[],
+        qk_norm=Field("qk_norm", None, {None: False, "rms_norm": True}),
+    ),
+    unused=("sample_size",),  # of pipelines
+    build=_build,
+    config=_config,
+    inputs=_inputs,
+    names=_names,
+    adapt=_with_positions,
+    pack=_with_table,
+    ignore=lambda name, tensor: name == TABLE,
+    examples=(_SMALL, _SMALL | dict(dual_attention_layers=[0, 1], qk_norm="rms_norm")),
+)
+PUBLISHED = (SD3,)

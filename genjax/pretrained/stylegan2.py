@@ -1,6 +1,6 @@
-"""The StyleGAN2 weights that its authors publish with stylegan2-ada-pytorch and stylegan3 (NVIDIA 2020, 2021).
+"""StyleGAN2's weights as its authors' stylegan2-ada-pytorch and stylegan3 write them (2020, 2021).
 
-A file holds the state dict of one of their PyTorch modules, `G`, `G_ema` or `D`, saved as safetensors.
+A file holds the state dict of one of the modules `G`, `G_ema` or `D`, in safetensors.
 """
 
 import os
@@ -10,13 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from genjax.models.gans.stylegan2 import Discriminator, Generator
 from genjax.nn.fir import BINOMIAL
+from genjax.pretrained.layouts import from_torch, replace_words
+from genjax.pretrained.published import example
 from genjax.pretrained.safetensors_io import load_variables
 
-# Theirs for ours, where the words of a path differ: patterns of whole words.
-_NAMES = {
+_WORDS = {
     r"block(\d+)": r"b\1",
     r"epilogue": "b4",
     r"dense(\d*)": r"fc\1",
@@ -30,49 +32,52 @@ _NAMES = {
 
 
 def _rename(variable: str) -> str:
-    words = variable.split("/")[1:]  # less the collection
-    for pattern, name in _NAMES.items():
-        words = [re.sub(f"^{pattern}$", name, word) for word in words]
-    return ".".join(words)
+    return ".".join(replace_words(variable.split("/")[1:], _WORDS))  # less the collection
 
 
 def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
-    """Theirs are channel-first: kernels `[out, in, …]`, images `[channels, height, width]`."""
+    """Return the array of a channel-first kernel or image."""
     if variable.endswith("epilogue/dense/kernel"):  # of 4×4 features, made one axis
         return tensor.reshape(len(tensor), -1, 4, 4).transpose(2, 3, 1, 0).reshape(-1, len(tensor))
     if re.search(r"synthesis/block\d+/conv0/kernel$", variable):
-        tensor = tensor[:, :, ::-1, ::-1]  # they convolve where they up-sample, and correlate elsewhere
-    if variable.endswith("kernel"):
-        return np.moveaxis(tensor, (1, 0), (-2, -1))
-    return np.moveaxis(tensor, 0, -1) if variable.endswith("constant") else tensor
+        tensor = tensor[:, :, ::-1, ::-1]  # published layers convolve to up-sample, else correlate
+    if variable.endswith("constant"):
+        return np.moveaxis(tensor, 0, -1)
+    return from_torch(variable, tensor)
 
 
-def _ignore(name: str, tensor: np.ndarray) -> bool:
-    """The filter is a constant of our module, and any other one stays a fault."""
+def is_filter(name: str, tensor: np.ndarray) -> bool:
+    """Return whether a tensor is the one filter that our modules have, as a constant."""
     taps = np.asarray(BINOMIAL) / np.sum(BINOMIAL)
-    return name.endswith("resample_filter") and np.array_equal(tensor, np.outer(taps, taps))
+    named = name.endswith(("resample_filter", "Resampler.Kernel"))
+    return named and np.array_equal(tensor, np.outer(taps, taps))
 
 
-def _load(path: str | os.PathLike, module: Generator | Discriminator, example: jax.ShapeDtypeStruct) -> Any:
-    labels = jax.ShapeDtypeStruct((1,), jnp.int32) if module.num_classes else None
-    expected = jax.eval_shape(module.init, jax.random.key(0), example, labels)
-    return load_variables(path, expected, _rename, _convert, _ignore)
+def _load(path: str | os.PathLike, module: Generator | Discriminator, inputs: Array) -> Any:
+    labels = example(dtype=jnp.int32) if module.num_classes else None
+    expected = jax.eval_shape(module.init, jax.random.key(0), inputs, labels)
+    return load_variables(path, expected, _rename, _convert, is_filter)
 
 
 def load_generator(path: str | os.PathLike, module: Generator) -> Any:
-    """The variables of `module` (weights, constant noise, average of w) from the state dict of a generator.
+    """Read the variables of `module` from the state dict of a generator.
+
+    They are weights, constant noise and the average of w.
 
     Raises:
-        ValueError: one that lists all missing, extra and misshapen tensors.
+        ValueError: tensors are missing, extra, misshapen or unusable; all are listed.
     """
-    return _load(path, module, jax.ShapeDtypeStruct((1, module.latent_size), jnp.float32))
+    return _load(path, module, example(module.latent_size))
 
 
-def load_discriminator(path: str | os.PathLike, module: Discriminator, image_channels: int = 3) -> Any:
-    """The variables of `module` from the state dict of a discriminator.
+def load_discriminator(
+    path: str | os.PathLike,
+    module: Discriminator,
+    image_channels: int = 3,
+) -> Any:
+    """Read the variables of `module` from the state dict of a discriminator.
 
     Raises:
-        ValueError: one that lists all missing, extra and misshapen tensors.
+        ValueError: tensors are missing, extra, misshapen or unusable; all are listed.
     """
-    shape = (1, module.resolution, module.resolution, image_channels)
-    return _load(path, module, jax.ShapeDtypeStruct(shape, jnp.float32))
+    return _load(path, module, example(module.resolution, module.resolution, image_channels))

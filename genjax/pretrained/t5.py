@@ -1,137 +1,90 @@
-"""Encoders of T5 and UMT5 as transformers writes them, alone or with their decoders."""
+"""Encoders of T5 and UMT5 as transformers publishes them, alone or with their decoders."""
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from genjax.models.encoders.t5 import T5Encoder
-from genjax.pretrained.configuration import expect
-from genjax.pretrained.safetensors_io import load_variables, open_tensors, save_variables
-from genjax.pretrained.transformers_configuration import complete, read_architecture
+from genjax.pretrained.bert import one_token
+from genjax.pretrained.configuration import Field, Only, expect
+from genjax.pretrained.layouts import Names, from_torch, layer_names, only_copy, prefixed
+from genjax.pretrained.published import TRANSFORMERS, Config, Published
 
-# What a configuration means that does not name it (transformers' signatures).
-_SHARED_DEFAULTS = dict(
-    d_model=512,
-    d_kv=64,
-    relative_attention_num_buckets=32,
-    relative_attention_max_distance=128,
-    layer_norm_epsilon=1e-6,
-    dense_act_fn=None,  # both follow from feed_forward_proj
-    is_gated_act=None,
-    is_decoder=False,
-    # The decoder's, and the end of a text and the most positions in training: not the encoder's affair.
-    num_decoder_layers=None,
-    scale_decoder_outputs=None,
-    eos_token_id=1,
-    n_positions=512,
-)
-_DEFAULTS = {
-    False: _SHARED_DEFAULTS
-    | dict(vocab_size=32_128, d_ff=2048, num_layers=6, num_heads=8, feed_forward_proj="relu"),
-    True: _SHARED_DEFAULTS
-    | dict(vocab_size=250_112, d_ff=1024, num_layers=8, num_heads=6, feed_forward_proj="gated-gelu"),
-}
-_KINDS = ("EncoderModel", "Model", "ForConditionalGeneration")
-_ARCHITECTURES = [f"{family}{kind}" for family in ("T5", "UMT5") for kind in _KINDS]
-_ATTENTION, _MLP = "encoder.block.{}.layer.0", "encoder.block.{}.layer.1"
+_UNUSED = "is_gated_act num_decoder_layers scale_decoder_outputs eos_token_id n_positions".split()
+_GATED = {"relu": False, "gated-gelu": True}
+_EMBEDDINGS = ("shared", "encoder.embed_tokens")  # one table; files have either or both
+_ATTENTION = dict(query="q", key="k", value="v", projection="o")
 
 
-def _names(gated: bool, embedding: str) -> dict[str, str]:
-    """Theirs for ours."""
-    attention = {
-        f"blocks/{ours}/kernel": f"{_ATTENTION}.SelfAttention.{theirs}.weight"
-        for ours, theirs in dict(query="q", key="k", value="v", projection="o").items()
-    }
-    mlp = dict(mlp_gate="wi_0", mlp_in="wi_1" if gated else "wi", mlp_out="wo")
-    return (
-        attention
-        | {f"blocks/{ours}/kernel": f"{_MLP}.DenseReluDense.{theirs}.weight" for ours, theirs in mlp.items()}
+def _names(module: T5Encoder, tensors: Collection[str]) -> Callable[[str], Names]:
+    attention, mlp = "encoder.block.{}.layer.0.", "encoder.block.{}.layer.1."
+    bias = attention + "SelfAttention.relative_attention_bias"
+    embeddings = tuple(name for name in _EMBEDDINGS if f"{name}.weight" in tensors)
+    mlp_layers = dict(mlp_gate="wi_0", mlp_in="wi_1" if module.gated else "wi", mlp_out="wo")
+    return layer_names(
+        prefixed("blocks/", attention + "SelfAttention.", _ATTENTION)
+        | prefixed("blocks/", mlp + "DenseReluDense.", mlp_layers)
         | {
-            "blocks/norm_attention/scale": f"{_ATTENTION}.layer_norm.weight",
-            "blocks/norm_mlp/scale": f"{_MLP}.layer_norm.weight",
-            "blocks/relative_bias/table": f"{_ATTENTION}.SelfAttention.relative_attention_bias.weight",
-            "relative_bias/table": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-            "final_norm/scale": "encoder.final_layer_norm.weight",
-            "token_embedding/embedding": embedding,
+            "blocks/norm_attention": attention + "layer_norm",
+            "blocks/norm_mlp": mlp + "layer_norm",
+            "blocks/relative_bias": bias,
+            "relative_bias": bias.format(0),
+            "final_norm": "encoder.final_layer_norm",
+            "token_embedding": embeddings or _EMBEDDINGS[0],
         }
     )
 
 
-def _rename(module: T5Encoder, embedding: str = "shared.weight") -> Callable[[str], str]:
-    names = _names(module.gated, embedding)
-    return lambda variable: names[variable.removeprefix("params/")]
+def _convert(module: T5Encoder, variable: str, *copies: np.ndarray) -> np.ndarray:
+    return from_torch(variable, only_copy(*copies))
 
 
-def load(
-    folder: str | os.PathLike, abstract: Callable[[Any], Any] = lambda expected: expected
-) -> tuple[T5Encoder, Any]:
-    """The module and variables of a folder with a `T5EncoderModel` or `UMT5EncoderModel`, or of the encoder
-    of a `T5Model`, `T5ForConditionalGeneration` and their likes.
+def _record(family: str, kind: str, activations: tuple[str, ...], *sizes: int) -> Published:
+    alone, bias_per_block = kind == "EncoderModel", family == "UMT5"
 
-    Args:
-        abstract: changes the pytree of `jax.ShapeDtypeStruct` before it is read: types, shardings.
+    def build(config: Config) -> dict[str, Any]:
+        gated = _GATED[config["feed_forward_proj"]]
+        expect(config, "dense_act_fn", None, "gelu_new" if gated else "relu")
+        return dict(bias_per_block=bias_per_block)
 
-    Raises:
-        ValueError: another architecture, unknown entries of the configuration or unsupported values of them,
-            or one that lists all missing, extra and misshapen tensors.
-    """
-    architecture, config = read_architecture(folder, _ARCHITECTURES)
-    bias_per_block = architecture.startswith("UMT5")
-    config = complete(config, _DEFAULTS[bias_per_block])
-    expect(config, "feed_forward_proj", "relu", "gated-gelu")
-    expect(config, "is_decoder", False)
-    gated = config["feed_forward_proj"] == "gated-gelu"
-    expect(config, "dense_act_fn", None, "gelu_new" if gated else "relu")
-    module = T5Encoder(
-        vocabulary_size=config["vocab_size"],
-        width=config["d_model"],
-        depth=config["num_layers"],
-        num_heads=config["num_heads"],
-        head_features=config["d_kv"],
-        mlp_features=config["d_ff"],
-        gated=gated,
-        bias_per_block=bias_per_block,
-        num_buckets=config["relative_attention_num_buckets"],
-        max_distance=config["relative_attention_max_distance"],
-        epsilon=config["layer_norm_epsilon"],
+    vocabulary_size, mlp_features, depth, num_heads = sizes
+    small = dict(vocab_size=23, d_model=20, d_kv=6, d_ff=28, num_layers=2, num_heads=3)
+    return Published(
+        TRANSFORMERS,
+        f"{family}{kind}",
+        T5Encoder,
+        writes=lambda module: alone and module.bias_per_block == bias_per_block,
+        entries=dict(
+            vocab_size=Field("vocabulary_size", vocabulary_size),
+            d_model=Field("width", 512),
+            d_kv=Field("head_features", 64),
+            d_ff=Field("mlp_features", mlp_features),
+            num_layers=Field("depth", depth),
+            num_heads=Field("num_heads", num_heads),
+            relative_attention_num_buckets=Field("num_buckets", 32),
+            relative_attention_max_distance=Field("max_distance", 128),
+            layer_norm_epsilon=Field("epsilon", 1e-6),
+            feed_forward_proj=Field("gated", activations[0], _GATED),
+            dense_act_fn=None,  # as feed_forward_proj says
+            is_decoder=Only(False),
+        ),
+        unused=_UNUSED,
+        build=build,
+        config=lambda module, variables: dict(model_type=family.lower()),
+        inputs=one_token,
+        names=_names,
+        convert=_convert,
+        ignore=lambda name, tensor: not alone and name.startswith(("decoder.", "lm_head.")),
+        examples=tuple(small | dict(feed_forward_proj=name) for name in activations[: 1 + alone]),
     )
-    expected = abstract(
-        jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
+
+
+PUBLISHED = tuple(
+    record
+    for kind in ("EncoderModel", "Model", "ForConditionalGeneration")
+    for record in (
+        _record("T5", kind, ("relu", "gated-gelu"), 32_128, 2048, 6, 8),
+        _record("UMT5", kind, ("gated-gelu", "relu"), 250_112, 1024, 8, 6),
     )
-    # The one table of embeddings has two names, of which files have either or both.
-    tensors = open_tensors(folder)
-    embedding, other = "shared.weight", "encoder.embed_tokens.weight"
-    if embedding not in tensors:
-        embedding = other
-
-    def ignore(name: str, tensor: np.ndarray) -> bool:
-        if name == other:
-            return np.array_equal(tensor, tensors[embedding])
-        return name.startswith(("decoder.", "lm_head.")) and not architecture.endswith("EncoderModel")
-
-    return module, load_variables(folder, expected, _rename(module, embedding), ignore=ignore)
-
-
-def save(folder: str | os.PathLike, module: T5Encoder, variables: Any) -> None:
-    """Writes a folder that `load` and transformers read."""
-    family = "UMT5" if module.bias_per_block else "T5"
-    config = dict(
-        architectures=[f"{family}EncoderModel"],
-        model_type=family.lower(),
-        dtype=str(jax.tree.leaves(variables)[0].dtype),
-        vocab_size=module.vocabulary_size,
-        d_model=module.width,
-        d_kv=module.head_features,
-        d_ff=module.mlp_features,
-        num_layers=module.depth,
-        num_heads=module.num_heads,
-        feed_forward_proj="gated-gelu" if module.gated else "relu",
-        relative_attention_num_buckets=module.num_buckets,
-        relative_attention_max_distance=module.max_distance,
-        layer_norm_epsilon=module.epsilon,
-    )
-    save_variables(folder, config, variables, _rename(module), name="model")
+)

@@ -1,106 +1,105 @@
-"""VQGANs as diffusers writes them, and the tokenizers of LlamaGen as their authors do."""
+"""VQGANs as diffusers publishes them, and the tokenizers of LlamaGen as its authors do."""
 
+import functools
 import os
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
+import jax
+from jaxtyping import PyTree
 
 from genjax.models.autoencoders.vqgan import VQModel
 from genjax.nn.quantizers import VectorQuantizer
 from genjax.pretrained.autoencoder_kl import (
-    SHARED_DEFAULTS,
-    layer_names,
+    LEVEL_ENTRIES,
+    LEVEL_EXAMPLE,
+    LEVEL_UNUSED,
+    attention_levels,
+    convert,
     level_config,
-    level_fields,
-    load_folder,
-    load_variables_of,
-    names_of,
-    one_for_all,
-    renaming,
+    level_names,
+    moments,
+    names,
+    smallest_image,
 )
-from genjax.pretrained.configuration import expect, read_config
-from genjax.pretrained.safetensors_io import save_variables
+from genjax.pretrained.configuration import Field, Only, expect
+from genjax.pretrained.published import DIFFUSERS, Config, Published
+from genjax.pretrained.safetensors_io import load_variables
 
-# The last does not concern the network: it says what diffusers' `decode` is given.
-_DEFAULTS = SHARED_DEFAULTS | dict(
-    latent_channels=3,
-    num_vq_embeddings=256,
-    vq_embed_dim=None,
-    norm_type="group",
-    lookup_from_codebook=False,
-)
-_LLAMAGEN_WORDS = {
-    "kernel": "weight",
-    "scale": "weight",
-    "codes": "weight",
-    "shortcut": "nin_shortcut",
-    "query": "q",
-    "key": "k",
-    "value": "v",
-    "projection": "proj_out",
+_LLAMAGEN_KINDS = {
+    **dict(block="res", attention="attn"),
+    **dict(downsample="downsample.conv", upsample="upsample.conv"),
 }
+_LLAMAGEN_WORDS = (
+    dict(mid_block_0="mid.0", mid_attention="mid.1", mid_block_1="mid.2")
+    | dict(query="q", key="k", value="v", projection="proj_out")
+    | dict(quantizer="quantize.embedding", shortcut="nin_shortcut")
+)
 
 
-def load(folder: str | os.PathLike, abstract: Callable = lambda expected: expected) -> tuple[VQModel, Any]:
-    """The module and its variables from a folder written by `save_pretrained` of diffusers' `VQModel`.
-
-    Args:
-        abstract: from the shapes and types that are expected to those wanted, with shardings perhaps.
-
-    Raises:
-        ValueError: the configuration has an entry that is unknown or not supported, which is named; or one that
-            lists all missing, extra and misshapen tensors.
-    """
-    config = read_config(folder, "VQModel", _DEFAULTS)
-    expect(config, "norm_type", "group")
+def _build(config: Config) -> dict[str, Any]:
     features = config["vq_embed_dim"] or config["latent_channels"]
-    module = VQModel(
+    return dict(
         quantizer=VectorQuantizer(config["num_vq_embeddings"], features),
-        encoder_channels=config["latent_channels"],
+        attention_levels=attention_levels(config),
         latent_deviation=(1 / config["scaling_factor"],),
-        **level_fields(config),
     )
-    return module, load_folder(folder, module, config["in_channels"], abstract)
 
 
-def save(folder: str | os.PathLike, module: VQModel, variables: Any) -> None:
-    """Writes what `load` and diffusers read.
-
-    What trains the codebook is not kept, moving averages for example. Of a normalized one codes of unit length are saved:
-    the nearest to latents of any length is the same.
-
-    Raises:
-        ValueError: latents have a mean or more than one deviation, or the quantizer is no `VectorQuantizer`, by name.
-    """
+def _config(module: VQModel, variables: PyTree) -> dict[str, Any]:
     expect(vars(module), "latent_mean", (0.0,))
     expect(dict(quantizer=type(module.quantizer)), "quantizer", VectorQuantizer)
-    config = dict(
-        _class_name="VQModel",
-        latent_channels=module.encoder_channels,
+    return dict(
         num_vq_embeddings=module.quantizer.num_codes,
         vq_embed_dim=module.latent_channels,
-        scaling_factor=1 / one_for_all(module, "latent_deviation"),
+        scaling_factor=1 / moments(module, "latent_deviation", 1)[0],
         **level_config(module, variables),
     )
+
+
+def _pack(module: VQModel, variables: PyTree) -> PyTree:
+    """Keep the codebook by its effect, and leave out what trains it, such as moving averages.
+
+    A normalized codebook is written with codes of unit length. The nearest of them to latents of
+    any length is the same.
+    """
     codes = module.apply(variables, method=lambda module: module.quantizer.codebook)
-    save_variables(
-        folder, config, {"params": variables["params"] | {"quantizer": {"codes": codes}}}, names_of(module)
-    )
+    return {"params": {**variables["params"], "quantizer": {"codes": codes}}}
+
+
+VQ_MODEL = Published(
+    DIFFUSERS,
+    "VQModel",
+    VQModel,
+    entries=LEVEL_ENTRIES
+    | dict(
+        latent_channels=Field("encoder_channels", 3),
+        num_vq_embeddings=256,
+        vq_embed_dim=None,
+        norm_type=Only("group"),
+    ),
+    unused=(*LEVEL_UNUSED, "lookup_from_codebook"),
+    build=_build,
+    config=_config,
+    inputs=smallest_image,
+    names=names,
+    convert=convert,
+    pack=_pack,
+    examples=(LEVEL_EXAMPLE | dict(latent_channels=5, num_vq_embeddings=7, vq_embed_dim=2),),
+)
+PUBLISHED = (VQ_MODEL,)
 
 
 def load_llamagen(path: str | os.PathLike, module: VQModel) -> Any:
-    """The variables of `module` from the state dict of LlamaGen's `VQModel`, saved as safetensors.
+    """Read the variables of `module` from the state dict of LlamaGen's `VQModel`, in safetensors.
 
     Raises:
-        ValueError: one that lists all missing, extra and misshapen tensors.
+        ValueError: tensors are missing, extra, misshapen or unusable; all are listed.
     """
-    layers = layer_names(
-        module, "conv_blocks.{level}", "res", "attn", "{direction}sample.conv", ("mid.0", "mid.1", "mid.2")
+    inputs = smallest_image(module, dict(in_channels=3))
+    return load_variables(
+        path,
+        jax.eval_shape(module.init, jax.random.key(0), *inputs),
+        level_names(module, "conv_blocks.{level}", _LLAMAGEN_KINDS, _LLAMAGEN_WORDS),
+        functools.partial(convert, module),
+        lambda name, tensor: name == "quantize.codebook_used",  # the last indices of their training
     )
-    return load_variables_of(path, module, 3, renaming(layers, _LLAMAGEN_WORDS), ignore=_ignore)
-
-
-def _ignore(name: str, tensor: np.ndarray) -> bool:
-    """The last indices of their training, kept for an instrument."""
-    return name == "quantize.codebook_used"

@@ -1,7 +1,6 @@
 """The deep-compression autoencoder against diffusers' with the same random weights, through a folder it
 saved."""
 
-import json
 from dataclasses import replace
 
 import jax
@@ -11,13 +10,16 @@ import pytest
 import torch
 from diffusers import AutoencoderDC
 
+from genjax import pretrained
 from genjax.models.autoencoders.autoencoder_dc import (
     dc_ae_f32c32,
     dc_ae_f32c32_sana,
     dc_ae_f64c128,
     dc_ae_f128c512,
 )
-from genjax.pretrained.autoencoder_dc import from_config, load, save
+from genjax.pretrained.autoencoder_dc import AUTOENCODER_DC
+
+from .libraries import assert_opens, entries_of, with_entries
 
 CONVOLUTIONS, ATTENTION = "ResBlock", "EfficientViTBlock"
 # As the published ones, thinner: an empty first stage, batch normalization in the decoder, no scales.
@@ -55,12 +57,7 @@ PLAIN = dict(
     decoder_in_shortcut=False,
     decoder_conv_act_fn="silu",
 )
-# At 8×4 pixels the latents are fewer than a head's features, where diffusers takes a quadratic path.
-CONFIGURATIONS = {
-    "rearranging": (REARRANGING, (24, 16)),
-    "rearranging_quadratic": (REARRANGING, (8, 4)),
-    "plain": (PLAIN, (8, 14)),
-}
+CONFIGURATIONS = dict(rearranging=REARRANGING, plain=PLAIN)
 
 
 def randomized(configuration):
@@ -87,51 +84,50 @@ def assert_close(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_latents_and_images_agree(tmp_path, name):
-    configuration, sides = CONFIGURATIONS[name]
-    theirs = randomized(configuration)
-    theirs.save_pretrained(tmp_path)
-    ours, variables = load(tmp_path)
+@pytest.fixture(scope="module", params=CONFIGURATIONS)
+def saved(request, tmp_path_factory):
+    theirs, folder = randomized(CONFIGURATIONS[request.param]), tmp_path_factory.mktemp("theirs")
+    theirs.save_pretrained(folder)
+    return theirs, *pretrained.load(folder)
+
+
+# At 8×4 pixels the latents are fewer than a head's features, where diffusers takes a quadratic path.
+SIDES = {3: [(24, 16), (8, 4)], 2: [(8, 14)]}
+
+
+def test_latents_and_images_agree(saved):
+    theirs, ours, variables = saved
     assert ours.factor == theirs.spatial_compression_ratio
-    assert ours.latent_deviation == (1 / configuration.get("scaling_factor", 1.0),)
-    images = np.random.default_rng(0).standard_normal((2, *sides, 3), np.float32)
+    assert ours.latent_deviation == (1 / theirs.config.scaling_factor,)
 
     @jax.jit
     def both(variables, images):
         latents = ours.apply(variables, images, method="encode")
         return latents, ours.apply(variables, latents, method="decode"), ours.apply(variables, images)
 
-    latents, decoded, reconstructed = both(variables, images)
-    with torch.no_grad():
-        expected = theirs.encode(torch.from_numpy(images.transpose(0, 3, 1, 2))).latent
-        assert_close(latents, expected)
-        assert_close(decoded, theirs.decode(expected).sample)
-    np.testing.assert_array_equal(reconstructed, decoded)
+    for sides in SIDES[len(ours.encoder_stages)]:
+        images = np.random.default_rng(0).standard_normal((2, *sides, 3), np.float32)
+        latents, decoded, reconstructed = both(variables, images)
+        with torch.no_grad():
+            expected = theirs.encode(torch.from_numpy(images.transpose(0, 3, 1, 2))).latent
+            assert_close(latents, expected)
+            assert_close(decoded, theirs.decode(expected).sample)
+        np.testing.assert_array_equal(reconstructed, decoded)
 
 
-def entries(model):
-    """Of the configuration, all that diffusers knows; one of all stages as one of each."""
-    config = json.loads(model.to_json_string())
+def test_what_is_saved_opens_in_diffusers(saved, tmp_path):
+    theirs, module, variables = saved
+    again = assert_opens(theirs, module, variables, tmp_path)
+    # One value of all stages is written as one of each, and the inverse of the scale was kept.
+    expected = entries_of(theirs) | dict(scaling_factor=pytest.approx(theirs.config.scaling_factor))
     for name in ("decoder_norm_types", "decoder_act_fns"):
-        if isinstance(config[name], str):
-            config[name] = [config[name]] * len(config["decoder_block_out_channels"])
-    return {name: value for name, value in config.items() if not name.startswith("_")}
+        if isinstance(expected[name], str):
+            expected[name] = [expected[name]] * len(expected["decoder_block_out_channels"])
+    assert entries_of(again) == expected
 
 
-@pytest.mark.parametrize("configuration", [REARRANGING, PLAIN])
-def test_what_is_saved_opens_in_diffusers(tmp_path, configuration):
-    theirs = randomized(configuration)
-    theirs.save_pretrained(tmp_path / "theirs")
-    save(tmp_path / "ours", *load(tmp_path / "theirs"))
-    again, report = AutoencoderDC.from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"]
-    state, expected = again.state_dict(), theirs.state_dict()
-    assert state.keys() == expected.keys()
-    assert all(torch.equal(state[name], expected[name]) for name in expected)
-    # The inverse of the scale was kept.
-    scale = dict(scaling_factor=pytest.approx(theirs.config.scaling_factor))
-    assert entries(again) == entries(theirs) | scale
+def from_config(**entries):
+    return AUTOENCODER_DC.make(AUTOENCODER_DC.complete(entries))
 
 
 @pytest.mark.parametrize(
@@ -145,14 +141,14 @@ def test_what_is_saved_opens_in_diffusers(tmp_path, configuration):
         (lambda stage: dict(latent_mean=(0.5,)), r"latent_mean=\(0.5,\) is not supported; only \(0.0,\)"),
         (
             lambda stage: dict(latent_deviation=(1.0, 2.0)),
-            "latent_deviation has 2 values; .* AutoencoderDC has",
+            "cannot be saved as AutoencoderDC: latent_deviation has 2 values; the class has one",
         ),
     ],
 )
 def test_what_diffusers_cannot_say_is_named(tmp_path, change, message):
-    module = from_config(PLAIN | dict(in_channels=3, decoder_act_fns="silu", scaling_factor=1.0))
+    module = from_config(**PLAIN)
     with pytest.raises(ValueError, match=message):
-        save(tmp_path / "ours", module.clone(**change(module.encoder_stages[0])), {})
+        pretrained.save(tmp_path / "ours", module.clone(**change(module.encoder_stages[0])), {})
     assert not (tmp_path / "ours").exists()
 
 
@@ -200,7 +196,7 @@ def test_published_models(build, configuration):
     them."""
     with torch.device("meta"):
         theirs = AutoencoderDC(**configuration)
-    ours = from_config(dict(theirs.config))
+    ours = from_config(**entries_of(theirs))
     assert ours == build()
     image = jax.ShapeDtypeStruct((1, ours.factor, ours.factor, 3), jnp.float32)
     variables = jax.eval_shape(ours.init, jax.random.key(0), image)
@@ -208,20 +204,25 @@ def test_published_models(build, configuration):
     assert count == sum(parameter.numel() for parameter in theirs.parameters())
 
 
+@pytest.fixture(scope="module")
+def plain_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plain")
+    randomized(PLAIN).save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(downsample_block_type="pool"), "downsample_block_type='pool' .* pixel_unshuffle, conv"),
-        (dict(decoder_norm_types="layer_norm"), "decoder_norm_types='layer_norm' .* rms_norm, batch_norm"),
-        (dict(decoder_act_fns="mish"), "decoder_act_fns='mish' .* silu, relu"),
+        (dict(downsample_block_type="pool"), "downsample_block_type='pool' .*'pixel_unshuffle', 'conv'"),
+        (dict(decoder_norm_types="layer_norm"), "norm_types='layer_norm' .* 'rms_norm', 'batch_norm'"),
+        (dict(decoder_act_fns="mish"), "decoder_act_fns='mish' .* 'silu', 'relu'"),
         (dict(decoder_conv_act_fn="gelu"), "decoder_conv_act_fn='gelu'"),
-        (dict(encoder_block_types="Other"), "encoder_block_types='Other' .* ResBlock, EfficientViTBlock"),
+        (dict(encoder_block_types="Other"), "types='Other' .* 'ResBlock', 'EfficientViTBlock'"),
+        (dict(new_entry=1), "entries that are not known here: {'new_entry': 1}"),
         (dict(latent_channels=4, encoder_block_out_channels=[8, 16]), "misshapen: encoder.conv_out.weight"),
     ],
 )
-def test_faults(tmp_path, change, message):
-    randomized(PLAIN).save_pretrained(tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+def test_faults(plain_folder, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
-        load(tmp_path)
+        pretrained.load(with_entries(plain_folder, tmp_path, **change))

@@ -4,7 +4,6 @@ Measured: means, log-variances and images differ by less than 3e-6 of their larg
 """
 
 import functools
-import json
 
 import jax
 import numpy as np
@@ -13,7 +12,9 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.numpy import load_file, save_file
 
-from genjax.pretrained.autoencoder_kl import load, save
+from genjax import pretrained
+
+from .libraries import assert_opens, with_entries
 
 CONFIGS = {
     "one level": dict(
@@ -80,11 +81,22 @@ def assert_close(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Of a configuration: diffusers' network, its folder, and what is loaded from there."""
+
+    @functools.cache
+    def save(name):
+        theirs, folder = create(CONFIGS[name]), tmp_path_factory.mktemp("theirs")
+        theirs.save_pretrained(folder)
+        return theirs, folder, *pretrained.load(folder)
+
+    return save
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_agrees(name, tmp_path):
-    theirs = create(CONFIGS[name])
-    theirs.save_pretrained(tmp_path)
-    module, variables = load(tmp_path)
+def test_agrees(name, saved):
+    theirs, _, module, variables = saved(name)
     height, width = SIZES.get(name, (8, 12))
     images = torch.randn(2, theirs.config.in_channels, height, width)
     with torch.no_grad():
@@ -92,40 +104,37 @@ def test_agrees(name, tmp_path):
         expected = [posterior.mean, posterior.logvar, theirs(images).sample]  # the decoded mean
 
     @quick_jit
-    def apply(images):
+    def apply(variables, images):
         mean, log_variance = module.apply(variables, images, method="encode")
         return mean, log_variance, module.apply(variables, mean, method="decode")
 
-    outputs = apply(channel_last(images))
+    outputs = apply(variables, channel_last(images))
     assert outputs[0].shape == (2, height // module.factor, width // module.factor, module.latent_channels)
     for ours, output in zip(outputs, expected, strict=True):
         assert_close(ours, channel_last(output))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_is_saved_opens_in_diffusers(name, tmp_path):
-    theirs = create(CONFIGS[name])
-    theirs.save_pretrained(tmp_path / "theirs")
-    save(tmp_path / "ours", *load(tmp_path / "theirs"))
-    again = AutoencoderKL.from_pretrained(tmp_path / "ours")
-    assert again.state_dict().keys() == theirs.state_dict().keys()
-    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in again.state_dict().items())
-    ours, expected = load(tmp_path / "ours")[0], load(tmp_path / "theirs")[0]
+def test_what_is_saved_opens_in_diffusers(name, saved, tmp_path):
+    theirs, _, expected, variables = saved(name)
+    assert_opens(theirs, expected, variables, tmp_path)
+    ours = pretrained.load(tmp_path)[0]
     np.testing.assert_allclose(ours.latent_deviation, expected.latent_deviation)  # saved as their inverse
     assert ours.clone(latent_deviation=(1.0,)) == expected.clone(latent_deviation=(1.0,))
 
 
-def test_moments_of_latents_are_those_of_pipelines(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "moments"),
+    [
+        ("Stable Diffusion", ((0.0,), (1 / 0.18215,))),
+        ("FLUX", ((0.1159,), (1 / 0.3611,))),
+        ("four levels", ((0.5, 0.25, -1.0, 2.0), (2.0, 4.0, 6.0, 8.0))),
+    ],
+)
+def test_moments_of_latents_are_those_of_pipelines(name, moments, saved):
     """diffusers' pipelines take latents·deviation/scale + mean where there is one per channel, else latents/scale + shift."""
-    expected = {
-        "Stable Diffusion": ((0.0,), (1 / 0.18215,)),
-        "FLUX": ((0.1159,), (1 / 0.3611,)),
-        "four levels": ((0.5, 0.25, -1.0, 2.0), (2.0, 4.0, 6.0, 8.0)),
-    }
-    for name, moments in expected.items():
-        create(CONFIGS[name]).save_pretrained(tmp_path / name)
-        module, _ = load(tmp_path / name)
-        assert (module.latent_mean, module.latent_deviation) == moments
+    _, _, module, _ = saved(name)
+    assert (module.latent_mean, module.latent_deviation) == moments
 
 
 def test_log_variance_is_clipped(tmp_path):
@@ -133,37 +142,37 @@ def test_log_variance_is_clipped(tmp_path):
     with torch.no_grad():
         theirs.quant_conv.weight.mul_(60)
     theirs.save_pretrained(tmp_path)
-    module, variables = load(tmp_path)
+    module, variables = pretrained.load(tmp_path)
     images = torch.randn(4, 1, 16, 16)
     with torch.no_grad():
         expected = channel_last(theirs.encode(images).latent_dist.logvar)
     assert expected.min() == -30 and expected.max() == 20
-    _, log_variance = quick_jit(lambda x: module.apply(variables, x, method="encode"))(channel_last(images))
+    encode = quick_jit(functools.partial(module.apply, method="encode"))
+    _, log_variance = encode(variables, channel_last(images))
     assert_close(log_variance, expected)
 
 
-def test_attention_by_its_old_names(tmp_path):
+def test_attention_by_its_old_names(saved, tmp_path):
     """As in the files of Stable Diffusion; that diffusers reads the same file shows that they are the old names."""
-    theirs = create(CONFIGS["attention at two levels"])
-    theirs.save_pretrained(tmp_path)
-    _, expected = load(tmp_path)
+    theirs, folder, _, expected = saved("attention at two levels")
     path = tmp_path / "diffusion_pytorch_model.safetensors"
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     tensors = {}
-    for name, tensor in load_file(path).items():
+    for name, tensor in load_file(folder / path.name).items():
         for new_word, old_word in old.items():
             name = name.replace(f".{new_word}.", f".{old_word}.")
         tensors[name] = tensor
     save_file(tensors, path, metadata={"format": "pt"})
     again = AutoencoderKL.from_pretrained(tmp_path)
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in again.state_dict().items())
-    jax.tree.map(np.testing.assert_array_equal, load(tmp_path)[1], expected)
+    jax.tree.map(np.testing.assert_array_equal, pretrained.load(tmp_path)[1], expected)
 
 
 @pytest.mark.parametrize(
     "entries, message",
     [
-        ({"_class_name": "VQModel"}, "describes VQModel; expected AutoencoderKL"),
+        ({"_class_name": "AutoencoderOobleck"}, "describes 'AutoencoderOobleck'; known are .*AutoencoderKL"),
         ({"patch_size": 2}, r"entries that are not known here: \{'patch_size': 2\}"),
         ({"act_fn": "relu"}, "act_fn='relu' is not supported; only 'silu', 'swish'"),
         ({"down_block_types": ["SkipDownBlock2D"]}, "down_block_types=.*SkipDownBlock2D.* is not supported"),
@@ -173,9 +182,7 @@ def test_attention_by_its_old_names(tmp_path):
         ({"layers_per_block": 2}, "missing: encoder.down_blocks.0.resnets.1.norm1.weight"),
     ],
 )
-def test_faults_are_named(entries, message, tmp_path):
-    create(CONFIGS["one level"]).save_pretrained(tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+def test_faults_are_named(entries, message, saved, tmp_path):
+    _, folder, _, _ = saved("one level")
     with pytest.raises(ValueError, match=message):
-        load(tmp_path)
+        pretrained.load(with_entries(folder, tmp_path, **entries))

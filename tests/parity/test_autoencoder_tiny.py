@@ -1,7 +1,6 @@
 """The tiny autoencoder against diffusers' with the same random weights, through a folder it saved."""
 
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,11 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 
+from genjax import pretrained
 from genjax.models.autoencoders.autoencoder_tiny import AutoencoderTiny as Ours
-from genjax.pretrained.autoencoder_tiny import from_config, load, save
+from genjax.pretrained.autoencoder_tiny import AUTOENCODER_TINY
+
+from .libraries import assert_opens, entries_of, with_entries
 
 FOUR = dict(
     encoder_block_out_channels=[8] * 4,
@@ -49,18 +51,23 @@ def assert_close(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize(("configuration", "sides"), [(FOUR, (16, 24)), (SIXTEEN, (12, 8))])
-def test_latents_and_images_agree(tmp_path, configuration, sides):
-    theirs = randomized(configuration)
-    theirs.save_pretrained(tmp_path)
-    ours, variables = load(tmp_path)
-    assert ours.latent_deviation == (1 / configuration.get("scaling_factor", 1.0),)
-    assert ours.latent_mean == (configuration.get("shift_factor", 0.0),)
+@pytest.fixture(scope="module", params=["four", "sixteen"])
+def saved(request, tmp_path_factory):
+    configuration, sides = dict(four=(FOUR, (16, 24)), sixteen=(SIXTEEN, (12, 8)))[request.param]
+    theirs, folder = randomized(configuration), tmp_path_factory.mktemp("theirs")
+    theirs.save_pretrained(folder)
+    return theirs, sides, *pretrained.load(folder)
+
+
+def test_latents_and_images_agree(saved):
+    theirs, sides, ours, variables = saved
+    assert ours.latent_deviation == (1 / theirs.config.scaling_factor,)
+    assert ours.latent_mean == (theirs.config.shift_factor,)
     images = np.random.default_rng(0).uniform(-1, 1, (2, *sides, 3)).astype(np.float32)
-    apply = functools.partial(ours.apply, variables)
 
     @jax.jit
-    def all_of(images):
+    def all_of(variables, images):
+        apply = functools.partial(ours.apply, variables)
         latents = apply(images, method="encode")
         far = 4 * latents / jnp.std(latents)  # into the tanh, and beyond what bytes can hold
         through_bytes = lambda latents: apply(apply(latents, method="to_bytes"), method="from_bytes")
@@ -68,7 +75,7 @@ def test_latents_and_images_agree(tmp_path, configuration, sides):
         reconstructed = apply(images), apply(latents, method="decode")
         return latents, far, through_bytes(far), apply(far, method="decode"), as_theirs, reconstructed
 
-    latents, far, restored, decoded, as_theirs, reconstructed = all_of(images)
+    latents, far, restored, decoded, as_theirs, reconstructed = all_of(variables, images)
     assert ours.factor == images.shape[1] // latents.shape[1]
     np.testing.assert_array_equal(*reconstructed)
     channel_first = lambda x: torch.from_numpy(np.array(x).transpose(0, 3, 1, 2))
@@ -81,30 +88,18 @@ def test_latents_and_images_agree(tmp_path, configuration, sides):
         assert_close(as_theirs, theirs(channel_first(images)).sample)
 
 
-def entries(model):
-    """Of the configuration, all that diffusers knows."""
-    config = json.loads(model.to_json_string())
-    return {name: value for name, value in config.items() if not name.startswith("_")}
-
-
-@pytest.mark.parametrize("configuration", [FOUR, SIXTEEN])
-def test_what_is_saved_opens_in_diffusers(tmp_path, configuration):
-    theirs = randomized(configuration)
-    theirs.save_pretrained(tmp_path / "theirs")
-    save(tmp_path / "ours", *load(tmp_path / "theirs"))
-    again = AutoencoderTiny.from_pretrained(tmp_path / "ours")
-    state, expected = again.state_dict(), theirs.state_dict()
-    assert state.keys() == expected.keys()
-    assert all(torch.equal(state[name], expected[name]) for name in expected)
+def test_what_is_saved_opens_in_diffusers(saved, tmp_path):
+    theirs, _, module, variables = saved
+    again = assert_opens(theirs, module, variables, tmp_path)
     # The inverse of the scale was kept.
     scale = dict(scaling_factor=pytest.approx(theirs.config.scaling_factor))
-    assert entries(again) == entries(theirs) | scale
+    assert entries_of(again) == entries_of(theirs) | scale
 
 
 @pytest.mark.parametrize("name", ["latent_mean", "latent_deviation"])
 def test_what_diffusers_cannot_say_is_named(tmp_path, name):
-    with pytest.raises(ValueError, match=f"{name} has 4 values; in diffusers AutoencoderTiny has one"):
-        save(tmp_path / "ours", Ours(**{name: (1.0, 2.0, 3.0, 4.0)}), {})
+    with pytest.raises(ValueError, match=f"as AutoencoderTiny: {name} has 4 values; the class has one"):
+        pretrained.save(tmp_path / "ours", Ours(**{name: (1.0, 2.0, 3.0, 4.0)}), {})
     assert not (tmp_path / "ours").exists()
 
 
@@ -113,11 +108,18 @@ def test_published_models(latent_channels):
     """TAESD's are diffusers' defaults, and those of the 16 channels differ by these alone."""
     with torch.device("meta"):
         theirs = AutoencoderTiny(latent_channels=latent_channels)
-    ours = from_config(dict(theirs.config))
+    ours = AUTOENCODER_TINY.make(AUTOENCODER_TINY.complete(entries_of(theirs)))
     assert ours == Ours(latent_channels)
     variables = jax.eval_shape(ours.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     count = sum(a.size for a in jax.tree.leaves(variables))
     assert count == sum(parameter.numel() for parameter in theirs.parameters())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("four")
+    randomized(FOUR).save_pretrained(folder)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -128,12 +130,10 @@ def test_published_models(latent_channels):
         (dict(upsampling_scaling_factor=4), "upsampling_scaling_factor=4"),
         (dict(out_channels=4), "out_channels=4"),
         (dict(decoder_block_out_channels=[8, 8, 8, 16]), r"decoder_block_out_channels=\[8, 8, 8, 16\]"),
+        (dict(new_entry=1), "entries that are not known here: {'new_entry': 1}"),
         (dict(num_encoder_blocks=[1, 1, 1, 1]), "missing: encoder.layers.8.weight"),
     ],
 )
-def test_faults(tmp_path, change, message):
-    randomized(FOUR).save_pretrained(tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+def test_faults(folder, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
-        load(tmp_path)
+        pretrained.load(with_entries(folder, tmp_path, **change))

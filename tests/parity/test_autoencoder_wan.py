@@ -1,7 +1,6 @@
 """Wan's autoencoder and its loader against diffusers', which runs it chunk by chunk."""
 
 import functools
-import json
 import re
 import tempfile
 
@@ -12,8 +11,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from genjax import pretrained
 from genjax.nn.causal import apply_chunk
-from genjax.pretrained.autoencoder_wan import load, save
+
+from .libraries import assert_opens, entries_of, with_entries
 
 # Diffusers' chunks are of four frames, so that it takes at most two halvings.
 CONFIGS = {
@@ -62,7 +63,7 @@ def pair(name):
     theirs = build(**CONFIGS[name])
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
-        return theirs, *load(folder)
+        return theirs, *pretrained.load(folder)
 
 
 def assert_close(ours, theirs):
@@ -114,29 +115,19 @@ def test_chunks_agree():
     assert_close(np.clip(np.concatenate(chunks, axis=1), -1, 1), expected)
 
 
-def entries(model):
-    """Of the configuration, all that diffusers knows."""
-    config = json.loads(model.to_json_string())
-    return {name: value for name, value in config.items() if not name.startswith("_")}
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_is_saved_opens_in_diffusers(name, tmp_path):
     theirs, module, variables = pair(name)
-    save(tmp_path, module, variables)
-    again = diffusers.AutoencoderKLWan.from_pretrained(tmp_path)
-    state, expected = again.state_dict(), theirs.state_dict()
-    assert state.keys() == expected.keys()
-    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    again = assert_opens(theirs, module, variables, tmp_path)
     # What pipelines take for the latents' size; theirs are those of the published one, whatever the network.
     factors = dict(scale_factor_spatial=module.factor, scale_factor_temporal=module.temporal_factor)
-    assert entries(again) == entries(theirs) | factors
+    assert entries_of(again) == entries_of(theirs) | factors
 
 
 @pytest.mark.parametrize(
     "fields, message",
     [
-        (dict(widths=(6, 9)), r"widths=\(6, 9\) cannot be saved .* multiples of the first"),
+        (dict(widths=(6, 9)), r"cannot be saved .*widths=\(6, 9\) are not all multiples of the first"),
         (dict(latent_mean=(0.0,) * 16), "latent_mean has 16 values for 3 channels"),
         (dict(latent_deviation=()), "latent_deviation has 0 values for 3 channels"),
     ],
@@ -144,25 +135,26 @@ def test_what_is_saved_opens_in_diffusers(name, tmp_path):
 def test_what_diffusers_cannot_say_is_named(fields, message, tmp_path):
     _, module, variables = pair("one halving")
     with pytest.raises(ValueError, match=message):
-        save(tmp_path / "ours", module.clone(**fields), variables)
+        pretrained.save(tmp_path / "ours", module.clone(**fields), variables)
     assert not (tmp_path / "ours").exists()
 
 
 def test_moments_of_all_channels_are_those_of_each(tmp_path):
     _, module, variables = pair("one halving")
-    save(tmp_path, module.clone(latent_mean=(0.5,), latent_deviation=(2.0,)), variables)
-    again, _ = load(tmp_path)
+    pretrained.save(tmp_path, module.clone(latent_mean=(0.5,), latent_deviation=(2.0,)), variables)
+    again, _ = pretrained.load(tmp_path)
     assert (again.latent_mean, again.latent_deviation) == ((0.5,) * 3, (2.0,) * 3)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    build(**CONFIGS["one halving"]).save_pretrained(tmp_path)
-    return tmp_path
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("theirs")
+    pair("one halving")[0].save_pretrained(folder)
+    return folder
 
 
 def test_config_is_read(folder):
-    module, _ = load(folder)
+    module, _ = pretrained.load(folder)
     assert (module.latent_channels, module.widths, module.blocks) == (3, (6, 12), 1)
     assert (module.factor, module.temporal_factor) == (2, 2)
     np.testing.assert_allclose(module.latent_mean, (0, 0.1, 0.2))
@@ -176,7 +168,7 @@ def test_defaults_are_the_published_ones(tmp_path):
     theirs.save_config(tmp_path)
     save_file({}, tmp_path / "diffusion_pytorch_model.safetensors")
     with pytest.raises(ValueError) as caught:
-        load(tmp_path)
+        pretrained.load(tmp_path)
     missing = dict(re.findall(r"^missing: (\S+), for \S+ (.*)$", str(caught.value), re.MULTILINE))
     # every one of their tensors is asked for, and no other
     assert missing.keys() == theirs.state_dict().keys()
@@ -191,25 +183,24 @@ def test_defaults_are_the_published_ones(tmp_path):
         ("decoder_base_dim", 8),
         ("dropout", 0.1),
         ("out_channels", 12),
-        ("_class_name", "AutoencoderKL"),
+        ("new_entry", 1),
         ("temperal_downsample", [True, False]),
     ],
 )
-def test_what_is_not_supported_is_named(folder, name, value):
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+def test_what_is_not_supported_is_named(folder, name, value, tmp_path):
     with pytest.raises(ValueError, match="temporal_downsample" if name == "temperal_downsample" else name):
-        load(folder)
+        pretrained.load(with_entries(folder, tmp_path, **{name: value}))
 
 
-def test_faults_of_the_file_are_listed(folder):
-    path = folder / "diffusion_pytorch_model.safetensors"
-    tensors = load_file(path)
+def test_faults_of_the_file_are_listed(folder, tmp_path):
+    name = "diffusion_pytorch_model.safetensors"
+    tensors = load_file(folder / name)
     tensors["encoder.stranger"] = tensors.pop("encoder.down_blocks.1.time_conv.bias")
     tensors["decoder.conv_in.weight"] = tensors["decoder.conv_in.weight"][:, :-1]
-    save_file(tensors, path)
+    save_file(tensors, tmp_path / name)
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     with pytest.raises(ValueError) as caught:
-        load(folder)
+        pretrained.load(tmp_path)
     lines = str(caught.value).splitlines()[1:]
     assert {" ".join(line.split()[:2]).rstrip(",") for line in lines} == {
         "missing: encoder.down_blocks.1.time_conv.bias",

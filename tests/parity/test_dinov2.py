@@ -4,7 +4,6 @@ Measured: states differ by less than 6e-7 of their largest value, images of othe
 """
 
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +18,11 @@ from transformers import (
     Dinov2WithRegistersModel,
 )
 
+from genjax import pretrained
 from genjax.models.encoders import dinov2
 from genjax.models.encoders.dinov2 import COLOUR_DEVIATION, COLOUR_MEAN, dinov2_features, preprocess
-from genjax.pretrained.dinov2 import load, save
+
+from .libraries import assert_opens, with_entries
 
 TINY = dict(hidden_size=12, num_attention_heads=2, num_hidden_layers=2, patch_size=2, image_size=10)
 # Two thirds of thrice the width are 20 features, rounded up to 24.
@@ -61,11 +62,22 @@ def assert_close(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Of a configuration: transformers' network, its folder, and what is loaded from there."""
+
+    @functools.cache
+    def save(name):
+        theirs, folder = create(name), tmp_path_factory.mktemp("theirs")
+        theirs.save_pretrained(folder)
+        return theirs, folder, *pretrained.load(folder)
+
+    return save
+
+
 @pytest.mark.parametrize(("name", "size"), [(name, size) for name in CONFIGS for size in SIZES[name]])
-def test_agrees(tmp_path, name, size):
-    theirs = create(name)
-    theirs.save_pretrained(tmp_path)
-    module, variables = load(tmp_path)
+def test_agrees(saved, name, size):
+    theirs, _, module, variables = saved(name)
     random = np.random.default_rng(0)
     images = random.standard_normal((2, *size, theirs.config.num_channels), np.float32)
     masked = random.random((2, size[0] * size[1] // 4)) < 0.3
@@ -76,15 +88,10 @@ def test_agrees(tmp_path, name, size):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_is_saved_opens_in_transformers(tmp_path, name):
-    theirs = create(name)
-    theirs.save_pretrained(tmp_path / "theirs")
-    module, variables = load(tmp_path / "theirs")
-    save(tmp_path / "ours", module, variables)
-    assert load(tmp_path / "ours")[0] == module
-    again = type(theirs).from_pretrained(tmp_path / "ours").eval()
-    assert again.state_dict().keys() == theirs.state_dict().keys()
-    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in again.state_dict().items())
+def test_what_is_saved_opens_in_transformers(saved, tmp_path, name):
+    theirs, _, module, variables = saved(name)
+    again = assert_opens(theirs, module, variables, tmp_path)
+    assert pretrained.load(tmp_path)[0] == module
     images = torch.randn(2, theirs.config.num_channels, 6, 10)
     with torch.no_grad():
         assert torch.equal(again(images).last_hidden_state, theirs(images).last_hidden_state)
@@ -97,28 +104,33 @@ def test_what_is_saved_opens_in_transformers(tmp_path, name):
         (dict(qkv_bias=False), "qkv_bias=False"),
         (dict(use_mask_token=False), "use_mask_token=False"),
         (dict(new_entry=1), "entries that are not known here: {'new_entry': 1}"),
-        (dict(architectures=["ViTModel"]), "describes ViTModel; expected one of Dinov2Model, Dinov2With"),
+        (dict(architectures=["ViTModel"]), "describes 'ViTModel'; known are .*Dinov2Model, Dinov2With"),
         (dict(image_size=12), "misshapen: embeddings.position_embeddings"),
         (dict(use_swiglu_ffn=True), "missing: encoder.layer.0.mlp.weights_in"),
     ],
 )
-def test_faults(tmp_path, change, message):
-    create("plain").save_pretrained(tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+def test_faults(saved, tmp_path, change, message):
+    _, folder, _, _ = saved("plain")
     with pytest.raises(ValueError, match=message):
-        load(tmp_path)
+        pretrained.load(with_entries(folder, tmp_path, **change))
 
 
-def test_published_entries_of_registers(tmp_path):
-    create("registers").save_pretrained(tmp_path)
-    path, (expected, _) = tmp_path / "config.json", load(tmp_path)
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | dict(interpolate_antialias=True, interpolate_offset=0.0)))
-    assert load(tmp_path)[0] == expected
-    path.write_text(json.dumps(config | dict(interpolate_antialias=True, interpolate_offset=0.1)))
+@pytest.mark.parametrize("offset", [0.0, 0.1])
+def test_published_entries_of_registers(saved, tmp_path, offset):
+    _, folder, expected, _ = saved("registers")
+    with_entries(folder, tmp_path, interpolate_antialias=True, interpolate_offset=offset)
+    if not offset:
+        assert pretrained.load(tmp_path)[0] == expected
+        return
     with pytest.raises(ValueError, match="interpolate_offset=0.1 is not supported; only 0.0"):
-        load(tmp_path)
+        pretrained.load(tmp_path)
+
+
+def test_an_offset_that_transformers_cannot_say_is_named(saved, tmp_path):
+    _, _, module, variables = saved("plain")
+    with pytest.raises(ValueError, match="cannot be saved as Dinov2Model: position_offset=0.1"):
+        pretrained.save(tmp_path / "ours", module.clone(position_offset=0.1), variables)
+    assert not (tmp_path / "ours").exists()
 
 
 def test_features(tmp_path):
@@ -134,7 +146,7 @@ def test_features(tmp_path):
         for parameter in theirs.parameters():
             parameter.copy_(0.5 * torch.randn_like(parameter))
     theirs.save_pretrained(tmp_path)
-    module, variables = load(tmp_path)
+    module, variables = pretrained.load(tmp_path)
     pictures = np.random.default_rng(0).integers(0, 256, (3, 30, 40, 3), np.uint8)
     interpolate = torch.nn.functional.interpolate
     resized = interpolate(channel_first(pictures).float(), (224, 224), mode="bicubic", antialias=True) / 255

@@ -3,8 +3,6 @@
 `test_dit.py` compares DiT as published, with diffusers' made the same.
 """
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +12,11 @@ from diffusers import DiTTransformer2DModel
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
+from genjax import pretrained
 from genjax.models.transformers.dit import DiT
-from genjax.pretrained.dit import MAX_PERIOD, load, save
+from genjax.pretrained.dit import MAX_PERIOD
+
+from .libraries import assert_opens, with_entries
 
 FILE = "diffusion_pytorch_model.safetensors"
 # As published, smaller; and with the rest of what can be said, for images of another size than `sample_size`.
@@ -54,7 +55,7 @@ def saved(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("theirs")
     model = randomized(CONFIGURATIONS[request.param])
     model.save_pretrained(folder)
-    return folder, model, SIDES[request.param]
+    return folder, model, SIDES[request.param], *pretrained.load(folder)
 
 
 TIMESTEPS, LABELS = np.array([0, 1, 321, 999]), np.array([0, 3, 9, CLASSES])  # the last is the null label
@@ -80,15 +81,14 @@ def assert_agree(module, variables, model, x):
 
 
 def test_outputs_agree(saved):
-    folder, model, side = saved
-    module, variables = load(folder)
+    _, model, side, module, variables = saved
     assert module.null_label == CLASSES
     assert_agree(module, variables, model, images(side, model.config.in_channels))
 
 
 def test_saving_what_was_loaded_changes_no_bit(saved, tmp_path):
-    folder, _, _ = saved
-    save(tmp_path, *load(folder))
+    folder, model, _, module, variables = saved
+    assert_opens(model, module, variables, tmp_path)
     ours, theirs = load_file(tmp_path / FILE), load_file(folder / FILE)
     assert ours.keys() == theirs.keys()
     for name in ours:
@@ -101,8 +101,8 @@ def test_diffusers_opens_what_is_saved(tmp_path):
     random = np.random.default_rng(1)
     shapes = jax.eval_shape(module.init, jax.random.key(0), x, jnp.zeros(4), LABELS)
     variables = jax.tree.map(lambda a: 0.15 * random.standard_normal(a.shape, np.float32), shapes)
-    save(tmp_path, module, variables)
-    reloaded, tree = load(tmp_path)
+    pretrained.save(tmp_path, module, variables)
+    reloaded, tree = pretrained.load(tmp_path)
     assert reloaded == module
     jax.tree.map(np.testing.assert_array_equal, tree, variables)
     assert_agree(module, variables, DiTTransformer2DModel.from_pretrained(tmp_path).eval(), x)
@@ -110,25 +110,21 @@ def test_diffusers_opens_what_is_saved(tmp_path):
 
 def test_what_diffusers_cannot_have_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"max_period=10000\.0"):
-        save(tmp_path, DiT(2, 16, 2, 4, CLASSES), {})
+        pretrained.save(tmp_path, DiT(2, 16, 2, 4, CLASSES), {})
     with pytest.raises(ValueError, match="mlp_ratio=3"):
-        save(tmp_path, DiT(2, 16, 2, 4, CLASSES, mlp_ratio=3.0, max_period=MAX_PERIOD), {})
+        pretrained.save(tmp_path, DiT(2, 16, 2, 4, CLASSES, mlp_ratio=3.0, max_period=MAX_PERIOD), {})
     with pytest.raises(ValueError, match="base size"):
-        save(tmp_path, DiT(2, 16, 2, 4, CLASSES, max_period=MAX_PERIOD), {})
+        pretrained.save(tmp_path, DiT(2, 16, 2, 4, CLASSES, max_period=MAX_PERIOD), {})
 
 
 def test_arrays_are_of_the_type_and_on_the_devices_that_are_asked_for(saved):
-    folder, _, _ = saved
+    folder, _, _, _, exact = saved
     mesh = jax.make_mesh((1,), ("fsdp",))
-    sharding = NamedSharding(mesh, PartitionSpec(None, None, "fsdp"))
-
-    def abstract(expected):
-        of = lambda a: sharding if a.ndim == 3 else NamedSharding(mesh, PartitionSpec())
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16, sharding=of(a)), expected)
-
-    _, exact = load(folder)
-    _, variables = load(folder, abstract)
-    assert variables["params"]["blocks"]["query_key_value"]["kernel"].sharding == sharding
+    axes = lambda shape: (None, None, "fsdp") if len(shape) == 3 else ()
+    sharding = lambda path, shape: NamedSharding(mesh, PartitionSpec(*axes(shape)))
+    _, variables = pretrained.load(folder, param_dtype=jnp.bfloat16, sharding=sharding)
+    kernel = variables["params"]["blocks"]["query_key_value"]["kernel"]
+    assert kernel.sharding == NamedSharding(mesh, PartitionSpec(None, None, "fsdp"))
     jax.tree.map(
         lambda a, b: np.testing.assert_array_equal(a, np.asarray(b).astype(jnp.bfloat16), strict=True),
         jax.tree.map(np.asarray, variables),
@@ -137,25 +133,29 @@ def test_arrays_are_of_the_type_and_on_the_devices_that_are_asked_for(saved):
 
 
 def test_embeddings_that_are_not_the_same_are_refused(saved, tmp_path):
-    folder, _, _ = saved
+    folder, _, _, module, _ = saved
     tensors = load_file(folder / FILE)
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    name = "transformer_blocks.1.norm1.emb.class_embedder.embedding_table.weight"
-    tensors[name][3, 2] += 1
+    name = "transformer_blocks.{}.norm1.emb.class_embedder.embedding_table.weight"
+    tensors[name.format(1)][3, 2] += 1
     save_file(tensors, tmp_path / FILE)
-    with pytest.raises(ValueError, match=f"{name} is another than transformer_blocks.0"):
-        load(tmp_path)
+    others = module.depth - 1
+    with pytest.raises(
+        ValueError,
+        match=rf"unusable: {name.format(0)} \(.*\) and {others} more.*: copy 1 differs from copy 0",
+    ):
+        pretrained.load(tmp_path)
 
 
 def test_the_published_class_name_is_known_and_unsupported_entries_are_named(saved, tmp_path):
-    folder, _, _ = saved
-    (tmp_path / FILE).symlink_to(folder / FILE)
-    config = json.loads((folder / "config.json").read_text())
+    folder, _, _, module, _ = saved
     legacy = dict(num_vector_embeds=None, only_cross_attention=False, cross_attention_dim=None)
-    config |= dict(_class_name="Transformer2DModel", **legacy)
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    load(tmp_path)
-    for name, value in dict(norm_type="ada_norm_single", activation_fn="gelu", unheard_of=1).items():
-        (tmp_path / "config.json").write_text(json.dumps(config | {name: value}))
+    former = with_entries(folder, tmp_path, _class_name="Transformer2DModel", **legacy)
+    assert pretrained.load(former)[0] == module
+    for name, value in dict(activation_fn="gelu", unheard_of=1).items():
+        (tmp_path / name).mkdir()
         with pytest.raises(ValueError, match=name):
-            load(tmp_path)
+            pretrained.load(with_entries(former, tmp_path / name, **{name: value}))
+    (tmp_path / "norm").mkdir()
+    with pytest.raises(ValueError, match="norm_type='ada_norm_single' is not supported"):
+        pretrained.load(with_entries(folder, tmp_path / "norm", norm_type="ada_norm_single"))

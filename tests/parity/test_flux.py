@@ -1,6 +1,6 @@
 """FLUX.1 against diffusers' with the same random weights, through folders, in both directions."""
 
-import json
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,14 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from safetensors.torch import save_file
 
+from genjax import pretrained
 from genjax.models.transformers.flux import Flux
 from genjax.nn import Text
-from genjax.pretrained.flux import convert, load, rename, save
+from genjax.pretrained.flux import FLUX
 from genjax.pretrained.lora import apply_lora, load_lora
 from genjax.pretrained.safetensors_io import open_tensors
+
+from .libraries import assert_opens, entries_of, with_entries
 
 BATCH, LENGTH, TEXT, POOLED = 2, 3, 12, 10
 SMALL = dict(
@@ -85,27 +88,31 @@ def assert_close(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-5 * np.abs(theirs).max())
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Of a configuration: diffusers' network, its folder, and what is loaded from there."""
+
+    @functools.cache
+    def save(name):
+        theirs, folder = randomized(CONFIGURATIONS[name]), tmp_path_factory.mktemp("theirs")
+        theirs.save_pretrained(folder)
+        return theirs, folder, *pretrained.load(folder)
+
+    return save
+
+
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_theirs_through_ours_and_back(tmp_path, name):
-    theirs = randomized(CONFIGURATIONS[name])
-    theirs.save_pretrained(tmp_path / "theirs")
-    ours, variables = load(tmp_path / "theirs")
+def test_theirs_through_ours_and_back(saved, tmp_path, name):
+    theirs, folder, ours, variables = saved(name)
     arguments = inputs(CONFIGURATIONS[name])
     assert_close(jax.jit(ours.apply)(variables, *arguments), output_of_theirs(theirs, *arguments))
 
-    save(tmp_path / "back", ours, variables)
-    before, after = open_tensors(tmp_path / "theirs"), open_tensors(tmp_path / "back")
+    back = assert_opens(theirs, ours, variables, tmp_path)
+    before, after = open_tensors(folder), open_tensors(tmp_path)
     assert before.keys() == after.keys()
     for tensor in before:
         np.testing.assert_array_equal(before[tensor], after[tensor])
-    back = FluxTransformer2DModel.from_pretrained(tmp_path / "back", low_cpu_mem_usage=False)
-    # JSON has lists for tuples
-    plain = lambda model: {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in model.config.items()
-        if not name.startswith("_")
-    }
-    assert plain(back) == plain(theirs)
+    assert entries_of(back) == entries_of(theirs)
 
 
 def test_ours_through_theirs(tmp_path):
@@ -121,18 +128,16 @@ def test_ours_through_theirs(tmp_path):
     variables = jax.eval_shape(ours.init, jax.random.key(0), *arguments)
     random = np.random.default_rng(0)
     variables = jax.tree.map(lambda a: 0.3 * random.standard_normal(a.shape, np.float32), variables)
-    save(tmp_path, ours, variables)
+    pretrained.save(tmp_path, ours, variables)
     theirs = FluxTransformer2DModel.from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
     assert_close(jax.jit(ours.apply)(variables, *arguments), output_of_theirs(theirs, *arguments))
-    again, same = load(tmp_path)
+    again, same = pretrained.load(tmp_path)
     assert again == ours
     jax.tree.map(np.testing.assert_array_equal, same, variables)
 
 
-def test_padding_hidden_by_the_mask_is_as_if_it_were_not_there(tmp_path):
-    theirs = randomized(SMALL)
-    theirs.save_pretrained(tmp_path)
-    ours, variables = load(tmp_path)
+def test_padding_hidden_by_the_mask_is_as_if_it_were_not_there(saved):
+    theirs, _, ours, variables = saved("schnell")
     x, t, text, guidance = inputs(SMALL)
     mask = jnp.array([[True, True, False]] * BATCH)
     output = jax.jit(ours.apply)(variables, x, t, text.replace(mask=mask))
@@ -140,12 +145,11 @@ def test_padding_hidden_by_the_mask_is_as_if_it_were_not_there(tmp_path):
     assert_close(output, output_of_theirs(theirs, x, t, short, guidance))
 
 
-def test_types_are_those_asked_for(tmp_path):
-    randomized(SMALL).save_pretrained(tmp_path)
+def test_types_are_those_asked_for(saved):
     types = lambda expected: jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16 if a.ndim > 2 else a.dtype), expected
     )
-    _, variables = load(tmp_path, types)
+    _, variables = FLUX.load(saved("schnell")[1], types)
     assert variables["params"]["double_blocks"]["image_mlp_in"]["kernel"].dtype == jnp.bfloat16
     assert variables["params"]["head"]["bias"].dtype == jnp.float32
 
@@ -160,33 +164,36 @@ def test_types_are_those_asked_for(tmp_path):
         (dict(theta=1000), "not known here: {'theta': 1000}"),
         (dict(guidance_embeds=True), "missing: time_text_embed.guidance_embedder.linear_1.weight"),
         (dict(num_layers=1), "extra: transformer_blocks.1.attn.add_k_proj.bias"),
-        (dict(_class_name="SD3Transformer2DModel"), "describes SD3Transformer2DModel"),
+        (dict(_class_name="AuraFlowTransformer2DModel"), "describes 'AuraFlowTransformer2DModel'"),
     ],
 )
-def test_faults(tmp_path, change, message):
-    randomized(SMALL).save_pretrained(tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+def test_faults(saved, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
-        load(tmp_path)
+        pretrained.load(with_entries(saved("schnell")[1], tmp_path, **change))
 
 
-@pytest.mark.parametrize("fault", ["patch_size", "time_scale", "pooled"])
-def test_what_theirs_cannot_be_is_not_saved(tmp_path, fault):
-    fields = dict(patch_size=dict(patch_size=1), time_scale=dict(time_scale=1.0), pooled={})[fault]
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(patch_size=1), "patch_size=1 is not supported; only 2"),
+        (dict(time_scale=1.0), "time_scale=1.0 is not supported; only 1000.0"),
+        ({}, "it needs pooled text; got parameters of head, modulation, patch_embedding, "),
+    ],
+)
+def test_what_theirs_cannot_be_is_not_saved(tmp_path, fields, message):
     ours = Flux(num_double_blocks=0, num_single_blocks=1, num_heads=1, rotary_features=(2, 2, 2), **fields)
     x, t, text, _ = inputs(SMALL)
-    text = text.replace(pooled=None) if fault == "pooled" else text
+    text = text if fields else text.replace(pooled=None)
     variables = jax.eval_shape(ours.init, jax.random.key(0), x, t, text)
-    with pytest.raises(ValueError, match="has patch_size=2, time_scale=1000.0 and pooled text; got"):
-        save(tmp_path, ours, variables)
+    with pytest.raises(ValueError, match=f"this Flux cannot be saved as FluxTransformer2DModel: {message}"):
+        pretrained.save(tmp_path / "ours", ours, variables)
+    assert not (tmp_path / "ours").exists()
 
 
-def test_adapters_are_added_to_the_weights(tmp_path):
+def test_adapters_are_added_to_the_weights(saved, tmp_path):
     """Low-rank ones of every kind of layer, against a network of theirs whose weights they were added to."""
+    _, _, ours, variables = saved("schnell")
     theirs = randomized(SMALL)
-    theirs.save_pretrained(tmp_path)
-    ours, variables = load(tmp_path)
     tensors = {}
     with torch.no_grad():
         for name, layer in theirs.named_modules():
@@ -195,7 +202,7 @@ def test_adapters_are_added_to_the_weights(tmp_path):
                 tensors |= {f"transformer.{name}.lora_A.weight": a, f"transformer.{name}.lora_B.weight": b}
                 layer.weight += 0.05 * b @ a
     save_file(tensors, tmp_path / "adapters.safetensors")
-    adapters = load_lora(tmp_path / "adapters.safetensors", variables, rename, convert)
+    adapters = load_lora(tmp_path / "adapters.safetensors", ours, variables)
     variables = apply_lora(variables, adapters, 0.05)
     arguments = inputs(SMALL)
     assert_close(jax.jit(ours.apply)(variables, *arguments), output_of_theirs(theirs, *arguments))

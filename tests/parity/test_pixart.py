@@ -1,7 +1,5 @@
 """PixArt against diffusers' with the same random weights, through folders that either saved."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +8,11 @@ import torch
 from diffusers import PixArtTransformer2DModel
 from safetensors.numpy import load_file
 
+from genjax import pretrained
 from genjax.models.transformers.pixart import PixArt, pixart_xl
 from genjax.nn import Text
-from genjax.pretrained.pixart import load, save
+
+from .libraries import assert_opens, with_entries
 
 SIZES = dict(num_attention_heads=2, num_layers=2, norm_eps=1e-6)
 # The first as PixArt-α at 1024 pixels, the second as at 512, the third with the rest of what can be said.
@@ -60,7 +60,7 @@ def saved(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("theirs")
     model = randomized(CONFIGURATIONS[request.param])
     model.save_pretrained(folder)
-    return folder, model, SHAPES[request.param]
+    return folder, model, SHAPES[request.param], *pretrained.load(folder)
 
 
 def inputs(model, shape):
@@ -99,8 +99,7 @@ def assert_close(output, expected):
 
 
 def test_outputs_agree(saved):
-    folder, model, shape = saved
-    module, variables = load(folder)
+    _, model, shape, module, variables = saved
     x, timesteps, text, size = inputs(model, shape)
     apply = jax.jit(module.apply)
     mask = jnp.arange(6) < jnp.array([[6], [3], [1]])  # as many tokens as prompts have, the last an empty one
@@ -113,8 +112,8 @@ def test_outputs_agree(saved):
 
 
 def test_saving_what_was_loaded_changes_no_bit(saved, tmp_path):
-    folder, model, _ = saved
-    save(tmp_path, *load(folder))
+    folder, model, _, module, variables = saved
+    assert_opens(model, module, variables, tmp_path)
     name = "diffusion_pytorch_model.safetensors"
     ours, theirs = load_file(tmp_path / name), load_file(folder / name)
     assert ours.keys() == theirs.keys()
@@ -140,8 +139,8 @@ def test_diffusers_opens_what_is_saved(tmp_path, told):
     size = np.array([[64, 128], [128, 64]], np.float32) if told else None
     shapes = jax.eval_shape(module.init, jax.random.key(0), x, t, text, size)
     variables = jax.tree.map(lambda a: 0.15 * random.standard_normal(a.shape, np.float32), shapes)
-    save(tmp_path, module, variables)
-    assert load(tmp_path)[0] == module
+    pretrained.save(tmp_path, module, variables)
+    assert pretrained.load(tmp_path)[0] == module
     model = PixArtTransformer2DModel.from_pretrained(tmp_path).eval()
     expected = theirs(model, x, np.array([250, 750]), text, size)
     assert_close(jax.jit(module.apply)(variables, x, t, text, size), expected)
@@ -176,38 +175,38 @@ def test_published_sizes_have_as_many_parameters(side, count, options):
     )
 
 
-def change(folder, **entries):
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("not told")
+    randomized(CONFIGURATIONS["not told"]).save_pretrained(folder)
+    return folder
 
 
-def test_the_published_class_name_is_known_and_unsupported_entries_are_named(tmp_path):
-    model = randomized(CONFIGURATIONS["not told"])
-    model.save_pretrained(tmp_path)
+def test_the_published_class_name_is_known(folder, tmp_path):
     legacy = dict(num_vector_embeds=None, double_self_attention=False, use_linear_projection=False)
-    change(tmp_path, _class_name="Transformer2DModel", **legacy)
-    load(tmp_path)
-    for entries in (
-        dict(caption_channels=None),
-        dict(norm_type="ada_norm_zero"),
-        dict(norm_eps=1e-5),
-        dict(cross_attention_dim=17),
-        dict(attention_bias=False),
-        dict(unheard_of=1),
-        dict(_class_name="FluxTransformer2DModel"),
-    ):
-        original = (tmp_path / "config.json").read_text()
-        change(tmp_path, **entries)
-        with pytest.raises(
-            ValueError, match=next(iter(entries.values() if "_class_name" in entries else entries))
-        ):
-            load(tmp_path)
-        (tmp_path / "config.json").write_text(original)
+    former = with_entries(folder, tmp_path, _class_name="Transformer2DModel", **legacy)
+    assert pretrained.load(former)[0] == pretrained.load(folder)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("caption_channels", None),
+        ("norm_type", "ada_norm_zero"),
+        ("norm_eps", 1e-5),
+        ("cross_attention_dim", 17),
+        ("attention_bias", False),
+        ("unheard_of", 1),
+    ],
+)
+def test_unsupported_entries_are_named(folder, tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"cannot be read as PixArtTransformer2DModel: .*{name}"):
+        pretrained.load(with_entries(folder, tmp_path, **{name: value}))
 
 
 def test_what_diffusers_cannot_have_is_refused(tmp_path):
     variables = {"params": {"text_in": {"kernel": np.zeros((7, 1))}}}
     with pytest.raises(ValueError, match="mlp_ratio=3"):
-        save(tmp_path, pixart_xl(64, mlp_ratio=3.0), variables)
+        pretrained.save(tmp_path, pixart_xl(64, mlp_ratio=3.0), variables)
     with pytest.raises(ValueError, match="time_scale=1.0"):
-        save(tmp_path, pixart_xl(64, time_scale=1.0), variables)
+        pretrained.save(tmp_path, pixart_xl(64, time_scale=1.0), variables)

@@ -1,7 +1,6 @@
 """MMDiT against diffusers' Stable Diffusion 3 transformer, small and randomly initialised, saved by it and loaded here."""
 
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +10,12 @@ import torch
 from diffusers import SD3Transformer2DModel
 from safetensors.numpy import load_file, save_file
 
+from genjax import pretrained
 from genjax.models.transformers.mmdit import MMDiT, axis_embedding
 from genjax.nn import Text
-from genjax.pretrained.sd3 import TABLE, load, save
+from genjax.pretrained.sd3 import TABLE, position_table, positions_of
+
+from .libraries import entries_of, with_entries
 
 SHARED = dict(
     sample_size=8, attention_head_dim=8, joint_attention_dim=6, pooled_projection_dim=5, pos_embed_max_size=6
@@ -83,19 +85,18 @@ def saved(request, tmp_path_factory):
     theirs = create(CONFIGS[request.param])
     folder = tmp_path_factory.mktemp("theirs")
     theirs.save_pretrained(folder)
-    return theirs, folder, SIZES.get(request.param, (10, 6))
+    return theirs, folder, SIZES.get(request.param, (10, 6)), *pretrained.load(folder)
 
 
 def test_agrees(saved):
-    theirs, folder, size = saved
-    module, variables = load(folder)
+    theirs, _, size, module, variables = saved
     inputs = inputs_of(theirs.config, *size)
     assert_close(quick_jit(module.apply)(variables, *inputs), apply_theirs(theirs, *inputs))
 
 
 def test_what_was_loaded_is_saved_as_it_was(saved, tmp_path):
-    theirs, folder, _ = saved
-    save(tmp_path, *load(folder), sample_size=theirs.config.sample_size)
+    theirs, folder, _, module, variables = saved
+    pretrained.save(tmp_path, module, variables, sample_size=theirs.config.sample_size)
     expected = load_file(folder / "diffusion_pytorch_model.safetensors")
     tensors = load_file(tmp_path / "diffusion_pytorch_model.safetensors")
     assert tensors.keys() == expected.keys()
@@ -103,13 +104,9 @@ def test_what_was_loaded_is_saved_as_it_was(saved, tmp_path):
         assert tensor.dtype == expected[name].dtype
         np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
     again = SD3Transformer2DModel.from_pretrained(tmp_path)
-    entries = lambda config: {
-        name: config[name] or config["in_channels"] if name == "out_channels" else config[name]
-        for name in config
-        if not name.startswith("_")
-    }
-    as_json = lambda config: json.loads(json.dumps(entries(config)))
-    assert as_json(again.config) == as_json(theirs.config)
+    expected = entries_of(theirs)
+    expected["out_channels"] = expected["out_channels"] or expected["in_channels"]
+    assert entries_of(again) == expected
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +133,7 @@ def ours():
 def test_diffusers_opens_what_is_saved_here_and_padding_is_as_no_text(ours, tmp_path):
     """Theirs knows no mask: it is given each text as long as it is."""
     module, variables = ours
-    save(tmp_path, module, variables)
+    pretrained.save(tmp_path, module, variables)
     theirs = SD3Transformer2DModel.from_pretrained(tmp_path)
     x, t, text = inputs_of(theirs.config, 8, 6)
     lengths = (5, 3)
@@ -152,30 +149,33 @@ def test_diffusers_opens_what_is_saved_here_and_padding_is_as_no_text(ours, tmp_
 @pytest.mark.parametrize("max_size, start, step", [(192, -16.0, 0.25), (384, -40.0, 0.25), (192, 0.0, 1 / 3)])
 def test_positions_are_read_off_tables_of_any_type(max_size, start, step, dtype):
     """Of the published sizes; a table rounded to 16 bits still tells them exactly."""
-    from genjax.pretrained.sd3 import _positions, _table
-
     width = 64
     module = MMDiT(2, width, 2, 2, max_size=max_size, position_start=start, position_step=step)
-    found = _positions(_table(module, dtype), max_size, width)
+    found = positions_of(position_table(module, dtype), max_size, width)
     assert found == dict(position_start=start, position_step=step)
 
 
 def test_other_types_are_read_as_asked(tmp_path):
     theirs = create(CONFIGS["3"])
     theirs.to(torch.bfloat16).save_pretrained(tmp_path)
-    as_float32, float32 = load(tmp_path)
-    as_bfloat16, bfloat16 = load(
-        tmp_path, lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), tree)
-    )
+    as_float32, float32 = pretrained.load(tmp_path)
+    as_bfloat16, bfloat16 = pretrained.load(tmp_path, param_dtype=jnp.bfloat16)
     assert as_float32 == as_bfloat16
     assert {a.dtype for a in jax.tree.leaves(bfloat16)} == {jnp.dtype("bfloat16")}
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(np.float32)), float32, bfloat16)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("theirs")
+    create(CONFIGS["3"]).save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     "entries, message",
     [
-        ({"_class_name": "FluxTransformer2DModel"}, "describes FluxTransformer2DModel; expected SD3"),
+        ({"_class_name": "AuraFlowTransformer2DModel"}, "describes 'AuraFlow.*; known are .*SD3"),
         ({"context_dim": 2}, r"entries that are not known here: \{'context_dim': 2\}"),
         ({"qk_norm": "layer_norm"}, "qk_norm='layer_norm' is not supported; only None, 'rms_norm'"),
         ({"caption_projection_dim": 12}, "caption_projection_dim=12 is not supported; only 16"),
@@ -188,19 +188,16 @@ def test_other_types_are_read_as_asked(tmp_path):
         ({"num_layers": 4}, "missing: transformer_blocks.3.norm1.linear.weight"),
     ],
 )
-def test_faults_of_configurations_are_named(entries, message, tmp_path):
-    create(CONFIGS["3"]).save_pretrained(tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+def test_faults_of_configurations_are_named(entries, message, folder, tmp_path):
     with pytest.raises(ValueError, match=message):
-        load(tmp_path)
+        pretrained.load(with_entries(folder, tmp_path, **entries))
 
 
 @pytest.mark.parametrize("part", ["columns", "rows", "uneven", "zero", "absent"])
-def test_other_tables_of_positions_are_refused(part, tmp_path):
-    create(CONFIGS["3"]).save_pretrained(tmp_path)
-    path = tmp_path / "diffusion_pytorch_model.safetensors"
-    tensors = load_file(path)
+def test_other_tables_of_positions_are_refused(part, folder, tmp_path):
+    name = "diffusion_pytorch_model.safetensors"
+    tensors = load_file(folder / name)
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     table = tensors[TABLE].reshape(6, 6, 2, 8)
     if part == "columns":
         table[3, 4, 0, 2] += 1e-3
@@ -212,15 +209,16 @@ def test_other_tables_of_positions_are_refused(part, tmp_path):
         table[:] = 0
     else:
         del tensors[TABLE]
-    save_file(tensors, path)
+    save_file(tensors, tmp_path / name)
     with pytest.raises(ValueError, match="lacks pos_embed" if part == "absent" else "does not continue"):
-        load(tmp_path)
+        pretrained.load(tmp_path)
 
 
 def test_networks_that_diffusers_does_not_have_are_not_saved(ours, tmp_path):
     module, variables = ours
     params = {name: value for name, value in variables["params"].items() if name != "pooled_embedding"}
-    with pytest.raises(ValueError, match="and parameters of blocks, dual_blocks, .* time_embedding$"):
-        save(tmp_path, module, dict(params=params))
-    with pytest.raises(ValueError, match="got time_scale=1.0"):
-        save(tmp_path, module.clone(time_scale=1.0), variables)
+    with pytest.raises(ValueError, match="needs pooled text; got parameters of blocks, .* time_embedding$"):
+        pretrained.save(tmp_path / "new", module, dict(params=params))
+    with pytest.raises(ValueError, match="cannot be saved as SD3Transformer2DModel: time_scale=1.0 is not"):
+        pretrained.save(tmp_path / "new", module.clone(time_scale=1.0), variables)
+    assert not (tmp_path / "new").exists()

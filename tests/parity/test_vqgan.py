@@ -4,7 +4,6 @@ Measured: the same codes, and latents and images that differ by less than 9e-6 o
 """
 
 import functools
-import json
 
 import jax
 import numpy as np
@@ -12,8 +11,10 @@ import pytest
 import torch
 from diffusers import VQModel
 
+from genjax import pretrained
 from genjax.nn.quantizers import FiniteScalarQuantizer, VectorQuantizer
-from genjax.pretrained.vqgan import load, save
+
+from .libraries import assert_opens, entries_of, with_entries
 
 CONFIGS = {
     "one level": dict(
@@ -75,11 +76,22 @@ def assert_close(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-5 * np.abs(theirs).max())
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Of a configuration: diffusers' network, its folder, and what is loaded from there."""
+
+    @functools.cache
+    def save(name):
+        theirs, folder = create(CONFIGS[name]), tmp_path_factory.mktemp("theirs")
+        theirs.save_pretrained(folder)
+        return theirs, folder, *pretrained.load(folder)
+
+    return save
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_agrees(name, tmp_path):
-    theirs = create(CONFIGS[name])
-    theirs.save_pretrained(tmp_path)
-    module, variables = load(tmp_path)
+def test_agrees(name, saved):
+    theirs, _, module, variables = saved(name)
     images = torch.randn(2, theirs.config.in_channels, 13, 22)
     with torch.no_grad():
         latents = theirs.encode(images).latents
@@ -87,13 +99,13 @@ def test_agrees(name, tmp_path):
         reconstruction = theirs(images).sample
 
     @quick_jit
-    def apply(images):
+    def apply(variables, images):
         latents = module.apply(variables, images, method="encode")
         quantized = module.apply(variables, latents, method="quantize")
         reconstruction = module.apply(variables, quantized.indices, method="decode_indices")
         return latents, quantized, reconstruction
 
-    ours, quantized, decoded = apply(channel_last(images))
+    ours, quantized, decoded = apply(variables, channel_last(images))
     assert ours.shape == (2, 13 // module.factor, 22 // module.factor, module.latent_channels)
     assert_close(ours, channel_last(latents))
     np.testing.assert_array_equal(quantized.indices, indices.numpy().reshape(ours.shape[:-1]))
@@ -103,37 +115,25 @@ def test_agrees(name, tmp_path):
     assert module.latent_deviation == (1 / theirs.config.scaling_factor,)
 
 
-def entries(model):
-    """Of the configuration, all that diffusers knows."""
-    config = json.loads(model.to_json_string())
-    return {name: value for name, value in config.items() if not name.startswith("_")}
-
-
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_is_saved_opens_in_diffusers(name, tmp_path):
-    theirs = create(CONFIGS[name])
-    theirs.save_pretrained(tmp_path / "theirs")
-    save(tmp_path / "ours", *load(tmp_path / "theirs"))
-    again = VQModel.from_pretrained(tmp_path / "ours")
-    state, expected = again.state_dict(), theirs.state_dict()
-    assert state.keys() == expected.keys()
-    assert all(torch.equal(state[name], expected[name]) for name in expected)
-    config = entries(theirs)
+def test_what_is_saved_opens_in_diffusers(name, saved, tmp_path):
+    theirs, _, module, variables = saved(name)
+    again = assert_opens(theirs, module, variables, tmp_path)
+    config = entries_of(theirs)
     config["vq_embed_dim"] = config["vq_embed_dim"] or config["latent_channels"]
     config["scaling_factor"] = pytest.approx(config["scaling_factor"])  # its inverse was kept
-    assert entries(again) == config
+    assert entries_of(again) == config
 
 
-def test_a_codebook_of_averages_and_unit_length_is_saved_by_its_effect(tmp_path):
-    create(CONFIGS["features of their own"]).save_pretrained(tmp_path / "theirs")
-    module, variables = load(tmp_path / "theirs")
+def test_a_codebook_of_averages_and_unit_length_is_saved_by_its_effect(saved, tmp_path):
+    _, _, module, variables = saved("features of their own")
     random = np.random.default_rng(0)
     codes = random.standard_normal((24, 2)).astype(np.float32)
     module = module.clone(quantizer=VectorQuantizer(24, 2, normalize=True, ema_decay=0.99))
     params = {name: value for name, value in variables["params"].items() if name != "quantizer"}
     codebook = {"quantizer": {"codes": codes, "shares": np.ones(24, np.float32)}}
     variables = {"params": params, "codebook": codebook}
-    save(tmp_path / "ours", module, variables)
+    pretrained.save(tmp_path / "ours", module, variables)
     theirs = VQModel.from_pretrained(tmp_path / "ours")
     latents = random.standard_normal((2, 5, 7, 2)).astype(np.float32)
     quantized = quick_jit(functools.partial(module.apply, method="quantize"))(variables, latents)
@@ -151,15 +151,14 @@ def test_a_codebook_of_averages_and_unit_length_is_saved_by_its_effect(tmp_path)
         (dict(latent_mean=(0.5,)), r"latent_mean=\(0.5,\) is not supported; only \(0.0,\)"),
         (
             dict(latent_deviation=(1.0, 2.0, 3.0)),
-            "latent_deviation has 3 values; in diffusers VQModel has one",
+            "cannot be saved as VQModel: latent_deviation has 3 values; the class has one",
         ),
     ],
 )
-def test_what_diffusers_cannot_say_is_named(fields, message, tmp_path):
-    create(CONFIGS["one level"]).save_pretrained(tmp_path / "theirs")
-    module, variables = load(tmp_path / "theirs")
+def test_what_diffusers_cannot_say_is_named(fields, message, saved, tmp_path):
+    _, _, module, variables = saved("one level")
     with pytest.raises(ValueError, match=message):
-        save(tmp_path / "ours", module.clone(**fields), variables)
+        pretrained.save(tmp_path / "ours", module.clone(**fields), variables)
     assert not (tmp_path / "ours").exists()
 
 
@@ -174,9 +173,7 @@ def test_what_diffusers_cannot_say_is_named(fields, message, tmp_path):
         ),
     ],
 )
-def test_faults_are_named(entries, message, tmp_path):
-    create(CONFIGS["one level"]).save_pretrained(tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+def test_faults_are_named(entries, message, saved, tmp_path):
+    _, folder, _, _ = saved("one level")
     with pytest.raises(ValueError, match=message):
-        load(tmp_path)
+        pretrained.load(with_entries(folder, tmp_path, **entries))

@@ -1,6 +1,5 @@
 """A small pipeline by itself; whole systems are compared with diffusers' in tests/parity."""
 
-import json
 import os
 import subprocess
 import sys
@@ -154,16 +153,6 @@ def test_known_pixels_are_kept(pipeline):
 def test_faults_are_named(pipeline, prompts, options, message):
     with pytest.raises(ValueError, match=message):
         pipeline(prompts, **options)
-
-
-def test_folders_that_are_no_systems(tmp_path):
-    with pytest.raises(FileNotFoundError, match="model_index.json does not exist"):
-        pipelines.load(tmp_path)
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "LattePipeline"}))
-    with pytest.raises(
-        ValueError, match="describes 'LattePipeline'; known are StableDiffusion3Pipeline, Flux"
-    ):
-        pipelines.load(tmp_path)
 
 
 ON_DEVICES = """

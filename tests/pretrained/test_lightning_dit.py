@@ -42,7 +42,7 @@ def test_faults_are_listed_together(tmp_path):
     faults = {" ".join(line.split()[:2]).rstrip(",") for line in str(caught.value).splitlines()[1:]}
     assert faults == {
         "missing: blocks.1.attn.q_norm.weight",
-        "misshapen: blocks.0.attn.qkv.weight",
+        "unusable: blocks.0.attn.qkv.weight",
         "extra: pos_embed",
         "extra: feat_rope.freqs_sin",
     }

@@ -39,12 +39,12 @@ def test_agrees_with_the_authors(tensors, tmp_path):
     reference = np.load(DATA / "llamagen_tokenizer.npz")
 
     @quick_jit
-    def apply(images):
+    def apply(variables, images):
         latents = MODULE.apply(variables, images, method="encode")
         quantized = MODULE.apply(variables, latents, method="quantize")
         return latents, quantized, MODULE.apply(variables, quantized.indices, method="decode_indices")
 
-    latents, quantized, reconstruction = apply(reference["images"])
+    latents, quantized, reconstruction = apply(variables, reference["images"])
     assert len(np.unique(reference["indices"])) > 15
     np.testing.assert_array_equal(quantized.indices, reference["indices"])
     for ours, name in (
@@ -67,6 +67,6 @@ def test_faults_are_listed_together(tensors, tmp_path):
     faults = {" ".join(line.split()[:2]) for line in str(caught.value).splitlines()[1:]}
     assert faults == {
         "missing: encoder.mid.1.q.weight,",
-        "misshapen: decoder.conv_blocks.0.attn.2.proj_out.weight",
+        "unusable: decoder.conv_blocks.0.attn.2.proj_out.weight",
         "extra: quantize.other",
     }

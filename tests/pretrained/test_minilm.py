@@ -35,10 +35,10 @@ def test_similarities_are_as_one_would_expect():
     ids, mask = tokenizer.encode([sentence for group in groups for sentence in group], 12)
 
     @jax.jit
-    def embed(ids, mask):
+    def embed(variables, ids, mask):
         return sentence_embedding(module.apply(variables, ids, mask))
 
-    embeddings = embed(ids, mask)
+    embeddings = embed(variables, ids, mask)
     np.testing.assert_allclose(jnp.linalg.norm(embeddings, axis=1), 1, rtol=1e-6)
     similarities = np.asarray(embeddings @ embeddings.T)
     for first in (0, 3, 6):  # in each group the first two mean much the same

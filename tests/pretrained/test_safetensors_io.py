@@ -62,8 +62,8 @@ def test_one_error_lists_everything(load):
     ]
 
 
-def test_a_tensor_that_cannot_be_converted_is_misshapen(load):
-    with pytest.raises(ValueError, match=r"misshapen: dense.weight \(6,\), for params/dense/kernel \(2, 3\)"):
+def test_a_tensor_that_cannot_be_converted_is_unusable(load):
+    with pytest.raises(ValueError, match=r"unusable: dense.weight \(6,\), for params/dense/kernel \(2, 3\)"):
         load({"dense.weight": WEIGHT.reshape(-1), "mean": MEAN})
 
 
@@ -106,6 +106,26 @@ def test_layers_may_be_named_one_by_one(tmp_path, stack):
     assert tensors.keys() == {*names("")}
     np.testing.assert_array_equal(tensors["block.5.weight"], kernel[2].T)
     jax.tree.map(np.testing.assert_array_equal, load_variables(tmp_path, LAYERS, names), stack)
+
+
+@pytest.mark.parametrize("shard_bytes", [10**9, 16])
+def test_several_tensors_may_make_a_variable(tmp_path, stack, shard_bytes):
+    """Here columns of a kernel, layer by layer; one of them missing is named."""
+    names = lambda variable: tuple(f"block.{{}}.{column}" for column in "abcd")
+    split = lambda variable, array: tuple(array.T.copy())
+    join = lambda variable, *columns: np.stack(columns, axis=1)
+    save_variables(tmp_path, {}, stack, names, split, shard_bytes=shard_bytes)
+    tensors, kernel = open_tensors(tmp_path), stack["params"]["blocks"]["dense"]["kernel"]
+    assert len(tensors) == 12
+    np.testing.assert_array_equal(tensors["block.2.b"], kernel[2, :, 1])
+    jax.tree.map(np.testing.assert_array_equal, load_variables(tmp_path, LAYERS, names, join), stack)
+    del tensors["block.1.c"]
+    save_file(tensors, tmp_path / "less.safetensors")
+    with pytest.raises(ValueError, match=r"module:\nmissing: block.1.c, for params/.*/kernel \(2, 4\)$"):
+        load_variables(tmp_path / "less.safetensors", LAYERS, names, join)
+    fail = lambda variable, *columns: columns[0].reshape(5)
+    with pytest.raises(ValueError, match=r"\nunusable: block.0.a \(2,\) and 3 more, for params/.*reshape"):
+        load_variables(tmp_path, LAYERS, names, fail)
 
 
 def test_a_name_too_few_is_no_shorter_stack(tmp_path, stack):

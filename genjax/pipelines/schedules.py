@@ -1,0 +1,94 @@
+"""Schedules of diffusers, `scheduler_config.json`, as processes, targets, samplers and grids."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from genjax import diffusion
+from genjax.diffusion import grids, samplers
+from genjax.pretrained.configuration import expect
+
+
+def _expect_all(schedule: Mapping[str, Any], **fixed: Any) -> None:
+    """Check that entries, where they are there, have these values."""
+    for name, value in fixed.items():
+        expect({name: value, **schedule}, name, value)
+
+
+def check_flow_matching(schedule: Mapping[str, Any], dynamic: bool) -> None:
+    """Check that a schedule is Euler's of a rectified flow.
+
+    Args:
+        dynamic: whether it shifts time by the number of tokens.
+
+    Raises:
+        ValueError: it is another; the entry that differs is named.
+    """
+    expect(schedule, "_class_name", "FlowMatchEulerDiscreteScheduler")
+    _expect_all(
+        schedule,
+        use_dynamic_shifting=dynamic,
+        num_train_timesteps=1000,
+        invert_sigmas=False,
+        shift_terminal=None,
+        use_karras_sigmas=False,
+        use_exponential_sigmas=False,
+        use_beta_sigmas=False,
+        time_shift_type="exponential",
+        stochastic_sampling=False,
+    )
+
+
+def noise_prediction(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """Return process, target, sampler and grid of DDIM or DPM-Solver++ 2M on a table of betas.
+
+    Raises:
+        ValueError: an entry is not supported, by name.
+    """
+    expect(schedule, "_class_name", "DDIMScheduler", "DPMSolverMultistepScheduler")
+    _expect_all(
+        schedule,
+        prediction_type="epsilon",
+        trained_betas=None,
+        rescale_betas_zero_snr=False,
+        thresholding=False,
+        num_train_timesteps=1000,
+    )
+    tables = dict(linear=diffusion.linear_betas, scaled_linear=diffusion.scaled_linear_betas)
+    complete = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, **schedule}
+    expect(complete, "beta_schedule", *tables)
+    betas = tables[complete["beta_schedule"]](1000, complete["beta_start"], complete["beta_end"])
+    process = diffusion.VariancePreservingTable(betas=betas)
+    sampling = _ddim if schedule["_class_name"] == "DDIMScheduler" else _dpm_solver
+    return dict(process=process, target=diffusion.noise, **sampling(schedule, process))
+
+
+def _ddim(schedule: Mapping[str, Any], process: diffusion.Process) -> dict[str, Any]:
+    _expect_all(schedule, clip_sample=False, set_alpha_to_one=True)
+    expect({"timestep_spacing": "leading", **schedule}, "timestep_spacing", "leading")
+    offset = schedule.get("steps_offset", 0)
+    grid = lambda num_steps, tokens: grids.leading_grid(process, num_steps, offset=offset)
+    return dict(sampler=samplers.ddim, grid=grid)
+
+
+def _dpm_solver(schedule: Mapping[str, Any], process: diffusion.Process) -> dict[str, Any]:
+    if schedule.get("variance_type") in ("learned", "learned_range"):
+        schedule = {**schedule, "variance_type": None}  # pipelines drop the variance
+    _expect_all(
+        schedule,
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        lower_order_final=True,
+        euler_at_final=False,
+        use_karras_sigmas=False,
+        use_lu_lambdas=False,
+        use_flow_sigmas=False,
+        final_sigmas_type="zero",
+        variance_type=None,
+        timestep_spacing="linspace",
+    )
+    # It spaces one step more, and leaves out the last.
+    grid = lambda num_steps, tokens: jnp.delete(grids.linspace_grid(process, num_steps + 1), -2)
+    return dict(sampler=samplers.dpm_solver_pp_2m, grid=grid)

@@ -1,0 +1,54 @@
+"""FLUX.1: dev, whose network takes the guidance scale, and schnell."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from genjax import diffusion
+from genjax.diffusion import grids, samplers
+from genjax.nn import Text
+from genjax.pipelines.folders import Folder, System
+from genjax.pipelines.schedules import check_flow_matching
+
+CLIP_LENGTH, T5_LENGTH, T5_LENGTH_OF_DEV = 77, 256, 512  # tokens
+
+
+def _encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:
+    """Take CLIP's pooled state, and T5's states."""
+    pooled = lambda module, variables, ids, mask: module.apply(variables, ids).pooled
+    clip = folder.encoder("", CLIP_LENGTH, pooled)
+    states = lambda module, variables, ids, mask: module.apply(variables, ids)
+    dev = folder.config("transformer").get("guidance_embeds", False)
+    t5 = folder.encoder("_2", T5_LENGTH_OF_DEV if dev else T5_LENGTH, states)
+    return lambda prompts: Text(t5(prompts), clip(prompts))
+
+
+def _settings(folder: Folder, network: nn.Module, autoencoder: nn.Module) -> dict[str, Any]:
+    """Shift time by the number of tokens, where the schedule does."""
+    schedule, process = folder.config("scheduler"), diffusion.RectifiedFlow()
+    dynamic = schedule.get("use_dynamic_shifting", False)
+    check_flow_matching(schedule, dynamic)
+
+    def grid(num_steps: int, tokens: int):
+        if not dynamic:
+            return grids.uniform_grid(process, num_steps, schedule["shift"])
+        ends = schedule["base_image_seq_len"], schedule["max_image_seq_len"]
+        slope = (schedule["max_shift"] - schedule["base_shift"]) / (ends[1] - ends[0])
+        shift = np.exp(schedule["base_shift"] + slope * (tokens - ends[0]))
+        return grids.uniform_grid(process, num_steps, shift)
+
+    return dict(
+        empty="",
+        process=process,
+        target=diffusion.velocity,
+        sampler=samplers.euler,
+        grid=grid,
+        size=(1024, 1024),
+        num_steps=28 if network.takes_guidance else 4,
+        guidance_scale=3.5 if network.takes_guidance else 1.0,
+    )
+
+
+SYSTEMS = (System("FluxPipeline", _encoder, _settings),)

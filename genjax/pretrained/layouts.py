@@ -1,0 +1,80 @@
+"""Names and layouts of PyTorch's parameters, and the same of ours."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# The names of one variable's tensors, as `genjax.pretrained.load_variables` describes them.
+Names = str | tuple[str, ...] | list[Any]
+
+
+def from_torch(variable: str, tensor: np.ndarray) -> np.ndarray:
+    """Return kernels `[out in …]` as `[… in out]`, and all else as it is.
+
+    A convolution that embeds patches, `[width channel row column]`, becomes a matrix. The features
+    of a patch are (row, column, channel).
+    """
+    if variable.endswith("patch_embedding/kernel") and tensor.ndim == 4:
+        return tensor.transpose(2, 3, 1, 0).reshape(-1, len(tensor))
+    return np.moveaxis(tensor, (1, 0), (-2, -1)) if variable.endswith("kernel") else tensor
+
+
+def to_torch(variable: str, array: np.ndarray, patch_size: int | None = None) -> np.ndarray:
+    """Return the tensor that `from_torch` makes `array` of.
+
+    Args:
+        patch_size: side of the patches that a convolution embeds; None if a matrix does.
+    """
+    if variable.endswith("patch_embedding/kernel") and patch_size:
+        patches = array.reshape(patch_size, patch_size, -1, array.shape[-1])
+        return patches.transpose(3, 2, 0, 1)
+    return np.moveaxis(array, (-2, -1), (1, 0)) if variable.endswith("kernel") else array
+
+
+def only_copy(tensor: np.ndarray, *copies: np.ndarray) -> np.ndarray:
+    """Return a tensor that a file holds under several names.
+
+    Raises:
+        ValueError: the copies differ.
+    """
+    for i, copy in enumerate(copies, 1):
+        if not np.array_equal(tensor, copy):
+            raise ValueError(f"copy {i} differs from copy 0, and this module has one for all")
+    return tensor
+
+
+def prefixed(ours: str, published: str, layers: Mapping[str, str]) -> dict[str, str]:
+    """Return a table of layers with prefixes before our names and before the published ones."""
+    return {ours + name: published + other for name, other in layers.items()}
+
+
+def layer_names(layers: Mapping[str, Names]) -> Callable[[str], Names]:
+    """Return a function from variables to tensors, "<layer>.weight" and "<layer>.bias".
+
+    Args:
+        layers: from paths of our layers, "blocks/mlp_in", to PyTorch's. A parameter that is no
+            layer's stands here under its whole path.
+    """
+
+    def suffixed(names: Names, suffix: str) -> Names:
+        if isinstance(names, str):
+            return names + suffix
+        return type(names)(suffixed(name, suffix) for name in names)
+
+    def names(variable: str) -> Names:
+        path = variable.partition("/")[2]  # less the collection
+        if path in layers:
+            return layers[path]
+        layer, _, leaf = path.rpartition("/")
+        return suffixed(layers[layer], ".bias" if leaf == "bias" else ".weight")
+
+    return names
+
+
+def replace_words(words: Sequence[str], patterns: Mapping[str, str]) -> list[str]:
+    """Return the words of a path, with those replaced that a pattern matches as a whole."""
+    for pattern, name in patterns.items():
+        words = [re.sub(f"^(?:{pattern})$", name, word) for word in words]
+    return list(words)

@@ -1,0 +1,224 @@
+"""The record of a published class: all that reading, checking and writing its folders needs."""
+
+import functools
+import importlib
+import json
+import os
+import pkgutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from genjax.pretrained.configuration import Field, complete
+from genjax.pretrained.layouts import Names, from_torch, to_torch
+from genjax.pretrained.safetensors_io import NAMES, load_variables, open_tensors, save_variables
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library that publishes networks as folders of `config.json` and safetensors.
+
+    Attributes:
+        name: as Python imports it.
+        weights: name of the file of weights, less its extension.
+        header: from a class and the type of its weights to the first entries of a configuration.
+        unused: entries of configurations that do not concern a network.
+    """
+
+    name: str
+    weights: str
+    header: Callable[[str, str], dict[str, Any]]
+    unused: frozenset[str] = frozenset()
+
+
+DIFFUSERS = Library("diffusers", NAMES[0], lambda name, dtype: dict(_class_name=name))
+TRANSFORMERS = Library(
+    "transformers",
+    NAMES[1],
+    lambda name, dtype: dict(architectures=[name], dtype=dtype),
+    # They concern training, generation, other tasks and the library itself.
+    frozenset(
+        """
+        architectures model_type dtype torch_dtype transformers_version use_cache tokenizer_class
+        dropout attention_dropout dropout_rate classifier_dropout initializer_range
+        initializer_factor problem_type bos_token_id pad_token_id sep_token_id
+        decoder_start_token_id finetuning_task task_specific_params id2label label2id num_labels
+        prefix return_dict return_dict_in_generate output_attentions output_hidden_states
+        output_past output_scores torchscript use_bfloat16 tf_legacy_loss gradient_checkpointing
+        chunk_size_feed_forward pruned_heads is_encoder_decoder add_cross_attention
+        cross_attention_hidden_size tie_encoder_decoder tie_word_embeddings max_length min_length
+        do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k
+        top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
+        encoder_no_repeat_ngram_size bad_words_ids num_return_sequences forced_bos_token_id
+        forced_eos_token_id remove_invalid_values exponential_decay_length_penalty suppress_tokens
+        begin_suppress_tokens
+        """.split()
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A class of networks as a library publishes it, and its form here.
+
+    A file of this package lists its records in `PUBLISHED`, and nothing else names them.
+
+    Attributes:
+        name: of the class, as `config.json` has it.
+        module: our class.
+        entries: of its configurations, as `genjax.pretrained.configuration.complete` takes them.
+        inputs: from a module and its configuration to what `init` takes after the key.
+        names: from a module, and the names in a file, to a function from variables to the names of
+            their tensors, as `load_variables` takes it. There is no file yet when one is written.
+        examples: small configurations that the tests try; each becomes a network.
+        unused: entries that do not concern the network.
+        build: from a configuration to the fields of the module that are no entry's.
+        config: from a module and its variables to the entries that are no field's.
+        convert: from a module, a variable and its tensors to the array in our layout.
+        invert: from a module, a variable and its array to its tensors.
+        adapt: from a module and its tensors to the module with fields that only tensors tell.
+        pack: from a module and its variables to those that are written.
+        ignore: whether a tensor of no variable may be left out, by its name and value.
+        writes: whether this is the class to write a module as, where several have `module`.
+        alias: entries by which a configuration with a former name of the class is recognised.
+    """
+
+    library: Library
+    name: str
+    module: type[nn.Module]
+    entries: Config
+    inputs: Callable[[Any, Config], tuple]
+    names: Callable[[Any, Collection[str]], Callable[[str], Names]]
+    examples: tuple[Config, ...]
+    unused: Collection[str] = ()
+    build: Callable[[Config], Config] = lambda config: {}
+    config: Callable[[Any, PyTree], Config] = lambda module, variables: {}
+    convert: Callable[..., np.ndarray] = lambda module, *pair: from_torch(*pair)
+    invert: Callable[[Any, str, np.ndarray], Any] = lambda module, *pair: to_torch(
+        *pair, getattr(module, "patch_size", None)
+    )
+    adapt: Callable[[Any, Mapping[str, np.ndarray]], nn.Module] = lambda module, tensors: module
+    pack: Callable[[Any, PyTree], PyTree] = lambda module, variables: variables
+    ignore: Callable[[str, np.ndarray], bool] = lambda name, tensor: False
+    writes: Callable[[Any], bool] = lambda module: True
+    alias: Config | None = None
+
+    def describes(self, config: Config) -> bool:
+        """Return whether a configuration names this class."""
+        former = self.alias is not None and self.alias.items() <= config.items()
+        return former or class_of(config) == self.name
+
+    def complete(self, config: Config) -> dict[str, Any]:
+        """Return all entries that concern the network.
+
+        Raises:
+            ValueError: an entry is not known, or its value is not supported.
+        """
+        return complete(config, self.entries, {*self.library.unused, *self.unused})
+
+    def make(self, config: Config) -> nn.Module:
+        """Return the module of a complete configuration."""
+        fields = {}
+        for name, field in self._fields():
+            value = _as_tuple(config[name])
+            fields[field.name] = field.coded[value] if field.coded else value
+        return self.module(**{**fields, **self.build(config)})
+
+    def write(self, module: nn.Module, variables: PyTree) -> dict[str, Any]:
+        """Return the configuration of a module, less the library's header."""
+        entries = {}
+        for name, field in self._fields():
+            value = getattr(module, field.name)
+            codes = {ours: code for code, ours in (field.coded or {}).items()}
+            entries[name] = codes[value] if codes else value
+        return {**entries, **self.config(module, variables)}
+
+    def _fields(self) -> list[tuple[str, Field]]:
+        return [(name, each) for name, each in self.entries.items() if isinstance(each, Field)]
+
+    def shapes(self, module: nn.Module, config: Config) -> PyTree:
+        """Return the shapes and types of the module's variables."""
+        return jax.eval_shape(lambda: module.init(jax.random.key(0), *self.inputs(module, config)))
+
+    def load(
+        self, folder: str | os.PathLike, abstract: Callable[[PyTree], PyTree] = lambda tree: tree
+    ) -> tuple[nn.Module, PyTree]:
+        """Read the module and its variables from a folder of this class.
+
+        Args:
+            abstract: from the expected shapes and types to the wanted ones, perhaps with shardings.
+
+        Raises:
+            ValueError: as `genjax.pretrained.load`.
+        """
+        tensors = open_tensors(folder)
+        try:
+            config = self.complete(json.loads((Path(folder) / "config.json").read_text()))
+            module = self.adapt(self.make(config), tensors)
+        except ValueError as error:
+            raise ValueError(f"{folder} cannot be read as {self.name}: {error}") from error
+        expected = abstract(self.shapes(module, config))
+        names, convert = self.names(module, tensors), functools.partial(self.convert, module)
+        return module, load_variables(folder, expected, names, convert, self.ignore)
+
+    def save(self, folder: str | os.PathLike, module: Any, variables: PyTree, **entries: Any):
+        """Write a folder of this class, with arguments and errors of `genjax.pretrained.save`."""
+        try:
+            config = self.write(module, variables) | entries
+            self.complete(config)
+        except ValueError as error:
+            name = type(module).__name__
+            raise ValueError(f"this {name} cannot be saved as {self.name}: {error}") from error
+        header = self.library.header(self.name, str(jax.tree.leaves(variables)[0].dtype))
+        names, invert = self.names(module, ()), functools.partial(self.invert, module)
+        packed, file = self.pack(module, variables), self.library.weights
+        save_variables(folder, header | config, packed, names, invert, name=file)
+
+
+def _as_tuple(value: Any) -> Any:
+    """Return a value of JSON with tuples for lists, as fields of modules have them."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
+
+
+def example(*shape: int, dtype: Any = jnp.float32) -> Array:
+    """Return an input of a network, a batch of one."""
+    return jnp.zeros((1, *shape), dtype)
+
+
+def class_of(config: Config) -> str | None:
+    """Return the class that a configuration of diffusers or of transformers names."""
+    return config.get("_class_name") or (config.get("architectures") or [None])[0]
+
+
+def members(package: str, attribute: str) -> tuple[Any, ...]:
+    """Return all that the modules of a package list in `attribute`, in the order of their names."""
+    found = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    modules = [importlib.import_module(f"{package}.{info.name}") for info in found]
+    return tuple(member for module in modules for member in getattr(module, attribute, ()))
+
+
+@functools.cache
+def records() -> tuple[Published, ...]:
+    """Return the records of all files of this package."""
+    return members("genjax.pretrained", "PUBLISHED")
+
+
+def record_of(module: nn.Module) -> Published:
+    """Return the record of the class that a module is written as.
+
+    Raises:
+        ValueError: no library publishes such a module.
+    """
+    for record in records():
+        if type(module) is record.module and record.writes(module):
+            return record
+    raise ValueError(f"there is no published form of {type(module).__name__} to save it in")

@@ -1,0 +1,60 @@
+"""Every record against its library: defaults, and folders that either wrote."""
+
+import importlib
+import inspect
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from genjax import pretrained
+from genjax.pretrained.configuration import default_of
+from genjax.pretrained.published import DIFFUSERS, record_of, records
+from tests.pretrained.test_published import CASES, network
+
+
+def class_in_library(record):
+    return getattr(importlib.import_module(record.library.name), record.name)
+
+
+def as_json(value):
+    return json.loads(json.dumps(value))
+
+
+def assert_says(config, entries):
+    """Assert that a configuration has these entries; of a part of a configuration, its own."""
+    for name, value in entries.items():
+        if isinstance(value, dict):
+            assert_says(config[name], value)
+        else:
+            assert as_json(config[name]) == as_json(value), name
+
+
+@pytest.mark.parametrize(("record", "number"), CASES, ids=lambda x: getattr(x, "name", x))
+def test_the_library_opens_what_is_written_and_writes_it_again(record, number, tmp_path):
+    module, variables = network(record, number)
+    pretrained.save(tmp_path / "ours", module, variables)
+    kind = class_in_library(record_of(module))
+    theirs, report = kind.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert_says(json.loads((tmp_path / "theirs/config.json").read_text()), record.examples[number])
+    again, loaded = pretrained.load(tmp_path / "theirs")
+    assert again == module
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), loaded, variables)
+
+
+@pytest.mark.parametrize("record", records(), ids=lambda record: record.name)
+def test_entries_and_their_defaults_are_the_librarys(record):
+    kind = class_in_library(record)
+    if record.library is DIFFUSERS:
+        parameters = inspect.signature(kind.__init__).parameters
+        defaults = {name: each.default for name, each in parameters.items() if name != "self"}
+    else:
+        defaults = kind.config_class().to_dict()
+    record.complete(defaults)  # raises where an entry is not known, or its value not supported
+    for name in record.entries.keys() & defaults.keys():
+        ours = default_of(record.entries[name])
+        if ours not in (None, {}):  # follows from other entries, or is a part of its own
+            assert as_json(ours) == as_json(defaults[name]), name

@@ -1,0 +1,41 @@
+"""What of diffusers' schedules is refused; tests/parity compares what they compute."""
+
+import pytest
+
+from genjax.pipelines.schedules import check_flow_matching, noise_prediction
+
+FLOW = dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=3.0)
+DDIM = dict(_class_name="DDIMScheduler", clip_sample=False)
+DPM = dict(_class_name="DPMSolverMultistepScheduler")
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (dict(_class_name="EulerDiscreteScheduler"), "_class_name='EulerDiscreteScheduler'"),
+        (dict(use_karras_sigmas=True), "use_karras_sigmas=True is not supported; only False"),
+        (dict(use_dynamic_shifting=True), "use_dynamic_shifting=True is not supported; only False"),
+    ],
+)
+def test_other_flows_are_refused(entries, message):
+    check_flow_matching(FLOW, dynamic=False)
+    with pytest.raises(ValueError, match=message):
+        check_flow_matching(FLOW | entries, dynamic=False)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "entries", "message"),
+    [
+        (DDIM, dict(_class_name="PNDMScheduler"), "_class_name='PNDMScheduler' is not supported"),
+        (DDIM, dict(prediction_type="v_prediction"), "prediction_type='v_prediction'"),
+        (DDIM, dict(beta_schedule="squaredcos_cap_v2"), "only 'linear', 'scaled_linear'"),
+        (DDIM, dict(clip_sample=True), "clip_sample=True"),
+        (DDIM, dict(timestep_spacing="trailing"), "timestep_spacing='trailing'"),
+        (DPM, dict(solver_order=3), "solver_order=3 is not supported; only 2"),
+        (DPM, dict(variance_type="fixed"), "variance_type='fixed'"),
+    ],
+)
+def test_other_schedules_are_refused(schedule, entries, message):
+    noise_prediction(schedule)
+    with pytest.raises(ValueError, match=message):
+        noise_prediction(schedule | entries)

@@ -1,0 +1,131 @@
+"""Every record: what is written by it is read by it. tests/parity asks the libraries themselves."""
+
+import json
+from collections import Counter
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax import pretrained
+from genjax.pretrained import published
+from genjax.pretrained.configuration import Field, Only
+from genjax.pretrained.layouts import layer_names
+from genjax.pretrained.published import DIFFUSERS, Published, class_of, example, record_of, records
+
+CASES = [(record, number) for record in records() for number in range(len(record.examples))]
+
+
+def network(record, number):
+    """Return an example's module, and random variables from no computation."""
+    config = record.complete(record.examples[number])
+    module, random = record.make(config), np.random.default_rng(0)
+    draw = lambda leaf: random.standard_normal(leaf.shape, np.float32).astype(leaf.dtype)
+    return module, jax.tree.map(draw, record.shapes(module, config))
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("record", records(), ids=lambda record: record.name)
+def test_every_record_has_an_example_of_its_class(record):
+    assert record.examples
+    for config in map(record.complete, record.examples):
+        assert type(record.make(config)) is record.module
+
+
+@pytest.mark.parametrize(("record", "number"), CASES, ids=lambda x: getattr(x, "name", x))
+def test_what_is_written_is_read_bitwise(record, number, tmp_path):
+    module, variables = network(record, number)
+    pretrained.save(tmp_path / "first", module, variables)
+    config = json.loads((tmp_path / "first/config.json").read_text())
+    assert class_of(config) == record_of(module).name
+    again, loaded = pretrained.load(tmp_path / "first")
+    assert again == module
+    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(loaded))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), loaded, variables)
+    pretrained.save(tmp_path / "second", again, loaded)
+    assert files(tmp_path / "second") == files(tmp_path / "first")
+
+
+def test_a_class_has_one_record_and_a_module_is_written_as_one_class():
+    assert max(Counter(record.name for record in records()).values()) == 1
+    for record, number in CASES:
+        module = record.make(record.complete(record.examples[number]))
+        writers = [r for r in records() if r.module is type(module) and r.writes(module)]
+        assert writers == [record_of(module)]
+
+
+class Counting(nn.Module):
+    """A network that the package does not know, with an integer among its variables."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        self.variable("state", "calls", jnp.zeros, (), jnp.int32)
+        return nn.Dense(self.width, name="dense")(x)
+
+
+RECORD = Published(
+    DIFFUSERS,
+    "CountingModel",
+    Counting,
+    entries=dict(size=Field("width", 3), in_channels=2, act_fn=Only("relu", "silu")),
+    unused=("sample_size",),
+    config=lambda module, variables: dict(in_channels=len(variables["params"]["dense"]["kernel"])),
+    inputs=lambda module, config: (example(config["in_channels"]),),
+    names=lambda module, tensors: layer_names({"dense": "proj", "calls": "calls"}),
+    examples=(dict(size=4),),
+)
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    """All that a new architecture needs: a network and a record."""
+    monkeypatch.setattr(published, "members", lambda package, attribute: (RECORD,))
+    records.cache_clear()
+    yield network(RECORD, 0)
+    records.cache_clear()
+
+
+def test_a_network_and_a_record_are_all_that_a_new_class_needs(counting, tmp_path):
+    pretrained.save(tmp_path, *counting, sample_size=8)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config == dict(_class_name="CountingModel", size=4, in_channels=2, sample_size=8)
+    module, variables = pretrained.load(tmp_path)
+    assert module == Counting(4)
+    jax.tree.map(np.testing.assert_array_equal, variables, counting[1])
+
+
+def test_integers_stay_integers(counting, tmp_path):
+    pretrained.save(tmp_path, *counting)
+    for param_dtype, expected in [(jnp.bfloat16, jnp.bfloat16), (None, jnp.float32)]:
+        _, variables = pretrained.load(tmp_path, param_dtype=param_dtype)
+        types = variables["state"]["calls"].dtype, variables["params"]["dense"]["bias"].dtype
+        assert types == (jnp.int32, expected)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (dict(act_fn="gelu"), "act_fn='gelu' is not supported; only 'relu', 'silu'"),
+        (dict(depth=2, size=1), r"entries that are not known here: \{'depth': 2\}"),
+    ],
+)
+def test_entries_are_checked_when_they_are_read_and_when_they_are_written(
+    counting, entries, message, tmp_path
+):
+    refused = f"this Counting cannot be saved as CountingModel: .*{message}"
+    with pytest.raises(ValueError, match=refused):
+        pretrained.save(tmp_path / "new", *counting, **entries)
+    assert not (tmp_path / "new").exists()
+    pretrained.save(tmp_path, *counting)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    refused = f"{tmp_path} cannot be read as CountingModel: .*{message}"
+    with pytest.raises(ValueError, match=refused):
+        pretrained.load(tmp_path)
