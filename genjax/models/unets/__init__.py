@@ -1,0 +1,1 @@
+"""Diffusion U-Nets, one file per architecture."""
