@@ -28,29 +28,33 @@ zeros = nn.initializers.zeros
 
 
 class ADM(nn.Module):
-    """A convolutional U-Net with self-attention at several levels, whose conditioning scales and shifts features.
+    """A convolutional U-Net with self-attention, whose conditioning scales and shifts features.
 
-    Label `num_classes` is the null class of classifier-free guidance (`null_label`); its embedding is zero. The
-    published networks feed steps from 0 to 999 for t, which is a `time_scale` of 1000 where t is in [0, 1]. EDM
-    trains the network of ImageNet-64 with log(sigma)/4 for t and a `time_scale` of 1 (Karras et al. 2022).
+    Label `num_classes` is the null class of classifier-free guidance (`null_label`). Its embedding
+    is zero, so the network has no weights for it.
 
-    Differences from the authors' code: biases start at zero; those after attention's norm are in another order in
-    the networks of ImageNet-64, which permutes weights.
+    The network embeds t as it is given, times `time_scale`. The authors feed steps up to 999, a
+    `time_scale` of 1000 where t is in [0, 1]. EDM trains the network of ImageNet-64 with
+    log(sigma)/4 for t, as `diffusion.EDM` has it, and a `time_scale` of 1.
+
+    Differences from the authors' code: biases start at zero. Heads come before queries, keys and
+    values also in the network of ImageNet-64, which permutes weights.
 
     Attributes:
         width: channels that `multipliers` multiply; a multiple of 4.
-        multipliers: of the levels' channels, from the images' side down; each level halves the side.
+        multipliers: of the levels' channels, from the images' side down; each level halves the
+            side.
         blocks: residual blocks of a level of the encoder; the decoder has one more.
-        attention_levels: levels with self-attention in each block; 0 is the images' side.
+        attention_levels: levels with self-attention in every block; 0 is the images' side.
         num_heads: of self-attention; None for heads of 64 features.
         num_classes: classes besides the null one; 0 for a network that ignores labels.
-        out_channels: channels of the output; as many as the input's if None. The published networks have twice as
-            many, for a learned variance.
+        out_channels: channels of the output; as many as the input's if None. The authors' networks
+            have twice as many, for a learned variance.
         time_scale: what t is multiplied by before its embedding.
-        dropout_rate: within blocks, where `apply` is given a key `rngs={"dropout": key}`.
-        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep
-            every activation.
-        dtype: type of the convolutions and products; norms, softmax and the output layer are float32 always.
+        dropout_rate: within blocks, where `apply` is given `rngs={"dropout": key}`.
+        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None
+            to keep every activation.
+        dtype: type of convolutions and products; norms, softmax and the output layer are float32.
     """
 
     width: int = 192
@@ -72,7 +76,7 @@ class ADM(nn.Module):
 
     @property
     def divisor(self) -> int:
-        """The number that every side of an image is a multiple of."""
+        """The number that each side of an image is a multiple of."""
         return 2 ** (len(self.multipliers) - 1)
 
     @nn.compact
@@ -107,25 +111,39 @@ class ADM(nn.Module):
         conv_in = convolution(widths[0], uniform, name="conv_in", **types)
         h = decode(encode(x, conv_in, block, levels), block, levels)
         h = nn.silu(group_norm(h, EPSILON, self.param_dtype, "norm_out"))
-        out_channels = self.out_channels or x.shape[-1]
-        return convolution(out_channels, zeros, param_dtype=self.param_dtype, name="conv_out")(h)
+        types = dict(dtype=jnp.float32, param_dtype=self.param_dtype)
+        channels = self.out_channels or x.shape[-1]
+        return convolution(channels, zeros, name="conv_out", **types)(h)
 
     def _embed(self, t: Array, labels: Array | None) -> Array:
         """Return the conditioning that every block reads, `[batch 4·width]`, in float32."""
-        dense = functools.partial(Dense, 4 * self.width, kernel_init=uniform, param_dtype=self.param_dtype)
-        h = nn.silu(dense(name="linear_in")(sinusoidal_embedding(t * self.time_scale, self.width)))
-        h = dense(name="linear_out")(h)
+        types = dict(dtype=jnp.float32, param_dtype=self.param_dtype)
+        dense = functools.partial(Dense, 4 * self.width, kernel_init=uniform, **types)
+        h = sinusoidal_embedding(t * self.time_scale, self.width)
+        h = dense(name="linear_out")(nn.silu(dense(name="linear_in")(h)))
         if self.num_classes:
-            embed = dense(use_bias=False, kernel_init=nn.initializers.normal(1.0), name="label_embedding")
+            init = nn.initializers.normal(1.0)
+            embed = dense(use_bias=False, kernel_init=init, name="label_embedding")
             h += embed(jax.nn.one_hot(labels, self.num_classes))
         return nn.silu(h)
 
 
-# The networks of ImageNet at these sides (table 11 and the README of the authors' code).
+# The networks of ImageNet at these sides (README of the authors' code).
 ADM_ImageNet64 = functools.partial(ADM, num_classes=1000, dropout_rate=0.1)
 _large = functools.partial(ADM, width=256, blocks=2, num_classes=1000)
 ADM_ImageNet128 = functools.partial(
-    _large, multipliers=(1, 1, 2, 3, 4), attention_levels=(2, 3, 4), num_heads=4
+    _large,
+    multipliers=(1, 1, 2, 3, 4),
+    attention_levels=(2, 3, 4),
+    num_heads=4,
 )
-ADM_ImageNet256 = functools.partial(_large, multipliers=(1, 1, 2, 2, 4, 4), attention_levels=(3, 4, 5))
-ADM_ImageNet512 = functools.partial(_large, multipliers=(0.5, 1, 1, 2, 2, 4, 4), attention_levels=(4, 5, 6))
+ADM_ImageNet256 = functools.partial(
+    _large,
+    multipliers=(1, 1, 2, 2, 4, 4),
+    attention_levels=(3, 4, 5),
+)
+ADM_ImageNet512 = functools.partial(
+    _large,
+    multipliers=(0.5, 1, 1, 2, 2, 4, 4),
+    attention_levels=(4, 5, 6),
+)

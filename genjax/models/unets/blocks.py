@@ -1,7 +1,7 @@
 """The residual block of DDPM++, NCSN++ and ADM, and the U that these networks make of it.
 
-Karras et al. 2022 ("Elucidating the design space of diffusion-based generative models", appendix F.2) describe the
-three networks as settings of one block. The blocks of a network differ in channels, so they are not scanned.
+The code of Karras et al. 2022 ("Elucidating the design space of diffusion-based generative
+models") has one block for the three networks. Blocks differ in channels, so they are not scanned.
 """
 
 import functools
@@ -22,11 +22,13 @@ Block = Callable[..., Array]  # (x, features, name, resample=None, attend=False)
 
 
 def convolution(features: int, kernel_init: Callable, **options) -> nn.Conv:
-    return nn.Conv(features, (3, 3), kernel_init=kernel_init, conv_general_dilated=convolve, **options)
+    """Return a 3×3 convolution."""
+    options = dict(kernel_init=kernel_init, conv_general_dilated=convolve) | options
+    return nn.Conv(features, (3, 3), **options)
 
 
 def group_norm(x: Array, epsilon: float, param_dtype: Dtype, name: str) -> Array:
-    """Normalize as many groups of features as divide them, 32 at most, each of four features at least."""
+    """Normalize groups of four features or more, as many as divide the features, 32 at most."""
     features = x.shape[-1]
     groups = max(n for n in range(1, 33) if features % n == 0 and features >= 4 * n)
     return GroupNorm(groups, epsilon, param_dtype=param_dtype, name=name)(x)
@@ -53,8 +55,8 @@ class SelfAttention(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width features"]
     ) -> Float[Array, "batch height width features"]:
-        batch, features, types = x.shape[0], x.shape[-1], dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        h = group_norm(x, self.epsilon, self.param_dtype, "norm").reshape(batch, -1, features)
+        features, types = x.shape[-1], dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        h = group_norm(x, self.epsilon, self.param_dtype, "norm").reshape(len(x), -1, features)
         h = Dense(3 * features, kernel_init=self.kernel_init, name="query_key_value", **types)(h)
         h = attention(*heads_of(h, self.num_heads)).reshape(x.shape)
         return Dense(features, kernel_init=self.last_init, name="projection", **types)(h)
@@ -63,8 +65,8 @@ class SelfAttention(nn.Module):
 class ResidualBlock(nn.Module):
     """Apply norm, SiLU and a 3×3 convolution twice, add the input, then add self-attention.
 
-    The conditioning enters before the second convolution: it scales and shifts the normalized features, or is
-    added to the features before their norm.
+    The conditioning enters before the second convolution. It scales and shifts the normalized
+    features, or is added to the features before their norm.
 
     Attributes:
         features: channels of the output.
@@ -72,13 +74,15 @@ class ResidualBlock(nn.Module):
         num_heads: of self-attention after the convolutions; 0 for none.
         scale_shift: whether the conditioning scales and shifts; it is added otherwise.
         skip_scale: factor after each addition.
-        project_resampled: whether a resampled input has a 1×1 convolution; one of other channels always has.
+        project_resampled: whether a resampled input passes a 1×1 convolution; an input with
+            other channels than the output's always does.
         epsilon: of the norms.
-        dropout_rate: before the second convolution, where `apply` is given a key `rngs={"dropout": key}`.
-        kernel_init: of the weights, except those of the next two.
+        dropout_rate: before the second convolution, where `apply` is given
+            `rngs={"dropout": key}`.
+        kernel_init: of the weights that the next two do not name.
         attention_init: of queries, keys and values.
         last_init: of the last layer of each branch.
-        dtype: type of the convolutions and products; norms and softmax are float32 always.
+        dtype: type of convolutions and products; norms and softmax are float32.
     """
 
     features: int
@@ -118,7 +122,8 @@ class ResidualBlock(nn.Module):
             h = norm(h, name="norm_out") * (1 + scale) + shift
         else:
             h = norm(h + modulation, name="norm_out")
-        h = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng("dropout"))(nn.silu(h))
+        dropout = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng("dropout"))
+        h = dropout(nn.silu(h))
         h = convolution(self.features, self.last_init, name="conv_out", **types)(h)
 
         x = resample(x)
@@ -148,7 +153,8 @@ def check_sides(images: Float[Array, "batch height width channels"], divisor: in
     height, width = images.shape[1:3]
     if height % divisor or width % divisor:
         raise ValueError(
-            f"images of {height}×{width} cannot be halved at every level; both sides have to be multiples of {divisor}"
+            f"images of {height}×{width} cannot be halved at every level; both sides have to be "
+            f"multiples of {divisor}"
         )
 
 
@@ -156,12 +162,13 @@ class Levels(NamedTuple):
     """The sizes of a U-Net.
 
     Attributes:
-        widths: channels of the levels, from the images' side down; each level has half the side of the last one.
-        num_blocks: residual blocks of a level of the encoder, beside the one that halves the side; the decoder has
-            one more.
+        widths: channels of the levels, from the images' side down; each level halves the side.
+        num_blocks: residual blocks of a level of the encoder, besides the one that halves the side.
+            The decoder has one more.
         attention_levels: levels whose blocks have self-attention; 0 is the images' side.
-        every_block: whether every block of the decoder's levels has it; else the last one has.
-        taps: of the filter used to change the side; by default a mean over 2×2 pixels, and repeated pixels.
+        every_block: whether every block of the decoder's levels has it; only the last one if False.
+        taps: of the filter before the side is halved and after it is doubled. The default averages
+            2×2 pixels and repeats pixels.
     """
 
     widths: Sequence[int]
@@ -181,9 +188,9 @@ def encode(
     """Return the outputs of the first convolution and of all blocks of the encoder, in order.
 
     Args:
-        block: makes and applies a block, `(x, features, name, resample=None, attend=False) -> x`.
-        add_image: `(x, image, level) -> x`, applied to the output of each block that halves the side. Its result
-            takes the image's place at the next level.
+        block: `(x, features, name, resample=None, attend=False) -> x` makes and applies a block.
+        add_image: `(x, image, level) -> x` is applied to the output of each block that halves the
+            side. Its result takes the image's place at the next level.
     """
     halve = functools.partial(downsample, taps=levels.taps)
     outputs = [x := conv_in(image)]
@@ -199,10 +206,15 @@ def encode(
     return outputs
 
 
-def decode(outputs: list[Array], block: Block, levels: Levels) -> Float[Array, "batch height width features"]:
+def decode(
+    outputs: list[Array],
+    block: Block,
+    levels: Levels,
+) -> Float[Array, "batch height width features"]:
     """Return the features at the images' side from the outputs of `encode`.
 
-    The decoder mirrors the encoder. Every block that keeps the side also reads the latest output not read yet.
+    The decoder mirrors the encoder. Every block that keeps the side also reads the latest output
+    that no block has read yet.
     """
     double = functools.partial(upsample, taps=levels.taps)
     outputs, x = outputs.copy(), outputs[-1]
@@ -212,7 +224,8 @@ def decode(outputs: list[Array], block: Block, levels: Levels) -> Float[Array, "
         if level < len(levels.widths) - 1:
             x = block(x, x.shape[-1], f"up_{level}", resample=double)
         for i in range(levels.num_blocks + 1):
-            attend = level in levels.attention_levels and (levels.every_block or i == levels.num_blocks)
+            attend = levels.every_block or i == levels.num_blocks
+            attend = attend and level in levels.attention_levels
             x = jnp.concatenate([x, outputs.pop()], axis=-1)
             x = block(x, width, f"decoder_{level}_{i}", attend=attend)
     return x

@@ -1,6 +1,7 @@
-"""DDPM++ and NCSN++ (Song et al. 2021, "Score-based generative modeling through stochastic differential equations").
+"""DDPM++ and NCSN++ (Song et al. 2021, "Score-based generative modeling through SDEs").
 
-Their form is EDM's (Karras et al. 2022, "Elucidating the design space of diffusion-based generative models").
+Their form is that of EDM (Karras et al. 2022, "Elucidating the design space of diffusion-based
+generative models", and its code).
 """
 
 import functools
@@ -29,12 +30,16 @@ from genjax.nn.fir import BINOMIAL, convolve_downsample
 Dtype = Any
 EPSILON = 1e-6
 xavier = nn.initializers.xavier_uniform()
-# Xavier's weights, times √0.2 for queries, keys and values, and times 1e-5 for the last layer of each branch.
+# Xavier's weights times √0.2 for queries, keys and values, and times 1e-5 for the last layer of
+# each branch.
 attention_init = nn.initializers.variance_scaling(0.2, "fan_avg", "uniform")
 nearly_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")
 
 
-def geometric_embedding(x: Float[Array, " batch"], features: int) -> Float[Array, "batch features"]:
+def geometric_embedding(
+    x: Float[Array, " batch"],
+    features: int,
+) -> Float[Array, "batch features"]:
     """Return [cos(wx), sin(wx)] with w geometric from 1 to 1/10,000, both included, in float32."""
     half = features // 2
     return sinusoidal_embedding(x, features, 10_000.0 ** (half / (half - 1)))
@@ -43,9 +48,10 @@ def geometric_embedding(x: Float[Array, " batch"], features: int) -> Float[Array
 def fourier_embedding(
     x: Float[Array, " batch"], features: int, scale: float
 ) -> Float[Array, "batch features"]:
-    """Return [cos(2πwx), sin(2πwx)] with fixed w ~ N(0, scale²), in float32 (Tancik et al. 2020, section 4).
+    """Return [cos(2πwx), sin(2πwx)] with fixed w ~ N(0, scale²), in float32.
 
-    The frequencies w belong to the network but are not trained: every network of so many features has the same.
+    The frequencies w are not trained. Networks with the same number of features share them (Tancik
+    et al. 2020, "Fourier features let networks learn high frequency functions", section 4).
     """
     # NumPy never changes this generator's numbers, so checkpoints keep their frequencies.
     frequencies = scale * np.random.RandomState(0).standard_normal(features // 2)
@@ -56,32 +62,36 @@ def fourier_embedding(
 class SongUNet(nn.Module):
     """A convolutional U-Net with self-attention: DDPM++ by default, NCSN++ by three fields.
 
-    NCSN++ has random instead of geometric frequencies of time (`fourier_scale` 16), filters free of aliasing
-    (`taps` 1, 3, 3, 1) and the image added at every level of the encoder (`residual_input`).
+    NCSN++ differs in three places. Its frequencies of time are random (`fourier_scale` 16). Its
+    filters are free of aliasing (`taps` 1, 3, 3, 1). Its encoder adds the image at every level
+    (`residual_input`).
 
-    Label `num_classes` is the null class of classifier-free guidance (`null_label`); its one-hot code is zero.
-    EDM feeds log(sigma)/4 for t and leaves `time_scale` at 1 (`diffusion.EDM`). Processes whose t is in
-    [0, 1] use a `time_scale` of 1000 with DDPM++.
+    Label `num_classes` is the null class of classifier-free guidance (`null_label`). Its one-hot
+    code is zero, so the network has no weights for it.
 
-    Differences from EDM's code: cosines of time come before sines, which permutes weights.
+    The network embeds t as it is given. EDM feeds log(sigma)/4, as `diffusion.EDM` does, with a
+    `time_scale` of 1. DDPM feeds steps up to 999, a `time_scale` of 1000 where t is in [0, 1].
+
+    Difference from EDM's code: cosines of time come before sines, which permutes weights.
 
     Attributes:
         width: channels of the first convolution, which `multipliers` multiply; a multiple of 4.
-        multipliers: of the levels' channels, from the images' side down; each level halves the side.
+        multipliers: of the levels' channels, from the images' side down; each level halves the
+            side.
         blocks: residual blocks of a level of the encoder; the decoder has one more.
-        attention_levels: levels with self-attention in each block of the encoder and the last one of the decoder;
-            0 is the images' side.
+        attention_levels: levels with self-attention, in every block of the encoder and in the last
+            block of the decoder; 0 is the images' side.
         num_classes: classes besides the null one; 0 for a network that ignores labels.
         augmentation_features: of a vector that says how an image was augmented; 0 for none.
         out_channels: channels of the output; as many as the input's if None.
         time_scale: what t is multiplied by before its embedding.
-        fourier_scale: deviation of the random frequencies of time; None for geometric frequencies.
-        taps: of the filter that is used to change the side.
-        residual_input: whether the encoder adds the image, halved by convolutions, at every level.
-        dropout_rate: within blocks, where `apply` is given a key `rngs={"dropout": key}`.
-        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep
-            every activation.
-        dtype: type of the convolutions and products; norms, softmax and the output layer are float32 always.
+        fourier_scale: deviation of the random frequencies of time; None for geometric ones.
+        taps: of the filter before the side is halved and after it is doubled.
+        residual_input: whether every level of the encoder adds the image, halved by convolutions.
+        dropout_rate: within blocks, where `apply` is given `rngs={"dropout": key}`.
+        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None
+            to keep every activation.
+        dtype: type of convolutions and products; norms, softmax and the output layer are float32.
     """
 
     width: int = 128
@@ -106,7 +116,7 @@ class SongUNet(nn.Module):
 
     @property
     def divisor(self) -> int:
-        """The number that every side of an image is a multiple of."""
+        """The number that each side of an image is a multiple of."""
         return 2 ** (len(self.multipliers) - 1)
 
     @nn.compact
@@ -137,13 +147,14 @@ class SongUNet(nn.Module):
             return residual_block(features, resample, int(attend), name=name)(x, conditioning)
 
         widths = [self.width * multiplier for multiplier in self.multipliers]
-        levels = Levels(widths, self.blocks, self.attention_levels, every_block=False, taps=self.taps)
+        levels = Levels(widths, self.blocks, self.attention_levels, False, self.taps)
         conv_in = convolution(self.width, xavier, name="conv_in", **types)
-        outputs = encode(x, conv_in, block, levels, self._add_image if self.residual_input else None)
-        h = decode(outputs, block, levels)
+        add_image = self._add_image if self.residual_input else None
+        h = decode(encode(x, conv_in, block, levels, add_image), block, levels)
         h = nn.silu(group_norm(h, EPSILON, self.param_dtype, "norm_out"))
-        out_channels = self.out_channels or x.shape[-1]
-        return convolution(out_channels, nearly_zero, param_dtype=self.param_dtype, name="conv_out")(h)
+        types = dict(dtype=jnp.float32, param_dtype=self.param_dtype)
+        channels = self.out_channels or x.shape[-1]
+        return convolution(channels, nearly_zero, name="conv_out", **types)(h)
 
     def _embed(self, t: Array, labels: Array | None, augmentation: Array | None) -> Array:
         """Return the conditioning that every block reads, `[batch 4·width]`, in float32."""
@@ -180,10 +191,14 @@ def _convolve_downsample(x: Array, kernel: Array, *_: Any, taps: Sequence[int], 
     return convolve_downsample(x, kernel, taps)
 
 
-# EDM's networks of CIFAR-10, and of FFHQ and AFHQv2 at 64×64 (Karras et al. 2022, table 7). They feed log(sigma)/4.
+# The networks that EDM trains, but for its `augmentation_features=9` (README of its code). Its
+# network of AFHQv2 is that of FFHQ with a dropout rate of 0.25.
 DDPMpp_CIFAR10 = functools.partial(SongUNet, dropout_rate=0.13)
 DDPMpp_FFHQ64 = functools.partial(
-    SongUNet, multipliers=(1, 2, 2, 2), attention_levels=(2,), dropout_rate=0.05
+    SongUNet,
+    multipliers=(1, 2, 2, 2),
+    attention_levels=(2,),
+    dropout_rate=0.05,
 )
 _ncsnpp = dict(fourier_scale=16.0, taps=BINOMIAL, residual_input=True)
 NCSNpp_CIFAR10 = functools.partial(DDPMpp_CIFAR10, **_ncsnpp)

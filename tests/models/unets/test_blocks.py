@@ -47,7 +47,7 @@ def residual_block(**options):
 
 
 def normalized(x, groups):
-    """Each group of features, in float64."""
+    """Return `x` with each group of features normalized, in float64."""
     grouped = np.asarray(x, np.float64).reshape(*x.shape[:3], groups, -1)
     mean, deviation = (f(grouped, axis=(1, 2, 4), keepdims=True) for f in (np.mean, np.std))
     return ((grouped - mean) / deviation).reshape(x.shape)
@@ -86,12 +86,14 @@ def test_attention_sees_no_order_of_positions():
 def test_attention_without_queries_is_the_mean_of_the_values():
     module = SelfAttention(2, normal, normal, 1e-6, **types)
     params = module.init(key, images)["params"]
-    kernel = params["query_key_value"]["kernel"].reshape(8, 2, 3, 4).at[:, :, 0].set(0)
-    params = params | {"query_key_value": params["query_key_value"] | {"kernel": kernel.reshape(8, 24)}}
+    joined = params["query_key_value"]
+    kernel = joined["kernel"].reshape(8, 2, 3, 4).at[:, :, 0].set(0)
+    params = params | {"query_key_value": joined | {"kernel": kernel.reshape(8, 24)}}
     values = np.einsum("bhwi,inf->bhwnf", normalized(images, 2), kernel[:, :, 2])
     expected = values.mean((1, 2)).reshape(2, 8) @ params["projection"]["kernel"]
     output = quick_jit(module.apply)({"params": params}, images)
-    np.testing.assert_allclose(output, np.broadcast_to(expected[:, None, None], output.shape), atol=1e-5)
+    expected = np.broadcast_to(expected[:, None, None], output.shape)
+    np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
 def mean_over_squares(x):
@@ -101,7 +103,8 @@ def mean_over_squares(x):
 @pytest.mark.parametrize("resample", [None, mean_over_squares])
 def test_a_block_whose_last_layers_are_zero_is_its_shortcut(resample):
     """(x + 0)·s, and once more after attention."""
-    block = residual_block(resample=resample, num_heads=2, skip_scale=0.75, last_init=nn.initializers.zeros)
+    options = dict(num_heads=2, skip_scale=0.75, last_init=nn.initializers.zeros)
+    block = residual_block(resample=resample, **options)
     output, _ = block.init_with_output(key, images, conditioning)
     expected = images if resample is None else resample(images)
     np.testing.assert_allclose(output, 0.75**2 * expected, rtol=1e-6)
@@ -126,7 +129,7 @@ def test_inputs_of_other_channels_are_projected(options, projected):
 
 
 def branch(block, params):
-    """What the block adds to its input."""
+    """Return what the block adds to its input."""
     return quick_jit(block.apply)({"params": params}, images, conditioning) - images
 
 
@@ -152,7 +155,7 @@ def test_conditioning_scales_then_shifts_the_normalized_features():
 
 
 def test_added_conditioning_comes_before_the_norm():
-    """So what is the same for all features of a group is lost, and what is not is normalized with them."""
+    """The norm removes what is the same for all features of a group, and normalizes the rest."""
     block = residual_block(scale_shift=False)
     params = block.init(key, images, conditioning)["params"]
     params = with_centre_alone(with_centre_alone(params, "conv_in"), "conv_out")
@@ -175,12 +178,13 @@ def test_dropout_needs_a_key_and_keeps_the_mean():
     )(jax.random.split(key, 1000))
     deviation = dropped.std(0)
     assert np.all(deviation > 0.01)
-    # The last convolution is linear in what is dropped, so only its sampling error is left: five deviations.
+    # The last convolution is linear in what is dropped, so the mean is off by its standard error
+    # alone: five times that.
     np.testing.assert_array_less(np.abs(dropped.mean(0) - plain), 5 * deviation / np.sqrt(1000))
 
 
 def plan(num_blocks, attention_levels, every_block):
-    """What a U-Net of three levels asks its blocks for: name, inputs' and outputs' shape, attention."""
+    """List the blocks of a U-Net of three levels: name, input and output shape, attention."""
     calls = []
 
     def block(x, features, name, resample=None, attend=False):
@@ -195,7 +199,7 @@ def plan(num_blocks, attention_levels, every_block):
 
 
 def test_the_u_by_hand():
-    """Inputs of the decoder's blocks are the last block's output and the encoder's, latest first."""
+    """Blocks of the decoder read the last block's output and the encoder's, latest first."""
     expected = [
         ("encoder_0_0", (8, 12, 5), (8, 12, 4), False),
         ("down_1", (8, 12, 4), (4, 6, 4), False),
@@ -229,7 +233,7 @@ def test_attention_of_every_block():
 def test_what_was_added_at_a_level_is_the_image_of_the_next():
     image = jax.random.normal(key, (1, 8, 4, 3))
     halve = lambda x: x.reshape(1, x.shape[1] // 2, 2, x.shape[2] // 2, 2, 3).mean((2, 4))
-    block = lambda x, features, name, resample=None, attend=False: (resample or (lambda x: x))(0 * x)
+    block = lambda x, *_, resample=lambda x: x, attend=False: 0 * resample(x)
     add_image = lambda x, image, level: x + halve(image) + level
     outputs = encode(image, lambda x: x, block, Levels((3, 3, 3), 1, (), False), add_image)
     expected = [image, 0, halve(image) + 1, 0, halve(halve(image) + 1) + 2, 0]
@@ -238,7 +242,7 @@ def test_what_was_added_at_a_level_is_the_image_of_the_next():
 
 
 def test_rematerialized_blocks_compute_the_same_twice():
-    """The same sums of float32, and those of the forward pass again but for the last convolution."""
+    """Gradients are the same float32 sums; the cost has those of the forward pass again."""
 
     def gradient(policy, variables):
         block = rematerialized(policy)
@@ -248,8 +252,9 @@ def test_rematerialized_blocks_compute_the_same_twice():
     fields = lambda block: block(**FIELDS | dict(num_heads=2))
     variables = fields(ResidualBlock).init(key, images, conditioning)
     policies = (None, "nothing_saveable")
-    expected, found = (quick_jit(functools.partial(gradient, policy))(variables) for policy in policies)
+    programs = [functools.partial(gradient, policy) for policy in policies]
+    expected, found = (quick_jit(program)(variables) for program in programs)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
     jax.tree.map(close, found, expected)
-    costs = [multiply_adds(functools.partial(gradient, policy), variables) for policy in policies]
-    assert costs[1] > 1.25 * costs[0]
+    cost, larger = (multiply_adds(program, variables) for program in programs)
+    assert larger > 1.25 * cost

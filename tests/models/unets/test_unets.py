@@ -1,4 +1,4 @@
-"""What all U-Nets have in common, for DDPM++, NCSN++ and ADM."""
+"""Tests of what DDPM++, NCSN++ and ADM have in common."""
 
 import functools
 
@@ -38,7 +38,7 @@ INPUTS = (
 
 @functools.cache
 def variables(name):
-    """Not the initial ones, with which the last layers are zero or nearly so."""
+    """Draw parameters: the initial ones have last layers of zero or nearly so."""
     random = np.random.default_rng(0)
     scale = lambda a: 0.5 if a.ndim == 1 else np.prod(a.shape[:-1]) ** -0.5
     draw = lambda a: np.float32(scale(a)) * random.standard_normal(a.shape, np.float32)
@@ -51,7 +51,7 @@ def apply(name):
 
 
 every = pytest.mark.parametrize("name", BUILDS)
-# DDPM++ has no part that neither of these has, but for its frequencies.
+# Except for its frequencies, every part of DDPM++ is in one of these.
 compiled = pytest.mark.parametrize("name", ["NCSN++", "ADM"])
 
 
@@ -60,11 +60,11 @@ def test_sides_are_multiples_of_the_divisor(name):
     x, t, labels = INPUTS
     network = BUILDS[name](multipliers=(1, 1, 1), out_channels=5)
     assert network.divisor == 4
-    shape = lambda height, width: (
-        jax.eval_shape(network.init_with_output, key, jnp.zeros((BATCH, height, width, CHANNELS)), t, labels)[
-            0
-        ].shape
-    )
+
+    def shape(height, width):
+        images = jnp.zeros((BATCH, height, width, CHANNELS))
+        return jax.eval_shape(network.init_with_output, key, images, t, labels)[0].shape
+
     assert shape(4, 12) == (BATCH, 4, 12, 5)
     for height, width in ((6, 8), (8, 6)):
         message = f"images of {height}×{width} cannot be halved .* have to be multiples of 4"
@@ -74,7 +74,7 @@ def test_sides_are_multiples_of_the_divisor(name):
 
 @compiled
 def test_transposed_kernels_make_of_transposed_images_transposed_images(name):
-    """Nothing else tells height from width: not the filters, nor the order in which attention sees positions."""
+    """Neither the filters nor attention tell height from width."""
     x, t, labels = INPUTS
     transposed = jax.tree.map(lambda a: a.swapaxes(0, 1) if a.ndim == 4 else a, variables(name))
     output = apply(name)(variables(name), x, t, labels)
@@ -90,7 +90,8 @@ def test_classes_and_times_matter(name):
     outputs = np.asarray(apply(name)(variables(name), x, t, jnp.array([0, 1, CLASSES])))
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert np.abs(outputs[i] - outputs[j]).max() > 0.005
-    outputs = np.asarray(apply(name)(variables(name), x, jnp.array([0.5, 0.5, 0.7]), jnp.zeros(BATCH, int)))
+    t, labels = jnp.array([0.5, 0.5, 0.7]), jnp.zeros(BATCH, int)
+    outputs = np.asarray(apply(name)(variables(name), x, t, labels))
     np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-5)
     assert np.abs(outputs[0] - outputs[2]).max() > 0.005
 
@@ -131,7 +132,7 @@ def test_augmentation_matters_and_is_none_by_default():
 
 @functools.cache
 def gradients(name):
-    """Of one output by parameters, images and times; of one example."""
+    """Differentiate one value of the second example's output by parameters, images and times."""
     pixel = lambda variables, x, t: BUILDS[name]().apply(variables, x, t, INPUTS[2])[1, 0, 0, 0]
     return quick_jit(jax.grad(pixel, argnums=(0, 1, 2)))(variables(name), *INPUTS[:2])
 
@@ -146,7 +147,7 @@ def test_outputs_depend_on_all_of_their_own_example_and_nothing_of_others(name):
 
 @compiled
 def test_every_parameter_matters(name):
-    """Except the biases of keys: they add the same to all logits of a query, and softmax takes it away."""
+    """Biases of keys do not: they add the same to all logits of a query, which softmax removes."""
     for path, leaf in jax.tree.leaves_with_path(gradients(name)[0]):
         where = jax.tree_util.keystr(path, simple=True, separator="/")
         if where.endswith("query_key_value/bias"):
@@ -157,19 +158,32 @@ def test_every_parameter_matters(name):
             assert np.abs(leaf).max() > 1e-5, where
 
 
-@compiled
-def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(name):
-    network = BUILDS[name](dtype=jnp.bfloat16)
-    params = jax.eval_shape(network.init, key, *INPUTS)
-    assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    output, expected = (
-        quick_jit(network.apply)(variables(name), *INPUTS),
-        apply(name)(variables(name), *INPUTS),
-    )
-    assert output.dtype == jnp.float32
+def test_bfloat16_computes_near_float32():
+    name = "NCSN++"
+    output = quick_jit(BUILDS[name](dtype=jnp.bfloat16).apply)(variables(name), *INPUTS)
+    expected = apply(name)(variables(name), *INPUTS)
     error = np.linalg.norm(output - expected) / np.linalg.norm(expected)
     # bfloat16 rounds by 2⁻⁹ = .002 relative; some forty layers add up to a few times that.
     assert 1e-4 < error < 0.03
+
+
+@every
+def test_products_are_bfloat16_and_all_else_is_float32(name):
+    network = BUILDS[name](dtype=jnp.bfloat16)
+    apply = functools.partial(network.init_with_output, capture_intermediates=True)
+    output, variables = jax.eval_shape(apply, key, *INPUTS)
+    assert output.dtype == jnp.float32
+    assert {a.dtype for a in jax.tree.leaves(variables["params"])} == {jnp.dtype("float32")}
+    seen = set()
+    for path, leaf in jax.tree.leaves_with_path(variables["intermediates"]):
+        where = jax.tree_util.keystr(path, simple=True, separator="/")
+        layer = where.removesuffix("/__call__/0").split("/")[-1]
+        product = layer in ("query_key_value", "projection", "shortcut")
+        product |= layer.startswith(("conv", "image")) and not where.startswith("conv_out")
+        if product or layer.startswith(("norm", "linear", "modulation", "label")):
+            assert leaf.dtype == (jnp.bfloat16 if product else jnp.float32), where
+            seen.add(layer)
+    assert seen >= {"query_key_value", "projection", "shortcut", "conv_in", "conv_out", "norm_in"}
 
 
 @every
@@ -191,5 +205,5 @@ def test_every_block_drops_features_where_a_key_is_given(name):
     for rngs in ({}, {"dropout": key}):
         with nn.intercept_methods(record):
             jax.eval_shape(functools.partial(network.apply, rngs=rngs), params, *INPUTS)
-    # One of each: two blocks of the encoder, one down, two in the middle, four of the decoder, one up.
+    # Once each: two blocks of the encoder, down, two in the middle, four of the decoder, up.
     assert calls == 10 * [(0.2, True)] + 10 * [(0.2, False)]
