@@ -129,12 +129,14 @@ class ResidualBlock(nn.Module):
         x = resample(x)
         if x.shape[-1] != self.features or (self.resample and self.project_resampled):
             x = Dense(self.features, kernel_init=self.kernel_init, name="shortcut", **types)(x)
-        x = (x + h) * self.skip_scale
+        # Attention splits positions over `context`. XLA doubled the gradients of 3×3 kernels where
+        # that split spread to their maps.
+        x = constrain((x + h) * self.skip_scale, BATCH_AXES)
         if self.num_heads:
             inits = (self.attention_init, self.last_init)
             h = SelfAttention(self.num_heads, *inits, self.epsilon, **types, name="attention")(x)
-            x = (x + h) * self.skip_scale
-        return constrain(x, BATCH_AXES)
+            x = constrain((x + h) * self.skip_scale, BATCH_AXES)
+        return x
 
 
 def rematerialized(policy: str | None) -> type[ResidualBlock]:
