@@ -24,7 +24,10 @@ from genjax.models.transformers.flux import Flux
 from genjax.models.transformers.lightning_dit import LightningDiT
 from genjax.models.transformers.mmdit import MMDiT
 from genjax.models.transformers.pixart import PixArt
+from genjax.models.unets.adm import ADM
+from genjax.models.unets.song_unet import SongUNet
 from genjax.nn import Text
+from genjax.nn.fir import BINOMIAL
 
 BATCH, SIDE, TEXT, WIDTH, DEPTH = 4, 8, 6, 32, 2
 RANDOM = np.random.default_rng(0)
@@ -61,6 +64,11 @@ def cases() -> dict[str, tuple[nn.Module, tuple]]:
         "AutoencoderWan": (
             AutoencoderWan(3, widths=(4, 8), blocks=1, temporal_downsample=(True,)),
             (normal(BATCH, 3, 8, 8, 3),),
+        ),
+        "ADM": (ADM(8, (1, 2), 1, (1,), num_heads=2, num_classes=10), (images, times, labels)),
+        "NCSN++": (
+            SongUNet(8, (1, 2), 1, (1,), 10, fourier_scale=1.0, taps=BINOMIAL, residual_input=True),
+            (images, times, labels),
         ),
         "T5": (T5Encoder(50, WIDTH, DEPTH, 4, 8, 64), (words, mask[:, :1] | (words > 5))),
     }

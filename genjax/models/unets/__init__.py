@@ -1,1 +1,1 @@
-"""U-Nets, one file per architecture."""
+"""Diffusion U-Nets, one file per architecture."""
