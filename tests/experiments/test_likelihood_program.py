@@ -4,11 +4,11 @@ import math
 import jax
 import numpy as np
 import pytest
-from launching import run
 
 from experiments.configuration.runs import build
 from genjax.data import load_dataset, to_float
 from genjax.training import Checkpoints, record_config
+from tests.experiments.launching import run
 from tests.experiments.small_digits import small_config
 
 
