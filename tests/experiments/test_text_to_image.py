@@ -2,15 +2,15 @@
 
 import json
 
-import few_emoji
 import numpy as np
 import pytest
-from launching import ROOT, run
 from PIL import Image
 
 from experiments.configuration.runs import open_run
 from experiments.evaluation.prompts import pairs_of
 from experiments.inputs.datasets import Data
+from tests.experiments import few_emoji
+from tests.experiments.launching import ROOT, run
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def test_a_run_reports_what_it_reached_and_draws_new_prompts(tmp_path):
     workdir = tmp_path / "run"
     config = [
         f"--config={ROOT}/configs/emoji_text.py:cross_attention,pixels",
-        "--config.data.name=few_emoji.load",
+        "--config.data.name=tests.experiments.few_emoji.load",
     ]
     succeed("train", *config, *SMALL, f"--workdir={workdir}")
     report, trained = json.loads((workdir / "report.json").read_text()), open_run(workdir)

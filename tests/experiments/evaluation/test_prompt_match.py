@@ -15,7 +15,7 @@ def test_the_scorer_knows_real_pairs(tmp_path, monkeypatch):
     """Figures of the closed form on the embedded emoji; chance is .1."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = emoji_text.get_config("cross_attention,pixels")
-    config.data.name = "few_emoji.load_most"
+    config.data.name = "tests.experiments.few_emoji.load_most"
     pairs = Pairs(Data.from_config(config), CONDITION.bind(config.condition, "condition"))
     assert pairs.real["test"] > 0.65 and pairs.real["train"] > 0.95
     features, names = pairs.features["test"], pairs.names["test"]

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import few_emoji
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ from genjax.data import Batches, load_dataset
 from genjax.models.encoders.bert import sentence_embedding
 from genjax.nn import Text
 from genjax.pretrained.minilm import load_minilm
+from tests.experiments import few_emoji
 
 pytestmark = pytest.mark.slow
 

@@ -1,25 +1,19 @@
-"""The task of variational autoencoders: its bounds, samples of its prior, and what an evaluation says."""
+"""The task of variational autoencoders: its bounds, samples of its prior, and a run from end to end."""
 
-import functools
 import json
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from autoencoder_run import batch, small_config
-from conftest import ROOT, program
-from experiments.launch.opening import build
 from jax.scipy.stats import norm
-from scipy.stats import logistic
 
-from experiments.evaluation.autoencoders import evaluate_bounds
-from experiments.evaluation.images import finish_report
+from experiments.configuration.runs import build
 from genjax.data import to_float
 from genjax.training import Checkpoints
+from tests.experiments.launching import ROOT, run
+from tests.experiments.small_vae import batch, initial, small_config
 
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in less time, for programs that run a few times
 KEY = jax.random.key(1)
 
 
@@ -29,10 +23,6 @@ def gaussian_config(choice, **bound):
     config.likelihood = dict(name="gaussian", deviation=0.5)
     config.bound.update(bound)
     return config
-
-
-def initial(task):
-    return jax.jit(task.init, compiler_options=QUICK)(jax.random.key(0))
 
 
 def same(a, b):
@@ -62,9 +52,9 @@ def written_out(task, x, key, num_samples):
 
 def check(task, loss):
     """The task's loss, as an update logs it, and its gradient against those of `loss(params)`."""
-    state, images = initial(task), batch(SimpleNamespace(batch_size=8, data=small_config("elbo").data), 0)
-    expected, gradient = jax.jit(jax.value_and_grad(loss), compiler_options=QUICK)(state.params)
-    after, metrics = jax.jit(task.update, compiler_options=QUICK)(state, images, KEY)
+    state, images = initial(task), batch(0)
+    expected, gradient = jax.jit(jax.value_and_grad(loss))(state.params)
+    after, metrics = jax.jit(task.update)(state, images, KEY)
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)  # float32
     moments = jax.device_get(after.optimizer_state[0].mu)  # a tenth of the gradient, after one step
     for found, each in zip(jax.tree.leaves(moments), jax.tree.leaves(gradient), strict=True):
@@ -72,7 +62,7 @@ def check(task, loss):
     return metrics
 
 
-X = to_float(jnp.asarray(batch(SimpleNamespace(batch_size=8, data=small_config("elbo").data), 0)["image"]))
+X = to_float(jnp.asarray(batch(0)["image"]))
 
 
 def kl(moments):
@@ -126,14 +116,13 @@ def test_the_importance_weighted_bound_and_its_gradient():
 
 @pytest.mark.parametrize("choice", ["elbo", "iwae"])
 def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path, choice):
-    config = small_config(choice)
-    task = build(config)
-    update = jax.jit(task.update, compiler_options=QUICK)
+    task = build(small_config(choice))
+    update = jax.jit(task.update)
 
     def after(state, steps):
         history = []
         for step in steps:
-            state, metrics = update(state, batch(config, step), KEY)
+            state, metrics = update(state, batch(step), KEY)
             history.append(metrics)
         return state, history
 
@@ -149,7 +138,7 @@ def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path, choice):
 def test_samples_of_the_prior_depend_on_their_own_index_and_a_walk_ends_in_them():
     task = build(small_config("elbo"))
     state = initial(task)
-    generate = jax.jit(task.generate, static_argnames=("weights", "trajectory"), compiler_options=QUICK)
+    generate = jax.jit(task.generate, static_argnames=("weights", "trajectory"))
     made_of = lambda indices, **options: np.asarray(
         generate(state, jax.random.key(3), np.zeros(6, int), np.array(indices), weights="ema", **options)
     )
@@ -163,71 +152,11 @@ def test_samples_of_the_prior_depend_on_their_own_index_and_a_walk_ends_in_them(
     assert np.abs(frames[0] - together).max() > 0.3 * np.abs(together).max()
 
 
-HELD_OUT = np.random.default_rng(0).integers(0, 17, (53, 8, 8, 1)).astype(np.float32) / 8 - 1
-
-
-@functools.cache
-def evaluated(blind):
-    """Of 53 images, which are no multiple of a batch: the report, the images' log-likelihoods by SciPy if the
-    network is blind, and the task.
-
-    A blind network's posterior is the prior, whatever the image, and what its decoder says does not depend on
-    the latents.
-    """
-    config = small_config("elbo")
-    config.evaluation.num_importance_samples, config.sampling.weights = 7, "params"
-    task = build(config)
-    state = initial(task)
-    params = jax.device_get(state.params)
-    random = np.random.default_rng(1)
-    if blind:
-        nothing = lambda name: jax.tree.map(np.zeros_like, params[name])
-        outputs = np.stack([random.uniform(-1, 1, (8, 8)), random.uniform(-4, -1, (8, 8))], -1)
-        head = nothing("head") | {"bias": outputs.astype(np.float32).ravel()}
-        params = params | {"moments": nothing("moments"), "head": head}
-    reference = SimpleNamespace(judged=(None, (HELD_OUT, None)))
-    report = evaluate_bounds(task, state.replace(params=params), config, reference)
-    if not blind:
-        return report, None, task
-    mean, scale = outputs[..., :1], np.exp(outputs[..., 1:])
-    upper = np.where(HELD_OUT > 0.99, np.inf, (HELD_OUT + 1 / 16 - mean) / scale)
-    lower = np.where(HELD_OUT < -0.99, -np.inf, (HELD_OUT - 1 / 16 - mean) / scale)
-    # of the upper tail where that is the smaller one
-    mass = np.where(
-        lower > 0, logistic.sf(lower) - logistic.sf(upper), logistic.cdf(upper) - logistic.cdf(lower)
-    )
-    return report, np.log(mass).sum((1, 2, 3)), task
-
-
-def test_where_latents_say_nothing_both_bounds_are_the_likelihood():
-    report, log_likelihood, _ = evaluated(blind=True)
-    for bound in ("elbo", "importance_weighted_bound"):  # float32 sums of 64
-        np.testing.assert_allclose(report[bound], log_likelihood.mean(), rtol=1e-5)
-    np.testing.assert_allclose(report["elbo_error"], log_likelihood.std() / np.sqrt(53), rtol=1e-4)
-    np.testing.assert_allclose(
-        report["bits_per_dimension"], -log_likelihood.mean() / (64 * np.log(2)), rtol=1e-5
-    )
-    assert report["num_importance_samples"] == 7 and report["num_units"] == 4
-
-
-def test_a_collapsed_posterior_is_reported(tmp_path):
-    report, _, task = evaluated(blind=True)
-    (tmp_path / "metrics.jsonl").write_text('{"step": 3.0, "loss": 200.0, "steps_per_second": 1.0}\n')
-    report = dict(report)
-    pictures = finish_report(task, report, tmp_path, 3)
-    assert pictures.keys() == {"reconstructions"}
-    assert report["alarms"] == ["Posterior collapse: 0 of 4 latents depend on the images."]
-    seeing, _, task = evaluated(blind=False)
-    assert seeing["active_units"] > 0 and task.alarms({"active_units": 4.0, "num_units": 4.0}) == []
-    # the bound of more samples is the tighter one
-    assert seeing["importance_weighted_bound"] > seeing["elbo"]
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         (dict(model__name="VEA"), "config.model.name is 'VEA'.*VAE"),
-        (dict(model__size=3), "config.model has size, which VAE does not take; .*latent_size"),
+        (dict(model__size=3), "config.model.size is set, which VAE does not take; .*latent_size"),
         (dict(likelihood__name="poisson"), "likelihood.name is 'poisson'.*bernoulli.*discretized_logistic"),
         (dict(bound__num_samples=5, bound__beta=2.0), "bound.beta 2.0 .*num_samples 5 let them be 1 and 0"),
         (dict(bound__num_samples=5, bound__free_nats=0.1), "free_nats 0.1 are of the ELBO"),
@@ -245,18 +174,19 @@ def test_mistakes_are_named(changes, words):
 
 @pytest.mark.slow
 def test_a_run_from_end_to_end(tmp_path):
-    run = tmp_path / "run"
+    workdir = tmp_path / "run"
     every = [
         f"--config.{name}=10"
         for name in ("log_every", "checkpoint.every", "sampling.every", "evaluation.every")
     ]
-    result = program(
-        "train", f"--config={ROOT}/configs/digits_vae.py:iwae", f"--workdir={run}", "--config.num_steps=20",
+    result = run(
+        "train", f"--config={ROOT}/configs/digits_vae.py:iwae", f"--workdir={workdir}", "--config.num_steps=20",
         "--config.optimizer.warmup=5", "--config.snapshot_every=20", "--config.model.width=32",
-        "--config.evaluation.num_samples=360", "--config.evaluation.num_importance_samples=3", *every,
+        "--config.evaluation.num_samples=360", "--config.evaluation.measures.bounds.num_importance_samples=3",
+        *every,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    report = json.loads((run / "report.json").read_text())
+    report = json.loads((workdir / "report.json").read_text())
     assert {"elbo", "importance_weighted_bound", "bits_per_dimension", "frechet_distance"} <= report.keys()
     assert "class_accuracy" not in report
     for name in (
@@ -266,6 +196,6 @@ def test_a_run_from_end_to_end(tmp_path):
         "report.html",
         "reconstructions/step_000020.png",
     ):
-        assert (run / name).exists(), name
-    logged = set().union(*(json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()))
-    assert {"nats/divergence", "elbo", "bits_per_dimension", "norm/gradient/total"} <= logged
+        assert (workdir / name).exists(), name
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert {"nats/divergence", "elbo", "bits_per_dimension", "norm/gradient/total"} <= set().union(*rows)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from stand_in import pictures, random_variables
 
 from experiments.evaluation.features import networks
 from experiments.evaluation.features.networks import load_network
@@ -14,6 +13,7 @@ from genjax import pretrained
 from genjax.data import to_float
 from genjax.models.encoders.dinov2 import Dinov2, dinov2_features
 from genjax.models.encoders.inception import Inception
+from tests.experiments.stand_in import pictures, random_variables
 from tests.virtual_devices import lines_of
 
 

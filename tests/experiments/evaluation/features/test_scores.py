@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
-from stand_in import SHAPE, dataset_of, features_and_logits, network_of, pictures, random_variables
 from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers
 
@@ -25,6 +24,14 @@ from genjax import pretrained
 from genjax.data import load_dataset, to_float
 from genjax.models.encoders.clip import CLIP, CLIPText, CLIPVision, resize_and_crop
 from genjax.training.workdir import Config
+from tests.experiments.stand_in import (
+    SHAPE,
+    dataset_of,
+    features_and_logits,
+    network_of,
+    pictures,
+    random_variables,
+)
 
 DATA = Data("mine", "train", "test", None, SHAPE)
 CONTEXT = Context(DATA, None, Classes(10), 100)

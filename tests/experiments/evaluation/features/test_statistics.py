@@ -2,10 +2,17 @@
 
 import numpy as np
 import pytest
-from stand_in import WIDTH, dataset_of, features_and_logits, network_of, not_to_be_called, pictures
 
 from experiments.evaluation.features import networks, statistics
 from experiments.evaluation.features.statistics import reference_statistics
+from tests.experiments.stand_in import (
+    WIDTH,
+    dataset_of,
+    features_and_logits,
+    network_of,
+    not_to_be_called,
+    pictures,
+)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,81 @@
+"""What an evaluation says of a variational autoencoder: bounds against the likelihood, and collapse."""
+
+import functools
+from types import SimpleNamespace
+from unittest import mock
+
+import jax
+import numpy as np
+from scipy.stats import logistic
+
+from experiments.configuration.runs import build
+from experiments.evaluation import autoencoders
+from experiments.evaluation.autoencoders import Bounds
+from experiments.evaluation.context import Context, Model
+from experiments.launch.experiment import split_pictures
+from experiments.launch.reports import alarms
+from genjax.training.workdir import Config
+from tests.experiments.small_vae import initial, small_config
+
+HELD_OUT = np.random.default_rng(0).integers(0, 17, (53, 8, 8, 1)).astype(np.float32) / 8 - 1
+
+
+@functools.cache
+def evaluated(blind):
+    """Of 53 images, which are no multiple of a batch: the report, the images' log-likelihoods by SciPy if the
+    network is blind, and the task.
+
+    A blind network's posterior is the prior, whatever the image, and what its decoder says does not depend on
+    the latents.
+    """
+    config = small_config("elbo")
+    config.sampling.weights = "params"
+    task = build(config)
+    state = initial(task)
+    params = jax.device_get(state.params)
+    random = np.random.default_rng(1)
+    if blind:
+        nothing = lambda name: jax.tree.map(np.zeros_like, params[name])
+        outputs = np.stack([random.uniform(-1, 1, (8, 8)), random.uniform(-4, -1, (8, 8))], -1)
+        head = nothing("head") | {"bias": outputs.astype(np.float32).ravel()}
+        params = params | {"moments": nothing("moments"), "head": head}
+    context = Context(None, task.space, task.condition, len(HELD_OUT))
+    reference = SimpleNamespace(examples=(None, (HELD_OUT, None)))
+    with mock.patch.object(autoencoders, "image_reference", lambda data, count: reference):
+        report = Bounds(context, num_importance_samples=7)(
+            Model(task, state.replace(params=params), Config(config.sampling))
+        )
+    if not blind:
+        return report, None, task
+    mean, scale = outputs[..., :1], np.exp(outputs[..., 1:])
+    upper = np.where(HELD_OUT > 0.99, np.inf, (HELD_OUT + 1 / 16 - mean) / scale)
+    lower = np.where(HELD_OUT < -0.99, -np.inf, (HELD_OUT - 1 / 16 - mean) / scale)
+    # of the upper tail where that is the smaller one
+    mass = np.where(
+        lower > 0, logistic.sf(lower) - logistic.sf(upper), logistic.cdf(upper) - logistic.cdf(lower)
+    )
+    return report, np.log(mass).sum((1, 2, 3)), task
+
+
+def test_where_latents_say_nothing_both_bounds_are_the_likelihood():
+    report, log_likelihood, _ = evaluated(blind=True)
+    for bound in ("elbo", "importance_weighted_bound"):  # float32 sums of 64
+        np.testing.assert_allclose(report[bound], log_likelihood.mean(), rtol=1e-5)
+    np.testing.assert_allclose(report["elbo_error"], log_likelihood.std() / np.sqrt(53), rtol=1e-4)
+    np.testing.assert_allclose(
+        report["bits_per_dimension"], -log_likelihood.mean() / (64 * np.log(2)), rtol=1e-5
+    )
+    assert report["num_importance_samples"] == 7 and report["num_units"] == 4
+
+
+def test_a_collapsed_posterior_is_reported(tmp_path):
+    report, _, task = evaluated(blind=True)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3.0, "loss": 200.0, "steps_per_second": 1.0}\n')
+    figures, pictures = split_pictures(report)
+    assert pictures.keys() == {"reconstructions"}
+    expected = ["Posterior collapse: 0 of 4 latents depend on the images."]
+    assert alarms(task, figures, tmp_path, 3) == expected
+    seeing, _, task = evaluated(blind=False)
+    assert seeing["active_units"] > 0 and task.alarms({"active_units": 4.0, "num_units": 4.0}) == []
+    # the bound of more samples is the tighter one
+    assert seeing["importance_weighted_bound"] > seeing["elbo"]
