@@ -1,0 +1,37 @@
+"""What every program does first and last."""
+
+import pytest
+
+from tests.experiments.launching import run, run_alone
+
+COMMANDS = (
+    "train sample evaluate encode latents likelihood sweep report compare plan benchmark loop_overhead peers"
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS.split())
+def test_help_explains_every_flag(name):
+    result = run(name, "--help")
+    own = [line for line in result.stdout.splitlines() if line.startswith("  --")]
+    assert own and all(len(line.split(":", 1)[1].strip()) > 5 for line in own), result.stdout
+    assert f"python -m experiments.{name}" in result.stdout
+
+
+def test_what_was_compiled_is_kept_for_the_next_program(small_run, tmp_path):
+    """In the cache of the user, each file written once by the first program and none by the second."""
+    environment = dict(
+        XDG_CACHE_HOME=str(tmp_path),
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        JAX_COMPILATION_CACHE_DIR=None,
+    )
+
+    def kept_after(*flags):
+        flags = [f"--workdir={small_run[0]}", f"--out={tmp_path}/a.png", *flags]
+        result = run_alone("sample", *flags, **environment)
+        assert result.returncode == 0, result.stderr
+        return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("genjax/compilations/*-cache")}
+
+    first = kept_after("--count=1")
+    assert any(name.startswith("jit_generate") for name in first)
+    assert kept_after("--count=1", "--seed=3") == first
+    assert kept_after("--count=2").keys() > first.keys()  # of another shape

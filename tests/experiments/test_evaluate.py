@@ -1,0 +1,37 @@
+"""The program that evaluates."""
+
+import json
+import shutil
+
+from tests.experiments.launching import run
+
+
+def test_evaluate_reports_what_it_used(small_run, tmp_path):
+    out = tmp_path / "report.json"
+    result = run(
+        "evaluate", f"--workdir={small_run[0]}", f"--out={out}", "--guidance_scale=0.5", "--num_steps=1",
+        "--seed=3", "--weights=params", "--num_samples=400", "--sampler=ddim", "--grid=uniform_grid,shift=2.0",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    report = json.loads(out.read_text())
+    expected = dict(
+        guidance_scale=0.5,
+        num_steps=1,
+        seed=3,
+        ema=False,
+        num_samples=400,
+        sampler="ddim",
+        steps=40,
+        grid="uniform_grid(shift=2.0)",
+    )
+    assert {name: report[name] for name in expected} == expected
+    trained = json.loads((small_run[0] / "report.json").read_text())
+    for name in ("seconds", "steps_per_second", "frechet_distance_train", "classifier_accuracy"):
+        assert report[name] == trained[name]
+
+
+def test_evaluation_of_the_run_itself_renews_its_page(small_run, tmp_path):
+    workdir = shutil.copytree(small_run[0], tmp_path / "run")
+    result = run("evaluate", f"--workdir={workdir}", "--guidance_scale=0.125", "--num_steps=1")
+    assert result.returncode == 0 and f"  {workdir / 'report.html'}\n" in result.stdout, result.stderr
+    assert "<td>0.125</td>" in (workdir / "report.html").read_text(encoding="utf-8")

@@ -1,0 +1,146 @@
+"""The program that trains: what it leaves, what it refuses, and what it needs no second time."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.experiments.launching import SMALL, run, run_alone
+
+REPORTED = {
+    "experiment", "steps", "seconds", "steps_per_second", "device", "class_accuracy", "frechet_distance",
+    "frechet_distance_train", "precision", "recall", "nearest_neighbour_ratio", "num_samples", "sampler",
+    "num_steps", "guidance_scale", "ema", "seed",
+}  # fmt: skip
+
+
+def test_a_run_leaves_what_it_promises(small_run):
+    workdir, result = small_run
+    report = json.loads((workdir / "report.json").read_text())
+    assert report.keys() >= REPORTED
+    assert (report["steps"], report["num_samples"], report["ema"]) == (40, 360, True)
+    assert report["classifier_accuracy"] >= 0.98
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["config"]["model"]["width"] == 32
+    assert record["versions"]["jax"] and record["device"] and "git_commit" in record
+    assert record["attention"] == "plain: 64 × 16 queries, 16 keys, 2 heads of 16"
+    assert record["attention"] in (workdir / "report.html").read_text()
+    steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [10, 20, 30, 40]
+    assert sorted(p.name for p in (workdir / "samples").iterdir()) == ["step_000020.png", "step_000040.png"]
+    with Image.open(workdir / "samples.png") as image:
+        assert image.size == (2 * 34, 10 * 34)  # a row per class
+    with Image.open(workdir / "noise_to_data.gif") as animation:
+        assert animation.n_frames == 5
+    with Image.open(workdir / "curves.png") as image:
+        assert image.size[0] > 500
+    for name in ("samples.png", "noise_to_data.gif", "curves.png", "report.json", "report.html"):
+        assert (workdir / name).exists()
+        assert str(workdir / name) in result.stdout
+
+
+def test_nothing_but_progress_is_printed(small_run):
+    """No warnings, no commentary of libraries."""
+    _, result = small_run
+    assert all(line.startswith("step ") for line in result.stderr.splitlines() if line), result.stderr
+
+
+def test_a_run_of_many_classes_shows_some(tmp_path):
+    """Forty classes, from folders: every second one has a row."""
+    random = np.random.default_rng(0)
+    for i in range(40 * 5):
+        folder = tmp_path / "images" / ("test" if i < 40 else "train") / f"{i % 40:02}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / f"{i}.png")
+    result = run(
+        "train", *SMALL, f"--workdir={tmp_path / 'run'}", "--config.data.name=folder", "--config.num_steps=6",
+        f"--config.data.directory={tmp_path / 'images'}", "--config.data.image_shape=8,8,3",
+        "--config.condition.num_classes=40", "--config.sampling.batch_size=16",
+        "--config.evaluation.num_samples=40",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    for name in "samples.png", "noise_to_data.gif":
+        with Image.open(tmp_path / "run" / name) as image:
+            assert image.size == (2 * 34, 20 * 34)
+    result = run("sample", f"--workdir={tmp_path / 'run'}", "--count=1", f"--out={tmp_path / 'a.npz'}")
+    assert result.returncode == 0, result.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["labels"], np.arange(0, 40, 2))
+
+
+def test_the_same_command_again_trains_no_further(small_run, tmp_path):
+    workdir = shutil.copytree(small_run[0], tmp_path / "run")
+    before = (workdir / "metrics.jsonl").read_text()
+    result = run("train", *SMALL, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert (workdir / "metrics.jsonl").read_text() == before
+    a, b = (json.loads((folder / "report.json").read_text()) for folder in (small_run[0], workdir))
+    assert a == b
+
+
+def test_mesh_logging_and_schedules_may_differ(small_run, tmp_path):
+    workdir = shutil.copytree(small_run[0], tmp_path / "run")
+    result = run(
+        "train", *SMALL, f"--workdir={workdir}", "--config.mesh.data=1", "--config.mesh.tensor=1", "--config.log_every=5",
+        "--config.sampling.every=5", "--config.checkpoint.keep=5", "--config.evaluation.num_samples=370",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+
+
+WRONG = {
+    "misspelt field": (
+        ["--config.optimizer.learing_rate=1"],
+        "'optimizer.learing_rate'. Did you mean 'learning_rate'?",
+    ),
+    "misspelt group": (["--config.optimzer.learning_rate=1"], "'optimzer'. Did you mean 'optimizer'?"),
+    "not a flag": (["steps=3"], "steps=3 is not understood"),
+    "unknown dataset": (["--config.data.name=digts"], "'digts'; the nearest names are digits"),
+    "image shape": (
+        ["--config.data.image_shape=(16,16,1)"],
+        "have shape (8, 8, 1), the network takes (16, 16, 1)",
+    ),
+    "patches": (["--config.model.patch_size=3"], "does not divide into patches of 3"),
+    "mesh": (["--config.mesh.data=3"], "needs 3 devices and this machine has 1"),
+    "target": (["--config.target.name=veloctiy"], "has clean, noise, velocity"),
+    "sampler": (["--config.sampling.sampler.name=hun"], "ddim, euler"),
+    "optimizer": (["--config.optimizer.name=admw"], "'admw'; there are adamaxw, adamw"),
+    "batch": (["--config.batch_size=5000"], "5000"),
+    "choice": (
+        ["--config=configs/digits_vae.py:ewae"],
+        "the choices are elbo, iwae; got 'ewae', nearest to 'iwae'",
+    ),
+    "classes": (["--config.condition.num_classes=9"], "has 10 classes, and config.condition.num_classes is 9"),
+    "warm-up": (["--config.optimizer.warmup=50"], "warmup=50"),
+}
+
+
+@pytest.mark.parametrize(("flags", "words"), WRONG.values(), ids=WRONG.keys())
+def test_mistakes_end_before_training_with_one_message(tmp_path, flags, words):
+    workdir = tmp_path / "run"
+    result = run("train", *SMALL, f"--workdir={workdir}", *flags)
+    assert result.returncode == 1
+    assert words in result.stderr and "Traceback" not in result.stderr
+    assert not (workdir / "config.json").exists()
+
+
+def test_a_batch_that_does_not_divide_by_the_devices(tmp_path):
+    devices = "--xla_force_host_platform_device_count=3"
+    result = run_alone("train", *SMALL, f"--workdir={tmp_path / 'run'}", XLA_FLAGS=devices)
+    assert result.returncode == 1
+    assert "a batch of 64 does not divide over 3 devices" in result.stderr
+    assert "multiples of 3" in result.stderr
+
+
+def test_an_unwritable_workdir(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run("train", *SMALL, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert result.returncode == 1
+    assert "cannot be written to" in result.stderr and "choose another folder" in result.stderr
+
+
+def test_a_workdir_with_another_config(small_run):
+    result = run("train", *SMALL, f"--workdir={small_run[0]}", "--config.optimizer.learning_rate=0.01")
+    assert result.returncode == 1
+    assert "optimizer.learning_rate: 0.001 there, 0.01 now" in result.stderr
+    assert "Choose another --workdir" in result.stderr
