@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config.experiment = "fashion_unet"
     config.num_steps = 900
     config.model = dict(
-        name="genjax.models.unets.song_unet.SongUNet",
+        name="SongUNet",
         width=16,
         multipliers=(1, 2, 4),  # at 28, 14 and 7 pixels
         blocks=1,

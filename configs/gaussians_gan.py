@@ -34,7 +34,7 @@ def get_config(choice: str = "non_saturating") -> ConfigDict:
     config = base.gan(name, "mlp_gan", name=f"{shape or 'grid'}_of_gaussians", image_shape=(2,))
     config.num_steps = config.snapshot_every = 12_000
     config.space.name = "Points"
-    config.condition = dict(name="Unconditional")
+    config.condition = dict(name="Unconditional", num_rows=8 if shape == "ring" else 25)
     config.objective = "relativistic" if objective == "r3gan" else objective
     burn_in = dict(every=1, burn_in=5000)
     config.regularizers = {

@@ -10,21 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
-from PIL import Image
 
-from experiments.benchmark import random_arrays
 from experiments.configuration.runs import build, mesh_axes
 from experiments.inputs.autoencoders import FrozenAutoencoder
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import abstract_batch
 from experiments.launch.experiment import Experiment
 from experiments.tasks import autoencoding
-from genjax.data import Batches, load_dataset, sources
 from genjax.devices import make_mesh
 from genjax.metrics.lpips import LPIPS
-from genjax.training import abstract_state, place_frozen
+from genjax.training import abstract_state
 from genjax.training.loop import compile_update
 from genjax.training.placement import abstract_frozen
 
@@ -155,7 +151,9 @@ def test_latent_flows_are_trained_as_published(choice, recipe):
     config = load(f"imagenet256_latent_flow:{choice}")
     task, (rate, b1, b2, *sizes) = build(config), recipe
     assert [config.batch_size, config.num_steps] == sizes
-    np.testing.assert_allclose([task.optimization.schedule(step) for step in (0, 1000, sizes[1] - 1)], rate, rtol=1e-6)
+    np.testing.assert_allclose(
+        [task.optimization.schedule(step) for step in (0, 1000, sizes[1] - 1)], rate, rtol=1e-6
+    )
     params = {"layer": {"kernel": jnp.ones(3)}}
     optimizer = task.optimization.optimizer
     state, gradient = optimizer.init(params), lambda size: {"layer": {"kernel": jnp.full(3, size)}}
@@ -164,7 +162,9 @@ def test_latent_flows_are_trained_as_published(choice, recipe):
     mean, square = (b1 - 2) / (1 + b1), (b2 + 4) / (1 + b2)  # of 1 and −2, corrected for starting at 0
     np.testing.assert_allclose(update["layer"]["kernel"], -rate * mean / np.sqrt(square), rtol=1e-4)
     start, end = task.process.domain
-    drawn = (np.asarray(task.objective.times(task.process, jnp.asarray([0.1, 0.5, 0.9]))) - start) / (end - start)
+    drawn = (np.asarray(task.objective.times(task.process, jnp.asarray([0.1, 0.5, 0.9]))) - start) / (
+        end - start
+    )
     # uniform, or logit-normal: sigmoids of the normal law's quantiles
     logits = 1 / (1 + np.exp(-np.array([-1.2815516, 0, 1.2815516])))
     np.testing.assert_allclose(drawn, logits if choice == "lightning_dit" else [0.1, 0.5, 0.9], atol=1e-5)
@@ -182,5 +182,3 @@ def test_a_field_that_is_set_is_one_field(name):
 
     identities = [id(each) for each in parts(load(name))]
     assert len(set(identities)) == len(identities)
-
-

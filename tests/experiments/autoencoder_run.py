@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from experiments.launch.opening import build
 
 from configs import digits_vae, emoji_autoencoder
+from experiments.configuration.runs import build
 from genjax.devices import make_mesh
 from genjax.devices.mesh import place_batch
 from genjax.metrics.lpips import LPIPS
@@ -50,7 +50,7 @@ def small_config(choice: str):
         config.model.quantizer.update(num_codes=CODES, features=2)
     if choice == "video":
         config.data.update(feature="video", image_shape=(3, 16, 16, 3))
-        config.model.update(module="temporal_autoencoder", name="TemporalAutoencoder", latent_channels=2)
+        config.model.update(name="TemporalAutoencoder", latent_channels=2)
         config.weights.perceptual = 0.0
         config.adversary.r1 = dict(weight=0.0)
         config.adversary.network.groups = 2

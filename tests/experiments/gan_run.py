@@ -8,9 +8,9 @@ import sys
 
 import jax
 import numpy as np
-from experiments.launch.opening import build
 
 from configs.digits_gan import get_config
+from experiments.configuration.runs import build
 from genjax.devices import make_mesh
 from genjax.devices.mesh import place_batch
 from genjax.training import abstract_state, init_state

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from experiments.launch.opening import build
 
 from configs import gaussians_gan
+from experiments.configuration.runs import build
 from experiments.evaluation.gans import PlaneReference
+from experiments.inputs.datasets import Data
 from genjax import adversarial
 from genjax.adversarial import instruments
 from genjax.data import load_dataset
@@ -37,7 +38,7 @@ def train(choice, seeds, num_steps=None):
     # optimized, unlike other tests' programs, which run for less time than that takes
     program = jax.jit(jax.vmap(run), compiler_options={"xla_backend_optimization_level": 3})
     samples, metrics = jax.device_get(program(jax.random.split(jax.random.key(0), seeds)))
-    reference = PlaneReference(config)
+    reference = PlaneReference(Data.from_config(config), config.evaluation.num_samples)
     # the generator's slope is summed over its updates in a step
     metrics["slope/generator"] = metrics["slope/generator"] / config.updates.generator
     found = [

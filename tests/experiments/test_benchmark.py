@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
-from launching import ROOT, run_alone
 
 from configs import digits_flow, emoji_autoencoder, emoji_text, imagenet256_latent_flow
 from experiments.benchmark import commands, computed_in, measure, measured_device, random_arrays, timed
@@ -22,6 +21,7 @@ from experiments.speed.records import merge, results_of
 from experiments.tasks import autoencoding, diffusion
 from genjax.devices import make_mesh
 from genjax.devices.specifications import DEVICES
+from tests.experiments.launching import ROOT, run_alone
 
 WIDTH, DEPTH, BATCH, STEPS = 64, 2, 16, 3
 TOKENS, PATCH = 16, 4  # of 8×8 images in patches of 2×2, one channel

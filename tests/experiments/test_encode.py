@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from launching import ROOT, run, start
 from PIL import Image
 
 from configs import emoji_latent_flow
@@ -17,6 +16,7 @@ from experiments.configuration.runs import build
 from genjax.data import load_dataset, to_float
 from genjax.data.sets.latents import part_paths, raw_latents
 from genjax.training import Checkpoints
+from tests.experiments.launching import ROOT, run, start
 
 pytestmark = pytest.mark.slow
 

@@ -11,23 +11,28 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import SMALL, program, start_training
-from experiments.launch.opening import build, read_config, restore
 
+from experiments.configuration.runs import build, open_run, read_config
 from genjax.devices import make_mesh
 from genjax.training import Checkpoints, abstract_state
 from genjax.training.checkpoints import damage
+from tests.experiments.launching import SMALL, run, run_alone, start
 
 STEPS = 100
 LONG = [f"--config.num_steps={STEPS}", "--config.checkpoint.every=5", "--config.sampling.every=1000"]
 
 
 def whole_state(workdir, step=None):
-    """Of a checkpoint, the newest if no step is given: also what `restore` leaves out."""
+    """Return a whole checkpoint, the newest if no step is given: also what a `Run` leaves out."""
     task, mesh = build(read_config(workdir)), make_mesh({"data": -1}, 1)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         step = step or checkpoints.latest()
         return checkpoints.restore(step, abstract_state(task, jax.random.key(0), mesh))
+
+
+def start_training(workdir, *flags, out=None):
+    """Starts training in a process of its own; its output is added to `out`, the file `workdir`.out if not given."""
+    return start("train", *SMALL, f"--workdir={workdir}", *flags, out=out or f"{workdir}.out")
 
 
 def assert_same_state(a, b, step):
@@ -48,7 +53,7 @@ def until(condition, process, seconds=120):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("faults") / "uninterrupted"
-    result = program("train", *SMALL, *LONG, f"--workdir={workdir}")
+    result = run_alone("train", *SMALL, *LONG, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
     return workdir
 
@@ -107,7 +112,7 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(s
     workdir = shutil.copytree(small_run[0], tmp_path / "run")
     largest = max((workdir / "checkpoints/00000040").rglob("*"), key=lambda p: p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-10])
-    result = program("train", *SMALL, f"--workdir={workdir}")
+    result = run("train", *SMALL, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
     assert "warning: the checkpoint" in result.stderr and "00000040 is not used" in result.stderr
     assert_same_state(workdir, small_run[0], 40)
@@ -121,7 +126,7 @@ def test_divergence_stops_the_program_and_keeps_the_last_good_checkpoint(tmp_pat
         "--config.checkpoint.every=1",
         "--config.optimizer.warmup=3",
     ]
-    result = program("train", *SMALL, *flags, f"--workdir={workdir}")
+    result = run("train", *SMALL, *flags, f"--workdir={workdir}")
     assert result.returncode == 1
     assert "at step" in result.stderr or "after step" in result.stderr
     assert "the last good checkpoint is that of step" in result.stderr and "Traceback" not in result.stderr
@@ -132,8 +137,8 @@ def test_divergence_stops_the_program_and_keeps_the_last_good_checkpoint(tmp_pat
 DISK_FULL = """
 import os, subprocess, sys, time
 from pathlib import Path
-sys.path.insert(0, os.path.dirname({here!r}))
-from conftest import start_training
+sys.path.insert(0, {root!r})
+from tests.experiments.test_faults import start_training
 mount, workdir, out = Path({mount!r}), Path({mount!r}) / "run", {out!r}
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", mount], check=True)
 process = start_training(workdir, *{flags!r}, out=out)
@@ -160,7 +165,7 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(uninterrupted, tmp
     (tmp_path / "mount").mkdir()
     out = tmp_path / "out"
     names = dict(mount=str(tmp_path / "mount"), copy=str(tmp_path / "copy"), out=str(out))
-    script = DISK_FULL.format(here=__file__, flags=LONG, **names)
+    script = DISK_FULL.format(root=str(Path(__file__).parents[2]), flags=LONG, **names)
     command = ["unshare", "--map-root-user", "--mount", sys.executable, "-c", script]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
@@ -185,10 +190,10 @@ def test_too_little_space_ends_before_training(tmp_path):
 
 def test_restored_is_what_sampling_reads(small_run):
     whole = whole_state(small_run[0])
-    _, _, state = restore(small_run[0], None)
+    state = open_run(small_run[0]).state
     jax.tree.map(np.testing.assert_array_equal, state.averages, whole.averages)
     assert state.step == 40 and not jax.tree.leaves((state.params, state.optimizer_state))
-    _, _, state = restore(small_run[0], None, weights="params")
+    state = open_run(small_run[0], weights="params").state
     jax.tree.map(np.testing.assert_array_equal, state.params, whole.params)
     assert not jax.tree.leaves(state.averages)
 
@@ -196,7 +201,7 @@ def test_restored_is_what_sampling_reads(small_run):
 @pytest.mark.slow
 def test_a_run_is_sampled_with_its_weights_split_over_all_devices(small_run, tmp_path, monkeypatch):
     def images(name):
-        result = program("sample", f"--workdir={small_run[0]}", "--count=2", f"--out={tmp_path / name}")
+        result = run_alone("sample", f"--workdir={small_run[0]}", "--count=2", f"--out={tmp_path / name}")
         assert result.returncode == 0, result.stderr
         return np.load(tmp_path / name)["images"].astype(int)
 
@@ -205,8 +210,8 @@ def test_a_run_is_sampled_with_its_weights_split_over_all_devices(small_run, tmp
     assert np.abs(images("split.npz") - alone).max() <= 1  # sums in another order
     script = f"""
 import jax
-from experiments.launch.opening import restore
-_, _, state = restore({str(small_run[0])!r}, None)
+from experiments.configuration.runs import open_run
+state = open_run({str(small_run[0])!r}).state
 arrays = [a for a in jax.tree.leaves(state) if a.size >= 2**12]
 assert arrays and all(8 * a.addressable_shards[0].data.size == a.size for a in arrays)
 """

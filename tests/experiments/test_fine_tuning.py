@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from launching import SMALL, run, shared_run
 
 from genjax import pretrained
 from genjax.pipelines import Run
+from tests.experiments.launching import SMALL, run, shared_run
 
 CONSTANT = [
     *SMALL,

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import ROOT, run
 from PIL import Image
 
 from genjax.pipelines import Run
+from tests.experiments.launching import ROOT, run
 
 FAMILY = '''
 """A family that learns the mean image of each class, and samples it with a little noise."""

@@ -5,7 +5,6 @@ import sys
 
 import jax
 import pytest
-from launching import ROOT, run
 
 from configs import digits_flow, digits_gan, digits_vae, imagenet256_latent_flow, text_to_image
 from experiments.configuration.runs import build
@@ -14,6 +13,7 @@ from experiments.plan import advice, parse_mesh, plan
 from genjax.devices import make_mesh
 from genjax.training import abstract_state
 from genjax.training.loop import compile_update
+from tests.experiments.launching import ROOT, run
 from tests.virtual_devices import lines_of
 
 XL = 674_816_272  # parameters of DiT-XL/2, of FACTS

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, SMALL
+
+from tests.experiments.launching import ROOT, SMALL
 
 STEPS = 40
 RUN = [

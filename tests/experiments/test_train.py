@@ -110,7 +110,10 @@ WRONG = {
         ["--config=configs/digits_vae.py:ewae"],
         "the choices are elbo, iwae; got 'ewae', nearest to 'iwae'",
     ),
-    "classes": (["--config.condition.num_classes=9"], "has 10 classes, and config.condition.num_classes is 9"),
+    "classes": (
+        ["--config.condition.num_classes=9"],
+        "has 10 classes, and config.condition.num_classes is 9",
+    ),
     "warm-up": (["--config.optimizer.warmup=50"], "warmup=50"),
 }
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from experiments.launch.opening import build
 
 from configs import digits_flow, digits_gan
+from experiments.configuration.runs import build
 from genjax.training import at_rounded, value_and_gradient
 
 RATE, STEPS = 0.05, 20

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import program
 
 from experiments.evaluation.images import latent_space
 from genjax import adversarial
 from genjax.metrics import LPIPS
+from tests.experiments.launching import run as run_command
 
 
 def styles(images=lambda w, labels: w):
@@ -97,9 +97,9 @@ def test_the_program(tmp_path, small_run):
     ]
     flags += ["--config.num_steps=1", "--config.batch_size=32", "--config.evaluation.num_samples=40"]
     flags += ["--config.regularizers.r1.every=2", "--config.regularizers.r2.every=2"]
-    result = program("train", "--config=configs/digits_gan.py:stylegan2", f"--workdir={run}", *flags)
+    result = run_command("train", "--config=configs/digits_gan.py:stylegan2", f"--workdir={run}", *flags)
     assert result.returncode == 0, result.stderr
-    result = program(
+    result = run_command(
         "latents", f"--workdir={run}", "--count=3", "--inversion_steps=5", "--pairs=20", "--truncation=0.7"
     )
     assert result.returncode == 0, result.stderr
@@ -112,5 +112,5 @@ def test_the_program(tmp_path, small_run):
         assert 0 < report[f"inversion_{space}"] <= report[f"inversion_{space}_start"]
     assert report["path_length_z"] > 0 and report["path_length_w"] > 0
 
-    result = program("latents", f"--workdir={small_run[0]}")
+    result = run_command("latents", f"--workdir={small_run[0]}")
     assert result.returncode == 1 and "this program is of images by GANs" in result.stderr

@@ -8,13 +8,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
-from conftest import program
 
 from experiments.compare import best, comparison
 from experiments.pages.html import Html, chart, element, page
-from experiments.report import write_report
+from experiments.pages.report import write_report
 from genjax.training.pictures import image_grid, save_animation, save_grid
+from tests.experiments.browser import CHROMIUM, Browser
+from tests.experiments.launching import run
 
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None and "CI" not in os.environ,
@@ -258,24 +258,24 @@ def test_markup_in_names_is_text():
 def test_the_programs(tmp_path):
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
     out = tmp_path / "both.html"
-    result = program("report", f"--workdir={a}")
+    result = run("report", f"--workdir={a}")
     assert result.returncode == 0 and result.stdout == f"{a / 'report.html'}\n", result.stderr
-    result = program("compare", a, f"--out={out}", b)
+    result = run("compare", a, f"--out={out}", b)
     assert result.returncode == 0 and result.stdout == f"{out}\n", result.stderr
     check(out.read_text(encoding="utf-8"), pictures=2, charts=2)
 
 
 def test_mistakes_are_answered(tmp_path):
-    run = make_run(tmp_path / "run")
+    made = make_run(tmp_path / "run")
     for folders, words in [
-        ([run, tmp_path], "holds no run (no config.json); give the --workdir of a training"),
-        ([run], "1 folders given; give those of two runs or more"),
-        ([run, run / ".." / "run"], "2 folders given, 1 of them different; give each run once"),
+        ([made, tmp_path], "holds no run (no config.json); give the --workdir of a training"),
+        ([made], "1 folders given; give those of two runs or more"),
+        ([made, made / ".." / "run"], "2 folders given, 1 of them different; give each run once"),
     ]:
         with pytest.raises((ValueError, FileNotFoundError), match=re.escape(words)):
             comparison(folders)
-    for name, given in (("report", [f"--workdir={tmp_path}"]), ("compare", [tmp_path, run])):
-        result = program(name, *given)
+    for name, given in (("report", [f"--workdir={tmp_path}"]), ("compare", [tmp_path, made])):
+        result = run(name, *given)
         assert result.returncode == 1 and "holds no run" in result.stderr and "Traceback" not in result.stderr
 
 

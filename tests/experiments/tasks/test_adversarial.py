@@ -1,8 +1,6 @@
 """The task of GANs: who moves when, against whom, and that nothing depends on devices or interruptions."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -10,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from experiments.launch.opening import build
 
 from configs import digits_gan, fashion_gan, gaussians_gan
+from experiments.configuration.runs import build
+from experiments.launch.experiment import Experiment
 from experiments.tasks.adversarial import Regularizer
 from genjax.data import Batches, load_dataset, to_float
 from genjax.training import Checkpoints
+from tests.experiments.launching import run as run_command
 from tests.virtual_devices import lines_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def plane(**changes):
@@ -26,7 +26,8 @@ def plane(**changes):
     config = gaussians_gan.get_config("r3gan")
     config.unlock()
     config.batch_size, config.updates.generator = 16, 1
-    config.model.update(generator=dict(width=8, depth=1), discriminator=dict(width=8, depth=1))
+    for player in (config.model.generator, config.model.discriminator):
+        player.update(width=8, depth=1)
     for name, value in changes.items():
         part, _, field = name.rpartition("__")
         (config[part] if part else config)[field] = value
@@ -222,7 +223,10 @@ def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (dict(model__name="gan"), "config.model.name is 'gan'.*dcgan, mlp_gan, r3gan, stylegan2, vit_gan"),
+        (
+            dict(model__generator=dict(name="Generator")),
+            "config.model.generator.name is 'Generator', which several.*dcgan.Generator.*vit_gan.Generator",
+        ),
         (dict(objective="hinged"), "config.objective is 'hinged'.*non_saturating"),
         (dict(regularizers=dict(r3=dict(weight=1.0))), "has 'r3'; there are r1, r2"),
         (dict(regularizers=dict(path_length=dict(weight=1.0))), "mlp_gan has none"),
@@ -264,7 +268,8 @@ def test_an_evaluation_sees_collapse():
     config.sampling.truncation = 0.0
     task = build(config)
     state = jax.jit(task.init)(jax.random.key(0))
-    report = task.evaluate(state, config, task.reference(config))
+    experiment = Experiment.from_config(config, task)
+    report = experiment.evaluate(experiment.model(state))
     assert report["duplicate_rate"] == 1 and report["recall"] < 0.1 and report["num_samples"] == 360
     assert report["num_modes"] == 10 and report["truncation"] == 0
     sentences = task.alarms({name: value for name, value in report.items() if isinstance(value, float)})
@@ -284,17 +289,12 @@ def test_an_evaluation_sees_collapse():
 @pytest.mark.slow
 def test_a_run_from_end_to_end(tmp_path):
     """Train, evaluate, sample; what a GAN has no such thing for is refused."""
-
-    def program(name, *flags):
-        command = [sys.executable, "-m", f"experiments.{name}", *map(str, flags)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-
     run = tmp_path / "run"
     every = [
         f"--config.{name}=10"
         for name in ("log_every", "checkpoint.every", "sampling.every", "evaluation.every")
     ]
-    result = program(
+    result = run_command(
         "train", f"--config={ROOT}/configs/gaussians_gan.py:saturating", f"--workdir={run}", "--config.num_steps=20",
         "--config.evaluation.num_samples=500", *every,
     )  # fmt: skip
@@ -315,19 +315,21 @@ def test_a_run_from_end_to_end(tmp_path):
     } <= logged
     assert not {"truncation", "frechet_distance_train"} & logged
 
-    result = program("evaluate", f"--workdir={run}", f"--out={tmp_path / 'half.json'}", "--truncation=0.5")
+    result = run_command(
+        "evaluate", f"--workdir={run}", f"--out={tmp_path / 'half.json'}", "--truncation=0.5"
+    )
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "half.json").read_text())["truncation"] == 0.5
-    result = program("sample", f"--workdir={run}", f"--out={tmp_path / 'a.npz'}", "--count=2")
+    result = run_command("sample", f"--workdir={run}", f"--out={tmp_path / 'a.npz'}", "--count=2")
     assert result.returncode == 0 and "truncation 1" in result.stdout, result.stderr
     assert np.load(tmp_path / "a.npz")["images"].shape == (50, 2)
     for name, flags, words in (
         ("sample", ["--guidance_scale=2"], "is not sampled by guidance_scale; its config.sampling has"),
         ("likelihood", [], "this program is of diffusion"),
     ):
-        result = program(name, f"--workdir={run}", *flags)
+        result = run_command(name, f"--workdir={run}", *flags)
         assert result.returncode == 1 and words in result.stderr and "Traceback" not in result.stderr
-    result = program("sweep", run, f"--out={tmp_path / 'sweep.json'}")
+    result = run_command("sweep", run, f"--out={tmp_path / 'sweep.json'}")
     assert result.returncode == 1 and "is not sampled by sampler" in result.stderr
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -12,20 +11,31 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from autoencoder_run import CODES, NARROW, START, WARMUP, batch, make, narrow_lpips, small_config
-from experiments.launch.opening import build
 
-from experiments.evaluation.autoencoders import beside, in_batches
-from experiments.evaluation.images import autoencoders as autoencoder_evaluation
-from experiments.evaluation.images import finish_report
-from experiments.launch.sampling import sample_images
+from experiments.configuration.runs import build
+from experiments.evaluation import autoencoders as evaluators
+from experiments.evaluation.autoencoders import interleave
+from experiments.evaluation.context import in_batches
+from experiments.inputs.datasets import Data
+from experiments.launch.experiment import Experiment, split_pictures
+from experiments.launch.reports import alarms as alarms_of
 from genjax.data import to_float
 from genjax.models.encoders.vgg16 import VGG16
 from genjax.nn.quantizers import VectorQuantizer
 from genjax.training import Checkpoints
+from genjax.training.sampling import sample
+from tests.experiments.autoencoder_run import (
+    CODES,
+    NARROW,
+    START,
+    WARMUP,
+    batch,
+    make,
+    narrow_lpips,
+    small_config,
+)
 from tests.virtual_devices import lines_of
 
-ROOT = Path(__file__).parents[2]
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in less time, for programs that run a few times
 KEY = jax.random.key(1)
 
@@ -199,7 +209,7 @@ def test_before_its_start_the_discriminator_stays_and_means_nothing_and_then_it_
 def test_without_a_term_it_is_left_out():
     """A deterministic bottleneck, no LPIPS, no discriminator: the loss is the distance alone."""
     config = small_config("kl")
-    config.model = dict(module="autoencoder_tiny", name="AutoencoderTiny", latent_channels=2)
+    config.model = dict(name="AutoencoderTiny", latent_channels=2)
     config.model.update(width=4, encoder_blocks=(1, 1), decoder_blocks=(1, 1))
     config.weights, config.adversary.weight = dict(perceptual=0.0), 0.0
     task = build(config)
@@ -267,7 +277,7 @@ def test_codes_move_in_training_alone_and_are_averaged():
     np.testing.assert_allclose(average, 0.1 * old + 0.9 * new, rtol=1e-5)  # as averages begin; float32
     # what evaluation and samples are made of is a function of variables that are not changed
     x = jnp.zeros((1, 16, 16, 3))
-    variables = state.weights("params")
+    variables = task.variables(state, "params")
     _, (kept, _) = jax.jit(
         lambda variables: task._reconstruct(variables["params"], variables, x, KEY), compiler_options=QUICK
     )(variables)
@@ -331,8 +341,8 @@ def test_a_video_is_reconstructed_frame_by_frame_and_flipped_as_a_whole():
         functools.partial(task.generate, trajectory=True), static_argnames="weights", compiler_options=QUICK
     )(state, KEY, np.zeros(8, int), np.arange(8), originals)
     np.testing.assert_allclose(np.moveaxis(frames, 0, 1), of_means, rtol=1e-4, atol=1e-5)  # float32
-    assert task.animation == "reconstruction.gif" and task.image_shape == (3, 16, 16, 3)
-    strips = task.picture(video[:2], 10)
+    assert task.animation == "reconstruction.gif" and task.space.shape == (3, 16, 16, 3)
+    strips = task.space.picture(video[:2], 10)
     frame = np.asarray(strips)[
         1 : 2 * 16 : 2, 1 + 2 * 16 : 1 + 4 * 16 : 2
     ]  # twice as large, in a border of 1
@@ -360,12 +370,11 @@ def test_held_out_examples_are_reconstructed_in_turn_whatever_is_beside_them(mon
 
     # as programs ask for them: bytes, of what the data set has held out
     held_out = SimpleNamespace(source=Examples("image", originals))
-    monkeypatch.setattr("experiments.tasks.autoencoding.load_dataset", lambda *where: held_out)
+    monkeypatch.setattr(Data, "load", lambda data, split: held_out)
     sampling = SimpleNamespace(seed=0, weights="ema")
-    images = sample_images(
-        dataclasses.replace(task, held_out=("here", "test", None)), state, labels, sampling
-    )
-    np.testing.assert_array_equal(images, np.asarray(task.as_data(together)))
+    other = dataclasses.replace(task, data=dataclasses.replace(task.data, name="here"))
+    images = sample(other, state, labels, sampling)
+    np.testing.assert_array_equal(images, np.asarray(task.space.to_data(together)))
 
 
 class Examples:
@@ -383,6 +392,8 @@ class Examples:
 
 class Brighter(nn.Module):
     """Latents are the pixels, to which a number is added."""
+
+    factor: int = 1
 
     def setup(self):
         self.offset = self.param("offset", nn.initializers.zeros, ())
@@ -407,18 +418,17 @@ def _narrow():
 def narrow_features(monkeypatch):
     """In place of published weights and their wide networks."""
     variables, (distance, features) = narrow_lpips(), _narrow()
-    monkeypatch.setattr(autoencoder_evaluation, "load_lpips", lambda: (NARROW, variables))
-    monkeypatch.setattr(autoencoder_evaluation, "_lpips", lambda: distance)
-    monkeypatch.setattr(autoencoder_evaluation, "_vgg16", lambda: features)
+    monkeypatch.setattr(evaluators, "load_lpips", lambda: (NARROW, variables))
+    monkeypatch.setattr(evaluators, "_lpips", lambda: distance)
+    monkeypatch.setattr(evaluators, "_vgg16", lambda: features)
 
 
 def hold_out(monkeypatch, config, held_out, train):
     """As the splits of the data."""
     feature = config.data.feature
     splits = {"test": Examples(feature, held_out), "train": Examples(feature, train)}
-    monkeypatch.setattr(
-        autoencoder_evaluation, "load_split", lambda config, split: SimpleNamespace(source=splits[split])
-    )
+    monkeypatch.setattr(Data, "load", lambda data, split: SimpleNamespace(source=splits[split]))
+    evaluators.originals_of.cache_clear()
 
 
 @pytest.mark.parametrize("feature", ["image", "video"])
@@ -433,9 +443,10 @@ def test_reconstructions_that_are_the_originals_and_others_ten_levels_brighter(
     hold_out(monkeypatch, config, held_out, train)
     config.evaluation.num_samples = 1000
     task = dataclasses.replace(build(config), network=Brighter(), adversary=None)
-    state, reference = task.init(KEY), task.reference(config)
+    state = task.init(KEY)
     config.sampling.weights = "params"
-    report = task.evaluate(state, config, reference)
+    experiment = Experiment.from_config(config, task)
+    report = experiment.evaluate(experiment.model(state))
     assert report["num_samples"] == 53
     assert report["psnr"] == np.inf and report["lpips"] == 0
     # 1 but for float64, and 0 but for the roots of float32 features' covariance
@@ -449,7 +460,7 @@ def test_reconstructions_that_are_the_originals_and_others_ten_levels_brighter(
     brighter = state.replace(
         autoencoder=state.autoencoder.replace(params={"offset": jnp.float32(10 / 127.5)})
     )
-    report = task.evaluate(brighter, config, reference)
+    report = experiment.evaluate(experiment.model(brighter))
     np.testing.assert_allclose(report["psnr"], 20 * np.log10(255 / 10), rtol=1e-6)
     assert report["lpips"] > 0 and report["fd_vgg16"] > 1e-3 * report["fd_vgg16_train"]
     assert report["ssim"] < 1
@@ -459,11 +470,11 @@ def test_reconstructions_that_are_the_originals_and_others_ten_levels_brighter(
 def test_originals_are_shown_above_their_reconstructions():
     """Of 25 images, two rows of ten."""
     value = np.arange(25, dtype=np.uint8)[:, None, None, None] * np.ones((16, 16, 1), np.uint8)
-    picture = np.asarray(beside(value, 100 + value))
+    picture = np.asarray(interleave(value, 100 + value))
     found = picture[17::34, 17::34]  # in the middle of each, twice as large, in a border of 1
     columns = np.arange(10)
     np.testing.assert_array_equal(found, [columns, 100 + columns, 10 + columns, 110 + columns])
-    assert beside(value[:3], value[:3]).size == (3 * 34, 2 * 34)
+    assert interleave(value[:3], value[:3]).size == (3 * 34, 2 * 34)
 
 
 def test_a_last_batch_that_is_filled_up_counts_nothing():
@@ -491,12 +502,11 @@ def test_a_collapsed_codebook_is_reported(monkeypatch, narrow_features, tmp_path
     config.sampling.weights = "params"
 
     def alarms(state):
-        report = task.evaluate(state, config, reference)
-        pictures = finish_report(task, report, tmp_path, 3)
+        report, pictures = split_pictures(experiment.evaluate(experiment.model(state)))
         assert pictures.keys() == {"reconstructions"}
-        return report, report["alarms"]
+        return report, alarms_of(task, report, tmp_path, 3)
 
-    reference = task.reference(config)
+    experiment = Experiment.from_config(config, task)
     assert alarms(state)[1] == []
     params = dict(state.autoencoder.params)
     params["quant_conv"] = dict(params["quant_conv"], kernel=0 * params["quant_conv"]["kernel"])
@@ -512,12 +522,11 @@ def test_a_collapsed_codebook_is_reported(monkeypatch, narrow_features, tmp_path
 @pytest.mark.parametrize(
     ("choice", "changes", "words"),
     [
-        ("kl", dict(model__module="autoencoder"), "module is 'autoencoder'.*autoencoder_kl.*vqgan"),
         ("kl", dict(model__name="AutoencoderKLM"), "config.model.name is 'AutoencoderKLM'.*AutoencoderKL"),
         ("vq", dict(model__quantizer=dict(name="VQ")), "model.quantizer.name is 'VQ'.*VectorQuantizer"),
         ("kl", dict(reconstruction__name="l3"), "config.reconstruction.name is 'l3'.*l1, l2"),
         ("kl", dict(adversary__objective="hinged"), "adversary.objective is 'hinged'.*hinge"),
-        ("kl", dict(adversary__network=dict(depth=3)), "adversary.network has depth.*does not take"),
+        ("kl", dict(adversary__network=dict(depth=3)), "adversary.network.depth is set.*does not take"),
         ("kl", dict(sampling__weights="emma"), "weights is 'emma'; there are params, ema"),
         ("kl", dict(accumulation_steps=2), "accumulation_steps must be 1"),
         (
