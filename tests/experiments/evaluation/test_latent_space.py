@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.evaluation.images import latent_space
+from experiments.evaluation import latent_space
 from genjax import adversarial
 from genjax.metrics import LPIPS
 from tests.experiments.launching import run as run_command
