@@ -48,8 +48,6 @@ CONFIGS = {
         use_quant_conv=False,
     ),
 }
-# For programs that run but once: compiled in half the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SIZES = {"four levels": (27, 17)}  # that 8 does not divide
 
 
@@ -91,7 +89,7 @@ def test_agrees(name, tmp_path):
         posterior = theirs.encode(images).latent_dist
         expected = [posterior.mean, posterior.logvar, theirs(images).sample]  # the decoded mean
 
-    @quick_jit
+    @jax.jit
     def apply(images):
         mean, log_variance = module.apply(variables, images, method="encode")
         return mean, log_variance, module.apply(variables, mean, method="decode")
@@ -138,7 +136,7 @@ def test_log_variance_is_clipped(tmp_path):
     with torch.no_grad():
         expected = channel_last(theirs.encode(images).latent_dist.logvar)
     assert expected.min() == -30 and expected.max() == 20
-    _, log_variance = quick_jit(lambda x: module.apply(variables, x, method="encode"))(channel_last(images))
+    _, log_variance = jax.jit(lambda x: module.apply(variables, x, method="encode"))(channel_last(images))
     assert_close(log_variance, expected)
 
 

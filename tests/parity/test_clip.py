@@ -62,9 +62,6 @@ VISION_MODELS = {
     "with projection": (CLIPVisionModelWithProjection, dict(hidden_act="gelu", patch_size=3)),
 }
 
-# For programs that run but once: compiled in half the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def randomise(model):
     """Weights that keep the scale of activations, biases and norms that are not the identity."""
@@ -127,7 +124,7 @@ def test_text_agrees(name, tokens, tmp_path):
         inputs |= {} if given is None else dict(attention_mask=torch.tensor(given).int())
         with torch.no_grad():
             expected = theirs(**inputs, output_hidden_states=True)
-        ours = quick_jit(module.apply)(variables, tokens, given)
+        ours = jax.jit(module.apply)(variables, tokens, given)
         assert_close(ours.states, torch.stack(expected.hidden_states))
         assert_close(ours.last, expected.last_hidden_state)
         if kind is CLIPTextModel:
@@ -147,7 +144,7 @@ def test_vision_agrees(name, images, tmp_path):
     inputs = dict(pixel_values=pixel_values(images))
     with torch.no_grad():
         expected = theirs(**inputs, output_hidden_states=True)
-    ours = quick_jit(module.apply)(variables, images)
+    ours = jax.jit(module.apply)(variables, images)
     assert_close(ours.states, torch.stack(expected.hidden_states))
     if kind is CLIPVisionModel:
         assert_close(ours.pooled, expected.pooler_output)
@@ -172,8 +169,8 @@ def test_logits_and_similarities_agree(both, images, tokens, tmp_path):
     inputs = dict(input_ids=torch.tensor(tokens), pixel_values=pixel_values(images[[0, 1, 1]]))
     with torch.no_grad():
         expected = both(**inputs)
-    assert_close(quick_jit(module.apply)(variables, images[[0, 1, 1]], tokens), expected.logits_per_image)
-    similarity = quick_jit(lambda *inputs: module.apply(variables, *inputs, method="similarity"))
+    assert_close(jax.jit(module.apply)(variables, images[[0, 1, 1]], tokens), expected.logits_per_image)
+    similarity = jax.jit(lambda *inputs: module.apply(variables, *inputs, method="similarity"))
     cosines = torch.sum(expected.image_embeds[:2] * expected.text_embeds, dim=-1)
     assert_close(similarity(images, tokens), cosines)
     again = dict(inputs, return_loss=False)
@@ -221,7 +218,7 @@ def test_preparation_of_pictures_agrees(height, width):
     # In the middle of the range, which cubic interpolation may overshoot; not in 8 bits, to which they round.
     image = np.random.default_rng(0).uniform(0.4, 0.6, (height, width, 3)).astype(np.float32)
     expected = processor(torch.tensor(image.transpose(2, 0, 1)), do_rescale=False)["pixel_values"][0]
-    ours = quick_jit(lambda images: resize_and_crop(images, SIZE))(2 * image[None] - 1)
+    ours = jax.jit(lambda images: resize_and_crop(images, SIZE))(2 * image[None] - 1)
     np.testing.assert_allclose(pixel_values(np.asarray(ours))[0], expected, rtol=0, atol=3e-6)
 
 

@@ -45,8 +45,6 @@ MODELS = {
     "UMT5": (*UMT5, dict(d_kv=8, num_layers=2)),
     "UMT5 with ReLU": (*UMT5, dict(feed_forward_proj="relu", d_kv=4)),
 }
-# For programs that run but once: compiled in half the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def create(kind, config, entries):
@@ -90,8 +88,8 @@ def test_agrees(name, tokens, tmp_path):
     theirs.save_pretrained(tmp_path / "theirs")
     module, variables = load(tmp_path / "theirs")
     mask = np.arange(LENGTH) < np.array([[4], [30]])
-    assert_close(quick_jit(module.apply)(variables, tokens), run(theirs, tokens))
-    assert_close(quick_jit(module.apply)(variables, tokens, mask), run(theirs, tokens, mask))
+    assert_close(jax.jit(module.apply)(variables, tokens), run(theirs, tokens))
+    assert_close(jax.jit(module.apply)(variables, tokens, mask), run(theirs, tokens, mask))
     save(tmp_path / "ours", module, variables)
     again = type(theirs).from_pretrained(tmp_path / "ours").eval()
     expected, tensors = theirs.state_dict(), again.state_dict()
@@ -106,7 +104,7 @@ def test_the_encoder_of_a_whole_model(kind, tokens, tmp_path):
     theirs = create(kind, config, dict(num_layers=1, num_decoder_layers=1))
     theirs.save_pretrained(tmp_path)
     module, variables = load(tmp_path)
-    assert_close(quick_jit(module.apply)(variables, tokens), run(theirs.encoder, tokens))
+    assert_close(jax.jit(module.apply)(variables, tokens), run(theirs.encoder, tokens))
 
 
 @pytest.mark.parametrize("num_buckets, max_distance", [(32, 128), (8, 20), (64, 256)])
@@ -146,7 +144,7 @@ def test_bfloat16_weights_are_kept_bitwise(tokens, tmp_path):
     assert again.dtype == torch.bfloat16
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in again.state_dict().items())
     # Numbers, computed in float32 from weights of bfloat16 on either side.
-    assert_close(quick_jit(module.apply)(variables, tokens), run(theirs.float(), tokens))
+    assert_close(jax.jit(module.apply)(variables, tokens), run(theirs.float(), tokens))
 
 
 @pytest.mark.parametrize(

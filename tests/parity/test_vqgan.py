@@ -39,8 +39,6 @@ CONFIGS = {
         up_block_types=["AttnUpDecoderBlock2D"] + 2 * ["UpDecoderBlock2D"],
     ),
 }
-# For programs that run but once: compiled in half the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def create(config):
@@ -86,7 +84,7 @@ def test_agrees(name, tmp_path):
         codes, _, (_, _, indices) = theirs.quantize(latents)
         reconstruction = theirs(images).sample
 
-    @quick_jit
+    @jax.jit
     def apply(images):
         latents = module.apply(variables, images, method="encode")
         quantized = module.apply(variables, latents, method="quantize")
@@ -136,7 +134,7 @@ def test_a_codebook_of_averages_and_unit_length_is_saved_by_its_effect(tmp_path)
     save(tmp_path / "ours", module, variables)
     theirs = VQModel.from_pretrained(tmp_path / "ours")
     latents = random.standard_normal((2, 5, 7, 2)).astype(np.float32)
-    quantized = quick_jit(functools.partial(module.apply, method="quantize"))(variables, latents)
+    quantized = jax.jit(functools.partial(module.apply, method="quantize"))(variables, latents)
     with torch.no_grad():
         expected, _, (_, _, indices) = theirs.quantize(torch.from_numpy(latents.transpose(0, 3, 1, 2)))
     np.testing.assert_array_equal(quantized.indices, indices.numpy().reshape(2, 5, 7))
