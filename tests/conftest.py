@@ -1,14 +1,105 @@
-"""Shared by all tests: fast compilation, one cache of it a session, and no tests against what is absent."""
+"""Shared by all tests: fast compilation, one cache of compiled programs, and a report of what each file costs."""
 
+import collections
+import gc
 import importlib.util
 import os
+import re
+import resource
 import tempfile
+from pathlib import Path
 
-# Set before jax is imported; programs that tests start inherit it. Every worker of a session shares it.
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# A test runs most programs a few times, so compiling costs more than running. Three things go: LLVM's
+# optimizations, fusions written through MLIR, and the splitting of each program into up to 32 parts.
+# The tests of `models` then take 0.6 of the CPU time.
+FAST_COMPILATION = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
+
+# Set before jax is imported; programs that tests start inherit it. All workers of a session share the cache.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="genjax-compilations-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-# Most programs run a few times: LLVM's optimization takes a fifth of all time and more than it saves.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
+os.environ["XLA_FLAGS"] = f"{FAST_COMPILATION} {os.environ.get('XLA_FLAGS', '')}".strip()
 os.environ.setdefault("TFDS_DATA_DIR", tempfile.mkdtemp(prefix="genjax-datasets-"))
 
 collect_ignore = [] if importlib.util.find_spec("torch") else ["parity"]
+
+IMPORTS = "imports, once a worker"
+cpu_seconds = collections.Counter()  # by test file
+peak_memory = {}  # by worker, in GiB
+
+
+def used_cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of the programs that it started and that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def pytest_collection_modifyitems(items):
+    """Put files with slow tests first, so that no worker begins a long file when the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish():
+    cpu_seconds[IMPORTS] = used_cpu_seconds()
+    gc.collect()
+    gc.freeze()  # what is imported stays, so later collections need not look at it
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    import jax  # reads the environment as set above
+
+    began = used_cpu_seconds()
+    result = yield
+    if nextitem is None or nextitem.path != item.path:
+        jax.clear_caches()  # compiled programs of a file stay in memory otherwise: 5 GiB in the end
+        gc.collect()
+    cpu_seconds[str(item.path.relative_to(ROOT))] += used_cpu_seconds() - began
+    return result
+
+
+def pytest_sessionfinish(session):
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["cost"] = dict(cpu_seconds), peak
+    elif cpu_seconds:
+        peak_memory["this process"] = peak
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    seconds, peak = node.workeroutput.get("cost", ({}, 0.0))
+    cpu_seconds.update(seconds)
+    peak_memory[node.gateway.id] = peak
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Print CPU seconds by folder and file if `--durations` is given, and what exceeds CONTRIBUTING's budgets."""
+    table = (ROOT / "CONTRIBUTING.md").read_text()
+    budgets = {
+        path: float(limit) for path, limit in re.findall(r"^\| `(tests/\S+)` \| (\d+) \|", table, re.M)
+    }
+    folders = collections.Counter()
+    for path, seconds in cpu_seconds.items():
+        folders["/".join(path.split("/")[:2])] += seconds
+    if config.option.durations is not None:
+        terminalreporter.section("CPU seconds, programs that tests start included")
+        for folder, total in folders.most_common():
+            terminalreporter.line(f"{total:8.1f} {folder}")
+            files = {path: seconds for path, seconds in cpu_seconds.items() if path.startswith(f"{folder}/")}
+            for path, seconds in sorted(files.items(), key=lambda pair: -pair[1]):
+                terminalreporter.line(f"{seconds:16.1f} {path}")
+        terminalreporter.line(f"{folders.total():8.1f} in all")
+        for worker, peak in sorted(peak_memory.items()):
+            terminalreporter.line(f"{peak:8.2f} GiB at most in {worker}")
+    for folder, budget in budgets.items():
+        if folders[folder] > budget:
+            terminalreporter.line(
+                f"{folder}: {folders[folder]:.0f} CPU seconds, budget {budget:.0f}", yellow=True
+            )

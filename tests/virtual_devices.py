@@ -1,4 +1,4 @@
-"""Modules run by themselves on as many virtual devices of the CPU as asked for, which is said before JAX starts."""
+"""Run programs on virtual devices of the CPU; their number is set before JAX starts."""
 
 import json
 import os
@@ -7,18 +7,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
 
-def lines_of(module: str, num_devices: int, *arguments: str) -> list[Any]:
-    """What `python -m module arguments…` prints, each line read as JSON."""
-    # Without LLVM's optimizations a program compiles in half the time; what is sent between devices stays.
-    options = f"--xla_force_host_platform_device_count={num_devices} --xla_backend_optimization_level=0"
+
+def run(arguments: list[str], num_devices: int) -> str:
+    """Return what Python with `arguments` prints on `num_devices` virtual devices."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={num_devices}"
     result = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=Path(__file__).parents[1],
-        env=os.environ | {"XLA_FLAGS": options},
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=600,
     )
     assert result.returncode == 0, result.stderr
-    return [json.loads(line) for line in result.stdout.splitlines()]
+    return result.stdout
+
+
+def lines_of(module: str, num_devices: int, *arguments: str) -> list[Any]:
+    """Return what `python -m module arguments…` prints, each line read as JSON."""
+    return [json.loads(line) for line in run(["-m", module, *arguments], num_devices).splitlines()]

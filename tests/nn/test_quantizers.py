@@ -1,8 +1,5 @@
 import functools
 import itertools
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +15,7 @@ from genjax.nn import (
     ResidualVectorQuantizer,
     VectorQuantizer,
 )
+from tests import virtual_devices
 
 CODES, FEATURES = 50, 6
 
@@ -429,5 +427,4 @@ assert np.abs(whole["codebook"]["codes"]).max() < 10  # they were
 
 
 def test_averages_are_over_all_devices():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    subprocess.run([sys.executable, "-c", EIGHT_DEVICES], check=True, env=environment, timeout=120)
+    virtual_devices.run(["-c", EIGHT_DEVICES], num_devices=8)

@@ -1,11 +1,8 @@
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 
 from genjax.nn import constrain
+from tests import virtual_devices
 
 FOUR_DEVICES = """
 import jax, jax.numpy as jnp
@@ -41,9 +38,4 @@ def test_no_mesh_no_operation():
 
 
 def test_on_four_devices():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_PLATFORMS": "cpu",
-    }
-    command = [sys.executable, "-W", "error", "-c", FOUR_DEVICES]
-    subprocess.run(command, check=True, env=environment)
+    virtual_devices.run(["-W", "error", "-c", FOUR_DEVICES], num_devices=4)

@@ -34,7 +34,6 @@ CONFIGS = {
 }
 # The trained one; larger; smaller and not square; as many patches, not square.
 SIZES = {"plain": [(10, 10), (14, 24), (6, 8)], "gated": [(10, 10)], "registers": [(10, 10), (6, 14)]}
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def create(name):
@@ -84,7 +83,7 @@ def test_agrees(saved, name, size):
     masked = masked if size == (10, 10) else None
     with torch.no_grad():
         expected = theirs(channel_first(images), masked if masked is None else torch.from_numpy(masked))
-    assert_close(quick_jit(module.apply)(variables, images, masked), expected.last_hidden_state)
+    assert_close(jax.jit(module.apply)(variables, images, masked), expected.last_hidden_state)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

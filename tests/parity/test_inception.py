@@ -17,8 +17,6 @@ from torchvision.models import inception, inception_v3
 from genjax.models.encoders.inception import Inception, inception_features
 from genjax.pretrained.inception import load
 
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def mean_of_pixels(x, **window):
     return avg_pool2d(x, count_include_pad=False, **window)
@@ -78,7 +76,7 @@ def test_torchvision_agrees(tmp_path):
     module, variables = load(tmp_path / "inception.safetensors")
     patches = np.random.default_rng(0).uniform(-1, 1, (2, 5, 4, 3)).astype(np.float32)
     images = patches.repeat(27, axis=1).repeat(26, axis=2)
-    ours = quick_jit(module.apply)(variables, images)
+    ours = jax.jit(module.apply)(variables, images)
     for output, expected in zip(ours, outputs(theirs, images), strict=True):
         assert_close(output, expected)
 
@@ -101,7 +99,7 @@ def test_features_of_fid_agree(tmp_path, fid, monkeypatch):
         line = lambda values, side=side: np.interp(np.arange(299) * side / 299, np.arange(side), values)
         resized = np.apply_along_axis(line, axis, resized)
     features, logits = outputs(fid, ((resized - 128) / 128).astype(np.float32))
-    ours, unbiased = quick_jit(inception_features)(variables, pictures / np.float32(127.5) - 1)
+    ours, unbiased = jax.jit(inception_features)(variables, pictures / np.float32(127.5) - 1)
     assert_close(ours, features)
     assert_close(unbiased, logits - fid.fc.bias.detach().numpy())
 

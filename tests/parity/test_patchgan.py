@@ -10,8 +10,6 @@ import torch
 from genjax.models.gans.patchgan import Discriminator
 
 WIDTH, GROUPS = 4, 2
-# For programs that run but once: compiled in half the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def pytorch(layers, groups):
@@ -71,7 +69,7 @@ def test_agrees(layers, groups, train):
     with torch.no_grad():
         expected = theirs.train(train)(torch.from_numpy(images.transpose(0, 3, 1, 2)))[:, 0].numpy()
     network = Discriminator(WIDTH, layers, groups)
-    apply = quick_jit(lambda images: network.apply(variables, images, train=train, mutable=["batch_stats"]))
+    apply = jax.jit(lambda images: network.apply(variables, images, train=train, mutable=["batch_stats"]))
     logits, state = apply(images)
     # float32 throughout: some ten products and norms, each with a relative error of 1e-7 or so.
     assert expected.std() > 0.1

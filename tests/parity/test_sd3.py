@@ -42,7 +42,6 @@ CONFIGS = {
 }
 SIZES = {"one layer of odd patches": (9, 6)}
 BATCH = 2
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def create(config):
@@ -91,7 +90,7 @@ def saved(request, tmp_path_factory):
 def test_agrees(saved):
     theirs, _, size, module, variables = saved
     inputs = inputs_of(theirs.config, *size)
-    assert_close(quick_jit(module.apply)(variables, *inputs), apply_theirs(theirs, *inputs))
+    assert_close(jax.jit(module.apply)(variables, *inputs), apply_theirs(theirs, *inputs))
 
 
 def test_what_was_loaded_is_saved_as_it_was(saved, tmp_path):
@@ -138,7 +137,7 @@ def test_diffusers_opens_what_is_saved_here_and_padding_is_as_no_text(ours, tmp_
     x, t, text = inputs_of(theirs.config, 8, 6)
     lengths = (5, 3)
     mask = jnp.arange(5) < jnp.array(lengths)[:, None]
-    outputs = quick_jit(module.apply)(variables, x, t, text.replace(mask=mask))
+    outputs = jax.jit(module.apply)(variables, x, t, text.replace(mask=mask))
     for i, length in enumerate(lengths):
         alone = lambda a, i=i: a[i : i + 1]
         text_alone = Text(alone(text.tokens)[:, :length], alone(text.pooled))

@@ -12,8 +12,6 @@ from genjax.models.autoencoders.autoencoder_kl import (
     AutoencoderKL_SD3,
 )
 
-# For programs that run but once: compiled in half the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 key = jax.random.key(0)
 images = jax.random.normal(jax.random.key(1), (2, 7, 10, 3))
 small = functools.partial(AutoencoderKL, latent_channels=2, widths=(4, 6), blocks=1, groups=2)
@@ -74,7 +72,7 @@ def test_transposed_kernels_make_of_transposed_images_transposed_images():
     variables = random_variables(module, images)
     transposed = jax.tree.map(lambda a: a.swapaxes(0, 1) if a.ndim == 4 else a, variables)
 
-    @quick_jit
+    @jax.jit
     def apply(variables, images):
         mean, log_variance = module.apply(variables, images, method="encode")
         return mean, log_variance, module.apply(variables, mean, method="decode")
@@ -92,7 +90,7 @@ def test_every_parameter_matters_but_one():
     module = small(attention_levels=(0,))
     variables = random_variables(module, images)
 
-    @quick_jit
+    @jax.jit
     @jax.grad
     def gradient(variables):
         mean, log_variance = module.apply(variables, images, method="encode")
@@ -106,7 +104,7 @@ def test_every_parameter_matters_but_one():
 
 def test_initial_weights_are_those_of_pytorch():
     """U(−1/√fan_in, 1/√fan_in): within the bound, and with a deviation of a √3rd of it."""
-    params = quick_jit(small(widths=(32,), groups=4).init)(key, images)["params"]
+    params = jax.jit(small(widths=(32,), groups=4).init)(key, images)["params"]
     for kernel, fan_in in (
         (params["encoder"]["mid_block_0"]["conv1"]["kernel"], 9 * 32),
         (params["decoder"]["mid_attention"]["query"]["kernel"], 32),

@@ -8,8 +8,6 @@ import pytest
 from genjax.models.autoencoders.vqgan import VQGAN_F16, LlamaGen_F8, LlamaGen_F16, VQModel
 from genjax.nn.quantizers import FiniteScalarQuantizer, ResidualVectorQuantizer, VectorQuantizer
 
-# For programs that run but once: compiled in half the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 key = jax.random.key(0)
 images = jax.random.normal(jax.random.key(1), (2, 8, 12, 3))
 small = functools.partial(VQModel, encoder_channels=4, widths=(4, 4), blocks=1, groups=2)
@@ -54,7 +52,7 @@ def test_images_are_reconstructed_from_indices(quantizer, levels):
     )
     variables = jax.tree.map(draw, jax.eval_shape(module.init, key, images))
 
-    @quick_jit
+    @jax.jit
     def apply(images):
         latents = module.apply(variables, images, method="encode")
         indices = module.apply(variables, latents, method="quantize").indices
@@ -71,7 +69,7 @@ def test_images_are_reconstructed_from_indices(quantizer, levels):
 def test_the_encoder_learns_through_the_codes_and_the_codebook_follows():
     module = small(VectorQuantizer(16, 3, ema_decay=0.5))
 
-    @quick_jit
+    @jax.jit
     def step(images):
         variables = module.init(key, images)
 

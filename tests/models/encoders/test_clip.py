@@ -19,8 +19,6 @@ from genjax.models.encoders.clip import (
 
 VOCABULARY, LENGTH, SIZE, DEPTH = 12, 9, 8, 2
 END = VOCABULARY - 1
-# For programs that run but once: compiled in half the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 text_encoder = functools.partial(
     CLIPText,
     width=8,
@@ -54,7 +52,7 @@ def variables(tokens):
 
 @pytest.fixture(scope="module")
 def apply():
-    return quick_jit(text_encoder().apply)
+    return jax.jit(text_encoder().apply)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +87,9 @@ def test_states_begin_at_the_embeddings_and_end_before_the_norm(apply, variables
 def test_pooled_is_the_state_at_the_first_end(apply, variables, tokens):
     output = apply(variables, tokens)
     np.testing.assert_array_equal(output.pooled, output.last[np.arange(2), [3, 6]])
-    highest = quick_jit(text_encoder(end_token=None).apply)
+    highest = jax.jit(text_encoder(end_token=None).apply)
     np.testing.assert_array_equal(highest(variables, tokens).pooled, output.pooled)
-    other = quick_jit(text_encoder(end_token=int(tokens[0, 0])).apply)(variables, tokens[:1])
+    other = jax.jit(text_encoder(end_token=int(tokens[0, 0])).apply)(variables, tokens[:1])
     np.testing.assert_array_equal(other.pooled, output.last[:1, 0])
 
 
@@ -116,7 +114,7 @@ def test_masked_tokens_are_not_looked_at(apply, variables, tokens):
 def test_unroll_and_remat_change_nothing_but_speed(variables, tokens):
     def gradients(network):
         loss = lambda variables, tokens: jnp.sum(network.apply(variables, tokens).projected ** 2)
-        return quick_jit(jax.grad(loss))(variables, tokens)
+        return jax.jit(jax.grad(loss))(variables, tokens)
 
     # The same sums of float32 in another order: a hundred times the rounding of one, 1e-7.
     jax.tree.map(
@@ -127,7 +125,7 @@ def test_unroll_and_remat_change_nothing_but_speed(variables, tokens):
 
 
 def test_bfloat16_computes_near_float32_and_keeps_states_float32(apply, variables, tokens):
-    output = quick_jit(text_encoder(dtype=jnp.bfloat16).apply)(variables, tokens)
+    output = jax.jit(text_encoder(dtype=jnp.bfloat16).apply)(variables, tokens)
     assert {a.dtype for a in jax.tree.leaves(output)} == {jnp.dtype("float32")}
     expected = apply(variables, tokens).last
     error = np.linalg.norm(output.last - expected) / np.linalg.norm(expected)
@@ -149,7 +147,7 @@ def test_cosines_of_pictures_and_texts(tokens):
     variables = jax.tree.map(lambda a: random.standard_normal(a.shape, np.float32), expected)
 
     def apply(name, *inputs):
-        return quick_jit(functools.partial(clip.apply, method=name))(variables, *inputs)
+        return jax.jit(functools.partial(clip.apply, method=name))(variables, *inputs)
 
     image_vectors, text_vectors = apply("embed_images", images), apply("embed_text", tokens)
     for vectors in (image_vectors, text_vectors):
@@ -162,7 +160,7 @@ def test_cosines_of_pictures_and_texts(tokens):
 
 def test_initial_scale_of_logits_is_that_of_the_paper(tokens):
     """Section 2.5."""
-    init = quick_jit(
+    init = jax.jit(
         lambda *inputs: CLIP(text_encoder(), image_encoder()).init(*inputs)["params"]["logit_scale"]
     )
     scale = init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), tokens)
@@ -171,7 +169,7 @@ def test_initial_scale_of_logits_is_that_of_the_paper(tokens):
 
 @pytest.mark.parametrize("height, width", [(12, 20), (20, 10), (7, 7)])
 def test_pictures_are_resized_and_cropped_in_the_middle(height, width):
-    prepare = quick_jit(lambda images: resize_and_crop(images, 6))
+    prepare = jax.jit(lambda images: resize_and_crop(images, 6))
     images = np.random.default_rng(0).uniform(-1, 1, (1, height, width, 3)).astype(np.float32)
     prepared = prepare(images)
     assert prepared.shape == (1, 6, 6, 3)
@@ -182,7 +180,7 @@ def test_pictures_are_resized_and_cropped_in_the_middle(height, width):
 
 def test_overshoot_is_cut():
     images = jnp.where(jnp.arange(4) < 2, -1.0, 1.0)[None, :, None, None] * jnp.ones((1, 4, 4, 3))
-    prepared = quick_jit(lambda images: resize_and_crop(images, 16))(images)
+    prepared = jax.jit(lambda images: resize_and_crop(images, 16))(images)
     assert prepared.min() == -1 and prepared.max() == 1  # cubic interpolation of a step goes beyond its ends
     np.testing.assert_array_equal(resize_and_crop(images, 4), images)
 

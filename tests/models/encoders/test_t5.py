@@ -9,8 +9,6 @@ from genjax.models.encoders.t5 import T5_XXL, UMT5_XXL, Block, T5Encoder, relati
 
 VOCABULARY, LENGTH, DEPTH, WIDTH, HEAD = 12, 9, 2, 16, 4
 encoder = functools.partial(T5Encoder, VOCABULARY, WIDTH, DEPTH, 3, HEAD, 20, num_buckets=8, max_distance=16)
-# For programs that run but once: compiled in half the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 KINDS = {"T5": dict(gated=False), "T5 version 1.1": {}, "UMT5": dict(bias_per_block=True)}
 
 
@@ -25,7 +23,7 @@ def perturbed(**options):
 def kind(request):
     """A network, applied, and its variables."""
     options = KINDS[request.param]
-    return quick_jit(encoder(**options).apply), perturbed(**options)
+    return jax.jit(encoder(**options).apply), perturbed(**options)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +84,7 @@ def test_unroll_and_remat_change_nothing_but_speed(tokens):
 
     def gradients(network):
         loss = lambda variables, tokens: jnp.sum(network.apply(variables, tokens) ** 2)
-        return quick_jit(jax.grad(loss))(variables, tokens)
+        return jax.jit(jax.grad(loss))(variables, tokens)
 
     # The same sums of float32 in another order: a hundred times the rounding of one, 1e-7.
     jax.tree.map(
@@ -99,8 +97,8 @@ def test_unroll_and_remat_change_nothing_but_speed(tokens):
 def test_bfloat16_computes_near_float32_also_of_long_texts():
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (1, 256), np.int32)
     variables = perturbed()
-    expected = quick_jit(encoder().apply)(variables, tokens)
-    output = quick_jit(encoder(dtype=jnp.bfloat16).apply)(variables, tokens)
+    expected = jax.jit(encoder().apply)(variables, tokens)
+    output = jax.jit(encoder(dtype=jnp.bfloat16).apply)(variables, tokens)
     assert output.dtype == jnp.float32
     error = np.linalg.norm(output - expected) / np.linalg.norm(expected)
     # bfloat16 rounds by 2⁻⁹ = .002 relative; a dozen products add up to a few times that.
@@ -111,10 +109,9 @@ def test_large_states_keep_what_is_added_to_them():
     """The published networks' states reach tens of thousands, where bfloat16's steps are of 128 and more."""
     block = lambda dtype: Block(2, 4, 8, True, 8, 16, 1e-6, dtype, jnp.float32)
     x = jnp.asarray(30_000 * np.random.default_rng(0).standard_normal((1, 3, 8)), jnp.float32)
-    variables = quick_jit(block(jnp.float32).init)(jax.random.key(0), x, None, None)
+    variables = jax.jit(block(jnp.float32).init)(jax.random.key(0), x, None, None)
     added, expected = (
-        quick_jit(block(dtype).apply)(variables, x, None, None)[0] - x
-        for dtype in (jnp.bfloat16, jnp.float32)
+        jax.jit(block(dtype).apply)(variables, x, None, None)[0] - x for dtype in (jnp.bfloat16, jnp.float32)
     )
     assert 0.1 < np.abs(expected).max() < 10
     # A few roundings of .002 of numbers of about one; and float32's steps at 60,000 are of .004.
@@ -122,7 +119,7 @@ def test_large_states_keep_what_is_added_to_them():
 
 
 def test_initial_queries_have_the_scale_that_attention_lacks(tokens):
-    variables = quick_jit(T5Encoder(8, 64, 2, 4, 16, 8).init)(jax.random.key(0), tokens % 8)
+    variables = jax.jit(T5Encoder(8, 64, 2, 4, 16, 8).init)(jax.random.key(0), tokens % 8)
     blocks = variables["params"]["blocks"]
     for name, expected in (("query", (64 * 16) ** -0.5), ("key", 64**-0.5), ("mlp_out", 8**-0.5)):
         # 4,096 or 512 numbers a layer, whose deviation is sure to a few percent.

@@ -8,8 +8,6 @@ import pytest
 from genjax.models.gans.dcgan import Discriminator, Generator
 
 LATENT, SIDE, CLASSES = 6, 8, 3
-# For programs that run but once: compiled in half the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 key = jax.random.key(0)
 latents = jax.random.normal(jax.random.key(1), (4, LATENT))
 images = jax.random.normal(jax.random.key(2), (4, SIDE, SIDE, 3))
@@ -58,7 +56,7 @@ def test_other_sides(start, doublings, side):
 
 
 def test_initialisation():
-    params = quick_jit(Generator(width=32, doublings=2).init)(key, jnp.zeros((1, 100)))["params"]
+    params = jax.jit(Generator(width=32, doublings=2).init)(key, jnp.zeros((1, 100)))["params"]
     # Of 100,000 and 32,768 values the deviation is off by a factor of 1 ± .004, of 96 by 1 ± .07.
     for layer, tolerance in (("project", 0.02), ("conv_0", 0.02)):
         np.testing.assert_allclose(np.std(params[layer]["kernel"]), 0.02, rtol=tolerance)
@@ -73,7 +71,7 @@ def test_samples_depend_on_their_own_latent_alone_unless_training(num_classes):
 
     def gradient(train):
         apply = lambda z: generator.apply(variables, z, labels, train=train, mutable=["batch_stats"])[0]
-        return np.asarray(quick_jit(jax.grad(lambda z: apply(z)[1, 2, 2, 0]))(latents))
+        return np.asarray(jax.jit(jax.grad(lambda z: apply(z)[1, 2, 2, 0]))(latents))
 
     alone = gradient(train=False)
     assert np.all(alone[1] != 0) and np.all(alone[[0, 2, 3]] == 0)
@@ -84,7 +82,7 @@ def test_statistics_change_in_training_alone():
     generator = small_generator()
     variables = random_variables(generator, latents)
     apply = lambda train: generator.apply(variables, latents, train=train, mutable=["batch_stats"])[1]
-    states = quick_jit(lambda: (apply(False), apply(True)))()
+    states = jax.jit(lambda: (apply(False), apply(True)))()
     old, kept, new = (state["batch_stats"] for state in (variables, *states))
     np.testing.assert_array_equal(kept["norm_0"]["mean"], old["norm_0"]["mean"])
     assert np.all(new["norm_0"]["mean"] != old["norm_0"]["mean"])
@@ -96,8 +94,8 @@ def test_classes_are_vectors_beside_the_latent():
     embedding = variables["params"]["label_embedding"]["embedding"]
     joined = jnp.concatenate([latents, embedding[labels]], axis=1)
     params = {name: value for name, value in variables["params"].items() if name != "label_embedding"}
-    unconditional = quick_jit(small_generator().apply)(variables | {"params": params}, joined)
-    apply = quick_jit(generator.apply)
+    unconditional = jax.jit(small_generator().apply)(variables | {"params": params}, joined)
+    apply = jax.jit(generator.apply)
     samples = apply(variables, latents, labels)
     np.testing.assert_array_equal(samples, unconditional)
     assert np.abs(samples - apply(variables, latents, (labels + 1) % CLASSES)).max() > 0.01
@@ -112,14 +110,14 @@ def test_classes_add_a_projection_to_the_logit():
         logits = discriminator.apply(variables | {"params": params}, images, labels)
         return logits.sum(), logits
 
-    gradient, logits = quick_jit(jax.grad(total, has_aux=True))(params)
+    gradient, logits = jax.jit(jax.grad(total, has_aux=True))(params)
     # Unconditional logits are linear in the map, and the head's gradient is the map, here of 4 pixels.
     pixels = gradient["head"]["kernel"].reshape(4, -1)
     features = gradient["label_embedding"]["embedding"]
     np.testing.assert_allclose(pixels.sum(axis=0), features.sum(axis=0), rtol=1e-4, atol=1e-5)
     plain, embedding = params.copy(), params["label_embedding"]["embedding"]
     del plain["label_embedding"]
-    plain = quick_jit(small_discriminator().apply)(variables | {"params": plain}, images)
+    plain = jax.jit(small_discriminator().apply)(variables | {"params": plain}, images)
     for label in (1, 2):  # of one image each
         np.testing.assert_allclose(
             logits[label] - plain[label], embedding[label] @ features[label], rtol=1e-4, atol=1e-5
@@ -132,7 +130,7 @@ def normalized():
     discriminator = small_discriminator(num_classes=CLASSES, spectral_norm=True)
     variables = random_variables(discriminator, images, labels)
 
-    @quick_jit
+    @jax.jit
     def iterate(variables):
         def step(_, state):
             return discriminator.apply(
@@ -164,7 +162,7 @@ def test_logits_of_spectral_norm_do_not_depend_on_the_weights_scale(normalized):
     params = variables["params"]
     scaled = jax.tree.map(lambda a: a if a.ndim == 1 else 3 * a, params)
     doubled = jax.tree.map(lambda a: 2 * a if a.ndim == 1 else a, params)
-    apply = quick_jit(lambda params: discriminator.apply(variables | {"params": params}, images, labels))
+    apply = jax.jit(lambda params: discriminator.apply(variables | {"params": params}, images, labels))
     np.testing.assert_allclose(apply(scaled), apply(params), rtol=1e-5)
     assert np.abs(apply(doubled) - apply(params)).max() > 0.01  # biases are as they are
 
@@ -185,7 +183,7 @@ def test_gradient_penalty_can_be_trained(spectral_norm):
     random = np.random.default_rng(1)
     params = variables["params"]
     direction = jax.tree.map(lambda a: jnp.asarray(random.standard_normal(a.shape), jnp.float32), params)
-    gradient, (_, slope) = quick_jit(lambda p: (jax.grad(penalty)(p), jax.jvp(penalty, (p,), (direction,))))(
+    gradient, (_, slope) = jax.jit(lambda p: (jax.grad(penalty)(p), jax.jvp(penalty, (p,), (direction,))))(
         params
     )
     # Reverse over reverse against forward over reverse; float32 sums of a few thousand terms.

@@ -7,8 +7,6 @@ import pytest
 
 from genjax.models.gans.patchgan import Discriminator
 
-# For programs that run but once: compiled in half the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 key = jax.random.key(0)
 images = jax.random.normal(jax.random.key(2), (4, 12, 16, 3))
 
@@ -38,7 +36,7 @@ def test_logits_see_patches(layers, side):
     image = jax.random.normal(key, (1, 104, 112, 1))
     variables = random_variables(network, image)
     rows, columns = jax.eval_shape(network.apply, variables, image).shape[1:]
-    gradient = quick_jit(jax.grad(lambda x: network.apply(variables, x)[0, rows // 2, columns // 2]))(image)
+    gradient = jax.jit(jax.grad(lambda x: network.apply(variables, x)[0, rows // 2, columns // 2]))(image)
     seen = np.argwhere(gradient[0, :, :, 0])
     np.testing.assert_array_equal(seen.max(axis=0) - seen.min(axis=0) + 1, side)
 
@@ -56,7 +54,7 @@ def test_group_norm_judges_each_image_alone_and_batch_norm_the_batch():
         network = Discriminator(width=4, layers=2, **options)
         variables = random_variables(network, images)
 
-        @quick_jit
+        @jax.jit
         def apply(images):
             return network.apply(variables, images, train=True, mutable=["batch_stats"])
 

@@ -15,8 +15,6 @@ FFHQ_256 = dict(
     blocks=(2,) * 7,
     float32_stages=3,
 )
-# For programs that run but once: compiled in half the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 key = jax.random.key(0)
 latents = jax.random.normal(jax.random.key(1), (3, LATENT))
 images = jax.random.normal(jax.random.key(2), (3, SIDE, SIDE, 3))
@@ -67,8 +65,8 @@ def test_initial_weights_are_those_of_the_authors():
     options = dict(
         widths=(32, 32), cardinalities=(4, 4), blocks=(2, 2), num_classes=100, embedding_features=64
     )
-    generator = quick_jit(Generator(**options).init)(key, jnp.zeros((1, 64)), jnp.zeros(1, int))["params"]
-    discriminator = quick_jit(Discriminator(**options).init)(
+    generator = jax.jit(Generator(**options).init)(key, jnp.zeros((1, 64)), jnp.zeros(1, int))["params"]
+    discriminator = jax.jit(Discriminator(**options).init)(
         key, jnp.zeros((1, SIDE, SIDE, 3)), jnp.zeros(1, int)
     )["params"]
     gain = np.sqrt(2 / 1.04) * 4**-0.25  # leaky ReLU's, and four blocks of three layers
@@ -88,11 +86,11 @@ def test_initial_weights_are_those_of_the_authors():
 def test_samples_depend_on_their_own_latent_and_class():
     generator = small_generator(num_classes=CLASSES, embedding_features=4)
     variables = random_variables(generator, latents, labels)
-    gradient = quick_jit(jax.grad(lambda z: generator.apply(variables, z, labels, train=True)[1, 2, 2, 0]))(
+    gradient = jax.jit(jax.grad(lambda z: generator.apply(variables, z, labels, train=True)[1, 2, 2, 0]))(
         latents
     )
     assert np.all(gradient[1] != 0) and np.all(gradient[0] == 0) and np.all(gradient[2] == 0)
-    samples = quick_jit(generator.apply)(variables, jnp.tile(latents[:1], (3, 1)), labels)
+    samples = jax.jit(generator.apply)(variables, jnp.tile(latents[:1], (3, 1)), labels)
     assert np.abs(samples[0] - samples[1]).max() > 0.1 and np.abs(samples[0] - samples[2]).max() > 0.1
 
 
@@ -106,7 +104,7 @@ def test_gradient_penalty_can_be_trained(num_classes):
 
     random = np.random.default_rng(1)
     direction = jax.tree.map(lambda a: jnp.asarray(random.standard_normal(a.shape), jnp.float32), params)
-    gradient, (_, slope) = quick_jit(lambda p: (jax.grad(penalty)(p), jax.jvp(penalty, (p,), (direction,))))(
+    gradient, (_, slope) = jax.jit(lambda p: (jax.grad(penalty)(p), jax.jvp(penalty, (p,), (direction,))))(
         params
     )
     # Reverse over reverse against forward over reverse; float32 sums of a few thousand terms.
@@ -119,7 +117,7 @@ def test_gradient_penalty_can_be_trained(num_classes):
 def test_coarsest_stages_are_float32(network, inputs):
     """Both stages: as in float32, exactly. None: as in bfloat16, whose rounding is 2⁻⁹ = .002, in some ten products."""
     params = random_variables(network(), inputs)
-    apply = lambda **options: np.asarray(quick_jit(network(**options).apply)(params, inputs))
+    apply = lambda **options: np.asarray(jax.jit(network(**options).apply)(params, inputs))
     expected = apply()
     outputs = [apply(dtype=jnp.bfloat16, float32_stages=stages) for stages in (0, 1, 2)]
     assert all(output.dtype == np.float32 for output in outputs)

@@ -8,8 +8,6 @@ import pytest
 from genjax.models.gans.vit_gan import Discriminator, Generator
 
 LATENT, SIDE, CLASSES, DEPTH = 6, 8, 3, 2
-# For programs that run but once: compiled in half the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 key = jax.random.key(0)
 latents = jax.random.normal(jax.random.key(1), (3, LATENT))
 images = jax.random.normal(jax.random.key(2), (3, SIDE, SIDE, 3))
@@ -60,7 +58,7 @@ def test_parameter_counts():
 def test_samples_at_initialisation_depend_on_latent_and_class():
     """Though blocks are the identity, as z is part of the tokens; and by order one, not by a small weight."""
     generator = small_generator(num_classes=CLASSES)
-    apply = quick_jit(lambda z, labels: generator.init_with_output(key, z, labels)[0])
+    apply = jax.jit(lambda z, labels: generator.init_with_output(key, z, labels)[0])
     many = jax.random.normal(key, (200, LATENT))
     assert 0.1 < apply(many, jnp.zeros(200, int)).std(axis=0).mean() < 3
     samples = apply(jnp.tile(latents[:1], (3, 1)), labels)
@@ -70,7 +68,7 @@ def test_samples_at_initialisation_depend_on_latent_and_class():
 def test_samples_depend_on_all_of_their_own_latent_and_nothing_of_others():
     generator = small_generator(num_classes=CLASSES)
     variables = random_variables(generator, latents, labels)
-    gradient = quick_jit(jax.grad(lambda z: generator.apply(variables, z, labels, train=True)[1, 2, 2, 0]))(
+    gradient = jax.jit(jax.grad(lambda z: generator.apply(variables, z, labels, train=True)[1, 2, 2, 0]))(
         latents
     )
     assert np.all(gradient[1] != 0) and np.all(gradient[0] == 0) and np.all(gradient[2] == 0)
@@ -80,7 +78,7 @@ def test_blocks_of_the_generator_are_modulated():
     """Tokens get z by `map_out`, and so do the blocks: with their modulation cut off the samples are others."""
     generator = small_generator()
     variables = random_variables(generator, latents)
-    apply = quick_jit(generator.apply)
+    apply = jax.jit(generator.apply)
     blocks = variables["params"]["blocks"]
     cut = {"dense": blocks["modulation"]["dense"] | {"kernel": jnp.zeros((DEPTH, 16, 96))}}
     others = {"params": variables["params"] | {"blocks": blocks | {"modulation": cut}}}
@@ -91,11 +89,11 @@ def test_logits_depend_on_every_pixel_of_their_own_image_and_on_where_it_is():
     discriminator = small_discriminator(num_classes=CLASSES)
     variables = random_variables(discriminator, images, labels)
     apply = lambda x: discriminator.apply(variables, x, labels, train=True)
-    gradient = quick_jit(jax.grad(lambda x: apply(x)[1]))(images)
+    gradient = jax.jit(jax.grad(lambda x: apply(x)[1]))(images)
     assert np.all(gradient[1] != 0) and np.all(gradient[0] == 0) and np.all(gradient[2] == 0)
     # The mean over tokens that did not know their position would not change with the order of inner patches.
     inner = jnp.zeros_like(images).at[:, 2:4, 2:4].set(images[:, 2:4, 2:4])
-    apply = quick_jit(apply)
+    apply = jax.jit(apply)
     assert np.abs(apply(inner) - apply(jnp.roll(inner, (2, 2), (1, 2)))).max() > 0.01
 
 
@@ -107,11 +105,11 @@ def test_classes_add_a_projection_to_the_logit():
         logits = discriminator.apply(variables, images, labels)
         return logits.sum(), logits
 
-    gradient, logits = quick_jit(jax.grad(total, has_aux=True))(variables)
+    gradient, logits = jax.jit(jax.grad(total, has_aux=True))(variables)
     # Unconditional logits are linear in the features, so the head's gradient is the features' sum.
     features = gradient["params"]["label_embedding"]["embedding"]
     np.testing.assert_allclose(gradient["params"]["head"]["kernel"][:, 0], features.sum(axis=0), rtol=1e-4)
-    plain = quick_jit(small_discriminator().apply)(without(variables, "label_embedding"), images)
+    plain = jax.jit(small_discriminator().apply)(without(variables, "label_embedding"), images)
     embedding = variables["params"]["label_embedding"]["embedding"]
     np.testing.assert_allclose(logits - plain, jnp.sum(embedding * features, axis=1), rtol=1e-4, atol=1e-5)
 
@@ -125,7 +123,7 @@ def test_gradient_penalty_can_be_trained():
 
     random = np.random.default_rng(1)
     direction = jax.tree.map(lambda a: jnp.asarray(random.standard_normal(a.shape), jnp.float32), params)
-    gradient, (_, slope) = quick_jit(lambda p: (jax.grad(penalty)(p), jax.jvp(penalty, (p,), (direction,))))(
+    gradient, (_, slope) = jax.jit(lambda p: (jax.grad(penalty)(p), jax.jvp(penalty, (p,), (direction,))))(
         params
     )
     # Reverse over reverse against forward over reverse; float32 sums of a few thousand terms.
@@ -137,7 +135,7 @@ def test_gradient_penalty_can_be_trained():
 @pytest.mark.parametrize("network, inputs", [(small_generator, latents), (small_discriminator, images)])
 def test_unroll_and_dtype(network, inputs):
     params = random_variables(network(), inputs)
-    apply = lambda **options: np.asarray(quick_jit(network(**options).apply)(params, inputs))
+    apply = lambda **options: np.asarray(jax.jit(network(**options).apply)(params, inputs))
     expected = apply()
     # Another order of the same float32 sums; and bfloat16's rounding of 2⁻⁹ = .002 in some ten products.
     np.testing.assert_allclose(apply(unroll=DEPTH), expected, rtol=0, atol=1e-5 * np.abs(expected).max())

@@ -15,9 +15,6 @@ from genjax.models.transformers.lightning_dit import (
 
 CLASSES, DEPTH = 5, 2
 
-# For programs that run but once: compiled in half the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def small(**options):
     return LightningDiT(1, 16, DEPTH, 2, CLASSES, **options)
@@ -39,7 +36,7 @@ def perturbed(inputs):
 
 @pytest.fixture(scope="module")
 def apply():
-    return quick_jit(small(qk_norm=True).apply)
+    return jax.jit(small(qk_norm=True).apply)
 
 
 # Counted in the authors' code, less the fixed table (tests/pretrained/data/README_lightning_dit.md).
@@ -66,7 +63,7 @@ def test_parameter_counts(module, expected):
 
 
 def test_initialisation_is_adaln_zero(inputs):
-    output, variables = quick_jit(small().init_with_output)(jax.random.key(0), *inputs)
+    output, variables = jax.jit(small().init_with_output)(jax.random.key(0), *inputs)
     assert np.all(output == 0)
     params = variables["params"]
     for modulation in (params["blocks"]["modulation"], params["modulation"], params["head"]):
@@ -78,7 +75,7 @@ def test_initialisation_is_adaln_zero(inputs):
 def test_unroll_and_remat_change_nothing_but_speed(apply, perturbed, inputs):
     network = lambda **options: small(qk_norm=True, **options)
     expected = apply(perturbed, *inputs)
-    output = quick_jit(network(unroll=DEPTH, remat_policy="nothing_saveable").apply)(perturbed, *inputs)
+    output = jax.jit(network(unroll=DEPTH, remat_policy="nothing_saveable").apply)(perturbed, *inputs)
     # The same sums of float32 in another order: a hundred times the rounding of one, 1e-7.
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     cost = lambda **options: multiply_adds(
@@ -116,7 +113,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(apply, pert
     network = small(qk_norm=True, dtype=jnp.bfloat16)
     shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    output, expected = quick_jit(network.apply)(perturbed, *inputs), apply(perturbed, *inputs)
+    output, expected = jax.jit(network.apply)(perturbed, *inputs), apply(perturbed, *inputs)
     assert output.dtype == jnp.float32
     error = np.linalg.norm(output - expected) / np.linalg.norm(expected)
     # bfloat16 rounds by 2⁻⁹ = .002 relative; a dozen products add up to a few times that.

@@ -17,8 +17,6 @@ from genjax.models.transformers.mmdit import (
 from genjax.nn import Text
 
 BATCH, CHANNELS, LENGTH = 2, 3, 4
-# For programs that run but once: compiled in half the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 small = functools.partial(
     MMDiT,
     patch_size=2,
@@ -56,7 +54,7 @@ def pull_back(network):
         output = network.apply(variables, x, t, Text(tokens, pooled, mask))
         return jnp.sum(output * weights), output
 
-    gradients = quick_jit(jax.grad(product, argnums=(0, 1, 2, 3, 4), has_aux=True))
+    gradients = jax.jit(jax.grad(product, argnums=(0, 1, 2, 3, 4), has_aux=True))
     return lambda variables, x, t, text, weights: jax.device_get(
         gradients(variables, x, t, text.tokens, text.pooled, text.mask, weights)
     )
@@ -111,7 +109,7 @@ def test_joint_attention_is_softmax_of_each_stream_over_both(inputs):
     random = np.random.default_rng(0)
     image, text = random.standard_normal((3, 1, 6, 2, 8)), random.standard_normal((3, 1, LENGTH, 2, 8))
     mask = inputs[-1].mask[1:]
-    outputs = quick_jit(joint_attention)(
+    outputs = jax.jit(joint_attention)(
         *(tuple(jnp.asarray(a, jnp.float32) for a in stream) for stream in (image, text)), mask
     )
     key, value = np.concatenate([image, text[:, :, :2]], axis=2)[1:, 0]  # two tokens, two of padding
@@ -125,7 +123,7 @@ def test_joint_attention_is_softmax_of_each_stream_over_both(inputs):
 
 def test_initialisation_is_zero(inputs):
     """The head is, and every gate."""
-    params = jax.device_get(quick_jit(small().init)(jax.random.key(0), *inputs))["params"]
+    params = jax.device_get(jax.jit(small().init)(jax.random.key(0), *inputs))["params"]
     names = ("dual_blocks", "last_block")
     parts = [params[name][part] for name in names for part in ("image_modulation", "text_modulation")]
     for part in (*parts, params["modulation"], params["head"]):
@@ -192,7 +190,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(expected, p
     network = small(dtype=jnp.bfloat16)
     variables = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    output = quick_jit(network.apply)(perturbed, *inputs)
+    output = jax.jit(network.apply)(perturbed, *inputs)
     assert output.dtype == jnp.float32
     error = np.linalg.norm(output - expected[1]) / np.linalg.norm(expected[1])
     # bfloat16 rounds by 2⁻⁹ = .002 relative; some products in each of three blocks add up to several times that.

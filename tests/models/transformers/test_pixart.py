@@ -11,9 +11,6 @@ from genjax.nn import Text
 
 DEPTH = 2
 
-# For programs that run but once: compiled in half the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def small(**options):
     return PixArt(
@@ -39,11 +36,11 @@ def perturbed(inputs):
 
 @pytest.fixture(scope="module")
 def apply():
-    return quick_jit(small().apply)
+    return jax.jit(small().apply)
 
 
 def test_initialisation_is_that_of_the_paper(inputs):
-    output, variables = quick_jit(small().init_with_output)(jax.random.key(0), *inputs)
+    output, variables = jax.jit(small().init_with_output)(jax.random.key(0), *inputs)
     assert np.all(output == 0)
     params = variables["params"]
     for layer in (params["head"], params["blocks"]["cross_attention"]["projection"]):
@@ -111,7 +108,7 @@ def test_positions_span_the_same_range_at_every_size(apply, perturbed):
 def test_unroll_and_remat_change_nothing_but_speed(apply, perturbed, inputs):
     network = lambda **options: small(**options)
     expected = apply(perturbed, *inputs)
-    output = quick_jit(network(unroll=DEPTH, remat_policy="nothing_saveable").apply)(perturbed, *inputs)
+    output = jax.jit(network(unroll=DEPTH, remat_policy="nothing_saveable").apply)(perturbed, *inputs)
     # The same sums of float32 in another order: a hundred times the rounding of one, 1e-7.
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     cost = lambda **options: multiply_adds(
@@ -124,7 +121,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(apply, pert
     network = small(dtype=jnp.bfloat16)
     shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    output, expected = quick_jit(network.apply)(perturbed, *inputs), apply(perturbed, *inputs)
+    output, expected = jax.jit(network.apply)(perturbed, *inputs), apply(perturbed, *inputs)
     assert output.dtype == jnp.float32
     error = np.linalg.norm(output - expected) / np.linalg.norm(expected)
     # bfloat16 rounds by 2⁻⁹ = .002 relative; a dozen products add up to a few times that.

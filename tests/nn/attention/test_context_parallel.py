@@ -1,10 +1,10 @@
 """Eight virtual devices, each with a part of the sequence, compute what one computes with plain attention."""
 
-import os
-import subprocess
-import sys
+import json
 
 import pytest
+
+from tests import virtual_devices
 
 PREAMBLE = """
 import functools
@@ -138,13 +138,27 @@ with jax.set_mesh(mesh_of(data=2, context=4)):
 """
 
 
-@pytest.mark.parametrize(
-    "program", [EQUAL, BYTES, MEMORY, CHOSEN], ids=["equal", "bytes", "memory", "chosen"]
-)
-def test_on_eight_devices(program):
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-        "JAX_PLATFORMS": "cpu",
-    }
-    command = [sys.executable, "-W", "error", "-c", PREAMBLE + program]
-    subprocess.run(command, check=True, env=environment)
+PROGRAMS = {"equal": EQUAL, "bytes": BYTES, "memory": MEMORY, "chosen": CHOSEN}
+
+RUN = f"""
+import json, traceback
+
+failures = {{}}
+for name, program in {PROGRAMS!r}.items():
+    try:
+        exec(program, dict(globals()))
+    except Exception:
+        failures[name] = traceback.format_exc()
+print(json.dumps(failures))
+"""
+
+
+@pytest.fixture(scope="module")
+def failures():
+    """By program, how it failed; all run in one process, which imports JAX once."""
+    return json.loads(virtual_devices.run(["-W", "error", "-c", PREAMBLE + RUN], num_devices=8))
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_on_eight_devices(failures, program):
+    assert program not in failures, failures[program]
