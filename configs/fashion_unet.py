@@ -1,6 +1,8 @@
 """Class-conditional rectified flow with a small U-Net (DDPM++) on Fashion-MNIST.
 
 python -m experiments.train --config=configs/fashion_unet.py --workdir=runs/fashion_unet
+
+The classical alternative to the transformer of fashion_flow, in about its time. Not run to its end yet.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,6 @@
 Measured: features and logits differ by less than 2e-6 of their largest value.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np

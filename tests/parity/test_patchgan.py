@@ -1,7 +1,5 @@
 """PatchGAN against the same network of PyTorch's layers, with the same random weights, in training and in evaluation."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest

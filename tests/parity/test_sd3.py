@@ -1,7 +1,5 @@
 """MMDiT against diffusers' Stable Diffusion 3 transformer, small and randomly initialised, saved by it and loaded here."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
