@@ -36,7 +36,9 @@ def main() -> None:
     with user_errors():
         run = open_run(WORKDIR.value, STEP.value, **sampling_changes())
         if run.config.task != "GAN" or run.task.space.shape == (2,):
-            raise ValueError(f"this program is of GANs; {run.config.experiment} is a {run.config.task}")
+            raise ValueError(
+                f"this program is of images by GANs; {run.config.experiment} is a {run.config.task}"
+            )
         folder = Path(WORKDIR.value) / "latents"
         numbers = COUNT.value, INVERSION_STEPS.value, PAIRS.value
         report = explore(run.task, run.state, run.config, folder, *numbers)

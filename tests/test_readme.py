@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
-from ml_collections import config_flags
 from sklearn.svm import SVC
 
+from experiments.launch.config_flag import check_overrides, define_config
 from genjax import diffusion, pipelines, pretrained
 from genjax.data import load_dataset, to_float
 from genjax.models.transformers.flux import Flux
@@ -73,7 +73,8 @@ def test_files_and_flags_that_are_named_exist():
         assert (ROOT / path).exists(), path
     for program, line in re.findall(r"-m experiments\.(\w+)(.*)", README):
         source = "".join(
-            (ROOT / f"experiments/{name}.py").read_text() for name in (program, "runtime", "sampling_flags")
+            (ROOT / f"experiments/{name}.py").read_text()
+            for name in (program, "launch/runtime", "launch/sampling_flags", "launch/config_flag")
         )
         for flag in re.findall(r"--(\w+)(?=[= ]|$)", line):
             assert f'"{flag}"' in source, (program, flag)
@@ -89,8 +90,9 @@ def test_fields_that_a_command_sets_are_its_configs(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     arguments = [each.replace('"', "") for each in re.findall(r'--config[.=](?:"[^"]*"|[^\s"\'])+', command)]
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["program", *arguments])
+    define_config("", flag_values=values, sys_argv=["program", *arguments])
     values(["program", *arguments])  # raises if it has no such choice, or no such field of such a type
+    check_overrides(values)
 
 
 def test_import_is_quick_and_brings_no_data_library():

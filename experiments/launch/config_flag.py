@@ -14,16 +14,19 @@ from experiments.configuration.kinds import PLACES_BY_FIELD
 from genjax import parts
 
 
-def define_config(help_string: str) -> flags.FlagHolder:
-    """Define --config, which a program must be given."""
-    holder = config_flags.DEFINE_config_file(
-        "config", None, help_string, lock_config=False, accept_new_attributes=True
-    )
-    flags.mark_flag_as_required("config")
+def define_config(help_string: str, **options: Any) -> flags.FlagHolder:
+    """Define --config, which a program must be given.
+
+    Args:
+        options: of `DEFINE_config_file`.
+    """
+    options |= dict(lock_config=False, accept_new_attributes=True)
+    holder = config_flags.DEFINE_config_file("config", None, help_string, **options)
+    flags.mark_flag_as_required("config", options.get("flag_values", flags.FLAGS))
     return holder
 
 
-def check_overrides() -> None:
+def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
     """Check the fields that flags set, and drop arguments that a newly named part does not take.
 
     A field may be new if it is a measure, such as `--config.evaluation.measures.vgg16=VGG16Distance`, or
@@ -33,13 +36,11 @@ def check_overrides() -> None:
     Raises:
         ValueError: a field is neither in the config file nor an argument of a named part.
     """
-    if "config" not in flags.FLAGS or flags.FLAGS["config"].value is None:
+    if "config" not in values or values["config"].value is None:
         return
-    flag, config = flags.FLAGS["config"], flags.FLAGS["config"].value
-    overrides, original = (
-        config_flags.get_override_values(flag),
-        _load(config_flags.get_config_filename(flag)),
-    )
+    flag, config = values["config"], values["config"].value
+    overrides = config_flags.get_override_values(flag)
+    original = _load(config_flags.get_config_filename(flag))
     for path in overrides:
         _check_field(path, config, original)
     for path, name in overrides.items():

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import inspect
 import os
+import re
 import signal
 import sys
 import warnings
@@ -81,8 +82,10 @@ def run_program(main: Callable[..., None]) -> None:
             rest = flags.FLAGS(argv)
         except flags.Error as error:  # of a config's choice, with the traceback of what raised it
             sys.exit(f"error: {str(error).rpartition('ValueError: ')[2].strip()}\nSee --help.")
-        except (AttributeError, KeyError) as error:  # how ml_collections reports a part of no part
-            sys.exit(f"error: a --config.FIELD is not one of the config's fields: {error.args[0]}")
+        except (AttributeError, KeyError) as error:  # how ml_collections reports a field of no part
+            nearest = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error.args[0]))
+            hint = f"{nearest[2]!r}. Did you mean {nearest[1]!r}?" if nearest else str(error.args[0])
+            sys.exit(f"error: a --config.FIELD is not one of the config's fields: {hint}")
         with user_errors():
             check_overrides()
         if len(rest) > 1 and not takes_arguments:

@@ -27,7 +27,7 @@ from genjax.autoencoding import instruments
 from genjax.data import flip_images, to_float
 from genjax.devices.mesh import replicated
 from genjax.metrics.lpips import LPIPS
-from genjax.pretrained.lpips import load_lpips, require_lpips
+from genjax.pretrained.lpips import load_lpips
 from genjax.training import group_norms, make_optimizer
 from genjax.training.sampling import mesh_of
 from genjax.training.task import Condition, Space
@@ -116,10 +116,7 @@ class Autoencoder:
         Raises:
             ValueError: a part does not exist, a term of the loss has no weight or a weight no term, or
                 the network does not reconstruct the data's shape.
-            ImportError: LPIPS has a weight, and its weights are not installed.
         """
-        if config.weights.get("perceptual"):
-            require_lpips()
         optimization.check_no_accumulation(config, "an autoencoder, whose quantizer sees")
         fields = dict(config.model)
         if "quantizer" in fields:

@@ -1,5 +1,6 @@
 """Optimizers: a rule with warm-up, a schedule, clipping and a weight-decay mask."""
 
+import difflib
 import inspect
 import re
 from collections.abc import Callable
@@ -117,7 +118,7 @@ def make_optimizer(
     end_learning_rate: float = 0.0,
     clip_norm: float | None = None,
     weight_decay: float = 0.0,
-    **options: float,
+    **options: Any,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer `<name>(schedule, weight_decay=…, mask=kernels_only, **options)`, and its schedule.
 
@@ -139,8 +140,11 @@ def make_optimizer(
         raise ValueError(f"config.optimizer.name is {name!r}; there are {', '.join(sorted(rules()))}")
     rule = rules()[name]
     if unknown := options.keys() - (takes := inspect.signature(rule).parameters.keys()):
+        own = inspect.signature(make_optimizer).parameters
+        nearest = difflib.get_close_matches(min(unknown), [*own, *takes], n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise ValueError(
-            f"config.optimizer has {', '.join(sorted(unknown))}, which {name} does not take; "
+            f"config.optimizer has {', '.join(sorted(unknown))}, which {name} does not take; {hint}"
             f"it takes {', '.join(takes)}"
         )
     warmup_steps = steps_of(warmup, num_steps)

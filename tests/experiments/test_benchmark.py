@@ -14,11 +14,12 @@ from jax.sharding import SingleDeviceSharding
 
 from configs import digits_flow, emoji_autoencoder, emoji_text, imagenet256_latent_flow
 from experiments.benchmark import commands, computed_in, measure, measured_device, random_arrays, timed
-from experiments.configuration.runs import build
+from experiments.evaluation import autoencoders, prompts
+from experiments.launch.experiment import Experiment
 from experiments.plan import plan
 from experiments.speed.programs import PROGRAMS, cost_of, program_of
 from experiments.speed.records import merge, results_of
-from experiments.tasks import autoencoding, diffusion
+from experiments.tasks import autoencoding
 from genjax.devices import make_mesh
 from genjax.devices.specifications import DEVICES
 from tests.experiments.launching import ROOT, run_alone
@@ -143,7 +144,7 @@ def test_what_a_config_is_evaluated_by_need_not_be_there(monkeypatch):
     def absent():
         raise ImportError
 
-    for module in (diffusion, autoencoding):
+    for module in (autoencoders, prompts):
         monkeypatch.setattr(module, "require_lpips", absent)
     monkeypatch.setattr(autoencoding, "load_lpips", absent)
     for config in (
@@ -152,10 +153,12 @@ def test_what_a_config_is_evaluated_by_need_not_be_there(monkeypatch):
         emoji_autoencoder.get_config(),
     ):
         mesh = make_mesh({"data": 1}, config.batch_size)
-        with pytest.raises(ImportError):
-            build(config)
         for name in PROGRAMS:
             program_of(name, config, mesh)
+        if config.space.name == "Latents":  # nor is the autoencoder there
+            config.data.image_shape, config.space = config.space.shape, dict(name="Points")
+        with pytest.raises(ImportError):
+            Experiment.from_config(config)
     (lpips,) = program_of("train", config, mesh).args[3:]
     assert lpips["params"]["vgg16"]["conv1_1"]["kernel"].shape == (3, 3, 3, 64)
 

@@ -100,6 +100,12 @@ class MeanTask:
     def variables(self, state, weights):
         return {"params": state.weights(weights)}
 
+    def networks(self, state, weights):
+        return {"network": self.variables(state, weights)}
+
+    def start_from(self, state, networks):
+        return self.optimization.first_state(networks["network"]["params"])
+
     is_sampled_from = staticmethod(optimization.is_sampled_from)
 
     def sampling_inputs(self, sampling):

@@ -91,7 +91,7 @@ def test_mesh_logging_and_schedules_may_differ(small_run, tmp_path):
 WRONG = {
     "misspelt field": (
         ["--config.optimizer.learing_rate=1"],
-        "'optimizer.learing_rate'. Did you mean 'learning_rate'?",
+        "has learing_rate, which adamw does not take; did you mean 'learning_rate'?",
     ),
     "misspelt group": (["--config.optimzer.learning_rate=1"], "'optimzer'. Did you mean 'optimizer'?"),
     "not a flag": (["steps=3"], "steps=3 is not understood"),
@@ -102,8 +102,8 @@ WRONG = {
     ),
     "patches": (["--config.model.patch_size=3"], "does not divide into patches of 3"),
     "mesh": (["--config.mesh.data=3"], "needs 3 devices and this machine has 1"),
-    "target": (["--config.target.name=veloctiy"], "has clean, noise, velocity"),
-    "sampler": (["--config.sampling.sampler.name=hun"], "ddim, euler"),
+    "target": (["--config.target.name=veloctiy"], "there are clean, noise, velocity"),
+    "sampler": (["--config.sampling.sampler.name=hun"], "are heun, "),
     "optimizer": (["--config.optimizer.name=admw"], "'admw'; there are adamaxw, adamw"),
     "batch": (["--config.batch_size=5000"], "5000"),
     "choice": (
@@ -114,7 +114,7 @@ WRONG = {
         ["--config.condition.num_classes=9"],
         "has 10 classes, and config.condition.num_classes is 9",
     ),
-    "warm-up": (["--config.optimizer.warmup=50"], "warmup=50"),
+    "warm-up": (["--config.optimizer.warmup=50"], "warmup is 50 steps"),
 }
 
 

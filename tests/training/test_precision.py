@@ -114,5 +114,5 @@ def test_tasks_and_types_that_cannot():
     config = digits_gan.get_config()
     config.unlock()
     config.params_dtype = "bfloat16"
-    with pytest.raises(ValueError, match="but a ImageGAN is trained at its parameters themselves"):
+    with pytest.raises(ValueError, match="but a GAN is trained at its parameters themselves"):
         build(config)

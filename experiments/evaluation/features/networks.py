@@ -12,13 +12,14 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 from jaxtyping import Array, Float, UInt8
 
+from genjax import pretrained
 from genjax.data import to_float
 from genjax.data.tokenizers import Tokenizer
 from genjax.devices.mesh import batch_sharding, replicated
 from genjax.models.encoders.clip import CLIP
 from genjax.models.encoders.dinov2 import dinov2_features
 from genjax.models.encoders.inception import Inception, inception_features
-from genjax.pretrained import clip, dinov2, inception
+from genjax.pretrained import inception
 from genjax.pretrained.safetensors_io import NAMES
 from genjax.training.log import ProgressBar
 
@@ -74,7 +75,7 @@ def _inception(path: str) -> FeatureNetwork:
 
 
 def _dinov2(path: str) -> FeatureNetwork:
-    module, variables = dinov2.load(path)
+    module, variables = pretrained.load(path)
     return FeatureNetwork(
         f"DINOv2 of width {module.width}, depth {module.depth} and {module.num_registers} registers, class "
         "token",
@@ -86,7 +87,7 @@ def _dinov2(path: str) -> FeatureNetwork:
 
 
 def _clip(path: str) -> tuple[CLIP, Any, Tokenizer, str]:
-    module, variables = clip.load(path)
+    module, variables = pretrained.load(path)
     if not isinstance(module, CLIP):
         raise ValueError(f"{path} holds a {type(module).__name__} alone; a CLIP score needs a CLIPModel")
     return module, variables, Tokenizer(path), weights_digest(path)
