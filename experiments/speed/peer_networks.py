@@ -1,7 +1,6 @@
 """A network in genjax and the same in PyTorch (diffusers), and what `experiments.peers` times of them."""
 
 import functools
-import importlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ class Case(NamedTuple):
     """What is timed.
 
     Attributes:
-        network: a module of genjax.models and genjax.pretrained.
+        network: a module of genjax.models.transformers or autoencoders.
         make: what makes the network there.
         options: its arguments.
         shape: of an image.
@@ -73,7 +72,7 @@ def genjax_side(case: Case, folder: str) -> Side:
     import optax
 
     from experiments.speed.records import stamp
-    from genjax import diffusion
+    from genjax import diffusion, parts, pretrained
     from genjax.devices.cost import multiply_adds, peak_operations
     from genjax.diffusion import samplers
     from genjax.nn import Text, as_written
@@ -85,9 +84,8 @@ def genjax_side(case: Case, folder: str) -> Side:
         arrays["text"] = Text(arrays.pop("tokens"), arrays.pop("pooled"))
     args = tuple(arrays.values())
     options = dict(case.options) | (dict(max_period=MAX_PERIOD) if case.network == "dit" else {})
-    module = getattr(importlib.import_module(f"genjax.models.transformers.{case.network}"), case.make)(
-        **options
-    )
+    places = ("genjax.models.transformers", "genjax.models.autoencoders")
+    module = parts.find(f"{case.network}.{case.make}", places, "the network")(**options)
 
     @jax.jit
     def variables_of(key):
@@ -99,7 +97,6 @@ def genjax_side(case: Case, folder: str) -> Side:
         return jax.tree.unflatten(structure, noisy)
 
     variables = variables_of(jax.random.key(0))
-    pretrained = importlib.import_module(f"genjax.pretrained.{case.network}")
     pretrained.save(folder, module, jax.device_get(variables))
     if jax.default_backend() == "gpu":
         module = module.clone(dtype=jnp.bfloat16)

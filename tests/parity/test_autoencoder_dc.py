@@ -141,7 +141,7 @@ def from_config(**entries):
         (lambda stage: dict(latent_mean=(0.5,)), r"latent_mean=\(0.5,\) is not supported; only \(0.0,\)"),
         (
             lambda stage: dict(latent_deviation=(1.0, 2.0)),
-            "cannot be saved as AutoencoderDC: latent_deviation has 2 values; the class has one",
+            "cannot be saved as AutoencoderDC: latent_deviation has 2 values, and the class 1",
         ),
     ],
 )

@@ -128,8 +128,8 @@ def test_what_is_saved_opens_in_diffusers(name, tmp_path):
     "fields, message",
     [
         (dict(widths=(6, 9)), r"cannot be saved .*widths=\(6, 9\) are not all multiples of the first"),
-        (dict(latent_mean=(0.0,) * 16), "latent_mean has 16 values for 3 channels"),
-        (dict(latent_deviation=()), "latent_deviation has 0 values for 3 channels"),
+        (dict(latent_mean=(0.0,) * 16), "latent_mean has 16 values, and the class 3"),
+        (dict(latent_deviation=()), "latent_deviation has 0 values, and the class 3"),
     ],
 )
 def test_what_diffusers_cannot_say_is_named(fields, message, tmp_path):

@@ -96,8 +96,8 @@ assert leaves.keys() == calls.keys()
 assert all((leaf.sharding, leaf.shape) == calls[path] for path, leaf in leaves.items())
 parts = lambda path: {part.data.shape for part in leaves[path].addressable_shards}
 assert parts("params/token_embedding/embedding") == {(16, 64)}
-assert parts("params/blocks/mlp_in/kernel") == {(2, 64, 24)}  # of two layers, neither taken from the other
-assert parts("params/blocks/mlp_in/bias") == {(2, 96)}  # small, and whole on every device
+assert parts("params/blocks/mlp_in/kernel") == {(2, 64, 768)}  # of two layers, neither taken from the other
+assert parts("params/blocks/mlp_out/bias") == {(2, 64)}  # small, and whole on every device
 jax.tree.map(np.testing.assert_array_equal, variables, expected)
 """
 
