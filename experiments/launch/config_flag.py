@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ def define_config(help_string: str, **options: Any) -> flags.FlagHolder:
     """
     options |= dict(lock_config=False, accept_new_attributes=True)
     holder = config_flags.DEFINE_config_file("config", None, help_string, **options)
-    flags.mark_flag_as_required("config", options.get("flag_values", flags.FLAGS))
+    values = options.get("flag_values", flags.FLAGS)
+    flags.mark_flag_as_required("config", values)
+    values.register_key_flag_for_module(sys.argv[0], values["config"])  # the program's --help shows it
     return holder
 
 
