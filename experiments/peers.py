@@ -122,7 +122,7 @@ def _process(name: str, side: Callable[..., Side], *args: Any) -> Iterator[tuple
 
 
 def compare(case: Case, repeats: int, channels_last: bool = True) -> dict[str, Any]:
-    """Seconds of each program, and ratios to genjax's.
+    """Return seconds of each program, and ratios to genjax's.
 
     Raises:
         ValueError: the two libraries compute on different devices.
@@ -140,35 +140,12 @@ def compare(case: Case, repeats: int, channels_last: bool = True) -> dict[str, A
             raise RuntimeError(
                 f"parameters: {ours['parameters']:,} in genjax, {theirs['parameters']:,} in diffusers"
             )
-        runs = {"genjax": run_ours, "torch eager": run_theirs, "torch compiled": run_theirs}
         dtype = "bfloat16" if on_gpu else "float32"
-        of_outputs, tolerance = TOLERANCE[dtype]
-        by = difference(run_theirs("output", True)[1], run_ours("output", True)[1])
-        if not by <= of_outputs:
-            raise RuntimeError(
-                f"outputs of the two networks differ by {by:.2g} of the largest; they may by {of_outputs:.2g}"
-            )
-        # Of training, losses: the first, and that after a step, which the two of PyTorch make with one network.
-        (*_, first), (*_, second) = run_ours("genjax", True), run_ours("genjax", True)
-        differences = {
-            name: difference(run_theirs(name, True)[1], expected)
-            for name, expected in (("torch eager", first), ("torch compiled", second))
-        }
-        if not differences["torch eager"] <= tolerance:
-            raise RuntimeError(
-                f"results of torch eager differ from genjax's by {differences['torch eager']:.2g}; "
-                f"they may by {tolerance:.2g}"
-            )
-        for name, run in runs.items():
-            for _ in range(WARM_UP):
-                run(name)
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(repeats):
-            for name, run in runs.items():
-                seconds[name].append(run(name)[0])
-    seconds = {name: np.array(values) for name, values in seconds.items()}
-    quartiles = {name: np.quantile(values, [0.25, 0.5, 0.75]).tolist() for name, values in seconds.items()}
-    per_second = ours["operations"] / quartiles["genjax"][1]
+        differences = _differences(run_ours, run_theirs, dtype)
+        seconds = _timed(
+            {"genjax": run_ours, "torch eager": run_theirs, "torch compiled": run_theirs}, repeats
+        )
+    per_second = ours["operations"] / float(np.median(seconds["genjax"]))
     return dict(
         device=ours["device"],
         devices=1,
@@ -179,22 +156,59 @@ def compare(case: Case, repeats: int, channels_last: bool = True) -> dict[str, A
         dtype=dtype,
         parameters=ours["parameters"],
         repeats=repeats,
-        seconds={
-            name: dict(median=middle, quartiles=[low, high])
-            for name, (low, middle, high) in quartiles.items()
-        },
+        seconds={name: _quartiles(values) for name, values in seconds.items()},
         ratios={
             name: float(np.median(values / seconds["genjax"]))
             for name, values in seconds.items()
             if name != "genjax"
         },
         differences=differences,
-        wrong=[name for name, by in differences.items() if not by <= tolerance],
+        wrong=[name for name, by in differences.items() if not by <= TOLERANCE[dtype][1]],
         useful_multiply_adds=ours["operations"] // 2,
         operations_per_second=per_second,
         peak_share=per_second / ours["peak"] if ours["peak"] else None,
         **ours["stamp"] | {"versions": ours["stamp"]["versions"] | theirs["versions"]},
     )
+
+
+def _differences(run_ours: Callable, run_theirs: Callable, dtype: str) -> dict[str, float]:
+    """Return by how much the results of PyTorch's two programs differ from genjax's.
+
+    Raises:
+        RuntimeError: the networks' outputs differ, or the eager program's results.
+    """
+    of_outputs, of_results = TOLERANCE[dtype]
+    by = difference(run_theirs("output", True)[1], run_ours("output", True)[1])
+    if not by <= of_outputs:
+        raise RuntimeError(
+            f"outputs of the two networks differ by {by:.2g} of the largest; they may by {of_outputs:.2g}"
+        )
+    # Of training, losses: the first, and that after a step, which the two of PyTorch make with one network.
+    (*_, first), (*_, second) = run_ours("genjax", True), run_ours("genjax", True)
+    differences = {
+        name: difference(run_theirs(name, True)[1], expected)
+        for name, expected in (("torch eager", first), ("torch compiled", second))
+    }
+    if not differences["torch eager"] <= of_results:
+        raise RuntimeError(
+            f"results of torch eager differ from genjax's by {differences['torch eager']:.2g}; "
+            f"they may by {of_results:.2g}"
+        )
+    return differences
+
+
+def _timed(runs: Mapping[str, Callable], repeats: int) -> dict[str, np.ndarray]:
+    """Return the seconds of each program, run in turns."""
+    for name, run in runs.items():
+        for _ in range(WARM_UP):
+            run(name)
+    rounds = [[run(name)[0] for name, run in runs.items()] for _ in range(repeats)]
+    return dict(zip(runs, np.array(rounds).T, strict=True))
+
+
+def _quartiles(seconds: np.ndarray) -> dict[str, Any]:
+    low, middle, high = np.quantile(seconds, [0.25, 0.5, 0.75]).tolist()
+    return dict(median=middle, quartiles=[low, high])
 
 
 def difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:

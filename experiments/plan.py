@@ -23,7 +23,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from absl import flags
@@ -142,6 +142,38 @@ def _compiled_bytes(compiled: Any) -> tuple[int, int]:
     return analysis.temp_size_in_bytes, peak - analysis.alias_size_in_bytes
 
 
+class _Needs(NamedTuple):
+    """Bytes of one device, and what is sent; by the compiler, or by the account."""
+
+    memory: dict[str, int]
+    peak: int
+    capacity: float
+    fits: bool
+    compiled: bool
+    sent: list[Collective]
+
+
+def _needs(
+    config: Any,
+    name: str,
+    program: Program,
+    layers: Sequence[Layer],
+    device: Device,
+    mesh: Mesh | AbstractMesh,
+) -> _Needs:
+    compiled, refusal = _compile(program, mesh) if device.topology else (None, "")
+    memory, capacity = _held(name, program, abstract_frozen(program.task, mesh)), device.memory
+    by_compiler = "gradients, activations and workspace" if name == "train" else "workspace"
+    if compiled:
+        memory[by_compiler], peak = _compiled_bytes(compiled)
+        return _Needs(memory, peak, capacity, peak <= capacity, True, collectives(compiled, mesh))
+    more, sent = _account(config, name, program, layers, mesh)
+    if numbers := refused_bytes(refusal, sum(memory.values())):
+        more, capacity = {by_compiler: numbers[0]}, numbers[1]
+    peak = sum(memory.values()) + sum(more.values())
+    return _Needs(memory | more, peak, capacity, not refusal and peak <= capacity, False, sent)
+
+
 def plan(config: Any, axes: Mapping[str, int], name: str, program: str = "train") -> dict[str, Any]:
     """The account of one of the `PROGRAMS`; sizes in bytes and times in seconds, per device.
 
@@ -162,18 +194,8 @@ def plan(config: Any, axes: Mapping[str, int], name: str, program: str = "train"
     with use_abstract_mesh(getattr(mesh, "abstract_mesh", mesh)), attention_choices() as choices:
         layers = traced_layers(planned.function, *planned.args)
     sequences = check_axes(layers, [choice.query for choice in whole], mesh)
-    compiled, refusal = _compile(planned, mesh) if device.topology else (None, "")
-    memory, capacity = _held(program, planned, abstract_frozen(planned.task, mesh)), device.memory
-    by_compiler = "gradients, activations and workspace" if training else "workspace"
-    if compiled:
-        memory[by_compiler], peak = _compiled_bytes(compiled)
-        sent = collectives(compiled, mesh)
-    else:
-        more, sent = _account(config, program, planned, layers, mesh)
-        if numbers := refused_bytes(refusal, sum(memory.values())):
-            more, capacity = {by_compiler: numbers[0]}, numbers[1]
-        memory |= more
-        peak = sum(memory.values())
+    needs = _needs(config, program, planned, layers, device, mesh)
+    memory, sent = needs.memory, needs.sent
     bound = roofline(device, mesh, *cost, sent)
     seconds = bound["seconds"]
     found = dict(
@@ -183,12 +205,12 @@ def plan(config: Any, axes: Mapping[str, int], name: str, program: str = "train"
         device=name,
         parameters=sum(a.size for a in jax.tree.leaves(planned.args[0].params)),
         slices=num_slices(mesh),
-        compiled=bool(compiled),
+        compiled=needs.compiled,
         attention=[choice._asdict() | {"words": str(choice)} for choice in sorted(choices)],
         memory=memory,
-        peak=peak,
-        capacity=capacity,
-        fits=not refusal and peak <= capacity,
+        peak=needs.peak,
+        capacity=needs.capacity,
+        fits=needs.fits,
         less_activations=_less_activations(config, program, planned, mesh),
         multiply_adds=cost.operations // 2,
         useful_multiply_adds=cost.useful // 2,

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -207,60 +207,84 @@ def _helps(values: Sequence[float]) -> bool:
     return low > 0 and high > 10 * low and middle - low < 0.1 * (high - low)
 
 
+class _Axes(NamedTuple):
+    """A chart's box, in SVG units, and the values at its edges."""
+
+    steps: tuple[float, float]
+    values: tuple[float, float]
+    logarithmic: bool
+    width: int = 400
+    height: int = 230
+    left: int = 54
+    right: int = 18
+    top: int = 14
+    bottom: int = 30
+
+    @classmethod
+    def around(cls, points: Sequence[tuple[float, float]]) -> "_Axes":
+        """Leave a margin above and below the points, which are finite."""
+        steps, values = sorted(x for x, _ in points), sorted(y for _, y in points)
+        logarithmic = _helps(values)
+        low, high = (math.log10(y) if logarithmic else float(y) for y in (values[0], values[-1]))
+        margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+        last = steps[-1] if steps[-1] > steps[0] else steps[0] + 1
+        return cls((steps[0], last), (low - margin, high + margin), logarithmic)
+
+    def across(self, step: float) -> float:
+        first, last = self.steps
+        return self.left + (self.width - self.left - self.right) * (step - first) / (last - first)
+
+    def down(self, value: float) -> float:
+        low, high = self.values
+        scaled = math.log10(value) if self.logarithmic else float(value)
+        return self.top + (self.height - self.top - self.bottom) * (high - scaled) / (high - low)
+
+    def marks(self) -> list[Html]:
+        """Draw the grid and the numbers along both axes."""
+        low, high = self.values
+        marks = []
+        for y in _log_ticks(10**low, 10**high) if self.logarithmic else _ticks(low, high):
+            at, label = self.down(y), _tick_label(y)
+            ends = dict(x1=self.left, x2=self.width - self.right, y1=f"{at:.1f}", y2=f"{at:.1f}")
+            marks.append(element("line", **ends, class_="grid"))
+            marks.append(element("text", label, x=self.left - 7, y=f"{at + 4:.1f}", text_anchor="end"))
+        for x in _ticks(*self.steps):
+            place = dict(x=f"{self.across(x):.1f}", y=self.height - 10, text_anchor="middle")
+            marks.append(element("text", _tick_label(x), **place))
+        return marks
+
+
+def _curve(axes: _Axes, label: str, points: Sequence[tuple[float, float]], index: int) -> list[Html]:
+    """Draw one series as a path, and as circles that name their values if there are few."""
+    path, joined = [], False
+    for x, y in _thin(points):
+        if math.isfinite(y):
+            path.append(f"{'L' if joined else 'M'}{axes.across(x):.1f} {axes.down(y):.1f}")
+        joined = math.isfinite(y)
+    marks = [element("path", element("title", label), d="".join(path), **_look(index))]
+    for x, y in points if len(points) <= 30 else ():
+        if math.isfinite(y):
+            place = dict(cx=f"{axes.across(x):.1f}", cy=f"{axes.down(y):.1f}")
+            title = element("title", f"{label}, step {x}: {show(float(y))}")
+            marks.append(element("circle", title, **place, r=2.4, class_=f"s{index % 8}"))
+    return marks
+
+
 def chart(name: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Html:
-    """Curves over the steps, as SVG in the page's colours.
+    """Draw curves over the steps, as SVG in the page's colours.
 
     Args:
         series: by label, points (step, value), of which those that are not finite leave a gap.
     """
-    width, height, left, right, top, bottom = 400, 230, 54, 18, 14, 30
     finite = [p for points in series.values() for p in points if math.isfinite(p[1])]
     title = name.replace("_", " ")
     if not finite:
         return element("figure", element("figcaption", title, element("span", "no finite values")))
-    steps, values = sorted(x for x, _ in finite), sorted(y for _, y in finite)
-    logarithmic = _helps(values)
-    scale = math.log10 if logarithmic else float
-    first, last = steps[0], steps[-1] if steps[-1] > steps[0] else steps[0] + 1
-    low, high = scale(values[0]), scale(values[-1])
-    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-    low, high = low - margin, high + margin
-    across = lambda x: left + (width - left - right) * (x - first) / (last - first)
-    down = lambda y: top + (height - top - bottom) * (high - scale(y)) / (high - low)
-    marks = []
-    for y in _log_ticks(10**low, 10**high) if logarithmic else _ticks(low, high):
-        marks += [
-            element(
-                "line", x1=left, x2=width - right, y1=f"{down(y):.1f}", y2=f"{down(y):.1f}", class_="grid"
-            ),
-            element("text", _tick_label(y), x=left - 7, y=f"{down(y) + 4:.1f}", text_anchor="end"),
-        ]
-    for x in _ticks(first, last):
-        marks.append(
-            element("text", _tick_label(x), x=f"{across(x):.1f}", y=height - 10, text_anchor="middle")
-        )
+    axes = _Axes.around(finite)
+    marks = axes.marks()
     for index, (label, points) in enumerate(series.items()):
-        path, joined = [], False
-        for x, y in _thin(points):
-            if math.isfinite(y):
-                path.append(f"{'L' if joined else 'M'}{across(x):.1f} {down(y):.1f}")
-            joined = math.isfinite(y)
-        if not points:
-            continue
-        marks.append(element("path", element("title", label), d="".join(path), **_look(index)))
-        if len(points) <= 30:
-            marks += [
-                element(
-                    "circle",
-                    element("title", f"{label}, step {x}: {show(float(y))}"),
-                    cx=f"{across(x):.1f}",
-                    cy=f"{down(y):.1f}",
-                    r=2.4,
-                    class_=f"s{index % 8}",
-                )
-                for x, y in points
-                if math.isfinite(y)
-            ]
+        if points:
+            marks += _curve(axes, label, points, index)
     ends = "; ".join(
         f"{label} {show(float(points[-1][1]))} at step {points[-1][0]}"
         for label, points in series.items()
@@ -269,13 +293,13 @@ def chart(name: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Htm
     drawing = element(
         "svg",
         *marks,
-        viewBox=f"0 0 {width} {height}",
+        viewBox=f"0 0 {axes.width} {axes.height}",
         role="img",
-        aria_label=f"{title} over the steps{', logarithmic' if logarithmic else ''}: {ends}",
+        aria_label=f"{title} over the steps{', logarithmic' if axes.logarithmic else ''}: {ends}",
         class_="chart",
     )
     latest = show(float(next(iter(series.values()))[-1][1])) if len(series) == 1 else ""
-    detail = latest + (" · logarithmic" if logarithmic else "")
+    detail = latest + (" · logarithmic" if axes.logarithmic else "")
     return element("figure", element("figcaption", title, element("span", detail.strip(" ·"))), drawing)
 
 

@@ -65,16 +65,14 @@ class Side(NamedTuple):
 
 
 def genjax_side(case: Case, folder: str) -> Side:
-    """Makes the network and its weights, and saves them in the folder."""
+    """Make the network and its weights, and save them in the folder."""
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the other library needs memory too
     import jax
     import jax.numpy as jnp
-    import optax
 
     from experiments.speed.records import stamp
-    from genjax import diffusion, parts, pretrained
+    from genjax import parts, pretrained
     from genjax.devices.cost import multiply_adds, peak_operations
-    from genjax.diffusion import samplers
     from genjax.nn import Text, as_written
     from genjax.pretrained.dit import MAX_PERIOD
 
@@ -89,7 +87,7 @@ def genjax_side(case: Case, folder: str) -> Side:
 
     @jax.jit
     def variables_of(key):
-        """What is zero at first is so no more."""
+        """Add noise to the first weights, so that none is zero."""
         initial = module.init(key, *args)
         leaves, structure = jax.tree.flatten(initial)
         keys = jax.random.split(key, len(leaves))
@@ -100,61 +98,14 @@ def genjax_side(case: Case, folder: str) -> Side:
     pretrained.save(folder, module, jax.device_get(variables))
     if jax.default_backend() == "gpu":
         module = module.clone(dtype=jnp.bfloat16)
-
-    def loss_of(variables, target, *args):
-        return jnp.mean((module.apply(variables, *args) - target) ** 2)
-
-    if case.work == "training":
-        optimizer = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-
-        def train(state, *args):
-            variables, optimizer_state = state
-            loss, gradients = jax.value_and_grad(loss_of)(variables, *args)
-            updates, optimizer_state = optimizer.update(gradients, optimizer_state, variables)
-            return (optax.apply_updates(variables, updates), optimizer_state), loss
-
-        state, program = (variables, jax.jit(optimizer.init)(variables)), jax.jit(train, donate_argnums=0)
-        counted = train, state, target, *args
-
-        def call():
-            nonlocal state
-            state, loss = jax.block_until_ready(program(state, target, *args))
-            return loss
-
-    else:
-
-        def sample(variables, noise, _, labels):
-            process = diffusion.RectifiedFlow()
-            apply = functools.partial(module.apply, variables)
-            denoiser = diffusion.predict(apply, process, diffusion.targets.velocity)
-            guided = diffusion.guide(denoiser, labels, module.null_label, GUIDANCE_SCALE)
-            return samplers.euler(
-                guided, process, noise, diffusion.grids.uniform_grid(process, case.num_steps)
-            )
-
-        function, arguments = {
-            "forward": (module.apply, args),
-            "gradient": (jax.value_and_grad(loss_of), (target, *args)),
-            "sampling": (sample, args),
-        }[case.work]
-        program, counted = jax.jit(function), (function, variables, *arguments)
-
-        def call():
-            return jax.block_until_ready(program(variables, *arguments))
-
-    def compared(result):
-        if isinstance(result, tuple):
-            norms = [np.linalg.norm(gradient) for gradient in jax.tree.leaves(result[1])]
-            return [np.asarray(result[0]), np.linalg.norm(norms)]
-        return [np.asarray(result, np.float32)]
-
+    output = functools.partial(jax.jit(module.apply), variables, *args)
+    call, counted = _genjax_work(case, module, variables, target, args)
     with as_written(True):  # what attention's gradient computes again is no use
         operations = 2 * multiply_adds(*counted)
-    output = functools.partial(jax.jit(module.apply), variables, *args)
     device = jax.devices()[0]
     return Side(
         {"genjax": call, "output": lambda: jax.block_until_ready(output())},
-        compared,
+        _genjax_arrays,
         dict(
             parameters=sum(a.size for a in jax.tree.leaves(variables)),
             operations=operations,
@@ -166,8 +117,65 @@ def genjax_side(case: Case, folder: str) -> Side:
     )
 
 
+def _genjax_work(case: Case, module: Any, variables: Any, target: Any, args: tuple) -> tuple[Callable, tuple]:
+    """Return the call that is timed, and a function with its arguments whose operations are counted."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from genjax import diffusion
+    from genjax.diffusion import samplers
+
+    def loss_of(variables, target, *args):
+        return jnp.mean((module.apply(variables, *args) - target) ** 2)
+
+    def sample(variables, noise, _, labels):
+        process = diffusion.RectifiedFlow()
+        apply = functools.partial(module.apply, variables)
+        denoiser = diffusion.predict(apply, process, diffusion.targets.velocity)
+        guided = diffusion.guide(denoiser, labels, module.null_label, GUIDANCE_SCALE)
+        return samplers.euler(guided, process, noise, diffusion.grids.uniform_grid(process, case.num_steps))
+
+    if case.work != "training":
+        function, arguments = {
+            "forward": (module.apply, args),
+            "gradient": (jax.value_and_grad(loss_of), (target, *args)),
+            "sampling": (sample, args),
+        }[case.work]
+        program = functools.partial(jax.jit(function), variables, *arguments)
+        return lambda: jax.block_until_ready(program()), (function, variables, *arguments)
+
+    optimizer = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+
+    def train(state, *args):
+        variables, optimizer_state = state
+        loss, gradients = jax.value_and_grad(loss_of)(variables, *args)
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state, variables)
+        return (optax.apply_updates(variables, updates), optimizer_state), loss
+
+    state, program = (variables, jax.jit(optimizer.init)(variables)), jax.jit(train, donate_argnums=0)
+    counted = train, state, target, *args
+
+    def call():
+        nonlocal state
+        state, loss = jax.block_until_ready(program(state, target, *args))
+        return loss
+
+    return call, counted
+
+
+def _genjax_arrays(result: Any) -> list[np.ndarray]:
+    """Return the output or the loss, and with a gradient the gradient's norm."""
+    if not isinstance(result, tuple):
+        return [np.asarray(result, np.float32)]
+    import jax
+
+    norms = [np.linalg.norm(gradient) for gradient in jax.tree.leaves(result[1])]
+    return [np.asarray(result[0]), np.linalg.norm(norms)]
+
+
 def torch_side(case: Case, folder: str, channels_last: bool) -> Side:
-    """Opens what `genjax_side` saved."""
+    """Open what `genjax_side` saved."""
     import diffusers
     import torch
 
@@ -188,24 +196,51 @@ def torch_side(case: Case, folder: str, channels_last: bool) -> Side:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     for key in ("x", "target"):
         tensors[key] = tensors[key].permute(0, 3, 1, 2).contiguous(memory_format=layout)
-    if case.network == "flux":  # takes patches as vectors, their channels first, and their positions
-        height, width = (side // 2 for side in case.shape[:2])
-        for key in ("x", "target"):
-            patches = tensors[key].unflatten(2, (height, 2)).unflatten(4, (width, 2))
-            tensors[key] = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2).contiguous()
-        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        positions = torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1)
-        image_ids = positions.float().to(device)
-        text_ids = torch.zeros(case.text[0], 3, device=device)
-
-    def apply(model, x, t=None, labels=None):
-        if case.network == "dit":
-            return model(x, timestep=1000 * t, class_labels=labels).sample
         if case.network == "flux":
-            text, pooled = tensors["tokens"], tensors["pooled"]
-            return model(x, text, pooled, t, image_ids, text_ids).sample
-        return model(x).sample
+            tensors[key] = _torch_patches(tensors[key])
+    work = _torch_work(case, model, tensors)
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
 
+    def call(model):
+        result = work[case.work](model)
+        synchronize()
+        return result
+
+    models = {"torch eager": model, "torch compiled": torch.compile(model, dynamic=False)}
+    return Side(
+        {name: functools.partial(call, each) for name, each in models.items()}
+        | {"output": functools.partial(work["forward"], model)},
+        functools.partial(_torch_arrays, case),
+        dict(
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            threads=torch.get_num_threads(),
+            device=device,
+            versions={"torch": torch.__version__, "diffusers": diffusers.__version__},
+        ),
+    )
+
+
+def _torch_apply(case: Case, tensors: Mapping[str, Any]) -> Callable:
+    """Return `(model, x, t, labels)` → output, whatever the network calls its arguments."""
+    import torch
+
+    if case.network == "dit":
+        return lambda model, x, t, labels: model(x, timestep=1000 * t, class_labels=labels).sample
+    if case.network == "autoencoder_kl":
+        return lambda model, x: model(x).sample
+    text, device = tensors["tokens"], tensors["tokens"].device
+    rows, columns = torch.meshgrid(*(torch.arange(side // 2) for side in case.shape[:2]), indexing="ij")
+    positions = torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1)
+    ids = positions.float().to(device), torch.zeros(case.text[0], 3, device=device)
+    return lambda model, x, t: model(x, text, tensors["pooled"], t, *ids).sample
+
+
+def _torch_work(case: Case, model: Any, tensors: Mapping[str, Any]) -> dict[str, Callable]:
+    """Return by name what can be timed, as functions of the model, compiled or not."""
+    import torch
+
+    device = tensors["x"].device.type
+    apply = _torch_apply(case, tensors)
     args = [tensors[key] for key in ("x", "t", "labels") if key in tensors]
     autocast = functools.partial(torch.autocast, "cuda", torch.bfloat16, enabled=device == "cuda")
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
@@ -244,33 +279,26 @@ def torch_side(case: Case, folder: str, channels_last: bool) -> Side:
             x = x + (s - t) * (unconditional + GUIDANCE_SCALE * (conditional - unconditional))
         return x
 
-    work = dict(training=training, gradient=gradient, forward=forward, sampling=sampling)[case.work]
-    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    return dict(training=training, gradient=gradient, forward=forward, sampling=sampling)
 
-    def call(model):
-        result = work(model)
-        synchronize()
-        return result
 
-    def compared(result):
-        if isinstance(result, tuple):
-            norms = [gradient.norm() for gradient in result[1] if gradient is not None]
-            return [result[0].cpu().numpy(), torch.stack(norms).norm().cpu().numpy()]
-        if result.ndim == 3:  # patches, as above
-            patches = result.unflatten(1, (height, width)).unflatten(3, (-1, 2, 2))
-            result = patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-        result = result.float().cpu()
-        return [(result.permute(0, 2, 3, 1) if result.ndim == 4 else result).numpy()]
+def _torch_patches(images: Any) -> Any:
+    """Cut images `[batch channels height width]` into 2×2 patches as vectors, channels first."""
+    height, width = (side // 2 for side in images.shape[2:])
+    patches = images.unflatten(2, (height, 2)).unflatten(4, (width, 2))
+    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2).contiguous()
 
-    models = {"torch eager": model, "torch compiled": torch.compile(model, dynamic=False)}
-    return Side(
-        {name: functools.partial(call, each) for name, each in models.items()}
-        | {"output": functools.partial(forward, model)},
-        compared,
-        dict(
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            threads=torch.get_num_threads(),
-            device=device,
-            versions={"torch": torch.__version__, "diffusers": diffusers.__version__},
-        ),
-    )
+
+def _torch_arrays(case: Case, result: Any) -> list[np.ndarray]:
+    """Return what `_genjax_arrays` returns, with channels last."""
+    import torch
+
+    if isinstance(result, tuple):
+        norms = [gradient.norm() for gradient in result[1] if gradient is not None]
+        return [result[0].cpu().numpy(), torch.stack(norms).norm().cpu().numpy()]
+    if result.ndim == 3:  # patches of `_torch_patches`
+        height, width = (side // 2 for side in case.shape[:2])
+        patches = result.unflatten(1, (height, width)).unflatten(3, (-1, 2, 2))
+        result = patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    result = result.float().cpu()
+    return [(result.permute(0, 2, 3, 1) if result.ndim == 4 else result).numpy()]
