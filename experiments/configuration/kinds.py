@@ -133,7 +133,7 @@ class AutoencoderNetwork(Protocol):
     """a Flax module with `encode(x)`, `decode(z)` and `factor`, the side of what one latent stands for.
 
     `encode` returns latents, or mean and log-variance of Gaussian ones. A network that quantizes
-    also has `quantize`.
+    also has `quantize`, and for tokens `quantizer` and `decode_indices`.
     """
 
     factor: int
@@ -240,6 +240,12 @@ class Quantizer(Protocol):
     lookup: Callable
 
 
+class TextEncoder(Protocol):
+    """`text_encoder(length)`: a function from a list of prompts to their `genjax.nn.Text`, of `length` tokens each."""
+
+    def __call__(self, length): ...
+
+
 class TaskClass(Protocol):
     """a class with `from_config(config)`, which makes a `genjax.training.task.GenerativeTask`."""
 
@@ -280,6 +286,7 @@ DISTANCE = Kind(Distance, ("genjax.autoencoding.reconstruction",))
 QUANTIZER = Kind(Quantizer, ("genjax.nn.quantizers",), made=True)
 SPACE = Kind(Space, ("experiments.inputs.spaces",), made=True, maker="from_data")
 CONDITION = Kind(Condition, ("experiments.inputs.conditions",), made=True)
+TEXT_ENCODER = Kind(TextEncoder, ("experiments.inputs.text_encoders",))
 TASK = Kind(TaskClass, ("experiments.tasks",))
 EVALUATOR = Kind(Evaluator, ("experiments.evaluation",), made=True)
 

@@ -1,4 +1,4 @@
-"""A trained autoencoder as a frozen part: from images or video to latents, and back."""
+"""A trained autoencoder as a frozen part: from images or video to latents or codes, and back."""
 
 import functools
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from experiments.configuration.runs import open_run
 from genjax import pretrained
@@ -50,14 +50,20 @@ class FrozenAutoencoder:
 
     @classmethod
     def open(
-        cls, run: str | None, weights: str, published: str | None, latents: str | None
+        cls, run: str | None, weights: str, published: str | None, latents: str | None = None
     ) -> "FrozenAutoencoder":
         """Return the autoencoder of a run or of published weights.
 
         Raises:
             FileNotFoundError: there is no such run.
-            ValueError: the run's network is no autoencoder of images or video.
+            ValueError: neither or both of `run` and `published` are given, or the network is no
+                autoencoder of images or video.
         """
+        if bool(run) == bool(published):
+            raise ValueError(
+                f"config.space.run is {run!r} and config.space.published {published!r}: set one of them to the "
+                "autoencoder that encodes, and decodes samples"
+            )
         network = open_run(run, weights=weights).network if run else _published(published)[0]
         if not all(hasattr(network, name) for name in ("encode", "decode", "factor")):
             raise ValueError(
@@ -104,6 +110,29 @@ class FrozenAutoencoder:
     def decode(self, frozen: PyTree, latents: Float[Array, " batch *shape"]) -> Array:
         """Return images or video of standardized latents."""
         return decode(self.network, frozen["variables"], latents * frozen["deviation"] + frozen["mean"])
+
+    @property
+    def vocabulary(self) -> int:
+        """Return how many codes there are.
+
+        Raises:
+            ValueError: the network does not quantize.
+        """
+        if not hasattr(self.network, "decode_indices"):
+            raise ValueError(
+                f"config.space is Tokens, and {type(self.network).__name__} has no codes: it needs quantize, "
+                "decode_indices and a quantizer; take a network of discrete latents, or config.space.name=Latents"
+            )
+        return self.network.quantizer.num_codes
+
+    def encode_codes(self, variables: PyTree, x: Float[Array, " batch *shape"]) -> Int[Array, " batch *grid"]:
+        """Return the codes of images or video in [−1, 1]."""
+        latents = encode(self.network, variables, x)
+        return self.network.apply(variables, latents, method="quantize").indices
+
+    def decode_codes(self, variables: PyTree, codes: Int[Array, " batch *grid"]) -> Array:
+        """Return images or video of codes."""
+        return self.network.apply(variables, codes, method="decode_indices")
 
 
 @functools.cache

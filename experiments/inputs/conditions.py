@@ -12,17 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
+from experiments.configuration import kinds
 from genjax.data import Dataset
 from genjax.data.prompts import PromptCache, padded, with_prompts
 from genjax.data.transforms import Transform
-from genjax.models.encoders.bert import sentence_embedding
 from genjax.nn import Text
 from genjax.pipelines import load_encoder
-from genjax.pretrained.minilm import load_minilm
 from genjax.training.log import ProgressBar
 
 BATCH = 64  # prompts encoded at once
-MINILM = "minilm"
 
 
 @dataclass(frozen=True)
@@ -97,18 +95,10 @@ def _length(batch: dict[str, Array]) -> int:
 
 @functools.cache
 def _text_encoder(name: str, length: int) -> Callable[[list[str]], Text]:
-    """MiniLM, or the encoders of a published system."""
-    if name != MINILM:
+    """Return the encoders of a published system, if `name` is its folder, or the encoder of that name."""
+    if "/" in name or Path(name).is_dir():
         return load_encoder(name)
-    module, variables, tokenizer = load_minilm()
-
-    @jax.jit
-    def encode(variables, ids, mask):
-        text = module.apply(variables, ids, mask)
-        return text.replace(pooled=sentence_embedding(text))
-
-    variables = jax.device_put(variables)
-    return lambda prompts: encode(variables, *tokenizer.encode(prompts, length))
+    return kinds.TEXT_ENCODER.find(name, "condition.encoder")(length)
 
 
 @dataclass(frozen=True)
@@ -116,7 +106,7 @@ class Prompts:
     """Text after a frozen encoder: a state per token, and `pooled`, of MiniLM the sentence's embedding.
 
     Attributes:
-        encoder: "minilm", or the folder of a published system with its text encoders.
+        encoder: "minilm", a dotted path, or the folder of a published system with its text encoders.
         length: tokens of a prompt, filled with padding that is masked, or cut.
         features, pooled_features: of a token's state, and of `pooled`.
         first_caption: probability that an example is trained with its first caption, its name.

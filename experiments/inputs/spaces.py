@@ -1,4 +1,4 @@
-"""Spaces: pixels, points in the plane, latents of a frozen autoencoder.
+"""Spaces: pixels, points in the plane, latents or tokens of a frozen autoencoder.
 
 A space maps the examples of a batch to what a network sees, and samples back to data and pictures
 (`genjax.training.task.Space`).
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 from PIL import Image
 
 from experiments.inputs.autoencoders import FrozenAutoencoder
@@ -129,11 +129,6 @@ class Latents:
             ValueError: neither or both of `run` and `published` are given.
         """
         del batch_size
-        if bool(run) == bool(published):
-            raise ValueError(
-                f"config.space.run is {run!r} and config.space.published {published!r}: set one of them to the "
-                "autoencoder that encodes, and decodes samples"
-            )
         autoencoder = FrozenAutoencoder.open(run, weights, published, directory)
         data_shape = tuple(data.image_shape)
         feature = "image" if directory else data.feature
@@ -159,6 +154,64 @@ class Latents:
 
     def decode(self, samples: Float[Array, " batch *shape"], frozen: PyTree = None) -> Array:
         return self.autoencoder.decode(frozen["autoencoder"], samples)
+
+    to_data = staticmethod(to_uint8)
+    picture = staticmethod(draw)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Codes of a frozen autoencoder that quantizes, `[batch *grid]` in int32.
+
+    Attributes:
+        shape: of one example's codes: rows and columns, and levels of a residual quantizer.
+        data_shape: of one example of the data.
+        vocabulary: how many codes there are.
+    """
+
+    shape: tuple[int, ...]
+    data_shape: tuple[int, ...]
+    feature: str
+    autoencoder: FrozenAutoencoder
+    vocabulary: int
+
+    @classmethod
+    def from_data(
+        cls, data: Any, *, run: str | None = None, weights: str = "ema", published: str | None = None
+    ) -> "Tokens":
+        """Return the tokens of a run's autoencoder or of a published one.
+
+        Args:
+            data: the record of the data set that is encoded.
+            run: folder of a training run of an autoencoder.
+            weights: of the run: "params" or one of its averages.
+            published: folder of published weights.
+
+        Raises:
+            FileNotFoundError: there is no such run.
+            ValueError: neither or both of `run` and `published` are given, or the autoencoder has no codes.
+        """
+        autoencoder = FrozenAutoencoder.open(run, weights, published)
+        vocabulary, data_shape = autoencoder.vocabulary, tuple(data.image_shape)
+        x = jax.ShapeDtypeStruct((1, *data_shape), jnp.float32)
+        variables = jax.eval_shape(autoencoder.network.init, jax.random.key(0), x)
+        shape = jax.eval_shape(autoencoder.encode_codes, variables, x).shape[1:]
+        return cls(shape, data_shape, data.feature, autoencoder, vocabulary)
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return {self.feature: jax.ShapeDtypeStruct(self.data_shape, jnp.uint8)}
+
+    def frozen(self) -> dict[str, PyTree]:
+        return {"tokenizer": self.autoencoder.variables()}
+
+    def abstract_frozen(self) -> dict[str, PyTree]:
+        return {"tokenizer": self.autoencoder.abstract(self.data_shape)["variables"]}
+
+    def encode(self, examples: Array, frozen: PyTree = None) -> Int[Array, " batch *shape"]:
+        return self.autoencoder.encode_codes(frozen["tokenizer"], to_float(examples))
+
+    def decode(self, samples: Int[Array, " batch *shape"], frozen: PyTree = None) -> Array:
+        return self.autoencoder.decode_codes(frozen["tokenizer"], samples)
 
     to_data = staticmethod(to_uint8)
     picture = staticmethod(draw)

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, Num, PyTree
 from PIL import Image
 
 from genjax.training.log import Mean
@@ -44,7 +44,7 @@ class Task(Protocol):
 
 
 class Space(Protocol):
-    """The space a network works in: pixels, points, latents of a frozen autoencoder.
+    """The space a network works in: pixels, points, latents or tokens of a frozen autoencoder.
 
     Attributes:
         shape: of one example as the network sees it.
@@ -65,10 +65,10 @@ class Space(Protocol):
     def abstract_frozen(self) -> dict[str, PyTree]:
         """Return what `frozen` would load, in shapes. Loads nothing."""
 
-    def encode(self, examples: Array, frozen: PyTree = None) -> Float[Array, " batch *shape"]:
-        """Return what the network sees of a batch's examples."""
+    def encode(self, examples: Array, frozen: PyTree = None) -> Num[Array, " batch *shape"]:
+        """Return what the network sees of a batch's examples: floats, or integers that are tokens."""
 
-    def decode(self, samples: Float[Array, " batch *shape"], frozen: PyTree = None) -> Array:
+    def decode(self, samples: Num[Array, " batch *shape"], frozen: PyTree = None) -> Array:
         """Return data in [−1, 1], or points, of what the network makes."""
 
     def to_data(self, decoded: Float[Array, " batch *data"]) -> Array:

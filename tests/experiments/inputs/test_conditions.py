@@ -140,3 +140,25 @@ def test_config_errors():
     digits = load_dataset("digits", "train")
     with pytest.raises(ValueError, match="digits has no captions"):
         build(small()).condition.transform(digits)
+
+
+def letters(length):
+    """A text encoder: a state of a prompt is the code of a letter, `pooled` their sum."""
+
+    def encode(prompts):
+        codes = np.array([[ord(letter) for letter in prompt[:length].ljust(length)] for prompt in prompts])
+        tokens = codes[..., None].astype(np.float32)
+        return Text(tokens, tokens.sum(1), np.ones(codes.shape, bool))
+
+    return encode
+
+
+def test_an_encoder_of_ones_own_is_a_dotted_path():
+    own = dict(encoder=f"{__name__}.letters", length=3, features=1, pooled_features=1)
+    condition = build(small(**own)).condition
+    condition = replace(condition, prompts=("ab", "zzz"))
+    prompts = condition.frozen()["prompts"]
+    np.testing.assert_array_equal(prompts.tokens[..., 0], [[97, 98, 32], [122, 122, 122]])
+    np.testing.assert_array_equal(prompts.pooled[:, 0], [227, 366])
+    with pytest.raises(ValueError, match="config.condition.encoder is 'miniln'; there are minilm"):
+        replace(condition, encoder="miniln", prompts=("new",)).frozen()

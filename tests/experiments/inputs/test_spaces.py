@@ -1,0 +1,54 @@
+"""Tokens of a frozen autoencoder: the nearest codes, and the way back from them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from experiments.configuration import kinds
+from genjax import pretrained
+from genjax.data import to_float
+from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
+from genjax.models.autoencoders.vqgan import VQModel
+from genjax.nn.quantizers import VectorQuantizer
+
+DATA = ConfigDict(dict(image_shape=(8, 12, 3), feature="image"))
+
+
+def save_small(module, folder):
+    """Save a network with random weights in its published form; return its variables."""
+    random = np.random.default_rng(0)
+    draw = lambda a: (
+        np.prod(a.shape[:-1]).astype(np.float32) ** -0.5 * random.standard_normal(a.shape, np.float32)
+    )
+    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 8, 12, 3), np.float32))
+    variables = jax.tree.map(draw, shapes)
+    pretrained.save(folder, module, variables)
+    return variables
+
+
+def test_tokens_are_the_nearest_codes_and_decode_to_the_reconstruction(tmp_path):
+    module = VQModel(VectorQuantizer(16, 3), encoder_channels=4, widths=(4, 4), blocks=1, groups=2)
+    variables = save_small(module, tmp_path)
+    space = kinds.SPACE.bind(dict(name="Tokens", published=str(tmp_path)), "space", data=DATA)
+    assert space.shape == (4, 6) and space.vocabulary == 16
+    frozen = space.frozen()
+    shapes = jax.tree.map(lambda a: (a.shape, a.dtype), frozen)
+    assert shapes == jax.tree.map(lambda a: (a.shape, a.dtype), space.abstract_frozen())
+
+    images = jnp.asarray(np.random.default_rng(1).integers(0, 256, (2, 8, 12, 3), np.uint8))
+    codes = jax.jit(space.encode)(images, frozen)
+    latents = module.apply(variables, to_float(images), method="encode")
+    codebook = module.apply(variables, jnp.arange(16), method=lambda self, i: self.quantizer.lookup(i))
+    distances = np.square(np.asarray(latents)[..., None, :] - codebook).sum(-1)
+    np.testing.assert_array_equal(codes, distances.argmin(-1))
+    assert codes.dtype == np.int32 and len(np.unique(codes)) > 4
+    reconstruction = module.apply(variables, to_float(images))
+    np.testing.assert_allclose(space.decode(codes, frozen), reconstruction, rtol=1e-5, atol=1e-6)
+
+
+def test_an_autoencoder_without_codes_has_no_tokens(tmp_path):
+    save_small(AutoencoderKL(latent_channels=4, widths=(4, 4), blocks=1, groups=2), tmp_path)
+    with pytest.raises(ValueError, match="config.space is Tokens, and AutoencoderKL has no codes"):
+        kinds.SPACE.bind(dict(name="Tokens", published=str(tmp_path)), "space", data=DATA)
