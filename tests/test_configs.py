@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from configs import text_to_image
+from experiments.configuration import kinds
 from experiments.configuration.runs import build, mesh_axes
 from experiments.inputs.autoencoders import FrozenAutoencoder
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import abstract_batch
 from experiments.launch.experiment import Experiment
-from experiments.tasks import autoencoding
+from experiments.tasks import adapters, autoencoding
+from genjax import parts
 from genjax.devices import make_mesh
 from genjax.metrics.lpips import LPIPS
 from genjax.training import abstract_state
@@ -33,6 +36,10 @@ PARAMETERS = {
     "text_to_image": 2_028_328_000,
     "text_to_image:flux": 11_891_178_560,
     "text_to_image:flux,latents": 11_891_178_560,
+    # rank 16 of 6 square kernels in each of 24 blocks of 1,536 features
+    "text_to_image_lora": 24 * 6 * 16 * 2 * 1536,
+    # the same of 19 blocks of two streams of 3,072, and of 3 kernels in 38 blocks of one
+    "text_to_image_lora:flux": (19 * 6 + 38 * 3) * 16 * 2 * 3072,
     # 40 blocks: 2 × 4·5120² of attention, 2·5120·13,824, biases and 6 of modulation; and embeddings, modulation and head
     "text_to_video": 14_287_262_784,
     # FLUX.1's autoencoder, and PatchGAN of three layers with a bias of each convolution
@@ -60,6 +67,7 @@ CHOICES = [
     "emoji_text:in_context",
     "text_to_image:flux",
     "text_to_image:flux,latents",
+    "text_to_image_lora:flux",
     "emoji_text:cross_attention,pixels",
 ]
 
@@ -69,6 +77,8 @@ def load(name):
     config = importlib.import_module(f"configs.{name}").get_config(*filter(None, [choice]))
     if config.space.name == "Latents" and not config.space.get("run"):
         config.space.published = "VAE"  # which the user names
+    if "adapters" in config and config.adapters:
+        config.adapters.source = text_to_image.get_config(*filter(None, [choice])).model.name
     return config
 
 
@@ -77,8 +87,10 @@ def nothing_to_load(monkeypatch):
     """LPIPS' weights are 0, as is encoded text, and an autoencoder repeats every so manyth pixel."""
     monkeypatch.setattr(autoencoding, "load_lpips", empty_lpips)
     monkeypatch.setattr(Prompts, "frozen", no_prompts)
+    networks = kinds.DIFFUSION_NETWORK.places
+    monkeypatch.setattr(adapters, "_source", lambda name: (parts.find(name, networks, "")(), None))
 
-    def autoencoder(run, weights, published, latents):
+    def autoencoder(run, weights, published, latents=None):
         factor, channels = 8, 16
         return SimpleNamespace(
             load=dict,

@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
@@ -26,12 +27,15 @@ class Adapters:
         rank: of the adapters.
         select: a regular expression of the paths of the kernels that get adapters.
         scale: what the adapters' product is multiplied by, alpha/rank.
+        dtype, remat_policy: fields of the network; its own if None.
     """
 
     source: str
     rank: int = 8
     select: str = r"(query|key|value|query_key_value)/kernel$"
     scale: float = 1.0
+    dtype: str | None = None
+    remat_policy: str | None = None
 
     @classmethod
     def from_config(cls, fields: Mapping[str, Any]) -> "Adapters | None":
@@ -50,7 +54,8 @@ class Adapters:
 
     @property
     def network(self) -> nn.Module:
-        return _source(self.source)[0]
+        fields = dict(dtype=self.dtype and jnp.dtype(self.dtype), remat_policy=self.remat_policy)
+        return _source(self.source)[0].clone(**{name: value for name, value in fields.items() if value})
 
     def load(self) -> PyTree:
         """Load the parameters of the frozen network, on the host."""
