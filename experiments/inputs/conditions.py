@@ -1,4 +1,4 @@
-"""Conditions of networks: class labels, prompts after a frozen text encoder, nothing."""
+"""Conditions of networks: class labels, prompts after a frozen text encoder, frames of a clip, nothing."""
 
 import functools
 import os
@@ -10,10 +10,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from experiments.configuration import kinds
-from genjax.data import Dataset
+from experiments.inputs.datasets import Data
+from genjax.data import Dataset, to_float
 from genjax.data.prompts import PromptCache, padded, with_prompts
 from genjax.data.transforms import Transform
 from genjax.nn import Text
@@ -87,6 +88,46 @@ class Unconditional:
 
     example, abstract_batch, transform = Classes.example, Classes.abstract_batch, Classes.transform
     frozen, abstract_frozen = Classes.frozen, Classes.abstract_frozen
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The first frames of a clip, `[batch count height width channels]` in [−1, 1].
+
+    Zeros stand in for what is dropped. Sample sheets continue the first clips of the held-out split.
+
+    Attributes:
+        data: where the clips are.
+        count: frames that the network sees.
+        num_rows: rows of sample sheets.
+    """
+
+    data: Data
+    count: int = 1
+    num_rows: int = 4
+    num_classes: ClassVar[int] = 0
+    network_fields: ClassVar[dict] = {}
+    abstract_batch, transform = Classes.abstract_batch, Classes.transform
+
+    def example(self) -> Float[Array, "1 count height width channels"]:
+        return jnp.zeros((1, self.count, *self.data.image_shape[1:]))
+
+    def of_batch(self, batch: dict[str, Array]) -> Float[Array, "batch count height width channels"]:
+        return to_float(batch[self.data.feature][:, : self.count])
+
+    def null(self, frozen: PyTree) -> Float[Array, "count height width channels"]:
+        return self.example()[0]
+
+    def of_labels(self, labels: Int[Array, " batch"], frozen: PyTree) -> Array:
+        return frozen["frames"][labels]
+
+    def frozen(self) -> dict[str, PyTree]:
+        clips = self.data.held_out().source[: self.num_rows][self.data.feature]
+        return {"frames": to_float(clips[:, : self.count])}
+
+    def abstract_frozen(self) -> dict[str, PyTree]:
+        shape = self.num_rows, *self.example().shape[1:]
+        return {"frames": jax.ShapeDtypeStruct(shape, jnp.float32)}
 
 
 def _length(batch: dict[str, Array]) -> int:

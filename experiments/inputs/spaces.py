@@ -1,4 +1,4 @@
-"""Spaces: pixels, points in the plane, latents or tokens of a frozen autoencoder.
+"""Spaces: pixels, points in the plane, sound, latents or tokens of a frozen autoencoder.
 
 A space maps the examples of a batch to what a network sees, and samples back to data and pictures
 (`genjax.training.task.Space`).
@@ -16,7 +16,7 @@ from PIL import Image
 
 from experiments.inputs.autoencoders import FrozenAutoencoder
 from genjax.data import to_float, to_uint8
-from genjax.training.pictures import image_grid, scatter
+from genjax.training.pictures import image_grid, scatter, waveforms
 
 
 def draw(examples: np.ndarray, columns: int) -> Image.Image:
@@ -81,6 +81,31 @@ class Points:
     @staticmethod
     def picture(examples: np.ndarray, columns: int) -> Image.Image:
         return scatter(examples)
+
+
+@dataclass(frozen=True)
+class Waveforms:
+    """Sound as it is, `[length channels]` in [−1, 1]; data are int16."""
+
+    shape: tuple[int, ...]
+    feature: str = "audio"
+    autoencoder: ClassVar[None] = None
+
+    from_data = classmethod(Pixels.from_data.__func__)
+    frozen = abstract_frozen = Pixels.frozen
+    decode = Pixels.decode
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return {self.feature: jax.ShapeDtypeStruct(self.shape, jnp.int16)}
+
+    def encode(self, examples: Array, frozen: PyTree = None) -> Float[Array, " batch *shape"]:
+        return examples / jnp.float32(2**15)
+
+    @staticmethod
+    def to_data(decoded: Array) -> Array:
+        return jnp.clip(jnp.round(decoded * 2**15), -(2**15), 2**15 - 1).astype(jnp.int16)
+
+    picture = staticmethod(waveforms)
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,7 @@ class Autoencoder:
         x = batch[self.space.feature]
         flip_key, code_key = jax.random.split(key)
         if self.flip:
-            x = flip_images(flip_key, _stack_frames(x)).reshape(x.shape)  # a video as one picture
+            x = flip_images(flip_key, x)
         x = self.space.encode(x)
         player, weights = state.autoencoder, dict(self.weights)
 
@@ -432,13 +432,6 @@ def _autoencode(task: Autoencoder, mesh: Mesh) -> Callable:
         return task.space.to_data(task.decode(variables, z)), z, indices
 
     return jax.jit(autoencode, out_shardings=replicated(mesh))
-
-
-def _stack_frames(
-    x: Float[Array, "batch *time height width channels"],
-) -> Float[Array, "batch rows width channels"]:
-    """Return the frames of each video, one below the other."""
-    return x.reshape(len(x), -1, *x.shape[-2:])
 
 
 def _frames(x: Float[Array, "*batch height width channels"]) -> Float[Array, "frames height width channels"]:

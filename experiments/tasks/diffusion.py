@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
 from experiments.configuration.options import described
+from experiments.inputs.datasets import Data
 from experiments.tasks import optimization
 from experiments.tasks.adapters import Adapters
 from experiments.tasks.optimization import Optimization, State
@@ -135,7 +136,7 @@ class Diffusion:
                 where the sampler would evaluate the network.
         """
         space = kinds.SPACE.bind(config.space, "space", data=config.data)
-        condition = kinds.CONDITION.bind(config.condition, "condition")
+        condition = kinds.CONDITION.bind(config.condition, "condition", data=Data.from_config(config))
         adapters = Adapters.from_config(config.get("adapters"))
         if adapters:
             network = adapters.network
@@ -228,21 +229,25 @@ class Diffusion:
         self, state: State, batch: dict[str, Array], key: Key[Array, ""], frozen: PyTree = None
     ) -> tuple[State, dict[str, Float[Array, ""] | Mean]]:
         def loss(params, batch, key):
+            batch = self._mirrored(batch, key)
             condition, null = self.condition.of_batch(batch), self.condition.null(frozen)
-            return self.objective(
-                key, self._apply(params, frozen), self._examples(batch, key, frozen), condition, null
-            )
+            x = self._examples(batch, key, frozen)
+            return self.objective(key, self._apply(params, frozen), x, condition, null)
 
         state, (sums, counts), metrics = self.optimization.step(state, loss, batch, key)
         bins = zip(self.objective.time_bins(), sums, counts, strict=True)
         return state, {"loss": metrics.pop("loss")} | {name: Mean(*bin) for name, *bin in bins} | metrics
 
+    def _mirrored(self, batch: dict[str, Array], key: Key[Array, ""]) -> dict[str, Array]:
+        """Return the batch with half of its images mirrored, if the task mirrors data."""
+        images = batch[self.space.feature]
+        if not self.flip or images.dtype != jnp.uint8:
+            return batch
+        return batch | {self.space.feature: flip_images(jax.random.fold_in(key, 2), images)}
+
     def _examples(self, batch: dict[str, Array], key: Key[Array, ""], frozen: PyTree) -> Array:
         """Return what the network sees of a batch, before noise."""
-        x = batch[self.space.feature]
-        if self.flip and x.dtype == jnp.uint8:
-            x = flip_images(jax.random.fold_in(key, 2), x)
-        x = self.space.encode(x, frozen)
+        x = self.space.encode(batch[self.space.feature], frozen)
         if self.dequantize_levels:
             width = 2 / (self.dequantize_levels - 1)
             x = diffusion.dequantize(jax.random.fold_in(key, 3), x, width)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 PRELOAD_BYTES = 2**29  # of decoded examples: MNIST takes 47 MB, CIFAR-10 154 MB
-PICTURES = ("image", "video")  # features whose shape is a dataset's `image_shape`
+PICTURES = ("image", "video", "audio")  # features whose shape is a dataset's `image_shape`
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,11 +34,11 @@ def to_uint8(
 
 
 def flip_images(
-    key: Key[Array, ""], images: Shaped[Array, "batch height width channels"]
-) -> Shaped[Array, "batch height width channels"]:
-    """Mirrors each image, left to right, with probability one half."""
-    flipped = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
-    return jnp.where(flipped, images[:, :, ::-1], images)
+    key: Key[Array, ""], images: Shaped[Array, "batch *frames height width channels"]
+) -> Shaped[Array, "batch *frames height width channels"]:
+    """Mirror each image or clip, left to right, with probability one half."""
+    flipped = jax.random.bernoulli(key, shape=(len(images), *[1] * (images.ndim - 1)))
+    return jnp.where(flipped, jnp.flip(images, -2), images)
 
 
 def flip_example(example: Example, generator: np.random.Generator) -> Example:

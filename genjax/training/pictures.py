@@ -61,6 +61,20 @@ def scatter(points: np.ndarray, reach: float = 5.0) -> Image.Image:
     return _draw((3.0, 3.0), plot)
 
 
+def waveforms(sounds: np.ndarray, columns: int) -> Image.Image:
+    """Draw int16 sounds `[count length channels]`, so many in a row, over one another's channels."""
+    from matplotlib.figure import Figure  # here, since no other part of training needs it
+
+    rows = -(-len(sounds) // columns)
+    figure = Figure(figsize=(2.0 * columns, 0.8 * rows), layout="constrained")
+    for axes, sound in zip(figure.subplots(rows, columns, squeeze=False).flat, sounds, strict=False):
+        axes.plot(sound / 2**15, linewidth=0.5)
+        axes.set(ylim=(-1, 1), xticks=(), yticks=())
+    with io.BytesIO() as buffer:
+        figure.savefig(buffer, dpi=110, format="png")
+        return Image.open(buffer).convert("RGB")
+
+
 def histograms(shares: Mapping[str, np.ndarray], edges: np.ndarray) -> Image.Image:
     """Histograms over each other, by the share that each has between two edges."""
 
