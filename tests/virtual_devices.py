@@ -10,13 +10,18 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 
 
+def environment(num_devices: int) -> dict[str, str]:
+    """Return this process' environment, for a program on `num_devices` virtual devices."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={num_devices}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
 def run(arguments: list[str], num_devices: int) -> str:
     """Return what Python with `arguments` prints on `num_devices` virtual devices."""
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={num_devices}"
     result = subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env=environment(num_devices),
         capture_output=True,
         text=True,
     )

@@ -98,9 +98,14 @@ def save_curves(path: str | os.PathLike, metrics_path: str | os.PathLike) -> Non
     panels: dict[str, list[str]] = {}
     for name in names:
         panels.setdefault(name.rpartition("/")[0] or name, []).append(name)
-    figure = Figure(figsize=(10, 2.6 * -(-len(panels) // 2)), layout="constrained")
+    num_rows = -(-len(panels) // 2)
+    height = 2.6 * num_rows
+    figure = Figure(figsize=(10, height))
+    # A constrained layout would draw everything twice.
+    inches = dict(bottom=0.5 / height, top=1 - 0.35 / height, hspace=0.5, wspace=0.16)
+    figure.subplots_adjust(left=0.07, right=0.98, **inches)
     for position, (title, lines) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(-(-len(panels) // 2), 2, position)
+        axes = figure.add_subplot(num_rows, 2, position)
         for name in lines:
             points = [(row["step"], row[name]) for row in rows if name in row]
             label = name.rpartition("/")[2].replace("_", " ")

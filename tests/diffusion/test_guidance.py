@@ -1,7 +1,4 @@
 import functools
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +32,7 @@ from genjax.diffusion import (
     zero_init,
     zero_star,
 )
+from tests import virtual_devices
 
 BATCH, SHAPE, NULL = 3, (4, 2), 7
 FLOW = RectifiedFlow()
@@ -553,11 +551,7 @@ for function, inputs, placed in ((sample, arguments, shardings), (ancestral, [ar
 
 @pytest.mark.slow
 def test_a_sharded_batch_is_sampled_as_one_and_without_a_collective():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-    }
-    subprocess.run([sys.executable, "-W", "error", "-c", DATA_PARALLEL], check=True, env=environment)
+    virtual_devices.run(["-W", "error", "-c", DATA_PARALLEL], num_devices=8)
 
 
 def tanh_denoiser(x_t, t, labels):

@@ -16,6 +16,7 @@ from experiments.configuration.runs import build, open_run, read_config
 from genjax.devices import make_mesh
 from genjax.training import Checkpoints, abstract_state
 from genjax.training.checkpoints import damage
+from tests import virtual_devices
 from tests.experiments.launching import SMALL, run, run_alone, start
 
 STEPS = 100
@@ -67,7 +68,7 @@ def test_sigkill_at_any_moment_changes_nothing(uninterrupted, tmp_path):
 @pytest.mark.slow
 def test_sigkill_changes_nothing_under_fsdp_either(tmp_path, monkeypatch):
     """The state is split over eight virtual devices; one kill in training and one in a checkpoint."""
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    monkeypatch.setenv("XLA_FLAGS", virtual_devices.environment(8)["XLA_FLAGS"])
     flags = [*LONG, "--config.mesh.data=1", "--config.mesh.fsdp=8", "--config.num_steps=40"]
     workdir = tmp_path / "uninterrupted"
     assert start_training(workdir, *flags).wait() == 0, Path(f"{workdir}.out").read_text()
@@ -206,7 +207,7 @@ def test_a_run_is_sampled_with_its_weights_split_over_all_devices(small_run, tmp
         return np.load(tmp_path / name)["images"].astype(int)
 
     alone = images("alone.npz")
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    monkeypatch.setenv("XLA_FLAGS", virtual_devices.environment(8)["XLA_FLAGS"])
     assert np.abs(images("split.npz") - alone).max() <= 1  # sums in another order
     script = f"""
 import jax

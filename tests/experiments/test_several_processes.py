@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import virtual_devices
 from tests.experiments.launching import ROOT, SMALL
 
 STEPS = 40
@@ -44,9 +45,7 @@ def start(workdir, devices, processes=1, flags=(), slurm=False):
     started = []
     for process in range(processes):
         command = [sys.executable, "-m", "experiments.train", *RUN, f"--workdir={workdir}", *flags]
-        # Without LLVM's optimizations the programs compile in half the time.
-        options = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-        variables = {"XLA_FLAGS": options}
+        variables = virtual_devices.environment(devices)
         if slurm:  # JAX makes the port of the job's number
             step = dict(
                 JOB_ID=port - 61440, STEP_NODELIST="localhost", NTASKS=processes, PROCID=process, LOCALID=0

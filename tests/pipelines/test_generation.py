@@ -1,8 +1,6 @@
 """A small pipeline by itself; whole systems are compared with diffusers' in tests/parity."""
 
 import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +12,7 @@ from genjax.diffusion import grids, samplers
 from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
 from genjax.models.transformers.mmdit import MMDiT
 from genjax.nn import Text
+from tests import virtual_devices
 
 SIZE = (16, 24)
 
@@ -170,12 +169,7 @@ np.save(sys.argv[2], images)
 
 
 def test_devices_do_not_matter(pipeline, tmp_path):
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    }
     path = tmp_path / "images.npy"
-    subprocess.run(
-        [sys.executable, "-c", ON_DEVICES, os.path.dirname(__file__), path], env=environment, check=True
-    )
+    virtual_devices.run(["-c", ON_DEVICES, os.path.dirname(__file__), path], num_devices=8)
     expected = pipeline(["a cat", "a dog"] * 4, seeds=range(8), num_steps=2)
     close(np.load(path), expected)

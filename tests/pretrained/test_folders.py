@@ -1,9 +1,6 @@
 """Any published folder by its configuration. That networks compute what their originals do is shown in tests/parity."""
 
 import json
-import os
-import subprocess
-import sys
 
 import flax.linen as nn
 import jax
@@ -16,6 +13,7 @@ from genjax.models.encoders.inception import Inception
 from genjax.pretrained.bert import BERT
 from genjax.pretrained.dit import DIT
 from genjax.pretrained.pixart import PIXART
+from tests import virtual_devices
 
 from .test_published import network
 
@@ -103,12 +101,7 @@ jax.tree.map(np.testing.assert_array_equal, variables, expected)
 
 
 def test_variables_lie_where_the_sharding_says(bert_folder):
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-    }
-    command = [sys.executable, "-W", "error", "-c", ON_EIGHT_DEVICES, bert_folder[0]]
-    subprocess.run(command, check=True, env=environment)
+    virtual_devices.run(["-W", "error", "-c", ON_EIGHT_DEVICES, bert_folder[0]], num_devices=8)
 
 
 @pytest.mark.parametrize("record", [DIT, PIXART], ids=lambda record: record.name)

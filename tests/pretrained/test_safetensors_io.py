@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +8,7 @@ from safetensors.numpy import save_file
 
 from genjax.pretrained import load_variables
 from genjax.pretrained.safetensors_io import open_tensors, save_variables
+from tests import virtual_devices
 
 EXPECTED = {
     "params": {"dense": {"kernel": jax.ShapeDtypeStruct((2, 3), jnp.bfloat16)}},
@@ -149,8 +147,7 @@ np.testing.assert_array_equal(kernel, np.arange(24).reshape(3, 2, 4))
 
 def test_parts_lie_where_the_sharding_says(tmp_path, stack):
     save_variables(tmp_path, {}, stack, name_of_layer)
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    subprocess.run([sys.executable, "-c", SHARDED, tmp_path], env=environment, check=True)
+    virtual_devices.run(["-c", SHARDED, tmp_path], num_devices=8)
 
 
 def test_files_that_are_cut_short_are_told_from_whole_ones(tmp_path, stack):
