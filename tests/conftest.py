@@ -30,13 +30,23 @@ collect_ignore = [] if importlib.util.find_spec("torch") else ["parity"]
 
 IMPORTS = "imports, once a worker"
 cpu_seconds = collections.Counter()  # by test file
-peak_memory = {}  # by worker, in GiB
+peak_memory = {}  # by test file, in GiB
 
 
 def used_cpu_seconds() -> float:
     """Return the CPU seconds of this process and of the programs that it started and that have ended."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def peak_since_last_call() -> float:
+    """Return the most memory of this process since the last call, in GiB; without Linux's /proc since its start."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    return peak
 
 
 def pytest_collection_modifyitems(items):
@@ -60,27 +70,25 @@ def pytest_runtest_protocol(item, nextitem):
     if nextitem is None or nextitem.path != item.path:
         jax.clear_caches()  # compiled programs of a file stay in memory otherwise: 5 GiB in the end
         gc.collect()
+        peak_memory[str(item.path.relative_to(ROOT))] = peak_since_last_call()
     cpu_seconds[str(item.path.relative_to(ROOT))] += used_cpu_seconds() - began
     return result
 
 
 def pytest_sessionfinish(session):
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["cost"] = dict(cpu_seconds), peak
-    elif cpu_seconds:
-        peak_memory["this process"] = peak
+        session.config.workeroutput["cost"] = dict(cpu_seconds), peak_memory
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
-    seconds, peak = node.workeroutput.get("cost", ({}, 0.0))
+    seconds, peaks = node.workeroutput.get("cost", ({}, {}))
     cpu_seconds.update(seconds)
-    peak_memory[node.gateway.id] = peak
+    peak_memory.update(peaks)
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Print CPU seconds by folder and file if `--durations` is given, and what exceeds CONTRIBUTING's budgets."""
+    """Print what folders and files cost if `--durations` is given, and what exceeds CONTRIBUTING's budgets."""
     table = (ROOT / "CONTRIBUTING.md").read_text()
     budgets = {
         path: float(limit) for path, limit in re.findall(r"^\| `(tests/\S+)` \| (\d+) \|", table, re.M)
@@ -89,15 +97,15 @@ def pytest_terminal_summary(terminalreporter, config):
     for path, seconds in cpu_seconds.items():
         folders["/".join(path.split("/")[:2])] += seconds
     if config.option.durations is not None:
-        terminalreporter.section("CPU seconds, programs that tests start included")
+        terminalreporter.section("CPU seconds, started programs included; GiB at most")
         for folder, total in folders.most_common():
             terminalreporter.line(f"{total:8.1f} {folder}")
             files = {path: seconds for path, seconds in cpu_seconds.items() if path.startswith(f"{folder}/")}
             for path, seconds in sorted(files.items(), key=lambda pair: -pair[1]):
-                terminalreporter.line(f"{seconds:16.1f} {path}")
-        terminalreporter.line(f"{folders.total():8.1f} in all")
-        for worker, peak in sorted(peak_memory.items()):
-            terminalreporter.line(f"{peak:8.2f} GiB at most in {worker}")
+                terminalreporter.line(f"{seconds:16.1f} {peak_memory.get(path, 0.0):6.2f} {path}")
+        terminalreporter.line(
+            f"{folders.total():8.1f} in all, {max(peak_memory.values(), default=0.0):.2f} GiB at most"
+        )
     for folder, budget in budgets.items():
         if folders[folder] > budget:
             terminalreporter.line(
