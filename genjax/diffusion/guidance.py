@@ -7,11 +7,14 @@ prediction of the two, and a scale says how far to go. The parts combine freely:
     guide(denoiser, labels, null, interval(4.0, 0.2, 0.8))                       # in the middle of time only
     guide(denoiser, labels, null, 4.0, on(process, velocity, zero_star))         # CFG-Zero*
     guide(denoiser, labels, null, 4.0, on(process, velocity, functools.partial(rescaled, phi=0.7)))
-    guide(denoiser, labels, null, 4.0, on(process, clean, adaptive_projected, momentum=-0.5))
+    guide(denoiser, labels, null, 4.0, on(process, clean, adaptive_projected, momentum=-0.5))  # with a memory
     guide(denoiser, labels, null, 0.6, plus_plus)                                # CFG++, with ddim
     with_clean(guide(…), process, dynamic_threshold)
 
 Scales, phi, intervals, … may be traced: changing them compiles nothing anew. All channels are guided.
+
+A denoiser with momentum remembers the evaluation before. It is called as `(x_t, t, memory) -> (Prediction, memory)`,
+and the sampler is given the first memory: `ddim(guided, process, noise, times, memory=jnp.zeros_like(noise))`.
 
 Where x_t is a tree of arrays (`trees`), rules act on each leaf by itself; scales, processes and targets may be trees.
 Where times are `[batch frames]`, a scale that is a function of the times has a value for each frame.
@@ -171,10 +174,18 @@ def on(
     Args:
         rule: `(c, u, scale) -> y`.
         momentum: beta of c − u ← (c − u) + beta·(its value at the evaluation before) (Sadat et al. 2025, who
-            take it negative). The denoiser then has a memory: see `samplers.tables.run`.
+            take it negative). The denoiser then takes and returns that value, its memory: zeros like x_t at first.
+
+    Raises:
+        ValueError: while sampling, if there is momentum and no memory.
     """
 
     def on_predictions(conditional, unconditional, scale, x_t, t, memory=None):
+        if momentum is not None and memory is None:
+            raise ValueError(
+                "guidance with momentum was called without a memory: give the sampler memory=jnp.zeros_like(noise); "
+                "`adaptive` and `log_likelihood` solve an ODE, which has no memory, so take momentum=None for them"
+            )
         c, u = (combine(process, target, p.clean, p.noise, t) for p in (conditional, unconditional))
         if momentum is not None:
             memory = jax.tree.map(lambda c, u, memory: c - u + momentum * memory, c, u, memory)
@@ -185,8 +196,6 @@ def on(
         prediction = _select(singular, otherwise, recovered)
         return prediction if momentum is None else (prediction, memory)
 
-    if momentum is not None:
-        on_predictions.initial_memory = lambda x: jax.tree.map(jnp.zeros_like, x)
     return on_predictions
 
 
@@ -229,7 +238,7 @@ def _together(denoiser: Callable, x_t: Tree, t: Tree, conditionings: Sequence[Py
 
 
 def _ruled(both: Callable, guidance_scale: PyTree[Scale], rule: Callable) -> Callable:
-    """The denoiser of `rule` on the pair of predictions `both(x_t, t)`; it has the rule's memory, if any."""
+    """The denoiser of `rule` on the pair of predictions `both(x_t, t)`; it hands on a memory to the rule."""
 
     def guided(x_t, t, *memory):
         conditional, unconditional = both(x_t, t)
@@ -239,8 +248,6 @@ def _ruled(both: Callable, guidance_scale: PyTree[Scale], rule: Callable) -> Cal
         prediction = prediction._replace(variance=conditional.variance)
         return (prediction, *rest) if memory else prediction
 
-    if hasattr(rule, "initial_memory"):
-        guided.initial_memory = rule.initial_memory
     return guided
 
 
@@ -322,7 +329,7 @@ def compose(
 
 
 def _then(denoiser: Callable, change: Callable) -> Callable:
-    """The denoiser of `change(x_t, t, prediction)`, which has the memory of the first, if any."""
+    """The denoiser of `change(x_t, t, prediction)`, which hands on a memory to the first."""
 
     def changed(x_t, t, *memory):
         answer = denoiser(x_t, t, *memory)
@@ -330,8 +337,6 @@ def _then(denoiser: Callable, change: Callable) -> Callable:
         prediction = change(x_t, t, prediction)
         return (prediction, *rest) if memory else prediction
 
-    if hasattr(denoiser, "initial_memory"):
-        changed.initial_memory = denoiser.initial_memory
     return changed
 
 

@@ -12,6 +12,7 @@ from genjax.diffusion import (
     Prediction,
     RectifiedFlow,
     VariancePreservingCosine,
+    adaptive,
     adaptive_projected,
     autoguide,
     classifier_free,
@@ -24,6 +25,7 @@ from genjax.diffusion import (
     euler,
     guide,
     interval,
+    log_likelihood,
     on,
     plus_plus,
     rescaled,
@@ -443,8 +445,27 @@ def test_adaptive_projected_guidance_remembers(points, bounded):
     guided = guide(exact_denoiser(FLOW), LABELS, CLASSES, scale, on(FLOW, clean, projected, momentum=beta))
     if bounded:
         guided = with_clean(guided, FLOW, functools.partial(static_threshold, bound=0.5))
-    result = ddim(guided, FLOW, points, times)
+    result = ddim(guided, FLOW, points, times, memory=jnp.zeros_like(points))
     np.testing.assert_allclose(result, loop(FLOW, np.asarray(points), times, step), rtol=1e-12, atol=1e-12)
+    wrapped = ddim(lambda x, t, memory: guided(x, t, memory), FLOW, points, times, memory=0 * points)
+    np.testing.assert_array_equal(wrapped, result)
+
+
+@pytest.mark.parametrize(
+    "solve",
+    [
+        lambda denoiser, x: ddim(denoiser, FLOW, x, uniform_grid(FLOW, 4)),
+        lambda denoiser, x: adaptive(denoiser, FLOW, x, uniform_grid(FLOW, 4)),
+        lambda denoiser, x: log_likelihood(denoiser, FLOW, x),
+    ],
+    ids=["ddim", "adaptive", "log_likelihood"],
+)
+def test_momentum_without_a_memory_is_refused(points, solve):
+    """Also within a lambda; an ODE has no evaluation before."""
+    rule = on(FLOW, clean, adaptive_projected, momentum=-0.5)
+    guided = with_clean(guide(exact_denoiser(FLOW), LABELS, CLASSES, 3.0, rule), FLOW, static_threshold)
+    with pytest.raises(ValueError, match="momentum was called without a memory: give the sampler memory="):
+        solve(lambda x, t: guided(x, t), points)
 
 
 def test_without_momentum_a_memory_changes_nothing(points):
@@ -452,9 +473,8 @@ def test_without_momentum_a_memory_changes_nothing(points):
     arguments = exact_denoiser(FLOW), LABELS, CLASSES, 3.0
     remembering = guide(*arguments, on(FLOW, velocity, classifier_free, momentum=0.0))
     forgetful = guide(*arguments, on(FLOW, velocity, classifier_free))
-    assert hasattr(remembering, "initial_memory") and not hasattr(forgetful, "initial_memory")
     np.testing.assert_allclose(
-        euler(remembering, FLOW, points, times, trajectory=True),
+        euler(remembering, FLOW, points, times, trajectory=True, memory=jnp.zeros_like(points)),
         euler(forgetful, FLOW, points, times, trajectory=True),
         rtol=1e-13,
     )
@@ -466,8 +486,8 @@ def test_any_memory_goes_from_evaluation_to_evaluation(points):
     def counting(x_t, t, memory):
         return Prediction(x_t * 0 + memory["count"], x_t * 0), {"count": memory["count"] + 1}
 
-    counting.initial_memory = lambda noise: {"count": jnp.zeros(())}
-    states = ddim(counting, FLOW, points, uniform_grid(FLOW, 4), trajectory=True)
+    memory = {"count": jnp.zeros(())}
+    states = ddim(counting, FLOW, points, uniform_grid(FLOW, 4), trajectory=True, memory=memory)
     np.testing.assert_allclose(states[1:, 0, 0], np.array([0.25, 0.5, 0.75, 1]) * np.arange(4))
 
 
@@ -521,10 +541,11 @@ def sample(x, labels, weight):
     denoiser = lambda x, t, labels: Prediction(jnp.tanh(x @ weight) + labels[:, None], x * t[:, None])
     log_likelihood = lambda x, t: -jnp.sum(x**2, 1) + t
     plain = lambda x, t: denoiser(x, t, labels)
-    return [ddim(guided, process, x, uniform_grid(process, 3)) for guided in (
+    remembering = guide(denoiser, labels, 7, 2.0, on(process, clean, projected, momentum=-0.5))
+    samples = ddim(remembering, process, x, uniform_grid(process, 3), memory=jnp.zeros_like(x))
+    return [samples] + [ddim(guided, process, x, uniform_grid(process, 3)) for guided in (
         guide(denoiser, labels, 7, 2.0),
         guide(denoiser, labels, 7, interval(2.0, 0.2, 0.8), plus_plus),
-        guide(denoiser, labels, 7, 2.0, on(process, clean, projected, momentum=-0.5)),
         zero_init(guide(denoiser, labels, 7, 2.0, on(process, velocity, rescaled_zero_star)), process, 0.9),
         with_clean(compose(denoiser, [labels, labels + 1], 7, [2.0, 1.0]), process, dynamic_threshold),
         classifier_guide(plain, process, log_likelihood, 2.0),
@@ -565,9 +586,15 @@ def tanh_denoiser(x_t, t, labels):
 
 
 def program(build):
-    """Samples with what `build(numbers)` guides, jitted in its numbers."""
+    """Samples with what `build(numbers)` guides, jitted in its numbers, and with a memory if that is a pair."""
     times = uniform_grid(FLOW, 5)
-    return jax.jit(lambda numbers, x: ddim(build(numbers), FLOW, x, times))
+
+    def sample(numbers, x):
+        guided = build(numbers)
+        denoiser, memory = guided if isinstance(guided, tuple) else (guided, None)
+        return ddim(denoiser, FLOW, x, times, memory=memory)
+
+    return jax.jit(sample)
 
 
 @pytest.mark.parametrize(
@@ -579,17 +606,20 @@ def program(build):
         lambda n: guide(
             tanh_denoiser, LABELS, CLASSES, 3.0, on(FLOW, velocity, functools.partial(rescaled, phi=n[1]))
         ),
-        lambda n: guide(
-            tanh_denoiser,
-            LABELS,
-            CLASSES,
-            n[0],
-            on(
-                FLOW,
-                clean,
-                functools.partial(adaptive_projected, eta=n[1], norm_threshold=n[0]),
-                momentum=n[1],
+        lambda n: (
+            guide(
+                tanh_denoiser,
+                LABELS,
+                CLASSES,
+                n[0],
+                on(
+                    FLOW,
+                    clean,
+                    functools.partial(adaptive_projected, eta=n[1], norm_threshold=n[0]),
+                    momentum=n[1],
+                ),
             ),
+            jnp.zeros((4, DIMENSIONS)),
         ),
         lambda n: zero_init(
             guide(tanh_denoiser, LABELS, CLASSES, n[0], on(FLOW, velocity, zero_star)), FLOW, n[1]

@@ -76,6 +76,30 @@ def test_in_float32():
     np.testing.assert_allclose(result, [-1.42847607, -1.83321762, -1.05246992], atol=1e-5)
 
 
+def test_float32_data_while_float64_is_enabled(float64):
+    weights, means, deviations = (jnp.asarray(a, jnp.float32) for a in (WEIGHTS, MEANS, DEVIATIONS))
+    denoiser = optimal.gaussian_mixture(FLOW, weights, means, deviations)
+    x = jnp.array([-2.0, 0.0, 1.0], jnp.float32)
+    result, latents = quick_jit(lambda x: log_likelihood(denoiser, FLOW, x))(x)
+    assert result.dtype == latents.dtype == jnp.float32
+    np.testing.assert_allclose(result, [-1.42847607, -1.83321762, -1.05246992], atol=1e-5)
+
+
+def test_a_table_may_take_more_steps(float64):
+    """Data N(0, s²): the flow multiplies by √(v_1/v_0), v = alpha²s² + sigma². The velocity jumps 1,000 times."""
+    process, s = VariancePreservingTable(), 0.5
+    denoiser = optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros(1), jnp.full(1, s))
+    run = lambda x: log_likelihood(denoiser, process, x, rtol=1e-10, atol=1e-10, max_steps=2**15)
+    (result,), (latent,) = quick_jit(run)(jnp.array([0.3]))
+    first, last = (
+        float(np.hypot(process.alpha(t) * s, process.sigma(t))) for t in map(jnp.asarray, process.domain)
+    )
+    prior = norm.logpdf(latent, scale=process.sigma(jnp.asarray(1.0)))
+    # More than 4,096 steps, each with an error up to 1e-10.
+    np.testing.assert_allclose(latent, 0.3 * last / first, atol=4e-7)
+    np.testing.assert_allclose(result, prior + np.log(last / first), atol=4e-7)
+
+
 @pytest.mark.parametrize("process", [VP_ENDING_EARLY, EDM()], ids=lambda p: type(p).__name__)
 def test_the_prior_is_the_only_error(process, float64):
     """Where data are left in the noise end, log p is missed by log p_1(x_1) − log N(x_1; 0, sigma²) exactly."""

@@ -622,7 +622,13 @@ def test_momentum_is_kept_of_every_leaf(x):
     rule = on(PAIR, QUANTITY, classifier_free, momentum=-0.5)
     times = uniform_grid(FLOW, 4)
     sample = lambda denoiser, rule, process, x: quick_jit(
-        lambda x: ddim(guide(denoiser, LABELS, jnp.zeros(1), 3.0, rule), process, x, times)
+        lambda x: ddim(
+            guide(denoiser, LABELS, jnp.zeros(1), 3.0, rule),
+            process,
+            x,
+            times,
+            memory=jax.tree.map(jnp.zeros_like, x),
+        )
     )(x)
     found = sample(both, rule, PAIR, x)
     for leaf in SHAPES:

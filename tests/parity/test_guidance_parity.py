@@ -94,7 +94,8 @@ def test_momentum_over_steps():
 
     projected = functools.partial(adaptive_projected, eta=0.2, norm_threshold=2.0)
     rule = on(FLOW, clean, projected, momentum=-0.5)
-    result = ddim(guide(denoise, jnp.ones(3, int), 0, SCALE, rule), FLOW, jnp.asarray(noise), times)
+    guided = guide(denoise, jnp.ones(3, int), 0, SCALE, rule)
+    result = ddim(guided, FLOW, jnp.asarray(noise), times, memory=jnp.zeros(noise.shape))
 
     guider = guiders.AdaptiveProjectedGuidance(
         guidance_scale=SCALE - 1,
