@@ -124,5 +124,6 @@ from genjax.diffusion.times import mode as mode
 from genjax.diffusion.times import shifted as shifted
 from genjax.diffusion.times import stratified as stratified
 from genjax.diffusion.times import uniform as uniform
+from genjax.diffusion.times import uniform_log_snr as uniform_log_snr
 from genjax.diffusion.trees import leaf_keys as leaf_keys
 from genjax.diffusion.trees import leafwise as leafwise

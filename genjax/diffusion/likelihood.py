@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Key
 from genjax.diffusion.processes import Process
 from genjax.diffusion.samplers.tables import check_grid
 from genjax.diffusion.targets import Prediction
-from genjax.diffusion.times import Law, uniform
+from genjax.diffusion.times import Law, uniform_log_snr
 
 Samples = Float[Array, " batch *shape"]
 Nats = Float[Array, " batch"]
@@ -207,7 +207,7 @@ def continuous_bound(
     denoiser: Callable[..., Prediction],
     x: Samples,
     process: Process,
-    law: Law = uniform,
+    law: Law = uniform_log_snr,
     num_times: int = 1,
     levels: Levels | None = None,
 ) -> Bound:
@@ -217,12 +217,14 @@ def continuous_bound(
     for a denoiser that knows time by its log-SNR. Ends and levels are those of `discrete_bound`.
 
     Args:
-        law: where times are drawn, from its value at 0 to that at 1 (`times.uniform` fills the domain). Whatever it
-            is, the expectation is the integral's over those; the variance is not the same.
+        law: where times are drawn, from its value at 0 to that at 1. Whatever it is, the expectation is the integral's
+            over those; the variance is not the same. The default weighs all errors alike. For data N(0, 0.36),
+            rectified flow from t = 0.001 and 16 times its standard deviation is 3.3 nats, that of `times.uniform` 10
+            to 20; for `EDM` they are 2.7 and 57.
         num_times: drawn for each sample, one in each of as many equally likely parts.
 
     Raises:
-        ValueError: sigma is 0 at the law's first time.
+        ValueError: sigma is 0 at the law's first time, or the default law meets it in the domain.
     """
     _check_array(x)
     diffusion_key, end_key = jax.random.split(key)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import quad
-from scipy.stats import norm
+from scipy.stats import multivariate_normal, norm
 
 from genjax.diffusion import (
     EDM,
@@ -163,6 +163,49 @@ def test_two_dimensions_against_a_grid(float64):
             )
             expected = np.log(joint.sum() * (axis[1] - axis[0]) ** 2)
             np.testing.assert_allclose(log_p[0], expected, atol=1e-11)
+
+
+@processes
+def test_full_covariances_against_numpy(process, float64):
+    """The posterior of each component by linear algebra, m + alpha·Σ·(alpha²·Σ + sigma²)⁻¹·(x_t − alpha·m)."""
+    random = np.random.default_rng(0)
+    weights, means = np.array([0.2, 0.5, 0.3]), random.standard_normal((3, 2, 2))
+    roots = random.standard_normal((3, 4, 4))
+    roots[1, :, 0] = 0  # a singular covariance
+    covariances = roots @ roots.transpose(0, 2, 1)
+    x_t = 2 * random.standard_normal((5, 2, 2))
+    start, end = process.domain
+    t = start + (end - start) * np.linspace(0.2, 0.9, 5)
+    spread = optimal.principal_axes(jnp.asarray(covariances.reshape(3, 2, 2, 2, 2)))
+    mixture = jnp.asarray(weights), jnp.asarray(means), spread
+    prediction = jax.jit(optimal.gaussian_mixture(process, *mixture))(jnp.asarray(x_t), jnp.asarray(t))
+    log_p = optimal.gaussian_mixture_log_density(process, *mixture, jnp.asarray(x_t), jnp.asarray(t))
+    score = optimal.gaussian_mixture_score(process, *mixture, jnp.asarray(x_t), jnp.asarray(t))
+    for i in range(5):
+        alpha, sigma = numbers(process, t[i])
+        noised = alpha**2 * covariances + sigma**2 * np.eye(4)
+        centred = x_t[i].ravel() - alpha * means.reshape(3, 4)
+        pull = np.linalg.solve(noised, centred[..., None])[..., 0]
+        cleans = means.reshape(3, 4) + alpha * np.einsum("kij,kj->ki", covariances, pull)
+        laws = (multivariate_normal(cov=covariance) for covariance in noised)
+        joint = weights * [law.pdf(a) for law, a in zip(laws, centred, strict=True)]
+        posterior = joint / joint.sum()
+        # Conditions up to (alpha·s/sigma)² = 1e5 amplify rounding.
+        np.testing.assert_allclose(prediction.clean[i].ravel(), posterior @ cleans, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(
+            prediction.noise[i].ravel(), sigma * posterior @ pull, rtol=1e-9, atol=1e-10
+        )
+        np.testing.assert_allclose(score[i].ravel(), -posterior @ pull, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(log_p[i], np.log(joint.sum()), atol=1e-9)
+
+
+def test_covariances_are_asked_for_by_their_axes():
+    covariances = jnp.stack([jnp.eye(4)] * 2)
+    denoiser = optimal.gaussian_mixture(RectifiedFlow(), jnp.ones(2), jnp.zeros((2, 4)), covariances)
+    with pytest.raises(ValueError, match=r"got shape \(2, 4, 4\)\. Of covariances give principal_axes"):
+        denoiser(jnp.zeros((5, 4)), jnp.ones(5))
+    with pytest.raises(ValueError, match=r"\[components \*shape \*shape\]; got shape \(2, 4, 3\)"):
+        optimal.principal_axes(jnp.zeros((2, 4, 3)))
 
 
 @processes
