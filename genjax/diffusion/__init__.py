@@ -53,6 +53,10 @@ from genjax.diffusion.losses import hybrid_loss as hybrid_loss
 from genjax.diffusion.losses import simple_loss as simple_loss
 from genjax.diffusion.losses import sums_by_time as sums_by_time
 from genjax.diffusion.losses import total_loss as total_loss
+from genjax.diffusion.preconditioning import EDMPreconditioning as EDMPreconditioning
+from genjax.diffusion.preconditioning import Preconditioning as Preconditioning
+from genjax.diffusion.preconditioning import TrigFlowPreconditioning as TrigFlowPreconditioning
+from genjax.diffusion.preconditioning import UnitVariance as UnitVariance
 from genjax.diffusion.processes import EDM as EDM
 from genjax.diffusion.processes import Process as Process
 from genjax.diffusion.processes import RectifiedFlow as RectifiedFlow

@@ -65,15 +65,19 @@ def score(process: Process, t: Times) -> tuple[Times, Times]:
     return jnp.zeros_like(t), -1 / process.sigma(t)
 
 
-def edm(process: Process, t: Times, data_deviation: float = 0.5) -> tuple[Times, Times]:
+def edm(process: Process, t: Times, data_deviation: float | None = None) -> tuple[Times, Times]:
     """What EDM's preconditioning leaves to the network, of unit variance at every t (Karras et al. 2022, section 5).
 
     With r² = sigma² + alpha²s² the deviation of x_t and s that of the data: y = (x − alpha·s²/r²·x_t)·r/(s·sigma),
     which for alpha = 1 is (x − c_skip·x_t)/c_out. It is −v where s = 1 and alpha² + sigma² = 1.
+
+    Args:
+        data_deviation: s, that of the process' preconditioning if None.
     """
+    s = process.preconditioning.data_deviation if data_deviation is None else data_deviation
     alpha, sigma = process.alpha(t), process.sigma(t)
-    r = jnp.sqrt(sigma**2 + (alpha * data_deviation) ** 2)
-    return sigma / (data_deviation * r), -data_deviation * alpha / r
+    r = jnp.sqrt(sigma**2 + (alpha * s) ** 2)
+    return sigma / (s * r), -s * alpha / r
 
 
 class Prediction(NamedTuple):
@@ -171,11 +175,12 @@ def split_variance(
 def network_inputs(
     process: Process, x_t: Float[Array, " batch *shape"], t: Float[Array, " batch *times"]
 ) -> tuple[Float[Array, " batch *shape"], Float[Array, " batch *times"]]:
-    """Return what a network is given: x_t times the process' input scale, and the process' network time.
+    """Return what a network is given, by the process' preconditioning: x_t scaled, and the value that tells the time.
 
     Of a tree x_t both are trees like it: each leaf has times of its own.
     """
-    return expand(process.input_scale(t), x_t) * x_t, process.network_time(t)
+    feed = process.preconditioning
+    return expand(feed.input_scale(process, t), x_t) * x_t, feed.network_time(process, t)
 
 
 def predict(
