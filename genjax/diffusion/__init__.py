@@ -109,6 +109,8 @@ from genjax.diffusion.samplers.stochastic import process_diffusion as process_di
 from genjax.diffusion.samplers.tables import Table as Table
 from genjax.diffusion.samplers.tables import run as run
 from genjax.diffusion.samplers.tables import sampler as sampler
+from genjax.diffusion.steering import steer as steer
+from genjax.diffusion.steering import steer_inpainting as steer_inpainting
 from genjax.diffusion.targets import Prediction as Prediction
 from genjax.diffusion.targets import check_target as check_target
 from genjax.diffusion.targets import clean as clean
