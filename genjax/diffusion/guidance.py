@@ -9,6 +9,8 @@ prediction of the two, and a scale says how far to go. The parts combine freely:
     guide(denoiser, labels, null, 4.0, on(process, velocity, functools.partial(rescaled, phi=0.7)))
     guide(denoiser, labels, null, 4.0, on(process, clean, adaptive_projected, momentum=-0.5))  # with a memory
     guide(denoiser, labels, null, 0.6, plus_plus)                                # CFG++, with ddim
+    guide(denoiser, labels, null, 10.0, on(process, clean, functools.partial(frequency_decoupled, low_scale=5.0)))
+    blend([conditional, unconditional, perturbed], [1 - 4.0, -3.0])              # perturbed attention, layers left out
     with_clean(guide(…), process, dynamic_threshold)
 
 Scales, phi, intervals, … may be traced: changing them compiles nothing anew. All channels are guided.
@@ -130,6 +132,34 @@ def zero_star(c: Data, u: Data, s: float | Array) -> Data:
     Meant for the velocity; the other half of the method is `zero_init`.
     """
     return classifier_free(c, _projection(c, u) * u, s)
+
+
+@leafwise
+def tangential(c: Data, u: Data, s: float | Array) -> Data:
+    """u′ + s·(c − u′), u′ the part of u along the first singular vector of the pair (c, u) (Kwon et al. 2025, TCFG).
+
+    That vector is cos θ·c + sin θ·u with tan 2θ = 2<c, u>/(‖c‖² − ‖u‖²): the direction that both share most.
+    """
+    axes = tuple(range(1, c.ndim))
+    inner = lambda a, b: jnp.sum(a * b, axes, keepdims=True)
+    angle = jnp.arctan2(2 * inner(c, u), inner(c, c) - inner(u, u)) / 2
+    shared = jnp.cos(angle) * c + jnp.sin(angle) * u
+    return classifier_free(c, _projection(u, shared) * shared, s)
+
+
+@leafwise
+def frequency_decoupled(
+    c: Data, u: Data, s: float | Array, *, low_scale: float | Float[Array, ""], factor: int = 2
+) -> Data:
+    """u + low_scale·Δ_low + s·Δ_high, Δ = c − u (Sadat et al. 2025, "Guidance in the frequency domain", algorithm 1).
+
+    Δ_low is what remains of Δ when all axes between batch and channels shrink by `factor` and grow again, by linear
+    interpolation: the coarse level of a Laplacian pyramid. The authors' scales for Stable Diffusion XL are 5 and 10.
+    """
+    difference = c - u
+    small = (len(c), *(max(1, side // factor) for side in c.shape[1:-1]), c.shape[-1])
+    low = jax.image.resize(jax.image.resize(difference, small, "linear"), c.shape, "linear")
+    return u + low_scale * low + s * (difference - low)
 
 
 # Rules for predictions: `(conditional, unconditional, scale, x_t, t) -> Prediction`.
@@ -292,6 +322,54 @@ def autoguide(
     return _ruled(lambda x_t, t: (denoiser(x_t, t), weaker(x_t, t)), guidance_scale, rule)
 
 
+def blend(
+    denoisers: Sequence[Callable[..., Prediction]], weights: Sequence[PyTree[Scale]]
+) -> Callable[..., Prediction]:
+    """Σᵢ wᵢ·Dᵢ(x_t, t) of different denoisers, as D₀ + Σᵢ wᵢ·(Dᵢ − D₀) with a weight for each but the first.
+
+    All weights add up to 1, so that x̂ and ẑ still add up to x_t. With s and p guidance scales and c, u, d, w the
+    conditional, unconditional, disturbed and weaker denoisers, each of which is called once:
+
+        blend([c, w], [1 - s])           autoguidance (Karras et al. 2024)
+        blend([c, u, d], [1 - s, -p])    classifier-free with perturbed attention (Ahn et al. 2024), skipped layers
+                                         (Stability AI 2024) or skipped layers of video (Hyung et al. 2025, STG)
+        blend([u, c1, c2], [s1, s2])     conditions that all hold (`compose` makes one call of one network)
+
+    Args:
+        denoisers: `(x_t, t) -> Prediction`, two or more. A learned variance is that of the first.
+        weights: as `guidance_scale` of `guide`; may be traced.
+
+    Raises:
+        ValueError: there is not one weight for each denoiser but the first.
+    """
+    if len(denoisers) != len(weights) + 1 or not weights:
+        raise ValueError(
+            "one weight for each denoiser but the first, whose weight is what remains to 1; got "
+            f"{len(weights)} for {len(denoisers)} denoisers"
+        )
+
+    def blended(x_t: Tree, t: Tree) -> Prediction:
+        first, *others = (denoiser(x_t, t) for denoiser in denoisers)
+        return _blended(first, others, weights, x_t, t)._replace(variance=first.variance)
+
+    return blended
+
+
+def _blended(
+    first: Prediction, others: Sequence[Prediction], weights: Sequence, x_t: Tree, t: Tree
+) -> Prediction:
+    """Return first + Σ weight·(other − first) of both halves."""
+    weights = [_at(weight, t, x_t) for weight in weights]
+
+    def total(first, *terms):
+        pairs = zip(terms[: len(weights)], terms[len(weights) :], strict=True)
+        return first + sum(weight * (other - first) for weight, other in pairs)
+
+    clean = jax.tree.map(total, first.clean, *weights, *(other.clean for other in others))
+    noise = jax.tree.map(total, first.noise, *weights, *(other.noise for other in others))
+    return Prediction(clean, noise)
+
+
 def compose(
     denoiser: Callable[..., Prediction],
     conditionings: Sequence[PyTree],
@@ -310,20 +388,10 @@ def compose(
     for conditioning in conditionings:
         _check(conditioning, null)
 
-    def total(u, *scales_and_answers):
-        pairs = zip(
-            scales_and_answers[: len(guidance_scales)],
-            scales_and_answers[len(guidance_scales) :],
-            strict=True,
-        )
-        return u + sum(s * (c - u) for s, c in pairs)
-
     def composed(x_t: Tree, t: Tree) -> Prediction:
         *conditional, unconditional = _together(denoiser, x_t, t, [*conditionings, null])
-        scales = [_at(scale, t, x_t) for scale in guidance_scales]
-        clean = jax.tree.map(total, unconditional.clean, *scales, *(c.clean for c in conditional))
-        noise = jax.tree.map(total, unconditional.noise, *scales, *(c.noise for c in conditional))
-        return Prediction(clean, noise, conditional[0].variance)
+        prediction = _blended(unconditional, conditional, guidance_scales, x_t, t)
+        return prediction._replace(variance=conditional[0].variance)
 
     return composed
 
@@ -354,6 +422,43 @@ def classifier_guide(
         log_likelihood: `(x_t, t) -> log p(y | x_t)`, one per sample and of that sample alone.
     """
 
+    def change(x_t, t, prediction):
+        gradient = jax.grad(lambda x: jnp.sum(log_likelihood(x, t)))(x_t)
+        return _climbed(process, guidance_scale, x_t, t, gradient, prediction)
+
+    return _then(denoiser, change)
+
+
+def posterior_guide(
+    denoiser: Callable[..., Prediction],
+    process: PyTree[Process],
+    log_likelihood: Callable[[Tree, Tree], Float[Array, " batch"]],
+    guidance_scale: PyTree[Scale] = 1.0,
+) -> Callable[..., Prediction]:
+    """`classifier_guide` by s·∇ log p(y | x̂(x_t)) through the denoiser: DPS for inverse problems (Chung et al. 2023).
+
+    For measurements y = A(x) + N(0, r²) take log_likelihood = −‖y − A(x̂)‖²/(2r²) (equation 16); for the authors' step
+    along the gradient of the norm, whatever r, −‖y − A(x̂)‖. With the variance that x has given x_t in place of r²
+    added to r², it is ΠGDM's (Song et al. 2023), and exact where that law is Gaussian. One call and its derivative.
+
+    Args:
+        log_likelihood: `(x̂, t) -> log p(y | x̂)`, one per sample and of that sample alone.
+    """
+
+    def guided(x_t, t):
+        def through(x_t):
+            prediction = denoiser(x_t, t)
+            return jnp.sum(log_likelihood(prediction.clean, t)), prediction
+
+        gradient, prediction = jax.grad(through, has_aux=True)(x_t)
+        return _climbed(process, guidance_scale, x_t, t, gradient, prediction)
+
+    return guided
+
+
+def _climbed(process, guidance_scale, x_t, t, gradient, prediction):
+    """Return the prediction whose score is larger by guidance_scale·gradient; x̂ stays where alpha = 0."""
+
     @leafwise
     def move(process, guidance_scale, x_t, t, gradient, clean, noise):
         alpha, sigma = expand(process.alpha(t), x_t), expand(process.sigma(t), x_t)
@@ -361,12 +466,8 @@ def classifier_guide(
         shift = sigma * step / jnp.where(alpha == 0, jnp.inf, alpha)
         return clean + shift, noise - step
 
-    def change(x_t, t, prediction):
-        gradient = jax.grad(lambda x: jnp.sum(log_likelihood(x, t)))(x_t)
-        clean, noise = move(process, guidance_scale, x_t, t, gradient, prediction.clean, prediction.noise)
-        return prediction._replace(clean=clean, noise=noise)
-
-    return _then(denoiser, change)
+    clean, noise = move(process, guidance_scale, x_t, t, gradient, prediction.clean, prediction.noise)
+    return prediction._replace(clean=clean, noise=noise)
 
 
 def with_clean(

@@ -15,6 +15,7 @@ from genjax.diffusion import (
     adaptive,
     adaptive_projected,
     autoguide,
+    blend,
     classifier_free,
     classifier_guide,
     clean,
@@ -23,14 +24,18 @@ from genjax.diffusion import (
     drop_conditioning,
     dynamic_threshold,
     euler,
+    frequency_decoupled,
     guide,
     interval,
     log_likelihood,
     on,
+    optimal,
     plus_plus,
+    posterior_guide,
     rescaled,
     scale_of_weight,
     static_threshold,
+    tangential,
     uniform_grid,
     velocity,
     with_clean,
@@ -262,6 +267,61 @@ def test_autoguidance_moves_away_from_the_weaker(points, t):
     np.testing.assert_allclose(guided.noise, 2 * strong.noise - weak.noise, rtol=1e-12)
 
 
+def test_a_blend_has_autoguidance_and_composition_as_instances(points, t):
+    """Also with weights that are functions of time, per sample, and traced."""
+    strong, weak = both(FLOW, points, t)
+    others = exact_denoiser(FLOW)(points, t, (LABELS + 1) % CLASSES)
+    as_denoiser = lambda prediction: lambda x, t: prediction
+    found = blend([as_denoiser(strong), as_denoiser(weak)], [1 - 2.0])(points, t)
+    expected = autoguide(as_denoiser(strong), as_denoiser(weak), 2.0)(points, t)
+    np.testing.assert_allclose(found.clean, expected.clean, rtol=1e-12)
+    np.testing.assert_allclose(found.noise, expected.noise, rtol=1e-12)
+    adds_up(FLOW, found, points, t)
+    weights = [interval(2.0, 0.2, 0.9), jnp.arange(4.0)]
+    found = jax.jit(lambda w: blend([*map(as_denoiser, (weak, strong, others))], [weights[0], w])(points, t))(
+        weights[1]
+    )
+    composed = compose(exact_denoiser(FLOW), [LABELS, (LABELS + 1) % CLASSES], CLASSES, weights)(points, t)
+    np.testing.assert_allclose(found.clean, composed.clean, rtol=1e-12)
+    with pytest.raises(
+        ValueError, match="one weight for each denoiser but the first.* got 2 for 2 denoisers"
+    ):
+        blend([as_denoiser(weak)] * 2, [1.0, 2.0])
+
+
+def test_posterior_guidance_of_gaussians_is_exact(process, float64):
+    """Data N(m, Σ), y = A·x + N(0, r²): with x's own variance given x_t, E[x | x_t, y] by the joint law of all three."""
+    random = np.random.default_rng(6)
+    mean, root, A, r = random.normal(size=3), random.normal(size=(3, 3)), random.normal(size=(2, 3)), 0.3
+    covariance = root @ root.T
+    y, x_t, t = random.normal(size=2), random.normal(size=(4, 3)), np.array([0.9, 0.6, 0.3, 0.05])
+    coefficients = [np.asarray(f(jnp.asarray(t))) for f in (process.alpha, process.sigma)]
+    posteriors = jnp.asarray(
+        [
+            covariance - a**2 * covariance @ np.linalg.solve(a**2 * covariance + s**2 * np.eye(3), covariance)
+            for a, s in zip(*coefficients, strict=True)
+        ]
+    )
+    denoiser = optimal.gaussian_mixture(
+        process, jnp.ones(1), jnp.asarray(mean)[None], optimal.principal_axes(jnp.asarray(covariance)[None])
+    )
+
+    def log_likelihood(clean, t):
+        error = y - clean @ A.T
+        precisions = jnp.linalg.inv(A @ posteriors @ A.T + r**2 * jnp.eye(2))
+        return -jnp.einsum("bi,bij,bj->b", error, precisions, error) / 2
+
+    guided = posterior_guide(denoiser, process, log_likelihood)(jnp.asarray(x_t), jnp.asarray(t))
+    for i, (alpha, sigma) in enumerate(zip(*coefficients, strict=True)):
+        sees = np.concatenate([alpha * np.eye(3), A])  # what is known, of x
+        noise = np.diag([sigma**2] * 3 + [r**2] * 2)
+        known = np.concatenate([x_t[i], y])
+        gain = covariance @ sees.T @ np.linalg.inv(sees @ covariance @ sees.T + noise)
+        # A near-singular law at sigma = .01 amplifies rounding by 1e5.
+        np.testing.assert_allclose(guided.clean[i], mean + gain @ (known - sees @ mean), rtol=1e-7, atol=1e-8)
+    adds_up(process, guided, x_t, jnp.asarray(t))
+
+
 def test_interval_of_noise_levels(points):
     """Within (0.5, 2] of sigma/alpha the scale is 3, elsewhere 1, on any process."""
     process = VariancePreservingCosine()
@@ -366,6 +426,29 @@ def test_each_rule_against_plain_numpy(float64):
         )
         for result, value in zip(results.values(), expected, strict=True):
             np.testing.assert_allclose(result[i].ravel(), value, rtol=1e-12, atol=1e-12)
+
+
+def test_low_and_high_frequencies_have_scales_of_their_own(float64):
+    """A shift of all pixels is low, a chessboard high but at the border, and one scale is classifier-free guidance."""
+    u = jnp.asarray(np.random.default_rng(7).normal(size=(3, 12, 8, 2)))
+    rule = functools.partial(frequency_decoupled, low_scale=2.0)
+    np.testing.assert_allclose(rule(u + 0.5, u, 7.0), u + 2 * 0.5, rtol=1e-12, atol=1e-13)
+    chessboard = jnp.asarray((-1.0) ** np.add.outer(np.arange(12), np.arange(8)))[..., None]
+    inside = np.s_[:, 3:-3, 3:-3]
+    np.testing.assert_allclose(
+        rule(u + chessboard, u, 7.0)[inside], (u + 7 * chessboard)[inside], rtol=1e-12, atol=1e-13
+    )
+    c = jnp.flip(u, 1)
+    np.testing.assert_allclose(rule(c, u, 2.0), classifier_free(c, u, 2.0), rtol=1e-11, atol=1e-12)
+
+
+def test_tangential_guidance_against_a_singular_value_decomposition(float64):
+    c, u = np.random.default_rng(8).normal(size=(2, 5, 4, 3))
+    result = tangential(jnp.asarray(c), jnp.asarray(u), 4.0)
+    for i in range(5):
+        shared = np.linalg.svd(np.stack([c[i].ravel(), u[i].ravel()]))[2][0]
+        damped = (shared @ u[i].ravel() * shared).reshape(4, 3)
+        np.testing.assert_allclose(result[i], damped + 4 * (c[i] - damped), rtol=1e-11, atol=1e-12)
 
 
 def test_in_one_dimension_zero_star_is_conditional(float64):
