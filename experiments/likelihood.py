@@ -76,7 +76,7 @@ def held_out_bits(
             max_steps=2**16,  # a table of betas takes many
         )
         bound = likelihood.continuous_bound(
-            bound_key, denoiser(clipped), images, clipped, num_times=100, levels=levels
+            bound_key, denoiser(clipped), clipped, images, num_times=100, levels=levels
         )
         return (
             likelihood.bits_per_dimension(exact, images[0].size, width),

@@ -32,21 +32,34 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from genjax.diffusion.processes import Process, expand
 from genjax.diffusion.targets import Prediction, Target, combine, recover, velocity
-from genjax.diffusion.trees import Tree, leafwise
+from genjax.diffusion.trees import Tree, leaf_keys, leafwise
 
 Data = Float[Array, " batch *shape"]
 Times = Float[Array, " batch *times"]
 Scale = float | Float[Array, " *scale"] | Callable[[Times], Times]
 
 
-def drop_conditioning(key: Key[Array, ""], conditioning: PyTree, null: PyTree, rate: float = 0.5) -> PyTree:
-    """Replaces whole examples of `conditioning` by `null`, each with probability `rate`.
+def drop_conditioning(
+    key: Key[Array, ""],
+    conditioning: PyTree,
+    null: PyTree,
+    rate: PyTree[float | Float[Array, ""]] = 0.5,
+) -> PyTree:
+    """Replace the conditions of whole examples by `null`, each with probability `rate`.
 
-    Every leaf of `conditioning` is `[batch …]`; the leaves of `null` broadcast against them.
+    Args:
+        conditioning: leaves `[batch …]`.
+        null: leaves that broadcast against conditioning's.
+        rate: one number, by which all leaves are dropped together. Or a tree of numbers, as `{"text": 0.1, "pose":
+            0.5}`: what lies below each of them is dropped together, and independently of the rest.
     """
     batch = jax.tree.leaves(conditioning)[0].shape[0]
-    drop = jax.random.bernoulli(key, rate, (batch,))
-    return jax.tree.map(lambda c, n: jnp.where(expand(drop, c), n, c), conditioning, null)
+
+    def drop(rate, key, conditioning, null):
+        dropped = jax.random.bernoulli(key, rate, (batch,))
+        return jax.tree.map(lambda c, n: jnp.where(expand(dropped, c), n, c), conditioning, null)
+
+    return jax.tree.map(drop, rate, leaf_keys(key, rate), conditioning, null)
 
 
 # Scales.
@@ -188,7 +201,7 @@ def _singular(process, target, x_t, t):
 def _select(where: PyTree, first: Prediction, second: Prediction) -> Prediction:
     """Return the halves of `first` where `where`, and of `second` elsewhere."""
     halves = (jax.tree.map(jnp.where, where, *pair) for pair in zip(first[:2], second[:2], strict=True))
-    return Prediction(*halves, first.variance)
+    return Prediction(*halves, first.fraction)
 
 
 def on(
@@ -267,6 +280,30 @@ def _together(denoiser: Callable, x_t: Tree, t: Tree, conditionings: Sequence[Py
     return [jax.tree.map(lambda a: a[:, i], split) for i in range(count)]  # noqa: B023
 
 
+def _of_another_length(conditioning: PyTree, null: PyTree) -> bool:
+    """Return whether some leaf of null is [batch length …] or [1 length …] with another length than conditioning's."""
+    if jax.tree.structure(conditioning) != jax.tree.structure(null):
+        return False
+    pairs = zip(jax.tree.leaves(conditioning), jax.tree.leaves(null), strict=True)
+    return any(
+        jnp.ndim(c) == jnp.ndim(n) > 1
+        and n.shape[0] in (1, c.shape[0])
+        and n.shape[2:] == c.shape[2:]
+        and n.shape[1] not in (1, c.shape[1])
+        for c, n in pairs
+    )
+
+
+def _apart(denoiser: Callable, x_t: Tree, t: Tree, conditioning: PyTree, null: PyTree) -> list[Prediction]:
+    """Return the predictions under conditioning and under a null of another length, in two calls."""
+
+    def for_batch(c, n):
+        shape = (len(c), *n.shape[1:]) if jnp.ndim(n) == c.ndim else c.shape
+        return jnp.broadcast_to(n, shape).astype(c.dtype)
+
+    return [denoiser(x_t, t, each) for each in (conditioning, jax.tree.map(for_batch, conditioning, null))]
+
+
 def _ruled(both: Callable, guidance_scale: PyTree[Scale], rule: Callable) -> Callable:
     """The denoiser of `rule` on the pair of predictions `both(x_t, t)`; it hands on a memory to the rule."""
 
@@ -275,7 +312,7 @@ def _ruled(both: Callable, guidance_scale: PyTree[Scale], rule: Callable) -> Cal
         scale = _at(guidance_scale, t, conditional.clean)
         answer = rule(conditional, unconditional, scale, x_t, t, *memory)
         prediction, *rest = answer if memory else (answer,)
-        prediction = prediction._replace(variance=conditional.variance)
+        prediction = prediction._replace(fraction=conditional.fraction)
         return (prediction, *rest) if memory else prediction
 
     return guided
@@ -288,7 +325,7 @@ def guide(
     guidance_scale: PyTree[Scale],
     rule: Callable = extrapolate,
 ) -> Callable[..., Any]:
-    """The denoiser that `rule` makes of a conditional one, with and without conditioning, in one network call.
+    """The denoiser that `rule` makes of a conditional one, with and without conditioning, in one call if lengths agree.
 
     By default û + s·(ĉ − û), classifier-free guidance (Ho & Salimans 2022). A learned variance is the conditional one.
 
@@ -296,7 +333,7 @@ def guide(
         denoiser: `(x_t, t, conditioning) -> Prediction`.
         conditioning: leaves `[batch …]`.
         null: what stood in for dropped conditioning in training, or a negative prompt; leaves broadcast against
-            conditioning's.
+            conditioning's. Of another length, [batch length …] or [1 length …], it needs a call of its own.
         guidance_scale: s, 1 for plain conditional sampling and 0 for unconditional; a number, one per sample, a
             function of the times (`interval`), or an array that broadcasts against x_t: `[1 1 1 channels]` guides
             each channel by its own. Of a tree x_t, it may be a tree of these. For the other convention see `scale_of_weight`.
@@ -305,6 +342,8 @@ def guide(
     Raises:
         ValueError: `null` does not broadcast against `conditioning`, or there is not one conditioning per sample.
     """
+    if _of_another_length(conditioning, null):
+        return _ruled(lambda x_t, t: _apart(denoiser, x_t, t, conditioning, null), guidance_scale, rule)
     _check(conditioning, null)
     return _ruled(lambda x_t, t: _together(denoiser, x_t, t, [conditioning, null]), guidance_scale, rule)
 
@@ -350,7 +389,7 @@ def blend(
 
     def blended(x_t: Tree, t: Tree) -> Prediction:
         first, *others = (denoiser(x_t, t) for denoiser in denoisers)
-        return _blended(first, others, weights, x_t, t)._replace(variance=first.variance)
+        return _blended(first, others, weights, x_t, t)._replace(fraction=first.fraction)
 
     return blended
 
@@ -391,7 +430,7 @@ def compose(
     def composed(x_t: Tree, t: Tree) -> Prediction:
         *conditional, unconditional = _together(denoiser, x_t, t, [*conditionings, null])
         prediction = _blended(unconditional, conditional, guidance_scales, x_t, t)
-        return prediction._replace(variance=conditional[0].variance)
+        return prediction._replace(fraction=conditional[0].fraction)
 
     return composed
 

@@ -165,8 +165,8 @@ def _ends(key, process, x, first, last, levels):
 def discrete_bound(
     key: Key[Array, ""],
     denoiser: Callable[..., Prediction],
-    x: Samples,
     process: Process,
+    x: Samples,
     times: Float[Array, " times"],
     levels: Levels | None = None,
 ) -> Bound:
@@ -205,8 +205,8 @@ def discrete_bound(
 def continuous_bound(
     key: Key[Array, ""],
     denoiser: Callable[..., Prediction],
-    x: Samples,
     process: Process,
+    x: Samples,
     law: Law = uniform_log_snr,
     num_times: int = 1,
     levels: Levels | None = None,

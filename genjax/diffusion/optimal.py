@@ -166,10 +166,10 @@ def gaussian_mixture_score(
 def denoising_loss(
     key: Key[Array, ""],
     denoiser: Callable[..., Prediction],
-    x: Samples,
-    t: Times,
     process: Process,
     target: Target,
+    x: Samples,
+    t: Times,
 ) -> Float[Array, " batch"]:
     """‖y − ŷ(x_t)‖² per dimension of data `x`, noised once each, for a denoiser at chosen times.
 

@@ -161,8 +161,8 @@ def corrupt(
 
 
 def prior(
-    process: PyTree[Process],
     keys: Key[Array, " batch"],
+    process: PyTree[Process],
     like: PyTree[Shaped[Array, " batch ..."] | jax.ShapeDtypeStruct],
     t: PyTree[Float[Array, " ..."]] | None = None,
 ) -> PyTree[Float[Array, " batch ..."]]:

@@ -83,14 +83,14 @@ def edm(process: Process, t: Times, data_deviation: float | None = None) -> tupl
 class Prediction(NamedTuple):
     """Both halves of a denoiser's answer: x̂ and ẑ with alpha·x̂ + sigma·ẑ = x_t, arrays or trees as x_t is.
 
-    `variance` is what a network with learned variance adds, else None: the fraction by which the log-variance of a
+    `fraction` is what a network with learned variance adds, else None: the fraction by which the log-variance of a
     step lies between its least (0) and its largest (1), which `losses.step_variances` has (Nichol & Dhariwal 2021,
     equation 15). An untrained network may leave [0, 1].
     """
 
     clean: Tree
     noise: Tree
-    variance: Tree | None = None
+    fraction: Tree | None = None
 
     def velocity(self, process: PyTree[Process], t: Tree) -> Tree:
         """Return alpha'·x̂ + sigma'·ẑ, the direction dx_t/dt of the probability-flow ODE."""
@@ -162,7 +162,7 @@ def check_target(process: Process, target: Target, times: Times) -> None:
 def split_variance(
     output: Float[Array, " batch *shape"],
 ) -> tuple[Float[Array, " batch *half"], Float[Array, " batch *half"]]:
-    """Return the prediction, and `Prediction.variance`, of the output of a network with learned variance.
+    """Return the prediction, and `Prediction.fraction`, of the output of a network with learned variance.
 
     Such a network has twice the data's channels; the second half v is −1 for the least and 1 for the largest
     variance (Nichol & Dhariwal 2021, as released; Peebles & Xie 2023).
@@ -195,7 +195,7 @@ def predict(
 
     def denoiser(x_t, t, *conditioning):
         y = apply(*network_inputs(process, x_t, t), *conditioning)
-        y, variance = split_variance(y) if learned_variance else (y, None)
-        return recover(process, target, x_t, y, t)._replace(variance=variance)
+        y, fraction = split_variance(y) if learned_variance else (y, None)
+        return recover(process, target, x_t, y, t)._replace(fraction=fraction)
 
     return denoiser

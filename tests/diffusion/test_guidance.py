@@ -260,6 +260,30 @@ def test_a_negative_prompt_is_another_null(points, t):
     np.testing.assert_allclose(guided.clean, 2 * c.clean - n.clean, rtol=1e-12)
 
 
+def test_a_negative_prompt_may_have_another_length(points, t):
+    """Of tokens with a mask and a pooled vector: what two calls answer."""
+
+    def denoise(x_t, t, text):
+        weights = text["mask"] / jnp.sum(text["mask"], 1, keepdims=True)
+        clean = jnp.sin(x_t + jnp.einsum("bl,bld->bd", weights, text["tokens"]) * text["pooled"])
+        return Prediction(clean, jnp.cos(x_t) * text["pooled"], clean)
+
+    random = np.random.default_rng(9)
+    tokens, negative = jnp.asarray(random.normal(size=(4, 7, 3))), jnp.asarray(random.normal(size=(1, 5, 3)))
+    text = {"tokens": tokens, "mask": jnp.ones((4, 7)), "pooled": jnp.ones((4, 3))}
+    null = {"tokens": negative, "mask": jnp.ones((1, 5)), "pooled": jnp.full(3, 0.5)}
+    c = denoise(points, t, text)
+    u = denoise(
+        points,
+        t,
+        {"tokens": jnp.tile(negative, (4, 1, 1)), "mask": jnp.ones((4, 5)), "pooled": jnp.full((4, 3), 0.5)},
+    )
+    guided = guide(denoise, text, null, 3.0)(points, t)
+    np.testing.assert_allclose(guided.clean, u.clean + 3 * (c.clean - u.clean), rtol=1e-12)
+    np.testing.assert_allclose(guided.noise, u.noise + 3 * (c.noise - u.noise), rtol=1e-12)
+    np.testing.assert_array_equal(guided.fraction, c.fraction)
+
+
 def test_autoguidance_moves_away_from_the_weaker(points, t):
     strong, weak = both(FLOW, points, t)
     guided = autoguide(lambda x, t: strong, lambda x, t: weak, 2.0)(points, t)
@@ -358,7 +382,7 @@ def test_variance_is_that_of_the_conditional(inputs):
         zero_init(guide(denoise, labels, NULL, 2.0), FLOW, 0.5),
         with_clean(guide(denoise, labels, NULL, 2.0), FLOW, dynamic_threshold),
     ):
-        np.testing.assert_array_equal(guided(x_t, t).variance, expected)
+        np.testing.assert_array_equal(guided(x_t, t).fraction, expected)
 
 
 # Rules for one quantity.
@@ -778,3 +802,15 @@ def test_whole_examples_are_dropped_and_all_leaves_together():
     assert 0 < dropped.sum() < 64
     expected = np.where(dropped[:, None, None], null["text"], conditioning["text"])
     np.testing.assert_array_equal(result["text"], expected)
+
+
+def test_conditions_may_have_rates_of_their_own():
+    """Each dropped at its rate, independently of the other, and all leaves of one together."""
+    count, labels = 20_000, jnp.arange(20_000)
+    conditioning = {"text": {"tokens": labels, "pooled": labels}, "pose": labels}
+    null = {"text": {"tokens": -1, "pooled": -1}, "pose": -1}
+    result = drop_conditioning(jax.random.key(0), conditioning, null, {"text": 0.1, "pose": 0.5})
+    tokens, pooled, pose = (np.asarray(a) == -1 for a in (*result["text"].values(), result["pose"]))
+    np.testing.assert_array_equal(tokens, pooled)
+    for dropped, rate in ((tokens, 0.1), (pose, 0.5), (tokens & pose, 0.05)):
+        assert abs(dropped.mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / count)

@@ -257,10 +257,10 @@ def test_bounds_of_a_gaussian_term_by_term(process, float64):
     denoiser = jax.jit(optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros((1, 1)), jnp.full(1, S)))
     times = grid_by_log_snr(process, highest, lowest, num_steps)
     law = by_log_snr(highest, lowest)
-    discrete = jax.jit(lambda key, times: discrete_bound(key, denoiser, x, process, times))(
+    discrete = jax.jit(lambda key, times: discrete_bound(key, denoiser, process, x, times))(
         jax.random.key(0), times
     )
-    continuous = jax.jit(lambda key: continuous_bound(key, denoiser, x, process, law, num_times=8))(
+    continuous = jax.jit(lambda key: continuous_bound(key, denoiser, process, x, law, num_times=8))(
         jax.random.key(1)
     )
 
@@ -291,7 +291,7 @@ def test_bounds_of_the_mixture_lie_below_and_become_tight(float64):
 
     @jax.jit
     def bound(key, times):
-        return discrete_bound(key, denoiser, x, FLOW, times).log_likelihood
+        return discrete_bound(key, denoiser, FLOW, x, times).log_likelihood
 
     # A step of δ in log-SNR weighs its error by (e^δ − 1)/2 ≈ δ/2 + δ²/4, and takes it at its noisy end, where it is
     # less by its growth, 1 in all: together δ/4·(∫‖z − ẑ‖² dλ − 1), and the integral is twice the diffusion term.
@@ -306,7 +306,7 @@ def test_bounds_of_the_mixture_lie_below_and_become_tight(float64):
         assert np.all(np.abs(gap - step / 4 * (2 * diffusion - 1)) < error + higher_orders)
 
     law = by_log_snr(highest, lowest)
-    result = jax.jit(lambda key: continuous_bound(key, denoiser, x, FLOW, law, 128).log_likelihood)
+    result = jax.jit(lambda key: continuous_bound(key, denoiser, FLOW, x, law, 128).log_likelihood)
     result, error = averages(result(jax.random.key(0)), copies)
     assert np.all(error < 0.04) and np.all(np.abs(exact - result) < error + 0.001)
 
@@ -315,7 +315,7 @@ def test_prior_term_of_ddpm(float64):
     """After the 1000 linear steps: 2.911e-5 bits per dimension where x² = 1."""
     process, denoiser = VariancePreservingTable(betas=linear_betas()), lambda x_t, t: Prediction(x_t, x_t)
     times = jnp.array([process.domain[1], 0.1])
-    bound = discrete_bound(jax.random.key(0), denoiser, jnp.ones((1, 5, 4)), process, times)
+    bound = discrete_bound(jax.random.key(0), denoiser, process, jnp.ones((1, 5, 4)), times)
     np.testing.assert_allclose(bits_per_dimension(-bound.prior, 20), [2.911e-5], rtol=2e-4)  # as printed
 
 
@@ -334,13 +334,13 @@ def test_the_continuous_bound_depends_on_the_log_snr_of_the_ends_alone(float64):
             return Prediction((x_t - sigma * z_hat) / alpha, z_hat)
 
         run = lambda key, process=process, denoiser=denoiser: continuous_bound(
-            key, denoiser, x, process, uniform, num_times=8
+            key, denoiser, process, x, uniform, num_times=8
         )
         bound = jax.jit(run)(jax.random.key(len(results)))
         results.append(averages(bound.diffusion, copies))
         np.testing.assert_allclose(bound.prior, np.exp(lowest) / 2 * x[:, 0] ** 2, rtol=1e-9)
         law = by_log_snr(highest, lowest)
-        same.append(continuous_bound(jax.random.key(0), denoiser, x[:5], process, law).diffusion)
+        same.append(continuous_bound(jax.random.key(0), denoiser, process, x[:5], law).diffusion)
     (flow, flow_error), *others = results
     for result, error in others:
         assert np.all(np.abs(result - flow) < np.hypot(error, flow_error)) and np.all(error < 0.1 * result)
@@ -360,7 +360,7 @@ def test_the_default_law_of_times_varies_little(process, float64):
     denoiser = optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros((1, 1)), jnp.full(1, S))
 
     def bound(key, **law):
-        return continuous_bound(key, denoiser, x, process, num_times=num_times, **law).diffusion
+        return continuous_bound(key, denoiser, process, x, num_times=num_times, **law).diffusion
 
     default, others = (jax.jit(functools.partial(bound, **law)) for law in ({}, {"law": uniform}))
     diffusion = default(jax.random.key(0))
@@ -389,7 +389,7 @@ def test_reconstruction_of_levels_against_an_integral(float64):
     ]
     denoiser = lambda x_t, t: Prediction(x_t, x_t)
     run = lambda last: discrete_bound(
-        jax.random.key(0), denoiser, x, FLOW, jnp.array([1.0, last]), jnp.asarray(levels)
+        jax.random.key(0), denoiser, FLOW, x, jnp.array([1.0, last]), jnp.asarray(levels)
     )
     result, error = averages(run(t).reconstruction, copies)
     assert np.all(np.abs(result - expected) < error) and np.all(error < 0.04 * np.asarray(expected))
@@ -404,7 +404,7 @@ def test_the_bound_is_the_entropy_of_equally_likely_levels(float64):
     x = jnp.tile(levels, copies)[:, None]
     denoiser = optimal.finite_data(process, levels[:, None])
     law = by_log_snr(12.0, -10.0)
-    bound = jax.jit(lambda key: continuous_bound(key, denoiser, x, process, law, 16, levels))(
+    bound = jax.jit(lambda key: continuous_bound(key, denoiser, process, x, law, 16, levels))(
         jax.random.key(0)
     )
     bits = np.asarray(bits_per_dimension(bound.log_likelihood, 1))
@@ -417,11 +417,11 @@ def test_times_that_reach_sigma_zero_or_leave_the_domain_are_refused():
     with pytest.raises(
         ValueError, match="infinite where sigma = 0, and times end there, at 0; stop them earlier"
     ):
-        discrete_bound(key, denoiser, x, FLOW, uniform_grid(FLOW, 4))
+        discrete_bound(key, denoiser, FLOW, x, uniform_grid(FLOW, 4))
     with pytest.raises(ValueError, match="infinite where sigma = 0"):
-        continuous_bound(key, denoiser, x, FLOW)
+        continuous_bound(key, denoiser, FLOW, x)
     with pytest.raises(ValueError, match="the time grid runs from 0.5 to 2"):
-        discrete_bound(key, denoiser, x, FLOW, jnp.array([2.0, 0.5]))
+        discrete_bound(key, denoiser, FLOW, x, jnp.array([2.0, 0.5]))
 
 
 # ---- Bits per dimension

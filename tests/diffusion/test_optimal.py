@@ -313,7 +313,7 @@ def test_least_loss_of_the_mixture(target, float64):
         process, *(jnp.asarray(a) for a in (WEIGHTS, MEANS[:, None], DEVIATIONS))
     )
     for t in (0.2, 0.5, 0.8):
-        losses = optimal.denoising_loss(jax.random.key(0), denoiser, x, jnp.full(size, t), process, target)
+        losses = optimal.denoising_loss(jax.random.key(0), denoiser, process, target, x, jnp.full(size, t))
         error = losses.std() / np.sqrt(size)
         np.testing.assert_allclose(losses.mean(), least_loss(process, target, t), atol=4 * error)
 
@@ -327,7 +327,7 @@ def test_least_loss_of_a_gaussian(process, target, float64):
     start, end = process.domain
     for t in start + (end - start) * np.array([0.2, 0.5, 0.9]):
         expected = optimal.gaussian_least_loss(process, target, jnp.asarray(t), deviation)
-        losses = optimal.denoising_loss(jax.random.key(0), denoiser, x, jnp.full(len(x), t), process, target)
+        losses = optimal.denoising_loss(jax.random.key(0), denoiser, process, target, x, jnp.full(len(x), t))
         # The error is normal, so that its square deviates by √2 times its mean.
         np.testing.assert_allclose(losses.mean(), expected, rtol=4 * np.sqrt(2 / size))
 

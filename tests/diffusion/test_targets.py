@@ -237,7 +237,7 @@ def test_predict_splits_a_learned_variance_off():
     x_t, t = jnp.ones((4, 3, 2)), jnp.full(4, 0.5)
     prediction = predict(network, RectifiedFlow(), clean, learned_variance=True)(x_t, t)
     np.testing.assert_array_equal(prediction.clean, 2)
-    np.testing.assert_array_equal(prediction.variance, np.broadcast_to([0, 1], x_t.shape))
+    np.testing.assert_array_equal(prediction.fraction, np.broadcast_to([0, 1], x_t.shape))
     y, variance = split_variance(jnp.zeros((1, 8, 8, 6)))
     assert y.shape == (1, 8, 8, 3)
     np.testing.assert_array_equal(variance, 0.5)
@@ -246,5 +246,5 @@ def test_predict_splits_a_learned_variance_off():
 def test_predictions_pass_through_transformations():
     prediction = Prediction(jnp.ones((2, 3)), jnp.zeros((2, 3)))
     doubled = jax.jit(lambda p: jax.tree.map(lambda a: 2 * a, p))(prediction)
-    assert isinstance(doubled, Prediction) and doubled.variance is None
+    assert isinstance(doubled, Prediction) and doubled.fraction is None
     np.testing.assert_array_equal(doubled.clean, 2)

@@ -135,7 +135,7 @@ def run(
         prediction = denoiser(y, t, *memory)
         if memory:
             prediction, *memory = prediction
-        variance = nothing if prediction.variance is None else prediction.variance
+        variance = nothing if prediction.fraction is None else prediction.fraction
         move = lambda state, row, keys, *answer: state.moved(row, keys, index, *answer)
         states = on_leaves(move, states, rows, keys, prediction.clean, prediction.noise, variance)
         x = on_leaves(lambda state: state.x, states)
