@@ -16,7 +16,10 @@ def upgrade(config: Config) -> Config:
 
 
 def _with_preconditioning(config: Config) -> Config:
-    """Return the config with the data's deviation in the preconditioning, which target and weighting did not follow."""
+    """Return the config with a process' data deviation in its preconditioning.
+
+    Target and weighting did not follow that deviation, so they get the 0.5 that they had.
+    """
     new = _plain(config)
     process = new.get("process", {})
     while "base" in process:

@@ -3,8 +3,8 @@
 `x` is data, `z` noise, t = 0 clean and t = 1 noise, x_t = alpha(t)·x + sigma(t)·z. Data are an array or a tree of
 arrays, each with a process of its own (`trees`); times are one per example, or one per frame or token.
 
-Arguments have one order: the key, where something is drawn; the denoiser or network; process, target; data, noise and
-times; options by name. Samplers draw by `keys=` only if they draw at all.
+Arguments have one order: the key, where something is drawn; the denoiser or network; process and
+target; data, noise and times. Samplers, which draw or not, take `keys=` by name.
 """
 
 from genjax.diffusion import optimal as optimal

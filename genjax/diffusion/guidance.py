@@ -7,16 +7,18 @@ prediction of the two, and a scale says how far to go. The parts combine freely:
     guide(denoiser, labels, null, interval(4.0, 0.2, 0.8))                       # in the middle of time only
     guide(denoiser, labels, null, 4.0, on(process, velocity, zero_star))         # CFG-Zero*
     guide(denoiser, labels, null, 4.0, on(process, velocity, functools.partial(rescaled, phi=0.7)))
-    guide(denoiser, labels, null, 4.0, on(process, clean, adaptive_projected, momentum=-0.5))  # with a memory
+    guide(denoiser, labels, null, 4.0, on(process, clean, adaptive_projected, momentum=-0.5))
     guide(denoiser, labels, null, 0.6, plus_plus)                                # CFG++, with ddim
-    guide(denoiser, labels, null, 10.0, on(process, clean, functools.partial(frequency_decoupled, low_scale=5.0)))
-    blend([conditional, unconditional, perturbed], [1 - 4.0, -3.0])              # perturbed attention, layers left out
+    guide(denoiser, labels, null, 4.0, on(process, clean, tangential))
+    blend([conditional, unconditional, disturbed], [1 - 4.0, -3.0])              # layers left out
     with_clean(guide(…), process, dynamic_threshold)
 
 Scales, phi, intervals, … may be traced: changing them compiles nothing anew. All channels are guided.
 
-A denoiser with momentum remembers the evaluation before. It is called as `(x_t, t, memory) -> (Prediction, memory)`,
-and the sampler is given the first memory: `ddim(guided, process, noise, times, memory=jnp.zeros_like(noise))`.
+A denoiser with momentum remembers the evaluation before. It is called as `(x_t, t, memory) ->
+(Prediction, memory)`, and the sampler is given the first memory:
+
+    ddim(guided, process, noise, times, memory=jnp.zeros_like(noise))
 
 Where x_t is a tree of arrays (`trees`), rules act on each leaf by itself; scales, processes and targets may be trees.
 Where times are `[batch frames]`, a scale that is a function of the times has a value for each frame.
@@ -50,8 +52,9 @@ def drop_conditioning(
     Args:
         conditioning: leaves `[batch …]`.
         null: leaves that broadcast against conditioning's.
-        rate: one number, by which all leaves are dropped together. Or a tree of numbers, as `{"text": 0.1, "pose":
-            0.5}`: what lies below each of them is dropped together, and independently of the rest.
+        rate: one number, by which all leaves are dropped together. Or a tree of numbers, such as
+            `{"text": 0.1, "pose": 0.5}`: the leaves below each number are dropped together, and
+            independently of the others.
     """
     batch = jax.tree.leaves(conditioning)[0].shape[0]
 
@@ -149,9 +152,10 @@ def zero_star(c: Data, u: Data, s: float | Array) -> Data:
 
 @leafwise
 def tangential(c: Data, u: Data, s: float | Array) -> Data:
-    """u′ + s·(c − u′), u′ the part of u along the first singular vector of the pair (c, u) (Kwon et al. 2025, TCFG).
+    """u′ + s·(c − u′), u′ the part of u along the first singular vector of (c, u).
 
-    That vector is cos θ·c + sin θ·u with tan 2θ = 2<c, u>/(‖c‖² − ‖u‖²): the direction that both share most.
+    That vector is cos θ·c + sin θ·u with tan 2θ = 2<c, u>/(‖c‖² − ‖u‖²), the direction that c and u
+    share most (Kwon et al. 2025, TCFG).
     """
     axes = tuple(range(1, c.ndim))
     inner = lambda a, b: jnp.sum(a * b, axes, keepdims=True)
@@ -164,10 +168,11 @@ def tangential(c: Data, u: Data, s: float | Array) -> Data:
 def frequency_decoupled(
     c: Data, u: Data, s: float | Array, *, low_scale: float | Float[Array, ""], factor: int = 2
 ) -> Data:
-    """u + low_scale·Δ_low + s·Δ_high, Δ = c − u (Sadat et al. 2025, "Guidance in the frequency domain", algorithm 1).
+    """u + low_scale·Δ_low + s·Δ_high, Δ = c − u (Sadat et al. 2025, FDG, algorithm 1).
 
-    Δ_low is what remains of Δ when all axes between batch and channels shrink by `factor` and grow again, by linear
-    interpolation: the coarse level of a Laplacian pyramid. The authors' scales for Stable Diffusion XL are 5 and 10.
+    Δ_low is what remains of Δ when all axes between batch and channels shrink by `factor` and grow
+    again, by linear interpolation: the coarse level of a Laplacian pyramid. The authors take
+    low_scale = 5 and s = 10 for Stable Diffusion XL.
     """
     difference = c - u
     small = (len(c), *(max(1, side // factor) for side in c.shape[1:-1]), c.shape[-1])
@@ -217,7 +222,8 @@ def on(
     Args:
         rule: `(c, u, scale) -> y`.
         momentum: beta of c − u ← (c − u) + beta·(its value at the evaluation before) (Sadat et al. 2025, who
-            take it negative). The denoiser then takes and returns that value, its memory: zeros like x_t at first.
+            take it negative). The denoiser takes and returns that value as its memory, which
+            begins as zeros like x_t.
 
     Raises:
         ValueError: while sampling, if there is momentum and no memory.
@@ -226,8 +232,9 @@ def on(
     def on_predictions(conditional, unconditional, scale, x_t, t, memory=None):
         if momentum is not None and memory is None:
             raise ValueError(
-                "guidance with momentum was called without a memory: give the sampler memory=jnp.zeros_like(noise); "
-                "`adaptive` and `log_likelihood` solve an ODE, which has no memory, so take momentum=None for them"
+                "guidance with momentum was called without a memory: give the sampler "
+                "memory=jnp.zeros_like(noise); `adaptive` and `log_likelihood` solve an ODE, which has no "
+                "memory, so take momentum=None for them"
             )
         c, u = (combine(process, target, p.clean, p.noise, t) for p in (conditional, unconditional))
         if momentum is not None:
@@ -281,7 +288,7 @@ def _together(denoiser: Callable, x_t: Tree, t: Tree, conditionings: Sequence[Py
 
 
 def _of_another_length(conditioning: PyTree, null: PyTree) -> bool:
-    """Return whether some leaf of null is [batch length …] or [1 length …] with another length than conditioning's."""
+    """Return whether a leaf of null, [batch length …] or [1 length …], differs in its length."""
     if jax.tree.structure(conditioning) != jax.tree.structure(null):
         return False
     pairs = zip(jax.tree.leaves(conditioning), jax.tree.leaves(null), strict=True)
@@ -295,7 +302,7 @@ def _of_another_length(conditioning: PyTree, null: PyTree) -> bool:
 
 
 def _apart(denoiser: Callable, x_t: Tree, t: Tree, conditioning: PyTree, null: PyTree) -> list[Prediction]:
-    """Return the predictions under conditioning and under a null of another length, in two calls."""
+    """Return the predictions with conditioning, and with a null of another length, in two calls."""
 
     def for_batch(c, n):
         shape = (len(c), *n.shape[1:]) if jnp.ndim(n) == c.ndim else c.shape
@@ -305,7 +312,7 @@ def _apart(denoiser: Callable, x_t: Tree, t: Tree, conditioning: PyTree, null: P
 
 
 def _ruled(both: Callable, guidance_scale: PyTree[Scale], rule: Callable) -> Callable:
-    """The denoiser of `rule` on the pair of predictions `both(x_t, t)`; it hands on a memory to the rule."""
+    """The denoiser of `rule` on the pair of predictions `both(x_t, t)`; the rule has its memory."""
 
     def guided(x_t, t, *memory):
         conditional, unconditional = both(x_t, t)
@@ -325,7 +332,7 @@ def guide(
     guidance_scale: PyTree[Scale],
     rule: Callable = extrapolate,
 ) -> Callable[..., Any]:
-    """The denoiser that `rule` makes of a conditional one, with and without conditioning, in one call if lengths agree.
+    """The denoiser that `rule` makes of a conditional one, with and without conditioning, in one network call.
 
     By default û + s·(ĉ − û), classifier-free guidance (Ho & Salimans 2022). A learned variance is the conditional one.
 
@@ -333,7 +340,8 @@ def guide(
         denoiser: `(x_t, t, conditioning) -> Prediction`.
         conditioning: leaves `[batch …]`.
         null: what stood in for dropped conditioning in training, or a negative prompt; leaves broadcast against
-            conditioning's. Of another length, [batch length …] or [1 length …], it needs a call of its own.
+            conditioning's. A null of another length, [batch length …] or [1 length …], takes a
+            second call.
         guidance_scale: s, 1 for plain conditional sampling and 0 for unconditional; a number, one per sample, a
             function of the times (`interval`), or an array that broadcasts against x_t: `[1 1 1 channels]` guides
             each channel by its own. Of a tree x_t, it may be a tree of these. For the other convention see `scale_of_weight`.
@@ -364,15 +372,18 @@ def autoguide(
 def blend(
     denoisers: Sequence[Callable[..., Prediction]], weights: Sequence[PyTree[Scale]]
 ) -> Callable[..., Prediction]:
-    """Σᵢ wᵢ·Dᵢ(x_t, t) of different denoisers, as D₀ + Σᵢ wᵢ·(Dᵢ − D₀) with a weight for each but the first.
+    """Σᵢ wᵢ·Dᵢ(x_t, t) of different denoisers, with one weight for each but the first.
 
-    All weights add up to 1, so that x̂ and ẑ still add up to x_t. With s and p guidance scales and c, u, d, w the
-    conditional, unconditional, disturbed and weaker denoisers, each of which is called once:
+    The first weight is what remains to 1, so that x̂ and ẑ still add up to x_t: the sum is
+    D₀ + Σᵢ wᵢ·(Dᵢ − D₀). Each denoiser is called once. With guidance scales s and p, and c, u, d, w
+    the conditional, unconditional, disturbed and weaker denoiser:
 
-        blend([c, w], [1 - s])           autoguidance (Karras et al. 2024)
-        blend([c, u, d], [1 - s, -p])    classifier-free with perturbed attention (Ahn et al. 2024), skipped layers
-                                         (Stability AI 2024) or skipped layers of video (Hyung et al. 2025, STG)
-        blend([u, c1, c2], [s1, s2])     conditions that all hold (`compose` makes one call of one network)
+        blend([c, w], [1 - s])           # autoguidance (Karras et al. 2024)
+        blend([c, u, d], [1 - s, -p])    # classifier-free, and away from the disturbed denoiser
+        blend([u, c1, c2], [s1, s2])     # conditions that all hold (`compose`: in one call)
+
+    Disturbed is one with identity for attention (Ahn et al. 2024, perturbed attention guidance), or
+    without some layers (Hyung et al. 2025, spatio-temporal skip guidance).
 
     Args:
         denoisers: `(x_t, t) -> Prediction`, two or more. A learned variance is that of the first.
@@ -474,11 +485,12 @@ def posterior_guide(
     log_likelihood: Callable[[Tree, Tree], Float[Array, " batch"]],
     guidance_scale: PyTree[Scale] = 1.0,
 ) -> Callable[..., Prediction]:
-    """`classifier_guide` by s·∇ log p(y | x̂(x_t)) through the denoiser: DPS for inverse problems (Chung et al. 2023).
+    """`classifier_guide` by s·∇ log p(y | x̂(x_t)), for inverse problems (Chung et al. 2023, DPS).
 
-    For measurements y = A(x) + N(0, r²) take log_likelihood = −‖y − A(x̂)‖²/(2r²) (equation 16); for the authors' step
-    along the gradient of the norm, whatever r, −‖y − A(x̂)‖. With the variance that x has given x_t in place of r²
-    added to r², it is ΠGDM's (Song et al. 2023), and exact where that law is Gaussian. One call and its derivative.
+    The gradient goes through the denoiser, in one call. For measurements y = A(x) + N(0, r²) take
+    log_likelihood = −‖y − A(x̂)‖²/(2r²) (equation 16), or for the authors' direction without r
+    −‖y − A(x̂)‖. If A's image of the covariance of x given x_t is added to r², it is ΠGDM's (Song
+    et al. 2023), and exact for Gaussian data and linear A.
 
     Args:
         log_likelihood: `(x̂, t) -> log p(y | x̂)`, one per sample and of that sample alone.
@@ -496,7 +508,7 @@ def posterior_guide(
 
 
 def _climbed(process, guidance_scale, x_t, t, gradient, prediction):
-    """Return the prediction whose score is larger by guidance_scale·gradient; x̂ stays where alpha = 0."""
+    """Return the prediction with scale·gradient added to its score; x̂ stays where alpha = 0."""
 
     @leafwise
     def move(process, guidance_scale, x_t, t, gradient, clean, noise):

@@ -95,8 +95,9 @@ def simple_loss(
             (Yao & Wang 2025, "LightningDiT": the velocity's direction).
         time_axes: the number of leading axes of x that have times of their own: 1 for one time per example, 2 for
             one per frame or token (Chen et al. 2024, Diffusion Forcing).
-        noise: z, like x; drawn from N(0, I) if None. Give the noise of a coupling (minibatch optimal transport), the
-            noise from which a model made x (reflow, Liu et al. 2023), or other data (a bridge from data to data).
+        noise: z, like x; drawn from N(0, I) if None. It may be the noise of a coupling (minibatch
+            optimal transport), the noise from which a model made x (reflow, Liu et al. 2023), or
+            other data (a bridge from data to data).
 
     Returns:
         The loss at each time, `[batch]` or `[batch frames]`, the squared error averaged over the other axes of x; and

@@ -59,7 +59,7 @@ class PrincipalAxes(NamedTuple):
 
 
 def principal_axes(covariances: Float[Array, " components *squared"]) -> PrincipalAxes:
-    """Return the principal axes of covariances, and the deviations s along them, for the mixtures here.
+    """Return the principal axes of covariances, and the deviations along them.
 
     Args:
         covariances: one [*shape *shape] per component, symmetric; it may be singular.
@@ -90,8 +90,8 @@ def _components(process, weights, means, deviations, x_t, t):
         )
     if axes is None and deviations.ndim > means.ndim:
         raise ValueError(
-            f"deviations of means {means.shape} are one per component, or per component and dimension; got shape "
-            f"{deviations.shape}. Of covariances give principal_axes(covariances)"
+            f"deviations of means {means.shape} are one per component, or per component and dimension; "
+            f"got shape {deviations.shape}. Of covariances give principal_axes(covariances)"
         )
     residual = x_t[:, None] - expand(process.alpha(t), means[None]) * means
     along, back = residual, lambda a: a
@@ -124,11 +124,13 @@ def gaussian_mixture(
     v = alpha²·s² + sigma²; they are averaged by how likely each is given x_t. Finite at both ends of any process.
 
     Args:
-        deviations: one per component, or one per component and dimension; above zero (else see `finite_data`). For
-            full covariances `principal_axes(covariances)`, computed once for all steps.
+        deviations: one per component, or one per component and dimension; above zero (else see
+            `finite_data`). For full covariances `principal_axes(covariances)`, made once for all
+            steps.
 
     Raises:
-        ValueError: weights, means and deviations disagree about the components, or covariances are given as they are.
+        ValueError: weights, means and deviations disagree about the components, or covariances are
+            given without their axes.
     """
 
     def denoiser(x_t: Samples, t: Times) -> Prediction:

@@ -1,7 +1,8 @@
 """Preconditioning: how a network is fed, and the deviation of the data that it is fed for.
 
-Every process has one, `process.preconditioning`. `targets.network_inputs` asks it for the scale of x_t and for the
-value that tells the time. The target `edm`, the weighting `edm` and TrigFlow's sigma read its `data_deviation`.
+Every process has one, `process.preconditioning`. `targets.network_inputs` asks it for the scale of
+x_t and for the value that tells the time. The target `edm`, the weighting `edm` and TrigFlow's
+sigma read its `data_deviation`.
 """
 
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Preconditioning:
         return jnp.ones_like(t)
 
     def network_time(self, process: Any, t: Time) -> Time:
-        """The value by which a network is told the time: in [0, 1], but where a paper has another."""
+        """The value that tells a network the time: in [0, 1], but where a paper has another."""
         return t
 
 
@@ -59,7 +60,7 @@ class TrigFlowPreconditioning(Preconditioning):
 
 @dataclass(frozen=True, kw_only=True)
 class TablePreconditioning(Preconditioning):
-    """x_t as it is, and i/N at the step i of a table of N betas, counted from 0 (`VariancePreservingTable`)."""
+    """x_t as it is, and i/N at step i = 0, 1, … of a table of N betas."""
 
     def network_time(self, process: Any, t: Time) -> Time:
         return (len(process.betas) * t - 1) / len(process.betas)

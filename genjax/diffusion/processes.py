@@ -368,9 +368,10 @@ class VariancePreservingTable(VariancePreserving):
 
 @dataclass(frozen=True, kw_only=True)
 class VarianceExploding(Process):
-    """alpha = 1 and sigma geometric from `sigma_min` to `sigma_max` (Song et al. 2021, equation 30).
+    """alpha = 1, sigma geometric from `sigma_min` to `sigma_max` (Song et al. 2021, equation 30).
 
-    The network sees unit variance of data of deviation 1.
+    The network sees unit variance for data of deviation 1. Target and weighting `edm` take that
+    too.
     """
 
     preconditioning: Preconditioning = UnitVariance(data_deviation=1.0)
@@ -391,8 +392,9 @@ class VarianceExploding(Process):
 class EDM(Process):
     """alpha = 1 and sigma = t (Karras et al. 2022, table 1).
 
-    The network is told log(t)/4. Sampling ends at t = 0, where a network is never evaluated. For data of deviation 2
-    take `EDM(preconditioning=EDMPreconditioning(data_deviation=2.0))`; target and weighting `edm` follow.
+    The network is told log(t)/4. Sampling ends at t = 0, where a network is never evaluated. For
+    data of deviation 2 take `EDM(preconditioning=EDMPreconditioning(data_deviation=2.0))`; target
+    and weighting `edm` follow.
     """
 
     domain: Sequence[float] = (0.002, 80.0)

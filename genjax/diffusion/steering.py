@@ -1,11 +1,12 @@
-"""Particle steering: exact conditional sampling from a denoiser that was trained without the condition.
+"""Particle steering: exact conditional samples of a denoiser trained without the condition.
 
-Several particles of each sample take ancestral steps (`ddpm`). After each step a particle is kept, copied or dropped
-by its weight, and in the end one is chosen. With an exact denoiser, the law of what is chosen tends to the exact one
-as particles and steps become many: it is a Feynman–Kac model (Del Moral 2004; Trippe et al. 2023; Singhal et al. 2025).
+Several particles of each sample take ancestral steps (`ddpm`). After each step a particle is kept,
+copied or dropped by its weight, and in the end one is chosen. This is a Feynman–Kac model (Del
+Moral 2004; Trippe et al. 2023; Singhal et al. 2025): with an exact denoiser, the law of what is
+chosen tends to the exact one as particles and steps become many.
 
-The denoiser is `(x_t, t) -> Prediction` on `[batch *shape]`, so that conditions need no copies. The number of its
-evaluations is that of steps times particles.
+The denoiser is `(x_t, t) -> Prediction` on `[batch *shape]`, so that conditions need no copies. It
+is evaluated steps times particles times for each sample. Data are one array.
 """
 
 from collections.abc import Callable
@@ -31,15 +32,16 @@ def steer(
     keys: Key[Array, " batch"],
     log_reward: Callable[[Data, Float[Array, " batch"]], Float[Array, " batch"]],
 ) -> Data:
-    """Sample the law p(x)·exp(log_reward(x)), but for its normalization (Singhal et al. 2025, FK steering).
+    """Sample the law p(x)·exp(log_reward(x)), normalized (Singhal et al. 2025, FK steering).
 
-    Every step weighs a particle by exp(reward of x̂ now − before), a product that telescopes to the reward of x.
+    Every step weighs a particle by exp(reward of x̂ now − reward of x̂ before). The product of
+    these weights is exp(reward of x).
 
     Args:
-        noise: of all particles of each sample, as of `process.prior(keys, (num_particles, *shape))`.
+        noise: of all particles of a sample, as from `process.prior(keys, (num_particles, *shape))`.
         keys: one per sample, for all that is drawn.
-        log_reward: `(x̂, t) -> [batch]`. At the clean end it is the reward of a sample; before it may be any guess of
-            that, on which the number of particles that is enough depends, but not the law.
+        log_reward: `(x̂, t) -> [batch]`. At the clean end it is the reward of a sample. Earlier it
+            may be any guess of that: a better guess needs fewer particles for the same law.
 
     Returns:
         One sample for each key.
@@ -71,12 +73,12 @@ def steer_inpainting(
 ) -> Data:
     """Sample p(x | x is `images` where `known`) (Trippe et al. 2023, SMCDiff, algorithm 2).
 
-    The known part is noised once for each sample, and all its particles see that path. A step weighs a particle by
-    how likely it made the path's next point: log N(x_s; its own step's mean, variance) on the known part. The step to
-    sigma = 0 has no such density and weighs all alike.
+    The known part is noised once for each sample, and all its particles see that path. A step
+    weighs a particle by the density of the path's next point under the particle's own step. The
+    step to sigma = 0 has no density and weighs all alike.
 
     Args:
-        noise: of all particles of each sample, as of `process.prior(keys, (num_particles, *shape))`.
+        noise: of all particles of a sample, as from `process.prior(keys, (num_particles, *shape))`.
         keys: one per sample, for all that is drawn.
         known: True where the data is given; broadcasts against `images`.
 
@@ -130,7 +132,7 @@ def _normal(keys, number, like):
 
 
 def _resample(keys, number, log_weights: Weights) -> Int[Array, " batch particles"]:
-    """Return whose copy each particle becomes, by systematic resampling: equal weights keep every particle."""
+    """Return whose copy each particle becomes: systematic resampling, so equal weights keep all."""
     count = log_weights.shape[1]
 
     def of_sample(key, log_weights):

@@ -83,9 +83,9 @@ def edm(process: Process, t: Times, data_deviation: float | None = None) -> tupl
 class Prediction(NamedTuple):
     """Both halves of a denoiser's answer: x̂ and ẑ with alpha·x̂ + sigma·ẑ = x_t, arrays or trees as x_t is.
 
-    `fraction` is what a network with learned variance adds, else None: the fraction by which the log-variance of a
-    step lies between its least (0) and its largest (1), which `losses.step_variances` has (Nichol & Dhariwal 2021,
-    equation 15). An untrained network may leave [0, 1].
+    `fraction` is what a network with learned variance adds, else None: where between its least (0)
+    and its largest (1) the log-variance of a step lies, which `losses.step_variances` has (Nichol &
+    Dhariwal 2021, equation 15). An untrained network may leave [0, 1].
     """
 
     clean: Tree
@@ -162,7 +162,7 @@ def check_target(process: Process, target: Target, times: Times) -> None:
 def split_variance(
     output: Float[Array, " batch *shape"],
 ) -> tuple[Float[Array, " batch *half"], Float[Array, " batch *half"]]:
-    """Return the prediction, and `Prediction.fraction`, of the output of a network with learned variance.
+    """Return the prediction and `Prediction.fraction` of a network with learned variance.
 
     Such a network has twice the data's channels; the second half v is −1 for the least and 1 for the largest
     variance (Nichol & Dhariwal 2021, as released; Peebles & Xie 2023).
@@ -175,7 +175,7 @@ def split_variance(
 def network_inputs(
     process: Process, x_t: Float[Array, " batch *shape"], t: Float[Array, " batch *times"]
 ) -> tuple[Float[Array, " batch *shape"], Float[Array, " batch *times"]]:
-    """Return what a network is given, by the process' preconditioning: x_t scaled, and the value that tells the time.
+    """Return x_t scaled, and the value that tells the time, by the process' preconditioning.
 
     Of a tree x_t both are trees like it: each leaf has times of its own.
     """

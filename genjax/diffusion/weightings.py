@@ -32,7 +32,7 @@ def min_snr(process: Process, target: Target, t: Times, gamma: float = 5.0) -> T
 
 
 def edm(process: Process, target: Target, t: Times, data_deviation: float | None = None) -> Times:
-    """1/c_out² on the clean error (Karras et al. 2022, table 1): 1 on the target `edm` of the same deviation.
+    """1/c_out² on the clean error, which is 1 on the target `edm` (Karras et al. 2022, table 1).
 
     Args:
         data_deviation: that of the process' preconditioning if None.

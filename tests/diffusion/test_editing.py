@@ -120,7 +120,7 @@ def test_the_known_part_is_kept(process, sampler, float64):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_samplers_that_evaluate_at_the_end_miss_the_data(sampler, share, float64):
-    """By their last weight times h·z: at sigma = 0 the noise of the known part is lost (rectified flow)."""
+    """By their last weight times h·z: at sigma = 0 the noise of the known part is lost."""
     noise, steps = FLOW.prior(keys_of(3), (2,)), 10
     denoiser = inpaint(gaussian_denoiser(FLOW), FLOW, jnp.asarray(MASK), jnp.full((3, 2), KNOWN))
     fill = quick_jit(lambda noise, times: sampler(denoiser, FLOW, noise, times))

@@ -314,7 +314,10 @@ def test_a_blend_has_autoguidance_and_composition_as_instances(points, t):
 
 
 def test_posterior_guidance_of_gaussians_is_exact(process, float64):
-    """Data N(m, Σ), y = A·x + N(0, r²): with x's own variance given x_t, E[x | x_t, y] by the joint law of all three."""
+    """Data N(m, Σ) and y = A·x + N(0, r²): E[x | x_t, y] by the joint law of all three.
+
+    The likelihood of x̂ has the variance of x given x_t.
+    """
     random = np.random.default_rng(6)
     mean, root, A, r = random.normal(size=3), random.normal(size=(3, 3)), random.normal(size=(2, 3)), 0.3
     covariance = root @ root.T
@@ -453,7 +456,10 @@ def test_each_rule_against_plain_numpy(float64):
 
 
 def test_low_and_high_frequencies_have_scales_of_their_own(float64):
-    """A shift of all pixels is low, a chessboard high but at the border, and one scale is classifier-free guidance."""
+    """A shift of all pixels is low, and a chessboard high, but at the border.
+
+    One scale for both is classifier-free guidance.
+    """
     u = jnp.asarray(np.random.default_rng(7).normal(size=(3, 12, 8, 2)))
     rule = functools.partial(frequency_decoupled, low_scale=2.0)
     np.testing.assert_allclose(rule(u + 0.5, u, 7.0), u + 2 * 0.5, rtol=1e-12, atol=1e-13)
@@ -693,7 +699,7 @@ def tanh_denoiser(x_t, t, labels):
 
 
 def program(build):
-    """Samples with what `build(numbers)` guides, jitted in its numbers, and with a memory if that is a pair."""
+    """Samples with what `build(numbers)` guides, jitted in its numbers; of a pair with a memory."""
     times = uniform_grid(FLOW, 5)
 
     def sample(numbers, x):

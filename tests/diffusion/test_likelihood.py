@@ -88,7 +88,10 @@ def test_float32_data_while_float64_is_enabled(float64):
 
 
 def test_a_table_may_take_more_steps(float64):
-    """Data N(0, s²): the flow multiplies by √(v_1/v_0), v = alpha²s² + sigma². The velocity jumps 1,000 times."""
+    """Data N(0, s²): the flow multiplies by √(v_1/v_0), v = alpha²s² + sigma².
+
+    The velocity jumps 1,000 times.
+    """
     process, s = VariancePreservingTable(), 0.5
     denoiser = optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros(1), jnp.full(1, s))
     run = lambda x: log_likelihood(denoiser, process, x, rtol=1e-10, atol=1e-10, max_steps=2**15)
@@ -354,7 +357,7 @@ def test_the_continuous_bound_depends_on_the_log_snr_of_the_ends_alone(float64):
     ids=lambda p: type(p).__name__,
 )
 def test_the_default_law_of_times_varies_little(process, float64):
-    """Against the integral, and the deviation of uniform times, which is that of a heavy tail: 3 to 20 times as much."""
+    """Against the integral, and the deviation of uniform times, which is 3 to 20 times as much."""
     copies, num_times = 4000, 16
     x = jnp.repeat(jnp.asarray(X), copies)[:, None]
     denoiser = optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros((1, 1)), jnp.full(1, S))

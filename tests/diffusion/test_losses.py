@@ -165,7 +165,7 @@ def test_the_direction_is_that_of_the_channels(x):
 
 
 def test_the_noise_may_be_given(x):
-    """The same losses as with the same noise drawn; a network that knows the other end of a bridge has no loss."""
+    """The losses are those of the same noise drawn; a network that knows both ends has none."""
     x = x[:64]
     arguments = dict(process=RectifiedFlow(), target=velocity, times=uniform)
     network = lambda x_t, t: jnp.tanh(x_t)

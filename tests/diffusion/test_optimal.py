@@ -167,7 +167,7 @@ def test_two_dimensions_against_a_grid(float64):
 
 @processes
 def test_full_covariances_against_numpy(process, float64):
-    """The posterior of each component by linear algebra, m + alpha·Σ·(alpha²·Σ + sigma²)⁻¹·(x_t − alpha·m)."""
+    """By linear algebra, each component has x̂ = m + alpha·Σ·(alpha²·Σ + sigma²)⁻¹·(x_t − alpha·m)."""
     random = np.random.default_rng(0)
     weights, means = np.array([0.2, 0.5, 0.3]), random.standard_normal((3, 2, 2))
     roots = random.standard_normal((3, 4, 4))

@@ -1,4 +1,4 @@
-"""Particles against laws in closed form: a Gaussian given one coordinate, and a mixture tilted by a linear reward."""
+"""Particles against laws in closed form: a Gaussian given one coordinate, and a tilted mixture."""
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def test_inpainting_with_one_particle_is_replacement():
 
 
 def test_rewards_tilt_the_law():
-    """p(x)·exp(a·x) of a mixture is the mixture of N(m + a·s², s²), weighed by w·exp(a·m + a²s²/2)."""
+    """p(x)·exp(a·x) of a mixture has components N(m + a·s², s²) of weights w·exp(a·m + a²s²/2)."""
     slope, keys = -1.5, keys_of(COUNT)
     noise = FLOW.prior(keys, (64,))
     sample = jax.jit(

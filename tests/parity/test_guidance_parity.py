@@ -86,7 +86,7 @@ def test_the_other_convention(pair):
 
 
 def test_a_layer_left_out(pair):
-    """Classifier-free guidance, and away from a network without some layers, which `blend` has of any denoisers."""
+    """Classifier-free guidance, and away from a network without some layers."""
     disturbed = np.random.default_rng(1).normal(size=pair[0].shape).astype(np.float32)
     guider = guiders.SkipLayerGuidance(
         guidance_scale=SCALE, skip_layer_guidance_scale=2.8, skip_layer_guidance_layers=[0]

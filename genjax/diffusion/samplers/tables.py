@@ -107,13 +107,14 @@ def run(
     """Start at `noise` and work through the table.
 
     Args:
-        denoiser: `(x_t, t) -> Prediction`, or with a memory `(x_t, t, memory) -> (Prediction, memory)`.
+        denoiser: `(x_t, t) -> Prediction`, or `(x_t, t, memory) -> (Prediction, memory)`.
         noise: an array, or a tree of arrays. Of a tree, the denoiser is given trees x_t and t like it, in one call.
         table: one for all leaves of `noise`, or a tree of tables with equally many rows.
         keys: one per sample, of which each row folds its own; None if the table draws no noise. Every leaf draws by
             its own of `trees.leaf_keys`.
         trajectory: return the states at all times of the grid, the noise first.
-        memory: what the first row hands to a denoiser with a memory; each row hands on what it returns.
+        memory: of a denoiser with a memory, before the first row. Each row hands on what it
+            returns.
 
     Raises:
         ValueError: the table draws noise and there are no keys.
@@ -180,8 +181,9 @@ def _check_falling(table, rows, times):
 def sampler(table: Callable[..., Table]) -> Callable:
     """Make a sampler of a function `(process, times, …) -> Table`, which stays its attribute `table`.
 
-    The sampler is called as `(denoiser, process, noise, times, *, keys=None, trajectory=False, memory=None, …)`, with
-    the arguments of `run`, where the rest are the table's own options. It returns samples like `noise`, or with `trajectory` the states at all times.
+    The sampler is called as `(denoiser, process, noise, times, *, keys=None, trajectory=False,
+    memory=None, …)`, where the rest are the table's own options. It returns samples like `noise`,
+    or with `trajectory` the states at all times. `memory` is as of `run`.
 
     `noise` is an array, or a tree of arrays which step together, with one call of the denoiser. Process and times may
     be trees too, with grids of equal length. A grid is `[times]`, or `[times frames]` with a time for each frame.
