@@ -53,7 +53,7 @@ def choose(config: ConfigDict, choice: str) -> None:
             dict(name="uniform_grid"),
         ),
         "edm": (
-            dict(name="EDM", data_deviation=DEVIATION),
+            dict(name="EDM", preconditioning=dict(name="EDMPreconditioning", data_deviation=DEVIATION)),
             dict(name="log_normal_sigma", mean=-1.2, deviation=1.2),
             dict(name="karras_grid"),
         ),

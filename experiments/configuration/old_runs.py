@@ -4,13 +4,38 @@ from typing import Any
 
 from genjax.training.workdir import Config, read_record
 
+# Processes that had the data's deviation as an argument of their own.
+PRECONDITIONINGS = {"EDM": "EDMPreconditioning", "TrigFlow": "TrigFlowPreconditioning"}
 TASKS = {"ImageDiffusion": "Diffusion", "ImageGAN": "GAN", "PlaneGAN": "GAN"}
 
 
 def upgrade(config: Config) -> Config:
     """Return a recorded config in today's form; one that has it already is returned as it is."""
-    if "space" in config:
+    new = config if "space" in config else _before_spaces(config)
+    return _with_preconditioning(new)
+
+
+def _with_preconditioning(config: Config) -> Config:
+    """Return the config with a process' data deviation in its preconditioning.
+
+    Target and weighting did not follow that deviation, so they get the 0.5 that they had.
+    """
+    new = _plain(config)
+    process = new.get("process", {})
+    while "base" in process:
+        process = process["base"]
+    if "data_deviation" not in process:
         return config
+    deviation = process.pop("data_deviation")
+    process["preconditioning"] = {"name": PRECONDITIONINGS[process["name"]], "data_deviation": deviation}
+    for part in (new["target"], new["weighting"]):
+        if part["name"] == "edm":
+            part.setdefault("data_deviation", 0.5)
+    return _config(new)
+
+
+def _before_spaces(config: Config) -> Config:
+    """Return a config of the time when images were the only data."""
     new, points = _plain(config), config.task == "PlaneGAN"
     old_task, data = config.task, new["data"]
     new["task"] = TASKS.get(old_task, old_task)

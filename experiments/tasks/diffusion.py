@@ -97,7 +97,7 @@ class Objective:
             variates=self.variates,
             weighting=self.weighting,
         )
-        return each.mean(), diffusion.sums_by_time(each, t, self.process, TIME_BINS)
+        return each.mean(), diffusion.sums_by_time(self.process, each, t, TIME_BINS)
 
     def time_bins(self) -> list[str]:
         edges = np.linspace(*self.process.domain, TIME_BINS + 1)

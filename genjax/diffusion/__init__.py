@@ -2,6 +2,9 @@
 
 `x` is data, `z` noise, t = 0 clean and t = 1 noise, x_t = alpha(t)·x + sigma(t)·z. Data are an array or a tree of
 arrays, each with a process of its own (`trees`); times are one per example, or one per frame or token.
+
+Arguments have one order: the key, where something is drawn; the denoiser or network; process and
+target; data, noise and times. Samplers, which draw or not, take `keys=` by name.
 """
 
 from genjax.diffusion import optimal as optimal
@@ -26,19 +29,23 @@ from genjax.diffusion.grids import trailing_grid as trailing_grid
 from genjax.diffusion.grids import uniform_grid as uniform_grid
 from genjax.diffusion.guidance import adaptive_projected as adaptive_projected
 from genjax.diffusion.guidance import autoguide as autoguide
+from genjax.diffusion.guidance import blend as blend
 from genjax.diffusion.guidance import classifier_free as classifier_free
 from genjax.diffusion.guidance import classifier_guide as classifier_guide
 from genjax.diffusion.guidance import compose as compose
 from genjax.diffusion.guidance import drop_conditioning as drop_conditioning
 from genjax.diffusion.guidance import dynamic_threshold as dynamic_threshold
 from genjax.diffusion.guidance import extrapolate as extrapolate
+from genjax.diffusion.guidance import frequency_decoupled as frequency_decoupled
 from genjax.diffusion.guidance import guide as guide
 from genjax.diffusion.guidance import interval as interval
 from genjax.diffusion.guidance import on as on
 from genjax.diffusion.guidance import plus_plus as plus_plus
+from genjax.diffusion.guidance import posterior_guide as posterior_guide
 from genjax.diffusion.guidance import rescaled as rescaled
 from genjax.diffusion.guidance import scale_of_weight as scale_of_weight
 from genjax.diffusion.guidance import static_threshold as static_threshold
+from genjax.diffusion.guidance import tangential as tangential
 from genjax.diffusion.guidance import with_clean as with_clean
 from genjax.diffusion.guidance import zero_init as zero_init
 from genjax.diffusion.guidance import zero_star as zero_star
@@ -53,6 +60,10 @@ from genjax.diffusion.losses import hybrid_loss as hybrid_loss
 from genjax.diffusion.losses import simple_loss as simple_loss
 from genjax.diffusion.losses import sums_by_time as sums_by_time
 from genjax.diffusion.losses import total_loss as total_loss
+from genjax.diffusion.preconditioning import EDMPreconditioning as EDMPreconditioning
+from genjax.diffusion.preconditioning import Preconditioning as Preconditioning
+from genjax.diffusion.preconditioning import TrigFlowPreconditioning as TrigFlowPreconditioning
+from genjax.diffusion.preconditioning import UnitVariance as UnitVariance
 from genjax.diffusion.processes import EDM as EDM
 from genjax.diffusion.processes import Process as Process
 from genjax.diffusion.processes import RectifiedFlow as RectifiedFlow
@@ -105,6 +116,8 @@ from genjax.diffusion.samplers.stochastic import process_diffusion as process_di
 from genjax.diffusion.samplers.tables import Table as Table
 from genjax.diffusion.samplers.tables import run as run
 from genjax.diffusion.samplers.tables import sampler as sampler
+from genjax.diffusion.steering import steer as steer
+from genjax.diffusion.steering import steer_inpainting as steer_inpainting
 from genjax.diffusion.targets import Prediction as Prediction
 from genjax.diffusion.targets import check_target as check_target
 from genjax.diffusion.targets import clean as clean
@@ -124,5 +137,6 @@ from genjax.diffusion.times import mode as mode
 from genjax.diffusion.times import shifted as shifted
 from genjax.diffusion.times import stratified as stratified
 from genjax.diffusion.times import uniform as uniform
+from genjax.diffusion.times import uniform_log_snr as uniform_log_snr
 from genjax.diffusion.trees import leaf_keys as leaf_keys
 from genjax.diffusion.trees import leafwise as leafwise

@@ -59,12 +59,20 @@ def image_to_image(
 def inpaint(
     denoiser: Callable, process: PyTree[Process], known: PyTree[Bool[Array, " ..."]], images: Tree
 ) -> Callable:
-    """Make the denoiser whose x̂ is `images` where `known`, and ẑ what is left of x_t; for any sampler.
+    """Make the denoiser whose x̂ is `images` where `known`, and ẑ what is left of x_t.
 
-    So the known part has the velocity alpha'·x + sigma'·ẑ of its own noise and data, and ends at the data (replacement,
-    Song et al. 2021, appendix I.2, with the noise that the sampler itself keeps or draws). The unknown part only sees
-    a noised known part beside it, and what it is filled with is biased: for a correlated Gaussian it moves towards the
-    mean given the known part, and does not reach it. `repaint` is the remedy.
+    This is replacement, for any sampler (Song et al. 2021, appendix I.2). The known part has the
+    velocity alpha'·x + sigma'·ẑ of its own data, and of the noise that the sampler keeps or draws.
+    It ends at the data exactly with `ddim`, `edm_heun` and the multistep samplers, and under
+    rectified flow with `euler` and `midpoint`. `heun` and `rk4` also evaluate at sigma = 0, where ẑ
+    is lost: after a last step h from noise z they miss the data by h/2·|z| and h/6·|z|.
+
+    The unknown part only sees a noised known part beside it, so what fills it is biased. For a
+    Gaussian of correlation 0.8 its mean goes 43 % of the way to the conditional one. On a mixture
+    of three Gaussians in the plane, the Kolmogorov–Smirnov distance to the exact conditional law is
+    .09 to .11. `repaint` lowers that to .035 to .055, for ten to twenty times the evaluations.
+    `steering.steer_inpainting` reaches .013 with 64 particles and 200 steps, where .016 is what
+    4,000 exact samples have.
 
     Args:
         known: True where the data is given; broadcasts against `images`. Of a tree, one per leaf.
@@ -79,7 +87,8 @@ def repaint(
     """DDPM steps that go back and repeat (Lugmayr et al. 2022, RePaint, algorithm 1 and section 4.2), for `inpaint`.
 
     After every `jump_length` steps it noises the state back up by as many and takes them again, until they have been
-    taken `resamplings` times: so the filled-in part comes to agree with the known one. The known part is drawn from
+    taken `resamplings` times. So the filled-in part comes nearer to the known one, but not to the
+    exact law: see the figures of `inpaint`. The known part is drawn from
     q(x_s | x_t, x), where the authors draw from q(x_s | x): both have the same marginals. A trajectory has the state
     after every evaluation.
 

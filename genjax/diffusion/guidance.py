@@ -9,9 +9,16 @@ prediction of the two, and a scale says how far to go. The parts combine freely:
     guide(denoiser, labels, null, 4.0, on(process, velocity, functools.partial(rescaled, phi=0.7)))
     guide(denoiser, labels, null, 4.0, on(process, clean, adaptive_projected, momentum=-0.5))
     guide(denoiser, labels, null, 0.6, plus_plus)                                # CFG++, with ddim
+    guide(denoiser, labels, null, 4.0, on(process, clean, tangential))
+    blend([conditional, unconditional, disturbed], [1 - 4.0, -3.0])              # layers left out
     with_clean(guide(…), process, dynamic_threshold)
 
 Scales, phi, intervals, … may be traced: changing them compiles nothing anew. All channels are guided.
+
+A denoiser with momentum remembers the evaluation before. It is called as `(x_t, t, memory) ->
+(Prediction, memory)`, and the sampler is given the first memory:
+
+    ddim(guided, process, noise, times, memory=jnp.zeros_like(noise))
 
 Where x_t is a tree of arrays (`trees`), rules act on each leaf by itself; scales, processes and targets may be trees.
 Where times are `[batch frames]`, a scale that is a function of the times has a value for each frame.
@@ -27,21 +34,35 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from genjax.diffusion.processes import Process, expand
 from genjax.diffusion.targets import Prediction, Target, combine, recover, velocity
-from genjax.diffusion.trees import Tree, leafwise
+from genjax.diffusion.trees import Tree, leaf_keys, leafwise
 
 Data = Float[Array, " batch *shape"]
 Times = Float[Array, " batch *times"]
 Scale = float | Float[Array, " *scale"] | Callable[[Times], Times]
 
 
-def drop_conditioning(key: Key[Array, ""], conditioning: PyTree, null: PyTree, rate: float = 0.5) -> PyTree:
-    """Replaces whole examples of `conditioning` by `null`, each with probability `rate`.
+def drop_conditioning(
+    key: Key[Array, ""],
+    conditioning: PyTree,
+    null: PyTree,
+    rate: PyTree[float | Float[Array, ""]] = 0.5,
+) -> PyTree:
+    """Replace the conditions of whole examples by `null`, each with probability `rate`.
 
-    Every leaf of `conditioning` is `[batch …]`; the leaves of `null` broadcast against them.
+    Args:
+        conditioning: leaves `[batch …]`.
+        null: leaves that broadcast against conditioning's.
+        rate: one number, by which all leaves are dropped together. Or a tree of numbers, such as
+            `{"text": 0.1, "pose": 0.5}`: the leaves below each number are dropped together, and
+            independently of the others.
     """
     batch = jax.tree.leaves(conditioning)[0].shape[0]
-    drop = jax.random.bernoulli(key, rate, (batch,))
-    return jax.tree.map(lambda c, n: jnp.where(expand(drop, c), n, c), conditioning, null)
+
+    def drop(rate, key, conditioning, null):
+        dropped = jax.random.bernoulli(key, rate, (batch,))
+        return jax.tree.map(lambda c, n: jnp.where(expand(dropped, c), n, c), conditioning, null)
+
+    return jax.tree.map(drop, rate, leaf_keys(key, rate), conditioning, null)
 
 
 # Scales.
@@ -129,6 +150,36 @@ def zero_star(c: Data, u: Data, s: float | Array) -> Data:
     return classifier_free(c, _projection(c, u) * u, s)
 
 
+@leafwise
+def tangential(c: Data, u: Data, s: float | Array) -> Data:
+    """u′ + s·(c − u′), u′ the part of u along the first singular vector of (c, u).
+
+    That vector is cos θ·c + sin θ·u with tan 2θ = 2<c, u>/(‖c‖² − ‖u‖²), the direction that c and u
+    share most (Kwon et al. 2025, TCFG).
+    """
+    axes = tuple(range(1, c.ndim))
+    inner = lambda a, b: jnp.sum(a * b, axes, keepdims=True)
+    angle = jnp.arctan2(2 * inner(c, u), inner(c, c) - inner(u, u)) / 2
+    shared = jnp.cos(angle) * c + jnp.sin(angle) * u
+    return classifier_free(c, _projection(u, shared) * shared, s)
+
+
+@leafwise
+def frequency_decoupled(
+    c: Data, u: Data, s: float | Array, *, low_scale: float | Float[Array, ""], factor: int = 2
+) -> Data:
+    """u + low_scale·Δ_low + s·Δ_high, Δ = c − u (Sadat et al. 2025, FDG, algorithm 1).
+
+    Δ_low is what remains of Δ when all axes between batch and channels shrink by `factor` and grow
+    again, by linear interpolation: the coarse level of a Laplacian pyramid. The authors take
+    low_scale = 5 and s = 10 for Stable Diffusion XL.
+    """
+    difference = c - u
+    small = (len(c), *(max(1, side // factor) for side in c.shape[1:-1]), c.shape[-1])
+    low = jax.image.resize(jax.image.resize(difference, small, "linear"), c.shape, "linear")
+    return u + low_scale * low + s * (difference - low)
+
+
 # Rules for predictions: `(conditional, unconditional, scale, x_t, t) -> Prediction`.
 
 
@@ -155,7 +206,7 @@ def _singular(process, target, x_t, t):
 def _select(where: PyTree, first: Prediction, second: Prediction) -> Prediction:
     """Return the halves of `first` where `where`, and of `second` elsewhere."""
     halves = (jax.tree.map(jnp.where, where, *pair) for pair in zip(first[:2], second[:2], strict=True))
-    return Prediction(*halves, first.variance)
+    return Prediction(*halves, first.fraction)
 
 
 def on(
@@ -171,10 +222,20 @@ def on(
     Args:
         rule: `(c, u, scale) -> y`.
         momentum: beta of c − u ← (c − u) + beta·(its value at the evaluation before) (Sadat et al. 2025, who
-            take it negative). The denoiser then has a memory: see `samplers.tables.run`.
+            take it negative). The denoiser takes and returns that value as its memory, which
+            begins as zeros like x_t.
+
+    Raises:
+        ValueError: while sampling, if there is momentum and no memory.
     """
 
     def on_predictions(conditional, unconditional, scale, x_t, t, memory=None):
+        if momentum is not None and memory is None:
+            raise ValueError(
+                "guidance with momentum was called without a memory: give the sampler "
+                "memory=jnp.zeros_like(noise); `adaptive` and `log_likelihood` solve an ODE, which has no "
+                "memory, so take momentum=None for them"
+            )
         c, u = (combine(process, target, p.clean, p.noise, t) for p in (conditional, unconditional))
         if momentum is not None:
             memory = jax.tree.map(lambda c, u, memory: c - u + momentum * memory, c, u, memory)
@@ -185,8 +246,6 @@ def on(
         prediction = _select(singular, otherwise, recovered)
         return prediction if momentum is None else (prediction, memory)
 
-    if momentum is not None:
-        on_predictions.initial_memory = lambda x: jax.tree.map(jnp.zeros_like, x)
     return on_predictions
 
 
@@ -228,19 +287,41 @@ def _together(denoiser: Callable, x_t: Tree, t: Tree, conditionings: Sequence[Py
     return [jax.tree.map(lambda a: a[:, i], split) for i in range(count)]  # noqa: B023
 
 
+def _of_another_length(conditioning: PyTree, null: PyTree) -> bool:
+    """Return whether a leaf of null, [batch length …] or [1 length …], differs in its length."""
+    if jax.tree.structure(conditioning) != jax.tree.structure(null):
+        return False
+    pairs = zip(jax.tree.leaves(conditioning), jax.tree.leaves(null), strict=True)
+    return any(
+        jnp.ndim(c) == jnp.ndim(n) > 1
+        and n.shape[0] in (1, c.shape[0])
+        and n.shape[2:] == c.shape[2:]
+        and n.shape[1] not in (1, c.shape[1])
+        for c, n in pairs
+    )
+
+
+def _apart(denoiser: Callable, x_t: Tree, t: Tree, conditioning: PyTree, null: PyTree) -> list[Prediction]:
+    """Return the predictions with conditioning, and with a null of another length, in two calls."""
+
+    def for_batch(c, n):
+        shape = (len(c), *n.shape[1:]) if jnp.ndim(n) == c.ndim else c.shape
+        return jnp.broadcast_to(n, shape).astype(c.dtype)
+
+    return [denoiser(x_t, t, each) for each in (conditioning, jax.tree.map(for_batch, conditioning, null))]
+
+
 def _ruled(both: Callable, guidance_scale: PyTree[Scale], rule: Callable) -> Callable:
-    """The denoiser of `rule` on the pair of predictions `both(x_t, t)`; it has the rule's memory, if any."""
+    """The denoiser of `rule` on the pair of predictions `both(x_t, t)`; the rule has its memory."""
 
     def guided(x_t, t, *memory):
         conditional, unconditional = both(x_t, t)
         scale = _at(guidance_scale, t, conditional.clean)
         answer = rule(conditional, unconditional, scale, x_t, t, *memory)
         prediction, *rest = answer if memory else (answer,)
-        prediction = prediction._replace(variance=conditional.variance)
+        prediction = prediction._replace(fraction=conditional.fraction)
         return (prediction, *rest) if memory else prediction
 
-    if hasattr(rule, "initial_memory"):
-        guided.initial_memory = rule.initial_memory
     return guided
 
 
@@ -259,7 +340,8 @@ def guide(
         denoiser: `(x_t, t, conditioning) -> Prediction`.
         conditioning: leaves `[batch …]`.
         null: what stood in for dropped conditioning in training, or a negative prompt; leaves broadcast against
-            conditioning's.
+            conditioning's. A null of another length, [batch length …] or [1 length …], takes a
+            second call.
         guidance_scale: s, 1 for plain conditional sampling and 0 for unconditional; a number, one per sample, a
             function of the times (`interval`), or an array that broadcasts against x_t: `[1 1 1 channels]` guides
             each channel by its own. Of a tree x_t, it may be a tree of these. For the other convention see `scale_of_weight`.
@@ -268,6 +350,8 @@ def guide(
     Raises:
         ValueError: `null` does not broadcast against `conditioning`, or there is not one conditioning per sample.
     """
+    if _of_another_length(conditioning, null):
+        return _ruled(lambda x_t, t: _apart(denoiser, x_t, t, conditioning, null), guidance_scale, rule)
     _check(conditioning, null)
     return _ruled(lambda x_t, t: _together(denoiser, x_t, t, [conditioning, null]), guidance_scale, rule)
 
@@ -283,6 +367,57 @@ def autoguide(
     Both are `(x_t, t) -> Prediction`, conditioned alike. Two networks, so two calls.
     """
     return _ruled(lambda x_t, t: (denoiser(x_t, t), weaker(x_t, t)), guidance_scale, rule)
+
+
+def blend(
+    denoisers: Sequence[Callable[..., Prediction]], weights: Sequence[PyTree[Scale]]
+) -> Callable[..., Prediction]:
+    """Σᵢ wᵢ·Dᵢ(x_t, t) of different denoisers, with one weight for each but the first.
+
+    The first weight is what remains to 1, so that x̂ and ẑ still add up to x_t: the sum is
+    D₀ + Σᵢ wᵢ·(Dᵢ − D₀). Each denoiser is called once. With guidance scales s and p, and c, u, d, w
+    the conditional, unconditional, disturbed and weaker denoiser:
+
+        blend([c, w], [1 - s])           # autoguidance (Karras et al. 2024)
+        blend([c, u, d], [1 - s, -p])    # classifier-free, and away from the disturbed denoiser
+        blend([u, c1, c2], [s1, s2])     # conditions that all hold (`compose`: in one call)
+
+    Disturbed is one with identity for attention (Ahn et al. 2024, perturbed attention guidance), or
+    without some layers (Hyung et al. 2025, spatio-temporal skip guidance).
+
+    Args:
+        denoisers: `(x_t, t) -> Prediction`, two or more. A learned variance is that of the first.
+        weights: as `guidance_scale` of `guide`; may be traced.
+
+    Raises:
+        ValueError: there is not one weight for each denoiser but the first.
+    """
+    if len(denoisers) != len(weights) + 1 or not weights:
+        raise ValueError(
+            "one weight for each denoiser but the first, whose weight is what remains to 1; got "
+            f"{len(weights)} for {len(denoisers)} denoisers"
+        )
+
+    def blended(x_t: Tree, t: Tree) -> Prediction:
+        first, *others = (denoiser(x_t, t) for denoiser in denoisers)
+        return _blended(first, others, weights, x_t, t)._replace(fraction=first.fraction)
+
+    return blended
+
+
+def _blended(
+    first: Prediction, others: Sequence[Prediction], weights: Sequence, x_t: Tree, t: Tree
+) -> Prediction:
+    """Return first + Σ weight·(other − first) of both halves."""
+    weights = [_at(weight, t, x_t) for weight in weights]
+
+    def total(first, *terms):
+        pairs = zip(terms[: len(weights)], terms[len(weights) :], strict=True)
+        return first + sum(weight * (other - first) for weight, other in pairs)
+
+    clean = jax.tree.map(total, first.clean, *weights, *(other.clean for other in others))
+    noise = jax.tree.map(total, first.noise, *weights, *(other.noise for other in others))
+    return Prediction(clean, noise)
 
 
 def compose(
@@ -303,26 +438,16 @@ def compose(
     for conditioning in conditionings:
         _check(conditioning, null)
 
-    def total(u, *scales_and_answers):
-        pairs = zip(
-            scales_and_answers[: len(guidance_scales)],
-            scales_and_answers[len(guidance_scales) :],
-            strict=True,
-        )
-        return u + sum(s * (c - u) for s, c in pairs)
-
     def composed(x_t: Tree, t: Tree) -> Prediction:
         *conditional, unconditional = _together(denoiser, x_t, t, [*conditionings, null])
-        scales = [_at(scale, t, x_t) for scale in guidance_scales]
-        clean = jax.tree.map(total, unconditional.clean, *scales, *(c.clean for c in conditional))
-        noise = jax.tree.map(total, unconditional.noise, *scales, *(c.noise for c in conditional))
-        return Prediction(clean, noise, conditional[0].variance)
+        prediction = _blended(unconditional, conditional, guidance_scales, x_t, t)
+        return prediction._replace(fraction=conditional[0].fraction)
 
     return composed
 
 
 def _then(denoiser: Callable, change: Callable) -> Callable:
-    """The denoiser of `change(x_t, t, prediction)`, which has the memory of the first, if any."""
+    """The denoiser of `change(x_t, t, prediction)`, which hands on a memory to the first."""
 
     def changed(x_t, t, *memory):
         answer = denoiser(x_t, t, *memory)
@@ -330,8 +455,6 @@ def _then(denoiser: Callable, change: Callable) -> Callable:
         prediction = change(x_t, t, prediction)
         return (prediction, *rest) if memory else prediction
 
-    if hasattr(denoiser, "initial_memory"):
-        changed.initial_memory = denoiser.initial_memory
     return changed
 
 
@@ -349,6 +472,44 @@ def classifier_guide(
         log_likelihood: `(x_t, t) -> log p(y | x_t)`, one per sample and of that sample alone.
     """
 
+    def change(x_t, t, prediction):
+        gradient = jax.grad(lambda x: jnp.sum(log_likelihood(x, t)))(x_t)
+        return _climbed(process, guidance_scale, x_t, t, gradient, prediction)
+
+    return _then(denoiser, change)
+
+
+def posterior_guide(
+    denoiser: Callable[..., Prediction],
+    process: PyTree[Process],
+    log_likelihood: Callable[[Tree, Tree], Float[Array, " batch"]],
+    guidance_scale: PyTree[Scale] = 1.0,
+) -> Callable[..., Prediction]:
+    """`classifier_guide` by s·∇ log p(y | x̂(x_t)), for inverse problems (Chung et al. 2023, DPS).
+
+    The gradient goes through the denoiser, in one call. For measurements y = A(x) + N(0, r²) take
+    log_likelihood = −‖y − A(x̂)‖²/(2r²) (equation 16), or for the authors' direction without r
+    −‖y − A(x̂)‖. If A's image of the covariance of x given x_t is added to r², it is ΠGDM's (Song
+    et al. 2023), and exact for Gaussian data and linear A.
+
+    Args:
+        log_likelihood: `(x̂, t) -> log p(y | x̂)`, one per sample and of that sample alone.
+    """
+
+    def guided(x_t, t):
+        def through(x_t):
+            prediction = denoiser(x_t, t)
+            return jnp.sum(log_likelihood(prediction.clean, t)), prediction
+
+        gradient, prediction = jax.grad(through, has_aux=True)(x_t)
+        return _climbed(process, guidance_scale, x_t, t, gradient, prediction)
+
+    return guided
+
+
+def _climbed(process, guidance_scale, x_t, t, gradient, prediction):
+    """Return the prediction with scale·gradient added to its score; x̂ stays where alpha = 0."""
+
     @leafwise
     def move(process, guidance_scale, x_t, t, gradient, clean, noise):
         alpha, sigma = expand(process.alpha(t), x_t), expand(process.sigma(t), x_t)
@@ -356,12 +517,8 @@ def classifier_guide(
         shift = sigma * step / jnp.where(alpha == 0, jnp.inf, alpha)
         return clean + shift, noise - step
 
-    def change(x_t, t, prediction):
-        gradient = jax.grad(lambda x: jnp.sum(log_likelihood(x, t)))(x_t)
-        clean, noise = move(process, guidance_scale, x_t, t, gradient, prediction.clean, prediction.noise)
-        return prediction._replace(clean=clean, noise=noise)
-
-    return _then(denoiser, change)
+    clean, noise = move(process, guidance_scale, x_t, t, gradient, prediction.clean, prediction.noise)
+    return prediction._replace(clean=clean, noise=noise)
 
 
 def with_clean(

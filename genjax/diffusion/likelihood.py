@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Key
 from genjax.diffusion.processes import Process
 from genjax.diffusion.samplers.tables import check_grid
 from genjax.diffusion.targets import Prediction
-from genjax.diffusion.times import Law, uniform
+from genjax.diffusion.times import Law, uniform_log_snr
 
 Samples = Float[Array, " batch *shape"]
 Nats = Float[Array, " batch"]
@@ -42,6 +42,7 @@ def log_likelihood(
     num_probes: int = 1,
     rtol: float | Float[Array, ""] = 1e-5,
     atol: float | Float[Array, ""] = 1e-5,
+    max_steps: int = 4096,
 ) -> tuple[Nats, Samples]:
     """log p(x) = log N(x_1; 0, sigma(1)²) + ∫ tr(∂v/∂x_t) dt along dx_t/dt = v (Song et al. 2021, equation 39).
 
@@ -50,51 +51,71 @@ def log_likelihood(
     of the denoiser are needed, as many at once as dimensions for the exact trace.
 
     Args:
+        denoiser: a function of x_t and t alone, so no guidance with momentum.
         keys: None for the exact trace; one per sample for Hutchinson's unbiased estimate εᵀ(∂v/∂x_t)ε of it
             (Grathwohl et al. 2019), whose probes ε stay the same all along.
         probe: draws them, `(key, shape, dtype)`: `jax.random.rademacher` (least variance) or `jax.random.normal`.
         num_probes: over how many the estimate is averaged.
         rtol: relative tolerance, kept by every sample and dimension in each step (Dormand–Prince 8).
         atol: absolute tolerance; in float32 either less than 1e-6 may never be reached.
+        max_steps: more are an error. A `VariancePreservingTable`, whose velocity jumps at each of
+            its 1,000 times, takes several thousand at tight tolerances.
 
     Returns:
         log p(x) in nats, and the latents x_1, [batch *shape].
 
     Raises:
-        RuntimeError: while it runs, if 4096 steps do not suffice for the tolerances, or the velocity is not finite.
+        RuntimeError: while it runs, if `max_steps` do not suffice for the tolerances, or the
+            velocity is not finite.
     """
     _check_array(x)
-    batch, *shape = x.shape
-    dimensions = math.prod(shape)
-    if keys is None:
-        probes = jnp.eye(dimensions, dtype=x.dtype).reshape(dimensions, 1, *shape)
-        probes = jnp.broadcast_to(probes, (dimensions, *x.shape))
-    else:
-        draw = jax.vmap(lambda key: probe(key, (num_probes, *shape), x.dtype), out_axes=1)
-        probes = draw(keys) / math.sqrt(num_probes)  # either way E[Σ εεᵀ] = I, so that E[Σ εᵀAε] = tr A
+    probes = _probes(x, keys, probe, num_probes)
+    start, end = (jnp.asarray(t, x.dtype) for t in process.domain)
 
     def field(t, state, _):
-        times = jnp.full(batch, t, x.dtype)
+        times = jnp.full(len(x), t, x.dtype)
         velocity = lambda x_t: denoiser(x_t, times).velocity(process, times)
-        along = lambda tangent: jax.jvp(velocity, (state[0],), (tangent,))
-        v, derivatives = jax.vmap(along, out_axes=(None, 0))(probes)
-        return v, jnp.einsum("pb...,pb...->b", probes, derivatives, precision=jax.lax.Precision.HIGHEST)
-
-    def largest(error):  # not the mean, which would let a sample's error depend on its batch
-        return jax.tree.reduce(jnp.maximum, jax.tree.map(lambda a: jnp.max(jnp.abs(a)), error))
+        return _velocity_and_trace(velocity, state[0], probes)
 
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         diffrax.Dopri8(),
-        *process.domain,
+        start,
+        end,
         dt0=None,
-        y0=(x, jnp.zeros(batch, x.dtype)),
-        stepsize_controller=diffrax.PIDController(rtol, atol, norm=largest),
+        y0=(x, jnp.zeros(len(x), x.dtype)),
+        stepsize_controller=diffrax.PIDController(rtol, atol, norm=_largest),
+        max_steps=max_steps,
     )
     latents, integral = (leaf[-1] for leaf in solution.ys)
-    deviation = process.sigma(jnp.asarray(process.domain[1], x.dtype))
-    log_prior = jnp.sum(norm.logpdf(latents, scale=deviation), axis=range(1, x.ndim))
+    log_prior = jnp.sum(norm.logpdf(latents, scale=process.sigma(end)), axis=range(1, x.ndim))
     return log_prior + integral, latents
+
+
+def _probes(x, keys, probe, num_probes):
+    """Return [probes *x.shape], ε with E[Σ εεᵀ] = I, so that E[Σ εᵀAε] = tr A.
+
+    Without keys they are the unit vectors, and the trace is exact.
+    """
+    _, *shape = x.shape
+    if keys is None:
+        dimensions = math.prod(shape)
+        probes = jnp.eye(dimensions, dtype=x.dtype).reshape(dimensions, 1, *shape)
+        return jnp.broadcast_to(probes, (dimensions, *x.shape))
+    draw = jax.vmap(lambda key: probe(key, (num_probes, *shape), x.dtype), out_axes=1)
+    return draw(keys) / math.sqrt(num_probes)
+
+
+def _velocity_and_trace(velocity, x_t, probes):
+    """Return v(x_t), and Σ εᵀ(∂v/∂x_t)ε of each sample."""
+    along = lambda tangent: jax.jvp(velocity, (x_t,), (tangent,))
+    v, derivatives = jax.vmap(along, out_axes=(None, 0))(probes)
+    return v, jnp.einsum("pb...,pb...->b", probes, derivatives, precision=jax.lax.Precision.HIGHEST)
+
+
+def _largest(error):
+    """Return the largest error; a mean would let a sample's error depend on its batch."""
+    return jax.tree.reduce(jnp.maximum, jax.tree.map(lambda a: jnp.max(jnp.abs(a)), error))
 
 
 class Bound(NamedTuple):
@@ -148,8 +169,8 @@ def _ends(key, process, x, first, last, levels):
 def discrete_bound(
     key: Key[Array, ""],
     denoiser: Callable[..., Prediction],
-    x: Samples,
     process: Process,
+    x: Samples,
     times: Float[Array, " times"],
     levels: Levels | None = None,
 ) -> Bound:
@@ -188,9 +209,9 @@ def discrete_bound(
 def continuous_bound(
     key: Key[Array, ""],
     denoiser: Callable[..., Prediction],
-    x: Samples,
     process: Process,
-    law: Law = uniform,
+    x: Samples,
+    law: Law = uniform_log_snr,
     num_times: int = 1,
     levels: Levels | None = None,
 ) -> Bound:
@@ -200,12 +221,15 @@ def continuous_bound(
     for a denoiser that knows time by its log-SNR. Ends and levels are those of `discrete_bound`.
 
     Args:
-        law: where times are drawn, from its value at 0 to that at 1 (`times.uniform` fills the domain). Whatever it
-            is, the expectation is the integral's over those; the variance is not the same.
+        law: where times are drawn, from its value at 0 to that at 1. The expectation is the
+            integral over those, whatever the law; the variance is not the same. The default weighs
+            all errors alike. For data N(0, 0.36), rectified flow from t = 0.001 and 16 times its
+            standard deviation is 3.4 nats, and 12 with `times.uniform`; for `EDM` 2.7, and 34 to
+            73.
         num_times: drawn for each sample, one in each of as many equally likely parts.
 
     Raises:
-        ValueError: sigma is 0 at the law's first time.
+        ValueError: sigma is 0 at the law's first time, or the default law meets it in the domain.
     """
     _check_array(x)
     diffusion_key, end_key = jax.random.split(key)

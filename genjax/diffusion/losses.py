@@ -42,11 +42,12 @@ def _times(x, law, process, u):
     return jax.jvp(lambda u: law(process, u), (u,), (jnp.ones_like(u),))
 
 
-def _evaluate(key, apply, x, conditioning, process, target, times, variates, time_axes):
+def _evaluate(key, apply, x, conditioning, process, target, times, variates, time_axes, z=None):
     """Return the network's output at random times, the target y, the times, and dt/du of their law."""
     time_key, noise_key = jax.random.split(key)
     t, inverse_density = _times(x, times, process, _variates(time_key, x, variates, time_axes))
-    z = jax.tree.map(lambda key, x: jax.random.normal(key, x.shape, x.dtype), leaf_keys(noise_key, x), x)
+    if z is None:
+        z = jax.tree.map(lambda key, x: jax.random.normal(key, x.shape, x.dtype), leaf_keys(noise_key, x), x)
     x_t = corrupt(process, x, z, t)
     output = apply(*network_inputs(process, x_t, t), *conditioning)
     output = jax.tree.map(lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32)), output)
@@ -78,6 +79,7 @@ def simple_loss(
     importance_corrected: bool = False,
     direction_weight: float = 0.0,
     time_axes: PyTree[int] = 1,
+    noise: Tree | None = None,
 ) -> tuple[Tree, Tree]:
     """Compute w(t)·‖f(x_t, t) − y‖² at random t and z (Ho et al. 2020, equation 14; Lipman et al. 2023, equation 9).
 
@@ -93,6 +95,9 @@ def simple_loss(
             (Yao & Wang 2025, "LightningDiT": the velocity's direction).
         time_axes: the number of leading axes of x that have times of their own: 1 for one time per example, 2 for
             one per frame or token (Chen et al. 2024, Diffusion Forcing).
+        noise: z, like x; drawn from N(0, I) if None. It may be the noise of a coupling (minibatch
+            optimal transport), the noise from which a model made x (reflow, Liu et al. 2023), or
+            other data (a bridge from data to data).
 
     Returns:
         The loss at each time, `[batch]` or `[batch frames]`, the squared error averaged over the other axes of x; and
@@ -112,7 +117,7 @@ def simple_loss(
         return inverse_density * loss if importance_corrected else loss
 
     output, y, t, inverse_density = _evaluate(
-        key, apply, x, conditioning, process, target, times, variates, time_axes
+        key, apply, x, conditioning, process, target, times, variates, time_axes, noise
     )
     return loss(output, y, t, inverse_density, process, target, weighting), t
 
@@ -150,7 +155,7 @@ def step_divergence(
     error: Float[Array, " batch *shape"],
     fraction: Float[Array, " batch *shape"],
 ) -> Float[Array, " batch *shape"]:
-    """KL(q(x_s | x_t, x) ‖ p(x_s | x_t)) in nats for x̂ = x + `error` and a `Prediction.variance` of `fraction`.
+    """KL(q(x_s | x_t, x) ‖ p(x_s | x_t)) in nats for x̂ = x + `error` and a `Prediction.fraction`.
 
     The means differ by √(least·(SNR_s − SNR_t))·error; the rest is the formula for two Gaussians.
     """
@@ -243,7 +248,7 @@ def hybrid_loss(
 
 @leafwise
 def sums_by_time(
-    losses: Float[Array, " batch *times"], t: Float[Array, " batch *times"], process: Process, num_bins: int
+    process: Process, losses: Float[Array, " batch *times"], t: Float[Array, " batch *times"], num_bins: int
 ) -> tuple[Float[Array, " bins"], Float[Array, " bins"]]:
     """Return sums of losses, and how many there are, in equal parts of the process' domain of t, leaf by leaf."""
     start, end = process.domain

@@ -4,7 +4,10 @@ For data that are a finite set of points or a mixture of Gaussians, under any pr
 prediction.clean, prediction.noise, t)` of `targets` turns the answer into that for any target, for all are linear.
 """
 
+import functools
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,25 +51,61 @@ def finite_data(process: Process, points: Float[Array, " points *shape"]) -> Cal
     return denoiser
 
 
+class PrincipalAxes(NamedTuple):
+    """Covariances U·diag(s²)·Uᵀ of the components of a mixture, made by `principal_axes`."""
+
+    deviations: Float[Array, " components axes"]
+    axes: Float[Array, " components dimensions axes"]
+
+
+def principal_axes(covariances: Float[Array, " components *squared"]) -> PrincipalAxes:
+    """Return the principal axes of covariances, and the deviations along them.
+
+    Args:
+        covariances: one [*shape *shape] per component, symmetric; it may be singular.
+
+    Raises:
+        ValueError: they have another shape.
+    """
+    components, *shape = covariances.shape
+    half = len(shape) // 2
+    if not shape or shape[:half] != shape[half:]:
+        raise ValueError(f"covariances are [components *shape *shape]; got shape {covariances.shape}")
+    dimensions = math.prod(shape[:half])
+    variances, axes = jnp.linalg.eigh(covariances.reshape(components, dimensions, dimensions))
+    return PrincipalAxes(jnp.sqrt(jnp.maximum(variances, 0)), axes)
+
+
 def _components(process, weights, means, deviations, x_t, t):
     """log p(component, x_t) as [batch components], and of each its x̂, ẑ and −score, [batch components *shape].
 
     Raises:
         ValueError: weights, means and deviations disagree about the components.
     """
+    deviations, axes = deviations if isinstance(deviations, PrincipalAxes) else (deviations, None)
     if not len(weights) == len(means) == len(deviations):
         raise ValueError(
             "a mixture has one weight, one mean and one deviation for each component; "
             f"got {len(weights)} weights, {len(means)} means and {len(deviations)} deviations"
         )
-    alpha, sigma = expand(process.alpha(t), means[None]), expand(process.sigma(t), means[None])
-    deviations = expand(deviations, means)
+    if axes is None and deviations.ndim > means.ndim:
+        raise ValueError(
+            f"deviations of means {means.shape} are one per component, or per component and dimension; "
+            f"got shape {deviations.shape}. Of covariances give principal_axes(covariances)"
+        )
+    residual = x_t[:, None] - expand(process.alpha(t), means[None]) * means
+    along, back = residual, lambda a: a
+    if axes is not None:  # in its own axes a component's dimensions are independent
+        product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+        along = product("bki,kij->bkj", residual.reshape(*residual.shape[:2], -1), axes)
+        back = lambda a: product("bkj,kij->bki", a, axes).reshape(residual.shape)
+    alpha, sigma = expand(process.alpha(t), along), expand(process.sigma(t), along)
+    deviations = expand(deviations, along[0])
     variance = alpha**2 * deviations**2 + sigma**2
-    residual = x_t[:, None] - alpha * means
-    log_densities = -(residual**2 / variance + jnp.log(2 * jnp.pi * variance)) / 2
-    log_joint = jnp.log(weights / jnp.sum(weights)) + jnp.sum(log_densities, axis=range(2, residual.ndim))
-    pull = residual / variance  # sigma is in no denominator, so that both ends are finite
-    return log_joint, means + alpha * deviations**2 * pull, sigma * pull, pull
+    log_densities = -(along**2 / variance + jnp.log(2 * jnp.pi * variance)) / 2
+    log_joint = jnp.log(weights / jnp.sum(weights)) + jnp.sum(log_densities, axis=range(2, along.ndim))
+    pull = along / variance  # sigma is in no denominator, so that both ends are finite
+    return log_joint, means + back(alpha * deviations**2 * pull), back(sigma * pull), back(pull)
 
 
 def _average(log_joint, values):
@@ -77,7 +116,7 @@ def gaussian_mixture(
     process: Process,
     weights: Float[Array, " weights"],
     means: Float[Array, " components *shape"],
-    deviations: Float[Array, " deviations ..."],
+    deviations: Float[Array, " deviations ..."] | PrincipalAxes,
 ) -> Callable[..., Prediction]:
     """The best denoiser for data from Σ_k weights[k]·N(means[k], deviations[k]²).
 
@@ -85,10 +124,13 @@ def gaussian_mixture(
     v = alpha²·s² + sigma²; they are averaged by how likely each is given x_t. Finite at both ends of any process.
 
     Args:
-        deviations: one per component, or one per component and dimension; above zero (else see `finite_data`).
+        deviations: one per component, or one per component and dimension; above zero (else see
+            `finite_data`). For full covariances `principal_axes(covariances)`, made once for all
+            steps.
 
     Raises:
-        ValueError: weights, means and deviations disagree about the components.
+        ValueError: weights, means and deviations disagree about the components, or covariances are
+            given without their axes.
     """
 
     def denoiser(x_t: Samples, t: Times) -> Prediction:
@@ -102,7 +144,7 @@ def gaussian_mixture_log_density(
     process: Process,
     weights: Float[Array, " weights"],
     means: Float[Array, " components *shape"],
-    deviations: Float[Array, " deviations ..."],
+    deviations: Float[Array, " deviations ..."] | PrincipalAxes,
     x_t: Samples,
     t: Times,
 ) -> Float[Array, " batch"]:
@@ -114,7 +156,7 @@ def gaussian_mixture_score(
     process: Process,
     weights: Float[Array, " weights"],
     means: Float[Array, " components *shape"],
-    deviations: Float[Array, " deviations ..."],
+    deviations: Float[Array, " deviations ..."] | PrincipalAxes,
     x_t: Samples,
     t: Times,
 ) -> Samples:
@@ -126,10 +168,10 @@ def gaussian_mixture_score(
 def denoising_loss(
     key: Key[Array, ""],
     denoiser: Callable[..., Prediction],
-    x: Samples,
-    t: Times,
     process: Process,
     target: Target,
+    x: Samples,
+    t: Times,
 ) -> Float[Array, " batch"]:
     """‖y − ŷ(x_t)‖² per dimension of data `x`, noised once each, for a denoiser at chosen times.
 

@@ -14,6 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
+from genjax.diffusion.preconditioning import (
+    EDMPreconditioning,
+    Preconditioning,
+    ShiftedPreconditioning,
+    TablePreconditioning,
+    TrigFlowPreconditioning,
+    UnitVariance,
+)
 from genjax.diffusion.trees import leaf_keys, leafwise
 
 Time = Float[Array, " *times"]
@@ -50,10 +58,13 @@ def sample_keys(key: Key[Array, ""], indices: Int[Array, " batch"]) -> Key[Array
 class Process:
     """The pair (alpha, sigma). A new process needs these two methods; the rest follows from them.
 
-    `domain` is the range of times on which a network is trained and evaluated.
+    Attributes:
+        domain: the range of times on which a network is trained and evaluated.
+        preconditioning: how that network is fed, and the deviation of its data.
     """
 
     domain: Sequence[float] = (0.0, 1.0)
+    preconditioning: Preconditioning = Preconditioning()
 
     def __post_init__(self):
         """Raises ValueError on a domain that is not (start, end) with start < end."""
@@ -115,14 +126,6 @@ class Process:
             lambda slope, change: change / slope(jnp.ones_like(change)),
         )
 
-    def input_scale(self, t: Time) -> Time:
-        """What x_t is multiplied by before a network sees it."""
-        return jnp.ones_like(t)
-
-    def network_time(self, t: Time) -> Time:
-        """The value by which a network is told the time: in [0, 1], but where a paper has another."""
-        return t
-
     def corrupt(
         self,
         x: Float[Array, " batch *shape"],
@@ -158,8 +161,8 @@ def corrupt(
 
 
 def prior(
-    process: PyTree[Process],
     keys: Key[Array, " batch"],
+    process: PyTree[Process],
     like: PyTree[Shaped[Array, " batch ..."] | jax.ShapeDtypeStruct],
     t: PyTree[Float[Array, " ..."]] | None = None,
 ) -> PyTree[Float[Array, " batch ..."]]:
@@ -312,6 +315,7 @@ class VariancePreservingTable(VariancePreserving):
     """
 
     domain: Sequence[float] | None = None  # (1/N, 1) if None
+    preconditioning: Preconditioning = TablePreconditioning()
     betas: Sequence[float] = linear_betas()
 
     def __post_init__(self):
@@ -361,14 +365,16 @@ class VariancePreservingTable(VariancePreserving):
         last = self._last(t)  # in this form derivatives stay finite where alpha is 0
         return jnp.sqrt(last * (2 - last) - jnp.expm1(-self._decay(t)) * (1 - last) ** 2)
 
-    def network_time(self, t: Time) -> Time:
-        return (len(self.betas) * t - 1) / len(self.betas)
-
 
 @dataclass(frozen=True, kw_only=True)
 class VarianceExploding(Process):
-    """alpha = 1 and sigma geometric from `sigma_min` to `sigma_max` (Song et al. 2021, equation 30)."""
+    """alpha = 1, sigma geometric from `sigma_min` to `sigma_max` (Song et al. 2021, equation 30).
 
+    The network sees unit variance for data of deviation 1. Target and weighting `edm` take that
+    too.
+    """
+
+    preconditioning: Preconditioning = UnitVariance(data_deviation=1.0)
     sigma_min: float = 0.01
     sigma_max: float = 50.0
 
@@ -381,19 +387,18 @@ class VarianceExploding(Process):
     def time_of(self, alpha: Time, sigma: Time) -> Time:
         return jnp.log(sigma / alpha / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
 
-    def input_scale(self, t: Time) -> Time:
-        return jax.lax.rsqrt(1 + self.sigma(t) ** 2)  # unit variance for data of unit variance
-
 
 @dataclass(frozen=True, kw_only=True)
 class EDM(Process):
-    """alpha = 1 and sigma = t, for data of deviation `data_deviation` (Karras et al. 2022, table 1).
+    """alpha = 1 and sigma = t (Karras et al. 2022, table 1).
 
-    The network is told log(t)/4. Sampling ends at t = 0, where a network is never evaluated.
+    The network is told log(t)/4. Sampling ends at t = 0, where a network is never evaluated. For
+    data of deviation 2 take `EDM(preconditioning=EDMPreconditioning(data_deviation=2.0))`; target
+    and weighting `edm` follow.
     """
 
     domain: Sequence[float] = (0.002, 80.0)
-    data_deviation: float = 0.5
+    preconditioning: Preconditioning = EDMPreconditioning()
 
     @property
     def clean_end(self) -> float:
@@ -408,31 +413,25 @@ class EDM(Process):
     def time_of(self, alpha: Time, sigma: Time) -> Time:
         return sigma / alpha
 
-    def input_scale(self, t: Time) -> Time:
-        return jax.lax.rsqrt(t**2 + self.data_deviation**2)
-
-    def network_time(self, t: Time) -> Time:
-        return jnp.log(t) / 4
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrigFlow(Process):
-    """alpha = cos(t), sigma = s·sin(t) for data of deviation s, t from 0 to π/2 (Lu & Song 2025)."""
+    """alpha = cos(t), sigma = s·sin(t), t from 0 to π/2 (Lu & Song 2025).
+
+    s is the data's deviation, that of the preconditioning.
+    """
 
     domain: Sequence[float] = (0.0, math.pi / 2)
-    data_deviation: float = 0.5
+    preconditioning: Preconditioning = TrigFlowPreconditioning()
 
     def alpha(self, t: Time) -> Time:
         return jnp.sin(math.pi / 2 - t)  # the cosine, and exactly zero at t = π/2
 
     def sigma(self, t: Time) -> Time:
-        return self.data_deviation * jnp.sin(t)
+        return self.preconditioning.data_deviation * jnp.sin(t)
 
     def time_of(self, alpha: Time, sigma: Time) -> Time:
-        return jnp.arctan2(sigma, self.data_deviation * alpha)
-
-    def input_scale(self, t: Time) -> Time:
-        return jnp.full_like(t, 1 / self.data_deviation)
+        return jnp.arctan2(sigma, self.preconditioning.data_deviation * alpha)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -445,6 +444,7 @@ class Shifted(Process):
     """
 
     domain: Sequence[float] | None = None  # that of base if None
+    preconditioning: Preconditioning | None = None  # what the base's network sees if None
     base: Process
     shift: float
 
@@ -453,6 +453,8 @@ class Shifted(Process):
         if not self.shift > 0:
             raise ValueError(f"a shift is positive, 1 for none; got {self.shift}")
         object.__setattr__(self, "domain", self.domain or self.base.domain)
+        of_base = ShiftedPreconditioning(data_deviation=self.base.preconditioning.data_deviation)
+        object.__setattr__(self, "preconditioning", self.preconditioning or of_base)
         super().__post_init__()
 
     @property
@@ -474,9 +476,3 @@ class Shifted(Process):
 
     def time_of(self, alpha: Time, sigma: Time) -> Time:
         return self.base.time_of(alpha, sigma / self.shift)
-
-    def input_scale(self, t: Time) -> Time:
-        return self.base.input_scale(self.base_time(t))
-
-    def network_time(self, t: Time) -> Time:
-        return self.base.network_time(self.base_time(t))

@@ -65,28 +65,32 @@ def score(process: Process, t: Times) -> tuple[Times, Times]:
     return jnp.zeros_like(t), -1 / process.sigma(t)
 
 
-def edm(process: Process, t: Times, data_deviation: float = 0.5) -> tuple[Times, Times]:
+def edm(process: Process, t: Times, data_deviation: float | None = None) -> tuple[Times, Times]:
     """What EDM's preconditioning leaves to the network, of unit variance at every t (Karras et al. 2022, section 5).
 
     With r² = sigma² + alpha²s² the deviation of x_t and s that of the data: y = (x − alpha·s²/r²·x_t)·r/(s·sigma),
     which for alpha = 1 is (x − c_skip·x_t)/c_out. It is −v where s = 1 and alpha² + sigma² = 1.
+
+    Args:
+        data_deviation: s, that of the process' preconditioning if None.
     """
+    s = process.preconditioning.data_deviation if data_deviation is None else data_deviation
     alpha, sigma = process.alpha(t), process.sigma(t)
-    r = jnp.sqrt(sigma**2 + (alpha * data_deviation) ** 2)
-    return sigma / (data_deviation * r), -data_deviation * alpha / r
+    r = jnp.sqrt(sigma**2 + (alpha * s) ** 2)
+    return sigma / (s * r), -s * alpha / r
 
 
 class Prediction(NamedTuple):
     """Both halves of a denoiser's answer: x̂ and ẑ with alpha·x̂ + sigma·ẑ = x_t, arrays or trees as x_t is.
 
-    `variance` is what a network with learned variance adds, else None: the fraction by which the log-variance of a
-    step lies between its least (0) and its largest (1), which `losses.step_variances` has (Nichol & Dhariwal 2021,
-    equation 15). An untrained network may leave [0, 1].
+    `fraction` is what a network with learned variance adds, else None: where between its least (0)
+    and its largest (1) the log-variance of a step lies, which `losses.step_variances` has (Nichol &
+    Dhariwal 2021, equation 15). An untrained network may leave [0, 1].
     """
 
     clean: Tree
     noise: Tree
-    variance: Tree | None = None
+    fraction: Tree | None = None
 
     def velocity(self, process: PyTree[Process], t: Tree) -> Tree:
         """Return alpha'·x̂ + sigma'·ẑ, the direction dx_t/dt of the probability-flow ODE."""
@@ -158,7 +162,7 @@ def check_target(process: Process, target: Target, times: Times) -> None:
 def split_variance(
     output: Float[Array, " batch *shape"],
 ) -> tuple[Float[Array, " batch *half"], Float[Array, " batch *half"]]:
-    """Return the prediction, and `Prediction.variance`, of the output of a network with learned variance.
+    """Return the prediction and `Prediction.fraction` of a network with learned variance.
 
     Such a network has twice the data's channels; the second half v is −1 for the least and 1 for the largest
     variance (Nichol & Dhariwal 2021, as released; Peebles & Xie 2023).
@@ -171,11 +175,12 @@ def split_variance(
 def network_inputs(
     process: Process, x_t: Float[Array, " batch *shape"], t: Float[Array, " batch *times"]
 ) -> tuple[Float[Array, " batch *shape"], Float[Array, " batch *times"]]:
-    """Return what a network is given: x_t times the process' input scale, and the process' network time.
+    """Return x_t scaled, and the value that tells the time, by the process' preconditioning.
 
     Of a tree x_t both are trees like it: each leaf has times of its own.
     """
-    return expand(process.input_scale(t), x_t) * x_t, process.network_time(t)
+    feed = process.preconditioning
+    return expand(feed.input_scale(process, t), x_t) * x_t, feed.network_time(process, t)
 
 
 def predict(
@@ -190,7 +195,7 @@ def predict(
 
     def denoiser(x_t, t, *conditioning):
         y = apply(*network_inputs(process, x_t, t), *conditioning)
-        y, variance = split_variance(y) if learned_variance else (y, None)
-        return recover(process, target, x_t, y, t)._replace(variance=variance)
+        y, fraction = split_variance(y) if learned_variance else (y, None)
+        return recover(process, target, x_t, y, t)._replace(fraction=fraction)
 
     return denoiser

@@ -31,10 +31,15 @@ def min_snr(process: Process, target: Target, t: Times, gamma: float = 5.0) -> T
     return jnp.minimum(alpha2, gamma * sigma2) / D2
 
 
-def edm(process: Process, target: Target, t: Times, data_deviation: float = 0.5) -> Times:
-    """1/c_out² on the clean error (Karras et al. 2022, table 1): 1 on the target `edm` of the same deviation."""
+def edm(process: Process, target: Target, t: Times, data_deviation: float | None = None) -> Times:
+    """1/c_out² on the clean error, which is 1 on the target `edm` (Karras et al. 2022, table 1).
+
+    Args:
+        data_deviation: that of the process' preconditioning if None.
+    """
+    s = process.preconditioning.data_deviation if data_deviation is None else data_deviation
     alpha2, sigma2, D2 = _squares(process, target, t)
-    return (sigma2 / data_deviation**2 + alpha2) / D2
+    return (sigma2 / s**2 + alpha2) / D2
 
 
 def sigmoid(process: Process, target: Target, t: Times, bias: float = 0.0) -> Times:

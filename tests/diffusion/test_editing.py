@@ -13,6 +13,8 @@ from genjax.diffusion import (
     RectifiedFlow,
     VariancePreservingCosine,
     ddim,
+    dpm_solver_pp_2m,
+    edm_heun,
     euler,
     image_to_image,
     inpaint,
@@ -22,7 +24,7 @@ from genjax.diffusion import (
     slerp,
     uniform_grid,
 )
-from genjax.diffusion.samplers import ddpm, heun, rk4
+from genjax.diffusion.samplers import ddpm, heun, midpoint, rk4
 
 FLOW = RectifiedFlow()
 CORRELATION = 0.8
@@ -110,6 +112,20 @@ def test_the_known_part_is_kept(process, sampler, float64):
     else:
         np.testing.assert_allclose(samples[:, 0], KNOWN, rtol=1e-14)
     assert np.abs(samples[:, 1] - KNOWN).min() > 0.01
+
+
+@pytest.mark.parametrize(
+    "sampler, share",
+    [(heun, 1 / 2), (rk4, 1 / 6), (midpoint, 0), (edm_heun, 0), (dpm_solver_pp_2m, 0)],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_samplers_that_evaluate_at_the_end_miss_the_data(sampler, share, float64):
+    """By their last weight times h·z: at sigma = 0 the noise of the known part is lost."""
+    noise, steps = FLOW.prior(keys_of(3), (2,)), 10
+    denoiser = inpaint(gaussian_denoiser(FLOW), FLOW, jnp.asarray(MASK), jnp.full((3, 2), KNOWN))
+    fill = quick_jit(lambda noise, times: sampler(denoiser, FLOW, noise, times))
+    missed = fill(noise, uniform_grid(FLOW, steps))[:, 0] - KNOWN
+    np.testing.assert_allclose(missed, share / steps * np.asarray(noise)[:, 0], rtol=1e-10, atol=1e-14)
 
 
 def test_replaced_known_pixels_have_constant_velocity(float64):

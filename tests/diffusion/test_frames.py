@@ -203,7 +203,7 @@ def test_moments_of_stochastic_frames():
     keys = sample_keys(jax.random.key(1), jnp.arange(20_000))
 
     def denoiser(x_t, t):
-        return per_frame_gaussian(COSINE, 0.0, 1.0)(x_t, t)._replace(variance=jnp.ones_like(x_t))
+        return per_frame_gaussian(COSINE, 0.0, 1.0)(x_t, t)._replace(fraction=jnp.ones_like(x_t))
 
     sample = lambda grid: samplers.ddpm(denoiser, COSINE, noise, grid, keys=keys)
     samples = np.asarray(quick_jit(sample)(grid))[..., 0]
@@ -314,7 +314,7 @@ def test_loss_of_each_frame_against_numpy():
     np.testing.assert_allclose(np.asarray(losses)[far], expected[far], rtol=1e-4)
     assert abs(np.corrcoef(told.T) - np.eye(5)).max() < 0.5  # drawn for each frame
     np.testing.assert_allclose(total_loss(losses), np.mean(losses, axis=1), rtol=1e-6)
-    sums, counts = sums_by_time(losses, t, FLOW, 4)
+    sums, counts = sums_by_time(FLOW, losses, t, 4)
     place = np.minimum(told * 4, 3).astype(int)
     np.testing.assert_allclose(sums, [losses[place == i].sum() for i in range(4)], rtol=1e-5)
     np.testing.assert_array_equal(counts, np.bincount(place.ravel()))

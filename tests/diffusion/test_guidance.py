@@ -9,8 +9,10 @@ from genjax.diffusion import (
     Prediction,
     RectifiedFlow,
     VariancePreservingCosine,
+    adaptive,
     adaptive_projected,
     autoguide,
+    blend,
     classifier_free,
     classifier_guide,
     clean,
@@ -19,13 +21,18 @@ from genjax.diffusion import (
     drop_conditioning,
     dynamic_threshold,
     euler,
+    frequency_decoupled,
     guide,
     interval,
+    log_likelihood,
     on,
+    optimal,
     plus_plus,
+    posterior_guide,
     rescaled,
     scale_of_weight,
     static_threshold,
+    tangential,
     uniform_grid,
     velocity,
     with_clean,
@@ -251,11 +258,93 @@ def test_a_negative_prompt_is_another_null(points, t):
     np.testing.assert_allclose(guided.clean, 2 * c.clean - n.clean, rtol=1e-12)
 
 
+def test_a_negative_prompt_may_have_another_length(points, t):
+    """Of tokens with a mask and a pooled vector: what two calls answer."""
+
+    def denoise(x_t, t, text):
+        weights = text["mask"] / jnp.sum(text["mask"], 1, keepdims=True)
+        clean = jnp.sin(x_t + jnp.einsum("bl,bld->bd", weights, text["tokens"]) * text["pooled"])
+        return Prediction(clean, jnp.cos(x_t) * text["pooled"], clean)
+
+    random = np.random.default_rng(9)
+    tokens, negative = jnp.asarray(random.normal(size=(4, 7, 3))), jnp.asarray(random.normal(size=(1, 5, 3)))
+    text = {"tokens": tokens, "mask": jnp.ones((4, 7)), "pooled": jnp.ones((4, 3))}
+    null = {"tokens": negative, "mask": jnp.ones((1, 5)), "pooled": jnp.full(3, 0.5)}
+    c = denoise(points, t, text)
+    u = denoise(
+        points,
+        t,
+        {"tokens": jnp.tile(negative, (4, 1, 1)), "mask": jnp.ones((4, 5)), "pooled": jnp.full((4, 3), 0.5)},
+    )
+    guided = guide(denoise, text, null, 3.0)(points, t)
+    np.testing.assert_allclose(guided.clean, u.clean + 3 * (c.clean - u.clean), rtol=1e-12)
+    np.testing.assert_allclose(guided.noise, u.noise + 3 * (c.noise - u.noise), rtol=1e-12)
+    np.testing.assert_array_equal(guided.fraction, c.fraction)
+
+
 def test_autoguidance_moves_away_from_the_weaker(points, t):
     strong, weak = both(FLOW, points, t)
     guided = autoguide(lambda x, t: strong, lambda x, t: weak, 2.0)(points, t)
     np.testing.assert_allclose(guided.clean, 2 * strong.clean - weak.clean, rtol=1e-12)
     np.testing.assert_allclose(guided.noise, 2 * strong.noise - weak.noise, rtol=1e-12)
+
+
+def test_a_blend_has_autoguidance_and_composition_as_instances(points, t):
+    """Also with weights that are functions of time, per sample, and traced."""
+    strong, weak = both(FLOW, points, t)
+    others = exact_denoiser(FLOW)(points, t, (LABELS + 1) % CLASSES)
+    as_denoiser = lambda prediction: lambda x, t: prediction
+    found = blend([as_denoiser(strong), as_denoiser(weak)], [1 - 2.0])(points, t)
+    expected = autoguide(as_denoiser(strong), as_denoiser(weak), 2.0)(points, t)
+    np.testing.assert_allclose(found.clean, expected.clean, rtol=1e-12)
+    np.testing.assert_allclose(found.noise, expected.noise, rtol=1e-12)
+    adds_up(FLOW, found, points, t)
+    weights = [interval(2.0, 0.2, 0.9), jnp.arange(4.0)]
+    found = jax.jit(lambda w: blend([*map(as_denoiser, (weak, strong, others))], [weights[0], w])(points, t))(
+        weights[1]
+    )
+    composed = compose(exact_denoiser(FLOW), [LABELS, (LABELS + 1) % CLASSES], CLASSES, weights)(points, t)
+    np.testing.assert_allclose(found.clean, composed.clean, rtol=1e-12)
+    with pytest.raises(
+        ValueError, match="one weight for each denoiser but the first.* got 2 for 2 denoisers"
+    ):
+        blend([as_denoiser(weak)] * 2, [1.0, 2.0])
+
+
+def test_posterior_guidance_of_gaussians_is_exact(process, float64):
+    """Data N(m, Σ) and y = A·x + N(0, r²): E[x | x_t, y] by the joint law of all three.
+
+    The likelihood of x̂ has the variance of x given x_t.
+    """
+    random = np.random.default_rng(6)
+    mean, root, A, r = random.normal(size=3), random.normal(size=(3, 3)), random.normal(size=(2, 3)), 0.3
+    covariance = root @ root.T
+    y, x_t, t = random.normal(size=2), random.normal(size=(4, 3)), np.array([0.9, 0.6, 0.3, 0.05])
+    coefficients = [np.asarray(f(jnp.asarray(t))) for f in (process.alpha, process.sigma)]
+    posteriors = jnp.asarray(
+        [
+            covariance - a**2 * covariance @ np.linalg.solve(a**2 * covariance + s**2 * np.eye(3), covariance)
+            for a, s in zip(*coefficients, strict=True)
+        ]
+    )
+    denoiser = optimal.gaussian_mixture(
+        process, jnp.ones(1), jnp.asarray(mean)[None], optimal.principal_axes(jnp.asarray(covariance)[None])
+    )
+
+    def log_likelihood(clean, t):
+        error = y - clean @ A.T
+        precisions = jnp.linalg.inv(A @ posteriors @ A.T + r**2 * jnp.eye(2))
+        return -jnp.einsum("bi,bij,bj->b", error, precisions, error) / 2
+
+    guided = posterior_guide(denoiser, process, log_likelihood)(jnp.asarray(x_t), jnp.asarray(t))
+    for i, (alpha, sigma) in enumerate(zip(*coefficients, strict=True)):
+        sees = np.concatenate([alpha * np.eye(3), A])  # what is known, of x
+        noise = np.diag([sigma**2] * 3 + [r**2] * 2)
+        known = np.concatenate([x_t[i], y])
+        gain = covariance @ sees.T @ np.linalg.inv(sees @ covariance @ sees.T + noise)
+        # A near-singular law at sigma = .01 amplifies rounding by 1e5.
+        np.testing.assert_allclose(guided.clean[i], mean + gain @ (known - sees @ mean), rtol=1e-7, atol=1e-8)
+    adds_up(process, guided, x_t, jnp.asarray(t))
 
 
 def test_interval_of_noise_levels(points):
@@ -294,7 +383,7 @@ def test_variance_is_that_of_the_conditional(inputs):
         zero_init(guide(denoise, labels, NULL, 2.0), FLOW, 0.5),
         with_clean(guide(denoise, labels, NULL, 2.0), FLOW, dynamic_threshold),
     ):
-        np.testing.assert_array_equal(guided(x_t, t).variance, expected)
+        np.testing.assert_array_equal(guided(x_t, t).fraction, expected)
 
 
 # Rules for one quantity.
@@ -362,6 +451,32 @@ def test_each_rule_against_plain_numpy(float64):
         )
         for result, value in zip(results.values(), expected, strict=True):
             np.testing.assert_allclose(result[i].ravel(), value, rtol=1e-12, atol=1e-12)
+
+
+def test_low_and_high_frequencies_have_scales_of_their_own(float64):
+    """A shift of all pixels is low, and a chessboard high, but at the border.
+
+    One scale for both is classifier-free guidance.
+    """
+    u = jnp.asarray(np.random.default_rng(7).normal(size=(3, 12, 8, 2)))
+    rule = functools.partial(frequency_decoupled, low_scale=2.0)
+    np.testing.assert_allclose(rule(u + 0.5, u, 7.0), u + 2 * 0.5, rtol=1e-12, atol=1e-13)
+    chessboard = jnp.asarray((-1.0) ** np.add.outer(np.arange(12), np.arange(8)))[..., None]
+    inside = np.s_[:, 3:-3, 3:-3]
+    np.testing.assert_allclose(
+        rule(u + chessboard, u, 7.0)[inside], (u + 7 * chessboard)[inside], rtol=1e-12, atol=1e-13
+    )
+    c = jnp.flip(u, 1)
+    np.testing.assert_allclose(rule(c, u, 2.0), classifier_free(c, u, 2.0), rtol=1e-11, atol=1e-12)
+
+
+def test_tangential_guidance_against_a_singular_value_decomposition(float64):
+    c, u = np.random.default_rng(8).normal(size=(2, 5, 4, 3))
+    result = tangential(jnp.asarray(c), jnp.asarray(u), 4.0)
+    for i in range(5):
+        shared = np.linalg.svd(np.stack([c[i].ravel(), u[i].ravel()]))[2][0]
+        damped = (shared @ u[i].ravel() * shared).reshape(4, 3)
+        np.testing.assert_allclose(result[i], damped + 4 * (c[i] - damped), rtol=1e-11, atol=1e-12)
 
 
 def test_in_one_dimension_zero_star_is_conditional(float64):
@@ -441,8 +556,27 @@ def test_adaptive_projected_guidance_remembers(points, bounded):
     guided = guide(exact_denoiser(FLOW), LABELS, CLASSES, scale, on(FLOW, clean, projected, momentum=beta))
     if bounded:
         guided = with_clean(guided, FLOW, functools.partial(static_threshold, bound=0.5))
-    result = ddim(guided, FLOW, points, times)
+    result = ddim(guided, FLOW, points, times, memory=jnp.zeros_like(points))
     np.testing.assert_allclose(result, loop(FLOW, np.asarray(points), times, step), rtol=1e-12, atol=1e-12)
+    wrapped = ddim(lambda x, t, memory: guided(x, t, memory), FLOW, points, times, memory=0 * points)
+    np.testing.assert_array_equal(wrapped, result)
+
+
+@pytest.mark.parametrize(
+    "solve",
+    [
+        lambda denoiser, x: ddim(denoiser, FLOW, x, uniform_grid(FLOW, 4)),
+        lambda denoiser, x: adaptive(denoiser, FLOW, x, uniform_grid(FLOW, 4)),
+        lambda denoiser, x: log_likelihood(denoiser, FLOW, x),
+    ],
+    ids=["ddim", "adaptive", "log_likelihood"],
+)
+def test_momentum_without_a_memory_is_refused(points, solve):
+    """Also within a lambda; an ODE has no evaluation before."""
+    rule = on(FLOW, clean, adaptive_projected, momentum=-0.5)
+    guided = with_clean(guide(exact_denoiser(FLOW), LABELS, CLASSES, 3.0, rule), FLOW, static_threshold)
+    with pytest.raises(ValueError, match="momentum was called without a memory: give the sampler memory="):
+        solve(lambda x, t: guided(x, t), points)
 
 
 def test_without_momentum_a_memory_changes_nothing(points):
@@ -450,9 +584,8 @@ def test_without_momentum_a_memory_changes_nothing(points):
     arguments = exact_denoiser(FLOW), LABELS, CLASSES, 3.0
     remembering = guide(*arguments, on(FLOW, velocity, classifier_free, momentum=0.0))
     forgetful = guide(*arguments, on(FLOW, velocity, classifier_free))
-    assert hasattr(remembering, "initial_memory") and not hasattr(forgetful, "initial_memory")
     np.testing.assert_allclose(
-        euler(remembering, FLOW, points, times, trajectory=True),
+        euler(remembering, FLOW, points, times, trajectory=True, memory=jnp.zeros_like(points)),
         euler(forgetful, FLOW, points, times, trajectory=True),
         rtol=1e-13,
     )
@@ -464,8 +597,8 @@ def test_any_memory_goes_from_evaluation_to_evaluation(points):
     def counting(x_t, t, memory):
         return Prediction(x_t * 0 + memory["count"], x_t * 0), {"count": memory["count"] + 1}
 
-    counting.initial_memory = lambda noise: {"count": jnp.zeros(())}
-    states = ddim(counting, FLOW, points, uniform_grid(FLOW, 4), trajectory=True)
+    memory = {"count": jnp.zeros(())}
+    states = ddim(counting, FLOW, points, uniform_grid(FLOW, 4), trajectory=True, memory=memory)
     np.testing.assert_allclose(states[1:, 0, 0], np.array([0.25, 0.5, 0.75, 1]) * np.arange(4))
 
 
@@ -519,10 +652,11 @@ def sample(x, labels, weight):
     denoiser = lambda x, t, labels: Prediction(jnp.tanh(x @ weight) + labels[:, None], x * t[:, None])
     log_likelihood = lambda x, t: -jnp.sum(x**2, 1) + t
     plain = lambda x, t: denoiser(x, t, labels)
-    return [ddim(guided, process, x, uniform_grid(process, 3)) for guided in (
+    remembering = guide(denoiser, labels, 7, 2.0, on(process, clean, projected, momentum=-0.5))
+    samples = ddim(remembering, process, x, uniform_grid(process, 3), memory=jnp.zeros_like(x))
+    return [samples] + [ddim(guided, process, x, uniform_grid(process, 3)) for guided in (
         guide(denoiser, labels, 7, 2.0),
         guide(denoiser, labels, 7, interval(2.0, 0.2, 0.8), plus_plus),
-        guide(denoiser, labels, 7, 2.0, on(process, clean, projected, momentum=-0.5)),
         zero_init(guide(denoiser, labels, 7, 2.0, on(process, velocity, rescaled_zero_star)), process, 0.9),
         with_clean(compose(denoiser, [labels, labels + 1], 7, [2.0, 1.0]), process, dynamic_threshold),
         classifier_guide(plain, process, log_likelihood, 2.0),
@@ -559,9 +693,15 @@ def tanh_denoiser(x_t, t, labels):
 
 
 def program(build):
-    """Samples with what `build(numbers)` guides, jitted in its numbers."""
+    """Samples with what `build(numbers)` guides, jitted in its numbers; of a pair with a memory."""
     times = uniform_grid(FLOW, 5)
-    return jax.jit(lambda numbers, x: ddim(build(numbers), FLOW, x, times))
+
+    def sample(numbers, x):
+        guided = build(numbers)
+        denoiser, memory = guided if isinstance(guided, tuple) else (guided, None)
+        return ddim(denoiser, FLOW, x, times, memory=memory)
+
+    return jax.jit(sample)
 
 
 @pytest.mark.parametrize(
@@ -573,17 +713,20 @@ def program(build):
         lambda n: guide(
             tanh_denoiser, LABELS, CLASSES, 3.0, on(FLOW, velocity, functools.partial(rescaled, phi=n[1]))
         ),
-        lambda n: guide(
-            tanh_denoiser,
-            LABELS,
-            CLASSES,
-            n[0],
-            on(
-                FLOW,
-                clean,
-                functools.partial(adaptive_projected, eta=n[1], norm_threshold=n[0]),
-                momentum=n[1],
+        lambda n: (
+            guide(
+                tanh_denoiser,
+                LABELS,
+                CLASSES,
+                n[0],
+                on(
+                    FLOW,
+                    clean,
+                    functools.partial(adaptive_projected, eta=n[1], norm_threshold=n[0]),
+                    momentum=n[1],
+                ),
             ),
+            jnp.zeros((4, DIMENSIONS)),
         ),
         lambda n: zero_init(
             guide(tanh_denoiser, LABELS, CLASSES, n[0], on(FLOW, velocity, zero_star)), FLOW, n[1]
@@ -659,3 +802,15 @@ def test_whole_examples_are_dropped_and_all_leaves_together():
     assert 0 < dropped.sum() < 64
     expected = np.where(dropped[:, None, None], null["text"], conditioning["text"])
     np.testing.assert_array_equal(result["text"], expected)
+
+
+def test_conditions_may_have_rates_of_their_own():
+    """Each dropped at its rate, independently of the other, and all leaves of one together."""
+    count, labels = 20_000, jnp.arange(20_000)
+    conditioning = {"text": {"tokens": labels, "pooled": labels}, "pose": labels}
+    null = {"text": {"tokens": -1, "pooled": -1}, "pose": -1}
+    result = drop_conditioning(jax.random.key(0), conditioning, null, {"text": 0.1, "pose": 0.5})
+    tokens, pooled, pose = (np.asarray(a) == -1 for a in (*result["text"].values(), result["pose"]))
+    np.testing.assert_array_equal(tokens, pooled)
+    for dropped, rate in ((tokens, 0.1), (pose, 0.5), (tokens & pose, 0.05)):
+        assert abs(dropped.mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / count)

@@ -15,6 +15,7 @@ from genjax.diffusion import (
     Prediction,
     RectifiedFlow,
     VariancePreservingCosine,
+    VariancePreservingLinear,
     VariancePreservingTable,
     bits_per_dimension,
     continuous_bound,
@@ -23,6 +24,7 @@ from genjax.diffusion import (
     log_likelihood,
     optimal,
     sample_keys,
+    uniform,
     uniform_grid,
 )
 from genjax.diffusion.processes import expand, linear_betas
@@ -74,6 +76,33 @@ def test_in_float32():
     assert result.dtype == latents.dtype == jnp.float32
     # Six digits were asked for by the tolerances, and float32 has seven.
     np.testing.assert_allclose(result, [-1.42847607, -1.83321762, -1.05246992], atol=1e-5)
+
+
+def test_float32_data_while_float64_is_enabled(float64):
+    weights, means, deviations = (jnp.asarray(a, jnp.float32) for a in (WEIGHTS, MEANS, DEVIATIONS))
+    denoiser = optimal.gaussian_mixture(FLOW, weights, means, deviations)
+    x = jnp.array([-2.0, 0.0, 1.0], jnp.float32)
+    result, latents = quick_jit(lambda x: log_likelihood(denoiser, FLOW, x))(x)
+    assert result.dtype == latents.dtype == jnp.float32
+    np.testing.assert_allclose(result, [-1.42847607, -1.83321762, -1.05246992], atol=1e-5)
+
+
+def test_a_table_may_take_more_steps(float64):
+    """Data N(0, s²): the flow multiplies by √(v_1/v_0), v = alpha²s² + sigma².
+
+    The velocity jumps 1,000 times.
+    """
+    process, s = VariancePreservingTable(), 0.5
+    denoiser = optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros(1), jnp.full(1, s))
+    run = lambda x: log_likelihood(denoiser, process, x, rtol=1e-10, atol=1e-10, max_steps=2**15)
+    (result,), (latent,) = quick_jit(run)(jnp.array([0.3]))
+    first, last = (
+        float(np.hypot(process.alpha(t) * s, process.sigma(t))) for t in map(jnp.asarray, process.domain)
+    )
+    prior = norm.logpdf(latent, scale=process.sigma(jnp.asarray(1.0)))
+    # More than 4,096 steps, each with an error up to 1e-10.
+    np.testing.assert_allclose(latent, 0.3 * last / first, atol=4e-7)
+    np.testing.assert_allclose(result, prior + np.log(last / first), atol=4e-7)
 
 
 @pytest.mark.parametrize("process", [VP_ENDING_EARLY, EDM()], ids=lambda p: type(p).__name__)
@@ -231,10 +260,10 @@ def test_bounds_of_a_gaussian_term_by_term(process, float64):
     denoiser = jax.jit(optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros((1, 1)), jnp.full(1, S)))
     times = grid_by_log_snr(process, highest, lowest, num_steps)
     law = by_log_snr(highest, lowest)
-    discrete = jax.jit(lambda key, times: discrete_bound(key, denoiser, x, process, times))(
+    discrete = jax.jit(lambda key, times: discrete_bound(key, denoiser, process, x, times))(
         jax.random.key(0), times
     )
-    continuous = jax.jit(lambda key: continuous_bound(key, denoiser, x, process, law, num_times=8))(
+    continuous = jax.jit(lambda key: continuous_bound(key, denoiser, process, x, law, num_times=8))(
         jax.random.key(1)
     )
 
@@ -265,7 +294,7 @@ def test_bounds_of_the_mixture_lie_below_and_become_tight(float64):
 
     @jax.jit
     def bound(key, times):
-        return discrete_bound(key, denoiser, x, FLOW, times).log_likelihood
+        return discrete_bound(key, denoiser, FLOW, x, times).log_likelihood
 
     # A step of δ in log-SNR weighs its error by (e^δ − 1)/2 ≈ δ/2 + δ²/4, and takes it at its noisy end, where it is
     # less by its growth, 1 in all: together δ/4·(∫‖z − ẑ‖² dλ − 1), and the integral is twice the diffusion term.
@@ -280,7 +309,7 @@ def test_bounds_of_the_mixture_lie_below_and_become_tight(float64):
         assert np.all(np.abs(gap - step / 4 * (2 * diffusion - 1)) < error + higher_orders)
 
     law = by_log_snr(highest, lowest)
-    result = jax.jit(lambda key: continuous_bound(key, denoiser, x, FLOW, law, 128).log_likelihood)
+    result = jax.jit(lambda key: continuous_bound(key, denoiser, FLOW, x, law, 128).log_likelihood)
     result, error = averages(result(jax.random.key(0)), copies)
     assert np.all(error < 0.04) and np.all(np.abs(exact - result) < error + 0.001)
 
@@ -289,7 +318,7 @@ def test_prior_term_of_ddpm(float64):
     """After the 1000 linear steps: 2.911e-5 bits per dimension where x² = 1."""
     process, denoiser = VariancePreservingTable(betas=linear_betas()), lambda x_t, t: Prediction(x_t, x_t)
     times = jnp.array([process.domain[1], 0.1])
-    bound = discrete_bound(jax.random.key(0), denoiser, jnp.ones((1, 5, 4)), process, times)
+    bound = discrete_bound(jax.random.key(0), denoiser, process, jnp.ones((1, 5, 4)), times)
     np.testing.assert_allclose(bits_per_dimension(-bound.prior, 20), [2.911e-5], rtol=2e-4)  # as printed
 
 
@@ -308,18 +337,43 @@ def test_the_continuous_bound_depends_on_the_log_snr_of_the_ends_alone(float64):
             return Prediction((x_t - sigma * z_hat) / alpha, z_hat)
 
         run = lambda key, process=process, denoiser=denoiser: continuous_bound(
-            key, denoiser, x, process, num_times=8
+            key, denoiser, process, x, uniform, num_times=8
         )
         bound = jax.jit(run)(jax.random.key(len(results)))
         results.append(averages(bound.diffusion, copies))
         np.testing.assert_allclose(bound.prior, np.exp(lowest) / 2 * x[:, 0] ** 2, rtol=1e-9)
         law = by_log_snr(highest, lowest)
-        same.append(continuous_bound(jax.random.key(0), denoiser, x[:5], process, law).diffusion)
+        same.append(continuous_bound(jax.random.key(0), denoiser, process, x[:5], law).diffusion)
     (flow, flow_error), *others = results
     for result, error in others:
         assert np.all(np.abs(result - flow) < np.hypot(error, flow_error)) and np.all(error < 0.1 * result)
     for diffusion in same[1:]:  # the same draws at the same log-SNR: equal to rounding
         np.testing.assert_allclose(diffusion, same[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "process",
+    [RectifiedFlow(domain=(1e-3, 1.0)), VariancePreservingLinear(domain=(1e-3, 1.0)), EDM()],
+    ids=lambda p: type(p).__name__,
+)
+def test_the_default_law_of_times_varies_little(process, float64):
+    """Against the integral, and the deviation of uniform times, which is 3 to 20 times as much."""
+    copies, num_times = 4000, 16
+    x = jnp.repeat(jnp.asarray(X), copies)[:, None]
+    denoiser = optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros((1, 1)), jnp.full(1, S))
+
+    def bound(key, **law):
+        return continuous_bound(key, denoiser, process, x, num_times=num_times, **law).diffusion
+
+    default, others = (jax.jit(functools.partial(bound, **law)) for law in ({}, {"law": uniform}))
+    diffusion = default(jax.random.key(0))
+    result, error = averages(diffusion, copies)
+    highest, lowest = (float(process.log_snr(jnp.asarray(t))) for t in process.domain)
+    expected = [quad(lambda u, x=x: gaussian_error(x, u) / 2, max(lowest, -15), highest)[0] for x in X]
+    assert np.all(np.abs(result - expected) < error) and np.all(error < 0.05 * np.asarray(expected))
+    deviation = diffusion.reshape(3, copies).std(1)
+    assert np.all(deviation < 4)
+    assert np.all(2 * deviation < others(jax.random.key(0)).reshape(3, copies).std(1))
 
 
 def test_reconstruction_of_levels_against_an_integral(float64):
@@ -338,7 +392,7 @@ def test_reconstruction_of_levels_against_an_integral(float64):
     ]
     denoiser = lambda x_t, t: Prediction(x_t, x_t)
     run = lambda last: discrete_bound(
-        jax.random.key(0), denoiser, x, FLOW, jnp.array([1.0, last]), jnp.asarray(levels)
+        jax.random.key(0), denoiser, FLOW, x, jnp.array([1.0, last]), jnp.asarray(levels)
     )
     result, error = averages(run(t).reconstruction, copies)
     assert np.all(np.abs(result - expected) < error) and np.all(error < 0.04 * np.asarray(expected))
@@ -353,7 +407,7 @@ def test_the_bound_is_the_entropy_of_equally_likely_levels(float64):
     x = jnp.tile(levels, copies)[:, None]
     denoiser = optimal.finite_data(process, levels[:, None])
     law = by_log_snr(12.0, -10.0)
-    bound = jax.jit(lambda key: continuous_bound(key, denoiser, x, process, law, 16, levels))(
+    bound = jax.jit(lambda key: continuous_bound(key, denoiser, process, x, law, 16, levels))(
         jax.random.key(0)
     )
     bits = np.asarray(bits_per_dimension(bound.log_likelihood, 1))
@@ -366,11 +420,11 @@ def test_times_that_reach_sigma_zero_or_leave_the_domain_are_refused():
     with pytest.raises(
         ValueError, match="infinite where sigma = 0, and times end there, at 0; stop them earlier"
     ):
-        discrete_bound(key, denoiser, x, FLOW, uniform_grid(FLOW, 4))
+        discrete_bound(key, denoiser, FLOW, x, uniform_grid(FLOW, 4))
     with pytest.raises(ValueError, match="infinite where sigma = 0"):
-        continuous_bound(key, denoiser, x, FLOW)
+        continuous_bound(key, denoiser, FLOW, x)
     with pytest.raises(ValueError, match="the time grid runs from 0.5 to 2"):
-        discrete_bound(key, denoiser, x, FLOW, jnp.array([2.0, 0.5]))
+        discrete_bound(key, denoiser, FLOW, x, jnp.array([2.0, 0.5]))
 
 
 # ---- Bits per dimension

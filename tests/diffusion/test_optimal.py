@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import quad
-from scipy.stats import norm
+from scipy.stats import multivariate_normal, norm
 
 from genjax.diffusion import (
     EDM,
@@ -166,6 +166,49 @@ def test_two_dimensions_against_a_grid(float64):
 
 
 @processes
+def test_full_covariances_against_numpy(process, float64):
+    """By linear algebra, each component has x̂ = m + alpha·Σ·(alpha²·Σ + sigma²)⁻¹·(x_t − alpha·m)."""
+    random = np.random.default_rng(0)
+    weights, means = np.array([0.2, 0.5, 0.3]), random.standard_normal((3, 2, 2))
+    roots = random.standard_normal((3, 4, 4))
+    roots[1, :, 0] = 0  # a singular covariance
+    covariances = roots @ roots.transpose(0, 2, 1)
+    x_t = 2 * random.standard_normal((5, 2, 2))
+    start, end = process.domain
+    t = start + (end - start) * np.linspace(0.2, 0.9, 5)
+    spread = optimal.principal_axes(jnp.asarray(covariances.reshape(3, 2, 2, 2, 2)))
+    mixture = jnp.asarray(weights), jnp.asarray(means), spread
+    prediction = jax.jit(optimal.gaussian_mixture(process, *mixture))(jnp.asarray(x_t), jnp.asarray(t))
+    log_p = optimal.gaussian_mixture_log_density(process, *mixture, jnp.asarray(x_t), jnp.asarray(t))
+    score = optimal.gaussian_mixture_score(process, *mixture, jnp.asarray(x_t), jnp.asarray(t))
+    for i in range(5):
+        alpha, sigma = numbers(process, t[i])
+        noised = alpha**2 * covariances + sigma**2 * np.eye(4)
+        centred = x_t[i].ravel() - alpha * means.reshape(3, 4)
+        pull = np.linalg.solve(noised, centred[..., None])[..., 0]
+        cleans = means.reshape(3, 4) + alpha * np.einsum("kij,kj->ki", covariances, pull)
+        laws = (multivariate_normal(cov=covariance) for covariance in noised)
+        joint = weights * [law.pdf(a) for law, a in zip(laws, centred, strict=True)]
+        posterior = joint / joint.sum()
+        # Conditions up to (alpha·s/sigma)² = 1e5 amplify rounding.
+        np.testing.assert_allclose(prediction.clean[i].ravel(), posterior @ cleans, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(
+            prediction.noise[i].ravel(), sigma * posterior @ pull, rtol=1e-9, atol=1e-10
+        )
+        np.testing.assert_allclose(score[i].ravel(), -posterior @ pull, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(log_p[i], np.log(joint.sum()), atol=1e-9)
+
+
+def test_covariances_are_asked_for_by_their_axes():
+    covariances = jnp.stack([jnp.eye(4)] * 2)
+    denoiser = optimal.gaussian_mixture(RectifiedFlow(), jnp.ones(2), jnp.zeros((2, 4)), covariances)
+    with pytest.raises(ValueError, match=r"got shape \(2, 4, 4\)\. Of covariances give principal_axes"):
+        denoiser(jnp.zeros((5, 4)), jnp.ones(5))
+    with pytest.raises(ValueError, match=r"\[components \*shape \*shape\]; got shape \(2, 4, 3\)"):
+        optimal.principal_axes(jnp.zeros((2, 4, 3)))
+
+
+@processes
 def test_finite_data_against_numpy(process, float64):
     random = np.random.default_rng(0)
     points = random.standard_normal((600, 3, 2))  # two full chunks and a part
@@ -270,7 +313,7 @@ def test_least_loss_of_the_mixture(target, float64):
         process, *(jnp.asarray(a) for a in (WEIGHTS, MEANS[:, None], DEVIATIONS))
     )
     for t in (0.2, 0.5, 0.8):
-        losses = optimal.denoising_loss(jax.random.key(0), denoiser, x, jnp.full(size, t), process, target)
+        losses = optimal.denoising_loss(jax.random.key(0), denoiser, process, target, x, jnp.full(size, t))
         error = losses.std() / np.sqrt(size)
         np.testing.assert_allclose(losses.mean(), least_loss(process, target, t), atol=4 * error)
 
@@ -284,7 +327,7 @@ def test_least_loss_of_a_gaussian(process, target, float64):
     start, end = process.domain
     for t in start + (end - start) * np.array([0.2, 0.5, 0.9]):
         expected = optimal.gaussian_least_loss(process, target, jnp.asarray(t), deviation)
-        losses = optimal.denoising_loss(jax.random.key(0), denoiser, x, jnp.full(len(x), t), process, target)
+        losses = optimal.denoising_loss(jax.random.key(0), denoiser, process, target, x, jnp.full(len(x), t))
         # The error is normal, so that its square deviates by √2 times its mean.
         np.testing.assert_allclose(losses.mean(), expected, rtol=4 * np.sqrt(2 / size))
 

@@ -1,3 +1,4 @@
+import functools
 from dataclasses import dataclass, replace
 
 import jax
@@ -7,11 +8,13 @@ import pytest
 
 from genjax.diffusion import (
     EDM,
+    EDMPreconditioning,
     Process,
     RectifiedFlow,
     Shifted,
     SubVariancePreserving,
     TrigFlow,
+    TrigFlowPreconditioning,
     VarianceExploding,
     VariancePreservingCosine,
     VariancePreservingLinear,
@@ -60,7 +63,12 @@ EXPECTED = {
     "sub-VP": (SubVariancePreserving(), TIMES, np.exp(linear / 2), 1 - np.exp(linear)),
     "exploding": (VarianceExploding(), TIMES, np.ones(13), np.exp(np.log(0.01) + TIMES * np.log(5000))),
     "EDM": (EDM(), 80 * TIMES, np.ones(13), 80 * TIMES),
-    "TrigFlow": (TrigFlow(data_deviation=0.7), 1.5 * TIMES, np.cos(1.5 * TIMES), 0.7 * np.sin(1.5 * TIMES)),
+    "TrigFlow": (
+        TrigFlow(preconditioning=TrigFlowPreconditioning(data_deviation=0.7)),
+        1.5 * TIMES,
+        np.cos(1.5 * TIMES),
+        0.7 * np.sin(1.5 * TIMES),
+    ),
     "table": (VariancePreservingTable(), (STEPS + 1) / 1000, *vp(np.log(LINEAR[STEPS]))),
     "terminal": (
         VariancePreservingTable(betas=zero_terminal_snr(linear_betas())),
@@ -163,7 +171,11 @@ def test_bisection_in_float32():
 
 
 def test_ends_are_exact():
-    for process in (RectifiedFlow(), VariancePreservingCosine(), TrigFlow(data_deviation=1.0)):
+    for process in (
+        RectifiedFlow(),
+        VariancePreservingCosine(),
+        TrigFlow(preconditioning=TrigFlowPreconditioning(data_deviation=1.0)),
+    ):
         ends = jnp.array(process.domain)
         np.testing.assert_array_equal(process.alpha(ends), [1, 0])
         np.testing.assert_array_equal(process.sigma(ends), [0, 1])
@@ -203,10 +215,12 @@ def test_times_may_have_any_shape(every_process, shape):
         "sigma_prime",
         "log_snr",
         "time_at",
-        "input_scale",
-        "network_time",
     ):
         result = jax.eval_shape(getattr(every_process, name), t)
+        assert result.shape == shape and result.dtype == jnp.float32, name
+    for name in ("input_scale", "network_time"):
+        feed = functools.partial(getattr(every_process.preconditioning, name), every_process)
+        result = jax.eval_shape(feed, t)
         assert result.shape == shape and result.dtype == jnp.float32, name
 
 
@@ -232,20 +246,30 @@ def test_the_network_sees_unit_variance_and_times_in_the_unit_interval(process):
     t = jnp.linspace(0.0, 1.0, 7)
     variance = process.alpha(t) ** 2 + process.sigma(t) ** 2
     if isinstance(process, RectifiedFlow):
-        np.testing.assert_array_equal(process.input_scale(t), 1)
+        np.testing.assert_array_equal(process.preconditioning.input_scale(process, t), 1)
     else:
-        np.testing.assert_allclose(process.input_scale(t) ** 2 * variance, 1, rtol=1e-6)
-    network_time = process.network_time(t)
+        np.testing.assert_allclose(
+            process.preconditioning.input_scale(process, t) ** 2 * variance, 1, rtol=1e-6
+        )
+    network_time = process.preconditioning.network_time(process, t)
     assert network_time.min() >= 0 and network_time.max() <= 1 and np.all(np.diff(network_time) > 0)
 
 
-@pytest.mark.parametrize("process", [EDM(data_deviation=0.7), TrigFlow(data_deviation=0.7)])
+@pytest.mark.parametrize(
+    "process",
+    [
+        EDM(preconditioning=EDMPreconditioning(data_deviation=0.7)),
+        TrigFlow(preconditioning=TrigFlowPreconditioning(data_deviation=0.7)),
+    ],
+)
 def test_the_network_sees_unit_variance_for_data_of_their_deviation(process, float64):
     t = to_domain(process, jnp.asarray(TIMES))
     variance = 0.49 * process.alpha(t) ** 2 + process.sigma(t) ** 2
-    np.testing.assert_allclose(process.input_scale(t) ** 2 * variance, 1, rtol=1e-13)  # c_in²(σ² + σ_d²) = 1
+    np.testing.assert_allclose(
+        process.preconditioning.input_scale(process, t) ** 2 * variance, 1, rtol=1e-13
+    )  # c_in²(σ² + σ_d²) = 1
     told = np.log(t) / 4 if isinstance(process, EDM) else t
-    np.testing.assert_allclose(process.network_time(t), told, rtol=1e-13)
+    np.testing.assert_allclose(process.preconditioning.network_time(process, t), told, rtol=1e-13)
 
 
 # --- tables
@@ -285,7 +309,9 @@ def test_networks_are_told_the_index_of_the_step(x64):
         process, index = VariancePreservingTable(), np.arange(1000)
         t = jnp.asarray((index + 1) / 1000)
         # One rounding of t, one of i/1000 and one of 1000·(i/1000), relative to i + 1.
-        np.testing.assert_allclose(1000 * process.network_time(t) + 1, index + 1, rtol=2 * jnp.finfo(t).eps)
+        np.testing.assert_allclose(
+            1000 * process.preconditioning.network_time(process, t) + 1, index + 1, rtol=2 * jnp.finfo(t).eps
+        )
     assert process.domain == (1 / 1000, 1.0) and process.clean_end == 0
 
 
@@ -345,7 +371,9 @@ def test_zero_terminal_snr(float64):
 def test_shifting_a_rectified_flow_is_shift_time(float64):
     process, t = Shifted(base=RectifiedFlow(), shift=3.0), jnp.linspace(0.0, 1.0, 11)
     np.testing.assert_allclose(process.sigma(t), shift_time(t, 3.0), rtol=1e-15)
-    np.testing.assert_allclose(process.network_time(t), shift_time(t, 3.0), rtol=1e-15)
+    np.testing.assert_allclose(
+        process.preconditioning.network_time(process, t), shift_time(t, 3.0), rtol=1e-15
+    )
     derivative = 3 / (1 + 2 * np.asarray(t)) ** 2  # finite at both ends, where the log-SNR is not
     np.testing.assert_allclose(process.sigma_prime(t), derivative, rtol=1e-14)
     np.testing.assert_allclose(process.alpha_prime(t), -derivative, rtol=1e-14)
@@ -372,8 +400,16 @@ def test_shifts_lower_the_log_snr_and_keep_the_curve(base, float64):
     np.testing.assert_allclose(log_snr, base.log_snr(t) - np.log(16), rtol=1e-11, atol=1e-11)
     there = base.time_at(process.log_snr(t))
     np.testing.assert_allclose(process.alpha(t), base.alpha(there), rtol=1e-10)
-    np.testing.assert_allclose(process.input_scale(t), base.input_scale(there), rtol=1e-10)
-    np.testing.assert_allclose(process.network_time(t), base.network_time(there), rtol=1e-9)
+    np.testing.assert_allclose(
+        process.preconditioning.input_scale(process, t),
+        base.preconditioning.input_scale(base, there),
+        rtol=1e-10,
+    )
+    np.testing.assert_allclose(
+        process.preconditioning.network_time(process, t),
+        base.preconditioning.network_time(base, there),
+        rtol=1e-9,
+    )
     assert process.domain == base.domain and process.clean_end == base.clean_end
 
 

@@ -7,9 +7,13 @@ import pytest
 
 from genjax.diffusion import (
     EDM,
+    EDMPreconditioning,
+    Preconditioning,
     Prediction,
     RectifiedFlow,
+    Shifted,
     TrigFlow,
+    TrigFlowPreconditioning,
     VarianceExploding,
     VariancePreservingCosine,
     VariancePreservingLinear,
@@ -24,6 +28,7 @@ from genjax.diffusion import (
     to_domain,
     v,
     velocity,
+    weightings,
 )
 from genjax.diffusion.targets import combine, split_variance
 
@@ -85,7 +90,10 @@ def test_values_of_v_score_and_edm(every_process, example):
 def test_relations_between_targets(example):
     x, z, t = example
     y = lambda process, target: combine(process, target, x, z, t)
-    cosine, trig = VariancePreservingCosine(), TrigFlow(data_deviation=0.7)
+    cosine, trig = (
+        VariancePreservingCosine(),
+        TrigFlow(preconditioning=TrigFlowPreconditioning(data_deviation=0.7)),
+    )
     np.testing.assert_allclose(y(cosine, velocity), np.pi / 2 * y(cosine, v), rtol=1e-12, atol=1e-13)
     one = functools.partial(edm, data_deviation=1.0)
     np.testing.assert_allclose(y(cosine, one), -y(cosine, v), rtol=1e-12, atol=1e-13)
@@ -101,6 +109,28 @@ def test_edm_has_unit_variance_at_every_time(every_process, float64):
     c, d = edm(process, t, data_deviation=0.7)
     np.testing.assert_allclose(0.49 * c**2 + d**2, 1, rtol=1e-12)
     np.testing.assert_allclose(0.49 * process.alpha(t) * c + process.sigma(t) * d, 0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        EDM(preconditioning=EDMPreconditioning(data_deviation=2.0)),
+        TrigFlow(preconditioning=TrigFlowPreconditioning(data_deviation=2.0)),
+        RectifiedFlow(preconditioning=Preconditioning(data_deviation=2.0)),
+        Shifted(base=EDM(preconditioning=EDMPreconditioning(data_deviation=2.0)), shift=3.0),
+    ],
+    ids=lambda process: type(process).__name__,
+)
+def test_target_weighting_and_input_share_one_data_deviation(process, float64):
+    """For data of deviation 2: a target of variance 1, weighed by 1, of an input of variance 1."""
+    t = to_domain(process, jnp.linspace(0.02, 0.98, 9))
+    c, d = edm(process, t)
+    np.testing.assert_allclose(4 * c**2 + d**2, 1, rtol=1e-12)
+    np.testing.assert_allclose(weightings.edm(process, edm, t), 1, rtol=1e-12)
+    if not isinstance(process, RectifiedFlow | Shifted):
+        variance = 4 * process.alpha(t) ** 2 + process.sigma(t) ** 2
+        scale = process.preconditioning.input_scale(process, t)
+        np.testing.assert_allclose(scale**2 * variance, 1, rtol=1e-12)
 
 
 def test_velocity_of_rectified_flow_by_data_and_by_score(example):
@@ -207,7 +237,7 @@ def test_predict_splits_a_learned_variance_off():
     x_t, t = jnp.ones((4, 3, 2)), jnp.full(4, 0.5)
     prediction = predict(network, RectifiedFlow(), clean, learned_variance=True)(x_t, t)
     np.testing.assert_array_equal(prediction.clean, 2)
-    np.testing.assert_array_equal(prediction.variance, np.broadcast_to([0, 1], x_t.shape))
+    np.testing.assert_array_equal(prediction.fraction, np.broadcast_to([0, 1], x_t.shape))
     y, variance = split_variance(jnp.zeros((1, 8, 8, 6)))
     assert y.shape == (1, 8, 8, 3)
     np.testing.assert_array_equal(variance, 0.5)
@@ -216,5 +246,5 @@ def test_predict_splits_a_learned_variance_off():
 def test_predictions_pass_through_transformations():
     prediction = Prediction(jnp.ones((2, 3)), jnp.zeros((2, 3)))
     doubled = jax.jit(lambda p: jax.tree.map(lambda a: 2 * a, p))(prediction)
-    assert isinstance(doubled, Prediction) and doubled.variance is None
+    assert isinstance(doubled, Prediction) and doubled.fraction is None
     np.testing.assert_array_equal(doubled.clean, 2)

@@ -25,6 +25,7 @@ from genjax.diffusion import (
     simple_loss,
     stratified,
     uniform,
+    uniform_log_snr,
 )
 
 FLOW = RectifiedFlow()
@@ -192,6 +193,25 @@ def test_log_normal_sigma_is_conditioned_on_the_domain(float64):
     np.testing.assert_allclose(law.cdf(np.log(sigma)), low + (high - low) * u, atol=1e-12)
     start, end = law.cdf(np.log(EDM().domain))
     np.testing.assert_allclose(1 - (end - start), 1.6e-5, atol=1e-6)  # what EDM's domain leaves out
+
+
+@pytest.mark.parametrize(
+    "process, ends",
+    [
+        (RectifiedFlow(domain=(0.01, 1.0)), (2 * np.log(99), -15)),  # alpha is 0 at the end
+        (RectifiedFlow(domain=(0.2, 0.7)), (2 * np.log(4), -2 * np.log(7 / 3))),
+        (EDM(), (-2 * np.log(0.002), -2 * np.log(80))),
+    ],
+)
+def test_log_snrs_are_equally_likely(process, ends, float64):
+    u = jnp.asarray(np.append(0, np.append(midpoints(9), 1)))
+    log_snr = process.log_snr(uniform_log_snr(process, u))
+    np.testing.assert_allclose(log_snr, ends[0] + (ends[1] - ends[0]) * np.asarray(u), rtol=1e-8)
+
+
+def test_log_snrs_that_have_no_end_are_refused():
+    with pytest.raises(ValueError, match="infinite where sigma = 0, and RectifiedFlow has times there, at 0"):
+        jax.jit(lambda u: uniform_log_snr(FLOW, u))(jnp.ones(2))
 
 
 @pytest.mark.parametrize("base", [uniform, logit_normal])

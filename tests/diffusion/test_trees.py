@@ -18,6 +18,7 @@ from genjax.diffusion import (
     adaptive,
     adaptive_projected,
     autoguide,
+    blend,
     check_target,
     classifier_free,
     classifier_guide,
@@ -44,6 +45,7 @@ from genjax.diffusion import (
     noise,
     on,
     plus_plus,
+    posterior_guide,
     predict,
     prior,
     recover,
@@ -55,6 +57,7 @@ from genjax.diffusion import (
     slerp,
     static_threshold,
     sums_by_time,
+    tangential,
     to_domain,
     total_loss,
     uniform,
@@ -195,7 +198,7 @@ def test_a_loss_of_one_leaf_is_the_program_of_the_array(loss):
         options = dict(process=wrap(COSINE), target=wrap(velocity), times=wrap(uniform))
         options |= dict(variates=wrap(stratified), weighting=wrap(weightings.min_snr))
         losses, t = loss(jax.random.key(0), twice if loss is hybrid_loss else network, x, **options)
-        return losses, sums_by_time(losses, t, wrap(COSINE), 10)
+        return losses, sums_by_time(wrap(COSINE), losses, t, 10)
 
     of_array, of_tree = both_programs(evaluate)
     assert of_array == of_tree
@@ -221,7 +224,8 @@ def test_guidance_of_one_leaf_is_the_program_of_the_array(rule):
         guided = guide(denoiser, labels, jnp.zeros(1), wrap(interval(3.0, 0.2, 0.8)), RULES[rule])
         guided = zero_init(with_clean(guided, COSINE, dynamic_threshold), COSINE, 0.9)
         guided = inpaint(guided, COSINE, wrap(jnp.eye(3, 2) > 0), noise)
-        return ddim(guided, COSINE, noise, uniform_grid(COSINE, 3))
+        memory = jax.tree.map(jnp.zeros_like, noise) if rule == "adaptive_projected" else None
+        return ddim(guided, COSINE, noise, uniform_grid(COSINE, 3), memory=memory)
 
     of_array, of_tree = both_programs(sample)
     assert of_array == of_tree
@@ -246,7 +250,7 @@ def test_a_step_of_one_array_costs_what_its_equation_says():
 
 def test_the_algebra_is_that_of_each_leaf(x, t, keys):
     """x_t and y by hand; x̂ and ẑ are what they were made of."""
-    z = prior({"sound": COSINE, "video": FLOW}, keys, x)  # of sigma = 1 at their ends
+    z = prior(keys, {"sound": COSINE, "video": FLOW}, x)  # of sigma = 1 at their ends
     for name, shape in SHAPES.items():
         draw = lambda key, shape=shape: jax.random.normal(key, shape)
         np.testing.assert_array_equal(z[name], jax.vmap(draw)(leaf_keys(keys, x)[name]))
@@ -278,7 +282,7 @@ def test_the_network_is_given_trees_and_answers_with_one(x, t):
     assert_trees_close(inputs, expected, rtol=1e-6)
     assert_trees_close(times, {"sound": np.log(t["sound"]) / 4, "video": t["video"]}, rtol=1e-6)
     assert label == "label"
-    assert_trees_equal(prediction.variance, jax.tree.map(lambda a: jnp.full_like(a, 0.5), x))
+    assert_trees_equal(prediction.fraction, jax.tree.map(lambda a: jnp.full_like(a, 0.5), x))
     v = t["video"][:, None, None]
     np.testing.assert_allclose(prediction.clean["video"], x["video"] * (1 - v), atol=1e-6)  # y = x_t
 
@@ -318,7 +322,7 @@ def test_losses_of_the_best_network_are_those_of_each_leaf():
         np.testing.assert_allclose(np.mean(losses[name] / best), 1, atol=4 * np.sqrt(2 / 32 / 2000))
     total = total_loss(losses, {"sound": 0.5, "video": 2.0})
     np.testing.assert_allclose(total, 0.5 * losses["sound"] + 2 * losses["video"], rtol=1e-6)
-    sums, counts = sums_by_time(losses, t, PROCESSES, 4)
+    sums, counts = sums_by_time(PROCESSES, losses, t, 4)
     assert_trees_close(jax.tree.map(jnp.sum, sums), jax.tree.map(jnp.sum, losses), rtol=1e-5)
     np.testing.assert_array_equal(counts["video"], np.histogram(t["video"], 4, (0, 1))[0])
 
@@ -395,7 +399,7 @@ def test_leaves_step_together_as_each_would_alone(name, keys):
     """Another process and another grid each, the same noises; and the network is called once."""
     sampler, calls = EVERY[name], []
     like = {name: jax.ShapeDtypeStruct((BATCH, *shape), jnp.float32) for name, shape in SHAPES.items()}
-    start = prior(PROCESSES, keys, like)
+    start = prior(keys, PROCESSES, like)
     own_keys, times = leaf_keys(keys, start), grids(3)
 
     def denoiser(x_t, t):
@@ -428,7 +432,7 @@ def test_leaves_are_samples_of_the_product_law():
     count = 4000
     keys = sample_keys(jax.random.key(0), jnp.arange(count))
     like = {name: jax.ShapeDtypeStruct((count,), jnp.float32) for name in PROCESSES}
-    start = prior(PROCESSES, keys, like)
+    start = prior(keys, PROCESSES, like)
     sample = lambda start: samplers.unipc(leaf_by_leaf(DENOISERS), PROCESSES, start, grids(30))
     samples = quick_jit(sample)(start)
     for name, values in samples.items():
@@ -521,9 +525,9 @@ def test_likelihoods_are_of_one_array(likelihood, x):
     calls = {
         "log_likelihood": lambda: inspect.unwrap(log_likelihood)(denoiser, FLOW, x),
         "discrete_bound": lambda: inspect.unwrap(discrete_bound)(
-            key, denoiser, x, FLOW, jnp.asarray([1.0, 0.5])
+            key, denoiser, FLOW, x, jnp.asarray([1.0, 0.5])
         ),
-        "continuous_bound": lambda: inspect.unwrap(continuous_bound)(key, denoiser, x, FLOW),
+        "continuous_bound": lambda: inspect.unwrap(continuous_bound)(key, denoiser, FLOW, x),
     }
     with pytest.raises(ValueError, match="likelihoods are of one array"):
         calls[likelihood]()
@@ -579,6 +583,14 @@ GUIDED = {
     ),
     "autoguide": lambda d, p, q, s: autoguide(lambda x, t: d(x, t, LABELS), lambda x, t: d(x, t, WEAKER), s),
     "compose": lambda d, p, q, s: compose(d, [LABELS, WEAKER], jnp.zeros(1), [s, 2.0]),
+    "blend": lambda d, p, q, s: blend(
+        [lambda x, t: d(x, t, LABELS), lambda x, t: d(x, t, WEAKER), lambda x, t: d(x, t, 0 * LABELS)],
+        [s, 2.0],
+    ),
+    "tangential": lambda d, p, q, s: guide(d, LABELS, jnp.zeros(1), s, on(p, q, tangential)),
+    "posterior": lambda d, p, q, s: posterior_guide(
+        lambda x, t: d(x, t, LABELS), p, lambda x, t: sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(x)), s
+    ),
     "static": lambda d, p, q, s: with_clean(lambda x, t: d(x, t, LABELS), p, static_threshold),
     "dynamic": lambda d, p, q, s: with_clean(
         lambda x, t: d(x, t, LABELS), p, lambda x: dynamic_threshold(x, bound=0.5)
@@ -622,7 +634,13 @@ def test_momentum_is_kept_of_every_leaf(x):
     rule = on(PAIR, QUANTITY, classifier_free, momentum=-0.5)
     times = uniform_grid(FLOW, 4)
     sample = lambda denoiser, rule, process, x: quick_jit(
-        lambda x: ddim(guide(denoiser, LABELS, jnp.zeros(1), 3.0, rule), process, x, times)
+        lambda x: ddim(
+            guide(denoiser, LABELS, jnp.zeros(1), 3.0, rule),
+            process,
+            x,
+            times,
+            memory=jax.tree.map(jnp.zeros_like, x),
+        )
     )(x)
     found = sample(both, rule, PAIR, x)
     for leaf in SHAPES:
@@ -655,7 +673,7 @@ def test_another_process_of_trigonometric_time(x, keys):
     """Domains that differ need no common time: TrigFlow ends at π/2, and rectified flow at 1."""
     processes = {"sound": TrigFlow(), "video": FLOW}
     times = {name: uniform_grid(process, 40) for name, process in processes.items()}
-    start = prior(processes, keys, x)
+    start = prior(keys, processes, x)
     denoiser = leaf_by_leaf({name: gaussian(processes[name], 0.2, 0.5) for name in x})
     found = quick_jit(lambda start: samplers.heun(denoiser, processes, start, times))(start)
     assert_trees_close(

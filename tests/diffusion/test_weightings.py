@@ -8,6 +8,7 @@ from scipy.special import expit
 
 from genjax.diffusion import (
     EDM,
+    EDMPreconditioning,
     RectifiedFlow,
     TrigFlow,
     VarianceExploding,
@@ -86,7 +87,11 @@ def test_weights_are_finite_at_both_ends_of_targets_that_are_regular_there(weigh
     assert np.all(np.isfinite(weighting(RectifiedFlow(), target, jnp.array([0.0, 1.0]))))
 
 
-@pytest.mark.parametrize("process", [RectifiedFlow(), EDM(data_deviation=0.7)], ids=["flow", "EDM"])
+@pytest.mark.parametrize(
+    "process",
+    [RectifiedFlow(), EDM(preconditioning=EDMPreconditioning(data_deviation=0.7))],
+    ids=["flow", "EDM"],
+)
 @pytest.mark.parametrize("weighting", WEIGHTINGS.values(), ids=WEIGHTINGS.keys())
 def test_the_loss_of_a_denoiser_depends_on_no_target(weighting, process, float64):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((64, 3)))
@@ -96,7 +101,7 @@ def test_the_loss_of_a_denoiser_depends_on_no_target(weighting, process, float64
 
         def network(scaled, told):
             t = told if isinstance(process, RectifiedFlow) else jnp.exp(4 * told)
-            x_t = scaled / process.input_scale(t)[:, None]
+            x_t = scaled / process.preconditioning.input_scale(process, t)[:, None]
             answer = recover(process, clean, x_t, jnp.tanh(x_t) / 2, t)
             return combine(process, target, answer.clean, answer.noise, t)
 
@@ -125,10 +130,10 @@ def test_a_zero_network_has_an_expected_edm_loss_of_one_at_every_sigma(deviation
         jax.random.key(0),
         lambda x, t: jnp.zeros_like(x),
         x,
-        process=EDM(data_deviation=deviation),
-        target=functools.partial(edm, data_deviation=deviation),
+        process=EDM(preconditioning=EDMPreconditioning(data_deviation=deviation)),
+        target=edm,
         times=log_normal_sigma,
-        weighting=functools.partial(weightings.edm, data_deviation=deviation),
+        weighting=weightings.edm,
     )
     for part in np.array_split(np.argsort(t), 8):  # from the smallest sigma to the largest
         error = np.sqrt(2 / (len(part) * 50))  # of the mean of that many squares of unit normals

@@ -12,6 +12,7 @@ from diffusers import DDIMScheduler, RePaintScheduler
 from genjax.diffusion import (
     RectifiedFlow,
     adaptive_projected,
+    blend,
     classifier_free,
     clean,
     ddim,
@@ -21,6 +22,7 @@ from genjax.diffusion import (
     repaint,
     rescaled,
     scale_of_weight,
+    tangential,
     uniform_grid,
     zero_star,
 )
@@ -50,6 +52,7 @@ def theirs(guider, conditional, unconditional, step=5, steps=10):
             guiders.ClassifierFreeGuidance(guidance_scale=SCALE, guidance_rescale=0.7),
         ),
         (classifier_free, guiders.AutoGuidance(guidance_scale=SCALE, dropout=0.1, auto_guidance_layers=[0])),
+        (tangential, guiders.TangentialClassifierFreeGuidance(guidance_scale=SCALE)),
         (zero_star, guiders.ClassifierFreeZeroStarGuidance(guidance_scale=SCALE)),
         (
             functools.partial(rescaled, phi=0.5, rule=zero_star),
@@ -82,6 +85,22 @@ def test_the_other_convention(pair):
     np.testing.assert_allclose(result, theirs(guider, *pair), **TOLERANCE)
 
 
+def test_a_layer_left_out(pair):
+    """Classifier-free guidance, and away from a network without some layers."""
+    disturbed = np.random.default_rng(1).normal(size=pair[0].shape).astype(np.float32)
+    guider = guiders.SkipLayerGuidance(
+        guidance_scale=SCALE, skip_layer_guidance_scale=2.8, skip_layer_guidance_layers=[0]
+    )
+    guider.set_state(step=1, num_inference_steps=10, timestep=torch.tensor(0))
+    expected = guider.forward(*map(torch.as_tensor, (*pair, disturbed))).pred.numpy()
+    denoisers = [
+        lambda x, t, half=half: Prediction(half, -half) for half in map(jnp.asarray, (*pair, disturbed))
+    ]
+    found = blend(denoisers, [1 - SCALE, -2.8])(jnp.zeros(pair[0].shape), jnp.ones(3))
+    np.testing.assert_allclose(found.clean, expected, **TOLERANCE)
+    np.testing.assert_allclose(found.noise, -expected, **TOLERANCE)
+
+
 def test_momentum_over_steps():
     """Adaptive projected guidance of x̂ over a whole trajectory, its running average included."""
     weights = np.random.default_rng(1).normal(size=(2, 16)).astype(np.float32)
@@ -94,7 +113,8 @@ def test_momentum_over_steps():
 
     projected = functools.partial(adaptive_projected, eta=0.2, norm_threshold=2.0)
     rule = on(FLOW, clean, projected, momentum=-0.5)
-    result = ddim(guide(denoise, jnp.ones(3, int), 0, SCALE, rule), FLOW, jnp.asarray(noise), times)
+    guided = guide(denoise, jnp.ones(3, int), 0, SCALE, rule)
+    result = ddim(guided, FLOW, jnp.asarray(noise), times, memory=jnp.zeros(noise.shape))
 
     guider = guiders.AdaptiveProjectedGuidance(
         guidance_scale=SCALE - 1,

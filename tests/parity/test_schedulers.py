@@ -350,7 +350,7 @@ def test_states_are_those_of_the_scheduler(case, draws, monkeypatch):
         )
         if scheduler.config.get("variance_type") != "learned_range":
             return prediction
-        return prediction._replace(variance=learned_variance(x, jnp.tanh))
+        return prediction._replace(fraction=learned_variance(x, jnp.tanh))
 
     ours = case.sampler(denoiser, process, noise, times[: case.compared], keys=KEYS, trajectory=True)
     assert ours.shape == (case.compared or STEPS + 1, BATCH, DIMENSIONS)

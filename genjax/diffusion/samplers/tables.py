@@ -102,17 +102,19 @@ def run(
     keys: Key[Array, " batch"] | None = None,
     *,
     trajectory: bool = False,
+    memory: PyTree | None = None,
 ) -> PyTree[Float[Array, " ..."]]:
     """Start at `noise` and work through the table.
 
     Args:
-        denoiser: `(x_t, t) -> Prediction`. One with an attribute `initial_memory(noise)` is called as
-            `(x_t, t, memory) -> (Prediction, memory)`, and its memory is handed from row to row.
+        denoiser: `(x_t, t) -> Prediction`, or `(x_t, t, memory) -> (Prediction, memory)`.
         noise: an array, or a tree of arrays. Of a tree, the denoiser is given trees x_t and t like it, in one call.
         table: one for all leaves of `noise`, or a tree of tables with equally many rows.
         keys: one per sample, of which each row folds its own; None if the table draws no noise. Every leaf draws by
             its own of `trees.leaf_keys`.
         trajectory: return the states at all times of the grid, the noise first.
+        memory: of a denoiser with a memory, before the first row. Each row hands on what it
+            returns.
 
     Raises:
         ValueError: the table draws noise and there are no keys.
@@ -134,14 +136,13 @@ def run(
         prediction = denoiser(y, t, *memory)
         if memory:
             prediction, *memory = prediction
-        variance = nothing if prediction.variance is None else prediction.variance
+        variance = nothing if prediction.fraction is None else prediction.fraction
         move = lambda state, row, keys, *answer: state.moved(row, keys, index, *answer)
         states = on_leaves(move, states, rows, keys, prediction.clean, prediction.noise, variance)
         x = on_leaves(lambda state: state.x, states)
         return (states, tuple(memory)), x if trajectory else None
 
-    memory = (denoiser.initial_memory(noise),) if hasattr(denoiser, "initial_memory") else ()
-    start = on_leaves(State.start, noise, tables), memory
+    start = on_leaves(State.start, noise, tables), () if memory is None else (memory,)
     rows = on_leaves(_rows, noise, tables)
     (states, _), visited = jax.lax.scan(body, start, (jnp.arange(len(first.times)), rows))
     if trajectory:
@@ -180,8 +181,9 @@ def _check_falling(table, rows, times):
 def sampler(table: Callable[..., Table]) -> Callable:
     """Make a sampler of a function `(process, times, …) -> Table`, which stays its attribute `table`.
 
-    The sampler is called as `(denoiser, process, noise, times, *, keys=None, trajectory=False, …)`, where the rest are
-    the table's own options. It returns samples like `noise`, or with `trajectory` the states at all times.
+    The sampler is called as `(denoiser, process, noise, times, *, keys=None, trajectory=False,
+    memory=None, …)`, where the rest are the table's own options. It returns samples like `noise`,
+    or with `trajectory` the states at all times. `memory` is as of `run`.
 
     `noise` is an array, or a tree of arrays which step together, with one call of the denoiser. Process and times may
     be trees too, with grids of equal length. A grid is `[times]`, or `[times frames]` with a time for each frame.
@@ -196,6 +198,7 @@ def sampler(table: Callable[..., Table]) -> Callable:
         *,
         keys: Key[Array, " batch"] | None = None,
         trajectory: bool = False,
+        memory: PyTree | None = None,
         **options: Any,
     ) -> PyTree[Float[Array, " ..."]]:
         process, times = (jax.tree.broadcast(prefix, noise) for prefix in (process, times))
@@ -212,9 +215,8 @@ def sampler(table: Callable[..., Table]) -> Callable:
             _check_falling(table, rows, times)
             return rows
 
-        return run(
-            denoiser, noise, jax.tree.map(tabulate, noise, process, times), keys, trajectory=trajectory
-        )
+        tables = jax.tree.map(tabulate, noise, process, times)
+        return run(denoiser, noise, tables, keys, trajectory=trajectory, memory=memory)
 
     common = [p for p in inspect.signature(sample).parameters.values() if p.kind != p.VAR_KEYWORD]
     functools.update_wrapper(sample, table)

@@ -1,0 +1,77 @@
+"""Preconditioning: how a network is fed, and the deviation of the data that it is fed for.
+
+Every process has one, `process.preconditioning`. `targets.network_inputs` asks it for the scale of
+x_t and for the value that tells the time. The target `edm`, the weighting `edm` and TrigFlow's
+sigma read its `data_deviation`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Time = Float[Array, " *times"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preconditioning:
+    """x_t and t as they are.
+
+    Attributes:
+        data_deviation: s, the root mean square of the data.
+    """
+
+    data_deviation: float = 0.5
+
+    def input_scale(self, process: Any, t: Time) -> Time:
+        """What x_t is multiplied by before a network sees it."""
+        return jnp.ones_like(t)
+
+    def network_time(self, process: Any, t: Time) -> Time:
+        """The value that tells a network the time: in [0, 1], but where a paper has another."""
+        return t
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitVariance(Preconditioning):
+    """x_t/√(alpha²s² + sigma²), of unit variance at every t; t as it is."""
+
+    def input_scale(self, process: Any, t: Time) -> Time:
+        return jax.lax.rsqrt(process.sigma(t) ** 2 + process.alpha(t) ** 2 * self.data_deviation**2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EDMPreconditioning(UnitVariance):
+    """x_t/√(s² + sigma²) and log(sigma)/4 (Karras et al. 2022, table 1)."""
+
+    def network_time(self, process: Any, t: Time) -> Time:
+        return jnp.log(process.sigma(t)) / 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrigFlowPreconditioning(Preconditioning):
+    """x_t/s and t (Lu & Song 2025, equation 5)."""
+
+    def input_scale(self, process: Any, t: Time) -> Time:
+        return jnp.full_like(t, 1 / self.data_deviation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TablePreconditioning(Preconditioning):
+    """x_t as it is, and i/N at step i = 0, 1, … of a table of N betas."""
+
+    def network_time(self, process: Any, t: Time) -> Time:
+        return (len(process.betas) * t - 1) / len(process.betas)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftedPreconditioning(Preconditioning):
+    """What a network sees of the base of a `Shifted` process, at the base's time."""
+
+    def input_scale(self, process: Any, t: Time) -> Time:
+        return process.base.preconditioning.input_scale(process.base, process.base_time(t))
+
+    def network_time(self, process: Any, t: Time) -> Time:
+        return process.base.preconditioning.network_time(process.base, process.base_time(t))

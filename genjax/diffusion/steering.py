@@ -1,0 +1,153 @@
+"""Particle steering: exact conditional samples of a denoiser trained without the condition.
+
+Several particles of each sample take ancestral steps (`ddpm`). After each step a particle is kept,
+copied or dropped by its weight, and in the end one is chosen. This is a Feynman–Kac model (Del
+Moral 2004; Trippe et al. 2023; Singhal et al. 2025): with an exact denoiser, the law of what is
+chosen tends to the exact one as particles and steps become many.
+
+The denoiser is `(x_t, t) -> Prediction` on `[batch *shape]`, so that conditions need no copies. It
+is evaluated steps times particles times for each sample. Data are one array.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from genjax.diffusion.processes import Process
+from genjax.diffusion.samplers.stochastic import ddpm
+from genjax.diffusion.targets import Prediction
+
+Data = Float[Array, " batch *shape"]
+Particles = Float[Array, " batch particles *shape"]
+Weights = Float[Array, " batch particles"]
+
+
+def steer(
+    denoiser: Callable[..., Prediction],
+    process: Process,
+    noise: Particles,
+    times: Float[Array, " times"],
+    keys: Key[Array, " batch"],
+    log_reward: Callable[[Data, Float[Array, " batch"]], Float[Array, " batch"]],
+) -> Data:
+    """Sample the law p(x)·exp(log_reward(x)), normalized (Singhal et al. 2025, FK steering).
+
+    Every step weighs a particle by exp(reward of x̂ now − reward of x̂ before). The product of
+    these weights is exp(reward of x).
+
+    Args:
+        noise: of all particles of a sample, as from `process.prior(keys, (num_particles, *shape))`.
+        keys: one per sample, for all that is drawn.
+        log_reward: `(x̂, t) -> [batch]`. At the clean end it is the reward of a sample. Earlier it
+            may be any guess of that: a better guess needs fewer particles for the same law.
+
+    Returns:
+        One sample for each key.
+    """
+
+    def step(carry, numbered):
+        (x, before), (index, row) = carry, numbered
+        prediction = _evaluate(denoiser, x, row.times)
+        reward = _reward(log_reward, prediction.clean, row.times)
+        chosen = _resample(keys, 2 * index + 1, reward - before)
+        clean, noise, reward = (_take(a, chosen) for a in (prediction.clean, prediction.noise, reward))
+        xi = _normal(keys, 2 * index, x)
+        return (row.clean[0] * clean + row.noise[0] * noise + row.fresh * xi, reward), None
+
+    (x, before), _ = jax.lax.scan(
+        step, (noise, jnp.zeros(noise.shape[:2], noise.dtype)), _rows(process, times)
+    )
+    return _choose(keys, len(times), x, _reward(log_reward, x, times[-1]) - before)
+
+
+def steer_inpainting(
+    denoiser: Callable[..., Prediction],
+    process: Process,
+    noise: Particles,
+    times: Float[Array, " times"],
+    keys: Key[Array, " batch"],
+    known: Bool[Array, " ..."],
+    images: Data,
+) -> Data:
+    """Sample p(x | x is `images` where `known`) (Trippe et al. 2023, SMCDiff, algorithm 2).
+
+    The known part is noised once for each sample, and all its particles see that path. A step
+    weighs a particle by the density of the path's next point under the particle's own step. The
+    step to sigma = 0 has no density and weighs all alike.
+
+    Args:
+        noise: of all particles of a sample, as from `process.prior(keys, (num_particles, *shape))`.
+        keys: one per sample, for all that is drawn.
+        known: True where the data is given; broadcasts against `images`.
+
+    Returns:
+        One sample for each image, which is the image where known.
+    """
+    shared = lambda a: jnp.where(known, a[:, :1], a)  # by all particles of a sample
+    images = images[:, None]
+
+    def step(x, numbered):
+        index, row = numbered
+        alpha, sigma = process.alpha(row.times), process.sigma(row.times)
+        prediction = _evaluate(denoiser, x, row.times)
+        clean = jnp.where(known, images, prediction.clean)
+        noise = jnp.where(known, (x - alpha * images) / sigma, prediction.noise)
+        xi = shared(_normal(keys, 2 * index, x))
+        # The step's mean with the known data less the particle's own, in deviations of the step.
+        per_error = (row.clean[0] - row.noise[0] * alpha / sigma) / jnp.where(
+            row.fresh > 0, row.fresh, jnp.inf
+        )
+        apart = per_error * (clean - prediction.clean)
+        log_weight = -jnp.sum(apart * (apart / 2 + xi), axis=range(2, x.ndim))
+        x = row.clean[0] * clean + row.noise[0] * noise + row.fresh * xi
+        return _take(x, _resample(keys, 2 * index + 1, log_weight)), None
+
+    start = shared(noise) + jnp.where(known, process.alpha(times[0]) * images, 0)
+    x, _ = jax.lax.scan(step, start, _rows(process, times))
+    return _choose(keys, len(times), x, jnp.zeros(x.shape[:2], x.dtype))
+
+
+def _rows(process, times):
+    """Return the rows of `ddpm` with their numbers, to scan over."""
+    table = ddpm.table(process, times)._replace(rows_per_step=None)
+    return jnp.arange(len(times) - 1), table
+
+
+def _evaluate(denoiser, x, t):
+    """Return the predictions for all particles; the denoiser sees `[batch *shape]`."""
+    return jax.vmap(denoiser, in_axes=(1, None), out_axes=1)(x, jnp.full(x.shape[:1], t, x.dtype))
+
+
+def _reward(log_reward, clean, t):
+    return jax.vmap(log_reward, in_axes=(1, None), out_axes=1)(
+        clean, jnp.full(clean.shape[:1], t, clean.dtype)
+    )
+
+
+def _normal(keys, number, like):
+    draw = lambda key: jax.random.normal(jax.random.fold_in(key, number), like.shape[1:], like.dtype)
+    return jax.vmap(draw)(keys)
+
+
+def _resample(keys, number, log_weights: Weights) -> Int[Array, " batch particles"]:
+    """Return whose copy each particle becomes: systematic resampling, so equal weights keep all."""
+    count = log_weights.shape[1]
+
+    def of_sample(key, log_weights):
+        ends = jnp.cumsum(jax.nn.softmax(log_weights))
+        points = (jnp.arange(count) + jax.random.uniform(jax.random.fold_in(key, number))) / count
+        return jnp.minimum(jnp.searchsorted(ends / ends[-1], points), count - 1)
+
+    return jax.vmap(of_sample)(keys, log_weights)
+
+
+def _take(a, chosen):
+    return jax.vmap(lambda a, chosen: a[chosen])(a, chosen)
+
+
+def _choose(keys, number, x, log_weights):
+    """Return one particle of each sample, by its weight."""
+    draw = lambda key, log_weights: jax.random.categorical(jax.random.fold_in(key, 2 * number), log_weights)
+    return _take(x, jax.vmap(draw)(keys, log_weights))

@@ -1,0 +1,112 @@
+"""Particles against laws in closed form: a Gaussian given one coordinate, and a tilted mixture."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from mixtures import DEVIATIONS, MEANS, WEIGHTS, mixture_denoiser
+from scipy.special import softmax
+
+from genjax.diffusion import (
+    Prediction,
+    RectifiedFlow,
+    inpaint,
+    optimal,
+    sample_keys,
+    steer,
+    steer_inpainting,
+    uniform_grid,
+)
+from genjax.diffusion.samplers import ddpm
+
+FLOW = RectifiedFlow()
+CORRELATION, KNOWN, MASK = 0.8, 1.5, jnp.array([True, False])
+COUNT = 1000
+
+
+def keys_of(count):
+    return sample_keys(jax.random.key(0), jnp.arange(count))
+
+
+def gaussian_denoiser():
+    covariance = jnp.array([[[1.0, CORRELATION], [CORRELATION, 1.0]]])
+    return optimal.gaussian_mixture(FLOW, jnp.ones(1), jnp.zeros((1, 2)), optimal.principal_axes(covariance))
+
+
+def filled_in(num_particles, num_steps):
+    images, keys = jnp.full((COUNT, 2), KNOWN), keys_of(COUNT)
+    noise = FLOW.prior(keys, (num_particles, 2))
+    fill = lambda noise, times: steer_inpainting(gaussian_denoiser(), FLOW, noise, times, keys, MASK, images)
+    return np.asarray(jax.jit(fill)(noise, uniform_grid(FLOW, num_steps)), np.float64)
+
+
+def test_inpainting_has_the_conditional_law():
+    samples = filled_in(num_particles=64, num_steps=100)
+    np.testing.assert_array_equal(samples[:, 0], np.float32(KNOWN))
+    mean, deviation = CORRELATION * KNOWN, np.sqrt(1 - CORRELATION**2)
+    # 1,000 samples would betray a distribution function wrong by 0.0513 at any one point.
+    law = scipy.stats.norm(mean, deviation)
+    assert scipy.stats.kstest(samples[:, 1], law.cdf).pvalue > 0.01
+    assert abs(samples[:, 1].mean() - mean) < 4 * deviation / np.sqrt(COUNT)
+    assert abs(samples[:, 1].var() - deviation**2) < 4 * deviation**2 * np.sqrt(2 / COUNT)
+
+
+def test_inpainting_with_one_particle_is_replacement():
+    samples, keys = filled_in(num_particles=1, num_steps=20)[:8], keys_of(8)
+    denoiser = inpaint(gaussian_denoiser(), FLOW, MASK, jnp.full((8, 2), KNOWN))
+    noise = FLOW.prior(keys, (1, 2))[:, 0]
+    # `ddpm` draws its noise by other numbers, so the steps are made here.
+    table = ddpm.table(FLOW, uniform_grid(FLOW, 20))
+    x = noise
+    for i, t in enumerate(table.times):
+        prediction = denoiser(x, jnp.full(8, t))
+        xi = jax.vmap(lambda key, i=i: jax.random.normal(jax.random.fold_in(key, 2 * i), (1, 2))[0])(keys)
+        x = table.clean[i, 0] * prediction.clean + table.noise[i, 0] * prediction.noise + table.fresh[i] * xi
+    np.testing.assert_allclose(samples, x, rtol=1e-4, atol=1e-5)
+
+
+def test_rewards_tilt_the_law():
+    """p(x)·exp(a·x) of a mixture has components N(m + a·s², s²) of weights w·exp(a·m + a²s²/2)."""
+    slope, keys = -1.5, keys_of(COUNT)
+    noise = FLOW.prior(keys, (64,))
+    sample = jax.jit(
+        lambda noise, times: steer(mixture_denoiser(FLOW), FLOW, noise, times, keys, lambda x, t: slope * x)
+    )
+    samples = np.asarray(sample(noise, uniform_grid(FLOW, 100)), np.float64)
+    weights = softmax(np.log(WEIGHTS) + slope * MEANS + (slope * DEVIATIONS) ** 2 / 2)
+    means = MEANS + slope * DEVIATIONS**2
+    tilted = lambda x: scipy.stats.norm.cdf(x[:, None], means, DEVIATIONS) @ weights
+    assert scipy.stats.kstest(samples, tilted).pvalue > 0.01
+
+
+def test_without_a_reward_the_law_is_the_data_s():
+    keys = keys_of(COUNT)
+    sample = jax.jit(
+        lambda noise, times: steer(mixture_denoiser(FLOW), FLOW, noise, times, keys, lambda x, t: 0 * x)
+    )
+    samples = np.asarray(sample(FLOW.prior(keys, (2,)), uniform_grid(FLOW, 100)), np.float64)
+    law = lambda x: scipy.stats.norm.cdf(x[:, None], MEANS, DEVIATIONS) @ WEIGHTS
+    assert scipy.stats.kstest(samples, law).pvalue > 0.01
+
+
+def test_the_network_is_held_once_and_a_sample_does_not_depend_on_its_batch():
+    @jax.jit
+    def fill(noise, images, keys, times, slope):
+        def denoiser(x_t, t):
+            x_hat = jnp.tanh(x_t)
+            return Prediction(x_hat, (x_t - (1 - t)[:, None] * x_hat) / t[:, None])
+
+        reward = lambda x, t: slope * jnp.sum(x, 1)
+        filled = steer_inpainting(denoiser, FLOW, noise, times, keys, MASK, images)
+        return filled, steer(denoiser, FLOW, noise, times, keys, reward)
+
+    keys, images = keys_of(4), jnp.linspace(-1.0, 1.0, 8).reshape(4, 2)
+    noise = FLOW.prior(keys, (8, 2))
+    both = fill(noise, images, keys, uniform_grid(FLOW, 8), 2.0)
+    fill(noise, images, keys, uniform_grid(FLOW, 8, shift=2.0), 3.0)
+    assert fill._cache_size() == 1
+    text = fill.lower(noise, images, keys, uniform_grid(FLOW, 8), 2.0).compile().as_text()
+    assert text.count(" tanh(") == 2  # once in each of the two samplers
+    alone = fill(noise[2:3], images[2:3], keys[2:3], uniform_grid(FLOW, 8), 2.0)
+    for together, single in zip(both, alone, strict=True):
+        np.testing.assert_allclose(together[2:3], single, rtol=1e-5, atol=1e-6)

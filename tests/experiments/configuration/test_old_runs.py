@@ -1,0 +1,40 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.configuration import kinds
+from experiments.configuration.old_runs import upgrade
+from genjax.diffusion import EDM, EDMPreconditioning, Shifted
+from genjax.training.workdir import Config
+
+
+def recorded(process, target):
+    return Config(
+        space=Config(name="Pixels"), process=process, target=target, weighting=Config(name="uniform")
+    )
+
+
+def test_a_data_deviation_of_a_process_becomes_its_preconditioning():
+    config = recorded(Config(name="EDM", data_deviation=0.7), Config(name="clean"))
+    process = kinds.PROCESS.bind(upgrade(config).process, "process")
+    assert process == EDM(preconditioning=EDMPreconditioning(data_deviation=0.7))
+    shifted = Config(name="Shifted", shift=2.0, base=Config(name="EDM", data_deviation=0.7))
+    process = kinds.PROCESS.bind(upgrade(recorded(shifted, Config(name="clean"))).process, "process")
+    assert process == Shifted(base=EDM(preconditioning=EDMPreconditioning(data_deviation=0.7)), shift=2.0)
+
+
+@pytest.mark.parametrize("told, deviation", [({}, 0.5), ({"data_deviation": 0.6}, 0.6)])
+def test_the_target_of_an_old_run_stays_what_it_was(told, deviation):
+    """Its deviation was 0.5 unless it was given, whatever the process had."""
+    old = recorded(Config(name="EDM", data_deviation=0.7), Config(name="edm", **told))
+    new = upgrade(old)
+    process, t = kinds.PROCESS.bind(new.process, "process"), jnp.array([0.1, 1.0])
+    c, d = kinds.TARGET.bind(new.target, "target")(process, t)
+    r = np.sqrt(np.asarray(t) ** 2 + deviation**2)
+    np.testing.assert_allclose([c, d], [np.asarray(t) / (deviation * r), -deviation / r], rtol=1e-6)
+    assert "data_deviation" in old.process  # the record is left alone
+
+
+def test_a_config_of_today_is_returned_as_it_is():
+    config = recorded(Config(name="RectifiedFlow"), Config(name="edm"))
+    assert upgrade(config) is config
