@@ -4,8 +4,6 @@ import contextlib
 import itertools
 import os
 import signal
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from genjax.devices.cost import multiply_adds, peak_operations
 from genjax.devices.mesh import agree, batch_sharding, place_batch, replicated
 from genjax.training.checkpoints import Checkpoints
-from genjax.training.log import Metrics, MetricsLog, ProgressBar, window_means
+from genjax.training.log import Metrics
+from genjax.training.meter import Meter, NonFiniteError, open_meter
 from genjax.training.placement import abstract_state, init_state, place_frozen
+from genjax.training.profile import Profile
 from genjax.training.task import Task
 
 
@@ -34,10 +33,6 @@ class Plugin(NamedTuple):
     every: int
     call: Callable[[Any, int], dict[str, Any] | None]
     begin: Callable[[int], None] = lambda step: None
-
-
-class NonFiniteError(FloatingPointError):
-    """A metric or a parameter became NaN or infinite."""
 
 
 class Interrupted(Exception):
@@ -89,13 +84,105 @@ def compile_update(task: Task, state: Any, mesh: Mesh, frozen: tuple = ()) -> Ca
     )
 
 
-PROFILE_STEPS = 5
-
-
 @jax.jit
 def _all_finite(tree: Any) -> jax.Array:
     floats = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(a)) for a in floats]))
+
+
+def _first_state(
+    task: Task, key: jax.Array, mesh: Mesh, checkpoints: Checkpoints, initialize: Callable[[Any], Any]
+) -> tuple[int, Any]:
+    """Return the step and the state of the newest good checkpoint, or those before the first update."""
+    start = checkpoints.latest()
+    if start is None:
+        return 0, initialize(init_state(task, key, mesh))
+    return start, checkpoints.restore(start, abstract_state(task, key, mesh))
+
+
+class _Stopping:
+    """Whether training is to stop, on which several processes agree."""
+
+    def __init__(self, received: list[int], mesh: Mesh):
+        self._received = received
+        self._any_process = agree(mesh) if jax.process_count() > 1 else None
+        self._agreed: Any = False
+
+    def due(self) -> bool:
+        """Return whether to stop now. Each process calls it once a step.
+
+        What one of several processes knows now, all know at the next step, and act on together.
+        """
+        if self._any_process is None:
+            return bool(self._received)
+        before, self._agreed = self._agreed, self._any_process(bool(self._received))
+        return bool(before)
+
+    def signal_number(self) -> int:
+        return self._received[0] if self._received else signal.SIGTERM
+
+
+class _Breaks:
+    """What is done with the state between steps: it is saved, shown to plugins, or training stops."""
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        checkpoint_every: int,
+        plugins: Sequence[Plugin],
+        num_steps: int,
+        meter: Meter,
+        stopping: _Stopping,
+    ):
+        self._checkpoints, self._checkpoint_every = checkpoints, checkpoint_every
+        self._plugins, self._num_steps = plugins, num_steps
+        self._meter, self._stopping = meter, stopping
+
+    def after(self, step: int, state: Any) -> None:
+        """Do what is due after a step.
+
+        Raises:
+            NonFiniteError, Interrupted: as in `train`.
+        """
+        stopping, saving = self._stopping.due(), self._is_due(self._checkpoint_every, step)
+        plugins = [plugin for plugin in self._plugins if self._is_due(plugin.every, step)]
+        if not (stopping or saving or plugins):
+            return
+        self._meter.read()
+        with self._meter.paused():
+            if saving or stopping:
+                self._save(step, state)
+            if stopping:
+                self._stop(step)
+            for plugin in plugins:
+                if extra := plugin.call(state, step):
+                    self._meter.log.write(step, extra)
+
+    def _is_due(self, every: int, step: int) -> bool:
+        return step % every == 0 or step == self._num_steps
+
+    def _save(self, step: int, state: Any) -> None:
+        if not _all_finite(state):
+            raise NonFiniteError(f"the state is not finite after step {step}, and not saved")
+        self._checkpoints.save(step, state)
+
+    def _stop(self, step: int) -> None:
+        self._checkpoints.wait()
+        print(f"saved step {step} in {self._checkpoints.directory}; the same command goes on from it")
+        raise Interrupted(self._stopping.signal_number(), step)
+
+
+@contextlib.contextmanager
+def _naming_the_last_good(checkpoints: Checkpoints) -> Iterator[None]:
+    """Add to a NonFiniteError from which step the run can go on."""
+    try:
+        yield
+    except NonFiniteError as error:
+        checkpoints.wait()
+        raise NonFiniteError(
+            f"{error}. Nothing is saved from here on; the last good checkpoint is that of step "
+            f"{checkpoints.latest()}. Lower the learning rate, clip gradients, or look at the data."
+        ) from error
 
 
 def train(
@@ -113,23 +200,15 @@ def train(
     profile_at: int | None = None,
     initialize: Callable[[Any], Any] = lambda state: state,
 ) -> Any:
-    """Trains until step `num_steps`, from the newest good checkpoint if there is one.
+    """Train until step `num_steps`, from the newest good checkpoint if there is one.
 
-    Each step's metrics are read, and the next batch is copied to the devices, while a step runs, so the devices
-    never wait for the host. With several processes each makes the same call; the first one logs.
-
-    Besides the task's metrics, means over `log_every` steps, it logs `steps_per_second`; `input_wait`, the share
-    of time spent waiting for batches; `operations_per_second`, of the matrix products, two to a multiply-add,
-    what rematerialisation computes again included; and, on devices that tell, `peak_share`, that over the
-    devices' peak, and `device_memory`, the most bytes in use at once on one device.
+    Return the state after the last step, which is also the last checkpoint. What is logged is said
+    at `Meter`. With several processes each makes the same call; the first one logs.
 
     Args:
         batches: the batches of this process from a given step on; batch i must depend on i alone.
-        profile_at: the step after which `PROFILE_STEPS` steps are traced into the folder `profile` beside the log.
-        initialize: changes the first state of a run that starts, as to other weights; a run that goes on needs none.
-
-    Returns:
-        The state after the last step, which is also the last checkpoint.
+        profile_at: the step after which some steps are traced into the folder `profile` beside the log.
+        initialize: changes the first state of a run that starts, as to other weights.
 
     Raises:
         NonFiniteError: a metric or parameter is NaN or infinite; nothing is saved after it.
@@ -138,108 +217,24 @@ def train(
     """
     init_key, update_key = jax.random.split(jax.random.key(seed))
     with jax.set_mesh(mesh), checkpoints, _stop_signals() as stop, contextlib.ExitStack() as stack:
-        abstract = abstract_state(task, init_key, mesh)
-        start = checkpoints.latest()
-        if start is None:
-            start = 0
-            state = initialize(init_state(task, init_key, mesh))
-        else:
-            state = checkpoints.restore(start, abstract)
-        first_process = jax.process_index() == 0
-        if not first_process:
-            log_path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "metrics.jsonl"
-        log = stack.enter_context(contextlib.closing(MetricsLog(log_path, start)))
+        stack.enter_context(_naming_the_last_good(checkpoints))
+        start, state = _first_state(task, init_key, mesh, checkpoints, initialize)
+        meter = stack.enter_context(open_meter(log_path, log_every, start, num_steps, mesh))
+        profile = Profile(Path(log_path).parent / "profile", profile_at, num_steps)
+        stack.enter_context(contextlib.closing(profile))
+        breaks = _Breaks(checkpoints, checkpoint_every, plugins, num_steps, meter, _Stopping(stop, mesh))
         for plugin in plugins:
             plugin.begin(start)
-        progress = stack.enter_context(ProgressBar(start, num_steps)) if first_process else None
         frozen = place_frozen(task, mesh)
-        update = compile_update(task, abstract, mesh, frozen)
-        any_process = agree(mesh) if jax.process_count() > 1 else None
-        tracing = stack.enter_context(contextlib.ExitStack())
-
-        unread: tuple[int, Metrics] | None = None
-        window: list[Metrics] = []
-        window_began, waited, operations = log.seconds, 0.0, 0
-
-        def last_good() -> str:
-            checkpoints.wait()
-            return f"the last good checkpoint is that of step {checkpoints.latest()}"
-
-        def read() -> None:
-            """Fetches the metrics of the last step, waiting for it, and logs every `log_every` steps' mean."""
-            nonlocal unread, window, window_began, waited
-            if unread is None:
-                return
-            (step, metrics), unread = unread, None
-            metrics = jax.device_get(metrics)
-            for index in np.flatnonzero(~np.isfinite(metrics.table[:, 0])):
-                raise NonFiniteError(
-                    f"{metrics.names[index]} is {metrics.table[index, 0]} at step {step}. Nothing is saved from "
-                    f"here on; {last_good()}. Lower the learning rate, clip gradients, or look at the data."
-                )
-            window.append(metrics)
-            if progress:
-                progress.update(step, float(metrics["loss"]) if "loss" in metrics.names else None)
-            if step % log_every == 0 or step == num_steps:
-                means = window_means(window)
-                seconds = log.seconds - window_began
-                log.write(step, means | speed(len(window), seconds, waited / seconds))
-                window, window_began, waited = [], log.seconds, 0.0
-
-        def speed(steps: int, seconds: float, input_wait: float) -> dict[str, float]:
-            values = {"steps_per_second": round(steps / seconds, 3), "input_wait": round(input_wait, 5)}
-            if operations:
-                values["operations_per_second"] = per_second = operations * steps / seconds
-                if peak := peak_operations(mesh.devices.flat[0].device_kind):
-                    values["peak_share"] = per_second / (peak * mesh.size)
-            if memory := mesh.local_devices[0].memory_stats():
-                values["device_memory"] = memory["peak_bytes_in_use"]
-            return values
-
-        def save(step: int) -> None:
-            if not _all_finite(state):
-                raise NonFiniteError(
-                    f"the state is not finite after step {step}, and not saved; {last_good()}"
-                )
-            checkpoints.save(step, state)
-
+        update = compile_update(task, state, mesh, frozen)
         source = iter(itertools.islice(batches(start), num_steps - start))
-        agreed = False
         for step in range(start + 1, num_steps + 1):
-            began = time.perf_counter()
-            batch = place_batch(next(source), mesh)
-            waited += time.perf_counter() - began
+            with meter.waiting():
+                batch = place_batch(next(source), mesh)
             if step == start + 1:
-                with contextlib.suppress(ValueError):  # a loop of unknown length has no count
-                    operations = 2 * multiply_adds(update, abstract, batch, update_key, *frozen)
-            if any_process:  # what one process knows now, all know at the next step, and act on together
-                stopping, agreed = bool(agreed), any_process(bool(stop))
-            else:
-                stopping = bool(stop)
+                meter.count_operations(update, state, batch, update_key, *frozen)
             state, metrics = update(state, batch, update_key, *frozen)
-            read()
-            unread = step, metrics
-
-            if step == profile_at:
-                jax.block_until_ready(state)
-                tracing.enter_context(jax.profiler.trace(Path(log_path).parent / "profile"))
-            elif profile_at is not None and step == min(profile_at + PROFILE_STEPS, num_steps):
-                jax.block_until_ready(state)
-                tracing.close()
-            due = [p for p in plugins if step % p.every == 0 or step == num_steps]
-            save_due = step % checkpoint_every == 0 or step == num_steps
-            if due or save_due or stopping:
-                read()
-                paused = log.seconds
-                if save_due or stopping:
-                    save(step)
-                if stopping:
-                    checkpoints.wait()
-                    print(f"saved step {step} in {checkpoints.directory}; the same command goes on from it")
-                    raise Interrupted(stop[0] if stop else signal.SIGTERM, step)
-                for plugin in due:
-                    extra = plugin.call(state, step)
-                    if extra:
-                        log.write(step, extra)
-                window_began += log.seconds - paused  # rates count training alone
+            meter.add(step, metrics)
+            profile.after(step, state)
+            breaks.after(step, state)
     return state

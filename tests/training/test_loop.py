@@ -217,7 +217,7 @@ def test_speed_counts_the_products_and_the_time_spent_waiting(tmp_path, monkeypa
             yield batch
 
     clock = SimpleNamespace(perf_counter=lambda: milliseconds[0] / 1000, monotonic=time.monotonic)
-    monkeypatch.setattr("genjax.training.loop.time", clock)
+    monkeypatch.setattr("genjax.training.meter.time", clock)
     monkeypatch.setattr("genjax.training.log.time", clock)
     monkeypatch.setattr(ProgressBar, "update", lambda *arguments: pass_time(5))
     fit(tmp_path, Products(), data=slow)

@@ -48,13 +48,21 @@ def load_folder(
         raise FileNotFoundError(
             f"there is no folder {root}: give as data_dir the folder that holds the images"
         )
+    splits, class_names = _read_layout(root)
+    members = {name: lambda entries=entries: entries for name, entries in splits.items()}
+    entries = [entry for part in take(split, members) for entry in part]
+    options = dict(channels=channels, preload_bytes=preload_bytes)
+    return read_images("folder", split, entries, root, class_names or None, **options)
+
+
+def _read_layout(root: Path) -> tuple[dict[str, list[Entry]], tuple[str, ...]]:
+    """Return the entries of each split, and the names of the classes; none with captions."""
     files = list(_image_files(root))
     tops = {path.parts[0] for path in files if len(path.parts) > 1}
     has_splits = "train" in tops and tops <= SPLITS
     captions = {}
     for folder in [Path(), *map(Path, sorted(tops) if has_splits else ())]:
         captions |= _captions(root, folder)
-
     if not files and not captions:
         raise ValueError(
             f"{root} holds no images: expected files called {', '.join('*' + s for s in SUFFIXES)}"
@@ -71,25 +79,19 @@ def load_folder(
             return Entry(root / path, flaw="lies beside the folders of splits or classes")
         return Entry(root / path, label=labels.get(inner[path][0]))
 
+    splits = {name: [] for name in (sorted(tops) if has_splits else ("train", "test"))}
     entries = {path: entry(path) for path in inner}
+    for path, name in _split_names(entries, has_splits).items():
+        splits[name].append(entries[path])
+    return splits, tuple(names)
+
+
+def _split_names(entries: dict[Path, Entry], has_splits: bool) -> dict[Path, str]:
+    """Return the split of each entry: its folder, or by the hash of its path."""
     if has_splits:
-        split_of = {path: path.parts[0] if len(path.parts) > 1 else "train" for path in entries}
-    else:
-        test = held_out(list(map(Path.as_posix, entries)), [e.label for e in entries.values()], one_in=10)
-        split_of = {path: "test" if held else "train" for path, held in zip(entries, test, strict=True)}
-    members = {
-        name: lambda name=name: [entries[path] for path in entries if split_of[path] == name]
-        for name in (sorted(tops) if has_splits else ("train", "test"))
-    }
-    return read_images(
-        "folder",
-        split,
-        [item for part in take(split, members) for item in part],
-        root,
-        tuple(names) or None,
-        channels=channels,
-        preload_bytes=preload_bytes,
-    )
+        return {path: path.parts[0] if len(path.parts) > 1 else "train" for path in entries}
+    test = held_out(list(map(Path.as_posix, entries)), [e.label for e in entries.values()], one_in=10)
+    return {path: "test" if held else "train" for path, held in zip(entries, test, strict=True)}
 
 
 def _image_files(root: Path) -> Iterator[Path]:

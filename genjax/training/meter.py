@@ -1,0 +1,115 @@
+"""What training steps report: read while later steps run, averaged over windows and logged."""
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from genjax.devices.cost import multiply_adds, peak_operations
+from genjax.training.log import Metrics, MetricsLog, ProgressBar, window_means
+
+
+class NonFiniteError(FloatingPointError):
+    """A metric or a parameter became NaN or infinite."""
+
+
+class Meter:
+    """Logs the means of every `log_every` steps' metrics, and how fast these steps were.
+
+    The metrics of a step are read when the next step has been started, so that the devices never
+    wait for the host. Besides means, the log gets
+    - `steps_per_second`,
+    - `input_wait`, the share of time spent waiting for batches,
+    - `operations_per_second`, of the matrix products, two to a multiply-add, with those that
+      rematerialization computes again,
+    - `peak_share`, the share of the devices' peak, and `device_memory`, the most bytes in use at once
+      on one device, on devices that tell.
+    """
+
+    def __init__(
+        self, log: MetricsLog, progress: ProgressBar | None, log_every: int, num_steps: int, mesh: Mesh
+    ):
+        self.log, self._progress = log, progress
+        self._log_every, self._num_steps, self._mesh = log_every, num_steps, mesh
+        self._unread: tuple[int, Metrics] | None = None
+        self._window: list[Metrics] = []
+        self._began, self._waited, self._operations = log.seconds, 0.0, 0
+
+    def count_operations(self, update: Callable, *arguments: Any) -> None:
+        """Count what the matrix products of a step cost, to log how many are done in a second."""
+        with contextlib.suppress(ValueError):  # a loop of unknown length has no count
+            self._operations = 2 * multiply_adds(update, *arguments)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as spent waiting for a batch."""
+        began = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - began
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time inside out of the rates, which count training alone."""
+        began = self.log.seconds
+        yield
+        self._began += self.log.seconds - began
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Take the metrics of a step that has been started; read those of the step before."""
+        self.read()
+        self._unread = step, metrics
+
+    def read(self) -> None:
+        """Wait for the last step and read its metrics.
+
+        Raises:
+            NonFiniteError: one of them is NaN or infinite.
+        """
+        if self._unread is None:
+            return
+        (step, metrics), self._unread = self._unread, None
+        metrics = jax.device_get(metrics)
+        for index in np.flatnonzero(~np.isfinite(metrics.table[:, 0])):
+            raise NonFiniteError(f"{metrics.names[index]} is {metrics.table[index, 0]} at step {step}")
+        self._window.append(metrics)
+        if self._progress:
+            self._progress.update(step, float(metrics["loss"]) if "loss" in metrics.names else None)
+        if step % self._log_every == 0 or step == self._num_steps:
+            self.log.write(step, window_means(self._window) | self._speed())
+            self._window, self._began, self._waited = [], self.log.seconds, 0.0
+
+    def _speed(self) -> dict[str, float]:
+        steps, seconds = len(self._window), self.log.seconds - self._began
+        values = {
+            "steps_per_second": round(steps / seconds, 3),
+            "input_wait": round(self._waited / seconds, 5),
+        }
+        if self._operations:
+            values["operations_per_second"] = per_second = self._operations * steps / seconds
+            if peak := peak_operations(self._mesh.devices.flat[0].device_kind):
+                values["peak_share"] = per_second / (peak * self._mesh.size)
+        if memory := self._mesh.local_devices[0].memory_stats():
+            values["device_memory"] = memory["peak_bytes_in_use"]
+        return values
+
+
+@contextlib.contextmanager
+def open_meter(
+    log_path: str | os.PathLike, log_every: int, start: int, num_steps: int, mesh: Mesh
+) -> Iterator[Meter]:
+    """Open the log of a run that goes on from step `start`; only the first process' log is kept."""
+    with contextlib.ExitStack() as stack:
+        progress = None
+        if jax.process_index() == 0:
+            progress = stack.enter_context(ProgressBar(start, num_steps))
+        else:
+            log_path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "metrics.jsonl"
+        log = stack.enter_context(contextlib.closing(MetricsLog(log_path, start)))
+        yield Meter(log, progress, log_every, num_steps, mesh)
