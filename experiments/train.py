@@ -32,6 +32,7 @@ from genjax.training import (
     Checkpoints,
     Interrupted,
     NonFiniteError,
+    NoWholeCheckpoint,
     Plugin,
     Snapshots,
     abstract_state,
@@ -226,7 +227,7 @@ def main() -> None:
         run(CONFIG.value, WORKDIR.value, INIT_FROM.value)
     except Interrupted as stop:
         sys.exit(128 + stop.signal_number)
-    except NonFiniteError as error:
+    except (NonFiniteError, NoWholeCheckpoint) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {error}\nStart the same command again to go on from the last good checkpoint.")

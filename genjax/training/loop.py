@@ -94,7 +94,7 @@ def _first_state(
     task: Task, key: jax.Array, mesh: Mesh, checkpoints: Checkpoints, initialize: Callable[[Any], Any]
 ) -> tuple[int, Any]:
     """Return the step and the state of the newest good checkpoint, or those before the first update."""
-    start = checkpoints.latest()
+    start = checkpoints.resume_step()
     if start is None:
         return 0, initialize(init_state(task, key, mesh))
     return start, checkpoints.restore(start, abstract_state(task, key, mesh))
@@ -214,6 +214,7 @@ def train(
         NonFiniteError: a metric or parameter is NaN or infinite; nothing is saved after it.
         Interrupted: SIGTERM or Ctrl-C, on any process; the state has been saved.
         OSError: a checkpoint could not be written.
+        NoWholeCheckpoint: all checkpoints are damaged.
     """
     init_key, update_key = jax.random.split(jax.random.key(seed))
     with jax.set_mesh(mesh), checkpoints, _stop_signals() as stop, contextlib.ExitStack() as stack:
