@@ -67,6 +67,7 @@ def _join_processes() -> None:
         )
         if None in where.values():
             sys.exit("error: --coordinator=HOST:PORT needs --num_processes and --process_id too")
+    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
     jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     if jax.process_index() == 0:
         print(f"{jax.process_count()} processes with {jax.device_count()} devices", flush=True)

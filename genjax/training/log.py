@@ -16,6 +16,7 @@ import rich.progress
 from jaxtyping import Array, Float
 from PIL import Image
 
+from genjax.training.signals import say
 from genjax.training.tensorboard import Events
 
 
@@ -141,8 +142,5 @@ class ProgressBar:
             self._bar.update(self._task, completed=step, rate=rate, loss=self._loss, refresh=True)
         else:
             remaining = (self._total - step) / max(rate, 1e-9)
-            print(
-                f"step {step}/{self._total}  {rate:.1f} steps/s  loss {self._loss}  remaining {remaining:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            text = f"step {step}/{self._total}  {rate:.1f} steps/s  loss {self._loss}  remaining {remaining:.0f} s"
+            say(text, sys.stderr)

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from genjax.training.log import Metrics
 from genjax.training.meter import Meter, NonFiniteError, open_meter
 from genjax.training.placement import abstract_state, init_state, place_frozen
 from genjax.training.profile import Profile
+from genjax.training.signals import Interrupted, StopSignals, say
 from genjax.training.task import Task
 
 
@@ -33,33 +34,6 @@ class Plugin(NamedTuple):
     every: int
     call: Callable[[Any, int], dict[str, Any] | None]
     begin: Callable[[int], None] = lambda step: None
-
-
-class Interrupted(Exception):
-    """SIGTERM or SIGINT stopped training after a save; `signal_number` says which."""
-
-    def __init__(self, signal_number: int, step: int):
-        super().__init__(f"{signal.Signals(signal_number).name}: saved step {step}")
-        self.signal_number = signal_number
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT in the list it yields; a second one acts as if nobody collected."""
-    received: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        received.append(number)
-        print(f"\n{signal.Signals(number).name}: saving after this step (again to stop without)", flush=True)
-        for each, previous in handlers.items():
-            signal.signal(each, previous)
-
-    handlers = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for each, previous in handlers.items():
-            signal.signal(each, previous)
 
 
 def compile_update(task: Task, state: Any, mesh: Mesh, frozen: tuple = ()) -> Callable:
@@ -101,25 +75,35 @@ def _first_state(
 
 
 class _Stopping:
-    """Whether training is to stop, on which several processes agree."""
+    """Whether signals ask training to stop, on which several processes agree."""
 
-    def __init__(self, received: list[int], mesh: Mesh):
-        self._received = received
+    def __init__(self, signals: StopSignals, mesh: Mesh):
+        self.signals = signals
         self._any_process = agree(mesh) if jax.process_count() > 1 else None
         self._agreed: Any = False
 
-    def due(self) -> bool:
-        """Return whether to stop now. Each process calls it once a step.
+    def after_step(self) -> bool:
+        """Return whether to stop. Each process calls it after every step.
 
         What one of several processes knows now, all know at the next step, and act on together.
         """
         if self._any_process is None:
-            return bool(self._received)
-        before, self._agreed = self._agreed, self._any_process(bool(self._received))
+            return self.now()
+        before, self._agreed = self._agreed, self._any_process(self.signals.received is not None)
         return bool(before)
 
-    def signal_number(self) -> int:
-        return self._received[0] if self._received else signal.SIGTERM
+    def now(self) -> bool:
+        """Return whether to stop; with several processes, wait for their answers."""
+        received = self.signals.received is not None
+        return received if self._any_process is None else bool(self._any_process(received))
+
+    def interruptible(self) -> contextlib.AbstractContextManager[None]:
+        """Let a signal end what is inside, unless the other processes would wait for this one there."""
+        return self.signals.raising(self._any_process is None)
+
+    def signal(self) -> signal.Signals:
+        """Return the signal, or SIGTERM if another process got it."""
+        return self.signals.received or signal.SIGTERM
 
 
 class _Breaks:
@@ -144,32 +128,47 @@ class _Breaks:
         Raises:
             NonFiniteError, Interrupted: as in `train`.
         """
-        stopping, saving = self._stopping.due(), self._is_due(self._checkpoint_every, step)
+        stopping, saving = self._stopping.after_step(), self._is_due(self._checkpoint_every, step)
         plugins = [plugin for plugin in self._plugins if self._is_due(plugin.every, step)]
         if not (stopping or saving or plugins):
             return
         self._meter.read()
         with self._meter.paused():
-            if saving or stopping:
+            if saving:
                 self._save(step, state)
+            if not stopping:
+                stopping = self._call(plugins, step, state)
             if stopping:
-                self._stop(step)
-            for plugin in plugins:
-                if extra := plugin.call(state, step):
-                    self._meter.log.write(step, extra)
+                self._stop(step, state, saved=saving)
 
     def _is_due(self, every: int, step: int) -> bool:
         return step % every == 0 or step == self._num_steps
+
+    def _call(self, plugins: Sequence[Plugin], step: int, state: Any) -> bool:
+        """Call plugins; return whether a signal cut them short or came after the last step."""
+        try:
+            for plugin in plugins:
+                with self._stopping.interruptible():
+                    extra = plugin.call(state, step)
+                if extra:
+                    self._meter.log.write(step, extra)
+        except Interrupted:
+            return True
+        return step == self._num_steps and self._stopping.now()
 
     def _save(self, step: int, state: Any) -> None:
         if not _all_finite(state):
             raise NonFiniteError(f"the state is not finite after step {step}, and not saved")
         self._checkpoints.save(step, state)
 
-    def _stop(self, step: int) -> None:
+    def _stop(self, step: int, state: Any, saved: bool) -> NoReturn:
+        number = self._stopping.signal()
+        say(f"\n{number.name}: saving after step {step} (Ctrl-C stops without)")
+        if not saved:
+            self._save(step, state)
         self._checkpoints.wait()
-        print(f"saved step {step} in {self._checkpoints.directory}; the same command goes on from it")
-        raise Interrupted(self._stopping.signal_number(), step)
+        say(f"saved step {step} in {self._checkpoints.directory}; the same command goes on from it")
+        raise Interrupted(number)
 
 
 @contextlib.contextmanager
@@ -212,18 +211,18 @@ def train(
 
     Raises:
         NonFiniteError: a metric or parameter is NaN or infinite; nothing is saved after it.
-        Interrupted: SIGTERM or Ctrl-C, on any process; the state has been saved.
+        Interrupted: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 or 2, on any process; the state has been saved.
         OSError: a checkpoint could not be written.
         NoWholeCheckpoint: all checkpoints are damaged.
     """
     init_key, update_key = jax.random.split(jax.random.key(seed))
-    with jax.set_mesh(mesh), checkpoints, _stop_signals() as stop, contextlib.ExitStack() as stack:
+    with jax.set_mesh(mesh), checkpoints, StopSignals() as signals, contextlib.ExitStack() as stack:
         stack.enter_context(_naming_the_last_good(checkpoints))
         start, state = _first_state(task, init_key, mesh, checkpoints, initialize)
         meter = stack.enter_context(open_meter(log_path, log_every, start, num_steps, mesh))
         profile = Profile(Path(log_path).parent / "profile", profile_at, num_steps)
         stack.enter_context(contextlib.closing(profile))
-        breaks = _Breaks(checkpoints, checkpoint_every, plugins, num_steps, meter, _Stopping(stop, mesh))
+        breaks = _Breaks(checkpoints, checkpoint_every, plugins, num_steps, meter, _Stopping(signals, mesh))
         for plugin in plugins:
             plugin.begin(start)
         frozen = place_frozen(task, mesh)

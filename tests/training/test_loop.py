@@ -1,6 +1,8 @@
+import functools
 import json
 import os
 import signal
+import sys
 import time
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from genjax.devices import make_mesh
 from genjax.devices.cost import peak_operations
 from genjax.training import Checkpoints, Interrupted, NonFiniteError, Plugin, train
 from genjax.training.log import ProgressBar
+from genjax.training.signals import StopSignals
 from tests import virtual_devices
 
 
@@ -90,6 +93,74 @@ def test_a_parameter_that_breaks_at_a_save_is_not_saved(tmp_path):
     with pytest.raises(NonFiniteError, match="not finite after step 15.*step 10"):
         fit(tmp_path, Line(break_at=15))
     assert Checkpoints(tmp_path / "checkpoints").steps() == [5, 10]
+
+
+STOPPING = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
+
+
+def send(number):
+    return lambda state, step: os.kill(os.getpid(), number)
+
+
+def assert_stops_with(number, call):
+    with pytest.raises(BaseException) as raised:
+        call()
+    assert isinstance(raised.value, Interrupted) and raised.value.signal_number == number
+
+
+def test_signals_of_schedulers_and_lost_terminals_stop_too(tmp_path):
+    """Also in the last step, and in a plugin, which is cut short."""
+    for number in STOPPING:  # without a handler most of them would end this process
+        before = signal.signal(number, lambda *_: None)
+        workdir = tmp_path / number.name
+        workdir.mkdir()
+        finished = []
+
+        def plugin(state, step, number=number, finished=finished):
+            send(number)(state, step)
+            finished.append(step)  # not reached: the handler runs before the next instruction
+
+        for every in (7, 20):
+            call = functools.partial(fit, workdir, plugins=[Plugin(every, plugin)])
+            assert_stops_with(number, call)
+            assert Checkpoints(workdir / "checkpoints").latest() == every and not finished
+        signal.signal(number, before)
+
+
+def test_a_signal_in_the_last_step_is_not_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        ProgressBar, "update", lambda bar, step, loss: step == 20 and send(signal.SIGTERM)(0, 0)
+    )
+    assert_stops_with(signal.SIGTERM, lambda: fit(tmp_path))
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 20
+
+
+def test_ctrl_c_saves_though_the_reader_of_the_output_is_gone(tmp_path, monkeypatch):
+    """As in `| tee log`, where Ctrl-C ends `tee` too."""
+    for name in ("stdout", "stderr"):
+        reader, writer = os.pipe()
+        os.close(reader)
+        monkeypatch.setattr(sys, name, os.fdopen(writer, "w"))
+    assert_stops_with(signal.SIGINT, lambda: fit(tmp_path, plugins=[Plugin(8, send(signal.SIGINT))]))
+    sys.stdout.close(), sys.stderr.close()  # nothing is left that cannot be written
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 8
+
+
+def test_a_second_ctrl_c_acts_as_if_nobody_listened_and_nohup_is_respected(tmp_path):
+    calls = []
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, lambda *_: calls.append("previous"))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGHUP)
+        assert signals.received is None
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+        assert signals.received == signal.SIGTERM and calls == []
+        signal.raise_signal(signal.SIGINT)
+        assert calls == ["previous"]
+    for each, handler in before.items():
+        signal.signal(each, handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

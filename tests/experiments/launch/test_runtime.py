@@ -1,8 +1,12 @@
 """What every program does first and last."""
 
+import signal
+import subprocess
+import sys
+
 import pytest
 
-from tests.experiments.launching import run, run_alone
+from tests.experiments.launching import ROOT, run, run_alone
 
 COMMANDS = (
     "train sample evaluate encode latents likelihood sweep report compare plan benchmark loop_overhead peers"
@@ -15,6 +19,16 @@ def test_help_explains_every_flag(name):
     own = [line for line in result.stdout.splitlines() if line.startswith("  --")]
     assert own and all(len(line.split(":", 1)[1].strip()) > 5 for line in own), result.stdout
     assert f"python -m experiments.{name}" in result.stdout
+
+
+def test_ctrl_c_ends_without_a_traceback_even_while_modules_are_imported():
+    command = [sys.executable, "-X", "importtime", "-m", "experiments.train", "--help"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while "jax._src" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGINT and "Traceback" not in errors
 
 
 def test_what_was_compiled_is_kept_for_the_next_program(small_run, tmp_path):
