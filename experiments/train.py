@@ -8,13 +8,16 @@ command started again goes on from the newest good checkpoint. Ctrl-C saves and 
 On several hosts, start it once on each with --coordinator (see --help) and a --workdir that all of them see.
 """
 
+import contextlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from absl import flags
+from jax.sharding import Mesh
 
 from experiments.configuration.runs import examples_at_once, mesh_axes
 from experiments.evaluation.context import Model
@@ -22,6 +25,7 @@ from experiments.inputs.datasets import abstract_batch, training_batches
 from experiments.launch.config_flag import define_config
 from experiments.launch.experiment import Experiment, Measure, split_pictures
 from experiments.launch.fine_tuning import initializer
+from experiments.launch.lock import hold
 from experiments.launch.reports import alarms, print_report, training_summary
 from experiments.launch.runtime import run_program, user_errors
 from experiments.launch.sampling import sheet_labels
@@ -168,49 +172,78 @@ class Recorder:
         return report
 
 
+class Preparation(NamedTuple):
+    """What training needs, checked.
+
+    Attributes:
+        initialize: changes the first state of a run that starts.
+    """
+
+    experiment: Experiment
+    mesh: Mesh
+    batches: Any
+    initialize: Callable[[Any], Any]
+
+
+def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
+    """Resolve a config, check that it can be trained in a folder, and record it there.
+
+    Raises:
+        ValueError, OSError, ImportError: it cannot; the message says what to change.
+    """
+    mesh = make_mesh(mesh_axes(config), examples_at_once(config))
+    experiment = Experiment.from_config(config)
+    task = experiment.task
+    abstract = abstract_state(task, jax.random.key(config.seed), mesh)
+    check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)
+    batches = training_batches(config, task, mesh)
+    with jax.set_mesh(mesh), attention_choices() as choices:
+        frozen = abstract_frozen(task, mesh)
+        jax.eval_shape(task.update, abstract, abstract_batch(config, task), jax.random.key(0), *frozen)
+    initialize = lambda state: state
+    if init_from and not (workdir / "checkpoints").is_dir():
+        initialize = initializer(task, init_from)
+    attention = "; ".join(sorted(map(str, choices))) or None
+    facts = dict(built_by=BUILT_BY, attention=attention, init_from=init_from)
+    advice = {
+        "num_steps": f"To train longer, start in another --workdir with --init_from={workdir}: a finished run "
+        "can only be made longer where its learning rate is constant and its warm-up is given in steps."
+    }
+    record_config(workdir, config.to_dict(), free_to_differ(config), advice, **facts)
+    return Preparation(experiment, mesh, batches, initialize)
+
+
 def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[str, Any]:
     """Train `config` in `workdir`, or go on with it; return the report, which is also written there.
 
     Args:
         init_from: folder of a run or of published weights to start from.
     """
-    with user_errors():
-        workdir = make_workdir(workdir)
-        mesh = make_mesh(mesh_axes(config), examples_at_once(config))
-        experiment = Experiment.from_config(config)
-        task = experiment.task
-        abstract = abstract_state(task, jax.random.key(config.seed), mesh)
-        check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)
-        batches = training_batches(config, task, mesh)
-        with jax.set_mesh(mesh), attention_choices() as choices:
-            frozen = abstract_frozen(task, mesh)
-            jax.eval_shape(task.update, abstract, abstract_batch(config, task), jax.random.key(0), *frozen)
-        options = {}
-        if init_from and not (workdir / "checkpoints").is_dir():
-            options["initialize"] = initializer(task, init_from)
-        attention = "; ".join(sorted(map(str, choices))) or None
-        facts = dict(built_by=BUILT_BY, attention=attention, init_from=init_from)
-        advice = {
-            "num_steps": f"To train longer, start in another --workdir with --init_from={workdir}: a finished run "
-            "can only be made longer where its learning rate is constant and its warm-up is given in steps."
-        }
-        record_config(workdir, config.to_dict(), free_to_differ(config), advice, **facts)
+    with contextlib.ExitStack() as stack:
+        with user_errors():
+            workdir = make_workdir(workdir)
+            stack.enter_context(hold(workdir))
+            prepared = prepare(config, workdir, init_from)
+        return train_and_report(config, workdir, prepared)
 
-    recorder = Recorder(experiment, workdir)
+
+def train_and_report(config: Any, workdir: Path, prepared: Preparation) -> dict[str, Any]:
+    """Train what has been prepared, evaluate it and return the report."""
+    task, recorder = prepared.experiment.task, Recorder(prepared.experiment, workdir)
     print(f"{config.experiment}: {config.num_steps} steps on {device_name()} in {workdir}", flush=True)
     state = train(
         task,
-        batches.iterate,
+        prepared.batches.iterate,
         num_steps=config.num_steps,
         seed=config.seed,
-        mesh=mesh,
+        mesh=prepared.mesh,
         checkpoints=Checkpoints(workdir / "checkpoints", config.checkpoint.keep),
         checkpoint_every=config.checkpoint.every,
         log_path=workdir / "metrics.jsonl",
         log_every=config.log_every,
         plugins=recorder.plugins(),
         profile_at=config.profile_at,
-        **options,
+        initialize=prepared.initialize,
     )
     print("sampling and evaluating", flush=True)
     report = recorder.finish(state, config.num_steps)
