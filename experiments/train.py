@@ -177,12 +177,14 @@ class Preparation(NamedTuple):
 
     Attributes:
         initialize: changes the first state of a run that starts.
+        record: what `config.json` holds.
     """
 
     experiment: Experiment
     mesh: Mesh
     batches: Any
     initialize: Callable[[Any], Any]
+    record: dict[str, Any]
 
 
 def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
@@ -209,8 +211,8 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         "num_steps": f"To train longer, start in another --workdir with --init_from={workdir}: a finished run "
         "can only be made longer where its learning rate is constant and its warm-up is given in steps."
     }
-    record_config(workdir, config.to_dict(), free_to_differ(config), advice, **facts)
-    return Preparation(experiment, mesh, batches, initialize)
+    record = record_config(workdir, config.to_dict(), free_to_differ(config), advice, **facts)
+    return Preparation(experiment, mesh, batches, initialize, record)
 
 
 def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[str, Any]:
@@ -231,13 +233,14 @@ def train_and_report(config: Any, workdir: Path, prepared: Preparation) -> dict[
     """Train what has been prepared, evaluate it and return the report."""
     task, recorder = prepared.experiment.task, Recorder(prepared.experiment, workdir)
     print(f"{config.experiment}: {config.num_steps} steps on {device_name()} in {workdir}", flush=True)
+    facts = {"record": prepared.record}
     state = train(
         task,
         prepared.batches.iterate,
         num_steps=config.num_steps,
         seed=config.seed,
         mesh=prepared.mesh,
-        checkpoints=Checkpoints(workdir / "checkpoints", config.checkpoint.keep),
+        checkpoints=Checkpoints(workdir / "checkpoints", config.checkpoint.keep, facts),
         checkpoint_every=config.checkpoint.every,
         log_path=workdir / "metrics.jsonl",
         log_every=config.log_every,

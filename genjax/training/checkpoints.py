@@ -13,8 +13,9 @@ import json
 import os
 import re
 import shutil
+import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 MANIFEST = "manifest.json"
+FACTS = "run.json"  # what a checkpoint says of its run beside the state
 # What a killed save leaves: orbax's folder before it is complete, or before it is sealed.
 LEFTOVER = re.compile(r"[0-9]{8,}\.unsealed(\.orbax-checkpoint-tmp.*)?")
 
@@ -73,6 +75,14 @@ def saved_steps(directory: Path) -> list[int]:
     return sorted(int(name) for name in names if re.fullmatch("[0-9]{8}|[1-9][0-9]{8,}", name))
 
 
+def read_facts(checkpoint: Path) -> dict[str, Any]:
+    """Return what a checkpoint keeps beside the state; nothing where it is damaged or of an older genjax."""
+    try:
+        return dict(json.loads((checkpoint / FACTS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def _remove(path: Path) -> None:
     """Delete a folder, or a link to one. What cannot be deleted stays: it must not stop a save."""
     with contextlib.suppress(OSError):
@@ -86,15 +96,23 @@ class Checkpoints:
     processes, each makes the same calls. Use as a context manager: on leaving, a save still under way
     is waited for.
 
+    Args:
+        facts: JSON that every checkpoint keeps beside the state.
+
     Raises:
         ValueError: `keep` is below 1.
     """
 
-    def __init__(self, directory: str | os.PathLike, keep: int = 3):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        keep: int = 3,
+        facts: Mapping[str, Any] = types.MappingProxyType({}),
+    ):
         if keep < 1:
             raise ValueError(f"config.checkpoint.keep is {keep}; at least 1 checkpoint must be kept")
         self.directory = Path(directory).absolute()
-        self.keep = keep
+        self.keep, self._facts = keep, facts
         self._whole: set[int] = set()  # steps whose checkpoints this process has written or checked
         self._writer = ocp.StandardCheckpointer()
         self._sealer = ThreadPoolExecutor(1)
@@ -150,8 +168,15 @@ class Checkpoints:
             )
         return step
 
-    def save(self, step: int, state: Any) -> None:
+    def facts(self, step: int) -> dict[str, Any]:
+        """Return what the checkpoint of a step keeps beside the state; nothing if there is none."""
+        return read_facts(self.path(step))
+
+    def save(self, step: int, state: Any, **facts: Any) -> None:
         """Copy the state off the devices, then write it in the background.
+
+        Args:
+            facts: JSON to keep beside it.
 
         Raises:
             OSError: the previous save could not be written (a full disk, say).
@@ -163,7 +188,7 @@ class Checkpoints:
                 for path in [p for p in self.directory.iterdir() if LEFTOVER.fullmatch(p.name)]:
                     _remove(path)
             self._writer.save(unsealed, state)
-        self._sealed = self._sealer.submit(self._seal, unsealed, step)
+        self._sealed = self._sealer.submit(self._seal, unsealed, step, {**self._facts, **facts})
 
     def restore(self, step: int, abstract: Any) -> Any:
         """Return the state of a step in the shapes, types and shardings of `abstract`.
@@ -184,12 +209,13 @@ class Checkpoints:
             sealed, self._sealed = self._sealed, None
             sealed.result()
 
-    def _seal(self, unsealed: Path, step: int) -> None:
-        """Wait for orbax, add the manifest, rename, and delete what is beyond `keep`."""
+    def _seal(self, unsealed: Path, step: int, facts: dict[str, Any]) -> None:
+        """Wait for orbax, add facts and manifest, rename, and delete what is beyond `keep`."""
         with self._explaining(unsealed):
             self._writer.wait_until_finished()
             if jax.process_index() != 0:
                 return
+            (unsealed / FACTS).write_text(json.dumps(facts))
             (unsealed / MANIFEST).write_text(json.dumps(_digests(unsealed), indent=1))
             if self.path(step).is_dir():  # damaged, or this run would have gone on from it
                 _remove(self.path(step))

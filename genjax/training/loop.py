@@ -159,7 +159,7 @@ class _Breaks:
     def _save(self, step: int, state: Any) -> None:
         if not _all_finite(state):
             raise NonFiniteError(f"the state is not finite after step {step}, and not saved")
-        self._checkpoints.save(step, state)
+        self._checkpoints.save(step, state, window=self._meter.window())
 
     def _stop(self, step: int, state: Any, saved: bool) -> NoReturn:
         number = self._stopping.signal()
@@ -220,6 +220,7 @@ def train(
         stack.enter_context(_naming_the_last_good(checkpoints))
         start, state = _first_state(task, init_key, mesh, checkpoints, initialize)
         meter = stack.enter_context(open_meter(log_path, log_every, start, num_steps, mesh))
+        meter.go_on(start, **checkpoints.facts(start).get("window", {}))
         profile = Profile(Path(log_path).parent / "profile", profile_at, num_steps)
         stack.enter_context(contextlib.closing(profile))
         breaks = _Breaks(checkpoints, checkpoint_every, plugins, num_steps, meter, _Stopping(signals, mesh))

@@ -4,7 +4,7 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,24 @@ class Meter:
         self._log_every, self._num_steps, self._mesh = log_every, num_steps, mesh
         self._unread: tuple[int, Metrics] | None = None
         self._window: list[Metrics] = []
-        self._began, self._waited, self._operations = log.seconds, 0.0, 0
+        self._began, self._waited, self._steps, self._operations = log.seconds, 0.0, 0, 0
 
     def count_operations(self, update: Callable, *arguments: Any) -> None:
         """Count what the matrix products of a step cost, to log how many are done in a second."""
         with contextlib.suppress(ValueError):  # a loop of unknown length has no count
             self._operations = 2 * multiply_adds(update, *arguments)
+
+    def window(self) -> dict[str, Any]:
+        """Return the metrics that have been read and not logged yet, as JSON."""
+        names = self._window[0].names if self._window else ()
+        return {"names": list(names), "tables": [step.table.tolist() for step in self._window]}
+
+    def go_on(self, step: int, names: Sequence[str] = (), tables: Sequence[Any] = ()) -> None:
+        """Take up what `window` returned at `step`, so that means are over the same steps as without a stop."""
+        count = min(step % self._log_every, len(tables))
+        self._window = [
+            Metrics(np.array(table, np.float32), tuple(names)) for table in tables[len(tables) - count :]
+        ]
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -78,15 +90,20 @@ class Meter:
         metrics = jax.device_get(metrics)
         for index in np.flatnonzero(~np.isfinite(metrics.table[:, 0])):
             raise NonFiniteError(f"{metrics.names[index]} is {metrics.table[index, 0]} at step {step}")
+        if self._window and self._window[0].names != metrics.names:  # of another version of the task
+            self._window = []
         self._window.append(metrics)
+        self._steps += 1
         if self._progress:
             self._progress.update(step, float(metrics["loss"]) if "loss" in metrics.names else None)
         if step % self._log_every == 0 or step == self._num_steps:
             self.log.write(step, window_means(self._window) | self._speed())
-            self._window, self._began, self._waited = [], self.log.seconds, 0.0
+            self._began, self._waited, self._steps = self.log.seconds, 0.0, 0
+        if step % self._log_every == 0:
+            self._window = []
 
     def _speed(self) -> dict[str, float]:
-        steps, seconds = len(self._window), self.log.seconds - self._began
+        steps, seconds = self._steps, self.log.seconds - self._began
         values = {
             "steps_per_second": round(steps / seconds, 3),
             "input_wait": round(self._waited / seconds, 5),

@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import json
 import os
@@ -78,6 +79,25 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     kept = [(row["step"], row["loss"]) for row in rows(tmp_path / "b")]
     assert [step for step, _ in kept] == [4, 8, 11, 12, 16, 20]
     assert kept[-2:] == [(row["step"], row["loss"]) for row in rows(tmp_path / "a")][-2:]
+
+
+def test_losses_logged_after_a_stop_within_a_window_are_the_uninterrupted_ones(tmp_path):
+    """Checkpoints are every 5 steps, and windows 4: of steps 5 to 8, 9 to 12, 13 to 16."""
+
+    def fail(state, step):
+        if step in (6, 17):  # goes on from 5, and from 15
+            raise RuntimeError
+
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    fit(tmp_path / "a")
+    for num_steps in (20, 11, 20):  # the second ends within a window
+        with contextlib.suppress(RuntimeError):
+            fit(tmp_path / "b", num_steps=num_steps, plugins=[Plugin(1, fail)] if num_steps == 20 else [])
+    fit(tmp_path / "b")
+    losses = {row["step"]: row["loss"] for row in rows(tmp_path / "b")}
+    assert losses.pop(11)
+    assert list(losses.items()) == [(row["step"], row["loss"]) for row in rows(tmp_path / "a")]
 
 
 @pytest.mark.parametrize("task", [Line(nan_at=13), Line(break_at=13)], ids=["metric", "parameter"])
