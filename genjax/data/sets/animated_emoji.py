@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from genjax.data.dataset import Dataset, InMemory, held_out, num_threads, take
-from genjax.data.images import ABSENT, PROGRESS_SECONDS
+from genjax.data.images import PROGRESS_SECONDS, is_absent
 from genjax.data.sets.emoji import TAGS, TONES
 
 PACKAGES = ("@lobehub/fluent-emoji-anim-1", "@lobehub/fluent-emoji-anim-2")
@@ -150,7 +150,7 @@ def _decode_all(
         try:
             return decode_clip(path, *form)
         except Exception as error:  # a damaged file can make Pillow raise almost anything
-            if isinstance(error, OSError) and error.errno and not isinstance(error, ABSENT):
+            if isinstance(error, OSError) and error.errno and not is_absent(error):
                 raise  # the disk's fault, so that another process may see the file
             return str(error).replace(f" {str(path)!r}", "") or type(error).__name__
 

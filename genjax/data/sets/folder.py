@@ -1,9 +1,9 @@
 """A folder of image files, in classes or with captions."""
 
+import collections
 import csv
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from genjax.data.dataset import PRELOAD_BYTES, Dataset, held_out, take
@@ -31,8 +31,8 @@ def load_folder(
     folder at all have no classes.
 
     Images become RGB as `decode` says; `Dataset.conversions` counts how. `Dataset.skipped` names those that
-    cannot be read, have no caption, or lie beside the classes. Files that are not called `SUFFIXES` are
-    ignored. The files of the split are all decoded once to open it.
+    cannot be read, have no caption, or lie beside the classes, and folders that cannot be read or are
+    read already under another name. Files that are not called `SUFFIXES` are ignored. The files of the split are all decoded once to open it.
 
     Args:
         channels: 3 for RGB, 1 for grey levels.
@@ -57,8 +57,9 @@ def load_folder(
 
 def _read_layout(root: Path) -> tuple[dict[str, list[Entry]], tuple[str, ...]]:
     """Return the entries of each split, and the names of the classes; none with captions."""
-    files = list(_image_files(root))
-    tops = {path.parts[0] for path in files if len(path.parts) > 1}
+    files, flaws = _image_files(root)
+    files += flaws  # named among the files that are left out
+    tops = {path.parts[0] for path in files if len(path.parts) > 1 or path in flaws and path.name in SPLITS}
     has_splits = "train" in tops and tops <= SPLITS
     captions = {}
     for folder in [Path(), *map(Path, sorted(tops) if has_splits else ())]:
@@ -72,6 +73,8 @@ def _read_layout(root: Path) -> tuple[dict[str, list[Entry]], tuple[str, ...]]:
     labels = {name: label for label, name in enumerate(names)}
 
     def entry(path: Path) -> Entry:
+        if path in flaws:
+            return Entry(root / path, flaw=flaws[path])
         if captions:
             flaw = None if path in captions else "no captions file names it"
             return Entry(root / path, captions=captions.get(path), flaw=flaw)
@@ -94,12 +97,34 @@ def _split_names(entries: dict[Path, Entry], has_splits: bool) -> dict[Path, str
     return {path: "test" if held else "train" for path, held in zip(entries, test, strict=True)}
 
 
-def _image_files(root: Path) -> Iterator[Path]:
-    """Relative to `root`."""
-    for folder, _, files in os.walk(root, followlinks=True):
-        for file in files:
-            if file.lower().endswith(SUFFIXES):
-                yield (Path(folder) / file).relative_to(root)
+def _image_files(root: Path) -> tuple[list[Path], dict[Path, str]]:
+    """Return the image files below a folder, and why some folders are left out, relative to the root.
+
+    Each folder is read once, wherever links lead, and under its own name before that of a link.
+    """
+    files, flaws, seen, folders = [], {}, set(), collections.deque([root])
+    while folders:
+        folder = folders.popleft()
+        try:
+            status = folder.stat()
+            with os.scandir(folder) as found:
+                children = sorted(found, key=lambda child: child.name)
+        except OSError as error:
+            flaws[folder.relative_to(root)] = f"the folder cannot be read: {error.strerror}"
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            flaws[folder.relative_to(root)] = "links to a folder that is read already"
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for child in children:
+            path = Path(child.path)
+            if child.is_symlink() and path.is_dir():
+                folders.append(path)
+            elif child.is_dir(follow_symlinks=False):
+                folders.appendleft(path)
+            elif child.name.lower().endswith(SUFFIXES):
+                files.append(path.relative_to(root))
+    return files, flaws
 
 
 def _captions(root: Path, folder: Path) -> dict[Path, tuple[str, ...]]:
