@@ -19,6 +19,7 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 
+from experiments.configuration.numbers import check_numbers
 from experiments.configuration.runs import examples_at_once, mesh_axes
 from experiments.evaluation.context import Model
 from experiments.inputs.datasets import abstract_batch, training_batches
@@ -108,15 +109,15 @@ class Recorder:
 
     def plugins(self) -> list[Plugin]:
         """Return the plugins of the training loop, in the order in which they run."""
-        return [
+        plugins = [
             Plugin(self.experiment.config.snapshot_every, self.save_snapshot, self.snapshots.begin),
             Plugin(self.sampling.every, self.draw_samples),
             *(
                 Plugin(measure.every, lambda state, step, measure=measure: self.measure(measure, state, step))
                 for measure in self.experiment.measures
-                if measure.every
             ),
         ]
+        return [plugin for plugin in plugins if plugin.every]
 
     def save_snapshot(self, state: Any, step: int) -> None:
         self.snapshots.save(step, power_averages(self.task, state))
@@ -165,6 +166,8 @@ class Recorder:
             return {}
         pictures = [self.task.space.picture(frame, self.sampling.per_class) for frame in frames]
         pictures[-1].save(self.workdir / "samples.png")
+        if not self.sampling.every:
+            save_curves(self.workdir / "curves.png", self.workdir / "metrics.jsonl")
         save_animation(self.workdir / self.task.animation, pictures)
         name = self.experiment.config.experiment
         report = training_summary(self.workdir, name, step) | self.reports.get(step, {})
@@ -223,6 +226,7 @@ def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[
     """
     with contextlib.ExitStack() as stack:
         with user_errors():
+            check_numbers(config)
             workdir = make_workdir(workdir)
             stack.enter_context(hold(workdir))
             prepared = prepare(config, workdir, init_from)

@@ -36,7 +36,8 @@ def experiment(name: str, task: str, data: dict[str, Any], **fields: Any) -> Con
                 **data,
             ),
             space=dict(name="Pixels"),  # what the network works on: experiments/inputs/spaces.py
-            snapshot_every=1000,  # steps; of averages named PowerFunction, for widths chosen after training
+            # Intervals are in steps, and 0 is "off" for all of them.
+            snapshot_every=1000,  # of averages named PowerFunction, for widths chosen after training
             # −1: all devices left; fsdp splits the state too, tensor layers and context sequences
             mesh=dict(data=-1, fsdp=1, tensor=1, context=1),
             accumulation_steps=1,  # parts of a batch that are computed one after the other

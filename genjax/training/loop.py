@@ -26,7 +26,7 @@ from genjax.training.task import Task
 class Plugin(NamedTuple):
     """Something done with the state every so many steps and after the last: sampling, evaluation, pictures.
 
-    `call(state, step)` may return metrics to log, and pictures for TensorBoard. It must not keep the state: its
+    With an interval of 0 it is done after the last step alone. `call(state, step)` may return metrics to log, and pictures for TensorBoard. It must not keep the state: its
     memory is given away to the next step. `begin(step)` is called once with the step from which the run starts or
     goes on.
     """
@@ -142,7 +142,7 @@ class _Breaks:
                 self._stop(step, state, saved=saving)
 
     def _is_due(self, every: int, step: int) -> bool:
-        return step % every == 0 or step == self._num_steps
+        return step == self._num_steps or bool(every) and step % every == 0
 
     def _call(self, plugins: Sequence[Plugin], step: int, state: Any) -> bool:
         """Call plugins; return whether a signal cut them short or came after the last step."""
@@ -206,6 +206,7 @@ def train(
 
     Args:
         batches: the batches of this process from a given step on; batch i must depend on i alone.
+        checkpoint_every, log_every: in steps; 0 saves or logs after the last step alone.
         profile_at: the step after which some steps are traced into the folder `profile` beside the log.
         initialize: changes the first state of a run that starts, as to other weights.
 

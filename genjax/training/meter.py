@@ -23,6 +23,8 @@ class NonFiniteError(FloatingPointError):
 class Meter:
     """Logs the means of every `log_every` steps' metrics, and how fast these steps were.
 
+    With a `log_every` of 0 only the last step's metrics are logged.
+
     The metrics of a step are read when the next step has been started, so that the devices never
     wait for the host. Besides means, the log gets
     - `steps_per_second`,
@@ -54,7 +56,7 @@ class Meter:
 
     def go_on(self, step: int, names: Sequence[str] = (), tables: Sequence[Any] = ()) -> None:
         """Take up what `window` returned at `step`, so that means are over the same steps as without a stop."""
-        count = min(step % self._log_every, len(tables))
+        count = min(step % self._log_every, len(tables)) if self._log_every else 0
         self._window = [
             Metrics(np.array(table, np.float32), tuple(names)) for table in tables[len(tables) - count :]
         ]
@@ -90,16 +92,17 @@ class Meter:
         metrics = jax.device_get(metrics)
         for index in np.flatnonzero(~np.isfinite(metrics.table[:, 0])):
             raise NonFiniteError(f"{metrics.names[index]} is {metrics.table[index, 0]} at step {step}")
-        if self._window and self._window[0].names != metrics.names:  # of another version of the task
-            self._window = []
+        if not self._log_every or self._window and self._window[0].names != metrics.names:
+            self._window = []  # of the last step alone, or of one version of the task
         self._window.append(metrics)
         self._steps += 1
         if self._progress:
             self._progress.update(step, float(metrics["loss"]) if "loss" in metrics.names else None)
-        if step % self._log_every == 0 or step == self._num_steps:
+        window_ends = self._log_every and step % self._log_every == 0
+        if window_ends or step == self._num_steps:
             self.log.write(step, window_means(self._window) | self._speed())
             self._began, self._waited, self._steps = self.log.seconds, 0.0, 0
-        if step % self._log_every == 0:
+        if window_ends:
             self._window = []
 
     def _speed(self) -> dict[str, float]:

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -89,17 +90,25 @@ def device_name() -> str:
 
 
 def make_workdir(workdir: str | os.PathLike) -> Path:
-    """Makes the folder of a run where it is absent.
+    """Make the folder of a run where it is absent.
 
     Raises:
-        OSError: it cannot be made or written to.
+        OSError: it, or the folder of checkpoints in it, cannot be made or written to.
+        ValueError: it is an address of a bucket.
     """
+    if re.match("[a-z][a-z0-9+.-]+:/", str(workdir)):
+        raise ValueError(
+            f"--workdir={workdir} is not a folder; mount the bucket into the file system (gcsfuse, "
+            "mountpoint-s3), and give the folder where it is mounted"
+        )
     workdir = Path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".probe_{jax.process_index()}"
-        probe.touch()
-        probe.unlink()
+        for folder in (workdir, workdir / "checkpoints"):
+            if folder.exists():
+                probe = folder / f".probe_{jax.process_index()}"
+                probe.touch()
+                probe.unlink()
     except OSError as error:
         raise OSError(f"--workdir={workdir} cannot be written to ({error}); choose another folder") from error
     return workdir

@@ -21,7 +21,7 @@ from genjax.training.signals import StopSignals
 from tests import virtual_devices
 
 
-def fit(folder, task=None, num_steps=20, plugins=(), data=batches, profile_at=None):
+def fit(folder, task=None, num_steps=20, plugins=(), data=batches, profile_at=None, **schedule):
     return train(
         task or Line(),
         data,
@@ -29,11 +29,10 @@ def fit(folder, task=None, num_steps=20, plugins=(), data=batches, profile_at=No
         seed=1,
         mesh=make_mesh({"data": -1}, 8),
         checkpoints=Checkpoints(folder / "checkpoints"),
-        checkpoint_every=5,
         log_path=folder / "metrics.jsonl",
-        log_every=4,
         plugins=plugins,
         profile_at=profile_at,
+        **dict(checkpoint_every=5, log_every=4) | schedule,
     )
 
 
@@ -215,6 +214,17 @@ def test_plugins_run_on_their_own_schedules_and_after_the_last_step(tmp_path):
     fit(tmp_path, plugins=plugins)
     assert seen == {3: [(s, s) for s in (3, 6, 9, 12, 15, 18, 20)], 7: [(7, 7), (14, 14), (20, 20)]}
     assert [row["quality"] for row in rows(tmp_path) if "quality" in row] == [10.0, 20.0]
+
+
+def test_intervals_of_zero_are_off(tmp_path):
+    """Nothing happens but after the last step, also when the run goes on."""
+    seen = []
+    off = dict(checkpoint_every=0, log_every=0, plugins=[Plugin(0, lambda state, step: seen.append(step))])
+    for num_steps in (6, 11):
+        fit(tmp_path, num_steps=num_steps, **off)
+        assert Checkpoints(tmp_path / "checkpoints").latest() == num_steps
+    assert seen == [6, 11] and [row["step"] for row in rows(tmp_path)] == [6, 11]
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [6, 11]
 
 
 def test_finished_runs_do_not_train_on(tmp_path):
