@@ -6,7 +6,10 @@ import subprocess
 import sys
 import threading
 
+import jax
+import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from experiments.launch import lock
 from experiments.launch.lock import FolderInUse, FolderLock, hold
@@ -89,6 +92,22 @@ def test_of_many_at_once_one_holds(tmp_path):
     assert len(held) == 1 and len(refused) == 7
     held[0].__exit__()
     assert not any(tmp_path.iterdir())
+
+
+def test_processes_that_do_not_share_the_folder_are_named(tmp_path, monkeypatch):
+    """As process 0 sees it; process 1 answers as this one would in its place."""
+    monkeypatch.setattr(lock, "SHARED_SECONDS", 0.2)
+    answers = lambda sees: np.array([True, bool(sees)])
+    monkeypatch.setattr(multihost_utils, "process_allgather", answers)
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    with FolderLock(tmp_path / "one") as held:
+        lock._meet(tmp_path / "one", held.token)
+        with pytest.raises(OSError, match="not one folder for all: process 1 does not see there"):
+            lock._meet(tmp_path / "two", held.token)
+    with pytest.raises(FolderInUse, match="process 0 says why"):
+        monkeypatch.setattr(jax, "process_index", lambda: 1)
+        lock._meet(tmp_path / "one", -1)
 
 
 def test_a_run_ends_its_hold(tmp_path):
