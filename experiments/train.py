@@ -68,6 +68,7 @@ FREE_TO_DIFFER = (
     "log_every",
     "profile_at",
     "snapshot_every",
+    "max_skipped_steps",
     "checkpoint.",
     "sampling.",
     "evaluation.",
@@ -251,6 +252,7 @@ def train_and_report(config: Any, workdir: Path, prepared: Preparation) -> dict[
         plugins=recorder.plugins(),
         profile_at=config.profile_at,
         initialize=prepared.initialize,
+        max_skipped_steps=config.get("max_skipped_steps", 0),
     )
     print("sampling and evaluating", flush=True)
     report = recorder.finish(state, config.num_steps)

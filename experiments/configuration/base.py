@@ -42,6 +42,7 @@ def experiment(name: str, task: str, data: dict[str, Any], **fields: Any) -> Con
             mesh=dict(data=-1, fsdp=1, tensor=1, context=1),
             accumulation_steps=1,  # parts of a batch that are computed one after the other
             log_every=100,
+            max_skipped_steps=0,  # updates that are NaN or infinite: so many are left out before the run stops
             profile_at=placeholder(int),  # step after which five steps are traced into WORKDIR/profile
             **fields,
         )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -20,6 +19,7 @@ from genjax.training.meter import Meter, NonFiniteError, open_meter
 from genjax.training.placement import abstract_state, init_state, place_frozen
 from genjax.training.profile import Profile
 from genjax.training.signals import Interrupted, StopSignals, say
+from genjax.training.skipping import all_finite, keep_finite
 from genjax.training.task import Task
 
 
@@ -36,19 +36,23 @@ class Plugin(NamedTuple):
     begin: Callable[[int], None] = lambda step: None
 
 
-def compile_update(task: Task, state: Any, mesh: Mesh, frozen: tuple = ()) -> Callable:
+def compile_update(
+    task: Task, state: Any, mesh: Mesh, frozen: tuple = (), skip_non_finite: bool = False
+) -> Callable:
     """`(state, batch, key, *frozen) -> (state, metrics)`, jitted; the key is folded with the state's step.
 
     Metrics come packed (`Metrics`). The old state's memory is donated to the new one.
 
     Args:
         frozen: what the task reads and does not change, as `place_frozen` returns it.
+        skip_non_finite: leave out updates that are not finite, as `keep_finite` does.
     """
     state_sharding, frozen_sharding = jax.tree.map(lambda a: a.sharding, (state, frozen))
 
     def update(state, batch, key, *frozen):
-        state, metrics = task.update(state, batch, jax.random.fold_in(key, state.step), *frozen)
-        return state, Metrics.pack(metrics)
+        new, metrics = task.update(state, batch, jax.random.fold_in(key, state.step), *frozen)
+        metrics = Metrics.pack(metrics)
+        return keep_finite(state, new, metrics) if skip_non_finite else (new, metrics)
 
     return jax.jit(
         update,
@@ -58,10 +62,7 @@ def compile_update(task: Task, state: Any, mesh: Mesh, frozen: tuple = ()) -> Ca
     )
 
 
-@jax.jit
-def _all_finite(tree: Any) -> jax.Array:
-    floats = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(a)) for a in floats]))
+_all_finite = jax.jit(all_finite)
 
 
 def _first_state(
@@ -198,6 +199,7 @@ def train(
     plugins: Sequence[Plugin] = (),
     profile_at: int | None = None,
     initialize: Callable[[Any], Any] = lambda state: state,
+    max_skipped_steps: int = 0,
 ) -> Any:
     """Train until step `num_steps`, from the newest good checkpoint if there is one.
 
@@ -209,6 +211,7 @@ def train(
         checkpoint_every, log_every: in steps; 0 saves or logs after the last step alone.
         profile_at: the step after which some steps are traced into the folder `profile` beside the log.
         initialize: changes the first state of a run that starts, as to other weights.
+        max_skipped_steps: so many updates of a run that are not finite are left out before it stops.
 
     Raises:
         NonFiniteError: a metric or parameter is NaN or infinite; nothing is saved after it.
@@ -220,7 +223,9 @@ def train(
     with jax.set_mesh(mesh), checkpoints, StopSignals() as signals, contextlib.ExitStack() as stack:
         stack.enter_context(_naming_the_last_good(checkpoints))
         start, state = _first_state(task, init_key, mesh, checkpoints, initialize)
-        meter = stack.enter_context(open_meter(log_path, log_every, start, num_steps, mesh))
+        meter = stack.enter_context(
+            open_meter(log_path, log_every, start, num_steps, mesh, max_skipped_steps)
+        )
         meter.go_on(start, **checkpoints.facts(start).get("window", {}))
         profile = Profile(Path(log_path).parent / "profile", profile_at, num_steps)
         stack.enter_context(contextlib.closing(profile))
@@ -228,7 +233,7 @@ def train(
         for plugin in plugins:
             plugin.begin(start)
         frozen = place_frozen(task, mesh)
-        update = compile_update(task, state, mesh, frozen)
+        update = compile_update(task, state, mesh, frozen, skip_non_finite=max_skipped_steps > 0)
         source = iter(itertools.islice(batches(start), num_steps - start))
         for step in range(start + 1, num_steps + 1):
             with meter.waiting():

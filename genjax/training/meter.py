@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from genjax.devices.cost import multiply_adds, peak_operations
 from genjax.training.log import Metrics, MetricsLog, ProgressBar, window_means
+from genjax.training.skipping import SKIPPED
 
 
 class NonFiniteError(FloatingPointError):
@@ -31,14 +32,22 @@ class Meter:
     - `input_wait`, the share of time spent waiting for batches,
     - `operations_per_second`, of the matrix products, two to a multiply-add, with those that
       rematerialization computes again,
+    - `skipped_steps` of the run until now, where steps may be skipped,
     - `peak_share`, the share of the devices' peak, and `device_memory`, the most bytes in use at once
       on one device, on devices that tell.
     """
 
     def __init__(
-        self, log: MetricsLog, progress: ProgressBar | None, log_every: int, num_steps: int, mesh: Mesh
+        self,
+        log: MetricsLog,
+        progress: ProgressBar | None,
+        log_every: int,
+        num_steps: int,
+        mesh: Mesh,
+        max_skipped: int,
     ):
         self.log, self._progress = log, progress
+        self._max_skipped, self._skipped = max_skipped, 0
         self._log_every, self._num_steps, self._mesh = log_every, num_steps, mesh
         self._unread: tuple[int, Metrics] | None = None
         self._window: list[Metrics] = []
@@ -52,10 +61,14 @@ class Meter:
     def window(self) -> dict[str, Any]:
         """Return the metrics that have been read and not logged yet, as JSON."""
         names = self._window[0].names if self._window else ()
-        return {"names": list(names), "tables": [step.table.tolist() for step in self._window]}
+        tables = [step.table.tolist() for step in self._window]
+        return {"names": list(names), "tables": tables, "skipped": self._skipped}
 
-    def go_on(self, step: int, names: Sequence[str] = (), tables: Sequence[Any] = ()) -> None:
+    def go_on(
+        self, step: int, names: Sequence[str] = (), tables: Sequence[Any] = (), skipped: int = 0
+    ) -> None:
         """Take up what `window` returned at `step`, so that means are over the same steps as without a stop."""
+        self._skipped = skipped
         count = min(step % self._log_every, len(tables)) if self._log_every else 0
         self._window = [
             Metrics(np.array(table, np.float32), tuple(names)) for table in tables[len(tables) - count :]
@@ -90,6 +103,8 @@ class Meter:
             return
         (step, metrics), self._unread = self._unread, None
         metrics = jax.device_get(metrics)
+        if SKIPPED in metrics.names:
+            self._count_skipped(step, int(metrics[SKIPPED]))
         for index in np.flatnonzero(~np.isfinite(metrics.table[:, 0])):
             raise NonFiniteError(f"{metrics.names[index]} is {metrics.table[index, 0]} at step {step}")
         if not self._log_every or self._window and self._window[0].names != metrics.names:
@@ -97,13 +112,23 @@ class Meter:
         self._window.append(metrics)
         self._steps += 1
         if self._progress:
-            self._progress.update(step, float(metrics["loss"]) if "loss" in metrics.names else None)
+            self._progress.update(step, window_means([metrics]).get("loss"))
         window_ends = self._log_every and step % self._log_every == 0
         if window_ends or step == self._num_steps:
-            self.log.write(step, window_means(self._window) | self._speed())
+            means = window_means(self._window)
+            skipped = {"skipped_steps": self._skipped} if means.pop(SKIPPED, None) is not None else {}
+            self.log.write(step, means | skipped | self._speed())
             self._began, self._waited, self._steps = self.log.seconds, 0.0, 0
         if window_ends:
             self._window = []
+
+    def _count_skipped(self, step: int, skipped: int) -> None:
+        self._skipped += skipped
+        if self._skipped > self._max_skipped:
+            raise NonFiniteError(
+                f"the update at step {step} is not finite, and {self._max_skipped} were skipped before, as many "
+                "as config.max_skipped_steps allows"
+            )
 
     def _speed(self) -> dict[str, float]:
         steps, seconds = self._steps, self.log.seconds - self._began
@@ -122,7 +147,7 @@ class Meter:
 
 @contextlib.contextmanager
 def open_meter(
-    log_path: str | os.PathLike, log_every: int, start: int, num_steps: int, mesh: Mesh
+    log_path: str | os.PathLike, log_every: int, start: int, num_steps: int, mesh: Mesh, max_skipped: int
 ) -> Iterator[Meter]:
     """Open the log of a run that goes on from step `start`; only the first process' log is kept."""
     with contextlib.ExitStack() as stack:
@@ -132,4 +157,4 @@ def open_meter(
         else:
             log_path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "metrics.jsonl"
         log = stack.enter_context(contextlib.closing(MetricsLog(log_path, start)))
-        yield Meter(log, progress, log_every, num_steps, mesh)
+        yield Meter(log, progress, log_every, num_steps, mesh, max_skipped)

@@ -182,6 +182,46 @@ def test_a_second_ctrl_c_acts_as_if_nobody_listened_and_nohup_is_respected(tmp_p
         signal.signal(each, handler)
 
 
+class Breaking(Line):
+    """Breaks in the parameters at steps 6 and 7, and in the loss at step 13."""
+
+    def update(self, state, batch, key):
+        new, metrics = super().update(state, batch, key)
+        slope = jnp.where((new.step == 6) | (new.step == 7), jnp.inf, new.slope)
+        return new._replace(slope=slope), metrics | {
+            "loss": jnp.where(new.step == 13, jnp.nan, metrics["loss"])
+        }
+
+
+def test_a_few_updates_that_are_not_finite_are_left_out(tmp_path):
+    """By hand: the state stays, its step goes on, and means are of the other steps. Also over a stop."""
+    for num_steps in (10, 20):
+        state = fit(tmp_path, Breaking(), num_steps=num_steps, max_skipped_steps=3)
+    task, (init_key, key) = Breaking(), jax.random.split(jax.random.key(1))
+    expected, losses, update = task.init(init_key), {}, jax.jit(task.update)
+    for step, batch in zip(range(1, 21), batches(0), strict=False):
+        new, metrics = update(expected, batch, jax.random.fold_in(key, expected.step))
+        if step in (6, 7, 13):
+            expected = expected._replace(step=new.step)
+        else:
+            expected, losses[step] = new, float(metrics["loss"])
+    assert int(state.step) == 20
+    # other fusions round otherwise, by 2⁻²⁴ of numbers up to 3 in each of 20 steps
+    np.testing.assert_allclose(state.slope, expected.slope, rtol=20 * 2**-24)
+    logged = {row["step"]: row for row in rows(tmp_path)}
+    mean = lambda steps: np.mean([losses[step] for step in steps])
+    np.testing.assert_allclose(logged[8]["loss"], mean((5, 8)), rtol=1e-5)
+    np.testing.assert_allclose(logged[16]["loss"], mean((14, 15, 16)), rtol=1e-5)
+    assert [logged[step]["skipped_steps"] for step in (4, 8, 12, 16, 20)] == [0, 2, 2, 3, 3]
+
+
+def test_too_many_updates_that_are_not_finite_stop_the_run(tmp_path):
+    """The count goes on where the run does."""
+    fit(tmp_path, Breaking(), num_steps=10, max_skipped_steps=2)
+    with pytest.raises(NonFiniteError, match="at step 13 is not finite, and 2 were skipped.*that of step 10"):
+        fit(tmp_path, Breaking(), max_skipped_steps=2)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_says_so_and_resumes(tmp_path, capsys, number):
     for name in "ab":
