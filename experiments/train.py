@@ -46,6 +46,7 @@ from genjax.training import (
     record_config,
     train,
 )
+from genjax.training.log import read_metrics
 from genjax.training.pictures import save_animation, save_curves
 from genjax.training.placement import abstract_frozen
 from genjax.training.sampling import add_posthoc, power_averages, sample
@@ -181,14 +182,32 @@ class Preparation(NamedTuple):
 
     Attributes:
         initialize: changes the first state of a run that starts.
-        record: what `config.json` holds.
     """
 
     experiment: Experiment
     mesh: Mesh
     batches: Any
     initialize: Callable[[Any], Any]
-    record: dict[str, Any]
+    checkpoints: Checkpoints
+
+
+def score_by(name: str | None, workdir: Path) -> Callable[[int], float | None]:
+    """Return a function from a step to how good a logged figure was there: the larger, the better.
+
+    Raises:
+        ValueError: it is no figure that is better the larger, or the smaller, it is.
+    """
+    if name is None:
+        return lambda step: None
+    signs = {each: {"higher": 1.0, "lower": -1.0}[better] for each, better in BETTER.items() if better != "1"}
+    if name not in signs:
+        raise ValueError(f"config.checkpoint.keep_best is {name!r}; it must be one of {', '.join(signs)}")
+
+    def score(step: int) -> float | None:
+        rows = read_metrics(workdir / "metrics.jsonl")
+        return next((signs[name] * row[name] for row in rows if row["step"] == step and name in row), None)
+
+    return score
 
 
 def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
@@ -197,6 +216,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     Raises:
         ValueError, OSError, ImportError: it cannot; the message says what to change.
     """
+    score = score_by(config.checkpoint.get("keep_best"), workdir)
     mesh = make_mesh(mesh_axes(config), examples_at_once(config))
     experiment = Experiment.from_config(config)
     task = experiment.task
@@ -216,7 +236,9 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         "can only be made longer where its learning rate is constant and its warm-up is given in steps."
     }
     record = record_config(workdir, config.to_dict(), free_to_differ(config), advice, **facts)
-    return Preparation(experiment, mesh, batches, initialize, record)
+    options = dict(keep_every=config.checkpoint.get("keep_every", 0), score=score, facts={"record": record})
+    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep, **options)
+    return Preparation(experiment, mesh, batches, initialize, checkpoints)
 
 
 def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[str, Any]:
@@ -238,14 +260,13 @@ def train_and_report(config: Any, workdir: Path, prepared: Preparation) -> dict[
     """Train what has been prepared, evaluate it and return the report."""
     task, recorder = prepared.experiment.task, Recorder(prepared.experiment, workdir)
     print(f"{config.experiment}: {config.num_steps} steps on {device_name()} in {workdir}", flush=True)
-    facts = {"record": prepared.record}
     state = train(
         task,
         prepared.batches.iterate,
         num_steps=config.num_steps,
         seed=config.seed,
         mesh=prepared.mesh,
-        checkpoints=Checkpoints(workdir / "checkpoints", config.checkpoint.keep, facts),
+        checkpoints=prepared.checkpoints,
         checkpoint_every=config.checkpoint.every,
         log_path=workdir / "metrics.jsonl",
         log_every=config.log_every,
@@ -258,6 +279,8 @@ def train_and_report(config: Any, workdir: Path, prepared: Preparation) -> dict[
     report = recorder.finish(state, config.num_steps)
     if jax.process_index() == 0:
         print_report(report)
+        if name := config.checkpoint.get("keep_best"):
+            print(f"  best {name} at a checkpoint: step {prepared.checkpoints.best()}")
         for name in ("samples.png", task.animation, "curves.png", "report.json"):
             print(f"  {workdir / name}")
         print(f"  {write_report(workdir)}")

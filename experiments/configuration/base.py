@@ -49,6 +49,16 @@ def experiment(name: str, task: str, data: dict[str, Any], **fields: Any) -> Con
     )
 
 
+def checkpoint(every: int, keep: int) -> dict[str, Any]:
+    """Return the fields of checkpoints: one `every` so many steps, of which the newest `keep` are kept."""
+    return dict(
+        every=every,
+        keep=keep,
+        keep_every=0,  # steps: checkpoints of its multiples are kept for good
+        keep_best=placeholder(str),  # a measured figure, "fid": the checkpoint where it is best is kept too
+    )
+
+
 def optimizer(**fields: Any) -> dict[str, Any]:
     """Return the fields of an optimizer.
 
@@ -94,7 +104,7 @@ def diffusion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> Co
         conditioning_dropout=0.5,
         optimizer=optimizer(warmup=0.04, clip_norm=1.0, weight_decay=0.01),
         averages=dict(ema=dict(name="HalfLife", steps=692.8)),  # of genjax/training/ema.py
-        checkpoint=dict(every=1000, keep=3),
+        checkpoint=checkpoint(every=1000, keep=3),
         sampling=sampling(
             sampler=dict(name="euler"),  # of genjax/diffusion/samplers
             grid=dict(name="uniform_grid"),  # of genjax/diffusion/grids.py
@@ -134,7 +144,7 @@ def gan(experiment_name: str, networks: str, num_classes: int = 10, /, **data: A
         updates=dict(discriminator=1, generator=1, simultaneous=False),
         optimizer={player: optimizer(b1=0.0, b2=0.99) for player in players},
         averages=dict(ema=dict(name="HalfLife", steps=200.0)),
-        checkpoint=dict(every=500, keep=3),
+        checkpoint=checkpoint(every=500, keep=3),
         sampling=sampling(truncation=1.0),
         evaluation=dict(
             every=500,
@@ -170,7 +180,7 @@ def autoencoder(experiment_name: str, /, **data: Any) -> ConfigDict:
             for player in ("autoencoder", "discriminator")
         },
         averages=dict(ema=dict(name="HalfLife", steps=100.0)),
-        checkpoint=dict(every=500, keep=2),
+        checkpoint=checkpoint(every=500, keep=2),
         sampling=sampling(every=500),
         evaluation=dict(
             every=0, num_samples=384, measures=dict(reconstructions=dict(name="Reconstructions"))

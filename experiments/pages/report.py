@@ -44,6 +44,7 @@ BETTER = {
     "clip_score": "higher",
     "detail_kept": "1",
     "steps_per_second": "higher",
+    "goodput": "higher",
 }
 PICTURES_OVER_TIME = 12
 

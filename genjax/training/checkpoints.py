@@ -15,7 +15,7 @@ import re
 import shutil
 import types
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -90,13 +90,15 @@ def _remove(path: Path) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one run, the newest `keep` whole ones.
+    """The checkpoints of one run: the newest `keep` whole ones, those of every `keep_every` steps, the best.
 
     Only whole checkpoints count. Other files and folders in the directory are left alone. With several
     processes, each makes the same calls. Use as a context manager: on leaving, a save still under way
     is waited for.
 
     Args:
+        keep_every: in steps; checkpoints of its multiples are kept for good. 0 keeps none for this.
+        score: of a step, larger is better, None if unknown: the checkpoint of the best known is kept too.
         facts: JSON that every checkpoint keeps beside the state.
 
     Raises:
@@ -107,12 +109,15 @@ class Checkpoints:
         self,
         directory: str | os.PathLike,
         keep: int = 3,
+        *,
+        keep_every: int = 0,
+        score: Callable[[int], float | None] = lambda step: None,
         facts: Mapping[str, Any] = types.MappingProxyType({}),
     ):
         if keep < 1:
             raise ValueError(f"config.checkpoint.keep is {keep}; at least 1 checkpoint must be kept")
         self.directory = Path(directory).absolute()
-        self.keep, self._facts = keep, facts
+        self.keep, self._keep_every, self._score, self._facts = keep, keep_every, score, facts
         self._whole: set[int] = set()  # steps whose checkpoints this process has written or checked
         self._writer = ocp.StandardCheckpointer()
         self._sealer = ThreadPoolExecutor(1)
@@ -227,12 +232,19 @@ class Checkpoints:
             with contextlib.suppress(OSError):  # a checkpoint that is half deleted is named as a leftover
                 _remove(self.path(old).rename(self.path(old).with_suffix(".unsealed")))
 
+    def best(self) -> int | None:
+        """Return the step of the best whole checkpoint, None if no score is known."""
+        scores = {step: score for step in self.steps() if (score := self._score(step)) is not None}
+        steps = sorted(scores, key=lambda step: (scores[step], step), reverse=True)
+        return next(filter(self._is_whole, steps), None)
+
     def _dispensable(self) -> list[int]:
-        """Return the steps older than the newest `keep` whole checkpoints, of this loop's own."""
-        steps, count = self.steps(), 0
+        """Return the steps, of this loop's own checkpoints, that nothing keeps."""
+        steps, count, best = self.steps(), 0, self.best()
         while steps and count < self.keep:
             count += self._is_whole(steps.pop())
-        return [step for step in steps if (self.path(step) / MANIFEST).exists()]
+        kept = lambda step: step == best or bool(self._keep_every) and step % self._keep_every == 0
+        return [step for step in steps if not kept(step) and (self.path(step) / MANIFEST).exists()]
 
     def _is_whole(self, step: int) -> bool:
         if step not in self._whole and damage(self.path(step)) is None:

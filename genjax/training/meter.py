@@ -4,8 +4,10 @@ import contextlib
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import jax
@@ -15,6 +17,8 @@ from jax.sharding import Mesh
 from genjax.devices.cost import multiply_adds, peak_operations
 from genjax.training.log import Metrics, MetricsLog, ProgressBar, window_means
 from genjax.training.skipping import SKIPPED
+
+SLOW_SECONDS = 30.0  # what takes less varies by itself
 
 
 class NonFiniteError(FloatingPointError):
@@ -48,6 +52,7 @@ class Meter:
     ):
         self.log, self._progress = log, progress
         self._max_skipped, self._skipped = max_skipped, 0
+        self._rates: list[float] = []
         self._log_every, self._num_steps, self._mesh = log_every, num_steps, mesh
         self._unread: tuple[int, Metrics] | None = None
         self._window: list[Metrics] = []
@@ -117,7 +122,9 @@ class Meter:
         if window_ends or step == self._num_steps:
             means = window_means(self._window)
             skipped = {"skipped_steps": self._skipped} if means.pop(SKIPPED, None) is not None else {}
-            self.log.write(step, means | skipped | self._speed())
+            speed = self._speed()
+            self.log.write(step, means | skipped | speed)
+            self._warn_if_slow(step, speed["input_wait"])
             self._began, self._waited, self._steps = self.log.seconds, 0.0, 0
         if window_ends:
             self._window = []
@@ -129,6 +136,18 @@ class Meter:
                 f"the update at step {step} is not finite, and {self._max_skipped} were skipped before, as many "
                 "as config.max_skipped_steps allows"
             )
+
+    def _warn_if_slow(self, step: int, input_wait: float) -> None:
+        """Warn if the steps of a window took twice as long as is usual in this run."""
+        seconds = self.log.seconds - self._began
+        rate = self._steps / seconds
+        if len(self._rates) > 2 and seconds > SLOW_SECONDS and 2 * rate < (usual := median(self._rates)):
+            warnings.warn(
+                f"the {self._steps} steps until step {step} were {usual / rate:.1f} times slower than usual: "
+                f"{rate:.3g} a second, {input_wait:.0%} of the time waiting for batches",
+                stacklevel=2,
+            )
+        self._rates.append(rate)
 
     def _speed(self) -> dict[str, float]:
         steps, seconds = self._steps, self.log.seconds - self._began

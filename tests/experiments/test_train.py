@@ -115,6 +115,10 @@ WRONG = {
         "has 10 classes, and config.condition.num_classes is 9",
     ),
     "a seed below 0": (["--config.seed=-1"], "config.seed is -1; it must be at least 0"),
+    "best by what": (
+        ["--config.checkpoint.keep_best=fidd"],
+        "keep_best is 'fidd'; it must be one of class_acc",
+    ),
     "warm-up": (["--config.optimizer.warmup=50"], "warmup is 50 steps"),
 }
 

@@ -194,3 +194,16 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(directory):
             checkpoints.resume_step()
         shutil.rmtree(directory)
         assert checkpoints.resume_step() is None
+
+
+def test_every_so_many_and_the_best_are_kept(tmp_path):
+    """Also after a stop, and when the best one is damaged."""
+    scores = {2: 0.5, 3: 0.9, 5: 0.9, 6: float("-inf"), 7: 0.1}
+    for steps in (range(1, 6), range(6, 9)):
+        with Checkpoints(tmp_path, keep=2, keep_every=4, score=scores.get) as checkpoints:
+            for step in steps:
+                checkpoints.save(step, STATE)
+    assert checkpoints.steps() == [4, 5, 7, 8] and checkpoints.best() == 5
+    truncate(tmp_path / "00000005")
+    assert Checkpoints(tmp_path, score=scores.get).best() == 7
+    assert Checkpoints(tmp_path).best() is None
