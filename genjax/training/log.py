@@ -17,7 +17,7 @@ import rich.progress
 from jaxtyping import Array, Float
 from PIL import Image
 
-from genjax.training.signals import say
+from genjax.training.signals import outliving_readers, say
 from genjax.training.tensorboard import Events
 
 
@@ -120,6 +120,9 @@ def _record(line: bytes) -> dict[str, float | int] | None:
     return row if isinstance(numbers, int | float) else None
 
 
+TERMINAL_SECONDS = 0.5  # from one drawing of the bar to the next
+
+
 class ProgressBar:
     """Steps done, rate, loss and remaining time: a bar on a terminal, a line every ten seconds elsewhere."""
 
@@ -144,19 +147,21 @@ class ProgressBar:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
+        with outliving_readers(sys.stderr):
+            self._bar.stop()
 
     def update(self, step: int, loss: float | None = None) -> None:
         """Redraws twice a second at most, so it may be called every step."""
         if loss is not None:
             self._loss = f"{loss:.4f}"
         now = time.monotonic()
-        if now - self._printed < (0.5 if self._terminal else 10.0) and step != self._total:
+        if now - self._printed < (TERMINAL_SECONDS if self._terminal else 10.0) and step != self._total:
             return
         self._printed = now
         rate = (step - self._start) / max(now - self._began, 1e-9)
         if self._terminal:
-            self._bar.update(self._task, completed=step, rate=rate, loss=self._loss, refresh=True)
+            with outliving_readers(sys.stderr):
+                self._bar.update(self._task, completed=step, rate=rate, loss=self._loss, refresh=True)
         else:
             remaining = (self._total - step) / max(rate, 1e-9)
             text = f"step {step}/{self._total}  {rate:.1f} steps/s  loss {self._loss}  remaining {remaining:.0f} s"

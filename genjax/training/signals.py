@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, and messages that outlive the reader of a pipe."""
+"""Signals that ask a run to stop, and how to print when they come."""
 
 import contextlib
 import io
@@ -69,11 +69,18 @@ class StopSignals:
             raise Interrupted(self.received)
 
 
-def say(text: str, stream: io.TextIOBase | None = None) -> None:
-    """Print a line at once, to stdout if no stream is given; drop it where the reader of a pipe is gone."""
-    stream = stream or sys.stdout
+@contextlib.contextmanager
+def outliving_readers(stream: io.TextIOBase) -> Iterator[None]:
+    """Print inside. If the pipe or terminal behind the stream is gone, this output and all later is dropped."""
     try:
-        print(text, file=stream, flush=True)
-    except BrokenPipeError:  # Python flushes again at exit, which must not fail
+        yield
+    except OSError:  # Python flushes again at exit, which must not fail
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def say(text: str, stream: io.TextIOBase | None = None) -> None:
+    """Print a line at once, to stdout if no stream is given; drop it where nobody can read it any more."""
+    stream = stream or sys.stdout
+    with outliving_readers(stream):
+        print(text, file=stream, flush=True)

@@ -165,6 +165,22 @@ def test_ctrl_c_saves_though_the_reader_of_the_output_is_gone(tmp_path, monkeypa
     assert Checkpoints(tmp_path / "checkpoints").latest() == 8
 
 
+def test_a_lost_terminal_saves(tmp_path, monkeypatch):
+    """As when a connection breaks: SIGHUP comes, and the progress bar has nowhere to draw."""
+    terminal, end = os.openpty()
+    monkeypatch.setattr(sys, "stderr", os.fdopen(end, "w"))
+    monkeypatch.setattr(sys, "stdout", sys.stderr)
+    monkeypatch.setattr("genjax.training.log.TERMINAL_SECONDS", 0.0)
+
+    def hang_up(state, step):
+        os.close(terminal)
+        signal.raise_signal(signal.SIGHUP)
+
+    assert_stops_with(signal.SIGHUP, lambda: fit(tmp_path, plugins=[Plugin(8, hang_up)]))
+    sys.stderr.close()
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 8
+
+
 def test_a_second_ctrl_c_acts_as_if_nobody_listened_and_nohup_is_respected(tmp_path):
     calls = []
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGHUP)}
