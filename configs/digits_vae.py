@@ -38,7 +38,7 @@ def get_config(choice: str = "elbo") -> ConfigDict:
         # 1,437 digits are soon known by heart, hence the decay.
         optimizer=base.optimizer(warmup=0.04, clip_norm=10.0, weight_decay=0.3),
         averages=dict(ema=dict(name="HalfLife", steps=692.8)),
-        checkpoint=dict(every=2500, keep=2),
+        checkpoint=base.checkpoint(every=2500, keep=2),
         sampling=base.sampling(every=2000),
         evaluation=dict(
             every=0,

@@ -8,20 +8,25 @@ command started again goes on from the newest good checkpoint. Ctrl-C saves and 
 On several hosts, start it once on each with --coordinator (see --help) and a --workdir that all of them see.
 """
 
+import contextlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from absl import flags
+from jax.sharding import Mesh
 
+from experiments.configuration.numbers import check_numbers
 from experiments.configuration.runs import examples_at_once, mesh_axes
 from experiments.evaluation.context import Model
 from experiments.inputs.datasets import abstract_batch, training_batches
 from experiments.launch.config_flag import define_config
 from experiments.launch.experiment import Experiment, Measure, split_pictures
 from experiments.launch.fine_tuning import initializer
+from experiments.launch.lock import hold
 from experiments.launch.reports import alarms, print_report, training_summary
 from experiments.launch.runtime import run_program, user_errors
 from experiments.launch.sampling import sheet_labels
@@ -32,6 +37,7 @@ from genjax.training import (
     Checkpoints,
     Interrupted,
     NonFiniteError,
+    NoWholeCheckpoint,
     Plugin,
     Snapshots,
     abstract_state,
@@ -40,6 +46,7 @@ from genjax.training import (
     record_config,
     train,
 )
+from genjax.training.log import read_metrics
 from genjax.training.pictures import save_animation, save_curves
 from genjax.training.placement import abstract_frozen
 from genjax.training.sampling import add_posthoc, power_averages, sample
@@ -62,6 +69,7 @@ FREE_TO_DIFFER = (
     "log_every",
     "profile_at",
     "snapshot_every",
+    "max_skipped_steps",
     "checkpoint.",
     "sampling.",
     "evaluation.",
@@ -103,15 +111,15 @@ class Recorder:
 
     def plugins(self) -> list[Plugin]:
         """Return the plugins of the training loop, in the order in which they run."""
-        return [
+        plugins = [
             Plugin(self.experiment.config.snapshot_every, self.save_snapshot, self.snapshots.begin),
             Plugin(self.sampling.every, self.draw_samples),
             *(
                 Plugin(measure.every, lambda state, step, measure=measure: self.measure(measure, state, step))
                 for measure in self.experiment.measures
-                if measure.every
             ),
         ]
+        return [plugin for plugin in plugins if plugin.every]
 
     def save_snapshot(self, state: Any, step: int) -> None:
         self.snapshots.save(step, power_averages(self.task, state))
@@ -160,11 +168,77 @@ class Recorder:
             return {}
         pictures = [self.task.space.picture(frame, self.sampling.per_class) for frame in frames]
         pictures[-1].save(self.workdir / "samples.png")
+        if not self.sampling.every:
+            save_curves(self.workdir / "curves.png", self.workdir / "metrics.jsonl")
         save_animation(self.workdir / self.task.animation, pictures)
         name = self.experiment.config.experiment
         report = training_summary(self.workdir, name, step) | self.reports.get(step, {})
         (self.workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         return report
+
+
+class Preparation(NamedTuple):
+    """What training needs, checked.
+
+    Attributes:
+        initialize: changes the first state of a run that starts.
+    """
+
+    experiment: Experiment
+    mesh: Mesh
+    batches: Any
+    initialize: Callable[[Any], Any]
+    checkpoints: Checkpoints
+
+
+def score_by(name: str | None, workdir: Path) -> Callable[[int], float | None]:
+    """Return a function from a step to how good a logged figure was there: the larger, the better.
+
+    Raises:
+        ValueError: it is no figure that is better the larger, or the smaller, it is.
+    """
+    if name is None:
+        return lambda step: None
+    signs = {each: {"higher": 1.0, "lower": -1.0}[better] for each, better in BETTER.items() if better != "1"}
+    if name not in signs:
+        raise ValueError(f"config.checkpoint.keep_best is {name!r}; it must be one of {', '.join(signs)}")
+
+    def score(step: int) -> float | None:
+        rows = read_metrics(workdir / "metrics.jsonl")
+        return next((signs[name] * row[name] for row in rows if row["step"] == step and name in row), None)
+
+    return score
+
+
+def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
+    """Resolve a config, check that it can be trained in a folder, and record it there.
+
+    Raises:
+        ValueError, OSError, ImportError: it cannot; the message says what to change.
+    """
+    score = score_by(config.checkpoint.get("keep_best"), workdir)
+    mesh = make_mesh(mesh_axes(config), examples_at_once(config))
+    experiment = Experiment.from_config(config)
+    task = experiment.task
+    abstract = abstract_state(task, jax.random.key(config.seed), mesh)
+    check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)
+    batches = training_batches(config, task, mesh)
+    with jax.set_mesh(mesh), attention_choices() as choices:
+        frozen = abstract_frozen(task, mesh)
+        jax.eval_shape(task.update, abstract, abstract_batch(config, task), jax.random.key(0), *frozen)
+    initialize = lambda state: state
+    if init_from and not (workdir / "checkpoints").is_dir():
+        initialize = initializer(task, init_from)
+    attention = "; ".join(sorted(map(str, choices))) or None
+    facts = dict(built_by=BUILT_BY, attention=attention, init_from=init_from)
+    advice = {
+        "num_steps": f"To train longer, start in another --workdir with --init_from={workdir}: a finished run "
+        "can only be made longer where its learning rate is constant and its warm-up is given in steps."
+    }
+    record = record_config(workdir, config.to_dict(), free_to_differ(config), advice, **facts)
+    options = dict(keep_every=config.checkpoint.get("keep_every", 0), score=score, facts={"record": record})
+    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep, **options)
+    return Preparation(experiment, mesh, batches, initialize, checkpoints)
 
 
 def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[str, Any]:
@@ -173,48 +247,40 @@ def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[
     Args:
         init_from: folder of a run or of published weights to start from.
     """
-    with user_errors():
-        workdir = make_workdir(workdir)
-        mesh = make_mesh(mesh_axes(config), examples_at_once(config))
-        experiment = Experiment.from_config(config)
-        task = experiment.task
-        abstract = abstract_state(task, jax.random.key(config.seed), mesh)
-        check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)
-        batches = training_batches(config, task, mesh)
-        with jax.set_mesh(mesh), attention_choices() as choices:
-            frozen = abstract_frozen(task, mesh)
-            jax.eval_shape(task.update, abstract, abstract_batch(config, task), jax.random.key(0), *frozen)
-        options = {}
-        if init_from and not (workdir / "checkpoints").is_dir():
-            options["initialize"] = initializer(task, init_from)
-        attention = "; ".join(sorted(map(str, choices))) or None
-        facts = dict(built_by=BUILT_BY, attention=attention, init_from=init_from)
-        advice = {
-            "num_steps": f"To train longer, start in another --workdir with --init_from={workdir}: a finished run "
-            "can only be made longer where its learning rate is constant and its warm-up is given in steps."
-        }
-        record_config(workdir, config.to_dict(), free_to_differ(config), advice, **facts)
+    with contextlib.ExitStack() as stack:
+        with user_errors():
+            check_numbers(config)
+            workdir = make_workdir(workdir)
+            stack.enter_context(hold(workdir))
+            prepared = prepare(config, workdir, init_from)
+        return train_and_report(config, workdir, prepared)
 
-    recorder = Recorder(experiment, workdir)
+
+def train_and_report(config: Any, workdir: Path, prepared: Preparation) -> dict[str, Any]:
+    """Train what has been prepared, evaluate it and return the report."""
+    task, recorder = prepared.experiment.task, Recorder(prepared.experiment, workdir)
     print(f"{config.experiment}: {config.num_steps} steps on {device_name()} in {workdir}", flush=True)
     state = train(
         task,
-        batches.iterate,
+        prepared.batches.iterate,
         num_steps=config.num_steps,
         seed=config.seed,
-        mesh=mesh,
-        checkpoints=Checkpoints(workdir / "checkpoints", config.checkpoint.keep),
+        mesh=prepared.mesh,
+        checkpoints=prepared.checkpoints,
         checkpoint_every=config.checkpoint.every,
         log_path=workdir / "metrics.jsonl",
         log_every=config.log_every,
         plugins=recorder.plugins(),
         profile_at=config.profile_at,
-        **options,
+        initialize=prepared.initialize,
+        max_skipped_steps=config.get("max_skipped_steps", 0),
     )
     print("sampling and evaluating", flush=True)
     report = recorder.finish(state, config.num_steps)
     if jax.process_index() == 0:
         print_report(report)
+        if name := config.checkpoint.get("keep_best"):
+            print(f"  best {name} at a checkpoint: step {prepared.checkpoints.best()}")
         for name in ("samples.png", task.animation, "curves.png", "report.json"):
             print(f"  {workdir / name}")
         print(f"  {write_report(workdir)}")
@@ -226,7 +292,7 @@ def main() -> None:
         run(CONFIG.value, WORKDIR.value, INIT_FROM.value)
     except Interrupted as stop:
         sys.exit(128 + stop.signal_number)
-    except NonFiniteError as error:
+    except (NonFiniteError, NoWholeCheckpoint) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {error}\nStart the same command again to go on from the last good checkpoint.")

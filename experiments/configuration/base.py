@@ -36,14 +36,26 @@ def experiment(name: str, task: str, data: dict[str, Any], **fields: Any) -> Con
                 **data,
             ),
             space=dict(name="Pixels"),  # what the network works on: experiments/inputs/spaces.py
-            snapshot_every=1000,  # steps; of averages named PowerFunction, for widths chosen after training
+            # Intervals are in steps, and 0 is "off" for all of them.
+            snapshot_every=1000,  # of averages named PowerFunction, for widths chosen after training
             # −1: all devices left; fsdp splits the state too, tensor layers and context sequences
             mesh=dict(data=-1, fsdp=1, tensor=1, context=1),
             accumulation_steps=1,  # parts of a batch that are computed one after the other
             log_every=100,
+            max_skipped_steps=0,  # updates that are NaN or infinite: so many are left out before the run stops
             profile_at=placeholder(int),  # step after which five steps are traced into WORKDIR/profile
             **fields,
         )
+    )
+
+
+def checkpoint(every: int, keep: int) -> dict[str, Any]:
+    """Return the fields of checkpoints: one `every` so many steps, of which the newest `keep` are kept."""
+    return dict(
+        every=every,
+        keep=keep,
+        keep_every=0,  # steps: checkpoints of its multiples are kept for good
+        keep_best=placeholder(str),  # a measured figure, "fid": the checkpoint where it is best is kept too
     )
 
 
@@ -92,7 +104,7 @@ def diffusion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> Co
         conditioning_dropout=0.5,
         optimizer=optimizer(warmup=0.04, clip_norm=1.0, weight_decay=0.01),
         averages=dict(ema=dict(name="HalfLife", steps=692.8)),  # of genjax/training/ema.py
-        checkpoint=dict(every=1000, keep=3),
+        checkpoint=checkpoint(every=1000, keep=3),
         sampling=sampling(
             sampler=dict(name="euler"),  # of genjax/diffusion/samplers
             grid=dict(name="uniform_grid"),  # of genjax/diffusion/grids.py
@@ -132,7 +144,7 @@ def gan(experiment_name: str, networks: str, num_classes: int = 10, /, **data: A
         updates=dict(discriminator=1, generator=1, simultaneous=False),
         optimizer={player: optimizer(b1=0.0, b2=0.99) for player in players},
         averages=dict(ema=dict(name="HalfLife", steps=200.0)),
-        checkpoint=dict(every=500, keep=3),
+        checkpoint=checkpoint(every=500, keep=3),
         sampling=sampling(truncation=1.0),
         evaluation=dict(
             every=500,
@@ -168,7 +180,7 @@ def autoencoder(experiment_name: str, /, **data: Any) -> ConfigDict:
             for player in ("autoencoder", "discriminator")
         },
         averages=dict(ema=dict(name="HalfLife", steps=100.0)),
-        checkpoint=dict(every=500, keep=2),
+        checkpoint=checkpoint(every=500, keep=2),
         sampling=sampling(every=500),
         evaluation=dict(
             every=0, num_samples=384, measures=dict(reconstructions=dict(name="Reconstructions"))

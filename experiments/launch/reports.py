@@ -1,22 +1,35 @@
 """The report of a run: what training took, what evaluation found, what goes wrong."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from genjax.training.log import read_metrics
+from genjax.training.workdir import read_record
 
 
 def training_summary(workdir: str | Path, experiment: str, step: int) -> dict[str, Any]:
-    """Return what a report says of the training up to a step, as its run wrote it down."""
+    """Return what a report says of the training up to a step, as its run wrote it down.
+
+    `goodput` is the share of the run's time that went into training steps, not into saving, sampling and
+    evaluation.
+    """
     rows = [row for row in read_metrics(Path(workdir) / "metrics.jsonl") if row["step"] <= step]
-    rates = [row["steps_per_second"] for row in rows if "steps_per_second" in row]
+    windows = [row for row in rows if "steps_per_second" in row]
+    rates = [row["steps_per_second"] for row in windows]
+    seconds = max((row["seconds"] for row in rows), default=0.0)
+    speed = {}
+    if rates and seconds:
+        steps = np.diff([0, *(row["step"] for row in windows)])
+        speed["steps_per_second"] = len(rates) / sum(1 / rate for rate in rates)
+        speed["goodput"] = round(float(np.sum(steps / rates)) / seconds, 4)
     return {
         "experiment": experiment,
         "steps": step,
-        "seconds": max(row["seconds"] for row in rows),
-        "steps_per_second": len(rates) / sum(1 / rate for rate in rates),
-        "device": json.loads((Path(workdir) / "config.json").read_text())["device"],
+        "seconds": seconds,
+        **speed,
+        "device": read_record(workdir).device,
     }
 
 

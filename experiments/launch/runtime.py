@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ COORDINATOR = flags.DEFINE_string(
 )
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", lower_bound=0)
+JOIN_SECONDS = flags.DEFINE_integer(
+    "join_seconds", 300, "How long a process waits at the start for the others.", lower_bound=1
+)
 
 # A process that is silent for so long is taken for dead, and the others end.
 HEARTBEAT_SECONDS = 20
@@ -67,9 +71,46 @@ def _join_processes() -> None:
         )
         if None in where.values():
             sys.exit("error: --coordinator=HOST:PORT needs --num_processes and --process_id too")
-    jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
+    with _joining_in_time():
+        seconds = dict(
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS, initialization_timeout=10 * JOIN_SECONDS.value
+        )
+        jax.distributed.initialize(**where, **seconds)
+        jax.devices()  # waits for the devices of all
     if jax.process_index() == 0:
         print(f"{jax.process_count()} processes with {jax.device_count()} devices", flush=True)
+
+
+@contextlib.contextmanager
+def _joining_in_time() -> Iterator[None]:
+    """End the program if what is inside takes longer than --join_seconds.
+
+    JAX has such a limit too, and aborts with the stack of its threads.
+    """
+    who = (
+        ""
+        if PROCESS_ID.value is None
+        else f"this is process {PROCESS_ID.value} of {NUM_PROCESSES.value}, and "
+    )
+    where = "" if COORDINATOR.value == "auto" else f" at {COORDINATOR.value}"
+
+    def end() -> None:
+        print(
+            f"error: not all processes have met within {JOIN_SECONDS.value} seconds: {who}process 0 is "
+            f"expected{where}\nStart all of them at about the same time, or allow more by --join_seconds.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+    limit = threading.Timer(JOIN_SECONDS.value, end)
+    limit.daemon = True
+    limit.start()
+    try:
+        yield
+    finally:
+        limit.cancel()
 
 
 def run_program(main: Callable[..., None]) -> None:

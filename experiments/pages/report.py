@@ -1,13 +1,13 @@
 """The page of a run: its figures, curves, samples and config in one HTML file that needs nothing else."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from experiments.pages.html import Html, chart, element, facts, page, picture, section, table
+from genjax.training.json_files import read_json
 from genjax.training.log import read_metrics
-from genjax.training.workdir import flatten
+from genjax.training.workdir import flatten, read_record
 
 # What is measured, and where its best is. Whatever else a report holds says how it was measured.
 BETTER = {
@@ -44,6 +44,7 @@ BETTER = {
     "clip_score": "higher",
     "detail_kept": "1",
     "steps_per_second": "higher",
+    "goodput": "higher",
 }
 PICTURES_OVER_TIME = 12
 
@@ -77,13 +78,15 @@ def read_run(workdir: str | Path) -> RunRecord:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: a file of the run is damaged.
     """
     folder = Path(workdir)
-    if not (folder / "config.json").exists():
+    try:
+        record = read_record(folder)
+    except FileNotFoundError:
         raise FileNotFoundError(
             f"{workdir} holds no run (no config.json); give the --workdir of a training, or start one there"
-        )
-    record = json.loads((folder / "config.json").read_text())
+        ) from None
     report = folder / "report.json"
     rows = read_metrics(folder / "metrics.jsonl")
     names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "seconds"))
@@ -91,7 +94,7 @@ def read_run(workdir: str | Path) -> RunRecord:
         folder=folder.resolve(),
         config=dict(flatten(record.pop("config"))),
         environment=dict(flatten(record)),
-        report=json.loads(report.read_text()) if report.exists() else {},
+        report=read_json(report) if report.exists() else {},
         curves={name: [(row["step"], row[name]) for row in rows if name in row] for name in names},
         step=max((row["step"] for row in rows), default=0),
         seconds=max((row["seconds"] for row in rows), default=0.0),

@@ -1,11 +1,13 @@
 """Image files: checked and converted to one number of channels, the same for every run."""
 
 import dataclasses
+import errno
 import hashlib
 import itertools
 import json
 import logging
 import os
+import stat
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +22,8 @@ from genjax.data.dataset import PRELOAD_BYTES, Dataset, OnDisk, num_threads, pre
 SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 REMEMBER_FROM = 10_000  # files: checking these takes seconds to minutes, so what was found is written down
 PROGRESS_SECONDS = 10.0
+# A decoder needs up to 13 bytes a pixel; that many pixels are 0.9 GB, and the largest photographs are smaller.
+PIXEL_LIMIT = 2**26
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
@@ -50,13 +54,16 @@ def decode(path: str | os.PathLike, channels: int = 3) -> tuple[np.ndarray, tupl
         channels: 3 for RGB, 1 for grey levels.
 
     Raises:
-        ValueError: pixels of 32 bits or floats, whose range the file does not tell.
+        ValueError: pixels of 32 bits or floats, whose range the file does not tell, or more than
+            `PIXEL_LIMIT` pixels.
         Exception: whatever Pillow raises of a damaged file, as a rule OSError.
     """
     from PIL import Image, ImageOps
 
     kinds = []
     with Image.open(path) as image:
+        if image.width * image.height > PIXEL_LIMIT:
+            raise ValueError(f"{image.width}x{image.height} pixels, more than {PIXEL_LIMIT}; make it smaller")
         if getattr(image, "n_frames", 1) > 1:
             kinds.append("first of several frames")
         deep = any(";16" in str(tile) for tile in image.tile)
@@ -119,7 +126,11 @@ def read_images(
         OSError: the disk fails.
     """
     found = list(zip(entries, _inspect(entries, root, channels, f"{name} ({split})"), strict=True))
-    skipped = {os.path.relpath(e.path, root): result for e, result in found if isinstance(result, str)}
+    skipped = {
+        printable(os.path.relpath(e.path, root)): printable(result)
+        for e, result in found
+        if isinstance(result, str)
+    }
     kept = [entry for entry, result in found if not isinstance(result, str)]
     examples = [f"{path} ({reason})" for path, reason in list(skipped.items())[:3]]
     if not kept:
@@ -144,11 +155,16 @@ def read_images(
         source=source,
         image_shape=image_shape,
         num_classes=len(class_names) if class_names else None,
-        class_names=class_names,
-        captions=None if kept[0].captions is None else [entry.captions for entry in kept],
+        class_names=class_names and tuple(map(printable, class_names)),
+        captions=None if kept[0].captions is None else [tuple(map(printable, e.captions)) for e in kept],
         skipped=skipped,
         conversions=dict(Counter(itertools.chain(*kinds))),
     )
+
+
+def printable(text: str) -> str:
+    """Return a text that can be written as UTF-8: what a file name has that cannot becomes "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _inspect(
@@ -157,7 +173,7 @@ def _inspect(
     """Of each entry the shape of its image and the conversions that takes, or why it cannot be read."""
     many = len(entries) >= REMEMBER_FROM
     memory = _memory(root, channels)
-    known = json.loads(memory.read_text()) if many and memory.exists() else {}
+    known = _remembered(memory) if many else {}
     news = {}
 
     def inspect(entry: Entry) -> tuple[tuple[int, ...], tuple[str, ...]] | str:
@@ -165,6 +181,8 @@ def _inspect(
             return entry.flaw
         try:
             status = entry.path.stat()
+            if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for its writer
+                return "no regular file"
             key = f"{entry.path} {status.st_size} {status.st_mtime_ns}"
             if key not in known:
                 pixels, kinds = decode(entry.path, channels)
@@ -173,7 +191,7 @@ def _inspect(
             shape, kinds = known[key]
             return tuple(shape), tuple(kinds)
         except Exception as error:  # a damaged file can make Pillow raise almost anything
-            if isinstance(error, OSError) and error.errno and not isinstance(error, ABSENT):
+            if isinstance(error, OSError) and error.errno and not is_absent(error):
                 raise  # the disk's fault, so that another process may see the file
             return getattr(error, "strerror", None) or _reason(error, entry.path)
 
@@ -192,6 +210,19 @@ def _inspect(
         unfinished.write_text(json.dumps(known | news))
         unfinished.replace(memory)
     return found
+
+
+def is_absent(error: OSError) -> bool:
+    """Return whether an error is of one file's path, not of the disk."""
+    return isinstance(error, ABSENT) or error.errno in (errno.ELOOP, errno.ENAMETOOLONG)
+
+
+def _remembered(memory: Path) -> dict[str, Any]:
+    """Return what was written down of the files; nothing if there is no such file, or a damaged one."""
+    try:
+        return dict(json.loads(memory.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _reason(error: Exception, path: Path) -> str:

@@ -1,7 +1,6 @@
 """A trained run as an object: open the folder that training wrote, sample, take its network."""
 
 import functools
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from genjax import parts, pretrained
 from genjax.devices import make_mesh
 from genjax.training import Checkpoints, Snapshots, abstract_state
 from genjax.training.checkpoints import damage
+from genjax.training.json_files import read_json
 from genjax.training.sampling import add_posthoc, sample
 from genjax.training.task import GenerativeTask
 from genjax.training.workdir import Config, read_record
@@ -118,7 +118,7 @@ class Run:
             raise FileNotFoundError(
                 f"{path} does not exist; finish the run, or python -m experiments.evaluate it"
             )
-        return json.loads(path.read_text())
+        return read_json(path)
 
     def sample(
         self,

@@ -11,9 +11,11 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,26 +26,40 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 MANIFEST = "manifest.json"
+FACTS = "run.json"  # what a checkpoint says of its run beside the state
+# What a killed save leaves: orbax's folder before it is complete, or before it is sealed.
+LEFTOVER = re.compile(r"[0-9]{8,}\.unsealed(\.orbax-checkpoint-tmp.*)?")
+
+
+class NoWholeCheckpoint(ValueError):
+    """All checkpoints of a run are damaged."""
 
 
 def _digests(checkpoint: Path) -> dict[str, str]:
-    """SHA-256 of every file but the manifest."""
-    digests = {}
-    for path in sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST):
+    """SHA-256 of every file but the manifest, computed in threads."""
+
+    def digest(path: Path) -> str:
         with open(path, "rb") as file:
-            digests[str(path.relative_to(checkpoint))] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    paths = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST)
+    with ThreadPoolExecutor() as pool:
+        return {
+            str(p.relative_to(checkpoint)): d for p, d in zip(paths, pool.map(digest, paths), strict=True)
+        }
 
 
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, in words; None if it is whole."""
     try:
-        expected = json.loads((checkpoint / MANIFEST).read_text())
+        expected = dict(json.loads((checkpoint / MANIFEST).read_text()))
+        found = _digests(checkpoint)
     except FileNotFoundError:
         return "it has no manifest"
-    except ValueError:
+    except (ValueError, TypeError):
         return "its manifest is damaged"
-    found = _digests(checkpoint)
+    except OSError as error:
+        return f"it cannot be read ({error})"
     for name in expected.keys() | found.keys():
         if expected.get(name) != found.get(name):
             state = "missing" if name not in found else "altered" if name in expected else "not of it"
@@ -51,15 +67,58 @@ def damage(checkpoint: Path) -> str | None:
     return None
 
 
-class Checkpoints:
-    """The checkpoints of one run, newest `keep` of them.
+def saved_steps(directory: Path) -> list[int]:
+    """Return the steps of all folders named as checkpoints, damaged or not, oldest first."""
+    if not directory.is_dir():
+        return []
+    names = (path.name for path in directory.iterdir() if path.is_dir())
+    return sorted(int(name) for name in names if re.fullmatch("[0-9]{8}|[1-9][0-9]{8,}", name))
 
-    With several processes, each makes the same calls. Use as a context manager: on leaving, a save still under way is waited for.
+
+def read_facts(checkpoint: Path) -> dict[str, Any]:
+    """Return what a checkpoint keeps beside the state; nothing where it is damaged or of an older genjax."""
+    try:
+        return dict(json.loads((checkpoint / FACTS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _remove(path: Path) -> None:
+    """Delete a folder, or a link to one. What cannot be deleted stays: it must not stop a save."""
+    with contextlib.suppress(OSError):
+        path.unlink() if path.is_symlink() else shutil.rmtree(path, ignore_errors=True)
+
+
+class Checkpoints:
+    """The checkpoints of one run: the newest `keep` whole ones, those of every `keep_every` steps, the best.
+
+    Only whole checkpoints count. Other files and folders in the directory are left alone. With several
+    processes, each makes the same calls. Use as a context manager: on leaving, a save still under way
+    is waited for.
+
+    Args:
+        keep_every: in steps; checkpoints of its multiples are kept for good. 0 keeps none for this.
+        score: of a step, larger is better, None if unknown: the checkpoint of the best known is kept too.
+        facts: JSON that every checkpoint keeps beside the state.
+
+    Raises:
+        ValueError: `keep` is below 1.
     """
 
-    def __init__(self, directory: str | os.PathLike, keep: int = 3):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        keep: int = 3,
+        *,
+        keep_every: int = 0,
+        score: Callable[[int], float | None] = lambda step: None,
+        facts: Mapping[str, Any] = types.MappingProxyType({}),
+    ):
+        if keep < 1:
+            raise ValueError(f"config.checkpoint.keep is {keep}; at least 1 checkpoint must be kept")
         self.directory = Path(directory).absolute()
-        self.keep = keep
+        self.keep, self._keep_every, self._score, self._facts = keep, keep_every, score, facts
+        self._whole: set[int] = set()  # steps whose checkpoints this process has written or checked
         self._writer = ocp.StandardCheckpointer()
         self._sealer = ThreadPoolExecutor(1)
         self._sealed: Future | None = None
@@ -77,16 +136,14 @@ class Checkpoints:
             self._writer.close()
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, damaged or not, oldest first."""
-        if not self.directory.is_dir():
-            return []
-        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit())
+        """Return the steps that have a checkpoint, damaged or not, oldest first."""
+        return saved_steps(self.directory)
 
     def path(self, step: int) -> Path:
         return self.directory / f"{step:08d}"
 
     def latest(self) -> int | None:
-        """The newest step whose checkpoint is whole; each newer one is named in a warning."""
+        """Return the newest step whose checkpoint is whole. Each newer one is named in a warning."""
         found = self._newest_whole() if jax.process_index() == 0 else None
         if jax.process_count() > 1:  # the first decides for all
             found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found)))
@@ -97,33 +154,58 @@ class Checkpoints:
         for step in reversed(self.steps()):
             problem = damage(self.path(step))
             if problem is None:
+                self._whole.add(step)
                 return step
             warnings.warn(f"the checkpoint {self.path(step)} is not used: {problem}", stacklevel=3)
         return None
 
-    def save(self, step: int, state: Any) -> None:
-        """Copies the state off the devices, then writes it in the background.
+    def resume_step(self) -> int | None:
+        """Return the step to go on from: `latest()`, or None where a run begins.
+
+        Raises:
+            NoWholeCheckpoint: there are checkpoints, and all are damaged.
+        """
+        step = self.latest()
+        if step is None and (damaged := self.steps()):
+            raise NoWholeCheckpoint(
+                f"all checkpoints in {self.directory} are damaged (steps {', '.join(map(str, damaged))}). "
+                "To start again from step 0, delete or rename this folder."
+            )
+        return step
+
+    def facts(self, step: int) -> dict[str, Any]:
+        """Return what the checkpoint of a step keeps beside the state; nothing if there is none."""
+        return read_facts(self.path(step))
+
+    def save(self, step: int, state: Any, **facts: Any) -> None:
+        """Copy the state off the devices, then write it in the background.
+
+        Args:
+            facts: JSON to keep beside it.
 
         Raises:
             OSError: the previous save could not be written (a full disk, say).
         """
         self.wait()
-        if jax.process_index() == 0:
-            for leftover in self.directory.glob("*[!0-9]"):  # of a save that was killed
-                shutil.rmtree(leftover)
         unsealed = self.path(step).with_suffix(".unsealed")
         with self._explaining(unsealed):
+            if jax.process_index() == 0 and self.directory.is_dir():
+                for path in [p for p in self.directory.iterdir() if LEFTOVER.fullmatch(p.name)]:
+                    _remove(path)
             self._writer.save(unsealed, state)
-        self._sealed = self._sealer.submit(self._seal, unsealed, step)
+        self._sealed = self._sealer.submit(self._seal, unsealed, step, {**self._facts, **facts})
 
     def restore(self, step: int, abstract: Any) -> Any:
-        """The state of a step, in the shapes, types and shardings of `abstract`; what is `...` there is not read and stays so."""
+        """Return the state of a step in the shapes, types and shardings of `abstract`.
+
+        What is `...` there is not read and stays so.
+        """
         how = ocp.checkpoint_utils.construct_restore_args(abstract)
         with ocp.PyTreeCheckpointer() as reader:
             return reader.restore(self.path(step), args=ocp.args.PyTreeRestore(abstract, restore_args=how))
 
     def wait(self) -> None:
-        """Returns when the last save is on disk.
+        """Return when the last save is on disk.
 
         Raises:
             OSError: it could not be written; the message names the last good checkpoint.
@@ -132,18 +214,42 @@ class Checkpoints:
             sealed, self._sealed = self._sealed, None
             sealed.result()
 
-    def _seal(self, unsealed: Path, step: int) -> None:
-        """Waits for orbax, adds the manifest, renames, and deletes what is beyond `keep`."""
+    def _seal(self, unsealed: Path, step: int, facts: dict[str, Any]) -> None:
+        """Wait for orbax, add facts and manifest, rename, and delete what is beyond `keep`."""
         with self._explaining(unsealed):
             self._writer.wait_until_finished()
             if jax.process_index() != 0:
                 return
+            (unsealed / FACTS).write_text(json.dumps(facts))
             (unsealed / MANIFEST).write_text(json.dumps(_digests(unsealed), indent=1))
-            if self.path(step).exists():  # damaged, or this run would have gone on from it
-                shutil.rmtree(self.path(step))
+            if self.path(step).is_dir():  # damaged, or this run would have gone on from it
+                _remove(self.path(step))
+            elif self.path(step).exists():
+                self.path(step).rename(self.path(step).with_suffix(".aside"))
             unsealed.rename(self.path(step))
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.path(old))
+        self._whole.add(step)
+        for old in self._dispensable():
+            with contextlib.suppress(OSError):  # a checkpoint that is half deleted is named as a leftover
+                _remove(self.path(old).rename(self.path(old).with_suffix(".unsealed")))
+
+    def best(self) -> int | None:
+        """Return the step of the best whole checkpoint, None if no score is known."""
+        scores = {step: score for step in self.steps() if (score := self._score(step)) is not None}
+        steps = sorted(scores, key=lambda step: (scores[step], step), reverse=True)
+        return next(filter(self._is_whole, steps), None)
+
+    def _dispensable(self) -> list[int]:
+        """Return the steps, of this loop's own checkpoints, that nothing keeps."""
+        steps, count, best = self.steps(), 0, self.best()
+        while steps and count < self.keep:
+            count += self._is_whole(steps.pop())
+        kept = lambda step: step == best or bool(self._keep_every) and step % self._keep_every == 0
+        return [step for step in steps if not kept(step) and (self.path(step) / MANIFEST).exists()]
+
+    def _is_whole(self, step: int) -> bool:
+        if step not in self._whole and damage(self.path(step)) is None:
+            self._whole.add(step)
+        return step in self._whole
 
     @contextlib.contextmanager
     def _explaining(self, path: Path) -> Iterator[None]:
@@ -162,7 +268,7 @@ class Checkpoints:
 def check_space(directory: str | os.PathLike, state: Any, keep: int) -> None:
     """Raises OSError if `keep` + 1 checkpoints of `state` (arrays or shapes) do not fit on the disk."""
     size = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state))
-    existing = sum(1 for path in Path(directory).glob("[0-9]*")) if Path(directory).is_dir() else 0
+    existing = len(saved_steps(Path(directory)))
     parent = next(p for p in [Path(directory).absolute(), *Path(directory).absolute().parents] if p.exists())
     needed, free = size * max(keep + 1 - existing, 1), shutil.disk_usage(parent).free
     if free < needed:

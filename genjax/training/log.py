@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import rich.progress
 from jaxtyping import Array, Float
 from PIL import Image
 
+from genjax.training.signals import outliving_readers, say
 from genjax.training.tensorboard import Events
 
 
@@ -70,7 +72,7 @@ class MetricsLog:
         temporary.rename(self.path)
         self._file = open(self.path, "a", buffering=1)
         self._events = Events(self.path.parent, step) if importlib.util.find_spec("tensorboard") else None
-        self._start = time.perf_counter() - max((row["seconds"] for row in rows), default=0.0)
+        self._start = time.perf_counter() - max((row.get("seconds", 0.0) for row in rows), default=0.0)
 
     @property
     def seconds(self) -> float:
@@ -91,15 +93,34 @@ class MetricsLog:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float | int]]:
-    """The records of a metrics file; a line that is not JSON (cut short by a kill) is left out."""
+    """Return the records of a metrics file.
+
+    A last line without its end, which a kill leaves, is left out. So is any other line that is no
+    record, with a warning that names the line.
+    """
+    if not Path(path).exists():
+        return []
+    *lines, unfinished = Path(path).read_bytes().split(b"\n")
     rows = []
-    if Path(path).exists():
-        for line in Path(path).read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                continue
-    return rows
+    for number, line in enumerate(lines, 1):
+        if (row := _record(line)) is not None:
+            rows.append(row)
+        elif line.strip():
+            warnings.warn(f"line {number} of {path} is damaged and left out: {line[:60]!r}", stacklevel=2)
+    return [*rows, row] if (row := _record(unfinished)) else rows
+
+
+def _record(line: bytes) -> dict[str, float | int] | None:
+    """Return a line's record, or None if it is none."""
+    try:
+        row = json.loads(line)
+        numbers = row["step"] + row.get("seconds", 0.0)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return row if isinstance(numbers, int | float) else None
+
+
+TERMINAL_SECONDS = 0.5  # from one drawing of the bar to the next
 
 
 class ProgressBar:
@@ -126,23 +147,22 @@ class ProgressBar:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
+        with outliving_readers(sys.stderr):
+            self._bar.stop()
 
     def update(self, step: int, loss: float | None = None) -> None:
         """Redraws twice a second at most, so it may be called every step."""
         if loss is not None:
             self._loss = f"{loss:.4f}"
         now = time.monotonic()
-        if now - self._printed < (0.5 if self._terminal else 10.0) and step != self._total:
+        if now - self._printed < (TERMINAL_SECONDS if self._terminal else 10.0) and step != self._total:
             return
         self._printed = now
         rate = (step - self._start) / max(now - self._began, 1e-9)
         if self._terminal:
-            self._bar.update(self._task, completed=step, rate=rate, loss=self._loss, refresh=True)
+            with outliving_readers(sys.stderr):
+                self._bar.update(self._task, completed=step, rate=rate, loss=self._loss, refresh=True)
         else:
             remaining = (self._total - step) / max(rate, 1e-9)
-            print(
-                f"step {step}/{self._total}  {rate:.1f} steps/s  loss {self._loss}  remaining {remaining:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            text = f"step {step}/{self._total}  {rate:.1f} steps/s  loss {self._loss}  remaining {remaining:.0f} s"
+            say(text, sys.stderr)

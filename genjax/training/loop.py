@@ -4,29 +4,29 @@ import contextlib
 import itertools
 import os
 import signal
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from genjax.devices.cost import multiply_adds, peak_operations
 from genjax.devices.mesh import agree, batch_sharding, place_batch, replicated
 from genjax.training.checkpoints import Checkpoints
-from genjax.training.log import Metrics, MetricsLog, ProgressBar, window_means
+from genjax.training.log import Metrics
+from genjax.training.meter import Meter, NonFiniteError, open_meter
 from genjax.training.placement import abstract_state, init_state, place_frozen
+from genjax.training.profile import Profile
+from genjax.training.signals import Interrupted, StopSignals, say
+from genjax.training.skipping import all_finite, keep_finite
 from genjax.training.task import Task
 
 
 class Plugin(NamedTuple):
     """Something done with the state every so many steps and after the last: sampling, evaluation, pictures.
 
-    `call(state, step)` may return metrics to log, and pictures for TensorBoard. It must not keep the state: its
+    With an interval of 0 it is done after the last step alone. `call(state, step)` may return metrics to log, and pictures for TensorBoard. It must not keep the state: its
     memory is given away to the next step. `begin(step)` is called once with the step from which the run starts or
     goes on.
     """
@@ -36,50 +36,23 @@ class Plugin(NamedTuple):
     begin: Callable[[int], None] = lambda step: None
 
 
-class NonFiniteError(FloatingPointError):
-    """A metric or a parameter became NaN or infinite."""
-
-
-class Interrupted(Exception):
-    """SIGTERM or SIGINT stopped training after a save; `signal_number` says which."""
-
-    def __init__(self, signal_number: int, step: int):
-        super().__init__(f"{signal.Signals(signal_number).name}: saved step {step}")
-        self.signal_number = signal_number
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT in the list it yields; a second one acts as if nobody collected."""
-    received: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        received.append(number)
-        print(f"\n{signal.Signals(number).name}: saving after this step (again to stop without)", flush=True)
-        for each, previous in handlers.items():
-            signal.signal(each, previous)
-
-    handlers = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for each, previous in handlers.items():
-            signal.signal(each, previous)
-
-
-def compile_update(task: Task, state: Any, mesh: Mesh, frozen: tuple = ()) -> Callable:
+def compile_update(
+    task: Task, state: Any, mesh: Mesh, frozen: tuple = (), skip_non_finite: bool = False
+) -> Callable:
     """`(state, batch, key, *frozen) -> (state, metrics)`, jitted; the key is folded with the state's step.
 
     Metrics come packed (`Metrics`). The old state's memory is donated to the new one.
 
     Args:
         frozen: what the task reads and does not change, as `place_frozen` returns it.
+        skip_non_finite: leave out updates that are not finite, as `keep_finite` does.
     """
     state_sharding, frozen_sharding = jax.tree.map(lambda a: a.sharding, (state, frozen))
 
     def update(state, batch, key, *frozen):
-        state, metrics = task.update(state, batch, jax.random.fold_in(key, state.step), *frozen)
-        return state, Metrics.pack(metrics)
+        new, metrics = task.update(state, batch, jax.random.fold_in(key, state.step), *frozen)
+        metrics = Metrics.pack(metrics)
+        return keep_finite(state, new, metrics) if skip_non_finite else (new, metrics)
 
     return jax.jit(
         update,
@@ -89,13 +62,127 @@ def compile_update(task: Task, state: Any, mesh: Mesh, frozen: tuple = ()) -> Ca
     )
 
 
-PROFILE_STEPS = 5
+_all_finite = jax.jit(all_finite)
 
 
-@jax.jit
-def _all_finite(tree: Any) -> jax.Array:
-    floats = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(a)) for a in floats]))
+def _first_state(
+    task: Task, key: jax.Array, mesh: Mesh, checkpoints: Checkpoints, initialize: Callable[[Any], Any]
+) -> tuple[int, Any]:
+    """Return the step and the state of the newest good checkpoint, or those before the first update."""
+    start = checkpoints.resume_step()
+    if start is None:
+        return 0, initialize(init_state(task, key, mesh))
+    return start, checkpoints.restore(start, abstract_state(task, key, mesh))
+
+
+class _Stopping:
+    """Whether signals ask training to stop, on which several processes agree."""
+
+    def __init__(self, signals: StopSignals, mesh: Mesh):
+        self.signals = signals
+        self._any_process = agree(mesh) if jax.process_count() > 1 else None
+        self._agreed: Any = False
+
+    def after_step(self) -> bool:
+        """Return whether to stop. Each process calls it after every step.
+
+        What one of several processes knows now, all know at the next step, and act on together.
+        """
+        if self._any_process is None:
+            return self.now()
+        before, self._agreed = self._agreed, self._any_process(self.signals.received is not None)
+        return bool(before)
+
+    def now(self) -> bool:
+        """Return whether to stop; with several processes, wait for their answers."""
+        received = self.signals.received is not None
+        return received if self._any_process is None else bool(self._any_process(received))
+
+    def interruptible(self) -> contextlib.AbstractContextManager[None]:
+        """Let a signal end what is inside, unless the other processes would wait for this one there."""
+        return self.signals.raising(self._any_process is None)
+
+    def signal(self) -> signal.Signals:
+        """Return the signal, or SIGTERM if another process got it."""
+        return self.signals.received or signal.SIGTERM
+
+
+class _Breaks:
+    """What is done with the state between steps: it is saved, shown to plugins, or training stops."""
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        checkpoint_every: int,
+        plugins: Sequence[Plugin],
+        num_steps: int,
+        meter: Meter,
+        stopping: _Stopping,
+    ):
+        self._checkpoints, self._checkpoint_every = checkpoints, checkpoint_every
+        self._plugins, self._num_steps = plugins, num_steps
+        self._meter, self._stopping = meter, stopping
+
+    def after(self, step: int, state: Any) -> None:
+        """Do what is due after a step.
+
+        Raises:
+            NonFiniteError, Interrupted: as in `train`.
+        """
+        stopping, saving = self._stopping.after_step(), self._is_due(self._checkpoint_every, step)
+        plugins = [plugin for plugin in self._plugins if self._is_due(plugin.every, step)]
+        if not (stopping or saving or plugins):
+            return
+        self._meter.read()
+        with self._meter.paused():
+            if saving:
+                self._save(step, state)
+            if not stopping:
+                stopping = self._call(plugins, step, state)
+            if stopping:
+                self._stop(step, state, saved=saving)
+
+    def _is_due(self, every: int, step: int) -> bool:
+        return step == self._num_steps or bool(every) and step % every == 0
+
+    def _call(self, plugins: Sequence[Plugin], step: int, state: Any) -> bool:
+        """Call plugins; return whether a signal cut them short or came after the last step."""
+        try:
+            for plugin in plugins:
+                with self._stopping.interruptible():
+                    extra = plugin.call(state, step)
+                if extra:
+                    self._meter.log.write(step, extra)
+        except Interrupted:
+            return True
+        return step == self._num_steps and self._stopping.now()
+
+    def _save(self, step: int, state: Any) -> None:
+        if not _all_finite(state):
+            raise NonFiniteError(f"the state is not finite after step {step}, and not saved")
+        self._checkpoints.save(step, state, window=self._meter.window())
+
+    def _stop(self, step: int, state: Any, saved: bool) -> NoReturn:
+        number = self._stopping.signal()
+        say(f"\n{number.name}: saving after step {step} (Ctrl-C stops without)")
+        if not saved:
+            self._save(step, state)
+        self._checkpoints.wait()
+        say(f"saved step {step} in {self._checkpoints.directory}; the same command goes on from it")
+        raise Interrupted(number)
+
+
+@contextlib.contextmanager
+def _naming_the_last_good(checkpoints: Checkpoints) -> Iterator[None]:
+    """Add to a NonFiniteError from which step the run can go on."""
+    try:
+        yield
+    except NonFiniteError as error:
+        checkpoints.wait()
+        raise NonFiniteError(
+            f"{error}. Nothing is saved from here on; the last good checkpoint is that of step "
+            f"{checkpoints.latest()}. Lower the learning rate, clip gradients, or look at the data."
+        ) from error
 
 
 def train(
@@ -112,134 +199,49 @@ def train(
     plugins: Sequence[Plugin] = (),
     profile_at: int | None = None,
     initialize: Callable[[Any], Any] = lambda state: state,
+    max_skipped_steps: int = 0,
 ) -> Any:
-    """Trains until step `num_steps`, from the newest good checkpoint if there is one.
+    """Train until step `num_steps`, from the newest good checkpoint if there is one.
 
-    Each step's metrics are read, and the next batch is copied to the devices, while a step runs, so the devices
-    never wait for the host. With several processes each makes the same call; the first one logs.
-
-    Besides the task's metrics, means over `log_every` steps, it logs `steps_per_second`; `input_wait`, the share
-    of time spent waiting for batches; `operations_per_second`, of the matrix products, two to a multiply-add,
-    what rematerialisation computes again included; and, on devices that tell, `peak_share`, that over the
-    devices' peak, and `device_memory`, the most bytes in use at once on one device.
+    Return the state after the last step, which is also the last checkpoint. What is logged is said
+    at `Meter`. With several processes each makes the same call; the first one logs.
 
     Args:
         batches: the batches of this process from a given step on; batch i must depend on i alone.
-        profile_at: the step after which `PROFILE_STEPS` steps are traced into the folder `profile` beside the log.
-        initialize: changes the first state of a run that starts, as to other weights; a run that goes on needs none.
-
-    Returns:
-        The state after the last step, which is also the last checkpoint.
+        checkpoint_every, log_every: in steps; 0 saves or logs after the last step alone.
+        profile_at: the step after which some steps are traced into the folder `profile` beside the log.
+        initialize: changes the first state of a run that starts, as to other weights.
+        max_skipped_steps: so many updates of a run that are not finite are left out before it stops.
 
     Raises:
         NonFiniteError: a metric or parameter is NaN or infinite; nothing is saved after it.
-        Interrupted: SIGTERM or Ctrl-C, on any process; the state has been saved.
+        Interrupted: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 or 2, on any process; the state has been saved.
         OSError: a checkpoint could not be written.
+        NoWholeCheckpoint: all checkpoints are damaged.
     """
     init_key, update_key = jax.random.split(jax.random.key(seed))
-    with jax.set_mesh(mesh), checkpoints, _stop_signals() as stop, contextlib.ExitStack() as stack:
-        abstract = abstract_state(task, init_key, mesh)
-        start = checkpoints.latest()
-        if start is None:
-            start = 0
-            state = initialize(init_state(task, init_key, mesh))
-        else:
-            state = checkpoints.restore(start, abstract)
-        first_process = jax.process_index() == 0
-        if not first_process:
-            log_path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "metrics.jsonl"
-        log = stack.enter_context(contextlib.closing(MetricsLog(log_path, start)))
+    with jax.set_mesh(mesh), checkpoints, StopSignals() as signals, contextlib.ExitStack() as stack:
+        stack.enter_context(_naming_the_last_good(checkpoints))
+        start, state = _first_state(task, init_key, mesh, checkpoints, initialize)
+        meter = stack.enter_context(
+            open_meter(log_path, log_every, start, num_steps, mesh, max_skipped_steps)
+        )
+        meter.go_on(start, **checkpoints.facts(start).get("window", {}))
+        profile = Profile(Path(log_path).parent / "profile", profile_at, num_steps)
+        stack.enter_context(contextlib.closing(profile))
+        breaks = _Breaks(checkpoints, checkpoint_every, plugins, num_steps, meter, _Stopping(signals, mesh))
         for plugin in plugins:
             plugin.begin(start)
-        progress = stack.enter_context(ProgressBar(start, num_steps)) if first_process else None
         frozen = place_frozen(task, mesh)
-        update = compile_update(task, abstract, mesh, frozen)
-        any_process = agree(mesh) if jax.process_count() > 1 else None
-        tracing = stack.enter_context(contextlib.ExitStack())
-
-        unread: tuple[int, Metrics] | None = None
-        window: list[Metrics] = []
-        window_began, waited, operations = log.seconds, 0.0, 0
-
-        def last_good() -> str:
-            checkpoints.wait()
-            return f"the last good checkpoint is that of step {checkpoints.latest()}"
-
-        def read() -> None:
-            """Fetches the metrics of the last step, waiting for it, and logs every `log_every` steps' mean."""
-            nonlocal unread, window, window_began, waited
-            if unread is None:
-                return
-            (step, metrics), unread = unread, None
-            metrics = jax.device_get(metrics)
-            for index in np.flatnonzero(~np.isfinite(metrics.table[:, 0])):
-                raise NonFiniteError(
-                    f"{metrics.names[index]} is {metrics.table[index, 0]} at step {step}. Nothing is saved from "
-                    f"here on; {last_good()}. Lower the learning rate, clip gradients, or look at the data."
-                )
-            window.append(metrics)
-            if progress:
-                progress.update(step, float(metrics["loss"]) if "loss" in metrics.names else None)
-            if step % log_every == 0 or step == num_steps:
-                means = window_means(window)
-                seconds = log.seconds - window_began
-                log.write(step, means | speed(len(window), seconds, waited / seconds))
-                window, window_began, waited = [], log.seconds, 0.0
-
-        def speed(steps: int, seconds: float, input_wait: float) -> dict[str, float]:
-            values = {"steps_per_second": round(steps / seconds, 3), "input_wait": round(input_wait, 5)}
-            if operations:
-                values["operations_per_second"] = per_second = operations * steps / seconds
-                if peak := peak_operations(mesh.devices.flat[0].device_kind):
-                    values["peak_share"] = per_second / (peak * mesh.size)
-            if memory := mesh.local_devices[0].memory_stats():
-                values["device_memory"] = memory["peak_bytes_in_use"]
-            return values
-
-        def save(step: int) -> None:
-            if not _all_finite(state):
-                raise NonFiniteError(
-                    f"the state is not finite after step {step}, and not saved; {last_good()}"
-                )
-            checkpoints.save(step, state)
-
+        update = compile_update(task, state, mesh, frozen, skip_non_finite=max_skipped_steps > 0)
         source = iter(itertools.islice(batches(start), num_steps - start))
-        agreed = False
         for step in range(start + 1, num_steps + 1):
-            began = time.perf_counter()
-            batch = place_batch(next(source), mesh)
-            waited += time.perf_counter() - began
+            with meter.waiting():
+                batch = place_batch(next(source), mesh)
             if step == start + 1:
-                with contextlib.suppress(ValueError):  # a loop of unknown length has no count
-                    operations = 2 * multiply_adds(update, abstract, batch, update_key, *frozen)
-            if any_process:  # what one process knows now, all know at the next step, and act on together
-                stopping, agreed = bool(agreed), any_process(bool(stop))
-            else:
-                stopping = bool(stop)
+                meter.count_operations(update, state, batch, update_key, *frozen)
             state, metrics = update(state, batch, update_key, *frozen)
-            read()
-            unread = step, metrics
-
-            if step == profile_at:
-                jax.block_until_ready(state)
-                tracing.enter_context(jax.profiler.trace(Path(log_path).parent / "profile"))
-            elif profile_at is not None and step == min(profile_at + PROFILE_STEPS, num_steps):
-                jax.block_until_ready(state)
-                tracing.close()
-            due = [p for p in plugins if step % p.every == 0 or step == num_steps]
-            save_due = step % checkpoint_every == 0 or step == num_steps
-            if due or save_due or stopping:
-                read()
-                paused = log.seconds
-                if save_due or stopping:
-                    save(step)
-                if stopping:
-                    checkpoints.wait()
-                    print(f"saved step {step} in {checkpoints.directory}; the same command goes on from it")
-                    raise Interrupted(stop[0] if stop else signal.SIGTERM, step)
-                for plugin in due:
-                    extra = plugin.call(state, step)
-                    if extra:
-                        log.write(step, extra)
-                window_began += log.seconds - paused  # rates count training alone
+            meter.add(step, metrics)
+            profile.after(step, state)
+            breaks.after(step, state)
     return state

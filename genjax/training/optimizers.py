@@ -107,6 +107,53 @@ def steps_of(length: int | float, num_steps: int) -> int:
     return round(length * num_steps) if length < 1 else round(length)
 
 
+def _find_rule(name: str, options: dict[str, Any]) -> Callable:
+    """Return the optimizer called `name`; raise ValueError if there is none or it does not take the options."""
+    if name not in rules():
+        raise ValueError(f"config.optimizer.name is {name!r}; there are {', '.join(sorted(rules()))}")
+    rule = rules()[name]
+    if unknown := options.keys() - (takes := inspect.signature(rule).parameters.keys()):
+        own = inspect.signature(make_optimizer).parameters
+        nearest = difflib.get_close_matches(min(unknown), [*own, *takes], n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ValueError(
+            f"config.optimizer has {', '.join(sorted(unknown))}, which {name} does not take; {hint}"
+            f"it takes {', '.join(takes)}"
+        )
+    return rule
+
+
+def make_schedule(
+    name: str,
+    learning_rate: float,
+    num_steps: int,
+    warmup: int | float,
+    decay: int | float | None,
+    end_learning_rate: float,
+) -> optax.Schedule:
+    """Return the learning rate by step, as `make_optimizer` describes it.
+
+    Raises:
+        ValueError: no such schedule, or the warm-up is longer than the run or the decay.
+    """
+    warmup_steps = steps_of(warmup, num_steps)
+    decay_steps = num_steps if decay is None else steps_of(decay, num_steps)
+    if not 0 <= warmup_steps < min(num_steps, decay_steps):
+        raise ValueError(
+            f"config.optimizer.warmup is {warmup_steps} steps, and must be at least 0 and fewer than "
+            f"config.num_steps={num_steps} and decay={decay_steps}; below 1 it is a fraction of the run"
+        )
+    if name == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            0.0, learning_rate, warmup_steps, decay_steps, end_learning_rate
+        )
+    if name != "constant":
+        raise ValueError(f"config.optimizer.schedule is {name!r}; there are cosine, constant")
+    if warmup_steps:
+        return optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    return optax.constant_schedule(learning_rate)  # a linear schedule of no steps would stay at 0
+
+
 def make_optimizer(
     *,
     name: str,
@@ -136,38 +183,12 @@ def make_optimizer(
     Raises:
         ValueError: no such optimizer, option or schedule, or the warm-up is longer than the run or the decay.
     """
-    if name not in rules():
-        raise ValueError(f"config.optimizer.name is {name!r}; there are {', '.join(sorted(rules()))}")
-    rule = rules()[name]
-    if unknown := options.keys() - (takes := inspect.signature(rule).parameters.keys()):
-        own = inspect.signature(make_optimizer).parameters
-        nearest = difflib.get_close_matches(min(unknown), [*own, *takes], n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise ValueError(
-            f"config.optimizer has {', '.join(sorted(unknown))}, which {name} does not take; {hint}"
-            f"it takes {', '.join(takes)}"
-        )
-    warmup_steps = steps_of(warmup, num_steps)
-    decay_steps = num_steps if decay is None else steps_of(decay, num_steps)
-    if not 0 <= warmup_steps < min(num_steps, decay_steps):
-        raise ValueError(
-            f"config.optimizer.warmup is {warmup_steps} steps, and must be at least 0 and fewer than "
-            f"config.num_steps={num_steps} and decay={decay_steps}; below 1 it is a fraction of the run"
-        )
-    if schedule == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(
-            0.0, learning_rate, warmup_steps, decay_steps, end_learning_rate
-        )
-    elif schedule == "constant" and warmup_steps:
-        rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    elif schedule == "constant":  # a linear schedule of no steps would stay at 0
-        rate = optax.constant_schedule(learning_rate)
-    else:
-        raise ValueError(f"config.optimizer.schedule is {schedule!r}; there are cosine, constant")
+    rule = _find_rule(name, options)
     if rule is schedule_free_adamw and schedule != "constant":
         raise ValueError(
             f"{name} replaces the falling of the learning rate: set config.optimizer.schedule to 'constant'"
         )
+    rate = make_schedule(schedule, learning_rate, num_steps, warmup, decay, end_learning_rate)
     optimizer = rule(rate, weight_decay=weight_decay, mask=kernels_only, **options)
     if clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)

@@ -4,12 +4,17 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from genjax.training.checkpoints import read_facts, saved_steps
+from genjax.training.json_files import read_json
 
 
 class Config(dict):
@@ -27,13 +32,28 @@ class Config(dict):
 def read_record(workdir: str | os.PathLike) -> Config:
     """Return the `config.json` of a run: its `config`, the environment and who built it.
 
+    If the file is damaged or absent, the copy in the newest checkpoint is returned, with a warning.
+
     Raises:
         FileNotFoundError: there is no run.
+        ValueError: the file is damaged, and no checkpoint has a copy.
     """
     path = Path(workdir) / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{workdir} holds no run (no config.json); train one there first")
-    return json.loads(path.read_text(), object_hook=Config)
+    try:
+        record = read_json(path, object_hook=Config)
+        if "config" in record:
+            return record
+        problem = ValueError(f"{path} is damaged, it has no entry config; put back what was there")
+    except FileNotFoundError:
+        problem = FileNotFoundError(f"{workdir} holds no run (no config.json); train one there first")
+    except ValueError as error:
+        problem = error
+    checkpoints = Path(workdir) / "checkpoints"
+    for step in reversed(saved_steps(checkpoints)):
+        if copy := read_facts(checkpoints / f"{step:08d}").get("record"):
+            warnings.warn(f"{path} is absent or damaged; its copy in checkpoint {step} is read", stacklevel=2)
+            return json.loads(json.dumps(copy), object_hook=Config)
+    raise problem
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -70,17 +90,25 @@ def device_name() -> str:
 
 
 def make_workdir(workdir: str | os.PathLike) -> Path:
-    """Makes the folder of a run where it is absent.
+    """Make the folder of a run where it is absent.
 
     Raises:
-        OSError: it cannot be made or written to.
+        OSError: it, or the folder of checkpoints in it, cannot be made or written to.
+        ValueError: it is an address of a bucket.
     """
+    if re.match("[a-z][a-z0-9+.-]+:/", str(workdir)):
+        raise ValueError(
+            f"--workdir={workdir} is not a folder; mount the bucket into the file system (gcsfuse, "
+            "mountpoint-s3), and give the folder where it is mounted"
+        )
     workdir = Path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".probe_{jax.process_index()}"
-        probe.touch()
-        probe.unlink()
+        for folder in (workdir, workdir / "checkpoints"):
+            if folder.exists():
+                probe = folder / f".probe_{jax.process_index()}"
+                probe.touch()
+                probe.unlink()
     except OSError as error:
         raise OSError(f"--workdir={workdir} cannot be written to ({error}); choose another folder") from error
     return workdir
@@ -92,8 +120,10 @@ def record_config(
     free_to_differ: Sequence[str],
     advice: Mapping[str, str] | None = None,
     **facts: Any,
-) -> None:
-    """Writes `config.json` (the first process does), or checks that the run already in `workdir` has the same config.
+) -> dict[str, Any]:
+    """Write `config.json` (the first process does) and return what it holds.
+
+    If there is a run in `workdir` already, check first that it has the same config.
 
     Args:
         config: nested dictionaries of numbers, strings and lists.
@@ -102,12 +132,18 @@ def record_config(
         facts: what else to write beside the config and the `environment`.
 
     Raises:
-        ValueError: the folder holds a run whose config differs in another field.
+        ValueError: the folder holds a run whose config differs in another field, or is lost.
     """
     record = workdir / "config.json"
     config = json.loads(json.dumps(config))  # tuples become lists, as they will when read again
-    if record.exists():
-        old, new = dict(flatten(json.loads(record.read_text())["config"])), dict(flatten(config))
+    if record.exists() or saved_steps(workdir / "checkpoints"):
+        try:
+            old, new = dict(flatten(read_record(workdir).config)), dict(flatten(config))
+        except FileNotFoundError:
+            raise ValueError(
+                f"{workdir} holds checkpoints and no config.json, so nobody knows of which config they are; "
+                "put the file back, or choose another --workdir"
+            ) from None
         differing = [
             f"  {name}: {old.get(name, 'absent')!r} there, {new.get(name, 'absent')!r} now"
             for name in sorted(old.keys() | new.keys())
@@ -123,8 +159,9 @@ def record_config(
                 + "\n"
                 + " ".join(["Choose another --workdir, or set these fields as they were to resume.", *help_])
             )
-    if jax.process_index() != 0:
-        return
-    temporary = record.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"config": config, **environment(), **facts}, indent=2) + "\n")
-    temporary.rename(record)
+    written = {"config": config, **environment(), **facts}
+    if jax.process_index() == 0:
+        temporary = record.with_suffix(".tmp")
+        temporary.write_text(json.dumps(written, indent=2) + "\n")
+        temporary.rename(record)
+    return written

@@ -114,6 +114,11 @@ WRONG = {
         ["--config.condition.num_classes=9"],
         "has 10 classes, and config.condition.num_classes is 9",
     ),
+    "a seed below 0": (["--config.seed=-1"], "config.seed is -1; it must be at least 0"),
+    "best by what": (
+        ["--config.checkpoint.keep_best=fidd"],
+        "keep_best is 'fidd'; it must be one of class_acc",
+    ),
     "warm-up": (["--config.optimizer.warmup=50"], "warmup is 50 steps"),
 }
 
@@ -140,6 +145,19 @@ def test_an_unwritable_workdir(tmp_path):
     result = run("train", *SMALL, f"--workdir={tmp_path / 'file' / 'run'}")
     assert result.returncode == 1
     assert "cannot be written to" in result.stderr and "choose another folder" in result.stderr
+
+
+def test_checkpoints_that_cannot_be_written_are_found_at_the_start(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    result = run("train", *SMALL, f"--workdir={tmp_path}")
+    assert result.returncode == 1
+    assert "cannot be written to" in result.stderr and "choose another folder" in result.stderr
+
+
+@pytest.mark.parametrize("workdir", ["gs://bucket/run", "s3://bucket/run"])
+def test_addresses_of_buckets_are_refused(workdir):
+    result = run("train", *SMALL, f"--workdir={workdir}")
+    assert result.returncode == 1 and "is not a folder; mount the bucket" in result.stderr
 
 
 def test_a_workdir_with_another_config(small_run):

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.training.checkpoints import MANIFEST, Checkpoints, check_space, damage
+from genjax.training.checkpoints import (
+    MANIFEST,
+    Checkpoints,
+    NoWholeCheckpoint,
+    check_space,
+    damage,
+)
 
 STATE = {"step": jnp.int32(7), "weights": jnp.arange(1000.0), "half": jnp.ones((3, 2), jnp.bfloat16)}
 ABSTRACT = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), STATE)
@@ -132,3 +138,72 @@ def test_space_is_checked_before_anything_is_written(tmp_path):
     with pytest.raises(OSError, match="MB free.*need.*MB: make room"):
         check_space(tmp_path / "not" / "there", [Huge()], keep=3)
     check_space(tmp_path, STATE, keep=3)
+
+
+@pytest.mark.parametrize("keep", [0, -1])
+def test_at_least_one_is_kept(tmp_path, keep):
+    with pytest.raises(ValueError, match=f"keep is {keep}; at least 1"):
+        Checkpoints(tmp_path, keep=keep)
+
+
+def test_only_whole_checkpoints_count_for_retention(directory):
+    """Neither a stray folder with a later number nor newer damaged ones push out a whole one."""
+    (directory / "99999999").mkdir()
+    truncate(directory / "00000020")
+    with Checkpoints(directory, keep=2) as checkpoints:
+        checkpoints.save(30, STATE)
+        checkpoints.wait()
+        assert damage(directory / "00000030") is None and damage(directory / "00000010") is None
+        checkpoints.save(40, STATE)
+        checkpoints.wait()
+        assert [step for step in checkpoints.steps() if damage(checkpoints.path(step)) is None] == [30, 40]
+    assert (directory / "99999999").is_dir()
+
+
+def test_with_one_kept_the_last_written_stays(tmp_path):
+    (tmp_path / "00000099").mkdir()
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, STATE)
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 99] and damage(checkpoints.path(2)) is None
+
+
+def test_what_is_not_the_loops_own_is_left_alone(directory):
+    (directory / ".DS_Store").write_bytes(b"\0")
+    (directory / "notes.txt").write_text("the good ones")
+    (directory / "00000030").write_text("a file in the place of the next checkpoint")
+    shutil.copytree(directory / "00000010", directory / "00000010_best")
+    (directory / "mine.unsealed").mkdir()
+    (directory / "00000007").symlink_to(directory / "00000010_best")
+    with Checkpoints(directory, keep=1) as checkpoints:
+        assert checkpoints.steps() == [7, 10, 20]
+        checkpoints.save(30, STATE)
+    assert damage(directory / "00000030") is None and damage(directory / "00000010_best") is None
+    assert sorted(p.name for p in directory.iterdir()) == [
+        *(".DS_Store", "00000010_best", "00000030", "00000030.aside", "mine.unsealed", "notes.txt")
+    ]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(directory):
+    with Checkpoints(directory) as checkpoints, pytest.warns(UserWarning, match="not used"):
+        truncate(checkpoints.path(20))
+        assert checkpoints.resume_step() == 10
+        truncate(checkpoints.path(10))
+        with pytest.raises(NoWholeCheckpoint, match=r"steps 10, 20.*from step 0, delete or rename"):
+            checkpoints.resume_step()
+        shutil.rmtree(directory)
+        assert checkpoints.resume_step() is None
+
+
+def test_every_so_many_and_the_best_are_kept(tmp_path):
+    """Also after a stop, and when the best one is damaged."""
+    scores = {2: 0.5, 3: 0.9, 5: 0.9, 6: float("-inf"), 7: 0.1}
+    for steps in (range(1, 6), range(6, 9)):
+        with Checkpoints(tmp_path, keep=2, keep_every=4, score=scores.get) as checkpoints:
+            for step in steps:
+                checkpoints.save(step, STATE)
+    assert checkpoints.steps() == [4, 5, 7, 8] and checkpoints.best() == 5
+    truncate(tmp_path / "00000005")
+    assert Checkpoints(tmp_path, score=scores.get).best() == 7
+    assert Checkpoints(tmp_path).best() is None

@@ -1,6 +1,9 @@
+import contextlib
+import functools
 import json
 import os
 import signal
+import sys
 import time
 from types import SimpleNamespace
 
@@ -14,10 +17,11 @@ from genjax.devices import make_mesh
 from genjax.devices.cost import peak_operations
 from genjax.training import Checkpoints, Interrupted, NonFiniteError, Plugin, train
 from genjax.training.log import ProgressBar
+from genjax.training.signals import StopSignals
 from tests import virtual_devices
 
 
-def fit(folder, task=None, num_steps=20, plugins=(), data=batches, profile_at=None):
+def fit(folder, task=None, num_steps=20, plugins=(), data=batches, profile_at=None, **schedule):
     return train(
         task or Line(),
         data,
@@ -25,11 +29,10 @@ def fit(folder, task=None, num_steps=20, plugins=(), data=batches, profile_at=No
         seed=1,
         mesh=make_mesh({"data": -1}, 8),
         checkpoints=Checkpoints(folder / "checkpoints"),
-        checkpoint_every=5,
         log_path=folder / "metrics.jsonl",
-        log_every=4,
         plugins=plugins,
         profile_at=profile_at,
+        **dict(checkpoint_every=5, log_every=4) | schedule,
     )
 
 
@@ -77,6 +80,25 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     assert kept[-2:] == [(row["step"], row["loss"]) for row in rows(tmp_path / "a")][-2:]
 
 
+def test_losses_logged_after_a_stop_within_a_window_are_the_uninterrupted_ones(tmp_path):
+    """Checkpoints are every 5 steps, and windows 4: of steps 5 to 8, 9 to 12, 13 to 16."""
+
+    def fail(state, step):
+        if step in (6, 17):  # goes on from 5, and from 15
+            raise RuntimeError
+
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    fit(tmp_path / "a")
+    for num_steps in (20, 11, 20):  # the second ends within a window
+        with contextlib.suppress(RuntimeError):
+            fit(tmp_path / "b", num_steps=num_steps, plugins=[Plugin(1, fail)] if num_steps == 20 else [])
+    fit(tmp_path / "b")
+    losses = {row["step"]: row["loss"] for row in rows(tmp_path / "b")}
+    assert losses.pop(11)
+    assert list(losses.items()) == [(row["step"], row["loss"]) for row in rows(tmp_path / "a")]
+
+
 @pytest.mark.parametrize("task", [Line(nan_at=13), Line(break_at=13)], ids=["metric", "parameter"])
 def test_not_finite_stops_with_the_step_and_saves_nothing_after(tmp_path, task):
     with pytest.raises(NonFiniteError, match="step 13|step 14") as raised:
@@ -90,6 +112,130 @@ def test_a_parameter_that_breaks_at_a_save_is_not_saved(tmp_path):
     with pytest.raises(NonFiniteError, match="not finite after step 15.*step 10"):
         fit(tmp_path, Line(break_at=15))
     assert Checkpoints(tmp_path / "checkpoints").steps() == [5, 10]
+
+
+STOPPING = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
+
+
+def send(number):
+    return lambda state, step: os.kill(os.getpid(), number)
+
+
+def assert_stops_with(number, call):
+    with pytest.raises(BaseException) as raised:
+        call()
+    assert isinstance(raised.value, Interrupted) and raised.value.signal_number == number
+
+
+def test_signals_of_schedulers_and_lost_terminals_stop_too(tmp_path):
+    """Also in the last step, and in a plugin, which is cut short."""
+    for number in STOPPING:  # without a handler most of them would end this process
+        before = signal.signal(number, lambda *_: None)
+        workdir = tmp_path / number.name
+        workdir.mkdir()
+        finished = []
+
+        def plugin(state, step, number=number, finished=finished):
+            send(number)(state, step)
+            finished.append(step)  # not reached: the handler runs before the next instruction
+
+        for every in (7, 20):
+            call = functools.partial(fit, workdir, plugins=[Plugin(every, plugin)])
+            assert_stops_with(number, call)
+            assert Checkpoints(workdir / "checkpoints").latest() == every and not finished
+        signal.signal(number, before)
+
+
+def test_a_signal_in_the_last_step_is_not_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        ProgressBar, "update", lambda bar, step, loss: step == 20 and send(signal.SIGTERM)(0, 0)
+    )
+    assert_stops_with(signal.SIGTERM, lambda: fit(tmp_path))
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 20
+
+
+def test_ctrl_c_saves_though_the_reader_of_the_output_is_gone(tmp_path, monkeypatch):
+    """As in `| tee log`, where Ctrl-C ends `tee` too."""
+    for name in ("stdout", "stderr"):
+        reader, writer = os.pipe()
+        os.close(reader)
+        monkeypatch.setattr(sys, name, os.fdopen(writer, "w"))
+    assert_stops_with(signal.SIGINT, lambda: fit(tmp_path, plugins=[Plugin(8, send(signal.SIGINT))]))
+    sys.stdout.close(), sys.stderr.close()  # nothing is left that cannot be written
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 8
+
+
+def test_a_lost_terminal_saves(tmp_path, monkeypatch):
+    """As when a connection breaks: SIGHUP comes, and the progress bar has nowhere to draw."""
+    terminal, end = os.openpty()
+    monkeypatch.setattr(sys, "stderr", os.fdopen(end, "w"))
+    monkeypatch.setattr(sys, "stdout", sys.stderr)
+    monkeypatch.setattr("genjax.training.log.TERMINAL_SECONDS", 0.0)
+
+    def hang_up(state, step):
+        os.close(terminal)
+        signal.raise_signal(signal.SIGHUP)
+
+    assert_stops_with(signal.SIGHUP, lambda: fit(tmp_path, plugins=[Plugin(8, hang_up)]))
+    sys.stderr.close()
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 8
+
+
+def test_a_second_ctrl_c_acts_as_if_nobody_listened_and_nohup_is_respected(tmp_path):
+    calls = []
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, lambda *_: calls.append("previous"))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGHUP)
+        assert signals.received is None
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+        assert signals.received == signal.SIGTERM and calls == []
+        signal.raise_signal(signal.SIGINT)
+        assert calls == ["previous"]
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+class Breaking(Line):
+    """Breaks in the parameters at steps 6 and 7, and in the loss at step 13."""
+
+    def update(self, state, batch, key):
+        new, metrics = super().update(state, batch, key)
+        slope = jnp.where((new.step == 6) | (new.step == 7), jnp.inf, new.slope)
+        return new._replace(slope=slope), metrics | {
+            "loss": jnp.where(new.step == 13, jnp.nan, metrics["loss"])
+        }
+
+
+def test_a_few_updates_that_are_not_finite_are_left_out(tmp_path):
+    """By hand: the state stays, its step goes on, and means are of the other steps. Also over a stop."""
+    for num_steps in (10, 20):
+        state = fit(tmp_path, Breaking(), num_steps=num_steps, max_skipped_steps=3)
+    task, (init_key, key) = Breaking(), jax.random.split(jax.random.key(1))
+    expected, losses, update = task.init(init_key), {}, jax.jit(task.update)
+    for step, batch in zip(range(1, 21), batches(0), strict=False):
+        new, metrics = update(expected, batch, jax.random.fold_in(key, expected.step))
+        if step in (6, 7, 13):
+            expected = expected._replace(step=new.step)
+        else:
+            expected, losses[step] = new, float(metrics["loss"])
+    assert int(state.step) == 20
+    # other fusions round otherwise, by 2⁻²⁴ of numbers up to 3 in each of 20 steps
+    np.testing.assert_allclose(state.slope, expected.slope, rtol=20 * 2**-24)
+    logged = {row["step"]: row for row in rows(tmp_path)}
+    mean = lambda steps: np.mean([losses[step] for step in steps])
+    np.testing.assert_allclose(logged[8]["loss"], mean((5, 8)), rtol=1e-5)
+    np.testing.assert_allclose(logged[16]["loss"], mean((14, 15, 16)), rtol=1e-5)
+    assert [logged[step]["skipped_steps"] for step in (4, 8, 12, 16, 20)] == [0, 2, 2, 3, 3]
+
+
+def test_too_many_updates_that_are_not_finite_stop_the_run(tmp_path):
+    """The count goes on where the run does."""
+    fit(tmp_path, Breaking(), num_steps=10, max_skipped_steps=2)
+    with pytest.raises(NonFiniteError, match="at step 13 is not finite, and 2 were skipped.*that of step 10"):
+        fit(tmp_path, Breaking(), max_skipped_steps=2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -124,6 +270,17 @@ def test_plugins_run_on_their_own_schedules_and_after_the_last_step(tmp_path):
     fit(tmp_path, plugins=plugins)
     assert seen == {3: [(s, s) for s in (3, 6, 9, 12, 15, 18, 20)], 7: [(7, 7), (14, 14), (20, 20)]}
     assert [row["quality"] for row in rows(tmp_path) if "quality" in row] == [10.0, 20.0]
+
+
+def test_intervals_of_zero_are_off(tmp_path):
+    """Nothing happens but after the last step, also when the run goes on."""
+    seen = []
+    off = dict(checkpoint_every=0, log_every=0, plugins=[Plugin(0, lambda state, step: seen.append(step))])
+    for num_steps in (6, 11):
+        fit(tmp_path, num_steps=num_steps, **off)
+        assert Checkpoints(tmp_path / "checkpoints").latest() == num_steps
+    assert seen == [6, 11] and [row["step"] for row in rows(tmp_path)] == [6, 11]
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [6, 11]
 
 
 def test_finished_runs_do_not_train_on(tmp_path):
@@ -217,7 +374,7 @@ def test_speed_counts_the_products_and_the_time_spent_waiting(tmp_path, monkeypa
             yield batch
 
     clock = SimpleNamespace(perf_counter=lambda: milliseconds[0] / 1000, monotonic=time.monotonic)
-    monkeypatch.setattr("genjax.training.loop.time", clock)
+    monkeypatch.setattr("genjax.training.meter.time", clock)
     monkeypatch.setattr("genjax.training.log.time", clock)
     monkeypatch.setattr(ProgressBar, "update", lambda *arguments: pass_time(5))
     fit(tmp_path, Products(), data=slow)

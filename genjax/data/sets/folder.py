@@ -1,9 +1,9 @@
 """A folder of image files, in classes or with captions."""
 
+import collections
 import csv
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from genjax.data.dataset import PRELOAD_BYTES, Dataset, held_out, take
@@ -31,8 +31,8 @@ def load_folder(
     folder at all have no classes.
 
     Images become RGB as `decode` says; `Dataset.conversions` counts how. `Dataset.skipped` names those that
-    cannot be read, have no caption, or lie beside the classes. Files that are not called `SUFFIXES` are
-    ignored. The files of the split are all decoded once to open it.
+    cannot be read, have no caption, or lie beside the classes, and folders that cannot be read or are
+    read already under another name. Files that are not called `SUFFIXES` are ignored. The files of the split are all decoded once to open it.
 
     Args:
         channels: 3 for RGB, 1 for grey levels.
@@ -48,13 +48,22 @@ def load_folder(
         raise FileNotFoundError(
             f"there is no folder {root}: give as data_dir the folder that holds the images"
         )
-    files = list(_image_files(root))
-    tops = {path.parts[0] for path in files if len(path.parts) > 1}
+    splits, class_names = _read_layout(root)
+    members = {name: lambda entries=entries: entries for name, entries in splits.items()}
+    entries = [entry for part in take(split, members) for entry in part]
+    options = dict(channels=channels, preload_bytes=preload_bytes)
+    return read_images("folder", split, entries, root, class_names or None, **options)
+
+
+def _read_layout(root: Path) -> tuple[dict[str, list[Entry]], tuple[str, ...]]:
+    """Return the entries of each split, and the names of the classes; none with captions."""
+    files, flaws = _image_files(root)
+    files += flaws  # named among the files that are left out
+    tops = {path.parts[0] for path in files if len(path.parts) > 1 or path in flaws and path.name in SPLITS}
     has_splits = "train" in tops and tops <= SPLITS
     captions = {}
     for folder in [Path(), *map(Path, sorted(tops) if has_splits else ())]:
         captions |= _captions(root, folder)
-
     if not files and not captions:
         raise ValueError(
             f"{root} holds no images: expected files called {', '.join('*' + s for s in SUFFIXES)}"
@@ -64,6 +73,8 @@ def load_folder(
     labels = {name: label for label, name in enumerate(names)}
 
     def entry(path: Path) -> Entry:
+        if path in flaws:
+            return Entry(root / path, flaw=flaws[path])
         if captions:
             flaw = None if path in captions else "no captions file names it"
             return Entry(root / path, captions=captions.get(path), flaw=flaw)
@@ -71,33 +82,49 @@ def load_folder(
             return Entry(root / path, flaw="lies beside the folders of splits or classes")
         return Entry(root / path, label=labels.get(inner[path][0]))
 
+    splits = {name: [] for name in (sorted(tops) if has_splits else ("train", "test"))}
     entries = {path: entry(path) for path in inner}
+    for path, name in _split_names(entries, has_splits).items():
+        splits[name].append(entries[path])
+    return splits, tuple(names)
+
+
+def _split_names(entries: dict[Path, Entry], has_splits: bool) -> dict[Path, str]:
+    """Return the split of each entry: its folder, or by the hash of its path."""
     if has_splits:
-        split_of = {path: path.parts[0] if len(path.parts) > 1 else "train" for path in entries}
-    else:
-        test = held_out(list(map(Path.as_posix, entries)), [e.label for e in entries.values()], one_in=10)
-        split_of = {path: "test" if held else "train" for path, held in zip(entries, test, strict=True)}
-    members = {
-        name: lambda name=name: [entries[path] for path in entries if split_of[path] == name]
-        for name in (sorted(tops) if has_splits else ("train", "test"))
-    }
-    return read_images(
-        "folder",
-        split,
-        [item for part in take(split, members) for item in part],
-        root,
-        tuple(names) or None,
-        channels=channels,
-        preload_bytes=preload_bytes,
-    )
+        return {path: path.parts[0] if len(path.parts) > 1 else "train" for path in entries}
+    test = held_out(list(map(Path.as_posix, entries)), [e.label for e in entries.values()], one_in=10)
+    return {path: "test" if held else "train" for path, held in zip(entries, test, strict=True)}
 
 
-def _image_files(root: Path) -> Iterator[Path]:
-    """Relative to `root`."""
-    for folder, _, files in os.walk(root, followlinks=True):
-        for file in files:
-            if file.lower().endswith(SUFFIXES):
-                yield (Path(folder) / file).relative_to(root)
+def _image_files(root: Path) -> tuple[list[Path], dict[Path, str]]:
+    """Return the image files below a folder, and why some folders are left out, relative to the root.
+
+    Each folder is read once, wherever links lead, and under its own name before that of a link.
+    """
+    files, flaws, seen, folders = [], {}, set(), collections.deque([root])
+    while folders:
+        folder = folders.popleft()
+        try:
+            status = folder.stat()
+            with os.scandir(folder) as found:
+                children = sorted(found, key=lambda child: child.name)
+        except OSError as error:
+            flaws[folder.relative_to(root)] = f"the folder cannot be read: {error.strerror}"
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            flaws[folder.relative_to(root)] = "links to a folder that is read already"
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for child in children:
+            path = Path(child.path)
+            if child.is_symlink() and path.is_dir():
+                folders.append(path)
+            elif child.is_dir(follow_symlinks=False):
+                folders.appendleft(path)
+            elif child.name.lower().endswith(SUFFIXES):
+                files.append(path.relative_to(root))
+    return files, flaws
 
 
 def _captions(root: Path, folder: Path) -> dict[Path, tuple[str, ...]]:

@@ -327,3 +327,84 @@ def test_no_folder(tmp_path):
         load_dataset("folder", data_dir=tmp_path / "absent")
     with pytest.raises(ValueError, match=r"holds no images: expected files called .*\*\.png"):
         load_dataset("folder", data_dir=tmp_path)
+
+
+def test_pipes_are_not_waited_for(classes):
+    os.mkfifo(classes / "cat/pipe.png")
+    os.mkfifo(classes / "cat/pipe")
+    dataset = load_dataset("folder", "train+test", classes)
+    assert dataset.skipped == {"cat/pipe.png": "no regular file"} and len(dataset.source) == 30
+
+
+def test_links_neither_hang_nor_multiply(classes, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    save(elsewhere / "more/x.png", picture(200))
+    (elsewhere / "up").symlink_to(classes)
+    for name, target in (("cat/loop", classes), ("cat/self", "self"), ("ant", "dog"), ("far", elsewhere)):
+        (classes / name).symlink_to(target)
+    (classes / "cat/round.png").symlink_to("round.png")
+    dataset = load_dataset("folder", "train+test", classes)
+    assert dataset.class_names == ("cat", "dog", "far")
+    assert np.bincount(dataset.source.arrays["label"]).tolist() == [20, 10, 1]
+    already = "links to a folder that is read already"
+    assert dataset.skipped == {
+        **{"ant": already, "cat/loop": already, "far/up": already},
+        "cat/round.png": "Too many levels of symbolic links",
+    }
+
+
+def test_a_folder_that_cannot_be_read_is_named(classes, monkeypatch, caplog):
+    """The tests may run as root, who can read all."""
+    scandir, closed = os.scandir, {"cat", "brown"}
+
+    def refuse(folder):
+        if os.path.basename(folder) in closed:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    save(classes / "emu/x.png", picture(1))
+    monkeypatch.setattr(os, "scandir", refuse)
+    dataset = load_dataset("folder", "train+test", classes)
+    assert dataset.class_names == ("dog", "emu") and dataset.source.arrays["label"].tolist() == [1]
+    reason = "the folder cannot be read: Permission denied"
+    assert dataset.skipped == dict.fromkeys(("cat", "dog/brown"), reason)
+    assert f"cat ({reason})" in caplog.text
+    for split in ("train", "test"):
+        save(classes / "splits" / split / "ox/x.png", picture(1))
+    closed.add("train")
+    with pytest.raises(ValueError, match=f"none of 1 files in .* can be read: train .{reason}"):
+        load_dataset("folder", "train", classes / "splits")
+
+
+def test_names_that_are_not_utf8_can_be_reported(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    save(folder / "x.png", picture(0))
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    dataset = load_dataset("folder", "train+test", tmp_path)
+    assert dataset.class_names == ("caf?",) and list(dataset.skipped) == ["caf?/?.png"]
+    str(dataset).encode()
+    (tmp_path / "metadata.jsonl").write_text(
+        json.dumps({"file_name": f"{folder.name}/x.png", "text": "\udcff"})
+    )
+    assert load_dataset("folder", "train+test", tmp_path).captions == [("?",)]
+
+
+def test_more_pixels_than_memory_are_named_and_not_decoded(tmp_path):
+    """Of these 67 million pixels there is only the header."""
+    save(tmp_path / "x.png", picture(0))
+    chunk = struct.pack(">IIBBBBB", 8192, 8193, 8, 2, 0, 0, 0)
+    header = struct.pack(">I", 13) + b"IHDR" + chunk + struct.pack(">I", zlib.crc32(b"IHDR" + chunk))
+    data = struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    (tmp_path / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + data)
+    dataset = load_dataset("folder", "train+test", tmp_path)
+    assert dataset.skipped == {"large.png": "8192x8193 pixels, more than 67108864; make it smaller"}
+
+
+def test_a_damaged_memory_is_forgotten(classes, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr(images, "REMEMBER_FROM", 27)
+    load_folder("train", classes, preload_bytes=0)
+    memory = images._memory(classes, 3)
+    memory.write_text(memory.read_text()[:-10])
+    load_folder("train", classes, preload_bytes=0)
+    assert len(json.loads(memory.read_text())) == 27

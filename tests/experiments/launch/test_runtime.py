@@ -1,8 +1,12 @@
 """What every program does first and last."""
 
+import signal
+import subprocess
+import sys
+
 import pytest
 
-from tests.experiments.launching import run, run_alone
+from tests.experiments.launching import ROOT, SMALL, run, run_alone
 
 COMMANDS = (
     "train sample evaluate encode latents likelihood sweep report compare plan benchmark loop_overhead peers"
@@ -15,6 +19,25 @@ def test_help_explains_every_flag(name):
     own = [line for line in result.stdout.splitlines() if line.startswith("  --")]
     assert own and all(len(line.split(":", 1)[1].strip()) > 5 for line in own), result.stdout
     assert f"python -m experiments.{name}" in result.stdout
+
+
+def test_ctrl_c_ends_without_a_traceback_even_while_modules_are_imported():
+    command = [sys.executable, "-X", "importtime", "-m", "experiments.train", "--help"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while "jax._src" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGINT and "Traceback" not in errors
+
+
+def test_a_process_alone_ends_with_one_message(tmp_path):
+    flags = ["--coordinator=localhost:61439", "--num_processes=2", "--process_id=1", "--join_seconds=1"]
+    result = run_alone("train", *SMALL, f"--workdir={tmp_path}", *flags)
+    assert result.returncode == 1
+    first, second = result.stderr.splitlines()
+    assert first.startswith("error: not all processes have met within 1 seconds: this is process 1 of 2")
+    assert "localhost:61439" in first and "--join_seconds" in second
 
 
 def test_what_was_compiled_is_kept_for_the_next_program(small_run, tmp_path):

@@ -1,0 +1,40 @@
+"""Numbers of a config that cannot be meant, refused before anything is computed."""
+
+import math
+from typing import Any
+
+from genjax.training.workdir import flatten
+
+# The least value of fields by their last name. An interval of 0 is "off": what is done at intervals
+# is done after the last step alone, or not at all.
+LEAST = {
+    "seed": 0,
+    "every": 0,
+    "log_every": 0,
+    "snapshot_every": 0,
+    "max_skipped_steps": 0,
+    "keep_every": 0,
+    "keep": 1,
+    "num_steps": 1,
+    "batch_size": 1,
+    "accumulation_steps": 1,
+}
+SEEDS = 2**32  # JAX's keys would drop what is above, so that two seeds would be one
+
+
+def check_numbers(config: Any) -> None:
+    """Check the numbers of a config.
+
+    Raises:
+        ValueError: a number is not finite, a seed or a count is out of range.
+    """
+    for name, value in flatten(config.to_dict()):
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"config.{name} is {number}; it must be finite")
+        last = name.rpartition(".")[2]
+        least = 1 if name.startswith("regularizers.") else LEAST.get(last)  # a weight of 0 turns one off
+        if last in LEAST and isinstance(value, int | float) and value < least:
+            raise ValueError(f"config.{name} is {value}; it must be at least {least}")
+        if last == "seed" and value >= SEEDS:
+            raise ValueError(f"config.{name} is {value}; it must be below {SEEDS}")

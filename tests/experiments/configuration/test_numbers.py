@@ -1,0 +1,37 @@
+import pytest
+
+from configs import digits_gan
+from experiments.configuration.numbers import check_numbers
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"optimizer.generator.learning_rate": float("nan")},
+            "generator.learning_rate is nan; it must be finite",
+        ),
+        (
+            {"optimizer.generator.learning_rate": float("inf")},
+            "generator.learning_rate is inf; it must be finite",
+        ),
+        ({"seed": -1}, "config.seed is -1; it must be at least 0"),
+        ({"sampling.seed": 2**32}, "config.sampling.seed is 4294967296; it must be below 4294967296"),
+        ({"checkpoint.every": -5}, "config.checkpoint.every is -5; it must be at least 0"),
+        ({"checkpoint.keep": 0}, "config.checkpoint.keep is 0; it must be at least 1"),
+        ({"num_steps": 0}, "config.num_steps is 0; it must be at least 1"),
+        ({"regularizers.r1.every": 0}, "config.regularizers.r1.every is 0; it must be at least 1"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(changes, words):
+    config = digits_gan.get_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=words):
+        check_numbers(config)
+
+
+def test_zero_is_off_for_intervals():
+    config = digits_gan.get_config()
+    off = dict.fromkeys(("checkpoint.every", "sampling.every", "evaluation.every", "log_every"), 0)
+    config.update_from_flattened_dict(off | {"snapshot_every": 0, "seed": 2**32 - 1})
+    check_numbers(config)

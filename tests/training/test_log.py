@@ -1,0 +1,22 @@
+"""The metrics file: what a crash or an editor does to it."""
+
+import json
+import warnings
+
+from genjax.training.log import MetricsLog, read_metrics
+
+
+def test_damaged_lines_are_named_and_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    good = [{"step": step, "seconds": float(step), "loss": 1.0} for step in (1, 2, 3)]
+    bad = [b'{"step": 1, "lo', b"\xff\xfe", b"7", b'{"loss": 1.0}', b'{"step": "two"}', b"null"]
+    lines = [json.dumps(row).encode() for row in good]
+    path.write_bytes(b"\n".join([lines[0], *bad, lines[1], b"", lines[2], b'{"step": 4, "se']))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert read_metrics(path) == good
+    assert [str(each.message).split(" of ")[0] for each in caught] == [f"line {n}" for n in range(2, 8)]
+    assert all(str(path) in str(each.message) for each in caught)
+    with warnings.catch_warnings(action="ignore"):
+        MetricsLog(path, step=2).close()
+    assert read_metrics(path) == good[:2]

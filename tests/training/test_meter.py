@@ -1,0 +1,44 @@
+"""What the log says of steps that become slow."""
+
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+from genjax.devices import make_mesh
+from genjax.training.log import Metrics, MetricsLog
+from genjax.training.meter import Meter
+
+
+class Clock(MetricsLog):
+    """A log that writes nothing, whose time a test sets."""
+
+    seconds = 0.0
+
+    def __init__(self):
+        pass
+
+    def write(self, step, metrics):
+        pass
+
+
+def test_slow_steps_are_told():
+    """Four windows of 20 s, one of 36 s, and one of 60 s."""
+    log = Clock()
+    meter = Meter(log, None, 2, 100, make_mesh({"data": -1}, jax.device_count()), 0)
+    metrics = Metrics(np.ones((1, 2), np.float32), ("loss",))
+
+    def window(step, seconds):
+        for each in (step - 1, step):
+            log.seconds += seconds / 2
+            meter.add(each, metrics)
+        meter.read()
+
+    with warnings.catch_warnings(action="error"):
+        for number, seconds in enumerate((20, 20, 20, 20, 36), 1):
+            window(2 * number, seconds)
+    with pytest.warns(
+        UserWarning, match="the 2 steps until step 12 were 3.0 times slower.*0.0333 a second, 0%"
+    ):
+        window(12, 60)

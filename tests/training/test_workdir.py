@@ -1,0 +1,51 @@
+"""The record of a run: damaged, deleted, and kept in its checkpoints."""
+
+import jax.numpy as jnp
+import pytest
+
+from genjax.training import Checkpoints, record_config
+from genjax.training.workdir import read_record
+
+CONFIG = {"seed": 3, "optimizer": {"learning_rate": 0.1}, "shape": [2, 2]}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    record = record_config(tmp_path, CONFIG, ())
+    with Checkpoints(tmp_path / "checkpoints", facts={"record": record}) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(3)})
+    return tmp_path
+
+
+def test_a_damaged_record_names_file_and_line(tmp_path):
+    (tmp_path / "config.json").write_text('{"config":\n {"seed": 0,}}')
+    for read in (lambda: read_record(tmp_path), lambda: record_config(tmp_path, CONFIG, ())):
+        with pytest.raises(ValueError, match=r"config.json is damaged, line 2, column 13: "):
+            read()
+    (tmp_path / "config.json").write_bytes(b'{"config": "\xff"}')
+    with pytest.raises(ValueError, match="config.json is damaged, byte 12 is not UTF-8"):
+        read_record(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"device": "cpu"}'])
+def test_a_run_is_known_by_its_checkpoints_too(workdir, content):
+    """So it does not go on under another seed when `config.json` is lost."""
+    expected = (workdir / "config.json").read_text()
+    (workdir / "config.json").unlink() if content is None else (workdir / "config.json").write_text(content)
+    with pytest.warns(UserWarning, match="config.json is absent or damaged; its copy in checkpoint 1"):
+        assert read_record(workdir).config.optimizer.learning_rate == 0.1
+    with (
+        pytest.warns(UserWarning, match="its copy in checkpoint 1"),
+        pytest.raises(ValueError, match="seed: 3 there, 4 now"),
+    ):
+        record_config(workdir, CONFIG | {"seed": 4}, ())
+    with pytest.warns(UserWarning, match="its copy in checkpoint 1"):
+        record_config(workdir, CONFIG, ())
+    assert (workdir / "config.json").read_text() == expected
+
+
+def test_checkpoints_of_nobody_knows_which_config_are_refused(workdir):
+    (workdir / "config.json").unlink()
+    (workdir / "checkpoints/00000001/run.json").unlink()
+    with pytest.raises(ValueError, match="holds checkpoints and no config.json"):
+        record_config(workdir, CONFIG, ())
