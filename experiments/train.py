@@ -112,7 +112,7 @@ class Recorder:
     def plugins(self) -> list[Plugin]:
         """Return the plugins of the training loop, in the order in which they run."""
         plugins = [
-            Plugin(self.experiment.config.snapshot_every, self.save_snapshot, self.snapshots.begin),
+            Plugin(self.experiment.config.snapshot_every, self.save_snapshot, self.begin_snapshots),
             Plugin(self.sampling.every, self.draw_samples),
             *(
                 Plugin(measure.every, lambda state, step, measure=measure: self.measure(measure, state, step))
@@ -120,6 +120,10 @@ class Recorder:
             ),
         ]
         return [plugin for plugin in plugins if plugin.every]
+
+    def begin_snapshots(self, state: Any, step: int) -> None:
+        every = self.experiment.config.snapshot_every
+        self.snapshots.go_on(step, every, power_averages(self.task, state))
 
     def save_snapshot(self, state: Any, step: int) -> None:
         self.snapshots.save(step, power_averages(self.task, state))

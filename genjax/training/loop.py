@@ -27,13 +27,13 @@ class Plugin(NamedTuple):
     """Something done with the state every so many steps and after the last: sampling, evaluation, pictures.
 
     With an interval of 0 it is done after the last step alone. `call(state, step)` may return metrics to log, and pictures for TensorBoard. It must not keep the state: its
-    memory is given away to the next step. `begin(step)` is called once with the step from which the run starts or
-    goes on.
+    memory is given away to the next step. `begin(state, step)` is called once with the state and the step from which
+    the run starts or goes on.
     """
 
     every: int
     call: Callable[[Any, int], dict[str, Any] | None]
-    begin: Callable[[int], None] = lambda step: None
+    begin: Callable[[Any, int], None] = lambda state, step: None
 
 
 def compile_update(
@@ -231,7 +231,7 @@ def train(
         stack.enter_context(contextlib.closing(profile))
         breaks = _Breaks(checkpoints, checkpoint_every, plugins, num_steps, meter, _Stopping(signals, mesh))
         for plugin in plugins:
-            plugin.begin(start)
+            plugin.begin(state, start)
         frozen = place_frozen(task, mesh)
         update = compile_update(task, state, mesh, frozen, skip_non_finite=max_skipped_steps > 0)
         source = iter(itertools.islice(batches(start), num_steps - start))

@@ -68,6 +68,16 @@ class Snapshots:
             for path in [*self.directory.glob("*.tmp"), *(p for s, _, p in self.stored() if s > step)]:
                 path.unlink()
 
+    def go_on(self, step: int, every: int, averages: dict[float, PyTree]) -> None:
+        """Begin at a step, and store its averages if that is due and a stop or a kill prevented it.
+
+        Args:
+            every: the interval of snapshots, in steps.
+        """
+        self.begin(step)
+        if step and step % every == 0 and step not in {stored for stored, _, _ in self.stored()}:
+            self.save(step, averages)
+
     def save(self, step: int, averages: dict[float, PyTree]) -> None:
         """Stores averages by their widths. Every process calls it, the first one writes.
 

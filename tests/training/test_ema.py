@@ -183,6 +183,18 @@ def test_a_run_that_goes_on_from_a_step_forgets_what_lay_beyond_it(snapshots):
     jax.tree.map(np.testing.assert_array_equal, snapshots.reconstruct(630, now(630), 0.07), before)
 
 
+def test_a_snapshot_that_a_stop_prevented_is_taken_when_the_run_goes_on(snapshots):
+    """A run that stops at step 600 saves its state, and has no time for the snapshot."""
+    snapshots, now = snapshots
+    files = {path.name: path.read_bytes() for _, _, path in snapshots.stored()}
+    snapshots.begin(599)
+    snapshots.go_on(620, 50, now(620))  # not due
+    assert {path.name for _, _, path in snapshots.stored()} == {n for n in files if int(n[:8]) <= 550}
+    snapshots.go_on(600, 50, now(600))
+    stored = {path.name: path.read_bytes() for _, _, path in snapshots.stored()}
+    assert stored == {name: content for name, content in files.items() if int(name[:8]) <= 600}
+
+
 def test_an_empty_folder_is_no_obstacle(tmp_path, history):
     snapshots = Snapshots(tmp_path / "absent")
     snapshots.begin(0)

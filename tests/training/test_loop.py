@@ -283,6 +283,14 @@ def test_intervals_of_zero_are_off(tmp_path):
     assert Checkpoints(tmp_path / "checkpoints").steps() == [6, 11]
 
 
+def test_plugins_begin_with_the_state_that_the_run_goes_on_from(tmp_path):
+    begun = []
+    plugin = Plugin(10, lambda state, step: None, lambda state, step: begun.append((int(state.step), step)))
+    for num_steps in (10, 15):
+        fit(tmp_path, num_steps=num_steps, plugins=[plugin])
+    assert begun == [(0, 0), (10, 10)]
+
+
 def test_finished_runs_do_not_train_on(tmp_path):
     first = fit(tmp_path)
     calls = []
