@@ -86,10 +86,10 @@ def repaint(
 ) -> Table:
     """DDPM steps that go back and repeat (Lugmayr et al. 2022, RePaint, algorithm 1 and section 4.2), for `inpaint`.
 
-    After every `jump_length` steps it noises the state back up by as many and takes them again, until they have been
-    taken `resamplings` times. So the filled-in part comes nearer to the known one, but not to the
-    exact law: see the figures of `inpaint`. The known part is drawn from
-    q(x_s | x_t, x), where the authors draw from q(x_s | x): both have the same marginals. A trajectory has the state
+    After every `jump_length` steps it noises the state back up by as many and takes them again, until
+    they have been taken `resamplings` times. So the filled-in part comes nearer to the known one, but
+    not to the exact law: see the figures of `inpaint`. The known part is drawn from q(x_s | x_t, x),
+    where the authors draw from q(x_s | x): both have the same marginals. A trajectory has the state
     after every evaluation.
 
     Raises:

@@ -1,7 +1,7 @@
 """Guidance: denoisers into a denoiser, so that any sampler, process and target goes with any of it.
 
 `guide` asks a conditional denoiser for both its answers, with conditioning and without, in one call; a rule makes one
-prediction of the two, and a scale says how far to go. The parts combine freely:
+prediction of the two (`guidance_rules`), and a scale says how far to go. The parts combine freely:
 
     guide(denoiser, labels, null, 4.0)                                           # classifier-free
     guide(denoiser, labels, null, interval(4.0, 0.2, 0.8))                       # in the middle of time only
@@ -29,9 +29,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
+from genjax.diffusion.guidance_rules import classifier_free
 from genjax.diffusion.processes import Process, expand
 from genjax.diffusion.targets import Prediction, Target, combine, recover, velocity
 from genjax.diffusion.trees import Tree, leaf_keys, leafwise
@@ -89,95 +89,6 @@ def interval(
 def _at(guidance_scale: Scale, t: Times, like: Data) -> Array:
     scale = jnp.asarray(guidance_scale(t) if callable(guidance_scale) else guidance_scale, like.dtype)
     return expand(scale, like)
-
-
-# Rules for one quantity: the conditional answer c, the unconditional u and the scale s make the guided answer.
-
-
-@leafwise
-def classifier_free(c: Data, u: Data, s: float | Array) -> Data:
-    """u + s·(c − u) (Ho & Salimans 2022, equation 6): s = 1 is conditional, s = 0 unconditional sampling."""
-    return u + s * (c - u)
-
-
-@leafwise
-def rescaled(
-    c: Data, u: Data, s: float | Array, *, phi: float | Float[Array, ""], rule: Callable = classifier_free
-) -> Data:
-    """phi·y·std(c)/std(y) + (1 − phi)·y of another rule's y (Lin et al. 2024, section 3.4).
-
-    Deviations are per example, over all other axes. The authors rescale what their network predicts, which is v.
-    """
-    y = rule(c, u, s)
-    axes = tuple(range(1, y.ndim))
-    ratio = jnp.std(c, axes, keepdims=True) / jnp.std(y, axes, keepdims=True)
-    return phi * ratio * y + (1 - phi) * y
-
-
-def _projection(a: Data, onto: Data) -> Array:
-    """<a, b>/‖b‖² per example, so that it times b is the part of a along b; 0 where b is 0."""
-    axes = tuple(range(1, a.ndim))
-    square = jnp.sum(onto * onto, axes, keepdims=True)
-    return jnp.sum(a * onto, axes, keepdims=True) / jnp.where(square == 0, 1, square)
-
-
-@leafwise
-def adaptive_projected(
-    c: Data,
-    u: Data,
-    s: float | Array,
-    *,
-    eta: float | Float[Array, ""] = 0.0,
-    norm_threshold: float | Float[Array, ""] = np.inf,
-) -> Data:
-    """c + (s − 1)·(Δ⊥ + eta·Δ∥), Δ = c − u shortened to `norm_threshold`, split along c (Sadat et al. 2025, APG).
-
-    Meant for x̂, `on(process, clean, …)`; the authors' reverse momentum is the `momentum` of `on`. With eta = 1 and
-    no threshold it is `classifier_free`.
-    """
-    difference = c - u
-    square = jnp.sum(difference**2, tuple(range(1, c.ndim)), keepdims=True)
-    difference = difference * jax.lax.rsqrt(jnp.maximum(1, square / norm_threshold**2))
-    return c + (s - 1) * (difference - (1 - eta) * _projection(difference, c) * c)
-
-
-@leafwise
-def zero_star(c: Data, u: Data, s: float | Array) -> Data:
-    """r·u + s·(c − r·u), r = <c, u>/‖u‖² per example: the scale of CFG-Zero* (Fan et al. 2025).
-
-    Meant for the velocity; the other half of the method is `zero_init`.
-    """
-    return classifier_free(c, _projection(c, u) * u, s)
-
-
-@leafwise
-def tangential(c: Data, u: Data, s: float | Array) -> Data:
-    """u′ + s·(c − u′), u′ the part of u along the first singular vector of (c, u).
-
-    That vector is cos θ·c + sin θ·u with tan 2θ = 2<c, u>/(‖c‖² − ‖u‖²), the direction that c and u
-    share most (Kwon et al. 2025, TCFG).
-    """
-    axes = tuple(range(1, c.ndim))
-    inner = lambda a, b: jnp.sum(a * b, axes, keepdims=True)
-    angle = jnp.arctan2(2 * inner(c, u), inner(c, c) - inner(u, u)) / 2
-    shared = jnp.cos(angle) * c + jnp.sin(angle) * u
-    return classifier_free(c, _projection(u, shared) * shared, s)
-
-
-@leafwise
-def frequency_decoupled(
-    c: Data, u: Data, s: float | Array, *, low_scale: float | Float[Array, ""], factor: int = 2
-) -> Data:
-    """u + low_scale·Δ_low + s·Δ_high, Δ = c − u (Sadat et al. 2025, FDG, algorithm 1).
-
-    Δ_low is what remains of Δ when all axes between batch and channels shrink by `factor` and grow
-    again, by linear interpolation: the coarse level of a Laplacian pyramid. The authors take
-    low_scale = 5 and s = 10 for Stable Diffusion XL.
-    """
-    difference = c - u
-    small = (len(c), *(max(1, side // factor) for side in c.shape[1:-1]), c.shape[-1])
-    low = jax.image.resize(jax.image.resize(difference, small, "linear"), c.shape, "linear")
-    return u + low_scale * low + s * (difference - low)
 
 
 # Rules for predictions: `(conditional, unconditional, scale, x_t, t) -> Prediction`.

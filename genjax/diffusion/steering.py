@@ -56,9 +56,8 @@ def steer(
         xi = _normal(keys, 2 * index, x)
         return (row.clean[0] * clean + row.noise[0] * noise + row.fresh * xi, reward), None
 
-    (x, before), _ = jax.lax.scan(
-        step, (noise, jnp.zeros(noise.shape[:2], noise.dtype)), _rows(process, times)
-    )
+    start = noise, jnp.zeros(noise.shape[:2], noise.dtype)
+    (x, before), _ = jax.lax.scan(step, start, _rows(process, times, noise.dtype))
     return _choose(keys, len(times), x, _reward(log_reward, x, times[-1]) - before)
 
 
@@ -104,15 +103,16 @@ def steer_inpainting(
         x = row.clean[0] * clean + row.noise[0] * noise + row.fresh * xi
         return _take(x, _resample(keys, 2 * index + 1, log_weight)), None
 
-    start = shared(noise) + jnp.where(known, process.alpha(times[0]) * images, 0)
-    x, _ = jax.lax.scan(step, start, _rows(process, times))
+    alpha = process.alpha(times[0]).astype(noise.dtype)
+    start = shared(noise) + jnp.where(known, alpha * images, 0)
+    x, _ = jax.lax.scan(step, start, _rows(process, times, noise.dtype))
     return _choose(keys, len(times), x, jnp.zeros(x.shape[:2], x.dtype))
 
 
-def _rows(process, times):
+def _rows(process, times, dtype):
     """Return the rows of `ddpm` with their numbers, to scan over."""
     table = ddpm.table(process, times)._replace(rows_per_step=None)
-    return jnp.arange(len(times) - 1), table
+    return jnp.arange(len(times) - 1), jax.tree.map(lambda column: column.astype(dtype), table)
 
 
 def _evaluate(denoiser, x, t):

@@ -21,7 +21,6 @@ from genjax.diffusion import (
     drop_conditioning,
     dynamic_threshold,
     euler,
-    frequency_decoupled,
     guide,
     interval,
     log_likelihood,
@@ -32,7 +31,6 @@ from genjax.diffusion import (
     rescaled,
     scale_of_weight,
     static_threshold,
-    tangential,
     uniform_grid,
     velocity,
     with_clean,
@@ -422,68 +420,6 @@ def test_guided_halves_add_up_and_scale_one_is_conditional(process, points, rule
     conditional, _ = both(process, points, t)
     guided = guide(exact_denoiser(process), LABELS, CLASSES, 1.0, rule)(points, t)
     np.testing.assert_allclose(guided.clean, conditional.clean, rtol=1e-11, atol=1e-11)
-
-
-def test_each_rule_against_plain_numpy(float64):
-    generator = np.random.default_rng(3)
-    c, u = generator.normal(size=(2, 5, 4, 4, 2))
-    phi, eta, threshold, scale = 0.7, 0.3, 5.0, 4.0
-    results = {
-        rule: np.asarray(rule(jnp.asarray(c), jnp.asarray(u), scale))
-        for rule in (
-            functools.partial(rescaled, phi=phi),
-            functools.partial(adaptive_projected, eta=eta, norm_threshold=threshold),
-            zero_star,
-        )
-    }
-    for i in range(5):
-        (a, b), y = (c[i].ravel(), u[i].ravel()), (u + scale * (c - u))[i].ravel()
-        difference = a - b
-        assert np.linalg.norm(difference) > threshold
-        difference *= threshold / np.linalg.norm(difference)
-        along = a / np.linalg.norm(a)
-        parallel = difference @ along * along
-        optimal = np.linalg.lstsq(b[:, None], a, rcond=None)[0] * b
-        expected = (
-            phi * y * a.std() / y.std() + (1 - phi) * y,
-            a + (scale - 1) * (difference - parallel + eta * parallel),
-            optimal + scale * (a - optimal),
-        )
-        for result, value in zip(results.values(), expected, strict=True):
-            np.testing.assert_allclose(result[i].ravel(), value, rtol=1e-12, atol=1e-12)
-
-
-def test_low_and_high_frequencies_have_scales_of_their_own(float64):
-    """A shift of all pixels is low, and a chessboard high, but at the border.
-
-    One scale for both is classifier-free guidance.
-    """
-    u = jnp.asarray(np.random.default_rng(7).normal(size=(3, 12, 8, 2)))
-    rule = functools.partial(frequency_decoupled, low_scale=2.0)
-    np.testing.assert_allclose(rule(u + 0.5, u, 7.0), u + 2 * 0.5, rtol=1e-12, atol=1e-13)
-    chessboard = jnp.asarray((-1.0) ** np.add.outer(np.arange(12), np.arange(8)))[..., None]
-    inside = np.s_[:, 3:-3, 3:-3]
-    np.testing.assert_allclose(
-        rule(u + chessboard, u, 7.0)[inside], (u + 7 * chessboard)[inside], rtol=1e-12, atol=1e-13
-    )
-    c = jnp.flip(u, 1)
-    np.testing.assert_allclose(rule(c, u, 2.0), classifier_free(c, u, 2.0), rtol=1e-11, atol=1e-12)
-
-
-def test_tangential_guidance_against_a_singular_value_decomposition(float64):
-    c, u = np.random.default_rng(8).normal(size=(2, 5, 4, 3))
-    result = tangential(jnp.asarray(c), jnp.asarray(u), 4.0)
-    for i in range(5):
-        shared = np.linalg.svd(np.stack([c[i].ravel(), u[i].ravel()]))[2][0]
-        damped = (shared @ u[i].ravel() * shared).reshape(4, 3)
-        np.testing.assert_allclose(result[i], damped + 4 * (c[i] - damped), rtol=1e-11, atol=1e-12)
-
-
-def test_in_one_dimension_zero_star_is_conditional(float64):
-    """The optimal multiple of u is then c itself, whatever the scale."""
-    c, u = jnp.array([[2.0], [-1.0]]), jnp.array([[0.5], [4.0]])
-    np.testing.assert_allclose(zero_star(c, u, 7.0), c, rtol=1e-14)
-    np.testing.assert_array_equal(zero_star(c, jnp.zeros_like(u), 2.0), 2 * c)  # defined, and classifier-free
 
 
 def test_plain_extrapolation_where_the_quantity_says_too_little(points):

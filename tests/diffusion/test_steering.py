@@ -110,3 +110,13 @@ def test_the_network_is_held_once_and_a_sample_does_not_depend_on_its_batch():
     alone = fill(noise[2:3], images[2:3], keys[2:3], uniform_grid(FLOW, 8), 2.0)
     for together, single in zip(both, alone, strict=True):
         np.testing.assert_allclose(together[2:3], single, rtol=1e-5, atol=1e-6)
+
+
+def test_float32_stays_float32_while_float64_is_enabled():
+    with jax.enable_x64(True):
+        keys, times, images = keys_of(2), uniform_grid(FLOW, 3), jnp.ones((2, 2), jnp.float32)
+        noise = FLOW.prior(keys, (4, 2)).astype(jnp.float32)
+        denoiser = lambda x_t, t: Prediction(0 * x_t, x_t)
+        filled = steer_inpainting(denoiser, FLOW, noise, times, keys, MASK, images)
+        steered = steer(denoiser, FLOW, noise, times, keys, lambda x, t: x[:, 0])
+        assert times.dtype == jnp.float64 and filled.dtype == steered.dtype == jnp.float32
