@@ -23,7 +23,7 @@ from genjax.pretrained.autoencoder_kl import (
 )
 from genjax.pretrained.configuration import Field, Only, expect
 from genjax.pretrained.published import DIFFUSERS, Config, Published
-from genjax.pretrained.safetensors_io import load_variables
+from genjax.pretrained.variables import load_variables
 
 _LLAMAGEN_KINDS = {
     **dict(block="res", attention="attn"),

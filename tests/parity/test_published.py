@@ -3,14 +3,18 @@
 import importlib
 import inspect
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+import torch
 
 from genjax import pretrained
 from genjax.pretrained.configuration import default_of
 from genjax.pretrained.published import DIFFUSERS, record_of, records
+from genjax.pretrained.safetensors_io import open_tensors
 from tests.pretrained.test_published import CASES, network
 
 
@@ -58,3 +62,20 @@ def test_entries_and_their_defaults_are_the_librarys(record):
         ours = default_of(record.entries[name])
         if ours not in (None, {}):  # follows from other entries, or is a part of its own
             assert as_json(ours) == as_json(defaults[name]), name
+
+
+@pytest.mark.parametrize("stem", ["diffusion_pytorch_model", "pytorch_model"])
+def test_a_folder_with_only_pickles_says_how_to_convert_them(stem, tmp_path):
+    """In two files, with a tensor that is transposed in memory and two that share it."""
+    shared = torch.arange(6.0).reshape(2, 3).T
+    torch.save({"a": shared, "b": shared}, tmp_path / f"{stem}-00001-of-00002.bin")
+    torch.save({"c": torch.ones(1, dtype=torch.bfloat16)}, tmp_path / f"{stem}-00002-of-00002.bin")
+    with pytest.raises(FileNotFoundError) as caught:
+        open_tensors(tmp_path)
+    message, command = str(caught.value).split(": python -c ")
+    assert f"It holds {stem}-00001-of-00002.bin, {stem}-00002-of-00002.bin, pickled" in message
+    subprocess.run([sys.executable, "-c", command.strip('"')], cwd=tmp_path, check=True)
+    tensors = open_tensors(tmp_path)
+    for name in "ab":
+        np.testing.assert_array_equal(tensors[name], shared.numpy())
+    assert tensors["c"].dtype == "bfloat16" and tensors["c"] == 1
