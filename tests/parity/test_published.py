@@ -15,7 +15,7 @@ from genjax import pretrained
 from genjax.pretrained.configuration import default_of
 from genjax.pretrained.published import DIFFUSERS, record_of, records
 from genjax.pretrained.safetensors_io import open_tensors
-from tests.pretrained.test_published import CASES, network
+from tests.pretrained.test_published import CASES, CONFIGS, network
 
 
 def class_in_library(record):
@@ -47,6 +47,25 @@ def test_the_library_opens_what_is_written_and_writes_it_again(record, number, t
     again, loaded = pretrained.load(tmp_path / "theirs")
     assert again == module
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), loaded, variables)
+
+
+def completed(record, config):
+    """Return a configuration as its library completes it."""
+    kind = class_in_library(record)
+    if record.library is not DIFFUSERS:
+        return kind.config_class(**config).to_dict()
+    parameters = inspect.signature(kind.__init__).parameters
+    defaults = {name: each.default for name, each in parameters.items() if name != "self"}
+    return as_json(defaults | kind.extract_init_dict(config)[0])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_old_configurations_leave_out_is_what_the_library_takes(name):
+    (record,) = (record for record in records() if record.describes(CONFIGS[name]))
+    ours, theirs = (
+        record.make(record.complete(c)) for c in (CONFIGS[name], completed(record, CONFIGS[name]))
+    )
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("record", records(), ids=lambda record: record.name)
