@@ -5,5 +5,6 @@ Unlike functions of the other packages a pipeline compiles its programs itself, 
 
 from genjax.pipelines.folders import load as load
 from genjax.pipelines.folders import load_encoder as load_encoder
+from genjax.pipelines.folders import save as save
 from genjax.pipelines.generation import Pipeline as Pipeline
 from genjax.pipelines.runs import Run as Run

@@ -5,8 +5,9 @@ A folder has a network, an autoencoder, text encoders, tokenizers and a schedule
 """
 
 import functools
-import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from genjax import pretrained
 from genjax.data.tokenizers import Tokenizer
 from genjax.nn import Text
 from genjax.pipelines.generation import Pipeline
-from genjax.pretrained.published import members
+from genjax.pretrained.configuration import read_json
+from genjax.pretrained.published import members, record_of
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,12 @@ class Folder:
     @functools.cached_property
     def index(self) -> dict[str, Any]:
         """Return `model_index.json`."""
-        return json.loads((self.path / "model_index.json").read_text())
+        return read_json(self.path / "model_index.json")
 
     def config(self, part: str) -> dict[str, Any]:
         """Return the configuration of a part."""
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        return json.loads((self.path / part / name).read_text())
+        return read_json(self.path / part / name)
 
     def part(self, name: str) -> tuple[nn.Module, Any]:
         """Return a part's module and variables."""
@@ -63,9 +65,13 @@ class Folder:
         program = jax.jit(lambda variables, ids, mask: take(module, variables, ids, mask))
         return lambda prompts: program(variables, *tokenizer.encode(prompts, length))
 
-    def size(self, autoencoder: nn.Module) -> tuple[int, int]:
-        """Return height and width of the pictures that the network was trained on."""
-        side = self.config("transformer")["sample_size"] * autoencoder.factor
+    def size(self, autoencoder: nn.Module, latents: int) -> tuple[int, int]:
+        """Return height and width of the pictures that the network was trained on.
+
+        Args:
+            latents: a side of theirs where the configuration does not say it.
+        """
+        side = self.config("transformer").get("sample_size", latents) * autoencoder.factor
         return side, side
 
 
@@ -91,7 +97,7 @@ def _open(folder: str | os.PathLike, **options: Any) -> tuple[Folder, System]:
         raise FileNotFoundError(f"{path} does not exist; {advice}")
     folder = Folder(path.parent, **options)
     systems = {system.name: system for system in members("genjax.pipelines.systems", "SYSTEMS")}
-    name = folder.index["_class_name"]
+    name = folder.index.get("_class_name")
     if name not in systems:
         raise ValueError(f"{path} describes {name!r}; known are {', '.join(systems)}")
     return folder, systems[name]
@@ -149,5 +155,43 @@ def load(
         {"network": variables, "autoencoder": autoencoder_variables},
         condition=system.encoder(opened),
         sharding=batch_sharding,
+        folder=opened.path,
         **system.settings(opened, network, autoencoder),
     )
+
+
+def save(folder: str | os.PathLike, pipeline: Pipeline) -> None:
+    """Write a pipeline as a folder that `load` reads, and diffusers.
+
+    Network and autoencoder are written as they are now, such as after fine-tuning. The others,
+    text encoders, tokenizers and schedule, are copied from the folder that they were loaded from.
+
+    Raises:
+        FileExistsError: the folder exists and is not empty.
+        ValueError: the pipeline was not loaded from a folder, or a network has no published form.
+    """
+    folder = Path(folder).absolute()
+    if pipeline.folder is None:
+        raise ValueError(
+            "this pipeline was not loaded from a folder, so there are no text encoders to copy; "
+            "save its networks by genjax.pretrained.save"
+        )
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; save in a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    networks = dict(
+        transformer=(pipeline.network, pipeline.variables["network"]),
+        vae=(pipeline.autoencoder, pipeline.variables["autoencoder"]),
+    )
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as unfinished:
+        source, whole = Path(pipeline.folder), Path(unfinished) / folder.name
+        whole.mkdir()
+        shutil.copy(source / "model_index.json", whole)
+        for name in read_json(source / "model_index.json").keys() - networks.keys():
+            if (source / name).is_dir():
+                shutil.copytree(source / name, whole / name)
+        for name, (module, variables) in networks.items():
+            config = read_json(source / name / "config.json")
+            kept = {entry: config[entry] for entry in record_of(module).unused if entry in config}
+            pretrained.save(whole / name, module, jax.device_get(variables), **kept)
+        whole.replace(folder)

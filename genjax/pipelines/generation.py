@@ -1,5 +1,7 @@
 """From prompts or classes to pictures, by a diffusion network in the latent space of an autoencoder."""
 
+import operator
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,17 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
-from jaxtyping import Array, Bool, Float, PyTree, UInt8
+from jaxtyping import Array, Float, Key, PyTree, UInt8
 
 from genjax import diffusion
 from genjax.data import to_float, to_uint8
 
 
 class Pipeline:
-    """`pipeline(prompts, seeds=…)`: pictures, each a function of its prompt and its seed, and not of its batch or its devices.
+    """`pipeline(prompts, seeds=…)`: pictures, each a function of its prompt and its seed alone.
 
-    One program denoises, one decodes, and there is one for each text encoder; a second call with as many prompts, steps and
-    pixels compiles nothing, whatever its guidance, negative prompts and seeds are.
+    A picture does not depend on its batch or its devices. One program denoises, one decodes, and
+    there is one for each text encoder. A second call with as many prompts, steps and pixels compiles
+    nothing, whatever its guidance, negative prompts and seeds are.
 
     Args:
         network: `apply(variables, x, t, condition, …)`, on latents.
@@ -30,8 +33,11 @@ class Pipeline:
         grid: `(num_steps, tokens) -> times`, tokens the number of image tokens.
         size: (height, width) of pictures by default, in pixels.
         num_steps: by default.
-        guidance_scale: by default, 1 is none.
+        guidance_scale: by default.
+        distilled: whether guidance is distilled into the network, as in FLUX.1. Then only
+            `negative_scale` guides by a second condition.
         sharding: of batches, on a mesh; the variables lie where they were loaded to.
+        folder: that the parts were read from, of which `genjax.pipelines.save` copies the others.
     """
 
     def __init__(
@@ -49,50 +55,25 @@ class Pipeline:
         size: tuple[int, int],
         num_steps: int,
         guidance_scale: float,
+        distilled: bool = False,
         sharding: Sharding | None = None,
+        folder: os.PathLike | None = None,
     ):
         self.network, self.autoencoder, self.variables = network, autoencoder, variables
         self.condition, self.empty = condition, empty
-        self.process, self.grid, self.size = process, grid, size
-        self.num_steps, self.guidance_scale, self.sharding = num_steps, guidance_scale, sharding
+        self.process, self.target, self.sampler, self.grid = process, target, sampler, grid
+        self.size, self.num_steps, self.guidance_scale = size, num_steps, guidance_scale
+        self.distilled, self.sharding, self.folder = distilled, sharding, folder
         self.takes_guidance = getattr(network, "takes_guidance", False)
         self.takes_size = getattr(network, "size_conditioning", False)
         self.channels = autoencoder.latent_channels
-        learned_variance = network.out_channels == 2 * self.channels
-        mean, deviation = (
+        self.mean, self.deviation = (
             np.asarray(moment, np.float32)
             for moment in (autoencoder.latent_mean, autoencoder.latent_deviation)
         )
-
-        def denoise(variables, keys, noise, conditioning, negative, scale, times, latents, known):
-            def apply(x, t, told):
-                condition, named = told
-                return network.apply(variables, x, t, condition, **named)
-
-            denoiser = diffusion.predict(apply, process, target, learned_variance=learned_variance)
-            if negative is None:
-                guided = lambda x_t, t: denoiser(x_t, t, conditioning)
-            else:
-                guided = diffusion.guide(denoiser, conditioning, negative, scale)
-            if known is not None:
-                guided = diffusion.inpaint(guided, process, known, latents)
-            if latents is not None:
-                noise = process.alpha(times[0]) * latents + noise
-            return sampler(guided, process, noise, times, keys=keys)
-
-        def draw(keys, time, height, width):
-            return process.prior(keys, (height, width, self.channels), time)
-
-        def encode(variables, images):
-            latents = autoencoder.apply(variables, to_float(images), method="encode")
-            latents = latents[0] if isinstance(latents, tuple) else latents
-            return (latents - mean) / deviation
-
-        def decode(variables, latents):
-            return to_uint8(autoencoder.apply(variables, latents * deviation + mean, method="decode"))
-
-        self._denoise, self._encode, self._decode = jax.jit(denoise), jax.jit(encode), jax.jit(decode)
-        self._draw = jax.jit(draw, static_argnums=(2, 3))
+        self._draw = jax.jit(self._noise_of, static_argnums=(2, 3))
+        self._denoise = jax.jit(self._denoised)
+        self._encode, self._decode = jax.jit(self._encoded), jax.jit(self._decoded)
 
     def __call__(
         self,
@@ -104,52 +85,53 @@ class Pipeline:
         num_steps: int | None = None,
         guidance_scale: float | None = None,
         negative_scale: float = 1.0,
-        images: UInt8[np.ndarray, "batch height width 3"] | None = None,
+        images: np.ndarray | None = None,
         strength: float = 1.0,
-        known: Bool[np.ndarray, "batch height width"] | None = None,
-        noise: Float[np.ndarray, "batch rows columns latent_channels"] | None = None,
+        known: np.ndarray | None = None,
+        noise: np.ndarray | Array | None = None,
     ) -> UInt8[np.ndarray, "batch height width 3"]:
-        """
+        """Make a picture for each prompt.
+
+        Up to a guidance scale of 1 there is no guidance: the picture is the plain conditional one,
+        also at 0, as in the published pipelines. Above 1 Stable Diffusion 3, PixArt and DiT are
+        guided away from negative prompts, or from the empty prompt or class without them. FLUX.1 dev
+        is told its scale, any number from 0 on. FLUX.1 schnell ignores it. Both are guided away from
+        negative prompts where `negative_scale` is above 1.
+
         Args:
             prompts: texts, or class labels, one for each picture.
-            seeds: one for each picture; 0, 1, … if None.
+            seeds: one for each picture, from 0 to 2³² − 1; 0, 1, … if None.
             negative_prompts: to be guided away from, one for each picture.
             size: height and width in pixels.
-            guidance_scale: how far to guide; 1 is plain conditional sampling. A network that is told its scale (FLUX.1 dev)
-                is told this one, and is guided away from negative prompts by `negative_scale`.
-            images: to begin from, noised to the time that `strength` says (image to image), or to fill in where not `known`.
-            strength: the part of the steps to take, in (0, 1]: 1 leaves nothing of `images` but what is known.
-            known: True at pixels of `images` to keep; a latent is kept if all its pixels are.
-            noise: to start from, in place of what is drawn from the seeds; latents.
+            num_steps: from 1 on.
+            images: bytes, `[batch height width 3]`, to begin from, noised to the time that
+                `strength` says (image to image), or to fill in where not `known`.
+            strength: the part of the steps to take, in (0, 1]: 1 leaves nothing of `images` but what
+                is known.
+            known: True at pixels of `images` to keep, `[batch height width]`; a latent is kept if
+                all its pixels are.
+            noise: to start from, in place of what is drawn from the seeds: latents,
+                `[batch rows columns latent_channels]`.
 
         Raises:
-            ValueError: numbers of prompts, seeds and images that differ; a size that does not divide into latents' patches.
+            ValueError: an argument has another number, shape, type or range than said here, a size
+                does not divide into latents' patches, or negative prompts have no effect.
         """
-        batch, height, width, num_steps = self._checked(
-            prompts, seeds, negative_prompts, size, num_steps, images, strength, known
+        batch = _check_counts(
+            prompts, seeds=seeds, negative_prompts=negative_prompts, images=images, known=known
         )
-        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        height, width = self._checked_size(size, images, known)
         rows, columns = height // self.autoencoder.factor, width // self.autoencoder.factor
-        times = self.grid(num_steps, rows * columns // self.network.patch_size**2)
-        if images is not None:
-            times = times[-1 - max(1, round(strength * num_steps)) :]
-
-        named = {}
-        if self.takes_guidance:
-            named["guidance"] = jnp.full(batch, scale, jnp.float32)
-            scale = negative_scale
-        if self.takes_size:
-            named["size"] = jnp.tile(jnp.array([height, width], jnp.float32), (batch, 1))
-        negative = None
-        if scale != 1:
-            negatives = [self.empty] * batch if negative_prompts is None else negative_prompts
-            negative = self._placed((self.condition(negatives), named))
-        conditioning = self._placed((self.condition(prompts), named))
-        keys = self._placed(
-            jax.vmap(jax.random.key)(jnp.arange(batch) if seeds is None else jnp.array(seeds))
+        times = self._times(num_steps, rows * columns, None if images is None else strength)
+        conditions = self._conditions(
+            prompts, negative_prompts, (height, width), guidance_scale, negative_scale
         )
+        keys = self._placed(_keys(range(batch) if seeds is None else seeds))
+        shape = (batch, rows, columns, self.channels)
         if noise is None:
             noise = self._draw(keys, times[0], rows, columns)
+        elif noise.shape != shape:
+            raise ValueError(f"noise has shape {noise.shape}; these pictures start from {shape}")
         latents = None
         if images is not None:
             latents = self._encode(self.variables["autoencoder"], self._placed(images))
@@ -160,38 +142,137 @@ class Pipeline:
             self.variables["network"],
             keys,
             self._placed(noise),
-            conditioning,
-            negative,
-            jnp.float32(scale),
+            *conditions,
             times,
             latents,
             self._placed(known),
         )
         return np.asarray(self._decode(self.variables["autoencoder"], latents))
 
+    def _denoised(
+        self, variables, keys, noise, conditioning, negative, scale, times, latents, known
+    ) -> Float[Array, "batch rows columns channels"]:
+        """Sample latents; without a negative condition there is no guidance."""
+
+        def apply(x, t, told):
+            condition, named = told
+            return self.network.apply(variables, x, t, condition, **named)
+
+        denoiser = diffusion.predict(
+            apply,
+            self.process,
+            self.target,
+            learned_variance=self.network.out_channels == 2 * self.channels,
+        )
+        if negative is None:
+            guided = lambda x_t, t: denoiser(x_t, t, conditioning)
+        else:
+            guided = diffusion.guide(denoiser, conditioning, negative, scale)
+        if known is not None:
+            guided = diffusion.inpaint(guided, self.process, known, latents)
+        if latents is not None:
+            noise = self.process.alpha(times[0]) * latents + noise
+        return self.sampler(guided, self.process, noise, times, keys=keys)
+
+    def _noise_of(self, keys, time, rows: int, columns: int) -> Float[Array, "batch rows columns channels"]:
+        return self.process.prior(keys, (rows, columns, self.channels), time)
+
+    def _encoded(self, variables, images) -> Float[Array, "batch rows columns channels"]:
+        latents = self.autoencoder.apply(variables, to_float(images), method="encode")
+        latents = latents[0] if isinstance(latents, tuple) else latents
+        return (latents - self.mean) / self.deviation
+
+    def _decoded(self, variables, latents) -> UInt8[Array, "batch height width 3"]:
+        latents = latents * self.deviation + self.mean
+        return to_uint8(self.autoencoder.apply(variables, latents, method="decode"))
+
     def _placed(self, tree: PyTree) -> PyTree:
         return tree if self.sharding is None else jax.device_put(tree, self.sharding)
 
-    def _checked(
-        self, prompts, seeds, negative_prompts, size, num_steps, images, strength, known
-    ) -> tuple[int, int, int, int]:
-        if isinstance(prompts, str):
+    def _conditions(
+        self,
+        prompts: Sequence[Any],
+        negative_prompts: Sequence[Any] | None,
+        size: tuple[int, int],
+        guidance_scale: float | None,
+        negative_scale: float,
+    ) -> tuple[PyTree, PyTree, Float[Array, ""]]:
+        """Return what the network is told, the same of negative prompts or None, and the scale."""
+        batch, named = len(prompts), {}
+        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        if self.takes_guidance:
+            named["guidance"] = jnp.full(batch, scale, jnp.float32)
+        if self.takes_size:
+            named["size"] = jnp.tile(jnp.array(size, jnp.float32), (batch, 1))
+        name = "guidance_scale"
+        if self.distilled:
+            name, scale = "negative_scale", negative_scale
+        negative = None
+        if scale > 1:
+            negatives = [self.empty] * batch if negative_prompts is None else negative_prompts
+            negative = self._placed((self.condition(negatives), named))
+        elif negative_prompts is not None:
             raise ValueError(
-                f"prompts is the string {prompts!r}; expected a list of them, one for each picture"
+                f"negative_prompts have no effect where {name}={scale}: raise it above 1, or leave them out"
             )
-        batch = len(prompts)
-        given = dict(seeds=seeds, negative_prompts=negative_prompts, images=images, known=known)
-        for name, each in given.items():
-            if each is not None and len(each) != batch:
-                raise ValueError(f"{batch} prompts and {len(each)} {name}: give one for each picture")
-        if known is not None and images is None:
-            raise ValueError("known says what to keep of images, and there are none: give images too")
+        return self._placed((self.condition(prompts), named)), negative, jnp.float32(scale)
+
+    def _times(self, num_steps: int | None, latents: int, strength: float | None) -> Float[Array, " times"]:
+        """Return the times of a picture's steps, of which only the last are taken from an image on."""
+        num_steps = self.num_steps if num_steps is None else num_steps
+        if num_steps < 1:
+            raise ValueError(f"num_steps={num_steps}; a picture takes at least 1")
+        times = self.grid(num_steps, latents // self.network.patch_size**2)
+        if strength is None:
+            return times
         if not 0 < strength <= 1:
             raise ValueError(f"strength is the part of the steps to take, in (0, 1]; got {strength}")
-        height, width = images.shape[1:3] if images is not None else size or self.size
+        return times[-1 - max(1, round(strength * num_steps)) :]
+
+    def _checked_size(
+        self, size: tuple[int, int] | None, images: np.ndarray | None, known: np.ndarray | None
+    ) -> tuple[int, int]:
+        if images is not None:
+            if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+                raise ValueError(
+                    f"images are {images.dtype} of shape {images.shape}; give bytes, [batch height width 3]: "
+                    "genjax.data.to_uint8 makes them of numbers in [−1, 1]"
+                )
+            if size is not None and tuple(size) != images.shape[1:3]:
+                raise ValueError(f"size={size} and images of {images.shape[1:3]}: leave size out")
+            size = images.shape[1:3]
+        if known is not None and (images is None or known.shape != images.shape[:3]):
+            given = "there are none" if images is None else f"{known.shape} is not {images.shape[:3]}"
+            raise ValueError(f"known says what to keep of images, and {given}: give images too, as large")
+        height, width = size or self.size
         side = self.autoencoder.factor * self.network.patch_size
-        if height % side or width % side:
+        if height < 1 or width < 1 or height % side or width % side:
             raise ValueError(
-                f"pictures of {height}×{width} pixels do not divide into patches of {side}: take multiples of {side}"
+                f"pictures of {height}×{width} pixels do not divide into patches of {side}: "
+                f"take multiples of {side}"
             )
-        return batch, height, width, num_steps or self.num_steps
+        return height, width
+
+
+def _check_counts(prompts: Sequence[Any], **given: Any) -> int:
+    """Return the number of pictures.
+
+    Raises:
+        ValueError: something has another number, is a string in place of a list, or none is left.
+    """
+    for name, each in dict(prompts=prompts, **given).items():
+        if isinstance(each, str):
+            raise ValueError(f"{name} is the string {each!r}; expected a list of them, one for each picture")
+        if each is not None and len(each) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts and {len(each)} {name}: give one for each picture")
+    if not len(prompts):
+        raise ValueError("prompts is empty; give a prompt or a label for each picture")
+    return len(prompts)
+
+
+def _keys(seeds: Sequence[int]) -> Key[Array, " batch"]:
+    """Return a key for each seed, the same as of `jax.random.key(seed)`."""
+    seeds = [operator.index(seed) for seed in seeds]
+    if wrong := [seed for seed in seeds if not 0 <= seed < 2**32]:
+        raise ValueError(f"seeds are from 0 to 2³² − 1; got {wrong[0]}")
+    return jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))

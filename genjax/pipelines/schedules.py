@@ -16,19 +16,26 @@ def _expect_all(schedule: Mapping[str, Any], **fixed: Any) -> None:
         expect({name: value, **schedule}, name, value)
 
 
-def check_flow_matching(schedule: Mapping[str, Any], dynamic: bool) -> None:
-    """Check that a schedule is Euler's of a rectified flow.
+# What the schedule of a rectified flow says where it is silent.
+_FLOW_MATCHING = dict(shift=1.0, use_dynamic_shifting=False, base_shift=0.5, max_shift=1.15) | dict(
+    base_image_seq_len=256, max_image_seq_len=4096
+)
+
+
+def flow_matching(schedule: Mapping[str, Any], *dynamic: bool) -> dict[str, Any]:
+    """Return the entries of a schedule that is Euler's of a rectified flow, completed by defaults.
 
     Args:
-        dynamic: whether it shifts time by the number of tokens.
+        dynamic: whether it may shift time by the number of tokens: False, True, or both.
 
     Raises:
         ValueError: it is another; the entry that differs is named.
     """
     expect(schedule, "_class_name", "FlowMatchEulerDiscreteScheduler")
+    schedule = {**_FLOW_MATCHING, **schedule}
+    expect(schedule, "use_dynamic_shifting", *dynamic)
     _expect_all(
         schedule,
-        use_dynamic_shifting=dynamic,
         num_train_timesteps=1000,
         invert_sigmas=False,
         shift_terminal=None,
@@ -38,6 +45,7 @@ def check_flow_matching(schedule: Mapping[str, Any], dynamic: bool) -> None:
         time_shift_type="exponential",
         stochastic_sampling=False,
     )
+    return schedule
 
 
 def noise_prediction(schedule: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,4 +7,4 @@ known SHA-256). `genjax.pretrained.published` says what a record holds.
 from genjax.pretrained.folders import load as load
 from genjax.pretrained.folders import save as save
 from genjax.pretrained.published import Published as Published
-from genjax.pretrained.safetensors_io import load_variables as load_variables
+from genjax.pretrained.variables import load_variables as load_variables

@@ -48,35 +48,46 @@ _WORDS = (
 _FORMER_WORDS = _WORDS | dict(query="query", key="key", value="value", projection="proj_attn")
 
 
-def attention_levels(config: Config) -> tuple[int, ...]:
-    """Return the levels with attention.
+def attention_levels(config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the levels with attention, of the encoder and of the decoder.
 
     Raises:
-        ValueError: blocks are of another type, or encoder and decoder attend at different levels.
+        ValueError: blocks are of another type, or not as many as the widths.
     """
-    down, widths = config["down_block_types"], config["block_out_channels"]
-    attends = [kind == "AttnDownEncoderBlock2D" for kind in down]
-    for name, types in _block_types(attends).items():
-        expect(config, name, types)
-    if len(down) != len(widths):
-        counts = f"{len(down)} levels; block_out_channels={widths} {len(widths)}"
-        raise ValueError(f"down_block_types={down} has {counts}")
-    return tuple(level for level, attend in enumerate(attends) if attend)
+    sides = []
+    for name, types in _BLOCK_TYPES.items():
+        kinds, widths = config[name], config["block_out_channels"]
+        if not set(kinds) <= set(types):
+            raise ValueError(f"{name}={kinds} is not supported; only {', '.join(types)}")
+        if len(kinds) != len(widths):
+            counts = f"{len(kinds)} levels; block_out_channels={widths} {len(widths)}"
+            raise ValueError(f"{name}={kinds} has {counts}")
+        sides.append([types.index(kind) for kind in kinds])
+    down, up = sides[0], sides[1][::-1]  # the decoder begins at the latents
+    return tuple(tuple(level for level, attends in enumerate(side) if attends) for side in (down, up))
 
 
-def _block_types(attends: list[bool]) -> dict[str, list[str]]:
-    return dict(
-        down_block_types=[f"{'Attn' * attend}DownEncoderBlock2D" for attend in attends],
-        up_block_types=[f"{'Attn' * attend}UpDecoderBlock2D" for attend in reversed(attends)],
-    )
+_BLOCK_TYPES = dict(
+    down_block_types=("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+    up_block_types=("UpDecoderBlock2D", "AttnUpDecoderBlock2D"),
+)
+
+
+def _block_types(count: int, *levels: Collection[int]) -> dict[str, list[str]]:
+    """Return the entries that `attention_levels` reads."""
+    down, up = ([level in side for level in range(count)] for side in levels)
+    types = zip(_BLOCK_TYPES.items(), (down, up[::-1]), strict=True)
+    return {name: [kinds[attends] for attends in side] for (name, kinds), side in types}
 
 
 def level_config(module: Any, variables: PyTree) -> dict[str, Any]:
     """Return the shared entries that are no field's."""
-    attends = [level in module.attention_levels for level in range(len(module.widths))]
+    down = module.attention_levels
+    up = getattr(module, "decoder_attention_levels", None)
+    types = _block_types(len(module.widths), down, down if up is None else up)
     # Only the parameters know the channels of the input.
     kernel = variables["params"]["encoder"]["conv_in"]["kernel"]
-    return dict(in_channels=kernel.shape[-2], **_block_types(attends))
+    return dict(in_channels=kernel.shape[-2], **types)
 
 
 def smallest_image(module: Any, config: Config) -> tuple:
@@ -145,8 +156,10 @@ def _build(config: Config) -> dict[str, Any]:
     if config["latents_mean"] is not None:
         expect(config, "shift_factor", None)  # pipelines use the one or the other
     deviations = config["latents_std"] or [1.0]
+    down, up = attention_levels(config)
     return dict(
-        attention_levels=attention_levels(config),
+        attention_levels=down,
+        decoder_attention_levels=None if up == down else up,
         latent_mean=tuple(config["latents_mean"] or [config["shift_factor"] or 0.0]),
         latent_deviation=tuple(value / config["scaling_factor"] for value in deviations),
     )
@@ -188,6 +201,7 @@ AUTOENCODER_KL = Published(
     examples=(
         _SMALL | dict(shift_factor=0.25, use_quant_conv=False, use_post_quant_conv=False),
         _SMALL | _MOMENTS | dict(in_channels=4, scaling_factor=1.0),
+        _SMALL | dict(up_block_types=["UpDecoderBlock2D", "AttnUpDecoderBlock2D"]),
     ),
 )
 PUBLISHED = (AUTOENCODER_KL,)

@@ -1,6 +1,9 @@
 """Entries of published configurations: what they mean here, and which values are supported."""
 
+import json
+import os
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -66,3 +69,38 @@ def expect(config: Mapping[str, Any], name: str, *supported: Any) -> None:
     if config[name] not in supported:
         listed = ", ".join(map(repr, supported))
         raise ValueError(f"{name}={config[name]!r} is not supported; only {listed}")
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """Read the object that a JSON file holds.
+
+    Raises:
+        ValueError: as `parse_json`.
+    """
+    return parse_json(Path(path).read_bytes(), str(path))
+
+
+def parse_json(text: str | bytes, source: str) -> dict[str, Any]:
+    """Return the object that a text in JSON says.
+
+    Args:
+        source: how an error names the text.
+
+    Raises:
+        ValueError: the text is no JSON, no object, or says an entry twice; with the source's name.
+    """
+
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entries = dict(pairs)
+        if len(entries) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"{max(names, key=names.count)!r} is there twice")
+        return entries
+
+    try:
+        value = json.loads(text, object_pairs_hook=distinct)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source} is no JSON that can be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{source} is {value!r:.40}; expected an object, {{…}}")
+    return value

@@ -49,9 +49,9 @@ def _convert(module: DiT, variable: str, *tensors: np.ndarray) -> np.ndarray:
     """Join queries, keys and values in the order that `genjax.nn.heads_of` takes."""
     if "query_key_value" not in variable:
         return from_torch(variable, only_copy(*tensors))
-    parts = [from_torch(variable, tensor) for tensor in tensors]
-    heads = [part.reshape(*part.shape[:-1], module.num_heads, -1) for part in parts]
-    return np.stack(heads, axis=-2).reshape(*parts[0].shape[:-1], -1)
+    outputs, *inputs = tensors[0].shape
+    heads = [tensor.reshape(module.num_heads, -1, *inputs) for tensor in tensors]
+    return from_torch(variable, np.stack(heads, axis=1).reshape(3 * outputs, *inputs))
 
 
 def _invert(module: DiT, variable: str, array: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:

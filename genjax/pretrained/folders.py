@@ -1,6 +1,5 @@
 """Any folder of weights that diffusers or transformers wrote, and back."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,9 @@ import jax.numpy as jnp
 from jax.sharding import Sharding
 from jaxtyping import PyTree
 
+from genjax.pretrained.configuration import read_json
 from genjax.pretrained.published import class_of, record_of, records
-from genjax.pretrained.safetensors_io import variable_path
+from genjax.pretrained.variables import variable_path
 
 
 def load(
@@ -40,14 +40,15 @@ def load(
         FileNotFoundError: there is no configuration, or there are no safetensors. Other formats
             are not read.
         ValueError: the class or an entry of the configuration is not known or not supported; or
-            tensors are missing, extra, misshapen or unusable, and all are listed.
+            tensors are missing, extra, misshapen or unusable, and the first 20 are listed; or a
+            tensor holds NaN or infinity; or a file is damaged.
     """
     path = Path(folder) / "config.json"
     if not path.exists():
         parts = [part.parent.name for part in sorted(Path(folder).glob("*/config.json"))]
         advice = f"; load one of the parts {', '.join(parts)}" if parts else ""
         raise FileNotFoundError(f"{path} does not exist{advice}")
-    config = json.loads(path.read_text())
+    config = read_json(path)
     record = next((record for record in records() if record.describes(config)), None)
     if record is None:
         known = ", ".join(record.name for record in records())

@@ -12,7 +12,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from genjax.models.encoders.inception import Inception
-from genjax.pretrained.safetensors_io import load_variables, open_tensors
+from genjax.pretrained.safetensors_io import open_tensors
+from genjax.pretrained.variables import load_variables
 
 _WORDS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 FID_CLASSES = 1008

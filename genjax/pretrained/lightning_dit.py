@@ -19,7 +19,7 @@ from genjax.models.transformers.lightning_dit import LightningDiT
 from genjax.nn import sincos_positions
 from genjax.pretrained.layouts import from_torch, layer_names, prefixed
 from genjax.pretrained.published import example
-from genjax.pretrained.safetensors_io import load_variables
+from genjax.pretrained.variables import load_variables
 
 _BLOCK = (
     prefixed("", "attn.", dict(query="qkv", key="qkv", value="qkv", projection="proj"))

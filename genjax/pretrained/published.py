@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import json
 import os
 import pkgutil
 from collections.abc import Callable, Collection, Mapping
@@ -16,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from genjax.pretrained.configuration import Field, complete
+from genjax.pretrained.configuration import Field, complete, read_json
 from genjax.pretrained.layouts import Names, from_torch, to_torch
-from genjax.pretrained.safetensors_io import NAMES, load_variables, open_tensors, save_variables
+from genjax.pretrained.safetensors_io import NAMES, open_tensors
+from genjax.pretrained.variables import load_variables, save_variables
 
 Config = Mapping[str, Any]
 
@@ -162,7 +162,7 @@ class Published:
         """
         tensors = open_tensors(folder)
         try:
-            config = self.complete(json.loads((Path(folder) / "config.json").read_text()))
+            config = self.complete(read_json(Path(folder) / "config.json"))
             module = self.adapt(self.make(config), tensors)
         except ValueError as error:
             raise ValueError(f"{folder} cannot be read as {self.name}: {error}") from error

@@ -13,8 +13,8 @@ from jaxtyping import Array
 
 from genjax.models.gans.r3gan import Discriminator, Generator
 from genjax.pretrained.published import example
-from genjax.pretrained.safetensors_io import load_variables
 from genjax.pretrained.stylegan2 import is_filter
+from genjax.pretrained.variables import load_variables
 
 # Names within a residual block; published biases belong to activations.
 _BLOCK = {

@@ -1,51 +1,33 @@
-"""From safetensors files to the variables of a Flax module, and back."""
+"""Files and folders of safetensors: checked by their headers, mapped to memory, replaced as a whole."""
 
-import json
+import contextlib
+import math
 import os
-from collections.abc import Callable, Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
 
-from genjax.pretrained.layouts import Names, from_torch, to_torch
+from genjax.pretrained.configuration import parse_json, read_json
 
 NAMES = ("diffusion_pytorch_model", "model")  # of the weights in a folder, less their extension
 _TYPES = (
-    dict(F64="float64", F32="float32", F16="float16", BF16="bfloat16", BOOL="bool")
-    | dict(I64="int64", I32="int32", I16="int16", I8="int8", U8="uint8")
-    | dict(F8_E4M3="float8_e4m3fn", F8_E5M2="float8_e5m2")
+    dict(F64="float64", F32="float32", F16="float16", BF16="bfloat16", C64="complex64", BOOL="bool")
+    | dict(I64="int64", I32="int32", I16="int16", I8="int8")
+    | dict(U64="uint64", U32="uint32", U16="uint16", U8="uint8")
+    | dict(F8_E4M3="float8_e4m3fn", F8_E5M2="float8_e5m2", F8_E8M0="float8_e8m0fnu")
+    | dict(F8_E4M3FNUZ="float8_e4m3fnuz", F8_E5M2FNUZ="float8_e5m2fnuz")
 )
-
-
-def _map_file(path: Path) -> dict[str, np.ndarray]:
-    """Map the tensors of a file to memory, so that each is read when it is used.
-
-    The library's NumPy reader does not know bfloat16. The format is: the header's length in 8
-    bytes, a header in JSON, the numbers.
-    """
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > path.stat().st_size - 8:
-            raise ValueError(f"{path} is no safetensors file, or not a whole one")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if end != path.stat().st_size:
-        size = path.stat().st_size
-        raise ValueError(f"{path} is {size} bytes and its header promises {end}: download it again")
-    if end == 8 + length:
-        return {}
-    data = np.memmap(path, np.uint8, "r", 8 + length)
-    return {
-        name: data[slice(*entry["data_offsets"])]
-        .view(jnp.dtype(_TYPES[entry["dtype"]]))
-        .reshape(entry["shape"])
-        for name, entry in header.items()
-    }
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_CONVERSION = (
+    "import glob, torch, safetensors.torch as s; s.save_file({{k: v.contiguous().clone() for f in "
+    "glob.glob('{pickles}') for k, v in torch.load(f, 'cpu', weights_only=True).items()}}, '{file}')"
+)
+_UNFINISHED = ".unfinished-"
 
 
 def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -54,178 +36,154 @@ def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     A folder holds one file, or several with their index.
 
     Raises:
-        FileNotFoundError: there are no such files.
-        ValueError: a file is cut short.
+        FileNotFoundError: there are no such files, or shards are missing; all are named.
+        ValueError: a file is cut short, or its header or the index is none.
     """
     path = Path(path)
     if not path.is_dir():
         return _map_file(path)
-    for name in NAMES:
-        if (path / f"{name}.safetensors").exists():
-            return _map_file(path / f"{name}.safetensors")
-        index = path / f"{name}.safetensors.index.json"
-        if index.exists():
-            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            return {name: array for file in files for name, array in _map_file(path / file).items()}
+    candidates = [f"{name}.safetensors{end}" for name in NAMES for end in ("", ".index.json")]
+    found = [name for name in candidates if (path / name).exists()]
+    if not found:
+        raise FileNotFoundError(_what_it_holds(path))
+    if len(found) > 1:
+        raise ValueError(f"{path} holds weights more than once, {', '.join(found)}: keep one of them")
+    if not found[0].endswith(".index.json"):
+        return _map_file(path / found[0])
+    tensors = {}
+    for shard in _shards(path / found[0]):
+        mapped = _map_file(shard)
+        if twice := sorted(mapped.keys() & tensors.keys()):
+            raise ValueError(f"{shard} holds tensors that an earlier shard holds too: {twice[0]}")
+        tensors |= mapped
+    return tensors
+
+
+def _what_it_holds(folder: Path) -> str:
+    """Return why a folder has no weights to read, and how to convert pickled ones elsewhere."""
     files = " nor ".join(f"{name}.safetensors" for name in NAMES)
-    raise FileNotFoundError(
-        f"{path} holds neither {files}, nor an index of several; other formats are not read"
+    fault = f"{folder} holds neither {files}, nor an index of several; other formats are not read"
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if not pickles:
+        return fault
+    stem = pickles[0].partition(".")[0].partition("-")[0]
+    name = NAMES[0] if stem == NAMES[0] else NAMES[1]
+    pattern = f"{stem}*{Path(pickles[0]).suffix}"
+    command = _CONVERSION.format(pickles=pattern, file=f"{name}.safetensors")
+    return (
+        f"{fault}. It holds {', '.join(pickles)}, pickled; convert it in that folder "
+        f'where PyTorch is installed: python -c "{command}"'
     )
 
 
-def variable_path(key_path: tuple) -> str:
-    """Return the path of a leaf as functions here are given it, "params/blocks/mlp_in/kernel"."""
-    return jax.tree_util.keystr(key_path, simple=True, separator="/")
+def _shards(index: Path) -> list[Path]:
+    """Return the files that an index names."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
+        raise ValueError(f"{index} has no weight_map from names of tensors to names of files")
+    files = sorted(set(weight_map.values()))
+    if outside := [file for file in files if Path(file).name != file or file == ".."]:
+        raise ValueError(f"{index} names files outside its folder: {', '.join(outside)}")
+    if missing := [file for file in files if not (index.parent / file).is_file()]:
+        raise FileNotFoundError(f"{index} names files that are missing: {', '.join(missing)}")
+    return [index.parent / file for file in files]
 
 
-def layers_of(names: Names, leaf: Any) -> tuple[list[tuple[str, ...]], bool]:
-    """Return the names of the tensors of each layer of a variable, and whether it is a stack."""
-    each = lambda name: (name,) if isinstance(name, str) else tuple(name)
-    if isinstance(names, list):
-        layers = [each(layer) for layer in names]
-    elif any("{}" in name for name in each(names)):
-        layers = [tuple(part.format(i) for part in each(names)) for i in range(leaf.shape[0])]
-    else:
-        return [each(names)], False
-    return [layer for layer, _ in zip(layers, range(leaf.shape[0]), strict=True)], True
+def open_metadata(path: str | os.PathLike) -> dict[str, Any]:
+    """Return the texts that the header of a file holds beside its tensors."""
+    return _read_header(Path(path))[0].get("__metadata__") or {}
 
 
-def load_variables(
-    path: str | os.PathLike,
-    expected: Any,
-    rename: Callable[[str], Names],
-    convert: Callable[..., np.ndarray] = from_torch,
-    ignore: Callable[[str, np.ndarray], bool] = lambda name, tensor: False,
-) -> Any:
-    """Read a safetensors file or folder into the structure, shapes and types of `expected`.
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return a file's header and where the numbers begin.
 
-    Tensors are read one by one. Where leaves of `expected` have a sharding, the results are arrays
-    on those devices, and each process reads only its own parts. Without, they are NumPy arrays.
-
-    Args:
-        expected: pytree of `jax.ShapeDtypeStruct`, as `jax.eval_shape(module.init, …)` returns it.
-        rename: from a variable's path, "params/block/dense/kernel", to the name of its tensor.
-            With "{}" in the name the variable is a stack of layers, counted from 0, and each
-            layer has a tensor. A list names the layers one by one. A tuple names several
-            tensors, all of which `convert` takes.
-        convert: from a variable's path and its tensors (one layer's) to the array in our layout.
-        ignore: whether a tensor of no variable may be left out, by its name and value.
-
-    Raises:
-        ValueError: tensors are missing, extra, misshapen or unusable; all are listed.
+    The format is: the header's length in 8 bytes, a header in JSON, the numbers.
     """
-    tensors = open_tensors(path)
-    faults, used = [], set()
-
-    def read(key_path: tuple, leaf: Any) -> Any:
-        variable = variable_path(key_path)
-        names, stacked = layers_of(rename(variable), leaf)
-        layers = []
-        for layer in names:
-            used.update(layer)
-            try:
-                layers.append(_array(tensors, layer, convert, variable, leaf.shape[stacked:]))
-            except ValueError as error:
-                faults.append(str(error))
-        return None if faults else _placed(layers, leaf, stacked)
-
-    variables = jax.tree.map_with_path(read, expected)
-    extra = sorted(name for name in tensors.keys() - used if not ignore(name, tensors[name]))
-    faults += [f"extra: {name} {tensors[name].shape}" for name in extra]
-    if faults:
-        listed = "\n".join(faults)
-        raise ValueError(f"{path} does not hold the variables of this module:\n{listed}")
-    return variables
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size - 8:
+            raise ValueError(f"{path} is no safetensors file, or not a whole one")
+        return parse_json(file.read(length), f"the header of {path}"), 8 + length
 
 
-def _array(
-    tensors: Mapping[str, np.ndarray],
-    names: tuple[str, ...],
-    convert: Callable[..., np.ndarray],
-    variable: str,
-    shape: tuple[int, ...],
-) -> np.ndarray:
-    """Return a variable, or a layer of it, converted from its tensors.
+def _map_file(path: Path) -> dict[str, np.ndarray]:
+    """Map the tensors of a file to memory, so that each is read when it is used.
 
-    Raises:
-        ValueError: tensors are missing, misshapen or unusable.
+    The library's NumPy reader does not know bfloat16.
     """
-    target = f"for {variable} {shape}"
-    if missing := [f"missing: {name}, {target}" for name in names if name not in tensors]:
-        raise ValueError("\n".join(missing))
-    found = [tensors[name] for name in names]
-    source = f"{names[0]} {found[0].shape}{f' and {len(names) - 1} more' * (len(names) > 1)}"
+    header, begin = _read_header(path)
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        if fault := _entry_fault(entry):
+            raise ValueError(f"{path} has a wrong header: {name} {fault}")
+    end = _end_of(path, header)
+    size = path.stat().st_size - begin
+    if end != size:
+        raise ValueError(f"{path} has {size} bytes of numbers and promises {end}: download it again")
+    data = np.memmap(path, np.uint8, "r", begin) if size else np.empty(0, np.uint8)
+    return {
+        name: data[slice(*entry["data_offsets"])]
+        .view(jnp.dtype(_TYPES[entry["dtype"]]))
+        .reshape(entry["shape"])
+        for name, entry in header.items()
+    }
+
+
+def _entry_fault(entry: Any) -> str | None:
+    """Return what is wrong with a tensor's entry in a header."""
     try:
-        array = convert(variable, *found)
-    except ValueError as error:  # such as a transposition of another number of dimensions
-        raise ValueError(f"unusable: {source}, {target}: {error}") from error
-    if array.shape != shape:
-        raise ValueError(f"misshapen: {source} gives {array.shape}, {target}")
-    return array
+        dtype, shape, (start, end) = (entry[key] for key in ("dtype", "shape", "data_offsets"))
+        counts = [*shape, start, end]
+    except (KeyError, TypeError, ValueError):
+        return f"is {entry!r}; expected dtype, shape and two data_offsets"
+    if not all(type(count) is int and count >= 0 for count in counts):
+        return f"has shape {shape} and data_offsets [{start}, {end}]; expected counts from 0 on"
+    if dtype not in _TYPES:
+        return f"is of type {dtype!r}; known are {', '.join(_TYPES)}"
+    if (size := math.prod(shape) * jnp.dtype(_TYPES[dtype]).itemsize) != end - start:
+        return f"has {end - start} bytes, and {dtype} of shape {shape} has {size}"
+    return None
 
 
-def _placed(layers: list[np.ndarray], leaf: jax.ShapeDtypeStruct, stacked: bool) -> Any:
-    """Return a variable from its layers, on the devices that `leaf` says."""
+def _end_of(path: Path, header: Mapping[str, Any]) -> int:
+    """Return where the last tensor ends.
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
-        if not stacked:
-            return np.array(layers[0][index], leaf.dtype)
-        chosen = layers[index[0]]
-        out = np.empty((len(chosen), *layers[0][index[1:]].shape), leaf.dtype)
-        for i, layer in enumerate(chosen):
-            out[i] = layer[index[1:]]
-        return out
-
-    if leaf.sharding is None:
-        return part((slice(None),) * len(leaf.shape))
-    return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
+    Raises:
+        ValueError: tensors overlap, or leave bytes between them that are no tensor's.
+    """
+    end = 0
+    for (start, stop), name in sorted((e["data_offsets"], name) for name, e in header.items()):
+        if start != end:
+            fault = f"begins at byte {start}, and the tensor before it ends at {end}"
+            raise ValueError(f"{path} has a wrong header: {name} {fault}")
+        end = stop
+    return end
 
 
-def save_variables(
-    folder: str | os.PathLike,
-    config: Mapping[str, Any],
-    variables: Any,
-    rename: Callable[[str], Names],
-    invert: Callable[[str, np.ndarray], Any] = to_torch,
-    *,
-    name: str = NAMES[0],
-    shard_bytes: int = 5 * 10**9,
-) -> None:
-    """Write what `load_variables` reads, in the files that diffusers and transformers write.
+def first_of(faults: Sequence[str], count: int = 20) -> str:
+    """Return the first faults, a line each, and the number of the others."""
+    more = [f"… and {len(faults) - count} more"] if len(faults) > count else []
+    return "\n".join([*faults[:count], *more])
 
-    They are `config.json` and `name`.safetensors, or several files and their index where one would
-    be larger than `shard_bytes`.
 
-    Args:
-        rename: as `load_variables` takes it.
-        invert: the inverse of its `convert`; a tuple of tensors where there is a tuple of names.
-        name: "diffusion_pytorch_model" for diffusers, "model" for transformers.
+@contextlib.contextmanager
+def replace_weights(folder: str | os.PathLike) -> Iterator[Path]:
+    """Give an empty folder, whose files replace all weights of `folder` and its configuration.
+
+    The files are moved once all of them are written. `config.json` goes first and comes last, so a
+    folder that has one is whole, whenever the process is killed. Other files stay.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files, size = [{}], 0  # of each file: names of tensors to what they are made of
-    for key_path, leaf in jax.tree.leaves_with_path(variables):
-        variable = variable_path(key_path)
-        layers, stacked = layers_of(rename(variable), leaf)
-        nbytes = leaf.nbytes // len(layers)
-        for i, names in enumerate(layers):
-            if files[-1] and size + nbytes > shard_bytes:
-                files, size = [*files, {}], 0
-            files[-1][names] = variable, leaf, i if stacked else ...
-            size += nbytes
-    of = "-{:05}-of-{:05}" if len(files) > 1 else ""
-    weight_map, total = {}, 0
-    for number, sources in enumerate(files, 1):
-        file, arrays = f"{name}{of.format(number, len(files))}.safetensors", {}
-        for names, (variable, leaf, layer) in sources.items():
-            made = invert(variable, np.asarray(leaf[layer]))
-            made = made if isinstance(made, tuple) else (made,)
-            arrays |= {n: np.asarray(a, order="C") for n, a in zip(names, made, strict=True)}
-        save_file(arrays, folder / file, metadata=dict(format="pt"))
-        weight_map |= dict.fromkeys(arrays, file)
-        total += sum(array.nbytes for array in arrays.values())
-    if of:
-        index = dict(metadata=dict(total_size=total), weight_map=weight_map)
-        path = folder / f"{name}.safetensors.index.json"
-        path.write_text(json.dumps(index, indent=2))
-    (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n")
+    for leftover in folder.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(leftover)
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=folder) as unfinished:
+        yield Path(unfinished)
+        (folder / "config.json").unlink(missing_ok=True)
+        for name in NAMES:
+            for ending in (".safetensors", "-*-of-*.safetensors", ".safetensors.index.json"):
+                for stale in folder.glob(name + ending):
+                    stale.unlink()
+        new = sorted(Path(unfinished).iterdir(), key=lambda file: (file.suffix == ".json", file.name))
+        for file in sorted(new, key=lambda file: file.name == "config.json"):
+            file.replace(folder / file.name)

@@ -16,7 +16,7 @@ from genjax.models.gans.stylegan2 import Discriminator, Generator
 from genjax.nn.fir import BINOMIAL
 from genjax.pretrained.layouts import from_torch, replace_words
 from genjax.pretrained.published import example
-from genjax.pretrained.safetensors_io import load_variables
+from genjax.pretrained.variables import load_variables
 
 _WORDS = {
     r"block(\d+)": r"b\1",

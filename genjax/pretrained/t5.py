@@ -11,8 +11,12 @@ from genjax.pretrained.configuration import Field, Only, expect
 from genjax.pretrained.layouts import Names, from_torch, layer_names, only_copy, prefixed
 from genjax.pretrained.published import TRANSFORMERS, Config, Published
 
-_UNUSED = "is_gated_act num_decoder_layers scale_decoder_outputs eos_token_id n_positions".split()
-_GATED = {"relu": False, "gated-gelu": True}
+_UNUSED = (
+    "is_gated_act num_decoder_layers scale_decoder_outputs eos_token_id n_positions "
+    "scalable_attention"  # which UMT5's files have, and no version of the library reads
+).split()
+_GATES = {"relu": None, "gated-gelu": "gelu", "gated-silu": "silu"}
+_ACTIVATIONS = {None: "relu", "gelu": "gelu_new", "silu": "silu"}  # as transformers names them
 _EMBEDDINGS = ("shared", "encoder.embed_tokens")  # one table; files have either or both
 _ATTENTION = dict(query="q", key="k", value="v", projection="o")
 
@@ -21,7 +25,7 @@ def _names(module: T5Encoder, tensors: Collection[str]) -> Callable[[str], Names
     attention, mlp = "encoder.block.{}.layer.0.", "encoder.block.{}.layer.1."
     bias = attention + "SelfAttention.relative_attention_bias"
     embeddings = tuple(name for name in _EMBEDDINGS if f"{name}.weight" in tensors)
-    mlp_layers = dict(mlp_gate="wi_0", mlp_in="wi_1" if module.gated else "wi", mlp_out="wo")
+    mlp_layers = dict(mlp_gate="wi_0", mlp_in="wi_1" if module.gate else "wi", mlp_out="wo")
     return layer_names(
         prefixed("blocks/", attention + "SelfAttention.", _ATTENTION)
         | prefixed("blocks/", mlp + "DenseReluDense.", mlp_layers)
@@ -44,8 +48,8 @@ def _record(family: str, kind: str, activations: tuple[str, ...], *sizes: int) -
     alone, bias_per_block = kind == "EncoderModel", family == "UMT5"
 
     def build(config: Config) -> dict[str, Any]:
-        gated = _GATED[config["feed_forward_proj"]]
-        expect(config, "dense_act_fn", None, "gelu_new" if gated else "relu")
+        gate = _GATES[config["feed_forward_proj"]]
+        expect(config, "dense_act_fn", None, _ACTIVATIONS[gate])
         return dict(bias_per_block=bias_per_block)
 
     vocabulary_size, mlp_features, depth, num_heads = sizes
@@ -65,7 +69,7 @@ def _record(family: str, kind: str, activations: tuple[str, ...], *sizes: int) -
             relative_attention_num_buckets=Field("num_buckets", 32),
             relative_attention_max_distance=Field("max_distance", 128),
             layer_norm_epsilon=Field("epsilon", 1e-6),
-            feed_forward_proj=Field("gated", activations[0], _GATED),
+            feed_forward_proj=Field("gate", activations[0], _GATES),
             dense_act_fn=None,  # as feed_forward_proj says
             is_decoder=Only(False),
         ),

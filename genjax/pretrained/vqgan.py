@@ -23,7 +23,7 @@ from genjax.pretrained.autoencoder_kl import (
 )
 from genjax.pretrained.configuration import Field, Only, expect
 from genjax.pretrained.published import DIFFUSERS, Config, Published
-from genjax.pretrained.safetensors_io import load_variables
+from genjax.pretrained.variables import load_variables
 
 _LLAMAGEN_KINDS = {
     **dict(block="res", attention="attn"),
@@ -38,9 +38,14 @@ _LLAMAGEN_WORDS = (
 
 def _build(config: Config) -> dict[str, Any]:
     features = config["vq_embed_dim"] or config["latent_channels"]
+    down, up = attention_levels(config)
+    if down != up:
+        raise ValueError(
+            f"attention at levels {down} of the encoder and {up} of the decoder is not supported"
+        )
     return dict(
         quantizer=VectorQuantizer(config["num_vq_embeddings"], features),
-        attention_levels=attention_levels(config),
+        attention_levels=down,
         latent_deviation=(1 / config["scaling_factor"],),
     )
 

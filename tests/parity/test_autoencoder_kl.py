@@ -48,6 +48,12 @@ CONFIGS = {
         up_block_types=2 * ["AttnUpDecoderBlock2D"] + ["UpDecoderBlock2D"],
         use_quant_conv=False,
     ),
+    "attention at other levels of the decoder": dict(
+        block_out_channels=[4, 8, 12],
+        norm_num_groups=4,
+        down_block_types=["AttnDownEncoderBlock2D"] + 2 * ["DownEncoderBlock2D"],
+        up_block_types=["UpDecoderBlock2D"] + 2 * ["AttnUpDecoderBlock2D"],
+    ),
 }
 # For programs that run but once: compiled in half the time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -176,7 +182,7 @@ def test_attention_by_its_old_names(saved, tmp_path):
         ({"patch_size": 2}, r"entries that are not known here: \{'patch_size': 2\}"),
         ({"act_fn": "relu"}, "act_fn='relu' is not supported; only 'silu', 'swish'"),
         ({"down_block_types": ["SkipDownBlock2D"]}, "down_block_types=.*SkipDownBlock2D.* is not supported"),
-        ({"up_block_types": ["AttnUpDecoderBlock2D"]}, "up_block_types=.* is not supported"),
+        ({"up_block_types": ["SkipUpBlock2D"]}, "up_block_types=.*SkipUpBlock2D.* is not supported"),
         ({"block_out_channels": [12, 12]}, "has 1 levels; block_out_channels=.* 2"),
         ({"shift_factor": 1.0, "latents_mean": [0.0, 0.0]}, "shift_factor=1.0 is not supported; only None"),
         ({"layers_per_block": 2}, "missing: encoder.down_blocks.0.resnets.1.norm1.weight"),

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel
+from safetensors.numpy import load_file, save_file
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForPreTraining, BertModel
 
 from genjax import pretrained
 from genjax.models.encoders.bert import bert_base, bert_large, sentence_embedding
@@ -68,6 +69,31 @@ def test_agrees(saved):
             assert text.pooled is None and expected.pooler_output is None
 
 
+@pytest.mark.parametrize("kind", [BertForMaskedLM, BertForPreTraining])
+@pytest.mark.parametrize("former", [False, True], ids=["new names", "former names"])
+def test_a_head_is_left_out(kind, former, tmp_path):
+    """As BERT is published, whose first files have TensorFlow's names of norms, also in the head."""
+    torch.manual_seed(0)
+    theirs = kind(BertConfig(**TINY)).eval()
+    theirs.save_pretrained(tmp_path)
+    theirs.bert.save_pretrained(tmp_path / "alone")
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    if former:
+        norms = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+        for new, old in norms.items():
+            tensors = {name.replace(new, old): tensor for name, tensor in tensors.items()}
+        save_file(tensors, path, metadata=dict(format="pt"))
+    module, variables = pretrained.load(tmp_path)
+    assert module.pooler == (kind is BertForPreTraining)
+    expected = pretrained.load(tmp_path / "alone")
+    assert module == expected[0]
+    jax.tree.map(np.testing.assert_array_equal, variables, expected[1])
+    save_file(tensors | {"bert.other": np.ones(1)}, path)
+    with pytest.raises(ValueError, match=r"extra: bert.other \(1,\)$"):
+        pretrained.load(tmp_path)
+
+
 def test_what_is_saved_opens_in_transformers(saved, tmp_path):
     name, theirs, module, variables = saved
     again = assert_opens(theirs, module, variables, tmp_path, add_pooling_layer=name == "pooler")
@@ -91,7 +117,7 @@ def folder(tmp_path_factory):
         (dict(is_decoder=True), "is_decoder=True"),
         (dict(position_embedding_type="relative_key"), "position_embedding_type='relative_key'"),
         (dict(new_entry=1), "entries that are not known here: {'new_entry': 1}"),
-        (dict(architectures=["BertForMaskedLM"]), "describes 'BertForMaskedLM'; known are .*BertModel"),
+        (dict(architectures=["BertLMHeadModel"]), "describes 'BertLMHeadModel'; known are .*BertModel"),
         (dict(num_hidden_layers=3), "missing: encoder.layer.2"),
         (dict(num_hidden_layers=1), "extra: encoder.layer.1"),
     ],

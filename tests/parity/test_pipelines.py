@@ -1,4 +1,7 @@
-"""Whole systems against diffusers', assembled from small random parts and saved there: same noise, steps and pictures."""
+"""Whole systems against diffusers', assembled from small random parts and saved there.
+
+Noise, steps and pictures are the same, and mutants that read the text wrongly make other pictures.
+"""
 
 import functools
 
@@ -9,14 +12,16 @@ import torch
 import transformers
 
 from genjax import pipelines
+from genjax.pipelines.systems import stable_diffusion_3 as sd3_system
 
 from .test_tokenizers import clip, t5
 
 # Diffusers makes NumPy arrays of tensors of a PyTorch older than NumPy's copy keyword.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
-PROMPTS = ["a photo of a cat", "Red apples on a table"]
+PROMPTS = ["a photo of a cat " * 8, "Red apples on a table, " * 8]
 NEGATIVES = ["the cats", ""]
+TEXT = ("text_embedder", "add_v_proj", "attn2.to_v")  # what the text adds to conditioning and to attention
 TOKENS = 700  # more than the tokenizers have
 
 
@@ -87,7 +92,7 @@ def stable_diffusion_3(folder, with_t5=True):
         qk_norm="rms_norm",
     )
     return diffusers.StableDiffusion3Pipeline(
-        transformer=randomize(transformer, 0.5),
+        transformer=loud(transformer),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=autoencoder(
             4, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False
@@ -116,7 +121,7 @@ def flux(folder, dev):
     )
     schedule = dict(shift=3.0, use_dynamic_shifting=True) if dev else dict(shift=1.0)
     return diffusers.FluxPipeline(
-        transformer=randomize(transformer, 0.5),
+        transformer=loud(transformer),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**schedule),
         vae=autoencoder(
             4, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False
@@ -144,7 +149,7 @@ def pixart(folder, sample_size=8):
         tokenizer=t5(folder / "t5"),
         text_encoder=t5_encoder(20),
         vae=autoencoder(4),
-        transformer=randomize(transformer, 0.5),
+        transformer=loud(transformer),
         scheduler=diffusers.DPMSolverMultistepScheduler(),
     )
 
@@ -170,6 +175,15 @@ def dit(folder):
     )
 
 
+def loud(transformer):
+    """Return a random transformer that weighs what comes of the text, so that pictures show it."""
+    with torch.no_grad():
+        for name, parameter in randomize(transformer, 0.5).named_parameters():
+            if any(layer in name for layer in TEXT):
+                parameter.mul_(4)
+    return transformer
+
+
 def pack(noise):
     """As FLUX packs 2×2 latents: channel, row, column."""
     batch, channels, rows, columns = noise.shape
@@ -183,13 +197,13 @@ CASES = {
         functools.partial(stable_diffusion_3, with_t5=False),
         dict(guidance_scale=3.0),
     ),
-    "Stable Diffusion 3 unguided": (stable_diffusion_3, dict(guidance_scale=1.0)),
+    "Stable Diffusion 3 unguided": (stable_diffusion_3, dict(guidance_scale=0.0)),
     "FLUX.1 dev": (functools.partial(flux, dev=True), dict(guidance_scale=3.5)),
     "FLUX.1 dev, guided twice": (
         functools.partial(flux, dev=True),
         dict(guidance_scale=2.0, negative_prompts=NEGATIVES, negative_scale=2.5),
     ),
-    "FLUX.1 schnell": (functools.partial(flux, dev=False), dict()),
+    "FLUX.1 schnell": (functools.partial(flux, dev=False), dict(guidance_scale=0.0)),
     "PixArt-alpha": (pixart, dict(negative_prompts=NEGATIVES, guidance_scale=4.5)),
     "PixArt-alpha, told the size": (functools.partial(pixart, sample_size=128), dict(guidance_scale=2.0)),
     "DiT": (dit, dict(guidance_scale=4.0)),
@@ -197,46 +211,110 @@ CASES = {
 }
 
 
+LENGTH = 77  # of CLIP's part of the tokens, before T5's
+
+
+def without(**parts):
+    """Return a mutant of a text: zeros at an index of its tokens, or of its pooled features."""
+    return lambda text: text.replace(**{name: getattr(text, name).at[i].set(0) for name, i in parts.items()})
+
+
+MUTANTS = {
+    "stable_diffusion_3": {
+        "without the first CLIP's states": without(tokens=np.s_[:, :LENGTH, :16]),
+        "without the second CLIP's states": without(tokens=np.s_[:, :LENGTH, 16:32]),
+        "without the first CLIP's pooled state": without(pooled=np.s_[:, :8]),
+        "without the second CLIP's pooled state": without(pooled=np.s_[:, 8:]),
+        "without T5": without(tokens=np.s_[:, LENGTH:]),
+    },
+    "flux": {"without T5": without(tokens=np.s_[:]), "without CLIP": without(pooled=np.s_[:])},
+    "pixart": {"without T5": without(tokens=np.s_[:])},
+    "dit": {},
+}
+
+
+def pictures_of(theirs, name, build, options, asked, size, num_steps, latents):
+    """Return diffusers' pictures."""
+    common = dict(num_inference_steps=num_steps, output_type="np")
+    with torch.no_grad():
+        if build is dit:
+            noise = lambda **_: latents
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("diffusers.pipelines.dit.pipeline_dit.randn_tensor", noise)
+                return theirs(asked, guidance_scale=options["guidance_scale"], **common).images
+        common |= dict(height=size[0], width=size[1], latents=latents, prompt=asked)
+        if "guidance_scale" in options:
+            common["guidance_scale"] = options["guidance_scale"]
+        if "negative_prompts" in options:
+            common["negative_prompt"] = options["negative_prompts"]
+        if "negative_scale" in options:
+            common["true_cfg_scale"] = options["negative_scale"]
+        if name.startswith("FLUX"):
+            common |= dict(latents=pack(latents), max_sequence_length=512 if "dev" in name else 256)
+        if name.startswith("PixArt"):
+            common |= dict(use_resolution_binning=False, clean_caption=False)
+        return theirs(**common).images
+
+
+def last_states(module, variables, ids, mask):
+    """Return the states after the last block, where the system takes those before it."""
+    encoded = module.apply(variables, ids)
+    return encoded.states[-1], encoded.projected
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_pictures_agree(name, tmp_path):
+def test_pictures_agree_and_mutants_do_not(name, tmp_path, monkeypatch):
+    """Both pictures begin from one noise, so that only their prompts tell them apart."""
     build, options = CASES[name]
     torch.manual_seed(0)
     theirs = build(tmp_path)
     theirs.set_progress_bar_config(disable=True)
     theirs.save_pretrained(tmp_path / "saved")
     size, num_steps = (16, 16) if build is dit else (16, 24), 6
-    latents = torch.randn(2, 4, size[0] // 2, size[1] // 2)
+    latents = torch.randn(1, 4, size[0] // 2, size[1] // 2).repeat(2, 1, 1, 1)
+    asked = [3, 17] if build is dit else PROMPTS
+    expected = 255 * pictures_of(theirs, name, build, options, asked, size, num_steps, latents)
     ours = pipelines.load(tmp_path / "saved")
-
-    common = dict(num_inference_steps=num_steps, output_type="np")
-    asked = PROMPTS
-    with torch.no_grad():
-        if build is dit:
-            asked = [3, 17]
-            noise = lambda **_: latents
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("diffusers.pipelines.dit.pipeline_dit.randn_tensor", noise)
-                expected = theirs(asked, guidance_scale=options["guidance_scale"], **common).images
-        else:
-            common |= dict(height=size[0], width=size[1], latents=latents, prompt=PROMPTS)
-            if "guidance_scale" in options:
-                common["guidance_scale"] = options["guidance_scale"]
-            if "negative_prompts" in options:
-                common["negative_prompt"] = options["negative_prompts"]
-            if "negative_scale" in options:
-                common["true_cfg_scale"] = options["negative_scale"]
-            if name.startswith("FLUX"):
-                common |= dict(latents=pack(latents), max_sequence_length=512 if "dev" in name else 256)
-            if name.startswith("PixArt"):
-                common |= dict(use_resolution_binning=False, clean_caption=False)
-            expected = theirs(**common).images
-    images = ours(
-        asked, size=size, num_steps=num_steps, noise=latents.numpy().transpose(0, 2, 3, 1), **options
-    )
+    noise = latents.numpy().transpose(0, 2, 3, 1)
+    call = lambda: ours(asked, size=size, num_steps=num_steps, noise=noise, **options)
+    images = call()
     assert images.shape == expected.shape == (2, *size, 3)
-    expected = 255 * expected
     inside = (expected > 5) & (expected < 250)
     assert inside.mean() > 0.3 and expected[inside].std() > 10  # not all at the ends of the scale
-    assert np.abs(images - expected).max() <= 2
-    # and it is not for want of a difference: another prompt's picture is another
-    assert np.abs(expected[0] - expected[1]).max() > 20
+    assert np.abs(images - expected).max() <= 1  # bytes round by .5
+
+    condition, system = ours.condition, getattr(build, "func", build).__name__
+    mutants = {"of prompts in another order": lambda prompts: condition(prompts[::-1])}
+    mutants["of one prompt for all"] = lambda prompts: condition(prompts[:1] * len(prompts))
+    for mutant, change in MUTANTS[system].items():
+        if mutant != "without T5" or "without T5" not in name:
+            mutants[mutant] = lambda prompts, change=change: change(condition(prompts))
+    if system == "stable_diffusion_3":
+        monkeypatch.setattr(sd3_system, "_clip", last_states)
+        mutants["of CLIP's last states"] = pipelines.load_encoder(tmp_path / "saved")
+    changes = {}
+    for mutant, ours.condition in mutants.items():
+        changes[mutant] = np.abs(call() - expected).max()
+    assert min(changes.values()) > 4, changes  # four times what pictures may differ by
+
+
+def test_diffusers_opens_a_pipeline_that_is_saved_and_makes_its_pictures(tmp_path):
+    """After a change of the network, as by fine-tuning."""
+    torch.manual_seed(0)
+    flux(tmp_path, dev=False).save_pretrained(tmp_path / "published")
+    ours = pipelines.load(tmp_path / "published")
+    head = ours.variables["network"]["params"]["head"]
+    head["kernel"] = 0.5 * head["kernel"]
+    latents = torch.randn(2, 4, 8, 12)
+    given = dict(size=(16, 24), num_steps=2, noise=latents.numpy().transpose(0, 2, 3, 1))
+    images = ours(PROMPTS, **given)
+    pipelines.save(tmp_path / "ours", ours)
+    np.testing.assert_array_equal(pipelines.load(tmp_path / "ours")(PROMPTS, **given), images)
+    theirs = diffusers.FluxPipeline.from_pretrained(tmp_path / "ours")
+    theirs.set_progress_bar_config(disable=True)
+    expected = 255 * pictures_of(theirs, "FLUX", flux, {}, PROMPTS, (16, 24), 2, latents)
+    assert np.abs(images - expected).max() <= 1
+    ours.variables["network"]["params"]["head"]["kernel"] = 2 * head["kernel"]
+    assert np.abs(ours(PROMPTS, **given) - expected).max() > 4
+    contents = [{path.name for path in (tmp_path / name).iterdir()} for name in ("ours", "published")]
+    assert contents[0] == contents[1]

@@ -3,15 +3,19 @@
 import importlib
 import inspect
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+import torch
 
 from genjax import pretrained
 from genjax.pretrained.configuration import default_of
 from genjax.pretrained.published import DIFFUSERS, record_of, records
-from tests.pretrained.test_published import CASES, network
+from genjax.pretrained.safetensors_io import open_tensors
+from tests.pretrained.test_published import CASES, CONFIGS, network
 
 
 def class_in_library(record):
@@ -45,6 +49,25 @@ def test_the_library_opens_what_is_written_and_writes_it_again(record, number, t
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), loaded, variables)
 
 
+def completed(record, config):
+    """Return a configuration as its library completes it."""
+    kind = class_in_library(record)
+    if record.library is not DIFFUSERS:
+        return kind.config_class(**config).to_dict()
+    parameters = inspect.signature(kind.__init__).parameters
+    defaults = {name: each.default for name, each in parameters.items() if name != "self"}
+    return as_json(defaults | kind.extract_init_dict(config)[0])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_old_configurations_leave_out_is_what_the_library_takes(name):
+    (record,) = (record for record in records() if record.describes(CONFIGS[name]))
+    ours, theirs = (
+        record.make(record.complete(c)) for c in (CONFIGS[name], completed(record, CONFIGS[name]))
+    )
+    assert ours == theirs
+
+
 @pytest.mark.parametrize("record", records(), ids=lambda record: record.name)
 def test_entries_and_their_defaults_are_the_librarys(record):
     kind = class_in_library(record)
@@ -58,3 +81,20 @@ def test_entries_and_their_defaults_are_the_librarys(record):
         ours = default_of(record.entries[name])
         if ours not in (None, {}):  # follows from other entries, or is a part of its own
             assert as_json(ours) == as_json(defaults[name]), name
+
+
+@pytest.mark.parametrize("stem", ["diffusion_pytorch_model", "pytorch_model"])
+def test_a_folder_with_only_pickles_says_how_to_convert_them(stem, tmp_path):
+    """In two files, with a tensor that is transposed in memory and two that share it."""
+    shared = torch.arange(6.0).reshape(2, 3).T
+    torch.save({"a": shared, "b": shared}, tmp_path / f"{stem}-00001-of-00002.bin")
+    torch.save({"c": torch.ones(1, dtype=torch.bfloat16)}, tmp_path / f"{stem}-00002-of-00002.bin")
+    with pytest.raises(FileNotFoundError) as caught:
+        open_tensors(tmp_path)
+    message, command = str(caught.value).split(": python -c ")
+    assert f"It holds {stem}-00001-of-00002.bin, {stem}-00002-of-00002.bin, pickled" in message
+    subprocess.run([sys.executable, "-c", command.strip('"')], cwd=tmp_path, check=True)
+    tensors = open_tensors(tmp_path)
+    for name in "ab":
+        np.testing.assert_array_equal(tensors[name], shared.numpy())
+    assert tensors["c"].dtype == "bfloat16" and tensors["c"] == 1

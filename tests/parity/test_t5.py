@@ -45,6 +45,7 @@ T5, UMT5 = (T5EncoderModel, T5Config), (UMT5EncoderModel, UMT5Config)
 MODELS = {
     "T5": (*T5, dict(feed_forward_proj="relu", layer_norm_epsilon=1e-3)),
     "T5 version 1.1": (*T5, dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False)),
+    "T5 with SiLU": (*T5, dict(feed_forward_proj="gated-silu", tie_word_embeddings=False)),
     "UMT5": (*UMT5, dict(d_kv=8, num_layers=2)),
     "UMT5 with ReLU": (*UMT5, dict(feed_forward_proj="relu", d_kv=4)),
 }
@@ -163,7 +164,7 @@ def test_bfloat16_weights_are_kept_bitwise(tokens, tmp_path):
     [
         ({"architectures": ["GPT2Model"]}, "describes 'GPT2Model'; known are .*T5EncoderModel, "),
         ({"rotary": 2}, r"entries that are not known here: \{'rotary': 2\}"),
-        ({"feed_forward_proj": "gated-silu"}, "feed_forward_proj='gated-silu' is not supported"),
+        ({"feed_forward_proj": "gated-tanh"}, "feed_forward_proj='gated-tanh' is not supported"),
         ({"dense_act_fn": "silu"}, "dense_act_fn='silu' is not supported; only None, 'relu'"),
         ({"is_decoder": True}, "is_decoder=True is not supported"),
         ({"num_layers": 4}, "missing: encoder.block.3.layer.0.SelfAttention.k.weight"),

@@ -1,10 +1,17 @@
 """Which folders are systems; tests/parity compares pictures with those of diffusers."""
 
 import json
+from unittest.mock import create_autospec
 
+import numpy as np
 import pytest
 
 from genjax import pipelines
+from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
+from genjax.models.transformers.dit import DiT
+from genjax.models.transformers.flux import Flux
+from genjax.pipelines.folders import Folder
+from genjax.pipelines.systems import dit, flux
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path):
@@ -25,3 +32,40 @@ def test_labels_are_what_a_network_of_classes_is_told(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "DiTPipeline"}))
     labels = pipelines.load_encoder(tmp_path)([3, 17])
     assert labels.tolist() == [3, 17] and labels.dtype == "int32"
+
+
+def folder_of(path, **configs):
+    """Return a folder of parts that say no more than `configs`."""
+    for part, config in configs.items():
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        (path / part).mkdir()
+        (path / part / name).write_text(json.dumps(config))
+    return Folder(path, None, None, None)
+
+
+def test_pictures_are_as_large_as_the_latents_and_the_autoencoder_say(tmp_path):
+    """Also where configurations leave out what is the default, such as the shift of times."""
+    autoencoder = AutoencoderKL(latent_channels=4, widths=(8, 8, 8))
+    flow = dict(_class_name="FlowMatchEulerDiscreteScheduler")
+    (tmp_path / "flux").mkdir()
+    settings = flux._settings(
+        folder_of(tmp_path / "flux", scheduler=flow), Flux(1, 1, 1, (2, 2, 2)), autoencoder
+    )
+    assert settings["size"] == (512, 512)
+    np.testing.assert_allclose(settings["grid"](4, 1), [1, 0.75, 0.5, 0.25, 0], atol=1e-6)
+    ddim = dict(_class_name="DDIMScheduler", clip_sample=False)
+    settings = dit._settings(
+        folder_of(tmp_path, transformer={}, scheduler=ddim), DiT(2, 8, 1, 1, 7), autoencoder
+    )
+    assert settings["size"] == (128, 128)
+
+
+def test_a_pipeline_without_a_folder_cannot_be_saved(tmp_path):
+    pipeline = create_autospec(pipelines.Pipeline, instance=True)
+    pipeline.folder = None
+    with pytest.raises(ValueError, match="was not loaded from a folder, .*genjax.pretrained.save"):
+        pipelines.save(tmp_path, pipeline)
+    pipeline.folder = tmp_path / "published"
+    (tmp_path / "notes").write_text("")
+    with pytest.raises(FileExistsError, match="is not empty; save in a new folder"):
+        pipelines.save(tmp_path, pipeline)

@@ -12,6 +12,7 @@ from genjax.diffusion import grids, samplers
 from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
 from genjax.models.transformers.mmdit import MMDiT
 from genjax.nn import Text
+from genjax.pipelines.generation import _keys
 from tests import virtual_devices
 
 SIZE = (16, 24)
@@ -95,9 +96,18 @@ def test_guidance_is_the_extrapolated_velocity(pipeline, pictures):
     c, u = velocity(condition(["a cat", "a dog"])), velocity(condition(["mist", "fog"]))
     decode = lambda x: pipeline._decode(pipeline.variables["autoencoder"], x)
     given = dict(negative_prompts=["mist", "fog"], noise=np.asarray(latents), num_steps=1)
-    for scale in (1.0, 2.5):
+    images = pipeline(["a cat", "a dog"], guidance_scale=2.5, **given)
+    close(images, np.asarray(decode(latents - (u + 2.5 * (c - u)))))
+    del given["negative_prompts"]
+    for scale in (0.0, 0.5, 1.0):  # none, as the published pipelines have it
         images = pipeline(["a cat", "a dog"], guidance_scale=scale, **given)
-        close(images, np.asarray(decode(latents - (u + scale * (c - u)))))
+        close(images, np.asarray(decode(latents - c)))
+
+
+def test_seeds_are_those_of_keys_up_to_the_largest():
+    seeds = [0, 2**31 - 1, 2**31, 2**32 - 1]
+    keys = [jax.random.key(seed) for seed in seeds]
+    np.testing.assert_array_equal(jax.random.key_data(_keys(seeds)), [jax.random.key_data(k) for k in keys])
 
 
 def test_a_second_call_traces_nothing(pipeline, pictures, monkeypatch):
@@ -138,6 +148,9 @@ def test_known_pixels_are_kept(pipeline):
     assert np.abs(kept[0][:, :, 6:] - encoded[:, :, 6:]).mean() > 0.3
 
 
+BYTES = np.zeros((1, *SIZE, 3), np.uint8)
+
+
 @pytest.mark.parametrize(
     "prompts, options, message",
     [
@@ -145,7 +158,24 @@ def test_known_pixels_are_kept(pipeline):
         (["a cat"], dict(seeds=[1, 2]), "1 prompts and 2 seeds"),
         (["a cat"], dict(negative_prompts=["a", "b"]), "1 prompts and 2 negative_prompts"),
         (["a cat"], dict(size=(16, 18)), "16×18 pixels do not divide into patches of 4"),
+        (["a cat"], dict(size=(0, 24)), "0×24 pixels do not divide into patches of 4: take multiples"),
+        (["a cat"], dict(size=(-16, 24)), "-16×24 pixels do not divide"),
         (["a cat"], dict(known=np.ones((1, *SIZE), bool)), "give images too"),
+        (["a cat"], dict(images=BYTES, known=np.ones((1, 8, 8), bool)), r"\(1, 8, 8\) is not \(1, 16, 24\)"),
+        (["a cat"], dict(images=BYTES / 127.5 - 1), "images are float64 of shape .*; give bytes"),
+        (["a cat"], dict(images=BYTES[..., :1]), r"images are uint8 of shape \(1, 16, 24, 1\); give bytes"),
+        (["a cat"], dict(images=BYTES, size=(8, 8)), r"size=\(8, 8\) and images of \(16, 24\)"),
+        ([], {}, "prompts is empty"),
+        (["a cat"], dict(num_steps=0), "num_steps=0; a picture takes at least 1"),
+        (["a"], dict(negative_prompts="b"), "negative_prompts is the string 'b'; expected a list"),
+        (
+            ["a"],
+            dict(negative_prompts=["b"], guidance_scale=1.0),
+            "no effect where guidance_scale=1.0: raise",
+        ),
+        (["a"], dict(noise=np.zeros((1, 4, 8, 12), np.float32)), r"\(1, 4, 8, 12\); .* \(1, 8, 12, 4\)"),
+        (["a"], dict(seeds=[2**32]), "seeds are from 0 to 2³² − 1; got 4294967296"),
+        (["a"], dict(seeds=[-1]), "seeds are from 0 to 2³² − 1; got -1"),
         (["a cat"], dict(images=np.zeros((1, *SIZE, 3), np.uint8), strength=0.0), r"in \(0, 1\]; got 0.0"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from genjax.pipelines.schedules import check_flow_matching, noise_prediction
+from genjax.pipelines.schedules import flow_matching, noise_prediction
 
 FLOW = dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=3.0)
 DDIM = dict(_class_name="DDIMScheduler", clip_sample=False)
@@ -18,9 +18,14 @@ DPM = dict(_class_name="DPMSolverMultistepScheduler")
     ],
 )
 def test_other_flows_are_refused(entries, message):
-    check_flow_matching(FLOW, dynamic=False)
+    flow_matching(FLOW, False)
     with pytest.raises(ValueError, match=message):
-        check_flow_matching(FLOW | entries, dynamic=False)
+        flow_matching(FLOW | entries, False)
+
+
+def test_entries_that_a_schedule_leaves_out_have_the_authors_defaults():
+    schedule = flow_matching(dict(_class_name="FlowMatchEulerDiscreteScheduler"), False)
+    assert schedule["shift"] == 1.0 and schedule["max_image_seq_len"] == 4096
 
 
 @pytest.mark.parametrize(

@@ -156,3 +156,30 @@ def test_what_is_not_there_is_named(variables):
         init_lora(jax.random.key(0), variables, 2, lambda path: False)
     with pytest.raises(ValueError, match="no variables of these adapters: params/other/kernel"):
         apply_lora(variables, {"params/other/kernel": dict(down=np.ones((2, 1)), up=np.ones((1, 2)))})
+
+
+def test_factors_of_different_ranks_and_numbers_that_are_not_finite_are_refused(load):
+    """Also one that is infinite in a stack whose other layers are good."""
+    tensors = factors("context_embedder", 2, 5, 6) | factors("x_embedder", 3, 12, 6)
+    tensors["transformer.context_embedder.lora_B.weight"] = np.ones((6, 3), np.float32)
+    tensors["transformer.x_embedder.lora_A.weight"][1, 1] = np.nan
+    tensors |= factors(LAYER.format(0), 2, 6, 6) | factors(LAYER.format(1), 2, 6, 6)
+    tensors[f"transformer.{LAYER.format(1)}.alpha"] = np.asarray(np.inf, np.float32)
+    tensors |= factors("proj_out", 0, 6, 12)
+    with pytest.raises(ValueError) as caught:
+        load(tensors)
+    assert sorted(str(caught.value).splitlines()[1:]) == [
+        f"not finite: {LAYER.format(1)}.alpha",
+        "not finite: x_embedder.lora_A.weight",
+        "ranks differ: context_embedder.lora_A.weight has 2, and lora_B 3",
+        "ranks differ: proj_out.lora_A.weight has 0, and lora_B 0",
+    ]
+
+
+@pytest.mark.parametrize("settings", [dict(r=2), dict(r=0, lora_alpha=1), dict(r=2, lora_alpha="1")])
+def test_settings_without_a_rank_and_an_alpha_are_refused(load, settings):
+    header = {"lora_adapter_metadata": json.dumps(settings)}
+    with pytest.raises(ValueError, match="adapters.safetensors has settings r=.*: give numbers above 0"):
+        load(factors("context_embedder", 2, 5, 6), header)
+    with pytest.raises(ValueError, match="lora_adapter_metadata of .*adapters.safetensors is no JSON"):
+        load(factors("context_embedder", 2, 5, 6), {"lora_adapter_metadata": "{"})

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,8 @@ from genjax.pretrained.configuration import Field, Only
 from genjax.pretrained.layouts import layer_names
 from genjax.pretrained.published import DIFFUSERS, Published, class_of, example, record_of, records
 
+# Configurations as the libraries wrote them over the years, of diffusers from version 0.2 to 0.33.
+CONFIGS = json.loads((Path(__file__).parent / "data/published_configs.json").read_text())
 CASES = [(record, number) for record in records() for number in range(len(record.examples))]
 
 
@@ -129,3 +132,32 @@ def test_entries_are_checked_when_they_are_read_and_when_they_are_written(
     refused = f"{tmp_path} cannot be read as CountingModel: .*{message}"
     with pytest.raises(ValueError, match=refused):
         pretrained.load(tmp_path)
+
+
+FIELDS = {  # of the papers, or of the model cards
+    "autoencoder of Wan 2.1, 0.33": dict(image_channels=3, widths=(96, 192, 384, 384)),
+    "autoencoder of Stable Diffusion 1, diffusers 0.2": dict(latent_deviation=(1 / 0.18215,), groups=32),
+    "autoencoder of FLUX.1, 0.30": dict(latent_mean=(0.1159,), use_quant_conv=False),
+    "DiT-XL/2, 0.12": dict(width=1152, depth=28, num_classes=1000, base_size=16, out_channels=8),
+    "PixArt-alpha, 0.22": dict(width=1152, interpolation_scale=2.0, size_conditioning=True),
+    "PixArt-sigma, 0.28": dict(interpolation_scale=2.0, size_conditioning=False),
+    "Stable Diffusion 3 medium, 0.29": dict(width=1536, depth=24, qk_norm=False, dual_depth=0),
+    "Stable Diffusion 3.5 medium, 0.32": dict(depth=24, qk_norm=True, dual_depth=13, max_size=384),
+    "FLUX.1 dev, 0.30": dict(takes_guidance=True, rotary_features=(16, 56, 56), width=3072),
+    "FLUX.1 Fill, 0.32": dict(out_channels=16),
+    "UMT5 of Wan 2.1": dict(vocabulary_size=256_384, gate="gelu", bias_per_block=True, max_distance=128),
+    "BERT base": dict(width=768, depth=12),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configurations_of_all_years_are_read(name):
+    config = CONFIGS[name]
+    (record,) = (record for record in records() if record.describes(config))
+    complete = record.complete(config)
+    module = record.make(complete)
+    assert record.inputs(module, complete)
+    for field, value in FIELDS.get(name, {}).items():
+        assert getattr(module, field) == value, field
+    with pytest.raises(ValueError, match=r"entries that are not known here: \{'new_entry': 1\}"):
+        record.complete(config | dict(new_entry=1))

@@ -182,6 +182,7 @@ class AutoencoderKL(nn.Module):
         widths: channels of the levels, from the images' side down.
         blocks: residual blocks of a level of the encoder; the decoder has one more.
         attention_levels: levels with self-attention after each block; 0 is the images' side.
+        decoder_attention_levels: the decoder's, if they are not the encoder's.
         mid_attention: whether there is self-attention at the latents' side.
         groups: of group norm; divides every width.
         image_channels: of the decoded images; the encoder takes any number.
@@ -203,6 +204,7 @@ class AutoencoderKL(nn.Module):
     use_post_quant_conv: bool = True
     latent_mean: tuple[float, ...] = (0.0,)
     latent_deviation: tuple[float, ...] = (1.0,)
+    decoder_attention_levels: Sequence[int] | None = None
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -221,6 +223,8 @@ class AutoencoderKL(nn.Module):
             **types,
         )
         self.encoder = Encoder(2 * self.latent_channels, **levels)
+        if self.decoder_attention_levels is not None:
+            levels["attention_levels"] = self.decoder_attention_levels
         self.decoder = Decoder(self.image_channels, **levels)
         if self.use_quant_conv:
             self.quant_conv = convolution(2 * self.latent_channels, 1, **types)

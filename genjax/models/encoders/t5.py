@@ -55,7 +55,7 @@ class Block(nn.Module):
     num_heads: int
     head_features: int
     mlp_features: int
-    gated: bool
+    gate: str | None
     num_buckets: int
     max_distance: int
     epsilon: float
@@ -98,7 +98,10 @@ class Block(nn.Module):
 
         h = norm("norm_mlp")(x)
         inner = dense(self.mlp_features, "mlp_in")(h)
-        inner = nn.gelu(dense(self.mlp_features, "mlp_gate")(h)) * inner if self.gated else nn.relu(inner)
+        if self.gate is None:
+            inner = nn.relu(inner)
+        else:
+            inner = getattr(nn, self.gate)(dense(self.mlp_features, "mlp_gate")(h)) * inner
         return constrain_tokens(x + dense(features, "mlp_out")(inner)), None
 
 
@@ -111,7 +114,8 @@ class T5Encoder(nn.Module):
         depth: number of blocks, scanned with stacked parameters.
         head_features: features of each of `num_heads` heads, together not necessarily the width.
         mlp_features: features inside a feed-forward layer.
-        gated: GELU gates (version 1.1 and UMT5) in place of ReLU.
+        gate: the activation of the gates, "gelu" (version 1.1 and UMT5) or another of `flax.linen`; ReLU without
+            gates if None.
         bias_per_block: each block has a bias of its own (UMT5) in place of one for all.
         num_buckets, max_distance: of relative positions, see `relative_buckets`.
         epsilon: of the norms.
@@ -128,7 +132,7 @@ class T5Encoder(nn.Module):
     num_heads: int
     head_features: int
     mlp_features: int
-    gated: bool = True
+    gate: str | None = "gelu"
     bias_per_block: bool = False
     num_buckets: int = 32
     max_distance: int = 128
@@ -166,7 +170,7 @@ class T5Encoder(nn.Module):
             self.num_heads,
             self.head_features,
             self.mlp_features,
-            self.gated,
+            self.gate,
             self.num_buckets,
             self.max_distance,
             self.epsilon,

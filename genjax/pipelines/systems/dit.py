@@ -14,7 +14,7 @@ from genjax.pipelines.schedules import noise_prediction
 def _settings(folder: Folder, network: nn.Module, autoencoder: nn.Module) -> dict[str, Any]:
     return dict(
         empty=network.null_label,
-        size=folder.size(autoencoder),
+        size=folder.size(autoencoder, 32),
         num_steps=50,
         guidance_scale=4.0,
         **noise_prediction(folder.config("scheduler")),

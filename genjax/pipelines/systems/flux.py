@@ -10,9 +10,10 @@ from genjax import diffusion
 from genjax.diffusion import grids, samplers
 from genjax.nn import Text
 from genjax.pipelines.folders import Folder, System
-from genjax.pipelines.schedules import check_flow_matching
+from genjax.pipelines.schedules import flow_matching
 
 CLIP_LENGTH, T5_LENGTH, T5_LENGTH_OF_DEV = 77, 256, 512  # tokens
+LATENTS = 128  # a side of its pictures by default
 
 
 def _encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:
@@ -27,12 +28,11 @@ def _encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:
 
 def _settings(folder: Folder, network: nn.Module, autoencoder: nn.Module) -> dict[str, Any]:
     """Shift time by the number of tokens, where the schedule does."""
-    schedule, process = folder.config("scheduler"), diffusion.RectifiedFlow()
-    dynamic = schedule.get("use_dynamic_shifting", False)
-    check_flow_matching(schedule, dynamic)
+    process = diffusion.RectifiedFlow()
+    schedule = flow_matching(folder.config("scheduler"), False, True)
 
     def grid(num_steps: int, tokens: int):
-        if not dynamic:
+        if not schedule["use_dynamic_shifting"]:
             return grids.uniform_grid(process, num_steps, schedule["shift"])
         ends = schedule["base_image_seq_len"], schedule["max_image_seq_len"]
         slope = (schedule["max_shift"] - schedule["base_shift"]) / (ends[1] - ends[0])
@@ -45,9 +45,10 @@ def _settings(folder: Folder, network: nn.Module, autoencoder: nn.Module) -> dic
         target=diffusion.velocity,
         sampler=samplers.euler,
         grid=grid,
-        size=(1024, 1024),
+        size=(LATENTS * autoencoder.factor,) * 2,
         num_steps=28 if network.takes_guidance else 4,
-        guidance_scale=3.5 if network.takes_guidance else 1.0,
+        guidance_scale=3.5 if network.takes_guidance else 0.0,
+        distilled=True,
     )
 
 

@@ -23,7 +23,7 @@ def _system(name: str, length: int) -> System:
     def settings(folder: Folder, network: nn.Module, autoencoder: nn.Module) -> dict[str, Any]:
         return dict(
             empty="",
-            size=folder.size(autoencoder),
+            size=folder.size(autoencoder, 128),
             num_steps=20,
             guidance_scale=4.5,
             **noise_prediction(folder.config("scheduler")),

@@ -11,7 +11,8 @@ from genjax import diffusion
 from genjax.diffusion import grids, samplers
 from genjax.nn import Text
 from genjax.pipelines.folders import Folder, System
-from genjax.pipelines.schedules import check_flow_matching
+from genjax.pipelines.schedules import flow_matching
+from genjax.pretrained.sd3 import SD3
 
 CLIP_LENGTH, T5_LENGTH = 77, 256  # tokens
 
@@ -25,7 +26,7 @@ def _clip(module: nn.Module, variables: Any, ids: Any, mask: Any) -> tuple[Any, 
 def _encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:
     """Put two CLIPs side by side, and T5's states after them, if there is a T5 (section 5.1)."""
     clips = [folder.encoder(suffix, CLIP_LENGTH, _clip) for suffix in ("", "_2")]
-    width = folder.config("transformer")["joint_attention_dim"]
+    width = SD3.complete(folder.config("transformer"))["joint_attention_dim"]
     if folder.index.get("text_encoder_3", [None])[0]:
         states = lambda module, variables, ids, mask: module.apply(variables, ids)
         t5 = folder.encoder("_3", T5_LENGTH, states)
@@ -47,16 +48,15 @@ def _encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:
 
 
 def _settings(folder: Folder, network: nn.Module, autoencoder: nn.Module) -> dict[str, Any]:
-    schedule, process = folder.config("scheduler"), diffusion.RectifiedFlow()
-    check_flow_matching(schedule, dynamic=False)
-    shift = schedule["shift"]
+    process = diffusion.RectifiedFlow()
+    shift = flow_matching(folder.config("scheduler"), False)["shift"]
     return dict(
         empty="",
         process=process,
         target=diffusion.velocity,
         sampler=samplers.euler,
         grid=lambda num_steps, tokens: grids.stable_diffusion_3_grid(process, num_steps, shift),
-        size=folder.size(autoencoder),
+        size=folder.size(autoencoder, 128),
         num_steps=28,
         guidance_scale=7.0,
     )

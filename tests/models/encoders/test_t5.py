@@ -9,7 +9,7 @@ from genjax.models.encoders.t5 import T5_XXL, UMT5_XXL, Block, T5Encoder, relati
 
 VOCABULARY, LENGTH, DEPTH, WIDTH, HEAD = 12, 9, 2, 16, 4
 encoder = functools.partial(T5Encoder, VOCABULARY, WIDTH, DEPTH, 3, HEAD, 20, num_buckets=8, max_distance=16)
-KINDS = {"T5": dict(gated=False), "T5 version 1.1": {}, "UMT5": dict(bias_per_block=True)}
+KINDS = {"T5": dict(gate=None), "T5 version 1.1": {}, "UMT5": dict(bias_per_block=True)}
 
 
 def perturbed(**options):
