@@ -137,16 +137,19 @@ class _Breaks:
         with self._meter.paused():
             if saving:
                 self._save(step, state)
-            if not stopping:
-                stopping = self._call(plugins, step, state)
-            if stopping:
+            if stopping or self._cut_short(plugins, step, state):
                 self._stop(step, state, saved=saving)
+
+    def after_all(self, state: Any) -> None:
+        """Stop if a signal came in the last step, or to a run that needed no more steps."""
+        if self._stopping.now():
+            self._stop(self._num_steps, state, saved=True)
 
     def _is_due(self, every: int, step: int) -> bool:
         return step == self._num_steps or bool(every) and step % every == 0
 
-    def _call(self, plugins: Sequence[Plugin], step: int, state: Any) -> bool:
-        """Call plugins; return whether a signal cut them short or came after the last step."""
+    def _cut_short(self, plugins: Sequence[Plugin], step: int, state: Any) -> bool:
+        """Call plugins; return whether a signal cut them short."""
         try:
             for plugin in plugins:
                 with self._stopping.interruptible():
@@ -155,7 +158,7 @@ class _Breaks:
                     self._meter.log.write(step, extra)
         except Interrupted:
             return True
-        return step == self._num_steps and self._stopping.now()
+        return False
 
     def _save(self, step: int, state: Any) -> None:
         if not _all_finite(state):
@@ -216,16 +219,14 @@ def train(
     Raises:
         NonFiniteError: a metric or parameter is NaN or infinite; nothing is saved after it.
         Interrupted: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 or 2, on any process; the state has been saved.
-        OSError: a checkpoint could not be written.
-        NoWholeCheckpoint: all checkpoints are damaged.
+        OSError, NoWholeCheckpoint: a checkpoint could not be written, or all are damaged.
     """
     init_key, update_key = jax.random.split(jax.random.key(seed))
     with jax.set_mesh(mesh), checkpoints, StopSignals() as signals, contextlib.ExitStack() as stack:
         stack.enter_context(_naming_the_last_good(checkpoints))
         start, state = _first_state(task, init_key, mesh, checkpoints, initialize)
-        meter = stack.enter_context(
-            open_meter(log_path, log_every, start, num_steps, mesh, max_skipped_steps)
-        )
+        opened = open_meter(log_path, log_every, start, num_steps, mesh, max_skipped_steps)
+        meter = stack.enter_context(opened)
         meter.go_on(start, **checkpoints.facts(start).get("window", {}))
         profile = Profile(Path(log_path).parent / "profile", profile_at, num_steps)
         stack.enter_context(contextlib.closing(profile))
@@ -244,4 +245,5 @@ def train(
             meter.add(step, metrics)
             profile.after(step, state)
             breaks.after(step, state)
+        breaks.after_all(state)
     return state

@@ -154,6 +154,13 @@ def test_a_signal_in_the_last_step_is_not_forgotten(tmp_path, monkeypatch):
     assert Checkpoints(tmp_path / "checkpoints").latest() == 20
 
 
+def test_a_signal_to_a_run_that_needs_no_step_is_not_forgotten(tmp_path):
+    fit(tmp_path, num_steps=5)
+    begin = lambda state, step: signal.raise_signal(signal.SIGTERM)
+    plugin = Plugin(1, lambda state, step: None, begin)
+    assert_stops_with(signal.SIGTERM, lambda: fit(tmp_path, num_steps=5, plugins=[plugin]))
+
+
 def test_ctrl_c_saves_though_the_reader_of_the_output_is_gone(tmp_path, monkeypatch):
     """As in `| tee log`, where Ctrl-C ends `tee` too."""
     for name in ("stdout", "stderr"):
