@@ -10,7 +10,7 @@ TASKS = {"ImageDiffusion": "Diffusion", "ImageGAN": "GAN", "PlaneGAN": "GAN"}
 def upgrade(config: Config) -> Config:
     """Return a recorded config in today's form; one that has it already is returned as it is."""
     if "space" in config:
-        return config
+        return _dual_layers(config)
     new, points = _plain(config), config.task == "PlaneGAN"
     old_task, data = config.task, new["data"]
     new["task"] = TASKS.get(old_task, old_task)
@@ -28,6 +28,15 @@ def upgrade(config: Config) -> Config:
             if f"{name}_steps" in optimizer:
                 optimizer[name] = optimizer.pop(f"{name}_steps")
     new["evaluation"] = _evaluation(new, old_task)
+    return _dual_layers(_config(new))
+
+
+def _dual_layers(config: Config) -> Config:
+    """Return a config that names the blocks of MMDiT with a second attention, which were the first ones."""
+    if "dual_depth" not in config.get("model", {}):
+        return config
+    new = _plain(config)
+    new["model"]["dual_layers"] = tuple(range(new["model"].pop("dual_depth")))
     return _config(new)
 
 
