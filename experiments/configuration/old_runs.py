@@ -12,7 +12,7 @@ TASKS = {"ImageDiffusion": "Diffusion", "ImageGAN": "GAN", "PlaneGAN": "GAN"}
 def upgrade(config: Config) -> Config:
     """Return a recorded config in today's form; one that has it already is returned as it is."""
     new = config if "space" in config else _before_spaces(config)
-    return _with_preconditioning(new)
+    return _dual_layers(_with_preconditioning(new))
 
 
 def _with_preconditioning(config: Config) -> Config:
@@ -53,6 +53,15 @@ def _before_spaces(config: Config) -> Config:
             if f"{name}_steps" in optimizer:
                 optimizer[name] = optimizer.pop(f"{name}_steps")
     new["evaluation"] = _evaluation(new, old_task)
+    return _config(new)
+
+
+def _dual_layers(config: Config) -> Config:
+    """Return a config that names the blocks of MMDiT with a second attention, which were the first ones."""
+    if "dual_depth" not in config.get("model", {}):
+        return config
+    new = _plain(config)
+    new["model"]["dual_layers"] = tuple(range(new["model"].pop("dual_depth")))
     return _config(new)
 
 

@@ -4,7 +4,7 @@ Its outputs are those of diffusers at `timestep` = 1000·t. They differ from DiT
 published it by the frequencies of time and an epsilon (`DiT.max_period`, `DiT.mlp_epsilon`).
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ _LAYERS = prefixed("blocks/", "transformer_blocks.{}.", _BLOCK) | {
     "modulation/dense": "proj_out_1",
     "head": "proj_out_2",
 }
-_EMBEDDINGS = {  # in every block of the file, once in ours
+_EMBEDDINGS = {  # in every block of the file; in ours only where they differ
     "time_in": "timestep_embedder.linear_1",
     "time_out": "timestep_embedder.linear_2",
     "label_embedding": "class_embedder.embedding_table",
@@ -40,9 +40,22 @@ _EMBEDDINGS = {  # in every block of the file, once in ours
 
 
 def _names(module: DiT, tensors: Collection[str]) -> Callable[[str], Names]:
+    if module.embeddings_per_block:
+        return layer_names(_LAYERS | prefixed("embeddings/", "transformer_blocks.{}.norm1.emb.", _EMBEDDINGS))
     blocks = [f"transformer_blocks.{i}.norm1.emb." for i in range(module.depth)]
     copies = {ours: tuple(b + name for b in blocks) for ours, name in _EMBEDDINGS.items()}
     return layer_names(_LAYERS | copies)
+
+
+def _tied_or_not(module: DiT, tensors: Mapping[str, np.ndarray]) -> DiT:
+    """Return the module with embeddings in each block where a file's copies differ."""
+    for name in _EMBEDDINGS.values():
+        for part in ("weight", "bias"):
+            names = [f"transformer_blocks.{i}.norm1.emb.{name}.{part}" for i in range(module.depth)]
+            first, *copies = [tensors[name] for name in names if name in tensors] or [None]
+            if not all(np.array_equal(first, copy) for copy in copies):
+                return module.clone(embeddings_per_block=True)
+    return module
 
 
 def _convert(module: DiT, variable: str, *tensors: np.ndarray) -> np.ndarray:
@@ -94,6 +107,7 @@ DIT = Published(
     config=_config,
     inputs=_inputs,
     names=_names,
+    adapt=_tied_or_not,
     convert=_convert,
     invert=_invert,
     examples=(

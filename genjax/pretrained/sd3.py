@@ -41,11 +41,10 @@ _BLOCK = TWO_STREAMS | prefixed("dual_heads/", "attn2.", HEADS) | _DUAL
 
 
 def _names(module: MMDiT, tensors: Collection[str]) -> Callable[[str], Names]:
-    """Our blocks are in up to three runs, and the file counts through all."""
+    """Our blocks are in runs, and the file counts through all."""
     last, layers = module.depth - 1, {"position_table": TABLE, "patch_embedding": "pos_embed.proj"}
-    runs = dict(dual_blocks=range(module.dual_depth), blocks=range(module.dual_depth, last))
     for ours, published in _BLOCK.items():
-        for run, indices in runs.items():
+        for run, indices in module.runs.items():
             layers[f"{run}/{ours}"] = [f"transformer_blocks.{i}.{published}" for i in indices]
         layers[f"last_block/{ours}"] = f"transformer_blocks.{last}.{published}"
     return layer_names(EMBEDDINGS | layers)
@@ -110,11 +109,11 @@ def _with_table(module: MMDiT, variables: PyTree) -> PyTree:
 
 def _build(config: Config) -> dict[str, Any]:
     width = config["num_attention_heads"] * config["attention_head_dim"]
-    dual_depth = len(config["dual_attention_layers"])
     expect(config, "caption_projection_dim", width)
-    first = list(range(min(dual_depth, config["num_layers"] - 1)))
-    expect(config, "dual_attention_layers", first)
-    return dict(width=width, dual_depth=dual_depth)
+    dual_layers, depth = config["dual_attention_layers"], config["num_layers"]
+    if not set(dual_layers) <= set(range(depth)):
+        raise ValueError(f"dual_attention_layers={dual_layers} is not supported; there are {depth} layers")
+    return dict(width=width, dual_layers=tuple(sorted(set(dual_layers))))
 
 
 def text_entries(module: nn.Module, variables: PyTree) -> dict[str, Any]:
@@ -148,7 +147,7 @@ def _config(module: MMDiT, variables: PyTree) -> dict[str, Any]:
         attention_head_dim=module.width // module.num_heads,
         caption_projection_dim=module.width,
         out_channels=module.out_channels or channels,
-        dual_attention_layers=list(range(module.dual_depth)),
+        dual_attention_layers=list(module.dual_layers),
     )
 
 
@@ -188,6 +187,6 @@ SD3 = Published(
     adapt=_with_positions,
     pack=_with_table,
     ignore=lambda name, tensor: name == TABLE,
-    examples=(_SMALL, _SMALL | dict(dual_attention_layers=[0, 1], qk_norm="rms_norm")),
+    examples=(_SMALL, _SMALL | dict(dual_attention_layers=[0, 2, 3], qk_norm="rms_norm")),
 )
 PUBLISHED = (SD3,)

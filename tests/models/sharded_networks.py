@@ -49,7 +49,7 @@ def cases() -> dict[str, tuple[nn.Module, tuple]]:
         "LightningDiT": (LightningDiT(num_classes=10, **size, **body), (images, times, labels)),
         "PixArt": (PixArt(base_size=4, **size, **body), (images, times, text)),
         "MMDiT": (
-            MMDiT(max_size=8, dual_depth=1, qk_norm=True, width=WIDTH, depth=3, **size),
+            MMDiT(max_size=8, dual_layers=(0,), qk_norm=True, width=WIDTH, depth=3, **size),
             (images, times, text),
         ),
         "Flux": (

@@ -34,6 +34,9 @@ CONFIGS = {
     "all but the last dual": dict(
         num_layers=2, num_attention_heads=1, in_channels=2, out_channels=2, dual_attention_layers=(0,)
     ),
+    "dual here and there, and the last": dict(
+        num_layers=5, num_attention_heads=1, in_channels=2, out_channels=2, dual_attention_layers=(1, 3, 4)
+    ),
     "one layer of odd patches": dict(
         num_layers=1, num_attention_heads=2, patch_size=3, in_channels=5, out_channels=None, sample_size=12
     ),
@@ -114,7 +117,7 @@ def ours():
         16,
         3,
         2,
-        dual_depth=1,
+        dual_layers=(0,),
         qk_norm=True,
         max_size=8,
         position_start=-0.5,
@@ -176,11 +179,8 @@ def folder(tmp_path_factory):
         ({"context_dim": 2}, r"entries that are not known here: \{'context_dim': 2\}"),
         ({"qk_norm": "layer_norm"}, "qk_norm='layer_norm' is not supported; only None, 'rms_norm'"),
         ({"caption_projection_dim": 12}, "caption_projection_dim=12 is not supported; only 16"),
-        (
-            {"dual_attention_layers": [1]},
-            r"dual_attention_layers=\[1\] is not supported; only \[0\]",
-        ),
-        ({"dual_attention_layers": [0, 1, 2]}, r"\[0, 1, 2\] is not supported; only \[0, 1\]"),
+        ({"dual_attention_layers": [1]}, "missing: transformer_blocks.1.attn2.to_out.0.weight"),
+        ({"dual_attention_layers": [0, 3]}, r"\[0, 3\] is not supported; there are 3 layers"),
         ({"pos_embed_max_size": 5}, r"no table of 5×5 evenly .* its shape is \(1, 36, 16\)"),
         ({"num_layers": 4}, "missing: transformer_blocks.3.norm1.linear.weight"),
     ],

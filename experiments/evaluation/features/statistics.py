@@ -133,4 +133,7 @@ def _read_statistics(network: FeatureNetwork, path: Path, protocol: Mapping[str,
                 )
         elif "arr_0" in stored:
             features, _ = features_of(network, stored["arr_0"][:REFERENCE_FEATURES])
+        for name in ("mu", "sigma"):
+            if not np.isfinite(stored[name]).all():
+                raise ValueError(f"{path} has NaN or infinity in {name}; make the statistics again")
         return Statistics(stored["mu"], stored["sigma"], features, there, path)

@@ -49,6 +49,29 @@ class Block(nn.Module):
         return inline(self, FeedForward(mlp_features, norm, **types))(x, *modulation[3:]), None
 
 
+class Embedding(nn.Module):
+    """Sinusoids of the time, and the class, to the vector that the blocks are told."""
+
+    width: int
+    num_classes: int
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, time: Float[Array, "batch sinusoids"], labels: Int[Array, " batch"]
+    ) -> Float[Array, "batch features"]:
+        dense = lambda name: Dense(self.width, kernel_init=small, param_dtype=self.param_dtype, name=name)
+        time = dense("time_out")(nn.silu(dense("time_in")(time)))
+        label = nn.Embed(
+            self.num_classes + 1,
+            self.width,
+            embedding_init=small,
+            param_dtype=self.param_dtype,
+            name="label_embedding",
+        )(labels)
+        return time + label
+
+
 class DiT(nn.Module):
     """A transformer over image patches, told the time and the class by adaLN-Zero.
 
@@ -65,6 +88,8 @@ class DiT(nn.Module):
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
         max_period: of the sinusoids of time; diffusers' weights have another than DiT's.
         mlp_epsilon: of the norm before the feed-forward layer, likewise.
+        embeddings_per_block: each block has its own embeddings of time and class, as where diffusers trained the
+            network. The last modulation takes the first block's.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
         remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or
             None to keep every activation.
@@ -82,6 +107,7 @@ class DiT(nn.Module):
     time_scale: float = 1000.0
     max_period: float = 10_000.0
     mlp_epsilon: float = 1e-6
+    embeddings_per_block: bool = False
     unroll: int = 1
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
@@ -95,6 +121,22 @@ class DiT(nn.Module):
     @property
     def null_label(self) -> int:
         return self.num_classes
+
+    def _conditioning(self, time: Array, labels: Array) -> tuple[Array, Array, Any]:
+        """Return what the blocks are told, what the last modulation is, and how blocks are given it."""
+        options = (self.width, self.num_classes, self.param_dtype)
+        if not self.embeddings_per_block:
+            conditioning = inline(self, Embedding(*options))(time, labels)
+            return conditioning, conditioning, nn.broadcast
+        embeddings = nn.vmap(
+            Embedding,
+            in_axes=None,
+            axis_size=self.depth,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+        )
+        conditioning = embeddings(*options, name="embeddings")(time, labels)
+        return conditioning, conditioning[0], 0
 
     @nn.compact
     def __call__(
@@ -116,25 +158,13 @@ class DiT(nn.Module):
         tokens = constrain_tokens((tokens + positions).astype(jnp.float32))
 
         time = sinusoidal_embedding(t * self.time_scale, 256, self.max_period)
-        time = Dense(self.width, kernel_init=small, param_dtype=self.param_dtype, name="time_in")(time)
-        time = Dense(self.width, kernel_init=small, param_dtype=self.param_dtype, name="time_out")(
-            nn.silu(time)
-        )
-        label = nn.Embed(
-            self.num_classes + 1,
-            self.width,
-            embedding_init=small,
-            param_dtype=self.param_dtype,
-            name="label_embedding",
-        )(labels)
-        conditioning = time + label
-
-        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
+        conditioning, first, in_axes = self._conditioning(time, labels)
+        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy, in_axes)
         tokens, _ = blocks(
             self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, self.mlp_epsilon, name="blocks"
         )(tokens, conditioning)
 
-        shift, scale = Modulation(2, self.param_dtype, name="modulation")(conditioning)
+        shift, scale = Modulation(2, self.param_dtype, name="modulation")(first)
         out_channels = self.out_channels or channels
         out = Dense(
             self.patch_size**2 * out_channels,

@@ -1,6 +1,8 @@
 """Multimodal diffusion transformer of Stable Diffusion 3 and 3.5 (Esser et al. 2024, "Scaling rectified flow transformers for
 high-resolution image synthesis")."""
 
+import itertools
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -135,7 +137,7 @@ class MMDiT(nn.Module):
         patch_size: side of a patch, in pixels of the latents.
         width: features of a token; divisible by 4 and by `num_heads`.
         depth: number of blocks; the last one reads the text and leaves it.
-        dual_depth: how many of them, the first ones, have a second attention of the image to itself; less than `depth`.
+        dual_layers: the blocks, counted from 0, that have a second attention of the image to itself.
         qk_norm: queries and keys are normalized (Stable Diffusion 3.5).
         max_size: largest height and width, in patches.
         out_channels: channels of the output; as many as the input's if None.
@@ -150,7 +152,7 @@ class MMDiT(nn.Module):
     width: int
     depth: int
     num_heads: int
-    dual_depth: int = 0
+    dual_layers: tuple[int, ...] = ()
     qk_norm: bool = False
     max_size: int = 192
     position_start: float = 0.0
@@ -166,6 +168,19 @@ class MMDiT(nn.Module):
     def divisor(self) -> int:
         """The number that the input's height and width are multiples of."""
         return self.patch_size
+
+    @property
+    def runs(self) -> dict[str, list[int]]:
+        """Blocks of one kind after another, which are scanned together, by name; the last block is alone.
+
+        The names are "dual_blocks" and "blocks", and "dual_blocks_1", … where a kind comes again.
+        """
+        runs, counts = {}, Counter()
+        for dual, indices in itertools.groupby(range(self.depth - 1), self.dual_layers.__contains__):
+            name = "dual_blocks" if dual else "blocks"
+            runs[f"{name}_{counts[name]}" if counts[name] else name] = list(indices)
+            counts[name] += 1
+        return runs
 
     def _positions(self, height: int, width: int) -> Float[Array, "tokens features"]:
         """Of the central `height`×`width` patches; columns in the first half of the features, rows in the second."""
@@ -207,15 +222,12 @@ class MMDiT(nn.Module):
             conditioning += VectorEmbedding(self.width, self.param_dtype, name="pooled_embedding")(pooled)
 
         fields = dict(num_heads=self.num_heads, qk_norm=self.qk_norm, **types)
-        runs = [("dual_blocks", self.dual_depth, True), ("blocks", self.depth - 1 - self.dual_depth, False)]
-        for name, length, dual in runs:
-            if not length:
-                continue
-            blocks = scanned(Block, length, self.unroll, self.remat_policy)
-            blocks = blocks(dual=dual, last=False, name=name, **fields)
+        for name, indices in self.runs.items():
+            blocks = scanned(Block, len(indices), self.unroll, self.remat_policy)
+            blocks = blocks(dual=indices[0] in self.dual_layers, last=False, name=name, **fields)
             streams, _ = blocks(streams, conditioning, text.mask)
         last = rematerialized(Block, self.remat_policy)
-        last = last(dual=False, last=True, name="last_block", **fields)
+        last = last(dual=self.depth - 1 in self.dual_layers, last=True, name="last_block", **fields)
         (image, _), _ = last(streams, conditioning, text.mask)
 
         scale, shift = Modulation(2, self.param_dtype, name="modulation")(conditioning)
@@ -242,5 +254,5 @@ def _published(depth: int, width: int, max_size: int, **fields) -> Callable[...,
 
 
 sd3_medium = _published(24, 1536, 192)
-sd35_medium = _published(24, 1536, 384, dual_depth=13, qk_norm=True)
+sd35_medium = _published(24, 1536, 384, dual_layers=tuple(range(13)), qk_norm=True)
 sd35_large = _published(38, 2432, 192, qk_norm=True)

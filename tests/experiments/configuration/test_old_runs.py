@@ -1,3 +1,5 @@
+"""Records of older versions, in today's form."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -38,3 +40,10 @@ def test_the_target_of_an_old_run_stays_what_it_was(told, deviation):
 def test_a_config_of_today_is_returned_as_it_is():
     config = recorded(Config(name="RectifiedFlow"), Config(name="edm"))
     assert upgrade(config) is config
+
+
+def test_the_first_blocks_of_mmdit_with_a_second_attention_are_named():
+    recorded = Config(space=Config(), model=Config(name="mmdit.MMDiT", depth=4, dual_depth=2))
+    model = upgrade(recorded).model
+    assert model == dict(name="mmdit.MMDiT", depth=4, dual_layers=(0, 1))
+    assert upgrade(Config(space=Config(), model=model)).model == model

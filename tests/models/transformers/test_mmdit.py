@@ -23,7 +23,7 @@ small = functools.partial(
     width=16,
     depth=3,
     num_heads=2,
-    dual_depth=2,
+    dual_layers=(0, 1),
     qk_norm=True,
     max_size=5,
     position_step=0.5,
@@ -199,7 +199,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(expected, p
 
 def test_networks_without_pooled_text_and_with_other_output_channels(inputs):
     x, t, text = inputs
-    network = small(depth=1, dual_depth=0, out_channels=8)
+    network = small(depth=1, dual_layers=(), out_channels=8)
     output, variables = jax.eval_shape(
         network.init_with_output, jax.random.key(0), x, t, text.replace(pooled=None)
     )

@@ -63,3 +63,8 @@ def test_statistics_of_another_protocol_are_refused(tmp_path):
     np.savez(tmp_path / "other.npz", mean=np.zeros(WIDTH))
     with pytest.raises(ValueError, match="other.npz holds mean; statistics are mu and sigma"):
         reference_statistics(network_of(), dataset_of(images), path=tmp_path / "other.npz")
+    for name, value in dict(mu=np.nan, sigma=np.inf).items():
+        broken = dict(mu=np.zeros(WIDTH), sigma=np.eye(WIDTH)) | {name: np.full(WIDTH, value)}
+        np.savez(tmp_path / "broken.npz", **broken)
+        with pytest.raises(ValueError, match=f"broken.npz has NaN or infinity in {name}; make"):
+            reference_statistics(network_of(), dataset_of(images), path=tmp_path / "broken.npz")
