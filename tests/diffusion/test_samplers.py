@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mixtures import QUICK, mixture_denoiser, quantiles_of, quick_jit, states_of, tabulate
+from mixtures import QUICK, SAMPLERS, mixture_denoiser, quantiles_of, quick_jit, states_of, tabulate
 
 from genjax.diffusion import (
     Prediction,
@@ -22,9 +22,7 @@ from genjax.diffusion import (
 )
 
 FLOW, COSINE = RectifiedFlow(), VariancePreservingCosine()
-EVERY = [
-    pytest.param(function, id=name) for name, function in vars(samplers).items() if hasattr(function, "table")
-]
+EVERY = [pytest.param(function, id=name) for name, function in SAMPLERS.items()]
 every_sampler = pytest.mark.parametrize("sampler", EVERY)
 
 

@@ -9,6 +9,7 @@ from genjax.diffusion.samplers.multistep import lms as lms
 from genjax.diffusion.samplers.multistep import unipc as unipc
 from genjax.diffusion.samplers.one_step import ddim as ddim
 from genjax.diffusion.samplers.one_step import euler as euler
+from genjax.diffusion.samplers.restart import restart as restart
 from genjax.diffusion.samplers.runge_kutta import edm_heun as edm_heun
 from genjax.diffusion.samplers.runge_kutta import heun as heun
 from genjax.diffusion.samplers.runge_kutta import midpoint as midpoint

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from genjax.diffusion.processes import Process
+from genjax.diffusion.samplers.limits import finite, half_log_snr, noise_ratio, quotient, root
 from genjax.diffusion.samplers.tables import History, Rows, Table, sampler
 
 
@@ -41,11 +42,6 @@ def graded_start(times: Float[Array, " times"], order: int) -> Float[Array, " fi
     return jnp.concatenate([times[:1], times[0] + parts * (times[1] - times[0]), times[1:]])
 
 
-def finite(a: Float[Array, " *shape"]) -> Float[Array, " *shape"]:
-    """`a` with zero where it is infinite or undefined."""
-    return jnp.where(jnp.isfinite(a), a, 0)
-
-
 def inverse_past(
     u: Float[Array, " times"], order: int, lower_order_final: bool = False
 ) -> Float[Array, " times-1 history"]:
@@ -59,7 +55,7 @@ def inverse_past(
     if lower_order_final:
         exists &= np.arange(1, order) < steps - np.arange(steps)[:, None]
     distance = u[np.maximum(past, 0)] - u[:-1, None]
-    return jnp.where(exists, finite(jnp.diff(u)[:, None] / distance), 0)
+    return jnp.where(exists, quotient(jnp.diff(u)[:, None], distance), 0)
 
 
 def lagrange(inverse: History, moments: Float[Array, " rows powers"]) -> History:
@@ -102,14 +98,6 @@ def exponential_moments(a: Rows, count: int) -> Float[Array, " rows powers"]:
     return jnp.stack([jnp.where(small, d, u) for u, d in zip(upwards, reversed(downwards), strict=False)], 1)
 
 
-def half_log_snr_steps(
-    process: Process, times: Float[Array, " times"]
-) -> tuple[Float[Array, " times"], Float[Array, " times-1"]]:
-    """lambda at the times, and its changes, 0 where infinite."""
-    half_log_snr = process.log_snr(times) / 2
-    return half_log_snr, finite(jnp.diff(half_log_snr))
-
-
 def corrected(main: Rows, corrections: History) -> Float[Array, " rows history+1"]:
     """Coefficients of main·D_0 + Σ_j corrections[j]·(D_j − D_0)."""
     return jnp.concatenate([main[:, None] - corrections.sum(1, keepdims=True), corrections], 1)
@@ -134,8 +122,7 @@ def adams_bashforth(process: Process, times: Float[Array, " times"], order: int 
 def lms(process: Process, times: Float[Array, " times"], order: int = 4) -> Table:
     """Adams–Bashforth for ẑ in rho, of order 1 to 4: the linear multistep method of Karras et al.'s program."""
     choose("order", order, (1, 2, 3, 4))
-    alpha, sigma = process.alpha(times), process.sigma(times)
-    rho = sigma / alpha
+    alpha, sigma, rho = process.alpha(times), process.sigma(times), noise_ratio(process, times)
     rise = finite(jnp.diff(rho))
     c = (alpha[1:] * rise)[:, None] * lagrange(inverse_past(rho, order), plain_moments(rise, order))
     return Table(times[:-1], clean=alpha[1:, None], noise=corrected(sigma[1:], c))
@@ -151,8 +138,9 @@ def deis(
     x_s = alpha_s/alpha_t·x − sigma_s·h·∫₀¹ exp(h·(1 − τ))·ẑ(τ) dτ.
     """
     choose("order", order, (1, 2, 3))
-    half_log_snr, h = half_log_snr_steps(process, times)
-    inverse = inverse_past(half_log_snr, order, lower_order_final)
+    u = half_log_snr(process, times)
+    h = finite(jnp.diff(u))
+    inverse = inverse_past(u, order, lower_order_final)
     c = process.sigma(times[1:])[:, None] * lagrange(inverse, exponential_moments(-h, order))
     return Table(
         times[:-1], clean=process.alpha(times[1:])[:, None], noise=corrected(process.sigma(times[1:]), c)
@@ -161,18 +149,18 @@ def deis(
 
 def _data_multistep(process, times, order, eta, reshape, lower_order_final):
     """x_s = sigma_s/sigma_t·e^{−eta·h}·x + alpha_s·a·∫₀¹ exp(−a·(1 − τ))·x̂(τ) dτ + noise, a = (1 + eta)·h."""
-    half_log_snr, h = half_log_snr_steps(process, times)
+    u = half_log_snr(process, times)
+    h = finite(jnp.diff(u))
     alpha, sigma = process.alpha(times[1:])[:, None], process.sigma(times[1:])
     moments = reshape(exponential_moments((1 + eta) * h, order))
-    c = alpha * lagrange(inverse_past(half_log_snr, order, lower_order_final), moments)
+    c = alpha * lagrange(inverse_past(u, order, lower_order_final), moments)
     table = Table(times[:-1], clean=corrected(alpha[:, 0], c), noise=sigma[:, None])
     if isinstance(eta, (int, float)) and eta == 0:
         return table
-    forgotten = eta * jnp.where(
-        eta == 0, 0, jnp.diff(half_log_snr)
-    )  # eta = 0 forgets nothing in an infinite step
+    # With eta = 0 nothing is forgotten, in an infinite step too.
+    forgotten = eta * jnp.where(eta == 0, 0, jnp.diff(u))
     return table._replace(
-        noise=(sigma * jnp.exp(-forgotten))[:, None], fresh=sigma * jnp.sqrt(-jnp.expm1(-2 * forgotten))
+        noise=(sigma * jnp.exp(-forgotten))[:, None], fresh=sigma * root(-jnp.expm1(-2 * forgotten))
     )
 
 
@@ -245,9 +233,10 @@ def unipc(
     """
     choose("order", order, (1, 2, 3))
     choose("variant", variant, ("bh1", "bh2"))
-    half_log_snr, h = half_log_snr_steps(process, times)
+    u = half_log_snr(process, times)
+    h = finite(jnp.diff(u))
     alpha, sigma = process.alpha(times[1:]), process.sigma(times)
-    past = inverse_past(half_log_snr, order, lower_order_final)
+    past = inverse_past(u, order, lower_order_final)
     values = 1 + (past != 0).sum(1, keepdims=True)
     exact = exponential_moments(h, order + 1)
     line = exact.at[:, 1].set((h if variant == "bh1" else exact[:, 0]) / 2)
@@ -259,6 +248,6 @@ def unipc(
         change = new - jnp.pad(predictor, ((0, 0), (1, 0)))
         # Newest value first: the new one, the present one, and the past.
         d = jnp.concatenate([change[:, :1], -change.sum(1, keepdims=True), change[:, 1:]], 1)
-        kept = finite(sigma[1:] / sigma[:-1])[:, None]
+        kept = quotient(sigma[1:], sigma[:-1])[:, None]
         clean = jnp.pad(clean, ((0, 0), (0, 1))) + kept * jnp.pad(d[:-1], ((1, 0), (0, 0)))
     return Table(times[:-1], clean=clean, noise=sigma[1:, None])

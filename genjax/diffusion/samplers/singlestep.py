@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from genjax.diffusion.processes import Process
-from genjax.diffusion.samplers.multistep import exponential_moments, finite
-from genjax.diffusion.samplers.one_step import ddim
+from genjax.diffusion.samplers.limits import clip, finite, half_log_snr, quotient
+from genjax.diffusion.samplers.multistep import exponential_moments
+from genjax.diffusion.samplers.one_step import ddim_table
 from genjax.diffusion.samplers.tables import Rows, Table, sampler
 
 
@@ -23,10 +24,10 @@ def divided(process: Process, times: Float[Array, " times"], parts: int) -> Floa
     """The grid with every step in `parts` of equal log-SNR, or of equal t where that is infinite."""
     fractions = np.arange(parts) / parts
     even = lambda u: u[:-1, None] + jnp.diff(u)[:, None] * fractions.astype(u.dtype)
-    log_snr = process.log_snr(times)
+    log_snr = 2 * half_log_snr(process, times)
     known = jnp.isfinite(log_snr[:-1] + log_snr[1:])[:, None] & (fractions > 0)
     inside = jnp.where(known, process.time_at(jnp.where(known, even(log_snr), 0)), even(times))
-    return jnp.append(jnp.clip(inside, *sorted(process.domain)).reshape(-1), times[-1])
+    return jnp.append(clip(inside, *process.domain).reshape(-1), times[-1])
 
 
 def _singlestep(process, times, order, half, slope_moment, on_grid):
@@ -38,26 +39,22 @@ def _singlestep(process, times, order, half, slope_moment, on_grid):
     """
     nodes = times if on_grid else divided(process, times, order)
     age = np.arange(len(nodes) - 1) % order  # of the evaluation at the start of the group
-    half_log_snr = process.log_snr(nodes) / 2
-    start = half_log_snr[np.arange(len(age)) - age]
-    h = half_log_snr[1:] - start
-    inverse = finite(
-        h / (half_log_snr[:-1] - start)
-    )  # 1/r of the newest value; 0 for the start's own, and infinite h
+    u = half_log_snr(process, nodes)
+    start = u[np.arange(len(age)) - age]
+    h = u[1:] - start
+    inverse = quotient(h, u[:-1] - start)  # 1/r of the newest value; 0 for the start's own, and infinite h
     alpha, sigma = process.alpha(nodes[1:]), process.sigma(nodes[1:])
-    change = (
-        (alpha if half == "clean" else sigma) * inverse * slope_moment(finite(h if half == "clean" else -h))
-    )
+    scale, a = (alpha, finite(h)) if half == "clean" else (sigma, finite(-h))
+    change = scale * inverse * slope_moment(a)
     columns = np.arange(order)
-    of_start = (
-        columns == jnp.where(inverse == 0, 0, age)[:, None]
-    )  # first order goes on from the newest value
+    newest = jnp.where(inverse == 0, 0, age)[:, None]  # first order goes on from the newest value
+    of_start = columns == newest
     of_change = (columns == 0).astype(int) - (columns == age[:, None])
     table = Table(
         nodes[:-1],
         clean=alpha[:, None] * of_start,
         noise=sigma[:, None] * of_start,
-        rows_per_step=1 if on_grid else order,
+        step=None if on_grid else np.arange(len(age)) // order,
     )
     return table._replace(**{half: getattr(table, half) + change[:, None] * of_change})
 
@@ -73,7 +70,7 @@ def _of_line(a: Rows) -> Rows:
 @sampler
 def dpm_solver_1(process: Process, times: Float[Array, " times"]) -> Table:
     """The first-order step of DPM-Solver and of DPM-Solver++, which is `ddim`'s (Lu et al. 2022a, section 4.1)."""
-    return ddim.table(process, times)
+    return ddim_table(process, times, 0.0)
 
 
 @sampler
