@@ -85,6 +85,8 @@ from genjax.diffusion.samplers import dpm_solver_3 as dpm_solver_3
 from genjax.diffusion.samplers import dpm_solver_pp_2m as dpm_solver_pp_2m
 from genjax.diffusion.samplers import dpm_solver_pp_2s as dpm_solver_pp_2s
 from genjax.diffusion.samplers import dpm_solver_pp_3m as dpm_solver_pp_3m
+from genjax.diffusion.samplers import dpm_solver_pp_3s as dpm_solver_pp_3s
+from genjax.diffusion.samplers import dpm_solver_pp_sde as dpm_solver_pp_sde
 from genjax.diffusion.samplers import edm_heun as edm_heun
 from genjax.diffusion.samplers import edm_stochastic as edm_stochastic
 from genjax.diffusion.samplers import euler as euler
@@ -97,6 +99,7 @@ from genjax.diffusion.samplers import predictor_corrector as predictor_corrector
 from genjax.diffusion.samplers import restart as restart
 from genjax.diffusion.samplers import reverse_diffusion as reverse_diffusion
 from genjax.diffusion.samplers import rk4 as rk4
+from genjax.diffusion.samplers import sa_solver as sa_solver
 from genjax.diffusion.samplers import unipc as unipc
 from genjax.diffusion.samplers.adaptive import adaptive_solution as adaptive_solution
 from genjax.diffusion.samplers.multistep import graded_start as graded_start

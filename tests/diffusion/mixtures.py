@@ -178,6 +178,7 @@ def filled(table, every_noise=False):
         stage_noise=history(table.stage_noise),
         churn=noise(table.churn),
         churn_state=noise(table.churn_state, 1),
+        path=None,  # independent draws in its place
         step=None,
         number=None,
     )
@@ -201,7 +202,7 @@ def _compiled_cotangents(process):
 @functools.cache
 def _compiled_pullback(sampler, process, options):
     def pullback(times, cotangents):
-        table = lambda times: sampler.table(process, times, **dict(options))._replace(step=None)
+        table = lambda times: sampler.table(process, times, **dict(options))._replace(step=None, path=None)
         return jax.vjp(table, times)[1](cotangents)[0]
 
     return quick_jit(pullback)
@@ -209,7 +210,7 @@ def _compiled_pullback(sampler, process, options):
 
 def gradient_by_times(sampler, process, noise, times, keys=None, **options):
     """The gradient of sum(sin(samples)), backwards through the samples and through the table."""
-    table = tabulate(sampler, process, times, **options)._replace(step=None)
+    table = tabulate(sampler, process, times, **options)._replace(step=None, path=None)
     cotangents = _compiled_cotangents(process)(filled(table, keys is not None), noise, keys)
     own = lambda column, cotangent: column if column is None else cotangent[tuple(map(slice, column.shape))]
     cotangents = map(own, table, jax.device_get(cotangents))  # without those of `filled` rows

@@ -61,9 +61,10 @@ def draws_noise(sampler, **options):
     return not (table.fresh is None and table.churn is None)
 
 
-ALONE = {name: s for name, s in SAMPLERS.items() if name in OPTIONS or not draws_noise(s)}
-NOISY = {name: s for name, s in SAMPLERS.items() if draws_noise(s)}
-every_sampler = pytest.mark.parametrize("name", SAMPLERS)
+FRAMEWISE = {name: s for name, s in SAMPLERS.items() if name != "dpm_solver_pp_sde"}  # of one time
+ALONE = {name: s for name, s in FRAMEWISE.items() if name in OPTIONS or not draws_noise(s)}
+NOISY = {name: s for name, s in FRAMEWISE.items() if draws_noise(s)}
+every_sampler = pytest.mark.parametrize("name", FRAMEWISE)
 
 
 def levels_of(process, levels):
@@ -271,6 +272,8 @@ def test_samplers_that_walk_their_grid_another_way():
     grid = jnp.tile(uniform_grid(FLOW, 4)[:, None], (1, 3))
     with pytest.raises(ValueError, match="repaint goes back and forth in time"):
         repaint(per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid, keys=keys, jump_length=2)
+    with pytest.raises(ValueError, match="dpm_solver_pp_sde draws noise by one time for all frames"):
+        samplers.dpm_solver_pp_sde(per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid, keys=keys)
     with pytest.raises(ValueError, match="restart goes back and forth in time"):
         samplers.restart(
             per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid, keys=keys, first=1, last=2

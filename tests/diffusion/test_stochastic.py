@@ -23,6 +23,7 @@ from genjax.diffusion import (
     EDM,
     Prediction,
     RectifiedFlow,
+    Table,
     VariancePreservingCosine,
     ddim,
     edm_heun,
@@ -158,6 +159,61 @@ def test_dpm2_ancestral_is_its_equation(reference, eta):
     check(reference, samplers.dpm2_ancestral, step, per_step=2, eta=eta)
 
 
+@pytest.mark.parametrize("eta", [0.6, 1.0])
+def test_dpm_solver_pp_sde_is_its_equation(reference, eta):
+    """k-diffusion's steps in rho, with x̂ from the middle of log rho; the last step is Euler's."""
+
+    def step(x, t, s, drawn):
+        rho_t = reference.sigma(t) / reference.alpha(t)
+
+        def moved(clean, end, xi):
+            rho = reference.sigma(end) / reference.alpha(end)
+            up = eta * np.sqrt(rho**2 * (rho_t**2 - rho**2) / rho_t**2)
+            down = np.sqrt(rho**2 - up**2)
+            return reference.alpha(end) * (down / rho_t * (x / reference.alpha(t) - clean) + clean + up * xi)
+
+        clean = reference.predict(x, t)[0]
+        if s == reference.times[-1]:
+            return moved(clean, s, drawn(0))
+        middle = TIME_AT[reference.process](np.sqrt(rho_t * reference.sigma(s) / reference.alpha(s)))
+        clean = reference.predict(moved(clean, middle, drawn(0)), middle)[0]
+        return moved(clean, s, drawn(1))
+
+    check(reference, samplers.dpm_solver_pp_sde, step, per_step=2, eta=eta)
+
+
+def test_noise_of_a_path_adds_up_over_its_parts():
+    """Over disjoint intervals N(0, 1) and independent; over a union what the parts say, weighted by their lengths."""
+    keys, rows = keys_of(4000), jnp.array([[1.0, 0.6], [0.6, 0.1], [1.0, 0.1], [0.1, 0.1]])
+    table = Table(jnp.ones(4), fresh=jnp.array([1.0, 1.0, 1.0, 0.0]), path=rows)
+    draw = quick_jit(
+        lambda keys: run(lambda x, t: Prediction(x, x), jnp.zeros(len(keys)), table, keys, trajectory=True)
+    )
+    first, second, whole, none = np.asarray(draw(keys))[1:]
+    np.testing.assert_allclose(np.sqrt(0.4) * first + np.sqrt(0.5) * second, np.sqrt(0.9) * whole, atol=1e-5)
+    np.testing.assert_array_equal(none, 0)
+    np.testing.assert_allclose(np.cov([first, second]), np.eye(2), atol=4 * np.sqrt(2 / 4000))
+
+
+def test_samples_of_one_path_converge_as_the_grid_is_refined():
+    """For equal keys, twice as many steps change samples less and less; with noise by row they are other samples."""
+    noise, keys = FLOW.prior(keys_of(256, seed=1), ()), keys_of(256)
+    sample = quick_jit(lambda table: run(mixture_denoiser(FLOW), noise, table, keys))
+
+    def table(n):
+        """Filled up to one number of rows, so that one program serves all."""
+        table = tabulate(samplers.dpm_solver_pp_sde, FLOW, uniform_grid(FLOW, n))._replace(step=None)
+        idle = [(0, 255 - len(table.times))]
+        table = jax.tree.map(lambda column: np.pad(column, idle + [(0, 0)] * (column.ndim - 1)), table)
+        return table._replace(state=np.where(np.arange(255) < 2 * n - 1, table.state, 1))
+
+    change = lambda ends: [float(np.median(np.abs(a - b))) for a, b in zip(ends, ends[1:], strict=False)]
+    first, second = change([sample(table(n)) for n in (32, 64, 128)])
+    assert second < 0.75 * first < 0.1
+    [by_row] = change([states_of(FLOW, noise, table(n)._replace(path=None), keys)[-1] for n in (32, 64)])
+    assert by_row > 5 * first
+
+
 @pytest.mark.parametrize("s_churn, s_min, s_max", [(1.0, 0.0, np.inf), (100.0, 0.25, 2.0)])
 def test_edm_stochastic_is_algorithm_2(reference, s_churn, s_min, s_max):
     num_steps, s_noise, churned = len(reference.times) - 1, 1.1, []
@@ -263,6 +319,11 @@ STOCHASTIC = {
     "its own diffusion": (samplers.euler_maruyama, dict(diffusion=process_diffusion)),
     "predictor_corrector": (samplers.predictor_corrector, {}),
 }
+LINEAR = STOCHASTIC | {  # whose laws are examined for Gaussian data alone
+    "dpm_solver_pp_sde": (samplers.dpm_solver_pp_sde, {}),
+    "sa_solver": (samplers.sa_solver, {}),
+    "sa_solver, orders 3 and 4": (samplers.sa_solver, dict(order=3, corrector_order=4)),
+}
 ROWS_PER_STEP = {samplers.dpm2_ancestral: 2, samplers.edm_stochastic: 2, samplers.predictor_corrector: 2}
 all_samplers = pytest.mark.parametrize("name", STOCHASTIC)
 everywhere = pytest.mark.parametrize("process", TIME_AT, ids=lambda p: type(p).__name__)
@@ -336,7 +397,7 @@ def variance_at_the_end(process, table, deviation, variance):
     alpha, sigma = np.asarray(compiled_levels(process, table.times))
     total = (alpha * deviation) ** 2 + sigma**2
     x = np.sqrt(variance) * np.eye(1, 1 + 2 * len(t))[0]  # of the start and of every row's two normals
-    cleans, noises = [0 * x] * 2, [0 * x] * 2
+    cleans, noises = [0 * x] * 4, [0 * x] * 4
     for i in range(len(t)):
         if table.churn is not None:
             x = np.asarray(table.churn_state)[i] * x
@@ -360,18 +421,23 @@ def variance_at_the_end(process, table, deviation, variance):
         ("its own diffusion", 1),
         ("dpm2_ancestral", 2),  # its noise takes the law at rho_down exactly to that at rho_s
         ("edm_stochastic", 2),  # likewise
+        ("dpm_solver_pp_sde", 1),
+        ("sa_solver", 2),
+        ("sa_solver, orders 3 and 4", 2),
     ],
 )
 def test_order_of_the_variance_for_gaussian_data(reference, name, order):
     """From the exact law at one end of an interval, inside the domain, to the other."""
-    sampler, options = STOCHASTIC[name]
+    sampler, options = LINEAR[name]
     process, s, errors = reference.process, 0.6, []
     variance = lambda t: (reference.alpha(t) * s) ** 2 + reference.sigma(t) ** 2
     ends = (2.0, 0.3) if process == EDM_PROCESS else (0.8, 0.2)
     for num_steps in (128, 256):
         table = tabulate(sampler, process, jnp.linspace(*ends, num_steps + 1), **options)
         errors.append(variance_at_the_end(process, table, s, variance(ends[0])) - variance(ends[1]))
-    np.testing.assert_allclose(np.log2(errors[0] / errors[1]), order, atol=0.1)
+    found = np.log2(errors[0] / errors[1])
+    # On these grids sa_solver's is between 2.2 and 2.9.
+    assert abs(found - order) < 0.1 or (sampler is samplers.sa_solver and order < found < order + 0.9)
 
 
 def test_largest_variance_is_exact_for_normal_data(reference):

@@ -28,14 +28,18 @@ def framewise(
         table: `(process, times, …) -> Table`; times are NaN where a frame's own grid has not begun.
 
     Raises:
-        ValueError: the sampler does not go through its grid step by step.
+        ValueError: the sampler does not go through its grid step by step, or draws noise from a Brownian path.
     """
-    num_steps, steps = len(times) - 1, None
+    num_steps, frames, steps = len(times) - 1, times.shape[1:], None
 
     def of_frame(times):
         nonlocal steps
         early_grid, late_grid, step, delay = _own_grids(times)
         early, late = (table(process, grid, **options) for grid in (early_grid, late_grid))
+        if early.path is not None and frames:
+            raise ValueError(
+                f"{table.__name__} draws noise by one time for all frames; got a grid [steps + 1 frames]"
+            )
         count, steps = len(early.times), early.step
         per_step = 1 if steps is None else np.sum(steps == 0)
         if not 0 <= num_steps * per_step - count < per_step:
@@ -56,7 +60,7 @@ def framewise(
         return rows._replace(times=jnp.clip(told, *process.domain), waits=waits)
 
     rows = jax.vmap(of_frame, in_axes=1, out_axes=-1)(times.reshape(num_steps + 1, -1))
-    rows = jax.tree.map(lambda column: column.reshape(*column.shape[:-1], *times.shape[1:]), rows)
+    rows = jax.tree.map(lambda column: column.reshape(*column.shape[:-1], *frames), rows)
     return rows._replace(step=steps)
 
 

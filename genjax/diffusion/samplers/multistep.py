@@ -157,11 +157,15 @@ def _data_multistep(process, times, order, eta, reshape, lower_order_final):
     table = Table(times[:-1], clean=corrected(alpha[:, 0], c), noise=sigma[:, None])
     if isinstance(eta, (int, float)) and eta == 0:
         return table
-    # With eta = 0 nothing is forgotten, in an infinite step too.
-    forgotten = eta * jnp.where(eta == 0, 0, jnp.diff(u))
+    forgotten = _forgotten(u, eta)
     return table._replace(
         noise=(sigma * jnp.exp(-forgotten))[:, None], fresh=sigma * root(-jnp.expm1(-2 * forgotten))
     )
+
+
+def _forgotten(u, eta):
+    """Return eta·h, by whose exponential the SDE forgets; 0 if eta is, in an infinite step too."""
+    return eta * jnp.where(eta == 0, 0, jnp.diff(u))
 
 
 @sampler
@@ -233,21 +237,76 @@ def unipc(
     """
     choose("order", order, (1, 2, 3))
     choose("variant", variant, ("bh1", "bh2"))
+    line = (lambda a, m: a / 2) if variant == "bh1" else (lambda a, m: m[:, 0] / 2)
+    return _twice_through(process, times, order, order if corrector else 0, 0.0, line, lower_order_final)
+
+
+@sampler
+def sa_solver(
+    process: Process,
+    times: Float[Array, " times"],
+    tau: float | Float[Array, ""] | Float[Array, " steps"] = 1.0,
+    order: int = 2,
+    corrector_order: int = 2,
+    form: str = "exact",
+    lower_order_final: bool = False,
+) -> Table:
+    """SA-Solver for x̂ (Xue et al. 2023, algorithm 1): `unipc` of an SDE, which draws noise at every step.
+
+    Predictor and corrector (Adams–Bashforth, Adams–Moulton) integrate x̂ against exp(−(1 + tau²)·(lambda_s − lambda)).
+    They share the step's noise, sigma_s·√(1 − exp(−2·tau²·h))·ξ. One evaluation a step; states are predicted points.
+
+    Args:
+        tau: 0 for the ODE, 1 for the reverse SDE; for all steps, or one for each. (Theirs is 1 between two noise levels
+            and 0 outside.)
+        order: how many values of x̂ the predictor uses, 1 to 3.
+        corrector_order: how many the corrector uses, the new one among them, 2 to 4; 1 leaves the corrector out.
+        form: "exact" integrates a line exactly; "program" takes its slope's moment to be (1 + tau²)·h/2, as the authors'
+            program and diffusers do. They differ by what an error of order 2 allows.
+        lower_order_final: no step has a higher order than there are steps left.
+    """
+    choose("order", order, (1, 2, 3))
+    choose("corrector_order", corrector_order, (1, 2, 3, 4))
+    choose("form", form, ("exact", "program"))
+    line = (lambda a, m: a / 2) if form == "program" else (lambda a, m: m[:, 1])
+    is_ode = isinstance(tau, int | float) and tau == 0
+    eta = 0.0 if is_ode else jnp.broadcast_to(jnp.asarray(tau, times.dtype) ** 2, times.shape[0] - 1)
+    return _twice_through(process, times, order, corrector_order - 1, eta, line, lower_order_final)
+
+
+def _twice_through(process, times, order, corrector, eta, line, lower_order_final):
+    """Every step by a predictor, and once more by a corrector through the value of x̂ where the predictor ended.
+
+    Args:
+        order, corrector: how many values, up to the step's start, predictor and corrector use; corrector 0 for none.
+        eta: of the SDE, a number or one per step, as in `_data_multistep`; 0.0 for the ODE.
+        line: `(a, moments)`: the moment of a line's slope, where predictor or corrector is a line.
+    """
     u = half_log_snr(process, times)
-    h = finite(jnp.diff(u))
+    a = (1 + eta) * finite(jnp.diff(u))
     alpha, sigma = process.alpha(times[1:]), process.sigma(times)
-    past = inverse_past(u, order, lower_order_final)
-    values = 1 + (past != 0).sum(1, keepdims=True)
-    exact = exponential_moments(h, order + 1)
-    line = exact.at[:, 1].set((h if variant == "bh1" else exact[:, 0]) / 2)
-    predictor = alpha[:, None] * lagrange(past, jnp.where(values == 2, line, exact))
-    clean = corrected(alpha, predictor)
+    exact = exponential_moments(a, max(order, corrector) + 1)
+    of_line = exact.at[:, 1].set(line(a, exact))
+
+    def weights(count, new):
+        past = inverse_past(u, max(count, 1), lower_order_final)
+        is_line = new + 1 + (past != 0).sum(1, keepdims=True) == 2
+        end = jnp.ones((len(a), new), a.dtype)  # 1/r of the new value
+        return alpha[:, None] * lagrange(jnp.concatenate([end, past], 1), jnp.where(is_line, of_line, exact))
+
+    predictor = weights(order, 0)
+    clean, kept = corrected(alpha, predictor), quotient(sigma[1:], sigma[:-1])
+    table = Table(times[:-1], noise=sigma[1:, None])
+    if not isinstance(eta, float):
+        forgotten = _forgotten(u, eta)
+        kept, noise = (a * jnp.exp(-forgotten) for a in (kept, sigma[1:]))
+        table = table._replace(noise=noise[:, None], fresh=sigma[1:] * root(-jnp.expm1(-2 * forgotten)))
     if corrector:
-        end = jnp.ones_like(h)[:, None]  # 1/r of the new value
-        new = alpha[:, None] * lagrange(jnp.concatenate([end, past], 1), jnp.where(values == 1, line, exact))
-        change = new - jnp.pad(predictor, ((0, 0), (1, 0)))
+        width = max(order, corrector)
+        wider = lambda column, left: jnp.pad(column, ((0, 0), (left, width - left - column.shape[1])))
+        change = wider(weights(corrector, 1), 0) - wider(predictor, 1)
         # Newest value first: the new one, the present one, and the past.
         d = jnp.concatenate([change[:, :1], -change.sum(1, keepdims=True), change[:, 1:]], 1)
-        kept = quotient(sigma[1:], sigma[:-1])[:, None]
-        clean = jnp.pad(clean, ((0, 0), (0, 1))) + kept * jnp.pad(d[:-1], ((1, 0), (0, 0)))
-    return Table(times[:-1], clean=clean, noise=sigma[1:, None])
+        clean = jnp.pad(clean, ((0, 0), (0, width + 1 - order)))
+        clean = clean + kept[:, None] * jnp.pad(d[:-1], ((1, 0), (0, 0)))
+    return table._replace(clean=clean)

@@ -28,12 +28,16 @@ def ddim(process: Process, times: Float[Array, " times"], eta: float | Float[Arr
     of what the step adds to the log-SNR. With eta = 0 it is `euler` for rectified flow, with eta = 1 `ddpm`; it is
     exact at both ends of any process.
     """
-    return ddim_table(process, times, eta)
+    return ddim_step(process, times[:-1], times[1:], eta)
 
 
-def ddim_table(process: Process, times: Float[Array, " times"], eta: float | Float[Array, ""]) -> Table:
-    """Return the table of `ddim`, of which other samplers make theirs."""
-    t, s = times[:-1], times[1:]
+def ddim_step(
+    process: Process,
+    t: Float[Array, " steps"],
+    s: Float[Array, " steps"],
+    eta: float | Float[Array, ""],
+) -> Table:
+    """Return the table of `ddim` for steps from t to s, which need not start where the last one ended."""
     sigma, clean = process.sigma(s), process.alpha(s)[:, None]
     if isinstance(eta, int | float) and eta == 0:
         return Table(t, clean=clean, noise=sigma[:, None])

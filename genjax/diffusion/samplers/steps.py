@@ -3,8 +3,10 @@
 import functools
 from typing import NamedTuple
 
+import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.processes import across_batch
@@ -60,7 +62,8 @@ class State(NamedTuple):
         kept = [] if row.state is None else [across_batch(row.state, self.x) * self.x]
         x = _sum(kept + _products(row.clean, cleans) + _products(row.noise, noises), self.x)
         if row.fresh is not None:
-            x = x + _deviation(row, x, variance) * _normal(keys, 2 * number + 1, x, row)
+            draw = _normal if row.path is None else _gain
+            x = x + _deviation(row, x, variance) * draw(keys, 2 * number + 1, x, row)
         y = x
         if row.stage_state is not None:
             y = across_batch(row.stage_state, x) * x
@@ -77,6 +80,22 @@ class State(NamedTuple):
 def _normal(keys, number, like, row):
     """Return N(0, I), drawn in the type of the row: a bfloat16 state sees the float32 one's noise, rounded."""
     one = lambda key: jax.random.normal(jax.random.fold_in(key, number), like.shape[1:], row.times.dtype)
+    return jax.vmap(one)(keys)
+
+
+def _gain(keys, _, like, row):
+    """Return N(0, I), what each sample's path gains over the row's interval over the root of its length.
+
+    The path is known to a millionth of the whole, and its key is none of those that rows fold.
+    """
+    shape, (start, end) = jax.ShapeDtypeStruct(like.shape[1:], row.times.dtype), row.path
+    length = jnp.where(start == end, 1, jnp.abs(end - start))
+
+    def one(key):
+        key = jax.random.fold_in(key, np.uint32(2**32 - 1))
+        path = diffrax.VirtualBrownianTree(0.0, 1.0, 1e-6, shape, key)
+        return path.evaluate(end, start) / jnp.sqrt(length)
+
     return jax.vmap(one)(keys)
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from genjax.diffusion.processes import Process
 from genjax.diffusion.samplers.limits import noise_ratio, root
-from genjax.diffusion.samplers.one_step import ddim_table, noise_kept
+from genjax.diffusion.samplers.one_step import ddim_step, noise_kept
 from genjax.diffusion.samplers.runge_kutta import heun_in_rho, two_rows, without_last_row
 from genjax.diffusion.samplers.tables import Table, sampler
 
@@ -27,7 +27,9 @@ def ddpm(process: Process, times: Float[Array, " times"]) -> Table:
     kept = noise_kept(process, times[:-1], times[1:])
     total = jnp.sqrt(alpha**2 + sigma**2)
     largest = sigma[:-1] * root((1 - kept) * (1 + kept)) * total[1:] / total[:-1]
-    return ddim_table(process, times, 1.0)._replace(largest=jnp.where(sigma[1:] > 0, largest, 0))
+    return ddim_step(process, times[:-1], times[1:], 1.0)._replace(
+        largest=jnp.where(sigma[1:] > 0, largest, 0)
+    )
 
 
 @sampler
@@ -37,7 +39,7 @@ def euler_ancestral(process: Process, times: Float[Array, " times"], eta: Scalar
     With rho = sigma/alpha, the step goes down to √(rho_s² − up²), where up = eta·rho_s·√(1 − rho_s²/rho_t²)
     (Crowson 2022, k-diffusion): just what `ddim` does with the same eta.
     """
-    return ddim_table(process, times, eta)
+    return ddim_step(process, times[:-1], times[1:], eta)
 
 
 @sampler
@@ -47,7 +49,7 @@ def dpm2_ancestral(process: Process, times: Float[Array, " times"], eta: Scalar 
     Two evaluations a step, the second at √(rho_t·rho_down); rho = sigma/alpha, and levels as in `euler_ancestral`. The
     last step, and one from infinite rho, are those of `euler_ancestral`: 2N − 1 evaluations. With eta = 0, DPM2.
     """
-    once = ddim_table(process, times, eta)
+    once = ddim_step(process, times[:-1], times[1:], eta)
     alpha = process.alpha(times)
     rho, down = noise_ratio(process, times[:-1]), once.noise[:, 0] / alpha[1:]
     halved = jnp.isfinite(rho) & (down > 0) & (jnp.arange(len(rho)) < len(rho) - 1)

@@ -37,7 +37,8 @@ class Table(NamedTuple):
 
     with x the state, ξ ~ N(0, I), and predictions j evaluations old, j = 0 the one just made. Without `stage_…`
     y is x. If `churn` is given, both become churn_state·(…) + churn·ξ before the evaluation. What a sampler does not
-    use stays None.
+    use stays None. If `path` is given, the ξ of `fresh` is what a Brownian path of the sample's own gains between the
+    row's two values of `path`, parts of [0, 1], over the root of their distance.
 
     `step` is the step of the grid that each row belongs to, in order; None stands for a row a step. After the last
     row of a step, x is the state at the grid's next time. `number` counts the rows that draw noise: rows of equal
@@ -60,6 +61,7 @@ class Table(NamedTuple):
     stage_noise: History | None = None
     churn: Rows | None = None
     churn_state: Rows | None = None
+    path: Float[Array, " rows two *frames"] | None = None
     waits: Bool[Array, " rows *frames"] | None = None
     step: Int[np.ndarray, " rows"] | None = None
     number: Int[np.ndarray, " rows"] | None = None
@@ -192,6 +194,9 @@ def join(*tables: Table) -> Table:
     """Return the table that works through the tables one after the other.
 
     Rows that draw noise are numbered anew, so that parts that are joined twice draw twice.
+
+    Raises:
+        ValueError: the noise of some and not of others is from a Brownian path.
     """
     steps = [steps_of(table) for table in tables]
     ends = np.cumsum([0] + [each[-1] + 1 for each in steps])
@@ -205,6 +210,8 @@ def _joined(name, tables):
     given = [column for column in columns if column is not None]
     if not given:
         return None
+    if name == "path" and len(given) < len(tables):
+        raise ValueError("tables whose noise is from a Brownian path join with their like only")
     width = max(column.shape[1:2] for column in given) if name.endswith(("clean", "noise")) else ()
     default = 1 if name in ("stage_state", "churn_state") else 0
 
