@@ -111,10 +111,8 @@ def repaint(
     alpha, sigma = process.alpha(times), process.sigma(times)
     ratio = jnp.where(before == steps, 1, alpha[steps] / jnp.where(before == steps, 1, alpha[before]))
     added = jnp.where(before == steps, 0, sigma[steps] ** 2 - (ratio * sigma[before]) ** 2)
-    table = jax.tree.map(
-        lambda column: column[steps], ddpm.table(process, times)._replace(rows_per_step=None)
-    )
-    return table._replace(churn_state=ratio, churn=jnp.sqrt(added), rows_per_step=1)
+    table = jax.tree.map(lambda column: column[steps], ddpm.table(process, times))
+    return table._replace(churn_state=ratio, churn=jnp.sqrt(added))
 
 
 @leafwise

@@ -8,12 +8,17 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
-from genjax.diffusion import EDM, Prediction, RectifiedFlow, VariancePreservingCosine, run
+from genjax.diffusion import EDM, Prediction, RectifiedFlow, VariancePreservingCosine, run, samplers
+from genjax.diffusion.samplers.tables import steps_of
 
 WEIGHTS, MEANS, DEVIATIONS = np.array([0.3, 0.7]), np.array([-2.0, 1.0]), np.array([0.5, 0.8])
 # Compiles in a third of the time, for programs that run but a few times.
 QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
+# All with a table but `restart`, which goes back in time between steps that it is told.
+SAMPLERS = {
+    name: f for name, f in vars(samplers).items() if hasattr(f, "table") and f is not samplers.restart
+}
 QUANTILES = (np.arange(64) + 0.5) / 64
 
 
@@ -126,14 +131,13 @@ def _compiled_table(sampler, process, options):
 
 def tabulate(sampler, process, times, **options):
     """The sampler's table, of traced times, in NumPy. Compiled once for every shape: op by op it takes far longer."""
-    table = jax.device_get(_compiled_table(sampler, process, tuple(options.items()))(times))
-    return table._replace(rows_per_step=int(table.rows_per_step))
+    return jax.device_get(_compiled_table(sampler, process, tuple(options.items()))(times))
 
 
 @functools.cache
 def _compiled(process):
     def run_rows(noise, table, keys):
-        return run(mixture_denoiser(process), noise, table._replace(rows_per_step=1), keys, trajectory=True)
+        return run(mixture_denoiser(process), noise, table, keys, trajectory=True)
 
     return quick_jit(run_rows)
 
@@ -174,17 +178,44 @@ def filled(table, every_noise=False):
         stage_noise=history(table.stage_noise),
         churn=noise(table.churn),
         churn_state=noise(table.churn_state, 1),
-        langevin=noise(table.langevin),
-        langevin_sigma=noise(table.langevin_sigma),
-        rows_per_step=None,
+        path=None,  # independent draws in its place
+        step=None,
+        number=None,
     )
 
 
 def states_of(process, noise, table, keys=None):
     """The states of `run` at all times of the grid, like a sampler's trajectory on the mixture."""
-    count, per_step = len(table.times), table.rows_per_step
     states = np.asarray(_compiled(process)(noise, filled(table, keys is not None), keys))
-    return states[[*range(0, count, per_step), count]]
+    steps = steps_of(table)
+    return states[[0, *(np.flatnonzero(np.append(steps[1:] > steps[:-1], True)) + 1)]]
+
+
+@functools.cache
+def _compiled_cotangents(process):
+    def total(table, noise, keys):
+        return jnp.sum(jnp.sin(run(mixture_denoiser(process), noise, table, keys)))
+
+    return quick_jit(jax.grad(total))
+
+
+@functools.cache
+def _compiled_pullback(sampler, process, options):
+    def pullback(times, cotangents):
+        table = lambda times: sampler.table(process, times, **dict(options))._replace(step=None, path=None)
+        return jax.vjp(table, times)[1](cotangents)[0]
+
+    return quick_jit(pullback)
+
+
+def gradient_by_times(sampler, process, noise, times, keys=None, **options):
+    """The gradient of sum(sin(samples)), backwards through the samples and through the table."""
+    table = tabulate(sampler, process, times, **options)._replace(step=None, path=None)
+    cotangents = _compiled_cotangents(process)(filled(table, keys is not None), noise, keys)
+    own = lambda column, cotangent: column if column is None else cotangent[tuple(map(slice, column.shape))]
+    cotangents = map(own, table, jax.device_get(cotangents))  # without those of `filled` rows
+    pullback = _compiled_pullback(sampler, process, tuple(options.items()))
+    return np.asarray(pullback(times, type(table)(*cotangents)))
 
 
 def integrals_of_polynomials(nodes, start, end, kernel=lambda u: 1.0):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mixtures import leaf_by_leaf, mixture_denoiser, quantiles_of, quick_jit, states_of, tabulate
+from mixtures import SAMPLERS, leaf_by_leaf, mixture_denoiser, quantiles_of, quick_jit, states_of, tabulate
 
 from genjax.diffusion import (
     EDM,
@@ -54,7 +54,6 @@ OPTIONS = {
     "euler_maruyama": {"diffusion": lambda process, t: 0 * t},
     "unipc": {"order": 3, "lower_order_final": True},
 }
-EVERY = {name: function for name, function in vars(samplers).items() if hasattr(function, "table")}
 
 
 def draws_noise(sampler, **options):
@@ -62,9 +61,10 @@ def draws_noise(sampler, **options):
     return not (table.fresh is None and table.churn is None)
 
 
-ALONE = {name: s for name, s in EVERY.items() if name in OPTIONS or not draws_noise(s)}
-NOISY = {name: s for name, s in EVERY.items() if draws_noise(s)}
-every_sampler = pytest.mark.parametrize("name", EVERY)
+FRAMEWISE = {name: s for name, s in SAMPLERS.items() if name != "dpm_solver_pp_sde"}  # of one time
+ALONE = {name: s for name, s in FRAMEWISE.items() if name in OPTIONS or not draws_noise(s)}
+NOISY = {name: s for name, s in FRAMEWISE.items() if draws_noise(s)}
+every_sampler = pytest.mark.parametrize("name", FRAMEWISE)
 
 
 def levels_of(process, levels):
@@ -121,7 +121,7 @@ def test_frames_at_equal_times_are_those_of_one_time(name):
     noise = jax.random.normal(jax.random.key(1), (2, 3, 2))
     keys = sample_keys(jax.random.key(2), jnp.arange(2))
     answer = lambda x_t, t: Prediction(jnp.tanh(x_t), x_t, jnp.full_like(x_t, 0.3))
-    sample = lambda times: EVERY[name](answer, COSINE, noise, times, keys=keys, trajectory=True)
+    sample = lambda times: SAMPLERS[name](answer, COSINE, noise, times, keys=keys, trajectory=True)
     times = uniform_grid(COSINE, 3)
     with jax.disable_jit():
         expected = sample(times)
@@ -133,29 +133,15 @@ def test_frames_at_equal_times_are_those_of_one_time(name):
 @pytest.mark.parametrize("name", NOISY)
 def test_noise_of_a_frame_is_what_its_times_say(name):
     """Of frames that never wait, each is what it is if all have its times, and these are those of one time."""
-    # Langevin's steps are as long as the norms of a frame, or of a sample: one frame makes them the same.
-    num_frames = 1 if name == "predictor_corrector" else 3
-    noise = jax.random.normal(jax.random.key(1), (4, num_frames, 2))
+    noise = jax.random.normal(jax.random.key(1), (4, 3, 2))
     keys = sample_keys(jax.random.key(2), jnp.arange(4))
-    grid = jnp.asarray([[0.9, 1.0, 0.6], [0.5, 0.8, 0.3], [0.4, 0.5, 0.2], [0.1, 0.0, 0.1]])[:, :num_frames]
+    grid = jnp.asarray([[0.9, 1.0, 0.6], [0.5, 0.8, 0.3], [0.4, 0.5, 0.2], [0.1, 0.0, 0.1]])
     sample = quick_jit(lambda times: NOISY[name](per_frame_gaussian(COSINE), COSINE, noise, times, keys=keys))
     found = sample(grid)
-    for frame in range(num_frames):
-        expected = sample(jnp.tile(grid[:, frame, None], (1, num_frames)))
+    for frame in range(3):
+        expected = sample(jnp.tile(grid[:, frame, None], (1, 3)))
         np.testing.assert_array_equal(found[:, frame], expected[:, frame])
     np.testing.assert_allclose(expected, sample(grid[:, frame]), rtol=2e-5, atol=2e-6)
-
-
-def test_langevin_steps_of_a_frame_do_not_depend_on_another():
-    noise = jax.random.normal(jax.random.key(1), (2, 2, 3))
-    keys = sample_keys(jax.random.key(2), jnp.arange(2))
-    grid = jnp.asarray([[0.9, 1.0], [0.5, 0.8], [0.1, 0.0]])
-    sample = quick_jit(
-        lambda x: samplers.predictor_corrector(per_frame_gaussian(COSINE), COSINE, x, grid, keys=keys)
-    )
-    first, second = sample(noise), sample(noise.at[:, 0].multiply(9))
-    np.testing.assert_array_equal(first[:, 1], second[:, 1])
-    assert (first[:, 0] != second[:, 0]).all()
 
 
 def per_frame_gaussian(process, mean=0.4, deviation=0.6):
@@ -174,7 +160,7 @@ def per_frame_gaussian(process, mean=0.4, deviation=0.6):
 @every_sampler
 def test_a_frame_that_waits_stays_as_it_is_whatever_it_is_answered(name):
     """At every evaluation the network sees it unchanged, at its own time; the others are not the worse for it."""
-    process, sampler = EDM(), EVERY[name]
+    process, sampler = EDM(), SAMPLERS[name]
     noise = process.sigma(jnp.asarray(80.0)) * jax.random.normal(jax.random.key(1), (4, 3, 2))
     noise = noise.at[:, 0].set(0.25)  # a clean frame
     keys = sample_keys(jax.random.key(2), jnp.arange(4))
@@ -286,6 +272,12 @@ def test_samplers_that_walk_their_grid_another_way():
     grid = jnp.tile(uniform_grid(FLOW, 4)[:, None], (1, 3))
     with pytest.raises(ValueError, match="repaint goes back and forth in time"):
         repaint(per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid, keys=keys, jump_length=2)
+    with pytest.raises(ValueError, match="dpm_solver_pp_sde draws noise by one time for all frames"):
+        samplers.dpm_solver_pp_sde(per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid, keys=keys)
+    with pytest.raises(ValueError, match="restart goes back and forth in time"):
+        samplers.restart(
+            per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid, keys=keys, first=1, last=2
+        )
     with pytest.raises(ValueError, match="ddpm draws noise"):
         samplers.ddpm(per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid[::-1], keys=keys)
 

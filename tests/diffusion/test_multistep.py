@@ -16,6 +16,7 @@ from genjax.diffusion import (
     euler,
     graded_start,
     lms,
+    sa_solver,
     sample_keys,
     uniform_grid,
     unipc,
@@ -284,6 +285,50 @@ def test_unipc_against_the_paper(reference, order, corrector, variant):
         predicted = moved(state, past, values, s)
         states.append(predicted)
     reference.check(unipc, states, order=order, corrector=corrector, variant=variant)
+
+
+@pytest.mark.parametrize("order, corrector_order, tau", [(2, 2, 1.0), (3, 4, 0.7), (1, 3, 1.0), (2, 1, 1.2)])
+def test_sa_solver_against_the_paper(reference, order, corrector_order, tau):
+    """Xue et al. 2023, equations 14 to 17, integrated by quadrature; predictor and corrector share their noise."""
+    half, keys = reference.half_log_snr, sample_keys(jax.random.key(0), jnp.arange(len(reference.start)))
+
+    def moved(x, t, s, nodes, values, xi):
+        h = half(s) - half(t)
+        kernel = lambda u: (1 + tau**2) * np.exp(u - tau**2 * (half(s) - u))
+        weights = integrals_of_polynomials([half(node) for node in nodes], half(t), half(s), kernel)
+        x = np.exp(-(tau**2) * h) * reference.sigma(s) / reference.sigma(t) * x
+        x = x + reference.sigma(s) * sum(w * v for w, v in zip(weights, values, strict=True))
+        return x + reference.sigma(s) * np.sqrt(1 - np.exp(-2 * tau**2 * h)) * xi
+
+    predicted = state = reference.start
+    past, values, states, xi = [], [], [reference.start], None
+    for i, (t, s) in enumerate(zip(reference.times[:-1], reference.times[1:], strict=True)):
+        value = reference.predict(predicted, t)[0]
+        if corrector_order > 1 and past:
+            used = corrector_order - 1
+            state = moved(state, past[0], t, [t, *past[:used]], [value, *values[:used]], xi)
+        else:
+            state = predicted
+        past, values = [t, *past], [value, *values]
+        xi = np.array([jax.random.normal(jax.random.fold_in(key, 2 * i + 1), ()) for key in keys])
+        predicted = moved(state, t, s, past[:order], values[:order], xi)
+        states.append(predicted)
+    options = dict(order=order, corrector_order=corrector_order, tau=tau)
+    reference.check(sa_solver, states, keys, **options)
+
+
+def test_sa_solver_without_noise_is_unipc(float64):
+    """With lines as the authors' program has them it is unipc's "bh1"; and a tau for each step is what it says."""
+    times = uniform_grid(VariancePreservingCosine(), 9)
+    table = lambda sampler, **options: tabulate(sampler, VariancePreservingCosine(), times, **options)
+    found = table(sa_solver, tau=0.0, corrector_order=3, form="program")
+    expected = table(unipc, variant="bh1")
+    np.testing.assert_allclose(found.clean, expected.clean, rtol=1e-13, atol=1e-15)
+    np.testing.assert_array_equal(found.noise, expected.noise)
+    assert found.fresh is None
+    by_step = sa_solver.table(VariancePreservingCosine(), times, jnp.where(np.arange(9) < 5, 0.0, 1.0))
+    np.testing.assert_array_equal(by_step.fresh[:5], 0)
+    np.testing.assert_allclose(by_step.fresh[5:], table(sa_solver).fresh[5:], rtol=1e-15)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Errors and orders of whole samplers on a mixture of Gaussians, against its exact monotone map."""
 
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from mixtures import quantiles_at, quick_jit, states_of, tabulate
 
+from genjax import diffusion
 from genjax.diffusion import (
     EDM,
     RectifiedFlow,
@@ -19,6 +22,7 @@ from genjax.diffusion import (
     dpm_solver_pp_2m,
     dpm_solver_pp_2s,
     dpm_solver_pp_3m,
+    dpm_solver_pp_3s,
     edm_heun,
     euler,
     graded_start,
@@ -26,6 +30,7 @@ from genjax.diffusion import (
     lms,
     midpoint,
     rk4,
+    sa_solver,
     uniform_grid,
     unipc,
 )
@@ -105,6 +110,8 @@ ORDERS = [
     (dpm_solver_2, {"on_grid": True}, 2, 2),
     (dpm_solver_3, {}, 3, 3),
     (dpm_solver_pp_2s, {}, 2, 2),
+    (dpm_solver_pp_3s, {}, 3, 3),
+    (sa_solver, {"tau": 0.0, "corrector_order": 3}, 3, 3),
 ]
 as_parameters = lambda rows: [
     pytest.param(*row, id="-".join([row[0].__name__, *(str(value) for value in row[1].values())]))
@@ -124,7 +131,10 @@ def test_order(float64, process, sampler, options, order, whole):
     """Multistep methods of order above 2 reach it from a graded start."""
     graded = lambda n: np.asarray(compiled_graded_start(grid(process, n), order))
     make_grid = graded if order > whole else lambda n: grid(process, n)
-    two, many = (midpoint, heun, edm_heun, dpm_solver_2, dpm_solver_pp_2s), (rk4, dpm_solver_3)
+    two, many = (
+        (midpoint, heun, edm_heun, dpm_solver_2, dpm_solver_pp_2s),
+        (rk4, dpm_solver_3, dpm_solver_pp_3s),
+    )
     steps = 128 if sampler in two else 64 if sampler in many else 256  # for as many evaluations
     np.testing.assert_allclose(slope(sampler, process, steps, make_grid, **options), order, atol=0.15)
 
@@ -145,3 +155,19 @@ def test_order_of_dpm_solver_pp_2m(float64):
     np.testing.assert_allclose(slope(dpm_solver_pp_2m, FLOW, 64, even_in_log_snr), 2, atol=0.05)
     coarse, fine = (error(dpm_solver_pp_2m, FLOW, uniform_grid(FLOW, n)) for n in (16, 256))
     np.testing.assert_allclose(np.log2(coarse / fine) / 4, 1.8, atol=0.05)
+
+
+def test_the_guide_of_the_readme(float64):
+    """Its table of errors with 16 evaluations, to the digits given; the least of each row is the bold one."""
+    lines = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("| process | grid |"))
+    _, _, *methods = [name.strip(" `") for name in lines[first].strip("|").split("|")]
+    for line in lines[first + 2 : first + 6]:
+        process, grid, *cells = [cell.strip(" `") for cell in line.strip("|").split("|")]
+        process, make_grid = getattr(diffusion, process)(), getattr(diffusion, grid)
+        times = np.asarray(make_grid(process, 16), float)
+        found = [error(getattr(diffusion, name), process, times) for name in methods]
+        for value, cell in zip(found, cells, strict=True):
+            digits = len(cell.strip("*").lstrip("0.").replace(".", ""))
+            np.testing.assert_allclose(value, float(cell.strip("*")), rtol=0.6 * 10.0 ** (1 - digits))
+        assert [cell.startswith("**") for cell in cells] == [value == min(found) for value in found]

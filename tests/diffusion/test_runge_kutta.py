@@ -1,8 +1,24 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
-from mixtures import mixture_denoiser, states_of, tabulate
+import pytest
+from mixtures import mixture_denoiser, quantiles_at, states_of, tabulate
 
-from genjax.diffusion import EDM, RectifiedFlow, edm_heun, euler, heun, midpoint, rk4, uniform_grid
+from genjax.diffusion import (
+    EDM,
+    RectifiedFlow,
+    VariancePreservingLinear,
+    VariancePreservingScaledLinear,
+    check_target,
+    edm_heun,
+    euler,
+    heun,
+    midpoint,
+    rk4,
+    samplers,
+    uniform_grid,
+    velocity,
+)
 
 
 def steps(times):
@@ -86,3 +102,33 @@ def test_a_step_out_of_the_domain_is_eulers(float64):
         np.testing.assert_allclose(states[-1], walk(euler, states[-2], times[-2:])[-1], rtol=1e-14)
         np.testing.assert_allclose(states[:-1], walk(sampler, x, times[:-1]), rtol=1e-14)
         assert np.abs(states[-2] - walk(euler, x, times)[-2]).max() > 1e-3
+
+
+@pytest.mark.parametrize("process", [VariancePreservingLinear(), VariancePreservingScaledLinear()])
+def test_a_step_to_an_infinite_velocity_is_eulers(process, float64):
+    """sigma' is infinite at the clean end of these: the last step evaluates nothing there, and takes ẑ from t."""
+    times, x = uniform_grid(process, 16), jnp.asarray(quantiles_at(process, 1.0))
+    for sampler in (heun, rk4):
+        table = tabulate(sampler, process, times)
+        assert all(np.isfinite(column).all() for column in jax.tree.leaves(table))
+        check_target(
+            process, velocity, jnp.asarray(table.times)
+        )  # where velocity is singular no network is asked
+        states = states_of(process, x, table)
+        last = states_of(process, jnp.asarray(states[-2]), tabulate(euler, process, times[-2:]))[-1]
+        np.testing.assert_allclose(states[-1], last, rtol=1e-14)
+        inside = np.abs(states[-2] - quantiles_at(process, float(times[-2]))).max()
+        assert inside < {heun: 0.1, rk4: 1e-3}[sampler]
+
+
+@pytest.mark.parametrize("sampler", [euler, heun, rk4, samplers.adams_bashforth])
+def test_from_an_infinite_velocity_there_is_no_step(sampler):
+    """Answered for concrete times, also where only the table is asked for."""
+    process = VariancePreservingLinear()
+    message = (
+        f"{sampler.__name__} has infinite coefficients for its evaluation at t = 0; give the process a domain"
+    )
+    with pytest.raises(ValueError, match=message):
+        sampler(mixture_denoiser(process), process, jnp.ones(3), jnp.linspace(0.0, 1.0, 5))
+    with pytest.raises(ValueError, match=message):
+        sampler.table(process, jnp.linspace(0.0, 1.0, 5))

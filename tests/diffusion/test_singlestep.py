@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
-from mixtures import mixture_denoiser, quantiles_of, states_of, tabulate
+from mixtures import integrals_of_polynomials, mixture_denoiser, quantiles_of, states_of, tabulate
 
 from genjax.diffusion import (
     EDM,
@@ -13,6 +13,7 @@ from genjax.diffusion import (
     dpm_solver_2,
     dpm_solver_3,
     dpm_solver_pp_2s,
+    dpm_solver_pp_3s,
     lms,
 )
 
@@ -102,6 +103,25 @@ def test_dpm_solver_pp_2s_against_the_paper(reference):
         return move(reference.predict(u, middle)[0], s)
 
     reference.check(dpm_solver_pp_2s, walk(reference, step))
+
+
+def test_dpm_solver_pp_3s_is_that_of_x(reference):
+    """The equation of `dpm_solver_3` for x̂: integrals of lines through x̂ at the start and at the newest point."""
+    half = reference.half_log_snr
+
+    def step(x, t, s):
+        clean, nodes = reference.predict(x, t)[0], [t]
+        values = [clean]
+        for end in (within(reference, t, s, 1 / 3), within(reference, t, s, 2 / 3), s):
+            pair = [(half(nodes[0]), values[0])] + [(half(nodes[-1]), values[-1])] * (len(nodes) > 1)
+            lines = integrals_of_polynomials([u for u, _ in pair], half(t), half(end), kernel=np.exp)
+            moved = sum(w * v for w, (_, v) in zip(lines, pair, strict=True))
+            u = reference.sigma(end) * (x / reference.sigma(t) + moved)
+            if end != s:
+                nodes, values = [*nodes, end], [*values, reference.predict(u, end)[0]]
+        return u
+
+    reference.check(dpm_solver_pp_3s, walk(reference, step))
 
 
 @pytest.mark.parametrize("sampler, half", [(dpm_solver_pp_2s, 0), (dpm_solver_2, 1)])

@@ -23,6 +23,7 @@ from genjax.diffusion import (
     EDM,
     Prediction,
     RectifiedFlow,
+    Table,
     VariancePreservingCosine,
     ddim,
     edm_heun,
@@ -158,6 +159,61 @@ def test_dpm2_ancestral_is_its_equation(reference, eta):
     check(reference, samplers.dpm2_ancestral, step, per_step=2, eta=eta)
 
 
+@pytest.mark.parametrize("eta", [0.6, 1.0])
+def test_dpm_solver_pp_sde_is_its_equation(reference, eta):
+    """k-diffusion's steps in rho, with x̂ from the middle of log rho; the last step is Euler's."""
+
+    def step(x, t, s, drawn):
+        rho_t = reference.sigma(t) / reference.alpha(t)
+
+        def moved(clean, end, xi):
+            rho = reference.sigma(end) / reference.alpha(end)
+            up = eta * np.sqrt(rho**2 * (rho_t**2 - rho**2) / rho_t**2)
+            down = np.sqrt(rho**2 - up**2)
+            return reference.alpha(end) * (down / rho_t * (x / reference.alpha(t) - clean) + clean + up * xi)
+
+        clean = reference.predict(x, t)[0]
+        if s == reference.times[-1]:
+            return moved(clean, s, drawn(0))
+        middle = TIME_AT[reference.process](np.sqrt(rho_t * reference.sigma(s) / reference.alpha(s)))
+        clean = reference.predict(moved(clean, middle, drawn(0)), middle)[0]
+        return moved(clean, s, drawn(1))
+
+    check(reference, samplers.dpm_solver_pp_sde, step, per_step=2, eta=eta)
+
+
+def test_noise_of_a_path_adds_up_over_its_parts():
+    """Over disjoint intervals N(0, 1) and independent; over a union what the parts say, weighted by their lengths."""
+    keys, rows = keys_of(4000), jnp.array([[1.0, 0.6], [0.6, 0.1], [1.0, 0.1], [0.1, 0.1]])
+    table = Table(jnp.ones(4), fresh=jnp.array([1.0, 1.0, 1.0, 0.0]), path=rows)
+    draw = quick_jit(
+        lambda keys: run(lambda x, t: Prediction(x, x), jnp.zeros(len(keys)), table, keys, trajectory=True)
+    )
+    first, second, whole, none = np.asarray(draw(keys))[1:]
+    np.testing.assert_allclose(np.sqrt(0.4) * first + np.sqrt(0.5) * second, np.sqrt(0.9) * whole, atol=1e-5)
+    np.testing.assert_array_equal(none, 0)
+    np.testing.assert_allclose(np.cov([first, second]), np.eye(2), atol=4 * np.sqrt(2 / 4000))
+
+
+def test_samples_of_one_path_converge_as_the_grid_is_refined():
+    """For equal keys, twice as many steps change samples less and less; with noise by row they are other samples."""
+    noise, keys = FLOW.prior(keys_of(256, seed=1), ()), keys_of(256)
+    sample = quick_jit(lambda table: run(mixture_denoiser(FLOW), noise, table, keys))
+
+    def table(n):
+        """Filled up to one number of rows, so that one program serves all."""
+        table = tabulate(samplers.dpm_solver_pp_sde, FLOW, uniform_grid(FLOW, n))._replace(step=None)
+        idle = [(0, 255 - len(table.times))]
+        table = jax.tree.map(lambda column: np.pad(column, idle + [(0, 0)] * (column.ndim - 1)), table)
+        return table._replace(state=np.where(np.arange(255) < 2 * n - 1, table.state, 1))
+
+    change = lambda ends: [float(np.median(np.abs(a - b))) for a, b in zip(ends, ends[1:], strict=False)]
+    first, second = change([sample(table(n)) for n in (32, 64, 128)])
+    assert second < 0.75 * first < 0.1
+    [by_row] = change([states_of(FLOW, noise, table(n)._replace(path=None), keys)[-1] for n in (32, 64)])
+    assert by_row > 5 * first
+
+
 @pytest.mark.parametrize("s_churn, s_min, s_max", [(1.0, 0.0, np.inf), (100.0, 0.25, 2.0)])
 def test_edm_stochastic_is_algorithm_2(reference, s_churn, s_min, s_max):
     num_steps, s_noise, churned = len(reference.times) - 1, 1.1, []
@@ -227,14 +283,14 @@ def test_reverse_diffusion_is_equation_46(reference):
 
 @pytest.mark.parametrize("corrector_steps, predictor", [(0, "ddpm"), (1, "reverse_diffusion"), (3, "ddpm")])
 def test_predictor_corrector_is_algorithms_4_and_5(reference, corrector_steps, predictor):
-    """On samples of one dimension, whose norms are absolute values."""
+    """With ‖ξ‖/‖score‖ as it is for score = −z/sigma in many dimensions: sigma."""
 
     def step(x, t, s, drawn):
         a = reference.alpha(t) / reference.alpha(s)
         b2 = reference.sigma(t) ** 2 - (a * reference.sigma(s)) ** 2
         for j in range(corrector_steps):
             score = -reference.predict(x, t)[1] / reference.sigma(t)
-            epsilon = 2 * a**2 * (0.1 * np.abs(drawn(j)) / np.abs(score)) ** 2
+            epsilon = 2 * a**2 * (0.1 * reference.sigma(t)) ** 2
             x = x + epsilon * score + np.sqrt(2 * epsilon) * drawn(j)
         clean, noise = reference.predict(x, t)
         if predictor == "ddpm":
@@ -245,30 +301,6 @@ def test_predictor_corrector_is_algorithms_4_and_5(reference, corrector_steps, p
 
     options = dict(predictor=getattr(samplers, predictor), corrector_steps=corrector_steps, snr=0.1)
     check(reference, samplers.predictor_corrector, step, per_step=corrector_steps + 1, **options)
-
-
-def test_norms_of_a_corrector_are_each_sample_s_own(float64):
-    """One step at t = .5 of data at 0, in images of two by three: ẑ = x/.5."""
-    x, keys, times = jax.random.normal(jax.random.key(1), (4, 2, 3)), keys_of(4), jnp.array([0.5, 0.4])
-    denoiser = lambda x_t, t: Prediction(0 * x_t, x_t / t[:, None, None])
-    options = dict(keys=keys, predictor=samplers.ddpm, trajectory=True)
-    table = samplers.predictor_corrector.table(FLOW, times, samplers.ddpm, 1, 0.1)
-    run_rows = lambda x, keys: run(denoiser, x, table._replace(rows_per_step=1), keys, trajectory=True)
-    found = np.asarray(quick_jit(run_rows)(x, keys))[1]
-    xi = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), (2, 3)))(keys)
-    for before, drawn, after in zip(np.asarray(x), np.asarray(xi), found, strict=True):
-        score = -before / 0.5**2
-        epsilon = 2 * (0.5 / 0.6 * 0.1 * np.linalg.norm(drawn) / np.linalg.norm(score)) ** 2
-        np.testing.assert_allclose(after, before + epsilon * score + np.sqrt(2 * epsilon) * drawn, rtol=1e-12)
-    options.update(corrector_steps=1, snr=0.1)
-    ends = samplers.predictor_corrector(denoiser, FLOW, x, times, **options)
-    assert ends.shape == (2, 4, 2, 3)
-
-
-def test_no_noise_predicted_gives_no_corrector_s_step():
-    denoiser = lambda x_t, t: Prediction(x_t, 0 * x_t)
-    found = samplers.predictor_corrector(denoiser, FLOW, jnp.ones(4), uniform_grid(FLOW, 3), keys=keys_of(4))
-    assert np.isfinite(found).all()
 
 
 def test_predictor_corrector_asks_for_a_plain_predictor():
@@ -285,9 +317,14 @@ STOCHASTIC = {
     "edm_stochastic": (samplers.edm_stochastic, dict(s_noise=1.0)),
     "euler_maruyama": (samplers.euler_maruyama, {}),
     "its own diffusion": (samplers.euler_maruyama, dict(diffusion=process_diffusion)),
-    "predictor_corrector": (samplers.predictor_corrector, dict(snr=0.02)),
+    "predictor_corrector": (samplers.predictor_corrector, {}),
 }
-ROWS_PER_STEP = {samplers.dpm2_ancestral: 2, samplers.edm_stochastic: 2}
+LINEAR = STOCHASTIC | {  # whose laws are examined for Gaussian data alone
+    "dpm_solver_pp_sde": (samplers.dpm_solver_pp_sde, {}),
+    "sa_solver": (samplers.sa_solver, {}),
+    "sa_solver, orders 3 and 4": (samplers.sa_solver, dict(order=3, corrector_order=4)),
+}
+ROWS_PER_STEP = {samplers.dpm2_ancestral: 2, samplers.edm_stochastic: 2, samplers.predictor_corrector: 2}
 all_samplers = pytest.mark.parametrize("name", STOCHASTIC)
 everywhere = pytest.mark.parametrize("process", TIME_AT, ids=lambda p: type(p).__name__)
 
@@ -315,7 +352,7 @@ def generator(process):
     def generate(noise, table, keys, factor):
         def samples(factor):
             louder = lambda column: None if column is None else factor * column
-            changed = table._replace(fresh=louder(table.fresh), churn=louder(table.churn), rows_per_step=1)
+            changed = table._replace(fresh=louder(table.fresh), churn=louder(table.churn))
             return run(denoise, noise, changed, keys)
 
         return jax.vmap(samples)(jnp.stack([jnp.ones_like(factor), factor]))  # of the same noise, drawn once
@@ -334,9 +371,8 @@ def test_samples_have_the_law_of_the_data(process, name):
     sampler, options = STOCHASTIC[name]
     num_steps = 512 // ROWS_PER_STEP.get(sampler, 1)
     table = filled(tabulate(sampler, process, fine_grid(process, num_steps), **options))
-    shape = (256,) if name == "predictor_corrector" else ()  # norms over many dimensions
-    keys, start_keys = np.split(keys_of(2 * 16384 // int(np.prod(shape)), seed=1), 2)
-    noise = process.prior(start_keys, shape)
+    keys, start_keys = np.split(keys_of(2 * 16384, seed=1), 2)
+    noise = process.prior(start_keys, ())
     factor = jnp.float32(1.2 if name == "euler_maruyama" else 1.1)
     both = generator(process)(noise, table._replace(largest=None), keys, factor)
     right, wrong = np.asarray(both, np.float64).reshape(2, -1)
@@ -361,7 +397,7 @@ def variance_at_the_end(process, table, deviation, variance):
     alpha, sigma = np.asarray(compiled_levels(process, table.times))
     total = (alpha * deviation) ** 2 + sigma**2
     x = np.sqrt(variance) * np.eye(1, 1 + 2 * len(t))[0]  # of the start and of every row's two normals
-    cleans, noises = [0 * x] * 2, [0 * x] * 2
+    cleans, noises = [0 * x] * 4, [0 * x] * 4
     for i in range(len(t)):
         if table.churn is not None:
             x = np.asarray(table.churn_state)[i] * x
@@ -385,18 +421,23 @@ def variance_at_the_end(process, table, deviation, variance):
         ("its own diffusion", 1),
         ("dpm2_ancestral", 2),  # its noise takes the law at rho_down exactly to that at rho_s
         ("edm_stochastic", 2),  # likewise
+        ("dpm_solver_pp_sde", 1),
+        ("sa_solver", 2),
+        ("sa_solver, orders 3 and 4", 2),
     ],
 )
 def test_order_of_the_variance_for_gaussian_data(reference, name, order):
     """From the exact law at one end of an interval, inside the domain, to the other."""
-    sampler, options = STOCHASTIC[name]
+    sampler, options = LINEAR[name]
     process, s, errors = reference.process, 0.6, []
     variance = lambda t: (reference.alpha(t) * s) ** 2 + reference.sigma(t) ** 2
     ends = (2.0, 0.3) if process == EDM_PROCESS else (0.8, 0.2)
     for num_steps in (128, 256):
         table = tabulate(sampler, process, jnp.linspace(*ends, num_steps + 1), **options)
         errors.append(variance_at_the_end(process, table, s, variance(ends[0])) - variance(ends[1]))
-    np.testing.assert_allclose(np.log2(errors[0] / errors[1]), order, atol=0.1)
+    found = np.log2(errors[0] / errors[1])
+    # On these grids sa_solver's is between 2.2 and 2.9.
+    assert abs(found - order) < 0.1 or (sampler is samplers.sa_solver and order < found < order + 0.9)
 
 
 def test_largest_variance_is_exact_for_normal_data(reference):
@@ -429,7 +470,7 @@ def test_without_noise_it_is_the_ode(reference, sampler, quiet, power, still):
     options = dict(eta=0.0) if still is samplers.dpm2_ancestral else {}
     expected = states(tabulate(still, process, times, **options), None)
     loud_table = quick_jit(lambda e: sampler.table(process, times, **quiet(e)))
-    loud = lambda e: states(loud_table(e)._replace(rows_per_step=ROWS_PER_STEP.get(sampler, 1)), keys)
+    loud = lambda e: states(loud_table(e), keys)
     np.testing.assert_allclose(loud(0.0), expected, rtol=1e-13, atol=1e-13)
     distance = lambda e: np.abs(loud(e) - expected).max()
     np.testing.assert_allclose(np.log10(distance(1e-6) / distance(1e-8)) / 2, power, atol=0.01)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mixtures import leaf_by_leaf, quick_jit
+from mixtures import SAMPLERS, leaf_by_leaf, quick_jit
 
 from genjax.diffusion import (
     EDM,
@@ -76,8 +76,7 @@ PROCESSES = {"sound": EDM(), "video": FLOW}
 MEANS, DEVIATIONS = {"sound": -0.2, "video": 0.4}, {"sound": 0.5, "video": 0.8}
 SHAPES = {"sound": (5,), "video": (3, 2)}
 BATCH = 4
-EVERY = {name: function for name, function in vars(samplers).items() if hasattr(function, "table")}
-every_sampler = pytest.mark.parametrize("name", EVERY)
+every_sampler = pytest.mark.parametrize("name", SAMPLERS)
 
 
 def gaussian(process, mean, deviation):
@@ -183,7 +182,7 @@ def both_programs(function):
 def test_a_sampler_of_one_leaf_is_the_program_of_the_array(name, keys):
     def sample(wrap, noise):
         process, times = wrap(COSINE), wrap(uniform_grid(COSINE, 3))
-        return EVERY[name](predict(network, process, wrap(noise_target)), process, noise, times, keys=keys)
+        return SAMPLERS[name](predict(network, process, wrap(noise_target)), process, noise, times, keys=keys)
 
     noise_target = velocity
     of_array, of_tree = both_programs(sample)
@@ -397,7 +396,7 @@ def grids(num_steps):
 @every_sampler
 def test_leaves_step_together_as_each_would_alone(name, keys):
     """Another process and another grid each, the same noises; and the network is called once."""
-    sampler, calls = EVERY[name], []
+    sampler, calls = SAMPLERS[name], []
     like = {name: jax.ShapeDtypeStruct((BATCH, *shape), jnp.float32) for name, shape in SHAPES.items()}
     start = prior(keys, PROCESSES, like)
     own_keys, times = leaf_keys(keys, start), grids(3)
@@ -454,7 +453,7 @@ def test_a_leaf_that_is_given_waits(name, keys, x):
         bad = jnp.full_like(x_t["sound"], jnp.nan)
         return Prediction(*({"sound": bad, "video": half} for half in video))
 
-    found = quick_jit(lambda start: EVERY[name](denoiser, PROCESSES, start, times, keys=keys))(start)
+    found = quick_jit(lambda start: SAMPLERS[name](denoiser, PROCESSES, start, times, keys=keys))(start)
     np.testing.assert_array_equal(found["sound"], x["sound"])
     np.testing.assert_allclose(found["video"] - x["sound"][:, :1, None], 0, atol=1e-5)
 

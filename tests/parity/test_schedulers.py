@@ -216,6 +216,28 @@ CASES = {
         ),
         partial(samplers.dpm_solver_3, on_grid=True),
     ),
+    # Of its third-order step the lines are integrated exactly, and of its second-order one not: as DPM-Solver 3.
+    "DPM-Solver++ 3S": Case(
+        partial(PublishedThirdOrder, solver_order=3, final_sigmas_type="sigma_min", lower_order_final=True),
+        partial(samplers.dpm_solver_pp_3s, on_grid=True),
+    ),
+    # Its steps to sigma = 0 are NaN.
+    "SA-Solver": Case(
+        partial(diffusers.SASolverScheduler, tau_func=lambda t: 1.0, lower_order_final=False),
+        partial(samplers.sa_solver, form="program"),
+        compared=STEPS,
+    ),
+    "SA-Solver, orders 3 and 4": Case(
+        partial(
+            diffusers.SASolverScheduler,
+            tau_func=lambda t: 0.8,
+            predictor_order=3,
+            corrector_order=4,
+            lower_order_final=False,
+        ),
+        partial(samplers.sa_solver, tau=0.8, order=3, corrector_order=4, form="program"),
+        compared=STEPS,
+    ),
     "EDM, Euler": Case(diffusers.EDMEulerScheduler, samplers.euler, EDM()),
     "EDM, DPM-Solver++ 2M": Case(diffusers.EDMDPMSolverMultistepScheduler, samplers.dpm_solver_pp_2m, EDM()),
     "EDM, SDE-DPM-Solver++ 2M": Case(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from genjax.diffusion.processes import Process
+from genjax.diffusion.samplers.limits import clip
 from genjax.diffusion.samplers.tables import Denoiser, check_grid
 from genjax.diffusion.trees import Tree
 
@@ -26,32 +27,39 @@ def adaptive_solution(
 ) -> diffrax.Solution:
     """Return diffrax's solution of dx/dt = velocity(x, t), `ys` at `times` as far as the process' domain has them.
 
-    `stats["num_steps"]` counts its steps, rejected ones too; in each Dopri5 evaluates the network 6 times.
+    `stats["num_steps"]` counts its steps, rejected ones too; in each Dopri5 evaluates the network 6 times. States and
+    times are float32 at least, whatever the types of noise and predictions.
 
     The batch is one system: every step is the same for all samples. The error of a step is the largest over samples of
     √(mean over dimensions of (error/(atol + rtol·|x|))²), so that each sample keeps the tolerance; a sample depends on
-    its batch, yet within the tolerance only. Of a tree, every leaf of every sample keeps the tolerance. Steps' errors grow on the way: expect ten times the tolerance in the end,
-    and a hundred times one looser than 1e-5, whose steps are long for an estimate.
+    its batch, yet within the tolerance only. Of a tree, every leaf of every sample keeps the tolerance. Steps' errors
+    grow on the way: expect ten times the tolerance in the end, and a hundred times one looser than 1e-5, whose steps
+    are long for an estimate.
 
     Args:
         process: one, also for a tree.
         noise: an array or a tree of arrays.
-        times: one grid for all. The first and the last bound the integration, either way; those between cost no evaluation.
+        times: one grid for all. The first and the last bound the integration, either way; those between cost no
+            evaluation.
         rtol, atol: tolerances of a step, relative and absolute; traced or not.
         solver: one of diffrax's with an estimate of its error, as a function of no arguments.
         adjoint: how it is differentiated. By default in reverse, with checkpoints; `diffrax.ForwardMode` for `jax.jvp`.
         max_steps: more are an error at run time.
     """
 
+    single = lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32))
+    noise = jax.tree.map(single, noise)
+
     def field(t, x, _):
         t = _at(t, x)
-        return denoiser(x, t).velocity(process, t)
+        velocity = denoiser(x, t).velocity(process, t)
+        return jax.tree.map(lambda velocity, x: velocity.astype(x.dtype), velocity, x)
 
     def largest(error):
         of_leaf = lambda a: jnp.max(jnp.sqrt(jnp.mean(jnp.square(a), axis=range(1, a.ndim))))
         return jax.tree.reduce(jnp.maximum, jax.tree.map(of_leaf, error))
 
-    inside = jnp.clip(times, *process.domain).astype(jnp.result_type(*jax.tree.leaves(noise)))
+    inside = clip(times, *process.domain).astype(jnp.result_type(*jax.tree.leaves(noise)))
     return diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         solver(),
@@ -116,4 +124,5 @@ def adaptive(
         step = lambda x, z: process.alpha(times[-1]) * x + process.sigma(times[-1]) * z
         ends = jax.tree.map(step, prediction.clean, prediction.noise)
         states = jax.tree.map(lambda states, end: states.at[-1].set(end), states, ends)
-    return states if trajectory else jax.tree.map(lambda states: states[-1], states)
+    states = states if trajectory else jax.tree.map(lambda states: states[-1], states)
+    return jax.tree.map(lambda states, noise: states.astype(noise.dtype), states, noise)

@@ -28,15 +28,20 @@ def framewise(
         table: `(process, times, …) -> Table`; times are NaN where a frame's own grid has not begun.
 
     Raises:
-        ValueError: the sampler does not go through its grid step by step.
+        ValueError: the sampler does not go through its grid step by step, or draws noise from a Brownian path.
     """
-    num_steps, per_step = len(times) - 1, None
+    num_steps, frames, steps = len(times) - 1, times.shape[1:], None
 
     def of_frame(times):
-        nonlocal per_step
+        nonlocal steps
         early_grid, late_grid, step, delay = _own_grids(times)
         early, late = (table(process, grid, **options) for grid in (early_grid, late_grid))
-        per_step, count = early.rows_per_step, len(early.times)
+        if early.path is not None and frames:
+            raise ValueError(
+                f"{table.__name__} draws noise by one time for all frames; got a grid [steps + 1 frames]"
+            )
+        count, steps = len(early.times), early.step
+        per_step = 1 if steps is None else np.sum(steps == 0)
         if not 0 <= num_steps * per_step - count < per_step:
             raise ValueError(
                 f"{table.__name__} goes back and forth in time, so it takes one array and a grid [steps + 1]"
@@ -48,15 +53,15 @@ def framewise(
         # Only the grid that ends with the frame's last step has the right last step. Only the one that begins with
         # the frame's first step has what a step takes over from the step before.
         fill = lambda late, early: jnp.where(jnp.isnan(late[last]), early[first], late[last])
-        rows = jax.tree.map(fill, *(rows._replace(rows_per_step=None) for rows in (late, early)))
+        rows = jax.tree.map(fill, *(rows._replace(step=None) for rows in (late, early)))
         # A coefficient that is not used may be infinite, and would make gradients NaN.
         rows = jax.tree.map(lambda column: jnp.where(expand(waits, column), 0, column), rows)
         told = jnp.where(waits, of_rows(times[1:]), rows.times)
         return rows._replace(times=jnp.clip(told, *process.domain), waits=waits)
 
     rows = jax.vmap(of_frame, in_axes=1, out_axes=-1)(times.reshape(num_steps + 1, -1))
-    rows = jax.tree.map(lambda column: column.reshape(*column.shape[:-1], *times.shape[1:]), rows)
-    return rows._replace(rows_per_step=per_step)
+    rows = jax.tree.map(lambda column: column.reshape(*column.shape[:-1], *frames), rows)
+    return rows._replace(step=steps)
 
 
 def _own_grids(times: Times) -> tuple[Times, Times, Int[Array, " times-1"], Int[Array, ""]]:

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from genjax.diffusion.processes import Process
+from genjax.diffusion.samplers.limits import finite, half_log_snr, noise_ratio, quotient, root
 from genjax.diffusion.samplers.tables import History, Rows, Table, sampler
 
 
@@ -41,11 +42,6 @@ def graded_start(times: Float[Array, " times"], order: int) -> Float[Array, " fi
     return jnp.concatenate([times[:1], times[0] + parts * (times[1] - times[0]), times[1:]])
 
 
-def finite(a: Float[Array, " *shape"]) -> Float[Array, " *shape"]:
-    """`a` with zero where it is infinite or undefined."""
-    return jnp.where(jnp.isfinite(a), a, 0)
-
-
 def inverse_past(
     u: Float[Array, " times"], order: int, lower_order_final: bool = False
 ) -> Float[Array, " times-1 history"]:
@@ -59,7 +55,7 @@ def inverse_past(
     if lower_order_final:
         exists &= np.arange(1, order) < steps - np.arange(steps)[:, None]
     distance = u[np.maximum(past, 0)] - u[:-1, None]
-    return jnp.where(exists, finite(jnp.diff(u)[:, None] / distance), 0)
+    return jnp.where(exists, quotient(jnp.diff(u)[:, None], distance), 0)
 
 
 def lagrange(inverse: History, moments: Float[Array, " rows powers"]) -> History:
@@ -102,14 +98,6 @@ def exponential_moments(a: Rows, count: int) -> Float[Array, " rows powers"]:
     return jnp.stack([jnp.where(small, d, u) for u, d in zip(upwards, reversed(downwards), strict=False)], 1)
 
 
-def half_log_snr_steps(
-    process: Process, times: Float[Array, " times"]
-) -> tuple[Float[Array, " times"], Float[Array, " times-1"]]:
-    """lambda at the times, and its changes, 0 where infinite."""
-    half_log_snr = process.log_snr(times) / 2
-    return half_log_snr, finite(jnp.diff(half_log_snr))
-
-
 def corrected(main: Rows, corrections: History) -> Float[Array, " rows history+1"]:
     """Coefficients of main·D_0 + Σ_j corrections[j]·(D_j − D_0)."""
     return jnp.concatenate([main[:, None] - corrections.sum(1, keepdims=True), corrections], 1)
@@ -134,8 +122,7 @@ def adams_bashforth(process: Process, times: Float[Array, " times"], order: int 
 def lms(process: Process, times: Float[Array, " times"], order: int = 4) -> Table:
     """Adams–Bashforth for ẑ in rho, of order 1 to 4: the linear multistep method of Karras et al.'s program."""
     choose("order", order, (1, 2, 3, 4))
-    alpha, sigma = process.alpha(times), process.sigma(times)
-    rho = sigma / alpha
+    alpha, sigma, rho = process.alpha(times), process.sigma(times), noise_ratio(process, times)
     rise = finite(jnp.diff(rho))
     c = (alpha[1:] * rise)[:, None] * lagrange(inverse_past(rho, order), plain_moments(rise, order))
     return Table(times[:-1], clean=alpha[1:, None], noise=corrected(sigma[1:], c))
@@ -151,8 +138,9 @@ def deis(
     x_s = alpha_s/alpha_t·x − sigma_s·h·∫₀¹ exp(h·(1 − τ))·ẑ(τ) dτ.
     """
     choose("order", order, (1, 2, 3))
-    half_log_snr, h = half_log_snr_steps(process, times)
-    inverse = inverse_past(half_log_snr, order, lower_order_final)
+    u = half_log_snr(process, times)
+    h = finite(jnp.diff(u))
+    inverse = inverse_past(u, order, lower_order_final)
     c = process.sigma(times[1:])[:, None] * lagrange(inverse, exponential_moments(-h, order))
     return Table(
         times[:-1], clean=process.alpha(times[1:])[:, None], noise=corrected(process.sigma(times[1:]), c)
@@ -161,19 +149,23 @@ def deis(
 
 def _data_multistep(process, times, order, eta, reshape, lower_order_final):
     """x_s = sigma_s/sigma_t·e^{−eta·h}·x + alpha_s·a·∫₀¹ exp(−a·(1 − τ))·x̂(τ) dτ + noise, a = (1 + eta)·h."""
-    half_log_snr, h = half_log_snr_steps(process, times)
+    u = half_log_snr(process, times)
+    h = finite(jnp.diff(u))
     alpha, sigma = process.alpha(times[1:])[:, None], process.sigma(times[1:])
     moments = reshape(exponential_moments((1 + eta) * h, order))
-    c = alpha * lagrange(inverse_past(half_log_snr, order, lower_order_final), moments)
+    c = alpha * lagrange(inverse_past(u, order, lower_order_final), moments)
     table = Table(times[:-1], clean=corrected(alpha[:, 0], c), noise=sigma[:, None])
     if isinstance(eta, (int, float)) and eta == 0:
         return table
-    forgotten = eta * jnp.where(
-        eta == 0, 0, jnp.diff(half_log_snr)
-    )  # eta = 0 forgets nothing in an infinite step
+    forgotten = _forgotten(u, eta)
     return table._replace(
-        noise=(sigma * jnp.exp(-forgotten))[:, None], fresh=sigma * jnp.sqrt(-jnp.expm1(-2 * forgotten))
+        noise=(sigma * jnp.exp(-forgotten))[:, None], fresh=sigma * root(-jnp.expm1(-2 * forgotten))
     )
+
+
+def _forgotten(u, eta):
+    """Return eta·h, by whose exponential the SDE forgets; 0 if eta is, in an infinite step too."""
+    return eta * jnp.where(eta == 0, 0, jnp.diff(u))
 
 
 @sampler
@@ -245,20 +237,76 @@ def unipc(
     """
     choose("order", order, (1, 2, 3))
     choose("variant", variant, ("bh1", "bh2"))
-    half_log_snr, h = half_log_snr_steps(process, times)
+    line = (lambda a, m: a / 2) if variant == "bh1" else (lambda a, m: m[:, 0] / 2)
+    return _twice_through(process, times, order, order if corrector else 0, 0.0, line, lower_order_final)
+
+
+@sampler
+def sa_solver(
+    process: Process,
+    times: Float[Array, " times"],
+    tau: float | Float[Array, ""] | Float[Array, " steps"] = 1.0,
+    order: int = 2,
+    corrector_order: int = 2,
+    form: str = "exact",
+    lower_order_final: bool = False,
+) -> Table:
+    """SA-Solver for x̂ (Xue et al. 2023, algorithm 1): `unipc` of an SDE, which draws noise at every step.
+
+    Predictor and corrector (Adams–Bashforth, Adams–Moulton) integrate x̂ against exp(−(1 + tau²)·(lambda_s − lambda)).
+    They share the step's noise, sigma_s·√(1 − exp(−2·tau²·h))·ξ. One evaluation a step; states are predicted points.
+
+    Args:
+        tau: 0 for the ODE, 1 for the reverse SDE; for all steps, or one for each. (Theirs is 1 between two noise levels
+            and 0 outside.)
+        order: how many values of x̂ the predictor uses, 1 to 3.
+        corrector_order: how many the corrector uses, the new one among them, 2 to 4; 1 leaves the corrector out.
+        form: "exact" integrates a line exactly; "program" takes its slope's moment to be (1 + tau²)·h/2, as the authors'
+            program and diffusers do. They differ by what an error of order 2 allows.
+        lower_order_final: no step has a higher order than there are steps left.
+    """
+    choose("order", order, (1, 2, 3))
+    choose("corrector_order", corrector_order, (1, 2, 3, 4))
+    choose("form", form, ("exact", "program"))
+    line = (lambda a, m: a / 2) if form == "program" else (lambda a, m: m[:, 1])
+    is_ode = isinstance(tau, int | float) and tau == 0
+    eta = 0.0 if is_ode else jnp.broadcast_to(jnp.asarray(tau, times.dtype) ** 2, times.shape[0] - 1)
+    return _twice_through(process, times, order, corrector_order - 1, eta, line, lower_order_final)
+
+
+def _twice_through(process, times, order, corrector, eta, line, lower_order_final):
+    """Every step by a predictor, and once more by a corrector through the value of x̂ where the predictor ended.
+
+    Args:
+        order, corrector: how many values, up to the step's start, predictor and corrector use; corrector 0 for none.
+        eta: of the SDE, a number or one per step, as in `_data_multistep`; 0.0 for the ODE.
+        line: `(a, moments)`: the moment of a line's slope, where predictor or corrector is a line.
+    """
+    u = half_log_snr(process, times)
+    a = (1 + eta) * finite(jnp.diff(u))
     alpha, sigma = process.alpha(times[1:]), process.sigma(times)
-    past = inverse_past(half_log_snr, order, lower_order_final)
-    values = 1 + (past != 0).sum(1, keepdims=True)
-    exact = exponential_moments(h, order + 1)
-    line = exact.at[:, 1].set((h if variant == "bh1" else exact[:, 0]) / 2)
-    predictor = alpha[:, None] * lagrange(past, jnp.where(values == 2, line, exact))
-    clean = corrected(alpha, predictor)
+    exact = exponential_moments(a, max(order, corrector) + 1)
+    of_line = exact.at[:, 1].set(line(a, exact))
+
+    def weights(count, new):
+        past = inverse_past(u, max(count, 1), lower_order_final)
+        is_line = new + 1 + (past != 0).sum(1, keepdims=True) == 2
+        end = jnp.ones((len(a), new), a.dtype)  # 1/r of the new value
+        return alpha[:, None] * lagrange(jnp.concatenate([end, past], 1), jnp.where(is_line, of_line, exact))
+
+    predictor = weights(order, 0)
+    clean, kept = corrected(alpha, predictor), quotient(sigma[1:], sigma[:-1])
+    table = Table(times[:-1], noise=sigma[1:, None])
+    if not isinstance(eta, float):
+        forgotten = _forgotten(u, eta)
+        kept, noise = (a * jnp.exp(-forgotten) for a in (kept, sigma[1:]))
+        table = table._replace(noise=noise[:, None], fresh=sigma[1:] * root(-jnp.expm1(-2 * forgotten)))
     if corrector:
-        end = jnp.ones_like(h)[:, None]  # 1/r of the new value
-        new = alpha[:, None] * lagrange(jnp.concatenate([end, past], 1), jnp.where(values == 1, line, exact))
-        change = new - jnp.pad(predictor, ((0, 0), (1, 0)))
+        width = max(order, corrector)
+        wider = lambda column, left: jnp.pad(column, ((0, 0), (left, width - left - column.shape[1])))
+        change = wider(weights(corrector, 1), 0) - wider(predictor, 1)
         # Newest value first: the new one, the present one, and the past.
         d = jnp.concatenate([change[:, :1], -change.sum(1, keepdims=True), change[:, 1:]], 1)
-        kept = finite(sigma[1:] / sigma[:-1])[:, None]
-        clean = jnp.pad(clean, ((0, 0), (0, 1))) + kept * jnp.pad(d[:-1], ((1, 0), (0, 0)))
-    return Table(times[:-1], clean=clean, noise=sigma[1:, None])
+        clean = jnp.pad(clean, ((0, 0), (0, width + 1 - order)))
+        clean = clean + kept[:, None] * jnp.pad(d[:-1], ((1, 0), (0, 0)))
+    return table._replace(clean=clean)

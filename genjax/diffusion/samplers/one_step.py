@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from genjax.diffusion.processes import Process
+from genjax.diffusion.samplers.limits import root
 from genjax.diffusion.samplers.tables import Table, sampler
 
 
@@ -27,13 +28,22 @@ def ddim(process: Process, times: Float[Array, " times"], eta: float | Float[Arr
     of what the step adds to the log-SNR. With eta = 0 it is `euler` for rectified flow, with eta = 1 `ddpm`; it is
     exact at both ends of any process.
     """
-    t, s = times[:-1], times[1:]
+    return ddim_step(process, times[:-1], times[1:], eta)
+
+
+def ddim_step(
+    process: Process,
+    t: Float[Array, " steps"],
+    s: Float[Array, " steps"],
+    eta: float | Float[Array, ""],
+) -> Table:
+    """Return the table of `ddim` for steps from t to s, which need not start where the last one ended."""
     sigma, clean = process.sigma(s), process.alpha(s)[:, None]
     if isinstance(eta, int | float) and eta == 0:
         return Table(t, clean=clean, noise=sigma[:, None])
     kept = noise_kept(process, t, s)
-    noise = sigma * jnp.sqrt((1 - eta) * (1 + eta) + (eta * kept) ** 2)
-    return Table(t, clean=clean, noise=noise[:, None], fresh=eta * sigma * jnp.sqrt((1 - kept) * (1 + kept)))
+    noise = sigma * root((1 - eta) * (1 + eta) + (eta * kept) ** 2)
+    return Table(t, clean=clean, noise=noise[:, None], fresh=eta * sigma * root((1 - kept) * (1 + kept)))
 
 
 def noise_kept(

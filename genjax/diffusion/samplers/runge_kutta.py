@@ -6,11 +6,13 @@ DDIM, equation 14; Karras et al. 2022). The two differ in their steps, though no
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from genjax.diffusion.processes import Process
+from genjax.diffusion.samplers.limits import clip, finite, noise_ratio
 from genjax.diffusion.samplers.tables import Table, sampler
 
 
@@ -22,22 +24,19 @@ def runge_kutta(
 ) -> Table:
     """An explicit Runge–Kutta method in t, of a Butcher tableau whose nodes are the row sums of `matrix`.
 
-    With step h, v_i is the velocity at x_t + h·Σ_j matrix[i][j]·v_j, and x_s = x_t + h·Σ_i weights[i]·v_i. A step with
-    an evaluation outside the process' domain (EDM: the one to sigma = 0) is Euler's, and evaluates the rest in vain.
+    With step h, v_i is the velocity at x_t + h·Σ_j matrix[i][j]·v_j, and x_s = x_t + h·Σ_i weights[i]·v_i. A step is
+    Euler's if an evaluation leaves the process' domain (EDM: the one to sigma = 0) or meets an infinite velocity
+    (variance preserving ones: sigma' at the clean end). Then all its evaluations are at t, the later ones in vain.
     """
     matrix, weights = np.asarray(matrix), np.asarray(weights)
     stages = len(weights)
+    at, left = _evaluation_times(process, times, matrix.sum(1))
     # After its evaluation, stage i goes on to the point of stage i + 1, the last one to the new state.
     sums = np.concatenate([matrix[1:], weights[None]])
     ages = np.arange(stages)[:, None] - np.arange(stages)  # of stage j's velocity, in evaluations, at stage i
-    t, h = times[:-1, None], jnp.diff(times)[:, None]
-    planned = t + h * matrix.sum(1).astype(times.dtype)
-    first, last = sorted(process.domain)
-    at = jnp.clip(planned, first, last)
-    margin = 1e-6 * (last - first)  # what float32 rounds away
-    left = (jnp.abs(planned - at) > margin).any(1)[:, None, None]
     euler = np.concatenate([np.zeros((stages - 1, stages)), np.eye(1, stages)])
-    sums = h[:, :, None] * jnp.where(left, euler, sums).astype(
+    h = jnp.diff(times)[:, None, None]
+    sums = h * jnp.where(left[:, :, None], euler, sums).astype(
         times.dtype
     )  # [step, after stage, of velocity]
 
@@ -58,8 +57,20 @@ def runge_kutta(
         stage_state=ones,
         stage_clean=rows(jnp.where(final, 0, clean)),
         stage_noise=rows(jnp.where(final, 0, noise)),
-        rows_per_step=stages,
+        step=np.arange(len(ones)) // stages,
     )
+
+
+def _evaluation_times(process, times, nodes):
+    """Return the times `[step stage]` of the evaluations, and `[step 1]` whether the step has to be Euler's."""
+    t, h = times[:-1, None], jnp.diff(times)[:, None]
+    planned = t + h * nodes.astype(times.dtype)
+    first, last = process.domain
+    margin = 1e-6 * (last - first)  # what float32 rounds away
+    at = clip(planned, first, last)
+    velocity = process.alpha_prime(at) + process.sigma_prime(at)
+    left = ((jnp.abs(planned - at) > margin) | ~jnp.isfinite(velocity)).any(1, keepdims=True)
+    return jnp.where(left, t, at), left
 
 
 @sampler
@@ -89,29 +100,39 @@ def rk4(process: Process, times: Float[Array, " times"]) -> Table:
 
 
 @sampler
-def edm_heun(process: Process, times: Float[Array, " times"]) -> Table:
+def edm_heun(process: Process, times: Float[Array, " times"], last_corrected: bool = False) -> Table:
     """Heun's method in (x/alpha, sigma/alpha), whose last step is Euler's: 2N − 1 evaluations, of order 2.
 
     Karras et al. 2022, algorithm 1, for any process. In DDIM's terms: x_s = alpha_s·x̂ + sigma_s·ẑ, evaluated there,
     and then x_s + alpha_s·(rho_s − rho_t)/2·(ẑ_s − ẑ). A step from or to infinite rho is not corrected.
+
+    Args:
+        last_corrected: correct the last step too, with 2N evaluations, for a grid that ends before the clean end: so
+            the parts of a grid give what the whole gives, and inversion is of order 2 at its end too.
     """
-    return heun_in_rho(process, times[:-1], times[1:])
+    table = heun_in_rho(process, times[:-1], times[1:])
+    return table if last_corrected else without_last_row(table)
 
 
 def heun_in_rho(process: Process, starts: Float[Array, " steps"], ends: Float[Array, " steps"]) -> Table:
     """`edm_heun` for steps which need not start where the last one ended."""
     alpha, sigma = process.alpha(ends), process.sigma(ends)
-    rise = sigma / alpha - process.sigma(starts) / process.alpha(starts)
-    change = alpha * jnp.where(jnp.isfinite(rise), rise, 0) / 2
+    rise = noise_ratio(process, ends) - noise_ratio(process, starts)
+    change = alpha * finite(rise) / 2
     zeros = jnp.zeros_like(change)
     return Table(
         two_rows(starts, ends),
         clean=jnp.stack([two_rows(alpha, zeros), two_rows(zeros, alpha)], 1),
         noise=jnp.stack([two_rows(sigma, change), two_rows(zeros, sigma - change)], 1),
-        rows_per_step=2,
+        step=np.arange(2 * len(change)) // 2,
     )
 
 
 def two_rows(first: Float[Array, " steps"], second: Float[Array, " steps"]) -> Float[Array, " rows"]:
-    """A column of two rows a step, of which the last step has the first alone."""
-    return jnp.stack([first, second], 1).reshape(-1)[:-1]
+    """Return a column of two rows a step."""
+    return jnp.stack([first, second], 1).reshape(-1)
+
+
+def without_last_row(table: Table) -> Table:
+    """Return the table whose last step has its first row alone."""
+    return jax.tree.map(lambda column: column[:-1], table)

@@ -14,8 +14,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from genjax.diffusion.processes import Process
-from genjax.diffusion.samplers.multistep import exponential_moments, finite
-from genjax.diffusion.samplers.one_step import ddim
+from genjax.diffusion.samplers.limits import clip, finite, half_log_snr, noise_ratio, quotient
+from genjax.diffusion.samplers.multistep import exponential_moments
+from genjax.diffusion.samplers.one_step import ddim_step
+from genjax.diffusion.samplers.runge_kutta import two_rows, without_last_row
 from genjax.diffusion.samplers.tables import Rows, Table, sampler
 
 
@@ -23,10 +25,10 @@ def divided(process: Process, times: Float[Array, " times"], parts: int) -> Floa
     """The grid with every step in `parts` of equal log-SNR, or of equal t where that is infinite."""
     fractions = np.arange(parts) / parts
     even = lambda u: u[:-1, None] + jnp.diff(u)[:, None] * fractions.astype(u.dtype)
-    log_snr = process.log_snr(times)
+    log_snr = 2 * half_log_snr(process, times)
     known = jnp.isfinite(log_snr[:-1] + log_snr[1:])[:, None] & (fractions > 0)
     inside = jnp.where(known, process.time_at(jnp.where(known, even(log_snr), 0)), even(times))
-    return jnp.append(jnp.clip(inside, *sorted(process.domain)).reshape(-1), times[-1])
+    return jnp.append(clip(inside, *process.domain).reshape(-1), times[-1])
 
 
 def _singlestep(process, times, order, half, slope_moment, on_grid):
@@ -38,26 +40,22 @@ def _singlestep(process, times, order, half, slope_moment, on_grid):
     """
     nodes = times if on_grid else divided(process, times, order)
     age = np.arange(len(nodes) - 1) % order  # of the evaluation at the start of the group
-    half_log_snr = process.log_snr(nodes) / 2
-    start = half_log_snr[np.arange(len(age)) - age]
-    h = half_log_snr[1:] - start
-    inverse = finite(
-        h / (half_log_snr[:-1] - start)
-    )  # 1/r of the newest value; 0 for the start's own, and infinite h
+    u = half_log_snr(process, nodes)
+    start = u[np.arange(len(age)) - age]
+    h = u[1:] - start
+    inverse = quotient(h, u[:-1] - start)  # 1/r of the newest value; 0 for the start's own, and infinite h
     alpha, sigma = process.alpha(nodes[1:]), process.sigma(nodes[1:])
-    change = (
-        (alpha if half == "clean" else sigma) * inverse * slope_moment(finite(h if half == "clean" else -h))
-    )
+    scale, a = (alpha, finite(h)) if half == "clean" else (sigma, finite(-h))
+    change = scale * inverse * slope_moment(a)
     columns = np.arange(order)
-    of_start = (
-        columns == jnp.where(inverse == 0, 0, age)[:, None]
-    )  # first order goes on from the newest value
+    newest = jnp.where(inverse == 0, 0, age)[:, None]  # first order goes on from the newest value
+    of_start = columns == newest
     of_change = (columns == 0).astype(int) - (columns == age[:, None])
     table = Table(
         nodes[:-1],
         clean=alpha[:, None] * of_start,
         noise=sigma[:, None] * of_start,
-        rows_per_step=1 if on_grid else order,
+        step=None if on_grid else np.arange(len(age)) // order,
     )
     return table._replace(**{half: getattr(table, half) + change[:, None] * of_change})
 
@@ -73,7 +71,7 @@ def _of_line(a: Rows) -> Rows:
 @sampler
 def dpm_solver_1(process: Process, times: Float[Array, " times"]) -> Table:
     """The first-order step of DPM-Solver and of DPM-Solver++, which is `ddim`'s (Lu et al. 2022a, section 4.1)."""
-    return ddim.table(process, times)
+    return ddim_step(process, times[:-1], times[1:], 0.0)
 
 
 @sampler
@@ -98,3 +96,48 @@ def dpm_solver_pp_2s(process: Process, times: Float[Array, " times"], on_grid: b
     x_s = sigma_s/sigma_t·x + alpha_s·(1 − e^{−h})·(x̂ + (x̂_middle − x̂)/(2r)), with r = 1/2.
     """
     return _singlestep(process, times, 2, "clean", _half_of_constant, on_grid)
+
+
+@sampler
+def dpm_solver_pp_3s(process: Process, times: Float[Array, " times"], on_grid: bool = False) -> Table:
+    """DPM-Solver++(3S): x̂ at thirds of the step, as ẑ in `dpm_solver_3`; of order 3, 3 evaluations a step.
+
+    Lu et al. 2022b's program, singlestep and of order 3. With phi = 1 − (1 − e^{−h})/h,
+    x_s = sigma_s/sigma_t·x + alpha_s·((1 − e^{−h})·x̂ + phi·3/2·(x̂_{2/3} − x̂)).
+    """
+    return _singlestep(process, times, 3, "clean", _of_line, on_grid)
+
+
+@sampler
+def dpm_solver_pp_sde(
+    process: Process, times: Float[Array, " times"], eta: float | Float[Array, ""] = 1.0
+) -> Table:
+    """DPM-Solver++ as an SDE, with noise that does not depend on the grid (Crowson 2022, k-diffusion: DPM++ SDE).
+
+    A step of `ddim` with `eta` leads to the middle in lambda; x̂ from there takes the place of x̂ in the step from t to s:
+    x_s = alpha_s·x̂_middle + down·(x_t/alpha_t − x̂_middle)/rho_t + fresh·ξ, with down and fresh those of ẑ and ξ in
+    `ddim`. The last step, and one from infinite rho, are those of `ddim`: 2N − 1 evaluations.
+
+    ξ are increments of one Brownian path per sample in t. So for equal keys, samples on finer and finer grids converge,
+    to the solution of one SDE driven by that path; with other samplers each grid has other noise.
+    """
+    t, s, u = times[:-1], times[1:], half_log_snr(process, times)
+    halved = jnp.isfinite(u[:-1]) & jnp.isfinite(u[1:]) & (np.arange(len(t)) < len(t) - 1)
+    log_snr = jnp.where(halved, u[:-1] + u[1:], 0)
+    middle = jnp.where(halved, process.time_at(log_snr), s)
+    first, whole = ddim_step(process, t, middle, eta), ddim_step(process, t, s, eta)
+    alpha, down, zeros = process.alpha(s), whole.noise[:, 0], jnp.zeros_like(t)
+    kept = jnp.where(halved, alpha * quotient(down / alpha, noise_ratio(process, t)), 0)
+    second = lambda column: jnp.where(halved, column, 0)
+    table = Table(
+        two_rows(t, middle),
+        state=two_rows(zeros, jnp.where(halved, 0, jnp.ones_like(t))),
+        clean=jnp.stack([two_rows(first.clean[:, 0], second(alpha - kept)), two_rows(zeros, kept)], 1),
+        noise=jnp.stack([two_rows(first.noise[:, 0], zeros), two_rows(zeros, second(down))], 1),
+        step=np.arange(2 * len(t)) // 2,
+    )
+    if first.fresh is None:
+        return without_last_row(table)
+    place = lambda t: (t - process.clean_end) / (process.domain[1] - process.clean_end)
+    path = jnp.stack([two_rows(place(t), place(t)), two_rows(place(middle), place(s))], 1)
+    return without_last_row(table._replace(fresh=two_rows(first.fresh, second(whole.fresh)), path=path))

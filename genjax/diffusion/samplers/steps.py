@@ -3,17 +3,23 @@
 import functools
 from typing import NamedTuple
 
+import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
-from genjax.diffusion.processes import across_batch, expand
+from genjax.diffusion.processes import across_batch
 
 Data = Float[Array, " batch *shape"]
 
 
 class State(NamedTuple):
-    """The state x, the point y of the next evaluation, and the predictions so far, newest first."""
+    """The state x, the point y of the next evaluation, and the predictions so far, newest first.
+
+    All have the type of the noise that sampling starts from. Rows are float32 at least, and so is the arithmetic within
+    a step: a bfloat16 state is rounded once a step.
+    """
 
     x: Data
     y: Data
@@ -31,35 +37,38 @@ class State(NamedTuple):
         cleans = (zeros,) * length(table.clean, table.stage_clean)
         return cls(noise, noise, cleans, (zeros,) * length(table.noise, table.stage_noise))
 
-    def churned(self, row, keys: Key[Array, " batch"] | None, index: Array) -> "State":
+    def churned(self, row, keys: Key[Array, " batch"] | None, number: Array) -> "State":
         """Return the state with the noise that the row adds before its evaluation."""
         if row.churn is None:
             return self
-        change = across_batch(row.churn, self.x) * _normal(keys, 2 * index, self.x)
+        change = across_batch(row.churn, self.x) * _normal(keys, 2 * number, self.x, row)
         scale = across_batch(row.churn_state, self.x)
-        return self._unless_waiting(row, self._replace(x=scale * self.x + change, y=scale * self.y + change))
+        x, y = (a.astype(self.x.dtype) for a in (scale * self.x + change, scale * self.y + change))
+        return self._unless_waiting(row, self._replace(x=x, y=y))
 
     def moved(
         self,
         row,
         keys: Key[Array, " batch"] | None,
-        index: Array,
+        number: Array,
         clean: Data,
         noise: Data,
         variance: Data | None,
     ) -> "State":
         """Return the state after the row's evaluation, which answered with these halves."""
-        cleans = (clean, *self.cleans)[: len(self.cleans)]
-        noises = (noise, *self.noises)[: len(self.noises)]
+        dtype = self.x.dtype
+        cleans = (clean.astype(dtype), *self.cleans)[: len(self.cleans)]
+        noises = (noise.astype(dtype), *self.noises)[: len(self.noises)]
         kept = [] if row.state is None else [across_batch(row.state, self.x) * self.x]
         x = _sum(kept + _products(row.clean, cleans) + _products(row.noise, noises), self.x)
         if row.fresh is not None:
-            x = _with_noise(row, keys, index, x, noise, variance)
+            draw = _normal if row.path is None else _gain
+            x = x + _deviation(row, x, variance) * draw(keys, 2 * number + 1, x, row)
         y = x
         if row.stage_state is not None:
             y = across_batch(row.stage_state, x) * x
             y = _sum([y] + _products(row.stage_clean, cleans) + _products(row.stage_noise, noises), x)
-        return self._unless_waiting(row, State(x, y, cleans, noises))
+        return self._unless_waiting(row, State(x.astype(dtype), y.astype(dtype), cleans, noises))
 
     def _unless_waiting(self, row, changed: "State") -> "State":
         """Return `changed`, but this state in frames that wait: whatever they were answered, even NaN."""
@@ -68,8 +77,25 @@ class State(NamedTuple):
         return jax.tree.map(lambda a, b: jnp.where(across_batch(row.waits, a), a, b), self, changed)
 
 
-def _normal(keys, number, like):
-    one = lambda key: jax.random.normal(jax.random.fold_in(key, number), like.shape[1:], like.dtype)
+def _normal(keys, number, like, row):
+    """Return N(0, I), drawn in the type of the row: a bfloat16 state sees the float32 one's noise, rounded."""
+    one = lambda key: jax.random.normal(jax.random.fold_in(key, number), like.shape[1:], row.times.dtype)
+    return jax.vmap(one)(keys)
+
+
+def _gain(keys, _, like, row):
+    """Return N(0, I), what each sample's path gains over the row's interval over the root of its length.
+
+    The path is known to a millionth of the whole, and its key is none of those that rows fold.
+    """
+    shape, (start, end) = jax.ShapeDtypeStruct(like.shape[1:], row.times.dtype), row.path
+    length = jnp.where(start == end, 1, jnp.abs(end - start))
+
+    def one(key):
+        key = jax.random.fold_in(key, np.uint32(2**32 - 1))
+        path = diffrax.VirtualBrownianTree(0.0, 1.0, 1e-6, shape, key)
+        return path.evaluate(end, start) / jnp.sqrt(length)
+
     return jax.vmap(one)(keys)
 
 
@@ -83,19 +109,12 @@ def _products(coefficients, history):
     return [across_batch(coefficients[j], history[j]) * history[j] for j in range(coefficients.shape[0])]
 
 
-def _with_noise(row, keys, index, x, noise, variance):
-    """Return x with the row's fresh noise and, after that, Langevin's step if the row has one."""
-    deviation = across_batch(row.fresh, x)
-    if variance is not None and row.largest is not None:
-        deviation = deviation ** (1 - variance) * across_batch(row.largest, x) ** variance
-    xi = _normal(keys, 2 * index + 1, x)
-    x = x + deviation * xi
-    if row.langevin is None:
-        return x
-    norm = lambda a: jnp.sqrt(jnp.sum(jnp.square(a), axis=range(1 + row.langevin.ndim, a.ndim)))
-    q = expand(row.langevin * _quotient(norm(xi), norm(noise)), x)
-    return x + 2 * across_batch(row.langevin_sigma, x) * q * (xi - q * noise)
-
-
-def _quotient(a, b):
-    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)  # without a score there is no step
+def _deviation(row, x, variance):
+    """Return the deviation of the row's fresh noise, moved to `largest` as far as a learned variance says."""
+    fresh = across_batch(row.fresh, x)
+    if variance is None or row.largest is None:
+        return fresh
+    quiet = fresh == 0  # to sigma = 0, where both are 0; the derivative of 0^(1 − v) is infinite
+    return jnp.where(
+        quiet, 0, jnp.where(quiet, 1, fresh) ** (1 - variance) * across_batch(row.largest, x) ** variance
+    )

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from genjax.diffusion.processes import Process
-from genjax.diffusion.samplers.one_step import ddim, noise_kept
-from genjax.diffusion.samplers.runge_kutta import heun_in_rho, two_rows
+from genjax.diffusion.samplers.limits import noise_ratio, root
+from genjax.diffusion.samplers.one_step import ddim_step, noise_kept
+from genjax.diffusion.samplers.runge_kutta import heun_in_rho, two_rows, without_last_row
 from genjax.diffusion.samplers.tables import Table, sampler
 
 Scalar = float | Float[Array, ""]
@@ -24,8 +26,10 @@ def ddpm(process: Process, times: Float[Array, " times"]) -> Table:
     alpha, sigma = process.alpha(times), process.sigma(times)
     kept = noise_kept(process, times[:-1], times[1:])
     total = jnp.sqrt(alpha**2 + sigma**2)
-    largest = sigma[:-1] * jnp.sqrt((1 - kept) * (1 + kept)) * total[1:] / total[:-1]
-    return ddim.table(process, times, eta=1.0)._replace(largest=jnp.where(sigma[1:] > 0, largest, 0))
+    largest = sigma[:-1] * root((1 - kept) * (1 + kept)) * total[1:] / total[:-1]
+    return ddim_step(process, times[:-1], times[1:], 1.0)._replace(
+        largest=jnp.where(sigma[1:] > 0, largest, 0)
+    )
 
 
 @sampler
@@ -35,7 +39,7 @@ def euler_ancestral(process: Process, times: Float[Array, " times"], eta: Scalar
     With rho = sigma/alpha, the step goes down to √(rho_s² − up²), where up = eta·rho_s·√(1 − rho_s²/rho_t²)
     (Crowson 2022, k-diffusion): just what `ddim` does with the same eta.
     """
-    return ddim.table(process, times, eta=eta)
+    return ddim_step(process, times[:-1], times[1:], eta)
 
 
 @sampler
@@ -45,26 +49,25 @@ def dpm2_ancestral(process: Process, times: Float[Array, " times"], eta: Scalar 
     Two evaluations a step, the second at √(rho_t·rho_down); rho = sigma/alpha, and levels as in `euler_ancestral`. The
     last step, and one from infinite rho, are those of `euler_ancestral`: 2N − 1 evaluations. With eta = 0, DPM2.
     """
-    once = ddim.table(process, times, eta=eta)
-    alpha, sigma = process.alpha(times), process.sigma(times)
-    rho, down = sigma[:-1] / alpha[:-1], once.noise[:, 0] / alpha[1:]
+    once = ddim_step(process, times[:-1], times[1:], eta)
+    alpha = process.alpha(times)
+    rho, down = noise_ratio(process, times[:-1]), once.noise[:, 0] / alpha[1:]
     halved = jnp.isfinite(rho) & (down > 0) & (jnp.arange(len(rho)) < len(rho) - 1)
-    middle = jnp.where(halved, process.time_at(-jnp.log(jnp.where(halved, rho * down, 1))), times[1:])
+    rho, down = jnp.where(halved, rho, 1), jnp.where(halved, down, 1)
+    middle = jnp.where(halved, process.time_at(-jnp.log(rho * down)), times[1:])
     change = alpha[1:] * jnp.where(halved, down - rho, 0)
     zeros = jnp.zeros_like(change)
-    return Table(
+    noise = jnp.stack(
+        [two_rows(process.sigma(middle), change), two_rows(zeros, once.noise[:, 0] - change)], 1
+    )
+    table = Table(
         two_rows(times[:-1], middle),
         clean=jnp.stack([two_rows(process.alpha(middle), zeros), two_rows(zeros, alpha[1:])], 1),
-        noise=jnp.stack(
-            [
-                two_rows(process.sigma(middle), change).at[-1].set(once.noise[-1, 0]),
-                two_rows(zeros, once.noise[:, 0] - change),
-            ],
-            1,
-        ),
-        fresh=None if once.fresh is None else two_rows(zeros, once.fresh).at[-1].set(once.fresh[-1]),
-        rows_per_step=2,
+        noise=noise.at[-2, 0].set(once.noise[-1, 0]),
+        fresh=None if once.fresh is None else two_rows(zeros, once.fresh).at[-2].set(once.fresh[-1]),
+        step=np.arange(len(noise)) // 2,
     )
+    return without_last_row(table)
 
 
 @sampler
@@ -85,20 +88,20 @@ def edm_stochastic(
     """
     t, s = times[:-1], times[1:]
     if isinstance(s_churn, int | float) and s_churn == 0:
-        return heun_in_rho(process, t, s)
-    rho = process.sigma(t) / process.alpha(t)
+        return without_last_row(heun_in_rho(process, t, s))
+    rho = noise_ratio(process, t)
     end = jnp.asarray(process.domain[1], times.dtype)
     gamma = jnp.where((s_min <= rho) & (rho <= s_max), jnp.minimum(s_churn / len(t), jnp.sqrt(2.0) - 1), 0)
     raised = jnp.minimum((1 + gamma) * rho, process.sigma(end) / process.alpha(end))
     churned = raised > rho  # nowhere at infinite rho
     rho, raised = jnp.where(churned, rho, 1), jnp.where(churned, raised, 1)
     start = jnp.where(churned, process.time_at(-2 * jnp.log(raised)), t)
-    added = jnp.where(churned, s_noise * process.alpha(start) * jnp.sqrt((raised - rho) * (raised + rho)), 0)
+    added = jnp.where(churned, s_noise * process.alpha(start) * root((raised - rho) * (raised + rho)), 0)
     scale = jnp.where(churned, process.alpha(start) / jnp.where(churned, process.alpha(t), 1), 1)
     zeros = jnp.zeros_like(start)
-    return heun_in_rho(process, start, s)._replace(
-        churn=two_rows(added, zeros), churn_state=two_rows(scale, zeros + 1)
-    )
+    table = heun_in_rho(process, start, s)
+    churn = dict(churn=two_rows(added, zeros), churn_state=two_rows(scale, zeros + 1))
+    return without_last_row(table._replace(**churn))
 
 
 def noise_growth(process: Process, t: Float[Array, " *times"]) -> Float[Array, " *times"]:
@@ -128,16 +131,15 @@ def euler_maruyama(
     its noise does not stay in the sample, and one where w is infinite.
     """
     t, s = times[:-1], times[1:]
-    w = diffusion(process, t)
-    w = jnp.where(
-        jnp.isfinite(w) & (process.sigma(s) > 0), jnp.maximum(w, 0), 0
-    )  # rounding may take it below 0
+    drawn = jnp.isfinite(diffusion(process, t)) & (process.sigma(s) > 0)
+    w = diffusion(process, jnp.where(drawn, t, (t + s) / 2))
+    w = jnp.where(drawn, jnp.maximum(w, 0), 0)  # rounding may take it below 0
     return Table(
         t,
         state=jnp.ones_like(t),
         clean=((s - t) * process.alpha_prime(t))[:, None],
         noise=((s - t) * (process.sigma_prime(t) + w / (2 * process.sigma(t))))[:, None],
-        fresh=jnp.sqrt(w * (t - s)),
+        fresh=root(w * (t - s)),
     )
 
 
@@ -150,7 +152,7 @@ def reverse_diffusion(process: Process, times: Float[Array, " times"]) -> Table:
     """
     alpha, sigma = process.alpha(times), process.sigma(times)
     kept = noise_kept(process, times[:-1], times[1:])
-    b = sigma[:-1] * jnp.sqrt((1 - kept) * (1 + kept))
+    b = sigma[:-1] * root((1 - kept) * (1 + kept))
     finite = kept > 0
     return Table(
         times[:-1],
@@ -171,10 +173,11 @@ def predictor_corrector(
 ) -> Table:
     """At each time Langevin steps at that time, then the predictor's step to the next (Song et al. 2021, appendix G).
 
-    A corrector's step is x + epsilon·score + √(2·epsilon)·ξ with epsilon = 2·(a·snr·‖ξ‖/‖score‖)² (algorithms 4 and 5;
-    a² is their alpha_i, alpha_t²/alpha_s²). As in the authors' program correctors come first, none at the clean end. The
-    norms are each sample's own, where that program takes the mean over a batch. A step that depends on the state tilts
-    the law that it leaves invariant, towards large ‖score‖², by the order of 1/dimensions: take it for data of many.
+    A corrector's step is x + epsilon·score + √(2·epsilon)·ξ with epsilon = 2·(a·snr·sigma_t)² (algorithms 4 and 5; a²
+    is their alpha_i, alpha_t²/alpha_s²). The authors' epsilon has ‖ξ‖/‖score‖ in place of sigma_t, which is what that
+    ratio is for score = −z/sigma_t in many dimensions. In few it scatters and tilts the law (distance of
+    Kolmogorov–Smirnov .25 in 2 dimensions, .05 in 16). As in the authors' program correctors come first, none at the
+    clean end.
 
     Args:
         predictor: a sampler of one evaluation a step without memory.
@@ -194,14 +197,13 @@ def predictor_corrector(
     def rows(corrector, predictor):
         return jnp.stack([corrector] * corrector_steps + [predictor], 1).reshape(-1)
 
-    alpha, zeros = process.alpha(times), jnp.zeros_like(t)
+    alpha, sigma, zeros = process.alpha(times), process.sigma(t), jnp.zeros_like(t)
+    q = snr * alpha[:-1] / alpha[1:]
     return Table(
         rows(t, t),
         state=rows(zeros + 1, zeros if table.state is None else table.state),
         clean=rows(zeros, table.clean[:, 0])[:, None],
-        noise=rows(zeros, table.noise[:, 0])[:, None],
-        fresh=rows(zeros, zeros if table.fresh is None else table.fresh),
-        langevin=rows(snr * alpha[:-1] / alpha[1:], zeros),
-        langevin_sigma=rows(process.sigma(t), zeros),
-        rows_per_step=corrector_steps + 1,
+        noise=rows(-2 * q**2 * sigma, table.noise[:, 0])[:, None],
+        fresh=rows(2 * q * sigma, zeros if table.fresh is None else table.fresh),
+        step=np.arange(len(t) * (corrector_steps + 1)) // (corrector_steps + 1),
     )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from genjax.diffusion.processes import Process
 from genjax.diffusion.samplers.frames import framewise
@@ -36,13 +36,16 @@ class Table(NamedTuple):
         y ← stage_state·x + Σ_j stage_clean[j]·x̂[j] + Σ_j stage_noise[j]·ẑ[j]
 
     with x the state, ξ ~ N(0, I), and predictions j evaluations old, j = 0 the one just made. Without `stage_…`
-    y is x. If `churn` is given, both become churn_state·(…) + churn·ξ before the evaluation. A row with `langevin` goes
-    on with Langevin's step, x ← x + 2·langevin_sigma·q·(ξ − q·ẑ), q = langevin·‖ξ‖/‖ẑ‖ with the norms of each sample:
-    the one thing here that is not linear. What a sampler does not use stays None. After every `rows_per_step` rows,
-    and the last, x is the state at a time of the grid.
+    y is x. If `churn` is given, both become churn_state·(…) + churn·ξ before the evaluation. What a sampler does not
+    use stays None. If `path` is given, the ξ of `fresh` is what a Brownian path of the sample's own gains between the
+    row's two values of `path`, parts of [0, 1], over the root of their distance.
 
-    Of a grid `[times frames]` every column has a last axis `frames`, and where `waits` is true, a row changes nothing
-    of that frame (`frames.framewise`).
+    `step` is the step of the grid that each row belongs to, in order; None stands for a row a step. After the last
+    row of a step, x is the state at the grid's next time. `number` counts the rows that draw noise: rows of equal
+    number draw equal noise for equal keys. None counts from 0. Both are NumPy arrays, known while tracing.
+
+    Of a grid `[times frames]` every other column has a last axis `frames`, and where `waits` is true, a row changes
+    nothing of that frame (`frames.framewise`).
     """
 
     times: Rows
@@ -51,17 +54,17 @@ class Table(NamedTuple):
     noise: History | None = None
     fresh: Rows | None = None
     largest: Rows | None = (
-        None  # deviation of the noise where a learned variance is largest, `fresh` being the least
+        None  # deviation of the noise for the largest learned variance; `fresh` is the least
     )
     stage_state: Rows | None = None
     stage_clean: History | None = None
     stage_noise: History | None = None
     churn: Rows | None = None
     churn_state: Rows | None = None
-    langevin: Rows | None = None
-    langevin_sigma: Rows | None = None
+    path: Float[Array, " rows two *frames"] | None = None
     waits: Bool[Array, " rows *frames"] | None = None
-    rows_per_step: int = 1
+    step: Int[np.ndarray, " rows"] | None = None
+    number: Int[np.ndarray, " rows"] | None = None
 
 
 def check_grid(process: Process, times: Float[Array, " times ..."], shape: tuple[int, ...] = ()) -> None:
@@ -107,7 +110,8 @@ def run(
     """Start at `noise` and work through the table.
 
     Args:
-        denoiser: `(x_t, t) -> Prediction`, or `(x_t, t, memory) -> (Prediction, memory)`.
+        denoiser: `(x_t, t) -> Prediction`, or `(x_t, t, memory) -> (Prediction, memory)`. Predictions are
+            cast to the type of the noise; times are float32 at least.
         noise: an array, or a tree of arrays. Of a tree, the denoiser is given trees x_t and t like it, in one call.
         table: one for all leaves of `noise`, or a tree of tables with equally many rows.
         keys: one per sample, of which each row folds its own; None if the table draws no noise. Every leaf draws by
@@ -122,32 +126,108 @@ def run(
     is_table = lambda a: isinstance(a, Table)
     tables = jax.tree.broadcast(table, noise, is_leaf=is_table)
     first, *others = jax.tree.leaves(tables, is_leaf=is_table)
-    nothing = jax.tree.map(lambda _: None, noise)
-    on_leaves = lambda function, *trees: jax.tree.map(lambda _, *parts: function(*parts), noise, *trees)
     if keys is None and any(_draws(table) for table in (first, *others)):
         raise ValueError("this sampler draws noise at every step: give it keys, one per sample (sample_keys)")
-    keys = nothing if keys is None else leaf_keys(keys, noise)
+    on_leaves = lambda function, *trees: jax.tree.map(lambda _, *parts: function(*parts), noise, *trees)
+    keys = on_leaves(lambda _: None, noise) if keys is None else leaf_keys(keys, noise)
+    move = functools.partial(_move, denoiser, keys, on_leaves)
+    steps = steps_of(first)
 
-    def body(carry, numbered):
-        (states, memory), (index, rows) = carry, numbered
-        states = on_leaves(lambda state, row, keys: state.churned(row, keys, index), states, rows, keys)
-        y = on_leaves(lambda state: state.y, states)
-        t = on_leaves(lambda y, row: jnp.full(y.shape[:1] + row.times.shape, row.times), y, rows)
-        prediction = denoiser(y, t, *memory)
-        if memory:
-            prediction, *memory = prediction
-        variance = nothing if prediction.fraction is None else prediction.fraction
-        move = lambda state, row, keys, *answer: state.moved(row, keys, index, *answer)
-        states = on_leaves(move, states, rows, keys, prediction.clean, prediction.noise, variance)
-        x = on_leaves(lambda state: state.x, states)
-        return (states, tuple(memory)), x if trajectory else None
+    def body(carry, row):
+        states, memory, visited = carry
+        states, memory = move(states, memory, *row[1:])
+        if trajectory:
+            visited = on_leaves(lambda visited, state: visited.at[row[0] + 1].set(state.x), visited, states)
+        return (states, memory, visited), None
 
-    start = on_leaves(State.start, noise, tables), () if memory is None else (memory,)
-    rows = on_leaves(_rows, noise, tables)
-    (states, _), visited = jax.lax.scan(body, start, (jnp.arange(len(first.times)), rows))
-    if trajectory:
-        return on_leaves(_at_grid, noise, visited, tables)
-    return on_leaves(lambda state: state.x, states)
+    at_grid = lambda noise: jnp.zeros((steps[-1] + 2, *noise.shape), noise.dtype).at[0].set(noise)
+    memory = () if memory is None else (memory,)
+    start = on_leaves(State.start, noise, tables), memory, on_leaves(at_grid, noise) if trajectory else None
+    numbers = np.arange(len(steps)) if first.number is None else first.number
+    rows = jnp.asarray(steps), jnp.asarray(numbers), on_leaves(_rows, noise, tables)
+    (states, _, visited), _ = jax.lax.scan(body, start, rows)
+    return visited if trajectory else on_leaves(lambda state: state.x, states)
+
+
+def _move(denoiser, keys, on_leaves, states, memory, number, rows):
+    """Return the states and the memory after one evaluation of the denoiser."""
+    states = on_leaves(lambda state, row, keys: state.churned(row, keys, number), states, rows, keys)
+    y = on_leaves(lambda state: state.y, states)
+    t = on_leaves(lambda y, row: jnp.full(y.shape[:1] + row.times.shape, row.times), y, rows)
+    prediction = denoiser(y, t, *memory)
+    if memory:
+        prediction, *memory = prediction
+    nothing = on_leaves(lambda _: None, y)
+    fraction = nothing if prediction.fraction is None else prediction.fraction
+    moved = lambda state, row, keys, *answer: state.moved(row, keys, number, *answer)
+    states = on_leaves(moved, states, rows, keys, prediction.clean, prediction.noise, fraction)
+    return states, tuple(memory)
+
+
+def steps_of(table: Table) -> Int[np.ndarray, " rows"]:
+    """Return the step of the grid that each row belongs to."""
+    return np.arange(len(table.times)) if table.step is None else np.asarray(table.step)
+
+
+def cut(table: Table, start: int, stop: int) -> Table:
+    """Return the rows of the steps start, …, stop − 1; they draw the noise that they draw in `table`.
+
+    Raises:
+        ValueError: there are no such steps, or the steps need predictions made before them (multistep methods).
+    """
+    steps = steps_of(table)
+    rows = np.flatnonzero((start <= steps) & (steps < stop))
+    if not len(rows):
+        raise ValueError(f"the table has steps 0 to {steps[-1]}; got start={start}, stop={stop}")
+    numbers = np.arange(len(steps)) if table.number is None else table.number
+    part = jax.tree.map(lambda column: column[rows], table._replace(step=steps - start, number=numbers))
+    for column in (part.clean, part.noise, part.stage_clean, part.stage_noise):
+        if column is None or isinstance(column, jax.core.Tracer):
+            continue
+        older = np.arange(column.shape[1]) > np.arange(len(rows))[:, None]
+        if np.any(np.asarray(column)[older] != 0):
+            raise ValueError(
+                f"steps {start} to {stop - 1} use predictions made before step {start}; make a table of their own times"
+            )
+    return part
+
+
+def join(*tables: Table) -> Table:
+    """Return the table that works through the tables one after the other.
+
+    Rows that draw noise are numbered anew, so that parts that are joined twice draw twice.
+
+    Raises:
+        ValueError: the noise of some and not of others is from a Brownian path.
+    """
+    steps = [steps_of(table) for table in tables]
+    ends = np.cumsum([0] + [each[-1] + 1 for each in steps])
+    columns = {name: _joined(name, tables) for name in Table._fields if name not in ("step", "number")}
+    return Table(**columns, step=np.concatenate([a + b for a, b in zip(steps, ends, strict=False)]))
+
+
+def _joined(name, tables):
+    """Return a column of the joined table, with what a missing column stands for where a table has none."""
+    columns = [getattr(table, name) for table in tables]
+    given = [column for column in columns if column is not None]
+    if not given:
+        return None
+    if name == "path" and len(given) < len(tables):
+        raise ValueError("tables whose noise is from a Brownian path join with their like only")
+    width = max(column.shape[1:2] for column in given) if name.endswith(("clean", "noise")) else ()
+    default = 1 if name in ("stage_state", "churn_state") else 0
+
+    def filled(table, column):
+        if column is None:
+            shape = table.times.shape[:1] + width + table.times.shape[1:]
+            missing = jnp.full(shape, default, given[0].dtype)
+            return table.fresh if name == "largest" and table.fresh is not None else missing
+        wider = [(0, 0)] * column.ndim
+        if width:
+            wider[1] = (0, width[0] - column.shape[1])
+        return jnp.pad(column, wider)
+
+    return jnp.concatenate([filled(*pair) for pair in zip(tables, columns, strict=True)])
 
 
 def _draws(table):
@@ -155,35 +235,52 @@ def _draws(table):
 
 
 def _rows(noise, table):
-    """Return the columns in the type of the noise, which are what the scan runs over."""
-    cast = lambda column: column if column.dtype == bool else column.astype(noise.dtype)
-    return jax.tree.map(cast, table._replace(rows_per_step=None))
+    """Return the columns over which the scan runs, in the type of the noise and in float32 at least."""
+    dtype = jnp.promote_types(noise.dtype, jnp.float32)
+    cast = lambda column: column if column.dtype == bool else column.astype(dtype)
+    return jax.tree.map(cast, table._replace(step=None, number=None))
 
 
-def _at_grid(noise, states, table):
-    """Return, of the noise and the states after all rows, those at the times of the grid."""
-    per_step = table.rows_per_step
-    ends = states[per_step - 1 :: per_step]
-    if len(states) % per_step:  # a last step with fewer evaluations
-        ends = jnp.concatenate([ends, states[-1:]])
-    return jnp.concatenate([noise[None], ends])
+def _checked(table, rows, times):
+    """Return the rows of a grid, once checked; what is traced has no values to check.
 
-
-def _check_falling(table, rows, times):
-    """Raise ValueError if the rows draw noise, and the times of their grid rise."""
+    Raises:
+        ValueError: they draw noise on a grid that rises, or some coefficients are infinite.
+    """
     if _draws(rows) and not isinstance(times, jax.core.Tracer) and np.any(np.diff(times, axis=0) > 0):
         raise ValueError(
             f"{table.__name__} draws noise, which leads from noise to data only, but the times of the grid rise; "
             "invert with a sampler that draws none (ddim with eta=0, heun, …)"
         )
+    for column in jax.tree.leaves(rows):
+        if isinstance(column, jax.core.Tracer) or np.isfinite(column).all():
+            continue
+        row = np.argwhere(~np.isfinite(column))[0, 0]
+        raise ValueError(
+            f"{table.__name__} has infinite coefficients for its evaluation at t = {np.ravel(rows.times[row])[0]:g}; "
+            "give the process a domain that keeps clear of that time, or take a sampler in sigma/alpha (ddim, edm_heun)"
+        )
+    return rows
+
+
+def _tabulate(table, options, wait, noise, process, times):
+    """Return the rows of one leaf, whose frames wait where their time stays if `wait`."""
+    check_grid(process, times, noise.shape[1:])
+    if wait or jnp.ndim(times) > 1:
+        return _checked(table, framewise(table, process, times, options), times)
+    return _checked(table, table(process, times, **options), times)
 
 
 def sampler(table: Callable[..., Table]) -> Callable:
     """Make a sampler of a function `(process, times, …) -> Table`, which stays its attribute `table`.
 
     The sampler is called as `(denoiser, process, noise, times, *, keys=None, trajectory=False,
-    memory=None, …)`, where the rest are the table's own options. It returns samples like `noise`,
-    or with `trajectory` the states at all times. `memory` is as of `run`.
+    memory=None, …)`, where the rest are the table's own options. It returns samples like `noise`, or
+    with `trajectory` the states at all times of the grid. `memory` is as of `run`.
+
+    Outside `jit` a sampler compiles at every call. The line that prevents it, once for each shape:
+
+        sample = jax.jit(lambda noise, times: heun(denoiser, process, noise, times))
 
     `noise` is an array, or a tree of arrays which step together, with one call of the denoiser. Process and times may
     be trees too, with grids of equal length. A grid is `[times]`, or `[times frames]` with a time for each frame.
@@ -207,20 +304,17 @@ def sampler(table: Callable[..., Table]) -> Callable:
             raise ValueError(
                 f"leaves step together, so their grids have one length; got {[*map(len, leaves)]}"
             )
-
-        def tabulate(noise, process, times):
-            check_grid(process, times, noise.shape[1:])
-            wait = jnp.ndim(times) > 1 or len(leaves) > 1
-            rows = framewise(table, process, times, options) if wait else table(process, times, **options)
-            _check_falling(table, rows, times)
-            return rows
-
+        tabulate = functools.partial(_tabulate, table, options, len(leaves) > 1)
         tables = jax.tree.map(tabulate, noise, process, times)
         return run(denoiser, noise, tables, keys, trajectory=trajectory, memory=memory)
+
+    @functools.wraps(table)
+    def checked(process, times, *options, **named):
+        return _checked(table, table(process, times, *options, **named), times)
 
     common = [p for p in inspect.signature(sample).parameters.values() if p.kind != p.VAR_KEYWORD]
     functools.update_wrapper(sample, table)
     own = [p.replace(kind=p.KEYWORD_ONLY) for p in list(inspect.signature(table).parameters.values())[2:]]
     sample.__signature__ = inspect.Signature(common + own)
-    sample.table = table
+    sample.table = checked
     return sample

@@ -1,0 +1,85 @@
+"""Coefficients where the log-SNR is infinite or a step draws no noise: their derivatives are finite too.
+
+Time grids can be learned, so every coefficient is differentiated by the times. `jnp.where(known, a / b, 0)` alone does
+not do: its derivative in the branch that was not taken is 0·∞ = NaN. Values here are those of the plain formula, and
+only the derivatives are guarded. An end of infinite log-SNR counts as fixed: what is infinite there has the derivative
+0. This is exact for all other times of the grid.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from genjax.diffusion.processes import Process
+
+Values = Float[Array, " *shape"]
+
+
+def finite(a: Values) -> Values:
+    """Return `a` with zero where it is infinite or undefined."""
+    return jnp.where(jnp.isfinite(a), a, 0)
+
+
+@jax.custom_jvp
+def quotient(a: Float[Array, " *#shape"], b: Float[Array, " *#shape"]) -> Float[Array, " ..."]:
+    """Return a/b, and 0 with derivatives 0 where a/b is infinite or undefined."""
+    return finite(a / b)
+
+
+@quotient.defjvp
+def _quotient_jvp(values, changes):
+    (a, b), (da, db) = values, changes
+    value, known = quotient(a, b), jnp.isfinite(a / b)
+    return value, jnp.where(known, da - value * db, 0) / jnp.where(known, b, 1)
+
+
+@jax.custom_jvp
+def root(a: Values) -> Values:
+    """Return √a, with the derivative 0 where a = 0."""
+    return jnp.sqrt(a)
+
+
+@root.defjvp
+def _root_jvp(values, changes):
+    value = root(*values)
+    return value, jnp.where(value == 0, 0, changes[0]) / jnp.where(value == 0, 1, 2 * value)
+
+
+def fixed_where_infinite(
+    function: Callable[[Process, Values], Values],
+) -> Callable[[Process, Values], Values]:
+    """Make `function(process, times)` one whose derivative is 0 where its value is infinite."""
+
+    @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+    def guarded(process, times):
+        return function(process, times)
+
+    @guarded.defjvp
+    def jvp(process, times, changes):
+        value = function(process, *times)
+        known = jnp.isfinite(value)
+        inside = jnp.where(known, *times, sum(process.domain) / 2)  # any time of finite value
+        slope = jax.jvp(functools.partial(function, process), (inside,), changes)[1]
+        return value, jnp.where(known, slope, 0)
+
+    return functools.wraps(function)(guarded)
+
+
+@fixed_where_infinite
+def half_log_snr(process: Process, times: Values) -> Values:
+    """Return lambda = log(alpha/sigma)."""
+    return process.log_snr(times) / 2
+
+
+@fixed_where_infinite
+def noise_ratio(process: Process, times: Values) -> Values:
+    """Return rho = sigma/alpha."""
+    return process.sigma(times) / process.alpha(times)
+
+
+def clip(times: Values, first: float, last: float) -> Values:
+    """Return the times within [first, last], with the derivative 1 at both ends, where jnp.clip has 1/2."""
+    return jnp.where(times < first, first, jnp.where(times > last, last, times))
