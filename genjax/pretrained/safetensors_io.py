@@ -138,7 +138,7 @@ def _entry_fault(entry: Any) -> str | None:
         return f"is {entry!r}; expected dtype, shape and two data_offsets"
     if not all(type(count) is int and count >= 0 for count in counts):
         return f"has shape {shape} and data_offsets [{start}, {end}]; expected counts from 0 on"
-    if dtype not in _TYPES:
+    if not isinstance(dtype, str) or dtype not in _TYPES:
         return f"is of type {dtype!r}; known are {', '.join(_TYPES)}"
     if (size := math.prod(shape) * jnp.dtype(_TYPES[dtype]).itemsize) != end - start:
         return f"has {end - start} bytes, and {dtype} of shape {shape} has {size}"
