@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from genjax.pretrained import load_variables
+from genjax.pretrained.layouts import only_copy
 from genjax.pretrained.safetensors_io import open_tensors, replace_weights
 from genjax.pretrained.variables import is_finite, save_variables
 from tests import virtual_devices
@@ -274,9 +275,12 @@ def test_wrong_names_are_told_before_any_tensor_is_read(tmp_path):
     os.truncate(path, 8 + len(text) + 2**28)
     shape = jax.ShapeDtypeStruct((4, 4096, 4096), jnp.float32)
     expected = {"kernel": shape, "other": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    expected["tied"] = jax.ShapeDtypeStruct((4096, 4096), jnp.float32)  # two copies in the file
+    names = dict(kernel="layer.{}", other="other", tied=("layer.0", "layer.1"))
+    convert = lambda variable, *tensors: only_copy(*tensors)
     tracemalloc.start()
     with pytest.raises(ValueError, match="missing: other, for other"):
-        load_variables(path, expected, lambda variable: "layer.{}" if variable == "kernel" else variable)
+        load_variables(path, expected, names.__getitem__, convert)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**24
