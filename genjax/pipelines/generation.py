@@ -21,7 +21,7 @@ class Pipeline:
 
     A picture does not depend on its batch or its devices. One program denoises, one decodes, and
     there is one for each text encoder. A second call with as many prompts, steps and pixels compiles
-    nothing, whatever its guidance, negative prompts and seeds are.
+    nothing, whatever its guidance scale above 1, negative prompts and seeds are.
 
     Args:
         network: `apply(variables, x, t, condition, …)`, on latents.
@@ -35,7 +35,8 @@ class Pipeline:
         num_steps: by default.
         guidance_scale: by default.
         distilled: whether guidance is distilled into the network, as in FLUX.1. Then only
-            `negative_scale` guides by a second condition.
+            `negative_scale` guides by a second condition. If None, whether the network is told a
+            guidance scale.
         sharding: of batches, on a mesh; the variables lie where they were loaded to.
         folder: that the parts were read from, of which `genjax.pipelines.save` copies the others.
     """
@@ -55,7 +56,7 @@ class Pipeline:
         size: tuple[int, int],
         num_steps: int,
         guidance_scale: float,
-        distilled: bool = False,
+        distilled: bool | None = None,
         sharding: Sharding | None = None,
         folder: os.PathLike | None = None,
     ):
@@ -63,8 +64,9 @@ class Pipeline:
         self.condition, self.empty = condition, empty
         self.process, self.target, self.sampler, self.grid = process, target, sampler, grid
         self.size, self.num_steps, self.guidance_scale = size, num_steps, guidance_scale
-        self.distilled, self.sharding, self.folder = distilled, sharding, folder
+        self.sharding, self.folder = sharding, folder
         self.takes_guidance = getattr(network, "takes_guidance", False)
+        self.distilled = self.takes_guidance if distilled is None else distilled
         self.takes_size = getattr(network, "size_conditioning", False)
         self.channels = autoencoder.latent_channels
         self.mean, self.deviation = (
@@ -115,21 +117,32 @@ class Pipeline:
 
         Raises:
             ValueError: an argument has another number, shape, type or range than said here, a size
-                does not divide into latents' patches, or negative prompts have no effect.
+                does not divide into latents' patches, or negative prompts or their scale have no
+                effect.
         """
         batch = _check_counts(
             prompts, seeds=seeds, negative_prompts=negative_prompts, images=images, known=known
         )
         height, width = self._checked_size(size, images, known)
-        rows, columns = height // self.autoencoder.factor, width // self.autoencoder.factor
-        times = self._times(num_steps, rows * columns, None if images is None else strength)
+        factor = self.autoencoder.factor
+        shape = (batch, height // factor, width // factor, self.channels)
+        times = self._times(num_steps, shape[1] * shape[2], None if images is None else strength)
         conditions = self._conditions(
             prompts, negative_prompts, (height, width), guidance_scale, negative_scale
         )
         keys = self._placed(_keys(range(batch) if seeds is None else seeds))
-        shape = (batch, rows, columns, self.channels)
+        noise, latents, known = self._start(shape, keys, times[0], noise, images, known)
+        variables = self.variables["network"]
+        latents = self._denoise(variables, keys, noise, *conditions, times, latents, known)
+        return np.asarray(self._decode(self.variables["autoencoder"], latents))
+
+    def _start(
+        self, shape: tuple[int, ...], keys, time, noise, images, known
+    ) -> tuple[Any, Any, Any]:
+        """Return the noise, the latents of the images, and where the latents are to be kept."""
+        batch, rows, columns, _ = shape
         if noise is None:
-            noise = self._draw(keys, times[0], rows, columns)
+            noise = self._draw(keys, time, rows, columns)
         elif noise.shape != shape:
             raise ValueError(f"noise has shape {noise.shape}; these pictures start from {shape}")
         latents = None
@@ -138,16 +151,7 @@ class Pipeline:
         if known is not None:
             factor = self.autoencoder.factor
             known = known.reshape(batch, rows, factor, columns, factor).all((2, 4))[..., None]
-        latents = self._denoise(
-            self.variables["network"],
-            keys,
-            self._placed(noise),
-            *conditions,
-            times,
-            latents,
-            self._placed(known),
-        )
-        return np.asarray(self._decode(self.variables["autoencoder"], latents))
+        return self._placed(noise), latents, self._placed(known)
 
     def _denoised(
         self, variables, keys, noise, conditioning, negative, scale, times, latents, known
@@ -207,6 +211,11 @@ class Pipeline:
         name = "guidance_scale"
         if self.distilled:
             name, scale = "negative_scale", negative_scale
+        elif negative_scale != 1:
+            raise ValueError(
+                f"negative_scale={negative_scale} is for networks with distilled guidance, such as FLUX.1; "
+                "this one is guided by guidance_scale: leave negative_scale out"
+            )
         negative = None
         if scale > 1:
             negatives = [self.empty] * batch if negative_prompts is None else negative_prompts
