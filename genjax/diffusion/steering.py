@@ -111,7 +111,7 @@ def steer_inpainting(
 
 def _rows(process, times, dtype):
     """Return the rows of `ddpm` with their numbers, to scan over."""
-    table = ddpm.table(process, times)._replace(rows_per_step=None)
+    table = ddpm.table(process, times)
     return jnp.arange(len(times) - 1), jax.tree.map(lambda column: column.astype(dtype), table)
 
 
