@@ -47,18 +47,21 @@ def steer(
         One sample for each key.
     """
 
+    dtype = jnp.promote_types(noise.dtype, jnp.float32)  # of rewards, whose differences are weights
+
     def step(carry, numbered):
         (x, before), (index, row) = carry, numbered
         prediction = _evaluate(denoiser, x, row.times)
-        reward = _reward(log_reward, prediction.clean, row.times)
+        reward = _reward(log_reward, prediction.clean, row.times).astype(dtype)
         chosen = _resample(keys, 2 * index + 1, reward - before)
         clean, noise, reward = (_take(a, chosen) for a in (prediction.clean, prediction.noise, reward))
         xi = _normal(keys, 2 * index, x)
         return (row.clean[0] * clean + row.noise[0] * noise + row.fresh * xi, reward), None
 
-    start = noise, jnp.zeros(noise.shape[:2], noise.dtype)
+    start = noise, jnp.zeros(noise.shape[:2], dtype)
     (x, before), _ = jax.lax.scan(step, start, _rows(process, times, noise.dtype))
-    return _choose(keys, len(times), x, _reward(log_reward, x, times[-1]) - before)
+    reward = _reward(log_reward, x, times[-1]).astype(dtype)
+    return _choose(keys, len(times), x, reward - before)
 
 
 def steer_inpainting(

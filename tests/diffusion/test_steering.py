@@ -120,3 +120,14 @@ def test_float32_stays_float32_while_float64_is_enabled():
         filled = steer_inpainting(denoiser, FLOW, noise, times, keys, MASK, images)
         steered = steer(denoiser, FLOW, noise, times, keys, lambda x, t: x[:, 0])
         assert times.dtype == jnp.float64 and filled.dtype == steered.dtype == jnp.float32
+
+
+def test_rewards_may_be_of_a_wider_type_than_the_data():
+    """Of bfloat16 data and float32 rewards; a reward of 50 for one sign leaves that sign."""
+    keys, times = keys_of(4), uniform_grid(FLOW, 3)
+    noise = FLOW.prior(keys, (16, 2)).astype(jnp.bfloat16)
+    denoiser = lambda x_t, t: Prediction(jnp.sign(x_t), 0 * x_t)
+    reward = lambda x, t: 50 * x[:, 0].astype(jnp.float32)
+    steered = steer(denoiser, FLOW, noise, times, keys, reward)
+    assert steered.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(steered[:, 0], jnp.ones(4))
