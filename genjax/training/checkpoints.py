@@ -76,7 +76,7 @@ def saved_steps(directory: Path) -> list[int]:
 
 
 def read_facts(checkpoint: Path) -> dict[str, Any]:
-    """Return what a checkpoint keeps beside the state; nothing where it is damaged or of an older genjax."""
+    """Return what a checkpoint keeps beside the state; nothing if it is damaged or an old one."""
     try:
         return dict(json.loads((checkpoint / FACTS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -90,15 +90,16 @@ def _remove(path: Path) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest `keep` whole ones, those of every `keep_every` steps, the best.
+    """The checkpoints of one run: the newest whole ones, those of every so many steps, the best.
 
-    Only whole checkpoints count. Other files and folders in the directory are left alone. With several
-    processes, each makes the same calls. Use as a context manager: on leaving, a save still under way
-    is waited for.
+    Only whole checkpoints count. Other files and folders in the directory are left alone. With
+    several processes, each makes the same calls. Use as a context manager: on leaving, a save still
+    under way is waited for.
 
     Args:
+        keep: how many of the newest.
         keep_every: in steps; checkpoints of its multiples are kept for good. 0 keeps none for this.
-        score: of a step, larger is better, None if unknown: the checkpoint of the best known is kept too.
+        score: of a step, larger is better, None if unknown: the best checkpoint is kept too.
         facts: JSON that every checkpoint keeps beside the state.
 
     Raises:

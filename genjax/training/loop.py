@@ -26,9 +26,10 @@ from genjax.training.task import Task
 class Plugin(NamedTuple):
     """Something done with the state every so many steps and after the last: sampling, evaluation, pictures.
 
-    With an interval of 0 it is done after the last step alone. `call(state, step)` may return metrics to log, and pictures for TensorBoard. It must not keep the state: its
-    memory is given away to the next step. `begin(state, step)` is called once with the state and the step from which
-    the run starts or goes on.
+    With an interval of 0 it is done after the last step alone. `call(state, step)` may return
+    metrics to log, and pictures for TensorBoard. It must not keep the state: its memory is given
+    away to the next step. `begin(state, step)` is called once with the state and the step from
+    which the run starts or goes on.
     """
 
     every: int
@@ -68,7 +69,7 @@ _all_finite = jax.jit(all_finite)
 def _first_state(
     task: Task, key: jax.Array, mesh: Mesh, checkpoints: Checkpoints, initialize: Callable[[Any], Any]
 ) -> tuple[int, Any]:
-    """Return the step and the state of the newest good checkpoint, or those before the first update."""
+    """Return step and state of the newest good checkpoint, or those before the first update."""
     start = checkpoints.resume_step()
     if start is None:
         return 0, initialize(init_state(task, key, mesh))
@@ -99,7 +100,7 @@ class _Stopping:
         return received if self._any_process is None else bool(self._any_process(received))
 
     def interruptible(self) -> contextlib.AbstractContextManager[None]:
-        """Let a signal end what is inside, unless the other processes would wait for this one there."""
+        """Let a signal end what is inside, unless other processes would wait for this one."""
         return self.signals.raising(self._any_process is None)
 
     def signal(self) -> signal.Signals:
@@ -108,7 +109,7 @@ class _Stopping:
 
 
 class _Breaks:
-    """What is done with the state between steps: it is saved, shown to plugins, or training stops."""
+    """What is done between steps: the state is saved or shown to plugins, or training stops."""
 
     def __init__(
         self,
@@ -212,13 +213,13 @@ def train(
     Args:
         batches: the batches of this process from a given step on; batch i must depend on i alone.
         checkpoint_every, log_every: in steps; 0 saves or logs after the last step alone.
-        profile_at: the step after which some steps are traced into the folder `profile` beside the log.
+        profile_at: the step after which some are traced into the folder `profile` beside the log.
         initialize: changes the first state of a run that starts, as to other weights.
-        max_skipped_steps: so many updates of a run that are not finite are left out before it stops.
+        max_skipped_steps: so many updates that are not finite are left out before the run stops.
 
     Raises:
         NonFiniteError: a metric or parameter is NaN or infinite; nothing is saved after it.
-        Interrupted: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 or 2, on any process; the state has been saved.
+        Interrupted: a signal of `StopSignals` came, on any process; the state has been saved.
         OSError, NoWholeCheckpoint: a checkpoint could not be written, or all are damaged.
     """
     init_key, update_key = jax.random.split(jax.random.key(seed))

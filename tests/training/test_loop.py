@@ -217,7 +217,7 @@ class Breaking(Line):
 
 
 def test_a_few_updates_that_are_not_finite_are_left_out(tmp_path):
-    """By hand: the state stays, its step goes on, and means are of the other steps. Also over a stop."""
+    """By hand: the state stays, its step goes on, means are of the other steps; also over a stop."""
     for num_steps in (10, 20):
         state = fit(tmp_path, Breaking(), num_steps=num_steps, max_skipped_steps=3)
     task, (init_key, key) = Breaking(), jax.random.split(jax.random.key(1))
