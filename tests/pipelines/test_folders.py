@@ -48,7 +48,9 @@ def test_pictures_are_as_large_as_the_latents_and_the_autoencoder_say(tmp_path):
     autoencoder = AutoencoderKL(latent_channels=4, widths=(8, 8, 8))
     flow = dict(_class_name="FlowMatchEulerDiscreteScheduler")
     (tmp_path / "flux").mkdir()
-    settings = flux._settings(folder_of(tmp_path / "flux", scheduler=flow), Flux(1, 1, 1, (2, 2, 2)), autoencoder)
+    settings = flux._settings(
+        folder_of(tmp_path / "flux", scheduler=flow), Flux(1, 1, 1, (2, 2, 2)), autoencoder
+    )
     assert settings["size"] == (512, 512)
     np.testing.assert_allclose(settings["grid"](4, 1), [1, 0.75, 0.5, 0.25, 0], atol=1e-6)
     ddim = dict(_class_name="DDIMScheduler", clip_sample=False)

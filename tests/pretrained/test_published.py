@@ -142,7 +142,9 @@ FIELDS = {  # of the papers, or of the model cards
     "PixArt-alpha, 0.22": dict(width=1152, interpolation_scale=2.0, size_conditioning=True),
     "PixArt-sigma, 0.28": dict(interpolation_scale=2.0, size_conditioning=False),
     "Stable Diffusion 3 medium, 0.29": dict(width=1536, depth=24, qk_norm=False, dual_layers=()),
-    "Stable Diffusion 3.5 medium, 0.32": dict(depth=24, qk_norm=True, dual_layers=tuple(range(13)), max_size=384),
+    "Stable Diffusion 3.5 medium, 0.32": dict(
+        depth=24, qk_norm=True, dual_layers=tuple(range(13)), max_size=384
+    ),
     "FLUX.1 dev, 0.30": dict(takes_guidance=True, rotary_features=(16, 56, 56), width=3072),
     "FLUX.1 Fill, 0.32": dict(out_channels=16),
     "UMT5 of Wan 2.1": dict(vocabulary_size=256_384, gate="gelu", bias_per_block=True, max_distance=128),
