@@ -19,11 +19,17 @@ def _with_preconditioning(config: Config) -> Config:
     """Return the config with a process' data deviation in its preconditioning.
 
     Target and weighting did not follow that deviation, so they get the 0.5 that they had.
+
+    Raises:
+        ValueError: target or weighting `edm` of `VarianceExploding` may be of either version.
     """
     new = _plain(config)
-    process = new.get("process", {})
+    process, is_todays = new.get("process", {}), "preconditioning" in new.get("process", {})
     while "base" in process:
         process = process["base"]
+        is_todays |= "preconditioning" in process
+    if process.get("name") == "VarianceExploding" and not is_todays:
+        _check_deviations(new)
     if "data_deviation" not in process:
         return config
     deviation = process.pop("data_deviation")
@@ -32,6 +38,16 @@ def _with_preconditioning(config: Config) -> Config:
         if part["name"] == "edm":
             part.setdefault("data_deviation", 0.5)
     return _config(new)
+
+
+def _check_deviations(new: dict) -> None:
+    """Raise ValueError if `edm` is without its deviation, which a record does not tell then."""
+    for field in ("target", "weighting"):
+        if new[field]["name"] == "edm" and "data_deviation" not in new[field]:
+            raise ValueError(
+                f"config.{field} is edm of VarianceExploding and has no data_deviation: add it in config.json, "
+                "0.5 if the run was trained before processes had a preconditioning, and 1.0 if after"
+            )
 
 
 def _before_spaces(config: Config) -> Config:

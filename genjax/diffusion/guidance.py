@@ -180,7 +180,9 @@ def _check(conditioning: PyTree, null: PyTree) -> None:
             )
 
 
-def _together(denoiser: Callable, x_t: Tree, t: Tree, conditionings: Sequence[PyTree]) -> list[Prediction]:
+def predict_jointly(
+    denoiser: Callable, x_t: Tree, t: Tree, conditionings: Sequence[PyTree]
+) -> list[Prediction]:
     """Return the predictions under several conditionings, in one call on that many times the batch."""
     batch = jax.tree.leaves(x_t)[0].shape[0]
 
@@ -199,12 +201,15 @@ def _together(denoiser: Callable, x_t: Tree, t: Tree, conditionings: Sequence[Py
 
 
 def _of_another_length(conditioning: PyTree, null: PyTree) -> bool:
-    """Return whether a leaf of null, [batch length …] or [1 length …], differs in its length."""
+    """Return whether a leaf of null, [batch length features] or [1 length …], differs in its length.
+
+    A leaf [batch features] of other features is a mistake, not a length.
+    """
     if jax.tree.structure(conditioning) != jax.tree.structure(null):
         return False
     pairs = zip(jax.tree.leaves(conditioning), jax.tree.leaves(null), strict=True)
     return any(
-        jnp.ndim(c) == jnp.ndim(n) > 1
+        jnp.ndim(c) == jnp.ndim(n) > 2
         and n.shape[0] in (1, c.shape[0])
         and n.shape[2:] == c.shape[2:]
         and n.shape[1] not in (1, c.shape[1])
@@ -212,7 +217,9 @@ def _of_another_length(conditioning: PyTree, null: PyTree) -> bool:
     )
 
 
-def _apart(denoiser: Callable, x_t: Tree, t: Tree, conditioning: PyTree, null: PyTree) -> list[Prediction]:
+def predict_separately(
+    denoiser: Callable, x_t: Tree, t: Tree, conditioning: PyTree, null: PyTree
+) -> list[Prediction]:
     """Return the predictions with conditioning, and with a null of another length, in two calls."""
 
     def for_batch(c, n):
@@ -251,8 +258,8 @@ def guide(
         denoiser: `(x_t, t, conditioning) -> Prediction`.
         conditioning: leaves `[batch …]`.
         null: what stood in for dropped conditioning in training, or a negative prompt; leaves broadcast against
-            conditioning's. A null of another length, [batch length …] or [1 length …], takes a
-            second call.
+            conditioning's. A null of another length, [batch length features …] or
+            [1 length features …], takes a second call.
         guidance_scale: s, 1 for plain conditional sampling and 0 for unconditional; a number, one per sample, a
             function of the times (`interval`), or an array that broadcasts against x_t: `[1 1 1 channels]` guides
             each channel by its own. Of a tree x_t, it may be a tree of these. For the other convention see `scale_of_weight`.
@@ -262,9 +269,11 @@ def guide(
         ValueError: `null` does not broadcast against `conditioning`, or there is not one conditioning per sample.
     """
     if _of_another_length(conditioning, null):
-        return _ruled(lambda x_t, t: _apart(denoiser, x_t, t, conditioning, null), guidance_scale, rule)
+        both = lambda x_t, t: predict_separately(denoiser, x_t, t, conditioning, null)
+        return _ruled(both, guidance_scale, rule)
     _check(conditioning, null)
-    return _ruled(lambda x_t, t: _together(denoiser, x_t, t, [conditioning, null]), guidance_scale, rule)
+    both = lambda x_t, t: predict_jointly(denoiser, x_t, t, [conditioning, null])
+    return _ruled(both, guidance_scale, rule)
 
 
 def autoguide(
@@ -350,7 +359,7 @@ def compose(
         _check(conditioning, null)
 
     def composed(x_t: Tree, t: Tree) -> Prediction:
-        *conditional, unconditional = _together(denoiser, x_t, t, [*conditionings, null])
+        *conditional, unconditional = predict_jointly(denoiser, x_t, t, [*conditionings, null])
         prediction = _blended(unconditional, conditional, guidance_scales, x_t, t)
         return prediction._replace(fraction=conditional[0].fraction)
 

@@ -102,9 +102,13 @@ def _components(process, weights, means, deviations, x_t, t):
     alpha, sigma = expand(process.alpha(t), along), expand(process.sigma(t), along)
     deviations = expand(deviations, along[0])
     variance = alpha**2 * deviations**2 + sigma**2
-    log_densities = -(along**2 / variance + jnp.log(2 * jnp.pi * variance)) / 2
+    # A singular covariance has no density at sigma = 0. A tiny variance stands for its limit there.
+    tiny = jnp.sqrt(jnp.finfo(variance.dtype).tiny)
+    spread = jnp.where(variance == 0, tiny, variance)
+    log_densities = -(along**2 / spread + jnp.log(2 * jnp.pi * spread)) / 2
     log_joint = jnp.log(weights / jnp.sum(weights)) + jnp.sum(log_densities, axis=range(2, along.ndim))
-    pull = along / variance  # sigma is in no denominator, so that both ends are finite
+    # sigma is in no denominator, so that both ends are finite
+    pull = along / jnp.where(variance == 0, 1, variance)
     return log_joint, means + back(alpha * deviations**2 * pull), back(sigma * pull), back(pull)
 
 

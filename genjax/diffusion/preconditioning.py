@@ -68,7 +68,10 @@ class TablePreconditioning(Preconditioning):
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftedPreconditioning(Preconditioning):
-    """What a network sees of the base of a `Shifted` process, at the base's time."""
+    """What a network sees of the base of a `Shifted` process, at the base's time.
+
+    `Shifted` sets `data_deviation` to that of the base, whatever is given.
+    """
 
     def input_scale(self, process: Any, t: Time) -> Time:
         return process.base.preconditioning.input_scale(process.base, process.base_time(t))

@@ -453,8 +453,9 @@ class Shifted(Process):
         if not self.shift > 0:
             raise ValueError(f"a shift is positive, 1 for none; got {self.shift}")
         object.__setattr__(self, "domain", self.domain or self.base.domain)
-        of_base = ShiftedPreconditioning(data_deviation=self.base.preconditioning.data_deviation)
-        object.__setattr__(self, "preconditioning", self.preconditioning or of_base)
+        if isinstance(self.preconditioning, ShiftedPreconditioning | None):  # of another base, if replaced
+            of_base = ShiftedPreconditioning(data_deviation=self.base.preconditioning.data_deviation)
+            object.__setattr__(self, "preconditioning", of_base)
         super().__post_init__()
 
     @property

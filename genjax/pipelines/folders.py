@@ -193,5 +193,5 @@ def save(folder: str | os.PathLike, pipeline: Pipeline) -> None:
         for name, (module, variables) in networks.items():
             config = read_json(source / name / "config.json")
             kept = {entry: config[entry] for entry in record_of(module).unused if entry in config}
-            pretrained.save(whole / name, module, jax.device_get(variables), **kept)
+            pretrained.save(whole / name, module, variables, **kept)
         whole.replace(folder)

@@ -21,7 +21,7 @@ class Pipeline:
 
     A picture does not depend on its batch or its devices. One program denoises, one decodes, and
     there is one for each text encoder. A second call with as many prompts, steps and pixels compiles
-    nothing, whatever its guidance, negative prompts and seeds are.
+    nothing, whatever its guidance scale above 1, negative prompts and seeds are.
 
     Up to a `guidance_scale` of 1 there is no guidance: the picture is the plain conditional one, also
     at 0, as in the published pipelines. Above 1 Stable Diffusion 3, PixArt and DiT are guided away
@@ -41,7 +41,8 @@ class Pipeline:
         num_steps: by default.
         guidance_scale: by default.
         distilled: whether guidance is distilled into the network, as in FLUX.1. Then only
-            `negative_scale` guides by a second condition.
+            `negative_scale` guides by a second condition. If None, whether the network is told a
+            guidance scale.
         sharding: of batches, on a mesh; the variables lie where they were loaded to.
         folder: that the parts were read from, of which `genjax.pipelines.save` copies the others.
     """
@@ -61,7 +62,7 @@ class Pipeline:
         size: tuple[int, int],
         num_steps: int,
         guidance_scale: float,
-        distilled: bool = False,
+        distilled: bool | None = None,
         sharding: Sharding | None = None,
         folder: os.PathLike | None = None,
     ):
@@ -69,8 +70,9 @@ class Pipeline:
         self.condition, self.empty = condition, empty
         self.process, self.target, self.sampler, self.grid = process, target, sampler, grid
         self.size, self.num_steps, self.guidance_scale = size, num_steps, guidance_scale
-        self.distilled, self.sharding, self.folder = distilled, sharding, folder
+        self.sharding, self.folder = sharding, folder
         self.takes_guidance = getattr(network, "takes_guidance", False)
+        self.distilled = self.takes_guidance if distilled is None else distilled
         self.takes_size = getattr(network, "size_conditioning", False)
         self.channels = autoencoder.latent_channels
         self.mean, self.deviation = (
@@ -116,7 +118,8 @@ class Pipeline:
 
         Raises:
             ValueError: an argument has another number, shape, type or range than said here, a size
-                does not divide into latents' patches, or negative prompts have no effect.
+                does not divide into latents' patches, or negative prompts or their scale have no
+                effect.
         """
         batch = _check_counts(
             prompts, seeds=seeds, negative_prompts=negative_prompts, images=images, known=known
@@ -213,6 +216,11 @@ class Pipeline:
         name = "guidance_scale"
         if self.distilled:
             name, scale = "negative_scale", negative_scale
+        elif negative_scale != 1:
+            raise ValueError(
+                f"negative_scale={negative_scale} is for networks with distilled guidance, such as FLUX.1; "
+                "this one is guided by guidance_scale: leave negative_scale out"
+            )
         negative = None
         if scale > 1:
             negatives = [self.empty] * batch if negative_prompts is None else negative_prompts

@@ -40,7 +40,12 @@ def only_copy(tensor: np.ndarray, *copies: np.ndarray) -> np.ndarray:
         ValueError: the copies differ.
     """
     for i, copy in enumerate(copies, 1):
-        if not np.array_equal(tensor, copy):
+        same = tensor.shape == copy.shape
+        if same:  # The zeros of a header's check repeat one number, so compare that number once.
+            strides = zip(tensor.strides, copy.strides, strict=True)
+            index = tuple(slice(None) if any(pair) else slice(1) for pair in strides)
+            same = np.array_equal(tensor[index], copy[index])
+        if not same:
             raise ValueError(f"copy {i} differs from copy 0, and this module has one for all")
     return tensor
 

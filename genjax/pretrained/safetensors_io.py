@@ -138,7 +138,7 @@ def _entry_fault(entry: Any) -> str | None:
         return f"is {entry!r}; expected dtype, shape and two data_offsets"
     if not all(type(count) is int and count >= 0 for count in counts):
         return f"has shape {shape} and data_offsets [{start}, {end}]; expected counts from 0 on"
-    if dtype not in _TYPES:
+    if not isinstance(dtype, str) or dtype not in _TYPES:
         return f"is of type {dtype!r}; known are {', '.join(_TYPES)}"
     if (size := math.prod(shape) * jnp.dtype(_TYPES[dtype]).itemsize) != end - start:
         return f"has {end - start} bytes, and {dtype} of shape {shape} has {size}"
@@ -172,18 +172,42 @@ def replace_weights(folder: str | os.PathLike) -> Iterator[Path]:
 
     The files are moved once all of them are written. `config.json` goes first and comes last, so a
     folder that has one is whole, whenever the process is killed. Other files stay.
+
+    An error while the files are written leaves `folder` as it was. An error or a kill while they
+    are moved keeps those that are still to be moved, in `folder`/.unfinished-…, until the next save
+    has succeeded. Save to a folder from one process at a time.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=folder) as unfinished:
-        yield Path(unfinished)
-        (folder / "config.json").unlink(missing_ok=True)
-        for name in NAMES:
-            for ending in (".safetensors", "-*-of-*.safetensors", ".safetensors.index.json"):
-                for stale in folder.glob(name + ending):
-                    stale.unlink()
-        new = sorted(Path(unfinished).iterdir(), key=lambda file: (file.suffix == ".json", file.name))
-        for file in sorted(new, key=lambda file: file.name == "config.json"):
-            file.replace(folder / file.name)
+    leftovers = list(folder.glob(f"{_UNFINISHED}*"))
+    unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
+    try:
+        yield unfinished
+    except BaseException:
+        shutil.rmtree(unfinished)
+        raise
+    try:
+        _move_weights(unfinished, folder)
+    except BaseException as error:
+        error.add_note(
+            f"{folder} is half replaced. Save again; or move the files of {unfinished} there, "
+            "config.json last, and delete the older weights beside them"
+        )
+        raise
+    for done in [unfinished, *leftovers]:
+        shutil.rmtree(done, ignore_errors=True)
+
+
+def _move_weights(unfinished: Path, folder: Path) -> None:
+    """Replace the weights of `folder`; no older file is deleted before all newer ones are there."""
+    new = {file.name for file in unfinished.iterdir()}
+    (folder / "config.json").unlink(missing_ok=True)
+    for name in sorted(new - {"config.json"}):
+        (unfinished / name).replace(folder / name)
+    for name in NAMES:
+        for ending in (".safetensors", "-*-of-*.safetensors", ".safetensors.index.json"):
+            for file in folder.glob(name + ending):
+                if file.name not in new:
+                    file.unlink()
+    if "config.json" in new:
+        (unfinished / "config.json").replace(folder / "config.json")

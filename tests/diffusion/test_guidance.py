@@ -280,6 +280,13 @@ def test_a_negative_prompt_may_have_another_length(points, t):
     np.testing.assert_array_equal(guided.fraction, c.fraction)
 
 
+def test_a_null_of_another_width_is_refused():
+    text = {"tokens": jnp.ones((4, 7, 3)), "pooled": jnp.ones((4, 3))}
+    for null in (text | {"pooled": jnp.ones((1, 2))}, text | {"tokens": jnp.ones((1, 7, 2))}):
+        with pytest.raises(ValueError, match="null broadcasts against it; got shapes"):
+            guide(exact_denoiser(FLOW), text, null, 3.0)
+
+
 def test_autoguidance_moves_away_from_the_weaker(points, t):
     strong, weak = both(FLOW, points, t)
     guided = autoguide(lambda x, t: strong, lambda x, t: weak, 2.0)(points, t)

@@ -199,6 +199,23 @@ def test_full_covariances_against_numpy(process, float64):
         np.testing.assert_allclose(log_p[i], np.log(joint.sum()), atol=1e-9)
 
 
+def test_singular_covariances_at_the_clean_end():
+    """There x_t is a data point, so x̂ = x_t: of the plane x_1 = 3, or of the line x_2 = x_1."""
+    covariances = jnp.array([[[0.0, 0.0], [0.0, 4.0]], [[1.0, 1.0], [1.0, 1.0]]])
+    means, weights = jnp.array([[3.0, 0.0], [0.0, 0.0]]), jnp.ones(2)
+    x, t = jnp.array([[3.0, 1.5], [-1.0, -1.0]]), jnp.zeros(2)
+    spread = optimal.principal_axes(covariances)
+    spread = spread._replace(deviations=jnp.where(spread.deviations < 1e-3, 0, spread.deviations))
+    assert jnp.sum(spread.deviations == 0) == 2
+    mixture = RectifiedFlow(), weights, means, spread
+    prediction = optimal.gaussian_mixture(*mixture)(x, t)
+    # The axes are exact to float32's 1e-7, of numbers up to 3.
+    np.testing.assert_allclose(prediction.clean, x, atol=1e-6)
+    np.testing.assert_array_equal(prediction.noise, jnp.zeros_like(x))
+    assert jnp.isfinite(optimal.gaussian_mixture_log_density(*mixture, x, t)).all()
+    assert jnp.isfinite(optimal.gaussian_mixture_score(*mixture, x, t)).all()
+
+
 def test_covariances_are_asked_for_by_their_axes():
     covariances = jnp.stack([jnp.eye(4)] * 2)
     denoiser = optimal.gaussian_mixture(RectifiedFlow(), jnp.ones(2), jnp.zeros((2, 4)), covariances)

@@ -413,6 +413,15 @@ def test_shifts_lower_the_log_snr_and_keep_the_curve(base, float64):
     assert process.domain == base.domain and process.clean_end == base.clean_end
 
 
+def test_a_shifted_process_takes_the_deviation_of_the_base_that_replaces_another():
+    bases = [EDM(preconditioning=EDMPreconditioning(data_deviation=s)) for s in (0.7, 2.0)]
+    first, second = (Shifted(base=base, shift=2.0) for base in bases)
+    assert first.preconditioning.data_deviation == 0.7
+    assert replace(first, base=bases[1]) == second
+    own = Shifted(base=bases[0], shift=2.0, preconditioning=EDMPreconditioning(data_deviation=3.0))
+    assert replace(own, base=bases[1]).preconditioning == own.preconditioning
+
+
 def test_corrupt_uses_each_examples_own_time(process):
     x, z = np.random.default_rng(0).standard_normal((2, 3, 4, 4, 2), np.float32)
     t = jnp.array([0.1, 0.5, 0.9])

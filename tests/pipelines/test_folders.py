@@ -3,10 +3,11 @@
 import json
 from unittest.mock import create_autospec
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax import pipelines
+from genjax import pipelines, pretrained
 from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
 from genjax.models.transformers.dit import DiT
 from genjax.models.transformers.flux import Flux
@@ -69,3 +70,24 @@ def test_a_pipeline_without_a_folder_cannot_be_saved(tmp_path):
     (tmp_path / "notes").write_text("")
     with pytest.raises(FileExistsError, match="is not empty; save in a new folder"):
         pipelines.save(tmp_path, pipeline)
+
+
+def test_networks_are_saved_from_where_their_variables_lie(tmp_path, monkeypatch):
+    """Saving reads them layer by layer, so the whole never needs room on the host."""
+    published, saved = tmp_path / "published", {}
+    published.mkdir()
+    (published / "model_index.json").write_text("{}")
+    folder_of(published, transformer={}, vae={})
+    pipeline = create_autospec(pipelines.Pipeline, instance=True)
+    pipeline.folder, pipeline.network = published, DiT(2, 8, 1, 1, 7)
+    pipeline.autoencoder = AutoencoderKL(latent_channels=4, widths=(8, 8, 8))
+    pipeline.variables = dict(network=jnp.zeros(2), autoencoder=jnp.ones(3))
+
+    def save(folder, module, variables):
+        folder.mkdir()
+        saved[type(module)] = variables
+
+    monkeypatch.setattr(pretrained, "save", save)
+    pipelines.save(tmp_path / "new", pipeline)
+    assert saved[DiT] is pipeline.variables["network"]
+    assert saved[AutoencoderKL] is pipeline.variables["autoencoder"]

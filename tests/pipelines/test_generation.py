@@ -10,6 +10,7 @@ import pytest
 from genjax import diffusion, pipelines
 from genjax.diffusion import grids, samplers
 from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
+from genjax.models.transformers.flux import Flux
 from genjax.models.transformers.mmdit import MMDiT
 from genjax.nn import Text
 from genjax.pipelines.generation import _keys
@@ -104,6 +105,18 @@ def test_guidance_is_the_extrapolated_velocity(pipeline, pictures):
         close(images, np.asarray(decode(latents - c)))
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_guidance_that_a_network_is_told_is_distilled_unless_it_is_said(told, pipeline):
+    """So the guidance scale of a network that is told it needs no second condition."""
+    names = ("condition", "empty", "process", "target", "sampler", "grid", "size", "num_steps")
+    options = {name: getattr(pipeline, name) for name in names} | dict(guidance_scale=3.5)
+    network = Flux(2, 1, 1, (2, 2, 2), takes_guidance=told)
+    make = lambda **given: pipelines.Pipeline(network, pipeline.autoencoder, {}, **options, **given)
+    assert make().distilled is told and make(distilled=not told).distilled is not told
+    negative = make()._conditions(["a cat"], None, SIZE, None, 1.0)[1]
+    assert (negative is None) is told
+
+
 def test_seeds_are_those_of_keys_up_to_the_largest():
     seeds = [0, 2**31 - 1, 2**31, 2**32 - 1]
     keys = [jax.random.key(seed) for seed in seeds]
@@ -173,6 +186,7 @@ BYTES = np.zeros((1, *SIZE, 3), np.uint8)
             dict(negative_prompts=["b"], guidance_scale=1.0),
             "no effect where guidance_scale=1.0: raise",
         ),
+        (["a"], dict(negative_scale=2.0), "negative_scale=2.0 is for networks with distilled guidance"),
         (["a"], dict(noise=np.zeros((1, 4, 8, 12), np.float32)), r"\(1, 4, 8, 12\); .* \(1, 8, 12, 4\)"),
         (["a"], dict(seeds=[2**32]), "seeds are from 0 to 2³² − 1; got 4294967296"),
         (["a"], dict(seeds=[-1]), "seeds are from 0 to 2³² − 1; got -1"),

@@ -152,13 +152,18 @@ FIELDS = {  # of the papers, or of the model cards
 }
 
 
+def test_fields_are_of_configurations_that_are_there():
+    assert FIELDS.keys() <= CONFIGS.keys()
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_configurations_of_all_years_are_read(name):
     config = CONFIGS[name]
     (record,) = (record for record in records() if record.describes(config))
     complete = record.complete(config)
     module = record.make(complete)
-    assert record.inputs(module, complete)
+    inputs = record.inputs(module, complete)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(inputs)} == {1}  # a batch of one
     for field, value in FIELDS.get(name, {}).items():
         assert getattr(module, field) == value, field
     with pytest.raises(ValueError, match=r"entries that are not known here: \{'new_entry': 1\}"):

@@ -39,6 +39,7 @@ FLOAT = entry("F32", [1], 0, 4)
         ({"a": entry("F32", [1], -4, 0)}, 4, r"data_offsets \[-4, 0\]; expected counts from 0 on"),
         ({"a": entry("F32", [2], 0, 4)}, 4, r"a has 4 bytes, and F32 of shape \[2\] has 8"),
         ({"a": entry("F4", [2], 0, 1)}, 1, "a is of type 'F4'; known are F64, F32"),
+        ({"a": entry([], [2], 0, 1)}, 1, r"a is of type \[\]; known are F64, F32"),
         ({"a": FLOAT, "b": entry("F32", [1], 8, 12)}, 12, "b begins at byte 8, .* before it ends at 4"),
         ({"a": FLOAT, "b": entry("F32", [1], 0, 4)}, 4, "b begins at byte 0, .* before it ends at 4"),
         ({"a": entry("F32", [1], 4, 8)}, 8, "a begins at byte 4, .* before it ends at 0"),

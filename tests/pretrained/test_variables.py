@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from genjax.pretrained import load_variables
-from genjax.pretrained.safetensors_io import open_tensors
+from genjax.pretrained.layouts import only_copy
+from genjax.pretrained.safetensors_io import open_tensors, replace_weights
 from genjax.pretrained.variables import is_finite, save_variables
 from tests import virtual_devices
 
@@ -209,8 +210,14 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("before, after", [(ONE_FILE, SHARDS), (SHARDS, ONE_FILE), (SHARDS, SHARDS)])
-def test_a_save_that_is_killed_leaves_the_old_weights_or_the_new_or_none(before, after, tmp_path):
-    """Killed before each change of the folder in turn, which an audit hook sees."""
+def test_a_save_that_is_killed_leaves_one_set_of_weights_whole(before, after, tmp_path):
+    """Killed before each change of the folder in turn, which an audit hook sees.
+
+    Where the folder has no configuration, the new files are there and in the unfinished folder that
+    the error names, byte for byte. The next save removes that folder.
+    """
+    save_variables(tmp_path / "new", {}, tree(2), str, shard_bytes=after)
+    new = {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()}
     events = ("os.rename", "os.remove", "shutil.rmtree", "open")
     left, outcomes, active = [0], set(), [False]
 
@@ -230,10 +237,30 @@ def test_a_save_that_is_killed_leaves_the_old_weights_or_the_new_or_none(before,
         try:
             save_variables(folder, {}, tree(2), str, shard_bytes=after)
             outcomes.add("finished")
-        except Killed:
-            outcomes.add(read(folder) if (folder / "config.json").exists() else "none")
+        except Killed as killed:
+            if (folder / "config.json").exists():
+                outcomes.add(read(folder))
+            else:
+                (unfinished,) = folder.glob(".unfinished-*")
+                found = [*folder.iterdir(), *unfinished.iterdir()]  # the unfinished over the older
+                files = {path.name: path.read_bytes() for path in found if path.is_file()}
+                assert new.items() <= files.items() and str(unfinished) in killed.__notes__[0]
+                outcomes.add("unfinished")
+            save_variables(folder, {}, tree(3), str, shard_bytes=after)
+            assert read(folder) == 3 and {path.name for path in folder.iterdir()} == new.keys()
         active[0] = False
-    assert outcomes == {1, 2, "none", "finished"}
+    assert outcomes == {1, 2, "unfinished", "finished"}
+
+
+def test_a_save_keeps_what_an_older_one_left_until_it_has_succeeded(tmp_path):
+    """As the only whole weights after a kill between two moves are."""
+    older = tmp_path / ".unfinished-killed"
+    older.mkdir()
+    with pytest.raises(Killed), replace_weights(tmp_path):
+        raise Killed
+    assert [path.name for path in tmp_path.iterdir()] == [older.name]
+    save_variables(tmp_path, {}, tree(1), str)
+    assert read(tmp_path) == 1 and not older.exists()
 
 
 def test_wrong_names_are_told_before_any_tensor_is_read(tmp_path):
@@ -248,9 +275,12 @@ def test_wrong_names_are_told_before_any_tensor_is_read(tmp_path):
     os.truncate(path, 8 + len(text) + 2**28)
     shape = jax.ShapeDtypeStruct((4, 4096, 4096), jnp.float32)
     expected = {"kernel": shape, "other": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    expected["tied"] = jax.ShapeDtypeStruct((4096, 4096), jnp.float32)  # two copies in the file
+    names = dict(kernel="layer.{}", other="other", tied=("layer.0", "layer.1"))
+    convert = lambda variable, *tensors: only_copy(*tensors)
     tracemalloc.start()
     with pytest.raises(ValueError, match="missing: other, for other"):
-        load_variables(path, expected, lambda variable: "layer.{}" if variable == "kernel" else variable)
+        load_variables(path, expected, names.__getitem__, convert)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**24

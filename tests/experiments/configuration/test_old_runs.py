@@ -37,6 +37,21 @@ def test_the_target_of_an_old_run_stays_what_it_was(told, deviation):
     assert "data_deviation" in old.process  # the record is left alone
 
 
+@pytest.mark.parametrize("field", ["target", "weighting"])
+def test_a_run_whose_deviation_has_changed_is_refused_until_it_says_which(field):
+    """Edm of VarianceExploding took 0.5, and takes the 1.0 of the process today."""
+    process = Config(name="VarianceExploding")
+    for each in (process, Config(name="Shifted", shift=2.0, base=process)):
+        config = recorded(each, Config(name="clean"))
+        config[field] = Config(name="edm")
+        with pytest.raises(ValueError, match=rf"config\.{field} is edm of VarianceExploding .* add it"):
+            upgrade(config)
+        config[field].data_deviation = 0.5
+        assert upgrade(config) is config
+    config = recorded(process | dict(preconditioning=dict(name="UnitVariance")), Config(name="edm"))
+    assert upgrade(config) is config
+
+
 def test_a_config_of_today_is_returned_as_it_is():
     config = recorded(Config(name="RectifiedFlow"), Config(name="edm"))
     assert upgrade(config) is config
