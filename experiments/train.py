@@ -46,6 +46,7 @@ from genjax.training import (
     record_config,
     train,
 )
+from genjax.training.checkpoints import saved_steps
 from genjax.training.log import read_metrics
 from genjax.training.pictures import save_animation, save_curves
 from genjax.training.placement import abstract_frozen
@@ -231,7 +232,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         frozen = abstract_frozen(task, mesh)
         jax.eval_shape(task.update, abstract, abstract_batch(config, task), jax.random.key(0), *frozen)
     initialize = lambda state: state
-    if init_from and not (workdir / "checkpoints").is_dir():
+    if init_from and not saved_steps(workdir / "checkpoints"):  # a kill may leave an empty folder
         initialize = initializer(task, init_from)
     attention = "; ".join(sorted(map(str, choices))) or None
     facts = dict(built_by=BUILT_BY, attention=attention, init_from=init_from)
