@@ -9,6 +9,7 @@ With several processes all write their parts into one folder, which all must see
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from jax.experimental import multihost_utils
 MANIFEST = "manifest.json"
 FACTS = "run.json"  # what a checkpoint says of its run beside the state
 # What a killed save leaves: orbax's folder before it is complete, or before it is sealed.
+UNREADABLE = "it cannot be read"
 LEFTOVER = re.compile(r"[0-9]{8,}\.unsealed(\.orbax-checkpoint-tmp.*)?")
 
 
@@ -59,7 +61,7 @@ def damage(checkpoint: Path) -> str | None:
     except (ValueError, TypeError):
         return "its manifest is damaged"
     except OSError as error:
-        return f"it cannot be read ({error})"
+        return f"{UNREADABLE} ({error})"
     for name in expected.keys() | found.keys():
         if expected.get(name) != found.get(name):
             state = "missing" if name not in found else "altered" if name in expected else "not of it"
@@ -222,15 +224,23 @@ class Checkpoints:
                 return
             (unsealed / FACTS).write_text(json.dumps(facts))
             (unsealed / MANIFEST).write_text(json.dumps(_digests(unsealed), indent=1))
-            if self.path(step).is_dir():  # damaged, or this run would have gone on from it
-                _remove(self.path(step))
-            elif self.path(step).exists():
-                self.path(step).rename(self.path(step).with_suffix(".aside"))
+            self._make_room(self.path(step))
             unsealed.rename(self.path(step))
         self._whole.add(step)
         for old in self._dispensable():
             with contextlib.suppress(OSError):  # a checkpoint that is half deleted is named as a leftover
                 _remove(self.path(old).rename(self.path(old).with_suffix(".unsealed")))
+
+    def _make_room(self, path: Path) -> None:
+        """Delete a damaged checkpoint; move aside what is none, or what cannot be read at present."""
+        readable = not (damage(path) or "").startswith(UNREADABLE)
+        if readable and os.path.exists(path / MANIFEST):  # damaged, or this run would have gone on from it
+            _remove(path)
+        if os.path.lexists(path):
+            names = (
+                path.with_suffix(f".aside{number}") for number in itertools.chain([""], itertools.count(2))
+            )
+            path.rename(next(name for name in names if not os.path.lexists(name)))
 
     def best(self) -> int | None:
         """Return the step of the best whole checkpoint, None if no score is known."""

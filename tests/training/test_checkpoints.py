@@ -185,6 +185,25 @@ def test_what_is_not_the_loops_own_is_left_alone(directory):
     ]
 
 
+def test_what_lies_where_a_checkpoint_goes_is_moved_aside_unless_it_is_a_damaged_one(tmp_path, monkeypatch):
+    for name in ("00000005", "00000005.aside"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text(name)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, STATE)
+        checkpoints.wait()
+        truncate(tmp_path / "00000005")
+        checkpoints.save(5, STATE)
+        checkpoints.wait()
+        names = ["00000005", "00000005.aside", "00000005.aside2"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == names
+        assert [(tmp_path / name / "notes.txt").read_text() for name in names[1:]] == names[1::-1]
+        monkeypatch.setattr("genjax.training.checkpoints.damage", lambda path: "it cannot be read (away)")
+        checkpoints.save(5, STATE)
+        checkpoints.wait()
+    assert (tmp_path / "00000005.aside3" / MANIFEST).exists()
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(directory):
     with Checkpoints(directory) as checkpoints, pytest.warns(UserWarning, match="not used"):
         truncate(checkpoints.path(20))
