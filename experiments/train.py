@@ -196,23 +196,23 @@ class Preparation(NamedTuple):
     checkpoints: Checkpoints
 
 
-def score_by(name: str | None, workdir: Path) -> Callable[[int], float | None]:
-    """Return a function from a step to how good a logged figure was there: the larger, the better.
+def scores_by(name: str | None, workdir: Path) -> Callable[[], dict[int, float]]:
+    """Return a function that reads how good a logged figure was, by step: the larger, the better.
 
     Raises:
         ValueError: it is no figure that is better the larger, or the smaller, it is.
     """
     if name is None:
-        return lambda step: None
+        return dict
     signs = {each: {"higher": 1.0, "lower": -1.0}[better] for each, better in BETTER.items() if better != "1"}
     if name not in signs:
         raise ValueError(f"config.checkpoint.keep_best is {name!r}; it must be one of {', '.join(signs)}")
 
-    def score(step: int) -> float | None:
+    def scores() -> dict[int, float]:
         rows = read_metrics(workdir / "metrics.jsonl")
-        return next((signs[name] * row[name] for row in rows if row["step"] == step and name in row), None)
+        return {row["step"]: signs[name] * row[name] for row in rows if name in row}
 
-    return score
+    return scores
 
 
 def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
@@ -221,7 +221,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     Raises:
         ValueError, OSError, ImportError: it cannot; the message says what to change.
     """
-    score = score_by(config.checkpoint.get("keep_best"), workdir)
+    scores = scores_by(config.checkpoint.get("keep_best"), workdir)
     mesh = make_mesh(mesh_axes(config), examples_at_once(config))
     experiment = Experiment.from_config(config)
     task = experiment.task
@@ -241,7 +241,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         "can only be made longer where its learning rate is constant and its warm-up is given in steps."
     }
     record = record_config(workdir, config.to_dict(), free_to_differ(config), advice, **facts)
-    options = dict(keep_every=config.checkpoint.get("keep_every", 0), score=score, facts={"record": record})
+    options = dict(keep_every=config.checkpoint.get("keep_every", 0), scores=scores, facts={"record": record})
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep, **options)
     return Preparation(experiment, mesh, batches, initialize, checkpoints)
 

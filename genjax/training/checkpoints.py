@@ -100,7 +100,7 @@ class Checkpoints:
 
     Args:
         keep_every: in steps; checkpoints of its multiples are kept for good. 0 keeps none for this.
-        score: of a step, larger is better, None if unknown: the checkpoint of the best known is kept too.
+        scores: returns the known scores by step, larger is better: the best checkpoint is kept too.
         facts: JSON that every checkpoint keeps beside the state.
 
     Raises:
@@ -113,13 +113,13 @@ class Checkpoints:
         keep: int = 3,
         *,
         keep_every: int = 0,
-        score: Callable[[int], float | None] = lambda step: None,
+        scores: Callable[[], Mapping[int, float]] = dict,
         facts: Mapping[str, Any] = types.MappingProxyType({}),
     ):
         if keep < 1:
             raise ValueError(f"config.checkpoint.keep is {keep}; at least 1 checkpoint must be kept")
         self.directory = Path(directory).absolute()
-        self.keep, self._keep_every, self._score, self._facts = keep, keep_every, score, facts
+        self.keep, self._keep_every, self._scores, self._facts = keep, keep_every, scores, facts
         self._whole: set[int] = set()  # steps whose checkpoints this process has written or checked
         self._writer = ocp.StandardCheckpointer()
         self._sealer = ThreadPoolExecutor(1)
@@ -227,7 +227,12 @@ class Checkpoints:
             self._make_room(self.path(step))
             unsealed.rename(self.path(step))
         self._whole.add(step)
-        for old in self._dispensable():
+        try:
+            dispensable = self._dispensable()
+        except Exception as error:  # this checkpoint is whole, so the run can go on
+            warnings.warn(f"old checkpoints stay, since it is not known which is best: {error}", stacklevel=2)
+            return
+        for old in dispensable:
             with contextlib.suppress(OSError):  # a checkpoint that is half deleted is named as a leftover
                 _remove(self.path(old).rename(self.path(old).with_suffix(".unsealed")))
 
@@ -244,8 +249,8 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """Return the step of the best whole checkpoint, None if no score is known."""
-        scores = {step: score for step in self.steps() if (score := self._score(step)) is not None}
-        steps = sorted(scores, key=lambda step: (scores[step], step), reverse=True)
+        scores = self._scores()
+        steps = sorted(scores.keys() & self.steps(), key=lambda step: (scores[step], step), reverse=True)
         return next(filter(self._is_whole, steps), None)
 
     def _dispensable(self) -> list[int]:

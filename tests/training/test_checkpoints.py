@@ -219,10 +219,32 @@ def test_every_so_many_and_the_best_are_kept(tmp_path):
     """Also after a stop, and when the best one is damaged."""
     scores = {2: 0.5, 3: 0.9, 5: 0.9, 6: float("-inf"), 7: 0.1}
     for steps in (range(1, 6), range(6, 9)):
-        with Checkpoints(tmp_path, keep=2, keep_every=4, score=scores.get) as checkpoints:
+        with Checkpoints(tmp_path, keep=2, keep_every=4, scores=lambda: scores) as checkpoints:
             for step in steps:
                 checkpoints.save(step, STATE)
     assert checkpoints.steps() == [4, 5, 7, 8] and checkpoints.best() == 5
     truncate(tmp_path / "00000005")
-    assert Checkpoints(tmp_path, score=scores.get).best() == 7
+    assert Checkpoints(tmp_path, scores=lambda: scores).best() == 7
     assert Checkpoints(tmp_path).best() is None
+
+
+def test_scores_that_cannot_be_read_delete_nothing_and_stop_no_run(tmp_path):
+    """They are read once a save, however many checkpoints there are."""
+    calls = []
+
+    def scores():
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError("the file server is away")
+        return {1: 1.0}
+
+    with Checkpoints(tmp_path, keep=1, scores=scores) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, STATE)
+        checkpoints.wait()
+        with pytest.warns(UserWarning, match="old checkpoints stay.*file server is away"):
+            checkpoints.save(3, STATE)
+            checkpoints.wait()
+        assert checkpoints.steps() == [1, 2, 3] and len(calls) == 3
+        checkpoints.save(4, STATE)
+    assert checkpoints.steps() == [1, 4]
