@@ -107,6 +107,7 @@ class Recorder:
         self.labels = sheet_labels(self.task.condition.num_rows, self.sampling.per_class)
         self.snapshots = Snapshots(workdir / "ema")
         self.reports: dict[int, dict[str, Any]] = {}
+        self._measured: set[tuple[str, int]] = set()  # by a measure's name, at a step
         self._model: tuple[int, Model] | None = None
         (workdir / "samples").mkdir(exist_ok=True)
 
@@ -148,6 +149,7 @@ class Recorder:
         if self._model is None or self._model[0] != step:  # measures of one step share samples
             self._model = step, self.experiment.model(self.weighted(state))
         figures, pictures = split_pictures(measure.evaluator(self._model[1]))
+        self._measured.add((measure.name, step))
         if jax.process_index() != 0:
             return {}
         for name, picture in pictures.items():
@@ -165,7 +167,7 @@ class Recorder:
     def finish(self, state: Any, step: int) -> dict[str, Any]:
         """Evaluate what has not been evaluated at this step, save the last pictures; return the report."""
         for measure in self.experiment.measures:
-            if not measure.every:
+            if (measure.name, step) not in self._measured:
                 self.measure(measure, state, step)
         self._model = None
         frames = sample(self.task, self.weighted(state), self.labels, self.sampling, trajectory=True)
