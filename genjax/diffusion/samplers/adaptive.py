@@ -38,8 +38,7 @@ def adaptive_solution(
     for an estimate.
 
     Args:
-        process: one, also for a tree.
-        noise: an array or a tree of arrays.
+        process, noise: one process, and an array or a tree of arrays.
         times: one grid for all. The first and the last bound the integration, either way; those
             between cost no evaluation.
         rtol, atol: tolerances of a step, relative and absolute; traced or not.
