@@ -5,10 +5,11 @@ import sys
 
 
 def end_at_ctrl_c() -> None:
-    """Let Ctrl-C end a program at once and without a traceback, where nobody asked for anything else."""
+    """Let Ctrl-C end a program at once, without a traceback, unless it is handled already."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-if sys.argv[0] == "-m":  # so Python calls a program until it is found: `python -m experiments.train` begins
+# Python calls a program "-m" until it is found: `python -m experiments.train` begins.
+if sys.argv[0] == "-m":
     end_at_ctrl_c()

@@ -46,6 +46,7 @@ from genjax.training import (
     record_config,
     train,
 )
+from genjax.training.checkpoints import saved_steps
 from genjax.training.log import read_metrics
 from genjax.training.pictures import save_animation, save_curves
 from genjax.training.placement import abstract_frozen
@@ -106,6 +107,7 @@ class Recorder:
         self.labels = sheet_labels(self.task.condition.num_rows, self.sampling.per_class)
         self.snapshots = Snapshots(workdir / "ema")
         self.reports: dict[int, dict[str, Any]] = {}
+        self._measured: set[tuple[str, int]] = set()  # by a measure's name, at a step
         self._model: tuple[int, Model] | None = None
         (workdir / "samples").mkdir(exist_ok=True)
 
@@ -147,6 +149,7 @@ class Recorder:
         if self._model is None or self._model[0] != step:  # measures of one step share samples
             self._model = step, self.experiment.model(self.weighted(state))
         figures, pictures = split_pictures(measure.evaluator(self._model[1]))
+        self._measured.add((measure.name, step))
         if jax.process_index() != 0:
             return {}
         for name, picture in pictures.items():
@@ -164,7 +167,7 @@ class Recorder:
     def finish(self, state: Any, step: int) -> dict[str, Any]:
         """Evaluate what has not been evaluated at this step, save the last pictures; return the report."""
         for measure in self.experiment.measures:
-            if not measure.every:
+            if (measure.name, step) not in self._measured:
                 self.measure(measure, state, step)
         self._model = None
         frames = sample(self.task, self.weighted(state), self.labels, self.sampling, trajectory=True)
@@ -195,23 +198,23 @@ class Preparation(NamedTuple):
     checkpoints: Checkpoints
 
 
-def score_by(name: str | None, workdir: Path) -> Callable[[int], float | None]:
-    """Return a function from a step to how good a logged figure was there: the larger, the better.
+def scores_by(name: str | None, workdir: Path) -> Callable[[], dict[int, float]]:
+    """Return a function that reads how good a logged figure was, by step: the larger, the better.
 
     Raises:
         ValueError: it is no figure that is better the larger, or the smaller, it is.
     """
     if name is None:
-        return lambda step: None
+        return dict
     signs = {each: {"higher": 1.0, "lower": -1.0}[better] for each, better in BETTER.items() if better != "1"}
     if name not in signs:
         raise ValueError(f"config.checkpoint.keep_best is {name!r}; it must be one of {', '.join(signs)}")
 
-    def score(step: int) -> float | None:
+    def scores() -> dict[int, float]:
         rows = read_metrics(workdir / "metrics.jsonl")
-        return next((signs[name] * row[name] for row in rows if row["step"] == step and name in row), None)
+        return {row["step"]: signs[name] * row[name] for row in rows if name in row}
 
-    return score
+    return scores
 
 
 def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
@@ -220,7 +223,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     Raises:
         ValueError, OSError, ImportError: it cannot; the message says what to change.
     """
-    score = score_by(config.checkpoint.get("keep_best"), workdir)
+    scores = scores_by(config.checkpoint.get("keep_best"), workdir)
     mesh = make_mesh(mesh_axes(config), examples_at_once(config))
     experiment = Experiment.from_config(config)
     task = experiment.task
@@ -231,7 +234,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         frozen = abstract_frozen(task, mesh)
         jax.eval_shape(task.update, abstract, abstract_batch(config, task), jax.random.key(0), *frozen)
     initialize = lambda state: state
-    if init_from and not (workdir / "checkpoints").is_dir():
+    if init_from and not saved_steps(workdir / "checkpoints"):  # a kill may leave an empty folder
         initialize = initializer(task, init_from)
     attention = "; ".join(sorted(map(str, choices))) or None
     facts = dict(built_by=BUILT_BY, attention=attention, init_from=init_from)
@@ -240,7 +243,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         "can only be made longer where its learning rate is constant and its warm-up is given in steps."
     }
     record = record_config(workdir, config.to_dict(), free_to_differ(config), advice, **facts)
-    options = dict(keep_every=config.checkpoint.get("keep_every", 0), score=score, facts={"record": record})
+    options = dict(keep_every=config.checkpoint.get("keep_every", 0), scores=scores, facts={"record": record})
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep, **options)
     return Preparation(experiment, mesh, batches, initialize, checkpoints)
 

@@ -42,7 +42,8 @@ def experiment(name: str, task: str, data: dict[str, Any], **fields: Any) -> Con
             mesh=dict(data=-1, fsdp=1, tensor=1, context=1),
             accumulation_steps=1,  # parts of a batch that are computed one after the other
             log_every=100,
-            max_skipped_steps=0,  # updates that are NaN or infinite: so many are left out before the run stops
+            # Updates that are NaN or infinite: so many are left out before the run stops.
+            max_skipped_steps=0,
             profile_at=placeholder(int),  # step after which five steps are traced into WORKDIR/profile
             **fields,
         )
@@ -50,12 +51,13 @@ def experiment(name: str, task: str, data: dict[str, Any], **fields: Any) -> Con
 
 
 def checkpoint(every: int, keep: int) -> dict[str, Any]:
-    """Return the fields of checkpoints: one `every` so many steps, of which the newest `keep` are kept."""
+    """Return the fields of checkpoints: one `every` so many steps, the newest `keep` are kept."""
     return dict(
         every=every,
         keep=keep,
         keep_every=0,  # steps: checkpoints of its multiples are kept for good
-        keep_best=placeholder(str),  # a measured figure, "fid": the checkpoint where it is best is kept too
+        # A figure that is measured while training, "fid": its best checkpoint is kept too.
+        keep_best=placeholder(str),
     )
 
 

@@ -29,9 +29,9 @@ class FolderInUse(OSError):
 class FolderLock:
     """Holds `folder/lock.json` while entered as a context.
 
-    Whether the holder is alive is asked of the operating system on the holder's own machine. Elsewhere
-    it is seen by the file's time of change, which the holder sets every `BEAT_SECONDS`: file systems
-    differ in which locks of their own they know, and all know these times.
+    On the holder's own machine the operating system tells whether the holder is alive. Elsewhere the
+    file's time of change tells, which the holder sets every `BEAT_SECONDS`. Shared file systems
+    differ in the locks that they know, and all of them know this time.
 
     Raises:
         FolderInUse: its holder is alive; the message says who it is.
@@ -91,7 +91,8 @@ class FolderLock:
             open(claim, "x").close()
         except FileExistsError:
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - claim.stat().st_mtime > SILENCE_SECONDS:  # its owner died within a moment
+                # Its owner died within a moment.
+                if time.time() - claim.stat().st_mtime > SILENCE_SECONDS:
                     claim.unlink()
             return False
         try:
@@ -175,7 +176,10 @@ def _is_alive(holder: dict[str, Any], path: Path) -> bool:
 
 
 def _last_sign(path: Path) -> tuple[int, int] | None:
-    """Return a lock's size and time of change. To open the file makes network file systems look anew."""
+    """Return a lock's size and time of change.
+
+    To open the file makes network file systems look anew.
+    """
     try:
         with open(path) as file:
             status = os.fstat(file.fileno())
@@ -196,7 +200,7 @@ def _machine() -> str | None:
 def _started(process: int) -> str | None:
     """Return when a process of this machine started, in ticks; None if it does not run."""
     try:
-        # The name, in parentheses, may itself contain spaces. After it come state and 18 more fields.
+        # The name, in parentheses, may contain spaces. After it come the state and other fields.
         state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None

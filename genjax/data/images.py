@@ -22,7 +22,7 @@ from genjax.data.dataset import PRELOAD_BYTES, Dataset, OnDisk, num_threads, pre
 SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 REMEMBER_FROM = 10_000  # files: checking these takes seconds to minutes, so what was found is written down
 PROGRESS_SECONDS = 10.0
-# A decoder needs up to 13 bytes a pixel; that many pixels are 0.9 GB, and the largest photographs are smaller.
+# A decoder needs up to 13 bytes a pixel, so an image takes at most 0.9 GB.
 PIXEL_LIMIT = 2**26
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
@@ -218,7 +218,7 @@ def is_absent(error: OSError) -> bool:
 
 
 def _remembered(memory: Path) -> dict[str, Any]:
-    """Return what was written down of the files; nothing if there is no such file, or a damaged one."""
+    """Return what was written down of the files; nothing if that is absent or damaged."""
     try:
         return dict(json.loads(memory.read_text()))
     except (OSError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""From prompts or classes to pictures, by a diffusion network in the latent space of an autoencoder."""
+"""From prompts or classes to pictures, by a diffusion network in an autoencoder's latent space."""
 
 import operator
 import os
@@ -22,6 +22,12 @@ class Pipeline:
     A picture does not depend on its batch or its devices. One program denoises, one decodes, and
     there is one for each text encoder. A second call with as many prompts, steps and pixels compiles
     nothing, whatever its guidance scale above 1, negative prompts and seeds are.
+
+    Up to a `guidance_scale` of 1 there is no guidance: the picture is the plain conditional one, also
+    at 0, as in the published pipelines. Above 1 Stable Diffusion 3, PixArt and DiT are guided away
+    from negative prompts, or from the empty prompt or class without them. FLUX.1 dev is told its
+    scale, any number from 0 on. FLUX.1 schnell ignores it. Both are guided away from negative prompts
+    where `negative_scale` is above 1.
 
     Args:
         network: `apply(variables, x, t, condition, …)`, on latents.
@@ -94,18 +100,13 @@ class Pipeline:
     ) -> UInt8[np.ndarray, "batch height width 3"]:
         """Make a picture for each prompt.
 
-        Up to a guidance scale of 1 there is no guidance: the picture is the plain conditional one,
-        also at 0, as in the published pipelines. Above 1 Stable Diffusion 3, PixArt and DiT are
-        guided away from negative prompts, or from the empty prompt or class without them. FLUX.1 dev
-        is told its scale, any number from 0 on. FLUX.1 schnell ignores it. Both are guided away from
-        negative prompts where `negative_scale` is above 1.
-
         Args:
             prompts: texts, or class labels, one for each picture.
             seeds: one for each picture, from 0 to 2³² − 1; 0, 1, … if None.
             negative_prompts: to be guided away from, one for each picture.
             size: height and width in pixels.
             num_steps: from 1 on.
+            guidance_scale, negative_scale: see the class.
             images: bytes, `[batch height width 3]`, to begin from, noised to the time that
                 `strength` says (image to image), or to fill in where not `known`.
             strength: the part of the steps to take, in (0, 1]: 1 leaves nothing of `images` but what
@@ -124,34 +125,38 @@ class Pipeline:
             prompts, seeds=seeds, negative_prompts=negative_prompts, images=images, known=known
         )
         height, width = self._checked_size(size, images, known)
-        factor = self.autoencoder.factor
-        shape = (batch, height // factor, width // factor, self.channels)
-        times = self._times(num_steps, shape[1] * shape[2], None if images is None else strength)
+        rows, columns = height // self.autoencoder.factor, width // self.autoencoder.factor
+        times = self._times(num_steps, rows * columns, None if images is None else strength)
         conditions = self._conditions(
             prompts, negative_prompts, (height, width), guidance_scale, negative_scale
         )
         keys = self._placed(_keys(range(batch) if seeds is None else seeds))
-        noise, latents, known = self._start(shape, keys, times[0], noise, images, known)
-        variables = self.variables["network"]
-        latents = self._denoise(variables, keys, noise, *conditions, times, latents, known)
-        return np.asarray(self._decode(self.variables["autoencoder"], latents))
-
-    def _start(
-        self, shape: tuple[int, ...], keys, time, noise, images, known
-    ) -> tuple[Any, Any, Any]:
-        """Return the noise, the latents of the images, and where the latents are to be kept."""
-        batch, rows, columns, _ = shape
-        if noise is None:
-            noise = self._draw(keys, time, rows, columns)
-        elif noise.shape != shape:
-            raise ValueError(f"noise has shape {noise.shape}; these pictures start from {shape}")
+        noise = self._start(noise, keys, times[0], rows, columns)
         latents = None
         if images is not None:
             latents = self._encode(self.variables["autoencoder"], self._placed(images))
-        if known is not None:
-            factor = self.autoencoder.factor
-            known = known.reshape(batch, rows, factor, columns, factor).all((2, 4))[..., None]
-        return self._placed(noise), latents, self._placed(known)
+        known = None if known is None else self._known_latents(known)
+        latents = self._denoise(
+            self.variables["network"], keys, noise, *conditions, times, latents, self._placed(known)
+        )
+        return np.asarray(self._decode(self.variables["autoencoder"], latents))
+
+    def _start(
+        self, noise: np.ndarray | Array | None, keys: Array, time: Array, rows: int, columns: int
+    ) -> np.ndarray | Array:
+        """Return the noise that is given, or what the keys draw."""
+        if noise is None:
+            return self._placed(self._draw(keys, time, rows, columns))
+        shape = (len(keys), rows, columns, self.channels)
+        if noise.shape != shape:
+            raise ValueError(f"noise has shape {noise.shape}; these pictures start from {shape}")
+        return self._placed(noise)
+
+    def _known_latents(self, known: np.ndarray) -> np.ndarray:
+        """Return which latents all of whose pixels are known, `[batch rows columns 1]`."""
+        batch, height, width = known.shape
+        side = self.autoencoder.factor
+        return known.reshape(batch, height // side, side, width // side, side).all((2, 4))[..., None]
 
     def _denoised(
         self, variables, keys, noise, conditioning, negative, scale, times, latents, known
@@ -227,7 +232,7 @@ class Pipeline:
         return self._placed((self.condition(prompts), named)), negative, jnp.float32(scale)
 
     def _times(self, num_steps: int | None, latents: int, strength: float | None) -> Float[Array, " times"]:
-        """Return the times of a picture's steps, of which only the last are taken from an image on."""
+        """Return the times of a picture's steps, of which an image takes the last ones."""
         num_steps = self.num_steps if num_steps is None else num_steps
         if num_steps < 1:
             raise ValueError(f"num_steps={num_steps}; a picture takes at least 1")

@@ -40,7 +40,10 @@ def numbers_of_positions(name: str, tensor: np.ndarray) -> bool:
 
 
 def _names(module: Bert, tensors: Collection[str]) -> Callable[[str], Names]:
-    """Names of the encoder alone, or within a class with a head; the first files call norms' scales gamma."""
+    """Return the names, which have a prefix where there is a head.
+
+    The first files have TensorFlow's names of norms, gamma and beta.
+    """
     names = layer_names(_LAYERS)
     prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
     former = any(name.endswith("LayerNorm.gamma") for name in tensors)

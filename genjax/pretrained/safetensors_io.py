@@ -1,4 +1,4 @@
-"""Files and folders of safetensors: checked by their headers, mapped to memory, replaced as a whole."""
+"""Safetensors files and folders: checked by headers, mapped to memory, replaced as a whole."""
 
 import contextlib
 import math

@@ -9,6 +9,7 @@ With several processes all write their parts into one folder, which all must see
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from jax.experimental import multihost_utils
 MANIFEST = "manifest.json"
 FACTS = "run.json"  # what a checkpoint says of its run beside the state
 # What a killed save leaves: orbax's folder before it is complete, or before it is sealed.
+UNREADABLE = "it cannot be read"
 LEFTOVER = re.compile(r"[0-9]{8,}\.unsealed(\.orbax-checkpoint-tmp.*)?")
 
 
@@ -59,7 +61,7 @@ def damage(checkpoint: Path) -> str | None:
     except (ValueError, TypeError):
         return "its manifest is damaged"
     except OSError as error:
-        return f"it cannot be read ({error})"
+        return f"{UNREADABLE} ({error})"
     for name in expected.keys() | found.keys():
         if expected.get(name) != found.get(name):
             state = "missing" if name not in found else "altered" if name in expected else "not of it"
@@ -76,7 +78,7 @@ def saved_steps(directory: Path) -> list[int]:
 
 
 def read_facts(checkpoint: Path) -> dict[str, Any]:
-    """Return what a checkpoint keeps beside the state; nothing where it is damaged or of an older genjax."""
+    """Return what a checkpoint keeps beside the state; nothing if it is damaged or an old one."""
     try:
         return dict(json.loads((checkpoint / FACTS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -90,15 +92,16 @@ def _remove(path: Path) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest `keep` whole ones, those of every `keep_every` steps, the best.
+    """The checkpoints of one run: the newest whole ones, those of every so many steps, the best.
 
-    Only whole checkpoints count. Other files and folders in the directory are left alone. With several
-    processes, each makes the same calls. Use as a context manager: on leaving, a save still under way
-    is waited for.
+    Only whole checkpoints count. Other files and folders in the directory are left alone. With
+    several processes, each makes the same calls. Use as a context manager: on leaving, a save still
+    under way is waited for.
 
     Args:
+        keep: how many of the newest.
         keep_every: in steps; checkpoints of its multiples are kept for good. 0 keeps none for this.
-        score: of a step, larger is better, None if unknown: the checkpoint of the best known is kept too.
+        scores: returns the known scores by step, larger is better: the best checkpoint is kept too.
         facts: JSON that every checkpoint keeps beside the state.
 
     Raises:
@@ -111,13 +114,13 @@ class Checkpoints:
         keep: int = 3,
         *,
         keep_every: int = 0,
-        score: Callable[[int], float | None] = lambda step: None,
+        scores: Callable[[], Mapping[int, float]] = dict,
         facts: Mapping[str, Any] = types.MappingProxyType({}),
     ):
         if keep < 1:
             raise ValueError(f"config.checkpoint.keep is {keep}; at least 1 checkpoint must be kept")
         self.directory = Path(directory).absolute()
-        self.keep, self._keep_every, self._score, self._facts = keep, keep_every, score, facts
+        self.keep, self._keep_every, self._scores, self._facts = keep, keep_every, scores, facts
         self._whole: set[int] = set()  # steps whose checkpoints this process has written or checked
         self._writer = ocp.StandardCheckpointer()
         self._sealer = ThreadPoolExecutor(1)
@@ -222,20 +225,33 @@ class Checkpoints:
                 return
             (unsealed / FACTS).write_text(json.dumps(facts))
             (unsealed / MANIFEST).write_text(json.dumps(_digests(unsealed), indent=1))
-            if self.path(step).is_dir():  # damaged, or this run would have gone on from it
-                _remove(self.path(step))
-            elif self.path(step).exists():
-                self.path(step).rename(self.path(step).with_suffix(".aside"))
+            self._make_room(self.path(step))
             unsealed.rename(self.path(step))
         self._whole.add(step)
-        for old in self._dispensable():
+        try:
+            dispensable = self._dispensable()
+        except Exception as error:  # this checkpoint is whole, so the run can go on
+            warnings.warn(f"old checkpoints stay, since it is not known which is best: {error}", stacklevel=2)
+            return
+        for old in dispensable:
             with contextlib.suppress(OSError):  # a checkpoint that is half deleted is named as a leftover
                 _remove(self.path(old).rename(self.path(old).with_suffix(".unsealed")))
 
+    def _make_room(self, path: Path) -> None:
+        """Delete a damaged checkpoint; move aside what is none, or what cannot be read at present."""
+        readable = not (damage(path) or "").startswith(UNREADABLE)
+        if readable and os.path.exists(path / MANIFEST):  # damaged, or this run would have gone on from it
+            _remove(path)
+        if os.path.lexists(path):
+            names = (
+                path.with_suffix(f".aside{number}") for number in itertools.chain([""], itertools.count(2))
+            )
+            path.rename(next(name for name in names if not os.path.lexists(name)))
+
     def best(self) -> int | None:
         """Return the step of the best whole checkpoint, None if no score is known."""
-        scores = {step: score for step in self.steps() if (score := self._score(step)) is not None}
-        steps = sorted(scores, key=lambda step: (scores[step], step), reverse=True)
+        scores = self._scores()
+        steps = sorted(scores.keys() & self.steps(), key=lambda step: (scores[step], step), reverse=True)
         return next(filter(self._is_whole, steps), None)
 
     def _dispensable(self) -> list[int]:

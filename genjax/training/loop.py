@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from genjax.devices.mesh import agree, batch_sharding, place_batch, replicated
@@ -26,9 +28,10 @@ from genjax.training.task import Task
 class Plugin(NamedTuple):
     """Something done with the state every so many steps and after the last: sampling, evaluation, pictures.
 
-    With an interval of 0 it is done after the last step alone. `call(state, step)` may return metrics to log, and pictures for TensorBoard. It must not keep the state: its
-    memory is given away to the next step. `begin(state, step)` is called once with the state and the step from which
-    the run starts or goes on.
+    With an interval of 0 it is done after the last step alone. `call(state, step)` may return
+    metrics to log, and pictures for TensorBoard. It must not keep the state: its memory is given
+    away to the next step. `begin(state, step)` is called once with the state and the step from
+    which the run starts or goes on.
     """
 
     every: int
@@ -68,7 +71,7 @@ _all_finite = jax.jit(all_finite)
 def _first_state(
     task: Task, key: jax.Array, mesh: Mesh, checkpoints: Checkpoints, initialize: Callable[[Any], Any]
 ) -> tuple[int, Any]:
-    """Return the step and the state of the newest good checkpoint, or those before the first update."""
+    """Return step and state of the newest good checkpoint, or those before the first update."""
     start = checkpoints.resume_step()
     if start is None:
         return 0, initialize(init_state(task, key, mesh))
@@ -99,7 +102,7 @@ class _Stopping:
         return received if self._any_process is None else bool(self._any_process(received))
 
     def interruptible(self) -> contextlib.AbstractContextManager[None]:
-        """Let a signal end what is inside, unless the other processes would wait for this one there."""
+        """Let a signal end what is inside, unless other processes would wait for this one."""
         return self.signals.raising(self._any_process is None)
 
     def signal(self) -> signal.Signals:
@@ -107,8 +110,39 @@ class _Stopping:
         return self.signals.received or signal.SIGTERM
 
 
+class _Pending:
+    """The plugins still to be called after a step, in a file that a stop or a kill leaves behind."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def write(self, step: int, indices: Sequence[int]) -> None:
+        """Note plugins by their places in the list; without any, delete the file. The first process does it."""
+        if jax.process_index() != 0:
+            return
+        with contextlib.suppress(OSError):  # a full disk shows elsewhere
+            if indices:
+                temporary = self._path.with_suffix(".tmp")
+                temporary.write_text(json.dumps({"step": step, "plugins": list(indices)}))
+                temporary.replace(self._path)
+            else:
+                self._path.unlink(missing_ok=True)
+
+    def read(self, step: int, count: int) -> list[int]:
+        """Return which of `count` plugins were pending after a step; the first process decides for all."""
+        try:
+            record = json.loads(self._path.read_text())
+            found = record["plugins"] if record["step"] == step else []
+        except (OSError, ValueError, TypeError, KeyError):
+            found = []
+        pending = np.isin(np.arange(count), found)
+        if jax.process_count() > 1:
+            pending = multihost_utils.broadcast_one_to_all(pending)
+        return np.flatnonzero(pending).tolist()
+
+
 class _Breaks:
-    """What is done with the state between steps: it is saved, shown to plugins, or training stops."""
+    """What is done between steps: the state is saved or shown to plugins, or training stops."""
 
     def __init__(
         self,
@@ -118,10 +152,25 @@ class _Breaks:
         num_steps: int,
         meter: Meter,
         stopping: _Stopping,
+        pending: _Pending,
     ):
         self._checkpoints, self._checkpoint_every = checkpoints, checkpoint_every
         self._plugins, self._num_steps = plugins, num_steps
-        self._meter, self._stopping = meter, stopping
+        self._meter, self._stopping, self._pending = meter, stopping, pending
+
+    def begin(self, step: int, state: Any) -> None:
+        """Begin the plugins; call those that a stop or a kill prevented after the step the run goes on from.
+
+        Raises:
+            Interrupted: as in `train`.
+        """
+        for plugin in self._plugins:
+            plugin.begin(state, step)
+        pending = self._pending.read(step, len(self._plugins))
+        due = [index for index in pending if self._is_due(self._plugins[index].every, step)]
+        with self._meter.paused():
+            if self._cut_short(due, step, state):
+                self._stop(step, state, saved=True)
 
     def after(self, step: int, state: Any) -> None:
         """Do what is due after a step.
@@ -130,14 +179,16 @@ class _Breaks:
             NonFiniteError, Interrupted: as in `train`.
         """
         stopping, saving = self._stopping.after_step(), self._is_due(self._checkpoint_every, step)
-        plugins = [plugin for plugin in self._plugins if self._is_due(plugin.every, step)]
-        if not (stopping or saving or plugins):
+        due = [index for index, plugin in enumerate(self._plugins) if self._is_due(plugin.every, step)]
+        if not (stopping or saving or due):
             return
         self._meter.read()
         with self._meter.paused():
+            if due:
+                self._pending.write(step, due)
             if saving:
                 self._save(step, state)
-            if stopping or self._cut_short(plugins, step, state):
+            if stopping or self._cut_short(due, step, state):
                 self._stop(step, state, saved=saving)
 
     def after_all(self, state: Any) -> None:
@@ -148,14 +199,15 @@ class _Breaks:
     def _is_due(self, every: int, step: int) -> bool:
         return step == self._num_steps or bool(every) and step % every == 0
 
-    def _cut_short(self, plugins: Sequence[Plugin], step: int, state: Any) -> bool:
-        """Call plugins; return whether a signal cut them short."""
+    def _cut_short(self, due: Sequence[int], step: int, state: Any) -> bool:
+        """Call plugins, by their places in the list; return whether a signal cut them short."""
         try:
-            for plugin in plugins:
+            for done, index in enumerate(due, 1):
                 with self._stopping.interruptible():
-                    extra = plugin.call(state, step)
+                    extra = self._plugins[index].call(state, step)
                 if extra:
                     self._meter.log.write(step, extra)
+                self._pending.write(step, due[done:])
         except Interrupted:
             return True
         return False
@@ -207,18 +259,18 @@ def train(
     """Train until step `num_steps`, from the newest good checkpoint if there is one.
 
     Return the state after the last step, which is also the last checkpoint. What is logged is said
-    at `Meter`. With several processes each makes the same call; the first one logs.
+    at `Meter`. The plugins that a stop or a kill cut short are called first. With several processes each makes the same call; the first one logs.
 
     Args:
         batches: the batches of this process from a given step on; batch i must depend on i alone.
         checkpoint_every, log_every: in steps; 0 saves or logs after the last step alone.
-        profile_at: the step after which some steps are traced into the folder `profile` beside the log.
+        profile_at: the step after which some are traced into the folder `profile` beside the log.
         initialize: changes the first state of a run that starts, as to other weights.
-        max_skipped_steps: so many updates of a run that are not finite are left out before it stops.
+        max_skipped_steps: so many updates that are not finite are left out before the run stops.
 
     Raises:
         NonFiniteError: a metric or parameter is NaN or infinite; nothing is saved after it.
-        Interrupted: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 or 2, on any process; the state has been saved.
+        Interrupted: a signal of `StopSignals` came, on any process; the state has been saved.
         OSError, NoWholeCheckpoint: a checkpoint could not be written, or all are damaged.
     """
     init_key, update_key = jax.random.split(jax.random.key(seed))
@@ -230,9 +282,9 @@ def train(
         meter.go_on(start, **checkpoints.facts(start).get("window", {}))
         profile = Profile(Path(log_path).parent / "profile", profile_at, num_steps)
         stack.enter_context(contextlib.closing(profile))
-        breaks = _Breaks(checkpoints, checkpoint_every, plugins, num_steps, meter, _Stopping(signals, mesh))
-        for plugin in plugins:
-            plugin.begin(state, start)
+        stopping, pending = _Stopping(signals, mesh), _Pending(Path(log_path).parent / "pending.json")
+        breaks = _Breaks(checkpoints, checkpoint_every, plugins, num_steps, meter, stopping, pending)
+        breaks.begin(start, state)
         frozen = place_frozen(task, mesh)
         update = compile_update(task, state, mesh, frozen, skip_non_finite=max_skipped_steps > 0)
         source = iter(itertools.islice(batches(start), num_steps - start))

@@ -37,8 +37,8 @@ class Meter:
     - `operations_per_second`, of the matrix products, two to a multiply-add, with those that
       rematerialization computes again,
     - `skipped_steps` of the run until now, where steps may be skipped,
-    - `peak_share`, the share of the devices' peak, and `device_memory`, the most bytes in use at once
-      on one device, on devices that tell.
+    - `peak_share`, the share of the devices' peak, and `device_memory`, the most bytes in use at
+      once on one device, on devices that tell.
     """
 
     def __init__(
@@ -72,7 +72,10 @@ class Meter:
     def go_on(
         self, step: int, names: Sequence[str] = (), tables: Sequence[Any] = (), skipped: int = 0
     ) -> None:
-        """Take up what `window` returned at `step`, so that means are over the same steps as without a stop."""
+        """Take up what `window` returned at `step`.
+
+        Means are then over the same steps as without a stop.
+        """
         self._skipped = skipped
         count = min(step % self._log_every, len(tables)) if self._log_every else 0
         self._window = [

@@ -108,7 +108,11 @@ def steps_of(length: int | float, num_steps: int) -> int:
 
 
 def _find_rule(name: str, options: dict[str, Any]) -> Callable:
-    """Return the optimizer called `name`; raise ValueError if there is none or it does not take the options."""
+    """Return the optimizer called `name`.
+
+    Raises:
+        ValueError: there is none, or it does not take the options.
+    """
     if name not in rules():
         raise ValueError(f"config.optimizer.name is {name!r}; there are {', '.join(sorted(rules()))}")
     rule = rules()[name]

@@ -75,7 +75,8 @@ class Snapshots:
             every: the interval of snapshots, in steps.
         """
         self.begin(step)
-        if step and step % every == 0 and step not in {stored for stored, _, _ in self.stored()}:
+        widths = {width for taken, width, _ in self.stored() if taken == step}
+        if step and step % every == 0 and not averages.keys() <= widths:  # a kill may leave some widths
             self.save(step, averages)
 
     def save(self, step: int, averages: dict[float, PyTree]) -> None:

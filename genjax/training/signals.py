@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-NAMES = {"SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"}  # SLURM gives notice by either of the last two
+# SLURM gives notice by either of the last two.
+NAMES = {"SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"}
 SIGNALS = tuple(each for each in signal.Signals if each.name in NAMES)  # Windows has not all of them
 
 
@@ -26,9 +27,9 @@ class Interrupted(BaseException):
 class StopSignals:
     """Remembers the first signal that asks the run to stop, while it is entered as a context.
 
-    The handler only notes the signal. It does not print: Ctrl-C also ends the `tee` of `| tee log`, and
-    then printing fails. A second Ctrl-C acts as if nobody listened. Other signals may be repeated, since
-    schedulers send several. SIGHUP stays ignored under `nohup`.
+    The handler only notes the signal. It does not print: Ctrl-C also ends the `tee` of `| tee log`,
+    and then printing fails. A second Ctrl-C acts as if nobody listened. Other signals may be
+    repeated, since schedulers send several. SIGHUP stays ignored under `nohup`.
 
     Attributes:
         received: the first signal, or None.
@@ -51,7 +52,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def raising(self, allowed: bool) -> Iterator[None]:
-        """Let a signal end what is inside at once, by raising Interrupted there, if that is allowed."""
+        """Let a signal end what is inside at once by raising Interrupted, if that is allowed."""
         self._raising = allowed
         try:
             if allowed and self.received:
@@ -71,7 +72,7 @@ class StopSignals:
 
 @contextlib.contextmanager
 def outliving_readers(stream: io.TextIOBase) -> Iterator[None]:
-    """Print inside. If the pipe or terminal behind the stream is gone, this output and all later is dropped."""
+    """Print inside. Drop this and all later output if the pipe or terminal behind it is gone."""
     try:
         yield
     except OSError:  # Python flushes again at exit, which must not fail
@@ -80,7 +81,7 @@ def outliving_readers(stream: io.TextIOBase) -> Iterator[None]:
 
 
 def say(text: str, stream: io.TextIOBase | None = None) -> None:
-    """Print a line at once, to stdout if no stream is given; drop it where nobody can read it any more."""
+    """Print a line at once, by default to stdout; drop it if nobody can read it any more."""
     stream = stream or sys.stdout
     with outliving_readers(stream):
         print(text, file=stream, flush=True)

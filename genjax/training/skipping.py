@@ -16,7 +16,7 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
 
 
 def keep_finite(old: PyTree, new: PyTree, metrics: Metrics) -> tuple[PyTree, Metrics]:
-    """Return a new state if it and its metrics are finite, else the old one with the new one's `step`.
+    """Return a new state if it and its metrics are finite, else the old one with the new `step`.
 
     The metric `skipped` is added: 1 for a step that is left out, whose other metrics then count as
     nothing. It takes memory for one more state.

@@ -112,6 +112,13 @@ def test_a_source_that_fits_nowhere_is_an_error_before_any_compute(base_run, tmp
     assert not (tmp_path / "a/checkpoints").exists()
 
 
+def test_a_kill_in_the_first_save_does_not_change_where_a_run_starts_from(tmp_path):
+    """No checkpoint is whole yet, so the source is read again: here it shows by its absence."""
+    (tmp_path / "a/checkpoints/00000010.unsealed").mkdir(parents=True)
+    result = run("train", *CONSTANT, f"--workdir={tmp_path}/a", f"--init_from={tmp_path}/nothing")
+    assert result.returncode == 1 and "nothing" in result.stderr
+
+
 def test_adapters_of_published_weights_are_all_that_is_trained(base_run, tmp_path):
     """From the published form of a network: the frozen kernels stay, those with adapters move, the loss falls."""
     Run(base_run).save(tmp_path / "published")

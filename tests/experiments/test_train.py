@@ -84,8 +84,13 @@ def test_mesh_logging_and_schedules_may_differ(small_run, tmp_path):
     result = run(
         "train", *SMALL, f"--workdir={workdir}", "--config.mesh.data=1", "--config.mesh.tensor=1", "--config.log_every=5",
         "--config.sampling.every=5", "--config.checkpoint.keep=5", "--config.evaluation.num_samples=370",
+        "--config.evaluation.every=40",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
+    report = json.loads((workdir / "report.json").read_text())
+    assert (
+        report.keys() >= REPORTED
+    )  # also where the measures were due in the loop, before the run was started again
 
 
 WRONG = {

@@ -185,6 +185,25 @@ def test_what_is_not_the_loops_own_is_left_alone(directory):
     ]
 
 
+def test_what_lies_where_a_checkpoint_goes_is_moved_aside_unless_it_is_a_damaged_one(tmp_path, monkeypatch):
+    for name in ("00000005", "00000005.aside"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text(name)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, STATE)
+        checkpoints.wait()
+        truncate(tmp_path / "00000005")
+        checkpoints.save(5, STATE)
+        checkpoints.wait()
+        names = ["00000005", "00000005.aside", "00000005.aside2"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == names
+        assert [(tmp_path / name / "notes.txt").read_text() for name in names[1:]] == names[1::-1]
+        monkeypatch.setattr("genjax.training.checkpoints.damage", lambda path: "it cannot be read (away)")
+        checkpoints.save(5, STATE)
+        checkpoints.wait()
+    assert (tmp_path / "00000005.aside3" / MANIFEST).exists()
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(directory):
     with Checkpoints(directory) as checkpoints, pytest.warns(UserWarning, match="not used"):
         truncate(checkpoints.path(20))
@@ -200,10 +219,32 @@ def test_every_so_many_and_the_best_are_kept(tmp_path):
     """Also after a stop, and when the best one is damaged."""
     scores = {2: 0.5, 3: 0.9, 5: 0.9, 6: float("-inf"), 7: 0.1}
     for steps in (range(1, 6), range(6, 9)):
-        with Checkpoints(tmp_path, keep=2, keep_every=4, score=scores.get) as checkpoints:
+        with Checkpoints(tmp_path, keep=2, keep_every=4, scores=lambda: scores) as checkpoints:
             for step in steps:
                 checkpoints.save(step, STATE)
     assert checkpoints.steps() == [4, 5, 7, 8] and checkpoints.best() == 5
     truncate(tmp_path / "00000005")
-    assert Checkpoints(tmp_path, score=scores.get).best() == 7
+    assert Checkpoints(tmp_path, scores=lambda: scores).best() == 7
     assert Checkpoints(tmp_path).best() is None
+
+
+def test_scores_that_cannot_be_read_delete_nothing_and_stop_no_run(tmp_path):
+    """They are read once a save, however many checkpoints there are."""
+    calls = []
+
+    def scores():
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError("the file server is away")
+        return {1: 1.0}
+
+    with Checkpoints(tmp_path, keep=1, scores=scores) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, STATE)
+        checkpoints.wait()
+        with pytest.warns(UserWarning, match="old checkpoints stay.*file server is away"):
+            checkpoints.save(3, STATE)
+            checkpoints.wait()
+        assert checkpoints.steps() == [1, 2, 3] and len(calls) == 3
+        checkpoints.save(4, STATE)
+    assert checkpoints.steps() == [1, 4]

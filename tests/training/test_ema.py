@@ -191,8 +191,11 @@ def test_a_snapshot_that_a_stop_prevented_is_taken_when_the_run_goes_on(snapshot
     snapshots.go_on(620, 50, now(620))  # not due
     assert {path.name for _, _, path in snapshots.stored()} == {n for n in files if int(n[:8]) <= 550}
     snapshots.go_on(600, 50, now(600))
-    stored = {path.name: path.read_bytes() for _, _, path in snapshots.stored()}
-    assert stored == {name: content for name, content in files.items() if int(name[:8]) <= 600}
+    expected = {name: content for name, content in files.items() if int(name[:8]) <= 600}
+    assert {path.name: path.read_bytes() for _, _, path in snapshots.stored()} == expected
+    (snapshots.directory / "00000600_0.1.npz").unlink()  # a kill between the files of one step
+    snapshots.go_on(600, 50, now(600))
+    assert {path.name: path.read_bytes() for _, _, path in snapshots.stored()} == expected
 
 
 def test_an_empty_folder_is_no_obstacle(tmp_path, history):

@@ -118,7 +118,7 @@ STOPPING = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal
 
 
 def send(number):
-    return lambda state, step: os.kill(os.getpid(), number)
+    return lambda state, step: signal.raise_signal(number)
 
 
 def assert_stops_with(number, call):
@@ -217,7 +217,7 @@ class Breaking(Line):
 
 
 def test_a_few_updates_that_are_not_finite_are_left_out(tmp_path):
-    """By hand: the state stays, its step goes on, and means are of the other steps. Also over a stop."""
+    """By hand: the state stays, its step goes on, means are of the other steps; also over a stop."""
     for num_steps in (10, 20):
         state = fit(tmp_path, Breaking(), num_steps=num_steps, max_skipped_steps=3)
     task, (init_key, key) = Breaking(), jax.random.split(jax.random.key(1))
@@ -277,6 +277,26 @@ def test_plugins_run_on_their_own_schedules_and_after_the_last_step(tmp_path):
     fit(tmp_path, plugins=plugins)
     assert seen == {3: [(s, s) for s in (3, 6, 9, 12, 15, 18, 20)], 7: [(7, 7), (14, 14), (20, 20)]}
     assert [row["quality"] for row in rows(tmp_path) if "quality" in row] == [10.0, 20.0]
+
+
+@pytest.mark.parametrize("cut", [10, 7, 20])
+def test_plugins_that_a_stop_prevented_are_called_when_the_run_goes_on(tmp_path, cut):
+    """The second is cut short, at a checkpoint, between checkpoints and after the last step."""
+    calls = []
+    plugins = [
+        Plugin(every, lambda state, step, i=i: calls.append((i, step, int(state.step))) or {f"f{i}": 1.0})
+        for i, every in enumerate((5, cut, 1))
+    ]
+    cutting = Plugin(cut, send(signal.SIGTERM))
+    assert_stops_with(signal.SIGTERM, lambda: fit(tmp_path, plugins=[plugins[0], cutting, plugins[2]]))
+    calls.clear()
+    for _ in range(2):  # a finished run calls none
+        fit(tmp_path, plugins=plugins)
+    assert calls[:2] == [(1, cut, cut), (2, cut, cut)] and len(calls) == len(set(calls))
+    logged = [(name, row["step"]) for row in rows(tmp_path) for name in ("f0", "f1", "f2") if name in row]
+    expected = [(f"f{i}", step) for i, every in enumerate((5, cut, 1)) for step in range(every, 21, every)]
+    assert sorted(logged) == sorted({*expected, ("f1", 20)})
+    assert not (tmp_path / "pending.json").exists()
 
 
 def test_intervals_of_zero_are_off(tmp_path):

@@ -75,7 +75,7 @@ def load_animated_emoji(
 
 
 def _find_clips(data_dir: str | os.PathLike | None) -> tuple[Path, list[Path]]:
-    """Return the folder of packages and the files of its clips, or raise as `load_animated_emoji` says."""
+    """Return the folder of packages and its clips, or raise as `load_animated_emoji` says."""
     install = f"npm install {' '.join(f'{package}@1.0.0' for package in PACKAGES)} {TAGS}@17.0.0"
     if not data_dir:
         raise ValueError(

@@ -32,7 +32,8 @@ def load_folder(
 
     Images become RGB as `decode` says; `Dataset.conversions` counts how. `Dataset.skipped` names those that
     cannot be read, have no caption, or lie beside the classes, and folders that cannot be read or are
-    read already under another name. Files that are not called `SUFFIXES` are ignored. The files of the split are all decoded once to open it.
+    read already under another name. Files that are not called `SUFFIXES` are ignored. The files of
+    the split are all decoded once to open it.
 
     Args:
         channels: 3 for RGB, 1 for grey levels.
@@ -98,7 +99,7 @@ def _split_names(entries: dict[Path, Entry], has_splits: bool) -> dict[Path, str
 
 
 def _image_files(root: Path) -> tuple[list[Path], dict[Path, str]]:
-    """Return the image files below a folder, and why some folders are left out, relative to the root.
+    """Return the image files below a folder, and why some folders are left out, by relative paths.
 
     Each folder is read once, wherever links lead, and under its own name before that of a link.
     """

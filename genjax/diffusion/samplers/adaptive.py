@@ -27,23 +27,24 @@ def adaptive_solution(
 ) -> diffrax.Solution:
     """Return diffrax's solution of dx/dt = velocity(x, t), `ys` at `times` as far as the process' domain has them.
 
-    `stats["num_steps"]` counts its steps, rejected ones too; in each Dopri5 evaluates the network 6 times. States and
-    times are float32 at least, whatever the types of noise and predictions.
+    `stats["num_steps"]` counts its steps, rejected ones too; in each Dopri5 evaluates the network 6
+    times. States and times are float32 at least, whatever the types of noise and predictions.
 
-    The batch is one system: every step is the same for all samples. The error of a step is the largest over samples of
-    √(mean over dimensions of (error/(atol + rtol·|x|))²), so that each sample keeps the tolerance; a sample depends on
-    its batch, yet within the tolerance only. Of a tree, every leaf of every sample keeps the tolerance. Steps' errors
-    grow on the way: expect ten times the tolerance in the end, and a hundred times one looser than 1e-5, whose steps
-    are long for an estimate.
+    The batch is one system: every step is the same for all samples. The error of a step is the
+    largest over samples of √(mean over dimensions of (error/(atol + rtol·|x|))²), so that each
+    sample keeps the tolerance; a sample depends on its batch, yet within the tolerance only. Of a
+    tree, every leaf of every sample keeps the tolerance. Steps' errors grow on the way: expect ten
+    times the tolerance in the end, and a hundred times one looser than 1e-5, whose steps are long
+    for an estimate.
 
     Args:
-        process: one, also for a tree.
-        noise: an array or a tree of arrays.
-        times: one grid for all. The first and the last bound the integration, either way; those between cost no
-            evaluation.
+        process, noise: one process, and an array or a tree of arrays.
+        times: one grid for all. The first and the last bound the integration, either way; those
+            between cost no evaluation.
         rtol, atol: tolerances of a step, relative and absolute; traced or not.
         solver: one of diffrax's with an estimate of its error, as a function of no arguments.
-        adjoint: how it is differentiated. By default in reverse, with checkpoints; `diffrax.ForwardMode` for `jax.jvp`.
+        adjoint: how it is differentiated. By default in reverse, with checkpoints;
+            `diffrax.ForwardMode` for `jax.jvp`.
         max_steps: more are an error at run time.
     """
 
@@ -95,11 +96,12 @@ def adaptive(
 ) -> PyTree[Float[Array, " ..."]]:
     """Solve the probability-flow ODE within tolerances, called as every sampler: see `adaptive_solution`.
 
-    To a clean end outside the domain (EDM: sigma = 0) a step of `ddim` leads from the last time in it. `keys` are not
-    used.
+    To a clean end outside the domain (EDM: sigma = 0) a step of `ddim` leads from the last time in
+    it. `keys` are not used.
 
     Raises:
-        ValueError: process or times are trees, or there is a time for each frame: one t is integrated over.
+        ValueError: process or times are trees, or there is a time for each frame: one t is
+            integrated over.
     """
     if not isinstance(process, Process):
         raise ValueError(

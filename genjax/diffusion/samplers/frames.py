@@ -18,17 +18,20 @@ def framewise(
 ) -> Any:
     """Return a sampler's table for a grid in which each frame waits while its time stays.
 
-    A frame's coefficients are those of its own grid, without the steps in which it waits. So if the network looks at
-    each frame alone, a frame's sample is that of a run of that frame alone. The exceptions count steps of the whole
-    grid: the groups of `on_grid`, and the churn per step of `edm_stochastic`.
+    A frame's coefficients are those of its own grid, without the steps in which it waits. So if the
+    network looks at each frame alone, a frame's sample is that of a run of that frame alone. The
+    exceptions count steps of the whole grid: the groups of `on_grid`, and the churn per step of
+    `edm_stochastic`.
 
-    While a frame waits, the network is told a time of the process' domain, even if the clean end lies outside.
+    While a frame waits, the network is told a time of the process' domain, even if the clean end
+    lies outside.
 
     Args:
         table: `(process, times, …) -> Table`; times are NaN where a frame's own grid has not begun.
 
     Raises:
-        ValueError: the sampler does not go through its grid step by step, or draws noise from a Brownian path.
+        ValueError: the sampler does not go through its grid step by step, or draws noise from a
+            Brownian path.
     """
     num_steps, frames, steps = len(times) - 1, times.shape[1:], None
 
@@ -67,8 +70,8 @@ def framewise(
 def _own_grids(times: Times) -> tuple[Times, Times, Int[Array, " times-1"], Int[Array, ""]]:
     """Return a frame's own grid, in as many times: followed by its last time, and preceded by NaN.
 
-    Also return, for every step of the frame's grid, its place in the first of these, and by how many places the second
-    is later.
+    Also return, for every step of the frame's grid, its place in the first of these, and by how
+    many places the second is later.
     """
     moves = times[1:] != times[:-1]
     delay = jnp.sum(~moves)

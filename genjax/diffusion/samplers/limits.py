@@ -1,9 +1,10 @@
-"""Coefficients where the log-SNR is infinite or a step draws no noise: their derivatives are finite too.
+"""Coefficients whose derivatives are finite where the log-SNR is infinite or no noise is drawn.
 
-Time grids can be learned, so every coefficient is differentiated by the times. `jnp.where(known, a / b, 0)` alone does
-not do: its derivative in the branch that was not taken is 0·∞ = NaN. Values here are those of the plain formula, and
-only the derivatives are guarded. An end of infinite log-SNR counts as fixed: what is infinite there has the derivative
-0. This is exact for all other times of the grid.
+Time grids can be learned, so every coefficient is differentiated by the times. `jnp.where(known, a
+/ b, 0)` alone does not do: its derivative in the branch that was not taken is 0·∞ = NaN. Values
+here are those of the plain formula, and only the derivatives are guarded. An end of infinite
+log-SNR counts as fixed: what is infinite there has the derivative 0. This is exact for all other
+times of the grid.
 """
 
 import functools
@@ -81,5 +82,5 @@ def noise_ratio(process: Process, times: Values) -> Values:
 
 
 def clip(times: Values, first: float, last: float) -> Values:
-    """Return the times within [first, last], with the derivative 1 at both ends, where jnp.clip has 1/2."""
+    """Return the times within [first, last]; at both ends the derivative is 1, not jnp.clip's 1/2."""
     return jnp.where(times < first, first, jnp.where(times > last, last, times))

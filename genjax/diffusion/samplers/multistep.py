@@ -1,18 +1,21 @@
 """Multistep methods: one evaluation a step, and polynomials through those of the steps before.
 
-In t the ODE is dx/dt = velocity(x, t). With rho = sigma/alpha and lambda = −log(rho), half the log-SNR, it is also
+In t the ODE is dx/dt = velocity(x, t). With rho = sigma/alpha and lambda = −log(rho), half the
+log-SNR, it is also
 
     d(x/alpha) = ẑ·drho        and        d(x/sigma) = x̂·d(1/rho),        1/rho = e^lambda.
 
-A method replaces v, ẑ or x̂ by the polynomial in t, rho or lambda through its last values and integrates that
-exactly: on any grid, at any order. With r_j = (u_{n−j} − u_n)/(u_{n+1} − u_n) the past of the variable u in units of
-the step, Lagrange's polynomials need only 1/r_j, and 1/r_j = 0 is a past that drops out: because it does not exist
-yet, because it lies at infinite u, or because the step itself is infinite. So every method starts by lower orders,
-and at an end of infinite log-SNR does the first-order step x_s = alpha_s·x̂ + sigma_s·ẑ, to which all but
-`adams_bashforth` add their corrections Σ_j c_j·(x̂_j − x̂_0), or the same of ẑ.
+A method replaces v, ẑ or x̂ by the polynomial in t, rho or lambda through its last values and
+integrates that exactly: on any grid, at any order. With r_j = (u_{n−j} − u_n)/(u_{n+1} − u_n) the
+past of the variable u in units of the step, Lagrange's polynomials need only 1/r_j, and 1/r_j = 0
+is a past that drops out: because it does not exist yet, because it lies at infinite u, or because
+the step itself is infinite. So every method starts by lower orders, and at an end of infinite
+log-SNR does the first-order step x_s = alpha_s·x̂ + sigma_s·ẑ, to which all but `adams_bashforth`
+add their corrections Σ_j c_j·(x̂_j − x̂_0), or the same of ẑ.
 
-The first step is Euler's, its local error of order 2: so as a whole a method of order p > 2 is of order 2 on grids
-refined evenly, though with a smaller constant. On a grid that begins as `graded_start` makes it, it is of order p.
+The first step is Euler's, its local error of order 2: so as a whole a method of order p > 2 is of
+order 2 on grids refined evenly, though with a smaller constant. On a grid that begins as
+`graded_start` makes it, it is of order p.
 """
 
 import jax.numpy as jnp
@@ -34,8 +37,9 @@ def choose(name: str, value: object, choices: tuple) -> object:
 def graded_start(times: Float[Array, " times"], order: int) -> Float[Array, " finer"]:
     """The grid with order − 2 times more in its first step, so near its start that low orders suffice there.
 
-    Of N steps, the part N^{(k−p)/k} of the first step is where a step of order k − 1, k = 2, …, p − 1, ends: with
-    local error (N^{(k−p)/k}/N)^k = N^{−p}. A multistep method of order p is then of order p as a whole.
+    Of N steps, the part N^{(k−p)/k} of the first step is where a step of order k − 1, k = 2, …, p −
+    1, ends: with local error (N^{(k−p)/k}/N)^k = N^{−p}. A multistep method of order p is then of
+    order p as a whole.
     """
     k = np.arange(2, order)
     parts = jnp.asarray((len(times) - 1.0) ** ((k - order) / k), times.dtype)
@@ -61,7 +65,8 @@ def inverse_past(
 def lagrange(inverse: History, moments: Float[Array, " rows powers"]) -> History:
     """The weight of each past value, less the present one, in an integral over the step.
 
-    For the polynomial through the values at 0 and at 1/inverse[j], where ∫τ^k over the step is moments[:, k].
+    For the polynomial through the values at 0 and at 1/inverse[j], where ∫τ^k over the step is
+    moments[:, k].
     """
     columns = []
     for j in range(inverse.shape[1]):
@@ -84,8 +89,8 @@ def plain_moments(steps: Rows, count: int) -> Float[Array, " rows powers"]:
 def exponential_moments(a: Rows, count: int) -> Float[Array, " rows powers"]:
     """m_k = a·∫₀¹ exp(−a·(1 − τ))·τ^k dτ, k = 0, …, count − 1.
 
-    By parts, m_0 = 1 − e^{−a} and m_k = 1 − k/a·m_{k−1}; where a is small this cancels, and the same
-    recursion is begun far above and run downwards.
+    By parts, m_0 = 1 − e^{−a} and m_k = 1 − k/a·m_{k−1}; where a is small this cancels, and the
+    same recursion is begun far above and run downwards.
     """
     small = jnp.abs(a) < 0.5
     safe = jnp.where(small, 1, a)
@@ -180,8 +185,9 @@ def dpm_solver_pp_2m(
 
     Args:
         eta: 0 for the ODE, 1 for the SDE; the noise is sigma_s·√(1 − exp(−2·eta·h)).
-        form: "heun" integrates the line exactly, "midpoint" takes its slope's moment, 1 − (1 − e^{−h})/h, to be
-            (1 − e^{−h})/2: the paper's. They differ by what an error of order 2 allows.
+        form: "heun" integrates the line exactly, "midpoint" takes its slope's moment, 1 − (1 −
+            e^{−h})/h, to be (1 − e^{−h})/2: the paper's. They differ by what an error of order 2
+            allows.
         lower_order_final: the last step is of first order at a finite end too.
     """
     choose("form", form, ("midpoint", "heun"))
@@ -202,8 +208,9 @@ def dpm_solver_pp_3m(
 
     Args:
         eta: 0 for the ODE, 1 for the SDE, as in `dpm_solver_pp_2m`.
-        curvature: multiplies the moment of τ². At .5 it is what the usual programs compute, which take the second
-            divided difference for the second derivative, twice as large; and of order 2 only.
+        curvature: multiplies the moment of τ². At .5 it is what the usual programs compute, which
+            take the second divided difference for the second derivative, twice as large; and of
+            order 2 only.
         lower_order_final: no step has a higher order than there are steps left.
     """
     reshape = lambda m: m * jnp.asarray([1, 1, curvature], m.dtype)
@@ -221,18 +228,20 @@ def unipc(
 ) -> Table:
     """UniPC for x̂ (Zhao et al. 2023, algorithms 1 and 2), of order 1 to 3: two methods with one evaluation a step.
 
-    The predictor goes along the polynomial through the last `order` values of x̂, in lambda. The value where it ends
-    is one more, through which the corrector does that step again. With x_t the predicted point and x_t + d_t the
-    corrected one, d_t a combination of values of x̂, the next point is
+    The predictor goes along the polynomial through the last `order` values of x̂, in lambda. The
+    value where it ends is one more, through which the corrector does that step again. With x_t the
+    predicted point and x_t + d_t the corrected one, d_t a combination of values of x̂, the next
+    point is
 
         x_s = sigma_s/sigma_t·(x_t + d_t) + alpha_s·h·∫₀¹ exp(−h·(1 − τ))·x̂(τ) dτ.
 
-    States are predicted points. The corrector adds one to the order, and lets it begin from two: from an even start
-    order 2 gives 3 as a whole, and order 3 does too.
+    States are predicted points. The corrector adds one to the order, and lets it begin from two:
+    from an even start order 2 gives 3 as a whole, and order 3 does too.
 
     Args:
-        variant: where the predictor, of order 2, or the corrector, of order 1, is a line, its slope's moment is
-            taken to be B/2, with B = h for "bh1" and 1 − e^{−h} for "bh2"; in all else the variants agree.
+        variant: where the predictor, of order 2, or the corrector, of order 1, is a line, its
+            slope's moment is taken to be B/2, with B = h for "bh1" and 1 − e^{−h} for "bh2"; in all
+            else the variants agree.
         lower_order_final: no step has a higher order than there are steps left.
     """
     choose("order", order, (1, 2, 3))
@@ -251,18 +260,21 @@ def sa_solver(
     form: str = "exact",
     lower_order_final: bool = False,
 ) -> Table:
-    """SA-Solver for x̂ (Xue et al. 2023, algorithm 1): `unipc` of an SDE, which draws noise at every step.
+    """SA-Solver for x̂ (Xue et al. 2023, algorithm 1): `unipc` of an SDE, with noise at every step.
 
-    Predictor and corrector (Adams–Bashforth, Adams–Moulton) integrate x̂ against exp(−(1 + tau²)·(lambda_s − lambda)).
-    They share the step's noise, sigma_s·√(1 − exp(−2·tau²·h))·ξ. One evaluation a step; states are predicted points.
+    Predictor and corrector (Adams–Bashforth, Adams–Moulton) integrate x̂ against exp(−(1 +
+    tau²)·(lambda_s − lambda)). They share the step's noise, sigma_s·√(1 − exp(−2·tau²·h))·ξ. One
+    evaluation a step; states are predicted points.
 
     Args:
-        tau: 0 for the ODE, 1 for the reverse SDE; for all steps, or one for each. (Theirs is 1 between two noise levels
-            and 0 outside.)
+        tau: 0 for the ODE, 1 for the reverse SDE; for all steps, or one for each. (Theirs is 1
+            between two noise levels and 0 outside.)
         order: how many values of x̂ the predictor uses, 1 to 3.
-        corrector_order: how many the corrector uses, the new one among them, 2 to 4; 1 leaves the corrector out.
-        form: "exact" integrates a line exactly; "program" takes its slope's moment to be (1 + tau²)·h/2, as the authors'
-            program and diffusers do. They differ by what an error of order 2 allows.
+        corrector_order: how many the corrector uses, the new one among them, 2 to 4; 1 leaves the
+            corrector out.
+        form: "exact" integrates a line exactly; "program" takes its slope's moment to be (1 +
+            tau²)·h/2, as the authors' program and diffusers do. They differ by what an error of
+            order 2 allows.
         lower_order_final: no step has a higher order than there are steps left.
     """
     choose("order", order, (1, 2, 3))
@@ -275,10 +287,11 @@ def sa_solver(
 
 
 def _twice_through(process, times, order, corrector, eta, line, lower_order_final):
-    """Every step by a predictor, and once more by a corrector through the value of x̂ where the predictor ended.
+    """Take every step by a predictor, and again by a corrector through x̂ where the predictor ended.
 
     Args:
-        order, corrector: how many values, up to the step's start, predictor and corrector use; corrector 0 for none.
+        order, corrector: how many values, up to the step's start, predictor and corrector use;
+            corrector 0 for none.
         eta: of the SDE, a number or one per step, as in `_data_multistep`; 0.0 for the ODE.
         line: `(a, moments)`: the moment of a line's slope, where predictor or corrector is a line.
     """

@@ -37,7 +37,7 @@ def ddim_step(
     s: Float[Array, " steps"],
     eta: float | Float[Array, ""],
 ) -> Table:
-    """Return the table of `ddim` for steps from t to s, which need not start where the last one ended."""
+    """Return the table of `ddim` for any steps from t to s, joined end to end or not."""
     sigma, clean = process.sigma(s), process.alpha(s)[:, None]
     if isinstance(eta, int | float) and eta == 0:
         return Table(t, clean=clean, noise=sigma[:, None])

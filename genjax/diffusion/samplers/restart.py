@@ -1,4 +1,4 @@
-"""Restart: noise added again on the way, which makes the method forget the errors that it has made so far."""
+"""Restart: noise added again on the way makes a method forget the errors that it has made."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -12,7 +12,7 @@ from genjax.diffusion.samplers.tables import Table, cut, join, sampler
 def noised(
     table: Table, process: Process, low: Float[Array, " *frames"], high: Float[Array, " *frames"]
 ) -> Table:
-    """Return a table without churn that first adds the noise that leads from the law at time `low` to that at `high`.
+    """Return the table with noise first, which leads from the law at time `low` to that at `high`.
 
     The state becomes alpha_high/alpha_low·x + √(sigma_high² − (alpha_high/alpha_low·sigma_low)²)·ξ.
     """
@@ -26,11 +26,12 @@ def noised(
 def restart(
     process: Process, times: Float[Array, " times"], first: int, last: int, repeats: int = 1
 ) -> Table:
-    """Heun's method that repeats the steps first, …, last − 1 from new noise (Xu et al. 2023, algorithm 1).
+    """Repeat Heun's steps first, …, last − 1 from new noise (Xu et al. 2023, algorithm 1).
 
-    From times[last] noise leads up to times[first], and the steps between are taken again, `repeats` times over (the
-    paper's K). So t_max is times[first] and t_min times[last]; see `edm_heun` for the steps. Another interval or
-    another method within is one more line of `join`, `cut` and `noised`.
+    From times[last] noise leads up to times[first], and the steps between are taken again,
+    `repeats` times over (the paper's K). So t_max is times[first] and t_min times[last]; see
+    `edm_heun` for the steps. Another interval or another method within is one more line of `join`,
+    `cut` and `noised`.
 
     Raises:
         ValueError: not 0 <= first < last <= steps of the grid, or `repeats` is negative.

@@ -1,7 +1,8 @@
 """Runge–Kutta methods for the probability-flow ODE: several evaluations a step, no memory between steps.
 
-In t the ODE is dx/dt = velocity(x, t); with x̄ = x/alpha and rho = sigma/alpha it is dx̄/drho = ẑ (Song et al. 2021,
-DDIM, equation 14; Karras et al. 2022). The two differ in their steps, though not in their solution.
+In t the ODE is dx/dt = velocity(x, t); with x̄ = x/alpha and rho = sigma/alpha it is dx̄/drho = ẑ
+(Song et al. 2021, DDIM, equation 14; Karras et al. 2022). The two differ in their steps, though not
+in their solution.
 """
 
 from collections.abc import Sequence
@@ -24,9 +25,10 @@ def runge_kutta(
 ) -> Table:
     """An explicit Runge–Kutta method in t, of a Butcher tableau whose nodes are the row sums of `matrix`.
 
-    With step h, v_i is the velocity at x_t + h·Σ_j matrix[i][j]·v_j, and x_s = x_t + h·Σ_i weights[i]·v_i. A step is
-    Euler's if an evaluation leaves the process' domain (EDM: the one to sigma = 0) or meets an infinite velocity
-    (variance preserving ones: sigma' at the clean end). Then all its evaluations are at t, the later ones in vain.
+    With step h, v_i is the velocity at x_t + h·Σ_j matrix[i][j]·v_j, and x_s = x_t + h·Σ_i
+    weights[i]·v_i. A step is Euler's if an evaluation leaves the process' domain (EDM: the one to
+    sigma = 0) or meets an infinite velocity (variance preserving ones: sigma' at the clean end).
+    Then all its evaluations are at t, the later ones in vain.
     """
     matrix, weights = np.asarray(matrix), np.asarray(weights)
     stages = len(weights)
@@ -62,7 +64,7 @@ def runge_kutta(
 
 
 def _evaluation_times(process, times, nodes):
-    """Return the times `[step stage]` of the evaluations, and `[step 1]` whether the step has to be Euler's."""
+    """Return the evaluations' times `[step stage]`, and `[step 1]` where a step has to be Euler's."""
     t, h = times[:-1, None], jnp.diff(times)[:, None]
     planned = t + h * nodes.astype(times.dtype)
     first, last = process.domain
@@ -83,7 +85,8 @@ def midpoint(process: Process, times: Float[Array, " times"]) -> Table:
 def heun(process: Process, times: Float[Array, " times"]) -> Table:
     """The trapezoidal rule in t, x_s = x_t + h/2·(v_t + v_s), with v_s where Euler's step ends; of order 2.
 
-    Every step is corrected, the last one too: the denoiser has to know the clean end. Else take `edm_heun`.
+    Every step is corrected, the last one too: the denoiser has to know the clean end. Else take
+    `edm_heun`.
     """
     return runge_kutta(process, times, [[0, 0], [1, 0]], [1 / 2, 1 / 2])
 
@@ -103,12 +106,14 @@ def rk4(process: Process, times: Float[Array, " times"]) -> Table:
 def edm_heun(process: Process, times: Float[Array, " times"], last_corrected: bool = False) -> Table:
     """Heun's method in (x/alpha, sigma/alpha), whose last step is Euler's: 2N − 1 evaluations, of order 2.
 
-    Karras et al. 2022, algorithm 1, for any process. In DDIM's terms: x_s = alpha_s·x̂ + sigma_s·ẑ, evaluated there,
-    and then x_s + alpha_s·(rho_s − rho_t)/2·(ẑ_s − ẑ). A step from or to infinite rho is not corrected.
+    Karras et al. 2022, algorithm 1, for any process. In DDIM's terms: x_s = alpha_s·x̂ + sigma_s·ẑ,
+    evaluated there, and then x_s + alpha_s·(rho_s − rho_t)/2·(ẑ_s − ẑ). A step from or to infinite
+    rho is not corrected.
 
     Args:
-        last_corrected: correct the last step too, with 2N evaluations, for a grid that ends before the clean end: so
-            the parts of a grid give what the whole gives, and inversion is of order 2 at its end too.
+        last_corrected: correct the last step too, with 2N evaluations, for a grid that ends before
+            the clean end: so the parts of a grid give what the whole gives, and inversion is of
+            order 2 at its end too.
     """
     table = heun_in_rho(process, times[:-1], times[1:])
     return table if last_corrected else without_last_row(table)

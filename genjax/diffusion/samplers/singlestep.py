@@ -1,12 +1,14 @@
 """DPM-Solver: exponential integrators with evaluations inside the step, and no memory between steps.
 
-As in `multistep`, the ODE is d(x/alpha) = ẑ·drho or d(x/sigma) = x̂·d(1/rho), integrated with a polynomial in
-lambda = −log(rho), half the log-SNR. Every evaluation is followed by the first-order step
-x_s = alpha_s·x̂ + sigma_s·ẑ from the one at which the step began, corrected by what has changed since in x̂ or ẑ.
+As in `multistep`, the ODE is d(x/alpha) = ẑ·drho or d(x/sigma) = x̂·d(1/rho), integrated with a
+polynomial in lambda = −log(rho), half the log-SNR. Every evaluation is followed by the first-order
+step x_s = alpha_s·x̂ + sigma_s·ẑ from the one at which the step began, corrected by what has
+changed since in x̂ or ẑ.
 
-With `on_grid` a step of order p covers p intervals of the grid and evaluates at its times, as the orders 1, 2, …, p
-in turn of diffusers; then the last step may be shorter, and so of lower order. Else the times inside a step divide
-its log-SNR evenly, or where that is infinite, t. What comes from infinite log-SNR or goes to it is of first order.
+With `on_grid` a step of order p covers p intervals of the grid and evaluates at its times, as the
+orders 1, 2, …, p in turn of diffusers; then the last step may be shorter, and so of lower order.
+Else the times inside a step divide its log-SNR evenly, or where that is infinite, t. What comes
+from infinite log-SNR or goes to it is of first order.
 """
 
 import jax.numpy as jnp
@@ -100,7 +102,7 @@ def dpm_solver_pp_2s(process: Process, times: Float[Array, " times"], on_grid: b
 
 @sampler
 def dpm_solver_pp_3s(process: Process, times: Float[Array, " times"], on_grid: bool = False) -> Table:
-    """DPM-Solver++(3S): x̂ at thirds of the step, as ẑ in `dpm_solver_3`; of order 3, 3 evaluations a step.
+    """DPM-Solver++(3S): x̂ at thirds of the step; of order 3, 3 evaluations a step.
 
     Lu et al. 2022b's program, singlestep and of order 3. With phi = 1 − (1 − e^{−h})/h,
     x_s = sigma_s/sigma_t·x + alpha_s·((1 − e^{−h})·x̂ + phi·3/2·(x̂_{2/3} − x̂)).
@@ -112,14 +114,16 @@ def dpm_solver_pp_3s(process: Process, times: Float[Array, " times"], on_grid: b
 def dpm_solver_pp_sde(
     process: Process, times: Float[Array, " times"], eta: float | Float[Array, ""] = 1.0
 ) -> Table:
-    """DPM-Solver++ as an SDE, with noise that does not depend on the grid (Crowson 2022, k-diffusion: DPM++ SDE).
+    """DPM-Solver++ SDE, with noise that does not depend on the grid (Crowson 2022, k-diffusion).
 
-    A step of `ddim` with `eta` leads to the middle in lambda; x̂ from there takes the place of x̂ in the step from t to s:
-    x_s = alpha_s·x̂_middle + down·(x_t/alpha_t − x̂_middle)/rho_t + fresh·ξ, with down and fresh those of ẑ and ξ in
-    `ddim`. The last step, and one from infinite rho, are those of `ddim`: 2N − 1 evaluations.
+    A step of `ddim` with `eta` leads to the middle in lambda; x̂ from there takes the place of x̂
+    in the step from t to s: x_s = alpha_s·x̂_middle + down·(x_t/alpha_t − x̂_middle)/rho_t +
+    fresh·ξ, with down and fresh those of ẑ and ξ in `ddim`. The last step, and one from infinite
+    rho, are those of `ddim`: 2N − 1 evaluations.
 
-    ξ are increments of one Brownian path per sample in t. So for equal keys, samples on finer and finer grids converge,
-    to the solution of one SDE driven by that path; with other samplers each grid has other noise.
+    ξ are increments of one Brownian path per sample in t. So for equal keys, samples on finer and
+    finer grids converge, to the solution of one SDE driven by that path; with other samplers each
+    grid has other noise.
     """
     t, s, u = times[:-1], times[1:], half_log_snr(process, times)
     halved = jnp.isfinite(u[:-1]) & jnp.isfinite(u[1:]) & (np.arange(len(t)) < len(t) - 1)

@@ -17,8 +17,8 @@ Data = Float[Array, " batch *shape"]
 class State(NamedTuple):
     """The state x, the point y of the next evaluation, and the predictions so far, newest first.
 
-    All have the type of the noise that sampling starts from. Rows are float32 at least, and so is the arithmetic within
-    a step: a bfloat16 state is rounded once a step.
+    All have the type of the noise that sampling starts from. Rows are float32 at least, and so is
+    the arithmetic within a step: a bfloat16 state is rounded once a step.
     """
 
     x: Data
@@ -78,13 +78,13 @@ class State(NamedTuple):
 
 
 def _normal(keys, number, like, row):
-    """Return N(0, I), drawn in the type of the row: a bfloat16 state sees the float32 one's noise, rounded."""
+    """Return N(0, I), drawn in the row's type: bfloat16 states see float32's noise, rounded."""
     one = lambda key: jax.random.normal(jax.random.fold_in(key, number), like.shape[1:], row.times.dtype)
     return jax.vmap(one)(keys)
 
 
 def _gain(keys, _, like, row):
-    """Return N(0, I), what each sample's path gains over the row's interval over the root of its length.
+    """Return N(0, I): what each sample's path gains in the row's interval, over √length.
 
     The path is known to a millionth of the whole, and its key is none of those that rows fold.
     """
@@ -110,7 +110,7 @@ def _products(coefficients, history):
 
 
 def _deviation(row, x, variance):
-    """Return the deviation of the row's fresh noise, moved to `largest` as far as a learned variance says."""
+    """Return the deviation of the row's fresh noise, by a learned variance if there is one."""
     fresh = across_batch(row.fresh, x)
     if variance is None or row.largest is None:
         return fresh

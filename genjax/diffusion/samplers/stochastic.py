@@ -19,9 +19,10 @@ Scalar = float | Float[Array, ""]
 def ddpm(process: Process, times: Float[Array, " times"]) -> Table:
     """Draws x_s from q(x_s | x_t, x = x̂), `ddim` with eta = 1 (Ho et al. 2020, algorithm 2), for any process.
 
-    The variance is the least one, exact for data at a single point: β̃ = sigma_s²·(1 − e^{−2h}). A learned variance v
-    in [0, 1] moves it log-linearly (Nichol & Dhariwal 2021, equation 15) up to the one exact for data N(0, I),
-    β = sigma_t²·(1 − e^{−2h})·(alpha_s² + sigma_s²)/(alpha_t² + sigma_t²). A step to sigma_s = 0 draws nothing.
+    The variance is the least one, exact for data at a single point: β̃ = sigma_s²·(1 − e^{−2h}). A
+    learned variance v in [0, 1] moves it log-linearly (Nichol & Dhariwal 2021, equation 15) up to
+    the one exact for data N(0, I), β = sigma_t²·(1 − e^{−2h})·(alpha_s² + sigma_s²)/(alpha_t² +
+    sigma_t²). A step to sigma_s = 0 draws nothing.
     """
     alpha, sigma = process.alpha(times), process.sigma(times)
     kept = noise_kept(process, times[:-1], times[1:])
@@ -36,8 +37,8 @@ def ddpm(process: Process, times: Float[Array, " times"]) -> Table:
 def euler_ancestral(process: Process, times: Float[Array, " times"], eta: Scalar = 1.0) -> Table:
     """Euler in (x/alpha, sigma/alpha) to below the next noise level, and noise up to it: another name for `ddim`.
 
-    With rho = sigma/alpha, the step goes down to √(rho_s² − up²), where up = eta·rho_s·√(1 − rho_s²/rho_t²)
-    (Crowson 2022, k-diffusion): just what `ddim` does with the same eta.
+    With rho = sigma/alpha, the step goes down to √(rho_s² − up²), where up = eta·rho_s·√(1 −
+    rho_s²/rho_t²) (Crowson 2022, k-diffusion): just what `ddim` does with the same eta.
     """
     return ddim_step(process, times[:-1], times[1:], eta)
 
@@ -46,8 +47,9 @@ def euler_ancestral(process: Process, times: Float[Array, " times"], eta: Scalar
 def dpm2_ancestral(process: Process, times: Float[Array, " times"], eta: Scalar = 1.0) -> Table:
     """The midpoint rule in log rho down to below the next noise level, and noise up to it (Crowson 2022, k-diffusion).
 
-    Two evaluations a step, the second at √(rho_t·rho_down); rho = sigma/alpha, and levels as in `euler_ancestral`. The
-    last step, and one from infinite rho, are those of `euler_ancestral`: 2N − 1 evaluations. With eta = 0, DPM2.
+    Two evaluations a step, the second at √(rho_t·rho_down); rho = sigma/alpha, and levels as in
+    `euler_ancestral`. The last step, and one from infinite rho, are those of `euler_ancestral`: 2N −
+    1 evaluations. With eta = 0, DPM2.
     """
     once = ddim_step(process, times[:-1], times[1:], eta)
     alpha = process.alpha(times)
@@ -81,10 +83,10 @@ def edm_stochastic(
 ) -> Table:
     """Noise up from rho to (1 + gamma)·rho, then a Heun step down from there (Karras et al. 2022, algorithm 2).
 
-    gamma = min(s_churn/N, √2 − 1) while rho = sigma/alpha is in [s_min, s_max], for any process; `s_noise` multiplies
-    the deviation of what is added. The defaults are table 5's for ImageNet-64; s_churn = 0 is `edm_heun`. It has 2N − 1
-    evaluations: the last step is Euler's, as is one from infinite rho, which stays as it is. No noise is added beyond
-    the process' noise end.
+    gamma = min(s_churn/N, √2 − 1) while rho = sigma/alpha is in [s_min, s_max], for any process;
+    `s_noise` multiplies the deviation of what is added. The defaults are table 5's for ImageNet-64;
+    s_churn = 0 is `edm_heun`. It has 2N − 1 evaluations: the last step is Euler's, as is one from
+    infinite rho, which stays as it is. No noise is added beyond the process' noise end.
     """
     t, s = times[:-1], times[1:]
     if isinstance(s_churn, int | float) and s_churn == 0:
@@ -112,7 +114,8 @@ def noise_growth(process: Process, t: Float[Array, " *times"]) -> Float[Array, "
 def process_diffusion(process: Process, t: Float[Array, " *times"]) -> Float[Array, " *times"]:
     """g² = 2·sigma·sigma' − 2·(alpha'/alpha)·sigma², of the SDE from data to noise that has the process' marginals.
 
-    It is infinite where alpha is zero (Song et al. 2021; Kingma et al. 2021, equation 2 of the appendix).
+    It is infinite where alpha is zero (Song et al. 2021; Kingma et al. 2021, equation 2 of the
+    appendix).
     """
     sigma = process.sigma(t)
     return 2 * sigma * (process.sigma_prime(t) - process.alpha_prime(t) / process.alpha(t) * sigma)
@@ -126,9 +129,10 @@ def euler_maruyama(
 ) -> Table:
     """x_s = x_t + (s − t)·(velocity − w/2·score) + √(w·(t − s))·ξ, from noise to data, score = −ẑ/sigma.
 
-    The marginals are those of the probability-flow ODE, whatever the diffusion coefficient w = diffusion(process, t)
-    (Song et al. 2021, appendix D; Ma et al. 2024, SiT, equation 6); w = 0 is `euler`. So are a step to sigma_s = 0, that
-    its noise does not stay in the sample, and one where w is infinite.
+    The marginals are those of the probability-flow ODE, whatever the diffusion coefficient w =
+    diffusion(process, t) (Song et al. 2021, appendix D; Ma et al. 2024, SiT, equation 6); w = 0 is
+    `euler`. So are a step to sigma_s = 0, that its noise does not stay in the sample, and one where
+    w is infinite.
     """
     t, s = times[:-1], times[1:]
     drawn = jnp.isfinite(diffusion(process, t)) & (process.sigma(s) > 0)
@@ -147,8 +151,8 @@ def euler_maruyama(
 def reverse_diffusion(process: Process, times: Float[Array, " times"]) -> Table:
     """x_s = (2 − a)·x_t + b²·score + b·ξ (Song et al. 2021, equation 46), score = −ẑ/sigma_t.
 
-    It reverses x_t = a·x_s + b·ξ, a = alpha_t/alpha_s and b² = sigma_t²·(1 − e^{−2h}), to first order in small steps.
-    A step from or to infinite log-SNR is `ddim`'s.
+    It reverses x_t = a·x_s + b·ξ, a = alpha_t/alpha_s and b² = sigma_t²·(1 − e^{−2h}), to first
+    order in small steps. A step from or to infinite log-SNR is `ddim`'s.
     """
     alpha, sigma = process.alpha(times), process.sigma(times)
     kept = noise_kept(process, times[:-1], times[1:])
@@ -173,11 +177,11 @@ def predictor_corrector(
 ) -> Table:
     """At each time Langevin steps at that time, then the predictor's step to the next (Song et al. 2021, appendix G).
 
-    A corrector's step is x + epsilon·score + √(2·epsilon)·ξ with epsilon = 2·(a·snr·sigma_t)² (algorithms 4 and 5; a²
-    is their alpha_i, alpha_t²/alpha_s²). The authors' epsilon has ‖ξ‖/‖score‖ in place of sigma_t, which is what that
-    ratio is for score = −z/sigma_t in many dimensions. In few it scatters and tilts the law (distance of
-    Kolmogorov–Smirnov .25 in 2 dimensions, .05 in 16). As in the authors' program correctors come first, none at the
-    clean end.
+    A corrector's step is x + epsilon·score + √(2·epsilon)·ξ with epsilon = 2·(a·snr·sigma_t)²
+    (algorithms 4 and 5; a² is their alpha_i, alpha_t²/alpha_s²). The authors' epsilon has
+    ‖ξ‖/‖score‖ in place of sigma_t, which is what that ratio is for score = −z/sigma_t in many
+    dimensions. In few it scatters and tilts the law (distance of Kolmogorov–Smirnov .25 in 2
+    dimensions, .05 in 16). As in the authors' program correctors come first, none at the clean end.
 
     Args:
         predictor: a sampler of one evaluation a step without memory.

@@ -1,9 +1,10 @@
 """What all linear samplers share: a table of coefficients, and the one `lax.scan` over its rows.
 
-Every step of every sampler here is a linear combination of the state, of the two halves x̂ and ẑ of the
-predictions made so far, and of fresh noise. Its coefficients depend on the times alone. So a sampler is a function
-`(process, times, …) -> Table`, made callable by `sampler`; the network appears once in the compiled program, and
-a grid of equal length never compiles anew if the times are an argument of what is jitted.
+Every step of every sampler here is a linear combination of the state, of the two halves x̂ and ẑ of
+the predictions made so far, and of fresh noise. Its coefficients depend on the times alone. So a
+sampler is a function `(process, times, …) -> Table`, made callable by `sampler`; the network
+appears once in the compiled program, and a grid of equal length never compiles anew if the times
+are an argument of what is jitted.
 """
 
 import functools
@@ -35,17 +36,19 @@ class Table(NamedTuple):
         x ← state·x + Σ_j clean[j]·x̂[j] + Σ_j noise[j]·ẑ[j] + fresh·ξ
         y ← stage_state·x + Σ_j stage_clean[j]·x̂[j] + Σ_j stage_noise[j]·ẑ[j]
 
-    with x the state, ξ ~ N(0, I), and predictions j evaluations old, j = 0 the one just made. Without `stage_…`
-    y is x. If `churn` is given, both become churn_state·(…) + churn·ξ before the evaluation. What a sampler does not
-    use stays None. If `path` is given, the ξ of `fresh` is what a Brownian path of the sample's own gains between the
-    row's two values of `path`, parts of [0, 1], over the root of their distance.
+    with x the state, ξ ~ N(0, I), and predictions j evaluations old, j = 0 the one just made.
+    Without `stage_…` y is x. If `churn` is given, both become churn_state·(…) + churn·ξ before the
+    evaluation. What a sampler does not use stays None. If `path` is given, the ξ of `fresh` is what
+    a Brownian path of the sample's own gains between the row's two values of `path`, parts of [0,
+    1], over the root of their distance.
 
-    `step` is the step of the grid that each row belongs to, in order; None stands for a row a step. After the last
-    row of a step, x is the state at the grid's next time. `number` counts the rows that draw noise: rows of equal
-    number draw equal noise for equal keys. None counts from 0. Both are NumPy arrays, known while tracing.
+    `step` is the step of the grid that each row belongs to, in order; None stands for a row a step.
+    After the last row of a step, x is the state at the grid's next time. `number` counts the rows
+    that draw noise: rows of equal number draw equal noise for equal keys. None counts from 0. Both
+    are NumPy arrays, known while tracing.
 
-    Of a grid `[times frames]` every other column has a last axis `frames`, and where `waits` is true, a row changes
-    nothing of that frame (`frames.framewise`).
+    Of a grid `[times frames]` every other column has a last axis `frames`, and where `waits` is
+    true, a row changes nothing of that frame (`frames.framewise`).
     """
 
     times: Rows
@@ -110,12 +113,13 @@ def run(
     """Start at `noise` and work through the table.
 
     Args:
-        denoiser: `(x_t, t) -> Prediction`, or `(x_t, t, memory) -> (Prediction, memory)`. Predictions are
-            cast to the type of the noise; times are float32 at least.
-        noise: an array, or a tree of arrays. Of a tree, the denoiser is given trees x_t and t like it, in one call.
+        denoiser: `(x_t, t) -> Prediction`, or `(x_t, t, memory) -> (Prediction, memory)`.
+            Predictions are cast to the type of the noise; times are float32 at least.
+        noise: an array, or a tree of arrays. Of a tree, the denoiser is given trees x_t and t like
+            it, in one call.
         table: one for all leaves of `noise`, or a tree of tables with equally many rows.
-        keys: one per sample, of which each row folds its own; None if the table draws no noise. Every leaf draws by
-            its own of `trees.leaf_keys`.
+        keys: one per sample, of which each row folds its own; None if the table draws no noise.
+            Every leaf draws by its own of `trees.leaf_keys`.
         trajectory: return the states at all times of the grid, the noise first.
         memory: of a denoiser with a memory, before the first row. Each row hands on what it
             returns.
@@ -170,10 +174,11 @@ def steps_of(table: Table) -> Int[np.ndarray, " rows"]:
 
 
 def cut(table: Table, start: int, stop: int) -> Table:
-    """Return the rows of the steps start, …, stop − 1; they draw the noise that they draw in `table`.
+    """Return the rows of the steps start, …, stop − 1, which draw what they draw in `table`.
 
     Raises:
-        ValueError: there are no such steps, or the steps need predictions made before them (multistep methods).
+        ValueError: there are no such steps, or the steps need predictions made before them
+            (multistep methods).
     """
     steps = steps_of(table)
     rows = np.flatnonzero((start <= steps) & (steps < stop))
@@ -207,7 +212,7 @@ def join(*tables: Table) -> Table:
 
 
 def _joined(name, tables):
-    """Return a column of the joined table, with what a missing column stands for where a table has none."""
+    """Return a column of the joined table; a table without it has what None stands for."""
     columns = [getattr(table, name) for table in tables]
     given = [column for column in columns if column is not None]
     if not given:
@@ -235,7 +240,7 @@ def _draws(table):
 
 
 def _rows(noise, table):
-    """Return the columns over which the scan runs, in the type of the noise and in float32 at least."""
+    """Return the columns over which the scan runs, in the noise's type and in float32 at least."""
     dtype = jnp.promote_types(noise.dtype, jnp.float32)
     cast = lambda column: column if column.dtype == bool else column.astype(dtype)
     return jax.tree.map(cast, table._replace(step=None, number=None))
@@ -275,16 +280,17 @@ def sampler(table: Callable[..., Table]) -> Callable:
     """Make a sampler of a function `(process, times, …) -> Table`, which stays its attribute `table`.
 
     The sampler is called as `(denoiser, process, noise, times, *, keys=None, trajectory=False,
-    memory=None, …)`, where the rest are the table's own options. It returns samples like `noise`, or
-    with `trajectory` the states at all times of the grid. `memory` is as of `run`.
+    memory=None, …)`, where the rest are the table's own options. It returns samples like `noise`,
+    or with `trajectory` the states at all times of the grid. `memory` is as of `run`.
 
     Outside `jit` a sampler compiles at every call. The line that prevents it, once for each shape:
 
         sample = jax.jit(lambda noise, times: heun(denoiser, process, noise, times))
 
-    `noise` is an array, or a tree of arrays which step together, with one call of the denoiser. Process and times may
-    be trees too, with grids of equal length. A grid is `[times]`, or `[times frames]` with a time for each frame.
-    Frames, and leaves of a tree of several, wait while their time stays (`frames.framewise`).
+    `noise` is an array, or a tree of arrays which step together, with one call of the denoiser.
+    Process and times may be trees too, with grids of equal length. A grid is `[times]`, or `[times
+    frames]` with a time for each frame. Frames, and leaves of a tree of several, wait while their
+    time stays (`frames.framewise`).
     """
 
     def sample(

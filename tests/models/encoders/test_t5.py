@@ -107,7 +107,7 @@ def test_bfloat16_computes_near_float32_also_of_long_texts():
 
 def test_large_states_keep_what_is_added_to_them():
     """The published networks' states reach tens of thousands, where bfloat16's steps are of 128 and more."""
-    block = lambda dtype: Block(2, 4, 8, True, 8, 16, 1e-6, dtype, jnp.float32)
+    block = lambda dtype: Block(2, 4, 8, "gelu", 8, 16, 1e-6, dtype, jnp.float32)
     x = jnp.asarray(30_000 * np.random.default_rng(0).standard_normal((1, 3, 8)), jnp.float32)
     variables = jax.jit(block(jnp.float32).init)(jax.random.key(0), x, None, None)
     added, expected = (
