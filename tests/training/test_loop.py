@@ -253,7 +253,7 @@ def test_a_signal_saves_says_so_and_resumes(tmp_path, capsys, number):
     def interrupting(start):
         for step, batch in enumerate(batches(start), start + 1):
             if step == 8:
-                os.kill(os.getpid(), number)
+                signal.raise_signal(number)
             yield batch
 
     before = signal.getsignal(number)
