@@ -162,7 +162,7 @@ def test_checkpoints_that_cannot_be_written_are_found_at_the_start(tmp_path):
 @pytest.mark.parametrize("workdir", ["gs://bucket/run", "s3://bucket/run"])
 def test_addresses_of_buckets_are_refused(workdir):
     result = run("train", *SMALL, f"--workdir={workdir}")
-    assert result.returncode == 1 and "is not a folder; mount the bucket" in result.stderr
+    assert result.returncode == 1 and "copy it to the bucket afterwards" in result.stderr
 
 
 def test_a_workdir_with_another_config(small_run):
