@@ -124,6 +124,14 @@ WRONG = {
         ["--config.checkpoint.keep_best=fidd"],
         "keep_best is 'fidd'; it must be one of class_acc",
     ),
+    "best of nothing": (
+        ["--config.checkpoint.keep_best=frechet_distance"],
+        "nothing is measured while the run trains; set config.evaluation.every",
+    ),
+    "kept at no save": (
+        ["--config.checkpoint.keep_every=15"],
+        "keep_every is 15; it must be a multiple of config.checkpoint.every, 10",
+    ),
     "warm-up": (["--config.optimizer.warmup=50"], "warmup is 50 steps"),
 }
 

@@ -263,6 +263,7 @@ def test_a_signal_saves_says_so_and_resumes(tmp_path, capsys, number):
     assert signal.getsignal(number) == before
     out = capsys.readouterr().out
     assert number.name in out and "saved step 8" in out
+    assert ("(Ctrl-C twice stops without)" in out) == (number != signal.SIGINT)
     assert Checkpoints(tmp_path / "a" / "checkpoints").latest() == 8
     np.testing.assert_array_equal(fit(tmp_path / "a").slope, fit(tmp_path / "b").slope)
 
