@@ -11,7 +11,7 @@ On several hosts, start it once on each with --coordinator (see --help) and a --
 import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -217,6 +217,25 @@ def scores_by(name: str | None, workdir: Path) -> Callable[[], dict[int, float]]
     return scores
 
 
+def check_retention(config: Any, measures: Sequence[Measure]) -> None:
+    """Check that the checkpoints which a config keeps are ever written, and measured.
+
+    Raises:
+        ValueError: they are not.
+    """
+    every, keep_every = config.checkpoint.every, config.checkpoint.get("keep_every", 0)
+    if every and keep_every % every:
+        raise ValueError(
+            f"config.checkpoint.keep_every is {keep_every}; it must be a multiple of config.checkpoint.every, {every}"
+        )
+    name = config.checkpoint.get("keep_best")
+    if name and not any(measure.every for measure in measures):
+        raise ValueError(
+            f"config.checkpoint.keep_best is {name!r}, and nothing is measured while the run trains; "
+            "set config.evaluation.every"
+        )
+
+
 def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     """Resolve a config, check that it can be trained in a folder, and record it there.
 
@@ -226,6 +245,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     scores = scores_by(config.checkpoint.get("keep_best"), workdir)
     mesh = make_mesh(mesh_axes(config), examples_at_once(config))
     experiment = Experiment.from_config(config)
+    check_retention(config, experiment.measures)
     task = experiment.task
     abstract = abstract_state(task, jax.random.key(config.seed), mesh)
     check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)
@@ -287,7 +307,9 @@ def train_and_report(config: Any, workdir: Path, prepared: Preparation) -> dict[
     if jax.process_index() == 0:
         print_report(report)
         if name := config.checkpoint.get("keep_best"):
-            print(f"  best {name} at a checkpoint: step {prepared.checkpoints.best()}")
+            best = prepared.checkpoints.best()
+            where = "not measured at any" if best is None else f"step {best}"
+            print(f"  best {name} at a checkpoint: {where}")
         for name in ("samples.png", task.animation, "curves.png", "report.json"):
             print(f"  {workdir / name}")
         print(f"  {write_report(workdir)}")

@@ -45,6 +45,7 @@ class FolderLock:
             "process": os.getpid(),
             "since": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
             "machine": _machine(),
+            "folder": _identity(folder),
             "started": _started(os.getpid()),
             "token": secrets.randbelow(2**31),
         }
@@ -80,8 +81,8 @@ class FolderLock:
         """Replace the lock of a dead holder, if no other program is doing so."""
         holder = _holder(self._path)
         if _is_alive(holder, self._path):
-            if not holder:
-                return False  # it was still being written
+            if not holder or _last_sign(self._path) is None:
+                return False  # it was still being written, or its holder left
             raise FolderInUse(
                 f"{self._path.parent} is in use by process {holder.get('process')} on {holder.get('host')}, "
                 f"since {holder.get('since')}; wait until it has ended, stop it, or choose another --workdir"
@@ -90,10 +91,8 @@ class FolderLock:
         try:
             open(claim, "x").close()
         except FileExistsError:
-            with contextlib.suppress(FileNotFoundError):
-                # Its owner died within a moment.
-                if time.time() - claim.stat().st_mtime > SILENCE_SECONDS:
-                    claim.unlink()
+            if _is_silent(claim):  # its owner died within a moment
+                claim.unlink(missing_ok=True)
             return False
         try:
             if _holder(self._path) != holder:
@@ -103,7 +102,7 @@ class FolderLock:
             mine.replace(self._path)
             return True
         finally:
-            claim.unlink()
+            claim.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._left.wait(BEAT_SECONDS):
@@ -112,7 +111,7 @@ class FolderLock:
                 print(
                     f"error: {self._path.parent} is now held by {holder}; this process ends", file=sys.stderr
                 )
-                os._exit(1)
+                _end_program()
             with contextlib.suppress(OSError):  # the disk may be full, or away for a while
                 os.utime(self._path)
 
@@ -163,16 +162,46 @@ def _holder(path: Path) -> dict[str, Any]:
         return {}
 
 
+def _end_program() -> None:
+    os._exit(1)
+
+
 def _is_alive(holder: dict[str, Any], path: Path) -> bool:
     """Return whether the holder of a lock still runs, by its process, or by its signs of life."""
     if holder.get("machine") and holder["machine"] == _machine():
-        return _started(holder["process"]) == holder["started"]
-    first, deadline = _last_sign(path), time.monotonic() + SILENCE_SECONDS
-    while time.monotonic() < deadline:
-        time.sleep(0.1)
-        if (sign := _last_sign(path)) != first:
-            return sign is not None
+        copied = "folder" in holder and holder["folder"] != _identity(path.parent)
+        return not copied and _started(holder["process"]) == holder["started"]
+    return not (_is_gone(holder) or _is_silent(path))
+
+
+def _is_gone(holder: dict[str, Any]) -> bool:
+    """Return whether a holder on this host has ended, where a process number is all that tells of it."""
+    mine = os.name == "posix" and _machine() is None and holder.get("machine", "") is None
+    if not mine or holder["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(holder["process"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
     return False
+
+
+def _is_silent(path: Path) -> bool:
+    """Return whether a file stays as it is for `SILENCE_SECONDS`."""
+    first, deadline = _last_sign(path), time.monotonic() + SILENCE_SECONDS
+    while first is not None and time.monotonic() < deadline:
+        time.sleep(0.1)
+        if _last_sign(path) != first:
+            return False
+    return first is not None
+
+
+def _identity(folder: Path) -> list[int]:
+    """Return what tells a folder from its copies on one machine, under whichever path."""
+    status = folder.stat()
+    return [status.st_dev, status.st_ino]
 
 
 def _last_sign(path: Path) -> tuple[int, int] | None:

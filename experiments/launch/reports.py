@@ -22,8 +22,13 @@ def training_summary(workdir: str | Path, experiment: str, step: int) -> dict[st
     speed = {}
     if rates and seconds:
         steps = np.diff([0, *(row["step"] for row in windows)])
+        # A window's rate is of its steps since the last stop alone. Older runs logged no seconds.
+        each = (
+            row.get("step_seconds", n / row["steps_per_second"])
+            for row, n in zip(windows, steps, strict=True)
+        )
         speed["steps_per_second"] = len(rates) / sum(1 / rate for rate in rates)
-        speed["goodput"] = round(float(np.sum(steps / rates)) / seconds, 4)
+        speed["goodput"] = round(float(sum(each)) / seconds, 4)
     return {
         "experiment": experiment,
         "steps": step,

@@ -7,6 +7,7 @@ from typing import Any
 from experiments.pages.html import Html, chart, element, facts, page, picture, section, table
 from genjax.training.json_files import read_json
 from genjax.training.log import read_metrics
+from genjax.training.pictures import HIDDEN
 from genjax.training.workdir import flatten, read_record
 
 # What is measured, and where its best is. Whatever else a report holds says how it was measured.
@@ -89,7 +90,7 @@ def read_run(workdir: str | Path) -> RunRecord:
         ) from None
     report = folder / "report.json"
     rows = read_metrics(folder / "metrics.jsonl")
-    names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "seconds"))
+    names = dict.fromkeys(name for row in rows for name in row if name not in HIDDEN)
     return RunRecord(
         folder=folder.resolve(),
         config=dict(flatten(record.pop("config"))),

@@ -232,5 +232,6 @@ def _reason(error: Exception, path: Path) -> str:
 def _memory(root: Path, channels: int) -> Path:
     """Where it is written down what the files of `root` decode to."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    digest = hashlib.sha256(f"{root.resolve()} {channels}".encode(errors="surrogateescape")).hexdigest()
+    what = f"{root.resolve()} {channels} {PIXEL_LIMIT}"
+    digest = hashlib.sha256(what.encode(errors="surrogateescape")).hexdigest()
     return cache / "genjax" / f"images-{digest[:16]}.json"

@@ -219,7 +219,8 @@ class _Breaks:
 
     def _stop(self, step: int, state: Any, saved: bool) -> NoReturn:
         number = self._stopping.signal()
-        say(f"\n{number.name}: saving after step {step} (Ctrl-C stops without)")
+        how = "Ctrl-C" if number == signal.SIGINT else "Ctrl-C twice"  # the first of both only asks to stop
+        say(f"\n{number.name}: saving after step {step} ({how} stops without)")
         if not saved:
             self._save(step, state)
         self._checkpoints.wait()

@@ -32,7 +32,7 @@ class Meter:
 
     The metrics of a step are read when the next step has been started, so that the devices never
     wait for the host. Besides means, the log gets
-    - `steps_per_second`,
+    - `steps_per_second`, and `step_seconds`, the time of the same steps together,
     - `input_wait`, the share of time spent waiting for batches,
     - `operations_per_second`, of the matrix products, two to a multiply-add, with those that
       rematerialization computes again,
@@ -156,6 +156,7 @@ class Meter:
         steps, seconds = self._steps, self.log.seconds - self._began
         values = {
             "steps_per_second": round(steps / seconds, 3),
+            "step_seconds": round(seconds, 3),
             "input_wait": round(self._waited / seconds, 5),
         }
         if self._operations:

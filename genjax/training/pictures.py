@@ -88,13 +88,16 @@ def histograms(shares: Mapping[str, np.ndarray], edges: np.ndarray) -> Image.Ima
     return _draw((5.0, 2.6), plot)
 
 
+HIDDEN = {"step", "seconds", "step_seconds"}  # what a run logs that is no curve
+
+
 def save_curves(path: str | os.PathLike, metrics_path: str | os.PathLike) -> None:
     """Draws every metric of a `metrics.jsonl` over the steps, in panels: "norm/update/head" is one line of the
     panel "norm/update"."""
     from matplotlib.figure import Figure  # here, since no other part of training needs it
 
     rows = read_metrics(metrics_path)
-    names = list(dict.fromkeys(name for row in rows for name in row if name not in ("step", "seconds")))
+    names = list(dict.fromkeys(name for row in rows for name in row if name not in HIDDEN))
     panels: dict[str, list[str]] = {}
     for name in names:
         panels.setdefault(name.rpartition("/")[0] or name, []).append(name)

@@ -43,7 +43,8 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         for each in SIGNALS:
             if not (each.name == "SIGHUP" and signal.getsignal(each) is signal.SIG_IGN):
-                self._previous[each] = signal.signal(each, self._handle) or signal.SIG_DFL
+                self._previous[each] = signal.getsignal(each) or signal.SIG_DFL
+                signal.signal(each, self._handle)  # only now, since the handler reads the former one
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -98,8 +98,8 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
     """
     if re.match("[a-z][a-z0-9+.-]+:/", str(workdir)):
         raise ValueError(
-            f"--workdir={workdir} is not a folder; mount the bucket into the file system (gcsfuse, "
-            "mountpoint-s3), and give the folder where it is mounted"
+            f"--workdir={workdir} is not a folder; choose a folder on a local or network file system, "
+            "and copy it to the bucket afterwards"
         )
     workdir = Path(workdir)
     try:

@@ -124,6 +124,14 @@ WRONG = {
         ["--config.checkpoint.keep_best=fidd"],
         "keep_best is 'fidd'; it must be one of class_acc",
     ),
+    "best of nothing": (
+        ["--config.checkpoint.keep_best=frechet_distance"],
+        "nothing is measured while the run trains; set config.evaluation.every",
+    ),
+    "kept at no save": (
+        ["--config.checkpoint.keep_every=15"],
+        "keep_every is 15; it must be a multiple of config.checkpoint.every, 10",
+    ),
     "warm-up": (["--config.optimizer.warmup=50"], "warmup is 50 steps"),
 }
 
@@ -162,7 +170,7 @@ def test_checkpoints_that_cannot_be_written_are_found_at_the_start(tmp_path):
 @pytest.mark.parametrize("workdir", ["gs://bucket/run", "s3://bucket/run"])
 def test_addresses_of_buckets_are_refused(workdir):
     result = run("train", *SMALL, f"--workdir={workdir}")
-    assert result.returncode == 1 and "is not a folder; mount the bucket" in result.stderr
+    assert result.returncode == 1 and "copy it to the bucket afterwards" in result.stderr
 
 
 def test_a_workdir_with_another_config(small_run):

@@ -253,7 +253,7 @@ def test_a_signal_saves_says_so_and_resumes(tmp_path, capsys, number):
     def interrupting(start):
         for step, batch in enumerate(batches(start), start + 1):
             if step == 8:
-                os.kill(os.getpid(), number)
+                signal.raise_signal(number)
             yield batch
 
     before = signal.getsignal(number)
@@ -263,6 +263,7 @@ def test_a_signal_saves_says_so_and_resumes(tmp_path, capsys, number):
     assert signal.getsignal(number) == before
     out = capsys.readouterr().out
     assert number.name in out and "saved step 8" in out
+    assert ("(Ctrl-C twice stops without)" in out) == (number != signal.SIGINT)
     assert Checkpoints(tmp_path / "a" / "checkpoints").latest() == 8
     np.testing.assert_array_equal(fit(tmp_path / "a").slope, fit(tmp_path / "b").slope)
 

@@ -236,6 +236,9 @@ def test_many_files_are_checked_only_once(classes, tmp_path_factory, monkeypatch
     assert decoded[27:] == [changed]
     load_folder("train", classes, channels=1, preload_bytes=0)
     assert len(decoded) == 27 + 1 + 27
+    monkeypatch.setattr(images, "PIXEL_LIMIT", 2**20)
+    load_folder("train", classes, preload_bytes=0)
+    assert len(decoded) == 27 + 1 + 27 + 27  # they may be too large now
 
 
 GREY = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)

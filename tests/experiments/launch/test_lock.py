@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -26,9 +28,23 @@ with FolderLock(Path(sys.argv[1])):
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(lock, "SILENCE_SECONDS", 0.5)
+def sleeps(monkeypatch):
+    """A clock that only waiting moves on; what is in the list is called each time."""
+    now, calls = [0.0], []
+
+    def sleep(seconds):
+        now[0] += seconds
+        for call in calls:
+            call(now[0])
+
+    monkeypatch.setattr(lock, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now[0]))
+    return calls
+
+
+@pytest.fixture(autouse=True)
+def unending(monkeypatch):
+    """A fault of a test must not end its process."""
+    monkeypatch.setattr(lock, "_end_program", lambda: None)
 
 
 def test_a_second_start_says_who_trains_there_until_that_one_is_dead(tmp_path):
@@ -57,17 +73,83 @@ def test_a_process_number_given_again_is_not_the_holder(tmp_path):
         pass
 
 
-def test_a_holder_on_another_machine_lives_as_long_as_it_gives_signs(tmp_path, monkeypatch, quick):
+def test_a_holder_on_another_machine_lives_as_long_as_it_gives_signs(tmp_path, monkeypatch, sleeps):
     """Two machines are two names of this one."""
-    monkeypatch.setattr(lock, "_machine", lambda: threading.current_thread().name)
+    monkeypatch.setattr(lock, "_machine", lambda: "one")
     with FolderLock(tmp_path):
         monkeypatch.setattr(lock, "_machine", lambda: "other")
+        sleeps.append(lambda now: os.utime(tmp_path / "lock.json", (now, now)))
         with pytest.raises(FolderInUse, match=f"process {os.getpid()} on "), FolderLock(tmp_path):
             pass
         left = (tmp_path / "lock.json").read_text()
+        sleeps.clear()
     (tmp_path / "lock.json").write_text(left)  # as a machine leaves it that is switched off
     with FolderLock(tmp_path) as taken:
         assert json.loads((tmp_path / "lock.json").read_text())["token"] == taken.token
+
+
+def test_a_holder_says_that_it_lives_and_ends_when_another_one_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.001)
+    beat, ended = threading.Event(), threading.Event()
+    monkeypatch.setattr(lock.os, "utime", lambda path: beat.set())
+    monkeypatch.setattr(lock, "_end_program", ended.set)
+    with FolderLock(tmp_path):
+        assert beat.wait(60) and not ended.is_set()
+        (tmp_path / "lock.json").write_text(json.dumps({"process": 1}))
+        assert ended.wait(60)
+
+
+def test_a_copy_of_a_folder_in_use_is_free(tmp_path):
+    (tmp_path / "run").mkdir()
+    with FolderLock(tmp_path / "run"):
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        with FolderLock(tmp_path / "copy"):
+            pass
+        (tmp_path / "link").symlink_to(tmp_path / "run")
+        with pytest.raises(FolderInUse), FolderLock(tmp_path / "link"):
+            pass
+
+
+def test_a_claim_of_a_dead_process_ends_by_its_silence_alone(tmp_path, sleeps):
+    """Its time is ahead, as of a file server whose clock is."""
+    record = {"machine": lock._machine(), "process": 1, "started": "0"}
+    (tmp_path / "lock.json").write_text(json.dumps(record))
+    (tmp_path / "lock.claim").touch()
+    os.utime(tmp_path / "lock.claim", (2**33, 2**33))
+    waits = []
+    sleeps.append(lambda now: waits.append(now) or now < 100 or pytest.fail("the claim is never given up"))
+    with FolderLock(tmp_path):
+        assert not (tmp_path / "lock.claim").exists() and waits[-1] > lock.SILENCE_SECONDS - 1
+
+
+def test_a_holder_that_leaves_meanwhile_is_not_waited_for(tmp_path, monkeypatch, sleeps):
+    create, attempts = FolderLock._create, []
+
+    def create_at_last(held):
+        attempts.append(1)
+        return len(attempts) > 1 and create(held)
+
+    monkeypatch.setattr(FolderLock, "_create", create_at_last)
+    waits = []
+    sleeps.append(waits.append)
+    with FolderLock(tmp_path):  # the first attempt failed, and now there is no holder
+        assert len(attempts) == 2 and len(waits) == 1
+
+
+def test_where_no_machine_tells_its_number_a_process_that_is_gone_holds_nothing(
+    tmp_path, monkeypatch, sleeps
+):
+    """As on macOS. A child that has been waited for is gone."""
+    monkeypatch.setattr(lock, "_machine", lambda: None)
+    with FolderLock(tmp_path):
+        record = json.loads((tmp_path / "lock.json").read_text())
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    (tmp_path / "lock.json").write_text(json.dumps(record | {"process": process.pid}))
+    waits = []
+    sleeps.append(waits.append)
+    with FolderLock(tmp_path):
+        assert waits == []
 
 
 def test_of_many_at_once_one_holds(tmp_path):

@@ -1,8 +1,13 @@
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from experiments.launch.reports import training_summary
+from genjax.devices import make_mesh
+from genjax.training.log import Metrics, MetricsLog
+from genjax.training.meter import Meter
 
 
 def test_goodput_is_the_share_of_time_in_steps(tmp_path):
@@ -18,3 +23,29 @@ def test_goodput_is_the_share_of_time_in_steps(tmp_path):
     assert summary["goodput"] == pytest.approx(0.8) and summary["seconds"] == 50.0
     (tmp_path / "metrics.jsonl").unlink()
     assert "goodput" not in training_summary(tmp_path, "name", 300)
+
+
+class Clock(MetricsLog):
+    """A log that keeps its rows, and whose time a test sets."""
+
+    seconds = 0.0
+
+    def __init__(self):
+        self.rows = []
+
+    def write(self, step, metrics):
+        self.rows.append({"step": step, "seconds": self.seconds, **metrics})
+
+
+def test_a_stop_within_a_window_does_not_count_its_steps_twice(tmp_path):
+    """A stop at step 95 of 100, and a window that ends at 100: 5 steps in 1 s, and a save of 0.25 s."""
+    (tmp_path / "config.json").write_text(json.dumps({"config": {}, "device": "1 × cpu"}))
+    meter = Meter(log := Clock(), None, 100, 100, make_mesh({"data": -1}, jax.device_count()), 0)
+    for step in range(96, 101):
+        log.seconds += 0.2
+        meter.add(step, Metrics(np.ones((1, 2), np.float32), ("loss",)))
+    meter.read()
+    log.seconds += 0.25
+    log.write(100, {"fid": 3.0})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log.rows))
+    assert training_summary(tmp_path, "name", 100)["goodput"] == pytest.approx(0.8)
