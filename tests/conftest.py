@@ -1,6 +1,8 @@
 """Shared by all tests: fast compilation, one cache of compiled programs, and a report of what each file costs."""
 
 import collections
+import contextlib
+import ctypes
 import gc
 import importlib.util
 import os
@@ -70,6 +72,8 @@ def pytest_runtest_protocol(item, nextitem):
     if nextitem is None or nextitem.path != item.path:
         jax.clear_caches()  # compiled programs of a file stay in memory otherwise: 5 GiB in the end
         gc.collect()
+        with contextlib.suppress(AttributeError, OSError):  # glibc alone
+            ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
         peak_memory[str(item.path.relative_to(ROOT))] = peak_since_last_call()
     cpu_seconds[str(item.path.relative_to(ROOT))] += used_cpu_seconds() - began
     return result

@@ -172,7 +172,15 @@ def test_ctrl_c_saves_though_the_reader_of_the_output_is_gone(tmp_path, monkeypa
     assert Checkpoints(tmp_path / "checkpoints").latest() == 8
 
 
-def test_a_lost_terminal_saves(tmp_path, monkeypatch):
+@pytest.fixture
+def heard_hang_up():
+    """SIGHUP is not ignored, as it is where tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_lost_terminal_saves(tmp_path, monkeypatch, heard_hang_up):
     """As when a connection breaks: SIGHUP comes, and the progress bar has nowhere to draw."""
     terminal, end = os.openpty()
     monkeypatch.setattr(sys, "stderr", os.fdopen(end, "w"))
