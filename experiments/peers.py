@@ -183,7 +183,8 @@ def _differences(run_ours: Callable, run_theirs: Callable, dtype: str) -> dict[s
         raise RuntimeError(
             f"outputs of the two networks differ by {by:.2g} of the largest; they may by {of_outputs:.2g}"
         )
-    # Of training, losses: the first, and that after a step, which the two of PyTorch make with one network.
+    # Training compares losses: the first step's for the eager program, the second's for the compiled
+    # one, because the two programs of PyTorch train one network in turn.
     (*_, first), (*_, second) = run_ours("genjax", True), run_ours("genjax", True)
     differences = {
         name: difference(run_theirs(name, True)[1], expected)

@@ -185,7 +185,7 @@ class Recorder:
 
 
 class Preparation(NamedTuple):
-    """What training needs, checked.
+    """Checked inputs of a training.
 
     Attributes:
         initialize: changes the first state of a run that starts.

@@ -75,7 +75,7 @@ def inpaint(
     4,000 exact samples have.
 
     Args:
-        known: True where the data is given; broadcasts against `images`. Of a tree, one per leaf.
+        known: True where the data is given; broadcasts against `images`. A tree has one per leaf.
     """
     return with_clean(denoiser, process, lambda clean: leafwise(jnp.where)(known, images, clean))
 

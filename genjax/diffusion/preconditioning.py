@@ -26,11 +26,11 @@ class Preconditioning:
     data_deviation: float = 0.5
 
     def input_scale(self, process: Any, t: Time) -> Time:
-        """What x_t is multiplied by before a network sees it."""
+        """Return the factor of x_t at the network's input."""
         return jnp.ones_like(t)
 
     def network_time(self, process: Any, t: Time) -> Time:
-        """The value that tells a network the time: in [0, 1], but where a paper has another."""
+        """Return the network's time input, in [0, 1] unless the paper says otherwise."""
         return t
 
 
@@ -68,7 +68,7 @@ class TablePreconditioning(Preconditioning):
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftedPreconditioning(Preconditioning):
-    """What a network sees of the base of a `Shifted` process, at the base's time.
+    """The preconditioning of the base of a `Shifted` process, at the base's time.
 
     `Shifted` sets `data_deviation` to that of the base, whatever is given.
     """

@@ -392,7 +392,7 @@ class VarianceExploding(Process):
 class EDM(Process):
     """alpha = 1 and sigma = t (Karras et al. 2022, table 1).
 
-    The network is told log(t)/4. Sampling ends at t = 0, where a network is never evaluated. For
+    The network time is log(t)/4. Sampling ends at t = 0, where a network is never evaluated. For
     data of deviation 2 take `EDM(preconditioning=EDMPreconditioning(data_deviation=2.0))`; target
     and weighting `edm` follow.
     """

@@ -23,8 +23,8 @@ def framewise(
     exceptions count steps of the whole grid: the groups of `on_grid`, and the churn per step of
     `edm_stochastic`.
 
-    While a frame waits, the network is told a time of the process' domain, even if the clean end
-    lies outside.
+    While a frame waits, its network time lies in the process' domain, even if the clean end lies
+    outside.
 
     Args:
         table: `(process, times, …) -> Table`; times are NaN where a frame's own grid has not begun.

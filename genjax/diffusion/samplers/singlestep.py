@@ -7,8 +7,8 @@ changed since in x̂ or ẑ.
 
 With `on_grid` a step of order p covers p intervals of the grid and evaluates at its times, as the
 orders 1, 2, …, p in turn of diffusers; then the last step may be shorter, and so of lower order.
-Else the times inside a step divide its log-SNR evenly, or where that is infinite, t. What comes
-from infinite log-SNR or goes to it is of first order.
+Else the times inside a step divide its log-SNR evenly, or where that is infinite, t. A step from
+or to infinite log-SNR is of first order.
 """
 
 import jax.numpy as jnp

@@ -38,7 +38,7 @@ class Table(NamedTuple):
 
     with x the state, ξ ~ N(0, I), and predictions j evaluations old, j = 0 the one just made.
     Without `stage_…` y is x. If `churn` is given, both become churn_state·(…) + churn·ξ before the
-    evaluation. What a sampler does not use stays None. If `path` is given, the ξ of `fresh` is what
+    evaluation. Unused columns stay None. If `path` is given, the ξ of `fresh` is what
     a Brownian path of the sample's own gains between the row's two values of `path`, parts of [0,
     1], over the root of their distance.
 
