@@ -12,7 +12,7 @@ from experiments.inputs.datasets import Data
 from tests.experiments import few_emoji
 from tests.experiments.launching import ROOT, run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.training
 
 SMALL = [
     "--config.num_steps=4",

@@ -333,7 +333,7 @@ def test_a_run_from_end_to_end(tmp_path):
     assert result.returncode == 1 and "is not sampled by sampler" in result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.training
 def test_on_eight_devices_it_is_as_on_one():
     """Batch norm's statistics and the minibatch deviation are of the whole batch, wherever it lies."""
 

@@ -560,7 +560,7 @@ def test_a_codebook_that_is_a_parameter_has_a_weight_too():
     assert dict(task.weights) == {"commitment": 0.25, "codebook": 1.0}
 
 
-@pytest.mark.slow
+@pytest.mark.training
 def test_on_eight_devices_it_is_as_on_one():
     """Batch norm's statistics, codes and importance weights are of the whole batch, wherever it lies."""
 
