@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 
 from genjax.models.transformers.dit import DiT
 from genjax.pretrained import transformer_2d
-from genjax.pretrained.configuration import Field, Only, expect
+from genjax.pretrained.configuration import Field, Only, Value, expect
 from genjax.pretrained.layouts import Names, from_torch, layer_names, only_copy, prefixed, to_torch
 from genjax.pretrained.published import DIFFUSERS, Config, Published, example
 
@@ -95,7 +95,7 @@ DIT = Published(
     entries=transformer_2d.ENTRIES
     | dict(
         norm_type=Only("ada_norm_zero"),
-        out_channels=None,
+        out_channels=Value(None, int | None),
         sample_size=32,
         num_embeds_ada_norm=Field("num_classes", 1000),
         norm_eps=Field("mlp_epsilon", 1e-5),
