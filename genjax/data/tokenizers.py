@@ -10,6 +10,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int32
 
+# All that may belong to one, in a folder that may hold other files too.
+FILES = (
+    "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json "
+    "vocab.json merges.txt vocab.txt spiece.model"
+).split()
+
 
 class Tokenizer:
     """`ids, mask = Tokenizer(folder).encode(prompts, length)`.
@@ -21,6 +27,8 @@ class Tokenizer:
     Attributes:
         padding_id: the number of that token.
         num_tokens: how many tokens there are.
+        folder: that its files are in.
+        kind: its class in transformers; None if the files do not say it.
 
     Raises:
         FileNotFoundError: the folder lacks these files.
@@ -28,8 +36,9 @@ class Tokenizer:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        folder = Path(folder)
+        self.folder = folder = Path(folder)
         config = _configuration(folder)
+        self.kind = config.get("tokenizer_class")
         self._tokenizer = _read(folder, config)
         self._padding = _content(config.get("pad_token"))
         self.padding_id = self._padding and self._tokenizer.token_to_id(self._padding)

@@ -3,6 +3,7 @@
 import json
 from unittest.mock import create_autospec
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
 from genjax.models.transformers.dit import DiT
 from genjax.models.transformers.flux import Flux
 from genjax.pipelines.folders import Folder
+from genjax.pipelines.schedules import noise_prediction
 from genjax.pipelines.systems import dit, flux
+from genjax.pretrained.dit import MAX_PERIOD
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path):
@@ -70,6 +73,59 @@ def test_a_pipeline_without_a_folder_cannot_be_saved(tmp_path):
     (tmp_path / "notes").write_text("")
     with pytest.raises(FileExistsError, match="is not empty; save in a new folder"):
         pipelines.save(tmp_path, pipeline)
+
+
+@pytest.fixture(scope="module")
+def small_dit():
+    """A pipeline of DiT by class, built by hand, and its schedule."""
+    network = DiT(2, 8, 1, 1, 7, out_channels=4, base_size=4, max_period=MAX_PERIOD, mlp_epsilon=1e-5)
+    autoencoder = AutoencoderKL(latent_channels=4, widths=(8, 8), blocks=1, groups=4)
+    latents, labels = jnp.zeros((1, 8, 8, 4)), jnp.zeros(1, jnp.int32)
+    shapes = dict(
+        network=jax.eval_shape(network.init, jax.random.key(0), latents, jnp.zeros(1), labels),
+        autoencoder=jax.eval_shape(autoencoder.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3))),
+    )
+    random = np.random.default_rng(0)
+    variables = jax.tree.map(lambda a: 0.3 * random.standard_normal(a.shape, np.float32), shapes)
+    schedule = dict(_class_name="DDIMScheduler", clip_sample=False)
+    settings = noise_prediction(schedule) | dict(size=(16, 16), num_steps=3, guidance_scale=2.0)
+    condition = lambda labels: jnp.asarray(labels, jnp.int32)
+    pipeline = pipelines.Pipeline(
+        network, autoencoder, variables, condition=condition, empty=network.null_label, **settings
+    )
+    return pipeline, schedule
+
+
+def test_a_pipeline_built_by_hand_is_read_again(small_dit, tmp_path):
+    pipeline, schedule = small_dit
+    pipelines.save(tmp_path / "saved", pipeline, "DiTPipeline", scheduler=schedule)
+    again = pipelines.load(tmp_path / "saved")
+    assert (again.network, again.autoencoder) == (pipeline.network, pipeline.autoencoder)
+    jax.tree.map(np.testing.assert_array_equal, again.variables, pipeline.variables)
+    assert again.size == pipeline.size and again.empty == pipeline.empty
+    np.testing.assert_array_equal(again.grid(5, 4), pipeline.grid(5, 4))
+
+
+@pytest.mark.parametrize(
+    ("system", "changes", "message"),
+    [
+        ("LattePipeline", {}, "this pipeline describes 'LattePipeline'; known are DiTPipeline, Flux"),
+        ("DiTPipeline", dict(scheduler=None), "DiTPipeline needs scheduler: give the scheduler as a dict"),
+        ("FluxPipeline", {}, "FluxPipeline needs text_encoder, tokenizer, text_encoder_2, tokenizer_2: "),
+        ("StableDiffusion3Pipeline", {}, "needs text_encoder, tokenizer, text_encoder_2, tokenizer_2: give"),
+        ("DiTPipeline", dict(tokenizer="here"), "DiTPipeline has no tokenizer; it has scheduler$"),
+        ("DiTPipeline", dict(beta_end=0.03), "gives DiTPipeline another process than this pipeline has"),
+        ("DiTPipeline", dict(steps_offset=1), "gives DiTPipeline another grid than this pipeline has"),
+        ("DiTPipeline", dict(clip_sample=True), "clip_sample=True is not supported"),
+    ],
+)
+def test_what_a_pipeline_built_by_hand_lacks_is_named(system, changes, message, small_dit, tmp_path):
+    pipeline, schedule = small_dit
+    parts = {name: changes[name] for name in ("scheduler", "tokenizer") if name in changes}
+    entries = {name: value for name, value in changes.items() if name not in parts}
+    with pytest.raises(ValueError, match=message):
+        pipelines.save(tmp_path / "saved", pipeline, system, **dict(scheduler=schedule | entries) | parts)
+    assert not (tmp_path / "saved").exists()
 
 
 def test_networks_are_saved_from_where_their_variables_lie(tmp_path, monkeypatch):

@@ -52,4 +52,5 @@ def _settings(folder: Folder, network: nn.Module, autoencoder: nn.Module) -> dic
     )
 
 
-SYSTEMS = (System("FluxPipeline", _encoder, _settings),)
+_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+SYSTEMS = (System("FluxPipeline", _encoder, _settings, _PARTS),)

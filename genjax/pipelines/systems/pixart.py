@@ -29,7 +29,7 @@ def _system(name: str, length: int) -> System:
             **noise_prediction(folder.config("scheduler")),
         )
 
-    return System(name, encoder, settings)
+    return System(name, encoder, settings, ("text_encoder", "tokenizer"))
 
 
 SYSTEMS = (_system("PixArtAlphaPipeline", length=120), _system("PixArtSigmaPipeline", length=300))

@@ -62,4 +62,6 @@ def _settings(folder: Folder, network: nn.Module, autoencoder: nn.Module) -> dic
     )
 
 
-SYSTEMS = (System("StableDiffusion3Pipeline", _encoder, _settings),)
+_T5 = ("text_encoder_3", "tokenizer_3")
+_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", *_T5)
+SYSTEMS = (System("StableDiffusion3Pipeline", _encoder, _settings, _PARTS, optional=_T5),)
