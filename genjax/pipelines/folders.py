@@ -23,8 +23,8 @@ from genjax import pretrained
 from genjax.data.tokenizers import FILES, Tokenizer
 from genjax.nn import Text
 from genjax.pipelines.generation import Pipeline
-from genjax.pretrained.configuration import read_json
-from genjax.pretrained.published import members, record_of
+from genjax.pretrained.configuration import expect_kind, is_of, read_json
+from genjax.pretrained.published import members, record_of, records
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,44 @@ class Folder:
         """Return `model_index.json`."""
         return read_json(self.path / "model_index.json")
 
-    def config(self, part: str) -> dict[str, Any]:
-        """Return the configuration of a part."""
+    def config(self, part: str, read: Callable[[dict[str, Any]], Any] = dict) -> Any:
+        """Return what `read` makes of the configuration of a part.
+
+        Raises:
+            ValueError: as `read`, with the file's name.
+        """
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        return read_json(self.path / part / name)
+        path = self.path / part / name
+        config = read_json(path)
+        try:
+            return read(config)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+
+    def class_of(self, part: str) -> str | None:
+        """Return the class of a part as the index says it; None if there is no such part.
+
+        Raises:
+            ValueError: the index says something else than library and class.
+        """
+        entry = self.index.get(part) or [None, None]
+        if not is_of(entry, list[str | None]) or len(entry) != 2:
+            path = self.path / "model_index.json"
+            raise ValueError(f"{path} has {part}={entry!r:.60}; expected [library, class]")
+        return entry[1]
 
     def part(self, name: str) -> tuple[nn.Module, Any]:
         """Return a part's module and variables."""
         module, variables = pretrained.load(
             self.path / name, param_dtype=self.param_dtype, sharding=self.sharding
         )
+        named = self.class_of(name)
+        modules = {record.module for record in records() if record.name == named}
+        if modules and type(module) not in modules:
+            raise ValueError(
+                f"{self.path / name / 'config.json'} describes a {type(module).__name__}, and "
+                f"model_index.json a {named}"
+            )
         if self.dtype is not None:
             module = module.clone(dtype=self.dtype)
         return module, variables if self.sharding else jax.device_put(variables)
@@ -73,8 +101,13 @@ class Folder:
         Args:
             latents: a side of theirs where the configuration does not say it.
         """
-        side = self.config("transformer").get("sample_size", latents) * autoencoder.factor
-        return side, side
+
+        def side(config: dict[str, Any]) -> int:
+            expect_kind(dict(sample_size=None) | config, "sample_size", int | None)
+            return config.get("sample_size") or latents
+
+        size = self.config("transformer", side) * autoencoder.factor
+        return size, size
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Which folders are systems; tests/parity compares pictures with those of diffusers."""
 
 import json
+import shutil
 from unittest.mock import create_autospec
 
 import jax
@@ -96,14 +97,68 @@ def small_dit():
     return pipeline, schedule
 
 
-def test_a_pipeline_built_by_hand_is_read_again(small_dit, tmp_path):
+@pytest.fixture(scope="module")
+def saved_dit(small_dit, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dit") / "saved"
     pipeline, schedule = small_dit
-    pipelines.save(tmp_path / "saved", pipeline, "DiTPipeline", scheduler=schedule)
-    again = pipelines.load(tmp_path / "saved")
+    pipelines.save(folder, pipeline, "DiTPipeline", scheduler=schedule)
+    return folder
+
+
+def test_a_pipeline_built_by_hand_is_read_again(small_dit, saved_dit):
+    pipeline, again = small_dit[0], pipelines.load(saved_dit)
     assert (again.network, again.autoencoder) == (pipeline.network, pipeline.autoencoder)
     jax.tree.map(np.testing.assert_array_equal, again.variables, pipeline.variables)
     assert again.size == pipeline.size and again.empty == pipeline.empty
     np.testing.assert_array_equal(again.grid(5, 4), pipeline.grid(5, 4))
+
+
+SCHEDULE, CONFIG = "scheduler/scheduler_config.json", "transformer/config.json"
+WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("model_index.json", 9, "model_index.json is no JSON that can be read"),
+        ("model_index.json", dict(_class_name=["a"]), r"model_index.json describes \['a'\]; known are DiT"),
+        ("model_index.json", dict(vae="x"), r"model_index.json has vae='x'; expected \[library, class\]"),
+        (
+            "model_index.json",
+            dict(vae=["diffusers", "VQModel"]),
+            "vae/config.json describes a AutoencoderKL,",
+        ),
+        (SCHEDULE, None, "No such file or directory: .*scheduler_config.json"),
+        (SCHEDULE, 9, "scheduler_config.json is no JSON that can be read"),
+        (SCHEDULE, dict(_class_name=3), "scheduler_config.json cannot be read: _class_name=3 is not supp"),
+        (SCHEDULE, dict(beta_start=[1]), r"scheduler_config.json cannot be read: beta_start=\[1\] is not"),
+        (CONFIG, None, "transformer/config.json does not exist"),
+        (
+            CONFIG,
+            dict(sample_size="8"),
+            "config.json cannot be read as DiTTransformer2DModel: sample_size='8'",
+        ),
+        (CONFIG, dict(_class_name="AutoencoderKL", norm_type=0), "config.json cannot be read as Autoencoder"),
+        (WEIGHTS, None, "vae holds neither diffusion_pytorch_model.safetensors nor model.safetensors"),
+        (WEIGHTS, 0, "vae/diffusion_pytorch_model.safetensors is no safetensors file, or not a whole one"),
+        (WEIGHTS, 5, "vae/diffusion_pytorch_model.safetensors is no safetensors file, or not a whole one"),
+        (WEIGHTS, -1, "vae/diffusion_pytorch_model.safetensors has .* bytes of numbers and promises"),
+    ],
+)
+def test_a_damaged_folder_is_told_in_one_line_with_the_file(file, change, message, saved_dit, tmp_path):
+    """A file is removed (None), cut to so many bytes, or has other entries."""
+    folder = tmp_path / "folder"
+    shutil.copytree(saved_dit, folder)
+    if change is None:
+        (folder / file).unlink()
+    elif isinstance(change, int):
+        (folder / file).write_bytes((folder / file).read_bytes()[:change])
+    else:
+        entries = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(entries | change))
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        pipelines.load(folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
