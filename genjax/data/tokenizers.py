@@ -10,6 +10,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int32
 
+# All that may belong to one, in a folder that may hold other files too.
+FILES = (
+    "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json "
+    "vocab.json merges.txt vocab.txt spiece.model"
+).split()
+
 
 class Tokenizer:
     """`ids, mask = Tokenizer(folder).encode(prompts, length)`.
@@ -21,6 +27,8 @@ class Tokenizer:
     Attributes:
         padding_id: the number of that token.
         num_tokens: how many tokens there are.
+        folder: that its files are in.
+        kind: its class in transformers; None if the files do not say it.
 
     Raises:
         FileNotFoundError: the folder lacks these files.
@@ -28,11 +36,13 @@ class Tokenizer:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        folder = Path(folder)
+        self.folder = folder = Path(folder)
         config = _configuration(folder)
+        self.kind = config.get("tokenizer_class")
         self._tokenizer = _read(folder, config)
         self._padding = _content(config.get("pad_token"))
-        self.padding_id = self._padding and self._tokenizer.token_to_id(self._padding)
+        named = isinstance(self._padding, str)
+        self.padding_id = self._tokenizer.token_to_id(self._padding) if named else None
         if self.padding_id is None:
             raise ValueError(f"{folder} names {self._padding!r} as its padding token, which is no token")
         self.num_tokens = self._tokenizer.get_vocab_size()
@@ -74,27 +84,38 @@ def _configuration(folder: Path) -> dict[str, Any]:
     config = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).exists():
-            config |= json.loads((folder / name).read_text())
+            try:
+                config |= json.loads((folder / name).read_bytes())
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{folder / name} is no object in JSON: {error}") from error
     return config
 
 
-def _content(token: str | dict[str, Any] | None) -> str | None:
+def _content(token: Any) -> Any:
     """Older files describe a token in more words."""
-    return token["content"] if isinstance(token, dict) else token
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def _read(folder: Path, config: dict[str, Any]) -> Any:
     import tokenizers
 
     if (folder / "tokenizer.json").exists():
-        return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        try:
+            return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library has no other type
+            raise ValueError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
     if not (folder / "vocab.json").exists() or not (folder / "merges.txt").exists():
         raise FileNotFoundError(
             f"{folder} holds neither tokenizer.json nor vocab.json and merges.txt; of other files, "
             f"transformers makes the first: AutoTokenizer.from_pretrained({str(folder)!r})"
             f".save_pretrained({str(folder)!r})"
         )
-    return _clip(tokenizers, folder, config)
+    if missing := [name for name in ("bos_token", "eos_token") if not _content(config.get(name))]:
+        raise ValueError(f"{folder} names no {' and no '.join(missing)}: add them to tokenizer_config.json")
+    try:
+        return _clip(tokenizers, folder, config)
+    except Exception as error:
+        raise ValueError(f"{folder} holds no vocab.json and merges.txt of CLIP: {error}") from error
 
 
 def _clip(tokenizers: Any, folder: Path, config: dict[str, Any]) -> Any:

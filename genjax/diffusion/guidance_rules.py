@@ -95,6 +95,9 @@ def frequency_decoupled(
     Δ_low is what remains of Δ when all axes between batch and channels shrink by `factor` and grow
     again, by linear interpolation: the coarse level of a Laplacian pyramid. The authors take
     low_scale = 5 and s = 10 for Stable Diffusion XL.
+
+    For a factor of 2, a wave of frequency ω a pixel keeps cos⁶(ω/2) of itself in Δ_low, and an alias
+    of it. diffusers blurs before and after too, so that its Δ_low is narrower, cos¹²(ω/2).
     """
     difference = c - u
     small = (len(c), *(max(1, side // factor) for side in c.shape[1:-1]), c.shape[-1])

@@ -5,24 +5,26 @@ A folder has a network, an autoencoder, text encoders, tokenizers and a schedule
 """
 
 import functools
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax.sharding import Sharding
 
 from genjax import pretrained
-from genjax.data.tokenizers import Tokenizer
+from genjax.data.tokenizers import FILES, Tokenizer
 from genjax.nn import Text
 from genjax.pipelines.generation import Pipeline
-from genjax.pretrained.configuration import read_json
-from genjax.pretrained.published import members, record_of
+from genjax.pretrained.configuration import expect_kind, is_of, read_json
+from genjax.pretrained.published import members, record_of, records
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,44 @@ class Folder:
         """Return `model_index.json`."""
         return read_json(self.path / "model_index.json")
 
-    def config(self, part: str) -> dict[str, Any]:
-        """Return the configuration of a part."""
+    def config(self, part: str, read: Callable[[dict[str, Any]], Any] = dict) -> Any:
+        """Return what `read` makes of the configuration of a part.
+
+        Raises:
+            ValueError: as `read`, with the file's name.
+        """
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        return read_json(self.path / part / name)
+        path = self.path / part / name
+        config = read_json(path)
+        try:
+            return read(config)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+
+    def class_of(self, part: str) -> str | None:
+        """Return the class of a part as the index says it; None if there is no such part.
+
+        Raises:
+            ValueError: the index says something else than library and class.
+        """
+        entry = self.index.get(part) or [None, None]
+        if not is_of(entry, list[str | None]) or len(entry) != 2:
+            path = self.path / "model_index.json"
+            raise ValueError(f"{path} has {part}={entry!r:.60}; expected [library, class]")
+        return entry[1]
 
     def part(self, name: str) -> tuple[nn.Module, Any]:
         """Return a part's module and variables."""
         module, variables = pretrained.load(
             self.path / name, param_dtype=self.param_dtype, sharding=self.sharding
         )
+        named = self.class_of(name)
+        modules = {record.module for record in records() if record.name == named}
+        if modules and type(module) not in modules:
+            raise ValueError(
+                f"{self.path / name / 'config.json'} describes a {type(module).__name__}, and "
+                f"model_index.json a {named}"
+            )
         if self.dtype is not None:
             module = module.clone(dtype=self.dtype)
         return module, variables if self.sharding else jax.device_put(variables)
@@ -71,8 +101,13 @@ class Folder:
         Args:
             latents: a side of theirs where the configuration does not say it.
         """
-        side = self.config("transformer").get("sample_size", latents) * autoencoder.factor
-        return side, side
+
+        def side(config: dict[str, Any]) -> int:
+            expect_kind(dict(sample_size=None) | config, "sample_size", int | None)
+            return config.get("sample_size") or latents
+
+        size = self.config("transformer", side) * autoencoder.factor
+        return size, size
 
 
 @dataclass(frozen=True)
@@ -83,11 +118,27 @@ class System:
         name: of its pipeline, as `model_index.json` has it.
         encoder: from a folder to a function of prompts, `Pipeline`'s `condition`.
         settings: from a folder, its network and its autoencoder to further arguments of `Pipeline`.
+        parts: names of text encoders and tokenizers.
+        optional: those of them that may be left out.
     """
 
     name: str
     encoder: Callable[[Folder], Callable]
     settings: Callable[[Folder, Any, Any], dict[str, Any]]
+    parts: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+
+def _named(name: Any, source: str) -> System:
+    """Return the system of a name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    systems = {system.name: system for system in members("genjax.pipelines.systems", "SYSTEMS")}
+    if not isinstance(name, str) or name not in systems:
+        raise ValueError(f"{source} describes {name!r}; known are {', '.join(systems)}")
+    return systems[name]
 
 
 def _open(folder: str | os.PathLike, **options: Any) -> tuple[Folder, System]:
@@ -96,11 +147,7 @@ def _open(folder: str | os.PathLike, **options: Any) -> tuple[Folder, System]:
         advice = "one part alone is for genjax.pretrained.load"
         raise FileNotFoundError(f"{path} does not exist; {advice}")
     folder = Folder(path.parent, **options)
-    systems = {system.name: system for system in members("genjax.pipelines.systems", "SYSTEMS")}
-    name = folder.index.get("_class_name")
-    if name not in systems:
-        raise ValueError(f"{path} describes {name!r}; known are {', '.join(systems)}")
-    return folder, systems[name]
+    return folder, _named(folder.index.get("_class_name"), str(path))
 
 
 def load_encoder(
@@ -160,22 +207,39 @@ def load(
     )
 
 
-def save(folder: str | os.PathLike, pipeline: Pipeline) -> None:
+def save(folder: str | os.PathLike, pipeline: Pipeline, system: str | None = None, **parts: Any) -> None:
     """Write a pipeline as a folder that `load` reads, and diffusers.
 
-    Network and autoencoder are written as they are now, such as after fine-tuning. The others,
-    text encoders, tokenizers and schedule, are copied from the folder that they were loaded from.
+    Network and autoencoder are written as they are now, such as after fine-tuning. The others, text
+    encoders, tokenizers and schedule, are copied from the folder that they were loaded from. For a
+    pipeline that was built by hand, name its system and give them:
+
+        schedule = dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=3.0)
+        clip = dict(text_encoder=(clip_module, clip_variables), tokenizer=Tokenizer("clip"))
+        t5 = dict(text_encoder_2=(t5_module, t5_variables), tokenizer_2=Tokenizer("t5"))
+        save("mine", pipeline, "FluxPipeline", scheduler=schedule, **clip, **t5)
+
+    Number of steps, guidance scale and size of a picture are then the system's own by default.
+
+    Args:
+        system: the published system, as `model_index.json` names it.
+        parts: `scheduler`, the entries of `scheduler_config.json`; text encoders, `(module,
+            variables)`; tokenizers, a `Tokenizer` or the folder of its files.
 
     Raises:
         FileExistsError: the folder exists and is not empty.
-        ValueError: the pipeline was not loaded from a folder, or a network has no published form.
+        ValueError: the pipeline was not loaded from a folder, and system or parts are missing or
+            unknown; or the schedule is not the pipeline's; or a network has no published form.
     """
     folder = Path(folder).absolute()
-    if pipeline.folder is None:
+    if system is None and pipeline.folder is None:
         raise ValueError(
-            "this pipeline was not loaded from a folder, so there are no text encoders to copy; "
-            "save its networks by genjax.pretrained.save"
+            "this pipeline was not loaded from a folder, so name its system and give the parts; "
+            "save its networks alone by genjax.pretrained.save"
         )
+    system = None if system is None else _named(system, "this pipeline")
+    if system is not None:
+        _check_parts(system, parts)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; save in a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -184,14 +248,86 @@ def save(folder: str | os.PathLike, pipeline: Pipeline) -> None:
         vae=(pipeline.autoencoder, pipeline.variables["autoencoder"]),
     )
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as unfinished:
-        source, whole = Path(pipeline.folder), Path(unfinished) / folder.name
+        whole = Path(unfinished) / folder.name
         whole.mkdir()
-        shutil.copy(source / "model_index.json", whole)
-        for name in read_json(source / "model_index.json").keys() - networks.keys():
-            if (source / name).is_dir():
-                shutil.copytree(source / name, whole / name)
-        for name, (module, variables) in networks.items():
-            config = read_json(source / name / "config.json")
-            kept = {entry: config[entry] for entry in record_of(module).unused if entry in config}
-            pretrained.save(whole / name, module, variables, **kept)
+        if system is None:
+            _copy(Path(pipeline.folder), whole, networks)
+        else:
+            _write(whole, system, networks | parts, pipeline)
         whole.replace(folder)
+
+
+def _copy(source: Path, whole: Path, networks: dict[str, tuple[nn.Module, Any]]) -> None:
+    """Write the networks, and copy all other parts of the folder they were loaded from."""
+    shutil.copy(source / "model_index.json", whole)
+    for name in read_json(source / "model_index.json").keys() - networks.keys():
+        if (source / name).is_dir():
+            shutil.copytree(source / name, whole / name)
+    for name, (module, variables) in networks.items():
+        config = read_json(source / name / "config.json")
+        kept = {entry: config[entry] for entry in record_of(module).unused if entry in config}
+        pretrained.save(whole / name, module, variables, **kept)
+
+
+def _check_parts(system: System, parts: Mapping[str, Any]) -> None:
+    """Check that the parts are those of a system.
+
+    Raises:
+        ValueError: parts are missing or unknown; all are named.
+    """
+    needed = ("scheduler", *system.parts)
+    if missing := [name for name in needed if parts.get(name) is None and name not in system.optional]:
+        raise ValueError(
+            f"{system.name} needs {', '.join(missing)}: give the scheduler as a dictionary, encoders "
+            "as (module, variables), and tokenizers as a Tokenizer or the folder of its files"
+        )
+    if unknown := sorted(parts.keys() - set(needed)):
+        raise ValueError(f"{system.name} has no {', '.join(unknown)}; it has {', '.join(needed)}")
+
+
+def _write(whole: Path, system: System, parts: Mapping[str, Any], pipeline: Pipeline) -> None:
+    """Write all parts and their index.
+
+    Raises:
+        ValueError: the schedule is not the pipeline's.
+    """
+    index: dict[str, Any] = dict(_class_name=system.name)
+    for name in ("transformer", "vae", "scheduler", *system.parts):
+        entries = {}
+        if name == "transformer" and "sample_size" in record_of(pipeline.network).unused:
+            entries = dict(sample_size=pipeline.size[0] // pipeline.autoencoder.factor)
+        index[name] = _write_part(whole / name, parts.get(name), **entries)
+    (whole / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    settings = system.settings(Folder(whole, None, None, None), pipeline.network, pipeline.autoencoder)
+    same = {name: settings[name] is getattr(pipeline, name) for name in ("target", "sampler")}
+    times = pipeline.grid(4, 64)
+    same["grid"] = np.array_equal(settings["grid"](4, 64), times)
+    levels = ((p.alpha(times), p.sigma(times)) for p in (settings["process"], pipeline.process))
+    same["process"] = np.array_equal(*levels)
+    if wrong := [name for name, is_same in same.items() if not is_same]:
+        raise ValueError(
+            f"scheduler={parts['scheduler']} gives {system.name} another {', '.join(wrong)} than this "
+            "pipeline has: give the pipeline's schedule"
+        )
+
+
+def _write_part(folder: Path, part: Any, **entries: Any) -> list[str | None]:
+    """Write a part, and return its library and its class; None if there is no such part."""
+    if part is None:
+        return [None, None]
+    if isinstance(part, Mapping):
+        folder.mkdir()
+        (folder / "scheduler_config.json").write_text(json.dumps(dict(part), indent=2) + "\n")
+        return ["diffusers", part.get("_class_name")]
+    if isinstance(part, tuple):
+        module, variables = part
+        pretrained.save(folder, module, variables, **entries)
+        record = record_of(module)
+        return [record.library.name, record.name]
+    tokenizer = part if isinstance(part, Tokenizer) else Tokenizer(part)
+    if tokenizer.kind is None:
+        raise ValueError(f"{tokenizer.folder}/tokenizer_config.json has no tokenizer_class: add it")
+    folder.mkdir()
+    for path in filter(Path.exists, (tokenizer.folder / name for name in FILES)):
+        shutil.copy(path, folder)
+    return ["transformers", tokenizer.kind]

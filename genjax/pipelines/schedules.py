@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from genjax import diffusion
 from genjax.diffusion import grids, samplers
-from genjax.pretrained.configuration import expect
+from genjax.pretrained.configuration import Natural, expect, expect_kind, kind_of
 
 
 def _expect_all(schedule: Mapping[str, Any], **fixed: Any) -> None:
@@ -31,8 +31,14 @@ def flow_matching(schedule: Mapping[str, Any], *dynamic: bool) -> dict[str, Any]
     Raises:
         ValueError: it is another; the entry that differs is named.
     """
+    schedule = {"_class_name": None, **_FLOW_MATCHING, **schedule}
     expect(schedule, "_class_name", "FlowMatchEulerDiscreteScheduler")
-    schedule = {**_FLOW_MATCHING, **schedule}
+    for name, default in _FLOW_MATCHING.items():
+        expect_kind(schedule, name, kind_of(default))
+    if schedule["shift"] <= 0:
+        raise ValueError(f"shift={schedule['shift']} is not supported; expected a number above 0")
+    if schedule["base_image_seq_len"] == schedule["max_image_seq_len"]:
+        raise ValueError("base_image_seq_len and max_image_seq_len are equal; expected two numbers")
     expect(schedule, "use_dynamic_shifting", *dynamic)
     _expect_all(
         schedule,
@@ -54,6 +60,7 @@ def noise_prediction(schedule: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: an entry is not supported, by name.
     """
+    schedule = {"_class_name": None, **schedule}
     expect(schedule, "_class_name", "DDIMScheduler", "DPMSolverMultistepScheduler")
     _expect_all(
         schedule,
@@ -66,6 +73,8 @@ def noise_prediction(schedule: Mapping[str, Any]) -> dict[str, Any]:
     tables = dict(linear=diffusion.linear_betas, scaled_linear=diffusion.scaled_linear_betas)
     complete = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, **schedule}
     expect(complete, "beta_schedule", *tables)
+    for name in ("beta_start", "beta_end"):
+        expect_kind(complete, name, float)
     betas = tables[complete["beta_schedule"]](1000, complete["beta_start"], complete["beta_end"])
     process = diffusion.VariancePreservingTable(betas=betas)
     sampling = _ddim if schedule["_class_name"] == "DDIMScheduler" else _dpm_solver
@@ -76,6 +85,7 @@ def _ddim(schedule: Mapping[str, Any], process: diffusion.Process) -> dict[str, 
     _expect_all(schedule, clip_sample=False, set_alpha_to_one=True)
     expect({"timestep_spacing": "leading", **schedule}, "timestep_spacing", "leading")
     offset = schedule.get("steps_offset", 0)
+    expect_kind(dict(steps_offset=offset), "steps_offset", Natural)
     grid = lambda num_steps, tokens: grids.leading_grid(process, num_steps, offset=offset)
     return dict(sampler=samplers.ddim, grid=grid)
 

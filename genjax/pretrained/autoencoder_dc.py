@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from genjax.models.autoencoders.autoencoder_dc import ACTIVATIONS, AutoencoderDC, Stage
 from genjax.pretrained.autoencoder_kl import moments, smallest_image
-from genjax.pretrained.configuration import Field, expect
+from genjax.pretrained.configuration import Field, Value, expect
 from genjax.pretrained.layouts import replace_words
 from genjax.pretrained.published import DIFFUSERS, Config, Published
 
@@ -41,11 +41,26 @@ def _of_each(config: Config, name: str, known: Collection[str]) -> list[str]:
     Raises:
         ValueError: a value is not known.
     """
-    count = len(config[f"{name.partition('_')[0]}_block_out_channels"])
-    values = [config[name]] * count if isinstance(config[name], str) else config[name]
+    values = config[name]
+    if isinstance(values, str):
+        values = [values] * len(config[f"{name.partition('_')[0]}_block_out_channels"])
     for value in values:
         expect({name: value}, name, *known)
     return values
+
+
+def _check_counts(config: Config) -> None:
+    """Check that the entries of a side have a value for each of its stages, or one for all.
+
+    Raises:
+        ValueError: one has another number of values.
+    """
+    for side in _SIDES:
+        channels = config[f"{side}_block_out_channels"]
+        for name, values in config.items():
+            if name.startswith(f"{side}_") and isinstance(values, list) and len(values) != len(channels):
+                stages = f"{side}_block_out_channels={channels} {len(channels)}"
+                raise ValueError(f"{name}={values} has {len(values)} stages; {stages}")
 
 
 def _stages(config: Config, side: str, styles: list[dict[str, str]]) -> tuple[Stage, ...]:
@@ -61,6 +76,7 @@ def _stages(config: Config, side: str, styles: list[dict[str, str]]) -> tuple[St
 
 
 def _build(config: Config) -> dict[str, Any]:
+    _check_counts(config)
     norms = _of_each(config, "decoder_norm_types", _NORMS)
     activations = _of_each(config, "decoder_act_fns", ACTIVATIONS)
     styles = [
@@ -137,7 +153,7 @@ AUTOENCODER_DC = Published(
     "AutoencoderDC",
     AutoencoderDC,
     entries=_both(
-        block_types="ResBlock",
+        block_types=Value("ResBlock", str | list[str]),
         block_out_channels=[128, 256, 512, 512, 1024, 1024],
         qkv_multiscales=[[], [], [], [5], [5], [5]],
     )
@@ -149,8 +165,8 @@ AUTOENCODER_DC = Published(
         decoder_layers_per_block=[3] * 6,
         downsample_block_type=Field("rearranging_downsample", "pixel_unshuffle", _DOWNSAMPLES),
         upsample_block_type=Field("rearranging_upsample", "pixel_shuffle", _UPSAMPLES),
-        decoder_norm_types="rms_norm",
-        decoder_act_fns="silu",
+        decoder_norm_types=Value("rms_norm", str | list[str]),
+        decoder_act_fns=Value("silu", str | list[str]),
         decoder_conv_act_fn=Field("out_activation", "relu", dict(relu="relu", silu="silu")),
         encoder_out_shortcut=Field("encoder_shortcut", True),
         decoder_in_shortcut=Field("decoder_shortcut", True),

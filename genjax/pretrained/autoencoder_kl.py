@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
-from genjax.pretrained.configuration import Field, Only, expect
+from genjax.pretrained.configuration import Field, Only, Value, expect
 from genjax.pretrained.layouts import from_torch
 from genjax.pretrained.published import DIFFUSERS, Config, Published, example
 
@@ -109,6 +109,21 @@ def moments(module: nn.Module, name: str, count: int) -> list[float]:
     return values * (count // len(values))
 
 
+def check_moments(config: Config, channels: str) -> None:
+    """Check that a configuration has moments for each channel of the latents, or for all.
+
+    Args:
+        channels: name of the entry that says how many channels there are.
+
+    Raises:
+        ValueError: it has another number.
+    """
+    for name in ("latents_mean", "latents_std"):
+        if config[name] is not None and len(config[name]) not in (1, config[channels]):
+            count = f"{channels}={config[channels]}"
+            raise ValueError(f"{name}={config[name]} has {len(config[name])} values; {count}")
+
+
 def convert(module: Any, variable: str, tensor: np.ndarray) -> np.ndarray:
     """Return the array of a tensor, which is channel-first."""
     if re.search(r"attention\w*/\w+/kernel$", variable):  # in some files a 1×1 convolution
@@ -155,6 +170,7 @@ def names(module: Any, tensors: Collection[str]) -> Callable[[str], str]:
 def _build(config: Config) -> dict[str, Any]:
     if config["latents_mean"] is not None:
         expect(config, "shift_factor", None)  # pipelines use the one or the other
+    check_moments(config, "latent_channels")
     deviations = config["latents_std"] or [1.0]
     down, up = attention_levels(config)
     return dict(
@@ -188,9 +204,9 @@ AUTOENCODER_KL = Published(
         latent_channels=Field("latent_channels", 4),
         use_quant_conv=Field("use_quant_conv", True),
         use_post_quant_conv=Field("use_post_quant_conv", True),
-        shift_factor=None,
-        latents_mean=None,
-        latents_std=None,
+        shift_factor=Value(None, float | None),
+        latents_mean=Value(None, list[float] | None),
+        latents_std=Value(None, list[float] | None),
     ),
     unused=LEVEL_UNUSED,
     build=_build,

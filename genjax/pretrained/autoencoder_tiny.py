@@ -20,7 +20,6 @@ def _build(config: Config) -> dict[str, Any]:
     expect(config, "out_channels", config["in_channels"])
     return dict(
         width=width,
-        latent_magnitude=float(config["latent_magnitude"]),
         latent_mean=(config["shift_factor"],),
         latent_deviation=(1 / config["scaling_factor"],),
     )
@@ -72,7 +71,7 @@ AUTOENCODER_TINY = Published(
         upsampling_scaling_factor=Only(2),
         num_encoder_blocks=Field("encoder_blocks", [1, 3, 3, 3]),
         num_decoder_blocks=Field("decoder_blocks", [3, 3, 3, 1]),
-        latent_magnitude=Field("latent_magnitude", 3),
+        latent_magnitude=Field("latent_magnitude", 3.0),
         latent_shift=Field("latent_shift", 0.5),
         scaling_factor=1.0,
         shift_factor=0.0,

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from genjax.models.autoencoders.autoencoder_wan import AutoencoderWan
-from genjax.pretrained.autoencoder_kl import moments, smallest_image
+from genjax.pretrained.autoencoder_kl import check_moments, moments, smallest_image
 from genjax.pretrained.configuration import Field, Only, expect
 from genjax.pretrained.layouts import from_torch, replace_words, to_torch
 from genjax.pretrained.published import DIFFUSERS, Config, Published
@@ -61,6 +61,7 @@ def _invert(module: AutoencoderWan, variable: str, array: np.ndarray) -> np.ndar
 
 def _build(config: Config) -> dict[str, Any]:
     expect(config, "out_channels", config["in_channels"])
+    check_moments(config, "z_dim")
     return dict(widths=tuple(config["base_dim"] * factor for factor in config["dim_mult"]))
 
 

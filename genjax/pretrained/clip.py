@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 
 from genjax.models.encoders.clip import CLIP, CLIPText, CLIPVision
 from genjax.pretrained.bert import numbers_of_positions, one_token
-from genjax.pretrained.configuration import Field, Only
+from genjax.pretrained.configuration import Field, Natural, Only, Value
 from genjax.pretrained.layouts import to_torch
 from genjax.pretrained.published import TRANSFORMERS, Config, Published, example
 
@@ -59,10 +59,8 @@ def _config(module: CLIPText | CLIPVision, variables: PyTree) -> dict[str, Any]:
 
 
 def _end(config: Config) -> dict[str, Any]:
-    token = config["eos_token_id"]
-    if not isinstance(token, int):
-        raise ValueError(f"eos_token_id={token!r} is not supported; only one number")
     # The first configurations have another token's number by mistake, which means the highest.
+    token = config["eos_token_id"]
     return dict(end_token=None if token == 2 else token)
 
 
@@ -106,7 +104,7 @@ def _text(projects: bool) -> Published:
         entries=dict(
             vocab_size=Field("vocabulary_size", 49_408),
             max_position_embeddings=Field("max_length", 77),
-            eos_token_id=49_407,
+            eos_token_id=Value(49_407, Natural),
         ),
         build=_end,
         inputs=one_token,
@@ -139,7 +137,10 @@ def _both(config: Config) -> dict[str, Any]:
     for name, record in dict(text=_TEXT, vision=_VISION).items():
         # In old files the first of these counts, where there is one, and only defaults complete it.
         tower = config[f"{name}_config_dict"] or config[f"{name}_config"] or {}
-        towers[name] = record.make(record.complete(tower | shared))
+        try:
+            towers[name] = record.make(record.complete(tower | shared))
+        except ValueError as error:
+            raise ValueError(f"{name}_config: {error}") from error
     return towers
 
 
@@ -148,10 +149,10 @@ _CLIP = Published(
     "CLIPModel",
     CLIP,
     entries=dict(
-        text_config={},
-        vision_config={},
-        text_config_dict=None,
-        vision_config_dict=None,
+        text_config=Value({}, dict | None),
+        vision_config=Value({}, dict | None),
+        text_config_dict=Value(None, dict | None),
+        vision_config_dict=Value(None, dict | None),
         projection_dim=512,
     ),
     unused=("logit_scale_init_value",),

@@ -7,7 +7,7 @@ from jaxtyping import PyTree
 
 from genjax.models.encoders.dinov2 import Dinov2
 from genjax.pretrained.bert import QUERY_KEY_VALUE
-from genjax.pretrained.configuration import Field, Only, expect
+from genjax.pretrained.configuration import Field, Natural, Only, Value, expect
 from genjax.pretrained.layouts import from_torch, layer_names, prefixed, to_torch
 from genjax.pretrained.published import TRANSFORMERS, Published, example
 
@@ -102,7 +102,7 @@ PUBLISHED = (
         True,
         dict(
             patch_size=Field("patch_size", 16),
-            num_register_tokens=4,
+            num_register_tokens=Value(4, Natural),
             # Published folders have these, which transformers no longer knows.
             interpolate_antialias=Only(True),
             interpolate_offset=Only(0.0),

@@ -13,8 +13,8 @@ from jaxtyping import PyTree
 
 from genjax.models.transformers.dit import DiT
 from genjax.pretrained import transformer_2d
-from genjax.pretrained.configuration import Field, Only, expect
-from genjax.pretrained.layouts import Names, from_torch, layer_names, only_copy, prefixed, to_torch
+from genjax.pretrained.configuration import Field, Only, Value, expect
+from genjax.pretrained.layouts import Names, from_torch, layer_names, prefixed, to_torch
 from genjax.pretrained.published import DIFFUSERS, Config, Published, example
 
 # diffusers spaces the 128 frequencies of time by 1/127 of the range of their logarithms instead of
@@ -61,7 +61,7 @@ def _tied_or_not(module: DiT, tensors: Mapping[str, np.ndarray]) -> DiT:
 def _convert(module: DiT, variable: str, *tensors: np.ndarray) -> np.ndarray:
     """Join queries, keys and values in the order that `genjax.nn.heads_of` takes."""
     if "query_key_value" not in variable:
-        return from_torch(variable, only_copy(*tensors))
+        return from_torch(variable, tensors[0])  # `_tied_or_not` has compared the copies
     outputs, *inputs = tensors[0].shape
     heads = [tensor.reshape(module.num_heads, -1, *inputs) for tensor in tensors]
     return from_torch(variable, np.stack(heads, axis=1).reshape(3 * outputs, *inputs))
@@ -95,7 +95,7 @@ DIT = Published(
     entries=transformer_2d.ENTRIES
     | dict(
         norm_type=Only("ada_norm_zero"),
-        out_channels=None,
+        out_channels=Value(None, int | None),
         sample_size=32,
         num_embeds_ada_norm=Field("num_classes", 1000),
         norm_eps=Field("mlp_epsilon", 1e-5),

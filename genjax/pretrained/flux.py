@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from genjax.models.transformers.flux import MLP_RATIO, Flux
-from genjax.pretrained.configuration import Field, Only, expect
+from genjax.pretrained.configuration import Field, Natural, Only, Value, expect
 from genjax.pretrained.layouts import from_torch, layer_names, prefixed, to_torch
 from genjax.pretrained.published import DIFFUSERS, Config, Published, example
 from genjax.pretrained.sd3 import EMBEDDINGS, HEADS, TWO_STREAMS, text_entries, text_inputs
@@ -101,9 +101,9 @@ FLUX = Published(
     entries=dict(
         patch_size=Only(1),
         in_channels=64,
-        out_channels=None,
-        num_layers=Field("num_double_blocks", 19),
-        num_single_layers=Field("num_single_blocks", 38),
+        out_channels=Value(None, int | None),
+        num_layers=Field("num_double_blocks", 19, kind=Natural),
+        num_single_layers=Field("num_single_blocks", 38, kind=Natural),
         attention_head_dim=128,
         num_attention_heads=Field("num_heads", 24),
         joint_attention_dim=4096,

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from genjax.models.transformers.pixart import PixArt
 from genjax.nn import Text
 from genjax.pretrained import transformer_2d
-from genjax.pretrained.configuration import Only, expect
+from genjax.pretrained.configuration import Only, Value, expect
 from genjax.pretrained.layouts import layer_names, prefixed
 from genjax.pretrained.published import DIFFUSERS, Config, Published, example
 
@@ -77,12 +77,12 @@ PIXART = Published(
     | dict(
         norm_type=Only("ada_norm_single"),
         norm_eps=Only(1e-6),
-        out_channels=8,
+        out_channels=Value(8, int | None),
         cross_attention_dim=1152,
         sample_size=128,
-        interpolation_scale=None,
-        use_additional_conditions=None,
-        caption_channels=None,
+        interpolation_scale=Value(None, float | None),
+        use_additional_conditions=Value(None, bool | None),
+        caption_channels=Value(None, int | None),
     ),
     unused=[*transformer_2d.UNUSED, "num_embeds_ada_norm"],
     build=_build,

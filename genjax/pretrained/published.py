@@ -161,14 +161,22 @@ class Published:
             ValueError: as `genjax.pretrained.load`.
         """
         tensors = open_tensors(folder)
-        try:
-            config = self.complete(read_json(Path(folder) / "config.json"))
-            module = self.adapt(self.make(config), tensors)
-        except ValueError as error:
-            raise ValueError(f"{folder} cannot be read as {self.name}: {error}") from error
-        expected = abstract(self.shapes(module, config))
+        module, shapes = self._network(Path(folder) / "config.json", tensors)
         names, convert = self.names(module, tensors), functools.partial(self.convert, module)
-        return module, load_variables(folder, expected, names, convert, self.ignore)
+        return module, load_variables(folder, abstract(shapes), names, convert, self.ignore)
+
+    def _network(self, path: Path, tensors: Mapping[str, np.ndarray]) -> tuple[nn.Module, PyTree]:
+        """Return the module that a configuration describes, and the shapes of its variables."""
+        config = read_json(path)
+        try:
+            config = self.complete(config)
+            module = self.adapt(self.make(config), tensors)
+            return module, self.shapes(module, config)
+        except Exception as error:  # also what numbers of the right type cause, such as no heads
+            fault = str(error).partition("\n")[0]
+            if type(error) is not ValueError:
+                fault = f"{type(error).__name__}: {fault}"
+            raise ValueError(f"{path} cannot be read as {self.name}: {fault}") from error
 
     def save(self, folder: str | os.PathLike, module: Any, variables: PyTree, **entries: Any):
         """Write a folder of this class, with arguments and errors of `genjax.pretrained.save`."""
@@ -196,7 +204,8 @@ def example(*shape: int, dtype: Any = jnp.float32) -> Array:
 
 def class_of(config: Config) -> str | None:
     """Return the class that a configuration of diffusers or of transformers names."""
-    return config.get("_class_name") or (config.get("architectures") or [None])[0]
+    named = config.get("_class_name") or config.get("architectures")
+    return next(iter(named), None) if isinstance(named, list) else named
 
 
 def members(package: str, attribute: str) -> tuple[Any, ...]:

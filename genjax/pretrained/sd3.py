@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from genjax.models.transformers.mmdit import MMDiT, axis_embedding
 from genjax.nn import Text
-from genjax.pretrained.configuration import Field, expect
+from genjax.pretrained.configuration import Field, Natural, Value, expect
 from genjax.pretrained.layouts import Names, layer_names, prefixed
 from genjax.pretrained.published import DIFFUSERS, Config, Published, example
 
@@ -174,9 +174,9 @@ SD3 = Published(
         joint_attention_dim=4096,
         caption_projection_dim=1152,
         pooled_projection_dim=2048,
-        out_channels=Field("out_channels", 16),
+        out_channels=Field("out_channels", 16, kind=int | None),
         pos_embed_max_size=Field("max_size", 96),
-        dual_attention_layers=[],
+        dual_attention_layers=Value([], list[Natural]),
         qk_norm=Field("qk_norm", None, {None: False, "rms_norm": True}),
     ),
     unused=("sample_size",),  # of pipelines

@@ -7,7 +7,7 @@ import numpy as np
 
 from genjax.models.encoders.t5 import T5Encoder
 from genjax.pretrained.bert import one_token
-from genjax.pretrained.configuration import Field, Only, expect
+from genjax.pretrained.configuration import Field, Only, Value, expect
 from genjax.pretrained.layouts import Names, from_torch, layer_names, only_copy, prefixed
 from genjax.pretrained.published import TRANSFORMERS, Config, Published
 
@@ -70,7 +70,7 @@ def _record(family: str, kind: str, activations: tuple[str, ...], *sizes: int) -
             relative_attention_max_distance=Field("max_distance", 128),
             layer_norm_epsilon=Field("epsilon", 1e-6),
             feed_forward_proj=Field("gate", activations[0], _GATES),
-            dense_act_fn=None,  # as feed_forward_proj says
+            dense_act_fn=Value(None, str | None),  # as feed_forward_proj says
             is_decoder=Only(False),
         ),
         unused=_UNUSED,

@@ -176,12 +176,20 @@ def is_finite(array: np.ndarray) -> bool:
     """Return whether an array holds neither NaN nor infinity."""
     if not array.size or not jnp.issubdtype(array.dtype, jnp.floating):
         return True
-    if array.dtype.itemsize != 2:
-        return bool(np.isfinite(array).all())
-    # NumPy's own test takes five times as long in 16 bits. There the exponent tells: all ones.
-    info = jnp.finfo(array.dtype)
-    exponent = ((1 << info.nexp) - 1) << info.nmant
-    return int((array.view(np.uint16) & np.uint16(exponent)).max()) < exponent
+    if array.dtype.itemsize == 2:
+        # NumPy's own test takes five times as long in 16 bits. The bits of what is not finite are
+        # above all others' of their sign.
+        info = jnp.finfo(array.dtype)
+        infinity = ((1 << info.nexp) - 1) << info.nmant
+        positive, negative = (int(array.view(dtype).max()) for dtype in (np.int16, np.uint16))
+        return positive < infinity and negative < infinity + 0x8000
+    if array.dtype.itemsize > 2:
+        # A sum needs no memory, so it takes a third of the time. That of finite numbers may be
+        # infinite too.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(array.sum()):
+                return True
+    return bool(np.isfinite(array).all())
 
 
 def save_variables(

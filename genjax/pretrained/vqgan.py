@@ -21,7 +21,7 @@ from genjax.pretrained.autoencoder_kl import (
     names,
     smallest_image,
 )
-from genjax.pretrained.configuration import Field, Only, expect
+from genjax.pretrained.configuration import Field, Only, Value, expect
 from genjax.pretrained.published import DIFFUSERS, Config, Published
 from genjax.pretrained.variables import load_variables
 
@@ -79,7 +79,7 @@ VQ_MODEL = Published(
     | dict(
         latent_channels=Field("encoder_channels", 3),
         num_vq_embeddings=256,
-        vq_embed_dim=None,
+        vq_embed_dim=Value(None, int | None),
         norm_type=Only("group"),
     ),
     unused=(*LEVEL_UNUSED, "lookup_from_codebook"),

@@ -77,3 +77,32 @@ def test_faults(folder):
         FileNotFoundError, match="neither tokenizer.json nor vocab.json and merges.txt.*AutoTok"
     ):
         Tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("tokenizer.json", b'{"model"', "tokenizer.json is no tokenizer: EOF"),
+        ("tokenizer.json", b"{}", "tokenizer.json is no tokenizer: "),
+        ("tokenizer.json", b"\xff\xfe", "tokenizer.json is no tokenizer: "),
+        ("tokenizer_config.json", b'{"pad', "tokenizer_config.json is no object in JSON: Unterminated"),
+        ("tokenizer_config.json", b"3", "tokenizer_config.json is no object in JSON: "),
+        ("tokenizer_config.json", b'{"pad_token": 3}', "names 3 as its padding token, which is no token"),
+        ("tokenizer_config.json", b'{"pad_token": {}}', "names None as its padding token"),
+        ("vocab.json", b"[", "names no bos_token and no eos_token: add them to tokenizer_config.json"),
+        (
+            "special_tokens_map.json",
+            b'{"bos_token": "a", "eos_token": "b"}',
+            "holds no vocab.json and merges",
+        ),
+    ],
+)
+def test_damaged_files_are_named(folder, file, text, message):
+    if file in ("vocab.json", "special_tokens_map.json"):  # of CLIP, in place of the one file
+        (folder / "tokenizer.json").unlink()
+        for name in ("vocab.json", "merges.txt"):
+            (folder / name).write_text("[")
+    (folder / file).write_bytes(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        Tokenizer(folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)

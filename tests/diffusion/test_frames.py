@@ -238,6 +238,37 @@ def test_gradients_are_finite_beside_a_clean_frame():
         np.testing.assert_allclose(total_and_slope(0.5)[1], difference / 0.002, rtol=1e-2)
 
 
+# One of each way to make a table; all the others were compared once.
+WAYS = "ddpm dpm2_ancestral edm_heun euler_maruyama predictor_corrector sa_solver unipc".split()
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_gradient_by_the_times_of_frames(name, starts):
+    """A frame that waits says one time several times: they move together in the finite difference."""
+    keys = sample_keys(jax.random.key(0), jnp.arange(len(starts)))
+    options = {"order": 3} if name == "unipc" else {}
+    noise = jnp.tile(starts[:, None], (1, 5))
+
+    def total(grid):
+        return jnp.sum(jnp.sin(FRAMEWISE[name](per_frame(FLOW), FLOW, noise, grid, keys=keys, **options)))
+
+    total_and_slope = quick_jit(jax.value_and_grad(total))
+    for levels, ends in ((LEVELS, (0, 1)), (0.04 + 0.89 * LEVELS, ())):
+        slope = np.asarray(total_and_slope(jnp.asarray(levels))[1])
+        assert np.isfinite(slope).all()
+        for frame, times in enumerate(levels.T):
+            if np.ptp(times) == 0:
+                assert (slope[:, frame] == 0).all()
+                continue
+            for time in set(times) - set(ends):
+                same = np.zeros_like(levels)
+                same[:, frame] = times == time
+                step = 3e-6 * time  # whose square, and 1e-16 over it, are the errors of the difference
+                moved = [float(total_and_slope(levels + s * step * same)[0]) for s in (1, -1)]
+                difference = (moved[0] - moved[1]) / (2 * step)
+                np.testing.assert_allclose(np.sum(slope * same), difference, rtol=1e-6, atol=1e-8)
+
+
 def test_start_from_data_at_the_times_of_the_grid():
     """Given frames come out bit for bit; the others start at alpha·x + sigma·z with their own z."""
     images = jax.random.normal(jax.random.key(3), (4, 3, 2))

@@ -2,6 +2,7 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from genjax.diffusion import (
     adaptive_projected,
@@ -57,6 +58,40 @@ def test_low_and_high_frequencies_have_scales_of_their_own(float64):
     )
     c = jnp.flip(u, 1)
     np.testing.assert_allclose(rule(c, u, 2.0), classifier_free(c, u, 2.0), rtol=1e-11, atol=1e-12)
+
+
+def low_cosine(frequency, phase, i):
+    """What shrinking to half and growing again makes of cos(frequency·i + phase), by hand.
+
+    Shrinking weighs the four nearest pixels by 1, 3, 3, 1 of 8, which is cos³(frequency/2) midway
+    between the inner two. Growing weighs the nearer midpoint by 3/4 and the other by 1/4.
+    """
+    wave = lambda place: np.cos(frequency * place + phase)
+    side = np.where(i % 2, -0.5, 0.5)  # of a pixel, where the nearer midpoint is
+    return np.cos(frequency / 2) ** 3 * (0.75 * wave(i + side) + 0.25 * wave(i - 3 * side))
+
+
+@pytest.mark.parametrize("frequencies", [(0.3, 0.0), (0.9, 1.7), (2.8, 0.4), (np.pi / 2, np.pi)])
+def test_a_wave_is_low_as_far_as_its_frequency_says(frequencies, float64):
+    """Pixels at the border have fewer neighbours, so the closed form is of those inside."""
+    rows, columns = np.mgrid[:20, :14]
+    phases = 0.4, -1.1
+    places = list(zip(frequencies, phases, (rows, columns), strict=True))
+    wave = np.prod([np.cos(f * i + phase) for f, phase, i in places], axis=0)
+    low = np.prod([low_cosine(*place) for place in places], axis=0)
+    u = np.random.default_rng(8).normal(size=(2, 20, 14, 3))
+    guided = frequency_decoupled(jnp.asarray(u + wave[..., None]), jnp.asarray(u), 7.0, low_scale=2.0)
+    expected = u + (2 * low + 7 * (wave - low))[..., None]
+    inside = np.s_[:, 3:-3, 3:-3]
+    np.testing.assert_allclose(guided[inside], expected[inside], rtol=1e-12, atol=1e-12)
+
+
+def test_equal_scales_are_plain_guidance_on_every_shape(float64):
+    """Of sides that the factor does not divide, of one axis, and of videos."""
+    for shape in ((2, 7, 5, 3), (2, 9, 1), (1, 3, 4, 5, 2)):
+        c, u = np.random.default_rng(9).normal(size=(2, *shape))
+        guided = frequency_decoupled(jnp.asarray(c), jnp.asarray(u), 4.5, low_scale=4.5, factor=3)
+        np.testing.assert_allclose(guided, u + 4.5 * (c - u), rtol=1e-12, atol=1e-12)
 
 
 def test_tangential_guidance_against_a_singular_value_decomposition(float64):

@@ -64,6 +64,7 @@ def test_guarded_functions_and_their_derivatives(float64):
         assert quotient(jnp.asarray(a), jnp.asarray(b)) == 0
         np.testing.assert_array_equal(slopes(quotient, a, b), [0, 0])
     assert root(jnp.asarray(0.0)) == 0 and slopes(root, 0.0) == (0,) and slopes(root, 4.0) == (1 / 4,)
+    assert np.isnan(root(jnp.asarray(np.nan))) and slopes(root, np.nan) == (0,)
     within = functools.partial(clip, first=0.0, last=1.0)
     assert [float(within(jnp.asarray(t))) for t in (-1.0, 0.0, 0.5, 1.0, 2.0)] == [0, 0, 0.5, 1, 1]
     assert [float(slopes(within, t)[0]) for t in (-1.0, 0.0, 0.5, 1.0, 2.0)] == [0, 1, 1, 1, 0]

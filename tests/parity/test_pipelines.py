@@ -11,7 +11,8 @@ import pytest
 import torch
 import transformers
 
-from genjax import pipelines
+from genjax import pipelines, pretrained
+from genjax.data.tokenizers import Tokenizer
 from genjax.pipelines.systems import stable_diffusion_3 as sd3_system
 
 from .test_tokenizers import clip, t5
@@ -319,3 +320,29 @@ def test_diffusers_opens_a_pipeline_that_is_saved_and_makes_its_pictures(tmp_pat
     assert np.abs(ours(PROMPTS, **given) - expected).max() > 4
     contents = [{path.name for path in (tmp_path / name).iterdir()} for name in ("ours", "published")]
     assert contents[0] == contents[1]
+
+
+def test_diffusers_opens_a_pipeline_that_was_built_by_hand(tmp_path):
+    """Of networks and tokenizers that came from anywhere, here one by one from a folder."""
+    torch.manual_seed(0)
+    source = tmp_path / "published"
+    flux(tmp_path, dev=False).save_pretrained(source)
+    theirs = pipelines.load(source)
+    names = "condition empty process target sampler grid size num_steps guidance_scale distilled".split()
+    settings = {name: getattr(theirs, name) for name in names}
+    ours = pipelines.Pipeline(theirs.network, theirs.autoencoder, theirs.variables, **settings)
+    parts = {f"text_encoder{end}": pretrained.load(source / f"text_encoder{end}") for end in ("", "_2")}
+    parts |= dict(tokenizer=Tokenizer(source / "tokenizer"), tokenizer_2=source / "tokenizer_2")
+    schedule = dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=1.0)
+    with pytest.raises(ValueError, match="'shift': 3.0} gives FluxPipeline another grid than this pipeline"):
+        pipelines.save(tmp_path / "ours", ours, "FluxPipeline", scheduler=schedule | dict(shift=3.0), **parts)
+    assert not (tmp_path / "ours").exists()
+    pipelines.save(tmp_path / "ours", ours, "FluxPipeline", scheduler=schedule, **parts)
+    latents = torch.randn(2, 4, 8, 12)
+    given = dict(size=(16, 24), num_steps=2, noise=latents.numpy().transpose(0, 2, 3, 1))
+    images = ours(PROMPTS, **given)
+    np.testing.assert_array_equal(pipelines.load(tmp_path / "ours")(PROMPTS, **given), images)
+    theirs = diffusers.FluxPipeline.from_pretrained(tmp_path / "ours")
+    theirs.set_progress_bar_config(disable=True)
+    expected = 255 * pictures_of(theirs, "FLUX", flux, {}, PROMPTS, (16, 24), 2, latents)
+    assert np.abs(images - expected).max() <= 1

@@ -1,8 +1,10 @@
 """Which folders are systems; tests/parity compares pictures with those of diffusers."""
 
 import json
+import shutil
 from unittest.mock import create_autospec
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
 from genjax.models.transformers.dit import DiT
 from genjax.models.transformers.flux import Flux
 from genjax.pipelines.folders import Folder
+from genjax.pipelines.schedules import noise_prediction
 from genjax.pipelines.systems import dit, flux
+from genjax.pretrained.dit import MAX_PERIOD
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path):
@@ -70,6 +74,113 @@ def test_a_pipeline_without_a_folder_cannot_be_saved(tmp_path):
     (tmp_path / "notes").write_text("")
     with pytest.raises(FileExistsError, match="is not empty; save in a new folder"):
         pipelines.save(tmp_path, pipeline)
+
+
+@pytest.fixture(scope="module")
+def small_dit():
+    """A pipeline of DiT by class, built by hand, and its schedule."""
+    network = DiT(2, 8, 1, 1, 7, out_channels=4, base_size=4, max_period=MAX_PERIOD, mlp_epsilon=1e-5)
+    autoencoder = AutoencoderKL(latent_channels=4, widths=(8, 8), blocks=1, groups=4)
+    latents, labels = jnp.zeros((1, 8, 8, 4)), jnp.zeros(1, jnp.int32)
+    shapes = dict(
+        network=jax.eval_shape(network.init, jax.random.key(0), latents, jnp.zeros(1), labels),
+        autoencoder=jax.eval_shape(autoencoder.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3))),
+    )
+    random = np.random.default_rng(0)
+    variables = jax.tree.map(lambda a: 0.3 * random.standard_normal(a.shape, np.float32), shapes)
+    schedule = dict(_class_name="DDIMScheduler", clip_sample=False)
+    settings = noise_prediction(schedule) | dict(size=(16, 16), num_steps=3, guidance_scale=2.0)
+    condition = lambda labels: jnp.asarray(labels, jnp.int32)
+    pipeline = pipelines.Pipeline(
+        network, autoencoder, variables, condition=condition, empty=network.null_label, **settings
+    )
+    return pipeline, schedule
+
+
+@pytest.fixture(scope="module")
+def saved_dit(small_dit, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dit") / "saved"
+    pipeline, schedule = small_dit
+    pipelines.save(folder, pipeline, "DiTPipeline", scheduler=schedule)
+    return folder
+
+
+def test_a_pipeline_built_by_hand_is_read_again(small_dit, saved_dit):
+    pipeline, again = small_dit[0], pipelines.load(saved_dit)
+    assert (again.network, again.autoencoder) == (pipeline.network, pipeline.autoencoder)
+    jax.tree.map(np.testing.assert_array_equal, again.variables, pipeline.variables)
+    assert again.size == pipeline.size and again.empty == pipeline.empty
+    np.testing.assert_array_equal(again.grid(5, 4), pipeline.grid(5, 4))
+
+
+SCHEDULE, CONFIG = "scheduler/scheduler_config.json", "transformer/config.json"
+WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("model_index.json", 9, "model_index.json is no JSON that can be read"),
+        ("model_index.json", dict(_class_name=["a"]), r"model_index.json describes \['a'\]; known are DiT"),
+        ("model_index.json", dict(vae="x"), r"model_index.json has vae='x'; expected \[library, class\]"),
+        (
+            "model_index.json",
+            dict(vae=["diffusers", "VQModel"]),
+            "vae/config.json describes a AutoencoderKL,",
+        ),
+        (SCHEDULE, None, "No such file or directory: .*scheduler_config.json"),
+        (SCHEDULE, 9, "scheduler_config.json is no JSON that can be read"),
+        (SCHEDULE, dict(_class_name=3), "scheduler_config.json cannot be read: _class_name=3 is not supp"),
+        (SCHEDULE, dict(beta_start=[1]), r"scheduler_config.json cannot be read: beta_start=\[1\] is not"),
+        (CONFIG, None, "transformer/config.json does not exist"),
+        (
+            CONFIG,
+            dict(sample_size="8"),
+            "config.json cannot be read as DiTTransformer2DModel: sample_size='8'",
+        ),
+        (CONFIG, dict(_class_name="AutoencoderKL", norm_type=0), "config.json cannot be read as Autoencoder"),
+        (WEIGHTS, None, "vae holds neither diffusion_pytorch_model.safetensors nor model.safetensors"),
+        (WEIGHTS, 0, "vae/diffusion_pytorch_model.safetensors is no safetensors file, or not a whole one"),
+        (WEIGHTS, 5, "vae/diffusion_pytorch_model.safetensors is no safetensors file, or not a whole one"),
+        (WEIGHTS, -1, "vae/diffusion_pytorch_model.safetensors has .* bytes of numbers and promises"),
+    ],
+)
+def test_a_damaged_folder_is_told_in_one_line_with_the_file(file, change, message, saved_dit, tmp_path):
+    """A file is removed (None), cut to so many bytes, or has other entries."""
+    folder = tmp_path / "folder"
+    shutil.copytree(saved_dit, folder)
+    if change is None:
+        (folder / file).unlink()
+    elif isinstance(change, int):
+        (folder / file).write_bytes((folder / file).read_bytes()[:change])
+    else:
+        entries = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(entries | change))
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        pipelines.load(folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("system", "changes", "message"),
+    [
+        ("LattePipeline", {}, "this pipeline describes 'LattePipeline'; known are DiTPipeline, Flux"),
+        ("DiTPipeline", dict(scheduler=None), "DiTPipeline needs scheduler: give the scheduler as a dict"),
+        ("FluxPipeline", {}, "FluxPipeline needs text_encoder, tokenizer, text_encoder_2, tokenizer_2: "),
+        ("StableDiffusion3Pipeline", {}, "needs text_encoder, tokenizer, text_encoder_2, tokenizer_2: give"),
+        ("DiTPipeline", dict(tokenizer="here"), "DiTPipeline has no tokenizer; it has scheduler$"),
+        ("DiTPipeline", dict(beta_end=0.03), "gives DiTPipeline another process than this pipeline has"),
+        ("DiTPipeline", dict(steps_offset=1), "gives DiTPipeline another grid than this pipeline has"),
+        ("DiTPipeline", dict(clip_sample=True), "clip_sample=True is not supported"),
+    ],
+)
+def test_what_a_pipeline_built_by_hand_lacks_is_named(system, changes, message, small_dit, tmp_path):
+    pipeline, schedule = small_dit
+    parts = {name: changes[name] for name in ("scheduler", "tokenizer") if name in changes}
+    entries = {name: value for name, value in changes.items() if name not in parts}
+    with pytest.raises(ValueError, match=message):
+        pipelines.save(tmp_path / "saved", pipeline, system, **dict(scheduler=schedule | entries) | parts)
+    assert not (tmp_path / "saved").exists()
 
 
 def test_networks_are_saved_from_where_their_variables_lie(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Every record: what is written by it is read by it. tests/parity asks the libraries themselves."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -9,15 +10,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from genjax import pretrained
 from genjax.pretrained import published
+from genjax.pretrained.autoencoder_dc import AUTOENCODER_DC as DC
+from genjax.pretrained.autoencoder_kl import AUTOENCODER_KL as KL
+from genjax.pretrained.autoencoder_wan import AUTOENCODER_WAN as WAN
+from genjax.pretrained.bert import BERT
+from genjax.pretrained.clip import PUBLISHED as CLIPS
 from genjax.pretrained.configuration import Field, Only
 from genjax.pretrained.layouts import layer_names
 from genjax.pretrained.published import DIFFUSERS, Published, class_of, example, record_of, records
+from genjax.pretrained.sd3 import SD3
 
 # Configurations as the libraries wrote them over the years, of diffusers from version 0.2 to 0.33.
 CONFIGS = json.loads((Path(__file__).parent / "data/published_configs.json").read_text())
+CLIP = CLIPS[-1]
 CASES = [(record, number) for record in records() for number in range(len(record.examples))]
 
 
@@ -129,9 +138,101 @@ def test_entries_are_checked_when_they_are_read_and_when_they_are_written(
     pretrained.save(tmp_path, *counting)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
-    refused = f"{tmp_path} cannot be read as CountingModel: .*{message}"
+    refused = f"{path} cannot be read as CountingModel: .*{message}"
     with pytest.raises(ValueError, match=refused):
         pretrained.load(tmp_path)
+
+
+# A value that an entry has by default, or in an example, tells which values are of a wrong type.
+OBJECT = dict(a=1)
+WRONG = {
+    bool: ["true", 1, [True]],
+    int: ["4", 4.0, True, -1, [4]],
+    float: ["0.5", True, float("nan"), [0.5]],
+    str: [3, [3], OBJECT],
+    list: ["4", 4, [OBJECT], [None]],
+    dict: ["4", 4, [OBJECT]],
+    type(None): [[OBJECT], [[["x"]]]],
+}
+NULLABLE = (  # as the libraries annotate them
+    "out_channels shift_factor latents_mean latents_std vq_embed_dim interpolation_scale "
+    "use_additional_conditions caption_channels qk_norm text_config vision_config dense_act_fn "
+    "text_config_dict vision_config_dict"
+).split()
+
+
+def only(entry, value):
+    """Return whether an entry has few values, one of which equals this one."""
+    return isinstance(entry, Only) and value in entry.values
+
+
+@pytest.fixture
+def load_config(tmp_path):
+    """From a configuration to what `pretrained.load` says of it; no tensor is right."""
+    save_file({"a": np.zeros(1)}, tmp_path / "model.safetensors")
+
+    def load(config):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError) as caught:
+            pretrained.load(tmp_path)
+        return str(caught.value)
+
+    return load
+
+
+def assert_named(message, record, name, value, tmp_path):
+    assert message.startswith(f"{tmp_path}/config.json cannot be read as {record.name}: "), message
+    assert f"{name}={value!r:.60}" in message and "\n" not in message, (name, value, message)
+    assert "; expected " in message or "; only " in message, message
+
+
+DISTINCT = {(record.module, *record.entries): record for record in records()}.values()
+
+
+@pytest.mark.parametrize("record", DISTINCT, ids=lambda record: record.name)
+def test_a_value_of_a_wrong_type_is_told_with_file_entry_and_expected_type(record, load_config, tmp_path):
+    header = record.library.header(record.name, "float32")
+    for name, entry in record.entries.items():
+        nothing = [] if name in NULLABLE or only(entry, None) else [None]
+        for value in [*WRONG[type(record.complete(record.examples[0])[name])], *nothing]:
+            if not only(entry, value):
+                message = load_config({**header, **record.examples[0], name: value})
+                assert_named(message, record, name, value, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("record", "entries", "message"),
+    [
+        (CLIP, dict(text_config=dict(hidden_size="4")), "text_config: hidden_size='4' is not supported"),
+        (CLIP, dict(vision_config_dict=dict(patch_size=0)), "vision_config: patch_size=0 is not supported"),
+        (KL, dict(scaling_factor=0), "ZeroDivisionError: float division by zero"),
+        (KL, dict(latents_std=[1.0] * 3), r"latents_std=\[1.0, 1.0, 1.0\] has 3 values; latent_channels=2"),
+        (KL, dict(norm_num_groups=3), ".*groups"),
+        (WAN, dict(latents_mean=[]), r"latents_mean=\[\] has 0 values; z_dim=2"),
+        (DC, dict(encoder_layers_per_block=[1]), r"encoder_layers_per_block=\[1\] has 1 stages; encoder_"),
+        (DC, dict(decoder_act_fns=["relu"]), r"decoder_act_fns=\['relu'\] has 1 stages; decoder_block"),
+    ],
+    ids=lambda x: getattr(x, "name", None),
+)
+def test_values_that_make_no_network_are_told_with_the_file(record, entries, message, load_config, tmp_path):
+    given = record.library.header(record.name, "float32") | record.examples[0] | entries
+    told = load_config(given)
+    assert re.match(f"{tmp_path}/config.json cannot be read as {record.name}: {message}", told), told
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("record", "entries"),
+    [
+        (KL, dict(scaling_factor=1, shift_factor=0)),
+        (BERT, dict(layer_norm_eps=1, architectures="BertModel")),
+        (SD3, dict(out_channels=None)),
+    ],
+    ids=lambda x: getattr(x, "name", None),
+)
+def test_an_integer_is_a_number_too_and_null_is_where_the_library_allows_it(record, entries, load_config):
+    told = load_config(record.library.header(record.name, "float32") | record.examples[0] | entries)
+    assert "cannot be read" not in told or told.endswith("the file lacks pos_embed.pos_embed"), told
 
 
 FIELDS = {  # of the papers, or of the model cards

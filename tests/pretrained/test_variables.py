@@ -312,6 +312,27 @@ def test_what_is_not_finite_is_refused_by_name(dtype, value, load, tmp_path):
         load({"dense.weight": broken, "mean": MEAN})
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16, np.float64, jnp.float8_e4m3fn])
+def test_finite_numbers_are_finite_whatever_their_sum_is(dtype):
+    largest = jnp.finfo(dtype).max
+    both = np.asarray([largest, largest, -largest, -largest, -largest, 0, largest], dtype)
+    for array in (both[:2], both[2:5], both, both[5:6], both[::-2]):
+        assert is_finite(array)
+    for value in (np.nan, -np.nan):
+        assert not is_finite(np.asarray([largest, value, -largest], dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_whether_numbers_are_finite_is_told_without_memory(dtype):
+    """A temporary array of each layer is what loading would cost most."""
+    layer = np.ones((1024, 1024), dtype).T
+    tracemalloc.start()
+    assert is_finite(layer)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**14
+
+
 def test_numbers_beyond_the_type_they_are_read_as_are_refused(load):
     with pytest.raises(ValueError, match="infinity in mean, read as float32"):
         load({"dense.weight": WEIGHT, "mean": np.asarray(1e300)})

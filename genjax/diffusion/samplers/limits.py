@@ -39,14 +39,15 @@ def _quotient_jvp(values, changes):
 
 @jax.custom_jvp
 def root(a: Values) -> Values:
-    """Return √a, with the derivative 0 where a = 0."""
+    """Return √a, with the derivative 0 where a = 0 or √a is undefined."""
     return jnp.sqrt(a)
 
 
 @root.defjvp
 def _root_jvp(values, changes):
     value = root(*values)
-    return value, jnp.where(value == 0, 0, changes[0]) / jnp.where(value == 0, 1, 2 * value)
+    known = value > 0  # not where NaN stands in for times before a frame's own grid begins
+    return value, jnp.where(known, changes[0], 0) / jnp.where(known, 2 * value, 1)
 
 
 def fixed_where_infinite(

@@ -169,8 +169,12 @@ def _data_multistep(process, times, order, eta, reshape, lower_order_final):
 
 
 def _forgotten(u, eta):
-    """Return eta·h, by whose exponential the SDE forgets; 0 if eta is, in an infinite step too."""
-    return eta * jnp.where(eta == 0, 0, jnp.diff(u))
+    """Return eta·h, by whose exponential the SDE forgets; 0 if eta is, in an infinite step too.
+
+    A step between two infinite values of u is one in which a frame waits.
+    """
+    h = jnp.diff(u)
+    return eta * jnp.where((eta == 0) | jnp.isnan(h), 0, h)
 
 
 @sampler

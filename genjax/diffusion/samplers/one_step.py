@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from genjax.diffusion.processes import Process
-from genjax.diffusion.samplers.limits import root
+from genjax.diffusion.samplers.limits import quotient, root
 from genjax.diffusion.samplers.tables import Table, sampler
 
 
@@ -50,4 +50,4 @@ def noise_kept(
     process: Process, t: Float[Array, " steps"], s: Float[Array, " steps"]
 ) -> Float[Array, " steps"]:
     """e^{−h} = (sigma_s/alpha_s)/(sigma_t/alpha_t), 0 where the log-SNR of either end is infinite."""
-    return process.alpha(t) / process.alpha(s) * (process.sigma(s) / process.sigma(t))
+    return quotient(process.alpha(t), process.alpha(s)) * quotient(process.sigma(s), process.sigma(t))

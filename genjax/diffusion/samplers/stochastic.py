@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from genjax.diffusion.processes import Process
-from genjax.diffusion.samplers.limits import noise_ratio, root
+from genjax.diffusion.samplers.limits import noise_ratio, quotient, root
 from genjax.diffusion.samplers.one_step import ddim_step, noise_kept
 from genjax.diffusion.samplers.runge_kutta import heun_in_rho, two_rows, without_last_row
 from genjax.diffusion.samplers.tables import Table, sampler
@@ -53,7 +53,7 @@ def dpm2_ancestral(process: Process, times: Float[Array, " times"], eta: Scalar 
     """
     once = ddim_step(process, times[:-1], times[1:], eta)
     alpha = process.alpha(times)
-    rho, down = noise_ratio(process, times[:-1]), once.noise[:, 0] / alpha[1:]
+    rho, down = noise_ratio(process, times[:-1]), quotient(once.noise[:, 0], alpha[1:])
     halved = jnp.isfinite(rho) & (down > 0) & (jnp.arange(len(rho)) < len(rho) - 1)
     rho, down = jnp.where(halved, rho, 1), jnp.where(halved, down, 1)
     middle = jnp.where(halved, process.time_at(-jnp.log(rho * down)), times[1:])
@@ -136,13 +136,13 @@ def euler_maruyama(
     """
     t, s = times[:-1], times[1:]
     drawn = jnp.isfinite(diffusion(process, t)) & (process.sigma(s) > 0)
-    w = diffusion(process, jnp.where(drawn, t, (t + s) / 2))
+    w = diffusion(process, jnp.where(drawn, t, sum(process.domain) / 2))
     w = jnp.where(drawn, jnp.maximum(w, 0), 0)  # rounding may take it below 0
     return Table(
         t,
         state=jnp.ones_like(t),
         clean=((s - t) * process.alpha_prime(t))[:, None],
-        noise=((s - t) * (process.sigma_prime(t) + w / (2 * process.sigma(t))))[:, None],
+        noise=((s - t) * (process.sigma_prime(t) + quotient(w, 2 * process.sigma(t))))[:, None],
         fresh=root(w * (t - s)),
     )
 
@@ -160,9 +160,9 @@ def reverse_diffusion(process: Process, times: Float[Array, " times"]) -> Table:
     finite = kept > 0
     return Table(
         times[:-1],
-        state=jnp.where(finite, 2 - alpha[:-1] / alpha[1:], 0),
+        state=jnp.where(finite, 2 - quotient(alpha[:-1], alpha[1:]), 0),
         clean=jnp.where(finite, 0, alpha[1:])[:, None],
-        noise=jnp.where(finite, -(b**2) / sigma[:-1], sigma[1:])[:, None],
+        noise=jnp.where(finite, quotient(-(b**2), sigma[:-1]), sigma[1:])[:, None],
         fresh=jnp.where(finite, b, 0),
     )
 
@@ -204,7 +204,7 @@ def predictor_corrector(
         return jnp.stack([corrector] * corrector_steps + [predictor], 1).reshape(-1)
 
     alpha, sigma, zeros = process.alpha(times), process.sigma(t), jnp.zeros_like(t)
-    q = snr * alpha[:-1] / alpha[1:]
+    q = quotient(snr * alpha[:-1], alpha[1:])
     return Table(
         rows(t, t),
         state=rows(zeros + 1, zeros if table.state is None else table.state),

@@ -17,7 +17,7 @@ def _settings(folder: Folder, network: nn.Module, autoencoder: nn.Module) -> dic
         size=folder.size(autoencoder, 32),
         num_steps=50,
         guidance_scale=4.0,
-        **noise_prediction(folder.config("scheduler")),
+        **folder.config("scheduler", noise_prediction),
     )
 
 

@@ -29,7 +29,7 @@ def _encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:
 def _settings(folder: Folder, network: nn.Module, autoencoder: nn.Module) -> dict[str, Any]:
     """Shift time by the number of tokens, where the schedule does."""
     process = diffusion.RectifiedFlow()
-    schedule = flow_matching(folder.config("scheduler"), False, True)
+    schedule = folder.config("scheduler", lambda entries: flow_matching(entries, False, True))
 
     def grid(num_steps: int, tokens: int):
         if not schedule["use_dynamic_shifting"]:
@@ -52,4 +52,5 @@ def _settings(folder: Folder, network: nn.Module, autoencoder: nn.Module) -> dic
     )
 
 
-SYSTEMS = (System("FluxPipeline", _encoder, _settings),)
+_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+SYSTEMS = (System("FluxPipeline", _encoder, _settings, _PARTS),)

@@ -26,10 +26,10 @@ def _system(name: str, length: int) -> System:
             size=folder.size(autoencoder, 128),
             num_steps=20,
             guidance_scale=4.5,
-            **noise_prediction(folder.config("scheduler")),
+            **folder.config("scheduler", noise_prediction),
         )
 
-    return System(name, encoder, settings)
+    return System(name, encoder, settings, ("text_encoder", "tokenizer"))
 
 
 SYSTEMS = (_system("PixArtAlphaPipeline", length=120), _system("PixArtSigmaPipeline", length=300))

@@ -26,8 +26,8 @@ def _clip(module: nn.Module, variables: Any, ids: Any, mask: Any) -> tuple[Any, 
 def _encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:
     """Put two CLIPs side by side, and T5's states after them, if there is a T5 (section 5.1)."""
     clips = [folder.encoder(suffix, CLIP_LENGTH, _clip) for suffix in ("", "_2")]
-    width = SD3.complete(folder.config("transformer"))["joint_attention_dim"]
-    if folder.index.get("text_encoder_3", [None])[0]:
+    width = folder.config("transformer", SD3.complete)["joint_attention_dim"]
+    if folder.class_of("text_encoder_3"):
         states = lambda module, variables, ids, mask: module.apply(variables, ids)
         t5 = folder.encoder("_3", T5_LENGTH, states)
     else:
@@ -49,7 +49,7 @@ def _encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:
 
 def _settings(folder: Folder, network: nn.Module, autoencoder: nn.Module) -> dict[str, Any]:
     process = diffusion.RectifiedFlow()
-    shift = flow_matching(folder.config("scheduler"), False)["shift"]
+    shift = folder.config("scheduler", lambda entries: flow_matching(entries, False)["shift"])
     return dict(
         empty="",
         process=process,
@@ -62,4 +62,6 @@ def _settings(folder: Folder, network: nn.Module, autoencoder: nn.Module) -> dic
     )
 
 
-SYSTEMS = (System("StableDiffusion3Pipeline", _encoder, _settings),)
+_T5 = ("text_encoder_3", "tokenizer_3")
+_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", *_T5)
+SYSTEMS = (System("StableDiffusion3Pipeline", _encoder, _settings, _PARTS, optional=_T5),)
