@@ -9,7 +9,7 @@ import pytest
 
 from genjax.autoencoding.tiling import chunks_of_frames, stream
 from genjax.models.autoencoders.autoencoder_wan import AutoencoderWan
-from genjax.nn.causal import CausalConv, apply_chunk
+from genjax.nn.causal import CausalConv, apply_chunk, apply_chunks
 
 FRAMES, HEIGHT, WIDTH = 13, 4, 8  # of videos, which have 4 latent frames of 1×2
 
@@ -136,6 +136,15 @@ def test_decoding_by_chunks(module, variables, whole, first, length):
     assert_close(np.concatenate(frames, axis=1), whole["decode"](variables, LATENTS))
     assert [chunk.shape[1] for chunk in frames[1:]] == [4 * length] * (len(frames) - 1)
     assert len(traces) == 2
+
+
+def test_decoding_by_chunks_in_one_program(module, variables, whole):
+    """The same frames; with the length grow but the frames themselves, held as chunks and as a video."""
+    decode = jax.jit(functools.partial(apply_chunks, module, method="decode"))
+    assert_close(decode(variables, LATENTS), whole["decode"](variables, LATENTS))
+    short, long = (jnp.zeros((1, frames, 8, 8, 3)) for frames in (5, 21))
+    grown = memory(decode.lower(variables, long).compile()) - memory(decode.lower(variables, short).compile())
+    assert grown <= 3 * 4 * 16 * 64 * 64 * 3 * 4
 
 
 def test_chunks_differ_without_the_cache(variables, whole, steps):
