@@ -44,6 +44,7 @@ from genjax.devices.mesh import BATCH_AXES, abstract_mesh
 from genjax.devices.planning import (
     Layer,
     check_axes,
+    compiled_bytes,
     context_collectives,
     parameter_collectives,
     refused_bytes,
@@ -139,13 +140,6 @@ def _compile(program: Program, mesh: Mesh) -> tuple[Any, str]:
         return None, str(error)
 
 
-def _compiled_bytes(compiled: Any) -> tuple[int, int]:
-    """Return bytes of the workspace, and of all that one device needs at once."""
-    analysis = compiled.memory_analysis()
-    peak = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + analysis.output_size_in_bytes
-    return analysis.temp_size_in_bytes, peak - analysis.alias_size_in_bytes
-
-
 class _Needs(NamedTuple):
     """Bytes of one device, and what is sent; by the compiler, or by the account where `compiled` is None."""
 
@@ -169,7 +163,7 @@ def _needs(
     memory, capacity = _held(name, program, abstract_frozen(program.task, mesh)), device.memory
     by_compiler = "gradients, activations and workspace" if name == "train" else "workspace"
     if compiled:
-        memory[by_compiler], peak = _compiled_bytes(compiled)
+        memory[by_compiler], peak = compiled_bytes(compiled)
         return _Needs(memory, peak, capacity, peak <= capacity, compiled, collectives(compiled, mesh))
     more, sent = _account(config, name, program, layers, mesh)
     if numbers := refused_bytes(refusal, sum(memory.values())):
