@@ -166,8 +166,7 @@ def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dic
     state = init_state(program.task, jax.random.key(0), mesh)
     args = state, *random_arrays(program.args[1:], program.task.condition.num_rows)
     with jax.set_mesh(mesh):
-        written = multiply_adds_written(program.function, *args)
-        jitted = program.jitted()
+        written, jitted = multiply_adds_written(program.function, *args), program.jitted()
         began = time.perf_counter()
         compiled = jitted.lower(*args).compile()
         compile_seconds = time.perf_counter() - began

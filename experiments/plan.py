@@ -14,7 +14,7 @@ traced program of a device's examples has live at once where what is elementwise
 the forward and the backward pass and its gradient scattered, or of sampling gathered for each evaluation of the network.
 The time is a roofline, the largest of what arithmetic, memory and each axis' links take at least at the rates of the data sheets
 (genjax/devices/specifications.py), so it is a bound for a program that moves this much, and no prediction of what a program reaches.
-With --breakdown a plan for TPUs says what each operation of the compiled program costs (genjax/devices/breakdown.py).
+With --breakdown a plan for TPUs says what each operation of the program costs (genjax/devices/breakdown.py).
 Weights are taken to be gathered in the type of their products. Over tensor the outputs of a block's two halves are summed, and over
 context keys or heads are sent as the traced attention sends them; what one device moves is taken to be its equal part.
 Attention is that of the device planned for; without a GPU on this machine, the account for one stores what chunks store in its
@@ -141,7 +141,7 @@ def _compile(program: Program, mesh: Mesh) -> tuple[Any, str]:
 
 
 class _Needs(NamedTuple):
-    """Bytes of one device, and what is sent; by the compiler, or by the account where `compiled` is None."""
+    """Bytes of one device, and what is sent; by the account where `compiled` is None."""
 
     memory: dict[str, int]
     peak: int
@@ -172,14 +172,27 @@ def _needs(
     return _Needs(memory | more, peak, capacity, not refusal and peak <= capacity, None, sent)
 
 
+def _check(config: Any, name: str, training: bool, by_operation: bool) -> None:
+    if not training and config.task != "Diffusion":
+        raise ValueError(
+            f"--program=sample plans the sampling of diffusion, and the task of {config.experiment} is {config.task}; take "
+            "--program=train"
+        )
+    if by_operation and not DEVICES[name].topology:
+        tpus = ", ".join(each for each in DEVICES if DEVICES[each].topology)
+        raise ValueError(
+            f"--breakdown reads what the TPU compiler makes, and {name} is a GPU; take one of {tpus}"
+        )
+
+
 def plan(
     config: Any, axes: Mapping[str, int], name: str, program: str = "train", *, by_operation: bool = False
 ) -> dict[str, Any]:
     """The account of one of the `PROGRAMS`; sizes in bytes and times in seconds, per device.
 
     Args:
-        by_operation: has a `breakdown` of what TPUs would run, as of `genjax.devices.breakdown`, or None where
-            their compiler refuses the program.
+        by_operation: adds a `breakdown` of what TPUs would run, as of `genjax.devices.breakdown`, or
+            None where their compiler refuses the program.
 
     Raises:
         ValueError: `by_operation` of a GPU's program, which is not compiled.
@@ -187,16 +200,7 @@ def plan(
         ValueError, ImportError: as of `build`, `make_mesh` and `tpu_topology`.
     """
     device, count, training = DEVICES[name], math.prod(axes.values()), program == "train"
-    if by_operation and not device.topology:
-        tpus = ", ".join(each for each in DEVICES if DEVICES[each].topology)
-        raise ValueError(
-            f"--breakdown reads what the TPU compiler makes, and {name} is a GPU; take one of {tpus}"
-        )
-    if not training and config.task != "Diffusion":
-        raise ValueError(
-            f"--program=sample plans the sampling of diffusion, and the task of {config.experiment} is {config.task}; take "
-            "--program=train"
-        )
+    _check(config, name, training, by_operation)
     mesh = _mesh(device, axes, examples_at_once(config) if training else config.batch_size)
     planned = program_of(program, config, mesh)
     with attention_choices() as whole:

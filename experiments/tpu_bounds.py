@@ -1,13 +1,13 @@
-"""Compiles networks for a TPU that is not there and prints what they cost at least, beside other libraries.
+"""Compiles networks for a TPU that is not there and prints what they cost at least, beside peers.
 
     pip install '.[tpu]'
     python -m experiments.tpu_bounds
     python -m experiments.tpu_bounds --only=flux_forward_1 --only=flux_forward_4 --out=bounds.json
 
-Each program is compiled for one v5p by the TPU's own compiler, and each operation of what that schedules is bounded by its
-products and its bytes (genjax/devices/breakdown.py). A row has the sum of these bounds in ms, the parts of it by kind of
-operation, and bytes moved and held at the peak, in GB. DiT-XL/2's step compiles in one to five minutes on 2 cores. Rows of
-other libraries, whose networks were compiled in the same step with the same libtpu, are kept as measured (`PEERS`).
+The TPU's own compiler compiles each program for one v5p. Each operation that it schedules is bounded
+by its products and its bytes (genjax/devices/breakdown.py). A row has the sum of these bounds in ms,
+its parts by kind of operation, and bytes moved and held at the peak, in GB. DiT-XL/2's step compiles
+in about a minute on 2 cores. Rows of other libraries are kept as measured (`PEERS`).
 """
 
 import json
@@ -111,7 +111,7 @@ PROGRAMS: dict[str, Callable[[Mesh], Compiled]] = {
 
 
 class Peer(NamedTuple):
-    """A row of another library: in ms, GB moved and GB held at the peak; None where it was not recorded."""
+    """A row of a library: ms, GB moved and GB held at the peak; None where it was not recorded."""
 
     program: str
     library: str
@@ -136,7 +136,7 @@ PEERS = (
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Compile one of the `PROGRAMS`, and return its breakdown, the bytes of its peak and the seconds it took.
+    """Compile one of the `PROGRAMS`; return its breakdown, peak in bytes and seconds to compile.
 
     Raises:
         ImportError: the TPU compiler is not installed.

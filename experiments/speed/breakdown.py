@@ -1,4 +1,4 @@
-"""A TPU program's breakdown in words: what each kind of operation costs, and which operations cost most."""
+"""Prints what each kind of operation of a TPU program costs, and which operations cost most."""
 
 from collections.abc import Mapping
 from typing import Any

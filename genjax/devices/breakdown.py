@@ -20,7 +20,7 @@ CATEGORIES = (
     "asynchronous copies",
     "other",
 )
-# These cost nothing by themselves: names for memory, ends of what has started, and what holds other operations.
+# These cost nothing by themselves: names for memory, ends of what has started, calls of others.
 _FREE = re.compile(
     r"parameter|constant|tuple|get-tuple-element|bitcast|after-all|partition-id|replica-id|opt-barrier"
     r"|while|conditional|call|.*-done|.*-update"
@@ -36,7 +36,7 @@ _WRAPPERS = re.compile(r"(?<![^/])(jit\([^)]*\)|while|body|closed_call|checkpoin
 
 
 class Cost(NamedTuple):
-    """What all runs of one operation cost on one device.
+    """The cost of all runs of one operation on one device.
 
     Attributes:
         category: one of the `CATEGORIES`.
@@ -65,7 +65,7 @@ class Cost(NamedTuple):
 def costs_of(compiled: Any, device: Device) -> list[Cost]:
     """Return the cost of every operation of `jitted.lower(…).compile()` that runs by itself.
 
-    An operation of a loop counts once per iteration, and one of a condition whichever branch it is in.
+    An operation of a loop counts once per iteration. Those of every branch of a condition count.
 
     Raises:
         ValueError: a loop does not say how often it iterates.
@@ -104,9 +104,9 @@ def total(costs: Sequence[Cost]) -> dict[str, Any]:
 
 
 def breakdown(compiled: Any, device: Device, most_expensive: int = 10) -> dict[str, Any]:
-    """Return `categories` and `total` of a program's costs, and the rows of its `most_expensive` operations.
+    """Return a program's costs by `categories`, their `total`, and `most_expensive` operations.
 
-    Operations with the same results, line and name share a row, as those of layers that are not in a loop.
+    Operations with the same results, line and name share a row, as those of unrolled layers.
 
     Raises:
         ValueError: as of `costs_of`.
@@ -140,7 +140,7 @@ def _category(program: Program, operation: Operation) -> str:
 
 
 def _moved(program: Program, computation: Computation, operation: Operation) -> int:
-    """Bytes of main memory that one run reads and writes: of an array that it slices or updates in place, the part."""
+    """Bytes of main memory that one run reads and writes; of arrays sliced or updated, the part."""
     if operation.opcode.endswith("-start"):  # its results are what it reads, what it writes, and counters
         arrays = [array for array in operation.results if array.shape]
         copied = (
@@ -161,7 +161,7 @@ def _moved(program: Program, computation: Computation, operation: Operation) -> 
 
 
 def _part(array: Array, elements: int | float) -> int:
-    """Bytes of so many elements of an array, or of all that it has; 0 if it is not in main memory."""
+    """Bytes of so many elements of an array, or of all it has; 0 outside of main memory."""
     if not array.in_main_memory or not array.size:
         return 0
     return int(array.padded_bytes * min(1, elements / array.size))

@@ -73,7 +73,7 @@ def _sent(operation: Operation, mesh: Mesh) -> tuple[str, tuple[str, ...], int |
 
 
 def _made(operation: Operation) -> tuple[Array, ...]:
-    """The arrays that a collective makes; one that only starts has its operands before them, and tokens after."""
+    """The arrays that a collective makes; one that only starts has operands before, tokens after."""
     if operation.opcode not in ("all-gather-start", "collective-permute-start"):
         return operation.results
     arrays = [array for array in operation.results if array.shape or array.dtype != "u32"]

@@ -57,7 +57,7 @@ class Array(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """One operation: `results` of a tuple are its arrays, and `attributes` are as XLA writes them."""
+    """One operation: `results` are the arrays of a tuple, `attributes` are as XLA writes them."""
 
     name: str
     opcode: str
@@ -91,10 +91,10 @@ class Program(NamedTuple):
     def runs(
         self, name: str = "", times: int | None = 1
     ) -> Iterator[tuple[Operation, Computation, int | None]]:
-        """Every operation that runs by itself, the computation that it is in, and how often it runs.
+        """Yield every operation that runs by itself, its computation, and how often it runs.
 
-        Operations of loops, branches and calls are among them, those within a fusion are not. Every branch
-        counts. The number is None within a loop whose length is unknown before it runs.
+        Operations of loops, branches and calls are among them, those within a fusion are not.
+        Every branch counts. The number is None within a loop whose length is unknown.
         """
         computation = self.computations[name or self.entry]
         for operation in computation.values():
@@ -108,7 +108,7 @@ class Program(NamedTuple):
                     yield from self.runs(called, inner)
 
     def inside(self, operation: Operation) -> Iterator[Operation]:
-        """What a fusion or an asynchronous operation consists of, at any depth; itself if of nothing else."""
+        """Yield the parts of a fusion or an asynchronous operation, or any other operation itself."""
         if operation.opcode not in ("fusion", "async-start"):
             yield operation
             return
@@ -117,10 +117,11 @@ class Program(NamedTuple):
                 yield from self.inside(inner)
 
     def source_of(self, computation: Computation, operation: Operation) -> tuple[str, str]:
-        """Return the line of Python that an operation comes from, outside of installed libraries, and JAX's name.
+        """Return the line of Python that an operation comes from, and JAX's name of it.
 
-        Copies that XLA adds come from no line: theirs is that of the next operation that needs them, or else of
-        the one that made what they copy. Both are empty where these have none either.
+        The line is outside of installed libraries, where there is one. Copies that XLA adds have none.
+        They get that of the next operation that needs them, or else of the one that made what they
+        copy, or else nothing.
         """
         readers = lambda each: [other for other in computation.values() if each.name in other.operands]
         makers = lambda each: [computation[name] for name in each.operands if name in computation]
@@ -140,8 +141,11 @@ class Program(NamedTuple):
         return None
 
     def _trips(self, loop: Operation) -> int | None:
-        """How often a loop iterates: as XLA has noted, or, where it counts up to a constant, that over the
-        constant that it adds, which is above 1 where XLA has unrolled it; XLA counts from 0."""
+        """Return how often a loop iterates, or None if that is known only at run time.
+
+        XLA has noted the number, or the loop counts from 0 up to a constant. The constant that it
+        adds is above 1 where XLA has unrolled the loop.
+        """
         if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
             return int(noted[1])
         condition, body = (
@@ -207,7 +211,7 @@ def _integers(text: str) -> list[int]:
 
 
 def _lines(text: str) -> dict[int, str]:
-    """Of each stack frame the innermost line outside of installed libraries, or else the innermost."""
+    """Return each stack frame's innermost line outside of installed libraries, or else of all."""
 
     def table(name: str, row: str) -> dict[int, tuple[str, ...]]:
         section = re.search(rf"^{name}\n((?:\d+ .*\n)*)", text, re.MULTILINE)

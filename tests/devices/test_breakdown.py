@@ -89,11 +89,12 @@ def found():
 @pytest.mark.parametrize(
     ("category", "runs", "matrices", "scalars", "cycles"),
     [
-        # four times: a layer read, turned and kept on the chip; a quarter of h read and written. Once: the last copy.
+        # four times: a layer read, turned and kept on the chip; a quarter of h read and written;
+        # and the last copy
         ("layout changes", 4 + 4 + 1, 4 * 1 + 4 * 2 + 2, 4, 400),
         # x read and four times as much written, as weights are on the chip
         ("products", 4, 4 * (1 + 4), 0, 4000),
-        # a layer read and updated in place, and a sum; and the counter, whose next value is on the chip
+        # a layer read and updated in place, and a sum; and the counter, kept on the chip
         ("elementwise", 4 + 4, 4 * 2, 4 * (2 + 2), 0),
         ("kernels", 1, 2, 0, 0),  # of three arrays one is on the chip
         ("collectives", 1, 2, 0, 0),
@@ -107,7 +108,7 @@ def test_categories_by_hand(found, category, runs, matrices, scalars, cycles):
 
 
 def test_the_bound_is_the_larger_of_products_and_bytes(found):
-    """Of 20 matrices and 2.1 billion operations: 3.8 µs of memory and 4.7 µs of products on a v5p."""
+    """Of 20 matrices and 2.1 billion operations: 3.8 µs of memory, 4.7 µs of products on a v5p."""
     products = found["categories"]["products"]
     assert products["operations"] == 4 * 2 * 1024 * 256 * 1024 == found["total"]["operations"]
     assert products["seconds"] == pytest.approx(products["operations"] / 459e12)
