@@ -24,6 +24,11 @@ HloModule jit_step, is_scheduled=true
   ROOT %turned = bf16[256,1024]{1,0:T(8,128)(2,1)} transpose(%view), dimensions={1,0}
 }
 
+%turn (t: bf16[1024,256]) -> bf16[1024,256] {
+  %t = bf16[1024,256]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %copy = bf16[1024,256]{0,1:T(8,128)(2,1)} copy(%t)
+}
+
 %product (a: bf16[1024,256], b: bf16[256,1024]) -> bf16[1024,1024] {
   %a = bf16[1024,256]{1,0:T(8,128)(2,1)} parameter(0)
   %b = bf16[256,1024]{1,0:T(8,128)(2,1)} parameter(1)
@@ -76,7 +81,7 @@ ENTRY %main (arg0: bf16[4,1024,256], arg1: bf16[1024,256]) -> bf16[1024,256] {
 "block": 8
 }}
   %sent = bf16[1024,256]{1,0:T(8,128)(2,1)} all-reduce(%kernel), replica_groups={}, to_apply=%add
-  ROOT %result = bf16[1024,256]{0,1:T(8,128)(2,1)} copy(%sent)
+  ROOT %result = bf16[1024,256]{0,1:T(8,128)(2,1)} fusion(%sent), kind=kLoop, calls=%turn
 }
 """
 
