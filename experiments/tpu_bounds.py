@@ -59,8 +59,8 @@ def _dit_step(mesh: Mesh, **model: Any) -> Compiled:
 
 
 def _flux_forward(mesh: Mesh, batch_size: int) -> Compiled:
-    """A few of FLUX.1's blocks on 4,096 + 512 tokens."""
-    network = Flux(**FLUX | dict(dtype=jnp.bfloat16))
+    """A few of FLUX.1's blocks on 4,096 + 512 tokens, with weights in bfloat16."""
+    network = Flux(**FLUX, param_dtype="bfloat16")
     array = lambda *shape: jax.ShapeDtypeStruct((batch_size, *shape), jnp.bfloat16)
     inputs = array(128, 128, 16), array(), Text(array(512, 4096), array(768))
     variables = jax.eval_shape(network.init, jax.random.key(0), *inputs)
