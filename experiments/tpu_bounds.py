@@ -6,8 +6,9 @@
 
 The TPU's own compiler compiles each program for one v5p. Each operation that it schedules is bounded
 by its products and its bytes (genjax/devices/breakdown.py). A row has the sum of these bounds in ms,
-its parts by kind of operation, and bytes moved and held at the peak, in GB. DiT-XL/2's step compiles
-in about a minute on 2 cores. Rows of other libraries are kept as measured (`PEERS`).
+its parts by kind of operation, and bytes moved and held at the peak, in GB. On 2 cores DiT-XL/2's
+step compiles in a minute or two, and Wan's decoder in three. Rows of other libraries are kept as
+measured (`PEERS`).
 """
 
 import json
