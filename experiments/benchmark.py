@@ -25,6 +25,8 @@ merges it into a JSON file, with --record into that of the device in experiments
 - `xla_operations`: what XLA says the compiled program does on one device, and `xla_ratio`, that over our count of the same: XLA
   counts a loop's body once, so here ours does. Above 1 by what is elementwise; below 1 by a convolution's products with
   padding, which XLA leaves out, and where a kernel computes that XLA does not see into, such as cuDNN's attention;
+- `breakdown`: on TPUs, what each kind of operation of the compiled program costs at least, and which cost most
+  (genjax/devices/breakdown.py); the compiler's cycles are its estimates;
 - `program_bytes`: what the compiled program needs on one device: arguments, results and temporary arrays; `device_bytes`, where the
   device tells, the most in use there at once since the process began.
 
@@ -55,6 +57,7 @@ from experiments.launch.runtime import run_program, user_errors
 from experiments.speed.programs import PROGRAMS, cost_of, program_of
 from experiments.speed.records import merge, results_of, stamp
 from genjax.devices import make_mesh
+from genjax.devices.breakdown import breakdown
 from genjax.devices.collectives import collectives
 from genjax.devices.cost import multiply_adds_written
 from genjax.devices.planning import roofline
@@ -163,8 +166,7 @@ def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dic
     state = init_state(program.task, jax.random.key(0), mesh)
     args = state, *random_arrays(program.args[1:], program.task.condition.num_rows)
     with jax.set_mesh(mesh):
-        written = multiply_adds_written(program.function, *args)
-        jitted = program.jitted()
+        written, jitted = multiply_adds_written(program.function, *args), program.jitted()
         began = time.perf_counter()
         compiled = jitted.lower(*args).compile()
         compile_seconds = time.perf_counter() - began
@@ -201,6 +203,7 @@ def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dic
         peak_share=per_second / (known.operations * mesh.size) if known else None,
         least_seconds=least,
         least_share=least and least / seconds["queued_seconds"],
+        breakdown=breakdown(compiled, known) if known and known.topology else None,
         xla_operations=operations,
         xla_ratio=operations * mesh.size / (2 * written) if operations and written else None,
         program_bytes=sum(getattr(analysis, part) for part in parts) - analysis.alias_size_in_bytes,

@@ -2,6 +2,7 @@
 
     python -m experiments.plan --config=configs/imagenet256_latent_flow.py --mesh=fsdp:64 --device=v5p
     python -m experiments.plan --config=configs/text_to_image.py:flux,latents --mesh=fsdp:64 --device=h100 --program=sample
+    python -m experiments.plan --config=configs/imagenet256_latent_flow.py --config.batch_size=64 --mesh=data:1 --device=v5p --breakdown
 
 The program is a training step, or, with --program=sample, the sampling of `config.batch_size` images at once by the config's
 sampler, steps, guidance and weights; latents are not decoded where the data are latents.
@@ -13,6 +14,7 @@ traced program of a device's examples has live at once where what is elementwise
 the forward and the backward pass and its gradient scattered, or of sampling gathered for each evaluation of the network.
 The time is a roofline, the largest of what arithmetic, memory and each axis' links take at least at the rates of the data sheets
 (genjax/devices/specifications.py), so it is a bound for a program that moves this much, and no prediction of what a program reaches.
+With --breakdown a plan for TPUs says what each operation of the program costs (genjax/devices/breakdown.py).
 Weights are taken to be gathered in the type of their products. Over tensor the outputs of a block's two halves are summed, and over
 context keys or heads are sent as the traced attention sends them; what one device moves is taken to be its equal part.
 Attention is that of the device planned for; without a GPU on this machine, the account for one stores what chunks store in its
@@ -32,14 +34,17 @@ from jax.sharding import AbstractDevice, AbstractMesh, Mesh, use_abstract_mesh
 from experiments.configuration.runs import examples_at_once
 from experiments.launch.config_flag import define_config
 from experiments.launch.runtime import run_program, user_errors
+from experiments.speed.breakdown import show_breakdown
 from experiments.speed.programs import PROGRAMS, Program, alone, cost_of, program_of
 from genjax.devices import make_mesh
+from genjax.devices.breakdown import breakdown
 from genjax.devices.collectives import Collective, collectives, num_slices
 from genjax.devices.cost import working_bytes
 from genjax.devices.mesh import BATCH_AXES, abstract_mesh
 from genjax.devices.planning import (
     Layer,
     check_axes,
+    compiled_bytes,
     context_collectives,
     parameter_collectives,
     refused_bytes,
@@ -135,21 +140,14 @@ def _compile(program: Program, mesh: Mesh) -> tuple[Any, str]:
         return None, str(error)
 
 
-def _compiled_bytes(compiled: Any) -> tuple[int, int]:
-    """Return bytes of the workspace, and of all that one device needs at once."""
-    analysis = compiled.memory_analysis()
-    peak = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + analysis.output_size_in_bytes
-    return analysis.temp_size_in_bytes, peak - analysis.alias_size_in_bytes
-
-
 class _Needs(NamedTuple):
-    """Bytes of one device, and what is sent; by the compiler, or by the account."""
+    """Bytes of one device, and what is sent; by the account where `compiled` is None."""
 
     memory: dict[str, int]
     peak: int
     capacity: float
     fits: bool
-    compiled: bool
+    compiled: Any
     sent: list[Collective]
 
 
@@ -165,28 +163,44 @@ def _needs(
     memory, capacity = _held(name, program, abstract_frozen(program.task, mesh)), device.memory
     by_compiler = "gradients, activations and workspace" if name == "train" else "workspace"
     if compiled:
-        memory[by_compiler], peak = _compiled_bytes(compiled)
-        return _Needs(memory, peak, capacity, peak <= capacity, True, collectives(compiled, mesh))
+        memory[by_compiler], peak = compiled_bytes(compiled)
+        return _Needs(memory, peak, capacity, peak <= capacity, compiled, collectives(compiled, mesh))
     more, sent = _account(config, name, program, layers, mesh)
     if numbers := refused_bytes(refusal, sum(memory.values())):
         more, capacity = {by_compiler: numbers[0]}, numbers[1]
     peak = sum(memory.values()) + sum(more.values())
-    return _Needs(memory | more, peak, capacity, not refusal and peak <= capacity, False, sent)
+    return _Needs(memory | more, peak, capacity, not refusal and peak <= capacity, None, sent)
 
 
-def plan(config: Any, axes: Mapping[str, int], name: str, program: str = "train") -> dict[str, Any]:
-    """The account of one of the `PROGRAMS`; sizes in bytes and times in seconds, per device.
-
-    Raises:
-        ValueError: the program is sampling and the task no diffusion, or an axis of the mesh splits nothing of its work.
-        ValueError, ImportError: as of `build`, `make_mesh` and `tpu_topology`.
-    """
-    device, count, training = DEVICES[name], math.prod(axes.values()), program == "train"
+def _check(config: Any, name: str, training: bool, by_operation: bool) -> None:
     if not training and config.task != "Diffusion":
         raise ValueError(
             f"--program=sample plans the sampling of diffusion, and the task of {config.experiment} is {config.task}; take "
             "--program=train"
         )
+    if by_operation and not DEVICES[name].topology:
+        tpus = ", ".join(each for each in DEVICES if DEVICES[each].topology)
+        raise ValueError(
+            f"--breakdown reads what the TPU compiler makes, and {name} is a GPU; take one of {tpus}"
+        )
+
+
+def plan(
+    config: Any, axes: Mapping[str, int], name: str, program: str = "train", *, by_operation: bool = False
+) -> dict[str, Any]:
+    """The account of one of the `PROGRAMS`; sizes in bytes and times in seconds, per device.
+
+    Args:
+        by_operation: adds a `breakdown` of what TPUs would run, as of `genjax.devices.breakdown`, or
+            None where their compiler refuses the program.
+
+    Raises:
+        ValueError: `by_operation` of a GPU's program, which is not compiled.
+        ValueError: the program is sampling and the task no diffusion, or an axis of the mesh splits nothing of its work.
+        ValueError, ImportError: as of `build`, `make_mesh` and `tpu_topology`.
+    """
+    device, count, training = DEVICES[name], math.prod(axes.values()), program == "train"
+    _check(config, name, training, by_operation)
     mesh = _mesh(device, axes, examples_at_once(config) if training else config.batch_size)
     planned = program_of(program, config, mesh)
     with attention_choices() as whole:
@@ -205,7 +219,7 @@ def plan(config: Any, axes: Mapping[str, int], name: str, program: str = "train"
         device=name,
         parameters=sum(a.size for a in jax.tree.leaves(planned.args[0].params)),
         slices=num_slices(mesh),
-        compiled=needs.compiled,
+        compiled=needs.compiled is not None,
         attention=[choice._asdict() | {"words": str(choice)} for choice in sorted(choices)],
         memory=memory,
         peak=needs.peak,
@@ -220,6 +234,8 @@ def plan(config: Any, axes: Mapping[str, int], name: str, program: str = "train"
         images_per_second=config.batch_size / seconds,
         sequences=sequences,
     )
+    if by_operation:
+        found["breakdown"] = breakdown(needs.compiled, device) if needs.compiled else None
     if sequences:
         tokens = max(choice.query[1] for choice in whole)  # those of several sequences where they are joined
         found["tokens_per_second"] = tokens * found["images_per_second"]
@@ -302,13 +318,17 @@ def show(found: Mapping[str, Any]) -> None:
     print(", at least" if training else "")
     for sentence in advice(found):
         print(sentence)
+    if found.get("breakdown"):
+        show_breakdown(found["breakdown"])
 
 
 def main() -> None:
     # JAX keeps what is compiled for TPUs that are not there, but fails to read it, with a warning.
     jax.config.update("jax_enable_compilation_cache", False)
     with user_errors():
-        found = plan(CONFIG.value, parse_mesh(MESH.value), DEVICE.value, PROGRAM.value)
+        found = plan(
+            CONFIG.value, parse_mesh(MESH.value), DEVICE.value, PROGRAM.value, by_operation=BREAKDOWN.value
+        )
         if OUT.value:
             Path(OUT.value).write_text(json.dumps(found, indent=2) + "\n")
     show(found)
@@ -319,5 +339,6 @@ if __name__ == "__main__":
     MESH = flags.DEFINE_string("mesh", None, "Its axes and their sizes: data:2,fsdp:32.", required=True)
     DEVICE = flags.DEFINE_enum("device", None, sorted(DEVICES), "What each of the devices is.", required=True)
     PROGRAM = flags.DEFINE_enum("program", "train", PROGRAMS, "A training step, or sampling a batch.")
+    BREAKDOWN = flags.DEFINE_bool("breakdown", False, "What each operation of a TPU's program costs.")
     OUT = flags.DEFINE_string("out", None, "JSON file to write, if any.")
     run_program(main)

@@ -9,15 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
+from genjax.devices.hlo import Array, Operation, read
+
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
-_OPERATION = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(?:-start)?\((.*)")
-_CALLED = re.compile(r"\b(body|condition|to_apply|calls|branch_computations)=(\{[^}]*\}|%?[\w.-]+)")
-_TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 # Between slices of TPUs hosts send, each chip's part: what is sent, and what the collective is.
-_OVER_SLICES = re.compile(r"= \((.*?), u32\[\], token\[\]\) send\(.*?_xla_megascale_transfer_type=\"(\w+)\"")
+_OVER_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 SLICES = "slices"
-_ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16|f8\w+)\[([\d,]*)\]")
 
 
 class Collective(NamedTuple):
@@ -45,82 +42,42 @@ def collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
     Raises:
         ValueError: a loop around a collective does not say how often it iterates.
     """
-    lines: dict[str, list[str]] = {}
-    text = compiled.as_text()
-    for line in text.splitlines():
-        if opening := _COMPUTATION.match(line):
-            current = lines.setdefault(opening[1], [])
-        elif line.startswith("  "):
-            current.append(line)
-    entry = re.search(r"^ENTRY %?([\w.-]+)", text, re.MULTILINE)[1]
-
+    program = read(compiled.as_text())
     totals: Counter[tuple[str, tuple[str, ...]]] = Counter()
     counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
-
-    def visit(computation: str, times: int | None) -> None:
-        for line in lines[computation]:
-            if found := _OPERATION.search(line):
-                if times is None:
-                    raise ValueError(f"{found[2]} in {computation}, a loop of unknown length")
-                key = found[2], _axes(found[3], mesh.shape)
-                counts[key] += times
-                totals[key] += times * sum(map(_bytes, _results(found[1], line)))
-            elif found := _OVER_SLICES.search(line):
-                key = found[2].lower().replace("_", "-"), (SLICES,)
-                grows = {"all-gather": num_slices(mesh), "reduce-scatter": 1 / num_slices(mesh)}.get(
-                    key[0], 1
+    for operation, _, times in program.runs():
+        for inner in program.inside(operation):
+            if not (found := _sent(inner, mesh)):
+                continue
+            kind, axes, size = found
+            if times is None:
+                raise ValueError(
+                    f"{kind} {inner.name} is in a loop of unknown length, so its count is unknown"
                 )
-                counts[key] += times
-                totals[key] += int(times * grows * sum(map(_bytes, _ARRAY.findall(found[1]))))
-            inner = times
-            if " while(" in line:
-                trips = _trips(line, lines)
-                inner = times * trips if trips and times is not None else None
-            for _, names in _CALLED.findall(line):
-                for name in re.findall(r"[\w.-]+", names):
-                    visit(name, inner)
-
-    visit(entry, 1)
+            counts[kind, axes] += times
+            totals[kind, axes] += int(times * size)
     return [Collective(kind, axes, counts[kind, axes], totals[kind, axes]) for kind, axes in sorted(totals)]
 
 
-def _trips(loop: str, lines: Mapping[str, list[str]]) -> int | None:
-    """How often a loop iterates: as XLA has noted, or, where it counts up to a constant, that over the constant that it adds,
-    which is above 1 where it has unrolled the loop; XLA counts from 0."""
-    if noted := _TRIP_COUNT.search(loop):
-        return int(noted[1])
-    condition, body = (
-        "\n".join(lines[re.search(rf"{part}=%?([\w.-]+)", loop)[1]]) for part in ("condition", "body")
-    )
-    constants = dict(re.findall(r"%([\w.-]+) = [su]32\S* constant\((\d+)\)", condition + "\n" + body))
-    compared = re.search(r"ROOT .* compare\(%([\w.-]+), %([\w.-]+)\), direction=LT", condition)
-    if compared is None or compared[2] not in constants:
+def _sent(operation: Operation, mesh: Mesh) -> tuple[str, tuple[str, ...], int | float] | None:
+    """Kind, axes and bytes of the results of a collective; None for any other operation."""
+    kind = operation.opcode.removesuffix("-start")
+    if kind in KINDS:
+        return kind, _axes(operation.attributes, mesh.shape), sum(a.bytes for a in _made(operation))
+    transfer = _OVER_SLICES.search(operation.attributes)
+    if operation.opcode != "send" or not transfer:
         return None
-    place = re.search(rf"%{re.escape(compared[1])} = .*, index=(\d+)", condition)
-    result = re.search(r"ROOT .* tuple\((.*?)\)", body)
-    step = 1
-    if place and result and len(after := re.findall(r"%([\w.-]+)", result[1])) > int(place[1]):
-        counted = re.escape(after[int(place[1])])
-        added = re.search(rf"%{counted} = \S+ add\(%([\w.-]+), %([\w.-]+)\)", body)
-        step = next(
-            (int(constants[name]) for name in (added.groups() if added else ()) if name in constants), 1
-        )
-    return -(-int(constants[compared[2]]) // step)
+    kind, slices = transfer[1].lower().replace("_", "-"), num_slices(mesh)
+    grows = {"all-gather": slices, "reduce-scatter": 1 / slices}.get(kind, 1)
+    return kind, (SLICES,), grows * operation.results[0].bytes
 
 
-def _results(types: str, line: str) -> list[tuple[str, str]]:
-    """The arrays that a collective makes; one that only starts has its operands before them, and tokens after."""
-    arrays = _ARRAY.findall(types)
-    if re.search(r"(all-gather|collective-permute)-start\(", line):
-        arrays = [(dtype, shape) for dtype, shape in arrays if not (dtype == "u32" and not shape)]
-        return arrays[len(arrays) // 2 :]
-    return arrays
-
-
-def _bytes(array: tuple[str, str]) -> int:
-    dtype, shape = array
-    bits = 8 if dtype == "pred" else int(re.search(r"\d+", dtype)[0])
-    return math.prod(map(int, filter(None, shape.split(",")))) * bits // 8
+def _made(operation: Operation) -> tuple[Array, ...]:
+    """The arrays that a collective makes; one that only starts has operands before, tokens after."""
+    if operation.opcode not in ("all-gather-start", "collective-permute-start"):
+        return operation.results
+    arrays = [array for array in operation.results if array.shape or array.dtype != "u32"]
+    return tuple(arrays[len(arrays) // 2 :])
 
 
 def _axes(attributes: str, mesh_shape: Mapping[str, int]) -> tuple[str, ...]:

@@ -75,6 +75,13 @@ def refused_bytes(message: str, held: int) -> tuple[int, int] | None:
     return (max(needed - held, 0) if found[1] == "Used" else needed), available
 
 
+def compiled_bytes(compiled: Any) -> tuple[int, int]:
+    """Return bytes of the workspace of `jitted.lower(…).compile()`, and of all that one device needs at once."""
+    analysis = compiled.memory_analysis()
+    peak = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+    return analysis.temp_size_in_bytes, peak - analysis.alias_size_in_bytes
+
+
 def shard_bytes(tree: Any) -> int:
     """Of all arrays, what one device holds."""
     return sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from genjax.devices.collectives import Collective, _axes, _bytes, collectives
+from genjax.devices.collectives import Collective, _axes, collectives
 
 
 @pytest.mark.parametrize(
@@ -36,20 +36,6 @@ from genjax.devices.collectives import Collective, _axes, _bytes, collectives
 )
 def test_axes_of_a_group(attributes, axes):
     assert _axes(attributes, {"data": 2, "fsdp": 4}) == axes
-
-
-@pytest.mark.parametrize(
-    ("array", "size"),
-    [
-        (("f32", "32,96"), 12288),
-        (("bf16", "8"), 16),
-        (("pred", "3"), 3),
-        (("f32", ""), 4),
-        (("s64", "2"), 16),
-    ],
-)
-def test_bytes_of_an_array(array, size):
-    assert _bytes(array) == size
 
 
 PROGRAM = """

@@ -69,7 +69,8 @@ def test_a_row_holds_its_measures(row):
     assert row["operations_per_second"] == pytest.approx(
         2 * row["useful_multiply_adds"] / row["queued_seconds"]
     )
-    assert row["peak_share"] is None and row["device_bytes"] is None  # a CPU has no sheet and tells neither
+    # a CPU has no sheet and tells none of these
+    assert row["peak_share"] is row["device_bytes"] is row["breakdown"] is None
     assert 0 < row["least_seconds"] == pytest.approx(row["least_share"] * row["queued_seconds"])
     # at least the parameters; and of training, two moments and an average
     copies = 4 if row["program"] == "train" else 1
@@ -91,12 +92,13 @@ def test_a_row_holds_its_measures(row):
 
 
 def test_of_a_known_device_there_is_a_share_and_a_bound(config, monkeypatch):
-    """One that is slow enough in its products that these are the largest term."""
-    slow = DEVICES["h100"]._replace(operations=1e9)
+    """One that is slow enough in its products that these are the largest term; and of a TPU what operations cost."""
+    slow = DEVICES["v5p"]._replace(operations=1e9)
     monkeypatch.setattr("experiments.benchmark.device_of", lambda kind: slow)
     row = measure(config, "sample", steps=2)
     assert row["least_seconds"] == pytest.approx(2 * row["multiply_adds"] / 1e9)
     assert row["peak_share"] == pytest.approx(row["operations_per_second"] / 1e9)
+    assert row["breakdown"]["categories"]["products"]["operations"] == 2 * row["multiply_adds"]
 
 
 def test_the_bound_is_the_planners(config, monkeypatch):

@@ -74,6 +74,11 @@ def test_a_kernel_stores_no_weights(monkeypatch):
     assert activations() - by_kernel == pytest.approx(saved, rel=0.01)
 
 
+def test_only_what_is_compiled_has_a_breakdown():
+    with pytest.raises(ValueError, match="h100 is a GPU; take one of v4, v5e, v5p"):
+        plan(imagenet256_latent_flow.get_config(), {"data": 8}, "h100", by_operation=True)
+
+
 def test_a_plan_of_sampling():
     config = imagenet256_latent_flow.get_config()
     config.sampling.update(sampler=dict(name="euler"), num_steps=50, guidance_scale=1.5)
