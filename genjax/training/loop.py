@@ -168,9 +168,8 @@ class _Breaks:
             plugin.begin(state, step)
         pending = self._pending.read(step, len(self._plugins))
         due = [index for index in pending if self._is_due(self._plugins[index].every, step)]
-        with self._meter.paused():
-            if self._cut_short(due, step, state):
-                self._stop(step, state, saved=True)
+        if self._cut_short(due, step, state):
+            self._stop(step, state, saved=True)
 
     def after(self, step: int, state: Any) -> None:
         """Do what is due after a step.
@@ -285,15 +284,18 @@ def train(
         stack.enter_context(contextlib.closing(profile))
         stopping, pending = _Stopping(signals, mesh), _Pending(Path(log_path).parent / "pending.json")
         breaks = _Breaks(checkpoints, checkpoint_every, plugins, num_steps, meter, stopping, pending)
-        breaks.begin(start, state)
-        frozen = place_frozen(task, mesh)
+        with meter.paused():
+            breaks.begin(start, state)
+            frozen = place_frozen(task, mesh)
         update = compile_update(task, state, mesh, frozen, skip_non_finite=max_skipped_steps > 0)
         source = iter(itertools.islice(batches(start), num_steps - start))
         for step in range(start + 1, num_steps + 1):
             with meter.waiting():
                 batch = place_batch(next(source), mesh)
             if step == start + 1:
-                meter.count_operations(update, state, batch, update_key, *frozen)
+                with meter.compiling():
+                    meter.count_operations(update, state, batch, update_key, *frozen)
+                    update = update.lower(state, batch, update_key, *frozen).compile()
             state, metrics = update(state, batch, update_key, *frozen)
             meter.add(step, metrics)
             profile.after(step, state)

@@ -33,6 +33,7 @@ class Meter:
     The metrics of a step are read when the next step has been started, so that the devices never
     wait for the host. Besides means, the log gets
     - `steps_per_second`, and `step_seconds`, the time of the same steps together,
+    - `compile_seconds` in the first window after a start, which no rate contains,
     - `input_wait`, the share of time spent waiting for batches,
     - `operations_per_second`, of the matrix products, two to a multiply-add, with those that
       rematerialization computes again,
@@ -57,6 +58,7 @@ class Meter:
         self._unread: tuple[int, Metrics] | None = None
         self._window: list[Metrics] = []
         self._began, self._waited, self._steps, self._operations = log.seconds, 0.0, 0, 0
+        self._compile_seconds: float | None = None  # until it is logged
 
     def count_operations(self, update: Callable, *arguments: Any) -> None:
         """Count what the matrix products of a step cost, to log how many are done in a second."""
@@ -95,6 +97,14 @@ class Meter:
         began = self.log.seconds
         yield
         self._began += self.log.seconds - began
+
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """As `paused`; the time inside is logged with the next window."""
+        began = self.log.seconds
+        with self.paused():
+            yield
+        self._compile_seconds = self.log.seconds - began
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Take the metrics of a step that has been started; read those of the step before."""
@@ -159,6 +169,8 @@ class Meter:
             "step_seconds": round(seconds, 3),
             "input_wait": round(self._waited / seconds, 5),
         }
+        if self._compile_seconds is not None:
+            values["compile_seconds"], self._compile_seconds = round(self._compile_seconds, 3), None
         if self._operations:
             values["operations_per_second"] = per_second = self._operations * steps / seconds
             if peak := peak_operations(self._mesh.devices.flat[0].device_kind):

@@ -431,6 +431,30 @@ def test_speed_counts_the_products_and_the_time_spent_waiting(tmp_path, monkeypa
         np.testing.assert_allclose(row["operations_per_second"], 2 * 8 * 4 * 5 * 4 / seconds)
 
 
+def test_compiling_and_beginning_count_in_no_rate(tmp_path, monkeypatch):
+    """On a clock that tracing moves on by 7 s, a plugin's beginning by 3 s and the reading of a step by 1 s."""
+    seconds = [0.0]
+
+    def pass_time(duration):
+        seconds[0] += duration
+
+    class Slow(Line):
+        def update(self, state, batch, key):
+            pass_time(7)
+            return super().update(state, batch, key)
+
+    monkeypatch.setattr(
+        "genjax.training.log.time", SimpleNamespace(perf_counter=lambda: seconds[0], monotonic=time.monotonic)
+    )
+    monkeypatch.setattr(ProgressBar, "update", lambda *arguments: pass_time(1))
+    plugin = Plugin(20, lambda state, step: None, lambda state, step: pass_time(3))
+    for num_steps in (8, 12):
+        fit(tmp_path, Slow(), num_steps=num_steps, plugins=[plugin])
+    assert [(row["step"], row["steps_per_second"], row.get("compile_seconds")) for row in rows(tmp_path)] == [
+        (4, 1.0, 7.0), (8, 1.0, None), (12, 1.0, 7.0)
+    ]  # fmt: skip
+
+
 def test_a_profile_on_request(tmp_path):
     fit(tmp_path, profile_at=5)
     assert list((tmp_path / "profile").rglob("*.trace.json.gz"))
