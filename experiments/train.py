@@ -3,8 +3,8 @@
     python -m experiments.train --config=configs/digits_flow.py --workdir=runs/digits_flow
 
 Any field of the config can be set on the command line: --config.optimizer.learning_rate=1e-3. The same
-command started again goes on from the newest good checkpoint. Ctrl-C saves and stops. A finished run is
-only evaluated where that has not been done by the same config.
+command started again goes on from the newest good checkpoint. Ctrl-C saves and stops. A finished
+run is only evaluated where that has not been done by the same config.
 
 On several hosts, start it once on each with --coordinator (see --help) and a --workdir that all of them see.
 """
@@ -12,7 +12,7 @@ On several hosts, start it once on each with --coordinator (see --help) and a --
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ from genjax.devices import make_mesh
 from genjax.nn import attention_choices
 from genjax.training import (
     Checkpoints,
+    Explosions,
     Interrupted,
     NonFiniteError,
     NoWholeCheckpoint,
@@ -73,6 +74,7 @@ FREE_TO_DIFFER = (
     "profile_at",
     "snapshot_every",
     "max_skipped_steps",
+    "explosions.",
     "checkpoint.",
     "sampling.",
     "evaluation.",
@@ -226,6 +228,7 @@ class Preparation(NamedTuple):
     batches: Any
     initialize: Callable[[Any], Any]
     checkpoints: Checkpoints
+    explosions: Explosions | None
 
 
 def scores_by(name: str | None, workdir: Path) -> Callable[[], dict[int, float]]:
@@ -266,6 +269,22 @@ def check_retention(config: Any, measures: Sequence[Measure]) -> None:
         )
 
 
+def explosions_by(config: Any, metrics: Collection[str]) -> Explosions | None:
+    """Return when a step explodes, by a config; None if that is off.
+
+    Raises:
+        ValueError: a watched metric is not one of the task's `metrics`.
+    """
+    fields = config.get("explosions")  # older runs have none
+    if not fields or not fields.deviations:
+        return None
+    if unknown := [name for name in fields.metrics if name not in metrics]:
+        raise ValueError(
+            f"config.explosions.metrics has {', '.join(unknown)}; the metrics of a step are {', '.join(metrics)}"
+        )
+    return Explosions(tuple(fields.metrics), fields.deviations)
+
+
 def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     """Resolve a config, check that it can be trained in a folder, and record it there.
 
@@ -282,7 +301,9 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     batches = training_batches(config, task, mesh)
     with jax.set_mesh(mesh), attention_choices() as choices:
         frozen = abstract_frozen(task, mesh)
-        jax.eval_shape(task.update, abstract, abstract_batch(config, task), jax.random.key(0), *frozen)
+        step = task.update, abstract, abstract_batch(config, task), jax.random.key(0)
+        _, metrics = jax.eval_shape(*step, *frozen)
+    explosions = explosions_by(config, metrics)
     initialize = lambda state: state
     if init_from and not saved_steps(workdir / "checkpoints"):  # a kill may leave an empty folder
         initialize = initializer(task, init_from)
@@ -295,7 +316,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     record = record_config(workdir, config.to_dict(), free_to_differ(config), advice, **facts)
     options = dict(keep_every=config.checkpoint.get("keep_every", 0), scores=scores, facts={"record": record})
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep, **options)
-    return Preparation(experiment, mesh, batches, initialize, checkpoints)
+    return Preparation(experiment, mesh, batches, initialize, checkpoints, explosions)
 
 
 def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[str, Any]:
@@ -331,6 +352,7 @@ def train_and_report(config: Any, workdir: Path, prepared: Preparation) -> dict[
         profile_at=config.profile_at,
         initialize=prepared.initialize,
         max_skipped_steps=config.get("max_skipped_steps", 0),
+        explosions=prepared.explosions,
     )
     report = recorder.finish(state, config.num_steps)
     if jax.process_index() == 0:

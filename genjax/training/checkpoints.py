@@ -47,7 +47,7 @@ def _sizes(checkpoint: Path) -> dict[str, int]:
 
 
 def _shares(sizes: Mapping[str, int], count: int) -> list[list[str]]:
-    """Divide files into `count` shares: the largest first, each into the share with the fewest bytes."""
+    """Divide files into `count` shares: the largest first, each into the one with fewest bytes."""
     shares, loads = [[] for _ in range(count)], [0] * count
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
         least = loads.index(min(loads))
@@ -75,10 +75,10 @@ def _write_share(checkpoint: Path, process: int, count: int) -> None:
 
 
 def _write_manifest(checkpoint: Path, count: int) -> None:
-    """Put the shares of `count` processes together. Hash the files here that none of them has hashed."""
+    """Put the shares of `count` processes together. Hash here what none of them has hashed."""
     found: dict[str, str] = {}
     for path in [checkpoint / f"manifest.{process}.json" for process in range(count)]:
-        with contextlib.suppress(OSError, ValueError):  # its process could not write it, or not all of it
+        with contextlib.suppress(OSError, ValueError):  # its process could not write it
             found |= json.loads(path.read_text())
         path.unlink(missing_ok=True)
     names = sorted(_sizes(checkpoint))
@@ -116,7 +116,7 @@ def _of_first_process(number: int) -> int:
 
 
 def _damage_seen_by_all(checkpoint: Path) -> str | None:
-    """As `damage`, each process hashing a share; all return the problem that the first of them found."""
+    """As `damage`, but each process hashes a share; all return the same problem."""
     count = jax.process_count()
     problem = damage(checkpoint, jax.process_index(), count)
     if count == 1:

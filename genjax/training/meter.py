@@ -60,10 +60,15 @@ class Meter:
         self._began, self._waited, self._steps, self._operations = log.seconds, 0.0, 0, 0
         self._compile_seconds: float | None = None  # until it is logged
 
-    def count_operations(self, update: Callable, *arguments: Any) -> None:
-        """Count what the matrix products of a step cost, to log how many are done in a second."""
-        with contextlib.suppress(ValueError):  # a loop of unknown length has no count
-            self._operations = 2 * multiply_adds(update, *arguments)
+    def compile(self, update: Callable, *arguments: Any) -> Callable:
+        """Compile a jitted step; note how long it takes, and what its matrix products cost."""
+        began = self.log.seconds
+        with self.paused():
+            with contextlib.suppress(ValueError):  # a loop of unknown length has no count
+                self._operations = 2 * multiply_adds(update, *arguments)
+            compiled = update.lower(*arguments).compile()
+        self._compile_seconds = self.log.seconds - began
+        return compiled
 
     def window(self) -> dict[str, Any]:
         """Return the metrics that have been read and not logged yet, as JSON."""
@@ -97,14 +102,6 @@ class Meter:
         began = self.log.seconds
         yield
         self._began += self.log.seconds - began
-
-    @contextlib.contextmanager
-    def compiling(self) -> Iterator[None]:
-        """As `paused`; the time inside is logged with the next window."""
-        began = self.log.seconds
-        with self.paused():
-            yield
-        self._compile_seconds = self.log.seconds - began
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Take the metrics of a step that has been started; read those of the step before."""
@@ -146,8 +143,8 @@ class Meter:
         self._skipped += skipped
         if self._skipped > self._max_skipped:
             raise NonFiniteError(
-                f"the update at step {step} is not finite, and {self._max_skipped} were skipped before, as many "
-                "as config.max_skipped_steps allows"
+                f"the update at step {step} is not finite or explodes, and {self._max_skipped} were "
+                "skipped before, as many as config.max_skipped_steps allows"
             )
 
     def _warn_if_slow(self, step: int, input_wait: float) -> None:

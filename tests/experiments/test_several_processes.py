@@ -148,7 +148,7 @@ runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
 
 @pytest.mark.slow
 def test_processes_on_two_folders_end_before_training_and_say_so(tmp_path):
-    """Process i is started with the folder `run/i`, as on two machines that share no file system."""
+    """Process i is started with the folder `run/i`, as on machines that share no file system."""
     workdir = tmp_path / "run"
     processes = start(workdir, 1, 2, program=("-c", EACH_ELSEWHERE))
     assert [process.wait(120) for process in processes] == [1, 1]

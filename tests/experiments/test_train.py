@@ -137,6 +137,10 @@ WRONG = {
         ["--config.checkpoint.keep_every=15"],
         "keep_every is 15; it must be a multiple of config.checkpoint.every, 10",
     ),
+    "watched metrics": (
+        ["--config.explosions.deviations=6.", "--config.explosions.metrics=('loss','norm')"],
+        "config.explosions.metrics has norm; the metrics of a step are learning_rate, loss",
+    ),
     "warm-up": (["--config.optimizer.warmup=50"], "warmup is 50 steps"),
 }
 

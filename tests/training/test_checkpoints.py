@@ -271,7 +271,7 @@ def hashed_files(monkeypatch):
 
 
 def test_processes_hash_equal_shares_whose_digests_are_one_manifest(checkpoint, monkeypatch):
-    """By the sizes, 12,000 or 12,010 bytes for each of three; by sha256sum, one process alone or three."""
+    """By hand 12,000 or 12,010 bytes for each of three; by sha256sum one process alone or three."""
     names = [str(path.relative_to(checkpoint)) for path in checkpoint.rglob("*") if path.is_file()]
     lines = subprocess.run(["sha256sum", *names], cwd=checkpoint, capture_output=True, text=True).stdout
     expected = {name: digest for digest, name in map(str.split, lines.splitlines())}
