@@ -320,7 +320,7 @@ def train(
             with meter.waiting():
                 batch = place_batch(next(source), mesh)
             if step == start + 1:
-                update = meter.compile(update, state, batch, update_key, *frozen)
+                meter.compile(update, state, batch, update_key, *frozen)
             state, metrics = update(state, batch, update_key, *frozen)
             meter.add(step, metrics)
             profile.after(step, state)

@@ -60,15 +60,17 @@ class Meter:
         self._began, self._waited, self._steps, self._operations = log.seconds, 0.0, 0, 0
         self._compile_seconds: float | None = None  # until it is logged
 
-    def compile(self, update: Callable, *arguments: Any) -> Callable:
-        """Compile a jitted step; note how long it takes, and what its matrix products cost."""
+    def compile(self, update: Callable, *arguments: Any) -> None:
+        """Compile a jitted step; note how long it takes, and what its matrix products cost.
+
+        JAX keeps the compiled program, so the step's first call finds it.
+        """
         began = self.log.seconds
         with self.paused():
             with contextlib.suppress(ValueError):  # a loop of unknown length has no count
                 self._operations = 2 * multiply_adds(update, *arguments)
-            compiled = update.lower(*arguments).compile()
+            update.lower(*arguments).compile()
         self._compile_seconds = self.log.seconds - began
-        return compiled
 
     def window(self) -> dict[str, Any]:
         """Return the metrics that have been read and not logged yet, as JSON."""

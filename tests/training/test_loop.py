@@ -349,6 +349,17 @@ def test_one_compilation(tmp_path):
     assert len(traces) == 1
 
 
+def test_a_step_is_compiled_once_and_anew_for_batches_of_another_size(tmp_path, caplog):
+    def growing(start):
+        for step, batch in enumerate(batches(start), start):
+            yield batch if step < 6 else {"x": np.repeat(batch["x"], 2, 0)}
+
+    with jax.log_compiles():
+        fit(tmp_path, data=growing, num_steps=10)
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("XLA compilation of jit(update)" in message for message in messages) == 2
+
+
 class Pulled(Line):
     """Goes to targets that it reads and does not train."""
 
