@@ -3,7 +3,8 @@
     python -m experiments.train --config=configs/digits_flow.py --workdir=runs/digits_flow
 
 Any field of the config can be set on the command line: --config.optimizer.learning_rate=1e-3. The same
-command started again goes on from the newest good checkpoint. Ctrl-C saves and stops.
+command started again goes on from the newest good checkpoint. Ctrl-C saves and stops. A finished
+run is only evaluated where that has not been done by the same config.
 
 On several hosts, start it once on each with --coordinator (see --help) and a --workdir that all of them see.
 """
@@ -11,7 +12,7 @@ On several hosts, start it once on each with --coordinator (see --help) and a --
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from experiments.evaluation.context import Model
 from experiments.inputs.datasets import abstract_batch, training_batches
 from experiments.launch.config_flag import define_config
 from experiments.launch.experiment import Experiment, Measure, split_pictures
+from experiments.launch.findings import Findings
 from experiments.launch.fine_tuning import initializer
 from experiments.launch.lock import hold
 from experiments.launch.reports import alarms, print_report, training_summary
@@ -35,6 +37,7 @@ from genjax.devices import make_mesh
 from genjax.nn import attention_choices
 from genjax.training import (
     Checkpoints,
+    Explosions,
     Interrupted,
     NonFiniteError,
     NoWholeCheckpoint,
@@ -71,6 +74,7 @@ FREE_TO_DIFFER = (
     "profile_at",
     "snapshot_every",
     "max_skipped_steps",
+    "explosions.",
     "checkpoint.",
     "sampling.",
     "evaluation.",
@@ -107,7 +111,7 @@ class Recorder:
         self.labels = sheet_labels(self.task.condition.num_rows, self.sampling.per_class)
         self.snapshots = Snapshots(workdir / "ema")
         self.reports: dict[int, dict[str, Any]] = {}
-        self._measured: set[tuple[str, int]] = set()  # by a measure's name, at a step
+        self.findings = Findings(workdir / "findings.json", experiment.config)
         self._model: tuple[int, Model] | None = None
         (workdir / "samples").mkdir(exist_ok=True)
 
@@ -120,8 +124,18 @@ class Recorder:
                 Plugin(measure.every, lambda state, step, measure=measure: self.measure(measure, state, step))
                 for measure in self.experiment.measures
             ),
+            Plugin(self.experiment.config.num_steps, lambda state, step: None, self.begin),
         ]
         return [plugin for plugin in plugins if plugin.every]
+
+    def begin(self, state: Any, step: int) -> None:
+        """Forget what an earlier run in this folder found, unless this one is finished."""
+        if jax.process_index() != 0:
+            return
+        if step == self.experiment.config.num_steps:
+            print(f"this run is finished: all {step} steps are done", flush=True)
+        else:
+            self.findings.forget()
 
     def begin_snapshots(self, state: Any, step: int) -> None:
         every = self.experiment.config.snapshot_every
@@ -149,12 +163,17 @@ class Recorder:
         if self._model is None or self._model[0] != step:  # measures of one step share samples
             self._model = step, self.experiment.model(self.weighted(state))
         figures, pictures = split_pictures(measure.evaluator(self._model[1]))
-        self._measured.add((measure.name, step))
         if jax.process_index() != 0:
             return {}
         for name, picture in pictures.items():
             (self.workdir / name).mkdir(exist_ok=True)
             picture.save(self.workdir / name / f"step_{step:06d}.png")
+        self._report(step, figures)
+        self.findings.add(step, measure.name, figures)
+        return {name: value for name, value in figures.items() if name in BETTER or "/" in name} | pictures
+
+    def _report(self, step: int, figures: dict[str, Any]) -> None:
+        """Add figures to the report of a step; print new alarms."""
         report = self.reports.setdefault(step, {})
         printed = report.get("alarms", [])
         report |= figures
@@ -162,26 +181,39 @@ class Recorder:
         for sentence in report["alarms"]:
             if sentence not in printed:
                 print(f"ALARM at step {step}: {sentence}", flush=True)
-        return {name: value for name, value in figures.items() if name in BETTER or "/" in name} | pictures
 
     def finish(self, state: Any, step: int) -> dict[str, Any]:
         """Evaluate what has not been evaluated at this step, save the last pictures; return the report."""
-        for measure in self.experiment.measures:
-            if (measure.name, step) not in self._measured:
+        found = [self.findings.find(step, measure.name) for measure in self.experiment.measures]
+        drawn = self.findings.find(step, "samples.png")
+        if None in [*found, drawn]:
+            print("sampling and evaluating", flush=True)
+        for measure, figures in zip(self.experiment.measures, found, strict=True):
+            if figures is None:
                 self.measure(measure, state, step)
+            else:
+                self._report(step, figures)
         self._model = None
-        frames = sample(self.task, self.weighted(state), self.labels, self.sampling, trajectory=True)
+        if drawn is None:
+            self.draw_last(state, step)
         if jax.process_index() != 0:
             return {}
+        name = self.experiment.config.experiment
+        report = training_summary(self.workdir, name, step) | self.reports.get(step, {})
+        (self.workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        return report
+
+    def draw_last(self, state: Any, step: int) -> None:
+        """Save samples, how they come about, and the curves."""
+        frames = sample(self.task, self.weighted(state), self.labels, self.sampling, trajectory=True)
+        if jax.process_index() != 0:
+            return
         pictures = [self.task.space.picture(frame, self.sampling.per_class) for frame in frames]
         pictures[-1].save(self.workdir / "samples.png")
         if not self.sampling.every:
             save_curves(self.workdir / "curves.png", self.workdir / "metrics.jsonl")
         save_animation(self.workdir / self.task.animation, pictures)
-        name = self.experiment.config.experiment
-        report = training_summary(self.workdir, name, step) | self.reports.get(step, {})
-        (self.workdir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        return report
+        self.findings.add(step, "samples.png", {})
 
 
 class Preparation(NamedTuple):
@@ -196,6 +228,7 @@ class Preparation(NamedTuple):
     batches: Any
     initialize: Callable[[Any], Any]
     checkpoints: Checkpoints
+    explosions: Explosions | None
 
 
 def scores_by(name: str | None, workdir: Path) -> Callable[[], dict[int, float]]:
@@ -236,6 +269,22 @@ def check_retention(config: Any, measures: Sequence[Measure]) -> None:
         )
 
 
+def explosions_by(config: Any, metrics: Collection[str]) -> Explosions | None:
+    """Return when a step explodes, by a config; None if that is off.
+
+    Raises:
+        ValueError: a watched metric is not one of the task's `metrics`.
+    """
+    fields = config.get("explosions")  # older runs have none
+    if not fields or not fields.deviations:
+        return None
+    if unknown := [name for name in fields.metrics if name not in metrics]:
+        raise ValueError(
+            f"config.explosions.metrics has {', '.join(unknown)}; the metrics of a step are {', '.join(metrics)}"
+        )
+    return Explosions(tuple(fields.metrics), fields.deviations)
+
+
 def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     """Resolve a config, check that it can be trained in a folder, and record it there.
 
@@ -252,7 +301,9 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     batches = training_batches(config, task, mesh)
     with jax.set_mesh(mesh), attention_choices() as choices:
         frozen = abstract_frozen(task, mesh)
-        jax.eval_shape(task.update, abstract, abstract_batch(config, task), jax.random.key(0), *frozen)
+        step = task.update, abstract, abstract_batch(config, task), jax.random.key(0)
+        _, metrics = jax.eval_shape(*step, *frozen)
+    explosions = explosions_by(config, metrics)
     initialize = lambda state: state
     if init_from and not saved_steps(workdir / "checkpoints"):  # a kill may leave an empty folder
         initialize = initializer(task, init_from)
@@ -265,7 +316,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     record = record_config(workdir, config.to_dict(), free_to_differ(config), advice, **facts)
     options = dict(keep_every=config.checkpoint.get("keep_every", 0), scores=scores, facts={"record": record})
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep, **options)
-    return Preparation(experiment, mesh, batches, initialize, checkpoints)
+    return Preparation(experiment, mesh, batches, initialize, checkpoints, explosions)
 
 
 def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[str, Any]:
@@ -301,8 +352,8 @@ def train_and_report(config: Any, workdir: Path, prepared: Preparation) -> dict[
         profile_at=config.profile_at,
         initialize=prepared.initialize,
         max_skipped_steps=config.get("max_skipped_steps", 0),
+        explosions=prepared.explosions,
     )
-    print("sampling and evaluating", flush=True)
     report = recorder.finish(state, config.num_steps)
     if jax.process_index() == 0:
         print_report(report)

@@ -10,13 +10,20 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 
-def experiment(name: str, task: str, data: dict[str, Any], **fields: Any) -> ConfigDict:
+def experiment(
+    name: str,
+    task: str,
+    data: dict[str, Any],
+    watched: tuple[str, ...] = ("loss", "norm/gradient/total"),
+    **fields: Any,
+) -> ConfigDict:
     """Return the fields that every experiment has, and those of its family.
 
     Args:
         name: of the experiment.
         task: a class of experiments/tasks, or a dotted path.
         data: fields of the data set that differ from the usual ones.
+        watched: metrics that tell whether a step explodes.
         fields: of the family.
     """
     return ConfigDict(
@@ -44,6 +51,9 @@ def experiment(name: str, task: str, data: dict[str, Any], **fields: Any) -> Con
             log_every=100,
             # Updates that are NaN or infinite: so many are left out before the run stops.
             max_skipped_steps=0,
+            # So are updates that explode: a metric is so many standard deviations above its mean
+            # over the last 128 steps. 0 is off; OLMo takes 6.
+            explosions=dict(deviations=0.0, metrics=watched),
             profile_at=placeholder(int),  # step after which five steps are traced into WORKDIR/profile
             **fields,
         )
@@ -135,6 +145,7 @@ def gan(experiment_name: str, networks: str, num_classes: int = 10, /, **data: A
         experiment_name,
         "GAN",
         data,
+        watched=tuple(f"norm/gradient_of_{player}" for player in players),
         num_steps=1500,
         batch_size=64,  # of all devices together, and of all the discriminator's updates in a step
         model={player: dict(name=f"{networks}.{player.capitalize()}") for player in players},

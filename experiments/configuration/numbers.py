@@ -13,6 +13,7 @@ LEAST = {
     "log_every": 0,
     "snapshot_every": 0,
     "max_skipped_steps": 0,
+    "deviations": 0,
     "keep_every": 0,
     "keep": 1,
     "num_steps": 1,

@@ -12,8 +12,8 @@ from genjax.training.workdir import read_record
 def training_summary(workdir: str | Path, experiment: str, step: int) -> dict[str, Any]:
     """Return what a report says of the training up to a step, as its run wrote it down.
 
-    `goodput` is the share of the run's time that went into training steps, not into saving,
-    sampling and evaluation.
+    `goodput` is the share of the run's time that went into training steps, not into compiling,
+    saving, sampling and evaluation. `compile_seconds` are those of all starts together.
     """
     rows = [row for row in read_metrics(Path(workdir) / "metrics.jsonl") if row["step"] <= step]
     windows = [row for row in rows if "steps_per_second" in row]
@@ -29,6 +29,8 @@ def training_summary(workdir: str | Path, experiment: str, step: int) -> dict[st
         )
         speed["steps_per_second"] = len(rates) / sum(1 / rate for rate in rates)
         speed["goodput"] = round(float(sum(each)) / seconds, 4)
+        if compiling := [row["compile_seconds"] for row in windows if "compile_seconds" in row]:
+            speed["compile_seconds"] = round(sum(compiling), 3)
     return {
         "experiment": experiment,
         "steps": step,

@@ -71,7 +71,9 @@ def _join_processes() -> None:
         )
         if None in where.values():
             sys.exit("error: --coordinator=HOST:PORT needs --num_processes and --process_id too")
-    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
+    # JAX's preemption service, which orbax reads too, knows one notice: SIGTERM, which it would take
+    # for itself. `train` answers SIGTERM and other notices, and all processes save the same step.
+    jax.config.update("jax_enable_preemption_service", False)
     with _joining_in_time():
         seconds = dict(
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS, initialization_timeout=10 * JOIN_SECONDS.value

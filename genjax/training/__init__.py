@@ -17,6 +17,7 @@ from genjax.training.placement import place_frozen as place_frozen
 from genjax.training.posthoc import Snapshots as Snapshots
 from genjax.training.precision import at_rounded as at_rounded
 from genjax.training.signals import Interrupted as Interrupted
+from genjax.training.skipping import Explosions as Explosions
 from genjax.training.task import Task as Task
 from genjax.training.workdir import make_workdir as make_workdir
 from genjax.training.workdir import record_config as record_config

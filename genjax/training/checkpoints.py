@@ -4,7 +4,8 @@
 its `manifest.json`. A checkpoint whose files differ from the manifest is never used. What is stored knows nothing
 of devices: a state is restored in whatever sharding the reader asks for.
 
-With several processes all write their parts into one folder, which all must see, and the first one hashes and renames.
+With several processes all write their parts into one folder, which all must see, and each hashes a
+share of the files. The first one puts the digests together and renames.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import re
 import shutil
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 MANIFEST = "manifest.json"
+SHARE = re.compile(r"manifest\.[0-9]+\.json")  # the digests of one of several processes
+BARRIER_SECONDS = 3600  # of waiting for the digests of others; the death of one ends the waiting
 FACTS = "run.json"  # what a checkpoint says of its run beside the state
 # What a killed save leaves: orbax's folder before it is complete, or before it is sealed.
 UNREADABLE = "it cannot be read"
@@ -37,36 +40,92 @@ class NoWholeCheckpoint(ValueError):
     """All checkpoints of a run are damaged."""
 
 
-def _digests(checkpoint: Path) -> dict[str, str]:
-    """SHA-256 of every file but the manifest, computed in threads."""
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    """Return the bytes of every file but the manifest."""
+    files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST]
+    return {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
 
-    def digest(path: Path) -> str:
-        with open(path, "rb") as file:
+
+def _shares(sizes: Mapping[str, int], count: int) -> list[list[str]]:
+    """Divide files into `count` shares: the largest first, each into the one with fewest bytes."""
+    shares, loads = [[] for _ in range(count)], [0] * count
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        least = loads.index(min(loads))
+        shares[least].append(name)
+        loads[least] += sizes[name]
+    return shares
+
+
+def _digests(checkpoint: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of files, computed in threads: hashing releases Python's lock."""
+
+    def digest(name: str) -> str:
+        with open(checkpoint / name, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    paths = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST)
     with ThreadPoolExecutor() as pool:
-        return {
-            str(p.relative_to(checkpoint)): d for p, d in zip(paths, pool.map(digest, paths), strict=True)
-        }
+        return dict(zip(names, pool.map(digest, names), strict=True))
 
 
-def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None if it is whole."""
+def _write_share(checkpoint: Path, process: int, count: int) -> None:
+    """Write the digests of the files that one of `count` processes hashes."""
+    sizes = {name: size for name, size in _sizes(checkpoint).items() if not SHARE.fullmatch(name)}
+    share = _digests(checkpoint, _shares(sizes, count)[process])
+    (checkpoint / f"manifest.{process}.json").write_text(json.dumps(share))
+
+
+def _write_manifest(checkpoint: Path, count: int) -> None:
+    """Put the shares of `count` processes together. Hash here what none of them has hashed."""
+    found: dict[str, str] = {}
+    for path in [checkpoint / f"manifest.{process}.json" for process in range(count)]:
+        with contextlib.suppress(OSError, ValueError):  # its process could not write it
+            found |= json.loads(path.read_text())
+        path.unlink(missing_ok=True)
+    names = sorted(_sizes(checkpoint))
+    found |= _digests(checkpoint, [name for name in names if name not in found])
+    (checkpoint / MANIFEST).write_text(json.dumps({name: found[name] for name in names}, indent=1))
+
+
+def damage(checkpoint: Path, process: int = 0, count: int = 1) -> str | None:
+    """Return what is wrong with a checkpoint, in words; None if it is whole.
+
+    Args:
+        process, count: hash only the share of one of `count` processes.
+    """
     try:
         expected = dict(json.loads((checkpoint / MANIFEST).read_text()))
-        found = _digests(checkpoint)
+        sizes = _sizes(checkpoint)
+        found = _digests(checkpoint, _shares(sizes, count)[process])
     except FileNotFoundError:
         return "it has no manifest"
     except (ValueError, TypeError):
         return "its manifest is damaged"
     except OSError as error:
         return f"{UNREADABLE} ({error})"
-    for name in expected.keys() | found.keys():
-        if expected.get(name) != found.get(name):
-            state = "missing" if name not in found else "altered" if name in expected else "not of it"
-            return f"its file {name} is {state}"
+    for name in sorted(expected.keys() | sizes.keys()):
+        if name not in sizes or name not in expected:
+            return f"its file {name} is {'missing' if name not in sizes else 'not of it'}"
+        if found.get(name, expected[name]) != expected[name]:
+            return f"its file {name} is altered"
     return None
+
+
+def _of_first_process(number: int) -> int:
+    """Return what the first process passes, in all of them."""
+    return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def _damage_seen_by_all(checkpoint: Path) -> str | None:
+    """As `damage`, but each process hashes a share; all return the same problem."""
+    count = jax.process_count()
+    problem = damage(checkpoint, jax.process_index(), count)
+    if count == 1:
+        return problem
+    text = np.frombuffer((problem or "").encode()[:300].ljust(300, b"\0"), np.uint8)
+    texts = [
+        bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(text)
+    ]
+    return next(filter(None, texts), None)
 
 
 def saved_steps(directory: Path) -> list[int]:
@@ -125,6 +184,8 @@ class Checkpoints:
         self._writer = ocp.StandardCheckpointer()
         self._sealer = ThreadPoolExecutor(1)
         self._sealed: Future | None = None
+        # No collective: a thread must not call one beside the training steps.
+        self._wait_for_all, self._seals = ocp.multihost.get_barrier_sync_fn(), itertools.count()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -147,19 +208,13 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """Return the newest step whose checkpoint is whole. Each newer one is named in a warning."""
-        found = self._newest_whole() if jax.process_index() == 0 else None
-        if jax.process_count() > 1:  # the first decides for all
-            found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if found is None else found)))
-            found = None if found == -1 else found
-        return found
-
-    def _newest_whole(self) -> int | None:
-        for step in reversed(self.steps()):
-            problem = damage(self.path(step))
+        steps = self.steps()
+        while (step := _of_first_process(steps.pop() if steps else -1)) >= 0:
+            problem = _damage_seen_by_all(self.path(step))
             if problem is None:
                 self._whole.add(step)
                 return step
-            warnings.warn(f"the checkpoint {self.path(step)} is not used: {problem}", stacklevel=3)
+            warnings.warn(f"the checkpoint {self.path(step)} is not used: {problem}", stacklevel=2)
         return None
 
     def resume_step(self) -> int | None:
@@ -221,10 +276,15 @@ class Checkpoints:
         """Wait for orbax, add facts and manifest, rename, and delete what is beyond `keep`."""
         with self._explaining(unsealed):
             self._writer.wait_until_finished()
+            if (count := jax.process_count()) > 1:
+                with contextlib.suppress(OSError):  # the first process hashes what is missing
+                    _write_share(unsealed, jax.process_index(), count)
+                key = f"digests {next(self._seals)} of {unsealed.name}"
+                self._wait_for_all(key=key, timeout_ms=1000 * BARRIER_SECONDS)
             if jax.process_index() != 0:
                 return
             (unsealed / FACTS).write_text(json.dumps(facts))
-            (unsealed / MANIFEST).write_text(json.dumps(_digests(unsealed), indent=1))
+            _write_manifest(unsealed, count)
             self._make_room(self.path(step))
             unsealed.rename(self.path(step))
         self._whole.add(step)

@@ -21,7 +21,15 @@ from genjax.training.meter import Meter, NonFiniteError, open_meter
 from genjax.training.placement import abstract_state, init_state, place_frozen
 from genjax.training.profile import Profile
 from genjax.training.signals import Interrupted, StopSignals, say
-from genjax.training.skipping import all_finite, keep_finite
+from genjax.training.skipping import (
+    Explosions,
+    all_finite,
+    keep_finite,
+    keep_usual,
+    recent_metrics,
+    unwatched,
+    watch,
+)
 from genjax.training.task import Task
 
 
@@ -40,7 +48,12 @@ class Plugin(NamedTuple):
 
 
 def compile_update(
-    task: Task, state: Any, mesh: Mesh, frozen: tuple = (), skip_non_finite: bool = False
+    task: Task,
+    state: Any,
+    mesh: Mesh,
+    frozen: tuple = (),
+    skip_non_finite: bool = False,
+    explosions: Explosions | None = None,
 ) -> Callable:
     """`(state, batch, key, *frozen) -> (state, metrics)`, jitted; the key is folded with the state's step.
 
@@ -49,12 +62,16 @@ def compile_update(
     Args:
         frozen: what the task reads and does not change, as `place_frozen` returns it.
         skip_non_finite: leave out updates that are not finite, as `keep_finite` does.
+        explosions: leave out those that explode, too. The state is a `Watched` one.
     """
     state_sharding, frozen_sharding = jax.tree.map(lambda a: a.sharding, (state, frozen))
 
     def update(state, batch, key, *frozen):
-        new, metrics = task.update(state, batch, jax.random.fold_in(key, state.step), *frozen)
+        old = unwatched(state)
+        new, metrics = task.update(old, batch, jax.random.fold_in(key, old.step), *frozen)
         metrics = Metrics.pack(metrics)
+        if explosions:
+            return keep_usual(state, new, metrics, explosions)
         return keep_finite(state, new, metrics) if skip_non_finite else (new, metrics)
 
     return jax.jit(
@@ -69,13 +86,22 @@ _all_finite = jax.jit(all_finite)
 
 
 def _first_state(
-    task: Task, key: jax.Array, mesh: Mesh, checkpoints: Checkpoints, initialize: Callable[[Any], Any]
+    task: Task,
+    key: jax.Array,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    initialize: Callable[[Any], Any],
+    explosions: Explosions | None,
 ) -> tuple[int, Any]:
     """Return step and state of the newest good checkpoint, or those before the first update."""
     start = checkpoints.resume_step()
     if start is None:
-        return 0, initialize(init_state(task, key, mesh))
-    return start, checkpoints.restore(start, abstract_state(task, key, mesh))
+        start, state = 0, initialize(init_state(task, key, mesh))
+    else:
+        state = checkpoints.restore(start, abstract_state(task, key, mesh))
+    if explosions:
+        state = watch(state, explosions, checkpoints.facts(start).get("recent", ()), mesh)
+    return start, state
 
 
 class _Stopping:
@@ -165,12 +191,11 @@ class _Breaks:
             Interrupted: as in `train`.
         """
         for plugin in self._plugins:
-            plugin.begin(state, step)
+            plugin.begin(unwatched(state), step)
         pending = self._pending.read(step, len(self._plugins))
         due = [index for index in pending if self._is_due(self._plugins[index].every, step)]
-        with self._meter.paused():
-            if self._cut_short(due, step, state):
-                self._stop(step, state, saved=True)
+        if self._cut_short(due, step, state):
+            self._stop(step, state, saved=True)
 
     def after(self, step: int, state: Any) -> None:
         """Do what is due after a step.
@@ -204,7 +229,7 @@ class _Breaks:
         try:
             for done, index in enumerate(due, 1):
                 with self._stopping.interruptible():
-                    extra = self._plugins[index].call(state, step)
+                    extra = self._plugins[index].call(unwatched(state), step)
                 if extra:
                     self._meter.log.write(step, extra)
                 self._pending.write(step, due[done:])
@@ -213,9 +238,10 @@ class _Breaks:
         return False
 
     def _save(self, step: int, state: Any) -> None:
-        if not _all_finite(state):
+        if not _all_finite(unwatched(state)):
             raise NonFiniteError(f"the state is not finite after step {step}, and not saved")
-        self._checkpoints.save(step, state, window=self._meter.window())
+        facts = {"window": self._meter.window(), "recent": recent_metrics(state)}
+        self._checkpoints.save(step, unwatched(state), **facts)
 
     def _stop(self, step: int, state: Any, saved: bool) -> NoReturn:
         number = self._stopping.signal()
@@ -256,18 +282,19 @@ def train(
     profile_at: int | None = None,
     initialize: Callable[[Any], Any] = lambda state: state,
     max_skipped_steps: int = 0,
+    explosions: Explosions | None = None,
 ) -> Any:
     """Train until step `num_steps`, from the newest good checkpoint if there is one.
 
-    Return the state after the last step, which is also the last checkpoint. What is logged is said
-    at `Meter`. The plugins that a stop or a kill cut short are called first. With several processes each makes the same call; the first one logs.
+    Return the state after the last step, which is the last checkpoint. `Meter` says what is logged.
+    Plugins that a stop or a kill cut short are called first. Each process makes the same call.
 
     Args:
         batches: the batches of this process from a given step on; batch i must depend on i alone.
         checkpoint_every, log_every: in steps; 0 saves or logs after the last step alone.
         profile_at: the step after which some are traced into the folder `profile` beside the log.
         initialize: changes the first state of a run that starts, as to other weights.
-        max_skipped_steps: so many updates that are not finite are left out before the run stops.
+        max_skipped_steps: skip so many updates that are not finite, or `explosions`, before stopping.
 
     Raises:
         NonFiniteError: a metric or parameter is NaN or infinite; nothing is saved after it.
@@ -277,26 +304,26 @@ def train(
     init_key, update_key = jax.random.split(jax.random.key(seed))
     with jax.set_mesh(mesh), checkpoints, StopSignals() as signals, contextlib.ExitStack() as stack:
         stack.enter_context(_naming_the_last_good(checkpoints))
-        start, state = _first_state(task, init_key, mesh, checkpoints, initialize)
+        start, state = _first_state(task, init_key, mesh, checkpoints, initialize, explosions)
         opened = open_meter(log_path, log_every, start, num_steps, mesh, max_skipped_steps)
         meter = stack.enter_context(opened)
         meter.go_on(start, **checkpoints.facts(start).get("window", {}))
-        profile = Profile(Path(log_path).parent / "profile", profile_at, num_steps)
-        stack.enter_context(contextlib.closing(profile))
+        profile = stack.enter_context(contextlib.closing(Profile(log_path, profile_at, num_steps)))
         stopping, pending = _Stopping(signals, mesh), _Pending(Path(log_path).parent / "pending.json")
         breaks = _Breaks(checkpoints, checkpoint_every, plugins, num_steps, meter, stopping, pending)
-        breaks.begin(start, state)
-        frozen = place_frozen(task, mesh)
-        update = compile_update(task, state, mesh, frozen, skip_non_finite=max_skipped_steps > 0)
+        with meter.paused():
+            breaks.begin(start, state)
+            frozen = place_frozen(task, mesh)
+        update = compile_update(task, state, mesh, frozen, max_skipped_steps > 0, explosions)
         source = iter(itertools.islice(batches(start), num_steps - start))
         for step in range(start + 1, num_steps + 1):
             with meter.waiting():
                 batch = place_batch(next(source), mesh)
             if step == start + 1:
-                meter.count_operations(update, state, batch, update_key, *frozen)
+                meter.compile(update, state, batch, update_key, *frozen)
             state, metrics = update(state, batch, update_key, *frozen)
             meter.add(step, metrics)
             profile.after(step, state)
             breaks.after(step, state)
         breaks.after_all(state)
-    return state
+    return unwatched(state)

@@ -33,6 +33,7 @@ class Meter:
     The metrics of a step are read when the next step has been started, so that the devices never
     wait for the host. Besides means, the log gets
     - `steps_per_second`, and `step_seconds`, the time of the same steps together,
+    - `compile_seconds` in the first window after a start, which no rate contains,
     - `input_wait`, the share of time spent waiting for batches,
     - `operations_per_second`, of the matrix products, two to a multiply-add, with those that
       rematerialization computes again,
@@ -57,11 +58,19 @@ class Meter:
         self._unread: tuple[int, Metrics] | None = None
         self._window: list[Metrics] = []
         self._began, self._waited, self._steps, self._operations = log.seconds, 0.0, 0, 0
+        self._compile_seconds: float | None = None  # until it is logged
 
-    def count_operations(self, update: Callable, *arguments: Any) -> None:
-        """Count what the matrix products of a step cost, to log how many are done in a second."""
-        with contextlib.suppress(ValueError):  # a loop of unknown length has no count
-            self._operations = 2 * multiply_adds(update, *arguments)
+    def compile(self, update: Callable, *arguments: Any) -> None:
+        """Compile a jitted step; note how long it takes, and what its matrix products cost.
+
+        JAX keeps the compiled program, so the step's first call finds it.
+        """
+        began = self.log.seconds
+        with self.paused():
+            with contextlib.suppress(ValueError):  # a loop of unknown length has no count
+                self._operations = 2 * multiply_adds(update, *arguments)
+            update.lower(*arguments).compile()
+        self._compile_seconds = self.log.seconds - began
 
     def window(self) -> dict[str, Any]:
         """Return the metrics that have been read and not logged yet, as JSON."""
@@ -136,8 +145,8 @@ class Meter:
         self._skipped += skipped
         if self._skipped > self._max_skipped:
             raise NonFiniteError(
-                f"the update at step {step} is not finite, and {self._max_skipped} were skipped before, as many "
-                "as config.max_skipped_steps allows"
+                f"the update at step {step} is not finite or explodes, and {self._max_skipped} were "
+                "skipped before, as many as config.max_skipped_steps allows"
             )
 
     def _warn_if_slow(self, step: int, input_wait: float) -> None:
@@ -159,6 +168,8 @@ class Meter:
             "step_seconds": round(seconds, 3),
             "input_wait": round(self._waited / seconds, 5),
         }
+        if self._compile_seconds is not None:
+            values["compile_seconds"], self._compile_seconds = round(self._compile_seconds, 3), None
         if self._operations:
             values["operations_per_second"] = per_second = self._operations * steps / seconds
             if peak := peak_operations(self._mesh.devices.flat[0].device_kind):

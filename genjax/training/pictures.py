@@ -88,7 +88,7 @@ def histograms(shares: Mapping[str, np.ndarray], edges: np.ndarray) -> Image.Ima
     return _draw((5.0, 2.6), plot)
 
 
-HIDDEN = {"step", "seconds", "step_seconds"}  # what a run logs that is no curve
+HIDDEN = {"step", "seconds", "step_seconds", "compile_seconds"}  # what a run logs that is no curve
 
 
 def save_curves(path: str | os.PathLike, metrics_path: str | os.PathLike) -> None:

@@ -1,6 +1,7 @@
 """A trace of a few training steps, for TensorBoard's profiler."""
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ PROFILE_STEPS = 5
 
 
 class Profile:
-    """Traces `PROFILE_STEPS` steps after the step `at` into a folder; nothing if `at` is None."""
+    """Traces `PROFILE_STEPS` steps after the step `at` into the folder `profile` beside the log.
 
-    def __init__(self, folder: Path, at: int | None, num_steps: int):
-        self._folder, self._at = folder, at
+    If `at` is None it traces nothing.
+    """
+
+    def __init__(self, log_path: str | os.PathLike, at: int | None, num_steps: int):
+        self._folder, self._at = Path(log_path).parent / "profile", at
         self._end = None if at is None else min(at + PROFILE_STEPS, num_steps)
         self._tracing = contextlib.ExitStack()
 

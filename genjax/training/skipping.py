@@ -1,12 +1,68 @@
 """Leave out the updates that would break a state."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, PyTree
 
+from genjax.devices.mesh import replicated
 from genjax.training.log import Metrics
 
 SKIPPED = "skipped"
+WINDOW = 128  # steps that tell what is usual; half as many must be known
+
+
+class Explosions(NamedTuple):
+    """When a step explodes: a metric is far above its mean over the last `WINDOW` steps.
+
+    This is the rule of OLMo's trainer (Ai2, OLMo-core, `SkipStepOptimizer`), which watches the loss
+    and the norm of the gradients, and skips steps at 6 standard deviations.
+
+    Attributes:
+        metrics: names of what is watched.
+        deviations: so many standard deviations above the mean is too far.
+    """
+
+    metrics: tuple[str, ...]
+    deviations: float
+
+    def limits(self, recent: Float[Array, "window metrics"]) -> Float[Array, " metrics"]:
+        """Return the largest usual values. NaN in `recent` is what is not known."""
+        known = jnp.isfinite(recent)
+        count = known.sum(0)
+        mean = jnp.where(known, recent, 0.0).sum(0) / count
+        squares = jnp.where(known, recent - mean, 0.0) ** 2
+        limits = mean + self.deviations * jnp.sqrt(squares.sum(0) / (count - 1))
+        return jnp.where(count >= WINDOW // 2, limits, jnp.inf)
+
+
+class Watched(NamedTuple):
+    """A state, and the watched metrics of the last steps: step s has row s mod `WINDOW`."""
+
+    state: PyTree
+    recent: Float[Array, "window metrics"]
+
+
+def watch(state: PyTree, explosions: Explosions, recent: Sequence[Sequence[float]], mesh: Mesh) -> Watched:
+    """Return a state that remembers `recent` metrics of a checkpoint, if it has the same ones."""
+    unknown = np.full((WINDOW, len(explosions.metrics)), np.nan, np.float32)
+    known = np.array(recent, np.float32)
+    rows = known if known.shape == unknown.shape else unknown
+    return Watched(state, jax.make_array_from_callback(rows.shape, replicated(mesh), rows.__getitem__))
+
+
+def unwatched(state: PyTree | Watched) -> PyTree:
+    """Return the state alone."""
+    return state.state if isinstance(state, Watched) else state
+
+
+def recent_metrics(state: PyTree | Watched) -> list[list[float]]:
+    """Return what a checkpoint keeps beside a state, for `watch`."""
+    return np.asarray(state.recent).tolist() if isinstance(state, Watched) else []
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
@@ -21,12 +77,29 @@ def keep_finite(old: PyTree, new: PyTree, metrics: Metrics) -> tuple[PyTree, Met
     The metric `skipped` is added: 1 for a step that is left out, whose other metrics then count as
     nothing. It takes memory for one more state.
     """
-    finite = all_finite((new, metrics.table))
+    return _keep(all_finite((new, metrics.table)), old, new, metrics)
 
+
+def keep_usual(
+    old: Watched, new: PyTree, metrics: Metrics, explosions: Explosions
+) -> tuple[Watched, Metrics]:
+    """As `keep_finite`; also leave out a step that explodes.
+
+    An exploding value is remembered as the limit that it exceeds, so that it does not hide the next.
+    """
+    values = jnp.stack([metrics[name] for name in explosions.metrics])
+    limits = explosions.limits(old.recent)
+    usual = all_finite((new, metrics.table)) & jnp.all(values <= limits)
+    recent = old.recent.at[new.step % WINDOW].set(jnp.minimum(values, limits))
+    new, metrics = _keep(usual, old.state, new, metrics)
+    return Watched(new, recent), metrics
+
+
+def _keep(usual: Bool[Array, ""], old: PyTree, new: PyTree, metrics: Metrics) -> tuple[PyTree, Metrics]:
     def choose(path: tuple, new: Array, old: Array) -> Array:
         is_step = jax.tree_util.keystr(path, simple=True) == "step"
-        return new if is_step else jnp.where(finite, new, old)
+        return new if is_step else jnp.where(usual, new, old)
 
-    skipped = Metrics.pack({SKIPPED: 1.0 - finite})
-    table = jnp.concatenate([jnp.where(finite, metrics.table, 0.0), skipped.table])
+    skipped = Metrics.pack({SKIPPED: 1.0 - usual})
+    table = jnp.concatenate([jnp.where(usual, metrics.table, 0.0), skipped.table])
     return jax.tree.map_with_path(choose, new, old), Metrics(table, metrics.names + skipped.names)

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import random
+import re
 import shutil
 import signal
 import socket
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from genjax.training.checkpoints import damage, saved_steps
 from tests import virtual_devices
 from tests.experiments.launching import ROOT, SMALL
 
@@ -33,18 +36,18 @@ ENDS_WITHIN = (
 
 
 def free_port(first, last):
-    for port in range(first, last):
+    for port in random.sample(range(first, last), 100):  # other tests may look for one, too
         with socket.socket() as candidate, contextlib.suppress(OSError):
             candidate.bind(("localhost", port))
             return port
 
 
-def start(workdir, devices, processes=1, flags=(), slurm=False):
+def start(workdir, devices, processes=1, flags=(), slurm=False, program=("-m", "experiments.train")):
     """Starts training on so many virtual devices each of so many processes; process i writes `workdir`.i."""
     port = free_port(61440, 65535)
     started = []
     for process in range(processes):
-        command = [sys.executable, "-m", "experiments.train", *RUN, f"--workdir={workdir}", *flags]
+        command = [sys.executable, *program, *RUN, f"--workdir={workdir}", *flags]
         variables = virtual_devices.environment(devices)
         if slurm:  # JAX makes the port of the job's number
             step = dict(
@@ -125,6 +128,33 @@ def test_a_signal_to_one_process_stops_all_after_a_save(expected, tmp_path):
     codes, _ = interrupt(workdir, signal.SIGTERM, victim=1, slurm=True)
     assert codes == [128 + signal.SIGTERM] * 2, output(workdir) + output(workdir, 1)
     stopped = len(losses(workdir))
-    assert stopped < STEPS and (workdir / f"checkpoints/{stopped:08d}").exists()
+    for process in (0, 1):
+        assert f"SIGTERM: saving after step {stopped} " in output(workdir, process)
+    assert stopped < STEPS and saved_steps(workdir / "checkpoints")[-1] == stopped
+    for checkpoint in (workdir / "checkpoints").iterdir():
+        assert damage(checkpoint) is None and not list(checkpoint.glob("manifest.*.json"))
     finish(workdir, 4, flags=["--config.mesh.data=-1", "--config.mesh.fsdp=2"])
     assert_same_losses(workdir, expected)
+
+
+EACH_ELSEWHERE = """
+import runpy, sys
+from experiments.launch import lock
+lock.SHARED_SECONDS = 1.0
+folder = [each for each in sys.argv if each.startswith("--workdir")][0]
+sys.argv += [folder + "/" + sys.argv[-1][-1]]
+runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+def test_processes_on_two_folders_end_before_training_and_say_so(tmp_path):
+    """Process i is started with the folder `run/i`, as on machines that share no file system."""
+    workdir = tmp_path / "run"
+    processes = start(workdir, 1, 2, program=("-c", EACH_ELSEWHERE))
+    assert [process.wait(120) for process in processes] == [1, 1]
+    for number in (0, 1):
+        (message,) = re.findall("^error: .*", output(workdir, number), re.M)
+        assert f"--workdir={workdir}/{number} is not one folder for all: process 1 does not see" in message
+        assert "Traceback" not in output(workdir, number)
+        assert not list((workdir / str(number)).iterdir())

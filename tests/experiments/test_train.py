@@ -69,11 +69,15 @@ def test_a_run_of_many_classes_shows_some(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["labels"], np.arange(0, 40, 2))
 
 
-def test_the_same_command_again_trains_no_further(small_run, tmp_path):
+def test_the_same_command_again_trains_and_evaluates_no_further(small_run, tmp_path):
     workdir = shutil.copytree(small_run[0], tmp_path / "run")
+    kept = {name: (workdir / name).stat().st_mtime_ns for name in ("samples.png", "findings.json")}
     before = (workdir / "metrics.jsonl").read_text()
     result = run("train", *SMALL, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
+    assert "this run is finished: all 40 steps are done" in result.stdout
+    assert "evaluating" not in result.stdout and "evaluating" in small_run[1].stdout
+    assert {name: (workdir / name).stat().st_mtime_ns for name in kept} == kept
     assert (workdir / "metrics.jsonl").read_text() == before
     a, b = (json.loads((folder / "report.json").read_text()) for folder in (small_run[0], workdir))
     assert a == b
@@ -90,7 +94,8 @@ def test_mesh_logging_and_schedules_may_differ(small_run, tmp_path):
     report = json.loads((workdir / "report.json").read_text())
     assert (
         report.keys() >= REPORTED
-    )  # also where the measures were due in the loop, before the run was started again
+    )  # also where the measures were due in the loop, before it was started again
+    assert report["num_samples"] == 370  # another config is evaluated anew
 
 
 WRONG = {
@@ -131,6 +136,10 @@ WRONG = {
     "kept at no save": (
         ["--config.checkpoint.keep_every=15"],
         "keep_every is 15; it must be a multiple of config.checkpoint.every, 10",
+    ),
+    "watched metrics": (
+        ["--config.explosions.deviations=6.", "--config.explosions.metrics=('loss','norm')"],
+        "config.explosions.metrics has norm; the metrics of a step are learning_rate, loss",
     ),
     "warm-up": (["--config.optimizer.warmup=50"], "warmup is 50 steps"),
 }

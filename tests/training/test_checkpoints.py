@@ -1,5 +1,7 @@
+import hashlib
 import json
 import shutil
+import subprocess
 import warnings
 
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from genjax.training import checkpoints as module
 from genjax.training.checkpoints import (
     MANIFEST,
     Checkpoints,
@@ -248,3 +251,64 @@ def test_scores_that_cannot_be_read_delete_nothing_and_stop_no_run(tmp_path):
         assert checkpoints.steps() == [1, 2, 3] and len(calls) == 3
         checkpoints.save(4, STATE)
     assert checkpoints.steps() == [1, 4]
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Twelve files of several sizes in two folders, without a manifest."""
+    (tmp_path / "d").mkdir()
+    for i, size in enumerate([900, 700, 500, 500, 400, 300, 100, 100, 50, 50, 1, 0]):
+        (tmp_path / ("d" if i % 3 else "") / f"{i}").write_bytes(bytes([i]) * 10 * size)
+    return tmp_path
+
+
+def hashed_files(monkeypatch):
+    """Return a list to which the names of files are added that are hashed from now on."""
+    names, digest = [], hashlib.file_digest
+    record = lambda file, algorithm: names.append(file.name) or digest(file, algorithm)
+    monkeypatch.setattr(hashlib, "file_digest", record)
+    return names
+
+
+def test_processes_hash_equal_shares_whose_digests_are_one_manifest(checkpoint, monkeypatch):
+    """By hand 12,000 or 12,010 bytes for each of three; by sha256sum one process alone or three."""
+    names = [str(path.relative_to(checkpoint)) for path in checkpoint.rglob("*") if path.is_file()]
+    lines = subprocess.run(["sha256sum", *names], cwd=checkpoint, capture_output=True, text=True).stdout
+    expected = {name: digest for digest, name in map(str.split, lines.splitlines())}
+    sizes = {str(checkpoint / name): (checkpoint / name).stat().st_size for name in names}
+    hashed = hashed_files(monkeypatch)
+    for process in (2, 0, 1):
+        hashed.clear()
+        module._write_share(checkpoint, process, 3)
+        assert sum(map(sizes.pop, hashed)) in (12000, 12010)
+    assert not sizes
+    hashed.clear()
+    module._write_manifest(checkpoint, 3)
+    assert not hashed and json.loads((checkpoint / MANIFEST).read_text()) == expected
+    module._write_manifest(checkpoint, 1)
+    assert len(hashed) == 12 and json.loads((checkpoint / MANIFEST).read_text()) == expected
+    assert {path.name for path in checkpoint.glob("manifest*")} == {MANIFEST}
+
+
+def test_what_another_process_could_not_hash_the_first_one_hashes(checkpoint, monkeypatch):
+    """The second wrote nothing, the disk was full for the third, and one file comes last."""
+    module._write_share(checkpoint, 0, 3)
+    done = json.loads((checkpoint / "manifest.0.json").read_text())
+    (checkpoint / "manifest.2.json").write_text('{"d/1": "12')
+    (checkpoint / "run.json").write_text("{}")
+    hashed = hashed_files(monkeypatch)
+    module._write_manifest(checkpoint, 3)
+    assert done and len(hashed) == 13 - len(done) and damage(checkpoint) is None
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_each_process_checks_its_share_and_names_what_is_missing(checkpoint, monkeypatch, process):
+    """The largest file is the first share's."""
+    module._write_manifest(checkpoint, 1)
+    hashed = hashed_files(monkeypatch)
+    assert damage(checkpoint, process, 2) is None
+    assert sum((checkpoint / name).stat().st_size for name in hashed) in (18000, 18010)
+    flip_a_bit(checkpoint)
+    assert damage(checkpoint, process, 2) == (None if process else "its file 0 is altered")
+    delete_a_file(checkpoint)
+    assert damage(checkpoint, process, 2) == "its file 0 is missing"

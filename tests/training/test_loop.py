@@ -249,7 +249,9 @@ def test_a_few_updates_that_are_not_finite_are_left_out(tmp_path):
 def test_too_many_updates_that_are_not_finite_stop_the_run(tmp_path):
     """The count goes on where the run does."""
     fit(tmp_path, Breaking(), num_steps=10, max_skipped_steps=2)
-    with pytest.raises(NonFiniteError, match="at step 13 is not finite, and 2 were skipped.*that of step 10"):
+    with pytest.raises(
+        NonFiniteError, match="at step 13 is not finite or explodes, and 2 were skipped.*that of step 10"
+    ):
         fit(tmp_path, Breaking(), max_skipped_steps=2)
 
 
@@ -347,6 +349,17 @@ def test_one_compilation(tmp_path):
     assert len(traces) == 1
 
 
+def test_a_step_is_compiled_once_and_anew_for_batches_of_another_size(tmp_path, caplog):
+    def growing(start):
+        for step, batch in enumerate(batches(start), start):
+            yield batch if step < 6 else {"x": np.repeat(batch["x"], 2, 0)}
+
+    with jax.log_compiles():
+        fit(tmp_path, data=growing, num_steps=10)
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("XLA compilation of jit(update)" in message for message in messages) == 2
+
+
 class Pulled(Line):
     """Goes to targets that it reads and does not train."""
 
@@ -429,6 +442,30 @@ def test_speed_counts_the_products_and_the_time_spent_waiting(tmp_path, monkeypa
         np.testing.assert_allclose(row["steps_per_second"], 4 / seconds, atol=5e-4)  # logged rounded
         np.testing.assert_allclose(row["input_wait"], 0.020 * waits / seconds, atol=5e-6)
         np.testing.assert_allclose(row["operations_per_second"], 2 * 8 * 4 * 5 * 4 / seconds)
+
+
+def test_compiling_and_beginning_count_in_no_rate(tmp_path, monkeypatch):
+    """Tracing takes 7 s, a plugin's beginning 3 s and the reading of a step 1 s."""
+    seconds = [0.0]
+
+    def pass_time(duration):
+        seconds[0] += duration
+
+    class Slow(Line):
+        def update(self, state, batch, key):
+            pass_time(7)
+            return super().update(state, batch, key)
+
+    monkeypatch.setattr(
+        "genjax.training.log.time", SimpleNamespace(perf_counter=lambda: seconds[0], monotonic=time.monotonic)
+    )
+    monkeypatch.setattr(ProgressBar, "update", lambda *arguments: pass_time(1))
+    plugin = Plugin(20, lambda state, step: None, lambda state, step: pass_time(3))
+    for num_steps in (8, 12):
+        fit(tmp_path, Slow(), num_steps=num_steps, plugins=[plugin])
+    assert [(row["step"], row["steps_per_second"], row.get("compile_seconds")) for row in rows(tmp_path)] == [
+        (4, 1.0, 7.0), (8, 1.0, None), (12, 1.0, 7.0)
+    ]  # fmt: skip
 
 
 def test_a_profile_on_request(tmp_path):
