@@ -51,6 +51,12 @@ def peak_since_last_call() -> float:
     return peak
 
 
+def memory_now() -> float:
+    """Return the memory of this process, in GiB; 0 without Linux's /proc."""
+    pages = Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * resource.getpagesize() / 2**30 if pages.exists() else 0.0
+
+
 def pytest_collection_modifyitems(items):
     """Put files with slow tests first, so that no worker begins a long file when the others are done."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
@@ -69,11 +75,13 @@ def pytest_runtest_protocol(item, nextitem):
 
     began = used_cpu_seconds()
     result = yield
-    if nextitem is None or nextitem.path != item.path:
-        jax.clear_caches()  # compiled programs of a file stay in memory otherwise: 5 GiB in the end
+    file_ends = nextitem is None or nextitem.path != item.path
+    if file_ends or memory_now() > 1.75:
+        jax.clear_caches()  # compiled programs stay in memory otherwise: 5 GiB in the end
         gc.collect()
         with contextlib.suppress(AttributeError, OSError):  # glibc alone
             ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
+    if file_ends:
         peak_memory[str(item.path.relative_to(ROOT))] = peak_since_last_call()
     cpu_seconds[str(item.path.relative_to(ROOT))] += used_cpu_seconds() - began
     return result

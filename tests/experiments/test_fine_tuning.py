@@ -15,6 +15,8 @@ from genjax import pretrained
 from genjax.pipelines import Run
 from tests.experiments.launching import SMALL, run, shared_run
 
+pytestmark = pytest.mark.training
+
 CONSTANT = [
     *SMALL,
     "--config.optimizer.schedule=constant",
@@ -171,7 +173,6 @@ def test_a_run_is_an_object(base_run, tmp_path):
     np.testing.assert_allclose(module.apply(variables, x, t, labels), ours, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_run_opens_from_any_folder_with_the_wheel_alone(base_run, tmp_path):
     """The wheel's two packages, without the checkout's configs, in a process that starts elsewhere."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))

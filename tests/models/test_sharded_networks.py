@@ -6,6 +6,8 @@ import pytest
 
 from tests.virtual_devices import lines_of
 
+pytestmark = pytest.mark.training  # eight devices
+
 DATA, TENSOR, CONTEXT = 2, 2, 2
 BATCH, IMAGE, TEXT, WIDTH, DEPTH, PATCH = 4, 16, 6, 32, 2, 12  # of tests.models.sharded_networks
 
