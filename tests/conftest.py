@@ -27,6 +27,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="genj
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ["XLA_FLAGS"] = f"{FAST_COMPILATION} {os.environ.get('XLA_FLAGS', '')}".strip()
 os.environ.setdefault("TFDS_DATA_DIR", tempfile.mkdtemp(prefix="genjax-datasets-"))
+if importlib.util.find_spec("libtpu"):
+    # JAX writes programs for TPUs to the cache, but cannot read them without a TPU. All workers compile at once.
+    os.environ.update(JAX_ENABLE_COMPILATION_CACHE="false", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
 
 collect_ignore = [] if importlib.util.find_spec("torch") else ["parity"]
 
