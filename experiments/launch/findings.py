@@ -1,4 +1,4 @@
-"""What has been made at a run's last step, so that the same command makes nothing twice."""
+"""A record of the measures made at a run's last step, so that the same command repeats none."""
 
 import hashlib
 import json

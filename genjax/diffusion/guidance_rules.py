@@ -96,8 +96,8 @@ def frequency_decoupled(
     again, by linear interpolation: the coarse level of a Laplacian pyramid. The authors take
     low_scale = 5 and s = 10 for Stable Diffusion XL.
 
-    For a factor of 2, a wave of frequency ω a pixel keeps cos⁶(ω/2) of itself in Δ_low, and an alias
-    of it. diffusers blurs before and after too, so that its Δ_low is narrower, cos¹²(ω/2).
+    With a factor of 2, Δ_low keeps cos⁶(ω/2) of a wave of frequency ω per pixel, and an alias of the
+    wave. diffusers blurs before and after too, so its Δ_low is narrower: cos¹²(ω/2).
     """
     difference = c - u
     small = (len(c), *(max(1, side // factor) for side in c.shape[1:-1]), c.shape[-1])

@@ -1,4 +1,4 @@
-"""What operations cost: of a small TPU program by hand, and of products as XLA counts them."""
+"""Costs of operations: a small TPU program counted by hand, and products counted by XLA."""
 
 from types import SimpleNamespace
 
@@ -113,7 +113,7 @@ def test_categories_by_hand(found, category, runs, matrices, scalars, cycles):
 
 
 def test_the_bound_is_the_larger_of_products_and_bytes(found):
-    """Of 20 matrices and 2.1 billion operations: 3.8 µs of memory, 4.7 µs of products on a v5p."""
+    """20 matrices take 3.8 µs of memory, and 2.1 billion operations 4.7 µs, on a v5p."""
     products = found["categories"]["products"]
     assert products["operations"] == 4 * 2 * 1024 * 256 * 1024 == found["total"]["operations"]
     assert products["seconds"] == pytest.approx(products["operations"] / 459e12)

@@ -81,7 +81,7 @@ def test_an_operation_over_several_lines_and_branches():
 
 @pytest.fixture(scope="module")
 def loops():
-    """Of 5 × 3 products in a scan of scans, and of a loop until its sum exceeds 1."""
+    """A scan of scans with 5 × 3 products, and a loop until a sum exceeds 1."""
 
     def nested(x, matrix):
         inner = lambda x, _: (jnp.tanh(x @ matrix), None)

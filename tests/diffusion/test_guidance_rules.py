@@ -61,7 +61,7 @@ def test_low_and_high_frequencies_have_scales_of_their_own(float64):
 
 
 def low_cosine(frequency, phase, i):
-    """What shrinking to half and growing again makes of cos(frequency·i + phase), by hand.
+    """Return cos(frequency·i + phase) after shrinking to half and growing again, by hand.
 
     Shrinking weighs the four nearest pixels by 1, 3, 3, 1 of 8, which is cos³(frequency/2) midway
     between the inner two. Growing weighs the nearer midpoint by 3/4 and the other by 1/4.
@@ -87,7 +87,7 @@ def test_a_wave_is_low_as_far_as_its_frequency_says(frequencies, float64):
 
 
 def test_equal_scales_are_plain_guidance_on_every_shape(float64):
-    """Of sides that the factor does not divide, of one axis, and of videos."""
+    """The rule holds for sides that the factor does not divide, for one axis, and for videos."""
     for shape in ((2, 7, 5, 3), (2, 9, 1), (1, 3, 4, 5, 2)):
         c, u = np.random.default_rng(9).normal(size=(2, *shape))
         guided = frequency_decoupled(jnp.asarray(c), jnp.asarray(u), 4.5, low_scale=4.5, factor=3)

@@ -323,7 +323,7 @@ def test_diffusers_opens_a_pipeline_that_is_saved_and_makes_its_pictures(tmp_pat
 
 
 def test_diffusers_opens_a_pipeline_that_was_built_by_hand(tmp_path):
-    """Of networks and tokenizers that came from anywhere, here one by one from a folder."""
+    """Networks and tokenizers may come from anywhere; here they are read one by one from a folder."""
     torch.manual_seed(0)
     source = tmp_path / "published"
     flux(tmp_path, dev=False).save_pretrained(source)

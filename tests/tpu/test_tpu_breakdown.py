@@ -1,4 +1,4 @@
-"""What programs for one v5p cost: small ones by hand, a DiT's step within bounds that only shrink."""
+"""Costs of programs for one v5p: small ones counted by hand, a DiT's step within bounds that only shrink."""
 
 import functools
 import math
@@ -50,7 +50,7 @@ def test_products_of_a_batch_of_heads():
 
 
 def test_layers_in_a_loop_read_each_its_weights():
-    """Of six stacked layers each iteration reads one, and moves 16 MiB of activations at most twice."""
+    """Each iteration reads one of six stacked layers, and moves 16 MiB of activations at most twice."""
     layers = lambda x, stack: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, stack)[0]
     products = costs(layers, (8192, 1024), (6, 1024, 1024))["categories"]["products"]
     weights, activations = 2 * 1024**2, 2 * 8192 * 1024

@@ -180,11 +180,14 @@ class Decoder(nn.Module):
 class AutoencoderWan(nn.Module):
     """Wan 2.1's autoencoder; the fields' defaults are those of the published weights.
 
-    `encode` and `decode` compute all frames of a video at once. `genjax.nn.causal.apply_chunk` computes a
-    long one chunk by chunk, and `apply_chunks` all chunks in one program, with the same result: one frame (or 1 + 4n) first and then any multiples of
-    four, one latent frame (or 1 + n) first and then any number. To decode 81 frames of 480×832 in float32
-    takes 46.5 GiB beside weights and output, and 2.3 GiB for every four frames more; a chunk of four takes
-    2.6 GiB and its cache 3.5 GiB, held twice, before and after (XLA's account of its programs for the CPU).
+    `encode` and `decode` compute all frames of a video at once. `genjax.nn.causal.apply_chunk` computes
+    one chunk of a long video, and `apply_chunks` all its chunks in one program, with the same result.
+    The first chunk to encode has one frame (or 1 + 4n), and each other one a multiple of four. The first
+    chunk to decode has one latent frame (or 1 + n), and each other one any number.
+
+    To decode 81 frames of 480×832 in float32 takes 46.5 GiB beside weights and output, and 2.3 GiB for
+    every four frames more. A chunk of four frames takes 2.6 GiB and its cache 3.5 GiB, held twice, before
+    and after. These are XLA's accounts of its programs for the CPU.
 
     Attributes:
         widths: channels of every level, from the finest; even but for the first.
