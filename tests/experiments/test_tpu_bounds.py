@@ -20,7 +20,9 @@ def test_flux_has_six_blocks_of_its_width(batch_size):
     assert multiply_adds(function, *args) == batch_size * by_hand
 
 
-@pytest.mark.parametrize(("name", "frames"), [("wan_decode", 17), ("wan_chunk", 4)])
+@pytest.mark.parametrize(
+    ("name", "frames"), [("wan_decode", 17), ("wan_decode_by_chunks", 17), ("wan_chunk", 4)]
+)
 def test_wan_decodes_480_by_832(name, frames):
     function, args = PROGRAMS[name](make_mesh({"data": 1}, 1))
     video, *_ = jax.tree.leaves(jax.eval_shape(function, *args))
