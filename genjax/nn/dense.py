@@ -1,6 +1,7 @@
 """The linear layer, and what it computes for attention."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -23,6 +24,36 @@ class Dense(nn.Dense):
         if context_size() > 1:
             return super().__call__(x)
         return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.features)
+
+
+class QueryKeyValue(nn.Module):
+    """The queries, keys and values of tokens from one matrix, whose three parts are multiplied apart.
+
+    Columns are in the order of `heads_of`: (head, which of the three, feature of the head). To bring the matrix into another
+    order takes less than to bring the products into it, which have more rows.
+    """
+
+    num_heads: int
+    use_bias: bool
+    kernel_init: Callable
+    dtype: Any
+    param_dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch length features"]
+    ) -> list[Float[Array, "batch length heads head_features"]]:
+        features = x.shape[-1]
+        params = {
+            "kernel": self.param("kernel", self.kernel_init, (features, 3 * features), self.param_dtype)
+        }
+        if self.use_bias:
+            params["bias"] = self.param("bias", nn.initializers.zeros, (3 * features,), self.param_dtype)
+        dense = Dense(features, self.use_bias, dtype=self.dtype, param_dtype=self.param_dtype, parent=None)
+        of_heads = lambda a: a.reshape(*a.shape[:-1], self.num_heads, 3, -1)
+        part = lambda a, i: of_heads(a)[..., i, :].reshape(*a.shape[:-1], features)
+        products = (dense.apply({"params": {n: part(a, i) for n, a in params.items()}}, x) for i in range(3))
+        return [product.reshape(*x.shape[:2], self.num_heads, -1) for product in products]
 
 
 def heads_of(
