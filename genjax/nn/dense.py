@@ -5,25 +5,29 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from genjax.nn.attention.dispatch import current_platform
 from genjax.nn.sharding import context_size
 
 
 class Dense(nn.Dense):
-    """`flax.linen.Dense` as one matrix product over all tokens, with the same parameters.
+    """`flax.linen.Dense` with the same parameters, whose output rematerialisation may keep as "product".
 
-    The backward pass of a product with a three-dimensional operand transposes its operands on XLA's CPU
-    back end and takes 2.5 times as long; elsewhere the two compile to the same. Tokens split over devices stay as they are:
-    together with split examples they are no part of one dimension.
+    On XLA's CPU back end it is one matrix product over all tokens: the backward pass of a product with a three-dimensional
+    operand transposes its operands there and takes 2.5 times as long. On TPUs the dimensions stay apart, since XLA does not
+    fuse a vector per example with a product over all tokens, and then a norm, a modulation or a gate is a pass over memory.
+    Tokens split over devices stay as they are: together with split examples they are no part of one dimension.
     """
 
     promote_dtype: Callable = nn.Dense.promote_dtype  # Flax's own annotation cannot be checked at run time
 
     def __call__(self, x: Float[Array, "*batch in_features"]) -> Float[Array, "*batch features"]:
-        if context_size() > 1:
-            return super().__call__(x)
-        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.features)
+        if context_size() > 1 or current_platform() != "cpu":
+            return checkpoint_name(super().__call__(x), "product")
+        product = checkpoint_name(super().__call__(x.reshape(-1, x.shape[-1])), "product")
+        return product.reshape(*x.shape[:-1], self.features)
 
 
 class QueryKeyValue(nn.Module):
