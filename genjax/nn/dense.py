@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from genjax.nn.attention.dispatch import current_platform
-from genjax.nn.sharding import context_size
+from genjax.nn.sharding import TENSOR, context_size, free_axes
 
 
 class Dense(nn.Dense):
@@ -48,15 +49,22 @@ class QueryKeyValue(nn.Module):
         self, x: Float[Array, "batch length features"]
     ) -> list[Float[Array, "batch length heads head_features"]]:
         features = x.shape[-1]
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         params = {
             "kernel": self.param("kernel", self.kernel_init, (features, 3 * features), self.param_dtype)
         }
         if self.use_bias:
             params["bias"] = self.param("bias", nn.initializers.zeros, (3 * features,), self.param_dtype)
-        dense = Dense(features, self.use_bias, dtype=self.dtype, param_dtype=self.param_dtype, parent=None)
+        dense = lambda size: Dense(size, self.use_bias, **types, parent=None)
+        axes = free_axes(jax.sharding.get_abstract_mesh())
+        if axes.get(TENSOR, 1) > 1 or self.num_heads % axes.get("fsdp", 1):
+            # Over tensor, the gradient by x is summed over devices once for each product. Over fsdp, columns that are split
+            # within heads would be sent once more to be put in order.
+            return list(heads_of(dense(3 * features).apply({"params": params}, x), self.num_heads))
         of_heads = lambda a: a.reshape(*a.shape[:-1], self.num_heads, 3, -1)
         part = lambda a, i: of_heads(a)[..., i, :].reshape(*a.shape[:-1], features)
-        products = (dense.apply({"params": {n: part(a, i) for n, a in params.items()}}, x) for i in range(3))
+        parts = [{name: part(a, i) for name, a in params.items()} for i in range(3)]
+        products = (dense(features).apply({"params": each}, x) for each in parts)
         return [product.reshape(*x.shape[:2], self.num_heads, -1) for product in products]
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-
 products_saveable = jax.checkpoint_policies.save_only_these_names("product", "attention", "statistics")
 """Keeps what `Dense` and attention's kernels return, and the statistics of norms.
 
