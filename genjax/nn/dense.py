@@ -1,7 +1,7 @@
 """The linear layer, and what it computes for attention."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,47 +25,49 @@ class Dense(nn.Dense):
     promote_dtype: Callable = nn.Dense.promote_dtype  # Flax's own annotation cannot be checked at run time
 
     def __call__(self, x: Float[Array, "*batch in_features"]) -> Float[Array, "*batch features"]:
-        if context_size() > 1 or current_platform() != "cpu":
-            return checkpoint_name(super().__call__(x), "product")
-        product = checkpoint_name(super().__call__(x.reshape(-1, x.shape[-1])), "product")
-        return product.reshape(*x.shape[:-1], self.features)
+        return _of_rows(super().__call__, x)
 
 
-class QueryKeyValue(nn.Module):
+def _of_rows(product: Callable[[Array], Array], x: Array) -> Array:
+    """Return a product of the last dimension of x with the others in the form that is fast, under its name."""
+    if context_size() > 1 or current_platform() != "cpu":
+        return checkpoint_name(product(x), "product")
+    rows = checkpoint_name(product(x.reshape(-1, x.shape[-1])), "product")
+    return rows.reshape(*x.shape[:-1], rows.shape[-1])
+
+
+class QueryKeyValue(Dense):
     """The queries, keys and values of tokens from one matrix, whose three parts are multiplied apart.
 
     Columns are in the order of `heads_of`: (head, which of the three, feature of the head). To bring the matrix into another
     order takes less than to bring the products into it, which have more rows.
     """
 
-    num_heads: int
-    use_bias: bool
-    kernel_init: Callable
-    dtype: Any
-    param_dtype: Any
+    num_heads: int = 1
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch length features"]
-    ) -> list[Float[Array, "batch length heads head_features"]]:
-        features = x.shape[-1]
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        params = {
-            "kernel": self.param("kernel", self.kernel_init, (features, 3 * features), self.param_dtype)
-        }
-        if self.use_bias:
-            params["bias"] = self.param("bias", nn.initializers.zeros, (3 * features,), self.param_dtype)
-        dense = lambda size: Dense(size, self.use_bias, **types, parent=None)
+    ) -> tuple[Float[Array, "batch length heads head_features"], ...]:
         axes = free_axes(jax.sharding.get_abstract_mesh())
         if axes.get(TENSOR, 1) > 1 or self.num_heads % axes.get("fsdp", 1):
             # Over tensor, the gradient by x is summed over devices once for each product. Over fsdp, columns that are split
             # within heads would be sent once more to be put in order.
-            return list(heads_of(dense(3 * features).apply({"params": params}, x), self.num_heads))
-        of_heads = lambda a: a.reshape(*a.shape[:-1], self.num_heads, 3, -1)
-        part = lambda a, i: of_heads(a)[..., i, :].reshape(*a.shape[:-1], features)
-        parts = [{name: part(a, i) for name, a in params.items()} for i in range(3)]
-        products = (dense(features).apply({"params": each}, x) for each in parts)
-        return [product.reshape(*x.shape[:2], self.num_heads, -1) for product in products]
+            return tuple(heads_of(super().__call__(x), self.num_heads))
+        weights = [self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)]
+        if self.use_bias:
+            weights.append(self.param("bias", self.bias_init, (self.features,), self.param_dtype))
+        part = lambda a, i: a.astype(self.dtype).reshape(*a.shape[:-1], self.num_heads, 3, -1)[..., i, :]
+        outputs = []
+        for i in range(3):
+            kernel, *bias = (part(a, i).reshape(*a.shape[:-1], -1) for a in weights)
+            product = functools.partial(_affine, kernel, bias)
+            outputs.append(_of_rows(product, x.astype(self.dtype)).reshape(*x.shape[:2], self.num_heads, -1))
+        return tuple(outputs)
+
+
+def _affine(kernel: Array, bias: list[Array], x: Array) -> Array:
+    return sum(bias, x @ kernel)
 
 
 def heads_of(

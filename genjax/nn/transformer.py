@@ -116,8 +116,10 @@ class Heads(nn.Module):
         context = x if context is None else context
         layer = functools.partial(_dense, self, init=self.kernel_init)
         if self.fused:
-            options = (self.num_heads, self.use_bias, self.kernel_init, self.dtype, self.param_dtype)
-            query, key, value = QueryKeyValue(*options, name="query_key_value")(x)
+            options = dict(use_bias=self.use_bias, kernel_init=self.kernel_init, name="query_key_value")
+            types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+            layer = QueryKeyValue(3 * x.shape[-1], num_heads=self.num_heads, **options, **types)
+            query, key, value = layer(x)
         else:
             size = x.shape[-1] // self.num_heads
             query = layer(x.shape[-1], name="query")(x)

@@ -30,9 +30,12 @@ def step():
 
 
 def test_tokens_are_not_copied_into_another_order(step):
-    """But for attention's saved output, which a kernel wrote. With heads in a dimension of their own there were nine copies."""
+    """But for attention's saved output, which a kernel wrote. With heads in a dimension of their own there were 34 copies."""
     found = re.findall(r"= \w+\[([\d,]+)\]\S* (?:copy|transpose)\(", step.as_text())
     sizes = [math.prod(map(int, shape.split(","))) for shape in found]
     assert sum(size >= BATCH * TOKENS * WIDTH for size in sizes) <= 1
 
 
+def test_a_step_moves_few_bytes(step):
+    """By the compiler's count 3.5 GB; 5.4 GB with these copies and with norms in passes of their own."""
+    assert step.cost_analysis()["bytes accessed"] < 4e9
