@@ -38,9 +38,7 @@ def get_config(choice: str = "sit") -> ConfigDict:
         shape=(32, 32, 4),
         batch_size=64,
     )
-    config.model = dict(
-        name="DiT_XL", patch_size=2, dtype="bfloat16", remat_policy="dots_with_no_batch_dims_saveable"
-    )
+    config.model = dict(name="DiT_XL", patch_size=2, dtype="bfloat16", remat_policy="products_saveable")
     config.conditioning_dropout = 0.1
     config.times.name = "uniform"
     config.optimizer.update(

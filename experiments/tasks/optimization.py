@@ -172,12 +172,14 @@ class Optimization:
         updates, optimizer_state = self.optimizer.update(gradients, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
         evaluated = evaluation_params(optimizer_state, params)
+        # XLA makes one pass of the update and the norms of what goes in and out, but not of `updates`, which lie between.
+        changes = jax.tree.map(jnp.subtract, params, state.params)
         metrics = {
             "loss": value,
             "learning_rate": self.schedule(state.step),
             **group_norms("norm/gradient", gradients),
             **group_norms("norm/parameter", params),
-            **group_norms("norm/update", updates),
+            **group_norms("norm/update", changes),
         }
         averages = update_averages(self.averages, state.averages, evaluated, state.step)
         return State(state.step + 1, params, optimizer_state, averages), measured, metrics

@@ -1,28 +1,73 @@
 """The linear layer, and what it computes for attention."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from genjax.nn.sharding import context_size
+from genjax.nn.attention.dispatch import current_platform
+from genjax.nn.sharding import TENSOR, context_size, free_axes
 
 
 class Dense(nn.Dense):
-    """`flax.linen.Dense` as one matrix product over all tokens, with the same parameters.
+    """`flax.linen.Dense` with the same parameters, whose output rematerialisation may keep as "product".
 
-    The backward pass of a product with a three-dimensional operand transposes its operands on XLA's CPU
-    back end and takes 2.5 times as long; elsewhere the two compile to the same. Tokens split over devices stay as they are:
-    together with split examples they are no part of one dimension.
+    On XLA's CPU back end it is one matrix product over all tokens: the backward pass of a product with a three-dimensional
+    operand transposes its operands there and takes 2.5 times as long. On TPUs the dimensions stay apart, since XLA does not
+    fuse a vector per example with a product over all tokens, and then a norm, a modulation or a gate is a pass over memory.
+    Tokens split over devices stay as they are: together with split examples they are no part of one dimension.
     """
 
     promote_dtype: Callable = nn.Dense.promote_dtype  # Flax's own annotation cannot be checked at run time
 
     def __call__(self, x: Float[Array, "*batch in_features"]) -> Float[Array, "*batch features"]:
-        if context_size() > 1:
-            return super().__call__(x)
-        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.features)
+        return _of_rows(super().__call__, x)
+
+
+def _of_rows(product: Callable[[Array], Array], x: Array) -> Array:
+    """Return a product of the last dimension of x with the others in the form that is fast, under its name."""
+    if context_size() > 1 or current_platform() != "cpu":
+        return checkpoint_name(product(x), "product")
+    rows = checkpoint_name(product(x.reshape(-1, x.shape[-1])), "product")
+    return rows.reshape(*x.shape[:-1], rows.shape[-1])
+
+
+class QueryKeyValue(Dense):
+    """The queries, keys and values of tokens from one matrix, whose three parts are multiplied apart.
+
+    Columns are in the order of `heads_of`: (head, which of the three, feature of the head). To bring the matrix into another
+    order takes less than to bring the products into it, which have more rows.
+    """
+
+    num_heads: int = 1
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch length features"]
+    ) -> tuple[Float[Array, "batch length heads head_features"], ...]:
+        axes = free_axes(jax.sharding.get_abstract_mesh())
+        if axes.get(TENSOR, 1) > 1 or self.num_heads % axes.get("fsdp", 1):
+            # Over tensor, the gradient by x is summed over devices once for each product. Over fsdp, columns that are split
+            # within heads would be sent once more to be put in order.
+            return tuple(heads_of(super().__call__(x), self.num_heads))
+        weights = [self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)]
+        if self.use_bias:
+            weights.append(self.param("bias", self.bias_init, (self.features,), self.param_dtype))
+        part = lambda a, i: a.astype(self.dtype).reshape(*a.shape[:-1], self.num_heads, 3, -1)[..., i, :]
+        outputs = []
+        for i in range(3):
+            kernel, *bias = (part(a, i).reshape(*a.shape[:-1], -1) for a in weights)
+            product = functools.partial(_affine, kernel, bias)
+            outputs.append(_of_rows(product, x.astype(self.dtype)).reshape(*x.shape[:2], self.num_heads, -1))
+        return tuple(outputs)
+
+
+def _affine(kernel: Array, bias: list[Array], x: Array) -> Array:
+    return sum(bias, x @ kernel)
 
 
 def heads_of(

@@ -1,9 +1,13 @@
 """Conditioning by vectors: embedded to one, and turned into scale, shift and gate (adaLN)."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from genjax.nn.dense import Dense
@@ -32,9 +36,35 @@ def shift_and_scale(
     return x * (1 + per_token(scale)) + per_token(shift)
 
 
-def layer_norm(epsilon: float = 1e-6) -> nn.LayerNorm:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def standardize(epsilon: float, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+    """Return (x − mean)/√(variance + ε) over the features, in float32.
+
+    Its derivative is that of Ba et al. 2016 ("Layer normalization") in as few sums as there can be, two for
+    each token. Rematerialisation may keep mean and deviation as "statistics".
+    """
+    return _standardize(epsilon, x)[0]
+
+
+def _standardize(epsilon, x):
+    """Return x standardized, and one divided by the deviation."""
+    x = x.astype(jnp.float32)
+    mean = x.mean(-1, keepdims=True)
+    variance = jnp.maximum(jnp.square(x).mean(-1, keepdims=True) - jnp.square(mean), 0)
+    mean, scale = checkpoint_name((mean, jax.lax.rsqrt(variance + epsilon)), "statistics")
+    return (x - mean) * scale, scale
+
+
+@standardize.defjvp
+def _standardize_jvp(epsilon, primals, tangents):
+    (output, scale), (tangent,) = _standardize(epsilon, *primals), tangents
+    along = (tangent * output).mean(-1, keepdims=True)
+    return output, scale * (tangent - tangent.mean(-1, keepdims=True) - output * along)
+
+
+def layer_norm(epsilon: float = 1e-6) -> Callable[[Array], Array]:
     """Return a LayerNorm without parameters, in float32."""
-    return nn.LayerNorm(epsilon, use_bias=False, use_scale=False, dtype=jnp.float32)
+    return functools.partial(standardize, epsilon)
 
 
 def modulate(

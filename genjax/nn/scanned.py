@@ -5,6 +5,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+products_saveable = jax.checkpoint_policies.save_only_these_names("product", "attention", "statistics")
+"""Keeps what `Dense` and attention's kernels return, and the statistics of norms.
+
+Unlike JAX's policies for products it keeps them after the bias is added, and what is no product to JAX. The
+backward pass computes again what is elementwise, and nothing else.
+"""
+
 
 def rematerialized(
     block: type[nn.Module], remat_policy: str | None, *, in_loop: bool = False
@@ -12,14 +19,15 @@ def rematerialized(
     """Return `block` with its activations computed again in the backward pass.
 
     Args:
-        remat_policy: name of a `jax.checkpoint_policies` policy, which says what is kept. None
-            keeps every activation.
+        remat_policy: "products_saveable" or the name of another policy of `jax.checkpoint_policies`,
+            which says what is kept. None keeps every activation.
         in_loop: whether a loop runs the block. Only a loop keeps XLA from merging what is computed
             again with what was computed first.
     """
     if remat_policy is None:
         return block
-    policy = getattr(jax.checkpoint_policies, remat_policy)
+    own = {"products_saveable": products_saveable}
+    policy = own.get(remat_policy) or getattr(jax.checkpoint_policies, remat_policy)
     return nn.remat(block, policy=policy, prevent_cse=not in_loop)
 
 

@@ -25,7 +25,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
 from genjax.nn.attention.dispatch import attention, attention_weights
-from genjax.nn.dense import Dense, heads_of
+from genjax.nn.dense import Dense, QueryKeyValue
 from genjax.nn.modulation import per_token, shift_and_scale
 from genjax.nn.rotary import rotate
 from genjax.nn.sharding import constrain_tokens
@@ -116,8 +116,10 @@ class Heads(nn.Module):
         context = x if context is None else context
         layer = functools.partial(_dense, self, init=self.kernel_init)
         if self.fused:
-            qkv = layer(3 * x.shape[-1], name="query_key_value")(x)
-            query, key, value = heads_of(qkv, self.num_heads)
+            options = dict(use_bias=self.use_bias, kernel_init=self.kernel_init, name="query_key_value")
+            types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+            layer = QueryKeyValue(3 * x.shape[-1], num_heads=self.num_heads, **options, **types)
+            query, key, value = layer(x)
         else:
             size = x.shape[-1] // self.num_heads
             query = layer(x.shape[-1], name="query")(x)

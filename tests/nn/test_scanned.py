@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from genjax.devices.cost import multiply_adds
-from genjax.nn import scanned
+from genjax.nn import Dense, scanned
+from genjax.nn.modulation import layer_norm
 from genjax.nn.scanned import rematerialized
 
 DEPTH, FEATURES = 4, 8
@@ -57,3 +58,19 @@ def test_rematerialized_blocks_are_computed_twice(in_loop):
     # Forward, the gradient by the kernel, and forward again.
     assert cost(rematerialized(Block, "nothing_saveable", in_loop=in_loop)) == 1.5 * cost(Block)
     assert cost(rematerialized(Block, "everything_saveable", in_loop=in_loop)) == cost(Block)
+
+
+class NormedBlock(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x + jnp.tanh(Dense(FEATURES, name="dense")(layer_norm()(x))), None
+
+
+def test_products_and_statistics_are_saved_and_nothing_else():
+    """Of a block: its input, the product after its bias, and mean and deviation of each token."""
+    x = jnp.ones((2, 3, FEATURES))
+    variables = NormedBlock().init(jax.random.key(0), x)
+    block = rematerialized(NormedBlock, "products_saveable")()
+    saved = jax.eval_shape(lambda *args: jax.vjp(lambda *args: block.apply(*args)[0], *args)[1], variables, x)
+    sizes = [2 * 3, 2 * 3, x.size, x.size, FEATURES**2]  # the last of these is the kernel
+    assert sorted(a.size for a in jax.tree.leaves(saved)) == sizes

@@ -86,7 +86,7 @@ class AutoencoderViT(nn.Module):
             number of blocks, scanned with stacked parameters; heads of attention.
         decoder_width, decoder_depth, decoder_heads: likewise.
         unroll: blocks per iteration of the scans; a depth compiles slowest and runs fastest.
-        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to keep
             every activation.
         latent_mean, latent_deviation: one of all channels or one of each; a diffusion model's latents are
             (latents − mean)/deviation.

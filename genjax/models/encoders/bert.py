@@ -52,7 +52,7 @@ class Bert(nn.Module):
         pooler: whether there is a layer that makes `Text.pooled` of the first token's state.
         epsilon: of the norms.
         unroll: blocks per iteration of the scan.
-        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to keep
             every activation.
         dtype: type of the matrix products; norms and softmax are float32 always.
     """

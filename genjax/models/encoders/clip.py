@@ -87,7 +87,7 @@ class Tower(nn.Module):
         quick_gelu: x·σ(1.702x), as OpenAI's networks have it, in place of the exact GELU of others.
         epsilon: of the norms.
         unroll: blocks per iteration of the scan.
-        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to keep
             every activation.
         dtype: type of the matrix products; norms, softmax and what goes from block to block are float32
             always.

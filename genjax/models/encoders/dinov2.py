@@ -77,7 +77,7 @@ class Dinov2(nn.Module):
             in the authors' code, 0 in transformers.
         epsilon: of the norms.
         unroll: blocks per iteration of the scan.
-        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to keep
             every activation.
         dtype: type of the matrix products; norms, softmax and the sum over blocks are float32 always.
     """

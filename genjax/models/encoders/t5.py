@@ -120,7 +120,7 @@ class T5Encoder(nn.Module):
         num_buckets, max_distance: of relative positions, see `relative_buckets`.
         epsilon: of the norms.
         unroll: blocks per iteration of the scan.
-        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to keep
             every activation.
         dtype: type of the matrix products, float32 or bfloat16: the published weights overflow float16 inside
             their feed-forward layers. Norms, softmax and what goes from block to block are float32 always.

@@ -91,7 +91,7 @@ class DiT(nn.Module):
         embeddings_per_block: each block has its own embeddings of time and class, as where diffusers trained the
             network. The last modulation takes the first block's.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
-        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or
             None to keep every activation.
         dtype: type of the matrix products; modulation, norms and softmax are float32 always.
     """

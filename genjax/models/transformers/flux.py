@@ -132,7 +132,7 @@ class Flux(nn.Module):
         out_channels: channels of the output; as many as the input's if None.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
         unroll: blocks per iteration of a scan.
-        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to keep
             every activation.
         dtype: type of the matrix products; modulation, norms, rotations and softmax are float32 always.
     """

@@ -70,7 +70,7 @@ class PixArt(nn.Module):
             half is the learned variance.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
-        remat_policy: name of a `jax.checkpoint_policies` policy for rematerialising blocks, or None to keep
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to keep
             every activation.
         dtype: type of the matrix products; modulation, norms and softmax are float32 always.
     """

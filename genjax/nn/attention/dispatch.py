@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 from genjax.nn.attention.chunked import LEAST_CHUNK, attention_logits, chunk_length, chunked_attention, scaled
 from genjax.nn.attention.context_parallel import all_to_all_attention, attention_over_mesh, ring_attention
 from genjax.nn.attention.kernels import cudnn_attention, splash_attention
+from genjax.nn.attention.short import fits_short_attention, short_attention
 from genjax.nn.sharding import BATCH_AXES, CONTEXT, TENSOR, free_axes, split_axes
 
 # Of a device's logits in float32. A backward pass has about four such arrays at once: a quarter of the smallest
@@ -23,7 +24,7 @@ KERNEL_LENGTH = 256
 # Queries and keys on each device of the axis "context"; below, the products do not fill a matrix unit.
 CONTEXT_LENGTH = 128
 
-Form = Literal["plain", "chunked", "cudnn", "splash", "ring", "all_to_all"]
+Form = Literal["plain", "chunked", "cudnn", "splash", "short", "ring", "all_to_all"]
 
 forward_mode = jax.make_user_context(False)
 """`with forward_mode(True):` around the trace of a network keeps its attention to forms that `jax.jvp` can be taken of.
@@ -126,7 +127,8 @@ def choose_attention(
         if platform == "cuda" and dtype in ("bfloat16", "float16") and features % 8 == 0 and features <= 128:
             return "cudnn"
         if platform == "tpu" and dtype == "bfloat16" and placed:
-            return "splash"
+            short = mask_shape is None and fits_short_attention(queries, keys, heads, features)
+            return "short" if short else "splash"
     return "chunked" if 4 * batch * heads * queries * keys > PLAIN_BYTES else "plain"
 
 
@@ -199,6 +201,7 @@ def attention(
         chunked=functools.partial(chunked, chunk=chunk_length(shape, key.shape[1])),
         cudnn=functools.partial(_kernel_or, in_blocks, cuda=cudnn_attention),
         splash=functools.partial(_kernel_or, in_blocks, tpu=splash_attention),
+        short=functools.partial(_kernel_or, in_blocks, tpu=_short_attention),
         ring=functools.partial(ring_attention, forward_mode=forward_mode.value),
         all_to_all=functools.partial(all_to_all_attention, attention=attention),
     )
@@ -216,6 +219,11 @@ def _kernel_or(default, query, key, value, mask, bias, scale, **kernel):
     forms = {platform: functools.partial(form, scale=scale) for platform, form in kernel.items()}
     default = functools.partial(default, scale=scale)
     return jax.lax.platform_dependent(query, key, value, mask, default=default, **forms)
+
+
+def _short_attention(query, key, value, mask, scale):
+    """Call `short_attention`, which is chosen only where there is no mask."""
+    return short_attention(query, key, value, scale)
 
 
 def _share(queries: int, context: int) -> int:

@@ -88,6 +88,7 @@ def splash_attention(
             block_q_dq=block_q,
             block_kv_dq=block_kv,
         ),
+        residual_checkpoint_name="attention",
         interpret=interpret,
     )
     output = jax.vmap(kernel)(query, key, value, segments)

@@ -265,6 +265,7 @@ PADDING, CAUSAL = (4, 1, 1, 4096), (1, 1, 4096, 4096)
         ("chunked", "gpu", LARGE, "bfloat16", {}),
         ("splash", "tpu", LARGE, "bfloat16", {}),
         ("splash", "tpu", (4, KERNEL_LENGTH, 16, 72), "bfloat16", dict(mask_shape=(1, 1, 1, KERNEL_LENGTH))),
+        ("short", "tpu", (4, KERNEL_LENGTH, 16, 72), "bfloat16", {}),
         ("chunked", "tpu", LARGE, "bfloat16", dict(placed=False)),
         ("chunked", "tpu", LARGE, "float32", {}),
         ("chunked", "tpu", LARGE, "bfloat16", dict(mask_shape=CAUSAL)),
@@ -343,7 +344,7 @@ def test_choices_are_recorded_while_programs_are_traced(monkeypatch):
     }
     # To few keys, each device has its part of the queries, and a kernel if these are enough, or all if they do not divide.
     mesh = AbstractMesh((4,), ("context",), (AxisType.Auto,), abstract_device=AbstractDevice("", 1, "tpu"))
-    for length, expected in {1028: ("splash", 257), 512: ("plain", 128), 1030: ("splash", 1030)}.items():
+    for length, expected in {1028: ("short", 257), 512: ("plain", 128), 1030: ("short", 1030)}.items():
         queries = jax.ShapeDtypeStruct((2, length, 2, 16), jnp.bfloat16)
         with jax.sharding.use_abstract_mesh(mesh), attention_choices() as choices:
             jax.eval_shape(attention, queries, key, key)
