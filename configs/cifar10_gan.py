@@ -62,7 +62,9 @@ def r3gan(
     config.averages.ema.steps = average / config.batch_size
 
 
-def stylegan2(config: ConfigDict, *, gamma: float, learning_rate: float, average: int, **sizes: int) -> None:
+def stylegan2(
+    config: ConfigDict, *, gamma: float, learning_rate: float, average: int, **sizes: int
+) -> None:
     """StyleGAN2 with lazy penalties.
 
     Args:
@@ -74,7 +76,9 @@ def stylegan2(config: ConfigDict, *, gamma: float, learning_rate: float, average
     config.model.generator.update(sizes)
     config.model.discriminator.update(sizes)
     config.objective = "non_saturating"
-    config.regularizers = dict(r1=dict(weight=gamma / 2, every=16), path_length=dict(weight=2.0, every=4))
+    config.regularizers = dict(
+        r1=dict(weight=gamma / 2, every=16), path_length=dict(weight=2.0, every=4)
+    )
     for optimizer in config.optimizer.values():
         optimizer.update(learning_rate=learning_rate, schedule="constant")
     config.averages.ema.steps = average / config.batch_size

@@ -43,7 +43,9 @@ def choose(config: ConfigDict, choice: str) -> None:
             dict(name="uniform_grid"),
         ),
         "variance_preserving": (
-            dict(name="VariancePreservingLinear", domain=(1e-3, 1.0)),  # at 0 its velocity is infinite
+            dict(
+                name="VariancePreservingLinear", domain=(1e-3, 1.0)
+            ),  # at 0 its velocity is infinite
             dict(name="uniform"),
             dict(name="uniform_grid"),
         ),
@@ -53,7 +55,10 @@ def choose(config: ConfigDict, choice: str) -> None:
             dict(name="uniform_grid"),
         ),
         "edm": (
-            dict(name="EDM", preconditioning=dict(name="EDMPreconditioning", data_deviation=DEVIATION)),
+            dict(
+                name="EDM",
+                preconditioning=dict(name="EDMPreconditioning", data_deviation=DEVIATION),
+            ),
             dict(name="log_normal_sigma", mean=-1.2, deviation=1.2),
             dict(name="karras_grid"),
         ),

@@ -29,7 +29,9 @@ def get_config(choice: str = "elbo") -> ConfigDict:
         params_dtype=placeholder(str),
         model=dict(name="VAE", latent_size=16, width=256, depth=2),
         condition=dict(name="Unconditional", num_rows=10),
-        likelihood=dict(name="discretized_logistic", levels=17),  # of genjax/autoencoding/likelihoods.py
+        likelihood=dict(
+            name="discretized_logistic", levels=17
+        ),  # of genjax/autoencoding/likelihoods.py
         bound=dict(
             num_samples=50 if choice == "iwae" else 1,  # more than 1: the importance-weighted bound
             beta=1.0,

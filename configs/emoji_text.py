@@ -44,10 +44,14 @@ BLOCKS = dict(width=192, depth=4)
 NETWORKS = {
     "cross_attention": dict(name="PixArt", base_size=8, **BLOCKS),
     "joint_attention": dict(name="MMDiT", max_size=8, qk_norm=True, **BLOCKS),
-    "in_context": dict(name="Flux", num_double_blocks=0, num_single_blocks=4, rotary_features=(8, 12, 12)),
+    "in_context": dict(
+        name="Flux", num_double_blocks=0, num_single_blocks=4, rotary_features=(8, 12, 12)
+    ),
 }
 CHOICES = (*NETWORKS, *(f"{mechanism},pixels" for mechanism in NETWORKS))
-STEPS = dict(cross_attention=9000, joint_attention=5500, in_context=6000)  # about 20 minutes on two cores
+STEPS = dict(
+    cross_attention=9000, joint_attention=5500, in_context=6000
+)  # about 20 minutes on two cores
 
 
 def get_config(choice: str = "cross_attention") -> ConfigDict:

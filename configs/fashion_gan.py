@@ -24,7 +24,9 @@ CHOICES = ("dcgan", "r3gan")
 
 def get_config(choice: str = "r3gan") -> ConfigDict:
     check_choice(choice, CHOICES)
-    config = base.gan(f"fashion_gan_{choice}", choice, name="fashion_mnist", image_shape=(28, 28, 1))
+    config = base.gan(
+        f"fashion_gan_{choice}", choice, name="fashion_mnist", image_shape=(28, 28, 1)
+    )
     config.snapshot_every = 500
     config.sampling.every = 250
     config.evaluation.update(every=1500, num_samples=2000)  # takes a minute

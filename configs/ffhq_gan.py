@@ -38,6 +38,11 @@ def get_config(choice: str = "r3gan_256") -> ConfigDict:
         config.batch_size, config.num_steps = 256, 600_000
         sizes = dict(widths=(768,) * 4 + fine[0], cardinalities=(96,) * 4 + fine[1])
         r3gan(
-            config, **sizes, float32_stages=float32_stages, gamma=gamma, burn_in=20_000_000, average=500_000
+            config,
+            **sizes,
+            float32_stages=float32_stages,
+            gamma=gamma,
+            burn_in=20_000_000,
+            average=500_000,
         )
     return config

@@ -53,5 +53,7 @@ def get_config(choice: str = "non_saturating") -> ConfigDict:
     config.checkpoint.update(every=4000, keep=2)
     config.sampling.update(every=1000, per_class=100)
     config.evaluation.update(every=1000, num_samples=2500)
-    config.evaluation.measures = dict(modes=dict(name="PlaneModes"), discriminator=dict(name="Discriminator"))
+    config.evaluation.measures = dict(
+        modes=dict(name="PlaneModes"), discriminator=dict(name="Discriminator")
+    )
     return config

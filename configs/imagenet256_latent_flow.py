@@ -38,7 +38,9 @@ def get_config(choice: str = "sit") -> ConfigDict:
         shape=(32, 32, 4),
         batch_size=64,
     )
-    config.model = dict(name="DiT_XL", patch_size=2, dtype="bfloat16", remat_policy="products_saveable")
+    config.model = dict(
+        name="DiT_XL", patch_size=2, dtype="bfloat16", remat_policy="products_saveable"
+    )
     config.conditioning_dropout = 0.1
     config.times.name = "uniform"
     config.optimizer.update(

@@ -22,7 +22,13 @@ def get_config(choice: str = "64") -> ConfigDict:
     config.mesh.update(data=1, fsdp=-1)
     config.batch_size, config.num_steps = 4096, 200_000
     sizes = dict(widths=(1536,) * stages, cardinalities=(96,) * stages)
-    r3gan(config, **sizes, gamma={"32": 0.5, "64": 1.0}[choice], burn_in=200_000_000, average=50_000_000)
+    r3gan(
+        config,
+        **sizes,
+        gamma={"32": 0.5, "64": 1.0}[choice],
+        burn_in=200_000_000,
+        average=50_000_000,
+    )
     config.sampling.per_class = 1
     config.evaluation.num_samples = 50_000
     return config

@@ -53,7 +53,9 @@ def get_config(choice: str = "stable_diffusion_3") -> ConfigDict:
     config.optimizer.update(learning_rate=1e-4, warmup=1000.0, schedule="constant")
     config.averages.ema.steps = 7000.0
     config.mesh.update(data=1, fsdp=-1)
-    config.sampling.update(every=10_000, guidance_scale=5.0, num_steps=28, per_class=1, batch_size=8)
+    config.sampling.update(
+        every=10_000, guidance_scale=5.0, num_steps=28, per_class=1, batch_size=8
+    )
     config.sampling.grid.shift = 3.0
     config.checkpoint.every = 5000
     config.evaluation.measures = dict(prompts=dict(name="PromptMatch"))

@@ -26,7 +26,9 @@ def get_config(choice: str = "moving_digits") -> ConfigDict:
     name = f"video_autoencoder_{choice}"
     if choice == "wan_256":
         config = adversarial_autoencoder(name)
-        config.data.update(name="animated_emoji/256", feature="video", image_shape=(17, 256, 256, 3))
+        config.data.update(
+            name="animated_emoji/256", feature="video", image_shape=(17, 256, 256, 3)
+        )
         config.batch_size = 16
         config.model = dict(name="AutoencoderWan", dtype="bfloat16")
         config.weights = dict(perceptual=1.0, divergence=1e-6)

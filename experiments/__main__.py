@@ -24,7 +24,9 @@ def commands() -> dict[str, str]:
 
 
 def _first_line(name: str) -> str:
-    source = Path(importlib.util.find_spec(f"experiments.{name}").origin).read_text(encoding="utf-8")
+    source = Path(importlib.util.find_spec(f"experiments.{name}").origin).read_text(
+        encoding="utf-8"
+    )
     return source.removeprefix('"""').partition("\n")[0]
 
 

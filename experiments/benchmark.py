@@ -76,7 +76,9 @@ def random_arrays(arrays: PyTree, num_labels: int) -> PyTree:
         if a.dtype == bool:
             return jnp.ones(a.shape, bool)
         if jnp.issubdtype(a.dtype, jnp.integer):
-            return jax.random.randint(key, a.shape, 0, 256 if a.dtype == jnp.uint8 else num_labels, a.dtype)
+            return jax.random.randint(
+                key, a.shape, 0, 256 if a.dtype == jnp.uint8 else num_labels, a.dtype
+            )
         return jax.random.normal(key, a.shape, a.dtype)
 
     leaves, structure = jax.tree.flatten(arrays)
@@ -281,5 +283,7 @@ if __name__ == "__main__":
     STEPS = flags.DEFINE_integer("steps", 20, "Calls that are timed, twice.", lower_bound=2)
     OUT = flags.DEFINE_string("out", None, "JSON file to merge the rows into, if any.")
     RECORD = flags.DEFINE_bool("record", False, "Merge the rows into experiments/speed/results.")
-    TRACE = flags.DEFINE_string("trace", None, "Folder for a profile of some calls of each program, if any.")
+    TRACE = flags.DEFINE_string(
+        "trace", None, "Folder for a profile of some calls of each program, if any."
+    )
     run_program(main)

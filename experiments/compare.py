@@ -25,7 +25,9 @@ def _read(folders: Sequence[str | Path]) -> dict[str, RunRecord]:
         named = {"/".join(run.folder.parts[-depth:]): run for run in runs}
         if len(named) == len(runs):
             return named
-    raise ValueError(f"{len(runs)} folders given, {len(named)} of them different; give each run once")
+    raise ValueError(
+        f"{len(runs)} folders given, {len(named)} of them different; give each run once"
+    )
 
 
 def best(name: str, values: Sequence[float | None]) -> set[int]:
@@ -35,7 +37,9 @@ def best(name: str, values: Sequence[float | None]) -> set[int]:
         "lower": lambda value: value,
         "1": lambda value: abs(value - 1),
     }
-    ranks = {i: distance[BETTER[name]](value) for i, value in enumerate(values) if value is not None}
+    ranks = {
+        i: distance[BETTER[name]](value) for i, value in enumerate(values) if value is not None
+    }
     first = {i for i in ranks if ranks[i] == min(ranks.values())}
     return first if len(first) < len(ranks) else set()
 
@@ -60,8 +64,14 @@ def _differences(caption: str, entries: Mapping[str, Mapping[str, Any]]) -> Html
     """What is not the same in all of `entries`, which are by run and by field."""
     fields = dict.fromkeys(field for fields in entries.values() for field in fields)
     rows = [(field, *(given.get(field, "–") for given in entries.values())) for field in fields]
-    rows = [(field, *values) for field, *values in rows if any(value != values[0] for value in values)]
-    return table(caption, ("", *entries), rows) if rows else element("p", f"{caption} nothing differs.")
+    rows = [
+        (field, *values) for field, *values in rows if any(value != values[0] for value in values)
+    ]
+    return (
+        table(caption, ("", *entries), rows)
+        if rows
+        else element("p", f"{caption} nothing differs.")
+    )
 
 
 def comparison(folders: Sequence[str | Path]) -> str:
@@ -72,17 +82,23 @@ def comparison(folders: Sequence[str | Path]) -> str:
         ValueError: fewer than two runs, or one given twice.
     """
     if len(folders) < 2:
-        raise ValueError(f"{len(folders)} folders given; give those of two runs or more, one after another")
+        raise ValueError(
+            f"{len(folders)} folders given; give those of two runs or more, one after another"
+        )
     runs = _read(folders)
     evaluated = {name: run for name, run in runs.items() if run.report}
     header = [
         element("h1", f"{len(runs)} runs compared"),
         element(
-            "p", ", ".join(dict.fromkeys(run.config["experiment"] for run in runs.values())), class_="lead"
+            "p",
+            ", ".join(dict.fromkeys(run.config["experiment"] for run in runs.values())),
+            class_="lead",
         ),
     ]
     body = [
-        element("p", f"{name} is not evaluated yet: it has logged {run.progress} steps.", class_="note")
+        element(
+            "p", f"{name} is not evaluated yet: it has logged {run.progress} steps.", class_="note"
+        )
         for name, run in runs.items()
         if not run.report
     ]
@@ -101,10 +117,13 @@ def comparison(folders: Sequence[str | Path]) -> str:
     body.append(section("Differences", element("div", *differences, class_="tables")))
     metrics = dict.fromkeys(metric for run in runs.values() for metric in run.curves)
     charts = [
-        chart(metric, {name: run.curves.get(metric, []) for name, run in runs.items()}) for metric in metrics
+        chart(metric, {name: run.curves.get(metric, []) for name, run in runs.items()})
+        for metric in metrics
     ]
     if charts:
-        body.append(section("Curves over the steps", legend(runs), element("div", *charts, class_="row")))
+        body.append(
+            section("Curves over the steps", legend(runs), element("div", *charts, class_="row"))
+        )
     samples = []
     for name, run in runs.items():
         if (run.folder / "samples.png").exists():

@@ -63,7 +63,10 @@ def prepare(config: Any) -> tuple[Latents, Data]:
     Raises:
         ValueError: the config's space is no folder of latents, or the folder holds other files.
     """
-    space, data = kinds.SPACE.bind(config.space, "space", data=config.data), Data.from_config(config)
+    space, data = (
+        kinds.SPACE.bind(config.space, "space", data=config.data),
+        Data.from_config(config),
+    )
     if not getattr(space, "directory", None):
         raise ValueError(
             f"config.space is {config.space.name} without a directory: this program writes what a config with "
@@ -109,12 +112,17 @@ def run(config: Any) -> Path:
         for split, each in examples.items():
             encoded = lambda rows, each=each: encoder(each, rows)
             index, count = jax.process_index(), jax.process_count()
-            for part in write_latents(folder, split, len(each), encoded, process=index, processes=count):
+            for part in write_latents(
+                folder, split, len(each), encoded, process=index, processes=count
+            ):
                 done += part
                 progress.update(done)
     counts = {split: len(each) for split, each in examples.items()}
     missing = [
-        path for split in counts for path in part_paths(folder, split, counts[split]) if not path.exists()
+        path
+        for split in counts
+        for path in part_paths(folder, split, counts[split])
+        if not path.exists()
     ]
     if missing:  # of other processes, the last of which to end finds all
         print(f"{len(missing)} parts are still to come from other processes", flush=True)
@@ -134,7 +142,9 @@ class Encoder:
 
     def __init__(self, network: nn.Module, variables: PyTree, batch_size: int):
         devices = jax.local_devices()
-        mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+        mesh = jax.make_mesh(
+            (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
+        )
         self.size = batch_size + -batch_size % len(devices)
         self.variables = jax.device_put(variables, replicated(mesh))
         self.step = jax.jit(
@@ -148,7 +158,9 @@ class Encoder:
         latents, labels = [], []
         for start in range(rows.start, rows.stop, self.size):
             batch = [examples[row] for row in range(start, min(start + self.size, rows.stop))]
-            images = np.stack([image for image, _ in batch] + [batch[0][0]] * (self.size - len(batch)))
+            images = np.stack(
+                [image for image, _ in batch] + [batch[0][0]] * (self.size - len(batch))
+            )
             latents.append(np.asarray(self.step(self.variables, images))[: len(batch)])
             labels += [label for _, label in batch]
         return np.concatenate(latents), np.asarray(labels)
@@ -160,13 +172,19 @@ class Encoder:
 
 
 def summarize(
-    folder: Path, train_split: str, splits: dict[str, Dataset], counts: dict[str, int], shape: tuple[int, ...]
+    folder: Path,
+    train_split: str,
+    splits: dict[str, Dataset],
+    counts: dict[str, int],
+    shape: tuple[int, ...],
 ) -> None:
     """Write captions, and the summary with the moments by which latents are standardized."""
     statistics = channel_statistics(raw_latents(folder, train_split, counts[train_split], shape))
     for split, dataset in splits.items():
         if dataset.captions is not None:
-            write_captions(folder, split, list(dataset.captions) * (counts[split] // len(dataset.source)))
+            write_captions(
+                folder, split, list(dataset.captions) * (counts[split] // len(dataset.source))
+            )
     dataset = splits[train_split]
     summary = {
         "shape": list(shape),

@@ -43,7 +43,9 @@ def add_features(config: Config, given: list[str]) -> None:
     """
     weights = dict(each.partition("=")[::2] for each in given)
     if wrong := [name for name, path in weights.items() if not path or name not in NETWORKS]:
-        raise ValueError(f"--features={wrong[0]} must be NAME=PATH, with a name of {', '.join(NETWORKS)}")
+        raise ValueError(
+            f"--features={wrong[0]} must be NAME=PATH, with a name of {', '.join(NETWORKS)}"
+        )
     of = "ReconstructionFeatures" if config.task == "Autoencoder" else "PretrainedFeatures"
     measure = config.evaluation.measures.setdefault("features", Config(name=of))
     measure.update(weights)
@@ -61,8 +63,14 @@ def main() -> None:
         figures, _ = split_pictures(experiment.evaluate(experiment.model(run.state)))
         report |= figures | {"alarms": alarms(run.task, figures, WORKDIR.value, run.step)}
         out = Path(OUT.value or Path(WORKDIR.value) / "report.json")
-        if OUT.value is None and out.exists():  # flows on this run's latents have been trained by them
-            report |= {name: value for name, value in json.loads(out.read_text()).items() if name in MOMENTS}
+        if (
+            OUT.value is None and out.exists()
+        ):  # flows on this run's latents have been trained by them
+            report |= {
+                name: value
+                for name, value in json.loads(out.read_text()).items()
+                if name in MOMENTS
+            }
         out.write_text(json.dumps(report, indent=2) + "\n")
     print_report(report)
     print(f"  {out}")

@@ -27,8 +27,12 @@ STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the newest good on
 COUNT = flags.DEFINE_integer(
     "count", 10, "Pictures beside each other, and held-out images to invert.", lower_bound=1
 )
-INVERSION_STEPS = flags.DEFINE_integer("inversion_steps", 500, "Of gradient descent.", lower_bound=1)
-PAIRS = flags.DEFINE_integer("pairs", 1000, "Of latents, for the perceptual path length.", lower_bound=2)
+INVERSION_STEPS = flags.DEFINE_integer(
+    "inversion_steps", 500, "Of gradient descent.", lower_bound=1
+)
+PAIRS = flags.DEFINE_integer(
+    "pairs", 1000, "Of latents, for the perceptual path length.", lower_bound=2
+)
 flags.adopt_module_key_flags(sampling_flags)
 
 

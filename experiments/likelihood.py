@@ -38,11 +38,19 @@ PROBES = flags.DEFINE_integer(
     lower_bound=0,
 )
 BATCH = 20
-CLEAN_END = flags.DEFINE_float("clean_end", 1e-3, "Where the bound's last step ends, in parts of the time.")
+CLEAN_END = flags.DEFINE_float(
+    "clean_end", 1e-3, "Where the bound's last step ends, in parts of the time."
+)
 
 
 def held_out_bits(
-    task: Any, state: Any, config: Any, num_levels: int, count: int, num_probes: int, clean_end: float
+    task: Any,
+    state: Any,
+    config: Any,
+    num_levels: int,
+    count: int,
+    num_probes: int,
+    clean_end: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bits per dimension of at most `count` held-out images, given their classes: of the ODE, and the bound's.
 
@@ -55,7 +63,9 @@ def held_out_bits(
     count = min(count, len(held_out))
     chosen = held_out[np.random.default_rng(0).permutation(len(held_out))[:count]]
     levels, width = jnp.linspace(-1, 1, num_levels), 2 / (num_levels - 1)
-    images = levels[jnp.round((to_float(chosen["image"]) + 1) / width).astype(int)]  # bytes round some levels
+    images = levels[
+        jnp.round((to_float(chosen["image"]) + 1) / width).astype(int)
+    ]  # bytes round some levels
     start, end = task.process.domain
     clipped = dataclasses.replace(task.process, domain=(max(start, clean_end * end), end))
 
@@ -63,7 +73,9 @@ def held_out_bits(
     def bits(params, key, images, labels):
         apply = lambda *inputs: task.network.apply({"params": params}, *inputs)
         target = task.objective.target
-        denoiser = lambda process: lambda x, t: diffusion.predict(apply, process, target)(x, t, labels)
+        denoiser = lambda process: (
+            lambda x, t: diffusion.predict(apply, process, target)(x, t, labels)
+        )
         dequantize_key, probe_key, bound_key = jax.random.split(key, 3)
         continuous = likelihood.dequantize(dequantize_key, images, width)
         keys = diffusion.sample_keys(probe_key, jnp.arange(len(images))) if num_probes else None
@@ -113,7 +125,9 @@ def main() -> None:
         results = held_out_bits(run.task, run.state, run.config, *numbers)
     count = len(results[0])
     report = {"levels": LEVELS.value, "images": count, "steps": run.step, "device": device_name()}
-    for name, values in zip(("ode_bits_per_dimension", "bound_bits_per_dimension"), results, strict=True):
+    for name, values in zip(
+        ("ode_bits_per_dimension", "bound_bits_per_dimension"), results, strict=True
+    ):
         report |= {name: values.mean(), f"{name}_deviation": values.std() / np.sqrt(count)}
         print(f"{name:26} {values.mean():.4f} ± {values.std() / np.sqrt(count):.4f}")
     (Path(WORKDIR.value) / "likelihood.json").write_text(json.dumps(report, indent=2) + "\n")

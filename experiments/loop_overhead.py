@@ -48,7 +48,9 @@ def plain_loop(config) -> Callable[[int], float]:
 
     def measure(steps: int) -> float:
         command = [sys.executable, "-m", "experiments.speed.plain_flax", *map(str, [steps, *sizes])]
-        return steps / float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        return steps / float(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        )
 
     return measure
 
@@ -58,7 +60,9 @@ def bare_step(config, task, mesh, batches) -> Callable[[int], float]:
     abstract = abstract_state(task, jax.random.key(0), mesh)
     frozen = place_frozen(task, mesh)
     update = compile_update(task, abstract, mesh, frozen)
-    state = jax.jit(task.init, out_shardings=jax.tree.map(lambda a: a.sharding, abstract))(jax.random.key(0))
+    state = jax.jit(task.init, out_shardings=jax.tree.map(lambda a: a.sharding, abstract))(
+        jax.random.key(0)
+    )
     batch, key = jax.device_put(batches[0], batch_sharding(mesh)), jax.random.key(1)
 
     def measure(steps: int) -> float:
@@ -107,9 +111,15 @@ def guided_sampling(config, task, mesh) -> dict[str, Callable[[], float]]:
     sampling_inputs = task.sampling_inputs(config.sampling)
     generate = jax.jit(lambda *args: task.generate(state, jax.random.key(1), *args))
     network = jax.jit(lambda *args: task.network.apply({"params": state.params}, *args))
-    inputs = jnp.zeros((2 * batch_size, *task.space.shape)), jnp.zeros(2 * batch_size), np.repeat(labels, 2)
+    inputs = (
+        jnp.zeros((2 * batch_size, *task.space.shape)),
+        jnp.zeros(2 * batch_size),
+        np.repeat(labels, 2),
+    )
     calls = {
-        f"{config.sampling.num_steps} guided steps": lambda: generate(labels, indices, *sampling_inputs),
+        f"{config.sampling.num_steps} guided steps": lambda: generate(
+            labels, indices, *sampling_inputs
+        ),
         "as many network calls": lambda: [network(*inputs) for _ in range(evaluations)],
     }
 
@@ -130,7 +140,10 @@ def main() -> None:
         data = config.data.name, config.data.train_split, config.data.directory
         batches, stored = (
             Batches(
-                load_dataset(*data, **options), config.batch_size, config.seed, image_shape=task.space.shape
+                load_dataset(*data, **options),
+                config.batch_size,
+                config.seed,
+                image_shape=task.space.shape,
             )
             for options in ({}, {"preload_bytes": 0})
         )
@@ -157,7 +170,9 @@ def main() -> None:
     medians = {name: float(np.median(values)) for name, values in rates.items()}
     for name, rate in medians.items():
         low, high = min(rates[name]), max(rates[name])
-        print(f"{name:20} {rate:8.1f} steps/s ({low:.1f} … {high:.1f})  {1e3 / rate:7.2f} ms a step")
+        print(
+            f"{name:20} {rate:8.1f} steps/s ({low:.1f} … {high:.1f})  {1e3 / rate:7.2f} ms a step"
+        )
     overheads = 1 - np.array(rates["whole loop"]) / rates["compiled step alone"]
     low, middle, high = np.quantile(overheads, [0.25, 0.5, 0.75])
     print(f"the loop's overhead  {middle:8.1%} of a step (quartiles {low:.1%} … {high:.1%})")

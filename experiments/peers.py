@@ -45,7 +45,9 @@ TOLERANCE = {"float32": (1e-4, 1e-4), "bfloat16": (0.05, 0.005)}
 WARM_UP = 2  # calls of each after the first ones, which compile
 
 
-_DIT_S = functools.partial(Case, "dit", "DiT_S", dict(out_channels=4, base_size=16, unroll=12), (32, 32, 4))
+_DIT_S = functools.partial(
+    Case, "dit", "DiT_S", dict(out_channels=4, base_size=16, unroll=12), (32, 32, 4)
+)
 _KL = functools.partial(
     Case,
     "autoencoder_kl",
@@ -61,7 +63,9 @@ CPU = {
     "dit_sampling": _DIT_S(4, "sampling"),
 }
 GPU = {
-    "dit_xl_training": Case("dit", "DiT_XL", dict(out_channels=4, base_size=16), (32, 32, 4), 32, "training"),
+    "dit_xl_training": Case(
+        "dit", "DiT_XL", dict(out_channels=4, base_size=16), (32, 32, 4), 32, "training"
+    ),
     "flux_training": Case(
         "flux",
         "Flux",
@@ -130,7 +134,9 @@ def compare(case: Case, repeats: int, channels_last: bool = True) -> dict[str, A
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         ours, run_ours = stack.enter_context(_process("genjax", genjax_side, case, folder))
-        theirs, run_theirs = stack.enter_context(_process("torch", torch_side, case, folder, channels_last))
+        theirs, run_theirs = stack.enter_context(
+            _process("torch", torch_side, case, folder, channels_last)
+        )
         on_gpu = ours["backend"] == "gpu"
         if on_gpu != (theirs["device"] == "cuda"):
             raise ValueError(
@@ -216,7 +222,9 @@ def difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> f
     """The largest difference of arrays, each over its largest value; infinite if shapes differ."""
     if [a.shape for a in found] != [b.shape for b in expected]:
         return np.inf
-    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(found, expected, strict=True))
+    return max(
+        float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(found, expected, strict=True)
+    )
 
 
 def require_peers() -> None:
@@ -229,7 +237,9 @@ def require_peers() -> None:
         if not importlib.util.find_spec(name):
             raise ImportError(f"{name} is not installed: pip install '.[parity]'")
     if not any(map(shutil.which, [os.environ.get("CXX", "g++"), "clang++"])):
-        raise OSError("torch.compile needs a C++ compiler and finds none: install g++, or name one in CXX")
+        raise OSError(
+            "torch.compile needs a C++ compiler and finds none: install g++, or name one in CXX"
+        )
 
 
 def show(name: str, row: Mapping[str, Any]) -> None:
@@ -242,7 +252,9 @@ def show(name: str, row: Mapping[str, Any]) -> None:
         ratio = f"{row['ratios'][each]:6.2f} × genjax's" if each in row["ratios"] else ""
         if each in row["wrong"]:
             ratio += f", with results that differ by {row['differences'][each]:.2g}: no comparison"
-        print(f"  {each:16} {1e3 * values['median']:9.1f} ms ({1e3 * low:9.1f} … {1e3 * high:9.1f}) {ratio}")
+        print(
+            f"  {each:16} {1e3 * values['median']:9.1f} ms ({1e3 * low:9.1f} … {1e3 * high:9.1f}) {ratio}"
+        )
     print(f"  genjax: {row['operations_per_second'] / 1e12:.3f} Tops/s{share}", flush=True)
 
 
@@ -273,8 +285,12 @@ if __name__ == "__main__":
     ONLY = flags.DEFINE_list(
         "only", None, f"Which of {', '.join([*CPU, *GPU])}; all of the device's if not given."
     )
-    REPEATS = flags.DEFINE_integer("repeats", 20, "Rounds in which each is timed once.", lower_bound=1)
-    CHANNELS_LAST = flags.DEFINE_bool("channels_last", True, "How PyTorch's convolutions get their arrays.")
+    REPEATS = flags.DEFINE_integer(
+        "repeats", 20, "Rounds in which each is timed once.", lower_bound=1
+    )
+    CHANNELS_LAST = flags.DEFINE_bool(
+        "channels_last", True, "How PyTorch's convolutions get their arrays."
+    )
     OUT = flags.DEFINE_string("out", None, "JSON file to merge the rows into, if any.")
     RECORD = flags.DEFINE_bool("record", False, "Merge the rows into experiments/speed/results.")
     run_program(main)

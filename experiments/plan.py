@@ -99,7 +99,9 @@ def _account(
     return memory, [*of_parameters, *over_tensor, *over_context]
 
 
-def _less_activations(config: Any, name: str, program: Program, mesh: Mesh | AbstractMesh) -> list[str]:
+def _less_activations(
+    config: Any, name: str, program: Program, mesh: Mesh | AbstractMesh
+) -> list[str]:
     """What of a config takes less of them, if it is not so already."""
     task, shards = program.task, math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
     found = []
@@ -126,7 +128,9 @@ def _mesh(device: Device, axes: Mapping[str, int], examples: int) -> Mesh | Abst
     """Return a mesh of TPUs that their compiler knows, or of GPUs without devices."""
     if device.topology:
         return make_mesh(axes, examples, tpu_topology(device, math.prod(axes.values())))
-    return abstract_mesh(axes, examples).update(abstract_device=AbstractDevice(device.kinds[0], None, "gpu"))
+    return abstract_mesh(axes, examples).update(
+        abstract_device=AbstractDevice(device.kinds[0], None, "gpu")
+    )
 
 
 def _compile(program: Program, mesh: Mesh) -> tuple[Any, str]:
@@ -164,7 +168,9 @@ def _needs(
     by_compiler = "gradients, activations and workspace" if name == "train" else "workspace"
     if compiled:
         memory[by_compiler], peak = compiled_bytes(compiled)
-        return _Needs(memory, peak, capacity, peak <= capacity, compiled, collectives(compiled, mesh))
+        return _Needs(
+            memory, peak, capacity, peak <= capacity, compiled, collectives(compiled, mesh)
+        )
     more, sent = _account(config, name, program, layers, mesh)
     if numbers := refused_bytes(refusal, sum(memory.values())):
         more, capacity = {by_compiler: numbers[0]}, numbers[1]
@@ -186,7 +192,12 @@ def _check(config: Any, name: str, training: bool, by_operation: bool) -> None:
 
 
 def plan(
-    config: Any, axes: Mapping[str, int], name: str, program: str = "train", *, by_operation: bool = False
+    config: Any,
+    axes: Mapping[str, int],
+    name: str,
+    program: str = "train",
+    *,
+    by_operation: bool = False,
 ) -> dict[str, Any]:
     """The account of one of the `PROGRAMS`; sizes in bytes and times in seconds, per device.
 
@@ -237,11 +248,15 @@ def plan(
     if by_operation:
         found["breakdown"] = breakdown(needs.compiled, device) if needs.compiled else None
     if sequences:
-        tokens = max(choice.query[1] for choice in whole)  # those of several sequences where they are joined
+        tokens = max(
+            choice.query[1] for choice in whole
+        )  # those of several sequences where they are joined
         found["tokens_per_second"] = tokens * found["images_per_second"]
     if training:
         all_steps = config.num_steps * seconds
-        found |= dict(steps=config.num_steps, days=all_steps / 86400, device_hours=all_steps * count / 3600)
+        found |= dict(
+            steps=config.num_steps, days=all_steps / 86400, device_hours=all_steps * count / 3600
+        )
     return found
 
 
@@ -267,13 +282,17 @@ def advice(found: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"It waits for {found['largest']}: {found['utilisation']:.0%} of the arithmetic at most. {less}{nearer}."
         )
-    if uneven := [length for length in found["sequences"] if length % found["mesh"].get(CONTEXT, 1)]:
+    if uneven := [
+        length for length in found["sequences"] if length % found["mesh"].get(CONTEXT, 1)
+    ]:
         sentences.append(
             f"{CONTEXT} does not divide sequences of {' and '.join(map(str, uneven))} tokens: each of its devices computes all of "
             "these, for which no time is counted."
         )
     if found["largest"] == "memory":
-        sentences.append("It waits for memory: a larger batch for each device reads each weight for more.")
+        sentences.append(
+            "It waits for memory: a larger batch for each device reads each weight for more."
+        )
     return sentences
 
 
@@ -285,7 +304,11 @@ def show(found: Mapping[str, Any]) -> None:
         f"{found['experiment']}, {found['parameters']:,} parameters, {what} on {count} × {found['device']}{slices}, "
         f"{found['mesh']}"
     )
-    refuses = "accounted" if DEVICES[found["device"]].topology is None else "which its own compiler refuses"
+    refuses = (
+        "accounted"
+        if DEVICES[found["device"]].topology is None
+        else "which its own compiler refuses"
+    )
     print(f"\nbytes per device, {'by its own compiler' if found['compiled'] else refuses}")
     for name, size in found["memory"].items():
         print(f"  {name:40} {size / 1e9:10.3f} GB")
@@ -301,11 +324,17 @@ def show(found: Mapping[str, Any]) -> None:
             f"{each['bytes'] / 1e9:10.3f} GB"
         )
     again = (
-        f", {found['useful_multiply_adds'] / 1e12:.2f} T without what is computed again" if training else ""
+        f", {found['useful_multiply_adds'] / 1e12:.2f} T without what is computed again"
+        if training
+        else ""
     )
-    print(f"\n{found['multiply_adds'] / 1e12:.2f} T multiply-adds{again}; they take at least, in ms")
+    print(
+        f"\n{found['multiply_adds'] / 1e12:.2f} T multiply-adds{again}; they take at least, in ms"
+    )
     for name, value in found["terms"].items():
-        print(f"  {name:40} {1e3 * value:10.3f}{'   the largest' if name == found['largest'] else ''}")
+        print(
+            f"  {name:40} {1e3 * value:10.3f}{'   the largest' if name == found['largest'] else ''}"
+        )
     rate = f"{found['images_per_second']:,.4g} examples a second"
     if "tokens_per_second" in found:
         rate += f" of {found['tokens_per_second'] / found['images_per_second']:,.0f} tokens, {found['tokens_per_second']:,.4g} tokens a second"
@@ -327,7 +356,11 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     with user_errors():
         found = plan(
-            CONFIG.value, parse_mesh(MESH.value), DEVICE.value, PROGRAM.value, by_operation=BREAKDOWN.value
+            CONFIG.value,
+            parse_mesh(MESH.value),
+            DEVICE.value,
+            PROGRAM.value,
+            by_operation=BREAKDOWN.value,
         )
         if OUT.value:
             Path(OUT.value).write_text(json.dumps(found, indent=2) + "\n")
@@ -336,9 +369,17 @@ def main() -> None:
 
 if __name__ == "__main__":
     CONFIG = define_config("The experiment.")
-    MESH = flags.DEFINE_string("mesh", None, "Its axes and their sizes: data:2,fsdp:32.", required=True)
-    DEVICE = flags.DEFINE_enum("device", None, sorted(DEVICES), "What each of the devices is.", required=True)
-    PROGRAM = flags.DEFINE_enum("program", "train", PROGRAMS, "A training step, or sampling a batch.")
-    BREAKDOWN = flags.DEFINE_bool("breakdown", False, "What each operation of a TPU's program costs.")
+    MESH = flags.DEFINE_string(
+        "mesh", None, "Its axes and their sizes: data:2,fsdp:32.", required=True
+    )
+    DEVICE = flags.DEFINE_enum(
+        "device", None, sorted(DEVICES), "What each of the devices is.", required=True
+    )
+    PROGRAM = flags.DEFINE_enum(
+        "program", "train", PROGRAMS, "A training step, or sampling a batch."
+    )
+    BREAKDOWN = flags.DEFINE_bool(
+        "breakdown", False, "What each operation of a TPU's program costs."
+    )
     OUT = flags.DEFINE_string("out", None, "JSON file to write, if any.")
     run_program(main)

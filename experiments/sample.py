@@ -26,9 +26,13 @@ STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the newest good on
 CLASSES = flags.DEFINE_list(
     "classes", None, "Class numbers, separated by commas; if not given all, of many some."
 )
-PROMPT = flags.DEFINE_multi_string("prompt", None, "What to show, of a text-to-image run; may be repeated.")
+PROMPT = flags.DEFINE_multi_string(
+    "prompt", None, "What to show, of a text-to-image run; may be repeated."
+)
 SIZE = flags.DEFINE_string(
-    "size", None, "HEIGHTxWIDTH of what a transformer makes, if not what it was trained at: 768x1344."
+    "size",
+    None,
+    "HEIGHTxWIDTH of what a transformer makes, if not what it was trained at: 768x1344.",
 )
 COUNT = flags.DEFINE_integer("count", 10, "Samples per class.", lower_bound=1)
 flags.adopt_module_key_flags(sampling_flags)
@@ -58,7 +62,9 @@ def main() -> None:
         else:
             run.task.space.picture(samples, COUNT.value).save(out)
     sampling = run.config.sampling
-    how = run.task.describe_sampling(sampling) | {name: sampling[name] for name in ("weights", "seed")}
+    how = run.task.describe_sampling(sampling) | {
+        name: sampling[name] for name in ("weights", "seed")
+    }
     print(
         f"{len(labels)} samples of step {run.step}: "
         + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in how.items())
@@ -75,7 +81,9 @@ def chosen_rows(num_rows: int) -> np.ndarray:
     if CLASSES.value is None:
         return np.arange(num_rows) if PROMPT.value else shown_labels(num_rows)
     if not all(label.isdigit() and int(label) < num_rows for label in CLASSES.value):
-        raise ValueError(f"--classes={','.join(CLASSES.value)} must be numbers from 0 to {num_rows - 1}")
+        raise ValueError(
+            f"--classes={','.join(CLASSES.value)} must be numbers from 0 to {num_rows - 1}"
+        )
     return np.array(CLASSES.value, int)
 
 

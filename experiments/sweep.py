@@ -24,11 +24,15 @@ from experiments.launch.runtime import run_program, user_errors
 from genjax.pipelines import Run
 from genjax.training.workdir import device_name
 
-SAMPLERS = flags.DEFINE_string("samplers", "euler", "Samplers with their options, separated by spaces.")
+SAMPLERS = flags.DEFINE_string(
+    "samplers", "euler", "Samplers with their options, separated by spaces."
+)
 GRID = flags.DEFINE_string(
     "grid", None, "Their times, of genjax.diffusion.grids; each run's own if not given."
 )
-STEPS = flags.DEFINE_list("steps", ["5", "10", "20", "50"], "Numbers of steps, separated by commas.")
+STEPS = flags.DEFINE_list(
+    "steps", ["5", "10", "20", "50"], "Numbers of steps, separated by commas."
+)
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1000, "Samples of each.", lower_bound=10)
 OUT = flags.DEFINE_string("out", None, "JSON file to write.", required=True)
 
@@ -61,7 +65,9 @@ def measure(run: Run, num_steps: int) -> dict[str, Any]:
     config, task = run.config, run.task
     config.sampling.num_steps = num_steps
     labels = config.evaluation.get("labels", "balanced")
-    context = Context(Data.from_config(config), task.space, task.condition, NUM_SAMPLES.value, labels)
+    context = Context(
+        Data.from_config(config), task.space, task.condition, NUM_SAMPLES.value, labels
+    )
     reference = image_reference(context.data, context.num_samples)
     classes = context.draw_labels(lambda: reference.train_labels)
     state = run.state  # restored before the clock starts
@@ -79,7 +85,9 @@ def measure(run: Run, num_steps: int) -> dict[str, Any]:
         "sampler": described(sampling.sampler),
         "grid": described(sampling.grid),
         "num_steps": num_steps,
-        "evaluations": task.num_evaluations(sampling) if hasattr(task.sampler.func, "table") else None,
+        "evaluations": task.num_evaluations(sampling)
+        if hasattr(task.sampler.func, "table")
+        else None,
         "guidance_scale": sampling.guidance_scale,
         "weights": sampling.weights,
         "num_samples": len(images),
@@ -102,7 +110,9 @@ def markdown(records: list[dict]) -> str:
     for run, sampler in rows:
         values = [cells.get((run, sampler, n)) for n in numbers]
         share = lambda accuracy: "" if accuracy is None else f" / {accuracy:.1%}".replace("%", " %")
-        shown = [f"{c['frechet_distance']:.3g}{share(c['class_accuracy'])}" if c else "" for c in values]
+        shown = [
+            f"{c['frechet_distance']:.3g}{share(c['class_accuracy'])}" if c else "" for c in values
+        ]
         lines.append("| " + " | ".join([run, sampler, *shown]) + " |")
     return "\n".join(lines)
 

@@ -39,7 +39,11 @@ from genjax.nn.causal import apply_chunk, apply_chunks
 
 DEVICE = "v5p"
 FLUX = dict(
-    num_double_blocks=2, num_single_blocks=4, num_heads=24, rotary_features=(16, 56, 56), dtype="bfloat16"
+    num_double_blocks=2,
+    num_single_blocks=4,
+    num_heads=24,
+    rotary_features=(16, 56, 56),
+    dtype="bfloat16",
 )
 WAN_LATENTS = (1, 5, 60, 104, 16)  # of 17 frames of 480×832
 
@@ -89,7 +93,9 @@ def _wan(mesh: Mesh) -> tuple[AutoencoderWan, PyTree, PyTree]:
 
 def _wan_decode(mesh: Mesh) -> Compiled:
     network, *args = _wan(mesh)
-    return jax.jit(lambda variables, latents: network.apply(variables, latents, method="decode")), tuple(args)
+    return jax.jit(
+        lambda variables, latents: network.apply(variables, latents, method="decode")
+    ), tuple(args)
 
 
 def _wan_decode_by_chunks(mesh: Mesh) -> Compiled:
@@ -167,13 +173,21 @@ def row_of(found: dict[str, Any]) -> Peer:
     parts = map(milliseconds, ("products", "layout changes", "elementwise", "kernels"))
     total = found["total"]
     return Peer(
-        found["program"], "genjax", 1e3 * total["seconds"], *parts, total["bytes"] / 1e9, found["peak"] / 1e9
+        found["program"],
+        "genjax",
+        1e3 * total["seconds"],
+        *parts,
+        total["bytes"] / 1e9,
+        found["peak"] / 1e9,
     )
 
 
 def show(row: Peer) -> None:
     numbers = ["–" if number is None else f"{number:.1f}" for number in row[2:]]
-    print(f"{row.program:20} {row.library:38}" + "".join(f"{number:>9}" for number in numbers), flush=True)
+    print(
+        f"{row.program:20} {row.library:38}" + "".join(f"{number:>9}" for number in numbers),
+        flush=True,
+    )
 
 
 def main() -> None:

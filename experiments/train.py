@@ -56,7 +56,9 @@ from genjax.training.placement import abstract_frozen
 from genjax.training.sampling import add_posthoc, power_averages, sample
 from genjax.training.workdir import device_name
 
-CONFIG = define_config("The experiment: a file of configs/. Its fields are set by --config.FIELD=VALUE.")
+CONFIG = define_config(
+    "The experiment: a file of configs/. Its fields are set by --config.FIELD=VALUE."
+)
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run, made if absent: metrics, pictures, checkpoints, report."
 )
@@ -91,7 +93,9 @@ def free_to_differ(config: Any) -> tuple[str, ...]:
 
     A warm-up or an end of the decay that is a fraction of the run would change with the length.
     """
-    optimizers = [config.optimizer] if "name" in config.optimizer else list(config.optimizer.values())
+    optimizers = (
+        [config.optimizer] if "name" in config.optimizer else list(config.optimizer.values())
+    )
     lengths = [each.get(name) for each in optimizers for name in ("warmup", "decay")]
     whole = all(length is None or length == 0 or length >= 1 for length in lengths)
     constant = all(each.schedule == "constant" for each in optimizers)
@@ -121,7 +125,10 @@ class Recorder:
             Plugin(self.experiment.config.snapshot_every, self.save_snapshot, self.begin_snapshots),
             Plugin(self.sampling.every, self.draw_samples),
             *(
-                Plugin(measure.every, lambda state, step, measure=measure: self.measure(measure, state, step))
+                Plugin(
+                    measure.every,
+                    lambda state, step, measure=measure: self.measure(measure, state, step),
+                )
                 for measure in self.experiment.measures
             ),
             Plugin(self.experiment.config.num_steps, lambda state, step: None, self.begin),
@@ -170,7 +177,9 @@ class Recorder:
             picture.save(self.workdir / name / f"step_{step:06d}.png")
         self._report(step, figures)
         self.findings.add(step, measure.name, figures)
-        return {name: value for name, value in figures.items() if name in BETTER or "/" in name} | pictures
+        return {
+            name: value for name, value in figures.items() if name in BETTER or "/" in name
+        } | pictures
 
     def _report(self, step: int, figures: dict[str, Any]) -> None:
         """Add figures to the report of a step; print new alarms."""
@@ -205,7 +214,9 @@ class Recorder:
 
     def draw_last(self, state: Any, step: int) -> None:
         """Save samples, how they come about, and the curves."""
-        frames = sample(self.task, self.weighted(state), self.labels, self.sampling, trajectory=True)
+        frames = sample(
+            self.task, self.weighted(state), self.labels, self.sampling, trajectory=True
+        )
         if jax.process_index() != 0:
             return
         pictures = [self.task.space.picture(frame, self.sampling.per_class) for frame in frames]
@@ -239,9 +250,15 @@ def scores_by(name: str | None, workdir: Path) -> Callable[[], dict[int, float]]
     """
     if name is None:
         return dict
-    signs = {each: {"higher": 1.0, "lower": -1.0}[better] for each, better in BETTER.items() if better != "1"}
+    signs = {
+        each: {"higher": 1.0, "lower": -1.0}[better]
+        for each, better in BETTER.items()
+        if better != "1"
+    }
     if name not in signs:
-        raise ValueError(f"config.checkpoint.keep_best is {name!r}; it must be one of {', '.join(signs)}")
+        raise ValueError(
+            f"config.checkpoint.keep_best is {name!r}; it must be one of {', '.join(signs)}"
+        )
 
     def scores() -> dict[int, float]:
         rows = read_metrics(workdir / "metrics.jsonl")
@@ -314,7 +331,9 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         "can only be made longer where its learning rate is constant and its warm-up is given in steps."
     }
     record = record_config(workdir, config.to_dict(), free_to_differ(config), advice, **facts)
-    options = dict(keep_every=config.checkpoint.get("keep_every", 0), scores=scores, facts={"record": record})
+    options = dict(
+        keep_every=config.checkpoint.get("keep_every", 0), scores=scores, facts={"record": record}
+    )
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep, **options)
     return Preparation(experiment, mesh, batches, initialize, checkpoints, explosions)
 
@@ -337,7 +356,9 @@ def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[
 def train_and_report(config: Any, workdir: Path, prepared: Preparation) -> dict[str, Any]:
     """Train what has been prepared, evaluate it and return the report."""
     task, recorder = prepared.experiment.task, Recorder(prepared.experiment, workdir)
-    print(f"{config.experiment}: {config.num_steps} steps on {device_name()} in {workdir}", flush=True)
+    print(
+        f"{config.experiment}: {config.num_steps} steps on {device_name()} in {workdir}", flush=True
+    )
     state = train(
         task,
         prepared.batches.iterate,
@@ -375,7 +396,9 @@ def main() -> None:
     except (NonFiniteError, NoWholeCheckpoint) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(f"error: {error}\nStart the same command again to go on from the last good checkpoint.")
+        sys.exit(
+            f"error: {error}\nStart the same command again to go on from the last good checkpoint."
+        )
 
 
 if __name__ == "__main__":

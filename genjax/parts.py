@@ -37,7 +37,9 @@ def find(name: str, places: Sequence[str], field: str) -> Any:
         return objects.popitem()[1]
     if having:
         paths = [f"{module.__name__.rpartition('.')[2]}.{name}" for module in having]
-        raise ValueError(f"{field} is {name!r}, which several modules have; take one of {', '.join(paths)}")
+        raise ValueError(
+            f"{field} is {name!r}, which several modules have; take one of {', '.join(paths)}"
+        )
     raise ValueError(f"{field} is {name!r}; {_choices(name, places)}")
 
 
@@ -55,7 +57,9 @@ def bind(
     Raises:
         ValueError: there is no such object, or it takes no such argument.
     """
-    return bind_to(find(fields["name"], places, f"{field}.name"), fields, places, field, called_with)
+    return bind_to(
+        find(fields["name"], places, f"{field}.name"), fields, places, field, called_with
+    )
 
 
 def bind_to(
@@ -68,7 +72,9 @@ def bind_to(
     """Return a function bound to `fields` as `bind` does, whatever they name."""
 
     def argument(name: str, value: Any) -> Any:
-        if hasattr(value, "keys") and "name" in value:  # also of ml_collections, which is no Mapping
+        if (
+            hasattr(value, "keys") and "name" in value
+        ):  # also of ml_collections, which is no Mapping
             return bind(dict(value), places, f"{field}.{name}")()
         return tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
 

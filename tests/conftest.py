@@ -57,7 +57,11 @@ def peak_since_last_call() -> float:
 def memory_now() -> float:
     """Return the memory of this process, in GiB; 0 without Linux's /proc."""
     pages = Path("/proc/self/statm")
-    return int(pages.read_text().split()[1]) * resource.getpagesize() / 2**30 if pages.exists() else 0.0
+    return (
+        int(pages.read_text().split()[1]) * resource.getpagesize() / 2**30
+        if pages.exists()
+        else 0.0
+    )
 
 
 def pytest_collection_modifyitems(items):
@@ -106,7 +110,8 @@ def pytest_terminal_summary(terminalreporter, config):
     """Print what folders and files cost if `--durations` is given, and what exceeds CONTRIBUTING's budgets."""
     table = (ROOT / "CONTRIBUTING.md").read_text()
     budgets = {
-        path: float(limit) for path, limit in re.findall(r"^\| `(tests/\S+)` \| (\d+) \|", table, re.M)
+        path: float(limit)
+        for path, limit in re.findall(r"^\| `(tests/\S+)` \| (\d+) \|", table, re.M)
     }
     folders = collections.Counter()
     for path, seconds in cpu_seconds.items():
@@ -115,7 +120,11 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section("CPU seconds, started programs included; GiB at most")
         for folder, total in folders.most_common():
             terminalreporter.line(f"{total:8.1f} {folder}")
-            files = {path: seconds for path, seconds in cpu_seconds.items() if path.startswith(f"{folder}/")}
+            files = {
+                path: seconds
+                for path, seconds in cpu_seconds.items()
+                if path.startswith(f"{folder}/")
+            }
             for path, seconds in sorted(files.items(), key=lambda pair: -pair[1]):
                 terminalreporter.line(f"{seconds:16.1f} {peak_memory.get(path, 0.0):6.2f} {path}")
         terminalreporter.line(

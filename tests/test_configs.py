@@ -171,15 +171,20 @@ def test_latent_flows_are_trained_as_published(choice, recipe):
     state, gradient = optimizer.init(params), lambda size: {"layer": {"kernel": jnp.full(3, size)}}
     _, state = optimizer.update(gradient(1e4), state, params)
     update, _ = optimizer.update(gradient(-2e4), state, params)
-    mean, square = (b1 - 2) / (1 + b1), (b2 + 4) / (1 + b2)  # of 1 and −2, corrected for starting at 0
+    mean, square = (
+        (b1 - 2) / (1 + b1),
+        (b2 + 4) / (1 + b2),
+    )  # of 1 and −2, corrected for starting at 0
     np.testing.assert_allclose(update["layer"]["kernel"], -rate * mean / np.sqrt(square), rtol=1e-4)
     start, end = task.process.domain
-    drawn = (np.asarray(task.objective.times(task.process, jnp.asarray([0.1, 0.5, 0.9]))) - start) / (
-        end - start
-    )
+    drawn = (
+        np.asarray(task.objective.times(task.process, jnp.asarray([0.1, 0.5, 0.9]))) - start
+    ) / (end - start)
     # uniform, or logit-normal: sigmoids of the normal law's quantiles
     logits = 1 / (1 + np.exp(-np.array([-1.2815516, 0, 1.2815516])))
-    np.testing.assert_allclose(drawn, logits if choice == "lightning_dit" else [0.1, 0.5, 0.9], atol=1e-5)
+    np.testing.assert_allclose(
+        drawn, logits if choice == "lightning_dit" else [0.1, 0.5, 0.9], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -189,7 +194,12 @@ def test_a_field_that_is_set_is_one_field(name):
     def parts(config):
         return [
             config,
-            *(each for value in config.values() if isinstance(value, ConfigDict) for each in parts(value)),
+            *(
+                each
+                for value in config.values()
+                if isinstance(value, ConfigDict)
+                for each in parts(value)
+            ),
         ]
 
     identities = [id(each) for each in parts(load(name))]

@@ -58,7 +58,9 @@ def test_a_name_that_several_modules_have_needs_its_module():
 
 @pytest.mark.parametrize("name", ["DiTT", "own.DiTT", "genjax.models.transformers.dit.DiTT"])
 def test_a_wrong_name_is_answered_with_the_nearest(name):
-    with pytest.raises(ValueError, match=rf"config\.model\.name is '{name}'.*\bDiT\b.*my_module\.DiTT"):
+    with pytest.raises(
+        ValueError, match=rf"config\.model\.name is '{name}'.*\bDiT\b.*my_module\.DiTT"
+    ):
         parts.find(name, NETWORKS, "config.model.name")
 
 
@@ -69,11 +71,16 @@ def test_what_a_module_imports_is_no_part_of_it():
 
 
 def test_parts_of_ones_own(own_package):
-    places, called_with = ("genjax.diffusion.samplers",), ("denoiser", "process", "noise", "times", "keys")
+    places, called_with = (
+        ("genjax.diffusion.samplers",),
+        ("denoiser", "process", "noise", "times", "keys"),
+    )
     name = f"{own_package}.things.sampler"
     bound = parts.bind(dict(name=name, strength=3.0), places, "config.sampler", called_with)
     assert bound(None, None, 2.0, None, keys=None, trajectory=False) == 6.0
-    with pytest.raises(ValueError, match=r"config\.sampler\.strenght is set, .* takes trajectory, strength$"):
+    with pytest.raises(
+        ValueError, match=r"config\.sampler\.strenght is set, .* takes trajectory, strength$"
+    ):
         parts.bind(dict(name=name, strenght=3.0), places, "config.sampler", called_with)
     with pytest.raises(ValueError, match=r"config\.sampler\.noise is set"):
         parts.bind(dict(name=name, noise=3.0), places, "config.sampler", called_with)

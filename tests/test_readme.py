@@ -50,7 +50,10 @@ def test_the_slide_runs_as_shown_and_draws_digits(tmp_path, monkeypatch):
 def test_a_sampler_written_as_shown_is_ddim():
     names = {}
     exec(SNIPPETS[1], names)
-    process, noise = diffusion.VariancePreservingLinear(), jax.random.normal(jax.random.key(0), (4, 3))
+    process, noise = (
+        diffusion.VariancePreservingLinear(),
+        jax.random.normal(jax.random.key(0), (4, 3)),
+    )
     denoiser = lambda x, t: diffusion.Prediction(jnp.tanh(x), x * t[:, None])
     arguments = denoiser, process, noise, diffusion.uniform_grid(process, 5)
     samples = names["my_ddim"](*arguments)
@@ -63,7 +66,9 @@ def test_published_networks_are_loaded_and_saved_as_shown(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     network = Flux(num_double_blocks=1, num_single_blocks=1, num_heads=2, rotary_features=(4, 2, 2))
     text = Text(jnp.zeros((1, 3, 8)), jnp.zeros((1, 8)))
-    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 4, 4, 4)), jnp.zeros(1), text)
+    shapes = jax.eval_shape(
+        network.init, jax.random.key(0), jnp.zeros((1, 4, 4, 4)), jnp.zeros(1), text
+    )
     generator = np.random.default_rng(0)
     variables = jax.tree.map(lambda a: generator.standard_normal(a.shape, np.float32), shapes)
     pretrained.save("FLUX.1-dev/transformer", network, variables)
@@ -89,7 +94,9 @@ def test_files_and_flags_that_are_named_exist():
             assert f'"{flag}"' in source, (program, flag)
 
 
-COMMANDS = [line for line in README.splitlines() if re.search(r"-m experiments\..* --config=", line)]
+COMMANDS = [
+    line for line in README.splitlines() if re.search(r"-m experiments\..* --config=", line)
+]
 
 
 # ml_collections loads a config's file so.
@@ -97,10 +104,14 @@ COMMANDS = [line for line in README.splitlines() if re.search(r"-m experiments\.
 @pytest.mark.parametrize("command", COMMANDS)
 def test_fields_that_a_command_sets_are_its_configs(command, monkeypatch):
     monkeypatch.chdir(ROOT)
-    arguments = [each.replace('"', "") for each in re.findall(r'--config[.=](?:"[^"]*"|[^\s"\'])+', command)]
+    arguments = [
+        each.replace('"', "") for each in re.findall(r'--config[.=](?:"[^"]*"|[^\s"\'])+', command)
+    ]
     values = flags.FlagValues()
     define_config("", flag_values=values, sys_argv=["program", *arguments])
-    values(["program", *arguments])  # raises if it has no such choice, or no such field of such a type
+    values(
+        ["program", *arguments]
+    )  # raises if it has no such choice, or no such field of such a type
     check_overrides(values)
 
 

@@ -54,7 +54,9 @@ def experiment(
             # So are updates that explode: a metric is so many standard deviations above its mean
             # over the last 128 steps. 0 is off; OLMo takes 6.
             explosions=dict(deviations=0.0, metrics=watched),
-            profile_at=placeholder(int),  # step after which five steps are traced into WORKDIR/profile
+            profile_at=placeholder(
+                int
+            ),  # step after which five steps are traced into WORKDIR/profile
             **fields,
         )
     )
@@ -106,7 +108,9 @@ def diffusion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> Co
         params_dtype=placeholder(str),  # "bfloat16": gradients at copies of float32 parameters
         model=dict(name="DiT"),  # of genjax/models/transformers or unets, or a dotted path
         adapters=dict(),  # source, rank …: train low-rank adapters of a network (experiments/tasks/adapters.py)
-        condition=dict(name="Classes", num_classes=num_classes),  # of experiments/inputs/conditions.py
+        condition=dict(
+            name="Classes", num_classes=num_classes
+        ),  # of experiments/inputs/conditions.py
         process=dict(name="RectifiedFlow"),  # of genjax/diffusion/processes.py
         target=dict(name="velocity"),  # of genjax/diffusion/targets.py
         loss=dict(name="simple_loss"),  # of genjax/diffusion/losses.py

@@ -8,4 +8,6 @@ def check_choice(choice: str, choices: Sequence[str]) -> None:
     """Raises ValueError if `choice` is none of the choices; the message has them, and the nearest."""
     if choice not in choices:
         (nearest,) = difflib.get_close_matches(choice, choices, n=1, cutoff=0.0)
-        raise ValueError(f"the choices are {', '.join(choices)}; got {choice!r}, nearest to {nearest!r}")
+        raise ValueError(
+            f"the choices are {', '.join(choices)}; got {choice!r}, nearest to {nearest!r}"
+        )

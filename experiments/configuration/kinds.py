@@ -49,7 +49,9 @@ class Kind:
         if self.made:
             takes = inspect.signature(bound.func).parameters
             takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
-            bound = bound(**{name: value for name, value in given.items() if takes_any or name in takes})
+            bound = bound(
+                **{name: value for name, value in given.items() if takes_any or name in takes}
+            )
         self.check(bound, fields["name"], field)
         return bound
 
@@ -69,7 +71,9 @@ class Kind:
             positional = [None for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
             named = {each.name: None for each in parameters if each.kind is each.KEYWORD_ONLY}
             signature = inspect.signature(part)
-            wrapped = any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())
+            wrapped = any(
+                each.kind is each.VAR_POSITIONAL for each in signature.parameters.values()
+            )
             try:
                 if not wrapped:  # such a function hides what it takes
                     signature.bind(*positional, **named)
@@ -88,7 +92,11 @@ def _parameters(contract: type) -> dict[str, inspect.Parameter]:
 
 
 def _members(contract: type) -> list[str]:
-    return [name for name in (*vars(contract), *vars(contract).get("__annotations__", {})) if name[0] != "_"]
+    return [
+        name
+        for name in (*vars(contract), *vars(contract).get("__annotations__", {}))
+        if name[0] != "_"
+    ]
 
 
 class DiffusionNetwork(Protocol):
@@ -167,7 +175,9 @@ class Target(Protocol):
 class Loss(Protocol):
     """`loss(key, apply, x, conditioning, *, process, target, times, variates, weighting)`: losses and times."""
 
-    def __call__(self, key, apply, x, conditioning, *, process, target, times, variates, weighting): ...
+    def __call__(
+        self, key, apply, x, conditioning, *, process, target, times, variates, weighting
+    ): ...
 
 
 class Weighting(Protocol):
@@ -264,13 +274,17 @@ class Evaluator(Protocol):
     def __call__(self, model): ...
 
 
-DIFFUSION_NETWORK = Kind(DiffusionNetwork, ("genjax.models.transformers", "genjax.models.unets"), made=True)
+DIFFUSION_NETWORK = Kind(
+    DiffusionNetwork, ("genjax.models.transformers", "genjax.models.unets"), made=True
+)
 GENERATOR = Kind(Generator, ("genjax.models.gans",), made=True)
 DISCRIMINATOR = Kind(Discriminator, ("genjax.models.gans",), made=True)
 PATCH_DISCRIMINATOR = Kind(PatchDiscriminator, ("genjax.models.gans.patchgan",), made=True)
 AUTOENCODER = Kind(AutoencoderNetwork, ("genjax.models.autoencoders",), made=True)
 VARIATIONAL = Kind(VariationalNetwork, ("genjax.models.autoencoders",), made=True)
-PROCESS = Kind(Process, ("genjax.diffusion.processes", "genjax.diffusion.preconditioning"), made=True)
+PROCESS = Kind(
+    Process, ("genjax.diffusion.processes", "genjax.diffusion.preconditioning"), made=True
+)
 TARGET = Kind(Target, ("genjax.diffusion.targets",))
 LOSS = Kind(Loss, ("genjax.diffusion.losses",))
 WEIGHTING = Kind(Weighting, ("genjax.diffusion.weightings",))

@@ -33,7 +33,10 @@ def _with_preconditioning(config: Config) -> Config:
     if "data_deviation" not in process:
         return config
     deviation = process.pop("data_deviation")
-    process["preconditioning"] = {"name": PRECONDITIONINGS[process["name"]], "data_deviation": deviation}
+    process["preconditioning"] = {
+        "name": PRECONDITIONINGS[process["name"]],
+        "data_deviation": deviation,
+    }
     for part in (new["target"], new["weighting"]):
         if part["name"] == "edm":
             part.setdefault("data_deviation", 0.5)
@@ -64,7 +67,9 @@ def _before_spaces(config: Config) -> Config:
     if autoencoder.get("run") or autoencoder.get("published"):
         new["space"] = _latents(new, autoencoder)
     _model(new, old_task)
-    for optimizer in [new["optimizer"]] if "name" in new["optimizer"] else new["optimizer"].values():
+    for optimizer in (
+        [new["optimizer"]] if "name" in new["optimizer"] else new["optimizer"].values()
+    ):
         for name in ("warmup", "decay"):
             if f"{name}_steps" in optimizer:
                 optimizer[name] = optimizer.pop(f"{name}_steps")
@@ -82,7 +87,11 @@ def _dual_layers(config: Config) -> Config:
 
 
 def _plain(config: Any) -> Any:
-    return {name: _plain(value) for name, value in config.items()} if isinstance(config, dict) else config
+    return (
+        {name: _plain(value) for name, value in config.items()}
+        if isinstance(config, dict)
+        else config
+    )
 
 
 def _config(value: Any) -> Any:
@@ -140,11 +149,16 @@ def _evaluation(new: dict, task: str) -> dict[str, Any]:
     if task in ("ImageGAN", "PlaneGAN"):
         measures["discriminator"] = {"name": "Discriminator"}
     if task == "VariationalAutoencoder":
-        measures["bounds"] = {"name": "Bounds", "num_importance_samples": old["num_importance_samples"]}
+        measures["bounds"] = {
+            "name": "Bounds",
+            "num_importance_samples": old["num_importance_samples"],
+        }
     if old.get("vgg16") and new["condition"]["name"] != "Prompts":
         measures["vgg16"] = {"name": "VGG16Distance"}
     if weights := {name: path for name, path in (old.get("features") or {}).items() if path}:
         measures["features"] = {"name": "PretrainedFeatures", **weights}
-        if reference := {name: value for name, value in (old.get("reference") or {}).items() if value}:
+        if reference := {
+            name: value for name, value in (old.get("reference") or {}).items() if value
+        }:
             measures["features"]["reference"] = reference
     return {"every": 0, "labels": "balanced", **kept, "measures": measures}

@@ -18,7 +18,9 @@ def named(text: str | None, flag: str) -> dict[str, Any] | None:
         pairs = [option.split("=") for option in options]
         return {"name": name} | {key: ast.literal_eval(value) for key, value in pairs}
     except (ValueError, SyntaxError):
-        raise ValueError(f"--{flag}={text} must be a name and options, as in name,option=1.5") from None
+        raise ValueError(
+            f"--{flag}={text} must be a name and options, as in name,option=1.5"
+        ) from None
 
 
 def described(fields: Mapping[str, Any]) -> str:

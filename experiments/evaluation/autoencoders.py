@@ -48,7 +48,10 @@ class Bounds:
 
     def __call__(self, model: Model) -> dict[str, Any]:
         images = image_reference(self.context.data, self.context.num_samples).examples[1][0]
-        keys, bounds = iter(jax.random.split(jax.random.key(0), len(images))), model.functions["bounds"]
+        keys, bounds = (
+            iter(jax.random.split(jax.random.key(0), len(images))),
+            model.functions["bounds"],
+        )
         elbos, tighter, means, decoded = in_batches(
             lambda x: bounds(x, next(keys), self.num_importance_samples), images
         )

@@ -34,7 +34,9 @@ class Context:
 
     def __post_init__(self):
         if self.labels not in LABELS:
-            raise ValueError(f"config.evaluation.labels is {self.labels!r}; take one of {', '.join(LABELS)}")
+            raise ValueError(
+                f"config.evaluation.labels is {self.labels!r}; take one of {', '.join(LABELS)}"
+            )
 
     def draw_labels(self, training: Callable[[], np.ndarray]) -> np.ndarray:
         """Return the classes of the samples, `[num_samples]`.
@@ -71,10 +73,16 @@ class Model:
     def __init__(self, task: GenerativeTask, state: Any, sampling: Config):
         self._task, self._state, self.sampling = task, state, sampling
         self.functions = task.functions(state, sampling)
-        self.how = {**task.describe_sampling(sampling), "weights": sampling.weights, "seed": sampling.seed}
+        self.how = {
+            **task.describe_sampling(sampling),
+            "weights": sampling.weights,
+            "seed": sampling.seed,
+        }
         self._samples: dict[Any, np.ndarray] = {}
 
-    def sample(self, labels: np.ndarray, prompts: Sequence[str] | None = None, **changes: Any) -> np.ndarray:
+    def sample(
+        self, labels: np.ndarray, prompts: Sequence[str] | None = None, **changes: Any
+    ) -> np.ndarray:
         """Return samples in the form of the data; equal requests share them.
 
         Args:

@@ -28,7 +28,9 @@ class PlaneReference:
         train, held_out = (dataset.source[:] for dataset in (data.train(), data.held_out()))
         self.real, self.unseen = train["image"], held_out["image"][:count]
         self.train_labels = train["label"]
-        self.examples = tuple((part["image"][:count], part["label"][:count]) for part in (train, held_out))
+        self.examples = tuple(
+            (part["image"][:count], part["label"][:count]) for part in (train, held_out)
+        )
 
     def features(self, points: np.ndarray) -> np.ndarray:
         return points
@@ -97,8 +99,12 @@ class Discriminator:
         return {
             "modes_covered": float(instruments.modes_covered(predicted, reference.num_modes)),
             "num_modes": float(reference.num_modes),
-            "divergence_of_modes": instruments.divergence_of_modes(predicted, expected, reference.num_modes),
-            "duplicate_rate": instruments.duplicate_rate(features[:count], reference.unseen[:count]),
+            "divergence_of_modes": instruments.divergence_of_modes(
+                predicted, expected, reference.num_modes
+            ),
+            "duplicate_rate": instruments.duplicate_rate(
+                features[:count], reference.unseen[:count]
+            ),
             "accuracy/train": float(np.mean(train > edge)),
             "accuracy/held_out": float(np.mean(held_out > edge)),
             "accuracy/samples": float(np.mean(fake < edge)),

@@ -38,16 +38,23 @@ def compare(features: np.ndarray, unseen: np.ndarray) -> dict[str, float]:
                 coverage=coverage,
             )
         )
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | {"groups": len(rows)}
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | {
+        "groups": len(rows)
+    }
 
 
-def compare_with_training(samples: np.ndarray, real: np.ndarray, unseen: np.ndarray) -> dict[str, float]:
+def compare_with_training(
+    samples: np.ndarray, real: np.ndarray, unseen: np.ndarray
+) -> dict[str, float]:
     """Return distances and coverage of samples to held-out features, and of training features.
 
     The training features' figures end in `_train`: a perfect model would reach them. Groups as large
     as the held-out set are averaged, at most `GROUPS`.
     """
-    measured = {"": compare(samples, unseen), "_train": compare(real[: GROUPS * len(unseen)], unseen)}
+    measured = {
+        "": compare(samples, unseen),
+        "_train": compare(real[: GROUPS * len(unseen)], unseen),
+    }
     names = measured[""]
     return {name + suffix: row[name] for name in names for suffix, row in measured.items()}
 
@@ -106,7 +113,11 @@ class Reference:
 
     def modes(self, features: np.ndarray) -> np.ndarray:
         """Return the class of each by the classifier."""
-        return np.zeros(len(features), int) if self.classifier is None else self.classifier.predict(features)
+        return (
+            np.zeros(len(features), int)
+            if self.classifier is None
+            else self.classifier.predict(features)
+        )
 
 
 @functools.lru_cache(maxsize=2)
@@ -119,7 +130,9 @@ def pixel_features(images: np.ndarray) -> np.ndarray:
     """Return pixels in [−1, 1], `[images features]`, averaged over squares to at most `SIDE` a side."""
     side = max(images.shape[1:3])
     factor = next(
-        f for f in range(1, side + 1) if side <= f * SIDE and not any(n % f for n in images.shape[1:3])
+        f
+        for f in range(1, side + 1)
+        if side <= f * SIDE and not any(n % f for n in images.shape[1:3])
     )
     small = reduce(to_float(images), "n (h f) (w g) c -> n h w c", "mean", f=factor, g=factor)
     return small.reshape(len(images), -1)
@@ -157,7 +170,9 @@ class Samples:
         return {
             **(reference.accuracy(images, labels) if conditional else {}),
             **compare_with_training(features, real[draw(len(real), GROUPS * len(unseen))], unseen),
-            "nearest_neighbour_ratio": float(metrics.nearest_neighbour_ratio(features, real, unseen)),
+            "nearest_neighbour_ratio": float(
+                metrics.nearest_neighbour_ratio(features, real, unseen)
+            ),
             "num_samples": len(images),
             "samples_per_distance": len(unseen),
             "train_images": len(real),

@@ -83,7 +83,9 @@ def mixing(
     w = space.draw(key, labels)
     crossover = w.shape[1] // 2
     mixed = lambda coarse: adversarial.mix_styles(jnp.broadcast_to(coarse, w.shape), w, crossover)
-    return jax.lax.map(lambda latents: space.images(latents, labels), jnp.stack([w, *map(mixed, w)]))
+    return jax.lax.map(
+        lambda latents: space.images(latents, labels), jnp.stack([w, *map(mixed, w)])
+    )
 
 
 def directions(
@@ -98,7 +100,9 @@ def directions(
     found, values = adversarial.closed_form_directions(kernels)
     deviations = jnp.std(space.draw(key, jnp.repeat(labels, STARTS))[:, 0] @ found.T, axis=0)
     w = space.draw(key, labels)
-    along = lambda step: space.images(w + REACH[:, None, None] * step, jnp.repeat(labels, len(REACH)))
+    along = lambda step: space.images(
+        w + REACH[:, None, None] * step, jnp.repeat(labels, len(REACH))
+    )
     return jax.lax.map(along, (deviations[:, None] * found)[:count]), values[:count]
 
 
@@ -132,7 +136,9 @@ def inversion(
     generate = lambda latents: space.images(latents, labels)
     pixels, lpips = adversarial.square_distance, functools.partial(LPIPS().apply, perceptual)
     distance = pixels if perceptual is None else lambda a, b: pixels(a, b) + lpips(a, b)
-    found = generate(adversarial.invert(generate, images, start, num_steps, distance=distance).latents)
+    found = generate(
+        adversarial.invert(generate, images, start, num_steps, distance=distance).latents
+    )
     measured = {"_start": distances.min(axis=1), "": pixels(found, images)}
     return found, measured | ({} if perceptual is None else {"_lpips": lpips(found, images)})
 
@@ -148,12 +154,16 @@ def lpips_variables(image_shape: tuple[int, ...]) -> PyTree:
         return None
 
 
-def path_length(space: Space, key: Key[Array, ""], labels: Int[Array, " pairs"]) -> Float[Array, ""]:
+def path_length(
+    space: Space, key: Key[Array, ""], labels: Int[Array, " pairs"]
+) -> Float[Array, ""]:
     """The perceptual path length between latents of the same class."""
     start_key, end_key, key = jax.random.split(key, 3)
     ends = (space.draw(each, labels) for each in (start_key, end_key))
     generate = lambda latents: space.images(latents, labels)
-    return adversarial.perceptual_path_length(key, generate, *ends, interpolation=space.interpolation).mean()
+    return adversarial.perceptual_path_length(
+        key, generate, *ends, interpolation=space.interpolation
+    ).mean()
 
 
 def explore(
@@ -168,7 +178,9 @@ def explore(
     folder.mkdir(exist_ok=True)
 
     def picture(images, columns):
-        return task.space.picture(np.asarray(to_uint8(images)).reshape(-1, *task.space.shape), columns)
+        return task.space.picture(
+            np.asarray(to_uint8(images)).reshape(-1, *task.space.shape), columns
+        )
 
     def tell(what):
         print(what, file=sys.stderr, flush=True)
@@ -179,7 +191,9 @@ def explore(
         path = folder / f"walk_{space.name}.gif"
         save_animation(path, [picture(frame, count) for frame in frames], hold=60)
         tell(path)
-        length = jax.jit(functools.partial(path_length, space))(key, jnp.arange(num_pairs) % num_classes)
+        length = jax.jit(functools.partial(path_length, space))(
+            key, jnp.arange(num_pairs) % num_classes
+        )
         report[f"path_length_{space.name}"] = float(length)
     if len(there) > 1:
         mixed = jax.jit(functools.partial(mixing, there[2]))(key, labels)
@@ -200,7 +214,9 @@ def explore(
         invert = jax.jit(functools.partial(inversion, space, num_steps=num_steps))
         found, distances = invert(key, images, of_images, perceptual)
         rows.append(found)
-        report |= {f"inversion_{space.name}{kind}": float(each.mean()) for kind, each in distances.items()}
+        report |= {
+            f"inversion_{space.name}{kind}": float(each.mean()) for kind, each in distances.items()
+        }
         tell(f"{num_steps} steps of inversion in {space.name}")
     picture(jnp.stack(rows), len(images)).save(folder / "inversion.png")
     tell(folder / "inversion.png")

@@ -29,7 +29,9 @@ def _maps(
     images = to_float(images)
     images = jax.image.resize(images, (len(images), SIDE, SIDE, images.shape[-1]), "nearest")
     maps = VGG16().apply(variables, images)
-    return jnp.concatenate([pool(each, (1, 2)) for pool in (jnp.mean, jnp.max) for each in maps], axis=1)
+    return jnp.concatenate(
+        [pool(each, (1, 2)) for pool in (jnp.mean, jnp.max) for each in maps], axis=1
+    )
 
 
 class Pairs:
@@ -126,7 +128,9 @@ class PromptMatch:
             **model.how,
         }
 
-    def _accuracies(self, model: Model, reference: Pairs) -> tuple[dict[str, float], dict[str, tuple]]:
+    def _accuracies(
+        self, model: Model, reference: Pairs
+    ) -> tuple[dict[str, float], dict[str, tuple]]:
         """Return accuracies, and pictures and features by kind at the run's guidance scale."""
         count = len(reference.names[reference.held_out])
         kinds = {"training": reference.train, "held_out": reference.held_out}

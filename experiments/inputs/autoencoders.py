@@ -109,7 +109,9 @@ class FrozenAutoencoder:
 
     def decode(self, frozen: PyTree, latents: Float[Array, " batch *shape"]) -> Array:
         """Return images or video of standardized latents."""
-        return decode(self.network, frozen["variables"], latents * frozen["deviation"] + frozen["mean"])
+        return decode(
+            self.network, frozen["variables"], latents * frozen["deviation"] + frozen["mean"]
+        )
 
     @property
     def vocabulary(self) -> int:
@@ -125,7 +127,9 @@ class FrozenAutoencoder:
             )
         return self.network.quantizer.num_codes
 
-    def encode_codes(self, variables: PyTree, x: Float[Array, " batch *shape"]) -> Int[Array, " batch *grid"]:
+    def encode_codes(
+        self, variables: PyTree, x: Float[Array, " batch *shape"]
+    ) -> Int[Array, " batch *grid"]:
         """Return the codes of images or video in [−1, 1]."""
         latents = encode(self.network, variables, x)
         return self.network.apply(variables, latents, method="quantize").indices

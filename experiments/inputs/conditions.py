@@ -112,7 +112,9 @@ class Frames:
     def example(self) -> Float[Array, "1 count height width channels"]:
         return jnp.zeros((1, self.count, *self.data.image_shape[1:]))
 
-    def of_batch(self, batch: dict[str, Array]) -> Float[Array, "batch count height width channels"]:
+    def of_batch(
+        self, batch: dict[str, Array]
+    ) -> Float[Array, "batch count height width channels"]:
         return to_float(batch[self.data.feature][:, : self.count])
 
     def null(self, frozen: PyTree) -> Float[Array, "count height width channels"]:
@@ -176,7 +178,9 @@ class Prompts:
     def folder(self) -> Path:
         """Where encoded prompts are kept."""
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return Path(self.directory or cache / f"genjax/prompts-{Path(self.encoder).name}-{self.length}")
+        return Path(
+            self.directory or cache / f"genjax/prompts-{Path(self.encoder).name}-{self.length}"
+        )
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         text = jax.eval_shape(self.example)
@@ -185,7 +189,9 @@ class Prompts:
 
     def example(self) -> Text:
         mask = jnp.ones((1, self.length), bool)
-        return Text(jnp.zeros((1, self.length, self.features)), jnp.zeros((1, self.pooled_features)), mask)
+        return Text(
+            jnp.zeros((1, self.length, self.features)), jnp.zeros((1, self.pooled_features)), mask
+        )
 
     def of_batch(self, batch: dict[str, Array]) -> Text:
         return Text(batch["tokens"], batch["pooled"], batch["mask"])
@@ -203,7 +209,8 @@ class Prompts:
     def abstract_frozen(self) -> dict[str, PyTree]:
         """Return what `frozen` would load, in shapes; encode no text."""
         of = lambda *batch: jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct((*batch, *a.shape[1:]), a.dtype), jax.eval_shape(self.example)
+            lambda a: jax.ShapeDtypeStruct((*batch, *a.shape[1:]), a.dtype),
+            jax.eval_shape(self.example),
         )
         return {"empty": of(), "prompts": of(len(self.prompts))}
 
@@ -217,7 +224,11 @@ class Prompts:
             raise ValueError(
                 f"{dataset.name} has no captions to condition on; config.condition.name=Classes or Unconditional do without"
             )
-        captions = dataset.captions if self.first_caption < 1 else [texts[:1] for texts in dataset.captions]
+        captions = (
+            dataset.captions
+            if self.first_caption < 1
+            else [texts[:1] for texts in dataset.captions]
+        )
         cache = self.cached([prompt for texts in captions for prompt in texts])
         return with_prompts(cache, captions, self.length, self.first_caption)
 
@@ -240,10 +251,15 @@ class Prompts:
         filled = prompts + [""] * (BATCH - len(prompts))  # one shape, one program
         text = jax.device_get(_text_encoder(self.encoder, self.length)(filled))
         masks = np.ones(text.tokens.shape[:2], bool) if text.mask is None else text.mask
-        return [{"tokens": text.tokens[i][masks[i]], "pooled": text.pooled[i]} for i in range(len(prompts))]
+        return [
+            {"tokens": text.tokens[i][masks[i]], "pooled": text.pooled[i]}
+            for i in range(len(prompts))
+        ]
 
     def _stacked(self, prompts: Sequence[str]) -> Text:
         cache = self.cached(prompts)
         rows = [padded(cache[prompt], self.length) for prompt in prompts]
-        tokens, pooled, mask = (np.stack([row[key] for row in rows]) for key in ("tokens", "pooled", "mask"))
+        tokens, pooled, mask = (
+            np.stack([row[key] for row in rows]) for key in ("tokens", "pooled", "mask")
+        )
         return Text(tokens, pooled, mask)

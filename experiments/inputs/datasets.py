@@ -112,7 +112,9 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
     if not bucketed:
         _check_shape(dataset, expected, data, resizable="resize" in config.data and not latents)
     _check_classes(dataset, task.condition)
-    options = dict(transform=task.condition.transform(dataset), rows=process_rows(mesh, config.batch_size))
+    options = dict(
+        transform=task.condition.transform(dataset), rows=process_rows(mesh, config.batch_size)
+    )
     if bucketed:
         buckets = aspect_buckets(math.prod(data.image_shape[:2]), **dict(data.buckets))
         return BucketedBatches(dataset, config.batch_size, config.seed, buckets=buckets, **options)
@@ -126,7 +128,9 @@ def _check_shape(dataset: Dataset, expected: tuple[int, ...], data: Data, resiza
         return
     varies, ways = None in (given or ()), []
     if given and not varies and resizable:
-        ways.append(f"set --config.data.image_shape={','.join(map(str, given))}, and the network for it")
+        ways.append(
+            f"set --config.data.image_shape={','.join(map(str, given))}, and the network for it"
+        )
     if resizable and not data.resize:
         ways.append(
             "set --config.data.resize=True, to resize and crop images to config.data.image_shape as they are read"

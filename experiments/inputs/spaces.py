@@ -202,7 +202,12 @@ class Tokens:
 
     @classmethod
     def from_data(
-        cls, data: Any, *, run: str | None = None, weights: str = "ema", published: str | None = None
+        cls,
+        data: Any,
+        *,
+        run: str | None = None,
+        weights: str = "ema",
+        published: str | None = None,
     ) -> "Tokens":
         """Return the tokens of a run's autoencoder or of a published one.
 

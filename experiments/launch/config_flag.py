@@ -25,7 +25,9 @@ def define_config(help_string: str, **options: Any) -> flags.FlagHolder:
     holder = config_flags.DEFINE_config_file("config", None, help_string, **options)
     values = options.get("flag_values", flags.FLAGS)
     flags.mark_flag_as_required("config", values)
-    values.register_key_flag_for_module(sys.argv[0], values["config"])  # the program's --help shows it
+    values.register_key_flag_for_module(
+        sys.argv[0], values["config"]
+    )  # the program's --help shows it
     return holder
 
 
@@ -83,7 +85,9 @@ def _check_field(path: str, config: ConfigDict, original: ConfigDict) -> None:
 
 def _drop_arguments(part: ConfigDict, name: str, field: str, overrides: Mapping[str, Any]) -> None:
     """Remove the config file's arguments that the part now named does not take."""
-    takes = inspect.signature(parts.find(name, PLACES_BY_FIELD[field], f"config.{field}.name")).parameters
+    takes = inspect.signature(
+        parts.find(name, PLACES_BY_FIELD[field], f"config.{field}.name")
+    ).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         return
     kept = {"name", "shift", "variates"} if field == "times" else {"name"}

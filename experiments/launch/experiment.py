@@ -77,9 +77,15 @@ def _measures(config: Any, task: GenerativeTask, data: Data) -> Iterator[Measure
     """Yield the measures of `config.evaluation`, each with what it does not set itself."""
     evaluation = config.evaluation
     context = Context(
-        data, task.space, task.condition, evaluation.num_samples, evaluation.get("labels", "balanced")
+        data,
+        task.space,
+        task.condition,
+        evaluation.num_samples,
+        evaluation.get("labels", "balanced"),
     )
-    sampling = Config(dict(config.sampling) | {"weights": "params"})  # for the functions' names alone
+    sampling = Config(
+        dict(config.sampling) | {"weights": "params"}
+    )  # for the functions' names alone
     provided = task.functions(jax.eval_shape(task.init, jax.random.key(0)), sampling)
     for name, given in evaluation.measures.items():
         fields = {"name": given} if isinstance(given, str) else dict(given)

@@ -81,7 +81,9 @@ def initializer(task: GenerativeTask, source: str) -> Callable[[PyTree], PyTree]
         FileNotFoundError, ValueError: as of `open_source` and `transfer`.
     """
     given = open_source(source)
-    abstract = jax.eval_shape(lambda key: task.networks(task.init(key), "params"), jax.random.key(0))
+    abstract = jax.eval_shape(
+        lambda key: task.networks(task.init(key), "params"), jax.random.key(0)
+    )
     transfer(abstract, given)  # a fault shows before any compute
 
     def initialize(state: PyTree) -> PyTree:

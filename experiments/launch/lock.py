@@ -109,7 +109,8 @@ class FolderLock:
             if (holder := _holder(self._path)) not in ({}, self._me):
                 # This process was stopped for so long that another one went on in its place.
                 print(
-                    f"error: {self._path.parent} is now held by {holder}; this process ends", file=sys.stderr
+                    f"error: {self._path.parent} is now held by {holder}; this process ends",
+                    file=sys.stderr,
                 )
                 _end_program()
             with contextlib.suppress(OSError):  # the disk may be full, or away for a while

@@ -55,4 +55,6 @@ def print_report(report: dict[str, Any]) -> None:
         print(f"  ALARM: {sentence}")
     for name, value in report.items():
         if name != "alarms":
-            print(f"  {name:24} {value:.4g}" if isinstance(value, float) else f"  {name:24} {value}")
+            print(
+                f"  {name:24} {value:.4g}" if isinstance(value, float) else f"  {name:24} {value}"
+            )

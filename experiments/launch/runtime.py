@@ -24,8 +24,12 @@ COORDINATOR = flags.DEFINE_string(
     "For several processes, each started with this same command: 'auto' under SLURM, Kubernetes, Open MPI and on "
     "TPU pods, which number them; elsewhere HOST:PORT of the first one, with --num_processes and --process_id.",
 )
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", lower_bound=0)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many processes there are.", lower_bound=1
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Which of them this one is, from 0.", lower_bound=0
+)
 JOIN_SECONDS = flags.DEFINE_integer(
     "join_seconds", 300, "How long a process waits at the start for the others.", lower_bound=1
 )
@@ -45,7 +49,9 @@ def keep_heap() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        libc.mallopt(-2, 2**26)  # M_TOP_PAD: as large as a heap of a thread, so that those are kept too
+        libc.mallopt(
+            -2, 2**26
+        )  # M_TOP_PAD: as large as a heap of a thread, so that those are kept too
 
 
 def _keep_compilations() -> None:
@@ -76,7 +82,8 @@ def _join_processes() -> None:
     jax.config.update("jax_enable_preemption_service", False)
     with _joining_in_time():
         seconds = dict(
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS, initialization_timeout=10 * JOIN_SECONDS.value
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            initialization_timeout=10 * JOIN_SECONDS.value,
         )
         jax.distributed.initialize(**where, **seconds)
         jax.devices()  # waits for the devices of all
@@ -127,12 +134,16 @@ def run_program(main: Callable[..., None]) -> None:
             sys.exit(f"error: {str(error).rpartition('ValueError: ')[2].strip()}\nSee --help.")
         except (AttributeError, KeyError) as error:  # how ml_collections reports a field of no part
             nearest = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error.args[0]))
-            hint = f"{nearest[2]!r}. Did you mean {nearest[1]!r}?" if nearest else str(error.args[0])
+            hint = (
+                f"{nearest[2]!r}. Did you mean {nearest[1]!r}?" if nearest else str(error.args[0])
+            )
             sys.exit(f"error: a --config.FIELD is not one of the config's fields: {hint}")
         with user_errors():
             check_overrides()
         if len(rest) > 1 and not takes_arguments:
-            sys.exit(f"error: {' '.join(rest[1:])} is not understood; flags begin with --, see --help")
+            sys.exit(
+                f"error: {' '.join(rest[1:])} is not understood; flags begin with --, see --help"
+            )
         return rest
 
     def start(argv: list[str]) -> None:

@@ -11,13 +11,18 @@ SAMPLER = flags.DEFINE_string(
     None,
     "A sampler of genjax.diffusion.samplers with its options: dpm_solver_pp_2m, or ddim,eta=0.5.",
 )
-GRID = flags.DEFINE_string("grid", None, "Its times, of genjax.diffusion.grids: uniform_grid,shift=3.")
+GRID = flags.DEFINE_string(
+    "grid", None, "Its times, of genjax.diffusion.grids: uniform_grid,shift=3."
+)
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the sampler.", lower_bound=1)
 GUIDANCE_SCALE = flags.DEFINE_float(
     "guidance_scale", None, "1 is plain conditional sampling, 0 unconditional."
 )
 TRUNCATION = flags.DEFINE_float(
-    "truncation", None, "Of a GAN: 1 samples as in training, less nearer to the mean.", lower_bound=0.0
+    "truncation",
+    None,
+    "Of a GAN: 1 samples as in training, less nearer to the mean.",
+    lower_bound=0.0,
 )
 WEIGHTS = flags.DEFINE_string(
     "weights",
@@ -30,7 +35,9 @@ BATCH_SIZE = flags.DEFINE_integer(
     "Samples made at once at most, on all devices together; less takes less memory.",
     lower_bound=1,
 )
-SEED = flags.DEFINE_integer("seed", None, "Another seed, other samples; a sample's index and seed fix it.")
+SEED = flags.DEFINE_integer(
+    "seed", None, "Another seed, other samples; a sample's index and seed fix it."
+)
 
 
 def sampling_changes() -> dict[str, Any]:

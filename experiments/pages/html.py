@@ -67,7 +67,9 @@ tbody th { color: var(--ink); font-size: inherit }
 .chart text { fill: var(--muted); font-size: 12px; font-variant-numeric: tabular-nums }
 .grid { stroke: var(--line) }
 .curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round }
-""" + "".join(f".s{i} {{ stroke: var(--c{i}) }} circle.s{i} {{ fill: var(--c{i}) }}\n" for i in range(8))
+""" + "".join(
+    f".s{i} {{ stroke: var(--c{i}) }} circle.s{i} {{ fill: var(--c{i}) }}\n" for i in range(8)
+)
 
 
 class Html(str):
@@ -77,10 +79,15 @@ class Html(str):
 def element(name: str, /, *children: Any, **attributes: Any) -> Html:
     """`<name attributes>children</name>`; `class_` stands for `class`, and `aria_label` for `aria-label`."""
     given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items()
+        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
+        for key, value in attributes.items()
     )
     inner = "".join(child if isinstance(child, Html) else escape(show(child)) for child in children)
-    return Html(f"<{name}{given}>" if name in ("img", "meta", "link") else f"<{name}{given}>{inner}</{name}>")
+    return Html(
+        f"<{name}{given}>"
+        if name in ("img", "meta", "link")
+        else f"<{name}{given}>{inner}</{name}>"
+    )
 
 
 def show(value: Any) -> str:
@@ -110,7 +117,11 @@ def page(title: str, header: Sequence[Html], body: Sequence[Html]) -> str:
         element("style", Html(STYLE)),
     )
     content = element("header", *header) + element("main", *body)
-    return "<!DOCTYPE html>\n" + element("html", head, element("body", Html(content)), lang="en") + "\n"
+    return (
+        "<!DOCTYPE html>\n"
+        + element("html", head, element("body", Html(content)), lang="en")
+        + "\n"
+    )
 
 
 def section(title: str, *children: Html) -> Html:
@@ -121,14 +132,21 @@ def facts(pairs: Mapping[str, Any]) -> Html:
     """A few values with their names above them."""
     return element(
         "dl",
-        *(element("div", element("dt", name), element("dd", value)) for name, value in pairs.items()),
+        *(
+            element("div", element("dt", name), element("dd", value))
+            for name, value in pairs.items()
+        ),
         class_="facts",
     )
 
 
-def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]], class_: str = "") -> Html:
+def table(
+    caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]], class_: str = ""
+) -> Html:
     """Rows whose first entries are their headings; an entry may be a cell made by `element`."""
-    cell = lambda kind, value, **more: value if isinstance(value, Html) else element(kind, value, **more)
+    cell = lambda kind, value, **more: (
+        value if isinstance(value, Html) else element(kind, value, **more)
+    )
     heads = [element("th", name, scope="col") if name else element("td") for name in header]
     lines = [
         element("tr", cell("th", first, scope="row"), *(cell("td", value) for value in rest))
@@ -154,7 +172,9 @@ def picture(path: Path, caption: str, alt: str, detail: str = "") -> Html:
         return Html()
     source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
     size = (
-        dict(width=width, height=height, class_="small") if width <= 512 else dict(width=width, height=height)
+        dict(width=width, height=height, class_="small")
+        if width <= 512
+        else dict(width=width, height=height)
     )
     return element(
         "figure",
@@ -197,7 +217,9 @@ def _thin(points: Sequence[tuple[float, float]], most: int = 1000) -> list[tuple
     if stretch < 3:
         return list(points)
     pieces = [points[start : start + stretch] for start in range(0, len(points), stretch)]
-    extremes = [sorted({min(piece, key=lambda p: p[1]), max(piece, key=lambda p: p[1])}) for piece in pieces]
+    extremes = [
+        sorted({min(piece, key=lambda p: p[1]), max(piece, key=lambda p: p[1])}) for piece in pieces
+    ]
     return [point for pair in extremes for point in pair]
 
 
@@ -247,14 +269,18 @@ class _Axes(NamedTuple):
             at, label = self.down(y), _tick_label(y)
             ends = dict(x1=self.left, x2=self.width - self.right, y1=f"{at:.1f}", y2=f"{at:.1f}")
             marks.append(element("line", **ends, class_="grid"))
-            marks.append(element("text", label, x=self.left - 7, y=f"{at + 4:.1f}", text_anchor="end"))
+            marks.append(
+                element("text", label, x=self.left - 7, y=f"{at + 4:.1f}", text_anchor="end")
+            )
         for x in _ticks(*self.steps):
             place = dict(x=f"{self.across(x):.1f}", y=self.height - 10, text_anchor="middle")
             marks.append(element("text", _tick_label(x), **place))
         return marks
 
 
-def _curve(axes: _Axes, label: str, points: Sequence[tuple[float, float]], index: int) -> list[Html]:
+def _curve(
+    axes: _Axes, label: str, points: Sequence[tuple[float, float]], index: int
+) -> list[Html]:
     """Draw one series as a path, and as circles that name their values if there are few."""
     path, joined = [], False
     for x, y in _thin(points):
@@ -300,7 +326,9 @@ def chart(name: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Htm
     )
     latest = show(float(next(iter(series.values()))[-1][1])) if len(series) == 1 else ""
     detail = latest + (" · logarithmic" if axes.logarithmic else "")
-    return element("figure", element("figcaption", title, element("span", detail.strip(" ·"))), drawing)
+    return element(
+        "figure", element("figcaption", title, element("span", detail.strip(" ·"))), drawing
+    )
 
 
 def legend(names: Iterable[str]) -> Html:
@@ -310,7 +338,9 @@ def legend(names: Iterable[str]) -> Html:
         line = element("path", d="M0 5H32", **_look(index))
         items.append(
             element(
-                "li", element("svg", line, viewBox="0 0 32 10", aria_hidden="true"), element("span", name)
+                "li",
+                element("svg", line, viewBox="0 0 32 10", aria_hidden="true"),
+                element("span", name),
             )
         )
     return element("ul", *items, class_="legend")

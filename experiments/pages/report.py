@@ -106,12 +106,16 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return (
+        f"{hours} h {minutes} min" if hours else f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    )
 
 
 def heading(name: str) -> Html:
     """A figure's name and what is better of it, as the first cell of its row."""
-    better = {"higher": "↑ higher is better", "lower": "↓ lower is better", "1": "→ 1 is best"}[BETTER[name]]
+    better = {"higher": "↑ higher is better", "lower": "↓ lower is better", "1": "→ 1 is best"}[
+        BETTER[name]
+    ]
     return element("th", words(name), element("span", better, class_="unit"), scope="row")
 
 
@@ -193,13 +197,17 @@ def _state(run: RunRecord) -> list[Html]:
         )
         sections.append(element("p", text, class_="note"))
     if alarms := run.report.get("alarms"):
-        sections.append(section("Alarms", *(element("p", sentence, class_="note") for sentence in alarms)))
+        sections.append(
+            section("Alarms", *(element("p", sentence, class_="note") for sentence in alarms))
+        )
     return sections
 
 
 def _samples(run: RunRecord) -> list[Html]:
     """Show the last samples, and the animation that ends in them."""
-    final = picture(run.folder / "samples.png", "After training", "Grid of samples of the trained model")
+    final = picture(
+        run.folder / "samples.png", "After training", "Grid of samples of the trained model"
+    )
     animation = picture(
         run.folder / "noise_to_data.gif",
         "From noise to data",
@@ -209,7 +217,11 @@ def _samples(run: RunRecord) -> list[Html]:
         "A walk between latents",
         "Animation of samples turning into these samples",
     )
-    return [section("Samples", element("div", final, animation, class_="row"))] if final or animation else []
+    return (
+        [section("Samples", element("div", final, animation, class_="row"))]
+        if final or animation
+        else []
+    )
 
 
 def _logits(run: RunRecord) -> list[Html]:
@@ -217,12 +229,18 @@ def _logits(run: RunRecord) -> list[Html]:
     if not (logits := sorted((run.folder / "logits").glob("step_*.png"))):
         return []
     caption = f"Logits of training, held-out and generated images, {grid_step(logits[-1])}"
-    return [section("What the discriminator says", picture(logits[-1], caption, "Histograms of logits"))]
+    return [
+        section("What the discriminator says", picture(logits[-1], caption, "Histograms of logits"))
+    ]
 
 
 def _curves(run: RunRecord) -> list[Html]:
-    charts = [chart(metric, {run.config["experiment"]: points}) for metric, points in run.curves.items()]
-    return [section("Curves over the steps", element("div", *charts, class_="row"))] if charts else []
+    charts = [
+        chart(metric, {run.config["experiment"]: points}) for metric, points in run.curves.items()
+    ]
+    return (
+        [section("Curves over the steps", element("div", *charts, class_="row"))] if charts else []
+    )
 
 
 def _samples_over_time(run: RunRecord) -> list[Html]:
@@ -232,7 +250,9 @@ def _samples_over_time(run: RunRecord) -> list[Html]:
     chosen = over_time[::-1][::every][::-1]
     if not chosen:
         return []
-    strip = [picture(path, grid_step(path), f"Grid of samples at {grid_step(path)}") for path in chosen]
+    strip = [
+        picture(path, grid_step(path), f"Grid of samples at {grid_step(path)}") for path in chosen
+    ]
     left_out = f"{len(chosen)} of {len(over_time)} pictures" if every > 1 else ""
     lead = [element("p", left_out, class_="lead")] if left_out else []
     return [section("Samples over time", *lead, element("div", *strip, class_="row strip"))]

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-_HEADER = f"  {'':20} {'operations':>10} {'runs':>7} {'Gops':>10} {'GB':>9} {'Mcycles':>9} {'ms':>9}"
+_HEADER = (
+    f"  {'':20} {'operations':>10} {'runs':>7} {'Gops':>10} {'GB':>9} {'Mcycles':>9} {'ms':>9}"
+)
 
 
 def _numbers(row: Mapping[str, Any]) -> str:

@@ -91,7 +91,9 @@ def genjax_side(case: Case, folder: str) -> Side:
         initial = module.init(key, *args)
         leaves, structure = jax.tree.flatten(initial)
         keys = jax.random.split(key, len(leaves))
-        noisy = [a + 0.02 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
+        noisy = [
+            a + 0.02 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)
+        ]
         return jax.tree.unflatten(structure, noisy)
 
     variables = variables_of(jax.random.key(0))
@@ -117,7 +119,9 @@ def genjax_side(case: Case, folder: str) -> Side:
     )
 
 
-def _genjax_work(case: Case, module: Any, variables: Any, target: Any, args: tuple) -> tuple[Callable, tuple]:
+def _genjax_work(
+    case: Case, module: Any, variables: Any, target: Any, args: tuple
+) -> tuple[Callable, tuple]:
     """Return the call that is timed, and a function with its arguments whose operations are counted."""
     import jax
     import jax.numpy as jnp
@@ -134,7 +138,9 @@ def _genjax_work(case: Case, module: Any, variables: Any, target: Any, args: tup
         apply = functools.partial(module.apply, variables)
         denoiser = diffusion.predict(apply, process, diffusion.targets.velocity)
         guided = diffusion.guide(denoiser, labels, module.null_label, GUIDANCE_SCALE)
-        return samplers.euler(guided, process, noise, diffusion.grids.uniform_grid(process, case.num_steps))
+        return samplers.euler(
+            guided, process, noise, diffusion.grids.uniform_grid(process, case.num_steps)
+        )
 
     if case.work != "training":
         function, arguments = {
@@ -153,7 +159,10 @@ def _genjax_work(case: Case, module: Any, variables: Any, target: Any, args: tup
         updates, optimizer_state = optimizer.update(gradients, optimizer_state, variables)
         return (optax.apply_updates(variables, updates), optimizer_state), loss
 
-    state, program = (variables, jax.jit(optimizer.init)(variables)), jax.jit(train, donate_argnums=0)
+    state, program = (
+        (variables, jax.jit(optimizer.init)(variables)),
+        jax.jit(train, donate_argnums=0),
+    )
     counted = train, state, target, *args
 
     def call():
@@ -185,7 +194,9 @@ def torch_side(case: Case, folder: str, channels_last: bool) -> Side:
         "autoencoder_kl": "AutoencoderKL",
     }[case.network]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = getattr(diffusers, name).from_pretrained(folder, low_cpu_mem_usage=False).eval()  # no dropout
+    model = (
+        getattr(diffusers, name).from_pretrained(folder, low_cpu_mem_usage=False).eval()
+    )  # no dropout
     if case.network == "dit":
         for block in model.transformer_blocks[1:]:
             block.norm1.emb = model.transformer_blocks[0].norm1.emb
@@ -229,7 +240,9 @@ def _torch_apply(case: Case, tensors: Mapping[str, Any]) -> Callable:
     if case.network == "autoencoder_kl":
         return lambda model, x: model(x).sample
     text, device = tensors["tokens"], tensors["tokens"].device
-    rows, columns = torch.meshgrid(*(torch.arange(side // 2) for side in case.shape[:2]), indexing="ij")
+    rows, columns = torch.meshgrid(
+        *(torch.arange(side // 2) for side in case.shape[:2]), indexing="ij"
+    )
     positions = torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1)
     ids = positions.float().to(device), torch.zeros(case.text[0], 3, device=device)
     return lambda model, x, t: model(x, text, tensors["pooled"], t, *ids).sample
@@ -243,7 +256,9 @@ def _torch_work(case: Case, model: Any, tensors: Mapping[str, Any]) -> dict[str,
     apply = _torch_apply(case, tensors)
     args = [tensors[key] for key in ("x", "t", "labels") if key in tensors]
     autocast = functools.partial(torch.autocast, "cuda", torch.bfloat16, enabled=device == "cuda")
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
+    )
 
     def backward(model):
         model.zero_grad(set_to_none=True)

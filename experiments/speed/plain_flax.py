@@ -26,17 +26,23 @@ class PlainDiT(nn.Module):
     @nn.compact
     def __call__(self, x, t, labels):
         tokens = nn.Dense(self.width)(patchify(x, 2)) + sincos_positions(4, 4, self.width)
-        time = nn.Dense(self.width)(nn.silu(nn.Dense(self.width)(sinusoidal_embedding(1000 * t, 256))))
+        time = nn.Dense(self.width)(
+            nn.silu(nn.Dense(self.width)(sinusoidal_embedding(1000 * t, 256)))
+        )
         conditioning = nn.silu(time + nn.Embed(11, self.width)(labels))
 
         def modulation(parts):
             dense = nn.Dense(parts * self.width, kernel_init=nn.initializers.zeros)
             return jnp.split(dense(conditioning)[:, None], parts, axis=-1)
 
-        norm = lambda h, shift, scale: nn.LayerNorm(use_bias=False, use_scale=False)(h) * (1 + scale) + shift
+        norm = lambda h, shift, scale: (
+            nn.LayerNorm(use_bias=False, use_scale=False)(h) * (1 + scale) + shift
+        )
         for _ in range(self.depth):
             shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation(6)
-            tokens += gate * nn.MultiHeadDotProductAttention(self.num_heads)(norm(tokens, shift, scale))
+            tokens += gate * nn.MultiHeadDotProductAttention(self.num_heads)(
+                norm(tokens, shift, scale)
+            )
             hidden = nn.gelu(nn.Dense(4 * self.width)(norm(tokens, mlp_shift, mlp_scale)))
             tokens += mlp_gate * nn.Dense(self.width)(hidden)
         return unpatchify(nn.Dense(4)(norm(tokens, *modulation(2))), 2, 8, 8)
@@ -44,7 +50,10 @@ class PlainDiT(nn.Module):
 
 def main() -> None:
     steps, batch_size, *size = map(int, sys.argv[1:])
-    network, optimizer = PlainDiT(*size), optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+    network, optimizer = (
+        PlainDiT(*size),
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)),
+    )
     images = np.random.default_rng(0).uniform(-1, 1, (batch_size, 8, 8, 1)).astype(np.float32)
     labels = np.zeros(batch_size, np.int32)
     params = network.init(jax.random.key(0), images, jnp.ones(batch_size), labels)

@@ -86,7 +86,9 @@ def _sampling(config: Any, task: GenerativeTask, mesh: Mesh | AbstractMesh) -> P
             "config.sampling.sampler.name is 'adaptive', of which nobody knows how many steps it takes before it runs; take "
             "one of config.sampling.num_steps, such as 'heun'"
         )
-    weights = "params" if sampling.weights.startswith(POSTHOC) else sampling.weights  # which are as large
+    weights = (
+        "params" if sampling.weights.startswith(POSTHOC) else sampling.weights
+    )  # which are as large
     state, frozen = abstract_state(task, jax.random.key(0), mesh), abstract_frozen(task, mesh)
     batch, key = abstract_batch(config, task, mesh), jax.random.key(1)
 
@@ -107,10 +109,13 @@ def _sampling(config: Any, task: GenerativeTask, mesh: Mesh | AbstractMesh) -> P
     )
 
 
-def _of_one_device(batch: dict[str, Any], mesh: Mesh | AbstractMesh) -> dict[str, jax.ShapeDtypeStruct]:
+def _of_one_device(
+    batch: dict[str, Any], mesh: Mesh | AbstractMesh
+) -> dict[str, jax.ShapeDtypeStruct]:
     shards = _devices(mesh, *BATCH_AXES)
     return {
-        name: jax.ShapeDtypeStruct((a.shape[0] // shards, *a.shape[1:]), a.dtype) for name, a in batch.items()
+        name: jax.ShapeDtypeStruct((a.shape[0] // shards, *a.shape[1:]), a.dtype)
+        for name, a in batch.items()
     }
 
 
@@ -146,8 +151,12 @@ class Cost(NamedTuple):
 def cost_of(program: Program, mesh: Mesh | AbstractMesh) -> Cost:
     """What a program costs, counted before it runs."""
     with use_abstract_mesh(alone(mesh)):
-        operations = 2 * multiply_adds(program.function, *program.local) * _devices(mesh, *BATCH_AXES)
+        operations = (
+            2 * multiply_adds(program.function, *program.local) * _devices(mesh, *BATCH_AXES)
+        )
         with as_written(True):  # kernels keep on the chip what chunks read again
             useful = 2 * multiply_adds(program.useful, *_in_shapes(program.args))
-            moved = product_bytes(program.function, *program.local) // _devices(mesh, TENSOR, CONTEXT)
+            moved = product_bytes(program.function, *program.local) // _devices(
+                mesh, TENSOR, CONTEXT
+            )
     return Cost(operations, useful, moved + program.updated)

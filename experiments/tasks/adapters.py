@@ -55,7 +55,9 @@ class Adapters:
     @property
     def network(self) -> nn.Module:
         fields = dict(dtype=self.dtype and jnp.dtype(self.dtype), remat_policy=self.remat_policy)
-        return _source(self.source)[0].clone(**{name: value for name, value in fields.items() if value})
+        return _source(self.source)[0].clone(
+            **{name: value for name, value in fields.items() if value}
+        )
 
     def load(self) -> PyTree:
         """Load the parameters of the frozen network, on the host."""

@@ -60,7 +60,9 @@ class Regularizer:
     burn_in: int = 0
 
     def __post_init__(self):
-        if (self.end_weight is None) != (self.burn_in == 0) or min(self.burn_in, self.every - 1) < 0:
+        if (self.end_weight is None) != (self.burn_in == 0) or min(
+            self.burn_in, self.every - 1
+        ) < 0:
             raise ValueError(
                 f"a regularizer has an `every` of at least 1, and both of end_weight and burn_in or neither; got {self}"
             )
@@ -125,7 +127,10 @@ class GAN:
         generator = kinds.GENERATOR.bind(config.model.generator, "model.generator", **given)
         _check_penalties(config.regularizers, generator)
         updates = Schedule(**config.updates)
-        if config.batch_size % updates.discriminator or min(updates.discriminator, updates.generator) < 1:
+        if (
+            config.batch_size % updates.discriminator
+            or min(updates.discriminator, updates.generator) < 1
+        ):
             raise ValueError(
                 f"config.updates must be positive, and config.batch_size {config.batch_size} divide into "
                 f"config.updates.discriminator {updates.discriminator} parts"
@@ -134,7 +139,10 @@ class GAN:
         players = ("generator", "discriminator")
         steps = {player: config.num_steps * config.updates[player] for player in players}
         optimizers, schedules = zip(
-            *(make_optimizer(**config.optimizer[player], num_steps=steps[player]) for player in players),
+            *(
+                make_optimizer(**config.optimizer[player], num_steps=steps[player])
+                for player in players
+            ),
             strict=True,
         )
         return cls(
@@ -145,7 +153,9 @@ class GAN:
             space=kinds.SPACE.bind(config.space, "space", data=config.data),
             condition=condition,
             objective=kinds.OBJECTIVE.find(config.objective, "objective"),
-            penalties=tuple((name, Regularizer(**fields)) for name, fields in config.regularizers.items()),
+            penalties=tuple(
+                (name, Regularizer(**fields)) for name, fields in config.regularizers.items()
+            ),
             augmentations=tuple(
                 kinds.AUGMENTATION.find(name, "augmentations") for name in config.augmentations
             ),
@@ -179,13 +189,16 @@ class GAN:
         ]
         networks = zip((self.generator, self.discriminator), self.optimizers, inputs, strict=True)
         players = [
-            Player.create(network.init(*arguments), optimizer) for network, optimizer, arguments in networks
+            Player.create(network.init(*arguments), optimizer)
+            for network, optimizer, arguments in networks
         ]
         return State(
             step=jnp.int32(0),
             generator=players[0],
             discriminator=players[1],
-            averages={name: jax.tree.map(jnp.copy, players[0].variables) for name, _ in self.averages},
+            averages={
+                name: jax.tree.map(jnp.copy, players[0].variables) for name, _ in self.averages
+            },
             anchors=regularizers.Anchors(jnp.zeros(()), jnp.zeros(())),
             path_mean=jnp.zeros(()),
         )
@@ -223,7 +236,9 @@ class GAN:
 
         # Unrolled: inside a loop XLA's CPU back end takes five times as long for convolutions.
         discriminator, anchors, of_discriminator = state.discriminator, state.anchors, []
-        for i, update_key in enumerate(jax.random.split(discriminator_key, self.updates.discriminator)):
+        for i, update_key in enumerate(
+            jax.random.split(discriminator_key, self.updates.discriminator)
+        ):
             (discriminator, anchors), metrics = self._update_discriminator(
                 discriminator, anchors, state.generator, state.step, *part(i), update_key
             )
@@ -232,7 +247,12 @@ class GAN:
         generator, path_mean, of_generator = state.generator, state.path_mean, []
         for i, update_key in enumerate(jax.random.split(generator_key, self.updates.generator)):
             (generator, path_mean), metrics = self._update_generator(
-                generator, path_mean, opponent, state.step, *part(i % self.updates.discriminator), update_key
+                generator,
+                path_mean,
+                opponent,
+                state.step,
+                *part(i % self.updates.discriminator),
+                update_key,
             )
             of_generator.append(metrics)
         add_up = lambda metrics: jax.tree.map(lambda *each: sum(each), *metrics)
@@ -240,14 +260,18 @@ class GAN:
             step=state.step + 1,
             generator=generator,
             discriminator=discriminator,
-            averages=update_averages(self.averages, state.averages, generator.variables, state.step),
+            averages=update_averages(
+                self.averages, state.averages, generator.variables, state.step
+            ),
             anchors=anchors,
             path_mean=path_mean,
         ), {
             **add_up(of_discriminator),
             **add_up(of_generator),
             "learning_rate/generator": self.schedules[0](state.step * self.updates.generator),
-            "learning_rate/discriminator": self.schedules[1](state.step * self.updates.discriminator),
+            "learning_rate/discriminator": self.schedules[1](
+                state.step * self.updates.discriminator
+            ),
         }
 
     def _update_discriminator(self, player, anchors, generator, step, images, labels, key):
@@ -302,7 +326,9 @@ class GAN:
         latent_key, augment_key, path_key = jax.random.split(key, 3)
         keys = jax.random.split(augment_key, 2)
         path_keys = jax.random.split(path_key, 3)
-        judge = lambda key, x: self._judge(discriminator.params, discriminator.kept, key, x, labels)[0]
+        judge = lambda key, x: self._judge(
+            discriminator.params, discriminator.kept, key, x, labels
+        )[0]
         real = judge(keys[0], images)  # not computed where the objective leaves it out
 
         def loss_of(fakes):
@@ -337,14 +363,18 @@ class GAN:
                 )
                 return weighted, rest
 
-            (weighted, (computed, path_mean)), more = jax.value_and_grad(term, has_aux=True)(player.params)
+            (weighted, (computed, path_mean)), more = jax.value_and_grad(term, has_aux=True)(
+                player.params
+            )
             gradients = jax.tree.map(jnp.add, gradients, more)
             added = {"path_length": (weighted, computed)}
         metrics = {
             "loss/generator": loss,
             "slope/generator": objectives.generator_slope(self.objective, real, fake).mean(),
             # of each image's own loss, which the mean divides by their number
-            "norm/gradient_of_images": jnp.sqrt(jnp.square(of_images).sum(range(1, fakes.ndim))).mean()
+            "norm/gradient_of_images": jnp.sqrt(
+                jnp.square(of_images).sum(range(1, fakes.ndim))
+            ).mean()
             * len(fakes),
         }
         player, norms = self._apply(player, 0, "generator", gradients, kept)
@@ -429,12 +459,16 @@ class GAN:
         there = self.variables(state, weights)
         labels = labels if self.conditional else None
         latent_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(sample_keys(key, indices))
-        latents = jax.vmap(lambda key: jax.random.normal(key, (2, self.generator.latent_size)))(latent_keys)
+        latents = jax.vmap(lambda key: jax.random.normal(key, (2, self.generator.latent_size)))(
+            latent_keys
+        )
 
         def synthesize(w, key):
             """One image, with noise of its own: without it a sample lacks what training put into noise."""
             rngs = {"noise": key}
-            return self.generator.apply(there, w[None], train=True, rngs=rngs, method="synthesize")[0]
+            return self.generator.apply(there, w[None], train=True, rngs=rngs, method="synthesize")[
+                0
+            ]
 
         def images(z):
             if hasattr(self.generator, "map"):
@@ -498,7 +532,10 @@ class GAN:
             with jax.set_mesh(mesh):
                 told = [labels[each] if self.conditional else None for each in batches]
                 return np.concatenate(
-                    [judge(variables, examples[each], some) for each, some in zip(batches, told, strict=True)]
+                    [
+                        judge(variables, examples[each], some)
+                        for each, some in zip(batches, told, strict=True)
+                    ]
                 )
 
         return {"logits": logits, "objective": self.objective}
@@ -510,7 +547,9 @@ class GAN:
 def _check_penalties(penalties: Mapping[str, Any], generator: nn.Module) -> None:
     """Raise ValueError for penalties that do not exist, or that the generator cannot have."""
     if unknown := set(penalties) - set(PENALTIES):
-        raise ValueError(f"config.regularizers has {min(unknown)!r}; there are {', '.join(PENALTIES)}")
+        raise ValueError(
+            f"config.regularizers has {min(unknown)!r}; there are {', '.join(PENALTIES)}"
+        )
     if "path_length" in penalties and not hasattr(generator, "synthesize"):
         raise ValueError(
             "config.regularizers.path_length is of a generator with styles; "

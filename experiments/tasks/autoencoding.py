@@ -70,7 +70,9 @@ class Adversary:
         fields = dict(config.adversary)
         network = {"name": "Discriminator", **fields.pop("network")}
         r1 = fields.pop("r1")
-        optimizer, schedule = make_optimizer(**config.optimizer.discriminator, num_steps=config.num_steps)
+        optimizer, schedule = make_optimizer(
+            **config.optimizer.discriminator, num_steps=config.num_steps
+        )
         return cls(
             network=kinds.PATCH_DISCRIMINATOR.bind(network, "adversary.network"),
             objective=kinds.OBJECTIVE.find(fields.pop("objective"), "adversary.objective"),
@@ -121,7 +123,9 @@ class Autoencoder:
         fields = dict(config.model)
         if "quantizer" in fields:
             fields["quantizer"] = kinds.QUANTIZER.bind(fields["quantizer"], "model.quantizer")
-        optimizer, schedule = make_optimizer(**config.optimizer.autoencoder, num_steps=config.num_steps)
+        optimizer, schedule = make_optimizer(
+            **config.optimizer.autoencoder, num_steps=config.num_steps
+        )
         task = cls(
             network=kinds.AUTOENCODER.bind(fields, "model"),
             space=kinds.SPACE.bind(config.space, "space", data=config.data),
@@ -173,7 +177,10 @@ class Autoencoder:
     def init(self, key: Key[Array, ""]) -> State:
         keys = jax.random.split(key)
         example = jnp.zeros((1, *self.space.shape))
-        autoencoder, discriminator = Player.create(self.network.init(keys[0], example), self.optimizer), None
+        autoencoder, discriminator = (
+            Player.create(self.network.init(keys[0], example), self.optimizer),
+            None,
+        )
         if self.adversary:
             variables = self.adversary.network.init(keys[1], _frames(example))
             discriminator = Player.create(variables, self.adversary.optimizer)
@@ -181,7 +188,9 @@ class Autoencoder:
             step=jnp.int32(0),
             autoencoder=autoencoder,
             discriminator=discriminator,
-            averages={name: jax.tree.map(jnp.copy, autoencoder.variables) for name, _ in self.averages},
+            averages={
+                name: jax.tree.map(jnp.copy, autoencoder.variables) for name, _ in self.averages
+            },
         )
 
     def update(
@@ -213,7 +222,9 @@ class Autoencoder:
 
             more, by_images, measured = self._oppose(state, x, y, by_images, last_layer)
             loss += more
-            discriminator, of_discriminator = self._update_discriminator(discriminator, state.step, x, y)
+            discriminator, of_discriminator = self._update_discriminator(
+                discriminator, state.step, x, y
+            )
             metrics |= measured | of_discriminator
 
         (gradients,) = pull_back((by_images, jax.tree.map(jnp.float32, of_terms)))
@@ -225,7 +236,10 @@ class Autoencoder:
             **group_norms("norm/update", updates),
         }
         averages = update_averages(self.averages, state.averages, autoencoder.variables, state.step)
-        return State(state.step + 1, autoencoder, discriminator, averages), {"loss": loss, **metrics}
+        return State(state.step + 1, autoencoder, discriminator, averages), {
+            "loss": loss,
+            **metrics,
+        }
 
     def _distance(self, y, x, lpips):
         """Return the reconstruction's loss, and its parts."""
@@ -259,7 +273,10 @@ class Autoencoder:
         if isinstance(encoded, tuple):
             z = autoencoding.sample_posterior(key, *encoded)
             nats = autoencoding.divergence(*encoded).sum() / len(x)
-            return (self._trim(apply(z, method="decode")), {"divergence": nats / x[0].size}), (kept, {})
+            return (self._trim(apply(z, method="decode")), {"divergence": nats / x[0].size}), (
+                kept,
+                {},
+            )
         if not hasattr(self.network, "quantize"):
             return (self._trim(apply(encoded, method="decode")), {}), (kept, {})
         quantized, kept = apply(
@@ -283,7 +300,9 @@ class Autoencoder:
         return logits, dict(kept)
 
     def _generator_loss(self, player, x, y):
-        real, fake = (self._judge(player.params, player.kept, images)[0].reshape(-1) for images in (x, y))
+        real, fake = (
+            self._judge(player.params, player.kept, images)[0].reshape(-1) for images in (x, y)
+        )
         return self.adversary.objective.generator(real, fake).mean()
 
     def _update_discriminator(self, player, step, x, y):
@@ -294,7 +313,11 @@ class Autoencoder:
             fake, kept = self._judge(params, kept, y)
             real, fake = real.reshape(-1), fake.reshape(-1)
             loss = adversary.objective.discriminator(real, fake).mean()
-            metrics = {"loss/discriminator": loss, "logit/real": real.mean(), "logit/fake": fake.mean()}
+            metrics = {
+                "loss/discriminator": loss,
+                "logit/real": real.mean(),
+                "logit/fake": fake.mean(),
+            }
             metrics |= adversarial.instruments.accuracies(adversary.objective, real, fake)
             if adversary.r1:
                 weight, every = adversary.r1.weight_at(step), adversary.r1.every
@@ -369,8 +392,12 @@ class Autoencoder:
         autoencoder, discriminator = Player.create(networks["autoencoder"], self.optimizer), None
         if self.adversary:
             discriminator = Player.create(networks["discriminator"], self.adversary.optimizer)
-        averages = {name: jax.tree.map(jnp.copy, autoencoder.variables) for name, _ in self.averages}
-        return state.replace(autoencoder=autoencoder, discriminator=discriminator, averages=averages)
+        averages = {
+            name: jax.tree.map(jnp.copy, autoencoder.variables) for name, _ in self.averages
+        }
+        return state.replace(
+            autoencoder=autoencoder, discriminator=discriminator, averages=averages
+        )
 
     @staticmethod
     def is_sampled_from(path: str, weights: str) -> bool:
@@ -434,5 +461,7 @@ def _autoencode(task: Autoencoder, mesh: Mesh) -> Callable:
     return jax.jit(autoencode, out_shardings=replicated(mesh))
 
 
-def _frames(x: Float[Array, "*batch height width channels"]) -> Float[Array, "frames height width channels"]:
+def _frames(
+    x: Float[Array, "*batch height width channels"],
+) -> Float[Array, "frames height width channels"]:
     return x.reshape(-1, *x.shape[-3:])

@@ -136,12 +136,16 @@ class Diffusion:
                 where the sampler would evaluate the network.
         """
         space = kinds.SPACE.bind(config.space, "space", data=config.data)
-        condition = kinds.CONDITION.bind(config.condition, "condition", data=Data.from_config(config))
+        condition = kinds.CONDITION.bind(
+            config.condition, "condition", data=Data.from_config(config)
+        )
         adapters = Adapters.from_config(config.get("adapters"))
         if adapters:
             network = adapters.network
         else:
-            network = kinds.DIFFUSION_NETWORK.bind(config.model, "model", **condition.network_fields)
+            network = kinds.DIFFUSION_NETWORK.bind(
+                config.model, "model", **condition.network_fields
+            )
         task = cls(
             network=network,
             space=space,
@@ -178,7 +182,10 @@ class Diffusion:
                 "config.model.patch_size"
             )
         channels = shape[-1] * (2 if self.objective.learned_variance else 1)
-        if channels != getattr(self.network, "out_channels", None) and self.objective.learned_variance:
+        if (
+            channels != getattr(self.network, "out_channels", None)
+            and self.objective.learned_variance
+        ):
             raise ValueError(
                 "config.loss.name is 'hybrid_loss', which learns a variance: config.model.out_channels is "
                 f"{self.network.out_channels} and has to be {channels}, twice the channels"
@@ -236,7 +243,9 @@ class Diffusion:
 
         state, (sums, counts), metrics = self.optimization.step(state, loss, batch, key)
         bins = zip(self.objective.time_bins(), sums, counts, strict=True)
-        return state, {"loss": metrics.pop("loss")} | {name: Mean(*bin) for name, *bin in bins} | metrics
+        return state, {"loss": metrics.pop("loss")} | {
+            name: Mean(*bin) for name, *bin in bins
+        } | metrics
 
     def _mirrored(self, batch: dict[str, Array], key: Key[Array, ""]) -> dict[str, Array]:
         """Return the batch with half of its images mirrored, if the task mirrors data."""
@@ -280,9 +289,15 @@ class Diffusion:
         condition, null = self.condition.of_labels(labels, frozen), self.condition.null(frozen)
         guided = diffusion.guide(denoiser, condition, null, guidance_scale)
         noise = self.process.prior(keys, self.space.shape, time_grid[0])
-        samples = self.sampler(guided, self.process, noise, time_grid, keys=keys, trajectory=trajectory)
+        samples = self.sampler(
+            guided, self.process, noise, time_grid, keys=keys, trajectory=trajectory
+        )
         decode = functools.partial(self.space.decode, frozen=frozen)
-        return jax.lax.map(decode, samples) if trajectory and self.space.autoencoder else decode(samples)
+        return (
+            jax.lax.map(decode, samples)
+            if trajectory and self.space.autoencoder
+            else decode(samples)
+        )
 
     def denoiser(self, params: PyTree, frozen: PyTree = None) -> Callable:
         """Return `denoiser(x_t, t, condition)` of these parameters."""
@@ -307,7 +322,9 @@ class Diffusion:
 
     def variables(self, state: State, weights: str) -> dict[str, PyTree]:
         params = state.weights(weights)
-        return {"params": self.adapters.apply(self.adapters.load(), params) if self.adapters else params}
+        return {
+            "params": self.adapters.apply(self.adapters.load(), params) if self.adapters else params
+        }
 
     def networks(self, state: State, weights: str) -> dict[str, dict[str, PyTree]]:
         return {"network": {"params": state.weights(weights)}}
@@ -318,7 +335,11 @@ class Diffusion:
     is_sampled_from = staticmethod(optimization.is_sampled_from)
 
     def sampling_inputs(self, sampling: Any) -> tuple:
-        return jnp.float32(sampling.guidance_scale), time_grid(self.process, sampling), *self.frozen()
+        return (
+            jnp.float32(sampling.guidance_scale),
+            time_grid(self.process, sampling),
+            *self.frozen(),
+        )
 
     def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
         return jnp.float32(sampling.guidance_scale), time_grid(self.process, sampling), *frozen

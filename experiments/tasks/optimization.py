@@ -11,7 +11,14 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from experiments.configuration.kinds import AVERAGE
-from genjax.training import at_rounded, ema, group_norms, make_optimizer, update_average, value_and_gradient
+from genjax.training import (
+    at_rounded,
+    ema,
+    group_norms,
+    make_optimizer,
+    update_average,
+    value_and_gradient,
+)
 from genjax.training.ema import PowerFunction, power_of_width
 from genjax.training.optimizers import evaluation_params
 from genjax.training.sampling import POSTHOC
@@ -25,7 +32,9 @@ def make_averages(config: Any) -> Averages:
     Raises:
         ValueError: there is no such rule, or there are no weights named `config.sampling.weights`.
     """
-    rules = {name: AVERAGE.bind(fields, f"averages.{name}") for name, fields in config.averages.items()}
+    rules = {
+        name: AVERAGE.bind(fields, f"averages.{name}") for name, fields in config.averages.items()
+    }
     check_weights(config.sampling.weights, rules)
     return tuple(rules.items())
 
@@ -37,7 +46,9 @@ def check_weights(weights: str, averages: Mapping[str, Any]) -> None:
         averages: the rules of those that are tracked, by name.
     """
     there = ("params", *averages)
-    if weights.startswith(POSTHOC) and any(isinstance(rule, PowerFunction) for rule in averages.values()):
+    if weights.startswith(POSTHOC) and any(
+        isinstance(rule, PowerFunction) for rule in averages.values()
+    ):
         power_of_width(float(weights.removeprefix(POSTHOC)))
     elif weights not in there:
         raise ValueError(
@@ -56,7 +67,9 @@ def check_no_accumulation(config: Any, network: str) -> None:
         )
 
 
-def update_averages(averages: Averages, old: Mapping, new: PyTree, step: Int[Array, ""]) -> dict[str, PyTree]:
+def update_averages(
+    averages: Averages, old: Mapping, new: PyTree, step: Int[Array, ""]
+) -> dict[str, PyTree]:
     """Return the averages with the parameters after one more update taken in."""
     return {name: update_average(old[name], new, step, rule) for name, rule in averages}
 
@@ -75,7 +88,9 @@ class Player:
     optimizer_state: PyTree
 
     @classmethod
-    def create(cls, variables: Mapping[str, PyTree], optimizer: optax.GradientTransformation) -> "Player":
+    def create(
+        cls, variables: Mapping[str, PyTree], optimizer: optax.GradientTransformation
+    ) -> "Player":
         kept = dict(variables)
         params = kept.pop("params")
         return cls(params, kept, optimizer.init(params))
@@ -143,7 +158,10 @@ class Optimization:
                 f"config.params_dtype is {dtype!r}; take 'bfloat16', or none for the parameters themselves"
             )
         averages = make_averages(config)
-        if config.optimizer.name.startswith("schedule_free") and config.sampling.weights != "params":
+        if (
+            config.optimizer.name.startswith("schedule_free")
+            and config.sampling.weights != "params"
+        ):
             raise ValueError(
                 f"config.optimizer.name is {config.optimizer.name!r}, which averages by itself: set "
                 "config.sampling.weights to 'params', which are that average"
@@ -167,9 +185,13 @@ class Optimization:
         Args:
             loss: `loss(params, *args) -> (loss, measured)`.
         """
-        gradient_of = value_and_gradient(at_rounded(loss, self.params_dtype), self.accumulation_steps)
+        gradient_of = value_and_gradient(
+            at_rounded(loss, self.params_dtype), self.accumulation_steps
+        )
         (value, measured), gradients = gradient_of(state.params, *args)
-        updates, optimizer_state = self.optimizer.update(gradients, state.optimizer_state, state.params)
+        updates, optimizer_state = self.optimizer.update(
+            gradients, state.optimizer_state, state.params
+        )
         params = optax.apply_updates(state.params, updates)
         evaluated = evaluation_params(optimizer_state, params)
         # XLA makes one pass of the update and the norms of what goes in and out, but not of `updates`, which lie between.

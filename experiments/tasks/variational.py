@@ -104,7 +104,10 @@ class VariationalAutoencoder:
         return state, {"loss": metrics.pop("loss")} | measured | metrics
 
     def loss(
-        self, params: PyTree, images: Float[Array, "batch height width channels"], key: Key[Array, ""]
+        self,
+        params: PyTree,
+        images: Float[Array, "batch height width channels"],
+        key: Key[Array, ""],
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Return minus the bound, in nats per image, and its parts."""
         mean, log_variance = self.encode(params, images)
@@ -112,7 +115,9 @@ class VariationalAutoencoder:
         measured = {"nats/divergence": divergences.sum(-1).mean()}
         log_likelihood, bound = self.log_likelihood(params, images), self.bound
         if bound.num_samples > 1:
-            log_weights = autoencoding.log_weights(key, log_likelihood, mean, log_variance, bound.num_samples)
+            log_weights = autoencoding.log_weights(
+                key, log_likelihood, mean, log_variance, bound.num_samples
+            )
             return -autoencoding.importance_weighted_bound(log_weights).mean(), measured
         reconstruction = log_likelihood(autoencoding.sample_posterior(key, mean, log_variance))
         measured["nats/reconstruction"] = -reconstruction.mean()
@@ -140,7 +145,10 @@ class VariationalAutoencoder:
         *,
         weights: str = "params",
         trajectory: bool = False,
-    ) -> Float[Array, "batch height width channels"] | Float[Array, "frames batch height width channels"]:
+    ) -> (
+        Float[Array, "batch height width channels"]
+        | Float[Array, "frames batch height width channels"]
+    ):
         """Return means of p(x|z) for z from the prior, one per label; labels are unused.
 
         Sample `indices[i]` depends on its index, not its batch.

@@ -46,7 +46,9 @@ def translation(key: Key[Array, ""], image: Image, ratio: float = 0.125) -> Imag
     down, right = jax.random.randint(key, (2,), -reach, reach + 1)
     padding = [(int(side * ratio + 0.5),) * 2 for side in (height, width)]
     padded = jnp.pad(image, (*padding, (0, 0)))
-    return jax.lax.dynamic_slice(padded, (reach[0] - down, reach[1] - right, 0), (height, width, channels))
+    return jax.lax.dynamic_slice(
+        padded, (reach[0] - down, reach[1] - right, 0), (height, width, channels)
+    )
 
 
 def cutout(key: Key[Array, ""], image: Image, ratio: float = 0.5) -> Image:

@@ -67,7 +67,8 @@ def divergence_of_modes(
 
 
 def duplicate_rate(
-    features: Float[np.ndarray, "samples features"], references: Float[np.ndarray, "references features"]
+    features: Float[np.ndarray, "samples features"],
+    references: Float[np.ndarray, "references features"],
 ) -> float:
     """The share of samples as near to another sample as only the nearest 1 % of the real are to another of the real.
 
@@ -101,7 +102,9 @@ def alarms(metrics: Mapping[str, float]) -> list[str]:
     if covered is not None and modes and covered < 0.9 * modes:
         found.append(f"Mode collapse: samples are of {covered:.0f} of {modes:.0f} modes.")
     if metrics.get("recall", 1) < 0.1:
-        found.append(f"Mode collapse: samples cover {metrics['recall']:.0%} of the real examples (recall).")
+        found.append(
+            f"Mode collapse: samples cover {metrics['recall']:.0%} of the real examples (recall)."
+        )
     if metrics.get("duplicate_rate", 0) > 0.1:
         found.append(
             f"Mode collapse: {metrics['duplicate_rate']:.0%} of the samples have a twin among them, of real examples 1 %."

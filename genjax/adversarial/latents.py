@@ -24,7 +24,9 @@ def walk(
 ) -> Float[Array, " points *shape"]:
     """Latents on the way from stop to stop, `steps` to each next one: (stops − 1)·steps + 1 of them, ends included."""
     weights = jnp.arange(steps) / steps
-    parts = jax.vmap(lambda weight: interpolation(stops[:-1], stops[1:], weight), out_axes=1)(weights)
+    parts = jax.vmap(lambda weight: interpolation(stops[:-1], stops[1:], weight), out_axes=1)(
+        weights
+    )
     return jnp.concatenate([parts.reshape(-1, *stops.shape[1:]), stops[-1:]])
 
 
@@ -49,7 +51,9 @@ def closed_form_directions(
         The unit eigenvectors of A·Aᵀ, A the kernels beside each other, each column of length 1 as in the authors'
         program, and its eigenvalues, largest first.
     """
-    joined = jnp.concatenate([kernel / jnp.linalg.norm(kernel, axis=0) for kernel in kernels], axis=1)
+    joined = jnp.concatenate(
+        [kernel / jnp.linalg.norm(kernel, axis=0) for kernel in kernels], axis=1
+    )
     values, vectors = jnp.linalg.eigh(joined @ joined.T)
     return vectors.T[::-1], values[::-1]
 
@@ -128,7 +132,9 @@ def perceptual_path_length(
     t = jax.random.uniform(key, (len(start),))
 
     def at(t):
-        point = jax.vmap(lambda a, b, weight: interpolation(a[None], b[None], weight)[0])(start, end, t)
+        point = jax.vmap(lambda a, b, weight: interpolation(a[None], b[None], weight)[0])(
+            start, end, t
+        )
         return generate(point)
 
     return distance(at(t), at(t + epsilon)) / epsilon**2

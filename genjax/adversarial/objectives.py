@@ -61,7 +61,9 @@ wasserstein = Objective(lambda real, fake: fake - real, lambda real, fake: -fake
 """Arjovsky et al. 2017, of a critic that a penalty or spectral norm keeps Lipschitz."""
 
 relativistic = Objective(
-    lambda real, fake: softplus(fake - real), lambda real, fake: softplus(real - fake), boundary=None
+    lambda real, fake: softplus(fake - real),
+    lambda real, fake: softplus(real - fake),
+    boundary=None,
 )
 """Real and generated examples in pairs, each critic's logit against the other's (Jolicoeur-Martineau 2019; R3GAN,
 Huang et al. 2024, equation 2)."""

@@ -24,7 +24,9 @@ def _root(square: Float[Array, " batch"]) -> Float[Array, " batch"]:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 
 
-def gradient_penalty(critic: Critic, images: Float[Array, " batch *shape"]) -> Float[Array, " batch"]:
+def gradient_penalty(
+    critic: Critic, images: Float[Array, " batch *shape"]
+) -> Float[Array, " batch"]:
     """‖∇D(x)‖² of each image: R1 at real images, R2 at generated ones, to be weighted by γ/2 (Mescheder et al. 2018,
     equations 9 and 10)."""
     return _square_norm(jax.grad(lambda x: critic(x).sum())(images))
@@ -89,14 +91,19 @@ def lecam(
 
 
 def update_anchors(
-    anchors: Anchors, real: Float[Array, " batch"], fake: Float[Array, " batch"], decay: float = 0.99
+    anchors: Anchors,
+    real: Float[Array, " batch"],
+    fake: Float[Array, " batch"],
+    decay: float = 0.99,
 ) -> Anchors:
     """The anchors after a batch, whose means count 1 − decay."""
     move = lambda old, logits: decay * old + (1 - decay) * jax.lax.stop_gradient(logits).mean()
     return Anchors(move(anchors.real, real), move(anchors.fake, fake))
 
 
-def lazily(step: Int[Array, ""], every: int, penalty: Callable[[], PyTree], otherwise: PyTree) -> PyTree:
+def lazily(
+    step: Int[Array, ""], every: int, penalty: Callable[[], PyTree], otherwise: PyTree
+) -> PyTree:
     """`penalty()` at every `every`-th step, from step 0 on, and `otherwise` at the others, where it costs nothing.
 
     Lazy regularization (Karras et al. 2020, "StyleGAN2", section 3.1): a penalty that is so computed is to be weighted

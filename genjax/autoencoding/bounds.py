@@ -24,7 +24,9 @@ def divergence(mean: Latents, log_variance: Latents) -> Latents:
 
 
 def elbo(
-    log_likelihood: Float[Array, " batch"], divergences: Latents, beta: float | Float[Array, ""] = 1.0
+    log_likelihood: Float[Array, " batch"],
+    divergences: Latents,
+    beta: float | Float[Array, ""] = 1.0,
 ) -> Float[Array, " batch"]:
     """log p(x|z) − beta·KL, in nats: with beta = 1 a bound on log p(x) in expectation over z ~ q.
 

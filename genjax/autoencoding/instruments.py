@@ -25,7 +25,9 @@ def usage(counts: Int[Array, " num_codes"]) -> Float[Array, ""]:
 def perplexity(counts: Int[Array, " num_codes"]) -> Float[Array, ""]:
     """exp of the entropy of the codes' shares: so many codes, evenly used, would be as uncertain."""
     shares = counts / counts.sum()
-    return jnp.exp(-jnp.sum(jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1)), 0)))
+    return jnp.exp(
+        -jnp.sum(jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1)), 0))
+    )
 
 
 def codebook_metrics(counts: Int[Array, " num_codes"]) -> dict[str, Float[Array, ""]]:
@@ -49,7 +51,11 @@ def alarms(metrics: Mapping[str, float]) -> list[str]:
     `active_units` of `num_units` latents depend on the images (`genjax.metrics.active_units`); less than a tenth
     is called a collapse of the posterior to the prior.
     """
-    found = [f"Not finite: {name} is {value}." for name, value in metrics.items() if not math.isfinite(value)]
+    found = [
+        f"Not finite: {name} is {value}."
+        for name, value in metrics.items()
+        if not math.isfinite(value)
+    ]
     if "codebook/usage" in metrics:
         num_codes, num_indices = metrics["codebook/num_codes"], metrics["codebook/num_indices"]
         used, even = metrics["codebook/usage"] * num_codes, metrics["codebook/perplexity"]
@@ -66,5 +72,7 @@ def alarms(metrics: Mapping[str, float]) -> list[str]:
             )
     if "active_units" in metrics and metrics["active_units"] < 0.1 * metrics["num_units"]:
         active, units = metrics["active_units"], metrics["num_units"]
-        found.append(f"Posterior collapse: {active:.0f} of {units:.0f} latents depend on the images.")
+        found.append(
+            f"Posterior collapse: {active:.0f} of {units:.0f} latents depend on the images."
+        )
     return found

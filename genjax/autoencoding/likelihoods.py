@@ -58,7 +58,9 @@ def gaussian(deviation: float | None = None) -> Likelihood:
     """
 
     def log_probability(outputs, x):
-        mean, log_deviation = _split(outputs) if deviation is None else (outputs, math.log(deviation))
+        mean, log_deviation = (
+            _split(outputs) if deviation is None else (outputs, math.log(deviation))
+        )
         error = (x - mean) * jnp.exp(-log_deviation)
         return _sum(-jnp.square(error) / 2 - log_deviation - math.log(2 * math.pi) / 2)
 
@@ -89,7 +91,9 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
         log_mass = to_bottom + to_top + log_within
         return _sum(jnp.where(x < half - 1, to_bottom, jnp.where(x > 1 - half, to_top, log_mass)))
 
-    return Likelihood(2, log_probability, lambda outputs: jnp.clip(_split(outputs)[0], -1, 1), levels)
+    return Likelihood(
+        2, log_probability, lambda outputs: jnp.clip(_split(outputs)[0], -1, 1), levels
+    )
 
 
 def _split(outputs: Outputs) -> list[Array]:

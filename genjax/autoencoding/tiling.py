@@ -54,7 +54,9 @@ class Tiling:
             raise ValueError(
                 f"size, tile and overlap have as many axes; got {self.size}, {self.tile} and {self.overlap}"
             )
-        if not all(1 <= overlap < tile for overlap, tile in zip(self.overlap, self.tile, strict=True)):
+        if not all(
+            1 <= overlap < tile for overlap, tile in zip(self.overlap, self.tile, strict=True)
+        ):
             raise ValueError(
                 f"an overlap is at least 1 and less than a tile; got {self.overlap} of tiles {self.tile}"
             )
@@ -153,7 +155,9 @@ def encode_tiled(
     axes = images.shape[-1 - len(tile) : -1]
     if any(size % scale for size, scale in zip(axes, factor, strict=True)):
         raise ValueError(f"sizes are multiples of {tuple(factor)}; got {axes}: crop or resize")
-    tiling = Tiling([size // scale for size, scale in zip(axes, factor, strict=True)], tile, overlap)
+    tiling = Tiling(
+        [size // scale for size, scale in zip(axes, factor, strict=True)], tile, overlap
+    )
     return jax.tree.map(tiling.merge, jax.lax.map(encode, tiling.split(images, factor)))
 
 

@@ -25,7 +25,9 @@ from genjax.data.loader import Batches
 from genjax.data.transforms import Example, Transform, center_crop, compose, resize
 
 Bucket = tuple[int, int]  # height, width
-SMALLEST_AREA = 0.9  # of the area asked for; of 1024² pixels and multiples of 64 it makes the buckets of SDXL
+SMALLEST_AREA = (
+    0.9  # of the area asked for; of 1024² pixels and multiples of 64 it makes the buckets of SDXL
+)
 CHUNK = 1024  # sizes found by a thread at a time
 
 
@@ -74,7 +76,9 @@ def nearest_buckets(
     def nearest(sizes: Int[np.ndarray, "examples 2"]) -> Int[np.ndarray, " examples"]:
         own_ratios, own_areas = _log_ratios_and_areas(sizes)
         distances = np.abs(own_ratios[:, None] - ratios)
-        tied = distances <= distances.min(axis=1, keepdims=True) + 1e-9  # logarithms are rounded to 1e-15
+        tied = (
+            distances <= distances.min(axis=1, keepdims=True) + 1e-9
+        )  # logarithms are rounded to 1e-15
         return np.where(tied, np.abs(own_areas[:, None] - areas), np.inf).argmin(axis=1)
 
     return np.concatenate([nearest(sizes[i : i + CHUNK]) for i in range(0, len(sizes), CHUNK)])
@@ -113,7 +117,11 @@ def image_sizes(dataset: Dataset) -> Int32[np.ndarray, "examples 2"]:
             if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
                 logging.getLogger(__name__).warning(
-                    "%s (%s): sizes of %d of %d images found", dataset.name, dataset.split, len(sizes), count
+                    "%s (%s): sizes of %d of %d images found",
+                    dataset.name,
+                    dataset.split,
+                    len(sizes),
+                    count,
                 )
     return np.array(sizes, np.int32)
 
@@ -155,7 +163,8 @@ def resize_and_crop(
     pixels = np.asarray(picture.resize(resized[::-1], Image.Resampling.BICUBIC))
     margins = [side - wanted for side, wanted in zip(resized, bucket, strict=True)]
     top, left = (
-        margin // 2 if generator is None else int(generator.integers(margin + 1)) for margin in margins
+        margin // 2 if generator is None else int(generator.integers(margin + 1))
+        for margin in margins
     )
     pixels = pixels[top : top + bucket[0], left : left + bucket[1]]
     return pixels.reshape(*bucket, channels), (top, left)
@@ -254,7 +263,9 @@ class BucketedBatches(Batches):
             )
         super().__init__(dataset, batch_size, seed, transform=transform or compose(), rows=rows)
         if not buckets:
-            raise ValueError("no buckets: give a list of (height, width), as aspect_buckets makes it")
+            raise ValueError(
+                "no buckets: give a list of (height, width), as aspect_buckets makes it"
+            )
         sizes = image_sizes(dataset) if sizes is None else sizes
         if len(sizes) != len(dataset.source):
             raise ValueError(
@@ -293,13 +304,19 @@ class BucketedBatches(Batches):
         ]
         positions = (step * self.batch_size + self.rows).tolist()
         return stack(
-            [self._fitted(*each, self.buckets[number]) for each in zip(indices, positions, strict=True)]
+            [
+                self._fitted(*each, self.buckets[number])
+                for each in zip(indices, positions, strict=True)
+            ]
         )
 
     def _locate(self, step: int) -> tuple[int, int]:
         """The number of the bucket of this step, and which of the bucket's batches it is."""
         # There is at least one batch in an epoch, so it is one of the first step + 1.
-        epoch = bisect.bisect_right(range(step + 2), step, key=lambda e: int(self._finished(e).sum())) - 1
+        epoch = (
+            bisect.bisect_right(range(step + 2), step, key=lambda e: int(self._finished(e).sum()))
+            - 1
+        )
         finished, order = self._finished(epoch), self._order(epoch)
         offset = step - int(finished.sum())
         number = int(order[offset])
@@ -311,16 +328,22 @@ class BucketedBatches(Batches):
 
     def _order(self, epoch: int) -> Int[np.ndarray, " batches"]:
         """The numbers of the buckets of an epoch's batches."""
-        numbers = np.repeat(np.arange(len(self.buckets)), self._finished(epoch + 1) - self._finished(epoch))
+        numbers = np.repeat(
+            np.arange(len(self.buckets)), self._finished(epoch + 1) - self._finished(epoch)
+        )
         return np.random.default_rng((2, self.seed, epoch)).permutation(numbers)
 
     def _permutation(self, number: int, epoch: int) -> Int[np.ndarray, " examples"]:
-        return np.random.default_rng((3, self.seed, number, epoch)).permutation(self._counts[number])
+        return np.random.default_rng((3, self.seed, number, epoch)).permutation(
+            self._counts[number]
+        )
 
     def _fitted(self, index: int, position: int, bucket: Bucket) -> Example:
         generator = np.random.default_rng((1, self.seed, position))
         example = self.transform(self._examples(index), generator)
-        image, crop = resize_and_crop(example["image"], bucket, generator if self.random_crop else None)
+        image, crop = resize_and_crop(
+            example["image"], bucket, generator if self.random_crop else None
+        )
         return {
             **example,
             "image": image,

@@ -68,7 +68,9 @@ def preload(source: OnDisk, shapes: Mapping[str, tuple[int, ...]]) -> InMemory:
     Args:
         shapes: by name, the shape of each feature of one example.
     """
-    arrays = {key: np.empty((len(source), *shape), source.dtypes[key]) for key, shape in shapes.items()}
+    arrays = {
+        key: np.empty((len(source), *shape), source.dtypes[key]) for key, shape in shapes.items()
+    }
 
     def read(index: int) -> None:
         for key, value in source[index].items():

@@ -19,8 +19,22 @@ import numpy as np
 
 from genjax.data.dataset import PRELOAD_BYTES, Dataset, OnDisk, num_threads, preload
 
-SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-REMEMBER_FROM = 10_000  # files: checking these takes seconds to minutes, so what was found is written down
+SUFFIXES = (
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".jpeg",
+    ".jpg",
+    ".pgm",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
+REMEMBER_FROM = (
+    10_000  # files: checking these takes seconds to minutes, so what was found is written down
+)
 PROGRESS_SECONDS = 10.0
 # A decoder needs up to 13 bytes a pixel, so an image takes at most 0.9 GB.
 PIXEL_LIMIT = 2**26
@@ -63,7 +77,9 @@ def decode(path: str | os.PathLike, channels: int = 3) -> tuple[np.ndarray, tupl
     kinds = []
     with Image.open(path) as image:
         if image.width * image.height > PIXEL_LIMIT:
-            raise ValueError(f"{image.width}x{image.height} pixels, more than {PIXEL_LIMIT}; make it smaller")
+            raise ValueError(
+                f"{image.width}x{image.height} pixels, more than {PIXEL_LIMIT}; make it smaller"
+            )
         if getattr(image, "n_frames", 1) > 1:
             kinds.append("first of several frames")
         deep = any(";16" in str(tile) for tile in image.tile)
@@ -102,7 +118,9 @@ class _Records:
         try:
             return {"image": decode(entry.path, self.channels)[0], "label": entry.label}
         except Exception as error:
-            raise RuntimeError(f"{entry.path} could be read when the dataset was opened: {error}") from error
+            raise RuntimeError(
+                f"{entry.path} could be read when the dataset was opened: {error}"
+            ) from error
 
 
 def read_images(
@@ -143,8 +161,12 @@ def read_images(
             *(name, split, len(skipped), len(entries), "; ".join(examples)),
             "; …" if len(skipped) > 3 else "",
         )
-    shapes, kinds = zip(*(result for _, result in found if not isinstance(result, str)), strict=True)
-    image_shape = tuple(sides[0] if len(set(sides)) == 1 else None for sides in zip(*shapes, strict=True))
+    shapes, kinds = zip(
+        *(result for _, result in found if not isinstance(result, str)), strict=True
+    )
+    image_shape = tuple(
+        sides[0] if len(set(sides)) == 1 else None for sides in zip(*shapes, strict=True)
+    )
     dtypes = {"image": np.dtype(np.uint8)} | ({"label": np.dtype(np.int32)} if class_names else {})
     source = OnDisk(_Records(kept, channels), dtypes)
     if None not in image_shape and len(kept) * np.prod(image_shape) <= preload_bytes:
@@ -156,7 +178,9 @@ def read_images(
         image_shape=image_shape,
         num_classes=len(class_names) if class_names else None,
         class_names=class_names and tuple(map(printable, class_names)),
-        captions=None if kept[0].captions is None else [tuple(map(printable, e.captions)) for e in kept],
+        captions=None
+        if kept[0].captions is None
+        else [tuple(map(printable, e.captions)) for e in kept],
         skipped=skipped,
         conversions=dict(Counter(itertools.chain(*kinds))),
     )

@@ -64,14 +64,20 @@ class Batches:
 
         title, length = f"{dataset.name} ({dataset.split})", len(dataset.source)
         if not 0 < batch_size <= length:
-            raise ValueError(f"batch size {batch_size} for the {length} examples of {title}: take fewer")
+            raise ValueError(
+                f"batch size {batch_size} for the {length} examples of {title}: take fewer"
+            )
         if transform is None and None in (dataset.image_shape or ()):
-            raise ValueError(f"images of {title} vary in size: give a transform that crops or resizes them")
+            raise ValueError(
+                f"images of {title} vary in size: give a transform that crops or resizes them"
+            )
         if image_shape is not None:
             given = dataset.image_shape
             if transform is not None:
                 (given,) = (
-                    array.shape for name, array in self._transformed(0, 0).items() if name in PICTURES
+                    array.shape
+                    for name, array in self._transformed(0, 0).items()
+                    if name in PICTURES
                 )
             if given != tuple(image_shape):
                 raise ValueError(
@@ -85,7 +91,10 @@ class Batches:
         if self.transform is None:
             return self._examples(indices)
         return stack(
-            [self._transformed(*each) for each in zip(indices.tolist(), positions.tolist(), strict=True)]
+            [
+                self._transformed(*each)
+                for each in zip(indices.tolist(), positions.tolist(), strict=True)
+            ]
         )
 
     def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, np.ndarray]]:
@@ -98,11 +107,15 @@ class Batches:
             ImportError: grain is needed and not installed (`self[step]` works without).
         """
         if isinstance(self.dataset.source, InMemory) and self.transform is None:
-            return map(self.__getitem__, itertools.count(start) if stop is None else range(start, stop))
+            return map(
+                self.__getitem__, itertools.count(start) if stop is None else range(start, stop)
+            )
         try:
             import grain
         except ImportError as error:
-            raise ImportError(f"batches are prefetched by grain ({error}): pip install grain") from error
+            raise ImportError(
+                f"batches are prefetched by grain ({error}): pip install grain"
+            ) from error
         steps = grain.MapDataset.range(start, sys.maxsize if stop is None else stop)
         threads = num_threads()  # grain's own buffer of 500 batches would fill the memory
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)

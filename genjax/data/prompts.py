@@ -80,7 +80,9 @@ class PromptCache:
             writer = ArrayRecordWriter(str(unfinished), "group_size:1")
             for i in range(0, len(part), batch_size):
                 for encoded in encode(part[i : i + batch_size]):
-                    writer.write(save({key: np.ascontiguousarray(array) for key, array in encoded.items()}))
+                    writer.write(
+                        save({key: np.ascontiguousarray(array) for key, array in encoded.items()})
+                    )
                 yield start + min(i + batch_size, len(part))
             writer.close()
             listing = self.folder / f"{name}.json"

@@ -62,9 +62,13 @@ def load_dataset(
     data_dir = os.path.expanduser(data_dir) if data_dir else None
     family, _, size = name.partition("/")
     if loader := _loader(family):
-        given = {"data_dir": data_dir, "preload_bytes": preload_bytes} | ({"size": int(size)} if size else {})
+        given = {"data_dir": data_dir, "preload_bytes": preload_bytes} | (
+            {"size": int(size)} if size else {}
+        )
         takes = inspect.signature(loader).parameters
-        dataset = loader(split, **{option: value for option, value in given.items() if option in takes})
+        dataset = loader(
+            split, **{option: value for option, value in given.items() if option in takes}
+        )
         if dataset is not None:
             return dataset
     return _read_prepared(name, split, data_dir, preload_bytes)
@@ -130,7 +134,9 @@ def _prepared_builder(name: str, data_dir: str | None):
     except (ValueError, AssertionError) as error:
         known = [*list_builders(with_community_datasets=False), *_own_names()]
         family = re.split("[/:]", name)[0]
-        if family in known:  # then the configuration or version is not, and tensorflow-datasets says so
+        if (
+            family in known
+        ):  # then the configuration or version is not, and tensorflow-datasets says so
             raise ValueError(str(error)) from error
         nearest = difflib.get_close_matches(family, known, n=5) or ["digits", "mnist", "cifar10"]
         message = f"no dataset is called {name!r}; the nearest names are {', '.join(nearest)}"
@@ -158,7 +164,9 @@ def _taking_turns(builder) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logging.getLogger(__name__).warning("waiting for another process to prepare %s", builder.name)
+            logging.getLogger(__name__).warning(
+                "waiting for another process to prepare %s", builder.name
+            )
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -172,7 +180,9 @@ def _prepare(builder, name: str) -> None:
     fetched = any((downloads / builder.name).glob("*.INFO")) or any(
         file and (by_hand / file).exists() for file in files.values()
     )
-    call = f'tfds.builder("{name}", data_dir="data").download_and_prepare(file_format="array_record")'
+    call = (
+        f'tfds.builder("{name}", data_dir="data").download_and_prepare(file_format="array_record")'
+    )
     elsewhere = (
         "    pip install tensorflow-datasets array_record importlib_resources tensorflow-cpu\n"
         f"    python -c 'import tensorflow_datasets as tfds; {call}'\n"

@@ -44,7 +44,9 @@ class Tokenizer:
         named = isinstance(self._padding, str)
         self.padding_id = self._tokenizer.token_to_id(self._padding) if named else None
         if self.padding_id is None:
-            raise ValueError(f"{folder} names {self._padding!r} as its padding token, which is no token")
+            raise ValueError(
+                f"{folder} names {self._padding!r} as its padding token, which is no token"
+            )
         self.num_tokens = self._tokenizer.get_vocab_size()
 
     def encode(
@@ -66,13 +68,16 @@ class Tokenizer:
                 f"prompts is the string {prompts!r}; expected a sequence of strings: put it in a list"
             )
         self._tokenizer.enable_truncation(length)
-        self._tokenizer.enable_padding(length=length, pad_id=self.padding_id, pad_token=self._padding)
+        self._tokenizer.enable_padding(
+            length=length, pad_id=self.padding_id, pad_token=self._padding
+        )
         encodings = self._tokenizer.encode_batch(list(prompts))
         for prompt, encoding in zip(prompts, encodings, strict=True):
             if encoding.overflowing:
                 kept = max(end for _, end in encoding.offsets)  # marks and padding are at (0, 0)
                 warnings.warn(
-                    f"of a prompt only {length} tokens are kept; lost: {prompt[kept:]!r}", stacklevel=2
+                    f"of a prompt only {length} tokens are kept; lost: {prompt[kept:]!r}",
+                    stacklevel=2,
                 )
         shape = (len(prompts), length)
         ids = np.array([encoding.ids for encoding in encodings], np.int32).reshape(shape)
@@ -111,7 +116,9 @@ def _read(folder: Path, config: dict[str, Any]) -> Any:
             f".save_pretrained({str(folder)!r})"
         )
     if missing := [name for name in ("bos_token", "eos_token") if not _content(config.get(name))]:
-        raise ValueError(f"{folder} names no {' and no '.join(missing)}: add them to tokenizer_config.json")
+        raise ValueError(
+            f"{folder} names no {' and no '.join(missing)}: add them to tokenizer_config.json"
+        )
     try:
         return _clip(tokenizers, folder, config)
     except Exception as error:

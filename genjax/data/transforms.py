@@ -77,7 +77,9 @@ def resize(size: int) -> Transform:
         while min(picture.size) >= 2 * size:
             picture = picture.resize([side // 2 for side in picture.size], Image.Resampling.BOX)
         scale = size / min(picture.size)
-        picture = picture.resize([round(side * scale) for side in picture.size], Image.Resampling.BICUBIC)
+        picture = picture.resize(
+            [round(side * scale) for side in picture.size], Image.Resampling.BICUBIC
+        )
         pixels = np.asarray(picture)
         return {**example, "image": pixels.reshape(*pixels.shape[:2], channels)}
 
@@ -99,7 +101,9 @@ def random_crop(size: int) -> Transform:
     Raises:
         ValueError: an image is smaller.
     """
-    return lambda example, generator: _crop(example, size, lambda margin: int(generator.integers(margin + 1)))
+    return lambda example, generator: _crop(
+        example, size, lambda margin: int(generator.integers(margin + 1))
+    )
 
 
 def _crop(example: Example, size: int, offset: Callable[[int], int]) -> Example:

@@ -32,7 +32,9 @@ _MOVES = frozenset(
 _NOT_ELEMENTWISE = frozenset(("custom-call", "gather", "scatter", "sort", "rng-bit-generator"))
 _VIEWS = ("bitcast", "copy", "reshape", "transpose")
 _SLICES = ("slice", "dynamic-slice", "gather")
-_WRAPPERS = re.compile(r"(?<![^/])(jit\([^)]*\)|while|body|closed_call|checkpoint|cond|branch_\d+_fun)/")
+_WRAPPERS = re.compile(
+    r"(?<![^/])(jit\([^)]*\)|while|body|closed_call|checkpoint|cond|branch_\d+_fun)/"
+)
 
 
 class Cost(NamedTuple):
@@ -75,7 +77,9 @@ def costs_of(compiled: Any, device: Device) -> list[Cost]:
         if _FREE.fullmatch(operation.opcode) or '"AllocateBuffer"' in operation.attributes:
             continue
         if times is None:
-            raise ValueError(f"{operation.name} is in a loop of unknown length, so its cost is unknown")
+            raise ValueError(
+                f"{operation.name} is in a loop of unknown length, so its cost is unknown"
+            )
         line, name = program.source_of(computation, operation)
         cycles = re.search(r'"estimated_cycles":"(\d+)"', operation.attributes)
         operations = times * _products(program, computation, operation)
@@ -84,7 +88,9 @@ def costs_of(compiled: Any, device: Device) -> list[Cost]:
             Cost(
                 category=_category(program, operation),
                 opcode=operation.opcode,
-                shapes=" ".join(f"{a.dtype}[{','.join(map(str, a.shape))}]" for a in operation.results),
+                shapes=" ".join(
+                    f"{a.dtype}[{','.join(map(str, a.shape))}]" for a in operation.results
+                ),
                 line=line,
                 name=_WRAPPERS.sub("", name),
                 runs=times,
@@ -100,7 +106,9 @@ def costs_of(compiled: Any, device: Device) -> list[Cost]:
 def total(costs: Sequence[Cost]) -> dict[str, Any]:
     """Return the number of operations (`count`), and the sums of all that is counted of them."""
     counted = ("runs", "operations", "bytes", "cycles", "seconds")
-    return dict(count=len(costs)) | {name: sum(getattr(cost, name) for cost in costs) for name in counted}
+    return dict(count=len(costs)) | {
+        name: sum(getattr(cost, name) for cost in costs) for name in counted
+    }
 
 
 def breakdown(compiled: Any, device: Device, most_expensive: int = 10) -> dict[str, Any]:
@@ -116,7 +124,9 @@ def breakdown(compiled: Any, device: Device, most_expensive: int = 10) -> dict[s
     same: dict[tuple, list[Cost]] = {}
     for cost in costs:
         same.setdefault(cost[: Cost._fields.index("runs")], []).append(cost)
-    rows = [dict(zip(Cost._fields, key, strict=False)) | total(members) for key, members in same.items()]
+    rows = [
+        dict(zip(Cost._fields, key, strict=False)) | total(members) for key, members in same.items()
+    ]
     return dict(
         categories={name: total(members) for name, members in of_category.items() if members},
         total=total(costs),
@@ -141,7 +151,9 @@ def _category(program: Program, operation: Operation) -> str:
 
 def _moved(program: Program, computation: Computation, operation: Operation) -> int:
     """Bytes of main memory that one run reads and writes; of arrays sliced or updated, the part."""
-    if operation.opcode.endswith("-start"):  # its results are what it reads, what it writes, and counters
+    if operation.opcode.endswith(
+        "-start"
+    ):  # its results are what it reads, what it writes, and counters
         arrays = [array for array in operation.results if array.shape]
         copied = (
             min(array.size for array in arrays)
@@ -233,7 +245,9 @@ def _convolution(
 
     On TPUs products of matrices are convolutions, and those of batches of matrices have such zeros.
     """
-    of_inputs, of_kernel, of_outputs = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", attributes).groups()
+    of_inputs, of_kernel, of_outputs = re.search(
+        r"dim_labels=(\w+)_(\w+)->(\w+)", attributes
+    ).groups()
     spatial = sorted(filter(str.isdecimal, of_inputs))
     window = re.search(r"window=\{(.*?)\}", attributes)
 
@@ -248,9 +262,18 @@ def _convolution(
     ):
         size, stride = map(int, numbers)
         length = (inputs[of_inputs.index(axis)] - 1) * int(apart) + 1
-        starts = np.arange(outputs[of_outputs.index(axis)])[:, None] * stride - int(pad.partition("_")[0])
+        starts = np.arange(outputs[of_outputs.index(axis)])[:, None] * stride - int(
+            pad.partition("_")[0]
+        )
         places = starts + np.arange(size) * int(dilation)
         pairs *= int(np.sum((places >= 0) & (places < length) & (places % int(apart) == 0)))
     groups = re.search(r"batch_group_count=(\d+)", attributes)
     batch, features = inputs[of_inputs.index("b")], kernel[of_kernel.index("i")]
-    return 2 * pairs * batch * features * outputs[of_outputs.index("f")] // int(groups[1] if groups else 1)
+    return (
+        2
+        * pairs
+        * batch
+        * features
+        * outputs[of_outputs.index("f")]
+        // int(groups[1] if groups else 1)
+    )

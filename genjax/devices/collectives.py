@@ -56,7 +56,10 @@ def collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
                 )
             counts[kind, axes] += times
             totals[kind, axes] += int(times * size)
-    return [Collective(kind, axes, counts[kind, axes], totals[kind, axes]) for kind, axes in sorted(totals)]
+    return [
+        Collective(kind, axes, counts[kind, axes], totals[kind, axes])
+        for kind, axes in sorted(totals)
+    ]
 
 
 def _sent(operation: Operation, mesh: Mesh) -> tuple[str, tuple[str, ...], int | float] | None:
@@ -84,11 +87,15 @@ def _axes(attributes: str, mesh_shape: Mapping[str, int]) -> tuple[str, ...]:
     """The mesh axes along which the first group's members, or a permutation's sources and targets, differ."""
     sizes = tuple(mesh_shape.values())
     if pairs := re.search(r"source_target_pairs=\{(\{[\d,{}]+\})\}", attributes):
-        ends = np.array([[int(n) for n in pair.split(",")] for pair in re.findall(r"\{([\d,]+)\}", pairs[1])])
+        ends = np.array(
+            [[int(n) for n in pair.split(",")] for pair in re.findall(r"\{([\d,]+)\}", pairs[1])]
+        )
         moved = np.diff(np.unravel_index(ends, sizes), axis=2).any(axis=(1, 2))
         return tuple(name for name, differ in zip(mesh_shape, moved, strict=True) if differ)
     places = np.unravel_index(_first_group(attributes, math.prod(sizes)), sizes)
-    return tuple(name for name, place in zip(mesh_shape, places, strict=True) if len(set(place)) > 1)
+    return tuple(
+        name for name, place in zip(mesh_shape, places, strict=True) if len(set(place)) > 1
+    )
 
 
 def _first_group(attributes: str, num_devices: int) -> np.ndarray:
@@ -96,18 +103,24 @@ def _first_group(attributes: str, num_devices: int) -> np.ndarray:
 
     def numbered(shape: str, permutation: str | None) -> np.ndarray:
         devices = np.arange(num_devices).reshape([int(n) for n in shape.split(",")])
-        return devices.transpose([int(n) for n in permutation.split(",")]) if permutation else devices
+        return (
+            devices.transpose([int(n) for n in permutation.split(",")]) if permutation else devices
+        )
 
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return np.array([int(n) for n in found[1].split(",")])
-    if found := re.search(r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes):
+    if found := re.search(
+        r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes
+    ):
         return numbered(found[2], found[3]).reshape(-1, int(found[1]))[0]
     if found := re.search(
         r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}",
         attributes,
     ):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
-        devices = numbered(found[2] or str(num_devices), found[3]).reshape([int(n) for n in sizes.values()])
+        devices = numbered(found[2] or str(num_devices), found[3]).reshape(
+            [int(n) for n in sizes.values()]
+        )
         varying = [name in re.findall(r"'(\w+)'", found[4]) for name in sizes]
         return devices[tuple(slice(None) if vary else 0 for vary in varying)].reshape(-1)
     return np.arange(num_devices)  # no groups given, or one empty one: all together

@@ -93,14 +93,19 @@ def _multiply_adds(equation: Any) -> int:
         return equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
     kernel = equation.invars[1].aval
     per_output = kernel.size // kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-    zeros_between = math.prod(params["lhs_dilation"])  # of a transposed convolution; they cost nothing
+    zeros_between = math.prod(
+        params["lhs_dilation"]
+    )  # of a transposed convolution; they cost nothing
     return equation.outvars[0].aval.size * per_output // zeros_between
 
 
 def _bytes(equation: Any) -> int:
-    sizes = sorted(var.aval.size * var.aval.dtype.itemsize for var in (*equation.invars, *equation.outvars))
+    sizes = sorted(
+        var.aval.size * var.aval.dtype.itemsize for var in (*equation.invars, *equation.outvars)
+    )
     over_heads = (
-        equation.primitive.name == "dot_general" and len(equation.params["dimension_numbers"][1][0]) > 1
+        equation.primitive.name == "dot_general"
+        and len(equation.params["dimension_numbers"][1][0]) > 1
     )
     return sum(sizes[:-1] if over_heads else sizes)
 
@@ -159,7 +164,9 @@ def _elementwise(equation: Any) -> bool:
 
 def _absorbs(equation: Any) -> bool:
     """Whether an elementwise operand is computed within it."""
-    return equation is not None and (_elementwise(equation) or equation.primitive.name.startswith("reduce_"))
+    return equation is not None and (
+        _elementwise(equation) or equation.primitive.name.startswith("reduce_")
+    )
 
 
 def _working(closed_jaxpr: Any, size: Callable[[Any], int]) -> int:
@@ -169,7 +176,9 @@ def _working(closed_jaxpr: Any, size: Callable[[Any], int]) -> int:
     never_made = set()
     for i, equation in reversed(list(enumerate(jaxpr.eqns))):
         until, result = i, id(equation.outvars[0]) if equation.outvars else None
-        fused = _elementwise(equation) and len(uses.get(result, [])) == 1 and _absorbs(uses[result][0])
+        fused = (
+            _elementwise(equation) and len(uses.get(result, [])) == 1 and _absorbs(uses[result][0])
+        )
         if fused or equation.primitive.name in _VIEWS:
             never_made.add(result)
             until = last.get(result, i)  # as long lives what it is made of

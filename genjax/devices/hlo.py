@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%([\w.-]+) \(.*\{$")
-_OPERATION = re.compile(r"^  (ROOT )?%([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*?)\)(?:, (.*))?$", re.DOTALL)
+_OPERATION = re.compile(
+    r"^  (ROOT )?%([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*?)\)(?:, (.*))?$", re.DOTALL
+)
 _ARRAY = re.compile(r"\b(pred|c\d+|[suf]\d+|bf16|f8\w+)\[([\d,]*)\](?:\{([^{}]*)\})?")
 _CALLED = re.compile(
     r"\b(?:body|to_apply|calls|branch_computations|true_computation|false_computation)="
@@ -70,7 +72,9 @@ class Operation(NamedTuple):
     def called(self) -> list[str]:
         """The computations that it calls, a loop's condition aside."""
         return [
-            name for names in _CALLED.findall(self.attributes) for name in re.findall(r"%([\w.-]+)", names)
+            name
+            for names in _CALLED.findall(self.attributes)
+            for name in re.findall(r"%([\w.-]+)", names)
         ]
 
 
@@ -123,7 +127,9 @@ class Program(NamedTuple):
         They get that of the next operation that needs them, or else of the one that made what they
         copy, or else nothing.
         """
-        readers = lambda each: [other for other in computation.values() if each.name in other.operands]
+        readers = lambda each: [
+            other for other in computation.values() if each.name in other.operands
+        ]
         makers = lambda each: [computation[name] for name in each.operands if name in computation]
         for neighbours in (readers, makers):
             near = [operation]
@@ -195,7 +201,8 @@ def _operation(statement: str) -> Operation:
     else:
         names = tuple(re.findall(r"%([\w.-]+)", operands))
     results = tuple(
-        Array(dtype, tuple(_integers(shape)), layout) for dtype, shape, layout in _ARRAY.findall(types)
+        Array(dtype, tuple(_integers(shape)), layout)
+        for dtype, shape, layout in _ARRAY.findall(types)
     )
     return Operation(name, opcode, results, names, attributes or "", bool(root))
 

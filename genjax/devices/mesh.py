@@ -32,7 +32,9 @@ ROWS = re.compile(r"(\b|_)(projection|mlp_out)/kernel$")
 SMALL = 2**12  # elements; an array below is not worth a collective
 
 
-def make_mesh(axes: Mapping[str, int], batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+    axes: Mapping[str, int], batch_size: int, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """A mesh of named axes over all devices; a size of −1 (one at most) takes all devices left over.
 
     Devices next to one another in the last axes are next to one another in the machine. Where there are several slices of
@@ -53,7 +55,9 @@ def make_mesh(axes: Mapping[str, int], batch_size: int, devices: Sequence[jax.De
     if slices > 1:
         over_slices = _shares(axes, slices)
         within = [size // share for size, share in zip(axes.values(), over_slices, strict=True)]
-        grid = create_hybrid_device_mesh(within, over_slices, devices, allow_split_physical_axes=True)
+        grid = create_hybrid_device_mesh(
+            within, over_slices, devices, allow_split_physical_axes=True
+        )
     else:
         grid = create_device_mesh(tuple(axes.values()), devices, allow_split_physical_axes=True)
     return Mesh(grid, tuple(axes), axis_types=_types(axes))
@@ -113,7 +117,9 @@ def mesh_axes(axes: Mapping[str, int], batch_size: int, num_devices: int) -> dic
 
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Examples split over `data` and `fsdp`."""
-    return NamedSharding(mesh, PartitionSpec(tuple(name for name in BATCH_AXES if name in mesh.axis_names)))
+    return NamedSharding(
+        mesh, PartitionSpec(tuple(name for name in BATCH_AXES if name in mesh.axis_names))
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -41,7 +41,9 @@ def tpu_topology(device: Device, count: int) -> list[jax.Device]:
     slices = 1 if chips % most else chips // most
     shape = torus(chips // slices, dimensions)
     name = f"{family}:{'x'.join(map(str, shape))}"
-    options = dict(num_slices=slices, chips_per_host_bounds=[min(side, 2) for side in shape[:2]] + [1])
+    options = dict(
+        num_slices=slices, chips_per_host_bounds=[min(side, 2) for side in shape[:2]] + [1]
+    )
     if dimensions == 3 and device.per_chip == 1:
         options |= dict(chip_config_name="megacore")  # two cores, which JAX takes for one device
     try:
@@ -68,7 +70,9 @@ def refused_bytes(message: str, held: int) -> tuple[int, int] | None:
     """What a program needs beside what is `held`, and what all may take, by the words with which the TPU compiler refuses it;
     None if they are others."""
     number, sizes = r"\(?([\d.]+)([KMGT])\)?", dict(K=2**10, M=2**20, G=2**30, T=2**40)
-    found = re.search(rf"(Used|temporaries) {number} (?:of|exceeds available HBM) {number}", message)
+    found = re.search(
+        rf"(Used|temporaries) {number} (?:of|exceeds available HBM) {number}", message
+    )
     if found is None:
         return None
     needed, available = (int(float(found[i]) * sizes[found[i + 1]]) for i in (2, 4))
@@ -78,13 +82,19 @@ def refused_bytes(message: str, held: int) -> tuple[int, int] | None:
 def compiled_bytes(compiled: Any) -> tuple[int, int]:
     """Return bytes of the workspace of `jitted.lower(…).compile()`, and of all that one device needs at once."""
     analysis = compiled.memory_analysis()
-    peak = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+    peak = (
+        analysis.argument_size_in_bytes
+        + analysis.temp_size_in_bytes
+        + analysis.output_size_in_bytes
+    )
     return analysis.temp_size_in_bytes, peak - analysis.alias_size_in_bytes
 
 
 def shard_bytes(tree: Any) -> int:
     """Of all arrays, what one device holds."""
-    return sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree))
+    return sum(
+        math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree)
+    )
 
 
 class Layer(NamedTuple):
@@ -107,11 +117,16 @@ def traced_layers(function: Callable, *args: Any) -> list[Layer]:
     layers, kept, running = {}, [], []
 
     def look(method, inputs, options, context):
-        running.append(type(context.module).__name__)  # a network first: its scanned parts do not know it
+        running.append(
+            type(context.module).__name__
+        )  # a network first: its scanned parts do not know it
         outputs = method(*inputs, **options)
         if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
             name, path = running[0], "/".join(context.module.path)
-            shape, dtype = (*inputs[0].shape[:-1], context.module.features), jax.tree.leaves(outputs)[0].dtype
+            shape, dtype = (
+                (*inputs[0].shape[:-1], context.module.features),
+                jax.tree.leaves(outputs)[0].dtype,
+            )
             layers[name, path] = Layer(name, path, inputs[0].shape, shape, dtype, id(inputs[0]))
             kept.append(inputs[0])  # so that no other gets its id
         running.pop()
@@ -130,11 +145,15 @@ def layers_of(params: Any, layers: Sequence[Layer]) -> dict[str, Layer]:
             ending, shape = f"{layer.path}/kernel", (layer.inputs[-1], layer.outputs[-1])
             if f"/{name}".endswith(f"/{ending}") and a.shape[-2:] == shape:
                 found.setdefault((name.removesuffix(ending), layer.network), {})[name] = layer
-    best: dict[str, dict[str, Layer]] = {}  # of networks with the same layers the one that has the most
+    best: dict[
+        str, dict[str, Layer]
+    ] = {}  # of networks with the same layers the one that has the most
     for (prefix, _), of_network in sorted(found.items()):
         best[prefix] = max(best.get(prefix, {}), of_network, key=len)
     return {
-        name: layer for prefix in sorted(best, key=len, reverse=True) for name, layer in best[prefix].items()
+        name: layer
+        for prefix in sorted(best, key=len, reverse=True)
+        for name, layer in best[prefix].items()
     }
 
 
@@ -156,7 +175,9 @@ def size_on_device(
         spec = partition_spec(name, a.shape, mesh)
         if SCANNED.search(name):
             like_state.setdefault(a.shape[1:], a.size // a.shape[0] // over(spec, TENSOR))
-        like_state[a.shape] = a.size // over(spec, TENSOR) // (1 if gathered else over(spec, "fsdp"))
+        like_state[a.shape] = (
+            a.size // over(spec, TENSOR) // (1 if gathered else over(spec, "fsdp"))
+        )
     whole = {layer.inputs[-1] for layer in layers if COLUMNS.search(f"{layer.path}/kernel")}
     axis = lambda name: mesh.shape.get(name, 1) if whole else 1
 
@@ -189,7 +210,11 @@ def check_axes(
         )
     # Where these are none, attention within convolutions is little, and the rest is not split.
     lengths = sorted(
-        {layer.inputs[1] for layer in layers if SCANNED.search(layer.path) and len(layer.inputs) > 2}
+        {
+            layer.inputs[1]
+            for layer in layers
+            if SCANNED.search(layer.path) and len(layer.inputs) > 2
+        }
     )
     size = mesh.shape.get(CONTEXT, 1)
     if size > 1 and (not lengths or lengths[-1] % size):
@@ -248,7 +273,11 @@ def parameter_collectives(
 
 
 def tensor_collectives(
-    params: Any, layers: Sequence[Layer], mesh: Mesh | AbstractMesh, forward: int = 1, backward: int = 1
+    params: Any,
+    layers: Sequence[Layer],
+    mesh: Mesh | AbstractMesh,
+    forward: int = 1,
+    backward: int = 1,
 ) -> list[Collective]:
     """What is sent over `tensor` for layers that it splits (Shoeybi et al. 2019, section 3).
 
@@ -265,7 +294,9 @@ def tensor_collectives(
     shards, summed = math.prod(map(axis, BATCH_AXES)), set()
 
     def local(shape: tuple[int, ...], dtype: jnp.dtype) -> int:
-        return math.prod(shape) * dtype.itemsize // shards // (axis(CONTEXT) if len(shape) > 2 else 1)
+        return (
+            math.prod(shape) * dtype.itemsize // shards // (axis(CONTEXT) if len(shape) > 2 else 1)
+        )
 
     layer_of = layers_of(params, layers)
     networks = sorted({layer.network for layer in layer_of.values()})
@@ -279,13 +310,19 @@ def tensor_collectives(
             continue
         layer, times = layer_of[name], math.prod(a.shape[:-2])
         if ROWS.search(name):
-            sent.add(mesh, "all-reduce", (TENSOR,), local(layer.outputs, layer.dtype), forward * times)
+            sent.add(
+                mesh, "all-reduce", (TENSOR,), local(layer.outputs, layer.dtype), forward * times
+            )
             continue
         if name.endswith("modulation/dense/kernel"):
-            sent.add(mesh, "all-gather", (TENSOR,), local(layer.outputs, layer.dtype), forward * times)
+            sent.add(
+                mesh, "all-gather", (TENSOR,), local(layer.outputs, layer.dtype), forward * times
+            )
         if layer.input_id not in summed:
             summed.add(layer.input_id)
-            sent.add(mesh, "all-reduce", (TENSOR,), local(layer.inputs, layer.dtype), backward * times)
+            sent.add(
+                mesh, "all-reduce", (TENSOR,), local(layer.inputs, layer.dtype), backward * times
+            )
     return sent.all()
 
 
@@ -368,7 +405,10 @@ def roofline(
         operations, useful: of all devices.
         moved: bytes read and written of one device's memory.
     """
-    terms = {"arithmetic": operations / mesh.size / device.operations, "memory": moved / device.bandwidth}
+    terms = {
+        "arithmetic": operations / mesh.size / device.operations,
+        "memory": moved / device.bandwidth,
+    }
     for each in sent:
         over = f"links of {' × '.join(each.axes)}"
         terms[over] = terms.get(over, 0.0) + collective_seconds(each, mesh, device)

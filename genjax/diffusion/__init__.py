@@ -73,7 +73,9 @@ from genjax.diffusion.processes import TrigFlow as TrigFlow
 from genjax.diffusion.processes import VarianceExploding as VarianceExploding
 from genjax.diffusion.processes import VariancePreservingCosine as VariancePreservingCosine
 from genjax.diffusion.processes import VariancePreservingLinear as VariancePreservingLinear
-from genjax.diffusion.processes import VariancePreservingScaledLinear as VariancePreservingScaledLinear
+from genjax.diffusion.processes import (
+    VariancePreservingScaledLinear as VariancePreservingScaledLinear,
+)
 from genjax.diffusion.processes import VariancePreservingTable as VariancePreservingTable
 from genjax.diffusion.processes import corrupt as corrupt
 from genjax.diffusion.processes import cosine_betas as cosine_betas

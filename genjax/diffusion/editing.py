@@ -45,7 +45,9 @@ def image_to_image(
     """
     if not 0 < strength <= 1:
         raise ValueError(f"strength is the part of the steps to take, in (0, 1]; got {strength}")
-    times = jax.tree.map(lambda times: times[-1 - max(1, round(strength * (len(times) - 1))) :], times)
+    times = jax.tree.map(
+        lambda times: times[-1 - max(1, round(strength * (len(times) - 1))) :], times
+    )
 
     @leafwise
     def noised(images, process, keys, times):
@@ -96,7 +98,9 @@ def repaint(
         ValueError: `jump_length` or `resamplings` is not positive.
     """
     if jump_length < 1 or resamplings < 1:
-        raise ValueError(f"jump_length and resamplings are positive; got {jump_length} and {resamplings}")
+        raise ValueError(
+            f"jump_length and resamplings are positive; got {jump_length} and {resamplings}"
+        )
     num_steps = len(times) - 1
     steps = []
     for left in reversed(range(num_steps)):  # steps left after this one
@@ -109,14 +113,18 @@ def repaint(
         0, steps[:-1] + 1
     )  # where in the grid the state is, when it is to be at the step's start
     alpha, sigma = process.alpha(times), process.sigma(times)
-    ratio = jnp.where(before == steps, 1, alpha[steps] / jnp.where(before == steps, 1, alpha[before]))
+    ratio = jnp.where(
+        before == steps, 1, alpha[steps] / jnp.where(before == steps, 1, alpha[before])
+    )
     added = jnp.where(before == steps, 0, sigma[steps] ** 2 - (ratio * sigma[before]) ** 2)
     table = jax.tree.map(lambda column: column[steps], ddpm.table(process, times))
     return table._replace(churn_state=ratio, churn=jnp.sqrt(added))
 
 
 @leafwise
-def slerp(start: Data, end: Data, weight: float | Float[Array, ""] | Float[Array, " batch"]) -> Data:
+def slerp(
+    start: Data, end: Data, weight: float | Float[Array, ""] | Float[Array, " batch"]
+) -> Data:
     """sin((1 − w)·θ)/sin θ·a + sin(w·θ)/sin θ·b, θ the angle of a and b (Shoemake 1985; Song et al. 2021, DDIM, D.5).
 
     Between noises of N(0, I) it keeps the norm that noise has, which a straight line loses. The angle is each example's

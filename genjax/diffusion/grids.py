@@ -47,7 +47,9 @@ def uniform_grid(process: Process, num_steps: int, shift: Shift = 1.0) -> Times:
     For rectified flow it is the grid of FLUX, with shift = `resolution_shift(tokens)` (schnell: 1), and diffusers' of
     sigmas linspace(1, 1/n, n).
     """
-    return _ended(process, to_domain(process, shift_time(jnp.asarray(_falling(process, num_steps)), shift)))
+    return _ended(
+        process, to_domain(process, shift_time(jnp.asarray(_falling(process, num_steps)), shift))
+    )
 
 
 def resolution_shift(tokens: int) -> float:
@@ -67,7 +69,9 @@ def staggered_grid(times: Times, delays: Sequence[int]) -> Float[Array, " stagge
     return times[np.clip(np.arange(steps + 1)[:, None] - delays, 0, len(times) - 1)]
 
 
-def floored_grid(process: Process, num_steps: int, shift: Shift = 1.0, floor: Shift = 0.001) -> Times:
+def floored_grid(
+    process: Process, num_steps: int, shift: Shift = 1.0, floor: Shift = 0.001
+) -> Times:
     """num_steps times from 1 to `floor` in equal steps, shifted once, and then the clean end.
 
     With the floor 1/1000 it is what diffusers' flow matching makes of a dynamic shift and no sigmas.
@@ -111,7 +115,9 @@ def trailing_grid(process: Process, num_steps: int, table_size: int = 1000) -> T
     return _table_grid(process, steps, table_size)
 
 
-def leading_grid(process: Process, num_steps: int, table_size: int = 1000, offset: int = 0) -> Times:
+def leading_grid(
+    process: Process, num_steps: int, table_size: int = 1000, offset: int = 0
+) -> Times:
     """1 + k·⌊N/n⌋ + offset of N tabulated steps: the last is left out (Lin et al. 2024, table 2).
 
     DDIM's own; Stable Diffusion's with offset 1.
@@ -217,9 +223,45 @@ def beta_sigma_grid(
 
 
 # sigma/alpha of ten steps, optimized for each model (Sabour et al. 2024, Align Your Steps, as on their project page).
-STABLE_DIFFUSION_LEVELS = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
-STABLE_DIFFUSION_XL_LEVELS = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029)
-STABLE_VIDEO_DIFFUSION_LEVELS = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
+STABLE_DIFFUSION_LEVELS = (
+    14.615,
+    6.475,
+    3.861,
+    2.697,
+    1.886,
+    1.396,
+    0.963,
+    0.652,
+    0.399,
+    0.152,
+    0.029,
+)
+STABLE_DIFFUSION_XL_LEVELS = (
+    14.615,
+    6.315,
+    3.771,
+    2.181,
+    1.342,
+    0.862,
+    0.555,
+    0.380,
+    0.234,
+    0.113,
+    0.029,
+)
+STABLE_VIDEO_DIFFUSION_LEVELS = (
+    700.0,
+    54.5,
+    15.886,
+    7.977,
+    4.248,
+    1.789,
+    0.981,
+    0.403,
+    0.173,
+    0.034,
+    0.002,
+)
 
 
 def align_your_steps_grid(process: Process, num_steps: int, levels: Sequence[float]) -> Times:
@@ -242,4 +284,6 @@ def align_your_steps_grid(process: Process, num_steps: int, levels: Sequence[flo
             "use levels for this process, or change its domain"
         )
     times = process.time_of(jnp.ones(len(inner)), jnp.asarray(inner))
-    return jnp.concatenate([jnp.asarray([process.domain[1]]), times, jnp.asarray([process.clean_end])])
+    return jnp.concatenate(
+        [jnp.asarray([process.domain[1]]), times, jnp.asarray([process.clean_end])]
+    )

@@ -68,7 +68,9 @@ def drop_conditioning(
 # Scales.
 
 
-def scale_of_weight(guidance_weight: float | Float[Array, " *scale"]) -> float | Float[Array, " *scale"]:
+def scale_of_weight(
+    guidance_weight: float | Float[Array, " *scale"],
+) -> float | Float[Array, " *scale"]:
     """The guidance scale s = 1 + w of the weight w of papers that write (1 + w)·ĉ − w·û (Ho & Salimans 2022)."""
     return 1 + guidance_weight
 
@@ -87,7 +89,9 @@ def interval(
 
 @leafwise
 def _at(guidance_scale: Scale, t: Times, like: Data) -> Array:
-    scale = jnp.asarray(guidance_scale(t) if callable(guidance_scale) else guidance_scale, like.dtype)
+    scale = jnp.asarray(
+        guidance_scale(t) if callable(guidance_scale) else guidance_scale, like.dtype
+    )
     return expand(scale, like)
 
 
@@ -116,7 +120,9 @@ def _singular(process, target, x_t, t):
 
 def _select(where: PyTree, first: Prediction, second: Prediction) -> Prediction:
     """Return the halves of `first` where `where`, and of `second` elsewhere."""
-    halves = (jax.tree.map(jnp.where, where, *pair) for pair in zip(first[:2], second[:2], strict=True))
+    halves = (
+        jax.tree.map(jnp.where, where, *pair) for pair in zip(first[:2], second[:2], strict=True)
+    )
     return Prediction(*halves, first.fraction)
 
 
@@ -168,7 +174,9 @@ def _check(conditioning: PyTree, null: PyTree) -> None:
         raise ValueError(
             f"null needs the tree of conditioning, {jax.tree.structure(conditioning)}; got {jax.tree.structure(null)}"
         )
-    for (path, c), n in zip(jax.tree.leaves_with_path(conditioning), jax.tree.leaves(null), strict=True):
+    for (path, c), n in zip(
+        jax.tree.leaves_with_path(conditioning), jax.tree.leaves(null), strict=True
+    ):
         shape, null_shape = jnp.shape(c), jnp.shape(n)
         fits = len(null_shape) <= len(shape) and all(
             mine in (1, theirs) for mine, theirs in zip(null_shape[::-1], shape[::-1], strict=False)
@@ -186,9 +194,13 @@ def predict_jointly(
     """Return the predictions under several conditionings, in one call on that many times the batch."""
     batch = jax.tree.leaves(x_t)[0].shape[0]
 
-    def stack(first, *others):  # interleaved, so that a batch sharded over devices stays where it is
+    def stack(
+        first, *others
+    ):  # interleaved, so that a batch sharded over devices stays where it is
         if first.shape[0] != batch:
-            raise ValueError(f"one conditioning per sample: got {first.shape[0]} for {batch} samples")
+            raise ValueError(
+                f"one conditioning per sample: got {first.shape[0]} for {batch} samples"
+            )
         same = [jnp.broadcast_to(other, first.shape).astype(first.dtype) for other in others]
         return jnp.stack([first, *same], axis=1).reshape(-1, *first.shape[1:])
 
@@ -226,7 +238,10 @@ def predict_separately(
         shape = (len(c), *n.shape[1:]) if jnp.ndim(n) == c.ndim else c.shape
         return jnp.broadcast_to(n, shape).astype(c.dtype)
 
-    return [denoiser(x_t, t, each) for each in (conditioning, jax.tree.map(for_batch, conditioning, null))]
+    return [
+        denoiser(x_t, t, each)
+        for each in (conditioning, jax.tree.map(for_batch, conditioning, null))
+    ]
 
 
 def _ruled(both: Callable, guidance_scale: PyTree[Scale], rule: Callable) -> Callable:
@@ -437,7 +452,9 @@ def _climbed(process, guidance_scale, x_t, t, gradient, prediction):
         shift = sigma * step / jnp.where(alpha == 0, jnp.inf, alpha)
         return clean + shift, noise - step
 
-    clean, noise = move(process, guidance_scale, x_t, t, gradient, prediction.clean, prediction.noise)
+    clean, noise = move(
+        process, guidance_scale, x_t, t, gradient, prediction.clean, prediction.noise
+    )
     return prediction._replace(clean=clean, noise=noise)
 
 
@@ -454,7 +471,9 @@ def with_clean(
 
     def consistent(x_t, t, prediction):
         clean = change(prediction.clean)
-        return prediction._replace(clean=clean, noise=left(process, x_t, t, clean, prediction.noise))
+        return prediction._replace(
+            clean=clean, noise=left(process, x_t, t, clean, prediction.noise)
+        )
 
     return _then(denoiser, consistent)
 

@@ -24,7 +24,12 @@ def classifier_free(c: Data, u: Data, s: float | Array) -> Data:
 
 @leafwise
 def rescaled(
-    c: Data, u: Data, s: float | Array, *, phi: float | Float[Array, ""], rule: Callable = classifier_free
+    c: Data,
+    u: Data,
+    s: float | Array,
+    *,
+    phi: float | Float[Array, ""],
+    rule: Callable = classifier_free,
 ) -> Data:
     """phi·y·std(c)/std(y) + (1 − phi)·y of another rule's y (Lin et al. 2024, section 3.4).
 

@@ -17,7 +17,9 @@ from genjax.diffusion.targets import Target, combine, network_inputs, split_vari
 from genjax.diffusion.times import Law, independent
 from genjax.diffusion.trees import Tree, leaf_keys, leafwise
 
-Weighting = Callable[[Process, Target, Float[Array, " batch *times"]], Float[Array, " batch *times"]]
+Weighting = Callable[
+    [Process, Target, Float[Array, " batch *times"]], Float[Array, " batch *times"]
+]
 
 
 def _variates(key, x, variates, time_axes):
@@ -33,7 +35,9 @@ def _variates(key, x, variates, time_axes):
             )
         return variates(key, *shapes)
 
-    return jax.tree.map(draw, variates, leaf_keys(key, variates), x, jax.tree.broadcast(time_axes, x))
+    return jax.tree.map(
+        draw, variates, leaf_keys(key, variates), x, jax.tree.broadcast(time_axes, x)
+    )
 
 
 @leafwise
@@ -47,7 +51,9 @@ def _evaluate(key, apply, x, conditioning, process, target, times, variates, tim
     time_key, noise_key = jax.random.split(key)
     t, inverse_density = _times(x, times, process, _variates(time_key, x, variates, time_axes))
     if z is None:
-        z = jax.tree.map(lambda key, x: jax.random.normal(key, x.shape, x.dtype), leaf_keys(noise_key, x), x)
+        z = jax.tree.map(
+            lambda key, x: jax.random.normal(key, x.shape, x.dtype), leaf_keys(noise_key, x), x
+        )
     x_t = corrupt(process, x, z, t)
     output = apply(*network_inputs(process, x_t, t), *conditioning)
     output = jax.tree.map(lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32)), output)
@@ -122,7 +128,9 @@ def simple_loss(
     return loss(output, y, t, inverse_density, process, target, weighting), t
 
 
-def total_loss(losses: Tree, weights: PyTree[float | Float[Array, ""]] = 1.0) -> Float[Array, " batch"]:
+def total_loss(
+    losses: Tree, weights: PyTree[float | Float[Array, ""]] = 1.0
+) -> Float[Array, " batch"]:
     """Compute Σ weight·loss over the leaves, each loss averaged over an example's times.
 
     A leaf counts by its weight alone: every leaf's loss is a mean over its dimensions, whatever their number.
@@ -163,7 +171,9 @@ def step_divergence(
     snr = jnp.exp(process.log_snr(s))
     gained = -jnp.expm1(process.log_snr(t) - process.log_snr(s)) * snr  # SNR_s − SNR_t
     larger = fraction * expand(jnp.log(largest / least), error)  # log of p's variance over q's
-    return (larger + jnp.expm1(-larger) + jnp.exp(-larger) * expand(gained, error) * jnp.square(error)) / 2
+    return (
+        larger + jnp.expm1(-larger) + jnp.exp(-larger) * expand(gained, error) * jnp.square(error)
+    ) / 2
 
 
 def discretized_nll(
@@ -238,17 +248,26 @@ def hybrid_loss(
         if weighting is not None:
             loss = weighting(process, target, t) * loss
         c, d = target(process, t)
-        to_clean = process.sigma(t) / (c * process.sigma(t) - d * process.alpha(t))  # x̂ − x of f − y
+        to_clean = process.sigma(t) / (
+            c * process.sigma(t) - d * process.alpha(t)
+        )  # x̂ − x of f − y
         error = jax.lax.stop_gradient(expand(to_clean, x) * (prediction - y))
-        return loss + bound_weight * num_steps * bound_step(process, x, t, error, fraction, num_steps)
+        return loss + bound_weight * num_steps * bound_step(
+            process, x, t, error, fraction, num_steps
+        )
 
-    output, y, t, _ = _evaluate(key, apply, x, conditioning, process, target, times, variates, time_axes)
+    output, y, t, _ = _evaluate(
+        key, apply, x, conditioning, process, target, times, variates, time_axes
+    )
     return loss(x, output, y, t, process, target, weighting), t
 
 
 @leafwise
 def sums_by_time(
-    process: Process, losses: Float[Array, " batch *times"], t: Float[Array, " batch *times"], num_bins: int
+    process: Process,
+    losses: Float[Array, " batch *times"],
+    t: Float[Array, " batch *times"],
+    num_bins: int,
 ) -> tuple[Float[Array, " bins"], Float[Array, " bins"]]:
     """Return sums of losses, and how many there are, in equal parts of the process' domain of t, leaf by leaf."""
     start, end = process.domain

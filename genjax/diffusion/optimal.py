@@ -22,7 +22,9 @@ Times = Float[Array, " batch"]
 CHUNK = 256  # points compared with a batch at once
 
 
-def finite_data(process: Process, points: Float[Array, " points *shape"]) -> Callable[..., Prediction]:
+def finite_data(
+    process: Process, points: Float[Array, " points *shape"]
+) -> Callable[..., Prediction]:
     """The best denoiser for data that are exactly `points`, equally likely (Karras et al. 2022, appendix B.3).
 
     x̂ averages the points by softmax_i(−‖x_t − alpha·x_i‖²/(2·sigma²)). Trained to the end, a network
@@ -36,14 +38,18 @@ def finite_data(process: Process, points: Float[Array, " points *shape"]) -> Cal
         alpha, sigma = process.alpha(t), process.sigma(t)
         tail = expand(alpha, x_t)
 
-        def distance(point):  # by differences: |a|² − 2ab + |b|² would lose all digits at small sigma
+        def distance(
+            point,
+        ):  # by differences: |a|² − 2ab + |b|² would lose all digits at small sigma
             return jnp.sum(jnp.square(x_t - tail * point), axis=range(1, x_t.ndim))
 
         distances = jax.lax.map(distance, points, batch_size=min(CHUNK, len(points)))
         # At sigma = 0 the nearest remains. A compiler may round a distance in two ways, so that its difference is not 0.
         nearest = jnp.arange(len(points))[:, None] == jnp.argmin(distances, axis=0)
         further = jnp.where(nearest, 0, jnp.maximum(distances - jnp.min(distances, axis=0), 0))
-        weights = jax.nn.softmax(-further / jnp.maximum(2 * sigma**2, jnp.finfo(x_t.dtype).tiny), axis=0)
+        weights = jax.nn.softmax(
+            -further / jnp.maximum(2 * sigma**2, jnp.finfo(x_t.dtype).tiny), axis=0
+        )
         x_hat = jnp.einsum("pb,p...->b...", weights, points, precision=jax.lax.Precision.HIGHEST)
         inverse = jnp.where(sigma > 0, 1 / jnp.where(sigma > 0, sigma, 1), 0)
         return Prediction(x_hat, expand(inverse, x_t) * (x_t - tail * x_hat))
@@ -70,7 +76,9 @@ def principal_axes(covariances: Float[Array, " components *squared"]) -> Princip
     components, *shape = covariances.shape
     half = len(shape) // 2
     if not shape or shape[:half] != shape[half:]:
-        raise ValueError(f"covariances are [components *shape *shape]; got shape {covariances.shape}")
+        raise ValueError(
+            f"covariances are [components *shape *shape]; got shape {covariances.shape}"
+        )
     dimensions = math.prod(shape[:half])
     variances, axes = jnp.linalg.eigh(covariances.reshape(components, dimensions, dimensions))
     return PrincipalAxes(jnp.sqrt(jnp.maximum(variances, 0)), axes)
@@ -106,7 +114,9 @@ def _components(process, weights, means, deviations, x_t, t):
     tiny = jnp.sqrt(jnp.finfo(variance.dtype).tiny)
     spread = jnp.where(variance == 0, tiny, variance)
     log_densities = -(along**2 / spread + jnp.log(2 * jnp.pi * spread)) / 2
-    log_joint = jnp.log(weights / jnp.sum(weights)) + jnp.sum(log_densities, axis=range(2, along.ndim))
+    log_joint = jnp.log(weights / jnp.sum(weights)) + jnp.sum(
+        log_densities, axis=range(2, along.ndim)
+    )
     # sigma is in no denominator, so that both ends are finite
     pull = along / jnp.where(variance == 0, 1, variance)
     return log_joint, means + back(alpha * deviations**2 * pull), back(sigma * pull), back(pull)
@@ -190,7 +200,10 @@ def denoising_loss(
 
 
 def gaussian_least_loss(
-    process: Process, target: Target, t: Float[Array, " *times"], deviation: float | Float[Array, ""]
+    process: Process,
+    target: Target,
+    t: Float[Array, " *times"],
+    deviation: float | Float[Array, ""],
 ) -> Float[Array, " *times"]:
     """E Var[y | x_t] per dimension for data N(m, deviation²): (d·alpha − c·sigma)²·s²/(alpha²·s² + sigma²)."""
     alpha, sigma = process.alpha(t), process.sigma(t)

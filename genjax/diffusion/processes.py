@@ -27,7 +27,9 @@ from genjax.diffusion.trees import leaf_keys, leafwise
 Time = Float[Array, " *times"]
 
 
-def expand(t: Shaped[Array, " *leading"], like: Shaped[Array, " *shape"]) -> Shaped[Array, " *expanded"]:
+def expand(
+    t: Shaped[Array, " *leading"], like: Shaped[Array, " *shape"]
+) -> Shaped[Array, " *expanded"]:
     """Append axes of size one to `t` until it broadcasts against `like` from the left.
 
     So times `[batch]` are one per example, and times `[batch frames]` one per frame of `like`.
@@ -35,12 +37,16 @@ def expand(t: Shaped[Array, " *leading"], like: Shaped[Array, " *shape"]) -> Sha
     return jnp.reshape(t, jnp.shape(t) + (1,) * (like.ndim - jnp.ndim(t)))
 
 
-def across_batch(a: Shaped[Array, " *frames"], like: Shaped[Array, " batch *shape"]) -> Shaped[Array, " ..."]:
+def across_batch(
+    a: Shaped[Array, " *frames"], like: Shaped[Array, " batch *shape"]
+) -> Shaped[Array, " ..."]:
     """`expand` for what all samples share: a number, or one value per frame."""
     return expand(a[None], like) if a.ndim else a
 
 
-def shift_time(t: Float[Array, " *shape"], shift: float | Float[Array, ""]) -> Float[Array, " *shape"]:
+def shift_time(
+    t: Float[Array, " *shape"], shift: float | Float[Array, ""]
+) -> Float[Array, " *shape"]:
     """shift·t / (1 + (shift − 1)·t): towards noise for shift > 1 (Esser et al. 2024, equation 23).
 
     For rectified flow it lowers the log-SNR by 2·log(shift) at every t. Higher resolutions, whose
@@ -68,7 +74,9 @@ class Process:
 
     def __post_init__(self):
         """Raises ValueError on a domain that is not (start, end) with start < end."""
-        object.__setattr__(self, "domain", tuple(self.domain))  # hashable, if a file said [start, end]
+        object.__setattr__(
+            self, "domain", tuple(self.domain)
+        )  # hashable, if a file said [start, end]
         if len(self.domain) != 2 or not self.domain[0] < self.domain[1]:
             raise ValueError(f"a domain is (start, end) of times, start < end; got {self.domain}")
 
@@ -97,7 +105,9 @@ class Process:
 
     def time_at(self, log_snr: Time) -> Time:
         """The inverse of `log_snr`, infinite ends included."""
-        return self.time_of(jnp.exp(jnp.minimum(log_snr, 0) / 2), jnp.exp(jnp.minimum(-log_snr, 0) / 2))
+        return self.time_of(
+            jnp.exp(jnp.minimum(log_snr, 0) / 2), jnp.exp(jnp.minimum(-log_snr, 0) / 2)
+        )
 
     def time_of(self, alpha: Time, sigma: Time) -> Time:
         """The time at which the process' alpha and sigma are in proportion to those given.
@@ -114,7 +124,9 @@ class Process:
                 return jnp.where(before, middle, low), jnp.where(before, high, middle)
 
             # Twice the digits of the type: so that times much nearer to the clean end than 1 have theirs too.
-            low, high = jax.lax.fori_loop(0, 2 * jnp.finfo(bracket.dtype).nmant, halve, tuple(bracket))
+            low, high = jax.lax.fori_loop(
+                0, 2 * jnp.finfo(bracket.dtype).nmant, halve, tuple(bracket)
+            )
             return jnp.where(excess(high) >= 0, high, low)
 
         excess = lambda t: self.alpha(t) * sigma - self.sigma(t) * alpha  # falls with t
@@ -136,7 +148,10 @@ class Process:
         return expand(self.alpha(t), x) * x + expand(self.sigma(t), x) * z
 
     def prior(
-        self, keys: Key[Array, " batch"], shape: tuple[int, ...], t: Float[Array, " *frames"] | None = None
+        self,
+        keys: Key[Array, " batch"],
+        shape: tuple[int, ...],
+        t: Float[Array, " *frames"] | None = None,
     ) -> Float[Array, " batch *shape"]:
         """Draw what sampling starts from: N(0, sigma²) at time t, one key per sample.
 
@@ -280,7 +295,9 @@ class SubVariancePreserving(VariancePreservingLinear):
         return self.time_of_decay(2 * jnp.arcsinh(sigma / alpha / 2))
 
 
-def linear_betas(num_steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> tuple[float, ...]:
+def linear_betas(
+    num_steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02
+) -> tuple[float, ...]:
     """(Ho et al. 2020, section 4.)"""
     return tuple(np.linspace(beta_min, beta_max, num_steps).tolist())
 
@@ -292,9 +309,13 @@ def scaled_linear_betas(
     return tuple((np.linspace(beta_min**0.5, beta_max**0.5, num_steps) ** 2).tolist())
 
 
-def cosine_betas(num_steps: int = 1000, offset: float = 0.008, largest: float = 0.999) -> tuple[float, ...]:
+def cosine_betas(
+    num_steps: int = 1000, offset: float = 0.008, largest: float = 0.999
+) -> tuple[float, ...]:
     """Those of alpha² ∝ cos²(π/2·(t + offset)/(1 + offset)), none above `largest` (Nichol & Dhariwal 2021, 3.2)."""
-    squares = np.cos(np.pi / 2 * (np.arange(num_steps + 1) / num_steps + offset) / (1 + offset)) ** 2
+    squares = (
+        np.cos(np.pi / 2 * (np.arange(num_steps + 1) / num_steps + offset) / (1 + offset)) ** 2
+    )
     return tuple(np.minimum(1 - squares[1:] / squares[:-1], largest).tolist())
 
 
@@ -320,8 +341,14 @@ class VariancePreservingTable(VariancePreserving):
 
     def __post_init__(self):
         """Raises ValueError on betas outside (0, 1), which 1 as the last may reach."""
-        if not self.betas or not all(0 < beta < 1 for beta in self.betas[:-1]) or not 0 < self.betas[-1] <= 1:
-            raise ValueError(f"betas are between 0 and 1, where the last may be 1; got {self.betas}")
+        if (
+            not self.betas
+            or not all(0 < beta < 1 for beta in self.betas[:-1])
+            or not 0 < self.betas[-1] <= 1
+        ):
+            raise ValueError(
+                f"betas are between 0 and 1, where the last may be 1; got {self.betas}"
+            )
         object.__setattr__(self, "betas", tuple(self.betas))
         object.__setattr__(self, "domain", self.domain or (1 / len(self.betas), 1.0))
         super().__post_init__()
@@ -339,7 +366,11 @@ class VariancePreservingTable(VariancePreserving):
 
     def _last(self, t: Time) -> Time:
         """How much of a last step to alpha = 0 is done."""
-        return jnp.maximum(len(self.betas) * t - (len(self.betas) - 1), 0) if self.betas[-1] == 1 else 0 * t
+        return (
+            jnp.maximum(len(self.betas) * t - (len(self.betas) - 1), 0)
+            if self.betas[-1] == 1
+            else 0 * t
+        )
 
     def _decay(self, t: Time) -> Time:
         """That of the table, without a last step to alpha = 0."""
@@ -453,8 +484,12 @@ class Shifted(Process):
         if not self.shift > 0:
             raise ValueError(f"a shift is positive, 1 for none; got {self.shift}")
         object.__setattr__(self, "domain", self.domain or self.base.domain)
-        if isinstance(self.preconditioning, ShiftedPreconditioning | None):  # of another base, if replaced
-            of_base = ShiftedPreconditioning(data_deviation=self.base.preconditioning.data_deviation)
+        if isinstance(
+            self.preconditioning, ShiftedPreconditioning | None
+        ):  # of another base, if replaced
+            of_base = ShiftedPreconditioning(
+                data_deviation=self.base.preconditioning.data_deviation
+            )
             object.__setattr__(self, "preconditioning", of_base)
         super().__post_init__()
 

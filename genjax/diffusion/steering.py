@@ -54,7 +54,9 @@ def steer(
         prediction = _evaluate(denoiser, x, row.times)
         reward = _reward(log_reward, prediction.clean, row.times).astype(dtype)
         chosen = _resample(keys, 2 * index + 1, reward - before)
-        clean, noise, reward = (_take(a, chosen) for a in (prediction.clean, prediction.noise, reward))
+        clean, noise, reward = (
+            _take(a, chosen) for a in (prediction.clean, prediction.noise, reward)
+        )
         xi = _normal(keys, 2 * index, x)
         return (row.clean[0] * clean + row.noise[0] * noise + row.fresh * xi, reward), None
 
@@ -130,7 +132,9 @@ def _reward(log_reward, clean, t):
 
 
 def _normal(keys, number, like):
-    draw = lambda key: jax.random.normal(jax.random.fold_in(key, number), like.shape[1:], like.dtype)
+    draw = lambda key: jax.random.normal(
+        jax.random.fold_in(key, number), like.shape[1:], like.dtype
+    )
     return jax.vmap(draw)(keys)
 
 
@@ -152,5 +156,7 @@ def _take(a, chosen):
 
 def _choose(keys, number, x, log_weights):
     """Return one particle of each sample, by its weight."""
-    draw = lambda key, log_weights: jax.random.categorical(jax.random.fold_in(key, 2 * number), log_weights)
+    draw = lambda key, log_weights: jax.random.categorical(
+        jax.random.fold_in(key, 2 * number), log_weights
+    )
     return _take(x, jax.vmap(draw)(keys, log_weights))

@@ -99,7 +99,10 @@ class Prediction(NamedTuple):
 
 @leafwise
 def _direction(process, clean, noise, t):
-    return expand(process.alpha_prime(t), clean) * clean + expand(process.sigma_prime(t), noise) * noise
+    return (
+        expand(process.alpha_prime(t), clean) * clean
+        + expand(process.sigma_prime(t), noise) * noise
+    )
 
 
 @leafwise
@@ -128,7 +131,9 @@ def recover(
     c, d = target(process, t)
     alpha, sigma, c, d = (expand(a, x_t) for a in (alpha, sigma, c, d))
     determinant = d * alpha - c * sigma
-    return Prediction(clean=(d * x_t - sigma * y) / determinant, noise=(alpha * y - c * x_t) / determinant)
+    return Prediction(
+        clean=(d * x_t - sigma * y) / determinant, noise=(alpha * y - c * x_t) / determinant
+    )
 
 
 @leafwise
@@ -184,7 +189,11 @@ def network_inputs(
 
 
 def predict(
-    apply: Callable, process: PyTree[Process], target: PyTree[Target], *, learned_variance: bool = False
+    apply: Callable,
+    process: PyTree[Process],
+    target: PyTree[Target],
+    *,
+    learned_variance: bool = False,
 ) -> Callable[..., Prediction]:
     """Make a denoiser `(x_t, t, *conditioning) -> Prediction` of a network trained for `target`.
 

@@ -46,7 +46,9 @@ def uniform(process: Process, u: Variates) -> Variates:
     return to_domain(process, u)
 
 
-def logit_normal(process: Process, u: Variates, mean: float = 0.0, deviation: float = 1.0) -> Variates:
+def logit_normal(
+    process: Process, u: Variates, mean: float = 0.0, deviation: float = 1.0
+) -> Variates:
     """sigmoid(N(mean, deviation²)): most often in the middle, where prediction is hard (Esser et al. 2024, eq. 19).
 
     Its density falls to zero at the ends faster than any power of t, so that the importance-corrected loss has
@@ -98,7 +100,9 @@ def uniform_log_snr(process: Process, u: Variates, lowest: float = -15.0) -> Var
     return jnp.clip(t, start, end)  # rounding at the ends
 
 
-def log_normal_sigma(process: Process, u: Variates, mean: float = -1.2, deviation: float = 1.2) -> Variates:
+def log_normal_sigma(
+    process: Process, u: Variates, mean: float = -1.2, deviation: float = 1.2
+) -> Variates:
     """log(sigma/alpha) ~ N(mean, deviation²) (Karras et al. 2022, EDM, table 1), given that t is in the domain.
 
     The condition cuts 1.7e-5 of the law from EDM's domain of 0.002 to 80, and nothing from rectified flow's.

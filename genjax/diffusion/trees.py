@@ -29,7 +29,9 @@ def leafwise(function: Callable) -> Callable:
         leaves = zip(*(_leaves(argument, finest) for argument in arguments), strict=True)
         count = len(positional)
         results = [function(*a[:count], **dict(zip(named, a[count:], strict=True))) for a in leaves]
-        return jax.tree.map(lambda *parts: jax.tree.unflatten(jax.tree.structure(finest), parts), *results)
+        return jax.tree.map(
+            lambda *parts: jax.tree.unflatten(jax.tree.structure(finest), parts), *results
+        )
 
     return on_trees
 

@@ -13,7 +13,9 @@ def as_matrix(array: ArrayLike, name: str, at_least: int = 1) -> np.ndarray:
             "flatten or pool the other axes first"
         )
     if len(matrix) < at_least:
-        raise ValueError(f"{name} has {len(matrix)} rows; expected {at_least} or more: pass more examples")
+        raise ValueError(
+            f"{name} has {len(matrix)} rows; expected {at_least} or more: pass more examples"
+        )
     check_finite(matrix, name)
     return matrix
 
@@ -30,4 +32,6 @@ def check_same_width(**matrices: np.ndarray) -> None:
     widths = {name: matrix.shape[-1] for name, matrix in matrices.items()}
     if len(set(widths.values())) > 1:
         given = ", ".join(f"{name} has {width}" for name, width in widths.items())
-        raise ValueError(f"{given} features; expected equal numbers: use one feature extractor for all")
+        raise ValueError(
+            f"{given} features; expected equal numbers: use one feature extractor for all"
+        )

@@ -13,7 +13,9 @@ from genjax.metrics.neighbours import containing_balls, nearest, neighbour_radii
 
 
 def density_coverage(
-    samples: Float[ArrayLike, "samples features"], real: Float[ArrayLike, "real features"], k: int = 5
+    samples: Float[ArrayLike, "samples features"],
+    real: Float[ArrayLike, "real features"],
+    k: int = 5,
 ) -> tuple[float, float]:
     """Density, 0 or more, and coverage, in [0, 1], of samples with respect to real data.
 

@@ -19,7 +19,8 @@ from genjax.metrics.border import as_matrix, check_finite, check_same_width
 
 
 def frechet_distance(
-    features_a: Float[ArrayLike, "examples_a features"], features_b: Float[ArrayLike, "examples_b features"]
+    features_a: Float[ArrayLike, "examples_a features"],
+    features_b: Float[ArrayLike, "examples_b features"],
 ) -> float:
     """Fréchet distance d² between two sets of features, in squared units of the features.
 
@@ -79,17 +80,25 @@ def feature_moments(
             check_same_width(earlier_batches=mean, this_batch=batch)
         centred, shift = batch - batch.mean(0), batch.mean(0) - mean
         total = count + len(batch)
-        scatter = scatter + centred.T @ centred + np.outer(shift, shift) * (count * len(batch) / total)
+        scatter = (
+            scatter + centred.T @ centred + np.outer(shift, shift) * (count * len(batch) / total)
+        )
         mean = mean + shift * (len(batch) / total)
         count = total
     if count < 2:
-        raise ValueError(f"the batches hold {count} examples in all; expected 2 or more: pass more examples")
+        raise ValueError(
+            f"the batches hold {count} examples in all; expected 2 or more: pass more examples"
+        )
     return mean, scatter / (count - 1)
 
 
-def _distance(mean_a: np.ndarray, root_a: np.ndarray, mean_b: np.ndarray, root_b: np.ndarray) -> float:
+def _distance(
+    mean_a: np.ndarray, root_a: np.ndarray, mean_b: np.ndarray, root_b: np.ndarray
+) -> float:
     nuclear_norm = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
-    squared = ((mean_a - mean_b) ** 2).sum() + (root_a**2).sum() + (root_b**2).sum() - 2 * nuclear_norm
+    squared = (
+        ((mean_a - mean_b) ** 2).sum() + (root_a**2).sum() + (root_b**2).sum() - 2 * nuclear_norm
+    )
     return max(float(squared), 0.0)  # rounding may take equal inputs below zero
 
 

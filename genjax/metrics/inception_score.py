@@ -8,7 +8,9 @@ from scipy.special import log_softmax, logsumexp
 from genjax.metrics.border import as_matrix
 
 
-def inception_score(logits: Float[ArrayLike, "examples classes"], splits: int = 10) -> tuple[float, float]:
+def inception_score(
+    logits: Float[ArrayLike, "examples classes"], splits: int = 10
+) -> tuple[float, float]:
     """exp of the mean of KL(p(class | x) ‖ p(class)), in [1, classes]: its mean over `splits` parts of the
     examples, and the deviation between these.
 

@@ -9,7 +9,8 @@ from genjax.metrics.neighbours import blocks
 
 
 def kernel_distance(
-    features_a: Float[ArrayLike, "examples_a features"], features_b: Float[ArrayLike, "examples_b features"]
+    features_a: Float[ArrayLike, "examples_a features"],
+    features_b: Float[ArrayLike, "examples_b features"],
 ) -> float:
     """Squared maximum mean discrepancy under the kernel k(x, y) = (x·y / features + 1)³, over all pairs.
 

@@ -37,7 +37,9 @@ def channel_statistics(batches: Iterable[Float[ArrayLike, "... channels"]]) -> C
     )
 
 
-def active_units(posterior_means: Float[ArrayLike, "examples units"], threshold: float = 0.01) -> int:
+def active_units(
+    posterior_means: Float[ArrayLike, "examples units"], threshold: float = 0.01
+) -> int:
     """How many units of a variational autoencoder depend on the data: whose posterior mean varies over it.
 
     That is Var_x(E_{q(u|x)} u) > threshold, which the paper found to tell collapsed units clearly from

@@ -44,7 +44,9 @@ def nearest(
     return np.concatenate(indices), np.concatenate(distances)
 
 
-def neighbour_radii(points: Float[np.ndarray, "points features"], k: int) -> Float[np.ndarray, " points"]:
+def neighbour_radii(
+    points: Float[np.ndarray, "points features"], k: int
+) -> Float[np.ndarray, " points"]:
     """Distance of each point to its k-th nearest neighbour among the others."""
     _, distances = nearest(points, points, count=k + 1)  # a point's first neighbour is itself
     return distances.max(axis=1)
@@ -73,7 +75,9 @@ def containing_balls(
         rounding = 8 * (points.shape[1] + 2) * np.finfo(np.float64).eps * (lengths + squares.max())
         for close in blocks(np.argwhere(np.abs(gaps) <= rounding), points.shape[1]):
             query, ball = close.T
-            inside[query, ball] = np.linalg.norm(block[query] - points[ball], axis=-1) <= radii[ball]
+            inside[query, ball] = (
+                np.linalg.norm(block[query] - points[ball], axis=-1) <= radii[ball]
+            )
         counts.append(inside.sum(axis=1))
     return np.concatenate(counts)
 

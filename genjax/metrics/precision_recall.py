@@ -14,7 +14,9 @@ from genjax.metrics.neighbours import nearest, neighbour_radii
 
 
 def precision_recall(
-    samples: Float[ArrayLike, "samples features"], real: Float[ArrayLike, "real features"], k: int = 3
+    samples: Float[ArrayLike, "samples features"],
+    real: Float[ArrayLike, "real features"],
+    k: int = 3,
 ) -> tuple[float, float]:
     """Precision and recall of samples with respect to real data, both in [0, 1].
 

@@ -14,7 +14,9 @@ def ridge_scorer(
     features: Float[ArrayLike, "images features"],
     embeddings: Float[ArrayLike, "captions embedding"],
     strength: float = 1.0,
-) -> Callable[[Float[ArrayLike, "images features"], Float[ArrayLike, "captions embedding"]], np.ndarray]:
+) -> Callable[
+    [Float[ArrayLike, "images features"], Float[ArrayLike, "captions embedding"]], np.ndarray
+]:
     """Ridge regression from standardized image features to embeddings of captions, in closed form (Hoerl & Kennard 1970).
 
     Of a kernel: K + strength·1 is solved, K the mean over features of products of two images' features, so that `strength`
@@ -33,7 +35,9 @@ def ridge_scorer(
     """
     features, embeddings = as_matrix(features, "features"), as_matrix(embeddings, "embeddings")
     if len(features) != len(embeddings):
-        raise ValueError(f"{len(features)} images and {len(embeddings)} captions; a pair needs one of each")
+        raise ValueError(
+            f"{len(features)} images and {len(embeddings)} captions; a pair needs one of each"
+        )
     centre, deviation, mean = features.mean(0), features.std(0), embeddings.mean(0)
     deviation = np.where(deviation == 0, 1, deviation)
     standard = (features - centre) / deviation

@@ -56,7 +56,9 @@ class CausalConv(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
         x = x.astype(self.dtype)
-        x = prepend_context(self, x, jnp.zeros_like(x, shape=(x.shape[0], length - 1, *x.shape[2:])))
+        x = prepend_context(
+            self, x, jnp.zeros_like(x, shape=(x.shape[0], length - 1, *x.shape[2:]))
+        )
         padding = [(side // 2, side // 2) for side in sides]
         # XLA's compilers for CPUs and TPUs are slow in three dimensions. On CPUs a sum over frames takes a
         # fifth of the time; on TPUs a sum over rows needs no copies of a batch of few frames.
@@ -118,7 +120,9 @@ def _convolve_rows(
             dimension_numbers=("TNWC", "TWIO", "TNWC"),
         )
 
-    return rearrange(sum(map(convolve, range(kernel.shape[1]))), "t (b h) w c -> b t h w c", b=batch)
+    return rearrange(
+        sum(map(convolve, range(kernel.shape[1]))), "t (b h) w c -> b t h w c", b=batch
+    )
 
 
 def apply_chunk(
@@ -168,5 +172,7 @@ def apply_chunks(
         output, cache = apply_chunk(module, variables, chunk, cache, method=method)
         return cache, output
 
-    _, outputs = jax.lax.scan(step, cache, rearrange(tail, "b (n size) ... -> n b size ...", size=size))
+    _, outputs = jax.lax.scan(
+        step, cache, rearrange(tail, "b (n size) ... -> n b size ...", size=size)
+    )
     return jnp.concatenate([output, rearrange(outputs, "n b t ... -> b (n t) ...")], axis=1)

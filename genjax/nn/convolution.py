@@ -31,7 +31,11 @@ def convolve(
     convolution = functools.partial(
         jax.lax.conv_general_dilated, window_strides=window_strides, padding=padding, **options
     )
-    steps = [window_strides, options.get("lhs_dilation") or (1,), options.get("rhs_dilation") or (1,)]
+    steps = [
+        window_strides,
+        options.get("lhs_dilation") or (1,),
+        options.get("rhs_dilation") or (1,),
+    ]
     plain = all(set(step) == {1} for step in steps) and kernel.shape[2] == x.shape[-1]
     large = min(x.shape[1:3]) >= LEAST_SIDE and min(kernel.shape[2:]) >= LEAST_FEATURES
     if not (plain and large and x.dtype == kernel.dtype == jnp.float32 and one_device()):
@@ -61,18 +65,32 @@ def convolve(
     return convolved(x, kernel)
 
 
-def _by_strips(x: Array, kernel: Array, padding: Sequence[tuple[int, int]], precision: Any) -> Array:
+def _by_strips(
+    x: Array, kernel: Array, padding: Sequence[tuple[int, int]], precision: Any
+) -> Array:
     """The convolution, in a form that transposes with respect to the kernel into what the CPU does fast."""
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    batch, height, width = len(x), x.shape[1] - kernel.shape[0] + 1, x.shape[2] - kernel.shape[1] + 1
-    rows = max(n for n in range(1, height + 1) if height % n == 0 and (n == 1 or n * width * batch <= PLACES))
+    batch, height, width = (
+        len(x),
+        x.shape[1] - kernel.shape[0] + 1,
+        x.shape[2] - kernel.shape[1] + 1,
+    )
+    rows = max(
+        n
+        for n in range(1, height + 1)
+        if height % n == 0 and (n == 1 or n * width * batch <= PLACES)
+    )
     taps = [(r, s) for r in range(kernel.shape[0]) for s in range(kernel.shape[1])]
     matrix = kernel.reshape(-1, kernel.shape[-1]).T  # as the transposed product wants it
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # or the neighbours of all strips are kept
+    @functools.partial(
+        jax.checkpoint, prevent_cse=False
+    )  # or the neighbours of all strips are kept
     def strip(first, matrix):
         here = jax.lax.dynamic_slice_in_dim(x, first, rows + kernel.shape[0] - 1, axis=1)
-        neighbours = jnp.concatenate([here[:, r : r + rows, s : s + width] for r, s in taps], axis=-1)
+        neighbours = jnp.concatenate(
+            [here[:, r : r + rows, s : s + width] for r, s in taps], axis=-1
+        )
         return jax.lax.dot_general(neighbours, matrix, (((3,), (1,)), ((), ())), precision)
 
     y = jax.lax.map(lambda first: strip(first, matrix), jnp.arange(0, height, rows))
@@ -94,7 +112,9 @@ def convolve_enlarged(
 
     def halve(kernel, axis):
         first, second, third = jnp.unstack(kernel, axis=axis)
-        return [jnp.stack(pair, axis) for pair in ((first, second + third), (first + second, third))]
+        return [
+            jnp.stack(pair, axis) for pair in ((first, second + third), (first + second, third))
+        ]
 
     phases = [
         convolve(x, taps, window_strides, ((1 - p, p), (1 - q, q)), **options)

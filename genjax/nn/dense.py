@@ -22,7 +22,9 @@ class Dense(nn.Dense):
     Tokens split over devices stay as they are: together with split examples they are no part of one dimension.
     """
 
-    promote_dtype: Callable = nn.Dense.promote_dtype  # Flax's own annotation cannot be checked at run time
+    promote_dtype: Callable = (
+        nn.Dense.promote_dtype
+    )  # Flax's own annotation cannot be checked at run time
 
     def __call__(self, x: Float[Array, "*batch in_features"]) -> Float[Array, "*batch features"]:
         return _of_rows(super().__call__, x)
@@ -54,15 +56,21 @@ class QueryKeyValue(Dense):
             # Over tensor, the gradient by x is summed over devices once for each product. Over fsdp, columns that are split
             # within heads would be sent once more to be put in order.
             return tuple(heads_of(super().__call__(x), self.num_heads))
-        weights = [self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)]
+        weights = [
+            self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
+        ]
         if self.use_bias:
             weights.append(self.param("bias", self.bias_init, (self.features,), self.param_dtype))
-        part = lambda a, i: a.astype(self.dtype).reshape(*a.shape[:-1], self.num_heads, 3, -1)[..., i, :]
+        part = lambda a, i: a.astype(self.dtype).reshape(*a.shape[:-1], self.num_heads, 3, -1)[
+            ..., i, :
+        ]
         outputs = []
         for i in range(3):
             kernel, *bias = (part(a, i).reshape(*a.shape[:-1], -1) for a in weights)
             product = functools.partial(_affine, kernel, bias)
-            outputs.append(_of_rows(product, x.astype(self.dtype)).reshape(*x.shape[:2], self.num_heads, -1))
+            outputs.append(
+                _of_rows(product, x.astype(self.dtype)).reshape(*x.shape[:2], self.num_heads, -1)
+            )
         return tuple(outputs)
 
 

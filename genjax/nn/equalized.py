@@ -74,7 +74,7 @@ class EqualizedConv(nn.Module):
         kernel = kernel * math.prod(shape[:3]) ** -0.5
         x = self.convolve(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
-            x = x + self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype).astype(
-                x.dtype
-            )
+            x = x + self.param(
+                "bias", nn.initializers.zeros, (self.features,), self.param_dtype
+            ).astype(x.dtype)
         return x

@@ -37,7 +37,9 @@ def upfirdn(
     return x
 
 
-def _filter(x: Array, weights: np.ndarray, axis: int, up: int, down: int, padding: tuple[int, int]) -> Array:
+def _filter(
+    x: Array, weights: np.ndarray, axis: int, up: int, down: int, padding: tuple[int, int]
+) -> Array:
     """One axis of `upfirdn`, as a sum of shifted images.
 
     XLA fuses it and its derivatives, where those of a depthwise convolution took a hundred times as long on its CPU
@@ -48,7 +50,9 @@ def _filter(x: Array, weights: np.ndarray, axis: int, up: int, down: int, paddin
     ends[axis] = (before, after + up - 1, up - 1)
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), ends)
     count = (x.shape[axis] - len(weights)) // down + 1
-    shifted = lambda start: jax.lax.slice_in_dim(x, start, start + (count - 1) * down + 1, down, axis)
+    shifted = lambda start: jax.lax.slice_in_dim(
+        x, start, start + (count - 1) * down + 1, down, axis
+    )
     return sum(shifted(i) * weights[-1 - i].astype(x.dtype) for i in range(len(weights)))
 
 
@@ -66,7 +70,9 @@ def downsample(
     return upfirdn(x, taps, down=2, padding=((len(taps) - 1) // 2, (len(taps) - 2) // 2))
 
 
-def _convolve(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, padding: int = 0) -> Array:
+def _convolve(
+    x: Array, kernel: Array, stride: int = 1, dilation: int = 1, padding: int = 0
+) -> Array:
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -78,7 +84,8 @@ def _convolve(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, paddi
 
 
 def convolve(
-    x: Float[Array, "batch height width channels"], kernel: Float[Array, "side side channels out_channels"]
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "side side channels out_channels"],
 ) -> Float[Array, "batch height width out_channels"]:
     """The cross-correlation with a kernel of odd side, zeros around the image."""
     return _convolve(x, kernel, padding=kernel.shape[0] // 2)

@@ -37,7 +37,9 @@ def shift_and_scale(
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def standardize(epsilon: float, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+def standardize(
+    epsilon: float, x: Float[Array, "*batch features"]
+) -> Float[Array, "*batch features"]:
     """Return (x − mean)/√(variance + ε) over the features, in float32.
 
     Its derivative is that of Ba et al. 2016 ("Layer normalization") in as few sums as there can be, two for
@@ -83,7 +85,9 @@ class Modulation(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, conditioning: Float[Array, "batch features"]) -> list[Float[Array, "batch features"]]:
+    def __call__(
+        self, conditioning: Float[Array, "batch features"]
+    ) -> list[Float[Array, "batch features"]]:
         features = conditioning.shape[-1]
         dense = Dense(
             self.parts * features,
@@ -105,7 +109,9 @@ class VectorEmbedding(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch features"]:
         types = dict(
-            kernel_init=nn.initializers.normal(0.02), dtype=jnp.float32, param_dtype=self.param_dtype
+            kernel_init=nn.initializers.normal(0.02),
+            dtype=jnp.float32,
+            param_dtype=self.param_dtype,
         )
         h = nn.silu(Dense(self.features, name="linear_in", **types)(x))
         return Dense(self.features, name="linear_out", **types)(h)

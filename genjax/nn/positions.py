@@ -17,7 +17,9 @@ def sincos_table(
         ValueError: `features` is not divisible by four.
     """
     if features % 4:
-        raise ValueError(f"a two-dimensional position table needs features divisible by 4; got {features}")
+        raise ValueError(
+            f"a two-dimensional position table needs features divisible by 4; got {features}"
+        )
     frequencies = 10_000.0 ** -(np.arange(features // 4) / (features / 4))
 
     def waves(axis):

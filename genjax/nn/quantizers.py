@@ -136,12 +136,16 @@ class VectorQuantizer(nn.Module):
             losses["codebook"] = _commitment(codes, x)
         if self.entropy_temperature is not None:
             probabilities = jax.nn.softmax(-distances / self.entropy_temperature)
-            losses["entropy"] = _entropy(probabilities).mean() - _entropy(probabilities.mean(axis=0))
+            losses["entropy"] = _entropy(probabilities).mean() - _entropy(
+                probabilities.mean(axis=0)
+            )
         updates = train and self.ema_decay is not None and self.is_mutable_collection("codebook")
         if updates and not self.is_initializing():
             self._update(jax.lax.stop_gradient(x), indices)
         return Quantized(
-            _straight_through(x, codes).reshape(latents.shape), indices.reshape(latents.shape[:-1]), losses
+            _straight_through(x, codes).reshape(latents.shape),
+            indices.reshape(latents.shape[:-1]),
+            losses,
         )
 
     def _update(self, x: Float[Array, "latents features"], indices: Int[Array, " latents"]) -> None:
@@ -209,7 +213,9 @@ class ResidualVectorQuantizer(nn.Module):
         codes = sum(level.latents for level in levels)
         losses = jax.tree.map(lambda *losses: sum(losses), *[level.losses for level in levels])
         return Quantized(
-            _straight_through(x, codes), jnp.stack([level.indices for level in levels], axis=-1), losses
+            _straight_through(x, codes),
+            jnp.stack([level.indices for level in levels], axis=-1),
+            losses,
         )
 
 
@@ -268,7 +274,9 @@ class FiniteScalarQuantizer(nn.Module):
             np.float32
         )
         rounded = jnp.round(bounded)
-        indices = jnp.sum((rounded.astype(jnp.int32) + self._halves) * self._basis, axis=-1, dtype=jnp.int32)
+        indices = jnp.sum(
+            (rounded.astype(jnp.int32) + self._halves) * self._basis, axis=-1, dtype=jnp.int32
+        )
         codes = _straight_through(bounded, rounded) / self._halves.astype(np.float32)
         return Quantized(codes, indices, {})
 
@@ -278,7 +286,9 @@ def _bits_of(indices: Int[Array, "*batch"], num_bits: int) -> Float[Array, "*bat
     return ((indices[..., None] >> np.arange(num_bits)) % 2 * 2 - 1).astype(jnp.float32)
 
 
-def _signs(x: Float[Array, "*batch bits"]) -> tuple[Float[Array, "*batch bits"], Int[Array, "*batch"]]:
+def _signs(
+    x: Float[Array, "*batch bits"],
+) -> tuple[Float[Array, "*batch bits"], Int[Array, "*batch"]]:
     """±1 of each feature, 0 being on the side of −1, and the number that they write, the lowest bit first."""
     positive = x > 0
     indices = jnp.sum(positive * (1 << np.arange(x.shape[-1])), axis=-1, dtype=jnp.int32)
@@ -365,9 +375,13 @@ class BinarySphericalQuantizer(nn.Module):
         x = _unit(_prepare(latents, self.features))
         signs, indices = _signs(x)
         codes = signs / math.sqrt(self.features)
-        logits = (4 / self.entropy_temperature / math.sqrt(self.features) * x).reshape(-1, self.features)
+        logits = (4 / self.entropy_temperature / math.sqrt(self.features) * x).reshape(
+            -1, self.features
+        )
         # Both halves of each bit's mean: 1 − p would round to 0 long before.
-        bits = jnp.stack([jax.nn.sigmoid(logits).mean(axis=0), jax.nn.sigmoid(-logits).mean(axis=0)], axis=-1)
+        bits = jnp.stack(
+            [jax.nn.sigmoid(logits).mean(axis=0), jax.nn.sigmoid(-logits).mean(axis=0)], axis=-1
+        )
         entropy = _entropy_of_bits(logits).mean() - _entropy(bits).sum()
         losses = {"commitment": _commitment(x, codes), "entropy": entropy}
         return Quantized(_straight_through(x, codes), indices, losses)

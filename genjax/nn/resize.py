@@ -19,7 +19,9 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
-def _gather(places: np.ndarray, weights: np.ndarray, inputs: int) -> Float[np.ndarray, "outputs inputs"]:
+def _gather(
+    places: np.ndarray, weights: np.ndarray, inputs: int
+) -> Float[np.ndarray, "outputs inputs"]:
     """The matrix of sums over inputs at `places` `[outputs taps]`; beyond the border its value continues."""
     matrix = np.zeros((len(places), inputs))
     np.add.at(matrix, (np.arange(len(places))[:, None], places.clip(0, inputs - 1)), weights)

@@ -7,7 +7,9 @@ from jaxtyping import Array, Float, Num
 
 def grid_positions(*sides: int) -> np.ndarray:
     """The integer coordinates of every point of a grid in row-major order, `[points, axes]`."""
-    return np.stack(np.meshgrid(*map(np.arange, sides), indexing="ij"), axis=-1).reshape(-1, len(sides))
+    return np.stack(np.meshgrid(*map(np.arange, sides), indexing="ij"), axis=-1).reshape(
+        -1, len(sides)
+    )
 
 
 def rotary_positions(
@@ -27,7 +29,9 @@ def rotary_positions(
         ValueError: there are not as many `features` as axes, or one is odd.
     """
     if len(features) != positions.shape[1] or any(n % 2 for n in features):
-        raise ValueError(f"{positions.shape[1]} axes need as many even numbers of features; got {features}")
+        raise ValueError(
+            f"{positions.shape[1]} axes need as many even numbers of features; got {features}"
+        )
     angles = [
         np.outer(axis, theta ** (-np.arange(0, n, 2, dtype=np.float64) / n))
         for axis, n in zip(positions.T, features, strict=True)
@@ -37,7 +41,8 @@ def rotary_positions(
 
 
 def rotate(
-    x: Float[Array, "batch length heads features"], rotations: Float[Array | np.ndarray, "length pairs 2"]
+    x: Float[Array, "batch length heads features"],
+    rotations: Float[Array | np.ndarray, "length pairs 2"],
 ) -> Float[Array, "batch length heads features"]:
     """Queries or keys, each pair of neighbouring features (2i, 2i + 1) turned by its angle, in float32.
 

@@ -5,7 +5,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-products_saveable = jax.checkpoint_policies.save_only_these_names("product", "attention", "statistics")
+products_saveable = jax.checkpoint_policies.save_only_these_names(
+    "product", "attention", "statistics"
+)
 """Keeps what `Dense` and attention's kernels return, and the statistics of norms.
 
 Unlike JAX's policies for products it keeps them after the bias is added, and what is no product to JAX. The

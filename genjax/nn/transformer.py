@@ -116,7 +116,9 @@ class Heads(nn.Module):
         context = x if context is None else context
         layer = functools.partial(_dense, self, init=self.kernel_init)
         if self.fused:
-            options = dict(use_bias=self.use_bias, kernel_init=self.kernel_init, name="query_key_value")
+            options = dict(
+                use_bias=self.use_bias, kernel_init=self.kernel_init, name="query_key_value"
+            )
             types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
             layer = QueryKeyValue(3 * x.shape[-1], num_heads=self.num_heads, **options, **types)
             query, key, value = layer(x)

@@ -207,7 +207,9 @@ def load(
     )
 
 
-def save(folder: str | os.PathLike, pipeline: Pipeline, system: str | None = None, **parts: Any) -> None:
+def save(
+    folder: str | os.PathLike, pipeline: Pipeline, system: str | None = None, **parts: Any
+) -> None:
     """Write a pipeline as a folder that `load` reads, and diffusers.
 
     Network and autoencoder are written as they are now, such as after fine-tuning. The others, text
@@ -276,7 +278,9 @@ def _check_parts(system: System, parts: Mapping[str, Any]) -> None:
         ValueError: parts are missing or unknown; all are named.
     """
     needed = ("scheduler", *system.parts)
-    if missing := [name for name in needed if parts.get(name) is None and name not in system.optional]:
+    if missing := [
+        name for name in needed if parts.get(name) is None and name not in system.optional
+    ]:
         raise ValueError(
             f"{system.name} needs {', '.join(missing)}: give the scheduler as a dictionary, encoders "
             "as (module, variables), and tokenizers as a Tokenizer or the folder of its files"
@@ -298,7 +302,9 @@ def _write(whole: Path, system: System, parts: Mapping[str, Any], pipeline: Pipe
             entries = dict(sample_size=pipeline.size[0] // pipeline.autoencoder.factor)
         index[name] = _write_part(whole / name, parts.get(name), **entries)
     (whole / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    settings = system.settings(Folder(whole, None, None, None), pipeline.network, pipeline.autoencoder)
+    settings = system.settings(
+        Folder(whole, None, None, None), pipeline.network, pipeline.autoencoder
+    )
     same = {name: settings[name] is getattr(pipeline, name) for name in ("target", "sampler")}
     times = pipeline.grid(4, 64)
     same["grid"] = np.array_equal(settings["grid"](4, 64), times)

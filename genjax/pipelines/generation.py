@@ -156,7 +156,9 @@ class Pipeline:
         """Return which latents all of whose pixels are known, `[batch rows columns 1]`."""
         batch, height, width = known.shape
         side = self.autoencoder.factor
-        return known.reshape(batch, height // side, side, width // side, side).all((2, 4))[..., None]
+        return known.reshape(batch, height // side, side, width // side, side).all((2, 4))[
+            ..., None
+        ]
 
     def _denoised(
         self, variables, keys, noise, conditioning, negative, scale, times, latents, known
@@ -183,7 +185,9 @@ class Pipeline:
             noise = self.process.alpha(times[0]) * latents + noise
         return self.sampler(guided, self.process, noise, times, keys=keys)
 
-    def _noise_of(self, keys, time, rows: int, columns: int) -> Float[Array, "batch rows columns channels"]:
+    def _noise_of(
+        self, keys, time, rows: int, columns: int
+    ) -> Float[Array, "batch rows columns channels"]:
         return self.process.prior(keys, (rows, columns, self.channels), time)
 
     def _encoded(self, variables, images) -> Float[Array, "batch rows columns channels"]:
@@ -231,7 +235,9 @@ class Pipeline:
             )
         return self._placed((self.condition(prompts), named)), negative, jnp.float32(scale)
 
-    def _times(self, num_steps: int | None, latents: int, strength: float | None) -> Float[Array, " times"]:
+    def _times(
+        self, num_steps: int | None, latents: int, strength: float | None
+    ) -> Float[Array, " times"]:
         """Return the times of a picture's steps, of which an image takes the last ones."""
         num_steps = self.num_steps if num_steps is None else num_steps
         if num_steps < 1:
@@ -240,7 +246,9 @@ class Pipeline:
         if strength is None:
             return times
         if not 0 < strength <= 1:
-            raise ValueError(f"strength is the part of the steps to take, in (0, 1]; got {strength}")
+            raise ValueError(
+                f"strength is the part of the steps to take, in (0, 1]; got {strength}"
+            )
         return times[-1 - max(1, round(strength * num_steps)) :]
 
     def _checked_size(
@@ -256,8 +264,12 @@ class Pipeline:
                 raise ValueError(f"size={size} and images of {images.shape[1:3]}: leave size out")
             size = images.shape[1:3]
         if known is not None and (images is None or known.shape != images.shape[:3]):
-            given = "there are none" if images is None else f"{known.shape} is not {images.shape[:3]}"
-            raise ValueError(f"known says what to keep of images, and {given}: give images too, as large")
+            given = (
+                "there are none" if images is None else f"{known.shape} is not {images.shape[:3]}"
+            )
+            raise ValueError(
+                f"known says what to keep of images, and {given}: give images too, as large"
+            )
         height, width = size or self.size
         side = self.autoencoder.factor * self.network.patch_size
         if height < 1 or width < 1 or height % side or width % side:
@@ -276,9 +288,13 @@ def _check_counts(prompts: Sequence[Any], **given: Any) -> int:
     """
     for name, each in dict(prompts=prompts, **given).items():
         if isinstance(each, str):
-            raise ValueError(f"{name} is the string {each!r}; expected a list of them, one for each picture")
+            raise ValueError(
+                f"{name} is the string {each!r}; expected a list of them, one for each picture"
+            )
         if each is not None and len(each) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts and {len(each)} {name}: give one for each picture")
+            raise ValueError(
+                f"{len(prompts)} prompts and {len(each)} {name}: give one for each picture"
+            )
     if not len(prompts):
         raise ValueError("prompts is empty; give a prompt or a label for each picture")
     return len(prompts)

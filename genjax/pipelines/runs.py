@@ -86,11 +86,15 @@ class Run:
         weights = self.config.sampling.weights
 
         def wanted(path: tuple, a: jax.ShapeDtypeStruct) -> Any:
-            read = self.task.is_sampled_from(jax.tree_util.keystr(path, simple=True, separator="/"), weights)
+            read = self.task.is_sampled_from(
+                jax.tree_util.keystr(path, simple=True, separator="/"), weights
+            )
             return a if read else ...
 
         mesh = make_mesh({"fsdp": jax.device_count()}, jax.device_count())
-        abstract = jax.tree.map_with_path(wanted, abstract_state(self.task, jax.random.key(0), mesh))
+        abstract = jax.tree.map_with_path(
+            wanted, abstract_state(self.task, jax.random.key(0), mesh)
+        )
         with self._checkpoints() as checkpoints:
             state = checkpoints.restore(self.step, abstract)
         state = jax.tree.map(lambda a: None if a is ... else a, state)
@@ -143,7 +147,9 @@ class Run:
         if labels is not None and prompts is not None:
             raise ValueError("give labels or prompts, not both")
         if unknown := sorted(sampling.keys() - self.config.sampling.keys()):
-            raise ValueError(f"config.sampling has no {unknown[0]}; it has {', '.join(self.config.sampling)}")
+            raise ValueError(
+                f"config.sampling has no {unknown[0]}; it has {', '.join(self.config.sampling)}"
+            )
         task = self.task if prompts is None else self.task.with_prompts(prompts)
         if labels is None:
             labels = range(task.condition.num_rows)

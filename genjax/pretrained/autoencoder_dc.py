@@ -58,7 +58,11 @@ def _check_counts(config: Config) -> None:
     for side in _SIDES:
         channels = config[f"{side}_block_out_channels"]
         for name, values in config.items():
-            if name.startswith(f"{side}_") and isinstance(values, list) and len(values) != len(channels):
+            if (
+                name.startswith(f"{side}_")
+                and isinstance(values, list)
+                and len(values) != len(channels)
+            ):
                 stages = f"{side}_block_out_channels={channels} {len(channels)}"
                 raise ValueError(f"{name}={values} has {len(values)} stages; {stages}")
 

@@ -64,7 +64,9 @@ def attention_levels(config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
             raise ValueError(f"{name}={kinds} has {counts}")
         sides.append([types.index(kind) for kind in kinds])
     down, up = sides[0], sides[1][::-1]  # the decoder begins at the latents
-    return tuple(tuple(level for level, attends in enumerate(side) if attends) for side in (down, up))
+    return tuple(
+        tuple(level for level, attends in enumerate(side) if attends) for side in (down, up)
+    )
 
 
 _BLOCK_TYPES = dict(

@@ -80,7 +80,9 @@ def is_of(value: Any, kind: Any) -> bool:
         return isinstance(value, list | tuple) and all(is_of(element, each) for element in value)
     if kind not in _LEAST:
         return isinstance(value, kind)
-    number = isinstance(value, int | float if kind is float else int) and not isinstance(value, bool)
+    number = isinstance(value, int | float if kind is float else int) and not isinstance(
+        value, bool
+    )
     return number and _LEAST[kind] <= value < math.inf
 
 

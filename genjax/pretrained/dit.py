@@ -41,7 +41,9 @@ _EMBEDDINGS = {  # in every block of the file; in ours only where they differ
 
 def _names(module: DiT, tensors: Collection[str]) -> Callable[[str], Names]:
     if module.embeddings_per_block:
-        return layer_names(_LAYERS | prefixed("embeddings/", "transformer_blocks.{}.norm1.emb.", _EMBEDDINGS))
+        return layer_names(
+            _LAYERS | prefixed("embeddings/", "transformer_blocks.{}.norm1.emb.", _EMBEDDINGS)
+        )
     blocks = [f"transformer_blocks.{i}.norm1.emb." for i in range(module.depth)]
     copies = {ours: tuple(b + name for b in blocks) for ours, name in _EMBEDDINGS.items()}
     return layer_names(_LAYERS | copies)

@@ -200,5 +200,7 @@ def _header_scaling(path: str | os.PathLike) -> float | None:
         raise ValueError(f"{path} has settings that are not supported: {unsupported}")
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
     if not all(isinstance(value, int | float) and value > 0 for value in (rank, alpha)):
-        raise ValueError(f"{path} has settings r={rank} and lora_alpha={alpha}: give numbers above 0")
+        raise ValueError(
+            f"{path} has settings r={rank} and lora_alpha={alpha}: give numbers above 0"
+        )
     return alpha / rank

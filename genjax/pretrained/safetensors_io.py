@@ -47,7 +47,9 @@ def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if not found:
         raise FileNotFoundError(_what_it_holds(path))
     if len(found) > 1:
-        raise ValueError(f"{path} holds weights more than once, {', '.join(found)}: keep one of them")
+        raise ValueError(
+            f"{path} holds weights more than once, {', '.join(found)}: keep one of them"
+        )
     if not found[0].endswith(".index.json"):
         return _map_file(path / found[0])
     tensors = {}
@@ -119,7 +121,9 @@ def _map_file(path: Path) -> dict[str, np.ndarray]:
     end = _end_of(path, header)
     size = path.stat().st_size - begin
     if end != size:
-        raise ValueError(f"{path} has {size} bytes of numbers and promises {end}: download it again")
+        raise ValueError(
+            f"{path} has {size} bytes of numbers and promises {end}: download it again"
+        )
     data = np.memmap(path, np.uint8, "r", begin) if size else np.empty(0, np.uint8)
     return {
         name: data[slice(*entry["data_offsets"])]

@@ -112,7 +112,9 @@ def _build(config: Config) -> dict[str, Any]:
     expect(config, "caption_projection_dim", width)
     dual_layers, depth = config["dual_attention_layers"], config["num_layers"]
     if not set(dual_layers) <= set(range(depth)):
-        raise ValueError(f"dual_attention_layers={dual_layers} is not supported; there are {depth} layers")
+        raise ValueError(
+            f"dual_attention_layers={dual_layers} is not supported; there are {depth} layers"
+        )
     return dict(width=width, dual_layers=tuple(sorted(set(dual_layers))))
 
 

@@ -39,7 +39,9 @@ def value_and_gradient(loss: Callable, num_microbatches: int = 1) -> Callable:
 
         inputs = jax.tree.map(split, batch), jax.random.split(key, num_microbatches)
         first = jax.tree.map(lambda a: a[0], inputs)
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(gradient, params, *first))
+        zeros = jax.tree.map(
+            lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(gradient, params, *first)
+        )
         sums, _ = jax.lax.scan(add, zeros, inputs)
         return jax.tree.map(lambda a: a / num_microbatches, sums)
 

@@ -112,7 +112,11 @@ def damage(checkpoint: Path, process: int = 0, count: int = 1) -> str | None:
 
 def _of_first_process(number: int) -> int:
     """Return what the first process passes, in all of them."""
-    return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+    return (
+        number
+        if jax.process_count() == 1
+        else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+    )
 
 
 def _damage_seen_by_all(checkpoint: Path) -> str | None:
@@ -123,7 +127,8 @@ def _damage_seen_by_all(checkpoint: Path) -> str | None:
         return problem
     text = np.frombuffer((problem or "").encode()[:300].ljust(300, b"\0"), np.uint8)
     texts = [
-        bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(text)
+        bytes(row).rstrip(b"\0").decode(errors="replace")
+        for row in multihost_utils.process_allgather(text)
     ]
     return next(filter(None, texts), None)
 
@@ -177,7 +182,9 @@ class Checkpoints:
         facts: Mapping[str, Any] = types.MappingProxyType({}),
     ):
         if keep < 1:
-            raise ValueError(f"config.checkpoint.keep is {keep}; at least 1 checkpoint must be kept")
+            raise ValueError(
+                f"config.checkpoint.keep is {keep}; at least 1 checkpoint must be kept"
+            )
         self.directory = Path(directory).absolute()
         self.keep, self._keep_every, self._scores, self._facts = keep, keep_every, scores, facts
         self._whole: set[int] = set()  # steps whose checkpoints this process has written or checked
@@ -260,7 +267,9 @@ class Checkpoints:
         """
         how = ocp.checkpoint_utils.construct_restore_args(abstract)
         with ocp.PyTreeCheckpointer() as reader:
-            return reader.restore(self.path(step), args=ocp.args.PyTreeRestore(abstract, restore_args=how))
+            return reader.restore(
+                self.path(step), args=ocp.args.PyTreeRestore(abstract, restore_args=how)
+            )
 
     def wait(self) -> None:
         """Return when the last save is on disk.
@@ -291,27 +300,36 @@ class Checkpoints:
         try:
             dispensable = self._dispensable()
         except Exception as error:  # this checkpoint is whole, so the run can go on
-            warnings.warn(f"old checkpoints stay, since it is not known which is best: {error}", stacklevel=2)
+            warnings.warn(
+                f"old checkpoints stay, since it is not known which is best: {error}", stacklevel=2
+            )
             return
         for old in dispensable:
-            with contextlib.suppress(OSError):  # a checkpoint that is half deleted is named as a leftover
+            with contextlib.suppress(
+                OSError
+            ):  # a checkpoint that is half deleted is named as a leftover
                 _remove(self.path(old).rename(self.path(old).with_suffix(".unsealed")))
 
     def _make_room(self, path: Path) -> None:
         """Delete a damaged checkpoint; move aside what is none, or what cannot be read at present."""
         readable = not (damage(path) or "").startswith(UNREADABLE)
-        if readable and os.path.exists(path / MANIFEST):  # damaged, or this run would have gone on from it
+        if readable and os.path.exists(
+            path / MANIFEST
+        ):  # damaged, or this run would have gone on from it
             _remove(path)
         if os.path.lexists(path):
             names = (
-                path.with_suffix(f".aside{number}") for number in itertools.chain([""], itertools.count(2))
+                path.with_suffix(f".aside{number}")
+                for number in itertools.chain([""], itertools.count(2))
             )
             path.rename(next(name for name in names if not os.path.lexists(name)))
 
     def best(self) -> int | None:
         """Return the step of the best whole checkpoint, None if no score is known."""
         scores = self._scores()
-        steps = sorted(scores.keys() & self.steps(), key=lambda step: (scores[step], step), reverse=True)
+        steps = sorted(
+            scores.keys() & self.steps(), key=lambda step: (scores[step], step), reverse=True
+        )
         return next(filter(self._is_whole, steps), None)
 
     def _dispensable(self) -> list[int]:
@@ -345,7 +363,9 @@ def check_space(directory: str | os.PathLike, state: Any, keep: int) -> None:
     """Raises OSError if `keep` + 1 checkpoints of `state` (arrays or shapes) do not fit on the disk."""
     size = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state))
     existing = len(saved_steps(Path(directory)))
-    parent = next(p for p in [Path(directory).absolute(), *Path(directory).absolute().parents] if p.exists())
+    parent = next(
+        p for p in [Path(directory).absolute(), *Path(directory).absolute().parents] if p.exists()
+    )
     needed, free = size * max(keep + 1 - existing, 1), shutil.disk_usage(parent).free
     if free < needed:
         raise OSError(

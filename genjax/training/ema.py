@@ -79,6 +79,8 @@ def power_of_width(width: float) -> float:
         ValueError: the width is not above 0 and at most 1/√12.
     """
     if not 0 < width <= MAX_WIDTH:
-        raise ValueError(f"a relative width is above 0 and at most 1/√12 ≈ {MAX_WIDTH:.4f}; got {width}")
+        raise ValueError(
+            f"a relative width is above 0 and at most 1/√12 ≈ {MAX_WIDTH:.4f}; got {width}"
+        )
     roots = np.roots([1, 7, 16 - width**-2, 12 - width**-2])
     return float(roots.real.max())

@@ -42,7 +42,9 @@ class Metrics:
     @classmethod
     def pack(cls, metrics: Mapping[str, Float[Array, ""] | Mean]) -> "Metrics":
         """A scalar counts as one thing."""
-        pairs = [metric if isinstance(metric, Mean) else (metric, 1.0) for metric in metrics.values()]
+        pairs = [
+            metric if isinstance(metric, Mean) else (metric, 1.0) for metric in metrics.values()
+        ]
         return cls(jnp.array(pairs, jnp.float32), tuple(metrics))
 
     def __getitem__(self, name: str) -> Float[Array, ""] | np.float32:
@@ -53,7 +55,9 @@ class Metrics:
 def window_means(window: Sequence[Metrics]) -> dict[str, float]:
     """Each metric's mean over the steps of a window, total over count; what had no count is left out."""
     totals, counts = np.sum([step.table for step in window], axis=0, dtype=np.float64).T
-    return {name: float(t / c) for name, t, c in zip(window[0].names, totals, counts, strict=True) if c}
+    return {
+        name: float(t / c) for name, t, c in zip(window[0].names, totals, counts, strict=True) if c
+    }
 
 
 class MetricsLog:
@@ -71,8 +75,12 @@ class MetricsLog:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
         temporary.rename(self.path)
         self._file = open(self.path, "a", buffering=1)
-        self._events = Events(self.path.parent, step) if importlib.util.find_spec("tensorboard") else None
-        self._start = time.perf_counter() - max((row.get("seconds", 0.0) for row in rows), default=0.0)
+        self._events = (
+            Events(self.path.parent, step) if importlib.util.find_spec("tensorboard") else None
+        )
+        self._start = time.perf_counter() - max(
+            (row.get("seconds", 0.0) for row in rows), default=0.0
+        )
 
     @property
     def seconds(self) -> float:
@@ -80,9 +88,13 @@ class MetricsLog:
         return time.perf_counter() - self._start
 
     def write(self, step: int, metrics: dict[str, float | Image.Image]) -> None:
-        numbers = {name: value for name, value in metrics.items() if not isinstance(value, Image.Image)}
+        numbers = {
+            name: value for name, value in metrics.items() if not isinstance(value, Image.Image)
+        }
         if numbers:
-            self._file.write(json.dumps({"step": step, "seconds": round(self.seconds, 3), **numbers}) + "\n")
+            self._file.write(
+                json.dumps({"step": step, "seconds": round(self.seconds, 3), **numbers}) + "\n"
+            )
         if self._events:
             self._events.write(step, metrics)
 
@@ -106,7 +118,9 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float | int]]:
         if (row := _record(line)) is not None:
             rows.append(row)
         elif line.strip():
-            warnings.warn(f"line {number} of {path} is damaged and left out: {line[:60]!r}", stacklevel=2)
+            warnings.warn(
+                f"line {number} of {path} is damaged and left out: {line[:60]!r}", stacklevel=2
+            )
     return [*rows, row] if (row := _record(unfinished)) else rows
 
 
@@ -134,7 +148,9 @@ class ProgressBar:
             rich.progress.TextColumn("training"),
             rich.progress.BarColumn(),
             rich.progress.MofNCompleteColumn(),
-            rich.progress.TextColumn("{task.fields[rate]:.1f} steps/s  loss {task.fields[loss]}  remaining"),
+            rich.progress.TextColumn(
+                "{task.fields[rate]:.1f} steps/s  loss {task.fields[loss]}  remaining"
+            ),
             rich.progress.TimeRemainingColumn(),
             console=rich.console.Console(stderr=True),
             auto_refresh=False,  # no thread beside the training steps
@@ -155,13 +171,18 @@ class ProgressBar:
         if loss is not None:
             self._loss = f"{loss:.4f}"
         now = time.monotonic()
-        if now - self._printed < (TERMINAL_SECONDS if self._terminal else 10.0) and step != self._total:
+        if (
+            now - self._printed < (TERMINAL_SECONDS if self._terminal else 10.0)
+            and step != self._total
+        ):
             return
         self._printed = now
         rate = (step - self._start) / max(now - self._began, 1e-9)
         if self._terminal:
             with outliving_readers(sys.stderr):
-                self._bar.update(self._task, completed=step, rate=rate, loss=self._loss, refresh=True)
+                self._bar.update(
+                    self._task, completed=step, rate=rate, loss=self._loss, refresh=True
+                )
         else:
             remaining = (self._total - step) / max(rate, 1e-9)
             text = f"step {step}/{self._total}  {rate:.1f} steps/s  loss {self._loss}  remaining {remaining:.0f} s"

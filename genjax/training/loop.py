@@ -204,7 +204,9 @@ class _Breaks:
             NonFiniteError, Interrupted: as in `train`.
         """
         stopping, saving = self._stopping.after_step(), self._is_due(self._checkpoint_every, step)
-        due = [index for index, plugin in enumerate(self._plugins) if self._is_due(plugin.every, step)]
+        due = [
+            index for index, plugin in enumerate(self._plugins) if self._is_due(plugin.every, step)
+        ]
         if not (stopping or saving or due):
             return
         self._meter.read()
@@ -245,7 +247,9 @@ class _Breaks:
 
     def _stop(self, step: int, state: Any, saved: bool) -> NoReturn:
         number = self._stopping.signal()
-        how = "Ctrl-C" if number == signal.SIGINT else "Ctrl-C twice"  # the first of both only asks to stop
+        how = (
+            "Ctrl-C" if number == signal.SIGINT else "Ctrl-C twice"
+        )  # the first of both only asks to stop
         say(f"\n{number.name}: saving after step {step} ({how} stops without)")
         if not saved:
             self._save(step, state)
@@ -309,8 +313,13 @@ def train(
         meter = stack.enter_context(opened)
         meter.go_on(start, **checkpoints.facts(start).get("window", {}))
         profile = stack.enter_context(contextlib.closing(Profile(log_path, profile_at, num_steps)))
-        stopping, pending = _Stopping(signals, mesh), _Pending(Path(log_path).parent / "pending.json")
-        breaks = _Breaks(checkpoints, checkpoint_every, plugins, num_steps, meter, stopping, pending)
+        stopping, pending = (
+            _Stopping(signals, mesh),
+            _Pending(Path(log_path).parent / "pending.json"),
+        )
+        breaks = _Breaks(
+            checkpoints, checkpoint_every, plugins, num_steps, meter, stopping, pending
+        )
         with meter.paused():
             breaks.begin(start, state)
             frozen = place_frozen(task, mesh)

@@ -88,7 +88,8 @@ class Meter:
         self._skipped = skipped
         count = min(step % self._log_every, len(tables)) if self._log_every else 0
         self._window = [
-            Metrics(np.array(table, np.float32), tuple(names)) for table in tables[len(tables) - count :]
+            Metrics(np.array(table, np.float32), tuple(names))
+            for table in tables[len(tables) - count :]
         ]
 
     @contextlib.contextmanager
@@ -123,7 +124,9 @@ class Meter:
         if SKIPPED in metrics.names:
             self._count_skipped(step, int(metrics[SKIPPED]))
         for index in np.flatnonzero(~np.isfinite(metrics.table[:, 0])):
-            raise NonFiniteError(f"{metrics.names[index]} is {metrics.table[index, 0]} at step {step}")
+            raise NonFiniteError(
+                f"{metrics.names[index]} is {metrics.table[index, 0]} at step {step}"
+            )
         if not self._log_every or self._window and self._window[0].names != metrics.names:
             self._window = []  # of the last step alone, or of one version of the task
         self._window.append(metrics)
@@ -133,7 +136,9 @@ class Meter:
         window_ends = self._log_every and step % self._log_every == 0
         if window_ends or step == self._num_steps:
             means = window_means(self._window)
-            skipped = {"skipped_steps": self._skipped} if means.pop(SKIPPED, None) is not None else {}
+            skipped = (
+                {"skipped_steps": self._skipped} if means.pop(SKIPPED, None) is not None else {}
+            )
             speed = self._speed()
             self.log.write(step, means | skipped | speed)
             self._warn_if_slow(step, speed["input_wait"])
@@ -153,7 +158,11 @@ class Meter:
         """Warn if the steps of a window took twice as long as is usual in this run."""
         seconds = self.log.seconds - self._began
         rate = self._steps / seconds
-        if len(self._rates) > 2 and seconds > SLOW_SECONDS and 2 * rate < (usual := median(self._rates)):
+        if (
+            len(self._rates) > 2
+            and seconds > SLOW_SECONDS
+            and 2 * rate < (usual := median(self._rates))
+        ):
             warnings.warn(
                 f"the {self._steps} steps until step {step} were {usual / rate:.1f} times slower than usual: "
                 f"{rate:.3g} a second, {input_wait:.0%} of the time waiting for batches",
@@ -181,7 +190,12 @@ class Meter:
 
 @contextlib.contextmanager
 def open_meter(
-    log_path: str | os.PathLike, log_every: int, start: int, num_steps: int, mesh: Mesh, max_skipped: int
+    log_path: str | os.PathLike,
+    log_every: int,
+    start: int,
+    num_steps: int,
+    mesh: Mesh,
+    max_skipped: int,
 ) -> Iterator[Meter]:
     """Open the log of a run that goes on from step `start`; only the first process' log is kept."""
     with contextlib.ExitStack() as stack:

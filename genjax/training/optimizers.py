@@ -21,7 +21,11 @@ def hidden_matrices(params: Any) -> Any:
 
     def is_hidden(path, a):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return name.endswith("kernel") and a.ndim > 1 and not re.search("embedding|modulation|head/", name)
+        return (
+            name.endswith("kernel")
+            and a.ndim > 1
+            and not re.search("embedding|modulation|head/", name)
+        )
 
     return jax.tree.map_with_path(is_hidden, params)
 
@@ -48,12 +52,17 @@ def muon(
         beta: decay of Muon's momentum, which is Nesterov's.
         b1, b2, eps: of AdamW.
     """
-    matrices = lambda updates: jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(-2, -1), updates)
+    matrices = lambda updates: jax.tree.map(
+        lambda _: optax.contrib.MuonDimensionNumbers(-2, -1), updates
+    )
     rms_of_adam = optax.stateless_with_tree_map(lambda u, _: 0.2 * max(u.shape[-2:]) ** 0.5 * u)
     orthogonalize = optax.contrib.scale_by_muon(beta=beta, weight_dimension_numbers=matrices)
     return optax.chain(
         optax.partition(
-            {True: optax.chain(orthogonalize, rms_of_adam), False: optax.scale_by_adam(b1, b2, eps)},
+            {
+                True: optax.chain(orthogonalize, rms_of_adam),
+                False: optax.scale_by_adam(b1, b2, eps),
+            },
             hidden_matrices,
         ),
         optax.add_decayed_weights(weight_decay, mask),
@@ -97,7 +106,9 @@ def evaluation_params(optimizer_state: PyTree, params: PyTree) -> PyTree:
 
 def rules() -> dict[str, Callable]:
     """The optimizers there are: this module's, and optax's that take a learning rate and a masked weight decay."""
-    takes = lambda f: {"learning_rate", "weight_decay", "mask"} <= inspect.signature(f).parameters.keys()
+    takes = lambda f: (
+        {"learning_rate", "weight_decay", "mask"} <= inspect.signature(f).parameters.keys()
+    )
     of_optax = {name: f for name, f in vars(optax).items() if inspect.isfunction(f) and takes(f)}
     return {**of_optax, "muon": muon, "schedule_free_adamw": schedule_free_adamw}
 
@@ -114,7 +125,9 @@ def _find_rule(name: str, options: dict[str, Any]) -> Callable:
         ValueError: there is none, or it does not take the options.
     """
     if name not in rules():
-        raise ValueError(f"config.optimizer.name is {name!r}; there are {', '.join(sorted(rules()))}")
+        raise ValueError(
+            f"config.optimizer.name is {name!r}; there are {', '.join(sorted(rules()))}"
+        )
     rule = rules()[name]
     if unknown := options.keys() - (takes := inspect.signature(rule).parameters.keys()):
         own = inspect.signature(make_optimizer).parameters

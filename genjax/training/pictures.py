@@ -13,12 +13,16 @@ from genjax.training.log import read_metrics
 ANIMATED_SIDE = 2**14  # a GIF's sides are numbers of 16 bits
 
 
-def image_grid(images: np.ndarray, columns: int, padding: int = 1, min_side: int = 32) -> Image.Image:
+def image_grid(
+    images: np.ndarray, columns: int, padding: int = 1, min_side: int = 32
+) -> Image.Image:
     """uint8 images `[count height width channels]`, row by row, small ones enlarged to `min_side` pixels."""
     zoom = max(1, -(-min_side // images.shape[1]))
     images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
     images = np.pad(
-        images, ((0, -len(images) % columns), *[(padding, padding)] * 2, (0, 0)), constant_values=128
+        images,
+        ((0, -len(images) % columns), *[(padding, padding)] * 2, (0, 0)),
+        constant_values=128,
     )
     grid = rearrange(images, "(r c) h w k -> (r h) (c w) k", c=columns)
     return Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
@@ -30,7 +34,10 @@ def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int) -> None
 
 
 def save_animation(
-    path: str | os.PathLike, pictures: Sequence[Image.Image], milliseconds: int = 60, hold: int = 1500
+    path: str | os.PathLike,
+    pictures: Sequence[Image.Image],
+    milliseconds: int = 60,
+    hold: int = 1500,
 ) -> None:
     """Writes pictures of equal size as an endless GIF that rests on its last; sides of more than `ANIMATED_SIDE` pixels are
     reduced by a whole number."""
@@ -67,7 +74,9 @@ def waveforms(sounds: np.ndarray, columns: int) -> Image.Image:
 
     rows = -(-len(sounds) // columns)
     figure = Figure(figsize=(2.0 * columns, 0.8 * rows), layout="constrained")
-    for axes, sound in zip(figure.subplots(rows, columns, squeeze=False).flat, sounds, strict=False):
+    for axes, sound in zip(
+        figure.subplots(rows, columns, squeeze=False).flat, sounds, strict=False
+    ):
         axes.plot(sound / 2**15, linewidth=0.5)
         axes.set(ylim=(-1, 1), xticks=(), yticks=())
     with io.BytesIO() as buffer:
@@ -112,7 +121,9 @@ def save_curves(path: str | os.PathLike, metrics_path: str | os.PathLike) -> Non
         for name in lines:
             points = [(row["step"], row[name]) for row in rows if name in row]
             label = name.rpartition("/")[2].replace("_", " ")
-            axes.plot(*zip(*points, strict=True), marker="." if len(points) < 20 else None, label=label)
+            axes.plot(
+                *zip(*points, strict=True), marker="." if len(points) < 20 else None, label=label
+            )
         axes.set_title(title.replace("_", " "))
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)

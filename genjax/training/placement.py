@@ -33,7 +33,9 @@ def place_frozen(task: Any, mesh: Mesh) -> tuple:
     """Load `task.frozen()`, split over the devices as a state is; nothing for a task without it."""
     if not hasattr(task, "frozen"):
         return ()
-    return jax.tree.map_with_path(lambda path, a: jax.device_put(a, _sharding(path, a, mesh)), task.frozen())
+    return jax.tree.map_with_path(
+        lambda path, a: jax.device_put(a, _sharding(path, a, mesh)), task.frozen()
+    )
 
 
 def abstract_frozen(task: Any, mesh: Mesh | AbstractMesh) -> tuple:
@@ -42,5 +44,6 @@ def abstract_frozen(task: Any, mesh: Mesh | AbstractMesh) -> tuple:
         return ()
     loaded = task.abstract_frozen() if hasattr(task, "abstract_frozen") else task.frozen()
     return jax.tree.map_with_path(
-        lambda path, a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=_sharding(path, a, mesh)), loaded
+        lambda path, a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=_sharding(path, a, mesh)),
+        loaded,
     )

@@ -65,7 +65,10 @@ class Snapshots:
     def begin(self, step: int) -> None:
         """Deletes what a run that goes on from `step` left beyond it, and what a kill cut short."""
         if jax.process_index() == 0:
-            for path in [*self.directory.glob("*.tmp"), *(p for s, _, p in self.stored() if s > step)]:
+            for path in [
+                *self.directory.glob("*.tmp"),
+                *(p for s, _, p in self.stored() if s > step),
+            ]:
                 path.unlink()
 
     def go_on(self, step: int, every: int, averages: dict[float, PyTree]) -> None:
@@ -76,7 +79,9 @@ class Snapshots:
         """
         self.begin(step)
         widths = {width for taken, width, _ in self.stored() if taken == step}
-        if step and step % every == 0 and not averages.keys() <= widths:  # a kill may leave some widths
+        if (
+            step and step % every == 0 and not averages.keys() <= widths
+        ):  # a kill may leave some widths
             self.save(step, averages)
 
     def save(self, step: int, averages: dict[float, PyTree]) -> None:
@@ -96,7 +101,9 @@ class Snapshots:
 
     def stored(self) -> list[tuple[int, float, Path]]:
         """Step, width and file of each snapshot, oldest first."""
-        return [(int(p.stem[:8]), float(p.stem[9:]), p) for p in sorted(self.directory.glob("*_*.npz"))]
+        return [
+            (int(p.stem[:8]), float(p.stem[9:]), p) for p in sorted(self.directory.glob("*_*.npz"))
+        ]
 
     def reconstruct(self, step: int, averages: dict[float, PyTree], width: float) -> PyTree:
         """The average of relative width `width` at `step`, from the snapshots before it and the averages then.
@@ -112,7 +119,9 @@ class Snapshots:
         steps, widths, _ = zip(*sources, strict=True)
         like = next(iter(averages.values()))
         total: dict[str, Any] = {}
-        for x, (_, _, source) in zip(posthoc_coefficients(steps, widths, step, width), sources, strict=True):
+        for x, (_, _, source) in zip(
+            posthoc_coefficients(steps, widths, step, width), sources, strict=True
+        ):
             with (
                 np.load(source)
                 if isinstance(source, Path)

@@ -73,7 +73,9 @@ def sample(
 def power_averages(task: Any, state: Any) -> dict[float, Any]:
     """Return the averages from which any other width can be reconstructed, by their widths."""
     rules = task.averages
-    return {rule.width: state.averages[name] for name, rule in rules if isinstance(rule, PowerFunction)}
+    return {
+        rule.width: state.averages[name] for name, rule in rules if isinstance(rule, PowerFunction)
+    }
 
 
 def add_posthoc(task: Any, state: Any, weights: str, snapshots: Snapshots) -> Any:

@@ -10,7 +10,9 @@ from typing import Any
 
 # SLURM gives notice by either of the last two.
 NAMES = {"SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"}
-SIGNALS = tuple(each for each in signal.Signals if each.name in NAMES)  # Windows has not all of them
+SIGNALS = tuple(
+    each for each in signal.Signals if each.name in NAMES
+)  # Windows has not all of them
 
 
 class Interrupted(BaseException):
@@ -44,7 +46,9 @@ class StopSignals:
         for each in SIGNALS:
             if not (each.name == "SIGHUP" and signal.getsignal(each) is signal.SIG_IGN):
                 self._previous[each] = signal.getsignal(each) or signal.SIG_DFL
-                signal.signal(each, self._handle)  # only now, since the handler reads the former one
+                signal.signal(
+                    each, self._handle
+                )  # only now, since the handler reads the former one
         return self
 
     def __exit__(self, *exception: object) -> None:

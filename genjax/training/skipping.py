@@ -47,12 +47,16 @@ class Watched(NamedTuple):
     recent: Float[Array, "window metrics"]
 
 
-def watch(state: PyTree, explosions: Explosions, recent: Sequence[Sequence[float]], mesh: Mesh) -> Watched:
+def watch(
+    state: PyTree, explosions: Explosions, recent: Sequence[Sequence[float]], mesh: Mesh
+) -> Watched:
     """Return a state that remembers `recent` metrics of a checkpoint, if it has the same ones."""
     unknown = np.full((WINDOW, len(explosions.metrics)), np.nan, np.float32)
     known = np.array(recent, np.float32)
     rows = known if known.shape == unknown.shape else unknown
-    return Watched(state, jax.make_array_from_callback(rows.shape, replicated(mesh), rows.__getitem__))
+    return Watched(
+        state, jax.make_array_from_callback(rows.shape, replicated(mesh), rows.__getitem__)
+    )
 
 
 def unwatched(state: PyTree | Watched) -> PyTree:
@@ -95,7 +99,9 @@ def keep_usual(
     return Watched(new, recent), metrics
 
 
-def _keep(usual: Bool[Array, ""], old: PyTree, new: PyTree, metrics: Metrics) -> tuple[PyTree, Metrics]:
+def _keep(
+    usual: Bool[Array, ""], old: PyTree, new: PyTree, metrics: Metrics
+) -> tuple[PyTree, Metrics]:
     def choose(path: tuple, new: Array, old: Array) -> Array:
         is_step = jax.tree_util.keystr(path, simple=True) == "step"
         return new if is_step else jnp.where(usual, new, old)

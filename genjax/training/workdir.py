@@ -26,7 +26,9 @@ class Config(dict):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"the config has no field {name!r}; it has {', '.join(self)}") from None
+            raise AttributeError(
+                f"the config has no field {name!r}; it has {', '.join(self)}"
+            ) from None
 
 
 def read_record(workdir: str | os.PathLike) -> Config:
@@ -45,13 +47,17 @@ def read_record(workdir: str | os.PathLike) -> Config:
             return record
         problem = ValueError(f"{path} is damaged, it has no entry config; put back what was there")
     except FileNotFoundError:
-        problem = FileNotFoundError(f"{workdir} holds no run (no config.json); train one there first")
+        problem = FileNotFoundError(
+            f"{workdir} holds no run (no config.json); train one there first"
+        )
     except ValueError as error:
         problem = error
     checkpoints = Path(workdir) / "checkpoints"
     for step in reversed(saved_steps(checkpoints)):
         if copy := read_facts(checkpoints / f"{step:08d}").get("record"):
-            warnings.warn(f"{path} is absent or damaged; its copy in checkpoint {step} is read", stacklevel=2)
+            warnings.warn(
+                f"{path} is absent or damaged; its copy in checkpoint {step} is read", stacklevel=2
+            )
             return json.loads(json.dumps(copy), object_hook=Config)
     raise problem
 
@@ -110,7 +116,9 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
                 probe.touch()
                 probe.unlink()
     except OSError as error:
-        raise OSError(f"--workdir={workdir} cannot be written to ({error}); choose another folder") from error
+        raise OSError(
+            f"--workdir={workdir} cannot be written to ({error}); choose another folder"
+        ) from error
     return workdir
 
 
@@ -151,13 +159,20 @@ def record_config(
         ]
         if differing:
             help_ = [
-                text for name, text in (advice or {}).items() if any(f" {name}:" in d for d in differing)
+                text
+                for name, text in (advice or {}).items()
+                if any(f" {name}:" in d for d in differing)
             ]
             raise ValueError(
                 f"{workdir} holds a run with another config:\n"
                 + "\n".join(differing)
                 + "\n"
-                + " ".join(["Choose another --workdir, or set these fields as they were to resume.", *help_])
+                + " ".join(
+                    [
+                        "Choose another --workdir, or set these fields as they were to resume.",
+                        *help_,
+                    ]
+                )
             )
     written = {"config": config, **environment(), **facts}
     if jax.process_index() == 0:

@@ -12,7 +12,9 @@ KEYS = jax.random.split(jax.random.key(0), COUNT)
 
 def drawn(augmentation, image, keys=KEYS):
     """The image after the augmentation by each key."""
-    return np.asarray(jax.jit(jax.vmap(augmentation, (0, None)))(keys, jnp.asarray(image, jnp.float32)))
+    return np.asarray(
+        jax.jit(jax.vmap(augmentation, (0, None)))(keys, jnp.asarray(image, jnp.float32))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,9 @@ def test_color(image):
 def moved(image, down, right):
     height, width, _ = image.shape
     result = np.zeros_like(image)
-    rows, columns = (slice(max(0, by), min(side, side + by)) for by, side in ((down, height), (right, width)))
+    rows, columns = (
+        slice(max(0, by), min(side, side + by)) for by, side in ((down, height), (right, width))
+    )
     result[rows, columns] = image[
         max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)
     ]
@@ -87,7 +91,8 @@ def test_cutout(height, width, sides):
     for centre in np.ndindex(height + 1 - sides[0] % 2, width + 1 - sides[1] % 2):
         boxed = image.copy()
         rows, columns = (
-            slice(max(0, c - side // 2), c - side // 2 + side) for c, side in zip(centre, sides, strict=True)
+            slice(max(0, c - side // 2), c - side // 2 + side)
+            for c, side in zip(centre, sides, strict=True)
         )
         boxed[rows, columns] = 0
         candidates.append(boxed)
@@ -122,7 +127,9 @@ def test_each_image_has_its_own_draw_whatever_its_batch():
     np.testing.assert_array_equal(run(KEYS[:5], images), together)
     for i in range(5):
         alone = run(KEYS[i : i + 1], images[i : i + 1])
-        np.testing.assert_allclose(alone[0], together[i], atol=1e-6)  # means may be summed in another order
+        np.testing.assert_allclose(
+            alone[0], together[i], atol=1e-6
+        )  # means may be summed in another order
     same = run(KEYS[:5], jnp.broadcast_to(images[:1], images.shape))
     assert all(np.any(same[i] != same[j]) for i in range(5) for j in range(i))
 

@@ -3,7 +3,14 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from genjax.adversarial import alarms, hinge, least_squares, non_saturating, relativistic, wasserstein
+from genjax.adversarial import (
+    alarms,
+    hinge,
+    least_squares,
+    non_saturating,
+    relativistic,
+    wasserstein,
+)
 from genjax.adversarial.instruments import (
     HISTOGRAM_EDGES,
     accuracies,
@@ -16,14 +23,22 @@ from genjax.adversarial.instruments import (
 
 @pytest.mark.parametrize(
     ("objective", "shift"),
-    [(non_saturating, 0.0), (hinge, 0.0), (least_squares, 0.5), (wasserstein, 7.0), (relativistic, 7.0)],
+    [
+        (non_saturating, 0.0),
+        (hinge, 0.0),
+        (least_squares, 0.5),
+        (wasserstein, 7.0),
+        (relativistic, 7.0),
+    ],
 )
 def test_accuracies(objective, shift):
     """A logit on the boundary is no answer; that of differences is midway between both means, here 1.75 + 7."""
     real, fake = jnp.array([3.0, 0.0, -1.0, 2.0]), jnp.array([-1.0, 0.0, 5.0, 6.0])
     found = accuracies(objective, real + shift, fake + shift)
     np.testing.assert_allclose(found["accuracy/real"], 1 / 2)
-    np.testing.assert_allclose(found["accuracy/fake"], 1 / 4 if objective.boundary is not None else 1 / 2)
+    np.testing.assert_allclose(
+        found["accuracy/fake"], 1 / 4 if objective.boundary is not None else 1 / 2
+    )
 
 
 def test_histogram():
@@ -37,7 +52,9 @@ def test_histogram():
 
 
 def test_modes_covered():
-    modes = np.repeat([0, 1, 2, 3, -1], [50, 40, 1, 0, 9])  # an equal share of 100 among 5 modes is 20
+    modes = np.repeat(
+        [0, 1, 2, 3, -1], [50, 40, 1, 0, 9]
+    )  # an equal share of 100 among 5 modes is 20
     assert modes_covered(modes, 5) == 2
     assert modes_covered(modes, 5, least=0.05) == 3  # 1 of 20, exactly
     assert modes_covered(modes, 5, least=0.0) == 3  # a mode of no sample is never covered
@@ -52,7 +69,9 @@ def test_divergence_of_modes():
     samples, references = generator.choice(10, 500, p=p), generator.choice(10, 3000, p=q)
     counts, others = (np.bincount(modes, minlength=10) for modes in (samples, references))
     assert others.min() > 0
-    np.testing.assert_allclose(divergence_of_modes(samples, references, 10), entropy(counts, others))
+    np.testing.assert_allclose(
+        divergence_of_modes(samples, references, 10), entropy(counts, others)
+    )
     of_none = np.append(samples, [-1, -1])
     with_none = entropy(np.append(counts, 2), np.append(others, 1))  # as one more mode
     np.testing.assert_allclose(divergence_of_modes(of_none, references, 10), with_none)
@@ -61,15 +80,21 @@ def test_divergence_of_modes():
     # everything in one of 10 equal modes; and in one that the reference lacks, which counts as one in 11 then
     tens = np.arange(1000) % 10
     np.testing.assert_allclose(divergence_of_modes(np.zeros(50, int), tens, 10), np.log(10))
-    np.testing.assert_allclose(divergence_of_modes(np.full(50, 2), np.repeat([0, 1], 5), 3), np.log(11))
+    np.testing.assert_allclose(
+        divergence_of_modes(np.full(50, 2), np.repeat([0, 1], 5), 3), np.log(11)
+    )
 
 
 def test_divergence_of_the_same_law():
     """(modes − 1)/2000 for 1,000: 2n·KL is about χ² of modes − 1 degrees; its mean over 200 within four errors."""
     generator = np.random.default_rng(0)
     reference = np.arange(100_000) % 25
-    found = [divergence_of_modes(generator.integers(25, size=1000), reference, 25) for _ in range(200)]
-    assert abs(np.mean(found) - 24 / 2000) < 4 * np.sqrt(2 * 24) / 2000 / np.sqrt(200) + 2e-4  # and O(n⁻²)
+    found = [
+        divergence_of_modes(generator.integers(25, size=1000), reference, 25) for _ in range(200)
+    ]
+    assert (
+        abs(np.mean(found) - 24 / 2000) < 4 * np.sqrt(2 * 24) / 2000 / np.sqrt(200) + 2e-4
+    )  # and O(n⁻²)
 
 
 def test_duplicate_rate():
@@ -80,7 +105,9 @@ def test_duplicate_rate():
     assert duplicate_rate(np.ones((4000, 8)), real) == 1
     collapsed = like_real[np.arange(4000) % 100] + 1e-4 * generator.normal(size=(4000, 8))
     assert duplicate_rate(collapsed, real) == 1
-    assert duplicate_rate(np.repeat(like_real[:2000], 2, axis=0), real) == 1  # a single twin is enough
+    assert (
+        duplicate_rate(np.repeat(like_real[:2000], 2, axis=0), real) == 1
+    )  # a single twin is enough
     half = np.concatenate([like_real[:2000], np.repeat(like_real[:1], 2000, axis=0)])
     assert abs(duplicate_rate(half, real) - 0.5) < 0.02
     # also where some of the real ones are in the data twice, so that their nearest neighbour is at 0
@@ -129,7 +156,10 @@ CASES = [
         "Overfitting discriminator: it calls 98% of the training images real, and 40% of the held-out ones.",
     ),
     ({"regularizer/r1": 40.0}, "Exploding regularizer: r1 is 40 beside a loss of 1.2."),
-    ({"regularizer/path_length": 40.0}, "Exploding regularizer: path_length is 40 beside a loss of 0.8."),
+    (
+        {"regularizer/path_length": 40.0},
+        "Exploding regularizer: path_length is 40 beside a loss of 0.8.",
+    ),
 ]
 
 

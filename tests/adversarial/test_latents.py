@@ -3,7 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.adversarial import closed_form_directions, invert, lerp, mix_styles, perceptual_path_length, walk
+from genjax.adversarial import (
+    closed_form_directions,
+    invert,
+    lerp,
+    mix_styles,
+    perceptual_path_length,
+    walk,
+)
 from genjax.adversarial.latents import square_distance
 from genjax.diffusion import slerp
 
@@ -57,7 +64,9 @@ def test_closed_form_directions_are_singular_vectors(float64):
     # what they are for: a step along each changes the styles by the root of its value
     np.testing.assert_allclose(np.sum((directions @ joined) ** 2, axis=1), values, rtol=1e-10)
     # and the lengths of the kernels' columns do not matter
-    np.testing.assert_allclose(closed_form_directions([kernels[0], kernels[1] / 7])[1], values, rtol=1e-10)
+    np.testing.assert_allclose(
+        closed_form_directions([kernels[0], kernels[1] / 7])[1], values, rtol=1e-10
+    )
 
 
 def test_inversion_of_linear_generator_is_least_squares(float64):
@@ -68,11 +77,15 @@ def test_inversion_of_linear_generator_is_least_squares(float64):
     images = jnp.concatenate([generate(truth), normal(2, 2, 2, 2, 3)])
     found = invert(generate, images, jnp.zeros((4, 4)), 400)
     expected = np.linalg.lstsq(matrix, images.reshape(4, -1).T)[0].T
-    np.testing.assert_allclose(found.latents, expected, atol=1e-4)  # as far as 400 steps of Adam get
+    np.testing.assert_allclose(
+        found.latents, expected, atol=1e-4
+    )  # as far as 400 steps of Adam get
     np.testing.assert_allclose(found.latents[:2], truth, atol=1e-4)
 
     assert found.distances.shape == (400, 4)
-    np.testing.assert_allclose(found.distances[0], np.mean(np.square(images), axis=(1, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(
+        found.distances[0], np.mean(np.square(images), axis=(1, 2, 3)), rtol=1e-12
+    )
     residual = np.mean(np.square(expected @ matrix.T - images.reshape(4, -1)), axis=1)
     np.testing.assert_allclose(found.distances[-1], residual, rtol=1e-6, atol=1e-7)
     # down to the least within a quarter of the steps; Adam then swings about it by less than 1e-4
@@ -101,18 +114,24 @@ def test_inversion_schedule(float64):
     The schedule is in float32, which near its end loses a digit or two of 1 − cos.
     """
     total = lambda generated, images: generated.sum(axis=1)
-    found = invert(lambda w: w, jnp.zeros((1, 1)), jnp.zeros((1, 1)), 100, learning_rate=0.2, distance=total)
+    found = invert(
+        lambda w: w, jnp.zeros((1, 1)), jnp.zeros((1, 1)), 100, learning_rate=0.2, distance=total
+    )
     rates = -np.diff(found.distances[:, 0])
     np.testing.assert_allclose(rates[:6], 0.2 * np.array([1, 2, 3, 4, 5, 5]) / 5, rtol=1e-6)
     np.testing.assert_allclose(rates[5:76], 0.2, rtol=1e-6)
-    np.testing.assert_allclose(rates[75:], 0.1 + 0.1 * np.cos(np.pi * np.arange(24) / 25), rtol=1e-5)
+    np.testing.assert_allclose(
+        rates[75:], 0.1 + 0.1 * np.cos(np.pi * np.arange(24) / 25), rtol=1e-5
+    )
 
 
 def test_path_length_of_linear_generator(float64):
     """‖A(b − a)‖²/pixels, whatever t; float64 keeps 12 digits of a difference of 1e-4."""
     matrix, start, end = normal(0, 12, 4), normal(1, 6, 4), normal(2, 6, 4)
     generate = lambda latents: (latents @ matrix.T).reshape(-1, 2, 2, 3)
-    lengths = jax.jit(lambda key: perceptual_path_length(key, generate, start, end))(jax.random.key(0))
+    lengths = jax.jit(lambda key: perceptual_path_length(key, generate, start, end))(
+        jax.random.key(0)
+    )
     expected = np.sum(((end - start) @ matrix.T) ** 2, axis=1) / 12
     np.testing.assert_allclose(lengths, expected, rtol=1e-9)
     doubled = lambda a, b: 2 * square_distance(a, b)
@@ -125,7 +144,9 @@ def test_path_length_of_linear_generator(float64):
 
 def test_path_length_on_the_sphere(float64):
     """A great circle is walked at a constant speed: the identity's length is its angle, squared."""
-    start, end = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (normal(1, 6, 4), normal(2, 6, 4)))
+    start, end = (
+        x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (normal(1, 6, 4), normal(2, 6, 4))
+    )
     length = lambda key: perceptual_path_length(key, lambda z: z, start, end, interpolation=slerp)
     lengths = jax.jit(length)(jax.random.key(0))
     # a chord is shorter than its arc by a relative 1e-9, as ε = 1e-4

@@ -122,7 +122,9 @@ def test_equilibrium(float64, name, logit, discriminator, generator):
     np.testing.assert_allclose(
         expected(objective.discriminator, logits, p, p), discriminator, rtol=1e-12, atol=1e-12
     )
-    np.testing.assert_allclose(expected(objective.generator, logits, p, p), generator, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        expected(objective.generator, logits, p, p), generator, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_wasserstein_dual(float64):
@@ -171,7 +173,9 @@ def test_trained_discriminator_converges(name):
     train = jax.jit(lambda carry: jax.lax.scan(step, carry, jax.random.split(data_key, 500))[0][0])
     x = np.linspace(-3, 4, 57)
     p, q = P.pdf(x), Q.pdf(x)
-    found = PROBABILITY[name](np.asarray(network(train((params, optimizer.init(params))), x), np.float64))
+    found = PROBABILITY[name](
+        np.asarray(network(train((params, optimizer.init(params))), x), np.float64)
+    )
     error = np.abs(found - p / (p + q))
     assert np.ptp(p / (p + q)) > 0.7
     assert (p + q) @ error / (p + q).sum() < 0.01 and error.max() < 0.06
@@ -215,9 +219,9 @@ def test_a_confident_discriminator_stops_the_saturating_generator_alone():
 def test_discriminator_gradients_far_out(name):
     fake = jnp.asarray(FAR, jnp.float32)
     real = -fake
-    gradients = jax.grad(lambda real, fake: OBJECTIVES[name].discriminator(real, fake).sum(), argnums=(0, 1))(
-        real, fake
-    )
+    gradients = jax.grad(
+        lambda real, fake: OBJECTIVES[name].discriminator(real, fake).sum(), argnums=(0, 1)
+    )(real, fake)
     difference = FAR if name != "relativistic" else 2 * FAR  # fake − real
     for gradient, sign in zip(gradients, (-1, 1), strict=True):
         # float32 has no number below 1e-45, and flushes those below 1e-38 to 0
@@ -227,6 +231,8 @@ def test_discriminator_gradients_far_out(name):
 def test_hinge_leaves_alone_what_is_beyond_its_margin():
     real, fake = jnp.array([1.5, 0.5, -2.0]), jnp.array([-1.5, -0.5, 2.0])
     np.testing.assert_allclose(hinge.discriminator(real, fake), [0, 1, 6], rtol=1e-6)
-    by_real, by_fake = jax.grad(lambda r, f: hinge.discriminator(r, f).sum(), argnums=(0, 1))(real, fake)
+    by_real, by_fake = jax.grad(lambda r, f: hinge.discriminator(r, f).sum(), argnums=(0, 1))(
+        real, fake
+    )
     np.testing.assert_array_equal(by_real, [0, -1, -1])
     np.testing.assert_array_equal(by_fake, [0, 1, 1])

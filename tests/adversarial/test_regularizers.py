@@ -53,10 +53,17 @@ def test_gradient_penalty_against_finite_differences(float64):
     images, params = normal(0, 3, *SHAPE), normal(1, 12, 4) / 2
     critic = functools.partial(smooth_critic, params)
     slopes = finite_differences(lambda x: critic(x).sum(), images)
-    np.testing.assert_allclose(gradient_penalty(critic, images), np.sum(slopes**2, axis=(1, 2, 3)), rtol=1e-8)
-    penalty = lambda params: gradient_penalty(functools.partial(smooth_critic, params), images).mean()
     np.testing.assert_allclose(
-        jax.jit(jax.grad(penalty))(params), finite_differences(penalty, params), rtol=1e-6, atol=1e-8
+        gradient_penalty(critic, images), np.sum(slopes**2, axis=(1, 2, 3)), rtol=1e-8
+    )
+    penalty = lambda params: gradient_penalty(
+        functools.partial(smooth_critic, params), images
+    ).mean()
+    np.testing.assert_allclose(
+        jax.jit(jax.grad(penalty))(params),
+        finite_differences(penalty, params),
+        rtol=1e-6,
+        atol=1e-8,
     )
 
 
@@ -65,7 +72,9 @@ def test_interpolated_penalty_of_linear_critic(float64, slope):
     direction = normal(0, *SHAPE)
     direction *= slope / jnp.linalg.norm(direction)
     penalty = interpolated_gradient_penalty(
-        jax.random.key(0), lambda x: jnp.sum(x * direction, axis=(1, 2, 3)), *normal(1, 2, 4, *SHAPE)
+        jax.random.key(0),
+        lambda x: jnp.sum(x * direction, axis=(1, 2, 3)),
+        *normal(1, 2, 4, *SHAPE),
     )
     np.testing.assert_allclose(penalty, np.full(4, (slope - 1) ** 2), rtol=1e-12, atol=1e-24)
 
@@ -91,7 +100,10 @@ def test_interpolated_penalty_against_finite_differences(float64):
         jax.random.key(0), functools.partial(smooth_critic, params), real, fake
     ).mean()
     np.testing.assert_allclose(
-        jax.jit(jax.grad(penalty))(params), finite_differences(penalty, params), rtol=1e-6, atol=1e-8
+        jax.jit(jax.grad(penalty))(params),
+        finite_differences(penalty, params),
+        rtol=1e-6,
+        atol=1e-8,
     )
 
 
@@ -107,7 +119,9 @@ def test_no_slope_at_all_has_finite_gradients():
 
     def lengths(weight):
         synthesize = lambda w: (w.sum((1, 2)) * weight)[:, None, None, None] * jnp.ones(SHAPE)
-        return path_length(jax.random.key(0), synthesize, jnp.ones((2, 3, 4)), jnp.float32(0.5))[0].sum()
+        return path_length(jax.random.key(0), synthesize, jnp.ones((2, 3, 4)), jnp.float32(0.5))[
+            0
+        ].sum()
 
     assert np.isfinite(jax.jit(jax.grad(lengths))(0.0))
 
@@ -140,7 +154,12 @@ def smooth_synthesis(params, w):
 def test_path_length_against_finite_differences(float64):
     """Lengths by differences of the projected images, then the penalty's gradient by the parameters, which flows
     through the running mean as well: with it held fixed the two would differ by a third."""
-    params, w, mean, decay = normal(0, STYLES, FEATURES, *SHAPE) / 3, normal(1, 2, STYLES, FEATURES), 0.7, 0.4
+    params, w, mean, decay = (
+        normal(0, STYLES, FEATURES, *SHAPE) / 3,
+        normal(1, 2, STYLES, FEATURES),
+        0.7,
+        0.4,
+    )
     key = jax.random.key(0)
     y = jax.random.normal(key, (2, *SHAPE)) / np.sqrt(PIXELS)
     slopes = finite_differences(lambda w: jnp.sum(smooth_synthesis(params, w) * y), w)
@@ -220,13 +239,17 @@ def test_anchors_are_running_means_without_gradients():
 def test_lazy_regularization_is_eager_in_expectation(float64, every):
     """Weighted by `every`, R1's gradient by the parameters, over whole rounds and from any start, has the same mean."""
     images, params = normal(0, 3, *SHAPE), normal(1, 12, 4) / 2
-    penalty = lambda params: gradient_penalty(functools.partial(smooth_critic, params), images).mean()
+    penalty = lambda params: gradient_penalty(
+        functools.partial(smooth_critic, params), images
+    ).mean()
 
     def lazy(params, step):
         return lazily(step, every, lambda: every * penalty(params), jnp.float64(0))
 
     gradients = jax.jit(jax.vmap(jax.grad(lazy), (None, 0)))(params, jnp.arange(3, 3 + 2 * every))
-    np.testing.assert_allclose(gradients.mean(axis=0), jax.jit(jax.grad(penalty))(params), rtol=1e-12)
+    np.testing.assert_allclose(
+        gradients.mean(axis=0), jax.jit(jax.grad(penalty))(params), rtol=1e-12
+    )
     due = np.arange(3, 3 + 2 * every) % every == 0
     np.testing.assert_array_equal(np.any(gradients != 0, axis=(1, 2)), due)
 

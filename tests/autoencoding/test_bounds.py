@@ -65,7 +65,9 @@ def test_with_the_exact_posterior_every_weight_is_p(model):
         )
         assert weights.shape == (num_samples, BATCH)
         np.testing.assert_allclose(weights, np.tile(log_p, (num_samples, 1)), rtol=1e-12)  # float64
-        np.testing.assert_allclose(autoencoding.importance_weighted_bound(weights), log_p, rtol=1e-12)
+        np.testing.assert_allclose(
+            autoencoding.importance_weighted_bound(weights), log_p, rtol=1e-12
+        )
 
 
 def test_with_another_posterior_the_bound_rises_with_samples_towards_log_p(model):
@@ -86,7 +88,10 @@ def test_with_another_posterior_the_bound_rises_with_samples_towards_log_p(model
     assert bounds[0] < -0.5 and -0.05 < bounds[-1] < 0.005  # the last one's standard error is .001
 
     # one sample is the ELBO, whose gap is KL(q ‖ posterior) of two Gaussians
-    gap = LATENTS * (np.exp(0.5) - 1 - 0.5) / 2 + (0.25**2 / np.exp(log_variance - 0.5)).sum(1).mean() / 2
+    gap = (
+        LATENTS * (np.exp(0.5) - 1 - 0.5) / 2
+        + (0.25**2 / np.exp(log_variance - 0.5)).sum(1).mean() / 2
+    )
     np.testing.assert_allclose(bounds[0], -gap, rtol=0.03)
 
 
@@ -107,7 +112,9 @@ def test_a_trained_linear_vae_is_probabilistic_pca(model):
     """Its optimum is known from the eigenvalues of the data's covariance (Tipping & Bishop 1999, equations 7 and 8): so
     are the best ELBO, the noise's variance and the subspace."""
     generator = np.random.default_rng(3)
-    x = generator.normal(size=(200, LATENTS)) @ model[0].T + 0.4 * generator.normal(size=(200, FEATURES))
+    x = generator.normal(size=(200, LATENTS)) @ model[0].T + 0.4 * generator.normal(
+        size=(200, FEATURES)
+    )
     x = x - x.mean(0)
     eigenvalues, vectors = np.linalg.eigh(x.T @ x / len(x))
     variance = eigenvalues[: FEATURES - LATENTS].mean()
@@ -121,7 +128,9 @@ def test_a_trained_linear_vae_is_probabilistic_pca(model):
         / 2
     )
     noise = jax.random.normal(jax.random.key(4), (16, len(x), LATENTS))
-    noise = jnp.concatenate([noise, -noise])  # antithetic: the expectation of a quadratic needs little more
+    noise = jnp.concatenate(
+        [noise, -noise]
+    )  # antithetic: the expectation of a quadratic needs little more
 
     def loss(params, key):
         mean = x @ params["encoder"]
@@ -131,7 +140,9 @@ def test_a_trained_linear_vae_is_probabilistic_pca(model):
             [z @ params["decoder"], jnp.broadcast_to(params["log_deviation"], x.shape)], axis=1
         )
         log_likelihood = autoencoding.gaussian().log_probability(outputs, jnp.asarray(x))
-        return -autoencoding.elbo(log_likelihood, autoencoding.divergence(mean, log_variance)).mean()
+        return -autoencoding.elbo(
+            log_likelihood, autoencoding.divergence(mean, log_variance)
+        ).mean()
 
     params = {
         "encoder": jnp.asarray(generator.normal(size=(FEATURES, LATENTS))) / 3,
@@ -148,9 +159,15 @@ def test_a_trained_linear_vae_is_probabilistic_pca(model):
         return (optax.apply_updates(params, updates), state), None
 
     keys = jax.random.split(jax.random.key(0), 4000)
-    (params, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))((params, optimizer.init(params)))
-    evaluated = jax.vmap(lambda key: loss(params, key))(jax.random.split(jax.random.key(1), 4000)).mean()
-    np.testing.assert_allclose(-evaluated, best, atol=0.01)  # nats; noise of training and of the estimate
+    (params, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))(
+        (params, optimizer.init(params))
+    )
+    evaluated = jax.vmap(lambda key: loss(params, key))(
+        jax.random.split(jax.random.key(1), 4000)
+    ).mean()
+    np.testing.assert_allclose(
+        -evaluated, best, atol=0.01
+    )  # nats; noise of training and of the estimate
     np.testing.assert_allclose(jnp.exp(2 * params["log_deviation"]), variance, rtol=0.02)
     subspace = np.linalg.qr(params["decoder"].T)[0]
     cosines = np.linalg.svd(subspace.T @ vectors[:, -LATENTS:])[1]
@@ -163,7 +180,9 @@ def test_beta_weighs_the_divergence():
 
 
 def test_free_bits_spare_channels_below_their_least():
-    divergences = jnp.array([[[0.1, 2.0], [0.2, 1.0]], [[0.1, 0.5], [0.0, 0.5]]])  # [batch places channels]
+    divergences = jnp.array(
+        [[[0.1, 2.0], [0.2, 1.0]], [[0.1, 0.5], [0.0, 0.5]]]
+    )  # [batch places channels]
     # channel means: (.3 + .1)/2 = .2 and (3 + 1)/2 = 2
     np.testing.assert_allclose(autoencoding.free_bits(divergences, 0.5), 2.5)
     np.testing.assert_allclose(autoencoding.free_bits(divergences, 0.0), 2.2)

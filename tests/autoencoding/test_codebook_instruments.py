@@ -3,7 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import entropy
 
-from genjax.autoencoding.instruments import alarms, codebook_counts, codebook_metrics, perplexity, usage
+from genjax.autoencoding.instruments import (
+    alarms,
+    codebook_counts,
+    codebook_metrics,
+    perplexity,
+    usage,
+)
 
 
 def test_counts():
@@ -24,7 +30,9 @@ def test_perplexity():
 
 
 def measure(indices, num_codes):
-    metrics = jax.jit(lambda indices: codebook_metrics(codebook_counts(indices, num_codes)))(indices)
+    metrics = jax.jit(lambda indices: codebook_metrics(codebook_counts(indices, num_codes)))(
+        indices
+    )
     return {name: float(value) for name, value in metrics.items()}
 
 

@@ -53,11 +53,15 @@ def test_gaussian(draws):
     likelihood = autoencoding.gaussian()
     outputs = jnp.concatenate([mean, log_deviation], axis=-1)
     assert outputs.shape[-1] == likelihood.parameters * SHAPE[-1]
-    np.testing.assert_allclose(likelihood.log_probability(outputs, jnp.asarray(x)), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        likelihood.log_probability(outputs, jnp.asarray(x)), expected, rtol=1e-5
+    )
     np.testing.assert_allclose(likelihood.mean(outputs), mean, rtol=1e-6)
     fixed = autoencoding.gaussian(0.3)
     expected = total(stats.norm.logpdf(x, mean, 0.3))
-    np.testing.assert_allclose(fixed.log_probability(jnp.asarray(mean), jnp.asarray(x)), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        fixed.log_probability(jnp.asarray(mean), jnp.asarray(x)), expected, rtol=1e-5
+    )
 
 
 def logistic_outputs(mean, log_scale):
@@ -83,14 +87,18 @@ def test_discretized_logistic_against_differences_of_its_distribution():
     lower = stats.logistic.cdf(x - half, mean, np.exp(log_scale))
     upper[-1], lower[0] = 1, 0
     outputs = jnp.broadcast_to(logistic_outputs(mean, log_scale), (levels, 2))
-    found = autoencoding.discretized_logistic(levels).log_probability(outputs, jnp.asarray(x)[:, None])
+    found = autoencoding.discretized_logistic(levels).log_probability(
+        outputs, jnp.asarray(x)[:, None]
+    )
     np.testing.assert_allclose(found, np.log(upper - lower), rtol=1e-5)  # float32
 
 
 def test_discretized_logistic_keeps_its_digits_far_from_the_mean():
     """Of a narrow law 1.5 away the mass is e^-1500: in logarithms finite, with a gradient that draws the mean near."""
     likelihood = autoencoding.discretized_logistic(256)
-    loss = lambda mean: likelihood.log_probability(logistic_outputs([mean], [-6.9]), jnp.array([[0.5]]))[0]
+    loss = lambda mean: likelihood.log_probability(
+        logistic_outputs([mean], [-6.9]), jnp.array([[0.5]])
+    )[0]
     value, gradient = jax.value_and_grad(loss)(jnp.float32(-1.0))
     scale = np.exp(-6.9)
     half = 1 / 255

@@ -50,16 +50,18 @@ def test_what_is_computed_place_by_place_is_reproduced(shape):
     decoded, encoded = cycle(latents)
     expected = enlarge(latents, factor)
     np.testing.assert_allclose(decoded, expected, rtol=0, atol=10 * ROUNDING)  # values up to 10
-    np.testing.assert_allclose(encoded["blocks"], reduce(expected, factor), rtol=0, atol=10 * ROUNDING)
+    np.testing.assert_allclose(
+        encoded["blocks"], reduce(expected, factor), rtol=0, atol=10 * ROUNDING
+    )
     np.testing.assert_array_equal(encoded["negative"], -encoded["blocks"])
 
 
 @pytest.mark.parametrize("size, tile, overlap", [*itertools.product([9, 16, 23], [5, 8], [1, 4])])
 def test_tiles_cover_and_overlap(size, tile, overlap):
     """By the places themselves: split what holds its own place."""
-    tiles = np.asarray(Tiling((size,), (tile,), (overlap,)).split(jnp.arange(float(size))[None, :, None]))[
-        :, 0, :, 0
-    ]
+    tiles = np.asarray(
+        Tiling((size,), (tile,), (overlap,)).split(jnp.arange(float(size))[None, :, None])
+    )[:, 0, :, 0]
     np.testing.assert_array_equal(tiles[:, 0] + tile - 1, tiles[:, -1])
     assert tiles[0, 0] == 0 and tiles[-1, -1] == size - 1
     overlaps = tiles[:-1, -1] - tiles[1:, 0] + 1
@@ -84,7 +86,9 @@ def blur(x, radius):
 def test_local_functions_are_those_of_the_whole(radius, exact):
     """An overlap of 8 hides what is seen within 2 places of a tile's edge."""
     x = normal(1, 30, 37, 2)
-    tiled = jax.jit(lambda x: decode_tiled(lambda x: blur(x, radius), x, (14, 14), (8, 8), (1, 1)))(x)
+    tiled = jax.jit(lambda x: decode_tiled(lambda x: blur(x, radius), x, (14, 14), (8, 8), (1, 1)))(
+        x
+    )
     difference = np.abs(tiled - blur(x, radius)).max()
     assert (difference < ROUNDING) == exact
 
@@ -108,7 +112,9 @@ def test_no_seams():
     merged = decode_tiled(level, x, (16, 16), (8, 8), (4, 4))[0, :, :, 0]
     steps = np.abs(np.diff(merged, axis=0)).max(axis=1)
     np.testing.assert_allclose(steps.max(), 8 * slope / 16, rtol=1e-4)
-    edges = 4 * np.array([8, 16, 24, 32]) - 1  # of tiles: the steps over them are no larger than others
+    edges = (
+        4 * np.array([8, 16, 24, 32]) - 1
+    )  # of tiles: the steps over them are no larger than others
     assert steps[edges].max() <= np.delete(steps, edges).max()
     np.testing.assert_allclose(np.diff(merged, axis=1), 0, atol=ROUNDING)
 
@@ -126,7 +132,9 @@ def test_the_network_is_traced_once():
 
 def test_errors():
     decode = lambda x: x
-    with pytest.raises(ValueError, match=r"at least 1 and less than a tile; got \(8, 2\) of tiles \(8, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"at least 1 and less than a tile; got \(8, 2\) of tiles \(8, 8\)"
+    ):
         decode_tiled(decode, normal(1, 9, 9, 1), (8, 8), (8, 2), (1, 1))
     with pytest.raises(ValueError, match="as many axes"):
         Tiling((9, 9), (4, 4), (1,))
@@ -174,5 +182,7 @@ def test_tiles_and_chunks_together():
         tiles, caches = jax.lax.map(lambda tile: step(*tile), (tiling.split(chunk), caches))
         return tiling.merge(tiles), caches
 
-    tiled = np.concatenate(list(stream(tiled_step, chunks_of_frames(video, first=1, length=4))), axis=1)
+    tiled = np.concatenate(
+        list(stream(tiled_step, chunks_of_frames(video, first=1, length=4))), axis=1
+    )
     np.testing.assert_allclose(tiled, step(video, None)[0], rtol=0, atol=ROUNDING)

@@ -36,7 +36,10 @@ def photos() -> Dataset:
     ratios = np.repeat([1 / 3, 1, 3], COUNTS) * random.uniform(0.8, 1.25, sum(COUNTS))
     random.shuffle(ratios)
     records = [
-        {"image": np.full((round(20 * ratio**0.5), round(20 / ratio**0.5), 3), i, np.uint8), "label": i}
+        {
+            "image": np.full((round(20 * ratio**0.5), round(20 / ratio**0.5), 3), i, np.uint8),
+            "label": i,
+        }
         for i, ratio in enumerate(ratios)
     ]
     source = OnDisk(records, {"image": np.dtype(np.uint8), "label": np.dtype(np.int32)})
@@ -90,8 +93,12 @@ def test_the_buckets_of_sdxl():
 def test_the_nearest_bucket():
     """Of two ratios a and b the larger of a/b and b/a is the distance, here without rounding."""
     buckets = aspect_buckets(64**2, 8, 3.0)
-    sizes = np.random.default_rng(0).integers(20, 400, (1500, 2))  # more than are compared at a time
-    for (height, width), number in zip(sizes.tolist(), nearest_buckets(sizes, buckets), strict=True):
+    sizes = np.random.default_rng(0).integers(
+        20, 400, (1500, 2)
+    )  # more than are compared at a time
+    for (height, width), number in zip(
+        sizes.tolist(), nearest_buckets(sizes, buckets), strict=True
+    ):
         quotients = [Fraction(height * b[1], width * b[0]) for b in buckets]
         distances = [max(quotient, 1 / quotient) for quotient in quotients]
         assert distances[number] == min(distances)
@@ -113,7 +120,9 @@ def folder(tmp_path):
     for number, suffix in enumerate(("jpg", "png", "webp", "tiff", "bmp")):
         Image.fromarray(gradient(20 + number, 30)).save(tmp_path / f"train/upright.{suffix}")
         if suffix != "bmp":
-            Image.fromarray(gradient(40 + number, 30)).save(tmp_path / f"train/turned.{suffix}", exif=turned)
+            Image.fromarray(gradient(40 + number, 30)).save(
+                tmp_path / f"train/turned.{suffix}", exif=turned
+            )
     return tmp_path
 
 
@@ -149,12 +158,16 @@ def test_crops_show_what_they_say(size, random):
         if not random:
             assert corner[axis] == (side - bucket[axis]) // 2
         place = (corner[axis] + np.arange(bucket[axis]) + 0.5) * size[axis] / side - 0.5
-        inner = (place > 2 / scale + 1) & (place < size[axis] - 2 / scale - 2)  # the filter sees no edge
+        inner = (place > 2 / scale + 1) & (
+            place < size[axis] - 2 / scale - 2
+        )  # the filter sees no edge
         expected = 250 * place / (size[axis] - 1)
         shown = np.moveaxis(pixels[..., axis].astype(float), axis, 0)[inner]
         assert inner.sum() > 10
         # Bytes are rounded before and after, and a filter whose weights add to 1 may overshoot by as much.
-        np.testing.assert_allclose(shown, np.broadcast_to(expected[inner, None], shown.shape), atol=1.5)
+        np.testing.assert_allclose(
+            shown, np.broadcast_to(expected[inner, None], shown.shape), atol=1.5
+        )
 
 
 def test_an_image_of_the_buckets_size_stays_as_it_is():
@@ -191,7 +204,9 @@ def test_processes_rows_make_up_the_whole(count):
     parts = [make(rows=rows) for rows in np.split(np.arange(BATCH), count)]
     for step in range(12):
         pieces = [part[step] for part in parts]
-        assert_equal(make()[step], {n: np.concatenate([piece[n] for piece in pieces]) for n in pieces[0]})
+        assert_equal(
+            make()[step], {n: np.concatenate([piece[n] for piece in pieces]) for n in pieces[0]}
+        )
 
 
 def test_what_a_batch_holds():
@@ -201,7 +216,9 @@ def test_what_a_batch_holds():
     for step in range(22):
         batch, bucket = batches[step], batches.bucket(step)
         assert batch["size"].dtype == batch["crop"].dtype == batch["label"].dtype == np.int32
-        for image, label, size, crop in zip(*map(batch.get, ("image", "label", "size", "crop")), strict=True):
+        for image, label, size, crop in zip(
+            *map(batch.get, ("image", "label", "size", "crop")), strict=True
+        ):
             assert np.all(image == label)
             assert tuple(size) == records[label]["image"].shape[:2]
             ratio = size[0] / size[1]
@@ -249,7 +266,9 @@ def test_epochs():
         if epoch % 4 == 0:  # then nothing is left over
             assert set(seen) == {epoch}
     assert len(set(map(tuple, orders))) > 4
-    assert any(order != sorted(order, key=order.index) for order in orders)  # not one bucket after the other
+    assert any(
+        order != sorted(order, key=order.index) for order in orders
+    )  # not one bucket after the other
     for stream, count in zip(streams.values(), COUNTS, strict=True):
         epochs = np.reshape(stream, (8, count))
         assert len({tuple(epoch) for epoch in epochs}) >= 7  # of five examples there are 120 orders
@@ -283,7 +302,9 @@ def test_networks_take_two_buckets_with_the_same_variables(network):
     text = Text(jnp.zeros((2, 5, 7)), jnp.zeros((2, 7)))
     size = {"size": jnp.ones((2, 2))} if isinstance(network, PixArt) else {}
     call = lambda function, first, bucket: jax.eval_shape(
-        functools.partial(function, t=jnp.zeros(2), text=text, **size), first, jnp.zeros((2, *bucket, 3))
+        functools.partial(function, t=jnp.zeros(2), text=text, **size),
+        first,
+        jnp.zeros((2, *bucket, 3)),
     )
     variables = call(network.init, jax.random.key(0), WIDE)
     # Flax raises if a parameter ought to have another shape.
@@ -320,7 +341,9 @@ def test_without_the_bucket_that_is_too_small_its_examples_go_to_another():
 
 
 def test_no_such_buckets():
-    with pytest.raises(ValueError, match="no multiples of 64 make an area of 0.9 to 1 times 1000 pixels"):
+    with pytest.raises(
+        ValueError, match="no multiples of 64 make an area of 0.9 to 1 times 1000 pixels"
+    ):
         aspect_buckets(1000, 64, 4.0)
 
 
@@ -340,9 +363,13 @@ def test_a_set_resized_to_one_size():
 
 def test_a_set_of_squares_is_prepared_as_the_literature_does():
     """Halved by means of squares of four, bicubic last: 16×48 pixels of one row's shade each, cut to the middle 8."""
-    image = np.broadcast_to(np.arange(16, dtype=np.uint8)[:, None, None] // 2 * 2, (16, 48, 3)).copy()
+    image = np.broadcast_to(
+        np.arange(16, dtype=np.uint8)[:, None, None] // 2 * 2, (16, 48, 3)
+    ).copy()
     image[:, :16] = 255  # beyond the middle
-    dataset = Dataset("photos", "train", InMemory({"image": image[None], "label": np.zeros(1, np.int32)}))
+    dataset = Dataset(
+        "photos", "train", InMemory({"image": image[None], "label": np.zeros(1, np.int32)})
+    )
     found = squared(8, dataset)
     assert found.image_shape == (8, 8, 3)
     expected = np.broadcast_to(2 * np.arange(8, dtype=np.uint8)[:, None, None], (8, 8, 3))

@@ -23,9 +23,13 @@ NUMBERS = {"train": lambda: np.arange(1437), "test": lambda: np.arange(360)}
     ],
 )
 def test_split_language_is_that_of_tensorflow_datasets(split, data_dir, digits):
-    parts = {name: load_dataset("digits", name, data_dir).source.arrays["image"] for name in NUMBERS}
+    parts = {
+        name: load_dataset("digits", name, data_dir).source.arrays["image"] for name in NUMBERS
+    }
     chosen = np.concatenate(take(split, {name: lambda name=name: parts[name] for name in parts}))
-    np.testing.assert_array_equal(chosen, load_dataset("digits", split, data_dir).source.arrays["image"])
+    np.testing.assert_array_equal(
+        chosen, load_dataset("digits", split, data_dir).source.arrays["image"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,7 +52,10 @@ def test_splits_that_do_not_exist(split, message):
 
 
 def test_held_out_is_stratified_and_depends_on_names_alone():
-    names, labels = [f"example {i}" for i in range(330)], [i % 3 if i < 300 else 3 for i in range(330)]
+    names, labels = (
+        [f"example {i}" for i in range(330)],
+        [i % 3 if i < 300 else 3 for i in range(330)],
+    )
     held = held_out(names, labels, 10)
     assert np.bincount(np.array(labels)[held]).tolist() == [10, 10, 10, 3]
     order = np.random.default_rng(0).permutation(330)
@@ -64,7 +71,11 @@ def test_held_out_is_stratified_and_depends_on_names_alone():
 def test_arrays_of_ones_own():
     images = np.zeros((5, 4, 6, 3), np.uint8)
     dataset = Dataset("mine", "train", InMemory({"image": images}))
-    assert dataset.image_shape == (4, 6, 3) and dataset.num_classes is None and dataset.captions is None
+    assert (
+        dataset.image_shape == (4, 6, 3)
+        and dataset.num_classes is None
+        and dataset.captions is None
+    )
     assert Dataset("numbers", "train", InMemory({"x": images})).image_shape is None
     with pytest.raises(ValueError, match="4 captions for the 5 examples of mine"):
         Dataset("mine", "train", InMemory({"image": images}), captions=[("a",)] * 4)

@@ -13,7 +13,9 @@ def numbered(length: int, image_shape=(2, 2, 1)) -> Dataset:
     """Images whose pixels, and whose label, say which example they are."""
     labels = np.arange(length, dtype=np.int32)
     images = np.broadcast_to(labels.astype(np.uint8)[:, None, None, None], (length, *image_shape))
-    return Dataset("numbered", "train", InMemory({"image": images, "label": labels}), image_shape, None)
+    return Dataset(
+        "numbered", "train", InMemory({"image": images, "label": labels}), image_shape, None
+    )
 
 
 def assert_equal(first, second):
@@ -37,7 +39,9 @@ def test_a_process_gets_its_rows_of_the_whole_batch(rows, transform):
         assert_equal({name: a[rows] for name, a in whole.items()}, part)
 
 
-@pytest.mark.parametrize("kind", ["digits", "fashion_mnist", "emoji", "classes", "captions", "sizes"])
+@pytest.mark.parametrize(
+    "kind", ["digits", "fashion_mnist", "emoji", "classes", "captions", "sizes"]
+)
 def test_batches_of_every_source(sources_of_every_kind, kind, monkeypatch):
     """The same for 1, 2 and 4 processes, and for any number of threads."""
     dataset = sources_of_every_kind[kind]
@@ -117,8 +121,14 @@ def test_random_transforms_differ_by_position_not_by_example():
     [
         (dict(batch_size=31), "batch size 31 for the 30 examples of numbered"),
         (dict(batch_size=0), "batch size 0"),
-        (dict(batch_size=8, image_shape=(4, 4, 1)), r"shape \(2, 2, 1\), the network takes \(4, 4, 1\)"),
-        (dict(batch_size=8, image_shape=(2, 2, 3), transform=noisy), r"the network takes \(2, 2, 3\)"),
+        (
+            dict(batch_size=8, image_shape=(4, 4, 1)),
+            r"shape \(2, 2, 1\), the network takes \(4, 4, 1\)",
+        ),
+        (
+            dict(batch_size=8, image_shape=(2, 2, 3), transform=noisy),
+            r"the network takes \(2, 2, 3\)",
+        ),
     ],
 )
 def test_errors(arguments, message):

@@ -15,7 +15,9 @@ def encode_to(calls):
         calls.extend(prompts)
         return [
             {
-                "tokens": np.array([[len(word), i] for i, word in enumerate(prompt.split())], np.float32),
+                "tokens": np.array(
+                    [[len(word), i] for i, word in enumerate(prompt.split())], np.float32
+                ),
                 "pooled": np.array([len(prompt)], np.float32),
             }
             for prompt in prompts
@@ -88,7 +90,9 @@ def test_batches_hold_one_of_each_examples_captions(cache):
             batch = batches[step]
             assert batch["tokens"].shape == (2, 5, 2) and batch["mask"].shape == (2, 5)
             lengths += [
-                int(n) for index, n in zip(batch["index"], batch["pooled"][:, 0], strict=True) if index == 0
+                int(n)
+                for index, n in zip(batch["index"], batch["pooled"][:, 0], strict=True)
+                if index == 0
             ]
         return lengths
 

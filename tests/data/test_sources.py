@@ -80,7 +80,9 @@ def test_digits_are_those_of_scikit_learn(digits, data_dir):
     test = load_dataset("digits", "test", data_dir=data_dir)
     assert len(digits.source) == 1437 and len(test.source) == 360
     assert digits.image_shape == (8, 8, 1) and digits.num_classes == 10
-    assert digits.source[3]["image"].dtype == np.uint8 and digits.source[3]["label"].dtype == np.int32
+    assert (
+        digits.source[3]["image"].dtype == np.uint8 and digits.source[3]["label"].dtype == np.int32
+    )
 
     values, labels = load_digits(return_X_y=True)
     expected = {
@@ -88,7 +90,10 @@ def test_digits_are_those_of_scikit_learn(digits, data_dir):
         for value, label in zip(values, labels, strict=True)
     }
     stored = [
-        {image.tobytes() + bytes([label]) for image, label in zip(*split.source[:].values(), strict=True)}
+        {
+            image.tobytes() + bytes([label])
+            for image, label in zip(*split.source[:].values(), strict=True)
+        }
         for split in (digits, test)
     ]
     assert len(expected) == 1797
@@ -102,12 +107,15 @@ def test_digits_splits_are_stratified(digits, data_dir):
 
 
 def test_split_language(digits, data_dir):
-    first, rest = (load_dataset("digits", split, data_dir) for split in ("train[:80%]", "train[80%:]"))
+    first, rest = (
+        load_dataset("digits", split, data_dir) for split in ("train[:80%]", "train[80%:]")
+    )
     assert len(first.source) == 1150 and len(rest.source) == 287
     rejoined = np.concatenate([first.source.arrays["image"], rest.source.arrays["image"]])
     np.testing.assert_array_equal(rejoined, digits.source.arrays["image"])
     with pytest.raises(
-        ValueError, match="Unknown split 'trian'.*'test'.*'train'|Unknown split 'trian'.*'train'.*'test'"
+        ValueError,
+        match="Unknown split 'trian'.*'test'.*'train'|Unknown split 'trian'.*'train'.*'test'",
     ):
         load_dataset("digits", "trian", data_dir)
 
@@ -137,7 +145,9 @@ def test_two_processes_prepare_at_once_without_tensorflow(tmp_path):
     with ThreadPoolExecutor() as pool:
         first, second = pool.map(run_python, [code] * 2, [tmp_path] * 2)
     lines = first.splitlines() + second.splitlines()
-    assert lines.count("prepares") == 1 and len(lines) == 3, "one prepares, and tensorflow-datasets is silent"
+    assert lines.count("prepares") == 1 and len(lines) == 3, (
+        "one prepares, and tensorflow-datasets is silent"
+    )
     assert first.splitlines()[-1] == second.splitlines()[-1]
     assert os.listdir(tmp_path / "digits") == ["1.0.0"]
 
@@ -171,7 +181,9 @@ def test_large_sets_are_read_by_record(digits, data_dir):
     assert Batches(on_disk, 16, seed=0)[2]["image"].shape == (16, 8, 8, 1)
 
 
-@pytest.mark.parametrize("name, nearest", [("mnits", "mnist"), ("cifar-10", "cifar10"), ("digit", "digits")])
+@pytest.mark.parametrize(
+    "name, nearest", [("mnits", "mnist"), ("cifar-10", "cifar10"), ("digit", "digits")]
+)
 def test_unknown_name_names_the_nearest(tmp_path, name, nearest):
     with pytest.raises(ValueError, match=f"no dataset is called '{name}'.*{nearest}"):
         load_dataset(name, data_dir=tmp_path)
@@ -270,7 +282,8 @@ def test_preparing_may_need_tensorflow(tmp_path, monkeypatch):
 
 def test_manual_download_quotes_its_instructions(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match="downloads/manual:\nmanual_dir should contain two files: ILSVRC2012"
+        FileNotFoundError,
+        match="downloads/manual:\nmanual_dir should contain two files: ILSVRC2012",
     ):
         load_dataset("imagenet2012", data_dir=tmp_path)
 

@@ -14,7 +14,9 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "apple", "app", "##le",
 
 @pytest.fixture
 def folder(tmp_path):
-    library = Library(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    library = Library(
+        models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]")
+    )
     library.pre_tokenizer = pre_tokenizers.Whitespace()
     library.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
@@ -30,7 +32,9 @@ def test_tokens_and_padding(folder):
     tokenizer = Tokenizer(folder)
     ids, mask = tokenizer.encode(["a red apple", "", "blue apples"], 6)
     np.testing.assert_array_equal(ids, [[2, 4, 5, 6, 3, 0], [2, 3, 0, 0, 0, 0], [2, 1, 6, 9, 3, 0]])
-    np.testing.assert_array_equal(mask, [[1, 1, 1, 1, 1, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0]])
+    np.testing.assert_array_equal(
+        mask, [[1, 1, 1, 1, 1, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0]]
+    )
     assert ids.dtype == np.int32 and mask.dtype == bool
     assert (tokenizer.padding_id, tokenizer.num_tokens) == (0, len(WORDS))
     assert [a.shape for a in tokenizer.encode([], 6)] == [(0, 6), (0, 6)]
@@ -40,7 +44,9 @@ def test_tokens_and_padding(folder):
 
 
 def test_what_is_cut_is_named_and_the_end_is_marked(folder):
-    with pytest.warns(UserWarning, match="of a prompt only 4 tokens are kept; lost: ' apple a'") as caught:
+    with pytest.warns(
+        UserWarning, match="of a prompt only 4 tokens are kept; lost: ' apple a'"
+    ) as caught:
         ids, mask = Tokenizer(folder).encode(["a red", "a red apple a"], 4)
     assert len(caught) == 1
     np.testing.assert_array_equal(ids, [[2, 4, 5, 3], [2, 4, 5, 3]])
@@ -85,11 +91,23 @@ def test_faults(folder):
         ("tokenizer.json", b'{"model"', "tokenizer.json is no tokenizer: EOF"),
         ("tokenizer.json", b"{}", "tokenizer.json is no tokenizer: "),
         ("tokenizer.json", b"\xff\xfe", "tokenizer.json is no tokenizer: "),
-        ("tokenizer_config.json", b'{"pad', "tokenizer_config.json is no object in JSON: Unterminated"),
+        (
+            "tokenizer_config.json",
+            b'{"pad',
+            "tokenizer_config.json is no object in JSON: Unterminated",
+        ),
         ("tokenizer_config.json", b"3", "tokenizer_config.json is no object in JSON: "),
-        ("tokenizer_config.json", b'{"pad_token": 3}', "names 3 as its padding token, which is no token"),
+        (
+            "tokenizer_config.json",
+            b'{"pad_token": 3}',
+            "names 3 as its padding token, which is no token",
+        ),
         ("tokenizer_config.json", b'{"pad_token": {}}', "names None as its padding token"),
-        ("vocab.json", b"[", "names no bos_token and no eos_token: add them to tokenizer_config.json"),
+        (
+            "vocab.json",
+            b"[",
+            "names no bos_token and no eos_token: add them to tokenizer_config.json",
+        ),
         (
             "special_tokens_map.json",
             b'{"bos_token": "a", "eos_token": "b"}',

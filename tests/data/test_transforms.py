@@ -27,17 +27,23 @@ def test_every_byte_makes_the_round_trip(array):
     back = to_uint8(floats)
     assert type(back) is type(array(every_byte)) and back.dtype == np.uint8
     np.testing.assert_array_equal(back, every_byte)
-    np.testing.assert_array_equal(jax.jit(lambda images: to_uint8(to_float(images)))(every_byte), every_byte)
+    np.testing.assert_array_equal(
+        jax.jit(lambda images: to_uint8(to_float(images)))(every_byte), every_byte
+    )
 
 
 def test_to_uint8_rounds_and_clips():
-    pixels = np.array([-3.0, -1.0, -1 + 0.4 / 127.5, -1 + 0.6 / 127.5, 1.0, 3.0], np.float32).reshape(1, 6, 1)
+    pixels = np.array(
+        [-3.0, -1.0, -1 + 0.4 / 127.5, -1 + 0.6 / 127.5, 1.0, 3.0], np.float32
+    ).reshape(1, 6, 1)
     np.testing.assert_array_equal(to_uint8(pixels).ravel(), [0, 0, 0, 1, 255, 255])
     assert to_uint8(jnp.full((1, 1, 1), 1.0, jnp.bfloat16)) == 255
 
 
 def noise(height, width, channels=3):
-    return np.random.default_rng(height * width).integers(0, 256, (height, width, channels), dtype=np.uint8)
+    return np.random.default_rng(height * width).integers(
+        0, 256, (height, width, channels), dtype=np.uint8
+    )
 
 
 def apply(transform, image, seed=0):
@@ -85,13 +91,17 @@ def cubic(length, new):
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_resize_is_box_halving_then_bicubic(height, width, size, expected_shape, halvings, channels):
+def test_resize_is_box_halving_then_bicubic(
+    height, width, size, expected_shape, halvings, channels
+):
     image = noise(height, width, channels)
     expected = image.astype(float)
     for _ in range(halvings):
         expected = filtered(expected, lambda axis: box(expected.shape[axis]))  # noqa: B023
     if expected.shape[:2] != expected_shape:
-        expected = filtered(expected, lambda axis: cubic(expected.shape[axis], expected_shape[axis]))
+        expected = filtered(
+            expected, lambda axis: cubic(expected.shape[axis], expected_shape[axis])
+        )
     resized = apply(resize(size), image)
     assert resized.shape == (*expected_shape, channels) and resized.dtype == np.uint8
     # Pillow's weights have 22 bits, so that ties may fall otherwise.
@@ -153,9 +163,15 @@ def test_flip_of_images_on_the_device():
 
 def test_transforms_make_batches_of_images_of_any_size():
     records = [{"image": noise(20 + i, 40 - i)} for i in range(8)]
-    photos = Dataset("photos", "train", OnDisk(records, {"image": np.dtype(np.uint8)}), (None, None, 3))
+    photos = Dataset(
+        "photos", "train", OnDisk(records, {"image": np.dtype(np.uint8)}), (None, None, 3)
+    )
     batches = Batches(
-        photos, 8, 0, transform=compose(resize(18), random_crop(16), flip_example), image_shape=(16, 16, 3)
+        photos,
+        8,
+        0,
+        transform=compose(resize(18), random_crop(16), flip_example),
+        image_shape=(16, 16, 3),
     )
     assert batches[0]["image"].shape == (8, 16, 16, 3)
     np.testing.assert_array_equal(next(batches.iterate(3))["image"], batches[3]["image"])

@@ -127,7 +127,11 @@ def test_the_bound_is_the_larger_of_products_and_bytes(found):
 def test_the_most_expensive_come_first(found):
     rows = found["most_expensive"]
     assert [row["category"] for row in rows] == ["products", "elementwise", "layout changes"]
-    assert (rows[0]["opcode"], rows[0]["shapes"], rows[0]["runs"]) == ("fusion", "bf16[1024,1024]", 4)
+    assert (rows[0]["opcode"], rows[0]["shapes"], rows[0]["runs"]) == (
+        "fusion",
+        "bf16[1024,1024]",
+        4,
+    )
 
 
 def test_equal_operations_of_one_line_share_a_row():
@@ -176,7 +180,9 @@ def test_products_are_those_that_xla_counts(options):
 
 def test_products_of_matrices_in_loops():
     def layers(x, matrices):
-        return jax.lax.scan(lambda x, matrix: (jnp.einsum("hbi,hij->hbj", x, matrix), None), x, matrices)[0]
+        return jax.lax.scan(
+            lambda x, matrix: (jnp.einsum("hbi,hij->hbj", x, matrix), None), x, matrices
+        )[0]
 
     compiled = jax.jit(layers).lower(jnp.ones((3, 8, 16)), jnp.ones((5, 3, 16, 16))).compile()
     counted = sum(cost.operations for cost in costs_of(compiled, DEVICES["v5p"]))

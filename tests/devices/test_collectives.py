@@ -17,7 +17,10 @@ from genjax.devices.collectives import Collective, _axes, collectives
         ("%x), replica_groups={{0,4},{1,5},{2,6},{3,7}}, to_apply=%add", ("data",)),
         ("%x), channel_id=1, replica_groups=[2,4]<=[8], dimensions={0}", ("fsdp",)),
         ("%x), channel_id=1, replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}", ("data",)),
-        ("%x), channel_id=1, replica_groups=[1,8]<=[8], use_global_device_ids=true", ("data", "fsdp")),
+        (
+            "%x), channel_id=1, replica_groups=[1,8]<=[8], use_global_device_ids=true",
+            ("data", "fsdp"),
+        ),
         ("%x), replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={1}", ("fsdp",)),
         ("%x), replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0'}, dimensions={1}", ("data",)),
         (

@@ -20,7 +20,9 @@ def product(matrix, vector):
 def test_products_count_batch_rows_columns_and_contracted():
     a = jax.ShapeDtypeStruct((2, 3, 4, 5), jnp.bfloat16)
     b = jax.ShapeDtypeStruct((2, 5, 3, 7), jnp.bfloat16)
-    assert multiply_adds(lambda a, b: jnp.einsum("bhqf,bfhk->bhqk", a, b), a, b) == 2 * 3 * 4 * 5 * 7
+    assert (
+        multiply_adds(lambda a, b: jnp.einsum("bhqf,bfhk->bhqk", a, b), a, b) == 2 * 3 * 4 * 5 * 7
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,12 @@ def test_what_no_result_depends_on_costs_nothing():
     [
         ("all_to_all", "cpu", 8, dict(context=8)),
         ("ring", "cpu", 6, dict(data=2, context=4)),  # 6 heads do not divide
-        ("splash", "tpu", 8, dict(data=2, tensor=4)),  # in whose place, on this machine, chunks are counted
+        (
+            "splash",
+            "tpu",
+            8,
+            dict(data=2, tensor=4),
+        ),  # in whose place, on this machine, chunks are counted
     ],
 )
 def test_what_devices_share_is_counted_of_all(form, platform, heads, axes):

@@ -40,7 +40,9 @@ def test_tiles_pad_the_fastest_dimensions(shape, layout, size):
     assert Array("bf16", shape, layout).padded_bytes == size
 
 
-@pytest.mark.parametrize(("memory", "main"), [("", True), ("S(0)", True), ("S(1)", False), ("S(2)", False)])
+@pytest.mark.parametrize(
+    ("memory", "main"), [("", True), ("S(0)", True), ("S(1)", False), ("S(2)", False)]
+)
 def test_memory_on_the_chip(memory, main):
     assert Array("f32", (8, 128), f"1,0:T(8,128){memory}").in_main_memory == main
 
@@ -75,7 +77,15 @@ def test_an_operation_over_several_lines_and_branches():
     assert kernel.results == (Array("f32", (8,), "0:T(128)"), Array("f32", (8,), "0:T(128)S(1)"))
     assert kernel.attributes.endswith('}}, metadata={op_name="kernel"}')
     assert [(operation.name, times) for operation, _, times in program.runs()] == [
-        *[("x", 1), ("kernel", 1), ("conditional", 1), ("a", 1), ("b", 1), ("negate", 1), ("tuple", 1)]
+        *[
+            ("x", 1),
+            ("kernel", 1),
+            ("conditional", 1),
+            ("a", 1),
+            ("b", 1),
+            ("negate", 1),
+            ("tuple", 1),
+        ]
     ]
 
 
@@ -97,7 +107,9 @@ def loops():
 def test_loops_multiply(loops):
     program, _ = loops
     times = {
-        inner.opcode: times for operation, _, times in program.runs() for inner in program.inside(operation)
+        inner.opcode: times
+        for operation, _, times in program.runs()
+        for inner in program.inside(operation)
     }
     assert times["dot"] == times["tanh"] == 15
     assert times["multiply"] is None  # in the loop whose length is unknown

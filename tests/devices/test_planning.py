@@ -36,7 +36,12 @@ WIDTH, DEPTH, BATCH, TOKENS = 64, 5, 8, 16
 def gradient_of(remat_policy, depth=DEPTH):
     """Of the mean square of a transformer's output, and shapes of its parameters."""
     network = DiT(
-        patch_size=2, width=WIDTH, depth=depth, num_heads=4, num_classes=10, remat_policy=remat_policy
+        patch_size=2,
+        width=WIDTH,
+        depth=depth,
+        num_heads=4,
+        num_classes=10,
+        remat_policy=remat_policy,
     )
     inputs = jnp.zeros((BATCH, 8, 8, 4)), jnp.zeros(BATCH), jnp.zeros(BATCH, int)
     params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
@@ -68,10 +73,12 @@ def test_a_device_holds_its_part():
         "blocks": {"mlp_in": {"kernel": shape_of((3, 64, 256))}},
         "head": {"kernel": shape_of((64, 128))},
     }
-    inner = Layer("DiT", "blocks/mlp_in", (BATCH, TOKENS, 64), (BATCH, TOKENS, 256), jnp.dtype("bfloat16"), 0)
-    of = lambda layers, shape, dtype=jnp.float32, **options: size_on_device(state, layers, mesh, **options)(
-        shape_of(shape, dtype)
+    inner = Layer(
+        "DiT", "blocks/mlp_in", (BATCH, TOKENS, 64), (BATCH, TOKENS, 256), jnp.dtype("bfloat16"), 0
     )
+    of = lambda layers, shape, dtype=jnp.float32, **options: size_on_device(
+        state, layers, mesh, **options
+    )(shape_of(shape, dtype))
     assert of([inner], (3, 64, 256)) == 4 * 3 * 64 * 256 // 8
     assert of([inner], (3, 64, 256), jnp.bfloat16) == 2 * 3 * 64 * 256 // 8
     assert of([inner], (64, 256), jnp.bfloat16) == 2 * 64 * 256 // 4
@@ -86,7 +93,11 @@ def test_axes_that_split_nothing_are_refused():
     layer = lambda path, length: Layer(
         "DiT", path, (BATCH, length, 64), (BATCH, length, 256), jnp.dtype("float32"), 0
     )
-    layers = [layer("blocks/mlp_in", 256), layer("text_blocks/mlp_in", 77), layer("middle/query", 1000)]
+    layers = [
+        layer("blocks/mlp_in", 256),
+        layer("text_blocks/mlp_in", 77),
+        layer("middle/query", 1000),
+    ]
     check = lambda layers, heads, **axes: check_axes(
         layers, [(BATCH, 256, number, 64) for number in heads], abstract_mesh(axes, BATCH)
     )
@@ -94,7 +105,10 @@ def test_axes_that_split_nothing_are_refused():
     for refused in (lambda: check(layers, (1, 6), tensor=4), lambda: check(layers, (), tensor=2)):
         with pytest.raises(ValueError, match="tensor splits heads"):
             refused()
-    for refused in (lambda: check(layers, (6,), context=5), lambda: check(layers[2:], (6,), context=2)):
+    for refused in (
+        lambda: check(layers, (6,), context=5),
+        lambda: check(layers[2:], (6,), context=2),
+    ):
         with pytest.raises(ValueError, match="context splits the sequences"):
             refused()
 
@@ -118,7 +132,9 @@ def test_products_read_their_operands_and_write_their_result():
     x = jax.ShapeDtypeStruct((6, 3, 5), jnp.float32)
     once = 4 * (15 + 25 + 15)
     w = jax.ShapeDtypeStruct((5, 5), jnp.float32)
-    scanned = lambda x, w: jax.lax.scan(lambda total, each: (total + (each @ w).sum(), None), 0.0, x)
+    scanned = lambda x, w: jax.lax.scan(
+        lambda total, each: (total + (each @ w).sum(), None), 0.0, x
+    )
     assert product_bytes(scanned, x, w) == 6 * once
 
 
@@ -135,11 +151,15 @@ def test_what_is_live_at_once():
     assert working_bytes(lambda x: jnp.sin(jnp.sin(jnp.sin(x))), x) == 400
     chain = lambda x: jax.lax.sort(jax.lax.sort(jax.lax.sort(x)))
     assert working_bytes(chain, x) == 2 * 400
-    looped = lambda length: lambda x: jax.lax.scan(lambda x, _: (chain(x), None), x, length=length)[0]
+    looped = lambda length: (
+        lambda x: jax.lax.scan(lambda x, _: (chain(x), None), x, length=length)[0]
+    )
     assert working_bytes(looped(2), x) == working_bytes(looped(1000), x) == 3 * 400
     # a view keeps what it is of
     assert (
-        working_bytes(lambda x: jnp.vdot(jnp.sin(x).reshape(10, 10), jax.lax.sort(x).reshape(10, 10)), x)
+        working_bytes(
+            lambda x: jnp.vdot(jnp.sin(x).reshape(10, 10), jax.lax.sort(x).reshape(10, 10)), x
+        )
         == 804
     )
     # of weights, which are an argument, a loop holds a layer at once; of what it stacks, all
@@ -207,7 +227,9 @@ def test_parameters_are_sent_in_the_type_of_their_products():
     mesh = abstract_mesh({"fsdp": 2, "tensor": 2}, BATCH)
     kernel = jax.ShapeDtypeStruct((3, 128, 256), jnp.float32)
     params = {"blocks": {"mlp_in": {"kernel": kernel}}}
-    layer = Layer("DiT", "blocks/mlp_in", (BATCH, 4, 128), (BATCH, 4, 256), jnp.dtype(jnp.bfloat16), 0)
+    layer = Layer(
+        "DiT", "blocks/mlp_in", (BATCH, 4, 128), (BATCH, 4, 256), jnp.dtype(jnp.bfloat16), 0
+    )
     size = 3 * 128 * 256 * 2 // 2  # bfloat16; half of the columns
     sent = {each.kind: each.bytes for each in parameter_collectives(params, [layer], mesh)}
     assert sent == {"all-gather": 2 * size, "reduce-scatter": size // 2}
@@ -231,7 +253,9 @@ def test_a_state_of_several_networks_calls_each_by_a_name():
     # half of the blocks' columns, for each of two passes, and two single layers
     assert sent["all-gather"] == (2 + 4) * (2 * 3 * 128 * 256 // 2 + 128 * 256)
     (summed,) = tensor_collectives(one, layers, mesh)
-    assert summed.bytes == 3 * 2 * BATCH // 2 * 4 * 128  # gradients of what three layers take, in bfloat16
+    assert (
+        summed.bytes == 3 * 2 * BATCH // 2 * 4 * 128
+    )  # gradients of what three layers take, in bfloat16
     with pytest.raises(ValueError, match="of one network .* trains Discriminator and Generator"):
         tensor_collectives(both, layers, mesh)
 
@@ -282,7 +306,9 @@ def test_seconds_of_rings_within_nodes_and_between():
     chips = np.array([SimpleNamespace(slice_index=i // 256) for i in range(512)])
     two_slices = Mock(spec=Mesh, devices=chips.reshape(2, 256), shape={"data": 2, "fsdp": 256})
     over_slices = Collective("all-reduce", ("slices",), 1, 8_000_000_000)
-    assert collective_seconds(over_slices, two_slices, DEVICES["v6e"]) == pytest.approx(8e9 / 12.5e9)
+    assert collective_seconds(over_slices, two_slices, DEVICES["v6e"]) == pytest.approx(
+        8e9 / 12.5e9
+    )
 
 
 def test_toruses_are_as_cubic_as_can_be():

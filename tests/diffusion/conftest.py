@@ -41,7 +41,9 @@ def float64():
         yield
 
 
-@pytest.fixture(params=[RectifiedFlow, VariancePreservingCosine, VarianceExploding], ids=lambda p: p.__name__)
+@pytest.fixture(
+    params=[RectifiedFlow, VariancePreservingCosine, VarianceExploding], ids=lambda p: p.__name__
+)
 def process(request):
     return request.param()
 

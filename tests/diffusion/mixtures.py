@@ -17,7 +17,9 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": Fal
 quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
 # All with a table but `restart`, which goes back in time between steps that it is told.
 SAMPLERS = {
-    name: f for name, f in vars(samplers).items() if hasattr(f, "table") and f is not samplers.restart
+    name: f
+    for name, f in vars(samplers).items()
+    if hasattr(f, "table") and f is not samplers.restart
 }
 QUANTILES = (np.arange(64) + 0.5) / 64
 
@@ -36,7 +38,9 @@ def mixture_denoiser(process):
         logits = jnp.log(weights) - jnp.log(variance) / 2 - residual**2 / (2 * variance)
         posterior = jax.nn.softmax(logits, axis=0)
         clean = means + alpha * deviations**2 / variance * residual
-        return Prediction(jnp.sum(posterior * clean, 0), jnp.sum(posterior * sigma / variance * residual, 0))
+        return Prediction(
+            jnp.sum(posterior * clean, 0), jnp.sum(posterior * sigma / variance * residual, 0)
+        )
 
     return denoise
 
@@ -58,7 +62,9 @@ def quantiles_of(alpha, sigma):
     means, deviations = alpha * MEANS, np.sqrt(alpha**2 * DEVIATIONS**2 + sigma**2)
     excess = lambda x, quantile: WEIGHTS @ scipy.special.ndtr((x - means) / deviations) - quantile
     bound = 9 * (alpha + sigma)
-    return np.array([scipy.optimize.brentq(excess, -bound, bound, args=(q,), xtol=1e-13) for q in QUANTILES])
+    return np.array(
+        [scipy.optimize.brentq(excess, -bound, bound, args=(q,), xtol=1e-13) for q in QUANTILES]
+    )
 
 
 def quantiles_at(process, t):
@@ -154,7 +160,9 @@ def filled(table, every_noise=False):
     zeros = np.zeros_like(table.times)
 
     def rows(column, default):
-        return np.pad(zeros + default if column is None else column, (0, missing), constant_values=1)
+        return np.pad(
+            zeros + default if column is None else column, (0, missing), constant_values=1
+        )
 
     def noise(column, default=0):
         if column is None and not every_noise:
@@ -202,7 +210,9 @@ def _compiled_cotangents(process):
 @functools.cache
 def _compiled_pullback(sampler, process, options):
     def pullback(times, cotangents):
-        table = lambda times: sampler.table(process, times, **dict(options))._replace(step=None, path=None)
+        table = lambda times: sampler.table(process, times, **dict(options))._replace(
+            step=None, path=None
+        )
         return jax.vjp(table, times)[1](cotangents)[0]
 
     return quick_jit(pullback)
@@ -212,7 +222,9 @@ def gradient_by_times(sampler, process, noise, times, keys=None, **options):
     """The gradient of sum(sin(samples)), backwards through the samples and through the table."""
     table = tabulate(sampler, process, times, **options)._replace(step=None, path=None)
     cotangents = _compiled_cotangents(process)(filled(table, keys is not None), noise, keys)
-    own = lambda column, cotangent: column if column is None else cotangent[tuple(map(slice, column.shape))]
+    own = lambda column, cotangent: (
+        column if column is None else cotangent[tuple(map(slice, column.shape))]
+    )
     cotangents = map(own, table, jax.device_get(cotangents))  # without those of `filled` rows
     pullback = _compiled_pullback(sampler, process, tuple(options.items()))
     return np.asarray(pullback(times, type(table)(*cotangents)))
@@ -223,6 +235,7 @@ def integrals_of_polynomials(nodes, start, end, kernel=lambda u: 1.0):
     points, weights = np.polynomial.legendre.leggauss(40)
     u = start + (end - start) * (points + 1) / 2
     values = [
-        np.prod([(u - other) / (node - other) for other in nodes if other != node], axis=0) for node in nodes
+        np.prod([(u - other) / (node - other) for other in nodes if other != node], axis=0)
+        for node in nodes
     ]
     return [(weights * value * kernel(u)).sum() * (end - start) / 2 for value in values]

@@ -36,13 +36,19 @@ CASES = {
 def mixture_denoiser(process):
     def denoise(x_t, t):
         # As constants of the function they would be float64 to diffrax even where jax has float32 alone.
-        weights, means, deviations = (jnp.asarray(a, x_t.dtype) for a in (WEIGHTS, MEANS, DEVIATIONS))
+        weights, means, deviations = (
+            jnp.asarray(a, x_t.dtype) for a in (WEIGHTS, MEANS, DEVIATIONS)
+        )
         alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
         variance = (alpha * deviations) ** 2 + sigma**2
         residual = x_t[:, None] - alpha * means
-        posterior = jax.nn.softmax(jnp.log(weights) - jnp.log(variance) / 2 - residual**2 / (2 * variance))
+        posterior = jax.nn.softmax(
+            jnp.log(weights) - jnp.log(variance) / 2 - residual**2 / (2 * variance)
+        )
         clean = means + alpha * deviations**2 / variance * residual
-        return Prediction(jnp.sum(posterior * clean, 1), jnp.sum(posterior * sigma / variance * residual, 1))
+        return Prediction(
+            jnp.sum(posterior * clean, 1), jnp.sum(posterior * sigma / variance * residual, 1)
+        )
 
     return denoise
 
@@ -52,7 +58,9 @@ def quantiles(process, t):
     alpha, sigma = float(process.alpha(jnp.asarray(t))), float(process.sigma(jnp.asarray(t)))
     deviations = np.sqrt((alpha * DEVIATIONS) ** 2 + sigma**2)
     excess = lambda x, q: WEIGHTS @ scipy.special.ndtr((x - alpha * MEANS) / deviations) - q
-    return np.array([scipy.optimize.brentq(excess, -500, 500, args=(q,), xtol=1e-13) for q in QUANTILES])
+    return np.array(
+        [scipy.optimize.brentq(excess, -500, 500, args=(q,), xtol=1e-13) for q in QUANTILES]
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -105,7 +113,9 @@ def test_evaluations_are_those_reported(float64):
     jax.effects_barrier()
     steps = int(solution.stats["num_steps"])
     assert 10 < steps < 40
-    assert 6 * steps <= len(calls) <= 6 * steps + 3  # and those before the first step, to choose its size
+    assert (
+        6 * steps <= len(calls) <= 6 * steps + 3
+    )  # and those before the first step, to choose its size
 
 
 def test_derivatives_both_ways(float64):
@@ -115,7 +125,9 @@ def test_derivatives_both_ways(float64):
     def sample(noise, slope, adjoint=diffrax.RecursiveCheckpointAdjoint):
         clean = lambda x_t: jnp.tanh(slope * x_t)
         denoiser = lambda x_t, t: Prediction(clean(x_t), (x_t - (1 - t) * clean(x_t)) / t)
-        return jnp.sum(adaptive(denoiser, FLOW, noise, times, rtol=1e-7, atol=1e-7, adjoint=adjoint) ** 2)
+        return jnp.sum(
+            adaptive(denoiser, FLOW, noise, times, rtol=1e-7, atol=1e-7, adjoint=adjoint) ** 2
+        )
 
     # The square of `step`, and the tolerance over it, are below 2e-4.
     value = quick_jit(sample)
@@ -125,7 +137,9 @@ def test_derivatives_both_ways(float64):
     shift = step * jnp.array([0.0, 1.0, 0.0])
     in_start = (value(noise + shift, 0.7) - value(noise - shift, 0.7)) / (2 * step)
     np.testing.assert_allclose(backward[0][1], in_start, rtol=2e-4)
-    forward = quick_jit(lambda a: jax.jvp(lambda a: sample(noise, a, diffrax.ForwardMode), (a,), (1.0,))[1])
+    forward = quick_jit(
+        lambda a: jax.jvp(lambda a: sample(noise, a, diffrax.ForwardMode), (a,), (1.0,))[1]
+    )
     np.testing.assert_allclose(forward(0.7), backward[1], rtol=1e-8)
 
 

@@ -57,7 +57,9 @@ def keys_of(count):
 # Image to image.
 
 
-@pytest.mark.parametrize("sampler, strength, steps", [(euler, 1.0, 10), (ddpm, 0.52, 5), (euler, 0.01, 1)])
+@pytest.mark.parametrize(
+    "sampler, strength, steps", [(euler, 1.0, 10), (ddpm, 0.52, 5), (euler, 0.01, 1)]
+)
 def test_image_to_image_is_sampling_from_a_noised_image(process, float64, sampler, strength, steps):
     images, keys = jnp.array([[1.0, -0.5], [0.3, 2.0], [0.0, 0.1]]), keys_of(3)
     times = uniform_grid(process, 10)
@@ -93,7 +95,9 @@ def test_strength_outside_its_range(strength):
 # Filling in.
 
 
-@pytest.mark.parametrize("sampler", [euler, ddim, functools.partial(ddpm, keys=keys_of(3)), repaint])
+@pytest.mark.parametrize(
+    "sampler", [euler, ddim, functools.partial(ddpm, keys=keys_of(3)), repaint]
+)
 @pytest.mark.parametrize("process", [FLOW, VariancePreservingCosine()], ids=["flow", "cosine"])
 def test_the_known_part_is_kept(process, sampler, float64):
     sampler = (
@@ -125,7 +129,9 @@ def test_samplers_that_evaluate_at_the_end_miss_the_data(sampler, share, float64
     denoiser = inpaint(gaussian_denoiser(FLOW), FLOW, jnp.asarray(MASK), jnp.full((3, 2), KNOWN))
     fill = quick_jit(lambda noise, times: sampler(denoiser, FLOW, noise, times))
     missed = fill(noise, uniform_grid(FLOW, steps))[:, 0] - KNOWN
-    np.testing.assert_allclose(missed, share / steps * np.asarray(noise)[:, 0], rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(
+        missed, share / steps * np.asarray(noise)[:, 0], rtol=1e-10, atol=1e-14
+    )
 
 
 def test_replaced_known_pixels_have_constant_velocity(float64):
@@ -145,7 +151,10 @@ def test_how_far_replacement_is_from_the_conditional(float64):
         return (x - (1 - t) * clean) / t - clean
 
     starts = np.vstack([np.zeros(2), np.eye(2)])
-    ends = [scipy.integrate.solve_ivp(velocity, (1, 1e-6), x, rtol=1e-7, atol=1e-9).y[1, -1] for x in starts]
+    ends = [
+        scipy.integrate.solve_ivp(velocity, (1, 1e-6), x, rtol=1e-7, atol=1e-9).y[1, -1]
+        for x in starts
+    ]
     mean, spread = ends[0], np.linalg.norm(np.array(ends[1:]) - ends[0]) ** 2
     denoiser = inpaint(gaussian_denoiser(FLOW), FLOW, jnp.asarray(MASK), jnp.full((3, 2), KNOWN))
     mine = np.asarray(ddim(denoiser, FLOW, jnp.asarray(starts), uniform_grid(FLOW, 2000)))[:, 1]
@@ -195,7 +204,9 @@ def test_repaint_reaches_the_conditional(float64):
 def test_repaint_has_these_moments(jump_length, resamplings):
     count = 2000
     noise = FLOW.prior(keys_of(count), (2,))
-    denoiser = inpaint(gaussian_denoiser(FLOW), FLOW, jnp.asarray(MASK), jnp.full((count, 2), KNOWN))
+    denoiser = inpaint(
+        gaussian_denoiser(FLOW), FLOW, jnp.asarray(MASK), jnp.full((count, 2), KNOWN)
+    )
     times = uniform_grid(FLOW, 20)
     options = {"jump_length": jump_length, "resamplings": resamplings}
     fill = lambda noise, keys: repaint(denoiser, FLOW, noise, times, keys=keys, **options)
@@ -232,7 +243,10 @@ def test_going_back_keeps_the_marginals(process, float64):
     levels = np.stack([process.alpha(times), process.sigma(times)], 1)
     alpha, sigma = levels[0]
     for i, t in enumerate(table.times):
-        alpha, sigma = table.churn_state[i] * alpha, np.hypot(table.churn_state[i] * sigma, table.churn[i])
+        alpha, sigma = (
+            table.churn_state[i] * alpha,
+            np.hypot(table.churn_state[i] * sigma, table.churn[i]),
+        )
         place = np.flatnonzero(times == t)[0]
         np.testing.assert_allclose([alpha, sigma], levels[place], rtol=1e-12, atol=1e-15)
         alpha, sigma = table.clean[i, 0], np.hypot(table.noise[i, 0], table.fresh[i])
@@ -266,7 +280,9 @@ def test_repaint_holds_the_network_once_and_no_image_or_mask():
 def test_slerp_keeps_the_norm_and_divides_the_angle(float64):
     generator = np.random.default_rng(0)
     a, b = generator.normal(size=(2, 5, 4, 3))
-    b *= np.linalg.norm(a, axis=(1, 2), keepdims=True) / np.linalg.norm(b, axis=(1, 2), keepdims=True)
+    b *= np.linalg.norm(a, axis=(1, 2), keepdims=True) / np.linalg.norm(
+        b, axis=(1, 2), keepdims=True
+    )
     unit = lambda x: x / np.linalg.norm(x, axis=(1, 2), keepdims=True)
     angle = lambda x, y: 2 * np.arcsin(np.linalg.norm(unit(x) - unit(y), axis=(1, 2)) / 2)
     weight = np.array([0.0, 0.2, 0.5, 0.9, 1.0])
@@ -290,7 +306,9 @@ def test_slerp_of_parallel_noises_is_straight(float64):
 # The noise of an image.
 
 
-DEVIATION = np.sqrt([[1 - CORRELATION], [1 + CORRELATION]])  # of the data, along the axes of these images
+DEVIATION = np.sqrt(
+    [[1 - CORRELATION], [1 + CORRELATION]]
+)  # of the data, along the axes of these images
 AXES = np.array([[1.0, -1.0], [2.0, 2.0]])
 
 
@@ -313,7 +331,9 @@ def round_trip(process, sampler, num_steps):
 
 
 @pytest.mark.parametrize("sampler, order, steps", [(ddim, 1, 100), (heun, 2, 40), (rk4, 4, 60)])
-@pytest.mark.parametrize("process", [FLOW, VariancePreservingCosine(), EDM()], ids=["flow", "cosine", "edm"])
+@pytest.mark.parametrize(
+    "process", [FLOW, VariancePreservingCosine(), EDM()], ids=["flow", "cosine", "edm"]
+)
 def test_inversion_has_the_sampler_s_order(process, sampler, order, steps, float64):
     """And so has the way there and back, one order more for even ones: what errs alike both ways cancels."""
     steps = 4 * steps if isinstance(process, EDM) else steps

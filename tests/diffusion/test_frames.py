@@ -4,7 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mixtures import SAMPLERS, leaf_by_leaf, mixture_denoiser, quantiles_of, quick_jit, states_of, tabulate
+from mixtures import (
+    SAMPLERS,
+    leaf_by_leaf,
+    mixture_denoiser,
+    quantiles_of,
+    quick_jit,
+    states_of,
+    tabulate,
+)
 
 from genjax.diffusion import (
     EDM,
@@ -98,11 +106,15 @@ def test_each_frame_is_what_a_run_of_that_frame_alone_gives(name, starts):
     sampler, options = ALONE[name], OPTIONS.get(name, {})
     processes = {"edm": EDM(), "flow": FLOW, "linear": LINEAR}
     grids = {name: levels_of(process, LEVELS) for name, process in processes.items()}
-    first = {name: (p.alpha(grids[name][0]), p.sigma(grids[name][0])) for name, p in processes.items()}
+    first = {
+        name: (p.alpha(grids[name][0]), p.sigma(grids[name][0])) for name, p in processes.items()
+    }
     noise = {name: alpha + sigma * starts[:, None] for name, (alpha, sigma) in first.items()}
     keys = sample_keys(jax.random.key(0), jnp.arange(len(starts)))
     denoiser = leaf_by_leaf({name: per_frame(process) for name, process in processes.items()})
-    sample = quick_jit(lambda noise, grids: sampler(denoiser, processes, noise, grids, keys=keys, **options))
+    sample = quick_jit(
+        lambda noise, grids: sampler(denoiser, processes, noise, grids, keys=keys, **options)
+    )
     found = sample(noise, grids)
     for leaf, process in processes.items():
         for frame, times in enumerate(np.asarray(grids[leaf]).T):
@@ -136,7 +148,9 @@ def test_noise_of_a_frame_is_what_its_times_say(name):
     noise = jax.random.normal(jax.random.key(1), (4, 3, 2))
     keys = sample_keys(jax.random.key(2), jnp.arange(4))
     grid = jnp.asarray([[0.9, 1.0, 0.6], [0.5, 0.8, 0.3], [0.4, 0.5, 0.2], [0.1, 0.0, 0.1]])
-    sample = quick_jit(lambda times: NOISY[name](per_frame_gaussian(COSINE), COSINE, noise, times, keys=keys))
+    sample = quick_jit(
+        lambda times: NOISY[name](per_frame_gaussian(COSINE), COSINE, noise, times, keys=keys)
+    )
     found = sample(grid)
     for frame in range(3):
         expected = sample(jnp.tile(grid[:, frame, None], (1, 3)))
@@ -152,7 +166,9 @@ def per_frame_gaussian(process, mean=0.4, deviation=0.6):
         alpha, sigma = process.alpha(t), process.sigma(t)
         residual = x_t - alpha * mean
         variance = alpha**2 * deviation**2 + sigma**2
-        return Prediction(mean + alpha * deviation**2 / variance * residual, sigma / variance * residual)
+        return Prediction(
+            mean + alpha * deviation**2 / variance * residual, sigma / variance * residual
+        )
 
     return denoise
 
@@ -179,7 +195,9 @@ def test_a_frame_that_waits_stays_as_it_is_whatever_it_is_answered(name):
     np.testing.assert_array_equal(states[:, :, 0], 0.25)
     np.testing.assert_array_equal(states[1, :, 2], noise[:, 2])  # it waits for one step
     np.testing.assert_array_equal(np.stack([x for x, _ in seen]), 0.25)
-    np.testing.assert_array_equal(np.stack([t for _, t in seen]), np.float32(0.002))  # the nearest it knows
+    np.testing.assert_array_equal(
+        np.stack([t for _, t in seen]), np.float32(0.002)
+    )  # the nearest it knows
 
 
 def test_moments_of_stochastic_frames():
@@ -250,7 +268,9 @@ def test_gradient_by_the_times_of_frames(name, starts):
     noise = jnp.tile(starts[:, None], (1, 5))
 
     def total(grid):
-        return jnp.sum(jnp.sin(FRAMEWISE[name](per_frame(FLOW), FLOW, noise, grid, keys=keys, **options)))
+        return jnp.sum(
+            jnp.sin(FRAMEWISE[name](per_frame(FLOW), FLOW, noise, grid, keys=keys, **options))
+        )
 
     total_and_slope = quick_jit(jax.value_and_grad(total))
     for levels, ends in ((LEVELS, (0, 1)), (0.04 + 0.89 * LEVELS, ())):
@@ -263,7 +283,9 @@ def test_gradient_by_the_times_of_frames(name, starts):
             for time in set(times) - set(ends):
                 same = np.zeros_like(levels)
                 same[:, frame] = times == time
-                step = 3e-6 * time  # whose square, and 1e-16 over it, are the errors of the difference
+                step = (
+                    3e-6 * time
+                )  # whose square, and 1e-16 over it, are the errors of the difference
                 moved = [float(total_and_slope(levels + s * step * same)[0]) for s in (1, -1)]
                 difference = (moved[0] - moved[1]) / (2 * step)
                 np.testing.assert_allclose(np.sum(slope * same), difference, rtol=1e-6, atol=1e-8)
@@ -287,7 +309,10 @@ def test_start_from_data_at_the_times_of_the_grid():
 @pytest.mark.parametrize(
     "grid, message",
     [
-        (jnp.ones((3, 2)), r"\[steps \+ 1 frames …\] for samples of shape \(3, 2\), .*; got shape \(3, 2\)"),
+        (
+            jnp.ones((3, 2)),
+            r"\[steps \+ 1 frames …\] for samples of shape \(3, 2\), .*; got shape \(3, 2\)",
+        ),
         (jnp.ones((3, 3, 2, 1)), r"got shape \(3, 3, 2, 1\)"),
         (jnp.full((3, 3), 2.0), "runs from 2 to 2"),
     ],
@@ -303,8 +328,12 @@ def test_samplers_that_walk_their_grid_another_way():
     grid = jnp.tile(uniform_grid(FLOW, 4)[:, None], (1, 3))
     with pytest.raises(ValueError, match="repaint goes back and forth in time"):
         repaint(per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid, keys=keys, jump_length=2)
-    with pytest.raises(ValueError, match="dpm_solver_pp_sde draws noise by one time for all frames"):
-        samplers.dpm_solver_pp_sde(per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid, keys=keys)
+    with pytest.raises(
+        ValueError, match="dpm_solver_pp_sde draws noise by one time for all frames"
+    ):
+        samplers.dpm_solver_pp_sde(
+            per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid, keys=keys
+        )
     with pytest.raises(ValueError, match="restart goes back and forth in time"):
         samplers.restart(
             per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid, keys=keys, first=1, last=2
@@ -351,7 +380,9 @@ def test_loss_of_frames_at_equal_times_is_that_of_one_time():
     drawn = lambda key, shape: jax.random.uniform(key, shape)
     options = dict(process=COSINE, target=velocity, times=uniform, direction_weight=0.3)
     losses, t = simple_loss(jax.random.key(0), network, x, variates=drawn, **options)
-    by_frame, times = simple_loss(jax.random.key(0), network, x, variates=equal, time_axes=2, **options)
+    by_frame, times = simple_loss(
+        jax.random.key(0), network, x, variates=equal, time_axes=2, **options
+    )
     np.testing.assert_array_equal(times, jnp.broadcast_to(t[:, None], (16, 4)))
     np.testing.assert_allclose(total_loss(by_frame), losses, rtol=1e-6)
 

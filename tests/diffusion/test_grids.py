@@ -59,11 +59,15 @@ def test_edm_table():
     for value, digits in zip(grid, printed, strict=True):
         half_of_the_last_digit = 0.5 * 10.0 ** -len(digits.partition(".")[2])
         # and float32's 24 bits
-        np.testing.assert_allclose(value, float(digits), atol=half_of_the_last_digit * 1.001, rtol=1e-7)
+        np.testing.assert_allclose(
+            value, float(digits), atol=half_of_the_last_digit * 1.001, rtol=1e-7
+        )
 
 
 def test_flux_shifts_four_steps_at_4096_tokens():
-    np.testing.assert_allclose(np.log([resolution_shift(n) for n in (256, 1024, 4096)]), [0.5, 0.63, 1.15])
+    np.testing.assert_allclose(
+        np.log([resolution_shift(n) for n in (256, 1024, 4096)]), [0.5, 0.63, 1.15]
+    )
     grid = uniform_grid(FLOW, 4, shift=resolution_shift(4096))
     np.testing.assert_allclose(grid, [1, 0.9045, 0.7595, 0.5128, 0], atol=5e-5)  # as printed
     np.testing.assert_array_equal(uniform_grid(FLOW, 4), [1, 0.75, 0.5, 0.25, 0])
@@ -86,7 +90,9 @@ def test_endings_of_28_steps_at_shift_three(grid, ends):
 
 def test_uniform_grids_fill_the_domain_from_the_noise_end():
     process = VarianceExploding(domain=(0.2, 0.7))
-    np.testing.assert_allclose(to_domain(process, jnp.array([0.0, 0.5, 1.0])), [0.2, 0.45, 0.7], rtol=1e-6)
+    np.testing.assert_allclose(
+        to_domain(process, jnp.array([0.0, 0.5, 1.0])), [0.2, 0.45, 0.7], rtol=1e-6
+    )
     grid = uniform_grid(process, 5)
     np.testing.assert_allclose(grid, [0.7, 0.6, 0.5, 0.4, 0.3, 0.2], rtol=1e-6)
     grid = uniform_grid(process, 5, shift=2.0)
@@ -131,7 +137,9 @@ def test_levels_against_numpy(grid, level, float64):
         assert "sigma_max" in options or times[0] == process.domain[1]
 
 
-@pytest.mark.parametrize("process", [FLOW, VariancePreservingCosine()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(
+    "process", [FLOW, VariancePreservingCosine()], ids=lambda p: type(p).__name__
+)
 def test_infinite_ends_stay_in_the_grid(process, float64):
     """Levels of 0.002 to 80 with the noise end in the place of 80, and the clean end after them."""
     for grid, level in ((karras_grid, karras_level), (exponential_grid, exponential_level)):
@@ -155,8 +163,12 @@ def test_exponential_grid_is_uniform_in_log_snr(float64):
 def test_beta_grid_in_t(float64):
     for a, b in ((0.6, 0.6), (1.0, 2.0)):
         expected = scipy.stats.beta(a, b).ppf(np.linspace(1, 0, 11))
-        np.testing.assert_allclose(beta_grid(FLOW, 10, alpha=a, beta=b), expected, rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(beta_grid(FLOW, 10, alpha=1.0, beta=1.0), uniform_grid(FLOW, 10), atol=1e-15)
+        np.testing.assert_allclose(
+            beta_grid(FLOW, 10, alpha=a, beta=b), expected, rtol=1e-12, atol=1e-15
+        )
+    np.testing.assert_allclose(
+        beta_grid(FLOW, 10, alpha=1.0, beta=1.0), uniform_grid(FLOW, 10), atol=1e-15
+    )
 
 
 def test_spacings_of_ten_steps_of_a_table_of_1000():
@@ -169,7 +181,9 @@ def test_spacings_of_ten_steps_of_a_table_of_1000():
     for grid, steps in rows.items():
         times = np.asarray(grid(STABLE_DIFFUSION, 10), np.float64)
         np.testing.assert_allclose(1000 * times, [*steps, 0], rtol=1e-6)
-    np.testing.assert_allclose(1000 * leading_grid(STABLE_DIFFUSION, 10, offset=1)[-2], 2, rtol=1e-6)
+    np.testing.assert_allclose(
+        1000 * leading_grid(STABLE_DIFFUSION, 10, offset=1)[-2], 2, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("grid", OF_TABLES, ids=named)
@@ -186,14 +200,18 @@ def test_align_your_steps():
     grid = PUBLISHED(STABLE_DIFFUSION, 10)
     assert grid[0] == 1 and grid[-1] == 0
     # The end is that of the table; float32 keeps five digits of its levels.
-    np.testing.assert_allclose(levels(STABLE_DIFFUSION, grid), grids.STABLE_DIFFUSION_LEVELS[:-1], rtol=1e-4)
+    np.testing.assert_allclose(
+        levels(STABLE_DIFFUSION, grid), grids.STABLE_DIFFUSION_LEVELS[:-1], rtol=1e-4
+    )
     published = {
         grids.STABLE_DIFFUSION_LEVELS: [999, 850, 736, 645, 545, 455, 343, 233, 124, 24],
         grids.STABLE_DIFFUSION_XL_LEVELS: [999, 845, 730, 587, 443, 310, 193, 116, 53, 13],
     }
     for numbers, timesteps in published.items():
         times = align_your_steps_grid(STABLE_DIFFUSION, 10, numbers)
-        np.testing.assert_allclose(1000 * times[:-1] - 1, timesteps, atol=1)  # three digits of a level
+        np.testing.assert_allclose(
+            1000 * times[:-1] - 1, timesteps, atol=1
+        )  # three digits of a level
 
 
 def test_align_your_steps_in_other_numbers(float64):
@@ -241,8 +259,15 @@ def test_grids_refuse_steps_that_are_no_positive_integer(grid):
 
 @pytest.mark.parametrize("grid", IN_LEVELS, ids=named)
 def test_levels_are_given_where_the_process_has_none_and_lie_in_its_domain(grid):
-    for given in ({}, dict(sigma_min=0.002), dict(sigma_max=80.0), dict(sigma_min=0.0, sigma_max=80.0)):
-        with pytest.raises(ValueError, match="RectifiedFlow has noise levels .* give sigma_min above 0"):
+    for given in (
+        {},
+        dict(sigma_min=0.002),
+        dict(sigma_max=80.0),
+        dict(sigma_min=0.0, sigma_max=80.0),
+    ):
+        with pytest.raises(
+            ValueError, match="RectifiedFlow has noise levels .* give sigma_min above 0"
+        ):
             grid(FLOW, 5, **given)
     for low, high in ((1.0, 1.0), (2.0, 1.0), (0.001, 1.0), (0.1, 81.0), (np.nan, 1.0)):
         with pytest.raises(

@@ -195,7 +195,9 @@ def test_a_weight_is_a_scale_less_one(points, t):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.5])
 def test_a_classifier_guides_as_its_class_does(process, points, scale, t):
     """Bayes: score(x | y) = score(x) + ∇ log p(y | x), so both guidances of one scale are the same."""
-    log_likelihood = lambda x, t: jax.nn.log_softmax(log_joint(process, x, t))[jnp.arange(4), LABELS]
+    log_likelihood = lambda x, t: jax.nn.log_softmax(log_joint(process, x, t))[
+        jnp.arange(4), LABELS
+    ]
     t = t.at[0].set(0.97)  # where alpha is 0, x̂ cannot be had of a gradient
     unconditional = lambda x, t: exact_denoiser(process)(x, t, jnp.full(4, CLASSES))
     result = classifier_guide(unconditional, process, log_likelihood, scale)(points, t)
@@ -212,7 +214,9 @@ def test_a_classifier_at_the_noise_end_leaves_the_prediction(points):
     result = classifier_guide(unconditional, FLOW, log_likelihood, 3.0)(points, jnp.ones(4))
     expected = unconditional(points, jnp.ones(4))
     np.testing.assert_allclose(result.clean, expected.clean, rtol=1e-14)
-    np.testing.assert_allclose(result.noise, expected.noise, rtol=1e-14)  # a gradient of rounding errors
+    np.testing.assert_allclose(
+        result.noise, expected.noise, rtol=1e-14
+    )  # a gradient of rounding errors
 
 
 def test_composed_conditions_are_a_product_of_experts(points, calls):
@@ -243,7 +247,9 @@ def test_composition_of_one_is_guidance_and_scales_weigh(points, t):
     np.testing.assert_allclose(one.clean, expected.clean, rtol=1e-13)
     others = (LABELS + 1) % CLASSES
     two = compose(denoiser, [LABELS, others], CLASSES, [2.0, interval(-0.5, 0.2, 0.9)])(points, t)
-    first, second, u = (denoiser(points, t, labels) for labels in (LABELS, others, jnp.full(4, CLASSES)))
+    first, second, u = (
+        denoiser(points, t, labels) for labels in (LABELS, others, jnp.full(4, CLASSES))
+    )
     weight = np.array([1.0, -0.5, -0.5, 1.0])[:, None]
     expected = u.noise + 2 * (first.noise - u.noise) + weight * (second.noise - u.noise)
     np.testing.assert_allclose(two.noise, expected, rtol=1e-12)
@@ -265,14 +271,21 @@ def test_a_negative_prompt_may_have_another_length(points, t):
         return Prediction(clean, jnp.cos(x_t) * text["pooled"], clean)
 
     random = np.random.default_rng(9)
-    tokens, negative = jnp.asarray(random.normal(size=(4, 7, 3))), jnp.asarray(random.normal(size=(1, 5, 3)))
+    tokens, negative = (
+        jnp.asarray(random.normal(size=(4, 7, 3))),
+        jnp.asarray(random.normal(size=(1, 5, 3))),
+    )
     text = {"tokens": tokens, "mask": jnp.ones((4, 7)), "pooled": jnp.ones((4, 3))}
     null = {"tokens": negative, "mask": jnp.ones((1, 5)), "pooled": jnp.full(3, 0.5)}
     c = denoise(points, t, text)
     u = denoise(
         points,
         t,
-        {"tokens": jnp.tile(negative, (4, 1, 1)), "mask": jnp.ones((4, 5)), "pooled": jnp.full((4, 3), 0.5)},
+        {
+            "tokens": jnp.tile(negative, (4, 1, 1)),
+            "mask": jnp.ones((4, 5)),
+            "pooled": jnp.full((4, 3), 0.5),
+        },
     )
     guided = guide(denoise, text, null, 3.0)(points, t)
     np.testing.assert_allclose(guided.clean, u.clean + 3 * (c.clean - u.clean), rtol=1e-12)
@@ -305,10 +318,12 @@ def test_a_blend_has_autoguidance_and_composition_as_instances(points, t):
     np.testing.assert_allclose(found.noise, expected.noise, rtol=1e-12)
     adds_up(FLOW, found, points, t)
     weights = [interval(2.0, 0.2, 0.9), jnp.arange(4.0)]
-    found = jax.jit(lambda w: blend([*map(as_denoiser, (weak, strong, others))], [weights[0], w])(points, t))(
-        weights[1]
+    found = jax.jit(
+        lambda w: blend([*map(as_denoiser, (weak, strong, others))], [weights[0], w])(points, t)
+    )(weights[1])
+    composed = compose(exact_denoiser(FLOW), [LABELS, (LABELS + 1) % CLASSES], CLASSES, weights)(
+        points, t
     )
-    composed = compose(exact_denoiser(FLOW), [LABELS, (LABELS + 1) % CLASSES], CLASSES, weights)(points, t)
     np.testing.assert_allclose(found.clean, composed.clean, rtol=1e-12)
     with pytest.raises(
         ValueError, match="one weight for each denoiser but the first.* got 2 for 2 denoisers"
@@ -322,18 +337,27 @@ def test_posterior_guidance_of_gaussians_is_exact(process, float64):
     The likelihood of x̂ has the variance of x given x_t.
     """
     random = np.random.default_rng(6)
-    mean, root, A, r = random.normal(size=3), random.normal(size=(3, 3)), random.normal(size=(2, 3)), 0.3
+    mean, root, A, r = (
+        random.normal(size=3),
+        random.normal(size=(3, 3)),
+        random.normal(size=(2, 3)),
+        0.3,
+    )
     covariance = root @ root.T
     y, x_t, t = random.normal(size=2), random.normal(size=(4, 3)), np.array([0.9, 0.6, 0.3, 0.05])
     coefficients = [np.asarray(f(jnp.asarray(t))) for f in (process.alpha, process.sigma)]
     posteriors = jnp.asarray(
         [
-            covariance - a**2 * covariance @ np.linalg.solve(a**2 * covariance + s**2 * np.eye(3), covariance)
+            covariance
+            - a**2 * covariance @ np.linalg.solve(a**2 * covariance + s**2 * np.eye(3), covariance)
             for a, s in zip(*coefficients, strict=True)
         ]
     )
     denoiser = optimal.gaussian_mixture(
-        process, jnp.ones(1), jnp.asarray(mean)[None], optimal.principal_axes(jnp.asarray(covariance)[None])
+        process,
+        jnp.ones(1),
+        jnp.asarray(mean)[None],
+        optimal.principal_axes(jnp.asarray(covariance)[None]),
     )
 
     def log_likelihood(clean, t):
@@ -348,7 +372,9 @@ def test_posterior_guidance_of_gaussians_is_exact(process, float64):
         known = np.concatenate([x_t[i], y])
         gain = covariance @ sees.T @ np.linalg.inv(sees @ covariance @ sees.T + noise)
         # A near-singular law at sigma = .01 amplifies rounding by 1e5.
-        np.testing.assert_allclose(guided.clean[i], mean + gain @ (known - sees @ mean), rtol=1e-7, atol=1e-8)
+        np.testing.assert_allclose(
+            guided.clean[i], mean + gain @ (known - sees @ mean), rtol=1e-7, atol=1e-8
+        )
     adds_up(process, guided, x_t, jnp.asarray(t))
 
 
@@ -362,7 +388,9 @@ def test_interval_of_noise_levels(points):
     guided = guide(exact_denoiser(process), LABELS, CLASSES, interval(3.0, low, high))(points, t)
     scale = np.array([1.0, 3.0, 3.0, 1.0])[:, None]
     np.testing.assert_allclose(guided.noise, u.noise + scale * (c.noise - u.noise), rtol=1e-12)
-    np.testing.assert_array_equal(interval(3.0, 0.25, 0.5)(jnp.array([0.25, 0.5])), [1, 3])  # half open
+    np.testing.assert_array_equal(
+        interval(3.0, 0.25, 0.5)(jnp.array([0.25, 0.5])), [1, 3]
+    )  # half open
 
 
 def test_scales_per_sample_and_per_channel(points, t):
@@ -406,7 +434,9 @@ def test_variance_is_that_of_the_conditional(inputs):
 )
 def test_rules_that_come_to_classifier_free_guidance(process, points, target, rule, t):
     expected = guide(exact_denoiser(process), LABELS, CLASSES, 3.0)(points, t)
-    guided = guide(exact_denoiser(process), LABELS, CLASSES, 3.0, on(process, target, rule))(points, t)
+    guided = guide(exact_denoiser(process), LABELS, CLASSES, 3.0, on(process, target, rule))(
+        points, t
+    )
     np.testing.assert_allclose(guided.clean, expected.clean, rtol=1e-11, atol=1e-11)
     np.testing.assert_allclose(guided.noise, expected.noise, rtol=1e-11, atol=1e-11)
 
@@ -443,7 +473,9 @@ def test_zero_init_stands_still(points, t):
     process = VariancePreservingCosine()
     denoiser = lambda x, t: exact_denoiser(process)(x, t, LABELS)
     result = zero_init(denoiser, process, 0.5)(points, t)
-    expected = np.asarray(denoiser(points, t).velocity(process, t)) * (np.asarray(t) <= 0.5)[:, None]
+    expected = (
+        np.asarray(denoiser(points, t).velocity(process, t)) * (np.asarray(t) <= 0.5)[:, None]
+    )
     np.testing.assert_allclose(result.velocity(process, t), expected, atol=1e-13)
     adds_up(process, result, points, t)
 
@@ -453,7 +485,9 @@ def test_zero_init_stands_still(points, t):
 
 def loop(process, x, times, step):
     for t, s in zip(np.asarray(times[:-1]), np.asarray(times[1:]), strict=True):
-        c, u = (tuple(map(np.asarray, p[:2])) for p in both(process, jnp.asarray(x), jnp.full(4, t)))
+        c, u = (
+            tuple(map(np.asarray, p[:2])) for p in both(process, jnp.asarray(x), jnp.full(4, t))
+        )
         level = lambda time: (
             float(process.alpha(jnp.asarray(time))),
             float(process.sigma(jnp.asarray(time))),
@@ -473,7 +507,9 @@ def test_plus_plus_with_ddim(process, points):
 
     guided = guide(exact_denoiser(process), LABELS, CLASSES, scale, plus_plus)
     result = ddim(guided, process, points, times)
-    np.testing.assert_allclose(result, loop(process, np.asarray(points), times, step), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        result, loop(process, np.asarray(points), times, step), rtol=1e-12, atol=1e-12
+    )
     plain = ddim(guide(exact_denoiser(process), LABELS, CLASSES, scale), process, points, times)
     assert np.abs(result - plain).max() > 0.01
 
@@ -496,12 +532,18 @@ def test_adaptive_projected_guidance_remembers(points, bounded):
         return next_level[0] * clean + next_level[1] * (x - level[0] * clean) / level[1]
 
     projected = functools.partial(adaptive_projected, eta=eta, norm_threshold=threshold)
-    guided = guide(exact_denoiser(FLOW), LABELS, CLASSES, scale, on(FLOW, clean, projected, momentum=beta))
+    guided = guide(
+        exact_denoiser(FLOW), LABELS, CLASSES, scale, on(FLOW, clean, projected, momentum=beta)
+    )
     if bounded:
         guided = with_clean(guided, FLOW, functools.partial(static_threshold, bound=0.5))
     result = ddim(guided, FLOW, points, times, memory=jnp.zeros_like(points))
-    np.testing.assert_allclose(result, loop(FLOW, np.asarray(points), times, step), rtol=1e-12, atol=1e-12)
-    wrapped = ddim(lambda x, t, memory: guided(x, t, memory), FLOW, points, times, memory=0 * points)
+    np.testing.assert_allclose(
+        result, loop(FLOW, np.asarray(points), times, step), rtol=1e-12, atol=1e-12
+    )
+    wrapped = ddim(
+        lambda x, t, memory: guided(x, t, memory), FLOW, points, times, memory=0 * points
+    )
     np.testing.assert_array_equal(wrapped, result)
 
 
@@ -517,8 +559,12 @@ def test_adaptive_projected_guidance_remembers(points, bounded):
 def test_momentum_without_a_memory_is_refused(points, solve):
     """Also within a lambda; an ODE has no evaluation before."""
     rule = on(FLOW, clean, adaptive_projected, momentum=-0.5)
-    guided = with_clean(guide(exact_denoiser(FLOW), LABELS, CLASSES, 3.0, rule), FLOW, static_threshold)
-    with pytest.raises(ValueError, match="momentum was called without a memory: give the sampler memory="):
+    guided = with_clean(
+        guide(exact_denoiser(FLOW), LABELS, CLASSES, 3.0, rule), FLOW, static_threshold
+    )
+    with pytest.raises(
+        ValueError, match="momentum was called without a memory: give the sampler memory="
+    ):
         solve(lambda x, t: guided(x, t), points)
 
 
@@ -557,12 +603,16 @@ def test_thresholds_against_numpy(points):
         np.testing.assert_allclose(mine, np.clip(theirs, -s, s) * 1.5 / s, rtol=1e-13)
     np.testing.assert_array_equal(result[0], x_hat[0])  # small enough
     assert np.abs(result[2]).max() == pytest.approx(1.5, rel=1e-14)
-    np.testing.assert_array_equal(static_threshold(jnp.asarray(x_hat), 1.5), np.clip(x_hat, -1.5, 1.5))
+    np.testing.assert_array_equal(
+        static_threshold(jnp.asarray(x_hat), 1.5), np.clip(x_hat, -1.5, 1.5)
+    )
 
 
 def test_noise_follows_the_changed_data(process, points, t):
     denoiser = lambda x, t: exact_denoiser(process)(x, t, LABELS)
-    result = with_clean(denoiser, process, functools.partial(static_threshold, bound=0.2))(points, t)
+    result = with_clean(denoiser, process, functools.partial(static_threshold, bound=0.2))(
+        points, t
+    )
     assert np.abs(result.clean).max() == 0.2
     adds_up(process, result, points, t)
 
@@ -654,7 +704,11 @@ def program(build):
         lambda n: guide(tanh_denoiser, LABELS, CLASSES, interval(n[0], 0.2, n[1])),
         lambda n: guide(tanh_denoiser, LABELS, CLASSES, n[0], plus_plus),
         lambda n: guide(
-            tanh_denoiser, LABELS, CLASSES, 3.0, on(FLOW, velocity, functools.partial(rescaled, phi=n[1]))
+            tanh_denoiser,
+            LABELS,
+            CLASSES,
+            3.0,
+            on(FLOW, velocity, functools.partial(rescaled, phi=n[1])),
         ),
         lambda n: (
             guide(

@@ -80,7 +80,9 @@ def test_a_wave_is_low_as_far_as_its_frequency_says(frequencies, float64):
     wave = np.prod([np.cos(f * i + phase) for f, phase, i in places], axis=0)
     low = np.prod([low_cosine(*place) for place in places], axis=0)
     u = np.random.default_rng(8).normal(size=(2, 20, 14, 3))
-    guided = frequency_decoupled(jnp.asarray(u + wave[..., None]), jnp.asarray(u), 7.0, low_scale=2.0)
+    guided = frequency_decoupled(
+        jnp.asarray(u + wave[..., None]), jnp.asarray(u), 7.0, low_scale=2.0
+    )
     expected = u + (2 * low + 7 * (wave - low))[..., None]
     inside = np.s_[:, 3:-3, 3:-3]
     np.testing.assert_allclose(guided[inside], expected[inside], rtol=1e-12, atol=1e-12)
@@ -107,4 +109,6 @@ def test_in_one_dimension_zero_star_is_conditional(float64):
     """The optimal multiple of u is then c itself, whatever the scale."""
     c, u = jnp.array([[2.0], [-1.0]]), jnp.array([[0.5], [4.0]])
     np.testing.assert_allclose(zero_star(c, u, 7.0), c, rtol=1e-14)
-    np.testing.assert_array_equal(zero_star(c, jnp.zeros_like(u), 2.0), 2 * c)  # defined, and classifier-free
+    np.testing.assert_array_equal(
+        zero_star(c, jnp.zeros_like(u), 2.0), 2 * c
+    )  # defined, and classifier-free

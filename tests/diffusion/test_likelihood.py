@@ -32,7 +32,9 @@ from genjax.diffusion.targets import combine, score
 
 WEIGHTS, MEANS, DEVIATIONS = np.array([0.3, 0.7]), np.array([-2.0, 1.0]), np.array([0.5, 0.8])
 FLOW = RectifiedFlow()
-VP_ENDING_EARLY = VariancePreservingCosine(domain=(0.0, 0.97))  # alpha = .047 is left at the noise end
+VP_ENDING_EARLY = VariancePreservingCosine(
+    domain=(0.0, 0.97)
+)  # alpha = .047 is left at the noise end
 
 
 def parameters():
@@ -97,7 +99,8 @@ def test_a_table_may_take_more_steps(float64):
     run = lambda x: log_likelihood(denoiser, process, x, rtol=1e-10, atol=1e-10, max_steps=2**15)
     (result,), (latent,) = quick_jit(run)(jnp.array([0.3]))
     first, last = (
-        float(np.hypot(process.alpha(t) * s, process.sigma(t))) for t in map(jnp.asarray, process.domain)
+        float(np.hypot(process.alpha(t) * s, process.sigma(t)))
+        for t in map(jnp.asarray, process.domain)
     )
     prior = norm.logpdf(latent, scale=process.sigma(jnp.asarray(1.0)))
     # More than 4,096 steps, each with an error up to 1e-10.
@@ -111,7 +114,9 @@ def test_the_prior_is_the_only_error(process, float64):
     x = jnp.array([-3.0, -2.0, 0.0, 1.0, 2.0])
     result, latents = mixture_log_likelihood(process, x)
     start, end = (jnp.full(5, t) for t in process.domain)
-    density = quick_jit(functools.partial(optimal.gaussian_mixture_log_density, process, *parameters()))
+    density = quick_jit(
+        functools.partial(optimal.gaussian_mixture_log_density, process, *parameters())
+    )
     exact, at_end = density(x, start), density(latents, end)
     missed = np.asarray(at_end) - norm.logpdf(latents, scale=process.sigma(end))
     assert np.abs(missed).max() > 1e-4  # so that the test sees it
@@ -133,7 +138,11 @@ def test_the_mean_error_is_the_divergence_of_the_prior(float64):
     np.testing.assert_allclose(mean, divergence, atol=1e-10)
 
 
-PLANE = np.array([0.2, 0.5, 0.3]), np.array([[-1.0, 0.5], [1.0, 1.0], [0.0, -1.5]]), np.array([0.3, 0.5, 0.4])
+PLANE = (
+    np.array([0.2, 0.5, 0.3]),
+    np.array([[-1.0, 0.5], [1.0, 1.0], [0.0, -1.5]]),
+    np.array([0.3, 0.5, 0.4]),
+)
 POINTS = np.array([[0.3, -0.2], [-1.0, 0.9], [1.5, 1.0]])
 
 
@@ -175,9 +184,9 @@ def test_hutchinson_by_signs_is_exact_for_a_diagonal_jacobian(float64):
     denoiser = optimal.gaussian_mixture(FLOW, jnp.ones(1), means, deviations)
     x, keys = jnp.array([[0.2, 0.3, -1.0], [1.0, 0.0, 0.5]]), jax.random.split(jax.random.key(0))
     expected = norm.logpdf(x, means, deviations).sum(1)
-    result, _ = quick_jit(lambda x, keys: log_likelihood(denoiser, FLOW, x, keys, rtol=1e-9, atol=1e-9))(
-        x, keys
-    )
+    result, _ = quick_jit(
+        lambda x, keys: log_likelihood(denoiser, FLOW, x, keys, rtol=1e-9, atol=1e-9)
+    )(x, keys)
     np.testing.assert_allclose(result, expected, atol=1e-7)
 
 
@@ -197,7 +206,9 @@ def test_each_sample_has_its_own_condition_and_key(float64):
     x, labels = jnp.array([[0.1, -0.4], [0.3, 0.2], [1.0, 1.5]]), jnp.array([1, 0, 2])
     keys = sample_keys(jax.random.key(0), jnp.arange(3))
     together, alone = run(x, labels, keys), run(x[2:], labels[2:], keys[2:])
-    np.testing.assert_allclose(together, norm.logpdf(x, centre[labels][:, None], 0.5).sum(1), atol=1e-7)
+    np.testing.assert_allclose(
+        together, norm.logpdf(x, centre[labels][:, None], 0.5).sum(1), atol=1e-7
+    )
     np.testing.assert_allclose(alone, together[2:], atol=1e-7)  # another sequence of steps
 
 
@@ -214,7 +225,9 @@ def test_gradients(float64):
         return jnp.sum(optimal.gaussian_mixture_log_density(FLOW, weights, means, deviations, x, t))
 
     expected = quick_jit(jax.grad(in_closed_form, (0, 1)))(means, x)
-    for result, gradient in zip(quick_jit(jax.grad(by_flow, (0, 1)))(means, x), expected, strict=True):
+    for result, gradient in zip(
+        quick_jit(jax.grad(by_flow, (0, 1)))(means, x), expected, strict=True
+    ):
         np.testing.assert_allclose(
             result, gradient, atol=1e-5
         )  # tolerances hold for values, not for gradients
@@ -257,7 +270,9 @@ def gaussian_error(x, log_snr):
 def test_bounds_of_a_gaussian_term_by_term(process, float64):
     copies, highest, lowest, num_steps = 8000, 6.0, -9.0, 12
     x = jnp.repeat(jnp.asarray(X), copies)[:, None]
-    denoiser = jax.jit(optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros((1, 1)), jnp.full(1, S)))
+    denoiser = jax.jit(
+        optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros((1, 1)), jnp.full(1, S))
+    )
     times = grid_by_log_snr(process, highest, lowest, num_steps)
     law = by_log_snr(highest, lowest)
     discrete = jax.jit(lambda key, times: discrete_bound(key, denoiser, process, x, times))(
@@ -270,18 +285,24 @@ def test_bounds_of_a_gaussian_term_by_term(process, float64):
     # Exact: SNR·x²/2 at the noise end, and the entropy of N(0, 1/SNR) at the clean end.
     for bound in (discrete, continuous):
         np.testing.assert_allclose(bound.prior, np.exp(lowest) / 2 * x[:, 0] ** 2, rtol=1e-11)
-        np.testing.assert_allclose(bound.reconstruction, (np.log(2 * np.pi) - highest + 1) / 2, rtol=1e-11)
+        np.testing.assert_allclose(
+            bound.reconstruction, (np.log(2 * np.pi) - highest + 1) / 2, rtol=1e-11
+        )
         total = bound.prior + bound.diffusion + bound.reconstruction
         np.testing.assert_allclose(bound.log_likelihood, -total, rtol=1e-12)
 
     log_snr = np.linspace(lowest, highest, num_steps + 1)
-    steps = np.expm1(np.diff(log_snr)) / 2  # (SNR(s) − SNR(t))·‖x − x̂‖² = (SNR(s)/SNR(t) − 1)·‖z − ẑ‖²
+    steps = (
+        np.expm1(np.diff(log_snr)) / 2
+    )  # (SNR(s) − SNR(t))·‖x − x̂‖² = (SNR(s)/SNR(t) − 1)·‖z − ẑ‖²
     result, error = averages(discrete.diffusion, copies)
     expected = np.sum(steps * gaussian_error(X[:, None], log_snr[:-1]), axis=1)
     assert np.all(np.abs(result - expected) < error) and np.all(error < 0.05 * expected)
 
     result, error = averages(continuous.diffusion, copies)
-    expected = [quad(lambda log_snr, x=x: gaussian_error(x, log_snr) / 2, lowest, highest)[0] for x in X]
+    expected = [
+        quad(lambda log_snr, x=x: gaussian_error(x, log_snr) / 2, lowest, highest)[0] for x in X
+    ]
     assert np.all(np.abs(result - expected) < error) and np.all(error < 0.05 * np.asarray(expected))
 
 
@@ -316,10 +337,15 @@ def test_bounds_of_the_mixture_lie_below_and_become_tight(float64):
 
 def test_prior_term_of_ddpm(float64):
     """After the 1000 linear steps: 2.911e-5 bits per dimension where x² = 1."""
-    process, denoiser = VariancePreservingTable(betas=linear_betas()), lambda x_t, t: Prediction(x_t, x_t)
+    process, denoiser = (
+        VariancePreservingTable(betas=linear_betas()),
+        lambda x_t, t: Prediction(x_t, x_t),
+    )
     times = jnp.array([process.domain[1], 0.1])
     bound = discrete_bound(jax.random.key(0), denoiser, process, jnp.ones((1, 5, 4)), times)
-    np.testing.assert_allclose(bits_per_dimension(-bound.prior, 20), [2.911e-5], rtol=2e-4)  # as printed
+    np.testing.assert_allclose(
+        bits_per_dimension(-bound.prior, 20), [2.911e-5], rtol=2e-4
+    )  # as printed
 
 
 def test_the_continuous_bound_depends_on_the_log_snr_of_the_ends_alone(float64):
@@ -346,7 +372,9 @@ def test_the_continuous_bound_depends_on_the_log_snr_of_the_ends_alone(float64):
         same.append(continuous_bound(jax.random.key(0), denoiser, process, x[:5], law).diffusion)
     (flow, flow_error), *others = results
     for result, error in others:
-        assert np.all(np.abs(result - flow) < np.hypot(error, flow_error)) and np.all(error < 0.1 * result)
+        assert np.all(np.abs(result - flow) < np.hypot(error, flow_error)) and np.all(
+            error < 0.1 * result
+        )
     for diffusion in same[1:]:  # the same draws at the same log-SNR: equal to rounding
         np.testing.assert_allclose(diffusion, same[0], rtol=1e-9)
 
@@ -369,7 +397,9 @@ def test_the_default_law_of_times_varies_little(process, float64):
     diffusion = default(jax.random.key(0))
     result, error = averages(diffusion, copies)
     highest, lowest = (float(process.log_snr(jnp.asarray(t))) for t in process.domain)
-    expected = [quad(lambda u, x=x: gaussian_error(x, u) / 2, max(lowest, -15), highest)[0] for x in X]
+    expected = [
+        quad(lambda u, x=x: gaussian_error(x, u) / 2, max(lowest, -15), highest)[0] for x in X
+    ]
     assert np.all(np.abs(result - expected) < error) and np.all(error < 0.05 * np.asarray(expected))
     deviation = diffusion.reshape(3, copies).std(1)
     assert np.all(deviation < 4)
@@ -380,14 +410,19 @@ def test_reconstruction_of_levels_against_an_integral(float64):
     """−E_z log p(level | x_t), p by Bayes' rule with equal weights."""
     levels, t, copies = np.linspace(-1, 1, 17), 0.06, 20_000  # steps of 1/8 at a deviation of .064
     chosen = np.array([0, 5, 16])
-    x = jnp.repeat(jnp.asarray(levels)[chosen], copies)[:, None] * jnp.ones(2)  # two equal dimensions
+    x = jnp.repeat(jnp.asarray(levels)[chosen], copies)[:, None] * jnp.ones(
+        2
+    )  # two equal dimensions
 
     def cost(x_t, index):
         log_p = norm.logpdf(x_t, (1 - t) * levels, t)
         return logsumexp(log_p) - log_p[index]
 
     expected = [
-        2 * quad(lambda z, i=i: norm.pdf(z) * cost((1 - t) * levels[i] + t * z, i), -9, 9, limit=200)[0]
+        2
+        * quad(lambda z, i=i: norm.pdf(z) * cost((1 - t) * levels[i] + t * z, i), -9, 9, limit=200)[
+            0
+        ]
         for i in chosen
     ]
     denoiser = lambda x_t, t: Prediction(x_t, x_t)
@@ -397,7 +432,9 @@ def test_reconstruction_of_levels_against_an_integral(float64):
     result, error = averages(run(t).reconstruction, copies)
     assert np.all(np.abs(result - expected) < error) and np.all(error < 0.04 * np.asarray(expected))
     assert np.all(run(t).reconstruction >= 0)  # minus the logarithm of a probability
-    np.testing.assert_allclose(run(0.005).reconstruction, 0, atol=1e-12)  # an error of 12 deviations
+    np.testing.assert_allclose(
+        run(0.005).reconstruction, 0, atol=1e-12
+    )  # an error of 12 deviations
 
 
 def test_the_bound_is_the_entropy_of_equally_likely_levels(float64):
@@ -435,7 +472,9 @@ def test_bits_of_uniform_levels():
         width, dimensions = 2 / (levels - 1), 12
         probability = jnp.full(2, -dimensions * np.log(levels))
         np.testing.assert_allclose(bits_per_dimension(probability, dimensions), bits, rtol=1e-6)
-        density = jnp.full(2, -dimensions * np.log(2 + width))  # over all bins, from −1 − w/2 to 1 + w/2
+        density = jnp.full(
+            2, -dimensions * np.log(2 + width)
+        )  # over all bins, from −1 − w/2 to 1 + w/2
         np.testing.assert_allclose(bits_per_dimension(density, dimensions, width), bits, rtol=1e-6)
 
 
@@ -451,7 +490,9 @@ def test_dequantized_values_fill_their_bins():
 def test_bits_of_a_density_bound_those_of_the_bins(float64):
     """Jensen: by the mean log density in a bin less likely than by its integral, a little for a wide bin."""
     levels, width = np.linspace(-1, 1, 17), 1 / 8
-    true = -np.log2(norm.cdf(levels + width / 2, scale=0.3) - norm.cdf(levels - width / 2, scale=0.3))
+    true = -np.log2(
+        norm.cdf(levels + width / 2, scale=0.3) - norm.cdf(levels - width / 2, scale=0.3)
+    )
     x = dequantize(jax.random.key(0), jnp.tile(jnp.asarray(levels), 20_000), width)
     bits = np.asarray(bits_per_dimension(jnp.asarray(norm.logpdf(x, scale=0.3)), 1, width))
     bits = bits.reshape(-1, 17)

@@ -30,21 +30,28 @@ GRIDS = {
 
 ON_EDM = ("ddpm", "dpm2_ancestral", "dpm_solver_2", "edm_heun", "heun", "lms", "unipc")
 PAIRS = [
-    (grid, case) for grid, (process, _) in GRIDS.items() for case in (CASES if process == FLOW else ON_EDM)
+    (grid, case)
+    for grid, (process, _) in GRIDS.items()
+    for case in (CASES if process == FLOW else ON_EDM)
 ]
 
 
 @pytest.mark.parametrize("grid, case", PAIRS)
 def test_gradient_by_the_times(grid, case, float64):
     (process, times), (sampler, options) = GRIDS[grid], CASES[case]
-    noise, times = process.sigma(jnp.asarray(times[0])) * quantiles_of(0.0, 1.0)[::8], np.array(times)
+    noise, times = (
+        process.sigma(jnp.asarray(times[0])) * quantiles_of(0.0, 1.0)[::8],
+        np.array(times),
+    )
     keys = sample_keys(jax.random.key(0), jnp.arange(len(noise)))
 
     def total(times):
         table = tabulate(sampler, process, jnp.asarray(times), **options)
         return np.sin(states_of(process, jnp.asarray(noise), table, keys)[-1]).sum()
 
-    gradient = gradient_by_times(sampler, process, jnp.asarray(noise), jnp.asarray(times), keys, **options)
+    gradient = gradient_by_times(
+        sampler, process, jnp.asarray(noise), jnp.asarray(times), keys, **options
+    )
     assert np.isfinite(gradient).all()
     compared = range(len(times)) if grid == "inside" else range(1, len(times) - 1)
     for i in compared:
@@ -57,13 +64,17 @@ def test_gradient_by_the_times(grid, case, float64):
 
 def test_guarded_functions_and_their_derivatives(float64):
     """Values and derivatives where they are known; 0, or one side's derivative, where they are not."""
-    slopes = lambda f, *arguments: jax.grad(f, tuple(range(len(arguments))))(*map(jnp.asarray, arguments))
+    slopes = lambda f, *arguments: jax.grad(f, tuple(range(len(arguments))))(
+        *map(jnp.asarray, arguments)
+    )
     assert quotient(jnp.asarray(3.0), jnp.asarray(4.0)) == 0.75
     np.testing.assert_allclose(slopes(quotient, 3.0, 4.0), [1 / 4, -3 / 16])
     for a, b in [(1.0, 0.0), (0.0, 0.0), (np.inf, np.inf), (np.inf, 2.0), (2.0, np.inf)]:
         assert quotient(jnp.asarray(a), jnp.asarray(b)) == 0
         np.testing.assert_array_equal(slopes(quotient, a, b), [0, 0])
-    assert root(jnp.asarray(0.0)) == 0 and slopes(root, 0.0) == (0,) and slopes(root, 4.0) == (1 / 4,)
+    assert (
+        root(jnp.asarray(0.0)) == 0 and slopes(root, 0.0) == (0,) and slopes(root, 4.0) == (1 / 4,)
+    )
     assert np.isnan(root(jnp.asarray(np.nan))) and slopes(root, np.nan) == (0,)
     within = functools.partial(clip, first=0.0, last=1.0)
     assert [float(within(jnp.asarray(t))) for t in (-1.0, 0.0, 0.5, 1.0, 2.0)] == [0, 0, 0.5, 1, 1]

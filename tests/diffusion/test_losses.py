@@ -78,7 +78,9 @@ def test_noise_is_normal_and_independent_of_data_and_time(x):
     z = (x_t - (1 - tail(t)) * np.asarray(x)) / tail(t)
     z, t, data = z[far].reshape(far.sum(), -1), t[far], np.asarray(x)[far].reshape(far.sum(), -1)
     error = 1 / np.sqrt(len(t))  # standard error of means and correlations of unit normals
-    assert np.abs(z.mean(0)).max() < 4 * error and np.abs(z.var(0) - 1).max() < 4 * np.sqrt(2) * error
+    assert (
+        np.abs(z.mean(0)).max() < 4 * error and np.abs(z.var(0) - 1).max() < 4 * np.sqrt(2) * error
+    )
     correlation = np.corrcoef(np.concatenate([z, data, t[:, None]], axis=1).T)
     assert np.abs(correlation - np.eye(13)).max() < 4 * error
 
@@ -155,12 +157,16 @@ def test_the_direction_is_that_of_the_channels(x):
         )[0]
 
     added = losses(guess, direction_weight=0.5) - losses(guess)
-    pairs = zip(guess.reshape(4, -1, SHAPE[-1]), np.asarray(x[:4]).reshape(4, -1, SHAPE[-1]), strict=True)
+    pairs = zip(
+        guess.reshape(4, -1, SHAPE[-1]), np.asarray(x[:4]).reshape(4, -1, SHAPE[-1]), strict=True
+    )
     expected = [np.mean([cosine(a, b) for a, b in zip(*images, strict=True)]) for images in pairs]
     np.testing.assert_allclose(
         added, 0.5 * np.array(expected), atol=1e-3
     )  # by what is added to short vectors
-    gradient = jax.grad(lambda output: losses(output, direction_weight=1.0).sum())(jnp.zeros_like(guess))
+    gradient = jax.grad(lambda output: losses(output, direction_weight=1.0).sum())(
+        jnp.zeros_like(guess)
+    )
     assert np.isfinite(gradient).all() and np.abs(gradient).max() < 1e3
 
 
@@ -215,7 +221,9 @@ def test_divergence_of_ddpm_steps(index, float64):
         log_variance - np.log(tilde) + (tilde + (mean_q - mean_p) ** 2) / np.exp(log_variance) - 1
     )
     process, t = VariancePreservingTable(), jnp.full(4, (index + 1) / 1000)
-    result = step_divergence(process, t, t - 1 / 1000, jnp.asarray(x_hat - x), jnp.asarray(fraction))
+    result = step_divergence(
+        process, t, t - 1 / 1000, jnp.asarray(x_hat - x), jnp.asarray(fraction)
+    )
     # beta, about 1e-4, is a difference of products near 1, in the reference too: 1e-12 relative; its square root and
     # the products' own rounding over 1000 factors bring the rest.
     np.testing.assert_allclose(result, expected, rtol=1e-9, atol=1e-11)
@@ -225,7 +233,10 @@ def test_divergence_of_ddpm_steps(index, float64):
 
 @pytest.mark.parametrize("process", [RectifiedFlow(), VarianceExploding(), TrigFlow(), EDM()])
 def test_divergence_and_variances_of_any_process(process, float64):
-    s, t = to_domain(process, jnp.array([0.1, 0.5, 0.8])), to_domain(process, jnp.array([0.13, 0.6, 0.95]))
+    s, t = (
+        to_domain(process, jnp.array([0.1, 0.5, 0.8])),
+        to_domain(process, jnp.array([0.13, 0.6, 0.95])),
+    )
     alpha, sigma = (np.array([f(s), f(t)])[..., None] for f in (process.alpha, process.sigma))
     x, x_hat, x_t = np.random.default_rng(0).standard_normal((3, 3, 5))
     mean_q, least, b2 = posterior(alpha, sigma, alpha[1] / alpha[0], x, x_t)
@@ -248,7 +259,9 @@ def test_the_best_denoiser_of_normal_data_wants_the_largest_variance(every_proce
     error = process.sigma(t) / jnp.sqrt(
         process.alpha(t) ** 2 + process.sigma(t) ** 2
     )  # √ of the expected square
-    value = lambda fraction: step_divergence(process, t, s, error[:, None], jnp.full((2, 1), fraction))[:, 0]
+    value = lambda fraction: step_divergence(
+        process, t, s, error[:, None], jnp.full((2, 1), fraction)
+    )[:, 0]
     least, largest = step_variances(process, t, s)
     np.testing.assert_allclose(value(1.0), jnp.log(largest / least) / 2, rtol=1e-10)
     assert np.all(value(0.8) > value(1.0)) and np.all(value(1.2) > value(1.0))
@@ -279,7 +292,9 @@ def test_discretized_likelihood(deviation, float64):
     mass = ndtr(-near) - ndtr(-far)
     seen = mass > 1e-290
     assert seen.mean() > 0.01
-    np.testing.assert_allclose(result[seen], -np.log(mass[seen]), rtol=1e-10, atol=1e-15)  # 1 − 1e-16
+    np.testing.assert_allclose(
+        result[seen], -np.log(mass[seen]), rtol=1e-10, atol=1e-15
+    )  # 1 − 1e-16
     # Below float64's smallest number the nearer end alone counts.
     np.testing.assert_allclose(result[~seen], -log_ndtr(-near[~seen]), rtol=1e-6)
 
@@ -293,9 +308,13 @@ def test_last_step_is_the_likelihood_of_256_levels(float64):
     x = random.integers(0, 256, (3, 40)) / 127.5 - 1
     error, fraction = 0.01 * random.standard_normal((3, 40)), random.uniform(0, 1, (3, 40))
     t = jnp.full(3, 1 / 1000)
-    result = bound_step(VariancePreservingTable(), *(jnp.asarray(a) for a in (x, t, error, fraction)))
+    result = bound_step(
+        VariancePreservingTable(), *(jnp.asarray(a) for a in (x, t, error, fraction))
+    )
     deviation = jnp.asarray(np.sqrt(betas[0] ** fraction * tilde ** (1 - fraction)))
-    expected = discretized_nll(jnp.asarray(x), jnp.asarray(x + error), deviation).mean(1) / np.log(2)
+    expected = discretized_nll(jnp.asarray(x), jnp.asarray(x + error), deviation).mean(1) / np.log(
+        2
+    )
     np.testing.assert_allclose(result, expected, rtol=1e-9)
 
 
@@ -308,7 +327,11 @@ def test_the_bound_and_its_gradient_are_finite_at_all_times(process):
         return bound_step(process, x, t, 0.1 * x, fraction).sum()
 
     value, gradient = jax.value_and_grad(total)(jnp.full((6, 20), 0.5))
-    assert np.isfinite(value) and np.all(np.isfinite(gradient)) and np.all(np.any(gradient != 0, axis=1))
+    assert (
+        np.isfinite(value)
+        and np.all(np.isfinite(gradient))
+        and np.all(np.any(gradient != 0, axis=1))
+    )
 
 
 def test_hybrid_loss(x):
@@ -330,18 +353,27 @@ def test_hybrid_loss(x):
     np.testing.assert_array_equal(t, same)
     seen = []
     hybrid_loss(
-        jax.random.key(0), lambda x_t, t: seen.append(x_t) or network(0.3, 0.5)(x_t, t), x, **arguments
+        jax.random.key(0),
+        lambda x_t, t: seen.append(x_t) or network(0.3, 0.5)(x_t, t),
+        x,
+        **arguments,
     )
     (x_t,) = seen
     np.testing.assert_array_equal(hybrid(0.3, 0.5, bound_weight=0.0)[0], plain)
-    alpha, sigma = (np.asarray(f(t), np.float64)[:, None, None] for f in (process.alpha, process.sigma))
+    alpha, sigma = (
+        np.asarray(f(t), np.float64)[:, None, None] for f in (process.alpha, process.sigma)
+    )
     error = jnp.asarray(
         (np.asarray(x_t) - sigma * 0.3 * np.asarray(x_t)) / alpha - np.asarray(x), jnp.float32
     )
     bound = lambda variance: bound_step(process, x, t, error, (variance * jnp.cos(x_t) + 1) / 2)
-    np.testing.assert_allclose(loss - plain, bound(0.5), rtol=1e-3, atol=1e-5)  # sigma/alpha reaches 157
+    np.testing.assert_allclose(
+        loss - plain, bound(0.5), rtol=1e-3, atol=1e-5
+    )  # sigma/alpha reaches 157
     by_mean, by_variance = jax.jacobian(lambda *a: hybrid(*a)[0].mean(), argnums=(0, 1))(0.3, 0.5)
-    np.testing.assert_allclose(by_mean, jax.grad(lambda mean: simple(mean)[0].mean())(0.3), rtol=1e-6)
+    np.testing.assert_allclose(
+        by_mean, jax.grad(lambda mean: simple(mean)[0].mean())(0.3), rtol=1e-6
+    )
     np.testing.assert_allclose(by_variance, jax.grad(lambda a: bound(a).mean())(0.5), rtol=1e-3)
     assert by_variance != 0
     halved = hybrid(0.3, 0.5, weighting=lambda process, target, t: 0.5 * jnp.ones_like(t))[0]

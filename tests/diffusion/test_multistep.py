@@ -45,7 +45,9 @@ def test_adams_bashforth_against_its_integral(reference, order):
     reference.check(adams_bashforth, walk(reference, reference.velocity, step), order=order)
 
 
-@pytest.mark.parametrize("order, textbook", [(2, [3 / 2, -1 / 2]), (3, [23, -16, 5]), (4, [55, -59, 37, -9])])
+@pytest.mark.parametrize(
+    "order, textbook", [(2, [3 / 2, -1 / 2]), (3, [23, -16, 5]), (4, [55, -59, 37, -9])]
+)
 def test_adams_bashforth_on_equal_steps_has_the_textbooks_coefficients(float64, order, textbook):
     table = tabulate(adams_bashforth, FLOW, jnp.linspace(1.0, 0.0, 11), order=order)
     scale = {2: 1, 3: 12, 4: 24}[order]
@@ -64,7 +66,9 @@ def test_lms_against_its_integral(reference, order):
         moved = sum(w * v for w, v in zip(weights, values, strict=False))
         return reference.alpha(s) * (x / reference.alpha(past[0]) + moved)
 
-    reference.check(lms, walk(reference, lambda x, t: reference.predict(x, t)[1], step), order=order)
+    reference.check(
+        lms, walk(reference, lambda x, t: reference.predict(x, t)[1], step), order=order
+    )
 
 
 def test_lms_of_order_two_by_hand(float64):
@@ -86,7 +90,9 @@ def test_deis_against_its_integral(reference, order):
         moved = sum(w * v for w, v in zip(weights, values, strict=False))
         return reference.alpha(s) * (x / reference.alpha(past[0]) + moved)
 
-    reference.check(deis, walk(reference, lambda x, t: reference.predict(x, t)[1], step), order=order)
+    reference.check(
+        deis, walk(reference, lambda x, t: reference.predict(x, t)[1], step), order=order
+    )
 
 
 def clean_of(reference):
@@ -133,7 +139,10 @@ def test_dpm_solver_pp_3m_as_programs_have_it(reference):
         phi_1 = np.expm1(-h)
         phi_2 = phi_1 / h + 1
         phi_3 = phi_2 / h - 0.5
-        x = reference.sigma(s) / reference.sigma(past[0]) * x - reference.alpha(s) * phi_1 * values[0]
+        x = (
+            reference.sigma(s) / reference.sigma(past[0]) * x
+            - reference.alpha(s) * phi_1 * values[0]
+        )
         if len(past) == 1:
             return x
         r0 = (half(past[0]) - half(past[1])) / h
@@ -188,7 +197,9 @@ def test_without_eta_nothing_is_drawn(sampler, float64):
     assert full.noise[0, 0] == 0  # from pure noise, all of it is drawn anew
 
 
-@pytest.mark.parametrize("process", [FLOW, VariancePreservingCosine()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(
+    "process", [FLOW, VariancePreservingCosine()], ids=lambda p: type(p).__name__
+)
 def test_order_one_is_the_first_order_method(process, float64):
     x, times = jnp.asarray(quantiles_of(0.0, 1.0)), uniform_grid(process, 12)
     for first, sampler in [(euler, adams_bashforth), (ddim, lms), (ddim, deis)]:
@@ -197,14 +208,20 @@ def test_order_one_is_the_first_order_method(process, float64):
         np.testing.assert_allclose(states, expected, rtol=1e-14)
 
 
-@pytest.mark.parametrize("sampler, order", [(deis, 3), (dpm_solver_pp_2m, 2), (dpm_solver_pp_3m, 3)])
+@pytest.mark.parametrize(
+    "sampler, order", [(deis, 3), (dpm_solver_pp_2m, 2), (dpm_solver_pp_3m, 3)]
+)
 def test_lower_order_final(sampler, order, float64):
     times = jnp.linspace(0.9, 0.1, 7)
-    full, lower = (tabulate(sampler, FLOW, times, lower_order_final=lower) for lower in (False, True))
+    full, lower = (
+        tabulate(sampler, FLOW, times, lower_order_final=lower) for lower in (False, True)
+    )
     for a, b in ((full.clean, lower.clean), (full.noise, lower.noise)):
         np.testing.assert_array_equal(a[: 7 - order], b[: 7 - order])
     history = lower.noise if sampler is deis else lower.clean
-    assert [int((row != 0).sum()) for row in history] == [min(i + 1, order, 6 - i) for i in range(6)]
+    assert [int((row != 0).sum()) for row in history] == [
+        min(i + 1, order, 6 - i) for i in range(6)
+    ]
 
 
 def test_infinite_pasts_drop_out(float64):
@@ -224,7 +241,9 @@ def test_exponential_moments_against_quadrature(float64):
     a = np.concatenate([-np.logspace(-9, 1.2, 40), [0.0], np.logspace(-9, 1.2, 40)])
     points, weights = np.polynomial.legendre.leggauss(60)
     tau = (points + 1) / 2
-    expected = [[(x * np.exp(-x * (1 - tau)) * tau**k * weights).sum() / 2 for k in range(4)] for x in a]
+    expected = [
+        [(x * np.exp(-x * (1 - tau)) * tau**k * weights).sum() / 2 for k in range(4)] for x in a
+    ]
     np.testing.assert_allclose(exponential_moments(jnp.asarray(a), 4), expected, rtol=3e-13, atol=0)
 
 
@@ -273,8 +292,13 @@ def test_unipc_against_the_paper(reference, order, corrector, variant):
             factorial *= k + 2
             phi = phi / -h - 1 / factorial
         weights = [0.5] if len(nodes) == 1 else np.linalg.solve(system, right) if nodes else []
-        x = reference.sigma(s) / reference.sigma(past[0]) * x - reference.alpha(s) * np.expm1(-h) * values[0]
-        return x - reference.alpha(s) * scale * sum(w * d for w, d in zip(weights, differences, strict=True))
+        x = (
+            reference.sigma(s) / reference.sigma(past[0]) * x
+            - reference.alpha(s) * np.expm1(-h) * values[0]
+        )
+        return x - reference.alpha(s) * scale * sum(
+            w * d for w, d in zip(weights, differences, strict=True)
+        )
 
     predicted = state = reference.start
     past, values, states = [], [], [reference.start]
@@ -287,10 +311,15 @@ def test_unipc_against_the_paper(reference, order, corrector, variant):
     reference.check(unipc, states, order=order, corrector=corrector, variant=variant)
 
 
-@pytest.mark.parametrize("order, corrector_order, tau", [(2, 2, 1.0), (3, 4, 0.7), (1, 3, 1.0), (2, 1, 1.2)])
+@pytest.mark.parametrize(
+    "order, corrector_order, tau", [(2, 2, 1.0), (3, 4, 0.7), (1, 3, 1.0), (2, 1, 1.2)]
+)
 def test_sa_solver_against_the_paper(reference, order, corrector_order, tau):
     """Xue et al. 2023, equations 14 to 17, integrated by quadrature; predictor and corrector share their noise."""
-    half, keys = reference.half_log_snr, sample_keys(jax.random.key(0), jnp.arange(len(reference.start)))
+    half, keys = (
+        reference.half_log_snr,
+        sample_keys(jax.random.key(0), jnp.arange(len(reference.start))),
+    )
 
     def moved(x, t, s, nodes, values, xi):
         h = half(s) - half(t)
@@ -320,13 +349,17 @@ def test_sa_solver_against_the_paper(reference, order, corrector_order, tau):
 def test_sa_solver_without_noise_is_unipc(float64):
     """With lines as the authors' program has them it is unipc's "bh1"; and a tau for each step is what it says."""
     times = uniform_grid(VariancePreservingCosine(), 9)
-    table = lambda sampler, **options: tabulate(sampler, VariancePreservingCosine(), times, **options)
+    table = lambda sampler, **options: tabulate(
+        sampler, VariancePreservingCosine(), times, **options
+    )
     found = table(sa_solver, tau=0.0, corrector_order=3, form="program")
     expected = table(unipc, variant="bh1")
     np.testing.assert_allclose(found.clean, expected.clean, rtol=1e-13, atol=1e-15)
     np.testing.assert_array_equal(found.noise, expected.noise)
     assert found.fresh is None
-    by_step = sa_solver.table(VariancePreservingCosine(), times, jnp.where(np.arange(9) < 5, 0.0, 1.0))
+    by_step = sa_solver.table(
+        VariancePreservingCosine(), times, jnp.where(np.arange(9) < 5, 0.0, 1.0)
+    )
     np.testing.assert_array_equal(by_step.fresh[:5], 0)
     np.testing.assert_allclose(by_step.fresh[5:], table(sa_solver).fresh[5:], rtol=1e-15)
 
@@ -342,7 +375,9 @@ def test_unipc_without_its_corrector_is_dpm_solver_pp(float64, order, sampler):
     found = tabulate(unipc, VariancePreservingCosine(), times, order=order, corrector=False)
     expected = tabulate(sampler, VariancePreservingCosine(), times)
     alike = [row for row in range(9) if not (order == 3 and row == 2)]
-    np.testing.assert_allclose(found.clean[np.array(alike)], expected.clean[np.array(alike)], rtol=1e-13)
+    np.testing.assert_allclose(
+        found.clean[np.array(alike)], expected.clean[np.array(alike)], rtol=1e-13
+    )
     np.testing.assert_array_equal(found.noise, expected.noise)
     corrected = tabulate(unipc, VariancePreservingCosine(), times, order=order)
     # From infinity the first step is not corrected, and the last, to the clean end, only ends on x̂.

@@ -25,7 +25,9 @@ PROCESSES = [
     VarianceExploding(sigma_max=5.0),
     EDM(domain=(0.002, 5.0)),
 ]
-processes = pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
+processes = pytest.mark.parametrize(
+    "process", PROCESSES, ids=lambda process: type(process).__name__
+)
 
 
 def density(x):
@@ -76,7 +78,9 @@ def finite(process, points):
 @processes
 def test_mixture_against_integrals_of_the_posterior(process, float64):
     start, end = process.domain
-    cases = [(x_t, start + (end - start) * u) for u in (0.1, 0.5, 0.9) for x_t in (-3.0, -0.6, 0.4, 2.5)]
+    cases = [
+        (x_t, start + (end - start) * u) for u in (0.1, 0.5, 0.9) for x_t in (-3.0, -0.6, 0.4, 2.5)
+    ]
     x_t, t = (jnp.asarray(column) for column in zip(*cases, strict=True))
     prediction, log_p = mixture(process)(x_t, t), log_density(process, x_t, t)
     for i, case in enumerate(cases):
@@ -106,7 +110,9 @@ def test_score_is_the_gradient_and_minus_the_noise_over_sigma(process, float64):
     np.testing.assert_allclose(result[later], gradient[later], atol=1e-10)
 
 
-@pytest.mark.parametrize("process", PROCESSES[:2], ids=["RectifiedFlow", "VariancePreservingCosine"])
+@pytest.mark.parametrize(
+    "process", PROCESSES[:2], ids=["RectifiedFlow", "VariancePreservingCosine"]
+)
 def test_ends(process):
     x = jnp.array([-1.5, 0.3, 4.0])
     points = jnp.array([-1.5, 0.3, 1.5])
@@ -150,16 +156,23 @@ def test_two_dimensions_against_a_grid(float64):
     x_t, t = np.array([[0.3, -0.2], [-1.0, 0.9]]), np.array([0.3, 0.8])
     for deviations in (np.array([0.3, 0.5, 0.4]), np.array([[0.3, 0.6], [0.5, 0.4], [0.7, 0.2]])):
         spread = deviations if deviations.ndim == 2 else np.repeat(deviations[:, None], 2, axis=1)
-        p = sum(w * norm.pdf(x, m, s).prod(-1) for w, m, s in zip(weights, means, spread, strict=True))
-        denoiser = optimal.gaussian_mixture(process, *map(jnp.asarray, (weights, means, deviations)))
+        p = sum(
+            w * norm.pdf(x, m, s).prod(-1) for w, m, s in zip(weights, means, spread, strict=True)
+        )
+        denoiser = optimal.gaussian_mixture(
+            process, *map(jnp.asarray, (weights, means, deviations))
+        )
         prediction = denoiser(jnp.asarray(x_t), jnp.asarray(t))
         for i in range(2):
             joint = p * norm.pdf(x_t[i], (1 - t[i]) * x, t[i]).prod(-1)
             mean = np.sum(joint[..., None] * x, axis=(0, 1)) / joint.sum()
             np.testing.assert_allclose(prediction.clean[i], mean, atol=1e-11)
-            np.testing.assert_allclose(prediction.noise[i], (x_t[i] - (1 - t[i]) * mean) / t[i], atol=1e-11)
+            np.testing.assert_allclose(
+                prediction.noise[i], (x_t[i] - (1 - t[i]) * mean) / t[i], atol=1e-11
+            )
             log_p = optimal.gaussian_mixture_log_density(
-                process, *map(jnp.asarray, (weights, means, deviations, x_t[i : i + 1], t[i : i + 1]))
+                process,
+                *map(jnp.asarray, (weights, means, deviations, x_t[i : i + 1], t[i : i + 1])),
             )
             expected = np.log(joint.sum() * (axis[1] - axis[0]) ** 2)
             np.testing.assert_allclose(log_p[0], expected, atol=1e-11)
@@ -178,8 +191,12 @@ def test_full_covariances_against_numpy(process, float64):
     t = start + (end - start) * np.linspace(0.2, 0.9, 5)
     spread = optimal.principal_axes(jnp.asarray(covariances.reshape(3, 2, 2, 2, 2)))
     mixture = jnp.asarray(weights), jnp.asarray(means), spread
-    prediction = jax.jit(optimal.gaussian_mixture(process, *mixture))(jnp.asarray(x_t), jnp.asarray(t))
-    log_p = optimal.gaussian_mixture_log_density(process, *mixture, jnp.asarray(x_t), jnp.asarray(t))
+    prediction = jax.jit(optimal.gaussian_mixture(process, *mixture))(
+        jnp.asarray(x_t), jnp.asarray(t)
+    )
+    log_p = optimal.gaussian_mixture_log_density(
+        process, *mixture, jnp.asarray(x_t), jnp.asarray(t)
+    )
     score = optimal.gaussian_mixture_score(process, *mixture, jnp.asarray(x_t), jnp.asarray(t))
     for i in range(5):
         alpha, sigma = numbers(process, t[i])
@@ -191,7 +208,9 @@ def test_full_covariances_against_numpy(process, float64):
         joint = weights * [law.pdf(a) for law, a in zip(laws, centred, strict=True)]
         posterior = joint / joint.sum()
         # Conditions up to (alpha·s/sigma)² = 1e5 amplify rounding.
-        np.testing.assert_allclose(prediction.clean[i].ravel(), posterior @ cleans, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(
+            prediction.clean[i].ravel(), posterior @ cleans, rtol=1e-9, atol=1e-10
+        )
         np.testing.assert_allclose(
             prediction.noise[i].ravel(), sigma * posterior @ pull, rtol=1e-9, atol=1e-10
         )
@@ -218,8 +237,12 @@ def test_singular_covariances_at_the_clean_end():
 
 def test_covariances_are_asked_for_by_their_axes():
     covariances = jnp.stack([jnp.eye(4)] * 2)
-    denoiser = optimal.gaussian_mixture(RectifiedFlow(), jnp.ones(2), jnp.zeros((2, 4)), covariances)
-    with pytest.raises(ValueError, match=r"got shape \(2, 4, 4\)\. Of covariances give principal_axes"):
+    denoiser = optimal.gaussian_mixture(
+        RectifiedFlow(), jnp.ones(2), jnp.zeros((2, 4)), covariances
+    )
+    with pytest.raises(
+        ValueError, match=r"got shape \(2, 4, 4\)\. Of covariances give principal_axes"
+    ):
         denoiser(jnp.zeros((5, 4)), jnp.ones(5))
     with pytest.raises(ValueError, match=r"\[components \*shape \*shape\]; got shape \(2, 4, 3\)"):
         optimal.principal_axes(jnp.zeros((2, 4, 3)))
@@ -245,7 +268,10 @@ def test_finite_data_against_numpy(process, float64):
 @processes
 def test_a_mixture_of_vanishing_deviations_is_finite_data(process, float64):
     random = np.random.default_rng(0)
-    points, x_t = jnp.asarray(random.standard_normal((5, 2))), jnp.asarray(random.standard_normal((6, 2)))
+    points, x_t = (
+        jnp.asarray(random.standard_normal((5, 2))),
+        jnp.asarray(random.standard_normal((6, 2))),
+    )
     start, end = process.domain
     t = start + (end - start) * jnp.linspace(0.3, 1.0, 6)
     expected = finite(process, points)(x_t, t)
@@ -260,7 +286,9 @@ def test_memory_is_not_points_times_batch_times_dimensions():
     denoise = lambda points, x, t: optimal.finite_data(RectifiedFlow(), points)(x, t)
     arguments = (jnp.zeros((points, dimensions)), jnp.zeros((batch, dimensions)), jnp.zeros(batch))
     memory = jax.jit(denoise).lower(*arguments).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 4 * points * batch * dimensions / 5  # the whole difference: 205 MB
+    assert (
+        memory.temp_size_in_bytes < 4 * points * batch * dimensions / 5
+    )  # the whole difference: 205 MB
 
 
 @pytest.mark.parametrize("distance", [1e2, 1e4])
@@ -271,7 +299,9 @@ def test_far_from_the_data_in_float32(distance):
     points = jnp.array([-1.0, 0.2, 1.0])
     prediction = finite(process, points)(x_t, t)
     np.testing.assert_allclose(prediction.clean, [-1, 1], rtol=1e-6)
-    np.testing.assert_allclose(prediction.noise, (x_t - 0.5 * jnp.array([-1.0, 1.0])) / 0.5, rtol=1e-6)
+    np.testing.assert_allclose(
+        prediction.noise, (x_t - 0.5 * jnp.array([-1.0, 1.0])) / 0.5, rtol=1e-6
+    )
     with jax.enable_x64(True):
         expected = mixture(process)(jnp.asarray(x_t, float), jnp.asarray(t, float))
     prediction = mixture(process)(x_t, t)
@@ -282,14 +312,18 @@ def test_far_from_the_data_in_float32(distance):
 def test_close_to_the_data_in_float32():
     """At sigma = .002 in 784 dimensions |a|² − 2ab + |b|² would lose the distance of two near points."""
     x, direction = np.random.default_rng(0).uniform(-1, 1, (2, 784))
-    points = np.stack([x, x + 1e-4 * direction]).astype(np.float32)  # apart by 1.6e-3, less than sigma
+    points = np.stack([x, x + 1e-4 * direction]).astype(
+        np.float32
+    )  # apart by 1.6e-3, less than sigma
     x_t, t = points[:1], np.array([0.002])
     result = finite(EDM(), jnp.asarray(points))(jnp.asarray(x_t), jnp.asarray(t, jnp.float32))
     further = np.sum((points[1].astype(float) - points[0]) ** 2) / (2 * 0.002**2)
     weight = 1 / (1 + np.exp(-further))  # of the first
     expected = weight * points[0] + (1 - weight) * points[1]
     assert 0.5 < weight < 0.7
-    np.testing.assert_allclose(result.clean[0], expected, atol=3e-7)  # rounding of numbers up to one
+    np.testing.assert_allclose(
+        result.clean[0], expected, atol=3e-7
+    )  # rounding of numbers up to one
 
 
 @pytest.mark.parametrize("end", [0.0, 0.5, 1.0])
@@ -325,12 +359,16 @@ def test_least_loss_of_the_mixture(target, float64):
     process, size = RectifiedFlow(), 200_000
     random = np.random.default_rng(0)
     component = random.choice(2, size, p=WEIGHTS)
-    x = jnp.asarray(MEANS[component] + DEVIATIONS[component] * random.standard_normal(size))[:, None]
+    x = jnp.asarray(MEANS[component] + DEVIATIONS[component] * random.standard_normal(size))[
+        :, None
+    ]
     denoiser = optimal.gaussian_mixture(
         process, *(jnp.asarray(a) for a in (WEIGHTS, MEANS[:, None], DEVIATIONS))
     )
     for t in (0.2, 0.5, 0.8):
-        losses = optimal.denoising_loss(jax.random.key(0), denoiser, process, target, x, jnp.full(size, t))
+        losses = optimal.denoising_loss(
+            jax.random.key(0), denoiser, process, target, x, jnp.full(size, t)
+        )
         error = losses.std() / np.sqrt(size)
         np.testing.assert_allclose(losses.mean(), least_loss(process, target, t), atol=4 * error)
 
@@ -340,11 +378,15 @@ def test_least_loss_of_the_mixture(target, float64):
 def test_least_loss_of_a_gaussian(process, target, float64):
     size, mean, deviation = 100_000, 0.7, 0.4
     x = mean + deviation * jnp.asarray(np.random.default_rng(0).standard_normal((size // 4, 4)))
-    denoiser = optimal.gaussian_mixture(process, jnp.ones(1), jnp.full((1, 4), mean), jnp.full(1, deviation))
+    denoiser = optimal.gaussian_mixture(
+        process, jnp.ones(1), jnp.full((1, 4), mean), jnp.full(1, deviation)
+    )
     start, end = process.domain
     for t in start + (end - start) * np.array([0.2, 0.5, 0.9]):
         expected = optimal.gaussian_least_loss(process, target, jnp.asarray(t), deviation)
-        losses = optimal.denoising_loss(jax.random.key(0), denoiser, process, target, x, jnp.full(len(x), t))
+        losses = optimal.denoising_loss(
+            jax.random.key(0), denoiser, process, target, x, jnp.full(len(x), t)
+        )
         # The error is normal, so that its square deviates by √2 times its mean.
         np.testing.assert_allclose(losses.mean(), expected, rtol=4 * np.sqrt(2 / size))
 
@@ -352,13 +394,19 @@ def test_least_loss_of_a_gaussian(process, target, float64):
 def test_velocity_is_hardest_between_the_ends(float64):
     t = jnp.linspace(0, 1, 101)
     loss = optimal.gaussian_least_loss(RectifiedFlow(), velocity, t, 0.5)
-    np.testing.assert_allclose([loss[0], loss[-1]], [1, 0.25], rtol=1e-12)  # the noise's, the data's variance
-    t_hardest = 0.5**2 / (1 + 0.5**2)  # where (1 − t)²·s² + t² is least, s²/(1 + s²), and the loss 1 + s²
+    np.testing.assert_allclose(
+        [loss[0], loss[-1]], [1, 0.25], rtol=1e-12
+    )  # the noise's, the data's variance
+    t_hardest = 0.5**2 / (
+        1 + 0.5**2
+    )  # where (1 − t)²·s² + t² is least, s²/(1 + s²), and the loss 1 + s²
     np.testing.assert_allclose(t[np.argmax(loss)], t_hardest, atol=1e-12)
     np.testing.assert_allclose(loss.max(), 1.25, rtol=1e-12)
 
 
 def test_a_mixture_whose_parts_disagree_is_refused():
-    denoiser = optimal.gaussian_mixture(RectifiedFlow(), jnp.ones(3) / 3, jnp.zeros((2, 4)), jnp.ones(2))
+    denoiser = optimal.gaussian_mixture(
+        RectifiedFlow(), jnp.ones(3) / 3, jnp.zeros((2, 4)), jnp.ones(2)
+    )
     with pytest.raises(ValueError, match="got 3 weights, 2 means and 2 deviations"):
         denoiser(jnp.zeros((5, 4)), jnp.ones(5))

@@ -121,7 +121,9 @@ as_parameters = lambda rows: [
 
 def slope(sampler, process, num_steps, make_grid, **options):
     """−d log(error)/d log(N), by doubling the steps."""
-    coarse, fine = (error(sampler, process, make_grid(n), **options) for n in (num_steps, 2 * num_steps))
+    coarse, fine = (
+        error(sampler, process, make_grid(n), **options) for n in (num_steps, 2 * num_steps)
+    )
     return np.log2(coarse / fine)
 
 
@@ -136,7 +138,9 @@ def test_order(float64, process, sampler, options, order, whole):
         (rk4, dpm_solver_3, dpm_solver_pp_3s),
     )
     steps = 128 if sampler in two else 64 if sampler in many else 256  # for as many evaluations
-    np.testing.assert_allclose(slope(sampler, process, steps, make_grid, **options), order, atol=0.15)
+    np.testing.assert_allclose(
+        slope(sampler, process, steps, make_grid, **options), order, atol=0.15
+    )
 
 
 @pytest.mark.parametrize(
@@ -151,7 +155,9 @@ def test_order_of_the_whole_from_an_even_start(float64, sampler, options, order,
 
 def test_order_of_dpm_solver_pp_2m(float64):
     """2 on a uniform log-SNR grid; about 1.8 on uniform times down to 0, where the log-SNR is infinite."""
-    even_in_log_snr = lambda n: FLOW.time_at(jnp.linspace(*FLOW.log_snr(jnp.array([0.9, 0.1])), n + 1))
+    even_in_log_snr = lambda n: FLOW.time_at(
+        jnp.linspace(*FLOW.log_snr(jnp.array([0.9, 0.1])), n + 1)
+    )
     np.testing.assert_allclose(slope(dpm_solver_pp_2m, FLOW, 64, even_in_log_snr), 2, atol=0.05)
     coarse, fine = (error(dpm_solver_pp_2m, FLOW, uniform_grid(FLOW, n)) for n in (16, 256))
     np.testing.assert_allclose(np.log2(coarse / fine) / 4, 1.8, atol=0.05)
@@ -169,5 +175,7 @@ def test_the_guide_of_the_readme(float64):
         found = [error(getattr(diffusion, name), process, times) for name in methods]
         for value, cell in zip(found, cells, strict=True):
             digits = len(cell.strip("*").lstrip("0.").replace(".", ""))
-            np.testing.assert_allclose(value, float(cell.strip("*")), rtol=0.6 * 10.0 ** (1 - digits))
+            np.testing.assert_allclose(
+                value, float(cell.strip("*")), rtol=0.6 * 10.0 ** (1 - digits)
+            )
         assert [cell.startswith("**") for cell in cells] == [value == min(found) for value in found]

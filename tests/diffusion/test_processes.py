@@ -57,11 +57,21 @@ scaled = -integral(lambda t: (0.85**0.5 + t * (12**0.5 - 0.85**0.5)) ** 2, TIMES
 shifted_odds = 9 * (1 - np.exp(linear)) / np.exp(linear)  # sigma²/alpha² three times in deviation
 EXPECTED = {
     "rectified flow": (RectifiedFlow(), TIMES, 1 - TIMES, TIMES),
-    "cosine": (VariancePreservingCosine(), TIMES, np.cos(np.pi / 2 * TIMES), np.sin(np.pi / 2 * TIMES)),
+    "cosine": (
+        VariancePreservingCosine(),
+        TIMES,
+        np.cos(np.pi / 2 * TIMES),
+        np.sin(np.pi / 2 * TIMES),
+    ),
     "linear": (VariancePreservingLinear(), TIMES, *vp(linear)),
     "scaled linear": (VariancePreservingScaledLinear(), TIMES, *vp(scaled)),
     "sub-VP": (SubVariancePreserving(), TIMES, np.exp(linear / 2), 1 - np.exp(linear)),
-    "exploding": (VarianceExploding(), TIMES, np.ones(13), np.exp(np.log(0.01) + TIMES * np.log(5000))),
+    "exploding": (
+        VarianceExploding(),
+        TIMES,
+        np.ones(13),
+        np.exp(np.log(0.01) + TIMES * np.log(5000)),
+    ),
     "EDM": (EDM(), 80 * TIMES, np.ones(13), 80 * TIMES),
     "TrigFlow": (
         TrigFlow(preconditioning=TrigFlowPreconditioning(data_deviation=0.7)),
@@ -95,12 +105,16 @@ def test_alpha_sigma_and_log_snr(expected):
     # The references themselves lose digits: 1 − alpha² at sigma = .01, a product of 1000 factors.
     np.testing.assert_allclose(process.alpha(t), alpha, rtol=1e-12)
     np.testing.assert_allclose(process.sigma(t), sigma, rtol=1e-12)
-    np.testing.assert_allclose(process.log_snr(t), np.log(alpha**2 / sigma**2), rtol=1e-12, atol=1e-11)
+    np.testing.assert_allclose(
+        process.log_snr(t), np.log(alpha**2 / sigma**2), rtol=1e-12, atol=1e-11
+    )
 
 
 def test_time_at_inverts_log_snr(expected):
     process, times, alpha, sigma = expected
-    np.testing.assert_allclose(process.time_at(jnp.asarray(np.log(alpha**2 / sigma**2))), times, rtol=1e-11)
+    np.testing.assert_allclose(
+        process.time_at(jnp.asarray(np.log(alpha**2 / sigma**2))), times, rtol=1e-11
+    )
     np.testing.assert_allclose(
         process.time_of(jnp.asarray(3 * alpha), jnp.asarray(3 * sigma)), times, rtol=1e-11
     )
@@ -108,7 +122,9 @@ def test_time_at_inverts_log_snr(expected):
 
 def test_derivatives_against_differences(every_process, float64):
     process, step = every_process, 1e-6 * every_process.domain[1]
-    t = to_domain(process, jnp.asarray(TIMES)) + 0.00013  # not on a table's knots, where the slope jumps
+    t = (
+        to_domain(process, jnp.asarray(TIMES)) + 0.00013
+    )  # not on a table's knots, where the slope jumps
     for function, derivative in (
         (process.alpha, process.alpha_prime),
         (process.sigma, process.sigma_prime),
@@ -157,7 +173,9 @@ def test_a_new_process_needs_alpha_and_sigma_alone(float64):
 def test_derivatives_of_the_inverse_by_bisection(float64):
     """Forward, as importance correction takes them, and backward."""
     u = jnp.linspace(0.1, 0.9, 5)
-    density = lambda process: jax.jvp(lambda u: log_normal_sigma(process, u), (u,), (jnp.ones(5),))[1]
+    density = lambda process: jax.jvp(lambda u: log_normal_sigma(process, u), (u,), (jnp.ones(5),))[
+        1
+    ]
     np.testing.assert_allclose(density(Line()), density(RectifiedFlow()), rtol=1e-11)
     gradient = lambda process: jax.vmap(jax.grad(process.time_at))(u)
     np.testing.assert_allclose(gradient(Line()), gradient(RectifiedFlow()), rtol=1e-11)
@@ -186,7 +204,11 @@ def test_ends_are_exact():
         np.testing.assert_array_equal(shifted.sigma(ends), [0, 1])
     process = VarianceExploding(sigma_min=0.02, sigma_max=80.0)
     np.testing.assert_allclose(process.sigma(jnp.array([0.0, 1.0])), [0.02, 80], rtol=1e-6)
-    for process in (VariancePreservingLinear(), VariancePreservingScaledLinear(), SubVariancePreserving()):
+    for process in (
+        VariancePreservingLinear(),
+        VariancePreservingScaledLinear(),
+        SubVariancePreserving(),
+    ):
         assert process.alpha(jnp.float32(0)) == 1 and process.sigma(jnp.float32(0)) == 0
     process = VariancePreservingTable(betas=zero_terminal_snr(scaled_linear_betas()))
     ends = jnp.array([0.0, 1.0])
@@ -201,7 +223,9 @@ def test_small_times_keep_their_digits(kind):
     """In float32, where 1 − alpha² would have none left: sigma² is beta_min·t, to second order."""
     t = np.array([1e-8, 1e-7, 1e-6], np.float32)
     process = kind()
-    np.testing.assert_allclose(process.sigma(jnp.asarray(t)), np.sqrt(process.beta_min * t), rtol=2e-4)
+    np.testing.assert_allclose(
+        process.sigma(jnp.asarray(t)), np.sqrt(process.beta_min * t), rtol=2e-4
+    )
     np.testing.assert_allclose(process.time_at(process.log_snr(jnp.asarray(t))), t, rtol=2e-5)
 
 
@@ -310,7 +334,9 @@ def test_networks_are_told_the_index_of_the_step(x64):
         t = jnp.asarray((index + 1) / 1000)
         # One rounding of t, one of i/1000 and one of 1000·(i/1000), relative to i + 1.
         np.testing.assert_allclose(
-            1000 * process.preconditioning.network_time(process, t) + 1, index + 1, rtol=2 * jnp.finfo(t).eps
+            1000 * process.preconditioning.network_time(process, t) + 1,
+            index + 1,
+            rtol=2 * jnp.finfo(t).eps,
         )
     assert process.domain == (1 / 1000, 1.0) and process.clean_end == 0
 
@@ -331,7 +357,9 @@ def test_tables_agree_with_continuous_time(table, process, float64):
 
     def error(num_steps):
         t = jnp.arange(1, num_steps + 1) / num_steps
-        discrete = VariancePreservingTable(betas=[beta * 1000 / num_steps for beta in table(num_steps)])
+        discrete = VariancePreservingTable(
+            betas=[beta * 1000 / num_steps for beta in table(num_steps)]
+        )
         return np.abs(np.log(discrete.alpha(t)) - np.log(process.alpha(t))).max()
 
     np.testing.assert_allclose(error(1000), miss / 1000, rtol=0.02)  # the next order is beta/N, 2 %
@@ -350,7 +378,10 @@ def test_the_cosine_table_is_the_cosine(float64):
 def test_zero_terminal_snr(float64):
     """The first step as it was, the last without data, the rest in proportion (Lin et al. 2024, section 3.1)."""
     betas = scaled_linear_betas()
-    old, new = VariancePreservingTable(betas=betas), VariancePreservingTable(betas=zero_terminal_snr(betas))
+    old, new = (
+        VariancePreservingTable(betas=betas),
+        VariancePreservingTable(betas=zero_terminal_snr(betas)),
+    )
     t = jnp.arange(1, 1001) / 1000
     before, after = np.asarray(old.alpha(t)), np.asarray(new.alpha(t))
     np.testing.assert_allclose(after[0], before[0], rtol=1e-14)
@@ -425,7 +456,11 @@ def test_a_shifted_process_takes_the_deviation_of_the_base_that_replaces_another
 def test_corrupt_uses_each_examples_own_time(process):
     x, z = np.random.default_rng(0).standard_normal((2, 3, 4, 4, 2), np.float32)
     t = jnp.array([0.1, 0.5, 0.9])
-    x_t, alpha, sigma = process.corrupt(jnp.asarray(x), jnp.asarray(z), t), process.alpha(t), process.sigma(t)
+    x_t, alpha, sigma = (
+        process.corrupt(jnp.asarray(x), jnp.asarray(z), t),
+        process.alpha(t),
+        process.sigma(t),
+    )
     for i in range(3):
         np.testing.assert_allclose(
             x_t[i], float(alpha[i]) * x[i] + float(sigma[i]) * z[i], rtol=1e-5, atol=1e-6

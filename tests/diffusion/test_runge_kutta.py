@@ -79,7 +79,9 @@ def test_how_often_and_where_the_network_is_evaluated():
     flow, times = RectifiedFlow(), jnp.array([1.0, 0.5, 0.0])
     np.testing.assert_array_equal(evaluations(midpoint, flow, times), [1, 0.75, 0.5, 0.25])
     np.testing.assert_array_equal(evaluations(heun, flow, times), [1, 0.5, 0.5, 0])
-    np.testing.assert_array_equal(evaluations(rk4, flow, times), [1, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25, 0])
+    np.testing.assert_array_equal(
+        evaluations(rk4, flow, times), [1, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25, 0]
+    )
     np.testing.assert_array_equal(evaluations(edm_heun, flow, times), [1, 0.5, 0.5])  # 2N − 1
 
 
@@ -125,9 +127,7 @@ def test_a_step_to_an_infinite_velocity_is_eulers(process, float64):
 def test_from_an_infinite_velocity_there_is_no_step(sampler):
     """Answered for concrete times, also where only the table is asked for."""
     process = VariancePreservingLinear()
-    message = (
-        f"{sampler.__name__} has infinite coefficients for its evaluation at t = 0; give the process a domain"
-    )
+    message = f"{sampler.__name__} has infinite coefficients for its evaluation at t = 0; give the process a domain"
     with pytest.raises(ValueError, match=message):
         sampler(mixture_denoiser(process), process, jnp.ones(3), jnp.linspace(0.0, 1.0, 5))
     with pytest.raises(ValueError, match=message):

@@ -59,8 +59,12 @@ def test_one_step_of_euler_lands_on_the_mean(starts):
 
 @pytest.mark.parametrize("num_steps", [1, 5, 10])  # rounding adds up over more
 def test_euler_is_ddim_for_rectified_flow(starts, num_steps):
-    samples = lambda *arguments: [f(mixture_denoiser(FLOW), FLOW, *arguments) for f in (euler, ddim)]
-    np.testing.assert_allclose(*jax.jit(samples)(starts, uniform_grid(FLOW, num_steps)), atol=2e-15, rtol=0)
+    samples = lambda *arguments: [
+        f(mixture_denoiser(FLOW), FLOW, *arguments) for f in (euler, ddim)
+    ]
+    np.testing.assert_allclose(
+        *jax.jit(samples)(starts, uniform_grid(FLOW, num_steps)), atol=2e-15, rtol=0
+    )
 
 
 def test_each_sampler_against_its_own_equation(starts):
@@ -73,9 +77,15 @@ def test_each_sampler_against_its_own_equation(starts):
         clean, noise, _ = denoiser(jnp.asarray(x_euler), jnp.full(64, t))
         x_euler = x_euler + (s - t) * np.pi / 2 * (np.cos(angle) * noise - np.sin(angle) * clean)
         noise = denoiser(jnp.asarray(x_ddim), jnp.full(64, t)).noise
-        x_ddim = np.cos(next_angle) * (x_ddim / np.cos(angle) + (np.tan(next_angle) - np.tan(angle)) * noise)
-    np.testing.assert_allclose(euler(denoiser, process, starts, times), x_euler, rtol=1e-12, atol=1e-13)
-    np.testing.assert_allclose(ddim(denoiser, process, starts, times), x_ddim, rtol=1e-12, atol=1e-13)
+        x_ddim = np.cos(next_angle) * (
+            x_ddim / np.cos(angle) + (np.tan(next_angle) - np.tan(angle)) * noise
+        )
+    np.testing.assert_allclose(
+        euler(denoiser, process, starts, times), x_euler, rtol=1e-12, atol=1e-13
+    )
+    np.testing.assert_allclose(
+        ddim(denoiser, process, starts, times), x_ddim, rtol=1e-12, atol=1e-13
+    )
     assert np.abs(x_euler - x_ddim).max() > 0.01
 
 
@@ -83,7 +93,9 @@ def test_each_sampler_against_its_own_equation(starts):
 def test_samplers_converge_for_gaussian_data(process, sampler, float64):
     """The flow keeps x_t over its deviation; from N(0, 1) it ends at x·s for rectified flow and VP."""
     s = 0.6
-    deviation = lambda t: np.sqrt(float(process.alpha(t)) ** 2 * s**2 + float(process.sigma(t)) ** 2)
+    deviation = lambda t: np.sqrt(
+        float(process.alpha(t)) ** 2 * s**2 + float(process.sigma(t)) ** 2
+    )
     noise = process.sigma(jnp.asarray(1.0)) * jnp.linspace(-2, 2, 5)[:, None]
     ratio = deviation(jnp.asarray(0.0)) / deviation(jnp.asarray(1.0))
     if not isinstance(process, VarianceExploding):
@@ -94,7 +106,9 @@ def test_samplers_converge_for_gaussian_data(process, sampler, float64):
         samples = sample(noise, uniform_grid(process, num_steps))
         errors.append(np.abs(samples - ratio * noise).max())
     assert errors[1] < 0.1
-    np.testing.assert_allclose(errors[0] / errors[1], 2, rtol=0.1)  # first order, to this very limit
+    np.testing.assert_allclose(
+        errors[0] / errors[1], 2, rtol=0.1
+    )  # first order, to this very limit
 
 
 def tanh_denoiser(x_t, t):
@@ -109,7 +123,10 @@ def chance(indices):
 @every_sampler
 def test_trajectory_and_vmap(sampler):
     """A trajectory has the states at every time of the grid, and the grid may end at any of them."""
-    noises, times = np.linspace(-1.0, 1.0, 15, dtype=np.float32).reshape(3, 5), uniform_grid(FLOW, 4)
+    noises, times = (
+        np.linspace(-1.0, 1.0, 15, dtype=np.float32).reshape(3, 5),
+        uniform_grid(FLOW, 4),
+    )
     last_differs = ("edm_heun", "edm_stochastic", "dpm2_ancestral", "dpm_solver_pp_sde")
     part = 5 if sampler.__name__ in last_differs else 3
     sample = functools.partial(sampler, tanh_denoiser, FLOW, keys=chance(jnp.arange(5)))
@@ -117,7 +134,11 @@ def test_trajectory_and_vmap(sampler):
     @quick_jit
     def states_and_samples(noises, times):
         end = functools.partial(sample, times=times[:part])
-        return sample(noises[0], times, trajectory=True), jax.lax.map(end, noises), jax.vmap(end)(noises)
+        return (
+            sample(noises[0], times, trajectory=True),
+            jax.lax.map(end, noises),
+            jax.vmap(end)(noises),
+        )
 
     trajectory, samples, apart = states_and_samples(noises, times)
     assert trajectory.shape == (5, 5)
@@ -170,7 +191,9 @@ def test_nothing_recompiles_when_values_change(sampler):
         generate(jax.random.key(1), indices, labels, scale, times),
     ]
     assert len(traces) == 1
-    assert all(np.abs(first - other).max() > 1e-5 for other in others)  # every argument has an effect
+    assert all(
+        np.abs(first - other).max() > 1e-5 for other in others
+    )  # every argument has an effect
 
 
 @every_sampler
@@ -217,7 +240,9 @@ def test_gradients_flow_through_a_sampler(sampler, float64):
     step = 1e-5
     (_, gradient), (above, _), (below, _) = loss(1.3), loss(1.3 + step), loss(1.3 - step)
     assert abs(gradient) > 0.01
-    np.testing.assert_allclose(gradient, (above - below) / (2 * step), rtol=1e-7)  # step² and 1e-16/step
+    np.testing.assert_allclose(
+        gradient, (above - below) / (2 * step), rtol=1e-7
+    )  # step² and 1e-16/step
 
 
 @every_sampler
@@ -248,7 +273,9 @@ def test_tables_are_finite_at_infinite_ends_and_precise(sampler):
             if not draws_noise(sampler):  # which in float64 is other noise
                 x = jnp.asarray(quantiles_of(0.0, 1.0), precision)
                 found.append(np.asarray(states_of(COSINE, x, table)))
-                check_finite(tabulate(sampler, COSINE, jnp.linspace(0, 1, 51, dtype=precision)), precision)
+                check_finite(
+                    tabulate(sampler, COSINE, jnp.linspace(0, 1, 51, dtype=precision)), precision
+                )
     check_finite(tabulate(sampler, FLOW, jnp.linspace(1.0, 0.0, 51)), "float32")
     if found:
         assert found[0].dtype == np.float32

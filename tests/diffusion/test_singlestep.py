@@ -54,7 +54,9 @@ def test_first_order_steps_of_both_solvers_and_ddim_are_the_same(reference):
     def step(x, t, s):
         h = reference.half_log_snr(s) - reference.half_log_snr(t)
         clean = reference.predict(x, t)[0]
-        return reference.sigma(s) / reference.sigma(t) * x - reference.alpha(s) * np.expm1(-h) * clean
+        return (
+            reference.sigma(s) / reference.sigma(t) * x - reference.alpha(s) * np.expm1(-h) * clean
+        )
 
     states = walk(reference, step)
     reference.check(dpm_solver_1, states)
@@ -96,7 +98,10 @@ def test_dpm_solver_pp_2s_against_the_paper(reference):
     def step(x, t, s):
         def move(clean, end):
             h = reference.half_log_snr(end) - reference.half_log_snr(t)
-            return reference.sigma(end) / reference.sigma(t) * x - reference.alpha(end) * np.expm1(-h) * clean
+            return (
+                reference.sigma(end) / reference.sigma(t) * x
+                - reference.alpha(end) * np.expm1(-h) * clean
+            )
 
         middle = within(reference, t, s, 1 / 2)
         u = move(reference.predict(x, t)[0], middle)
@@ -113,8 +118,12 @@ def test_dpm_solver_pp_3s_is_that_of_x(reference):
         clean, nodes = reference.predict(x, t)[0], [t]
         values = [clean]
         for end in (within(reference, t, s, 1 / 3), within(reference, t, s, 2 / 3), s):
-            pair = [(half(nodes[0]), values[0])] + [(half(nodes[-1]), values[-1])] * (len(nodes) > 1)
-            lines = integrals_of_polynomials([u for u, _ in pair], half(t), half(end), kernel=np.exp)
+            pair = [(half(nodes[0]), values[0])] + [(half(nodes[-1]), values[-1])] * (
+                len(nodes) > 1
+            )
+            lines = integrals_of_polynomials(
+                [u for u, _ in pair], half(t), half(end), kernel=np.exp
+            )
             moved = sum(w * v for w, (_, v) in zip(lines, pair, strict=True))
             u = reference.sigma(end) * (x / reference.sigma(t) + moved)
             if end != s:
@@ -147,20 +156,25 @@ def test_on_the_grids_own_times(reference, sampler, half):
     reference.check(sampler, states, on_grid=True)
 
 
-@pytest.mark.parametrize("sampler, order", [(dpm_solver_2, 2), (dpm_solver_pp_2s, 2), (dpm_solver_3, 3)])
+@pytest.mark.parametrize(
+    "sampler, order", [(dpm_solver_2, 2), (dpm_solver_pp_2s, 2), (dpm_solver_3, 3)]
+)
 def test_what_comes_from_or_goes_to_infinity_is_of_first_order(float64, sampler, order):
     x = jnp.asarray(quantiles_of(0.0, 1.0))
     for process in (FLOW, VariancePreservingCosine()):
         times = jnp.array([1.0, 0.4, 0.0])
         finer = jnp.append(
-            jnp.concatenate([jnp.linspace(a, b, order + 1)[:-1] for a, b in ((1, 0.4), (0.4, 0))]), 0.0
+            jnp.concatenate([jnp.linspace(a, b, order + 1)[:-1] for a, b in ((1, 0.4), (0.4, 0))]),
+            0.0,
         )
         table = tabulate(sampler, process, times)
         np.testing.assert_allclose(table.times, finer[:-1], rtol=1e-15)
         states = states_of(process, x, table)
         expected = states_of(process, x, tabulate(ddim, process, finer))
         np.testing.assert_allclose(states[1], expected[order], rtol=1e-13)
-        np.testing.assert_allclose(table.clean[-1], [1] + [0] * (order - 1), atol=1e-15)  # ends on x̂
+        np.testing.assert_allclose(
+            table.clean[-1], [1] + [0] * (order - 1), atol=1e-15
+        )  # ends on x̂
         if order == 2:  # else two of the three inner steps of the last are finite
             np.testing.assert_allclose(states[2], expected[4], rtol=1e-13)
 

@@ -30,13 +30,17 @@ def keys_of(count):
 
 def gaussian_denoiser():
     covariance = jnp.array([[[1.0, CORRELATION], [CORRELATION, 1.0]]])
-    return optimal.gaussian_mixture(FLOW, jnp.ones(1), jnp.zeros((1, 2)), optimal.principal_axes(covariance))
+    return optimal.gaussian_mixture(
+        FLOW, jnp.ones(1), jnp.zeros((1, 2)), optimal.principal_axes(covariance)
+    )
 
 
 def filled_in(num_particles, num_steps):
     images, keys = jnp.full((COUNT, 2), KNOWN), keys_of(COUNT)
     noise = FLOW.prior(keys, (num_particles, 2))
-    fill = lambda noise, times: steer_inpainting(gaussian_denoiser(), FLOW, noise, times, keys, MASK, images)
+    fill = lambda noise, times: steer_inpainting(
+        gaussian_denoiser(), FLOW, noise, times, keys, MASK, images
+    )
     return np.asarray(jax.jit(fill)(noise, uniform_grid(FLOW, num_steps)), np.float64)
 
 
@@ -60,8 +64,14 @@ def test_inpainting_with_one_particle_is_replacement():
     x = noise
     for i, t in enumerate(table.times):
         prediction = denoiser(x, jnp.full(8, t))
-        xi = jax.vmap(lambda key, i=i: jax.random.normal(jax.random.fold_in(key, 2 * i), (1, 2))[0])(keys)
-        x = table.clean[i, 0] * prediction.clean + table.noise[i, 0] * prediction.noise + table.fresh[i] * xi
+        xi = jax.vmap(
+            lambda key, i=i: jax.random.normal(jax.random.fold_in(key, 2 * i), (1, 2))[0]
+        )(keys)
+        x = (
+            table.clean[i, 0] * prediction.clean
+            + table.noise[i, 0] * prediction.noise
+            + table.fresh[i] * xi
+        )
     np.testing.assert_allclose(samples, x, rtol=1e-4, atol=1e-5)
 
 
@@ -70,7 +80,9 @@ def test_rewards_tilt_the_law():
     slope, keys = -1.5, keys_of(COUNT)
     noise = FLOW.prior(keys, (64,))
     sample = jax.jit(
-        lambda noise, times: steer(mixture_denoiser(FLOW), FLOW, noise, times, keys, lambda x, t: slope * x)
+        lambda noise, times: steer(
+            mixture_denoiser(FLOW), FLOW, noise, times, keys, lambda x, t: slope * x
+        )
     )
     samples = np.asarray(sample(noise, uniform_grid(FLOW, 100)), np.float64)
     weights = softmax(np.log(WEIGHTS) + slope * MEANS + (slope * DEVIATIONS) ** 2 / 2)
@@ -82,7 +94,9 @@ def test_rewards_tilt_the_law():
 def test_without_a_reward_the_law_is_the_data_s():
     keys = keys_of(COUNT)
     sample = jax.jit(
-        lambda noise, times: steer(mixture_denoiser(FLOW), FLOW, noise, times, keys, lambda x, t: 0 * x)
+        lambda noise, times: steer(
+            mixture_denoiser(FLOW), FLOW, noise, times, keys, lambda x, t: 0 * x
+        )
     )
     samples = np.asarray(sample(FLOW.prior(keys, (2,)), uniform_grid(FLOW, 100)), np.float64)
     law = lambda x: scipy.stats.norm.cdf(x[:, None], MEANS, DEVIATIONS) @ WEIGHTS

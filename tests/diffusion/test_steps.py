@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from mixtures import mixture_denoiser, quantiles_of, quick_jit
 
-from genjax.diffusion import Prediction, RectifiedFlow, adaptive, sample_keys, samplers, uniform_grid
+from genjax.diffusion import (
+    Prediction,
+    RectifiedFlow,
+    adaptive,
+    sample_keys,
+    samplers,
+    uniform_grid,
+)
 
 FLOW = RectifiedFlow()
 BFLOAT16 = jnp.bfloat16
@@ -38,7 +45,9 @@ def test_times_are_float32_beside_a_bfloat16_state():
         jax.debug.callback(lambda t: seen.append(float(t)), t[0])
         return Prediction(x, x)
 
-    quick_jit(lambda x: samplers.euler(denoiser, FLOW, x, uniform_grid(FLOW, 1000)))(jnp.ones(1, BFLOAT16))
+    quick_jit(lambda x: samplers.euler(denoiser, FLOW, x, uniform_grid(FLOW, 1000)))(
+        jnp.ones(1, BFLOAT16)
+    )
     jax.effects_barrier()
     assert len(set(seen)) == 1000
 
@@ -58,7 +67,9 @@ def test_any_type_of_prediction_goes_with_any_state(name, state, answer, starts)
 
         return getattr(samplers, name)(denoiser, FLOW, noise, times, keys=keys)
 
-    found, expected = quick_jit(lambda x: (sample(x.astype(state), answer), sample(x, "float32")))(starts)
+    found, expected = quick_jit(lambda x: (sample(x.astype(state), answer), sample(x, "float32")))(
+        starts
+    )
     assert found.dtype == state
     np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.15)
 

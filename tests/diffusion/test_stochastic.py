@@ -58,7 +58,9 @@ def check(reference, sampler, step, per_step=1, **options):
     keys, x = keys_of(len(reference.start)), reference.start
     states = [x]
     for i, (t, s) in enumerate(zip(reference.times[:-1], reference.times[1:], strict=True)):
-        drawn = lambda row, churn=False, i=i: np.asarray(normal(keys, 2 * (per_step * i + row) + (not churn)))
+        drawn = lambda row, churn=False, i=i: np.asarray(
+            normal(keys, 2 * (per_step * i + row) + (not churn))
+        )
         x = step(x, t, s, drawn)
         states.append(x)
     reference.check(sampler, states, keys, **options)
@@ -74,7 +76,11 @@ def test_ddim_is_equation_16(reference, eta):
         noise = reference.predict(x, t)[1]
         deviation = eta * np.sqrt((1 - abar_s) / (1 - abar_t)) * np.sqrt(1 - abar_t / abar_s)
         clean = (x / scale(t) - np.sqrt(1 - abar_t) * noise) / np.sqrt(abar_t)
-        x = np.sqrt(abar_s) * clean + np.sqrt(1 - abar_s - deviation**2) * noise + deviation * drawn(0)
+        x = (
+            np.sqrt(abar_s) * clean
+            + np.sqrt(1 - abar_s - deviation**2) * noise
+            + deviation * drawn(0)
+        )
         return scale(s) * x
 
     check(reference, ddim, step, eta=eta)
@@ -93,7 +99,10 @@ def test_ddpm_is_the_posterior_of_two_noise_levels(reference):
 
     check(reference, samplers.ddpm, step)
     times = jnp.asarray(reference.times)
-    ddpm, same = samplers.ddpm.table(reference.process, times), ddim.table(reference.process, times, eta=1.0)
+    ddpm, same = (
+        samplers.ddpm.table(reference.process, times),
+        ddim.table(reference.process, times, eta=1.0),
+    )
     jax.tree.map(np.testing.assert_array_equal, ddpm._replace(largest=None), same)
 
 
@@ -153,7 +162,9 @@ def test_dpm2_ancestral_is_its_equation(reference, eta):
         if not last:
             middle = np.exp((np.log(rho_t) + np.log(down)) / 2)
             u = TIME_AT[reference.process](middle)
-            slope = reference.predict(reference.alpha(u) * (scaled + slope * (middle - rho_t)), u)[1]
+            slope = reference.predict(reference.alpha(u) * (scaled + slope * (middle - rho_t)), u)[
+                1
+            ]
         return reference.alpha(s) * (scaled + slope * (down - rho_t) + up * drawn(0 if last else 1))
 
     check(reference, samplers.dpm2_ancestral, step, per_step=2, eta=eta)
@@ -170,12 +181,16 @@ def test_dpm_solver_pp_sde_is_its_equation(reference, eta):
             rho = reference.sigma(end) / reference.alpha(end)
             up = eta * np.sqrt(rho**2 * (rho_t**2 - rho**2) / rho_t**2)
             down = np.sqrt(rho**2 - up**2)
-            return reference.alpha(end) * (down / rho_t * (x / reference.alpha(t) - clean) + clean + up * xi)
+            return reference.alpha(end) * (
+                down / rho_t * (x / reference.alpha(t) - clean) + clean + up * xi
+            )
 
         clean = reference.predict(x, t)[0]
         if s == reference.times[-1]:
             return moved(clean, s, drawn(0))
-        middle = TIME_AT[reference.process](np.sqrt(rho_t * reference.sigma(s) / reference.alpha(s)))
+        middle = TIME_AT[reference.process](
+            np.sqrt(rho_t * reference.sigma(s) / reference.alpha(s))
+        )
         clean = reference.predict(moved(clean, middle, drawn(0)), middle)[0]
         return moved(clean, s, drawn(1))
 
@@ -187,10 +202,14 @@ def test_noise_of_a_path_adds_up_over_its_parts():
     keys, rows = keys_of(4000), jnp.array([[1.0, 0.6], [0.6, 0.1], [1.0, 0.1], [0.1, 0.1]])
     table = Table(jnp.ones(4), fresh=jnp.array([1.0, 1.0, 1.0, 0.0]), path=rows)
     draw = quick_jit(
-        lambda keys: run(lambda x, t: Prediction(x, x), jnp.zeros(len(keys)), table, keys, trajectory=True)
+        lambda keys: run(
+            lambda x, t: Prediction(x, x), jnp.zeros(len(keys)), table, keys, trajectory=True
+        )
     )
     first, second, whole, none = np.asarray(draw(keys))[1:]
-    np.testing.assert_allclose(np.sqrt(0.4) * first + np.sqrt(0.5) * second, np.sqrt(0.9) * whole, atol=1e-5)
+    np.testing.assert_allclose(
+        np.sqrt(0.4) * first + np.sqrt(0.5) * second, np.sqrt(0.9) * whole, atol=1e-5
+    )
     np.testing.assert_array_equal(none, 0)
     np.testing.assert_allclose(np.cov([first, second]), np.eye(2), atol=4 * np.sqrt(2 / 4000))
 
@@ -202,15 +221,23 @@ def test_samples_of_one_path_converge_as_the_grid_is_refined():
 
     def table(n):
         """Filled up to one number of rows, so that one program serves all."""
-        table = tabulate(samplers.dpm_solver_pp_sde, FLOW, uniform_grid(FLOW, n))._replace(step=None)
+        table = tabulate(samplers.dpm_solver_pp_sde, FLOW, uniform_grid(FLOW, n))._replace(
+            step=None
+        )
         idle = [(0, 255 - len(table.times))]
-        table = jax.tree.map(lambda column: np.pad(column, idle + [(0, 0)] * (column.ndim - 1)), table)
+        table = jax.tree.map(
+            lambda column: np.pad(column, idle + [(0, 0)] * (column.ndim - 1)), table
+        )
         return table._replace(state=np.where(np.arange(255) < 2 * n - 1, table.state, 1))
 
-    change = lambda ends: [float(np.median(np.abs(a - b))) for a, b in zip(ends, ends[1:], strict=False)]
+    change = lambda ends: [
+        float(np.median(np.abs(a - b))) for a, b in zip(ends, ends[1:], strict=False)
+    ]
     first, second = change([sample(table(n)) for n in (32, 64, 128)])
     assert second < 0.75 * first < 0.1
-    [by_row] = change([states_of(FLOW, noise, table(n)._replace(path=None), keys)[-1] for n in (32, 64)])
+    [by_row] = change(
+        [states_of(FLOW, noise, table(n)._replace(path=None), keys)[-1] for n in (32, 64)]
+    )
     assert by_row > 5 * first
 
 
@@ -227,7 +254,9 @@ def test_edm_stochastic_is_algorithm_2(reference, s_churn, s_min, s_max):
         u = TIME_AT[reference.process](raised)
         d = (x - reference.predict(reference.alpha(u) * x, u)[0]) / raised
         ahead = x + (next_rho - raised) * d
-        if s != reference.times[-1]:  # the algorithm's last time has sigma = 0, and no second evaluation
+        if (
+            s != reference.times[-1]
+        ):  # the algorithm's last time has sigma = 0, and no second evaluation
             d_ahead = (ahead - reference.predict(reference.alpha(s) * ahead, s)[0]) / next_rho
             ahead = x + (next_rho - raised) * (d + d_ahead) / 2
         return reference.alpha(s) * ahead
@@ -244,7 +273,9 @@ def test_churn_stays_below_the_noise_end(float64):
     )
     at_end, below = table(80.0, 1.0, 0.0), table(64.0, 1.0, 0.0)
     np.testing.assert_array_equal([at_end.times[0], at_end.churn[0]], [80, 0])
-    np.testing.assert_allclose([below.times[0], below.churn[0]], [80, np.sqrt(80**2 - 64**2)], rtol=1e-12)
+    np.testing.assert_allclose(
+        [below.times[0], below.churn[0]], [80, np.sqrt(80**2 - 64**2)], rtol=1e-12
+    )
 
 
 DIFFUSIONS = {  # of SiT in its three forms, in NumPy
@@ -259,7 +290,10 @@ def test_euler_maruyama_is_the_reverse_sde(reference, name):
     diffusion, in_numpy = DIFFUSIONS[name]
 
     def step(x, t, s, drawn):
-        w, score = in_numpy(*reference.coefficients(t)), -reference.predict(x, t)[1] / reference.sigma(t)
+        w, score = (
+            in_numpy(*reference.coefficients(t)),
+            -reference.predict(x, t)[1] / reference.sigma(t),
+        )
         drift = reference.velocity(x, t) - w * score / 2
         return x + (s - t) * drift + np.sqrt(w * (t - s)) * drawn(0)
 
@@ -281,7 +315,9 @@ def test_reverse_diffusion_is_equation_46(reference):
     check(reference, samplers.reverse_diffusion, step)
 
 
-@pytest.mark.parametrize("corrector_steps, predictor", [(0, "ddpm"), (1, "reverse_diffusion"), (3, "ddpm")])
+@pytest.mark.parametrize(
+    "corrector_steps, predictor", [(0, "ddpm"), (1, "reverse_diffusion"), (3, "ddpm")]
+)
 def test_predictor_corrector_is_algorithms_4_and_5(reference, corrector_steps, predictor):
     """With ‖ξ‖/‖score‖ as it is for score = −z/sigma in many dimensions: sigma."""
 
@@ -324,7 +360,11 @@ LINEAR = STOCHASTIC | {  # whose laws are examined for Gaussian data alone
     "sa_solver": (samplers.sa_solver, {}),
     "sa_solver, orders 3 and 4": (samplers.sa_solver, dict(order=3, corrector_order=4)),
 }
-ROWS_PER_STEP = {samplers.dpm2_ancestral: 2, samplers.edm_stochastic: 2, samplers.predictor_corrector: 2}
+ROWS_PER_STEP = {
+    samplers.dpm2_ancestral: 2,
+    samplers.edm_stochastic: 2,
+    samplers.predictor_corrector: 2,
+}
 all_samplers = pytest.mark.parametrize("name", STOCHASTIC)
 everywhere = pytest.mark.parametrize("process", TIME_AT, ids=lambda p: type(p).__name__)
 
@@ -355,7 +395,9 @@ def generator(process):
             changed = table._replace(fresh=louder(table.fresh), churn=louder(table.churn))
             return run(denoise, noise, changed, keys)
 
-        return jax.vmap(samples)(jnp.stack([jnp.ones_like(factor), factor]))  # of the same noise, drawn once
+        return jax.vmap(samples)(
+            jnp.stack([jnp.ones_like(factor), factor])
+        )  # of the same noise, drawn once
 
     return generate
 
@@ -396,7 +438,9 @@ def variance_at_the_end(process, table, deviation, variance):
     t = np.asarray(table.times)
     alpha, sigma = np.asarray(compiled_levels(process, table.times))
     total = (alpha * deviation) ** 2 + sigma**2
-    x = np.sqrt(variance) * np.eye(1, 1 + 2 * len(t))[0]  # of the start and of every row's two normals
+    x = (
+        np.sqrt(variance) * np.eye(1, 1 + 2 * len(t))[0]
+    )  # of the start and of every row's two normals
     cleans, noises = [0 * x] * 4, [0 * x] * 4
     for i in range(len(t)):
         if table.churn is not None:
@@ -437,7 +481,9 @@ def test_order_of_the_variance_for_gaussian_data(reference, name, order):
         errors.append(variance_at_the_end(process, table, s, variance(ends[0])) - variance(ends[1]))
     found = np.log2(errors[0] / errors[1])
     # On these grids sa_solver's is between 2.2 and 2.9.
-    assert abs(found - order) < 0.1 or (sampler is samplers.sa_solver and order < found < order + 0.9)
+    assert abs(found - order) < 0.1 or (
+        sampler is samplers.sa_solver and order < found < order + 0.9
+    )
 
 
 def test_largest_variance_is_exact_for_normal_data(reference):
@@ -458,14 +504,28 @@ def test_largest_variance_is_exact_for_normal_data(reference):
         (ddim, lambda e: dict(eta=e), 1, ddim),
         (samplers.dpm2_ancestral, lambda e: dict(eta=e), 1, samplers.dpm2_ancestral),
         # The deviation of the noise grows as √gamma and √w.
-        (samplers.edm_stochastic, lambda e: dict(s_churn=e, s_min=0.0, s_max=np.inf), 0.5, edm_heun),
-        (samplers.euler_maruyama, lambda e: dict(diffusion=lambda p, t: e * noise_growth(p, t)), 0.5, euler),
+        (
+            samplers.edm_stochastic,
+            lambda e: dict(s_churn=e, s_min=0.0, s_max=np.inf),
+            0.5,
+            edm_heun,
+        ),
+        (
+            samplers.euler_maruyama,
+            lambda e: dict(diffusion=lambda p, t: e * noise_growth(p, t)),
+            0.5,
+            euler,
+        ),
     ],
     ids=["ddim", "dpm2_ancestral", "edm_stochastic", "euler_maruyama"],
 )
 def test_without_noise_it_is_the_ode(reference, sampler, quiet, power, still):
     """At zero, traced or not, to rounding; and on the way there at the rate of the noise's deviation."""
-    process, times, keys = reference.process, jnp.asarray(reference.times), keys_of(len(reference.start))
+    process, times, keys = (
+        reference.process,
+        jnp.asarray(reference.times),
+        keys_of(len(reference.start)),
+    )
     states = lambda table, keys: states_of(process, jnp.asarray(reference.start), table, keys)
     options = dict(eta=0.0) if still is samplers.dpm2_ancestral else {}
     expected = states(tabulate(still, process, times, **options), None)
@@ -495,10 +555,14 @@ def test_samples_depend_on_nothing_but_their_own_key_and_start(name):
 @everywhere
 def test_options_are_finite_at_infinite_ends_too(process, num_steps):
     """Beside what holds of every sampler with its defaults: churn without bounds, and infinite diffusion at alpha = 0."""
-    times = uniform_grid(process, num_steps) if num_steps > 1 else jnp.array([process.domain[1], 0.0])
+    times = (
+        uniform_grid(process, num_steps) if num_steps > 1 else jnp.array([process.domain[1], 0.0])
+    )
     churned = tabulate(samplers.edm_stochastic, process, times, s_min=0.0, s_max=np.inf)
     diffusing = tabulate(samplers.euler_maruyama, process, times, diffusion=process_diffusion)
-    corrected = tabulate(samplers.predictor_corrector, process, times, predictor=samplers.euler_maruyama)
+    corrected = tabulate(
+        samplers.predictor_corrector, process, times, predictor=samplers.euler_maruyama
+    )
     for column in jax.tree.leaves([churned, diffusing, corrected]):
         assert np.isfinite(column).all()
 
@@ -517,7 +581,9 @@ def test_noise_does_not_stay_in_the_sample(process):
 
 def test_noise_does_not_lead_to_noise():
     with pytest.raises(ValueError, match="ddpm draws noise, which leads from noise to data only"):
-        samplers.ddpm(mixture_denoiser(FLOW), FLOW, jnp.zeros(4), jnp.array([0.1, 0.5, 0.9]), keys=keys_of(4))
+        samplers.ddpm(
+            mixture_denoiser(FLOW), FLOW, jnp.zeros(4), jnp.array([0.1, 0.5, 0.9]), keys=keys_of(4)
+        )
 
 
 @all_samplers

@@ -34,7 +34,9 @@ def starts(float64):
 
 def test_edm_heun_on_two_parts_of_a_grid_equals_the_whole(starts):
     times = jnp.array([1.0, *TIMES, 0.0])
-    walk = lambda x, times, **options: states_of(FLOW, x, tabulate(edm_heun, FLOW, times, **options))
+    walk = lambda x, times, **options: states_of(
+        FLOW, x, tabulate(edm_heun, FLOW, times, **options)
+    )
     whole = walk(starts, times)
     half = walk(starts, times[:4], last_corrected=True)
     np.testing.assert_array_equal(np.concatenate([half, walk(half[-1], times[3:])[1:]]), whole)
@@ -84,7 +86,9 @@ def test_tables_of_different_columns_join(starts):
     times, keys = jnp.array(TIMES), sample_keys(jax.random.key(0), jnp.arange(len(starts)))
     draws = samplers.dpm_solver_pp_2m.table(FLOW, times[2:], eta=1.0)
     parts = [samplers.lms.table(FLOW, times[:3]), samplers.rk4.table(FLOW, times[2:4]), draws]
-    walk = lambda x, table: samplers.tables.run(mixture_denoiser(FLOW), x, table, keys, trajectory=True)
+    walk = lambda x, table: samplers.tables.run(
+        mixture_denoiser(FLOW), x, table, keys, trajectory=True
+    )
     joined = join(*parts)
     assert joined.step.tolist() == [0, 1, 2, 2, 2, 2, 3, 4]
     draws = draws._replace(number=np.array([6, 7]))  # the rows' places in the joined table
@@ -101,7 +105,9 @@ def test_tables_of_different_columns_join(starts):
 def test_parts_that_do_not_stand_alone():
     table = samplers.deis.table(FLOW, jnp.array(TIMES))
     assert cut(table, 0, 2).noise.shape == (2, 3)
-    with pytest.raises(ValueError, match="steps 2 to 3 use predictions made before step 2; make a table"):
+    with pytest.raises(
+        ValueError, match="steps 2 to 3 use predictions made before step 2; make a table"
+    ):
         cut(table, 2, 4)
     with pytest.raises(ValueError, match="the table has steps 0 to 3; got start=4, stop=5"):
         cut(table, 4, 5)
@@ -112,9 +118,14 @@ def test_a_trajectory_keeps_a_state_a_step():
     noise = jnp.zeros((64, 96))
     denoiser = lambda x, t: Prediction(jnp.tanh(x), x)
     for sampler in (samplers.rk4, edm_heun):
-        sample = lambda x, times, sampler=sampler: sampler(denoiser, FLOW, x, times, trajectory=True)
+        sample = lambda x, times, sampler=sampler: sampler(
+            denoiser, FLOW, x, times, trajectory=True
+        )
         program = jax.make_jaxpr(sample)(noise, uniform_grid(FLOW, 50))
-        assert max(v.aval.size for equation in program.eqns for v in equation.outvars) == 51 * noise.size
+        assert (
+            max(v.aval.size for equation in program.eqns for v in equation.outvars)
+            == 51 * noise.size
+        )
 
 
 def test_the_line_that_prevents_compiling_at_every_call():
@@ -190,5 +201,7 @@ def test_restart_forgets_errors():
 
 
 def test_restart_takes_steps_of_the_grid():
-    with pytest.raises(ValueError, match="0 <= first < last <= 4, .*; got first=3, last=5, repeats=1"):
+    with pytest.raises(
+        ValueError, match="0 <= first < last <= 4, .*; got first=3, last=5, repeats=1"
+    ):
         restart.table(FLOW, jnp.array(TIMES), 3, 5)

@@ -47,7 +47,9 @@ def example(float64):
 def test_every_target_yields_data_noise_and_velocity(every_process, target, example):
     x, z, t = example
     process, t = every_process, to_domain(every_process, t)
-    prediction = recover(process, target, process.corrupt(x, z, t), combine(process, target, x, z, t), t)
+    prediction = recover(
+        process, target, process.corrupt(x, z, t), combine(process, target, x, z, t), t
+    )
     # The solve amplifies float64's rounding, 1e-16, by sigma/alpha or its inverse: at most 200.
     np.testing.assert_allclose(prediction.clean, x, atol=1e-13)
     np.testing.assert_allclose(prediction.noise, z, atol=1e-13)
@@ -60,12 +62,16 @@ def test_values_of_targets(process, example):
     tail = np.asarray(t)[:, None, None]
     derivative = {
         RectifiedFlow: z - x,
-        VariancePreservingCosine: np.pi / 2 * (np.cos(np.pi / 2 * tail) * z - np.sin(np.pi / 2 * tail) * x),
+        VariancePreservingCosine: np.pi
+        / 2
+        * (np.cos(np.pi / 2 * tail) * z - np.sin(np.pi / 2 * tail) * x),
         VarianceExploding: 0.01 * 5000**tail * np.log(5000) * z,
     }[type(process)]
     np.testing.assert_array_equal(combine(process, clean, x, z, t), x)
     np.testing.assert_array_equal(combine(process, noise, x, z, t), z)
-    np.testing.assert_allclose(combine(process, velocity, x, z, t), derivative, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        combine(process, velocity, x, z, t), derivative, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_values_of_v_score_and_edm(every_process, example):
@@ -73,7 +79,9 @@ def test_values_of_v_score_and_edm(every_process, example):
     process, t = every_process, to_domain(every_process, t)
     x_t = process.corrupt(x, z, t)
     alpha, sigma = (np.asarray(f(t))[:, None, None] for f in (process.alpha, process.sigma))
-    np.testing.assert_allclose(combine(process, v, x, z, t), alpha * z - sigma * x, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(
+        combine(process, v, x, z, t), alpha * z - sigma * x, rtol=1e-12, atol=1e-14
+    )
     # The score of p(x_t | x) = N(alpha·x, sigma²).
     np.testing.assert_allclose(
         combine(process, score, x, z, t), (alpha * x - x_t) / sigma**2, rtol=1e-11, atol=1e-11
@@ -83,7 +91,10 @@ def test_values_of_v_score_and_edm(every_process, example):
     c_skip, c_out = s**2 / (ratio**2 + s**2), ratio * s / np.sqrt(ratio**2 + s**2)
     expected = (x - c_skip * x_t / alpha) / c_out
     np.testing.assert_allclose(
-        combine(process, functools.partial(edm, data_deviation=s), x, z, t), expected, rtol=1e-10, atol=1e-10
+        combine(process, functools.partial(edm, data_deviation=s), x, z, t),
+        expected,
+        rtol=1e-10,
+        atol=1e-10,
     )
 
 
@@ -94,7 +105,9 @@ def test_relations_between_targets(example):
         VariancePreservingCosine(),
         TrigFlow(preconditioning=TrigFlowPreconditioning(data_deviation=0.7)),
     )
-    np.testing.assert_allclose(y(cosine, velocity), np.pi / 2 * y(cosine, v), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(
+        y(cosine, velocity), np.pi / 2 * y(cosine, v), rtol=1e-12, atol=1e-13
+    )
     one = functools.partial(edm, data_deviation=1.0)
     np.testing.assert_allclose(y(cosine, one), -y(cosine, v), rtol=1e-12, atol=1e-13)
     # TrigFlow's network times the data's deviation is its velocity (Lu & Song 2025); the sign is EDM's.
@@ -148,7 +161,9 @@ def test_velocity_of_rectified_flow_by_data_and_by_score(example):
 
 def table_of_singular_ends():
     """(process, target, marks) of the module's docstring."""
-    rows = [line.strip("|").split("|") for line in targets.__doc__.splitlines() if line.startswith("|")]
+    rows = [
+        line.strip("|").split("|") for line in targets.__doc__.splitlines() if line.startswith("|")
+    ]
     (_, *names), _, *rows = [[cell.strip() for cell in row] for row in rows]
     assert [*names] == [target.__name__ for target in TARGETS]
     return [
@@ -171,7 +186,9 @@ def test_singular_ends_are_those_of_the_table(name, target, marks, processes_by_
         mark, t = own.intersection(marks), jnp.array([end])
         alpha, sigma = process.alpha(t), process.sigma(t)
         c, d = target(process, t)
-        prediction = recover(process, target, process.corrupt(x, z, t), combine(process, target, x, z, t), t)
+        prediction = recover(
+            process, target, process.corrupt(x, z, t), combine(process, target, x, z, t), t
+        )
         if not mark:
             np.testing.assert_allclose(prediction.clean, x, atol=1e-11)  # 1e-16·sigma/alpha, twice
             np.testing.assert_allclose(prediction.noise, z, atol=1e-11)
@@ -180,7 +197,9 @@ def test_singular_ends_are_those_of_the_table(name, target, marks, processes_by_
         assert not np.all(np.isfinite(prediction.clean) & np.isfinite(prediction.noise))
         assert np.isinf(d) == (mark == {"∞"})
         assert {"z": sigma, "x": alpha, "∞": 1 / d}[mark.pop()] == 0
-        with pytest.raises(ValueError, match=f"the target {target.__name__} is singular at t = {end:g}"):
+        with pytest.raises(
+            ValueError, match=f"the target {target.__name__} is singular at t = {end:g}"
+        ):
             check_target(process, target, t)
 
 
@@ -198,7 +217,8 @@ def test_what_a_singular_target_is_told():
     with pytest.raises(ValueError, match=r"clean is .* t = 0 .*sigma = 0, and no noise can be"):
         check_target(VariancePreservingCosine(), clean, jnp.linspace(0.0, 1.0, 5))
     with pytest.raises(
-        ValueError, match=r"velocity is .* t = 0 .*coefficients \(.*inf\) of data and noise are not finite"
+        ValueError,
+        match=r"velocity is .* t = 0 .*coefficients \(.*inf\) of data and noise are not finite",
     ):
         check_target(VariancePreservingLinear(), velocity, jnp.linspace(0.0, 1.0, 5))
     check_target(RectifiedFlow(domain=(0.0, 0.999)), noise, jnp.array([0.999, 0.5]))

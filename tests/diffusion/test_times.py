@@ -29,7 +29,13 @@ from genjax.diffusion import (
 )
 
 FLOW = RectifiedFlow()
-PROCESSES = [FLOW, VariancePreservingCosine(), VarianceExploding(), EDM(), RectifiedFlow(domain=(0.2, 0.7))]
+PROCESSES = [
+    FLOW,
+    VariancePreservingCosine(),
+    VarianceExploding(),
+    EDM(),
+    RectifiedFlow(domain=(0.2, 0.7)),
+]
 LAWS = {
     "uniform": uniform,
     "logit_normal": logit_normal,
@@ -42,7 +48,9 @@ LAWS = {
     "shifted_logit_normal": shifted(logit_normal, 0.4),
 }
 laws = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-processes = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: f"{type(p).__name__}{p.domain}")
+processes = pytest.mark.parametrize(
+    "process", PROCESSES, ids=lambda p: f"{type(p).__name__}{p.domain}"
+)
 
 
 def midpoints(n):
@@ -54,7 +62,9 @@ def mode_inverse(t, scale):
     low, high = np.zeros_like(t), np.ones_like(t)
     for _ in range(60):
         middle = (low + high) / 2
-        below = 1 - (1 - middle) - scale * (np.cos(np.pi / 2 * (1 - middle)) ** 2 - 1 + 1 - middle) < t
+        below = (
+            1 - (1 - middle) - scale * (np.cos(np.pi / 2 * (1 - middle)) ** 2 - 1 + 1 - middle) < t
+        )
         low, high = np.where(below, middle, low), np.where(below, high, middle)
     return middle
 
@@ -84,11 +94,15 @@ def test_draws_follow_the_law(name):
 def test_laws_invert_their_distribution_functions(name, float64):
     u = np.concatenate([midpoints(999), [1e-9, 1 - 1e-9]])
     # Far out a float64 t keeps only this much of u.
-    np.testing.assert_allclose(CDFS[name](np.asarray(LAWS[name](FLOW, jnp.asarray(u)))), u, atol=1e-12)
+    np.testing.assert_allclose(
+        CDFS[name](np.asarray(LAWS[name](FLOW, jnp.asarray(u)))), u, atol=1e-12
+    )
 
 
 def test_draws_of_edm_are_log_normal():
-    sigma = np.asarray(log_normal_sigma(EDM(), independent(jax.random.key(2), (50_000,))), np.float64)
+    sigma = np.asarray(
+        log_normal_sigma(EDM(), independent(jax.random.key(2), (50_000,))), np.float64
+    )
     assert scipy.stats.kstest(np.log(sigma), scipy.stats.norm(-1.2, 1.2).cdf).pvalue > 0.01
 
 
@@ -97,15 +111,20 @@ def test_moments_of_the_logit_normal(float64):
     u = jnp.asarray(midpoints(100_000))
     t = np.asarray(logit_normal(FLOW, u))
     np.testing.assert_allclose([t.mean(), t.var()], [0.5, 0.0433790], atol=5e-8)
-    np.testing.assert_allclose(np.mean((0.3 < t) & (t < 0.7)), 0.603171, atol=1e-5)  # counts one in 10⁵
+    np.testing.assert_allclose(
+        np.mean((0.3 < t) & (t < 0.7)), 0.603171, atol=1e-5
+    )  # counts one in 10⁵
     np.testing.assert_allclose(logit_normal(FLOW, u, mean=-0.4).mean(), 0.418012, atol=5e-7)
 
 
 DENSITIES = {  # Esser et al. 2024: equations 19 and 22; the mode's by its derivative at a known u
     "uniform": lambda t, u: np.ones_like(t),
-    "logit_normal": lambda t, u: np.exp(-(np.log(t / (1 - t)) ** 2) / 2) / np.sqrt(2 * np.pi) / (t * (1 - t)),
+    "logit_normal": lambda t, u: (
+        np.exp(-(np.log(t / (1 - t)) ** 2) / 2) / np.sqrt(2 * np.pi) / (t * (1 - t))
+    ),
     "narrow_logit_normal": lambda t, u: (
-        np.exp(-((np.log(t / (1 - t)) + 0.4) ** 2) / (2 * 0.5**2)) / (0.5 * np.sqrt(2 * np.pi) * t * (1 - t))
+        np.exp(-((np.log(t / (1 - t)) + 0.4) ** 2) / (2 * 0.5**2))
+        / (0.5 * np.sqrt(2 * np.pi) * t * (1 - t))
     ),
     "mode": lambda t, u: 1 / (1 + 1.29 - 1.29 * np.pi / 2 * np.sin(np.pi * u)),
     "heavy_ended_mode": lambda t, u: 1 / (1 - 0.5 + 0.5 * np.pi / 2 * np.sin(np.pi * u)),
@@ -118,7 +137,9 @@ DENSITIES = {  # Esser et al. 2024: equations 19 and 22; the mode's by its deriv
 def test_densities(name, float64):
     u = midpoints(50)
     t = np.asarray(LAWS[name](FLOW, jnp.asarray(u)))
-    np.testing.assert_allclose(density(LAWS[name], FLOW, jnp.asarray(u)), DENSITIES[name](t, u), rtol=1e-11)
+    np.testing.assert_allclose(
+        density(LAWS[name], FLOW, jnp.asarray(u)), DENSITIES[name](t, u), rtol=1e-11
+    )
 
 
 @laws
@@ -140,7 +161,9 @@ def test_densities_integrate(law, process, float64):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_laws_increase_within_the_domain(law, process, dtype):
     """From the least variate to the largest that float32 holds; rounding may stall the far tails, never turn them."""
-    u = np.unique(np.concatenate([2.0 ** -np.arange(1, 25), 1 - 2.0 ** -np.arange(1, 25), midpoints(1000)]))
+    u = np.unique(
+        np.concatenate([2.0 ** -np.arange(1, 25), 1 - 2.0 ** -np.arange(1, 25), midpoints(1000)])
+    )
     with jax.enable_x64(dtype == "float64"):
         t = law(process, jnp.asarray(u, dtype))
         assert t.dtype == dtype
@@ -210,7 +233,9 @@ def test_log_snrs_are_equally_likely(process, ends, float64):
 
 
 def test_log_snrs_that_have_no_end_are_refused():
-    with pytest.raises(ValueError, match="infinite where sigma = 0, and RectifiedFlow has times there, at 0"):
+    with pytest.raises(
+        ValueError, match="infinite where sigma = 0, and RectifiedFlow has times there, at 0"
+    ):
         jax.jit(lambda u: uniform_log_snr(FLOW, u))(jnp.ones(2))
 
 
@@ -229,7 +254,9 @@ def test_shifted_law_shifts_the_times_of_the_other(base, process, float64):
 def test_shift_lowers_the_log_snr_of_rectified_flow(shift, float64):
     t = jnp.linspace(0.01, 0.99, 9)
     log_snr = FLOW.log_snr
-    np.testing.assert_allclose(log_snr(shift_time(t, shift)), log_snr(t) - 2 * np.log(shift), atol=1e-12)
+    np.testing.assert_allclose(
+        log_snr(shift_time(t, shift)), log_snr(t) - 2 * np.log(shift), atol=1e-12
+    )
     np.testing.assert_allclose(shift_time(shift_time(t, shift), 1 / shift), t, rtol=1e-12)
 
 
@@ -261,7 +288,9 @@ def losses_of_time(key, law, variates, n, **options):
     """The loss t², without any noise but the times': the network answers t to data that are 0."""
     apply = lambda x, t: jnp.broadcast_to(t[:, None], x.shape)
     x = jnp.zeros((n, 1))
-    return simple_loss(key, apply, x, process=FLOW, target=clean, times=law, variates=variates, **options)[0]
+    return simple_loss(
+        key, apply, x, process=FLOW, target=clean, times=law, variates=variates, **options
+    )[0]
 
 
 @laws
@@ -279,7 +308,9 @@ def test_importance_corrected_loss_is_the_integral_whatever_the_law(law):
 def test_without_the_correction_the_law_weights_the_loss():
     for law, expected in ((uniform, 1 / 3), (logit_normal, 0.25 + 0.0433790)):  # E[t²]
         losses = losses_of_time(jax.random.key(4), law, stratified, 50_000)
-        np.testing.assert_allclose(losses.mean(), expected, atol=1 / 50_000)  # t² rises by 1 at most
+        np.testing.assert_allclose(
+            losses.mean(), expected, atol=1 / 50_000
+        )  # t² rises by 1 at most
 
 
 def test_stratified_variates_lower_the_variance_of_the_loss():

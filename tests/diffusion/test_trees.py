@@ -87,7 +87,9 @@ def gaussian(process, mean, deviation):
         alpha, sigma = process.alpha(t), process.sigma(t)
         variance = alpha**2 * deviation**2 + sigma**2
         residual = x_t - alpha * mean
-        return Prediction(mean + alpha * deviation**2 / variance * residual, sigma / variance * residual)
+        return Prediction(
+            mean + alpha * deviation**2 / variance * residual, sigma / variance * residual
+        )
 
     return denoise
 
@@ -108,7 +110,10 @@ def x():
 
 @pytest.fixture
 def t():
-    return {"sound": jnp.asarray([0.01, 0.5, 3.0, 70.0]), "video": jnp.asarray([0.1, 0.2, 0.6, 1.0])}
+    return {
+        "sound": jnp.asarray([0.01, 0.5, 3.0, 70.0]),
+        "video": jnp.asarray([0.1, 0.2, 0.6, 1.0]),
+    }
 
 
 def assert_trees_close(found, expected, **tolerance):
@@ -129,7 +134,10 @@ def test_leafwise():
     scale = leafwise(lambda x, factor, bias, power: (factor * x + (bias or 0), power(x)))
     tree = {"a": {"b": 2.0, "c": 3.0}, "d": 5.0}
     found = scale(tree, {"a": 10, "d": {"a": 1}["a"]}, power=lambda x: x**2, bias=None)
-    assert found == ({"a": {"b": 20.0, "c": 30.0}, "d": 5.0}, {"a": {"b": 4.0, "c": 9.0}, "d": 25.0})
+    assert found == (
+        {"a": {"b": 20.0, "c": 30.0}, "d": 5.0},
+        {"a": {"b": 4.0, "c": 9.0}, "d": 25.0},
+    )
     assert scale(2.0, 3, 1, abs) == (7.0, 2.0)
     with pytest.raises(ValueError, match="different numbers of pytree children"):
         scale(tree, {"a": 1}, 0, abs)
@@ -174,7 +182,8 @@ def both_programs(function):
     """Of `function(wrap, x)`, where wrap makes a tree of what belongs to a leaf: as it is, and in a tree."""
     x = jnp.ones((BATCH, 3, 2))
     return [
-        program(functools.partial(function, wrap), wrap(x)) for wrap in (lambda a: a, lambda a: {"only": a})
+        program(functools.partial(function, wrap), wrap(x))
+        for wrap in (lambda a: a, lambda a: {"only": a})
     ]
 
 
@@ -182,7 +191,9 @@ def both_programs(function):
 def test_a_sampler_of_one_leaf_is_the_program_of_the_array(name, keys):
     def sample(wrap, noise):
         process, times = wrap(COSINE), wrap(uniform_grid(COSINE, 3))
-        return SAMPLERS[name](predict(network, process, wrap(noise_target)), process, noise, times, keys=keys)
+        return SAMPLERS[name](
+            predict(network, process, wrap(noise_target)), process, noise, times, keys=keys
+        )
 
     noise_target = velocity
     of_array, of_tree = both_programs(sample)
@@ -239,7 +250,9 @@ def test_a_step_of_one_array_costs_what_its_equation_says():
     [scan] = [equation for equation in jaxpr.eqns if equation.primitive.name == "scan"]
     names = [equation.primitive.name for equation in scan.params["jaxpr"].eqns]
     operations = [
-        name for name in names if name in ("mul", "add", "tanh", "sin", "select_n", "lt", "jit", "sort")
+        name
+        for name in names
+        if name in ("mul", "add", "tanh", "sin", "select_n", "lt", "jit", "sort")
     ]
     assert sorted(operations) == ["add", "mul", "mul", "sin", "tanh"]
 
@@ -256,13 +269,17 @@ def test_the_algebra_is_that_of_each_leaf(x, t, keys):
     x_t = corrupt(PROCESSES, x, z, t)
     s, v = t["sound"][:, None], t["video"][:, None, None]
     assert_trees_close(
-        x_t, {"sound": x["sound"] + s * z["sound"], "video": (1 - v) * x["video"] + v * z["video"]}, rtol=1e-6
+        x_t,
+        {"sound": x["sound"] + s * z["sound"], "video": (1 - v) * x["video"] + v * z["video"]},
+        rtol=1e-6,
     )
     y = {"sound": z["sound"], "video": z["video"] - x["video"]}
     found = recover(PROCESSES, {"sound": noise, "video": velocity}, x_t, y, t)
     assert_trees_close(found.clean, x, atol=2e-5)
     assert_trees_close(found.noise, z, atol=1e-5)
-    assert_trees_close(found.velocity(PROCESSES, t), {"sound": z["sound"], "video": y["video"]}, atol=1e-5)
+    assert_trees_close(
+        found.velocity(PROCESSES, t), {"sound": z["sound"], "video": y["video"]}, atol=1e-5
+    )
 
 
 def test_the_network_is_given_trees_and_answers_with_one(x, t):
@@ -283,13 +300,19 @@ def test_the_network_is_given_trees_and_answers_with_one(x, t):
     assert label == "label"
     assert_trees_equal(prediction.fraction, jax.tree.map(lambda a: jnp.full_like(a, 0.5), x))
     v = t["video"][:, None, None]
-    np.testing.assert_allclose(prediction.clean["video"], x["video"] * (1 - v), atol=1e-6)  # y = x_t
+    np.testing.assert_allclose(
+        prediction.clean["video"], x["video"] * (1 - v), atol=1e-6
+    )  # y = x_t
 
 
 def test_targets_are_checked_leaf_by_leaf():
     with pytest.raises(ValueError, match="the target noise is singular at t = 1 of RectifiedFlow"):
-        check_target(PROCESSES, noise, {"sound": jnp.asarray([80.0, 1.0]), "video": jnp.asarray([1.0, 0.5])})
-    check_target(PROCESSES, velocity, {"sound": jnp.asarray([80.0, 1.0]), "video": jnp.asarray([1.0, 0.5])})
+        check_target(
+            PROCESSES, noise, {"sound": jnp.asarray([80.0, 1.0]), "video": jnp.asarray([1.0, 0.5])}
+        )
+    check_target(
+        PROCESSES, velocity, {"sound": jnp.asarray([80.0, 1.0]), "video": jnp.asarray([1.0, 0.5])}
+    )
 
 
 # Losses.
@@ -304,7 +327,10 @@ def velocities(x_t, t):
 
 
 def data(key, batch, dimensions):
-    draws = {name: jax.random.normal(k, (batch, dimensions)) for name, k in leaf_keys(key, PROCESSES).items()}
+    draws = {
+        name: jax.random.normal(k, (batch, dimensions))
+        for name, k in leaf_keys(key, PROCESSES).items()
+    }
     return {name: MEANS[name] + DEVIATIONS[name] * draws[name] for name in draws}
 
 
@@ -373,7 +399,9 @@ def test_gradients_reach_every_leaf():
 
     def mean_loss(scales):
         apply = lambda x_t, t: jax.tree.map(jnp.multiply, scales, x_t)
-        losses, _ = simple_loss(jax.random.key(0), apply, x, process=FLOW, target=velocity, times=uniform)
+        losses, _ = simple_loss(
+            jax.random.key(0), apply, x, process=FLOW, target=velocity, times=uniform
+        )
         return jnp.mean(total_loss(losses))
 
     slopes = jax.grad(mean_loss)({"sound": 0.3, "video": 0.1})
@@ -397,7 +425,9 @@ def grids(num_steps):
 def test_leaves_step_together_as_each_would_alone(name, keys):
     """Another process and another grid each, the same noises; and the network is called once."""
     sampler, calls = SAMPLERS[name], []
-    like = {name: jax.ShapeDtypeStruct((BATCH, *shape), jnp.float32) for name, shape in SHAPES.items()}
+    like = {
+        name: jax.ShapeDtypeStruct((BATCH, *shape), jnp.float32) for name, shape in SHAPES.items()
+    }
     start = prior(keys, PROCESSES, like)
     own_keys, times = leaf_keys(keys, start), grids(3)
 
@@ -435,7 +465,9 @@ def test_leaves_are_samples_of_the_product_law():
     sample = lambda start: samplers.unipc(leaf_by_leaf(DENOISERS), PROCESSES, start, grids(30))
     samples = quick_jit(sample)(start)
     for name, values in samples.items():
-        np.testing.assert_allclose(np.mean(values), MEANS[name], atol=5 * DEVIATIONS[name] / np.sqrt(count))
+        np.testing.assert_allclose(
+            np.mean(values), MEANS[name], atol=5 * DEVIATIONS[name] / np.sqrt(count)
+        )
         np.testing.assert_allclose(np.std(values), DEVIATIONS[name], rtol=0.06)
     assert abs(np.corrcoef(samples["sound"], samples["video"])[0, 1]) < 4 / np.sqrt(count)
 
@@ -453,7 +485,9 @@ def test_a_leaf_that_is_given_waits(name, keys, x):
         bad = jnp.full_like(x_t["sound"], jnp.nan)
         return Prediction(*({"sound": bad, "video": half} for half in video))
 
-    found = quick_jit(lambda start: SAMPLERS[name](denoiser, PROCESSES, start, times, keys=keys))(start)
+    found = quick_jit(lambda start: SAMPLERS[name](denoiser, PROCESSES, start, times, keys=keys))(
+        start
+    )
     np.testing.assert_array_equal(found["sound"], x["sound"])
     np.testing.assert_allclose(found["video"] - x["sound"][:, :1, None], 0, atol=1e-5)
 
@@ -465,7 +499,9 @@ def test_start_from_leaves_that_are_given(keys, x):
     states = image_to_image(ddim, *arguments, strength=1.0, trajectory=True)
     np.testing.assert_array_equal(states["sound"], jnp.stack([x["sound"]] * 3))
     z = jax.vmap(lambda key: jax.random.normal(key, SHAPES["video"]))(leaf_keys(keys, x)["video"])
-    np.testing.assert_allclose(states["video"][0], 0.25 * x["video"] + 0.75 * z, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        states["video"][0], 0.25 * x["video"] + 0.75 * z, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_one_process_and_one_grid_serve_all_leaves(keys, x):
@@ -499,13 +535,17 @@ def test_adaptive_steps_keep_the_tolerance_of_every_leaf(x):
     @quick_jit
     def solve(x):
         options = dict(rtol=1e-6, atol=1e-6)
-        states = adaptive(best(COSINE), COSINE, x, uniform_grid(COSINE, 2), trajectory=True, **options)
+        states = adaptive(
+            best(COSINE), COSINE, x, uniform_grid(COSINE, 2), trajectory=True, **options
+        )
         return states, adaptive(best(EDM()), EDM(), x, jnp.asarray([80.0, 0.0]))  # and a step to 0
 
     states, ends = solve(x)
     expected = {name: MEANS[name] + DEVIATIONS[name] * x[name] for name in x}
     assert_trees_close(jax.tree.map(lambda states: states[-1], states), expected, atol=2e-5)
-    factors = {name: deviation / np.sqrt(80**2 + deviation**2) for name, deviation in DEVIATIONS.items()}
+    factors = {
+        name: deviation / np.sqrt(80**2 + deviation**2) for name, deviation in DEVIATIONS.items()
+    }
     expected = {name: MEANS[name] + factors[name] * (x[name] - MEANS[name]) for name in x}
     assert_trees_close(ends, expected, atol=1e-4)
 
@@ -533,9 +573,14 @@ def test_likelihoods_are_of_one_array(likelihood, x):
 
 
 def test_inversion_finds_the_noise_of_every_leaf(x):
-    times = {name: uniform_grid(process, 40) for name, process in {"sound": COSINE, "video": FLOW}.items()}
+    times = {
+        name: uniform_grid(process, 40)
+        for name, process in {"sound": COSINE, "video": FLOW}.items()
+    }
     processes = {"sound": COSINE, "video": FLOW}
-    denoiser = leaf_by_leaf({name: gaussian(processes[name], MEANS[name], DEVIATIONS[name]) for name in x})
+    denoiser = leaf_by_leaf(
+        {name: gaussian(processes[name], MEANS[name], DEVIATIONS[name]) for name in x}
+    )
     found = quick_jit(lambda x: invert(samplers.heun, denoiser, processes, x, times))(x)
     expected = {name: (x[name] - MEANS[name]) / DEVIATIONS[name] for name in x}
     assert_trees_close(found, expected, atol=0.02)
@@ -580,15 +625,24 @@ GUIDED = {
         s,
         on(p, q, functools.partial(adaptive_projected, eta=0.3, norm_threshold=1.0)),
     ),
-    "autoguide": lambda d, p, q, s: autoguide(lambda x, t: d(x, t, LABELS), lambda x, t: d(x, t, WEAKER), s),
+    "autoguide": lambda d, p, q, s: autoguide(
+        lambda x, t: d(x, t, LABELS), lambda x, t: d(x, t, WEAKER), s
+    ),
     "compose": lambda d, p, q, s: compose(d, [LABELS, WEAKER], jnp.zeros(1), [s, 2.0]),
     "blend": lambda d, p, q, s: blend(
-        [lambda x, t: d(x, t, LABELS), lambda x, t: d(x, t, WEAKER), lambda x, t: d(x, t, 0 * LABELS)],
+        [
+            lambda x, t: d(x, t, LABELS),
+            lambda x, t: d(x, t, WEAKER),
+            lambda x, t: d(x, t, 0 * LABELS),
+        ],
         [s, 2.0],
     ),
     "tangential": lambda d, p, q, s: guide(d, LABELS, jnp.zeros(1), s, on(p, q, tangential)),
     "posterior": lambda d, p, q, s: posterior_guide(
-        lambda x, t: d(x, t, LABELS), p, lambda x, t: sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(x)), s
+        lambda x, t: d(x, t, LABELS),
+        p,
+        lambda x, t: sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(x)),
+        s,
     ),
     "static": lambda d, p, q, s: with_clean(lambda x, t: d(x, t, LABELS), p, static_threshold),
     "dynamic": lambda d, p, q, s: with_clean(
@@ -596,7 +650,10 @@ GUIDED = {
     ),
     "zero_init": lambda d, p, q, s: zero_init(lambda x, t: d(x, t, LABELS), p, 0.5),
     "classifier": lambda d, p, q, s: classifier_guide(
-        lambda x, t: d(x, t, LABELS), p, lambda x, t: sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(x)), s
+        lambda x, t: d(x, t, LABELS),
+        p,
+        lambda x, t: sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(x)),
+        s,
     ),
 }
 
@@ -607,7 +664,9 @@ def test_guidance_is_that_of_each_leaf(name, x):
     t = {"sound": jnp.asarray([0.1, 0.4, 0.6, 0.9]), "video": jnp.asarray([0.2, 0.7, 0.3, 0.95])}
     found = GUIDED[name](both, PAIR, QUANTITY, scales)(x, t)
     for leaf in SHAPES:
-        alone = GUIDED[name](separable(leaf), PAIR[leaf], QUANTITY[leaf], scales[leaf])(x[leaf], t[leaf])
+        alone = GUIDED[name](separable(leaf), PAIR[leaf], QUANTITY[leaf], scales[leaf])(
+            x[leaf], t[leaf]
+        )
         for half, expected in zip(found[:2], alone[:2], strict=True):
             np.testing.assert_allclose(half[leaf], expected, rtol=1e-5, atol=1e-6)
 
@@ -651,7 +710,9 @@ def test_momentum_is_kept_of_every_leaf(x):
 def test_inpainting_of_some_leaves(x):
     """Sound is known, and video in its first rows."""
     known = {"sound": jnp.asarray(True), "video": jnp.asarray([[True], [False], [False]])}
-    denoiser = inpaint(leaf_by_leaf({leaf: gaussian(PAIR[leaf], 0.3, 0.5) for leaf in x}), PAIR, known, x)
+    denoiser = inpaint(
+        leaf_by_leaf({leaf: gaussian(PAIR[leaf], 0.3, 0.5) for leaf in x}), PAIR, known, x
+    )
     start = jax.tree.map(lambda a: -a, x)
     found = ddim(denoiser, PAIR, start, uniform_grid(FLOW, 4))
     np.testing.assert_allclose(found["sound"], x["sound"], atol=1e-6)

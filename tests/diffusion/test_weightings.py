@@ -48,7 +48,9 @@ def test_min_snr(float64):
     for gamma in (5.0, 1.0):
         weighting = functools.partial(weightings.min_snr, gamma=gamma)
         for target, expected in ((clean, 1), (noise, 1 / snr), (v, 1 / (snr + 1))):
-            compare(weighting, VariancePreservingCosine(), target, np.minimum(snr, gamma) * expected)
+            compare(
+                weighting, VariancePreservingCosine(), target, np.minimum(snr, gamma) * expected
+            )
     compare(
         weightings.min_snr, VariancePreservingCosine(), noise, np.minimum(snr, 5) / snr
     )  # the paper's gamma
@@ -59,7 +61,13 @@ def test_edm(float64):
     sigma = 0.002 + (80 - 0.002) * TIMES
     compare(weightings.edm, EDM(), clean, (sigma**2 + 0.25) / (sigma * 0.5) ** 2)
     compare(weightings.edm, EDM(), edm, 1)
-    for process in (EDM(), VarianceExploding(), RectifiedFlow(), VariancePreservingLinear(), TrigFlow()):
+    for process in (
+        EDM(),
+        VarianceExploding(),
+        RectifiedFlow(),
+        VariancePreservingLinear(),
+        TrigFlow(),
+    ):
         compare(WEIGHTINGS["edm"], process, functools.partial(edm, data_deviation=0.7), 1)
 
 
@@ -67,13 +75,17 @@ def test_sigmoid(float64):
     """On noise sigmoid(b − λ), and so on data e^b·sigmoid(λ − b) (Hoogeboom et al. 2024)."""
     log_snr = -2 * np.log(np.tan(np.pi / 2 * TIMES))
     compare(WEIGHTINGS["sigmoid"], VariancePreservingCosine(), noise, expit(1.5 - log_snr))
-    compare(WEIGHTINGS["sigmoid"], VariancePreservingCosine(), clean, np.exp(1.5) * expit(log_snr - 1.5))
+    compare(
+        WEIGHTINGS["sigmoid"], VariancePreservingCosine(), clean, np.exp(1.5) * expit(log_snr - 1.5)
+    )
 
 
 def test_p2(float64):
     snr = (1 - TIMES) ** 2 / TIMES**2
     compare(WEIGHTINGS["p2"], RectifiedFlow(), noise, 1 / (0.5 + snr) ** 2)
-    compare(weightings.p2, VariancePreservingCosine(), noise, np.sin(np.pi / 2 * TIMES) ** 2)  # 1/(1 + SNR)
+    compare(
+        weightings.p2, VariancePreservingCosine(), noise, np.sin(np.pi / 2 * TIMES) ** 2
+    )  # 1/(1 + SNR)
 
 
 def test_uniform(every_process):

@@ -72,7 +72,8 @@ def narrow_lpips():
     random, images = np.random.default_rng(5), jnp.zeros((1, 16, 16, 3))
     abstract = jax.eval_shape(NARROW.init, jax.random.key(0), images, images)
     draw = lambda a: jnp.asarray(
-        np.abs(random.normal(0.1, 0.3, a.shape)) if a.ndim == 1 else random.normal(0, 0.3, a.shape), a.dtype
+        np.abs(random.normal(0.1, 0.3, a.shape)) if a.ndim == 1 else random.normal(0, 0.3, a.shape),
+        a.dtype,
     )
     return jax.tree.map(draw, abstract)
 

@@ -6,7 +6,9 @@ import select
 import shutil
 import subprocess
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --hide-scrollbars --remote-debugging-pipe"
@@ -48,7 +50,10 @@ class Browser:
             deviceScaleFactor=1,
             mobile=False,
         )
-        self("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
 
     def __enter__(self):
         return self
@@ -72,7 +77,9 @@ class Browser:
 
     def _read(self):
         while b"\0" not in self._buffer:
-            assert select.select([self._answers], [], [], 60)[0], "Chromium has not answered for a minute"
+            assert select.select([self._answers], [], [], 60)[0], (
+                "Chromium has not answered for a minute"
+            )
             piece = os.read(self._answers, 2**16)
             assert piece, "Chromium has ended"
             self._buffer += piece
@@ -93,6 +100,8 @@ class Browser:
 
     def evaluate(self, expression):
         """The value of a JavaScript expression; a promise is waited for."""
-        answer = self("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        answer = self(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")

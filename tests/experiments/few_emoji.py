@@ -20,4 +20,6 @@ def load_most(split: str) -> Dataset:
 def _equally_spaced(split: str, count: int) -> Dataset:
     whole = load_dataset("emoji", split)
     rows = np.arange(count) * len(whole.source) // count
-    return replace(whole, source=InMemory(whole.source[rows]), captions=[whole.captions[i] for i in rows])
+    return replace(
+        whole, source=InMemory(whole.source[rows]), captions=[whole.captions[i] for i in rows]
+    )

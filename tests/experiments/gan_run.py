@@ -38,7 +38,9 @@ def small_config(choice: str):
         narrow = dict(channel_base=64, channel_max=16, mapping_layers=1)
         config.model.generator.update(narrow, w_size=16)
         config.model.discriminator.update(narrow)
-        config.regularizers = dict(r1=dict(weight=0.5, every=2), path_length=dict(weight=2.0, every=2))
+        config.regularizers = dict(
+            r1=dict(weight=0.5, every=2), path_length=dict(weight=2.0, every=2)
+        )
     return config
 
 

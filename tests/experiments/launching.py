@@ -79,7 +79,9 @@ def run_alone(name: str, *args: object, **variables: str | None) -> subprocess.C
     Args:
         variables: of the environment; None removes one.
     """
-    options = dict(cwd=ROOT, env=_environment(variables), capture_output=True, text=True, timeout=300)
+    options = dict(
+        cwd=ROOT, env=_environment(variables), capture_output=True, text=True, timeout=300
+    )
     return subprocess.run(command(name, *args), **options)
 
 
@@ -144,7 +146,9 @@ def _flags() -> Iterator[None]:
     try:
         yield
     finally:
-        defined = {name: FLAGS.find_module_defining_flag(name) for name in set(FLAGS) - values.keys()}
+        defined = {
+            name: FLAGS.find_module_defining_flag(name) for name in set(FLAGS) - values.keys()
+        }
         _forget({module for module in defined.values() if _is_ours(module)})
         for name, module in defined.items():  # a library's, which the command imported, stays
             if module in sys.modules and not name.startswith("config."):
@@ -186,9 +190,17 @@ def _warnings() -> Iterator[None]:
     def show(message, category, filename, lineno, file=None, line=None):
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
-    with warnings.catch_warnings(), mock.patch.object(warnings, "formatwarning", warnings.formatwarning):
+    with (
+        warnings.catch_warnings(),
+        mock.patch.object(warnings, "formatwarning", warnings.formatwarning),
+    ):
         warnings.resetwarnings()
-        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        for category in (
+            DeprecationWarning,
+            PendingDeprecationWarning,
+            ImportWarning,
+            ResourceWarning,
+        ):
             warnings.simplefilter("ignore", category)
         warnings.filterwarnings("default", category=DeprecationWarning, module="__main__")
         warnings.showwarning = show
@@ -225,7 +237,9 @@ def _jax_configuration() -> Iterator[None]:
 @contextlib.contextmanager
 def _process() -> Iterator[None]:
     """The folder, the environment, the arguments and the signal handlers; how memory is kept does not change."""
-    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGABRT)}
+    handlers = {
+        each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGABRT)
+    }
     with (
         contextlib.chdir(ROOT),
         mock.patch.dict(os.environ),

@@ -26,9 +26,13 @@ def train(choice, seeds, num_steps=None):
             batch_key, update_key = jax.random.split(jax.random.fold_in(train_key, i))
             images = jax.random.choice(batch_key, points, (config.batch_size,))
             state, metrics = task.update(state, {"image": images}, update_key)
-            return state, {name: metrics[name].total for name in ("loss/discriminator", "slope/generator")}
+            return state, {
+                name: metrics[name].total for name in ("loss/discriminator", "slope/generator")
+            }
 
-        state, metrics = jax.lax.scan(step, task.init(init_key), jnp.arange(num_steps or config.num_steps))
+        state, metrics = jax.lax.scan(
+            step, task.init(init_key), jnp.arange(num_steps or config.num_steps)
+        )
         zeros = jnp.zeros(config.evaluation.num_samples, int)
         samples = task.generate(
             state, sample_key, zeros, jnp.arange(len(zeros)), jnp.float32(1), weights="ema"

@@ -35,7 +35,9 @@ def main():
     state = init_state(task, key, mesh)
     with jax.set_mesh(mesh):
         update = (
-            compile_update(task, abstract_state(task, key, mesh), mesh).lower(state, batch, key).compile()
+            compile_update(task, abstract_state(task, key, mesh), mesh)
+            .lower(state, batch, key)
+            .compile()
         )
         state, _ = update(state, jax.device_put(batch, update.input_shardings[0][1]), key)
         sample = sampling_program(task, config.sampling.weights, False, mesh)

@@ -27,7 +27,11 @@ def network_of(**changes):
         return features, 3 * features
 
     fields = dict(
-        description="a stand-in", resizing="not at all", weights="abc", variables=matrix, apply=apply
+        description="a stand-in",
+        resizing="not at all",
+        weights="abc",
+        variables=matrix,
+        apply=apply,
     )
     return FeatureNetwork(**(fields | changes))
 

@@ -13,7 +13,14 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from configs import digits_flow, emoji_autoencoder, emoji_text, imagenet256_latent_flow
-from experiments.benchmark import commands, computed_in, measure, measured_device, random_arrays, timed
+from experiments.benchmark import (
+    commands,
+    computed_in,
+    measure,
+    measured_device,
+    random_arrays,
+    timed,
+)
 from experiments.evaluation import autoencoders, prompts
 from experiments.launch.experiment import Experiment
 from experiments.plan import plan
@@ -48,7 +55,9 @@ def test_multiply_adds_are_those_of_the_network(row):
     inner = (
         DEPTH * block + TOKENS * WIDTH * PATCH + 2 * WIDTH**2 + WIDTH**2
     )  # head, its modulation, second of time
-    outer = TOKENS * WIDTH * PATCH + 256 * WIDTH  # patches and sinusoids, of which there is no gradient
+    outer = (
+        TOKENS * WIDTH * PATCH + 256 * WIDTH
+    )  # patches and sinusoids, of which there is no gradient
     if row["program"] == "train":
         assert row["multiply_adds"] == BATCH * (3 * inner + 2 * outer)
     else:  # with and without the class
@@ -64,7 +73,10 @@ def test_xla_counts_the_same_and_what_is_elementwise(row):
 def test_a_row_holds_its_measures(row):
     low, high = row["step_seconds"]["quartiles"]
     assert 0 < low <= row["step_seconds"]["median"] <= high
-    assert row["compile_seconds"] > 0 and row["host_share"] == row["host_seconds"] / row["queued_seconds"]
+    assert (
+        row["compile_seconds"] > 0
+        and row["host_share"] == row["host_seconds"] / row["queued_seconds"]
+    )
     assert row["examples_per_second"] == pytest.approx(BATCH / row["queued_seconds"])
     assert row["operations_per_second"] == pytest.approx(
         2 * row["useful_multiply_adds"] / row["queued_seconds"]
@@ -168,11 +180,16 @@ def test_what_a_config_is_evaluated_by_need_not_be_there(monkeypatch):
 def test_what_cannot_be_counted_or_divided_is_refused(config):
     config = config.copy_and_resolve_references()
     config.sampling.sampler = dict(name="adaptive")
-    with pytest.raises(ValueError, match="config.sampling.sampler.name is 'adaptive'.*such as 'heun'"):
+    with pytest.raises(
+        ValueError, match="config.sampling.sampler.name is 'adaptive'.*such as 'heun'"
+    ):
         measure(config, "sample", steps=2)
     config.accumulation_steps = 3
     message = "config.batch_size 16 does not divide into config.accumulation_steps 3"
-    for call in (lambda: measure(config, "train", steps=2), lambda: plan(config, {"data": 1}, "h100")):
+    for call in (
+        lambda: measure(config, "train", steps=2),
+        lambda: plan(config, {"data": 1}, "h100"),
+    ):
         with pytest.raises(ValueError, match=message):
             call()
 
@@ -194,8 +211,12 @@ def test_host_and_step_are_told_apart():
 def test_random_arrays_are_within_range():
     on = SingleDeviceSharding(jax.devices()[0])
     kinds = {"label": jnp.int32, "image": jnp.uint8, "mask": bool, "tokens": jnp.bfloat16}
-    made = random_arrays({k: jax.ShapeDtypeStruct((4000,), d, sharding=on) for k, d in kinds.items()}, 7)
-    assert {name: a.dtype for name, a in made.items()} == {name: jnp.dtype(d) for name, d in kinds.items()}
+    made = random_arrays(
+        {k: jax.ShapeDtypeStruct((4000,), d, sharding=on) for k, d in kinds.items()}, 7
+    )
+    assert {name: a.dtype for name, a in made.items()} == {
+        name: jnp.dtype(d) for name, d in kinds.items()
+    }
     assert made["label"].min() == 0 and made["label"].max() == 6
     assert made["image"].min() == 0 and made["image"].max() == 255
     assert made["mask"].all() and abs(float(made["tokens"].astype(float).std()) - 1) < 0.1
@@ -203,15 +224,23 @@ def test_random_arrays_are_within_range():
 
 def test_types_are_those_of_all_networks():
     assert computed_in({"name": "DiT"}) == "float32"
-    model = {"generator": {"dtype": "bfloat16"}, "discriminator": {"dtype": "float32", "param_dtype": "x"}}
+    model = {
+        "generator": {"dtype": "bfloat16"},
+        "discriminator": {"dtype": "float32", "param_dtype": "x"},
+    }
     assert computed_in(model) == "bfloat16 float32"
 
 
 def test_rows_replace_older_ones_of_the_same_measurement(tmp_path):
     path = tmp_path / "results" / "cpu.json"
-    row = dict(config="a", program="train", device="cpu", mesh={"data": 1}, batch_size=8, queued_seconds=1)
+    row = dict(
+        config="a", program="train", device="cpu", mesh={"data": 1}, batch_size=8, queued_seconds=1
+    )
     merge(path, [row, row | {"program": "sample"}])
-    merge(path, [row | {"queued_seconds": 2}, row | {"batch_size": 16}, row | {"channels_last": False}])
+    merge(
+        path,
+        [row | {"queued_seconds": 2}, row | {"batch_size": 16}, row | {"channels_last": False}],
+    )
     rows = json.loads(path.read_text())
     assert [(r["program"], r["batch_size"], r["queued_seconds"]) for r in rows] == [
         ("sample", 8, 1), ("train", 8, 2), ("train", 16, 1), ("train", 8, 1)
@@ -220,7 +249,9 @@ def test_rows_replace_older_ones_of_the_same_measurement(tmp_path):
 
 
 def test_each_config_has_a_command_of_its_own():
-    found = commands(["--config=a.py", "--steps=3", "--config", "b.py:c,d", "--config.batch_size=8"])
+    found = commands(
+        ["--config=a.py", "--steps=3", "--config", "b.py:c,d", "--config.batch_size=8"]
+    )
     rest = ["--steps=3", "--config.batch_size=8"]
     assert found == [["--config=a.py", *rest], ["--config=b.py:c,d", *rest]]
     assert commands(["--help"]) == []
@@ -230,9 +261,7 @@ def test_the_program_needs_no_libraries_of_data(tmp_path):
     average = {"ema": {"name": "HalfLife", "steps": 9.0}}
     changes = ["--config.batch_size=4", f"--config.averages={average}"]
     flags = ["--config=configs/digits_vae.py", *changes, "--steps=2", "--program=sample"]
-    blocked = (
-        "import sys, runpy; sys.modules |= dict.fromkeys(['grain', 'tensorflow_datasets', 'array_record']);"
-    )
+    blocked = "import sys, runpy; sys.modules |= dict.fromkeys(['grain', 'tensorflow_datasets', 'array_record']);"
     run = "runpy.run_module('experiments.benchmark', run_name='__main__', alter_sys=True)"
     out = [f"--out={tmp_path}/rows.json", f"--trace={tmp_path}/trace"]
     command = [sys.executable, "-c", blocked + run, *flags, *out]
@@ -250,7 +279,9 @@ def test_the_program_needs_no_libraries_of_data(tmp_path):
 
 def test_several_configs_one_of_which_is_not_there(tmp_path):
     configs = ["--config=configs/absent.py", "--config=configs/gaussians_gan.py"]
-    result = run_alone("benchmark", *configs, "--program=sample", "--steps=2", f"--out={tmp_path}/rows.json")
+    result = run_alone(
+        "benchmark", *configs, "--program=sample", "--steps=2", f"--out={tmp_path}/rows.json"
+    )
     assert result.returncode == 1 and "configs/absent.py" in result.stderr
     assert "Traceback" not in result.stderr
     (row,) = json.loads((tmp_path / "rows.json").read_text())  # the other is measured all the same

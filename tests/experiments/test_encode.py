@@ -84,16 +84,25 @@ def test_the_files_hold_latents_of_images_and_mirrored_images(folder, config):
     summary = json.loads((folder / "latents/latents.json").read_text())
     images = load_dataset("emoji").source[:]
     count = len(images["image"])
-    assert summary["splits"] == {"train": 2 * count, "test": len(load_dataset("emoji", "test").source)}
+    assert summary["splits"] == {
+        "train": 2 * count,
+        "test": len(load_dataset("emoji", "test").source),
+    }
     assert summary["shape"] == [8, 8, 4] and summary["num_classes"] == 10
-    written = np.concatenate(list(raw_latents(folder / "latents", "train", 2 * count, summary["shape"])))
+    written = np.concatenate(
+        list(raw_latents(folder / "latents", "train", 2 * count, summary["shape"]))
+    )
     autoencoder = latents_of(config).autoencoder
     apply = jax.jit(lambda v, x: autoencoder.network.apply(v, x, method="encode")[0])
     some = to_float(images["image"][:20])
     # in batches of another size, convolutions may be summed in another order
     for rows, x in ((slice(20), some), (slice(count, count + 20), some[:, :, ::-1])):
-        np.testing.assert_allclose(written[rows], apply(autoencoder.variables(), x), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(summary["mean"], written.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)  # float32 sums
+        np.testing.assert_allclose(
+            written[rows], apply(autoencoder.variables(), x), rtol=1e-4, atol=1e-5
+        )
+    np.testing.assert_allclose(
+        summary["mean"], written.mean((0, 1, 2)), rtol=1e-4, atol=1e-5
+    )  # float32 sums
     np.testing.assert_allclose(summary["deviation"], written.std((0, 1, 2)), rtol=1e-4)
     dataset = load_dataset("latents", "train", folder / "latents")
     assert list(dataset.captions) == 2 * list(load_dataset("emoji").captions)
@@ -123,7 +132,9 @@ def test_two_processes_share_the_work(folder, tmp_path):
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
     written = {path.name: path.read_bytes() for path in (tmp_path / "latents").iterdir()}
-    assert len(written) == 3 + 1 + 2 + 2  # parts of training and held-out images, captions of both, two notes
+    assert (
+        len(written) == 3 + 1 + 2 + 2
+    )  # parts of training and held-out images, captions of both, two notes
     for name, content in written.items():
         assert content == (folder / "latents" / name).read_bytes(), name
 
@@ -135,7 +146,12 @@ def test_latents_of_two_autoencoders_do_not_mix(folder):
 
 def test_the_flow_makes_pictures_and_says_how_far_they_are(folder):
     report = json.loads((folder / "flow/report.json").read_text())
-    assert {"fd_vgg16", "fd_vgg16_train", "fd_vgg16_reconstruction", "class_accuracy"} <= report.keys()
+    assert {
+        "fd_vgg16",
+        "fd_vgg16_train",
+        "fd_vgg16_reconstruction",
+        "class_accuracy",
+    } <= report.keys()
     # six steps make noise of it; six steps of the autoencoder keep something of the images
     assert report["fd_vgg16_train"] < report["fd_vgg16_reconstruction"] < report["fd_vgg16"]
     with Image.open(folder / "flow/samples.png") as grid:

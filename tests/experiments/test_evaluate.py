@@ -33,5 +33,7 @@ def test_evaluate_reports_what_it_used(small_run, tmp_path):
 def test_evaluation_of_the_run_itself_renews_its_page(small_run, tmp_path):
     workdir = shutil.copytree(small_run[0], tmp_path / "run")
     result = run("evaluate", f"--workdir={workdir}", "--guidance_scale=0.125", "--num_steps=1")
-    assert result.returncode == 0 and f"  {workdir / 'report.html'}\n" in result.stdout, result.stderr
+    assert result.returncode == 0 and f"  {workdir / 'report.html'}\n" in result.stdout, (
+        result.stderr
+    )
     assert "<td>0.125</td>" in (workdir / "report.html").read_text(encoding="utf-8")

@@ -20,7 +20,11 @@ from tests import virtual_devices
 from tests.experiments.launching import SMALL, run, run_alone, start
 
 STEPS = 100
-LONG = [f"--config.num_steps={STEPS}", "--config.checkpoint.every=5", "--config.sampling.every=1000"]
+LONG = [
+    f"--config.num_steps={STEPS}",
+    "--config.checkpoint.every=5",
+    "--config.sampling.every=1000",
+]
 
 
 def whole_state(workdir, step=None):
@@ -130,7 +134,10 @@ def test_divergence_stops_the_program_and_keeps_the_last_good_checkpoint(tmp_pat
     result = run("train", *SMALL, *flags, f"--workdir={workdir}")
     assert result.returncode == 1
     assert "at step" in result.stderr or "after step" in result.stderr
-    assert "the last good checkpoint is that of step" in result.stderr and "Traceback" not in result.stderr
+    assert (
+        "the last good checkpoint is that of step" in result.stderr
+        and "Traceback" not in result.stderr
+    )
     state = whole_state(workdir)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
@@ -171,7 +178,9 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(uninterrupted, tmp
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert "exit 1" in result.stdout and "again 0" in result.stdout, out.read_text()
-    assert "error:" in out.read_text() and "to go on from the last good checkpoint" in out.read_text()
+    assert (
+        "error:" in out.read_text() and "to go on from the last good checkpoint" in out.read_text()
+    )
     assert damage(tmp_path / "copy" / "checkpoints" / f"{STEPS:08d}") is None
     assert_same_state(tmp_path / "copy", uninterrupted, STEPS)
 
@@ -179,7 +188,9 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(uninterrupted, tmp
 @pytest.mark.slow
 def test_too_little_space_ends_before_training(tmp_path):
     (tmp_path / "mount").mkdir()
-    command = " ".join([sys.executable, "-m", "experiments.train", *SMALL, f"--workdir={tmp_path}/mount/run"])
+    command = " ".join(
+        [sys.executable, "-m", "experiments.train", *SMALL, f"--workdir={tmp_path}/mount/run"]
+    )
     result = subprocess.run(
         ["unshare", "--map-root-user", "--mount", "sh", "-c",
          f"mount -t tmpfs -o size=300k tmpfs {tmp_path}/mount && {command}"],
@@ -202,7 +213,9 @@ def test_restored_is_what_sampling_reads(small_run):
 @pytest.mark.slow
 def test_a_run_is_sampled_with_its_weights_split_over_all_devices(small_run, tmp_path, monkeypatch):
     def images(name):
-        result = run_alone("sample", f"--workdir={small_run[0]}", "--count=2", f"--out={tmp_path / name}")
+        result = run_alone(
+            "sample", f"--workdir={small_run[0]}", "--count=2", f"--out={tmp_path / name}"
+        )
         assert result.returncode == 0, result.stderr
         return np.load(tmp_path / name)["images"].astype(int)
 
@@ -217,6 +230,9 @@ arrays = [a for a in jax.tree.leaves(state) if a.size >= 2**12]
 assert arrays and all(8 * a.addressable_shards[0].data.size == a.size for a in arrays)
 """
     result = subprocess.run(
-        [sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr

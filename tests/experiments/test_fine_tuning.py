@@ -43,7 +43,9 @@ def leaves(workdir):
     """The parameters and averages of a run's last step."""
     opened = Run(workdir)
     averages = opened.state.averages["ema"]
-    return {jax.tree_util.keystr(path): np.asarray(a) for path, a in jax.tree.leaves_with_path(averages)}
+    return {
+        jax.tree_util.keystr(path): np.asarray(a) for path, a in jax.tree.leaves_with_path(averages)
+    }
 
 
 def test_a_finished_run_is_made_longer_by_the_same_command(base_run, tmp_path):
@@ -67,17 +69,24 @@ def test_where_the_rate_depends_on_the_length_it_says_what_to_do(flag, tmp_path)
     succeed("train", *flags, "--config.num_steps=10")
     result = run("train", *flags, "--config.num_steps=20")
     assert result.returncode == 1
-    assert "num_steps: 10 there, 20 now" in result.stderr and f"--init_from={tmp_path}" in result.stderr
+    assert (
+        "num_steps: 10 there, 20 now" in result.stderr
+        and f"--init_from={tmp_path}" in result.stderr
+    )
 
 
-def test_fine_tuning_starts_from_the_averaged_weights_and_lists_what_does_not_fit(base_run, tmp_path):
+def test_fine_tuning_starts_from_the_averaged_weights_and_lists_what_does_not_fit(
+    base_run, tmp_path
+):
     """With a learning rate of 0 the network stays what it was, but for what does not fit."""
     flags = [
         "--config.optimizer.learning_rate=0.0",
         "--config.optimizer.weight_decay=0.0",
         "--config.num_steps=6",
     ]
-    printed = succeed("train", *CONSTANT, *flags, f"--workdir={tmp_path}/same", f"--init_from={base_run}")
+    printed = succeed(
+        "train", *CONSTANT, *flags, f"--workdir={tmp_path}/same", f"--init_from={base_run}"
+    )
     source, same = leaves(base_run), leaves(tmp_path / "same")
     assert f"{len(source)} arrays of {base_run}; 0 do not fit" in printed
     for name, value in source.items():  # an average of equal values rounds
@@ -109,7 +118,9 @@ def test_fine_tuning_starts_from_the_averaged_weights_and_lists_what_does_not_fi
 
 def test_a_source_that_fits_nowhere_is_an_error_before_any_compute(base_run, tmp_path):
     other = ["--config.model.width=48", "--config.model.depth=2"]
-    result = run("train", *CONSTANT, *other, f"--workdir={tmp_path}/a", f"--init_from={tmp_path}/nothing")
+    result = run(
+        "train", *CONSTANT, *other, f"--workdir={tmp_path}/a", f"--init_from={tmp_path}/nothing"
+    )
     assert result.returncode == 1 and "nothing" in result.stderr
     assert not (tmp_path / "a/checkpoints").exists()
 
@@ -129,7 +140,13 @@ def test_adapters_of_published_weights_are_all_that_is_trained(base_run, tmp_pat
         "--config.adapters.rank=2",
         "--config.num_steps=40",
     ]
-    succeed("train", *CONSTANT, *flags, f"--workdir={tmp_path}/lora", "--config.optimizer.learning_rate=0.01")
+    succeed(
+        "train",
+        *CONSTANT,
+        *flags,
+        f"--workdir={tmp_path}/lora",
+        "--config.optimizer.learning_rate=0.01",
+    )
     tuned, source = Run(tmp_path / "lora"), Run(base_run)
     assert sum(a.size for a in jax.tree.leaves(tuned.state.averages)) == 2 * (
         32 + 96
@@ -137,7 +154,9 @@ def test_adapters_of_published_weights_are_all_that_is_trained(base_run, tmp_pat
     before, after = source.variables, tuned.variables
     moved = [
         jax.tree_util.keystr(path)
-        for (path, a), b in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True)
+        for (path, a), b in zip(
+            jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True
+        )
         if not np.allclose(a, b, atol=1e-6)
     ]
     assert len(moved) == 1 and "query_key_value" in moved[0]
@@ -187,9 +206,7 @@ def test_a_run_opens_from_any_folder_with_the_wheel_alone(base_run, tmp_path):
     ]
     subprocess.run(build, cwd=root, check=True, capture_output=True)
     assert not (installed / "configs").exists()
-    program = (
-        f"from genjax.pipelines import Run; print(Run({str(base_run)!r}).sample(labels=[4], seed=1).sum())"
-    )
+    program = f"from genjax.pipelines import Run; print(Run({str(base_run)!r}).sample(labels=[4], seed=1).sum())"
     environment = os.environ | {"PYTHONPATH": str(installed)}
     options = dict(cwd=tmp_path, env=environment, capture_output=True, text=True)
     result = subprocess.run([sys.executable, "-c", program], **options)
@@ -202,7 +219,14 @@ def test_a_run_opens_from_any_folder_with_the_wheel_alone(base_run, tmp_path):
         "    config.model.update(patch_size=4, width=16, depth=1, num_heads=1)\n"
         "    config.evaluation.measures = {}\n    config.num_steps = 2\n    return config\n"
     )
-    command = [sys.executable, "-m", "experiments", "train", f"--config={config}", "--workdir=own_run"]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments",
+        "train",
+        f"--config={config}",
+        "--workdir=own_run",
+    ]
     result = subprocess.run(command, **options)
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "own_run/report.json").read_text())["steps"] == 2

@@ -24,7 +24,9 @@ def test_bits_of_a_network_that_answers_zero(tmp_path):
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "likelihood.json").read_text())
     images = to_float(
-        load_dataset("digits", "test").source[np.random.default_rng(0).permutation(360)[:100]]["image"]
+        load_dataset("digits", "test").source[np.random.default_rng(0).permutation(360)[:100]][
+            "image"
+        ]
     )
     square, width = np.mean(images.astype(float) ** 2), 2 / 16
     expected = (square + width**2 / 12 + np.log(2 * np.pi)) / 2 / np.log(2) - np.log2(width)
@@ -38,7 +40,9 @@ def test_bits_of_a_network_that_answers_zero(tmp_path):
 
 @pytest.mark.slow
 def test_likelihood_writes_what_it_prints(small_run):
-    result = run("likelihood", f"--workdir={small_run[0]}", "--levels=17", "--count=20", "--probes=1")
+    result = run(
+        "likelihood", f"--workdir={small_run[0]}", "--levels=17", "--count=20", "--probes=1"
+    )
     assert result.returncode == 0, result.stderr
     report = json.loads((small_run[0] / "likelihood.json").read_text())
     assert (report["images"], report["levels"], report["steps"]) == (20, 17, 40)

@@ -189,7 +189,10 @@ def project_files() -> dict[Path, int]:
     """When each file of the project changed last."""
     folders = ("genjax", "experiments", "configs", "notebooks")
     files = (
-        path for name in folders for path in Path(ROOT, name).rglob("*") if "__pycache__" not in path.parts
+        path
+        for name in folders
+        for path in Path(ROOT, name).rglob("*")
+        if "__pycache__" not in path.parts
     )
     return {path: path.stat().st_mtime_ns for path in files if path.is_file()}
 
@@ -204,7 +207,9 @@ def succeed(name, *flags):
 def test_a_family_of_ones_own_goes_through_every_program(family, tmp_path):
     before, config = project_files(), f"--config={family}/stripes.py"
     runs = [tmp_path / "first", tmp_path / "second"]
-    succeed("train", config, f"--workdir={runs[0]}", "--config.evaluation.measures.brightness.every=40")
+    succeed(
+        "train", config, f"--workdir={runs[0]}", "--config.evaluation.measures.brightness.every=40"
+    )
     # The second one is interrupted by a mistake of the user's at its end, and goes on by the same command.
     succeed("train", config, f"--workdir={runs[1]}", "--config.seed=1")
     saved = sorted((runs[1] / "checkpoints").iterdir())[-1]
@@ -220,7 +225,11 @@ def test_a_family_of_ones_own_goes_through_every_program(family, tmp_path):
     reports = [json.loads((each / "report.json").read_text()) for each in runs]
     for report in reports:
         # Adam's means have nearly settled at the row's 0.92 after 40 steps.
-        assert abs(report["brightest"] - 0.92) < 0.2 and report["held_out"] == 16 and report["noise"] == 0.1
+        assert (
+            abs(report["brightest"] - 0.92) < 0.2
+            and report["held_out"] == 16
+            and report["noise"] == 0.1
+        )
         # Samples are means with noise of 0.1, cut at 1.
         assert 0.7 < report["sampled"] < 1
         assert report["class_accuracy"] == 1.0 and report["alarms"] == []
@@ -236,7 +245,9 @@ def test_a_family_of_ones_own_goes_through_every_program(family, tmp_path):
     succeed("compare", *runs, f"--out={tmp_path}/compare.html")
     assert "brightest" in (tmp_path / "compare.html").read_text()
     plan = succeed("plan", config, "--mesh=data:2", "--device=h100", f"--out={tmp_path}/plan.json")
-    assert "stripes" in plan and json.loads((tmp_path / "plan.json").read_text())["parameters"] == 64
+    assert (
+        "stripes" in plan and json.loads((tmp_path / "plan.json").read_text())["parameters"] == 64
+    )
     opened = Run(runs[0])  # by what the record says built it
     np.testing.assert_array_equal(opened.sample([2] * 5), samples_of(tmp_path / "s.npz"))
     assert project_files() == before
@@ -368,7 +379,9 @@ AUTOENCODER = [
     ],
     ids=["diffusion", "gan", "autoencoder"],
 )
-def test_a_network_of_ones_own_trains_on_a_folder_of_mixed_sizes(config, networks, own_networks, tmp_path):
+def test_a_network_of_ones_own_trains_on_a_folder_of_mixed_sizes(
+    config, networks, own_networks, tmp_path
+):
     name, *flags = config
     names = [f"--config.{field}.name=own_networks.{network}" for field, network in networks.items()]
     path = name if ".py" in name else f"{name}.py"
@@ -390,14 +403,21 @@ def test_a_network_of_ones_own_trains_on_a_folder_of_mixed_sizes(config, network
     ("network", "message"),
     [
         ("Tall", r"names Tall, which returns \[1, 32, 16, 3\] of x_t \[1, 16, 16, 3\]"),
-        ("Deaf", r"names own_networks\.Deaf, which cannot be called so.*DiffusionNetwork is `network\(x_t"),
+        (
+            "Deaf",
+            r"names own_networks\.Deaf, which cannot be called so.*DiffusionNetwork is `network\(x_t",
+        ),
         ("Absent", r"config\.model\.name is 'own_networks\.Absent'"),
     ],
 )
-def test_a_network_that_breaks_the_contract_is_one_clear_error(network, message, own_networks, tmp_path):
+def test_a_network_that_breaks_the_contract_is_one_clear_error(
+    network, message, own_networks, tmp_path
+):
     name = f"--config.model.name=own_networks.{network}"
     config = f"--config={ROOT}/configs/digits_flow.py"
-    result = run("train", config, *DIFFUSION[1:], *SHORT, name, own_networks, f"--workdir={tmp_path}")
+    result = run(
+        "train", config, *DIFFUSION[1:], *SHORT, name, own_networks, f"--workdir={tmp_path}"
+    )
     assert result.returncode == 1 and result.stderr.startswith("error: ")
     assert re.search(message, result.stderr), result.stderr
     assert not (tmp_path / "checkpoints").exists() and not (tmp_path / "config.json").exists()

@@ -24,7 +24,9 @@ def test_a_plan_of_dit_xl():
     assert found["parameters"] == XL
     # all but small arrays are split
     assert 4 * XL / 32 < found["memory"]["params"] < 4 * XL / 32 * 1.01
-    assert found["memory"]["optimizer_state"] == pytest.approx(2 * found["memory"]["params"], rel=1e-3)
+    assert found["memory"]["optimizer_state"] == pytest.approx(
+        2 * found["memory"]["params"], rel=1e-3
+    )
     # 118.6 G multiply-adds forward (Peebles & Xie 2023, table 4), 256 examples, three passes; what is computed again adds
     # the products of attention, which the policy does not keep
     assert 3 * 118.6e9 * 256 < found["multiply_adds"] < 1.05 * 3 * 118.6e9 * 256
@@ -32,7 +34,10 @@ def test_a_plan_of_dit_xl():
     assert found["terms"]["arithmetic"] == pytest.approx(2 * found["multiply_adds"] / 64 / 989e12)
     assert found["seconds"] == max(found["terms"].values())
     assert found["days"] == pytest.approx(400_000 * found["seconds"] / 86400)
-    assert found["sequences"] == [256] and found["tokens_per_second"] == 256 * found["images_per_second"]
+    assert (
+        found["sequences"] == [256]
+        and found["tokens_per_second"] == 256 * found["images_per_second"]
+    )
 
 
 def test_operations_are_those_of_the_form_that_a_device_takes():
@@ -66,7 +71,9 @@ def test_a_kernel_stores_no_weights(monkeypatch):
     each query."""
     config = imagenet256_latent_flow.get_config()
     config.model.remat_policy = None
-    activations = lambda: plan(config, {"data": 2, "fsdp": 32}, "h100")["memory"]["activations and workspace"]
+    activations = lambda: plan(config, {"data": 2, "fsdp": 32}, "h100")["memory"][
+        "activations and workspace"
+    ]
     by_kernel = activations()
     monkeypatch.setattr(sys.modules["genjax.nn.attention.dispatch"], "KERNEL_LENGTH", 257)
     queries = 29 * 4 * 16 * 256
@@ -109,7 +116,9 @@ def test_a_plan_of_sampling():
     weights = 4 * 1152 * 6912  # of the largest layer, gathered
     assert working(found) > weights
     assert 1.4 < working(plan(config, mesh, "h100", "sample")) / working(found) < 2
-    with pytest.raises(ValueError, match="the task of digits_gan_r3gan is GAN; take --program=train"):
+    with pytest.raises(
+        ValueError, match="the task of digits_gan_r3gan is GAN; take --program=train"
+    ):
         plan(digits_gan.get_config(), mesh, "h100", "sample")
 
 
@@ -172,16 +181,26 @@ def test_a_plan_over_tensor_and_context():
     # All but what `tensor` splits, and half of that, is half on each device of fsdp; gradients are summed over context.
     assert sent["all-reduce", ("context",)] == sent["reduce-scatter", ("fsdp",)]
     whole = plan(config, {"fsdp": 2, "tensor": 2}, "h100")
-    ratio = found["memory"]["activations and workspace"] / whole["memory"]["activations and workspace"]
+    ratio = (
+        found["memory"]["activations and workspace"] / whole["memory"]["activations and workspace"]
+    )
     assert 0.5 <= ratio < 0.6
-    assert found["memory"]["params"] == whole["memory"]["params"] < 0.6 * 4 * found["parameters"] / 2
+    assert (
+        found["memory"]["params"] == whole["memory"]["params"] < 0.6 * 4 * found["parameters"] / 2
+    )
 
 
 def test_the_program(tmp_path):
     flags = [f"--config={ROOT}/configs/digits_flow.py", "--device=h100"]
     result = run("plan", *flags, "--mesh=data:4,fsdp:2", f"--out={tmp_path}/plan.json")
     assert result.returncode == 0, result.stderr
-    for words in ("on 8 × h100", "optimizer_state", "plain: 8 × 16 queries", "all-gather", "device-hours"):
+    for words in (
+        "on 8 × h100",
+        "optimizer_state",
+        "plain: 8 × 16 queries",
+        "all-gather",
+        "device-hours",
+    ):
         assert words in result.stdout
     assert json.loads((tmp_path / "plan.json").read_text())["mesh"] == {"data": 4, "fsdp": 2}
     result = run("plan", *flags, "--mesh=data:4,fsdp:2", "--program=sample")
@@ -200,27 +219,42 @@ def test_meshes_are_names_and_sizes():
 @pytest.mark.parametrize("name", ["digits_vae", "digits_gan"])
 def test_other_tasks_are_planned(name):
     """On one device about what XLA takes beside arguments; over eight the state is shared, and a gradient summed."""
-    config = {"digits_vae": digits_vae.get_config, "digits_gan": lambda: digits_gan.get_config("stylegan2")}[
-        name
-    ]()
+    config = {
+        "digits_vae": digits_vae.get_config,
+        "digits_gan": lambda: digits_gan.get_config("stylegan2"),
+    }[name]()
     config.batch_size = 16
     alone = plan(config, {"data": 1}, "h100")["memory"]
-    mesh, task, key = make_mesh({"data": 1}, 16, jax.devices()[:1]), build(config), jax.random.key(0)
+    mesh, task, key = (
+        make_mesh({"data": 1}, 16, jax.devices()[:1]),
+        build(config),
+        jax.random.key(0),
+    )
     with jax.set_mesh(mesh):
         state = abstract_state(task, key, mesh)
         update = (
-            compile_update(task, state, mesh).lower(state, abstract_batch(config, task, mesh), key).compile()
+            compile_update(task, state, mesh)
+            .lower(state, abstract_batch(config, task, mesh), key)
+            .compile()
         )
     working = alone["gradients"] + alone["activations and workspace"]
     assert 0.75 < working / update.memory_analysis().temp_size_in_bytes < 1.25
     found = plan(config, {"fsdp": 8}, "h100")
     assert alone["gradients"] / 8 <= found["memory"]["gradients"] < alone["gradients"]
     sent = {(each["kind"], *each["axes"]): each["bytes"] for each in found["collectives"]}
-    large = [a for a in jax.tree.leaves(state.params) if a.size >= 4096 and any(n % 8 == 0 for n in a.shape)]
+    large = [
+        a
+        for a in jax.tree.leaves(state.params)
+        if a.size >= 4096 and any(n % 8 == 0 for n in a.shape)
+    ]
     whole = 4 * sum(a.size for a in large)
     assert (sent["all-gather", "fsdp"], sent["reduce-scatter", "fsdp"]) == (whole, whole // 8)
-    (sentence,) = [sentence for sentence in advice(found | {"fits": False}) if "It does not fit" in sentence]
-    assert ("accumulation_steps" in sentence) == (name == "digits_vae") and "remat_policy" not in sentence
+    (sentence,) = [
+        sentence for sentence in advice(found | {"fits": False}) if "It does not fit" in sentence
+    ]
+    assert ("accumulation_steps" in sentence) == (
+        name == "digits_vae"
+    ) and "remat_policy" not in sentence
 
 
 def test_axes_that_a_program_cannot_use_are_refused():
@@ -235,7 +269,11 @@ def test_axes_that_a_program_cannot_use_are_refused():
             {"context": 5},
             "context splits .* of transformers, which here are 16 long",
         ),
-        (digits_vae.get_config(), {"context": 2}, "context splits .* of transformers, which here are none"),
+        (
+            digits_vae.get_config(),
+            {"context": 2},
+            "context splits .* of transformers, which here are none",
+        ),
     ]
     for config, mesh, message in refusals:
         with pytest.raises(ValueError, match=message):
@@ -257,4 +295,6 @@ def test_advice_is_of_the_mesh():
     assert "sends faster" not in sentences(data=2, fsdp=4) + sentences(fsdp=8, data=2)
     assert "does not divide sequences of 77 tokens" in sentences(data=2, context=4)
     found |= dict(device="v6e", slices=2, largest="links of slices")
-    assert "links of slices: 50% of the arithmetic at most. A larger batch" in sentences(data=2, fsdp=256)
+    assert "links of slices: 50% of the arithmetic at most. A larger batch" in sentences(
+        data=2, fsdp=256
+    )

@@ -12,12 +12,16 @@ def test_sample_takes_classes_count_steps_scale_and_seed(small_run, tmp_path):
         assert result.returncode == 0, result.stderr
         return result
 
-    sample("--classes=3,7", "--count=4", "--seed=5", "--num_steps=2", "--guidance_scale=2", out="a.npz")
+    sample(
+        "--classes=3,7", "--count=4", "--seed=5", "--num_steps=2", "--guidance_scale=2", out="a.npz"
+    )
     a = np.load(tmp_path / "a.npz")
     assert a["images"].shape == (8, 8, 8, 1) and a["images"].dtype == np.uint8
     np.testing.assert_array_equal(a["labels"], [3] * 4 + [7] * 4)
     # sample i depends on its own index, class and seed: not on how many there are
-    sample("--classes=3", "--count=2", "--seed=5", "--num_steps=2", "--guidance_scale=2", out="b.npz")
+    sample(
+        "--classes=3", "--count=2", "--seed=5", "--num_steps=2", "--guidance_scale=2", out="b.npz"
+    )
     difference = np.load(tmp_path / "b.npz")["images"].astype(int) - a["images"][:2]
     assert np.abs(difference).max() <= 1  # another batch size may round a float differently
     result = sample("--count=3", "--step=30", "--weights=params", out="c.png")
@@ -29,8 +33,14 @@ def test_sample_takes_classes_count_steps_scale_and_seed(small_run, tmp_path):
 def test_sample_says_what_is_wrong(small_run, tmp_path):
     cases = [
         ([f"--workdir={tmp_path}"], "holds no run"),
-        ([f"--workdir={small_run[0]}", "--classes=3,12"], "--classes=3,12 must be numbers from 0 to 9"),
-        ([f"--workdir={small_run[0]}", "--step=33"], "no checkpoint 33; the steps there are [20, 30, 40]"),
+        (
+            [f"--workdir={small_run[0]}", "--classes=3,12"],
+            "--classes=3,12 must be numbers from 0 to 9",
+        ),
+        (
+            [f"--workdir={small_run[0]}", "--step=33"],
+            "no checkpoint 33; the steps there are [20, 30, 40]",
+        ),
         ([f"--workdir={small_run[0]}", "--out=x.jpg"], "must end in .png or .npz"),
     ]
     for flags, words in cases:

@@ -30,9 +30,7 @@ RUN = [
     "--config.sampling.num_steps=2",
 ]
 SPLIT = ["--config.mesh.data=2", "--config.mesh.fsdp=2"]
-ENDS_WITHIN = (
-    60  # seconds after another process' death; experiments/launch/runtime.py's heartbeat is a third of it
-)
+ENDS_WITHIN = 60  # seconds after another process' death; experiments/launch/runtime.py's heartbeat is a third of it
 
 
 def free_port(first, last):
@@ -42,7 +40,9 @@ def free_port(first, last):
             return port
 
 
-def start(workdir, devices, processes=1, flags=(), slurm=False, program=("-m", "experiments.train")):
+def start(
+    workdir, devices, processes=1, flags=(), slurm=False, program=("-m", "experiments.train")
+):
     """Starts training on so many virtual devices each of so many processes; process i writes `workdir`.i."""
     port = free_port(61440, 65535)
     started = []
@@ -51,7 +51,11 @@ def start(workdir, devices, processes=1, flags=(), slurm=False, program=("-m", "
         variables = virtual_devices.environment(devices)
         if slurm:  # JAX makes the port of the job's number
             step = dict(
-                JOB_ID=port - 61440, STEP_NODELIST="localhost", NTASKS=processes, PROCID=process, LOCALID=0
+                JOB_ID=port - 61440,
+                STEP_NODELIST="localhost",
+                NTASKS=processes,
+                PROCID=process,
+                LOCALID=0,
             )
             variables |= {f"SLURM_{name}": str(value) for name, value in step.items()}
             command += ["--coordinator=auto"]
@@ -60,7 +64,9 @@ def start(workdir, devices, processes=1, flags=(), slurm=False, program=("-m", "
             command += [f"--process_id={process}"]
         with open(f"{workdir}.{process}", "w") as out:
             started.append(
-                subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env=os.environ | variables)
+                subprocess.Popen(
+                    command, cwd=ROOT, stdout=out, stderr=out, env=os.environ | variables
+                )
             )
     return started
 
@@ -98,7 +104,9 @@ def interrupt(workdir, number, victim, **options):
     processes = start(workdir, 2, 2, SPLIT, **options)
     deadline = time.monotonic() + 120
     while not (workdir / "checkpoints/00000010").exists():
-        assert processes[victim].poll() is None and time.monotonic() < deadline, output(workdir, victim)
+        assert processes[victim].poll() is None and time.monotonic() < deadline, output(
+            workdir, victim
+        )
         time.sleep(0.001)
     processes[victim].send_signal(number)
     began = time.monotonic()
@@ -112,7 +120,9 @@ def test_one_process_killed_ends_the_other_and_any_number_goes_on(expected, tmp_
     codes, seconds = interrupt(workdir, signal.SIGKILL, victim=1)
     assert codes[1] == -signal.SIGKILL and codes[0] not in (0, None)
     assert seconds < ENDS_WITHIN
-    assert "does not answer" in output(workdir) and "Start the same command again" in output(workdir)
+    assert "does not answer" in output(workdir) and "Start the same command again" in output(
+        workdir
+    )
     assert len(losses(workdir)) < STEPS, "the run was over too soon to be killed: lengthen it"
 
     alone = Path(shutil.copytree(workdir, tmp_path / "alone"))
@@ -155,6 +165,9 @@ def test_processes_on_two_folders_end_before_training_and_say_so(tmp_path):
     assert [process.wait(120) for process in processes] == [1, 1]
     for number in (0, 1):
         (message,) = re.findall("^error: .*", output(workdir, number), re.M)
-        assert f"--workdir={workdir}/{number} is not one folder for all: process 1 does not see" in message
+        assert (
+            f"--workdir={workdir}/{number} is not one folder for all: process 1 does not see"
+            in message
+        )
         assert "Traceback" not in output(workdir, number)
         assert not list((workdir / str(number)).iterdir())

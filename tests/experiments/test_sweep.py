@@ -8,7 +8,12 @@ from tests.experiments.launching import run
 def test_a_sweep_measures_as_evaluation_does(small_run, tmp_path):
     out = tmp_path / "sweep.json"
     result = run(
-        "sweep", small_run[0], "--samplers=euler ddim", "--steps=1,4", "--num_samples=360", f"--out={out}"
+        "sweep",
+        small_run[0],
+        "--samplers=euler ddim",
+        "--steps=1,4",
+        "--num_samples=360",
+        f"--out={out}",
     )
     assert result.returncode == 0, result.stderr
     records = json.loads(out.read_text())

@@ -75,7 +75,9 @@ def photos(folder, counts):
                 size = [(32, 64), (40, 44), (70, 36)][i % 3]  # Pillow's: width, height
                 pixels = random.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / split / f"{i}.png")
-                captions.write(json.dumps({"file_name": f"{i}.png", "text": f"{split} photo {i}"}) + "\n")
+                captions.write(
+                    json.dumps({"file_name": f"{i}.png", "text": f"{split} photo {i}"}) + "\n"
+                )
 
 
 CONFIG = """

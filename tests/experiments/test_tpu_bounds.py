@@ -32,7 +32,10 @@ def test_wan_decodes_480_by_832(name, frames):
 def test_a_row_in_the_units_of_its_peers():
     of = lambda seconds, moved: dict(seconds=seconds, bytes=moved)
     found = dict(
-        program="dit_step", peak=31.9e9, total=of(0.208, 384e9), categories={"products": of(0.096, 75e9)}
+        program="dit_step",
+        peak=31.9e9,
+        total=of(0.208, 384e9),
+        categories={"products": of(0.096, 75e9)},
     )
     row = row_of(found)
     assert (row.bound, row.products, row.kernels) == pytest.approx((208, 96, 0))

@@ -27,9 +27,14 @@ def test_a_run_leaves_what_it_promises(small_run):
     assert record["versions"]["jax"] and record["device"] and "git_commit" in record
     assert record["attention"] == "plain: 64 × 16 queries, 16 keys, 2 heads of 16"
     assert record["attention"] in (workdir / "report.html").read_text()
-    steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == [10, 20, 30, 40]
-    assert sorted(p.name for p in (workdir / "samples").iterdir()) == ["step_000020.png", "step_000040.png"]
+    assert sorted(p.name for p in (workdir / "samples").iterdir()) == [
+        "step_000020.png",
+        "step_000040.png",
+    ]
     with Image.open(workdir / "samples.png") as image:
         assert image.size == (2 * 34, 10 * 34)  # a row per class
     with Image.open(workdir / "noise_to_data.gif") as animation:
@@ -44,7 +49,9 @@ def test_a_run_leaves_what_it_promises(small_run):
 def test_nothing_but_progress_is_printed(small_run):
     """No warnings, no commentary of libraries."""
     _, result = small_run
-    assert all(line.startswith("step ") for line in result.stderr.splitlines() if line), result.stderr
+    assert all(line.startswith("step ") for line in result.stderr.splitlines() if line), (
+        result.stderr
+    )
 
 
 def test_a_run_of_many_classes_shows_some(tmp_path):
@@ -64,7 +71,9 @@ def test_a_run_of_many_classes_shows_some(tmp_path):
     for name in "samples.png", "noise_to_data.gif":
         with Image.open(tmp_path / "run" / name) as image:
             assert image.size == (2 * 34, 20 * 34)
-    result = run("sample", f"--workdir={tmp_path / 'run'}", "--count=1", f"--out={tmp_path / 'a.npz'}")
+    result = run(
+        "sample", f"--workdir={tmp_path / 'run'}", "--count=1", f"--out={tmp_path / 'a.npz'}"
+    )
     assert result.returncode == 0, result.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["labels"], np.arange(0, 40, 2))
 
@@ -103,7 +112,10 @@ WRONG = {
         ["--config.optimizer.learing_rate=1"],
         "has learing_rate, which adamw does not take; did you mean 'learning_rate'?",
     ),
-    "misspelt group": (["--config.optimzer.learning_rate=1"], "'optimzer'. Did you mean 'optimizer'?"),
+    "misspelt group": (
+        ["--config.optimzer.learning_rate=1"],
+        "'optimzer'. Did you mean 'optimizer'?",
+    ),
     "not a flag": (["steps=3"], "steps=3 is not understood"),
     "unknown dataset": (["--config.data.name=digts"], "'digts'; the nearest names are digits"),
     "image shape": (
@@ -183,7 +195,9 @@ def test_addresses_of_buckets_are_refused(workdir):
 
 
 def test_a_workdir_with_another_config(small_run):
-    result = run("train", *SMALL, f"--workdir={small_run[0]}", "--config.optimizer.learning_rate=0.01")
+    result = run(
+        "train", *SMALL, f"--workdir={small_run[0]}", "--config.optimizer.learning_rate=0.01"
+    )
     assert result.returncode == 1
     assert "optimizer.learning_rate: 0.001 there, 0.01 now" in result.stderr
     assert "Choose another --workdir" in result.stderr

@@ -34,7 +34,9 @@ def test_ties_on_a_grid_agree_with_loops():
     """Integers make exact ties, where a point on the surface of a ball must count."""
     generator = np.random.default_rng(0)
     samples, real = (generator.integers(low, low + 9, size=(60, 2)).astype(float) for low in (0, 3))
-    assert density_coverage(samples, real, 3) == pytest.approx(by_loops(samples, real, 3), rel=1e-15)
+    assert density_coverage(samples, real, 3) == pytest.approx(
+        by_loops(samples, real, 3), rel=1e-15
+    )
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e4])
@@ -49,7 +51,8 @@ def test_equal_distributions_in_expectation(num_samples, num_real):
     """Density 1 and coverage 1 − (N−1)…(N−k) / ((N+M−1)…(N+M−k)), in any dimension."""
     order = np.arange(1, 6)
     values = [
-        density_coverage(cloud(2 * i, num_samples, 3), cloud(2 * i + 1, num_real, 3)) for i in range(500)
+        density_coverage(cloud(2 * i, num_samples, 3), cloud(2 * i + 1, num_real, 3))
+        for i in range(500)
     ]
     errors = np.std(values, axis=0) / np.sqrt(len(values))
     coverage = 1 - np.prod((num_real - order) / (num_real + num_samples - order))
@@ -68,7 +71,9 @@ def test_an_outlier_in_the_real_data_does_not_count_for_much():
 def test_outliers_among_the_samples_do_not_raise_coverage():
     """Where recall, whose balls are the samples', is fooled by a few far samples: all lie in one mode."""
     real = np.concatenate([cloud(0, 100, 2), cloud(1, 100, 2, centre=10)])
-    samples = np.concatenate([cloud(2, 190, 2), np.random.default_rng(3).uniform(-60, 60, size=(10, 2))])
+    samples = np.concatenate(
+        [cloud(2, 190, 2), np.random.default_rng(3).uniform(-60, 60, size=(10, 2))]
+    )
     assert precision_recall(samples, real)[1] > 0.9
     assert density_coverage(samples, real)[1] < 0.55
 
@@ -102,7 +107,9 @@ def test_blocks_of_any_size_give_the_same(monkeypatch):
 
 def test_jax_arrays_are_taken():
     samples, real = (jnp.asarray(cloud(seed, 30, 3), dtype=jnp.float32) for seed in (0, 1))
-    assert density_coverage(samples, real) == density_coverage(np.asarray(samples), np.asarray(real))
+    assert density_coverage(samples, real) == density_coverage(
+        np.asarray(samples), np.asarray(real)
+    )
 
 
 @pytest.mark.usefixtures("own_errors")
@@ -114,7 +121,9 @@ def test_errors_say_what_was_given_and_what_to_do():
         density_coverage(ok, ok[:5])
     with pytest.raises(ValueError, match=r"samples has shape \(7,\); expected two axes"):
         density_coverage(ok[:, 0], ok)
-    with pytest.raises(ValueError, match="samples has 1, real has 2 features; expected equal numbers"):
+    with pytest.raises(
+        ValueError, match="samples has 1, real has 2 features; expected equal numbers"
+    ):
         density_coverage(ok[:, :1], ok)
     with pytest.raises(ValueError, match="samples holds NaN or infinity"):
         density_coverage(ok * np.inf, ok)

@@ -62,7 +62,10 @@ def test_gaussians_on_two_lines(angle):
     line_a = a * np.array([1.0, 0.0, 0.0])
     line_b = b * np.array([np.cos(angle), np.sin(angle), 0.0])
     expected = pytest.approx(a**2 + b**2 - 2 * a * b * np.cos(angle), **ROUNDING)
-    zero, signs = np.zeros(3), np.array([[-1.0], [1.0]]) / np.sqrt(2)  # two examples of unbiased variance 1
+    zero, signs = (
+        np.zeros(3),
+        np.array([[-1.0], [1.0]]) / np.sqrt(2),
+    )  # two examples of unbiased variance 1
     covariance_a, covariance_b = np.outer(line_a, line_a), np.outer(line_b, line_b)
     assert frechet_distance_from_moments(zero, covariance_a, zero, covariance_b) == expected
     assert frechet_distance(signs * line_a, signs * line_b) == expected
@@ -70,13 +73,19 @@ def test_gaussians_on_two_lines(angle):
 
 @pytest.mark.parametrize("examples", [40, 500])  # fewer and more than the features
 def test_an_isometry_into_more_features_changes_nothing(examples):
-    a, b, isometry = gaussian_features(0, examples, 6), gaussian_features(1, 40, 6), orthonormal(2, 6, 200)
+    a, b, isometry = (
+        gaussian_features(0, examples, 6),
+        gaussian_features(1, 40, 6),
+        orthonormal(2, 6, 200),
+    )
     expected = frechet_distance(a, b)
     assert expected == pytest.approx(distance_by_sqrtm(a, b), rel=1e-9)
     a, b = a @ isometry + 3, b @ isometry + 3
     assert frechet_distance(a, b) == pytest.approx(expected, **ROUNDING)
     from_moments = frechet_distance_from_moments(*feature_moments([a]), *feature_moments([b]))
-    assert from_moments == pytest.approx(expected, rel=1e-9)  # covariances square the condition number
+    assert from_moments == pytest.approx(
+        expected, rel=1e-9
+    )  # covariances square the condition number
 
 
 def test_zero_eigenvalues_stay_zero():
@@ -116,7 +125,11 @@ def test_identical_features_are_at_zero(examples, features):
 
 @pytest.mark.parametrize("examples", [30, 8])
 def test_symmetric_and_invariant_to_rotation(examples):
-    a, b, rotation = gaussian_features(0, 40, 16), gaussian_features(1, examples, 16), orthonormal(2, 16, 16)
+    a, b, rotation = (
+        gaussian_features(0, 40, 16),
+        gaussian_features(1, examples, 16),
+        orthonormal(2, 16, 16),
+    )
     expected = pytest.approx(frechet_distance(a, b), **ROUNDING)
     assert frechet_distance(b, a) == expected
     assert frechet_distance(a @ rotation, b @ rotation) == expected
@@ -147,15 +160,23 @@ def test_jax_arrays_in_low_precision_are_taken():
 @pytest.mark.usefixtures("own_errors")
 def test_errors_say_what_was_given_and_what_to_do():
     ok = np.ones((3, 4))
-    with pytest.raises(ValueError, match=r"features_a has shape \(3, 2, 2\); expected two axes.*pool"):
+    with pytest.raises(
+        ValueError, match=r"features_a has shape \(3, 2, 2\); expected two axes.*pool"
+    ):
         frechet_distance(np.ones((3, 2, 2)), ok)
-    with pytest.raises(ValueError, match="features_b has 1 rows; expected 2 or more: pass more examples"):
+    with pytest.raises(
+        ValueError, match="features_b has 1 rows; expected 2 or more: pass more examples"
+    ):
         frechet_distance(ok, ok[:1])
-    with pytest.raises(ValueError, match="features_a has 4, features_b has 5 features; expected equal"):
+    with pytest.raises(
+        ValueError, match="features_a has 4, features_b has 5 features; expected equal"
+    ):
         frechet_distance(ok, np.ones((3, 5)))
     with pytest.raises(ValueError, match="features_b holds NaN or infinity.*diverged"):
         frechet_distance(ok, ok * np.nan)
-    with pytest.raises(ValueError, match=r"mean_b has shape \(3,\) and covariance_b \(4, 4\); expected"):
+    with pytest.raises(
+        ValueError, match=r"mean_b has shape \(3,\) and covariance_b \(4, 4\); expected"
+    ):
         frechet_distance_from_moments(np.ones(4), np.eye(4), np.ones(3), np.eye(4))
     with pytest.raises(ValueError, match="covariance_a holds NaN or infinity"):
         frechet_distance_from_moments(np.ones(4), np.full((4, 4), np.inf), np.ones(4), np.eye(4))

@@ -32,7 +32,9 @@ def test_agrees_with_probabilities(examples, splits, scale):
 
 def test_nothing_known_of_any_is_one():
     assert inception_score(np.full((20, 8), 3.7)) == pytest.approx((1, 0), abs=1e-14)
-    same = np.repeat(random_logits(1, 8, 2.0), 20, axis=0)  # every sample the same: one class mixture
+    same = np.repeat(
+        random_logits(1, 8, 2.0), 20, axis=0
+    )  # every sample the same: one class mixture
     assert inception_score(same) == pytest.approx((1, 0), abs=1e-14)
 
 
@@ -43,9 +45,9 @@ def test_separated_classes_are_counted(classes):
     logits[np.arange(len(logits)), np.arange(len(logits)) % classes] = 5000.0
     assert inception_score(logits) == pytest.approx((classes, 0), rel=1e-14, abs=1e-14)
     # in order of class each part of ten knows but one
-    assert inception_score(logits[np.argsort(np.arange(len(logits)) % classes)], classes)[0] == pytest.approx(
-        1
-    )
+    assert inception_score(logits[np.argsort(np.arange(len(logits)) % classes)], classes)[
+        0
+    ] == pytest.approx(1)
 
 
 def test_two_parts_of_one_and_of_three_classes():
@@ -58,7 +60,9 @@ def test_two_parts_of_one_and_of_three_classes():
 def test_moving_all_logits_of_an_example_changes_nothing():
     logits = random_logits(60, 9, 2.0)
     moved = logits + np.random.default_rng(1).normal(size=(60, 1)) * 100
-    assert inception_score(moved) == pytest.approx(inception_score(logits), rel=1e-11)  # 100 rounds by 1e-14
+    assert inception_score(moved) == pytest.approx(
+        inception_score(logits), rel=1e-11
+    )  # 100 rounds by 1e-14
 
 
 def test_errors(own_errors):

@@ -13,7 +13,9 @@ def cloud(seed, examples, features, centre=0.0, deviation=1.0):
 
 def distance_by_loops(a, b):
     kernel = lambda x, y: (sum(x * y) / len(x) + 1) ** 3
-    distinct = lambda x: np.mean([kernel(x[i], x[j]) for i, j in itertools.permutations(range(len(x)), 2)])
+    distinct = lambda x: np.mean(
+        [kernel(x[i], x[j]) for i, j in itertools.permutations(range(len(x)), 2)]
+    )
     across = np.mean([kernel(x, y) for x, y in itertools.product(a, b)])
     return distinct(a) + distinct(b) - 2 * across
 
@@ -54,7 +56,9 @@ def test_unbiased_exactly():
     kernel = lambda x, y: ((x @ y.T / 2 + 1) ** 3).mean()
     population = kernel(p, p) + kernel(q, q) - 2 * kernel(p, q)
     draws_p, draws_q = (itertools.product(range(len(points)), repeat=3) for points in (p, q))
-    every = [kernel_distance(p[list(i)], q[list(j)]) for i, j in itertools.product(draws_p, draws_q)]
+    every = [
+        kernel_distance(p[list(i)], q[list(j)]) for i, j in itertools.product(draws_p, draws_q)
+    ]
     assert len(every) == 27 * 8 and np.std(every) > 0.1
     assert np.mean(every) == pytest.approx(population, rel=1e-12)
 
@@ -89,17 +93,25 @@ def test_scaled_gaussians_in_many_dimensions():
 
 def test_jax_arrays_are_taken():
     a, b = (jnp.asarray(cloud(seed, 20, 3), jnp.float32) for seed in (0, 1))
-    assert kernel_distance(a, b) == kernel_distance(np.asarray(a, np.float64), np.asarray(b, np.float64))
+    assert kernel_distance(a, b) == kernel_distance(
+        np.asarray(a, np.float64), np.asarray(b, np.float64)
+    )
 
 
 @pytest.mark.usefixtures("own_errors")
 def test_errors_say_what_was_given_and_what_to_do():
     ok = np.ones((3, 4))
-    with pytest.raises(ValueError, match=r"features_a has shape \(3, 2, 2\); expected two axes.*pool"):
+    with pytest.raises(
+        ValueError, match=r"features_a has shape \(3, 2, 2\); expected two axes.*pool"
+    ):
         kernel_distance(np.ones((3, 2, 2)), ok)
-    with pytest.raises(ValueError, match="features_b has 1 rows; expected 2 or more: pass more examples"):
+    with pytest.raises(
+        ValueError, match="features_b has 1 rows; expected 2 or more: pass more examples"
+    ):
         kernel_distance(ok, ok[:1])
-    with pytest.raises(ValueError, match="features_a has 4, features_b has 5 features; expected equal"):
+    with pytest.raises(
+        ValueError, match="features_a has 4, features_b has 5 features; expected equal"
+    ):
         kernel_distance(ok, np.ones((3, 5)))
     with pytest.raises(ValueError, match="features_b holds NaN or infinity.*diverged"):
         kernel_distance(ok, ok * np.nan)

@@ -16,7 +16,9 @@ def test_statistics_of_mixed_channels():
     deviation = np.sqrt(np.diagonal(covariance))
     # within four standard errors: σ/√n of means, σ/√2n of deviations, at most 1/√n of correlations
     np.testing.assert_array_less(np.abs(statistics.mean - mean), 4 * deviation / np.sqrt(count))
-    np.testing.assert_array_less(np.abs(statistics.deviation - deviation), 4 * deviation / np.sqrt(2 * count))
+    np.testing.assert_array_less(
+        np.abs(statistics.deviation - deviation), 4 * deviation / np.sqrt(2 * count)
+    )
     np.testing.assert_allclose(
         statistics.correlation, covariance / np.outer(deviation, deviation), atol=4 / np.sqrt(count)
     )
@@ -41,7 +43,9 @@ def test_active_units_of_a_linear_gaussian_model():
     weights = np.array([0.0, 0.05, 0.09, 0.12, 1.0])  # variances 0, .0025, .008, .0142, .5
     u, noise = generator.standard_normal((2, 20_000, 5))
     means = weights * (weights * u + noise) / (1 + weights**2)
-    np.testing.assert_allclose(means.var(0), weights**2 / (1 + weights**2), rtol=0.04)  # four of √(2/20000)
+    np.testing.assert_allclose(
+        means.var(0), weights**2 / (1 + weights**2), rtol=0.04
+    )  # four of √(2/20000)
     assert active_units(means) == 2
     assert active_units(means, threshold=0.005) == 3
     assert active_units(means + 7.0) == 2  # where the mean is does not matter

@@ -25,7 +25,9 @@ def variables():
     def draw(leaf):
         if leaf.ndim == 1:
             return generator.uniform(0.05, 0.3, leaf.shape).astype(np.float32)
-        return generator.normal(0, (2 / np.prod(leaf.shape[:-1])) ** 0.5, leaf.shape).astype(np.float32)
+        return generator.normal(0, (2 / np.prod(leaf.shape[:-1])) ** 0.5, leaf.shape).astype(
+            np.float32
+        )
 
     return jax.tree.map(draw, shapes)
 

@@ -26,7 +26,9 @@ def test_distances_do_not_cancel():
     points = cloud(0, 20, 8) + 1e6
     _, distances = neighbours.nearest(points, points)
     assert not distances.any()
-    _, distances = neighbours.nearest(points + 2.0**-10, points)  # exact: a multiple of the spacing at 1e6
+    _, distances = neighbours.nearest(
+        points + 2.0**-10, points
+    )  # exact: a multiple of the spacing at 1e6
     np.testing.assert_array_equal(distances, 2.0**-10 * np.sqrt(8))
 
 
@@ -58,18 +60,27 @@ def test_closed_form_in_one_dimension():
 
 
 def test_jax_arrays_are_taken():
-    train, held_out = jnp.asarray(cloud(0, 20, 3), jnp.float32), jnp.asarray(cloud(1, 20, 3), jnp.float32)
+    train, held_out = (
+        jnp.asarray(cloud(0, 20, 3), jnp.float32),
+        jnp.asarray(cloud(1, 20, 3), jnp.float32),
+    )
     assert nearest_neighbour_ratio(train, train, held_out) == 0
 
 
 @pytest.mark.usefixtures("own_errors")
 def test_errors_say_what_was_given_and_what_to_do():
     ok = cloud(0, 6, 2)
-    with pytest.raises(ValueError, match="samples has 3, train has 2, held_out has 2 features; expected"):
+    with pytest.raises(
+        ValueError, match="samples has 3, train has 2, held_out has 2 features; expected"
+    ):
         nearest_neighbour_ratio(cloud(1, 6, 3), ok, ok)
-    with pytest.raises(ValueError, match="train has 0 rows; expected 1 or more: pass more examples"):
+    with pytest.raises(
+        ValueError, match="train has 0 rows; expected 1 or more: pass more examples"
+    ):
         nearest_neighbour_ratio(ok, ok[:0], ok)
     with pytest.raises(ValueError, match=r"held_out has shape \(6, 1, 2\); expected two axes"):
         nearest_neighbour_ratio(ok, ok, ok[:, None])
-    with pytest.raises(ValueError, match="all 2 rows of held_out are also in train; expected unseen data"):
+    with pytest.raises(
+        ValueError, match="all 2 rows of held_out are also in train; expected unseen data"
+    ):
         nearest_neighbour_ratio(ok, ok, ok[:2])

@@ -15,9 +15,13 @@ def share_by_loops(queries, points, k):
     """The paper's equations 1 and 2, one pair at a time."""
     radii = []
     for i, point in enumerate(points):
-        radii.append(sorted(math.dist(point, other) for j, other in enumerate(points) if i != j)[k - 1])
+        radii.append(
+            sorted(math.dist(point, other) for j, other in enumerate(points) if i != j)[k - 1]
+        )
     balls = list(zip(points, radii, strict=True))
-    covered = [any(math.dist(query, point) <= radius for point, radius in balls) for query in queries]
+    covered = [
+        any(math.dist(query, point) <= radius for point, radius in balls) for query in queries
+    ]
     return sum(covered) / len(covered)
 
 
@@ -80,7 +84,9 @@ def test_blocks_of_any_size_give_the_same(monkeypatch):
 
 def test_jax_arrays_are_taken():
     samples, real = (jnp.asarray(cloud(seed, 30, 3), dtype=jnp.float32) for seed in (0, 1))
-    assert precision_recall(samples, real) == precision_recall(np.asarray(samples), np.asarray(real))
+    assert precision_recall(samples, real) == precision_recall(
+        np.asarray(samples), np.asarray(real)
+    )
 
 
 @pytest.mark.usefixtures("own_errors")
@@ -92,7 +98,9 @@ def test_errors_say_what_was_given_and_what_to_do():
         precision_recall(ok, ok[:3])
     with pytest.raises(ValueError, match=r"samples has shape \(6,\); expected two axes"):
         precision_recall(ok[:, 0], ok)
-    with pytest.raises(ValueError, match="samples has 1, real has 2 features; expected equal numbers"):
+    with pytest.raises(
+        ValueError, match="samples has 1, real has 2 features; expected equal numbers"
+    ):
         precision_recall(ok[:, :1], ok)
     with pytest.raises(ValueError, match="samples holds NaN or infinity"):
         precision_recall(ok * np.inf, ok)

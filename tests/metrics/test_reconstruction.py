@@ -21,7 +21,9 @@ def test_psnr_of_a_known_error():
     for value in (151, 49):  # off by a fifth of 255: bytes must not wrap around
         other = np.full_like(grey, value)
         np.testing.assert_allclose(psnr(other, grey), [20 * np.log10(5)], rtol=1e-12)
-        np.testing.assert_allclose(psnr(to_float(other), to_float(grey)), [20 * np.log10(5)], rtol=1e-6)
+        np.testing.assert_allclose(
+            psnr(to_float(other), to_float(grey)), [20 * np.log10(5)], rtol=1e-6
+        )
 
 
 def test_psnr_of_white_noise():
@@ -41,7 +43,10 @@ def test_ssim_window_by_window():
     for row, column, channel in np.ndindex(18 - 10, 15 - 10, 3):
         x, y = (image[0, row : row + 11, column : column + 11, channel] for image in (a, b))
         mean_x, mean_y = np.sum(weights * x), np.sum(weights * y)
-        variance_x, variance_y = np.sum(weights * (x - mean_x) ** 2), np.sum(weights * (y - mean_y) ** 2)
+        variance_x, variance_y = (
+            np.sum(weights * (x - mean_x) ** 2),
+            np.sum(weights * (y - mean_y) ** 2),
+        )
         covariance = np.sum(weights * (x - mean_x) * (y - mean_y))
         values.append(
             (2 * mean_x * mean_y + c1)
@@ -57,7 +62,9 @@ def test_ssim_of_plain_images():
     a, b = np.full((1, 12, 11, 1), 200, np.uint8), np.full((1, 12, 11, 1), 100, np.uint8)
     c1 = 2.55**2
     # differences of squares of 200² cancel to 1e-11, against c₂ of 58
-    np.testing.assert_allclose(ssim(a, b), [(2 * 200 * 100 + c1) / (200**2 + 100**2 + c1)], rtol=1e-10)
+    np.testing.assert_allclose(
+        ssim(a, b), [(2 * 200 * 100 + c1) / (200**2 + 100**2 + c1)], rtol=1e-10
+    )
 
 
 def test_equal_images():
@@ -86,12 +93,15 @@ def test_bfloat16_is_a_float():
 def test_images_that_do_not_belong_together(metric, own_errors):
     images, originals = noisy_emoji()
     with pytest.raises(
-        ValueError, match=r"shape \(2, 32, 32, 3\) and originals \(1, 32, 32, 3\); expected the same"
+        ValueError,
+        match=r"shape \(2, 32, 32, 3\) and originals \(1, 32, 32, 3\); expected the same",
     ):
         metric(images, originals[:1])
     with pytest.raises(ValueError, match="frame by frame"):
         metric(images[None], originals[None])
-    with pytest.raises(ValueError, match="images are uint8 and originals float32; expected both uint8"):
+    with pytest.raises(
+        ValueError, match="images are uint8 and originals float32; expected both uint8"
+    ):
         metric(images.astype(np.uint8), originals)
     with pytest.raises(ValueError, match="originals holds NaN"):
         metric(images, originals * np.nan)

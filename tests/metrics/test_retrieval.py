@@ -12,7 +12,10 @@ from genjax.metrics import retrieval_accuracy, ridge_scorer
 @pytest.mark.parametrize("num_features", [3, 40])  # fewer and more than pairs
 def test_scores_are_cosines_with_ridge_regressions_prediction(num_features):
     random = np.random.default_rng(0)
-    features, embeddings = 1 + 3 * random.normal(size=(20, num_features)), 2 + random.normal(size=(20, 5))
+    features, embeddings = (
+        1 + 3 * random.normal(size=(20, num_features)),
+        2 + random.normal(size=(20, 5)),
+    )
     others, captions = random.normal(size=(4, num_features)), random.normal(size=(6, 5))
     standardize = lambda x: (x - features.mean(0)) / features.std(0)
     # theirs penalizes weights of the features as they are, ours those of features divided by √number

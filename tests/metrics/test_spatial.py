@@ -30,5 +30,7 @@ def test_errors_say_what_was_given_and_what_to_do():
         ValueError, match=r"maps have shape \(5, 8\); expected \[batch height width channels\]"
     ):
         spatial_features(np.ones((5, 8)))
-    with pytest.raises(ValueError, match="maps have 3 channels; expected 7 or more: .* pass channels=3"):
+    with pytest.raises(
+        ValueError, match="maps have 3 channels; expected 7 or more: .* pass channels=3"
+    ):
         spatial_features(np.ones((2, 4, 4, 3)))

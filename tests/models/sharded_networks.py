@@ -83,7 +83,9 @@ def run(network: nn.Module, inputs: tuple, axes: dict[str, int]) -> dict:
     alone = jax.jit(forward)(variables, inputs), jax.jit(jax.grad(loss))(variables, inputs)
 
     mesh = make_mesh(axes, BATCH)
-    batch = NamedSharding(mesh, PartitionSpec(tuple(name for name in ("data", "fsdp") if name in axes)))
+    batch = NamedSharding(
+        mesh, PartitionSpec(tuple(name for name in ("data", "fsdp") if name in axes))
+    )
 
     def sharding(path, a):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -107,4 +109,6 @@ def run(network: nn.Module, inputs: tuple, axes: dict[str, int]) -> dict:
 
 if __name__ == "__main__":
     for name, (network, inputs) in cases().items():
-        print(json.dumps({"name": name, **run(network, inputs, json.loads(sys.argv[1]))}), flush=True)
+        print(
+            json.dumps({"name": name, **run(network, inputs, json.loads(sys.argv[1]))}), flush=True
+        )

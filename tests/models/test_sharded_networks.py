@@ -51,7 +51,12 @@ HEAD = floats(BATCH // DATA, IMAGE, PATCH)  # the patches put together
 @pytest.mark.parametrize(
     ("name", "over_context", "gathers", "sums"),
     [
-        ("DiT", DEPTH * gathered_keys(IMAGE), DEPTH * modulation(6) + modulation(2), DEPTH * summed(IMAGE)),
+        (
+            "DiT",
+            DEPTH * gathered_keys(IMAGE),
+            DEPTH * modulation(6) + modulation(2),
+            DEPTH * summed(IMAGE),
+        ),
         (
             "Flux",  # two blocks of two streams, two of one
             4 * gathered_keys(IMAGE + TEXT),

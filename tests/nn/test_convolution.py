@@ -34,7 +34,9 @@ def close(found, expected):
         np.testing.assert_allclose(a, b, atol=2e-6 * np.abs(b).max())
 
 
-@pytest.mark.parametrize(("side", "padding"), [(3, "SAME"), (2, ((1, 0), (0, 1))), (5, "VALID"), (4, "SAME")])
+@pytest.mark.parametrize(
+    ("side", "padding"), [(3, "SAME"), (2, ((1, 0), (0, 1))), (5, "VALID"), (4, "SAME")]
+)
 def test_derivatives_are_the_convolution_s(side, padding):
     primals, tangents = arrays(side)
     ours = lambda x, kernel: convolve(x, kernel, (1, 1), padding, **LAYOUT)
@@ -75,13 +77,18 @@ def test_no_other_platform_sees_the_strips(argnums):
     for platform in ("tpu", "cuda"):
         found, expected = (count(lowered(f, platform, x, kernel)) for f in gradients)
         assert found == expected == (2 + (argnums == (0, 1)), 0)
-    assert count(lowered(gradients[0], "cpu", x, kernel)) == {0: (2, 0), 1: (1, 1), (0, 1): (2, 1)}[argnums]
+    assert (
+        count(lowered(gradients[0], "cpu", x, kernel))
+        == {0: (2, 0), 1: (1, 1), (0, 1): (2, 1)}[argnums]
+    )
 
 
 def test_strips_keep_no_neighbours():
     """What the backward pass needs from the forward pass are the arguments, as of JAX's own."""
     (x, kernel), _ = arrays(3)
-    _, pullback = jax.vjp(lambda x, kernel: convolve(x, kernel, (1, 1), "SAME", **LAYOUT), x, kernel)
+    _, pullback = jax.vjp(
+        lambda x, kernel: convolve(x, kernel, (1, 1), "SAME", **LAYOUT), x, kernel
+    )
     kept = {leaf.shape for leaf in jax.tree.leaves(pullback) if leaf.size > 1}
     assert kept <= {x.shape, kernel.shape}
 
@@ -90,7 +97,9 @@ def test_strips_keep_no_neighbours():
 def test_meshes_of_several_devices_have_the_convolution(devices, strips):
     """A loop over rows would not be split as the examples are."""
     (x, kernel), _ = arrays(3)
-    mesh = jax.sharding.AbstractMesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.sharding.AbstractMesh(
+        (devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
     with jax.sharding.use_abstract_mesh(mesh):
         gradient = jax.grad(lambda kernel: jnp.sum(convolve(x, kernel, (1, 1), "SAME", **LAYOUT)))
         assert ("scan" in str(jax.make_jaxpr(gradient)(kernel))) == strips

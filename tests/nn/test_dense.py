@@ -16,7 +16,9 @@ def test_same_parameters_and_outputs_as_flax(shape):
     jax.tree.map(np.testing.assert_array_equal, params, theirs.init(jax.random.key(0), x))
     output = ours.apply(params, x)
     assert output.shape == (*shape[:-1], 7)
-    np.testing.assert_allclose(output, theirs.apply(params, x), rtol=1e-6, atol=1e-6)  # sums of five terms
+    np.testing.assert_allclose(
+        output, theirs.apply(params, x), rtol=1e-6, atol=1e-6
+    )  # sums of five terms
 
 
 def test_types():

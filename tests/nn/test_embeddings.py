@@ -27,7 +27,9 @@ def test_times_against_a_plain_formula():
     embedding = sinusoidal_embedding(jnp.asarray(x, jnp.float32), features, max_period=500.0)
     angles = x[:, None] * 500.0 ** (-np.arange(6) / 6)
     expected = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-    np.testing.assert_allclose(embedding, expected, atol=3e-4)  # angles up to 1000, rounded by 1e-7 of it
+    np.testing.assert_allclose(
+        embedding, expected, atol=3e-4
+    )  # angles up to 1000, rounded by 1e-7 of it
 
 
 def test_times_are_embedded_in_float32():

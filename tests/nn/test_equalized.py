@@ -18,7 +18,9 @@ def test_dense_in_float64(lr_multiplier):
     params = {"params": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}
     output = EqualizedDense(4, lr_multiplier=lr_multiplier).apply(params, x)
     expected = lr_multiplier * (np.float64(x) @ np.float64(kernel) / np.sqrt(5) + bias)
-    np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6 * lr_multiplier)  # float32, five terms
+    np.testing.assert_allclose(
+        output, expected, rtol=1e-5, atol=1e-6 * lr_multiplier
+    )  # float32, five terms
 
 
 def test_convolution_in_float64():
@@ -27,9 +29,12 @@ def test_convolution_in_float64():
     output = EqualizedConv(2, 3).apply(params, x)
     for b, o in np.ndindex(2, 2):
         expected = sum(
-            signal.correlate2d(np.float64(x[b, ..., i]), kernel[..., i, o], "same") for i in range(3)
+            signal.correlate2d(np.float64(x[b, ..., i]), kernel[..., i, o], "same")
+            for i in range(3)
         )
-        np.testing.assert_allclose(output[b, ..., o], expected / np.sqrt(27) + bias[o], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            output[b, ..., o], expected / np.sqrt(27) + bias[o], rtol=1e-5, atol=1e-5
+        )
 
 
 def test_convolution_that_resamples():
@@ -54,17 +59,23 @@ def test_dense_keeps_the_variance_at_initialisation(fan_in, lr_multiplier):
 
 @pytest.mark.parametrize("kernel_size", [1, 3])
 def test_convolution_keeps_the_variance_at_initialisation(kernel_size):
-    output, _ = EqualizedConv(64, kernel_size).init_with_output(jax.random.key(1), normal(1, 4, 10, 10, 64))
+    output, _ = EqualizedConv(64, kernel_size).init_with_output(
+        jax.random.key(1), normal(1, 4, 10, 10, 64)
+    )
     np.testing.assert_allclose(output[:, 1:-1, 1:-1].std(), 1, rtol=0.06)
 
 
 @pytest.mark.parametrize("lr_multiplier", [1.0, 0.01])
 @pytest.mark.parametrize("fan_in", [16, 256])
-def test_a_step_moves_effective_weights_by_the_same_fraction_whatever_the_fan_in(fan_in, lr_multiplier):
+def test_a_step_moves_effective_weights_by_the_same_fraction_whatever_the_fan_in(
+    fan_in, lr_multiplier
+):
     module = EqualizedDense(64, lr_multiplier=lr_multiplier)
     params = module.init(jax.random.key(0), normal(0, 1, fan_in))
     effective = lambda params: module.apply(params, jnp.eye(fan_in))
-    stepped = jax.tree.map(lambda a: a + 1e-2, params)  # what Adam's first step of 1e-2 does, signs aside
+    stepped = jax.tree.map(
+        lambda a: a + 1e-2, params
+    )  # what Adam's first step of 1e-2 does, signs aside
     change = effective(stepped) - effective(params) - 1e-2 * lr_multiplier  # less the bias's
     fraction = np.asarray(change) * np.sqrt(fan_in)  # of the initial deviation, 1/√fan_in
     # Rounding, 6e-8 of initial weights of up to 4.5 of these deviations.
@@ -72,7 +83,9 @@ def test_a_step_moves_effective_weights_by_the_same_fraction_whatever_the_fan_in
 
 
 def test_initial_bias():
-    params = EqualizedDense(4, initial_bias=1.0, lr_multiplier=0.1).init(jax.random.key(0), jnp.ones((1, 3)))
+    params = EqualizedDense(4, initial_bias=1.0, lr_multiplier=0.1).init(
+        jax.random.key(0), jnp.ones((1, 3))
+    )
     np.testing.assert_array_equal(params["params"]["bias"], 1)
 
 
@@ -91,5 +104,7 @@ def test_types(module, shape):
 
 def test_scaled_leaky_relu():
     np.testing.assert_allclose(
-        scaled_leaky_relu(jnp.array([-1.0, 0.0, 2.0])), [-0.2 * np.sqrt(2), 0, 2 * np.sqrt(2)], rtol=1e-6
+        scaled_leaky_relu(jnp.array([-1.0, 0.0, 2.0])),
+        [-0.2 * np.sqrt(2), 0, 2 * np.sqrt(2)],
+        rtol=1e-6,
     )

@@ -40,7 +40,8 @@ def zeros_between(image, factor):
 def pad_or_crop(image, before, after):
     padded = np.pad(image, [(max(before, 0), max(after, 0))] * 2)
     return padded[
-        max(-before, 0) : len(padded) - max(-after, 0), max(-before, 0) : len(padded) - max(-after, 0)
+        max(-before, 0) : len(padded) - max(-after, 0),
+        max(-before, 0) : len(padded) - max(-after, 0),
     ]
 
 
@@ -58,7 +59,8 @@ def each_channel(function, x):
 def correlated(x, kernel):
     """Valid cross-correlation, summed over input channels."""
     one = lambda image, o: sum(
-        signal.correlate2d(image[..., i], kernel[..., i, o], mode="valid") for i in range(x.shape[-1])
+        signal.correlate2d(image[..., i], kernel[..., i, o], mode="valid")
+        for i in range(x.shape[-1])
     )
     return np.stack([np.stack([one(image, o) for o in range(kernel.shape[-1])], -1) for image in x])
 
@@ -77,7 +79,10 @@ def correlated(x, kernel):
 def test_upfirdn_is_insertion_padding_filter_and_decimation(taps, up, down, padding, gain):
     x = normal(0, 2, 7, 7, 3)
     expected = each_channel(
-        lambda a: gain * filtered(pad_or_crop(zeros_between(a, up), *padding), taps)[::down, ::down], x
+        lambda a: (
+            gain * filtered(pad_or_crop(zeros_between(a, up), *padding), taps)[::down, ::down]
+        ),
+        x,
     )
     output = upfirdn(jnp.asarray(x), taps, up=up, down=down, padding=padding, gain=gain)
     np.testing.assert_allclose(output, expected, **ROUNDING)
@@ -115,7 +120,9 @@ def test_upsampling_convolution_is_filter_then_kernel(side, taps):
     x, kernel = normal(5, 2, 5, 5, 3), normal(6, side, side, 3, 2)
     margin = side // 2
     before, after = (len(taps) + 1) // 2 + margin, (len(taps) - 2) // 2 + margin
-    up = each_channel(lambda a: 4 * filtered(pad_or_crop(zeros_between(a, 2), before, after), taps), x)
+    up = each_channel(
+        lambda a: 4 * filtered(pad_or_crop(zeros_between(a, 2), before, after), taps), x
+    )
     output = upsample_convolve(jnp.asarray(x), jnp.asarray(kernel), taps)
     assert output.shape == (2, 10, 10, 2)
     np.testing.assert_allclose(output, correlated(up, kernel), **ROUNDING)

@@ -18,13 +18,17 @@ def parameters(features):
     return {name: random.normal(size=features).astype(np.float32) for name in ("scale", "bias")}
 
 
-@pytest.mark.parametrize(("shape", "groups"), [((3, 8, 6, 12), 4), ((2, 3, 5, 7, 8), 8), ((2, 64, 64, 6), 1)])
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((3, 8, 6, 12), 4), ((2, 3, 5, 7, 8), 8), ((2, 64, 64, 6), 1)]
+)
 def test_groups_have_mean_and_variance(shape, groups):
     """Of each image, or frame, by NumPy in float64; float32 keeps 1e-6 of numbers up to 15."""
     x, params = images(shape), parameters(shape[-1])
     parts = np.asarray(x, np.float64).reshape(*shape[:-1], groups, -1)
     axes = (-4, -3, -1)
-    parts = (parts - parts.mean(axes, keepdims=True)) / np.sqrt(parts.var(axes, keepdims=True) + 1e-6)
+    parts = (parts - parts.mean(axes, keepdims=True)) / np.sqrt(
+        parts.var(axes, keepdims=True) + 1e-6
+    )
     expected = parts.reshape(shape) * params["scale"] + params["bias"]
     found = GroupNorm(groups).apply({"params": params}, x)
     np.testing.assert_allclose(found, expected, atol=2e-5)
@@ -42,7 +46,9 @@ def test_it_is_flaxs_with_its_parameters_and_gradients():
         output, pull_back = jax.vjp(apply, params, x)
         return output, pull_back(jnp.sin(7 * output))
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), results(ours), results(flaxs))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), results(ours), results(flaxs)
+    )
 
 
 def test_types():

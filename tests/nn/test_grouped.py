@@ -17,7 +17,9 @@ def test_value_and_derivatives_are_the_convolution_s(side, groups):
         cotangent = jax.random.normal(keys[2], (2, 6, 5, 24), jnp.float64)
         options = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups)
         found, expected = (
-            jax.jit(functools.partial(jax.vjp, lambda *a, f=f: f(*a, (1, 1), "SAME", **options)))(x, kernel)
+            jax.jit(functools.partial(jax.vjp, lambda *a, f=f: f(*a, (1, 1), "SAME", **options)))(
+                x, kernel
+            )
             for f in (grouped_convolve, jax.lax.conv_general_dilated)
         )
         np.testing.assert_allclose(found[0], expected[0], rtol=1e-12, atol=1e-12)

@@ -17,7 +17,9 @@ def test_order_is_row_major_over_patches_and_then_row_column_channel():
 @pytest.mark.parametrize("patch_size", [1, 2, 3])
 def test_unpatchify_is_the_inverse(patch_size):
     images = jnp.arange(2 * 6 * 12 * 3, dtype=jnp.float32).reshape(2, 6, 12, 3)
-    np.testing.assert_array_equal(unpatchify(patchify(images, patch_size), patch_size, 6, 12), images)
+    np.testing.assert_array_equal(
+        unpatchify(patchify(images, patch_size), patch_size, 6, 12), images
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 4, 1), (1, 4, 5, 1)])

@@ -103,8 +103,12 @@ def test_losses_of_the_codebook():
     """Values in closed form; "commitment" moves latents alone and "codebook" codes alone, by the same
     differences."""
     x, codes = normal(0, 300, FEATURES), normal(1, CODES, FEATURES)
-    losses = lambda codes, x: VectorQuantizer(CODES, FEATURES).apply({"params": {"codes": codes}}, x).losses
-    values, gradients = jax.jit(lambda *a: (losses(*a), jax.jacobian(losses, argnums=(0, 1))(*a)))(codes, x)
+    losses = lambda codes, x: (
+        VectorQuantizer(CODES, FEATURES).apply({"params": {"codes": codes}}, x).losses
+    )
+    values, gradients = jax.jit(lambda *a: (losses(*a), jax.jacobian(losses, argnums=(0, 1))(*a)))(
+        codes, x
+    )
     indices, _ = nearest(x, codes)
     difference = x - codes[indices]
     for value in values.values():
@@ -121,8 +125,12 @@ def test_entropy_of_a_codebook():
     x, codes, temperature = normal(0, 40, FEATURES), normal(1, CODES, FEATURES), 0.7
     quantizer = VectorQuantizer(CODES, FEATURES, entropy_temperature=temperature)
     found = jax.jit(quantizer.apply)({"params": {"codes": codes}}, x).losses["entropy"]
-    law = softmax(-np.sum((x[:, None].astype(np.float64) - codes) ** 2, axis=-1) / temperature, axis=1)
-    np.testing.assert_allclose(found, entropy(law, axis=1).mean() - entropy(law.mean(axis=0)), rtol=1e-5)
+    law = softmax(
+        -np.sum((x[:, None].astype(np.float64) - codes) ** 2, axis=-1) / temperature, axis=1
+    )
+    np.testing.assert_allclose(
+        found, entropy(law, axis=1).mean() - entropy(law.mean(axis=0)), rtol=1e-5
+    )
 
 
 EMA = dict(ema_decay=0.8)
@@ -131,7 +139,9 @@ EMA = dict(ema_decay=0.8)
 @functools.cache
 def ema_step(quantizer):
     def step(variables, x, key):
-        return quantizer.apply(variables, x, train=True, mutable=["codebook"], rngs={"restart": key})
+        return quantizer.apply(
+            variables, x, train=True, mutable=["codebook"], rngs={"restart": key}
+        )
 
     return jax.jit(step)
 
@@ -161,13 +171,17 @@ def test_moving_averages(normalize):
             x, codes = unit(x), unit(codes)
         indices, _ = nearest(x, codes)
         np.testing.assert_array_equal(quantized.indices, indices)
-        np.testing.assert_allclose(quantized.latents, codes[indices], rtol=1e-4, atol=1e-5)  # those before
+        np.testing.assert_allclose(
+            quantized.latents, codes[indices], rtol=1e-4, atol=1e-5
+        )  # those before
         counts = decay * counts + (1 - decay) * np.bincount(indices, minlength=CODES)
         sums *= decay
         np.add.at(sums, indices, (1 - decay) * x)
         codes = sums / counts[:, None]
         # float32, six updates
-        np.testing.assert_allclose(variables["codebook"]["shares"], counts * CODES / batch, rtol=1e-5)
+        np.testing.assert_allclose(
+            variables["codebook"]["shares"], counts * CODES / batch, rtol=1e-5
+        )
         np.testing.assert_allclose(variables["codebook"]["codes"], codes, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(variables["codebook"]["shares"].mean(), 1, rtol=1e-5)
 
@@ -195,7 +209,10 @@ def test_a_code_out_of_use_stays_where_it_is():
 
 
 def test_nothing_moves_outside_of_training():
-    quantizer, x = VectorQuantizer(CODES, FEATURES, restart_threshold=0.5, **EMA), normal(0, 100, FEATURES)
+    quantizer, x = (
+        VectorQuantizer(CODES, FEATURES, restart_threshold=0.5, **EMA),
+        normal(0, 100, FEATURES),
+    )
     variables = start(normal(1, CODES, FEATURES))
     _, after = jax.jit(functools.partial(quantizer.apply, mutable=["codebook"]))(variables, x)
     jax.tree.map(np.testing.assert_array_equal, after, variables)
@@ -212,7 +229,9 @@ def test_dead_codes_restart_at_latents():
     codes[::2] += 1000  # half of them are out of reach
     variables = start(codes)
     _, without = ema_step(VectorQuantizer(CODES, FEATURES, **EMA))(variables, x, jax.random.key(0))
-    variables["codebook"]["shares"] = np.where(np.arange(CODES) % 4 == 0, 0.6, 1.0).astype(np.float32)
+    variables["codebook"]["shares"] = np.where(np.arange(CODES) % 4 == 0, 0.6, 1.0).astype(
+        np.float32
+    )
     _, after = ema_step(quantizer)(variables, x, jax.random.key(0))
     after, without = after["codebook"], without["codebook"]
     restarted = x[:, None] == after["codes"][::4]  # .8·.6 is under .5, .8·1 is not
@@ -221,7 +240,9 @@ def test_dead_codes_restart_at_latents():
     np.testing.assert_array_equal(after["shares"][::4], 1)
     np.testing.assert_array_equal(after["codes"][2::4], codes[2::4])
     chosen = without["shares"][1::2] > 0.85  # those chosen at least once, which is .08 of .8
-    np.testing.assert_allclose(after["codes"][1::2][chosen], without["codes"][1::2][chosen], rtol=1e-6)
+    np.testing.assert_allclose(
+        after["codes"][1::2][chosen], without["codes"][1::2][chosen], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("threshold", "least", "most"), [(0.1, 0.9, 1.0), (0.0, 0.0, 0.5)])
@@ -232,13 +253,17 @@ def test_restarts_keep_a_codebook_in_use(threshold, least, most):
     variables = jax.jit(quantizer.init)(jax.random.key(0), centres)
     step = ema_step(quantizer)
     random = np.random.default_rng(1)
-    draw = lambda: centres[random.integers(64, size=512)] + 0.1 * random.standard_normal((512, FEATURES))
+    draw = lambda: (
+        centres[random.integers(64, size=512)] + 0.1 * random.standard_normal((512, FEATURES))
+    )
     for i in range(120):
         quantized, variables = step(variables, draw().astype(np.float32), jax.random.key(i))
     used = len(np.unique(quantized.indices)) / 64
     assert least <= used <= most
     if threshold:
-        assert np.mean(quantized.losses["commitment"]) < 1  # 25 for the mean of all, .01 for one code each
+        assert (
+            np.mean(quantized.losses["commitment"]) < 1
+        )  # 25 for the mean of all, .01 for one code each
 
 
 def test_residual_quantizer():
@@ -246,7 +271,9 @@ def test_residual_quantizer():
     latents."""
     levels, x = 3, normal(0, 80, FEATURES)
     books = [normal(1 + i, CODES, FEATURES) / 2**i for i in range(levels)]
-    variables = {"params": {f"levels_{i}": {"codes": jnp.asarray(codes)} for i, codes in enumerate(books)}}
+    variables = {
+        "params": {f"levels_{i}": {"codes": jnp.asarray(codes)} for i, codes in enumerate(books)}
+    }
     quantizer = ResidualVectorQuantizer(levels, CODES, FEATURES)
     lookup = functools.partial(quantizer.apply, variables, method="lookup")
     losses = lambda x: quantizer.apply(variables, x).losses["commitment"]
@@ -331,7 +358,9 @@ def test_binary_spherical_entropy_by_enumeration():
     mean = law.mean(axis=0)
     marginals = np.array([mean[codes[:, i] > 0].sum() for i in range(bits)])
     bound = sum(entropy([p, 1 - p]) for p in marginals)
-    np.testing.assert_allclose(found.losses["entropy"], entropy(law, axis=1).mean() - bound, rtol=1e-4)
+    np.testing.assert_allclose(
+        found.losses["entropy"], entropy(law, axis=1).mean() - bound, rtol=1e-4
+    )
     assert bound > entropy(mean) + 0.05
     np.testing.assert_allclose(
         found.losses["commitment"], np.mean((unit(x) - codes[found.indices]) ** 2), rtol=1e-5
@@ -342,7 +371,9 @@ def test_binary_spherical_entropy_by_enumeration():
 def test_signs_and_their_numbers(build):
     quantizer = build(6)
     codes = words(6) / (np.sqrt(6) if build is BinarySphericalQuantizer else 1)
-    np.testing.assert_allclose(quantizer.apply({}, jnp.arange(64), method="lookup"), codes, rtol=1e-6)
+    np.testing.assert_allclose(
+        quantizer.apply({}, jnp.arange(64), method="lookup"), codes, rtol=1e-6
+    )
     x = codes * np.random.default_rng(0).uniform(0.1, 3, codes.shape)
     found = quantizer.apply({}, jnp.asarray(x, jnp.float32))
     np.testing.assert_array_equal(found.indices, np.arange(64))
@@ -351,14 +382,20 @@ def test_signs_and_their_numbers(build):
 
 @pytest.mark.parametrize(
     "quantizer",
-    [LookupFreeQuantizer(18), BinarySphericalQuantizer(18), VectorQuantizer(8, 18, entropy_temperature=0.01)],
+    [
+        LookupFreeQuantizer(18),
+        BinarySphericalQuantizer(18),
+        VectorQuantizer(8, 18, entropy_temperature=0.01),
+    ],
 )
 def test_entropies_of_certain_choices(quantizer):
     """All latents at one far corner: no uncertainty of any kind, and no gradient that is not finite."""
     x = jnp.full((3, 18), -30.0)
     codes = jnp.where(jnp.arange(8)[:, None] == 0, -30.0, normal(0, 8, 18))
     variables = {"params": {"codes": codes}} if isinstance(quantizer, VectorQuantizer) else {}
-    loss, slope = jax.jit(jax.value_and_grad(lambda x: quantizer.apply(variables, x).losses["entropy"]))(x)
+    loss, slope = jax.jit(
+        jax.value_and_grad(lambda x: quantizer.apply(variables, x).losses["entropy"])
+    )(x)
     np.testing.assert_allclose(loss, 0, atol=1e-5)
     assert np.all(np.isfinite(slope))
 

@@ -10,7 +10,9 @@ FEATURES = (2, 4, 6)
 
 @pytest.fixture(scope="module")
 def queries_and_keys():
-    return jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 5, 2, sum(FEATURES)), np.float32))
+    return jnp.asarray(
+        np.random.default_rng(0).standard_normal((2, 3, 5, 2, sum(FEATURES)), np.float32)
+    )
 
 
 def test_grids_are_row_major():
@@ -40,13 +42,17 @@ def test_products_depend_on_differences_of_positions_alone(queries_and_keys):
 
     @jax.jit
     def products(positions_of_query, positions_of_key):
-        return jnp.einsum("bqhf,bkhf->bhqk", rotate(query, positions_of_query), rotate(key, positions_of_key))
+        return jnp.einsum(
+            "bqhf,bkhf->bhqk", rotate(query, positions_of_query), rotate(key, positions_of_key)
+        )
 
     def shifted(by_query, by_key):
         return products(*(rotary_positions(positions + by, FEATURES) for by in (by_query, by_key)))
 
     expected, shift = shifted(0.0, 0.0), np.array([30.0, 7.0, -20.0])
-    np.testing.assert_allclose(shifted(shift, shift), expected, atol=1e-5)  # 12 products up to 10, float32
+    np.testing.assert_allclose(
+        shifted(shift, shift), expected, atol=1e-5
+    )  # 12 products up to 10, float32
     for axis in np.diag(shift):
         assert np.abs(shifted(axis, 0.0) - expected).max() > 1
 
@@ -65,7 +71,9 @@ def test_rotation_is_float32_whatever_the_type(queries_and_keys):
     rotations = rotary_positions(grid_positions(1, 1, 5), FEATURES)
     output = rotate(x, rotations)
     assert output.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(output, rotate(x.astype(jnp.float32), rotations).astype(jnp.bfloat16))
+    np.testing.assert_array_equal(
+        output, rotate(x.astype(jnp.float32), rotations).astype(jnp.bfloat16)
+    )
 
 
 @pytest.mark.parametrize("features", [(4, 8), (4, 3, 5)])

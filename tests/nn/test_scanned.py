@@ -71,6 +71,8 @@ def test_products_and_statistics_are_saved_and_nothing_else():
     x = jnp.ones((2, 3, FEATURES))
     variables = NormedBlock().init(jax.random.key(0), x)
     block = rematerialized(NormedBlock, "products_saveable")()
-    saved = jax.eval_shape(lambda *args: jax.vjp(lambda *args: block.apply(*args)[0], *args)[1], variables, x)
+    saved = jax.eval_shape(
+        lambda *args: jax.vjp(lambda *args: block.apply(*args)[0], *args)[1], variables, x
+    )
     sizes = [2 * 3, 2 * 3, x.size, x.size, FEATURES**2]  # the last of these is the kernel
     assert sorted(a.size for a in jax.tree.leaves(saved)) == sizes

@@ -103,7 +103,11 @@ def test_latents_and_images_agree(saved):
     @jax.jit
     def both(variables, images):
         latents = ours.apply(variables, images, method="encode")
-        return latents, ours.apply(variables, latents, method="decode"), ours.apply(variables, images)
+        return (
+            latents,
+            ours.apply(variables, latents, method="decode"),
+            ours.apply(variables, images),
+        )
 
     for sides in SIDES[len(ours.encoder_stages)]:
         images = np.random.default_rng(0).standard_normal((2, *sides, 3), np.float32)
@@ -133,12 +137,18 @@ def from_config(**entries):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda stage: dict(encoder_stages=(stage, replace(stage, norm="batch"))), "encoder_stages=.*batch"),
+        (
+            lambda stage: dict(encoder_stages=(stage, replace(stage, norm="batch"))),
+            "encoder_stages=.*batch",
+        ),
         (
             lambda stage: dict(encoder_stages=(stage, replace(stage, activation="relu"))),
             "encoder_stages=.*relu",
         ),
-        (lambda stage: dict(latent_mean=(0.5,)), r"latent_mean=\(0.5,\) is not supported; only \(0.0,\)"),
+        (
+            lambda stage: dict(latent_mean=(0.5,)),
+            r"latent_mean=\(0.5,\) is not supported; only \(0.0,\)",
+        ),
         (
             lambda stage: dict(latent_deviation=(1.0, 2.0)),
             "cannot be saved as AutoencoderDC: latent_deviation has 2 values, and the class 1",
@@ -214,13 +224,22 @@ def plain_folder(tmp_path_factory):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(downsample_block_type="pool"), "downsample_block_type='pool' .*'pixel_unshuffle', 'conv'"),
-        (dict(decoder_norm_types="layer_norm"), "norm_types='layer_norm' .* 'rms_norm', 'batch_norm'"),
+        (
+            dict(downsample_block_type="pool"),
+            "downsample_block_type='pool' .*'pixel_unshuffle', 'conv'",
+        ),
+        (
+            dict(decoder_norm_types="layer_norm"),
+            "norm_types='layer_norm' .* 'rms_norm', 'batch_norm'",
+        ),
         (dict(decoder_act_fns="mish"), "decoder_act_fns='mish' .* 'silu', 'relu'"),
         (dict(decoder_conv_act_fn="gelu"), "decoder_conv_act_fn='gelu'"),
         (dict(encoder_block_types="Other"), "types='Other' .* 'ResBlock', 'EfficientViTBlock'"),
         (dict(new_entry=1), "entries that are not known here: {'new_entry': 1}"),
-        (dict(latent_channels=4, encoder_block_out_channels=[8, 16]), "misshapen: encoder.conv_out.weight"),
+        (
+            dict(latent_channels=4, encoder_block_out_channels=[8, 16]),
+            "misshapen: encoder.conv_out.weight",
+        ),
     ],
 )
 def test_faults(plain_folder, tmp_path, change, message):

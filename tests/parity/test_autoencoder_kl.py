@@ -64,7 +64,8 @@ def create(config):
     """With weights that keep the scale of activations, biases and norms that are not the identity."""
     levels = len(config["block_out_channels"])
     types = dict(
-        down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
     )
     torch.manual_seed(0)
     model = AutoencoderKL(**types | config).eval()
@@ -115,7 +116,12 @@ def test_agrees(name, saved):
         return mean, log_variance, module.apply(variables, mean, method="decode")
 
     outputs = apply(variables, channel_last(images))
-    assert outputs[0].shape == (2, height // module.factor, width // module.factor, module.latent_channels)
+    assert outputs[0].shape == (
+        2,
+        height // module.factor,
+        width // module.factor,
+        module.latent_channels,
+    )
     for ours, output in zip(outputs, expected, strict=True):
         assert_close(ours, channel_last(output))
 
@@ -125,7 +131,9 @@ def test_what_is_saved_opens_in_diffusers(name, saved, tmp_path):
     theirs, _, expected, variables = saved(name)
     assert_opens(theirs, expected, variables, tmp_path)
     ours = pretrained.load(tmp_path)[0]
-    np.testing.assert_allclose(ours.latent_deviation, expected.latent_deviation)  # saved as their inverse
+    np.testing.assert_allclose(
+        ours.latent_deviation, expected.latent_deviation
+    )  # saved as their inverse
     assert ours.clone(latent_deviation=(1.0,)) == expected.clone(latent_deviation=(1.0,))
 
 
@@ -171,20 +179,34 @@ def test_attention_by_its_old_names(saved, tmp_path):
         tensors[name] = tensor
     save_file(tensors, path, metadata={"format": "pt"})
     again = AutoencoderKL.from_pretrained(tmp_path)
-    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in again.state_dict().items())
+    assert all(
+        torch.equal(value, theirs.state_dict()[name]) for name, value in again.state_dict().items()
+    )
     jax.tree.map(np.testing.assert_array_equal, pretrained.load(tmp_path)[1], expected)
 
 
 @pytest.mark.parametrize(
     "entries, message",
     [
-        ({"_class_name": "AutoencoderOobleck"}, "describes 'AutoencoderOobleck'; known are .*AutoencoderKL"),
+        (
+            {"_class_name": "AutoencoderOobleck"},
+            "describes 'AutoencoderOobleck'; known are .*AutoencoderKL",
+        ),
         ({"patch_size": 2}, r"entries that are not known here: \{'patch_size': 2\}"),
         ({"act_fn": "relu"}, "act_fn='relu' is not supported; only 'silu', 'swish'"),
-        ({"down_block_types": ["SkipDownBlock2D"]}, "down_block_types=.*SkipDownBlock2D.* is not supported"),
-        ({"up_block_types": ["SkipUpBlock2D"]}, "up_block_types=.*SkipUpBlock2D.* is not supported"),
+        (
+            {"down_block_types": ["SkipDownBlock2D"]},
+            "down_block_types=.*SkipDownBlock2D.* is not supported",
+        ),
+        (
+            {"up_block_types": ["SkipUpBlock2D"]},
+            "up_block_types=.*SkipUpBlock2D.* is not supported",
+        ),
         ({"block_out_channels": [12, 12]}, "has 1 levels; block_out_channels=.* 2"),
-        ({"shift_factor": 1.0, "latents_mean": [0.0, 0.0]}, "shift_factor=1.0 is not supported; only None"),
+        (
+            {"shift_factor": 1.0, "latents_mean": [0.0, 0.0]},
+            "shift_factor=1.0 is not supported; only None",
+        ),
         ({"layers_per_block": 2}, "missing: encoder.down_blocks.0.resnets.1.norm1.weight"),
     ],
 )

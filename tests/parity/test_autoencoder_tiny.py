@@ -70,10 +70,19 @@ def test_latents_and_images_agree(saved):
         apply = functools.partial(ours.apply, variables)
         latents = apply(images, method="encode")
         far = 4 * latents / jnp.std(latents)  # into the tanh, and beyond what bytes can hold
-        through_bytes = lambda latents: apply(apply(latents, method="to_bytes"), method="from_bytes")
+        through_bytes = lambda latents: apply(
+            apply(latents, method="to_bytes"), method="from_bytes"
+        )
         as_theirs = apply(through_bytes(latents), method="decode")
         reconstructed = apply(images), apply(latents, method="decode")
-        return latents, far, through_bytes(far), apply(far, method="decode"), as_theirs, reconstructed
+        return (
+            latents,
+            far,
+            through_bytes(far),
+            apply(far, method="decode"),
+            as_theirs,
+            reconstructed,
+        )
 
     latents, far, restored, decoded, as_theirs, reconstructed = all_of(variables, images)
     assert ours.factor == images.shape[1] // latents.shape[1]
@@ -98,7 +107,9 @@ def test_what_is_saved_opens_in_diffusers(saved, tmp_path):
 
 @pytest.mark.parametrize("name", ["latent_mean", "latent_deviation"])
 def test_what_diffusers_cannot_say_is_named(tmp_path, name):
-    with pytest.raises(ValueError, match=f"as AutoencoderTiny: {name} has 4 values, and the class 1"):
+    with pytest.raises(
+        ValueError, match=f"as AutoencoderTiny: {name} has 4 values, and the class 1"
+    ):
         pretrained.save(tmp_path / "ours", Ours(**{name: (1.0, 2.0, 3.0, 4.0)}), {})
     assert not (tmp_path / "ours").exists()
 
@@ -129,7 +140,10 @@ def folder(tmp_path_factory):
         (dict(upsample_fn="bilinear"), "upsample_fn='bilinear' .* 'nearest'"),
         (dict(upsampling_scaling_factor=4), "upsampling_scaling_factor=4"),
         (dict(out_channels=4), "out_channels=4"),
-        (dict(decoder_block_out_channels=[8, 8, 8, 16]), r"decoder_block_out_channels=\[8, 8, 8, 16\]"),
+        (
+            dict(decoder_block_out_channels=[8, 8, 8, 16]),
+            r"decoder_block_out_channels=\[8, 8, 8, 16\]",
+        ),
         (dict(new_entry=1), "entries that are not known here: {'new_entry': 1}"),
         (dict(num_encoder_blocks=[1, 1, 1, 1]), "missing: encoder.layers.8.weight"),
     ],

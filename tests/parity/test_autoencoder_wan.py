@@ -128,7 +128,10 @@ def test_what_is_saved_opens_in_diffusers(name, tmp_path):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        (dict(widths=(6, 9)), r"cannot be saved .*widths=\(6, 9\) are not all multiples of the first"),
+        (
+            dict(widths=(6, 9)),
+            r"cannot be saved .*widths=\(6, 9\) are not all multiples of the first",
+        ),
         (dict(latent_mean=(0.0,) * 16), "latent_mean has 16 values, and the class 3"),
         (dict(latent_deviation=()), "latent_deviation has 0 values, and the class 3"),
     ],
@@ -188,7 +191,9 @@ def test_defaults_are_the_published_ones():
     ],
 )
 def test_what_is_not_supported_is_named(folder, name, value, tmp_path):
-    with pytest.raises(ValueError, match="temporal_downsample" if name == "temperal_downsample" else name):
+    with pytest.raises(
+        ValueError, match="temporal_downsample" if name == "temperal_downsample" else name
+    ):
         pretrained.load(with_entries(folder, tmp_path, **{name: value}))
 
 

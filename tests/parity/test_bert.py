@@ -20,10 +20,13 @@ from genjax.pretrained.minilm import load_minilm, minilm_folder
 
 from .libraries import assert_opens, with_entries
 
-TINY = dict(vocab_size=23, hidden_size=12, num_attention_heads=3, num_hidden_layers=2, intermediate_size=20)
+TINY = dict(
+    vocab_size=23, hidden_size=12, num_attention_heads=3, num_hidden_layers=2, intermediate_size=20
+)
 CONFIGS = {
     "pooler": TINY | dict(max_position_embeddings=9, type_vocab_size=3, layer_norm_eps=1e-3),
-    "no pooler": TINY | dict(num_hidden_layers=1, num_attention_heads=1, hidden_size=7, intermediate_size=5),
+    "no pooler": TINY
+    | dict(num_hidden_layers=1, num_attention_heads=1, hidden_size=7, intermediate_size=5),
 }
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -117,7 +120,10 @@ def folder(tmp_path_factory):
         (dict(is_decoder=True), "is_decoder=True"),
         (dict(position_embedding_type="relative_key"), "position_embedding_type='relative_key'"),
         (dict(new_entry=1), "entries that are not known here: {'new_entry': 1}"),
-        (dict(architectures=["BertLMHeadModel"]), "describes 'BertLMHeadModel'; known are .*BertModel"),
+        (
+            dict(architectures=["BertLMHeadModel"]),
+            "describes 'BertLMHeadModel'; known are .*BertModel",
+        ),
         (dict(num_hidden_layers=3), "missing: encoder.layer.2"),
         (dict(num_hidden_layers=1), "extra: encoder.layer.1"),
     ],
@@ -133,7 +139,12 @@ def test_faults(folder, tmp_path, change, message):
         (bert_base, {}),
         (
             bert_large,
-            dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
+            dict(
+                hidden_size=1024,
+                num_hidden_layers=24,
+                num_attention_heads=16,
+                intermediate_size=4096,
+            ),
         ),
     ],
 )

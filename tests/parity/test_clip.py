@@ -134,7 +134,9 @@ def test_text_agrees(name, tokens, tmp_path):
             assert ours.projected is None
         else:
             assert_close(ours.projected, expected.text_embeds)
-    assert_round_trip(tmp_path / "ours", module, variables, theirs, dict(input_ids=torch.tensor(tokens)))
+    assert_round_trip(
+        tmp_path / "ours", module, variables, theirs, dict(input_ids=torch.tensor(tokens))
+    )
 
 
 @pytest.mark.parametrize("name", VISION_MODELS)
@@ -160,7 +162,9 @@ def test_vision_agrees(name, images, tmp_path):
 def both():
     """Its projections are as large as it says, and not as its parts say."""
     torch.manual_seed(0)
-    return randomise(CLIPModel(CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=14)))
+    return randomise(
+        CLIPModel(CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=14))
+    )
 
 
 def test_logits_and_similarities_agree(both, images, tokens, tmp_path):
@@ -171,7 +175,9 @@ def test_logits_and_similarities_agree(both, images, tokens, tmp_path):
     inputs = dict(input_ids=torch.tensor(tokens), pixel_values=pixel_values(images[[0, 1, 1]]))
     with torch.no_grad():
         expected = both(**inputs)
-    assert_close(quick_jit(module.apply)(variables, images[[0, 1, 1]], tokens), expected.logits_per_image)
+    assert_close(
+        quick_jit(module.apply)(variables, images[[0, 1, 1]], tokens), expected.logits_per_image
+    )
     similarity = quick_jit(lambda *inputs: module.apply(variables, *inputs, method="similarity"))
     cosines = torch.sum(expected.image_embeds[:2] * expected.text_embeds, dim=-1)
     assert_close(similarity(images, tokens), cosines)
@@ -190,10 +196,14 @@ def test_older_files(tokens, tmp_path):
     tensors["text_model.embeddings.position_ids"] = np.arange(LENGTH)[None]
     save_file(tensors, path, metadata={"format": "pt"})
     again = CLIPTextModel.from_pretrained(tmp_path)
-    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in again.state_dict().items())
+    assert all(
+        torch.equal(value, theirs.state_dict()[name]) for name, value in again.state_dict().items()
+    )
     jax.tree.map(np.testing.assert_array_equal, pretrained.load(tmp_path)[1], expected)
     save_file(
-        tensors | {"text_model.embeddings.position_ids": np.ones(LENGTH)}, path, metadata={"format": "pt"}
+        tensors | {"text_model.embeddings.position_ids": np.ones(LENGTH)},
+        path,
+        metadata={"format": "pt"},
     )
     with pytest.raises(ValueError, match="extra: text_model.embeddings.position_ids"):
         pretrained.load(tmp_path)
@@ -206,7 +216,9 @@ def test_older_configurations(both, tmp_path):
     module, _ = pretrained.load(tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
-    config["text_config_dict"] = {name: value for name, value in TEXT.items() if name != "eos_token_id"}
+    config["text_config_dict"] = {
+        name: value for name, value in TEXT.items() if name != "eos_token_id"
+    }
     config["text_config"] = dict(num_beams=1, hidden_size=7, eos_token_id=2, torch_dtype="float16")
     path.write_text(json.dumps(config))
     expected = CLIPConfig.from_pretrained(tmp_path).text_config.eos_token_id
@@ -216,10 +228,14 @@ def test_older_configurations(both, tmp_path):
 
 @pytest.mark.parametrize("height, width", [(40, 31), (12, 12), (9, 21), (16, 33)])
 def test_preparation_of_pictures_agrees(height, width):
-    processor = CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}
+    )
     # In the middle of the range, which cubic interpolation may overshoot; not in 8 bits, to which they round.
     image = np.random.default_rng(0).uniform(0.4, 0.6, (height, width, 3)).astype(np.float32)
-    expected = processor(torch.tensor(image.transpose(2, 0, 1)), do_rescale=False)["pixel_values"][0]
+    expected = processor(torch.tensor(image.transpose(2, 0, 1)), do_rescale=False)["pixel_values"][
+        0
+    ]
     ours = quick_jit(lambda images: resize_and_crop(images, SIZE))(2 * image[None] - 1)
     np.testing.assert_allclose(pixel_values(np.asarray(ours))[0], expected, rtol=0, atol=3e-6)
 

@@ -32,7 +32,10 @@ def randomized(layers):
 
 def norm(layer):
     parameters = {"scale": layer.weight.detach().numpy(), "bias": layer.bias.detach().numpy()}
-    return parameters, {"mean": layer.running_mean.numpy().copy(), "var": layer.running_var.numpy().copy()}
+    return parameters, {
+        "mean": layer.running_mean.numpy().copy(),
+        "var": layer.running_var.numpy().copy(),
+    }
 
 
 @pytest.fixture
@@ -46,7 +49,9 @@ def generators():
     theirs = randomized([*layers, torch_nn.Tanh()])
 
     parameters, statistics = {}, {}
-    weight = theirs[0].weight.detach().numpy()  # [in, out, row, column], as all transposed convolutions
+    weight = (
+        theirs[0].weight.detach().numpy()
+    )  # [in, out, row, column], as all transposed convolutions
     parameters["project"] = {"kernel": weight.transpose(0, 2, 3, 1).reshape(LATENT, -1)}
     for i in range(DOUBLINGS):
         parameters[f"norm_{i}"], statistics[f"norm_{i}"] = norm(theirs[1 + 3 * i])
@@ -67,7 +72,9 @@ def discriminators():
         layers += [torch_nn.BatchNorm2d(outputs), torch_nn.LeakyReLU(0.2)]
     theirs = randomized([*layers, torch_nn.Conv2d(features[-1], 1, START, 1, 0, bias=False)])
 
-    kernel = lambda layer: layer.weight.detach().numpy().transpose(2, 3, 1, 0)  # [out, in, row, column] there
+    kernel = lambda layer: (
+        layer.weight.detach().numpy().transpose(2, 3, 1, 0)
+    )  # [out, in, row, column] there
     parameters, statistics = {"conv_0": {"kernel": kernel(theirs[0])}}, {}
     for i in range(1, DOUBLINGS):
         parameters[f"conv_{i}"] = {"kernel": kernel(theirs[3 * i - 1])}
@@ -97,8 +104,12 @@ def test_generators_agree(generators, train):
     theirs, ours, variables = generators
     z = np.random.default_rng(0).standard_normal((BATCH, LATENT), np.float32)
     with torch.no_grad():
-        expected = theirs.train(train)(torch.from_numpy(z)[:, :, None, None]).numpy().transpose(0, 2, 3, 1)
-    apply = jax.jit(lambda variables, z: ours.apply(variables, z, train=train, mutable=["batch_stats"]))
+        expected = (
+            theirs.train(train)(torch.from_numpy(z)[:, :, None, None]).numpy().transpose(0, 2, 3, 1)
+        )
+    apply = jax.jit(
+        lambda variables, z: ours.apply(variables, z, train=train, mutable=["batch_stats"])
+    )
     samples, state = apply(variables, z)
     assert samples.shape == (BATCH, SIDE, SIDE, 3)
     assert_agree(samples, expected)
@@ -112,9 +123,15 @@ def test_discriminators_agree(discriminators, train):
     theirs, ours, variables = discriminators
     images = np.random.default_rng(0).standard_normal((BATCH, SIDE, SIDE, 3), np.float32)
     with torch.no_grad():
-        expected = theirs.train(train)(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy().reshape(BATCH)
+        expected = (
+            theirs.train(train)(torch.from_numpy(images.transpose(0, 3, 1, 2)))
+            .numpy()
+            .reshape(BATCH)
+        )
     apply = jax.jit(
-        lambda variables, images: ours.apply(variables, images, train=train, mutable=["batch_stats"])
+        lambda variables, images: ours.apply(
+            variables, images, train=train, mutable=["batch_stats"]
+        )
     )
     logits, state = apply(variables, images)
     assert_agree(logits, expected)

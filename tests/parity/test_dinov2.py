@@ -30,10 +30,17 @@ GATED = dict(use_swiglu_ffn=True, hidden_size=10, mlp_ratio=3)
 CONFIGS = {
     "plain": (Dinov2Model, Dinov2Config(**TINY, num_channels=2)),
     "gated": (Dinov2Model, Dinov2Config(**TINY | GATED, layer_norm_eps=1e-2)),
-    "registers": (Dinov2WithRegistersModel, Dinov2WithRegistersConfig(**TINY, num_register_tokens=3)),
+    "registers": (
+        Dinov2WithRegistersModel,
+        Dinov2WithRegistersConfig(**TINY, num_register_tokens=3),
+    ),
 }
 # The trained one; larger; smaller and not square; as many patches, not square.
-SIZES = {"plain": [(10, 10), (14, 24), (6, 8)], "gated": [(10, 10)], "registers": [(10, 10), (6, 14)]}
+SIZES = {
+    "plain": [(10, 10), (14, 24), (6, 8)],
+    "gated": [(10, 10)],
+    "registers": [(10, 10), (6, 14)],
+}
 
 
 def create(name):
@@ -74,7 +81,9 @@ def saved(tmp_path_factory):
     return save
 
 
-@pytest.mark.parametrize(("name", "size"), [(name, size) for name in CONFIGS for size in SIZES[name]])
+@pytest.mark.parametrize(
+    ("name", "size"), [(name, size) for name in CONFIGS for size in SIZES[name]]
+)
 def test_agrees(saved, name, size):
     theirs, _, module, variables = saved(name)
     random = np.random.default_rng(0)
@@ -82,7 +91,9 @@ def test_agrees(saved, name, size):
     masked = random.random((2, size[0] * size[1] // 4)) < 0.3
     masked = masked if size == (10, 10) else None
     with torch.no_grad():
-        expected = theirs(channel_first(images), masked if masked is None else torch.from_numpy(masked))
+        expected = theirs(
+            channel_first(images), masked if masked is None else torch.from_numpy(masked)
+        )
     assert_close(jax.jit(module.apply)(variables, images, masked), expected.last_hidden_state)
 
 
@@ -103,7 +114,10 @@ def test_what_is_saved_opens_in_transformers(saved, tmp_path, name):
         (dict(qkv_bias=False), "qkv_bias=False"),
         (dict(use_mask_token=False), "use_mask_token=False"),
         (dict(new_entry=1), "entries that are not known here: {'new_entry': 1}"),
-        (dict(architectures=["ViTModel"]), "describes 'ViTModel'; known are .*Dinov2Model, Dinov2With"),
+        (
+            dict(architectures=["ViTModel"]),
+            "describes 'ViTModel'; known are .*Dinov2Model, Dinov2With",
+        ),
         (dict(image_size=12), "misshapen: embeddings.position_embeddings"),
         (dict(use_swiglu_ffn=True), "missing: encoder.layer.0.mlp.weights_in"),
     ],
@@ -148,7 +162,10 @@ def test_features(tmp_path):
     module, variables = pretrained.load(tmp_path)
     pictures = np.random.default_rng(0).integers(0, 256, (3, 30, 40, 3), np.uint8)
     interpolate = torch.nn.functional.interpolate
-    resized = interpolate(channel_first(pictures).float(), (224, 224), mode="bicubic", antialias=True) / 255
+    resized = (
+        interpolate(channel_first(pictures).float(), (224, 224), mode="bicubic", antialias=True)
+        / 255
+    )
     column = lambda values: torch.tensor(values)[:, None, None]
     inputs = (resized - column(COLOUR_MEAN)) / column(COLOUR_DEVIATION)
     images = pictures / np.float32(127.5) - 1
@@ -168,19 +185,26 @@ def test_features(tmp_path):
 
 def test_their_processor_agrees_on_pictures_of_its_size():
     processor = BitImageProcessor(
-        size=dict(shortest_edge=224), crop_size=dict(height=224, width=224), resample=3, do_convert_rgb=True
+        size=dict(shortest_edge=224),
+        crop_size=dict(height=224, width=224),
+        resample=3,
+        do_convert_rgb=True,
     )
     pictures = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
     processor.image_mean, processor.image_std = COLOUR_MEAN, COLOUR_DEVIATION
     expected = processor(list(pictures), return_tensors="pt").pixel_values.permute(0, 2, 3, 1)
-    np.testing.assert_allclose(jax.jit(preprocess)(pictures / np.float32(127.5) - 1), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        jax.jit(preprocess)(pictures / np.float32(127.5) - 1), expected, atol=1e-6
+    )
 
 
 PUBLISHED = {
     "small": dict(hidden_size=384, num_attention_heads=6),
     "base": {},
     "large": dict(hidden_size=1024, num_attention_heads=16, num_hidden_layers=24),
-    "giant": dict(hidden_size=1536, num_attention_heads=24, num_hidden_layers=40, use_swiglu_ffn=True),
+    "giant": dict(
+        hidden_size=1536, num_attention_heads=24, num_hidden_layers=40, use_swiglu_ffn=True
+    ),
 }
 
 

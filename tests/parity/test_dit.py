@@ -71,7 +71,9 @@ def block(theirs):
 def parameters(theirs):
     embedding = theirs.transformer_blocks[0].norm1.emb
     patches = theirs.pos_embed.proj
-    kernel = patches.weight.detach().numpy()  # [width, channel, row, column]; ours (row, column, channel)
+    kernel = (
+        patches.weight.detach().numpy()
+    )  # [width, channel, row, column]; ours (row, column, channel)
     return {
         "patch_embedding": {
             "kernel": kernel.transpose(2, 3, 1, 0).reshape(-1, WIDTH),
@@ -79,7 +81,9 @@ def parameters(theirs):
         },
         "time_in": dense(embedding.timestep_embedder.linear_1),
         "time_out": dense(embedding.timestep_embedder.linear_2),
-        "label_embedding": {"embedding": embedding.class_embedder.embedding_table.weight.detach().numpy()},
+        "label_embedding": {
+            "embedding": embedding.class_embedder.embedding_table.weight.detach().numpy()
+        },
         "blocks": jax.tree.map(lambda *a: np.stack(a), *map(block, theirs.transformer_blocks)),
         "modulation": {"dense": dense(theirs.proj_out_1)},
         "head": dense(theirs.proj_out_2),
@@ -89,10 +93,15 @@ def parameters(theirs):
 def test_outputs_agree(theirs):
     random = np.random.default_rng(0)
     x = random.standard_normal((4, SIDE, SIDE, CHANNELS), np.float32)
-    timesteps, labels = np.array([0, 1, 500, 999]), np.array([0, 3, 9, CLASSES])  # the last is the null label
+    timesteps, labels = (
+        np.array([0, 1, 500, 999]),
+        np.array([0, 3, 9, CLASSES]),
+    )  # the last is the null label
     with torch.no_grad():
         expected = theirs(
-            torch.from_numpy(x.transpose(0, 3, 1, 2)), torch.from_numpy(timesteps), torch.from_numpy(labels)
+            torch.from_numpy(x.transpose(0, 3, 1, 2)),
+            torch.from_numpy(timesteps),
+            torch.from_numpy(labels),
         ).sample.numpy()
 
     network = DiT(

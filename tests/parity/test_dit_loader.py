@@ -58,7 +58,10 @@ def saved(request, tmp_path_factory):
     return folder, model, SIDES[request.param], *pretrained.load(folder)
 
 
-TIMESTEPS, LABELS = np.array([0, 1, 321, 999]), np.array([0, 3, 9, CLASSES])  # the last is the null label
+TIMESTEPS, LABELS = (
+    np.array([0, 1, 321, 999]),
+    np.array([0, 3, 9, CLASSES]),
+)  # the last is the null label
 
 
 def images(side, channels):
@@ -112,7 +115,9 @@ def test_what_diffusers_cannot_have_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"max_period=10000\.0"):
         pretrained.save(tmp_path, DiT(2, 16, 2, 4, CLASSES), {})
     with pytest.raises(ValueError, match="mlp_ratio=3"):
-        pretrained.save(tmp_path, DiT(2, 16, 2, 4, CLASSES, mlp_ratio=3.0, max_period=MAX_PERIOD), {})
+        pretrained.save(
+            tmp_path, DiT(2, 16, 2, 4, CLASSES, mlp_ratio=3.0, max_period=MAX_PERIOD), {}
+        )
     with pytest.raises(ValueError, match="base size"):
         pretrained.save(tmp_path, DiT(2, 16, 2, 4, CLASSES, max_period=MAX_PERIOD), {})
 
@@ -126,7 +131,9 @@ def test_arrays_are_of_the_type_and_on_the_devices_that_are_asked_for(saved):
     kernel = variables["params"]["blocks"]["query_key_value"]["kernel"]
     assert kernel.sharding == NamedSharding(mesh, PartitionSpec(None, None, "fsdp"))
     jax.tree.map(
-        lambda a, b: np.testing.assert_array_equal(a, np.asarray(b).astype(jnp.bfloat16), strict=True),
+        lambda a, b: np.testing.assert_array_equal(
+            a, np.asarray(b).astype(jnp.bfloat16), strict=True
+        ),
         jax.tree.map(np.asarray, variables),
         exact,
     )

@@ -73,7 +73,9 @@ def output_of_theirs(model, x, t, text, guidance):
             tensor(text.tokens),
             tensor(text.pooled),
             tensor(t),
-            FluxPipeline._prepare_latent_image_ids(BATCH, height // 2, width // 2, "cpu", torch.float32),
+            FluxPipeline._prepare_latent_image_ids(
+                BATCH, height // 2, width // 2, "cpu", torch.float32
+            ),
             torch.zeros(text.tokens.shape[1], 3),
             tensor(guidance),
         ).sample
@@ -181,11 +183,15 @@ def test_faults(saved, tmp_path, change, message):
     ],
 )
 def test_what_theirs_cannot_be_is_not_saved(tmp_path, fields, message):
-    ours = Flux(num_double_blocks=0, num_single_blocks=1, num_heads=1, rotary_features=(2, 2, 2), **fields)
+    ours = Flux(
+        num_double_blocks=0, num_single_blocks=1, num_heads=1, rotary_features=(2, 2, 2), **fields
+    )
     x, t, text, _ = inputs(SMALL)
     text = text if fields else text.replace(pooled=None)
     variables = jax.eval_shape(ours.init, jax.random.key(0), x, t, text)
-    with pytest.raises(ValueError, match=f"this Flux cannot be saved as FluxTransformer2DModel: {message}"):
+    with pytest.raises(
+        ValueError, match=f"this Flux cannot be saved as FluxTransformer2DModel: {message}"
+    ):
         pretrained.save(tmp_path / "ours", ours, variables)
     assert not (tmp_path / "ours").exists()
 
@@ -199,7 +205,10 @@ def test_adapters_are_added_to_the_weights(saved, tmp_path):
         for name, layer in theirs.named_modules():
             if isinstance(layer, torch.nn.Linear):
                 a, b = torch.randn(2, layer.in_features), torch.randn(layer.out_features, 2)
-                tensors |= {f"transformer.{name}.lora_A.weight": a, f"transformer.{name}.lora_B.weight": b}
+                tensors |= {
+                    f"transformer.{name}.lora_A.weight": a,
+                    f"transformer.{name}.lora_B.weight": b,
+                }
                 layer.weight += 0.05 * b @ a
     save_file(tensors, tmp_path / "adapters.safetensors")
     adapters = load_lora(tmp_path / "adapters.safetensors", ours, variables)

@@ -33,7 +33,9 @@ from genjax.diffusion import (
 )
 
 # Diffusers makes NumPy arrays of tensors of a PyTorch older than NumPy's copy keyword.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword"
+)
 
 FLOW = RectifiedFlow()
 TABLE = VariancePreservingTable(betas=scaled_linear_betas())
@@ -91,7 +93,9 @@ def test_spacings_of_ddim(spacing, num_steps):
 def test_leading_with_the_offset_of_stable_diffusion():
     reference = DDIMScheduler(timestep_spacing="leading", steps_offset=1)
     reference.set_timesteps(50)
-    np.testing.assert_allclose(timesteps(leading_grid(TABLE, 50, offset=1)), reference.timesteps, atol=1e-3)
+    np.testing.assert_allclose(
+        timesteps(leading_grid(TABLE, 50, offset=1)), reference.timesteps, atol=1e-3
+    )
 
 
 def test_where_trailing_spacing_of_ddim_is_not_the_papers():
@@ -100,10 +104,14 @@ def test_where_trailing_spacing_of_ddim_is_not_the_papers():
     reference.set_timesteps(48)
     found = timesteps(trailing_grid(TABLE, 48))
     astray = np.abs(found - np.asarray(reference.timesteps)) > 0.5
-    np.testing.assert_allclose(found[astray], [937, 687, 437, 187], atol=1e-3)  # 937.5 − 1 to even, and so on
+    np.testing.assert_allclose(
+        found[astray], [937, 687, 437, 187], atol=1e-3
+    )  # 937.5 − 1 to even, and so on
     reference.set_timesteps(61)
     assert len(reference.timesteps) == 62 and reference.timesteps[-1] == -1
-    np.testing.assert_allclose(timesteps(trailing_grid(TABLE, 61)), reference.timesteps[:-1], atol=1e-3)
+    np.testing.assert_allclose(
+        timesteps(trailing_grid(TABLE, 61)), reference.timesteps[:-1], atol=1e-3
+    )
 
 
 def test_spacings_of_euler_and_of_dpm_solver():
@@ -136,7 +144,9 @@ def test_flow_matching(num_steps):
 
 def test_resolution_shift_of_flux():
     for tokens in (256, 1024, 2500, 4096, 6400):
-        np.testing.assert_allclose(np.log(resolution_shift(tokens)), calculate_shift(tokens), rtol=1e-12)
+        np.testing.assert_allclose(
+            np.log(resolution_shift(tokens)), calculate_shift(tokens), rtol=1e-12
+        )
 
 
 def test_align_your_steps_levels():

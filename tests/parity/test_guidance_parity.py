@@ -51,7 +51,10 @@ def theirs(guider, conditional, unconditional, step=5, steps=10):
             functools.partial(rescaled, phi=0.7),
             guiders.ClassifierFreeGuidance(guidance_scale=SCALE, guidance_rescale=0.7),
         ),
-        (classifier_free, guiders.AutoGuidance(guidance_scale=SCALE, dropout=0.1, auto_guidance_layers=[0])),
+        (
+            classifier_free,
+            guiders.AutoGuidance(guidance_scale=SCALE, dropout=0.1, auto_guidance_layers=[0]),
+        ),
         (tangential, guiders.TangentialClassifierFreeGuidance(guidance_scale=SCALE)),
         (zero_star, guiders.ClassifierFreeZeroStarGuidance(guidance_scale=SCALE)),
         (
@@ -94,7 +97,8 @@ def test_a_layer_left_out(pair):
     guider.set_state(step=1, num_inference_steps=10, timestep=torch.tensor(0))
     expected = guider.forward(*map(torch.as_tensor, (*pair, disturbed))).pred.numpy()
     denoisers = [
-        lambda x, t, half=half: Prediction(half, -half) for half in map(jnp.asarray, (*pair, disturbed))
+        lambda x, t, half=half: Prediction(half, -half)
+        for half in map(jnp.asarray, (*pair, disturbed))
     ]
     found = blend(denoisers, [1 - SCALE, -2.8])(jnp.zeros(pair[0].shape), jnp.ones(3))
     np.testing.assert_allclose(found.clean, expected, **TOLERANCE)
@@ -149,6 +153,8 @@ def test_repaint_goes_back_when_theirs_does(num_steps, jump_length, resamplings)
 
 def test_dynamic_threshold():
     sample = 2 * np.random.default_rng(3).normal(size=(4, 8, 8, 3)).astype(np.float32)
-    scheduler = DDIMScheduler(thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=1e6)
+    scheduler = DDIMScheduler(
+        thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=1e6
+    )
     expected = scheduler._threshold_sample(torch.as_tensor(sample)).numpy()
     np.testing.assert_allclose(dynamic_threshold(jnp.asarray(sample), 0.9), expected, **TOLERANCE)

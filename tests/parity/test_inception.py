@@ -50,7 +50,9 @@ def randomize(model):
 def outputs(model, images):
     """Features and logits; images are [batch height width 3]."""
     features = []
-    hook = model.avgpool.register_forward_hook(lambda module, inputs, output: features.append(output))
+    hook = model.avgpool.register_forward_hook(
+        lambda module, inputs, output: features.append(output)
+    )
     with torch.no_grad():
         logits = model(torch.from_numpy(images.transpose(0, 3, 1, 2)))
     hook.remove()
@@ -65,7 +67,9 @@ def assert_close(ours, theirs):
 
 @pytest.fixture(scope="module")
 def fid():
-    return randomize(inception_v3(weights=None, init_weights=False, num_classes=1008, aux_logits=False))
+    return randomize(
+        inception_v3(weights=None, init_weights=False, num_classes=1008, aux_logits=False)
+    )
 
 
 def test_torchvision_agrees(tmp_path):
@@ -85,16 +89,22 @@ def test_features_of_fid_agree(tmp_path, fid, monkeypatch):
         pooling(monkeypatch, getattr(fid, f"Mixed_{name}"), mean_of_pixels)
     pooling(monkeypatch, fid.Mixed_7c, max_pool2d)
     np.savez(
-        tmp_path / "inception.npz", **{name: tensor.numpy() for name, tensor in fid.state_dict().items()}
+        tmp_path / "inception.npz",
+        **{name: tensor.numpy() for name, tensor in fid.state_dict().items()},
     )
     module, variables = load(tmp_path / "inception.npz")
     assert module == Inception()
 
     pictures = np.random.default_rng(0).integers(0, 256, (2, 7, 5, 3)).astype(np.uint8)
     resized = pictures.astype(float)
-    for axis in (1, 2):  # output i of 299 lies at i·side/299; beyond the last pixel its value goes on
+    for axis in (
+        1,
+        2,
+    ):  # output i of 299 lies at i·side/299; beyond the last pixel its value goes on
         side = resized.shape[axis]
-        line = lambda values, side=side: np.interp(np.arange(299) * side / 299, np.arange(side), values)
+        line = lambda values, side=side: np.interp(
+            np.arange(299) * side / 299, np.arange(side), values
+        )
         resized = np.apply_along_axis(line, axis, resized)
     features, logits = outputs(fid, ((resized - 128) / 128).astype(np.float32))
     ours, unbiased = jax.jit(inception_features)(variables, pictures / np.float32(127.5) - 1)
@@ -106,5 +116,7 @@ def test_faults(tmp_path, fid):
     tensors = {name: tensor.numpy() for name, tensor in fid.state_dict().items()}
     tensors["other"] = tensors.pop("Mixed_7c.branch3x3dbl_3b.conv.weight")
     np.savez(tmp_path / "inception.npz", **tensors)
-    with pytest.raises(ValueError, match=r"missing: Mixed_7c.branch3x3dbl_3b.conv.weight[^$]*extra: other"):
+    with pytest.raises(
+        ValueError, match=r"missing: Mixed_7c.branch3x3dbl_3b.conv.weight[^$]*extra: other"
+    ):
         load(tmp_path / "inception.npz")

@@ -79,7 +79,9 @@ def test_gradients_agree(networks):
     inputs = channel_first(x).requires_grad_()
     theirs(inputs, channel_first(y)).sum().backward()
     expected = inputs.grad.numpy().transpose(0, 2, 3, 1)
-    gradient = jax.jit(jax.grad(lambda x, y, variables: ours(variables, x, y).sum()))(x, y, variables)
+    gradient = jax.jit(jax.grad(lambda x, y, variables: ours(variables, x, y).sum()))(
+        x, y, variables
+    )
     # 6e-7 was measured
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
 
@@ -88,7 +90,9 @@ def test_features_agree(networks):
     theirs, _, variables = networks
     images = PAIRS["emoji"][0]
     with torch.no_grad():
-        expected = theirs.net(theirs.scaling_layer(channel_first(images))).relu5_3.mean((2, 3)).numpy()
+        expected = (
+            theirs.net(theirs.scaling_layer(channel_first(images))).relu5_3.mean((2, 3)).numpy()
+        )
     features = jax.jit(vgg16_features)({"params": variables["params"]["vgg16"]}, images)
     assert features.shape == (2, 512) and np.std(expected) > 0.01
     np.testing.assert_allclose(features, expected, rtol=0, atol=5e-6 * expected.max())

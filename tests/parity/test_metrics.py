@@ -12,7 +12,10 @@ from genjax.metrics import density_coverage, precision_recall
 def test_agrees_with_prdc(k, features):
     """Theirs takes balls without their surface, which no pair of these lies on."""
     generator = np.random.default_rng(features)
-    real, samples = generator.normal(size=(300, features)), generator.normal(size=(200, features)) * 0.9 + 0.2
+    real, samples = (
+        generator.normal(size=(300, features)),
+        generator.normal(size=(200, features)) * 0.9 + 0.2,
+    )
     theirs = compute_prdc(real, samples, nearest_k=k)
     assert 0 < theirs["coverage"] < 1 and 0 < theirs["density"]
     assert density_coverage(samples, real, k) == pytest.approx(

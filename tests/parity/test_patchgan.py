@@ -18,9 +18,13 @@ def pytorch(layers, groups):
     modules = [torch_nn.Conv2d(3, WIDTH, 4, 2, 1), torch_nn.LeakyReLU(0.2)]
     for i in range(1, layers + 1):
         stride = 2 if i < layers else 1
-        modules += [torch_nn.Conv2d(features[i - 1], features[i], 4, stride, 1, bias=groups is not None)]
         modules += [
-            torch_nn.BatchNorm2d(features[i]) if groups is None else torch_nn.GroupNorm(groups, features[i])
+            torch_nn.Conv2d(features[i - 1], features[i], 4, stride, 1, bias=groups is not None)
+        ]
+        modules += [
+            torch_nn.BatchNorm2d(features[i])
+            if groups is None
+            else torch_nn.GroupNorm(groups, features[i])
         ]
         modules += [torch_nn.LeakyReLU(0.2)]
     network = torch_nn.Sequential(*modules, torch_nn.Conv2d(features[-1], 1, 4, 1, 1))
@@ -48,7 +52,10 @@ def convert(network):
             convs += 1
         elif not isinstance(module, torch.nn.LeakyReLU):
             norms += 1
-            parameters[f"norm_{norms}"] = {"scale": array(module.weight), "bias": array(module.bias)}
+            parameters[f"norm_{norms}"] = {
+                "scale": array(module.weight),
+                "bias": array(module.bias),
+            }
             if isinstance(module, torch.nn.BatchNorm2d):
                 statistics[f"norm_{norms}"] = {
                     "mean": array(module.running_mean),
@@ -67,7 +74,9 @@ def test_agrees(layers, groups, train):
     with torch.no_grad():
         expected = theirs.train(train)(torch.from_numpy(images.transpose(0, 3, 1, 2)))[:, 0].numpy()
     network = Discriminator(WIDTH, layers, groups)
-    apply = jax.jit(lambda images: network.apply(variables, images, train=train, mutable=["batch_stats"]))
+    apply = jax.jit(
+        lambda images: network.apply(variables, images, train=train, mutable=["batch_stats"])
+    )
     logits, state = apply(images)
     # float32 throughout: some ten products and norms, each with a relative error of 1e-7 or so.
     assert expected.std() > 0.1

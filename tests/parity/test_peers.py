@@ -7,7 +7,9 @@ from experiments import peers
 from experiments.speed.peer_networks import Case, genjax_side, torch_side
 
 # which PyTorch's compiler itself uses
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"
+)
 
 DIT = Case(
     "dit",
@@ -33,7 +35,11 @@ SMALL = {
         "flux",
         "Flux",
         dict(
-            num_double_blocks=0, num_single_blocks=1, num_heads=2, rotary_features=(4, 4, 8), out_channels=4
+            num_double_blocks=0,
+            num_single_blocks=1,
+            num_heads=2,
+            rotary_features=(4, 4, 8),
+            out_channels=4,
         ),
         (8, 12, 4),
         2,
@@ -50,7 +56,10 @@ def test_both_do_the_same_work(name, tmp_path):
     theirs = torch_side(SMALL[name], tmp_path, channels_last=True)
     assert ours.facts["parameters"] == theirs.facts["parameters"]
     output, expected = (side.compared(side.programs["output"]()) for side in (theirs, ours))
-    assert peers.difference(output, expected) < 2e-5 and expected[0].shape == (2, *SMALL[name].shape)
+    assert peers.difference(output, expected) < 2e-5 and expected[0].shape == (
+        2,
+        *SMALL[name].shape,
+    )
     results = [[ours.compared(ours.programs["genjax"]()) for _ in range(2)]]
     results += [[theirs.compared(theirs.programs["torch eager"]()) for _ in range(2)]]
     for expected, found in zip(*results, strict=True):
@@ -74,12 +83,18 @@ def test_times_are_compared_in_turns(capsys):
     assert row["ratios"].keys() == row["differences"].keys() == {"torch eager", "torch compiled"}
     # ratios of rounds lie between those of the extremes
     fastest, slowest = (
-        {name: min(v["quartiles"]) if low else max(v["quartiles"]) for name, v in row["seconds"].items()}
+        {
+            name: min(v["quartiles"]) if low else max(v["quartiles"])
+            for name, v in row["seconds"].items()
+        }
         for low in (True, False)
     )
     assert fastest["torch eager"] / slowest["genjax"] <= row["ratios"]["torch eager"]
     assert {"torch", "diffusers", "jax"} <= row["versions"].keys() and row["date"]
-    width, tokens = 32, 16  # of a forward pass: the block, patches in and out, modulation of the head, time
+    width, tokens = (
+        32,
+        16,
+    )  # of a forward pass: the block, patches in and out, modulation of the head, time
     block = 12 * tokens * width**2 + 2 * tokens**2 * width + 6 * width**2
     ends = tokens * width * (16 + 16) + 2 * width**2 + 256 * width + width**2
     assert row["useful_multiply_adds"] == 2 * (block + ends)

@@ -18,11 +18,17 @@ from genjax.pipelines.systems import stable_diffusion_3 as sd3_system
 from .test_tokenizers import clip, t5
 
 # Diffusers makes NumPy arrays of tensors of a PyTorch older than NumPy's copy keyword.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword"
+)
 
 PROMPTS = ["a photo of a cat " * 8, "Red apples on a table, " * 8]
 NEGATIVES = ["the cats", ""]
-TEXT = ("text_embedder", "add_v_proj", "attn2.to_v")  # what the text adds to conditioning and to attention
+TEXT = (
+    "text_embedder",
+    "add_v_proj",
+    "attn2.to_v",
+)  # what the text adds to conditioning and to attention
 TOKENS = 700  # more than the tokenizers have
 
 
@@ -96,7 +102,11 @@ def stable_diffusion_3(folder, with_t5=True):
         transformer=loud(transformer),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=autoencoder(
-            4, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False
+            4,
+            scaling_factor=1.5305,
+            shift_factor=0.0609,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
         ),
         text_encoder=clip_encoder(16, 8),
         tokenizer=clip(folder / "clip")[0],
@@ -125,7 +135,11 @@ def flux(folder, dev):
         transformer=loud(transformer),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**schedule),
         vae=autoencoder(
-            4, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False
+            4,
+            scaling_factor=0.3611,
+            shift_factor=0.1159,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
         ),
         text_encoder=randomize(clip_encoder(16)),
         tokenizer=clip(folder / "clip")[0],
@@ -193,7 +207,10 @@ def pack(noise):
 
 
 CASES = {
-    "Stable Diffusion 3": (stable_diffusion_3, dict(negative_prompts=NEGATIVES, guidance_scale=5.0)),
+    "Stable Diffusion 3": (
+        stable_diffusion_3,
+        dict(negative_prompts=NEGATIVES, guidance_scale=5.0),
+    ),
     "Stable Diffusion 3 without T5": (
         functools.partial(stable_diffusion_3, with_t5=False),
         dict(guidance_scale=3.0),
@@ -206,7 +223,10 @@ CASES = {
     ),
     "FLUX.1 schnell": (functools.partial(flux, dev=False), dict(guidance_scale=0.0)),
     "PixArt-alpha": (pixart, dict(negative_prompts=NEGATIVES, guidance_scale=4.5)),
-    "PixArt-alpha, told the size": (functools.partial(pixart, sample_size=128), dict(guidance_scale=4.5)),
+    "PixArt-alpha, told the size": (
+        functools.partial(pixart, sample_size=128),
+        dict(guidance_scale=4.5),
+    ),
     "DiT": (dit, dict(guidance_scale=4.0)),
     "DiT unguided": (dit, dict(guidance_scale=1.0)),
 }
@@ -217,7 +237,9 @@ LENGTH = 77  # of CLIP's part of the tokens, before T5's
 
 def without(**parts):
     """Return a mutant of a text: zeros at an index of its tokens, or of its pooled features."""
-    return lambda text: text.replace(**{name: getattr(text, name).at[i].set(0) for name, i in parts.items()})
+    return lambda text: text.replace(
+        **{name: getattr(text, name).at[i].set(0) for name, i in parts.items()}
+    )
 
 
 MUTANTS = {
@@ -318,7 +340,9 @@ def test_diffusers_opens_a_pipeline_that_is_saved_and_makes_its_pictures(tmp_pat
     assert np.abs(images - expected).max() <= 1
     ours.variables["network"]["params"]["head"]["kernel"] = 2 * head["kernel"]
     assert np.abs(ours(PROMPTS, **given) - expected).max() > 4
-    contents = [{path.name for path in (tmp_path / name).iterdir()} for name in ("ours", "published")]
+    contents = [
+        {path.name for path in (tmp_path / name).iterdir()} for name in ("ours", "published")
+    ]
     assert contents[0] == contents[1]
 
 
@@ -331,11 +355,17 @@ def test_diffusers_opens_a_pipeline_that_was_built_by_hand(tmp_path):
     names = "condition empty process target sampler grid size num_steps guidance_scale distilled".split()
     settings = {name: getattr(theirs, name) for name in names}
     ours = pipelines.Pipeline(theirs.network, theirs.autoencoder, theirs.variables, **settings)
-    parts = {f"text_encoder{end}": pretrained.load(source / f"text_encoder{end}") for end in ("", "_2")}
+    parts = {
+        f"text_encoder{end}": pretrained.load(source / f"text_encoder{end}") for end in ("", "_2")
+    }
     parts |= dict(tokenizer=Tokenizer(source / "tokenizer"), tokenizer_2=source / "tokenizer_2")
     schedule = dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=1.0)
-    with pytest.raises(ValueError, match="'shift': 3.0} gives FluxPipeline another grid than this pipeline"):
-        pipelines.save(tmp_path / "ours", ours, "FluxPipeline", scheduler=schedule | dict(shift=3.0), **parts)
+    with pytest.raises(
+        ValueError, match="'shift': 3.0} gives FluxPipeline another grid than this pipeline"
+    ):
+        pipelines.save(
+            tmp_path / "ours", ours, "FluxPipeline", scheduler=schedule | dict(shift=3.0), **parts
+        )
     assert not (tmp_path / "ours").exists()
     pipelines.save(tmp_path / "ours", ours, "FluxPipeline", scheduler=schedule, **parts)
     latents = torch.randn(2, 4, 8, 12)

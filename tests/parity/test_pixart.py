@@ -77,7 +77,8 @@ def theirs(model, x, timesteps, text, size):
     conditions = dict(resolution=None, aspect_ratio=None)
     if size is not None:
         conditions = dict(
-            resolution=torch.from_numpy(size), aspect_ratio=torch.from_numpy(size[:, :1] / size[:, 1:])
+            resolution=torch.from_numpy(size),
+            aspect_ratio=torch.from_numpy(size[:, :1] / size[:, 1:]),
         )
     with torch.no_grad():
         output = model(
@@ -102,13 +103,19 @@ def test_outputs_agree(saved):
     _, model, shape, module, variables = saved
     x, timesteps, text, size = inputs(model, shape)
     apply = jax.jit(module.apply)
-    mask = jnp.arange(6) < jnp.array([[6], [3], [1]])  # as many tokens as prompts have, the last an empty one
+    mask = jnp.arange(6) < jnp.array(
+        [[6], [3], [1]]
+    )  # as many tokens as prompts have, the last an empty one
     outputs = []
     for prompts in (text, text.replace(mask=mask)):
         expected = theirs(model, x, timesteps, prompts, size)
-        outputs.append(apply(variables, x, jnp.asarray(timesteps / 1000, jnp.float32), prompts, size))
+        outputs.append(
+            apply(variables, x, jnp.asarray(timesteps / 1000, jnp.float32), prompts, size)
+        )
         assert_close(outputs[-1], expected)
-    np.testing.assert_array_equal(np.abs(outputs[0] - outputs[1]).max((1, 2, 3)) > 1e-3, [False, True, True])
+    np.testing.assert_array_equal(
+        np.abs(outputs[0] - outputs[1]).max((1, 2, 3)) > 1e-3, [False, True, True]
+    )
 
 
 def test_saving_what_was_loaded_changes_no_bit(saved, tmp_path):
@@ -160,13 +167,17 @@ def test_published_sizes_have_as_many_parameters(side, count, options):
     def init():
         size = jnp.ones((1, 2)) if module.size_conditioning else None
         text = Text(jnp.zeros((1, 3, 4096)))
-        return module.init(jax.random.key(0), jnp.zeros((1, side, side, 4)), jnp.zeros(1), text, size)
+        return module.init(
+            jax.random.key(0), jnp.zeros((1, side, side, 4)), jnp.zeros(1), text, size
+        )
 
     shapes = jax.eval_shape(init)
     assert sum(a.size for a in jax.tree.leaves(shapes)) == count
     with torch.device("meta"):
         model = PixArtTransformer2DModel(
-            sample_size=side, caption_channels=4096, use_additional_conditions=module.size_conditioning
+            sample_size=side,
+            caption_channels=4096,
+            use_additional_conditions=module.size_conditioning,
         )
     assert sum(parameter.numel() for parameter in model.parameters()) == count
     assert (module.base_size, module.interpolation_scale) == (

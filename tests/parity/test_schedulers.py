@@ -91,7 +91,8 @@ CASES = {
         samplers.ddpm,
     ),
     "DDIM": Case(
-        partial(diffusers.DDIMScheduler, clip_sample=False, timestep_spacing="trailing"), samplers.ddim
+        partial(diffusers.DDIMScheduler, clip_sample=False, timestep_spacing="trailing"),
+        samplers.ddim,
     ),
     "DDIM, eta .7": Case(
         partial(diffusers.DDIMScheduler, clip_sample=False, timestep_spacing="trailing"),
@@ -110,24 +111,35 @@ CASES = {
         VariancePreservingTable(betas=zero_terminal_snr(linear_betas())),
     ),
     "Euler": Case(diffusers.EulerDiscreteScheduler, samplers.ddim),
-    "Euler, Karras": Case(partial(diffusers.EulerDiscreteScheduler, use_karras_sigmas=True), samplers.ddim),
+    "Euler, Karras": Case(
+        partial(diffusers.EulerDiscreteScheduler, use_karras_sigmas=True), samplers.ddim
+    ),
     "Euler ancestral": Case(diffusers.EulerAncestralDiscreteScheduler, samplers.euler_ancestral),
     "DPM2": Case(diffusers.KDPM2DiscreteScheduler, partial(samplers.dpm2_ancestral, eta=0.0)),
     "DPM2 ancestral": Case(diffusers.KDPM2AncestralDiscreteScheduler, samplers.dpm2_ancestral),
-    "Heun": Case(partial(diffusers.HeunDiscreteScheduler, beta_start=1e-4, beta_end=0.02), samplers.edm_heun),
+    "Heun": Case(
+        partial(diffusers.HeunDiscreteScheduler, beta_start=1e-4, beta_end=0.02), samplers.edm_heun
+    ),
     "Heun, Karras": Case(
-        partial(diffusers.HeunDiscreteScheduler, beta_start=1e-4, beta_end=0.02, use_karras_sigmas=True),
+        partial(
+            diffusers.HeunDiscreteScheduler, beta_start=1e-4, beta_end=0.02, use_karras_sigmas=True
+        ),
         samplers.edm_heun,
     ),
     "LMS": Case(diffusers.LMSDiscreteScheduler, samplers.lms),
-    "LMS, order 2": Case(diffusers.LMSDiscreteScheduler, partial(samplers.lms, order=2), step={"order": 2}),
+    "LMS, order 2": Case(
+        diffusers.LMSDiscreteScheduler, partial(samplers.lms, order=2), step={"order": 2}
+    ),
     "DPM-Solver++ 2M": Case(dpm, samplers.dpm_solver_pp_2m),
-    "DPM-Solver++ 2M, Karras": Case(partial(dpm, use_karras_sigmas=True), samplers.dpm_solver_pp_2m),
+    "DPM-Solver++ 2M, Karras": Case(
+        partial(dpm, use_karras_sigmas=True), samplers.dpm_solver_pp_2m
+    ),
     "DPM-Solver++ 2M, heun": Case(
         partial(dpm, solver_type="heun"), partial(samplers.dpm_solver_pp_2m, form="heun")
     ),
     "DPM-Solver++ 2M to sigma_min": Case(
-        partial(dpm, final_sigmas_type="sigma_min", lower_order_final=False), samplers.dpm_solver_pp_2m
+        partial(dpm, final_sigmas_type="sigma_min", lower_order_final=False),
+        samplers.dpm_solver_pp_2m,
     ),
     "DPM-Solver++ 2M to sigma_min, lower order": Case(
         partial(dpm, final_sigmas_type="sigma_min"),
@@ -157,7 +169,11 @@ CASES = {
     ),
     "DPM-Solver++ 3M to sigma_min": Case(
         partial(
-            dpm, solver_order=3, solver_type="heun", final_sigmas_type="sigma_min", lower_order_final=False
+            dpm,
+            solver_order=3,
+            solver_type="heun",
+            final_sigmas_type="sigma_min",
+            lower_order_final=False,
         ),
         partial(samplers.dpm_solver_pp_3m, curvature=0.5),
     ),
@@ -173,7 +189,9 @@ CASES = {
         partial(diffusers.DEISMultistepScheduler, solver_order=3, lower_order_final=False),
         partial(samplers.deis, order=3),
     ),
-    "UniPC": Case(diffusers.UniPCMultistepScheduler, partial(samplers.unipc, lower_order_final=True)),
+    "UniPC": Case(
+        diffusers.UniPCMultistepScheduler, partial(samplers.unipc, lower_order_final=True)
+    ),
     "UniPC, Karras": Case(
         partial(diffusers.UniPCMultistepScheduler, use_karras_sigmas=True),
         partial(samplers.unipc, lower_order_final=True),
@@ -189,7 +207,9 @@ CASES = {
     ),
     # It divides 0 by 0 in a step to sigma = 0.
     "UniPC, B = h, to sigma_min": Case(
-        partial(diffusers.UniPCMultistepScheduler, solver_type="bh1", final_sigmas_type="sigma_min"),
+        partial(
+            diffusers.UniPCMultistepScheduler, solver_type="bh1", final_sigmas_type="sigma_min"
+        ),
         partial(samplers.unipc, variant="bh1", lower_order_final=True),
     ),
     "DPM-Solver++ 2S": Case(
@@ -202,7 +222,9 @@ CASES = {
     ),
     "DPM-Solver 2": Case(
         partial(
-            diffusers.DPMSolverSinglestepScheduler, algorithm_type="dpmsolver", final_sigmas_type="sigma_min"
+            diffusers.DPMSolverSinglestepScheduler,
+            algorithm_type="dpmsolver",
+            final_sigmas_type="sigma_min",
         ),
         partial(samplers.dpm_solver_2, on_grid=True),
     ),
@@ -218,7 +240,12 @@ CASES = {
     ),
     # Of its third-order step the lines are integrated exactly, and of its second-order one not: as DPM-Solver 3.
     "DPM-Solver++ 3S": Case(
-        partial(PublishedThirdOrder, solver_order=3, final_sigmas_type="sigma_min", lower_order_final=True),
+        partial(
+            PublishedThirdOrder,
+            solver_order=3,
+            final_sigmas_type="sigma_min",
+            lower_order_final=True,
+        ),
         partial(samplers.dpm_solver_pp_3s, on_grid=True),
     ),
     # Its steps to sigma = 0 are NaN.
@@ -239,7 +266,9 @@ CASES = {
         compared=STEPS,
     ),
     "EDM, Euler": Case(diffusers.EDMEulerScheduler, samplers.euler, EDM()),
-    "EDM, DPM-Solver++ 2M": Case(diffusers.EDMDPMSolverMultistepScheduler, samplers.dpm_solver_pp_2m, EDM()),
+    "EDM, DPM-Solver++ 2M": Case(
+        diffusers.EDMDPMSolverMultistepScheduler, samplers.dpm_solver_pp_2m, EDM()
+    ),
     "EDM, SDE-DPM-Solver++ 2M": Case(
         partial(diffusers.EDMDPMSolverMultistepScheduler, algorithm_type="sde-dpmsolver++"),
         partial(samplers.dpm_solver_pp_2m, eta=1.0),
@@ -251,7 +280,9 @@ CASES = {
         EDM(),
     ),
     "flow matching, Euler": Case(
-        partial(diffusers.FlowMatchEulerDiscreteScheduler, shift=3.0), samplers.euler, RectifiedFlow()
+        partial(diffusers.FlowMatchEulerDiscreteScheduler, shift=3.0),
+        samplers.euler,
+        RectifiedFlow(),
     ),
     "flow matching, Euler, dynamic shift": Case(
         partial(diffusers.FlowMatchEulerDiscreteScheduler, use_dynamic_shifting=True),
@@ -304,7 +335,9 @@ def levels(scheduler):
 def network(scheduler, x, t, alpha, sigma):
     """What a perfect network, of the kind that the scheduler expects, says to its state."""
     if hasattr(scheduler, "scale_model_input"):
-        scaled = scheduler.scale_model_input(x, t)  # it has to be called, and gives x_t of all but EDM's
+        scaled = scheduler.scale_model_input(
+            x, t
+        )  # it has to be called, and gives x_t of all but EDM's
         x = x if "EDM" in type(scheduler).__name__ else scaled
     clean, noise = two_normals(x.double(), alpha, sigma, torch.tanh)
     kind = scheduler.config.get("prediction_type", "flow_prediction")
@@ -325,14 +358,18 @@ def their_states(scheduler, case, noise, draws, monkeypatch):
     scheduler.set_timesteps(STEPS, **case.grid)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)  # Karras' timesteps are rounded, and not unique
-    draws = iter(draws if len(scheduler.timesteps) == STEPS else draws[1::2])  # by second evaluations
+    draws = iter(
+        draws if len(scheduler.timesteps) == STEPS else draws[1::2]
+    )  # by second evaluations
     module = sys.modules[type(scheduler).__module__]
     if hasattr(module, "randn_tensor"):
         monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: torch.from_numpy(next(draws)))
     alphas, sigmas = levels(scheduler)
     scales = alphas if type(scheduler) in DIVIDED else torch.ones_like(alphas)
     x, states = torch.from_numpy(noise) / scales[0].float(), [noise]
-    for t, alpha, sigma, scale in zip(scheduler.timesteps, alphas, sigmas, scales[1:], strict=False):
+    for t, alpha, sigma, scale in zip(
+        scheduler.timesteps, alphas, sigmas, scales[1:], strict=False
+    ):
         if (
             hasattr(scheduler, "sigmas_interpol") and not scheduler.state_in_first_order
         ):  # DPM2, inside a step
@@ -355,8 +392,12 @@ def draws():
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-@pytest.mark.filterwarnings("ignore:.*algorithm_type:FutureWarning")  # that of DPM-Solver without ++ will go
-@pytest.mark.filterwarnings("ignore:__array__ implementation|__array_wrap__ must:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.*algorithm_type:FutureWarning"
+)  # that of DPM-Solver without ++ will go
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation|__array_wrap__ must:DeprecationWarning"
+)
 def test_states_are_those_of_the_scheduler(case, draws, monkeypatch):
     scheduler, process = case.scheduler(), case.process
     noise = process.prior(KEYS, (DIMENSIONS,))
@@ -374,7 +415,9 @@ def test_states_are_those_of_the_scheduler(case, draws, monkeypatch):
             return prediction
         return prediction._replace(fraction=learned_variance(x, jnp.tanh))
 
-    ours = case.sampler(denoiser, process, noise, times[: case.compared], keys=KEYS, trajectory=True)
+    ours = case.sampler(
+        denoiser, process, noise, times[: case.compared], keys=KEYS, trajectory=True
+    )
     assert ours.shape == (case.compared or STEPS + 1, BATCH, DIMENSIONS)
     difference = np.abs(ours - theirs[: case.compared]).max((1, 2))
     assert np.all(difference <= TOLERANCE * np.abs(theirs[: case.compared]).max((1, 2)))

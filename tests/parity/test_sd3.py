@@ -16,7 +16,11 @@ from genjax.pretrained.sd3 import TABLE, position_table, positions_of
 from .libraries import entries_of, with_entries
 
 SHARED = dict(
-    sample_size=8, attention_head_dim=8, joint_attention_dim=6, pooled_projection_dim=5, pos_embed_max_size=6
+    sample_size=8,
+    attention_head_dim=8,
+    joint_attention_dim=6,
+    pooled_projection_dim=5,
+    pos_embed_max_size=6,
 )
 CONFIGS = {
     "3": dict(num_layers=3, num_attention_heads=2, in_channels=4, out_channels=4),
@@ -30,15 +34,30 @@ CONFIGS = {
         pos_embed_max_size=8,  # from which 10×6 latents, 5×3 patches, are not cut in the exact middle
         attention_head_dim=12,
     ),
-    "3.5 large": dict(num_layers=3, num_attention_heads=3, in_channels=2, out_channels=2, qk_norm="rms_norm"),
+    "3.5 large": dict(
+        num_layers=3, num_attention_heads=3, in_channels=2, out_channels=2, qk_norm="rms_norm"
+    ),
     "all but the last dual": dict(
-        num_layers=2, num_attention_heads=1, in_channels=2, out_channels=2, dual_attention_layers=(0,)
+        num_layers=2,
+        num_attention_heads=1,
+        in_channels=2,
+        out_channels=2,
+        dual_attention_layers=(0,),
     ),
     "dual here and there, and the last": dict(
-        num_layers=5, num_attention_heads=1, in_channels=2, out_channels=2, dual_attention_layers=(1, 3, 4)
+        num_layers=5,
+        num_attention_heads=1,
+        in_channels=2,
+        out_channels=2,
+        dual_attention_layers=(1, 3, 4),
     ),
     "one layer of odd patches": dict(
-        num_layers=1, num_attention_heads=2, patch_size=3, in_channels=5, out_channels=None, sample_size=12
+        num_layers=1,
+        num_attention_heads=2,
+        patch_size=3,
+        in_channels=5,
+        out_channels=None,
+        sample_size=12,
     ),
 }
 SIZES = {"one layer of odd patches": (9, 6)}
@@ -53,7 +72,9 @@ def create(config):
     model = SD3Transformer2DModel(**config, caption_projection_dim=width).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            offset, deviation = (0.5, 0.5) if parameter.ndim == 1 else (0.0, parameter[0].numel() ** -0.5)
+            offset, deviation = (
+                (0.5, 0.5) if parameter.ndim == 1 else (0.0, parameter[0].numel() ** -0.5)
+            )
             parameter.copy_(offset + deviation * torch.randn_like(parameter))
     return model
 
@@ -69,7 +90,10 @@ def apply_theirs(model, x, t, text):
     tensor = lambda array: torch.from_numpy(np.array(array))
     with torch.no_grad():
         out = model(
-            tensor(x.transpose(0, 3, 1, 2)), tensor(text.tokens), tensor(text.pooled), tensor(1000 * t)
+            tensor(x.transpose(0, 3, 1, 2)),
+            tensor(text.tokens),
+            tensor(text.pooled),
+            tensor(1000 * t),
         )
     return out.sample.numpy().transpose(0, 2, 3, 1)
 
@@ -146,7 +170,9 @@ def test_diffusers_opens_what_is_saved_here_and_padding_is_as_no_text(ours, tmp_
 
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
-@pytest.mark.parametrize("max_size, start, step", [(192, -16.0, 0.25), (384, -40.0, 0.25), (192, 0.0, 1 / 3)])
+@pytest.mark.parametrize(
+    "max_size, start, step", [(192, -16.0, 0.25), (384, -40.0, 0.25), (192, 0.0, 1 / 3)]
+)
 def test_positions_are_read_off_tables_of_any_type(max_size, start, step, dtype):
     """Of the published sizes; a table rounded to 16 bits still tells them exactly."""
     width = 64
@@ -162,7 +188,9 @@ def test_other_types_are_read_as_asked(tmp_path):
     as_bfloat16, bfloat16 = pretrained.load(tmp_path, param_dtype=jnp.bfloat16)
     assert as_float32 == as_bfloat16
     assert {a.dtype for a in jax.tree.leaves(bfloat16)} == {jnp.dtype("bfloat16")}
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(np.float32)), float32, bfloat16)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a, b.astype(np.float32)), float32, bfloat16
+    )
 
 
 @pytest.fixture(scope="module")
@@ -207,15 +235,23 @@ def test_other_tables_of_positions_are_refused(part, folder, tmp_path):
     else:
         del tensors[TABLE]
     save_file(tensors, tmp_path / name)
-    with pytest.raises(ValueError, match="lacks pos_embed" if part == "absent" else "does not continue"):
+    with pytest.raises(
+        ValueError, match="lacks pos_embed" if part == "absent" else "does not continue"
+    ):
         pretrained.load(tmp_path)
 
 
 def test_networks_that_diffusers_does_not_have_are_not_saved(ours, tmp_path):
     module, variables = ours
-    params = {name: value for name, value in variables["params"].items() if name != "pooled_embedding"}
-    with pytest.raises(ValueError, match="needs pooled text; got parameters of blocks, .* time_embedding$"):
+    params = {
+        name: value for name, value in variables["params"].items() if name != "pooled_embedding"
+    }
+    with pytest.raises(
+        ValueError, match="needs pooled text; got parameters of blocks, .* time_embedding$"
+    ):
         pretrained.save(tmp_path / "new", module, dict(params=params))
-    with pytest.raises(ValueError, match="cannot be saved as SD3Transformer2DModel: time_scale=1.0 is not"):
+    with pytest.raises(
+        ValueError, match="cannot be saved as SD3Transformer2DModel: time_scale=1.0 is not"
+    ):
         pretrained.save(tmp_path / "new", module.clone(time_scale=1.0), variables)
     assert not (tmp_path / "new").exists()

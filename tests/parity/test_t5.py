@@ -143,7 +143,8 @@ def test_either_name_of_the_embeddings_or_both(folder, tmp_path):
     both["encoder.embed_tokens.weight"] = 2 * tensors["shared.weight"]
     save_file(both, path, metadata={"format": "pt"})
     with pytest.raises(
-        ValueError, match=r"unusable: shared.weight \(23, 20\) and 1 more.*: copy 1 differs from copy 0"
+        ValueError,
+        match=r"unusable: shared.weight \(23, 20\) and 1 more.*: copy 1 differs from copy 0",
     ):
         pretrained.load(tmp_path)
 

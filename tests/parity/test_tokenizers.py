@@ -13,7 +13,11 @@ from genjax.data import load_dataset
 from genjax.data.tokenizers import Tokenizer
 from genjax.pretrained.minilm import minilm_folder
 
-CORPUS = ["a photo of a cat", "a photo of the cats' red apples", "they've got 1234 apples, on a table"]
+CORPUS = [
+    "a photo of a cat",
+    "a photo of the cats' red apples",
+    "they've got 1234 apples, on a table",
+]
 PROMPTS = [
     "A photo of a cat",
     "",
@@ -29,7 +33,9 @@ def clip(folder):
     library = Library(models.BPE(end_of_word_suffix="</w>"))
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=600, end_of_word_suffix="</w>", initial_alphabet=alphabet)
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, end_of_word_suffix="</w>", initial_alphabet=alphabet
+    )
     library.train_from_iterator(CORPUS, trainer)
     model = json.loads(library.to_str())["model"]
     vocabulary = model["vocab"]
@@ -59,14 +65,18 @@ def bert(folder):
     library = Library(models.WordPiece(unk_token="[UNK]"))
     library.pre_tokenizer = pre_tokenizers.Whitespace()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    library.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=70, special_tokens=special))
+    library.train_from_iterator(
+        CORPUS, trainers.WordPieceTrainer(vocab_size=70, special_tokens=special)
+    )
     theirs = transformers.BertTokenizerFast(vocab=library.get_vocab())
     theirs.save_pretrained(folder)
     return theirs
 
 
 def assert_same(ours, theirs, prompts, length):
-    expected = theirs(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="np")
+    expected = theirs(
+        prompts, padding="max_length", max_length=length, truncation=True, return_tensors="np"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tests/data has those of prompts that are cut
         ids, mask = ours.encode(prompts, length)
@@ -92,11 +102,17 @@ def test_vocabulary_and_merges_of_clip(tmp_path, padding):
     folder.mkdir()
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    described = lambda content: dict(__type="AddedToken", content=content, lstrip=False, normalized=True)
-    config = dict(
-        bos_token=described("<|startoftext|>"), eos_token=described("<|endoftext|>"), pad_token=padding
+    described = lambda content: dict(
+        __type="AddedToken", content=content, lstrip=False, normalized=True
     )
-    (folder / "tokenizer_config.json").write_text(json.dumps(config | dict(tokenizer_class="CLIPTokenizer")))
+    config = dict(
+        bos_token=described("<|startoftext|>"),
+        eos_token=described("<|endoftext|>"),
+        pad_token=padding,
+    )
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(config | dict(tokenizer_class="CLIPTokenizer"))
+    )
     assert_same(Tokenizer(folder), theirs, PROMPTS, 77)
 
 

@@ -18,7 +18,11 @@ from .libraries import assert_opens, entries_of, with_entries
 
 CONFIGS = {
     "one level": dict(
-        block_out_channels=[6], norm_num_groups=3, in_channels=1, out_channels=4, num_vq_embeddings=32
+        block_out_channels=[6],
+        norm_num_groups=3,
+        in_channels=1,
+        out_channels=4,
+        num_vq_embeddings=32,
     ),
     "features of their own": dict(
         block_out_channels=[8, 12],
@@ -48,7 +52,8 @@ def create(config):
     """With weights that keep the scale of activations, biases and norms that are not the identity."""
     levels = len(config["block_out_channels"])
     types = dict(
-        down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
     )
     torch.manual_seed(0)
     model = VQModel(**types | config).eval()
@@ -138,7 +143,9 @@ def test_a_codebook_of_averages_and_unit_length_is_saved_by_its_effect(saved, tm
     latents = random.standard_normal((2, 5, 7, 2)).astype(np.float32)
     quantized = quick_jit(functools.partial(module.apply, method="quantize"))(variables, latents)
     with torch.no_grad():
-        expected, _, (_, _, indices) = theirs.quantize(torch.from_numpy(latents.transpose(0, 3, 1, 2)))
+        expected, _, (_, _, indices) = theirs.quantize(
+            torch.from_numpy(latents.transpose(0, 3, 1, 2))
+        )
     np.testing.assert_array_equal(quantized.indices, indices.numpy().reshape(2, 5, 7))
     assert len(indices.unique()) > 8
     assert_close(quantized.latents, channel_last(expected))
@@ -147,7 +154,10 @@ def test_a_codebook_of_averages_and_unit_length_is_saved_by_its_effect(saved, tm
 @pytest.mark.parametrize(
     "fields, message",
     [
-        (dict(quantizer=FiniteScalarQuantizer((8, 6, 5))), "quantizer=.*FiniteScalar.* is not supported"),
+        (
+            dict(quantizer=FiniteScalarQuantizer((8, 6, 5))),
+            "quantizer=.*FiniteScalar.* is not supported",
+        ),
         (dict(latent_mean=(0.5,)), r"latent_mean=\(0.5,\) is not supported; only \(0.0,\)"),
         (
             dict(latent_deviation=(1.0, 2.0, 3.0)),

@@ -79,7 +79,9 @@ def test_a_pipeline_without_a_folder_cannot_be_saved(tmp_path):
 @pytest.fixture(scope="module")
 def small_dit():
     """A pipeline of DiT by class, built by hand, and its schedule."""
-    network = DiT(2, 8, 1, 1, 7, out_channels=4, base_size=4, max_period=MAX_PERIOD, mlp_epsilon=1e-5)
+    network = DiT(
+        2, 8, 1, 1, 7, out_channels=4, base_size=4, max_period=MAX_PERIOD, mlp_epsilon=1e-5
+    )
     autoencoder = AutoencoderKL(latent_channels=4, widths=(8, 8), blocks=1, groups=4)
     latents, labels = jnp.zeros((1, 8, 8, 4)), jnp.zeros(1, jnp.int32)
     shapes = dict(
@@ -121,8 +123,16 @@ WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
     ("file", "change", "message"),
     [
         ("model_index.json", 9, "model_index.json is no JSON that can be read"),
-        ("model_index.json", dict(_class_name=["a"]), r"model_index.json describes \['a'\]; known are DiT"),
-        ("model_index.json", dict(vae="x"), r"model_index.json has vae='x'; expected \[library, class\]"),
+        (
+            "model_index.json",
+            dict(_class_name=["a"]),
+            r"model_index.json describes \['a'\]; known are DiT",
+        ),
+        (
+            "model_index.json",
+            dict(vae="x"),
+            r"model_index.json has vae='x'; expected \[library, class\]",
+        ),
         (
             "model_index.json",
             dict(vae=["diffusers", "VQModel"]),
@@ -130,22 +140,52 @@ WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
         ),
         (SCHEDULE, None, "No such file or directory: .*scheduler_config.json"),
         (SCHEDULE, 9, "scheduler_config.json is no JSON that can be read"),
-        (SCHEDULE, dict(_class_name=3), "scheduler_config.json cannot be read: _class_name=3 is not supp"),
-        (SCHEDULE, dict(beta_start=[1]), r"scheduler_config.json cannot be read: beta_start=\[1\] is not"),
+        (
+            SCHEDULE,
+            dict(_class_name=3),
+            "scheduler_config.json cannot be read: _class_name=3 is not supp",
+        ),
+        (
+            SCHEDULE,
+            dict(beta_start=[1]),
+            r"scheduler_config.json cannot be read: beta_start=\[1\] is not",
+        ),
         (CONFIG, None, "transformer/config.json does not exist"),
         (
             CONFIG,
             dict(sample_size="8"),
             "config.json cannot be read as DiTTransformer2DModel: sample_size='8'",
         ),
-        (CONFIG, dict(_class_name="AutoencoderKL", norm_type=0), "config.json cannot be read as Autoencoder"),
-        (WEIGHTS, None, "vae holds neither diffusion_pytorch_model.safetensors nor model.safetensors"),
-        (WEIGHTS, 0, "vae/diffusion_pytorch_model.safetensors is no safetensors file, or not a whole one"),
-        (WEIGHTS, 5, "vae/diffusion_pytorch_model.safetensors is no safetensors file, or not a whole one"),
-        (WEIGHTS, -1, "vae/diffusion_pytorch_model.safetensors has .* bytes of numbers and promises"),
+        (
+            CONFIG,
+            dict(_class_name="AutoencoderKL", norm_type=0),
+            "config.json cannot be read as Autoencoder",
+        ),
+        (
+            WEIGHTS,
+            None,
+            "vae holds neither diffusion_pytorch_model.safetensors nor model.safetensors",
+        ),
+        (
+            WEIGHTS,
+            0,
+            "vae/diffusion_pytorch_model.safetensors is no safetensors file, or not a whole one",
+        ),
+        (
+            WEIGHTS,
+            5,
+            "vae/diffusion_pytorch_model.safetensors is no safetensors file, or not a whole one",
+        ),
+        (
+            WEIGHTS,
+            -1,
+            "vae/diffusion_pytorch_model.safetensors has .* bytes of numbers and promises",
+        ),
     ],
 )
-def test_a_damaged_folder_is_told_in_one_line_with_the_file(file, change, message, saved_dit, tmp_path):
+def test_a_damaged_folder_is_told_in_one_line_with_the_file(
+    file, change, message, saved_dit, tmp_path
+):
     """A file is removed (None), cut to so many bytes, or has other entries."""
     folder = tmp_path / "folder"
     shutil.copytree(saved_dit, folder)
@@ -164,22 +204,50 @@ def test_a_damaged_folder_is_told_in_one_line_with_the_file(file, change, messag
 @pytest.mark.parametrize(
     ("system", "changes", "message"),
     [
-        ("LattePipeline", {}, "this pipeline describes 'LattePipeline'; known are DiTPipeline, Flux"),
-        ("DiTPipeline", dict(scheduler=None), "DiTPipeline needs scheduler: give the scheduler as a dict"),
-        ("FluxPipeline", {}, "FluxPipeline needs text_encoder, tokenizer, text_encoder_2, tokenizer_2: "),
-        ("StableDiffusion3Pipeline", {}, "needs text_encoder, tokenizer, text_encoder_2, tokenizer_2: give"),
+        (
+            "LattePipeline",
+            {},
+            "this pipeline describes 'LattePipeline'; known are DiTPipeline, Flux",
+        ),
+        (
+            "DiTPipeline",
+            dict(scheduler=None),
+            "DiTPipeline needs scheduler: give the scheduler as a dict",
+        ),
+        (
+            "FluxPipeline",
+            {},
+            "FluxPipeline needs text_encoder, tokenizer, text_encoder_2, tokenizer_2: ",
+        ),
+        (
+            "StableDiffusion3Pipeline",
+            {},
+            "needs text_encoder, tokenizer, text_encoder_2, tokenizer_2: give",
+        ),
         ("DiTPipeline", dict(tokenizer="here"), "DiTPipeline has no tokenizer; it has scheduler$"),
-        ("DiTPipeline", dict(beta_end=0.03), "gives DiTPipeline another process than this pipeline has"),
-        ("DiTPipeline", dict(steps_offset=1), "gives DiTPipeline another grid than this pipeline has"),
+        (
+            "DiTPipeline",
+            dict(beta_end=0.03),
+            "gives DiTPipeline another process than this pipeline has",
+        ),
+        (
+            "DiTPipeline",
+            dict(steps_offset=1),
+            "gives DiTPipeline another grid than this pipeline has",
+        ),
         ("DiTPipeline", dict(clip_sample=True), "clip_sample=True is not supported"),
     ],
 )
-def test_what_a_pipeline_built_by_hand_lacks_is_named(system, changes, message, small_dit, tmp_path):
+def test_what_a_pipeline_built_by_hand_lacks_is_named(
+    system, changes, message, small_dit, tmp_path
+):
     pipeline, schedule = small_dit
     parts = {name: changes[name] for name in ("scheduler", "tokenizer") if name in changes}
     entries = {name: value for name, value in changes.items() if name not in parts}
     with pytest.raises(ValueError, match=message):
-        pipelines.save(tmp_path / "saved", pipeline, system, **dict(scheduler=schedule | entries) | parts)
+        pipelines.save(
+            tmp_path / "saved", pipeline, system, **dict(scheduler=schedule | entries) | parts
+        )
     assert not (tmp_path / "saved").exists()
 
 

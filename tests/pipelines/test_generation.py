@@ -31,11 +31,19 @@ def condition(prompts):
 def build(sharding=None, **changes):
     network = MMDiT(patch_size=2, width=16, depth=2, num_heads=2, max_size=8)
     autoencoder = AutoencoderKL(
-        latent_channels=4, widths=(8, 8), blocks=1, groups=4, latent_mean=(0.2,), latent_deviation=(0.5,)
+        latent_channels=4,
+        widths=(8, 8),
+        blocks=1,
+        groups=4,
+        latent_mean=(0.2,),
+        latent_deviation=(0.5,),
     )
     latents, images = jnp.zeros((1, 8, 12, 4)), jnp.zeros((1, *SIZE, 3))
     init = jax.jit(
-        lambda key: (network.init(key, latents, jnp.zeros(1), condition([""])), autoencoder.init(key, images))
+        lambda key: (
+            network.init(key, latents, jnp.zeros(1), condition([""])),
+            autoencoder.init(key, images),
+        )
     )
 
     network_variables, autoencoder_variables = init(jax.random.key(0))
@@ -120,7 +128,9 @@ def test_guidance_that_a_network_is_told_is_distilled_unless_it_is_said(told, pi
 def test_seeds_are_those_of_keys_up_to_the_largest():
     seeds = [0, 2**31 - 1, 2**31, 2**32 - 1]
     keys = [jax.random.key(seed) for seed in seeds]
-    np.testing.assert_array_equal(jax.random.key_data(_keys(seeds)), [jax.random.key_data(k) for k in keys])
+    np.testing.assert_array_equal(
+        jax.random.key_data(_keys(seeds)), [jax.random.key_data(k) for k in keys]
+    )
 
 
 def test_a_second_call_traces_nothing(pipeline, pictures, monkeypatch):
@@ -129,7 +139,9 @@ def test_a_second_call_traces_nothing(pipeline, pictures, monkeypatch):
 
     monkeypatch.setattr(MMDiT, "apply", fail)
     monkeypatch.setattr(AutoencoderKL, "apply", fail)
-    images = pipeline(["tea", "milk"], seeds=[1, 2], guidance_scale=7.5, negative_prompts=["rain", "snow"])
+    images = pipeline(
+        ["tea", "milk"], seeds=[1, 2], guidance_scale=7.5, negative_prompts=["rain", "snow"]
+    )
     assert images.shape == pictures.shape
 
 
@@ -141,7 +153,9 @@ def test_from_images(pipeline, pictures):
     )
     encoded = pipeline._encode(pipeline.variables["autoencoder"], images)
     decoded = np.asarray(pipeline._decode(pipeline.variables["autoencoder"], encoded))
-    distances = [np.abs(again(strength).astype(float) - decoded).mean() for strength in (0.125, 0.5, 1.0)]
+    distances = [
+        np.abs(again(strength).astype(float) - decoded).mean() for strength in (0.125, 0.5, 1.0)
+    ]
     assert distances[0] < distances[1] < distances[2]
     close(again(1.0), pipeline(["a cat", "a dog"], seeds=[5, 6], num_steps=8))
 
@@ -152,7 +166,10 @@ def test_known_pixels_are_kept(pipeline):
     known[:, :, :13] = True  # the latents of columns 0 … 11 are of known pixels alone
     encoded = pipeline._encode(pipeline.variables["autoencoder"], images)
     kept = []
-    pipeline._decode, decode = (lambda variables, x: kept.append(x) or decode(variables, x)), pipeline._decode
+    pipeline._decode, decode = (
+        (lambda variables, x: kept.append(x) or decode(variables, x)),
+        pipeline._decode,
+    )
     try:
         pipeline(["a cat"], images=images, known=known)
     finally:
@@ -171,12 +188,24 @@ BYTES = np.zeros((1, *SIZE, 3), np.uint8)
         (["a cat"], dict(seeds=[1, 2]), "1 prompts and 2 seeds"),
         (["a cat"], dict(negative_prompts=["a", "b"]), "1 prompts and 2 negative_prompts"),
         (["a cat"], dict(size=(16, 18)), "16×18 pixels do not divide into patches of 4"),
-        (["a cat"], dict(size=(0, 24)), "0×24 pixels do not divide into patches of 4: take multiples"),
+        (
+            ["a cat"],
+            dict(size=(0, 24)),
+            "0×24 pixels do not divide into patches of 4: take multiples",
+        ),
         (["a cat"], dict(size=(-16, 24)), "-16×24 pixels do not divide"),
         (["a cat"], dict(known=np.ones((1, *SIZE), bool)), "give images too"),
-        (["a cat"], dict(images=BYTES, known=np.ones((1, 8, 8), bool)), r"\(1, 8, 8\) is not \(1, 16, 24\)"),
+        (
+            ["a cat"],
+            dict(images=BYTES, known=np.ones((1, 8, 8), bool)),
+            r"\(1, 8, 8\) is not \(1, 16, 24\)",
+        ),
         (["a cat"], dict(images=BYTES / 127.5 - 1), "images are float64 of shape .*; give bytes"),
-        (["a cat"], dict(images=BYTES[..., :1]), r"images are uint8 of shape \(1, 16, 24, 1\); give bytes"),
+        (
+            ["a cat"],
+            dict(images=BYTES[..., :1]),
+            r"images are uint8 of shape \(1, 16, 24, 1\); give bytes",
+        ),
         (["a cat"], dict(images=BYTES, size=(8, 8)), r"size=\(8, 8\) and images of \(16, 24\)"),
         ([], {}, "prompts is empty"),
         (["a cat"], dict(num_steps=0), "num_steps=0; a picture takes at least 1"),
@@ -186,11 +215,23 @@ BYTES = np.zeros((1, *SIZE, 3), np.uint8)
             dict(negative_prompts=["b"], guidance_scale=1.0),
             "no effect where guidance_scale=1.0: raise",
         ),
-        (["a"], dict(negative_scale=2.0), "negative_scale=2.0 is for networks with distilled guidance"),
-        (["a"], dict(noise=np.zeros((1, 4, 8, 12), np.float32)), r"\(1, 4, 8, 12\); .* \(1, 8, 12, 4\)"),
+        (
+            ["a"],
+            dict(negative_scale=2.0),
+            "negative_scale=2.0 is for networks with distilled guidance",
+        ),
+        (
+            ["a"],
+            dict(noise=np.zeros((1, 4, 8, 12), np.float32)),
+            r"\(1, 4, 8, 12\); .* \(1, 8, 12, 4\)",
+        ),
         (["a"], dict(seeds=[2**32]), "seeds are from 0 to 2³² − 1; got 4294967296"),
         (["a"], dict(seeds=[-1]), "seeds are from 0 to 2³² − 1; got -1"),
-        (["a cat"], dict(images=np.zeros((1, *SIZE, 3), np.uint8), strength=0.0), r"in \(0, 1\]; got 0.0"),
+        (
+            ["a cat"],
+            dict(images=np.zeros((1, *SIZE, 3), np.uint8), strength=0.0),
+            r"in \(0, 1\]; got 0.0",
+        ),
     ],
 )
 def test_faults_are_named(pipeline, prompts, options, message):

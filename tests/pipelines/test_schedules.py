@@ -48,7 +48,11 @@ def test_entries_that_a_schedule_leaves_out_have_the_authors_defaults():
         (DPM, dict(variance_type="fixed"), "variance_type='fixed'"),
         (DPM, dict(_class_name=None), "_class_name=None is not supported; only 'DDIMScheduler'"),
         (DDIM, dict(beta_end=None), "beta_end=None is not supported; expected a finite number"),
-        (DDIM, dict(steps_offset="1"), "steps_offset='1' is not supported; expected an integer from 0 on"),
+        (
+            DDIM,
+            dict(steps_offset="1"),
+            "steps_offset='1' is not supported; expected an integer from 0 on",
+        ),
     ],
 )
 def test_other_schedules_are_refused(schedule, entries, message):

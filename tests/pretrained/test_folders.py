@@ -42,21 +42,31 @@ def rewrite_config(folder, **entries):
         (dict(architectures=["GPT2Model"]), "'GPT2Model'"),
         (dict(architectures=[]), "None"),
         (dict(_class_name="Transformer2DModel", norm_type="layer_norm"), "'Transformer2DModel'"),
-        (dict(_class_name="SD3Transformer2DModel_", norm_type="ada_norm_zero"), "'SD3Transformer2DModel_'"),
+        (
+            dict(_class_name="SD3Transformer2DModel_", norm_type="ada_norm_zero"),
+            "'SD3Transformer2DModel_'",
+        ),
     ],
 )
 def test_an_unknown_class_is_named_and_the_known_ones_listed(config, name, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=f"describes {name}; known are .*AutoencoderKL, .*BertModel"):
+    with pytest.raises(
+        ValueError, match=f"describes {name}; known are .*AutoencoderKL, .*BertModel"
+    ):
         pretrained.load(tmp_path)
 
 
 def test_a_folder_of_parts_lists_those_that_can_be_loaded(tmp_path):
-    for part, file in [("vae", "config"), ("transformer", "config"), ("scheduler", "scheduler_config")]:
+    for part, file in [
+        ("vae", "config"),
+        ("transformer", "config"),
+        ("scheduler", "scheduler_config"),
+    ]:
         (tmp_path / part).mkdir()
         (tmp_path / part / f"{file}.json").write_text("{}")
     with pytest.raises(
-        FileNotFoundError, match="config.json does not exist; load one of the parts transformer, vae$"
+        FileNotFoundError,
+        match="config.json does not exist; load one of the parts transformer, vae$",
     ):
         pretrained.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="config.json does not exist$"):

@@ -54,4 +54,8 @@ def test_layers_have_weights_and_biases():
 
 def test_words_are_replaced_as_a_whole():
     patterns = {r"block(\d+)": r"b\1", "kernel|scale": "weight"}
-    assert replace_words(["block12", "subblock1", "scale"], patterns) == ["b12", "subblock1", "weight"]
+    assert replace_words(["block12", "subblock1", "scale"], patterns) == [
+        "b12",
+        "subblock1",
+        "weight",
+    ]

@@ -33,7 +33,9 @@ def test_outputs_agree(name):
 def test_faults_are_listed_together(tmp_path):
     tensors = load_file(DATA / "lightning_dit_qk_norm.safetensors")
     del tensors["blocks.1.attn.q_norm.weight"]
-    tensors["blocks.0.attn.qkv.weight"] = tensors["blocks.0.attn.qkv.weight"][:-1]  # no longer three layers
+    tensors["blocks.0.attn.qkv.weight"] = tensors["blocks.0.attn.qkv.weight"][
+        :-1
+    ]  # no longer three layers
     tensors["pos_embed"] = tensors["pos_embed"] + 1e-3
     tensors["feat_rope.freqs_sin"] = tensors["feat_rope.freqs_cos"]
     save_file(tensors, tmp_path / "file")
@@ -49,6 +51,10 @@ def test_faults_are_listed_together(tmp_path):
 
 
 def test_types_are_those_that_are_asked_for():
-    bfloat16 = lambda expected: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), expected)
-    variables = load(DATA / "lightning_dit_plain.safetensors", MODULES["plain"], 3, abstract=bfloat16)
+    bfloat16 = lambda expected: jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), expected
+    )
+    variables = load(
+        DATA / "lightning_dit_plain.safetensors", MODULES["plain"], 3, abstract=bfloat16
+    )
     assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype("bfloat16")}

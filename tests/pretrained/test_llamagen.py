@@ -15,7 +15,10 @@ from genjax.pretrained.vqgan import load_llamagen
 
 DATA = Path(__file__).parent / "data"
 MODULE = VQModel(
-    VectorQuantizer(64, 4, normalize=True), encoder_channels=6, widths=(32, 64), attention_levels=(1,)
+    VectorQuantizer(64, 4, normalize=True),
+    encoder_channels=6,
+    widths=(32, 64),
+    attention_levels=(1,),
 )
 # For programs that run but once: compiled in half the time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -28,7 +31,9 @@ def tensors():
     for name in sorted(shapes):
         size_of_output = np.prod(shapes[name][1:])
         offset, deviation = (0.5, 0.3) if len(shapes[name]) == 1 else (0, size_of_output**-0.5)
-        tensors[name] = (offset + deviation * random.standard_normal(shapes[name])).astype(np.float32)
+        tensors[name] = (offset + deviation * random.standard_normal(shapes[name])).astype(
+            np.float32
+        )
     tensors["quant_conv.bias"] = np.load(DATA / "llamagen_tokenizer.npz")["quant_conv_bias"]
     return tensors
 
@@ -42,7 +47,11 @@ def test_agrees_with_the_authors(tensors, tmp_path):
     def apply(variables, images):
         latents = MODULE.apply(variables, images, method="encode")
         quantized = MODULE.apply(variables, latents, method="quantize")
-        return latents, quantized, MODULE.apply(variables, quantized.indices, method="decode_indices")
+        return (
+            latents,
+            quantized,
+            MODULE.apply(variables, quantized.indices, method="decode_indices"),
+        )
 
     latents, quantized, reconstruction = apply(variables, reference["images"])
     assert len(np.unique(reference["indices"])) > 15
@@ -54,7 +63,9 @@ def test_agrees_with_the_authors(tensors, tmp_path):
     ):
         theirs = reference[name]
         # Some 30 layers in float32, each with a rounding of 1e-7 relative or two.
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max(), err_msg=name)
+        np.testing.assert_allclose(
+            ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max(), err_msg=name
+        )
 
 
 def test_faults_are_listed_together(tensors, tmp_path):

@@ -24,7 +24,11 @@ def variables():
     """A small FLUX.1's, width 6, from no computation."""
     example = lambda *shape: jnp.zeros((1, *shape))
     shapes = jax.eval_shape(
-        NETWORK.init, jax.random.key(0), example(2, 2, 3), example(), Text(example(1, 5), example(4))
+        NETWORK.init,
+        jax.random.key(0),
+        example(2, 2, 3),
+        example(),
+        Text(example(1, 5), example(4)),
     )
     random = np.random.default_rng(0)
     return jax.tree.map(lambda a: random.standard_normal(a.shape, np.float32), shapes)
@@ -79,13 +83,17 @@ def test_new_adapters_change_nothing_and_all_of_them_learn(variables):
 
 
 def test_deviation_of_new_adapters():
-    adapters = init_lora(jax.random.key(0), {"a": {"kernel": jnp.zeros((400, 3))}}, 50, lambda path: True)
+    adapters = init_lora(
+        jax.random.key(0), {"a": {"kernel": jnp.zeros((400, 3))}}, 50, lambda path: True
+    )
     # 20,000 values: their deviation deviates by 1/√40,000 = .5 % of 1/√400
     np.testing.assert_allclose(np.std(adapters["a/kernel"]["down"]), 0.05, rtol=0.02)
 
 
 def test_scale_and_type(variables):
-    adapters = {HEADS: dict(down=np.ones((3, 6, 2), np.float32), up=np.full((3, 2, 6), 0.25, np.float32))}
+    adapters = {
+        HEADS: dict(down=np.ones((3, 6, 2), np.float32), up=np.full((3, 2, 6), 0.25, np.float32))
+    }
     half = jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.bfloat16), variables)
     kernel = leaf(apply_lora(half, adapters, 3.0), HEADS)
     assert kernel.dtype == jnp.bfloat16
@@ -96,7 +104,9 @@ def test_layers_ranks_and_alphas(load, variables):
     """The second layer has none, the others have different ranks, and one an alpha."""
     first, third = factors(LAYER.format(0), 2, 6, 6), factors(LAYER.format(2), 3, 6, 6, seed=1)
     alpha = {f"transformer.{LAYER.format(2)}.alpha": np.asarray(6.0, np.float32)}
-    adapted = leaf(apply_lora(variables, load(first | third | alpha), 0.5), HEADS) - leaf(variables, HEADS)
+    adapted = leaf(apply_lora(variables, load(first | third | alpha), 0.5), HEADS) - leaf(
+        variables, HEADS
+    )
     (a1, b1), (a3, b3) = first.values(), third.values()
     # sums of three products, and of these and the kernel, in float32
     np.testing.assert_allclose(adapted[0], 0.5 * (b1 @ a1).T, atol=1e-5)
@@ -104,7 +114,9 @@ def test_layers_ranks_and_alphas(load, variables):
     np.testing.assert_allclose(adapted[2], 0.5 * 2 * (b3 @ a3).T, atol=1e-5)
 
 
-@pytest.mark.parametrize("layer, variable", [("x_embedder", "patch_embedding"), ("proj_out", "head")])
+@pytest.mark.parametrize(
+    "layer, variable", [("x_embedder", "patch_embedding"), ("proj_out", "head")]
+)
 def test_adapters_of_patches_are_reordered_as_the_kernels_are(load, variables, layer, variable):
     """Adapting and converting commute."""
     path = f"params/{variable}/kernel"
@@ -131,7 +143,9 @@ def test_alpha_of_the_header(load):
     header = {"lora_adapter_metadata": json.dumps(settings)}
     tensors = factors("context_embedder", 2, 5, 6)
     path = "params/text_embedding/kernel"
-    np.testing.assert_array_equal(load(tensors, header)[path]["up"], 0.5 * load(tensors)[path]["up"])
+    np.testing.assert_array_equal(
+        load(tensors, header)[path]["up"], 0.5 * load(tensors)[path]["up"]
+    )
     header = {"lora_adapter_metadata": json.dumps(settings | {"transformer.use_rslora": True})}
     with pytest.raises(ValueError, match="not supported: {'use_rslora': True}"):
         load(tensors, header)
@@ -155,7 +169,9 @@ def test_what_is_not_there_is_named(variables):
     with pytest.raises(ValueError, match="no kernel is selected; there are .*params/head/kernel"):
         init_lora(jax.random.key(0), variables, 2, lambda path: False)
     with pytest.raises(ValueError, match="no variables of these adapters: params/other/kernel"):
-        apply_lora(variables, {"params/other/kernel": dict(down=np.ones((2, 1)), up=np.ones((1, 2)))})
+        apply_lora(
+            variables, {"params/other/kernel": dict(down=np.ones((2, 1)), up=np.ones((1, 2)))}
+        )
 
 
 def test_factors_of_different_ranks_and_numbers_that_are_not_finite_are_refused(load):
@@ -176,10 +192,16 @@ def test_factors_of_different_ranks_and_numbers_that_are_not_finite_are_refused(
     ]
 
 
-@pytest.mark.parametrize("settings", [dict(r=2), dict(r=0, lora_alpha=1), dict(r=2, lora_alpha="1")])
+@pytest.mark.parametrize(
+    "settings", [dict(r=2), dict(r=0, lora_alpha=1), dict(r=2, lora_alpha="1")]
+)
 def test_settings_without_a_rank_and_an_alpha_are_refused(load, settings):
     header = {"lora_adapter_metadata": json.dumps(settings)}
-    with pytest.raises(ValueError, match="adapters.safetensors has settings r=.*: give numbers above 0"):
+    with pytest.raises(
+        ValueError, match="adapters.safetensors has settings r=.*: give numbers above 0"
+    ):
         load(factors("context_embedder", 2, 5, 6), header)
-    with pytest.raises(ValueError, match="lora_adapter_metadata of .*adapters.safetensors is no JSON"):
+    with pytest.raises(
+        ValueError, match="lora_adapter_metadata of .*adapters.safetensors is no JSON"
+    ):
         load(factors("context_embedder", 2, 5, 6), {"lora_adapter_metadata": "{"})

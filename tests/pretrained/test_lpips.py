@@ -46,8 +46,12 @@ def test_the_file_is_made_once(path, monkeypatch):
     tensors = load_file(path)
     assert len(tensors) == 2 * 13 + 5 == len(jax.tree.leaves(variables))
     _, convolutions = load_vgg16(path)
-    jax.tree.map(np.testing.assert_array_equal, convolutions["params"], variables["params"]["vgg16"])
-    save_file({name: tensors[name] for name in tensors if "linear3" not in name}, path.with_name("less"))
+    jax.tree.map(
+        np.testing.assert_array_equal, convolutions["params"], variables["params"]["vgg16"]
+    )
+    save_file(
+        {name: tensors[name] for name in tensors if "linear3" not in name}, path.with_name("less")
+    )
     with pytest.raises(ValueError, match="missing: params/linear3"):
         load_lpips(path.with_name("less"))
 
@@ -75,7 +79,8 @@ def harmful_file(tmp_path, monkeypatch):
 
 def test_another_file_is_not_unpickled(harmful_file):
     with pytest.raises(
-        ValueError, match="vgg16.ckpt has SHA-256 .*; expected 2ecbe4ce.* not unpickled: pip install"
+        ValueError,
+        match="vgg16.ckpt has SHA-256 .*; expected 2ecbe4ce.* not unpickled: pip install",
     ):
         load_lpips(harmful_file.with_name("out"))
     assert os.listdir() == ["vgg16.ckpt"]

@@ -49,7 +49,9 @@ def test_similarities_are_as_one_would_expect():
 
 @needs_weights
 def test_types_are_the_callers():
-    half = lambda expected: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), expected)
+    half = lambda expected: jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), expected
+    )
     _, variables, _ = load_minilm(half)
     assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype("bfloat16")}
 

@@ -190,7 +190,9 @@ DISTINCT = {(record.module, *record.entries): record for record in records()}.va
 
 
 @pytest.mark.parametrize("record", DISTINCT, ids=lambda record: record.name)
-def test_a_value_of_a_wrong_type_is_told_with_file_entry_and_expected_type(record, load_config, tmp_path):
+def test_a_value_of_a_wrong_type_is_told_with_file_entry_and_expected_type(
+    record, load_config, tmp_path
+):
     header = record.library.header(record.name, "float32")
     for name, entry in record.entries.items():
         nothing = [] if name in NULLABLE or only(entry, None) else [None]
@@ -203,21 +205,45 @@ def test_a_value_of_a_wrong_type_is_told_with_file_entry_and_expected_type(recor
 @pytest.mark.parametrize(
     ("record", "entries", "message"),
     [
-        (CLIP, dict(text_config=dict(hidden_size="4")), "text_config: hidden_size='4' is not supported"),
-        (CLIP, dict(vision_config_dict=dict(patch_size=0)), "vision_config: patch_size=0 is not supported"),
+        (
+            CLIP,
+            dict(text_config=dict(hidden_size="4")),
+            "text_config: hidden_size='4' is not supported",
+        ),
+        (
+            CLIP,
+            dict(vision_config_dict=dict(patch_size=0)),
+            "vision_config: patch_size=0 is not supported",
+        ),
         (KL, dict(scaling_factor=0), "ZeroDivisionError: float division by zero"),
-        (KL, dict(latents_std=[1.0] * 3), r"latents_std=\[1.0, 1.0, 1.0\] has 3 values; latent_channels=2"),
+        (
+            KL,
+            dict(latents_std=[1.0] * 3),
+            r"latents_std=\[1.0, 1.0, 1.0\] has 3 values; latent_channels=2",
+        ),
         (KL, dict(norm_num_groups=3), ".*groups"),
         (WAN, dict(latents_mean=[]), r"latents_mean=\[\] has 0 values; z_dim=2"),
-        (DC, dict(encoder_layers_per_block=[1]), r"encoder_layers_per_block=\[1\] has 1 stages; encoder_"),
-        (DC, dict(decoder_act_fns=["relu"]), r"decoder_act_fns=\['relu'\] has 1 stages; decoder_block"),
+        (
+            DC,
+            dict(encoder_layers_per_block=[1]),
+            r"encoder_layers_per_block=\[1\] has 1 stages; encoder_",
+        ),
+        (
+            DC,
+            dict(decoder_act_fns=["relu"]),
+            r"decoder_act_fns=\['relu'\] has 1 stages; decoder_block",
+        ),
     ],
     ids=lambda x: getattr(x, "name", None),
 )
-def test_values_that_make_no_network_are_told_with_the_file(record, entries, message, load_config, tmp_path):
+def test_values_that_make_no_network_are_told_with_the_file(
+    record, entries, message, load_config, tmp_path
+):
     given = record.library.header(record.name, "float32") | record.examples[0] | entries
     told = load_config(given)
-    assert re.match(f"{tmp_path}/config.json cannot be read as {record.name}: {message}", told), told
+    assert re.match(f"{tmp_path}/config.json cannot be read as {record.name}: {message}", told), (
+        told
+    )
     assert "\n" not in told
 
 
@@ -230,14 +256,18 @@ def test_values_that_make_no_network_are_told_with_the_file(record, entries, mes
     ],
     ids=lambda x: getattr(x, "name", None),
 )
-def test_an_integer_is_a_number_too_and_null_is_where_the_library_allows_it(record, entries, load_config):
+def test_an_integer_is_a_number_too_and_null_is_where_the_library_allows_it(
+    record, entries, load_config
+):
     told = load_config(record.library.header(record.name, "float32") | record.examples[0] | entries)
     assert "cannot be read" not in told or told.endswith("the file lacks pos_embed.pos_embed"), told
 
 
 FIELDS = {  # of the papers, or of the model cards
     "autoencoder of Wan 2.1, 0.33": dict(image_channels=3, widths=(96, 192, 384, 384)),
-    "autoencoder of Stable Diffusion 1, diffusers 0.2": dict(latent_deviation=(1 / 0.18215,), groups=32),
+    "autoencoder of Stable Diffusion 1, diffusers 0.2": dict(
+        latent_deviation=(1 / 0.18215,), groups=32
+    ),
     "autoencoder of FLUX.1, 0.30": dict(latent_mean=(0.1159,), use_quant_conv=False),
     "DiT-XL/2, 0.12": dict(width=1152, depth=28, num_classes=1000, base_size=16, out_channels=8),
     "PixArt-alpha, 0.22": dict(width=1152, interpolation_scale=2.0, size_conditioning=True),
@@ -248,7 +278,9 @@ FIELDS = {  # of the papers, or of the model cards
     ),
     "FLUX.1 dev, 0.30": dict(takes_guidance=True, rotary_features=(16, 56, 56), width=3072),
     "FLUX.1 Fill, 0.32": dict(out_channels=16),
-    "UMT5 of Wan 2.1": dict(vocabulary_size=256_384, gate="gelu", bias_per_block=True, max_distance=128),
+    "UMT5 of Wan 2.1": dict(
+        vocabulary_size=256_384, gate="gelu", bias_per_block=True, max_distance=128
+    ),
     "BERT base": dict(width=768, depth=12),
 }
 

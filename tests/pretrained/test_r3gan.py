@@ -15,7 +15,12 @@ DATA = Path(__file__).parent / "data"
 STAGES = {
     "unconditional": dict(widths=(8, 8, 4), cardinalities=(4, 2, 1), blocks=(1, 2, 1)),
     "conditional": dict(
-        widths=(6, 4), cardinalities=(3, 2), blocks=(2, 1), expansion=3, num_classes=5, embedding_features=4
+        widths=(6, 4),
+        cardinalities=(3, 2),
+        blocks=(2, 1),
+        expansion=3,
+        num_classes=5,
+        embedding_features=4,
     ),
 }
 
@@ -26,7 +31,8 @@ def generator(kind):
 
 def discriminator(kind):
     fields = {
-        name: value[::-1] if isinstance(value, tuple) else value for name, value in STAGES[kind].items()
+        name: value[::-1] if isinstance(value, tuple) else value
+        for name, value in STAGES[kind].items()
     }
     return Discriminator(**fields | (dict(embedding_features=7) if kind == "conditional" else {}))
 
@@ -55,8 +61,12 @@ def test_generator_agrees_with_the_authors(kind, reference):
 
 
 def test_discriminator_agrees_with_the_authors(kind, reference):
-    variables = load_discriminator(DATA / f"r3gan_{kind}_discriminator.safetensors", discriminator(kind))
-    logits = jax.jit(discriminator(kind).apply)(variables, reference["images"], reference.get("labels"))
+    variables = load_discriminator(
+        DATA / f"r3gan_{kind}_discriminator.safetensors", discriminator(kind)
+    )
+    logits = jax.jit(discriminator(kind).apply)(
+        variables, reference["images"], reference.get("labels")
+    )
     assert_agree(logits, reference["logits"])
 
 
@@ -71,5 +81,7 @@ def test_another_filter_or_configuration_is_refused(tmp_path):
         load_generator(tmp_path / "box.safetensors", generator("unconditional"))
 
     wider = dataclasses.replace(generator("unconditional"), blocks=(1, 3, 1))
-    with pytest.raises(ValueError, match=r"missing: Model.MainLayers.1.Layers.3.LinearLayer1.Layer.weight"):
+    with pytest.raises(
+        ValueError, match=r"missing: Model.MainLayers.1.Layers.3.LinearLayer1.Layer.weight"
+    ):
         load_generator(path, wider)

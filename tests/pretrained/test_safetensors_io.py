@@ -26,13 +26,21 @@ FLOAT = entry("F32", [1], 0, 4)
 @pytest.mark.parametrize(
     ("header", "size", "message"),
     [
-        (b'{"a": ', 0, "the header of .*weights.safetensors is no JSON that can be read: Expecting value"),
+        (
+            b'{"a": ',
+            0,
+            "the header of .*weights.safetensors is no JSON that can be read: Expecting value",
+        ),
         (b'{"\xff": 1}', 0, "the header of .* is no JSON that can be read: .*codec can't decode"),
         (b'["a"]', 0, r"the header of .* is \['a'\]; expected an object"),
         (b"[" * 100_000, 0, "the header of .* is no JSON that can be read"),
         (b'{"a": {}, "b": 1, "a": {}}', 0, "the header of .*: 'a' is there twice"),
         ({"a": 3}, 0, "a is 3; expected dtype, shape and two data_offsets"),
-        ({"a": dict(dtype="F32", shape=[1])}, 4, "a is .*; expected dtype, shape and two data_offsets"),
+        (
+            {"a": dict(dtype="F32", shape=[1])},
+            4,
+            "a is .*; expected dtype, shape and two data_offsets",
+        ),
         ({"a": entry("F32", [1], 0, None)}, 4, "expected counts from 0 on"),
         ({"a": entry("F32", [1.0], 0, 4)}, 4, "expected counts from 0 on"),
         ({"a": entry("F32", [-1], 0, 4)}, 4, r"a has shape \[-1\]"),
@@ -40,8 +48,16 @@ FLOAT = entry("F32", [1], 0, 4)
         ({"a": entry("F32", [2], 0, 4)}, 4, r"a has 4 bytes, and F32 of shape \[2\] has 8"),
         ({"a": entry("F4", [2], 0, 1)}, 1, "a is of type 'F4'; known are F64, F32"),
         ({"a": entry([], [2], 0, 1)}, 1, r"a is of type \[\]; known are F64, F32"),
-        ({"a": FLOAT, "b": entry("F32", [1], 8, 12)}, 12, "b begins at byte 8, .* before it ends at 4"),
-        ({"a": FLOAT, "b": entry("F32", [1], 0, 4)}, 4, "b begins at byte 0, .* before it ends at 4"),
+        (
+            {"a": FLOAT, "b": entry("F32", [1], 8, 12)},
+            12,
+            "b begins at byte 8, .* before it ends at 4",
+        ),
+        (
+            {"a": FLOAT, "b": entry("F32", [1], 0, 4)},
+            4,
+            "b begins at byte 0, .* before it ends at 4",
+        ),
         ({"a": entry("F32", [1], 4, 8)}, 8, "a begins at byte 4, .* before it ends at 0"),
         ({"a": FLOAT}, 5, "has 5 bytes of numbers and promises 4: download it again"),
         ({"a": FLOAT}, 3, "has 3 bytes of numbers and promises 4: download it again"),
@@ -82,7 +98,9 @@ def test_all_missing_shards_are_named(tmp_path):
         open_tensors(tmp_path)
 
 
-@pytest.mark.parametrize("outside", ["../other.safetensors", "/other.safetensors", "sub/other", ".."])
+@pytest.mark.parametrize(
+    "outside", ["../other.safetensors", "/other.safetensors", "sub/other", ".."]
+)
 def test_an_index_names_files_of_its_folder_only(outside, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -92,7 +110,9 @@ def test_an_index_names_files_of_its_folder_only(outside, tmp_path):
         open_tensors(folder)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": ["a"]}', '{"weight_map": {"a": 1}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"weight_map": ["a"]}', '{"weight_map": {"a": 1}}']
+)
 def test_a_broken_index_is_named(text, tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(text)
     with pytest.raises(ValueError, match="model.safetensors.index.json (is|has no)"):
@@ -110,7 +130,9 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path):
 def test_a_folder_with_two_sets_of_weights_is_refused(tmp_path):
     for name in ("model", "diffusion_pytorch_model"):
         save_file({"a": np.ones(1)}, tmp_path / f"{name}.safetensors")
-    with pytest.raises(ValueError, match="more than once, diffusion_pytorch_model.safetensors, model.saf"):
+    with pytest.raises(
+        ValueError, match="more than once, diffusion_pytorch_model.safetensors, model.saf"
+    ):
         open_tensors(tmp_path)
 
 

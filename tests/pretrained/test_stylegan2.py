@@ -70,7 +70,8 @@ def test_discriminator_agrees(name):
     apply = jax.jit(module.apply)
     assert_close(apply(variables, images, labels), arrays["logits"])
     assert_close(
-        apply(variables, images[:3], None if labels is None else labels[:3]), arrays["logits_of_three"]
+        apply(variables, images[:3], None if labels is None else labels[:3]),
+        arrays["logits_of_three"],
     )
 
 
@@ -79,7 +80,9 @@ def test_faults_are_listed_together(tmp_path):
     del tensors["b16.conv0.bias"]
     tensors["b8.conv1.weight"] = tensors["b8.conv1.weight"][:, :-1]
     tensors["b4.fc.weight"] = tensors["b4.fc.weight"][:, :-1]  # no longer of 4×4 features
-    tensors["b4.resample_filter"] = np.ones((4, 4), np.float32) / 16  # another filter than the module's
+    tensors["b4.resample_filter"] = (
+        np.ones((4, 4), np.float32) / 16
+    )  # another filter than the module's
     save_file(tensors, tmp_path / "file")
     with pytest.raises(ValueError) as caught:
         load_discriminator(tmp_path / "file", DISCRIMINATORS["discriminator_skip"])

@@ -66,11 +66,15 @@ def test_one_error_lists_everything(load):
 
 
 def test_a_tensor_that_cannot_be_converted_is_unusable(load):
-    with pytest.raises(ValueError, match=r"unusable: dense.weight \(6,\), for params/dense/kernel \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"unusable: dense.weight \(6,\), for params/dense/kernel \(2, 3\)"
+    ):
         load({"dense.weight": WEIGHT.reshape(-1), "mean": MEAN})
 
 
-LAYERS = {"params": {"blocks": {"dense": {"kernel": jax.ShapeDtypeStruct((3, 2, 4), jnp.bfloat16)}}}}
+LAYERS = {
+    "params": {"blocks": {"dense": {"kernel": jax.ShapeDtypeStruct((3, 2, 4), jnp.bfloat16)}}}
+}
 
 
 def name_of_layer(variable):
@@ -79,7 +83,11 @@ def name_of_layer(variable):
 
 @pytest.fixture
 def stack():
-    return {"params": {"blocks": {"dense": {"kernel": jnp.arange(24, dtype=jnp.bfloat16).reshape(3, 2, 4)}}}}
+    return {
+        "params": {
+            "blocks": {"dense": {"kernel": jnp.arange(24, dtype=jnp.bfloat16).reshape(3, 2, 4)}}
+        }
+    }
 
 
 def test_scanned_layers_are_stacked_and_bfloat16_kept(tmp_path, stack):
@@ -91,7 +99,9 @@ def test_scanned_layers_are_stacked_and_bfloat16_kept(tmp_path, stack):
     np.testing.assert_array_equal(loaded, kernel)
 
 
-@pytest.mark.parametrize("shard_bytes", [10**9, 40, 1])  # one file; two tensors of 16 bytes each; one each
+@pytest.mark.parametrize(
+    "shard_bytes", [10**9, 40, 1]
+)  # one file; two tensors of 16 bytes each; one each
 def test_what_is_saved_is_loaded(tmp_path, stack, shard_bytes):
     save_variables(tmp_path, {"a": 1}, stack, name_of_layer, name="model", shard_bytes=shard_bytes)
     assert len(list(tmp_path.glob("*.safetensors"))) == {10**9: 1, 40: 2, 1: 3}[shard_bytes]
@@ -121,13 +131,19 @@ def test_several_tensors_may_make_a_variable(tmp_path, stack, shard_bytes):
     tensors, kernel = open_tensors(tmp_path), stack["params"]["blocks"]["dense"]["kernel"]
     assert len(tensors) == 12
     np.testing.assert_array_equal(tensors["block.2.b"], kernel[2, :, 1])
-    jax.tree.map(np.testing.assert_array_equal, load_variables(tmp_path, LAYERS, names, join), stack)
+    jax.tree.map(
+        np.testing.assert_array_equal, load_variables(tmp_path, LAYERS, names, join), stack
+    )
     del tensors["block.1.c"]
     save_file(tensors, tmp_path / "less.safetensors")
-    with pytest.raises(ValueError, match=r"module:\nmissing: block.1.c, for params/.*/kernel \(2, 4\)$"):
+    with pytest.raises(
+        ValueError, match=r"module:\nmissing: block.1.c, for params/.*/kernel \(2, 4\)$"
+    ):
         load_variables(tmp_path / "less.safetensors", LAYERS, names, join)
     fail = lambda variable, *columns: columns[0].reshape(5)
-    with pytest.raises(ValueError, match=r"\nunusable: block.0.a \(2,\) and 3 more, for params/.*reshape"):
+    with pytest.raises(
+        ValueError, match=r"\nunusable: block.0.a \(2,\) and 3 more, for params/.*reshape"
+    ):
         load_variables(tmp_path, LAYERS, names, fail)
 
 
@@ -191,17 +207,23 @@ ONE_FILE, SHARDS = 10**9, 16
 def read(folder):
     """Return the value that all variables of a folder have, as `genjax.pretrained.load` finds it."""
     assert (folder / "config.json").exists()
-    (value,) = {float(a) for leaf in jax.tree.leaves(load_variables(folder, TREE, str)) for a in leaf.flat}
+    (value,) = {
+        float(a) for leaf in jax.tree.leaves(load_variables(folder, TREE, str)) for a in leaf.flat
+    }
     return value
 
 
 @pytest.mark.parametrize("name", ["diffusion_pytorch_model", "model"])
-@pytest.mark.parametrize("before, after", [(ONE_FILE, SHARDS), (SHARDS, ONE_FILE), (SHARDS, SHARDS)])
+@pytest.mark.parametrize(
+    "before, after", [(ONE_FILE, SHARDS), (SHARDS, ONE_FILE), (SHARDS, SHARDS)]
+)
 def test_a_folder_holds_what_was_saved_last_and_nothing_else(name, before, after, tmp_path):
     save_variables(tmp_path / "again", {}, tree(1), str, shard_bytes=before)
     save_variables(tmp_path / "again", {}, tree(2), str, name=name, shard_bytes=after)
     save_variables(tmp_path / "once", {}, tree(2), str, name=name, shard_bytes=after)
-    contents = [{p.name: p.read_bytes() for p in (tmp_path / f).iterdir()} for f in ("again", "once")]
+    contents = [
+        {p.name: p.read_bytes() for p in (tmp_path / f).iterdir()} for f in ("again", "once")
+    ]
     assert read(tmp_path / "again") == 2 and contents[0] == contents[1]
 
 
@@ -209,7 +231,9 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("before, after", [(ONE_FILE, SHARDS), (SHARDS, ONE_FILE), (SHARDS, SHARDS)])
+@pytest.mark.parametrize(
+    "before, after", [(ONE_FILE, SHARDS), (SHARDS, ONE_FILE), (SHARDS, SHARDS)]
+)
 def test_a_save_that_is_killed_leaves_one_set_of_weights_whole(before, after, tmp_path):
     """Killed before each change of the folder in turn, which an audit hook sees.
 
@@ -295,7 +319,9 @@ def test_the_first_twenty_faults_are_told_and_the_others_counted(load):
 
 def test_integers_are_no_floats(load):
     """As files of quantized networks hold them, whose scales are elsewhere."""
-    with pytest.raises(ValueError, match=r"unusable: dense.weight \(3, 2\) is int8, for .*is bfloat16$"):
+    with pytest.raises(
+        ValueError, match=r"unusable: dense.weight \(3, 2\) is int8, for .*is bfloat16$"
+    ):
         load({"dense.weight": WEIGHT.astype(np.int8), "mean": MEAN})
 
 
@@ -308,11 +334,15 @@ def test_what_is_not_finite_is_refused_by_name(dtype, value, load, tmp_path):
     broken = largest.copy()
     broken[1, 1] = value
     assert not is_finite(broken) and not is_finite(broken.T)
-    with pytest.raises(ValueError, match="weights.safetensors has NaN or infinity in dense.weight, read as"):
+    with pytest.raises(
+        ValueError, match="weights.safetensors has NaN or infinity in dense.weight, read as"
+    ):
         load({"dense.weight": broken, "mean": MEAN})
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16, np.float64, jnp.float8_e4m3fn])
+@pytest.mark.parametrize(
+    "dtype", [np.float32, np.float16, jnp.bfloat16, np.float64, jnp.float8_e4m3fn]
+)
 def test_finite_numbers_are_finite_whatever_their_sum_is(dtype):
     largest = jnp.finfo(dtype).max
     both = np.asarray([largest, largest, -largest, -largest, -largest, 0, largest], dtype)

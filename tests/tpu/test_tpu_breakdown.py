@@ -75,7 +75,8 @@ def step():
 
 def elements(cost):
     return max(
-        math.prod(map(int, re.findall(r"\d+", sides))) for sides in re.findall(r"\[(.*?)\]", cost.shapes)
+        math.prod(map(int, re.findall(r"\d+", sides)))
+        for sides in re.findall(r"\[(.*?)\]", cost.shapes)
     )
 
 
@@ -85,7 +86,9 @@ LAYOUT_CHANGES, STEP_BYTES = 23, 1.79e9
 
 def test_layout_changes_of_a_block(step):
     """Those of arrays as large as the stream, forward and backward together, in the loop over blocks."""
-    in_blocks = [cost for cost in step if cost.runs == DEPTH and elements(cost) >= BATCH * TOKENS * WIDTH]
+    in_blocks = [
+        cost for cost in step if cost.runs == DEPTH and elements(cost) >= BATCH * TOKENS * WIDTH
+    ]
     large = [cost for cost in in_blocks if cost.category == "layout changes"]
     lines = "\n".join(f"{cost.shapes} {cost.line} {cost.name}" for cost in large)
     assert in_blocks and len(large) <= LAYOUT_CHANGES, lines

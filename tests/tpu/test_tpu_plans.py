@@ -64,10 +64,14 @@ def test_memory_is_that_of_a_step_compiled_by_hand(plans):
         return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, P(*spec)))
 
     state = jax.tree.map_with_path(placed, jax.eval_shape(task.init, jax.random.key(0)))
-    of = lambda *shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, P("fsdp")))
+    of = lambda *shape, dtype: jax.ShapeDtypeStruct(
+        shape, dtype, sharding=NamedSharding(mesh, P("fsdp"))
+    )
     batch = {"image": of(32, 32, 32, 4, dtype=np.float32), "label": of(32, dtype=np.int32)}
     step = jax.jit(
-        task.update, donate_argnums=0, out_shardings=(jax.tree.map(lambda a: a.sharding, state), None)
+        task.update,
+        donate_argnums=0,
+        out_shardings=(jax.tree.map(lambda a: a.sharding, state), None),
     )
     key = jax.random.key(0)
     with jax.set_mesh(mesh):
@@ -75,11 +79,16 @@ def test_memory_is_that_of_a_step_compiled_by_hand(plans):
     # the plan's step packs its metrics besides
     workspace = found["memory"]["gradients, activations and workspace"]
     assert workspace == pytest.approx(analysis.temp_size_in_bytes, rel=0.01)
-    peak = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+    peak = (
+        analysis.argument_size_in_bytes
+        + analysis.temp_size_in_bytes
+        + analysis.output_size_in_bytes
+    )
     assert found["peak"] == pytest.approx(peak - analysis.alias_size_in_bytes, rel=0.01)
 
     held = lambda tree: sum(
-        a.size * a.dtype.itemsize // (8 if any(a.sharding.spec) else 1) for a in jax.tree.leaves(tree)
+        a.size * a.dtype.itemsize // (8 if any(a.sharding.spec) else 1)
+        for a in jax.tree.leaves(tree)
     )
     for field in ("params", "optimizer_state", "averages"):
         assert found["memory"][field] == held(getattr(state, field))
@@ -114,12 +123,16 @@ def test_the_account_for_gpus_is_near_the_compilers(axes):
 def test_collectives_in_loops_count_for_every_layer(plans):
     """In bfloat16 each layer's weights are gathered twice and their gradients summed, those of products in nine pieces where
     eight would do; of the modulation the weights are gathered, and what its gradient is made of instead of that."""
-    total = lambda found, kind: sum(each["bytes"] for each in found["collectives"] if each["kind"] == kind)
+    total = lambda found, kind: sum(
+        each["bytes"] for each in found["collectives"] if each["kind"] == kind
+    )
     of_a_layer = lambda kind: (total(plans[6], kind) - total(plans[2], kind)) / 4
     assert of_a_layer("collective-permute") == 3 * 2 * LAYER * 9 / 8
     assert of_a_layer("all-gather") == pytest.approx(2 * 2 * LAYER / 2, rel=0.05)  # and biases
     assert of_a_layer("all-reduce") + of_a_layer("all-to-all") < 0.01 * 2 * LAYER * 9
-    assert all(each["axes"] == ("fsdp",) for found in plans.values() for each in found["collectives"])
+    assert all(
+        each["axes"] == ("fsdp",) for found in plans.values() for each in found["collectives"]
+    )
 
 
 def test_products_in_loops_count_for_every_layer(plans):
@@ -170,7 +183,9 @@ def test_attention_is_the_kernel_of_tpus():
     found = plan(config, {"data": 4}, "v5p")
     logits = 4 * 8 * 2 * 1024**2
     assert found["memory"]["gradients, activations and workspace"] < 4 * logits
-    assert [(each["form"], each["query"]) for each in found["attention"]] == [("splash", (8, 1024, 2, 128))]
+    assert [(each["form"], each["query"]) for each in found["attention"]] == [
+        ("splash", (8, 1024, 2, 128))
+    ]
     assert jax.default_backend() == "cpu"
 
 
@@ -220,4 +235,6 @@ def test_an_axis_may_be_part_of_the_torus():
     mesh = make_mesh({"fsdp": 32, "tensor": 2}, 64, tpu_topology(DEVICES["v5p"], 64))
     assert dict(mesh.shape) == {"fsdp": 32, "tensor": 2}
     (first, second), *_ = mesh.devices
-    assert sum(a != b for a, b in zip(first.coords, second.coords, strict=True)) == 1  # next to one another
+    assert (
+        sum(a != b for a, b in zip(first.coords, second.coords, strict=True)) == 1
+    )  # next to one another

@@ -64,7 +64,9 @@ def run(axes: dict[str, int], steps: int, save: str | None, restore: str | None)
         "axes": axes,
         "losses": losses,
         "parameters": sum(a.size for a in jax.tree.leaves(state.params)),
-        "split_over_tensor": elements("query_key_value|mlp_in|modulation/|(projection|mlp_out)/kernel"),
+        "split_over_tensor": elements(
+            "query_key_value|mlp_in|modulation/|(projection|mlp_out)/kernel"
+        ),
         "parameters_of_tokens": elements("patch_embedding|head|blocks/[^m]|blocks/mlp"),
         "state_bytes": sum(a.nbytes for a in leaves),
         "large_bytes": large(state),

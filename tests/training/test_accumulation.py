@@ -44,7 +44,9 @@ def test_each_microbatch_has_its_own_examples_and_key(problem):
 
 def test_one_microbatch_is_the_plain_gradient(problem):
     found = value_and_gradient(loss)(*problem)
-    jax.tree.map(np.testing.assert_array_equal, found, jax.value_and_grad(loss, has_aux=True)(*problem))
+    jax.tree.map(
+        np.testing.assert_array_equal, found, jax.value_and_grad(loss, has_aux=True)(*problem)
+    )
 
 
 def test_memory_falls_with_the_microbatch():

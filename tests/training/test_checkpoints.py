@@ -18,8 +18,14 @@ from genjax.training.checkpoints import (
     damage,
 )
 
-STATE = {"step": jnp.int32(7), "weights": jnp.arange(1000.0), "half": jnp.ones((3, 2), jnp.bfloat16)}
-ABSTRACT = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), STATE)
+STATE = {
+    "step": jnp.int32(7),
+    "weights": jnp.arange(1000.0),
+    "half": jnp.ones((3, 2), jnp.bfloat16),
+}
+ABSTRACT = jax.tree.map(
+    lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), STATE
+)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +165,10 @@ def test_only_whole_checkpoints_count_for_retention(directory):
         assert damage(directory / "00000030") is None and damage(directory / "00000010") is None
         checkpoints.save(40, STATE)
         checkpoints.wait()
-        assert [step for step in checkpoints.steps() if damage(checkpoints.path(step)) is None] == [30, 40]
+        assert [step for step in checkpoints.steps() if damage(checkpoints.path(step)) is None] == [
+            30,
+            40,
+        ]
     assert (directory / "99999999").is_dir()
 
 
@@ -188,7 +197,9 @@ def test_what_is_not_the_loops_own_is_left_alone(directory):
     ]
 
 
-def test_what_lies_where_a_checkpoint_goes_is_moved_aside_unless_it_is_a_damaged_one(tmp_path, monkeypatch):
+def test_what_lies_where_a_checkpoint_goes_is_moved_aside_unless_it_is_a_damaged_one(
+    tmp_path, monkeypatch
+):
     for name in ("00000005", "00000005.aside"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "notes.txt").write_text(name)
@@ -201,7 +212,9 @@ def test_what_lies_where_a_checkpoint_goes_is_moved_aside_unless_it_is_a_damaged
         names = ["00000005", "00000005.aside", "00000005.aside2"]
         assert sorted(path.name for path in tmp_path.iterdir()) == names
         assert [(tmp_path / name / "notes.txt").read_text() for name in names[1:]] == names[1::-1]
-        monkeypatch.setattr("genjax.training.checkpoints.damage", lambda path: "it cannot be read (away)")
+        monkeypatch.setattr(
+            "genjax.training.checkpoints.damage", lambda path: "it cannot be read (away)"
+        )
         checkpoints.save(5, STATE)
         checkpoints.wait()
     assert (tmp_path / "00000005.aside3" / MANIFEST).exists()
@@ -273,7 +286,9 @@ def hashed_files(monkeypatch):
 def test_processes_hash_equal_shares_whose_digests_are_one_manifest(checkpoint, monkeypatch):
     """By hand 12,000 or 12,010 bytes for each of three; by sha256sum one process alone or three."""
     names = [str(path.relative_to(checkpoint)) for path in checkpoint.rglob("*") if path.is_file()]
-    lines = subprocess.run(["sha256sum", *names], cwd=checkpoint, capture_output=True, text=True).stdout
+    lines = subprocess.run(
+        ["sha256sum", *names], cwd=checkpoint, capture_output=True, text=True
+    ).stdout
     expected = {name: digest for digest, name in map(str.split, lines.splitlines())}
     sizes = {str(checkpoint / name): (checkpoint / name).stat().st_size for name in names}
     hashed = hashed_files(monkeypatch)

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.training.ema import HalfLife, PowerFunction, power_of_width, update_average, width_of_power
+from genjax.training.ema import (
+    HalfLife,
+    PowerFunction,
+    power_of_width,
+    update_average,
+    width_of_power,
+)
 from genjax.training.posthoc import Snapshots, inner_products, posthoc_coefficients
 
 STEPS = 1000
@@ -14,7 +20,10 @@ STEPS = 1000
 @pytest.fixture(scope="module")
 def history():
     """Parameters after each of the updates: a random walk that settles."""
-    steps = np.random.default_rng(0).standard_normal((STEPS, 16)) / np.sqrt(np.arange(1, STEPS + 1))[:, None]
+    steps = (
+        np.random.default_rng(0).standard_normal((STEPS, 16))
+        / np.sqrt(np.arange(1, STEPS + 1))[:, None]
+    )
     return np.cumsum(steps, axis=0)
 
 
@@ -37,7 +46,9 @@ def power_weights(power, step):
 
 @pytest.mark.parametrize("width", [0.05, 0.1, 0.25])
 def test_power_function_is_the_weighted_sum_of_the_history(history, width):
-    averages = track(PowerFunction(width), history, start=np.full(16, 1e6))  # which the first update forgets
+    averages = track(
+        PowerFunction(width), history, start=np.full(16, 1e6)
+    )  # which the first update forgets
     for step in (1, 2, 10, STEPS):
         expected = power_weights(power_of_width(width), step) @ history[:step]
         np.testing.assert_allclose(averages[step - 1], expected, rtol=1e-9, atol=1e-9)
@@ -46,7 +57,9 @@ def test_power_function_is_the_weighted_sum_of_the_history(history, width):
 def test_half_life_is_the_weighted_sum_of_the_history(history):
     start, half_life = np.ones(16), 50.0
     decays = np.minimum(0.5 ** (1 / half_life), (1 + np.arange(STEPS)) / (10 + np.arange(STEPS)))
-    later = np.append(np.cumprod(decays[::-1])[::-1][1:], 1.0)  # product of the decays after each update
+    later = np.append(
+        np.cumprod(decays[::-1])[::-1][1:], 1.0
+    )  # product of the decays after each update
     expected = later * (1 - decays) @ history + np.prod(decays) * start
     np.testing.assert_allclose(track(HalfLife(half_life), history, start)[-1], expected, rtol=1e-10)
 
@@ -112,7 +125,9 @@ def reconstruction_error(history, every, width, step=STEPS, tracked=(0.05, 0.1))
     steps = range(every, step + 1, every)
     stored = {w: track(PowerFunction(w), history, history[0]) for w in tracked}
     sources = [(s, w, stored[w][s - 1]) for s in steps for w in tracked]
-    coefficients = posthoc_coefficients([s for s, _, _ in sources], [w for _, w, _ in sources], step, width)
+    coefficients = posthoc_coefficients(
+        [s for s, _, _ in sources], [w for _, w, _ in sources], step, width
+    )
     exact = track(PowerFunction(width), history, history[0])[step - 1]
     return np.abs(coefficients @ np.array([a for _, _, a in sources]) - exact).max() / history.std()
 
@@ -145,8 +160,12 @@ def snapshots(history, tmp_path):
     snapshots = Snapshots(tmp_path / "ema")
     stored = {width: track(PowerFunction(width), history, history[0]) for width in (0.05, 0.1)}
     for step in range(50, STEPS + 1, 50):
-        snapshots.save(step, {width: tree(averages[step - 1]) for width, averages in stored.items()})
-    return snapshots, lambda step: {width: tree(averages[step - 1]) for width, averages in stored.items()}
+        snapshots.save(
+            step, {width: tree(averages[step - 1]) for width, averages in stored.items()}
+        )
+    return snapshots, lambda step: {
+        width: tree(averages[step - 1]) for width, averages in stored.items()
+    }
 
 
 @pytest.mark.parametrize("step", [630, 1000])
@@ -179,7 +198,9 @@ def test_a_run_that_goes_on_from_a_step_forgets_what_lay_beyond_it(snapshots):
     assert max(step for step, _, _ in snapshots.stored()) == 600
     assert not list(snapshots.directory.glob("*.tmp"))
     before = snapshots.reconstruct(630, now(630), 0.07)
-    snapshots.save(700, jax.tree.map(lambda a: a * jnp.nan, now(700)))  # of a later step: not to be read
+    snapshots.save(
+        700, jax.tree.map(lambda a: a * jnp.nan, now(700))
+    )  # of a later step: not to be read
     jax.tree.map(np.testing.assert_array_equal, snapshots.reconstruct(630, now(630), 0.07), before)
 
 
@@ -189,7 +210,9 @@ def test_a_snapshot_that_a_stop_prevented_is_taken_when_the_run_goes_on(snapshot
     files = {path.name: path.read_bytes() for _, _, path in snapshots.stored()}
     snapshots.begin(599)
     snapshots.go_on(620, 50, now(620))  # not due
-    assert {path.name for _, _, path in snapshots.stored()} == {n for n in files if int(n[:8]) <= 550}
+    assert {path.name for _, _, path in snapshots.stored()} == {
+        n for n in files if int(n[:8]) <= 550
+    }
     snapshots.go_on(600, 50, now(600))
     expected = {name: content for name, content in files.items() if int(name[:8]) <= 600}
     assert {path.name: path.read_bytes() for _, _, path in snapshots.stored()} == expected

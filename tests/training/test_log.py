@@ -15,7 +15,9 @@ def test_damaged_lines_are_named_and_left_out(tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert read_metrics(path) == good
-    assert [str(each.message).split(" of ")[0] for each in caught] == [f"line {n}" for n in range(2, 8)]
+    assert [str(each.message).split(" of ")[0] for each in caught] == [
+        f"line {n}" for n in range(2, 8)
+    ]
     assert all(str(path) in str(each.message) for each in caught)
     with warnings.catch_warnings(action="ignore"):
         MetricsLog(path, step=2).close()

@@ -43,7 +43,9 @@ def rows(folder):
 def test_learns_logs_and_saves(tmp_path):
     state = fit(tmp_path, num_steps=200)
     assert int(state.step) == 200
-    np.testing.assert_allclose(state.slope, 3, atol=0.15)  # noise of 0.01 a step, gain 0.1: deviation .023
+    np.testing.assert_allclose(
+        state.slope, 3, atol=0.15
+    )  # noise of 0.01 a step, gain 0.1: deviation .023
     assert [row["step"] for row in rows(tmp_path)] == list(range(4, 201, 4))
     assert {"loss", "seconds", "steps_per_second"} <= rows(tmp_path)[0].keys()
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
@@ -92,7 +94,11 @@ def test_losses_logged_after_a_stop_within_a_window_are_the_uninterrupted_ones(t
     fit(tmp_path / "a")
     for num_steps in (20, 11, 20):  # the second ends within a window
         with contextlib.suppress(RuntimeError):
-            fit(tmp_path / "b", num_steps=num_steps, plugins=[Plugin(1, fail)] if num_steps == 20 else [])
+            fit(
+                tmp_path / "b",
+                num_steps=num_steps,
+                plugins=[Plugin(1, fail)] if num_steps == 20 else [],
+            )
     fit(tmp_path / "b")
     losses = {row["step"]: row["loss"] for row in rows(tmp_path / "b")}
     assert losses.pop(11)
@@ -167,7 +173,9 @@ def test_ctrl_c_saves_though_the_reader_of_the_output_is_gone(tmp_path, monkeypa
         reader, writer = os.pipe()
         os.close(reader)
         monkeypatch.setattr(sys, name, os.fdopen(writer, "w"))
-    assert_stops_with(signal.SIGINT, lambda: fit(tmp_path, plugins=[Plugin(8, send(signal.SIGINT))]))
+    assert_stops_with(
+        signal.SIGINT, lambda: fit(tmp_path, plugins=[Plugin(8, send(signal.SIGINT))])
+    )
     sys.stdout.close(), sys.stderr.close()  # nothing is left that cannot be written
     assert Checkpoints(tmp_path / "checkpoints").latest() == 8
 
@@ -250,7 +258,8 @@ def test_too_many_updates_that_are_not_finite_stop_the_run(tmp_path):
     """The count goes on where the run does."""
     fit(tmp_path, Breaking(), num_steps=10, max_skipped_steps=2)
     with pytest.raises(
-        NonFiniteError, match="at step 13 is not finite or explodes, and 2 were skipped.*that of step 10"
+        NonFiniteError,
+        match="at step 13 is not finite or explodes, and 2 were skipped.*that of step 10",
     ):
         fit(tmp_path, Breaking(), max_skipped_steps=2)
 
@@ -295,17 +304,26 @@ def test_plugins_that_a_stop_prevented_are_called_when_the_run_goes_on(tmp_path,
     """The second is cut short, at a checkpoint, between checkpoints and after the last step."""
     calls = []
     plugins = [
-        Plugin(every, lambda state, step, i=i: calls.append((i, step, int(state.step))) or {f"f{i}": 1.0})
+        Plugin(
+            every,
+            lambda state, step, i=i: calls.append((i, step, int(state.step))) or {f"f{i}": 1.0},
+        )
         for i, every in enumerate((5, cut, 1))
     ]
     cutting = Plugin(cut, send(signal.SIGTERM))
-    assert_stops_with(signal.SIGTERM, lambda: fit(tmp_path, plugins=[plugins[0], cutting, plugins[2]]))
+    assert_stops_with(
+        signal.SIGTERM, lambda: fit(tmp_path, plugins=[plugins[0], cutting, plugins[2]])
+    )
     calls.clear()
     for _ in range(2):  # a finished run calls none
         fit(tmp_path, plugins=plugins)
     assert calls[:2] == [(1, cut, cut), (2, cut, cut)] and len(calls) == len(set(calls))
-    logged = [(name, row["step"]) for row in rows(tmp_path) for name in ("f0", "f1", "f2") if name in row]
-    expected = [(f"f{i}", step) for i, every in enumerate((5, cut, 1)) for step in range(every, 21, every)]
+    logged = [
+        (name, row["step"]) for row in rows(tmp_path) for name in ("f0", "f1", "f2") if name in row
+    ]
+    expected = [
+        (f"f{i}", step) for i, every in enumerate((5, cut, 1)) for step in range(every, 21, every)
+    ]
     assert sorted(logged) == sorted({*expected, ("f1", 20)})
     assert not (tmp_path / "pending.json").exists()
 
@@ -313,7 +331,9 @@ def test_plugins_that_a_stop_prevented_are_called_when_the_run_goes_on(tmp_path,
 def test_intervals_of_zero_are_off(tmp_path):
     """Nothing happens but after the last step, also when the run goes on."""
     seen = []
-    off = dict(checkpoint_every=0, log_every=0, plugins=[Plugin(0, lambda state, step: seen.append(step))])
+    off = dict(
+        checkpoint_every=0, log_every=0, plugins=[Plugin(0, lambda state, step: seen.append(step))]
+    )
     for num_steps in (6, 11):
         fit(tmp_path, num_steps=num_steps, **off)
         assert Checkpoints(tmp_path / "checkpoints").latest() == num_steps
@@ -323,7 +343,9 @@ def test_intervals_of_zero_are_off(tmp_path):
 
 def test_plugins_begin_with_the_state_that_the_run_goes_on_from(tmp_path):
     begun = []
-    plugin = Plugin(10, lambda state, step: None, lambda state, step: begun.append((int(state.step), step)))
+    plugin = Plugin(
+        10, lambda state, step: None, lambda state, step: begun.append((int(state.step), step))
+    )
     for num_steps in (10, 15):
         fit(tmp_path, num_steps=num_steps, plugins=[plugin])
     assert begun == [(0, 0), (10, 10)]
@@ -363,16 +385,19 @@ def test_a_step_is_compiled_once_and_anew_for_batches_of_another_size(tmp_path, 
 class Pulled(Line):
     """Goes to targets that it reads and does not train."""
 
-    targets, signs = np.array([5.0, -1.0, 0.0, 2.0], np.float32), np.array([-1.0, 1.0, 1.0, 1.0], np.float32)
+    targets, signs = (
+        np.array([5.0, -1.0, 0.0, 2.0], np.float32),
+        np.array([-1.0, 1.0, 1.0, 1.0], np.float32),
+    )
 
     def frozen(self):
         return {"targets": self.targets}, self.signs
 
     def update(self, state, batch, key, where, signs):
         goal = signs * where["targets"]
-        return state._replace(step=state.step + 1, slope=state.slope + 0.5 * (goal - state.slope)), {
-            "loss": jnp.mean((state.slope - goal) ** 2)
-        }
+        return state._replace(
+            step=state.step + 1, slope=state.slope + 0.5 * (goal - state.slope)
+        ), {"loss": jnp.mean((state.slope - goal) ** 2)}
 
 
 def test_what_is_frozen_reaches_the_update_and_no_checkpoint(tmp_path):
@@ -380,7 +405,9 @@ def test_what_is_frozen_reaches_the_update_and_no_checkpoint(tmp_path):
     state = fit(tmp_path, Pulled(), num_steps=30)
     np.testing.assert_allclose(state.slope, [-5, -1, 0, 2], atol=1e-6)  # 2⁻³⁰ of the way is left
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    saved = checkpoints.restore(checkpoints.latest(), jax.eval_shape(Line().init, jax.random.key(0)))
+    saved = checkpoints.restore(
+        checkpoints.latest(), jax.eval_shape(Line().init, jax.random.key(0))
+    )
     np.testing.assert_array_equal(saved.slope, state.slope)
     names = "".join(path.read_text() for path in checkpoints.path(30).glob("_METADATA"))
     assert "slope" in names and "targets" not in names
@@ -439,7 +466,9 @@ def test_speed_counts_the_products_and_the_time_spent_waiting(tmp_path, monkeypa
     # steps). So of each four steps the first ones waited for five batches, and the last ones for three.
     for row, waits in zip(rows(tmp_path), (5, 4, 4, 4, 3), strict=True):
         seconds = 0.020 * waits + 0.005 * 4
-        np.testing.assert_allclose(row["steps_per_second"], 4 / seconds, atol=5e-4)  # logged rounded
+        np.testing.assert_allclose(
+            row["steps_per_second"], 4 / seconds, atol=5e-4
+        )  # logged rounded
         np.testing.assert_allclose(row["input_wait"], 0.020 * waits / seconds, atol=5e-6)
         np.testing.assert_allclose(row["operations_per_second"], 2 * 8 * 4 * 5 * 4 / seconds)
 
@@ -457,7 +486,8 @@ def test_compiling_and_beginning_count_in_no_rate(tmp_path, monkeypatch):
             return super().update(state, batch, key)
 
     monkeypatch.setattr(
-        "genjax.training.log.time", SimpleNamespace(perf_counter=lambda: seconds[0], monotonic=time.monotonic)
+        "genjax.training.log.time",
+        SimpleNamespace(perf_counter=lambda: seconds[0], monotonic=time.monotonic),
     )
     monkeypatch.setattr(ProgressBar, "update", lambda *arguments: pass_time(1))
     plugin = Plugin(20, lambda state, step: None, lambda state, step: pass_time(3))
@@ -479,7 +509,9 @@ def test_a_profile_ends_with_the_run_and_begins_where_it_was_asked_for(tmp_path)
     fit(tmp_path / "a", num_steps=8, profile_at=6)  # less than five steps before the end
     assert list((tmp_path / "a/profile").rglob("*.trace.json.gz"))
     fit(tmp_path / "b", num_steps=8)
-    fit(tmp_path / "b", num_steps=12, profile_at=6)  # gone on from the middle of what was to be traced
+    fit(
+        tmp_path / "b", num_steps=12, profile_at=6
+    )  # gone on from the middle of what was to be traced
     assert not (tmp_path / "b/profile").exists()
 
 

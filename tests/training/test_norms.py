@@ -8,7 +8,9 @@ from genjax.training.log import Metrics, window_means
 def test_norms_of_the_top_level_parts_and_of_all():
     tree = {
         "blocks": {"qkv": {"kernel": jnp.full((2, 2, 2), 3.0)}, "bias": jnp.array([4.0, 4.0])},
-        "head": {"kernel": jnp.full((2, 2), 300.0, jnp.bfloat16)},  # whose square leaves float16's range
+        "head": {
+            "kernel": jnp.full((2, 2), 300.0, jnp.bfloat16)
+        },  # whose square leaves float16's range
     }
     expected = {
         "norm/update/blocks": 104**0.5,
@@ -17,7 +19,9 @@ def test_norms_of_the_top_level_parts_and_of_all():
     }
     found = group_norms("norm/update", tree)
     assert found.keys() == expected.keys()
-    np.testing.assert_allclose([found[name] for name in expected], list(expected.values()), rtol=1e-6)
+    np.testing.assert_allclose(
+        [found[name] for name in expected], list(expected.values()), rtol=1e-6
+    )
 
 
 def test_a_window_s_mean_is_its_total_over_its_count():

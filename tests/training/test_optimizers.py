@@ -18,7 +18,9 @@ def test_schedule_warms_up_and_falls_as_a_half_cosine():
 
 def test_the_rate_falls_to_its_end_and_stays():
     _, schedule = make_optimizer(**NUMBERS, decay=50, end_learning_rate=0.02)
-    np.testing.assert_allclose([schedule(s) for s in (10, 30, 50, 80)], [0.1, 0.06, 0.02, 0.02], rtol=1e-6)
+    np.testing.assert_allclose(
+        [schedule(s) for s in (10, 30, 50, 80)], [0.1, 0.06, 0.02, 0.02], rtol=1e-6
+    )
 
 
 def test_only_kernels_decay_even_when_layers_are_stacked():
@@ -26,7 +28,9 @@ def test_only_kernels_decay_even_when_layers_are_stacked():
     mask = kernels_only(params)
     assert mask == {"blocks": {"dense": {"kernel": True, "bias": False}}}
     optimizer, _ = make_optimizer(**{**NUMBERS, "warmup": 0}, weight_decay=0.5)
-    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    updates, _ = optimizer.update(
+        jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params
+    )
     # without a gradient AdamW's update is −learning rate · decay · parameter
     np.testing.assert_allclose(updates["blocks"]["dense"]["kernel"], -0.05, rtol=1e-6)
     np.testing.assert_array_equal(updates["blocks"]["dense"]["bias"], 0)
@@ -37,7 +41,9 @@ def test_clipping_bounds_the_global_norm():
     optimizer, _ = make_optimizer(**options, clip_norm=1.0)
     # with eps far above the gradient, Adam's update is −learning rate · gradient / eps
     params = {"kernel": jnp.zeros(2)}
-    updates, _ = optimizer.update({"kernel": jnp.array([30.0, 40.0])}, optimizer.init(params), params)
+    updates, _ = optimizer.update(
+        {"kernel": jnp.array([30.0, 40.0])}, optimizer.init(params), params
+    )
     np.testing.assert_allclose(updates["kernel"], -0.1 * np.array([0.6, 0.8]) / 1e6, rtol=1e-4)
 
 
@@ -109,7 +115,9 @@ def by_hand(rule, gradients):
     memory = jax.tree.map(lambda p: (0.0, 0.0, p.copy()), params)
     history = []
     for step, gradient in enumerate(gradients, 1):
-        pairs = jax.tree.map(lambda p, g, m, d, t=step: rule(p, g, m, t, d), params, gradient, memory, decays)
+        pairs = jax.tree.map(
+            lambda p, g, m, d, t=step: rule(p, g, m, t, d), params, gradient, memory, decays
+        )
         params, memory = (jax.tree.map(lambda _, pair, i=i: pair[i], params, pairs) for i in (0, 1))
         history.append(params)
     return history
@@ -134,7 +142,9 @@ def test_every_step_is_the_paper_s(rule):
     gradients = [draw(1 + step) for step in range(STEPS)]
     history, _ = run(rule.__name__, gradients)
     for found, expected in zip(history, by_hand(rule, gradients), strict=True):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), found, expected)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), found, expected
+        )
 
 
 def test_schedule_free_is_the_paper_s_recursion_and_gives_its_average():
@@ -174,7 +184,9 @@ def test_muon_takes_the_hidden_matrices_and_adamw_the_rest():
     history, _ = run("muon", gradients)
     expected = by_hand(adamw, gradients)[-1]
     orthogonalized = {"blocks/qkv/kernel", "time_in/kernel"}
-    for (path, a), b in zip(jax.tree.leaves_with_path(history[-1]), jax.tree.leaves(expected), strict=True):
+    for (path, a), b in zip(
+        jax.tree.leaves_with_path(history[-1]), jax.tree.leaves(expected), strict=True
+    ):
         is_adam = np.allclose(a, b, rtol=1e-9)
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         assert is_adam == (name not in orthogonalized), name
@@ -194,7 +206,9 @@ def test_muon_orthogonalizes_each_scanned_layer_by_itself():
         u, values, vt = np.linalg.svd(g, full_matrices=False)
         # five steps of the quintic leave singular values in this band (Jordan et al. 2024), the vectors as they were
         in_their_basis = u.T @ layer @ vt.T / scale
-        assert np.all((np.diag(in_their_basis) > 0.68) & (np.diag(in_their_basis) < 1.14)), in_their_basis
+        assert np.all((np.diag(in_their_basis) > 0.68) & (np.diag(in_their_basis) < 1.14)), (
+            in_their_basis
+        )
         np.testing.assert_allclose(in_their_basis, np.diag(np.diag(in_their_basis)), atol=1e-6)
 
 
@@ -203,16 +217,24 @@ def test_muon_of_stacked_layers_is_that_of_each_alone():
     stacked = run("muon", gradients)[0][-1]["blocks"]["qkv"]["kernel"]
     with jax.enable_x64(True):
         optimizer, _ = make_optimizer(
-            name="muon", learning_rate=RATE, num_steps=STEPS + 1, schedule="constant", weight_decay=DECAY
+            name="muon",
+            learning_rate=RATE,
+            num_steps=STEPS + 1,
+            schedule="constant",
+            weight_decay=DECAY,
         )
         for layer in range(3):
-            take = lambda tree, i=layer: {"qkv": {"kernel": jnp.asarray(tree["blocks"]["qkv"]["kernel"][i])}}
+            take = lambda tree, i=layer: {
+                "qkv": {"kernel": jnp.asarray(tree["blocks"]["qkv"]["kernel"][i])}
+            }
             params = take(draw(0))
             state = optimizer.init(params)
             for gradient in gradients:
                 updates, state = optimizer.update(take(gradient), state, params)
                 params = optax.apply_updates(params, updates)
-            np.testing.assert_allclose(stacked[layer], params["qkv"]["kernel"], rtol=1e-8, atol=1e-10)
+            np.testing.assert_allclose(
+                stacked[layer], params["qkv"]["kernel"], rtol=1e-8, atol=1e-10
+            )
 
 
 def test_muon_updates_are_as_large_as_adamw_s():

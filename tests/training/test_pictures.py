@@ -3,7 +3,14 @@ import json
 import numpy as np
 from PIL import Image
 
-from genjax.training.pictures import histograms, image_grid, save_animation, save_curves, save_grid, scatter
+from genjax.training.pictures import (
+    histograms,
+    image_grid,
+    save_animation,
+    save_curves,
+    save_grid,
+    scatter,
+)
 
 
 def test_images_stand_row_by_row(tmp_path):
@@ -15,7 +22,9 @@ def test_images_stand_row_by_row(tmp_path):
     side = 2 * 16 + 2  # enlarged to 32 pixels, one pixel of frame
     assert pixels.shape == (3 * side, 2 * side, 3)
     centres = pixels[side // 2 :: side, side // 2 :: side, 0]
-    np.testing.assert_array_equal(centres, [[0, 10], [20, 30], [40, 128]])  # the last place is empty
+    np.testing.assert_array_equal(
+        centres, [[0, 10], [20, 30], [40, 128]]
+    )  # the last place is empty
 
 
 def test_grey_images_and_large_ones_keep_their_size():
@@ -67,4 +76,6 @@ def test_points_and_histograms_are_drawn_where_they_are():
     edges = np.linspace(-2, 2, 5)
     low, high = (histograms({"a": np.eye(4)[bin]}, edges) for bin in (0, 3))
     middle = len(dark(low)) // 2
-    assert (dark(low) - dark(high))[:middle].sum() > 1 and (dark(high) - dark(low))[middle:].sum() > 1
+    assert (dark(low) - dark(high))[:middle].sum() > 1 and (dark(high) - dark(low))[
+        middle:
+    ].sum() > 1

@@ -24,7 +24,10 @@ def in_bfloat16(a):
 
 def problem():
     random = np.random.default_rng(0)
-    batch = {"x": random.standard_normal((12, 5), np.float32), "y": random.random((12, 3), np.float32)}
+    batch = {
+        "x": random.standard_normal((12, 5), np.float32),
+        "y": random.random((12, 3), np.float32),
+    }
     return random.standard_normal((5, 3), np.float32), batch
 
 
@@ -94,10 +97,15 @@ def test_a_task_keeps_float32_and_computes_at_rounded_parameters():
     noise = lambda a: a + 0.05 * jax.random.normal(jax.random.key(a.size), a.shape)
     state = state.replace(params=jax.tree.map(noise, state.params))
     random = np.random.default_rng(0)
-    batch = {"image": random.integers(0, 256, (8, 8, 8, 1), np.uint8), "label": np.arange(8, dtype=np.int32)}
+    batch = {
+        "image": random.integers(0, 256, (8, 8, 8, 1), np.uint8),
+        "label": np.arange(8, dtype=np.int32),
+    }
     after, metrics = jax.jit(task.update)(state, batch, jax.random.key(1))
     assert all(a.dtype != jnp.bfloat16 for a in jax.tree.leaves(after))
-    at = lambda params: jax.jit(plain.update)(state.replace(params=params), batch, jax.random.key(1))[1]
+    at = lambda params: jax.jit(plain.update)(
+        state.replace(params=params), batch, jax.random.key(1)
+    )[1]
     copies = jax.tree.map(lambda a: jnp.asarray(in_bfloat16(np.asarray(a))), state.params)
     expected, exact = at(copies), at(state.params)
     np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)

@@ -12,7 +12,9 @@ from genjax.training import Snapshots
 from genjax.training.sampling import add_posthoc, power_averages, sample
 from tests.experiments.small_digits import small_config
 
-POWER = dict(narrow=dict(name="PowerFunction", width=0.05), wide=dict(name="PowerFunction", width=0.1))
+POWER = dict(
+    narrow=dict(name="PowerFunction", width=0.05), wide=dict(name="PowerFunction", width=0.1)
+)
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,11 @@ def test_path_rules(path, shape, expected):
     ("path", "shape", "expected"),
     [
         ("params/blocks/query_key_value/kernel", (12, 64, 192), P(None, "fsdp", "tensor")),
-        ("optimizer_state/1/nu/blocks/image_heads/query/kernel", (12, 64, 64), P(None, "fsdp", "tensor")),
+        (
+            "optimizer_state/1/nu/blocks/image_heads/query/kernel",
+            (12, 64, 64),
+            P(None, "fsdp", "tensor"),
+        ),
         ("params/blocks/text_mlp_in/bias", (12, 256), P(None, "tensor")),
         ("averages/ema/blocks/mlp_out/kernel", (12, 256, 64), P(None, "tensor", "fsdp")),
         ("params/blocks/mlp_out/bias", (12, 64), P()),
@@ -65,7 +69,10 @@ def test_path_rules(path, shape, expected):
     ],
 )
 def test_path_rules_with_tensor(path, shape, expected):
-    assert partition_spec(path, shape, AbstractMesh((2, 2, 2), ("fsdp", "tensor", "context"))) == expected
+    assert (
+        partition_spec(path, shape, AbstractMesh((2, 2, 2), ("fsdp", "tensor", "context")))
+        == expected
+    )
 
 
 def run(num_devices, *arguments):
@@ -133,9 +140,13 @@ def test_fsdp_gathers_parameters_and_sums_gradients(runs, alone):
 @pytest.mark.training
 def test_product_of_axes_gathers_over_fsdp_alone(runs):
     row = runs[("data", 2), ("fsdp", 4)]
-    assert {tuple(axes) for kind, axes, _, _ in row["collectives"] if kind == "all-gather"} == {("fsdp",)}
+    assert {tuple(axes) for kind, axes, _, _ in row["collectives"] if kind == "all-gather"} == {
+        ("fsdp",)
+    }
     over_data = sum(s for kind, axes, _, s in row["collectives"] if "data" in axes)
-    assert over_data < 4 * row["parameters"] / 2  # each device sums over `data` only the part it keeps
+    assert (
+        over_data < 4 * row["parameters"] / 2
+    )  # each device sums over `data` only the part it keeps
 
 
 def floats(*shape):
@@ -151,7 +162,9 @@ def test_tensor_sums_two_layers_of_a_block_forward_and_two_backward(runs):
     row = runs[("data", 4), ("tensor", 2)]
     over_tensor = {kind: size for kind, axes, _, size in row["collectives"] if axes == ["tensor"]}
     examples = BATCH // 4
-    assert over_tensor["all-gather"] == floats(examples, (6 * DEPTH + 2) * WIDTH)  # shifts, scales and gates
+    assert over_tensor["all-gather"] == floats(
+        examples, (6 * DEPTH + 2) * WIDTH
+    )  # shifts, scales and gates
     of_conditioning = (DEPTH + 1) * floats(examples, WIDTH)  # its gradient from all of these
     sums = DEPTH * 4 * floats(examples, TOKENS, WIDTH) + of_conditioning
     assert over_tensor["all-reduce"] - sums in SCALARS
@@ -159,7 +172,9 @@ def test_tensor_sums_two_layers_of_a_block_forward_and_two_backward(runs):
     over_data = sum(size for _, axes, _, size in row["collectives"] if axes == ["data"])
     split = row["split_over_tensor"]
     assert 0.6 < split / row["parameters"] < 0.9
-    biases = floats(6 * DEPTH + 2, WIDTH) / 2  # the other half, of layers whose outputs are gathered
+    biases = (
+        floats(6 * DEPTH + 2, WIDTH) / 2
+    )  # the other half, of layers whose outputs are gathered
     assert over_data - 4 * (row["parameters"] - split / 2) - biases in SCALARS
     copies = 4  # parameters, two moments, an average
     assert row["bytes_per_device"] - copies * 4 * (row["parameters"] - split // 2) in SCALARS

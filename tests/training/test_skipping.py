@@ -23,7 +23,9 @@ def test_limits_are_means_and_deviations_of_what_is_known():
     known = [np.delete(values[:, 0], 5), np.r_[values[:7, 1], values[71:, 1]]]
     expected = [np.mean(v, dtype=float) + 6 * np.std(v, ddof=1, dtype=float) for v in known]
     found = Explosions(("a", "b", "c"), 6.0).limits(jnp.asarray(values))
-    np.testing.assert_allclose(found, [*expected, np.inf], rtol=128 * 2**-24)  # sums of 128 in float32
+    np.testing.assert_allclose(
+        found, [*expected, np.inf], rtol=128 * 2**-24
+    )  # sums of 128 in float32
 
 
 class Exploding(Line):
@@ -33,7 +35,9 @@ class Exploding(Line):
         new, metrics = super().update(state, batch, key)
         step, usual = new.step, 1 + 0.1 * jax.random.uniform(jax.random.fold_in(key, 1), (2,))
         norm = jnp.where((step == 70) | (step == 71) | (step == 150), 1e20, usual[0])
-        loss = jnp.where(step == 80, 2.0, usual[1])  # 2 is 33 deviations of .1 / sqrt(12) above 1.05
+        loss = jnp.where(
+            step == 80, 2.0, usual[1]
+        )  # 2 is 33 deviations of .1 / sqrt(12) above 1.05
         slope = jnp.where(step == 90, jnp.nan, new.slope + norm)
         return State(step, slope), {"loss": loss, "norm": norm}
 
@@ -88,7 +92,9 @@ def test_what_is_usual_survives_a_stop_to_the_last_bit(whole, tmp_path):
 
 
 def test_too_many_explosions_stop_the_run(tmp_path):
-    with pytest.raises(NonFiniteError, match="step 80 is not finite or explodes, and 2 were skipped"):
+    with pytest.raises(
+        NonFiniteError, match="step 80 is not finite or explodes, and 2 were skipped"
+    ):
         fit(tmp_path, max_skipped_steps=2)
 
 

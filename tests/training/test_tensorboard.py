@@ -15,7 +15,9 @@ accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_a
 
 
 def read(folder):
-    accumulator = accumulators.EventAccumulator(str(folder), size_guidance={"images": 0})  # all of them
+    accumulator = accumulators.EventAccumulator(
+        str(folder), size_guidance={"images": 0}
+    )  # all of them
     accumulator.Reload()
     return accumulator
 
@@ -25,7 +27,9 @@ def curve(folder, tag):
 
 
 def test_numbers_and_pictures_come_back(tmp_path):
-    picture = image_grid(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8), columns=2)
+    picture = image_grid(
+        np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8), columns=2
+    )
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log.write(10, {"loss": 0.5, "norm/update/head": 2.0})
     assert curve(tmp_path, "loss") == [
@@ -61,7 +65,9 @@ def test_a_resumed_run_s_curves_do_not_double_back(tmp_path):
     assert [(e.step, e.width) for e in read(tmp_path).Images("samples")] == [
         (10, 10), (20, 20), (30, 30), (40, 1), (50, 1), (60, 1)
     ]  # fmt: skip
-    assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path / "metrics.jsonl")] == expected
+    assert [
+        (row["step"], row["loss"]) for row in read_metrics(tmp_path / "metrics.jsonl")
+    ] == expected
 
 
 def test_without_the_package_a_run_is_logged_all_the_same(tmp_path):

@@ -31,8 +31,12 @@ def test_a_damaged_record_names_file_and_line(tmp_path):
 def test_a_run_is_known_by_its_checkpoints_too(workdir, content):
     """So it does not go on under another seed when `config.json` is lost."""
     expected = (workdir / "config.json").read_text()
-    (workdir / "config.json").unlink() if content is None else (workdir / "config.json").write_text(content)
-    with pytest.warns(UserWarning, match="config.json is absent or damaged; its copy in checkpoint 1"):
+    (workdir / "config.json").unlink() if content is None else (workdir / "config.json").write_text(
+        content
+    )
+    with pytest.warns(
+        UserWarning, match="config.json is absent or damaged; its copy in checkpoint 1"
+    ):
         assert read_record(workdir).config.optimizer.learning_rate == 0.1
     with (
         pytest.warns(UserWarning, match="its copy in checkpoint 1"),

@@ -26,7 +26,9 @@ class Line:
         error = (state.slope - 3) * batch["x"]
         slope = state.slope - 0.1 * error.mean(0) + 0.01 * jax.random.normal(key, (4,))
         slope = jnp.where(step == self.break_at, jnp.nan, slope)
-        return State(step, slope), {"loss": jnp.where(step == self.nan_at, jnp.nan, jnp.mean(error**2))}
+        return State(step, slope), {
+            "loss": jnp.where(step == self.nan_at, jnp.nan, jnp.mean(error**2))
+        }
 
     def generate(self, state, key):
         return state.slope

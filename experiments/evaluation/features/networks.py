@@ -89,7 +89,9 @@ def _dinov2(path: str) -> FeatureNetwork:
 def _clip(path: str) -> tuple[CLIP, Any, Tokenizer, str]:
     module, variables = pretrained.load(path)
     if not isinstance(module, CLIP):
-        raise ValueError(f"{path} holds a {type(module).__name__} alone; a CLIP score needs a CLIPModel")
+        raise ValueError(
+            f"{path} holds a {type(module).__name__} alone; a CLIP score needs a CLIPModel"
+        )
     return module, variables, Tokenizer(path), weights_digest(path)
 
 
@@ -149,6 +151,8 @@ def features_of(
     network: FeatureNetwork, images: UInt8[np.ndarray, "images height width channels"]
 ) -> tuple[Float[np.ndarray, "images features"], Float[np.ndarray, "images classes"] | None]:
     """Features, and logits if the network has any, of pictures in bytes."""
-    batches = in_batches(network.apply, network.variables, lambda part: (images[part],), len(images))
+    batches = in_batches(
+        network.apply, network.variables, lambda part: (images[part],), len(images)
+    )
     features, logits = zip(*batches, strict=True)
     return np.concatenate(features), None if logits[0] is None else np.concatenate(logits)

@@ -131,7 +131,9 @@ class PretrainedFeatures:
             else:
                 chosen = self.reference.get("split") or split or self.context.data.train_split
                 file = self.reference.get(name)
-                statistics = _reference(name, path, file, self.context.data, chosen, images.shape[1:])
+                statistics = _reference(
+                    name, path, file, self.context.data, chosen, images.shape[1:]
+                )
                 report |= measures(name, load_network(name, path), images, statistics)
         return report
 

@@ -39,7 +39,10 @@ class Statistics(NamedTuple):
 
 
 def reference_statistics(
-    network: FeatureNetwork, dataset: Dataset, size: int | None = None, path: str | os.PathLike | None = None
+    network: FeatureNetwork,
+    dataset: Dataset,
+    size: int | None = None,
+    path: str | os.PathLike | None = None,
 ) -> Statistics:
     """Those of all images of a data set: read from `path`, where they are stored if it does not exist.
 
@@ -54,7 +57,9 @@ def reference_statistics(
     Raises:
         ValueError: what is stored is of another protocol, whose differences are listed, or no statistics.
     """
-    prepare = compose(resize(size), center_crop(size)) if size else lambda example, generator: example
+    prepare = (
+        compose(resize(size), center_crop(size)) if size else lambda example, generator: example
+    )
     unused = np.random.default_rng(0)
     rows = np.random.default_rng(0).permutation(len(dataset.source))
     with ThreadPoolExecutor(num_threads()) as pool:
@@ -87,7 +92,9 @@ def reference_statistics(
                 yield features
 
         mean, covariance = metrics.feature_moments(batches())
-    statistics = Statistics(mean, covariance, np.concatenate(kept)[:REFERENCE_FEATURES], protocol, path)
+    statistics = Statistics(
+        mean, covariance, np.concatenate(kept)[:REFERENCE_FEATURES], protocol, path
+    )
     if jax.process_index() == 0:
         _write_statistics(statistics)
     return statistics
@@ -114,7 +121,9 @@ def _write_statistics(statistics: Statistics) -> None:
     unfinished.replace(path)
 
 
-def _read_statistics(network: FeatureNetwork, path: Path, protocol: Mapping[str, Any]) -> Statistics:
+def _read_statistics(
+    network: FeatureNetwork, path: Path, protocol: Mapping[str, Any]
+) -> Statistics:
     with np.load(path, allow_pickle=False) as stored:
         if not {"mu", "sigma"} <= set(stored):
             raise ValueError(f"{path} holds {', '.join(stored)}; statistics are mu and sigma")

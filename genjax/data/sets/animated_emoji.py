@@ -55,7 +55,9 @@ def load_animated_emoji(
     indices, videos, skipped = _decoded(root, paths, (size, num_frames, frames_per_second))
     if not len(indices):
         examples = "; ".join(f"{path} ({reason})" for path, reason in list(skipped.items())[:3])
-        raise ValueError(f"animated_emoji: none of {len(paths)} files in {root} can be used: {examples}")
+        raise ValueError(
+            f"animated_emoji: none of {len(paths)} files in {root} can be used: {examples}"
+        )
 
     codes = [path.stem.upper().replace("_", "-").replace("-FE0F", "") for path in paths]
     emoji = ["-".join(part for part in code.split("-") if part not in TONES) for code in codes]
@@ -69,7 +71,9 @@ def load_animated_emoji(
         "animated_emoji",
         split,
         InMemory({"video": videos[kept]}),
-        captions=[captions.get(codes[i]) or _unicode_name(codes[i]) for i in indices[kept].tolist()],
+        captions=[
+            captions.get(codes[i]) or _unicode_name(codes[i]) for i in indices[kept].tolist()
+        ],
         skipped=skipped,
     )
 
@@ -82,7 +86,9 @@ def _find_clips(data_dir: str | os.PathLike | None) -> tuple[Path, list[Path]]:
             f"dataset 'animated_emoji' needs a data_dir: the node_modules that `{install}` makes"
         )
     root = Path(data_dir).expanduser()
-    paths = sorted(path for package in PACKAGES for path in (root / package / "assets").glob("*.webp"))
+    paths = sorted(
+        path for package in PACKAGES for path in (root / package / "assets").glob("*.webp")
+    )
     if not paths:
         raise FileNotFoundError(
             f"no animated emoji in {root}: expected {root / PACKAGES[0]}/assets/*.webp, which "
@@ -91,7 +97,9 @@ def _find_clips(data_dir: str | os.PathLike | None) -> tuple[Path, list[Path]]:
     return root, paths
 
 
-def decode_clip(path: str | os.PathLike, size: int, num_frames: int, frames_per_second: float) -> np.ndarray:
+def decode_clip(
+    path: str | os.PathLike, size: int, num_frames: int, frames_per_second: float
+) -> np.ndarray:
     """The beginning of a clip as bytes `[num_frames size size 3]`, as `load_animated_emoji` says.
 
     Raises:
@@ -122,10 +130,13 @@ def decode_clip(path: str | os.PathLike, size: int, num_frames: int, frames_per_
     return np.stack(frames)
 
 
-def _decoded(root: Path, paths: Sequence[Path], form: tuple) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+def _decoded(
+    root: Path, paths: Sequence[Path], form: tuple
+) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
     """Which files can be used, their clips, and why the others cannot; from the cache, if it has them."""
     states = [
-        (path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in paths
+        (path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
+        for path in paths
     ]
     digest = hashlib.sha256(repr((states, form)).encode()).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genjax"
@@ -191,6 +202,7 @@ def _captions(root: Path) -> dict[str, tuple[str, ...]]:
 def _unicode_name(code: str) -> tuple[str]:
     """The names of its characters, without joiners: ("woman, light skin tone, ear of rice",)."""
     parts = [
-        TONES.get(part) or unicodedata.name(chr(int(part, 16)), part).lower() for part in code.split("-")
+        TONES.get(part) or unicodedata.name(chr(int(part, 16)), part).lower()
+        for part in code.split("-")
     ]
     return (", ".join(part for part in parts if part != "zero width joiner"),)

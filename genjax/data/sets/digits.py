@@ -36,7 +36,9 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
         images, labels = load_digits(return_X_y=True)
         images = np.rint(images.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
-        train, test = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)
+        train, test = train_test_split(
+            np.arange(len(labels)), test_size=360, stratify=labels, random_state=0
+        )
         return {
             "train": self._generate_examples(images, labels, train),
             "test": self._generate_examples(images, labels, test),

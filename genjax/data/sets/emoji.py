@@ -64,9 +64,12 @@ def load_emoji(
         class_names = tuple(sorted({item.category for item in emoji}))
         kept = _take(split, [item.test for item in emoji])
         entries = [
-            Entry(emoji[i].path, class_names.index(emoji[i].category), emoji[i].names) for i in kept.tolist()
+            Entry(emoji[i].path, class_names.index(emoji[i].category), emoji[i].names)
+            for i in kept.tolist()
         ]
-        return read_images("emoji", split, entries, source, class_names, preload_bytes=preload_bytes)
+        return read_images(
+            "emoji", split, entries, source, class_names, preload_bytes=preload_bytes
+        )
 
     from PIL import Image
 
@@ -102,11 +105,15 @@ def build_embedded(source: str | os.PathLike, out: str | os.PathLike = EMBEDDED)
     for image, item in zip(images, emoji, strict=False):
         pixels, _ = decode(item.path)
         image[:] = np.rint(pixels.reshape(32, 2, 32, 2, 3).mean((1, 3)))
-    sheet = images.reshape(rows, COLUMNS, 32, 32, 3).swapaxes(1, 2).reshape(rows * 32, COLUMNS * 32, 3)
+    sheet = (
+        images.reshape(rows, COLUMNS, 32, 32, 3).swapaxes(1, 2).reshape(rows * 32, COLUMNS * 32, 3)
+    )
     out.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(out / "emoji.png", optimize=True)
     lines = [
-        json.dumps({"names": item.names, "category": item.category, "test": item.test}, ensure_ascii=False)
+        json.dumps(
+            {"names": item.names, "category": item.category, "test": item.test}, ensure_ascii=False
+        )
         for item in emoji
     ]
     (out / "emoji.json").write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
@@ -115,14 +122,18 @@ def build_embedded(source: str | os.PathLike, out: str | os.PathLike = EMBEDDED)
         for package in (PACKAGE, TAGS)
     }
     licences = [
-        f"\n{versions[package]}:\n\n{(source / package / 'LICENSE').read_text()}" for package in versions
+        f"\n{versions[package]}:\n\n{(source / package / 'LICENSE').read_text()}"
+        for package in versions
     ]
     notice = NOTICE.format(image_package=versions[PACKAGE], tag_package=versions[TAGS])
     (out / "LICENSE").write_text(notice + "".join(licences), encoding="utf-8")
 
 
 def _take(split: str, test: list[bool]) -> np.ndarray:
-    members = {"train": lambda: np.flatnonzero(~np.array(test)), "test": lambda: np.flatnonzero(test)}
+    members = {
+        "train": lambda: np.flatnonzero(~np.array(test)),
+        "test": lambda: np.flatnonzero(test),
+    }
     return np.concatenate(take(split, members))
 
 
@@ -134,7 +145,9 @@ def _read_packages(source: Path) -> Iterator[_Emoji]:
             f"no emoji in {source}: expected {listing}, which `npm install {PACKAGE}@16.0.0 {TAGS}@17.0.0` puts "
             "into its node_modules; without a data_dir, load_dataset('emoji') gives 1,911 embedded emoji"
         )
-    items = sorted(json.loads(listing.read_text(encoding="utf-8")), key=lambda item: item["sort_order"])
+    items = sorted(
+        json.loads(listing.read_text(encoding="utf-8")), key=lambda item: item["sort_order"]
+    )
     tagging = source / TAGS / "en/data.json"
     described = json.loads(tagging.read_text(encoding="utf-8")) if tagging.exists() else []
     tags = {_bare(item["hexcode"]): item for item in described}
@@ -147,7 +160,9 @@ def _read_packages(source: Path) -> Iterator[_Emoji]:
         groups[item["unified"]] = pictures.setdefault(picture, item["unified"])
     categories = {item["unified"]: item["category"] for item in items}
     names = list(pictures.values())
-    tested = dict(zip(names, held_out(names, [categories[n] for n in names], one_in=5).tolist(), strict=True))
+    tested = dict(
+        zip(names, held_out(names, [categories[n] for n in names], one_in=5).tolist(), strict=True)
+    )
 
     for item in items:
         name = item["name"].lower()
@@ -160,7 +175,9 @@ def _read_packages(source: Path) -> Iterator[_Emoji]:
             yield _Emoji(
                 path=folder / image["image"],
                 names=tuple(
-                    dict.fromkeys([f"{name}: {', '.join(texts)}" if texts else name, *synonyms, *texts])
+                    dict.fromkeys(
+                        [f"{name}: {', '.join(texts)}" if texts else name, *synonyms, *texts]
+                    )
                 ),
                 category=item["category"],
                 tones=tones,

@@ -21,7 +21,9 @@ CLASS_NAMES = (
 def find_fashion(data_dir: str | os.PathLike | None) -> Path | None:
     """The folder that holds the files: `data_dir`, or where Debian puts them; None if neither does."""
     for folder in (data_dir, DEBIAN):
-        if folder and all(path.exists() for stem in STEMS.values() for path in _paths(Path(folder), stem)):
+        if folder and all(
+            path.exists() for stem in STEMS.values() for path in _paths(Path(folder), stem)
+        ):
             return Path(folder)
     return None
 
@@ -51,7 +53,9 @@ def load_fashion_mnist(split: str, data_dir: str | os.PathLike | None) -> Datase
 
     parts = take(split, {name: lambda stem=stem: read(stem) for name, stem in STEMS.items()})
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in ("image", "label")}
-    return Dataset("fashion_mnist", split, InMemory(arrays), num_classes=10, class_names=CLASS_NAMES)
+    return Dataset(
+        "fashion_mnist", split, InMemory(arrays), num_classes=10, class_names=CLASS_NAMES
+    )
 
 
 def _paths(folder: Path, stem: str) -> tuple[Path, Path]:
@@ -67,7 +71,9 @@ def _read_idx(path: Path) -> np.ndarray:
         data = gzip.decompress(path.read_bytes())
         shape = tuple(np.frombuffer(data, ">i4", data[3], offset=4).tolist())
         if data[:3] != b"\0\0\x08" or len(data) != 4 + 4 * len(shape) + math.prod(shape):
-            raise ValueError(f"{len(data)} bytes do not make an idx array of bytes of shape {shape}")
+            raise ValueError(
+                f"{len(data)} bytes do not make an idx array of bytes of shape {shape}"
+            )
     except (EOFError, IndexError, OSError, ValueError, zlib.error) as error:
         raise ValueError(f"{path} is damaged: {error}. Fetch it again") from error
     return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)

@@ -60,7 +60,11 @@ def _read_layout(root: Path) -> tuple[dict[str, list[Entry]], tuple[str, ...]]:
     """Return the entries of each split, and the names of the classes; none with captions."""
     files, flaws = _image_files(root)
     files += flaws  # named among the files that are left out
-    tops = {path.parts[0] for path in files if len(path.parts) > 1 or path in flaws and path.name in SPLITS}
+    tops = {
+        path.parts[0]
+        for path in files
+        if len(path.parts) > 1 or path in flaws and path.name in SPLITS
+    }
     has_splits = "train" in tops and tops <= SPLITS
     captions = {}
     for folder in [Path(), *map(Path, sorted(tops) if has_splits else ())]:
@@ -69,7 +73,9 @@ def _read_layout(root: Path) -> tuple[dict[str, list[Entry]], tuple[str, ...]]:
         raise ValueError(
             f"{root} holds no images: expected files called {', '.join('*' + s for s in SUFFIXES)}"
         )
-    inner = {path: path.parts[has_splits:] for path in sorted({*files, *captions}, key=Path.as_posix)}
+    inner = {
+        path: path.parts[has_splits:] for path in sorted({*files, *captions}, key=Path.as_posix)
+    }
     names = () if captions else sorted({parts[0] for parts in inner.values() if len(parts) > 1})
     labels = {name: label for label, name in enumerate(names)}
 
@@ -94,7 +100,9 @@ def _split_names(entries: dict[Path, Entry], has_splits: bool) -> dict[Path, str
     """Return the split of each entry: its folder, or by the hash of its path."""
     if has_splits:
         return {path: path.parts[0] if len(path.parts) > 1 else "train" for path in entries}
-    test = held_out(list(map(Path.as_posix, entries)), [e.label for e in entries.values()], one_in=10)
+    test = held_out(
+        list(map(Path.as_posix, entries)), [e.label for e in entries.values()], one_in=10
+    )
     return {path: "test" if held else "train" for path, held in zip(entries, test, strict=True)}
 
 
@@ -141,7 +149,9 @@ def _captions(root: Path, folder: Path) -> dict[Path, tuple[str, ...]]:
                 try:
                     row = row if path.suffix == ".csv" else json.loads(row)
                     texts = [row["text"]] if isinstance(row["text"], str) else row["text"]
-                    captions[Path(os.path.normpath(folder / row["file_name"]))] = tuple(map(str, texts))
+                    captions[Path(os.path.normpath(folder / row["file_name"]))] = tuple(
+                        map(str, texts)
+                    )
                 except (KeyError, TypeError, ValueError) as error:
                     raise ValueError(
                         f"row {number} of {path}: expected a file_name and a text, got {row!r} ({error!r})"

@@ -114,15 +114,21 @@ def _captions_path(folder: str | os.PathLike, split: str) -> Path:
     return Path(folder) / f"{split}.captions.jsonl"
 
 
-def write_captions(folder: str | os.PathLike, split: str, captions: Sequence[Sequence[str]]) -> None:
+def write_captions(
+    folder: str | os.PathLike, split: str, captions: Sequence[Sequence[str]]
+) -> None:
     """Of all records of a split, in their order."""
     path = _captions_path(folder, split)
     unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text("".join(json.dumps(list(texts)) + "\n" for texts in captions), encoding="utf-8")
+    unfinished.write_text(
+        "".join(json.dumps(list(texts)) + "\n" for texts in captions), encoding="utf-8"
+    )
     unfinished.replace(path)
 
 
-def _read_captions(folder: str | os.PathLike, splits: Sequence[str]) -> list[tuple[str, ...]] | None:
+def _read_captions(
+    folder: str | os.PathLike, splits: Sequence[str]
+) -> list[tuple[str, ...]] | None:
     paths = [_captions_path(folder, split) for split in splits]
     if not all(path.exists() for path in paths):
         return None
@@ -168,7 +174,10 @@ def raw_latents(
     """All latents of a finished split as they were written, a part at a time."""
     channels = shape[-1]
     records = LatentRecords(
-        part_paths(folder, split, count), shape, np.zeros(channels, np.float32), np.ones(channels, np.float32)
+        part_paths(folder, split, count),
+        shape,
+        np.zeros(channels, np.float32),
+        np.ones(channels, np.float32),
     )
     for start in range(0, count, PART):
         yield np.stack([records[i]["image"] for i in range(start, min(start + PART, count))])

@@ -28,7 +28,9 @@ def load_moving_digits(split: str) -> Dataset:
     members = {part: lambda part=part: [(part, i) for i in range(SIZES[part])] for part in SIZES}
     chosen = [clip for part in take(split, members) for clip in part]
     digits = _digits()
-    videos = np.stack([_clip(digits[part], list(SIZES).index(part), index) for part, index in chosen])
+    videos = np.stack(
+        [_clip(digits[part], list(SIZES).index(part), index) for part, index in chosen]
+    )
     return Dataset("moving_digits", split, InMemory({"video": videos}))
 
 
@@ -53,7 +55,9 @@ def _clip(digits: np.ndarray, *seed: int) -> np.ndarray:
         velocity = generator.uniform(*SPEEDS) * np.array([np.sin(angle), np.cos(angle)])
         path = start + velocity * np.arange(NUM_FRAMES)[:, None]
         reflected = room - np.abs(room - path % (2 * room))
-        for frame, (row, column) in zip(video, np.rint(reflected).astype(int).tolist(), strict=True):
+        for frame, (row, column) in zip(
+            video, np.rint(reflected).astype(int).tolist(), strict=True
+        ):
             place = frame[row : row + DIGIT_SIDE, column : column + DIGIT_SIDE]
             np.maximum(place, digit, out=place)
     return video

@@ -14,7 +14,10 @@ Times = Float[Array, " times"]
 
 
 def framewise(
-    table: Callable[..., Any], process: Process, times: Float[Array, " times *frames"], options: dict
+    table: Callable[..., Any],
+    process: Process,
+    times: Float[Array, " times *frames"],
+    options: dict,
 ) -> Any:
     """Return a sampler's table for a grid in which each frame waits while its time stays.
 
@@ -52,7 +55,9 @@ def framewise(
         of_rows = lambda a: jnp.repeat(a, per_step)[:count]
         stage = np.arange(count) % per_step
         first, last = (of_rows(a) * per_step + stage for a in (step, step + delay))
-        waits = of_rows(times[1:] == times[:-1]) | (last >= count)  # the last step may have fewer rows
+        waits = of_rows(times[1:] == times[:-1]) | (
+            last >= count
+        )  # the last step may have fewer rows
         # Only the grid that ends with the frame's last step has the right last step. Only the one that begins with
         # the frame's first step has what a step takes over from the step before.
         fill = lambda late, early: jnp.where(jnp.isnan(late[last]), early[first], late[last])

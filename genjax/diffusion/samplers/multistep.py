@@ -70,12 +70,15 @@ def lagrange(inverse: History, moments: Float[Array, " rows powers"]) -> History
     """
     columns = []
     for j in range(inverse.shape[1]):
-        powers = [inverse[:, j]]  # of the polynomial that is 1 at r_j and 0 at the others: of τ, τ², …
+        powers = [
+            inverse[:, j]
+        ]  # of the polynomial that is 1 at r_j and 0 at the others: of τ, τ², …
         for i in set(range(inverse.shape[1])) - {j}:
             gap = inverse[:, j] - inverse[:, i]
             scale = inverse[:, j] / jnp.where(gap == 0, 1, gap)
             powers = [
-                scale * (a - inverse[:, i] * b) for a, b in zip([*powers, 0], [0, *powers], strict=True)
+                scale * (a - inverse[:, i] * b)
+                for a, b in zip([*powers, 0], [0, *powers], strict=True)
             ]
         columns.append(sum(power * moments[:, k + 1] for k, power in enumerate(powers)))
     return jnp.stack(columns, 1) if columns else jnp.zeros_like(inverse)
@@ -97,10 +100,14 @@ def exponential_moments(a: Rows, count: int) -> Float[Array, " rows powers"]:
     upwards = [-jnp.expm1(-a)]
     for k in range(1, count):
         upwards.append(1 - k / safe * upwards[-1])
-    downwards = [jnp.zeros_like(a)]  # m_k is about a/(k + 1); an error there is divided by k!/a^k on the way
+    downwards = [
+        jnp.zeros_like(a)
+    ]  # m_k is about a/(k + 1); an error there is divided by k!/a^k on the way
     for k in range(count + 12, 0, -1):
         downwards.append(a * (1 - downwards[-1]) / k)
-    return jnp.stack([jnp.where(small, d, u) for u, d in zip(upwards, reversed(downwards), strict=False)], 1)
+    return jnp.stack(
+        [jnp.where(small, d, u) for u, d in zip(upwards, reversed(downwards), strict=False)], 1
+    )
 
 
 def corrected(main: Rows, corrections: History) -> Float[Array, " rows history+1"]:
@@ -113,7 +120,9 @@ def adams_bashforth(process: Process, times: Float[Array, " times"], order: int 
     """Adams–Bashforth in t, of order 1 to 4: the polynomial through the last velocities, integrated."""
     choose("order", order, (1, 2, 3, 4))
     t, h = times[:-1], jnp.diff(times)
-    weights = corrected(jnp.ones_like(h), lagrange(inverse_past(times, order), plain_moments(h, order)))
+    weights = corrected(
+        jnp.ones_like(h), lagrange(inverse_past(times, order), plain_moments(h, order))
+    )
     past = np.maximum(np.arange(len(h))[:, None] - np.arange(order), 0)
     return Table(
         t,
@@ -148,7 +157,9 @@ def deis(
     inverse = inverse_past(u, order, lower_order_final)
     c = process.sigma(times[1:])[:, None] * lagrange(inverse, exponential_moments(-h, order))
     return Table(
-        times[:-1], clean=process.alpha(times[1:])[:, None], noise=corrected(process.sigma(times[1:]), c)
+        times[:-1],
+        clean=process.alpha(times[1:])[:, None],
+        noise=corrected(process.sigma(times[1:]), c),
     )
 
 
@@ -251,7 +262,9 @@ def unipc(
     choose("order", order, (1, 2, 3))
     choose("variant", variant, ("bh1", "bh2"))
     line = (lambda a, m: a / 2) if variant == "bh1" else (lambda a, m: m[:, 0] / 2)
-    return _twice_through(process, times, order, order if corrector else 0, 0.0, line, lower_order_final)
+    return _twice_through(
+        process, times, order, order if corrector else 0, 0.0, line, lower_order_final
+    )
 
 
 @sampler
@@ -286,7 +299,9 @@ def sa_solver(
     choose("form", form, ("exact", "program"))
     line = (lambda a, m: a / 2) if form == "program" else (lambda a, m: m[:, 1])
     is_ode = isinstance(tau, int | float) and tau == 0
-    eta = 0.0 if is_ode else jnp.broadcast_to(jnp.asarray(tau, times.dtype) ** 2, times.shape[0] - 1)
+    eta = (
+        0.0 if is_ode else jnp.broadcast_to(jnp.asarray(tau, times.dtype) ** 2, times.shape[0] - 1)
+    )
     return _twice_through(process, times, order, corrector_order - 1, eta, line, lower_order_final)
 
 
@@ -309,7 +324,9 @@ def _twice_through(process, times, order, corrector, eta, line, lower_order_fina
         past = inverse_past(u, max(count, 1), lower_order_final)
         is_line = new + 1 + (past != 0).sum(1, keepdims=True) == 2
         end = jnp.ones((len(a), new), a.dtype)  # 1/r of the new value
-        return alpha[:, None] * lagrange(jnp.concatenate([end, past], 1), jnp.where(is_line, of_line, exact))
+        return alpha[:, None] * lagrange(
+            jnp.concatenate([end, past], 1), jnp.where(is_line, of_line, exact)
+        )
 
     predictor = weights(order, 0)
     clean, kept = corrected(alpha, predictor), quotient(sigma[1:], sigma[:-1])
@@ -317,10 +334,14 @@ def _twice_through(process, times, order, corrector, eta, line, lower_order_fina
     if not isinstance(eta, float):
         forgotten = _forgotten(u, eta)
         kept, noise = (a * jnp.exp(-forgotten) for a in (kept, sigma[1:]))
-        table = table._replace(noise=noise[:, None], fresh=sigma[1:] * root(-jnp.expm1(-2 * forgotten)))
+        table = table._replace(
+            noise=noise[:, None], fresh=sigma[1:] * root(-jnp.expm1(-2 * forgotten))
+        )
     if corrector:
         width = max(order, corrector)
-        wider = lambda column, left: jnp.pad(column, ((0, 0), (left, width - left - column.shape[1])))
+        wider = lambda column, left: jnp.pad(
+            column, ((0, 0), (left, width - left - column.shape[1]))
+        )
         change = wider(weights(corrector, 1), 0) - wider(predictor, 1)
         # Newest value first: the new one, the present one, and the past.
         d = jnp.concatenate([change[:, :1], -change.sum(1, keepdims=True), change[:, 1:]], 1)

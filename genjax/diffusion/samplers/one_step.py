@@ -21,7 +21,9 @@ def euler(process: Process, times: Float[Array, " times"]) -> Table:
 
 
 @sampler
-def ddim(process: Process, times: Float[Array, " times"], eta: float | Float[Array, ""] = 0.0) -> Table:
+def ddim(
+    process: Process, times: Float[Array, " times"], eta: float | Float[Array, ""] = 0.0
+) -> Table:
     """x_s = alpha_s·x̂ + √(sigma_s² − fresh²)·ẑ + fresh·ξ: Euler in (x/alpha, sigma/alpha) without fresh noise.
 
     Song et al. 2021, DDIM, equations 12 and 16, for any process: fresh is eta·sigma_s·√(1 − e^{−2h}), where h is half
@@ -43,11 +45,15 @@ def ddim_step(
         return Table(t, clean=clean, noise=sigma[:, None])
     kept = noise_kept(process, t, s)
     noise = sigma * root((1 - eta) * (1 + eta) + (eta * kept) ** 2)
-    return Table(t, clean=clean, noise=noise[:, None], fresh=eta * sigma * root((1 - kept) * (1 + kept)))
+    return Table(
+        t, clean=clean, noise=noise[:, None], fresh=eta * sigma * root((1 - kept) * (1 + kept))
+    )
 
 
 def noise_kept(
     process: Process, t: Float[Array, " steps"], s: Float[Array, " steps"]
 ) -> Float[Array, " steps"]:
     """e^{−h} = (sigma_s/alpha_s)/(sigma_t/alpha_t), 0 where the log-SNR of either end is infinite."""
-    return quotient(process.alpha(t), process.alpha(s)) * quotient(process.sigma(s), process.sigma(t))
+    return quotient(process.alpha(t), process.alpha(s)) * quotient(
+        process.sigma(s), process.sigma(t)
+    )

@@ -35,7 +35,9 @@ def runge_kutta(
     at, left = _evaluation_times(process, times, matrix.sum(1))
     # After its evaluation, stage i goes on to the point of stage i + 1, the last one to the new state.
     sums = np.concatenate([matrix[1:], weights[None]])
-    ages = np.arange(stages)[:, None] - np.arange(stages)  # of stage j's velocity, in evaluations, at stage i
+    ages = np.arange(stages)[:, None] - np.arange(
+        stages
+    )  # of stage j's velocity, in evaluations, at stage i
     euler = np.concatenate([np.zeros((stages - 1, stages)), np.eye(1, stages)])
     h = jnp.diff(times)[:, None, None]
     sums = h * jnp.where(left[:, :, None], euler, sums).astype(
@@ -103,7 +105,9 @@ def rk4(process: Process, times: Float[Array, " times"]) -> Table:
 
 
 @sampler
-def edm_heun(process: Process, times: Float[Array, " times"], last_corrected: bool = False) -> Table:
+def edm_heun(
+    process: Process, times: Float[Array, " times"], last_corrected: bool = False
+) -> Table:
     """Heun's method in (x/alpha, sigma/alpha), whose last step is Euler's: 2N − 1 evaluations, of order 2.
 
     Karras et al. 2022, algorithm 1, for any process. In DDIM's terms: x_s = alpha_s·x̂ + sigma_s·ẑ,
@@ -119,7 +123,9 @@ def edm_heun(process: Process, times: Float[Array, " times"], last_corrected: bo
     return table if last_corrected else without_last_row(table)
 
 
-def heun_in_rho(process: Process, starts: Float[Array, " steps"], ends: Float[Array, " steps"]) -> Table:
+def heun_in_rho(
+    process: Process, starts: Float[Array, " steps"], ends: Float[Array, " steps"]
+) -> Table:
     """`edm_heun` for steps which need not start where the last one ended."""
     alpha, sigma = process.alpha(ends), process.sigma(ends)
     rise = noise_ratio(process, ends) - noise_ratio(process, starts)
@@ -133,7 +139,9 @@ def heun_in_rho(process: Process, starts: Float[Array, " steps"], ends: Float[Ar
     )
 
 
-def two_rows(first: Float[Array, " steps"], second: Float[Array, " steps"]) -> Float[Array, " rows"]:
+def two_rows(
+    first: Float[Array, " steps"], second: Float[Array, " steps"]
+) -> Float[Array, " rows"]:
     """Return a column of two rows a step."""
     return jnp.stack([first, second], 1).reshape(-1)
 

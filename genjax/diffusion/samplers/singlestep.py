@@ -45,7 +45,9 @@ def _singlestep(process, times, order, half, slope_moment, on_grid):
     u = half_log_snr(process, nodes)
     start = u[np.arange(len(age)) - age]
     h = u[1:] - start
-    inverse = quotient(h, u[:-1] - start)  # 1/r of the newest value; 0 for the start's own, and infinite h
+    inverse = quotient(
+        h, u[:-1] - start
+    )  # 1/r of the newest value; 0 for the start's own, and infinite h
     alpha, sigma = process.alpha(nodes[1:]), process.sigma(nodes[1:])
     scale, a = (alpha, finite(h)) if half == "clean" else (sigma, finite(-h))
     change = scale * inverse * slope_moment(a)
@@ -92,7 +94,9 @@ def dpm_solver_3(process: Process, times: Float[Array, " times"], on_grid: bool 
 
 
 @sampler
-def dpm_solver_pp_2s(process: Process, times: Float[Array, " times"], on_grid: bool = False) -> Table:
+def dpm_solver_pp_2s(
+    process: Process, times: Float[Array, " times"], on_grid: bool = False
+) -> Table:
     """DPM-Solver++(2S) (Lu et al. 2022b, algorithm 1): x̂ at the middle of the step; of order 2, 2 evaluations a step.
 
     x_s = sigma_s/sigma_t·x + alpha_s·(1 − e^{−h})·(x̂ + (x̂_middle − x̂)/(2r)), with r = 1/2.
@@ -101,7 +105,9 @@ def dpm_solver_pp_2s(process: Process, times: Float[Array, " times"], on_grid: b
 
 
 @sampler
-def dpm_solver_pp_3s(process: Process, times: Float[Array, " times"], on_grid: bool = False) -> Table:
+def dpm_solver_pp_3s(
+    process: Process, times: Float[Array, " times"], on_grid: bool = False
+) -> Table:
     """DPM-Solver++(3S): x̂ at thirds of the step; of order 3, 3 evaluations a step.
 
     Lu et al. 2022b's program, singlestep and of order 3. With phi = 1 − (1 − e^{−h})/h,
@@ -136,7 +142,9 @@ def dpm_solver_pp_sde(
     table = Table(
         two_rows(t, middle),
         state=two_rows(zeros, jnp.where(halved, 0, jnp.ones_like(t))),
-        clean=jnp.stack([two_rows(first.clean[:, 0], second(alpha - kept)), two_rows(zeros, kept)], 1),
+        clean=jnp.stack(
+            [two_rows(first.clean[:, 0], second(alpha - kept)), two_rows(zeros, kept)], 1
+        ),
         noise=jnp.stack([two_rows(first.noise[:, 0], zeros), two_rows(zeros, second(down))], 1),
         step=np.arange(2 * len(t)) // 2,
     )
@@ -144,4 +152,6 @@ def dpm_solver_pp_sde(
         return without_last_row(table)
     place = lambda t: (t - process.clean_end) / (process.domain[1] - process.clean_end)
     path = jnp.stack([two_rows(place(t), place(t)), two_rows(place(middle), place(s))], 1)
-    return without_last_row(table._replace(fresh=two_rows(first.fresh, second(whole.fresh)), path=path))
+    return without_last_row(
+        table._replace(fresh=two_rows(first.fresh, second(whole.fresh)), path=path)
+    )

@@ -67,7 +67,9 @@ class State(NamedTuple):
         y = x
         if row.stage_state is not None:
             y = across_batch(row.stage_state, x) * x
-            y = _sum([y] + _products(row.stage_clean, cleans) + _products(row.stage_noise, noises), x)
+            y = _sum(
+                [y] + _products(row.stage_clean, cleans) + _products(row.stage_noise, noises), x
+            )
         return self._unless_waiting(row, State(x.astype(dtype), y.astype(dtype), cleans, noises))
 
     def _unless_waiting(self, row, changed: "State") -> "State":
@@ -79,7 +81,9 @@ class State(NamedTuple):
 
 def _normal(keys, number, like, row):
     """Return N(0, I), drawn in the row's type: bfloat16 states see float32's noise, rounded."""
-    one = lambda key: jax.random.normal(jax.random.fold_in(key, number), like.shape[1:], row.times.dtype)
+    one = lambda key: jax.random.normal(
+        jax.random.fold_in(key, number), like.shape[1:], row.times.dtype
+    )
     return jax.vmap(one)(keys)
 
 
@@ -106,7 +110,9 @@ def _sum(terms, like):
 def _products(coefficients, history):
     if coefficients is None:
         return []
-    return [across_batch(coefficients[j], history[j]) * history[j] for j in range(coefficients.shape[0])]
+    return [
+        across_batch(coefficients[j], history[j]) * history[j] for j in range(coefficients.shape[0])
+    ]
 
 
 def _deviation(row, x, variance):
@@ -116,5 +122,7 @@ def _deviation(row, x, variance):
         return fresh
     quiet = fresh == 0  # to sigma = 0, where both are 0; the derivative of 0^(1 − v) is infinite
     return jnp.where(
-        quiet, 0, jnp.where(quiet, 1, fresh) ** (1 - variance) * across_batch(row.largest, x) ** variance
+        quiet,
+        0,
+        jnp.where(quiet, 1, fresh) ** (1 - variance) * across_batch(row.largest, x) ** variance,
     )

@@ -66,7 +66,9 @@ def dpm2_ancestral(process: Process, times: Float[Array, " times"], eta: Scalar 
         two_rows(times[:-1], middle),
         clean=jnp.stack([two_rows(process.alpha(middle), zeros), two_rows(zeros, alpha[1:])], 1),
         noise=noise.at[-2, 0].set(once.noise[-1, 0]),
-        fresh=None if once.fresh is None else two_rows(zeros, once.fresh).at[-2].set(once.fresh[-1]),
+        fresh=None
+        if once.fresh is None
+        else two_rows(zeros, once.fresh).at[-2].set(once.fresh[-1]),
         step=np.arange(len(noise)) // 2,
     )
     return without_last_row(table)
@@ -93,12 +95,16 @@ def edm_stochastic(
         return without_last_row(heun_in_rho(process, t, s))
     rho = noise_ratio(process, t)
     end = jnp.asarray(process.domain[1], times.dtype)
-    gamma = jnp.where((s_min <= rho) & (rho <= s_max), jnp.minimum(s_churn / len(t), jnp.sqrt(2.0) - 1), 0)
+    gamma = jnp.where(
+        (s_min <= rho) & (rho <= s_max), jnp.minimum(s_churn / len(t), jnp.sqrt(2.0) - 1), 0
+    )
     raised = jnp.minimum((1 + gamma) * rho, process.sigma(end) / process.alpha(end))
     churned = raised > rho  # nowhere at infinite rho
     rho, raised = jnp.where(churned, rho, 1), jnp.where(churned, raised, 1)
     start = jnp.where(churned, process.time_at(-2 * jnp.log(raised)), t)
-    added = jnp.where(churned, s_noise * process.alpha(start) * root((raised - rho) * (raised + rho)), 0)
+    added = jnp.where(
+        churned, s_noise * process.alpha(start) * root((raised - rho) * (raised + rho)), 0
+    )
     scale = jnp.where(churned, process.alpha(start) / jnp.where(churned, process.alpha(t), 1), 1)
     zeros = jnp.zeros_like(start)
     table = heun_in_rho(process, start, s)

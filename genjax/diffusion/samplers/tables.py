@@ -70,7 +70,9 @@ class Table(NamedTuple):
     number: Int[np.ndarray, " rows"] | None = None
 
 
-def check_grid(process: Process, times: Float[Array, " times ..."], shape: tuple[int, ...] = ()) -> None:
+def check_grid(
+    process: Process, times: Float[Array, " times ..."], shape: tuple[int, ...] = ()
+) -> None:
     """Check a grid of two times or more, `[times]`, against the process' domain.
 
     Traced times have no values to check: check their grid before it is traced.
@@ -82,7 +84,9 @@ def check_grid(process: Process, times: Float[Array, " times ..."], shape: tuple
         ValueError: the grid has another shape, or leaves the domain.
     """
     frames = jnp.shape(times)[1:]
-    fits = len(frames) <= len(shape) and all(a in (1, b) for a, b in zip(frames, shape, strict=False))
+    fits = len(frames) <= len(shape) and all(
+        a in (1, b) for a, b in zip(frames, shape, strict=False)
+    )
     if jnp.ndim(times) < 1 or not fits or len(times) < 2:
         own = f", or [steps + 1 frames …] for samples of shape {shape}" if shape else ""
         raise ValueError(
@@ -131,8 +135,12 @@ def run(
     tables = jax.tree.broadcast(table, noise, is_leaf=is_table)
     first, *others = jax.tree.leaves(tables, is_leaf=is_table)
     if keys is None and any(_draws(table) for table in (first, *others)):
-        raise ValueError("this sampler draws noise at every step: give it keys, one per sample (sample_keys)")
-    on_leaves = lambda function, *trees: jax.tree.map(lambda _, *parts: function(*parts), noise, *trees)
+        raise ValueError(
+            "this sampler draws noise at every step: give it keys, one per sample (sample_keys)"
+        )
+    on_leaves = lambda function, *trees: jax.tree.map(
+        lambda _, *parts: function(*parts), noise, *trees
+    )
     keys = on_leaves(lambda _: None, noise) if keys is None else leaf_keys(keys, noise)
     move = functools.partial(_move, denoiser, keys, on_leaves)
     steps = steps_of(first)
@@ -141,12 +149,18 @@ def run(
         states, memory, visited = carry
         states, memory = move(states, memory, *row[1:])
         if trajectory:
-            visited = on_leaves(lambda visited, state: visited.at[row[0] + 1].set(state.x), visited, states)
+            visited = on_leaves(
+                lambda visited, state: visited.at[row[0] + 1].set(state.x), visited, states
+            )
         return (states, memory, visited), None
 
     at_grid = lambda noise: jnp.zeros((steps[-1] + 2, *noise.shape), noise.dtype).at[0].set(noise)
     memory = () if memory is None else (memory,)
-    start = on_leaves(State.start, noise, tables), memory, on_leaves(at_grid, noise) if trajectory else None
+    start = (
+        on_leaves(State.start, noise, tables),
+        memory,
+        on_leaves(at_grid, noise) if trajectory else None,
+    )
     numbers = np.arange(len(steps)) if first.number is None else first.number
     rows = jnp.asarray(steps), jnp.asarray(numbers), on_leaves(_rows, noise, tables)
     (states, _, visited), _ = jax.lax.scan(body, start, rows)
@@ -155,7 +169,9 @@ def run(
 
 def _move(denoiser, keys, on_leaves, states, memory, number, rows):
     """Return the states and the memory after one evaluation of the denoiser."""
-    states = on_leaves(lambda state, row, keys: state.churned(row, keys, number), states, rows, keys)
+    states = on_leaves(
+        lambda state, row, keys: state.churned(row, keys, number), states, rows, keys
+    )
     y = on_leaves(lambda state: state.y, states)
     t = on_leaves(lambda y, row: jnp.full(y.shape[:1] + row.times.shape, row.times), y, rows)
     prediction = denoiser(y, t, *memory)
@@ -185,7 +201,9 @@ def cut(table: Table, start: int, stop: int) -> Table:
     if not len(rows):
         raise ValueError(f"the table has steps 0 to {steps[-1]}; got start={start}, stop={stop}")
     numbers = np.arange(len(steps)) if table.number is None else table.number
-    part = jax.tree.map(lambda column: column[rows], table._replace(step=steps - start, number=numbers))
+    part = jax.tree.map(
+        lambda column: column[rows], table._replace(step=steps - start, number=numbers)
+    )
     for column in (part.clean, part.noise, part.stage_clean, part.stage_noise):
         if column is None or isinstance(column, jax.core.Tracer):
             continue
@@ -207,7 +225,9 @@ def join(*tables: Table) -> Table:
     """
     steps = [steps_of(table) for table in tables]
     ends = np.cumsum([0] + [each[-1] + 1 for each in steps])
-    columns = {name: _joined(name, tables) for name in Table._fields if name not in ("step", "number")}
+    columns = {
+        name: _joined(name, tables) for name in Table._fields if name not in ("step", "number")
+    }
     return Table(**columns, step=np.concatenate([a + b for a, b in zip(steps, ends, strict=False)]))
 
 
@@ -252,7 +272,11 @@ def _checked(table, rows, times):
     Raises:
         ValueError: they draw noise on a grid that rises, or some coefficients are infinite.
     """
-    if _draws(rows) and not isinstance(times, jax.core.Tracer) and np.any(np.diff(times, axis=0) > 0):
+    if (
+        _draws(rows)
+        and not isinstance(times, jax.core.Tracer)
+        and np.any(np.diff(times, axis=0) > 0)
+    ):
         raise ValueError(
             f"{table.__name__} draws noise, which leads from noise to data only, but the times of the grid rise; "
             "invert with a sampler that draws none (ddim with eta=0, heun, …)"
@@ -320,7 +344,10 @@ def sampler(table: Callable[..., Table]) -> Callable:
 
     common = [p for p in inspect.signature(sample).parameters.values() if p.kind != p.VAR_KEYWORD]
     functools.update_wrapper(sample, table)
-    own = [p.replace(kind=p.KEYWORD_ONLY) for p in list(inspect.signature(table).parameters.values())[2:]]
+    own = [
+        p.replace(kind=p.KEYWORD_ONLY)
+        for p in list(inspect.signature(table).parameters.values())[2:]
+    ]
     sample.__signature__ = inspect.Signature(common + own)
     sample.table = checked
     return sample

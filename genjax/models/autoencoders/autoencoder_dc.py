@@ -172,7 +172,10 @@ class MultiscaleLinearAttention(nn.Module):
             groups = 3 * features // self.head_features
             parts.append(conv(side=1, feature_group_count=groups, name=f"scale{i}_point")(part))
         heads = rearrange(
-            jnp.concatenate(parts, axis=-1), "b h w (n k f) -> k b (h w) n f", k=3, f=self.head_features
+            jnp.concatenate(parts, axis=-1),
+            "b h w (n k f) -> k b (h w) n f",
+            k=3,
+            f=self.head_features,
         )
         h = rearrange(linear_attention(*heads), "b (h w) n f -> b h w (n f)", h=height, w=width)
         h = dense(channels, name="to_out")(h)
@@ -193,7 +196,9 @@ class GatedConv(nn.Module):
         channels, types = x.shape[-1], (self.dtype, self.param_dtype)
         hidden = 2 * self.expansion * channels
         h = nn.silu(_conv(hidden, 1, *types, name="expand")(x))
-        h, gate = jnp.split(_conv(hidden, 3, *types, feature_group_count=hidden, name="depth")(h), 2, axis=-1)
+        h, gate = jnp.split(
+            _conv(hidden, 3, *types, feature_group_count=hidden, name="depth")(h), 2, axis=-1
+        )
         h = _conv(channels, 1, *types, use_bias=False, name="project")(h * nn.silu(gate))
         return x + RMSNorm(*types, name="norm")(h)
 
@@ -210,13 +215,15 @@ class EfficientViTBlock(nn.Module):
         self, x: Float[Array, "batch height width channels"], train: bool
     ) -> Float[Array, "batch height width channels"]:
         types = (self.dtype, self.param_dtype)
-        x = MultiscaleLinearAttention(self.head_features, self.scales, self.norm, *types, name="attention")(
-            x, train
-        )
+        x = MultiscaleLinearAttention(
+            self.head_features, self.scales, self.norm, *types, name="attention"
+        )(x, train)
         return GatedConv(*types, name="gated_conv")(x)
 
 
-def _block(stage: Stage, head_features: int, dtype: Dtype, param_dtype: Dtype, name: str) -> nn.Module:
+def _block(
+    stage: Stage, head_features: int, dtype: Dtype, param_dtype: Dtype, name: str
+) -> nn.Module:
     types = dict(dtype=dtype, param_dtype=param_dtype, name=name)
     if stage.block == "residual":
         return ResidualBlock(stage.norm, stage.activation, **types)
@@ -237,7 +244,9 @@ class Downsample(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width in_channels"]
     ) -> Float[Array, "batch half_height half_width channels"]:
-        conv = functools.partial(_conv, side=3, dtype=self.dtype, param_dtype=self.param_dtype, name="conv")
+        conv = functools.partial(
+            _conv, side=3, dtype=self.dtype, param_dtype=self.param_dtype, name="conv"
+        )
         if self.rearranging:
             h = space_to_channels(conv(self.channels // 4)(x))
         else:
@@ -259,12 +268,16 @@ class Upsample(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width in_channels"]
     ) -> Float[Array, "batch double_height double_width channels"]:
-        conv = functools.partial(_conv, side=3, dtype=self.dtype, param_dtype=self.param_dtype, name="conv")
+        conv = functools.partial(
+            _conv, side=3, dtype=self.dtype, param_dtype=self.param_dtype, name="conv"
+        )
         if self.rearranging:
             h = channels_to_space(conv(4 * self.channels)(x))
         else:
             h = conv(self.channels)(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
-        return h + channels_to_space(duplicate_channels(x, 4 * self.channels)) if self.shortcut else h
+        return (
+            h + channels_to_space(duplicate_channels(x, 4 * self.channels)) if self.shortcut else h
+        )
 
 
 class Encoder(nn.Module):
@@ -295,7 +308,9 @@ class Encoder(nn.Module):
                 x = constrain(x, ("data", "fsdp"))
             if stage.num_blocks and i + 1 < len(self.stages):
                 channels = self.stages[i + 1].channels
-                x = Downsample(channels, self.rearranging, True, **types, name=f"stage{i}_downsample")(x)
+                x = Downsample(
+                    channels, self.rearranging, True, **types, name=f"stage{i}_downsample"
+                )(x)
         latents = _conv(self.latent_channels, 3, **types, name="conv_out")(x)
         if self.shortcut:
             latents = latents + average_channels(x, self.latent_channels)
@@ -326,7 +341,9 @@ class Decoder(nn.Module):
             x = x + duplicate_channels(latents, channels)
         for i, stage in reversed(list(enumerate(self.stages))):
             if stage.num_blocks and i + 1 < len(self.stages):
-                x = Upsample(stage.channels, self.rearranging, True, **types, name=f"stage{i}_upsample")(x)
+                x = Upsample(
+                    stage.channels, self.rearranging, True, **types, name=f"stage{i}_upsample"
+                )(x)
             for j in range(stage.num_blocks):
                 x = _block(stage, self.head_features, **types, name=f"stage{i}_block{j}")(x, train)
                 x = constrain(x, ("data", "fsdp"))
@@ -408,12 +425,20 @@ class AutoencoderDC(nn.Module):
         )
         for side, stages, shortcut in both:
             for i, stage in enumerate(stages):
-                given = ((stage.block, BLOCKS), (stage.norm, NORMS), (stage.activation, ACTIVATIONS))
+                given = (
+                    (stage.block, BLOCKS),
+                    (stage.norm, NORMS),
+                    (stage.activation, ACTIVATIONS),
+                )
                 for value, known in given:
                     if value not in known:
-                        raise ValueError(f"{side} stage {i} takes one of {', '.join(known)}; got {value!r}")
+                        raise ValueError(
+                            f"{side} stage {i} takes one of {', '.join(known)}; got {value!r}"
+                        )
                 if stage.num_blocks == 0 and i > 0:
-                    raise ValueError(f"only the first stage may have no blocks; {side} stage {i} has none")
+                    raise ValueError(
+                        f"only the first stage may have no blocks; {side} stage {i} has none"
+                    )
             for before, after in pairwise(stage.channels for stage in stages):
                 if 4 * before % after:
                     raise ValueError(
@@ -441,11 +466,15 @@ class AutoencoderDC(nn.Module):
         self._check_stages()
         height, width = images.shape[1:3]
         if height % self.factor or width % self.factor:
-            raise ValueError(f"images of {height}×{width} do not divide by {self.factor}; pad or crop them")
+            raise ValueError(
+                f"images of {height}×{width} do not divide by {self.factor}; pad or crop them"
+            )
         return self.encoder(images, train)
 
     def decode(
-        self, latents: Float[Array, "batch latent_height latent_width latent_channels"], train: bool = False
+        self,
+        latents: Float[Array, "batch latent_height latent_width latent_channels"],
+        train: bool = False,
     ) -> Float[Array, "batch height width channels"]:
         """Images, about in [−1, 1]: nothing bounds them."""
         return self.decoder(latents, train)

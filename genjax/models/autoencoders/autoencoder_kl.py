@@ -154,7 +154,9 @@ class Decoder(nn.Module):
                 if level in self.attention_levels:
                     x = SelfAttention(*options, name=f"attention_{level}_{i}")(x)
             if level:
-                x = conv(width, 3, conv_general_dilated=convolve_enlarged, name=f"upsample_{level}")(x)
+                x = conv(
+                    width, 3, conv_general_dilated=convolve_enlarged, name=f"upsample_{level}"
+                )(x)
         x = _activate(x, self.groups, self.param_dtype, "norm_out")
         return conv(self.out_channels, 3, name="conv_out")(x).astype(jnp.float32)
 
@@ -234,7 +236,8 @@ class AutoencoderKL(nn.Module):
     def encode(
         self, images: Float[Array, "batch height width channels"]
     ) -> tuple[
-        Float[Array, "batch rows columns latent_channels"], Float[Array, "batch rows columns latent_channels"]
+        Float[Array, "batch rows columns latent_channels"],
+        Float[Array, "batch rows columns latent_channels"],
     ]:
         """Mean and log-variance, the latter in [−30, 20], in float32.
 
@@ -268,4 +271,6 @@ _F8_16 = functools.partial(_F8, latent_channels=16, use_quant_conv=False, use_po
 # Stable Diffusion 1 and 2 (Rombach et al. 2022), 3 (Esser et al. 2024) and FLUX.1 (Black Forest Labs 2024).
 AutoencoderKL_SD = functools.partial(_F8, latent_channels=4, latent_deviation=(1 / 0.18215,))
 AutoencoderKL_SD3 = functools.partial(_F8_16, latent_mean=(0.0609,), latent_deviation=(1 / 1.5305,))
-AutoencoderKL_FLUX = functools.partial(_F8_16, latent_mean=(0.1159,), latent_deviation=(1 / 0.3611,))
+AutoencoderKL_FLUX = functools.partial(
+    _F8_16, latent_mean=(0.1159,), latent_deviation=(1 / 0.3611,)
+)

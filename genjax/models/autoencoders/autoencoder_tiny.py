@@ -15,7 +15,9 @@ from genjax.nn import constrain
 Dtype = Any
 
 
-def _conv(features: int, dtype: Dtype, param_dtype: Dtype, stride: int = 1, **options: Any) -> nn.Conv:
+def _conv(
+    features: int, dtype: Dtype, param_dtype: Dtype, stride: int = 1, **options: Any
+) -> nn.Conv:
     """3×3 with margins of 1 on all sides, which "SAME" has not for stride 2."""
     return nn.Conv(
         features,
@@ -40,7 +42,9 @@ class Block(nn.Module):
     ) -> Float[Array, "batch height width channels"]:
         h = x
         for i in range(3):
-            h = _conv(x.shape[-1], self.dtype, self.param_dtype, name=f"conv{i}")(nn.relu(h) if i else h)
+            h = _conv(x.shape[-1], self.dtype, self.param_dtype, name=f"conv{i}")(
+                nn.relu(h) if i else h
+            )
         return constrain(nn.relu(x + h), ("data", "fsdp"))
 
 
@@ -61,7 +65,9 @@ class Encoder(nn.Module):
         x = _conv(self.width, **types, name="conv_in")(((images + 1) / 2).astype(self.dtype))
         for i, num_blocks in enumerate(self.num_blocks):
             if i:
-                x = _conv(self.width, **types, stride=2, use_bias=False, name=f"stage{i}_downsample")(x)
+                x = _conv(
+                    self.width, **types, stride=2, use_bias=False, name=f"stage{i}_downsample"
+                )(x)
             for j in range(num_blocks):
                 x = Block(**types, name=f"stage{i}_block{j}")(x)
         return _conv(self.latent_channels, **types, name="conv_out")(x).astype(jnp.float32)
@@ -145,7 +151,9 @@ class AutoencoderTiny(nn.Module):
             )
         height, width = images.shape[1:3]
         if height % self.factor or width % self.factor:
-            raise ValueError(f"images of {height}×{width} do not divide by {self.factor}; pad or crop them")
+            raise ValueError(
+                f"images of {height}×{width} do not divide by {self.factor}; pad or crop them"
+            )
         return self.encoder(images)
 
     def decode(

@@ -67,11 +67,15 @@ class Transformer(nn.Module):
         dense = lambda size, dtype, name: Dense(
             size, kernel_init=xavier, dtype=dtype, param_dtype=self.param_dtype, name=name
         )
-        x = dense(self.width, self.dtype, "dense_in")(tokens) + sincos_positions(height, width, self.width)
+        x = dense(self.width, self.dtype, "dense_in")(tokens) + sincos_positions(
+            height, width, self.width
+        )
         x = constrain_tokens(x.astype(jnp.float32))
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
         x, _ = blocks(self.num_heads, self.dtype, self.param_dtype, name="blocks")(x)
-        return dense(self.out_features, jnp.float32, "conv_out")(_norm(self.param_dtype, "norm_out")(x))
+        return dense(self.out_features, jnp.float32, "conv_out")(
+            _norm(self.param_dtype, "norm_out")(x)
+        )
 
 
 class AutoencoderViT(nn.Module):
@@ -143,7 +147,9 @@ class AutoencoderViT(nn.Module):
         """Images, about in [−1, 1]: nothing bounds them."""
         batch, height, width, channels = latents.shape
         tokens = self.decoder(latents.reshape(batch, height * width, channels), height, width)
-        return unpatchify(tokens, self.patch_size, height * self.patch_size, width * self.patch_size)
+        return unpatchify(
+            tokens, self.patch_size, height * self.patch_size, width * self.patch_size
+        )
 
     def __call__(
         self, images: Float[Array, "batch height width channels"]

@@ -75,7 +75,9 @@ class Downsample(nn.Module):
     def __call__(
         self, x: Float[Array, "batch time height width channels"]
     ) -> Float[Array, "batch out_time out_height out_width channels"]:
-        conv = functools.partial(nn.Conv, x.shape[-1], dtype=self.dtype, param_dtype=self.param_dtype)
+        conv = functools.partial(
+            nn.Conv, x.shape[-1], dtype=self.dtype, param_dtype=self.param_dtype
+        )
         x = conv((3, 3), strides=2, padding=((0, 1), (0, 1)), name="spatial")(x)
         if not self.temporal:
             return x
@@ -101,7 +103,9 @@ class Upsample(nn.Module):
         conv = functools.partial(nn.Conv, dtype=self.dtype, param_dtype=self.param_dtype)
         if self.temporal:
             head, tail = jnp.split(x, [0 if continues(self) else 1], axis=1)
-            tail = prepend_context(self, tail, jnp.zeros_like(x, shape=(x.shape[0], 2, *x.shape[2:])))
+            tail = prepend_context(
+                self, tail, jnp.zeros_like(x, shape=(x.shape[0], 2, *x.shape[2:]))
+            )
             tail = conv(2 * channels, (3, 1, 1), padding="VALID", name="temporal")(tail)
             tail = rearrange(tail, "b t h w (two c) -> b (t two) h w c", two=2)
             x = jnp.concatenate([head, tail], axis=1)

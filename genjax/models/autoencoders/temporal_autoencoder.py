@@ -40,7 +40,13 @@ def identity(key: jax.Array, shape: Sequence[int], dtype: Dtype) -> Array:
 
 
 def _convolve(
-    x: Array, features: int, name: str, dtype: Dtype, param_dtype: Dtype, *, change: str | None = None
+    x: Array,
+    features: int,
+    name: str,
+    dtype: Dtype,
+    param_dtype: Dtype,
+    *,
+    change: str | None = None,
 ) -> Array:
     """A 3×3 convolution of frames, then one in time; `change` is "half" or "twice" the sides and frames."""
     types = dict(dtype=dtype, param_dtype=param_dtype)
@@ -52,7 +58,9 @@ def _convolve(
     }[change]
     x = convolution(features, 3, name=name, **options, **types)(x)
     if change == "twice":
-        x = x.repeat(2, axis=1)  # after the convolution in space, which is the same for equal frames
+        x = x.repeat(
+            2, axis=1
+        )  # after the convolution in space, which is the same for equal frames
     x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)), mode="edge")
     return nn.Conv(
         features,
@@ -291,5 +299,7 @@ def inflate(variables: PyTree, image_variables: PyTree) -> PyTree:
     space = {path: leaf for path, leaf in video.items() if not any("time" in name for name in path)}
     different = sorted(shapes(space) ^ shapes(image))
     if different:
-        raise ValueError(f"not of the same attributes; only one of the two autoencoders has {different}")
+        raise ValueError(
+            f"not of the same attributes; only one of the two autoencoders has {different}"
+        )
     return unflatten_dict(video | image)

@@ -48,7 +48,9 @@ class VAE(nn.Module):
         mean, log_variance = jnp.split(self.moments(x).astype(jnp.float32), 2, axis=-1)
         return mean, jnp.clip(log_variance, -30.0, 20.0)
 
-    def decode(self, latents: Float[Array, "batch latents"]) -> Float[Array, "batch height width outputs"]:
+    def decode(
+        self, latents: Float[Array, "batch latents"]
+    ) -> Float[Array, "batch height width outputs"]:
         x = latents
         for dense in self.decoder:
             x = nn.tanh(dense(x))

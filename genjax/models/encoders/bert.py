@@ -99,19 +99,32 @@ class Bert(nn.Module):
         embed = lambda size, name: nn.Embed(
             size, self.width, embedding_init=small, param_dtype=self.param_dtype, name=name
         )
-        x = embed(self.num_tokens, "token_embedding")(ids) + embed(self.num_types, "type_embedding")(types)
+        x = embed(self.num_tokens, "token_embedding")(ids) + embed(
+            self.num_types, "type_embedding"
+        )(types)
         x = x + embed(self.max_length, "position_embedding")(jnp.arange(length))
-        x = nn.LayerNorm(self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name="norm")(x)
+        x = nn.LayerNorm(
+            self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name="norm"
+        )(x)
 
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)(
-            self.num_heads, self.mlp_width, self.epsilon, self.dtype, self.param_dtype, name="blocks"
+            self.num_heads,
+            self.mlp_width,
+            self.epsilon,
+            self.dtype,
+            self.param_dtype,
+            name="blocks",
         )
         x, _ = blocks(constrain_tokens(x), None if mask is None else mask[:, None, None])
 
         pooled = None
         if self.pooler:
             dense = Dense(
-                self.width, kernel_init=small, dtype=jnp.float32, param_dtype=self.param_dtype, name="pooler"
+                self.width,
+                kernel_init=small,
+                dtype=jnp.float32,
+                param_dtype=self.param_dtype,
+                name="pooler",
             )
             pooled = jnp.tanh(dense(x[:, 0]))
         return Text(x, pooled, mask)
@@ -123,7 +136,9 @@ def sentence_embedding(text: Text) -> Float[Array, "batch features"]:
     Reimers & Gurevych 2019 ("Sentence-BERT"), section 3, as MiniLM was trained for. Padding is left out by
     `text.mask`, without which all states count.
     """
-    weights = jnp.ones(text.tokens.shape[:2]) if text.mask is None else text.mask.astype(jnp.float32)
+    weights = (
+        jnp.ones(text.tokens.shape[:2]) if text.mask is None else text.mask.astype(jnp.float32)
+    )
     mean = jnp.einsum("blf,bl->bf", text.tokens, weights / weights.sum(axis=1, keepdims=True))
     return mean / jnp.linalg.norm(mean, axis=1, keepdims=True)
 

@@ -57,7 +57,9 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch length features"], mask: Bool[Array, "#batch 1 #length length"] | None
+        self,
+        x: Float[Array, "batch length features"],
+        mask: Bool[Array, "#batch 1 #length length"] | None,
     ) -> tuple[Float[Array, "batch length features"], Float[Array, "batch length features"]]:
         """The output and, for the record, the input."""
         features = x.shape[-1]
@@ -120,7 +122,9 @@ class Tower(nn.Module):
         return jnp.concatenate([inputs, x[None]])
 
     def _norm(self, name):
-        return nn.LayerNorm(epsilon=self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name=name)
+        return nn.LayerNorm(
+            epsilon=self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name=name
+        )
 
     def _table(self, name, *shape, deviation):
         return self.param(name, normal(deviation), (*shape, self.width), self.param_dtype)
@@ -165,7 +169,9 @@ class CLIPText(Tower):
         """
         batch, length = tokens.shape
         if length > self.max_length:
-            raise ValueError(f"{length} tokens; this network takes at most {self.max_length}: truncate them")
+            raise ValueError(
+                f"{length} tokens; this network takes at most {self.max_length}: truncate them"
+            )
         embedding = nn.Embed(
             self.vocabulary_size,
             self.width,
@@ -208,7 +214,9 @@ class CLIPVision(Tower):
                 f"images have shape {images.shape}; this network takes {self.image_size}×{self.image_size} "
                 "pixels: use resize_and_crop"
             )
-        images = ((images.astype(jnp.float32) + 1) / 2 - jnp.array(COLOUR_MEAN)) / jnp.array(COLOUR_DEVIATION)
+        images = ((images.astype(jnp.float32) + 1) / 2 - jnp.array(COLOUR_MEAN)) / jnp.array(
+            COLOUR_DEVIATION
+        )
         x = Dense(
             self.width,
             use_bias=False,
@@ -219,7 +227,9 @@ class CLIPVision(Tower):
         )(patchify(images, self.patch_size))
         batch, patches, _ = x.shape
         first = self._table("class_embedding", deviation=self.width**-0.5)
-        x = jnp.concatenate([jnp.broadcast_to(first, (batch, 1, self.width)), x], axis=1).astype(jnp.float32)
+        x = jnp.concatenate([jnp.broadcast_to(first, (batch, 1, self.width)), x], axis=1).astype(
+            jnp.float32
+        )
         x = x + self._table("position_embedding", 1 + patches, deviation=self.width**-0.5)
         states = self._blocks(self._norm("pre_norm")(x), None)
         last = self._norm("post_norm")(states[-1])
@@ -299,7 +309,9 @@ def CLIPText_L(**options) -> CLIPText:
 
 
 def CLIPText_bigG(**options) -> CLIPText:
-    return CLIPText(width=1280, depth=32, num_heads=20, shared_features=1280, quick_gelu=False, **options)
+    return CLIPText(
+        width=1280, depth=32, num_heads=20, shared_features=1280, quick_gelu=False, **options
+    )
 
 
 def _size(

@@ -112,8 +112,13 @@ class Dinov2(nn.Module):
             ValueError: a side that `patch_size` does not divide.
         """
         batch, height, width, _ = images.shape
-        grid, side = (height // self.patch_size, width // self.patch_size), self.image_size // self.patch_size
-        parameter = lambda name, *shape: self.param(name, small, (*shape, self.width), self.param_dtype)
+        grid, side = (
+            (height // self.patch_size, width // self.patch_size),
+            self.image_size // self.patch_size,
+        )
+        parameter = lambda name, *shape: self.param(
+            name, small, (*shape, self.width), self.param_dtype
+        )
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
 
         patches = Dense(self.width, kernel_init=small, name="patch_embedding", **types)(
@@ -141,7 +146,9 @@ class Dinov2(nn.Module):
             self.num_heads, self.mlp_ratio, self.gated, self.epsilon, name="blocks", **types
         )
         x, _ = blocks(constrain_tokens(x.astype(jnp.float32)))
-        return nn.LayerNorm(self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name="norm")(x)
+        return nn.LayerNorm(
+            self.epsilon, dtype=jnp.float32, param_dtype=self.param_dtype, name="norm"
+        )(x)
 
 
 def preprocess(
@@ -156,7 +163,9 @@ def preprocess(
     Raises:
         ValueError: neither 1 nor 3 channels.
     """
-    colours = jax.image.resize(eight_bit_colours(images), (len(images), size, size, 3), "cubic") / 255
+    colours = (
+        jax.image.resize(eight_bit_colours(images), (len(images), size, size, 3), "cubic") / 255
+    )
     return (colours - jnp.array(COLOUR_MEAN)) / jnp.array(COLOUR_DEVIATION)
 
 

@@ -14,9 +14,15 @@ from genjax.nn.resize import corner_bilinear, eight_bit_colours, resize
 Dtype = Any
 Pool = Callable[[Array], Array]
 halve: Pool = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2))
-max_of_nine: Pool = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(1, 1), padding="SAME")
-mean_of_nine: Pool = functools.partial(nn.avg_pool, window_shape=(3, 3), strides=(1, 1), padding="SAME")
-mean_of_pixels: Pool = functools.partial(mean_of_nine, count_include_pad=False)  # as many as lie inside
+max_of_nine: Pool = functools.partial(
+    nn.max_pool, window_shape=(3, 3), strides=(1, 1), padding="SAME"
+)
+mean_of_nine: Pool = functools.partial(
+    nn.avg_pool, window_shape=(3, 3), strides=(1, 1), padding="SAME"
+)
+mean_of_pixels: Pool = functools.partial(
+    mean_of_nine, count_include_pad=False
+)  # as many as lie inside
 
 
 class Conv(NamedTuple):
@@ -142,7 +148,10 @@ class Branches(nn.Module):
                 if isinstance(layer, Conv):
                     h = conv(layer, stem)(h)
                 else:
-                    parts = [conv(part, stem + letter)(h) for part, letter in zip(layer, "ab", strict=True)]
+                    parts = [
+                        conv(part, stem + letter)(h)
+                        for part, letter in zip(layer, "ab", strict=True)
+                    ]
                     h = jnp.concatenate(parts, axis=-1)
             outputs.append(h)
         return jnp.concatenate(outputs, axis=-1)
@@ -168,7 +177,11 @@ class Inception(nn.Module):
         self, images: Float[Array, "batch height width 3"]
     ) -> tuple[Float[Array, "batch 2048"], Float[Array, "batch classes"]]:
         x = images.astype(self.dtype)
-        layers = network(mean_of_pixels, max_of_nine) if self.fid else network(mean_of_nine, mean_of_nine)
+        layers = (
+            network(mean_of_pixels, max_of_nine)
+            if self.fid
+            else network(mean_of_nine, mean_of_nine)
+        )
         for name, layer in layers.items():
             if callable(layer):
                 x = layer(x)
@@ -176,11 +189,15 @@ class Inception(nn.Module):
                 kind = ConvNorm if isinstance(layer, Conv) else Branches
                 x = kind(layer, self.dtype, self.param_dtype, name=name)(x)
         features = x.astype(jnp.float32).mean(axis=(1, 2))
-        dense = nn.Dense(self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="fc")
+        dense = nn.Dense(
+            self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="fc"
+        )
         return features, dense(features)
 
 
-def preprocess(images: Float[Array, "batch height width channels"]) -> Float[Array, "batch 299 299 3"]:
+def preprocess(
+    images: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch 299 299 3"]:
     """Images in [−1, 1], of 1 or 3 channels, as the network of FID takes them (Heusel et al. 2017).
 
     They are rounded to 8 bits, as pictures in files are, resized to 299×299 by TensorFlow 1's bilinear

@@ -42,7 +42,10 @@ class RelativeBias(nn.Module):
     @nn.compact
     def __call__(self, length: int) -> Float[Array, "1 heads length length"]:
         table = self.param(
-            "table", nn.initializers.normal(0.02), (self.num_buckets, self.num_heads), self.param_dtype
+            "table",
+            nn.initializers.normal(0.02),
+            (self.num_buckets, self.num_heads),
+            self.param_dtype,
         )
         buckets = relative_buckets(length, self.num_buckets, self.max_distance)
         return jnp.moveaxis(table.astype(jnp.float32)[buckets], -1, 0)[None]
@@ -82,11 +85,17 @@ class Block(nn.Module):
 
         if bias is None:
             bias = RelativeBias(
-                self.num_heads, self.num_buckets, self.max_distance, self.param_dtype, name="relative_bias"
+                self.num_heads,
+                self.num_buckets,
+                self.max_distance,
+                self.param_dtype,
+                name="relative_bias",
             )(length)
         h = norm("norm_attention")(x)
         # The scale that attention lacks is in the initial weights of the queries.
-        init = nn.initializers.variance_scaling(1 / self.head_features, "fan_in", "truncated_normal")
+        init = nn.initializers.variance_scaling(
+            1 / self.head_features, "fan_in", "truncated_normal"
+        )
         query, key, value = (
             dense(self.num_heads * self.head_features, name, **options)(h).reshape(
                 batch, length, self.num_heads, self.head_features

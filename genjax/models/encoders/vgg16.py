@@ -44,7 +44,9 @@ class VGG16(nn.Module):
                 f"images have shape {images.shape}; expected [batch height width channels] with 1 or 3 "
                 "channels and sides of at least 16, which VGG16 halves four times: convert or enlarge them"
             )
-        conv = functools.partial(nn.Conv, kernel_size=(3, 3), dtype=self.dtype, param_dtype=self.param_dtype)
+        conv = functools.partial(
+            nn.Conv, kernel_size=(3, 3), dtype=self.dtype, param_dtype=self.param_dtype
+        )
         x = (images.astype(jnp.float32) - jnp.array(COLOUR_MEAN)) / jnp.array(COLOUR_DEVIATION)
         maps = []
         for stage, (depth, width) in enumerate(zip(DEPTHS, self.widths, strict=True), 1):
@@ -53,7 +55,9 @@ class VGG16(nn.Module):
             # XLA's CPU back end takes 50 times as long for convolutions of maps as small as 2×2.
             convolve = grouped_convolve if stage == len(DEPTHS) else None
             for i in range(depth):
-                x = nn.relu(conv(width, conv_general_dilated=convolve, name=f"conv{stage}_{i + 1}")(x))
+                x = nn.relu(
+                    conv(width, conv_general_dilated=convolve, name=f"conv{stage}_{i + 1}")(x)
+                )
             maps.append(x)
         return tuple(maps)
 

@@ -65,7 +65,9 @@ class Generator(nn.Module):
                 name="label_embedding",
             )(labels)
             z = jnp.concatenate([z, embedding], axis=-1)
-        options = dict(use_bias=False, kernel_init=small, dtype=self.dtype, param_dtype=self.param_dtype)
+        options = dict(
+            use_bias=False, kernel_init=small, dtype=self.dtype, param_dtype=self.param_dtype
+        )
         *hidden, first = [self.width * 2**i for i in range(self.doublings)]
         # The transposed convolution of one pixel is a matrix product.
         x = Dense(self.start**2 * first, name="project", **options)(z)
@@ -115,7 +117,13 @@ class Discriminator(nn.Module):
         x = images
         for i in range(self.doublings):
             conv = nn.Conv(
-                self.width * 2**i, (4, 4), (2, 2), padding=1, dtype=self.dtype, name=f"conv_{i}", **options
+                self.width * 2**i,
+                (4, 4),
+                (2, 2),
+                padding=1,
+                dtype=self.dtype,
+                name=f"conv_{i}",
+                **options,
             )
             x = layer(conv, x)
             if i and not self.spectral_norm:

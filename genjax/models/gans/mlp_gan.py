@@ -60,9 +60,9 @@ class Generator(nn.Module):
         if self.num_classes:
             z = jnp.concatenate([z, nn.one_hot(labels, self.num_classes)], axis=1)
         sizes = [self.width] * self.depth + [self.features]
-        return _layers(z, self.num_waves, self.frequency, sizes, self.dtype, self.param_dtype).astype(
-            jnp.float32
-        )
+        return _layers(
+            z, self.num_waves, self.frequency, sizes, self.dtype, self.param_dtype
+        ).astype(jnp.float32)
 
 
 class Discriminator(nn.Module):

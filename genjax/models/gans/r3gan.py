@@ -36,7 +36,11 @@ def leaky_relu(x: Array) -> Array:
 
 def convolution(features: int, side: int, gain: float = 1.0, **options) -> nn.Conv:
     """Weights N(0, gain²/fan_in), "MSR" (He et al. 2015)."""
-    init = nn.initializers.variance_scaling(gain**2, "fan_in", "normal") if gain else nn.initializers.zeros
+    init = (
+        nn.initializers.variance_scaling(gain**2, "fan_in", "normal")
+        if gain
+        else nn.initializers.zeros
+    )
     return nn.Conv(features, (side, side), kernel_init=init, **options)
 
 
@@ -109,7 +113,9 @@ class Generator(nn.Module):
             embedding = nn.Embed(
                 self.num_classes,
                 self.embedding_features,
-                embedding_init=normal(self.num_classes**-0.5),  # of a matrix that a one-hot vector is fed to
+                embedding_init=normal(
+                    self.num_classes**-0.5
+                ),  # of a matrix that a one-hot vector is fed to
                 param_dtype=self.param_dtype,
                 name="label_embedding",
             )(labels)
@@ -121,7 +127,9 @@ class Generator(nn.Module):
             param_dtype=self.param_dtype,
             name="basis_scale",
         )(z)
-        basis = self.param("basis", normal(1.0), (self.start, self.start, self.widths[0]), self.param_dtype)
+        basis = self.param(
+            "basis", normal(1.0), (self.start, self.start, self.widths[0]), self.param_dtype
+        )
         x = basis * scale[:, None, None]
         stages = zip(self.widths, self.cardinalities, self.blocks, strict=True)
         for stage, (width, cardinality, blocks) in enumerate(stages):
@@ -134,7 +142,11 @@ class Generator(nn.Module):
                 x = upsample(x)
             for i in range(blocks):
                 x = ResidualBlock(
-                    cardinality, self.expansion, sum(self.blocks), name=f"block_{stage}_{i}", **types
+                    cardinality,
+                    self.expansion,
+                    sum(self.blocks),
+                    name=f"block_{stage}_{i}",
+                    **types,
                 )(x)
         x = convolution(
             self.image_channels,
@@ -203,7 +215,11 @@ class Discriminator(nn.Module):
             x = x.astype(dtype)
             for i in range(blocks):
                 x = ResidualBlock(
-                    cardinality, self.expansion, sum(self.blocks), name=f"block_{stage}_{i}", **types
+                    cardinality,
+                    self.expansion,
+                    sum(self.blocks),
+                    name=f"block_{stage}_{i}",
+                    **types,
                 )(x)
         basis = self.param(
             "basis", normal(1 / self.start), (self.start, self.start, x.shape[-1]), self.param_dtype

@@ -80,7 +80,9 @@ def minibatch_deviation(
         raise ValueError(f"a batch of {batch} does not divide into groups of {group_size}")
     groups = x.reshape(group_size, batch // group_size, *x.shape[1:]).astype(jnp.float32)
     # Not jnp.std: its gradient at equal examples is not finite.
-    deviation = jnp.sqrt(jnp.mean((groups - groups.mean(axis=0)) ** 2, axis=0) + 1e-8).mean(axis=(1, 2, 3))
+    deviation = jnp.sqrt(jnp.mean((groups - groups.mean(axis=0)) ** 2, axis=0) + 1e-8).mean(
+        axis=(1, 2, 3)
+    )
     deviation = jnp.tile(deviation, group_size)[:, None, None, None].astype(x.dtype)
     return jnp.concatenate([x, jnp.broadcast_to(deviation, (*x.shape[:3], 1))], axis=-1)
 
@@ -100,7 +102,9 @@ class Mapping(nn.Module):
         dense = functools.partial(EqualizedDense, self.features, param_dtype=self.param_dtype)
         parts = [] if z is None else [_normalize(z)]
         if self.num_classes:
-            parts.append(_normalize(dense(name="embedding")(jax.nn.one_hot(labels, self.num_classes))))
+            parts.append(
+                _normalize(dense(name="embedding")(jax.nn.one_hot(labels, self.num_classes)))
+            )
         x = jnp.concatenate(parts, axis=-1)
         for i in range(self.num_layers):
             x = scaled_leaky_relu(dense(lr_multiplier=0.01, name=f"dense{i}")(x))
@@ -125,16 +129,24 @@ class StyledConv(nn.Module):
         train: bool,
     ) -> Float[Array, "batch height width features"]:
         channels, sides = x.shape[-1], (self.resolution, self.resolution)
-        style = EqualizedDense(channels, initial_bias=1.0, param_dtype=self.param_dtype, name="affine")(w)
+        style = EqualizedDense(
+            channels, initial_bias=1.0, param_dtype=self.param_dtype, name="affine"
+        )(w)
         kernel = self.param(
             "kernel", nn.initializers.normal(1.0), (3, 3, channels, self.features), self.param_dtype
         )
         strength = self.param("noise_strength", nn.initializers.zeros, (), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-        constant = self.variable("noise", "noise", lambda: jax.random.normal(self.make_rng("params"), sides))
+        constant = self.variable(
+            "noise", "noise", lambda: jax.random.normal(self.make_rng("params"), sides)
+        )
 
         x = modulated_convolve(x.astype(self.dtype), kernel, style, convolve=self.convolve)
-        noise = jax.random.normal(self.make_rng("noise"), (x.shape[0], *sides)) if train else constant.value
+        noise = (
+            jax.random.normal(self.make_rng("noise"), (x.shape[0], *sides))
+            if train
+            else constant.value
+        )
         x = x + (strength * noise)[..., None].astype(x.dtype) + bias.astype(x.dtype)
         return _activate(x, self.clamp)
 
@@ -151,11 +163,15 @@ class ToRGB(nn.Module):
         self, x: Float[Array, "batch height width channels"], w: Float[Array, "batch w_features"]
     ) -> Float[Array, "batch height width image_channels"]:
         channels = x.shape[-1]
-        style = EqualizedDense(channels, initial_bias=1.0, param_dtype=self.param_dtype, name="affine")(w)
+        style = EqualizedDense(
+            channels, initial_bias=1.0, param_dtype=self.param_dtype, name="affine"
+        )(w)
         shape = (1, 1, channels, self.image_channels)
         kernel = self.param("kernel", nn.initializers.normal(1.0), shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.image_channels,), self.param_dtype)
-        x = modulated_convolve(x, kernel, style / math.sqrt(channels), demodulate=False).astype(jnp.float32)
+        x = modulated_convolve(x, kernel, style / math.sqrt(channels), demodulate=False).astype(
+            jnp.float32
+        )
         x = x + bias
         return x if self.clamp is None else jnp.clip(x, -self.clamp, self.clamp)
 
@@ -180,7 +196,8 @@ class SynthesisBlock(nn.Module):
         w: Float[Array, "batch styles w_features"],
         train: bool,
     ) -> tuple[
-        Float[Array, "batch height width features"], Float[Array, "batch height width image_channels"] | None
+        Float[Array, "batch height width features"],
+        Float[Array, "batch height width image_channels"] | None,
     ]:
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         conv = functools.partial(StyledConv, self.features, self.resolution, self.clamp, **types)
@@ -196,12 +213,19 @@ class SynthesisBlock(nn.Module):
             x = conv(name="conv1")(x, next(styles), train)
             if self.architecture == "resnet":
                 skip = EqualizedConv(
-                    self.features, 1, use_bias=False, convolve=upsample_convolve, name="skip", **types
+                    self.features,
+                    1,
+                    use_bias=False,
+                    convolve=upsample_convolve,
+                    name="skip",
+                    **types,
                 )
                 x = (skip(before) + x) * math.sqrt(0.5)
         x = constrain(x, ("data", "fsdp"))
         if self.last or self.architecture == "skip":
-            rgb = ToRGB(self.image_channels, self.clamp, self.param_dtype, name="to_rgb")(x, next(styles))
+            rgb = ToRGB(self.image_channels, self.clamp, self.param_dtype, name="to_rgb")(
+                x, next(styles)
+            )
             image = rgb if image is None else upsample(image) + rgb
         return x, image
 
@@ -335,7 +359,9 @@ class Generator(nn.Module):
     ) -> Float[Array, "batch height width channels"]:
         """The image of `num_styles` w's."""
         if w.shape[1] != self.num_styles:
-            raise ValueError(f"{self.resolution} px take {self.num_styles} styles; got {w.shape[1]}")
+            raise ValueError(
+                f"{self.resolution} px take {self.num_styles} styles; got {w.shape[1]}"
+            )
         return self.synthesis(w, train)
 
     def __call__(
@@ -373,7 +399,9 @@ class DiscriminatorBlock(nn.Module):
         x = conv(self.out_features, 3, convolve=convolve_downsample, name="conv1")(x)
         x = _activate(x, self.clamp)
         if self.architecture == "resnet":
-            skip = conv(self.out_features, 1, use_bias=False, convolve=convolve_downsample, name="skip")
+            skip = conv(
+                self.out_features, 1, use_bias=False, convolve=convolve_downsample, name="skip"
+            )
             x = (skip(before) + x) * math.sqrt(0.5)
         return constrain(x, ("data", "fsdp"))
 
@@ -457,11 +485,20 @@ class Discriminator(nn.Module):
             image = downsample(image) if self.architecture == "skip" else None
         out_features = channels(4) if self.num_classes else 1
         x = Epilogue(
-            out_features, self.architecture, self.group_size, self.clamp, self.param_dtype, name="epilogue"
+            out_features,
+            self.architecture,
+            self.group_size,
+            self.clamp,
+            self.param_dtype,
+            name="epilogue",
         )(x, image)
         if self.num_classes:
             mapping = Mapping(
-                out_features, self.mapping_layers, self.num_classes, self.param_dtype, name="mapping"
+                out_features,
+                self.mapping_layers,
+                self.num_classes,
+                self.param_dtype,
+                name="mapping",
             )
             return jnp.sum(x * mapping(None, labels), axis=-1) / math.sqrt(out_features)
         return x[:, 0]

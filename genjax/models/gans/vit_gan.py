@@ -107,9 +107,9 @@ class Generator(nn.Module):
         tokens = sincos_positions(side, side, self.width) + w[:, None]
         tokens = constrain_tokens(tokens)
         blocks = scanned(Block, self.depth, self.unroll)
-        tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks")(
-            tokens, w
-        )
+        tokens, _ = blocks(
+            self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks"
+        )(tokens, w)
         shift, scale = Modulation(2, self.param_dtype, name="modulation")(w)
         patches = Dense(
             self.patch_size**2 * self.image_channels,
@@ -158,9 +158,9 @@ class Discriminator(nn.Module):
         tokens = tokens.reshape(batch, -1, self.width) + sincos_positions(height, width, self.width)
         tokens = constrain_tokens(tokens)
         blocks = scanned(EncoderBlock, self.depth, self.unroll)
-        tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks")(
-            tokens
-        )
+        tokens, _ = blocks(
+            self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks"
+        )(tokens)
         tokens = nn.RMSNorm(dtype=jnp.float32, param_dtype=self.param_dtype, name="norm")(tokens)
         features = tokens.mean(axis=1)
         logits = Dense(1, param_dtype=self.param_dtype, name="head")(features)[:, 0]

@@ -60,7 +60,9 @@ class Embedding(nn.Module):
     def __call__(
         self, time: Float[Array, "batch sinusoids"], labels: Int[Array, " batch"]
     ) -> Float[Array, "batch features"]:
-        dense = lambda name: Dense(self.width, kernel_init=small, param_dtype=self.param_dtype, name=name)
+        dense = lambda name: Dense(
+            self.width, kernel_init=small, param_dtype=self.param_dtype, name=name
+        )
         time = dense("time_out")(nn.silu(dense("time_in")(time)))
         label = nn.Embed(
             self.num_classes + 1,
@@ -161,7 +163,12 @@ class DiT(nn.Module):
         conditioning, first, in_axes = self._conditioning(time, labels)
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy, in_axes)
         tokens, _ = blocks(
-            self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, self.mlp_epsilon, name="blocks"
+            self.num_heads,
+            self.mlp_ratio,
+            self.dtype,
+            self.param_dtype,
+            self.mlp_epsilon,
+            name="blocks",
         )(tokens, conditioning)
 
         shift, scale = Modulation(2, self.param_dtype, name="modulation")(first)

@@ -70,7 +70,9 @@ class DoubleBlock(nn.Module):
 
         heads, modulations = [], []
         for name, x in zip(("text", "image"), streams, strict=True):
-            shift, scale, *rest = Modulation(6, self.param_dtype, name=f"{name}_modulation")(conditioning)
+            shift, scale, *rest = Modulation(6, self.param_dtype, name=f"{name}_modulation")(
+                conditioning
+            )
             project = Heads(self.num_heads, qk_norm=True, name=f"{name}_heads", **types)
             heads.append(project(modulate(x, shift, scale)))
             modulations.append(rest)
@@ -79,7 +81,9 @@ class DoubleBlock(nn.Module):
         attended = separate(attended, [x.shape[1] for x in streams])
 
         outputs = []
-        for name, x, h, parts in zip(("text", "image"), streams, attended, modulations, strict=True):
+        for name, x, h, parts in zip(
+            ("text", "image"), streams, attended, modulations, strict=True
+        ):
             gate_attention, shift, scale, gate_mlp = parts
             x = x + gate_attention[:, None] * dense(features, f"{name}_projection")(h)
             h = nn.gelu(dense(MLP_RATIO * features, f"{name}_mlp_in")(modulate(x, shift, scale)))
@@ -105,7 +109,9 @@ class SingleBlock(nn.Module):
     ) -> tuple[Float[Array, "batch length features"], None]:
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         features = conditioning.shape[-1]
-        dense = lambda size, name, **options: Dense(size, kernel_init=xavier, name=name, **types, **options)
+        dense = lambda size, name, **options: Dense(
+            size, kernel_init=xavier, name=name, **types, **options
+        )
         shift, scale, gate = Modulation(3, self.param_dtype, name="modulation")(conditioning)
         h = modulate(x, shift, scale)
         heads = Heads(self.num_heads, qk_norm=True, name="heads", **types)(h)
@@ -191,7 +197,9 @@ class Flux(nn.Module):
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         embed = lambda size, name: VectorEmbedding(size, self.param_dtype, name=name)
 
-        conditioning = embed(self.width, "time_embedding")(sinusoidal_embedding(t * self.time_scale, 256))
+        conditioning = embed(self.width, "time_embedding")(
+            sinusoidal_embedding(t * self.time_scale, 256)
+        )
         if guidance is not None:
             guidance = sinusoidal_embedding(guidance * GUIDANCE_SCALE, 256)
             conditioning = conditioning + embed(self.width, "guidance_embedding")(guidance)
@@ -206,17 +214,23 @@ class Flux(nn.Module):
         lengths = words.shape[1], image.shape[1]
         rows, columns = height // self.patch_size, width // self.patch_size
         positions = np.zeros((lengths[0], 3)), grid_positions(1, rows, columns)
-        rotations = join([jnp.asarray(rotary_positions(p, self.rotary_features))[None] for p in positions])[0]
+        rotations = join(
+            [jnp.asarray(rotary_positions(p, self.rotary_features))[None] for p in positions]
+        )[0]
         mask = text.mask
         if mask is not None:
             mask = join([mask, jnp.ones((len(mask), lengths[1]), bool)])[:, None, None]
 
         shared = conditioning, rotations, mask
         streams = self._scan(DoubleBlock, self.num_double_blocks, "double_blocks", streams, *shared)
-        tokens = self._scan(SingleBlock, self.num_single_blocks, "single_blocks", join(streams), *shared)
+        tokens = self._scan(
+            SingleBlock, self.num_single_blocks, "single_blocks", join(streams), *shared
+        )
         _, image = separate(tokens, lengths)
 
-        scale, shift = Modulation(2, self.param_dtype, name="modulation")(conditioning)  # in FLUX's order
+        scale, shift = Modulation(2, self.param_dtype, name="modulation")(
+            conditioning
+        )  # in FLUX's order
         out = Dense(
             self.patch_size**2 * (self.out_channels or channels),
             kernel_init=zeros,
@@ -230,7 +244,11 @@ class Flux(nn.Module):
 def flux_schnell(**options) -> Flux:
     """12 billion parameters; told no guidance scale."""
     return Flux(
-        num_double_blocks=19, num_single_blocks=38, num_heads=24, rotary_features=(16, 56, 56), **options
+        num_double_blocks=19,
+        num_single_blocks=38,
+        num_heads=24,
+        rotary_features=(16, 56, 56),
+        **options,
     )
 
 

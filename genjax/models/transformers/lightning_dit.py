@@ -147,7 +147,12 @@ class LightningDiT(nn.Module):
 
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
         tokens, _ = blocks(
-            self.num_heads, self.mlp_ratio, self.qk_norm, self.dtype, self.param_dtype, name="blocks"
+            self.num_heads,
+            self.mlp_ratio,
+            self.qk_norm,
+            self.dtype,
+            self.param_dtype,
+            name="blocks",
         )(tokens, conditioning, jnp.asarray(self.rotations(rows, columns)))
 
         shift, scale = Modulation(2, self.param_dtype, name="modulation")(conditioning)

@@ -83,7 +83,9 @@ class Block(nn.Module):
         streams: tuple[Float[Array, "batch image features"], Float[Array, "batch text features"]],
         conditioning: Float[Array, "batch features"],
         text_mask: Bool[Array, "batch text"] | None,
-    ) -> tuple[tuple[Float[Array, "batch image features"], Float[Array, "batch text features"]], None]:
+    ) -> tuple[
+        tuple[Float[Array, "batch image features"], Float[Array, "batch text features"]], None
+    ]:
         image, text = streams
         features = image.shape[-1]
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -118,7 +120,9 @@ class Block(nn.Module):
         image_out = image_gate[:, None] * dense(features, "image_projection")(image_out)
         if self.dual:
             shift, scale, gate = image_parts[6:]
-            h = attention(*project(modulate(image, shift, scale), "dual_heads")).reshape(image.shape)
+            h = attention(*project(modulate(image, shift, scale), "dual_heads")).reshape(
+                image.shape
+            )
             image_out = image_out + gate[:, None] * dense(features, "dual_projection")(h)
         image = feed_forward(image + image_out, *image_parts[3:6], "image")
         if not self.last:
@@ -176,7 +180,9 @@ class MMDiT(nn.Module):
         The names are "dual_blocks" and "blocks", and "dual_blocks_1", … where a kind comes again.
         """
         runs, counts = {}, Counter()
-        for dual, indices in itertools.groupby(range(self.depth - 1), self.dual_layers.__contains__):
+        for dual, indices in itertools.groupby(
+            range(self.depth - 1), self.dual_layers.__contains__
+        ):
             name = "dual_blocks" if dual else "blocks"
             runs[f"{name}_{counts[name]}" if counts[name] else name] = list(indices)
             counts[name] += 1
@@ -191,11 +197,15 @@ class MMDiT(nn.Module):
 
         def axis(length: int) -> np.ndarray:
             indices = (self.max_size - length) // 2 + np.arange(length)
-            return axis_embedding(self.position_start + self.position_step * indices, self.width // 2)
+            return axis_embedding(
+                self.position_start + self.position_step * indices, self.width // 2
+            )
 
         shape = height, width, self.width // 2
         columns, rows = axis(width)[None], axis(height)[:, None]
-        table = jnp.concatenate([jnp.broadcast_to(columns, shape), jnp.broadcast_to(rows, shape)], axis=-1)
+        table = jnp.concatenate(
+            [jnp.broadcast_to(columns, shape), jnp.broadcast_to(rows, shape)], axis=-1
+        )
         return table.reshape(height * width, self.width)
 
     @nn.compact
@@ -219,7 +229,9 @@ class MMDiT(nn.Module):
         conditioning = VectorEmbedding(self.width, self.param_dtype, name="time_embedding")(time)
         if text.pooled is not None:
             pooled = text.pooled.astype(jnp.float32)
-            conditioning += VectorEmbedding(self.width, self.param_dtype, name="pooled_embedding")(pooled)
+            conditioning += VectorEmbedding(self.width, self.param_dtype, name="pooled_embedding")(
+                pooled
+            )
 
         fields = dict(num_heads=self.num_heads, qk_norm=self.qk_norm, **types)
         for name, indices in self.runs.items():
@@ -247,7 +259,9 @@ def _published(depth: int, width: int, max_size: int, **fields) -> Callable[...,
     def build(**options) -> MMDiT:
         step = 256 / 1024
         positions = dict(position_step=step, position_start=-(max_size - 64) / 2 * step)
-        defaults = dict(patch_size=2, width=width, depth=depth, num_heads=width // 64, max_size=max_size)
+        defaults = dict(
+            patch_size=2, width=width, depth=depth, num_heads=width // 64, max_size=max_size
+        )
         return MMDiT(**defaults | positions | fields | options)
 
     return build

@@ -135,7 +135,9 @@ class PixArt(nn.Module):
         if self.size_conditioning:
             sides = embed(size.reshape(-1), self.width // 3, "size_embedding")
             ratio = embed(size[:, 0] / size[:, 1], self.width // 3, "aspect_ratio_embedding")
-            conditioning = conditioning + jnp.concatenate([sides.reshape(len(x), -1), ratio], axis=-1)
+            conditioning = conditioning + jnp.concatenate(
+                [sides.reshape(len(x), -1), ratio], axis=-1
+            )
         modulation = dense32(6 * self.width, small, "modulation")(nn.silu(conditioning))
         modulation = constrain(modulation, ("data", "fsdp")).reshape(-1, 6, self.width)
 
@@ -143,11 +145,13 @@ class PixArt(nn.Module):
         states = dense(self.width, small, "text_out")(nn.gelu(states))
 
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
-        tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks")(
-            tokens, modulation, states, None if text.mask is None else text.mask[:, None, None]
-        )
+        tokens, _ = blocks(
+            self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks"
+        )(tokens, modulation, states, None if text.mask is None else text.mask[:, None, None])
 
-        shift, scale = ModulationTable(2, self.param_dtype, name="head_modulation")(conditioning[:, None])
+        shift, scale = ModulationTable(2, self.param_dtype, name="head_modulation")(
+            conditioning[:, None]
+        )
         out = dense32(self.patch_size**2 * (self.out_channels or channels), zeros, "head")(
             modulate(tokens, shift, scale)
         )

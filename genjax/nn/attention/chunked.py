@@ -57,7 +57,9 @@ def pad_keys(
     if mask is None:
         mask = jnp.ones((1, 1, 1, length), bool)
     key, value = (jnp.pad(a, ((0, 0), (0, excess), (0, 0), (0, 0))) for a in (key, value))
-    mask, bias = jax.tree.map(lambda a: jnp.pad(a, ((0, 0), (0, 0), (0, 0), (0, excess))), (mask, bias))
+    mask, bias = jax.tree.map(
+        lambda a: jnp.pad(a, ((0, 0), (0, 0), (0, 0), (0, excess))), (mask, bias)
+    )
     return key, value, mask, bias
 
 
@@ -100,7 +102,10 @@ def absorb(
         weights = jnp.exp(logits - highest[..., None])
         decay = jnp.exp(softmax.highest - highest)
         weighted = jnp.einsum(
-            "bhqk,bkhf->bhqf", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
+            "bhqk,bkhf->bhqf",
+            weights.astype(value.dtype),
+            value,
+            preferred_element_type=jnp.float32,
         )
         total = softmax.total * decay + weights.sum(-1)
         return Softmax(highest, total, softmax.weighted * decay[..., None] + weighted), None
@@ -125,7 +130,9 @@ class Looked(NamedTuple):
     inner: PerQuery
 
 
-def looked(query: Queries, output: Queries, highest: PerQuery, total: PerQuery, gradient: Queries) -> Looked:
+def looked(
+    query: Queries, output: Queries, highest: PerQuery, total: PerQuery, gradient: Queries
+) -> Looked:
     inner = jnp.einsum("bqhf,bqhf->bhq", gradient, output, preferred_element_type=jnp.float32)
     return Looked(query, highest, total, gradient, inner)
 
@@ -154,7 +161,9 @@ def gradients(
         return of_query + product("bhqk,bkhf->bqhf", of_products, key), (of_key, of_value, of_bias)
 
     zeros = jnp.zeros(by.query.shape, jnp.float32)
-    of_query, (of_key, of_value, of_bias) = jax.lax.scan(step, zeros, _split(key, value, mask, bias, chunk))
+    of_query, (of_key, of_value, of_bias) = jax.lax.scan(
+        step, zeros, _split(key, value, mask, bias, chunk)
+    )
     of_key, of_value = (_joined(a, 1, key.shape[1]) for a in (of_key, of_value))
     return of_query, of_key, of_value, jax.tree.map(lambda a: _joined(a, 3, key.shape[1]), of_bias)
 

@@ -107,7 +107,9 @@ def _ring_backward(residuals, gradient):
         """Gradients with what this block and these rows give one another, those of the block sent on."""
         first = _first_column(step, length)
         columns = _columns((mask, bias), first, length)
-        of_query, *more, of_columns = gradients(by, *block, *columns, chunk_length(query.shape, length))
+        of_query, *more, of_columns = gradients(
+            by, *block, *columns, chunk_length(query.shape, length)
+        )
         put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=first, axis=3)
         of_rows = of_rows[0] + of_query, jax.tree.map(put, of_rows[1], of_columns)
         return of_rows, _send(jax.tree.map(jnp.add, of_block, tuple(more)))
@@ -162,7 +164,9 @@ def all_to_all_attention(
             return a if a.shape[2] == 1 else jax.lax.all_gather(a, CONTEXT, axis=2, tiled=True)
         if a.shape[2] == 1:
             share = heads // size
-            return jax.lax.dynamic_slice_in_dim(a, jax.lax.axis_index(CONTEXT) * share, share, axis=1)
+            return jax.lax.dynamic_slice_in_dim(
+                a, jax.lax.axis_index(CONTEXT) * share, share, axis=1
+            )
         return exchange(a, split_axis=1, concat_axis=2)
 
     parts = (exchange(a, split_axis=2, concat_axis=1) for a in (query, key, value))
@@ -208,7 +212,9 @@ def attention_over_mesh(
         key, value, mask, bias = pad_keys(key, value, mask, bias, free[CONTEXT])
         excess = -queries % free[CONTEXT]
         query = jnp.pad(query, ((0, 0), (0, excess), (0, 0), (0, 0)))
-        more_rows = lambda a: a if a.shape[2] == 1 else jnp.pad(a, ((0, 0), (0, 0), (0, excess), (0, 0)))
+        more_rows = lambda a: (
+            a if a.shape[2] == 1 else jnp.pad(a, ((0, 0), (0, 0), (0, excess), (0, 0)))
+        )
         mask, bias = jax.tree.map(more_rows, (mask, bias))
 
     def spec(shape, *names):

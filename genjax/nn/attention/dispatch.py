@@ -10,8 +10,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from genjax.nn.attention.chunked import LEAST_CHUNK, attention_logits, chunk_length, chunked_attention, scaled
-from genjax.nn.attention.context_parallel import all_to_all_attention, attention_over_mesh, ring_attention
+from genjax.nn.attention.chunked import (
+    LEAST_CHUNK,
+    attention_logits,
+    chunk_length,
+    chunked_attention,
+    scaled,
+)
+from genjax.nn.attention.context_parallel import (
+    all_to_all_attention,
+    attention_over_mesh,
+    ring_attention,
+)
 from genjax.nn.attention.kernels import cudnn_attention, splash_attention
 from genjax.nn.attention.short import fits_short_attention, short_attention
 from genjax.nn.sharding import BATCH_AXES, CONTEXT, TENSOR, free_axes, split_axes
@@ -49,9 +59,7 @@ class Choice(NamedTuple):
 
     def __str__(self) -> str:
         batch, queries, heads, features = self.query
-        return (
-            f"{self.form}: {batch} × {queries:,} queries, {self.key[1]:,} keys, {heads} heads of {features}"
-        )
+        return f"{self.form}: {batch} × {queries:,} queries, {self.key[1]:,} keys, {heads} heads of {features}"
 
 
 @contextlib.contextmanager
@@ -124,7 +132,12 @@ def choose_attention(
     of_keys_alone = mask_shape is None or mask_shape[1:3] == (1, 1)
     if of_keys_alone and bias_shape is None and not forward_mode and shorter >= KERNEL_LENGTH:
         dtype = jnp.dtype(dtype).name
-        if platform == "cuda" and dtype in ("bfloat16", "float16") and features % 8 == 0 and features <= 128:
+        if (
+            platform == "cuda"
+            and dtype in ("bfloat16", "float16")
+            and features % 8 == 0
+            and features <= 128
+        ):
             return "cudnn"
         if platform == "tpu" and dtype == "bfloat16" and placed:
             short = mask_shape is None and fits_short_attention(queries, keys, heads, features)
@@ -145,7 +158,9 @@ def current_platform() -> str:
         return platform
     if jax.default_backend() != "gpu":
         return "cuda"
-    generation = jax.devices(platform)[0].compute_capability.partition(".")[0]  # AMD's are gfx90a and such
+    generation = jax.devices(platform)[0].compute_capability.partition(".")[
+        0
+    ]  # AMD's are gfx90a and such
     return "cuda" if generation.isdecimal() and int(generation) >= 8 else "gpu"
 
 
@@ -234,5 +249,7 @@ def _share(queries: int, context: int) -> int:
 def _on_device(shape: tuple[int, ...], mesh: jax.sharding.AbstractMesh) -> tuple[int, ...]:
     """What a device has of a shape [batch length heads features], all of its length."""
     batch, length, heads, features = shape
-    parts = lambda names, size: math.prod(mesh.shape[name] for name in split_axes(mesh, names, size))
+    parts = lambda names, size: math.prod(
+        mesh.shape[name] for name in split_axes(mesh, names, size)
+    )
     return batch // parts(BATCH_AXES, batch), length, heads // parts((TENSOR,), heads), features

@@ -29,7 +29,9 @@ Tokens = Float[Array, "batch _ heads_features"]  # queries, or keys
 
 def fits_short_attention(queries: int, keys: int, heads: int, features: int) -> bool:
     """Return whether `short_attention` and its gradient in bfloat16 fit into the memory on a chip."""
-    rows = 3 * queries + 4 * keys  # of queries, keys, values, and the gradients of these and of the output
+    rows = (
+        3 * queries + 4 * keys
+    )  # of queries, keys, values, and the gradients of these and of the output
     lanes = math.ceil(_group(heads * features, features) / LANES) * LANES
     buffers = 2 * 2 * rows * lanes  # of bfloat16, one copied while another is in use
     logits = 3 * 4 * queries * keys
@@ -81,7 +83,11 @@ def _group(width: int, features: int) -> int:
 
 
 def _call(
-    kernel: Callable, features: int, interpret: bool, inputs: Sequence[Tokens], outputs: Sequence[Tokens]
+    kernel: Callable,
+    features: int,
+    interpret: bool,
+    inputs: Sequence[Tokens],
+    outputs: Sequence[Tokens],
 ) -> tuple[Tokens, ...]:
     """Run a kernel for every example and group of heads; its results have the shapes of `outputs`."""
     # Pallas takes a second to load, which programs for other devices need not wait for.
@@ -90,7 +96,9 @@ def _call(
 
     batch, _, width = inputs[0].shape
     group = _group(width, features)
-    block = lambda a: pl.BlockSpec((None, a.shape[1], group), lambda example, group: (example, 0, group))
+    block = lambda a: pl.BlockSpec(
+        (None, a.shape[1], group), lambda example, group: (example, 0, group)
+    )
     call = pl.pallas_call(
         kernel,
         grid=(batch, width // group),
@@ -142,4 +150,6 @@ def _backward_kernel(features, scale, query, key, value, gradient, of_query, of_
         of_logits = (scale * weights * (of_weights - inner)).astype(key.dtype)
         _store(of_query, lanes, own, _product(of_logits, key[:, lanes], 1, 0))
         _store(of_key, lanes, own, _product(of_logits, query[:, lanes], 0, 0))
-        _store(of_value, lanes, own, _product(weights.astype(value.dtype), gradient[:, lanes], 0, 0))
+        _store(
+            of_value, lanes, own, _product(weights.astype(value.dtype), gradient[:, lanes], 0, 0)
+        )

@@ -14,7 +14,9 @@ FORM = dict(size=8, num_frames=5, frames_per_second=8.0)
 
 def write_clip(path, frames, duration=42):
     path.parent.mkdir(parents=True, exist_ok=True)
-    images = [frame if isinstance(frame, Image.Image) else Image.fromarray(frame) for frame in frames]
+    images = [
+        frame if isinstance(frame, Image.Image) else Image.fromarray(frame) for frame in frames
+    ]
     options = dict(lossless=True, exact=True, minimize_size=False)
     images[0].save(path, save_all=True, append_images=images[1:], duration=duration, **options)
     return path
@@ -53,7 +55,9 @@ def packages(tmp_path):
     (second / "empty.webp").write_bytes(b"")
     (second / "page.webp").write_bytes(b"<html>")
     write_clip(second / "still.webp", plain(1))
-    write_clip(second / "short.webp", plain(10))  # .42 s, where the last of five frames is at .5625 s
+    write_clip(
+        second / "short.webp", plain(10)
+    )  # .42 s, where the last of five frames is at .5625 s
     write_clip(second / "wide.webp", [frame.resize((16, 12)) for frame in plain(20)])
     return root
 
@@ -63,7 +67,13 @@ def test_frames_are_those_of_the_middles(tmp_path):
     clip = write_clip(tmp_path / "a.webp", plain(16))  # 42 ms each
     assert numbers(decode_clip(clip, **FORM)) == [1, 4, 7, 10, 13]
     clip = write_clip(tmp_path / "b.webp", plain(6), duration=[200, 100, 10, 10, 200, 60])
-    assert numbers(decode_clip(clip, **FORM)) == [0, 0, 3, 4, 5]  # until 200, 300, 310, 320, 520, 580 ms
+    assert numbers(decode_clip(clip, **FORM)) == [
+        0,
+        0,
+        3,
+        4,
+        5,
+    ]  # until 200, 300, 310, 320, 520, 580 ms
     with pytest.raises(ValueError, match="ends after 0.58 s, and frame 6 is due until 0.75 s"):
         decode_clip(clip, **FORM | dict(num_frames=6))
 
@@ -97,17 +107,26 @@ def test_what_cannot_be_used_is_counted(packages, caplog):
     assert dataset.image_shape == (5, 8, 8, 3) and len(dataset.source) == 8
     assert all(numbers(clip) == [1, 4, 7, 10, 13] for clip in dataset.source.arrays["video"])
     reasons = {os.path.basename(path): reason for path, reason in dataset.skipped.items()}
-    assert set(reasons) == {f"{name}.webp" for name in ("cut", "empty", "page", "still", "short", "wide")}
+    assert set(reasons) == {
+        f"{name}.webp" for name in ("cut", "empty", "page", "still", "short", "wide")
+    }
     assert reasons["still.webp"] == "a single frame, no clip"
     assert reasons["short.webp"].startswith("ends after 0.42 s")
     assert reasons["wide.webp"] == "frames of 16x12 pixels, not square"
-    assert "cannot identify image file" in reasons["page.webp"] and str(packages) not in reasons["page.webp"]
+    assert (
+        "cannot identify image file" in reasons["page.webp"]
+        and str(packages) not in reasons["page.webp"]
+    )
     assert "skipped 6 of 14 files" in caplog.text
 
 
 def test_names(packages):
     by_unicode = {c[0] for c in load_animated_emoji("train+test", packages, **FORM).captions}
-    assert {"grinning face", "woman, light skin tone, ear of rice", "heavy black heart"} < by_unicode
+    assert {
+        "grinning face",
+        "woman, light skin tone, ear of rice",
+        "heavy black heart",
+    } < by_unicode
     (packages / "emojibase-data/en").mkdir(parents=True)
     described = [
         {"hexcode": "2764-FE0F", "label": "red heart", "tags": ["love"]},
@@ -120,9 +139,11 @@ def test_names(packages):
     ]
     (packages / "emojibase-data/en/data.json").write_text(json.dumps(described))
     captions = load_animated_emoji("train+test", packages, **FORM).captions
-    assert {("red heart", "love"), ("waving hand", "bye"), ("waving hand: light skin tone", "bye")} < set(
-        captions
-    )
+    assert {
+        ("red heart", "love"),
+        ("waving hand", "bye"),
+        ("waving hand: light skin tone", "bye"),
+    } < set(captions)
     assert ("grinning face",) in captions
 
 

@@ -46,10 +46,14 @@ def test_the_embedded_set_is_whole(embedded):
     assert counts == CATEGORIES and embedded.class_names == tuple(sorted(CATEGORIES))
     assert embedded.num_classes == 10
     names = [captions[0] for captions in embedded.captions]
-    assert len(set(names)) == 1911 and all(all(text.strip() for text in texts) for texts in embedded.captions)
+    assert len(set(names)) == 1911 and all(
+        all(text.strip() for text in texts) for texts in embedded.captions
+    )
     contrast = np.ptp(embedded.source.arrays["image"].reshape(1911, -1), axis=1)
     # "light skin tone" and its like are plain squares; everything else is a picture.
-    assert all(c > 40 for c, name in zip(contrast, names, strict=True) if not name.endswith("skin tone"))
+    assert all(
+        c > 40 for c, name in zip(contrast, names, strict=True) if not name.endswith("skin tone")
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,9 @@ def test_splits_are_stratified_and_share_no_picture(embedded):
     tested = np.bincount(test.source.arrays["label"], minlength=10)
     # By groups of equal pictures, at most four in a group: Norway's flag is also Bouvet Island's.
     assert np.abs(tested - np.array(list(CATEGORIES.values())) / 5).max() <= 4
-    pictures = [{image.tobytes() for image in split.source.arrays["image"]} for split in (train, test)]
+    pictures = [
+        {image.tobytes() for image in split.source.arrays["image"]} for split in (train, test)
+    ]
     assert not pictures[0] & pictures[1] and len(pictures[0]) < len(train.source)
 
 
@@ -101,7 +107,10 @@ def test_batches_say_where_their_captions_are():
     for index, image in zip(batch["index"], batch["image"], strict=True):
         np.testing.assert_array_equal(image_of(test, test.captions[index][0]), image)
     named = Batches(
-        test, 32, seed=0, transform=lambda e, _: {"length": np.array(len(test.captions[e["index"]]))}
+        test,
+        32,
+        seed=0,
+        transform=lambda e, _: {"length": np.array(len(test.captions[e["index"]]))},
     )
     assert named[5]["length"].tolist() == [len(test.captions[index]) for index in batch["index"]]
 
@@ -109,7 +118,10 @@ def test_batches_say_where_their_captions_are():
 def test_it_needs_no_data_library():
     code = "import sys, genjax.data as d; d.load_dataset('emoji'); print({'tensorflow_datasets', 'grain'} & set(sys.modules))"
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(genjax.__file__).parents[1]
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(genjax.__file__).parents[1],
     )
     assert run.stdout == "set()\n", run.stderr
 
@@ -121,7 +133,12 @@ def test_the_wheel_holds_it_and_its_licence(tmp_path):
     packed = tmp_path / "genjax/data/sets/embedded"
     assert sorted(os.listdir(packed)) == ["LICENSE", "emoji.json", "emoji.png"]
     licence = (packed / "LICENSE").read_text(encoding="utf-8")
-    for words in ("Apache License, Version 2.0", "copyright Google", "Miles Johnson", "Cal Henderson"):
+    for words in (
+        "Apache License, Version 2.0",
+        "copyright Google",
+        "Miles Johnson",
+        "Cal Henderson",
+    ):
         assert words in licence
     assert sum(file.stat().st_size for file in packed.iterdir()) < 3e6
     assert len(list(EMBEDDED.iterdir())) == 3
@@ -149,7 +166,9 @@ def packages(tmp_path):
         image.save(images / name)
 
     for order, (code, (name, category, colour, short)) in enumerate(COLOURS.items()):
-        item = dict(name=name, unified=code, category=category, short_names=[short], image=f"{code}.png")
+        item = dict(
+            name=name, unified=code, category=category, short_names=[short], image=f"{code}.png"
+        )
         if code == "1F44B":
             item["unified"] += "-FE0F"
             item["skin_variations"] = {
@@ -202,7 +221,9 @@ def test_without_synonyms_the_names_are_those_of_unicode(packages):
 @pytest.mark.parametrize("tested", COLOURS)
 def test_a_group_stays_together(packages, monkeypatch, tested):
     """All tones of one emoji, and all emoji of one picture, are in one split."""
-    pick = lambda names, labels, one_in: np.array([name.removesuffix("-FE0F") == tested for name in names])
+    pick = lambda names, labels, one_in: np.array(
+        [name.removesuffix("-FE0F") == tested for name in names]
+    )
     monkeypatch.setattr(emoji_module, "held_out", pick)
     if tested == "1F1E7-1F1FB":  # Bouvet Island, whose flag is that of Norway before it
         with pytest.raises(ValueError, match="holds no example"):
@@ -222,8 +243,12 @@ def test_building_the_embedded_set(packages, tmp_path, monkeypatch):
     full_test = load_dataset("emoji", "train", packages).captions
     monkeypatch.setattr(emoji_module, "EMBEDDED", tmp_path / "out")
     small = load_dataset("emoji", "train+test")
-    assert small.captions == [captions for captions in full.captions if "skin tone" not in captions[0]]
-    assert load_dataset("emoji", "train").captions == [c for c in full_test if "skin tone" not in c[0]]
+    assert small.captions == [
+        captions for captions in full.captions if "skin tone" not in captions[0]
+    ]
+    assert load_dataset("emoji", "train").captions == [
+        c for c in full_test if "skin tone" not in c[0]
+    ]
     for captions in small.captions:
         large = image_of(full, captions[0])
         halved = (large[::2, ::2] + large[1::2, ::2] + large[::2, 1::2] + large[1::2, 1::2]) / 4
@@ -231,5 +256,7 @@ def test_building_the_embedded_set(packages, tmp_path, monkeypatch):
 
 
 def test_no_package_says_how_to_get_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected .*emoji.json.*npm install emoji-datasource-google"):
+    with pytest.raises(
+        FileNotFoundError, match="expected .*emoji.json.*npm install emoji-datasource-google"
+    ):
         load_dataset("emoji", data_dir=tmp_path)

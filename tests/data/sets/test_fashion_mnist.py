@@ -41,7 +41,9 @@ def test_splits(files):
 def test_a_damaged_file_is_named(files, damage):
     path = files / "train-images-idx3-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match="train-images-idx3-ubyte.gz is damaged: .* Fetch it again"):
+    with pytest.raises(
+        ValueError, match="train-images-idx3-ubyte.gz is damaged: .* Fetch it again"
+    ):
         load_dataset("fashion_mnist", "train", files)
 
 

@@ -16,9 +16,9 @@ from genjax.data.images import decode
 def picture(seed, height=12, width=16):
     """A colourful gradient that survives JPEG."""
     y, x = np.mgrid[:height, :width]
-    return np.stack([x * 255 // width, y * 255 // height, np.full_like(x, seed * 37 % 256)], -1).astype(
-        np.uint8
-    )
+    return np.stack(
+        [x * 255 // width, y * 255 // height, np.full_like(x, seed * 37 % 256)], -1
+    ).astype(np.uint8)
 
 
 def save(path, pixels, **options):
@@ -43,13 +43,19 @@ def test_folders_are_classes(classes):
     assert train.image_shape == (12, 16, 3) and not train.skipped and not train.conversions
     seen = np.concatenate([split.source.arrays["image"] for split in (train, test)])
     expected = [picture(i) for i in (*range(20), *range(100, 110))]
-    assert sorted(image.tobytes() for image in seen) == sorted(image.tobytes() for image in expected)
-    for image, label in zip(train.source.arrays["image"], train.source.arrays["label"], strict=True):
+    assert sorted(image.tobytes() for image in seen) == sorted(
+        image.tobytes() for image in expected
+    )
+    for image, label in zip(
+        train.source.arrays["image"], train.source.arrays["label"], strict=True
+    ):
         assert any((image == picture(i + 100 * int(label))).all() for i in range(20))
 
 
 def test_adding_images_leaves_the_splits_as_they_are(classes):
-    paths = lambda: {image.tobytes() for image in load_dataset("folder", "test", classes).source[:]["image"]}
+    paths = lambda: {
+        image.tobytes() for image in load_dataset("folder", "test", classes).source[:]["image"]
+    }
     before = paths()
     save(classes / "cat/more.png", picture(50))
     assert len(before - paths()) <= 1
@@ -66,21 +72,38 @@ def test_subfolders_may_be_the_splits(tmp_path):
         ("test+train[:1]", [1, 2, 0]),
     ):
         dataset = load_dataset("folder", split, tmp_path)
-        assert dataset.source.arrays["label"].tolist() == labels and dataset.class_names == ("a", "b", "c")
+        assert dataset.source.arrays["label"].tolist() == labels and dataset.class_names == (
+            "a",
+            "b",
+            "c",
+        )
     with pytest.raises(ValueError, match="expected one of .'test', 'train', 'validation'"):
         load_dataset("folder", "valid", tmp_path)
-    save(tmp_path / "bus/x.png", picture(0))  # so that these are vehicles: bus, test, train, validation
-    assert load_dataset("folder", "train", tmp_path).class_names == ("bus", "test", "train", "validation")
+    save(
+        tmp_path / "bus/x.png", picture(0)
+    )  # so that these are vehicles: bus, test, train, validation
+    assert load_dataset("folder", "train", tmp_path).class_names == (
+        "bus",
+        "test",
+        "train",
+        "validation",
+    )
 
 
 def test_images_in_no_folder_have_no_class(tmp_path):
     for i in range(4):
         save(tmp_path / f"{i}.png", picture(i))
     dataset = load_dataset("folder", "train", tmp_path)
-    assert set(dataset.source[0]) == {"image"} and dataset.num_classes is None and len(dataset.source) == 4
+    assert (
+        set(dataset.source[0]) == {"image"}
+        and dataset.num_classes is None
+        and len(dataset.source) == 4
+    )
     save(tmp_path / "class/x.png", picture(9))
     dataset = load_dataset("folder", "train", tmp_path)
-    assert dataset.skipped == {f"{i}.png": "lies beside the folders of splits or classes" for i in range(4)}
+    assert dataset.skipped == {
+        f"{i}.png": "lies beside the folders of splits or classes" for i in range(4)
+    }
 
 
 @pytest.mark.parametrize("form", ["metadata.jsonl", "metadata.csv"])
@@ -98,7 +121,10 @@ def test_captions(tmp_path, form, place):
         else:
             file.writelines(json.dumps(row) + "\n" for row in rows)
     dataset = load_dataset("folder", "train", tmp_path)
-    assert dataset.captions == [("ein Süßes",), ("a red, round\nthing",)] and dataset.num_classes is None
+    assert (
+        dataset.captions == [("ein Süßes",), ("a red, round\nthing",)]
+        and dataset.num_classes is None
+    )
     np.testing.assert_array_equal(dataset.source.arrays["image"], [picture(1), picture(0)])
     assert dataset.skipped == {
         os.path.join(place, "gone.png"): "No such file or directory",
@@ -109,7 +135,9 @@ def test_captions(tmp_path, form, place):
 
 def test_captions_may_be_several(tmp_path):
     save(tmp_path / "x.png", picture(0))
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "x.png", "text": ["name", "synonym"]}\n\n')
+    (tmp_path / "metadata.jsonl").write_text(
+        '{"file_name": "x.png", "text": ["name", "synonym"]}\n\n'
+    )
     assert load_dataset("folder", "train", tmp_path).captions == [("name", "synonym")]
 
 
@@ -118,7 +146,10 @@ def test_captions_may_be_several(tmp_path):
     [
         ("metadata.jsonl", '{"file_name": "x.png", "text": "good"}\n{"file_name": "x.png"}'),
         ("metadata.jsonl", '{"file_name": "x.png", "text": "good"}\n{"file_name": '),
-        ("metadata.jsonl", '{"file_name": "x.png", "text": "good"}\n{"file_name": "x.png", "text": null}'),
+        (
+            "metadata.jsonl",
+            '{"file_name": "x.png", "text": "good"}\n{"file_name": "x.png", "text": null}',
+        ),
         ("metadata.csv", "file_name,text\nx.png,good\nx.png\n"),
         ("metadata.csv", "file,text\nx.png,good\nx.png,good\n"),
     ],
@@ -127,7 +158,9 @@ def test_malformed_captions(tmp_path, name, content):
     save(tmp_path / "x.png", picture(0))
     (tmp_path / name).write_text(content)
     row = 1 if content.startswith("file,") else 2
-    with pytest.raises(ValueError, match=f"row {row} of .*{name}: expected a file_name and a text, got"):
+    with pytest.raises(
+        ValueError, match=f"row {row} of .*{name}: expected a file_name and a text, got"
+    ):
         load_dataset("folder", "train", tmp_path)
 
 
@@ -161,13 +194,17 @@ def test_files_that_cannot_be_read_are_named(tmp_path, caplog):
     }
     assert set(dataset.skipped) == {os.path.join("train", name) for name in reasons}
     assert all(reason and str(tmp_path) not in reason for reason in dataset.skipped.values())
-    assert all(reasons[os.path.basename(path)] in reason for path, reason in dataset.skipped.items())
+    assert all(
+        reasons[os.path.basename(path)] in reason for path, reason in dataset.skipped.items()
+    )
     assert "folder (train): skipped 7 of 9 files: " in caplog.text and "; …" in caplog.text
 
 
 def test_a_folder_of_nothing_but_damage(tmp_path):
     (tmp_path / "x.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="none of 1 files in .* can be read: x.png .cannot identify"):
+    with pytest.raises(
+        ValueError, match="none of 1 files in .* can be read: x.png .cannot identify"
+    ):
         load_dataset("folder", "train", tmp_path)
 
 
@@ -199,7 +236,9 @@ def test_a_file_that_is_damaged_later_is_named(classes):
     assert isinstance(dataset.source, OnDisk)
     for path in classes.rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(RuntimeError, match=r"cat/\d+.png could be read when the dataset was opened"):
+    with pytest.raises(
+        RuntimeError, match=r"cat/\d+.png could be read when the dataset was opened"
+    ):
         dataset.source[:]
 
 
@@ -284,15 +323,32 @@ CASES = {  # name: (image or file, options of saving, expected RGB, colours befo
     "grey.png": (Image.fromarray(GREY), {}, repeated(GREY), "L"),
     "bits.png": (Image.fromarray(GREY > 100), {}, repeated(255 * (GREY > 100)), "1"),
     "palette.png": (palette(), {}, COLOUR, "P"),
-    "palette_alpha.png": (palette(), {"transparency": ALPHA.tobytes()}, over_white(COLOUR), "P", WHITE),
+    "palette_alpha.png": (
+        palette(),
+        {"transparency": ALPHA.tobytes()},
+        over_white(COLOUR),
+        "P",
+        WHITE,
+    ),
     "rgba.png": (RGBA, {}, over_white(COLOUR), "RGB", WHITE),
     "grey_alpha.png": (LA, {}, over_white(repeated(GREY)), "L", WHITE),
     "deep.png": (DEEP, {}, repeated(GREY), "L", UPPER),
     "deep.tif": (DEEP, {}, repeated(GREY), "L", UPPER),
     "deep_rgb.png": (deep_colours(), {}, COLOUR, "RGB", UPPER),
     "cmyk.tif": (CMYK, {}, COLOUR, "CMYK"),
-    "turned.png": (RGB, {"exif": turned_clockwise()}, np.rot90(COLOUR, -1), "RGB", "turned as EXIF says"),
-    "frames.png": (RGB, {"save_all": True, "append_images": [CMYK.convert("RGB").rotate(180)]}, COLOUR, "RGB")
+    "turned.png": (
+        RGB,
+        {"exif": turned_clockwise()},
+        np.rot90(COLOUR, -1),
+        "RGB",
+        "turned as EXIF says",
+    ),
+    "frames.png": (
+        RGB,
+        {"save_all": True, "append_images": [CMYK.convert("RGB").rotate(180)]},
+        COLOUR,
+        "RGB",
+    )
     + ("first of several frames",),
 }
 
@@ -309,7 +365,9 @@ def test_conversions_are_defined_and_counted(tmp_path, name):
         assert kinds == (*others, *([] if mode == wanted else [f"{mode} to {wanted}"]))
         assert pixels.dtype == np.uint8
         expected = rgb if channels == 3 else (rgb @ LUMA)[..., None]
-        np.testing.assert_allclose(pixels, expected, atol=1.01)  # one level, by rounding once or twice
+        np.testing.assert_allclose(
+            pixels, expected, atol=1.01
+        )  # one level, by rounding once or twice
         dataset = load_folder("train", tmp_path, channels=channels)
         assert dataset.conversions == dict.fromkeys(kinds, 1)
         np.testing.assert_array_equal(dataset.source[0]["image"], pixels)
@@ -343,7 +401,12 @@ def test_links_neither_hang_nor_multiply(classes, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     save(elsewhere / "more/x.png", picture(200))
     (elsewhere / "up").symlink_to(classes)
-    for name, target in (("cat/loop", classes), ("cat/self", "self"), ("ant", "dog"), ("far", elsewhere)):
+    for name, target in (
+        ("cat/loop", classes),
+        ("cat/self", "self"),
+        ("ant", "dog"),
+        ("far", elsewhere),
+    ):
         (classes / name).symlink_to(target)
     (classes / "cat/round.png").symlink_to("round.png")
     dataset = load_dataset("folder", "train+test", classes)
@@ -396,7 +459,9 @@ def test_more_pixels_than_memory_are_named_and_not_decoded(tmp_path):
     """Of these 67 million pixels there is only the header."""
     save(tmp_path / "x.png", picture(0))
     chunk = struct.pack(">IIBBBBB", 8192, 8193, 8, 2, 0, 0, 0)
-    header = struct.pack(">I", 13) + b"IHDR" + chunk + struct.pack(">I", zlib.crc32(b"IHDR" + chunk))
+    header = (
+        struct.pack(">I", 13) + b"IHDR" + chunk + struct.pack(">I", zlib.crc32(b"IHDR" + chunk))
+    )
     data = struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
     (tmp_path / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + data)
     dataset = load_dataset("folder", "train+test", tmp_path)

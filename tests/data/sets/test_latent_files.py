@@ -5,7 +5,13 @@ import pytest
 
 from genjax.data import Batches, load_dataset
 from genjax.data.sets import latents as module
-from genjax.data.sets.latents import part_paths, raw_latents, write_captions, write_latents, write_summary
+from genjax.data.sets.latents import (
+    part_paths,
+    raw_latents,
+    write_captions,
+    write_latents,
+    write_summary,
+)
 
 SHAPE, COUNT = (2, 3, 4), 10
 
@@ -60,10 +66,14 @@ def test_what_was_written_comes_back_standardized(tmp_path, latents, preload_byt
     for split, written in (("train", latents), ("test", -latents), ("train[3:5]", latents[3:5])):
         dataset = load_dataset("latents", split, tmp_path, preload_bytes=preload_bytes)
         read = dataset.source[:]
-        np.testing.assert_allclose(read["image"], (written - mean) / deviation, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(
+            read["image"], (written - mean) / deviation, rtol=1e-6, atol=1e-6
+        )
         assert dataset.image_shape == SHAPE and dataset.num_classes == 5
     assert load_dataset("latents", "test", tmp_path).source[7]["label"] == 7 % 5
-    np.testing.assert_array_equal(np.concatenate(list(raw_latents(tmp_path, "train", COUNT, SHAPE))), latents)
+    np.testing.assert_array_equal(
+        np.concatenate(list(raw_latents(tmp_path, "train", COUNT, SHAPE))), latents
+    )
     batch = Batches(load_dataset("latents", "train", tmp_path), 3, 0, image_shape=SHAPE)[0]
     assert batch["image"].dtype == np.float32 and batch["image"].shape == (3, *SHAPE)
 
@@ -72,7 +82,9 @@ def test_captions_go_with_their_latents(tmp_path, latents):
     write(tmp_path, latents)
     summarize(tmp_path, latents)
     assert load_dataset("latents", "train", tmp_path).captions is None
-    texts = {split: [(f"{split} {i}", "“é”\n") for i in range(COUNT)] for split in ("train", "test")}
+    texts = {
+        split: [(f"{split} {i}", "“é”\n") for i in range(COUNT)] for split in ("train", "test")
+    }
     for split, captions in texts.items():
         write_captions(tmp_path, split, captions)
     for split in ("train", "test"):

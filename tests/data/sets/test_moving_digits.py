@@ -57,7 +57,9 @@ def shapes(data_dir):
     """By split and by what is not black of a digit, where in its 16×16 pixels that is."""
     found = {}
     for split in ("train", "test"):
-        digits = load_dataset("digits", split, data_dir).source.arrays["image"].repeat(2, 1).repeat(2, 2)
+        digits = (
+            load_dataset("digits", split, data_dir).source.arrays["image"].repeat(2, 1).repeat(2, 2)
+        )
         found[split] = {cut(digit).tobytes(): box(digit)[:2] for digit in digits}
     return found
 
@@ -74,19 +76,26 @@ def test_they_go_straight_and_bounce(clips, shapes):
     """Along each side steps are equal, but for rounding, and turn only where the digit reaches a border."""
     room, turns, speeds = SIDE - DIGIT_SIDE, 0, []
     for video in filter(shows_one, clips):
-        path = np.array([box(frame)[:2] for frame in video]) - shapes["train"][cut(video[0]).tobytes()]
+        path = (
+            np.array([box(frame)[:2] for frame in video]) - shapes["train"][cut(video[0]).tobytes()]
+        )
         assert path.min() >= 0 and path.max() <= room
         lengths = []
         for places in path.T:
             steps = np.diff(places)
             assert np.abs(steps).max() <= SPEEDS[1]
             near = (
-                (places[:-1] <= 3) | (places[:-1] >= room - 3) | (places[1:] <= 3) | (places[1:] >= room - 3)
+                (places[:-1] <= 3)
+                | (places[:-1] >= room - 3)
+                | (places[1:] <= 3)
+                | (places[1:] >= room - 3)
             )
             free = steps[~near]
             turned = np.flatnonzero(np.sign(steps[1:]) * np.sign(steps[:-1]) < 0) + 1
             turns += len(turned)
-            assert np.all((places[turned] <= 3) | (places[turned] >= room - 3))  # a step is 3 at most
+            assert np.all(
+                (places[turned] <= 3) | (places[turned] >= room - 3)
+            )  # a step is 3 at most
             if len(free):
                 assert np.ptp(np.abs(free)) <= 1
                 lengths.append(np.abs(free).mean())
@@ -115,9 +124,18 @@ def test_batches_know_the_shape_of_videos():
     assert dataset.image_shape == (17, 32, 32, 1) and isinstance(dataset.source, InMemory)
     batch = Batches(dataset, 4, seed=0, image_shape=(17, 32, 32, 1))[3]
     assert set(batch) == {"video"} and batch["video"].shape == (4, 17, 32, 32, 1)
-    with pytest.raises(ValueError, match=r"shape \(17, 32, 32, 1\), the network takes \(32, 32, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"shape \(17, 32, 32, 1\), the network takes \(32, 32, 1\)"
+    ):
         Batches(dataset, 4, seed=0, image_shape=(32, 32, 1))
     first = lambda example, generator: {"video": example["video"][:5]}
-    assert Batches(dataset, 4, seed=0, transform=first, image_shape=(5, 32, 32, 1))[0]["video"].shape[1] == 5
-    with pytest.raises(ValueError, match=r"shape \(5, 32, 32, 1\), the network takes \(17, 32, 32, 1\)"):
+    assert (
+        Batches(dataset, 4, seed=0, transform=first, image_shape=(5, 32, 32, 1))[0]["video"].shape[
+            1
+        ]
+        == 5
+    )
+    with pytest.raises(
+        ValueError, match=r"shape \(5, 32, 32, 1\), the network takes \(17, 32, 32, 1\)"
+    ):
         Batches(dataset, 4, seed=0, transform=first, image_shape=(17, 32, 32, 1))

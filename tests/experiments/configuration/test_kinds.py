@@ -16,7 +16,9 @@ def test_fields_with_names_are_objects_of_the_same_kind():
             shift=3.0,
             base=dict(
                 name="VariancePreservingTable",
-                betas=dict(name="zero_terminal_snr", betas=dict(name="scaled_linear_betas", num_steps=100)),
+                betas=dict(
+                    name="zero_terminal_snr", betas=dict(name="scaled_linear_betas", num_steps=100)
+                ),
                 domain=(0.02, 1.0),
             ),
         )

@@ -16,7 +16,10 @@ from experiments.configuration.numbers import check_numbers
             "generator.learning_rate is inf; it must be finite",
         ),
         ({"seed": -1}, "config.seed is -1; it must be at least 0"),
-        ({"sampling.seed": 2**32}, "config.sampling.seed is 4294967296; it must be below 4294967296"),
+        (
+            {"sampling.seed": 2**32},
+            "config.sampling.seed is 4294967296; it must be below 4294967296",
+        ),
         ({"checkpoint.every": -5}, "config.checkpoint.every is -5; it must be at least 0"),
         ({"checkpoint.keep": 0}, "config.checkpoint.keep is 0; it must be at least 1"),
         ({"num_steps": 0}, "config.num_steps is 0; it must be at least 1"),

@@ -12,7 +12,10 @@ from genjax.training.workdir import Config
 
 def recorded(process, target):
     return Config(
-        space=Config(name="Pixels"), process=process, target=target, weighting=Config(name="uniform")
+        space=Config(name="Pixels"),
+        process=process,
+        target=target,
+        weighting=Config(name="uniform"),
     )
 
 
@@ -21,8 +24,12 @@ def test_a_data_deviation_of_a_process_becomes_its_preconditioning():
     process = kinds.PROCESS.bind(upgrade(config).process, "process")
     assert process == EDM(preconditioning=EDMPreconditioning(data_deviation=0.7))
     shifted = Config(name="Shifted", shift=2.0, base=Config(name="EDM", data_deviation=0.7))
-    process = kinds.PROCESS.bind(upgrade(recorded(shifted, Config(name="clean"))).process, "process")
-    assert process == Shifted(base=EDM(preconditioning=EDMPreconditioning(data_deviation=0.7)), shift=2.0)
+    process = kinds.PROCESS.bind(
+        upgrade(recorded(shifted, Config(name="clean"))).process, "process"
+    )
+    assert process == Shifted(
+        base=EDM(preconditioning=EDMPreconditioning(data_deviation=0.7)), shift=2.0
+    )
 
 
 @pytest.mark.parametrize("told, deviation", [({}, 0.5), ({"data_deviation": 0.6}, 0.6)])
@@ -44,7 +51,9 @@ def test_a_run_whose_deviation_has_changed_is_refused_until_it_says_which(field)
     for each in (process, Config(name="Shifted", shift=2.0, base=process)):
         config = recorded(each, Config(name="clean"))
         config[field] = Config(name="edm")
-        with pytest.raises(ValueError, match=rf"config\.{field} is edm of VarianceExploding .* add it"):
+        with pytest.raises(
+            ValueError, match=rf"config\.{field} is edm of VarianceExploding .* add it"
+        ):
             upgrade(config)
         config[field].data_deviation = 0.5
         assert upgrade(config) is config

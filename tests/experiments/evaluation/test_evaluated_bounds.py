@@ -52,7 +52,9 @@ def evaluated(blind):
     lower = np.where(HELD_OUT < -0.99, -np.inf, (HELD_OUT - 1 / 16 - mean) / scale)
     # of the upper tail where that is the smaller one
     mass = np.where(
-        lower > 0, logistic.sf(lower) - logistic.sf(upper), logistic.cdf(upper) - logistic.cdf(lower)
+        lower > 0,
+        logistic.sf(lower) - logistic.sf(upper),
+        logistic.cdf(upper) - logistic.cdf(lower),
     )
     return report, np.log(mass).sum((1, 2, 3)), task
 
@@ -70,7 +72,9 @@ def test_where_latents_say_nothing_both_bounds_are_the_likelihood():
 
 def test_a_collapsed_posterior_is_reported(tmp_path):
     report, _, task = evaluated(blind=True)
-    (tmp_path / "metrics.jsonl").write_text('{"step": 3.0, "loss": 200.0, "steps_per_second": 1.0}\n')
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 3.0, "loss": 200.0, "steps_per_second": 1.0}\n'
+    )
     figures, pictures = split_pictures(report)
     assert pictures.keys() == {"reconstructions"}
     expected = ["Posterior collapse: 0 of 4 latents depend on the images."]

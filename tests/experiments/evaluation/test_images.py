@@ -76,7 +76,9 @@ def report_of(monkeypatch):
 def test_large_sets_are_cut_and_the_report_says_to_what(report_of):
     splits = dict(train=striped(900, seed=0), test=striped(300, seed=1))
     right = striped(80, seed=2)
-    samples = right["image"][np.argsort(np.arange(80) % 20 * 4 + right["label"])]  # labels 0, 1, 2, 3, 0, …
+    samples = right["image"][
+        np.argsort(np.arange(80) % 20 * 4 + right["label"])
+    ]  # labels 0, 1, 2, 3, 0, …
     report = report_of(splits, samples, 4, TRAIN_IMAGES=700, CLASSIFIER_IMAGES=60)
     expected = dict(
         num_samples=80,
@@ -110,7 +112,11 @@ def test_digits_are_used_whole(report_of):
     splits = {split: load_dataset("digits", split).source.arrays for split in ("train", "test")}
     report = report_of(splits, splits["train"]["image"][:1000], 10)
     expected = dict(
-        samples_per_distance=360, groups=2, groups_train=3, train_images=1437, classifier_images=1437
+        samples_per_distance=360,
+        groups=2,
+        groups_train=3,
+        train_images=1437,
+        classifier_images=1437,
     )
     assert {name: report[name] for name in expected} == expected
     assert report["frechet_distance_train"] == pytest.approx(0.7176, abs=5e-5)
@@ -144,10 +150,14 @@ def test_labels_as_in_training(report_of):
     """Of a set with nine images of class 0 to one of class 1, nine samples in ten are asked to be of class 0."""
     train = striped(400, seed=0, num_classes=2)
     unequal = np.r_[0:180, 200:220]  # the first half is class 0
-    splits = dict(train={k: a[unequal] for k, a in train.items()}, test=striped(60, seed=1, num_classes=2))
+    splits = dict(
+        train={k: a[unequal] for k, a in train.items()}, test=striped(60, seed=1, num_classes=2)
+    )
     zeros = striped(200, seed=2, num_classes=2)["image"][:100]
     # Samples that are all of class 0 are right as often as class 0 is asked for; 0.9 ± 3·√(0.9·0.1/100).
-    assert report_of(splits, zeros, 2, labels="training")["class_accuracy"] == pytest.approx(0.9, abs=0.09)
+    assert report_of(splits, zeros, 2, labels="training")["class_accuracy"] == pytest.approx(
+        0.9, abs=0.09
+    )
     assert report_of(splits, zeros, 2)["class_accuracy"] == 0.5
     with pytest.raises(ValueError, match="take one of balanced, training"):
         report_of(splits, zeros, 2, labels="uniform")
@@ -156,5 +166,8 @@ def test_labels_as_in_training(report_of):
 def test_files_left_out_or_converted_are_reported_of_both_splits(report_of):
     splits = dict(train=striped(80, seed=0), test=striped(40, seed=1))
     report = report_of(splits, striped(40, seed=2)["image"], 4)
-    assert report["skipped_files"] == {"train/broken.png": "truncated", "test/broken.png": "truncated"}
+    assert report["skipped_files"] == {
+        "train/broken.png": "truncated",
+        "test/broken.png": "truncated",
+    }
     assert report["converted_files"] == {"grayscale": len("train") + len("test")}

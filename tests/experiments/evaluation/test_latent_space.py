@@ -17,7 +17,10 @@ from tests.experiments.launching import run as run_command
 def styles(images=lambda w, labels: w):
     """A space whose latents, of 4 styles of 3, are drawn as normal numbers."""
     return latent_space.Space(
-        "w_plus", images, lambda key, labels: jax.random.normal(key, (len(labels), 4, 3)), adversarial.lerp
+        "w_plus",
+        images,
+        lambda key, labels: jax.random.normal(key, (len(labels), 4, 3)),
+        adversarial.lerp,
     )
 
 
@@ -45,12 +48,16 @@ def test_directions_go_through_the_image_itself():
         jnp.eye(3), jnp.array([1, 3, 2]), axis=1
     )  # columns count alike: 1, 3 and 2 of each coordinate
     variables = {"params": {"layer": {"affine": {"kernel": kernel}}}}
-    along, values = latent_space.directions(styles(), variables, jax.random.key(0), jnp.zeros(1, int), 2)
+    along, values = latent_space.directions(
+        styles(), variables, jax.random.key(0), jnp.zeros(1, int), 2
+    )
     np.testing.assert_allclose(values, [3, 2], rtol=1e-6)
     # The second coordinate counts most, then the third; a direction's sign is free.
     steps = np.abs(np.diff(along[:, :, 0], axis=1))
     # Each is a deviation of 256 normal numbers, whose own deviation is 1/√512.
-    np.testing.assert_allclose(steps, np.broadcast_to([[[0, 1, 0]], [[0, 0, 1]]], (2, 6, 3)), atol=0.2)
+    np.testing.assert_allclose(
+        steps, np.broadcast_to([[[0, 1, 0]], [[0, 0, 1]]], (2, 6, 3)), atol=0.2
+    )
     np.testing.assert_allclose(steps[:, :1] + 0 * steps, steps, atol=1e-5)
     np.testing.assert_allclose(along[0, 3], along[1, 3])
 
@@ -60,7 +67,11 @@ def test_inversion_finds_the_least_squares_of_a_linear_generator():
     matrix, images = random.standard_normal((12, 30)), random.standard_normal((2, 30))
     space = styles(lambda w, labels: w.reshape(-1, 12) @ matrix.astype(np.float32))
     found, distances = latent_space.inversion(
-        space, jax.random.key(0), jnp.asarray(images, jnp.float32), jnp.zeros(2, int), num_steps=2000
+        space,
+        jax.random.key(0),
+        jnp.asarray(images, jnp.float32),
+        jnp.zeros(2, int),
+        num_steps=2000,
     )
     best = images @ np.linalg.pinv(matrix) @ matrix
     np.testing.assert_allclose(found, best, atol=2e-3)
@@ -77,7 +88,9 @@ def test_inversion_by_lpips_too_comes_nearer_by_it():
     space = styles(lambda w, labels: (w.reshape(-1, 12) @ matrix).reshape(-1, 16, 16, 1))
     invert = jax.jit(
         functools.partial(latent_space.inversion, space, num_steps=60),
-        compiler_options={"xla_backend_optimization_level": 3},  # a fifth of the time, compilation included
+        compiler_options={
+            "xla_backend_optimization_level": 3
+        },  # a fifth of the time, compilation included
     )
     perceptual = latent_space.lpips_variables((16, 16, 1))
     (pixels_alone, least), (_, both) = (
@@ -93,14 +106,27 @@ def test_the_program(tmp_path, small_run):
     """Of a StyleGAN2 of one step. What has no latents is refused."""
     run, size = tmp_path / "run", dict(channel_base=64, channel_max=16, mapping_layers=1)
     flags = [
-        f"--config.model.{net}.{k}={v}" for net in ("generator", "discriminator") for k, v in size.items()
+        f"--config.model.{net}.{k}={v}"
+        for net in ("generator", "discriminator")
+        for k, v in size.items()
     ]
-    flags += ["--config.num_steps=1", "--config.batch_size=32", "--config.evaluation.num_samples=40"]
+    flags += [
+        "--config.num_steps=1",
+        "--config.batch_size=32",
+        "--config.evaluation.num_samples=40",
+    ]
     flags += ["--config.regularizers.r1.every=2", "--config.regularizers.r2.every=2"]
-    result = run_command("train", "--config=configs/digits_gan.py:stylegan2", f"--workdir={run}", *flags)
+    result = run_command(
+        "train", "--config=configs/digits_gan.py:stylegan2", f"--workdir={run}", *flags
+    )
     assert result.returncode == 0, result.stderr
     result = run_command(
-        "latents", f"--workdir={run}", "--count=3", "--inversion_steps=5", "--pairs=20", "--truncation=0.7"
+        "latents",
+        f"--workdir={run}",
+        "--count=3",
+        "--inversion_steps=5",
+        "--pairs=20",
+        "--truncation=0.7",
     )
     assert result.returncode == 0, result.stderr
     folder = run / "latents"

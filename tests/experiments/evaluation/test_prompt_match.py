@@ -27,5 +27,7 @@ def test_the_scorer_knows_real_pairs(tmp_path, monkeypatch):
 def test_networks_without_prompts_are_not_scored_by_them():
     config = digits_flow.get_config()
     config.evaluation.measures.prompts = "PromptMatch"
-    with pytest.raises(ValueError, match="PromptMatch, which is of networks told prompts; .* is Classes"):
+    with pytest.raises(
+        ValueError, match="PromptMatch, which is of networks told prompts; .* is Classes"
+    ):
         Experiment.from_config(config)

@@ -94,7 +94,9 @@ def test_the_prompt_and_not_its_padding_reaches_the_network(choice):
     params, random = perturbed(task), np.random.default_rng(0)
     x, t = jnp.asarray(random.standard_normal((1, 32, 32, 3), np.float32)), jnp.array([0.6])
     network = jax.jit(lambda text: task.network.apply({"params": params}, x, t, text))
-    apple, heart = (jax.tree.map(lambda a, i=i: jnp.asarray(a[i : i + 1]), frozen["prompts"]) for i in (3, 1))
+    apple, heart = (
+        jax.tree.map(lambda a, i=i: jnp.asarray(a[i : i + 1]), frozen["prompts"]) for i in (3, 1)
+    )
     padded = apple.replace(tokens=jnp.where(apple.mask[..., None], apple.tokens, 7.0))
     assert not np.array_equal(padded.tokens, apple.tokens)
     np.testing.assert_array_equal(network(padded), network(apple))
@@ -114,7 +116,8 @@ def test_a_dropped_condition_is_the_empty_prompt(dataset):
     batch = Batches(dataset, 4, 0, transform=task.condition.transform(dataset))[0]
     loss = jax.jit(lambda batch, frozen: task.update(state, batch, key, frozen)[1]["loss"])
     empty = {
-        name: np.repeat(getattr(frozen["empty"], name)[None], 4, 0) for name in ("tokens", "pooled", "mask")
+        name: np.repeat(getattr(frozen["empty"], name)[None], 4, 0)
+        for name in ("tokens", "pooled", "mask")
     }
     assert loss(batch | empty, frozen) == loss(batch, frozen)
     apple = jax.tree.map(lambda a: a[3], frozen["prompts"])
@@ -146,7 +149,9 @@ def letters(length):
     """A text encoder: a state of a prompt is the code of a letter, `pooled` their sum."""
 
     def encode(prompts):
-        codes = np.array([[ord(letter) for letter in prompt[:length].ljust(length)] for prompt in prompts])
+        codes = np.array(
+            [[ord(letter) for letter in prompt[:length].ljust(length)] for prompt in prompts]
+        )
         tokens = codes[..., None].astype(np.float32)
         return Text(tokens, tokens.sum(1), np.ones(codes.shape, bool))
 

@@ -55,11 +55,15 @@ def test_images_without_labels_are_one_class(tmp_path):
     assert set(batch) == {"image"}
     state = jax.jit(task.init)(jax.random.key(0))
     _, metrics = jax.jit(task.update)(state, batch, jax.random.key(0))
-    _, expected = jax.jit(task.update)(state, batch | {"label": np.zeros(8, np.int32)}, jax.random.key(0))
+    _, expected = jax.jit(task.update)(
+        state, batch | {"label": np.zeros(8, np.int32)}, jax.random.key(0)
+    )
     assert np.isfinite(metrics["loss"]) and metrics["loss"] == expected["loss"]
 
 
-@pytest.mark.parametrize("condition", [dict(name="Classes", num_classes=1), dict(name="Unconditional")])
+@pytest.mark.parametrize(
+    "condition", [dict(name="Classes", num_classes=1), dict(name="Unconditional")]
+)
 def test_a_gan_takes_images_without_labels(tmp_path, condition):
     folder_of(tmp_path, [(8, 8)])
     config = config_of(tmp_path, 1, digits_gan)
@@ -75,7 +79,9 @@ def test_images_of_another_shape(tmp_path):
     folder_of(tmp_path, [(8, 8)], "ab")
     config = config_of(tmp_path, num_classes=2)
     config.data.image_shape = (8, 8, 1)
-    message = r"shape \(8, 8, 3\), the network takes \(8, 8, 1\): set --config.data.image_shape=8,8,3,"
+    message = (
+        r"shape \(8, 8, 3\), the network takes \(8, 8, 1\): set --config.data.image_shape=8,8,3,"
+    )
     with pytest.raises(ValueError, match=message):
         batches_of(config)
 
@@ -83,7 +89,9 @@ def test_images_of_another_shape(tmp_path):
 def test_images_that_vary_in_size_are_resized_when_asked_to(tmp_path):
     folder_of(tmp_path, [(8, 8), (20, 12), (12, 20)], "ab")
     config = config_of(tmp_path, num_classes=2)
-    with pytest.raises(ValueError, match="folder .train. vary in size.*set --config.data.resize=True"):
+    with pytest.raises(
+        ValueError, match="folder .train. vary in size.*set --config.data.resize=True"
+    ):
         batches_of(config)
     config.data.resize = True
     assert batches_of(config)[0]["image"].shape == (8, 8, 8, 3)

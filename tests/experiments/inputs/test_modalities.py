@@ -44,7 +44,9 @@ class LastFrame(nn.Module):
 
 
 def small(name, feature, shape, **fields):
-    config = base.diffusion(name, 1, name=f"{__name__}.load_{name}", feature=feature, image_shape=shape)
+    config = base.diffusion(
+        name, 1, name=f"{__name__}.load_{name}", feature=feature, image_shape=shape
+    )
     config.batch_size, config.num_steps = 4, 10
     config.averages.ema.steps = 1.0
     config.sampling.update(num_steps=2, per_class=2, guidance_scale=1.0)
@@ -72,7 +74,9 @@ def test_sound_is_trained_on_sampled_and_drawn():
     beyond = space.to_data(jnp.array([[1.0], [2.0], [-2.0]]))
     np.testing.assert_array_equal(beyond[:, 0], [2**15 - 1, 2**15 - 1, -(2**15)])
     labels = jnp.zeros(3, int)
-    samples = jax.jit(task.generate)(state, key, labels, labels, *task.sampling_inputs(config.sampling))
+    samples = jax.jit(task.generate)(
+        state, key, labels, labels, *task.sampling_inputs(config.sampling)
+    )
     assert samples.shape == (3, 64, 1)
     drawn = space.picture(np.asarray(space.to_data(samples)), 2)
     assert drawn.size == (440, 176)  # two columns of 2 inches and two rows of 0.8, at 110 dots
@@ -100,7 +104,11 @@ def test_frames_of_the_clip_itself_condition_the_network(flip):
 
     held_out = to_float(load_clips("test", None).source[:3]["video"])
     labels = jnp.array([2, 0])
-    samples = jax.jit(task.generate)(state, key, labels, labels, *task.sampling_inputs(config.sampling))
+    samples = jax.jit(task.generate)(
+        state, key, labels, labels, *task.sampling_inputs(config.sampling)
+    )
     # Euler's last step ends in the prediction.
-    np.testing.assert_allclose(samples, np.broadcast_to(held_out[[2, 0], 1:2], samples.shape), atol=1e-5)
+    np.testing.assert_allclose(
+        samples, np.broadcast_to(held_out[[2, 0], 1:2], samples.shape), atol=1e-5
+    )
     assert not np.any(task.condition.null(frozen))

@@ -20,7 +20,8 @@ def save_small(module, folder):
     """Save a network with random weights in its published form; return its variables."""
     random = np.random.default_rng(0)
     draw = lambda a: (
-        np.prod(a.shape[:-1]).astype(np.float32) ** -0.5 * random.standard_normal(a.shape, np.float32)
+        np.prod(a.shape[:-1]).astype(np.float32) ** -0.5
+        * random.standard_normal(a.shape, np.float32)
     )
     shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 8, 12, 3), np.float32))
     variables = jax.tree.map(draw, shapes)
@@ -40,7 +41,9 @@ def test_tokens_are_the_nearest_codes_and_decode_to_the_reconstruction(tmp_path)
     images = jnp.asarray(np.random.default_rng(1).integers(0, 256, (2, 8, 12, 3), np.uint8))
     codes = jax.jit(space.encode)(images, frozen)
     latents = module.apply(variables, to_float(images), method="encode")
-    codebook = module.apply(variables, jnp.arange(16), method=lambda self, i: self.quantizer.lookup(i))
+    codebook = module.apply(
+        variables, jnp.arange(16), method=lambda self, i: self.quantizer.lookup(i)
+    )
     distances = np.square(np.asarray(latents)[..., None, :] - codebook).sum(-1)
     np.testing.assert_array_equal(codes, distances.argmin(-1))
     assert codes.dtype == np.int32 and len(np.unique(codes)) > 4

@@ -21,7 +21,9 @@ def test_what_was_found_is_found_under_the_same_config_alone(tmp_path):
     assert again.find(40, "samples") == {"fid": 3.5, "name": "samples"}
     assert again.find(40, "bounds") == {"fid": 3.5, "name": "bounds"}
     assert again.find(50, "samples") is None and again.find(40, "codes") is None
-    another = Findings(path, config(measures={"samples": {"name": "Samples", "k": 5}, "bounds": "Bounds"}))
+    another = Findings(
+        path, config(measures={"samples": {"name": "Samples", "k": 5}, "bounds": "Bounds"})
+    )
     assert another.find(40, "samples") is None and another.find(40, "bounds")
     assert Findings(path, config(num_samples=20)).find(40, "bounds") is None
     again.add(50, "samples", {})

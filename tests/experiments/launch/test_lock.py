@@ -54,7 +54,10 @@ def test_a_second_start_says_who_trains_there_until_that_one_is_dead(tmp_path):
         before = (tmp_path / "lock.json").read_bytes()
         result = run("train", *SMALL, f"--workdir={tmp_path}")
         assert result.returncode == 1 and "Traceback" not in result.stderr
-        assert f"is in use by process {process.pid} on {os.uname().nodename}, since 20" in result.stderr
+        assert (
+            f"is in use by process {process.pid} on {os.uname().nodename}, since 20"
+            in result.stderr
+        )
         assert [path.name for path in tmp_path.iterdir()] == ["lock.json"]
         assert (tmp_path / "lock.json").read_bytes() == before and process.poll() is None
         process.kill()
@@ -117,7 +120,9 @@ def test_a_claim_of_a_dead_process_ends_by_its_silence_alone(tmp_path, sleeps):
     (tmp_path / "lock.claim").touch()
     os.utime(tmp_path / "lock.claim", (2**33, 2**33))
     waits = []
-    sleeps.append(lambda now: waits.append(now) or now < 100 or pytest.fail("the claim is never given up"))
+    sleeps.append(
+        lambda now: waits.append(now) or now < 100 or pytest.fail("the claim is never given up")
+    )
     with FolderLock(tmp_path):
         assert not (tmp_path / "lock.claim").exists() and waits[-1] > lock.SILENCE_SECONDS - 1
 

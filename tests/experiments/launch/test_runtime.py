@@ -25,7 +25,9 @@ def test_help_explains_every_flag(name):
 
 def test_ctrl_c_ends_without_a_traceback_even_while_modules_are_imported():
     command = [sys.executable, "-X", "importtime", "-m", "experiments.train", "--help"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     while "jax._src" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
@@ -36,7 +38,12 @@ def test_ctrl_c_ends_without_a_traceback_even_while_modules_are_imported():
 def test_a_process_alone_ends_with_one_message(tmp_path):
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]  # free once it is closed
-    flags = [f"--coordinator=localhost:{port}", "--num_processes=2", "--process_id=1", "--join_seconds=1"]
+    flags = [
+        f"--coordinator=localhost:{port}",
+        "--num_processes=2",
+        "--process_id=1",
+        "--join_seconds=1",
+    ]
     result = run_alone("train", *SMALL, f"--workdir={tmp_path}", *flags)
     assert result.returncode == 1
     message = result.stderr.partition("error: not all processes have met within 1 seconds: ")[2]
@@ -57,7 +64,10 @@ def test_what_was_compiled_is_kept_for_the_next_program(small_run, tmp_path):
         flags = [f"--workdir={small_run[0]}", f"--out={tmp_path}/a.png", *flags]
         result = run_alone("sample", *flags, **environment)
         assert result.returncode == 0, result.stderr
-        return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("genjax/compilations/*-cache")}
+        return {
+            path.name: path.stat().st_mtime_ns
+            for path in tmp_path.glob("genjax/compilations/*-cache")
+        }
 
     first = kept_after("--count=1")
     assert any(name.startswith("jit_generate") for name in first)

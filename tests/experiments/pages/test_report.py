@@ -39,12 +39,16 @@ REPORT = dict(
 def make_run(folder, report=REPORT, learning_rate=1e-3, steps=300, num_pictures=3):
     """The folder of a run as training leaves it, with small pictures."""
     (folder / "samples").mkdir(parents=True)
-    config = dict(experiment="flow <b>&", seed=0, num_steps=300, optimizer=dict(learning_rate=learning_rate))
+    config = dict(
+        experiment="flow <b>&", seed=0, num_steps=300, optimizer=dict(learning_rate=learning_rate)
+    )
     record = dict(
         config=config, device="1 × cpu", versions=dict(jax="0.10.2"), git_commit="c0ffee" + "0" * 34
     )
     (folder / "config.json").write_text(json.dumps(record))
-    rows = [dict(step=s, seconds=s / 20, loss=3.0 / s, norm=float(s)) for s in range(10, steps + 1, 10)]
+    rows = [
+        dict(step=s, seconds=s / 20, loss=3.0 / s, norm=float(s)) for s in range(10, steps + 1, 10)
+    ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 8, 8, 3)).astype(np.uint8)
     for picture in range(1, num_pictures + 1):
@@ -84,7 +88,11 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
     def all(self, tag, class_=None):
-        return [a for t, a in self.elements if t == tag and class_ in (None, *a.get("class", "").split())]
+        return [
+            a
+            for t, a in self.elements
+            if t == tag and class_ in (None, *a.get("class", "").split())
+        ]
 
 
 def check(source, pictures, charts):
@@ -123,7 +131,9 @@ def test_report_of_a_finished_run(tmp_path):
         ["git_commit", "c0ffee" + "0" * 34],
     ):
         assert row in page.rows, row
-    assert [row[0] for row in page.rows].count("frechet distance train") == 0  # it stands beside its figure
+    assert [row[0] for row in page.rows].count(
+        "frechet distance train"
+    ) == 0  # it stands beside its figure
     for words in ("300 of 300", "15.0 s", "1 × cpu", "step 100", "step 300"):
         assert words in page.text
     assert "Not evaluated yet" not in page.text
@@ -135,8 +145,12 @@ def test_alarms_and_the_logits_are_shown(tmp_path):
     for step in (100, 300):
         save_grid(folder / f"logits/step_{step:06d}.png", np.zeros((1, 8, 8, 3), np.uint8), 1)
     page = check(write_report(folder).read_text(encoding="utf-8"), pictures=6, charts=2)
-    assert "Mode collapse: 3 of 25 modes." in page.text and "generated images, step 300" in page.text
-    quiet = write_report(make_run(tmp_path / "quiet", REPORT | dict(alarms=[]))).read_text(encoding="utf-8")
+    assert (
+        "Mode collapse: 3 of 25 modes." in page.text and "generated images, step 300" in page.text
+    )
+    quiet = write_report(make_run(tmp_path / "quiet", REPORT | dict(alarms=[]))).read_text(
+        encoding="utf-8"
+    )
     assert "Alarms" not in quiet and "What the discriminator says" not in quiet
 
 
@@ -145,7 +159,10 @@ def test_report_of_a_run_that_is_going_on(tmp_path):
     picture = run / "samples/step_000200.png"
     picture.write_bytes(picture.read_bytes()[:-40])  # being written, or cut short by a kill
     page = check(write_report(run).read_text(encoding="utf-8"), pictures=1, charts=2)
-    assert "Not evaluated yet: training has logged 200 of 300 steps" in page.text and "10.0 s" in page.text
+    assert (
+        "Not evaluated yet: training has logged 200 of 300 steps" in page.text
+        and "10.0 s" in page.text
+    )
     (run / "metrics.jsonl").unlink()
     picture.unlink()
     (run / "samples/step_000100.png").unlink()
@@ -207,8 +224,12 @@ def test_curves_agree_with_the_grid():
     curve, lines = drawn(chart("loss", {"run": [(s, s / 10) for s in range(0, 11)]}))
     assert lines.keys() == {"0", "0.25", "0.5", "0.75", "1"}
     heights = [curve[0][1], curve[5][1], curve[10][1]]
-    assert heights == pytest.approx([lines["0"], lines["0.5"], lines["1"]], abs=0.1)  # drawn to a tenth
-    assert np.diff([x for x, _ in curve]) == pytest.approx((curve[-1][0] - curve[0][0]) / 10, abs=0.11)
+    assert heights == pytest.approx(
+        [lines["0"], lines["0.5"], lines["1"]], abs=0.1
+    )  # drawn to a tenth
+    assert np.diff([x for x, _ in curve]) == pytest.approx(
+        (curve[-1][0] - curve[0][0]) / 10, abs=0.11
+    )
 
 
 def test_a_logarithmic_axis_where_it_shows_more():
@@ -216,17 +237,24 @@ def test_a_logarithmic_axis_where_it_shows_more():
     figure = chart("loss", {"run": points})
     curve, lines = drawn(figure)
     assert "logarithmic" in figure
-    assert np.diff([y for _, y in curve]) == pytest.approx((curve[-1][1] - curve[0][1]) / 11, abs=0.11)
+    assert np.diff([y for _, y in curve]) == pytest.approx(
+        (curve[-1][1] - curve[0][1]) / 11, abs=0.11
+    )
     decade = (curve[1][1] - curve[0][1]) * math.log(10)
     assert lines["0.01"] - lines["1"] == pytest.approx(2 * decade, abs=0.5)
-    assert "logarithmic" not in chart("rate", {"run": [(s, 1e-3 * (1 + math.cos(s / 4))) for s in range(13)]})
+    assert "logarithmic" not in chart(
+        "rate", {"run": [(s, 1e-3 * (1 + math.cos(s / 4))) for s in range(13)]}
+    )
     assert "logarithmic" not in chart("signed", {"run": [(s, y - 1e-2) for s, y in points]})
 
 
 def test_what_is_not_finite_leaves_a_gap_and_extremes_stay():
-    gap = chart("loss", {"run": [(0, 1.0), (1, 2.0), (2, math.nan), (3, math.inf), (4, 1.0), (5, 3.0)]})
+    gap = chart(
+        "loss", {"run": [(0, 1.0), (1, 2.0), (2, math.nan), (3, math.inf), (4, 1.0), (5, 3.0)]}
+    )
     assert (
-        re.search(r' d="M[^M]*L[^M]*M[^M]*L[^M]*"', gap) and "nan" not in re.search(r' d="([^"]*)"', gap)[1]
+        re.search(r' d="M[^M]*L[^M]*M[^M]*L[^M]*"', gap)
+        and "nan" not in re.search(r' d="([^"]*)"', gap)[1]
     )
     assert "no finite values" in chart("loss", {"run": [(0, math.nan)]})
     many = [(s, math.sin(s)) for s in range(100_000)]
@@ -248,7 +276,13 @@ def test_a_run_without_a_metric_changes_no_colours(tmp_path):
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
     (b / "metrics.jsonl").write_text('{"step": 1, "seconds": 1.0, "extra": 1.0}\n')
     looks = [path["class"] for path in Page(comparison([a, b])).all("path")]
-    assert looks == ["curve s0", "curve s1", "curve s0", "curve s0", "curve s1"]  # legend, loss, norm, extra
+    assert looks == [
+        "curve s0",
+        "curve s1",
+        "curve s0",
+        "curve s0",
+        "curve s1",
+    ]  # legend, loss, norm, extra
 
 
 def test_markup_in_names_is_text():
@@ -276,14 +310,20 @@ def test_mistakes_are_answered(tmp_path):
             comparison(folders)
     for name, given in (("report", [f"--workdir={tmp_path}"]), ("compare", [tmp_path, made])):
         result = run(name, *given)
-        assert result.returncode == 1 and "holds no run" in result.stderr and "Traceback" not in result.stderr
+        assert (
+            result.returncode == 1
+            and "holds no run" in result.stderr
+            and "Traceback" not in result.stderr
+        )
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     root = tmp_path_factory.mktemp("pages")
     a = make_run(root / "a")
-    b = make_run(root / "a_run_with_a_name_that_is_long_enough_to_be_a_nuisance", learning_rate=0.01)
+    b = make_run(
+        root / "a_run_with_a_name_that_is_long_enough_to_be_a_nuisance", learning_rate=0.01
+    )
     (root / "compare.html").write_text(comparison([a, b]), encoding="utf-8")
     return {"report": write_report(a), "comparison": root / "compare.html"}
 
@@ -291,14 +331,18 @@ def pages(tmp_path_factory):
 @needs_chromium
 @pytest.mark.parametrize("name, pictures", [("report", 5), ("comparison", 2)])
 @pytest.mark.parametrize("width, scheme", [(1200, "light"), (390, "dark")])
-def test_a_browser_shows_everything_and_asks_for_nothing(pages, tmp_path, name, pictures, width, scheme):
+def test_a_browser_shows_everything_and_asks_for_nothing(
+    pages, tmp_path, name, pictures, width, scheme
+):
     with Browser(tmp_path / "profile", width=width, scheme=scheme) as browser:
         browser.open(pages[name].as_uri())
         shown = browser.evaluate(
             "Promise.all([...document.images].map(i => i.decode())).then(() => "
             "[...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().width]))"
         )
-        assert len(shown) == pictures and all(natural == 68 and width > 100 for natural, width in shown)
+        assert len(shown) == pictures and all(
+            natural == 68 and width > 100 for natural, width in shown
+        )
         lengths = browser.evaluate(
             "[...document.querySelectorAll('path.curve')].map(p => p.getTotalLength())"
         )
@@ -321,7 +365,9 @@ def test_the_browser_would_notice(tmp_path):
     picture = '<img src="http://127.0.0.1:9/a.png" alt="none">'
     broken = '<img src="data:image/png;base64,AAAA"><script>nowhere()</script>'
     (tmp_path / "bad.html").write_text(picture + broken)
-    (tmp_path / "forbidden.html").write_text(page("forbidden", [], [Html(picture)]), encoding="utf-8")
+    (tmp_path / "forbidden.html").write_text(
+        page("forbidden", [], [Html(picture)]), encoding="utf-8"
+    )
     with Browser(tmp_path / "profile") as browser:
         browser.open((tmp_path / "bad.html").as_uri())
         assert "http://127.0.0.1:9/a.png" in browser.requests

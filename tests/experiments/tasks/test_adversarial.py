@@ -42,29 +42,39 @@ def points(step=0, count=16):
     }
 
 
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in less time, for programs that run a few times
+QUICK = {
+    "xla_backend_optimization_level": 0
+}  # compiles in less time, for programs that run a few times
 
 
 def after(config, steps=1):
     task = build(config)
-    state, update = jax.jit(task.init)(jax.random.key(0)), jax.jit(task.update, compiler_options=QUICK)
+    state, update = (
+        jax.jit(task.init)(jax.random.key(0)),
+        jax.jit(task.update, compiler_options=QUICK),
+    )
     for step in range(steps):
         state, metrics = update(state, points(step, config.batch_size), jax.random.key(1))
     return state, metrics
 
 
 def same(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 def test_alternately_the_generator_meets_the_discriminator_as_it_has_become():
     """With a discriminator that does not move both ways are one; else the generators differ, not the discriminators."""
-    alternating, simultaneous = (after(plane(updates__simultaneous=way))[0] for way in (False, True))
+    alternating, simultaneous = (
+        after(plane(updates__simultaneous=way))[0] for way in (False, True)
+    )
     assert same(alternating.discriminator, simultaneous.discriminator)
     assert not same(alternating.generator.params, simultaneous.generator.params)
     still = dict(plane().optimizer.discriminator, learning_rate=0.0)
     alternating, simultaneous_still = (
-        after(plane(updates__simultaneous=way, optimizer__discriminator=still))[0] for way in (False, True)
+        after(plane(updates__simultaneous=way, optimizer__discriminator=still))[0]
+        for way in (False, True)
     )
     assert same(alternating.generator, simultaneous_still.generator)
     # simultaneous updates are those against the discriminator of the start, however fast it moves
@@ -115,7 +125,9 @@ def test_two_time_scales():
     state = jax.jit(task.init)(jax.random.key(0))
     moved, _ = jax.jit(task.update)(state, points(), jax.random.key(1))
     for player, rate in rates.items():
-        changes = jax.tree.map(lambda a, b: jnp.abs(a - b), moved.params[player], state.params[player])
+        changes = jax.tree.map(
+            lambda a, b: jnp.abs(a - b), moved.params[player], state.params[player]
+        )
         largest = max(float(change.max()) for change in jax.tree.leaves(changes))
         np.testing.assert_allclose(
             largest, rate, rtol=0.02
@@ -126,11 +138,17 @@ def test_a_weight_goes_to_its_end_as_a_half_cosine():
     regularizer = Regularizer(0.4, end_weight=0.1, burn_in=100)
     steps = jnp.array([0, 25, 50, 100, 10**6])
     quarter = 0.25 + 0.15 * np.cos(np.pi / 4)
-    np.testing.assert_allclose(regularizer.weight_at(steps), [0.4, quarter, 0.25, 0.1, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(
+        regularizer.weight_at(steps), [0.4, quarter, 0.25, 0.1, 0.1], rtol=1e-6
+    )
     # a step far beyond the burn-in is one with the end weight from the start; at its beginning, with the first
     end, first, burning = (
         plane(regularizers=dict(r1=fields))
-        for fields in (dict(weight=0.1), dict(weight=0.4), dict(weight=0.4, end_weight=0.1, burn_in=100))
+        for fields in (
+            dict(weight=0.1),
+            dict(weight=0.4),
+            dict(weight=0.4, end_weight=0.1, burn_in=100),
+        )
     )
     assert same(after(first)[0].discriminator, after(burning)[0].discriminator)
     task = build(burning)
@@ -192,7 +210,9 @@ def test_samples_depend_on_their_own_index_and_a_walk_ends_in_them():
     assert together.shape == (6, 8, 8, 1)
     apart = generate(state, jax.random.key(3), labels[4:5], indices[4:5], jnp.float32(1), **options)
     np.testing.assert_allclose(apart[0], together[4], rtol=1e-5, atol=1e-8)
-    frames = generate(state, jax.random.key(3), labels, indices, jnp.float32(1), trajectory=True, **options)
+    frames = generate(
+        state, jax.random.key(3), labels, indices, jnp.float32(1), trajectory=True, **options
+    )
     np.testing.assert_allclose(frames[-1], together, rtol=1e-5, atol=1e-8)
     assert np.abs(frames[0] - frames[-1]).max() > 0.3 * np.abs(together).max()
     # truncated to nothing, all samples of a class are one
@@ -201,7 +221,9 @@ def test_samples_depend_on_their_own_index_and_a_walk_ends_in_them():
 
 
 def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path):
-    config = plane(regularizers=dict(r1=dict(weight=0.3, every=2), lecam=dict(weight=0.1)), batch_size=32)
+    config = plane(
+        regularizers=dict(r1=dict(weight=0.3, every=2), lecam=dict(weight=0.1)), batch_size=32
+    )
     task, key = build(config), jax.random.key(1)
     batches = Batches(load_dataset("ring_of_gaussians"), 32, 0, image_shape=(2,))
     update = jax.jit(task.update)
@@ -231,8 +253,14 @@ def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path):
         (dict(regularizers=dict(r3=dict(weight=1.0))), "has 'r3'; there are r1, r2"),
         (dict(regularizers=dict(path_length=dict(weight=1.0))), "mlp_gan has none"),
         (dict(augmentations=("colour",)), "'colour'.*color"),
-        (dict(updates__discriminator=3), "batch_size 16 divide into config.updates.discriminator 3"),
-        (dict(regularizers=dict(r1=dict(weight=1.0, end_weight=0.1))), "both of end_weight and burn_in"),
+        (
+            dict(updates__discriminator=3),
+            "batch_size 16 divide into config.updates.discriminator 3",
+        ),
+        (
+            dict(regularizers=dict(r1=dict(weight=1.0, end_weight=0.1))),
+            "both of end_weight and burn_in",
+        ),
         (dict(updates__generator=0), "config.updates must be positive"),
         (dict(accumulation_steps=2), "accumulation_steps must be 1"),
     ],
@@ -272,7 +300,9 @@ def test_an_evaluation_sees_collapse():
     report = experiment.evaluate(experiment.model(state))
     assert report["duplicate_rate"] == 1 and report["recall"] < 0.1 and report["num_samples"] == 360
     assert report["num_modes"] == 10 and report["truncation"] == 0
-    sentences = task.alarms({name: value for name, value in report.items() if isinstance(value, float)})
+    sentences = task.alarms(
+        {name: value for name, value in report.items() if isinstance(value, float)}
+    )
     assert any("100% of the samples have a twin" in sentence for sentence in sentences)
     edge = [report[f"accuracy/{name}"] for name in ("train", "held_out", "samples")]
     assert all(0 <= share <= 1 for share in edge)
@@ -280,7 +310,9 @@ def test_an_evaluation_sees_collapse():
     digits = load_dataset("digits", "train").source[:]
     real = to_float(digits["image"])[np.random.default_rng(0).permutation(1437)[:360]]
     labels = digits["label"][np.random.default_rng(0).permutation(1437)[:360]]
-    logits = task.discriminator.apply(state.discriminator.variables, jnp.asarray(real), jnp.asarray(labels))
+    logits = task.discriminator.apply(
+        state.discriminator.variables, jnp.asarray(real), jnp.asarray(labels)
+    )
     judged = np.mean(logits[:320] > 0)  # five batches of 64
     np.testing.assert_allclose(report["accuracy/train"], judged, atol=1 / 320)
     assert report["logits"].size[0] > 100
@@ -300,9 +332,17 @@ def test_a_run_from_end_to_end(tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     report = json.loads((run / "report.json").read_text())
-    assert report["modes_covered"] < 23 and any("Mode collapse" in each for each in report["alarms"])
+    assert report["modes_covered"] < 23 and any(
+        "Mode collapse" in each for each in report["alarms"]
+    )
     assert "ALARM at step 10: Mode collapse" in result.stdout
-    for name in ("samples.png", "latent_walk.gif", "curves.png", "report.html", "logits/step_000020.png"):
+    for name in (
+        "samples.png",
+        "latent_walk.gif",
+        "curves.png",
+        "report.html",
+        "logits/step_000020.png",
+    ):
         assert (run / name).exists(), name
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     logged = set().union(*rows)
@@ -324,11 +364,17 @@ def test_a_run_from_end_to_end(tmp_path):
     assert result.returncode == 0 and "truncation 1" in result.stdout, result.stderr
     assert np.load(tmp_path / "a.npz")["images"].shape == (50, 2)
     for name, flags, words in (
-        ("sample", ["--guidance_scale=2"], "is not sampled by guidance_scale; its config.sampling has"),
+        (
+            "sample",
+            ["--guidance_scale=2"],
+            "is not sampled by guidance_scale; its config.sampling has",
+        ),
         ("likelihood", [], "this program is of diffusion"),
     ):
         result = run_command(name, f"--workdir={run}", *flags)
-        assert result.returncode == 1 and words in result.stderr and "Traceback" not in result.stderr
+        assert (
+            result.returncode == 1 and words in result.stderr and "Traceback" not in result.stderr
+        )
     result = run_command("sweep", run, f"--out={tmp_path / 'sweep.json'}")
     assert result.returncode == 1 and "is not sampled by sampler" in result.stderr
 

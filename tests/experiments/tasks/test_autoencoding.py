@@ -36,7 +36,9 @@ from tests.experiments.autoencoder_run import (
 )
 from tests.virtual_devices import lines_of
 
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in less time, for programs that run a few times
+QUICK = {
+    "xla_backend_optimization_level": 0
+}  # compiles in less time, for programs that run a few times
 KEY = jax.random.key(1)
 
 
@@ -65,12 +67,16 @@ def made(choice):
 
 
 def same(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 def gradient(player, before):
     """That of the last step: what Adam, with its first moment's decay of ½, added to the moment."""
-    moments = jax.device_get([optax.tree.get(each.optimizer_state, "mu") for each in (player, before)])
+    moments = jax.device_get(
+        [optax.tree.get(each.optimizer_state, "mu") for each in (player, before)]
+    )
     return jax.tree.map(lambda new, old: 2 * (new - old / 2), *moments)
 
 
@@ -104,7 +110,9 @@ def written_out():
         kept = state.discriminator.kept
 
         def logits(params, images):
-            return judge.apply({"params": params, **kept}, images, train=True, mutable=["batch_stats"])[0]
+            return judge.apply(
+                {"params": params, **kept}, images, train=True, mutable=["batch_stats"]
+            )[0]
 
         def losses(params):
             mean, log_variance = network.apply({"params": params}, x, method="encode")
@@ -157,7 +165,9 @@ def judging():
     """A state whose discriminator has an opinion: its gradient is large beside the 1e-4 of its weight."""
     state = jax.device_get(made("kl").state)
     sharper = jax.tree.map(lambda a: 4 * a, state.discriminator.params)
-    return state.replace(discriminator=state.discriminator.replace(params=sharper), step=jnp.int32(START))
+    return state.replace(
+        discriminator=state.discriminator.replace(params=sharper), step=jnp.int32(START)
+    )
 
 
 def test_the_gradients_are_those_of_the_written_out_losses():
@@ -170,10 +180,14 @@ def test_the_gradients_are_those_of_the_written_out_losses():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
     # 1e-5 was seen
     assert_close(gradient(after.autoencoder, state.autoencoder), expected.gradient, rtol=1e-4)
-    assert_close(gradient(after.discriminator, state.discriminator), expected.of_discriminator, rtol=1e-4)
+    assert_close(
+        gradient(after.discriminator, state.discriminator), expected.of_discriminator, rtol=1e-4
+    )
     by_unlike, weighted = expected.balance
     np.testing.assert_allclose(weighted, 0.5 * by_unlike, rtol=0.02)  # but for the 1e-4
-    assert metrics["regularizer/r1"] > 0.01 * metrics["loss/discriminator"]  # so that the above has seen it
+    assert (
+        metrics["regularizer/r1"] > 0.01 * metrics["loss/discriminator"]
+    )  # so that the above has seen it
 
 
 def test_before_its_start_the_discriminator_stays_and_means_nothing_and_then_it_moves():
@@ -258,7 +272,10 @@ def test_quantized_gradients_pass_straight_through():
         latents = chose.mean(0) if len(chose) else 0
         mean = (0.99 * old[code] + 0.01 * share * latents) / (0.99 + 0.01 * share)
         np.testing.assert_allclose(
-            after.autoencoder.kept["codebook"]["quantizer"]["codes"][code], mean, rtol=1e-5, atol=1e-7
+            after.autoencoder.kept["codebook"]["quantizer"]["codes"][code],
+            mean,
+            rtol=1e-5,
+            atol=1e-7,
         )  # float32
     counts = np.bincount(indices, minlength=CODES) / len(indices)
     np.testing.assert_allclose(metrics["codebook/batch_usage"], np.mean(counts > 0))
@@ -271,15 +288,19 @@ def test_codes_move_in_training_alone_and_are_averaged():
     state, _ = made("vq").after(first, 1)
     codes = lambda variables: np.asarray(variables["codebook"]["quantizer"]["codes"])
     new, average, old = (
-        codes(each) for each in (state.autoencoder.variables, state.averages["ema"], first.averages["ema"])
+        codes(each)
+        for each in (state.autoencoder.variables, state.averages["ema"], first.averages["ema"])
     )
     assert np.abs(new - old).max() > 1e-3
-    np.testing.assert_allclose(average, 0.1 * old + 0.9 * new, rtol=1e-5)  # as averages begin; float32
+    np.testing.assert_allclose(
+        average, 0.1 * old + 0.9 * new, rtol=1e-5
+    )  # as averages begin; float32
     # what evaluation and samples are made of is a function of variables that are not changed
     x = jnp.zeros((1, 16, 16, 3))
     variables = task.variables(state, "params")
     _, (kept, _) = jax.jit(
-        lambda variables: task._reconstruct(variables["params"], variables, x, KEY), compiler_options=QUICK
+        lambda variables: task._reconstruct(variables["params"], variables, x, KEY),
+        compiler_options=QUICK,
     )(variables)
     assert same(kept, state.autoencoder.kept)
 
@@ -338,7 +359,9 @@ def test_a_video_is_reconstructed_frame_by_frame_and_flipped_as_a_whole():
 
     originals = np.where(flipped, video[:, :, :, ::-1], video)
     frames = jax.jit(
-        functools.partial(task.generate, trajectory=True), static_argnames="weights", compiler_options=QUICK
+        functools.partial(task.generate, trajectory=True),
+        static_argnames="weights",
+        compiler_options=QUICK,
     )(state, KEY, np.zeros(8, int), np.arange(8), originals)
     np.testing.assert_allclose(np.moveaxis(frames, 0, 1), of_means, rtol=1e-4, atol=1e-5)  # float32
     assert task.animation == "reconstruction.gif" and task.space.shape == (3, 16, 16, 3)
@@ -353,13 +376,19 @@ def test_held_out_examples_are_reconstructed_in_turn_whatever_is_beside_them(mon
     _, task, _, state, _ = made("kl")
     state, _ = made("kl").after(state, 1)  # so that weights and their average differ
     originals = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
-    generate = jax.jit(task.generate, static_argnames=("weights", "trajectory"), compiler_options=QUICK)
+    generate = jax.jit(
+        task.generate, static_argnames=("weights", "trajectory"), compiler_options=QUICK
+    )
     labels = np.arange(5)
-    made_of = lambda indices, **options: generate(state, KEY, labels, np.array(indices), originals, **options)
+    made_of = lambda indices, **options: generate(
+        state, KEY, labels, np.array(indices), originals, **options
+    )
     together = made_of([0, 1, 2, 3, 4], weights="ema")
     of_means = jax.jit(task.network.apply, compiler_options=QUICK)
     expected = of_means(state.averages["ema"], to_float(originals))
-    np.testing.assert_allclose(together, expected[np.array([0, 1, 2, 0, 1])], rtol=1e-4, atol=1e-5)  # float32
+    np.testing.assert_allclose(
+        together, expected[np.array([0, 1, 2, 0, 1])], rtol=1e-4, atol=1e-5
+    )  # float32
     assert np.abs(together - made_of([0, 1, 2, 3, 4])).max() > 1e-4  # of other weights
     apart = made_of([4, 9, 6, 0, 0], weights="ema")
     np.testing.assert_array_equal(apart[0], together[4])
@@ -455,7 +484,9 @@ def test_reconstructions_that_are_the_originals_and_others_ten_levels_brighter(
     x = held_out / 127.5 - 1
     axes = tuple(range(x.ndim - 1))
     np.testing.assert_allclose(report["latent_mean"], x.mean(axes), atol=6e-5)  # four decimals
-    np.testing.assert_allclose(report["latent_deviation"], x.std(axes), atol=2e-4)  # or one less in the ratio
+    np.testing.assert_allclose(
+        report["latent_deviation"], x.std(axes), atol=2e-4
+    )  # or one less in the ratio
 
     brighter = state.replace(
         autoencoder=state.autoencoder.replace(params={"offset": jnp.float32(10 / 127.5)})

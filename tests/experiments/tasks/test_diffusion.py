@@ -75,7 +75,9 @@ def test_one_compilation_for_all_scales_seeds_and_grids(monkeypatch):
     task, traces = build(small_config()), []
     state = jax.jit(task.init)(jax.random.key(0))
     apply = type(task.network).apply
-    monkeypatch.setattr(type(task.network), "apply", lambda *a, **k: (traces.append(1), apply(*a, **k))[1])
+    monkeypatch.setattr(
+        type(task.network), "apply", lambda *a, **k: (traces.append(1), apply(*a, **k))[1]
+    )
     for changes in (
         dict(guidance_scale=1.0),
         dict(guidance_scale=7.5),
@@ -100,7 +102,9 @@ def test_an_argument_that_a_function_does_not_take_is_named():
         build(small_config(process=dict(name="RectifiedFlow", beta=2.0)))
 
 
-@pytest.mark.parametrize("process", ["rectified_flow", "variance_preserving", "variance_exploding", "edm"])
+@pytest.mark.parametrize(
+    "process", ["rectified_flow", "variance_preserving", "variance_exploding", "edm"]
+)
 def test_every_choice_of_the_algebra_can_be_trained_and_sampled(process):
     for target in ("clean", "noise", "v", "velocity", "edm"):
         task = build(digits_algebra.get_config(f"{process},{target}"))
@@ -117,4 +121,6 @@ def test_metrics_say_at_which_times_the_loss_is(accumulation_steps):
     bins = [metrics[f"loss/t_{i / 8:.3g}_{(i + 1) / 8:.3g}"] for i in range(8)]
     total, count = np.sum([(b.total, b.count) for b in bins], axis=0)
     np.testing.assert_allclose(total / count, metrics["loss"], rtol=1e-5)
-    assert count == 64 / accumulation_steps  # means over microbatches, whose ratio is the whole batch's
+    assert (
+        count == 64 / accumulation_steps
+    )  # means over microbatches, whose ratio is the whole batch's

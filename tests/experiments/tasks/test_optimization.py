@@ -14,7 +14,9 @@ from genjax.data import Batches, load_dataset
 from genjax.training.sampling import sample
 from tests.experiments.small_digits import small_config
 
-POWER = dict(narrow=dict(name="PowerFunction", width=0.05), wide=dict(name="PowerFunction", width=0.1))
+POWER = dict(
+    narrow=dict(name="PowerFunction", width=0.05), wide=dict(name="PowerFunction", width=0.1)
+)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,9 @@ def test_weights_that_are_not_there(weights, averages, words):
 def test_a_schedule_free_optimizer_is_sampled_from_its_own_average():
     config = small_config()
     config.optimizer.update(name="schedule_free_adamw", schedule="constant", warmup=2.0)
-    with pytest.raises(ValueError, match="averages by itself: set config.sampling.weights to 'params'"):
+    with pytest.raises(
+        ValueError, match="averages by itself: set config.sampling.weights to 'params'"
+    ):
         build(config)
     config.sampling.update(weights="params", num_steps=2)
     config.averages.ema.steps = 1e-3  # the newest alone
@@ -57,11 +61,17 @@ def test_metrics_say_what_moved(accumulation_steps):
     state = jax.jit(task.init)(jax.random.key(0)).replace(step=jnp.int32(50))
     batch = Batches(load_dataset("digits"), 64, 0)[0]
     after, metrics = jax.jit(task.update)(state, batch, jax.random.key(1))
-    norm = lambda tree: np.sqrt(sum(np.sum(np.square(np.float64(a))) for a in jax.tree.leaves(tree)))
+    norm = lambda tree: np.sqrt(
+        sum(np.sum(np.square(np.float64(a))) for a in jax.tree.leaves(tree))
+    )
     moved = jax.tree.map(lambda a, b: a - b, after.params, state.params)
     for part in state.params:
-        np.testing.assert_allclose(metrics[f"norm/parameter/{part}"], norm(after.params[part]), rtol=1e-5)
-        np.testing.assert_allclose(metrics[f"norm/update/{part}"], norm(moved[part]), rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(
+            metrics[f"norm/parameter/{part}"], norm(after.params[part]), rtol=1e-5
+        )
+        np.testing.assert_allclose(
+            metrics[f"norm/update/{part}"], norm(moved[part]), rtol=1e-3, atol=1e-6
+        )
     np.testing.assert_allclose(metrics["norm/update/total"], norm(moved), rtol=1e-3)
     # clipping comes after the gradient's norm is taken: Adam's first moment holds the clipped gradient
     clipped = norm(optax.tree.get(after.optimizer_state, "mu")) / 0.1
@@ -71,7 +81,10 @@ def test_metrics_say_what_moved(accumulation_steps):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ("digits_gan", "config.accumulation_steps must be 1 for a GAN, whose networks see whole batches"),
+        (
+            "digits_gan",
+            "config.accumulation_steps must be 1 for a GAN, whose networks see whole batches",
+        ),
         (
             "emoji_autoencoder",
             "config.accumulation_steps must be 1 for an autoencoder, whose quantizer sees whole batches",

@@ -26,7 +26,9 @@ def gaussian_config(choice, **bound):
 
 
 def same(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 def written_out(task, x, key, num_samples):
@@ -58,7 +60,9 @@ def check(task, loss):
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)  # float32
     moments = jax.device_get(after.optimizer_state[0].mu)  # a tenth of the gradient, after one step
     for found, each in zip(jax.tree.leaves(moments), jax.tree.leaves(gradient), strict=True):
-        np.testing.assert_allclose(10 * found, each, rtol=1e-4, atol=1e-4 * np.abs(each).max())  # float32
+        np.testing.assert_allclose(
+            10 * found, each, rtol=1e-4, atol=1e-4 * np.abs(each).max()
+        )  # float32
     return metrics
 
 
@@ -93,7 +97,9 @@ def test_free_nats():
 
     def loss(params):
         log_likelihood, _, _, moments = densities(params)
-        return -log_likelihood.mean() + sum(jnp.maximum(each, least) for each in kl(moments).mean(0))
+        return -log_likelihood.mean() + sum(
+            jnp.maximum(each, least) for each in kl(moments).mean(0)
+        )
 
     nats = jax.jit(lambda params: kl(densities(params)[3]).mean(0))(initial(task).params)
     assert min(nats) < least < max(nats)
@@ -140,7 +146,9 @@ def test_samples_of_the_prior_depend_on_their_own_index_and_a_walk_ends_in_them(
     state = initial(task)
     generate = jax.jit(task.generate, static_argnames=("weights", "trajectory"))
     made_of = lambda indices, **options: np.asarray(
-        generate(state, jax.random.key(3), np.zeros(6, int), np.array(indices), weights="ema", **options)
+        generate(
+            state, jax.random.key(3), np.zeros(6, int), np.array(indices), weights="ema", **options
+        )
     )
     together = made_of(range(6))
     assert together.shape == (6, 8, 8, 1) and np.abs(together).max() <= 1
@@ -157,8 +165,14 @@ def test_samples_of_the_prior_depend_on_their_own_index_and_a_walk_ends_in_them(
     [
         (dict(model__name="VEA"), "config.model.name is 'VEA'.*VAE"),
         (dict(model__size=3), "config.model.size is set, which VAE does not take; .*latent_size"),
-        (dict(likelihood__name="poisson"), "likelihood.name is 'poisson'.*bernoulli.*discretized_logistic"),
-        (dict(bound__num_samples=5, bound__beta=2.0), "bound.beta 2.0 .*num_samples 5 let them be 1 and 0"),
+        (
+            dict(likelihood__name="poisson"),
+            "likelihood.name is 'poisson'.*bernoulli.*discretized_logistic",
+        ),
+        (
+            dict(bound__num_samples=5, bound__beta=2.0),
+            "bound.beta 2.0 .*num_samples 5 let them be 1 and 0",
+        ),
         (dict(bound__num_samples=5, bound__free_nats=0.1), "free_nats 0.1 are of the ELBO"),
         (dict(sampling__weights="emma"), "weights is 'emma'; there are params, ema"),
     ],
@@ -187,7 +201,12 @@ def test_a_run_from_end_to_end(tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     report = json.loads((workdir / "report.json").read_text())
-    assert {"elbo", "importance_weighted_bound", "bits_per_dimension", "frechet_distance"} <= report.keys()
+    assert {
+        "elbo",
+        "importance_weighted_bound",
+        "bits_per_dimension",
+        "frechet_distance",
+    } <= report.keys()
     assert "class_accuracy" not in report
     for name in (
         "samples.png",
@@ -198,4 +217,6 @@ def test_a_run_from_end_to_end(tmp_path):
     ):
         assert (workdir / name).exists(), name
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert {"nats/divergence", "elbo", "bits_per_dimension", "norm/gradient/total"} <= set().union(*rows)
+    assert {"nats/divergence", "elbo", "bits_per_dimension", "norm/gradient/total"} <= set().union(
+        *rows
+    )

@@ -87,7 +87,9 @@ def test_shortcuts_undo_each_other():
 def test_resolutions_learn_residuals(rearranging):
     """With kernels of 0 a change of resolution is its shortcut: of a constant image the constant; in and out
     again."""
-    options = dict(rearranging=rearranging, shortcut=True, dtype=jnp.float32, param_dtype=jnp.float32)
+    options = dict(
+        rearranging=rearranging, shortcut=True, dtype=jnp.float32, param_dtype=jnp.float32
+    )
     down, up = Downsample(8, **options), Upsample(4, **options)
 
     @jax.jit
@@ -108,10 +110,14 @@ def test_linear_attention_is_quadratic_attention():
     weights = np.einsum("bqhf,bkhf->bhqk", np.maximum(query, 0), np.maximum(key, 0))
     weights /= weights.sum(axis=-1, keepdims=True) + 1e-15
     found = linear_attention(*map(jnp.asarray, (query, key, value)))
-    np.testing.assert_allclose(found, np.einsum("bhqk,bkhf->bqhf", weights, value), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found, np.einsum("bhqk,bkhf->bqhf", weights, value), rtol=1e-4, atol=1e-5
+    )
     same = jnp.ones((2, 20, 3, 4))
     np.testing.assert_allclose(
-        linear_attention(same, same, jnp.asarray(value)), attention(same, same, jnp.asarray(value)), atol=1e-6
+        linear_attention(same, same, jnp.asarray(value)),
+        attention(same, same, jnp.asarray(value)),
+        atol=1e-6,
     )
     np.testing.assert_array_equal(linear_attention(-same, same, same), 0)
 
@@ -130,7 +136,10 @@ def test_batch_statistics(variables):
     jax.tree.map(np.testing.assert_array_equal, same["batch_stats"], variables["batch_stats"])
     assert np.abs(plain - trained).max() > 1e-3
     means = jax.tree.leaves(moved["batch_stats"])
-    assert all(np.any(a != b) for a, b in zip(means, jax.tree.leaves(variables["batch_stats"]), strict=True))
+    assert all(
+        np.any(a != b)
+        for a, b in zip(means, jax.tree.leaves(variables["batch_stats"]), strict=True)
+    )
 
 
 def test_half_precision_is_near(variables):
@@ -138,7 +147,8 @@ def test_half_precision_is_near(variables):
     same."""
     images = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3), minval=-1)
     full, half = (
-        jax.jit(small(dtype=dtype).apply)(variables, images) for dtype in (jnp.float32, jnp.bfloat16)
+        jax.jit(small(dtype=dtype).apply)(variables, images)
+        for dtype in (jnp.float32, jnp.bfloat16)
     )
     assert half.dtype == jnp.float32
     error = np.abs(half - full).max() / np.abs(full).max()
@@ -157,7 +167,11 @@ def test_half_precision_is_near(variables):
         ),
         (small(decoder_stages=(*STAGES[:2], Stage(16, 0))), (8, 8), "decoder stage 2 has none"),
         (small(decoder_stages=(*STAGES[:2], Stage(12, 1))), (8, 8), "the decoder has 8 and 12"),
-        (small(latent_channels=3), (8, 8), "divide by those of the latents, 3, .* the encoder has 16"),
+        (
+            small(latent_channels=3),
+            (8, 8),
+            "divide by those of the latents, 3, .* the encoder has 16",
+        ),
         (small(out_activation="tanh"), (8, 8), "out_activation is one of silu, relu; got 'tanh'"),
     ],
 )

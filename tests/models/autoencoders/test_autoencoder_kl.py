@@ -46,16 +46,28 @@ def test_published_parameter_counts(module, parts):
     assert {name: size(part) for name, part in variables["params"].items()} == parts
     encode = functools.partial(module.apply, method="encode")
     mean, log_variance = jax.eval_shape(encode, variables, example)
-    assert module.factor == 8 and mean.shape == log_variance.shape == (1, 8, 12, module.latent_channels)
+    assert module.factor == 8 and mean.shape == log_variance.shape == (
+        1,
+        8,
+        12,
+        module.latent_channels,
+    )
 
 
-@pytest.mark.parametrize("height, width, rows, columns", [(8, 12, 2, 3), (11, 13, 2, 3), (4, 4, 1, 1)])
+@pytest.mark.parametrize(
+    "height, width, rows, columns", [(8, 12, 2, 3), (11, 13, 2, 3), (4, 4, 1, 1)]
+)
 def test_sides_that_the_factor_does_not_divide_are_cut(height, width, rows, columns):
     module = small(widths=(4, 4, 4))
     example = jnp.zeros((1, height, width, 3))
     reconstruction, variables = jax.eval_shape(module.init_with_output, key, example)
     mean, _ = jax.eval_shape(functools.partial(module.apply, method="encode"), variables, example)
-    assert mean.shape == (1, rows, columns, 2) and reconstruction.shape == (1, 4 * rows, 4 * columns, 3)
+    assert mean.shape == (1, rows, columns, 2) and reconstruction.shape == (
+        1,
+        4 * rows,
+        4 * columns,
+        3,
+    )
 
 
 @pytest.mark.parametrize("height, width", [(3, 8), (8, 3)])
@@ -94,7 +106,9 @@ def test_every_parameter_matters_but_one():
     @jax.grad
     def gradient(variables):
         mean, log_variance = module.apply(variables, images, method="encode")
-        return jnp.sum(module.apply(variables, mean, method="decode") ** 2) + jnp.sum(log_variance**2)
+        return jnp.sum(module.apply(variables, mean, method="decode") ** 2) + jnp.sum(
+            log_variance**2
+        )
 
     for path, leaf in jax.tree.leaves_with_path(gradient(variables)):
         name = jax.tree_util.keystr(path, simple=True, separator="/")

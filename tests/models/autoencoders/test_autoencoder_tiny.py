@@ -24,11 +24,15 @@ def test_parameter_counts(channels, expected):
     ends."""
     network = AutoencoderTiny(channels)
     output, variables = jax.eval_shape(
-        network.init_with_output, jax.random.key(0), jax.ShapeDtypeStruct((1, 16, 24, 3), jnp.float32)
+        network.init_with_output,
+        jax.random.key(0),
+        jax.ShapeDtypeStruct((1, 16, 24, 3), jnp.float32),
     )
     conv = lambda inputs, outputs: 9 * inputs * outputs + outputs
     side = 10 * 3 * conv(64, 64) + 3 * 9 * 64**2
-    assert expected == 2 * side + conv(3, 64) + conv(64, channels) + conv(channels, 64) + conv(64, 3)
+    assert expected == 2 * side + conv(3, 64) + conv(64, channels) + conv(channels, 64) + conv(
+        64, 3
+    )
     assert sum(a.size for a in jax.tree.leaves(variables)) == expected
     assert output.shape == (1, 16, 24, 3) and network.factor == 8
 

@@ -51,15 +51,27 @@ def transformer(inputs, width, depth, outputs):
 def test_parameter_counts(options, encoder, decoder):
     """In closed form, of both sides; the defaults' decoder is ViT-B: 85.1 M in its blocks."""
     assert transformer(0, 768, 12, 0) - 3 * 768 == 85_054_464
-    variables = jax.eval_shape(AutoencoderViT(**options).init, jax.random.key(0), jnp.zeros((1, 16, 32, 3)))
-    count = {side: sum(a.size for a in jax.tree.leaves(tree)) for side, tree in variables["params"].items()}
-    assert count == {"encoder": transformer(768, *encoder, 32), "decoder": transformer(16, *decoder, 768)}
+    variables = jax.eval_shape(
+        AutoencoderViT(**options).init, jax.random.key(0), jnp.zeros((1, 16, 32, 3))
+    )
+    count = {
+        side: sum(a.size for a in jax.tree.leaves(tree))
+        for side, tree in variables["params"].items()
+    }
+    assert count == {
+        "encoder": transformer(768, *encoder, 32),
+        "decoder": transformer(16, *decoder, 768),
+    }
 
 
 def test_shapes(variables, images):
     network = small()
-    mean, log_variance = jax.eval_shape(functools.partial(network.apply, method="encode"), variables, images)
-    assert mean.shape == log_variance.shape == (2, 3, 2, 3)  # not square: rows and columns are not exchanged
+    mean, log_variance = jax.eval_shape(
+        functools.partial(network.apply, method="encode"), variables, images
+    )
+    assert (
+        mean.shape == log_variance.shape == (2, 3, 2, 3)
+    )  # not square: rows and columns are not exchanged
     assert jax.eval_shape(network.apply, variables, images).shape == images.shape
     with pytest.raises(ValueError, match="images of 6×5 do not divide into patches of 2×2"):
         jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 6, 5, 1)))
@@ -80,7 +92,9 @@ def expected(variables, images):
     return output_and_gradients(small(), variables, images)
 
 
-@pytest.mark.parametrize("options", [dict(unroll=DECODER_DEPTH), dict(remat_policy="nothing_saveable")])
+@pytest.mark.parametrize(
+    "options", [dict(unroll=DECODER_DEPTH), dict(remat_policy="nothing_saveable")]
+)
 def test_unroll_and_remat_change_nothing_but_speed(variables, images, expected, options):
     # The same sums of float32 in another order: a hundred times the rounding of one, 1e-7.
     jax.tree.map(
@@ -106,7 +120,9 @@ def transform(parameters, tokens, positions, num_heads):
         block = jax.tree.map(lambda a: a[i], parameters["blocks"])  # noqa: B023
         h = linear(layer_norm(x, block["norm_attention"]), block["query_key_value"])
         heads = []
-        for query, key, value in (np.split(head, 3, axis=-1) for head in np.split(h, num_heads, axis=-1)):
+        for query, key, value in (
+            np.split(head, 3, axis=-1) for head in np.split(h, num_heads, axis=-1)
+        ):
             weights = np.exp(query @ key.T / np.sqrt(query.shape[-1]))
             heads.append(weights / weights.sum(axis=-1, keepdims=True) @ value)
         x = x + linear(np.concatenate(heads, axis=-1), block["projection"])
@@ -120,7 +136,9 @@ def position_table(height, width, features):
     """Sines and cosines of the column, then of the row, at frequencies 10000^(−i/(features/4))."""
     frequencies = 1e4 ** (-np.arange(features // 4) / (features // 4))
     wave = lambda place: np.concatenate([np.sin(place * frequencies), np.cos(place * frequencies)])
-    return np.array([np.concatenate([wave(j), wave(i)]) for i in range(height) for j in range(width)])
+    return np.array(
+        [np.concatenate([wave(j), wave(i)]) for i in range(height) for j in range(width)]
+    )
 
 
 def test_against_numpy(variables, images, expected):

@@ -16,7 +16,9 @@ FRAMES, HEIGHT, WIDTH = 13, 4, 8  # of videos, which have 4 latent frames of 1×
 
 @pytest.fixture(scope="module")
 def module():
-    return AutoencoderWan(latent_channels=3, widths=(4, 6, 8), blocks=1, temporal_downsample=(True, True))
+    return AutoencoderWan(
+        latent_channels=3, widths=(4, 6, 8), blocks=1, temporal_downsample=(True, True)
+    )
 
 
 def normal(seed, *shape):
@@ -39,13 +41,16 @@ def variables(module):
 @pytest.fixture(scope="module")
 def whole(module):
     """`encode` and `decode` of whole videos, compiled once a shape."""
-    return {name: jax.jit(functools.partial(module.apply, method=name)) for name in ("encode", "decode")}
+    return {
+        name: jax.jit(functools.partial(module.apply, method=name)) for name in ("encode", "decode")
+    }
 
 
 @pytest.fixture(scope="module")
 def steps(module):
     return {
-        name: jax.jit(functools.partial(apply_chunk, module, method=name)) for name in ("encode", "decode")
+        name: jax.jit(functools.partial(apply_chunk, module, method=name))
+        for name in ("encode", "decode")
     }
 
 
@@ -73,7 +78,9 @@ def test_shapes_and_types():
     )
     moments = jax.eval_shape(functools.partial(module.apply, method="encode"), variables, video)
     assert [(a.shape, a.dtype) for a in moments] == [((1, 21, 90, 160, 16), jnp.float32)] * 2
-    decoded = jax.eval_shape(functools.partial(module.apply, method="decode"), variables, moments[0])
+    decoded = jax.eval_shape(
+        functools.partial(module.apply, method="decode"), variables, moments[0]
+    )
     assert (decoded.shape, decoded.dtype) == (video.shape, jnp.float32)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
 
@@ -88,9 +95,13 @@ def test_first_frame_stands_alone(variables, whole):
     mean, log_variance = whole["encode"](variables, VIDEO)
     assert mean.shape == log_variance.shape == (1, 4, 1, 2, 3)
     assert np.std(mean) > 0.1 and np.std(log_variance) > 0.1
-    for alone, all in zip(whole["encode"](variables, VIDEO[:, :1]), (mean, log_variance), strict=True):
+    for alone, all in zip(
+        whole["encode"](variables, VIDEO[:, :1]), (mean, log_variance), strict=True
+    ):
         assert_close(alone, all[:, :1])
-    assert_close(whole["decode"](variables, LATENTS[:, :1]), whole["decode"](variables, LATENTS)[:, :1])
+    assert_close(
+        whole["decode"](variables, LATENTS[:, :1]), whole["decode"](variables, LATENTS)[:, :1]
+    )
 
 
 @pytest.mark.parametrize("method, x", [("encode", VIDEO), ("decode", LATENTS)])
@@ -106,7 +117,9 @@ def test_causal(module, variables, method, x):
         weights = jax.tree.map(lambda a: frames * normal(2, *a.shape), output)
         return jax.vmap(lambda weights: transpose(weights)[0])(weights)
 
-    seen = np.abs(gradients(x)).max(axis=(1, 3, 4, 5))  # [frames of the output, frames of the input]
+    seen = np.abs(gradients(x)).max(
+        axis=(1, 3, 4, 5)
+    )  # [frames of the output, frames of the input]
     last = [4 * i for i in range(4)] if method == "encode" else [-(-i // 4) for i in range(13)]
     expected = np.arange(seen.shape[1]) <= np.array(last)[:, None]
     assert np.all(seen[~expected] == 0)
@@ -117,7 +130,9 @@ def test_encoding_by_chunks(variables, whole, steps):
     chunks = chunks_of_frames(np.asarray(VIDEO), first=5, length=4)
     moments = list(stream(functools.partial(steps["encode"], variables), chunks))
     assert [mean.shape[1] for mean, _ in moments] == [2, 1, 1]
-    for parts, expected in zip(zip(*moments, strict=True), whole["encode"](variables, VIDEO), strict=True):
+    for parts, expected in zip(
+        zip(*moments, strict=True), whole["encode"](variables, VIDEO), strict=True
+    ):
         assert_close(np.concatenate(parts, axis=1), expected)
 
 
@@ -143,7 +158,9 @@ def test_decoding_by_chunks_in_one_program(module, variables, whole):
     decode = jax.jit(functools.partial(apply_chunks, module, method="decode"))
     assert_close(decode(variables, LATENTS), whole["decode"](variables, LATENTS))
     short, long = (jnp.zeros((1, frames, 8, 8, 3)) for frames in (5, 21))
-    grown = memory(decode.lower(variables, long).compile()) - memory(decode.lower(variables, short).compile())
+    grown = memory(decode.lower(variables, long).compile()) - memory(
+        decode.lower(variables, short).compile()
+    )
     assert grown <= 3 * 4 * 16 * 64 * 64 * 3 * 4
 
 
@@ -198,8 +215,13 @@ def test_gradients_are_finite(module, variables):
 def test_causal_convolution_is_numpys():
     """In one dimension, against `np.convolve`, which flips its kernel."""
     module = CausalConv(1, (4, 1, 1))
-    x, kernel = np.random.default_rng(0).standard_normal(9), np.random.default_rng(1).standard_normal(4)
-    variables = {"params": {"kernel": jnp.asarray(kernel).reshape(4, 1, 1, 1, 1), "bias": jnp.full(1, 0.5)}}
+    x, kernel = (
+        np.random.default_rng(0).standard_normal(9),
+        np.random.default_rng(1).standard_normal(4),
+    )
+    variables = {
+        "params": {"kernel": jnp.asarray(kernel).reshape(4, 1, 1, 1, 1), "bias": jnp.full(1, 0.5)}
+    }
     y = module.apply(variables, jnp.asarray(x, jnp.float32).reshape(1, 9, 1, 1, 1))
     np.testing.assert_allclose(np.ravel(y), 0.5 + np.convolve(x, kernel[::-1])[:9], atol=1e-6)
 
@@ -209,7 +231,9 @@ def test_log_variance_is_clipped(variables, whole):
     bias = 1e3 * np.array([0, 0, 0, -1, 0, 1], np.float32)  # of three means and three log-variances
     params["quant_conv"] = params["quant_conv"] | {"bias": bias}
     _, log_variance = whole["encode"]({"params": params}, VIDEO)
-    np.testing.assert_array_equal(log_variance[..., ::2], np.broadcast_to([-30, 20], (1, 4, 1, 2, 2)))
+    np.testing.assert_array_equal(
+        log_variance[..., ::2], np.broadcast_to([-30, 20], (1, 4, 1, 2, 2))
+    )
 
 
 def test_errors(module, variables):
@@ -218,8 +242,12 @@ def test_errors(module, variables):
         encode(jnp.zeros((1, 12, 4, 4, 3)))
     with pytest.raises(ValueError, match="multiples of 4; got 4×6: crop or resize"):
         encode(jnp.zeros((1, 1, 4, 6, 3)))
-    with pytest.raises(ValueError, match=r"after the first has n·4 frames; got 5: leave out the last 1"):
-        _, cache = jax.eval_shape(functools.partial(apply_chunk, module, method="encode"), variables, VIDEO)
+    with pytest.raises(
+        ValueError, match=r"after the first has n·4 frames; got 5: leave out the last 1"
+    ):
+        _, cache = jax.eval_shape(
+            functools.partial(apply_chunk, module, method="encode"), variables, VIDEO
+        )
         apply_chunk(module, variables, VIDEO[:, :5], cache, method="encode")
     with pytest.raises(ValueError, match="an entry for each of 3 levels but the coarsest; got 3"):
         AutoencoderWan(widths=(4, 6, 8)).init(jax.random.key(0), VIDEO)

@@ -29,7 +29,9 @@ def draw(module, example):
         scale = 0.3 if leaf.ndim == 1 else np.prod(leaf.shape[:-1]) ** -0.5
         return (path[-1].key == "scale") + scale * random.standard_normal(leaf.shape, np.float32)
 
-    expected = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct(example, jnp.float32))
+    expected = jax.eval_shape(
+        module.init, jax.random.key(0), jax.ShapeDtypeStruct(example, jnp.float32)
+    )
     return jax.tree.map_with_path(one, expected)
 
 
@@ -68,7 +70,9 @@ def test_parameters():
     module = TemporalAutoencoder()
     example = jax.ShapeDtypeStruct((1, 1, 8, 8, 3), jnp.float32)
     time = {True: 0, False: 0}
-    for path, leaf in jax.tree.leaves_with_path(jax.eval_shape(module.init, jax.random.key(0), example)):
+    for path, leaf in jax.tree.leaves_with_path(
+        jax.eval_shape(module.init, jax.random.key(0), example)
+    ):
         time["time" in jax.tree_util.keystr(path)] += leaf.size
     assert time[False] == 83_819_683
     convolutions = {  # channels: convolutions of the encoder + of the decoder
@@ -87,7 +91,9 @@ def test_parameters():
 def test_shapes(module, variables, frames, latent_frames):
     """⌈T/8⌉ latent frames, and as many frames as there were."""
     video = jax.ShapeDtypeStruct((1, frames, HEIGHT, WIDTH, 3), jnp.float32)
-    mean, log_variance = jax.eval_shape(functools.partial(module.apply, method="encode"), variables, video)
+    mean, log_variance = jax.eval_shape(
+        functools.partial(module.apply, method="encode"), variables, video
+    )
     assert mean.shape == log_variance.shape == (1, latent_frames, 1, 2, 2)
     assert jax.eval_shape(module.apply, variables, video).shape == video.shape
 
@@ -101,9 +107,9 @@ def test_inflated_is_the_image_autoencoder():
     # Nothing of the rest is kept, and to compile it would take as long as all else here.
     in_time = lambda flat: {path: leaf for path, leaf in flat.items() if "time" in "".join(path)}
     initial = flatten_dict(draw(module, (1, 1, 4, 6, 3)))
-    initial |= jax.jit(lambda key: in_time(flatten_dict(module.init(key, jnp.zeros((1, 1, 4, 6, 3))))))(
-        jax.random.key(0)
-    )
+    initial |= jax.jit(
+        lambda key: in_time(flatten_dict(module.init(key, jnp.zeros((1, 1, 4, 6, 3)))))
+    )(jax.random.key(0))
     video = normal(0, 2, 5, 4, 6, 3)
     found = compiled(module)(inflate(unflatten_dict(initial), image_variables), video)
     frames = video[:, ::2].reshape(6, 4, 6, 3)
@@ -142,8 +148,14 @@ def test_time_reversal(apply, variables):
         return (leaf + leaf[::-1]) / 2 if is_kernel else leaf
 
     video = normal(0, 1, 17, HEIGHT, WIDTH, 3)
-    for function, same in ((lambda a: jax.tree.map_with_path(symmetric, a), True), (lambda a: a, False)):
-        forward, backward = apply(function(variables), video), apply(function(variables), video[:, ::-1])
+    for function, same in (
+        (lambda a: jax.tree.map_with_path(symmetric, a), True),
+        (lambda a: a, False),
+    ):
+        forward, backward = (
+            apply(function(variables), video),
+            apply(function(variables), video[:, ::-1]),
+        )
         for one, other in zip(forward, backward, strict=True):
             error = np.abs(one - other[:, ::-1]).max() / np.abs(one).max()
             assert (error < 1e-5) if same else (error > 1e-2)

@@ -48,7 +48,8 @@ def test_published_parameter_counts(module, factor, total, parts):
 def test_images_are_reconstructed_from_indices(quantizer, levels):
     module, random = small(quantizer), np.random.default_rng(0)
     draw = lambda a: (
-        np.prod(a.shape[:-1]).astype(np.float32) ** -0.5 * random.standard_normal(a.shape, np.float32)
+        np.prod(a.shape[:-1]).astype(np.float32) ** -0.5
+        * random.standard_normal(a.shape, np.float32)
     )
     variables = jax.tree.map(draw, jax.eval_shape(module.init, key, images))
 

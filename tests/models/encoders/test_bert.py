@@ -26,7 +26,9 @@ def shapes(module):
 def variables():
     expected = jax.eval_shape(MODULE.init, jax.random.key(0), IDS)
     random = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: random.normal(0.0, 0.7, leaf.shape).astype(np.float32), expected)
+    return jax.tree.map(
+        lambda leaf: random.normal(0.0, 0.7, leaf.shape).astype(np.float32), expected
+    )
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,8 @@ def apply():
 
 
 @pytest.mark.parametrize(
-    ("build", "count"), [(bert_base, 109_482_240), (bert_large, 335_141_888), (minilm_l6, 22_713_216)]
+    ("build", "count"),
+    [(bert_base, 109_482_240), (bert_large, 335_141_888), (minilm_l6, 22_713_216)],
 )
 def test_parameter_counts(build, count):
     """Of transformers' `BertModel` with the published configurations."""
@@ -77,13 +80,19 @@ def test_texts_that_are_too_long():
 
 def test_unroll_remat_and_types(variables):
     """Nothing else changes; with bfloat16 products states and parameters remain float32."""
-    for options in (dict(unroll=2), dict(remat_policy="nothing_saveable"), dict(dtype=jnp.bfloat16)):
+    for options in (
+        dict(unroll=2),
+        dict(remat_policy="nothing_saveable"),
+        dict(dtype=jnp.bfloat16),
+    ):
         tokens, pooled, parameters = shapes(Bert(**OPTIONS, **options))
         assert jax.tree.map(jnp.shape, parameters) == jax.tree.map(jnp.shape, variables)
         assert tokens.dtype == pooled.dtype == jnp.float32
         assert {a.dtype for a in jax.tree.leaves(parameters)} == {jnp.dtype("float32")}
     gradient = jax.jit(
-        jax.grad(lambda v: Bert(**OPTIONS, remat_policy="nothing_saveable").apply(v, IDS).tokens.sum())
+        jax.grad(
+            lambda v: Bert(**OPTIONS, remat_policy="nothing_saveable").apply(v, IDS).tokens.sum()
+        )
     )
     assert np.all(gradient(variables)["params"]["norm"]["bias"] != 0)
 

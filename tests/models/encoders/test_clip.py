@@ -81,7 +81,9 @@ def test_states_begin_at_the_embeddings_and_end_before_the_norm(apply, variables
     state = np.asarray(output.states[-1], np.float64)
     state = (state - state.mean(-1, keepdims=True)) / np.sqrt(state.var(-1, keepdims=True) + 1e-5)
     expected = state * params["final_norm"]["scale"] + params["final_norm"]["bias"]
-    np.testing.assert_allclose(output.last, expected, atol=1e-5)  # some roundings of values of about one
+    np.testing.assert_allclose(
+        output.last, expected, atol=1e-5
+    )  # some roundings of values of about one
 
 
 def test_pooled_is_the_state_at_the_first_end(apply, variables, tokens):
@@ -135,7 +137,9 @@ def test_bfloat16_computes_near_float32_and_keeps_states_float32(apply, variable
 
 def test_param_dtype_is_that_of_every_parameter(tokens):
     module = CLIP(text_encoder(param_dtype=jnp.bfloat16), image_encoder(param_dtype=jnp.bfloat16))
-    variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), tokens)
+    variables = jax.eval_shape(
+        module.init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), tokens
+    )
     assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype("bfloat16")}
 
 
@@ -174,14 +178,18 @@ def test_pictures_are_resized_and_cropped_in_the_middle(height, width):
     prepared = prepare(images)
     assert prepared.shape == (1, 6, 6, 3)
     for axis in (1, 2):  # the middle is the mirror image's middle
-        np.testing.assert_allclose(prepare(np.flip(images, axis)), np.flip(prepared, axis), atol=1e-5)
+        np.testing.assert_allclose(
+            prepare(np.flip(images, axis)), np.flip(prepared, axis), atol=1e-5
+        )
     np.testing.assert_allclose(prepare(np.full_like(images, 0.3)), 0.3, rtol=1e-5)
 
 
 def test_overshoot_is_cut():
     images = jnp.where(jnp.arange(4) < 2, -1.0, 1.0)[None, :, None, None] * jnp.ones((1, 4, 4, 3))
     prepared = jax.jit(lambda images: resize_and_crop(images, 16))(images)
-    assert prepared.min() == -1 and prepared.max() == 1  # cubic interpolation of a step goes beyond its ends
+    assert (
+        prepared.min() == -1 and prepared.max() == 1
+    )  # cubic interpolation of a step goes beyond its ends
     np.testing.assert_array_equal(resize_and_crop(images, 4), images)
 
 

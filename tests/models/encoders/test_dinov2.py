@@ -30,7 +30,9 @@ def images():
 def variables(images):
     expected = jax.eval_shape(MODULE.init, jax.random.key(0), images)
     random = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: random.normal(0.3, 0.5, leaf.shape).astype(np.float32), expected)
+    return jax.tree.map(
+        lambda leaf: random.normal(0.3, 0.5, leaf.shape).astype(np.float32), expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,20 +71,27 @@ def test_sizes(variables):
 
 def test_unroll_remat_and_types(variables, images):
     """Nothing else changes; with bfloat16 products states and parameters remain float32."""
-    for options in (dict(unroll=2), dict(remat_policy="nothing_saveable"), dict(dtype=jnp.bfloat16)):
+    for options in (
+        dict(unroll=2),
+        dict(remat_policy="nothing_saveable"),
+        dict(dtype=jnp.bfloat16),
+    ):
         module = Dinov2(**OPTIONS, **options)
         output, parameters = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
         assert jax.tree.map(jnp.shape, parameters) == jax.tree.map(jnp.shape, variables)
         assert output.dtype == jnp.float32
         assert {a.dtype for a in jax.tree.leaves(parameters)} == {jnp.dtype("float32")}
     jax.eval_shape(
-        jax.grad(lambda v: module.clone(remat_policy="dots_saveable").apply(v, images).sum()), variables
+        jax.grad(lambda v: module.clone(remat_policy="dots_saveable").apply(v, images).sum()),
+        variables,
     )
 
 
 def test_preprocessing():
     """The mean colour becomes 0, and one deviation more 1; grey is all three colours."""
-    colours = jnp.stack([jnp.array(COLOUR_MEAN), jnp.array(COLOUR_MEAN) + jnp.array(COLOUR_DEVIATION)])
+    colours = jnp.stack(
+        [jnp.array(COLOUR_MEAN), jnp.array(COLOUR_MEAN) + jnp.array(COLOUR_DEVIATION)]
+    )
     images = jnp.broadcast_to(2 * colours[:, None, None] - 1, (2, 5, 7, 3))
     output = jax.jit(preprocess)(images)
     assert output.shape == (2, 224, 224, 3)

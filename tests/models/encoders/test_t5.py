@@ -8,7 +8,9 @@ import pytest
 from genjax.models.encoders.t5 import T5_XXL, UMT5_XXL, Block, T5Encoder, relative_buckets
 
 VOCABULARY, LENGTH, DEPTH, WIDTH, HEAD = 12, 9, 2, 16, 4
-encoder = functools.partial(T5Encoder, VOCABULARY, WIDTH, DEPTH, 3, HEAD, 20, num_buckets=8, max_distance=16)
+encoder = functools.partial(
+    T5Encoder, VOCABULARY, WIDTH, DEPTH, 3, HEAD, 20, num_buckets=8, max_distance=16
+)
 KINDS = {"T5": dict(gate=None), "T5 version 1.1": {}, "UMT5": dict(bias_per_block=True)}
 
 
@@ -34,7 +36,9 @@ def tokens():
 # The second is the first with 256,384 tokens in place of 32,128, and 23 more tables of 32·64 biases.
 @pytest.mark.parametrize("build, expected", [(T5_XXL, 4_762_310_656), (UMT5_XXL, 5_680_910_336)])
 def test_parameter_counts(build, expected):
-    variables = jax.eval_shape(build().init, jax.random.key(0), jax.ShapeDtypeStruct((1, 512), jnp.int32))
+    variables = jax.eval_shape(
+        build().init, jax.random.key(0), jax.ShapeDtypeStruct((1, 512), jnp.int32)
+    )
     assert sum(a.size for a in jax.tree.leaves(variables)) == expected
 
 
@@ -47,7 +51,10 @@ def test_buckets_in_whole_numbers(num_buckets, max_distance):
     for distance in range(300):
         expected = distance
         if distance >= exact:
-            passed = [distance**steps * exact**k >= max_distance**k * exact**steps for k in range(1, steps)]
+            passed = [
+                distance**steps * exact**k >= max_distance**k * exact**steps
+                for k in range(1, steps)
+            ]
             expected = exact + sum(passed)
         assert buckets[distance, 0] == expected
         assert distance == 0 or buckets[0, distance] == expected + num_buckets // 2
@@ -61,7 +68,9 @@ def test_only_relative_positions_matter(kind, tokens):
     mask[:, :3] = False
     after = apply(variables, moved, mask)[:, 3:]
     alone = apply(variables, tokens, mask[:, ::-1])[:, :-3]
-    np.testing.assert_allclose(after, alone, atol=1e-5 * np.abs(alone).max())  # other sums of float32
+    np.testing.assert_allclose(
+        after, alone, atol=1e-5 * np.abs(alone).max()
+    )  # other sums of float32
 
 
 def test_positions_matter(kind, tokens):
@@ -111,7 +120,8 @@ def test_large_states_keep_what_is_added_to_them():
     x = jnp.asarray(30_000 * np.random.default_rng(0).standard_normal((1, 3, 8)), jnp.float32)
     variables = jax.jit(block(jnp.float32).init)(jax.random.key(0), x, None, None)
     added, expected = (
-        jax.jit(block(dtype).apply)(variables, x, None, None)[0] - x for dtype in (jnp.bfloat16, jnp.float32)
+        jax.jit(block(dtype).apply)(variables, x, None, None)[0] - x
+        for dtype in (jnp.bfloat16, jnp.float32)
     )
     assert 0.1 < np.abs(expected).max() < 10
     # A few roundings of .002 of numbers of about one; and float32's steps at 60,000 are of .004.

@@ -16,7 +16,9 @@ def variables():
     images = jax.ShapeDtypeStruct((1, 16, 16, 3), np.float32)
     shapes = jax.eval_shape(MODULE.init, jax.random.key(0), images)
     generator = np.random.default_rng(0)
-    draw = lambda leaf: generator.normal(0.1, (3 / max(1, np.prod(leaf.shape[:-1]))) ** 0.5, leaf.shape)
+    draw = lambda leaf: generator.normal(
+        0.1, (3 / max(1, np.prod(leaf.shape[:-1]))) ** 0.5, leaf.shape
+    )
     return jax.tree.map(lambda leaf: np.asarray(draw(leaf), np.float32), shapes)
 
 
@@ -36,7 +38,10 @@ def test_features_against_sums_of_correlations(variables, apply):
             layer = variables["params"][f"conv{stage}_{i + 1}"]
             kernel = layer["kernel"].astype(np.float64)
             planes = [
-                sum(correlate2d(x[..., c], kernel[..., c, o], mode="same") for c in range(x.shape[-1]))
+                sum(
+                    correlate2d(x[..., c], kernel[..., c, o], mode="same")
+                    for c in range(x.shape[-1])
+                )
                 for o in range(kernel.shape[-1])
             ]
             x = np.maximum(np.stack(planes, -1) + layer["bias"], 0)
@@ -44,13 +49,18 @@ def test_features_against_sums_of_correlations(variables, apply):
         # float32: up to thirteen convolutions with sums of at most 36 products
         np.testing.assert_allclose(features[0], x, rtol=0, atol=1e-5 * np.abs(x).max())
         if stage < 5:
-            height, width = x.shape[0] // 2, x.shape[1] // 2  # of an odd side the last row has no partner
+            height, width = (
+                x.shape[0] // 2,
+                x.shape[1] // 2,
+            )  # of an odd side the last row has no partner
             x = x[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1).max((1, 3))
 
 
 def test_grey_images_are_all_three_colours(variables, apply):
     grey = np.random.default_rng(1).uniform(-1, 1, (2, 16, 16, 1)).astype(np.float32)
-    for ours, expected in zip(apply(variables, grey), apply(variables, grey.repeat(3, -1)), strict=True):
+    for ours, expected in zip(
+        apply(variables, grey), apply(variables, grey.repeat(3, -1)), strict=True
+    ):
         np.testing.assert_array_equal(ours, expected)
 
 
@@ -64,7 +74,9 @@ def test_sizes_as_published():
     """Of configuration D 138,357,544 parameters, less the 123,642,856 of three fully connected layers."""
     images = jax.ShapeDtypeStruct((2, 70, 64, 3), np.float32)
     variables = jax.eval_shape(VGG16().init, jax.random.key(0), images)
-    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(variables)) == 138_357_544 - 123_642_856
+    assert (
+        sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(variables)) == 138_357_544 - 123_642_856
+    )
     maps = jax.eval_shape(VGG16().apply, variables, images)
     assert [m.shape[1:] for m in maps] == [
         (70, 64, 64),
@@ -78,5 +90,7 @@ def test_sizes_as_published():
 
 def test_compute_type(variables):
     images = jax.ShapeDtypeStruct((1, 16, 16, 3), np.float32)
-    maps = jax.eval_shape(functools.partial(MODULE.clone(dtype="bfloat16").apply, variables), images)
+    maps = jax.eval_shape(
+        functools.partial(MODULE.clone(dtype="bfloat16").apply, variables), images
+    )
     assert all(m.dtype == "bfloat16" for m in maps)

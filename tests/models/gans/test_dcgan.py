@@ -24,7 +24,9 @@ def random_variables(network, *inputs):
     """Not the initial ones, whose weights of .02 make every output almost constant; statistics are 1."""
     random = np.random.default_rng(0)
     variables = jax.eval_shape(network.init, key, *inputs)
-    params = jax.tree.map(lambda a: 0.3 * random.standard_normal(a.shape, np.float32), variables["params"])
+    params = jax.tree.map(
+        lambda a: 0.3 * random.standard_normal(a.shape, np.float32), variables["params"]
+    )
     return {"params": params} | {
         name: jax.tree.map(lambda a: np.ones(a.shape, np.float32), value)
         for name, value in variables.items()
@@ -68,7 +70,9 @@ def test_samples_depend_on_their_own_latent_alone_unless_training(num_classes):
     variables = random_variables(generator, latents, labels)
 
     def gradient(train):
-        apply = lambda z: generator.apply(variables, z, labels, train=train, mutable=["batch_stats"])[0]
+        apply = lambda z: generator.apply(
+            variables, z, labels, train=train, mutable=["batch_stats"]
+        )[0]
         return np.asarray(jax.jit(jax.grad(lambda z: apply(z)[1, 2, 2, 0]))(latents))
 
     alone = gradient(train=False)
@@ -79,7 +83,9 @@ def test_samples_depend_on_their_own_latent_alone_unless_training(num_classes):
 def test_statistics_change_in_training_alone():
     generator = small_generator()
     variables = random_variables(generator, latents)
-    apply = lambda train: generator.apply(variables, latents, train=train, mutable=["batch_stats"])[1]
+    apply = lambda train: generator.apply(variables, latents, train=train, mutable=["batch_stats"])[
+        1
+    ]
     states = jax.jit(lambda: (apply(False), apply(True)))()
     old, kept, new = (state["batch_stats"] for state in (variables, *states))
     np.testing.assert_array_equal(kept["norm_0"]["mean"], old["norm_0"]["mean"])
@@ -91,7 +97,9 @@ def test_classes_are_vectors_beside_the_latent():
     variables = random_variables(generator, latents, labels)
     embedding = variables["params"]["label_embedding"]["embedding"]
     joined = jnp.concatenate([latents, embedding[labels]], axis=1)
-    params = {name: value for name, value in variables["params"].items() if name != "label_embedding"}
+    params = {
+        name: value for name, value in variables["params"].items() if name != "label_embedding"
+    }
     unconditional = jax.jit(small_generator().apply)(variables | {"params": params}, joined)
     apply = jax.jit(generator.apply)
     samples = apply(variables, latents, labels)
@@ -132,7 +140,11 @@ def normalized():
     def iterate(variables):
         def step(_, state):
             return discriminator.apply(
-                {"params": variables["params"]} | state, images, labels, train=True, mutable=["batch_stats"]
+                {"params": variables["params"]} | state,
+                images,
+                labels,
+                train=True,
+                mutable=["batch_stats"],
             )[1]
 
         return jax.lax.fori_loop(0, 100, step, {"batch_stats": variables["batch_stats"]})
@@ -160,7 +172,9 @@ def test_logits_of_spectral_norm_do_not_depend_on_the_weights_scale(normalized):
     params = variables["params"]
     scaled = jax.tree.map(lambda a: a if a.ndim == 1 else 3 * a, params)
     doubled = jax.tree.map(lambda a: 2 * a if a.ndim == 1 else a, params)
-    apply = jax.jit(lambda params: discriminator.apply(variables | {"params": params}, images, labels))
+    apply = jax.jit(
+        lambda params: discriminator.apply(variables | {"params": params}, images, labels)
+    )
     np.testing.assert_allclose(apply(scaled), apply(params), rtol=1e-5)
     assert np.abs(apply(doubled) - apply(params)).max() > 0.01  # biases are as they are
 
@@ -180,10 +194,12 @@ def test_gradient_penalty_can_be_trained(spectral_norm):
 
     random = np.random.default_rng(1)
     params = variables["params"]
-    direction = jax.tree.map(lambda a: jnp.asarray(random.standard_normal(a.shape), jnp.float32), params)
-    gradient, (_, slope) = jax.jit(lambda p: (jax.grad(penalty)(p), jax.jvp(penalty, (p,), (direction,))))(
-        params
+    direction = jax.tree.map(
+        lambda a: jnp.asarray(random.standard_normal(a.shape), jnp.float32), params
     )
+    gradient, (_, slope) = jax.jit(
+        lambda p: (jax.grad(penalty)(p), jax.jvp(penalty, (p,), (direction,)))
+    )(params)
     # Reverse over reverse against forward over reverse; float32 sums of a few thousand terms.
     products = jax.tree.map(jnp.vdot, gradient, direction)
     assert np.isfinite(slope) and abs(slope) > 1e-3
@@ -192,8 +208,14 @@ def test_gradient_penalty_can_be_trained(spectral_norm):
 
 @pytest.mark.parametrize("spectral_norm", [False, True])
 def test_bfloat16_keeps_parameters_and_outputs_float32(spectral_norm):
-    samples, variables = jax.eval_shape(small_generator(dtype=jnp.bfloat16).init_with_output, key, latents)
-    logits, others = jax.eval_shape(
-        small_discriminator(dtype=jnp.bfloat16, spectral_norm=spectral_norm).init_with_output, key, images
+    samples, variables = jax.eval_shape(
+        small_generator(dtype=jnp.bfloat16).init_with_output, key, latents
     )
-    assert {a.dtype for a in jax.tree.leaves((samples, variables, logits, others))} == {jnp.dtype("float32")}
+    logits, others = jax.eval_shape(
+        small_discriminator(dtype=jnp.bfloat16, spectral_norm=spectral_norm).init_with_output,
+        key,
+        images,
+    )
+    assert {a.dtype for a in jax.tree.leaves((samples, variables, logits, others))} == {
+        jnp.dtype("float32")
+    }

@@ -15,7 +15,9 @@ def random_variables(network, inputs):
     """Not the initial ones, whose weights of .02 make every output almost constant; statistics are 1."""
     random = np.random.default_rng(0)
     variables = jax.eval_shape(network.init, key, inputs)
-    params = jax.tree.map(lambda a: 0.3 * random.standard_normal(a.shape, np.float32), variables["params"])
+    params = jax.tree.map(
+        lambda a: 0.3 * random.standard_normal(a.shape, np.float32), variables["params"]
+    )
     others = {name: value for name, value in variables.items() if name != "params"}
     return {"params": params} | jax.tree.map(lambda a: np.ones(a.shape, np.float32), others)
 
@@ -36,7 +38,9 @@ def test_logits_see_patches(layers, side):
     image = jax.random.normal(key, (1, 104, 112, 1))
     variables = random_variables(network, image)
     rows, columns = jax.eval_shape(network.apply, variables, image).shape[1:]
-    gradient = jax.jit(jax.grad(lambda x: network.apply(variables, x)[0, rows // 2, columns // 2]))(image)
+    gradient = jax.jit(jax.grad(lambda x: network.apply(variables, x)[0, rows // 2, columns // 2]))(
+        image
+    )
     seen = np.argwhere(gradient[0, :, :, 0])
     np.testing.assert_array_equal(seen.max(axis=0) - seen.min(axis=0) + 1, side)
 
@@ -45,7 +49,9 @@ def test_logits_see_patches(layers, side):
 def test_images_too_small_for_a_logit_are_refused(layers, least):
     init = functools.partial(jax.eval_shape, Discriminator(layers=layers).init_with_output, key)
     assert init(jnp.zeros((1, least, least, 3)))[0].shape == (1, 1, 1)
-    with pytest.raises(ValueError, match=f"images of {least}×{least} or more; these are {least}×{least - 1}"):
+    with pytest.raises(
+        ValueError, match=f"images of {least}×{least} or more; these are {least}×{least - 1}"
+    ):
         init(jnp.zeros((1, least, least - 1, 3)))
 
 

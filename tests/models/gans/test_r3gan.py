@@ -20,7 +20,9 @@ labels = jnp.array([0, 1, 2])
 
 
 def reverse(stages):
-    return {name: value[::-1] if isinstance(value, tuple) else value for name, value in stages.items()}
+    return {
+        name: value[::-1] if isinstance(value, tuple) else value for name, value in stages.items()
+    }
 
 
 def small_generator(**options):
@@ -63,7 +65,9 @@ def test_initial_weights_are_those_of_the_authors():
     options = dict(
         widths=(32, 32), cardinalities=(4, 4), blocks=(2, 2), num_classes=100, embedding_features=64
     )
-    generator = jax.jit(Generator(**options).init)(key, jnp.zeros((1, 64)), jnp.zeros(1, int))["params"]
+    generator = jax.jit(Generator(**options).init)(key, jnp.zeros((1, 64)), jnp.zeros(1, int))[
+        "params"
+    ]
     discriminator = jax.jit(Discriminator(**options).init)(
         key, jnp.zeros((1, SIDE, SIDE, 3)), jnp.zeros(1, int)
     )["params"]
@@ -71,25 +75,33 @@ def test_initial_weights_are_those_of_the_authors():
     for block in (generator["block_1_0"], discriminator["block_0_1"]):
         # Of n values the deviation is off by a factor of 1 ± 1/√(2n): .016 for the fewest, 2048, here; thrice that.
         np.testing.assert_allclose(np.std(block["expand"]["kernel"]), gain / np.sqrt(32), rtol=0.05)
-        np.testing.assert_allclose(np.std(block["grouped"]["kernel"]), gain / np.sqrt(9 * 16), rtol=0.05)
+        np.testing.assert_allclose(
+            np.std(block["grouped"]["kernel"]), gain / np.sqrt(9 * 16), rtol=0.05
+        )
         assert np.all(block["contract"]["kernel"] == 0)
     np.testing.assert_allclose(np.std(generator["basis"]), 1, rtol=0.1)
-    np.testing.assert_allclose(np.std(generator["basis_scale"]["kernel"]), 1 / np.sqrt(128), rtol=0.05)
+    np.testing.assert_allclose(
+        np.std(generator["basis_scale"]["kernel"]), 1 / np.sqrt(128), rtol=0.05
+    )
     np.testing.assert_allclose(np.std(generator["label_embedding"]["embedding"]), 0.1, rtol=0.05)
     np.testing.assert_allclose(np.std(discriminator["basis"]), 1 / 4, rtol=0.1)
     np.testing.assert_allclose(np.std(discriminator["head"]["kernel"]), 1 / np.sqrt(32), rtol=0.05)
-    np.testing.assert_allclose(np.std(discriminator["label_embedding"]["embedding"]), 1 / 80, rtol=0.05)
+    np.testing.assert_allclose(
+        np.std(discriminator["label_embedding"]["embedding"]), 1 / 80, rtol=0.05
+    )
 
 
 def test_samples_depend_on_their_own_latent_and_class():
     generator = small_generator(num_classes=CLASSES, embedding_features=4)
     variables = random_variables(generator, latents, labels)
-    gradient = jax.jit(jax.grad(lambda z: generator.apply(variables, z, labels, train=True)[1, 2, 2, 0]))(
-        latents
-    )
+    gradient = jax.jit(
+        jax.grad(lambda z: generator.apply(variables, z, labels, train=True)[1, 2, 2, 0])
+    )(latents)
     assert np.all(gradient[1] != 0) and np.all(gradient[0] == 0) and np.all(gradient[2] == 0)
     samples = jax.jit(generator.apply)(variables, jnp.tile(latents[:1], (3, 1)), labels)
-    assert np.abs(samples[0] - samples[1]).max() > 0.1 and np.abs(samples[0] - samples[2]).max() > 0.1
+    assert (
+        np.abs(samples[0] - samples[1]).max() > 0.1 and np.abs(samples[0] - samples[2]).max() > 0.1
+    )
 
 
 @pytest.mark.parametrize("num_classes", [0, CLASSES])
@@ -98,20 +110,26 @@ def test_gradient_penalty_can_be_trained(num_classes):
     params = random_variables(discriminator, images, labels)
 
     def penalty(params):
-        return jnp.sum(jax.grad(lambda x: discriminator.apply(params, x, labels).sum())(images) ** 2)
+        return jnp.sum(
+            jax.grad(lambda x: discriminator.apply(params, x, labels).sum())(images) ** 2
+        )
 
     random = np.random.default_rng(1)
-    direction = jax.tree.map(lambda a: jnp.asarray(random.standard_normal(a.shape), jnp.float32), params)
-    gradient, (_, slope) = jax.jit(lambda p: (jax.grad(penalty)(p), jax.jvp(penalty, (p,), (direction,))))(
-        params
+    direction = jax.tree.map(
+        lambda a: jnp.asarray(random.standard_normal(a.shape), jnp.float32), params
     )
+    gradient, (_, slope) = jax.jit(
+        lambda p: (jax.grad(penalty)(p), jax.jvp(penalty, (p,), (direction,)))
+    )(params)
     # Reverse over reverse against forward over reverse; float32 sums of a few thousand terms.
     products = jax.tree.map(jnp.vdot, gradient, direction)
     assert np.isfinite(slope) and abs(slope) > 1e-3
     np.testing.assert_allclose(sum(jax.tree.leaves(products)), slope, rtol=1e-3)
 
 
-@pytest.mark.parametrize("network, inputs", [(small_generator, latents), (small_discriminator, images)])
+@pytest.mark.parametrize(
+    "network, inputs", [(small_generator, latents), (small_discriminator, images)]
+)
 def test_coarsest_stages_are_float32(network, inputs):
     """Both stages: as in float32, exactly. None: as in bfloat16, whose rounding is 2⁻⁹ = .002, in some ten products."""
     params = random_variables(network(), inputs)

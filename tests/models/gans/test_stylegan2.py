@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.models.gans.stylegan2 import Discriminator, Generator, minibatch_deviation, modulated_convolve
+from genjax.models.gans.stylegan2 import (
+    Discriminator,
+    Generator,
+    minibatch_deviation,
+    modulated_convolve,
+)
 from genjax.nn.fir import convolve, upsample_convolve
 
 BATCH, LATENT, CLASSES = 3, 6, 4
@@ -84,7 +89,9 @@ def test_scaling_inputs_and_outputs_is_a_kernel_per_image(resample, demodulate):
         kernels = style[:, None, None, :, None] * kernel
         if demodulate:
             kernels = kernels / np.sqrt(np.sum(kernels**2, axis=(1, 2, 3), keepdims=True) + 1e-8)
-        expected = [resample(jnp.asarray(x[i : i + 1]), jnp.asarray(kernels[i]))[0] for i in range(BATCH)]
+        expected = [
+            resample(jnp.asarray(x[i : i + 1]), jnp.asarray(kernels[i]))[0] for i in range(BATCH)
+        ]
         output = modulated_convolve(
             *map(jnp.asarray, (x, kernel, style)), convolve=resample, demodulate=demodulate
         )
@@ -133,11 +140,16 @@ def test_average_of_w_moves_in_training_alone(generator):
     z = normal(2, BATCH, LATENT)
     rngs = {"noise": jax.random.key(0)}
     before = variables["moving_average"]["w_average"]
-    apply = functools.partial(module.apply, variables, z, rngs=rngs, method="map", mutable=["moving_average"])
+    apply = functools.partial(
+        module.apply, variables, z, rngs=rngs, method="map", mutable=["moving_average"]
+    )
     _, state = apply(train=True)
     w = module.apply(variables, z, method="map")[:, 0]
     np.testing.assert_allclose(
-        state["moving_average"]["w_average"], 0.998 * before + 0.002 * w.mean(0), rtol=1e-5, atol=1e-6
+        state["moving_average"]["w_average"],
+        0.998 * before + 0.002 * w.mean(0),
+        rtol=1e-5,
+        atol=1e-6,
     )
     _, state = apply(train=False)
     np.testing.assert_array_equal(state["moving_average"]["w_average"], before)
@@ -161,7 +173,9 @@ def test_style_mixing(generator, probability):
     firsts = set(is_own[mixed].sum(axis=1))
     assert firsts == (set(range(1, module.num_styles)) if probability else set())
     if probability == 1:
-        assert len(np.unique(np.asarray(w[:, -1]), axis=0)) == batch  # to each its own second latent
+        assert (
+            len(np.unique(np.asarray(w[:, -1]), axis=0)) == batch
+        )  # to each its own second latent
 
 
 def test_images_depend_on_their_own_latent_alone(generator):
@@ -179,7 +193,9 @@ def test_images_depend_on_their_own_latent_alone(generator):
 def test_noise(generator):
     module, variables = small_generator(style_mixing=0.0), generator[1]
     z = jnp.broadcast_to(normal(6, 1, LATENT), (2, LATENT))
-    train = jax.jit(lambda variables, key: module.apply(variables, z, train=True, rngs={"noise": key}))
+    train = jax.jit(
+        lambda variables, key: module.apply(variables, z, train=True, rngs={"noise": key})
+    )
     first = train(variables, jax.random.key(0))
     assert np.abs(first[0] - first[1]).max() > 0.1  # every image has its own
     np.testing.assert_array_equal(first, train(variables, jax.random.key(0)))
@@ -189,7 +205,9 @@ def test_noise(generator):
 
     silent = lambda path, a: jnp.zeros_like(a) if path[-1].key == "noise_strength" else a
     silenced = jax.tree.map_with_path(silent, variables)
-    np.testing.assert_array_equal(train(silenced, jax.random.key(0)), train(silenced, jax.random.key(1)))
+    np.testing.assert_array_equal(
+        train(silenced, jax.random.key(0)), train(silenced, jax.random.key(1))
+    )
     without = variables | {"noise": jax.tree.map(jnp.zeros_like, variables["noise"])}
     expected = jax.jit(module.apply)(without, z)
     np.testing.assert_allclose(
@@ -247,13 +265,17 @@ def test_classes_matter_where_there_are_any(generator, discriminator):
     logits = jax.jit(module.apply)(variables, images, jnp.array([0, 1]))
     assert logits.shape == (2,) and abs(logits[0] - logits[1]) > 0.01
 
-    module, z = small_generator(num_classes=CLASSES), jnp.broadcast_to(normal(12, 1, LATENT), (2, LATENT))
+    module, z = (
+        small_generator(num_classes=CLASSES),
+        jnp.broadcast_to(normal(12, 1, LATENT), (2, LATENT)),
+    )
     variables = random_variables(module, z, jnp.array([0, 1]))
     output = jax.jit(module.apply)(variables, z, jnp.array([0, 1]))
     assert np.abs(output[0] - output[1]).max() > 0.1
     module, variables = generator
     np.testing.assert_array_equal(
-        module.apply(variables, z, jnp.array([0, 1]), method="map"), module.apply(variables, z, method="map")
+        module.apply(variables, z, jnp.array([0, 1]), method="map"),
+        module.apply(variables, z, method="map"),
     )  # disregarded
 
 
@@ -261,16 +283,20 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(generator, 
     z, images, labels = normal(13, BATCH, LATENT), normal(14, BATCH, 8, 8, 3), jnp.arange(BATCH)
     for (module, variables), build, arguments in (
         (generator, small_generator, (z,)),
-        (discriminator, functools.partial(small_discriminator, num_classes=CLASSES), (images, labels)),
+        (
+            discriminator,
+            functools.partial(small_discriminator, num_classes=CLASSES),
+            (images, labels),
+        ),
     ):
         network = build(dtype=jnp.bfloat16)
         output, shapes = jax.eval_shape(network.init_with_output, jax.random.key(0), *arguments)
         assert output.dtype == jnp.float32
         assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
         expected = jax.jit(module.apply)(variables, *arguments)
-        error = np.linalg.norm(jax.jit(network.apply)(variables, *arguments) - expected) / np.linalg.norm(
-            expected
-        )
+        error = np.linalg.norm(
+            jax.jit(network.apply)(variables, *arguments) - expected
+        ) / np.linalg.norm(expected)
         # bfloat16 rounds by 2⁻⁹ = .002 relative; a dozen layers add up to a few times that.
         assert 1e-4 < error < 0.02
 
@@ -279,7 +305,11 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(generator, 
     "module, arguments, message",
     [
         (small_generator(num_classes=4), (jnp.ones((1, LATENT)),), "4 classes needs labels"),
-        (small_generator(architecture="resnext"), (jnp.ones((1, LATENT)),), "skip, resnet, original"),
+        (
+            small_generator(architecture="resnext"),
+            (jnp.ones((1, LATENT)),),
+            "skip, resnet, original",
+        ),
         (Generator(48), (jnp.ones((1, 512)),), "power of two"),
         (small_discriminator(), (jnp.ones((1, 16, 16, 3)),), "8 px"),
         (small_discriminator(), (jnp.ones((6, 8, 8, 3)),), "batch of 6"),

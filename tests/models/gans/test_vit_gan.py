@@ -44,7 +44,9 @@ def test_parameter_counts():
         small_generator(num_classes=CLASSES).init_with_output, key, latents, labels
     )
     expected = dense(LATENT, w) + CLASSES * w + dense(w, w) + dense(w, 2 * w) + dense(w, p * p * c)
-    assert samples.shape == (3, SIDE, SIDE, 3) and size(variables) == expected + d * (block + dense(w, 6 * w))
+    assert samples.shape == (3, SIDE, SIDE, 3) and size(variables) == expected + d * (
+        block + dense(w, 6 * w)
+    )
 
     logits, variables = jax.eval_shape(
         small_discriminator(num_classes=CLASSES).init_with_output, key, samples, labels
@@ -60,15 +62,17 @@ def test_samples_at_initialisation_depend_on_latent_and_class():
     many = jax.random.normal(key, (200, LATENT))
     assert 0.1 < apply(many, jnp.zeros(200, int)).std(axis=0).mean() < 3
     samples = apply(jnp.tile(latents[:1], (3, 1)), labels)
-    assert np.abs(samples[0] - samples[1]).max() > 0.1 and np.abs(samples[0] - samples[2]).max() > 0.1
+    assert (
+        np.abs(samples[0] - samples[1]).max() > 0.1 and np.abs(samples[0] - samples[2]).max() > 0.1
+    )
 
 
 def test_samples_depend_on_all_of_their_own_latent_and_nothing_of_others():
     generator = small_generator(num_classes=CLASSES)
     variables = random_variables(generator, latents, labels)
-    gradient = jax.jit(jax.grad(lambda z: generator.apply(variables, z, labels, train=True)[1, 2, 2, 0]))(
-        latents
-    )
+    gradient = jax.jit(
+        jax.grad(lambda z: generator.apply(variables, z, labels, train=True)[1, 2, 2, 0])
+    )(latents)
     assert np.all(gradient[1] != 0) and np.all(gradient[0] == 0) and np.all(gradient[2] == 0)
 
 
@@ -106,10 +110,14 @@ def test_classes_add_a_projection_to_the_logit():
     gradient, logits = jax.jit(jax.grad(total, has_aux=True))(variables)
     # Unconditional logits are linear in the features, so the head's gradient is the features' sum.
     features = gradient["params"]["label_embedding"]["embedding"]
-    np.testing.assert_allclose(gradient["params"]["head"]["kernel"][:, 0], features.sum(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(
+        gradient["params"]["head"]["kernel"][:, 0], features.sum(axis=0), rtol=1e-4
+    )
     plain = jax.jit(small_discriminator().apply)(without(variables, "label_embedding"), images)
     embedding = variables["params"]["label_embedding"]["embedding"]
-    np.testing.assert_allclose(logits - plain, jnp.sum(embedding * features, axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        logits - plain, jnp.sum(embedding * features, axis=1), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_gradient_penalty_can_be_trained():
@@ -117,26 +125,34 @@ def test_gradient_penalty_can_be_trained():
     params = random_variables(discriminator, images, labels)
 
     def penalty(params):
-        return jnp.sum(jax.grad(lambda x: discriminator.apply(params, x, labels).sum())(images) ** 2)
+        return jnp.sum(
+            jax.grad(lambda x: discriminator.apply(params, x, labels).sum())(images) ** 2
+        )
 
     random = np.random.default_rng(1)
-    direction = jax.tree.map(lambda a: jnp.asarray(random.standard_normal(a.shape), jnp.float32), params)
-    gradient, (_, slope) = jax.jit(lambda p: (jax.grad(penalty)(p), jax.jvp(penalty, (p,), (direction,))))(
-        params
+    direction = jax.tree.map(
+        lambda a: jnp.asarray(random.standard_normal(a.shape), jnp.float32), params
     )
+    gradient, (_, slope) = jax.jit(
+        lambda p: (jax.grad(penalty)(p), jax.jvp(penalty, (p,), (direction,)))
+    )(params)
     # Reverse over reverse against forward over reverse; float32 sums of a few thousand terms.
     products = jax.tree.map(jnp.vdot, gradient, direction)
     assert np.isfinite(slope) and abs(slope) > 1e-3
     np.testing.assert_allclose(sum(jax.tree.leaves(products)), slope, rtol=1e-3)
 
 
-@pytest.mark.parametrize("network, inputs", [(small_generator, latents), (small_discriminator, images)])
+@pytest.mark.parametrize(
+    "network, inputs", [(small_generator, latents), (small_discriminator, images)]
+)
 def test_unroll_and_dtype(network, inputs):
     params = random_variables(network(), inputs)
     apply = lambda **options: np.asarray(jax.jit(network(**options).apply)(params, inputs))
     expected = apply()
     # Another order of the same float32 sums; and bfloat16's rounding of 2⁻⁹ = .002 in some ten products.
-    np.testing.assert_allclose(apply(unroll=DEPTH), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        apply(unroll=DEPTH), expected, rtol=0, atol=1e-5 * np.abs(expected).max()
+    )
     program = jax.make_jaxpr(network(unroll=DEPTH).apply)(params, inputs)
     assert f" unroll={DEPTH}" in str(program)
     output = apply(dtype=jnp.bfloat16)

@@ -10,7 +10,9 @@ from genjax.devices.cost import multiply_adds
 from genjax.models.transformers.dit import Block, DiT, DiT_B, DiT_L, DiT_S, DiT_XL
 
 BATCH, SIDE, CHANNELS, CLASSES, DEPTH = 3, 4, 2, 5, 2
-small_dit = functools.partial(DiT, patch_size=2, width=16, depth=DEPTH, num_heads=2, num_classes=CLASSES)
+small_dit = functools.partial(
+    DiT, patch_size=2, width=16, depth=DEPTH, num_heads=2, num_classes=CLASSES
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +65,16 @@ def test_initialisation_is_adaln_zero(apply, initial, inputs):
         assert all(np.all(a == 0) for a in jax.tree.leaves(modulation))
     for name in ("query_key_value", "projection", "mlp_in", "mlp_out"):
         kernel = np.asarray(params["blocks"][name]["kernel"])
-        limit = np.sqrt(6 / sum(kernel.shape[1:]))  # Xavier's bound, of one layer and not of the stack
+        limit = np.sqrt(
+            6 / sum(kernel.shape[1:])
+        )  # Xavier's bound, of one layer and not of the stack
         assert kernel.shape[0] == DEPTH and 0.95 * limit < np.abs(kernel).max() <= limit
         assert not np.allclose(kernel[0], kernel[1])
 
 
-@pytest.mark.parametrize("target, expected", [(diffusion.noise, 1.0), (diffusion.velocity, 1.0 + 0.25)])
+@pytest.mark.parametrize(
+    "target, expected", [(diffusion.noise, 1.0), (diffusion.velocity, 1.0 + 0.25)]
+)
 def test_expected_loss_at_initialisation(apply, initial, target, expected):
     batch = 2000
     x = jnp.full((batch, SIDE, SIDE, CHANNELS), 0.5)
@@ -126,7 +132,9 @@ def test_remat_saves_memory_in_the_compiled_program(initial):
 
     def gradient(remat_policy, unroll):
         network = small_dit(remat_policy=remat_policy, unroll=unroll)
-        return jax.jit(jax.grad(lambda params: jnp.sum(network.apply(params, *inputs)))).lower(initial)
+        return jax.jit(jax.grad(lambda params: jnp.sum(network.apply(params, *inputs)))).lower(
+            initial
+        )
 
     temporaries = lambda remat_policy: (
         gradient(remat_policy, 1).compile().memory_analysis().temp_size_in_bytes
@@ -170,7 +178,9 @@ def test_param_dtype_is_that_of_every_parameter(inputs):
 
 def test_forward_derivative_agrees_with_the_backward_one(perturbed, inputs):
     x, t, labels = inputs
-    direction, output_direction = np.random.default_rng(1).standard_normal((2, *x.shape), np.float32)
+    direction, output_direction = np.random.default_rng(1).standard_normal(
+        (2, *x.shape), np.float32
+    )
 
     def forward(x, t, **options):
         function = lambda x, t: small_dit(**options).apply(perturbed, x, t, labels)

@@ -31,7 +31,14 @@ def inputs():
         jnp.asarray(random.standard_normal(shape, np.float32))
         for shape in (SHAPE, (BATCH, LENGTH, FEATURES), (BATCH, POOLED))
     )
-    return x, jnp.array([0.2, 0.7]), tokens, pooled, jnp.array([1.5, 4.0]), jnp.ones((BATCH, LENGTH), bool)
+    return (
+        x,
+        jnp.array([0.2, 0.7]),
+        tokens,
+        pooled,
+        jnp.array([1.5, 4.0]),
+        jnp.ones((BATCH, LENGTH), bool),
+    )
 
 
 def call(network):
@@ -69,7 +76,9 @@ def apply():
     return jax.jit(call(small_flux()))
 
 
-@pytest.mark.parametrize("build, expected", [(flux_dev, 11_901_408_320), (flux_schnell, 11_891_178_560)])
+@pytest.mark.parametrize(
+    "build, expected", [(flux_dev, 11_901_408_320), (flux_schnell, 11_891_178_560)]
+)
 def test_published_networks_at_1024_pixels(build, expected):
     network = build(dtype=jnp.bfloat16)
     example = lambda *shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
@@ -98,7 +107,9 @@ def test_initialisation_is_adaln_zero(apply, inputs):
         assert all(np.all(a == 0) for a in jax.tree.leaves(part))
     for part in (double["text_heads"]["query"], double["image_mlp_in"], single["projection"]):
         kernel = np.asarray(part["kernel"])
-        limit = np.sqrt(6 / sum(kernel.shape[1:]))  # Xavier's bound, of one layer and not of the stack
+        limit = np.sqrt(
+            6 / sum(kernel.shape[1:])
+        )  # Xavier's bound, of one layer and not of the stack
         assert kernel.shape[0] == 2 and 0.95 * limit < np.abs(kernel).max() <= limit
         assert not np.allclose(kernel[0], kernel[1])
 
@@ -112,7 +123,9 @@ def test_padding_is_invisible_with_a_mask_and_read_without(apply, variables, inp
     np.testing.assert_array_equal(output(changed, mask), hidden)
     change = lambda a, b: np.abs(a - b).max(axis=(1, 2, 3)).min()
     assert change(output(changed, everything), output(tokens, everything)) > 0.1
-    assert change(output(tokens.at[:, 0].add(1.0), mask), hidden) > 0.1  # what the mask shows is read
+    assert (
+        change(output(tokens.at[:, 0].add(1.0), mask), hidden) > 0.1
+    )  # what the mask shows is read
 
 
 def test_order_of_tokens_is_unknown_and_of_patches_known(apply, variables, inputs):
@@ -127,7 +140,9 @@ def test_order_of_tokens_is_unknown_and_of_patches_known(apply, variables, input
 
 
 @pytest.mark.parametrize("argument", range(5))
-def test_output_depends_on_all_of_its_own_example_and_nothing_of_others(apply, variables, inputs, argument):
+def test_output_depends_on_all_of_its_own_example_and_nothing_of_others(
+    apply, variables, inputs, argument
+):
     expected = np.asarray(apply(variables, *inputs))
     index = (1, *(-1,) * (inputs[argument].ndim - 1))  # the last number of the last example
     changed = inputs[argument].at[index].add(0.5)
@@ -143,7 +158,9 @@ def test_text_in_context(inputs):
     arguments = lambda tokens: (x, t, tokens, None, None, mask)
     network = in_context(patch_size=1, out_channels=5)
     variables = randomized(network, arguments(tokens))
-    assert not {"double_blocks", "pooled_embedding", "guidance_embedding"} & variables["params"].keys()
+    assert (
+        not {"double_blocks", "pooled_embedding", "guidance_embedding"} & variables["params"].keys()
+    )
     apply = jax.jit(call(network))
     output = np.asarray(apply(variables, *arguments(tokens)))
     assert output.shape == (*SHAPE[:3], 5) and output.std() > 0.1
@@ -165,7 +182,9 @@ def test_text_in_context(inputs):
 
 def test_remat_policy_decides_what_is_computed_again(variables, inputs):
     def cost(remat_policy):
-        loss = lambda variables: jnp.sum(call(small_flux(remat_policy=remat_policy))(variables, *inputs))
+        loss = lambda variables: jnp.sum(
+            call(small_flux(remat_policy=remat_policy))(variables, *inputs)
+        )
         return multiply_adds(jax.grad(loss), variables)
 
     assert cost("nothing_saveable") > 1.1 * cost(None)
@@ -183,11 +202,17 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(apply, vari
     assert 1e-4 < error < 0.03
 
 
-@pytest.mark.parametrize("build, streams, num_products", [(SingleBlock, 1, 6), (DoubleBlock, 2, 12)])
+@pytest.mark.parametrize(
+    "build, streams, num_products", [(SingleBlock, 1, 6), (DoubleBlock, 2, 12)]
+)
 def test_products_are_bfloat16_and_modulation_is_float32(build, streams, num_products):
     block = build(num_heads=2, dtype=jnp.bfloat16, param_dtype=jnp.float32)
     tokens = jnp.ones((2, 3, 16))
-    inputs = tokens if streams == 1 else (tokens, tokens), jnp.ones((2, 16)), jnp.ones((3 * streams, 4, 2))
+    inputs = (
+        tokens if streams == 1 else (tokens, tokens),
+        jnp.ones((2, 16)),
+        jnp.ones((3 * streams, 4, 2)),
+    )
     _, variables = jax.eval_shape(
         lambda *inputs: block.init_with_output(*inputs, None, capture_intermediates=True),
         jax.random.key(0),
@@ -206,7 +231,9 @@ def test_products_are_bfloat16_and_modulation_is_float32(build, streams, num_pro
 
 
 def test_param_dtype_is_that_of_every_parameter(inputs):
-    variables = jax.eval_shape(functools.partial(init, small_flux(param_dtype=jnp.bfloat16)), *inputs)
+    variables = jax.eval_shape(
+        functools.partial(init, small_flux(param_dtype=jnp.bfloat16)), *inputs
+    )
     assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype("bfloat16")}
 
 
@@ -214,5 +241,7 @@ def test_param_dtype_is_that_of_every_parameter(inputs):
 def test_guidance_is_given_where_it_is_taken(inputs, takes_guidance, given):
     network = small_flux(takes_guidance=takes_guidance)
     guidance = None if takes_guidance else inputs[4]
-    with pytest.raises(ValueError, match=f"takes_guidance={takes_guidance}, and guidance is {given}"):
+    with pytest.raises(
+        ValueError, match=f"takes_guidance={takes_guidance}, and guidance is {given}"
+    ):
         init(network, *inputs[:4], guidance)

@@ -73,7 +73,9 @@ def test_initialisation_is_adaln_zero(inputs):
 def test_unroll_and_remat_change_nothing_but_speed(apply, perturbed, inputs):
     network = lambda **options: small(qk_norm=True, **options)
     expected = apply(perturbed, *inputs)
-    output = jax.jit(network(unroll=DEPTH, remat_policy="nothing_saveable").apply)(perturbed, *inputs)
+    output = jax.jit(network(unroll=DEPTH, remat_policy="nothing_saveable").apply)(
+        perturbed, *inputs
+    )
     # The same sums of float32 in another order: a hundred times the rounding of one, 1e-7.
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     cost = lambda **options: multiply_adds(

@@ -77,7 +77,9 @@ def apply(differentiate):
 def test_parameter_counts(build, expected):
     """At 1024 pixels, of which 1 in 8 latents each way, and the text of Stable Diffusion 3: 77 + 256 tokens."""
     example = lambda *shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    init = lambda key, x, t, tokens, pooled: build().init_with_output(key, x, t, Text(tokens, pooled))
+    init = lambda key, x, t, tokens, pooled: build().init_with_output(
+        key, x, t, Text(tokens, pooled)
+    )
     output, variables = jax.eval_shape(
         init, jax.random.key(0), example(128, 128, 16), example(), example(333, 4096), example(2048)
     )
@@ -107,12 +109,17 @@ def test_images_larger_than_the_positions_are_refused(perturbed, inputs):
 
 def test_joint_attention_is_softmax_of_each_stream_over_both(inputs):
     random = np.random.default_rng(0)
-    image, text = random.standard_normal((3, 1, 6, 2, 8)), random.standard_normal((3, 1, LENGTH, 2, 8))
+    image, text = (
+        random.standard_normal((3, 1, 6, 2, 8)),
+        random.standard_normal((3, 1, LENGTH, 2, 8)),
+    )
     mask = inputs[-1].mask[1:]
     outputs = jax.jit(joint_attention)(
         *(tuple(jnp.asarray(a, jnp.float32) for a in stream) for stream in (image, text)), mask
     )
-    key, value = np.concatenate([image, text[:, :, :2]], axis=2)[1:, 0]  # two tokens, two of padding
+    key, value = np.concatenate([image, text[:, :, :2]], axis=2)[
+        1:, 0
+    ]  # two tokens, two of padding
     for (query, _, _), output in zip((image, text), outputs, strict=True):
         weights = np.exp(np.einsum("qhf,khf->hqk", query[0], key) / np.sqrt(8))
         weights /= weights.sum(axis=-1, keepdims=True)
@@ -125,7 +132,9 @@ def test_initialisation_is_zero(inputs):
     """The head is, and every gate."""
     params = jax.device_get(jax.jit(small().init)(jax.random.key(0), *inputs))["params"]
     names = ("dual_blocks", "last_block")
-    parts = [params[name][part] for name in names for part in ("image_modulation", "text_modulation")]
+    parts = [
+        params[name][part] for name in names for part in ("image_modulation", "text_modulation")
+    ]
     for part in (*parts, params["modulation"], params["head"]):
         assert all(np.all(a == 0) for a in jax.tree.leaves(part))
 
@@ -140,7 +149,9 @@ def test_padding_changes_nothing_and_text_does(apply, perturbed, inputs):
     assert difference[1].max() > 0.1
 
 
-def test_outputs_depend_on_all_of_their_own_example_and_nothing_of_others(differentiate, perturbed, inputs):
+def test_outputs_depend_on_all_of_their_own_example_and_nothing_of_others(
+    differentiate, perturbed, inputs
+):
     x, t, text = inputs
     weights = jnp.zeros_like(x).at[1, 0, 0, 0].set(1)
     (_, *gradients, tokens, pooled), _ = differentiate(perturbed, x, t, text, weights)
@@ -182,7 +193,8 @@ def test_every_parameter_matters_but_what_the_last_block_makes_of_text_queries(e
         if not np.any(gradient)
     }
     assert unused == {
-        f"last_block/text_heads/{name}" for name in ("query/kernel", "query/bias", "query_norm/scale")
+        f"last_block/text_heads/{name}"
+        for name in ("query/kernel", "query/bias", "query_norm/scale")
     }
 
 

@@ -12,7 +12,13 @@ DEPTH = 2
 
 def small(**options):
     return PixArt(
-        patch_size=2, width=12, depth=DEPTH, num_heads=3, base_size=2, size_conditioning=True, **options
+        patch_size=2,
+        width=12,
+        depth=DEPTH,
+        num_heads=3,
+        base_size=2,
+        size_conditioning=True,
+        **options,
     )
 
 
@@ -106,7 +112,9 @@ def test_positions_span_the_same_range_at_every_size(apply, perturbed):
 def test_unroll_and_remat_change_nothing_but_speed(apply, perturbed, inputs):
     network = lambda **options: small(**options)
     expected = apply(perturbed, *inputs)
-    output = jax.jit(network(unroll=DEPTH, remat_policy="nothing_saveable").apply)(perturbed, *inputs)
+    output = jax.jit(network(unroll=DEPTH, remat_policy="nothing_saveable").apply)(
+        perturbed, *inputs
+    )
     # The same sums of float32 in another order: a hundred times the rounding of one, 1e-7.
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     cost = lambda **options: multiply_adds(
@@ -131,7 +139,9 @@ def test_who_asks_is_told_what_looks_where():
     network = PixArt(patch_size=2, width=24, depth=2, num_heads=2, base_size=4)
     random = np.random.default_rng(0)
     x = jnp.asarray(random.standard_normal((1, 8, 4, 3), np.float32))
-    text = Text(jnp.asarray(random.standard_normal((1, 5, 6), np.float32)), None, jnp.arange(5)[None] < 3)
+    text = Text(
+        jnp.asarray(random.standard_normal((1, 5, 6), np.float32)), None, jnp.arange(5)[None] < 3
+    )
     variables = jax.jit(network.init)(jax.random.key(0), x, jnp.ones(1), text)
     assert variables.keys() == {"params"}
 
@@ -148,7 +158,9 @@ def test_who_asks_is_told_what_looks_where():
     assert weights.shape == (2, 1, 2, 8, 5)  # blocks, examples, heads, patches, tokens
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
     assert np.all(np.asarray(weights[..., 3:]) == 0)
-    query, key = (np.asarray(cross[name]["__call__"][0]).reshape(2, -1, 2, 12) for name in ("query", "key"))
+    query, key = (
+        np.asarray(cross[name]["__call__"][0]).reshape(2, -1, 2, 12) for name in ("query", "key")
+    )
     logits = np.einsum("lqhf,lkhf->lhqk", query, key)[..., :3] / np.sqrt(12)
     expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     np.testing.assert_allclose(weights[:, 0, :, :, :3], expected, rtol=1e-5)

@@ -54,14 +54,18 @@ def check(output, inputs, mask=None, **options):
     # float32 rounds by 6e-8 and bfloat16 by .002 relative, here amplified by logits of about ten.
     tolerance = 5e-6 if output.dtype == jnp.float32 else 0.03
     expected = reference(*inputs, mask, **options)
-    assert np.abs(np.asarray(output, np.float64) - expected).max() < tolerance * np.abs(expected).max()
+    assert (
+        np.abs(np.asarray(output, np.float64) - expected).max() < tolerance * np.abs(expected).max()
+    )
 
 
 def test_against_float64(inputs):
     check(attention(*inputs), inputs)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, QUERIES, KEYS), (BATCH, 1, 1, KEYS), (BATCH, HEADS, QUERIES, KEYS)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, QUERIES, KEYS), (BATCH, 1, 1, KEYS), (BATCH, HEADS, QUERIES, KEYS)]
+)
 def test_masks_broadcast(inputs, shape):
     mask = np.random.default_rng(1).random(shape) < 0.5
     mask[..., 2] = True  # every query may look somewhere
@@ -79,16 +83,23 @@ def test_biases_broadcast_and_the_scale_can_be_given(inputs, shape):
 
 def test_causal_mask_cuts_gradients_of_later_keys():
     random = np.random.default_rng(0)
-    query, key, value = (jnp.asarray(a, jnp.float32) for a in random.standard_normal((3, 1, 4, 1, FEATURES)))
+    query, key, value = (
+        jnp.asarray(a, jnp.float32) for a in random.standard_normal((3, 1, 4, 1, FEATURES))
+    )
     mask = jnp.tril(jnp.ones((4, 4), bool))[None, None]
     gradient = jax.grad(lambda value: attention(query, key, value, mask)[0, 1].sum())(value)
     assert np.all(gradient[0, :2] != 0) and np.all(gradient[0, 2:] == 0)
 
 
 def test_large_logits_do_not_overflow():
-    query, key = jnp.full((1, 1, 1, FEATURES), 100.0), jnp.full((1, 2, 1, FEATURES), 100.0).at[0, 1].set(101)
+    query, key = (
+        jnp.full((1, 1, 1, FEATURES), 100.0),
+        jnp.full((1, 2, 1, FEATURES), 100.0).at[0, 1].set(101),
+    )
     value = jnp.array([0.0, 1.0])[None, :, None, None].repeat(FEATURES, -1)
-    output = attention(query, key, value)  # logits of 28,284 and 28,567: their exponentials are infinite
+    output = attention(
+        query, key, value
+    )  # logits of 28,284 and 28,567: their exponentials are infinite
     np.testing.assert_array_equal(output, np.ones((1, 1, 1, FEATURES)))
 
 
@@ -105,7 +116,9 @@ def test_logits_keep_float32_precision_in_bfloat16():
     key = jnp.full((1, 2, 1, 64), 16, jnp.bfloat16).at[0, 1, 0, 0].set(18)  # logits 128 and 128.25
     value = jnp.array([0.0, 1.0], jnp.bfloat16)[None, :, None, None].repeat(64, -1)
     output = np.asarray(attention(query, key, value), np.float64)
-    np.testing.assert_allclose(output, 1 / (1 + np.exp(-0.25)), atol=0.002)  # the output's own rounding
+    np.testing.assert_allclose(
+        output, 1 / (1 + np.exp(-0.25)), atol=0.002
+    )  # the output's own rounding
 
 
 def test_forward_and_backward_derivatives_agree():
@@ -133,7 +146,9 @@ def test_chunks_against_float64(inputs, chunk, shape):
 
 def value_and_gradients(function, *arguments):
     output, backward = jax.vjp(function, *arguments)
-    return output, *backward(jnp.cos(jnp.arange(output.size)).reshape(output.shape).astype(output.dtype))
+    return output, *backward(
+        jnp.cos(jnp.arange(output.size)).reshape(output.shape).astype(output.dtype)
+    )
 
 
 def check_equal(actual, expected):
@@ -148,7 +163,9 @@ def check_equal(actual, expected):
 FORMS = {
     "chunked": functools.partial(chunked_attention, chunk=3),
     "forward_mode": functools.partial(chunked_attention, chunk=3, forward_mode=True),
-    "cudnn": lambda q, k, v, m, bias, scale: cudnn_attention(q, k, v, m, scale, implementation="xla"),
+    "cudnn": lambda q, k, v, m, bias, scale: cudnn_attention(
+        q, k, v, m, scale, implementation="xla"
+    ),
     "splash": lambda q, k, v, m, bias, scale: splash_attention(q, k, v, m, scale, interpret=True),
 }
 
@@ -190,17 +207,23 @@ def test_a_query_that_may_look_nowhere_stays_finite_in_every_form(form):
     for a in actual:
         assert np.all(np.isfinite(np.asarray(a, np.float64)))
     if form == "cudnn":  # which is not asked for the attention to no key
-        np.testing.assert_array_equal(actual[0], jnp.broadcast_to(inputs[2][:, :1], actual[0].shape))
+        np.testing.assert_array_equal(
+            actual[0], jnp.broadcast_to(inputs[2][:, :1], actual[0].shape)
+        )
 
 
 def test_second_derivatives_of_chunks():
     inputs = [a / 2 for a in small_inputs()]
 
     def penalty(form, *inputs):
-        gradients = jax.grad(lambda *inputs: jnp.sum(form(*inputs) ** 2), argnums=(0, 1, 2))(*inputs)
+        gradients = jax.grad(lambda *inputs: jnp.sum(form(*inputs) ** 2), argnums=(0, 1, 2))(
+            *inputs
+        )
         return sum(jnp.sum(g**2) for g in gradients)
 
-    by_all = lambda form: jax.jit(jax.grad(functools.partial(penalty, form), argnums=(0, 1, 2)))(*inputs)
+    by_all = lambda form: jax.jit(jax.grad(functools.partial(penalty, form), argnums=(0, 1, 2)))(
+        *inputs
+    )
     check_equal(by_all(functools.partial(chunked_attention, chunk=2)), by_all(plain_attention))
 
 
@@ -264,7 +287,13 @@ PADDING, CAUSAL = (4, 1, 1, 4096), (1, 1, 4096, 4096)
         ("plain", "cuda", (4, KERNEL_LENGTH - 1, 16, 64), "bfloat16", {}),
         ("chunked", "gpu", LARGE, "bfloat16", {}),
         ("splash", "tpu", LARGE, "bfloat16", {}),
-        ("splash", "tpu", (4, KERNEL_LENGTH, 16, 72), "bfloat16", dict(mask_shape=(1, 1, 1, KERNEL_LENGTH))),
+        (
+            "splash",
+            "tpu",
+            (4, KERNEL_LENGTH, 16, 72),
+            "bfloat16",
+            dict(mask_shape=(1, 1, 1, KERNEL_LENGTH)),
+        ),
         ("short", "tpu", (4, KERNEL_LENGTH, 16, 72), "bfloat16", {}),
         ("chunked", "tpu", LARGE, "bfloat16", dict(placed=False)),
         ("chunked", "tpu", LARGE, "float32", {}),
@@ -296,8 +325,15 @@ def test_platforms(monkeypatch):
     with jax.default_device("cpu"):
         assert current_platform() == "cpu"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    for capability, platform in [("7.5", "gpu"), ("8.0", "cuda"), ("10.0", "cuda"), ("gfx942", "gpu")]:
-        monkeypatch.setattr(jax, "devices", lambda _, c=capability: [SimpleNamespace(compute_capability=c)])
+    for capability, platform in [
+        ("7.5", "gpu"),
+        ("8.0", "cuda"),
+        ("10.0", "cuda"),
+        ("gfx942", "gpu"),
+    ]:
+        monkeypatch.setattr(
+            jax, "devices", lambda _, c=capability: [SimpleNamespace(compute_capability=c)]
+        )
         assert current_platform() == platform
 
 
@@ -310,7 +346,9 @@ def lowered(dtype=jnp.bfloat16, platform="tpu", **axes):
     length = 2 * KERNEL_LENGTH + 1
     heads = jax.ShapeDtypeStruct((2, length, 2, 16), dtype)
     mask = jax.ShapeDtypeStruct((2, 1, 1, length), bool)
-    function = lambda mask, *inputs: value_and_gradients(lambda *inputs: attention(*inputs, mask), *inputs)
+    function = lambda mask, *inputs: value_and_gradients(
+        lambda *inputs: attention(*inputs, mask), *inputs
+    )
     with jax.sharding.use_abstract_mesh(mesh):
         traced = jax.jit(function).trace(mask, heads, heads, heads)
         return lambda platform: traced.lower(lowering_platforms=(platform,)).as_text()
@@ -343,12 +381,20 @@ def test_choices_are_recorded_while_programs_are_traced(monkeypatch):
         ("splash", (1, 514, 1, 16), (1, 514, 1, 16)),  # filled up, to divide
     }
     # To few keys, each device has its part of the queries, and a kernel if these are enough, or all if they do not divide.
-    mesh = AbstractMesh((4,), ("context",), (AxisType.Auto,), abstract_device=AbstractDevice("", 1, "tpu"))
-    for length, expected in {1028: ("short", 257), 512: ("plain", 128), 1030: ("short", 1030)}.items():
+    mesh = AbstractMesh(
+        (4,), ("context",), (AxisType.Auto,), abstract_device=AbstractDevice("", 1, "tpu")
+    )
+    for length, expected in {
+        1028: ("short", 257),
+        512: ("plain", 128),
+        1030: ("short", 1030),
+    }.items():
         queries = jax.ShapeDtypeStruct((2, length, 2, 16), jnp.bfloat16)
         with jax.sharding.use_abstract_mesh(mesh), attention_choices() as choices:
             jax.eval_shape(attention, queries, key, key)
-        assert [(choice.form, choice.query[1], choice.key[1]) for choice in choices] == [(*expected, 300)]
+        assert [(choice.form, choice.query[1], choice.key[1]) for choice in choices] == [
+            (*expected, 300)
+        ]
 
 
 def test_products_as_they_are_written(monkeypatch):
@@ -399,7 +445,9 @@ def test_without_a_mesh_a_machine_of_several_tpus_has_no_kernel(monkeypatch, dev
 
 def test_gpus_kernel_and_what_stands_in_for_it_elsewhere(monkeypatch):
     # JAX asks for cuDNN while it traces, and has none here.
-    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(
+        "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000
+    )
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(MODULE, "current_platform", lambda: "cuda")
     for axes in ({}, dict(data=2), dict(fsdp=2, tensor=2)):
@@ -411,7 +459,9 @@ def test_gpus_kernel_and_what_stands_in_for_it_elsewhere(monkeypatch):
         )
         assert "cudnn" not in text("cpu")
     random = np.random.default_rng(0)
-    inputs = [jnp.asarray(a, jnp.bfloat16) for a in random.standard_normal((3, 1, KERNEL_LENGTH, 1, 8))]
+    inputs = [
+        jnp.asarray(a, jnp.bfloat16) for a in random.standard_normal((3, 1, KERNEL_LENGTH, 1, 8))
+    ]
     check_equal(
         jax.jit(functools.partial(value_and_gradients, attention))(*inputs),
         value_and_gradients(plain_attention, *inputs),

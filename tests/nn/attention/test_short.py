@@ -19,7 +19,9 @@ from genjax.nn.attention.short import fits_short_attention, short_attention
 def test_values_and_gradients_of_plain_attention(heads, features, queries, keys):
     random = np.random.default_rng(0)
     shapes = [(2, length, heads, features) for length in (queries, keys, keys, queries)]
-    *inputs, gradient = (jnp.asarray(random.standard_normal(shape), jnp.float32) for shape in shapes)
+    *inputs, gradient = (
+        jnp.asarray(random.standard_normal(shape), jnp.float32) for shape in shapes
+    )
 
     def both(form):
         output, pullback = jax.vjp(lambda *inputs: form(*inputs, scale=0.3), *inputs)

@@ -22,7 +22,9 @@ def test_dinov2_of_a_folder(tmp_path):
     variables = random_variables(module, jnp.zeros((1, 28, 28, 3)))
     pretrained.save(tmp_path, module, variables)
     network, images = load_network("dinov2", str(tmp_path)), pictures(3, 0, shape=(6, 6, 1))
-    assert network.weights == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+    assert (
+        network.weights == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+    )
     features, logits = networks.features_of(network, images)
     assert logits is None
     expected = jax.jit(lambda v, x: dinov2_features(module, v, x))(variables, to_float(images))
@@ -42,8 +44,13 @@ def test_inception_of_a_file(tmp_path):
         tensors[".".join([*words, names.get(name, name)])] = np.zeros(shape, np.float32)
     np.savez_compressed(tmp_path / "fid.npz", **tensors)
     network = load_network("inception", str(tmp_path / "fid.npz"))
-    outputs = jax.eval_shape(network.apply, network.variables, jax.ShapeDtypeStruct((3, 8, 8, 1), np.uint8))
-    assert [(a.shape, a.dtype) for a in outputs] == [((3, 2048), np.float32), ((3, 1008), np.float32)]
+    outputs = jax.eval_shape(
+        network.apply, network.variables, jax.ShapeDtypeStruct((3, 8, 8, 1), np.uint8)
+    )
+    assert [(a.shape, a.dtype) for a in outputs] == [
+        ((3, 2048), np.float32),
+        ((3, 1008), np.float32),
+    ]
     assert network.weights == hashlib.sha256((tmp_path / "fid.npz").read_bytes()).hexdigest()
 
 

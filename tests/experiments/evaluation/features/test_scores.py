@@ -13,7 +13,14 @@ import scipy.linalg
 from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers
 
-from configs import digits_flow, digits_gan, digits_vae, emoji_text, gaussians_gan, video_autoencoder
+from configs import (
+    digits_flow,
+    digits_gan,
+    digits_vae,
+    emoji_text,
+    gaussians_gan,
+    video_autoencoder,
+)
 from experiments.evaluation.context import Context
 from experiments.evaluation.features import networks, scores
 from experiments.evaluation.features.scores import PretrainedFeatures
@@ -109,7 +116,8 @@ close = lambda expected: pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("named", "split", "expected"), [(None, None, "train"), ("test", "train", "test"), (None, "test", "test")]
+    ("named", "split", "expected"),
+    [(None, None, "train"), ("test", "train", "test"), (None, "test", "test")],
 )
 def test_all_measures_agree_with_their_formulas(named, split, expected, splits):
     """On numbers of images that are no multiple of a batch, with the split that is named."""
@@ -157,7 +165,9 @@ def test_published_statistics(with_images, splits, tmp_path):
     features, _ = features_and_logits(pictures(400, 4, 20))
     arrays = dict(mu=features.mean(0), sigma=np.cov(features.T), mu_s=np.zeros(3))
     np.savez(path, **arrays, **({"arr_0": published} if with_images else {}))
-    measure = PretrainedFeatures(CONTEXT, inception="weights.npz", reference={"inception": str(path)})
+    measure = PretrainedFeatures(
+        CONTEXT, inception="weights.npz", reference={"inception": str(path)}
+    )
     report = measure.measure(images)
     assert report["fid"] == close(frechet_by_square_root(features_and_logits(images)[0], features))
     assert "do not say of which images" in report["inception_protocol"]
@@ -167,7 +177,12 @@ def test_published_statistics(with_images, splits, tmp_path):
             assert report[name] == close(expected[name])
         assert "50 reference images" in report["inception_protocol"]
     else:
-        assert report.keys() == {"fid", "inception_score", "inception_score_deviation", "inception_protocol"}
+        assert report.keys() == {
+            "fid",
+            "inception_score",
+            "inception_score_deviation",
+            "inception_protocol",
+        }
 
 
 def test_images_that_are_resized_are_prepared_for_the_reference_too(splits):
@@ -178,7 +193,9 @@ def test_images_that_are_resized_are_prepared_for_the_reference_too(splits):
     context = replace(CONTEXT, data=replace(DATA, resize=True))
     measure = PretrainedFeatures(context, inception="weights.npz")
     report = measure.measure(pictures(25, 3))
-    exact = frechet_by_square_root(features_and_logits(pictures(25, 3))[0], features_and_logits(box)[0])
+    exact = frechet_by_square_root(
+        features_and_logits(pictures(25, 3))[0], features_and_logits(box)[0]
+    )
     assert report["fid"] == pytest.approx(exact, rel=0.01)
     assert "prepared: shorter side to 4, middle 4×4" in report["inception_protocol"]
     message = r"samples have shape \(8, 8, 1\), reference images of mine .train. \(4, 4, 1\)"
@@ -193,7 +210,9 @@ PROMPTED = replace(CONTEXT, condition=Prompts("minilm", 16, 384, 384, 1.0, PROMP
 @pytest.fixture
 def clip_folder(tmp_path):
     words = ["[END]", *"red blue green apple book car".split(), "[UNK]"]
-    library = Library(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    library = Library(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+    )
     library.pre_tokenizer = pre_tokenizers.Whitespace()
     shared = dict(width=8, depth=1, num_heads=2, shared_features=6)
     text = CLIPText(**shared, vocabulary_size=8, max_length=4, end_token=0)
@@ -212,7 +231,8 @@ def test_clip_score(clip_folder):
     prompts = [PROMPTS[i % 5] for i in range(count)]
     report = measure.measure(images, prompts)
     tokens = [
-        ["", "red", "blue", "green", "apple", "book", "car"].index(word) for word in " ".join(prompts).split()
+        ["", "red", "blue", "green", "apple", "book", "car"].index(word)
+        for word in " ".join(prompts).split()
     ]
     tokens = jnp.pad(jnp.array(tokens).reshape(count, 2), ((0, 0), (0, 2)))
 
@@ -256,7 +276,9 @@ def test_prompts_are_sampled_in_parts_with_seeds_of_their_own(monkeypatch):
     )
     monkeypatch.setattr(Data, "held_out", lambda data: captioned)
     monkeypatch.setattr(
-        PretrainedFeatures, "measure", lambda self, images, prompts: dict(images=images, prompts=prompts)
+        PretrainedFeatures,
+        "measure",
+        lambda self, images, prompts: dict(images=images, prompts=prompts),
     )
     model, order = Drawer(), np.random.default_rng(0).permutation(5)
     report = PretrainedFeatures(replace(PROMPTED, num_samples=11))(model)
@@ -285,7 +307,9 @@ def test_samples_of_every_task_are_measured(run, monkeypatch, load):
     monkeypatch.setattr(networks, "BATCH", 500)
     config = with_features(run.get_config(), inception="weights.npz")
     config.evaluation.num_samples = 300
-    measures = {measure.name: measure.evaluator for measure in Experiment.from_config(config).measures}
+    measures = {
+        measure.name: measure.evaluator for measure in Experiment.from_config(config).measures
+    }
     fids = {}
     for split in ("train", "test"):
         images = load_dataset("digits", split).source[:300]["image"]
@@ -300,15 +324,21 @@ def test_samples_of_every_task_are_measured(run, monkeypatch, load):
 @pytest.mark.parametrize(("run", "what"), [(gaussians_gan, "points"), (video_autoencoder, "video")])
 def test_what_is_no_picture_is_not_measured(run, what):
     config = with_features(run.get_config(), inception="weights.npz")
-    with pytest.raises(ValueError, match=f"inception, which measure pictures; the data are {what} of shape"):
+    with pytest.raises(
+        ValueError, match=f"inception, which measure pictures; the data are {what} of shape"
+    ):
         Experiment.from_config(config)
 
 
 def test_what_is_missing_is_an_error_before_training(tmp_path):
-    config = with_features(digits_flow.get_config(), inception=str(tmp_path / "nowhere.safetensors"))
+    config = with_features(
+        digits_flow.get_config(), inception=str(tmp_path / "nowhere.safetensors")
+    )
     with pytest.raises(FileNotFoundError, match="nowhere"):
         Experiment.from_config(config)
-    with pytest.raises(ValueError, match="has clip, which scores pictures by their prompts.*leave it out"):
+    with pytest.raises(
+        ValueError, match="has clip, which scores pictures by their prompts.*leave it out"
+    ):
         Experiment.from_config(with_features(digits_flow.get_config(), clip=str(tmp_path)))
     with pytest.raises(FileNotFoundError, match="config.json"):
         Experiment.from_config(

@@ -50,8 +50,18 @@ def test_statistics_of_another_protocol_are_refused(tmp_path):
     again = reference_statistics(network_of(apply=not_to_be_called), dataset_of(images), path=path)
     assert again.path == path
     different = [
-        (network_of(weights="def"), dataset_of(images), None, "weights' SHA-256: 'abc' there, 'def' now"),
-        (network_of(resizing="up"), dataset_of(images), None, "resizing: 'not at all' there, 'up' now"),
+        (
+            network_of(weights="def"),
+            dataset_of(images),
+            None,
+            "weights' SHA-256: 'abc' there, 'def' now",
+        ),
+        (
+            network_of(resizing="up"),
+            dataset_of(images),
+            None,
+            "resizing: 'not at all' there, 'up' now",
+        ),
         (network_of(), dataset_of(images[:29]), None, "number of images: 30 there, 29 now"),
         (network_of(), dataset_of(images, "test"), None, "split: 'train' there, 'test' now"),
         (network_of(), dataset_of(images[:, ::-1]), None, "SHA-256 of ten images"),
