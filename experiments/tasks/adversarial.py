@@ -396,7 +396,9 @@ class GAN:
             value, after = penalty()
             return weight * every * value, jnp.ones(()), after
 
-        return regularizers.lazily(step, every, computed, (jnp.zeros(()), jnp.zeros(()), kept))
+        return regularizers.lazy_penalty(
+            step, every, computed, (jnp.zeros(()), jnp.zeros(()), kept)
+        )
 
     def _means(self, metrics, added):
         """As `Mean`s, whose sums over updates are their means; a penalty as it would count at every step."""

@@ -322,7 +322,7 @@ class Autoencoder:
             if adversary.r1:
                 weight, every = adversary.r1.weight_at(step), adversary.r1.every
                 critic = lambda x: self._judge(params, player.kept, x)[0].mean((1, 2))
-                penalty = regularizers.lazily(
+                penalty = regularizers.lazy_penalty(
                     step,
                     every,
                     lambda: adversarial.gradient_penalty(critic, _frames(x)).mean(),

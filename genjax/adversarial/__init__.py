@@ -34,7 +34,7 @@ from genjax.adversarial.regularizers import gradient_penalty as gradient_penalty
 from genjax.adversarial.regularizers import (
     interpolated_gradient_penalty as interpolated_gradient_penalty,
 )
-from genjax.adversarial.regularizers import lazily as lazily
+from genjax.adversarial.regularizers import lazy_penalty as lazy_penalty
 from genjax.adversarial.regularizers import lecam as lecam
 from genjax.adversarial.regularizers import path_length as path_length
 from genjax.adversarial.regularizers import update_anchors as update_anchors

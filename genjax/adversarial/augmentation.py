@@ -22,12 +22,12 @@ def augment(
 ) -> Float[Array, " batch *shape"]:
     """Each image after all the augmentations, one after the other, each drawn from its own key."""
 
-    def one(key, image):
+    def augment_one(key, image):
         for i, augmentation in enumerate(augmentations):
             image = augmentation(jax.random.fold_in(key, i), image)
         return image
 
-    return jax.vmap(one)(keys, images)
+    return jax.vmap(augment_one)(keys, images)
 
 
 def color(key: Key[Array, ""], image: Image) -> Image:

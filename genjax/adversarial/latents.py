@@ -131,10 +131,10 @@ def perceptual_path_length(
     """
     t = jax.random.uniform(key, (len(start),))
 
-    def at(t):
+    def images_at(t):
         point = jax.vmap(lambda a, b, weight: interpolation(a[None], b[None], weight)[0])(
             start, end, t
         )
         return generate(point)
 
-    return distance(at(t), at(t + epsilon)) / epsilon**2
+    return distance(images_at(t), images_at(t + epsilon)) / epsilon**2

@@ -101,7 +101,7 @@ def update_anchors(
     return Anchors(move(anchors.real, real), move(anchors.fake, fake))
 
 
-def lazily(
+def lazy_penalty(
     step: Int[Array, ""], every: int, penalty: Callable[[], PyTree], otherwise: PyTree
 ) -> PyTree:
     """`penalty()` at every `every`-th step, from step 0 on, and `otherwise` at the others, where it costs nothing.

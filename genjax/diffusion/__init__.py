@@ -36,11 +36,11 @@ from genjax.diffusion.guidance import dynamic_threshold as dynamic_threshold
 from genjax.diffusion.guidance import extrapolate as extrapolate
 from genjax.diffusion.guidance import guide as guide
 from genjax.diffusion.guidance import interval as interval
-from genjax.diffusion.guidance import on as on
 from genjax.diffusion.guidance import plus_plus as plus_plus
 from genjax.diffusion.guidance import posterior_guide as posterior_guide
 from genjax.diffusion.guidance import scale_of_weight as scale_of_weight
 from genjax.diffusion.guidance import static_threshold as static_threshold
+from genjax.diffusion.guidance import target_rule as target_rule
 from genjax.diffusion.guidance import with_clean as with_clean
 from genjax.diffusion.guidance import zero_init as zero_init
 from genjax.diffusion.guidance_rules import adaptive_projected as adaptive_projected

@@ -103,20 +103,20 @@ def repaint(
         )
     num_steps = len(times) - 1
     steps = []
-    for left in reversed(range(num_steps)):  # steps left after this one
-        steps.append(num_steps - 1 - left)
-        if left % jump_length == 0 and left + jump_length < num_steps:
-            again = range(num_steps - left - jump_length, num_steps - left)
-            steps.extend((resamplings - 1) * list(again))
+    for remaining in reversed(range(num_steps)):  # steps left after this one
+        steps.append(num_steps - 1 - remaining)
+        if remaining % jump_length == 0 and remaining + jump_length < num_steps:
+            repeated = range(num_steps - remaining - jump_length, num_steps - remaining)
+            steps.extend((resamplings - 1) * list(repeated))
     steps = np.array(steps)
-    before = np.append(
+    grid_index = np.append(
         0, steps[:-1] + 1
     )  # where in the grid the state is, when it is to be at the step's start
     alpha, sigma = process.alpha(times), process.sigma(times)
     ratio = jnp.where(
-        before == steps, 1, alpha[steps] / jnp.where(before == steps, 1, alpha[before])
+        grid_index == steps, 1, alpha[steps] / jnp.where(grid_index == steps, 1, alpha[grid_index])
     )
-    added = jnp.where(before == steps, 0, sigma[steps] ** 2 - (ratio * sigma[before]) ** 2)
+    added = jnp.where(grid_index == steps, 0, sigma[steps] ** 2 - (ratio * sigma[grid_index]) ** 2)
     table = jax.tree.map(lambda column: column[steps], ddpm.table(process, times))
     return table._replace(churn_state=ratio, churn=jnp.sqrt(added))
 
@@ -138,9 +138,9 @@ def slerp(
     sine = jnp.sin(angle)
     straight = (sine < 1e-6) | (norms[0] * norms[1] == 0)[:, 0]
     sine = jnp.where(straight, 1, sine)
-    of_start = jnp.where(straight, 1 - weight, jnp.sin((1 - weight) * angle) / sine)
-    of_end = jnp.where(straight, weight, jnp.sin(weight * angle) / sine)
-    return expand(of_start, start) * start + expand(of_end, end) * end
+    start_weight = jnp.where(straight, 1 - weight, jnp.sin((1 - weight) * angle) / sine)
+    end_weight = jnp.where(straight, weight, jnp.sin(weight * angle) / sine)
+    return expand(start_weight, start) * start + expand(end_weight, end) * end
 
 
 def invert(

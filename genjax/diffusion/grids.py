@@ -30,13 +30,13 @@ def _check_steps(num_steps) -> None:
         raise ValueError(f"a whole number of steps, at least one step; got num_steps={num_steps}")
 
 
-def _falling(process: Process, num_steps) -> np.ndarray:
+def _unit_times(process: Process, num_steps) -> np.ndarray:
     """From 1 to 0 in equal steps: the grid's times in the domain, before anything is done to them."""
     _check_steps(num_steps)
     return np.linspace(1.0, 0.0, num_steps + (process.clean_end == process.domain[0]))
 
 
-def _ended(process: Process, times: Float[Array, " in_domain"]) -> Times:
+def _append_clean_end(process: Process, times: Float[Array, " in_domain"]) -> Times:
     """The times with the clean end after them, unless it is the last of them."""
     return times if process.clean_end == process.domain[0] else jnp.append(times, process.clean_end)
 
@@ -47,8 +47,8 @@ def uniform_grid(process: Process, num_steps: int, shift: Shift = 1.0) -> Times:
     For rectified flow it is the grid of FLUX, with shift = `resolution_shift(tokens)` (schnell: 1), and diffusers' of
     sigmas linspace(1, 1/n, n).
     """
-    return _ended(
-        process, to_domain(process, shift_time(jnp.asarray(_falling(process, num_steps)), shift))
+    return _append_clean_end(
+        process, to_domain(process, shift_time(jnp.asarray(_unit_times(process, num_steps)), shift))
     )
 
 
@@ -139,8 +139,8 @@ def linspace_grid(process: Process, num_steps: int, table_size: int = 1000) -> T
 
 def beta_grid(process: Process, num_steps: int, alpha: float = 0.6, beta: float = 0.6) -> Times:
     """Quantiles of Beta(alpha, beta) in t, at equal steps of probability: denser at both ends (Lee et al. 2024)."""
-    quantiles = betaincinv(alpha, beta, _falling(process, num_steps))
-    return _ended(process, to_domain(process, jnp.asarray(quantiles)))
+    quantiles = betaincinv(alpha, beta, _unit_times(process, num_steps))
+    return _append_clean_end(process, to_domain(process, jnp.asarray(quantiles)))
 
 
 def _level(process: Process, t: float) -> float:
@@ -150,7 +150,7 @@ def _level(process: Process, t: float) -> float:
     return sigma / alpha if alpha else math.inf
 
 
-def _spaced(
+def _times_of_levels(
     process: Process,
     num_steps,
     spacing: Callable[[np.ndarray, float, float], np.ndarray],
@@ -198,7 +198,7 @@ def karras_grid(
     """Equal steps in (sigma/alpha)^(1/rho) (Karras et al. 2022, equation 5)."""
     root = 1 / rho
     spacing = lambda ramp, low, high: (low**root + ramp * (high**root - low**root)) ** rho
-    return _spaced(process, num_steps, spacing, sigma_min, sigma_max)
+    return _times_of_levels(process, num_steps, spacing, sigma_min, sigma_max)
 
 
 def exponential_grid(
@@ -206,7 +206,7 @@ def exponential_grid(
 ) -> Times:
     """Equal steps in log(sigma/alpha), and so in the log-SNR, its −2-fold (Lu et al. 2022, DPM-Solver)."""
     spacing = lambda ramp, low, high: low * (high / low) ** ramp
-    return _spaced(process, num_steps, spacing, sigma_min, sigma_max)
+    return _times_of_levels(process, num_steps, spacing, sigma_min, sigma_max)
 
 
 def beta_sigma_grid(
@@ -219,7 +219,7 @@ def beta_sigma_grid(
 ) -> Times:
     """Quantiles of Beta(alpha, beta) in sigma/alpha: diffusers' reading of `beta_grid`, which the paper has in t."""
     spacing = lambda ramp, low, high: low + (high - low) * betaincinv(alpha, beta, ramp)
-    return _spaced(process, num_steps, spacing, sigma_min, sigma_max)
+    return _times_of_levels(process, num_steps, spacing, sigma_min, sigma_max)
 
 
 # sigma/alpha of ten steps, optimized for each model (Sabour et al. 2024, Align Your Steps, as on their project page).

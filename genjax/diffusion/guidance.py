@@ -5,11 +5,11 @@ prediction of the two (`guidance_rules`), and a scale says how far to go. The pa
 
     guide(denoiser, labels, null, 4.0)                                           # classifier-free
     guide(denoiser, labels, null, interval(4.0, 0.2, 0.8))                       # in the middle of time only
-    guide(denoiser, labels, null, 4.0, on(process, velocity, zero_star))         # CFG-Zero*
-    guide(denoiser, labels, null, 4.0, on(process, velocity, functools.partial(rescaled, phi=0.7)))
-    guide(denoiser, labels, null, 4.0, on(process, clean, adaptive_projected, momentum=-0.5))
+    guide(denoiser, labels, null, 4.0, target_rule(process, velocity, zero_star))         # CFG-Zero*
+    guide(denoiser, labels, null, 4.0, target_rule(process, velocity, functools.partial(rescaled, phi=0.7)))
+    guide(denoiser, labels, null, 4.0, target_rule(process, clean, adaptive_projected, momentum=-0.5))
     guide(denoiser, labels, null, 0.6, plus_plus)                                # CFG++, with ddim
-    guide(denoiser, labels, null, 4.0, on(process, clean, tangential))
+    guide(denoiser, labels, null, 4.0, target_rule(process, clean, tangential))
     blend([conditional, unconditional, disturbed], [1 - 4.0, -3.0])              # layers left out
     with_clean(guide(…), process, dynamic_threshold)
 
@@ -88,7 +88,7 @@ def interval(
 
 
 @leafwise
-def _at(guidance_scale: Scale, t: Times, like: Data) -> Array:
+def _scale_at(guidance_scale: Scale, t: Times, like: Data) -> Array:
     scale = jnp.asarray(
         guidance_scale(t) if callable(guidance_scale) else guidance_scale, like.dtype
     )
@@ -126,7 +126,7 @@ def _select(where: PyTree, first: Prediction, second: Prediction) -> Prediction:
     return Prediction(*halves, first.fraction)
 
 
-def on(
+def target_rule(
     process: PyTree[Process],
     target: PyTree[Target],
     rule: Callable,
@@ -146,7 +146,7 @@ def on(
         ValueError: while sampling, if there is momentum and no memory.
     """
 
-    def on_predictions(conditional, unconditional, scale, x_t, t, memory=None):
+    def rule_for_predictions(conditional, unconditional, scale, x_t, t, memory=None):
         if momentum is not None and memory is None:
             raise ValueError(
                 "guidance with momentum was called without a memory: give the sampler "
@@ -159,11 +159,11 @@ def on(
             u = jax.tree.map(lambda c, memory: c - memory, c, memory)
         recovered = recover(process, target, x_t, rule(c, u, scale), t)
         singular = _singular(process, target, x_t, t)
-        otherwise = extrapolate(conditional, unconditional, scale, x_t, t)
-        prediction = _select(singular, otherwise, recovered)
+        extrapolated = extrapolate(conditional, unconditional, scale, x_t, t)
+        prediction = _select(singular, extrapolated, recovered)
         return prediction if momentum is None else (prediction, memory)
 
-    return on_predictions
+    return rule_for_predictions
 
 
 # Denoisers of denoisers.
@@ -179,7 +179,8 @@ def _check(conditioning: PyTree, null: PyTree) -> None:
     ):
         shape, null_shape = jnp.shape(c), jnp.shape(n)
         fits = len(null_shape) <= len(shape) and all(
-            mine in (1, theirs) for mine, theirs in zip(null_shape[::-1], shape[::-1], strict=False)
+            null_size in (1, size)
+            for null_size, size in zip(null_shape[::-1], shape[::-1], strict=False)
         )
         if not shape or not fits:
             raise ValueError(
@@ -212,7 +213,7 @@ def predict_jointly(
     return [jax.tree.map(lambda a: a[:, i], split) for i in range(count)]  # noqa: B023
 
 
-def _of_another_length(conditioning: PyTree, null: PyTree) -> bool:
+def _lengths_differ(conditioning: PyTree, null: PyTree) -> bool:
     """Return whether a leaf of null, [batch length features] or [1 length …], differs in its length.
 
     A leaf [batch features] of other features is a mistake, not a length.
@@ -244,12 +245,12 @@ def predict_separately(
     ]
 
 
-def _ruled(both: Callable, guidance_scale: PyTree[Scale], rule: Callable) -> Callable:
+def _apply_rule(both: Callable, guidance_scale: PyTree[Scale], rule: Callable) -> Callable:
     """The denoiser of `rule` on the pair of predictions `both(x_t, t)`; the rule has its memory."""
 
     def guided(x_t, t, *memory):
         conditional, unconditional = both(x_t, t)
-        scale = _at(guidance_scale, t, conditional.clean)
+        scale = _scale_at(guidance_scale, t, conditional.clean)
         answer = rule(conditional, unconditional, scale, x_t, t, *memory)
         prediction, *rest = answer if memory else (answer,)
         prediction = prediction._replace(fraction=conditional.fraction)
@@ -283,12 +284,12 @@ def guide(
     Raises:
         ValueError: `null` does not broadcast against `conditioning`, or there is not one conditioning per sample.
     """
-    if _of_another_length(conditioning, null):
+    if _lengths_differ(conditioning, null):
         both = lambda x_t, t: predict_separately(denoiser, x_t, t, conditioning, null)
-        return _ruled(both, guidance_scale, rule)
+        return _apply_rule(both, guidance_scale, rule)
     _check(conditioning, null)
     both = lambda x_t, t: predict_jointly(denoiser, x_t, t, [conditioning, null])
-    return _ruled(both, guidance_scale, rule)
+    return _apply_rule(both, guidance_scale, rule)
 
 
 def autoguide(
@@ -301,7 +302,7 @@ def autoguide(
 
     Both are `(x_t, t) -> Prediction`, conditioned alike. Two networks, so two calls.
     """
-    return _ruled(lambda x_t, t: (denoiser(x_t, t), weaker(x_t, t)), guidance_scale, rule)
+    return _apply_rule(lambda x_t, t: (denoiser(x_t, t), weaker(x_t, t)), guidance_scale, rule)
 
 
 def blend(
@@ -335,16 +336,16 @@ def blend(
 
     def blended(x_t: Tree, t: Tree) -> Prediction:
         first, *others = (denoiser(x_t, t) for denoiser in denoisers)
-        return _blended(first, others, weights, x_t, t)._replace(fraction=first.fraction)
+        return _add_differences(first, others, weights, x_t, t)._replace(fraction=first.fraction)
 
     return blended
 
 
-def _blended(
+def _add_differences(
     first: Prediction, others: Sequence[Prediction], weights: Sequence, x_t: Tree, t: Tree
 ) -> Prediction:
     """Return first + Σ weight·(other − first) of both halves."""
-    weights = [_at(weight, t, x_t) for weight in weights]
+    weights = [_scale_at(weight, t, x_t) for weight in weights]
 
     def total(first, *terms):
         pairs = zip(terms[: len(weights)], terms[len(weights) :], strict=True)
@@ -375,13 +376,13 @@ def compose(
 
     def composed(x_t: Tree, t: Tree) -> Prediction:
         *conditional, unconditional = predict_jointly(denoiser, x_t, t, [*conditionings, null])
-        prediction = _blended(unconditional, conditional, guidance_scales, x_t, t)
+        prediction = _add_differences(unconditional, conditional, guidance_scales, x_t, t)
         return prediction._replace(fraction=conditional[0].fraction)
 
     return composed
 
 
-def _then(denoiser: Callable, change: Callable) -> Callable:
+def _map_prediction(denoiser: Callable, change: Callable) -> Callable:
     """The denoiser of `change(x_t, t, prediction)`, which hands on a memory to the first."""
 
     def changed(x_t, t, *memory):
@@ -409,9 +410,9 @@ def classifier_guide(
 
     def change(x_t, t, prediction):
         gradient = jax.grad(lambda x: jnp.sum(log_likelihood(x, t)))(x_t)
-        return _climbed(process, guidance_scale, x_t, t, gradient, prediction)
+        return _add_gradient(process, guidance_scale, x_t, t, gradient, prediction)
 
-    return _then(denoiser, change)
+    return _map_prediction(denoiser, change)
 
 
 def posterior_guide(
@@ -432,23 +433,23 @@ def posterior_guide(
     """
 
     def guided(x_t, t):
-        def through(x_t):
+        def summed_log_likelihood(x_t):
             prediction = denoiser(x_t, t)
             return jnp.sum(log_likelihood(prediction.clean, t)), prediction
 
-        gradient, prediction = jax.grad(through, has_aux=True)(x_t)
-        return _climbed(process, guidance_scale, x_t, t, gradient, prediction)
+        gradient, prediction = jax.grad(summed_log_likelihood, has_aux=True)(x_t)
+        return _add_gradient(process, guidance_scale, x_t, t, gradient, prediction)
 
     return guided
 
 
-def _climbed(process, guidance_scale, x_t, t, gradient, prediction):
+def _add_gradient(process, guidance_scale, x_t, t, gradient, prediction):
     """Return the prediction with scale·gradient added to its score; x̂ stays where alpha = 0."""
 
     @leafwise
     def move(process, guidance_scale, x_t, t, gradient, clean, noise):
         alpha, sigma = expand(process.alpha(t), x_t), expand(process.sigma(t), x_t)
-        step = _at(guidance_scale, t, x_t) * sigma * gradient
+        step = _scale_at(guidance_scale, t, x_t) * sigma * gradient
         shift = sigma * step / jnp.where(alpha == 0, jnp.inf, alpha)
         return clean + shift, noise - step
 
@@ -464,7 +465,7 @@ def with_clean(
     """Make the denoiser of x̂ ← change(x̂), with ẑ = (x_t − alpha·x̂)/sigma; at sigma = 0 ẑ stays as it was."""
 
     @leafwise
-    def left(process, x_t, t, clean, noise):
+    def remaining_noise(process, x_t, t, clean, noise):
         alpha, sigma = expand(process.alpha(t), x_t), expand(process.sigma(t), x_t)
         rest = (x_t - alpha * clean) / jnp.where(sigma == 0, 1, sigma)
         return jnp.where(sigma == 0, noise, rest)
@@ -472,10 +473,10 @@ def with_clean(
     def consistent(x_t, t, prediction):
         clean = change(prediction.clean)
         return prediction._replace(
-            clean=clean, noise=left(process, x_t, t, clean, prediction.noise)
+            clean=clean, noise=remaining_noise(process, x_t, t, clean, prediction.noise)
         )
 
-    return _then(denoiser, consistent)
+    return _map_prediction(denoiser, consistent)
 
 
 @leafwise
@@ -510,4 +511,4 @@ def zero_init(
         keep = leafwise(lambda t, x_t: expand(t <= after, x_t))(t, x_t)
         return _select(keep, prediction, still)
 
-    return _then(denoiser, change)
+    return _map_prediction(denoiser, change)

@@ -1,7 +1,7 @@
 """Guidance rules: what conditional and unconditional answers make together, `(c, u, s) -> y`.
 
 c is the conditional answer, u the unconditional one and s the guidance scale. Rules act on one quantity,
-such as x̂ or the velocity; `guidance.on` makes rules for predictions of them.
+such as x̂ or the velocity; `guidance.target_rule` makes rules for predictions of them.
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def adaptive_projected(
 ) -> Data:
     """c + (s − 1)·(Δ⊥ + eta·Δ∥), Δ = c − u shortened to `norm_threshold`, split along c (Sadat et al. 2025, APG).
 
-    Meant for x̂, `on(process, clean, …)`; the authors' reverse momentum is the `momentum` of `on`. With eta = 1 and
+    Meant for x̂, `target_rule(process, clean, …)`; the authors' reverse momentum is the `momentum` of `target_rule`. With eta = 1 and
     no threshold it is `classifier_free`.
     """
     difference = c - u

@@ -108,8 +108,8 @@ def _probes(x, keys, probe, num_probes):
 
 def _velocity_and_trace(velocity, x_t, probes):
     """Return v(x_t), and Σ εᵀ(∂v/∂x_t)ε of each sample."""
-    along = lambda tangent: jax.jvp(velocity, (x_t,), (tangent,))
-    v, derivatives = jax.vmap(along, out_axes=(None, 0))(probes)
+    directional_derivative = lambda tangent: jax.jvp(velocity, (x_t,), (tangent,))
+    v, derivatives = jax.vmap(directional_derivative, out_axes=(None, 0))(probes)
     return v, jnp.einsum("pb...,pb...->b", probes, derivatives, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -46,9 +46,9 @@ def finite_data(
         distances = jax.lax.map(distance, points, batch_size=min(CHUNK, len(points)))
         # At sigma = 0 the nearest remains. A compiler may round a distance in two ways, so that its difference is not 0.
         nearest = jnp.arange(len(points))[:, None] == jnp.argmin(distances, axis=0)
-        further = jnp.where(nearest, 0, jnp.maximum(distances - jnp.min(distances, axis=0), 0))
+        excess = jnp.where(nearest, 0, jnp.maximum(distances - jnp.min(distances, axis=0), 0))
         weights = jax.nn.softmax(
-            -further / jnp.maximum(2 * sigma**2, jnp.finfo(x_t.dtype).tiny), axis=0
+            -excess / jnp.maximum(2 * sigma**2, jnp.finfo(x_t.dtype).tiny), axis=0
         )
         x_hat = jnp.einsum("pb,p...->b...", weights, points, precision=jax.lax.Precision.HIGHEST)
         inverse = jnp.where(sigma > 0, 1 / jnp.where(sigma > 0, sigma, 1), 0)
@@ -102,24 +102,29 @@ def _components(process, weights, means, deviations, x_t, t):
             f"got shape {deviations.shape}. Of covariances give principal_axes(covariances)"
         )
     residual = x_t[:, None] - expand(process.alpha(t), means[None]) * means
-    along, back = residual, lambda a: a
+    rotated, rotate_back = residual, lambda a: a
     if axes is not None:  # in its own axes a component's dimensions are independent
         product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-        along = product("bki,kij->bkj", residual.reshape(*residual.shape[:2], -1), axes)
-        back = lambda a: product("bkj,kij->bki", a, axes).reshape(residual.shape)
-    alpha, sigma = expand(process.alpha(t), along), expand(process.sigma(t), along)
-    deviations = expand(deviations, along[0])
+        rotated = product("bki,kij->bkj", residual.reshape(*residual.shape[:2], -1), axes)
+        rotate_back = lambda a: product("bkj,kij->bki", a, axes).reshape(residual.shape)
+    alpha, sigma = expand(process.alpha(t), rotated), expand(process.sigma(t), rotated)
+    deviations = expand(deviations, rotated[0])
     variance = alpha**2 * deviations**2 + sigma**2
     # A singular covariance has no density at sigma = 0. A tiny variance stands for its limit there.
     tiny = jnp.sqrt(jnp.finfo(variance.dtype).tiny)
     spread = jnp.where(variance == 0, tiny, variance)
-    log_densities = -(along**2 / spread + jnp.log(2 * jnp.pi * spread)) / 2
+    log_densities = -(rotated**2 / spread + jnp.log(2 * jnp.pi * spread)) / 2
     log_joint = jnp.log(weights / jnp.sum(weights)) + jnp.sum(
-        log_densities, axis=range(2, along.ndim)
+        log_densities, axis=range(2, rotated.ndim)
     )
     # sigma is in no denominator, so that both ends are finite
-    pull = along / jnp.where(variance == 0, 1, variance)
-    return log_joint, means + back(alpha * deviations**2 * pull), back(sigma * pull), back(pull)
+    pull = rotated / jnp.where(variance == 0, 1, variance)
+    return (
+        log_joint,
+        means + rotate_back(alpha * deviations**2 * pull),
+        rotate_back(sigma * pull),
+        rotate_back(pull),
+    )
 
 
 def _average(log_joint, values):

@@ -120,8 +120,8 @@ class Process:
             def halve(_, bracket):
                 low, high = bracket
                 middle = low + (high - low) / 2
-                before = excess(middle) > 0
-                return jnp.where(before, middle, low), jnp.where(before, high, middle)
+                root_is_later = excess(middle) > 0
+                return jnp.where(root_is_later, middle, low), jnp.where(root_is_later, high, middle)
 
             # Twice the digits of the type: so that times much nearer to the clean end than 1 have theirs too.
             low, high = jax.lax.fori_loop(
@@ -487,10 +487,10 @@ class Shifted(Process):
         if isinstance(
             self.preconditioning, ShiftedPreconditioning | None
         ):  # of another base, if replaced
-            of_base = ShiftedPreconditioning(
+            base_preconditioning = ShiftedPreconditioning(
                 data_deviation=self.base.preconditioning.data_deviation
             )
-            object.__setattr__(self, "preconditioning", of_base)
+            object.__setattr__(self, "preconditioning", base_preconditioning)
         super().__post_init__()
 
     @property

@@ -50,10 +50,10 @@ def steer(
     dtype = jnp.promote_types(noise.dtype, jnp.float32)  # of rewards, whose differences are weights
 
     def step(carry, numbered):
-        (x, before), (index, row) = carry, numbered
+        (x, last_reward), (index, row) = carry, numbered
         prediction = _evaluate(denoiser, x, row.times)
         reward = _reward(log_reward, prediction.clean, row.times).astype(dtype)
-        chosen = _resample(keys, 2 * index + 1, reward - before)
+        chosen = _resample(keys, 2 * index + 1, reward - last_reward)
         clean, noise, reward = (
             _take(a, chosen) for a in (prediction.clean, prediction.noise, reward)
         )
@@ -61,9 +61,9 @@ def steer(
         return (row.clean[0] * clean + row.noise[0] * noise + row.fresh * xi, reward), None
 
     start = noise, jnp.zeros(noise.shape[:2], dtype)
-    (x, before), _ = jax.lax.scan(step, start, _rows(process, times, noise.dtype))
+    (x, last_reward), _ = jax.lax.scan(step, start, _rows(process, times, noise.dtype))
     reward = _reward(log_reward, x, times[-1]).astype(dtype)
-    return _choose(keys, len(times), x, reward - before)
+    return _choose(keys, len(times), x, reward - last_reward)
 
 
 def steer_inpainting(
@@ -103,8 +103,8 @@ def steer_inpainting(
         per_error = (row.clean[0] - row.noise[0] * alpha / sigma) / jnp.where(
             row.fresh > 0, row.fresh, jnp.inf
         )
-        apart = per_error * (clean - prediction.clean)
-        log_weight = -jnp.sum(apart * (apart / 2 + xi), axis=range(2, x.ndim))
+        difference = per_error * (clean - prediction.clean)
+        log_weight = -jnp.sum(difference * (difference / 2 + xi), axis=range(2, x.ndim))
         x = row.clean[0] * clean + row.noise[0] * noise + row.fresh * xi
         return _take(x, _resample(keys, 2 * index + 1, log_weight)), None
 
@@ -142,12 +142,12 @@ def _resample(keys, number, log_weights: Weights) -> Int[Array, " batch particle
     """Return whose copy each particle becomes: systematic resampling, so equal weights keep all."""
     count = log_weights.shape[1]
 
-    def of_sample(key, log_weights):
+    def resample_one(key, log_weights):
         ends = jnp.cumsum(jax.nn.softmax(log_weights))
         points = (jnp.arange(count) + jax.random.uniform(jax.random.fold_in(key, number))) / count
         return jnp.minimum(jnp.searchsorted(ends / ends[-1], points), count - 1)
 
-    return jax.vmap(of_sample)(keys, log_weights)
+    return jax.vmap(resample_one)(keys, log_weights)
 
 
 def _take(a, chosen):

@@ -23,7 +23,7 @@ def leafwise(function: Callable) -> Callable:
     """
 
     @functools.wraps(function)
-    def on_trees(*positional: Any, **named: Any) -> Any:
+    def function_of_trees(*positional: Any, **named: Any) -> Any:
         arguments = [*positional, *named.values()]
         finest = max(arguments, key=lambda argument: jax.tree.structure(argument).num_nodes)
         leaves = zip(*(_leaves(argument, finest) for argument in arguments), strict=True)
@@ -33,7 +33,7 @@ def leafwise(function: Callable) -> Callable:
             lambda *parts: jax.tree.unflatten(jax.tree.structure(finest), parts), *results
         )
 
-    return on_trees
+    return function_of_trees
 
 
 def _leaves(prefix: PyTree, tree: PyTree) -> list:

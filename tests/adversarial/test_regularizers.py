@@ -9,7 +9,7 @@ from scipy.stats import kstest
 from genjax.adversarial import (
     gradient_penalty,
     interpolated_gradient_penalty,
-    lazily,
+    lazy_penalty,
     lecam,
     path_length,
     wasserstein,
@@ -244,7 +244,7 @@ def test_lazy_regularization_is_eager_in_expectation(float64, every):
     ).mean()
 
     def lazy(params, step):
-        return lazily(step, every, lambda: every * penalty(params), jnp.float64(0))
+        return lazy_penalty(step, every, lambda: every * penalty(params), jnp.float64(0))
 
     gradients = jax.jit(jax.vmap(jax.grad(lazy), (None, 0)))(params, jnp.arange(3, 3 + 2 * every))
     np.testing.assert_allclose(
@@ -262,7 +262,7 @@ def test_lazy_regularization_runs_only_when_due(under_grad):
         jax.debug.callback(lambda x: ran.append(float(x)), x)
         return x**2
 
-    step_loss = lambda x, step: lazily(step, 4, lambda: penalty(x), jnp.zeros(()))
+    step_loss = lambda x, step: lazy_penalty(step, 4, lambda: penalty(x), jnp.zeros(()))
     step = jax.jit(jax.grad(step_loss) if under_grad else step_loss)
     values = [float(step(jnp.float32(3 + i), jnp.int32(i))) for i in range(10)]
     jax.effects_barrier()
@@ -280,7 +280,7 @@ def test_lazy_regularization_carries_what_it_is_given():
             jax.random.key(0), lambda w: 3 * w[:, :, :, None], jnp.ones((4, 1, 1)), jnp.float32(2)
         )
 
-    step = jax.jit(lambda step: lazily(step, 8, penalty, (jnp.zeros(4), jnp.float32(2))))
+    step = jax.jit(lambda step: lazy_penalty(step, 8, penalty, (jnp.zeros(4), jnp.float32(2))))
     penalties, mean = step(jnp.int32(3))
     assert mean == 2 and not np.any(penalties)
     for found, expected in zip(step(jnp.int32(16)), penalty(), strict=True):

@@ -24,13 +24,13 @@ from genjax.diffusion import (
     guide,
     interval,
     log_likelihood,
-    on,
     optimal,
     plus_plus,
     posterior_guide,
     rescaled,
     scale_of_weight,
     static_threshold,
+    target_rule,
     uniform_grid,
     velocity,
     with_clean,
@@ -411,7 +411,7 @@ def test_variance_is_that_of_the_conditional(inputs):
     for guided in (
         guide(denoise, labels, NULL, 2.0),
         guide(denoise, labels, NULL, 2.0, plus_plus),
-        guide(denoise, labels, NULL, 2.0, on(FLOW, velocity, zero_star)),
+        guide(denoise, labels, NULL, 2.0, target_rule(FLOW, velocity, zero_star)),
         compose(denoise, [labels, labels + 1], NULL, [2.0, 1.0]),
         zero_init(guide(denoise, labels, NULL, 2.0), FLOW, 0.5),
         with_clean(guide(denoise, labels, NULL, 2.0), FLOW, dynamic_threshold),
@@ -434,9 +434,9 @@ def test_variance_is_that_of_the_conditional(inputs):
 )
 def test_rules_that_come_to_classifier_free_guidance(process, points, target, rule, t):
     expected = guide(exact_denoiser(process), LABELS, CLASSES, 3.0)(points, t)
-    guided = guide(exact_denoiser(process), LABELS, CLASSES, 3.0, on(process, target, rule))(
-        points, t
-    )
+    guided = guide(
+        exact_denoiser(process), LABELS, CLASSES, 3.0, target_rule(process, target, rule)
+    )(points, t)
     np.testing.assert_allclose(guided.clean, expected.clean, rtol=1e-11, atol=1e-11)
     np.testing.assert_allclose(guided.noise, expected.noise, rtol=1e-11, atol=1e-11)
 
@@ -451,7 +451,7 @@ def test_rules_that_come_to_classifier_free_guidance(process, points, target, ru
     ],
 )
 def test_guided_halves_add_up_and_scale_one_is_conditional(process, points, rule, t):
-    rule = on(process, velocity, rule)
+    rule = target_rule(process, velocity, rule)
     guided = guide(exact_denoiser(process), LABELS, CLASSES, 3.0, rule)(points, t)
     adds_up(process, guided, points, t)
     conditional, _ = both(process, points, t)
@@ -462,7 +462,7 @@ def test_guided_halves_add_up_and_scale_one_is_conditional(process, points, rule
 def test_plain_extrapolation_where_the_quantity_says_too_little(points):
     """At sigma = 0 a rule on x̂ cannot say ẑ."""
     t = jnp.zeros(4)
-    rule = on(FLOW, clean, functools.partial(adaptive_projected, norm_threshold=0.1))
+    rule = target_rule(FLOW, clean, functools.partial(adaptive_projected, norm_threshold=0.1))
     guided = guide(exact_denoiser(FLOW), LABELS, CLASSES, 3.0, rule)(points, t)
     expected = guide(exact_denoiser(FLOW), LABELS, CLASSES, 3.0)(points, t)
     np.testing.assert_array_equal(guided.clean, expected.clean)
@@ -533,7 +533,11 @@ def test_adaptive_projected_guidance_remembers(points, bounded):
 
     projected = functools.partial(adaptive_projected, eta=eta, norm_threshold=threshold)
     guided = guide(
-        exact_denoiser(FLOW), LABELS, CLASSES, scale, on(FLOW, clean, projected, momentum=beta)
+        exact_denoiser(FLOW),
+        LABELS,
+        CLASSES,
+        scale,
+        target_rule(FLOW, clean, projected, momentum=beta),
     )
     if bounded:
         guided = with_clean(guided, FLOW, functools.partial(static_threshold, bound=0.5))
@@ -558,7 +562,7 @@ def test_adaptive_projected_guidance_remembers(points, bounded):
 )
 def test_momentum_without_a_memory_is_refused(points, solve):
     """Also within a lambda; an ODE has no evaluation before."""
-    rule = on(FLOW, clean, adaptive_projected, momentum=-0.5)
+    rule = target_rule(FLOW, clean, adaptive_projected, momentum=-0.5)
     guided = with_clean(
         guide(exact_denoiser(FLOW), LABELS, CLASSES, 3.0, rule), FLOW, static_threshold
     )
@@ -571,8 +575,8 @@ def test_momentum_without_a_memory_is_refused(points, solve):
 def test_without_momentum_a_memory_changes_nothing(points):
     times = uniform_grid(FLOW, 5)
     arguments = exact_denoiser(FLOW), LABELS, CLASSES, 3.0
-    remembering = guide(*arguments, on(FLOW, velocity, classifier_free, momentum=0.0))
-    forgetful = guide(*arguments, on(FLOW, velocity, classifier_free))
+    remembering = guide(*arguments, target_rule(FLOW, velocity, classifier_free, momentum=0.0))
+    forgetful = guide(*arguments, target_rule(FLOW, velocity, classifier_free))
     np.testing.assert_allclose(
         euler(remembering, FLOW, points, times, trajectory=True, memory=jnp.zeros_like(points)),
         euler(forgetful, FLOW, points, times, trajectory=True),
@@ -645,12 +649,12 @@ def sample(x, labels, weight):
     denoiser = lambda x, t, labels: Prediction(jnp.tanh(x @ weight) + labels[:, None], x * t[:, None])
     log_likelihood = lambda x, t: -jnp.sum(x**2, 1) + t
     plain = lambda x, t: denoiser(x, t, labels)
-    remembering = guide(denoiser, labels, 7, 2.0, on(process, clean, projected, momentum=-0.5))
+    remembering = guide(denoiser, labels, 7, 2.0, target_rule(process, clean, projected, momentum=-0.5))
     samples = ddim(remembering, process, x, uniform_grid(process, 3), memory=jnp.zeros_like(x))
     return [samples] + [ddim(guided, process, x, uniform_grid(process, 3)) for guided in (
         guide(denoiser, labels, 7, 2.0),
         guide(denoiser, labels, 7, interval(2.0, 0.2, 0.8), plus_plus),
-        zero_init(guide(denoiser, labels, 7, 2.0, on(process, velocity, rescaled_zero_star)), process, 0.9),
+        zero_init(guide(denoiser, labels, 7, 2.0, target_rule(process, velocity, rescaled_zero_star)), process, 0.9),
         with_clean(compose(denoiser, [labels, labels + 1], 7, [2.0, 1.0]), process, dynamic_threshold),
         classifier_guide(plain, process, log_likelihood, 2.0),
     )]
@@ -708,7 +712,7 @@ def program(build):
             LABELS,
             CLASSES,
             3.0,
-            on(FLOW, velocity, functools.partial(rescaled, phi=n[1])),
+            target_rule(FLOW, velocity, functools.partial(rescaled, phi=n[1])),
         ),
         lambda n: (
             guide(
@@ -716,7 +720,7 @@ def program(build):
                 LABELS,
                 CLASSES,
                 n[0],
-                on(
+                target_rule(
                     FLOW,
                     clean,
                     functools.partial(adaptive_projected, eta=n[1], norm_threshold=n[0]),
@@ -726,7 +730,9 @@ def program(build):
             jnp.zeros((4, DIMENSIONS)),
         ),
         lambda n: zero_init(
-            guide(tanh_denoiser, LABELS, CLASSES, n[0], on(FLOW, velocity, zero_star)), FLOW, n[1]
+            guide(tanh_denoiser, LABELS, CLASSES, n[0], target_rule(FLOW, velocity, zero_star)),
+            FLOW,
+            n[1],
         ),
         lambda n: compose(tanh_denoiser, [LABELS, LABELS + 1], CLASSES, n),
         lambda n: with_clean(

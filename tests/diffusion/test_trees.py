@@ -43,7 +43,6 @@ from genjax.diffusion import (
     log_likelihood,
     log_normal_sigma,
     noise,
-    on,
     plus_plus,
     posterior_guide,
     predict,
@@ -58,6 +57,7 @@ from genjax.diffusion import (
     static_threshold,
     sums_by_time,
     tangential,
+    target_rule,
     to_domain,
     total_loss,
     uniform,
@@ -217,9 +217,9 @@ def test_a_loss_of_one_leaf_is_the_program_of_the_array(loss):
 RULES = {
     "extrapolate": extrapolate,
     "plus_plus": plus_plus,
-    "zero_star": on(COSINE, velocity, zero_star),
-    "rescaled": on(COSINE, velocity, functools.partial(rescaled, phi=0.7)),
-    "adaptive_projected": on(
+    "zero_star": target_rule(COSINE, velocity, zero_star),
+    "rescaled": target_rule(COSINE, velocity, functools.partial(rescaled, phi=0.7)),
+    "adaptive_projected": target_rule(
         COSINE, clean, functools.partial(adaptive_projected, norm_threshold=2.0), momentum=-0.5
     ),
 }
@@ -614,16 +614,16 @@ QUANTITY = {"sound": clean, "video": velocity}
 GUIDED = {
     "extrapolate": lambda d, p, q, s: guide(d, LABELS, jnp.zeros(1), s),
     "plus_plus": lambda d, p, q, s: guide(d, LABELS, jnp.zeros(1), s, plus_plus),
-    "zero_star": lambda d, p, q, s: guide(d, LABELS, jnp.zeros(1), s, on(p, q, zero_star)),
+    "zero_star": lambda d, p, q, s: guide(d, LABELS, jnp.zeros(1), s, target_rule(p, q, zero_star)),
     "rescaled": lambda d, p, q, s: guide(
-        d, LABELS, jnp.zeros(1), s, on(p, q, functools.partial(rescaled, phi=0.7))
+        d, LABELS, jnp.zeros(1), s, target_rule(p, q, functools.partial(rescaled, phi=0.7))
     ),
     "projected": lambda d, p, q, s: guide(
         d,
         LABELS,
         jnp.zeros(1),
         s,
-        on(p, q, functools.partial(adaptive_projected, eta=0.3, norm_threshold=1.0)),
+        target_rule(p, q, functools.partial(adaptive_projected, eta=0.3, norm_threshold=1.0)),
     ),
     "autoguide": lambda d, p, q, s: autoguide(
         lambda x, t: d(x, t, LABELS), lambda x, t: d(x, t, WEAKER), s
@@ -637,7 +637,9 @@ GUIDED = {
         ],
         [s, 2.0],
     ),
-    "tangential": lambda d, p, q, s: guide(d, LABELS, jnp.zeros(1), s, on(p, q, tangential)),
+    "tangential": lambda d, p, q, s: guide(
+        d, LABELS, jnp.zeros(1), s, target_rule(p, q, tangential)
+    ),
     "posterior": lambda d, p, q, s: posterior_guide(
         lambda x, t: d(x, t, LABELS),
         p,
@@ -689,7 +691,7 @@ def test_the_network_of_guidance_is_called_once_with_every_leaf_stacked(x, t):
 
 def test_momentum_is_kept_of_every_leaf(x):
     """The memory goes from row to row; each leaf as if it were alone."""
-    rule = on(PAIR, QUANTITY, classifier_free, momentum=-0.5)
+    rule = target_rule(PAIR, QUANTITY, classifier_free, momentum=-0.5)
     times = uniform_grid(FLOW, 4)
     sample = lambda denoiser, rule, process, x: quick_jit(
         lambda x: ddim(
@@ -702,7 +704,7 @@ def test_momentum_is_kept_of_every_leaf(x):
     )(x)
     found = sample(both, rule, PAIR, x)
     for leaf in SHAPES:
-        rule = on(PAIR[leaf], QUANTITY[leaf], classifier_free, momentum=-0.5)
+        rule = target_rule(PAIR[leaf], QUANTITY[leaf], classifier_free, momentum=-0.5)
         alone = sample(separable(leaf), rule, PAIR[leaf], x[leaf])
         np.testing.assert_allclose(found[leaf], alone, rtol=1e-5, atol=1e-5)
 

@@ -52,30 +52,30 @@ def adaptive_solution(
     noise = jax.tree.map(single, noise)
 
     def field(t, x, _):
-        t = _at(t, x)
+        t = _times_of_samples(t, x)
         velocity = denoiser(x, t).velocity(process, t)
         return jax.tree.map(lambda velocity, x: velocity.astype(x.dtype), velocity, x)
 
     def largest(error):
-        of_leaf = lambda a: jnp.max(jnp.sqrt(jnp.mean(jnp.square(a), axis=range(1, a.ndim))))
-        return jax.tree.reduce(jnp.maximum, jax.tree.map(of_leaf, error))
+        leaf_error = lambda a: jnp.max(jnp.sqrt(jnp.mean(jnp.square(a), axis=range(1, a.ndim))))
+        return jax.tree.reduce(jnp.maximum, jax.tree.map(leaf_error, error))
 
-    inside = clip(times, *process.domain).astype(jnp.result_type(*jax.tree.leaves(noise)))
+    clipped = clip(times, *process.domain).astype(jnp.result_type(*jax.tree.leaves(noise)))
     return diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         solver(),
-        inside[0],
-        inside[-1],
+        clipped[0],
+        clipped[-1],
         dt0=None,
         y0=noise,
-        saveat=diffrax.SaveAt(ts=inside),
+        saveat=diffrax.SaveAt(ts=clipped),
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=largest),
         adjoint=adjoint(),
         max_steps=max_steps,
     )
 
 
-def _at(t: Float[Array, ""], x: Tree) -> Tree:
+def _times_of_samples(t: Float[Array, ""], x: Tree) -> Tree:
     """Return the time t for every sample of every leaf."""
     return jax.tree.map(lambda x: jnp.full(x.shape[:1], t), x)
 
@@ -122,7 +122,7 @@ def adaptive(
     if process.clean_end != process.domain[0]:
         last = jnp.clip(times[-1], *process.domain)
         final = jax.tree.map(lambda states: states[-1], states)
-        prediction = denoiser(final, _at(last, final))
+        prediction = denoiser(final, _times_of_samples(last, final))
         step = lambda x, z: process.alpha(times[-1]) * x + process.sigma(times[-1]) * z
         ends = jax.tree.map(step, prediction.clean, prediction.noise)
         states = jax.tree.map(lambda states, end: states.at[-1].set(end), states, ends)

@@ -38,9 +38,9 @@ def framewise(
     """
     num_steps, frames, steps = len(times) - 1, times.shape[1:], None
 
-    def of_frame(times):
+    def frame_rows(times):
         nonlocal steps
-        early_grid, late_grid, step, delay = _own_grids(times)
+        early_grid, late_grid, step, delay = _frame_grids(times)
         early, late = (table(process, grid, **options) for grid in (early_grid, late_grid))
         if early.path is not None and frames:
             raise ValueError(
@@ -52,10 +52,10 @@ def framewise(
             raise ValueError(
                 f"{table.__name__} goes back and forth in time, so it takes one array and a grid [steps + 1]"
             )
-        of_rows = lambda a: jnp.repeat(a, per_step)[:count]
+        repeat_rows = lambda a: jnp.repeat(a, per_step)[:count]
         stage = np.arange(count) % per_step
-        first, last = (of_rows(a) * per_step + stage for a in (step, step + delay))
-        waits = of_rows(times[1:] == times[:-1]) | (
+        first, last = (repeat_rows(a) * per_step + stage for a in (step, step + delay))
+        waits = repeat_rows(times[1:] == times[:-1]) | (
             last >= count
         )  # the last step may have fewer rows
         # Only the grid that ends with the frame's last step has the right last step. Only the one that begins with
@@ -64,15 +64,15 @@ def framewise(
         rows = jax.tree.map(fill, *(rows._replace(step=None) for rows in (late, early)))
         # A coefficient that is not used may be infinite, and would make gradients NaN.
         rows = jax.tree.map(lambda column: jnp.where(expand(waits, column), 0, column), rows)
-        told = jnp.where(waits, of_rows(times[1:]), rows.times)
-        return rows._replace(times=jnp.clip(told, *process.domain), waits=waits)
+        network_times = jnp.where(waits, repeat_rows(times[1:]), rows.times)
+        return rows._replace(times=jnp.clip(network_times, *process.domain), waits=waits)
 
-    rows = jax.vmap(of_frame, in_axes=1, out_axes=-1)(times.reshape(num_steps + 1, -1))
+    rows = jax.vmap(frame_rows, in_axes=1, out_axes=-1)(times.reshape(num_steps + 1, -1))
     rows = jax.tree.map(lambda column: column.reshape(*column.shape[:-1], *frames), rows)
     return rows._replace(step=steps)
 
 
-def _own_grids(times: Times) -> tuple[Times, Times, Int[Array, " times-1"], Int[Array, ""]]:
+def _frame_grids(times: Times) -> tuple[Times, Times, Int[Array, " times-1"], Int[Array, ""]]:
     """Return a frame's own grid, in as many times: followed by its last time, and preceded by NaN.
 
     Also return, for every step of the frame's grid, its place in the first of these, and by how

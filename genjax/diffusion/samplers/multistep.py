@@ -173,13 +173,13 @@ def _data_multistep(process, times, order, eta, reshape, lower_order_final):
     table = Table(times[:-1], clean=corrected(alpha[:, 0], c), noise=sigma[:, None])
     if isinstance(eta, (int, float)) and eta == 0:
         return table
-    forgotten = _forgotten(u, eta)
+    decay = _decay(u, eta)
     return table._replace(
-        noise=(sigma * jnp.exp(-forgotten))[:, None], fresh=sigma * root(-jnp.expm1(-2 * forgotten))
+        noise=(sigma * jnp.exp(-decay))[:, None], fresh=sigma * root(-jnp.expm1(-2 * decay))
     )
 
 
-def _forgotten(u, eta):
+def _decay(u, eta):
     """Return eta·h, by whose exponential the SDE forgets; 0 if eta is, in an infinite step too.
 
     A step between two infinite values of u is one in which a frame waits.
@@ -262,7 +262,7 @@ def unipc(
     choose("order", order, (1, 2, 3))
     choose("variant", variant, ("bh1", "bh2"))
     line = (lambda a, m: a / 2) if variant == "bh1" else (lambda a, m: m[:, 0] / 2)
-    return _twice_through(
+    return _predict_and_correct(
         process, times, order, order if corrector else 0, 0.0, line, lower_order_final
     )
 
@@ -302,10 +302,12 @@ def sa_solver(
     eta = (
         0.0 if is_ode else jnp.broadcast_to(jnp.asarray(tau, times.dtype) ** 2, times.shape[0] - 1)
     )
-    return _twice_through(process, times, order, corrector_order - 1, eta, line, lower_order_final)
+    return _predict_and_correct(
+        process, times, order, corrector_order - 1, eta, line, lower_order_final
+    )
 
 
-def _twice_through(process, times, order, corrector, eta, line, lower_order_final):
+def _predict_and_correct(process, times, order, corrector, eta, line, lower_order_final):
     """Take every step by a predictor, and again by a corrector through x̂ where the predictor ended.
 
     Args:
@@ -318,25 +320,23 @@ def _twice_through(process, times, order, corrector, eta, line, lower_order_fina
     a = (1 + eta) * finite(jnp.diff(u))
     alpha, sigma = process.alpha(times[1:]), process.sigma(times)
     exact = exponential_moments(a, max(order, corrector) + 1)
-    of_line = exact.at[:, 1].set(line(a, exact))
+    line_moments = exact.at[:, 1].set(line(a, exact))
 
     def weights(count, new):
         past = inverse_past(u, max(count, 1), lower_order_final)
         is_line = new + 1 + (past != 0).sum(1, keepdims=True) == 2
         end = jnp.ones((len(a), new), a.dtype)  # 1/r of the new value
         return alpha[:, None] * lagrange(
-            jnp.concatenate([end, past], 1), jnp.where(is_line, of_line, exact)
+            jnp.concatenate([end, past], 1), jnp.where(is_line, line_moments, exact)
         )
 
     predictor = weights(order, 0)
     clean, kept = corrected(alpha, predictor), quotient(sigma[1:], sigma[:-1])
     table = Table(times[:-1], noise=sigma[1:, None])
     if not isinstance(eta, float):
-        forgotten = _forgotten(u, eta)
-        kept, noise = (a * jnp.exp(-forgotten) for a in (kept, sigma[1:]))
-        table = table._replace(
-            noise=noise[:, None], fresh=sigma[1:] * root(-jnp.expm1(-2 * forgotten))
-        )
+        decay = _decay(u, eta)
+        kept, noise = (a * jnp.exp(-decay) for a in (kept, sigma[1:]))
+        table = table._replace(noise=noise[:, None], fresh=sigma[1:] * root(-jnp.expm1(-2 * decay)))
     if corrector:
         width = max(order, corrector)
         wider = lambda column, left: jnp.pad(

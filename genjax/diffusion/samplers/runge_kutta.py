@@ -32,7 +32,7 @@ def runge_kutta(
     """
     matrix, weights = np.asarray(matrix), np.asarray(weights)
     stages = len(weights)
-    at, left = _evaluation_times(process, times, matrix.sum(1))
+    evaluation_times, leaves_domain = _evaluation_times(process, times, matrix.sum(1))
     # After its evaluation, stage i goes on to the point of stage i + 1, the last one to the new state.
     sums = np.concatenate([matrix[1:], weights[None]])
     ages = np.arange(stages)[:, None] - np.arange(
@@ -40,21 +40,21 @@ def runge_kutta(
     )  # of stage j's velocity, in evaluations, at stage i
     euler = np.concatenate([np.zeros((stages - 1, stages)), np.eye(1, stages)])
     h = jnp.diff(times)[:, None, None]
-    sums = h * jnp.where(left[:, :, None], euler, sums).astype(
+    sums = h * jnp.where(leaves_domain[:, :, None], euler, sums).astype(
         times.dtype
     )  # [step, after stage, of velocity]
 
-    def by_age(derivative):
-        products = sums * derivative(at)[:, None, :]
+    def columns_by_age(derivative):
+        products = sums * derivative(evaluation_times)[:, None, :]
         columns = [jnp.where(ages == age, products, 0).sum(2) for age in range(stages)]
         return jnp.stack(columns, 2)
 
-    clean, noise = by_age(process.alpha_prime), by_age(process.sigma_prime)
+    clean, noise = columns_by_age(process.alpha_prime), columns_by_age(process.sigma_prime)
     final = (np.arange(stages) == stages - 1)[:, None]
     rows = lambda a: a.reshape(-1, *a.shape[2:])
-    ones = jnp.ones_like(rows(at))
+    ones = jnp.ones_like(rows(evaluation_times))
     return Table(
-        rows(at),
+        rows(evaluation_times),
         state=ones,
         clean=rows(jnp.where(final, clean, 0)),
         noise=rows(jnp.where(final, noise, 0)),
@@ -71,10 +71,12 @@ def _evaluation_times(process, times, nodes):
     planned = t + h * nodes.astype(times.dtype)
     first, last = process.domain
     margin = 1e-6 * (last - first)  # what float32 rounds away
-    at = clip(planned, first, last)
-    velocity = process.alpha_prime(at) + process.sigma_prime(at)
-    left = ((jnp.abs(planned - at) > margin) | ~jnp.isfinite(velocity)).any(1, keepdims=True)
-    return jnp.where(left, t, at), left
+    evaluation_times = clip(planned, first, last)
+    velocity = process.alpha_prime(evaluation_times) + process.sigma_prime(evaluation_times)
+    leaves_domain = ((jnp.abs(planned - evaluation_times) > margin) | ~jnp.isfinite(velocity)).any(
+        1, keepdims=True
+    )
+    return jnp.where(leaves_domain, t, evaluation_times), leaves_domain
 
 
 @sampler

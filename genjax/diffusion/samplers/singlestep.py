@@ -23,7 +23,9 @@ from genjax.diffusion.samplers.runge_kutta import two_rows, without_last_row
 from genjax.diffusion.samplers.tables import Rows, Table, sampler
 
 
-def divided(process: Process, times: Float[Array, " times"], parts: int) -> Float[Array, " finer"]:
+def divide_steps(
+    process: Process, times: Float[Array, " times"], parts: int
+) -> Float[Array, " finer"]:
     """The grid with every step in `parts` of equal log-SNR, or of equal t where that is infinite."""
     fractions = np.arange(parts) / parts
     even = lambda u: u[:-1, None] + jnp.diff(u)[:, None] * fractions.astype(u.dtype)
@@ -40,7 +42,7 @@ def _singlestep(process, times, order, half, slope_moment, on_grid):
         half: "clean" or "noise", what the polynomial goes through.
         slope_moment: of a = h for x̂, −h for ẑ, with h the change of lambda since the start.
     """
-    nodes = times if on_grid else divided(process, times, order)
+    nodes = times if on_grid else divide_steps(process, times, order)
     age = np.arange(len(nodes) - 1) % order  # of the evaluation at the start of the group
     u = half_log_snr(process, nodes)
     start = u[np.arange(len(age)) - age]
@@ -53,22 +55,22 @@ def _singlestep(process, times, order, half, slope_moment, on_grid):
     change = scale * inverse * slope_moment(a)
     columns = np.arange(order)
     newest = jnp.where(inverse == 0, 0, age)[:, None]  # first order goes on from the newest value
-    of_start = columns == newest
-    of_change = (columns == 0).astype(int) - (columns == age[:, None])
+    start_weights = columns == newest
+    change_weights = (columns == 0).astype(int) - (columns == age[:, None])
     table = Table(
         nodes[:-1],
-        clean=alpha[:, None] * of_start,
-        noise=sigma[:, None] * of_start,
+        clean=alpha[:, None] * start_weights,
+        noise=sigma[:, None] * start_weights,
         step=None if on_grid else np.arange(len(age)) // order,
     )
-    return table._replace(**{half: getattr(table, half) + change[:, None] * of_change})
+    return table._replace(**{half: getattr(table, half) + change[:, None] * change_weights})
 
 
-def _half_of_constant(a: Rows) -> Rows:
+def _half_constant_moment(a: Rows) -> Rows:
     return -jnp.expm1(-a) / 2
 
 
-def _of_line(a: Rows) -> Rows:
+def _line_moment(a: Rows) -> Rows:
     return exponential_moments(a, 2)[:, 1]
 
 
@@ -84,13 +86,13 @@ def dpm_solver_2(process: Process, times: Float[Array, " times"], on_grid: bool 
 
     x_s = alpha_s/alpha_t·x − sigma_s·(e^h − 1)·(ẑ + (ẑ_middle − ẑ)/(2r)), with r = 1/2.
     """
-    return _singlestep(process, times, 2, "noise", _half_of_constant, on_grid)
+    return _singlestep(process, times, 2, "noise", _half_constant_moment, on_grid)
 
 
 @sampler
 def dpm_solver_3(process: Process, times: Float[Array, " times"], on_grid: bool = False) -> Table:
     """DPM-Solver-3 (Lu et al. 2022a, algorithm 2): ẑ at thirds of the step; of order 3, 3 evaluations a step."""
-    return _singlestep(process, times, 3, "noise", _of_line, on_grid)
+    return _singlestep(process, times, 3, "noise", _line_moment, on_grid)
 
 
 @sampler
@@ -101,7 +103,7 @@ def dpm_solver_pp_2s(
 
     x_s = sigma_s/sigma_t·x + alpha_s·(1 − e^{−h})·(x̂ + (x̂_middle − x̂)/(2r)), with r = 1/2.
     """
-    return _singlestep(process, times, 2, "clean", _half_of_constant, on_grid)
+    return _singlestep(process, times, 2, "clean", _half_constant_moment, on_grid)
 
 
 @sampler
@@ -113,7 +115,7 @@ def dpm_solver_pp_3s(
     Lu et al. 2022b's program, singlestep and of order 3. With phi = 1 − (1 − e^{−h})/h,
     x_s = sigma_s/sigma_t·x + alpha_s·((1 − e^{−h})·x̂ + phi·3/2·(x̂_{2/3} − x̂)).
     """
-    return _singlestep(process, times, 3, "clean", _of_line, on_grid)
+    return _singlestep(process, times, 3, "clean", _line_moment, on_grid)
 
 
 @sampler

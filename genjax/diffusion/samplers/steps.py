@@ -37,16 +37,16 @@ class State(NamedTuple):
         cleans = (zeros,) * length(table.clean, table.stage_clean)
         return cls(noise, noise, cleans, (zeros,) * length(table.noise, table.stage_noise))
 
-    def churned(self, row, keys: Key[Array, " batch"] | None, number: Array) -> "State":
+    def add_churn(self, row, keys: Key[Array, " batch"] | None, number: Array) -> "State":
         """Return the state with the noise that the row adds before its evaluation."""
         if row.churn is None:
             return self
         change = across_batch(row.churn, self.x) * _normal(keys, 2 * number, self.x, row)
         scale = across_batch(row.churn_state, self.x)
         x, y = (a.astype(self.x.dtype) for a in (scale * self.x + change, scale * self.y + change))
-        return self._unless_waiting(row, self._replace(x=x, y=y))
+        return self._keep_waiting(row, self._replace(x=x, y=y))
 
-    def moved(
+    def advance(
         self,
         row,
         keys: Key[Array, " batch"] | None,
@@ -62,7 +62,7 @@ class State(NamedTuple):
         kept = [] if row.state is None else [across_batch(row.state, self.x) * self.x]
         x = _sum(kept + _products(row.clean, cleans) + _products(row.noise, noises), self.x)
         if row.fresh is not None:
-            draw = _normal if row.path is None else _gain
+            draw = _normal if row.path is None else _path_increment
             x = x + _deviation(row, x, variance) * draw(keys, 2 * number + 1, x, row)
         y = x
         if row.stage_state is not None:
@@ -70,9 +70,9 @@ class State(NamedTuple):
             y = _sum(
                 [y] + _products(row.stage_clean, cleans) + _products(row.stage_noise, noises), x
             )
-        return self._unless_waiting(row, State(x.astype(dtype), y.astype(dtype), cleans, noises))
+        return self._keep_waiting(row, State(x.astype(dtype), y.astype(dtype), cleans, noises))
 
-    def _unless_waiting(self, row, changed: "State") -> "State":
+    def _keep_waiting(self, row, changed: "State") -> "State":
         """Return `changed`, but this state in frames that wait: whatever they were answered, even NaN."""
         if row.waits is None:
             return changed
@@ -81,13 +81,13 @@ class State(NamedTuple):
 
 def _normal(keys, number, like, row):
     """Return N(0, I), drawn in the row's type: bfloat16 states see float32's noise, rounded."""
-    one = lambda key: jax.random.normal(
+    draw_one = lambda key: jax.random.normal(
         jax.random.fold_in(key, number), like.shape[1:], row.times.dtype
     )
-    return jax.vmap(one)(keys)
+    return jax.vmap(draw_one)(keys)
 
 
-def _gain(keys, _, like, row):
+def _path_increment(keys, _, like, row):
     """Return N(0, I): what each sample's path gains in the row's interval, over √length.
 
     The path is known to a millionth of the whole, and its key is none of those that rows fold.
@@ -95,12 +95,12 @@ def _gain(keys, _, like, row):
     shape, (start, end) = jax.ShapeDtypeStruct(like.shape[1:], row.times.dtype), row.path
     length = jnp.where(start == end, 1, jnp.abs(end - start))
 
-    def one(key):
+    def draw_one(key):
         key = jax.random.fold_in(key, np.uint32(2**32 - 1))
         path = diffrax.VirtualBrownianTree(0.0, 1.0, 1e-6, shape, key)
         return path.evaluate(end, start) / jnp.sqrt(length)
 
-    return jax.vmap(one)(keys)
+    return jax.vmap(draw_one)(keys)
 
 
 def _sum(terms, like):

@@ -138,49 +138,51 @@ def run(
         raise ValueError(
             "this sampler draws noise at every step: give it keys, one per sample (sample_keys)"
         )
-    on_leaves = lambda function, *trees: jax.tree.map(
+    map_leaves = lambda function, *trees: jax.tree.map(
         lambda _, *parts: function(*parts), noise, *trees
     )
-    keys = on_leaves(lambda _: None, noise) if keys is None else leaf_keys(keys, noise)
-    move = functools.partial(_move, denoiser, keys, on_leaves)
+    keys = map_leaves(lambda _: None, noise) if keys is None else leaf_keys(keys, noise)
+    move = functools.partial(_move, denoiser, keys, map_leaves)
     steps = steps_of(first)
 
     def body(carry, row):
         states, memory, visited = carry
         states, memory = move(states, memory, *row[1:])
         if trajectory:
-            visited = on_leaves(
+            visited = map_leaves(
                 lambda visited, state: visited.at[row[0] + 1].set(state.x), visited, states
             )
         return (states, memory, visited), None
 
-    at_grid = lambda noise: jnp.zeros((steps[-1] + 2, *noise.shape), noise.dtype).at[0].set(noise)
+    empty_trajectory = lambda noise: (
+        jnp.zeros((steps[-1] + 2, *noise.shape), noise.dtype).at[0].set(noise)
+    )
     memory = () if memory is None else (memory,)
     start = (
-        on_leaves(State.start, noise, tables),
+        map_leaves(State.start, noise, tables),
         memory,
-        on_leaves(at_grid, noise) if trajectory else None,
+        map_leaves(empty_trajectory, noise) if trajectory else None,
     )
     numbers = np.arange(len(steps)) if first.number is None else first.number
-    rows = jnp.asarray(steps), jnp.asarray(numbers), on_leaves(_rows, noise, tables)
+    rows = jnp.asarray(steps), jnp.asarray(numbers), map_leaves(_rows, noise, tables)
     (states, _, visited), _ = jax.lax.scan(body, start, rows)
-    return visited if trajectory else on_leaves(lambda state: state.x, states)
+    return visited if trajectory else map_leaves(lambda state: state.x, states)
 
 
-def _move(denoiser, keys, on_leaves, states, memory, number, rows):
+def _move(denoiser, keys, map_leaves, states, memory, number, rows):
     """Return the states and the memory after one evaluation of the denoiser."""
-    states = on_leaves(
-        lambda state, row, keys: state.churned(row, keys, number), states, rows, keys
+    states = map_leaves(
+        lambda state, row, keys: state.add_churn(row, keys, number), states, rows, keys
     )
-    y = on_leaves(lambda state: state.y, states)
-    t = on_leaves(lambda y, row: jnp.full(y.shape[:1] + row.times.shape, row.times), y, rows)
+    y = map_leaves(lambda state: state.y, states)
+    t = map_leaves(lambda y, row: jnp.full(y.shape[:1] + row.times.shape, row.times), y, rows)
     prediction = denoiser(y, t, *memory)
     if memory:
         prediction, *memory = prediction
-    nothing = on_leaves(lambda _: None, y)
+    nothing = map_leaves(lambda _: None, y)
     fraction = nothing if prediction.fraction is None else prediction.fraction
-    moved = lambda state, row, keys, *answer: state.moved(row, keys, number, *answer)
-    states = on_leaves(moved, states, rows, keys, prediction.clean, prediction.noise, fraction)
+    advance = lambda state, row, keys, *answer: state.advance(row, keys, number, *answer)
+    states = map_leaves(advance, states, rows, keys, prediction.clean, prediction.noise, fraction)
     return states, tuple(memory)
 
 
@@ -226,12 +228,12 @@ def join(*tables: Table) -> Table:
     steps = [steps_of(table) for table in tables]
     ends = np.cumsum([0] + [each[-1] + 1 for each in steps])
     columns = {
-        name: _joined(name, tables) for name in Table._fields if name not in ("step", "number")
+        name: _join_column(name, tables) for name in Table._fields if name not in ("step", "number")
     }
     return Table(**columns, step=np.concatenate([a + b for a, b in zip(steps, ends, strict=False)]))
 
 
-def _joined(name, tables):
+def _join_column(name, tables):
     """Return a column of the joined table; a table without it has what None stands for."""
     columns = [getattr(table, name) for table in tables]
     given = [column for column in columns if column is not None]
@@ -242,7 +244,7 @@ def _joined(name, tables):
     width = max(column.shape[1:2] for column in given) if name.endswith(("clean", "noise")) else ()
     default = 1 if name in ("stage_state", "churn_state") else 0
 
-    def filled(table, column):
+    def fill(table, column):
         if column is None:
             shape = table.times.shape[:1] + width + table.times.shape[1:]
             missing = jnp.full(shape, default, given[0].dtype)
@@ -252,7 +254,7 @@ def _joined(name, tables):
             wider[1] = (0, width[0] - column.shape[1])
         return jnp.pad(column, wider)
 
-    return jnp.concatenate([filled(*pair) for pair in zip(tables, columns, strict=True)])
+    return jnp.concatenate([fill(*pair) for pair in zip(tables, columns, strict=True)])
 
 
 def _draws(table):
@@ -266,7 +268,7 @@ def _rows(noise, table):
     return jax.tree.map(cast, table._replace(step=None, number=None))
 
 
-def _checked(table, rows, times):
+def _check_rows(table, rows, times):
     """Return the rows of a grid, once checked; what is traced has no values to check.
 
     Raises:
@@ -296,8 +298,8 @@ def _tabulate(table, options, wait, noise, process, times):
     """Return the rows of one leaf, whose frames wait where their time stays if `wait`."""
     check_grid(process, times, noise.shape[1:])
     if wait or jnp.ndim(times) > 1:
-        return _checked(table, framewise(table, process, times, options), times)
-    return _checked(table, table(process, times, **options), times)
+        return _check_rows(table, framewise(table, process, times, options), times)
+    return _check_rows(table, table(process, times, **options), times)
 
 
 def sampler(table: Callable[..., Table]) -> Callable:
@@ -339,8 +341,8 @@ def sampler(table: Callable[..., Table]) -> Callable:
         return run(denoiser, noise, tables, keys, trajectory=trajectory, memory=memory)
 
     @functools.wraps(table)
-    def checked(process, times, *options, **named):
-        return _checked(table, table(process, times, *options, **named), times)
+    def checked_table(process, times, *options, **named):
+        return _check_rows(table, table(process, times, *options, **named), times)
 
     common = [p for p in inspect.signature(sample).parameters.values() if p.kind != p.VAR_KEYWORD]
     functools.update_wrapper(sample, table)
@@ -349,5 +351,5 @@ def sampler(table: Callable[..., Table]) -> Callable:
         for p in list(inspect.signature(table).parameters.values())[2:]
     ]
     sample.__signature__ = inspect.Signature(common + own)
-    sample.table = checked
+    sample.table = checked_table
     return sample
