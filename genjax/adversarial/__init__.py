@@ -1,6 +1,6 @@
-"""Generative adversarial networks: objectives, regularizers, augmentation, latents, and instruments.
+"""Generative adversarial networks: objectives, regularizers, augmentation, latents and instruments.
 
-Everything takes logits, arrays and callables; the networks are in `genjax.models`.
+Everything takes logits, arrays and callables. The networks are in `genjax.models`.
 """
 
 from genjax.adversarial import augmentation as augmentation

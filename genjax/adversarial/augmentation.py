@@ -1,8 +1,10 @@
-"""Differentiable augmentation: what the discriminator sees of real and generated images alike, so that a small data set
-lasts (Zhao et al. 2020, "Differentiable augmentation for data-efficient GAN training", DiffAugment).
+"""Differentiable augmentation: make a small data set last for the discriminator.
 
-An augmentation is `augmentation(key, image) -> image` of one image `[height width channels]` in [−1, 1]; gradients flow
-through it to the generator.
+The discriminator sees real and generated images through the same random changes (Zhao et al. 2020,
+"Differentiable augmentation for data-efficient GAN training", DiffAugment).
+
+An augmentation is `augmentation(key, image) -> image` on one image `[height width channels]` in
+[−1, 1]. Gradients flow through it to the generator.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +22,13 @@ def augment(
     images: Float[Array, " batch *shape"],
     augmentations: Sequence[Augmentation],
 ) -> Float[Array, " batch *shape"]:
-    """Each image after all the augmentations, one after the other, each drawn from its own key."""
+    """Apply all augmentations to each image in order, each with its own key.
+
+    Args:
+        keys: one per image.
+        images: `[batch height width channels]`.
+        augmentations: `color`, `translation`, `cutout` or others like them.
+    """
 
     def augment_one(key, image):
         for i, augmentation in enumerate(augmentations):
@@ -31,7 +39,10 @@ def augment(
 
 
 def color(key: Key[Array, ""], image: Image) -> Image:
-    """Brightness ± ½, saturation × [0, 2], contrast × [½, 1½], all uniform, in this order."""
+    """Change brightness by ± ½, saturation by a factor in [0, 2] and contrast by one in [½, 1½].
+
+    All are uniform and follow in this order.
+    """
     brightness, saturation, contrast = jax.random.uniform(key, (3,), image.dtype, -0.5, 0.5)
     image = image + brightness
     grey = image.mean(axis=2, keepdims=True)
@@ -40,7 +51,10 @@ def color(key: Key[Array, ""], image: Image) -> Image:
 
 
 def translation(key: Key[Array, ""], image: Image, ratio: float = 0.125) -> Image:
-    """Moved by whole pixels, uniform to `ratio` of each side either way; what comes in is 0."""
+    """Shift the image by whole pixels, uniformly up to `ratio` of each side in both directions.
+
+    Pixels that enter are 0.
+    """
     height, width, channels = image.shape
     reach = jnp.array([int(height * ratio + 0.5), int(width * ratio + 0.5)])
     down, right = jax.random.randint(key, (2,), -reach, reach + 1)
@@ -52,7 +66,7 @@ def translation(key: Key[Array, ""], image: Image, ratio: float = 0.125) -> Imag
 
 
 def cutout(key: Key[Array, ""], image: Image, ratio: float = 0.5) -> Image:
-    """A box of `ratio` of each side, its centre uniform over the image, is 0."""
+    """Set a box of `ratio` of each side to 0. Its centre is uniform over the image."""
     shape = image.shape[:2]
     sides = jnp.array([int(side * ratio + 0.5) for side in shape])
     centre = jax.random.randint(key, (2,), 0, jnp.array(shape) + 1 - sides % 2)

@@ -1,7 +1,8 @@
-"""What to read instead of a GAN's loss curve.
+"""Measures to read instead of a GAN's loss curve.
 
-V(G, D) says nothing of quality: both losses stay where they are while samples get better, or all become one. These are
-measured instead, and `alarms` says in words what of it is bad.
+V(G, D) says nothing about quality. Both losses may stay constant while samples improve, and also
+while all samples become the same. These functions measure other quantities, and `alarms` says in
+words which of them are bad.
 """
 
 import math
@@ -19,7 +20,7 @@ HISTOGRAM_EDGES = np.linspace(-20, 20, 41)  # of logits; a sigmoid of 20 is 1 �
 def accuracies(
     objective: Objective, real: Float[Array, " batch"], fake: Float[Array, " batch"]
 ) -> dict[str, Float[Array, ""]]:
-    """The share of real and of generated examples on their side of the objective's boundary."""
+    """Return the shares of real and of generated examples on the right side of the boundary."""
     edge = boundary(objective, real, fake)
     return {"accuracy/real": jnp.mean(real > edge), "accuracy/fake": jnp.mean(fake < edge)}
 
@@ -27,23 +28,31 @@ def accuracies(
 def boundary(
     objective: Objective, real: Float[Array, " batch"], fake: Float[Array, " batch"]
 ) -> Float[Array, ""]:
-    """The logit of no preference: the objective's, or midway between both means where only differences count."""
+    """Return the logit that prefers neither real nor generated.
+
+    It is that of the objective. If only differences of logits count, it is midway between the two
+    means.
+    """
     if objective.boundary is None:
         return (jnp.mean(real) + jnp.mean(fake)) / 2
     return jnp.asarray(objective.boundary, real.dtype)
 
 
 def histogram(logits: np.ndarray) -> np.ndarray:
-    """The share of logits in each of `HISTOGRAM_EDGES`' bins; those beyond count in the outermost."""
+    """Return the share of logits in each bin of `HISTOGRAM_EDGES`.
+
+    Logits beyond the edges count in the outermost bins.
+    """
     inside = np.clip(logits, HISTOGRAM_EDGES[0], HISTOGRAM_EDGES[-1])
     return np.histogram(inside, HISTOGRAM_EDGES)[0] / len(logits)
 
 
 def modes_covered(modes: Int[np.ndarray, " samples"], num_modes: int, least: float = 0.1) -> int:
-    """How many modes have at least `least` of the samples that an equal share would be.
+    """Return how many modes have at least `least` times their equal share of the samples.
 
     Args:
-        modes: of each sample, by a classifier, or the nearest centre; negative where it belongs to none.
+        modes: the mode of each sample, from a classifier or the nearest centre; negative for none.
+        num_modes: the number of modes.
     """
     counts = np.bincount(modes[modes >= 0], minlength=num_modes)
     return int(np.sum((counts > 0) & (counts >= least * len(modes) / num_modes)))
@@ -52,9 +61,15 @@ def modes_covered(modes: Int[np.ndarray, " samples"], num_modes: int, least: flo
 def divergence_of_modes(
     modes: Int[np.ndarray, " samples"], reference: Int[np.ndarray, " references"], num_modes: int
 ) -> float:
-    """KL(samples ‖ reference) of the modes' shares in nats; a mode that the reference lacks is taken to occur once.
+    """Return KL(samples ‖ reference) of the shares of modes, in nats.
 
-    Samples of no mode (negative), if there are any, are one more mode. For 1,000 drawn from the reference's own law it is about (modes − 1)/2000.
+    A mode that the reference lacks counts once there. Samples without a mode (negative), if any,
+    are one more mode. For 1,000 samples from the reference's own law the result is about (modes −
+    1)/2000.
+
+    Args:
+        modes, reference: the mode of each example; negative for none.
+        num_modes: the number of modes.
     """
     first = -1 if np.any(modes < 0) else 0
     p, q = (
@@ -70,29 +85,36 @@ def duplicate_rate(
     features: Float[np.ndarray, "samples features"],
     references: Float[np.ndarray, "references features"],
 ) -> float:
-    """The share of samples as near to another sample as only the nearest 1 % of the real are to another of the real.
+    """Return the share of samples that have a near duplicate among the samples.
 
-    About .01 for samples like the real ones, where there are as many; 1 where all samples are one.
+    A near duplicate is nearer than the 1 % quantile of the distance from a real example to its
+    nearest neighbour. The share is about .01 for samples like the real examples, and 1 if all
+    samples are the same.
 
     Args:
-        references: features of real examples, as many as samples, since neighbours get nearer as they get more.
+        features: of the samples.
+        references: of as many real examples. Distances to the nearest neighbour shrink as the count
+            grows, so compare equal counts.
     """
-    from scipy.spatial import KDTree  # neighbours in few or many dimensions alike
+    from scipy.spatial import KDTree  # finds neighbours in few and in many dimensions
 
     nearest = lambda points: KDTree(points).query(points, k=2)[0][:, 1]
     return float(np.mean(nearest(features) <= np.quantile(nearest(references), 0.01)))
 
 
 def alarms(metrics: Mapping[str, float]) -> list[str]:
-    """What is going wrong by these metrics, a sentence each; none if nothing is.
+    """Return one sentence for each problem that these metrics show.
 
-    It knows these names, and does without those that are not there:
+    The list is empty if there is none. Metrics that are missing are skipped. These names are known:
 
-    - `modes_covered` with `num_modes`, `recall`, `duplicate_rate`: mode collapse;
-    - `slope/generator` (the mean of `objectives.generator_slope`): a vanishing generator gradient;
-    - `accuracy/real` with `accuracy/held_out`: a discriminator that learns the training images by heart;
-    - `regularizer/…` with `loss/discriminator` or `loss/generator`, weighted as they are added: an exploding regularizer;
-    - any that is NaN or infinite.
+    - `modes_covered` with `num_modes`, `recall` and `duplicate_rate` show mode collapse.
+    - `slope/generator`, the mean of `objectives.generator_slope`, shows a vanishing generator
+      gradient.
+    - `accuracy/real` with `accuracy/held_out` shows a discriminator that overfits the training
+      images.
+    - `regularizer/…` with `loss/discriminator` or `loss/generator`, weighted as in the loss, shows
+      an exploding regularizer.
+    - Any metric may be NaN or infinite.
     """
     found = []
     for name, value in metrics.items():
@@ -100,25 +122,28 @@ def alarms(metrics: Mapping[str, float]) -> list[str]:
             found.append(f"Not finite: {name} is {value}.")
     covered, modes = metrics.get("modes_covered"), metrics.get("num_modes")
     if covered is not None and modes and covered < 0.9 * modes:
-        found.append(f"Mode collapse: samples are of {covered:.0f} of {modes:.0f} modes.")
+        found.append(f"Mode collapse: samples cover {covered:.0f} of {modes:.0f} modes.")
     if metrics.get("recall", 1) < 0.1:
         found.append(
             f"Mode collapse: samples cover {metrics['recall']:.0%} of the real examples (recall)."
         )
     if metrics.get("duplicate_rate", 0) > 0.1:
         found.append(
-            f"Mode collapse: {metrics['duplicate_rate']:.0%} of the samples have a twin among them, of real examples 1 %."
+            f"Mode collapse: {metrics['duplicate_rate']:.0%} of the samples have a near duplicate "
+            "(real examples: 1 %)."
         )
     if metrics.get("slope/generator", 1) < 0.02:
-        told = metrics.get("accuracy/fake")
+        recognized = metrics.get("accuracy/fake")
         found.append(
-            f"Vanishing generator gradient: the slope of its loss at generated examples is {metrics['slope/generator']:.2g} "
-            f"on average{'' if told is None else f', and the discriminator tells {told:.0%} of them'}."
+            "Vanishing generator gradient: the mean slope of its loss at generated examples is "
+            f"{metrics['slope/generator']:.2g}"
+            f"{'' if recognized is None else f'; the discriminator recognizes {recognized:.0%}'}."
         )
     if metrics.get("accuracy/real", 0) - metrics.get("accuracy/held_out", 1) > 0.3:
         found.append(
-            f"Overfitting discriminator: it calls {metrics['accuracy/real']:.0%} of the training images real, and "
-            f"{metrics['accuracy/held_out']:.0%} of the held-out ones."
+            "Overfitting discriminator: it calls "
+            f"{metrics['accuracy/real']:.0%} of the training images real, but only "
+            f"{metrics['accuracy/held_out']:.0%} of the held-out images."
         )
     for name, value in metrics.items():
         if name.startswith("regularizer/"):
@@ -126,6 +151,7 @@ def alarms(metrics: Mapping[str, float]) -> list[str]:
             loss = abs(metrics.get(f"loss/{player}", 0.0))
             if value > 10 * (loss + 1):
                 found.append(
-                    f"Exploding regularizer: {name.removeprefix('regularizer/')} is {value:.3g} beside a loss of {loss:.3g}."
+                    f"Exploding regularizer: {name.removeprefix('regularizer/')} is {value:.3g}, "
+                    f"and the loss is {loss:.3g}."
                 )
     return found

@@ -1,4 +1,4 @@
-"""What can be done with a trained generator's latents: walks, mixing, directions, inversion, smoothness."""
+"""The latents of a trained generator: walks, style mixing, directions, inversion and smoothness."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,15 +14,21 @@ def lerp(
     end: Float[Array, " batch *shape"],
     weight: float | Float[Array, ""],
 ) -> Float[Array, " batch *shape"]:
-    """(1 − weight)·start + weight·end, the way to walk in W; in Z, where it passes through lengths that no latent has,
-    take `genjax.diffusion.slerp`."""
+    """Return (1 − weight)·start + weight·end.
+
+    This is the way to walk in W. In Z use `genjax.diffusion.slerp`: a straight line there passes
+    through lengths that no latent has.
+    """
     return (1 - weight) * start + weight * end
 
 
 def walk(
     stops: Float[Array, " stops *shape"], steps: int, interpolation: Callable = lerp
 ) -> Float[Array, " points *shape"]:
-    """Latents on the way from stop to stop, `steps` to each next one: (stops − 1)·steps + 1 of them, ends included."""
+    """Return latents on the way from stop to stop, with `steps` steps between neighbours.
+
+    These are (stops − 1)·steps + 1 latents, ends included.
+    """
     weights = jnp.arange(steps) / steps
     parts = jax.vmap(lambda weight: interpolation(stops[:-1], stops[1:], weight), out_axes=1)(
         weights
@@ -35,21 +41,27 @@ def mix_styles(
     fine: Float[Array, "batch styles features"],
     crossover: int,
 ) -> Float[Array, "batch styles features"]:
-    """The first `crossover` styles of one, the others of the other (Karras et al. 2019, "StyleGAN", section 3.1)."""
+    """Return the first `crossover` styles of `coarse`, followed by the other styles of `fine`.
+
+    Karras et al. 2019, "StyleGAN", section 3.1.
+    """
     return jnp.concatenate([coarse[:, :crossover], fine[:, crossover:]], axis=1)
 
 
 def closed_form_directions(
     kernels: list[Float[Array, "features _"]],
 ) -> tuple[Float[Array, "directions features"], Float[Array, " directions"]]:
-    """Directions in W that change the layers' styles most (Shen & Zhou 2021, "SeFa", equations 4 to 6).
+    """Return the directions in W that change the layers' styles most.
+
+    Shen & Zhou 2021, "SeFa", equations 4 to 6.
 
     Args:
-        kernels: those of the affine maps from w to styles, `[features out]` each, of the layers that shall change.
+        kernels: the kernels `[features out]` of the affine maps from w to styles, for the layers to
+            change.
 
     Returns:
-        The unit eigenvectors of A·Aᵀ, A the kernels beside each other, each column of length 1 as in the authors'
-        program, and its eigenvalues, largest first.
+        The unit eigenvectors of A·Aᵀ and its eigenvalues, largest first. A holds the kernels side
+        by side, with columns of length 1 as in the authors' program.
     """
     joined = jnp.concatenate(
         [kernel / jnp.linalg.norm(kernel, axis=0) for kernel in kernels], axis=1
@@ -59,7 +71,7 @@ def closed_form_directions(
 
 
 class Inversion(NamedTuple):
-    """Latents found, and the distance of each step, `[steps batch]`, before it."""
+    """The latents of an inversion, and the distance before each step, `[steps batch]`."""
 
     latents: PyTree
     distances: Float[Array, "steps batch"]
@@ -68,7 +80,7 @@ class Inversion(NamedTuple):
 def square_distance(
     a: Float[Array, " batch *shape"], b: Float[Array, " batch *shape"]
 ) -> Float[Array, " batch"]:
-    """The mean of squared differences of each pair."""
+    """Return the mean of squared differences of each pair."""
     return jnp.mean(jnp.square(a - b), axis=range(1, a.ndim))
 
 
@@ -81,14 +93,17 @@ def invert(
     learning_rate: float = 0.1,
     distance: Callable = square_distance,
 ) -> Inversion:
-    """Latents from which `generate` makes these images, as nearly as gradient descent by Adam finds them.
+    """Find latents from which `generate` makes these images, by gradient descent with Adam.
 
-    In Z, W or W+, according to what `generate` takes and `start` is: W+ gives each style a w of its own, and reaches
-    further (Abdal et al. 2019, "Image2StyleGAN"). The learning rate rises over a twentieth of the steps and falls as a
-    cosine over the last quarter (Karras et al. 2020, "StyleGAN2", appendix D).
+    The latents are in Z, W or W+, as `generate` and `start` are. W+ gives each style its own w and
+    fits more images (Abdal et al. 2019, "Image2StyleGAN"). The learning rate rises over a twentieth
+    of the steps and falls as a cosine over the last quarter (Karras et al. 2020, "StyleGAN2",
+    appendix D).
 
     Args:
-        distance: `distance(generated, images) -> [batch]`, of pixels or of a network's features.
+        generate: `latents -> [batch …]`.
+        start: the first latents, an array or a tree.
+        distance: `(generated, images) -> [batch]`, of pixels or of a network's features.
     """
     rate = lambda step: (
         learning_rate
@@ -123,8 +138,9 @@ def perceptual_path_length(
     distance: Callable = square_distance,
     epsilon: float = 1e-4,
 ) -> Float[Array, " batch"]:
-    """d(G(x(t)), G(x(t + ε)))/ε² at a uniform t between each pair of latents (Karras et al. 2019, "StyleGAN", section
-    4.1); its mean over pairs is the perceptual path length.
+    """Return d(G(x(t)), G(x(t + ε)))/ε² at a uniform t between each pair of latents, `[batch]`.
+
+    Its mean over pairs is the perceptual path length (Karras et al. 2019, "StyleGAN", section 4.1).
 
     Args:
         distance: a squared distance, so that the quotient has a limit; LPIPS in the paper.

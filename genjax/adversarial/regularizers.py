@@ -1,7 +1,8 @@
-"""What is added to the losses of discriminator and generator: penalties of their derivatives and of their logits.
+"""Regularizers of discriminator and generator: penalties on their derivatives and logits.
 
-A critic is `critic(images) -> logits [batch]`. Its gradient by the images is taken of the sum of the logits, so for a
-critic whose logits depend on their batch (batch norm, minibatch deviation) it counts those paths too.
+A critic is `critic(images) -> logits [batch]`. Its gradient is that of the sum of the logits. So
+for a critic whose logits depend on their batch (batch norm, minibatch deviation), the gradient
+includes those paths.
 """
 
 from collections.abc import Callable
@@ -15,11 +16,12 @@ Critic = Callable[[Float[Array, " batch *shape"]], Float[Array, " batch"]]
 
 
 def _square_norm(a: Float[Array, " batch *shape"]) -> Float[Array, " batch"]:
+    """Return the squared norm of each example."""
     return jnp.sum(jnp.square(a), axis=range(1, a.ndim))
 
 
 def _root(square: Float[Array, " batch"]) -> Float[Array, " batch"]:
-    """The square root, whose derivative at 0, where there is none, is taken to be 0."""
+    """Return the square root, with the derivative 0 at 0, where it has none."""
     positive = square > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 
@@ -27,8 +29,10 @@ def _root(square: Float[Array, " batch"]) -> Float[Array, " batch"]:
 def gradient_penalty(
     critic: Critic, images: Float[Array, " batch *shape"]
 ) -> Float[Array, " batch"]:
-    """‖∇D(x)‖² of each image: R1 at real images, R2 at generated ones, to be weighted by γ/2 (Mescheder et al. 2018,
-    equations 9 and 10)."""
+    """Return ‖∇D(x)‖² of each image, to be weighted by γ/2.
+
+    It is R1 at real images and R2 at generated images (Mescheder et al. 2018, equations 9 and 10).
+    """
     return _square_norm(jax.grad(lambda x: critic(x).sum())(images))
 
 
@@ -38,7 +42,10 @@ def interpolated_gradient_penalty(
     real: Float[Array, " batch *shape"],
     fake: Float[Array, " batch *shape"],
 ) -> Float[Array, " batch"]:
-    """(‖∇D(x̂)‖ − 1)², x̂ uniform on the segment between each pair (Gulrajani et al. 2017, "WGAN-GP", equation 3)."""
+    """Return (‖∇D(x̂)‖ − 1)², with x̂ uniform on the segment between each pair, `[batch]`.
+
+    Gulrajani et al. 2017, "WGAN-GP", equation 3.
+    """
     share = jax.random.uniform(key, (len(real), *[1] * (real.ndim - 1)), real.dtype)
     norm = _root(gradient_penalty(critic, share * real + (1 - share) * fake))
     return jnp.square(norm - 1)
@@ -53,16 +60,17 @@ def path_length(
     mean: Float[Array, ""],
     decay: float = 0.01,
 ) -> tuple[Float[Array, " batch"], Float[Array, ""]]:
-    """(‖Jᵀy‖ − a)², y ~ N(0, I)/√pixels, J the synthesis' Jacobian (Karras et al. 2020, "StyleGAN2", equation 4).
+    """Return (‖Jᵀy‖ − a)² with y ~ N(0, I)/√pixels and J the Jacobian of the synthesis.
 
-    The square of the norm is averaged over styles. The target a is the running mean of the lengths, which moves by
-    `decay` of the way to this batch's; gradients flow through it, as in the authors' program.
+    Karras et al. 2020, "StyleGAN2", equation 4. The squared norm is averaged over styles. The
+    target a is the running mean of the lengths, updated with this batch by the weight `decay`.
+    Gradients flow through a, as in the authors' program.
 
     Args:
-        mean: the running mean before.
+        mean: the running mean so far.
 
     Returns:
-        The penalty per example and the running mean after.
+        The penalty of each example, `[batch]`, and the new running mean.
     """
 
     def projected(w):
@@ -85,8 +93,11 @@ class Anchors(NamedTuple):
 def lecam(
     real: Float[Array, " batch"], fake: Float[Array, " batch"], anchors: Anchors
 ) -> Float[Array, " batch"]:
-    """(D(x) − α_fake)² + (D(G(z)) − α_real)², α the running means of the other side's logits (Tseng et al. 2021,
-    equation 4; the authors' program leaves out a term whose logit is already past the other side's anchor)."""
+    """Return (D(x) − α_fake)² + (D(G(z)) − α_real)², with α the running means of logits, `[batch]`.
+
+    Tseng et al. 2021, equation 4. The authors' program leaves out a term whose logit is already
+    past the other side's anchor.
+    """
     return jnp.square(real - anchors.fake) + jnp.square(fake - anchors.real)
 
 
@@ -96,7 +107,7 @@ def update_anchors(
     fake: Float[Array, " batch"],
     decay: float = 0.99,
 ) -> Anchors:
-    """The anchors after a batch, whose means count 1 − decay."""
+    """Return the anchors after a batch, whose means have the weight 1 − decay."""
     move = lambda old, logits: decay * old + (1 - decay) * jax.lax.stop_gradient(logits).mean()
     return Anchors(move(anchors.real, real), move(anchors.fake, fake))
 
@@ -104,10 +115,12 @@ def update_anchors(
 def lazy_penalty(
     step: Int[Array, ""], every: int, penalty: Callable[[], PyTree], otherwise: PyTree
 ) -> PyTree:
-    """`penalty()` at every `every`-th step, from step 0 on, and `otherwise` at the others, where it costs nothing.
+    """Return `penalty()` at every `every`-th step, from step 0 on, and `otherwise` at the other
+    steps.
 
-    Lazy regularization (Karras et al. 2020, "StyleGAN2", section 3.1): a penalty that is so computed is to be weighted
-    `every` times as much, then its mean gradient over the steps is that of the penalty at every step.
+    The other steps cost nothing. This is lazy regularization (Karras et al. 2020, "StyleGAN2",
+    section 3.1). Weight such a penalty `every` times as much: its mean gradient over steps is then
+    that of the penalty at every step.
     """
     if every == 1:
         return penalty()

@@ -1,6 +1,7 @@
-"""Autoencoders: variational bounds, likelihoods and distances of reconstructions, tiles, and instruments.
+"""Autoencoders: variational bounds, likelihoods, reconstruction distances, tiles and instruments.
 
-Everything takes arrays and callables; the networks are in `genjax.models`, quantizers in `genjax.nn`.
+Everything takes arrays and callables. The networks are in `genjax.models`, quantizers in
+`genjax.nn`.
 """
 
 from genjax.autoencoding import instruments as instruments

@@ -1,6 +1,7 @@
-"""Variational bounds on log p(x), with the posterior q(z|x) = N(mean, exp(log_variance)) and the prior N(0, I).
+"""Variational bounds on log p(x), with q(z|x) = N(mean, exp(log_variance)) and the prior N(0, I).
 
-Kingma & Welling 2014, "Auto-encoding variational Bayes"; Burda et al. 2016, "Importance weighted autoencoders".
+Kingma & Welling 2014, "Auto-encoding variational Bayes"; Burda et al. 2016, "Importance weighted
+autoencoders".
 """
 
 import math
@@ -14,12 +15,12 @@ Latents = Float[Array, " batch *shape channels"]
 
 
 def sample_posterior(key: Key[Array, ""], mean: Latents, log_variance: Latents) -> Latents:
-    """mean + σ·ε: a draw through which gradients flow (Kingma & Welling 2014, section 2.4)."""
+    """Draw mean + σ·ε, through which gradients flow (Kingma & Welling 2014, section 2.4)."""
     return mean + jnp.exp(log_variance / 2) * jax.random.normal(key, mean.shape, mean.dtype)
 
 
 def divergence(mean: Latents, log_variance: Latents) -> Latents:
-    """KL(q ‖ prior) of each latent value, in nats (Kingma & Welling 2014, appendix B)."""
+    """Return KL(q ‖ prior) of each latent value, in nats (Kingma & Welling 2014, appendix B)."""
     return (jnp.square(mean) + jnp.expm1(log_variance) - log_variance) / 2
 
 
@@ -28,22 +29,29 @@ def elbo(
     divergences: Latents,
     beta: float | Float[Array, ""] = 1.0,
 ) -> Float[Array, " batch"]:
-    """log p(x|z) − beta·KL, in nats: with beta = 1 a bound on log p(x) in expectation over z ~ q.
+    """Return log p(x|z) − beta·KL in nats, `[batch]`.
+
+    With beta = 1 it is a bound on log p(x), in expectation over z ~ q.
 
     Args:
-        log_likelihood: of one draw of z.
-        divergences: of each latent value.
-        beta: above 1 for latents that say less (Higgins et al. 2017, "beta-VAE", equation 4).
+        log_likelihood: log p(x|z) for one draw of z.
+        divergences: the KL of each latent value.
+        beta: above 1 for latents with less information (Higgins et al. 2017, "beta-VAE", equation
+            4).
     """
     return log_likelihood - beta * divergences.sum(range(1, divergences.ndim))
 
 
 def free_bits(divergences: Latents, least: float) -> Float[Array, ""]:
-    """Σ over channels of max(`least`, the batch's mean KL of the channel), in nats (Kingma et al. 2016, "IAF", appendix
-    C.8): channels that say less than `least` are not punished for what they say.
+    """Return Σ over channels of max(`least`, the batch's mean KL of the channel), in nats.
+
+    Kingma et al. 2016, "IAF", appendix C.8. The information of a channel below `least` costs
+    nothing.
 
     Args:
-        divergences: of each latent value; a channel's is its sum over the places of an example.
+        divergences: the KL of each latent value. That of a channel is the sum over the places of an
+            example.
+        least: the free nats of a channel.
     """
     channels = divergences.reshape(len(divergences), -1, divergences.shape[-1]).sum(1).mean(0)
     return jnp.maximum(channels, least).sum()
@@ -56,10 +64,10 @@ def log_weights(
     log_variance: Latents,
     num_samples: int,
 ) -> Float[Array, "num_samples batch"]:
-    """log p(x|z) + log p(z) − log q(z|x) of `num_samples` draws of z from q.
+    """Return log p(x|z) + log p(z) − log q(z|x) for `num_samples` draws of z from q.
 
     Args:
-        log_likelihood: of the batch given a z for each of its examples.
+        log_likelihood: `z -> [batch]`, log p(x|z) of the batch with one z for each example.
     """
     noise = jax.random.normal(key, (num_samples, *mean.shape), mean.dtype)
     z = mean + jnp.exp(log_variance / 2) * noise
@@ -70,5 +78,8 @@ def log_weights(
 def importance_weighted_bound(
     log_weights: Float[Array, "num_samples batch"],
 ) -> Float[Array, " batch"]:
-    """log of the mean weight (Burda et al. 2016, equation 8): the ELBO for one sample, log p(x) for infinitely many."""
+    """Return the log of the mean weight, `[batch]` (Burda et al. 2016, equation 8).
+
+    It is the ELBO for one sample, and tends to log p(x) for infinitely many.
+    """
     return jax.nn.logsumexp(log_weights, axis=0) - math.log(len(log_weights))

@@ -1,8 +1,7 @@
-"""What to read of a codebook: how much of it is used, and how evenly; `alarms` says in words what is bad of it,
-or of a variational autoencoder's latents.
+"""Measures of a codebook's use, and `alarms` for codebooks and variational latents.
 
-The reconstruction's loss does not tell: a network learns to do with the few codes that are left. Nor does the
-ELBO: a decoder that is strong enough does without latents.
+The reconstruction loss does not show these problems. A network learns to work with the few codes
+that remain. Nor does the ELBO: a decoder that is strong enough works without latents.
 """
 
 import math
@@ -13,17 +12,19 @@ from jaxtyping import Array, Float, Int
 
 
 def codebook_counts(indices: Int[Array, "*batch"], num_codes: int) -> Int[Array, " num_codes"]:
-    """How often each code was chosen. Counts of several batches may be added."""
+    """Return how often each code was chosen. Counts of several batches may be added."""
     return jnp.bincount(indices.reshape(-1), length=num_codes)
 
 
 def usage(counts: Int[Array, " num_codes"]) -> Float[Array, ""]:
-    """The share of codes that were chosen at all."""
+    """Return the share of codes that were chosen at least once."""
     return jnp.mean(counts > 0)
 
 
 def perplexity(counts: Int[Array, " num_codes"]) -> Float[Array, ""]:
-    """exp of the entropy of the codes' shares: so many codes, evenly used, would be as uncertain."""
+    """Return exp of the entropy of the codes' shares: the number of evenly used codes of this
+    entropy.
+    """
     shares = counts / counts.sum()
     return jnp.exp(
         -jnp.sum(jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1)), 0))
@@ -31,7 +32,7 @@ def perplexity(counts: Int[Array, " num_codes"]) -> Float[Array, ""]:
 
 
 def codebook_metrics(counts: Int[Array, " num_codes"]) -> dict[str, Float[Array, ""]]:
-    """The measures that `alarms` knows, of counts of as many indices as can be had."""
+    """Return the metrics that `alarms` knows, from the counts of as many indices as available."""
     return {
         "codebook/usage": usage(counts),
         "codebook/perplexity": perplexity(counts),
@@ -41,15 +42,15 @@ def codebook_metrics(counts: Int[Array, " num_codes"]) -> dict[str, Float[Array,
 
 
 def alarms(metrics: Mapping[str, float]) -> list[str]:
-    """What is going wrong by these metrics, a sentence each; none if nothing is.
+    """Return one sentence for each problem that these metrics show; the list is empty if there is
+    none.
 
-    It knows the names of `codebook_metrics`, all or none of which are there, and any that is NaN or infinite.
-    Usage is held against num_codes·(1 − (1 − 1/num_codes)^num_indices), what as many indices find of codes
-    chosen at random evenly; less than half of it is called a collapse, and so is a perplexity of less than a
-    tenth of it.
+    It knows the names of `codebook_metrics`, of which all or none are given. Choosing num_indices
+    codes evenly at random would find num_codes·(1 − (1 − 1/num_codes)^num_indices) of them. A usage
+    below half of that number is a codebook collapse. So is a perplexity below a tenth of it.
 
-    `active_units` of `num_units` latents depend on the images (`genjax.metrics.active_units`); less than a tenth
-    is called a collapse of the posterior to the prior.
+    `active_units` of `num_units` latents depend on the images (`genjax.metrics.active_units`). Less
+    than a tenth is a collapse of the posterior to the prior. Any metric may be NaN or infinite.
     """
     found = [
         f"Not finite: {name} is {value}."
@@ -62,13 +63,13 @@ def alarms(metrics: Mapping[str, float]) -> list[str]:
         expected = num_codes * (1 - (1 - 1 / num_codes) ** num_indices)
         if used < 0.5 * expected:
             found.append(
-                f"Codebook collapse: {used:.0f} of {num_codes:.0f} codes are used in {num_indices:.0f} "
-                f"places, of evenly chosen ones {expected:.0f} would be."
+                f"Codebook collapse: {used:.0f} of {num_codes:.0f} codes are used in "
+                f"{num_indices:.0f} places. An even choice would use {expected:.0f}."
             )
         if even < 0.1 * expected:
             found.append(
-                f"Codebook collapse: a few codes have nearly all places, which are as uncertain as "
-                f"{even:.3g} evenly used codes (perplexity) of {num_codes:.0f}."
+                "Codebook collapse: a few codes have nearly all places. Their perplexity is "
+                f"{even:.3g}, out of {num_codes:.0f} codes."
             )
     if "active_units" in metrics and metrics["active_units"] < 0.1 * metrics["num_units"]:
         active, units = metrics["active_units"], metrics["num_units"]

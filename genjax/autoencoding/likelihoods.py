@@ -1,7 +1,7 @@
-"""log p(x | z) by what a decoder says of x: the first half of the ELBO.
+"""Likelihoods log p(x | z) of what a decoder predicts: the first half of the ELBO.
 
-A `Likelihood` reads a decoder's outputs, `parameters` of them for each channel of x: means first, then the logarithms of
-scales. Images are in [−1, 1].
+A `Likelihood` reads a decoder's outputs, `parameters` of them for each channel of x: first the
+means, then the logarithms of scales. Images are in [−1, 1].
 """
 
 import math
@@ -17,13 +17,14 @@ Outputs = Float[Array, " batch *shape outputs"]
 
 
 class Likelihood(NamedTuple):
-    """A law of x given the decoder's outputs.
+    """The distribution of x given the decoder's outputs.
 
     Attributes:
         parameters: outputs per channel of x.
         log_probability: `(outputs, x) -> [batch]`, in nats, summed over all values of an example.
-        mean: `outputs -> x`, what to show.
-        levels: how many values a pixel can take; None for densities and laws of drawn images.
+        mean: `outputs -> x`, the image to show.
+        levels: how many values a pixel can take. None for densities and for drawn black and white
+            images.
     """
 
     parameters: int
@@ -33,14 +34,15 @@ class Likelihood(NamedTuple):
 
 
 def _sum(a: Float[Array, " batch *shape"]) -> Float[Array, " batch"]:
+    """Return the sum over all axes except the batch."""
     return jnp.sum(a, axis=range(1, a.ndim))
 
 
 def bernoulli() -> Likelihood:
-    """Each value is +1 with probability σ(output), else −1.
+    """Make the likelihood in which each value is +1 with probability σ(output), otherwise −1.
 
-    Of values between, as gray ones are, it is the expectation over drawing them so, −H ≤ 0; then it is a bound on the
-    likelihood of such drawn images.
+    A value between, such as grey, is treated as the chance of drawing +1. Its log-likelihood is the
+    expectation over such draws, and a lower bound on the likelihood of the drawn images.
     """
 
     def log_probability(logits, x):
@@ -51,10 +53,12 @@ def bernoulli() -> Likelihood:
 
 
 def gaussian(deviation: float | None = None) -> Likelihood:
-    """N(mean, deviation²) of each value; a density, so what it says in bits depends on the unit of x.
+    """Make the likelihood N(mean, deviation²) of each value.
+
+    It is a density, so its value in bits depends on the unit of x.
 
     Args:
-        deviation: if None, the decoder's, whose logarithms follow the means.
+        deviation: fixed. None takes the decoder's deviations, whose logarithms follow the means.
     """
 
     def log_probability(outputs, x):
@@ -70,13 +74,14 @@ def gaussian(deviation: float | None = None) -> Likelihood:
 
 
 def discretized_logistic(levels: int = 256) -> Likelihood:
-    """The mass that a logistic distribution has within half a level of x (Kingma et al. 2016, "IAF", section 5.1;
-    Salimans et al. 2017, "PixelCNN++", equation 2): a probability of the images as they are stored.
+    """Make the likelihood of stored images: the mass of a logistic within half a level of x.
 
-    The lowest and the highest level take all that lies beyond them, so that the levels' probabilities sum to 1.
+    Kingma et al. 2016, "IAF", section 5.1; Salimans et al. 2017, "PixelCNN++", equation 2. It is a
+    probability. The lowest and the highest level take all the mass beyond them, so the levels'
+    probabilities sum to 1.
 
     Args:
-        levels: values that x can have, evenly from −1 to 1.
+        levels: the number of values that x can have, evenly from −1 to 1.
     """
     half = 1 / (levels - 1)
 
@@ -84,7 +89,8 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
         mean, log_scale = _split(outputs)
         over_scale = jnp.exp(-log_scale)
         above, below = (x - mean + half) * over_scale, (x - mean - half) * over_scale
-        # σ(a) − σ(b) = σ(a)·σ(−b)·(1 − exp(b − a)), which loses no digit however far x lies from the mean.
+        # σ(a) − σ(b) = σ(a)·σ(−b)·(1 − exp(b − a)). This form loses no digits however far x is from
+        # the mean.
         log_within = jnp.log(-jnp.expm1(-2 * half * over_scale))
         to_bottom = jax.nn.log_sigmoid(above)  # all mass up to x's level
         to_top = jax.nn.log_sigmoid(-below)
@@ -97,4 +103,5 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
 
 
 def _split(outputs: Outputs) -> list[Array]:
+    """Return the means and the logarithms of scales."""
     return jnp.split(outputs, 2, axis=-1)

@@ -1,6 +1,6 @@
-"""How far a reconstruction is from its original, and what a discriminator's opinion of it shall weigh.
+"""Distances of a reconstruction from its original, and the weight of a discriminator beside them.
 
-Distances are means over all values of an example, so that their weights do not depend on the size of images.
+Distances are means over all values of an example, so that weights do not depend on image size.
 """
 
 import jax
@@ -12,21 +12,25 @@ Images = Float[Array, " batch *shape"]
 
 
 def _mean(a: Images) -> Float[Array, " batch"]:
+    """Return the mean over all axes except the batch."""
     return jnp.mean(a, axis=range(1, a.ndim))
 
 
 def l1(x: Images, y: Images) -> Float[Array, " batch"]:
-    """|x − y|: each value's best guess is its median."""
+    """Return |x − y|, whose best single guess is the median, `[batch]`."""
     return _mean(jnp.abs(x - y))
 
 
 def l2(x: Images, y: Images) -> Float[Array, " batch"]:
-    """(x − y)²: each value's best guess is its mean."""
+    """Return (x − y)², whose best single guess is the mean, `[batch]`."""
     return _mean(jnp.square(x - y))
 
 
 def charbonnier(x: Images, y: Images, epsilon: float = 1e-3) -> Float[Array, " batch"]:
-    """√((x − y)² + ε²): |x − y| with a slope that is smooth at 0 (Charbonnier et al. 1994)."""
+    """Return √((x − y)² + ε²), `[batch]` (Charbonnier et al. 1994).
+
+    It is |x − y| with a smooth slope at 0.
+    """
     return _mean(jnp.sqrt(jnp.square(x - y) + epsilon**2))
 
 
@@ -35,11 +39,14 @@ def adaptive_weight(
     adversarial: PyTree[Float[Array, "..."]],
     maximum: float = 1e4,
 ) -> Float[Array, ""]:
-    """‖∇L_reconstruction‖ / ‖∇L_adversarial‖, what makes both pull equally at the decoder's last layer (Esser et al. 2021,
-    "VQGAN", equation 7), at most `maximum`.
+    """Return ‖∇L_reconstruction‖ / ‖∇L_adversarial‖, at most `maximum`.
+
+    With this weight both losses pull equally at the decoder's last layer (Esser et al. 2021,
+    "VQGAN", equation 7). No gradient flows through it.
 
     Args:
-        reconstruction, adversarial: gradients of either loss by the parameters of the decoder's last layer.
+        reconstruction, adversarial: the gradients of the two losses by the parameters of the
+            decoder's last layer.
     """
     ratio = optax.tree.norm(reconstruction) / (optax.tree.norm(adversarial) + 1e-4)
     return jax.lax.stop_gradient(jnp.minimum(ratio, maximum))

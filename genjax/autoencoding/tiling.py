@@ -1,9 +1,9 @@
-"""Autoencoders on what is larger than memory: by overlapping tiles, and by chunks of time.
+"""Autoencoders on data larger than memory: overlapping tiles and chunks of time.
 
-Chunks of a causal network are exact. Tiles are not: near a tile's edge a network computes something else than
-it does there in the whole (padding, attention, norms), so they overlap and are blended.
+Chunks of a causal network are exact. Tiles are not, because a network computes something else near
+a tile's edge than inside the whole (padding, attention, norms). So tiles overlap and are blended.
 
-The two together, where `step(chunk, cache) -> (frames, cache)` decodes a chunk of a video:
+This example uses both. `step(chunk, cache) -> (frames, cache)` decodes a chunk of a video:
 
     tiling = Tiling(size=(90, 160), tile=(32, 32), overlap=(8, 8))
 
@@ -29,20 +29,22 @@ from jaxtyping import Array, Float, PyTree
 
 @dataclass(frozen=True)
 class Tiling:
-    """Equal tiles, evenly spaced, of the axes before the channels: `[batch … height width channels]`.
+    """Equal, evenly spaced tiles of the axes before the channels, `[batch … height width
+    channels]`.
 
-    Two numbers of each attribute tile height and width, three time too. In an overlap the quarter next to
-    either tile's edge counts for nothing, and between the two quarters one tile passes linearly into the
-    other; so what a function computes from places at most a quarter of the overlap away is what it computes
-    of the whole.
+    An attribute of two numbers tiles height and width, one of three also time. In an overlap, the
+    quarter next to either tile's edge is ignored. Between the two quarters, one tile passes
+    linearly into the other. So where a function depends only on places within a quarter of the
+    overlap, tiles give the same result as the whole.
 
     Attributes:
         size: of the whole, in latent places.
-        tile: of a tile, in latent places; an axis that is not longer has one tile.
-        overlap: of neighbouring tiles at least, in latent places.
+        tile: of a tile, in latent places. An axis that is not longer has one tile.
+        overlap: the least overlap of neighbouring tiles, in latent places.
 
     Raises:
-        ValueError: the attributes differ in length, or an overlap is not within 1 and less than a tile.
+        ValueError: the attributes differ in length, or an overlap is below 1 or not less than a
+            tile.
     """
 
     size: Sequence[int]
@@ -52,17 +54,19 @@ class Tiling:
     def __post_init__(self):
         if not len(self.size) == len(self.tile) == len(self.overlap):
             raise ValueError(
-                f"size, tile and overlap have as many axes; got {self.size}, {self.tile} and {self.overlap}"
+                "size, tile and overlap have the same number of axes; got "
+                f"{self.size}, {self.tile} and {self.overlap}"
             )
         if not all(
             1 <= overlap < tile for overlap, tile in zip(self.overlap, self.tile, strict=True)
         ):
             raise ValueError(
-                f"an overlap is at least 1 and less than a tile; got {self.overlap} of tiles {self.tile}"
+                "an overlap is at least 1 and less than a tile; got overlaps "
+                f"{self.overlap} of tiles {self.tile}"
             )
 
     def _intervals(self) -> list[list[tuple[int, int]]]:
-        """Start and end of the tiles along each axis, in latent places."""
+        """Return the start and end of the tiles along each axis, in latent places."""
         intervals = []
         for size, tile, overlap in zip(self.size, self.tile, self.overlap, strict=True):
             last = max(0, math.ceil((size - tile) / (tile - overlap)))
@@ -72,7 +76,7 @@ class Tiling:
         return intervals
 
     def _windows(self, factor: Sequence[int]) -> list[tuple[slice, ...]]:
-        """The places of every tile in an array that has `factor` places a latent place."""
+        """Return the places of every tile in an array with `factor` places per latent place."""
         along = [
             [slice(scale * start, scale * end) for start, end in intervals]
             for scale, intervals in zip(factor, self._intervals(), strict=True)
@@ -80,8 +84,9 @@ class Tiling:
         return list(itertools.product(*along))
 
     def _weights(self, factor: Sequence[int]) -> list[np.ndarray]:
-        """Of every tile at every place of the whole, `[tiles places]` along each axis; at a place they sum to
-        1."""
+        """Return the weights of the tiles, `[tiles places]` for each axis. At every place they sum
+        to 1.
+        """
         weights = []
         for size, overlap, scale, intervals in zip(
             self.size, self.overlap, factor, self._intervals(), strict=True
@@ -98,20 +103,28 @@ class Tiling:
     def split(
         self, x: Float[Array, " batch *shape"], factor: Sequence[int] | None = None
     ) -> Float[Array, "tiles batch *tile_shape"]:
-        """The tiles of an array that has `factor` places a latent place, 1 if None."""
+        """Return the tiles of an array.
+
+        Args:
+            factor: places of the array per latent place; 1 if None.
+        """
         windows = self._windows(factor or [1] * len(self.size))
         return jnp.stack([x[(..., *window, slice(None))] for window in windows])
 
     def merge(
         self, tiles: Float[Array, "tiles batch *tile_shape"], factor: Sequence[int] | None = None
     ) -> Float[Array, " batch *shape"]:
-        """The blended whole, in float32, of tiles that have `factor` places a latent place, 1 if None."""
+        """Return the whole, blended from its tiles in float32.
+
+        Args:
+            factor: places of the tiles per latent place; 1 if None.
+        """
         factor = factor or [1] * len(self.size)
         axes = [scale * size for scale, size in zip(factor, self.size, strict=True)]
         whole = jnp.zeros((*tiles.shape[1 : -1 - len(axes)], *axes, tiles.shape[-1]), jnp.float32)
         weights = itertools.product(*self._weights(factor))
         for tile, window, along in zip(tiles, self._windows(factor), weights, strict=True):
-            weight = np.ones(1, np.float32)  # of the channels' axis
+            weight = np.ones(1, np.float32)  # for the axis of channels
             for places, one in reversed(list(zip(window, along, strict=True))):
                 weight = np.multiply.outer(one[places], weight)
             whole = whole.at[(..., *window, slice(None))].add(weight * tile)
@@ -125,11 +138,14 @@ def decode_tiled(
     overlap: Sequence[int],
     factor: Sequence[int],
 ) -> PyTree[Array]:
-    """`decode(latents)` by tiles, one at a time: memory but for the result is that of one.
+    """Return `decode(latents)`, computed one tile at a time.
+
+    The memory is that of one tile and of the result.
 
     Args:
-        tile, overlap: of height and width, or of time too, in latent places (see `Tiling`).
-        factor: places of the output a latent place, as many numbers.
+        decode: `latents -> output`, an array or a tree of arrays.
+        tile, overlap: for height and width, or for time too, in latent places (see `Tiling`).
+        factor: places of the output per latent place, one number for each axis of `tile`.
     """
     tiling = Tiling(latents.shape[-1 - len(tile) : -1], tile, overlap)
     tiles = jax.lax.map(decode, tiling.split(latents))
@@ -143,11 +159,12 @@ def encode_tiled(
     overlap: Sequence[int],
     factor: Sequence[int],
 ) -> PyTree[Array]:
-    """`encode(images)` by tiles, one at a time: latents, or any tree of arrays of the latents' size.
+    """Return `encode(images)`, computed one tile at a time.
 
     Args:
-        tile, overlap: of height and width, or of time too, in latent places (see `Tiling`).
-        factor: places of the images a latent place, as many numbers.
+        encode: `images -> latents`, an array or any tree of arrays of the latents' size.
+        tile, overlap: for height and width, or for time too, in latent places (see `Tiling`).
+        factor: places of the images per latent place, one number for each axis of `tile`.
 
     Raises:
         ValueError: an axis is not divisible by its factor.
@@ -164,7 +181,10 @@ def encode_tiled(
 def chunks_of_frames(
     video: Float[Array | np.ndarray, "batch time *shape"], *, first: int, length: int
 ) -> Iterator[Float[Array | np.ndarray, "batch chunk_time *shape"]]:
-    """`first` frames of a video, which may be a mapped file, then `length` at a time, and what is left."""
+    """Yield the first `first` frames of a video, then `length` at a time, then the rest.
+
+    The video may be a mapped file.
+    """
     yield video[:, :first]
     for start in range(first, video.shape[1], length):
         yield video[:, start : start + length]
@@ -173,10 +193,10 @@ def chunks_of_frames(
 def stream(
     step: Callable[[Array, PyTree], tuple[PyTree, PyTree]], chunks: Iterable[Array | np.ndarray]
 ) -> Iterator[PyTree]:
-    """The outputs of `step(chunk, cache) -> (output, cache)` for one chunk after the other, from cache None.
+    """Yield the outputs of `step(chunk, cache) -> (output, cache)` for one chunk after another.
 
-    Nothing but the cache is kept, and no chunk is asked for before it is due, so a video of any length takes
-    the memory of a chunk. `step` is to be jitted by the caller.
+    The first cache is None. Only the cache is kept, and chunks are read one at a time, so a video
+    of any length takes the memory of one chunk. The caller jits `step`.
     """
     cache = None
     for chunk in chunks:

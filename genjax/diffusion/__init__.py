@@ -1,10 +1,11 @@
 """The algebra of diffusion: processes, targets, times, losses, guidance and samplers.
 
-`x` is data, `z` noise, t = 0 clean and t = 1 noise, x_t = alpha(t)·x + sigma(t)·z. Data are an array or a tree of
-arrays, each with a process of its own (`trees`); times are one per example, or one per frame or token.
+`x` is data and `z` noise, t = 0 is clean and t = 1 noise, and x_t = alpha(t)·x + sigma(t)·z. Data
+are an array or a tree of arrays, each with a process of its own (`trees`). Times are one per
+example, or one per frame or token.
 
-Arguments have one order: the key, where something is drawn; the denoiser or network; process and
-target; data, noise and times. Samplers, which draw or not, take `keys=` by name.
+Arguments have one order: the key (where something is drawn), the denoiser or network, process and
+target, data, noise and times. Samplers take `keys=` by name, whether they draw noise or not.
 """
 
 from genjax.diffusion import optimal as optimal

@@ -1,4 +1,4 @@
-"""Editing with any trained denoiser: variations of an image, filling in, mixing noises, and the noise of an image."""
+"""Editing with any trained denoiser: image to image, inpainting, interpolation and inversion."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,21 +30,22 @@ def image_to_image(
 ) -> PyTree[Float[Array, " ..."]]:
     """Noise data to a middle time of the grid, and sample from there (Meng et al. 2022, SDEdit).
 
-    With strength 1 it samples from data of which some frames, or some leaves of a tree, are given: those whose grid
-    stays at the clean end come out as they went in.
+    With strength 1, this function completes data of which some frames, or some leaves of a tree,
+    are given. A given frame or leaf has a grid that stays at the clean end, and it comes out
+    unchanged.
 
     Args:
-        sampler: any, with its `options`.
-        images: the data, an array or a tree; process and times as for `samplers`.
-        keys: one per sample, for the noise at the start, and the sampler's if it draws any.
-        strength: the part of the grid's steps that is taken, in (0, 1]: the last ones, one at least. A Python number:
-            another number of steps is another program.
+        sampler: any sampler, with its `options`.
+        images: the data, an array or a tree. Process and times are as for `samplers`.
+        keys: one per sample, for the noise at the start and for that of the sampler.
+        strength: the part of the grid's steps that is taken, in (0, 1]: the last steps, at least
+            one. It is a Python number, because another number of steps is another program.
 
     Raises:
         ValueError: `strength` is outside (0, 1].
     """
     if not 0 < strength <= 1:
-        raise ValueError(f"strength is the part of the steps to take, in (0, 1]; got {strength}")
+        raise ValueError(f"strength, the part of the steps to take, is in (0, 1]; got {strength}")
     times = jax.tree.map(
         lambda times: times[-1 - max(1, round(strength * (len(times) - 1))) :], times
     )
@@ -61,23 +62,24 @@ def image_to_image(
 def inpaint(
     denoiser: Callable, process: PyTree[Process], known: PyTree[Bool[Array, " ..."]], images: Tree
 ) -> Callable:
-    """Make the denoiser whose x̂ is `images` where `known`, and ẑ what is left of x_t.
+    """Make the denoiser whose x̂ is `images` where `known`, and whose ẑ is (x_t − alpha·x̂)/sigma.
 
-    This is replacement, for any sampler (Song et al. 2021, appendix I.2). The known part has the
-    velocity alpha'·x + sigma'·ẑ of its own data, and of the noise that the sampler keeps or draws.
-    It ends at the data exactly with `ddim`, `edm_heun` and the multistep samplers, and under
+    This is the replacement method, for any sampler (Song et al. 2021, appendix I.2). The known part
+    has the velocity alpha'·x + sigma'·ẑ of its own data and of the noise that the sampler keeps or
+    draws. It ends exactly at the data with `ddim`, `edm_heun` and the multistep samplers, and for
     rectified flow with `euler` and `midpoint`. `heun` and `rk4` also evaluate at sigma = 0, where ẑ
-    is lost: after a last step h from noise z they miss the data by h/2·|z| and h/6·|z|.
+    is lost. After a last step h from noise z they miss the data by h/2·|z| and h/6·|z|.
 
-    The unknown part only sees a noised known part beside it, so what fills it is biased. For a
-    Gaussian of correlation 0.8 its mean goes 43 % of the way to the conditional one. On a mixture
+    The unknown part only sees a noised known part beside it, so the result is biased. For a
+    Gaussian of correlation 0.8, its mean goes 43 % of the way to the conditional mean. On a mixture
     of three Gaussians in the plane, the Kolmogorov–Smirnov distance to the exact conditional law is
     .09 to .11. `repaint` lowers that to .035 to .055, for ten to twenty times the evaluations.
-    `steering.steer_inpainting` reaches .013 with 64 particles and 200 steps, where .016 is what
-    4,000 exact samples have.
+    `steering.steer_inpainting` reaches .013 with 64 particles and 200 steps, where 4,000 exact
+    samples have .016.
 
     Args:
-        known: True where the data is given; broadcasts against `images`. A tree has one per leaf.
+        known: True where the data are given; broadcasts against `images`. A tree has one per leaf.
+        images: the given data, `[batch …]`. Values elsewhere are ignored.
     """
     return with_clean(denoiser, process, lambda clean: leafwise(jnp.where)(known, images, clean))
 
@@ -86,13 +88,14 @@ def inpaint(
 def repaint(
     process: Process, times: Float[Array, " times"], jump_length: int = 10, resamplings: int = 10
 ) -> Table:
-    """DDPM steps that go back and repeat (Lugmayr et al. 2022, RePaint, algorithm 1 and section 4.2), for `inpaint`.
+    """Take DDPM steps that go back and repeat, for `inpaint`.
 
-    After every `jump_length` steps it noises the state back up by as many and takes them again, until
-    they have been taken `resamplings` times. So the filled-in part comes nearer to the known one, but
-    not to the exact law: see the figures of `inpaint`. The known part is drawn from q(x_s | x_t, x),
-    where the authors draw from q(x_s | x): both have the same marginals. A trajectory has the state
-    after every evaluation.
+    Lugmayr et al. 2022, RePaint, algorithm 1 and section 4.2. After every `jump_length` steps the
+    sampler noises the state back up by as many steps and takes them again, until it has taken them
+    `resamplings` times. So the filled-in part comes nearer to the known one, but not to the exact
+    law: `inpaint` has the figures. The known part is drawn from q(x_s | x_t, x), where the authors
+    draw from q(x_s | x). Both have the same marginals. A trajectory has the state after every
+    evaluation.
 
     Raises:
         ValueError: `jump_length` or `resamplings` is not positive.
@@ -109,9 +112,8 @@ def repaint(
             repeated = range(num_steps - remaining - jump_length, num_steps - remaining)
             steps.extend((resamplings - 1) * list(repeated))
     steps = np.array(steps)
-    grid_index = np.append(
-        0, steps[:-1] + 1
-    )  # where in the grid the state is, when it is to be at the step's start
+    # The grid index at which the state is before each step's noise.
+    grid_index = np.append(0, steps[:-1] + 1)
     alpha, sigma = process.alpha(times), process.sigma(times)
     ratio = jnp.where(
         grid_index == steps, 1, alpha[steps] / jnp.where(grid_index == steps, 1, alpha[grid_index])
@@ -125,15 +127,21 @@ def repaint(
 def slerp(
     start: Data, end: Data, weight: float | Float[Array, ""] | Float[Array, " batch"]
 ) -> Data:
-    """sin((1 − w)·θ)/sin θ·a + sin(w·θ)/sin θ·b, θ the angle of a and b (Shoemake 1985; Song et al. 2021, DDIM, D.5).
+    """Interpolate on the sphere, sin((1 − w)·θ)/sin θ·a + sin(w·θ)/sin θ·b.
 
-    Between noises of N(0, I) it keeps the norm that noise has, which a straight line loses. The angle is each example's
-    over all its axes; where a and b are parallel or opposite, or one is 0, it is the straight line.
+    Shoemake 1985; Song et al. 2021, DDIM, appendix D.5. θ is the angle between a and b, for each
+    example over all its axes. Between noises of N(0, I) the result keeps their norm, which a
+    straight line loses. Where a and b are parallel or opposite, or one is 0, the result is the
+    straight line.
+
+    Args:
+        start, end: a and b, `[batch …]`, arrays or trees.
+        weight: w, a number or one per example.
     """
     a, b = start.reshape(len(start), -1), end.reshape(len(end), -1)
     norms = [jnp.linalg.norm(v, axis=1, keepdims=True) for v in (a, b)]
     u, v = (x / jnp.where(norm == 0, 1, norm) for x, norm in zip((a, b), norms, strict=True))
-    # the arc cosine of <u, v> has no digits near 0 and π (Kahan 2006)
+    # The arc cosine of <u, v> loses its digits near 0 and π (Kahan 2006).
     angle = 2 * jnp.arctan2(jnp.linalg.norm(u - v, axis=1), jnp.linalg.norm(u + v, axis=1))
     sine = jnp.sin(angle)
     straight = (sine < 1e-6) | (norms[0] * norms[1] == 0)[:, 0]
@@ -151,20 +159,25 @@ def invert(
     times: PyTree[Float[Array, " times ..."]],
     **options: Any,
 ) -> PyTree[Float[Array, " ..."]]:
-    """Return the noise from which `sampler` makes these images: the probability-flow ODE from data to noise.
+    """Return the noise from which `sampler` makes these images.
+
+    It walks the probability-flow ODE from data to noise.
 
     Args:
-        sampler: of the ODE, so one that draws no noise, with its `options`.
-        times: the grid of sampling, noise end first; it is walked from its end. A clean end that is outside the
-            process' domain (EDM's) is left out: there the network cannot be asked.
+        sampler: a sampler of the ODE, which draws no noise, with its `options`.
+        images: the data, an array or a tree.
+        times: the grid of sampling, noise end first; `invert` walks it from its end. A clean end
+            outside the process' domain (EDM's) is left out, because the network does not know it.
 
     Raises:
-        ValueError: of a tree of processes, some have their clean end in their domain and some do not.
+        ValueError: in a tree of processes, some have their clean end in their domain and some do
+            not.
     """
     outside = {each.clean_end != each.domain[0] for each in jax.tree.leaves(process)}
     if len(outside) > 1:
         raise ValueError(
-            "invert takes processes that all have their clean end in their domain, or that all have not"
+            "some processes have their clean end in their domain and some do not: invert their "
+            "leaves separately"
         )
     if outside == {True}:
         times = jax.tree.map(lambda times: times[:-1], times)

@@ -1,12 +1,16 @@
-"""Time grids to sample on: `(process, num_steps, …) -> times`, num_steps + 1 of them, noise end first.
+"""Time grids for sampling: `(process, num_steps, …) -> times`, num_steps + 1 times, noise end
+first.
 
-A grid ends at the process' clean end. Where that lies outside the domain that the network knows (EDM and tables:
-sigma = 0), it has num_steps times in the domain, and then the clean end.
+A grid ends at the process' clean end. For EDM and tables this end (sigma = 0) lies outside the
+domain that the network knows. Their grids have num_steps times in the domain, followed by the clean
+end.
 
-Grids that space the noise level sigma/alpha do so from `sigma_max` to `sigma_min`, the levels at the ends of the domain
-if None. Where those are infinite or zero (rectified flow), both have to be given, and the grid still runs from
-end to end: the noise end takes the place of sigma_max, and after sigma_min one step more goes to the clean end.
-Their arguments are Python numbers; only `shift` may be traced.
+Some grids space the noise level sigma/alpha from `sigma_max` to `sigma_min`. None takes the levels
+at the ends of the domain. Where those are infinite or zero (rectified flow), both must be given.
+The grid still runs from end to end: the noise end replaces sigma_max, and one more step leads from
+sigma_min to the clean end.
+
+Arguments are Python numbers; only `shift` may be traced.
 """
 
 import math
@@ -25,27 +29,27 @@ Shift = float | Float[Array, ""]
 
 
 def _check_steps(num_steps) -> None:
-    """Raises ValueError if `num_steps` is no positive integer."""
+    """Raise ValueError if `num_steps` is not a positive integer."""
     if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
-        raise ValueError(f"a whole number of steps, at least one step; got num_steps={num_steps}")
+        raise ValueError(f"num_steps is a whole number, at least 1; got num_steps={num_steps}")
 
 
 def _unit_times(process: Process, num_steps) -> np.ndarray:
-    """From 1 to 0 in equal steps: the grid's times in the domain, before anything is done to them."""
+    """Return equal steps from 1 to 0: the grid's times in the domain, before shift and stretch."""
     _check_steps(num_steps)
     return np.linspace(1.0, 0.0, num_steps + (process.clean_end == process.domain[0]))
 
 
 def _append_clean_end(process: Process, times: Float[Array, " in_domain"]) -> Times:
-    """The times with the clean end after them, unless it is the last of them."""
+    """Return the times followed by the clean end, unless they already end there."""
     return times if process.clean_end == process.domain[0] else jnp.append(times, process.clean_end)
 
 
 def uniform_grid(process: Process, num_steps: int, shift: Shift = 1.0) -> Times:
-    """Equal steps in t, shifted by `shift_time`.
+    """Return equal steps in t, shifted by `shift_time`.
 
-    For rectified flow it is the grid of FLUX, with shift = `resolution_shift(tokens)` (schnell: 1), and diffusers' of
-    sigmas linspace(1, 1/n, n).
+    For rectified flow this is the grid of FLUX, with shift = `resolution_shift(tokens)` (schnell:
+    1). It is also diffusers' grid of sigmas linspace(1, 1/n, n).
     """
     return _append_clean_end(
         process, to_domain(process, shift_time(jnp.asarray(_unit_times(process, num_steps)), shift))
@@ -53,16 +57,20 @@ def uniform_grid(process: Process, num_steps: int, shift: Shift = 1.0) -> Times:
 
 
 def resolution_shift(tokens: int) -> float:
-    """FLUX's shift exp(mu), mu linear in the number of image tokens: 0.5 at 256 and 1.15 at 4096."""
+    """Return FLUX's shift exp(mu), with mu linear in the number of image tokens.
+
+    mu is 0.5 at 256 tokens and 1.15 at 4096.
+    """
     return math.exp(0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256))
 
 
 def staggered_grid(times: Times, delays: Sequence[int]) -> Float[Array, " staggered frames"]:
-    """Return a grid `[staggered frames]` in which frame i goes through `times` delays[i] steps later.
+    """Return a grid `[staggered frames]` in which frame i walks `times` delays[i] steps later.
 
-    Before and after that a frame stands at the first or the last time. So frames come clean one after the other
-    (Chen et al. 2024, Diffusion Forcing: a "pyramid"). A frame with a delay of −steps is clean all along: it is given.
-    The grid has as many steps as the frame that ends last.
+    Before and after its walk, a frame stays at the first or the last time. So the frames become
+    clean one after the other (Chen et al. 2024, Diffusion Forcing: a "pyramid"). A frame with a
+    delay of −steps is clean from the start: it is a given frame. The grid has as many steps as the
+    frame that ends last needs.
     """
     delays = np.asarray(delays)
     steps = len(times) - 1 + delays.max()
@@ -72,9 +80,11 @@ def staggered_grid(times: Times, delays: Sequence[int]) -> Float[Array, " stagge
 def floored_grid(
     process: Process, num_steps: int, shift: Shift = 1.0, floor: Shift = 0.001
 ) -> Times:
-    """num_steps times from 1 to `floor` in equal steps, shifted once, and then the clean end.
+    """Return num_steps times from 1 to `floor` in equal steps, shifted once, and then the clean
+    end.
 
-    With the floor 1/1000 it is what diffusers' flow matching makes of a dynamic shift and no sigmas.
+    With the floor 1/1000 this is the grid of diffusers' flow matching with a dynamic shift and no
+    sigmas.
 
     Raises:
         ValueError: `floor` is not between 0 and 1.
@@ -87,29 +97,42 @@ def floored_grid(
 
 
 def stable_diffusion_3_grid(process: Process, num_steps: int, shift: Shift = 3.0) -> Times:
-    """`floored_grid` with its floor 1/1000 shifted twice, as diffusers makes it of a static shift (Esser et al. 2024)."""
+    """Return `floored_grid` with its floor 1/1000 shifted twice (Esser et al. 2024).
+
+    This is diffusers' grid for a static shift.
+    """
     return floored_grid(process, num_steps, shift, shift_time(jnp.asarray(0.001), shift))
 
 
 def _table_grid(process: Process, steps: np.ndarray, table_size: int) -> Times:
-    """The times steps/table_size, and then the clean end; a table's steps count from 1 to its size."""
+    """Return the times steps/table_size, followed by the clean end. Steps count from 1 to
+    table_size.
+    """
     start, end = process.domain
     if end != 1 or steps[0] > table_size or steps[-1] / table_size < start * (1 - 1e-6):
         raise ValueError(
-            f"a table of {table_size} steps has times 1/{table_size} to 1; got steps {steps[-1]} to {steps[0]} for "
-            f"{type(process).__name__}, whose domain is {start:g} to {end:g}: change table_size, offset or process"
+            f"a table of {table_size} steps has times 1/{table_size} to 1; got steps {steps[-1]} "
+            f"to {steps[0]} for {type(process).__name__}, whose domain is {start:g} to {end:g}: "
+            "change table_size, offset or process"
         )
     return jnp.asarray(np.append(steps / table_size, process.clean_end))
 
 
 def _check_table(num_steps, table_size: int) -> None:
+    """Raise ValueError unless `num_steps` is a positive integer, at most the size of the table."""
     _check_steps(num_steps)
     if num_steps > table_size:
-        raise ValueError(f"a table of {table_size} steps cannot be walked in num_steps={num_steps}")
+        raise ValueError(
+            f"num_steps is at most the size of the table, {table_size}; got num_steps={num_steps}"
+        )
 
 
 def trailing_grid(process: Process, num_steps: int, table_size: int = 1000) -> Times:
-    """round(N − k·N/n) of N tabulated steps, k = 0 … n − 1: the last is there (Lin et al. 2024, table 2)."""
+    """Return steps round(N − k·N/n), k = 0 … n − 1, of N tabulated steps (Lin et al. 2024, table
+    2).
+
+    The last tabulated step is included.
+    """
     _check_table(num_steps, table_size)
     steps = np.round(table_size * np.arange(num_steps, 0, -1) / num_steps).astype(int)
     return _table_grid(process, steps, table_size)
@@ -118,9 +141,10 @@ def trailing_grid(process: Process, num_steps: int, table_size: int = 1000) -> T
 def leading_grid(
     process: Process, num_steps: int, table_size: int = 1000, offset: int = 0
 ) -> Times:
-    """1 + k·⌊N/n⌋ + offset of N tabulated steps: the last is left out (Lin et al. 2024, table 2).
+    """Return steps 1 + k·⌊N/n⌋ + offset of N tabulated steps (Lin et al. 2024, table 2).
 
-    DDIM's own; Stable Diffusion's with offset 1.
+    The last tabulated step is left out. This is DDIM's own grid, and with offset 1 Stable
+    Diffusion's.
     """
     _check_table(num_steps, table_size)
     steps = 1 + offset + np.arange(num_steps - 1, -1, -1) * (table_size // num_steps)
@@ -128,9 +152,9 @@ def leading_grid(
 
 
 def linspace_grid(process: Process, num_steps: int, table_size: int = 1000) -> Times:
-    """The nearest of N tabulated steps to equal ones from N to 1 (Lin et al. 2024, table 2).
+    """Return the tabulated steps nearest to n equal steps from N to 1 (Lin et al. 2024, table 2).
 
-    `uniform_grid` has those between the tabulated, which diffusers' Euler methods take.
+    diffusers' Euler methods do not round to tabulated steps: `uniform_grid` does the same.
     """
     _check_table(num_steps, table_size)
     steps = 1 + np.round(np.linspace(0, table_size - 1, num_steps))[::-1].astype(int)
@@ -138,13 +162,16 @@ def linspace_grid(process: Process, num_steps: int, table_size: int = 1000) -> T
 
 
 def beta_grid(process: Process, num_steps: int, alpha: float = 0.6, beta: float = 0.6) -> Times:
-    """Quantiles of Beta(alpha, beta) in t, at equal steps of probability: denser at both ends (Lee et al. 2024)."""
+    """Return quantiles of Beta(alpha, beta) in t, at equal steps of probability (Lee et al. 2024).
+
+    The grid is denser at both ends.
+    """
     quantiles = betaincinv(alpha, beta, _unit_times(process, num_steps))
     return _append_clean_end(process, to_domain(process, jnp.asarray(quantiles)))
 
 
 def _level(process: Process, t: float) -> float:
-    """sigma/alpha, known even while tracing, for a domain is static."""
+    """Return sigma/alpha as a number. A domain is static, so this works while tracing too."""
     with jax.ensure_compile_time_eval():
         alpha, sigma = float(process.alpha(jnp.asarray(t))), float(process.sigma(jnp.asarray(t)))
     return sigma / alpha if alpha else math.inf
@@ -157,11 +184,13 @@ def _times_of_levels(
     sigma_min: float | None,
     sigma_max: float | None,
 ) -> Times:
-    """The times of the levels spacing(ramp, sigma_min, sigma_max), ramp falling from 1 to 0; see the module.
+    """Return the times of the noise levels spacing(ramp, sigma_min, sigma_max).
+
+    ramp falls from 1 to 0. The module says how the grid ends.
 
     Raises:
-        ValueError: the levels are not given where the process' own are infinite or zero; they do not rise, or lie
-            outside the domain.
+        ValueError: the process' own levels are infinite or zero and none are given, or the levels
+            do not rise from sigma_min to sigma_max, or they lie outside the domain.
     """
     _check_steps(num_steps)
     (start, end), name = process.domain, type(process).__name__
@@ -169,13 +198,15 @@ def _times_of_levels(
     low, high = least if sigma_min is None else sigma_min, most if sigma_max is None else sigma_max
     if low == 0 or high == math.inf:
         raise ValueError(
-            f"{name} has noise levels sigma/alpha from {least:g} to {most:g}, between which there is no spacing: give "
-            f"sigma_min above 0 and a finite sigma_max, as 0.002 and 80; got {sigma_min} and {sigma_max}"
+            f"{name} has noise levels sigma/alpha from {least:g} to {most:g}, which cannot be "
+            "spaced: give sigma_min above 0 and a finite sigma_max, such as 0.002 and 80; got "
+            f"{sigma_min} and {sigma_max}"
         )
-    rounding = 1e-5  # of levels that a user computed in float32
+    rounding = 1e-5  # of levels computed in float32
     if not least * (1 - rounding) <= low < high <= most * (1 + rounding):
         raise ValueError(
-            f"sigma_min is below sigma_max, and for {name} both are from {least:g} to {most:g}; got {low:g} and {high:g}"
+            f"sigma_min is below sigma_max, and for {name} both lie between {least:g} and "
+            f"{most:g}; got {low:g} and {high:g}"
         )
     from_start = low <= least * (1 + rounding)
     reaches_clean = from_start and process.clean_end == start
@@ -195,7 +226,7 @@ def karras_grid(
     sigma_min: float | None = None,
     sigma_max: float | None = None,
 ) -> Times:
-    """Equal steps in (sigma/alpha)^(1/rho) (Karras et al. 2022, equation 5)."""
+    """Return equal steps in (sigma/alpha)^(1/rho) (Karras et al. 2022, equation 5)."""
     root = 1 / rho
     spacing = lambda ramp, low, high: (low**root + ramp * (high**root - low**root)) ** rho
     return _times_of_levels(process, num_steps, spacing, sigma_min, sigma_max)
@@ -204,7 +235,7 @@ def karras_grid(
 def exponential_grid(
     process: Process, num_steps: int, sigma_min: float | None = None, sigma_max: float | None = None
 ) -> Times:
-    """Equal steps in log(sigma/alpha), and so in the log-SNR, its −2-fold (Lu et al. 2022, DPM-Solver)."""
+    """Return equal steps in log(sigma/alpha) and so in the log-SNR (Lu et al. 2022, DPM-Solver)."""
     spacing = lambda ramp, low, high: low * (high / low) ** ramp
     return _times_of_levels(process, num_steps, spacing, sigma_min, sigma_max)
 
@@ -217,12 +248,16 @@ def beta_sigma_grid(
     sigma_min: float | None = None,
     sigma_max: float | None = None,
 ) -> Times:
-    """Quantiles of Beta(alpha, beta) in sigma/alpha: diffusers' reading of `beta_grid`, which the paper has in t."""
+    """Return quantiles of Beta(alpha, beta) in sigma/alpha.
+
+    This is diffusers' version of `beta_grid`, whose paper takes the quantiles in t.
+    """
     spacing = lambda ramp, low, high: low + (high - low) * betaincinv(alpha, beta, ramp)
     return _times_of_levels(process, num_steps, spacing, sigma_min, sigma_max)
 
 
-# sigma/alpha of ten steps, optimized for each model (Sabour et al. 2024, Align Your Steps, as on their project page).
+# sigma/alpha of ten steps, optimized for each model (Sabour et al. 2024, Align Your Steps, as on
+# their project page).
 STABLE_DIFFUSION_LEVELS = (
     14.615,
     6.475,
@@ -265,23 +300,24 @@ STABLE_VIDEO_DIFFUSION_LEVELS = (
 
 
 def align_your_steps_grid(process: Process, num_steps: int, levels: Sequence[float]) -> Times:
-    """Through published noise levels sigma/alpha, log-linear between them (Sabour et al. 2024, Align Your Steps).
+    """Return times of published noise levels sigma/alpha, log-linear between them.
 
-    The first and last level are the ends of the model that they were optimized for; this process' ends stand for them.
+    Sabour et al. 2024, Align Your Steps. The first and the last level are the ends of the model for
+    which they were optimized. The ends of this process replace them.
 
     Raises:
-        ValueError: levels that do not fall, or lie outside the domain.
+        ValueError: the levels do not fall, or lie outside the domain.
     """
     _check_steps(num_steps)
     if len(levels) < 2 or not all(a > b > 0 for a, b in zip(levels, levels[1:], strict=False)):
-        raise ValueError(f"levels are two or more, falling, above 0; got {levels}")
+        raise ValueError(f"levels are two or more falling numbers above 0; got {levels}")
     place = np.linspace(0, len(levels) - 1, num_steps + 1)[1:-1]
     inner = np.exp(np.interp(place, np.arange(len(levels)), np.log(levels)))
     least, most = (_level(process, t) for t in process.domain)
     if not np.all((least <= inner) & (inner <= most)):
         raise ValueError(
-            f"the levels {inner} leave {type(process).__name__}'s noise levels, {least:g} to {most:g}; "
-            "use levels for this process, or change its domain"
+            f"the levels {inner} are not all among {type(process).__name__}'s noise levels, "
+            f"{least:g} to {most:g}; use levels for this process, or change its domain"
         )
     times = process.time_of(jnp.ones(len(inner)), jnp.asarray(inner))
     return jnp.concatenate(

@@ -1,27 +1,29 @@
-"""Guidance: denoisers into a denoiser, so that any sampler, process and target goes with any of it.
+"""Guidance: functions of denoisers that return a denoiser, for any sampler, process and target.
 
-`guide` asks a conditional denoiser for both its answers, with conditioning and without, in one call; a rule makes one
-prediction of the two (`guidance_rules`), and a scale says how far to go. The parts combine freely:
+`guide` calls a conditional denoiser once, with conditioning and without. A rule (`guidance_rules`)
+makes one prediction of the two answers, and a scale says how far to go. The parts combine freely:
 
-    guide(denoiser, labels, null, 4.0)                                           # classifier-free
-    guide(denoiser, labels, null, interval(4.0, 0.2, 0.8))                       # in the middle of time only
-    guide(denoiser, labels, null, 4.0, target_rule(process, velocity, zero_star))         # CFG-Zero*
-    guide(denoiser, labels, null, 4.0, target_rule(process, velocity, functools.partial(rescaled, phi=0.7)))
-    guide(denoiser, labels, null, 4.0, target_rule(process, clean, adaptive_projected, momentum=-0.5))
-    guide(denoiser, labels, null, 0.6, plus_plus)                                # CFG++, with ddim
-    guide(denoiser, labels, null, 4.0, target_rule(process, clean, tangential))
-    blend([conditional, unconditional, disturbed], [1 - 4.0, -3.0])              # layers left out
+    rule = functools.partial(target_rule, process)
+    guide(denoiser, labels, null, 4.0)                                 # classifier-free
+    guide(denoiser, labels, null, interval(4.0, 0.2, 0.8))             # in the middle of time only
+    guide(denoiser, labels, null, 4.0, rule(velocity, zero_star))      # CFG-Zero*
+    guide(denoiser, labels, null, 4.0, rule(velocity, functools.partial(rescaled, phi=0.7)))
+    guide(denoiser, labels, null, 4.0, rule(clean, adaptive_projected, momentum=-0.5))
+    guide(denoiser, labels, null, 0.6, plus_plus)                      # CFG++, with ddim
+    guide(denoiser, labels, null, 4.0, rule(clean, tangential))
+    blend([conditional, unconditional, disturbed], [1 - 4.0, -3.0])    # layers left out
     with_clean(guide(…), process, dynamic_threshold)
 
-Scales, phi, intervals, … may be traced: changing them compiles nothing anew. All channels are guided.
+Scales, phi, intervals, … may be traced, so changing them never recompiles. All channels are guided.
 
-A denoiser with momentum remembers the evaluation before. It is called as `(x_t, t, memory) ->
+A denoiser with momentum remembers the previous evaluation. It is called as `(x_t, t, memory) ->
 (Prediction, memory)`, and the sampler is given the first memory:
 
     ddim(guided, process, noise, times, memory=jnp.zeros_like(noise))
 
-Where x_t is a tree of arrays (`trees`), rules act on each leaf by itself; scales, processes and targets may be trees.
-Where times are `[batch frames]`, a scale that is a function of the times has a value for each frame.
+If x_t is a tree of arrays (`trees`), rules act on each leaf separately, and scales, processes and
+targets may be trees. If times are `[batch frames]`, a scale that is a function of the times has a
+value for each frame.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,10 +53,10 @@ def drop_conditioning(
 
     Args:
         conditioning: leaves `[batch …]`.
-        null: leaves that broadcast against conditioning's.
-        rate: one number, by which all leaves are dropped together. Or a tree of numbers, such as
-            `{"text": 0.1, "pose": 0.5}`: the leaves below each number are dropped together, and
-            independently of the others.
+        null: leaves that broadcast against those of conditioning.
+        rate: one number, with which all leaves of an example are dropped together. Or a tree of
+            numbers, such as `{"text": 0.1, "pose": 0.5}`: the leaves below each number are dropped
+            together, and independently of the others.
     """
     batch = jax.tree.leaves(conditioning)[0].shape[0]
 
@@ -71,7 +73,10 @@ def drop_conditioning(
 def scale_of_weight(
     guidance_weight: float | Float[Array, " *scale"],
 ) -> float | Float[Array, " *scale"]:
-    """The guidance scale s = 1 + w of the weight w of papers that write (1 + w)·ĉ − w·û (Ho & Salimans 2022)."""
+    """Return the guidance scale s = 1 + w for the guidance weight w.
+
+    Some papers write (1 + w)·ĉ − w·û (Ho & Salimans 2022).
+    """
     return 1 + guidance_weight
 
 
@@ -80,15 +85,17 @@ def interval(
     low: float | Float[Array, ""],
     high: float | Float[Array, ""],
 ) -> Callable[[Times], Times]:
-    """A scale that is `guidance_scale` for low < t ≤ high and 1 elsewhere (Kynkäänniemi et al. 2024).
+    """Make a scale that is `guidance_scale` for low < t ≤ high and 1 elsewhere.
 
-    For an interval of noise levels sigma/alpha: `process.time_at(-2 * jnp.log(level))` is the time of a level.
+    Kynkäänniemi et al. 2024. Their interval is one of noise levels sigma/alpha: `process.time_at(-2
+    * jnp.log(level))` is the time of a level.
     """
     return lambda t: jnp.where((low < t) & (t <= high), guidance_scale, 1.0)
 
 
 @leafwise
 def _scale_at(guidance_scale: Scale, t: Times, like: Data) -> Array:
+    """Return the guidance scale at times t, expanded to the axes of `like`."""
     scale = jnp.asarray(
         guidance_scale(t) if callable(guidance_scale) else guidance_scale, like.dtype
     )
@@ -99,14 +106,18 @@ def _scale_at(guidance_scale: Scale, t: Times, like: Data) -> Array:
 
 
 def extrapolate(c: Prediction, u: Prediction, s: PyTree, x_t: Tree, t: Tree) -> Prediction:
-    """`classifier_free` for both halves. Being linear, it is the same on any quantity."""
+    """Apply `classifier_free` to both halves. The rule is linear, so the result is the same for
+    every target.
+    """
     return Prediction(classifier_free(c.clean, u.clean, s), classifier_free(c.noise, u.noise, s))
 
 
 def plus_plus(c: Prediction, u: Prediction, s: PyTree, x_t: Tree, t: Tree) -> Prediction:
-    """CFG++ (Chung et al. 2025, algorithm 2): x̂ guided, scale in [0, 1], and ẑ unconditional.
+    """Return CFG++ (Chung et al. 2025, algorithm 2): guided x̂, with a scale in [0, 1], and
+    unconditional ẑ.
 
-    For samplers of the form x_s = alpha_s·x̂ + sigma_s·ẑ, such as `ddim`: the halves no longer add up to x_t.
+    It is made for samplers of the form x_s = alpha_s·x̂ + sigma_s·ẑ, such as `ddim`: alpha·x̂ +
+    sigma·ẑ is no longer x_t.
     """
     return Prediction(classifier_free(c.clean, u.clean, s), u.noise)
 
@@ -119,7 +130,7 @@ def _singular(process, target, x_t, t):
 
 
 def _select(where: PyTree, first: Prediction, second: Prediction) -> Prediction:
-    """Return the halves of `first` where `where`, and of `second` elsewhere."""
+    """Return the halves of `first` where `where` is true, and those of `second` elsewhere."""
     halves = (
         jax.tree.map(jnp.where, where, *pair) for pair in zip(first[:2], second[:2], strict=True)
     )
@@ -132,26 +143,27 @@ def target_rule(
     rule: Callable,
     momentum: float | Float[Array, ""] | None = None,
 ) -> Callable:
-    """Make a rule for predictions: `rule` acts on the quantity `target` (clean, velocity, …), which gives both halves.
+    """Make a rule for predictions from a rule for the quantity `target` (clean, velocity, …).
 
-    Where x_t and the quantity do not determine both halves (the table in `targets`), they are extrapolated.
+    The rule's result and x_t give both halves of the prediction. Where they do not (see the table
+    in `targets`), the halves are extrapolated.
 
     Args:
-        rule: `(c, u, scale) -> y`.
-        momentum: beta of c − u ← (c − u) + beta·(its value at the evaluation before) (Sadat et al. 2025, who
-            take it negative). The denoiser takes and returns that value as its memory, which
-            begins as zeros like x_t.
+        rule: `(c, u, scale) -> y`, such as those of `guidance_rules`.
+        momentum: beta in c − u ← (c − u) + beta·(the value at the previous evaluation). Sadat et
+            al. 2025 take it negative. The denoiser takes and returns that value as its memory,
+            which starts as zeros like x_t.
 
     Raises:
-        ValueError: while sampling, if there is momentum and no memory.
+        ValueError: while sampling, if there is momentum but no memory.
     """
 
     def rule_for_predictions(conditional, unconditional, scale, x_t, t, memory=None):
         if momentum is not None and memory is None:
             raise ValueError(
                 "guidance with momentum was called without a memory: give the sampler "
-                "memory=jnp.zeros_like(noise); `adaptive` and `log_likelihood` solve an ODE, which has no "
-                "memory, so take momentum=None for them"
+                "memory=jnp.zeros_like(noise), or take momentum=None for `adaptive` and "
+                "`log_likelihood`, which solve an ODE without memory"
             )
         c, u = (combine(process, target, p.clean, p.noise, t) for p in (conditional, unconditional))
         if momentum is not None:
@@ -170,9 +182,11 @@ def target_rule(
 
 
 def _check(conditioning: PyTree, null: PyTree) -> None:
+    """Raise ValueError unless `null` has the structure of `conditioning` and broadcasts to it."""
     if jax.tree.structure(conditioning) != jax.tree.structure(null):
         raise ValueError(
-            f"null needs the tree of conditioning, {jax.tree.structure(conditioning)}; got {jax.tree.structure(null)}"
+            "null has the tree structure of conditioning, "
+            f"{jax.tree.structure(conditioning)}; got {jax.tree.structure(null)}"
         )
     for (path, c), n in zip(
         jax.tree.leaves_with_path(conditioning), jax.tree.leaves(null), strict=True
@@ -184,20 +198,30 @@ def _check(conditioning: PyTree, null: PyTree) -> None:
         )
         if not shape or not fits:
             raise ValueError(
-                f"conditioning{jax.tree_util.keystr(path)} is [batch …], and null broadcasts against it; got shapes "
-                f"{shape} and {null_shape}"
+                f"conditioning{jax.tree_util.keystr(path)} is [batch …], and null broadcasts "
+                f"against it; got shapes {shape} and {null_shape}"
             )
 
 
 def predict_jointly(
     denoiser: Callable, x_t: Tree, t: Tree, conditionings: Sequence[PyTree]
 ) -> list[Prediction]:
-    """Return the predictions under several conditionings, in one call on that many times the batch."""
+    """Return the predictions for several conditionings, in one call on that many times the batch.
+
+    Args:
+        x_t, t: as for the denoiser.
+        conditionings: trees of leaves `[batch …]`. The leaves of all but the first may broadcast.
+
+    Raises:
+        ValueError: the first conditioning does not have one entry per sample.
+    """
     batch = jax.tree.leaves(x_t)[0].shape[0]
 
     def stack(
-        first, *others
-    ):  # interleaved, so that a batch sharded over devices stays where it is
+        first,
+        *others,
+        # The copies are interleaved, so a batch sharded over devices needs no communication.
+    ):
         if first.shape[0] != batch:
             raise ValueError(
                 f"one conditioning per sample: got {first.shape[0]} for {batch} samples"
@@ -214,9 +238,10 @@ def predict_jointly(
 
 
 def _lengths_differ(conditioning: PyTree, null: PyTree) -> bool:
-    """Return whether a leaf of null, [batch length features] or [1 length …], differs in its length.
+    """Return whether a leaf of null differs in length from its conditioning.
 
-    A leaf [batch features] of other features is a mistake, not a length.
+    The leaf is [batch length features] or [1 length …]. A leaf [batch features] with other features
+    is a mistake, not another length.
     """
     if jax.tree.structure(conditioning) != jax.tree.structure(null):
         return False
@@ -233,7 +258,7 @@ def _lengths_differ(conditioning: PyTree, null: PyTree) -> bool:
 def predict_separately(
     denoiser: Callable, x_t: Tree, t: Tree, conditioning: PyTree, null: PyTree
 ) -> list[Prediction]:
-    """Return the predictions with conditioning, and with a null of another length, in two calls."""
+    """Return the predictions with conditioning and with a null of another length, in two calls."""
 
     def for_batch(c, n):
         shape = (len(c), *n.shape[1:]) if jnp.ndim(n) == c.ndim else c.shape
@@ -246,7 +271,10 @@ def predict_separately(
 
 
 def _apply_rule(both: Callable, guidance_scale: PyTree[Scale], rule: Callable) -> Callable:
-    """The denoiser of `rule` on the pair of predictions `both(x_t, t)`; the rule has its memory."""
+    """Return the denoiser that applies `rule` to the two predictions `both(x_t, t)`.
+
+    The denoiser passes its memory to the rule.
+    """
 
     def guided(x_t, t, *memory):
         conditional, unconditional = both(x_t, t)
@@ -266,23 +294,27 @@ def guide(
     guidance_scale: PyTree[Scale],
     rule: Callable = extrapolate,
 ) -> Callable[..., Any]:
-    """The denoiser that `rule` makes of a conditional one, with and without conditioning, in one network call.
+    """Make the guided denoiser of a conditional one, with and without conditioning in one network
+    call.
 
-    By default û + s·(ĉ − û), classifier-free guidance (Ho & Salimans 2022). A learned variance is the conditional one.
+    The default rule is û + s·(ĉ − û), classifier-free guidance (Ho & Salimans 2022). A learned
+    variance is the conditional one.
 
     Args:
         denoiser: `(x_t, t, conditioning) -> Prediction`.
         conditioning: leaves `[batch …]`.
-        null: what stood in for dropped conditioning in training, or a negative prompt; leaves broadcast against
-            conditioning's. A null of another length, [batch length features …] or
-            [1 length features …], takes a second call.
-        guidance_scale: s, 1 for plain conditional sampling and 0 for unconditional; a number, one per sample, a
-            function of the times (`interval`), or an array that broadcasts against x_t: `[1 1 1 channels]` guides
-            each channel by its own. Of a tree x_t, it may be a tree of these. For the other convention see `scale_of_weight`.
-        rule: `extrapolate`, `plus_plus`, or what `on` returns.
+        null: what replaced dropped conditioning in training, or a negative prompt. Its leaves
+            broadcast against those of conditioning. A null of another length, [batch length
+            features …] or [1 length features …], takes a second call.
+        guidance_scale: s, where 1 is plain conditional and 0 unconditional sampling: a number, one
+            per sample, a function of the times (`interval`), or an array that broadcasts against
+            x_t. So `[1 1 1 channels]` gives each channel its own scale. For a tree x_t it may be a
+            tree of these. For papers with a weight w see `scale_of_weight`.
+        rule: `extrapolate`, `plus_plus`, or what `target_rule` returns.
 
     Raises:
-        ValueError: `null` does not broadcast against `conditioning`, or there is not one conditioning per sample.
+        ValueError: `null` does not broadcast against `conditioning`, or there is not one
+            conditioning per sample.
     """
     if _lengths_differ(conditioning, null):
         both = lambda x_t, t: predict_separately(denoiser, x_t, t, conditioning, null)
@@ -298,9 +330,10 @@ def autoguide(
     guidance_scale: PyTree[Scale],
     rule: Callable = extrapolate,
 ) -> Callable[..., Any]:
-    """Away from a worse model of the same data: û of `guide` is another denoiser's (Karras et al. 2024, autoguidance).
+    """Guide away from a worse model of the same data (Karras et al. 2024, autoguidance).
 
-    Both are `(x_t, t) -> Prediction`, conditioned alike. Two networks, so two calls.
+    The worse model replaces the unconditional denoiser of `guide`. Both denoisers are `(x_t, t) ->
+    Prediction` with the same conditioning. They are two networks, so there are two calls.
     """
     return _apply_rule(lambda x_t, t: (denoiser(x_t, t), weaker(x_t, t)), guidance_scale, rule)
 
@@ -308,30 +341,31 @@ def autoguide(
 def blend(
     denoisers: Sequence[Callable[..., Prediction]], weights: Sequence[PyTree[Scale]]
 ) -> Callable[..., Prediction]:
-    """Σᵢ wᵢ·Dᵢ(x_t, t) of different denoisers, with one weight for each but the first.
+    """Return the denoiser Σᵢ wᵢ·Dᵢ(x_t, t), with one weight for each denoiser except the first.
 
-    The first weight is what remains to 1, so that x̂ and ẑ still add up to x_t: the sum is
-    D₀ + Σᵢ wᵢ·(Dᵢ − D₀). Each denoiser is called once. With guidance scales s and p, and c, u, d, w
-    the conditional, unconditional, disturbed and weaker denoiser:
+    The weights add up to 1, which sets the first weight. So alpha·x̂ + sigma·ẑ stays x_t, and the
+    sum is D₀ + Σᵢ wᵢ·(Dᵢ − D₀). Each denoiser is called once. Let s and p be guidance scales, and
+    c, u, d and w the conditional, unconditional, disturbed and weaker denoiser:
 
         blend([c, w], [1 - s])           # autoguidance (Karras et al. 2024)
         blend([c, u, d], [1 - s, -p])    # classifier-free, and away from the disturbed denoiser
         blend([u, c1, c2], [s1, s2])     # conditions that all hold (`compose`: in one call)
 
-    Disturbed is one with identity for attention (Ahn et al. 2024, perturbed attention guidance), or
-    without some layers (Hyung et al. 2025, spatio-temporal skip guidance).
+    A disturbed denoiser has identity for attention (Ahn et al. 2024, perturbed attention guidance),
+    or leaves out some layers (Hyung et al. 2025, spatio-temporal skip guidance).
 
     Args:
-        denoisers: `(x_t, t) -> Prediction`, two or more. A learned variance is that of the first.
-        weights: as `guidance_scale` of `guide`; may be traced.
+        denoisers: two or more functions `(x_t, t) -> Prediction`. A learned variance is that of the
+            first.
+        weights: each as `guidance_scale` of `guide`; may be traced.
 
     Raises:
-        ValueError: there is not one weight for each denoiser but the first.
+        ValueError: there is not one weight for each denoiser except the first.
     """
     if len(denoisers) != len(weights) + 1 or not weights:
         raise ValueError(
-            "one weight for each denoiser but the first, whose weight is what remains to 1; got "
-            f"{len(weights)} for {len(denoisers)} denoisers"
+            "blend takes one weight for each denoiser except the first, because weights add up to "
+            f"1; got {len(weights)} for {len(denoisers)} denoisers"
         )
 
     def blended(x_t: Tree, t: Tree) -> Prediction:
@@ -344,7 +378,7 @@ def blend(
 def _add_differences(
     first: Prediction, others: Sequence[Prediction], weights: Sequence, x_t: Tree, t: Tree
 ) -> Prediction:
-    """Return first + Σ weight·(other − first) of both halves."""
+    """Return first + Σ weight·(other − first) for both halves."""
     weights = [_scale_at(weight, t, x_t) for weight in weights]
 
     def total(first, *terms):
@@ -362,14 +396,20 @@ def compose(
     null: PyTree,
     guidance_scales: Sequence[PyTree[Scale]],
 ) -> Callable[..., Prediction]:
-    """û + Σᵢ sᵢ·(ĉᵢ − û), conditions that all hold, in one call (Liu et al. 2022).
+    """Return the denoiser û + Σᵢ sᵢ·(ĉᵢ − û) of conditions that all hold, in one call (Liu et al.
+    2022).
 
-    A negative scale keeps away from its condition. A learned variance is the first condition's. Arguments are as for
-    `guide`, with as many scales as conditionings.
+    A negative scale moves away from its condition. A learned variance is that of the first
+    condition. Arguments are as for `guide`, with as many scales as conditionings.
+
+    Raises:
+        ValueError: there are no conditionings or not as many scales, or `null` does not fit one of
+            them.
     """
     if len(conditionings) != len(guidance_scales) or not conditionings:
         raise ValueError(
-            f"one guidance scale for each conditioning, one at least; got {len(guidance_scales)} for {len(conditionings)}"
+            "compose takes one guidance scale for each conditioning, at least one; got "
+            f"{len(guidance_scales)} for {len(conditionings)}"
         )
     for conditioning in conditionings:
         _check(conditioning, null)
@@ -383,7 +423,7 @@ def compose(
 
 
 def _map_prediction(denoiser: Callable, change: Callable) -> Callable:
-    """The denoiser of `change(x_t, t, prediction)`, which hands on a memory to the first."""
+    """Return the denoiser of `change(x_t, t, prediction)`, which passes a memory to `denoiser`."""
 
     def changed(x_t, t, *memory):
         answer = denoiser(x_t, t, *memory)
@@ -400,12 +440,16 @@ def classifier_guide(
     log_likelihood: Callable[[Tree, Tree], Float[Array, " batch"]],
     guidance_scale: PyTree[Scale],
 ) -> Callable[..., Any]:
-    """ẑ − s·sigma·∇ log p(y | x_t), and x̂ + s·sigma²/alpha·∇ log p(y | x_t) (Dhariwal & Nichol 2021, algorithm 2).
+    """Add s·∇ log p(y | x_t) to the score (Dhariwal & Nichol 2021, algorithm 2).
 
-    At alpha = 0 x_t knows nothing of y, the gradient is zero, and x̂ is left as it is.
+    The new halves are ẑ − s·sigma·∇ log p(y | x_t) and x̂ + s·sigma²/alpha·∇ log p(y | x_t). At
+    alpha = 0, x_t contains nothing of y, so the gradient is zero and x̂ does not change.
 
     Args:
-        log_likelihood: `(x_t, t) -> log p(y | x_t)`, one per sample and of that sample alone.
+        denoiser: `(x_t, t) -> Prediction`, with or without a memory.
+        log_likelihood: `(x_t, t) -> log p(y | x_t)`, `[batch]`. Each value depends on its own
+            sample only.
+        guidance_scale: s, as for `guide`.
     """
 
     def change(x_t, t, prediction):
@@ -421,15 +465,18 @@ def posterior_guide(
     log_likelihood: Callable[[Tree, Tree], Float[Array, " batch"]],
     guidance_scale: PyTree[Scale] = 1.0,
 ) -> Callable[..., Prediction]:
-    """`classifier_guide` by s·∇ log p(y | x̂(x_t)), for inverse problems (Chung et al. 2023, DPS).
+    """Add s·∇ log p(y | x̂(x_t)) to the score, for inverse problems (Chung et al. 2023, DPS).
 
-    The gradient goes through the denoiser, in one call. For measurements y = A(x) + N(0, r²) take
-    log_likelihood = −‖y − A(x̂)‖²/(2r²) (equation 16), or for the authors' direction without r
-    −‖y − A(x̂)‖. If A's image of the covariance of x given x_t is added to r², it is ΠGDM's (Song
-    et al. 2023), and exact for Gaussian data and linear A.
+    The gradient goes through the denoiser, in one call. For measurements y = A(x) + N(0, r²) use
+    log_likelihood = −‖y − A(x̂)‖²/(2r²) (equation 16). The authors' direction without r is −‖y −
+    A(x̂)‖. ΠGDM (Song et al. 2023) adds A's image of the covariance of x given x_t to r². That
+    version is exact for Gaussian data and linear A.
 
     Args:
-        log_likelihood: `(x̂, t) -> log p(y | x̂)`, one per sample and of that sample alone.
+        denoiser: `(x_t, t) -> Prediction`, without a memory.
+        log_likelihood: `(x̂, t) -> log p(y | x̂)`, `[batch]`. Each value depends on its own sample
+            only.
+        guidance_scale: s, as for `guide`.
     """
 
     def guided(x_t, t):
@@ -444,7 +491,9 @@ def posterior_guide(
 
 
 def _add_gradient(process, guidance_scale, x_t, t, gradient, prediction):
-    """Return the prediction with scale·gradient added to its score; x̂ stays where alpha = 0."""
+    """Return the prediction with scale·gradient added to its score. x̂ does not change at alpha =
+    0.
+    """
 
     @leafwise
     def move(process, guidance_scale, x_t, t, gradient, clean, noise):
@@ -462,7 +511,10 @@ def _add_gradient(process, guidance_scale, x_t, t, gradient, prediction):
 def with_clean(
     denoiser: Callable[..., Any], process: PyTree[Process], change: Callable[[Tree], Tree]
 ) -> Callable[..., Any]:
-    """Make the denoiser of x̂ ← change(x̂), with ẑ = (x_t − alpha·x̂)/sigma; at sigma = 0 ẑ stays as it was."""
+    """Make the denoiser with x̂ replaced by change(x̂), and ẑ by (x_t − alpha·x̂)/sigma.
+
+    At sigma = 0, ẑ does not change.
+    """
 
     @leafwise
     def remaining_noise(process, x_t, t, clean, noise):
@@ -481,7 +533,7 @@ def with_clean(
 
 @leafwise
 def static_threshold(clean: Data, bound: float | Float[Array, ""] = 1.0) -> Data:
-    """Clips x̂ to [−bound, bound]; for `with_clean`."""
+    """Clip x̂ to [−bound, bound]. For `with_clean`."""
     return jnp.clip(clean, -bound, bound)
 
 
@@ -489,9 +541,9 @@ def static_threshold(clean: Data, bound: float | Float[Array, ""] = 1.0) -> Data
 def dynamic_threshold(
     clean: Data, quantile: float | Float[Array, ""] = 0.995, bound: float | Float[Array, ""] = 1.0
 ) -> Data:
-    """Clips x̂ to [−s, s] and scales it by bound/s, s ≥ bound a quantile of an example's |x̂| (Saharia et al. 2022).
+    """Clip x̂ to [−s, s] and scale it by bound/s. For `with_clean`.
 
-    For `with_clean`.
+    s is a quantile of an example's |x̂|, and at least `bound` (Saharia et al. 2022).
     """
     magnitudes = jnp.abs(clean).reshape(len(clean), -1)
     s = expand(jnp.maximum(jnp.quantile(magnitudes, quantile, axis=1), bound), clean)
@@ -501,9 +553,10 @@ def dynamic_threshold(
 def zero_init(
     denoiser: Callable[..., Any], process: PyTree[Process], after: float | Float[Array, ""]
 ) -> Callable[..., Any]:
-    """The denoiser with velocity zero at times t > `after`: the first steps of CFG-Zero* (Fan et al. 2025, section 4.2).
+    """Make the denoiser whose velocity is zero at times t > `after`.
 
-    The authors leave out the first 4 % of the steps: for a uniform grid of rectified flow, `after=0.96`.
+    These are the first steps of CFG-Zero* (Fan et al. 2025, section 4.2). The authors zero the
+    first 4 % of the steps: for a uniform grid of rectified flow, `after=0.96`.
     """
 
     def change(x_t, t, prediction):

@@ -1,6 +1,7 @@
-"""How likely a diffusion model finds data: exactly, by its ODE, or bounded, by the weighted squared errors.
+"""The likelihood of data under a diffusion model: exact by its ODE, or bounded by weighted errors.
 
-Everything is in nats per sample; `bits_per_dimension` converts. Data are one array, with one time per sample.
+Everything is in nats per sample, and `bits_per_dimension` converts. Data are one array, with one
+time per sample.
 """
 
 import math
@@ -28,7 +29,7 @@ def _check_array(x):
     """Raise ValueError if x is a tree of arrays."""
     if jax.tree.structure(x) != jax.tree.structure(0):
         raise ValueError(
-            f"likelihoods are of one array [batch …], not of a tree; got {jax.tree.structure(x)}"
+            f"likelihoods take one array [batch …], not a tree; got {jax.tree.structure(x)}"
         )
 
 
@@ -44,29 +45,35 @@ def log_likelihood(
     atol: float | Float[Array, ""] = 1e-5,
     max_steps: int = 4096,
 ) -> tuple[Nats, Samples]:
-    """log p(x) = log N(x_1; 0, sigma(1)²) + ∫ tr(∂v/∂x_t) dt along dx_t/dt = v (Song et al. 2021, equation 39).
+    """Compute log p(x) = log N(x_1; 0, sigma(1)²) + ∫ tr(∂v/∂x_t) dt along dx_t/dt = v.
 
-    x is taken as the state at the domain's clean end, so that it is the density of data noised that much; where the
-    velocity is infinite there (variance preserving, linear), let the domain start later, at 1e-5. Forward derivatives
-    of the denoiser are needed, as many at once as dimensions for the exact trace.
+    Song et al. 2021, equation 39. x is taken as the state at the domain's clean end, so the density
+    is that of data with the noise of this time. If the velocity is infinite there (variance
+    preserving, linear), let the domain start later, at 1e-5. The exact trace takes as many forward
+    derivatives of the denoiser at once as x has dimensions.
 
     Args:
-        denoiser: a function of x_t and t alone, so no guidance with momentum.
-        keys: None for the exact trace; one per sample for Hutchinson's unbiased estimate εᵀ(∂v/∂x_t)ε of it
-            (Grathwohl et al. 2019), whose probes ε stay the same all along.
-        probe: draws them, `(key, shape, dtype)`: `jax.random.rademacher` (least variance) or `jax.random.normal`.
-        num_probes: over how many the estimate is averaged.
-        rtol: relative tolerance, kept by every sample and dimension in each step (Dormand–Prince 8).
-        atol: absolute tolerance; in float32 either less than 1e-6 may never be reached.
-        max_steps: more are an error. A `VariancePreservingTable`, whose velocity jumps at each of
-            its 1,000 times, takes several thousand at tight tolerances.
+        denoiser: a function of x_t and t only, so no guidance with momentum.
+        x: `[batch …]`.
+        keys: None for the exact trace. One per sample for Hutchinson's unbiased estimate
+            εᵀ(∂v/∂x_t)ε (Grathwohl et al. 2019), whose probes ε stay the same for the whole
+            integration.
+        probe: draws the probes, `(key, shape, dtype)`: `jax.random.rademacher` (least variance) or
+            `jax.random.normal`.
+        num_probes: the number of probes over which the estimate is averaged.
+        rtol: relative tolerance, which every sample and dimension keeps in each step
+            (Dormand–Prince 8).
+        atol: absolute tolerance. In float32, tolerances below 1e-6 may never be reached.
+        max_steps: more steps are an error. A `VariancePreservingTable`, whose velocity jumps at
+            each of its 1,000 times, takes several thousand steps at tight tolerances.
 
     Returns:
-        log p(x) in nats, and the latents x_1, [batch *shape].
+        log p(x) in nats, `[batch]`, and the latents x_1, `[batch …]`.
 
     Raises:
-        RuntimeError: while it runs, if `max_steps` do not suffice for the tolerances, or the
-            velocity is not finite.
+        ValueError: x is a tree.
+        RuntimeError: at run time, if `max_steps` do not suffice for the tolerances, or the velocity
+            is not finite.
     """
     _check_array(x)
     probes = _probes(x, keys, probe, num_probes)
@@ -93,7 +100,7 @@ def log_likelihood(
 
 
 def _probes(x, keys, probe, num_probes):
-    """Return [probes *x.shape], ε with E[Σ εεᵀ] = I, so that E[Σ εᵀAε] = tr A.
+    """Return probes ε, [probes *x.shape], with E[Σ εεᵀ] = I, so that E[Σ εᵀAε] = tr A.
 
     Without keys they are the unit vectors, and the trace is exact.
     """
@@ -114,15 +121,17 @@ def _velocity_and_trace(velocity, x_t, probes):
 
 
 def _largest(error):
-    """Return the largest error; a mean would let a sample's error depend on its batch."""
+    """Return the largest error. With a mean, a sample's error would depend on its batch."""
     return jax.tree.reduce(jnp.maximum, jax.tree.map(lambda a: jnp.max(jnp.abs(a)), error))
 
 
 class Bound(NamedTuple):
-    """The terms of the variational bound, in nats per sample: what each adds to −log p(x) at most.
+    """The terms of the variational bound on −log p(x), in nats per sample, `[batch]` each.
 
-    `prior` is what the noise end still tells of x, `diffusion` what denoising costs, `reconstruction` what is left to
-    pay for x from the clean end.
+    Attributes:
+        prior: what the state at the noise end still contains of x.
+        diffusion: the cost of denoising.
+        reconstruction: the cost of x given the state at the clean end.
     """
 
     prior: Nats
@@ -131,7 +140,7 @@ class Bound(NamedTuple):
 
     @property
     def log_likelihood(self) -> Nats:
-        """In expectation over the noise, log p(x) or less."""
+        """Return minus the sum of the terms: in expectation over the noise at most log p(x)."""
         return -(self.prior + self.diffusion + self.reconstruction)
 
 
@@ -144,23 +153,25 @@ def _squared(a):
 
 
 def _ends(key, process, x, first, last, levels):
-    """Prior and reconstruction term, the process starting to generate at time `first` and ending at `last`.
+    """Return the prior and the reconstruction term of a process that generates from `first` to
+    `last`.
 
     Raises:
         ValueError: sigma is 0 at `last`, if that is not traced.
     """
     if not isinstance(last, jax.core.Tracer) and process.sigma(last) <= 0:
         raise ValueError(
-            f"the bound is infinite where sigma = 0, and times end there, at {float(last):g}; stop them earlier, "
-            f"as in {type(process).__name__}(domain=(1e-3, …))"
+            f"times end at {float(last):g}, where sigma = 0 and the bound is infinite; stop them "
+            f"earlier, as in {type(process).__name__}(domain=(1e-3, …))"
         )
-    prior = _snr(process, first) / 2 * _squared(x)  # KL(N(alpha·x, sigma²) ‖ N(0, sigma²)), exactly
+    # KL(N(alpha·x, sigma²) ‖ N(0, sigma²)), exactly.
+    prior = _snr(process, first) / 2 * _squared(x)
     ratio = process.alpha(last) / process.sigma(last)
     if levels is None:
         each = jnp.full_like(x, jnp.log(2 * jnp.pi) / 2 - jnp.log(ratio) + 1 / 2)
     else:
         z = jax.random.normal(key, x.shape, x.dtype)
-        # (x_t − alpha·level)/sigma without a difference of near numbers; at x's own level it is z.
+        # (x_t − alpha·level)/sigma, without a difference of near numbers. It is z at x's own level.
         standardized = z[..., None] + ratio * (x[..., None] - levels)
         each = logsumexp(-jnp.square(standardized) / 2, axis=-1) + jnp.square(z) / 2
     return prior, jnp.sum(each, axis=range(1, x.ndim))
@@ -174,20 +185,21 @@ def discrete_bound(
     times: Float[Array, " times"],
     levels: Levels | None = None,
 ) -> Bound:
-    """The bound of a sampler with these steps: Σ (SNR(s) − SNR(t))/2·‖x − x̂(x_t)‖² over steps t → s, and both ends.
+    """Compute the bound of a sampler with these steps, Σ (SNR(s) − SNR(t))/2·‖x − x̂(x_t)‖².
 
-    With SNR = alpha²/sigma²: Ho et al. 2020, equation 5, written as in Kingma et al. 2021, equations 13 and 14. Data
-    and noise are drawn once for each step; prior and, without levels, reconstruction are exact. The prior is N(0,
-    sigma²) at the first time.
+    The sum is over steps t → s, with SNR = alpha²/sigma²; prior and reconstruction are added at
+    both ends. It is equation 5 of Ho et al. 2020, written as equations 13 and 14 of Kingma et al.
+    2021. Data and noise are drawn once for each step. The prior term is exact, and without levels
+    the reconstruction term is too. The prior is N(0, sigma²) at the first time.
 
     Args:
-        times: a grid, noise end first, stopping before sigma is 0.
-        levels: the values that x can take (256 in [−1, 1]), decoded by softmax over levels of N(x_t/alpha; level,
-            (sigma/alpha)²), so that the bound is on a probability. None bounds a density: x is decoded as
-            N(x_t/alpha, (sigma/alpha)²).
+        times: a grid, noise end first, that stops before sigma is 0.
+        levels: the values that x can take (256 in [−1, 1]), for a bound on a probability. The
+            decoder is a softmax over levels of N(x_t/alpha; level, (sigma/alpha)²). None bounds a
+            density: x is decoded as N(x_t/alpha, (sigma/alpha)²).
 
     Raises:
-        ValueError: the grid leaves the process' domain or ends at sigma = 0.
+        ValueError: x is a tree, or the grid leaves the process' domain or ends at sigma = 0.
     """
     _check_array(x)
     check_grid(process, times)
@@ -215,21 +227,24 @@ def continuous_bound(
     num_times: int = 1,
     levels: Levels | None = None,
 ) -> Bound:
-    """The limit of infinitely many steps, ½∫ −λ'(t)·‖z − ẑ(x_t)‖² dt, λ = log-SNR, and both ends.
+    """Compute the bound of infinitely many steps, ½∫ −λ'(t)·‖z − ẑ(x_t)‖² dt with λ the log-SNR.
 
-    Kingma et al. 2021, equation 18. Whatever the process between, only the log-SNR of its ends matters to the value,
-    for a denoiser that knows time by its log-SNR. Ends and levels are those of `discrete_bound`.
+    Kingma et al. 2021, equation 18. The other two terms are those of `discrete_bound`. If a
+    denoiser knows time by its log-SNR, the value depends only on the log-SNR at the ends of the
+    process.
 
     Args:
-        law: where times are drawn, from its value at 0 to that at 1. The expectation is the
-            integral over those, whatever the law; the variance is not the same. The default weighs
-            all errors alike. For data N(0, 0.36), rectified flow from t = 0.001 and 16 times its
-            standard deviation is 3.4 nats, and 12 with `times.uniform`; for `EDM` 2.7, and 34 to
-            73.
-        num_times: drawn for each sample, one in each of as many equally likely parts.
+        law: draws the times; its values at 0 and 1 are the ends of the integral. The expectation is
+            the integral for every law, but the variance differs. The default weighs all errors
+            equally. For data N(0, 0.36) and 16 times, the standard deviation is 3.4 nats for
+            rectified flow from t = 0.001 (`times.uniform`: 12) and 2.7 nats for `EDM`
+            (`times.uniform`: 34 to 73).
+        num_times: the number of times per sample, one in each of as many equally likely parts.
+        levels: as for `discrete_bound`.
 
     Raises:
-        ValueError: sigma is 0 at the law's first time, or the default law meets it in the domain.
+        ValueError: x is a tree, sigma is 0 at the law's first time, or the default law meets sigma
+            = 0 in the domain.
     """
     _check_array(x)
     diffusion_key, end_key = jax.random.split(key)
@@ -238,7 +253,8 @@ def continuous_bound(
     def add(total, part):
         noise_key, time_key = jax.random.split(jax.random.fold_in(diffusion_key, part))
         u = (part + jax.random.uniform(time_key, x.shape[:1], x.dtype)) / num_times
-        u = jnp.clip(u, 2.0**-24, 1 - 2.0**-24)  # an end that rounding reaches has no slope
+        # u may be rounded to an end, where the law has no slope.
+        u = jnp.clip(u, 2.0**-24, 1 - 2.0**-24)
         _, slope = jax.jvp(lambda u: process.log_snr(law(process, u)), (u,), (jnp.ones_like(u),))
         z, t = jax.random.normal(noise_key, x.shape, x.dtype), law(process, u)
         error = _squared(z - denoiser(process.corrupt(x, z, t), t).noise)
@@ -250,18 +266,19 @@ def continuous_bound(
 
 
 def bits_per_dimension(log_likelihood: Nats, num_dimensions: int, bin_width: float = 1.0) -> Nats:
-    """−log₂ of a sample's probability, per dimension (Theis et al. 2016, section 3.1).
+    """Return −log₂ of a sample's probability, per dimension (Theis et al. 2016, section 3.1).
 
     Args:
-        log_likelihood: in nats per sample, as returned above.
-        num_dimensions: of a sample, channels counted.
-        bin_width: if the likelihood is a density of data made continuous by `dequantize`, the distance of their
-            levels, 2/(K − 1) for K levels from −1 to 1: a bin has probability of at least exp(E log p)·width per
-            dimension. Without it, log-likelihoods are taken as of probabilities.
+        log_likelihood: in nats per sample, `[batch]`, as returned by the functions above.
+        num_dimensions: of a sample, channels included.
+        bin_width: the distance of neighbouring levels, 2/(K − 1) for K levels from −1 to 1, if the
+            likelihood is a density of data made continuous by `dequantize`. A bin then has a
+            probability of at least exp(E log p)·width per dimension. The default 1 takes the
+            log-likelihoods as those of probabilities.
     """
     return -(log_likelihood / num_dimensions + math.log(bin_width)) / math.log(2)
 
 
 def dequantize(key: Key[Array, ""], x: Samples, bin_width: float) -> Samples:
-    """Spreads every value uniformly over the bin of `bin_width` around it (Uria et al. 2013)."""
+    """Spread every value uniformly over the bin of `bin_width` around it (Uria et al. 2013)."""
     return x + bin_width * (jax.random.uniform(key, x.shape, x.dtype) - 0.5)

@@ -1,7 +1,8 @@
-"""The simple loss of diffusion and flow matching, how it depends on time, and the hybrid loss of learned variances.
+"""Losses of diffusion and flow matching: the simple loss and the hybrid loss of learned variances.
 
-Data, process, target, law and weighting may be trees (`trees`): the network is called once on the whole tree, and
-every leaf has its own loss and times. `total_loss` adds the leaves up.
+Data, process, target, law and weighting may be trees (`trees`). The network is called once on the
+whole tree, and every leaf has its own loss and times. `total_loss` adds the leaves up.
+`sums_by_time` shows how a loss depends on time.
 """
 
 import math
@@ -23,14 +24,14 @@ Weighting = Callable[
 
 
 def _variates(key, x, variates, time_axes):
-    """Draw u for each function of `variates`, shared by the leaves of x below that function."""
+    """Draw u with each function of `variates`. The leaves of x below a function share its draw."""
 
     def draw(variates, key, x, axes):
         leaves = zip(jax.tree.leaves(x), jax.tree.leaves(axes), strict=True)
         shapes = {leaf.shape[:count] for leaf, count in leaves}
         if len(shapes) > 1:
             raise ValueError(
-                f"leaves that share their variates need times of one shape, not {sorted(shapes)}; "
+                f"leaves that share variates need times of one shape, got {sorted(shapes)}; "
                 "give `variates` as a tree, one function for each of these leaves"
             )
         return variates(key, *shapes)
@@ -47,7 +48,7 @@ def _times(x, law, process, u):
 
 
 def _evaluate(key, apply, x, conditioning, process, target, times, variates, time_axes, z=None):
-    """Return the network's output at random times, the target y, the times, and dt/du of their law."""
+    """Return the network's output at random times, the target y, the times, and their dt/du."""
     time_key, noise_key = jax.random.split(key)
     t, inverse_density = _times(x, times, process, _variates(time_key, x, variates, time_axes))
     if z is None:
@@ -67,7 +68,8 @@ def _mean(a, like):
 
 def _direction(a, b, like):
     """Return 1 − cosine of the angle between channels, averaged over places."""
-    # A network whose output starts at 0 would have an infinite gradient without what is added.
+    # Without the added constant, a network whose output starts at 0 would have an infinite
+    # gradient.
     unit = lambda a: a * jax.lax.rsqrt(jnp.sum(jnp.square(a), axis=-1, keepdims=True) + 1e-4)
     return _mean(1 - jnp.sum(unit(a) * unit(b), axis=-1), like)
 
@@ -87,30 +89,35 @@ def simple_loss(
     time_axes: PyTree[int] = 1,
     noise: Tree | None = None,
 ) -> tuple[Tree, Tree]:
-    """Compute w(t)·‖f(x_t, t) − y‖² at random t and z (Ho et al. 2020, equation 14; Lipman et al. 2023, equation 9).
+    """Compute w(t)·‖f(x_t, t) − y‖² at random t and z.
+
+    Ho et al. 2020, equation 14; Lipman et al. 2023, equation 9.
 
     Args:
         apply: the network with its parameters bound, called as in `targets.predict`.
+        x: data `[batch …]`, or a tree of such arrays.
         times: the law of the times (`times.uniform`, …).
-        variates: how its uniform variates are drawn (`times.independent` or `times.stratified`). One function is
-            one draw for all leaves of x; a tree of functions draws separately for the leaves below each.
-        weighting: w(process, target, t), of `weightings`; 1 if None.
-        importance_corrected: divide by the law's density, so that whatever the law, the expected loss is the integral
-            over t, and the law changes its variance alone.
-        direction_weight: of 1 − cos(f, y) over channels, averaged over places, which is added to the squared error
-            (Yao & Wang 2025, "LightningDiT": the velocity's direction).
-        time_axes: the number of leading axes of x that have times of their own: 1 for one time per example, 2 for
-            one per frame or token (Chen et al. 2024, Diffusion Forcing).
-        noise: z, like x; drawn from N(0, I) if None. It may be the noise of a coupling (minibatch
+        variates: how the law's uniform variates are drawn (`times.independent` or
+            `times.stratified`). One function draws once for all leaves of x. In a tree of
+            functions, each draws for the leaves below it.
+        weighting: w(process, target, t), from `weightings`. None means 1.
+        importance_corrected: divide by the law's density. The expected loss is then the integral
+            over t for every law, and the law changes only the variance.
+        direction_weight: weight of 1 − cos(f, y) over channels, averaged over places, which is
+            added to the squared error (Yao & Wang 2025, "LightningDiT": the velocity's direction).
+        time_axes: the number of leading axes of x that have times of their own: 1 for one time per
+            example, 2 for one per frame or token (Chen et al. 2024, Diffusion Forcing).
+        noise: z, like x. None draws from N(0, I). It may be the noise of a coupling (minibatch
             optimal transport), the noise from which a model made x (reflow, Liu et al. 2023), or
             other data (a bridge from data to data).
 
     Returns:
-        The loss at each time, `[batch]` or `[batch frames]`, the squared error averaged over the other axes of x; and
-        the times drawn. Both are trees like x.
+        The loss at each time, `[batch]` or `[batch frames]`, and the times. The squared error is
+        averaged over the other axes of x. Both results are trees like x.
 
     Raises:
-        ValueError: leaves of x share a function of `variates`, and the shapes of their times differ.
+        ValueError: leaves of x share a function of `variates`, but the shapes of their times
+            differ.
     """
 
     @leafwise
@@ -133,10 +140,11 @@ def total_loss(
 ) -> Float[Array, " batch"]:
     """Compute Σ weight·loss over the leaves, each loss averaged over an example's times.
 
-    A leaf counts by its weight alone: every leaf's loss is a mean over its dimensions, whatever their number.
+    Every leaf's loss is a mean over its dimensions. So the number of dimensions does not matter,
+    only the weight does.
 
     Args:
-        losses: of `simple_loss` or `hybrid_loss`; `[batch]` or `[batch frames]`.
+        losses: those of `simple_loss` or `hybrid_loss`, `[batch]` or `[batch frames]`.
         weights: one per leaf, or one for all.
     """
     weighted = leafwise(lambda loss, weight: weight * jnp.mean(loss, axis=range(1, loss.ndim)))
@@ -146,10 +154,11 @@ def total_loss(
 def step_variances(
     process: Process, t: Float[Array, " *times"], s: Float[Array, " *times"]
 ) -> tuple[Float[Array, " *times"], Float[Array, " *times"]]:
-    """The least and the largest variance that p(x_s | x_t) can have, s < t.
+    """Return the least and the largest variance that p(x_s | x_t) can have, s < t.
 
-    The least is exact for data at a point, the largest for data N(0, I): β̃ and β where alpha² + sigma² = 1 (Ho et
-    al. 2020, section 3.2). Between them lies the variance of a network that learns it (`targets.Prediction`).
+    The least is exact for data at a point, the largest for data N(0, I). They are β̃ and β where
+    alpha² + sigma² = 1 (Ho et al. 2020, section 3.2). The variance of a network that learns it lies
+    between them (`targets.Prediction`).
     """
     new = -jnp.expm1(process.log_snr(t) - process.log_snr(s))
     before, after = (process.alpha(time) ** 2 + process.sigma(time) ** 2 for time in (s, t))
@@ -163,14 +172,20 @@ def step_divergence(
     error: Float[Array, " batch *shape"],
     fraction: Float[Array, " batch *shape"],
 ) -> Float[Array, " batch *shape"]:
-    """KL(q(x_s | x_t, x) ‖ p(x_s | x_t)) in nats for x̂ = x + `error` and a `Prediction.fraction`.
+    """Return KL(q(x_s | x_t, x) ‖ p(x_s | x_t)) in nats, elementwise.
 
-    The means differ by √(least·(SNR_s − SNR_t))·error; the rest is the formula for two Gaussians.
+    The means of the two Gaussians differ by √(least·(SNR_s − SNR_t))·error.
+
+    Args:
+        error: x̂ − x.
+        fraction: `Prediction.fraction`.
     """
     least, largest = step_variances(process, t, s)
     snr = jnp.exp(process.log_snr(s))
     gained = -jnp.expm1(process.log_snr(t) - process.log_snr(s)) * snr  # SNR_s − SNR_t
-    larger = fraction * expand(jnp.log(largest / least), error)  # log of p's variance over q's
+    larger = fraction * expand(
+        jnp.log(largest / least), error
+    )  # log of the ratio of p's variance to q's
     return (
         larger + jnp.expm1(-larger) + jnp.exp(-larger) * expand(gained, error) * jnp.square(error)
     ) / 2
@@ -179,14 +194,15 @@ def step_divergence(
 def discretized_nll(
     x: Float[Array, " *shape"], mean: Float[Array, " *shape"], deviation: Float[Array, " *shape"]
 ) -> Float[Array, " *shape"]:
-    """−log of the mass of N(mean, deviation²) around x, one of 256 levels in [−1, 1], in nats.
+    """Return −log of the mass of N(mean, deviation²) around each x, in nats.
 
-    The outermost levels have the tails (Ho et al. 2020, equation 13).
+    x is one of 256 levels in [−1, 1]. The outermost levels include the tails (Ho et al. 2020,
+    equation 13).
     """
     centred, half = x - mean, 1 / 255
-    distance = jnp.abs(
-        centred
-    )  # by symmetry; so that both ends of the interval lie where log Φ has its digits
+    # The law is symmetric. The absolute value puts both ends of the interval where log Φ is
+    # precise.
+    distance = jnp.abs(centred)
     above, below = (half - distance) / deviation, (-half - distance) / deviation
     inside = log_ndtr(above) + jnp.log(-jnp.expm1(log_ndtr(below) - log_ndtr(above)))
     tail = log_ndtr((half - jnp.sign(x) * centred) / deviation)
@@ -201,17 +217,20 @@ def bound_step(
     fraction: Float[Array, " batch *shape"],
     num_steps: int = 1000,
 ) -> Float[Array, " batch *times"]:
-    """The term of the variational bound whose step starts at t, in bits per dimension (Nichol & Dhariwal 2021, 3.1).
+    """Return the term of the variational bound for the step that starts at t, in bits per
+    dimension.
 
-    It is the divergence of a step of 1/num_steps of all times or, where that step would end within half a step of the
-    clean end, the likelihood of x in 256 levels; there the least variance is that of the step before, as it would be 0.
+    The step has the length 1/num_steps of all times, and its term is the divergence (Nichol &
+    Dhariwal 2021, section 3.1). Where the step would end within half a step of the clean end, the
+    term is the likelihood of x in 256 levels. The least variance would be 0 there, so that of the
+    step before is used.
 
     Args:
         error, fraction: as in `step_divergence`.
     """
     step = (process.domain[1] - process.clean_end) / num_steps
     last = t < process.clean_end + 1.5 * step
-    # One step earlier where t is last, so that both branches, and their gradients, are finite.
+    # Start one step earlier where t is last, so that both branches and their gradients are finite.
     start, end = jnp.where(last, t + step, t), jnp.where(last, t, t - step)
     divergence = step_divergence(process, start, end, error, fraction)
     least, _ = step_variances(process, start, end)
@@ -235,10 +254,13 @@ def hybrid_loss(
     num_steps: int = 1000,
     time_axes: PyTree[int] = 1,
 ) -> tuple[Tree, Tree]:
-    """Compute `simple_loss` + bound_weight·L_vlb for a network with learned variance (Nichol & Dhariwal 2021, equation 16).
+    """Compute `simple_loss` + bound_weight·L_vlb for a network with learned variance.
 
-    L_vlb, in bits per dimension, is estimated by num_steps times its term at t (`bound_step`), and teaches the variance
-    alone: no gradient reaches the prediction through it. The network's output is that of `targets.split_variance`.
+    Nichol & Dhariwal 2021, equation 16. L_vlb, in bits per dimension, is estimated by num_steps
+    times its term at t (`bound_step`). It trains the variance only: no gradient reaches the
+    prediction through it. The network's output is that of `targets.split_variance`.
+
+    Args, returned values and errors are those of `simple_loss`.
     """
 
     @leafwise
@@ -248,9 +270,8 @@ def hybrid_loss(
         if weighting is not None:
             loss = weighting(process, target, t) * loss
         c, d = target(process, t)
-        to_clean = process.sigma(t) / (
-            c * process.sigma(t) - d * process.alpha(t)
-        )  # x̂ − x of f − y
+        # x̂ − x is this factor times f − y.
+        to_clean = process.sigma(t) / (c * process.sigma(t) - d * process.alpha(t))
         error = jax.lax.stop_gradient(expand(to_clean, x) * (prediction - y))
         return loss + bound_weight * num_steps * bound_step(
             process, x, t, error, fraction, num_steps
@@ -269,7 +290,9 @@ def sums_by_time(
     t: Float[Array, " batch *times"],
     num_bins: int,
 ) -> tuple[Float[Array, " bins"], Float[Array, " bins"]]:
-    """Return sums of losses, and how many there are, in equal parts of the process' domain of t, leaf by leaf."""
+    """Return the sums of losses and their counts in equal parts of the process' domain, leaf by
+    leaf.
+    """
     start, end = process.domain
     place = jnp.clip(num_bins * (t - start) / (end - start), 0, num_bins - 1).astype(int)
     in_bin = jax.nn.one_hot(place, num_bins)

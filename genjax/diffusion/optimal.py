@@ -1,7 +1,8 @@
-"""Optimal prediction: what a perfect network would answer, E[x | x_t] and E[z | x_t], in closed form.
+"""Optimal denoisers: the answer of a perfect network, E[x | x_t] and E[z | x_t], in closed form.
 
-For data that are a finite set of points or a mixture of Gaussians, under any process; `combine(process, target,
-prediction.clean, prediction.noise, t)` of `targets` turns the answer into that for any target, for all are linear.
+Data are a finite set of points or a mixture of Gaussians, and the process is any. All targets are
+linear, so `targets.combine(process, target, prediction.clean, prediction.noise, t)` gives the
+optimal answer for any target.
 """
 
 import functools
@@ -19,19 +20,21 @@ from genjax.diffusion.targets import Prediction, Target, combine
 
 Samples = Float[Array, " batch *shape"]
 Times = Float[Array, " batch"]
-CHUNK = 256  # points compared with a batch at once
+CHUNK = 256  # points whose distances to a batch are computed at once
 
 
 def finite_data(
     process: Process, points: Float[Array, " points *shape"]
 ) -> Callable[..., Prediction]:
-    """The best denoiser for data that are exactly `points`, equally likely (Karras et al. 2022, appendix B.3).
+    """Make the optimal denoiser for data that are exactly `points`, equally likely.
 
-    x̂ averages the points by softmax_i(−‖x_t − alpha·x_i‖²/(2·sigma²)). Trained to the end, a network
-    would do this, and generate nothing but its training set. Give one class's points for conditional prediction.
+    Karras et al. 2022, appendix B.3. x̂ averages the points with weights softmax_i(−‖x_t −
+    alpha·x_i‖²/(2·sigma²)). A network trained to the end would do the same, and would generate only
+    its training set. For class-conditional prediction give the points of one class.
 
-    At alpha = 0 x̂ is the points' mean; at sigma = 0, where nothing is seen of z, x̂ is the nearest point and ẑ = E[z] = 0.
-    Memory is that of [points batch] weights, and of 256 points at a time subtracted from the batch.
+    At alpha = 0, x̂ is the mean of the points. At sigma = 0, where x_t contains nothing of z, x̂ is
+    the nearest point and ẑ = E[z] = 0. Memory holds [points batch] weights, and the differences of
+    256 points at a time to the batch.
     """
 
     def denoiser(x_t: Samples, t: Times) -> Prediction:
@@ -40,11 +43,13 @@ def finite_data(
 
         def distance(
             point,
-        ):  # by differences: |a|² − 2ab + |b|² would lose all digits at small sigma
+            # Take differences: |a|² − 2ab + |b|² would lose all digits at small sigma.
+        ):
             return jnp.sum(jnp.square(x_t - tail * point), axis=range(1, x_t.ndim))
 
         distances = jax.lax.map(distance, points, batch_size=min(CHUNK, len(points)))
-        # At sigma = 0 the nearest remains. A compiler may round a distance in two ways, so that its difference is not 0.
+        # At sigma = 0 only the nearest point remains. Its index is needed, because a compiler may
+        # round its distance in two ways, with a difference that is not 0.
         nearest = jnp.arange(len(points))[:, None] == jnp.argmin(distances, axis=0)
         excess = jnp.where(nearest, 0, jnp.maximum(distances - jnp.min(distances, axis=0), 0))
         weights = jax.nn.softmax(
@@ -58,7 +63,7 @@ def finite_data(
 
 
 class PrincipalAxes(NamedTuple):
-    """Covariances U·diag(s²)·Uᵀ of the components of a mixture, made by `principal_axes`."""
+    """The covariances U·diag(s²)·Uᵀ of a mixture's components, made by `principal_axes`."""
 
     deviations: Float[Array, " components axes"]
     axes: Float[Array, " components dimensions axes"]
@@ -68,10 +73,10 @@ def principal_axes(covariances: Float[Array, " components *squared"]) -> Princip
     """Return the principal axes of covariances, and the deviations along them.
 
     Args:
-        covariances: one [*shape *shape] per component, symmetric; it may be singular.
+        covariances: one symmetric [*shape *shape] per component, which may be singular.
 
     Raises:
-        ValueError: they have another shape.
+        ValueError: the covariances have another shape.
     """
     components, *shape = covariances.shape
     half = len(shape) // 2
@@ -85,10 +90,12 @@ def principal_axes(covariances: Float[Array, " components *squared"]) -> Princip
 
 
 def _components(process, weights, means, deviations, x_t, t):
-    """log p(component, x_t) as [batch components], and of each its x̂, ẑ and −score, [batch components *shape].
+    """Return log p(component, x_t), [batch components], and each component's x̂, ẑ and −score.
+
+    The last three are [batch components *shape].
 
     Raises:
-        ValueError: weights, means and deviations disagree about the components.
+        ValueError: weights, means and deviations differ in their number of components.
     """
     deviations, axes = deviations if isinstance(deviations, PrincipalAxes) else (deviations, None)
     if not len(weights) == len(means) == len(deviations):
@@ -98,26 +105,28 @@ def _components(process, weights, means, deviations, x_t, t):
         )
     if axes is None and deviations.ndim > means.ndim:
         raise ValueError(
-            f"deviations of means {means.shape} are one per component, or per component and dimension; "
-            f"got shape {deviations.shape}. Of covariances give principal_axes(covariances)"
+            f"deviations of means {means.shape} are one per component, or per component and "
+            f"dimension; got shape {deviations.shape}. For covariances give "
+            "principal_axes(covariances)"
         )
     residual = x_t[:, None] - expand(process.alpha(t), means[None]) * means
     rotated, rotate_back = residual, lambda a: a
-    if axes is not None:  # in its own axes a component's dimensions are independent
+    # The dimensions of a component are independent in its principal axes.
+    if axes is not None:
         product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
         rotated = product("bki,kij->bkj", residual.reshape(*residual.shape[:2], -1), axes)
         rotate_back = lambda a: product("bkj,kij->bki", a, axes).reshape(residual.shape)
     alpha, sigma = expand(process.alpha(t), rotated), expand(process.sigma(t), rotated)
     deviations = expand(deviations, rotated[0])
     variance = alpha**2 * deviations**2 + sigma**2
-    # A singular covariance has no density at sigma = 0. A tiny variance stands for its limit there.
+    # A singular covariance has no density at sigma = 0. A tiny variance replaces its limit there.
     tiny = jnp.sqrt(jnp.finfo(variance.dtype).tiny)
     spread = jnp.where(variance == 0, tiny, variance)
     log_densities = -(rotated**2 / spread + jnp.log(2 * jnp.pi * spread)) / 2
     log_joint = jnp.log(weights / jnp.sum(weights)) + jnp.sum(
         log_densities, axis=range(2, rotated.ndim)
     )
-    # sigma is in no denominator, so that both ends are finite
+    # No denominator contains sigma alone, so both ends are finite.
     pull = rotated / jnp.where(variance == 0, 1, variance)
     return (
         log_joint,
@@ -128,6 +137,7 @@ def _components(process, weights, means, deviations, x_t, t):
 
 
 def _average(log_joint, values):
+    """Return the values averaged over components, weighted by how likely each is."""
     return jnp.sum(expand(jax.nn.softmax(log_joint, axis=1), values) * values, axis=1)
 
 
@@ -137,19 +147,20 @@ def gaussian_mixture(
     means: Float[Array, " components *shape"],
     deviations: Float[Array, " deviations ..."] | PrincipalAxes,
 ) -> Callable[..., Prediction]:
-    """The best denoiser for data from Σ_k weights[k]·N(means[k], deviations[k]²).
+    """Make the optimal denoiser for data from Σ_k weights[k]·N(means[k], deviations[k]²).
 
-    Each component answers x̂ = m + alpha·s²·(x_t − alpha·m)/v and ẑ = sigma·(x_t − alpha·m)/v with
-    v = alpha²·s² + sigma²; they are averaged by how likely each is given x_t. Finite at both ends of any process.
+    With v = alpha²·s² + sigma², a component answers x̂ = m + alpha·s²·(x_t − alpha·m)/v and ẑ =
+    sigma·(x_t − alpha·m)/v. The answers are averaged with the probabilities of the components given
+    x_t. They are finite at both ends of any process.
 
     Args:
-        deviations: one per component, or one per component and dimension; above zero (else see
-            `finite_data`). For full covariances `principal_axes(covariances)`, made once for all
-            steps.
+        deviations: one per component, or one per component and dimension, above zero. For
+            deviations of zero see `finite_data`. For full covariances give
+            `principal_axes(covariances)`, computed once for all steps.
 
     Raises:
-        ValueError: weights, means and deviations disagree about the components, or covariances are
-            given without their axes.
+        ValueError: weights, means and deviations differ in their number of components, or
+            covariances are given without their axes.
     """
 
     def denoiser(x_t: Samples, t: Times) -> Prediction:
@@ -167,7 +178,11 @@ def gaussian_mixture_log_density(
     x_t: Samples,
     t: Times,
 ) -> Float[Array, " batch"]:
-    """log p_t(x_t) in nats of the mixture noised to time t; at sigma = 0, alpha = 1 the data's own."""
+    """Return log p_t(x_t) in nats, `[batch]`, for the mixture noised to time t.
+
+    At sigma = 0 and alpha = 1 it is the density of the data. Arguments are as for
+    `gaussian_mixture`.
+    """
     return logsumexp(_components(process, weights, means, deviations, x_t, t)[0], axis=1)
 
 
@@ -179,7 +194,10 @@ def gaussian_mixture_score(
     x_t: Samples,
     t: Times,
 ) -> Samples:
-    """∇ log p_t(x_t) of the noised mixture, −ẑ/sigma of its denoiser, finite at sigma = 0."""
+    """Return ∇ log p_t(x_t) of the noised mixture, `[batch …]`, finite at sigma = 0.
+
+    It is −ẑ/sigma of the optimal denoiser. Arguments are as for `gaussian_mixture`.
+    """
     log_joint, _, _, pull = _components(process, weights, means, deviations, x_t, t)
     return -_average(log_joint, pull)
 
@@ -192,11 +210,12 @@ def denoising_loss(
     x: Samples,
     t: Times,
 ) -> Float[Array, " batch"]:
-    """‖y − ŷ(x_t)‖² per dimension of data `x`, noised once each, for a denoiser at chosen times.
+    """Return ‖y − ŷ(x_t)‖² per dimension, `[batch]`, for data `x` noised once each to times `t`.
 
-    Averaged over data, for the best denoiser, it estimates E Var[y | x_t], the least loss that any network can have
-    there. For velocity it is the noise's variance at the clean end, the data's at the noise end, and largest
-    between, where x_t tells neither.
+    For the optimal denoiser, the average over data estimates E Var[y | x_t], the least loss that
+    any network can have at t. For velocity this is the variance of the noise at the clean end and
+    that of the data at the noise end. It is largest between the ends, where x_t determines neither
+    data nor noise.
     """
     z = jax.random.normal(key, x.shape, x.dtype)
     prediction = denoiser(process.corrupt(x, z, t), t)
@@ -210,7 +229,10 @@ def gaussian_least_loss(
     t: Float[Array, " *times"],
     deviation: float | Float[Array, ""],
 ) -> Float[Array, " *times"]:
-    """E Var[y | x_t] per dimension for data N(m, deviation²): (d·alpha − c·sigma)²·s²/(alpha²·s² + sigma²)."""
+    """Return the least loss E Var[y | x_t] per dimension for data N(m, deviation²).
+
+    It is (d·alpha − c·sigma)²·s²/(alpha²·s² + sigma²), with s the deviation.
+    """
     alpha, sigma = process.alpha(t), process.sigma(t)
     c, d = target(process, t)
     variance = alpha**2 * deviation**2 + sigma**2

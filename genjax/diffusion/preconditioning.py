@@ -1,8 +1,8 @@
-"""Preconditioning: how a network is fed, and the deviation of the data that it is fed for.
+"""Preconditioning: how a network is fed, and the deviation of its data.
 
-Every process has one, `process.preconditioning`. `targets.network_inputs` asks it for the scale of
-x_t and for the value that tells the time. The target `edm`, the weighting `edm` and TrigFlow's
-sigma read its `data_deviation`.
+Every process has one, `process.preconditioning`. `targets.network_inputs` reads from it the scale
+of x_t and the network's time value. The target `edm`, the weighting `edm` and TrigFlow's sigma read
+its `data_deviation`.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Time = Float[Array, " *times"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preconditioning:
-    """x_t and t as they are.
+    """Feed x_t and t unchanged.
 
     Attributes:
         data_deviation: s, the root mean square of the data.
@@ -30,13 +30,13 @@ class Preconditioning:
         return jnp.ones_like(t)
 
     def network_time(self, process: Any, t: Time) -> Time:
-        """Return the network's time input, in [0, 1] unless the paper says otherwise."""
+        """Return the network's time input. It lies in [0, 1] unless the paper says otherwise."""
         return t
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnitVariance(Preconditioning):
-    """x_t/√(alpha²s² + sigma²), of unit variance at every t; t as it is."""
+    """Feed x_t/√(alpha²s² + sigma²), which has unit variance at every t, and t unchanged."""
 
     def input_scale(self, process: Any, t: Time) -> Time:
         return jax.lax.rsqrt(process.sigma(t) ** 2 + process.alpha(t) ** 2 * self.data_deviation**2)
@@ -44,7 +44,7 @@ class UnitVariance(Preconditioning):
 
 @dataclass(frozen=True, kw_only=True)
 class EDMPreconditioning(UnitVariance):
-    """x_t/√(s² + sigma²) and log(sigma)/4 (Karras et al. 2022, table 1)."""
+    """Feed x_t/√(s² + sigma²) and log(sigma)/4 (Karras et al. 2022, table 1)."""
 
     def network_time(self, process: Any, t: Time) -> Time:
         return jnp.log(process.sigma(t)) / 4
@@ -52,7 +52,7 @@ class EDMPreconditioning(UnitVariance):
 
 @dataclass(frozen=True, kw_only=True)
 class TrigFlowPreconditioning(Preconditioning):
-    """x_t/s and t (Lu & Song 2025, equation 5)."""
+    """Feed x_t/s and t (Lu & Song 2025, equation 5)."""
 
     def input_scale(self, process: Any, t: Time) -> Time:
         return jnp.full_like(t, 1 / self.data_deviation)
@@ -60,7 +60,7 @@ class TrigFlowPreconditioning(Preconditioning):
 
 @dataclass(frozen=True, kw_only=True)
 class TablePreconditioning(Preconditioning):
-    """x_t as it is, and i/N at step i = 0, 1, … of a table of N betas."""
+    """Feed x_t unchanged, and i/N at step i = 0, 1, … of a table of N betas."""
 
     def network_time(self, process: Any, t: Time) -> Time:
         return (len(process.betas) * t - 1) / len(process.betas)
@@ -68,9 +68,9 @@ class TablePreconditioning(Preconditioning):
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftedPreconditioning(Preconditioning):
-    """The preconditioning of the base of a `Shifted` process, at the base's time.
+    """Feed what the base of a `Shifted` process feeds, at the base's time.
 
-    `Shifted` sets `data_deviation` to that of the base, whatever is given.
+    `Shifted` overwrites `data_deviation` with that of the base.
     """
 
     def input_scale(self, process: Any, t: Time) -> Time:

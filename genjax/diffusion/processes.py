@@ -1,7 +1,8 @@
 """Processes: how data becomes noise, x_t = alpha(t)·x + sigma(t)·z.
 
-Time runs over `domain`, from the clean end to the noise end. Methods take scalars or arrays of times
-and work elementwise. A config names a process here, with its fields; they are plain, hashable values.
+Time runs over `domain`, from the clean end to the noise end. Methods take scalars or arrays of
+times and work elementwise. A config names a process of this module, with its fields as plain,
+hashable values.
 """
 
 import functools
@@ -40,23 +41,29 @@ def expand(
 def across_batch(
     a: Shaped[Array, " *frames"], like: Shaped[Array, " batch *shape"]
 ) -> Shaped[Array, " ..."]:
-    """`expand` for what all samples share: a number, or one value per frame."""
+    """Expand a value that all samples share, a number or one value per frame, to the axes of
+    `like`.
+    """
     return expand(a[None], like) if a.ndim else a
 
 
 def shift_time(
     t: Float[Array, " *shape"], shift: float | Float[Array, ""]
 ) -> Float[Array, " *shape"]:
-    """shift·t / (1 + (shift − 1)·t): towards noise for shift > 1 (Esser et al. 2024, equation 23).
+    """Return shift·t / (1 + (shift − 1)·t), nearer to noise for shift > 1.
 
-    For rectified flow it lowers the log-SNR by 2·log(shift) at every t. Higher resolutions, whose
-    neighbouring pixels correlate more, want larger shifts; shift = √(pixels / pixels at shift 1).
+    This is equation 23 of Esser et al. 2024. For rectified flow it lowers the log-SNR by
+    2·log(shift) at every t. Higher resolutions, whose neighbouring pixels correlate more, want
+    larger shifts: shift = √(pixels / pixels at shift 1).
     """
-    return t / (t + (1 - t) / shift)  # in this form the ends stay exactly 0 and 1
+    # This form keeps the ends at exactly 0 and 1.
+    return t / (t + (1 - t) / shift)
 
 
 def sample_keys(key: Key[Array, ""], indices: Int[Array, " batch"]) -> Key[Array, " batch"]:
-    """One key per sample, by its index among all samples: so a sample does not depend on its batch."""
+    """Return one key per sample, by its index among all samples, so a sample does not depend on its
+    batch.
+    """
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
 
 
@@ -73,47 +80,53 @@ class Process:
     preconditioning: Preconditioning = Preconditioning()
 
     def __post_init__(self):
-        """Raises ValueError on a domain that is not (start, end) with start < end."""
-        object.__setattr__(
-            self, "domain", tuple(self.domain)
-        )  # hashable, if a file said [start, end]
+        """Raise ValueError unless the domain is (start, end) with start < end."""
+        # A config file gives the list [start, end], which is not hashable.
+        object.__setattr__(self, "domain", tuple(self.domain))
         if len(self.domain) != 2 or not self.domain[0] < self.domain[1]:
-            raise ValueError(f"a domain is (start, end) of times, start < end; got {self.domain}")
+            raise ValueError(f"a domain is two times (start, end), start < end; got {self.domain}")
 
     @property
     def clean_end(self) -> float:
-        """The time at which sampling ends; a network need not know it."""
+        """Return the time at which sampling ends. A network need not know this time."""
         return self.domain[0]
 
     def alpha(self, t: Time) -> Time:
-        """What is left of the data at time t."""
+        """Return the factor of the data at time t."""
         raise NotImplementedError
 
     def sigma(self, t: Time) -> Time:
-        """The deviation of the noise at time t."""
+        """Return the deviation of the noise at time t."""
         raise NotImplementedError
 
     def alpha_prime(self, t: Time) -> Time:
+        """Return the derivative of alpha at time t."""
         return jax.jvp(self.alpha, (t,), (jnp.ones_like(t),))[1]
 
     def sigma_prime(self, t: Time) -> Time:
+        """Return the derivative of sigma at time t."""
         return jax.jvp(self.sigma, (t,), (jnp.ones_like(t),))[1]
 
     def log_snr(self, t: Time) -> Time:
-        """log(alpha²/sigma²): falls from +∞ (or large) at the clean end to −∞ (or small) at the noise end."""
+        """Return log(alpha²/sigma²).
+
+        It falls from +∞ (or a large value) at the clean end to −∞ (or a small value) at the noise
+        end.
+        """
         return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
 
     def time_at(self, log_snr: Time) -> Time:
-        """The inverse of `log_snr`, infinite ends included."""
+        """Return the time of a log-SNR: the inverse of `log_snr`, infinite ends included."""
         return self.time_of(
             jnp.exp(jnp.minimum(log_snr, 0) / 2), jnp.exp(jnp.minimum(-log_snr, 0) / 2)
         )
 
     def time_of(self, alpha: Time, sigma: Time) -> Time:
-        """The time at which the process' alpha and sigma are in proportion to those given.
+        """Return the time at which the process' alpha and sigma have the ratio of those given.
 
-        By bisection between the clean end and the end of the domain, beyond which it does not look; processes
-        with a closed form override it. Its derivative is that of the implicit function.
+        It is found by bisection between the clean end and the noise end of the domain, and never
+        lies outside. Processes with a closed form override this method. The derivative is that of
+        the implicit function.
         """
 
         def bisect(excess, bracket):
@@ -123,7 +136,8 @@ class Process:
                 root_is_later = excess(middle) > 0
                 return jnp.where(root_is_later, middle, low), jnp.where(root_is_later, high, middle)
 
-            # Twice the digits of the type: so that times much nearer to the clean end than 1 have theirs too.
+            # Iterate for twice the type's digits, so that times very near the clean end are precise
+            # too.
             low, high = jax.lax.fori_loop(
                 0, 2 * jnp.finfo(bracket.dtype).nmant, halve, tuple(bracket)
             )
@@ -144,7 +158,12 @@ class Process:
         z: Float[Array, " batch *shape"],
         t: Float[Array, " batch *times"],
     ) -> Float[Array, " batch *shape"]:
-        """Return x_t of data `x` and noise `z` at times `[batch]`, or `[batch frames]` for one per frame."""
+        """Return x_t of data `x` and noise `z`.
+
+        Args:
+            x, z: `[batch …]`.
+            t: `[batch]`, or `[batch frames]` for one time per frame.
+        """
         return expand(self.alpha(t), x) * x + expand(self.sigma(t), x) * z
 
     def prior(
@@ -153,12 +172,16 @@ class Process:
         shape: tuple[int, ...],
         t: Float[Array, " *frames"] | None = None,
     ) -> Float[Array, " batch *shape"]:
-        """Draw what sampling starts from: N(0, sigma²) at time t, one key per sample.
+        """Draw the noise from which sampling starts: N(0, sigma²) at time t, with one key per
+        sample.
 
-        It is the exact marginal only where alpha reaches zero; elsewhere the data left in it is neglected.
+        This is the exact marginal only where alpha reaches zero. Elsewhere it neglects the data
+        that the marginal still contains.
 
         Args:
-            t: the noise end if None; one time, or one per frame.
+            keys: `[batch]`.
+            shape: of one sample.
+            t: one time, or one per frame. None takes the noise end.
         """
         z = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
         return across_batch(self.sigma(jnp.asarray(self.domain[1] if t is None else t)), z) * z
@@ -181,24 +204,31 @@ def prior(
     like: PyTree[Shaped[Array, " batch ..."] | jax.ShapeDtypeStruct],
     t: PyTree[Float[Array, " ..."]] | None = None,
 ) -> PyTree[Float[Array, " batch ..."]]:
-    """Draw what sampling of a tree starts from: `Process.prior` of each leaf, by its key of `leaf_keys`.
+    """Draw the noise from which sampling of a tree starts.
+
+    Each leaf is `Process.prior` with its own key of `leaf_keys`.
 
     Args:
+        keys: one per sample.
         like: leaves of the samples' shapes, `[batch …]`.
+        t: as for `Process.prior`, one value or a tree.
     """
     draw = lambda like, process, keys, t: process.prior(keys, like.shape[1:], t)
     return leafwise(draw)(like, process, leaf_keys(keys, like), t)
 
 
 def to_domain(process: Process, t: Float[Array, " *shape"]) -> Float[Array, " *shape"]:
-    """Stretches t in [0, 1] over the process' domain."""
+    """Stretch t in [0, 1] over the process' domain."""
     start, end = process.domain
     return start + (end - start) * t
 
 
 @dataclass(frozen=True, kw_only=True)
 class RectifiedFlow(Process):
-    """Straight lines from data to noise, x_t = (1 − t)·x + t·z, whose velocity is z − x (Liu et al. 2023)."""
+    """Straight lines from data to noise, x_t = (1 − t)·x + t·z (Liu et al. 2023).
+
+    The velocity is z − x.
+    """
 
     def alpha(self, t: Time) -> Time:
         return 1 - t
@@ -212,10 +242,13 @@ class RectifiedFlow(Process):
 
 @dataclass(frozen=True, kw_only=True)
 class VariancePreservingCosine(Process):
-    """alpha = cos(πt/2), sigma = sin(πt/2) (Nichol & Dhariwal 2021, without offset; Salimans & Ho 2022)."""
+    """alpha = cos(πt/2) and sigma = sin(πt/2).
+
+    Nichol & Dhariwal 2021, without their offset; Salimans & Ho 2022.
+    """
 
     def alpha(self, t: Time) -> Time:
-        return jnp.sin(jnp.pi / 2 * (1 - t))  # the cosine, and exactly zero at t = 1
+        return jnp.sin(jnp.pi / 2 * (1 - t))  # the cosine, exactly zero at t = 1
 
     def sigma(self, t: Time) -> Time:
         return jnp.sin(jnp.pi / 2 * t)
@@ -226,21 +259,24 @@ class VariancePreservingCosine(Process):
 
 @dataclass(frozen=True, kw_only=True)
 class VariancePreserving(Process):
-    """alpha² + sigma² = 1 by alpha² = exp(−decay): what the rates beta(t) of its children integrate to."""
+    """Base of the processes with alpha² + sigma² = 1 and alpha² = exp(−decay).
+
+    A child defines `decay`, the integral of its rates beta(t).
+    """
 
     def decay(self, t: Time) -> Time:
-        """∫ beta from the clean end to t."""
+        """Return ∫ beta from the clean end to t."""
         raise NotImplementedError
 
     def time_of_decay(self, decay: Time) -> Time:
-        """The inverse of `decay`."""
+        """Return the time of a decay: the inverse of `decay`."""
         raise NotImplementedError
 
     def alpha(self, t: Time) -> Time:
         return jnp.exp(-self.decay(t) / 2)
 
     def sigma(self, t: Time) -> Time:
-        return jnp.sqrt(-jnp.expm1(-self.decay(t)))  # keeps its digits near t = 0
+        return jnp.sqrt(-jnp.expm1(-self.decay(t)))  # precise near t = 0
 
     def log_snr(self, t: Time) -> Time:
         return -jnp.log(jnp.expm1(self.decay(t)))
@@ -251,7 +287,10 @@ class VariancePreserving(Process):
 
 @dataclass(frozen=True, kw_only=True)
 class VariancePreservingLinear(VariancePreserving):
-    """beta(t) = beta_min + (beta_max − beta_min)·t (Song et al. 2021, equation 32): DDPM's in continuous time."""
+    """beta(t) = beta_min + (beta_max − beta_min)·t: DDPM in continuous time.
+
+    Song et al. 2021, equation 32.
+    """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -266,7 +305,10 @@ class VariancePreservingLinear(VariancePreserving):
 
 @dataclass(frozen=True, kw_only=True)
 class VariancePreservingScaledLinear(VariancePreserving):
-    """√beta linear in t (Rombach et al. 2022, Stable Diffusion, as released): its 1000 rates in continuous time."""
+    """√beta is linear in t: the 1000 rates of Stable Diffusion in continuous time.
+
+    Rombach et al. 2022, as released.
+    """
 
     beta_min: float = 0.85
     beta_max: float = 12.0
@@ -283,7 +325,9 @@ class VariancePreservingScaledLinear(VariancePreserving):
 
 @dataclass(frozen=True, kw_only=True)
 class SubVariancePreserving(VariancePreservingLinear):
-    """The alpha of `VariancePreservingLinear`, and its sigma squared (Song et al. 2021, equation 29)."""
+    """The alpha of `VariancePreservingLinear`, and its sigma squared (Song et al. 2021, equation
+    29).
+    """
 
     def sigma(self, t: Time) -> Time:
         return -jnp.expm1(-self.decay(t))
@@ -298,21 +342,26 @@ class SubVariancePreserving(VariancePreservingLinear):
 def linear_betas(
     num_steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02
 ) -> tuple[float, ...]:
-    """(Ho et al. 2020, section 4.)"""
+    """Return betas that rise linearly from `beta_min` to `beta_max` (Ho et al. 2020, section 4)."""
     return tuple(np.linspace(beta_min, beta_max, num_steps).tolist())
 
 
 def scaled_linear_betas(
     num_steps: int = 1000, beta_min: float = 0.00085, beta_max: float = 0.012
 ) -> tuple[float, ...]:
-    """(Rombach et al. 2022, as released as Stable Diffusion.)"""
+    """Return betas whose roots rise linearly (Rombach et al. 2022, as released as Stable
+    Diffusion).
+    """
     return tuple((np.linspace(beta_min**0.5, beta_max**0.5, num_steps) ** 2).tolist())
 
 
 def cosine_betas(
     num_steps: int = 1000, offset: float = 0.008, largest: float = 0.999
 ) -> tuple[float, ...]:
-    """Those of alpha² ∝ cos²(π/2·(t + offset)/(1 + offset)), none above `largest` (Nichol & Dhariwal 2021, 3.2)."""
+    """Return the betas of alpha² ∝ cos²(π/2·(t + offset)/(1 + offset)), none above `largest`.
+
+    Nichol & Dhariwal 2021, section 3.2.
+    """
     squares = (
         np.cos(np.pi / 2 * (np.arange(num_steps + 1) / num_steps + offset) / (1 + offset)) ** 2
     )
@@ -320,34 +369,41 @@ def cosine_betas(
 
 
 def zero_terminal_snr(betas: Sequence[float]) -> tuple[float, ...]:
-    """`betas` with alpha shifted and scaled to 0 in the last step, the first step as it was (Lin et al. 2024)."""
+    """Return `betas` changed so that alpha reaches 0 in the last step (Lin et al. 2024).
+
+    alpha is shifted and scaled. The first step keeps its beta.
+    """
     alpha = np.sqrt(np.cumprod(1 - np.asarray(betas)))
-    alpha = alpha - alpha[-1]  # the scale is that of the first step, by its beta
+    # The first beta fixes the scale.
+    alpha = alpha - alpha[-1]
     return (betas[0], *(1 - (alpha[1:] / alpha[:-1]) ** 2).tolist())
 
 
 @dataclass(frozen=True, kw_only=True)
 class VariancePreservingTable(VariancePreserving):
-    """The N = len(betas) steps of DDPM: alpha² is the product of 1 − beta_j to j = i at t = (i + 1)/N (Ho et al. 2020).
+    """The N = len(betas) steps of DDPM (Ho et al. 2020).
 
-    Between them log(alpha²) is linear in t, from alpha = 1 at t = 0, the clean end; only where the last beta is 1
-    (`zero_terminal_snr`) alpha itself is linear in the last step. The network is told i/N, and networks here multiply
-    that by 1000: for N = 1000 they see the i that published networks were trained with, but for a rounding.
+    At t = (i + 1)/N, alpha² is the product of 1 − beta_j up to j = i. Between these times
+    log(alpha²) is linear in t, and it starts from alpha = 1 at the clean end t = 0. There is one
+    exception: if the last beta is 1 (`zero_terminal_snr`), alpha itself is linear in the last step.
+
+    The network time is i/N, and the networks here multiply it by 1000. So for N = 1000 they see the
+    i of published networks, up to rounding.
     """
 
-    domain: Sequence[float] | None = None  # (1/N, 1) if None
+    domain: Sequence[float] | None = None  # None: (1/N, 1)
     preconditioning: Preconditioning = TablePreconditioning()
     betas: Sequence[float] = linear_betas()
 
     def __post_init__(self):
-        """Raises ValueError on betas outside (0, 1), which 1 as the last may reach."""
+        """Raise ValueError if a beta is outside (0, 1). The last beta may be 1."""
         if (
             not self.betas
             or not all(0 < beta < 1 for beta in self.betas[:-1])
             or not 0 < self.betas[-1] <= 1
         ):
             raise ValueError(
-                f"betas are between 0 and 1, where the last may be 1; got {self.betas}"
+                f"betas are above 0 and below 1, and the last may be 1; got {self.betas}"
             )
         object.__setattr__(self, "betas", tuple(self.betas))
         object.__setattr__(self, "domain", self.domain or (1 / len(self.betas), 1.0))
@@ -359,13 +415,13 @@ class VariancePreservingTable(VariancePreserving):
 
     @functools.cached_property
     def _knots(self) -> tuple[np.ndarray, np.ndarray]:
-        """Times, and what log(alpha²) has fallen by until then, as far as it is finite."""
+        """Return times, and the fall of log(alpha²) up to them, as far as it is finite."""
         finite = np.asarray([beta for beta in self.betas if beta < 1])
         decays = np.append(0, np.cumsum(-np.log1p(-finite)))
         return np.arange(len(decays)) / len(self.betas), decays
 
     def _last(self, t: Time) -> Time:
-        """How much of a last step to alpha = 0 is done."""
+        """Return the completed part of a last step to alpha = 0."""
         return (
             jnp.maximum(len(self.betas) * t - (len(self.betas) - 1), 0)
             if self.betas[-1] == 1
@@ -373,7 +429,7 @@ class VariancePreservingTable(VariancePreserving):
         )
 
     def _decay(self, t: Time) -> Time:
-        """That of the table, without a last step to alpha = 0."""
+        """Return the decay of the table, without a last step to alpha = 0."""
         right = None if self.betas[-1] == 1 else "extrapolate"
         times, decays = (jnp.asarray(knots, t.dtype) for knots in self._knots)
         return jnp.interp(t, times, decays, left="extrapolate", right=right)
@@ -393,16 +449,18 @@ class VariancePreservingTable(VariancePreserving):
         return jnp.exp(-self._decay(t) / 2) * (1 - self._last(t))
 
     def sigma(self, t: Time) -> Time:
-        last = self._last(t)  # in this form derivatives stay finite where alpha is 0
+        # This form keeps derivatives finite where alpha is 0.
+        last = self._last(t)
         return jnp.sqrt(last * (2 - last) - jnp.expm1(-self._decay(t)) * (1 - last) ** 2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VarianceExploding(Process):
-    """alpha = 1, sigma geometric from `sigma_min` to `sigma_max` (Song et al. 2021, equation 30).
+    """alpha = 1, and sigma is geometric from `sigma_min` to `sigma_max` (Song et al. 2021, equation
+    30).
 
-    The network sees unit variance for data of deviation 1. Target and weighting `edm` take that
-    too.
+    The preconditioning assumes data of deviation 1, for which the network's input has unit
+    variance. Target and weighting `edm` assume the same deviation.
     """
 
     preconditioning: Preconditioning = UnitVariance(data_deviation=1.0)
@@ -424,7 +482,7 @@ class EDM(Process):
     """alpha = 1 and sigma = t (Karras et al. 2022, table 1).
 
     The network time is log(t)/4. Sampling ends at t = 0, where a network is never evaluated. For
-    data of deviation 2 take `EDM(preconditioning=EDMPreconditioning(data_deviation=2.0))`; target
+    data of deviation 2 use `EDM(preconditioning=EDMPreconditioning(data_deviation=2.0))`. Target
     and weighting `edm` follow.
     """
 
@@ -447,16 +505,16 @@ class EDM(Process):
 
 @dataclass(frozen=True, kw_only=True)
 class TrigFlow(Process):
-    """alpha = cos(t), sigma = s·sin(t), t from 0 to π/2 (Lu & Song 2025).
+    """alpha = cos(t) and sigma = s·sin(t), with t from 0 to π/2 (Lu & Song 2025).
 
-    s is the data's deviation, that of the preconditioning.
+    s is the data's deviation, from the preconditioning.
     """
 
     domain: Sequence[float] = (0.0, math.pi / 2)
     preconditioning: Preconditioning = TrigFlowPreconditioning()
 
     def alpha(self, t: Time) -> Time:
-        return jnp.sin(math.pi / 2 - t)  # the cosine, and exactly zero at t = π/2
+        return jnp.sin(math.pi / 2 - t)  # the cosine, exactly zero at t = π/2
 
     def sigma(self, t: Time) -> Time:
         return self.preconditioning.data_deviation * jnp.sin(t)
@@ -467,26 +525,29 @@ class TrigFlow(Process):
 
 @dataclass(frozen=True, kw_only=True)
 class Shifted(Process):
-    """`base` at later times: those at which its log-SNR is lower by 2·log(shift) (Hoogeboom et al. 2023).
+    """`base` at later times, where its log-SNR is lower by 2·log(shift) (Hoogeboom et al. 2023).
 
-    With shift = (resolution)/(resolution at shift 1) the noise after averaging pixels down stays the same. For
-    rectified flow this is `shift_time` (Esser et al. 2024, equation 23). What a network sees is what it would
-    see of the base, so that networks trained on one serve the other.
+    With shift = resolution / (resolution at shift 1), images have the same noise after averaging
+    down to the resolution of shift 1. For rectified flow this is `shift_time` (Esser et al. 2024,
+    equation 23). The network's inputs are those of the base, so networks trained on either process
+    serve the other.
     """
 
-    domain: Sequence[float] | None = None  # that of base if None
-    preconditioning: Preconditioning | None = None  # what the base's network sees if None
+    domain: Sequence[float] | None = None  # None: that of base
+    preconditioning: Preconditioning | None = None  # None: the network sees what that of base sees
     base: Process
     shift: float
 
     def __post_init__(self):
-        """Raises ValueError on a shift that is not positive."""
+        """Raise ValueError if the shift is not positive."""
         if not self.shift > 0:
-            raise ValueError(f"a shift is positive, 1 for none; got {self.shift}")
+            raise ValueError(f"a shift is positive, and 1 means no shift; got {self.shift}")
         object.__setattr__(self, "domain", self.domain or self.base.domain)
         if isinstance(
-            self.preconditioning, ShiftedPreconditioning | None
-        ):  # of another base, if replaced
+            self.preconditioning,
+            ShiftedPreconditioning | None,
+            # dataclasses.replace may have brought the preconditioning of another base.
+        ):
             base_preconditioning = ShiftedPreconditioning(
                 data_deviation=self.base.preconditioning.data_deviation
             )
@@ -498,7 +559,7 @@ class Shifted(Process):
         return self.base.clean_end
 
     def base_time(self, t: Time) -> Time:
-        """The time of `base` that has the alpha and sigma of time t here."""
+        """Return the time at which `base` has the alpha and sigma of this process at time t."""
         return self.base.time_of(self.base.alpha(t), self.shift * self.base.sigma(t))
 
     def alpha(self, t: Time) -> Time:

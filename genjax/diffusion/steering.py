@@ -1,12 +1,12 @@
-"""Particle steering: exact conditional samples of a denoiser trained without the condition.
+"""Particle steering: exact conditional samples from a denoiser trained without the condition.
 
 Several particles of each sample take ancestral steps (`ddpm`). After each step a particle is kept,
-copied or dropped by its weight, and in the end one is chosen. This is a Feynman–Kac model (Del
-Moral 2004; Trippe et al. 2023; Singhal et al. 2025): with an exact denoiser, the law of what is
-chosen tends to the exact one as particles and steps become many.
+copied or dropped by its weight, and one is chosen in the end. This is a Feynman–Kac model (Del
+Moral 2004; Trippe et al. 2023; Singhal et al. 2025). With an exact denoiser, the law of the chosen
+particle converges to the exact one as particles and steps become many.
 
-The denoiser is `(x_t, t) -> Prediction` on `[batch *shape]`, so that conditions need no copies. It
-is evaluated steps times particles times for each sample. Data are one array.
+The denoiser is `(x_t, t) -> Prediction` on `[batch *shape]`, so conditions need no copies. It is
+evaluated steps × particles times for each sample. Data are one array.
 """
 
 from collections.abc import Callable
@@ -34,20 +34,21 @@ def steer(
 ) -> Data:
     """Sample the law p(x)·exp(log_reward(x)), normalized (Singhal et al. 2025, FK steering).
 
-    Every step weighs a particle by exp(reward of x̂ now − reward of x̂ before). The product of
-    these weights is exp(reward of x).
+    Every step weighs a particle by exp(reward of the new x̂ − reward of the previous x̂). The
+    product of these weights is exp(reward of x).
 
     Args:
-        noise: of all particles of a sample, as from `process.prior(keys, (num_particles, *shape))`.
-        keys: one per sample, for all that is drawn.
+        noise: the noise of all particles, as from `process.prior(keys, (num_particles, *shape))`.
+        keys: one per sample, for all draws.
         log_reward: `(x̂, t) -> [batch]`. At the clean end it is the reward of a sample. Earlier it
-            may be any guess of that: a better guess needs fewer particles for the same law.
+            may be any guess of that reward. A better guess needs fewer particles for the same law.
 
     Returns:
-        One sample for each key.
+        One sample for each key, `[batch *shape]`.
     """
 
-    dtype = jnp.promote_types(noise.dtype, jnp.float32)  # of rewards, whose differences are weights
+    # The rewards' type. The differences of rewards are log weights, which need float32.
+    dtype = jnp.promote_types(noise.dtype, jnp.float32)
 
     def step(carry, numbered):
         (x, last_reward), (index, row) = carry, numbered
@@ -79,17 +80,17 @@ def steer_inpainting(
 
     The known part is noised once for each sample, and all its particles see that path. A step
     weighs a particle by the density of the path's next point under the particle's own step. The
-    step to sigma = 0 has no density and weighs all alike.
+    step to sigma = 0 has no density and weighs all particles equally.
 
     Args:
-        noise: of all particles of a sample, as from `process.prior(keys, (num_particles, *shape))`.
-        keys: one per sample, for all that is drawn.
-        known: True where the data is given; broadcasts against `images`.
+        noise: the noise of all particles, as from `process.prior(keys, (num_particles, *shape))`.
+        keys: one per sample, for all draws.
+        known: True where the data are given; broadcasts against `images`.
 
     Returns:
-        One sample for each image, which is the image where known.
+        One sample for each image, equal to the image where known.
     """
-    shared = lambda a: jnp.where(known, a[:, :1], a)  # by all particles of a sample
+    shared = lambda a: jnp.where(known, a[:, :1], a)  # the known part is that of particle 0
     images = images[:, None]
 
     def step(x, numbered):
@@ -99,7 +100,7 @@ def steer_inpainting(
         clean = jnp.where(known, images, prediction.clean)
         noise = jnp.where(known, (x - alpha * images) / sigma, prediction.noise)
         xi = shared(_normal(keys, 2 * index, x))
-        # The step's mean with the known data less the particle's own, in deviations of the step.
+        # The step's mean with the known data, minus the particle's own, in deviations of the step.
         per_error = (row.clean[0] - row.noise[0] * alpha / sigma) / jnp.where(
             row.fresh > 0, row.fresh, jnp.inf
         )
@@ -115,23 +116,25 @@ def steer_inpainting(
 
 
 def _rows(process, times, dtype):
-    """Return the rows of `ddpm` with their numbers, to scan over."""
+    """Return the rows of `ddpm` with their numbers, for a scan."""
     table = ddpm.table(process, times)
     return jnp.arange(len(times) - 1), jax.tree.map(lambda column: column.astype(dtype), table)
 
 
 def _evaluate(denoiser, x, t):
-    """Return the predictions for all particles; the denoiser sees `[batch *shape]`."""
+    """Return the predictions for all particles. The denoiser sees `[batch *shape]`."""
     return jax.vmap(denoiser, in_axes=(1, None), out_axes=1)(x, jnp.full(x.shape[:1], t, x.dtype))
 
 
 def _reward(log_reward, clean, t):
+    """Return the rewards of all particles."""
     return jax.vmap(log_reward, in_axes=(1, None), out_axes=1)(
         clean, jnp.full(clean.shape[:1], t, clean.dtype)
     )
 
 
 def _normal(keys, number, like):
+    """Return N(0, I), drawn with each sample's key folded by `number`."""
     draw = lambda key: jax.random.normal(
         jax.random.fold_in(key, number), like.shape[1:], like.dtype
     )
@@ -139,7 +142,10 @@ def _normal(keys, number, like):
 
 
 def _resample(keys, number, log_weights: Weights) -> Int[Array, " batch particles"]:
-    """Return whose copy each particle becomes: systematic resampling, so equal weights keep all."""
+    """Return the index of the particle that each particle becomes.
+
+    Systematic resampling: equal weights keep all particles.
+    """
     count = log_weights.shape[1]
 
     def resample_one(key, log_weights):
@@ -151,11 +157,12 @@ def _resample(keys, number, log_weights: Weights) -> Int[Array, " batch particle
 
 
 def _take(a, chosen):
+    """Return the chosen particles of each sample."""
     return jax.vmap(lambda a, chosen: a[chosen])(a, chosen)
 
 
 def _choose(keys, number, x, log_weights):
-    """Return one particle of each sample, by its weight."""
+    """Return one particle of each sample, drawn by its weight."""
     draw = lambda key, log_weights: jax.random.categorical(
         jax.random.fold_in(key, 2 * number), log_weights
     )

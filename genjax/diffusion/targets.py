@@ -1,14 +1,15 @@
-"""Targets: what a network is asked for, y = c(t)·x + d(t)·z.
+"""Targets: the quantity y = c(t)·x + d(t)·z that a network predicts.
 
-A target is a function `(process, t) -> (c, d)`; any linear combination is a lambda. Together with x_t = alpha·x +
-sigma·z it gives two equations in x and z, so that every target yields every other by one 2×2 solve, `recover`.
-Its determinant d·alpha − c·sigma is
+A target is a function `(process, t) -> (c, d)`, and any linear combination is a lambda. Together
+with x_t = alpha·x + sigma·z, a target gives two equations in x and z. So one 2×2 solve, `recover`,
+converts every target to every other. The determinant of that solve is D = d·alpha − c·sigma:
 
-    clean −sigma    noise alpha    velocity alpha·sigma' − alpha'·sigma    v alpha² + sigma²    score −alpha/sigma
-    edm −√(sigma² + alpha²s²)/s
+    clean −sigma    noise alpha    velocity alpha·sigma' − alpha'·sigma
+    v alpha² + sigma²    score −alpha/sigma    edm −√(sigma² + alpha²s²)/s
 
-The solve is singular at the ends named here: `z` the clean end, where sigma = 0 and the noise is lost; `x` the noise
-end, where alpha = 0 and the data is; `∞` the clean end, where the coefficients are infinite (velocity's as t^−½).
+The table names the ends of time where the solve is singular. `z` is the clean end, where sigma = 0
+and the noise is lost. `x` is the noise end, where alpha = 0 and the data are lost. `∞` is the clean
+end, where the coefficients are infinite (those of velocity as t^−½).
 
 | process                                    | clean | noise | velocity | v | score | edm |
 |--------------------------------------------|-------|-------|----------|---|-------|-----|
@@ -23,9 +24,9 @@ end, where alpha = 0 and the data is; `∞` the clean end, where the coefficient
 | EDM                                        | z     |       |          |   | ∞     |     |
 | VarianceExploding                          |       |       |          |   |       |     |
 
-A shifted process is as its base. The clean end of the tables and of EDM lies outside their domain, where no network
-is evaluated. Choose the `domain` of another process to stay clear of an end: nothing is clipped silently, and
-`check_target` tells.
+A `Shifted` process has the row of its base. The clean end of the tables and of EDM lies outside
+their domain, where no network is evaluated. For the other processes, choose a `domain` that stays
+clear of the singular end. Nothing is clipped silently: `check_target` raises an error.
 """
 
 from collections.abc import Callable
@@ -43,36 +44,49 @@ Target = Callable[[Process, Times], tuple[Times, Times]]
 
 
 def clean(process: Process, t: Times) -> tuple[Times, Times]:
+    """Return (1, 0): the target is the data x."""
     return jnp.ones_like(t), jnp.zeros_like(t)
 
 
 def noise(process: Process, t: Times) -> tuple[Times, Times]:
+    """Return (0, 1): the target is the noise z."""
     return jnp.zeros_like(t), jnp.ones_like(t)
 
 
 def velocity(process: Process, t: Times) -> tuple[Times, Times]:
-    """dx_t/dt at fixed x and z: z − x for rectified flow (Lipman et al. 2023; Liu et al. 2023)."""
+    """Return (alpha', sigma'): the target is dx_t/dt at fixed x and z.
+
+    It is z − x for rectified flow (Lipman et al. 2023; Liu et al. 2023).
+    """
     return process.alpha_prime(t), process.sigma_prime(t)
 
 
 def v(process: Process, t: Times) -> tuple[Times, Times]:
-    """alpha·z − sigma·x (Salimans & Ho 2022, section 4); for the cosine process velocity is π/2 times it."""
+    """Return (−sigma, alpha): the target is v = alpha·z − sigma·x (Salimans & Ho 2022, section 4).
+
+    For the cosine process, velocity is π/2·v.
+    """
     return -process.sigma(t), process.alpha(t)
 
 
 def score(process: Process, t: Times) -> tuple[Times, Times]:
-    """−z/sigma, whose mean given x_t is ∇log p_t(x_t) (Vincent 2011; Song et al. 2021, equation 7)."""
+    """Return (0, −1/sigma): the target is −z/sigma.
+
+    Its mean given x_t is ∇log p_t(x_t) (Vincent 2011; Song et al. 2021, equation 7).
+    """
     return jnp.zeros_like(t), -1 / process.sigma(t)
 
 
 def edm(process: Process, t: Times, data_deviation: float | None = None) -> tuple[Times, Times]:
-    """What EDM's preconditioning leaves to the network, of unit variance at every t (Karras et al. 2022, section 5).
+    """Return the coefficients of EDM's target, which has unit variance at every t.
 
-    With r² = sigma² + alpha²s² the deviation of x_t and s that of the data: y = (x − alpha·s²/r²·x_t)·r/(s·sigma),
-    which for alpha = 1 is (x − c_skip·x_t)/c_out. It is −v where s = 1 and alpha² + sigma² = 1.
+    This is what EDM's preconditioning leaves to the network (Karras et al. 2022, section 5). Let s
+    be the deviation of the data and r² = sigma² + alpha²s² the variance of x_t. Then y = (x −
+    alpha·s²/r²·x_t)·r/(s·sigma), which for alpha = 1 is (x − c_skip·x_t)/c_out. It is −v where s =
+    1 and alpha² + sigma² = 1.
 
     Args:
-        data_deviation: s, that of the process' preconditioning if None.
+        data_deviation: s. None takes that of the process' preconditioning.
     """
     s = process.preconditioning.data_deviation if data_deviation is None else data_deviation
     alpha, sigma = process.alpha(t), process.sigma(t)
@@ -81,11 +95,12 @@ def edm(process: Process, t: Times, data_deviation: float | None = None) -> tupl
 
 
 class Prediction(NamedTuple):
-    """Both halves of a denoiser's answer: x̂ and ẑ with alpha·x̂ + sigma·ẑ = x_t, arrays or trees as x_t is.
+    """Both halves of a denoiser's answer: x̂ and ẑ with alpha·x̂ + sigma·ẑ = x_t.
 
-    `fraction` is what a network with learned variance adds, else None: where between its least (0)
-    and its largest (1) the log-variance of a step lies, which `losses.step_variances` has (Nichol &
-    Dhariwal 2021, equation 15). An untrained network may leave [0, 1].
+    Each half is an array or a tree, as x_t is. `fraction` is None unless the network has a learned
+    variance. It then says where the log-variance of a step lies between its least (0) and its
+    largest value (1), which are those of `losses.step_variances` (Nichol & Dhariwal 2021, equation
+    15). An untrained network may leave [0, 1].
     """
 
     clean: Tree
@@ -113,7 +128,7 @@ def combine(
     z: Float[Array, " batch *shape"],
     t: Float[Array, " batch *times"],
 ) -> Float[Array, " batch *shape"]:
-    """Return y = c(t)·x + d(t)·z, of an array or a tree."""
+    """Return y = c(t)·x + d(t)·z, for an array or a tree."""
     c, d = target(process, t)
     return expand(c, x) * x + expand(d, z) * z
 
@@ -126,7 +141,10 @@ def recover(
     y: Float[Array, " batch *shape"],
     t: Float[Array, " batch *times"],
 ) -> Prediction:
-    """Solve x_t = alpha·x + sigma·z and y = c·x + d·z for x and z (Cramer's rule), of an array or a tree."""
+    """Solve x_t = alpha·x + sigma·z and y = c·x + d·z for x and z, for an array or a tree.
+
+    The solution is Cramer's rule.
+    """
     alpha, sigma = process.alpha(t), process.sigma(t)
     c, d = target(process, t)
     alpha, sigma, c, d = (expand(a, x_t) for a in (alpha, sigma, c, d))
@@ -138,10 +156,13 @@ def recover(
 
 @leafwise
 def check_target(process: Process, target: Target, times: Times) -> None:
-    """Check that x̂ and ẑ follow from `target` at all times at which a network is to be evaluated.
+    """Check that x̂ and ẑ follow from `target` at all times at which a network will be evaluated.
 
-    Give it concrete times, of any shape: of a grid all but the last, or the ends of a law. Traced times have no
-    values to check. Process, target and times may be trees.
+    Process, target and times may be trees.
+
+    Args:
+        times: concrete times of any shape: all but the last time of a grid, or the ends of a law.
+            Traced times have no values to check.
 
     Raises:
         ValueError: the target is singular at one of the times.
@@ -156,10 +177,14 @@ def check_target(process: Process, target: Target, times: Times) -> None:
             reason = f"its coefficients ({c[i]:g}, {d[i]:g}) of data and noise are not finite"
         else:
             half = "data" if alpha[i] == 0 else "noise"
-            reason = f"alpha = {alpha[i]:g} and sigma = {sigma[i]:g}, and no {half} can be computed from it and x_t"
+            reason = (
+                f"alpha = {alpha[i]:g} and sigma = {sigma[i]:g}, so it and x_t do not determine "
+                f"the {half}"
+            )
         raise ValueError(
-            f"the target {name} is singular at t = {times[i]:g} of {type(process).__name__}: {reason} (the table in "
-            "genjax.diffusion.targets). Choose another target, or keep clear of that time by the process' domain"
+            f"the target {name} is singular at t = {times[i]:g} of {type(process).__name__}: "
+            f"{reason} (see the table in genjax.diffusion.targets). Choose another target, or a "
+            "domain of the process without that time"
         )
 
 
@@ -169,8 +194,8 @@ def split_variance(
 ) -> tuple[Float[Array, " batch *half"], Float[Array, " batch *half"]]:
     """Return the prediction and `Prediction.fraction` of a network with learned variance.
 
-    Such a network has twice the data's channels; the second half v is −1 for the least and 1 for the largest
-    variance (Nichol & Dhariwal 2021, as released; Peebles & Xie 2023).
+    The output of such a network has twice the data's channels. The second half v is −1 for the
+    least and 1 for the largest variance (Nichol & Dhariwal 2021, as released; Peebles & Xie 2023).
     """
     y, v = jnp.split(output, 2, axis=-1)
     return y, (v + 1) / 2
@@ -180,9 +205,10 @@ def split_variance(
 def network_inputs(
     process: Process, x_t: Float[Array, " batch *shape"], t: Float[Array, " batch *times"]
 ) -> tuple[Float[Array, " batch *shape"], Float[Array, " batch *times"]]:
-    """Return x_t scaled, and the value that tells the time, by the process' preconditioning.
+    """Return the network's two inputs by the process' preconditioning: scaled x_t, and its time
+    value.
 
-    Of a tree x_t both are trees like it: each leaf has times of its own.
+    For a tree x_t both are trees like it, because each leaf has its own times.
     """
     feed = process.preconditioning
     return expand(feed.input_scale(process, t), x_t) * x_t, feed.network_time(process, t)
@@ -197,9 +223,11 @@ def predict(
 ) -> Callable[..., Prediction]:
     """Make a denoiser `(x_t, t, *conditioning) -> Prediction` of a network trained for `target`.
 
-    `apply(x, t, *conditioning)` is the network with its parameters bound, called with `network_inputs`: t is
-    `[batch]`, or `[batch frames]` for one time per frame. Of a tree x_t the network answers with a tree like it, in
-    one call. With `learned_variance` see `split_variance`.
+    Args:
+        apply: `apply(x, t, *conditioning) -> y`, the network with its parameters bound. Its x and t
+            are `network_inputs`. t is `[batch]`, or `[batch frames]` for one time per frame. For a
+            tree x_t the network gets trees and returns a tree, in one call.
+        learned_variance: the network's output is that of `split_variance`.
     """
 
     def denoiser(x_t, t, *conditioning):

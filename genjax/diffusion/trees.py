@@ -1,8 +1,9 @@
-"""Trees of arrays, such as sound beside video: what is written for one array, done leaf by leaf.
+"""Trees of arrays, such as sound beside video: functions of one array, applied leaf by leaf.
 
-Data of several parts is a tree of arrays, `{"video": [batch frames …], "sound": [batch …]}`. Every other argument
-(process, target, times, scale, …) is a tree of the same structure, or a prefix of that structure: one value serves
-all the leaves below it. One array is a tree of one leaf, so both run the same program.
+Data of several parts are a tree of arrays, `{"video": [batch frames …], "sound": [batch …]}`. Every
+other argument (process, target, times, scale, …) is a tree of the same structure or a prefix of
+that structure. One value of a prefix serves all leaves below it. A single array is a tree of one
+leaf, so both run the same program.
 """
 
 import functools
@@ -18,8 +19,9 @@ Tree = PyTree[Float[Array, " batch ..."]]  # an array, or a tree of arrays that 
 def leafwise(function: Callable) -> Callable:
     """Make a function of arrays a function of trees, called once for each leaf.
 
-    The argument with the finest structure sets the leaves. The others are trees like it or prefixes of it, where
-    None is a value. A result of several parts, such as (x̂, ẑ), becomes as many trees.
+    The argument with the finest structure sets the leaves. The other arguments are trees like it or
+    prefixes of it, and None counts as a value. A result of several parts, such as (x̂, ẑ), becomes
+    as many trees.
     """
 
     @functools.wraps(function)
@@ -37,17 +39,17 @@ def leafwise(function: Callable) -> Callable:
 
 
 def _leaves(prefix: PyTree, tree: PyTree) -> list:
-    """What `prefix` has for each leaf of `tree`."""
+    """Return the value of `prefix` for each leaf of `tree`."""
     full = jax.tree.broadcast(prefix, tree, is_leaf=lambda a: a is None)
     return jax.tree.leaves(full, is_leaf=lambda a: a is None)
 
 
 def leaf_keys(keys: Key[Array, "*batch"], tree: PyTree) -> PyTree[Key[Array, "*batch"]]:
-    """Split each key into one for each leaf of `tree`; a tree of one leaf keeps the key itself.
+    """Split each key into one key for each leaf of `tree`. A tree of one leaf keeps the key itself.
 
     Args:
         keys: one key, or one per sample.
-        tree: only its structure counts.
+        tree: only its structure matters.
     """
     structure = jax.tree.structure(tree)
     if structure.num_leaves == 1:

@@ -143,22 +143,23 @@ def test_no_alarm_for_the_healthy_nor_the_unmeasured():
 CASES = [
     ({"fid": float("nan")}, "Not finite: fid is nan."),
     ({"loss/generator": float("inf")}, "Not finite: loss/generator is inf."),
-    ({"modes_covered": 3.0}, "Mode collapse: samples are of 3 of 25 modes."),
+    ({"modes_covered": 3.0}, "Mode collapse: samples cover 3 of 25 modes."),
     ({"recall": 0.04}, "Mode collapse: samples cover 4% of the real examples"),
-    ({"duplicate_rate": 0.35}, "Mode collapse: 35% of the samples have a twin"),
+    ({"duplicate_rate": 0.35}, "Mode collapse: 35% of the samples have a near duplicate"),
     (
         {"slope/generator": 1e-5, "accuracy/fake": 1.0},
-        "Vanishing generator gradient: the slope of its loss at generated examples is 1e-05 on average, "
-        "and the discriminator tells 100% of them.",
+        "Vanishing generator gradient: the mean slope of its loss at generated "
+        "examples is 1e-05; the discriminator recognizes 100%.",
     ),
     (
         {"accuracy/real": 0.98, "accuracy/held_out": 0.4},
-        "Overfitting discriminator: it calls 98% of the training images real, and 40% of the held-out ones.",
+        "Overfitting discriminator: it calls 98% of the training images real, but only "
+        "40% of the held-out images.",
     ),
-    ({"regularizer/r1": 40.0}, "Exploding regularizer: r1 is 40 beside a loss of 1.2."),
+    ({"regularizer/r1": 40.0}, "Exploding regularizer: r1 is 40, and the loss is 1.2."),
     (
         {"regularizer/path_length": 40.0},
-        "Exploding regularizer: path_length is 40 beside a loss of 0.8.",
+        "Exploding regularizer: path_length is 40, and the loss is 0.8.",
     ),
 ]
 
@@ -181,9 +182,9 @@ def test_alarms_together_and_with_parts_missing():
     ]
     assert alarms({"modes_covered": 3.0}) == [] and alarms({"accuracy/real": 1.0}) == []
     (vanishing,) = alarms({"slope/generator": 0.001})
-    assert vanishing.endswith("is 0.001 on average.")  # and nothing that was not measured
+    assert vanishing.endswith("examples is 0.001.")  # and nothing that was not measured
     (exploding,) = alarms({"regularizer/r1": 40.0})
-    assert exploding == "Exploding regularizer: r1 is 40 beside a loss of 0."
+    assert exploding == "Exploding regularizer: r1 is 40, and the loss is 0."
 
 
 @pytest.mark.parametrize(

@@ -49,12 +49,12 @@ def test_alarms():
 
     few = alarms(measure(generator.integers(400, size=10_000), 1024))
     assert few == [
-        "Codebook collapse: 400 of 1024 codes are used in 10000 places, of evenly chosen ones 1024 would be."
+        "Codebook collapse: 400 of 1024 codes are used in 10000 places. An even choice would use 1024."
     ]
     uneven = np.concatenate([np.arange(1024), generator.integers(10, size=99_000)])
     (sentence,) = alarms(measure(uneven, 1024))
     assert sentence.startswith("Codebook collapse: a few codes") and sentence.endswith(
-        "(perplexity) of 1024."
+        "out of 1024 codes."
     )
     assert len(alarms(measure(np.zeros(10_000, int), 1024))) == 2
     assert alarms({"loss": float("nan")}) == ["Not finite: loss is nan."]

@@ -133,7 +133,8 @@ def test_the_network_is_traced_once():
 def test_errors():
     decode = lambda x: x
     with pytest.raises(
-        ValueError, match=r"at least 1 and less than a tile; got \(8, 2\) of tiles \(8, 8\)"
+        ValueError,
+        match=r"at least 1 and less than a tile; got overlaps \(8, 2\) of tiles \(8, 8\)",
     ):
         decode_tiled(decode, normal(1, 9, 9, 1), (8, 8), (8, 2), (1, 1))
     with pytest.raises(ValueError, match="as many axes"):

@@ -326,7 +326,7 @@ def test_a_blend_has_autoguidance_and_composition_as_instances(points, t):
     )
     np.testing.assert_allclose(found.clean, composed.clean, rtol=1e-12)
     with pytest.raises(
-        ValueError, match="one weight for each denoiser but the first.* got 2 for 2 denoisers"
+        ValueError, match="one weight for each denoiser except the first.* got 2 for 2 denoisers"
     ):
         blend([as_denoiser(weak)] * 2, [1.0, 2.0])
 

@@ -454,11 +454,9 @@ def test_the_bound_is_the_entropy_of_equally_likely_levels(float64):
 
 def test_times_that_reach_sigma_zero_or_leave_the_domain_are_refused():
     x, denoiser, key = jnp.zeros((2, 3)), lambda x_t, t: Prediction(x_t, x_t), jax.random.key(0)
-    with pytest.raises(
-        ValueError, match="infinite where sigma = 0, and times end there, at 0; stop them earlier"
-    ):
+    with pytest.raises(ValueError, match="times end at 0, where sigma = 0.*; stop them earlier"):
         discrete_bound(key, denoiser, FLOW, x, uniform_grid(FLOW, 4))
-    with pytest.raises(ValueError, match="infinite where sigma = 0"):
+    with pytest.raises(ValueError, match="where sigma = 0 and the bound is infinite"):
         continuous_bound(key, denoiser, FLOW, x)
     with pytest.raises(ValueError, match="the time grid runs from 0.5 to 2"):
         discrete_bound(key, denoiser, FLOW, x, jnp.array([2.0, 0.5]))

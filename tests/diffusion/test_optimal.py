@@ -241,7 +241,7 @@ def test_covariances_are_asked_for_by_their_axes():
         RectifiedFlow(), jnp.ones(2), jnp.zeros((2, 4)), covariances
     )
     with pytest.raises(
-        ValueError, match=r"got shape \(2, 4, 4\)\. Of covariances give principal_axes"
+        ValueError, match=r"got shape \(2, 4, 4\)\. For covariances give principal_axes"
     ):
         denoiser(jnp.zeros((5, 4)), jnp.ones(5))
     with pytest.raises(ValueError, match=r"\[components \*shape \*shape\]; got shape \(2, 4, 3\)"):

@@ -259,7 +259,7 @@ def test_domains_that_are_none_are_refused():
             RectifiedFlow(domain=domain)
     assert RectifiedFlow(domain=[0.1, 1.0]).domain == (0.1, 1.0)  # as read from a file
     for betas in ((), (0.1, 1.0, 0.2), (0.0, 0.1), (0.1, 1.1)):
-        with pytest.raises(ValueError, match="betas are between 0 and 1"):
+        with pytest.raises(ValueError, match="betas are above 0 and below 1"):
             VariancePreservingTable(betas=betas)
     with pytest.raises(ValueError, match="a shift is positive"):
         Shifted(base=RectifiedFlow(), shift=0.0)

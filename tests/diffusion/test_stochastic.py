@@ -340,7 +340,9 @@ def test_predictor_corrector_is_algorithms_4_and_5(reference, corrector_steps, p
 
 
 def test_predictor_corrector_asks_for_a_plain_predictor():
-    with pytest.raises(ValueError, match="predictor=dpm2_ancestral has several evaluations a step"):
+    with pytest.raises(
+        ValueError, match="predictor=dpm2_ancestral has several evaluations per step"
+    ):
         samplers.predictor_corrector.table(FLOW, uniform_grid(FLOW, 4), samplers.dpm2_ancestral)
 
 
@@ -580,7 +582,7 @@ def test_noise_does_not_stay_in_the_sample(process):
 
 
 def test_noise_does_not_lead_to_noise():
-    with pytest.raises(ValueError, match="ddpm draws noise, which leads from noise to data only"):
+    with pytest.raises(ValueError, match="ddpm draws noise, so its grid falls from noise to data"):
         samplers.ddpm(
             mixture_denoiser(FLOW), FLOW, jnp.zeros(4), jnp.array([0.1, 0.5, 0.9]), keys=keys_of(4)
         )

@@ -17,5 +17,5 @@ def test_the_unregularized_saturating_loss_does_not_and_alarms_say_so():
     for found in train("saturating", seeds=5, num_steps=2000):
         assert found["modes_covered"] < 13 and found["high_quality"] < 0.5
         sentences = adversarial.alarms(found)
-        assert any(sentence.startswith("Mode collapse: samples are of") for sentence in sentences)
+        assert any(sentence.startswith("Mode collapse: samples cover") for sentence in sentences)
         assert any(sentence.startswith("Vanishing generator gradient") for sentence in sentences)

@@ -1,4 +1,7 @@
-"""Samplers: from noise to samples along a grid of times, `sampler(denoiser, process, noise, times, keys=…)`."""
+"""Samplers: from noise to samples along a grid of times.
+
+Each is called as `sampler(denoiser, process, noise, times, keys=…)`; see `tables.sampler`.
+"""
 
 from genjax.diffusion.samplers.adaptive import adaptive as adaptive
 from genjax.diffusion.samplers.multistep import adams_bashforth as adams_bashforth

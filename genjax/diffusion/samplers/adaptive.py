@@ -1,4 +1,4 @@
-"""The probability-flow ODE by diffrax's solvers, which choose their own steps."""
+"""The probability-flow ODE by diffrax's adaptive solvers, which choose their own steps."""
 
 from collections.abc import Callable
 
@@ -25,27 +25,29 @@ def adaptive_solution(
     adjoint: Callable[[], diffrax.AbstractAdjoint] = diffrax.RecursiveCheckpointAdjoint,
     max_steps: int = 4096,
 ) -> diffrax.Solution:
-    """Return diffrax's solution of dx/dt = velocity(x, t), `ys` at `times` as far as the process' domain has them.
+    """Return diffrax's solution of dx/dt = velocity(x, t), with states `ys` at `times`.
 
-    `stats["num_steps"]` counts its steps, rejected ones too; in each Dopri5 evaluates the network 6
-    times. States and times are float32 at least, whatever the types of noise and predictions.
+    Times outside the process' domain are clipped to it. `stats["num_steps"]` counts the steps,
+    rejected ones included. Dopri5 evaluates the network 6 times in each step. States and times are
+    at least float32, whatever the types of noise and predictions.
 
-    The batch is one system: every step is the same for all samples. The error of a step is the
-    largest over samples of √(mean over dimensions of (error/(atol + rtol·|x|))²), so that each
-    sample keeps the tolerance; a sample depends on its batch, yet within the tolerance only. Of a
-    tree, every leaf of every sample keeps the tolerance. Steps' errors grow on the way: expect ten
-    times the tolerance in the end, and a hundred times one looser than 1e-5, whose steps are long
-    for an estimate.
+    The batch is one system: all samples take the same steps. The error of a step is the largest
+    over samples of √(mean over dimensions of (error/(atol + rtol·|x|))²), so each sample keeps the
+    tolerance. A sample depends on its batch, but only within the tolerance. In a tree, every leaf
+    of every sample keeps the tolerance.
+
+    The errors of steps grow on the way. Expect ten times the tolerance in the end. Expect a hundred
+    times for tolerances above 1e-5, whose long steps make the error estimate poor.
 
     Args:
         process, noise: one process, and an array or a tree of arrays.
-        times: one grid for all. The first and the last bound the integration, either way; those
-            between cost no evaluation.
-        rtol, atol: tolerances of a step, relative and absolute; traced or not.
-        solver: one of diffrax's with an estimate of its error, as a function of no arguments.
-        adjoint: how it is differentiated. By default in reverse, with checkpoints;
-            `diffrax.ForwardMode` for `jax.jvp`.
-        max_steps: more are an error at run time.
+        times: one grid for all. The first and the last time bound the integration, in either
+            direction. Those between cost no evaluation.
+        rtol, atol: relative and absolute tolerance of a step; may be traced.
+        solver: a diffrax solver that estimates its error, as a function of no arguments.
+        adjoint: how to differentiate the solution. The default is reverse mode with checkpoints;
+            use `diffrax.ForwardMode` for `jax.jvp`.
+        max_steps: more steps are an error at run time.
     """
 
     single = lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32))
@@ -94,18 +96,18 @@ def adaptive(
     adjoint: Callable[[], diffrax.AbstractAdjoint] = diffrax.RecursiveCheckpointAdjoint,
     max_steps: int = 4096,
 ) -> PyTree[Float[Array, " ..."]]:
-    """Solve the probability-flow ODE within tolerances, called as every sampler: see `adaptive_solution`.
+    """Solve the probability-flow ODE within tolerances, with the arguments of every sampler.
 
-    To a clean end outside the domain (EDM: sigma = 0) a step of `ddim` leads from the last time in
-    it. `keys` are not used.
+    See `adaptive_solution` for the options. If the clean end lies outside the domain (EDM: sigma =
+    0), a step of `ddim` leads there from the last time in the domain. `keys` are unused.
 
     Raises:
-        ValueError: process or times are trees, or there is a time for each frame: one t is
-            integrated over.
+        ValueError: process or times are trees, or there is a time for each frame. The integration
+            is over one t.
     """
     if not isinstance(process, Process):
         raise ValueError(
-            f"adaptive steps in one time of one process, for a tree too; got the processes {process}"
+            f"adaptive takes one process and one grid, for a tree too; got the processes {process}"
         )
     check_grid(process, times)
     states = adaptive_solution(

@@ -1,10 +1,10 @@
-"""Coefficients whose derivatives are finite where the log-SNR is infinite or no noise is drawn.
+"""Functions with finite derivatives where the log-SNR is infinite or no noise is drawn.
 
 Time grids can be learned, so every coefficient is differentiated by the times. `jnp.where(known, a
-/ b, 0)` alone does not do: its derivative in the branch that was not taken is 0·∞ = NaN. Values
-here are those of the plain formula, and only the derivatives are guarded. An end of infinite
-log-SNR counts as fixed: what is infinite there has the derivative 0. This is exact for all other
-times of the grid.
+/ b, 0)` is not enough: its derivative in the branch that is not taken is 0·∞ = NaN. The values here
+are those of the plain formula, and only the derivatives are guarded. An end of infinite log-SNR
+counts as fixed, so what is infinite there has the derivative 0. This is exact for all other times
+of the grid.
 """
 
 import functools
@@ -20,7 +20,7 @@ Values = Float[Array, " *shape"]
 
 
 def finite(a: Values) -> Values:
-    """Return `a` with zero where it is infinite or undefined."""
+    """Return `a`, with zero where it is infinite or undefined."""
     return jnp.where(jnp.isfinite(a), a, 0)
 
 
@@ -46,14 +46,14 @@ def root(a: Values) -> Values:
 @root.defjvp
 def _root_jvp(values, changes):
     value = root(*values)
-    known = value > 0  # not where NaN stands in for times before a frame's own grid begins
+    known = value > 0  # False for NaN too, which fills times before a frame's grid
     return value, jnp.where(known, changes[0], 0) / jnp.where(known, 2 * value, 1)
 
 
 def fixed_where_infinite(
     function: Callable[[Process, Values], Values],
 ) -> Callable[[Process, Values], Values]:
-    """Make `function(process, times)` one whose derivative is 0 where its value is infinite."""
+    """Give `function(process, times)` the derivative 0 where its value is infinite."""
 
     @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
     def guarded(process, times):
@@ -83,5 +83,7 @@ def noise_ratio(process: Process, times: Values) -> Values:
 
 
 def clip(times: Values, first: float, last: float) -> Values:
-    """Return the times within [first, last]; at both ends the derivative is 1, not jnp.clip's 1/2."""
+    """Return the times clipped to [first, last], with the derivative 1 at both ends (jnp.clip:
+    1/2).
+    """
     return jnp.where(times < first, first, jnp.where(times > last, last, times))

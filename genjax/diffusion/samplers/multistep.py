@@ -1,21 +1,22 @@
-"""Multistep methods: one evaluation a step, and polynomials through those of the steps before.
+"""Multistep methods: one evaluation per step, and polynomials through those of earlier steps.
 
 In t the ODE is dx/dt = velocity(x, t). With rho = sigma/alpha and lambda = −log(rho), half the
 log-SNR, it is also
 
     d(x/alpha) = ẑ·drho        and        d(x/sigma) = x̂·d(1/rho),        1/rho = e^lambda.
 
-A method replaces v, ẑ or x̂ by the polynomial in t, rho or lambda through its last values and
-integrates that exactly: on any grid, at any order. With r_j = (u_{n−j} − u_n)/(u_{n+1} − u_n) the
-past of the variable u in units of the step, Lagrange's polynomials need only 1/r_j, and 1/r_j = 0
-is a past that drops out: because it does not exist yet, because it lies at infinite u, or because
-the step itself is infinite. So every method starts by lower orders, and at an end of infinite
-log-SNR does the first-order step x_s = alpha_s·x̂ + sigma_s·ẑ, to which all but `adams_bashforth`
-add their corrections Σ_j c_j·(x̂_j − x̂_0), or the same of ẑ.
+A method replaces v, ẑ or x̂ by the polynomial in t, rho or lambda through its last values. It
+integrates that polynomial exactly, on any grid and at any order. Let r_j = (u_{n−j} − u_n)/(u_{n+1}
+− u_n) be the past of the variable u in units of the step. Lagrange's polynomials need only 1/r_j.
 
-The first step is Euler's, its local error of order 2: so as a whole a method of order p > 2 is of
-order 2 on grids refined evenly, though with a smaller constant. On a grid that begins as
-`graded_start` makes it, it is of order p.
+1/r_j = 0 is a past that drops out: it does not exist yet, it lies at infinite u, or the step itself
+is infinite. So every method starts with lower orders. At an end of infinite log-SNR it takes the
+first-order step x_s = alpha_s·x̂ + sigma_s·ẑ. All methods but `adams_bashforth` add their
+corrections Σ_j c_j·(x̂_j − x̂_0) to this step, or the same of ẑ.
+
+The first step is Euler's, with a local error of order 2. So a whole method of order p > 2 has order
+2 on evenly refined grids, with a smaller constant. It has order p on a grid that begins as
+`graded_start` makes it.
 """
 
 import jax.numpy as jnp
@@ -28,18 +29,22 @@ from genjax.diffusion.samplers.tables import History, Rows, Table, sampler
 
 
 def choose(name: str, value: object, choices: tuple) -> object:
-    """`value`, if it is one of `choices`; raises ValueError otherwise."""
+    """Return `value` if it is one of `choices`, and raise ValueError otherwise."""
     if value not in choices:
         raise ValueError(f"{name} is one of {', '.join(map(repr, choices))}; got {value!r}")
     return value
 
 
 def graded_start(times: Float[Array, " times"], order: int) -> Float[Array, " finer"]:
-    """The grid with order − 2 times more in its first step, so near its start that low orders suffice there.
+    """Return the grid with order − 2 more times in its first step, so that low orders suffice
+    there.
 
-    Of N steps, the part N^{(k−p)/k} of the first step is where a step of order k − 1, k = 2, …, p −
-    1, ends: with local error (N^{(k−p)/k}/N)^k = N^{−p}. A multistep method of order p is then of
+    With N steps and k = 2, …, p − 1, a step of order k − 1 ends at the part N^{(k−p)/k} of the
+    first step. Its local error is (N^{(k−p)/k}/N)^k = N^{−p}. So a multistep method of order p has
     order p as a whole.
+
+    Args:
+        order: p.
     """
     k = np.arange(2, order)
     parts = jnp.asarray((len(times) - 1.0) ** ((k - order) / k), times.dtype)
@@ -49,9 +54,10 @@ def graded_start(times: Float[Array, " times"], order: int) -> Float[Array, " fi
 def inverse_past(
     u: Float[Array, " times"], order: int, lower_order_final: bool = False
 ) -> Float[Array, " times-1 history"]:
-    """1/r_j of the `order` − 1 times before each step's own, 0 where there is none or where r_j is infinite.
+    """Return 1/r_j for the `order` − 1 times before each step's own.
 
-    With `lower_order_final` a step has no higher order than there are steps left, itself included.
+    It is 0 where there is no such time or r_j is infinite. With `lower_order_final` the order of a
+    step is at most the number of steps left, including itself.
     """
     steps = len(u) - 1
     past = np.arange(steps)[:, None] - np.arange(1, order)
@@ -63,16 +69,15 @@ def inverse_past(
 
 
 def lagrange(inverse: History, moments: Float[Array, " rows powers"]) -> History:
-    """The weight of each past value, less the present one, in an integral over the step.
+    """Return the weight of each past value, minus the present value, in an integral over the step.
 
-    For the polynomial through the values at 0 and at 1/inverse[j], where ∫τ^k over the step is
-    moments[:, k].
+    The integrand is the polynomial through the values at 0 and at 1/inverse[j], and ∫τ^k over the
+    step is moments[:, k].
     """
     columns = []
     for j in range(inverse.shape[1]):
-        powers = [
-            inverse[:, j]
-        ]  # of the polynomial that is 1 at r_j and 0 at the others: of τ, τ², …
+        # Coefficients of τ, τ², … in the polynomial that is 1 at r_j and 0 at the others.
+        powers = [inverse[:, j]]
         for i in set(range(inverse.shape[1])) - {j}:
             gap = inverse[:, j] - inverse[:, i]
             scale = inverse[:, j] / jnp.where(gap == 0, 1, gap)
@@ -85,24 +90,23 @@ def lagrange(inverse: History, moments: Float[Array, " rows powers"]) -> History
 
 
 def plain_moments(steps: Rows, count: int) -> Float[Array, " rows powers"]:
-    """∫₀¹ τ^k dτ."""
+    """Return ∫₀¹ τ^k dτ, k = 0, …, count − 1."""
     return jnp.broadcast_to(1 / jnp.arange(1, count + 1, dtype=steps.dtype), (len(steps), count))
 
 
 def exponential_moments(a: Rows, count: int) -> Float[Array, " rows powers"]:
-    """m_k = a·∫₀¹ exp(−a·(1 − τ))·τ^k dτ, k = 0, …, count − 1.
+    """Return m_k = a·∫₀¹ exp(−a·(1 − τ))·τ^k dτ, k = 0, …, count − 1.
 
-    By parts, m_0 = 1 − e^{−a} and m_k = 1 − k/a·m_{k−1}; where a is small this cancels, and the
-    same recursion is begun far above and run downwards.
+    By parts, m_0 = 1 − e^{−a} and m_k = 1 − k/a·m_{k−1}. This recursion cancels where a is small.
+    There it starts at a much larger k and runs downwards.
     """
     small = jnp.abs(a) < 0.5
     safe = jnp.where(small, 1, a)
     upwards = [-jnp.expm1(-a)]
     for k in range(1, count):
         upwards.append(1 - k / safe * upwards[-1])
-    downwards = [
-        jnp.zeros_like(a)
-    ]  # m_k is about a/(k + 1); an error there is divided by k!/a^k on the way
+    # m_k is about a/(k + 1). The downward recursion divides an error there by k!/a^k.
+    downwards = [jnp.zeros_like(a)]
     for k in range(count + 12, 0, -1):
         downwards.append(a * (1 - downwards[-1]) / k)
     return jnp.stack(
@@ -111,13 +115,13 @@ def exponential_moments(a: Rows, count: int) -> Float[Array, " rows powers"]:
 
 
 def corrected(main: Rows, corrections: History) -> Float[Array, " rows history+1"]:
-    """Coefficients of main·D_0 + Σ_j corrections[j]·(D_j − D_0)."""
+    """Return the coefficients of main·D_0 + Σ_j corrections[j]·(D_j − D_0)."""
     return jnp.concatenate([main[:, None] - corrections.sum(1, keepdims=True), corrections], 1)
 
 
 @sampler
 def adams_bashforth(process: Process, times: Float[Array, " times"], order: int = 2) -> Table:
-    """Adams–Bashforth in t, of order 1 to 4: the polynomial through the last velocities, integrated."""
+    """Integrate the polynomial in t through the last velocities: Adams–Bashforth, order 1 to 4."""
     choose("order", order, (1, 2, 3, 4))
     t, h = times[:-1], jnp.diff(times)
     weights = corrected(
@@ -134,7 +138,10 @@ def adams_bashforth(process: Process, times: Float[Array, " times"], order: int 
 
 @sampler
 def lms(process: Process, times: Float[Array, " times"], order: int = 4) -> Table:
-    """Adams–Bashforth for ẑ in rho, of order 1 to 4: the linear multistep method of Karras et al.'s program."""
+    """Integrate the polynomial in rho through the last ẑ: Adams–Bashforth, order 1 to 4.
+
+    This is the linear multistep method of Karras et al.'s program.
+    """
     choose("order", order, (1, 2, 3, 4))
     alpha, sigma, rho = process.alpha(times), process.sigma(times), noise_ratio(process, times)
     rise = finite(jnp.diff(rho))
@@ -146,10 +153,11 @@ def lms(process: Process, times: Float[Array, " times"], order: int = 4) -> Tabl
 def deis(
     process: Process, times: Float[Array, " times"], order: int = 3, lower_order_final: bool = False
 ) -> Table:
-    """The exponential integrator with the polynomial through ẑ in lambda, of order 1 to 3.
+    """Integrate the polynomial in lambda through the last ẑ, with exact exponentials, of order 1 to
+    3.
 
-    Zhang & Chen 2023, DEIS, in their variable log(rho) = −lambda. With h = lambda_s − lambda_t,
-    x_s = alpha_s/alpha_t·x − sigma_s·h·∫₀¹ exp(h·(1 − τ))·ẑ(τ) dτ.
+    Zhang & Chen 2023, DEIS, in their variable log(rho) = −lambda. With h = lambda_s − lambda_t, x_s
+    = alpha_s/alpha_t·x − sigma_s·h·∫₀¹ exp(h·(1 − τ))·ẑ(τ) dτ.
     """
     choose("order", order, (1, 2, 3))
     u = half_log_snr(process, times)
@@ -164,7 +172,10 @@ def deis(
 
 
 def _data_multistep(process, times, order, eta, reshape, lower_order_final):
-    """x_s = sigma_s/sigma_t·e^{−eta·h}·x + alpha_s·a·∫₀¹ exp(−a·(1 − τ))·x̂(τ) dτ + noise, a = (1 + eta)·h."""
+    """Return the table of a multistep method for x̂, with a = (1 + eta)·h.
+
+    x_s = sigma_s/sigma_t·e^{−eta·h}·x + alpha_s·a·∫₀¹ exp(−a·(1 − τ))·x̂(τ) dτ + noise.
+    """
     u = half_log_snr(process, times)
     h = finite(jnp.diff(u))
     alpha, sigma = process.alpha(times[1:])[:, None], process.sigma(times[1:])
@@ -180,9 +191,10 @@ def _data_multistep(process, times, order, eta, reshape, lower_order_final):
 
 
 def _decay(u, eta):
-    """Return eta·h, by whose exponential the SDE forgets; 0 if eta is, in an infinite step too.
+    """Return eta·h: the SDE forgets its state by e^{−eta·h}.
 
-    A step between two infinite values of u is one in which a frame waits.
+    It is 0 if eta is 0, in an infinite step too. A step between two infinite values of u is one in
+    which a frame waits.
     """
     h = jnp.diff(u)
     return eta * jnp.where((eta == 0) | jnp.isnan(h), 0, h)
@@ -196,14 +208,15 @@ def dpm_solver_pp_2m(
     form: str = "midpoint",
     lower_order_final: bool = False,
 ) -> Table:
-    """DPM-Solver++(2M) (Lu et al. 2022b, algorithm 2): x̂ is linear in lambda; of order 2.
+    """Take DPM-Solver++(2M) steps, with x̂ linear in lambda, of order 2 (Lu et al. 2022b, algorithm
+    2).
 
     Args:
-        eta: 0 for the ODE, 1 for the SDE; the noise is sigma_s·√(1 − exp(−2·eta·h)).
-        form: "heun" integrates the line exactly, "midpoint" takes its slope's moment, 1 − (1 −
-            e^{−h})/h, to be (1 − e^{−h})/2: the paper's. They differ by what an error of order 2
-            allows.
-        lower_order_final: the last step is of first order at a finite end too.
+        eta: 0 for the ODE, 1 for the SDE. The noise is sigma_s·√(1 − exp(−2·eta·h)).
+        form: "heun" integrates the line exactly. "midpoint", the paper's form, replaces the moment
+            of its slope, 1 − (1 − e^{−h})/h, by (1 − e^{−h})/2. The difference is within an error
+            of order 2.
+        lower_order_final: the last step has order 1 at a finite end too.
     """
     choose("form", form, ("midpoint", "heun"))
     halve = lambda m: jnp.stack([m[:, 0], m[:, 0] / 2], 1)
@@ -219,14 +232,14 @@ def dpm_solver_pp_3m(
     curvature: float = 1.0,
     lower_order_final: bool = False,
 ) -> Table:
-    """DPM-Solver++(3M) (Lu et al. 2022b): x̂ is a parabola in lambda, integrated exactly; of order 3.
+    """Take DPM-Solver++(3M) steps, with x̂ a parabola in lambda, of order 3 (Lu et al. 2022b).
 
     Args:
         eta: 0 for the ODE, 1 for the SDE, as in `dpm_solver_pp_2m`.
-        curvature: multiplies the moment of τ². At .5 it is what the usual programs compute, which
-            take the second divided difference for the second derivative, twice as large; and of
+        curvature: factor of the moment of τ². The usual programs have .5, because they take the
+            second divided difference for the second derivative, which is twice as large. They have
             order 2 only.
-        lower_order_final: no step has a higher order than there are steps left.
+        lower_order_final: the order of a step is at most the number of steps left.
     """
     reshape = lambda m: m * jnp.asarray([1, 1, curvature], m.dtype)
     return _data_multistep(process, times, 3, eta, reshape, lower_order_final)
@@ -241,23 +254,24 @@ def unipc(
     corrector: bool = True,
     lower_order_final: bool = False,
 ) -> Table:
-    """UniPC for x̂ (Zhao et al. 2023, algorithms 1 and 2), of order 1 to 3: two methods with one evaluation a step.
+    """Take UniPC steps for x̂: predictor and corrector with one evaluation, of order 1 to 3.
 
-    The predictor goes along the polynomial through the last `order` values of x̂, in lambda. The
-    value where it ends is one more, through which the corrector does that step again. With x_t the
-    predicted point and x_t + d_t the corrected one, d_t a combination of values of x̂, the next
-    point is
+    Zhao et al. 2023, algorithms 1 and 2. The predictor follows the polynomial in lambda through the
+    last `order` values of x̂. The value at its end is one more, and with it the corrector does that
+    step again. Let x_t be the predicted point and x_t + d_t the corrected one, where d_t is a
+    combination of values of x̂. The next point is
 
         x_s = sigma_s/sigma_t·(x_t + d_t) + alpha_s·h·∫₀¹ exp(−h·(1 − τ))·x̂(τ) dτ.
 
-    States are predicted points. The corrector adds one to the order, and lets it begin from two:
-    from an even start order 2 gives 3 as a whole, and order 3 does too.
+    States are predicted points. The corrector adds one to the order, and its start has order 2. So
+    from an even start, both order 2 and order 3 give order 3 as a whole.
 
     Args:
-        variant: where the predictor, of order 2, or the corrector, of order 1, is a line, its
-            slope's moment is taken to be B/2, with B = h for "bh1" and 1 − e^{−h} for "bh2"; in all
-            else the variants agree.
-        lower_order_final: no step has a higher order than there are steps left.
+        variant: how to treat a line, which is a predictor of order 2 or a corrector of order 1. The
+            moment of its slope is B/2, with B = h for "bh1" and 1 − e^{−h} for "bh2". Otherwise the
+            variants agree.
+        corrector: use the corrector.
+        lower_order_final: the order of a step is at most the number of steps left.
     """
     choose("order", order, (1, 2, 3))
     choose("variant", variant, ("bh1", "bh2"))
@@ -277,22 +291,22 @@ def sa_solver(
     form: str = "exact",
     lower_order_final: bool = False,
 ) -> Table:
-    """SA-Solver for x̂ (Xue et al. 2023, algorithm 1): `unipc` of an SDE, with noise at every step.
+    """Take SA-Solver steps for x̂: `unipc` of an SDE, with noise at every step.
 
-    Predictor and corrector (Adams–Bashforth, Adams–Moulton) integrate x̂ against exp(−(1 +
-    tau²)·(lambda_s − lambda)). They share the step's noise, sigma_s·√(1 − exp(−2·tau²·h))·ξ. One
-    evaluation a step; states are predicted points.
+    Xue et al. 2023, algorithm 1. Predictor and corrector (Adams–Bashforth, Adams–Moulton) integrate
+    x̂ against exp(−(1 + tau²)·(lambda_s − lambda)). They share the step's noise, sigma_s·√(1 −
+    exp(−2·tau²·h))·ξ. Each step has one evaluation, and states are predicted points.
 
     Args:
-        tau: 0 for the ODE, 1 for the reverse SDE; for all steps, or one for each. (Theirs is 1
-            between two noise levels and 0 outside.)
-        order: how many values of x̂ the predictor uses, 1 to 3.
-        corrector_order: how many the corrector uses, the new one among them, 2 to 4; 1 leaves the
-            corrector out.
-        form: "exact" integrates a line exactly; "program" takes its slope's moment to be (1 +
-            tau²)·h/2, as the authors' program and diffusers do. They differ by what an error of
-            order 2 allows.
-        lower_order_final: no step has a higher order than there are steps left.
+        tau: 0 for the ODE, 1 for the reverse SDE: one value for all steps, or one for each. The
+            authors take 1 between two noise levels and 0 outside.
+        order: the number of values of x̂ that the predictor uses, 1 to 3.
+        corrector_order: the number of values that the corrector uses, 2 to 4, including the new
+            one. 1 leaves the corrector out.
+        form: "exact" integrates a line exactly. "program" takes the moment of its slope as (1 +
+            tau²)·h/2, as the authors' program and diffusers do. The difference is within an error
+            of order 2.
+        lower_order_final: the order of a step is at most the number of steps left.
     """
     choose("order", order, (1, 2, 3))
     choose("corrector_order", corrector_order, (1, 2, 3, 4))
@@ -308,13 +322,15 @@ def sa_solver(
 
 
 def _predict_and_correct(process, times, order, corrector, eta, line, lower_order_final):
-    """Take every step by a predictor, and again by a corrector through x̂ where the predictor ended.
+    """Return the table in which a predictor takes every step, and a corrector takes it again.
+
+    The corrector also uses x̂ at the point where the predictor ended.
 
     Args:
-        order, corrector: how many values, up to the step's start, predictor and corrector use;
-            corrector 0 for none.
+        order, corrector: the number of values, up to the step's start, that predictor and corrector
+            use. A corrector of 0 is none.
         eta: of the SDE, a number or one per step, as in `_data_multistep`; 0.0 for the ODE.
-        line: `(a, moments)`: the moment of a line's slope, where predictor or corrector is a line.
+        line: `(a, moments) -> moment` of a line's slope, where predictor or corrector is a line.
     """
     u = half_log_snr(process, times)
     a = (1 + eta) * finite(jnp.diff(u))

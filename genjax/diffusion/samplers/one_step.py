@@ -1,4 +1,7 @@
-"""Samplers of one evaluation a step without memory: Euler's method, in t and in (x/alpha, sigma/alpha)."""
+"""Samplers with one evaluation per step and no memory: Euler's method in two variables.
+
+The variables are t and (x/alpha, sigma/alpha).
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -10,7 +13,7 @@ from genjax.diffusion.samplers.tables import Table, sampler
 
 @sampler
 def euler(process: Process, times: Float[Array, " times"]) -> Table:
-    """Euler's method in t for the probability-flow ODE: x_s = x_t + (s − t)·velocity(x_t, t)."""
+    """Take Euler steps in t on the probability-flow ODE: x_s = x_t + (s − t)·velocity(x_t, t)."""
     t, s = times[:-1], times[1:]
     return Table(
         t,
@@ -24,11 +27,12 @@ def euler(process: Process, times: Float[Array, " times"]) -> Table:
 def ddim(
     process: Process, times: Float[Array, " times"], eta: float | Float[Array, ""] = 0.0
 ) -> Table:
-    """x_s = alpha_s·x̂ + √(sigma_s² − fresh²)·ẑ + fresh·ξ: Euler in (x/alpha, sigma/alpha) without fresh noise.
+    """Take DDIM steps x_s = alpha_s·x̂ + √(sigma_s² − fresh²)·ẑ + fresh·ξ.
 
-    Song et al. 2021, DDIM, equations 12 and 16, for any process: fresh is eta·sigma_s·√(1 − e^{−2h}), where h is half
-    of what the step adds to the log-SNR. With eta = 0 it is `euler` for rectified flow, with eta = 1 `ddpm`; it is
-    exact at both ends of any process.
+    Song et al. 2021, DDIM, equations 12 and 16, for any process. The deviation fresh is
+    eta·sigma_s·√(1 − e^{−2h}), where the step adds 2h to the log-SNR. Without fresh noise this is
+    Euler's method in (x/alpha, sigma/alpha). With eta = 0 it equals `euler` for rectified flow,
+    with eta = 1 it is `ddpm`. It is exact at both ends of any process.
     """
     return ddim_step(process, times[:-1], times[1:], eta)
 
@@ -39,7 +43,7 @@ def ddim_step(
     s: Float[Array, " steps"],
     eta: float | Float[Array, ""],
 ) -> Table:
-    """Return the table of `ddim` for any steps from t to s, joined end to end or not."""
+    """Return the table of `ddim` for any steps from t to s, which need not follow one another."""
     sigma, clean = process.sigma(s), process.alpha(s)[:, None]
     if isinstance(eta, int | float) and eta == 0:
         return Table(t, clean=clean, noise=sigma[:, None])
@@ -53,7 +57,7 @@ def ddim_step(
 def noise_kept(
     process: Process, t: Float[Array, " steps"], s: Float[Array, " steps"]
 ) -> Float[Array, " steps"]:
-    """e^{−h} = (sigma_s/alpha_s)/(sigma_t/alpha_t), 0 where the log-SNR of either end is infinite."""
+    """Return e^{−h} = (sigma_s/alpha_s)/(sigma_t/alpha_t), or 0 where a log-SNR is infinite."""
     return quotient(process.alpha(t), process.alpha(s)) * quotient(
         process.sigma(s), process.sigma(t)
     )

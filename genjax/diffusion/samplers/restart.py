@@ -1,4 +1,4 @@
-"""Restart: noise added again on the way makes a method forget the errors that it has made."""
+"""Restart: add noise again on the way, so that a method forgets the errors it has made."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -28,10 +28,10 @@ def restart(
 ) -> Table:
     """Repeat Heun's steps first, …, last − 1 from new noise (Xu et al. 2023, algorithm 1).
 
-    From times[last] noise leads up to times[first], and the steps between are taken again,
-    `repeats` times over (the paper's K). So t_max is times[first] and t_min times[last]; see
-    `edm_heun` for the steps. Another interval or another method within is one more line of `join`,
-    `cut` and `noised`.
+    At times[last] noise leads back up to times[first], and the steps between are taken again,
+    `repeats` times (the paper's K). So t_max is times[first] and t_min is times[last]. The steps
+    are those of `edm_heun`. For another interval or another method, combine `join`, `cut` and
+    `noised` as here.
 
     Raises:
         ValueError: not 0 <= first < last <= steps of the grid, or `repeats` is negative.
@@ -39,8 +39,8 @@ def restart(
     num_steps = len(times) - 1
     if not 0 <= first < last <= num_steps or repeats < 0:
         raise ValueError(
-            f"restart takes 0 <= first < last <= {num_steps}, the steps of the grid, and repeats from 0; "
-            f"got first={first}, last={last}, repeats={repeats}"
+            f"restart takes 0 <= first < last <= {num_steps}, the number of steps, and repeats of "
+            f"0 or more; got first={first}, last={last}, repeats={repeats}"
         )
     whole = edm_heun.table(process, times)
     again = noised(cut(whole, first, last), process, times[last], times[first])

@@ -1,8 +1,8 @@
-"""Runge–Kutta methods for the probability-flow ODE: several evaluations a step, no memory between steps.
+"""Runge–Kutta methods for the probability-flow ODE: several evaluations per step and no memory.
 
-In t the ODE is dx/dt = velocity(x, t); with x̄ = x/alpha and rho = sigma/alpha it is dx̄/drho = ẑ
-(Song et al. 2021, DDIM, equation 14; Karras et al. 2022). The two differ in their steps, though not
-in their solution.
+In t the ODE is dx/dt = velocity(x, t). With x̄ = x/alpha and rho = sigma/alpha it is dx̄/drho = ẑ
+(Song et al. 2021, DDIM, equation 14; Karras et al. 2022). The steps of the two differ, but their
+solution is the same.
 """
 
 from collections.abc import Sequence
@@ -23,26 +23,27 @@ def runge_kutta(
     matrix: Sequence[Sequence[int | float]],
     weights: Sequence[int | float],
 ) -> Table:
-    """An explicit Runge–Kutta method in t, of a Butcher tableau whose nodes are the row sums of `matrix`.
+    """Return the table of an explicit Runge–Kutta method in t with this Butcher tableau.
 
-    With step h, v_i is the velocity at x_t + h·Σ_j matrix[i][j]·v_j, and x_s = x_t + h·Σ_i
-    weights[i]·v_i. A step is Euler's if an evaluation leaves the process' domain (EDM: the one to
-    sigma = 0) or meets an infinite velocity (variance preserving ones: sigma' at the clean end).
-    Then all its evaluations are at t, the later ones in vain.
+    The nodes are the row sums of `matrix`. With step h, v_i is the velocity at x_t + h·Σ_j
+    matrix[i][j]·v_j, and x_s = x_t + h·Σ_i weights[i]·v_i.
+
+    A step becomes Euler's in two cases. An evaluation leaves the process' domain (EDM: at sigma =
+    0), or it meets an infinite velocity (variance preserving processes: sigma' at the clean end).
+    All evaluations of the step are then at t, and only the first is used.
     """
     matrix, weights = np.asarray(matrix), np.asarray(weights)
     stages = len(weights)
     evaluation_times, leaves_domain = _evaluation_times(process, times, matrix.sum(1))
-    # After its evaluation, stage i goes on to the point of stage i + 1, the last one to the new state.
+    # After its evaluation, stage i moves to the point of stage i + 1. The last stage moves to the
+    # new state.
     sums = np.concatenate([matrix[1:], weights[None]])
-    ages = np.arange(stages)[:, None] - np.arange(
-        stages
-    )  # of stage j's velocity, in evaluations, at stage i
+    # Age of stage j's velocity at stage i, in evaluations.
+    ages = np.arange(stages)[:, None] - np.arange(stages)
     euler = np.concatenate([np.zeros((stages - 1, stages)), np.eye(1, stages)])
     h = jnp.diff(times)[:, None, None]
-    sums = h * jnp.where(leaves_domain[:, :, None], euler, sums).astype(
-        times.dtype
-    )  # [step, after stage, of velocity]
+    # [step, after stage, of velocity]
+    sums = h * jnp.where(leaves_domain[:, :, None], euler, sums).astype(times.dtype)
 
     def columns_by_age(derivative):
         products = sums * derivative(evaluation_times)[:, None, :]
@@ -66,11 +67,13 @@ def runge_kutta(
 
 
 def _evaluation_times(process, times, nodes):
-    """Return the evaluations' times `[step stage]`, and `[step 1]` where a step has to be Euler's."""
+    """Return the times of the evaluations, `[step stage]`, and which steps must be Euler's, `[step
+    1]`.
+    """
     t, h = times[:-1, None], jnp.diff(times)[:, None]
     planned = t + h * nodes.astype(times.dtype)
     first, last = process.domain
-    margin = 1e-6 * (last - first)  # what float32 rounds away
+    margin = 1e-6 * (last - first)  # rounding error of float32
     evaluation_times = clip(planned, first, last)
     velocity = process.alpha_prime(evaluation_times) + process.sigma_prime(evaluation_times)
     leaves_domain = ((jnp.abs(planned - evaluation_times) > margin) | ~jnp.isfinite(velocity)).any(
@@ -81,23 +84,26 @@ def _evaluation_times(process, times, nodes):
 
 @sampler
 def midpoint(process: Process, times: Float[Array, " times"]) -> Table:
-    """x_s = x_t + h·v at the middle of the step, which half a step of Euler's reaches; of order 2."""
+    """Take midpoint steps, x_s = x_t + h·v, of order 2.
+
+    v is the velocity at the middle of the step, where half a step of Euler's ends.
+    """
     return runge_kutta(process, times, [[0, 0], [1 / 2, 0]], [0, 1])
 
 
 @sampler
 def heun(process: Process, times: Float[Array, " times"]) -> Table:
-    """The trapezoidal rule in t, x_s = x_t + h/2·(v_t + v_s), with v_s where Euler's step ends; of order 2.
+    """Take steps of the trapezoidal rule in t, x_s = x_t + h/2·(v_t + v_s), of order 2.
 
-    Every step is corrected, the last one too: the denoiser has to know the clean end. Else take
-    `edm_heun`.
+    v_s is the velocity where Euler's step ends. Every step is corrected, including the last, so the
+    denoiser must know the clean end. Otherwise use `edm_heun`.
     """
     return runge_kutta(process, times, [[0, 0], [1, 0]], [1 / 2, 1 / 2])
 
 
 @sampler
 def rk4(process: Process, times: Float[Array, " times"]) -> Table:
-    """The classical Runge–Kutta method in t, of order 4."""
+    """Take steps of the classical Runge–Kutta method in t, of order 4."""
     return runge_kutta(
         process,
         times,
@@ -110,15 +116,16 @@ def rk4(process: Process, times: Float[Array, " times"]) -> Table:
 def edm_heun(
     process: Process, times: Float[Array, " times"], last_corrected: bool = False
 ) -> Table:
-    """Heun's method in (x/alpha, sigma/alpha), whose last step is Euler's: 2N − 1 evaluations, of order 2.
+    """Take Heun steps in (x/alpha, sigma/alpha), the last one Euler's: 2N − 1 evaluations, of order
+    2.
 
-    Karras et al. 2022, algorithm 1, for any process. In DDIM's terms: x_s = alpha_s·x̂ + sigma_s·ẑ,
-    evaluated there, and then x_s + alpha_s·(rho_s − rho_t)/2·(ẑ_s − ẑ). A step from or to infinite
-    rho is not corrected.
+    Karras et al. 2022, algorithm 1, for any process. In DDIM's terms the step first goes to x_s =
+    alpha_s·x̂ + sigma_s·ẑ and evaluates there. It ends at x_s + alpha_s·(rho_s − rho_t)/2·(ẑ_s −
+    ẑ). A step from or to infinite rho is not corrected.
 
     Args:
         last_corrected: correct the last step too, with 2N evaluations, for a grid that ends before
-            the clean end: so the parts of a grid give what the whole gives, and inversion is of
+            the clean end. Then the parts of a grid give the same as the whole, and inversion has
             order 2 at its end too.
     """
     table = heun_in_rho(process, times[:-1], times[1:])
@@ -128,7 +135,7 @@ def edm_heun(
 def heun_in_rho(
     process: Process, starts: Float[Array, " steps"], ends: Float[Array, " steps"]
 ) -> Table:
-    """`edm_heun` for steps which need not start where the last one ended."""
+    """Return the table of `edm_heun` for steps that need not follow one another."""
     alpha, sigma = process.alpha(ends), process.sigma(ends)
     rise = noise_ratio(process, ends) - noise_ratio(process, starts)
     change = alpha * finite(rise) / 2
@@ -144,10 +151,10 @@ def heun_in_rho(
 def two_rows(
     first: Float[Array, " steps"], second: Float[Array, " steps"]
 ) -> Float[Array, " rows"]:
-    """Return a column of two rows a step."""
+    """Return a column with two rows per step."""
     return jnp.stack([first, second], 1).reshape(-1)
 
 
 def without_last_row(table: Table) -> Table:
-    """Return the table whose last step has its first row alone."""
+    """Return the table without its last row, so that the last step has only its first row."""
     return jax.tree.map(lambda column: column[:-1], table)

@@ -1,14 +1,14 @@
-"""DPM-Solver: exponential integrators with evaluations inside the step, and no memory between steps.
+"""DPM-Solver: exponential integrators with evaluations inside the step, and no memory.
 
 As in `multistep`, the ODE is d(x/alpha) = ẑ·drho or d(x/sigma) = x̂·d(1/rho), integrated with a
-polynomial in lambda = −log(rho), half the log-SNR. Every evaluation is followed by the first-order
-step x_s = alpha_s·x̂ + sigma_s·ẑ from the one at which the step began, corrected by what has
-changed since in x̂ or ẑ.
+polynomial in lambda = −log(rho), half the log-SNR. After every evaluation comes the first-order
+step x_s = alpha_s·x̂ + sigma_s·ẑ from the evaluation at which the step began. It is corrected by
+the change of x̂ or ẑ since then.
 
-With `on_grid` a step of order p covers p intervals of the grid and evaluates at its times, as the
-orders 1, 2, …, p in turn of diffusers; then the last step may be shorter, and so of lower order.
-Else the times inside a step divide its log-SNR evenly, or where that is infinite, t. A step from
-or to infinite log-SNR is of first order.
+With `on_grid`, a step of order p covers p intervals of the grid and evaluates at its times.
+diffusers does the same with orders 1, 2, …, p in turn. The last step may then be shorter and of
+lower order. Otherwise the times inside a step divide its log-SNR evenly, or t where the log-SNR is
+infinite. A step from or to infinite log-SNR is of first order.
 """
 
 import jax.numpy as jnp
@@ -26,7 +26,10 @@ from genjax.diffusion.samplers.tables import Rows, Table, sampler
 def divide_steps(
     process: Process, times: Float[Array, " times"], parts: int
 ) -> Float[Array, " finer"]:
-    """The grid with every step in `parts` of equal log-SNR, or of equal t where that is infinite."""
+    """Return the grid with every step divided in `parts` of equal log-SNR.
+
+    Where the log-SNR is infinite, the parts have equal t.
+    """
     fractions = np.arange(parts) / parts
     even = lambda u: u[:-1, None] + jnp.diff(u)[:, None] * fractions.astype(u.dtype)
     log_snr = 2 * half_log_snr(process, times)
@@ -36,25 +39,29 @@ def divide_steps(
 
 
 def _singlestep(process, times, order, half, slope_moment, on_grid):
-    """Every evaluation's step goes on from the start of its group of `order`, along the line to the newest value.
+    """Return the table of a method whose groups of `order` evaluations start from the same point.
+
+    The step after an evaluation goes from the start of its group, along the line to the newest
+    value.
 
     Args:
-        half: "clean" or "noise", what the polynomial goes through.
-        slope_moment: of a = h for x̂, −h for ẑ, with h the change of lambda since the start.
+        half: "clean" or "noise", what the polynomial interpolates.
+        slope_moment: function of a, where a is h for x̂ and −h for ẑ, and h is the change of lambda
+            since the start.
     """
     nodes = times if on_grid else divide_steps(process, times, order)
-    age = np.arange(len(nodes) - 1) % order  # of the evaluation at the start of the group
+    age = np.arange(len(nodes) - 1) % order  # evaluations since the start of the group
     u = half_log_snr(process, nodes)
     start = u[np.arange(len(age)) - age]
     h = u[1:] - start
-    inverse = quotient(
-        h, u[:-1] - start
-    )  # 1/r of the newest value; 0 for the start's own, and infinite h
+    # 1/r of the newest value. It is 0 for the start itself and for infinite h.
+    inverse = quotient(h, u[:-1] - start)
     alpha, sigma = process.alpha(nodes[1:]), process.sigma(nodes[1:])
     scale, a = (alpha, finite(h)) if half == "clean" else (sigma, finite(-h))
     change = scale * inverse * slope_moment(a)
     columns = np.arange(order)
-    newest = jnp.where(inverse == 0, 0, age)[:, None]  # first order goes on from the newest value
+    # A step of first order uses the newest value.
+    newest = jnp.where(inverse == 0, 0, age)[:, None]
     start_weights = columns == newest
     change_weights = (columns == 0).astype(int) - (columns == age[:, None])
     table = Table(
@@ -67,31 +74,40 @@ def _singlestep(process, times, order, half, slope_moment, on_grid):
 
 
 def _half_constant_moment(a: Rows) -> Rows:
+    """Return (1 − e^{−a})/2: half the moment of a constant."""
     return -jnp.expm1(-a) / 2
 
 
 def _line_moment(a: Rows) -> Rows:
+    """Return the moment of a line of slope 1."""
     return exponential_moments(a, 2)[:, 1]
 
 
 @sampler
 def dpm_solver_1(process: Process, times: Float[Array, " times"]) -> Table:
-    """The first-order step of DPM-Solver and of DPM-Solver++, which is `ddim`'s (Lu et al. 2022a, section 4.1)."""
+    """Take DPM-Solver-1 steps, which are also those of DPM-Solver++ of order 1 and of `ddim`.
+
+    Lu et al. 2022a, section 4.1.
+    """
     return ddim_step(process, times[:-1], times[1:], 0.0)
 
 
 @sampler
 def dpm_solver_2(process: Process, times: Float[Array, " times"], on_grid: bool = False) -> Table:
-    """DPM-Solver-2 (Lu et al. 2022a, algorithm 1): ẑ at the middle of the step; of order 2, 2 evaluations a step.
+    """Take DPM-Solver-2 steps, with ẑ at the middle of the step: order 2, 2 evaluations per step.
 
-    x_s = alpha_s/alpha_t·x − sigma_s·(e^h − 1)·(ẑ + (ẑ_middle − ẑ)/(2r)), with r = 1/2.
+    Lu et al. 2022a, algorithm 1. With r = 1/2, x_s = alpha_s/alpha_t·x − sigma_s·(e^h − 1)·(ẑ +
+    (ẑ_middle − ẑ)/(2r)).
     """
     return _singlestep(process, times, 2, "noise", _half_constant_moment, on_grid)
 
 
 @sampler
 def dpm_solver_3(process: Process, times: Float[Array, " times"], on_grid: bool = False) -> Table:
-    """DPM-Solver-3 (Lu et al. 2022a, algorithm 2): ẑ at thirds of the step; of order 3, 3 evaluations a step."""
+    """Take DPM-Solver-3 steps, with ẑ at thirds of the step: order 3, 3 evaluations per step.
+
+    Lu et al. 2022a, algorithm 2.
+    """
     return _singlestep(process, times, 3, "noise", _line_moment, on_grid)
 
 
@@ -99,9 +115,11 @@ def dpm_solver_3(process: Process, times: Float[Array, " times"], on_grid: bool 
 def dpm_solver_pp_2s(
     process: Process, times: Float[Array, " times"], on_grid: bool = False
 ) -> Table:
-    """DPM-Solver++(2S) (Lu et al. 2022b, algorithm 1): x̂ at the middle of the step; of order 2, 2 evaluations a step.
+    """Take DPM-Solver++(2S) steps, with x̂ at the middle of the step: order 2, 2 evaluations per
+    step.
 
-    x_s = sigma_s/sigma_t·x + alpha_s·(1 − e^{−h})·(x̂ + (x̂_middle − x̂)/(2r)), with r = 1/2.
+    Lu et al. 2022b, algorithm 1. With r = 1/2, x_s = sigma_s/sigma_t·x + alpha_s·(1 − e^{−h})·(x̂ +
+    (x̂_middle − x̂)/(2r)).
     """
     return _singlestep(process, times, 2, "clean", _half_constant_moment, on_grid)
 
@@ -110,10 +128,10 @@ def dpm_solver_pp_2s(
 def dpm_solver_pp_3s(
     process: Process, times: Float[Array, " times"], on_grid: bool = False
 ) -> Table:
-    """DPM-Solver++(3S): x̂ at thirds of the step; of order 3, 3 evaluations a step.
+    """Take DPM-Solver++(3S) steps, with x̂ at thirds of the step: order 3, 3 evaluations per step.
 
-    Lu et al. 2022b's program, singlestep and of order 3. With phi = 1 − (1 − e^{−h})/h,
-    x_s = sigma_s/sigma_t·x + alpha_s·((1 − e^{−h})·x̂ + phi·3/2·(x̂_{2/3} − x̂)).
+    This is the singlestep method of order 3 in the program of Lu et al. 2022b. With phi = 1 − (1 −
+    e^{−h})/h, x_s = sigma_s/sigma_t·x + alpha_s·((1 − e^{−h})·x̂ + phi·3/2·(x̂_{2/3} − x̂)).
     """
     return _singlestep(process, times, 3, "clean", _line_moment, on_grid)
 
@@ -122,16 +140,16 @@ def dpm_solver_pp_3s(
 def dpm_solver_pp_sde(
     process: Process, times: Float[Array, " times"], eta: float | Float[Array, ""] = 1.0
 ) -> Table:
-    """DPM-Solver++ SDE, with noise that does not depend on the grid (Crowson 2022, k-diffusion).
+    """Take DPM-Solver++ SDE steps, with noise that does not depend on the grid.
 
-    A step of `ddim` with `eta` leads to the middle in lambda; x̂ from there takes the place of x̂
-    in the step from t to s: x_s = alpha_s·x̂_middle + down·(x_t/alpha_t − x̂_middle)/rho_t +
-    fresh·ξ, with down and fresh those of ẑ and ξ in `ddim`. The last step, and one from infinite
-    rho, are those of `ddim`: 2N − 1 evaluations.
+    Crowson 2022, k-diffusion. A step of `ddim` with `eta` leads to the middle in lambda. In the
+    step from t to s, the x̂ found there replaces x̂: x_s = alpha_s·x̂_middle + down·(x_t/alpha_t −
+    x̂_middle)/rho_t + fresh·ξ. The factors down and fresh are those of ẑ and ξ in `ddim`. The last
+    step, and a step from infinite rho, are those of `ddim`. So there are 2N − 1 evaluations.
 
     ξ are increments of one Brownian path per sample in t. So for equal keys, samples on finer and
-    finer grids converge, to the solution of one SDE driven by that path; with other samplers each
-    grid has other noise.
+    finer grids converge to the solution of one SDE driven by that path. Other samplers draw other
+    noise for each grid.
     """
     t, s, u = times[:-1], times[1:], half_log_snr(process, times)
     halved = jnp.isfinite(u[:-1]) & jnp.isfinite(u[1:]) & (np.arange(len(t)) < len(t) - 1)

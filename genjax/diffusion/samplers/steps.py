@@ -1,4 +1,4 @@
-"""What one row of a sampler's table (`tables.Table`) does to one array of the data."""
+"""The state of a sampler, and what one row of its table (`tables.Table`) does to it."""
 
 import functools
 from typing import NamedTuple
@@ -17,8 +17,8 @@ Data = Float[Array, " batch *shape"]
 class State(NamedTuple):
     """The state x, the point y of the next evaluation, and the predictions so far, newest first.
 
-    All have the type of the noise that sampling starts from. Rows are float32 at least, and so is
-    the arithmetic within a step: a bfloat16 state is rounded once a step.
+    All have the type of the noise from which sampling starts. Rows and the arithmetic within a step
+    are at least float32: a bfloat16 state is rounded once per step.
     """
 
     x: Data
@@ -28,7 +28,7 @@ class State(NamedTuple):
 
     @classmethod
     def start(cls, noise: Data, table) -> "State":
-        """Return the state at `noise`, with room for as many predictions as the table looks back."""
+        """Return the state at `noise`, with room for all predictions that the table uses."""
 
         def length(*columns):
             return max((column.shape[1] for column in columns if column is not None), default=0)
@@ -55,7 +55,7 @@ class State(NamedTuple):
         noise: Data,
         variance: Data | None,
     ) -> "State":
-        """Return the state after the row's evaluation, which answered with these halves."""
+        """Return the state after the row's evaluation, whose answer was these halves."""
         dtype = self.x.dtype
         cleans = (clean.astype(dtype), *self.cleans)[: len(self.cleans)]
         noises = (noise.astype(dtype), *self.noises)[: len(self.noises)]
@@ -73,14 +73,16 @@ class State(NamedTuple):
         return self._keep_waiting(row, State(x.astype(dtype), y.astype(dtype), cleans, noises))
 
     def _keep_waiting(self, row, changed: "State") -> "State":
-        """Return `changed`, but this state in frames that wait: whatever they were answered, even NaN."""
+        """Return `changed`, but this state for frames that wait, even if their answer is NaN."""
         if row.waits is None:
             return changed
         return jax.tree.map(lambda a, b: jnp.where(across_batch(row.waits, a), a, b), self, changed)
 
 
 def _normal(keys, number, like, row):
-    """Return N(0, I), drawn in the row's type: bfloat16 states see float32's noise, rounded."""
+    """Return N(0, I), drawn in the row's type. So bfloat16 states see the noise of float32,
+    rounded.
+    """
     draw_one = lambda key: jax.random.normal(
         jax.random.fold_in(key, number), like.shape[1:], row.times.dtype
     )
@@ -88,9 +90,9 @@ def _normal(keys, number, like, row):
 
 
 def _path_increment(keys, _, like, row):
-    """Return N(0, I): what each sample's path gains in the row's interval, over √length.
+    """Return N(0, I): the increment of each sample's path in the row's interval, over √length.
 
-    The path is known to a millionth of the whole, and its key is none of those that rows fold.
+    The path is resolved to a millionth of the whole. Its key is none of the keys that rows fold.
     """
     shape, (start, end) = jax.ShapeDtypeStruct(like.shape[1:], row.times.dtype), row.path
     length = jnp.where(start == end, 1, jnp.abs(end - start))
@@ -104,10 +106,12 @@ def _path_increment(keys, _, like, row):
 
 
 def _sum(terms, like):
+    """Return the sum of the terms, or zeros if there are none."""
     return functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(like)
 
 
 def _products(coefficients, history):
+    """Return the products of the row's coefficients with the predictions, newest first."""
     if coefficients is None:
         return []
     return [
@@ -116,11 +120,13 @@ def _products(coefficients, history):
 
 
 def _deviation(row, x, variance):
-    """Return the deviation of the row's fresh noise, by a learned variance if there is one."""
+    """Return the deviation of the row's fresh noise, with a learned variance if there is one."""
     fresh = across_batch(row.fresh, x)
     if variance is None or row.largest is None:
         return fresh
-    quiet = fresh == 0  # to sigma = 0, where both are 0; the derivative of 0^(1 − v) is infinite
+    # A step to sigma = 0 draws nothing. Both deviations are 0 there, and the derivative of 0^(1 −
+    # v) is infinite.
+    quiet = fresh == 0
     return jnp.where(
         quiet,
         0,

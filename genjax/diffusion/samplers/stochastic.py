@@ -1,4 +1,4 @@
-"""Samplers that draw noise as they go: ancestral ones, churn, and the reverse SDE with any diffusion coefficient."""
+"""Samplers that draw noise at every step: ancestral sampling, churn, and the reverse SDE."""
 
 from collections.abc import Callable
 
@@ -17,12 +17,13 @@ Scalar = float | Float[Array, ""]
 
 @sampler
 def ddpm(process: Process, times: Float[Array, " times"]) -> Table:
-    """Draws x_s from q(x_s | x_t, x = x̂), `ddim` with eta = 1 (Ho et al. 2020, algorithm 2), for any process.
+    """Draw x_s from q(x_s | x_t, x = x̂): `ddim` with eta = 1 (Ho et al. 2020, algorithm 2).
 
-    The variance is the least one, exact for data at a single point: β̃ = sigma_s²·(1 − e^{−2h}). A
-    learned variance v in [0, 1] moves it log-linearly (Nichol & Dhariwal 2021, equation 15) up to
-    the one exact for data N(0, I), β = sigma_t²·(1 − e^{−2h})·(alpha_s² + sigma_s²)/(alpha_t² +
-    sigma_t²). A step to sigma_s = 0 draws nothing.
+    It works for any process. The variance is the least one, β̃ = sigma_s²·(1 − e^{−2h}), exact for
+    data at a single point. The largest variance is exact for data N(0, I): β = sigma_t²·(1 −
+    e^{−2h})·(alpha_s² + sigma_s²)/(alpha_t² + sigma_t²). A learned variance v in [0, 1] moves
+    log-linearly from the least to the largest (Nichol & Dhariwal 2021, equation 15). A step to
+    sigma_s = 0 draws nothing.
     """
     alpha, sigma = process.alpha(times), process.sigma(times)
     kept = noise_kept(process, times[:-1], times[1:])
@@ -35,21 +36,23 @@ def ddpm(process: Process, times: Float[Array, " times"]) -> Table:
 
 @sampler
 def euler_ancestral(process: Process, times: Float[Array, " times"], eta: Scalar = 1.0) -> Table:
-    """Euler in (x/alpha, sigma/alpha) to below the next noise level, and noise up to it: another name for `ddim`.
+    """Take an Euler step to below the next noise level and add noise up to it: another name for
+    `ddim`.
 
-    With rho = sigma/alpha, the step goes down to √(rho_s² − up²), where up = eta·rho_s·√(1 −
-    rho_s²/rho_t²) (Crowson 2022, k-diffusion): just what `ddim` does with the same eta.
+    Crowson 2022, k-diffusion. With rho = sigma/alpha, the Euler step in (x/alpha, rho) goes down to
+    √(rho_s² − up²), where up = eta·rho_s·√(1 − rho_s²/rho_t²). This equals `ddim` with the same
+    eta.
     """
     return ddim_step(process, times[:-1], times[1:], eta)
 
 
 @sampler
 def dpm2_ancestral(process: Process, times: Float[Array, " times"], eta: Scalar = 1.0) -> Table:
-    """The midpoint rule in log rho down to below the next noise level, and noise up to it (Crowson 2022, k-diffusion).
+    """Take a midpoint step in log rho to below the next noise level, and add noise up to it.
 
-    Two evaluations a step, the second at √(rho_t·rho_down); rho = sigma/alpha, and levels as in
-    `euler_ancestral`. The last step, and one from infinite rho, are those of `euler_ancestral`: 2N −
-    1 evaluations. With eta = 0, DPM2.
+    Crowson 2022, k-diffusion. Each step has two evaluations, the second at √(rho_t·rho_down), with
+    rho = sigma/alpha and levels as in `euler_ancestral`. The last step, and a step from infinite
+    rho, are those of `euler_ancestral`. So there are 2N − 1 evaluations. With eta = 0 this is DPM2.
     """
     once = ddim_step(process, times[:-1], times[1:], eta)
     alpha = process.alpha(times)
@@ -83,12 +86,14 @@ def edm_stochastic(
     s_max: Scalar = 50.0,
     s_noise: Scalar = 1.003,
 ) -> Table:
-    """Noise up from rho to (1 + gamma)·rho, then a Heun step down from there (Karras et al. 2022, algorithm 2).
+    """Add noise up from rho to (1 + gamma)·rho, then take a Heun step down from there.
 
-    gamma = min(s_churn/N, √2 − 1) while rho = sigma/alpha is in [s_min, s_max], for any process;
-    `s_noise` multiplies the deviation of what is added. The defaults are table 5's for ImageNet-64;
-    s_churn = 0 is `edm_heun`. It has 2N − 1 evaluations: the last step is Euler's, as is one from
-    infinite rho, which stays as it is. No noise is added beyond the process' noise end.
+    Karras et al. 2022, algorithm 2, for any process. gamma = min(s_churn/N, √2 − 1) while rho =
+    sigma/alpha is in [s_min, s_max]. `s_noise` multiplies the deviation of the added noise. The
+    defaults are those of table 5 for ImageNet-64, and s_churn = 0 is `edm_heun`.
+
+    The last step is Euler's, so there are 2N − 1 evaluations. A step from infinite rho is Euler's
+    too, and adds no noise. No noise is added beyond the process' noise end.
     """
     t, s = times[:-1], times[1:]
     if isinstance(s_churn, int | float) and s_churn == 0:
@@ -99,7 +104,7 @@ def edm_stochastic(
         (s_min <= rho) & (rho <= s_max), jnp.minimum(s_churn / len(t), jnp.sqrt(2.0) - 1), 0
     )
     raised = jnp.minimum((1 + gamma) * rho, process.sigma(end) / process.alpha(end))
-    churned = raised > rho  # nowhere at infinite rho
+    churned = raised > rho  # false at infinite rho
     rho, raised = jnp.where(churned, rho, 1), jnp.where(churned, raised, 1)
     start = jnp.where(churned, process.time_at(-2 * jnp.log(raised)), t)
     added = jnp.where(
@@ -113,14 +118,18 @@ def edm_stochastic(
 
 
 def noise_growth(process: Process, t: Float[Array, " *times"]) -> Float[Array, " *times"]:
-    """sigma·sigma', half the rate at which the noise's variance grows; sigma for rectified flow (Ma et al. 2024, SiT)."""
+    """Return sigma·sigma', half the rate at which the variance of the noise grows.
+
+    It is sigma for rectified flow (Ma et al. 2024, SiT).
+    """
     return process.sigma(t) * process.sigma_prime(t)
 
 
 def process_diffusion(process: Process, t: Float[Array, " *times"]) -> Float[Array, " *times"]:
-    """g² = 2·sigma·sigma' − 2·(alpha'/alpha)·sigma², of the SDE from data to noise that has the process' marginals.
+    """Return g² = 2·sigma·sigma' − 2·(alpha'/alpha)·sigma².
 
-    It is infinite where alpha is zero (Song et al. 2021; Kingma et al. 2021, equation 2 of the
+    g is the diffusion coefficient of the SDE from data to noise that has the process' marginals. It
+    is infinite where alpha is zero (Song et al. 2021; Kingma et al. 2021, equation 2 of the
     appendix).
     """
     sigma = process.sigma(t)
@@ -133,12 +142,12 @@ def euler_maruyama(
     times: Float[Array, " times"],
     diffusion: Callable[[Process, Float[Array, " steps"]], Float[Array, " steps"]] = noise_growth,
 ) -> Table:
-    """x_s = x_t + (s − t)·(velocity − w/2·score) + √(w·(t − s))·ξ, from noise to data, score = −ẑ/sigma.
+    """Take Euler–Maruyama steps x_s = x_t + (s − t)·(velocity − w/2·score) + √(w·(t − s))·ξ.
 
-    The marginals are those of the probability-flow ODE, whatever the diffusion coefficient w =
-    diffusion(process, t) (Song et al. 2021, appendix D; Ma et al. 2024, SiT, equation 6); w = 0 is
-    `euler`. So are a step to sigma_s = 0, that its noise does not stay in the sample, and one where
-    w is infinite.
+    Song et al. 2021, appendix D; Ma et al. 2024, SiT, equation 6. The steps go from noise to data,
+    with score = −ẑ/sigma. The diffusion coefficient w = diffusion(process, t) is free, because the
+    marginals are always those of the probability-flow ODE. w = 0 is `euler`. A step to sigma_s = 0
+    is Euler's too, because its noise would stay in the sample. So is a step where w is infinite.
     """
     t, s = times[:-1], times[1:]
     drawn = jnp.isfinite(diffusion(process, t)) & (process.sigma(s) > 0)
@@ -155,10 +164,10 @@ def euler_maruyama(
 
 @sampler
 def reverse_diffusion(process: Process, times: Float[Array, " times"]) -> Table:
-    """x_s = (2 − a)·x_t + b²·score + b·ξ (Song et al. 2021, equation 46), score = −ẑ/sigma_t.
+    """Take steps x_s = (2 − a)·x_t + b²·score + b·ξ (Song et al. 2021, equation 46).
 
-    It reverses x_t = a·x_s + b·ξ, a = alpha_t/alpha_s and b² = sigma_t²·(1 − e^{−2h}), to first
-    order in small steps. A step from or to infinite log-SNR is `ddim`'s.
+    Here score = −ẑ/sigma_t, a = alpha_t/alpha_s and b² = sigma_t²·(1 − e^{−2h}). To first order in
+    the step, they reverse x_t = a·x_s + b·ξ. A step from or to infinite log-SNR is `ddim`'s.
     """
     alpha, sigma = process.alpha(times), process.sigma(times)
     kept = noise_kept(process, times[:-1], times[1:])
@@ -181,29 +190,32 @@ def predictor_corrector(
     corrector_steps: int = 1,
     snr: Scalar = 0.16,
 ) -> Table:
-    """At each time Langevin steps at that time, then the predictor's step to the next (Song et al. 2021, appendix G).
+    """Take Langevin steps at each time, then the predictor's step to the next time.
 
-    A corrector's step is x + epsilon·score + √(2·epsilon)·ξ with epsilon = 2·(a·snr·sigma_t)²
-    (algorithms 4 and 5; a² is their alpha_i, alpha_t²/alpha_s²). The authors' epsilon has
-    ‖ξ‖/‖score‖ in place of sigma_t, which is what that ratio is for score = −z/sigma_t in many
-    dimensions. In few dimensions that ratio scatters and tilts the law; sigma_t does not. Measured
-    on a mixture of two Gaussians with the variance exploding process, 500 even steps and 20,000
-    samples: Kolmogorov–Smirnov distance .006, .003 and .004 in 2, 16 and 128 dimensions (critical
-    value .0096). As in the authors' program correctors come first, none at the clean end.
+    Song et al. 2021, appendix G. A corrector's step is x + epsilon·score + √(2·epsilon)·ξ with
+    epsilon = 2·(a·snr·sigma_t)² (algorithms 4 and 5). The paper's alpha_i is a² =
+    alpha_t²/alpha_s². As in the authors' program, correctors come first, and there are none at the
+    clean end.
+
+    The authors' epsilon has ‖ξ‖/‖score‖ in place of sigma_t. For score = −z/sigma_t, that ratio is
+    sigma_t in many dimensions. In few dimensions the ratio scatters and tilts the law; sigma_t does
+    not. The Kolmogorov–Smirnov distance is .006, .003 and .004 in 2, 16 and 128 dimensions
+    (critical value .0096). It was measured on a mixture of two Gaussians with the variance
+    exploding process, 500 even steps and 20,000 samples.
 
     Args:
-        predictor: a sampler of one evaluation a step without memory.
-        corrector_steps: evaluations at each time before the predictor's.
-        snr: r, the size of the noise in a corrector's step over that of its drift.
+        predictor: a sampler with one evaluation per step and no memory.
+        corrector_steps: evaluations at each time before that of the predictor.
+        snr: r, the ratio of the noise in a corrector's step to its drift.
 
     Raises:
-        ValueError: another predictor.
+        ValueError: the predictor has several evaluations per step or a memory.
     """
     table, t = predictor.table(process, times), times[:-1]
     if table.clean.shape != (len(t), 1) or not (table.stage_state is table.churn is None):
         raise ValueError(
-            f"predictor={predictor.__name__} has several evaluations a step or a memory; take reverse_diffusion, ddpm, "
-            "ddim, euler or euler_maruyama"
+            f"predictor={predictor.__name__} has several evaluations per step or a memory; take "
+            "reverse_diffusion, ddpm, ddim, euler or euler_maruyama"
         )
 
     def rows(corrector, predictor):

@@ -1,10 +1,11 @@
-"""What all linear samplers share: a table of coefficients, and the one `lax.scan` over its rows.
+"""The common part of all linear samplers: a table of coefficients, and one `lax.scan` over its
+rows.
 
-Every step of every sampler here is a linear combination of the state, of the two halves x̂ and ẑ of
-the predictions made so far, and of fresh noise. Its coefficients depend on the times alone. So a
-sampler is a function `(process, times, …) -> Table`, made callable by `sampler`; the network
-appears once in the compiled program, and a grid of equal length never compiles anew if the times
-are an argument of what is jitted.
+Every sampler's step is a linear combination of the state, of the halves x̂ and ẑ of the predictions
+made so far, and of fresh noise. The coefficients depend only on the times. So a sampler is a
+function `(process, times, …) -> Table`, made callable by `sampler`. The network appears once in the
+compiled program. If the times are an argument of the jitted function, a new grid of equal length
+never recompiles.
 """
 
 import functools
@@ -36,19 +37,20 @@ class Table(NamedTuple):
         x ← state·x + Σ_j clean[j]·x̂[j] + Σ_j noise[j]·ẑ[j] + fresh·ξ
         y ← stage_state·x + Σ_j stage_clean[j]·x̂[j] + Σ_j stage_noise[j]·ẑ[j]
 
-    with x the state, ξ ~ N(0, I), and predictions j evaluations old, j = 0 the one just made.
-    Without `stage_…` y is x. If `churn` is given, both become churn_state·(…) + churn·ξ before the
-    evaluation. Unused columns stay None. If `path` is given, the ξ of `fresh` is what
-    a Brownian path of the sample's own gains between the row's two values of `path`, parts of [0,
-    1], over the root of their distance.
+    x is the state, ξ ~ N(0, I), and prediction j is j evaluations old, j = 0 the newest. Without
+    `stage_…`, y is x. If `churn` is given, both x and y first become churn_state·(…) + churn·ξ,
+    before the evaluation. Unused columns are None.
 
-    `step` is the step of the grid that each row belongs to, in order; None stands for a row a step.
+    If `path` is given, the ξ of `fresh` comes from a Brownian path of the sample on [0, 1]. It is
+    the increment between the row's two values of `path`, over the root of their distance.
+
+    `step` is the step of the grid that each row belongs to, in order. None means one row per step.
     After the last row of a step, x is the state at the grid's next time. `number` counts the rows
     that draw noise: rows of equal number draw equal noise for equal keys. None counts from 0. Both
     are NumPy arrays, known while tracing.
 
-    Of a grid `[times frames]` every other column has a last axis `frames`, and where `waits` is
-    true, a row changes nothing of that frame (`frames.framewise`).
+    For a grid `[times frames]` every other column has a last axis `frames`. Where `waits` is true,
+    a row changes nothing of that frame (`frames.framewise`).
     """
 
     times: Rows
@@ -73,12 +75,13 @@ class Table(NamedTuple):
 def check_grid(
     process: Process, times: Float[Array, " times ..."], shape: tuple[int, ...] = ()
 ) -> None:
-    """Check a grid of two times or more, `[times]`, against the process' domain.
+    """Check a time grid against the process' domain.
 
-    Traced times have no values to check: check their grid before it is traced.
+    Traced times have no values to check, so check their grid before it is traced.
 
     Args:
-        shape: of a sample, whose first axes may have times of their own: `[times frames]`.
+        times: `[times]`, at least two, or `[times frames]`.
+        shape: of a sample, whose first axes may have times of their own.
 
     Raises:
         ValueError: the grid has another shape, or leaves the domain.
@@ -90,18 +93,20 @@ def check_grid(
     if jnp.ndim(times) < 1 or not fits or len(times) < 2:
         own = f", or [steps + 1 frames …] for samples of shape {shape}" if shape else ""
         raise ValueError(
-            f"a time grid has shape [steps + 1]{own}, one step at least; got shape {jnp.shape(times)}"
+            f"a time grid has shape [steps + 1]{own}, at least one step; got shape "
+            f"{jnp.shape(times)}"
         )
     if isinstance(times, jax.core.Tracer):
         return
     first, last = sorted((process.clean_end, process.domain[1]))
-    values = np.asarray(times)  # numpy: under jit, jnp would trace even a constant
+    # NumPy, because jnp would trace even a constant under jit.
+    values = np.asarray(times)
     low, high = values.min(), values.max()
     margin = 1e-6 * (last - first)  # float32 rounds the ends of a domain
-    if not (first - margin <= low and high <= last + margin):  # NaN too
+    if not (first - margin <= low and high <= last + margin):  # true for NaN too
         raise ValueError(
-            f"the time grid runs from {low:g} to {high:g}, but {type(process).__name__} has times from {first:g} to "
-            f"{last:g}; make a grid of genjax.diffusion.grids for this process"
+            f"the time grid runs from {low:g} to {high:g}, but {type(process).__name__} has times "
+            f"from {first:g} to {last:g}; make a grid of genjax.diffusion.grids for this process"
         )
 
 
@@ -118,15 +123,18 @@ def run(
 
     Args:
         denoiser: `(x_t, t) -> Prediction`, or `(x_t, t, memory) -> (Prediction, memory)`.
-            Predictions are cast to the type of the noise; times are float32 at least.
-        noise: an array, or a tree of arrays. Of a tree, the denoiser is given trees x_t and t like
-            it, in one call.
+            Predictions are cast to the type of the noise. Times are at least float32.
+        noise: an array, or a tree of arrays. For a tree, the denoiser gets trees x_t and t like it,
+            in one call.
         table: one for all leaves of `noise`, or a tree of tables with equally many rows.
-        keys: one per sample, of which each row folds its own; None if the table draws no noise.
-            Every leaf draws by its own of `trees.leaf_keys`.
+        keys: one per sample, which each row folds with its number; None if the table draws no
+            noise. Every leaf draws with its own key of `trees.leaf_keys`.
         trajectory: return the states at all times of the grid, the noise first.
-        memory: of a denoiser with a memory, before the first row. Each row hands on what it
-            returns.
+        memory: the memory of the denoiser before the first row. Each row passes on the memory that
+            it returns.
+
+    Returns:
+        The samples, like `noise`, or with `trajectory` the states, `[steps + 1 batch …]`.
 
     Raises:
         ValueError: the table draws noise and there are no keys.
@@ -192,7 +200,7 @@ def steps_of(table: Table) -> Int[np.ndarray, " rows"]:
 
 
 def cut(table: Table, start: int, stop: int) -> Table:
-    """Return the rows of the steps start, …, stop − 1, which draw what they draw in `table`.
+    """Return the rows of the steps start, …, stop − 1. They draw the same noise as in `table`.
 
     Raises:
         ValueError: there are no such steps, or the steps need predictions made before them
@@ -212,18 +220,19 @@ def cut(table: Table, start: int, stop: int) -> Table:
         older = np.arange(column.shape[1]) > np.arange(len(rows))[:, None]
         if np.any(np.asarray(column)[older] != 0):
             raise ValueError(
-                f"steps {start} to {stop - 1} use predictions made before step {start}; make a table of their own times"
+                f"steps {start} to {stop - 1} use predictions made before step {start}; make a "
+                "table of their own times"
             )
     return part
 
 
 def join(*tables: Table) -> Table:
-    """Return the table that works through the tables one after the other.
+    """Return the table that works through the tables one after another.
 
-    Rows that draw noise are numbered anew, so that parts that are joined twice draw twice.
+    Rows that draw noise get new numbers, so a part that is joined twice draws twice.
 
     Raises:
-        ValueError: the noise of some and not of others is from a Brownian path.
+        ValueError: some tables draw noise from a Brownian path and others do not.
     """
     steps = [steps_of(table) for table in tables]
     ends = np.cumsum([0] + [each[-1] + 1 for each in steps])
@@ -234,13 +243,15 @@ def join(*tables: Table) -> Table:
 
 
 def _join_column(name, tables):
-    """Return a column of the joined table; a table without it has what None stands for."""
+    """Return a column of the joined table, with the default where a table has None."""
     columns = [getattr(table, name) for table in tables]
     given = [column for column in columns if column is not None]
     if not given:
         return None
     if name == "path" and len(given) < len(tables):
-        raise ValueError("tables whose noise is from a Brownian path join with their like only")
+        raise ValueError(
+            "some tables draw noise from a Brownian path and others do not; join tables of one kind"
+        )
     width = max(column.shape[1:2] for column in given) if name.endswith(("clean", "noise")) else ()
     default = 1 if name in ("stage_state", "churn_state") else 0
 
@@ -258,21 +269,22 @@ def _join_column(name, tables):
 
 
 def _draws(table):
+    """Return whether the table draws noise."""
     return not (table.fresh is None and table.churn is None)
 
 
 def _rows(noise, table):
-    """Return the columns over which the scan runs, in the noise's type and in float32 at least."""
+    """Return the columns for the scan, in the noise's type and at least float32."""
     dtype = jnp.promote_types(noise.dtype, jnp.float32)
     cast = lambda column: column if column.dtype == bool else column.astype(dtype)
     return jax.tree.map(cast, table._replace(step=None, number=None))
 
 
 def _check_rows(table, rows, times):
-    """Return the rows of a grid, once checked; what is traced has no values to check.
+    """Return the rows of a grid after a check. Traced rows have no values to check.
 
     Raises:
-        ValueError: they draw noise on a grid that rises, or some coefficients are infinite.
+        ValueError: the rows draw noise on a grid that rises, or some coefficients are infinite.
     """
     if (
         _draws(rows)
@@ -280,22 +292,23 @@ def _check_rows(table, rows, times):
         and np.any(np.diff(times, axis=0) > 0)
     ):
         raise ValueError(
-            f"{table.__name__} draws noise, which leads from noise to data only, but the times of the grid rise; "
-            "invert with a sampler that draws none (ddim with eta=0, heun, …)"
+            f"{table.__name__} draws noise, so its grid falls from noise to data; got a grid that "
+            "rises. Invert with a sampler that draws none (ddim with eta=0, heun, …)"
         )
     for column in jax.tree.leaves(rows):
         if isinstance(column, jax.core.Tracer) or np.isfinite(column).all():
             continue
         row = np.argwhere(~np.isfinite(column))[0, 0]
         raise ValueError(
-            f"{table.__name__} has infinite coefficients for its evaluation at t = {np.ravel(rows.times[row])[0]:g}; "
-            "give the process a domain that keeps clear of that time, or take a sampler in sigma/alpha (ddim, edm_heun)"
+            f"{table.__name__} has infinite coefficients at t = "
+            f"{np.ravel(rows.times[row])[0]:g}; give the process a domain without that time, or "
+            "take a sampler in sigma/alpha (ddim, edm_heun)"
         )
     return rows
 
 
 def _tabulate(table, options, wait, noise, process, times):
-    """Return the rows of one leaf, whose frames wait where their time stays if `wait`."""
+    """Return the rows of one leaf. With `wait`, frames wait while their time stays the same."""
     check_grid(process, times, noise.shape[1:])
     if wait or jnp.ndim(times) > 1:
         return _check_rows(table, framewise(table, process, times, options), times)
@@ -303,20 +316,21 @@ def _tabulate(table, options, wait, noise, process, times):
 
 
 def sampler(table: Callable[..., Table]) -> Callable:
-    """Make a sampler of a function `(process, times, …) -> Table`, which stays its attribute `table`.
+    """Make a sampler of a function `(process, times, …) -> Table`, which stays its attribute
+    `table`.
 
     The sampler is called as `(denoiser, process, noise, times, *, keys=None, trajectory=False,
     memory=None, …)`, where the rest are the table's own options. It returns samples like `noise`,
-    or with `trajectory` the states at all times of the grid. `memory` is as of `run`.
+    or with `trajectory` the states at all times of the grid. `keys` and `memory` are as for `run`.
 
-    Outside `jit` a sampler compiles at every call. The line that prevents it, once for each shape:
+    Outside `jit` a sampler compiles at every call. One line prevents this, once for each shape:
 
         sample = jax.jit(lambda noise, times: heun(denoiser, process, noise, times))
 
     `noise` is an array, or a tree of arrays which step together, with one call of the denoiser.
     Process and times may be trees too, with grids of equal length. A grid is `[times]`, or `[times
-    frames]` with a time for each frame. Frames, and leaves of a tree of several, wait while their
-    time stays (`frames.framewise`).
+    frames]` with a time for each frame. Frames, and the leaves of a tree of several, wait while
+    their time stays the same (`frames.framewise`).
     """
 
     def sample(

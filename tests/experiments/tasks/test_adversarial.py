@@ -303,7 +303,7 @@ def test_an_evaluation_sees_collapse():
     sentences = task.alarms(
         {name: value for name, value in report.items() if isinstance(value, float)}
     )
-    assert any("100% of the samples have a twin" in sentence for sentence in sentences)
+    assert any("100% of the samples have a near duplicate" in sentence for sentence in sentences)
     edge = [report[f"accuracy/{name}"] for name in ("train", "held_out", "samples")]
     assert all(0 <= share <= 1 for share in edge)
     # against the logits themselves, by the network alone
