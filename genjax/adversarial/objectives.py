@@ -18,8 +18,7 @@ Logits = Float[Array, " batch"]
 
 
 class Objective(NamedTuple):
-    """`discriminator(real, fake)` and `generator(real, fake)`: losses `[batch]` of logits
-    `[batch]`.
+    """`discriminator(real, fake)` and `generator(real, fake)`, losses `[batch]` of logits.
 
     Attributes:
         boundary: the logit between real and generated. None if only differences of logits count.

@@ -115,8 +115,7 @@ def update_anchors(
 def lazy_penalty(
     step: Int[Array, ""], every: int, penalty: Callable[[], PyTree], otherwise: PyTree
 ) -> PyTree:
-    """Return `penalty()` at every `every`-th step, from step 0 on, and `otherwise` at the other
-    steps.
+    """Return `penalty()` at every `every`-th step from step 0, otherwise `otherwise`.
 
     The other steps cost nothing. This is lazy regularization (Karras et al. 2020, "StyleGAN2",
     section 3.1). Weight such a penalty `every` times as much: its mean gradient over steps is then

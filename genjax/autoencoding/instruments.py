@@ -22,8 +22,9 @@ def usage(counts: Int[Array, " num_codes"]) -> Float[Array, ""]:
 
 
 def perplexity(counts: Int[Array, " num_codes"]) -> Float[Array, ""]:
-    """Return exp of the entropy of the codes' shares: the number of evenly used codes of this
-    entropy.
+    """Return exp of the entropy of the codes' shares.
+
+    It is the number of evenly used codes with this entropy.
     """
     shares = counts / counts.sum()
     return jnp.exp(
@@ -42,8 +43,7 @@ def codebook_metrics(counts: Int[Array, " num_codes"]) -> dict[str, Float[Array,
 
 
 def alarms(metrics: Mapping[str, float]) -> list[str]:
-    """Return one sentence for each problem that these metrics show; the list is empty if there is
-    none.
+    """Return one sentence for each problem that these metrics show, and none if there is none.
 
     It knows the names of `codebook_metrics`, of which all or none are given. Choosing num_indices
     codes evenly at random would find num_codes·(1 − (1 − 1/num_codes)^num_indices) of them. A usage

@@ -29,8 +29,9 @@ from jaxtyping import Array, Float, PyTree
 
 @dataclass(frozen=True)
 class Tiling:
-    """Equal, evenly spaced tiles of the axes before the channels, `[batch … height width
-    channels]`.
+    """Equal, evenly spaced tiles of `[batch … height width channels]`.
+
+    The tiled axes are those before the channels.
 
     An attribute of two numbers tiles height and width, one of three also time. In an overlap, the
     quarter next to either tile's edge is ignored. Between the two quarters, one tile passes
@@ -84,9 +85,7 @@ class Tiling:
         return list(itertools.product(*along))
 
     def _weights(self, factor: Sequence[int]) -> list[np.ndarray]:
-        """Return the weights of the tiles, `[tiles places]` for each axis. At every place they sum
-        to 1.
-        """
+        """Return the tiles' weights, `[tiles places]` for each axis, which sum to 1 everywhere."""
         weights = []
         for size, overlap, scale, intervals in zip(
             self.size, self.overlap, factor, self._intervals(), strict=True

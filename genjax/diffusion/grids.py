@@ -1,5 +1,6 @@
-"""Time grids for sampling: `(process, num_steps, …) -> times`, num_steps + 1 times, noise end
-first.
+"""Time grids for sampling: `(process, num_steps, …) -> times`.
+
+A grid has num_steps + 1 times, noise end first.
 
 A grid ends at the process' clean end. For EDM and tables this end (sigma = 0) lies outside the
 domain that the network knows. Their grids have num_steps times in the domain, followed by the clean
@@ -80,8 +81,7 @@ def staggered_grid(times: Times, delays: Sequence[int]) -> Float[Array, " stagge
 def floored_grid(
     process: Process, num_steps: int, shift: Shift = 1.0, floor: Shift = 0.001
 ) -> Times:
-    """Return num_steps times from 1 to `floor` in equal steps, shifted once, and then the clean
-    end.
+    """Return num_steps equally spaced times from 1 to `floor`, shifted once, and the clean end.
 
     With the floor 1/1000 this is the grid of diffusers' flow matching with a dynamic shift and no
     sigmas.
@@ -105,9 +105,7 @@ def stable_diffusion_3_grid(process: Process, num_steps: int, shift: Shift = 3.0
 
 
 def _table_grid(process: Process, steps: np.ndarray, table_size: int) -> Times:
-    """Return the times steps/table_size, followed by the clean end. Steps count from 1 to
-    table_size.
-    """
+    """Return the times steps/table_size and the clean end. Steps count from 1 to table_size."""
     start, end = process.domain
     if end != 1 or steps[0] > table_size or steps[-1] / table_size < start * (1 - 1e-6):
         raise ValueError(
@@ -128,8 +126,9 @@ def _check_table(num_steps, table_size: int) -> None:
 
 
 def trailing_grid(process: Process, num_steps: int, table_size: int = 1000) -> Times:
-    """Return steps round(N − k·N/n), k = 0 … n − 1, of N tabulated steps (Lin et al. 2024, table
-    2).
+    """Return steps round(N − k·N/n), k = 0 … n − 1, of N tabulated steps.
+
+    Lin et al. 2024, table 2.
 
     The last tabulated step is included.
     """
@@ -141,7 +140,9 @@ def trailing_grid(process: Process, num_steps: int, table_size: int = 1000) -> T
 def leading_grid(
     process: Process, num_steps: int, table_size: int = 1000, offset: int = 0
 ) -> Times:
-    """Return steps 1 + k·⌊N/n⌋ + offset of N tabulated steps (Lin et al. 2024, table 2).
+    """Return steps 1 + k·⌊N/n⌋ + offset of N tabulated steps.
+
+    Lin et al. 2024, table 2.
 
     The last tabulated step is left out. This is DDIM's own grid, and with offset 1 Stable
     Diffusion's.
@@ -152,7 +153,9 @@ def leading_grid(
 
 
 def linspace_grid(process: Process, num_steps: int, table_size: int = 1000) -> Times:
-    """Return the tabulated steps nearest to n equal steps from N to 1 (Lin et al. 2024, table 2).
+    """Return the tabulated steps nearest to n equal steps from N to 1.
+
+    Lin et al. 2024, table 2.
 
     diffusers' Euler methods do not round to tabulated steps: `uniform_grid` does the same.
     """

@@ -106,15 +106,17 @@ def _scale_at(guidance_scale: Scale, t: Times, like: Data) -> Array:
 
 
 def extrapolate(c: Prediction, u: Prediction, s: PyTree, x_t: Tree, t: Tree) -> Prediction:
-    """Apply `classifier_free` to both halves. The rule is linear, so the result is the same for
-    every target.
+    """Apply `classifier_free` to both halves.
+
+    The rule is linear, so the result is the same for every target.
     """
     return Prediction(classifier_free(c.clean, u.clean, s), classifier_free(c.noise, u.noise, s))
 
 
 def plus_plus(c: Prediction, u: Prediction, s: PyTree, x_t: Tree, t: Tree) -> Prediction:
-    """Return CFG++ (Chung et al. 2025, algorithm 2): guided x̂, with a scale in [0, 1], and
-    unconditional ẑ.
+    """Return guided x̂, with a scale in [0, 1], and unconditional ẑ: CFG++.
+
+    Chung et al. 2025, algorithm 2.
 
     It is made for samplers of the form x_s = alpha_s·x̂ + sigma_s·ẑ, such as `ddim`: alpha·x̂ +
     sigma·ẑ is no longer x_t.
@@ -294,8 +296,7 @@ def guide(
     guidance_scale: PyTree[Scale],
     rule: Callable = extrapolate,
 ) -> Callable[..., Any]:
-    """Make the guided denoiser of a conditional one, with and without conditioning in one network
-    call.
+    """Make the guided denoiser of a conditional one, with one network call for both answers.
 
     The default rule is û + s·(ĉ − û), classifier-free guidance (Ho & Salimans 2022). A learned
     variance is the conditional one.
@@ -396,8 +397,9 @@ def compose(
     null: PyTree,
     guidance_scales: Sequence[PyTree[Scale]],
 ) -> Callable[..., Prediction]:
-    """Return the denoiser û + Σᵢ sᵢ·(ĉᵢ − û) of conditions that all hold, in one call (Liu et al.
-    2022).
+    """Return the denoiser û + Σᵢ sᵢ·(ĉᵢ − û) of conditions that all hold, in one call.
+
+    Liu et al. 2022.
 
     A negative scale moves away from its condition. A learned variance is that of the first
     condition. Arguments are as for `guide`, with as many scales as conditionings.
@@ -491,8 +493,9 @@ def posterior_guide(
 
 
 def _add_gradient(process, guidance_scale, x_t, t, gradient, prediction):
-    """Return the prediction with scale·gradient added to its score. x̂ does not change at alpha =
-    0.
+    """Return the prediction with scale·gradient added to its score.
+
+    x̂ does not change at alpha = 0.
     """
 
     @leafwise

@@ -153,8 +153,7 @@ def _squared(a):
 
 
 def _ends(key, process, x, first, last, levels):
-    """Return the prior and the reconstruction term of a process that generates from `first` to
-    `last`.
+    """Return the prior and the reconstruction term for a process from `first` to `last`.
 
     Raises:
         ValueError: sigma is 0 at `last`, if that is not traced.

@@ -217,8 +217,7 @@ def bound_step(
     fraction: Float[Array, " batch *shape"],
     num_steps: int = 1000,
 ) -> Float[Array, " batch *times"]:
-    """Return the term of the variational bound for the step that starts at t, in bits per
-    dimension.
+    """Return the variational bound's term for the step from t, in bits per dimension.
 
     The step has the length 1/num_steps of all times, and its term is the divergence (Nichol &
     Dhariwal 2021, section 3.1). Where the step would end within half a step of the clean end, the
@@ -290,9 +289,7 @@ def sums_by_time(
     t: Float[Array, " batch *times"],
     num_bins: int,
 ) -> tuple[Float[Array, " bins"], Float[Array, " bins"]]:
-    """Return the sums of losses and their counts in equal parts of the process' domain, leaf by
-    leaf.
-    """
+    """Return the losses' sums and counts in equal parts of the domain of t, leaf by leaf."""
     start, end = process.domain
     place = jnp.clip(num_bins * (t - start) / (end - start), 0, num_bins - 1).astype(int)
     in_bin = jax.nn.one_hot(place, num_bins)

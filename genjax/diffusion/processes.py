@@ -41,9 +41,7 @@ def expand(
 def across_batch(
     a: Shaped[Array, " *frames"], like: Shaped[Array, " batch *shape"]
 ) -> Shaped[Array, " ..."]:
-    """Expand a value that all samples share, a number or one value per frame, to the axes of
-    `like`.
-    """
+    """Expand a number or one value per frame, which all samples share, to the axes of `like`."""
     return expand(a[None], like) if a.ndim else a
 
 
@@ -61,8 +59,9 @@ def shift_time(
 
 
 def sample_keys(key: Key[Array, ""], indices: Int[Array, " batch"]) -> Key[Array, " batch"]:
-    """Return one key per sample, by its index among all samples, so a sample does not depend on its
-    batch.
+    """Return one key per sample, by its index among all samples.
+
+    So a sample does not depend on its batch.
     """
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
 
@@ -172,8 +171,7 @@ class Process:
         shape: tuple[int, ...],
         t: Float[Array, " *frames"] | None = None,
     ) -> Float[Array, " batch *shape"]:
-        """Draw the noise from which sampling starts: N(0, sigma²) at time t, with one key per
-        sample.
+        """Draw the noise from which sampling starts, N(0, sigma²) at time t, by sample keys.
 
         This is the exact marginal only where alpha reaches zero. Elsewhere it neglects the data
         that the marginal still contains.
@@ -325,8 +323,9 @@ class VariancePreservingScaledLinear(VariancePreserving):
 
 @dataclass(frozen=True, kw_only=True)
 class SubVariancePreserving(VariancePreservingLinear):
-    """The alpha of `VariancePreservingLinear`, and its sigma squared (Song et al. 2021, equation
-    29).
+    """The alpha of `VariancePreservingLinear`, and the square of its sigma.
+
+    Song et al. 2021, equation 29.
     """
 
     def sigma(self, t: Time) -> Time:
@@ -349,8 +348,9 @@ def linear_betas(
 def scaled_linear_betas(
     num_steps: int = 1000, beta_min: float = 0.00085, beta_max: float = 0.012
 ) -> tuple[float, ...]:
-    """Return betas whose roots rise linearly (Rombach et al. 2022, as released as Stable
-    Diffusion).
+    """Return betas whose square roots rise linearly.
+
+    Rombach et al. 2022, as released as Stable Diffusion.
     """
     return tuple((np.linspace(beta_min**0.5, beta_max**0.5, num_steps) ** 2).tolist())
 
@@ -456,8 +456,9 @@ class VariancePreservingTable(VariancePreserving):
 
 @dataclass(frozen=True, kw_only=True)
 class VarianceExploding(Process):
-    """alpha = 1, and sigma is geometric from `sigma_min` to `sigma_max` (Song et al. 2021, equation
-    30).
+    """alpha = 1, and sigma is geometric from `sigma_min` to `sigma_max`.
+
+    Song et al. 2021, equation 30.
 
     The preconditioning assumes data of deviation 1, for which the network's input has unit
     variance. Target and weighting `edm` assume the same deviation.

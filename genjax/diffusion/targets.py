@@ -205,8 +205,7 @@ def split_variance(
 def network_inputs(
     process: Process, x_t: Float[Array, " batch *shape"], t: Float[Array, " batch *times"]
 ) -> tuple[Float[Array, " batch *shape"], Float[Array, " batch *times"]]:
-    """Return the network's two inputs by the process' preconditioning: scaled x_t, and its time
-    value.
+    """Return x_t scaled and the network's time, both by the process' preconditioning.
 
     For a tree x_t both are trees like it, because each leaf has its own times.
     """

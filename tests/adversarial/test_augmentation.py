@@ -11,7 +11,7 @@ KEYS = jax.random.split(jax.random.key(0), COUNT)
 
 
 def drawn(augmentation, image, keys=KEYS):
-    """The image after the augmentation by each key."""
+    """Return the image after the augmentation with each key."""
     return np.asarray(
         jax.jit(jax.vmap(augmentation, (0, None)))(keys, jnp.asarray(image, jnp.float32))
     )
@@ -23,7 +23,7 @@ def image():
 
 
 def test_color(image):
-    """Brightness, saturation and contrast are read off the result; then by the formula they give all of it."""
+    """The result gives brightness, saturation and contrast, and they give all of the result."""
     result = drawn(color, image).astype(np.float64)
     brightness = result.mean((1, 2, 3)) - image.mean()
     grey, result_grey = image.mean(2), result.mean(3)
@@ -35,12 +35,12 @@ def test_color(image):
     saturated = greys + saturation[:, None, None, None] * (brighter - greys)
     means = saturated.mean((1, 2, 3), keepdims=True)
     expected = means + contrast[:, None, None, None] * (saturated - means)
-    # float32, and the quotients enlarge its rounding about ten times
+    # The quotients enlarge float32's rounding about ten times.
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
     for draws, low, high in ((brightness, -0.5, 0.5), (saturation, 0, 2), (contrast, 0.5, 1.5)):
         assert low - 1e-5 <= draws.min() and draws.max() <= high + 1e-5
-        # a fixed seed; among 6000, a law that is wrong by 4 % somewhere is found out almost surely
+        # The seed is fixed. 6000 draws reveal a law that is wrong by 4 % somewhere almost surely.
         assert kstest(draws, "uniform", (low, high - low)).pvalue > 1e-3
     independent = np.corrcoef([brightness, saturation, contrast])[np.triu_indices(3, 1)]
     assert np.abs(independent).max() < 4 / np.sqrt(COUNT)
@@ -59,21 +59,28 @@ def moved(image, down, right):
 
 
 def places(results, candidates):
-    """Which candidate each result is, exactly."""
+    """Return which candidate each result equals, exactly."""
     same = (results[:, None] == np.asarray(candidates, np.float32)[None]).all((2, 3, 4))
     assert np.all(same.sum(1) == 1)
     return np.argmax(same, axis=1)
 
 
 def assert_uniform(indices, count):
-    """By chi-square with a fixed seed. Among 6000, were one of 25 half as likely as the others, the test would see it
-    at this level with probability .98; were one of 15, surely (a noncentral chi-square distribution)."""
+    """Check the counts by chi-square with a fixed seed.
+
+    If one of 25 were half as likely as the others, 6000 draws would reveal it at this level with
+    probability .98. If it were one of 15, they would reveal it surely (a noncentral chi-square
+    distribution).
+    """
     assert chisquare(np.bincount(indices, minlength=count)).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("height, width, reach", [(8, 16, (1, 2)), (12, 3, (2, 0))])
 def test_translation(height, width, reach):
-    """By whole pixels; an eighth of each side, rounded half up: 8 → 1, 16 → 2, 12 → 2, 3 → 0."""
+    """Shifts are whole pixels, up to an eighth of each side, rounded half up.
+
+    8 → 1, 16 → 2, 12 → 2, 3 → 0.
+    """
     image = 1 + np.arange(height * width * 2).reshape(height, width, 2)
     candidates = [
         moved(image, down, right)
@@ -85,7 +92,10 @@ def test_translation(height, width, reach):
 
 @pytest.mark.parametrize("height, width, sides", [(4, 5, (2, 3)), (3, 4, (2, 2))])
 def test_cutout(height, width, sides):
-    """Half of each side, rounded half up. A box of even side has a centre between pixels, one more place for it."""
+    """The box has half of each side, rounded half up.
+
+    A box with an even side has its centre between pixels, so there is one more place for it.
+    """
     image = 1 + np.arange(height * width * 3).reshape(height, width, 3)
     candidates = []
     for centre in np.ndindex(height + 1 - sides[0] % 2, width + 1 - sides[1] % 2):
@@ -106,7 +116,10 @@ def test_cutout(height, width, sides):
 
 @pytest.mark.parametrize("augmentation", [color, translation, cutout])
 def test_gradients_flow(float64, augmentation):
-    """Each is affine in the image, so differences of any size are exact: ∇⟨v, f⟩·u = ⟨v, f(x + u) − f(x)⟩."""
+    """Each augmentation is affine in the image, so differences of any size are exact.
+
+    ∇⟨v, f⟩·u = ⟨v, f(x + u) − f(x)⟩.
+    """
     x, u, v = jnp.asarray(np.random.default_rng(1).normal(size=(3, 6, 8, 3)))
 
     def both(key):
@@ -127,9 +140,8 @@ def test_each_image_has_its_own_draw_whatever_its_batch():
     np.testing.assert_array_equal(run(KEYS[:5], images), together)
     for i in range(5):
         alone = run(KEYS[i : i + 1], images[i : i + 1])
-        np.testing.assert_allclose(
-            alone[0], together[i], atol=1e-6
-        )  # means may be summed in another order
+        # Means may be summed in another order.
+        np.testing.assert_allclose(alone[0], together[i], atol=1e-6)
     same = run(KEYS[:5], jnp.broadcast_to(images[:1], images.shape))
     assert all(np.any(same[i] != same[j]) for i in range(5) for j in range(i))
 
@@ -143,5 +155,5 @@ def test_augmentations_follow_one_another_with_draws_of_their_own():
 
     noise = lambda scale: lambda key, image: image + scale * jax.random.normal(key, image.shape)
     sums = augment(KEYS, jnp.zeros((COUNT, 1, 1, 1)), [noise(1.0), noise(1.0)])
-    # √2 where the two are independent, 2 where they are the same; four standard errors
+    # It is √2 if the two are independent and 2 if they are the same, up to four standard errors.
     assert abs(np.std(sums) - np.sqrt(2)) < 4 * np.sqrt(2) / np.sqrt(2 * COUNT)

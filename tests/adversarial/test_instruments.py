@@ -32,7 +32,10 @@ from genjax.adversarial.instruments import (
     ],
 )
 def test_accuracies(objective, shift):
-    """A logit on the boundary is no answer; that of differences is midway between both means, here 1.75 + 7."""
+    """A logit on the boundary is on neither side.
+
+    If only differences count, the boundary is midway between the two means, here 1.75 + 7.
+    """
     real, fake = jnp.array([3.0, 0.0, -1.0, 2.0]), jnp.array([-1.0, 0.0, 5.0, 6.0])
     found = accuracies(objective, real + shift, fake + shift)
     np.testing.assert_allclose(found["accuracy/real"], 1 / 2)
@@ -47,17 +50,16 @@ def test_histogram():
     assert len(shares) == len(HISTOGRAM_EDGES) - 1
     np.testing.assert_allclose(shares.sum(), 1, rtol=1e-12)
     expected = np.zeros(40)
-    expected[[0, 19, 20, 39]] = 0.3, 0.1, 0.3, 0.3  # bins are of width 1, and hold their lower edge
+    expected[[0, 19, 20, 39]] = 0.3, 0.1, 0.3, 0.3  # bins have width 1 and hold their lower edge
     np.testing.assert_allclose(shares, expected, rtol=1e-12)
 
 
 def test_modes_covered():
-    modes = np.repeat(
-        [0, 1, 2, 3, -1], [50, 40, 1, 0, 9]
-    )  # an equal share of 100 among 5 modes is 20
+    # An equal share of 100 among 5 modes is 20.
+    modes = np.repeat([0, 1, 2, 3, -1], [50, 40, 1, 0, 9])
     assert modes_covered(modes, 5) == 2
-    assert modes_covered(modes, 5, least=0.05) == 3  # 1 of 20, exactly
-    assert modes_covered(modes, 5, least=0.0) == 3  # a mode of no sample is never covered
+    assert modes_covered(modes, 5, least=0.05) == 3  # exactly 1 of 20
+    assert modes_covered(modes, 5, least=0.0) == 3  # a mode without samples is never covered
     assert modes_covered(np.arange(1000) % 25, 25) == 25
     assert modes_covered(np.full(1000, 7), 25) == 1
     assert modes_covered(np.full(1000, -1), 25) == 0
@@ -73,11 +75,13 @@ def test_divergence_of_modes():
         divergence_of_modes(samples, references, 10), entropy(counts, others)
     )
     of_none = np.append(samples, [-1, -1])
-    with_none = entropy(np.append(counts, 2), np.append(others, 1))  # as one more mode
+    # Samples without a mode are one more mode.
+    with_none = entropy(np.append(counts, 2), np.append(others, 1))
     np.testing.assert_allclose(divergence_of_modes(of_none, references, 10), with_none)
     assert np.isfinite(divergence_of_modes(np.full(5, -1), references, 10))
     np.testing.assert_allclose(divergence_of_modes(references, references, 10), 0, atol=1e-15)
-    # everything in one of 10 equal modes; and in one that the reference lacks, which counts as one in 11 then
+    # All samples are in one of 10 equal modes, or in one that the reference lacks, which counts as
+    # 1 in 11.
     tens = np.arange(1000) % 10
     np.testing.assert_allclose(divergence_of_modes(np.zeros(50, int), tens, 10), np.log(10))
     np.testing.assert_allclose(
@@ -86,31 +90,33 @@ def test_divergence_of_modes():
 
 
 def test_divergence_of_the_same_law():
-    """(modes − 1)/2000 for 1,000: 2n·KL is about χ² of modes − 1 degrees; its mean over 200 within four errors."""
+    """It is (modes − 1)/2000 for 1,000 samples, because 2n·KL is about χ² of modes − 1 degrees.
+
+    The mean over 200 trials is within four errors.
+    """
     generator = np.random.default_rng(0)
     reference = np.arange(100_000) % 25
     found = [
         divergence_of_modes(generator.integers(25, size=1000), reference, 25) for _ in range(200)
     ]
-    assert (
-        abs(np.mean(found) - 24 / 2000) < 4 * np.sqrt(2 * 24) / 2000 / np.sqrt(200) + 2e-4
-    )  # and O(n⁻²)
+    # Terms of O(n⁻²) are allowed too.
+    assert abs(np.mean(found) - 24 / 2000) < 4 * np.sqrt(2 * 24) / 2000 / np.sqrt(200) + 2e-4
 
 
 def test_duplicate_rate():
     generator = np.random.default_rng(0)
     real, like_real = generator.normal(size=(2, 4000, 8))
-    # the binomial error is .0016 of .01 in each of the two, and pairs of neighbours go together: √2 more
+    # The binomial error is .0016 of .01 in each of the two. Neighbours come in pairs, which adds a
+    # factor √2.
     assert abs(duplicate_rate(like_real, real) - 0.01) < 4 * 0.0016 * 2
     assert duplicate_rate(np.ones((4000, 8)), real) == 1
     collapsed = like_real[np.arange(4000) % 100] + 1e-4 * generator.normal(size=(4000, 8))
     assert duplicate_rate(collapsed, real) == 1
-    assert (
-        duplicate_rate(np.repeat(like_real[:2000], 2, axis=0), real) == 1
-    )  # a single twin is enough
+    # One near duplicate is enough.
+    assert duplicate_rate(np.repeat(like_real[:2000], 2, axis=0), real) == 1
     half = np.concatenate([like_real[:2000], np.repeat(like_real[:1], 2000, axis=0)])
     assert abs(duplicate_rate(half, real) - 0.5) < 0.02
-    # also where some of the real ones are in the data twice, so that their nearest neighbour is at 0
+    # The same holds if some real examples are in the data twice, with nearest neighbours at 0.
     twins = np.concatenate([real[:3900], real[:100]])
     assert duplicate_rate(np.ones((4000, 8)), twins) == 1
 
@@ -132,7 +138,7 @@ HEALTHY = {
 }
 
 
-def test_no_alarm_for_the_healthy_nor_the_unmeasured():
+def test_no_alarm_for_healthy_or_missing_metrics():
     assert alarms(HEALTHY) == []
     assert alarms({}) == []
     for name in HEALTHY:
@@ -170,7 +176,7 @@ def test_each_alarm_in_its_case_alone(bad, sentence):
     assert found.startswith(sentence) and found.endswith(".")
 
 
-def test_alarms_together_and_with_parts_missing():
+def test_alarms_together_and_with_missing_metrics():
     everything = HEALTHY
     for bad, _ in CASES[2:]:
         everything = everything | bad
@@ -182,7 +188,7 @@ def test_alarms_together_and_with_parts_missing():
     ]
     assert alarms({"modes_covered": 3.0}) == [] and alarms({"accuracy/real": 1.0}) == []
     (vanishing,) = alarms({"slope/generator": 0.001})
-    assert vanishing.endswith("examples is 0.001.")  # and nothing that was not measured
+    assert vanishing.endswith("examples is 0.001.")  # and nothing about missing metrics
     (exploding,) = alarms({"regularizer/r1": 40.0})
     assert exploding == "Exploding regularizer: r1 is 40, and the loss is 0."
 
@@ -195,7 +201,7 @@ def test_alarms_together_and_with_parts_missing():
         ("duplicate_rate", 0.1, 0.101),
         ("slope/generator", 0.02, 0.0199),
         ("accuracy/held_out", 0.401, 0.399),
-        ("regularizer/r1", 22.0, 22.1),  # ten times a loss of 1.2 and 1
+        ("regularizer/r1", 22.0, 22.1),  # ten times the sum of the loss 1.2 and 1
         ("regularizer/path_length", 18.0, 18.1),
     ],
 )

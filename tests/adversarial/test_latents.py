@@ -35,12 +35,12 @@ def test_walk(float64, interpolation, shape):
         np.testing.assert_allclose(points[7].ravel(), expected, rtol=1e-9)
 
 
-def test_walk_on_the_sphere_keeps_to_it(float64):
+def test_walk_on_the_sphere_stays_on_it(float64):
     stops = normal(0, 3, 20)
     stops *= 4 / jnp.linalg.norm(stops, axis=1, keepdims=True)
     arc = jax.jit(lambda stops: walk(stops, 8, slerp))(stops)
     np.testing.assert_allclose(np.linalg.norm(arc, axis=1), 4, rtol=1e-12)
-    assert np.linalg.norm(walk(stops, 8), axis=1).min() < 3.2  # a straight line leaves it
+    assert np.linalg.norm(walk(stops, 8), axis=1).min() < 3.2  # a straight line leaves the sphere
 
 
 def test_mix_styles():
@@ -53,33 +53,35 @@ def test_mix_styles():
 
 
 def test_closed_form_directions_are_singular_vectors(float64):
-    """Of the kernels beside each other, columns of length 1, as the authors' program has it."""
+    """They are those of the kernels side by side, with columns of length 1.
+
+    The authors' program does the same.
+    """
     kernels = [normal(0, 6, 9), 5 * normal(1, 6, 4)]
     directions, values = closed_form_directions(kernels)
     joined = np.concatenate(kernels, axis=1)
     joined /= np.sqrt(np.sum(joined**2, axis=0))
     left, singular, _ = np.linalg.svd(joined)
     np.testing.assert_allclose(values, singular**2, rtol=1e-10)
-    np.testing.assert_allclose(np.abs(directions @ left), np.eye(6), atol=1e-9)  # but for the sign
-    # what they are for: a step along each changes the styles by the root of its value
+    np.testing.assert_allclose(np.abs(directions @ left), np.eye(6), atol=1e-9)  # up to the sign
+    # A step along each direction changes the styles by the root of its value.
     np.testing.assert_allclose(np.sum((directions @ joined) ** 2, axis=1), values, rtol=1e-10)
-    # and the lengths of the kernels' columns do not matter
+    # The lengths of the kernels' columns do not matter.
     np.testing.assert_allclose(
         closed_form_directions([kernels[0], kernels[1] / 7])[1], values, rtol=1e-10
     )
 
 
 def test_inversion_of_linear_generator_is_least_squares(float64):
-    """Images that it can make, and some that it cannot; one by one or together."""
+    """The generator can make some of the images and not others, one by one or together."""
     matrix = normal(0, 12, 4)
     generate = lambda latents: (latents @ matrix.T).reshape(-1, 2, 2, 3)
     truth = normal(1, 2, 4)
     images = jnp.concatenate([generate(truth), normal(2, 2, 2, 2, 3)])
     found = invert(generate, images, jnp.zeros((4, 4)), 400)
     expected = np.linalg.lstsq(matrix, images.reshape(4, -1).T)[0].T
-    np.testing.assert_allclose(
-        found.latents, expected, atol=1e-4
-    )  # as far as 400 steps of Adam get
+    # 400 steps of Adam reach this accuracy.
+    np.testing.assert_allclose(found.latents, expected, atol=1e-4)
     np.testing.assert_allclose(found.latents[:2], truth, atol=1e-4)
 
     assert found.distances.shape == (400, 4)
@@ -88,7 +90,7 @@ def test_inversion_of_linear_generator_is_least_squares(float64):
     )
     residual = np.mean(np.square(expected @ matrix.T - images.reshape(4, -1)), axis=1)
     np.testing.assert_allclose(found.distances[-1], residual, rtol=1e-6, atol=1e-7)
-    # down to the least within a quarter of the steps; Adam then swings about it by less than 1e-4
+    # It reaches the least within a quarter of the steps. Adam then oscillates by less than 1e-4.
     excess = found.distances - residual
     quarters = np.max(excess.reshape(4, 100, 4), axis=1)
     assert np.all(quarters[0] > 0.04) and np.all(quarters[1:] < 1e-4)
@@ -109,9 +111,9 @@ def test_inversion_takes_any_tree_of_latents_and_any_distance(float64):
 
 
 def test_inversion_schedule(float64):
-    """Under a constant gradient Adam steps by the learning rate itself, so distances fall by it.
+    """With a constant gradient Adam steps by the learning rate itself, so distances fall by it.
 
-    The schedule is in float32, which near its end loses a digit or two of 1 − cos.
+    The schedule is in float32, which loses a digit or two of 1 − cos near its end.
     """
     total = lambda generated, images: generated.sum(axis=1)
     found = invert(
@@ -126,7 +128,7 @@ def test_inversion_schedule(float64):
 
 
 def test_path_length_of_linear_generator(float64):
-    """‖A(b − a)‖²/pixels, whatever t; float64 keeps 12 digits of a difference of 1e-4."""
+    """It is ‖A(b − a)‖²/pixels for every t. float64 keeps 12 digits of a difference of 1e-4."""
     matrix, start, end = normal(0, 12, 4), normal(1, 6, 4), normal(2, 6, 4)
     generate = lambda latents: (latents @ matrix.T).reshape(-1, 2, 2, 3)
     lengths = jax.jit(lambda key: perceptual_path_length(key, generate, start, end))(
@@ -143,22 +145,25 @@ def test_path_length_of_linear_generator(float64):
 
 
 def test_path_length_on_the_sphere(float64):
-    """A great circle is walked at a constant speed: the identity's length is its angle, squared."""
+    """A great circle is walked at constant speed, so the identity's length is its angle squared."""
     start, end = (
         x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (normal(1, 6, 4), normal(2, 6, 4))
     )
     length = lambda key: perceptual_path_length(key, lambda z: z, start, end, interpolation=slerp)
     lengths = jax.jit(length)(jax.random.key(0))
-    # a chord is shorter than its arc by a relative 1e-9, as ε = 1e-4
+    # A chord is shorter than its arc by a relative 1e-9, because ε = 1e-4.
     np.testing.assert_allclose(lengths, np.arccos(np.sum(start * end, axis=1)) ** 2 / 4, rtol=1e-7)
 
 
 def test_path_length_is_taken_at_uniform_times_of_each_pair(float64):
-    """x² from 0 to 1 has the slope 2·t, whose square is 4/3 in the mean and 16/5 − 16/9 = 64/45 in variance."""
+    """x² from 0 to 1 has the slope 2·t.
+
+    Its square has the mean 4/3 and the variance 16/5 − 16/9 = 64/45.
+    """
     count = 4000
     lengths = perceptual_path_length(
         jax.random.key(0), jnp.square, jnp.zeros((count, 1)), jnp.ones((count, 1))
     )
     error = np.sqrt(64 / 45 / count)
     assert abs(lengths.mean() - 4 / 3) < 4 * error
-    assert abs(lengths.var() - 64 / 45) < 8 * error  # which one t for all would make 0
+    assert abs(lengths.var() - 64 / 45) < 8 * error  # one t for all pairs would make it 0

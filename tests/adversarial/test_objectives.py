@@ -19,9 +19,8 @@ from genjax.adversarial import (
 from genjax.adversarial.objectives import generator_slope
 
 P, Q = norm(-0.5, 1.0), norm(0.8, 1.3)  # of real and of generated examples
-GRID = np.linspace(
-    -12, 13, 101
-)  # where both are below 1e-19 at the ends; sums over it are exact to 1e-12 or so
+# Both densities are below 1e-19 at the ends, so sums over the grid are exact to about 1e-12.
+GRID = np.linspace(-12, 13, 101)
 OBJECTIVES = {
     "saturating": saturating,
     "non_saturating": non_saturating,
@@ -37,13 +36,16 @@ def masses(law):
 
 
 def expected(losses, logits, p, q):
-    """E[losses(logit of x, logit of y)], x ~ p and y ~ q independent, of one logit for each place of the grid."""
+    """Return E[losses(logit of x, logit of y)] for independent x ~ p and y ~ q.
+
+    There is one logit for each place of the grid.
+    """
     real, fake = (a.ravel() for a in jnp.meshgrid(logits, logits, indexing="ij"))
     return p @ losses(real, fake).reshape(len(p), len(q)) @ q
 
 
 def jensen_shannon(p, q, *ends):
-    """By quadrature, from densities."""
+    """Return the divergence of two densities by quadrature."""
 
     def integrand(x):
         a, b = p(x), q(x)
@@ -55,14 +57,13 @@ def jensen_shannon(p, q, *ends):
 def test_best_value_is_jensen_shannon(float64):
     """Theorem 1 of Goodfellow et al., for two normal densities."""
     best = expected(value, P.logpdf(GRID) - Q.logpdf(GRID), masses(P), masses(Q))
-    divergence = jensen_shannon(
-        P.pdf, Q.pdf, -8, 9
-    )  # at the ends both are below 1e-9, quadrature's own accuracy
+    # Both densities are below 1e-9 at the ends, which is the accuracy of quadrature.
+    divergence = jensen_shannon(P.pdf, Q.pdf, -8, 9)
     np.testing.assert_allclose(best, -np.log(4) + 2 * divergence, atol=1e-9)
 
 
 def test_best_value_of_shifted_uniform_densities(float64):
-    """U(0, 1) and U(s, 1 + s): they differ on 2·s of length, where each is sure, so JSD = s·ln 2."""
+    """U(0, 1) and U(s, 1 + s) differ on a length of 2·s, where each is sure, so JSD = s·ln 2."""
     for tenths in range(11):
         p, q = np.zeros(20), np.zeros(20)
         p[:10], q[tenths : 10 + tenths] = 0.1, 0.1
@@ -77,7 +78,8 @@ BEST_LOGITS = {
     "non_saturating": lambda p, q: np.log(p / q),
     "relativistic": lambda p, q: (
         np.log(p / q) + 3.0
-    ),  # up to a constant: a pair's odds are the ratio of ratios
+        # up to a constant, because a pair's odds are the ratio of ratios
+    ),
     "least_squares": lambda p, q: p / (p + q),
     "hinge": lambda p, q: np.sign(p - q),
 }
@@ -85,7 +87,10 @@ BEST_LOGITS = {
 
 @pytest.mark.parametrize("name", BEST_LOGITS)
 def test_best_discriminator(float64, name):
-    """A change of the logit at any place raises the loss, which is convex, so a minimum by places is the minimum."""
+    """A change of the logit at any place raises the loss.
+
+    The loss is convex, so a minimum place by place is the minimum.
+    """
     inside = np.abs(GRID) < 4  # elsewhere the rise is below rounding
     p, q = (law.pdf(GRID[inside]) / law.pdf(GRID[inside]).sum() for law in (P, Q))
     best = BEST_LOGITS[name](p, q)
@@ -95,7 +100,7 @@ def test_best_discriminator(float64, name):
 
 
 def test_minimax_game_is_zero_sum(float64):
-    """G's loss, up to the term of real examples, is what D's negates."""
+    """G's loss is minus D's loss, up to the term of real examples."""
     real, fake = jnp.asarray(np.random.default_rng(0).normal(0, 5, (2, 50)))
     total = saturating.discriminator(real, fake) + saturating.generator(real, fake)
     np.testing.assert_allclose(total, -np.log(expit(real)), rtol=1e-12, atol=1e-15)
@@ -110,14 +115,14 @@ def test_minimax_game_is_zero_sum(float64):
         ("saturating", 0.0, 2 * np.log(2), -np.log(2)),
         ("non_saturating", 0.0, 2 * np.log(2), np.log(2)),
         ("relativistic", 0.0, np.log(2), np.log(2)),
-        ("relativistic", 5.0, np.log(2), np.log(2)),  # which alone sees differences only
+        ("relativistic", 5.0, np.log(2), np.log(2)),  # this objective sees only differences
         ("hinge", 0.0, 2.0, 0.0),
         ("least_squares", 0.5, 0.25, 0.125),
         ("wasserstein", 0.0, 0.0, 0.0),
     ],
 )
 def test_equilibrium(float64, name, logit, discriminator, generator):
-    """With p = q the constant logit is best, as above, and the losses are these."""
+    """For p = q a constant logit is best, and the losses are these."""
     p, logits, objective = masses(P), np.full(len(GRID), logit), OBJECTIVES[name]
     np.testing.assert_allclose(
         expected(objective.discriminator, logits, p, p), discriminator, rtol=1e-12, atol=1e-12
@@ -128,7 +133,10 @@ def test_equilibrium(float64, name, logit, discriminator, generator):
 
 
 def test_wasserstein_dual(float64):
-    """Of equal variances the best critic of slope at most 1 is a line, and the distance that of the means."""
+    """For equal variances the best critic of slope at most 1 is a line.
+
+    The distance is then that of the means.
+    """
     p, q = masses(norm(0.9, 1.1)), masses(norm(-0.5, 1.1))
     gain = lambda critic: -expected(wasserstein.discriminator, critic, p, q)
     np.testing.assert_allclose(gain(GRID), 1.4, rtol=1e-12)
@@ -138,13 +146,17 @@ def test_wasserstein_dual(float64):
         assert gain(other) < 1.4
 
 
-# Discriminator D of its output, where p and q are the densities of real and generated examples.
+# The best D as a function of its output, where p and q are the densities of real and generated
+# examples.
 PROBABILITY = {"non_saturating": expit, "least_squares": lambda y: y}
 
 
 @pytest.mark.parametrize("name", PROBABILITY)
 def test_trained_discriminator_converges(name):
-    """A small network, from fresh samples alone; the mean error over both laws' mass is .002 to .003, the largest .03."""
+    """A small network learns from fresh samples only.
+
+    Its mean error over the mass of both laws is .002 to .003, and its largest error .03.
+    """
 
     def network(params, x):
         hidden = jnp.tanh(x[:, None] * params["scale"] + params["shift"])
@@ -182,7 +194,7 @@ def test_trained_discriminator_converges(name):
 
 
 FAR = np.array([-80.0, -40.0, -15.0, -1.0, 0.0, 1.0, 15.0, 40.0, 80.0])
-GENERATOR_SLOPES = {  # by the logit of the generated example, where that of the real one is ½
+GENERATOR_SLOPES = {  # functions of the logit of the generated example; that of the real one is ½
     "saturating": lambda fake: -expit(fake),
     "non_saturating": lambda fake: -expit(-fake),
     "relativistic": lambda fake: -expit(0.5 - fake),
@@ -194,7 +206,10 @@ GENERATOR_SLOPES = {  # by the logit of the generated example, where that of the
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_generator_gradients_far_out(name):
-    """In float32, however sure D is: 4.2e-18 at the logit −40 is as exact as 1 (expm1 and exp are good to 1e-6)."""
+    """In float32 they are exact however sure D is: 4.2e-18 at the logit −40 is as exact as 1.
+
+    expm1 and exp are good to 1e-6.
+    """
     real, fake = jnp.full(len(FAR), 0.5), jnp.asarray(FAR, jnp.float32)
     gradient = jax.grad(lambda fake: OBJECTIVES[name].generator(real, fake).sum())(fake)
     expected = GENERATOR_SLOPES[name](FAR)
@@ -205,7 +220,7 @@ def test_generator_gradients_far_out(name):
 
 
 def test_a_confident_discriminator_stops_the_saturating_generator_alone():
-    """G shifts noise by θ, D(x) = sigmoid(2·x − 20): dL/dθ is the mean of 2·dL/dlogit."""
+    """G shifts noise by θ and D(x) = sigmoid(2·x − 20), so dL/dθ is the mean of 2·dL/dlogit."""
     z = np.random.default_rng(0).normal(0, 1, 100)
     gradient = lambda objective: jax.grad(
         lambda theta: objective.generator(jnp.zeros(100), 2 * (theta + z) - 20).mean()
@@ -224,11 +239,11 @@ def test_discriminator_gradients_far_out(name):
     )(real, fake)
     difference = FAR if name != "relativistic" else 2 * FAR  # fake − real
     for gradient, sign in zip(gradients, (-1, 1), strict=True):
-        # float32 has no number below 1e-45, and flushes those below 1e-38 to 0
+        # float32 has no number below 1e-45, and flushes those below 1e-38 to 0.
         np.testing.assert_allclose(gradient, sign * expit(difference), rtol=2e-6, atol=1e-37)
 
 
-def test_hinge_leaves_alone_what_is_beyond_its_margin():
+def test_hinge_ignores_logits_beyond_its_margin():
     real, fake = jnp.array([1.5, 0.5, -2.0]), jnp.array([-1.5, -0.5, 2.0])
     np.testing.assert_allclose(hinge.discriminator(real, fake), [0, 1, 6], rtol=1e-6)
     by_real, by_fake = jax.grad(lambda r, f: hinge.discriminator(r, f).sum(), argnums=(0, 1))(

@@ -24,19 +24,22 @@ def normal(seed, *shape):
 
 
 def finite_differences(f, x, step=1e-5):
-    """Central differences of a scalar function in float64: good to step² ≈ 1e-10 and to rounding, 1e-16/step."""
+    """Return central differences of a scalar function in float64.
+
+    They are good to step² ≈ 1e-10 and to rounding, 1e-16/step.
+    """
     moves = step * jnp.eye(x.size).reshape(-1, *x.shape)
     slopes = jax.jit(jax.vmap(lambda move: (f(x + move) - f(x - move)) / (2 * step)))(moves)
     return np.asarray(slopes).reshape(x.shape)
 
 
 def smooth_critic(params, images):
-    """tanh in two layers, whose derivatives of every order are there."""
+    """Return two layers of tanh, which have derivatives of every order."""
     return jnp.tanh(images.reshape(len(images), -1) @ params) @ jnp.linspace(-1, 2, params.shape[1])
 
 
 def test_gradient_penalty_of_quadratic_critic(float64):
-    """D(x) = ½·xᵀHx + bᵀx: ‖Hx + b‖²."""
+    """For D(x) = ½·xᵀHx + bᵀx the penalty is ‖Hx + b‖²."""
     images, bias, half = normal(0, 5, *SHAPE), normal(1, 12), normal(2, 12, 12)
     hessian = half + half.T
 
@@ -49,7 +52,7 @@ def test_gradient_penalty_of_quadratic_critic(float64):
 
 
 def test_gradient_penalty_against_finite_differences(float64):
-    """Both derivatives: by the images, and that of the penalty by the critic's parameters."""
+    """Both derivatives are tested: by the images, and of the penalty by the critic's parameters."""
     images, params = normal(0, 3, *SHAPE), normal(1, 12, 4) / 2
     critic = functools.partial(smooth_critic, params)
     slopes = finite_differences(lambda x: critic(x).sum(), images)
@@ -80,17 +83,21 @@ def test_interpolated_penalty_of_linear_critic(float64, slope):
 
 
 def test_interpolated_penalty_is_taken_between_the_pairs(float64):
-    """The gradient of ½‖x‖² is x. Between 0 and images whose pixels are 10/√12 its norm is 10 times the share."""
+    """The gradient of ½‖x‖² is x, so between 0 and x its norm is the share times ‖x‖.
+
+    Pixels of 10/√12 give ‖x‖ = 10.
+    """
     real = jnp.full((2000, *SHAPE), 10 / np.sqrt(12))
     for ends in ((real, jnp.zeros_like(real)), (jnp.zeros_like(real), real)):
         penalty = interpolated_gradient_penalty(
             jax.random.key(0), lambda x: jnp.sum(x**2, axis=(1, 2, 3)) / 2, *ends
         )
-        # the root cannot tell a norm below 1 from one above: of those above 2 there is no doubt
+        # The root cannot tell a norm below 1 from one above, so take only norms above 2.
         norms = 1 + np.sqrt(penalty)
         shares = norms[norms > 2] / 10
         assert abs(len(shares) - 1600) < 4 * np.sqrt(2000 * 0.8 * 0.2)
-        # one share a pair, uniform: were it drawn by pixel, the norms would be nearly all 10/√3
+        # Each pair has one uniform share. With a share for each pixel, nearly all norms would be
+        # 10/√3.
         assert kstest(shares, "uniform", (0.2, 0.8)).pvalue > 1e-3
 
 
@@ -108,7 +115,10 @@ def test_interpolated_penalty_against_finite_differences(float64):
 
 
 def test_no_slope_at_all_has_finite_gradients():
-    """A constant critic is 1 away from slope 1, a constant synthesis as long as it is; nothing is divided by 0."""
+    """A constant critic has distance 1 from slope 1, and a constant synthesis has length 0.
+
+    Nothing is divided by 0.
+    """
     images = jnp.ones((2, *SHAPE))
     penalty = lambda weight: interpolated_gradient_penalty(
         jax.random.key(0), lambda x: jnp.sum(weight * x, axis=(1, 2, 3)), images, -images
@@ -127,22 +137,22 @@ def test_no_slope_at_all_has_finite_gradients():
 
 
 STYLES, FEATURES = 3, 4
-PIXELS = SHAPE[0] * SHAPE[1]  # the number of places, whatever the channels
+PIXELS = SHAPE[0] * SHAPE[1]  # the number of places, not of channels
 
 
 def test_path_length_of_linear_synthesis(float64):
-    """G(w) = A·w: the mean of ‖Jᵀy‖² over styles is ‖A‖²/(styles·pixels) in expectation."""
+    """For G(w) = A·w the expected mean of ‖Jᵀy‖² over styles is ‖A‖²/(styles·pixels)."""
     matrix, batch = normal(0, STYLES, FEATURES, *SHAPE), 20_000
     squares, mean = path_length(
         jax.random.key(0),
         lambda w: jnp.einsum("bsf,sfhwc->bhwc", w, matrix),
         normal(1, batch, STYLES, FEATURES),
         jnp.float64(0),
-        decay=0.0,  # leaves the target at 0, so the penalty is the squared length
+        decay=0.0,  # the target stays 0, so the penalty is the squared length
     )
     assert mean == 0
     expected = np.sum(np.asarray(matrix) ** 2) / (STYLES * PIXELS)
-    # within four standard errors, which are under 1 %
+    # Four standard errors, which are below 1 %.
     assert np.std(squares) / np.sqrt(batch) < 0.01 * expected
     assert abs(np.mean(squares) - expected) < 4 * np.std(squares) / np.sqrt(batch)
 
@@ -152,8 +162,11 @@ def smooth_synthesis(params, w):
 
 
 def test_path_length_against_finite_differences(float64):
-    """Lengths by differences of the projected images, then the penalty's gradient by the parameters, which flows
-    through the running mean as well: with it held fixed the two would differ by a third."""
+    """The lengths are those of differences of the projected images.
+
+    The penalty's gradient by the parameters flows through the running mean too. With a fixed mean
+    the two would differ by a third.
+    """
     params, w, mean, decay = (
         normal(0, STYLES, FEATURES, *SHAPE) / 3,
         normal(1, 2, STYLES, FEATURES),
@@ -188,7 +201,7 @@ def test_running_mean_tends_to_the_length(float64):
         key, lambda w: 3 * w[:, :, :, None], jnp.ones((256, 1, 1)), mean, decay=0.05
     )[::-1]
     mean, _ = jax.lax.scan(step, jnp.float64(0), jax.random.split(jax.random.key(0), 300))
-    # lengths deviate by 1.8 and the mean is over about 39 batches of 256: four standard errors
+    # Lengths deviate by 1.8, and the mean is over about 39 batches of 256: four standard errors.
     np.testing.assert_allclose(mean, 3 * np.sqrt(2 / np.pi), atol=4 * 1.8 / np.sqrt(39 * 256))
 
 
@@ -202,8 +215,11 @@ def test_lecam():
 
 
 def test_lecam_measures_the_divergence_of_le_cam(float64):
-    """With anchors ±α the penalized Wasserstein critic's best gain is (1 − 2λα)²/(4λ)·Δ − λα²·2,
-    Δ = Σ (p − q)²/(p + q) and D = (1 − 2λα)/(2λ)·(p − q)/(p + q): complete the square place by place."""
+    """The penalized Wasserstein critic with anchors ±α has the best gain (1 − 2λα)²/(4λ)·Δ − λα²·2.
+
+    Here Δ = Σ (p − q)²/(p + q) and D = (1 − 2λα)/(2λ)·(p − q)/(p + q), by completing the square
+    place by place.
+    """
     p, q = np.random.default_rng(0).dirichlet(np.ones(9), 2)
     weight, anchor = 0.3, 0.4
     anchors = Anchors(jnp.float64(anchor), jnp.float64(-anchor))
@@ -217,7 +233,7 @@ def test_lecam_measures_the_divergence_of_le_cam(float64):
     best = share / (2 * weight) * (p - q) / (p + q)
     np.testing.assert_allclose(jax.grad(loss)(jnp.asarray(best)), 0, atol=1e-14)
     divergence = np.sum((p - q) ** 2 / (p + q))
-    # the squares of the anchors, each α² in expectation, are all that p and q have no part in
+    # Only the squares of the anchors, each α² in expectation, do not depend on p and q.
     np.testing.assert_allclose(
         -loss(best), share**2 / (4 * weight) * divergence - 2 * weight * anchor**2, rtol=1e-12
     )
@@ -237,7 +253,10 @@ def test_anchors_are_running_means_without_gradients():
 
 @pytest.mark.parametrize("every", [1, 4])
 def test_lazy_regularization_is_eager_in_expectation(float64, every):
-    """Weighted by `every`, R1's gradient by the parameters, over whole rounds and from any start, has the same mean."""
+    """Weighted by `every`, R1's gradient by the parameters has the same mean.
+
+    The mean is over whole rounds, from any start.
+    """
     images, params = normal(0, 3, *SHAPE), normal(1, 12, 4) / 2
     penalty = lambda params: gradient_penalty(
         functools.partial(smooth_critic, params), images
@@ -273,7 +292,7 @@ def test_lazy_regularization_runs_only_when_due(under_grad):
 
 
 def test_lazy_regularization_carries_what_it_is_given():
-    """Such as path length's running mean, which stays where it is at other steps."""
+    """An example is the running mean of path length, which does not change at other steps."""
 
     def penalty():
         return path_length(
@@ -285,4 +304,4 @@ def test_lazy_regularization_carries_what_it_is_given():
     assert mean == 2 and not np.any(penalties)
     for found, expected in zip(step(jnp.int32(16)), penalty(), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert expected != 2  # the mean, which moved
+    assert expected != 2  # the mean, which has changed

@@ -1,4 +1,4 @@
-"""Bounds on log p(x) where it is known: x = W·z + m + s·ε, whose marginal and posterior are Gaussian."""
+"""Bounds on a known log p(x): x = W·z + m + s·ε, whose marginal and posterior are Gaussian."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,10 @@ def float64():
 
 @pytest.fixture(scope="module")
 def model():
-    """W with orthogonal columns, for which the posterior's covariance is diagonal; m; x; log p(x)."""
+    """Return W with orthogonal columns, m, x and log p(x).
+
+    The columns make the posterior's covariance diagonal.
+    """
     generator = np.random.default_rng(0)
     directions = np.linalg.qr(generator.normal(size=(FEATURES, LATENTS)))[0]
     w, m = directions * [1.5, 0.7], generator.normal(size=FEATURES)
@@ -31,7 +34,7 @@ def model():
 
 
 def posterior(w, m, x):
-    """(Bishop 2006, equation 12.42) with M = WᵀW + s²I, diagonal here."""
+    """Return the posterior with M = WᵀW + s²I, diagonal here (Bishop 2006, equation 12.42)."""
     precision = np.diag(w.T @ w + DEVIATION**2 * np.eye(LATENTS)) / DEVIATION**2
     mean = (x - m) @ w / DEVIATION**2 / precision
     return jnp.asarray(mean), jnp.broadcast_to(-jnp.log(precision), mean.shape)
@@ -52,7 +55,7 @@ def test_with_the_exact_posterior_the_elbo_is_log_p_in_expectation(model):
         return autoencoding.elbo(log_likelihood(w, m, x)(z), divergences)
 
     bounds = bound(jax.random.split(jax.random.key(0), 20_000))
-    # a mean of 20,000, at five of its own standard errors
+    # The mean of 20,000 draws, within five of its standard errors.
     error = np.abs(bounds.mean(0) - log_p) / (bounds.std(0) / np.sqrt(len(bounds)))
     assert error.max() < 5 and bounds.std(0).max() < 2
 
@@ -85,9 +88,11 @@ def test_with_another_posterior_the_bound_rises_with_samples_towards_log_p(model
         for k in (1, 2, 4, 16, 64)
     ]
     assert all(later > earlier + 0.01 for earlier, later in zip(bounds, bounds[1:], strict=False))
-    assert bounds[0] < -0.5 and -0.05 < bounds[-1] < 0.005  # the last one's standard error is .001
+    assert (
+        bounds[0] < -0.5 and -0.05 < bounds[-1] < 0.005
+    )  # the standard error of the last one is .001
 
-    # one sample is the ELBO, whose gap is KL(q ‖ posterior) of two Gaussians
+    # One sample is the ELBO, whose gap is KL(q ‖ posterior) of two Gaussians.
     gap = (
         LATENTS * (np.exp(0.5) - 1 - 0.5) / 2
         + (0.25**2 / np.exp(log_variance - 0.5)).sum(1).mean() / 2
@@ -109,8 +114,11 @@ def test_divergence_against_draws_and_against_its_definition():
 
 
 def test_a_trained_linear_vae_is_probabilistic_pca(model):
-    """Its optimum is known from the eigenvalues of the data's covariance (Tipping & Bishop 1999, equations 7 and 8): so
-    are the best ELBO, the noise's variance and the subspace."""
+    """The eigenvalues of the data's covariance give its optimum.
+
+    They give the best ELBO, the noise's variance and the subspace (Tipping & Bishop 1999, equations
+    7 and 8).
+    """
     generator = np.random.default_rng(3)
     x = generator.normal(size=(200, LATENTS)) @ model[0].T + 0.4 * generator.normal(
         size=(200, FEATURES)
@@ -128,9 +136,8 @@ def test_a_trained_linear_vae_is_probabilistic_pca(model):
         / 2
     )
     noise = jax.random.normal(jax.random.key(4), (16, len(x), LATENTS))
-    noise = jnp.concatenate(
-        [noise, -noise]
-    )  # antithetic: the expectation of a quadratic needs little more
+    # Antithetic draws: the expectation of a quadratic needs little more.
+    noise = jnp.concatenate([noise, -noise])
 
     def loss(params, key):
         mean = x @ params["encoder"]
@@ -165,9 +172,8 @@ def test_a_trained_linear_vae_is_probabilistic_pca(model):
     evaluated = jax.vmap(lambda key: loss(params, key))(
         jax.random.split(jax.random.key(1), 4000)
     ).mean()
-    np.testing.assert_allclose(
-        -evaluated, best, atol=0.01
-    )  # nats; noise of training and of the estimate
+    # In nats, for the noise of training and of the estimate.
+    np.testing.assert_allclose(-evaluated, best, atol=0.01)
     np.testing.assert_allclose(jnp.exp(2 * params["log_deviation"]), variance, rtol=0.02)
     subspace = np.linalg.qr(params["decoder"].T)[0]
     cosines = np.linalg.svd(subspace.T @ vectors[:, -LATENTS:])[1]
@@ -179,11 +185,10 @@ def test_beta_weighs_the_divergence():
     np.testing.assert_allclose(autoencoding.elbo(likelihood, divergences, 4.0), [-9.0, -9.0])
 
 
-def test_free_bits_spare_channels_below_their_least():
-    divergences = jnp.array(
-        [[[0.1, 2.0], [0.2, 1.0]], [[0.1, 0.5], [0.0, 0.5]]]
-    )  # [batch places channels]
-    # channel means: (.3 + .1)/2 = .2 and (3 + 1)/2 = 2
+def test_free_bits_ignore_channels_below_the_least():
+    # [batch places channels].
+    divergences = jnp.array([[[0.1, 2.0], [0.2, 1.0]], [[0.1, 0.5], [0.0, 0.5]]])
+    # The channel means are (.3 + .1)/2 = .2 and (3 + 1)/2 = 2.
     np.testing.assert_allclose(autoencoding.free_bits(divergences, 0.5), 2.5)
     np.testing.assert_allclose(autoencoding.free_bits(divergences, 0.0), 2.2)
     gradient = jax.grad(lambda d: autoencoding.free_bits(d, 0.5))(divergences)

@@ -14,15 +14,17 @@ from genjax.autoencoding.instruments import (
 
 def test_counts():
     indices = np.random.default_rng(0).integers(7, size=(3, 4, 5))
-    indices[indices == 2] = 6  # never chosen
+    indices[indices == 2] = 6  # code 2 is never chosen
     counts = codebook_counts(jnp.asarray(indices), 9)
     np.testing.assert_array_equal(counts, [np.sum(indices == code) for code in range(9)])
     np.testing.assert_allclose(usage(counts), 6 / 9, rtol=1e-6)
 
 
 def test_perplexity():
-    """Of evenly used codes their number; else the exponential of scipy's entropy; unused codes are of no
-    consequence."""
+    """It is the number of evenly used codes, and otherwise the exponential of SciPy's entropy.
+
+    Unused codes do not change it.
+    """
     np.testing.assert_allclose(perplexity(jnp.array([5, 0, 5, 5, 0])), 3, rtol=1e-6)
     np.testing.assert_allclose(perplexity(jnp.array([0, 70, 0])), 1, rtol=1e-6)
     counts = np.random.default_rng(0).integers(100, size=300)
@@ -40,16 +42,15 @@ def test_alarms():
     generator = np.random.default_rng(0)
     assert alarms({}) == []
     assert alarms(measure(generator.integers(1024, size=10_000), 1024)) == []
-    assert (
-        alarms(measure(generator.integers(2**16, size=4096), 2**16)) == []
-    )  # 6 % of codes, but as many as can be
-    assert (
-        alarms(measure(generator.geometric(1 / 150, size=10_000) % 1024, 1024)) == []
-    )  # uneven, as real data are
+    # 6 % of the codes, but as many as possible.
+    assert alarms(measure(generator.integers(2**16, size=4096), 2**16)) == []
+    # Uneven, as real data are.
+    assert alarms(measure(generator.geometric(1 / 150, size=10_000) % 1024, 1024)) == []
 
     few = alarms(measure(generator.integers(400, size=10_000), 1024))
     assert few == [
-        "Codebook collapse: 400 of 1024 codes are used in 10000 places. An even choice would use 1024."
+        "Codebook collapse: 400 of 1024 codes are used in 10000 places. "
+        "An even choice would use 1024."
     ]
     uneven = np.concatenate([np.arange(1024), generator.integers(10, size=99_000)])
     (sentence,) = alarms(measure(uneven, 1024))
@@ -61,7 +62,7 @@ def test_alarms():
 
 
 def test_alarm_of_a_collapsed_posterior():
-    """Below a tenth of the units, and where none is left of a few."""
+    """It is raised below a tenth of the units, and if none of a few units is active."""
     say = lambda active, units: alarms({"active_units": float(active), "num_units": float(units)})
     assert say(4, 50) == ["Posterior collapse: 4 of 50 latents depend on the images."]
     assert say(0, 3) == ["Posterior collapse: 0 of 3 latents depend on the images."]

@@ -15,7 +15,7 @@ def test_the_best_single_guess_of_many_values_is_their_median_or_mean(distance, 
     guesses = jnp.linspace(0, 2, 4001)
     losses = jax.vmap(lambda guess: distance(jnp.full((1, 1001), guess), values[None])[0])(guesses)
     expected = getattr(np, best)(values)
-    # the grid's step, and for Charbonnier the width of its rounding
+    # The grid's step, and for Charbonnier the width of its rounding.
     np.testing.assert_allclose(guesses[losses.argmin()], expected, atol=2e-3)
 
 

@@ -42,7 +42,7 @@ def test_bernoulli_of_gray_is_the_expectation_over_black_and_white(draws):
 def test_the_mean_of_a_bernoulli_is_that_of_its_draws():
     logits = jnp.array([[0.3, -2.0]])
     drawn = 2.0 * jax.random.bernoulli(jax.random.key(0), jax.nn.sigmoid(logits), (100_000, 2)) - 1
-    # the error of a mean of 100,000 values within ±1 is at most .0032, here at four such errors
+    # A mean of 100,000 values within ±1 errs by at most .0032. Four such errors are allowed.
     np.testing.assert_allclose(autoencoding.bernoulli().mean(logits)[0], drawn.mean(0), atol=0.013)
 
 
@@ -74,12 +74,13 @@ def test_the_masses_of_all_levels_sum_to_one(levels, mean, log_scale):
     x = jnp.linspace(-1, 1, levels)[:, None]
     outputs = jnp.broadcast_to(logistic_outputs(mean, log_scale), (levels, 2))
     masses = jnp.exp(autoencoding.discretized_logistic(levels).log_probability(outputs, x))
-    # 256 masses in float32, of arguments that it rounds to 1e-7 of up to 1,000: 1e-4 of one that counts
+    # 256 masses in float32, whose arguments of up to 1,000 are rounded by 1e-7: 1e-4 of a mass that
+    # counts.
     np.testing.assert_allclose(masses.sum(), 1, rtol=1e-4)
 
 
 def test_discretized_logistic_against_differences_of_its_distribution():
-    """In float64 the naive difference of cumulative probabilities is exact enough near the mean."""
+    """Near the mean the plain difference of cumulative probabilities is exact enough in float64."""
     levels, half = 256, 1 / 255
     x = np.linspace(-1, 1, levels)
     mean, log_scale = 0.2, -2.0
@@ -94,7 +95,10 @@ def test_discretized_logistic_against_differences_of_its_distribution():
 
 
 def test_discretized_logistic_keeps_its_digits_far_from_the_mean():
-    """Of a narrow law 1.5 away the mass is e^-1500: in logarithms finite, with a gradient that draws the mean near."""
+    """A narrow law has the mass e^-1500 at a distance of 1.5.
+
+    Its logarithm is finite, with a gradient that pulls the mean nearer.
+    """
     likelihood = autoencoding.discretized_logistic(256)
     loss = lambda mean: likelihood.log_probability(
         logistic_outputs([mean], [-6.9]), jnp.array([[0.5]])
@@ -102,7 +106,7 @@ def test_discretized_logistic_keeps_its_digits_far_from_the_mean():
     value, gradient = jax.value_and_grad(loss)(jnp.float32(-1.0))
     scale = np.exp(-6.9)
     half = 1 / 255
-    # log σ(−b) − … → (mean − x + half)/scale + log(1 − exp(−2·half/scale)), up to e^-1500
+    # log σ(−b) − … → (mean − x + half)/scale + log(1 − exp(−2·half/scale)), up to e^-1500.
     expected = (-1.5 + half) / scale + np.log(-np.expm1(-2 * half / scale))
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(gradient, 1 / scale, rtol=1e-5)

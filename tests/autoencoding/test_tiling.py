@@ -1,5 +1,4 @@
-"""Tiles of functions whose whole is known: local ones, which they reproduce, and others, whose blend is a
-formula."""
+"""Tiles of functions whose whole is known: local ones are reproduced, others blend by a formula."""
 
 import itertools
 
@@ -10,9 +9,9 @@ import pytest
 
 from genjax.autoencoding.tiling import Tiling, chunks_of_frames, decode_tiled, encode_tiled, stream
 
-# Weights of float32 that sum to 1, times values of order 1.
+# Weights of float32 sum to 1, and values are of order 1.
 ROUNDING = 1e-6
-SHAPES = [(12, 19), (8, 5), (5, 9, 12)]  # of many tiles, of one, of a video's
+SHAPES = [(12, 19), (8, 5), (5, 9, 12)]  # many tiles, one tile, and a video's
 
 
 def normal(*shape):
@@ -20,7 +19,7 @@ def normal(*shape):
 
 
 def enlarge(x, factor):
-    """Each place becomes a block, in which a place differs from its neighbours by its position in it."""
+    """Return each place as a block, in which places differ by their position."""
     for axis, scale in enumerate(factor, x.ndim - 1 - len(factor)):
         x = jnp.repeat(x, scale, axis)
         position = jnp.arange(x.shape[axis]) % scale
@@ -29,14 +28,14 @@ def enlarge(x, factor):
 
 
 def reduce(x, factor):
-    """The mean of each block."""
+    """Return the mean of each block."""
     for axis, scale in enumerate(factor, x.ndim - 1 - len(factor)):
         x = x.reshape(*x.shape[:axis], -1, scale, *x.shape[axis + 1 :]).mean(axis + 1)
     return x
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_is_computed_place_by_place_is_reproduced(shape):
+def test_pointwise_functions_are_reproduced(shape):
     axes = len(shape)
     tile, overlap, factor = (8, 8, 3)[:axes][::-1], (2, 2, 2)[:axes], (2, 3, 4)[:axes]
     latents = normal(2, *shape, 3)
@@ -58,7 +57,7 @@ def test_what_is_computed_place_by_place_is_reproduced(shape):
 
 @pytest.mark.parametrize("size, tile, overlap", [*itertools.product([9, 16, 23], [5, 8], [1, 4])])
 def test_tiles_cover_and_overlap(size, tile, overlap):
-    """By the places themselves: split what holds its own place."""
+    """The input holds its own places, so the tiles show where they lie."""
     tiles = np.asarray(
         Tiling((size,), (tile,), (overlap,)).split(jnp.arange(float(size))[None, :, None])
     )[:, 0, :, 0]
@@ -66,13 +65,12 @@ def test_tiles_cover_and_overlap(size, tile, overlap):
     assert tiles[0, 0] == 0 and tiles[-1, -1] == size - 1
     overlaps = tiles[:-1, -1] - tiles[1:, 0] + 1
     assert np.all(overlaps >= overlap)
-    # no fewer tiles would do
+    # Fewer tiles would not be enough.
     assert tile + (len(tiles) - 2) * (tile - overlap) < size
 
 
 def blur(x, radius):
-    """A filter along each axis whose taps are all different, of zeros beyond the sides; then a
-    nonlinearity."""
+    """Filter each axis with different taps and zeros beyond the sides, then a nonlinearity."""
     taps = 1.0 + np.arange(2 * radius + 1)
     for axis in (1, 2):
         margins = [(radius, radius) if i == axis else (0, 0) for i in range(4)]
@@ -84,7 +82,7 @@ def blur(x, radius):
 
 @pytest.mark.parametrize("radius, exact", [(1, True), (2, True), (3, False)])
 def test_local_functions_are_those_of_the_whole(radius, exact):
-    """An overlap of 8 hides what is seen within 2 places of a tile's edge."""
+    """An overlap of 8 hides what depends on places within 2 of a tile's edge."""
     x = normal(1, 30, 37, 2)
     tiled = jax.jit(lambda x: decode_tiled(lambda x: blur(x, radius), x, (14, 14), (8, 8), (1, 1)))(
         x
@@ -94,7 +92,10 @@ def test_local_functions_are_those_of_the_whole(radius, exact):
 
 
 def test_one_tile_passes_into_the_next_linearly():
-    """Tiles [0, 10) and [6, 16) of values 1 and 3, two places each: from place 14 to 18 of 32."""
+    """Tiles [0, 10) and [6, 16) have the values 1 and 3, with a factor of two.
+
+    The transition is from place 14 to 18 of 32.
+    """
     tiling = Tiling((16,), (10,), (4,))
     tiles = jnp.array([1.0, 3.0]).reshape(2, 1, 1, 1) * jnp.ones((2, 1, 20, 1))
     merged = tiling.merge(tiles, (2,))[0, :, 0]
@@ -103,18 +104,19 @@ def test_one_tile_passes_into_the_next_linearly():
 
 
 def test_no_seams():
-    """A network that gives each tile its own level, the mean of what it sees: tiles of 16 places start at 0,
-    8, 16 and 24, so the levels of a linear input rise by 8·slope, each time over half of the overlap, 16
-    pixels."""
+    """The network gives each tile its own level, the mean of its input.
+
+    Tiles of 16 places start at 0, 8, 16 and 24. So the levels of a linear input rise by 8·slope,
+    each time over half of the overlap, 16 pixels.
+    """
     slope = 0.1
     x = jnp.broadcast_to(slope * jnp.arange(40.0)[:, None, None], (1, 40, 40, 1))
     level = lambda x: jnp.repeat(jnp.repeat(jnp.broadcast_to(x.mean(), x.shape), 4, 1), 4, 2)
     merged = decode_tiled(level, x, (16, 16), (8, 8), (4, 4))[0, :, :, 0]
     steps = np.abs(np.diff(merged, axis=0)).max(axis=1)
     np.testing.assert_allclose(steps.max(), 8 * slope / 16, rtol=1e-4)
-    edges = (
-        4 * np.array([8, 16, 24, 32]) - 1
-    )  # of tiles: the steps over them are no larger than others
+    # The steps over the tiles' borders are no larger than others.
+    edges = 4 * np.array([8, 16, 24, 32]) - 1
     assert steps[edges].max() <= np.delete(steps, edges).max()
     np.testing.assert_allclose(np.diff(merged, axis=1), 0, atol=ROUNDING)
 
@@ -144,7 +146,7 @@ def test_errors():
 
 
 def test_stream_keeps_the_cache_and_is_lazy():
-    """A running sum over time, chunk by chunk, of a video that is read no earlier than it is needed."""
+    """A running sum over time reads the video chunk by chunk, no earlier than needed."""
     video, read = np.arange(1.0, 12.0, dtype=np.float32).reshape(1, 11, 1), []
 
     def chunks():
@@ -166,8 +168,10 @@ def test_stream_keeps_the_cache_and_is_lazy():
 
 
 def test_tiles_and_chunks_together():
-    """A causal local function by tiles of chunks is the function of the whole: each tile has its own
-    cache."""
+    """A causal local function of tiles and chunks equals that of the whole.
+
+    Each tile has its own cache.
+    """
     video = normal(1, 9, 12, 20, 1)
     smooth = jax.vmap(lambda x: blur(x, 1), in_axes=1, out_axes=1)
 

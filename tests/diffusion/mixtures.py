@@ -1,4 +1,4 @@
-"""A mixture of Gaussians in one dimension: its exact denoiser, and the exact flow between any two times."""
+"""A mixture of Gaussians in one dimension, with its exact denoiser and its exact flow."""
 
 import functools
 
@@ -12,10 +12,10 @@ from genjax.diffusion import EDM, Prediction, RectifiedFlow, VariancePreservingC
 from genjax.diffusion.samplers.tables import steps_of
 
 WEIGHTS, MEANS, DEVIATIONS = np.array([0.3, 0.7]), np.array([-2.0, 1.0]), np.array([0.5, 0.8])
-# Compiles in a third of the time, for programs that run but a few times.
+# These options compile in a third of the time, for programs that run only a few times.
 QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
-# All with a table but `restart`, which goes back in time between steps that it is told.
+# All samplers with a table except `restart`, which needs the steps between which it goes back.
 SAMPLERS = {
     name: f
     for name, f in vars(samplers).items()
@@ -25,10 +25,10 @@ QUANTILES = (np.arange(64) + 0.5) / 64
 
 
 def mixture_denoiser(process):
-    """E[x | x_t] and E[z | x_t]."""
+    """Make the denoiser that returns E[x | x_t] and E[z | x_t]."""
 
     def denoise(x_t, t):
-        # [component, batch]: a short last axis is four times slower.
+        # The shape is [component, batch], because a short last axis is four times slower.
         weights, means, deviations = (
             jnp.asarray(a, x_t.dtype)[:, None] for a in (WEIGHTS, MEANS, DEVIATIONS)
         )
@@ -46,7 +46,7 @@ def mixture_denoiser(process):
 
 
 def leaf_by_leaf(denoisers):
-    """The denoiser of a dictionary of arrays, each by its own denoiser."""
+    """Make the denoiser of a dictionary of arrays, with one denoiser for each array."""
 
     def denoise(x_t, t):
         answers = {name: denoiser(x_t[name], t[name]) for name, denoiser in denoisers.items()}
@@ -58,7 +58,10 @@ def leaf_by_leaf(denoisers):
 
 @functools.cache
 def quantiles_of(alpha, sigma):
-    """x_t at the quantiles of its law: in one dimension the flow keeps the quantile. By root finding."""
+    """Return x_t at the quantiles of its law, by root finding.
+
+    The flow in one dimension keeps quantiles.
+    """
     means, deviations = alpha * MEANS, np.sqrt(alpha**2 * DEVIATIONS**2 + sigma**2)
     excess = lambda x, quantile: WEIGHTS @ scipy.special.ndtr((x - means) / deviations) - quantile
     bound = 9 * (alpha + sigma)
@@ -71,7 +74,7 @@ def quantiles_at(process, t):
     return quantiles_of(float(process.alpha(jnp.asarray(t))), float(process.sigma(jnp.asarray(t))))
 
 
-# The same in plain NumPy, for step loops that share nothing with the library.
+# The same in plain NumPy, for step loops that share no code with the library.
 
 # alpha, sigma and their derivatives, and a grid on which alpha and sigma stay positive.
 IRREGULAR = np.array([0.0, 0.13, 0.2, 0.37, 0.5, 0.71, 0.8, 1.0])
@@ -90,7 +93,7 @@ COEFFICIENTS = {
 
 
 class Reference:
-    """One process in NumPy: its coefficients, an irregular grid, starts on it, and the exact prediction."""
+    """One process in NumPy: coefficients, an irregular grid, starts, and the exact prediction."""
 
     def __init__(self, process):
         self.process = process
@@ -107,7 +110,7 @@ class Reference:
         return np.log(self.alpha(t) / self.sigma(t))
 
     def predict(self, x, t):
-        """x̂ and ẑ."""
+        """Return x̂ and ẑ."""
         alpha, sigma, *_ = self.coefficients(t)
         variance = alpha**2 * DEVIATIONS**2 + sigma**2
         residual = x[:, None] - alpha * MEANS
@@ -122,10 +125,10 @@ class Reference:
         return alpha_prime * clean + sigma_prime * noise
 
     def check(self, sampler, states, keys=None, **options):
-        """The sampler's states at every time of the grid are `states`, but for rounding."""
+        """Check that the sampler's states on the grid are `states`, up to rounding."""
         table = tabulate(sampler, self.process, jnp.asarray(self.times), **options)
         found = states_of(self.process, jnp.asarray(self.start), table, keys)
-        # States are of order 1 to 10; digits are lost where (x − alpha·x̂)/sigma cancels at sigma = .05.
+        # States are of order 1 to 10. (x − alpha·x̂)/sigma loses digits at sigma = .05.
         np.testing.assert_allclose(found, np.stack(states), rtol=1e-12, atol=1e-12)
 
 
@@ -136,7 +139,10 @@ def _compiled_table(sampler, process, options):
 
 
 def tabulate(sampler, process, times, **options):
-    """The sampler's table, of traced times, in NumPy. Compiled once for every shape: op by op it takes far longer."""
+    """Return the sampler's table for traced times, in NumPy.
+
+    It compiles once for every shape, because op by op it would take far longer.
+    """
     return jax.device_get(_compiled_table(sampler, process, tuple(options.items()))(times))
 
 
@@ -149,10 +155,11 @@ def _compiled(process):
 
 
 def filled(table, every_noise=False):
-    """The table with the same columns as every other, and up to 32 or some multiple of 512 rows that change nothing.
+    """Return the table with all columns, and filled up with rows that change nothing.
 
-    So all of them share one compiled program, or one for each way of drawing noise unless there is `every_noise`:
-    compiling is what would take time, also of every operation on another shape, so all this is in NumPy.
+    The number of rows becomes 32 or a multiple of 512. So all tables share one compiled program, or
+    one for each way of drawing noise without `every_noise`. Compiling takes most of the time, also
+    for every operation on another shape. So this function is in NumPy.
     """
     table = jax.tree.map(np.asarray, table)
     count = len(table.times)
@@ -186,14 +193,14 @@ def filled(table, every_noise=False):
         stage_noise=history(table.stage_noise),
         churn=noise(table.churn),
         churn_state=noise(table.churn_state, 1),
-        path=None,  # independent draws in its place
+        path=None,  # replaced by independent draws
         step=None,
         number=None,
     )
 
 
 def states_of(process, noise, table, keys=None):
-    """The states of `run` at all times of the grid, like a sampler's trajectory on the mixture."""
+    """Return the states of `run` on the mixture at all times of the grid, like a trajectory."""
     states = np.asarray(_compiled(process)(noise, filled(table, keys is not None), keys))
     steps = steps_of(table)
     return states[[0, *(np.flatnonzero(np.append(steps[1:] > steps[:-1], True)) + 1)]]
@@ -219,19 +226,19 @@ def _compiled_pullback(sampler, process, options):
 
 
 def gradient_by_times(sampler, process, noise, times, keys=None, **options):
-    """The gradient of sum(sin(samples)), backwards through the samples and through the table."""
+    """Return the gradient of sum(sin(samples)), backwards through the samples and the table."""
     table = tabulate(sampler, process, times, **options)._replace(step=None, path=None)
     cotangents = _compiled_cotangents(process)(filled(table, keys is not None), noise, keys)
     own = lambda column, cotangent: (
         column if column is None else cotangent[tuple(map(slice, column.shape))]
     )
-    cotangents = map(own, table, jax.device_get(cotangents))  # without those of `filled` rows
+    cotangents = map(own, table, jax.device_get(cotangents))  # without the filled-up rows
     pullback = _compiled_pullback(sampler, process, tuple(options.items()))
     return np.asarray(pullback(times, type(table)(*cotangents)))
 
 
 def integrals_of_polynomials(nodes, start, end, kernel=lambda u: 1.0):
-    """∫ from start to end of kernel·(the polynomial that is 1 at one node and 0 at the others), for every node."""
+    """Return the integral of kernel·(Lagrange polynomial) from start to end, for every node."""
     points, weights = np.polynomial.legendre.leggauss(40)
     u = start + (end - start) * (points + 1) / 2
     values = [

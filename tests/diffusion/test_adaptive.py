@@ -1,4 +1,4 @@
-"""The adaptive solver against the exact flow of a mixture, which keeps every quantile (one dimension)."""
+"""The adaptive solver against the exact flow of a mixture, which keeps its quantiles."""
 
 import functools
 
@@ -24,7 +24,7 @@ from genjax.diffusion.samplers import adaptive
 WEIGHTS, MEANS, DEVIATIONS = np.array([0.3, 0.7]), np.array([-2.0, 1.0]), np.array([0.5, 0.8])
 QUANTILES = (np.arange(16) + 0.5) / 16
 FLOW = RectifiedFlow()
-# From the exact law at the first time, whose quantiles are the start, to the last one.
+# The start is the quantiles of the exact law at the first time. It is compared with the last law.
 CASES = {
     "flow": (FLOW, [1.0, 0.6, 0.2, 0.0]),
     "cosine": (VariancePreservingCosine(), [1.0, 0.6, 0.2, 0.0]),
@@ -35,7 +35,7 @@ CASES = {
 
 def mixture_denoiser(process):
     def denoise(x_t, t):
-        # As constants of the function they would be float64 to diffrax even where jax has float32 alone.
+        # As closure constants these would be float64 for diffrax, even where jax has only float32.
         weights, means, deviations = (
             jnp.asarray(a, x_t.dtype) for a in (WEIGHTS, MEANS, DEVIATIONS)
         )
@@ -54,7 +54,7 @@ def mixture_denoiser(process):
 
 
 def quantiles(process, t):
-    """x_t with F_t(x_t) = q, by root finding."""
+    """Return x_t with F_t(x_t) = q, by root finding."""
     alpha, sigma = float(process.alpha(jnp.asarray(t))), float(process.sigma(jnp.asarray(t)))
     deviations = np.sqrt((alpha * DEVIATIONS) ** 2 + sigma**2)
     excess = lambda x, q: WEIGHTS @ scipy.special.ndtr((x - alpha * MEANS) / deviations) - q
@@ -64,8 +64,11 @@ def quantiles(process, t):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_error_is_what_the_tolerances_ask_for(case, float64):
-    """Within ten times the tolerance, at every time of the grid: tolerances are of a step, and there are ten or more."""
+def test_the_error_keeps_the_tolerances(case, float64):
+    """At every time of the grid the error is within ten times the tolerance.
+
+    A tolerance is that of one step, and there are ten or more steps.
+    """
     process, times = CASES[case]
     exact = np.stack([quantiles(process, t) for t in times])
     solve = quick_jit(
@@ -89,7 +92,10 @@ def test_the_error_is_what_the_tolerances_ask_for(case, float64):
 
 
 def test_a_clean_end_outside_the_domain_is_reached_by_ddim(float64):
-    """EDM to sigma = 0: the mean of the data given x at .002, away from its quantile by less than .002."""
+    """EDM ends at sigma = 0, at the mean of the data given x at .002.
+
+    That is less than .002 from the quantile of x.
+    """
     process, start = EDM(), jnp.asarray(quantiles(EDM(), 80.0))
     solve = functools.partial(adaptive, mixture_denoiser(process), process, rtol=1e-8, atol=1e-8)
     trajectory = quick_jit(functools.partial(solve, trajectory=True))
@@ -113,13 +119,12 @@ def test_evaluations_are_those_reported(float64):
     jax.effects_barrier()
     steps = int(solution.stats["num_steps"])
     assert 10 < steps < 40
-    assert (
-        6 * steps <= len(calls) <= 6 * steps + 3
-    )  # and those before the first step, to choose its size
+    # Two more evaluations before the first step choose its size.
+    assert 6 * steps <= len(calls) <= 6 * steps + 3
 
 
 def test_derivatives_both_ways(float64):
-    """Against finite differences of the solution, in the start and in a parameter of the network."""
+    """Derivatives by the start and by a network parameter equal finite differences."""
     noise, times, step = jnp.array([0.5, -1.2, 2.0]), jnp.array([1.0, 0.1]), 1e-3
 
     def sample(noise, slope, adjoint=diffrax.RecursiveCheckpointAdjoint):
@@ -129,7 +134,7 @@ def test_derivatives_both_ways(float64):
             adaptive(denoiser, FLOW, noise, times, rtol=1e-7, atol=1e-7, adjoint=adjoint) ** 2
         )
 
-    # The square of `step`, and the tolerance over it, are below 2e-4.
+    # The square of `step`, and the tolerance over `step`, are below 2e-4.
     value = quick_jit(sample)
     backward = quick_jit(jax.grad(sample, (0, 1)))(noise, 0.7)
     in_slope = (value(noise, 0.7 + step) - value(noise, 0.7 - step)) / (2 * step)
@@ -144,7 +149,7 @@ def test_derivatives_both_ways(float64):
 
 
 def test_nothing_recompiles_and_each_sample_keeps_the_tolerance(float64):
-    """The batch is one system: alone a sample takes other steps, and ends within the tolerance of where it was."""
+    """The batch is one system, so a single sample takes other steps, within the tolerance."""
     traces = []
 
     @quick_jit
@@ -159,7 +164,8 @@ def test_nothing_recompiles_and_each_sample_keeps_the_tolerance(float64):
     coarse = solve(noise, uniform_grid(FLOW, 4), 1e-2)
     assert len(traces) == 1
     assert np.abs(coarse - exact).max() > 10 * np.abs(together - exact).max()
-    # One hard sample, between the mixture's halves, among many easy ones. A mean over the batch would forget it.
+    # One hard sample, between the mixture's halves, is among many easy ones. A mean over the batch
+    # would ignore it.
     crowd = solve(jnp.full(4096, noise[-1]).at[0].set(noise[4]), uniform_grid(FLOW, 4), 1e-7)
     alone = solve(noise[4:5], uniform_grid(FLOW, 4), 1e-7)
     assert np.abs(together[4] - exact[4]) < 1e-6
@@ -181,9 +187,9 @@ def test_float32_and_more_axes():
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(
         found.reshape(-1), quantiles(FLOW, 0.0), atol=2e-3
-    )  # a sample here is four dimensions
+    )  # a sample here has four dimensions
 
 
-def test_a_grid_outside_the_domain_is_told():
+def test_a_grid_outside_the_domain_is_refused():
     with pytest.raises(ValueError, match="the time grid runs from 0 to 2"):
         adaptive(mixture_denoiser(FLOW), FLOW, jnp.zeros(4), jnp.array([2.0, 0.0]))

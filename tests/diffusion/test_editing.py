@@ -30,11 +30,14 @@ FLOW = RectifiedFlow()
 CORRELATION = 0.8
 COVARIANCE = np.array([[1.0, CORRELATION], [CORRELATION, 1.0]])
 KNOWN, MASK = 1.5, np.array([True, False])  # the first coordinate is given
-MEAN, VARIANCE = CORRELATION * KNOWN, 1 - CORRELATION**2  # of the second, then
+MEAN, VARIANCE = (
+    CORRELATION * KNOWN,
+    1 - CORRELATION**2,
+)  # of the second coordinate, given the first
 
 
 def gaussian_denoiser(process):
-    """E[x | x_t] and E[z | x_t], in the axes of the covariance."""
+    """Make the denoiser that returns E[x | x_t] and E[z | x_t], in the axes of the covariance."""
     spread, axes = np.linalg.eigh(COVARIANCE)
 
     def denoise(x_t, t):
@@ -46,7 +49,7 @@ def gaussian_denoiser(process):
 
 
 def posterior_weight(t):
-    """The matrix K of E[x | x_t] = K·x_t, for rectified flow."""
+    """Return the matrix K of E[x | x_t] = K·x_t, for rectified flow."""
     return (1 - t) * COVARIANCE @ np.linalg.inv((1 - t) ** 2 * COVARIANCE + t**2 * np.eye(2))
 
 
@@ -92,7 +95,7 @@ def test_strength_outside_its_range(strength):
         )
 
 
-# Filling in.
+# Inpainting.
 
 
 @pytest.mark.parametrize(
@@ -110,7 +113,7 @@ def test_the_known_part_is_kept(process, sampler, float64):
     samples = quick_jit(lambda noise, times: sampler(denoiser, process, noise, times))(
         noise, uniform_grid(process, 6)
     )
-    # Euler in t follows the straight line from the noise to the data only where it is straight in t.
+    # Euler in t follows the line from the noise to the data only where that line is straight in t.
     if sampler is euler and process is not FLOW:
         assert np.abs(samples[:, 0] - KNOWN).max() < 0.5
     else:
@@ -124,7 +127,7 @@ def test_the_known_part_is_kept(process, sampler, float64):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_samplers_that_evaluate_at_the_end_miss_the_data(sampler, share, float64):
-    """By their last weight times h·z: at sigma = 0 the noise of the known part is lost."""
+    """They miss it by their last weight times h·z, because at sigma = 0 the known noise is lost."""
     noise, steps = FLOW.prior(keys_of(3), (2,)), 10
     denoiser = inpaint(gaussian_denoiser(FLOW), FLOW, jnp.asarray(MASK), jnp.full((3, 2), KNOWN))
     fill = quick_jit(lambda noise, times: sampler(denoiser, FLOW, noise, times))
@@ -135,7 +138,7 @@ def test_samplers_that_evaluate_at_the_end_miss_the_data(sampler, share, float64
 
 
 def test_replaced_known_pixels_have_constant_velocity(float64):
-    """x_t = (1 − t)·data + t·noise for the known part, all the way (rectified flow)."""
+    """For rectified flow the known part is x_t = (1 − t)·data + t·noise at all times."""
     noise, times = FLOW.prior(keys_of(3), (2,)), uniform_grid(FLOW, 4)
     denoiser = inpaint(gaussian_denoiser(FLOW), FLOW, jnp.asarray(MASK), jnp.full((3, 2), KNOWN))
     states = euler(denoiser, FLOW, noise, times, trajectory=True)[..., 0]
@@ -143,8 +146,8 @@ def test_replaced_known_pixels_have_constant_velocity(float64):
     np.testing.assert_allclose(states, (1 - t) * KNOWN + t * np.asarray(noise)[:, 0], rtol=1e-13)
 
 
-def test_how_far_replacement_is_from_the_conditional(float64):
-    """The flow is linear, dx/dt = A(t)·x + b(t): its moments by another integrator, and how biased they are."""
+def test_bias_of_replacement(float64):
+    """The flow is linear, dx/dt = A(t)·x + b(t), so another integrator gives its moments."""
 
     def velocity(t, x):
         clean = np.array([KNOWN, (posterior_weight(t) @ x)[1]])
@@ -158,14 +161,19 @@ def test_how_far_replacement_is_from_the_conditional(float64):
     mean, spread = ends[0], np.linalg.norm(np.array(ends[1:]) - ends[0]) ** 2
     denoiser = inpaint(gaussian_denoiser(FLOW), FLOW, jnp.asarray(MASK), jnp.full((3, 2), KNOWN))
     mine = np.asarray(ddim(denoiser, FLOW, jnp.asarray(starts), uniform_grid(FLOW, 2000)))[:, 1]
-    np.testing.assert_allclose(mine[0], mean, rtol=2e-3)  # first order, 2000 steps
+    # ddim has first order and takes 2000 steps here.
+    np.testing.assert_allclose(mine[0], mean, rtol=2e-3)
     np.testing.assert_allclose(np.linalg.norm(mine[1:] - mine[0]) ** 2, spread, rtol=4e-3)
-    # Towards the conditional's 1.2 and 0.36, from the prior's 0 and 1, and not up to it.
+    # The moments go from the prior's 0 and 1 towards the conditional's 1.2 and 0.36, but not all
+    # the way.
     np.testing.assert_allclose([mean, spread], [0.520, 0.672], atol=1e-3)
 
 
 def moments(num_steps, jump_length, resamplings):
-    """Mean and variance of what RePaint fills in, exactly: each step is linear, with Gaussian noise."""
+    """Return the exact mean and variance of RePaint's result.
+
+    Each step is linear with Gaussian noise.
+    """
     times = np.linspace(1, 0, num_steps + 1)
     mean, covariance = np.zeros(2), np.eye(2)
     jumps = {left: resamplings - 1 for left in range(0, num_steps - jump_length, jump_length)}
@@ -190,9 +198,12 @@ def moments(num_steps, jump_length, resamplings):
 
 
 def test_repaint_reaches_the_conditional(float64):
-    """Resampling takes the bias of the mean away, more steps that of the variance (they are DDPM's, with least noise)."""
+    """Resampling removes the bias of the mean, and more steps remove that of the variance.
+
+    The variance is biased because DDPM's steps have the least noise.
+    """
     bias = lambda *options: np.array(moments(*options)) / (MEAN, VARIANCE) - 1
-    # steps, jump length, resamplings: relative bias of the mean, of the variance
+    # steps, jump length, resamplings: relative bias of the mean and of the variance
     np.testing.assert_allclose(bias(50, 5, 1), [-0.391, 0.381], atol=1e-3)  # replacement alone
     np.testing.assert_allclose(bias(50, 5, 10), [-0.050, -0.146], atol=1e-3)
     np.testing.assert_allclose(bias(50, 5, 20), [-0.028, -0.198], atol=1e-3)
@@ -214,7 +225,8 @@ def test_repaint_has_these_moments(jump_length, resamplings):
     np.testing.assert_array_equal(samples[:, 0], np.float32(KNOWN))
     with jax.enable_x64(True):
         mean, variance = moments(20, jump_length, resamplings)
-    # Four deviations of the estimates, 0.05 for the mean; one resampling fewer moves it by more.
+    # The limits are four deviations of the estimates, 0.05 for the mean. One resampling fewer
+    # changes the mean by more.
     assert abs(samples[:, 1].mean() - mean) < 4 * np.sqrt(variance / count)
     assert abs(samples[:, 1].var() - variance) < 4 * variance * np.sqrt(2 / count)
 
@@ -233,11 +245,15 @@ def test_repaint_without_resampling_is_ddpm():
     states = jax.eval_shape(
         functools.partial(repaint, gaussian_denoiser(FLOW), FLOW, **options), noise, times
     )
-    assert len(states) == 1 + 6 + 2 * 2 * 2  # two places to go back from, twice each, by two steps
+    # It goes back at two places, twice each, by two steps.
+    assert len(states) == 1 + 6 + 2 * 2 * 2
 
 
 def test_going_back_keeps_the_marginals(process, float64):
-    """Of every row: the state is alpha·x + sigma·z of the row's time when the network sees it, and of a grid's after."""
+    """For every row, the state is alpha·x + sigma·z at the row's time before the evaluation.
+
+    After the row it is that of the grid's next time.
+    """
     times = uniform_grid(process, 6)
     table = repaint.table(process, times, 2, 3)
     levels = np.stack([process.alpha(times), process.sigma(times)], 1)
@@ -274,7 +290,7 @@ def test_repaint_holds_the_network_once_and_no_image_or_mask():
     assert fill.lower(*arguments).compile().as_text().count(" tanh(") == 1
 
 
-# Between noises.
+# Interpolating noises.
 
 
 def test_slerp_keeps_the_norm_and_divides_the_angle(float64):
@@ -303,18 +319,20 @@ def test_slerp_of_parallel_noises_is_straight(float64):
     np.testing.assert_allclose(slerp(a, near, 0.3), 0.7 * a + 0.3 * near, rtol=1e-12)
 
 
-# The noise of an image.
+# Inversion.
 
 
-DEVIATION = np.sqrt(
-    [[1 - CORRELATION], [1 + CORRELATION]]
-)  # of the data, along the axes of these images
+# The data's deviation along the axes of these images.
+DEVIATION = np.sqrt([[1 - CORRELATION], [1 + CORRELATION]])
 AXES = np.array([[1.0, -1.0], [2.0, 2.0]])
 
 
 def round_trip(process, sampler, num_steps):
-    """The noise's and the second image's largest error; a flow keeps x_t over its deviation."""
-    # a shift that puts EDM's steps where its sigma is of the data's size
+    """Return the largest errors of the noise and of the image that comes back from it.
+
+    A flow keeps x_t divided by its deviation.
+    """
+    # The shift puts EDM's steps where its sigma is of the data's size.
     times = uniform_grid(process, num_steps, shift=0.01 if isinstance(process, EDM) else 1.0)
     finite = times[:-1] if isinstance(process, EDM) else times
 
@@ -334,8 +352,11 @@ def round_trip(process, sampler, num_steps):
 @pytest.mark.parametrize(
     "process", [FLOW, VariancePreservingCosine(), EDM()], ids=["flow", "cosine", "edm"]
 )
-def test_inversion_has_the_sampler_s_order(process, sampler, order, steps, float64):
-    """And so has the way there and back, one order more for even ones: what errs alike both ways cancels."""
+def test_inversion_has_the_order_of_the_sampler(process, sampler, order, steps, float64):
+    """The round trip has the order too, or one more if the order is even.
+
+    Errors that are the same in both directions cancel.
+    """
     steps = 4 * steps if isinstance(process, EDM) else steps
     slope = np.log2(round_trip(process, sampler, steps) / round_trip(process, sampler, 2 * steps))
     np.testing.assert_allclose(slope, [order, order + (order % 2 == 0)], atol=0.15)

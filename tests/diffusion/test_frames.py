@@ -1,4 +1,4 @@
-"""Times for each frame: grids `[times frames]`, and losses with a time per frame."""
+"""One time per frame: grids `[times frames]`, and losses with times per frame."""
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +41,8 @@ from genjax.diffusion import (
 from genjax.diffusion.optimal import gaussian_least_loss
 
 FLOW, COSINE = RectifiedFlow(), VariancePreservingCosine()
-LINEAR = VariancePreservingLinear(domain=(1e-3, 1.0))  # of finite log-SNR everywhere
-# Levels of five frames: with pauses; late; with a pause and early; clean all along; noise all along.
+LINEAR = VariancePreservingLinear(domain=(1e-3, 1.0))  # finite log-SNR everywhere
+# Levels of five frames: with pauses, late, early with a pause, always clean, always noise.
 LEVELS = np.array(
     [
         [1.0, 1.0, 1.0, 0.0, 1.0],
@@ -54,7 +54,7 @@ LEVELS = np.array(
         [0.0, 0.0, 0.0, 0.0, 1.0],
     ]
 )
-# Options of samplers, by which those that draw noise draw none, or none that counts.
+# Options with which the stochastic samplers draw no noise, or noise that does not matter.
 OPTIONS = {
     "dpm2_ancestral": {"eta": 0.0},
     "edm_stochastic": {"s_churn": 0.0},
@@ -69,20 +69,27 @@ def draws_noise(sampler, **options):
     return not (table.fresh is None and table.churn is None)
 
 
-FRAMEWISE = {name: s for name, s in SAMPLERS.items() if name != "dpm_solver_pp_sde"}  # of one time
+# dpm_solver_pp_sde allows only one time for all frames.
+FRAMEWISE = {name: s for name, s in SAMPLERS.items() if name != "dpm_solver_pp_sde"}
 ALONE = {name: s for name, s in FRAMEWISE.items() if name in OPTIONS or not draws_noise(s)}
 NOISY = {name: s for name, s in FRAMEWISE.items() if draws_noise(s)}
 every_sampler = pytest.mark.parametrize("name", FRAMEWISE)
 
 
 def levels_of(process, levels):
-    """The grid between the ends of the process, clean end included; EDM's by powers, as its noise is large."""
+    """Return a grid between the ends of the process, clean end included.
+
+    EDM's grid is spaced by powers, because its noise is large.
+    """
     start, end = process.clean_end, process.domain[1]
     return jnp.asarray(start + (end - start) * (levels**3 if process == EDM() else levels))
 
 
 def per_frame(process):
-    """The exact denoiser for frames that are independent mixtures; it is told `[batch]` or `[batch frames]`."""
+    """Make the exact denoiser of frames that are independent mixtures.
+
+    Its times are `[batch]` or `[batch frames]`.
+    """
 
     def denoise(x_t, t):
         t = jnp.broadcast_to(t.reshape(len(x_t), -1), x_t.shape)
@@ -98,10 +105,12 @@ def starts(float64):
 
 
 @pytest.mark.parametrize("name", ALONE)
-def test_each_frame_is_what_a_run_of_that_frame_alone_gives(name, starts):
-    """Also with several values in memory, several evaluations a step, and a last step that differs.
+def test_each_frame_equals_a_run_of_that_frame_alone(name, starts):
+    """A frame's sample equals that of a run with this frame alone.
 
-    A tree has a leaf for each of three kinds of process, and the frames of every leaf wait at different steps.
+    The samplers include some with several values in memory, with several evaluations per step, and
+    with a different last step. A tree has a leaf for each of three kinds of process, and the frames
+    of every leaf wait at different steps.
     """
     sampler, options = ALONE[name], OPTIONS.get(name, {})
     processes = {"edm": EDM(), "flow": FLOW, "linear": LINEAR}
@@ -129,7 +138,10 @@ def test_each_frame_is_what_a_run_of_that_frame_alone_gives(name, starts):
 
 @pytest.mark.parametrize("name", ["ddpm", "unipc"])
 def test_frames_at_equal_times_are_those_of_one_time(name):
-    """To the last bit, learned variance included, if done op by op: compilers round fused operations otherwise."""
+    """Op by op they are equal to the last bit, learned variance included.
+
+    Compilers round fused operations differently.
+    """
     noise = jax.random.normal(jax.random.key(1), (2, 3, 2))
     keys = sample_keys(jax.random.key(2), jnp.arange(2))
     answer = lambda x_t, t: Prediction(jnp.tanh(x_t), x_t, jnp.full_like(x_t, 0.3))
@@ -143,8 +155,8 @@ def test_frames_at_equal_times_are_those_of_one_time(name):
 
 
 @pytest.mark.parametrize("name", NOISY)
-def test_noise_of_a_frame_is_what_its_times_say(name):
-    """Of frames that never wait, each is what it is if all have its times, and these are those of one time."""
+def test_noise_of_a_frame_follows_its_times(name):
+    """Frames that never wait equal a run in which all have their times, and a run with one time."""
     noise = jax.random.normal(jax.random.key(1), (4, 3, 2))
     keys = sample_keys(jax.random.key(2), jnp.arange(4))
     grid = jnp.asarray([[0.9, 1.0, 0.6], [0.5, 0.8, 0.3], [0.4, 0.5, 0.2], [0.1, 0.0, 0.1]])
@@ -159,7 +171,7 @@ def test_noise_of_a_frame_is_what_its_times_say(name):
 
 
 def per_frame_gaussian(process, mean=0.4, deviation=0.6):
-    """The exact denoiser of independent N(mean, deviation²)."""
+    """Make the exact denoiser of independent N(mean, deviation²)."""
 
     def denoise(x_t, t):
         t = t.reshape(len(x_t), -1, 1)
@@ -174,8 +186,11 @@ def per_frame_gaussian(process, mean=0.4, deviation=0.6):
 
 
 @every_sampler
-def test_a_frame_that_waits_stays_as_it_is_whatever_it_is_answered(name):
-    """At every evaluation the network sees it unchanged, at its own time; the others are not the worse for it."""
+def test_a_waiting_frame_ignores_its_prediction(name):
+    """At every evaluation the network sees the waiting frame unchanged, at its own time.
+
+    The other frames are not affected.
+    """
     process, sampler = EDM(), SAMPLERS[name]
     noise = process.sigma(jnp.asarray(80.0)) * jax.random.normal(jax.random.key(1), (4, 3, 2))
     noise = noise.at[:, 0].set(0.25)  # a clean frame
@@ -195,13 +210,12 @@ def test_a_frame_that_waits_stays_as_it_is_whatever_it_is_answered(name):
     np.testing.assert_array_equal(states[:, :, 0], 0.25)
     np.testing.assert_array_equal(states[1, :, 2], noise[:, 2])  # it waits for one step
     np.testing.assert_array_equal(np.stack([x for x, _ in seen]), 0.25)
-    np.testing.assert_array_equal(
-        np.stack([t for _, t in seen]), np.float32(0.002)
-    )  # the nearest it knows
+    # The time nearest to the clean end that the network knows.
+    np.testing.assert_array_equal(np.stack([t for _, t in seen]), np.float32(0.002))
 
 
 def test_moments_of_stochastic_frames():
-    """For data N(0, 1) a learned variance of 1 makes every step exact, however long; frames wait in between."""
+    """For data N(0, 1) a learned variance of 1 makes steps of any length exact, with waits too."""
     grid = staggered_grid(jnp.linspace(1.0, 0.1, 5), (0, 2, -4))
     noise = jax.random.normal(jax.random.key(0), (20_000, 3, 1))
     keys = sample_keys(jax.random.key(1), jnp.arange(20_000))
@@ -217,7 +231,7 @@ def test_moments_of_stochastic_frames():
 
 
 def test_staggered_grid():
-    """Written out; a frame with a delay of minus the number of steps is clean from the start."""
+    """The grid equals the one written here. A frame with a delay of −steps is always clean."""
     expected = [
         [1.0, 1.0, 1.0, 0.0],
         [0.5, 1.0, 1.0, 0.0],
@@ -229,7 +243,7 @@ def test_staggered_grid():
 
 
 def test_grids_of_frames_are_arguments():
-    """Another grid, with waits elsewhere, runs the same program; the network is in it once."""
+    """A grid with other waits runs the same program, which holds the network once."""
     calls = []
 
     def denoiser(x_t, t):
@@ -256,13 +270,13 @@ def test_gradients_are_finite_beside_a_clean_frame():
         np.testing.assert_allclose(total_and_slope(0.5)[1], difference / 0.002, rtol=1e-2)
 
 
-# One of each way to make a table; all the others were compared once.
+# One sampler for each way to make a table. All others were compared once.
 WAYS = "ddpm dpm2_ancestral edm_heun euler_maruyama predictor_corrector sa_solver unipc".split()
 
 
 @pytest.mark.parametrize("name", WAYS)
 def test_gradient_by_the_times_of_frames(name, starts):
-    """A frame that waits says one time several times: they move together in the finite difference."""
+    """A waiting frame has one time several times. They move together in the difference."""
     keys = sample_keys(jax.random.key(0), jnp.arange(len(starts)))
     options = {"order": 3} if name == "unipc" else {}
     noise = jnp.tile(starts[:, None], (1, 5))
@@ -283,16 +297,15 @@ def test_gradient_by_the_times_of_frames(name, starts):
             for time in set(times) - set(ends):
                 same = np.zeros_like(levels)
                 same[:, frame] = times == time
-                step = (
-                    3e-6 * time
-                )  # whose square, and 1e-16 over it, are the errors of the difference
+                # The difference errs by step² and by 1e-16/step.
+                step = 3e-6 * time
                 moved = [float(total_and_slope(levels + s * step * same)[0]) for s in (1, -1)]
                 difference = (moved[0] - moved[1]) / (2 * step)
                 np.testing.assert_allclose(np.sum(slope * same), difference, rtol=1e-6, atol=1e-8)
 
 
 def test_start_from_data_at_the_times_of_the_grid():
-    """Given frames come out bit for bit; the others start at alpha·x + sigma·z with their own z."""
+    """Given frames come out bit for bit. The others start at alpha·x + sigma·z with their own z."""
     images = jax.random.normal(jax.random.key(3), (4, 3, 2))
     keys = sample_keys(jax.random.key(0), jnp.arange(4))
     grid = jnp.asarray([[0.0, 0.5, 1.0], [0.0, 0.2, 0.4], [0.0, 0.0, 0.0]])
@@ -346,7 +359,7 @@ def test_samplers_that_walk_their_grid_another_way():
 
 
 def test_loss_of_each_frame_against_numpy():
-    """The noise is recovered from what the network saw; then the squared errors are written out."""
+    """The noise is recovered from the network's input, and the squared errors are written out."""
     x, seen = jax.random.normal(jax.random.key(1), (64, 5, 3, 2)), []
 
     def apply(x_t, t):
@@ -364,7 +377,7 @@ def test_loss_of_each_frame_against_numpy():
     expected = (1 + told) * np.mean((np.tanh(x_t) - (z - x)) ** 2, axis=(2, 3))
     far = told > 0.1
     np.testing.assert_allclose(np.asarray(losses)[far], expected[far], rtol=1e-4)
-    assert abs(np.corrcoef(told.T) - np.eye(5)).max() < 0.5  # drawn for each frame
+    assert abs(np.corrcoef(told.T) - np.eye(5)).max() < 0.5  # each frame draws its own time
     np.testing.assert_allclose(total_loss(losses), np.mean(losses, axis=1), rtol=1e-6)
     sums, counts = sums_by_time(FLOW, losses, t, 4)
     place = np.minimum(told * 4, 3).astype(int)
@@ -373,7 +386,7 @@ def test_loss_of_each_frame_against_numpy():
 
 
 def test_loss_of_frames_at_equal_times_is_that_of_one_time():
-    """Averaged over frames; other axes of time change nothing else."""
+    """This holds averaged over frames. The number of time axes changes nothing else."""
     x = jax.random.normal(jax.random.key(1), (16, 4, 3))
     network = lambda x_t, t: jnp.tanh(x_t) * jnp.cos(t).reshape(16, -1, 1)
     equal = lambda key, shape: jnp.broadcast_to(jax.random.uniform(key, (16, 1)), shape)
@@ -388,7 +401,7 @@ def test_loss_of_frames_at_equal_times_is_that_of_one_time():
 
 
 def test_the_best_loss_of_gaussian_frames():
-    """E Var[y | x_t] in closed form, at the time of each frame."""
+    """It is E Var[y | x_t] in closed form, at the time of each frame."""
     deviation, x = 0.6, 0.4 + 0.6 * jax.random.normal(jax.random.key(1), (500, 4, 30))
 
     def network(x_t, t):
@@ -403,7 +416,7 @@ def test_the_best_loss_of_gaussian_frames():
 
 
 def test_guidance_at_the_time_of_each_frame():
-    """The interval holds for the frames that are in it, and every frame is as if it were alone."""
+    """The interval applies to the frames inside it, and every frame equals that frame alone."""
     x_t = jax.random.normal(jax.random.key(1), (2, 3, 2))
     t, labels = jnp.asarray([[0.1, 0.5, 0.9], [0.5, 0.6, 0.95]]), jnp.asarray([[2.0], [3.0]])
 

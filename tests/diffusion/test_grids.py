@@ -1,4 +1,7 @@
-"""Grids against published numbers, NumPy and closed forms; what the border refuses. Diffusers: parity/."""
+"""Grids against published numbers, NumPy and closed forms, and errors at the border.
+
+parity/ compares them with diffusers.
+"""
 
 import functools
 import inspect
@@ -45,20 +48,20 @@ named = lambda grid: getattr(grid, "__name__", "align_your_steps_grid")
 
 
 def levels(process, times):
-    """sigma/alpha in the domain, the clean end left out."""
+    """Return sigma/alpha in the domain, without the clean end."""
     times = times[times > process.clean_end]
     return np.asarray(process.sigma(times) / process.alpha(times))
 
 
 def test_edm_table():
-    """Karras et al. 2022, equation 5, to all printed digits."""
-    printed = """80 57.586 40.786 28.375 19.352 12.910 8.4009 5.3152 3.2568 1.9233 1.0882 .58535 .29644 .13952 .059947
-                 .022935 .0075280 .002 0""".split()
+    """The grid is that of Karras et al. 2022, equation 5, to all printed digits."""
+    printed = """80 57.586 40.786 28.375 19.352 12.910 8.4009 5.3152 3.2568 1.9233 1.0882
+                 .58535 .29644 .13952 .059947 .022935 .0075280 .002 0""".split()
     grid = karras_grid(EDM(), 18)
     assert len(grid) == 19
     for value, digits in zip(grid, printed, strict=True):
         half_of_the_last_digit = 0.5 * 10.0 ** -len(digits.partition(".")[2])
-        # and float32's 24 bits
+        # The last digit is rounded, and float32 has 24 bits.
         np.testing.assert_allclose(
             value, float(digits), atol=half_of_the_last_digit * 1.001, rtol=1e-7
         )
@@ -101,7 +104,7 @@ def test_uniform_grids_fill_the_domain_from_the_noise_end():
     np.testing.assert_allclose(uniform_grid(EDM(), 3), [80, 40.001, 0.002, 0], rtol=1e-6)
 
 
-# By NumPy and SciPy: level of step i of the last, from `low` to `high`.
+# The level of step i of `last`, from `low` to `high`, by NumPy and SciPy.
 def karras_level(i, last, low, high):
     return (high ** (1 / 7) + i / last * (low ** (1 / 7) - high ** (1 / 7))) ** 7
 
@@ -120,7 +123,7 @@ def beta_sigma_level(i, last, low, high):
     ids=named,
 )
 def test_levels_against_numpy(grid, level, float64):
-    """Where the domain holds its clean end, where it does not, and where one or both ends are given."""
+    """The domain holds its clean end or not, and none, one or both levels are given."""
     n = 7
     for process, options, low, high, last in (
         (EDM(), {}, 0.002, 80.0, n - 1),
@@ -141,7 +144,7 @@ def test_levels_against_numpy(grid, level, float64):
     "process", [FLOW, VariancePreservingCosine()], ids=lambda p: type(p).__name__
 )
 def test_infinite_ends_stay_in_the_grid(process, float64):
-    """Levels of 0.002 to 80 with the noise end in the place of 80, and the clean end after them."""
+    """The levels are 0.002 to 80, with the noise end in place of 80, and then the clean end."""
     for grid, level in ((karras_grid, karras_level), (exponential_grid, exponential_level)):
         times = grid(process, 6, sigma_min=0.002, sigma_max=80.0)
         assert len(times) == 7 and times[0] == 1 and times[-1] == 0
@@ -154,7 +157,7 @@ def test_exponential_grid_is_uniform_in_log_snr(float64):
     for process, inner in ((VarianceExploding(), slice(None)), (EDM(), slice(0, -1))):
         log_snr = np.asarray(process.log_snr(exponential_grid(process, 9)[inner]))
         np.testing.assert_allclose(np.diff(log_snr), np.diff(log_snr).mean(), rtol=1e-11)
-    # Variance exploding is geometric in t already.
+    # Variance exploding is already geometric in t.
     np.testing.assert_allclose(
         exponential_grid(VarianceExploding(), 9), uniform_grid(VarianceExploding(), 9), atol=1e-14
     )
@@ -172,7 +175,7 @@ def test_beta_grid_in_t(float64):
 
 
 def test_spacings_of_ten_steps_of_a_table_of_1000():
-    """Lin et al. 2024, table 2."""
+    """The spacings are those of Lin et al. 2024, table 2."""
     rows = {
         leading_grid: [901, 801, 701, 601, 501, 401, 301, 201, 101, 1],
         linspace_grid: [1000, 889, 778, 667, 556, 445, 334, 223, 112, 1],
@@ -196,10 +199,10 @@ def test_spacings_stay_in_the_table(grid):
 
 
 def test_align_your_steps():
-    """The levels are there, and under Stable Diffusion's table they lie at the published integer timesteps."""
+    """The grid has the published levels, and Stable Diffusion's published integer timesteps."""
     grid = PUBLISHED(STABLE_DIFFUSION, 10)
     assert grid[0] == 1 and grid[-1] == 0
-    # The end is that of the table; float32 keeps five digits of its levels.
+    # The end is that of the table, whose levels have five digits in float32.
     np.testing.assert_allclose(
         levels(STABLE_DIFFUSION, grid), grids.STABLE_DIFFUSION_LEVELS[:-1], rtol=1e-4
     )
@@ -209,13 +212,12 @@ def test_align_your_steps():
     }
     for numbers, timesteps in published.items():
         times = align_your_steps_grid(STABLE_DIFFUSION, 10, numbers)
-        np.testing.assert_allclose(
-            1000 * times[:-1] - 1, timesteps, atol=1
-        )  # three digits of a level
+        # A level has three digits.
+        np.testing.assert_allclose(1000 * times[:-1] - 1, timesteps, atol=1)
 
 
 def test_align_your_steps_in_other_numbers(float64):
-    """Twenty steps hit every level and, between, geometric means."""
+    """Twenty steps contain every level, and geometric means between them."""
     process, numbers = EDM(domain=(0.002, 700.0)), np.asarray(grids.STABLE_VIDEO_DIFFUSION_LEVELS)
     grid = align_your_steps_grid(process, 20, grids.STABLE_VIDEO_DIFFUSION_LEVELS)
     np.testing.assert_allclose(grid[:-1:2], numbers[:-1], rtol=1e-12)
@@ -251,7 +253,8 @@ def test_grids_refuse_steps_that_are_no_positive_integer(grid):
     for steps in (0, -3):
         with pytest.raises(ValueError, match=f"at least one step; got num_steps={steps}"):
             grid(FLOW, steps, **options)
-    # The run-time check of annotations, in tests alone, would see 2.5 first, as it does where one grid calls another.
+    # In tests, the run-time check of annotations would refuse 2.5 first. It also does so where one
+    # grid calls another.
     if grid not in (PUBLISHED, stable_diffusion_3_grid):
         with pytest.raises(ValueError, match="whole number, at least 1.*num_steps=2.5"):
             inspect.unwrap(grid)(FLOW, 2.5, **options)
@@ -312,9 +315,8 @@ def test_other_borders():
 )
 def test_samplers_refuse_grids_of_wrong_shape_or_outside_the_domain(times, message):
     with pytest.raises(ValueError, match=message):
-        inspect.unwrap(check_grid)(
-            FLOW, times
-        )  # annotations, checked in tests alone, would see the shape first
+        # Annotations, checked only in tests, would refuse the shape first.
+        inspect.unwrap(check_grid)(FLOW, times)
     if times.ndim == 1:
         with pytest.raises(ValueError, match=message):
             ddim(lambda x, t: None, FLOW, jnp.zeros((1, 2)), times)
@@ -324,4 +326,6 @@ def test_samplers_take_a_domain_and_its_clean_end():
     check_grid(EDM(), jnp.asarray([80.0, 0.0]))
     check_grid(FLOW, jnp.asarray([0.0, 1.0]))  # inversion
     check_grid(FLOW, jnp.asarray([1 + 5e-7, 0.0]))  # rounding
-    jax.jit(lambda times: check_grid(FLOW, times))(jnp.asarray([2.0, 0.0]))  # no values to check
+    jax.jit(lambda times: check_grid(FLOW, times))(
+        jnp.asarray([2.0, 0.0])
+    )  # traced: no values to check

@@ -50,7 +50,7 @@ def calls():
 
 @pytest.fixture
 def denoiser(calls):
-    """Something nonlinear that depends on all of its arguments, example by example."""
+    """Make a nonlinear denoiser that depends on all of its arguments, example by example."""
 
     def denoise(x_t, t, labels):
         calls.append((x_t, t, labels))
@@ -71,7 +71,7 @@ def test_both_conventions(denoiser, inputs, scale):
     x_t, t, labels = inputs
     conditional, unconditional = denoiser(x_t, t, labels), denoiser(x_t, t, jnp.full(BATCH, NULL))
     result = guide(denoiser, labels, NULL, scale)(x_t, t)
-    w = scale - 1  # of papers that write (1 + w)·c − w·u
+    w = scale - 1  # for papers that write (1 + w)·c − w·u
     for guided, c, u in zip(result[:2], conditional[:2], unconditional[:2], strict=True):
         np.testing.assert_allclose(guided, u + scale * (c - u), atol=1e-5)
         np.testing.assert_allclose(guided, (1 + w) * c - w * u, atol=1e-5)
@@ -108,7 +108,8 @@ def test_conditioning_may_be_a_tree(inputs):
     np.testing.assert_allclose(result.noise, x_t, rtol=1e-5)
 
 
-# What is known exactly: three classes of Gaussians in three dimensions, and their mixture as the null label.
+# Exact densities: three classes of Gaussians in three dimensions, and their mixture as the null
+# label.
 
 CLASSES, DIMENSIONS = 3, 3
 GENERATOR = np.random.default_rng(1)
@@ -117,7 +118,7 @@ LOG_WEIGHTS = np.log([0.2, 0.3, 0.5])
 
 
 def log_joint(process, x_t, t):
-    """log p(x_t, class) but for a constant."""
+    """Return log p(x_t, class) up to a constant."""
     alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
     variance = alpha**2 * DEVIATIONS**2 + sigma**2  # [batch class]
     square = jnp.sum((x_t[:, None] - alpha[..., None] * MEANS) ** 2, -1)
@@ -125,7 +126,7 @@ def log_joint(process, x_t, t):
 
 
 def exact_denoiser(process):
-    """E[x | x_t, class] and E[z | x_t, class]; without class for the label CLASSES."""
+    """Make the denoiser E[x | x_t, class] and E[z | x_t, class]. CLASSES means no class."""
 
     def denoise(x_t, t, labels):
         alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
@@ -166,7 +167,10 @@ def adds_up(process, prediction, x_t, t):
 
 
 def test_guided_velocity_of_gaussians_in_closed_form(points):
-    """Conditional N(m, a²), unconditional N(0, 1): the guided velocity is −t·score − x̂, x̂ = (x_t + t²·score)/(1 − t)."""
+    """With conditional N(m, a²) and unconditional N(0, 1), the guided velocity is −t·score − x̂.
+
+    Here x̂ = (x_t + t²·score)/(1 − t).
+    """
     t = np.array([0.9, 0.6, 0.3, 0.1])
     m, a, scale = 0.7, 0.5, 3.0
 
@@ -194,17 +198,17 @@ def test_a_weight_is_a_scale_less_one(points, t):
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.5])
 def test_a_classifier_guides_as_its_class_does(process, points, scale, t):
-    """Bayes: score(x | y) = score(x) + ∇ log p(y | x), so both guidances of one scale are the same."""
+    """By Bayes score(x | y) = score(x) + ∇ log p(y | x), so the guidances are equal."""
     log_likelihood = lambda x, t: jax.nn.log_softmax(log_joint(process, x, t))[
         jnp.arange(4), LABELS
     ]
-    t = t.at[0].set(0.97)  # where alpha is 0, x̂ cannot be had of a gradient
+    # Where alpha is 0, a gradient does not give x̂.
+    t = t.at[0].set(0.97)
     unconditional = lambda x, t: exact_denoiser(process)(x, t, jnp.full(4, CLASSES))
     result = classifier_guide(unconditional, process, log_likelihood, scale)(points, t)
     expected = guide(exact_denoiser(process), LABELS, CLASSES, scale)(points, t)
-    np.testing.assert_allclose(
-        result.clean, expected.clean, rtol=1e-10, atol=1e-12
-    )  # rounding, sigma²/alpha up to 2500
+    # Rounding grows with sigma²/alpha, up to 2500.
+    np.testing.assert_allclose(result.clean, expected.clean, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(result.noise, expected.noise, rtol=1e-12, atol=1e-12)
 
 
@@ -214,15 +218,18 @@ def test_a_classifier_at_the_noise_end_leaves_the_prediction(points):
     result = classifier_guide(unconditional, FLOW, log_likelihood, 3.0)(points, jnp.ones(4))
     expected = unconditional(points, jnp.ones(4))
     np.testing.assert_allclose(result.clean, expected.clean, rtol=1e-14)
-    np.testing.assert_allclose(
-        result.noise, expected.noise, rtol=1e-14
-    )  # a gradient of rounding errors
+    # The gradient consists of rounding errors.
+    np.testing.assert_allclose(result.noise, expected.noise, rtol=1e-14)
 
 
 def test_composed_conditions_are_a_product_of_experts(points, calls):
-    """Prior N(0, 1), observations x + N(0, rᵢ²) = yᵢ: each posterior is Gaussian, and so is that of both together."""
+    """With prior N(0, 1) and observations x + N(0, rᵢ²) = yᵢ, each posterior is Gaussian.
+
+    So is the posterior of both observations together.
+    """
     y, r = np.array([0.8, -0.3]), np.array([0.5, 0.7])
-    t = jnp.full(4, 1e-4)  # the sum of scores is that of the product where there is no noise
+    # Where there is no noise, the sum of scores is the score of the product.
+    t = jnp.full(4, 1e-4)
 
     def denoise(x_t, t, labels):  # label 2 is the prior
         calls.append(len(x_t))
@@ -263,7 +270,7 @@ def test_a_negative_prompt_is_another_null(points, t):
 
 
 def test_a_negative_prompt_may_have_another_length(points, t):
-    """Of tokens with a mask and a pooled vector: what two calls answer."""
+    """For tokens with a mask and a pooled vector, the result is that of two calls."""
 
     def denoise(x_t, t, text):
         weights = text["mask"] / jnp.sum(text["mask"], 1, keepdims=True)
@@ -308,7 +315,7 @@ def test_autoguidance_moves_away_from_the_weaker(points, t):
 
 
 def test_a_blend_has_autoguidance_and_composition_as_instances(points, t):
-    """Also with weights that are functions of time, per sample, and traced."""
+    """This holds too for weights that are functions of time, per sample, and traced."""
     strong, weak = both(FLOW, points, t)
     others = exact_denoiser(FLOW)(points, t, (LABELS + 1) % CLASSES)
     as_denoiser = lambda prediction: lambda x, t: prediction
@@ -332,7 +339,7 @@ def test_a_blend_has_autoguidance_and_composition_as_instances(points, t):
 
 
 def test_posterior_guidance_of_gaussians_is_exact(process, float64):
-    """Data N(m, Σ) and y = A·x + N(0, r²): E[x | x_t, y] by the joint law of all three.
+    """Data are N(m, Σ) and y = A·x + N(0, r²), so the joint law of all three gives E[x | x_t, y].
 
     The likelihood of x̂ has the variance of x given x_t.
     """
@@ -367,11 +374,11 @@ def test_posterior_guidance_of_gaussians_is_exact(process, float64):
 
     guided = posterior_guide(denoiser, process, log_likelihood)(jnp.asarray(x_t), jnp.asarray(t))
     for i, (alpha, sigma) in enumerate(zip(*coefficients, strict=True)):
-        sees = np.concatenate([alpha * np.eye(3), A])  # what is known, of x
+        sees = np.concatenate([alpha * np.eye(3), A])  # x_t and y as functions of x
         noise = np.diag([sigma**2] * 3 + [r**2] * 2)
         known = np.concatenate([x_t[i], y])
         gain = covariance @ sees.T @ np.linalg.inv(sees @ covariance @ sees.T + noise)
-        # A near-singular law at sigma = .01 amplifies rounding by 1e5.
+        # The law is nearly singular at sigma = .01 and amplifies rounding by 1e5.
         np.testing.assert_allclose(
             guided.clean[i], mean + gain @ (known - sees @ mean), rtol=1e-7, atol=1e-8
         )
@@ -379,7 +386,7 @@ def test_posterior_guidance_of_gaussians_is_exact(process, float64):
 
 
 def test_interval_of_noise_levels(points):
-    """Within (0.5, 2] of sigma/alpha the scale is 3, elsewhere 1, on any process."""
+    """Within (0.5, 2] of sigma/alpha the scale is 3, elsewhere 1, for any process."""
     process = VariancePreservingCosine()
     levels = np.array([4.0, 2.0 - 1e-6, 0.6, 0.5 - 1e-6])
     t = process.time_at(jnp.asarray(-2 * np.log(levels)))
@@ -388,9 +395,8 @@ def test_interval_of_noise_levels(points):
     guided = guide(exact_denoiser(process), LABELS, CLASSES, interval(3.0, low, high))(points, t)
     scale = np.array([1.0, 3.0, 3.0, 1.0])[:, None]
     np.testing.assert_allclose(guided.noise, u.noise + scale * (c.noise - u.noise), rtol=1e-12)
-    np.testing.assert_array_equal(
-        interval(3.0, 0.25, 0.5)(jnp.array([0.25, 0.5])), [1, 3]
-    )  # half open
+    # The interval is half open.
+    np.testing.assert_array_equal(interval(3.0, 0.25, 0.5)(jnp.array([0.25, 0.5])), [1, 3])
 
 
 def test_scales_per_sample_and_per_channel(points, t):
@@ -432,7 +438,7 @@ def test_variance_is_that_of_the_conditional(inputs):
         functools.partial(adaptive_projected, eta=1.0, norm_threshold=1e3),
     ],
 )
-def test_rules_that_come_to_classifier_free_guidance(process, points, target, rule, t):
+def test_rules_that_equal_classifier_free_guidance(process, points, target, rule, t):
     expected = guide(exact_denoiser(process), LABELS, CLASSES, 3.0)(points, t)
     guided = guide(
         exact_denoiser(process), LABELS, CLASSES, 3.0, target_rule(process, target, rule)
@@ -459,8 +465,8 @@ def test_guided_halves_add_up_and_scale_one_is_conditional(process, points, rule
     np.testing.assert_allclose(guided.clean, conditional.clean, rtol=1e-11, atol=1e-11)
 
 
-def test_plain_extrapolation_where_the_quantity_says_too_little(points):
-    """At sigma = 0 a rule on x̂ cannot say ẑ."""
+def test_extrapolation_where_the_target_is_singular(points):
+    """At sigma = 0 a rule on x̂ does not determine ẑ."""
     t = jnp.zeros(4)
     rule = target_rule(FLOW, clean, functools.partial(adaptive_projected, norm_threshold=0.1))
     guided = guide(exact_denoiser(FLOW), LABELS, CLASSES, 3.0, rule)(points, t)
@@ -498,7 +504,7 @@ def loop(process, x, times, step):
 
 @pytest.mark.parametrize("process", [FLOW, VariancePreservingCosine()], ids=["flow", "cosine"])
 def test_plus_plus_with_ddim(process, points):
-    """Denoised with guidance, noised again with the unconditional noise."""
+    """The loop denoises with guidance and adds the unconditional noise."""
     scale, times = 0.6, uniform_grid(process, 6)
 
     def step(x, c, u, level, next_level):
@@ -516,7 +522,7 @@ def test_plus_plus_with_ddim(process, points):
 
 @pytest.mark.parametrize("bounded", [False, True])
 def test_adaptive_projected_guidance_remembers(points, bounded):
-    """With momentum, also through a threshold on x̂."""
+    """The momentum passes through a threshold on x̂ too."""
     scale, eta, threshold, beta, times = 4.0, 0.2, 0.3, -0.6, uniform_grid(FLOW, 6)[:-1]
     average = np.zeros((4, DIMENSIONS))
 
@@ -561,7 +567,7 @@ def test_adaptive_projected_guidance_remembers(points, bounded):
     ids=["ddim", "adaptive", "log_likelihood"],
 )
 def test_momentum_without_a_memory_is_refused(points, solve):
-    """Also within a lambda; an ODE has no evaluation before."""
+    """It is refused within a lambda too. An ODE solver has no previous evaluation."""
     rule = target_rule(FLOW, clean, adaptive_projected, momentum=-0.5)
     guided = with_clean(
         guide(exact_denoiser(FLOW), LABELS, CLASSES, 3.0, rule), FLOW, static_threshold
@@ -585,7 +591,7 @@ def test_without_momentum_a_memory_changes_nothing(points):
 
 
 def test_any_memory_goes_from_evaluation_to_evaluation(points):
-    """One that counts: the k-th evaluation predicts k."""
+    """The memory counts, so the k-th evaluation predicts k."""
 
     def counting(x_t, t, memory):
         return Prediction(x_t * 0 + memory["count"], x_t * 0), {"count": memory["count"] + 1}
@@ -625,9 +631,8 @@ def test_where_there_is_no_noise_the_prediction_of_it_stays(points):
     denoiser = lambda x, t: exact_denoiser(FLOW)(x, t, LABELS)._replace(noise=x + 7)
     result = with_clean(denoiser, FLOW, static_threshold)(points, jnp.zeros(4))
     np.testing.assert_array_equal(result.noise, points + 7)
-    np.testing.assert_allclose(
-        result.clean, np.clip(points, -1, 1), rtol=1e-14
-    )  # exact to rounding: sigma is 0
+    # Exact up to rounding, because sigma is 0.
+    np.testing.assert_allclose(result.clean, np.clip(points, -1, 1), rtol=1e-14)
 
 
 # Compiled programs.
@@ -646,37 +651,48 @@ projected = functools.partial(adaptive_projected, norm_threshold=2.0)
 rescaled_zero_star = functools.partial(rescaled, phi=0.7, rule=zero_star)
 
 def sample(x, labels, weight):
-    denoiser = lambda x, t, labels: Prediction(jnp.tanh(x @ weight) + labels[:, None], x * t[:, None])
+    denoiser = lambda x, t, labels: Prediction(
+        jnp.tanh(x @ weight) + labels[:, None], x * t[:, None]
+    )
     log_likelihood = lambda x, t: -jnp.sum(x**2, 1) + t
     plain = lambda x, t: denoiser(x, t, labels)
-    remembering = guide(denoiser, labels, 7, 2.0, target_rule(process, clean, projected, momentum=-0.5))
+    momentum = target_rule(process, clean, projected, momentum=-0.5)
+    remembering = guide(denoiser, labels, 7, 2.0, momentum)
+    zero = target_rule(process, velocity, rescaled_zero_star)
+    composed = compose(denoiser, [labels, labels + 1], 7, [2.0, 1.0])
     samples = ddim(remembering, process, x, uniform_grid(process, 3), memory=jnp.zeros_like(x))
     return [samples] + [ddim(guided, process, x, uniform_grid(process, 3)) for guided in (
         guide(denoiser, labels, 7, 2.0),
         guide(denoiser, labels, 7, interval(2.0, 0.2, 0.8), plus_plus),
-        zero_init(guide(denoiser, labels, 7, 2.0, target_rule(process, velocity, rescaled_zero_star)), process, 0.9),
-        with_clean(compose(denoiser, [labels, labels + 1], 7, [2.0, 1.0]), process, dynamic_threshold),
+        zero_init(guide(denoiser, labels, 7, 2.0, zero), process, 0.9),
+        with_clean(composed, process, dynamic_threshold),
         classifier_guide(plain, process, log_likelihood, 2.0),
     )]
 
 keys = jax.random.split(jax.random.key(0))
-arguments = [jax.random.normal(keys[0], (16, 6)), jnp.arange(16) % 7, jax.random.normal(keys[1], (6, 6))]
+x, weight = jax.random.normal(keys[0], (16, 6)), jax.random.normal(keys[1], (6, 6))
+arguments = [x, jnp.arange(16) % 7, weight]
 with jax.set_mesh(mesh):
     shardings = [jax.NamedSharding(mesh, P(*axes)) for axes in (["data"], ["data"], [])]
     compiled = jax.jit(sample, in_shardings=shardings).lower(*arguments).compile()
 text = compiled.as_text()
 assert text.count(" tanh(") == 6, text.count(" tanh(")
-assert "f32[4,6]" in text and "f32[32,6]" not in text  # two samples a device, twice
+assert "f32[4,6]" in text and "f32[32,6]" not in text  # two samples per device, twice
 assert not collectives(compiled, mesh), collectives(compiled, mesh)
 
 def ancestral(x, keys):
-    return euler_ancestral(lambda x, t: Prediction(jnp.tanh(x), x), process, x, uniform_grid(process, 3), keys=keys)
+    denoiser = lambda x, t: Prediction(jnp.tanh(x), x)
+    return euler_ancestral(denoiser, process, x, uniform_grid(process, 3), keys=keys)
 
 noises = sample_keys(keys[0], jnp.arange(16))
-for function, inputs, placed in ((sample, arguments, shardings), (ancestral, [arguments[0], noises], shardings[:2])):
-    alone, apart = jax.jit(function)(*inputs), jax.jit(function, in_shardings=placed)(*inputs)
-    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(apart), strict=True):
-        assert len(b.sharding.device_set) == 8 and jnp.allclose(a, b, rtol=1e-5, atol=1e-5), abs(a - b).max()
+for function, inputs, placed in (
+    (sample, arguments, shardings),
+    (ancestral, [x, noises], shardings[:2]),
+):
+    whole, sharded = jax.jit(function)(*inputs), jax.jit(function, in_shardings=placed)(*inputs)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(sharded), strict=True):
+        assert len(b.sharding.device_set) == 8
+        assert jnp.allclose(a, b, rtol=1e-5, atol=1e-5), abs(a - b).max()
 """
 
 
@@ -690,7 +706,7 @@ def tanh_denoiser(x_t, t, labels):
 
 
 def program(build):
-    """Samples with what `build(numbers)` guides, jitted in its numbers; of a pair with a memory."""
+    """Return jitted samples with `build(numbers)`: a denoiser, or one with its first memory."""
     times = uniform_grid(FLOW, 5)
 
     def sample(numbers, x):
@@ -789,7 +805,8 @@ def test_dropped_at_the_rate(rate):
     result = np.asarray(drop_conditioning(jax.random.key(0), labels, -1, rate))
     dropped = result == -1
     np.testing.assert_array_equal(result[~dropped], np.asarray(labels)[~dropped])
-    error = np.sqrt(rate * (1 - rate) / labels.size)  # binomial
+    # The deviation of a binomial share.
+    error = np.sqrt(rate * (1 - rate) / labels.size)
     assert abs(dropped.mean() - rate) <= 4 * error
     assert result.dtype == labels.dtype
 
@@ -808,7 +825,7 @@ def test_whole_examples_are_dropped_and_all_leaves_together():
 
 
 def test_conditions_may_have_rates_of_their_own():
-    """Each dropped at its rate, independently of the other, and all leaves of one together."""
+    """Each condition is dropped at its rate, independently of the other, with all of its leaves."""
     count, labels = 20_000, jnp.arange(20_000)
     conditioning = {"text": {"tokens": labels, "pooled": labels}, "pose": labels}
     null = {"text": {"tokens": -1, "pooled": -1}, "pose": -1}

@@ -44,7 +44,7 @@ def test_each_rule_against_plain_numpy(float64):
 
 
 def test_low_and_high_frequencies_have_scales_of_their_own(float64):
-    """A shift of all pixels is low, and a chessboard high, but at the border.
+    """Away from the border, a shift of all pixels is low and a chessboard high.
 
     One scale for both is classifier-free guidance.
     """
@@ -63,17 +63,17 @@ def test_low_and_high_frequencies_have_scales_of_their_own(float64):
 def low_cosine(frequency, phase, i):
     """Return cos(frequency·i + phase) after shrinking to half and growing again, by hand.
 
-    Shrinking weighs the four nearest pixels by 1, 3, 3, 1 of 8, which is cos³(frequency/2) midway
-    between the inner two. Growing weighs the nearer midpoint by 3/4 and the other by 1/4.
+    Shrinking weights the four nearest pixels by 1, 3, 3, 1 of 8, which is cos³(frequency/2) midway
+    between the inner two. Growing weights the nearer midpoint by 3/4 and the other by 1/4.
     """
     wave = lambda place: np.cos(frequency * place + phase)
-    side = np.where(i % 2, -0.5, 0.5)  # of a pixel, where the nearer midpoint is
+    side = np.where(i % 2, -0.5, 0.5)  # direction of a pixel's nearer midpoint
     return np.cos(frequency / 2) ** 3 * (0.75 * wave(i + side) + 0.25 * wave(i - 3 * side))
 
 
 @pytest.mark.parametrize("frequencies", [(0.3, 0.0), (0.9, 1.7), (2.8, 0.4), (np.pi / 2, np.pi)])
-def test_a_wave_is_low_as_far_as_its_frequency_says(frequencies, float64):
-    """Pixels at the border have fewer neighbours, so the closed form is of those inside."""
+def test_low_part_of_a_wave_by_its_frequency(frequencies, float64):
+    """The closed form is for inner pixels, because those at the border have fewer neighbours."""
     rows, columns = np.mgrid[:20, :14]
     phases = 0.4, -1.1
     places = list(zip(frequencies, phases, (rows, columns), strict=True))
@@ -89,7 +89,7 @@ def test_a_wave_is_low_as_far_as_its_frequency_says(frequencies, float64):
 
 
 def test_equal_scales_are_plain_guidance_on_every_shape(float64):
-    """The rule holds for sides that the factor does not divide, for one axis, and for videos."""
+    """This holds for sides that the factor does not divide, for one axis, and for videos."""
     for shape in ((2, 7, 5, 3), (2, 9, 1), (1, 3, 4, 5, 2)):
         c, u = np.random.default_rng(9).normal(size=(2, *shape))
         guided = frequency_decoupled(jnp.asarray(c), jnp.asarray(u), 4.5, low_scale=4.5, factor=3)
@@ -106,9 +106,8 @@ def test_tangential_guidance_against_a_singular_value_decomposition(float64):
 
 
 def test_in_one_dimension_zero_star_is_conditional(float64):
-    """The optimal multiple of u is then c itself, whatever the scale."""
+    """The optimal multiple of u is then c itself, for every scale."""
     c, u = jnp.array([[2.0], [-1.0]]), jnp.array([[0.5], [4.0]])
     np.testing.assert_allclose(zero_star(c, u, 7.0), c, rtol=1e-14)
-    np.testing.assert_array_equal(
-        zero_star(c, jnp.zeros_like(u), 2.0), 2 * c
-    )  # defined, and classifier-free
+    # The rule is defined there, and equals classifier-free guidance.
+    np.testing.assert_array_equal(zero_star(c, jnp.zeros_like(u), 2.0), 2 * c)

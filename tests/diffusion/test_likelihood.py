@@ -32,13 +32,12 @@ from genjax.diffusion.targets import combine, score
 
 WEIGHTS, MEANS, DEVIATIONS = np.array([0.3, 0.7]), np.array([-2.0, 1.0]), np.array([0.5, 0.8])
 FLOW = RectifiedFlow()
-VP_ENDING_EARLY = VariancePreservingCosine(
-    domain=(0.0, 0.97)
-)  # alpha = .047 is left at the noise end
+# alpha = .047 is left at the noise end.
+VP_ENDING_EARLY = VariancePreservingCosine(domain=(0.0, 0.97))
 
 
 def parameters():
-    # Copied, as JAX hands out a NumPy array that a live program holds in the precision of that program.
+    # Copy, because JAX shares a NumPy array with a live program, in the precision of that program.
     return tuple(jnp.asarray(a.copy()) for a in (WEIGHTS, MEANS, DEVIATIONS))
 
 
@@ -60,7 +59,7 @@ def test_the_mixture_under_rectified_flow(float64):
     result, latents = mixture_log_likelihood(FLOW, x)
     # Published to 8 digits.
     np.testing.assert_allclose(result[:3], [-1.42847607, -1.83321762, -1.05246992], atol=5e-9)
-    # The trapezoidal rule is exact to rounding here; tolerances 1e-9 a step leave 1e-8.
+    # The trapezoidal rule is exact to rounding here. Tolerances of 1e-9 per step leave 1e-8.
     p, step = np.exp(result[3:]), 13 / 260
     np.testing.assert_allclose(np.sum(p) * step, 1, atol=1e-8)
     np.testing.assert_allclose(-np.sum(p * result[3:]) * step, 1.6369029, atol=5e-8)
@@ -76,7 +75,7 @@ def test_in_float32():
     denoiser = optimal.gaussian_mixture(FLOW, *mixture)
     result, latents = quick_jit(lambda x: log_likelihood(denoiser, FLOW, x))(x)
     assert result.dtype == latents.dtype == jnp.float32
-    # Six digits were asked for by the tolerances, and float32 has seven.
+    # The tolerances allow six digits, and float32 has seven.
     np.testing.assert_allclose(result, [-1.42847607, -1.83321762, -1.05246992], atol=1e-5)
 
 
@@ -90,7 +89,7 @@ def test_float32_data_while_float64_is_enabled(float64):
 
 
 def test_a_table_may_take_more_steps(float64):
-    """Data N(0, s²): the flow multiplies by √(v_1/v_0), v = alpha²s² + sigma².
+    """For data N(0, s²) the flow multiplies by √(v_1/v_0), with v = alpha²s² + sigma².
 
     The velocity jumps 1,000 times.
     """
@@ -103,14 +102,14 @@ def test_a_table_may_take_more_steps(float64):
         for t in map(jnp.asarray, process.domain)
     )
     prior = norm.logpdf(latent, scale=process.sigma(jnp.asarray(1.0)))
-    # More than 4,096 steps, each with an error up to 1e-10.
+    # There are more than 4,096 steps, each with an error up to 1e-10.
     np.testing.assert_allclose(latent, 0.3 * last / first, atol=4e-7)
     np.testing.assert_allclose(result, prior + np.log(last / first), atol=4e-7)
 
 
 @pytest.mark.parametrize("process", [VP_ENDING_EARLY, EDM()], ids=lambda p: type(p).__name__)
 def test_the_prior_is_the_only_error(process, float64):
-    """Where data are left in the noise end, log p is missed by log p_1(x_1) − log N(x_1; 0, sigma²) exactly."""
+    """With data at the noise end, log p errs by log p_1(x_1) − log N(x_1; 0, sigma²), exactly."""
     x = jnp.array([-3.0, -2.0, 0.0, 1.0, 2.0])
     result, latents = mixture_log_likelihood(process, x)
     start, end = (jnp.full(5, t) for t in process.domain)
@@ -119,15 +118,19 @@ def test_the_prior_is_the_only_error(process, float64):
     )
     exact, at_end = density(x, start), density(latents, end)
     missed = np.asarray(at_end) - norm.logpdf(latents, scale=process.sigma(end))
-    assert np.abs(missed).max() > 1e-4  # so that the test sees it
+    assert np.abs(missed).max() > 1e-4  # large enough to be seen
     np.testing.assert_allclose(exact - result, missed, atol=1e-8)
 
 
 def test_the_mean_error_is_the_divergence_of_the_prior(float64):
-    """Data N(0, s²) under VP: KL(N(0, alpha²s² + sigma²) ‖ N(0, sigma²)) = 2.97e-7 nats for s = .7."""
+    """For data N(0, s²) under VP it is KL(N(0, alpha²s² + sigma²) ‖ N(0, sigma²)).
+
+    It is 2.97e-7 nats for s = .7.
+    """
     process, s = VP_ENDING_EARLY, 0.7
     denoiser = optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros(1), jnp.full(1, s))
-    nodes, weights = np.polynomial.hermite_e.hermegauss(8)  # exact: the error is quadratic in x
+    # Eight nodes are exact, because the error is quadratic in x.
+    nodes, weights = np.polynomial.hermite_e.hermegauss(8)
     run = quick_jit(lambda x: log_likelihood(denoiser, process, x, rtol=1e-11, atol=1e-11))
     result, _ = run(jnp.asarray(s * nodes))
     mean = np.sum(weights * (norm.logpdf(s * nodes, scale=s) - result)) / np.sum(weights)
@@ -175,7 +178,8 @@ def test_hutchinson_is_unbiased(float64):
         assert error.min() > 1e-4  # there is something to average
         assert np.all(np.abs(result.mean(1) - plane_log_density(POINTS)) < 4 * error)
     one_sign, four_normals = deviations
-    # For a symmetric Jacobian, one normal has the variance of one sign and that of the diagonal besides.
+    # For a symmetric Jacobian, a normal probe has the variance of a sign probe plus that of the
+    # diagonal.
     assert np.all(one_sign / 2 < four_normals)
 
 
@@ -191,7 +195,10 @@ def test_hutchinson_by_signs_is_exact_for_a_diagonal_jacobian(float64):
 
 
 def test_each_sample_has_its_own_condition_and_key(float64):
-    """The denoiser may hold conditions of the whole batch; a sample does not depend on who else is in it."""
+    """The denoiser may hold conditions of the whole batch.
+
+    A sample does not depend on its batch.
+    """
     centre = jnp.array([-1.0, 0.0, 2.0])
 
     @quick_jit
@@ -213,7 +220,7 @@ def test_each_sample_has_its_own_condition_and_key(float64):
 
 
 def test_gradients(float64):
-    """By the denoiser's parameters and by the data, against those of the density in closed form."""
+    """Gradients by parameters and data equal those of the density in closed form."""
     weights, means, deviations = parameters()
     x, t = jnp.array([-2.0, 0.4, 1.0]), jnp.zeros(3)
 
@@ -228,16 +235,15 @@ def test_gradients(float64):
     for result, gradient in zip(
         quick_jit(jax.grad(by_flow, (0, 1)))(means, x), expected, strict=True
     ):
-        np.testing.assert_allclose(
-            result, gradient, atol=1e-5
-        )  # tolerances hold for values, not for gradients
+        # Tolerances hold for values, not for gradients.
+        np.testing.assert_allclose(result, gradient, atol=1e-5)
 
 
 # ---- The variational bound
 
 
 def by_log_snr(highest, lowest):
-    """The law of times whose log-SNR is uniform between two values."""
+    """Make the law of times whose log-SNR is uniform between two values."""
     return lambda process, u: process.time_at(highest + (lowest - highest) * u)
 
 
@@ -246,16 +252,19 @@ def grid_by_log_snr(process, highest, lowest, num_steps):
 
 
 def averages(terms, copies):
-    """Means over copies of each example's terms, and four standard errors of them."""
+    """Return the means over the copies of each example, and four standard errors."""
     terms = np.asarray(terms).reshape(-1, copies)
     return terms.mean(1), 4 * terms.std(1) / np.sqrt(copies)
 
 
-X, S = np.array([-0.9, 0.2, 1.4]), 0.6  # data N(0, S²), for which all of the bound is known
+X, S = np.array([-0.9, 0.2, 1.4]), 0.6  # data are N(0, S²), for which all terms are known
 
 
 def gaussian_error(x, log_snr):
-    """E‖z − ẑ‖² of the best denoiser over z, for alpha² + sigma² = 1; any process has the same."""
+    """Return E‖z − ẑ‖² over z for the optimal denoiser, with alpha² + sigma² = 1.
+
+    Every process has the same value.
+    """
     alpha2, sigma2 = 1 / (1 + np.exp(-log_snr)), 1 / (1 + np.exp(log_snr))
     variance = alpha2 * S**2 + sigma2
     # z − ẑ = z·(1 − sigma²/v) − alpha·sigma·x/v
@@ -292,9 +301,8 @@ def test_bounds_of_a_gaussian_term_by_term(process, float64):
         np.testing.assert_allclose(bound.log_likelihood, -total, rtol=1e-12)
 
     log_snr = np.linspace(lowest, highest, num_steps + 1)
-    steps = (
-        np.expm1(np.diff(log_snr)) / 2
-    )  # (SNR(s) − SNR(t))·‖x − x̂‖² = (SNR(s)/SNR(t) − 1)·‖z − ẑ‖²
+    # (SNR(s) − SNR(t))·‖x − x̂‖² = (SNR(s)/SNR(t) − 1)·‖z − ẑ‖².
+    steps = np.expm1(np.diff(log_snr)) / 2
     result, error = averages(discrete.diffusion, copies)
     expected = np.sum(steps * gaussian_error(X[:, None], log_snr[:-1]), axis=1)
     assert np.all(np.abs(result - expected) < error) and np.all(error < 0.05 * expected)
@@ -307,7 +315,10 @@ def test_bounds_of_a_gaussian_term_by_term(process, float64):
 
 
 def test_bounds_of_the_mixture_lie_below_and_become_tight(float64):
-    """The gap of T steps falls as 1/T; that of the continuous bound is that of the ends, below .001."""
+    """The gap of T steps falls as 1/T.
+
+    The gap of the continuous bound is that of the ends, below .001.
+    """
     copies, highest, lowest = 10_000, 9.0, -9.0
     points, exact = np.array([-2.0, 0.0, 1.0]), np.array([-1.42847607, -1.83321762, -1.05246992])
     x = jnp.repeat(jnp.asarray(points), copies)
@@ -317,15 +328,16 @@ def test_bounds_of_the_mixture_lie_below_and_become_tight(float64):
     def bound(key, times):
         return discrete_bound(key, denoiser, FLOW, x, times).log_likelihood
 
-    # A step of δ in log-SNR weighs its error by (e^δ − 1)/2 ≈ δ/2 + δ²/4, and takes it at its noisy end, where it is
-    # less by its growth, 1 in all: together δ/4·(∫‖z − ẑ‖² dλ − 1), and the integral is twice the diffusion term.
+    # A step of δ in log-SNR weighs its error by (e^δ − 1)/2 ≈ δ/2 + δ²/4. It takes the error at its
+    # noisy end, where it is smaller by its growth, which is 1 over all steps. Together the gap is
+    # δ/4·(∫‖z − ẑ‖² dλ − 1), and the integral is twice the diffusion term.
     diffusion = -exact - (np.log(2 * np.pi) - highest + 1) / 2
     for num_steps in (100, 400):
         result, error = averages(
             bound(jax.random.key(0), grid_by_log_snr(FLOW, highest, lowest, num_steps)), copies
         )
         gap, step = exact - result, (highest - lowest) / num_steps
-        assert np.all(gap > error)  # below, beyond doubt
+        assert np.all(gap > error)  # clearly below
         higher_orders = step**2 * diffusion / 6
         assert np.all(np.abs(gap - step / 4 * (2 * diffusion - 1)) < error + higher_orders)
 
@@ -336,20 +348,19 @@ def test_bounds_of_the_mixture_lie_below_and_become_tight(float64):
 
 
 def test_prior_term_of_ddpm(float64):
-    """After the 1000 linear steps: 2.911e-5 bits per dimension where x² = 1."""
+    """After the 1000 linear steps the prior term is 2.911e-5 bits per dimension where x² = 1."""
     process, denoiser = (
         VariancePreservingTable(betas=linear_betas()),
         lambda x_t, t: Prediction(x_t, x_t),
     )
     times = jnp.array([process.domain[1], 0.1])
     bound = discrete_bound(jax.random.key(0), denoiser, process, jnp.ones((1, 5, 4)), times)
-    np.testing.assert_allclose(
-        bits_per_dimension(-bound.prior, 20), [2.911e-5], rtol=2e-4
-    )  # as printed
+    # As printed.
+    np.testing.assert_allclose(bits_per_dimension(-bound.prior, 20), [2.911e-5], rtol=2e-4)
 
 
 def test_the_continuous_bound_depends_on_the_log_snr_of_the_ends_alone(float64):
-    """For any denoiser that knows time by its log-SNR, here a poor one, and whatever the law of times."""
+    """This holds for any law and any denoiser that knows time by its log-SNR, here a poor one."""
     highest, lowest, copies = 4.0, -3.0, 60_000
     x = jnp.repeat(jnp.array([-0.9, 1.4]), copies)[:, None]
     results, same = [], []
@@ -375,7 +386,8 @@ def test_the_continuous_bound_depends_on_the_log_snr_of_the_ends_alone(float64):
         assert np.all(np.abs(result - flow) < np.hypot(error, flow_error)) and np.all(
             error < 0.1 * result
         )
-    for diffusion in same[1:]:  # the same draws at the same log-SNR: equal to rounding
+    # The same draws at the same log-SNRs are equal up to rounding.
+    for diffusion in same[1:]:
         np.testing.assert_allclose(diffusion, same[0], rtol=1e-9)
 
 
@@ -385,7 +397,7 @@ def test_the_continuous_bound_depends_on_the_log_snr_of_the_ends_alone(float64):
     ids=lambda p: type(p).__name__,
 )
 def test_the_default_law_of_times_varies_little(process, float64):
-    """Against the integral, and the deviation of uniform times, which is 3 to 20 times as much."""
+    """The mean equals the integral. Uniform times have 3 to 20 times the deviation."""
     copies, num_times = 4000, 16
     x = jnp.repeat(jnp.asarray(X), copies)[:, None]
     denoiser = optimal.gaussian_mixture(process, jnp.ones(1), jnp.zeros((1, 1)), jnp.full(1, S))
@@ -407,12 +419,11 @@ def test_the_default_law_of_times_varies_little(process, float64):
 
 
 def test_reconstruction_of_levels_against_an_integral(float64):
-    """−E_z log p(level | x_t), p by Bayes' rule with equal weights."""
-    levels, t, copies = np.linspace(-1, 1, 17), 0.06, 20_000  # steps of 1/8 at a deviation of .064
+    """It is −E_z log p(level | x_t), with p by Bayes' rule and equal weights."""
+    levels, t, copies = np.linspace(-1, 1, 17), 0.06, 20_000  # steps of 1/8, deviation .064
     chosen = np.array([0, 5, 16])
-    x = jnp.repeat(jnp.asarray(levels)[chosen], copies)[:, None] * jnp.ones(
-        2
-    )  # two equal dimensions
+    # Two equal dimensions.
+    x = jnp.repeat(jnp.asarray(levels)[chosen], copies)[:, None] * jnp.ones(2)
 
     def cost(x_t, index):
         log_p = norm.logpdf(x_t, (1 - t) * levels, t)
@@ -431,14 +442,17 @@ def test_reconstruction_of_levels_against_an_integral(float64):
     )
     result, error = averages(run(t).reconstruction, copies)
     assert np.all(np.abs(result - expected) < error) and np.all(error < 0.04 * np.asarray(expected))
-    assert np.all(run(t).reconstruction >= 0)  # minus the logarithm of a probability
-    np.testing.assert_allclose(
-        run(0.005).reconstruction, 0, atol=1e-12
-    )  # an error of 12 deviations
+    # It is minus the logarithm of a probability.
+    assert np.all(run(t).reconstruction >= 0)
+    # A wrong level would need an error of 12 deviations.
+    np.testing.assert_allclose(run(0.005).reconstruction, 0, atol=1e-12)
 
 
 def test_the_bound_is_the_entropy_of_equally_likely_levels(float64):
-    """Discrete data with their best denoiser: log₂ 17 bits per dimension, to 1e-4 for the ends and the draws' error."""
+    """The optimal denoiser of discrete data needs log₂ 17 bits per dimension.
+
+    The ends add 1e-4, and the draws have an error.
+    """
     levels, copies = jnp.linspace(-1, 1, 17), 4000
     process = VariancePreservingCosine()
     x = jnp.tile(levels, copies)[:, None]
@@ -470,9 +484,8 @@ def test_bits_of_uniform_levels():
         width, dimensions = 2 / (levels - 1), 12
         probability = jnp.full(2, -dimensions * np.log(levels))
         np.testing.assert_allclose(bits_per_dimension(probability, dimensions), bits, rtol=1e-6)
-        density = jnp.full(
-            2, -dimensions * np.log(2 + width)
-        )  # over all bins, from −1 − w/2 to 1 + w/2
+        # All bins together reach from −1 − w/2 to 1 + w/2.
+        density = jnp.full(2, -dimensions * np.log(2 + width))
         np.testing.assert_allclose(bits_per_dimension(density, dimensions, width), bits, rtol=1e-6)
 
 
@@ -486,7 +499,10 @@ def test_dequantized_values_fill_their_bins():
 
 
 def test_bits_of_a_density_bound_those_of_the_bins(float64):
-    """Jensen: by the mean log density in a bin less likely than by its integral, a little for a wide bin."""
+    """By Jensen, a bin's mean log density is below the log of its integral.
+
+    The difference is small for a wide bin.
+    """
     levels, width = np.linspace(-1, 1, 17), 1 / 8
     true = -np.log2(
         norm.cdf(levels + width / 2, scale=0.3) - norm.cdf(levels - width / 2, scale=0.3)
@@ -496,18 +512,20 @@ def test_bits_of_a_density_bound_those_of_the_bins(float64):
     bits = bits.reshape(-1, 17)
     gap, error = bits.mean(0) - true, 4 * bits.std(0) / np.sqrt(len(bits))
     assert np.all(gap > -error)
-    # To second order the gap is Var(log p in the bin)/2 less curvature: at most (x·width/.09)²/24 nats.
+    # To second order the gap is Var(log p in the bin)/2, minus curvature: at most (x·width/.09)²/24
+    # nats.
     assert gap.max() < (1 / 0.09 * width) ** 2 / 24 / np.log(2) + 0.01
-    assert gap[0] > error[0]  # and seen at the steepest level
+    assert gap[0] > error[0]  # visible at the steepest level
 
 
 # ---- Denoising score matching
 
 
 def test_denoising_and_explicit_score_matching_differ_by_a_constant(float64):
-    """E‖s(x_t) + z/sigma‖² − E‖s(x_t) − ∇log p_t‖² is the same for all s, E‖z/sigma‖² − E‖∇log p_t‖² (Vincent 2011).
+    """E‖s(x_t) + z/sigma‖² − E‖s(x_t) − ∇log p_t‖² is the same for all s (Vincent 2011).
 
-    Expectations over data, noise and x_t by quadrature, exact to rounding.
+    It is E‖z/sigma‖² − E‖∇log p_t‖². Expectations over data, noise and x_t are by quadrature, exact
+    to rounding.
     """
     t = 0.4
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)

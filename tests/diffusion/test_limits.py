@@ -1,4 +1,4 @@
-"""Derivatives of samples by the times of their grid, which a learned grid needs, against finite differences."""
+"""Derivatives of samples by their grid's times, which a learned grid needs, against differences."""
 
 import functools
 
@@ -57,13 +57,13 @@ def test_gradient_by_the_times(grid, case, float64):
     for i in compared:
         step = 1e-5 * times[i] * np.eye(len(times))[i]
         difference = (total(times + step) - total(times - step)) / (2e-5 * times[i])
-        # The error of the difference is step², and 1e-16/step.
+        # The difference errs by step² and by 1e-16/step.
         np.testing.assert_allclose(gradient[i], difference, rtol=1e-6, atol=1e-8)
     assert np.abs(gradient[1:-1]).max() > 1e-3
 
 
 def test_guarded_functions_and_their_derivatives(float64):
-    """Values and derivatives where they are known; 0, or one side's derivative, where they are not."""
+    """Values and derivatives are exact where they exist, else 0 or the one-sided derivative."""
     slopes = lambda f, *arguments: jax.grad(f, tuple(range(len(arguments))))(
         *map(jnp.asarray, arguments)
     )

@@ -34,7 +34,7 @@ def x():
 
 
 def run(x, network=lambda x, t: jnp.zeros_like(x), process=None, target=velocity, **options):
-    """Losses and times as float64 NumPy arrays, and what the network was given."""
+    """Return losses and times as float64 NumPy arrays, and the network's inputs."""
     seen = []
 
     def apply(x_t, t):
@@ -60,11 +60,12 @@ def tail(t):
 
 @pytest.mark.parametrize("target", [clean, noise, velocity])
 def test_against_numpy(x, target):
-    """The noise is recovered from what the network saw; then the squared error is written out."""
+    """The noise is recovered from the network's input, and the squared error is written out."""
     network = lambda x_t, t: jnp.tanh(x_t) + t[:, None, None]
     losses, t, x_t, network_time = run(x, network, target=target)
     np.testing.assert_array_equal(network_time, t)
-    far = t > 0.1  # where the division amplifies float32's rounding by ten at most
+    # There the division amplifies float32's rounding by at most ten.
+    far = t > 0.1
     data, x_t, t, losses = np.asarray(x, np.float64)[far], x_t[far], t[far], losses[far]
     z = (x_t - (1 - tail(t)) * data) / tail(t)
     y = {clean: data, noise: z, velocity: z - data}[target]
@@ -86,7 +87,7 @@ def test_noise_is_normal_and_independent_of_data_and_time(x):
 
 
 def test_time_and_noise_draw_from_different_keys(x):
-    """One key for both would make the i-th number drawn for each a function of the other."""
+    """With one key for both, each number drawn for one would be a function of the other."""
     _, t, x_t, _ = run(x)
     z = (x_t - (1 - tail(t)) * np.asarray(x)) / tail(np.maximum(t, 1e-6))
     rank = lambda a: np.argsort(np.argsort(a))
@@ -98,7 +99,8 @@ def test_time_and_noise_draw_from_different_keys(x):
     [
         (clean, 0.25, 0),  # E[x²]
         (noise, 1.0, np.sqrt(2)),  # E[z²], and the deviation of z²
-        (velocity, 1.25, np.sqrt(3)),  # E[(z − x)²] = 1 + x²; the deviation √(2 + 4x²)
+        # E[(z − x)²] = 1 + x², and the deviation √(2 + 4x²).
+        (velocity, 1.25, np.sqrt(3)),
     ],
 )
 def test_value_of_the_zero_network(target, expected, deviation):
@@ -118,7 +120,7 @@ def test_network_sees_the_scaled_input_and_times_of_the_domain(x):
     _, t, seen, network_time = run(x, process=process, target=noise)
     assert 0.5 <= t.min() < 0.51 and 0.99 < t.max() <= 1
     np.testing.assert_array_equal(network_time, t)
-    # x and z have variance one, so x_t has 1 + sigma², which the scale undoes.
+    # x and z have variance one, so x_t has 1 + sigma², which the scale removes.
     np.testing.assert_allclose(seen.var(), 1, rtol=4 * np.sqrt(2 / seen.size))
 
 
@@ -142,7 +144,10 @@ def test_conditioning_reaches_the_network_and_low_precision_outputs_are_compared
 
 
 def test_the_direction_is_that_of_the_channels(x):
-    """Against SciPy's cosine distance at every place; a network of zeros has no direction and a finite gradient."""
+    """It equals SciPy's cosine distance at every place.
+
+    A network of zeros has no direction and a finite gradient.
+    """
     guess = np.random.default_rng(0).standard_normal((4, *SHAPE)).astype(np.float32)
 
     def losses(output, **options):
@@ -161,9 +166,8 @@ def test_the_direction_is_that_of_the_channels(x):
         guess.reshape(4, -1, SHAPE[-1]), np.asarray(x[:4]).reshape(4, -1, SHAPE[-1]), strict=True
     )
     expected = [np.mean([cosine(a, b) for a, b in zip(*images, strict=True)]) for images in pairs]
-    np.testing.assert_allclose(
-        added, 0.5 * np.array(expected), atol=1e-3
-    )  # by what is added to short vectors
+    # The added constant matters for short vectors.
+    np.testing.assert_allclose(added, 0.5 * np.array(expected), atol=1e-3)
     gradient = jax.grad(lambda output: losses(output, direction_weight=1.0).sum())(
         jnp.zeros_like(guess)
     )
@@ -171,7 +175,10 @@ def test_the_direction_is_that_of_the_channels(x):
 
 
 def test_the_noise_may_be_given(x):
-    """The losses are those of the same noise drawn; a network that knows both ends has none."""
+    """The losses equal those of the same noise drawn.
+
+    A network that knows both ends has loss zero.
+    """
     x = x[:64]
     arguments = dict(process=RectifiedFlow(), target=velocity, times=uniform)
     network = lambda x_t, t: jnp.tanh(x_t)
@@ -190,13 +197,14 @@ def test_the_noise_may_be_given(x):
     np.testing.assert_array_equal(bridge, 0)
 
 
-# --- learned variance
+# --- Learned variance.
 
 
 def posterior(alpha, sigma, a, x, x_t):
-    """Mean and variance of x_s given x_t and x, by Bayes: x_s ~ N(alpha_s·x, sigma_s²), x_t ~ N(a·x_s, b²).
+    """Return mean and variance of x_s given x_t and x, by Bayes.
 
-    `alpha` and `sigma` are pairs, at s and at t.
+    x_s ~ N(alpha_s·x, sigma_s²) and x_t ~ N(a·x_s, b²). `alpha` and `sigma` are pairs, at s and at
+    t.
     """
     b2 = sigma[1] ** 2 - a**2 * sigma[0] ** 2
     precision = 1 / sigma[0] ** 2 + a**2 / b2
@@ -205,7 +213,10 @@ def posterior(alpha, sigma, a, x, x_t):
 
 @pytest.mark.parametrize("index", [1, 2, 300, 999])
 def test_divergence_of_ddpm_steps(index, float64):
-    """Against two Gaussians of DDPM's betas (Nichol & Dhariwal 2021, equations 10, 11 and 15)."""
+    """It is that of two Gaussians from DDPM's betas.
+
+    Nichol & Dhariwal 2021, equations 10, 11 and 15.
+    """
     products = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     alpha, sigma = np.sqrt(products), np.sqrt(1 - products)
     random = np.random.default_rng(index)
@@ -224,8 +235,9 @@ def test_divergence_of_ddpm_steps(index, float64):
     result = step_divergence(
         process, t, t - 1 / 1000, jnp.asarray(x_hat - x), jnp.asarray(fraction)
     )
-    # beta, about 1e-4, is a difference of products near 1, in the reference too: 1e-12 relative; its square root and
-    # the products' own rounding over 1000 factors bring the rest.
+    # beta, about 1e-4, is a difference of products near 1, in the reference too, so it has 1e-12
+    # relative error. Its square root and the rounding of the products over 1000 factors bring the
+    # rest.
     np.testing.assert_allclose(result, expected, rtol=1e-9, atol=1e-11)
     in_bits = bound_step(process, jnp.asarray(x), t, jnp.asarray(x_hat - x), jnp.asarray(fraction))
     np.testing.assert_allclose(in_bits, expected.mean(1) / np.log(2), rtol=1e-9, atol=1e-11)
@@ -241,7 +253,7 @@ def test_divergence_and_variances_of_any_process(process, float64):
     x, x_hat, x_t = np.random.default_rng(0).standard_normal((3, 3, 5))
     mean_q, least, b2 = posterior(alpha, sigma, alpha[1] / alpha[0], x, x_t)
     mean_p, *_ = posterior(alpha, sigma, alpha[1] / alpha[0], x_hat, x_t)
-    # The variance of x_s given x_t where x ~ N(0, 1): again by Bayes.
+    # The variance of x_s given x_t for x ~ N(0, 1), again by Bayes.
     largest = 1 / (1 / (alpha[0] ** 2 + sigma[0] ** 2) + (alpha[1] / alpha[0]) ** 2 / b2)
     for result, expected in zip(step_variances(process, t, s), (least, largest), strict=True):
         np.testing.assert_allclose(result, expected[:, 0], rtol=1e-11)
@@ -252,13 +264,15 @@ def test_divergence_and_variances_of_any_process(process, float64):
 
 
 def test_the_best_denoiser_of_normal_data_wants_the_largest_variance(every_process, float64):
-    """For x ~ N(0, 1) the exact p(x_s | x_t) has it, and the expected divergence is the information that x_s has
-    about x beyond x_t: half the log of the ratio of the variances. With any other fraction it is more."""
+    """For x ~ N(0, 1) the exact p(x_s | x_t) has the largest variance.
+
+    The expected divergence is then the information of x_s about x beyond x_t: half the log of the
+    ratio of the variances. With any other fraction it is larger.
+    """
     process = every_process
     s, t = to_domain(process, jnp.array([0.2, 0.6])), to_domain(process, jnp.array([0.3, 0.9]))
-    error = process.sigma(t) / jnp.sqrt(
-        process.alpha(t) ** 2 + process.sigma(t) ** 2
-    )  # √ of the expected square
+    # The root of the expected square.
+    error = process.sigma(t) / jnp.sqrt(process.alpha(t) ** 2 + process.sigma(t) ** 2)
     value = lambda fraction: step_divergence(
         process, t, s, error[:, None], jnp.full((2, 1), fraction)
     )[:, 0]
@@ -277,14 +291,14 @@ def test_the_variances_are_those_that_ancestral_sampling_draws_with(every_proces
 
 @pytest.mark.parametrize("deviation", [0.0005, 0.01, 2.0])
 def test_discretized_likelihood(deviation, float64):
-    """Against differences of normal distribution functions, and its mass over all levels is 1."""
+    """It equals differences of normal distribution functions, and the mass over all levels is 1."""
     levels, mean = np.arange(256) / 127.5 - 1, np.array([-1.1, -0.3, 0.002, 1.0])[:, None]
     arguments = (jnp.asarray(a) for a in np.broadcast_arrays(levels, mean, np.float64(deviation)))
     result = np.asarray(discretized_nll(*arguments))
     np.testing.assert_allclose(np.exp(-result).sum(1), 1, rtol=1e-12)
     low, high = (np.arange(256) - 128) / 127.5 - mean, (np.arange(256) - 127) / 127.5 - mean
     low[:, 0], high[:, -1] = -np.inf, np.inf
-    # Of the tail on the interval's own side, which alone has digits far out.
+    # Take the tail on the interval's own side, because only that tail has digits far out.
     near, far = (
         np.where(low + high > 0, low, -high) / deviation,
         np.where(low + high > 0, high, -low) / deviation,
@@ -295,13 +309,15 @@ def test_discretized_likelihood(deviation, float64):
     np.testing.assert_allclose(
         result[seen], -np.log(mass[seen]), rtol=1e-10, atol=1e-15
     )  # 1 − 1e-16
-    # Below float64's smallest number the nearer end alone counts.
+    # Below float64's smallest number only the nearer end matters.
     np.testing.assert_allclose(result[~seen], -log_ndtr(-near[~seen]), rtol=1e-6)
 
 
 def test_last_step_is_the_likelihood_of_256_levels(float64):
-    """At DDPM's first index: a mean of x̂ and a variance between beta_0 and, where the posterior's own is 0, that of
-    index 1 (Nichol & Dhariwal 2021, as released)."""
+    """At DDPM's first index the mean is x̂, and the variance is between that of index 1 and beta_0.
+
+    The posterior variance of the first index itself is 0 (Nichol & Dhariwal 2021, as released).
+    """
     betas = np.linspace(1e-4, 0.02, 1000)
     tilde = betas[1] * betas[0] / (1 - (1 - betas[0]) * (1 - betas[1]))
     random = np.random.default_rng(0)
@@ -335,7 +351,10 @@ def test_the_bound_and_its_gradient_are_finite_at_all_times(process):
 
 
 def test_hybrid_loss(x):
-    """The simple loss and, of the bound, a thousandth of a thousand terms; the bound teaches the variance alone."""
+    """The loss is the simple loss plus a thousandth of a thousand terms of the bound.
+
+    The bound trains only the variance.
+    """
     x, process = x[:64], VariancePreservingTable()
     arguments = dict(process=process, target=noise, times=uniform)
 
@@ -367,9 +386,8 @@ def test_hybrid_loss(x):
         (np.asarray(x_t) - sigma * 0.3 * np.asarray(x_t)) / alpha - np.asarray(x), jnp.float32
     )
     bound = lambda variance: bound_step(process, x, t, error, (variance * jnp.cos(x_t) + 1) / 2)
-    np.testing.assert_allclose(
-        loss - plain, bound(0.5), rtol=1e-3, atol=1e-5
-    )  # sigma/alpha reaches 157
+    # sigma/alpha reaches 157.
+    np.testing.assert_allclose(loss - plain, bound(0.5), rtol=1e-3, atol=1e-5)
     by_mean, by_variance = jax.jacobian(lambda *a: hybrid(*a)[0].mean(), argnums=(0, 1))(0.3, 0.5)
     np.testing.assert_allclose(
         by_mean, jax.grad(lambda mean: simple(mean)[0].mean())(0.3), rtol=1e-6
@@ -384,5 +402,6 @@ def test_sums_by_time_put_each_loss_in_its_part_of_the_domain():
     process = RectifiedFlow(domain=(0.2, 1.0))
     t = jnp.array([0.2, 0.35, 0.41, 0.99, 1.0])
     sums, counts = sums_by_time(process, jnp.array([1.0, 2.0, 4.0, 8.0, 16.0]), t, 4)
-    np.testing.assert_array_equal(sums, [3, 4, 0, 24])  # the domain's end belongs to the last part
+    # The domain's end belongs to the last part.
+    np.testing.assert_array_equal(sums, [3, 4, 0, 24])
     np.testing.assert_array_equal(counts, [2, 1, 0, 2])

@@ -27,7 +27,7 @@ FLOW = RectifiedFlow()
 
 
 def walk(reference, evaluate, step):
-    """Calls step(x, times past, evaluations past, next time) along the grid; newest first."""
+    """Call step(x, past times, past evaluations, next time) along the grid, newest first."""
     x, past, values, states = reference.start, [], [], [reference.start]
     for t, s in zip(reference.times[:-1], reference.times[1:], strict=True):
         past, values = [t, *past], [evaluate(x, t), *values]
@@ -52,7 +52,7 @@ def test_adams_bashforth_on_equal_steps_has_the_textbooks_coefficients(float64, 
     table = tabulate(adams_bashforth, FLOW, jnp.linspace(1.0, 0.0, 11), order=order)
     scale = {2: 1, 3: 12, 4: 24}[order]
     for row in range(order - 1, 10):
-        # dx/dt = ẑ − x̂, and steps of −.1
+        # dx/dt = ẑ − x̂, and steps of −.1.
         np.testing.assert_allclose(-table.noise[row] / 0.1 * scale, textbook, rtol=1e-12)
         np.testing.assert_allclose(table.clean[row] / 0.1 * scale, textbook, rtol=1e-12)
 
@@ -72,16 +72,21 @@ def test_lms_against_its_integral(reference, order):
 
 
 def test_lms_of_order_two_by_hand(float64):
-    """EDM from sigma 4 to 2, then to 1: the line through ẑ at 4 and 2 is at 1.5 on average ẑ_2 + (ẑ_2 − ẑ_4)/4."""
+    """EDM goes from sigma 4 to 2 and to 1.
+
+    The line through ẑ at 4 and 2 has the mean ẑ_2 + (ẑ_2 − ẑ_4)/4 in the second step.
+
+    That is its value at 1.5.
+    """
     table = tabulate(lms, EDM(), jnp.array([4.0, 2.0, 1.0]), order=2)
     np.testing.assert_allclose(table.clean, [[1], [1]])
-    # x_1 = x_2 − (5/4·ẑ_2 − 1/4·ẑ_4) and x_2 = x̂ + 2·ẑ_2
+    # x_1 = x_2 − (5/4·ẑ_2 − 1/4·ẑ_4), and x_2 = x̂ + 2·ẑ_2.
     np.testing.assert_allclose(table.noise, [[2, 0], [3 / 4, 1 / 4]], rtol=1e-15)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_deis_against_its_integral(reference, order):
-    """In log(rho), whose exponential is what ẑ is integrated against."""
+    """The integral is in log(rho), with the exponential of it as the kernel of ẑ."""
     log_rho = lambda t: -reference.half_log_snr(t)
 
     def step(x, past, values, s):
@@ -101,7 +106,7 @@ def clean_of(reference):
 
 @pytest.mark.parametrize("form", ["midpoint", "heun"])
 def test_dpm_solver_pp_2m_against_the_paper(reference, form):
-    """Lu et al. 2022b, algorithm 2; and its variant with the exact integral of the line through x̂."""
+    """Lu et al. 2022b, algorithm 2, and its variant with the line through x̂ integrated exactly."""
 
     def step(x, past, values, s):
         half = reference.half_log_snr
@@ -130,8 +135,8 @@ def test_dpm_solver_pp_3m_against_its_integral(reference):
     reference.check(dpm_solver_pp_3m, walk(reference, clean_of(reference), step))
 
 
-def test_dpm_solver_pp_3m_as_programs_have_it(reference):
-    """With functions phi and divided differences, the second of which goes by half of its size."""
+def test_dpm_solver_pp_3m_against_the_usual_programs(reference):
+    """The programs use functions phi and divided differences, and halve the second of them."""
     half = reference.half_log_snr
 
     def step(x, past, values, s):
@@ -159,7 +164,10 @@ def test_dpm_solver_pp_3m_as_programs_have_it(reference):
 
 @pytest.mark.parametrize("eta", [0.6, 1.0])
 def test_the_sde_form_of_2m(reference, eta):
-    """Its mean contracts by e^{−eta·h} more; the noise makes up for it (DPM-Solver++ 2022b, section 5, at eta = 1)."""
+    """Its mean contracts by an additional e^{−eta·h}, and the noise restores the variance.
+
+    For eta = 1 see DPM-Solver++ 2022b, section 5.
+    """
     half = reference.half_log_snr
     keys = sample_keys(jax.random.key(0), jnp.arange(len(reference.start)))
     draws = iter(
@@ -187,14 +195,14 @@ def test_the_sde_form_of_2m(reference, eta):
 def test_without_eta_nothing_is_drawn(sampler, float64):
     times = uniform_grid(FLOW, 8)
     assert tabulate(sampler, FLOW, times).fresh is None
-    traced = jax.jit(lambda eta: sampler.table(FLOW, times, eta=eta))(
-        0.0
-    )  # the same method, compiled for any eta
+    # The same method, compiled for any eta.
+    traced = jax.jit(lambda eta: sampler.table(FLOW, times, eta=eta))(0.0)
     np.testing.assert_array_equal(traced.fresh, 0)
     np.testing.assert_allclose(traced.noise, tabulate(sampler, FLOW, times).noise, rtol=1e-15)
     full = tabulate(sampler, FLOW, times, eta=1.0)
     np.testing.assert_allclose(full.fresh**2 + full.noise[:, 0] ** 2, times[1:] ** 2, rtol=1e-13)
-    assert full.noise[0, 0] == 0  # from pure noise, all of it is drawn anew
+    # From pure noise, all of the noise is drawn anew.
+    assert full.noise[0, 0] == 0
 
 
 @pytest.mark.parametrize(
@@ -225,7 +233,10 @@ def test_lower_order_final(sampler, order, float64):
 
 
 def test_infinite_pasts_drop_out(float64):
-    """From t = 1 the first step is first order, and so is the second for all that interpolate in the log-SNR."""
+    """From t = 1 the first step has order 1.
+
+    So has the second, for interpolation in the log-SNR.
+    """
     times = uniform_grid(FLOW, 5)
     for table in (
         tabulate(deis, FLOW, times),
@@ -256,7 +267,7 @@ def test_graded_start(float64):
     )
 
 
-def test_mistakes_are_answered():
+def test_mistakes_are_refused():
     x, times = jnp.zeros(3), uniform_grid(FLOW, 3)
     arguments = mixture_denoiser(FLOW), FLOW, x, times
     with pytest.raises(ValueError, match="order is one of 1, 2, 3, 4; got 5"):
@@ -273,7 +284,10 @@ def test_mistakes_are_answered():
 @pytest.mark.parametrize("corrector", [True, False])
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_unipc_against_the_paper(reference, order, corrector, variant):
-    """Zhao et al. 2023, algorithms 1 and 2 for x̂: linear systems for the weights of D/r, and both kinds of state."""
+    """Zhao et al. 2023, algorithms 1 and 2 for x̂.
+
+    The weights of D/r solve linear systems, and both kinds of state are kept.
+    """
     half = reference.half_log_snr
 
     def moved(x, past, values, s, new=None):
@@ -315,7 +329,7 @@ def test_unipc_against_the_paper(reference, order, corrector, variant):
     "order, corrector_order, tau", [(2, 2, 1.0), (3, 4, 0.7), (1, 3, 1.0), (2, 1, 1.2)]
 )
 def test_sa_solver_against_the_paper(reference, order, corrector_order, tau):
-    """Xue et al. 2023, equations 14 to 17, integrated by quadrature; predictor and corrector share their noise."""
+    """Xue et al. 2023, equations 14 to 17, by quadrature, with one noise for both methods."""
     half, keys = (
         reference.half_log_snr,
         sample_keys(jax.random.key(0), jnp.arange(len(reference.start))),
@@ -347,7 +361,10 @@ def test_sa_solver_against_the_paper(reference, order, corrector_order, tau):
 
 
 def test_sa_solver_without_noise_is_unipc(float64):
-    """With lines as the authors' program has them it is unipc's "bh1"; and a tau for each step is what it says."""
+    """With lines as in the authors' program it is unipc's "bh1".
+
+    A tau for each step applies to its step.
+    """
     times = uniform_grid(VariancePreservingCosine(), 9)
     table = lambda sampler, **options: tabulate(
         sampler, VariancePreservingCosine(), times, **options
@@ -370,7 +387,10 @@ def test_sa_solver_without_noise_is_unipc(float64):
     ids=lambda p: getattr(p, "__name__", p),
 )
 def test_unipc_without_its_corrector_is_dpm_solver_pp(float64, order, sampler):
-    """Also through infinite ends; its second step, a line, is the only one in which 3M does not share B/2."""
+    """This holds through infinite ends too.
+
+    Only its second step, a line, differs from 3M, by B/2.
+    """
     times = uniform_grid(VariancePreservingCosine(), 9)
     found = tabulate(unipc, VariancePreservingCosine(), times, order=order, corrector=False)
     expected = tabulate(sampler, VariancePreservingCosine(), times)
@@ -380,7 +400,7 @@ def test_unipc_without_its_corrector_is_dpm_solver_pp(float64, order, sampler):
     )
     np.testing.assert_array_equal(found.noise, expected.noise)
     corrected = tabulate(unipc, VariancePreservingCosine(), times, order=order)
-    # From infinity the first step is not corrected, and the last, to the clean end, only ends on x̂.
+    # The first step, from infinity, is not corrected. The last, to the clean end, only ends on x̂.
     np.testing.assert_allclose(corrected.clean[:2, :order], expected.clean[:2], rtol=1e-13)
     assert (np.abs(corrected.clean[2:8, order]) > 1e-3).any()
     np.testing.assert_allclose(corrected.clean[8], [1] + [0] * order, atol=1e-15)

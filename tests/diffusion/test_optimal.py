@@ -39,7 +39,10 @@ def numbers(process, t):
 
 
 def moments(process, x_t, t):
-    """∫ p(x)·N(x_t; alpha·x, sigma²) dx, and the mean and variance of x under the integrand, by quadrature."""
+    """Return ∫ p(x)·N(x_t; alpha·x, sigma²) dx, and the mean and variance of x given x_t.
+
+    They are computed by quadrature.
+    """
     alpha, sigma = numbers(process, t)
     joint = lambda x: float(density(x)) * norm.pdf(x_t, alpha * x, sigma)
     peaks = [-2, 1, x_t / max(alpha, 0.1)]  # where the integrand may be narrow
@@ -53,7 +56,7 @@ def moments(process, x_t, t):
 
 
 def parameters():
-    # Copied, as JAX hands out a NumPy array that a live program holds in the precision of that program.
+    # Copy, because JAX shares a NumPy array with a live program, in the precision of that program.
     return tuple(jnp.asarray(a.copy()) for a in (WEIGHTS, MEANS, DEVIATIONS))
 
 
@@ -86,7 +89,7 @@ def test_mixture_against_integrals_of_the_posterior(process, float64):
     for i, case in enumerate(cases):
         evidence, mean, _ = moments(process, *case)
         alpha, sigma = numbers(process, case[1])
-        # What quad reports as its own error, relative to the smallest evidence here.
+        # quad's own error estimate, relative to the smallest evidence here.
         np.testing.assert_allclose(prediction.clean[i], mean, atol=1e-10)
         np.testing.assert_allclose(prediction.noise[i], (case[0] - alpha * mean) / sigma, atol=1e-9)
         np.testing.assert_allclose(log_p[i], np.log(evidence), atol=1e-10)
@@ -94,7 +97,8 @@ def test_mixture_against_integrals_of_the_posterior(process, float64):
 
 def test_log_density_of_the_mixture_itself(float64):
     x, t = jnp.array([-2.0, 0.0, 1.0]), jnp.zeros(3)
-    expected = [-1.42847607, -1.83321762, -1.05246992]  # published with the mixture, to 8 digits
+    # Published with the mixture, to 8 digits.
+    expected = [-1.42847607, -1.83321762, -1.05246992]
     np.testing.assert_allclose(log_density(RectifiedFlow(), x, t), expected, atol=5e-9)
     np.testing.assert_allclose(log_density(RectifiedFlow(), x, t + 1), norm.logpdf(x), atol=1e-12)
 
@@ -105,7 +109,8 @@ def test_score_is_the_gradient_and_minus_the_noise_over_sigma(process, float64):
     x_t, t = jnp.linspace(-4, 4, 9), jnp.linspace(start, end, 9)
     gradient = jax.jit(jax.grad(lambda x: jnp.sum(log_density(process, x, t))))(x_t)
     np.testing.assert_allclose(score(process, x_t, t), gradient, atol=1e-10)
-    later = slice(1, None)  # rectified flow and VP start at sigma = 0
+    # Rectified flow and VP start at sigma = 0.
+    later = slice(1, None)
     result = -mixture(process)(x_t, t).noise / process.sigma(t)
     np.testing.assert_allclose(result[later], gradient[later], atol=1e-10)
 
@@ -121,11 +126,12 @@ def test_ends(process):
     np.testing.assert_allclose(prediction.clean, x, rtol=1e-6)
     np.testing.assert_array_equal(prediction.noise, 0)
     prediction = mixture(process)(x, at_noise)
-    # The mixture's mean; its weights .3 and .7 are rounded as log densities down to −9 are, 1e-6.
+    # The mixture's mean. Its weights .3 and .7 are rounded like log densities down to −9, by 1e-6.
     np.testing.assert_allclose(prediction.clean, np.full(3, 0.1), atol=2e-6)
     np.testing.assert_allclose(prediction.noise, x, rtol=1e-6)
     prediction = finite(process, points)(x, at_clean)
-    np.testing.assert_allclose(prediction.clean, [-1.5, 0.3, 1.5], rtol=1e-6)  # the nearest
+    # The nearest point.
+    np.testing.assert_allclose(prediction.clean, [-1.5, 0.3, 1.5], rtol=1e-6)
     np.testing.assert_array_equal(prediction.noise, 0)
     prediction = finite(process, points)(x, at_noise)
     np.testing.assert_allclose(prediction.clean, np.full(3, 0.1), rtol=1e-6)
@@ -180,7 +186,7 @@ def test_two_dimensions_against_a_grid(float64):
 
 @processes
 def test_full_covariances_against_numpy(process, float64):
-    """By linear algebra, each component has x̂ = m + alpha·Σ·(alpha²·Σ + sigma²)⁻¹·(x_t − alpha·m)."""
+    """By linear algebra, a component has x̂ = m + alpha·Σ·(alpha²·Σ + sigma²)⁻¹·(x_t − alpha·m)."""
     random = np.random.default_rng(0)
     weights, means = np.array([0.2, 0.5, 0.3]), random.standard_normal((3, 2, 2))
     roots = random.standard_normal((3, 4, 4))
@@ -207,7 +213,7 @@ def test_full_covariances_against_numpy(process, float64):
         laws = (multivariate_normal(cov=covariance) for covariance in noised)
         joint = weights * [law.pdf(a) for law, a in zip(laws, centred, strict=True)]
         posterior = joint / joint.sum()
-        # Conditions up to (alpha·s/sigma)² = 1e5 amplify rounding.
+        # Condition numbers up to (alpha·s/sigma)² = 1e5 amplify rounding.
         np.testing.assert_allclose(
             prediction.clean[i].ravel(), posterior @ cleans, rtol=1e-9, atol=1e-10
         )
@@ -219,7 +225,7 @@ def test_full_covariances_against_numpy(process, float64):
 
 
 def test_singular_covariances_at_the_clean_end():
-    """There x_t is a data point, so x̂ = x_t: of the plane x_1 = 3, or of the line x_2 = x_1."""
+    """There x_t is a data point, on the plane x_1 = 3 or the line x_2 = x_1, so x̂ = x_t."""
     covariances = jnp.array([[[0.0, 0.0], [0.0, 4.0]], [[1.0, 1.0], [1.0, 1.0]]])
     means, weights = jnp.array([[3.0, 0.0], [0.0, 0.0]]), jnp.ones(2)
     x, t = jnp.array([[3.0, 1.5], [-1.0, -1.0]]), jnp.zeros(2)
@@ -228,14 +234,14 @@ def test_singular_covariances_at_the_clean_end():
     assert jnp.sum(spread.deviations == 0) == 2
     mixture = RectifiedFlow(), weights, means, spread
     prediction = optimal.gaussian_mixture(*mixture)(x, t)
-    # The axes are exact to float32's 1e-7, of numbers up to 3.
+    # The axes are exact to float32's 1e-7, for numbers up to 3.
     np.testing.assert_allclose(prediction.clean, x, atol=1e-6)
     np.testing.assert_array_equal(prediction.noise, jnp.zeros_like(x))
     assert jnp.isfinite(optimal.gaussian_mixture_log_density(*mixture, x, t)).all()
     assert jnp.isfinite(optimal.gaussian_mixture_score(*mixture, x, t)).all()
 
 
-def test_covariances_are_asked_for_by_their_axes():
+def test_covariances_without_axes_are_refused():
     covariances = jnp.stack([jnp.eye(4)] * 2)
     denoiser = optimal.gaussian_mixture(
         RectifiedFlow(), jnp.ones(2), jnp.zeros((2, 4)), covariances
@@ -276,7 +282,7 @@ def test_a_mixture_of_vanishing_deviations_is_finite_data(process, float64):
     t = start + (end - start) * jnp.linspace(0.3, 1.0, 6)
     expected = finite(process, points)(x_t, t)
     result = optimal.gaussian_mixture(process, jnp.ones(5), points, jnp.full(5, 1e-6))(x_t, t)
-    # They differ by s²/sigma², 1e-8 at sigma ≥ .01 times what stands before it.
+    # They differ by s²/sigma², 1e-8 at sigma ≥ .01, times the factor before it.
     np.testing.assert_allclose(result.clean, expected.clean, atol=1e-7)
     np.testing.assert_allclose(result.noise, expected.noise, atol=1e-7)
 
@@ -286,9 +292,8 @@ def test_memory_is_not_points_times_batch_times_dimensions():
     denoise = lambda points, x, t: optimal.finite_data(RectifiedFlow(), points)(x, t)
     arguments = (jnp.zeros((points, dimensions)), jnp.zeros((batch, dimensions)), jnp.zeros(batch))
     memory = jax.jit(denoise).lower(*arguments).compile().memory_analysis()
-    assert (
-        memory.temp_size_in_bytes < 4 * points * batch * dimensions / 5
-    )  # the whole difference: 205 MB
+    # The whole difference would take 205 MB.
+    assert memory.temp_size_in_bytes < 4 * points * batch * dimensions / 5
 
 
 @pytest.mark.parametrize("distance", [1e2, 1e4])
@@ -310,20 +315,21 @@ def test_far_from_the_data_in_float32(distance):
 
 
 def test_close_to_the_data_in_float32():
-    """At sigma = .002 in 784 dimensions |a|² − 2ab + |b|² would lose the distance of two near points."""
+    """|a|² − 2ab + |b|² would lose the distance of two near points.
+
+    Here sigma = .002, in 784 dimensions.
+    """
     x, direction = np.random.default_rng(0).uniform(-1, 1, (2, 784))
-    points = np.stack([x, x + 1e-4 * direction]).astype(
-        np.float32
-    )  # apart by 1.6e-3, less than sigma
+    # Their distance is 1.6e-3, less than sigma.
+    points = np.stack([x, x + 1e-4 * direction]).astype(np.float32)
     x_t, t = points[:1], np.array([0.002])
     result = finite(EDM(), jnp.asarray(points))(jnp.asarray(x_t), jnp.asarray(t, jnp.float32))
     further = np.sum((points[1].astype(float) - points[0]) ** 2) / (2 * 0.002**2)
-    weight = 1 / (1 + np.exp(-further))  # of the first
+    weight = 1 / (1 + np.exp(-further))  # weight of the first point
     expected = weight * points[0] + (1 - weight) * points[1]
     assert 0.5 < weight < 0.7
-    np.testing.assert_allclose(
-        result.clean[0], expected, atol=3e-7
-    )  # rounding of numbers up to one
+    # Rounding of numbers up to one.
+    np.testing.assert_allclose(result.clean[0], expected, atol=3e-7)
 
 
 @pytest.mark.parametrize("end", [0.0, 0.5, 1.0])
@@ -343,7 +349,10 @@ def test_gradients_are_finite_at_both_ends(end):
 
 
 def least_loss(process, target, t):
-    """E Var[y | x_t] by quadrature over x_t and x: y = (c − d·alpha/sigma)·x + d·x_t/sigma."""
+    """Return E Var[y | x_t] by quadrature over x_t and x.
+
+    y = (c − d·alpha/sigma)·x + d·x_t/sigma.
+    """
     alpha, sigma = numbers(process, t)
     c, d = (float(a) for a in target(process, jnp.asarray(t)))
     grid, x_t = np.linspace(-7, 7, 2001), np.linspace(-9, 9, 801)
@@ -387,19 +396,17 @@ def test_least_loss_of_a_gaussian(process, target, float64):
         losses = optimal.denoising_loss(
             jax.random.key(0), denoiser, process, target, x, jnp.full(len(x), t)
         )
-        # The error is normal, so that its square deviates by √2 times its mean.
+        # The error is normal, so its square deviates by √2 times its mean.
         np.testing.assert_allclose(losses.mean(), expected, rtol=4 * np.sqrt(2 / size))
 
 
 def test_velocity_is_hardest_between_the_ends(float64):
     t = jnp.linspace(0, 1, 101)
     loss = optimal.gaussian_least_loss(RectifiedFlow(), velocity, t, 0.5)
-    np.testing.assert_allclose(
-        [loss[0], loss[-1]], [1, 0.25], rtol=1e-12
-    )  # the noise's, the data's variance
-    t_hardest = 0.5**2 / (
-        1 + 0.5**2
-    )  # where (1 − t)²·s² + t² is least, s²/(1 + s²), and the loss 1 + s²
+    # The variances of the noise and of the data.
+    np.testing.assert_allclose([loss[0], loss[-1]], [1, 0.25], rtol=1e-12)
+    # (1 − t)²·s² + t² is least at s²/(1 + s²), where the loss is 1 + s².
+    t_hardest = 0.5**2 / (1 + 0.5**2)
     np.testing.assert_allclose(t[np.argmax(loss)], t_hardest, atol=1e-12)
     np.testing.assert_allclose(loss.max(), 1.25, rtol=1e-12)
 

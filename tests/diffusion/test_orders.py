@@ -45,7 +45,7 @@ INTERVALS = {
 
 
 def grid(process, num_steps):
-    """Even, in t or for EDM in its cube root, over an interval on which the log-SNR is finite."""
+    """Return a grid on an interval of finite log-SNR, even in t or for EDM in its cube root."""
     power = 1 / 3 if isinstance(process, EDM) else 1
     start, end = INTERVALS[process]
     return np.linspace(start**power, end**power, num_steps + 1) ** (1 / power)
@@ -72,14 +72,14 @@ def error(sampler, process, times, **options):
     ],
 )
 def test_errors_of_the_whole_flow(float64, sampler, coarse, fine):
-    """Independently known to the digits given, for 16 and 256 uniform steps from t = 1 to exactly 0."""
+    """The errors are known independently, for 16 and 256 uniform steps from t = 1 to exactly 0."""
     for num_steps, expected in ((16, coarse), (256, fine)):
         found = error(sampler, FLOW, np.linspace(1.0, 0.0, num_steps + 1))
-        np.testing.assert_allclose(found, expected, rtol=2e-4)  # half a unit of their last digit
+        np.testing.assert_allclose(found, expected, rtol=2e-4)  # half a unit of the last digit
 
 
 ORDERS = [
-    # sampler, options, order of the method, order of the whole from an even start
+    # Sampler, options, order of the method, order of the whole from an even start.
     (euler, {}, 1, 1),
     (ddim, {}, 1, 1),
     (midpoint, {}, 2, 2),
@@ -120,7 +120,7 @@ as_parameters = lambda rows: [
 
 
 def slope(sampler, process, num_steps, make_grid, **options):
-    """−d log(error)/d log(N), by doubling the steps."""
+    """Return −d log(error)/d log(N), by doubling the steps."""
     coarse, fine = (
         error(sampler, process, make_grid(n), **options) for n in (num_steps, 2 * num_steps)
     )
@@ -130,14 +130,15 @@ def slope(sampler, process, num_steps, make_grid, **options):
 @pytest.mark.parametrize("process", INTERVALS, ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("sampler, options, order, whole", as_parameters(ORDERS))
 def test_order(float64, process, sampler, options, order, whole):
-    """Multistep methods of order above 2 reach it from a graded start."""
+    """Multistep methods of order above 2 reach their order from a graded start."""
     graded = lambda n: np.asarray(compiled_graded_start(grid(process, n), order))
     make_grid = graded if order > whole else lambda n: grid(process, n)
     two, many = (
         (midpoint, heun, edm_heun, dpm_solver_2, dpm_solver_pp_2s),
         (rk4, dpm_solver_3, dpm_solver_pp_3s),
     )
-    steps = 128 if sampler in two else 64 if sampler in many else 256  # for as many evaluations
+    # The step counts give equal numbers of evaluations.
+    steps = 128 if sampler in two else 64 if sampler in many else 256
     np.testing.assert_allclose(
         slope(sampler, process, steps, make_grid, **options), order, atol=0.15
     )
@@ -147,14 +148,17 @@ def test_order(float64, process, sampler, options, order, whole):
     "sampler, options, order, whole", as_parameters([row for row in ORDERS if row[2] > row[3]])
 )
 def test_order_of_the_whole_from_an_even_start(float64, sampler, options, order, whole):
-    """Started by Euler's step a method of any order is of order 2, as its first local error is; corrected, of 3."""
+    """Euler's first step, with a local error of order 2, gives order 2, and 3 with a corrector."""
     process = VariancePreservingCosine()
     found = slope(sampler, process, 256, lambda n: grid(process, n), **options)
     np.testing.assert_allclose(found, whole, atol=0.15)
 
 
 def test_order_of_dpm_solver_pp_2m(float64):
-    """2 on a uniform log-SNR grid; about 1.8 on uniform times down to 0, where the log-SNR is infinite."""
+    """The order is 2 for uniform log-SNRs, and about 1.8 for uniform times down to 0.
+
+    The log-SNR is infinite at 0.
+    """
     even_in_log_snr = lambda n: FLOW.time_at(
         jnp.linspace(*FLOW.log_snr(jnp.array([0.9, 0.1])), n + 1)
     )
@@ -164,7 +168,10 @@ def test_order_of_dpm_solver_pp_2m(float64):
 
 
 def test_the_guide_of_the_readme(float64):
-    """Its table of errors with 16 evaluations, to the digits given; the least of each row is the bold one."""
+    """Its table of errors with 16 evaluations is right to all digits.
+
+    The least error of a row is bold.
+    """
     lines = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("| process | grid |"))
     _, _, *methods = [name.strip(" `") for name in lines[first].strip("|").split("|")]

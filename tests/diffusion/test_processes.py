@@ -36,7 +36,7 @@ LINEAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # alpha² of DDPM
 
 
 def integral(rate, t):
-    """∫ rate from 0 to t by three Gauss points: exact for polynomials up to degree five."""
+    """Return ∫ rate from 0 to t by three Gauss points, exact for polynomials up to degree five."""
     nodes, weights = np.polynomial.legendre.leggauss(3)
     return t / 2 * (rate(t[:, None] * (nodes + 1) / 2) @ weights)
 
@@ -51,10 +51,12 @@ def terminal():
     return alpha[STEPS], np.sqrt(1 - alpha[STEPS] ** 2)
 
 
-# (process, times, alpha, sigma), written from the papers
+# (process, times, alpha, sigma), written from the papers.
 linear = -(0.25 * TIMES**2 * 19.9 + 0.5 * TIMES * 0.1) * 2  # Song et al. 2021, equation 33
 scaled = -integral(lambda t: (0.85**0.5 + t * (12**0.5 - 0.85**0.5)) ** 2, TIMES)
-shifted_odds = 9 * (1 - np.exp(linear)) / np.exp(linear)  # sigma²/alpha² three times in deviation
+shifted_odds = (
+    9 * (1 - np.exp(linear)) / np.exp(linear)
+)  # sigma²/alpha², the deviation three times as large
 EXPECTED = {
     "rectified flow": (RectifiedFlow(), TIMES, 1 - TIMES, TIMES),
     "cosine": (
@@ -102,7 +104,7 @@ def expected(request, float64):
 def test_alpha_sigma_and_log_snr(expected):
     process, times, alpha, sigma = expected
     t = jnp.asarray(times)
-    # The references themselves lose digits: 1 − alpha² at sigma = .01, a product of 1000 factors.
+    # The references lose digits too: 1 − alpha² at sigma = .01, and a product of 1000 factors.
     np.testing.assert_allclose(process.alpha(t), alpha, rtol=1e-12)
     np.testing.assert_allclose(process.sigma(t), sigma, rtol=1e-12)
     np.testing.assert_allclose(
@@ -122,21 +124,21 @@ def test_time_at_inverts_log_snr(expected):
 
 def test_derivatives_against_differences(every_process, float64):
     process, step = every_process, 1e-6 * every_process.domain[1]
-    t = (
-        to_domain(process, jnp.asarray(TIMES)) + 0.00013
-    )  # not on a table's knots, where the slope jumps
+    # Not on a table's knots, where the slope jumps.
+    t = to_domain(process, jnp.asarray(TIMES)) + 0.00013
     for function, derivative in (
         (process.alpha, process.alpha_prime),
         (process.sigma, process.sigma_prime),
     ):
         difference = (function(t + step) - function(t - step)) / (2 * step)
-        # The difference misses by step²·f'''/6, 5e-11 of sigma = 50, and by rounding, 1e-16/step·50 = 1e-8.
+        # The difference errs by step²·f'''/6, 5e-11 of sigma = 50, and by rounding, 1e-16/step·50 =
+        # 1e-8.
         np.testing.assert_allclose(derivative(t), difference, rtol=1e-7, atol=2e-8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line(Process):
-    """A rectified flow of which no more is known than alpha and sigma."""
+    """A rectified flow that defines only alpha and sigma."""
 
     def alpha(self, t):
         return 1 - t
@@ -147,7 +149,7 @@ class Line(Process):
 
 @dataclass(frozen=True, kw_only=True)
 class Root(Process):
-    """VP-linear of which no more is known than alpha and sigma: the slope of sigma at 0 is infinite."""
+    """VP-linear that defines only alpha and sigma. The slope of sigma at 0 is infinite."""
 
     base: Process = VariancePreservingLinear()
 
@@ -163,15 +165,14 @@ def test_a_new_process_needs_alpha_and_sigma_alone(float64):
     times = jax.jit(Line().time_at)(log_snr)
     np.testing.assert_allclose(times, 1 / (1 + np.exp(np.asarray(log_snr) / 2)), rtol=1e-12)
     np.testing.assert_array_equal(Line().time_at(jnp.asarray([np.inf, -np.inf])), [0, 1])
-    np.testing.assert_array_equal(
-        Root().time_at(jnp.asarray([np.inf, -np.inf])), [0, 1]
-    )  # clamped: log-SNR ≥ −10
+    # Clamped to log-SNR ≥ −10.
+    np.testing.assert_array_equal(Root().time_at(jnp.asarray([np.inf, -np.inf])), [0, 1])
     log_snr = jnp.asarray([-9.0, -3, 0.1, 2, 9])
     np.testing.assert_allclose(Root().time_at(log_snr), Root().base.time_at(log_snr), rtol=1e-12)
 
 
 def test_derivatives_of_the_inverse_by_bisection(float64):
-    """Forward, as importance correction takes them, and backward."""
+    """They exist forward, as importance correction takes them, and backward."""
     u = jnp.linspace(0.1, 0.9, 5)
     density = lambda process: jax.jvp(lambda u: log_normal_sigma(process, u), (u,), (jnp.ones(5),))[
         1
@@ -185,7 +186,8 @@ def test_bisection_in_float32():
     t = jnp.asarray([1e-4, 0.1, 0.5, 0.9])
     times = Line().time_at(RectifiedFlow().log_snr(t))
     assert times.dtype == jnp.float32
-    np.testing.assert_allclose(times, t, rtol=2e-6)  # rounding of a log-SNR of 18 is 1e-6
+    # Rounding a log-SNR of 18 is an error of 1e-6.
+    np.testing.assert_allclose(times, t, rtol=2e-6)
 
 
 def test_ends_are_exact():
@@ -220,7 +222,7 @@ def test_ends_are_exact():
 
 @pytest.mark.parametrize("kind", [VariancePreservingLinear, VariancePreservingScaledLinear])
 def test_small_times_keep_their_digits(kind):
-    """In float32, where 1 − alpha² would have none left: sigma² is beta_min·t, to second order."""
+    """sigma² is beta_min·t to second order, in float32, where 1 − alpha² would lose all digits."""
     t = np.array([1e-8, 1e-7, 1e-6], np.float32)
     process = kind()
     np.testing.assert_allclose(
@@ -253,7 +255,7 @@ def test_processes_are_static_values(every_process):
     jax.jit(lambda process, t: process.alpha(t), static_argnums=0)(every_process, jnp.ones(2))
 
 
-def test_domains_that_are_none_are_refused():
+def test_impossible_domains_are_refused():
     for domain in ((1.0, 0.0), (0.5, 0.5), (0.0, np.nan), (0.0, 0.5, 1.0)):
         with pytest.raises(ValueError, match="start < end; got"):
             RectifiedFlow(domain=domain)
@@ -266,7 +268,7 @@ def test_domains_that_are_none_are_refused():
 
 
 def test_the_network_sees_unit_variance_and_times_in_the_unit_interval(process):
-    """For data of unit variance; a straight path between data and noise is left as it is."""
+    """This holds for data of unit variance. A straight path between data and noise is unchanged."""
     t = jnp.linspace(0.0, 1.0, 7)
     variance = process.alpha(t) ** 2 + process.sigma(t) ** 2
     if isinstance(process, RectifiedFlow):
@@ -289,18 +291,19 @@ def test_the_network_sees_unit_variance_and_times_in_the_unit_interval(process):
 def test_the_network_sees_unit_variance_for_data_of_their_deviation(process, float64):
     t = to_domain(process, jnp.asarray(TIMES))
     variance = 0.49 * process.alpha(t) ** 2 + process.sigma(t) ** 2
+    # c_in²(σ² + σ_d²) = 1.
     np.testing.assert_allclose(
         process.preconditioning.input_scale(process, t) ** 2 * variance, 1, rtol=1e-13
-    )  # c_in²(σ² + σ_d²) = 1
+    )
     told = np.log(t) / 4 if isinstance(process, EDM) else t
     np.testing.assert_allclose(process.preconditioning.network_time(process, t), told, rtol=1e-13)
 
 
-# --- tables
+# --- Tables.
 
 
 def test_published_schedules(float64):
-    """The numbers of the reference implementations."""
+    """The numbers are those of the reference implementations."""
     end = jnp.asarray(1.0)
     squared = lambda betas: VariancePreservingTable(betas=betas).alpha(end) ** 2
     np.testing.assert_allclose(squared(linear_betas()), 4.0358e-5, rtol=2e-5)
@@ -314,7 +317,7 @@ def test_published_schedules(float64):
 
 
 def test_tables_are_products_of_their_betas(float64):
-    """And linear in log(alpha²) between the steps, as DPM-Solver reads them."""
+    """Between the steps they are linear in log(alpha²), as in DPM-Solver."""
     betas = cosine_betas(50)
     process, times = VariancePreservingTable(betas=betas), np.arange(51) / 50
     products = np.cumprod(np.append(1, 1 - np.asarray(betas)))
@@ -328,11 +331,11 @@ def test_tables_are_products_of_their_betas(float64):
 
 
 @pytest.mark.parametrize("x64", [False, True])
-def test_networks_are_told_the_index_of_the_step(x64):
+def test_the_network_time_is_the_index_of_the_step(x64):
     with jax.enable_x64(x64):
         process, index = VariancePreservingTable(), np.arange(1000)
         t = jnp.asarray((index + 1) / 1000)
-        # One rounding of t, one of i/1000 and one of 1000·(i/1000), relative to i + 1.
+        # One rounding each of t, of i/1000 and of 1000·(i/1000), relative to i + 1.
         np.testing.assert_allclose(
             1000 * process.preconditioning.network_time(process, t) + 1,
             index + 1,
@@ -349,8 +352,11 @@ def test_networks_are_told_the_index_of_the_step(x64):
     ],
 )
 def test_tables_agree_with_continuous_time(table, process, float64):
-    """To O(1/N). At t = 1 log(alpha) misses by what log(1 − beta/N) = −beta/N − beta²/2N² has more, ∫ beta²/4N,
-    and by what the sum has more than the integral, ((beta(0) + beta(1))/2 − ∫ beta)/2N."""
+    """The difference is O(1/N).
+
+    At t = 1 log(alpha) differs in two terms. log(1 − beta/N) = −beta/N − beta²/2N² gives ∫
+    beta²/4N. The sum exceeds the integral by ((beta(0) + beta(1))/2 − ∫ beta)/2N.
+    """
     nodes, weights = np.polynomial.legendre.leggauss(5)
     beta = jax.vmap(jax.grad(process.decay))(jnp.asarray((nodes + 1) / 2))
     miss = weights @ beta**2 / 8 + (process.beta_min + process.beta_max - weights @ beta) / 4
@@ -367,7 +373,7 @@ def test_tables_agree_with_continuous_time(table, process, float64):
 
 
 def test_the_cosine_table_is_the_cosine(float64):
-    """Without its offset and limit, and but for the last step, where alpha would be 0."""
+    """This holds without its offset and limit, except in the last step, where alpha would be 0."""
     t = jnp.arange(1, 1000) / 1000
     discrete = VariancePreservingTable(betas=cosine_betas(offset=0.0, largest=1.0)[:-1])
     np.testing.assert_allclose(
@@ -376,7 +382,10 @@ def test_the_cosine_table_is_the_cosine(float64):
 
 
 def test_zero_terminal_snr(float64):
-    """The first step as it was, the last without data, the rest in proportion (Lin et al. 2024, section 3.1)."""
+    """The first step is unchanged, the last has no data, and the others are in proportion.
+
+    Lin et al. 2024, section 3.1.
+    """
     betas = scaled_linear_betas()
     old, new = (
         VariancePreservingTable(betas=betas),
@@ -389,14 +398,14 @@ def test_zero_terminal_snr(float64):
     slope, offset = np.polyfit(before, after, 1)
     np.testing.assert_allclose(after, slope * before + offset, atol=1e-13)
     end = jnp.asarray(1.0)
-    # In the last step alpha is linear, so that the derivatives, and with them velocity, are finite.
+    # alpha is linear in the last step, so the derivatives, and with them velocity, are finite.
     np.testing.assert_allclose(new.alpha(jnp.asarray(0.9996)), 0.4 * after[-2], rtol=1e-9)
     np.testing.assert_allclose(new.alpha_prime(end), -1000 * after[-2], rtol=1e-9)
     np.testing.assert_allclose(new.sigma_prime(end), 0, atol=1e-12)
     np.testing.assert_allclose(new.time_at(new.log_snr(jnp.asarray(0.9996))), 0.9996, rtol=1e-12)
 
 
-# --- shifts
+# --- Shifts.
 
 
 def test_shifting_a_rectified_flow_is_shift_time(float64):
@@ -405,7 +414,8 @@ def test_shifting_a_rectified_flow_is_shift_time(float64):
     np.testing.assert_allclose(
         process.preconditioning.network_time(process, t), shift_time(t, 3.0), rtol=1e-15
     )
-    derivative = 3 / (1 + 2 * np.asarray(t)) ** 2  # finite at both ends, where the log-SNR is not
+    # It is finite at both ends, where the log-SNR is not.
+    derivative = 3 / (1 + 2 * np.asarray(t)) ** 2
     np.testing.assert_allclose(process.sigma_prime(t), derivative, rtol=1e-14)
     np.testing.assert_allclose(process.alpha_prime(t), -derivative, rtol=1e-14)
 
@@ -473,7 +483,8 @@ def test_prior_has_the_deviation_of_the_noise_end(process, end):
     noise = process.prior(jax.random.split(jax.random.key(0), 100), (8, 8, 4))
     assert noise.shape == (100, 8, 8, 4)
     deviation = float(process.sigma(jnp.asarray(end)))
-    # Of n = 25,600 values the mean deviates by sigma/√n = .00625 and the deviation by sigma/√2n = .0044.
+    # For n = 25,600 values the mean deviates by sigma/√n = .00625 and the deviation by sigma/√2n =
+    # .0044.
     assert abs(noise.mean()) < 4 * 0.00625 * deviation
     np.testing.assert_allclose(noise.std(), deviation, rtol=4 * 0.0044)
 

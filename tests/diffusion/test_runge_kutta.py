@@ -57,7 +57,7 @@ def test_rk4_against_its_formula(reference):
 
 
 def test_edm_heun_against_its_algorithm(reference):
-    """Karras et al. 2022, algorithm 1 without churn, on x/alpha, with its Euler step last."""
+    """Karras et al. 2022, algorithm 1 without churn, on x/alpha, with its Euler step at the end."""
     x, states, times = reference.start, [reference.start], reference.times
     for t, s in steps(times):
         rho, next_rho = (reference.sigma(u) / reference.alpha(u) for u in (t, s))
@@ -94,7 +94,7 @@ def test_edm_heun_ends_on_the_clean_prediction(float64):
 
 
 def test_a_step_out_of_the_domain_is_eulers(float64):
-    """EDM's network does not know sigma = 0: nothing is evaluated there, nor below the domain."""
+    """EDM's network does not know sigma = 0, so nothing is evaluated there or below the domain."""
     process = EDM(domain=(0.1, 80.0))
     times, x = uniform_grid(process, 4), jnp.linspace(-100.0, 100.0, 5)
     walk = lambda sampler, x, times: states_of(process, x, tabulate(sampler, process, times))
@@ -108,14 +108,13 @@ def test_a_step_out_of_the_domain_is_eulers(float64):
 
 @pytest.mark.parametrize("process", [VariancePreservingLinear(), VariancePreservingScaledLinear()])
 def test_a_step_to_an_infinite_velocity_is_eulers(process, float64):
-    """sigma' is infinite at the clean end of these: the last step evaluates nothing there, and takes ẑ from t."""
+    """sigma' is infinite at these clean ends, so the last step is Euler's, with ẑ from t."""
     times, x = uniform_grid(process, 16), jnp.asarray(quantiles_at(process, 1.0))
     for sampler in (heun, rk4):
         table = tabulate(sampler, process, times)
         assert all(np.isfinite(column).all() for column in jax.tree.leaves(table))
-        check_target(
-            process, velocity, jnp.asarray(table.times)
-        )  # where velocity is singular no network is asked
+        # The network is not evaluated where the velocity is singular.
+        check_target(process, velocity, jnp.asarray(table.times))
         states = states_of(process, x, table)
         last = states_of(process, jnp.asarray(states[-2]), tabulate(euler, process, times[-2:]))[-1]
         np.testing.assert_allclose(states[-1], last, rtol=1e-14)
@@ -124,10 +123,10 @@ def test_a_step_to_an_infinite_velocity_is_eulers(process, float64):
 
 
 @pytest.mark.parametrize("sampler", [euler, heun, rk4, samplers.adams_bashforth])
-def test_from_an_infinite_velocity_there_is_no_step(sampler):
-    """Answered for concrete times, also where only the table is asked for."""
+def test_steps_from_an_infinite_velocity_are_refused(sampler):
+    """This is an error for concrete times, also if only the table is requested."""
     process = VariancePreservingLinear()
-    message = f"{sampler.__name__} has infinite coefficients for its evaluation at t = 0; give the process a domain"
+    message = f"{sampler.__name__} has infinite coefficients at t = 0; give the process a domain"
     with pytest.raises(ValueError, match=message):
         sampler(mixture_denoiser(process), process, jnp.ones(3), jnp.linspace(0.0, 1.0, 5))
     with pytest.raises(ValueError, match=message):

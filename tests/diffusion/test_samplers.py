@@ -36,7 +36,7 @@ DETERMINISTIC = [parameter for parameter in EVERY if not draws_noise(*parameter.
 
 
 def gaussian_denoiser(process, deviation):
-    """The exact one for data N(0, deviation²)."""
+    """Make the exact denoiser for data N(0, deviation²)."""
 
     def denoise(x_t, t):
         alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
@@ -52,12 +52,12 @@ def starts(float64):
 
 
 def test_one_step_of_euler_lands_on_the_mean(starts):
-    """At t = 1 the velocity is x_t − E[x], whatever the data; here E[x] = .1."""
+    """At t = 1 the velocity is x_t − E[x] for any data. Here E[x] = .1."""
     samples = euler(mixture_denoiser(FLOW), FLOW, starts, uniform_grid(FLOW, 1))
     np.testing.assert_allclose(samples, 0.1, atol=1e-14)
 
 
-@pytest.mark.parametrize("num_steps", [1, 5, 10])  # rounding adds up over more
+@pytest.mark.parametrize("num_steps", [1, 5, 10])  # rounding adds up over more steps
 def test_euler_is_ddim_for_rectified_flow(starts, num_steps):
     samples = lambda *arguments: [
         f(mixture_denoiser(FLOW), FLOW, *arguments) for f in (euler, ddim)
@@ -68,7 +68,7 @@ def test_euler_is_ddim_for_rectified_flow(starts, num_steps):
 
 
 def test_each_sampler_against_its_own_equation(starts):
-    """On a variance preserving process: Euler in t, and DDIM as Euler in (x/alpha, sigma/alpha)."""
+    """Euler in t, and DDIM as Euler in (x/alpha, sigma/alpha), on a variance preserving process."""
     process = VariancePreservingCosine(domain=(0.0, 0.9))
     denoiser, times = jax.jit(mixture_denoiser(process)), uniform_grid(process, 6)
     x_euler = x_ddim = np.asarray(starts)
@@ -91,7 +91,7 @@ def test_each_sampler_against_its_own_equation(starts):
 
 @pytest.mark.parametrize("sampler", [euler, ddim])
 def test_samplers_converge_for_gaussian_data(process, sampler, float64):
-    """The flow keeps x_t over its deviation; from N(0, 1) it ends at x·s for rectified flow and VP."""
+    """The flow keeps x_t over its deviation, so N(0, 1) ends at x·s for rectified flow and VP."""
     s = 0.6
     deviation = lambda t: np.sqrt(
         float(process.alpha(t)) ** 2 * s**2 + float(process.sigma(t)) ** 2
@@ -106,9 +106,8 @@ def test_samplers_converge_for_gaussian_data(process, sampler, float64):
         samples = sample(noise, uniform_grid(process, num_steps))
         errors.append(np.abs(samples - ratio * noise).max())
     assert errors[1] < 0.1
-    np.testing.assert_allclose(
-        errors[0] / errors[1], 2, rtol=0.1
-    )  # first order, to this very limit
+    # First order, to this very limit.
+    np.testing.assert_allclose(errors[0] / errors[1], 2, rtol=0.1)
 
 
 def tanh_denoiser(x_t, t):
@@ -116,13 +115,13 @@ def tanh_denoiser(x_t, t):
 
 
 def chance(indices):
-    """Keys for the samplers that draw noise; the others leave them alone."""
+    """Return keys for the samplers that draw noise. The others ignore them."""
     return sample_keys(jax.random.key(7), indices)
 
 
 @every_sampler
 def test_trajectory_and_vmap(sampler):
-    """A trajectory has the states at every time of the grid, and the grid may end at any of them."""
+    """A trajectory has the states at every time of the grid, and a grid may end at any of them."""
     noises, times = (
         np.linspace(-1.0, 1.0, 15, dtype=np.float32).reshape(3, 5),
         uniform_grid(FLOW, 4),
@@ -191,9 +190,8 @@ def test_nothing_recompiles_when_values_change(sampler):
         generate(jax.random.key(1), indices, labels, scale, times),
     ]
     assert len(traces) == 1
-    assert all(
-        np.abs(first - other).max() > 1e-5 for other in others
-    )  # every argument has an effect
+    # Every argument has an effect.
+    assert all(np.abs(first - other).max() > 1e-5 for other in others)
 
 
 @every_sampler
@@ -206,7 +204,7 @@ def test_the_compiled_program_holds_the_network_once_and_no_more_memory_for_more
         program = jax.jit(sample).lower(noise, uniform_grid(FLOW, num_steps), keys).compile(QUICK)
         assert program.as_text().count(" tanh(") == 1
         memory.append(program.memory_analysis().temp_size_in_bytes)
-    # The table grows, by some numbers a step; one array of states would be 131 kB more.
+    # The table grows by a few numbers per step. One array of states would add 131 kB.
     assert memory[1] < memory[0] + noise.nbytes / 2
 
 
@@ -227,7 +225,7 @@ def test_states_are_stored_only_for_a_trajectory(sampler):
 
 @every_sampler
 def test_gradients_flow_through_a_sampler(sampler, float64):
-    """Of the parameter of a network, against a central difference."""
+    """The gradient by a network's parameter equals a central difference."""
     x, times = jnp.linspace(-1.0, 1.0, 4)[:, None], uniform_grid(FLOW, 4)
 
     @quick_jit
@@ -240,14 +238,13 @@ def test_gradients_flow_through_a_sampler(sampler, float64):
     step = 1e-5
     (_, gradient), (above, _), (below, _) = loss(1.3), loss(1.3 + step), loss(1.3 - step)
     assert abs(gradient) > 0.01
-    np.testing.assert_allclose(
-        gradient, (above - below) / (2 * step), rtol=1e-7
-    )  # step² and 1e-16/step
+    # The difference errs by step² and by 1e-16/step.
+    np.testing.assert_allclose(gradient, (above - below) / (2 * step), rtol=1e-7)
 
 
 @every_sampler
 def test_one_step_to_the_clean_end(sampler, float64):
-    """With one evaluation it is x̂: at t = 1 the mean of the data, which is all that can be said there."""
+    """With one evaluation the sample is x̂. At t = 1 this is the mean of the data."""
     in_t = (euler, samplers.adams_bashforth, samplers.euler_maruyama)
     process = COSINE if sampler not in in_t else FLOW
     table, x = tabulate(sampler, process, uniform_grid(process, 1)), jnp.linspace(-2.0, 2.0, 5)
@@ -264,13 +261,13 @@ def check_finite(table, precision):
 
 @every_sampler
 def test_tables_are_finite_at_infinite_ends_and_precise(sampler):
-    """From alpha = 0 to sigma = 0 in fifty steps, times and table in float32, against float64."""
+    """Fifty steps from alpha = 0 to sigma = 0, in float32 against float64."""
     found = []
     for precision in ("float32", "float64"):
         with jax.enable_x64(precision == "float64"):
             table = tabulate(sampler, COSINE, jnp.linspace(1, 0, 51, dtype=precision))
             check_finite(table, precision)
-            if not draws_noise(sampler):  # which in float64 is other noise
+            if not draws_noise(sampler):  # in float64 the noise is different
                 x = jnp.asarray(quantiles_of(0.0, 1.0), precision)
                 found.append(np.asarray(states_of(COSINE, x, table)))
                 check_finite(
@@ -279,12 +276,12 @@ def test_tables_are_finite_at_infinite_ends_and_precise(sampler):
     check_finite(tabulate(sampler, FLOW, jnp.linspace(1.0, 0.0, 51)), "float32")
     if found:
         assert found[0].dtype == np.float32
-        np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-5)  # 6e-8 some fifty times
+        np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-5)  # 6e-8, about fifty times
 
 
 @pytest.mark.parametrize("sampler", DETERMINISTIC)
 def test_inversion_and_back(sampler, starts):
-    """From data to noise along the reversed grid, and back again, on intervals with finite ends."""
+    """It goes along the reversed grid and back, on intervals with finite ends."""
     times = jnp.linspace(0.1, 0.9, 51)
     there = states_of(COSINE, starts, tabulate(sampler, COSINE, times))
     assert np.abs(there[-1] - starts).max() > 0.3
@@ -301,7 +298,7 @@ def test_samples_do_not_depend_on_their_batch():
     together = generate(key, indices, labels, scale, times)
     chosen = jnp.array([6, 1])
     apart = generate(key, indices[chosen], labels[chosen], scale, times)
-    # Matrix products of another size round differently, 1e-7, at each of the ten steps.
+    # Matrix products of another size round differently, by 1e-7, at each of the ten steps.
     np.testing.assert_allclose(apart, together[chosen], rtol=1e-5, atol=1e-5)
     assert np.abs(together[6] - together[1]).max() > 0.1
 

@@ -20,8 +20,8 @@ from genjax.diffusion import (
 FLOW = RectifiedFlow()
 
 
-def within(reference, t, s, fraction):
-    """The time between t and s at that fraction of the step in the log-SNR, by root finding."""
+def inner_time(reference, t, s, fraction):
+    """Return the time at `fraction` of the step from t to s in the log-SNR, by root finding."""
     half = reference.half_log_snr
     goal = half(t) + fraction * (half(s) - half(t))
     return scipy.optimize.brentq(lambda u: half(u) - goal, s, t, xtol=1e-16, rtol=1e-15)
@@ -35,21 +35,21 @@ def walk(reference, step):
     return states
 
 
-def of_noise(reference, x, t, s, noise):
-    """x_t to x_s with constant ẑ (Lu et al. 2022a, equation 3.7)."""
+def constant_noise_step(reference, x, t, s, noise):
+    """Move x_t to x_s with constant ẑ (Lu et al. 2022a, equation 3.7)."""
     h = reference.half_log_snr(s) - reference.half_log_snr(t)
     return reference.alpha(s) / reference.alpha(t) * x - reference.sigma(s) * np.expm1(h) * noise
 
 
 def test_dpm_solver_1_against_the_paper(reference):
-    step = lambda x, t, s: of_noise(reference, x, t, s, reference.predict(x, t)[1])
+    step = lambda x, t, s: constant_noise_step(reference, x, t, s, reference.predict(x, t)[1])
     states = walk(reference, step)
     reference.check(dpm_solver_1, states)
     reference.check(ddim, states)
 
 
 def test_first_order_steps_of_both_solvers_and_ddim_are_the_same(reference):
-    """DPM-Solver++ of order 1, of x̂, ends where DPM-Solver-1, of ẑ, does; and Euler in (x/alpha, rho)."""
+    """DPM-Solver-1 (of ẑ), DPM-Solver++ of order 1 (of x̂) and Euler in (x/alpha, rho) agree."""
 
     def step(x, t, s):
         h = reference.half_log_snr(s) - reference.half_log_snr(t)
@@ -64,12 +64,12 @@ def test_first_order_steps_of_both_solvers_and_ddim_are_the_same(reference):
 
 
 def test_dpm_solver_2_against_the_paper(reference):
-    """Lu et al. 2022a, algorithm 1 with r = 1/2, its literal form."""
+    """Lu et al. 2022a, algorithm 1 with r = 1/2, in its literal form."""
 
     def step(x, t, s):
-        middle = within(reference, t, s, 1 / 2)
-        u = of_noise(reference, x, t, middle, reference.predict(x, t)[1])
-        return of_noise(reference, x, t, s, reference.predict(u, middle)[1])
+        middle = inner_time(reference, t, s, 1 / 2)
+        u = constant_noise_step(reference, x, t, middle, reference.predict(x, t)[1])
+        return constant_noise_step(reference, x, t, s, reference.predict(u, middle)[1])
 
     reference.check(dpm_solver_2, walk(reference, step))
 
@@ -79,15 +79,18 @@ def test_dpm_solver_3_against_the_paper(reference):
 
     def step(x, t, s):
         h = reference.half_log_snr(s) - reference.half_log_snr(t)
-        first, second = within(reference, t, s, 1 / 3), within(reference, t, s, 2 / 3)
+        first, second = inner_time(reference, t, s, 1 / 3), inner_time(reference, t, s, 2 / 3)
         noise = reference.predict(x, t)[1]
-        u = of_noise(reference, x, t, first, noise)
+        u = constant_noise_step(reference, x, t, first, noise)
         change = reference.predict(u, first)[1] - noise
         slope = 2 * (np.expm1(2 / 3 * h) / (2 / 3 * h) - 1)
-        u = of_noise(reference, x, t, second, noise) - reference.sigma(second) * slope * change
+        u = (
+            constant_noise_step(reference, x, t, second, noise)
+            - reference.sigma(second) * slope * change
+        )
         change = reference.predict(u, second)[1] - noise
         slope = 3 / 2 * (np.expm1(h) / h - 1)
-        return of_noise(reference, x, t, s, noise) - reference.sigma(s) * slope * change
+        return constant_noise_step(reference, x, t, s, noise) - reference.sigma(s) * slope * change
 
     reference.check(dpm_solver_3, walk(reference, step))
 
@@ -103,7 +106,7 @@ def test_dpm_solver_pp_2s_against_the_paper(reference):
                 - reference.alpha(end) * np.expm1(-h) * clean
             )
 
-        middle = within(reference, t, s, 1 / 2)
+        middle = inner_time(reference, t, s, 1 / 2)
         u = move(reference.predict(x, t)[0], middle)
         return move(reference.predict(u, middle)[0], s)
 
@@ -111,13 +114,16 @@ def test_dpm_solver_pp_2s_against_the_paper(reference):
 
 
 def test_dpm_solver_pp_3s_is_that_of_x(reference):
-    """The equation of `dpm_solver_3` for x̂: integrals of lines through x̂ at the start and at the newest point."""
+    """It is the equation of `dpm_solver_3` for x̂.
+
+    The integrals are of lines through x̂ at the start and at the newest point.
+    """
     half = reference.half_log_snr
 
     def step(x, t, s):
         clean, nodes = reference.predict(x, t)[0], [t]
         values = [clean]
-        for end in (within(reference, t, s, 1 / 3), within(reference, t, s, 2 / 3), s):
+        for end in (inner_time(reference, t, s, 1 / 3), inner_time(reference, t, s, 2 / 3), s):
             pair = [(half(nodes[0]), values[0])] + [(half(nodes[-1]), values[-1])] * (
                 len(nodes) > 1
             )
@@ -135,7 +141,10 @@ def test_dpm_solver_pp_3s_is_that_of_x(reference):
 
 @pytest.mark.parametrize("sampler, half", [(dpm_solver_pp_2s, 0), (dpm_solver_2, 1)])
 def test_on_the_grids_own_times(reference, sampler, half):
-    """Orders 1, 2, 1, 2, …, 1: the second goes on from the start of the pair, its last step being a lone one."""
+    """The orders are 1, 2, 1, 2, …, 1.
+
+    The second step of a pair starts where the pair starts. The last step is a single one.
+    """
     log_snr, start = reference.half_log_snr, None
     x, states = reference.start, [reference.start]
     for i, (t, s) in enumerate(zip(reference.times[:-1], reference.times[1:], strict=True)):
@@ -159,7 +168,7 @@ def test_on_the_grids_own_times(reference, sampler, half):
 @pytest.mark.parametrize(
     "sampler, order", [(dpm_solver_2, 2), (dpm_solver_pp_2s, 2), (dpm_solver_3, 3)]
 )
-def test_what_comes_from_or_goes_to_infinity_is_of_first_order(float64, sampler, order):
+def test_steps_from_or_to_infinity_have_first_order(float64, sampler, order):
     x = jnp.asarray(quantiles_of(0.0, 1.0))
     for process in (FLOW, VariancePreservingCosine()):
         times = jnp.array([1.0, 0.4, 0.0])
@@ -172,15 +181,14 @@ def test_what_comes_from_or_goes_to_infinity_is_of_first_order(float64, sampler,
         states = states_of(process, x, table)
         expected = states_of(process, x, tabulate(ddim, process, finer))
         np.testing.assert_allclose(states[1], expected[order], rtol=1e-13)
-        np.testing.assert_allclose(
-            table.clean[-1], [1] + [0] * (order - 1), atol=1e-15
-        )  # ends on x̂
-        if order == 2:  # else two of the three inner steps of the last are finite
+        # Ends on x̂.
+        np.testing.assert_allclose(table.clean[-1], [1] + [0] * (order - 1), atol=1e-15)
+        if order == 2:  # with order 3, two of the three inner steps of the last step are finite
             np.testing.assert_allclose(states[2], expected[4], rtol=1e-13)
 
 
 def test_nothing_is_evaluated_outside_the_domain(float64):
-    """EDM to sigma = 0: the last step evaluates twice where it starts, and ends on x̂."""
+    """EDM ends at sigma = 0. The last step evaluates twice where it starts, and ends on x̂."""
     process, times = EDM(), jnp.array([80.0, 2.0, 0.002, 0.0])
     for sampler in (dpm_solver_2, dpm_solver_3, dpm_solver_pp_2s):
         table = tabulate(sampler, process, times)

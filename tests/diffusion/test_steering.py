@@ -48,7 +48,7 @@ def test_inpainting_has_the_conditional_law():
     samples = filled_in(num_particles=64, num_steps=100)
     np.testing.assert_array_equal(samples[:, 0], np.float32(KNOWN))
     mean, deviation = CORRELATION * KNOWN, np.sqrt(1 - CORRELATION**2)
-    # 1,000 samples would betray a distribution function wrong by 0.0513 at any one point.
+    # 1,000 samples would reveal a distribution function that is wrong by 0.0513 at any point.
     law = scipy.stats.norm(mean, deviation)
     assert scipy.stats.kstest(samples[:, 1], law.cdf).pvalue > 0.01
     assert abs(samples[:, 1].mean() - mean) < 4 * deviation / np.sqrt(COUNT)
@@ -59,7 +59,7 @@ def test_inpainting_with_one_particle_is_replacement():
     samples, keys = filled_in(num_particles=1, num_steps=20)[:8], keys_of(8)
     denoiser = inpaint(gaussian_denoiser(), FLOW, MASK, jnp.full((8, 2), KNOWN))
     noise = FLOW.prior(keys, (1, 2))[:, 0]
-    # `ddpm` draws its noise by other numbers, so the steps are made here.
+    # `ddpm` folds other numbers for its noise, so the steps are made here.
     table = ddpm.table(FLOW, uniform_grid(FLOW, 20))
     x = noise
     for i, t in enumerate(table.times):
@@ -76,7 +76,10 @@ def test_inpainting_with_one_particle_is_replacement():
 
 
 def test_rewards_tilt_the_law():
-    """p(x)·exp(a·x) of a mixture has components N(m + a·s², s²) of weights w·exp(a·m + a²s²/2)."""
+    """p(x)·exp(a·x) of a mixture has components N(m + a·s², s²).
+
+    Their weights are w·exp(a·m + a²s²/2).
+    """
     slope, keys = -1.5, keys_of(COUNT)
     noise = FLOW.prior(keys, (64,))
     sample = jax.jit(
@@ -91,7 +94,7 @@ def test_rewards_tilt_the_law():
     assert scipy.stats.kstest(samples, tilted).pvalue > 0.01
 
 
-def test_without_a_reward_the_law_is_the_data_s():
+def test_without_a_reward_the_law_is_that_of_the_data():
     keys = keys_of(COUNT)
     sample = jax.jit(
         lambda noise, times: steer(
@@ -137,7 +140,7 @@ def test_float32_stays_float32_while_float64_is_enabled():
 
 
 def test_rewards_may_be_of_a_wider_type_than_the_data():
-    """Of bfloat16 data and float32 rewards; a reward of 50 for one sign leaves that sign."""
+    """Data are bfloat16 and rewards float32. A reward of 50 for one sign leaves only that sign."""
     keys, times = keys_of(4), uniform_grid(FLOW, 3)
     noise = FLOW.prior(keys, (16, 2)).astype(jnp.bfloat16)
     denoiser = lambda x_t, t: Prediction(jnp.sign(x_t), 0 * x_t)

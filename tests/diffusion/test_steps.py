@@ -1,4 +1,4 @@
-"""The types of numbers in a sampler: coefficients and times are float32, whatever the state and the predictions are."""
+"""Number types in a sampler: coefficients and times are float32 for any state and prediction."""
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +26,10 @@ def starts():
 
 @pytest.mark.parametrize("name", ["euler", "rk4"])
 def test_a_bfloat16_state_is_rounded_once_a_step_and_nothing_else_is(name, starts):
-    """50 steps: bfloat16 rounds a state of order 2 by up to .008, and the roundings walk to some .05.
+    """The rounding of bfloat16 adds up to about .05 in 50 steps.
 
-    With the coefficients rounded too it is .1 for Euler and .44 for rk4.
+    It rounds a state of order 2 by up to .008, and the roundings form a random walk. With rounded
+    coefficients the error would be .1 for Euler and .44 for rk4.
     """
     times = uniform_grid(FLOW, 50)
     sample = quick_jit(lambda x: getattr(samplers, name)(mixture_denoiser(FLOW), FLOW, x, times))
@@ -38,7 +39,7 @@ def test_a_bfloat16_state_is_rounded_once_a_step_and_nothing_else_is(name, start
 
 
 def test_times_are_float32_beside_a_bfloat16_state():
-    """1,000 steps have 1,000 times; bfloat16 has 506 for them."""
+    """1,000 steps have 1,000 times, and bfloat16 would have 506 for them."""
     seen = []
 
     def denoiser(x, t):
@@ -57,7 +58,10 @@ def test_times_are_float32_beside_a_bfloat16_state():
     "state, answer", [("float32", "bfloat16"), ("bfloat16", "float32"), ("bfloat16",) * 2]
 )
 def test_any_type_of_prediction_goes_with_any_state(name, state, answer, starts):
-    """The samples are of the state's type, and those of float32 but for what bfloat16 rounds, noise included."""
+    """Samples have the state's type, and equal those of float32 up to the rounding of bfloat16.
+
+    This includes the noise.
+    """
     keys, times = sample_keys(jax.random.key(0), jnp.arange(64)), uniform_grid(FLOW, 8)
 
     def sample(noise, answer):
@@ -75,7 +79,7 @@ def test_any_type_of_prediction_goes_with_any_state(name, state, answer, starts)
 
 
 def test_adaptive_takes_a_bfloat16_denoiser_and_state(starts):
-    """Its times are float32 too, and so is what it integrates within the tolerance."""
+    """Its times and its integration within the tolerance are float32 too."""
 
     def sample(x, answer):
         def denoiser(x, t):

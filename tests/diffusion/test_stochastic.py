@@ -1,4 +1,4 @@
-"""Samplers that draw noise, against their equations in plain NumPy with the same noise, and against their laws."""
+"""Stochastic samplers against their equations with the same noise in NumPy, and their laws."""
 
 import functools
 
@@ -37,7 +37,7 @@ from genjax.diffusion import (
 )
 
 FLOW, COSINE, EDM_PROCESS = RectifiedFlow(), VariancePreservingCosine(), EDM()
-TIME_AT = {  # of rho = sigma/alpha
+TIME_AT = {  # functions of rho = sigma/alpha
     FLOW: lambda rho: rho / (1 + rho),
     COSINE: lambda rho: np.arctan(rho) * 2 / np.pi,
     EDM_PROCESS: lambda rho: rho,
@@ -54,7 +54,10 @@ def normal(keys, number):
 
 
 def check(reference, sampler, step, per_step=1, **options):
-    """The sampler's states are those of `step(x, t, s, noise)`, where noise(row, churn) is a row's of that step."""
+    """Check that the sampler's states are those of `step(x, t, s, noise)`.
+
+    noise(row, churn) is the noise of a row of that step.
+    """
     keys, x = keys_of(len(reference.start)), reference.start
     states = [x]
     for i, (t, s) in enumerate(zip(reference.times[:-1], reference.times[1:], strict=True)):
@@ -68,7 +71,7 @@ def check(reference, sampler, step, per_step=1, **options):
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
 def test_ddim_is_equation_16(reference, eta):
-    """With abar = alpha²/(alpha² + sigma²) and x_t scaled to it, as the paper has it for variance preserving ones."""
+    """abar = alpha²/(alpha² + sigma²), and x_t is scaled to be variance preserving, as there."""
 
     def step(x, t, s, drawn):
         scale = lambda t: np.hypot(reference.alpha(t), reference.sigma(t))
@@ -87,7 +90,7 @@ def test_ddim_is_equation_16(reference, eta):
 
 
 def test_ddpm_is_the_posterior_of_two_noise_levels(reference):
-    """q(x_s | x_t, x) by Bayes: the prior N(alpha_s·x, sigma_s²) and the likelihood of x_t = a·x_s + N(0, b²)."""
+    """q(x_s | x_t, x) by Bayes: the prior is N(alpha_s·x, sigma_s²), and x_t = a·x_s + N(0, b²)."""
 
     def step(x, t, s, drawn):
         a = reference.alpha(t) / reference.alpha(s)
@@ -108,7 +111,7 @@ def test_ddpm_is_the_posterior_of_two_noise_levels(reference):
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_learned_variance_runs_from_the_least_to_the_largest(reference, share):
-    """The largest one is Var[x_s | x_t] for data N(0, 1): a normal conditioned on another."""
+    """The largest is Var[x_s | x_t] for data N(0, 1): one normal conditioned on another."""
     keys, times, x = keys_of(4), reference.times, jnp.zeros(4)
     denoiser = lambda x_t, t: Prediction(0 * x_t, 0 * x_t, jnp.full_like(x_t, share))
     sample = lambda x, keys: samplers.ddpm(
@@ -136,7 +139,7 @@ def test_no_learned_variance_at_the_clean_end(share):
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_euler_ancestral_is_ddim_by_another_name(reference, eta):
-    """k-diffusion's step in rho = sigma/alpha: Euler down to below rho_s, and noise up to it."""
+    """k-diffusion's step in rho = sigma/alpha is Euler's to below rho_s, and noise up to it."""
 
     def step(x, t, s, drawn):
         rho_t, rho_s = (reference.sigma(u) / reference.alpha(u) for u in (t, s))
@@ -151,7 +154,10 @@ def test_euler_ancestral_is_ddim_by_another_name(reference, eta):
 
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
 def test_dpm2_ancestral_is_its_equation(reference, eta):
-    """k-diffusion's steps in rho: the slope at the middle of log rho; the last step is Euler's."""
+    """k-diffusion's step in rho takes the slope at the middle of log rho.
+
+    The last step is Euler's.
+    """
 
     def step(x, t, s, drawn):
         rho_t, rho_s = (reference.sigma(u) / reference.alpha(u) for u in (t, s))
@@ -172,7 +178,7 @@ def test_dpm2_ancestral_is_its_equation(reference, eta):
 
 @pytest.mark.parametrize("eta", [0.6, 1.0])
 def test_dpm_solver_pp_sde_is_its_equation(reference, eta):
-    """k-diffusion's steps in rho, with x̂ from the middle of log rho; the last step is Euler's."""
+    """k-diffusion's step in rho takes x̂ from the middle of log rho. The last step is Euler's."""
 
     def step(x, t, s, drawn):
         rho_t = reference.sigma(t) / reference.alpha(t)
@@ -198,7 +204,10 @@ def test_dpm_solver_pp_sde_is_its_equation(reference, eta):
 
 
 def test_noise_of_a_path_adds_up_over_its_parts():
-    """Over disjoint intervals N(0, 1) and independent; over a union what the parts say, weighted by their lengths."""
+    """Over disjoint intervals the noise is N(0, 1) and independent.
+
+    Over a union it is the sum of the parts, weighted by their lengths.
+    """
     keys, rows = keys_of(4000), jnp.array([[1.0, 0.6], [0.6, 0.1], [1.0, 0.1], [0.1, 0.1]])
     table = Table(jnp.ones(4), fresh=jnp.array([1.0, 1.0, 1.0, 0.0]), path=rows)
     draw = quick_jit(
@@ -215,12 +224,15 @@ def test_noise_of_a_path_adds_up_over_its_parts():
 
 
 def test_samples_of_one_path_converge_as_the_grid_is_refined():
-    """For equal keys, twice as many steps change samples less and less; with noise by row they are other samples."""
+    """For equal keys, doubling the steps changes samples less and less.
+
+    With noise by row they are different samples.
+    """
     noise, keys = FLOW.prior(keys_of(256, seed=1), ()), keys_of(256)
     sample = quick_jit(lambda table: run(mixture_denoiser(FLOW), noise, table, keys))
 
     def table(n):
-        """Filled up to one number of rows, so that one program serves all."""
+        """Return a table filled up to one number of rows, so that one program serves all."""
         table = tabulate(samplers.dpm_solver_pp_sde, FLOW, uniform_grid(FLOW, n))._replace(
             step=None
         )
@@ -256,7 +268,8 @@ def test_edm_stochastic_is_algorithm_2(reference, s_churn, s_min, s_max):
         ahead = x + (next_rho - raised) * d
         if (
             s != reference.times[-1]
-        ):  # the algorithm's last time has sigma = 0, and no second evaluation
+            # The algorithm's last time has sigma = 0, without a second evaluation.
+        ):
             d_ahead = (ahead - reference.predict(reference.alpha(s) * ahead, s)[0]) / next_rho
             ahead = x + (next_rho - raised) * (d + d_ahead) / 2
         return reference.alpha(s) * ahead
@@ -267,7 +280,7 @@ def test_edm_stochastic_is_algorithm_2(reference, s_churn, s_min, s_max):
 
 
 def test_churn_stays_below_the_noise_end(float64):
-    """At the very end nothing is added; just below it, up to the end."""
+    """At the very end nothing is added. Just below it, noise is added up to the end."""
     table = lambda *times: samplers.edm_stochastic.table(
         EDM_PROCESS, jnp.array(times), 40.0, 0.0, np.inf, 1.0
     )
@@ -278,7 +291,7 @@ def test_churn_stays_below_the_noise_end(float64):
     )
 
 
-DIFFUSIONS = {  # of SiT in its three forms, in NumPy
+DIFFUSIONS = {  # SiT's three forms, in NumPy
     "growth": (noise_growth, lambda a, s, da, ds: s * ds),
     "own": (process_diffusion, lambda a, s, da, ds: 2 * s * ds - 2 * da / a * s**2),
     "sigma": (lambda process, t: process.sigma(t), lambda a, s, da, ds: s),
@@ -301,7 +314,7 @@ def test_euler_maruyama_is_the_reverse_sde(reference, name):
 
 
 def test_reverse_diffusion_is_equation_46(reference):
-    """With the paper's own cases: a = 1 (variance exploding), a = √(1 − beta) and b² = beta (variance preserving)."""
+    """The paper has a = 1 (variance exploding) and a = √(1 − beta), b² = beta (preserving)."""
 
     def step(x, t, s, drawn):
         score = -reference.predict(x, t)[1] / reference.sigma(t)
@@ -319,7 +332,7 @@ def test_reverse_diffusion_is_equation_46(reference):
     "corrector_steps, predictor", [(0, "ddpm"), (1, "reverse_diffusion"), (3, "ddpm")]
 )
 def test_predictor_corrector_is_algorithms_4_and_5(reference, corrector_steps, predictor):
-    """With ‖ξ‖/‖score‖ as it is for score = −z/sigma in many dimensions: sigma."""
+    """‖ξ‖/‖score‖ is sigma, as for score = −z/sigma in many dimensions."""
 
     def step(x, t, s, drawn):
         a = reference.alpha(t) / reference.alpha(s)
@@ -339,14 +352,14 @@ def test_predictor_corrector_is_algorithms_4_and_5(reference, corrector_steps, p
     check(reference, samplers.predictor_corrector, step, per_step=corrector_steps + 1, **options)
 
 
-def test_predictor_corrector_asks_for_a_plain_predictor():
+def test_predictor_corrector_requires_a_plain_predictor():
     with pytest.raises(
         ValueError, match="predictor=dpm2_ancestral has several evaluations per step"
     ):
         samplers.predictor_corrector.table(FLOW, uniform_grid(FLOW, 4), samplers.dpm2_ancestral)
 
 
-# Laws, on grids so fine that the error of their steps is a fraction of what the samples scatter.
+# Laws, on grids so fine that the error of their steps is a fraction of the samples' scatter.
 
 STOCHASTIC = {
     "ddpm": (samplers.ddpm, {}),
@@ -357,7 +370,7 @@ STOCHASTIC = {
     "its own diffusion": (samplers.euler_maruyama, dict(diffusion=process_diffusion)),
     "predictor_corrector": (samplers.predictor_corrector, {}),
 }
-LINEAR = STOCHASTIC | {  # whose laws are examined for Gaussian data alone
+LINEAR = STOCHASTIC | {  # tested with Gaussian data only
     "dpm_solver_pp_sde": (samplers.dpm_solver_pp_sde, {}),
     "sa_solver": (samplers.sa_solver, {}),
     "sa_solver, orders 3 and 4": (samplers.sa_solver, dict(order=3, corrector_order=4)),
@@ -384,9 +397,9 @@ def mixture_cdf(x):
 
 @functools.cache
 def generator(process):
-    """Samples as they are, and with `factor` times the noise."""
+    """Make a function that returns samples, and samples with `factor` times the noise."""
 
-    def denoise(x_t, t):  # of any number of coordinates, each the mixture, at the one time of all
+    def denoise(x_t, t):  # any number of independent coordinates of the mixture, all at one time
         flat = mixture_denoiser(process)(x_t.reshape(-1), t[:1])
         return jax.tree.map(lambda a: a.reshape(x_t.shape), flat)
 
@@ -397,9 +410,8 @@ def generator(process):
             changed = table._replace(fresh=louder(table.fresh), churn=louder(table.churn))
             return run(denoise, noise, changed, keys)
 
-        return jax.vmap(samples)(
-            jnp.stack([jnp.ones_like(factor), factor])
-        )  # of the same noise, drawn once
+        # Both use the same noise, drawn once.
+        return jax.vmap(samples)(jnp.stack([jnp.ones_like(factor), factor]))
 
     return generate
 
@@ -409,8 +421,9 @@ def generator(process):
 def test_samples_have_the_law_of_the_data(process, name):
     """Kolmogorov–Smirnov at the level of 1 %: |F_n − F| < 1.63/√n = .0127 for n = 16384.
 
-    Noise 10 % too large (20 % for the default diffusion, whose noise is small) moves F by .018 or more, while |F_n − F|
-    scatters by .004: it is rejected nine times in ten or more often, and so it is here.
+    Noise that is 10 % too large moves F by .018 or more (20 % for the default diffusion, whose
+    noise is small). |F_n − F| scatters by .004. So such noise is rejected at least nine times in
+    ten, and it is rejected here.
     """
     sampler, options = STOCHASTIC[name]
     num_steps = 512 // ROWS_PER_STEP.get(sampler, 1)
@@ -420,12 +433,10 @@ def test_samples_have_the_law_of_the_data(process, name):
     factor = jnp.float32(1.2 if name == "euler_maruyama" else 1.1)
     both = generator(process)(noise, table._replace(largest=None), keys, factor)
     right, wrong = np.asarray(both, np.float64).reshape(2, -1)
-    np.testing.assert_allclose(
-        right.mean(), 0.1, atol=0.04
-    )  # 3 deviations of the mean, √(2.413/16384) = .012
-    np.testing.assert_allclose(
-        right.var(), 2.413, atol=0.08
-    )  # 3 of the variance's, about 2.413·√(1.4/16384) = .022
+    # 3 deviations of the mean, √(2.413/16384) = .012.
+    np.testing.assert_allclose(right.mean(), 0.1, atol=0.04)
+    # 3 deviations of the variance, about 2.413·√(1.4/16384) = .022.
+    np.testing.assert_allclose(right.var(), 2.413, atol=0.08)
     assert scipy.stats.kstest(right, mixture_cdf).pvalue > 0.01
     assert scipy.stats.kstest(wrong, mixture_cdf).pvalue < 0.01
 
@@ -436,13 +447,15 @@ def compiled_levels(process, times):
 
 
 def variance_at_the_end(process, table, deviation, variance):
-    """Exactly, for data N(0, deviation²) and a start of `variance`: all is linear in independent normals."""
+    """Return the exact variance for data N(0, deviation²) and a start of `variance`.
+
+    Everything is linear in independent normals.
+    """
     t = np.asarray(table.times)
     alpha, sigma = np.asarray(compiled_levels(process, table.times))
     total = (alpha * deviation) ** 2 + sigma**2
-    x = (
-        np.sqrt(variance) * np.eye(1, 1 + 2 * len(t))[0]
-    )  # of the start and of every row's two normals
+    # Those of the start and two normals of every row.
+    x = np.sqrt(variance) * np.eye(1, 1 + 2 * len(t))[0]
     cleans, noises = [0 * x] * 4, [0 * x] * 4
     for i in range(len(t)):
         if table.churn is not None:
@@ -465,15 +478,15 @@ def variance_at_the_end(process, table, deviation, variance):
         ("ddim", 1),
         ("euler_maruyama", 1),
         ("its own diffusion", 1),
-        ("dpm2_ancestral", 2),  # its noise takes the law at rho_down exactly to that at rho_s
-        ("edm_stochastic", 2),  # likewise
+        ("dpm2_ancestral", 2),  # its noise maps the law at rho_down exactly to that at rho_s
+        ("edm_stochastic", 2),  # the same holds
         ("dpm_solver_pp_sde", 1),
         ("sa_solver", 2),
         ("sa_solver, orders 3 and 4", 2),
     ],
 )
 def test_order_of_the_variance_for_gaussian_data(reference, name, order):
-    """From the exact law at one end of an interval, inside the domain, to the other."""
+    """The steps go from the exact law at one end of an interval in the domain to the other."""
     sampler, options = LINEAR[name]
     process, s, errors = reference.process, 0.6, []
     variance = lambda t: (reference.alpha(t) * s) ** 2 + reference.sigma(t) ** 2
@@ -482,22 +495,21 @@ def test_order_of_the_variance_for_gaussian_data(reference, name, order):
         table = tabulate(sampler, process, jnp.linspace(*ends, num_steps + 1), **options)
         errors.append(variance_at_the_end(process, table, s, variance(ends[0])) - variance(ends[1]))
     found = np.log2(errors[0] / errors[1])
-    # On these grids sa_solver's is between 2.2 and 2.9.
+    # On these grids the order of sa_solver is between 2.2 and 2.9.
     assert abs(found - order) < 0.1 or (
         sampler is samplers.sa_solver and order < found < order + 0.9
     )
 
 
 def test_largest_variance_is_exact_for_normal_data(reference):
-    """Data N(0, 1) and a learned variance of 1: every step of any length keeps the exact law."""
+    """For data N(0, 1) and a learned variance of 1, steps of any length keep the exact law."""
     process, times = reference.process, jnp.asarray(reference.times)
     table = tabulate(samplers.ddpm, process, times)
     total = np.sum(np.square(compiled_levels(process, times)), 0)
     found = variance_at_the_end(process, table._replace(fresh=table.largest), 1.0, total[0])
     np.testing.assert_allclose(found, total[-1], rtol=1e-13)
-    assert (
-        abs(variance_at_the_end(process, table, 1.0, total[0]) / total[-1] - 1) > 1e-3
-    )  # the least one does not
+    # The least variance does not.
+    assert abs(variance_at_the_end(process, table, 1.0, total[0]) / total[-1] - 1) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -522,7 +534,10 @@ def test_largest_variance_is_exact_for_normal_data(reference):
     ids=["ddim", "dpm2_ancestral", "edm_stochastic", "euler_maruyama"],
 )
 def test_without_noise_it_is_the_ode(reference, sampler, quiet, power, still):
-    """At zero, traced or not, to rounding; and on the way there at the rate of the noise's deviation."""
+    """With zero noise, traced or not, they are equal to rounding.
+
+    Near zero the difference falls at the rate of the noise's deviation.
+    """
     process, times, keys = (
         reference.process,
         jnp.asarray(reference.times),
@@ -547,16 +562,15 @@ def test_samples_depend_on_nothing_but_their_own_key_and_start(name):
     np.testing.assert_array_equal(together, states_of(FLOW, noise, table, keys)[-1])
     chosen = jnp.array([6, 1, 3])
     apart = states_of(FLOW, noise[chosen], table, keys[chosen])[-1]
-    np.testing.assert_allclose(
-        apart, together[chosen], rtol=1e-5, atol=1e-5
-    )  # rounding, at ten steps of float32
+    # Rounding of ten steps in float32.
+    np.testing.assert_allclose(apart, together[chosen], rtol=1e-5, atol=1e-5)
     assert np.abs(together - states_of(FLOW, noise, table, keys_of(8, seed=2))[-1]).max() > 0.1
 
 
 @pytest.mark.parametrize("num_steps", [1, 3])
 @everywhere
 def test_options_are_finite_at_infinite_ends_too(process, num_steps):
-    """Beside what holds of every sampler with its defaults: churn without bounds, and infinite diffusion at alpha = 0."""
+    """Options are churn without bounds, and infinite diffusion at alpha = 0."""
     times = (
         uniform_grid(process, num_steps) if num_steps > 1 else jnp.array([process.domain[1], 0.0])
     )
@@ -571,12 +585,11 @@ def test_options_are_finite_at_infinite_ends_too(process, num_steps):
 
 @everywhere
 def test_noise_does_not_stay_in_the_sample(process):
-    """The last step of Euler–Maruyama to sigma = 0 is Euler's; the one before is not."""
+    """The last step of Euler–Maruyama to sigma = 0 is Euler's, and the step before it is not."""
     times = uniform_grid(process, 3)
     noisy, quiet = (f.table(process, times) for f in (samplers.euler_maruyama, euler))
-    np.testing.assert_array_equal(
-        noisy.fresh > 0, [process != COSINE, True, False]
-    )  # sigma' = 0 at the cosine's end
+    # sigma' = 0 at the cosine's end.
+    np.testing.assert_array_equal(noisy.fresh > 0, [process != COSINE, True, False])
     np.testing.assert_array_equal(noisy.noise[-1], quiet.noise[-1])
     assert (noisy.noise[1] != quiet.noise[1]).all()
 

@@ -1,4 +1,4 @@
-"""Tables in parts: cut, joined, and run one after the other; what a trajectory keeps; what `jit` is for."""
+"""Tables in parts (cut, joined, and run one after another), trajectories, and the use of `jit`."""
 
 import functools
 
@@ -43,8 +43,11 @@ def test_edm_heun_on_two_parts_of_a_grid_equals_the_whole(starts):
     assert np.abs(walk(starts, times[:4])[-1] - half[-1]).max() > 1e-3
 
 
-def test_corrected_to_the_last_edm_heun_is_of_order_two_from_data_to_noise(float64):
-    """From .1 to .9, against the exact map; uncorrected, the last step alone makes an error of its length squared."""
+def test_edm_heun_with_a_corrected_last_step_has_order_two_from_data_to_noise(float64):
+    """It goes from .1 to .9, against the exact map.
+
+    An uncorrected last step alone would err by its length squared.
+    """
     start, end = quantiles_at(FLOW, 0.1), quantiles_at(FLOW, 0.9)
 
     def error(num_steps):
@@ -64,7 +67,7 @@ PARTS = {
 
 @pytest.mark.parametrize("name", PARTS)
 def test_parts_of_a_table_run_one_after_the_other_give_the_whole(name, starts):
-    """With the noise that the whole draws; joined again, they are the whole."""
+    """They draw the noise of the whole. Joined again, they are the whole."""
     times, keys = jnp.array(TIMES), sample_keys(jax.random.key(0), jnp.arange(len(starts)))
     table = getattr(PARTS[name], "table", PARTS[name])(FLOW, times)
     first, second = cut(table, 0, 3), cut(table, 3, 4)
@@ -82,7 +85,7 @@ def test_parts_of_a_table_run_one_after_the_other_give_the_whole(name, starts):
 
 
 def test_tables_of_different_columns_join(starts):
-    """Rows with a memory, then several evaluations a step, then noise: as one after the other."""
+    """Rows with a memory, with several evaluations per step, and with noise equal separate runs."""
     times, keys = jnp.array(TIMES), sample_keys(jax.random.key(0), jnp.arange(len(starts)))
     draws = samplers.dpm_solver_pp_2m.table(FLOW, times[2:], eta=1.0)
     parts = [samplers.lms.table(FLOW, times[:3]), samplers.rk4.table(FLOW, times[2:4]), draws]
@@ -114,7 +117,10 @@ def test_parts_that_do_not_stand_alone():
 
 
 def test_a_trajectory_keeps_a_state_a_step():
-    """Of rk4, with 4 evaluations a step, too; nothing in its program holds a state an evaluation."""
+    """This holds for rk4 with 4 evaluations per step too.
+
+    Its program holds no state per evaluation.
+    """
     noise = jnp.zeros((64, 96))
     denoiser = lambda x, t: Prediction(jnp.tanh(x), x)
     for sampler in (samplers.rk4, edm_heun):
@@ -128,8 +134,8 @@ def test_a_trajectory_keeps_a_state_a_step():
         )
 
 
-def test_the_line_that_prevents_compiling_at_every_call():
-    """The line of the docstring of `sampler`: tracing is what every compilation begins with."""
+def test_the_jit_line_of_the_docstring_compiles_once():
+    """The line is that of the docstring of `sampler`. Every compilation begins with tracing."""
     [line] = [line for line in samplers.tables.sampler.__doc__.splitlines() if "jax.jit(" in line]
     traces = []
 
@@ -149,7 +155,10 @@ def test_the_line_that_prevents_compiling_at_every_call():
 
 
 def test_restart_is_its_algorithm(reference):
-    """Xu et al. 2023, algorithm 1, on x/alpha: Heun's steps, then twice noise up and the same steps again."""
+    """Xu et al. 2023, algorithm 1, on x/alpha.
+
+    Heun's steps are followed twice by noise up and the same steps.
+    """
     keys = sample_keys(jax.random.key(0), jnp.arange(len(reference.start)))
     times, rho = reference.times, lambda t: reference.sigma(t) / reference.alpha(t)
     row, states = 0, [reference.start]
@@ -176,10 +185,10 @@ def test_restart_is_its_algorithm(reference):
 
 
 def test_restart_forgets_errors():
-    """A start 1.3 times too large leaves samples that are 1.3 times too large; restarts take nearly all of it away.
+    """Restarts remove nearly all of the error of a start that is 1.3 times too large.
 
-    For data N(0, s²) the error shrinks with every restart. Deviations of 10,000 samples scatter by s/√20000 = .004, and
-    Heun's 64 steps add .002.
+    Without them the samples are 1.3 times too large. For data N(0, s²) the error shrinks with every
+    restart. Deviations of 10,000 samples scatter by s/√20000 = .004, and Heun's 64 steps add .002.
     """
     process, s, count = EDM(), 0.6, 10_000
     keys = sample_keys(jax.random.key(0), jnp.arange(2 * count))
@@ -200,7 +209,7 @@ def test_restart_forgets_errors():
     np.testing.assert_allclose(sample(2), s, atol=0.02)
 
 
-def test_restart_takes_steps_of_the_grid():
+def test_restart_refuses_steps_outside_the_grid():
     with pytest.raises(
         ValueError, match="0 <= first < last <= 4, .*; got first=3, last=5, repeats=1"
     ):

@@ -86,7 +86,8 @@ def test_values_of_v_score_and_edm(every_process, example):
     np.testing.assert_allclose(
         combine(process, score, x, z, t), (alpha * x - x_t) / sigma**2, rtol=1e-11, atol=1e-11
     )
-    # EDM in the variable x_t/alpha with noise sigma/alpha, its c_skip and c_out as in table 1 of the paper.
+    # EDM in the variable x_t/alpha with noise sigma/alpha, and with c_skip and c_out of the paper's
+    # table 1.
     s, ratio = 0.7, sigma / alpha
     c_skip, c_out = s**2 / (ratio**2 + s**2), ratio * s / np.sqrt(ratio**2 + s**2)
     expected = (x - c_skip * x_t / alpha) / c_out
@@ -110,14 +111,17 @@ def test_relations_between_targets(example):
     )
     one = functools.partial(edm, data_deviation=1.0)
     np.testing.assert_allclose(y(cosine, one), -y(cosine, v), rtol=1e-12, atol=1e-13)
-    # TrigFlow's network times the data's deviation is its velocity (Lu & Song 2025); the sign is EDM's.
+    # TrigFlow's network times the data's deviation is its velocity (Lu & Song 2025). The sign is
+    # EDM's.
     trig_edm = functools.partial(edm, data_deviation=0.7)
     np.testing.assert_allclose(-0.7 * y(trig, trig_edm), y(trig, velocity), rtol=1e-12, atol=1e-13)
 
 
 def test_edm_has_unit_variance_at_every_time(every_process, float64):
-    """In exact terms: for independent x of deviation s and z of deviation one it is c²s² + d², and x_t tells nothing
-    of it: it is uncorrelated with x_t, alpha·c·s² + sigma·d = 0."""
+    """For independent x of deviation s and z of deviation one the variance is c²s² + d² = 1.
+
+    x_t says nothing about the target, because they are uncorrelated: alpha·c·s² + sigma·d = 0.
+    """
     process, t = every_process, to_domain(every_process, jnp.linspace(0.02, 0.98, 9))
     c, d = edm(process, t, data_deviation=0.7)
     np.testing.assert_allclose(0.49 * c**2 + d**2, 1, rtol=1e-12)
@@ -135,7 +139,7 @@ def test_edm_has_unit_variance_at_every_time(every_process, float64):
     ids=lambda process: type(process).__name__,
 )
 def test_target_weighting_and_input_share_one_data_deviation(process, float64):
-    """For data of deviation 2: a target of variance 1, weighed by 1, of an input of variance 1."""
+    """For data of deviation 2 the target has variance 1, the weight 1, and the input variance 1."""
     t = to_domain(process, jnp.linspace(0.02, 0.98, 9))
     c, d = edm(process, t)
     np.testing.assert_allclose(4 * c**2 + d**2, 1, rtol=1e-12)
@@ -147,7 +151,7 @@ def test_target_weighting_and_input_share_one_data_deviation(process, float64):
 
 
 def test_velocity_of_rectified_flow_by_data_and_by_score(example):
-    """(x_t − x̂)/t = −t·score − x̂, with the score of data N(0, s²) under its own variance."""
+    """It is (x_t − x̂)/t = −t·score − x̂, with the score of data N(0, s²)."""
     _, _, t = example
     process, s = RectifiedFlow(), 0.5
     x_t = jnp.asarray(np.random.default_rng(1).standard_normal((BATCH, *SHAPE)))
@@ -160,7 +164,7 @@ def test_velocity_of_rectified_flow_by_data_and_by_score(example):
 
 
 def table_of_singular_ends():
-    """(process, target, marks) of the module's docstring."""
+    """Return (process, target, marks) from the table of the module's docstring."""
     rows = [
         line.strip("|").split("|") for line in targets.__doc__.splitlines() if line.startswith("|")
     ]
@@ -209,7 +213,7 @@ def test_velocity_of_linear_rates_diverges_as_an_inverse_root(float64):
     np.testing.assert_allclose(slope, np.sqrt(0.1 / t) / 2, rtol=1e-7)
 
 
-def test_what_a_singular_target_is_told():
+def test_a_singular_target_is_refused():
     with pytest.raises(
         ValueError,
         match=r"noise is singular at t = 1 of RectifiedFlow: alpha = 0.*the data.*domain",
@@ -244,7 +248,7 @@ def test_predict_scales_the_input_and_passes_conditioning_on(process, target):
     np.testing.assert_allclose(x, 3 * scale[:, None, None] * np.ones_like(x), rtol=1e-5)
     np.testing.assert_array_equal(time, t)
     assert conditioning == ["label", "extra"]
-    # The answer is consistent with what was given: x_t, unscaled, and the network's output.
+    # The answer agrees with x_t, unscaled, and with the network's output.
     restored = process.corrupt(prediction.clean, prediction.noise, t)
     np.testing.assert_allclose(restored, x_t, rtol=1e-4)
     output = combine(process, target, prediction.clean, prediction.noise, t)

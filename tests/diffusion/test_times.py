@@ -1,4 +1,4 @@
-"""The laws of times against scipy's, the papers' closed forms and published moments."""
+"""The laws of times against SciPy's, the papers' closed forms and published moments."""
 
 import functools
 
@@ -58,7 +58,7 @@ def midpoints(n):
 
 
 def mode_inverse(t, scale):
-    """By bisection, independently of the function's algebra."""
+    """Return the inverse by bisection, independently of the function's algebra."""
     low, high = np.zeros_like(t), np.ones_like(t)
     for _ in range(60):
         middle = (low + high) / 2
@@ -69,7 +69,8 @@ def mode_inverse(t, scale):
     return middle
 
 
-# Distribution functions on rectified flow, of scipy or by the papers' formulas (Esser et al. 2024, section 3.1).
+# Distribution functions for rectified flow, from SciPy or the papers' formulas (Esser et al. 2024,
+# section 3.1).
 CDFS = {
     "uniform": scipy.stats.uniform.cdf,
     "logit_normal": lambda t: scipy.stats.norm.cdf(np.log(t / (1 - t))),
@@ -85,7 +86,7 @@ CDFS = {
 
 @pytest.mark.parametrize("name", LAWS)
 def test_draws_follow_the_law(name):
-    """50,000 draws would betray a distribution function wrong by 0.0073 at any one point."""
+    """50,000 draws would reveal a distribution function that is wrong by 0.0073 at any point."""
     t = LAWS[name](FLOW, independent(jax.random.key(1), (50_000,)))
     assert scipy.stats.kstest(np.asarray(t, np.float64), CDFS[name]).pvalue > 0.01
 
@@ -107,17 +108,16 @@ def test_draws_of_edm_are_log_normal():
 
 
 def test_moments_of_the_logit_normal(float64):
-    """The integrands are smooth and bounded: 10⁵ midpoints miss the printed digits by far less than their last."""
+    """The integrands are smooth and bounded, so 10⁵ midpoints err far below the last digit."""
     u = jnp.asarray(midpoints(100_000))
     t = np.asarray(logit_normal(FLOW, u))
     np.testing.assert_allclose([t.mean(), t.var()], [0.5, 0.0433790], atol=5e-8)
-    np.testing.assert_allclose(
-        np.mean((0.3 < t) & (t < 0.7)), 0.603171, atol=1e-5
-    )  # counts one in 10⁵
+    # Counts one in 10⁵.
+    np.testing.assert_allclose(np.mean((0.3 < t) & (t < 0.7)), 0.603171, atol=1e-5)
     np.testing.assert_allclose(logit_normal(FLOW, u, mean=-0.4).mean(), 0.418012, atol=5e-7)
 
 
-DENSITIES = {  # Esser et al. 2024: equations 19 and 22; the mode's by its derivative at a known u
+DENSITIES = {  # Esser et al. 2024, equations 19 and 22; mode by its derivative at a known u
     "uniform": lambda t, u: np.ones_like(t),
     "logit_normal": lambda t, u: (
         np.exp(-(np.log(t / (1 - t)) ** 2) / 2) / np.sqrt(2 * np.pi) / (t * (1 - t))
@@ -145,9 +145,10 @@ def test_densities(name, float64):
 @laws
 @processes
 def test_densities_integrate(law, process, float64):
-    """∫ t² dt = ∫ t(u)² dt/du du between two u: what importance correction relies on."""
+    """∫ t² dt = ∫ t(u)² dt/du du between two u. Importance correction relies on it."""
     start, end = process.domain
-    # Gauss-Legendre in the logit of u, where the densities of all laws are smooth; to 3e-7 from both ends.
+    # Gauss–Legendre in the logit of u, where the densities of all laws are smooth, up to 3e-7 from
+    # both ends.
     nodes, weights = np.polynomial.legendre.leggauss(200)
     u = 1 / (1 + np.exp(-15 * np.concatenate([[-1], nodes, [1]])))
     place = (np.asarray(law(process, jnp.asarray(u))) - start) / (end - start)
@@ -160,7 +161,10 @@ def test_densities_integrate(law, process, float64):
 @processes
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_laws_increase_within_the_domain(law, process, dtype):
-    """From the least variate to the largest that float32 holds; rounding may stall the far tails, never turn them."""
+    """u runs from the least to the largest variate of float32.
+
+    Rounding may make the far tails constant, but must not make them fall.
+    """
     u = np.unique(
         np.concatenate([2.0 ** -np.arange(1, 25), 1 - 2.0 ** -np.arange(1, 25), midpoints(1000)])
     )
@@ -207,7 +211,7 @@ def test_cosmap_gives_rectified_flow_the_log_snr_of_the_cosine_process(float64):
 
 
 def test_log_normal_sigma_is_conditioned_on_the_domain(float64):
-    """Variance exploding starts at 0.01: 0.23 % of the law lies below, and draws nothing there."""
+    """Variance exploding starts at 0.01. 0.23 % of the law lies below and is never drawn."""
     process, law = VarianceExploding(), scipy.stats.norm(-1.2, 1.2)
     low, high = law.cdf(np.log([0.01, 50.0]))
     assert 0.002 < low < 0.003
@@ -232,7 +236,7 @@ def test_log_snrs_are_equally_likely(process, ends, float64):
     np.testing.assert_allclose(log_snr, ends[0] + (ends[1] - ends[0]) * np.asarray(u), rtol=1e-8)
 
 
-def test_log_snrs_that_have_no_end_are_refused():
+def test_infinite_log_snrs_are_refused():
     with pytest.raises(ValueError, match="domain of RectifiedFlow starts at 0, where sigma = 0"):
         jax.jit(lambda u: uniform_log_snr(FLOW, u))(jnp.ones(2))
 
@@ -245,7 +249,7 @@ def test_shifted_law_shifts_the_times_of_the_other(base, process, float64):
     t = (np.asarray(base(process, u)) - start) / (end - start)
     result = np.asarray(shifted(base, 3.0)(process, u))
     np.testing.assert_allclose((result - start) / (end - start), 3 * t / (1 + 2 * t), rtol=1e-12)
-    assert np.all(result > base(process, u))  # towards noise
+    assert np.all(result > base(process, u))  # nearer to noise
 
 
 @pytest.mark.parametrize("shift", [0.3, 3.0])
@@ -270,7 +274,7 @@ def test_stratified_variates_fall_one_into_each_part(shape):
     for seed in range(20):
         u = np.asarray(stratified(jax.random.key(seed), shape), np.float64)
         assert u.shape == shape and u.min() > 0 and u.max() < 1
-        # Neighbours on the circle are 1/n apart, to the rounding of numbers below 2.
+        # Neighbours on the circle are 1/n apart, up to the rounding of numbers below 2.
         gaps = np.diff(np.sort(u.ravel()), append=u.min() + 1)
         np.testing.assert_allclose(gaps, 1 / u.size, atol=4e-7)
 
@@ -283,7 +287,10 @@ def test_each_stratified_variate_is_uniform():
 
 
 def losses_of_time(key, law, variates, n, **options):
-    """The loss t², without any noise but the times': the network answers t to data that are 0."""
+    """Return the loss t², which has no noise but that of times.
+
+    The network answers t to data of 0.
+    """
     apply = lambda x, t: jnp.broadcast_to(t[:, None], x.shape)
     x = jnp.zeros((n, 1))
     return simple_loss(
@@ -293,12 +300,16 @@ def losses_of_time(key, law, variates, n, **options):
 
 @laws
 def test_importance_corrected_loss_is_the_integral_whatever_the_law(law):
-    """∫ t² dt from ¼ to ¾ = 13/96; the weighting leaves out the ends, where logit-normals have infinite variance."""
+    """∫ t² dt from ¼ to ¾ is 13/96. The weighting leaves out the ends, where logit-normals fail.
+
+    Their loss has infinite variance there.
+    """
     middle = lambda process, target, t: jnp.where(abs(t - 0.5) < 0.25, 1.0, 0.0)
     key, n = jax.random.key(4), 50_000
     losses = losses_of_time(key, law, independent, n, weighting=middle, importance_corrected=True)
     np.testing.assert_allclose(losses.mean(), 13 / 96, atol=4 * losses.std() / np.sqrt(n))
-    # One variate in each n-th part errs by total variation / n at most: four times the maximum, with two bumps.
+    # One variate in each n-th part errs by at most total variation / n: four times the maximum,
+    # with two bumps.
     losses = losses_of_time(key, law, stratified, n, weighting=middle, importance_corrected=True)
     np.testing.assert_allclose(losses.mean(), 13 / 96, atol=4 * losses.max() / n)
 
@@ -306,15 +317,15 @@ def test_importance_corrected_loss_is_the_integral_whatever_the_law(law):
 def test_without_the_correction_the_law_weights_the_loss():
     for law, expected in ((uniform, 1 / 3), (logit_normal, 0.25 + 0.0433790)):  # E[t²]
         losses = losses_of_time(jax.random.key(4), law, stratified, 50_000)
-        np.testing.assert_allclose(
-            losses.mean(), expected, atol=1 / 50_000
-        )  # t² rises by 1 at most
+        # t² rises by 1 at most.
+        np.testing.assert_allclose(losses.mean(), expected, atol=1 / 50_000)
 
 
 def test_stratified_variates_lower_the_variance_of_the_loss():
-    """By 12·n·Var[f]/(f(1) − f(0))² for a smooth f(t) under uniform times, up to 1/n²: with f = t², 16n/15.
+    """For uniform times and f = t² they lower it by a factor of 16n/15.
 
-    A mean over n equal steps from a random start errs by (f(1) − f(0))/n times a variate uniform in ±½.
+    The factor is 12·n·Var[f]/(f(1) − f(0))² for a smooth f(t), up to 1/n². A mean over n equal
+    steps from a random start errs by (f(1) − f(0))/n times a variate that is uniform in ±½.
     """
     keys, n = jax.random.split(jax.random.key(5), 8000), 32
 
@@ -323,6 +334,7 @@ def test_stratified_variates_lower_the_variance_of_the_loss():
         return np.var(np.asarray(means, np.float64))
 
     plain, low = variance(independent), variance(stratified)
-    # A sample variance of 8000 has a relative deviation of √(2/8000) = 1.6 %, the flat one less: four of both.
+    # A sample variance of 8000 has a relative deviation of √(2/8000) = 1.6 %, the flat one less.
+    # Four of both are allowed.
     np.testing.assert_allclose(plain, 4 / 45 / n, rtol=0.065)
     np.testing.assert_allclose(plain / low, 16 * n / 15, rtol=0.09)

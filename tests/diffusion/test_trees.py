@@ -1,4 +1,4 @@
-"""Trees of arrays: each leaf by its own process, target, times and scale, with one call of the network."""
+"""Trees of arrays: each leaf has its process, target, times and scale, with one network call."""
 
 import functools
 import inspect
@@ -80,7 +80,7 @@ every_sampler = pytest.mark.parametrize("name", SAMPLERS)
 
 
 def gaussian(process, mean, deviation):
-    """The exact denoiser for data N(mean, deviation²)."""
+    """Make the exact denoiser for data N(mean, deviation²)."""
 
     def denoise(x_t, t):
         t = t.reshape(t.shape + (1,) * (x_t.ndim - t.ndim))
@@ -130,7 +130,10 @@ def assert_trees_equal(found, expected):
 
 
 def test_leafwise():
-    """Prefixes serve all the leaves below them, None and functions are values, and results are transposed."""
+    """Prefixes serve all leaves below them. None and functions are values.
+
+    Results of several parts are transposed.
+    """
     scale = leafwise(lambda x, factor, bias, power: (factor * x + (bias or 0), power(x)))
     tree = {"a": {"b": 2.0, "c": 3.0}, "d": 5.0}
     found = scale(tree, {"a": 10, "d": {"a": 1}["a"]}, power=lambda x: x**2, bias=None)
@@ -144,7 +147,10 @@ def test_leafwise():
 
 
 def test_leaf_keys():
-    """One leaf has the keys themselves; of several, each sample's leaves differ and depend on that sample alone."""
+    """A single leaf has the keys themselves.
+
+    Several leaves have different keys, which depend only on their sample.
+    """
     keys = sample_keys(jax.random.key(0), jnp.arange(3))
     assert leaf_keys(keys, [1])[0] is keys
     split = leaf_keys(keys, SHAPES | {"sound": 1, "video": 2})
@@ -160,18 +166,18 @@ def test_leaf_keys():
         )
 
 
-# One leaf is one array: the same program. Nor does one array pay for what trees and frames can.
+# One leaf is one array and runs the same program. One array does not pay for trees and frames.
 
 
 def program(function, *arguments):
-    """The text of the program, of arguments and results as they are flattened."""
+    """Return the text of the program, with flattened arguments and results."""
     leaves, structure = jax.tree.flatten(arguments)
     flat = lambda *leaves: jax.tree.leaves(function(*structure.unflatten(leaves)))
     return str(jax.make_jaxpr(flat)(*leaves))
 
 
 def network(x_t, t, *conditioning):
-    """Takes one array, or the tree of that array."""
+    """Make a network that takes one array, or the tree of that array."""
     answer = lambda x_t, t: (
         jnp.tanh(x_t) * jnp.cos(t)[:, None, None] + sum(a[:, None, None] for a in conditioning)
     )
@@ -179,7 +185,10 @@ def network(x_t, t, *conditioning):
 
 
 def both_programs(function):
-    """Of `function(wrap, x)`, where wrap makes a tree of what belongs to a leaf: as it is, and in a tree."""
+    """Return the programs of `function(wrap, x)` for arrays and for trees.
+
+    wrap leaves what belongs to a leaf as it is, or makes a tree of it.
+    """
     x = jnp.ones((BATCH, 3, 2))
     return [
         program(functools.partial(function, wrap), wrap(x))
@@ -242,7 +251,10 @@ def test_guidance_of_one_leaf_is_the_program_of_the_array(rule):
 
 
 def test_a_step_of_one_array_costs_what_its_equation_says():
-    """x_s = alpha_s·x̂ + sigma_s·ẑ: two products and a sum; nothing is compared, sorted or selected."""
+    """x_s = alpha_s·x̂ + sigma_s·ẑ is two products and a sum.
+
+    Nothing is compared, sorted or selected.
+    """
     denoiser = lambda x_t, t: Prediction(jnp.tanh(x_t), jnp.sin(x_t))
     jaxpr = jax.make_jaxpr(lambda times: ddim(denoiser, FLOW, jnp.ones((2, 3)), times))(
         jnp.asarray([1.0, 0.5, 0.0])
@@ -261,8 +273,8 @@ def test_a_step_of_one_array_costs_what_its_equation_says():
 
 
 def test_the_algebra_is_that_of_each_leaf(x, t, keys):
-    """x_t and y by hand; x̂ and ẑ are what they were made of."""
-    z = prior(keys, {"sound": COSINE, "video": FLOW}, x)  # of sigma = 1 at their ends
+    """x_t and y are computed by hand, and x̂ and ẑ are recovered from them."""
+    z = prior(keys, {"sound": COSINE, "video": FLOW}, x)  # sigma = 1 at their ends
     for name, shape in SHAPES.items():
         draw = lambda key, shape=shape: jax.random.normal(key, shape)
         np.testing.assert_array_equal(z[name], jax.vmap(draw)(leaf_keys(keys, x)[name]))
@@ -283,7 +295,7 @@ def test_the_algebra_is_that_of_each_leaf(x, t, keys):
 
 
 def test_the_network_is_given_trees_and_answers_with_one(x, t):
-    """Scaled and told the time as each process has it, in one call, learned variance included."""
+    """Each process sets scale and network time, in one call, with a learned variance too."""
     calls = []
 
     def apply(x_t, t, label):
@@ -300,9 +312,8 @@ def test_the_network_is_given_trees_and_answers_with_one(x, t):
     assert label == "label"
     assert_trees_equal(prediction.fraction, jax.tree.map(lambda a: jnp.full_like(a, 0.5), x))
     v = t["video"][:, None, None]
-    np.testing.assert_allclose(
-        prediction.clean["video"], x["video"] * (1 - v), atol=1e-6
-    )  # y = x_t
+    # y = x_t.
+    np.testing.assert_allclose(prediction.clean["video"], x["video"] * (1 - v), atol=1e-6)
 
 
 def test_targets_are_checked_leaf_by_leaf():
@@ -319,7 +330,7 @@ def test_targets_are_checked_leaf_by_leaf():
 
 
 def velocities(x_t, t):
-    """The best velocities, of which the losses are known; of EDM's network the time is log(t)/4."""
+    """Make the optimal velocities, whose losses are known. The network time of EDM is log(t)/4."""
     t = {"sound": jnp.exp(4 * t["sound"]), "video": t["video"]}
     scale = jnp.sqrt(t["sound"] ** 2 + 0.25)[:, None]
     x_t = {"sound": scale * x_t["sound"], "video": x_t["video"]}
@@ -335,7 +346,7 @@ def data(key, batch, dimensions):
 
 
 def test_losses_of_the_best_network_are_those_of_each_leaf():
-    """E Var[y | x_t] in closed form of every leaf, by its own process and law, weighed by its own weighting."""
+    """Each leaf has E Var[y | x_t] in closed form, with its own process, law and weighting."""
     laws = {"sound": log_normal_sigma, "video": uniform}
     weighting = {"sound": lambda process, target, t: 3 / t**2, "video": weightings.uniform}
     options = dict(process=PROCESSES, target=velocity, times=laws, weighting=weighting)
@@ -364,7 +375,7 @@ def test_leaves_share_their_variates_or_draw_their_own():
 
 
 def test_leaves_whose_times_have_other_shapes_cannot_share_their_variates():
-    """Frames of video have times of their own, sound has one: so each draws its own."""
+    """Frames of video have their own times and sound has one time, so each draws its own."""
     x = {"sound": jnp.ones((8, 5)), "video": jnp.ones((8, 3, 2))}
     options = dict(process=FLOW, target=velocity, times=uniform, time_axes={"sound": 1, "video": 2})
     answer = lambda x_t, t: x_t
@@ -381,7 +392,7 @@ def test_leaves_whose_times_have_other_shapes_cannot_share_their_variates():
 
 
 def test_noises_of_leaves_are_independent():
-    """Leaves of equal shape; a network that answers zero is wrong by z where there are no data."""
+    """The leaves have equal shapes. Without data, a network that answers zero errs by z."""
     seen = []
 
     def apply(x_t, t):
@@ -417,13 +428,13 @@ def test_gradients_reach_every_leaf():
 
 
 def grids(num_steps):
-    """EDM's own for sound, and equal steps for video; as many steps."""
+    """Return EDM's own grid for sound, and equal steps for video, with equally many steps."""
     return {"sound": karras_grid(EDM(), num_steps), "video": uniform_grid(FLOW, num_steps)}
 
 
 @every_sampler
 def test_leaves_step_together_as_each_would_alone(name, keys):
-    """Another process and another grid each, the same noises; and the network is called once."""
+    """Each leaf has its process, its grid and the same noise, and the network is called once."""
     sampler, calls = SAMPLERS[name], []
     like = {
         name: jax.ShapeDtypeStruct((BATCH, *shape), jnp.float32) for name, shape in SHAPES.items()
@@ -457,7 +468,7 @@ def test_leaves_step_together_as_each_would_alone(name, keys):
 
 
 def test_leaves_are_samples_of_the_product_law():
-    """Their means and deviations in closed form, and no correlation."""
+    """Means and deviations are in closed form, and there is no correlation."""
     count = 4000
     keys = sample_keys(jax.random.key(0), jnp.arange(count))
     like = {name: jax.ShapeDtypeStruct((count,), jnp.float32) for name in PROCESSES}
@@ -473,8 +484,8 @@ def test_leaves_are_samples_of_the_product_law():
 
 
 @pytest.mark.parametrize("name", ["ddpm", "edm_heun", "deis", "predictor_corrector"])
-def test_a_leaf_that_is_given_waits(name, keys, x):
-    """Sound stays clean, bit for bit, whatever is answered about it, and video is made to it."""
+def test_a_given_leaf_waits(name, keys, x):
+    """Sound stays clean, bit for bit, for any prediction of it, and video is sampled for it."""
     start = {"sound": x["sound"], "video": FLOW.prior(keys, SHAPES["video"])}
     times = {"sound": jnp.zeros(5), "video": uniform_grid(FLOW, 4)}
 
@@ -493,7 +504,7 @@ def test_a_leaf_that_is_given_waits(name, keys, x):
 
 
 def test_start_from_leaves_that_are_given(keys, x):
-    """Data noised to the first time of each grid, by each leaf's own keys; sound is given."""
+    """Data are noised to the first time of each grid with each leaf's keys, and sound is given."""
     times = {"sound": jnp.zeros(3), "video": jnp.asarray([0.75, 0.3, 0.0])}
     arguments = (leaf_by_leaf(DENOISERS), PROCESSES, x, times, keys)
     states = image_to_image(ddim, *arguments, strength=1.0, trajectory=True)
@@ -505,7 +516,7 @@ def test_start_from_leaves_that_are_given(keys, x):
 
 
 def test_one_process_and_one_grid_serve_all_leaves(keys, x):
-    """And a table made by hand serves them too."""
+    """A table made by hand serves all leaves too."""
     denoiser = lambda x_t, t: Prediction(jax.tree.map(jnp.tanh, x_t), x_t)
     times = uniform_grid(FLOW, 3)
     found = ddim(denoiser, FLOW, x, times)
@@ -527,7 +538,7 @@ def test_grids_of_leaves_have_as_many_steps(x, keys):
 
 
 def test_adaptive_steps_keep_the_tolerance_of_every_leaf(x):
-    """The flow keeps (x_t − alpha·m)/deviation: in closed form, for both."""
+    """The flow keeps (x_t − alpha·m)/deviation, in closed form for both leaves."""
     best = lambda process: leaf_by_leaf(
         {name: gaussian(process, MEANS[name], DEVIATIONS[name]) for name in x}
     )
@@ -551,7 +562,7 @@ def test_adaptive_steps_keep_the_tolerance_of_every_leaf(x):
 
 
 def test_adaptive_steps_are_of_one_process_and_one_time(x):
-    """Annotations, which only tests check, would see it first."""
+    """Annotations, which only tests check, would refuse it first."""
     denoiser = leaf_by_leaf(DENOISERS)
     with pytest.raises(ValueError, match="adaptive takes one process and one grid"):
         inspect.unwrap(adaptive)(denoiser, PROCESSES, x, uniform_grid(FLOW, 2))
@@ -559,7 +570,7 @@ def test_adaptive_steps_are_of_one_process_and_one_time(x):
 
 @pytest.mark.parametrize("likelihood", ["log_likelihood", "discrete_bound", "continuous_bound"])
 def test_likelihoods_are_of_one_array(likelihood, x):
-    """Annotations, which only tests check, would see it first."""
+    """Annotations, which only tests check, would refuse it first."""
     denoiser, key = leaf_by_leaf(DENOISERS), jax.random.key(0)
     calls = {
         "log_likelihood": lambda: inspect.unwrap(log_likelihood)(denoiser, FLOW, x),
@@ -588,11 +599,11 @@ def test_inversion_finds_the_noise_of_every_leaf(x):
         invert(samplers.heun, denoiser, PROCESSES, x, times)
 
 
-# Guidance: for a denoiser that looks at each leaf by itself, that of each leaf.
+# Guidance of a denoiser that treats each leaf separately equals the guidance of each leaf.
 
 
 def separable(name):
-    """Nonlinear, and of all its arguments."""
+    """Make a nonlinear denoiser that depends on all of its arguments."""
 
     def denoise(x_t, t, label):
         t, label = (a.reshape(a.shape + (1,) * (x_t.ndim - 1)) for a in (t, label))
@@ -610,7 +621,8 @@ def both(x_t, t, label):
 LABELS, WEAKER = jnp.asarray([1.0, 2.0, 3.0, 0.5]), jnp.asarray([0.4, 0.1, 0.3, 0.2])
 PAIR = {"sound": COSINE, "video": FLOW}
 QUANTITY = {"sound": clean, "video": velocity}
-# Of a denoiser with labels, the process, the target and the scale: trees of them, or those of a leaf.
+# Functions of a denoiser with labels, the process, the target and the scale, as trees or for one
+# leaf.
 GUIDED = {
     "extrapolate": lambda d, p, q, s: guide(d, LABELS, jnp.zeros(1), s),
     "plus_plus": lambda d, p, q, s: guide(d, LABELS, jnp.zeros(1), s, plus_plus),
@@ -690,7 +702,7 @@ def test_the_network_of_guidance_is_called_once_with_every_leaf_stacked(x, t):
 
 
 def test_momentum_is_kept_of_every_leaf(x):
-    """The memory goes from row to row; each leaf as if it were alone."""
+    """The memory goes from row to row, for each leaf as if it were alone."""
     rule = target_rule(PAIR, QUANTITY, classifier_free, momentum=-0.5)
     times = uniform_grid(FLOW, 4)
     sample = lambda denoiser, rule, process, x: quick_jit(
@@ -710,7 +722,7 @@ def test_momentum_is_kept_of_every_leaf(x):
 
 
 def test_inpainting_of_some_leaves(x):
-    """Sound is known, and video in its first rows."""
+    """Sound is known, and so are the first rows of video."""
     known = {"sound": jnp.asarray(True), "video": jnp.asarray([[True], [False], [False]])}
     denoiser = inpaint(
         leaf_by_leaf({leaf: gaussian(PAIR[leaf], 0.3, 0.5) for leaf in x}), PAIR, known, x
@@ -732,12 +744,13 @@ def test_slerp_of_trees(x):
 
 
 def test_another_process_of_trigonometric_time(x, keys):
-    """Domains that differ need no common time: TrigFlow ends at π/2, and rectified flow at 1."""
+    """Leaves need no common domain: TrigFlow ends at π/2, and rectified flow at 1."""
     processes = {"sound": TrigFlow(), "video": FLOW}
     times = {name: uniform_grid(process, 40) for name, process in processes.items()}
     start = prior(keys, processes, x)
     denoiser = leaf_by_leaf({name: gaussian(processes[name], 0.2, 0.5) for name in x})
     found = quick_jit(lambda start: samplers.heun(denoiser, processes, start, times))(start)
+    # The flow keeps the quantile. TrigFlow's noise has the deviation .5.
     assert_trees_close(
         found, {"sound": 0.2 + start["sound"], "video": 0.2 + 0.5 * start["video"]}, atol=5e-3
-    )  # the flow keeps the quantile; TrigFlow's noise has the deviation .5
+    )

@@ -43,7 +43,7 @@ def compare(weighting, process, target, expected):
 
 
 def test_min_snr(float64):
-    """The weights of the three targets that the paper lists (Hang et al. 2023)."""
+    """The weights are those of the three targets in the paper (Hang et al. 2023)."""
     snr = 1 / np.tan(np.pi / 2 * TIMES) ** 2
     for gamma in (5.0, 1.0):
         weighting = functools.partial(weightings.min_snr, gamma=gamma)
@@ -51,13 +51,12 @@ def test_min_snr(float64):
             compare(
                 weighting, VariancePreservingCosine(), target, np.minimum(snr, gamma) * expected
             )
-    compare(
-        weightings.min_snr, VariancePreservingCosine(), noise, np.minimum(snr, 5) / snr
-    )  # the paper's gamma
+    # The paper's gamma.
+    compare(weightings.min_snr, VariancePreservingCosine(), noise, np.minimum(snr, 5) / snr)
 
 
 def test_edm(float64):
-    """λ(σ) = (σ² + σ_d²)/(σ·σ_d)² on the denoiser's error, and λ·c_out² = 1 on what its network predicts."""
+    """λ(σ) = (σ² + σ_d²)/(σ·σ_d)² weights the error of x̂, and λ·c_out² = 1 that of the network."""
     sigma = 0.002 + (80 - 0.002) * TIMES
     compare(weightings.edm, EDM(), clean, (sigma**2 + 0.25) / (sigma * 0.5) ** 2)
     compare(weightings.edm, EDM(), edm, 1)
@@ -72,7 +71,7 @@ def test_edm(float64):
 
 
 def test_sigmoid(float64):
-    """On noise sigmoid(b − λ), and so on data e^b·sigmoid(λ − b) (Hoogeboom et al. 2024)."""
+    """On noise it is sigmoid(b − λ), so on data e^b·sigmoid(λ − b) (Hoogeboom et al. 2024)."""
     log_snr = -2 * np.log(np.tan(np.pi / 2 * TIMES))
     compare(WEIGHTINGS["sigmoid"], VariancePreservingCosine(), noise, expit(1.5 - log_snr))
     compare(
@@ -83,9 +82,8 @@ def test_sigmoid(float64):
 def test_p2(float64):
     snr = (1 - TIMES) ** 2 / TIMES**2
     compare(WEIGHTINGS["p2"], RectifiedFlow(), noise, 1 / (0.5 + snr) ** 2)
-    compare(
-        weightings.p2, VariancePreservingCosine(), noise, np.sin(np.pi / 2 * TIMES) ** 2
-    )  # 1/(1 + SNR)
+    # 1/(1 + SNR).
+    compare(weightings.p2, VariancePreservingCosine(), noise, np.sin(np.pi / 2 * TIMES) ** 2)
 
 
 def test_uniform(every_process):
@@ -109,7 +107,7 @@ def test_the_loss_of_a_denoiser_depends_on_no_target(weighting, process, float64
     x = jnp.asarray(np.random.default_rng(0).standard_normal((64, 3)))
 
     def loss(target):
-        """Of the denoiser x̂ = tanh(x_t)/2, through networks for different targets."""
+        """Return the loss of the denoiser x̂ = tanh(x_t)/2, through a network for the target."""
 
         def network(scaled, told):
             t = told if isinstance(process, RectifiedFlow) else jnp.exp(4 * told)
@@ -130,13 +128,13 @@ def test_the_loss_of_a_denoiser_depends_on_no_target(weighting, process, float64
 
     expected = loss(clean)
     for target in (noise, velocity, v, score, edm, lambda process, t: (1 + t, 2 - t)):
-        # Differences of quantities up to 10 times as large, at noise levels e^±4.
+        # Differences of quantities that are up to 10 times as large, at noise levels e^±4.
         np.testing.assert_allclose(loss(target), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("deviation", [0.5, 1.3])
 def test_a_zero_network_has_an_expected_edm_loss_of_one_at_every_sigma(deviation):
-    """For data of the deviation that EDM is told."""
+    """The data have the deviation that EDM assumes."""
     x = deviation * jnp.asarray(np.random.default_rng(1).standard_normal((4000, 50)), jnp.float32)
     losses, t = simple_loss(
         jax.random.key(0),
@@ -148,5 +146,6 @@ def test_a_zero_network_has_an_expected_edm_loss_of_one_at_every_sigma(deviation
         weighting=weightings.edm,
     )
     for part in np.array_split(np.argsort(t), 8):  # from the smallest sigma to the largest
-        error = np.sqrt(2 / (len(part) * 50))  # of the mean of that many squares of unit normals
+        # Deviation of the mean of that many squares of unit normals.
+        error = np.sqrt(2 / (len(part) * 50))
         np.testing.assert_allclose(np.asarray(losses)[part].mean(), 1, atol=4 * error)

@@ -83,7 +83,8 @@ def noise_ratio(process: Process, times: Values) -> Values:
 
 
 def clip(times: Values, first: float, last: float) -> Values:
-    """Return the times clipped to [first, last], with the derivative 1 at both ends (jnp.clip:
-    1/2).
+    """Return the times clipped to [first, last], with the derivative 1 at both ends.
+
+    The derivative of jnp.clip is 1/2 there.
     """
     return jnp.where(times < first, first, jnp.where(times > last, last, times))

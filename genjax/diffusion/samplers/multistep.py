@@ -36,8 +36,7 @@ def choose(name: str, value: object, choices: tuple) -> object:
 
 
 def graded_start(times: Float[Array, " times"], order: int) -> Float[Array, " finer"]:
-    """Return the grid with order − 2 more times in its first step, so that low orders suffice
-    there.
+    """Return the grid with order − 2 more times in its first step, for a start by low orders.
 
     With N steps and k = 2, …, p − 1, a step of order k − 1 ends at the part N^{(k−p)/k} of the
     first step. Its local error is (N^{(k−p)/k}/N)^k = N^{−p}. So a multistep method of order p has
@@ -153,8 +152,7 @@ def lms(process: Process, times: Float[Array, " times"], order: int = 4) -> Tabl
 def deis(
     process: Process, times: Float[Array, " times"], order: int = 3, lower_order_final: bool = False
 ) -> Table:
-    """Integrate the polynomial in lambda through the last ẑ, with exact exponentials, of order 1 to
-    3.
+    """Integrate the polynomial in lambda through the last ẑ exactly, of order 1 to 3.
 
     Zhang & Chen 2023, DEIS, in their variable log(rho) = −lambda. With h = lambda_s − lambda_t, x_s
     = alpha_s/alpha_t·x − sigma_s·h·∫₀¹ exp(h·(1 − τ))·ẑ(τ) dτ.
@@ -208,8 +206,9 @@ def dpm_solver_pp_2m(
     form: str = "midpoint",
     lower_order_final: bool = False,
 ) -> Table:
-    """Take DPM-Solver++(2M) steps, with x̂ linear in lambda, of order 2 (Lu et al. 2022b, algorithm
-    2).
+    """Take DPM-Solver++(2M) steps, with x̂ linear in lambda, of order 2.
+
+    Lu et al. 2022b, algorithm 2.
 
     Args:
         eta: 0 for the ODE, 1 for the SDE. The noise is sigma_s·√(1 − exp(−2·eta·h)).

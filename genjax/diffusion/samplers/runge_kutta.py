@@ -67,9 +67,7 @@ def runge_kutta(
 
 
 def _evaluation_times(process, times, nodes):
-    """Return the times of the evaluations, `[step stage]`, and which steps must be Euler's, `[step
-    1]`.
-    """
+    """Return the evaluations' times `[step stage]`, and which steps must be Euler's, `[step 1]`."""
     t, h = times[:-1, None], jnp.diff(times)[:, None]
     planned = t + h * nodes.astype(times.dtype)
     first, last = process.domain
@@ -116,8 +114,9 @@ def rk4(process: Process, times: Float[Array, " times"]) -> Table:
 def edm_heun(
     process: Process, times: Float[Array, " times"], last_corrected: bool = False
 ) -> Table:
-    """Take Heun steps in (x/alpha, sigma/alpha), the last one Euler's: 2N − 1 evaluations, of order
-    2.
+    """Take Heun steps in (x/alpha, sigma/alpha), of order 2, and Euler's as the last step.
+
+    There are 2N − 1 evaluations.
 
     Karras et al. 2022, algorithm 1, for any process. In DDIM's terms the step first goes to x_s =
     alpha_s·x̂ + sigma_s·ẑ and evaluates there. It ends at x_s + alpha_s·(rho_s − rho_t)/2·(ẑ_s −

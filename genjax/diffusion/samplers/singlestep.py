@@ -94,7 +94,7 @@ def dpm_solver_1(process: Process, times: Float[Array, " times"]) -> Table:
 
 @sampler
 def dpm_solver_2(process: Process, times: Float[Array, " times"], on_grid: bool = False) -> Table:
-    """Take DPM-Solver-2 steps, with ẑ at the middle of the step: order 2, 2 evaluations per step.
+    """Take DPM-Solver-2 steps, with ẑ at the middle: order 2, 2 evaluations per step.
 
     Lu et al. 2022a, algorithm 1. With r = 1/2, x_s = alpha_s/alpha_t·x − sigma_s·(e^h − 1)·(ẑ +
     (ẑ_middle − ẑ)/(2r)).
@@ -104,7 +104,7 @@ def dpm_solver_2(process: Process, times: Float[Array, " times"], on_grid: bool 
 
 @sampler
 def dpm_solver_3(process: Process, times: Float[Array, " times"], on_grid: bool = False) -> Table:
-    """Take DPM-Solver-3 steps, with ẑ at thirds of the step: order 3, 3 evaluations per step.
+    """Take DPM-Solver-3 steps, with ẑ at thirds: order 3, 3 evaluations per step.
 
     Lu et al. 2022a, algorithm 2.
     """
@@ -115,8 +115,7 @@ def dpm_solver_3(process: Process, times: Float[Array, " times"], on_grid: bool 
 def dpm_solver_pp_2s(
     process: Process, times: Float[Array, " times"], on_grid: bool = False
 ) -> Table:
-    """Take DPM-Solver++(2S) steps, with x̂ at the middle of the step: order 2, 2 evaluations per
-    step.
+    """Take DPM-Solver++(2S) steps, with x̂ at the middle: order 2, 2 evaluations per step.
 
     Lu et al. 2022b, algorithm 1. With r = 1/2, x_s = sigma_s/sigma_t·x + alpha_s·(1 − e^{−h})·(x̂ +
     (x̂_middle − x̂)/(2r)).
@@ -128,7 +127,7 @@ def dpm_solver_pp_2s(
 def dpm_solver_pp_3s(
     process: Process, times: Float[Array, " times"], on_grid: bool = False
 ) -> Table:
-    """Take DPM-Solver++(3S) steps, with x̂ at thirds of the step: order 3, 3 evaluations per step.
+    """Take DPM-Solver++(3S) steps, with x̂ at thirds: order 3, 3 evaluations per step.
 
     This is the singlestep method of order 3 in the program of Lu et al. 2022b. With phi = 1 − (1 −
     e^{−h})/h, x_s = sigma_s/sigma_t·x + alpha_s·((1 − e^{−h})·x̂ + phi·3/2·(x̂_{2/3} − x̂)).

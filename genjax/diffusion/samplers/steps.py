@@ -80,9 +80,7 @@ class State(NamedTuple):
 
 
 def _normal(keys, number, like, row):
-    """Return N(0, I), drawn in the row's type. So bfloat16 states see the noise of float32,
-    rounded.
-    """
+    """Return N(0, I), drawn in the row's type: bfloat16 states see float32's noise, rounded."""
     draw_one = lambda key: jax.random.normal(
         jax.random.fold_in(key, number), like.shape[1:], row.times.dtype
     )

@@ -36,8 +36,9 @@ def ddpm(process: Process, times: Float[Array, " times"]) -> Table:
 
 @sampler
 def euler_ancestral(process: Process, times: Float[Array, " times"], eta: Scalar = 1.0) -> Table:
-    """Take an Euler step to below the next noise level and add noise up to it: another name for
-    `ddim`.
+    """Take an Euler step to below the next noise level and add noise up to it.
+
+    This is another name for `ddim`.
 
     Crowson 2022, k-diffusion. With rho = sigma/alpha, the Euler step in (x/alpha, rho) goes down to
     √(rho_s² − up²), where up = eta·rho_s·√(1 − rho_s²/rho_t²). This equals `ddim` with the same

@@ -1,5 +1,4 @@
-"""The common part of all linear samplers: a table of coefficients, and one `lax.scan` over its
-rows.
+"""The common part of linear samplers: a table of coefficients, and one `lax.scan` over its rows.
 
 Every sampler's step is a linear combination of the state, of the halves x̂ and ẑ of the predictions
 made so far, and of fresh noise. The coefficients depend only on the times. So a sampler is a
@@ -316,8 +315,7 @@ def _tabulate(table, options, wait, noise, process, times):
 
 
 def sampler(table: Callable[..., Table]) -> Callable:
-    """Make a sampler of a function `(process, times, …) -> Table`, which stays its attribute
-    `table`.
+    """Make a sampler of a function `(process, times, …) -> Table`, kept as its attribute `table`.
 
     The sampler is called as `(denoiser, process, noise, times, *, keys=None, trajectory=False,
     memory=None, …)`, where the rest are the table's own options. It returns samples like `noise`,
