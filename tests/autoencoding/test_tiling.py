@@ -139,7 +139,7 @@ def test_errors():
         match=r"at least 1 and less than a tile; got overlaps \(8, 2\) of tiles \(8, 8\)",
     ):
         decode_tiled(decode, normal(1, 9, 9, 1), (8, 8), (8, 2), (1, 1))
-    with pytest.raises(ValueError, match="as many axes"):
+    with pytest.raises(ValueError, match="the same number of axes"):
         Tiling((9, 9), (4, 4), (1,))
     with pytest.raises(ValueError, match=r"multiples of \(4, 4\); got \(8, 10\)"):
         encode_tiled(decode, normal(1, 8, 10, 1), (2, 2), (1, 1), (4, 4))

@@ -251,7 +251,7 @@ def test_grids_are_constants_under_jit_and_a_shift_may_be_traced():
 def test_grids_refuse_steps_that_are_no_positive_integer(grid):
     options = dict(sigma_min=0.1, sigma_max=10.0) if grid in IN_LEVELS else {}
     for steps in (0, -3):
-        with pytest.raises(ValueError, match=f"at least one step; got num_steps={steps}"):
+        with pytest.raises(ValueError, match=f"at least 1; got num_steps={steps}"):
             grid(FLOW, steps, **options)
     # In tests, the run-time check of annotations would refuse 2.5 first. It also does so where one
     # grid calls another.

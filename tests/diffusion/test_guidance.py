@@ -779,7 +779,7 @@ def test_one_program_with_the_network_once_whatever_the_numbers(build):
         (jnp.zeros(4), jnp.zeros((1, 4)), r"got shapes \(4,\) and \(1, 4\)"),
         (3, 4, "broadcasts against it"),
         ({"text": jnp.zeros((4, 3))}, {"text": jnp.zeros(4)}, r"\['text'\]"),
-        ({"text": jnp.zeros(4)}, {"label": jnp.zeros(4)}, "tree of conditioning"),
+        ({"text": jnp.zeros(4)}, {"label": jnp.zeros(4)}, "tree structure of conditioning"),
     ],
 )
 def test_null_that_does_not_fit(conditioning, null, message):

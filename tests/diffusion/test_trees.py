@@ -380,7 +380,7 @@ def test_leaves_whose_times_have_other_shapes_cannot_share_their_variates():
     options = dict(process=FLOW, target=velocity, times=uniform, time_axes={"sound": 1, "video": 2})
     answer = lambda x_t, t: x_t
     with pytest.raises(
-        ValueError, match=r"times of one shape, not \[\(8,\), \(8, 3\)\]; give `variates` as a tree"
+        ValueError, match=r"times of one shape, got \[\(8,\), \(8, 3\)\]; give `variates` as a tree"
     ):
         simple_loss(jax.random.key(0), answer, x, **options)
     variates = {"sound": stratified, "video": independent}
