@@ -91,7 +91,7 @@ def repaint(
     """Take DDPM steps that go back and repeat, for `inpaint`.
 
     Lugmayr et al. 2022, RePaint, algorithm 1 and section 4.2. After every `jump_length` steps the
-    sampler noises the state back up by as many steps and takes them again, until it has taken them
+    sampler noises the state back up by as many steps. It repeats them until it has taken them
     `resamplings` times. So the filled-in part comes nearer to the known one, but not to the exact
     law: `inpaint` has the figures. The known part is drawn from q(x_s | x_t, x), where the authors
     draw from q(x_s | x). Both have the same marginals. A trajectory has the state after every

@@ -106,12 +106,13 @@ def frequency_decoupled(
 ) -> Data:
     """Return u + low_scale·Δ_low + s·Δ_high with Δ = c − u (Sadat et al. 2025, FDG, algorithm 1).
 
-    Δ_low is the coarse level of a Laplacian pyramid: all axes of Δ between batch and channels
+    Δ_low is the coarse level of a Laplacian pyramid. All axes of Δ between batch and channels
     shrink by `factor` and grow again, by linear interpolation. The authors take low_scale = 5 and s
     = 10 for Stable Diffusion XL.
 
     With a factor of 2, Δ_low keeps cos⁶(ω/2) of a wave of frequency ω per pixel, and an alias of
-    the wave. diffusers also blurs before and after, so its Δ_low is narrower: cos¹²(ω/2).
+    the wave. The version of diffusers also blurs before and after, so its Δ_low is narrower:
+    cos¹²(ω/2).
     """
     difference = c - u
     small = (len(c), *(max(1, side // factor) for side in c.shape[1:-1]), c.shape[-1])

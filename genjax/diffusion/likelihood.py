@@ -47,10 +47,10 @@ def log_likelihood(
 ) -> tuple[Nats, Samples]:
     """Compute log p(x) = log N(x_1; 0, sigma(1)²) + ∫ tr(∂v/∂x_t) dt along dx_t/dt = v.
 
-    Song et al. 2021, equation 39. x is taken as the state at the domain's clean end, so the density
-    is that of data with the noise of this time. If the velocity is infinite there (variance
-    preserving, linear), let the domain start later, at 1e-5. The exact trace takes as many forward
-    derivatives of the denoiser at once as x has dimensions.
+    Song et al. 2021, equation 39. The state at the domain's clean end is x, so the density is that
+    of data with the noise of this time. If the velocity is infinite there (variance preserving,
+    linear), let the domain start later, at 1e-5. The exact trace takes as many forward derivatives
+    of the denoiser at once as x has dimensions.
 
     Args:
         denoiser: a function of x_t and t only, so no guidance with momentum.

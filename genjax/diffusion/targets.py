@@ -98,9 +98,9 @@ class Prediction(NamedTuple):
     """Both halves of a denoiser's answer: x̂ and ẑ with alpha·x̂ + sigma·ẑ = x_t.
 
     Each half is an array or a tree, as x_t is. `fraction` is None unless the network has a learned
-    variance. It then says where the log-variance of a step lies between its least (0) and its
-    largest value (1), which are those of `losses.step_variances` (Nichol & Dhariwal 2021, equation
-    15). An untrained network may leave [0, 1].
+    variance. It then places the log-variance of a step between its least (0) and its largest value
+    (1). These are the values of `losses.step_variances` (Nichol & Dhariwal 2021, equation 15). An
+    untrained network may leave [0, 1].
     """
 
     clean: Tree

@@ -1,8 +1,8 @@
 """Training times as laws: quantile functions that map u, uniform in (0, 1), to times of a process.
 
 A law is a function `(process, u) -> t`, increasing in u. So `independent` or `stratified` alone
-decide how u is drawn, the density of a law is 1/(dt/du), and every law can be shifted or corrected
-for. t = 0 is clean. Laws given on the unit interval are stretched over the process' domain.
+decide how u is drawn. The density of a law is 1/(dt/du), and every law can be shifted or corrected
+for. Laws given on the unit interval are stretched over the process' domain. Time 0 is clean.
 """
 
 import math

@@ -369,18 +369,18 @@ def test_loss_of_each_frame_against_numpy():
     options = dict(process=FLOW, target=velocity, times=uniform, time_axes=2)
     weigh = lambda process, target, t: 1 + t
     losses, t = simple_loss(jax.random.key(0), apply, x, weighting=weigh, **options)
-    [(x_t, told)] = seen
+    [(x_t, times)] = seen
     assert losses.shape == t.shape == (64, 5)
-    np.testing.assert_array_equal(told, t)
-    tail = told[..., None, None]
+    np.testing.assert_array_equal(times, t)
+    tail = times[..., None, None]
     z = (x_t - (1 - tail) * np.asarray(x, np.float64)) / tail
-    expected = (1 + told) * np.mean((np.tanh(x_t) - (z - x)) ** 2, axis=(2, 3))
-    far = told > 0.1
+    expected = (1 + times) * np.mean((np.tanh(x_t) - (z - x)) ** 2, axis=(2, 3))
+    far = times > 0.1
     np.testing.assert_allclose(np.asarray(losses)[far], expected[far], rtol=1e-4)
-    assert abs(np.corrcoef(told.T) - np.eye(5)).max() < 0.5  # each frame draws its own time
+    assert abs(np.corrcoef(times.T) - np.eye(5)).max() < 0.5  # each frame draws its own time
     np.testing.assert_allclose(total_loss(losses), np.mean(losses, axis=1), rtol=1e-6)
     sums, counts = sums_by_time(FLOW, losses, t, 4)
-    place = np.minimum(told * 4, 3).astype(int)
+    place = np.minimum(times * 4, 3).astype(int)
     np.testing.assert_allclose(sums, [losses[place == i].sum() for i in range(4)], rtol=1e-5)
     np.testing.assert_array_equal(counts, np.bincount(place.ravel()))
 

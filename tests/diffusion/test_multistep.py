@@ -394,9 +394,9 @@ def test_unipc_without_its_corrector_is_dpm_solver_pp(float64, order, sampler):
     times = uniform_grid(VariancePreservingCosine(), 9)
     found = tabulate(unipc, VariancePreservingCosine(), times, order=order, corrector=False)
     expected = tabulate(sampler, VariancePreservingCosine(), times)
-    alike = [row for row in range(9) if not (order == 3 and row == 2)]
+    equal_rows = [row for row in range(9) if not (order == 3 and row == 2)]
     np.testing.assert_allclose(
-        found.clean[np.array(alike)], expected.clean[np.array(alike)], rtol=1e-13
+        found.clean[np.array(equal_rows)], expected.clean[np.array(equal_rows)], rtol=1e-13
     )
     np.testing.assert_array_equal(found.noise, expected.noise)
     corrected = tabulate(unipc, VariancePreservingCosine(), times, order=order)

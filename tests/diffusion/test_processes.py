@@ -295,8 +295,10 @@ def test_the_network_sees_unit_variance_for_data_of_their_deviation(process, flo
     np.testing.assert_allclose(
         process.preconditioning.input_scale(process, t) ** 2 * variance, 1, rtol=1e-13
     )
-    told = np.log(t) / 4 if isinstance(process, EDM) else t
-    np.testing.assert_allclose(process.preconditioning.network_time(process, t), told, rtol=1e-13)
+    expected = np.log(t) / 4 if isinstance(process, EDM) else t
+    np.testing.assert_allclose(
+        process.preconditioning.network_time(process, t), expected, rtol=1e-13
+    )
 
 
 # --- Tables.

@@ -109,8 +109,8 @@ def test_the_loss_of_a_denoiser_depends_on_no_target(weighting, process, float64
     def loss(target):
         """Return the loss of the denoiser x̂ = tanh(x_t)/2, through a network for the target."""
 
-        def network(scaled, told):
-            t = told if isinstance(process, RectifiedFlow) else jnp.exp(4 * told)
+        def network(scaled, network_time):
+            t = network_time if isinstance(process, RectifiedFlow) else jnp.exp(4 * network_time)
             x_t = scaled / process.preconditioning.input_scale(process, t)[:, None]
             answer = recover(process, clean, x_t, jnp.tanh(x_t) / 2, t)
             return combine(process, target, answer.clean, answer.noise, t)

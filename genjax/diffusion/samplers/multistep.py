@@ -38,9 +38,9 @@ def choose(name: str, value: object, choices: tuple) -> object:
 def graded_start(times: Float[Array, " times"], order: int) -> Float[Array, " finer"]:
     """Return the grid with order − 2 more times in its first step, for a start by low orders.
 
-    With N steps and k = 2, …, p − 1, a step of order k − 1 ends at the part N^{(k−p)/k} of the
-    first step. Its local error is (N^{(k−p)/k}/N)^k = N^{−p}. So a multistep method of order p has
-    order p as a whole.
+    Let N be the number of steps. For k = 2, …, p − 1 a step of order k − 1 ends at the part
+    N^{(k−p)/k} of the first step. Its local error is (N^{(k−p)/k}/N)^k = N^{−p}. So a multistep
+    method of order p has order p as a whole.
 
     Args:
         order: p.

@@ -1,13 +1,13 @@
 """DPM-Solver: exponential integrators with evaluations inside the step, and no memory.
 
-As in `multistep`, the ODE is d(x/alpha) = ẑ·drho or d(x/sigma) = x̂·d(1/rho), integrated with a
-polynomial in lambda = −log(rho), half the log-SNR. After every evaluation comes the first-order
-step x_s = alpha_s·x̂ + sigma_s·ẑ from the evaluation at which the step began. It is corrected by
-the change of x̂ or ẑ since then.
+As in `multistep`, the ODE is d(x/alpha) = ẑ·drho or d(x/sigma) = x̂·d(1/rho). It is integrated with
+a polynomial in lambda = −log(rho), half the log-SNR. After every evaluation comes the first-order
+step x_s = alpha_s·x̂ + sigma_s·ẑ from the evaluation at which the step began. This step is
+corrected by the change of x̂ or ẑ since then.
 
-With `on_grid`, a step of order p covers p intervals of the grid and evaluates at its times.
-diffusers does the same with orders 1, 2, …, p in turn. The last step may then be shorter and of
-lower order. Otherwise the times inside a step divide its log-SNR evenly, or t where the log-SNR is
+With `on_grid`, a step of order p covers p intervals of the grid and evaluates at its times. This
+equals the orders 1, 2, …, p in turn of diffusers. The last step may then be shorter and of lower
+order. Otherwise the times inside a step divide its log-SNR evenly, or t where the log-SNR is
 infinite. A step from or to infinite log-SNR is of first order.
 """
 

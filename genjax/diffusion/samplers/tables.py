@@ -1,10 +1,10 @@
 """The common part of linear samplers: a table of coefficients, and one `lax.scan` over its rows.
 
-Every sampler's step is a linear combination of the state, of the halves x̂ and ẑ of the predictions
-made so far, and of fresh noise. The coefficients depend only on the times. So a sampler is a
-function `(process, times, …) -> Table`, made callable by `sampler`. The network appears once in the
-compiled program. If the times are an argument of the jitted function, a new grid of equal length
-never recompiles.
+A sampler's step is a linear combination of the state, the halves x̂ and ẑ of all predictions so
+far, and fresh noise. The coefficients depend only on the times. So a sampler is a function
+`(process, times, …) -> Table`, made callable by `sampler`. The network appears once in the compiled
+program. If the times are an argument of the jitted function, a new grid of equal length never
+recompiles.
 """
 
 import functools
