@@ -470,7 +470,9 @@ def test_times_that_reach_sigma_zero_or_leave_the_domain_are_refused():
     x, denoiser, key = jnp.zeros((2, 3)), lambda x_t, t: Prediction(x_t, x_t), jax.random.key(0)
     with pytest.raises(ValueError, match="times end at 0, where sigma = 0.*; stop them earlier"):
         discrete_bound(key, denoiser, FLOW, x, uniform_grid(FLOW, 4))
-    with pytest.raises(ValueError, match="where sigma = 0 and the bound is infinite"):
+    with pytest.raises(
+        ValueError, match="starts at 0, where sigma = 0 and the log-SNR is infinite"
+    ):
         continuous_bound(key, denoiser, FLOW, x)
     with pytest.raises(ValueError, match="the time grid runs from 0.5 to 2"):
         discrete_bound(key, denoiser, FLOW, x, jnp.array([2.0, 0.5]))
