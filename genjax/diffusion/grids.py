@@ -1,17 +1,16 @@
 """Time grids for sampling: `(process, num_steps, …) -> times`.
 
-A grid has num_steps + 1 times, noise end first.
-
-A grid ends at the process' clean end. For EDM and tables this end (sigma = 0) lies outside the
-domain that the network knows. Their grids have num_steps times in the domain, followed by the clean
-end.
+A grid has num_steps + 1 times, noise end first, and ends at the process' clean end. For EDM and
+tables this end (sigma = 0) lies outside the domain that the network knows. Their grids have
+num_steps times in the domain, followed by the clean end.
 
 Some grids space the noise level sigma/alpha from `sigma_max` to `sigma_min`. None takes the levels
 at the ends of the domain. Where those are infinite or zero (rectified flow), both must be given.
 The grid still runs from end to end: the noise end replaces sigma_max, and one more step leads from
 sigma_min to the clean end.
 
-Arguments are Python numbers; only `shift` may be traced.
+Arguments are Python numbers; only `shift` may be traced. A grid raises ValueError if `num_steps` is
+not a positive integer, or if steps or levels lie outside the process' domain.
 """
 
 import math

@@ -68,8 +68,7 @@ def _mean(a, like):
 
 def _direction(a, b, like):
     """Return 1 − cosine of the angle between channels, averaged over places."""
-    # Without the added constant, a network whose output starts at 0 would have an infinite
-    # gradient.
+    # A network whose output starts at 0 would have an infinite gradient without the constant.
     unit = lambda a: a * jax.lax.rsqrt(jnp.sum(jnp.square(a), axis=-1, keepdims=True) + 1e-4)
     return _mean(1 - jnp.sum(unit(a) * unit(b), axis=-1), like)
 
@@ -200,8 +199,7 @@ def discretized_nll(
     equation 13).
     """
     centred, half = x - mean, 1 / 255
-    # The law is symmetric. The absolute value puts both ends of the interval where log Φ is
-    # precise.
+    # The law is symmetric. The absolute value moves the interval to where log Φ is precise.
     distance = jnp.abs(centred)
     above, below = (half - distance) / deviation, (-half - distance) / deviation
     inside = log_ndtr(above) + jnp.log(-jnp.expm1(log_ndtr(below) - log_ndtr(above)))
@@ -289,7 +287,10 @@ def sums_by_time(
     t: Float[Array, " batch *times"],
     num_bins: int,
 ) -> tuple[Float[Array, " bins"], Float[Array, " bins"]]:
-    """Return the losses' sums and counts in equal parts of the domain of t, leaf by leaf."""
+    """Return sums of losses and their counts, `[bins]`, in equal parts of the domain of t.
+
+    A tree of losses gives trees of sums and counts.
+    """
     start, end = process.domain
     place = jnp.clip(num_bins * (t - start) / (end - start), 0, num_bins - 1).astype(int)
     in_bin = jax.nn.one_hot(place, num_bins)

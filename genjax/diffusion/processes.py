@@ -135,8 +135,7 @@ class Process:
                 root_is_later = excess(middle) > 0
                 return jnp.where(root_is_later, middle, low), jnp.where(root_is_later, high, middle)
 
-            # Iterate for twice the type's digits, so that times very near the clean end are precise
-            # too.
+            # Use twice the type's digits, so that times very near the clean end are precise too.
             low, high = jax.lax.fori_loop(
                 0, 2 * jnp.finfo(bracket.dtype).nmant, halve, tuple(bracket)
             )
@@ -171,7 +170,7 @@ class Process:
         shape: tuple[int, ...],
         t: Float[Array, " *frames"] | None = None,
     ) -> Float[Array, " batch *shape"]:
-        """Draw the noise from which sampling starts, N(0, sigma²) at time t, by sample keys.
+        """Draw the noise from which sampling starts: N(0, sigma²) at time t.
 
         This is the exact marginal only where alpha reaches zero. Elsewhere it neglects the data
         that the marginal still contains.
