@@ -31,7 +31,7 @@ def no_network(monkeypatch):
 @pytest.fixture
 def mocked(tmp_path, monkeypatch):
     """Datasets of random examples in the place of downloads."""
-    monkeypatch.setattr(sources, "_any_answers", lambda urls: True)
+    monkeypatch.setattr(sources, "_any_host_answers", lambda urls: True)
     with tfds.testing.mock_data(num_examples=20, data_dir=tmp_path):
         yield
 
@@ -274,7 +274,7 @@ def test_preparing_may_need_tensorflow(tmp_path, monkeypatch):
     def generate(self, path):
         raise ModuleNotFoundError("No module named 'tensorflow'")
 
-    monkeypatch.setattr(sources, "_any_answers", lambda urls: True)
+    monkeypatch.setattr(sources, "_any_host_answers", lambda urls: True)
     monkeypatch.setattr(Squares, "_split_generators", generate)
     with pytest.raises(ImportError, match="(?s)pip install tensorflow-cpu.*download_and_prepare"):
         load_dataset("squares", data_dir=tmp_path)
