@@ -298,8 +298,8 @@ class BucketedBatches(Batches):
             if 0 < count < batch_size
         }:
             raise ValueError(
-                f"batch size {batch_size} exceeds the examples of buckets {few}: leave these out of "
-                "the list, and their examples go to the nearest other bucket, or take batches of "
+                f"batch size {batch_size} exceeds the examples of buckets {few}: leave these out "
+                "of the list, and their examples go to the nearest other bucket, or take batches of "
                 f"at most {min(few.values())}"
             )
         # Threads run ahead into the next epoch, and batches may begin in the previous epoch.
