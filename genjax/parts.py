@@ -46,8 +46,7 @@ def find(name: str, places: Sequence[str], field: str) -> Any:
 def bind(
     fields: Mapping[str, Any], places: Sequence[str], field: str, called_with: Sequence[str] = ()
 ) -> functools.partial:
-    """Return the object that `fields["name"]` names, bound to the other fields as keyword
-    arguments.
+    """Return the object that `fields["name"]` names, bound to the other fields as keywords.
 
     A field that is itself a dictionary with a name is made first, from the same places.
 

@@ -196,8 +196,7 @@ def _resized(size: Bucket, dataset: Dataset, transform: Transform) -> Dataset:
 
 
 def resized_to(size: Bucket, dataset: Dataset) -> Dataset:
-    """Return the set with every image resized until it just covers `size`, and cropped to its
-    middle.
+    """Return the set with every image resized until it just covers `size`, and center-cropped.
 
     Args:
         size: (height, width) in pixels.
@@ -299,8 +298,8 @@ class BucketedBatches(Batches):
         }:
             raise ValueError(
                 f"batch size {batch_size} exceeds the examples of buckets {few}: leave these out "
-                "of the list, and their examples go to the nearest other bucket, or take batches of "
-                f"at most {min(few.values())}"
+                "of the list, and their examples go to the nearest other bucket, or take batches "
+                f"of at most {min(few.values())}"
             )
         # Threads run ahead into the next epoch, and batches may begin in the previous epoch.
         self._permutation = functools.lru_cache(4 * len(buckets))(self._permutation)

@@ -132,10 +132,10 @@ def read_images(
     channels: int = 3,
     preload_bytes: int = PRELOAD_BYTES,
 ) -> Dataset:
-    """Return a dataset of the files that can be read; `skipped` names the others, relative to
-    `root`.
+    """Return a dataset of the files that can be read.
 
-    All files are decoded once, in threads, before the first batch. So the examples, and with them
+    `Dataset.skipped` names the other files, relative to `root`. All files are decoded once, in
+    threads, before the first batch. So the examples, and with them
     every batch, are fixed from then on. Results for `REMEMBER_FROM` files or more are stored in the
     user's cache folder. Later runs read a file again only if its size or modification time has
     changed.

@@ -18,10 +18,10 @@ from genjax.data.transforms import Example, Transform
 
 
 class Batches:
-    """The endless sequence of a dataset's batches: `batches[step]`, or prefetched by
-    `iterate(start)`.
+    """The endless sequence of a dataset's batches, by step or prefetched.
 
-    `batches[step]` is a dict of arrays `[rows ...]` with the examples of this process. Every epoch
+    `batches[step]` is a dict of arrays `[rows ...]` with the examples of this process, and
+    `batches.iterate(start)` yields prefetched batches. Every epoch
     is a fresh permutation; a batch may end one epoch and begin the next.
 
     NumPy draws a permutation and gathers a batch of 64 digits in 10 µs. Shuffling and batching

@@ -152,8 +152,7 @@ def _prepared_builder(name: str, data_dir: str | None):
 
 
 def _is_useful(record: logging.LogRecord) -> bool:
-    """Return False for the advice to install OpenCV, which tensorflow-datasets logs in every
-    run."""
+    """Return False for tensorflow-datasets' advice to install OpenCV, logged in every run."""
     return "OpenCV is not installed" not in record.getMessage()
 
 

@@ -18,13 +18,13 @@ FILES = (
 
 
 class Tokenizer:
-    """A published text encoder's tokenizer: `ids, mask = Tokenizer(folder).encode(prompts,
-    length)`.
+    """A published text encoder's tokenizer.
 
-    The folder holds `tokenizer.json`, or CLIP's `vocab.json` and `merges.txt` (Radford et al.
-    2021), as Stable Diffusion's folders do. It also holds `tokenizer_config.json` or
-    `special_tokens_map.json`, which name the padding token. CLIP pads with its end of text (some
-    versions with "!"); T5 and BERT have padding tokens of their own.
+    Use it as `ids, mask = Tokenizer(folder).encode(prompts, length)`. The folder holds
+    `tokenizer.json`, or CLIP's `vocab.json` and `merges.txt` (Radford et al. 2021), as Stable
+    Diffusion's folders do. It also holds `tokenizer_config.json` or `special_tokens_map.json`,
+    which name the padding token. CLIP pads with its end of text (some versions with "!"); T5 and
+    BERT have padding tokens of their own.
 
     Attributes:
         padding_id: the padding token's number.

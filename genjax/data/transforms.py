@@ -30,8 +30,7 @@ def to_float(
 def to_uint8(
     images: Float[Array | np.ndarray, "... height width channels"],
 ) -> UInt8[Array | np.ndarray, "... height width channels"]:
-    """Convert floats in [−1, 1] to the nearest bytes, the inverse of `to_float`; clip other
-    values."""
+    """Convert floats in [−1, 1] to the nearest bytes, the inverse of `to_float`; clip others."""
     return ((images.astype("float32") + 1) * 127.5).round().clip(0, 255).astype("uint8")
 
 

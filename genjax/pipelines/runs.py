@@ -75,7 +75,8 @@ class Run:
             if chosen not in checkpoints.steps():
                 which = "good checkpoint" if self._step is None else f"checkpoint {self._step}"
                 raise FileNotFoundError(
-                    f"{checkpoints.directory} has no {which}; its steps are {checkpoints.steps()}"
+                    f"{checkpoints.directory} has no {which}; the steps there are "
+                    f"{checkpoints.steps()}"
                 )
             if problem := damage(checkpoints.path(chosen)):
                 raise OSError(f"the checkpoint {checkpoints.path(chosen)} is damaged: {problem}")

@@ -109,8 +109,7 @@ def _find_clips(data_dir: str | os.PathLike | None) -> tuple[Path, list[Path]]:
 def decode_clip(
     path: str | os.PathLike, size: int, num_frames: int, frames_per_second: float
 ) -> np.ndarray:
-    """Return the first frames of a clip as bytes `[num_frames size size 3]`; see
-    `load_animated_emoji`.
+    """Return a clip's first frames as bytes `[num_frames size size 3]`; see `load_animated_emoji`.
 
     Raises:
         ValueError: the clip has a single frame, frames that are not square, or ends too early.
@@ -143,8 +142,7 @@ def decode_clip(
 def _decoded(
     root: Path, paths: Sequence[Path], form: tuple
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """Return the usable files' indices, their clips, and why other files are skipped; use the
-    cache."""
+    """Return the usable files' indices and clips, and why others are skipped, from a cache."""
     states = [
         (path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
         for path in paths
@@ -211,8 +209,7 @@ def _captions(root: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _unicode_name(code: str) -> tuple[str]:
-    """Return the characters' Unicode names, no joiners: ("woman, light skin tone, ear of
-    rice",)."""
+    """Return the characters' names, no joiners: ("woman, light skin tone, ear of rice",)."""
     parts = [
         TONES.get(part) or unicodedata.name(chr(int(part, 16)), part).lower()
         for part in code.split("-")

@@ -19,8 +19,7 @@ CLASS_NAMES = (
 
 
 def find_fashion(data_dir: str | os.PathLike | None) -> Path | None:
-    """Return the folder that holds the files, `data_dir` or Debian's; None if neither holds
-    them."""
+    """Return the folder of the files, `data_dir` or Debian's; None if neither holds them."""
     for folder in (data_dir, DEBIAN):
         if folder and all(
             path.exists() for stem in STEMS.values() for path in _paths(Path(folder), stem)

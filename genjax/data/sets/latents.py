@@ -66,8 +66,7 @@ def write_latents(
 
 
 class LatentRecords:
-    """Records of latents: `records[i]` is a dictionary of a standardized latent, `image`, and
-    `label`."""
+    """Records of latents: `records[i]` has a standardized latent, `image`, and its `label`."""
 
     def __init__(
         self,
@@ -94,8 +93,7 @@ class LatentRecords:
 
 
 def read_summary(folder: str | os.PathLike | None) -> dict[str, Any]:
-    """Return `latents.json`: `shape`, `mean` and `deviation` by channel, `splits` with counts,
-    classes.
+    """Return `latents.json`: shape, moments by channel, splits with their counts, and classes.
 
     Raises:
         FileNotFoundError: the file does not exist, or not yet.

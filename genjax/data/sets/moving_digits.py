@@ -35,8 +35,7 @@ def load_moving_digits(split: str) -> Dataset:
 
 
 def _digits() -> dict[str, np.ndarray]:
-    """Return by split the digits that `Digits` stores, doubled in size: bytes `[examples 16
-    16]`."""
+    """Return by split the digits of `Digits`, doubled in size: bytes `[examples 16 16]`."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -27,8 +27,7 @@ def _encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:
 
 
 def _settings(folder: Folder, network: nn.Module, autoencoder: nn.Module) -> dict[str, Any]:
-    """Return the pipeline's settings; time is shifted by the number of tokens if the schedule says
-    so."""
+    """Return the settings; the schedule may shift time by the number of tokens."""
     process = diffusion.RectifiedFlow()
     schedule = folder.config("scheduler", lambda entries: flow_matching(entries, False, True))
 

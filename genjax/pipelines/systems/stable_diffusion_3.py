@@ -18,8 +18,7 @@ CLIP_LENGTH, T5_LENGTH = 77, 256  # tokens
 
 
 def _clip(module: nn.Module, variables: Any, ids: Any, mask: Any) -> tuple[Any, Any]:
-    """Return the states before the last block, and the projected pooled state; padding is
-    included."""
+    """Return the states before the last block, padding included, and the projected pooled state."""
     encoded = module.apply(variables, ids)
     return encoded.states[-2], encoded.projected
 
