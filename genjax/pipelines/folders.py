@@ -23,7 +23,7 @@ from genjax import pretrained
 from genjax.data.tokenizers import FILES, Tokenizer
 from genjax.nn import Text
 from genjax.pipelines.generation import Pipeline
-from genjax.pretrained.configuration import expect_kind, is_of, read_json
+from genjax.pretrained.configuration import expect_kind, has_type, read_json
 from genjax.pretrained.published import members, record_of, records
 
 
@@ -62,7 +62,7 @@ class Folder:
             ValueError: the entry is not a pair of library and class.
         """
         entry = self.index.get(part) or [None, None]
-        if not is_of(entry, list[str | None]) or len(entry) != 2:
+        if not has_type(entry, list[str | None]) or len(entry) != 2:
             path = self.path / "model_index.json"
             raise ValueError(f"{path} has {part}={entry!r:.60}; expected [library, class]")
         return entry[1]
@@ -178,9 +178,9 @@ def load(
 ) -> Pipeline:
     """Return a folder's pipeline: Stable Diffusion 3 and 3.5, FLUX.1, PixArt (alpha, sigma) or DiT.
 
-        types = dict(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
-        pipeline = load("stable-diffusion-3-medium-diffusers", **types)
-        images = pipeline(["a corgi on a skateboard"], seeds=[7], guidance_scale=5.0)
+        types = dict(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16) pipeline =
+        load("stable-diffusion-3-medium-diffusers", **types) images = pipeline(["a corgi on a
+        skateboard"], seeds=[7], guidance_scale=5.0)
 
     Each pipeline has its authors' schedule, text encoders and defaults. CLIP reads 77 tokens. T5
     reads 256 tokens for Stable Diffusion 3 and FLUX.1 schnell, 512 for FLUX.1 dev, 120 for
@@ -220,10 +220,10 @@ def save(
     Text encoders, tokenizers and schedule are copied from the folder that they were loaded from.
     For a pipeline built by hand, name its system and give these parts:
 
-        schedule = dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=3.0)
-        clip = dict(text_encoder=(clip_module, clip_variables), tokenizer=Tokenizer("clip"))
-        t5 = dict(text_encoder_2=(t5_module, t5_variables), tokenizer_2=Tokenizer("t5"))
-        save("mine", pipeline, "FluxPipeline", scheduler=schedule, **clip, **t5)
+        schedule = dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=3.0) clip =
+        dict(text_encoder=(clip_module, clip_variables), tokenizer=Tokenizer("clip")) t5 =
+        dict(text_encoder_2=(t5_module, t5_variables), tokenizer_2=Tokenizer("t5")) save("mine",
+        pipeline, "FluxPipeline", scheduler=schedule, **clip, **t5)
 
     The saved folder then has the system's own defaults for number of steps, guidance scale and
     picture size.

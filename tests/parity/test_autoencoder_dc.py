@@ -151,7 +151,7 @@ def from_config(**entries):
         ),
         (
             lambda stage: dict(latent_deviation=(1.0, 2.0)),
-            "cannot be saved as AutoencoderDC: latent_deviation has 2 values, and the class 1",
+            "cannot be saved as AutoencoderDC: latent_deviation has 2 values, the class has 1",
         ),
     ],
 )

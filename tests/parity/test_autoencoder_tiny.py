@@ -108,7 +108,7 @@ def test_what_is_saved_opens_in_diffusers(saved, tmp_path):
 @pytest.mark.parametrize("name", ["latent_mean", "latent_deviation"])
 def test_what_diffusers_cannot_say_is_named(tmp_path, name):
     with pytest.raises(
-        ValueError, match=f"as AutoencoderTiny: {name} has 4 values, and the class 1"
+        ValueError, match=f"as AutoencoderTiny: {name} has 4 values, the class has 1"
     ):
         pretrained.save(tmp_path / "ours", Ours(**{name: (1.0, 2.0, 3.0, 4.0)}), {})
     assert not (tmp_path / "ours").exists()

@@ -132,8 +132,8 @@ def test_what_is_saved_opens_in_diffusers(name, tmp_path):
             dict(widths=(6, 9)),
             r"cannot be saved .*widths=\(6, 9\) are not all multiples of the first",
         ),
-        (dict(latent_mean=(0.0,) * 16), "latent_mean has 16 values, and the class 3"),
-        (dict(latent_deviation=()), "latent_deviation has 0 values, and the class 3"),
+        (dict(latent_mean=(0.0,) * 16), "latent_mean has 16 values, the class has 3"),
+        (dict(latent_deviation=()), "latent_deviation has 0 values, the class has 3"),
     ],
 )
 def test_what_diffusers_cannot_say_is_named(fields, message, tmp_path):

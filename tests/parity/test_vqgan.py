@@ -161,7 +161,7 @@ def test_a_codebook_of_averages_and_unit_length_is_saved_by_its_effect(saved, tm
         (dict(latent_mean=(0.5,)), r"latent_mean=\(0.5,\) is not supported; only \(0.0,\)"),
         (
             dict(latent_deviation=(1.0, 2.0, 3.0)),
-            "cannot be saved as VQModel: latent_deviation has 3 values, and the class 1",
+            "cannot be saved as VQModel: latent_deviation has 3 values, the class has 1",
         ),
     ],
 )
