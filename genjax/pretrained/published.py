@@ -182,7 +182,7 @@ class Published:
             raise ValueError(f"{path} cannot be read as {self.name}: {fault}") from error
 
     def save(self, folder: str | os.PathLike, module: Any, variables: PyTree, **entries: Any):
-        """Write a folder of this class; arguments and errors are those of `genjax.pretrained.save`."""
+        """Write a folder of this class; `genjax.pretrained.save` has the arguments and errors."""
         try:
             config = self.write(module, variables) | entries
             self.complete(config)
