@@ -93,9 +93,8 @@ def test_the_buckets_of_sdxl():
 def test_the_nearest_bucket():
     """Of two ratios a and b the larger of a/b and b/a is the distance, here without rounding."""
     buckets = aspect_buckets(64**2, 8, 3.0)
-    sizes = np.random.default_rng(0).integers(
-        20, 400, (1500, 2)
-    )  # more than are compared at a time
+    # More than are compared at a time.
+    sizes = np.random.default_rng(0).integers(20, 400, (1500, 2))
     for (height, width), number in zip(
         sizes.tolist(), nearest_buckets(sizes, buckets), strict=True
     ):
@@ -158,9 +157,8 @@ def test_crops_show_what_they_say(size, random):
         if not random:
             assert corner[axis] == (side - bucket[axis]) // 2
         place = (corner[axis] + np.arange(bucket[axis]) + 0.5) * size[axis] / side - 0.5
-        inner = (place > 2 / scale + 1) & (
-            place < size[axis] - 2 / scale - 2
-        )  # the filter sees no edge
+        # The filter sees no edge.
+        inner = (place > 2 / scale + 1) & (place < size[axis] - 2 / scale - 2)
         expected = 250 * place / (size[axis] - 1)
         shown = np.moveaxis(pixels[..., axis].astype(float), axis, 0)[inner]
         assert inner.sum() > 10
@@ -266,9 +264,8 @@ def test_epochs():
         if epoch % 4 == 0:  # then nothing is left over
             assert set(seen) == {epoch}
     assert len(set(map(tuple, orders))) > 4
-    assert any(
-        order != sorted(order, key=order.index) for order in orders
-    )  # not one bucket after the other
+    # Not one bucket after the other.
+    assert any(order != sorted(order, key=order.index) for order in orders)
     for stream, count in zip(streams.values(), COUNTS, strict=True):
         epochs = np.reshape(stream, (8, count))
         assert len({tuple(epoch) for epoch in epochs}) >= 7  # of five examples there are 120 orders

@@ -38,9 +38,8 @@ def test_tokens_and_padding(folder):
     assert ids.dtype == np.int32 and mask.dtype == bool
     assert (tokenizer.padding_id, tokenizer.num_tokens) == (0, len(WORDS))
     assert [a.shape for a in tokenizer.encode([], 6)] == [(0, 6), (0, 6)]
-    np.testing.assert_array_equal(
-        tokenizer.encode(["a"], 4)[0], [[2, 4, 3, 0]]
-    )  # lengths of calls are their own
+    # Lengths of calls are their own.
+    np.testing.assert_array_equal(tokenizer.encode(["a"], 4)[0], [[2, 4, 3, 0]])
 
 
 def test_what_is_cut_is_named_and_the_end_is_marked(folder):

@@ -131,9 +131,8 @@ def test_what_is_saved_opens_in_diffusers(name, saved, tmp_path):
     theirs, _, expected, variables = saved(name)
     assert_opens(theirs, expected, variables, tmp_path)
     ours = pretrained.load(tmp_path)[0]
-    np.testing.assert_allclose(
-        ours.latent_deviation, expected.latent_deviation
-    )  # saved as their inverse
+    # Saved as their inverse.
+    np.testing.assert_allclose(ours.latent_deviation, expected.latent_deviation)
     assert ours.clone(latent_deviation=(1.0,)) == expected.clone(latent_deviation=(1.0,))
 
 

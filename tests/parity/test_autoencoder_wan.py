@@ -53,9 +53,8 @@ def build(base_dim=6, z_dim=3, in_channels=3, **options):
         for name, parameter in theirs.named_parameters():
             if name.endswith(("gamma", "bias")):
                 parameter.add_(0.3 * torch.randn_like(parameter))
-        theirs.decoder.conv_out.bias.mul_(
-            0.3
-        )  # else much of the output leaves [−1, 1], to which it is clipped
+        # Else much of the output leaves [−1, 1], to which it is clipped.
+        theirs.decoder.conv_out.bias.mul_(0.3)
     return theirs
 
 

@@ -49,9 +49,8 @@ def generators():
     theirs = randomized([*layers, torch_nn.Tanh()])
 
     parameters, statistics = {}, {}
-    weight = (
-        theirs[0].weight.detach().numpy()
-    )  # [in, out, row, column], as all transposed convolutions
+    # [in, out, row, column], as all transposed convolutions.
+    weight = theirs[0].weight.detach().numpy()
     parameters["project"] = {"kernel": weight.transpose(0, 2, 3, 1).reshape(LATENT, -1)}
     for i in range(DOUBLINGS):
         parameters[f"norm_{i}"], statistics[f"norm_{i}"] = norm(theirs[1 + 3 * i])
@@ -72,9 +71,8 @@ def discriminators():
         layers += [torch_nn.BatchNorm2d(outputs), torch_nn.LeakyReLU(0.2)]
     theirs = randomized([*layers, torch_nn.Conv2d(features[-1], 1, START, 1, 0, bias=False)])
 
-    kernel = lambda layer: (
-        layer.weight.detach().numpy().transpose(2, 3, 1, 0)
-    )  # [out, in, row, column] there
+    # [out, in, row, column] there.
+    kernel = lambda layer: layer.weight.detach().numpy().transpose(2, 3, 1, 0)
     parameters, statistics = {"conv_0": {"kernel": kernel(theirs[0])}}, {}
     for i in range(1, DOUBLINGS):
         parameters[f"conv_{i}"] = {"kernel": kernel(theirs[3 * i - 1])}

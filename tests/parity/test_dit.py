@@ -71,9 +71,8 @@ def block(theirs):
 def parameters(theirs):
     embedding = theirs.transformer_blocks[0].norm1.emb
     patches = theirs.pos_embed.proj
-    kernel = (
-        patches.weight.detach().numpy()
-    )  # [width, channel, row, column]; ours (row, column, channel)
+    # [width, channel, row, column]; ours (row, column, channel).
+    kernel = patches.weight.detach().numpy()
     return {
         "patch_embedding": {
             "kernel": kernel.transpose(2, 3, 1, 0).reshape(-1, WIDTH),
@@ -93,10 +92,8 @@ def parameters(theirs):
 def test_outputs_agree(theirs):
     random = np.random.default_rng(0)
     x = random.standard_normal((4, SIDE, SIDE, CHANNELS), np.float32)
-    timesteps, labels = (
-        np.array([0, 1, 500, 999]),
-        np.array([0, 3, 9, CLASSES]),
-    )  # the last is the null label
+    # The last is the null label.
+    timesteps, labels = (np.array([0, 1, 500, 999]), np.array([0, 3, 9, CLASSES]))
     with torch.no_grad():
         expected = theirs(
             torch.from_numpy(x.transpose(0, 3, 1, 2)),

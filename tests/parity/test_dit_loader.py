@@ -58,10 +58,8 @@ def saved(request, tmp_path_factory):
     return folder, model, SIDES[request.param], *pretrained.load(folder)
 
 
-TIMESTEPS, LABELS = (
-    np.array([0, 1, 321, 999]),
-    np.array([0, 3, 9, CLASSES]),
-)  # the last is the null label
+# The last is the null label.
+TIMESTEPS, LABELS = (np.array([0, 1, 321, 999]), np.array([0, 3, 9, CLASSES]))
 
 
 def images(side, channels):

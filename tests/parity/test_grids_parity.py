@@ -85,9 +85,8 @@ def test_spacings_of_ddim(spacing, num_steps):
     reference = DDIMScheduler(timestep_spacing=spacing)
     reference.set_timesteps(num_steps)
     found = timesteps(SPACINGS[spacing](TABLE, num_steps))
-    np.testing.assert_allclose(
-        found, reference.timesteps, atol=1e-3
-    )  # integers there, float32 times 1000 here
+    # Integers there, float32 times 1000 here.
+    np.testing.assert_allclose(found, reference.timesteps, atol=1e-3)
 
 
 def test_leading_with_the_offset_of_stable_diffusion():
@@ -104,9 +103,8 @@ def test_where_trailing_spacing_of_ddim_is_not_the_papers():
     reference.set_timesteps(48)
     found = timesteps(trailing_grid(TABLE, 48))
     astray = np.abs(found - np.asarray(reference.timesteps)) > 0.5
-    np.testing.assert_allclose(
-        found[astray], [937, 687, 437, 187], atol=1e-3
-    )  # 937.5 − 1 to even, and so on
+    # 937.5 − 1 to even, and so on.
+    np.testing.assert_allclose(found[astray], [937, 687, 437, 187], atol=1e-3)
     reference.set_timesteps(61)
     assert len(reference.timesteps) == 62 and reference.timesteps[-1] == -1
     np.testing.assert_allclose(

@@ -91,10 +91,8 @@ def test_times_are_compared_in_turns(capsys):
     )
     assert fastest["torch eager"] / slowest["genjax"] <= row["ratios"]["torch eager"]
     assert {"torch", "diffusers", "jax"} <= row["versions"].keys() and row["date"]
-    width, tokens = (
-        32,
-        16,
-    )  # of a forward pass: the block, patches in and out, modulation of the head, time
+    # Of a forward pass: the block, patches in and out, modulation of the head, time.
+    width, tokens = (32, 16)
     block = 12 * tokens * width**2 + 2 * tokens**2 * width + 6 * width**2
     ends = tokens * width * (16 + 16) + 2 * width**2 + 256 * width + width**2
     assert row["useful_multiply_adds"] == 2 * (block + ends)

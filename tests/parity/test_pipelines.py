@@ -24,11 +24,8 @@ pytestmark = pytest.mark.filterwarnings(
 
 PROMPTS = ["a photo of a cat " * 8, "Red apples on a table, " * 8]
 NEGATIVES = ["the cats", ""]
-TEXT = (
-    "text_embedder",
-    "add_v_proj",
-    "attn2.to_v",
-)  # what the text adds to conditioning and to attention
+# What the text adds to conditioning and to attention.
+TEXT = ("text_embedder", "add_v_proj", "attn2.to_v")
 TOKENS = 700  # more than the tokenizers have
 
 

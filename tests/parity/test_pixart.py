@@ -103,9 +103,8 @@ def test_outputs_agree(saved):
     _, model, shape, module, variables = saved
     x, timesteps, text, size = inputs(model, shape)
     apply = jax.jit(module.apply)
-    mask = jnp.arange(6) < jnp.array(
-        [[6], [3], [1]]
-    )  # as many tokens as prompts have, the last an empty one
+    # As many tokens as prompts have, the last an empty one.
+    mask = jnp.arange(6) < jnp.array([[6], [3], [1]])
     outputs = []
     for prompts in (text, text.replace(mask=mask)):
         expected = theirs(model, x, timesteps, prompts, size)

@@ -335,9 +335,8 @@ def levels(scheduler):
 def network(scheduler, x, t, alpha, sigma):
     """What a perfect network, of the kind that the scheduler expects, says to its state."""
     if hasattr(scheduler, "scale_model_input"):
-        scaled = scheduler.scale_model_input(
-            x, t
-        )  # it has to be called, and gives x_t of all but EDM's
+        # It has to be called, and gives x_t of all but EDM's.
+        scaled = scheduler.scale_model_input(x, t)
         x = x if "EDM" in type(scheduler).__name__ else scaled
     clean, noise = two_normals(x.double(), alpha, sigma, torch.tanh)
     kind = scheduler.config.get("prediction_type", "flow_prediction")
@@ -358,9 +357,8 @@ def their_states(scheduler, case, noise, draws, monkeypatch):
     scheduler.set_timesteps(STEPS, **case.grid)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)  # Karras' timesteps are rounded, and not unique
-    draws = iter(
-        draws if len(scheduler.timesteps) == STEPS else draws[1::2]
-    )  # by second evaluations
+    # By second evaluations.
+    draws = iter(draws if len(scheduler.timesteps) == STEPS else draws[1::2])
     module = sys.modules[type(scheduler).__module__]
     if hasattr(module, "randn_tensor"):
         monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: torch.from_numpy(next(draws)))
@@ -392,9 +390,8 @@ def draws():
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-@pytest.mark.filterwarnings(
-    "ignore:.*algorithm_type:FutureWarning"
-)  # that of DPM-Solver without ++ will go
+# That of DPM-Solver without ++ will go.
+@pytest.mark.filterwarnings("ignore:.*algorithm_type:FutureWarning")
 @pytest.mark.filterwarnings(
     "ignore:__array__ implementation|__array_wrap__ must:DeprecationWarning"
 )

@@ -33,9 +33,8 @@ def test_outputs_agree(name):
 def test_faults_are_listed_together(tmp_path):
     tensors = load_file(DATA / "lightning_dit_qk_norm.safetensors")
     del tensors["blocks.1.attn.q_norm.weight"]
-    tensors["blocks.0.attn.qkv.weight"] = tensors["blocks.0.attn.qkv.weight"][
-        :-1
-    ]  # no longer three layers
+    # No longer three layers.
+    tensors["blocks.0.attn.qkv.weight"] = tensors["blocks.0.attn.qkv.weight"][:-1]
     tensors["pos_embed"] = tensors["pos_embed"] + 1e-3
     tensors["feat_rope.freqs_sin"] = tensors["feat_rope.freqs_cos"]
     save_file(tensors, tmp_path / "file")

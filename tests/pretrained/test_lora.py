@@ -74,9 +74,8 @@ def test_new_adapters_change_nothing_and_all_of_them_learn(variables):
 
     gradients = jax.jit(jax.grad(loss))(adapters, variables)
     for path, adapter in adapters.items():
-        cosines = np.cos(
-            leaf(variables, path)
-        )  # the derivative to the kernel, and by the product's rule to its parts
+        # The derivative to the kernel, and by the product's rule to its parts.
+        cosines = np.cos(leaf(variables, path))
         expected = np.swapaxes(adapter["down"], -2, -1) @ cosines
         np.testing.assert_allclose(gradients[path]["up"], expected, rtol=1e-4, atol=1e-6)
         assert not np.any(gradients[path]["down"])

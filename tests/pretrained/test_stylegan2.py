@@ -80,9 +80,8 @@ def test_faults_are_listed_together(tmp_path):
     del tensors["b16.conv0.bias"]
     tensors["b8.conv1.weight"] = tensors["b8.conv1.weight"][:, :-1]
     tensors["b4.fc.weight"] = tensors["b4.fc.weight"][:, :-1]  # no longer of 4×4 features
-    tensors["b4.resample_filter"] = (
-        np.ones((4, 4), np.float32) / 16
-    )  # another filter than the module's
+    # Another filter than the module's.
+    tensors["b4.resample_filter"] = np.ones((4, 4), np.float32) / 16
     save_file(tensors, tmp_path / "file")
     with pytest.raises(ValueError) as caught:
         load_discriminator(tmp_path / "file", DISCRIMINATORS["discriminator_skip"])

@@ -99,9 +99,8 @@ def test_scanned_layers_are_stacked_and_bfloat16_kept(tmp_path, stack):
     np.testing.assert_array_equal(loaded, kernel)
 
 
-@pytest.mark.parametrize(
-    "shard_bytes", [10**9, 40, 1]
-)  # one file; two tensors of 16 bytes each; one each
+# One file; two tensors of 16 bytes each; one each.
+@pytest.mark.parametrize("shard_bytes", [10**9, 40, 1])
 def test_what_is_saved_is_loaded(tmp_path, stack, shard_bytes):
     save_variables(tmp_path, {"a": 1}, stack, name_of_layer, name="model", shard_bytes=shard_bytes)
     assert len(list(tmp_path.glob("*.safetensors"))) == {10**9: 1, 40: 2, 1: 3}[shard_bytes]

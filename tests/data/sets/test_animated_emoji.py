@@ -55,9 +55,8 @@ def packages(tmp_path):
     (second / "empty.webp").write_bytes(b"")
     (second / "page.webp").write_bytes(b"<html>")
     write_clip(second / "still.webp", plain(1))
-    write_clip(
-        second / "short.webp", plain(10)
-    )  # .42 s, where the last of five frames is at .5625 s
+    # .42 s, where the last of five frames is at .5625 s.
+    write_clip(second / "short.webp", plain(10))
     write_clip(second / "wide.webp", [frame.resize((16, 12)) for frame in plain(20)])
     return root
 
@@ -67,13 +66,8 @@ def test_frames_are_those_of_the_middles(tmp_path):
     clip = write_clip(tmp_path / "a.webp", plain(16))  # 42 ms each
     assert numbers(decode_clip(clip, **FORM)) == [1, 4, 7, 10, 13]
     clip = write_clip(tmp_path / "b.webp", plain(6), duration=[200, 100, 10, 10, 200, 60])
-    assert numbers(decode_clip(clip, **FORM)) == [
-        0,
-        0,
-        3,
-        4,
-        5,
-    ]  # until 200, 300, 310, 320, 520, 580 ms
+    # Until 200, 300, 310, 320, 520, 580 ms.
+    assert numbers(decode_clip(clip, **FORM)) == [0, 0, 3, 4, 5]
     with pytest.raises(ValueError, match="ends after 0.58 s, and frame 6 is due until 0.75 s"):
         decode_clip(clip, **FORM | dict(num_frames=6))
 

@@ -79,9 +79,8 @@ def test_subfolders_may_be_the_splits(tmp_path):
         )
     with pytest.raises(ValueError, match="expected one of .'test', 'train', 'validation'"):
         load_dataset("folder", "valid", tmp_path)
-    save(
-        tmp_path / "bus/x.png", picture(0)
-    )  # so that these are vehicles: bus, test, train, validation
+    # So that these are vehicles: bus, test, train, validation.
+    save(tmp_path / "bus/x.png", picture(0))
     assert load_dataset("folder", "train", tmp_path).class_names == (
         "bus",
         "test",
@@ -365,9 +364,8 @@ def test_conversions_are_defined_and_counted(tmp_path, name):
         assert kinds == (*others, *([] if mode == wanted else [f"{mode} to {wanted}"]))
         assert pixels.dtype == np.uint8
         expected = rgb if channels == 3 else (rgb @ LUMA)[..., None]
-        np.testing.assert_allclose(
-            pixels, expected, atol=1.01
-        )  # one level, by rounding once or twice
+        # One level, by rounding once or twice.
+        np.testing.assert_allclose(pixels, expected, atol=1.01)
         dataset = load_folder("train", tmp_path, channels=channels)
         assert dataset.conversions == dict.fromkeys(kinds, 1)
         np.testing.assert_array_equal(dataset.source[0]["image"], pixels)

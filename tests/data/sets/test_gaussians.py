@@ -12,9 +12,8 @@ def test_points_lie_around_their_modes(name, modes, nearest):
     centres, deviation = MODES[name]
     assert centres.shape == (modes, 2)
     apart = np.linalg.norm(centres[:, None] - centres, axis=2)
-    np.testing.assert_allclose(
-        np.sort(apart, 1)[:, 1], nearest, atol=1e-4
-    )  # 4·sin(π/8) on the circle of radius 2
+    # 4·sin(π/8) on the circle of radius 2.
+    np.testing.assert_allclose(np.sort(apart, 1)[:, 1], nearest, atol=1e-4)
     train, test = (load_dataset(name, split).source[:] for split in ("train", "test"))
     assert len(train["label"]) == 50_000 and len(test["label"]) == 10_000
     for part in (train, test):

@@ -93,9 +93,8 @@ def test_they_go_straight_and_bounce(clips, shapes):
             free = steps[~near]
             turned = np.flatnonzero(np.sign(steps[1:]) * np.sign(steps[:-1]) < 0) + 1
             turns += len(turned)
-            assert np.all(
-                (places[turned] <= 3) | (places[turned] >= room - 3)
-            )  # a step is 3 at most
+            # A step is 3 at most.
+            assert np.all((places[turned] <= 3) | (places[turned] >= room - 3))
             if len(free):
                 assert np.ptp(np.abs(free)) <= 1
                 lengths.append(np.abs(free).mean())

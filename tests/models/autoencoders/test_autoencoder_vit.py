@@ -69,9 +69,8 @@ def test_shapes(variables, images):
     mean, log_variance = jax.eval_shape(
         functools.partial(network.apply, method="encode"), variables, images
     )
-    assert (
-        mean.shape == log_variance.shape == (2, 3, 2, 3)
-    )  # not square: rows and columns are not exchanged
+    # Not square: rows and columns are not exchanged.
+    assert mean.shape == log_variance.shape == (2, 3, 2, 3)
     assert jax.eval_shape(network.apply, variables, images).shape == images.shape
     with pytest.raises(ValueError, match="images of 6×5 do not divide into patches of 2×2"):
         jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 6, 5, 1)))

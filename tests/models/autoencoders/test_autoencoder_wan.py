@@ -117,9 +117,8 @@ def test_causal(module, variables, method, x):
         weights = jax.tree.map(lambda a: frames * normal(2, *a.shape), output)
         return jax.vmap(lambda weights: transpose(weights)[0])(weights)
 
-    seen = np.abs(gradients(x)).max(
-        axis=(1, 3, 4, 5)
-    )  # [frames of the output, frames of the input]
+    # [frames of the output, frames of the input].
+    seen = np.abs(gradients(x)).max(axis=(1, 3, 4, 5))
     last = [4 * i for i in range(4)] if method == "encode" else [-(-i // 4) for i in range(13)]
     expected = np.arange(seen.shape[1]) <= np.array(last)[:, None]
     assert np.all(seen[~expected] == 0)

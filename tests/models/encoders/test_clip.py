@@ -81,9 +81,8 @@ def test_states_begin_at_the_embeddings_and_end_before_the_norm(apply, variables
     state = np.asarray(output.states[-1], np.float64)
     state = (state - state.mean(-1, keepdims=True)) / np.sqrt(state.var(-1, keepdims=True) + 1e-5)
     expected = state * params["final_norm"]["scale"] + params["final_norm"]["bias"]
-    np.testing.assert_allclose(
-        output.last, expected, atol=1e-5
-    )  # some roundings of values of about one
+    # Some roundings of values of about one.
+    np.testing.assert_allclose(output.last, expected, atol=1e-5)
 
 
 def test_pooled_is_the_state_at_the_first_end(apply, variables, tokens):
@@ -187,9 +186,8 @@ def test_pictures_are_resized_and_cropped_in_the_middle(height, width):
 def test_overshoot_is_cut():
     images = jnp.where(jnp.arange(4) < 2, -1.0, 1.0)[None, :, None, None] * jnp.ones((1, 4, 4, 3))
     prepared = jax.jit(lambda images: resize_and_crop(images, 16))(images)
-    assert (
-        prepared.min() == -1 and prepared.max() == 1
-    )  # cubic interpolation of a step goes beyond its ends
+    # Cubic interpolation of a step goes beyond its ends.
+    assert prepared.min() == -1 and prepared.max() == 1
     np.testing.assert_array_equal(resize_and_crop(images, 4), images)
 
 

@@ -68,9 +68,8 @@ def test_only_relative_positions_matter(kind, tokens):
     mask[:, :3] = False
     after = apply(variables, moved, mask)[:, 3:]
     alone = apply(variables, tokens, mask[:, ::-1])[:, :-3]
-    np.testing.assert_allclose(
-        after, alone, atol=1e-5 * np.abs(alone).max()
-    )  # other sums of float32
+    # Other sums of float32.
+    np.testing.assert_allclose(after, alone, atol=1e-5 * np.abs(alone).max())
 
 
 def test_positions_matter(kind, tokens):

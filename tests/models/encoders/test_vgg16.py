@@ -49,10 +49,8 @@ def test_features_against_sums_of_correlations(variables, apply):
         # float32: up to thirteen convolutions with sums of at most 36 products
         np.testing.assert_allclose(features[0], x, rtol=0, atol=1e-5 * np.abs(x).max())
         if stage < 5:
-            height, width = (
-                x.shape[0] // 2,
-                x.shape[1] // 2,
-            )  # of an odd side the last row has no partner
+            # Of an odd side the last row has no partner.
+            height, width = (x.shape[0] // 2, x.shape[1] // 2)
             x = x[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1).max((1, 3))
 
 

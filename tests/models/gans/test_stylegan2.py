@@ -32,9 +32,8 @@ def random_variables(module, *arguments):
     def draw(path, leaf):
         names = {entry.key for entry in path}
         scale = 1.0 if names & {"kernel", "constant", "noise"} else 0.3
-        scale *= (
-            100 if "mapping" in names and "embedding" not in names else 1
-        )  # over the learning rate's multiplier
+        # Over the learning rate's multiplier.
+        scale *= 100 if "mapping" in names and "embedding" not in names else 1
         return scale * jnp.asarray(random.standard_normal(leaf.shape, np.float32))
 
     return jax.tree.map_with_path(draw, jax.eval_shape(module.init, jax.random.key(0), *arguments))
@@ -173,9 +172,8 @@ def test_style_mixing(generator, probability):
     firsts = set(is_own[mixed].sum(axis=1))
     assert firsts == (set(range(1, module.num_styles)) if probability else set())
     if probability == 1:
-        assert (
-            len(np.unique(np.asarray(w[:, -1]), axis=0)) == batch
-        )  # to each its own second latent
+        # To each its own second latent.
+        assert len(np.unique(np.asarray(w[:, -1]), axis=0)) == batch
 
 
 def test_images_depend_on_their_own_latent_alone(generator):
@@ -273,10 +271,11 @@ def test_classes_matter_where_there_are_any(generator, discriminator):
     output = jax.jit(module.apply)(variables, z, jnp.array([0, 1]))
     assert np.abs(output[0] - output[1]).max() > 0.1
     module, variables = generator
+    # Disregarded.
     np.testing.assert_array_equal(
         module.apply(variables, z, jnp.array([0, 1]), method="map"),
         module.apply(variables, z, method="map"),
-    )  # disregarded
+    )
 
 
 def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(generator, discriminator):
