@@ -1,4 +1,4 @@
-"""On tokenizers trained here; tests/parity compares with transformers."""
+"""Tokenizers that are trained here; tests/parity compares with transformers."""
 
 import json
 
@@ -21,7 +21,7 @@ def folder(tmp_path):
     library.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    library.enable_truncation(3)  # what a file says of lengths is not heeded
+    library.enable_truncation(3)  # a length stored in the file is ignored
     library.enable_padding(length=3)
     library.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(dict(pad_token="[PAD]")))
@@ -38,7 +38,7 @@ def test_tokens_and_padding(folder):
     assert ids.dtype == np.int32 and mask.dtype == bool
     assert (tokenizer.padding_id, tokenizer.num_tokens) == (0, len(WORDS))
     assert [a.shape for a in tokenizer.encode([], 6)] == [(0, 6), (0, 6)]
-    # Lengths of calls are their own.
+    # Each call has its own length.
     np.testing.assert_array_equal(tokenizer.encode(["a"], 4)[0], [[2, 4, 3, 0]])
 
 
@@ -115,7 +115,7 @@ def test_faults(folder):
     ],
 )
 def test_damaged_files_are_named(folder, file, text, message):
-    if file in ("vocab.json", "special_tokens_map.json"):  # of CLIP, in place of the one file
+    if file in ("vocab.json", "special_tokens_map.json"):  # CLIP's files replace tokenizer.json
         (folder / "tokenizer.json").unlink()
         for name in ("vocab.json", "merges.txt"):
             (folder / name).write_text("[")

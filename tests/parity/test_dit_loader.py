@@ -120,7 +120,7 @@ def test_what_diffusers_cannot_have_is_refused(tmp_path):
         pretrained.save(tmp_path, DiT(2, 16, 2, 4, CLASSES, max_period=MAX_PERIOD), {})
 
 
-def test_arrays_are_of_the_type_and_on_the_devices_that_are_asked_for(saved):
+def test_arrays_have_the_given_type_and_devices(saved):
     folder, _, _, _, exact = saved
     mesh = jax.make_mesh((1,), ("fsdp",))
     axes = lambda shape: (None, None, "fsdp") if len(shape) == 3 else ()

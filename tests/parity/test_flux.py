@@ -147,7 +147,7 @@ def test_padding_hidden_by_the_mask_is_as_if_it_were_not_there(saved):
     assert_close(output, output_of_theirs(theirs, x, t, short, guidance))
 
 
-def test_types_are_those_asked_for(saved):
+def test_variables_have_the_given_types(saved):
     types = lambda expected: jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16 if a.ndim > 2 else a.dtype), expected
     )

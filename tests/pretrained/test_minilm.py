@@ -1,4 +1,5 @@
-"""The real encoder of sentences, where its package is installed; tests/parity compares it with PyTorch."""
+"""The published sentence encoder, if its package is installed; tests/parity compares with
+PyTorch."""
 
 import os
 from importlib.metadata import PackageNotFoundError, distribution
@@ -41,9 +42,9 @@ def test_similarities_are_as_one_would_expect():
     embeddings = embed(variables, ids, mask)
     np.testing.assert_allclose(jnp.linalg.norm(embeddings, axis=1), 1, rtol=1e-6)
     similarities = np.asarray(embeddings @ embeddings.T)
-    for first in (0, 3, 6):  # in each group the first two mean much the same
+    for first in (0, 3, 6):  # in each group the first two texts have a similar meaning
         assert similarities[first, first + 1] > 0.2 + similarities[first, first + 2]
-    # "a cat" and "a kitten", "a cat" and "an airplane", by PyTorch in float64, with transformers' BertModel
+    # "a cat" and "a kitten", "a cat" and "an airplane", by transformers' BertModel in float64
     np.testing.assert_allclose(similarities[0, 1:3], [0.7662766, 0.2665991], atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Which files and folders are whole, and how one set of weights replaces another."""
+"""Which files and folders are valid, and how one set of weights replaces another."""
 
 import json
 
@@ -11,7 +11,7 @@ from genjax.pretrained.safetensors_io import first_of, open_tensors, replace_wei
 
 
 def write(path, header, data=b"", length=None):
-    """Write a file with any header, an object or bytes."""
+    """Write a file whose header is any object or bytes."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes((len(text) if length is None else length).to_bytes(8, "little") + text + data)
 

@@ -1,4 +1,4 @@
-"""Latents on disk: what was written comes back, standardized; parts are whole or absent."""
+"""Latents on disk are read back standardized; parts are complete or absent."""
 
 import numpy as np
 import pytest
