@@ -31,8 +31,7 @@ BATCH = 4
 
 
 def photos() -> Dataset:
-    """Pictures of many sizes in clearly separate buckets; pixels and label hold the example's
-    number."""
+    """Pictures of many sizes in separate buckets; pixels and label hold the example's number."""
     random = np.random.default_rng(0)
     ratios = np.repeat([1 / 3, 1, 3], COUNTS) * random.uniform(0.8, 1.25, sum(COUNTS))
     random.shuffle(ratios)
@@ -92,8 +91,7 @@ def test_the_buckets_of_sdxl():
 
 
 def test_the_nearest_bucket():
-    """The distance of two ratios a and b is the larger of a/b and b/a, here computed without
-    rounding."""
+    """The distance of ratios a and b is the larger of a/b and b/a, here without rounding."""
     buckets = aspect_buckets(64**2, 8, 3.0)
     # More sizes than are compared at a time.
     sizes = np.random.default_rng(0).integers(20, 400, (1500, 2))
@@ -147,8 +145,7 @@ def test_sizes_of_other_sets():
 @pytest.mark.parametrize("random", [False, True])
 @pytest.mark.parametrize("size", [(100, 100), (60, 200), (199, 61), (33, 21), (41, 90), (24, 36)])
 def test_crops_show_what_they_say(size, random):
-    """A bicubic filter preserves linear functions, so each pixel tells its place in the
-    original."""
+    """A bicubic filter preserves linear functions, so a pixel tells its original place."""
     bucket = 24, 36
     generator = np.random.default_rng(1) if random else None
     pixels, corner = resize_and_crop(gradient(*size), bucket, generator)
@@ -363,8 +360,7 @@ def test_a_set_resized_to_one_size():
 
 
 def test_a_set_of_squares_is_prepared_as_the_literature_does():
-    """Square means halve 16×48 pixels of one shade per row; bicubic resizing and a middle crop
-    follow."""
+    """Square means halve 16×48 pixels; bicubic resizing and a center crop follow."""
     image = np.broadcast_to(
         np.arange(16, dtype=np.uint8)[:, None, None] // 2 * 2, (16, 48, 3)
     ).copy()

@@ -64,8 +64,7 @@ def distances(length, new):
 
 
 def box(length):
-    """Return weights [length // 2, length] of the mean of the old pixels that a new pixel
-    covers."""
+    """Return weights [length // 2, length] of the mean of the old pixels in a new pixel."""
     distance = distances(length, length // 2)
     weights = ((distance > -0.5) & (distance <= 0.5)).astype(float)
     return weights / weights.sum(1, keepdims=True)

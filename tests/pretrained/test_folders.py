@@ -1,5 +1,4 @@
-"""Loading any published folder by its configuration; tests/parity compares the networks'
-outputs."""
+"""Loading any published folder by its configuration; tests/parity compares outputs."""
 
 import json
 
@@ -129,8 +128,7 @@ def test_a_former_class_is_told_by_its_norm(record, tmp_path):
 
 @pytest.mark.parametrize("module", [nn.Dense(2), Inception()])
 def test_a_module_without_a_published_form_is_named(module, tmp_path):
-    """One module belongs to no published network, and the other's weights have a loader of their
-    own."""
+    """One module is in no published file, and the other has a loader of its own."""
     with pytest.raises(ValueError, match=f"there is no published form of {type(module).__name__} "):
         pretrained.save(tmp_path / "folder", module, {})
     assert not (tmp_path / "folder").exists()

@@ -1,5 +1,4 @@
-"""The published sentence encoder, if its package is installed; tests/parity compares with
-PyTorch."""
+"""The published MiniLM, if its package is installed; tests/parity compares with PyTorch."""
 
 import os
 from importlib.metadata import PackageNotFoundError, distribution

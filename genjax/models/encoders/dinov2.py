@@ -180,9 +180,8 @@ def dinov2_features(
     code. So the authors' offset of positions is set here.
     """
     network = network.clone(position_offset=0.1)
-    with jax.default_matmul_precision(
-        "highest"
-    ):  # so that a distance does not depend on the device
+    # Full precision, so that a distance does not depend on the device.
+    with jax.default_matmul_precision("highest"):
         return network.apply(variables, preprocess(images))[:, 0]
 
 

@@ -231,8 +231,7 @@ def inception_features(
         The features, whose Fréchet distance is the FID (Heusel et al. 2017), and the logits of the
         Inception score (Salimans et al. 2016). The score's released code has no bias in the logits.
     """
-    with jax.default_matmul_precision(
-        "highest"
-    ):  # so that a distance does not depend on the device
+    # Full precision, so that a distance does not depend on the device.
+    with jax.default_matmul_precision("highest"):
         features, logits = Inception().apply(variables, preprocess(images))
     return features, logits - variables["params"]["fc"]["bias"]

@@ -419,8 +419,7 @@ def test_links_neither_hang_nor_multiply(classes, tmp_path_factory):
 
 
 def test_a_folder_that_cannot_be_read_is_named(classes, monkeypatch, caplog):
-    """The permission error is simulated, because the tests may run as root, who can read all
-    files."""
+    """The permission error is simulated, because the tests may run as root."""
     scandir, closed = os.scandir, {"cat", "brown"}
 
     def refuse(folder):

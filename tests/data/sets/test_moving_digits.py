@@ -54,8 +54,7 @@ def test_as_often_one_as_two(clips):
 
 @pytest.fixture(scope="module")
 def shapes(data_dir):
-    """Return by split the digits' shapes without black margins, and their places in 16×16
-    pixels."""
+    """Return by split the digits' shapes without margins, and their places in 16×16 pixels."""
     found = {}
     for split in ("train", "test"):
         digits = (
@@ -107,8 +106,7 @@ def test_they_go_straight_and_bounce(clips, shapes):
 
 
 def test_of_two_digits_the_brighter_pixel_is_seen(monkeypatch):
-    """For full squares, the brighter one is whole in every frame, the other where they do not
-    overlap."""
+    """The brighter of two squares is whole in every frame, the other outside their overlap."""
     squares = np.stack([np.full((16, 16), value, np.uint8) for value in (200, 100)])
     monkeypatch.setattr(module, "_digits", lambda: {"train": squares, "test": squares})
     videos = load_dataset("moving_digits", "train[:60]").source.arrays["video"]

@@ -17,7 +17,7 @@ from genjax.models.unets.blocks import (
     rematerialized,
 )
 
-# For programs that run but once: compiled in half the time.
+# For programs that run only once: this halves the compilation time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 key = jax.random.key(0)
 normal = nn.initializers.normal(0.3)

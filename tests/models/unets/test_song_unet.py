@@ -16,7 +16,7 @@ from genjax.models.unets.song_unet import (
 )
 from genjax.nn.fir import BINOMIAL
 
-# For programs that run but once: compiled in half the time.
+# For programs that run only once: this halves the compilation time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 key, time, label = jax.random.key(0), jnp.zeros(1), jnp.zeros(1, int)
 small = functools.partial(SongUNet, width=8, multipliers=(1, 2), blocks=1, num_classes=3)

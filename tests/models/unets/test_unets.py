@@ -13,7 +13,7 @@ from genjax.models.unets.song_unet import SongUNet
 from genjax.nn.fir import BINOMIAL
 
 BATCH, HEIGHT, WIDTH, CHANNELS, CLASSES, FEATURES = 3, 4, 6, 2, 3, 5
-# For programs that run but once: compiled in half the time.
+# For programs that run only once: this halves the compilation time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 key = jax.random.key(0)
 sizes = dict(width=8, multipliers=(1, 2), blocks=1, attention_levels=(1,), num_classes=CLASSES)
