@@ -61,7 +61,7 @@ SIZES = {"four levels": (27, 17)}  # sides that 8 does not divide
 
 
 def create(config):
-    """Return a network with weights that keep activations' scale, and with active biases and norms."""
+    """Return a network whose weights keep activations in scale, with active biases and norms."""
     levels = len(config["block_out_channels"])
     types = dict(
         down_block_types=["DownEncoderBlock2D"] * levels,

@@ -69,7 +69,7 @@ quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimizati
 
 
 def randomise(model):
-    """Return a network with weights that keep activations' scale, and with active biases and norms."""
+    """Return a network whose weights keep activations in scale, with active biases and norms."""
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

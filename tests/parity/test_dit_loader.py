@@ -140,7 +140,7 @@ def test_arrays_have_the_given_type_and_devices(saved):
 
 
 def test_blocks_may_have_embeddings_of_their_own(saved, tmp_path):
-    """Training in diffusers separates the embeddings; the last modulation takes the first block's."""
+    """Training in diffusers separates embeddings; the last modulation takes the first block's."""
     folder, model, side, tied, _ = saved
     theirs = type(model).from_pretrained(folder).eval()
     torch.manual_seed(1)

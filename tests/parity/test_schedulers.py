@@ -323,7 +323,10 @@ def variance_preserving(rho):
 
 
 def levels(scheduler):
-    """Return alpha and sigma at each evaluation (for second ones, the next step's) and at the end."""
+    """Return alpha and sigma at each evaluation and at the end.
+
+    A second evaluation has those of the next step.
+    """
     if not hasattr(scheduler, "sigmas"):
         squares = torch.cat([scheduler.alphas_cumprod[scheduler.timesteps], torch.ones(1)]).double()
         return squares.sqrt(), (1 - squares).sqrt()

@@ -53,7 +53,7 @@ quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimizati
 
 
 def create(kind, config, entries):
-    """Return a network with weights that keep activations' scale, and with active norms and biases."""
+    """Return a network whose weights keep activations in scale, with active norms and biases."""
     torch.manual_seed(0)
     model = kind(config(**SIZES | entries)).eval()
     with torch.no_grad():

@@ -49,7 +49,7 @@ quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimizati
 
 
 def create(config):
-    """Return a network with weights that keep activations' scale, and with active biases and norms."""
+    """Return a network whose weights keep activations in scale, with active biases and norms."""
     levels = len(config["block_out_channels"])
     types = dict(
         down_block_types=["DownEncoderBlock2D"] * levels,
