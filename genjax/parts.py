@@ -31,12 +31,12 @@ def find(name: str, places: Sequence[str], field: str) -> Any:
         raise ValueError(
             f"{field} is {name!r}, and nothing can be imported from there; {_choices(name, places)}"
         )
-    having = [module for module in _modules(places) if name in public(module)]
-    objects = {id(vars(module)[name]): vars(module)[name] for module in having}
+    matches = [module for module in _modules(places) if name in public(module)]
+    objects = {id(vars(module)[name]): vars(module)[name] for module in matches}
     if len(objects) == 1:
         return objects.popitem()[1]
-    if having:
-        paths = [f"{module.__name__.rpartition('.')[2]}.{name}" for module in having]
+    if matches:
+        paths = [f"{module.__name__.rpartition('.')[2]}.{name}" for module in matches]
         raise ValueError(
             f"{field} is {name!r}, which several modules have; take one of {', '.join(paths)}"
         )
@@ -128,11 +128,11 @@ def _import(path: str) -> Any:
 
 def _choices(name: str, places: Sequence[str]) -> str:
     """Return the valid choices for a wrong name: all of them, or if they are many the nearest."""
-    there = list(dict.fromkeys(each for module in _modules(places) for each in public(module)))
-    nearest = difflib.get_close_matches(name, there, n=8, cutoff=0.0)
-    few = len(there) <= 40
+    all_names = list(dict.fromkeys(each for module in _modules(places) for each in public(module)))
+    nearest = difflib.get_close_matches(name, all_names, n=8, cutoff=0.0)
+    few = len(all_names) <= 40
     shown = (
-        f"there are {', '.join(there)}"
+        f"there are {', '.join(all_names)}"
         if few
         else f"the nearest in {' and '.join(places)} are {', '.join(nearest)}"
     )

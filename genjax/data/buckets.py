@@ -319,7 +319,7 @@ class BucketedBatches(Batches):
         positions = (step * self.batch_size + self.rows).tolist()
         return stack(
             [
-                self._fitted(*each, self.buckets[number])
+                self._prepared(*each, self.buckets[number])
                 for each in zip(indices, positions, strict=True)
             ]
         )
@@ -352,7 +352,7 @@ class BucketedBatches(Batches):
             self._counts[number]
         )
 
-    def _fitted(self, index: int, position: int, bucket: Bucket) -> Example:
+    def _prepared(self, index: int, position: int, bucket: Bucket) -> Example:
         generator = np.random.default_rng((1, self.seed, position))
         example = self.transform(self._examples(index), generator)
         image, crop = resize_and_crop(

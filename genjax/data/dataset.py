@@ -83,6 +83,7 @@ def preload(source: OnDisk, shapes: Mapping[str, tuple[int, ...]]) -> InMemory:
 
 
 def num_threads() -> int:
+    """Return how many threads read and decode files: one per core, at most 16."""
     return min(16, os.cpu_count() or 1)
 
 

@@ -135,10 +135,9 @@ def read_images(
     """Return a dataset of the files that can be read.
 
     `Dataset.skipped` names the other files, relative to `root`. All files are decoded once, in
-    threads, before the first batch. So the examples, and with them
-    every batch, are fixed from then on. Results for `REMEMBER_FROM` files or more are stored in the
-    user's cache folder. Later runs read a file again only if its size or modification time has
-    changed.
+    threads, before the first batch. So the examples, and with them every batch, are fixed from then
+    on. Results for `REMEMBER_FROM` files or more are stored in the user's cache folder. Later runs
+    read a file again only if its size or modification time has changed.
 
     Raises:
         ValueError: no file can be read.
@@ -198,9 +197,9 @@ def _inspect(
 ) -> list[tuple[tuple[int, ...], tuple[str, ...]] | str]:
     """Return for each entry its image's shape and conversions, or why the entry cannot be read."""
     many = len(entries) >= REMEMBER_FROM
-    memory = _memory(root, channels)
-    known = _remembered(memory) if many else {}
-    news = {}
+    store = _results_path(root, channels)
+    known = _read_results(store) if many else {}
+    new = {}
 
     def inspect(entry: Entry) -> tuple[tuple[int, ...], tuple[str, ...]] | str:
         if entry.flaw:
@@ -212,8 +211,8 @@ def _inspect(
             key = f"{entry.path} {status.st_size} {status.st_mtime_ns}"
             if key not in known:
                 pixels, kinds = decode(entry.path, channels)
-                news[key] = pixels.shape, kinds
-                return news[key]
+                new[key] = pixels.shape, kinds
+                return new[key]
             shape, kinds = known[key]
             return tuple(shape), tuple(kinds)
         except Exception as error:  # a damaged file can make Pillow raise almost anything
@@ -230,11 +229,11 @@ def _inspect(
                 logging.getLogger(__name__).warning(
                     "%s: %d of %d files checked", title, len(found), len(entries)
                 )
-    if many and news:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = memory.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(json.dumps(known | news))
-        unfinished.replace(memory)
+    if many and new:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = store.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(json.dumps(known | new))
+        unfinished.replace(store)
     return found
 
 
@@ -243,10 +242,10 @@ def is_absent(error: OSError) -> bool:
     return isinstance(error, ABSENT) or error.errno in (errno.ELOOP, errno.ENAMETOOLONG)
 
 
-def _remembered(memory: Path) -> dict[str, Any]:
+def _read_results(store: Path) -> dict[str, Any]:
     """Return the stored results of earlier checks; empty if the store is absent or damaged."""
     try:
-        return dict(json.loads(memory.read_text()))
+        return dict(json.loads(store.read_text()))
     except (OSError, ValueError, TypeError):
         return {}
 
@@ -255,7 +254,7 @@ def _reason(error: Exception, path: Path) -> str:
     return str(error).replace(f" {str(path)!r}", "") or type(error).__name__
 
 
-def _memory(root: Path, channels: int) -> Path:
+def _results_path(root: Path, channels: int) -> Path:
     """Return the path that stores what the files of `root` decode to."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     what = f"{root.resolve()} {channels} {PIXEL_LIMIT}"

@@ -21,8 +21,8 @@ class Batches:
     """The endless sequence of a dataset's batches, by step or prefetched.
 
     `batches[step]` is a dict of arrays `[rows ...]` with the examples of this process, and
-    `batches.iterate(start)` yields prefetched batches. Every epoch
-    is a fresh permutation; a batch may end one epoch and begin the next.
+    `batches.iterate(start)` yields prefetched batches. Every epoch is a fresh permutation; a batch
+    may end one epoch and begin the next.
 
     NumPy draws a permutation and gathers a batch of 64 digits in 10 µs. Shuffling and batching
     single examples in grain took 1.6 ms. So grain runs over the steps, and prefetches what is not

@@ -110,6 +110,7 @@ class _ArraysOnly(pickle.Unpickler):
     ADMITTED = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return NumPy's constructors of arrays; raise UnpicklingError for every other name."""
         if (module, name) not in self.ADMITTED:
             raise pickle.UnpicklingError(f"{module}.{name} is no NumPy array")
         return super().find_class(module, name)

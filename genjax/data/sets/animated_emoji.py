@@ -33,9 +33,9 @@ def load_animated_emoji(
     1/frames_per_second seconds, laid over white and averaged over areas to `size`×`size` pixels. No
     clip is looped or extended.
 
-    `Dataset.skipped` names the unused files of both splits: those that end too early, cannot be
-    decoded, have a single frame (763 of the 1,766 files of these packages) or have frames that are
-    not square.
+    `Dataset.skipped` names the unused files of both splits. These files end too early, cannot be
+    decoded, or have a single frame or frames that are not square. 763 of the packages' 1,766 files
+    have a single frame.
 
     One emoji in five is in the split `test` and the others in `train`, chosen by the SHA-256 of the
     emoji's code. All skin tones of one emoji are in the same split. Decoded clips are cached in
@@ -61,7 +61,7 @@ def load_animated_emoji(
     by way of emojibase (MIT).
     """
     root, paths = _find_clips(data_dir)
-    indices, videos, skipped = _decoded(root, paths, (size, num_frames, frames_per_second))
+    indices, videos, skipped = _decode_cached(root, paths, (size, num_frames, frames_per_second))
     if not len(indices):
         examples = "; ".join(f"{path} ({reason})" for path, reason in list(skipped.items())[:3])
         raise ValueError(
@@ -139,7 +139,7 @@ def decode_clip(
     return np.stack(frames)
 
 
-def _decoded(
+def _decode_cached(
     root: Path, paths: Sequence[Path], form: tuple
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
     """Return the usable files' indices and clips, and why others are skipped, from a cache."""

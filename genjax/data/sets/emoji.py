@@ -160,7 +160,7 @@ def _read_packages(source: Path) -> Iterator[_Emoji]:
     )
     tagging = source / TAGS / "en/data.json"
     described = json.loads(tagging.read_text(encoding="utf-8")) if tagging.exists() else []
-    tags = {_bare(item["hexcode"]): item for item in described}
+    tags = {_without_selector(item["hexcode"]): item for item in described}
 
     folder = source / PACKAGE / "img/google/64"
     pictures, groups = {}, {}  # emoji of one picture are one group, named by the first emoji
@@ -177,7 +177,7 @@ def _read_packages(source: Path) -> Iterator[_Emoji]:
     for item in items:
         name = item["name"].lower()
         synonyms = [short.replace("_", " ") for short in item["short_names"]]
-        if found := tags.get(_bare(item["unified"])):
+        if found := tags.get(_without_selector(item["unified"])):
             name, synonyms = found["label"], found.get("tags", [])
         images = {"": item} | item.get("skin_variations", {})
         for tones, image in images.items():
@@ -195,6 +195,6 @@ def _read_packages(source: Path) -> Iterator[_Emoji]:
             )
 
 
-def _bare(code: str) -> str:
+def _without_selector(code: str) -> str:
     """Return a code without the variation selector, which the two packages set differently."""
     return code.replace("-FE0F", "")

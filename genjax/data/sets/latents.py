@@ -108,6 +108,7 @@ def read_summary(folder: str | os.PathLike | None) -> dict[str, Any]:
 
 
 def write_summary(folder: str | os.PathLike, summary: Mapping[str, Any]) -> None:
+    """Write `latents.json`, which `read_summary` reads, as the last step of encoding."""
     path = Path(folder) / SUMMARY
     unfinished = path.with_suffix(f".{os.getpid()}")
     unfinished.write_text(json.dumps(summary, indent=2) + "\n")

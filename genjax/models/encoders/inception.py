@@ -27,6 +27,8 @@ mean_of_pixels: Pool = functools.partial(mean_of_nine, count_include_pad=False)
 
 
 class Conv(NamedTuple):
+    """The sizes of a convolution."""
+
     features: int
     kernel_size: tuple[int, int] = (1, 1)
     stride: int = 1

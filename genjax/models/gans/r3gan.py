@@ -32,6 +32,7 @@ normal = nn.initializers.normal
 
 
 def leaky_relu(x: Array) -> Array:
+    """Return x for positive x, and 0.2·x otherwise."""
     return nn.leaky_relu(x, 0.2)
 
 

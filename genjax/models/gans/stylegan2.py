@@ -282,7 +282,7 @@ class Generator(nn.Module):
 
     There are two collections beside "params". "moving_average" holds the average of w, the centre
     of truncation. It is updated if `train` is true and the collection is mutable. "noise" holds the
-    constant noise images, used if `train` is false; all zero they give images without noise. If
+    constant noise images, used if `train` is false. Zero noise images give images without noise. If
     `train` is true, noise and the second latent of style mixing come from the rng stream "noise".
 
     Attributes:
@@ -318,6 +318,7 @@ class Generator(nn.Module):
 
     @property
     def num_styles(self) -> int:
+        """The number of styles that an image takes."""
         return 2 * (self.resolution.bit_length() - 1) - 2
 
     def setup(self):

@@ -52,8 +52,8 @@ class ADM(nn.Module):
             have twice as many, for a learned variance.
         time_scale: what t is multiplied by before its embedding.
         dropout_rate: within blocks, where `apply` is given `rngs={"dropout": key}`.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None
-            to keep every activation.
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
+            keep every activation.
         dtype: type of convolutions and products; norms, softmax and the output layer are float32.
     """
 
@@ -72,6 +72,7 @@ class ADM(nn.Module):
 
     @property
     def null_label(self) -> int:
+        """The label of the null class."""
         return self.num_classes
 
     @property

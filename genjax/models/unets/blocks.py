@@ -1,7 +1,7 @@
 """The residual block of DDPM++, NCSN++ and ADM, and the U that these networks make of it.
 
-The code of Karras et al. 2022 ("Elucidating the design space of diffusion-based generative
-models") has one block for the three networks. Blocks differ in channels, so they are not scanned.
+The code of Karras et al. 2022 ("Elucidating the design space of diffusion-based generative models")
+has one block for the three networks. Blocks differ in channels, so they are not scanned.
 """
 
 import functools
@@ -77,8 +77,7 @@ class ResidualBlock(nn.Module):
         project_resampled: whether a resampled input passes a 1×1 convolution; an input with
             other channels than the output's always does.
         epsilon: of the norms.
-        dropout_rate: before the second convolution, where `apply` is given
-            `rngs={"dropout": key}`.
+        dropout_rate: before the second convolution, where `apply` is given `rngs={"dropout": key}`.
         kernel_init: of the weights that the next two do not name.
         attention_init: of queries, keys and values.
         last_init: of the last layer of each branch.

@@ -89,8 +89,8 @@ class SongUNet(nn.Module):
         taps: of the filter before the side is halved and after it is doubled.
         residual_input: whether every level of the encoder adds the image, halved by convolutions.
         dropout_rate: within blocks, where `apply` is given `rngs={"dropout": key}`.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None
-            to keep every activation.
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
+            keep every activation.
         dtype: type of convolutions and products; norms, softmax and the output layer are float32.
     """
 
@@ -112,6 +112,7 @@ class SongUNet(nn.Module):
 
     @property
     def null_label(self) -> int:
+        """The label of the null class."""
         return self.num_classes
 
     @property
