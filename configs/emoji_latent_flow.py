@@ -18,8 +18,8 @@ on_the_fly        1,000  110      32.0 %    232           141       0.59 / 0.53
 pixels            6,000  729      28.7 %    840           831       0.00 / 0.91
 (training emoji)                            190           37.0
 
-Reconstructions have an FD-VGG16 of 23.0. The samples of pixels stay noisy: 128
-features per token cannot carry the noise of 192 values.
+Reconstructions have an FD-VGG16 of 23.0. The samples of pixels stay noisy: 128 features per token
+cannot carry the noise of 192 values.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@ python -m experiments.train --config=configs/video_autoencoder.py:moving_digits 
     --workdir=runs/moving_digits_autoencoder
 
 Time and both sides are down-sampled 4 times. The choices:
-- moving_digits.
+- moving_digits: clips of one or two digits that move and bounce.
 - animated_emoji: from the packages that genjax/data/sets/animated_emoji.py names, unpacked in
   --config.data.directory.
 - wan_256: the whole architecture on the same clips at 256×256, with LPIPS and PatchGAN, for many
