@@ -53,7 +53,7 @@ class Bert(nn.Module):
         max_length: number of embedded positions.
         num_types: types of tokens; the original had two, for a first and a second sentence.
         pooler: whether a layer makes `Text.pooled` of the first token's state.
-        epsilon: of the norms.
+        epsilon: the norms' epsilon.
         unroll: blocks per iteration of the scan.
         remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
             keep every activation.

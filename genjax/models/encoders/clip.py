@@ -89,7 +89,7 @@ class Tower(nn.Module):
         mlp_features: features inside a feed-forward layer; four times the width if None.
         shared_features: size of the space of text and pictures; None for no projection.
         quick_gelu: whether to use x·σ(1.702x), as OpenAI's networks do, instead of the exact GELU.
-        epsilon: of the norms.
+        epsilon: the norms' epsilon.
         unroll: blocks per iteration of the scan.
         remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
             keep every activation.

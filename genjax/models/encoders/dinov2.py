@@ -75,7 +75,7 @@ class Dinov2(nn.Module):
             interpolate these positions.
         position_offset: defines the distance of positions in networks without registers, together
             with the side's number of patches. 0.1 in the authors' code, 0 in transformers.
-        epsilon: of the norms.
+        epsilon: the norms' epsilon.
         unroll: blocks per iteration of the scan.
         remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
             keep every activation.

@@ -130,7 +130,7 @@ class T5Encoder(nn.Module):
             None for ReLU without gates.
         bias_per_block: whether each block has its own bias (UMT5) instead of one for all blocks.
         num_buckets, max_distance: of relative positions, see `relative_buckets`.
-        epsilon: of the norms.
+        epsilon: the norms' epsilon.
         unroll: blocks per iteration of the scan.
         remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
             keep every activation.
