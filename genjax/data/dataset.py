@@ -172,7 +172,9 @@ def _position(bound: str | None, length: int, term: str) -> int | None:
         return None
     position = round(float(bound[:-1]) * length / 100) if bound.endswith("%") else int(bound)
     if abs(position) > length:
-        raise ValueError(f"split {term!r} of {length} examples: {bound} lies beyond them")
+        raise ValueError(
+            f"split {term!r} of {length} examples: {bound} lies beyond them, take a smaller slice"
+        )
     return position
 
 

@@ -118,7 +118,7 @@ class _Records:
             return {"image": decode(entry.path, self.channels)[0], "label": entry.label}
         except Exception as error:
             raise RuntimeError(
-                f"{entry.path} could be read when the dataset was opened: {error}"
+                f"{entry.path} could be read when the dataset was opened, and cannot now: {error}"
             ) from error
 
 

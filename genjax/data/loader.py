@@ -69,7 +69,7 @@ class Batches:
         title, length = f"{dataset.name} ({dataset.split})", len(dataset.source)
         if not 0 < batch_size <= length:
             raise ValueError(
-                f"batch size {batch_size} for the {length} examples of {title}: take fewer"
+                f"batch size {batch_size} for the {length} examples of {title}: take 1 to {length}"
             )
         if transform is None and None in (dataset.image_shape or ()):
             raise ValueError(

@@ -47,7 +47,8 @@ class Tokenizer:
         self.padding_id = self._tokenizer.token_to_id(self._padding) if named else None
         if self.padding_id is None:
             raise ValueError(
-                f"{folder} names {self._padding!r} as its padding token, which is no token"
+                f"{folder} names {self._padding!r} as its padding token, which is not in the "
+                "vocabulary"
             )
         self.num_tokens = self._tokenizer.get_vocab_size()
 
@@ -95,7 +96,7 @@ def _configuration(folder: Path) -> dict[str, Any]:
             try:
                 config |= json.loads((folder / name).read_bytes())
             except (ValueError, TypeError) as error:
-                raise ValueError(f"{folder / name} is no object in JSON: {error}") from error
+                raise ValueError(f"{folder / name} is not a JSON object: {error}") from error
     return config
 
 
@@ -111,7 +112,7 @@ def _read(folder: Path, config: dict[str, Any]) -> Any:
         try:
             return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises no narrower type
-            raise ValueError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
+            raise ValueError(f"{folder / 'tokenizer.json'} is not a tokenizer: {error}") from error
     if not (folder / "vocab.json").exists() or not (folder / "merges.txt").exists():
         raise FileNotFoundError(
             f"{folder} holds neither tokenizer.json nor vocab.json and merges.txt; transformers "
@@ -125,7 +126,9 @@ def _read(folder: Path, config: dict[str, Any]) -> Any:
     try:
         return _clip(tokenizers, folder, config)
     except Exception as error:
-        raise ValueError(f"{folder} holds no vocab.json and merges.txt of CLIP: {error}") from error
+        raise ValueError(
+            f"{folder} does not hold CLIP's vocab.json and merges.txt: {error}"
+        ) from error
 
 
 def _clip(tokenizers: Any, folder: Path, config: dict[str, Any]) -> Any:

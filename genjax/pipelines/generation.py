@@ -235,7 +235,7 @@ class Pipeline:
             negative = self._placed((self.condition(negatives), named))
         elif negative_prompts is not None:
             raise ValueError(
-                f"negative_prompts have no effect where {name}={scale}: raise it above 1, or "
+                f"negative_prompts have no effect where {name}={scale}: raise {name} above 1, or "
                 "leave negative_prompts out"
             )
         return self._placed((self.condition(prompts), named)), negative, jnp.float32(scale)

@@ -181,13 +181,13 @@ def parse_json(text: str | bytes, source: str) -> dict[str, Any]:
         entries = dict(pairs)
         if len(entries) < len(pairs):
             names = [name for name, _ in pairs]
-            raise ValueError(f"{max(names, key=names.count)!r} is there twice")
+            raise ValueError(f"{max(names, key=names.count)!r} appears twice")
         return entries
 
     try:
         value = json.loads(text, object_pairs_hook=distinct)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{source} is no JSON that can be read: {error}") from error
+        raise ValueError(f"{source} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{source} is {value!r:.40}; expected an object, {{…}}")
     return value

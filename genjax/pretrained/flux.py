@@ -70,7 +70,7 @@ def _build(config: Config) -> dict[str, Any]:
     for name in ("in_channels", "out_channels"):
         if (config[name] or 0) % PATCH_SIZE**2:
             raise ValueError(
-                f"{name}={config[name]} is no multiple of {PATCH_SIZE**2}, the latents of a patch"
+                f"{name}={config[name]} is not a multiple of {PATCH_SIZE**2}, the latents per patch"
             )
     return dict(out_channels=config["out_channels"] and config["out_channels"] // PATCH_SIZE**2)
 

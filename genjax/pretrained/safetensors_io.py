@@ -105,7 +105,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size - 8:
-            raise ValueError(f"{path} is no safetensors file, or not a whole one")
+            raise ValueError(f"{path} is not a safetensors file, or is incomplete")
         return parse_json(file.read(length), f"the header of {path}"), 8 + length
 
 
@@ -123,7 +123,7 @@ def _map_file(path: Path) -> dict[str, np.ndarray]:
     size = path.stat().st_size - begin
     if end != size:
         raise ValueError(
-            f"{path} has {size} bytes of numbers and promises {end}: download it again"
+            f"{path} has {size} bytes of numbers, but its header promises {end}: download it again"
         )
     data = np.memmap(path, np.uint8, "r", begin) if size else np.empty(0, np.uint8)
     return {

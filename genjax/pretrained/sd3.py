@@ -127,7 +127,7 @@ def text_entries(module: nn.Module, variables: PyTree) -> dict[str, Any]:
     params = variables["params"]
     expect(vars(module), "time_scale", 1000.0)
     if "pooled_embedding" not in params:
-        raise ValueError(f"it needs pooled text; got parameters of {', '.join(params)}")
+        raise ValueError(f"the class needs pooled text; got parameters of {', '.join(params)}")
     return dict(
         joint_attention_dim=params["text_embedding"]["kernel"].shape[0],
         pooled_projection_dim=params["pooled_embedding"]["linear_in"]["kernel"].shape[0],

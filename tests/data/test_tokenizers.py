@@ -72,7 +72,9 @@ def test_faults(folder):
     with pytest.raises(ValueError, match="prompts is the string 'a red'.* put it in a list"):
         Tokenizer(folder).encode("a red", 4)
     (folder / "tokenizer_config.json").write_text(json.dumps(dict(pad_token="blue")))
-    with pytest.raises(ValueError, match="names 'blue' as its padding token, which is no token"):
+    with pytest.raises(
+        ValueError, match="names 'blue' as its padding token, which is not in the vocabulary"
+    ):
         Tokenizer(folder)
     (folder / "tokenizer_config.json").unlink()
     with pytest.raises(ValueError, match="names None as its padding token"):
@@ -87,19 +89,19 @@ def test_faults(folder):
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("tokenizer.json", b'{"model"', "tokenizer.json is no tokenizer: EOF"),
-        ("tokenizer.json", b"{}", "tokenizer.json is no tokenizer: "),
-        ("tokenizer.json", b"\xff\xfe", "tokenizer.json is no tokenizer: "),
+        ("tokenizer.json", b'{"model"', "tokenizer.json is not a tokenizer: EOF"),
+        ("tokenizer.json", b"{}", "tokenizer.json is not a tokenizer: "),
+        ("tokenizer.json", b"\xff\xfe", "tokenizer.json is not a tokenizer: "),
         (
             "tokenizer_config.json",
             b'{"pad',
-            "tokenizer_config.json is no object in JSON: Unterminated",
+            "tokenizer_config.json is not a JSON object: Unterminated",
         ),
-        ("tokenizer_config.json", b"3", "tokenizer_config.json is no object in JSON: "),
+        ("tokenizer_config.json", b"3", "tokenizer_config.json is not a JSON object: "),
         (
             "tokenizer_config.json",
             b'{"pad_token": 3}',
-            "names 3 as its padding token, which is no token",
+            "names 3 as its padding token, which is not in the vocabulary",
         ),
         ("tokenizer_config.json", b'{"pad_token": {}}', "names None as its padding token"),
         (

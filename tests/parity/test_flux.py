@@ -162,8 +162,8 @@ def test_variables_have_the_given_types(saved):
     [
         (dict(patch_size=2), "patch_size=2 is not supported; only 1"),
         (dict(axes_dims_rope=[4, 4, 6]), "attention_head_dim=12 is not supported; only 14"),
-        (dict(in_channels=14), "in_channels=14 is no multiple of 4"),
-        (dict(out_channels=6), "out_channels=6 is no multiple of 4"),
+        (dict(in_channels=14), "in_channels=14 is not a multiple of 4"),
+        (dict(out_channels=6), "out_channels=6 is not a multiple of 4"),
         (dict(theta=1000), "not known here: {'theta': 1000}"),
         (dict(guidance_embeds=True), "missing: time_text_embed.guidance_embedder.linear_1.weight"),
         (dict(num_layers=1), "extra: transformer_blocks.1.attn.add_k_proj.bias"),
@@ -180,7 +180,7 @@ def test_faults(saved, tmp_path, change, message):
     [
         (dict(patch_size=1), "patch_size=1 is not supported; only 2"),
         (dict(time_scale=1.0), "time_scale=1.0 is not supported; only 1000.0"),
-        ({}, "it needs pooled text; got parameters of head, modulation, patch_embedding, "),
+        ({}, "the class needs pooled text; got parameters of head, modulation, patch_embedding, "),
     ],
 )
 def test_what_theirs_cannot_be_is_not_saved(tmp_path, fields, message):

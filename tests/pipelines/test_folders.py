@@ -125,7 +125,7 @@ WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("model_index.json", 9, "model_index.json is no JSON that can be read"),
+        ("model_index.json", 9, "model_index.json is not valid JSON"),
         (
             "model_index.json",
             dict(_class_name=["a"]),
@@ -142,7 +142,7 @@ WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
             "vae/config.json describes a AutoencoderKL,",
         ),
         (SCHEDULE, None, "No such file or directory: .*scheduler_config.json"),
-        (SCHEDULE, 9, "scheduler_config.json is no JSON that can be read"),
+        (SCHEDULE, 9, "scheduler_config.json is not valid JSON"),
         (
             SCHEDULE,
             dict(_class_name=3),
@@ -172,17 +172,17 @@ WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
         (
             WEIGHTS,
             0,
-            "vae/diffusion_pytorch_model.safetensors is no safetensors file, or not a whole one",
+            "vae/diffusion_pytorch_model.safetensors is not a safetensors file, or is incomplete",
         ),
         (
             WEIGHTS,
             5,
-            "vae/diffusion_pytorch_model.safetensors is no safetensors file, or not a whole one",
+            "vae/diffusion_pytorch_model.safetensors is not a safetensors file, or is incomplete",
         ),
         (
             WEIGHTS,
             -1,
-            "vae/diffusion_pytorch_model.safetensors has .* bytes of numbers and promises",
+            "vae/diffusion_pytorch_model.safetensors has .* bytes of numbers, but",
         ),
     ],
 )

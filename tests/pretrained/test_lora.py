@@ -201,6 +201,6 @@ def test_settings_without_a_rank_and_an_alpha_are_refused(load, settings):
     ):
         load(factors("context_embedder", 2, 5, 6), header)
     with pytest.raises(
-        ValueError, match="lora_adapter_metadata of .*adapters.safetensors is no JSON"
+        ValueError, match="lora_adapter_metadata of .*adapters.safetensors is not valid JSON"
     ):
         load(factors("context_embedder", 2, 5, 6), {"lora_adapter_metadata": "{"})

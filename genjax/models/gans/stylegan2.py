@@ -24,9 +24,11 @@ ARCHITECTURES = ("skip", "resnet", "original")  # figure 7 (b), (c) and (a)
 
 def _check(resolution: int, architecture: str, num_classes: int, labels: Array | None) -> None:
     if resolution < 8 or resolution & (resolution - 1):
-        raise ValueError(f"resolution is a power of two of at least 8; got {resolution}")
+        raise ValueError(f"resolution must be a power of two of at least 8; got {resolution}")
     if architecture not in ARCHITECTURES:
-        raise ValueError(f"architecture is one of {', '.join(ARCHITECTURES)}; got {architecture!r}")
+        raise ValueError(
+            f"architecture must be one of {', '.join(ARCHITECTURES)}; got {architecture!r}"
+        )
     if num_classes and labels is None:
         raise ValueError(f"a network of {num_classes} classes needs labels; got None")
 
@@ -487,7 +489,9 @@ class Discriminator(nn.Module):
         """Return logits in float32. `train` is unused; every discriminator takes it."""
         _check(self.resolution, self.architecture, self.num_classes, labels)
         if images.shape[1:3] != (self.resolution, self.resolution):
-            raise ValueError(f"images have {self.resolution} px a side; got {images.shape[1:3]}")
+            raise ValueError(
+                f"images must have {self.resolution} px a side; got {images.shape[1:3]}"
+            )
         channels = lambda resolution: min(self.channel_base // resolution, self.channel_max)
         x, image = None, images
         for level in range(self.resolution.bit_length() - 1, 2, -1):
