@@ -182,7 +182,8 @@ WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
         (
             WEIGHTS,
             -1,
-            "vae/diffusion_pytorch_model.safetensors has .* bytes of numbers, but",
+            "vae/diffusion_pytorch_model.safetensors has .* bytes of numbers, "
+            "but its header promises",
         ),
     ],
 )
