@@ -88,15 +88,15 @@ def _convert(source: Path, path: Path) -> None:
             f"{source} has SHA-256 {digest}; expected {SHA256}, so it is not unpickled: "
             f"{INSTALL} --force-reinstall"
         )
-    theirs = _ArraysOnly(io.BytesIO(data)).load()
+    published = _ArraysOnly(io.BytesIO(data)).load()
     convs = [f"conv{stage}_{i + 1}" for stage, depth in enumerate(DEPTHS, 1) for i in range(depth)]
     tensors = {
         f"params/vgg16/{conv}/{name}": array
         for i, conv in enumerate(convs)
-        for name, array in theirs["VGG16_0"][f"Conv_{i}"].items()
+        for name, array in published["VGG16_0"][f"Conv_{i}"].items()
     }
     for i in range(len(DEPTHS)):
-        kernel = theirs[f"NetLinLayer_{i}"]["Conv_0"]["kernel"]
+        kernel = published[f"NetLinLayer_{i}"]["Conv_0"]["kernel"]
         tensors[f"params/linear{i + 1}"] = kernel.reshape(-1)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}")

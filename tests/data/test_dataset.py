@@ -68,7 +68,7 @@ def test_held_out_is_stratified_and_depends_on_names_alone():
     assert (fewer != held[1:]).sum() <= 1
 
 
-def test_arrays_of_ones_own():
+def test_your_own_arrays():
     images = np.zeros((5, 4, 6, 3), np.uint8)
     dataset = Dataset("mine", "train", InMemory({"image": images}))
     assert (

@@ -224,7 +224,7 @@ def test_a_network_that_swallows_packets(tmp_path, monkeypatch):
     assert time.monotonic() - start < 4
 
 
-def test_a_proxy_is_asked_in_place_of_the_host(tmp_path, monkeypatch):
+def test_a_proxy_replaces_the_host(tmp_path, monkeypatch):
     asked = []
 
     def refuse(address, timeout):

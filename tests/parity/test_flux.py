@@ -139,7 +139,7 @@ def test_ours_through_theirs(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, same, variables)
 
 
-def test_padding_hidden_by_the_mask_is_as_if_it_were_not_there(saved):
+def test_masked_padding_changes_nothing(saved):
     theirs, _, ours, variables = saved("schnell")
     x, t, text, guidance = inputs(SMALL)
     mask = jnp.array([[True, True, False]] * BATCH)
@@ -183,7 +183,7 @@ def test_faults(saved, tmp_path, change, message):
         ({}, "the class needs pooled text; got parameters of head, modulation, patch_embedding, "),
     ],
 )
-def test_what_theirs_cannot_be_is_not_saved(tmp_path, fields, message):
+def test_what_diffusers_cannot_express_is_not_saved(tmp_path, fields, message):
     ours = Flux(
         num_double_blocks=0, num_single_blocks=1, num_heads=1, rotary_features=(2, 2, 2), **fields
     )

@@ -138,7 +138,7 @@ def test_momentum_over_steps():
 @pytest.mark.parametrize(
     "num_steps, jump_length, resamplings", [(50, 10, 10), (23, 4, 3), (10, 1, 2), (8, 8, 5)]
 )
-def test_repaint_goes_back_when_theirs_does(num_steps, jump_length, resamplings):
+def test_repaint_goes_back_when_diffusers_does(num_steps, jump_length, resamplings):
     """diffusers lists the ends of steps, in remaining steps, and all places on the way back."""
     scheduler = RePaintScheduler(num_train_timesteps=num_steps)
     scheduler.set_timesteps(num_steps, jump_length, resamplings)

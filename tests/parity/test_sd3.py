@@ -182,7 +182,7 @@ def test_positions_are_read_off_tables_of_any_type(max_size, start, step, dtype)
     assert found == dict(position_start=start, position_step=step)
 
 
-def test_other_types_are_read_as_asked(tmp_path):
+def test_other_types_are_converted(tmp_path):
     theirs = create(CONFIGS["3"])
     theirs.to(torch.bfloat16).save_pretrained(tmp_path)
     as_float32, float32 = pretrained.load(tmp_path)

@@ -187,9 +187,7 @@ WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
         ),
     ],
 )
-def test_a_damaged_folder_is_told_in_one_line_with_the_file(
-    file, change, message, saved_dit, tmp_path
-):
+def test_a_damaged_folder_is_one_line_with_the_file(file, change, message, saved_dit, tmp_path):
     """A file is removed (None), cut to a number of bytes, or given other entries."""
     folder = tmp_path / "folder"
     shutil.copytree(saved_dit, folder)

@@ -116,7 +116,7 @@ def test_variables_lie_where_the_sharding_says(bert_folder):
 
 
 @pytest.mark.parametrize("record", [DIT, PIXART], ids=lambda record: record.name)
-def test_a_former_class_is_told_by_its_norm(record, tmp_path):
+def test_an_old_class_is_identified_by_its_norm(record, tmp_path):
     """DiT and PixArt were first published as one class, `Transformer2DModel`."""
     module, variables = network(record, 0)
     pretrained.save(tmp_path, module, variables)

@@ -164,7 +164,7 @@ def test_one_error_lists_all_faults(load):
     ]
 
 
-def test_what_is_not_there_is_named(variables):
+def test_missing_variables_are_named(variables):
     with pytest.raises(ValueError, match="no kernel is selected; there are .*params/head/kernel"):
         init_lora(jax.random.key(0), variables, 2, lambda path: False)
     with pytest.raises(ValueError, match="no variables of these adapters: params/other/kernel"):

@@ -24,7 +24,7 @@ needs_weights = pytest.mark.skipif(not installed() and "CI" not in os.environ, r
 
 
 @needs_weights
-def test_similarities_are_as_one_would_expect():
+def test_similar_texts_have_similar_embeddings():
     module, variables, tokenizer = load_minilm()
     assert module == minilm_l6() and tokenizer.num_tokens == module.num_tokens
     groups = [

@@ -190,7 +190,7 @@ DISTINCT = {(record.module, *record.entries): record for record in records()}.va
 
 
 @pytest.mark.parametrize("record", DISTINCT, ids=lambda record: record.name)
-def test_a_value_of_a_wrong_type_is_told_with_file_entry_and_expected_type(
+def test_a_value_of_a_wrong_type_is_reported_with_file_entry_and_expected_type(
     record, load_config, tmp_path
 ):
     header = record.library.header(record.name, "float32")
@@ -236,15 +236,15 @@ def test_a_value_of_a_wrong_type_is_told_with_file_entry_and_expected_type(
     ],
     ids=lambda x: getattr(x, "name", None),
 )
-def test_values_that_make_no_network_are_told_with_the_file(
+def test_values_that_make_no_network_are_reported_with_the_file(
     record, entries, message, load_config, tmp_path
 ):
     given = record.library.header(record.name, "float32") | record.examples[0] | entries
-    told = load_config(given)
-    assert re.match(f"{tmp_path}/config.json cannot be read as {record.name}: {message}", told), (
-        told
+    error = load_config(given)
+    assert re.match(f"{tmp_path}/config.json cannot be read as {record.name}: {message}", error), (
+        error
     )
-    assert "\n" not in told
+    assert "\n" not in error
 
 
 @pytest.mark.parametrize(
@@ -259,8 +259,12 @@ def test_values_that_make_no_network_are_told_with_the_file(
 def test_an_integer_is_a_number_too_and_null_is_where_the_library_allows_it(
     record, entries, load_config
 ):
-    told = load_config(record.library.header(record.name, "float32") | record.examples[0] | entries)
-    assert "cannot be read" not in told or told.endswith("the file lacks pos_embed.pos_embed"), told
+    error = load_config(
+        record.library.header(record.name, "float32") | record.examples[0] | entries
+    )
+    assert "cannot be read" not in error or error.endswith("the file lacks pos_embed.pos_embed"), (
+        error
+    )
 
 
 FIELDS = {  # from the papers or the model cards

@@ -63,7 +63,7 @@ FLOAT = entry("F32", [1], 0, 4)
         ({"a": FLOAT}, 3, "has 3 bytes of numbers, but its header promises 4: download it again"),
     ],
 )
-def test_a_wrong_header_is_told_in_one_line_with_the_file(header, size, message, tmp_path):
+def test_a_wrong_header_is_one_line_with_the_file(header, size, message, tmp_path):
     path = tmp_path / "weights.safetensors"
     write(path, header, bytes(size))
     with pytest.raises(ValueError, match=message) as caught:
@@ -136,7 +136,7 @@ def test_a_folder_with_two_sets_of_weights_is_refused(tmp_path):
         open_tensors(tmp_path)
 
 
-def test_the_first_faults_are_told_and_the_others_counted():
+def test_the_first_faults_are_listed_and_the_others_counted():
     faults = [str(number) for number in range(23)]
     assert first_of(faults).splitlines() == [*faults[:20], "… and 3 more"]
     assert first_of(faults[:20]).splitlines() == faults[:20]

@@ -47,7 +47,7 @@ def test_structure_layout_and_types_are_those_expected(load):
     assert variables["state"]["mean"] == 0.5
 
 
-def test_ignored_tensors_are_told_by_name_and_value(load):
+def test_ignored_tensors_are_identified_by_name_and_value(load):
     tensors = {"dense.weight": WEIGHT, "mean": MEAN, "filter": np.ones(2)}
     assert load(tensors, lambda name, tensor: name == "filter" and tensor.sum() == 2)
     with pytest.raises(ValueError, match=r"extra: filter \(2,\)"):
@@ -170,7 +170,7 @@ def test_parts_lie_where_the_sharding_says(tmp_path, stack):
     virtual_devices.run(["-c", SHARDED, tmp_path], num_devices=8)
 
 
-def test_files_that_are_cut_short_are_told_from_whole_ones(tmp_path, stack):
+def test_files_that_are_cut_short_are_refused(tmp_path, stack):
     save_variables(tmp_path, {}, stack, name_of_layer)
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     whole = path.read_bytes()
@@ -288,7 +288,7 @@ def test_a_save_keeps_what_an_older_one_left_until_it_has_succeeded(tmp_path):
     assert read(tmp_path) == 1 and not older.exists()
 
 
-def test_wrong_names_are_told_before_any_tensor_is_read(tmp_path):
+def test_wrong_names_are_reported_before_any_tensor_is_read(tmp_path):
     """The file is a hole of 256 MiB: its kernels are complete, and a bias after them is missing."""
     path, header = tmp_path / "hole.safetensors", {}
     for i in range(4):
@@ -311,7 +311,7 @@ def test_wrong_names_are_told_before_any_tensor_is_read(tmp_path):
     assert peak < 2**24
 
 
-def test_the_first_twenty_faults_are_told_and_the_others_counted(load):
+def test_the_first_twenty_faults_are_listed_and_the_others_counted(load):
     with pytest.raises(ValueError) as caught:
         load({"dense.weight": WEIGHT, "mean": MEAN, **{f"more{i:02}": MEAN for i in range(25)}})
     lines = str(caught.value).splitlines()[1:]
@@ -354,7 +354,7 @@ def test_finite_numbers_are_finite_whatever_their_sum_is(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
-def test_whether_numbers_are_finite_is_told_without_memory(dtype):
+def test_the_test_of_finite_numbers_needs_no_memory(dtype):
     """Loading would otherwise need a temporary array for each layer."""
     layer = np.ones((1024, 1024), dtype).T
     tracemalloc.start()

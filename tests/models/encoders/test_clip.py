@@ -102,7 +102,7 @@ def test_no_token_looks_at_later_ones(apply, variables, tokens):
     assert np.abs(before.last - after.last)[:, 5:].max(axis=-1).min() > 1e-3
 
 
-def test_masked_tokens_are_not_looked_at(apply, variables, tokens):
+def test_masked_tokens_get_no_attention(apply, variables, tokens):
     mask = np.ones(tokens.shape, bool)
     mask[:, 2] = False
     changed = tokens.copy()

@@ -93,7 +93,7 @@ def test_statistics_change_in_training_alone():
     assert np.all(new["norm_0"]["mean"] != old["norm_0"]["mean"])
 
 
-def test_classes_are_vectors_beside_the_latent():
+def test_classes_are_vectors_concatenated_to_the_latent():
     generator = small_generator(num_classes=CLASSES)
     variables = random_variables(generator, latents, labels)
     embedding = variables["params"]["label_embedding"]["embedding"]
