@@ -112,7 +112,7 @@ def test_faults(folder):
         (
             "special_tokens_map.json",
             b'{"bos_token": "a", "eos_token": "b"}',
-            "holds no vocab.json and merges",
+            "does not hold CLIP's vocab.json and merges",
         ),
     ],
 )
