@@ -1,6 +1,8 @@
-"""Class-conditional rectified flow with DiT-S/2 on CIFAR-10, for one accelerator. Not run to its end yet.
+"""Class-conditional rectified flow with DiT-S/2 on CIFAR-10, for one accelerator.
 
 python -m experiments.train --config=configs/cifar10_flow.py --workdir=runs/cifar10_flow
+
+Not yet run to the end, so there is no score.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +17,7 @@ def get_config() -> ConfigDict:
     config.model = dict(name="DiT_S", patch_size=2, dtype="bfloat16")
     config.conditioning_dropout = 0.1
     config.optimizer.update(learning_rate=3e-4, warmup=5000.0)
-    config.averages.ema.steps = 7000.0  # 0.9999 a step
+    config.averages.ema.steps = 7000.0  # a decay of 0.9999 per step
     config.sampling.update(every=10_000, guidance_scale=1.5)
     config.checkpoint.every = 10_000
     config.evaluation.num_samples = 10_000

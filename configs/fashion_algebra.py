@@ -1,8 +1,15 @@
-"""digits_algebra on Fashion-MNIST: the process and target of three papers, on the network and budget of fashion_flow.
+"""digits_algebra on Fashion-MNIST, with the network and budget of fashion_flow.
 
-python -m experiments.train --config=configs/fashion_algebra.py:variance_preserving,noise --workdir=runs/fashion_ddpm
+python -m experiments.train --config=configs/fashion_algebra.py:variance_preserving,noise \
+    --workdir=runs/fashion_ddpm
 
-On 2 CPU cores, with other work on them, 1,500 steps took 316 to 832 s; the figures are in the README.
+1,500 steps take 316 to 832 s on 2 CPU cores shared with other programs. Results of 2,000 samples
+(training images 8.27), in the same order as on the digits:
+
+choice                     class accuracy  Fréchet distance
+rectified_flow,velocity    67.5 %          15.5
+edm,edm                    33.7 %          24.6
+variance_preserving,noise  29.7 %          50.2
 """
 
 from ml_collections import ConfigDict

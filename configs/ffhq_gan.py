@@ -1,10 +1,16 @@
-"""GANs on FFHQ, 70,000 faces, by their authors' settings, for accelerators. Not run to their end yet.
+"""GANs on FFHQ, 70,000 faces, with their authors' settings, for accelerators.
 
-python -m experiments.train --config=configs/ffhq_gan.py:stylegan2_1024 --config.data.directory=FOLDER --workdir=runs/ffhq
+python -m experiments.train --config=configs/ffhq_gan.py:stylegan2_1024 \
+    --config.data.directory=FOLDER --workdir=runs/ffhq
 
-The choice is stylegan2_1024 (configuration F, Karras et al. 2020, "StyleGAN2"), stylegan2_256 (the "paper256" settings
-of StyleGAN2-ADA, Karras et al. 2020), r3gan_256 or r3gan_64 (Huang et al. 2024, appendix D). FOLDER holds PNG files of
-that side in one folder. Other than theirs are: R3GAN's augmentation, average and β₂, as in cifar10_gan.
+FOLDER is one folder of PNG files of the choice's side. The choices:
+- stylegan2_1024: configuration F (Karras et al. 2020, "StyleGAN2").
+- stylegan2_256: the "paper256" settings of StyleGAN2-ADA (Karras et al. 2020).
+- r3gan_256, r3gan_64: Huang et al. 2024, appendix D.
+
+Differences from the R3GAN paper: augmentation, average and β₂ are those of cifar10_gan.
+
+Not yet run to the end, so there is no score.
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +31,7 @@ def get_config(choice: str = "r3gan_256") -> ConfigDict:
     if choice == "stylegan2_1024":
         config.batch_size, config.num_steps, config.augmentations = 32, 780_000, ()
         stylegan2(config, gamma=10, learning_rate=2e-3, average=10_000)
-        config.evaluation.num_samples = 1000  # 12 GB as floats
+        config.evaluation.num_samples = 1000  # 12 GB as float32
     elif choice == "stylegan2_256":
         config.batch_size, config.num_steps, config.augmentations = 64, 390_000, ()
         stylegan2(config, gamma=1, learning_rate=2.5e-3, average=20_000, channel_base=16384)

@@ -1,10 +1,14 @@
-"""Autoencoders of images at 256×256, down-sampled 8 times to 16 channels, with LPIPS and PatchGAN, for many accelerators.
+"""Autoencoders of images at 256×256 with LPIPS and PatchGAN, for many accelerators.
 
-python -m experiments.train --config=configs/imagenet256_autoencoder.py:kl --config.data.directory=IMAGES --workdir=runs/imagenet256_autoencoder
+python -m experiments.train --config=configs/imagenet256_autoencoder.py:kl \
+    --config.data.directory=IMAGES --workdir=runs/imagenet256_autoencoder
 
-The architecture of FLUX's and SD3's autoencoder, by Stable Diffusion's recipe (Rombach et al. 2022, appendix G); or, with vq,
-LlamaGen's tokenizer of 16,384 codes, down-sampled 16 times. IMAGES holds pictures of 256×256 (genjax/data/sets/folder.py). Not
-run to its end yet.
+IMAGES holds pictures of 256×256 (genjax/data/sets/folder.py). The choices:
+- kl: the architecture of FLUX's and SD3's autoencoder, down-sampled 8 times to 16 channels, with
+  Stable Diffusion's recipe (Rombach et al. 2022, appendix G).
+- vq: LlamaGen's tokenizer of 16,384 codes, down-sampled 16 times.
+
+Not yet run to the end, so there is no score.
 """
 
 from ml_collections import ConfigDict
@@ -44,7 +48,7 @@ def get_config(choice: str = "kl") -> ConfigDict:
 
 
 def adversarial_autoencoder(name: str) -> ConfigDict:
-    """Return the recipe of full-size autoencoders: LPIPS, PatchGAN from step 50,000 on, fsdp."""
+    """Return the recipe of full-size autoencoders: LPIPS, PatchGAN from step 50,000, and fsdp."""
     config = base.autoencoder(name, name="", image_shape=())
     config.num_steps = 400_000
     config.adversary.start_step = 50_000

@@ -1,18 +1,30 @@
-"""Class-conditional diffusion on latents of ImageNet at 256×256, as published, for many accelerators.
+"""Class-conditional diffusion on latents of ImageNet at 256×256, for many accelerators.
 
-The choices: sit, rectified flow with DiT-XL/2 (Ma et al. 2024, SiT); dit (Peebles & Xie 2023): DDPM's steps, noise predicted and its
-variance learned; lightning_dit, rectified flow with LightningDiT-XL/1 on 16×16×32 latents (Yao & Wang 2025), its 64 epochs.
+python -m experiments.encode --config=configs/imagenet256_latent_flow.py \
+    --config.space.published=VAE --config.data.directory=IMAGES
+python -m experiments.train --config=configs/imagenet256_latent_flow.py \
+    --config.space.published=VAE --config.data.directory=IMAGES \
+    --workdir=runs/imagenet256_latent_flow
 
-python -m experiments.encode --config=configs/imagenet256_latent_flow.py --config.space.published=VAE --config.data.directory=IMAGES
-python -m experiments.train --config=configs/imagenet256_latent_flow.py --config.space.published=VAE --config.data.directory=IMAGES --workdir=runs/imagenet256_latent_flow
+The choices have their papers' settings:
+- sit: rectified flow with DiT-XL/2 (SiT, Ma et al. 2024).
+- dit: DDPM with predicted noise and learned variance (DiT, Peebles & Xie 2023).
+- lightning_dit: rectified flow with LightningDiT-XL/1 on 16×16×32 latents, for 64 epochs (Yao &
+  Wang 2025).
 
-VAE is a folder with Stable Diffusion's autoencoder as diffusers saves it (config.json and diffusion_pytorch_model.safetensors), for
-lightning_dit one of latents of that shape; IMAGES one of pictures of any sizes in a folder per class (genjax/data/sets/folder.py).
+VAE is a folder with Stable Diffusion's autoencoder as diffusers saves it (config.json and
+diffusion_pytorch_model.safetensors). lightning_dit needs an autoencoder with its own latent shape.
+IMAGES holds pictures of any sizes, in one folder per class (genjax/data/sets/folder.py).
 
-Other than theirs are: latents are the means of the encoder's Gaussians, standardized by channel, where DiT and SiT draw from them and
-scale all by one number; times of dit lie also between the tabulated steps; guidance is of all channels at all times, where DiT's
-is of three of four and LightningDiT's is 10 from a tenth of the time on. The length is that of the papers' comparisons; SiT's and
-DiT's best figures are of 7 million steps. Not run to its end yet.
+Differences from the papers:
+- Latents are the encoder's means, standardized by channel. DiT and SiT draw latents from the
+  encoder's Gaussians, and scale all channels by one number.
+- dit's times also lie between the tabulated steps.
+- Guidance applies to all channels at all times. DiT guides three of four channels. LightningDiT
+  guides at scale 10, after a tenth of the time.
+
+The length is that of the papers' comparisons; the best figures of SiT and DiT come from 7 million
+steps. Not yet run to the end, so there is no score.
 """
 
 from ml_collections import ConfigDict
@@ -50,8 +62,8 @@ def get_config(choice: str = "sit") -> ConfigDict:
         clip_norm=placeholder(float),
         weight_decay=0.0,
     )
-    config.averages.ema.steps = 6931.1  # a decay of 0.9999 a step
-    # 250 evaluations of the network
+    config.averages.ema.steps = 6931.1  # a decay of 0.9999 per step
+    # Every choice samples with 250 evaluations of the network.
     if choice == "sit":
         config.sampling.update(sampler=dict(name="heun"), num_steps=125)
     elif choice == "dit":

@@ -1,9 +1,11 @@
-"""R3GAN on ImageNet of 32 or 64 pixels a side, class-conditional, by its authors' settings, for many accelerators.
+"""Class-conditional R3GAN on ImageNet at 32 or 64 pixels with its authors' settings.
 
 python -m experiments.train --config=configs/imagenet_gan.py:64 --workdir=runs/imagenet64_gan
 
-The choice is 32 or 64 (Huang et al. 2024, appendix D). Other than theirs are: the augmentation, the average and β₂, as
-in cifar10_gan. Not run to its end yet.
+The choice is 32 or 64 (Huang et al. 2024, appendix D), for many accelerators. Differences from the
+paper: augmentation, average and β₂ are those of cifar10_gan.
+
+Not yet run to the end, so there is no score.
 """
 
 from ml_collections import ConfigDict

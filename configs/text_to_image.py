@@ -1,11 +1,17 @@
-"""Text to image at the size of published systems, on pictures in a folder with captions, for many accelerators.
+"""Text to image at the size of published systems, on a folder of captioned pictures.
 
-python -m experiments.train --config=configs/text_to_image.py:stable_diffusion_3 --config.condition.encoder=SYSTEM --config.space.published=SYSTEM/vae --config.data.directory=IMAGES --workdir=runs/text_to_image
+python -m experiments.train --config=configs/text_to_image.py:stable_diffusion_3 \
+    --config.condition.encoder=SYSTEM --config.space.published=SYSTEM/vae \
+    --config.data.directory=IMAGES --workdir=runs/text_to_image
 
-The choices: stable_diffusion_3, MMDiT of 2 billion parameters at 1024×1024, and flux, FLUX.1's network of 12 billion. SYSTEM is a
-folder of that system as diffusers saves it, for its text encoders and its autoencoder, IMAGES one of pictures with captions
-(genjax/data/sets/folder.py), of any sizes. Images are encoded within the step, prompts once, before. With
-",latents" after the choice images are encoded once too, before, by python -m experiments.encode, with the same flags. Not run yet.
+The choices, for many accelerators: stable_diffusion_3 is MMDiT of 2 billion parameters at
+1024×1024, and flux is FLUX.1's network of 12 billion. SYSTEM is a folder of that system as
+diffusers saves it; its text encoders and autoencoder are used. IMAGES holds pictures of any sizes
+with captions (genjax/data/sets/folder.py).
+
+Prompts are encoded once, before training; images are encoded within the step. With ",latents" after
+the choice, python -m experiments.encode with the same flags encodes images once too. Not yet run,
+so there is no score.
 """
 
 from ml_collections import ConfigDict
@@ -45,11 +51,12 @@ def get_config(choice: str = "stable_diffusion_3") -> ConfigDict:
         config.space.update(directory="runs/text_to_image_latents", shape=(128, 128, 16))
         config.data.resize = True
     else:
-        # Batches of one height and width each, of about as many pixels as image_shape (Podell et al.
-        # 2023, section 2.3); a multiple of its side and a ratio of 1 make a single size.
+        # Each batch has one height and width, of about as many pixels as image_shape (Podell et al.
+        # 2023, section 2.3). A ratio of 1 and a multiple equal to image_shape's side give a single
+        # size.
         config.data.buckets = dict(multiple=64, max_ratio=2.0)
     config.conditioning_dropout = 0.1
-    config.times.shift = 3.0  # of 1024×1024 pixels (Esser et al. 2024, section 5.3.2)
+    config.times.shift = 3.0  # for 1024×1024 pixels (Esser et al. 2024, section 5.3.2)
     config.optimizer.update(learning_rate=1e-4, warmup=1000.0, schedule="constant")
     config.averages.ema.steps = 7000.0
     config.mesh.update(data=1, fsdp=-1)

@@ -1,11 +1,15 @@
 """Fine-tune a published text-to-image network on your own captioned pictures, by low-rank adapters.
 
-python -m experiments.train --config=configs/text_to_image_lora.py:flux --config.adapters.source=SYSTEM/transformer --config.condition.encoder=SYSTEM --config.space.published=SYSTEM/vae --config.data.directory=IMAGES --workdir=runs/lora
+python -m experiments.train --config=configs/text_to_image_lora.py:flux \
+    --config.adapters.source=SYSTEM/transformer --config.condition.encoder=SYSTEM \
+    --config.space.published=SYSTEM/vae --config.data.directory=IMAGES --workdir=runs/lora
 
-The choices: stable_diffusion_3 (2 billion parameters) and flux (12 billion). SYSTEM is a folder of
-that system as diffusers saves it, and IMAGES a folder of pictures with captions
-(genjax/data/sets/folder.py). The network's weights stay frozen; queries, keys and values get
-adapters of rank 16 (Hu et al. 2021): 7,077,888 parameters, or 22,413,312 of FLUX.1. Not run yet.
+The choice is stable_diffusion_3 (2 billion parameters) or flux (12 billion). SYSTEM is a folder of
+that system as diffusers saves it. IMAGES is a folder of pictures with captions
+(genjax/data/sets/folder.py). The network's weights stay frozen. Queries, keys and values get
+adapters of rank 16 (Hu et al. 2021): 7,077,888 parameters, or 22,413,312 for FLUX.1.
+
+Not yet run, so there is no score.
 """
 
 from ml_collections import ConfigDict

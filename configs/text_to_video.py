@@ -1,10 +1,12 @@
-"""Text to video at the size of published systems, for plans: 75,600 tokens, as of 81 frames of 1280×720 pixels.
+"""Text to video at the size of published systems, for plans: 81 frames of 1280×720 pixels.
 
 python -m experiments.plan --config=configs/text_to_video.py --mesh=fsdp:64,context:8 --device=v5p
 
-PixArt with the sizes of Wan 2.1's 14 billion parameters (Wan team 2025, table 2): width 5,120, 40 blocks of 40 heads with
-self- and cross-attention, text of 512 tokens. Its latents, 21 frames of 90×160 in patches of 1×2×2, stand in one picture of
-420×720 with as many patches until there is a network of video; nothing can be trained with it.
+The network is PixArt with the sizes of Wan 2.1's 14 billion parameters (Wan team 2025, table 2). It
+has width 5,120, 40 blocks of 40 heads with self- and cross-attention, and text of 512 tokens. Wan's
+latents are 21 frames of 90×160 in patches of 1×2×2: 75,600 tokens. There is no network of video
+yet, so one picture of 420×720 with as many patches takes their place. The config serves for plans
+only; nothing can be trained with it.
 """
 
 from ml_collections import ConfigDict

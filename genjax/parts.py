@@ -1,4 +1,4 @@
-"""Parts by name: find a network, a sampler or a data set by what a config calls it."""
+"""Parts by name: find the network, sampler or data set that a config names."""
 
 import difflib
 import functools
@@ -16,27 +16,27 @@ def find(name: str, places: Sequence[str], field: str) -> Any:
     Args:
         name: one of
             - the name of a public object of a module in `places`: "DiT_S";
-            - that name after its module's, where several modules have it: "r3gan.Generator";
+            - the module's and the object's name, if several modules have it: "r3gan.Generator";
             - a dotted path of anything that can be imported: "my_package.my_module.MyUNet".
         places: packages or modules, by dotted path.
-        field: what the error calls the name: "config.model.name".
+        field: the config's field that holds the name, for errors: "config.model.name".
 
     Raises:
-        ValueError: there is no such object, or several modules have one.
+        ValueError: the object does not exist, or several modules have one.
     """
     if "." in name:
         for path in (*(f"{place}.{name}" for place in places), name):
-            if (found := _at(path)) is not None:
+            if (found := _import(path)) is not None:
                 return found
         raise ValueError(
             f"{field} is {name!r}, and nothing can be imported from there; {_choices(name, places)}"
         )
-    having = [module for module in _modules(places) if name in public(module)]
-    objects = {id(vars(module)[name]): vars(module)[name] for module in having}
+    matches = [module for module in _modules(places) if name in public(module)]
+    objects = {id(vars(module)[name]): vars(module)[name] for module in matches}
     if len(objects) == 1:
         return objects.popitem()[1]
-    if having:
-        paths = [f"{module.__name__.rpartition('.')[2]}.{name}" for module in having]
+    if matches:
+        paths = [f"{module.__name__.rpartition('.')[2]}.{name}" for module in matches]
         raise ValueError(
             f"{field} is {name!r}, which several modules have; take one of {', '.join(paths)}"
         )
@@ -46,16 +46,16 @@ def find(name: str, places: Sequence[str], field: str) -> Any:
 def bind(
     fields: Mapping[str, Any], places: Sequence[str], field: str, called_with: Sequence[str] = ()
 ) -> functools.partial:
-    """Return the object that `fields["name"]` names, bound to the other fields as keyword arguments.
+    """Return the object that `fields["name"]` names, bound to the other fields as keywords.
 
-    A field that is itself a dictionary with a name is made first, of the same places.
+    A field that is itself a dictionary with a name is made first, from the same places.
 
     Args:
-        places, field: as in `find`, of `fields["name"]` and without ".name".
+        places, field: as in `find`; `field` without ".name".
         called_with: parameters that the caller gives later, so that a field cannot set them.
 
     Raises:
-        ValueError: there is no such object, or it takes no such argument.
+        ValueError: the object does not exist, or does not take an argument.
     """
     return bind_to(
         find(fields["name"], places, f"{field}.name"), fields, places, field, called_with
@@ -69,14 +69,13 @@ def bind_to(
     field: str,
     called_with: Sequence[str] = (),
 ) -> functools.partial:
-    """Return a function bound to `fields` as `bind` does, whatever they name."""
+    """Return a function bound to `fields` as `bind` does, whatever name they have."""
 
     def argument(name: str, value: Any) -> Any:
-        if (
-            hasattr(value, "keys") and "name" in value
-        ):  # also of ml_collections, which is no Mapping
+        # hasattr, because ml_collections' dictionaries are no Mappings.
+        if hasattr(value, "keys") and "name" in value:
             return bind(dict(value), places, f"{field}.{name}")()
-        return tuple(value) if isinstance(value, list) else value  # JSON knows no tuples
+        return tuple(value) if isinstance(value, list) else value  # JSON has no tuples
 
     arguments = {name: argument(name, value) for name, value in fields.items() if name != "name"}
     takes = inspect.signature(function).parameters
@@ -84,14 +83,14 @@ def bind_to(
     free = [name for name in takes if name not in called_with]
     if (unknown := sorted(arguments.keys() - set(free))) and not takes_any:
         raise ValueError(
-            f"{field}.{unknown[0]} is set, which {fields.get('name', function.__name__)} does not take; it takes "
-            f"{', '.join(free) or 'no arguments'}"
+            f"{field}.{unknown[0]} is set, which {fields.get('name', function.__name__)} does not "
+            f"take; it takes {', '.join(free) or 'no arguments'}"
         )
     return functools.partial(function, **arguments)
 
 
 def public(module: ModuleType) -> dict[str, Any]:
-    """Return what a module or its own parts define, by name, without what begins with an underscore."""
+    """Return what a module or its submodules define, by name, except names with an underscore."""
     return {
         name: value
         for name, value in vars(module).items()
@@ -102,12 +101,12 @@ def public(module: ModuleType) -> dict[str, Any]:
 
 
 def dotted_path(part: Callable) -> str:
-    """Return where a function or class can be imported from."""
+    """Return the path from which a function or class can be imported."""
     return f"{part.__module__}.{part.__qualname__}"
 
 
 def _modules(places: Sequence[str]) -> Iterator[ModuleType]:
-    """Yield the places and, where they are packages, all modules in them."""
+    """Yield the places and, for packages, all modules in them."""
     for place in places:
         module = importlib.import_module(place)
         yield module
@@ -115,25 +114,25 @@ def _modules(places: Sequence[str]) -> Iterator[ModuleType]:
             yield importlib.import_module(each.name)
 
 
-def _at(path: str) -> Any:
-    """Return what a dotted path names, None if there is nothing; errors of an import itself are raised."""
+def _import(path: str) -> Any:
+    """Return the object at a dotted path, or None; errors inside an imported module are raised."""
     module_path, _, name = path.rpartition(".")
     try:
         module = importlib.import_module(module_path)
     except ModuleNotFoundError as error:
         if error.name and f"{module_path}.".startswith(f"{error.name}."):
             return None
-        raise  # a module is there, and what it imports is not
+        raise  # the module exists, and something that it imports is missing
     return getattr(module, name, None)
 
 
 def _choices(name: str, places: Sequence[str]) -> str:
-    """Return what may stand in the place of a wrong name: all there is, or of much the nearest."""
-    there = list(dict.fromkeys(each for module in _modules(places) for each in public(module)))
-    nearest = difflib.get_close_matches(name, there, n=8, cutoff=0.0)
-    few = len(there) <= 40
+    """Return the valid choices for a wrong name: all of them, or if they are many the nearest."""
+    all_names = list(dict.fromkeys(each for module in _modules(places) for each in public(module)))
+    nearest = difflib.get_close_matches(name, all_names, n=8, cutoff=0.0)
+    few = len(all_names) <= 40
     shown = (
-        f"there are {', '.join(there)}"
+        f"there are {', '.join(all_names)}"
         if few
         else f"the nearest in {' and '.join(places)} are {', '.join(nearest)}"
     )

@@ -1,4 +1,7 @@
-"""Datasets and batches; tensorflow-datasets, grain and scikit-learn are imported at first use."""
+"""Datasets and batches.
+
+tensorflow-datasets, grain and scikit-learn are imported at first use.
+"""
 
 from genjax.data.buckets import BucketedBatches as BucketedBatches
 from genjax.data.buckets import aspect_buckets as aspect_buckets

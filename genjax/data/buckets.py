@@ -1,9 +1,10 @@
-"""Batches of images that vary in size and proportions: all of one batch share a bucket, a height and width.
+"""Batches of images that vary in size and proportions.
 
-A compiled step is a program for one shape, so every bucket compiles its own, at the first of its batches: as
-many programs as there are buckets with examples, each as fast as if it were the only one. A network has the
-same variables for all: in transformers of patches, positions are interpolated (PixArt), cropped from a
-larger grid (MMDiT) or simply go on (FLUX).
+All images of one batch share a bucket: a height and a width. A compiled step serves one shape, so
+each bucket with examples compiles one program, at its first batch. Each program is as fast as if it
+were the only one. The network has the same variables for all buckets. Transformers of patches
+handle positions in three ways: they interpolate them (PixArt), crop them from a larger grid (MMDiT)
+or extend them (FLUX).
 """
 
 import bisect
@@ -25,26 +26,26 @@ from genjax.data.loader import Batches
 from genjax.data.transforms import Example, Transform, center_crop, compose, resize
 
 Bucket = tuple[int, int]  # height, width
-SMALLEST_AREA = (
-    0.9  # of the area asked for; of 1024² pixels and multiples of 64 it makes the buckets of SDXL
-)
-CHUNK = 1024  # sizes found by a thread at a time
+# Share of the given area. SDXL's buckets follow from 0.9 with 1024² pixels and multiples of 64.
+SMALLEST_AREA = 0.9
+CHUNK = 1024  # sizes that a thread finds at a time
 
 
 def aspect_buckets(pixels: int, multiple: int, max_ratio: float) -> tuple[Bucket, ...]:
-    """All (height, width) in multiples of `multiple` that have 0.9 to 1 times `pixels`, the widest first.
+    """Return all (height, width) of 0.9 to 1 times `pixels`, the widest first.
 
-    The smaller `multiple` is beside √pixels the more there are: of 1024² pixels and a ratio of at most 4
-    there are 41 in multiples of 64, and 580 in multiples of 16, each of which would compile a program of its
-    own.
+    Both sides are multiples of `multiple`. A small `multiple` gives many buckets, and each bucket
+    compiles a program of its own. 1024² pixels and a ratio of at most 4 give 41 buckets in
+    multiples of 64, and 580 in multiples of 16.
 
     Args:
-        multiple: in pixels; itself one of what the network's patch covers, with an autoencoder its factor
-            times the patch.
-        max_ratio: of the longer side to the shorter one, at most.
+        pixels: the area of an image, in pixels.
+        multiple: in pixels; must be a multiple of what one patch of the network covers. With an
+            autoencoder that is the autoencoder's factor times the patch size.
+        max_ratio: the largest ratio of the longer side to the shorter side.
 
     Raises:
-        ValueError: there are none.
+        ValueError: no bucket fulfils the conditions.
 
     Source: Podell et al., SDXL (2023), section 2.3; the 0.9 is read off the table of appendix I.
     """
@@ -58,8 +59,9 @@ def aspect_buckets(pixels: int, multiple: int, max_ratio: float) -> tuple[Bucket
     ]
     if not buckets:
         raise ValueError(
-            f"no multiples of {multiple} make an area of {SMALLEST_AREA} to 1 times {pixels} pixels at a "
-            f"ratio of at most {max_ratio}: take a smaller multiple, or as pixels the square of one"
+            f"no multiples of {multiple} make an area of {SMALLEST_AREA} to 1 times {pixels} "
+            f"pixels at a ratio of at most {max_ratio}: take a smaller multiple, or as pixels the "
+            "square of a multiple"
         )
     return tuple(sorted(buckets, key=lambda bucket: bucket[0] / bucket[1]))
 
@@ -67,18 +69,18 @@ def aspect_buckets(pixels: int, multiple: int, max_ratio: float) -> tuple[Bucket
 def nearest_buckets(
     sizes: Int[np.ndarray, "examples 2"], buckets: Sequence[Bucket]
 ) -> Int[np.ndarray, " examples"]:
-    """For each (height, width) the number of the bucket whose ratio is nearest in logarithm.
+    """Return for each (height, width) the index of the bucket with the nearest ratio.
 
-    Of buckets with the same ratio it is the one whose area is nearest, in logarithm too.
+    Ratios are compared by logarithm. Among buckets of the same ratio, the nearest area wins, also
+    by logarithm.
     """
     ratios, areas = _log_ratios_and_areas(np.array(buckets))
 
     def nearest(sizes: Int[np.ndarray, "examples 2"]) -> Int[np.ndarray, " examples"]:
         own_ratios, own_areas = _log_ratios_and_areas(sizes)
         distances = np.abs(own_ratios[:, None] - ratios)
-        tied = (
-            distances <= distances.min(axis=1, keepdims=True) + 1e-9
-        )  # logarithms are rounded to 1e-15
+        # Logarithms are rounded to 1e-15.
+        tied = distances <= distances.min(axis=1, keepdims=True) + 1e-9
         return np.where(tied, np.abs(own_areas[:, None] - areas), np.inf).argmin(axis=1)
 
     return np.concatenate([nearest(sizes[i : i + CHUNK]) for i in range(0, len(sizes), CHUNK)])
@@ -90,13 +92,14 @@ def _log_ratios_and_areas(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def image_sizes(dataset: Dataset) -> Int32[np.ndarray, "examples 2"]:
-    """Height and width of all images, found in threads.
+    """Return the height and width of all images, found in threads.
 
-    Of image files (`load_folder`) only the headers are read. Of other sets whose images vary in size every
-    example is decoded: keep what this returns then, and give it to `BucketedBatches`.
+    Image files (`load_folder`) are not decoded: only their headers are read. Other sets whose
+    images vary in size are decoded completely. Keep the result in that case, and give it to
+    `BucketedBatches`.
 
     Raises:
-        ValueError: a set without images.
+        ValueError: the set has no images.
     """
     _require_images(dataset)
     count, shape = len(dataset.source), dataset.image_shape
@@ -110,12 +113,12 @@ def image_sizes(dataset: Dataset) -> Int32[np.ndarray, "examples 2"]:
             return [dataset.source[row]["image"].shape[:2] for row in rows]
         return [stored_size(entries[row].path) for row in rows]
 
-    sizes, told = [], time.monotonic()
+    sizes, last_message = [], time.monotonic()
     with ThreadPoolExecutor(num_threads()) as pool:
-        for some in pool.map(sizes_from, range(0, count, CHUNK)):
-            sizes += some
-            if time.monotonic() - told > PROGRESS_SECONDS:
-                told = time.monotonic()
+        for chunk in pool.map(sizes_from, range(0, count, CHUNK)):
+            sizes += chunk
+            if time.monotonic() - last_message > PROGRESS_SECONDS:
+                last_message = time.monotonic()
                 logging.getLogger(__name__).warning(
                     "%s (%s): sizes of %d of %d images found",
                     dataset.name,
@@ -127,15 +130,16 @@ def image_sizes(dataset: Dataset) -> Int32[np.ndarray, "examples 2"]:
 
 
 def stored_size(path: str | os.PathLike) -> Bucket:
-    """Height and width that `decode` gives an image file, by its header.
+    """Return the height and width that `decode` gives an image file, read from its header.
 
-    What a header does not tell is that a PNG whose EXIF tag comes after its pixels is turned.
+    One case is beyond the header: a PNG whose EXIF tag comes after its pixels. Its rotation is
+    missed.
     """
     from PIL import Image
 
     with Image.open(path) as image:
         width, height = image.size
-        # To ask a PNG without the tag would decode it; the size of a TIFF is that of the turned image.
+        # Asking a PNG without the tag would decode it. A TIFF's size is that of the rotated image.
         tagged = "exif" in image.info and image.format != "TIFF"
         turned = tagged and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
@@ -146,13 +150,13 @@ def resize_and_crop(
     bucket: Bucket,
     generator: np.random.Generator | None = None,
 ) -> tuple[UInt8[np.ndarray, "rows columns channels"], Bucket]:
-    """An image resized until it just covers a bucket, then cropped to it; and the crop's top and left.
+    """Resize an image until it just covers a bucket, and crop it to the bucket.
 
-    Resized with Pillow's antialiased bicubic filter; an image that is smaller is enlarged. One side then
-    fits, and of the other the middle is taken, or with a generator a part drawn uniformly.
+    Pillow's antialiased bicubic filter resizes; a smaller image is enlarged. One side then fits the
+    bucket. The crop takes the middle of the other side, or with a generator a uniformly drawn part.
 
     Returns:
-        The image `[*bucket channels]`, and (top, left) in pixels of the resized image.
+        The image `[*bucket channels]`, and (top, left) of the crop in pixels of the resized image.
     """
     from PIL import Image
 
@@ -172,7 +176,7 @@ def resize_and_crop(
 
 @dataclasses.dataclass(frozen=True)
 class _Resized:
-    """Records with images resized and cropped to one size as they are read, by a transform that leaves nothing to chance."""
+    """Records whose images a deterministic transform brings to one size as they are read."""
 
     source: InMemory | OnDisk
     transform: Transform
@@ -192,10 +196,13 @@ def _resized(size: Bucket, dataset: Dataset, transform: Transform) -> Dataset:
 
 
 def resized_to(size: Bucket, dataset: Dataset) -> Dataset:
-    """The set with every image resized until it just covers `size` (height, width), and its middle cut out.
+    """Return the set with every image resized until it just covers `size`, and center-cropped.
+
+    Args:
+        size: (height, width) in pixels.
 
     Raises:
-        ValueError: a set without images.
+        ValueError: the set has no images.
     """
 
     def transform(example, generator):
@@ -205,43 +212,48 @@ def resized_to(size: Bucket, dataset: Dataset) -> Dataset:
 
 
 def squared(side: int, dataset: Dataset) -> Dataset:
-    """The set with every image resized and cropped to a square as the literature prepares ImageNet: `resize`, then
-    `center_crop`.
+    """Return the set with every image resized and cropped to a square of `side` pixels.
+
+    `resize` and `center_crop` do it, as the literature prepares ImageNet.
 
     Raises:
-        ValueError: a set without images.
+        ValueError: the set has no images.
     """
     return _resized((side, side), dataset, compose(resize(side), center_crop(side)))
 
 
 class BucketedBatches(Batches):
-    """`Batches` of images that vary in size: those of a batch are of one bucket, resized and cropped to it.
+    """`Batches` of images that vary in size; each batch is resized and cropped to one bucket.
 
-    An example belongs to the bucket of the nearest ratio (`nearest_buckets`). Beside what `Batches` has, a
-    batch holds, as int32 `[rows 2]`, what a network may be told lest it draw small or cut pictures (Podell
-    et al., SDXL, 2023, section 2.2): `size`, the height and width before resizing, and `crop`, how much was
-    cut off at the top and the left, in pixels after resizing. Mirror in `transform`: after a mirroring in
-    the compiled step `crop` would be that of the other side.
+    An example belongs to the bucket of the nearest ratio (`nearest_buckets`). A batch has two more
+    arrays than `Batches` gives, both int32 `[rows 2]`. `size` is the height and width before
+    resizing. `crop` is what was cut off at the top and the left, in pixels after resizing. A
+    network conditioned on `size` and `crop` learns not to draw small or cropped pictures (Podell et
+    al., SDXL, 2023, section 2.2). Mirror images in `transform`: after mirroring in the compiled
+    step, `crop` would belong to the other side.
 
-    The examples of a bucket are an endless stream, each epoch a fresh permutation, cut into batches. An
-    epoch of the whole is made of those batches that end in this epoch of their bucket, in random order: what
-    does not fill a batch is carried over to the next. So after each epoch every example has been seen as
-    often as there were epochs, or once less; none is left out for good or repeated to fill a batch. A batch
-    is a function of (seed, step, global index), found without walking there.
+    The examples of a bucket form an endless stream, each epoch a fresh permutation, and the stream
+    is cut into batches. Examples that do not fill a batch are carried over to the next epoch. An
+    epoch of the whole set consists of the batches that end in this epoch of their bucket, in random
+    order. So after n epochs every example has been seen n or n − 1 times; none is dropped or
+    repeated. A batch is a function of (seed, step, global index), computed without visiting earlier
+    steps.
 
     Args:
-        dataset, batch_size, seed, rows: as of `Batches`.
-        buckets: (height, width) each, as `aspect_buckets` makes them; one nearest to no example is not used.
-        sizes: height and width of all images, by which they get their buckets; by default
+        dataset, batch_size, seed, rows: as for `Batches`.
+        buckets: (height, width) each, as `aspect_buckets` makes them. A bucket that is nearest to
+            no example is unused.
+        sizes: height and width of all images, which decide their buckets; by default
             `image_sizes(dataset)`.
-        transform: `transform(example, generator) -> example`, as of `Batches`, but before the image is
-            resized, so that `size` and `crop` are those of what it returns, also where it mirrors. It keeps
-            bytes.
-        random_crop: cut out a part drawn uniformly, not the middle.
+        transform: `transform(example, generator) -> example`, as for `Batches`, but applied before
+            the image is resized. `size` and `crop` then describe the transformed image, even a
+            mirrored one. The transform must keep the dtype uint8.
+        random_crop: whether to crop a uniformly drawn part instead of the middle.
 
     Raises:
-        ValueError: a set without images, or of other images than bytes; no buckets; not as many sizes as
-            examples; `batch_size` exceeds the examples of a bucket.
+        ValueError: the set has no images, or images that are not uint8; there are no buckets; the
+            numbers of sizes and examples differ; `batch_size` exceeds the number of examples of a
+            bucket.
     """
 
     def __init__(
@@ -259,7 +271,8 @@ class BucketedBatches(Batches):
         _require_images(dataset)
         if (dtype := dataset.source[0]["image"].dtype) != np.uint8:
             raise ValueError(
-                f"images of {dataset.name} ({dataset.split}) are {dtype}; only bytes (uint8) can be resized"
+                f"images of {dataset.name} ({dataset.split}) are {dtype}; "
+                "only bytes (uint8) can be resized"
             )
         super().__init__(dataset, batch_size, seed, transform=transform or compose(), rows=rows)
         if not buckets:
@@ -269,8 +282,9 @@ class BucketedBatches(Batches):
         sizes = image_sizes(dataset) if sizes is None else sizes
         if len(sizes) != len(dataset.source):
             raise ValueError(
-                f"sizes of {len(sizes)} images for the {len(dataset.source)} examples of {dataset.name} "
-                f"({dataset.split}): give height and width of each, as image_sizes finds them"
+                f"sizes of {len(sizes)} images for the {len(dataset.source)} examples of "
+                f"{dataset.name} ({dataset.split}): give height and width of each, as image_sizes "
+                "finds them"
             )
         self.buckets = tuple(buckets)
         self.random_crop = random_crop
@@ -283,16 +297,16 @@ class BucketedBatches(Batches):
             if 0 < count < batch_size
         }:
             raise ValueError(
-                f"batch size {batch_size} exceeds the examples of buckets {few}: leave these out of "
-                f"the list, and their examples go to the nearest of the others, or take batches of at most "
-                f"{min(few.values())}"
+                f"batch size {batch_size} exceeds the examples of buckets {few}: leave these out "
+                "of the list, and their examples go to the nearest other bucket, or take batches "
+                f"of at most {min(few.values())}"
             )
-        # Threads run ahead into the next epoch, and batches begin in the last one.
+        # Threads run ahead into the next epoch, and batches may begin in the previous epoch.
         self._permutation = functools.lru_cache(4 * len(buckets))(self._permutation)
         self._order = functools.lru_cache(4)(self._order)
 
     def bucket(self, step: int) -> Bucket:
-        """Height and width of the images of `self[step]`, on all processes."""
+        """Return the height and width of the images of `self[step]`, the same on all processes."""
         return self.buckets[self._locate(step)[0]]
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
@@ -305,14 +319,14 @@ class BucketedBatches(Batches):
         positions = (step * self.batch_size + self.rows).tolist()
         return stack(
             [
-                self._fitted(*each, self.buckets[number])
+                self._prepared(*each, self.buckets[number])
                 for each in zip(indices, positions, strict=True)
             ]
         )
 
     def _locate(self, step: int) -> tuple[int, int]:
-        """The number of the bucket of this step, and which of the bucket's batches it is."""
-        # There is at least one batch in an epoch, so it is one of the first step + 1.
+        """Return the index of this step's bucket, and which of its batches the step takes."""
+        # Every epoch has at least one batch, so the step lies in one of the first step + 1 epochs.
         epoch = (
             bisect.bisect_right(range(step + 2), step, key=lambda e: int(self._finished(e).sum()))
             - 1
@@ -323,11 +337,11 @@ class BucketedBatches(Batches):
         return number, int(finished[number] + np.count_nonzero(order[:offset] == number))
 
     def _finished(self, epoch: int) -> Int[np.ndarray, " buckets"]:
-        """Batches of each bucket before an epoch."""
+        """Return how many batches of each bucket end before an epoch."""
         return epoch * self._counts // self.batch_size
 
     def _order(self, epoch: int) -> Int[np.ndarray, " batches"]:
-        """The numbers of the buckets of an epoch's batches."""
+        """Return the bucket indices of an epoch's batches, in order."""
         numbers = np.repeat(
             np.arange(len(self.buckets)), self._finished(epoch + 1) - self._finished(epoch)
         )
@@ -338,7 +352,7 @@ class BucketedBatches(Batches):
             self._counts[number]
         )
 
-    def _fitted(self, index: int, position: int, bucket: Bucket) -> Example:
+    def _prepared(self, index: int, position: int, bucket: Bucket) -> Example:
         generator = np.random.default_rng((1, self.seed, position))
         example = self.transform(self._examples(index), generator)
         image, crop = resize_and_crop(
@@ -356,5 +370,6 @@ def _require_images(dataset: Dataset) -> None:
     if len(dataset.image_shape or ()) != 3:
         raise ValueError(
             f"buckets are for images; the image_shape of {dataset.name} ({dataset.split}) is "
-            f"{dataset.image_shape}, and would be (height, width, channels), with None where sizes vary"
+            f"{dataset.image_shape}, but must be (height, width, channels), with None where sizes "
+            "vary"
         )

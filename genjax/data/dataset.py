@@ -1,4 +1,4 @@
-"""What a dataset is: examples, in memory or on disk, and what is known of them."""
+"""Datasets: examples, in memory or on disk, and their description."""
 
 import dataclasses
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-PRELOAD_BYTES = 2**29  # of decoded examples: MNIST takes 47 MB, CIFAR-10 154 MB
+PRELOAD_BYTES = 2**29  # limit for decoded examples; MNIST takes 47 MB, CIFAR-10 154 MB
 PICTURES = ("image", "video", "audio")  # features whose shape is a dataset's `image_shape`
 
 
@@ -34,11 +34,11 @@ class InMemory:
 
 @dataclasses.dataclass(frozen=True)
 class OnDisk:
-    """Examples read and decoded when asked for.
+    """Examples that are read and decoded on access.
 
     Attributes:
-        records: `records[i]` is the features of one example, `len(records)` their number: a
-            tensorflow-datasets data source, a list of dicts.
+        records: `records[i]` is a dict of the features of one example, and `len(records)` the
+            number of examples. A tensorflow-datasets data source and a list of dicts both fit.
         dtypes: by name, the features to read.
     """
 
@@ -58,12 +58,12 @@ class OnDisk:
 
 
 def stack(examples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Examples of equal shapes to one batch."""
+    """Stack examples of equal shapes to one batch `[batch ...]` of each feature."""
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
 def preload(source: OnDisk, shapes: Mapping[str, tuple[int, ...]]) -> InMemory:
-    """Reads all examples, in threads.
+    """Read all examples into memory, in threads.
 
     Args:
         shapes: by name, the shape of each feature of one example.
@@ -83,32 +83,35 @@ def preload(source: OnDisk, shapes: Mapping[str, tuple[int, ...]]) -> InMemory:
 
 
 def num_threads() -> int:
+    """Return how many threads read and decode files: one per core, at most 16."""
     return min(16, os.cpu_count() or 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """One split of a dataset, or arrays of one's own: `Dataset("mine", "train", InMemory({"image": images}))`.
+    """One split of a dataset, or your own arrays.
+
+    Your own arrays need one line: `Dataset("mine", "train", InMemory({"image": images}))`.
 
     Attributes:
         name: as given to `load_dataset`.
         split: as given to `load_dataset`.
-        source: the examples: `len(source)`; `source[i]` is one, a dict of arrays; with a slice or an array of
-            ints, a batch of them. Holds the numeric features by their tensorflow-datasets names, as a rule
-            `image` (uint8, [height width channels]) and `label` (int32), or
-            `video` (uint8, [time height width channels]).
-        image_shape: (height, width, channels), with None where sizes vary, or
-            (time, height, width, channels); None for a set without pictures. Left out for arrays in memory,
-            it is that of their `image` or `video`.
+        source: the examples. `len(source)` is their number, `source[i]` is one example as a dict of
+            arrays, and `source[slice or array of ints]` is a batch. Features are numeric and have
+            their tensorflow-datasets names. Most sets have `image` (uint8, [height width channels])
+            or `video` (uint8, [time height width channels]), and `label` (int32).
+        image_shape: (height, width, channels), with None where sizes vary, or (time, height, width,
+            channels). None for a set without pictures. The default for arrays in memory is the
+            shape of their `image` or `video`.
         num_classes: None for a set without class labels.
         class_names: by label.
-        captions: of each example, a tuple of texts: its name first, then synonyms. Batches of a captioned set
-            have an `index` by which to find them: `captions[index]`.
+        captions: for each example a tuple of texts: the name first, then synonyms. Batches of a
+            captioned set have an `index`, which finds the captions: `captions[index]`.
         skipped: by path, why a file could not be read and is left out.
-        conversions: by kind, how many images were not stored as they are given here.
+        conversions: by kind, how many images were converted when they were read.
 
     Raises:
-        ValueError: captions and examples differ in number.
+        ValueError: the numbers of captions and examples differ.
     """
 
     name: str
@@ -127,21 +130,24 @@ class Dataset:
                 object.__setattr__(self, "image_shape", self.source.arrays[name].shape[1:])
         if self.captions is not None and len(self.captions) != len(self.source):
             raise ValueError(
-                f"{len(self.captions)} captions for the {len(self.source)} examples of {self.name} "
-                f"({self.split}): give a tuple of texts for each"
+                f"{len(self.captions)} captions for the {len(self.source)} examples of "
+                f"{self.name} ({self.split}): give a tuple of texts for each"
             )
 
 
 def take(split: str, members: Mapping[str, Callable[[], Any]]) -> list[Any]:
-    """The parts that a split asks for, in the language of tensorflow-datasets but without it.
+    """Return the parts that a split names, in the split language of tensorflow-datasets.
+
+    tensorflow-datasets itself is not needed.
 
     Args:
-        split: names joined by `+`, each of all its examples or of a slice in examples or in percent (rounded
-            to the nearest example): `train[:80%]+test[-100:]`.
-        members: by name, what gives the examples: anything that has a length and takes slices.
+        split: names joined by `+`, for example `train[:80%]+test[-100:]`. A name stands for all its
+            examples or for a slice, in examples or in percent (rounded to the nearest example).
+        members: by name, a function that returns the examples: anything with a length and slices.
 
     Raises:
-        ValueError: another name or form, a slice beyond the examples there are, or no example at all.
+        ValueError: the split has an unknown name or form, its slice exceeds the examples, or it is
+            empty.
     """
     parts, count = [], 0
     for term in split.split("+"):
@@ -149,8 +155,8 @@ def take(split: str, members: Mapping[str, Callable[[], Any]]) -> list[Any]:
         match = re.fullmatch(rf"\s*([\w-]+)(?:\[{bound}:{bound}\])?\s*", term)
         if not match or match[1] not in members:
             raise ValueError(
-                f"Unknown split {split!r}: expected one of {sorted(members)}, a slice in examples or percent "
-                "such as 'train[:80%]', or a sum such as 'train[:100]+test'"
+                f"Unknown split {split!r}: expected one of {sorted(members)}, a slice in examples "
+                "or percent such as 'train[:80%]', or a sum such as 'train[:100]+test'"
             )
         examples = members[match[1]]()
         start, stop = (_position(text, len(examples), term) for text in match.groups()[1:])
@@ -166,15 +172,18 @@ def _position(bound: str | None, length: int, term: str) -> int | None:
         return None
     position = round(float(bound[:-1]) * length / 100) if bound.endswith("%") else int(bound)
     if abs(position) > length:
-        raise ValueError(f"split {term!r} of {length} examples: {bound} lies beyond them")
+        raise ValueError(
+            f"split {term!r} of {length} examples: {bound} lies beyond them, take a smaller slice"
+        )
     return position
 
 
 def held_out(names: Sequence[str], labels: Sequence[Any], one_in: int) -> np.ndarray:
-    """Which examples are kept for testing: bool, [examples].
+    """Return which examples form the test split: bool, [examples].
 
-    Of each class one in `one_in` (rounded): those whose names have the lowest SHA-256. So an example's split
-    depends on no random generator and on no order, and hardly on which other examples there are.
+    Each class gives one example in `one_in` (rounded): those whose names have the lowest SHA-256.
+    So an example's split depends on no random generator and no order, and hardly on the other
+    examples.
     """
     digests = [hashlib.sha256(name.encode(errors="surrogateescape")).digest() for name in names]
     classes = defaultdict(list)

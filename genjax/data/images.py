@@ -1,4 +1,4 @@
-"""Image files: checked and converted to one number of channels, the same for every run."""
+"""Image files, checked and converted to one number of channels, the same for every run."""
 
 import dataclasses
 import errno
@@ -32,10 +32,9 @@ SUFFIXES = (
     ".tiff",
     ".webp",
 )
-REMEMBER_FROM = (
-    10_000  # files: checking these takes seconds to minutes, so what was found is written down
-)
-PROGRESS_SECONDS = 10.0
+# Checking this many files takes seconds to minutes, so the results are stored.
+REMEMBER_FROM = 10_000
+PROGRESS_SECONDS = 10.0  # between two messages on progress
 # A decoder needs up to 13 bytes a pixel, so an image takes at most 0.9 GB.
 PIXEL_LIMIT = 2**26
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -43,12 +42,12 @@ ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionEr
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A file that ought to be an image.
+    """A file that should be an image.
 
     Attributes:
         label: None for a set without classes.
         captions: None for a set without captions.
-        flaw: why it cannot be used, where that is known without opening it.
+        flaw: why the file cannot be used, if the reason is known without opening the file.
     """
 
     path: Path
@@ -58,19 +57,19 @@ class Entry:
 
 
 def decode(path: str | os.PathLike, channels: int = 3) -> tuple[np.ndarray, tuple[str, ...]]:
-    """An image file as bytes `[height width channels]`, and the kinds of conversion that took.
+    """Return an image file as bytes `[height width channels]`, and the kinds of conversion applied.
 
-    Transparent images are laid over white. Of 16 bits the upper 8 are taken. Other colours become RGB, or
-    grey levels by ITU-R 601-2, as Pillow converts them; colour profiles are ignored. Of several frames the
-    first is taken. An image that its EXIF tag says to turn is turned.
+    Transparent images are laid over white. 16-bit images keep their upper 8 bits. Other colours
+    become RGB, or grey levels by ITU-R 601-2, as Pillow converts them; colour profiles are ignored.
+    A file of several frames gives its first frame. The EXIF orientation is applied.
 
     Args:
         channels: 3 for RGB, 1 for grey levels.
 
     Raises:
-        ValueError: pixels of 32 bits or floats, whose range the file does not tell, or more than
-            `PIXEL_LIMIT` pixels.
-        Exception: whatever Pillow raises of a damaged file, as a rule OSError.
+        ValueError: pixels have 32 bits or are floats, so that their range is unknown, or the image
+            has more than `PIXEL_LIMIT` pixels.
+        Exception: whatever Pillow raises for a damaged file, usually OSError.
     """
     from PIL import Image, ImageOps
 
@@ -119,7 +118,7 @@ class _Records:
             return {"image": decode(entry.path, self.channels)[0], "label": entry.label}
         except Exception as error:
             raise RuntimeError(
-                f"{entry.path} could be read when the dataset was opened: {error}"
+                f"{entry.path} could be read when the dataset was opened, and cannot now: {error}"
             ) from error
 
 
@@ -133,11 +132,12 @@ def read_images(
     channels: int = 3,
     preload_bytes: int = PRELOAD_BYTES,
 ) -> Dataset:
-    """A dataset of the files that can be read; `skipped` names the others, relative to `root`.
+    """Return a dataset of the files that can be read.
 
-    All files are decoded once, in threads, before the first batch: so the examples, and with them every
-    batch, are settled then. What was found of `REMEMBER_FROM` files or more is kept in the user's cache
-    folder, and only files of another size or time of change are read again.
+    `Dataset.skipped` names the other files, relative to `root`. All files are decoded once, in
+    threads, before the first batch. So the examples, and with them every batch, are fixed from then
+    on. Results for `REMEMBER_FROM` files or more are stored in the user's cache folder. Later runs
+    read a file again only if its size or modification time has changed.
 
     Raises:
         ValueError: no file can be read.
@@ -153,7 +153,8 @@ def read_images(
     examples = [f"{path} ({reason})" for path, reason in list(skipped.items())[:3]]
     if not kept:
         raise ValueError(
-            f"{name} ({split}): none of {len(entries)} files in {root} can be read: {'; '.join(examples)}"
+            f"{name} ({split}): none of {len(entries)} files in {root} can be read: "
+            f"{'; '.join(examples)}"
         )
     if skipped:
         logging.getLogger(__name__).warning(
@@ -187,64 +188,64 @@ def read_images(
 
 
 def printable(text: str) -> str:
-    """Return a text that can be written as UTF-8: what a file name has that cannot becomes "?"."""
+    """Return a text with every character that UTF-8 cannot encode replaced by "?"."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _inspect(
     entries: Sequence[Entry], root: Path, channels: int, title: str
 ) -> list[tuple[tuple[int, ...], tuple[str, ...]] | str]:
-    """Of each entry the shape of its image and the conversions that takes, or why it cannot be read."""
+    """Return for each entry its image's shape and conversions, or why the entry cannot be read."""
     many = len(entries) >= REMEMBER_FROM
-    memory = _memory(root, channels)
-    known = _remembered(memory) if many else {}
-    news = {}
+    store = _results_path(root, channels)
+    known = _read_results(store) if many else {}
+    new = {}
 
     def inspect(entry: Entry) -> tuple[tuple[int, ...], tuple[str, ...]] | str:
         if entry.flaw:
             return entry.flaw
         try:
             status = entry.path.stat()
-            if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for its writer
+            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
                 return "no regular file"
             key = f"{entry.path} {status.st_size} {status.st_mtime_ns}"
             if key not in known:
                 pixels, kinds = decode(entry.path, channels)
-                news[key] = pixels.shape, kinds
-                return news[key]
+                new[key] = pixels.shape, kinds
+                return new[key]
             shape, kinds = known[key]
             return tuple(shape), tuple(kinds)
         except Exception as error:  # a damaged file can make Pillow raise almost anything
             if isinstance(error, OSError) and error.errno and not is_absent(error):
-                raise  # the disk's fault, so that another process may see the file
+                raise  # the disk fails, so another process may still see the file
             return getattr(error, "strerror", None) or _reason(error, entry.path)
 
-    found, told = [], time.monotonic()
+    found, last_message = [], time.monotonic()
     with ThreadPoolExecutor(num_threads()) as pool:
         for result in pool.map(inspect, entries):
             found.append(result)
-            if time.monotonic() - told > PROGRESS_SECONDS:
-                told = time.monotonic()
+            if time.monotonic() - last_message > PROGRESS_SECONDS:
+                last_message = time.monotonic()
                 logging.getLogger(__name__).warning(
                     "%s: %d of %d files checked", title, len(found), len(entries)
                 )
-    if many and news:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = memory.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(json.dumps(known | news))
-        unfinished.replace(memory)
+    if many and new:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = store.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(json.dumps(known | new))
+        unfinished.replace(store)
     return found
 
 
 def is_absent(error: OSError) -> bool:
-    """Return whether an error is of one file's path, not of the disk."""
+    """Return whether an error concerns one file's path and not the disk."""
     return isinstance(error, ABSENT) or error.errno in (errno.ELOOP, errno.ENAMETOOLONG)
 
 
-def _remembered(memory: Path) -> dict[str, Any]:
-    """Return what was written down of the files; nothing if that is absent or damaged."""
+def _read_results(store: Path) -> dict[str, Any]:
+    """Return the stored results of earlier checks; empty if the store is absent or damaged."""
     try:
-        return dict(json.loads(memory.read_text()))
+        return dict(json.loads(store.read_text()))
     except (OSError, ValueError, TypeError):
         return {}
 
@@ -253,8 +254,8 @@ def _reason(error: Exception, path: Path) -> str:
     return str(error).replace(f" {str(path)!r}", "") or type(error).__name__
 
 
-def _memory(root: Path, channels: int) -> Path:
-    """Where it is written down what the files of `root` decode to."""
+def _results_path(root: Path, channels: int) -> Path:
+    """Return the path that stores what the files of `root` decode to."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     what = f"{root.resolve()} {channels} {PIXEL_LIMIT}"
     digest = hashlib.sha256(what.encode(errors="surrogateescape")).hexdigest()

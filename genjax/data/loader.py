@@ -1,7 +1,8 @@
 """Batches by step number.
 
-A batch is a function of (seed, step, global index): an endless stream of epochs is cut into batches, and each
-process takes its rows of each batch. Any step can be asked for at once, on any number of processes.
+A batch is a function of (seed, step, global index). An endless stream of epochs is cut into
+batches, and each process takes its rows of each batch. Any step is available at once, on any number
+of processes.
 """
 
 import functools
@@ -17,31 +18,34 @@ from genjax.data.transforms import Example, Transform
 
 
 class Batches:
-    """The endless sequence of a dataset's batches: `batches[step]`, or prefetched, `batches.iterate(start)`.
+    """The endless sequence of a dataset's batches, by step or prefetched.
 
-    `batches[step]` is a dict of arrays `[rows ...]`, of the examples that fall to this process. Every epoch is a fresh permutation; a batch may end one epoch and begin the next.
+    `batches[step]` is a dict of arrays `[rows ...]` with the examples of this process, and
+    `batches.iterate(start)` yields prefetched batches. Every epoch is a fresh permutation; a batch
+    may end one epoch and begin the next.
 
-    Drawing a permutation with NumPy and gathering makes a batch of 64 digits in 10 µs, where shuffling and
-    batching examples one by one in grain took 1.6 ms; so grain runs over the steps, and prefetches what is
-    not in memory.
+    NumPy draws a permutation and gathers a batch of 64 digits in 10 µs. Shuffling and batching
+    single examples in grain took 1.6 ms. So grain runs over the steps, and prefetches what is not
+    in memory.
 
     Args:
-        dataset: from `load_dataset`, or of one's own arrays: `Dataset(name, split, InMemory(arrays))`. If it
-            has captions, examples and batches also have an `index` (int32): `dataset.captions[index]`.
-        batch_size: of all processes together.
-        seed: of the order, and of the random transforms.
-        transform: `transform(example, generator) -> example` on the host, one example at a time: for images
-            that vary in size, and for what the device cannot do. It decides what a batch holds. Its NumPy
-            generator is made of (seed, position in the stream) only.
-        image_shape: (height, width, channels) that the network takes, or of videos (time, height, width,
-        channels),
-            to be checked here.
-        rows: of each batch, those of this process (`genjax.training.process_rows`); all if not given.
-        shuffle: False keeps the stored order, in every epoch.
+        dataset: from `load_dataset`, or your own arrays: `Dataset(name, split, InMemory(arrays))`.
+            If the set has captions, examples and batches also have an `index` (int32):
+            `dataset.captions[index]`.
+        batch_size: the batch size of all processes together.
+        seed: decides the order and the random transforms.
+        transform: `transform(example, generator) -> example` on the host, one example at a time.
+            Use a transform for images that vary in size, and for work that the device cannot do.
+            The transform decides what a batch holds. Its NumPy generator depends only on (seed,
+            position in the stream).
+        image_shape: (height, width, channels) or, for videos, (time, height, width, channels) that
+            the network takes. If given, the shape is checked here.
+        rows: this process's rows of each batch (`genjax.training.process_rows`); by default all.
+        shuffle: False keeps the stored order in every epoch.
 
     Raises:
-        ValueError: `batch_size` exceeds the dataset; images have
-            another shape than `image_shape`, or vary in size without a transform.
+        ValueError: `batch_size` exceeds the dataset; images have another shape than `image_shape`,
+            or vary in size without a transform.
     """
 
     def __init__(
@@ -65,7 +69,7 @@ class Batches:
         title, length = f"{dataset.name} ({dataset.split})", len(dataset.source)
         if not 0 < batch_size <= length:
             raise ValueError(
-                f"batch size {batch_size} for the {length} examples of {title}: take fewer"
+                f"batch size {batch_size} for the {length} examples of {title}: take 1 to {length}"
             )
         if transform is None and None in (dataset.image_shape or ()):
             raise ValueError(
@@ -81,8 +85,9 @@ class Batches:
                 )
             if given != tuple(image_shape):
                 raise ValueError(
-                    f"images of {title} have shape {given}, the network takes {tuple(image_shape)}: "
-                    "configure the network for this shape, take another dataset, or give a transform"
+                    f"images of {title} have shape {given}, the network takes "
+                    f"{tuple(image_shape)}: configure the network for this shape, take another "
+                    "dataset, or give a transform"
                 )
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
@@ -98,13 +103,14 @@ class Batches:
         )
 
     def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, np.ndarray]]:
-        """`self[start]`, `self[start + 1]`, … up to `stop` or without end.
+        """Yield `self[start]`, `self[start + 1]`, … up to `stop`, or without end.
 
-        Batches that have to be read, decoded or transformed are made ahead by threads of grain. A gather from
-        memory is cheaper than handing it from thread to thread, which cost 2 % of the default experiment.
+        Threads of grain prefetch batches that must be read, decoded or transformed. Batches in
+        memory are gathered directly: passing them between threads cost 2 % of the default
+        experiment's time.
 
         Raises:
-            ImportError: grain is needed and not installed (`self[step]` works without).
+            ImportError: grain is needed and not installed (`self[step]` works without grain).
         """
         if isinstance(self.dataset.source, InMemory) and self.transform is None:
             return map(
@@ -117,12 +123,12 @@ class Batches:
                 f"batches are prefetched by grain ({error}): pip install grain"
             ) from error
         steps = grain.MapDataset.range(start, sys.maxsize if stop is None else stop)
-        threads = num_threads()  # grain's own buffer of 500 batches would fill the memory
+        threads = num_threads()  # grain's default buffer of 500 batches would fill the memory
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         return iter(steps.map(self.__getitem__).to_iter_dataset(options))
 
     def _indices(self, positions: np.ndarray) -> np.ndarray:
-        """Which examples stand at ascending positions of the stream."""
+        """Return the indices of the examples at ascending positions of the stream."""
         epochs, offsets = np.divmod(positions, len(self.dataset.source))
         orders = range(epochs[0], epochs[-1] + 1)
         return np.concatenate([self._order(epoch)[offsets[epochs == epoch]] for epoch in orders])
@@ -143,9 +149,9 @@ class Batches:
 
 
 def reading_rate(batches: Batches, num_steps: int) -> float:
-    """Examples per second that this process gets from the first `num_steps` batches, start included.
+    """Return this process's examples per second over the first `num_steps` batches, start included.
 
-    How fast files are decoded shows on a set that stays on disk: `load_dataset(…, preload_bytes=0)`.
+    To measure how fast files are decoded, keep the set on disk: `load_dataset(…, preload_bytes=0)`.
     """
     start = time.perf_counter()
     count = sum(len(next(iter(batch.values()))) for batch in batches.iterate(0, num_steps))

@@ -1,7 +1,8 @@
-"""Prompts after a frozen text encoder, kept in array_record files, so that none is ever encoded twice.
+"""Outputs of a frozen text encoder for prompts, cached in array_record files.
 
-A folder holds `origin.json`, what encoded them, and parts, each complete or absent: `HASH.array_record`, a record per prompt in
-the safetensors format, and beside it `HASH.json`, the prompts in the same order.
+No prompt is encoded twice. A folder holds `origin.json`, which names the encoder, and parts, each
+complete or absent. A part is `HASH.array_record`, one record per prompt in the safetensors format,
+and `HASH.json`, the prompts in the same order.
 """
 
 import hashlib
@@ -21,15 +22,17 @@ Encoded = Mapping[str, np.ndarray]
 
 
 class PromptCache:
-    """`cache[prompt]` is what an encoder made of it, a dictionary of arrays: `tokens` `[tokens features]` and, if the encoder
-    gives one, `pooled` `[pooled_features]`.
+    """A cache of encoded prompts: `cache[prompt]` is a dictionary of arrays.
+
+    The arrays are `tokens` `[tokens features]` and, if the encoder gives one, `pooled`
+    `[pooled_features]`.
 
     Args:
-        folder: made if it does not exist.
-        origin: what the encoder is, in a form that JSON keeps.
+        folder: created if it does not exist.
+        origin: a description of the encoder that JSON can hold.
 
     Raises:
-        ValueError: the folder's prompts were encoded by another.
+        ValueError: another encoder made the folder's prompts.
     """
 
     def __init__(self, folder: str | os.PathLike, origin: Any):
@@ -40,7 +43,8 @@ class PromptCache:
             path.write_text(json.dumps(origin, indent=2) + "\n")
         elif (there := json.loads(path.read_text())) != json.loads(json.dumps(origin)):
             raise ValueError(
-                f"{self.folder} holds prompts encoded by {there}, not by {origin}: take another folder, or empty it"
+                f"{self.folder} holds prompts encoded by {there}, not by {origin}: "
+                "take another folder, or empty this one"
             )
         self._places: dict[str, tuple[Any, int]] = {}
         for listing in sorted(self.folder.glob("*.json")):
@@ -63,11 +67,12 @@ class PromptCache:
         *,
         batch_size: int = 64,
     ) -> Iterator[int]:
-        """Encodes those prompts that are not there yet, batch by batch; yields how many are done. They are kept
-        in parts of `PART`: what was begun and not ended is encoded again.
+        """Encode the prompts that are missing, batch by batch, and yield how many are done.
+
+        Prompts are stored in parts of `PART`. An interrupted part is encoded again.
 
         Args:
-            encode: from prompts to what is to be kept of each.
+            encode: maps prompts to what is stored for each.
         """
         from array_record.python.array_record_module import ArrayRecordWriter
         from safetensors.numpy import save
@@ -88,7 +93,7 @@ class PromptCache:
             listing = self.folder / f"{name}.json"
             unfinished.rename(listing.with_suffix(".array_record"))
             unfinished.write_text(json.dumps(part, ensure_ascii=False))
-            unfinished.rename(listing)  # the last, so that a part that is listed is whole
+            unfinished.rename(listing)  # last, so that every listed part is complete
             self._open(listing)
 
     def _open(self, listing: Path) -> None:
@@ -100,7 +105,11 @@ class PromptCache:
 
 
 def padded(encoded: Encoded, length: int) -> dict[str, np.ndarray]:
-    """Of one prompt: `tokens` cut or filled with zeros to `[length features]`, their `mask` `[length]`, and the rest."""
+    """Pad or cut the `tokens` of one prompt to `[length features]`, and add their `mask`
+    `[length]`.
+
+    Padding is zero, and the mask is False there. Other arrays are kept.
+    """
     tokens = encoded["tokens"][:length]
     return {
         **encoded,
@@ -112,12 +121,14 @@ def padded(encoded: Encoded, length: int) -> dict[str, np.ndarray]:
 def with_prompts(
     cache: PromptCache, captions: Sequence[Sequence[str]], length: int, first: float = 1.0
 ) -> Transform:
-    """Adds one of its captions to each example of a captioned data set, as `padded` gives it.
+    """Return a transform that adds one encoded caption to each example of a captioned data set.
+
+    The transform adds the arrays of `padded`.
 
     Args:
         captions: `Dataset.captions`.
-        length: tokens of each prompt, filled or cut.
-        first: probability of an example's first caption; one of the others else, each as likely.
+        length: the number of tokens of each prompt, padded or cut.
+        first: the probability of an example's first caption. The other captions are equally likely.
     """
 
     def add(example: Example, generator: np.random.Generator) -> Example:

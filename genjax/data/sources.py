@@ -1,4 +1,4 @@
-"""Datasets by name: of one's own files, embedded, or of tensorflow-datasets read without TensorFlow."""
+"""Datasets by name: your own files, embedded sets, and tensorflow-datasets without TensorFlow."""
 
 import contextlib
 import difflib
@@ -35,29 +35,33 @@ def load_dataset(
     *,
     preload_bytes: int = PRELOAD_BYTES,
 ) -> Dataset:
-    """Return one split of a data set, downloaded and prepared if it is not yet.
+    """Return one split of a data set; download and prepare the set if needed.
 
-    Sets of fixed shapes and at most `preload_bytes` are read into memory, others record by record. Of the
-    processes that prepare one dataset at the same time the first does it and the others wait.
+    Sets of fixed shapes and at most `preload_bytes` are read into memory; other sets are read
+    record by record. If several processes prepare one dataset at the same time, the first does the
+    work and the others wait.
 
     Args:
         name: one of
             - a module of `genjax.data.sets`, whose `load_NAME` makes the set: `digits`, `emoji`,
               `moving_digits`, `grid_of_gaussians` and `ring_of_gaussians` need no network; `folder`
-              reads image files of one's own; `animated_emoji/32` has 32 pixels and not 64;
+              reads your own image files; `animated_emoji/32` has 32 pixels instead of 64;
             - a dotted path of a function `(split, data_dir) -> Dataset`: "my_package.flowers.load";
             - any tensorflow-datasets name, `name[/config][:version]`.
-        split: `train`, `test[:80%]`, `train+test`: the split language of tensorflow-datasets.
-        data_dir: where the files lie; None or "" for the default. The sets of `genjax.data.sets` say
-            what they take. tensorflow-datasets prepares sets in `$TFDS_DATA_DIR`, else in
-            `~/tensorflow_datasets`.
+        split: in the split language of tensorflow-datasets: `train`, `test[:80%]`, `train+test`.
+        data_dir: the folder of the files; None or "" for the default. The sets of
+            `genjax.data.sets` say what they take. tensorflow-datasets prepares sets in
+            `$TFDS_DATA_DIR`, else in `~/tensorflow_datasets`.
 
     Raises:
-        ImportError: tensorflow-datasets is not installed, or TensorFlow, with which it unpacks archives.
-        ValueError: unknown dataset (the error names the nearest), configuration, version or split.
-        ConnectionError: not prepared, and none of the hosts that it is downloaded from answers.
-        FileNotFoundError: not prepared, and its files, to be fetched by hand, are not there.
-        NotImplementedError: prepared earlier in a format without random access, such as TFRecord.
+        ImportError: tensorflow-datasets is not installed, or TensorFlow is needed to unpack
+            archives and is not installed.
+        ValueError: the dataset (the error names the nearest), configuration, version or split is
+            unknown.
+        ConnectionError: the set is not prepared, and none of its download hosts answers.
+        FileNotFoundError: the set is not prepared, and its files must be downloaded by hand first.
+        NotImplementedError: the set was prepared in a format without random access, such as
+            TFRecord.
     """
     data_dir = os.path.expanduser(data_dir) if data_dir else None
     family, _, size = name.partition("/")
@@ -75,7 +79,7 @@ def load_dataset(
 
 
 def _loader(family: str) -> Callable[..., Dataset | None] | None:
-    """Return the function that makes a data set of `genjax.data.sets` or at a dotted path, or None."""
+    """Return the loader of a set in `genjax.data.sets` or at a dotted path, or None."""
     if "." in family.partition(":")[0]:
         return parts.find(family, (), "the data set's name")
     if family not in _own_names():
@@ -88,7 +92,7 @@ def _own_names() -> list[str]:
 
 
 def _read_prepared(name: str, split: str, data_dir: str | None, preload_bytes: int) -> Dataset:
-    """Return a split of a tensorflow-datasets set."""
+    """Return one split of a tensorflow-datasets set."""
     builder = _prepared_builder(name, data_dir)
     records = builder.as_data_source(split)
     features = {
@@ -118,46 +122,44 @@ def _read_prepared(name: str, split: str, data_dir: str | None, preload_bytes: i
 
 def _prepared_builder(name: str, data_dir: str | None):
     try:
-        # By name, because the package swallows failures to import its own parts.
+        # Names are imported directly, because the package hides import failures of its own parts.
         from tensorflow_datasets import builder as find_builder
         from tensorflow_datasets import list_builders
     except ImportError as error:
         raise ImportError(
-            f"dataset {name!r} is read with tensorflow-datasets, which cannot be imported ({error}): "
-            "pip install tensorflow-datasets array_record importlib_resources"
+            f"dataset {name!r} is read with tensorflow-datasets, which cannot be imported "
+            f"({error}): pip install tensorflow-datasets array_record importlib_resources"
         ) from error
-    import genjax.data.sets.digits  # noqa: F401  (to define a builder is to register it)
+    import genjax.data.sets.digits  # noqa: F401  (defining a builder registers it)
 
-    logging.getLogger("absl").addFilter(_is_no_advice)
+    logging.getLogger("absl").addFilter(_is_useful)
     try:
         builder = find_builder(name, data_dir=data_dir)
     except (ValueError, AssertionError) as error:
         known = [*list_builders(with_community_datasets=False), *_own_names()]
         family = re.split("[/:]", name)[0]
-        if (
-            family in known
-        ):  # then the configuration or version is not, and tensorflow-datasets says so
+        if family in known:  # so the configuration or version is unknown, and the error says so
             raise ValueError(str(error)) from error
         nearest = difflib.get_close_matches(family, known, n=5) or ["digits", "mnist", "cifar10"]
         message = f"no dataset is called {name!r}; the nearest names are {', '.join(nearest)}"
         raise ValueError(message) from error
     if not builder.data_path.exists():
-        with _taking_turns(builder):
-            builder = find_builder(name, data_dir=data_dir)  # prepared, if another process just did
+        with _preparation_lock(builder):
+            builder = find_builder(name, data_dir=data_dir)  # another process may have prepared it
             if not builder.data_path.exists():
                 _prepare(builder, name)
     return builder
 
 
-def _is_no_advice(record: logging.LogRecord) -> bool:
-    """Drops the one line by which tensorflow-datasets recommends OpenCV at the first image of every run."""
+def _is_useful(record: logging.LogRecord) -> bool:
+    """Return False for tensorflow-datasets' advice to install OpenCV, logged in every run."""
     return "OpenCV is not installed" not in record.getMessage()
 
 
 @contextlib.contextmanager
-def _taking_turns(builder) -> Iterator[None]:
-    """Holds a lock file beside the data; the system releases it even if the process is killed."""
-    import fcntl  # absent on Windows, where `import genjax.data` shall work all the same
+def _preparation_lock(builder) -> Iterator[None]:
+    """Hold a lock file beside the data; the system releases it even if the process is killed."""
+    import fcntl  # absent on Windows, where `import genjax.data` must work too
 
     builder.data_dir_root.mkdir(parents=True, exist_ok=True)
     with open(builder.data_dir_root / f".{builder.name}.lock", "w") as lock:
@@ -172,7 +174,7 @@ def _taking_turns(builder) -> Iterator[None]:
 
 
 def _prepare(builder, name: str) -> None:
-    """Downloads and prepares, or says at once what is missing, where tensorflow-datasets would retry long."""
+    """Download and prepare a set, or report at once what is missing, instead of long retries."""
     files = {url: info.filename for url, info in (builder.url_infos or {}).items()}
     hosts = {(url := urlsplit(address)).netloc: url for address in files if "://" in address}
     downloads = builder.data_dir_root / "downloads"
@@ -191,21 +193,22 @@ def _prepare(builder, name: str) -> None:
     if instructions := builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         if not by_hand.is_dir() or not any(by_hand.iterdir()):
             raise FileNotFoundError(
-                f"dataset {name!r} is not prepared in {builder.data_dir}, and its files cannot be downloaded "
-                f"automatically. Put them into {by_hand}:\n{inspect.cleandoc(instructions)}"
+                f"dataset {name!r} is not prepared in {builder.data_dir}, and its files cannot be "
+                f"downloaded automatically. Put them into {by_hand}:\n"
+                f"{inspect.cleandoc(instructions)}"
             )
-    elif hosts and not fetched and not _any_answers(hosts.values()):
+    elif hosts and not fetched and not _any_host_answers(hosts.values()):
         addresses = "".join(f"\n    {address}" for address in itertools.islice(files, 8))
         more = f"\n    and {len(files) - 8} more" if len(files) > 8 else ""
         raise ConnectionError(
-            f"dataset {name!r} is not prepared in {builder.data_dir}, and it cannot be downloaded: no answer "
-            f"from {', '.join(hosts)}. Do one of these:\n"
+            f"dataset {name!r} is not prepared in {builder.data_dir}, and it cannot be downloaded: "
+            f"no answer from {', '.join(hosts)}. Do one of these:\n"
             f"- where there is a network, run\n{elsewhere};\n"
             f"- put the files into {by_hand} and start again:{addresses}{more}\n"
             "- use the datasets 'digits' and 'emoji', which need no network."
         )
     announcements = contextlib.nullcontext()
-    if not files:  # made in a second, of what is on this machine
+    if not files:  # the set is made in a second from files on this machine
         import tensorflow_datasets as tfds
 
         tfds.disable_progress_bar()
@@ -217,16 +220,16 @@ def _prepare(builder, name: str) -> None:
         if "No module named 'tensorflow'" not in str(error):
             raise
         raise ImportError(
-            f"tensorflow-datasets prepares {name!r} with TensorFlow, though it reads it without: "
+            f"tensorflow-datasets needs TensorFlow to prepare {name!r}, though not to read it: "
             f"pip install tensorflow-cpu, or on another machine run\n{elsewhere}"
         ) from error
 
 
-def _any_answers(urls: Collection[SplitResult]) -> bool:
-    """Whether one of the hosts, or the proxy for it, takes a TCP connection within `CONNECT_SECONDS`."""
+def _any_host_answers(urls: Collection[SplitResult]) -> bool:
+    """Return whether a host or its proxy accepts a TCP connection within `CONNECT_SECONDS`."""
     answers = queue.SimpleQueue()
 
-    def knock(host: str, port: int) -> None:
+    def connect(host: str, port: int) -> None:
         try:
             socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
             answers.put(True)
@@ -239,8 +242,8 @@ def _any_answers(urls: Collection[SplitResult]) -> bool:
         if url.scheme in proxies and not urllib.request.proxy_bypass(url.hostname):
             url = urlsplit(proxies[url.scheme])
         port = url.port or {"http": 80, "ftp": 21}.get(url.scheme, 443)
-        # Daemon threads: the look-up of a name knows no time-out and must not hold up the program's end.
-        threading.Thread(target=knock, args=(url.hostname, port), daemon=True).start()
+        # Name look-up has no time-out. Daemon threads keep it from delaying the program's end.
+        threading.Thread(target=connect, args=(url.hostname, port), daemon=True).start()
     with contextlib.suppress(queue.Empty):
         return any(answers.get(timeout=max(0.0, deadline - time.monotonic())) for _ in urls)
     return False

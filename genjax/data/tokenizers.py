@@ -1,4 +1,4 @@
-"""Text to tokens, by the library `tokenizers` and the files that lie beside published text encoders."""
+"""Text to tokens, with the library `tokenizers` and the files of published text encoders."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int32
 
-# All that may belong to one, in a folder that may hold other files too.
+# All files that may belong to a tokenizer; its folder may hold other files too.
 FILES = (
     "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json "
     "vocab.json merges.txt vocab.txt spiece.model"
@@ -18,21 +18,23 @@ FILES = (
 
 
 class Tokenizer:
-    """`ids, mask = Tokenizer(folder).encode(prompts, length)`.
+    """A published text encoder's tokenizer.
 
-    The folder holds `tokenizer.json`, or CLIP's `vocab.json` and `merges.txt` (Radford et al. 2021), as those
-    of Stable Diffusion do; and `tokenizer_config.json` or `special_tokens_map.json`, which name the token
-    that padding is made of: CLIP's end of text (in some "!"), T5's and BERT's own.
+    Use it as `ids, mask = Tokenizer(folder).encode(prompts, length)`. The folder holds
+    `tokenizer.json`, or CLIP's `vocab.json` and `merges.txt` (Radford et al. 2021), as Stable
+    Diffusion's folders do. It also holds `tokenizer_config.json` or `special_tokens_map.json`,
+    which name the padding token. CLIP pads with its end of text (some versions with "!"); T5 and
+    BERT have padding tokens of their own.
 
     Attributes:
-        padding_id: the number of that token.
-        num_tokens: how many tokens there are.
-        folder: that its files are in.
-        kind: its class in transformers; None if the files do not say it.
+        padding_id: the padding token's number.
+        num_tokens: the size of the vocabulary.
+        folder: the folder of the files.
+        kind: the tokenizer's class in transformers; None if the files do not name the class.
 
     Raises:
         FileNotFoundError: the folder lacks these files.
-        ValueError: no padding token is named, or one that is no token.
+        ValueError: the files are damaged, or name no padding token of the vocabulary.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -45,27 +47,29 @@ class Tokenizer:
         self.padding_id = self._tokenizer.token_to_id(self._padding) if named else None
         if self.padding_id is None:
             raise ValueError(
-                f"{folder} names {self._padding!r} as its padding token, which is no token"
+                f"{folder} names {self._padding!r} as its padding token, which is not in the "
+                "vocabulary"
             )
         self.num_tokens = self._tokenizer.get_vocab_size()
 
     def encode(
         self, prompts: Sequence[str], length: int
     ) -> tuple[Int32[np.ndarray, "batch length"], Bool[np.ndarray, "batch length"]]:
-        """Each prompt's tokens, with the marks of its start and end, filled with padding or cut to `length`.
+        """Return each prompt's tokens, with start and end marks, padded or cut to `length`.
 
-        A prompt that is cut keeps its marks, and a warning says what it lost. The encoders of the published
-        systems take a `length` of 77 (CLIP), 256 or 512 (T5), at most 512 (BERT).
+        A prompt that is cut keeps its marks, and a warning quotes the lost text. The published
+        systems' encoders take a `length` of 77 (CLIP), 256 or 512 (T5) and at most 512 (BERT).
 
         Returns:
             The tokens' numbers, and a mask that is False at padding.
 
         Raises:
-            ValueError: `prompts` is a string and no sequence of them.
+            ValueError: `prompts` is a single string, not a sequence of strings.
         """
         if isinstance(prompts, str):
             raise ValueError(
-                f"prompts is the string {prompts!r}; expected a sequence of strings: put it in a list"
+                f"prompts is the string {prompts!r}; expected a sequence of strings: "
+                "put it in a list"
             )
         self._tokenizer.enable_truncation(length)
         self._tokenizer.enable_padding(
@@ -92,12 +96,12 @@ def _configuration(folder: Path) -> dict[str, Any]:
             try:
                 config |= json.loads((folder / name).read_bytes())
             except (ValueError, TypeError) as error:
-                raise ValueError(f"{folder / name} is no object in JSON: {error}") from error
+                raise ValueError(f"{folder / name} is not a JSON object: {error}") from error
     return config
 
 
 def _content(token: Any) -> Any:
-    """Older files describe a token in more words."""
+    """Return a token's text; older files store a dictionary instead of the text."""
     return token.get("content") if isinstance(token, dict) else token
 
 
@@ -107,12 +111,12 @@ def _read(folder: Path, config: dict[str, Any]) -> Any:
     if (folder / "tokenizer.json").exists():
         try:
             return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library has no other type
-            raise ValueError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
+        except Exception as error:  # the library raises no narrower type
+            raise ValueError(f"{folder / 'tokenizer.json'} is not a tokenizer: {error}") from error
     if not (folder / "vocab.json").exists() or not (folder / "merges.txt").exists():
         raise FileNotFoundError(
-            f"{folder} holds neither tokenizer.json nor vocab.json and merges.txt; of other files, "
-            f"transformers makes the first: AutoTokenizer.from_pretrained({str(folder)!r})"
+            f"{folder} holds neither tokenizer.json nor vocab.json and merges.txt; transformers "
+            f"makes tokenizer.json from other files: AutoTokenizer.from_pretrained({str(folder)!r})"
             f".save_pretrained({str(folder)!r})"
         )
     if missing := [name for name in ("bos_token", "eos_token") if not _content(config.get(name))]:
@@ -122,11 +126,13 @@ def _read(folder: Path, config: dict[str, Any]) -> Any:
     try:
         return _clip(tokenizers, folder, config)
     except Exception as error:
-        raise ValueError(f"{folder} holds no vocab.json and merges.txt of CLIP: {error}") from error
+        raise ValueError(
+            f"{folder} does not hold CLIP's vocab.json and merges.txt: {error}"
+        ) from error
 
 
 def _clip(tokenizers: Any, folder: Path, config: dict[str, Any]) -> Any:
-    """Byte pairs within words, whose last piece is marked; all letters are small."""
+    """Return CLIP's tokenizer: byte pairs within lower-case words, whose last piece is marked."""
     start, end = (_content(config[name]) for name in ("bos_token", "eos_token"))
     model = tokenizers.models.BPE.from_file(
         str(folder / "vocab.json"),
@@ -138,7 +144,7 @@ def _clip(tokenizers: Any, folder: Path, config: dict[str, Any]) -> Any:
     tokenizer = tokenizers.Tokenizer(model)
     normalizers, splits = tokenizers.normalizers, tokenizers.pre_tokenizers
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    # Contractions, runs of letters, single digits, runs of other signs; no space.
+    # The words are contractions, runs of letters, single digits and runs of other signs, no spaces.
     words = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
     tokenizer.pre_tokenizer = splits.Sequence(
         [

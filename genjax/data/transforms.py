@@ -1,11 +1,12 @@
-"""Images between bytes, as they are stored and travel, and floats, as networks see them; crops and flips.
+"""Transforms of images: conversion between bytes and floats, crops and mirroring.
 
-`to_float` and `to_uint8` use array methods only, so that they take NumPy and JAX arrays alike and work inside
-`jit`: with `to_float` at the start of the compiled step a quarter of the bytes goes to the device.
+Images are bytes where they are stored and sent, and floats where networks see them. `to_float` and
+`to_uint8` use array methods only, so they take NumPy and JAX arrays and work inside `jit`. With
+`to_float` at the start of the compiled step, only a quarter of the bytes goes to the device.
 
-Functions of an example and a generator, and what `resize`, `center_crop`, `random_crop` and `compose` return, are
-for `Batches(…, transform=…)`: on the host, one image at a time, for images that vary in size. `flip_images` is
-for the compiled step.
+`flip_images` belongs in the compiled step. All functions of an example and a generator are for
+`Batches(…, transform=…)`: they run on the host, one image at a time, and suit images that vary in
+size. `resize`, `center_crop`, `random_crop` and `compose` return such functions.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,14 +23,14 @@ Transform = Callable[[Example, np.random.Generator], Example]
 def to_float(
     images: UInt8[Array | np.ndarray, "... height width channels"],
 ) -> Float32[Array | np.ndarray, "... height width channels"]:
-    """Bytes 0 … 255 to floats in [−1, 1]: `value / 127.5 − 1`."""
+    """Convert bytes 0 … 255 to floats in [−1, 1]: `value / 127.5 − 1`."""
     return images.astype("float32") / 127.5 - 1
 
 
 def to_uint8(
     images: Float[Array | np.ndarray, "... height width channels"],
 ) -> UInt8[Array | np.ndarray, "... height width channels"]:
-    """Floats in [−1, 1] to the nearest bytes; what lies beyond is clipped. The inverse of `to_float`."""
+    """Convert floats in [−1, 1] to the nearest bytes, the inverse of `to_float`; clip others."""
     return ((images.astype("float32") + 1) * 127.5).round().clip(0, 255).astype("uint8")
 
 
@@ -42,13 +43,13 @@ def flip_images(
 
 
 def flip_example(example: Example, generator: np.random.Generator) -> Example:
-    """Mirrors the image, left to right, with probability one half."""
+    """Mirror the image, left to right, with probability one half."""
     image = example["image"]
     return {**example, "image": image[:, ::-1] if generator.random() < 0.5 else image}
 
 
 def compose(*transforms: Transform) -> Transform:
-    """One after the other: `compose(resize(256), random_crop(256), flip_example)`."""
+    """Return the transforms in sequence: `compose(resize(256), random_crop(256), flip_example)`."""
 
     def composed(example: Example, generator: np.random.Generator) -> Example:
         for transform in transforms:
@@ -59,13 +60,14 @@ def compose(*transforms: Transform) -> Transform:
 
 
 def resize(size: int) -> Transform:
-    """Resizes an image until its shorter side has `size` pixels, keeping its proportions.
+    """Return a transform that resizes an image until its shorter side has `size` pixels.
 
-    Halved with a box filter as long as the shorter side stays at least `size`, then resized with Pillow's
-    antialiased bicubic filter. With `center_crop(size)` it prepares ImageNet as the literature does, and its
-    Fréchet distances depend on that.
+    Proportions are kept. A box filter halves the image while the shorter side stays at least
+    `size`; Pillow's antialiased bicubic filter does the rest. With `center_crop(size)` this
+    prepares ImageNet as the literature does, and published Fréchet distances depend on it.
 
-    Source: Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis (2021), their code's `center_crop_arr`.
+    Source: Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis (2021), their code's
+    `center_crop_arr`.
     """
 
     def resized(example: Example, generator: np.random.Generator) -> Example:
@@ -87,19 +89,21 @@ def resize(size: int) -> Transform:
 
 
 def center_crop(size: int) -> Transform:
-    """Cuts out the middle `size`×`size` pixels; of an odd margin the larger half is cut at the bottom and right.
+    """Return a transform that crops the middle `size`×`size` pixels.
+
+    An odd margin loses its larger half at the bottom and right.
 
     Raises:
-        ValueError: an image is smaller.
+        ValueError: an image is smaller than the crop.
     """
     return lambda example, generator: _crop(example, size, lambda margin: margin // 2)
 
 
 def random_crop(size: int) -> Transform:
-    """Cuts out `size`×`size` pixels at a place drawn uniformly.
+    """Return a transform that crops `size`×`size` pixels at a uniformly drawn place.
 
     Raises:
-        ValueError: an image is smaller.
+        ValueError: an image is smaller than the crop.
     """
     return lambda example, generator: _crop(
         example, size, lambda margin: int(generator.integers(margin + 1))
@@ -110,7 +114,8 @@ def _crop(example: Example, size: int, offset: Callable[[int], int]) -> Example:
     image = example["image"]
     if min(image.shape[:2]) < size:
         raise ValueError(
-            f"an image of shape {image.shape} is smaller than the crop of {size}: resize({size}) first"
+            f"an image of shape {image.shape} is smaller than the crop of {size}: "
+            f"resize({size}) first"
         )
     top, left = (offset(side - size) for side in image.shape[:2])
     return {**example, "image": image[top : top + size, left : left + size]}

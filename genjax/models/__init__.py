@@ -1,1 +1,1 @@
-"""Networks, one file per architecture, in rooms by what they are for. They import no algorithm."""
+"""Networks, one file per architecture, in one folder per purpose. Networks import no algorithm."""

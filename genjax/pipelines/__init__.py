@@ -1,6 +1,6 @@
-"""From prompts to pictures, and from the folder of a run to the run.
+"""Text-to-image pipelines, and trained runs as objects.
 
-Unlike functions of the other packages a pipeline compiles its programs itself, and keeps them.
+A pipeline compiles and keeps its own programs; functions of the other packages do not.
 """
 
 from genjax.pipelines.folders import load as load

@@ -1,7 +1,7 @@
-"""Published text-to-image systems as diffusers writes them.
+"""Published text-to-image systems in the folders that diffusers writes.
 
-A folder has a network, an autoencoder, text encoders, tokenizers and a schedule, which
-`model_index.json` lists. A file of `genjax.pipelines.systems` says how a system uses its parts.
+A folder has a network, an autoencoder, text encoders, tokenizers and a schedule. `model_index.json`
+lists them. A file of `genjax.pipelines.systems` says how a system uses its parts.
 """
 
 import functools
@@ -23,13 +23,13 @@ from genjax import pretrained
 from genjax.data.tokenizers import FILES, Tokenizer
 from genjax.nn import Text
 from genjax.pipelines.generation import Pipeline
-from genjax.pretrained.configuration import expect_kind, is_of, read_json
+from genjax.pretrained.configuration import expect_kind, has_type, read_json
 from genjax.pretrained.published import members, record_of, records
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of a system, and how to load its parts; arguments are those of `load`."""
+    """A system's folder, and how to load its parts; the arguments are those of `load`."""
 
     path: Path
     dtype: Any
@@ -42,10 +42,10 @@ class Folder:
         return read_json(self.path / "model_index.json")
 
     def config(self, part: str, read: Callable[[dict[str, Any]], Any] = dict) -> Any:
-        """Return what `read` makes of the configuration of a part.
+        """Return what `read` makes of a part's configuration.
 
         Raises:
-            ValueError: as `read`, with the file's name.
+            ValueError: `read` raises one; the error then names the file.
         """
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         path = self.path / part / name
@@ -56,13 +56,13 @@ class Folder:
             raise ValueError(f"{path} cannot be read: {error}") from error
 
     def class_of(self, part: str) -> str | None:
-        """Return the class of a part as the index says it; None if there is no such part.
+        """Return the class that the index gives a part; None if the system lacks the part.
 
         Raises:
-            ValueError: the index says something else than library and class.
+            ValueError: the entry is not a pair of library and class.
         """
         entry = self.index.get(part) or [None, None]
-        if not is_of(entry, list[str | None]) or len(entry) != 2:
+        if not has_type(entry, list[str | None]) or len(entry) != 2:
             path = self.path / "model_index.json"
             raise ValueError(f"{path} has {part}={entry!r:.60}; expected [library, class]")
         return entry[1]
@@ -76,19 +76,22 @@ class Folder:
         modules = {record.module for record in records() if record.name == named}
         if modules and type(module) not in modules:
             raise ValueError(
-                f"{self.path / name / 'config.json'} describes a {type(module).__name__}, and "
-                f"model_index.json a {named}"
+                f"{self.path / name / 'config.json'} describes a {type(module).__name__}, but "
+                f"model_index.json names a {named}"
             )
         if self.dtype is not None:
             module = module.clone(dtype=self.dtype)
         return module, variables if self.sharding else jax.device_put(variables)
 
     def encoder(self, suffix: str, length: int, take: Callable) -> Callable[[Sequence[str]], Any]:
-        """Return one program from prompts to `take(module, variables, ids, mask)` of an encoder.
+        """Return a function from prompts to `take(module, variables, ids, mask)` of a text encoder.
+
+        The encoder runs as one compiled program.
 
         Args:
-            suffix: of its part's name and its tokenizer's, such as "_2".
-            length: of every prompt, in tokens.
+            suffix: ends the names of the encoder's and tokenizer's folders, such as "_2".
+            length: the number of tokens of every prompt.
+            take: returns what the network needs of the encoder's output.
         """
         module, variables = self.part(f"text_encoder{suffix}")
         tokenizer = Tokenizer(self.path / f"tokenizer{suffix}")
@@ -96,10 +99,10 @@ class Folder:
         return lambda prompts: program(variables, *tokenizer.encode(prompts, length))
 
     def size(self, autoencoder: nn.Module, latents: int) -> tuple[int, int]:
-        """Return height and width of the pictures that the network was trained on.
+        """Return the height and width, in pixels, of the pictures the network was trained on.
 
         Args:
-            latents: a side of theirs where the configuration does not say it.
+            latents: the default for a side of the latents, if the configuration gives none.
         """
 
         def side(config: dict[str, Any]) -> int:
@@ -112,14 +115,14 @@ class Folder:
 
 @dataclass(frozen=True)
 class System:
-    """A published system. A file of `genjax.pipelines.systems` lists its own in `SYSTEMS`.
+    """A published system. A file of `genjax.pipelines.systems` lists its systems in `SYSTEMS`.
 
     Attributes:
-        name: of its pipeline, as `model_index.json` has it.
+        name: the pipeline's name in `model_index.json`.
         encoder: from a folder to a function of prompts, `Pipeline`'s `condition`.
         settings: from a folder, its network and its autoencoder to further arguments of `Pipeline`.
-        parts: names of text encoders and tokenizers.
-        optional: those of them that may be left out.
+        parts: names of the text encoders and tokenizers.
+        optional: those parts that a folder may lack.
     """
 
     name: str
@@ -129,11 +132,11 @@ class System:
     optional: tuple[str, ...] = ()
 
 
-def _named(name: Any, source: str) -> System:
-    """Return the system of a name.
+def _find_system(name: Any, source: str) -> System:
+    """Return the system with a name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no system has the name.
     """
     systems = {system.name: system for system in members("genjax.pipelines.systems", "SYSTEMS")}
     if not isinstance(name, str) or name not in systems:
@@ -147,7 +150,7 @@ def _open(folder: str | os.PathLike, **options: Any) -> tuple[Folder, System]:
         advice = "one part alone is for genjax.pretrained.load"
         raise FileNotFoundError(f"{path} does not exist; {advice}")
     folder = Folder(path.parent, **options)
-    return folder, _named(folder.index.get("_class_name"), str(path))
+    return folder, _find_system(folder.index.get("_class_name"), str(path))
 
 
 def load_encoder(
@@ -159,7 +162,7 @@ def load_encoder(
 ) -> Callable[[Sequence[str]], Text]:
     """Return the text encoders of a system's folder as one function of prompts.
 
-    Arguments and errors are those of `load`.
+    The arguments and errors are those of `load`.
     """
     opened, system = _open(folder, dtype=dtype, param_dtype=param_dtype, sharding=sharding)
     return system.encoder(opened)
@@ -175,23 +178,24 @@ def load(
 ) -> Pipeline:
     """Return a folder's pipeline: Stable Diffusion 3 and 3.5, FLUX.1, PixArt (alpha, sigma) or DiT.
 
-        types = dict(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
-        pipeline = load("stable-diffusion-3-medium-diffusers", **types)
-        images = pipeline(["a corgi on a skateboard"], seeds=[7], guidance_scale=5.0)
+        types = dict(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16) pipeline =
+        load("stable-diffusion-3-medium-diffusers", **types) images = pipeline(["a corgi on a
+        skateboard"], seeds=[7], guidance_scale=5.0)
 
-    Each has the schedule, the text encoders and the defaults of its authors. CLIP reads 77 tokens.
-    T5 reads 256 for Stable Diffusion 3 and FLUX.1 schnell, 512 for FLUX.1 dev, 120 for PixArt-alpha
-    and 300 for PixArt-sigma.
+    Each pipeline has its authors' schedule, text encoders and defaults. CLIP reads 77 tokens. T5
+    reads 256 tokens for Stable Diffusion 3 and FLUX.1 schnell, 512 for FLUX.1 dev, 120 for
+    PixArt-alpha and 300 for PixArt-sigma.
 
     Args:
-        dtype: in which all networks compute; float32 if None.
+        dtype: the type in which all networks compute; float32 if None.
         param_dtype, sharding: as in `genjax.pretrained.load`.
-        batch_sharding: of prompts, noise and pictures, such as
+        batch_sharding: the sharding of prompts, noise and pictures, such as
             `genjax.devices.mesh.batch_sharding(mesh)`.
 
     Raises:
-        FileNotFoundError: there is no `model_index.json`, or a part has no safetensors.
-        ValueError: the system, or an entry of a configuration, is not supported, by name.
+        FileNotFoundError: `model_index.json` is missing, or a part has no safetensors.
+        ValueError: the system, or an entry of a configuration, is not supported; the error names
+            it.
     """
     opened, system = _open(folder, dtype=dtype, param_dtype=param_dtype, sharding=sharding)
     network, variables = opened.part("transformer")
@@ -210,36 +214,38 @@ def load(
 def save(
     folder: str | os.PathLike, pipeline: Pipeline, system: str | None = None, **parts: Any
 ) -> None:
-    """Write a pipeline as a folder that `load` reads, and diffusers.
+    """Write a pipeline as a folder that `load` and diffusers read.
 
-    Network and autoencoder are written as they are now, such as after fine-tuning. The others, text
-    encoders, tokenizers and schedule, are copied from the folder that they were loaded from. For a
-    pipeline that was built by hand, name its system and give them:
+    Network and autoencoder are written with their present variables, such as after fine-tuning.
+    Text encoders, tokenizers and schedule are copied from the folder that they were loaded from.
+    For a pipeline built by hand, name its system and give these parts:
 
-        schedule = dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=3.0)
-        clip = dict(text_encoder=(clip_module, clip_variables), tokenizer=Tokenizer("clip"))
-        t5 = dict(text_encoder_2=(t5_module, t5_variables), tokenizer_2=Tokenizer("t5"))
-        save("mine", pipeline, "FluxPipeline", scheduler=schedule, **clip, **t5)
+        schedule = dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=3.0) clip =
+        dict(text_encoder=(clip_module, clip_variables), tokenizer=Tokenizer("clip")) t5 =
+        dict(text_encoder_2=(t5_module, t5_variables), tokenizer_2=Tokenizer("t5")) save("mine",
+        pipeline, "FluxPipeline", scheduler=schedule, **clip, **t5)
 
-    Number of steps, guidance scale and size of a picture are then the system's own by default.
+    The saved folder then has the system's own defaults for number of steps, guidance scale and
+    picture size.
 
     Args:
         system: the published system, as `model_index.json` names it.
-        parts: `scheduler`, the entries of `scheduler_config.json`; text encoders, `(module,
-            variables)`; tokenizers, a `Tokenizer` or the folder of its files.
+        parts: `scheduler`, the entries of `scheduler_config.json`; text encoders as `(module,
+            variables)`; tokenizers as a `Tokenizer` or the folder of its files.
 
     Raises:
         FileExistsError: the folder exists and is not empty.
         ValueError: the pipeline was not loaded from a folder, and system or parts are missing or
-            unknown; or the schedule is not the pipeline's; or a network has no published form.
+            unknown; or the schedule differs from the pipeline's; or a network has no published
+            form.
     """
     folder = Path(folder).absolute()
     if system is None and pipeline.folder is None:
         raise ValueError(
             "this pipeline was not loaded from a folder, so name its system and give the parts; "
-            "save its networks alone by genjax.pretrained.save"
+            "to save its networks alone, use genjax.pretrained.save"
         )
-    system = None if system is None else _named(system, "this pipeline")
+    system = None if system is None else _find_system(system, "this pipeline")
     if system is not None:
         _check_parts(system, parts)
     if folder.exists() and any(folder.iterdir()):
@@ -260,7 +266,7 @@ def save(
 
 
 def _copy(source: Path, whole: Path, networks: dict[str, tuple[nn.Module, Any]]) -> None:
-    """Write the networks, and copy all other parts of the folder they were loaded from."""
+    """Write the networks, and copy all other parts of their original folder."""
     shutil.copy(source / "model_index.json", whole)
     for name in read_json(source / "model_index.json").keys() - networks.keys():
         if (source / name).is_dir():
@@ -275,15 +281,16 @@ def _check_parts(system: System, parts: Mapping[str, Any]) -> None:
     """Check that the parts are those of a system.
 
     Raises:
-        ValueError: parts are missing or unknown; all are named.
+        ValueError: parts are missing or unknown; the error names all of them.
     """
     needed = ("scheduler", *system.parts)
     if missing := [
         name for name in needed if parts.get(name) is None and name not in system.optional
     ]:
         raise ValueError(
-            f"{system.name} needs {', '.join(missing)}: give the scheduler as a dictionary, encoders "
-            "as (module, variables), and tokenizers as a Tokenizer or the folder of its files"
+            f"{system.name} needs {', '.join(missing)}: give the scheduler as a dictionary, "
+            "encoders as (module, variables), and tokenizers as a Tokenizer or the folder of "
+            "its files"
         )
     if unknown := sorted(parts.keys() - set(needed)):
         raise ValueError(f"{system.name} has no {', '.join(unknown)}; it has {', '.join(needed)}")
@@ -293,7 +300,7 @@ def _write(whole: Path, system: System, parts: Mapping[str, Any], pipeline: Pipe
     """Write all parts and their index.
 
     Raises:
-        ValueError: the schedule is not the pipeline's.
+        ValueError: the schedule differs from the pipeline's.
     """
     index: dict[str, Any] = dict(_class_name=system.name)
     for name in ("transformer", "vae", "scheduler", *system.parts):
@@ -312,13 +319,13 @@ def _write(whole: Path, system: System, parts: Mapping[str, Any], pipeline: Pipe
     same["process"] = np.array_equal(*levels)
     if wrong := [name for name, is_same in same.items() if not is_same]:
         raise ValueError(
-            f"scheduler={parts['scheduler']} gives {system.name} another {', '.join(wrong)} than this "
-            "pipeline has: give the pipeline's schedule"
+            f"scheduler={parts['scheduler']} gives {system.name} another {', '.join(wrong)} than "
+            "this pipeline has: give the pipeline's schedule"
         )
 
 
 def _write_part(folder: Path, part: Any, **entries: Any) -> list[str | None]:
-    """Write a part, and return its library and its class; None if there is no such part."""
+    """Write a part, and return its library and class; both are None if the part is missing."""
     if part is None:
         return [None, None]
     if isinstance(part, Mapping):

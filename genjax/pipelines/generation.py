@@ -1,4 +1,4 @@
-"""From prompts or classes to pictures, by a diffusion network in an autoencoder's latent space."""
+"""Pictures from prompts or classes, by a diffusion network in an autoencoder's latent space."""
 
 import operator
 import os
@@ -17,34 +17,37 @@ from genjax.data import to_float, to_uint8
 
 
 class Pipeline:
-    """`pipeline(prompts, seeds=…)`: pictures, each a function of its prompt and its seed alone.
+    """A text-to-image or class-to-image system: `pipeline(prompts, seeds=…)` returns pictures.
 
-    A picture does not depend on its batch or its devices. One program denoises, one decodes, and
-    there is one for each text encoder. A second call with as many prompts, steps and pixels compiles
-    nothing, whatever its guidance scale above 1, negative prompts and seeds are.
+    Each picture is a function of its prompt and its seed alone; its batch and its devices do not
+    matter. One program denoises, one decodes, and each text encoder has one. A second call with as
+    many prompts, steps and pixels compiles nothing. Guidance scales above 1, negative prompts and
+    seeds may change.
 
-    Up to a `guidance_scale` of 1 there is no guidance: the picture is the plain conditional one, also
-    at 0, as in the published pipelines. Above 1 Stable Diffusion 3, PixArt and DiT are guided away
-    from negative prompts, or from the empty prompt or class without them. FLUX.1 dev is told its
-    scale, any number from 0 on. FLUX.1 schnell ignores it. Both are guided away from negative prompts
-    where `negative_scale` is above 1.
+    A `guidance_scale` of at most 1, also 0, switches guidance off, as in the published pipelines:
+    the picture is the plain conditional one. Above 1, Stable Diffusion 3, PixArt and DiT are guided
+    away from negative prompts, or by default from the empty prompt or class. FLUX.1 dev takes its
+    guidance scale as an input, any number from 0 on; FLUX.1 schnell ignores the scale. Both are
+    guided away from negative prompts if `negative_scale` is above 1.
 
     Args:
         network: `apply(variables, x, t, condition, …)`, on latents.
-        autoencoder: with `factor`, `latent_mean`, `latent_deviation`, `encode` and `decode`.
-        variables: of the two, as `network` and `autoencoder`.
-        condition: from prompts, or class labels, to what the network is told.
-        empty: the prompt, or label, of guidance without a negative one.
+        autoencoder: has `factor`, `latent_mean`, `latent_deviation`, `encode` and `decode`.
+        variables: those of the two, as `network` and `autoencoder`.
+        condition: maps prompts, or class labels, to the network's condition.
+        empty: the prompt, or label, to guide away from without a negative prompt.
         process, target, sampler: of `genjax.diffusion`.
-        grid: `(num_steps, tokens) -> times`, tokens the number of image tokens.
-        size: (height, width) of pictures by default, in pixels.
-        num_steps: by default.
-        guidance_scale: by default.
+        grid: `(num_steps, tokens) -> times`, where tokens is the number of image tokens.
+        size: the default (height, width) of pictures, in pixels.
+        num_steps: the default number of steps.
+        guidance_scale: the default guidance scale.
         distilled: whether guidance is distilled into the network, as in FLUX.1. Then only
-            `negative_scale` guides by a second condition. If None, whether the network is told a
+            `negative_scale` guides by a second condition. None means: true if the network takes a
             guidance scale.
-        sharding: of batches, on a mesh; the variables lie where they were loaded to.
-        folder: that the parts were read from, of which `genjax.pipelines.save` copies the others.
+        sharding: the sharding of batches on a mesh; the variables keep the sharding they were
+            loaded with.
+        folder: the folder of the parts, from which `genjax.pipelines.save` copies those that cannot
+            change.
     """
 
     def __init__(
@@ -103,23 +106,24 @@ class Pipeline:
         Args:
             prompts: texts, or class labels, one for each picture.
             seeds: one for each picture, from 0 to 2³² − 1; 0, 1, … if None.
-            negative_prompts: to be guided away from, one for each picture.
+            negative_prompts: prompts to guide away from, one for each picture.
             size: height and width in pixels.
-            num_steps: from 1 on.
+            num_steps: the number of steps, at least 1.
             guidance_scale, negative_scale: see the class.
-            images: bytes, `[batch height width 3]`, to begin from, noised to the time that
-                `strength` says (image to image), or to fill in where not `known`.
-            strength: the part of the steps to take, in (0, 1]: 1 leaves nothing of `images` but what
-                is known.
-            known: True at pixels of `images` to keep, `[batch height width]`; a latent is kept if
-                all its pixels are.
-            noise: to start from, in place of what is drawn from the seeds: latents,
-                `[batch rows columns latent_channels]`.
+            images: bytes, `[batch height width 3]`. Image to image: sampling starts from the
+                images, noised to the time that `strength` gives. Inpainting: pixels outside `known`
+                are filled in.
+            strength: the fraction of the steps to take, in (0, 1]. At 1 only the `known` part of
+                `images` remains.
+            known: True at pixels of `images` to keep, `[batch height width]`. A latent is kept if
+                all its pixels are known.
+            noise: initial latents that replace those drawn from the seeds, `[batch rows columns
+                latent_channels]`.
 
         Raises:
-            ValueError: an argument has another number, shape, type or range than said here, a size
-                does not divide into latents' patches, or negative prompts or their scale have no
-                effect.
+            ValueError: an argument has another number, shape, type or range than described here;
+                the size does not divide into the network's patches; or negative prompts or their
+                scale have no effect.
         """
         batch = _check_counts(
             prompts, seeds=seeds, negative_prompts=negative_prompts, images=images, known=known
@@ -144,7 +148,7 @@ class Pipeline:
     def _start(
         self, noise: np.ndarray | Array | None, keys: Array, time: Array, rows: int, columns: int
     ) -> np.ndarray | Array:
-        """Return the noise that is given, or what the keys draw."""
+        """Return the given noise, or noise drawn from the keys."""
         if noise is None:
             return self._placed(self._draw(keys, time, rows, columns))
         shape = (len(keys), rows, columns, self.channels)
@@ -153,7 +157,7 @@ class Pipeline:
         return self._placed(noise)
 
     def _known_latents(self, known: np.ndarray) -> np.ndarray:
-        """Return which latents all of whose pixels are known, `[batch rows columns 1]`."""
+        """Return whether all pixels of each latent are known, `[batch rows columns 1]`."""
         batch, height, width = known.shape
         side = self.autoencoder.factor
         return known.reshape(batch, height // side, side, width // side, side).all((2, 4))[
@@ -163,10 +167,10 @@ class Pipeline:
     def _denoised(
         self, variables, keys, noise, conditioning, negative, scale, times, latents, known
     ) -> Float[Array, "batch rows columns channels"]:
-        """Sample latents; without a negative condition there is no guidance."""
+        """Sample latents, without guidance if there is no negative condition."""
 
-        def apply(x, t, told):
-            condition, named = told
+        def apply(x, t, conditioning):
+            condition, named = conditioning
             return self.network.apply(variables, x, t, condition, **named)
 
         denoiser = diffusion.predict(
@@ -210,7 +214,7 @@ class Pipeline:
         guidance_scale: float | None,
         negative_scale: float,
     ) -> tuple[PyTree, PyTree, Float[Array, ""]]:
-        """Return what the network is told, the same of negative prompts or None, and the scale."""
+        """Return the network's condition, that of negative prompts or None, and the scale."""
         batch, named = len(prompts), {}
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         if self.takes_guidance:
@@ -222,8 +226,8 @@ class Pipeline:
             name, scale = "negative_scale", negative_scale
         elif negative_scale != 1:
             raise ValueError(
-                f"negative_scale={negative_scale} is for networks with distilled guidance, such as FLUX.1; "
-                "this one is guided by guidance_scale: leave negative_scale out"
+                f"negative_scale={negative_scale} is for networks with distilled guidance, such "
+                "as FLUX.1; this network is guided by guidance_scale: leave negative_scale out"
             )
         negative = None
         if scale > 1:
@@ -231,14 +235,15 @@ class Pipeline:
             negative = self._placed((self.condition(negatives), named))
         elif negative_prompts is not None:
             raise ValueError(
-                f"negative_prompts have no effect where {name}={scale}: raise it above 1, or leave them out"
+                f"negative_prompts have no effect where {name}={scale}: raise {name} above 1, or "
+                "leave negative_prompts out"
             )
         return self._placed((self.condition(prompts), named)), negative, jnp.float32(scale)
 
     def _times(
         self, num_steps: int | None, latents: int, strength: float | None
     ) -> Float[Array, " times"]:
-        """Return the times of a picture's steps, of which an image takes the last ones."""
+        """Return the times of the steps; an image to start from takes only the last steps."""
         num_steps = self.num_steps if num_steps is None else num_steps
         if num_steps < 1:
             raise ValueError(f"num_steps={num_steps}; a picture takes at least 1")
@@ -247,7 +252,7 @@ class Pipeline:
             return times
         if not 0 < strength <= 1:
             raise ValueError(
-                f"strength is the part of the steps to take, in (0, 1]; got {strength}"
+                f"strength is the fraction of the steps to take, in (0, 1]; got {strength}"
             )
         return times[-1 - max(1, round(strength * num_steps)) :]
 
@@ -257,8 +262,8 @@ class Pipeline:
         if images is not None:
             if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
                 raise ValueError(
-                    f"images are {images.dtype} of shape {images.shape}; give bytes, [batch height width 3]: "
-                    "genjax.data.to_uint8 makes them of numbers in [−1, 1]"
+                    f"images are {images.dtype} of shape {images.shape}; give bytes, "
+                    "[batch height width 3]: genjax.data.to_uint8 makes bytes of numbers in [−1, 1]"
                 )
             if size is not None and tuple(size) != images.shape[1:3]:
                 raise ValueError(f"size={size} and images of {images.shape[1:3]}: leave size out")
@@ -268,7 +273,7 @@ class Pipeline:
                 "there are none" if images is None else f"{known.shape} is not {images.shape[:3]}"
             )
             raise ValueError(
-                f"known says what to keep of images, and {given}: give images too, as large"
+                f"known says what to keep of images, and {given}: give images too, of that size"
             )
         height, width = size or self.size
         side = self.autoencoder.factor * self.network.patch_size
@@ -284,12 +289,13 @@ def _check_counts(prompts: Sequence[Any], **given: Any) -> int:
     """Return the number of pictures.
 
     Raises:
-        ValueError: something has another number, is a string in place of a list, or none is left.
+        ValueError: an argument has another number, is a string instead of a list, or there are no
+            prompts.
     """
     for name, each in dict(prompts=prompts, **given).items():
         if isinstance(each, str):
             raise ValueError(
-                f"{name} is the string {each!r}; expected a list of them, one for each picture"
+                f"{name} is the string {each!r}; expected a list of strings, one for each picture"
             )
         if each is not None and len(each) != len(prompts):
             raise ValueError(
@@ -301,7 +307,7 @@ def _check_counts(prompts: Sequence[Any], **given: Any) -> int:
 
 
 def _keys(seeds: Sequence[int]) -> Key[Array, " batch"]:
-    """Return a key for each seed, the same as of `jax.random.key(seed)`."""
+    """Return a key for each seed, equal to `jax.random.key(seed)`."""
     seeds = [operator.index(seed) for seed in seeds]
     if wrong := [seed for seed in seeds if not 0 <= seed < 2**32]:
         raise ValueError(f"seeds are from 0 to 2³² − 1; got {wrong[0]}")

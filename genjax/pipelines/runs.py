@@ -1,4 +1,4 @@
-"""A trained run as an object: open the folder that training wrote, sample, take its network."""
+"""A trained run as an object: open the folder that training wrote, sample, and take the network."""
 
 import functools
 import os
@@ -22,24 +22,25 @@ from genjax.training.workdir import Config, read_record
 
 
 class Run:
-    """A run: `Run("runs/digits_flow").sample(labels=[3, 7], seed=0)`.
+    """A trained run: `Run("runs/digits_flow").sample(labels=[3, 7], seed=0)`.
 
-    Only what sampling reads is restored, when it is first needed, split over all devices as by an
-    `fsdp` axis.
+    Only the part of the state that sampling reads is restored, at first use. The state is split
+    over all devices, as by an `fsdp` axis.
 
     Attributes:
-        folder: of the run.
-        config: as training recorded it, with later changes to `config.sampling`.
+        folder: the folder of the run.
+        config: the recorded config, with later changes to `config.sampling`.
         task: the network and its algorithm (`genjax.training.task.GenerativeTask`).
 
     Args:
-        step: of a checkpoint; the newest good one if None.
-        config: in place of the recorded one.
-        build: makes the task of a config; if None, what the record names as `built_by`.
+        step: the step of a checkpoint; None for the newest good checkpoint.
+        config: replaces the recorded config.
+        build: makes the task of a config; None for the function that the record names as
+            `built_by`.
 
     Raises:
-        FileNotFoundError: there is no run in the folder.
-        ValueError: the config names parts that are not there.
+        FileNotFoundError: the folder holds no run.
+        ValueError: the config names parts that do not exist.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Run:
         """The step of the checkpoint.
 
         Raises:
-            FileNotFoundError: there is no such checkpoint.
+            FileNotFoundError: the checkpoint does not exist.
             OSError: the checkpoint is damaged.
         """
         with self._checkpoints() as checkpoints:
@@ -74,7 +75,8 @@ class Run:
             if chosen not in checkpoints.steps():
                 which = "good checkpoint" if self._step is None else f"checkpoint {self._step}"
                 raise FileNotFoundError(
-                    f"{checkpoints.directory} has no {which}; the steps there are {checkpoints.steps()}"
+                    f"{checkpoints.directory} has no {which}; the steps there are "
+                    f"{checkpoints.steps()}"
                 )
             if problem := damage(checkpoints.path(chosen)):
                 raise OSError(f"the checkpoint {checkpoints.path(chosen)} is damaged: {problem}")
@@ -82,7 +84,7 @@ class Run:
 
     @functools.cached_property
     def state(self) -> PyTree:
-        """The state, with None in place of what sampling does not read."""
+        """The state, with None for everything that sampling does not read."""
         weights = self.config.sampling.weights
 
         def wanted(path: tuple, a: jax.ShapeDtypeStruct) -> Any:
@@ -102,17 +104,17 @@ class Run:
 
     @property
     def network(self) -> nn.Module:
-        """The network that samples."""
+        """The network that makes the samples."""
         return self.task.network
 
     @property
     def variables(self) -> PyTree:
-        """The network's variables, of the weights that `config.sampling.weights` names."""
+        """The network's variables, with the weights that `config.sampling.weights` names."""
         return self.task.variables(self.state, self.config.sampling.weights)
 
     @property
     def report(self) -> dict[str, Any]:
-        """What evaluation reported.
+        """The evaluation's report.
 
         Raises:
             FileNotFoundError: the run has not been evaluated.
@@ -120,7 +122,8 @@ class Run:
         path = self.folder / "report.json"
         if not path.exists():
             raise FileNotFoundError(
-                f"{path} does not exist; finish the run, or python -m experiments.evaluate it"
+                f"{path} does not exist; finish the run, or evaluate it: python -m "
+                "experiments.evaluate"
             )
         return read_json(path)
 
@@ -132,14 +135,15 @@ class Run:
         trajectory: bool = False,
         **sampling: Any,
     ) -> np.ndarray:
-        """Return samples in the form of the data, one per label or prompt: for images bytes.
+        """Return samples in the form of the data (for images bytes), one per label or prompt.
 
         Args:
-            labels: class numbers; without labels and prompts, one sample of each row of the sample
-                sheets.
-            prompts: of a text-to-image run.
+            labels: class numbers. Without labels and prompts, each row of the sample sheets gives
+                one sample.
+            prompts: texts, for a text-to-image run.
             trajectory: return states at all times, `[times samples …]`.
-            sampling: other values of `config.sampling`'s fields: seed, num_steps, guidance_scale …
+            sampling: other values of `config.sampling`'s fields, such as seed, num_steps or
+                guidance_scale.
 
         Raises:
             ValueError: both labels and prompts are given, or `config.sampling` has no such field.
@@ -157,12 +161,14 @@ class Run:
         return sample(task, self.state, np.asarray(labels), fields, trajectory=trajectory)
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write the network's weights as safetensors, in the form its architecture is published in.
+        """Write the network's weights as safetensors, in the published form of its architecture.
 
-        `genjax.pretrained.load(folder)` reads them, and so does the library that has the architecture.
+        `genjax.pretrained.load(folder)` reads them, and so does the library that has the
+        architecture.
 
         Raises:
-            ValueError: no published form exists, or the network has a field that it cannot say.
+            ValueError: no published form exists, or the network has a field that the form cannot
+                express.
         """
         pretrained.save(folder, self.network, jax.device_get(self.variables))
 

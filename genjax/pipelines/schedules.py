@@ -1,4 +1,4 @@
-"""Schedules of diffusers, `scheduler_config.json`, as processes, targets, samplers and grids."""
+"""diffusers' schedules, `scheduler_config.json`, as processes, targets, samplers and grids."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,25 +11,26 @@ from genjax.pretrained.configuration import Natural, expect, expect_kind, kind_o
 
 
 def _expect_all(schedule: Mapping[str, Any], **fixed: Any) -> None:
-    """Check that entries, where they are there, have these values."""
+    """Check that entries, if present, have these values."""
     for name, value in fixed.items():
         expect({name: value, **schedule}, name, value)
 
 
-# What the schedule of a rectified flow says where it is silent.
+# Default entries of a rectified flow's schedule.
 _FLOW_MATCHING = dict(shift=1.0, use_dynamic_shifting=False, base_shift=0.5, max_shift=1.15) | dict(
     base_image_seq_len=256, max_image_seq_len=4096
 )
 
 
 def flow_matching(schedule: Mapping[str, Any], *dynamic: bool) -> dict[str, Any]:
-    """Return the entries of a schedule that is Euler's of a rectified flow, completed by defaults.
+    """Return the entries of an Euler schedule of a rectified flow, completed by defaults.
 
     Args:
-        dynamic: whether it may shift time by the number of tokens: False, True, or both.
+        dynamic: the allowed values of `use_dynamic_shifting`, which shifts time by the number of
+            tokens: False, True, or both.
 
     Raises:
-        ValueError: it is another; the entry that differs is named.
+        ValueError: the schedule is of another kind; the error names the entry that differs.
     """
     schedule = {"_class_name": None, **_FLOW_MATCHING, **schedule}
     expect(schedule, "_class_name", "FlowMatchEulerDiscreteScheduler")
@@ -58,7 +59,7 @@ def noise_prediction(schedule: Mapping[str, Any]) -> dict[str, Any]:
     """Return process, target, sampler and grid of DDIM or DPM-Solver++ 2M on a table of betas.
 
     Raises:
-        ValueError: an entry is not supported, by name.
+        ValueError: an entry is not supported; the error names it.
     """
     schedule = {"_class_name": None, **schedule}
     expect(schedule, "_class_name", "DDIMScheduler", "DPMSolverMultistepScheduler")
@@ -92,7 +93,7 @@ def _ddim(schedule: Mapping[str, Any], process: diffusion.Process) -> dict[str, 
 
 def _dpm_solver(schedule: Mapping[str, Any], process: diffusion.Process) -> dict[str, Any]:
     if schedule.get("variance_type") in ("learned", "learned_range"):
-        schedule = {**schedule, "variance_type": None}  # pipelines drop the variance
+        schedule = {**schedule, "variance_type": None}  # pipelines drop the learned variance
     _expect_all(
         schedule,
         algorithm_type="dpmsolver++",
@@ -107,6 +108,6 @@ def _dpm_solver(schedule: Mapping[str, Any], process: diffusion.Process) -> dict
         variance_type=None,
         timestep_spacing="linspace",
     )
-    # It spaces one step more, and leaves out the last.
+    # diffusers spaces one step more, and leaves out the last.
     grid = lambda num_steps, tokens: jnp.delete(grids.linspace_grid(process, num_steps + 1), -2)
     return dict(sampler=samplers.dpm_solver_pp_2m, grid=grid)

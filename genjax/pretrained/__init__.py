@@ -1,7 +1,7 @@
-"""Published weights to variables of our modules, and back, by one record for each published class.
+"""Conversion between published weights and our modules' variables, by one record per class.
 
-Files are safetensors. No file of a user is ever unpickled (`lpips` reads one file of a package, of
-known SHA-256). `genjax.pretrained.published` says what a record holds.
+Files are safetensors. No file of a user is ever unpickled; `lpips` unpickles one file of a package,
+whose SHA-256 is known. `genjax.pretrained.published` describes a record.
 """
 
 from genjax.pretrained.folders import load as load

@@ -35,11 +35,11 @@ _WORDS = {
 }
 
 
-def _of_each(config: Config, name: str, known: Collection[str]) -> list[str]:
-    """Return the values of an entry for each stage, where one may stand for all.
+def _values_by_stage(config: Config, name: str, known: Collection[str]) -> list[str]:
+    """Return an entry's value for each stage; a single value stands for all stages.
 
     Raises:
-        ValueError: a value is not known.
+        ValueError: a value is unknown.
     """
     values = config[name]
     if isinstance(values, str):
@@ -53,7 +53,7 @@ def _check_counts(config: Config) -> None:
     """Check that the entries of a side have a value for each of its stages, or one for all.
 
     Raises:
-        ValueError: one has another number of values.
+        ValueError: an entry has another number of values.
     """
     for side in _SIDES:
         channels = config[f"{side}_block_out_channels"]
@@ -71,18 +71,18 @@ def _stages(config: Config, side: str, styles: list[dict[str, str]]) -> tuple[St
     fields = (
         config[f"{side}_block_out_channels"],
         config[f"{side}_layers_per_block"],
-        [_BLOCKS[block] for block in _of_each(config, f"{side}_block_types", _BLOCKS)],
+        [_BLOCKS[block] for block in _values_by_stage(config, f"{side}_block_types", _BLOCKS)],
         map(tuple, config[f"{side}_qkv_multiscales"]),
     )
     stages = [Stage(*values, **style) for *values, style in zip(*fields, styles, strict=True)]
-    # Scales are given for blocks of both kinds, and used by one.
+    # The configuration gives scales to both kinds of blocks, and only one kind uses them.
     return tuple(s if s.block == "efficient_vit" else replace(s, scales=()) for s in stages)
 
 
 def _build(config: Config) -> dict[str, Any]:
     _check_counts(config)
-    norms = _of_each(config, "decoder_norm_types", _NORMS)
-    activations = _of_each(config, "decoder_act_fns", ACTIVATIONS)
+    norms = _values_by_stage(config, "decoder_norm_types", _NORMS)
+    activations = _values_by_stage(config, "decoder_act_fns", ACTIVATIONS)
     styles = [
         dict(norm=_NORMS[norm], activation=activation)
         for norm, activation in zip(norms, activations, strict=True)
@@ -115,8 +115,8 @@ def _config(module: AutoencoderDC, variables: PyTree) -> dict[str, Any]:
     return config
 
 
-def _with_counters(module: AutoencoderDC, variables: PyTree) -> PyTree:
-    """Add counts of training steps, which have no effect; without them diffusers warns."""
+def _add_counters(module: AutoencoderDC, variables: PyTree) -> PyTree:
+    """Add counts of training steps. They have no effect, but diffusers warns without them."""
     statistics = flatten_dict(variables.get("batch_stats", {}), sep="/")
     means = [name for name in statistics if name.endswith("/mean")]
     counters = {name.removesuffix("mean") + "count": np.int64(0) for name in means}
@@ -129,8 +129,8 @@ def _names(module: AutoencoderDC, tensors: Collection[str]) -> Callable[[str], s
         if match := re.fullmatch(r"stage(\d+)_(block(\d+)|downsample|upsample)", words[0]):
             stage = int(match[1])
             stages = module.encoder_stages if side == "encoder" else module.decoder_stages
-            # Blocks are counted with what changes the resolution: it comes after them in the
-            # encoder, before them in the decoder.
+            # Blocks and the change of resolution share one count. The change comes after the
+            # blocks in the encoder, and before the blocks in the decoder.
             upsampled = side == "decoder" and stage + 1 < len(stages)
             place = {"downsample": stages[stage].num_blocks, "upsample": 0}.get(match[2])
             place = int(match[3]) + upsampled if place is None else place
@@ -142,13 +142,13 @@ def _names(module: AutoencoderDC, tensors: Collection[str]) -> Callable[[str], s
     return name
 
 
-def _both(**entries: Any) -> dict[str, Any]:
+def _for_each_side(**entries: Any) -> dict[str, Any]:
     return {f"{side}_{name}": value for side in _SIDES for name, value in entries.items()}
 
 
 _SMALL = (
-    _both(block_types=["ResBlock", "EfficientViTBlock"], block_out_channels=[8, 16])
-    | _both(layers_per_block=[1, 1], qkv_multiscales=[[], [3]])
+    _for_each_side(block_types=["ResBlock", "EfficientViTBlock"], block_out_channels=[8, 16])
+    | _for_each_side(layers_per_block=[1, 1], qkv_multiscales=[[], [3]])
     | dict(decoder_norm_types=["batch_norm", "rms_norm"], decoder_act_fns=["relu", "silu"])
     | dict(latent_channels=4, attention_head_dim=4, scaling_factor=0.5)
 )
@@ -156,7 +156,7 @@ AUTOENCODER_DC = Published(
     DIFFUSERS,
     "AutoencoderDC",
     AutoencoderDC,
-    entries=_both(
+    entries=_for_each_side(
         block_types=Value("ResBlock", str | list[str]),
         block_out_channels=[128, 256, 512, 512, 1024, 1024],
         qkv_multiscales=[[], [], [], [5], [5], [5]],
@@ -180,7 +180,7 @@ AUTOENCODER_DC = Published(
     config=_config,
     inputs=smallest_image,
     names=_names,
-    pack=_with_counters,
+    pack=_add_counters,
     ignore=lambda name, tensor: name.endswith("num_batches_tracked"),
     examples=(
         _SMALL,

@@ -1,4 +1,4 @@
-"""KL autoencoders as diffusers publishes them, those of Stable Diffusion and FLUX among them."""
+"""KL autoencoders as diffusers publishes them, such as those of Stable Diffusion and FLUX."""
 
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -13,7 +13,7 @@ from genjax.pretrained.configuration import Field, Only, Value, expect
 from genjax.pretrained.layouts import from_torch
 from genjax.pretrained.published import DIFFUSERS, Config, Published, example
 
-# What this class and `VQModel` share.
+# The entries that this class and `VQModel` share.
 LEVEL_ENTRIES = dict(
     in_channels=3,
     out_channels=Field("image_channels", 3),
@@ -44,7 +44,7 @@ _WORDS = (
     | dict(quantizer="quantize.embedding", shortcut="conv_shortcut", norm="group_norm")
     | dict(query="to_q", key="to_k", value="to_v", projection="to_out.0")
 )
-# The files of Stable Diffusion have former names of attention, which diffusers still reads.
+# The files of Stable Diffusion have old names of attention, which diffusers still reads.
 _FORMER_WORDS = _WORDS | dict(query="query", key="key", value="value", projection="proj_attn")
 
 
@@ -52,7 +52,7 @@ def attention_levels(config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the levels with attention, of the encoder and of the decoder.
 
     Raises:
-        ValueError: blocks are of another type, or not as many as the widths.
+        ValueError: a block has another type, or the numbers of blocks and widths differ.
     """
     sides = []
     for name, types in _BLOCK_TYPES.items():
@@ -76,29 +76,29 @@ _BLOCK_TYPES = dict(
 
 
 def _block_types(count: int, *levels: Collection[int]) -> dict[str, list[str]]:
-    """Return the entries that `attention_levels` reads."""
+    """Return the entries for levels with attention, as `attention_levels` reads them."""
     down, up = ([level in side for level in range(count)] for side in levels)
     types = zip(_BLOCK_TYPES.items(), (down, up[::-1]), strict=True)
     return {name: [kinds[attends] for attends in side] for (name, kinds), side in types}
 
 
 def level_config(module: Any, variables: PyTree) -> dict[str, Any]:
-    """Return the shared entries that are no field's."""
+    """Return the shared entries that no field of the module holds."""
     down = module.attention_levels
     up = getattr(module, "decoder_attention_levels", None)
     types = _block_types(len(module.widths), down, down if up is None else up)
-    # Only the parameters know the channels of the input.
+    # Only the parameters tell the number of input channels.
     kernel = variables["params"]["encoder"]["conv_in"]["kernel"]
     return dict(in_channels=kernel.shape[-2], **types)
 
 
 def smallest_image(module: Any, config: Config) -> tuple:
-    """Return the inputs of an autoencoder."""
+    """Return the smallest inputs of an autoencoder."""
     return (example(module.factor, module.factor, config["in_channels"]),)
 
 
 def moments(module: nn.Module, name: str, count: int) -> list[float]:
-    """Return `latent_mean` or `latent_deviation` with `count` values, which one may stand for.
+    """Return `latent_mean` or `latent_deviation` with `count` values; one value stands for all.
 
     Raises:
         ValueError: the module has another number of values.
@@ -106,7 +106,7 @@ def moments(module: nn.Module, name: str, count: int) -> list[float]:
     values = [*getattr(module, name)]
     if len(values) not in (1, count):
         raise ValueError(
-            f"{name} has {len(values)} values, and the class {count}; save module.clone({name}=...)"
+            f"{name} has {len(values)} values, the class has {count}; save module.clone({name}=...)"
         )
     return values * (count // len(values))
 
@@ -115,10 +115,10 @@ def check_moments(config: Config, channels: str) -> None:
     """Check that a configuration has moments for each channel of the latents, or for all.
 
     Args:
-        channels: name of the entry that says how many channels there are.
+        channels: name of the entry with the number of channels.
 
     Raises:
-        ValueError: it has another number.
+        ValueError: the configuration has another number of moments.
     """
     for name in ("latents_mean", "latents_std"):
         if config[name] is not None and len(config[name]) not in (1, config[channels]):
@@ -128,7 +128,7 @@ def check_moments(config: Config, channels: str) -> None:
 
 def convert(module: Any, variable: str, tensor: np.ndarray) -> np.ndarray:
     """Return the array of a tensor, which is channel-first."""
-    if re.search(r"attention\w*/\w+/kernel$", variable):  # in some files a 1×1 convolution
+    if re.search(r"attention\w*/\w+/kernel$", variable):  # some files store a 1×1 convolution
         return tensor.reshape(tensor.shape[:2]).T
     return from_torch(variable, tensor)
 
@@ -136,12 +136,12 @@ def convert(module: Any, variable: str, tensor: np.ndarray) -> np.ndarray:
 def level_names(
     module: Any, level: str, kinds: Mapping[str, str], words: Mapping[str, str]
 ) -> Callable[[str], str]:
-    """Return a function from variables to tensors.
+    """Return a function from variables' names to tensors' names.
 
     Args:
-        level: name of a level, with "{direction}" (down or up) and "{level}", which is counted from
-            the latents in the decoder.
-        kinds: names of what a level has.
+        level: name of a level, with "{direction}" (down or up) and "{level}". The decoder counts
+            levels from the latents.
+        kinds: names of a level's parts.
         words: names of other layers, and names within layers.
     """
 
@@ -156,14 +156,14 @@ def level_names(
     pattern = rf"^(encoder|decoder)/({'|'.join(kinds)})_(\d+)(?:_(\d+))?(?=/)"
 
     def name(variable: str) -> str:
-        path = re.sub(pattern, place, variable.partition("/")[2])  # less the collection
+        path = re.sub(pattern, place, variable.partition("/")[2])  # without the collection
         return ".".join(words.get(word, word) for word in path.split("/"))
 
     return name
 
 
 def names(module: Any, tensors: Collection[str]) -> Callable[[str], str]:
-    """Return diffusers' names, or the former ones where a file has these."""
+    """Return diffusers' names, or the old ones if a file has the old ones."""
     former = any(name.endswith("proj_attn.weight") for name in tensors)
     words = _FORMER_WORDS if former else _WORDS
     return level_names(module, "{direction}_blocks.{level}", _KINDS, words)
@@ -171,7 +171,7 @@ def names(module: Any, tensors: Collection[str]) -> Callable[[str], str]:
 
 def _build(config: Config) -> dict[str, Any]:
     if config["latents_mean"] is not None:
-        expect(config, "shift_factor", None)  # pipelines use the one or the other
+        expect(config, "shift_factor", None)  # pipelines use either
     check_moments(config, "latent_channels")
     deviations = config["latents_std"] or [1.0]
     down, up = attention_levels(config)

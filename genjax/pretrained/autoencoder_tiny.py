@@ -36,7 +36,7 @@ def _config(module: AutoencoderTiny, variables: PyTree) -> dict[str, Any]:
 
 
 def _names(module: AutoencoderTiny, tensors: Collection[str]) -> Callable[[str], str]:
-    """Number our layers as diffusers' sequences, which count layers without weights too."""
+    """Number our layers as diffusers does, whose sequences also count layers without weights."""
     encoder, decoder = ["conv_in"], ["conv_in", "activation"]
     for i, num_blocks in enumerate(module.encoder_blocks):
         encoder += [f"stage{i}_downsample"] * (i > 0)
@@ -48,7 +48,7 @@ def _names(module: AutoencoderTiny, tensors: Collection[str]) -> Callable[[str],
 
     def name(variable: str) -> str:
         _, side, layer, *words = variable.split("/")
-        # In a block's own sequence there is an activation between two convolutions.
+        # A block's own sequence has an activation between two convolutions.
         words = [re.sub(r"^conv(\d)$", lambda m: f"conv.{2 * int(m[1])}", word) for word in words]
         place = f"{side}.layers.{sides[side].index(layer)}"
         return ".".join([place, *words]).replace("kernel", "weight")

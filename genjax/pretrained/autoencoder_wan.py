@@ -31,8 +31,8 @@ _WORDS = {
 
 def _names(module: AutoencoderWan, tensors: Collection[str]) -> Callable[[str], str]:
     def name(variable: str) -> str:
-        words = variable.split("/")[1:]  # less the collection
-        if words[0] == "encoder":  # whose blocks are counted through all levels
+        words = variable.split("/")[1:]  # without the collection
+        if words[0] == "encoder":  # one count runs through all levels' blocks
             match = re.fullmatch(r"level_(\d+)_(?:block_(\d+)|downsample)", words[1])
             if match:
                 index = module.blocks if match[2] is None else int(match[2])
@@ -43,7 +43,7 @@ def _names(module: AutoencoderWan, tensors: Collection[str]) -> Callable[[str], 
 
 
 def _convert(module: AutoencoderWan, variable: str, tensor: np.ndarray) -> np.ndarray:
-    """Make matrices of convolutions that are products."""
+    """Turn convolutions that are matrix products into matrices."""
     if not variable.endswith("kernel"):
         return tensor.reshape(-1)
     if max(tensor.shape[2:]) == 1:
@@ -52,7 +52,7 @@ def _convert(module: AutoencoderWan, variable: str, tensor: np.ndarray) -> np.nd
 
 
 def _invert(module: AutoencoderWan, variable: str, array: np.ndarray) -> np.ndarray:
-    """Restore the axes of videos, or in the attention of images."""
+    """Restore the axes of convolutions over videos, or over images in attention."""
     tensor = to_torch(variable, array)
     if variable.endswith("bias") or array.ndim > 2:
         return tensor
@@ -97,10 +97,10 @@ AUTOENCODER_WAN = Published(
         attn_scales=Only([]),
         decoder_base_dim=Only(None),
         dropout=Only(0.0),
-        is_residual=Only(False),  # True in Wan 2.2, which also makes patches
+        is_residual=Only(False),  # True in Wan 2.2, which also has patches
         patch_size=Only(None),
     ),
-    unused=("scale_factor_spatial", "scale_factor_temporal"),  # which follow from the others
+    unused=("scale_factor_spatial", "scale_factor_temporal"),  # they follow from the other entries
     build=_build,
     config=_config,
     inputs=lambda module, config: (smallest_image(module, config)[0][None],),

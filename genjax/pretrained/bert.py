@@ -1,4 +1,4 @@
-"""BERT as transformers publishes it, alone or with a head, which is left out."""
+"""BERT as transformers publishes it, alone or with a head; the head is ignored."""
 
 from collections.abc import Callable, Collection, Mapping
 
@@ -34,15 +34,15 @@ def one_token(module: nn.Module, config: Config) -> tuple:
 
 
 def numbers_of_positions(name: str, tensor: np.ndarray) -> bool:
-    """Return whether a tensor is the count 0, 1, 2, … that files of earlier versions hold."""
+    """Return whether a tensor is the sequence 0, 1, 2, … that files of earlier versions hold."""
     counted = name.endswith("embeddings.position_ids")
     return counted and np.array_equal(tensor.flat, np.arange(tensor.size))
 
 
 def _names(module: Bert, tensors: Collection[str]) -> Callable[[str], Names]:
-    """Return the names, which have a prefix where there is a head.
+    """Return the tensors' names, which have a prefix if the file has a head.
 
-    The first files have TensorFlow's names of norms, gamma and beta.
+    The earliest files have TensorFlow's names in norms, gamma and beta.
     """
     names = layer_names(_LAYERS)
     prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
@@ -58,8 +58,8 @@ def _names(module: Bert, tensors: Collection[str]) -> Callable[[str], Names]:
     return name
 
 
-def _with_pooler(module: Bert, tensors: Mapping[str, np.ndarray]) -> Bert:
-    """Return the module with or without a pooler, which the configuration does not say."""
+def _choose_pooler(module: Bert, tensors: Mapping[str, np.ndarray]) -> Bert:
+    """Return the module with or without a pooler; only the tensors tell which."""
     return module.clone(pooler=any(name.endswith("pooler.dense.weight") for name in tensors))
 
 
@@ -68,7 +68,7 @@ _HEADS = ("cls.", "classifier.", "qa_outputs.")
 
 
 def _record(kind: str) -> Published:
-    """Return the record of a class, whose head is left out if it has one."""
+    """Return the record of a class; its head, if any, is ignored."""
     alone = kind == "Model"
     return Published(
         TRANSFORMERS,
@@ -93,7 +93,7 @@ def _record(kind: str) -> Published:
         config=lambda module, variables: dict(model_type="bert"),
         inputs=one_token,
         names=_names,
-        adapt=_with_pooler,
+        adapt=_choose_pooler,
         ignore=lambda name, tensor: (
             numbers_of_positions(name, tensor) or (not alone and name.startswith(_HEADS))
         ),

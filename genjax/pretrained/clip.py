@@ -1,4 +1,4 @@
-"""CLIP, and its text and image encoder each alone, as transformers publishes them."""
+"""CLIP, and its text encoder and image encoder alone, as transformers publishes them."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -25,12 +25,12 @@ _TOWERS = {CLIPText: "text", CLIPVision: "vision"}
 
 
 def _names(module: Any, tensors: Collection[str]) -> Callable[[str], str]:
-    # As of version 5 transformers writes a tower without projection without its name.
+    # Since version 5 transformers omits the tower's name for a tower without projection.
     towers = ("text_model.", "vision_model.")
     prefixed = not tensors or any(name.startswith(towers) for name in tensors)
 
     def name(variable: str) -> str:
-        words = variable.split("/")[1:]  # less the collection
+        words = variable.split("/")[1:]  # without the collection
         if words == ["logit_scale"]:
             return "logit_scale"
         tower = _TOWERS.get(type(module)) or words.pop(0)  # a whole CLIP's variables name it
@@ -59,7 +59,7 @@ def _config(module: CLIPText | CLIPVision, variables: PyTree) -> dict[str, Any]:
 
 
 def _end(config: Config) -> dict[str, Any]:
-    # The first configurations have another token's number by mistake, which means the highest.
+    # The earliest configurations have another token's number by mistake: 2 means the highest token.
     token = config["eos_token_id"]
     return dict(end_token=None if token == 2 else token)
 
@@ -68,7 +68,7 @@ def _tower(module: type, sizes: tuple[int, int, int], projects: bool, **options:
     """Return the record of a tower.
 
     Args:
-        sizes: the defaults of width, features within the feed-forward layers, and heads.
+        sizes: the default width, features within the feed-forward layers, and number of heads.
     """
     width, mlp_features, num_heads = sizes
     shared = dict(
@@ -131,11 +131,11 @@ def _vision(projects: bool) -> Published:
 _TEXT, _VISION = _text(projects=True), _vision(projects=True)
 
 
-def _both(config: Config) -> dict[str, Any]:
-    """Return the towers of a whole CLIP, which project to as many features as it says."""
+def _build_towers(config: Config) -> dict[str, Any]:
+    """Return the towers of a whole CLIP, with the whole CLIP's number of projected features."""
     shared, towers = dict(projection_dim=config["projection_dim"]), {}
     for name, record in dict(text=_TEXT, vision=_VISION).items():
-        # In old files the first of these counts, where there is one, and only defaults complete it.
+        # Old files have the first of these. If present, it counts, completed by defaults only.
         tower = config[f"{name}_config_dict"] or config[f"{name}_config"] or {}
         try:
             towers[name] = record.make(record.complete(tower | shared))
@@ -156,7 +156,7 @@ _CLIP = Published(
         projection_dim=512,
     ),
     unused=("logit_scale_init_value",),
-    build=_both,
+    build=_build_towers,
     config=lambda module, variables: dict(
         model_type="clip",
         projection_dim=module.text.shared_features,

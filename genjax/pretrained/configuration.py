@@ -1,4 +1,4 @@
-"""Entries of published configurations: what they mean here, and which values are supported."""
+"""Entries of published configurations: their meaning here and their supported values."""
 
 import json
 import math
@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 
 class Field(NamedTuple):
-    """An entry that is a field of the module.
+    """An entry that corresponds to a field of the module.
 
     Attributes:
-        name: of the field.
-        default: the value that the entry has where a configuration lacks it.
-        coded: values of the field for the supported ones of the entry; None if they are equal.
-        kind: type of the entry, such as `int | None`; the default's type if None.
+        name: the field's name.
+        default: the entry's value in a configuration that lacks the entry.
+        coded: from the entry's supported values to the field's; None if both are equal.
+        kind: the entry's type, such as `int | None`; the default's type if None.
     """
 
     name: str
@@ -28,11 +28,11 @@ class Field(NamedTuple):
 
 
 class Value(NamedTuple):
-    """An entry that is no field, and whose default alone does not tell its type.
+    """An entry without a field, whose type does not follow from its default.
 
     Attributes:
-        default: the value that the entry has where a configuration lacks it.
-        kind: type of the entry, such as `int | None` or `list[Natural]`.
+        default: the entry's value in a configuration that lacks the entry.
+        kind: the entry's type, such as `int | None` or `list[Natural]`.
     """
 
     default: Any
@@ -40,7 +40,7 @@ class Value(NamedTuple):
 
 
 class Natural(int):
-    """The type of an integer from 0 on. An `int` of a configuration is a size, from 1 on."""
+    """The type of an integer from 0 on. A plain `int` of a configuration is a size, from 1 on."""
 
 
 class Only:
@@ -51,33 +51,33 @@ class Only:
 
 
 def default_of(entry: Any) -> Any:
-    """Return the value that an entry has where a configuration lacks it."""
+    """Return an entry's value in a configuration that lacks the entry."""
     if isinstance(entry, Field | Value):
         return entry.default
     return entry.values[0] if isinstance(entry, Only) else entry
 
 
 def kind_of(entry: Any) -> Any:
-    """Return the type of an entry's values: the one that the entry states, or its default's."""
+    """Return the type of an entry's values: the stated type, or the default's type."""
     stated = entry.kind if isinstance(entry, Field | Value) else None
     return _type_of(default_of(entry)) if stated is None else stated
 
 
 def _type_of(value: Any) -> Any:
-    """Return a value's type; a list's last element tells the type of all, where 0 is allowed."""
+    """Return a value's type; a list's last element tells the elements' type, with 0 allowed."""
     if not isinstance(value, list):
         return type(value)
     each = _type_of(value[-1])
     return list[Natural if each is int else each]
 
 
-def is_of(value: Any, kind: Any) -> bool:
-    """Return whether a value of JSON is of a type, which for a `float` means finite."""
+def has_type(value: Any, kind: Any) -> bool:
+    """Return whether a JSON value has a type; a `float` must be finite."""
     if isinstance(kind, types.UnionType):
-        return any(is_of(value, each) for each in typing.get_args(kind))
+        return any(has_type(value, each) for each in typing.get_args(kind))
     if typing.get_origin(kind) is list:
         (each,) = typing.get_args(kind)
-        return isinstance(value, list | tuple) and all(is_of(element, each) for element in value)
+        return isinstance(value, list | tuple) and all(has_type(element, each) for element in value)
     if kind not in _LEAST:
         return isinstance(value, kind)
     number = isinstance(value, int | float if kind is float else int) and not isinstance(
@@ -92,12 +92,12 @@ def complete(
     """Return the entries of a configuration that concern a network, completed by defaults.
 
     Args:
-        entries: what is known: a `Field`, a `Value`, an `Only`, or the default of an entry, which
-            tells its type.
-        unused: names of what does not concern the network.
+        entries: the known entries, by name: a `Field`, a `Value`, an `Only`, or the entry's
+            default, which tells the type.
+        unused: names of entries that do not concern the network.
 
     Raises:
-        ValueError: an entry is not known, or its value is of another type or not supported.
+        ValueError: an entry is unknown, or its value has another type or is not supported.
     """
     irrelevant = lambda name: name not in entries and (name in unused or name.startswith("_"))
     used = {name: value for name, value in config.items() if not irrelevant(name)}
@@ -117,18 +117,18 @@ def complete(
 
 
 def expect_kind(config: Mapping[str, Any], name: str, kind: Any) -> None:
-    """Check that an entry of a configuration is of a type, as `is_of` has it.
+    """Check that an entry of a configuration has a type, in the sense of `has_type`.
 
     Raises:
-        ValueError: it is of another.
+        ValueError: the entry has another type.
     """
-    if not is_of(config[name], kind):
+    if not has_type(config[name], kind):
         given = f"{name}={config[name]!r:.60}"
         raise ValueError(f"{given} is not supported; expected {_described(kind)}")
 
 
 def _described(kind: Any) -> str:
-    """Return how an error names a type."""
+    """Return a type's name for an error."""
     if isinstance(kind, types.UnionType):
         return " or ".join(map(_described, typing.get_args(kind)))
     if typing.get_origin(kind) is list:
@@ -148,7 +148,7 @@ def expect(config: Mapping[str, Any], name: str, *supported: Any) -> None:
     """Check that an entry of a configuration has a supported value; 1 and 0 are no booleans.
 
     Raises:
-        ValueError: it has another; the supported ones are listed.
+        ValueError: the entry has another value; the error lists the supported values.
     """
     given = config[name]
     alike = [value for value in supported if isinstance(value, bool) == isinstance(given, bool)]
@@ -161,32 +161,33 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     """Read the object that a JSON file holds.
 
     Raises:
-        ValueError: as `parse_json`.
+        OSError: the file cannot be read.
+        ValueError: as for `parse_json`.
     """
     return parse_json(Path(path).read_bytes(), str(path))
 
 
 def parse_json(text: str | bytes, source: str) -> dict[str, Any]:
-    """Return the object that a text in JSON says.
+    """Return the object in a JSON text.
 
     Args:
-        source: how an error names the text.
+        source: the text's name in errors.
 
     Raises:
-        ValueError: the text is no JSON, no object, or says an entry twice; with the source's name.
+        ValueError: the text is no JSON, no object, or has an entry twice.
     """
 
     def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         entries = dict(pairs)
         if len(entries) < len(pairs):
             names = [name for name, _ in pairs]
-            raise ValueError(f"{max(names, key=names.count)!r} is there twice")
+            raise ValueError(f"{max(names, key=names.count)!r} appears twice")
         return entries
 
     try:
         value = json.loads(text, object_pairs_hook=distinct)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{source} is no JSON that can be read: {error}") from error
+        raise ValueError(f"{source} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{source} is {value!r:.40}; expected an object, {{…}}")
     return value

@@ -1,4 +1,4 @@
-"""DINOv2 as transformers publishes it, without registers and with them."""
+"""DINOv2 as transformers publishes it, with and without registers."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ _LAYERS = prefixed("", "embeddings.", dict(class_token="cls_token", mask_token="
     "positions": "embeddings.position_embeddings",
     "norm": "layernorm",
 }
-# How many axes of size 1 the tensors have before ours.
+# The number of axes of size 1 that the tensors have before our axes.
 _AXES = dict(class_token=2, mask_token=1, registers=1, positions=1)
 
 
@@ -103,7 +103,7 @@ PUBLISHED = (
         dict(
             patch_size=Field("patch_size", 16),
             num_register_tokens=Value(4, Natural),
-            # Published folders have these, which transformers no longer knows.
+            # Published folders have these entries, which transformers no longer knows.
             interpolate_antialias=Only(True),
             interpolate_offset=Only(0.0),
         ),

@@ -1,7 +1,7 @@
 """DiT as diffusers publishes it.
 
-Its outputs are those of diffusers at `timestep` = 1000·t. They differ from DiT as its authors
-published it by the frequencies of time and an epsilon (`DiT.max_period`, `DiT.mlp_epsilon`).
+The outputs equal those of diffusers at `timestep` = 1000·t. The authors' own DiT has other
+frequencies of time and another epsilon (`DiT.max_period`, `DiT.mlp_epsilon`).
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -18,7 +18,7 @@ from genjax.pretrained.layouts import Names, from_torch, layer_names, prefixed, 
 from genjax.pretrained.published import DIFFUSERS, Config, Published, example
 
 # diffusers spaces the 128 frequencies of time by 1/127 of the range of their logarithms instead of
-# 1/128. That is the same as this period. A network that is trained to be saved needs it.
+# 1/128, which amounts to this period. A network trained for diffusers needs the same period.
 MAX_PERIOD = 10_000.0 ** (128 / 127)
 _BLOCK = {
     "modulation/dense": "norm1.linear",
@@ -32,7 +32,7 @@ _LAYERS = prefixed("blocks/", "transformer_blocks.{}.", _BLOCK) | {
     "modulation/dense": "proj_out_1",
     "head": "proj_out_2",
 }
-_EMBEDDINGS = {  # in every block of the file; in ours only where they differ
+_EMBEDDINGS = {  # in every block of the file; in our blocks only if they differ
     "time_in": "timestep_embedder.linear_1",
     "time_out": "timestep_embedder.linear_2",
     "label_embedding": "class_embedder.embedding_table",
@@ -49,8 +49,8 @@ def _names(module: DiT, tensors: Collection[str]) -> Callable[[str], Names]:
     return layer_names(_LAYERS | copies)
 
 
-def _tied_or_not(module: DiT, tensors: Mapping[str, np.ndarray]) -> DiT:
-    """Return the module with embeddings in each block where a file's copies differ."""
+def _choose_tying(module: DiT, tensors: Mapping[str, np.ndarray]) -> DiT:
+    """Return the module, with embeddings in each block if the file's copies differ."""
     for name in _EMBEDDINGS.values():
         for part in ("weight", "bias"):
             names = [f"transformer_blocks.{i}.norm1.emb.{name}.{part}" for i in range(module.depth)]
@@ -61,9 +61,9 @@ def _tied_or_not(module: DiT, tensors: Mapping[str, np.ndarray]) -> DiT:
 
 
 def _convert(module: DiT, variable: str, *tensors: np.ndarray) -> np.ndarray:
-    """Join queries, keys and values in the order that `genjax.nn.heads_of` takes."""
+    """Join queries, keys and values in the order that `genjax.nn.heads_of` expects."""
     if "query_key_value" not in variable:
-        return from_torch(variable, tensors[0])  # `_tied_or_not` has compared the copies
+        return from_torch(variable, tensors[0])  # `_choose_tying` has compared the copies
     outputs, *inputs = tensors[0].shape
     heads = [tensor.reshape(module.num_heads, -1, *inputs) for tensor in tensors]
     return from_torch(variable, np.stack(heads, axis=1).reshape(3 * outputs, *inputs))
@@ -102,14 +102,14 @@ DIT = Published(
         num_embeds_ada_norm=Field("num_classes", 1000),
         norm_eps=Field("mlp_epsilon", 1e-5),
     ),
-    # The former class had the others too.
+    # The old class had the other entries too.
     unused=transformer_2d.UNUSED
     + "cross_attention_dim caption_channels interpolation_scale use_additional_conditions".split(),
     build=lambda config: transformer_2d.build(config) | dict(max_period=MAX_PERIOD),
     config=_config,
     inputs=_inputs,
     names=_names,
-    adapt=_tied_or_not,
+    adapt=_choose_tying,
     convert=_convert,
     invert=_invert,
     examples=(

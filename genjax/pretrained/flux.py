@@ -11,11 +11,11 @@ from genjax.pretrained.layouts import from_torch, layer_names, prefixed, to_torc
 from genjax.pretrained.published import DIFFUSERS, Config, Published, example
 from genjax.pretrained.sd3 import EMBEDDINGS, HEADS, TWO_STREAMS, text_entries, text_inputs
 
-PATCH_SIZE = 2  # diffusers' network is given patches, which the pipeline makes
+PATCH_SIZE = 2  # diffusers' pipeline makes patches, and its network takes them
 _ONE_STREAM = prefixed("heads/", "attn.", HEADS) | {
     "modulation/dense": "norm.linear",
     "mlp_in": "proj_mlp",
-    "projection": "proj_out",  # of the attention's output and, after it, the feed-forward layer's
+    "projection": "proj_out",  # of the attention's output, followed by the feed-forward layer's
     "mlp_out": "proj_out",
 }
 _LAYERS = (
@@ -24,13 +24,13 @@ _LAYERS = (
     | prefixed("double_blocks/", "transformer_blocks.{}.", TWO_STREAMS)
     | prefixed("single_blocks/", "single_transformer_blocks.{}.", _ONE_STREAM)
 )
-# The axis of the features of a patch: (channel, row, column) there, (row, column, channel) here.
+# The axis of a patch's features: (channel, row, column) in diffusers, (row, column, channel) here.
 _PATCHES = {"params/patch_embedding/kernel": 0, "params/head/kernel": 1, "params/head/bias": 0}
 _ATTENDED, _MLP = (f"params/single_blocks/{name}/kernel" for name in ("projection", "mlp_out"))
 
 
 def _reorder(variable: str, array: np.ndarray, sizes: tuple, axis: int) -> np.ndarray:
-    """Take the features of a patch apart to three `sizes`, and move one end to the other."""
+    """Split the features of a patch into three axes of `sizes`, and move one end to the other."""
     if variable not in _PATCHES:
         return array
     features = np.moveaxis(array, _PATCHES[variable], 0)
@@ -54,7 +54,7 @@ def _invert(module: Flux, variable: str, array: np.ndarray) -> np.ndarray:
 
 
 def _pack(module: Flux, variables: PyTree) -> PyTree:
-    """Join the two kernels that are one tensor."""
+    """Join the two kernels that are one tensor in diffusers."""
     params = variables["params"]
     if "single_blocks" not in params:
         return variables
@@ -70,7 +70,7 @@ def _build(config: Config) -> dict[str, Any]:
     for name in ("in_channels", "out_channels"):
         if (config[name] or 0) % PATCH_SIZE**2:
             raise ValueError(
-                f"{name}={config[name]} is no multiple of {PATCH_SIZE**2}, the latents of a patch"
+                f"{name}={config[name]} is not a multiple of {PATCH_SIZE**2}, the latents per patch"
             )
     return dict(out_channels=config["out_channels"] and config["out_channels"] // PATCH_SIZE**2)
 

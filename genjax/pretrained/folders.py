@@ -1,4 +1,4 @@
-"""Any folder of weights that diffusers or transformers wrote, and back."""
+"""Load and save folders of weights as diffusers and transformers write them."""
 
 import os
 from collections.abc import Callable
@@ -26,22 +26,22 @@ def load(
 
         module, variables = load("stable-diffusion-3/transformer", param_dtype=jnp.bfloat16)
 
-    Tensors are read one after the other, of each the parts that this process' devices hold. So the
-    host needs memory for about one of them beside the variables.
+    Tensors are read one after the other, and only the parts that this process's devices hold. So
+    the host needs memory for about one tensor beside the variables.
 
     Args:
-        param_dtype: type of the floating-point variables; float32, as the modules' own, if None.
-            The type that the module computes in is its `dtype`: `module.clone(dtype=jnp.bfloat16)`.
-        sharding: from a variable's path, "params/blocks/mlp_in/kernel", and its shape to where it
-            lies, such as `genjax.devices.mesh.variable_sharding(mesh)`. Without one, variables are
-            NumPy arrays.
+        param_dtype: type of the floating-point variables; float32, the modules' default, if None.
+            The type of the computation is the module's `dtype`: `module.clone(dtype=jnp.bfloat16)`.
+        sharding: from a variable's path, "params/blocks/mlp_in/kernel", and its shape to its
+            sharding, such as `genjax.devices.mesh.variable_sharding(mesh)`. Without it, variables
+            are NumPy arrays.
 
     Raises:
-        FileNotFoundError: there is no configuration, or there are no safetensors. Other formats
-            are not read.
-        ValueError: the class or an entry of the configuration is not known or not supported; or
-            tensors are missing, extra, misshapen or unusable, and the first 20 are listed; or a
-            tensor holds NaN or infinity; or a file is damaged.
+        FileNotFoundError: the folder has no configuration or no safetensors. Other formats are not
+            read.
+        ValueError: the class or an entry of the configuration is unknown or not supported; tensors
+            are missing, extra, misshapen or unusable (the first 20 are listed); a tensor holds NaN
+            or infinity; or a file is damaged.
     """
     path = Path(folder) / "config.json"
     if not path.exists():
@@ -66,13 +66,13 @@ def load(
 def save(folder: str | os.PathLike, module: nn.Module, variables: PyTree, **entries: Any) -> None:
     """Write a module and its variables as its library publishes them.
 
-    `load` reads the folder, and so does `from_pretrained` of the library.
+    `load` reads the folder, and so does the library's `from_pretrained`.
 
     Args:
-        entries: of the configuration, in place of those that follow from the module, such as
-            `sample_size`, the side of the latents that diffusers' pipelines make by default.
+        entries: entries of the configuration that replace those derived from the module, such as
+            `sample_size`, the default side of latents in diffusers' pipelines.
 
     Raises:
-        ValueError: no library publishes such a module, or its class cannot say a field's value.
+        ValueError: no library publishes such a module, or its class cannot express a field's value.
     """
     record_of(module).save(folder, module, variables, **entries)

@@ -1,4 +1,4 @@
-"""Inception-v3 from tensors as pytorch-fid, torch-fidelity and torchvision name them."""
+"""Inception-v3 from tensors with the names of pytorch-fid, torch-fidelity and torchvision."""
 
 import os
 import tempfile
@@ -24,7 +24,7 @@ def _rename(variable: str) -> str:
     return ".".join([*words, _WORDS.get(name, name)])
 
 
-def _not_needed(name: str, tensor: np.ndarray) -> bool:
+def _is_ignored(name: str, tensor: np.ndarray) -> bool:
     return name.startswith("AuxLogits.") or name.endswith("num_batches_tracked")
 
 
@@ -33,17 +33,17 @@ def load(
 ) -> tuple[Inception, Any]:
     """Read the module and its variables from a file of tensors, safetensors or npz.
 
-    The network of FID is the one with 1,008 classes; any other is taken for torchvision's.
-    Published files are pickled, and not read here. An environment with PyTorch converts them:
+    A network with 1,008 classes is the network of FID; any other counts as torchvision's. Published
+    files are pickled, and not read here. An environment with PyTorch converts them:
 
         tensors = torch.load("pt_inception-2015-12-05-6726825d.pth")
         safetensors.torch.save_file(tensors, "inception.safetensors")
 
     Args:
-        abstract: from the expected shapes and types to the wanted ones, perhaps with shardings.
+        abstract: from the expected shapes and types to the wanted ones, possibly with shardings.
 
     Raises:
-        ValueError: tensors are missing, extra, misshapen or unusable; all are listed.
+        ValueError: tensors are missing, extra, misshapen or unusable; the error lists them.
     """
     path = Path(path)
     if path.suffix == ".npz":
@@ -56,4 +56,4 @@ def load(
     module = Inception(num_classes, fid=num_classes == FID_CLASSES)
     images = jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32)
     expected = abstract(jax.eval_shape(module.init, jax.random.key(0), images))
-    return module, load_variables(path, expected, _rename, ignore=_not_needed)
+    return module, load_variables(path, expected, _rename, ignore=_is_ignored)

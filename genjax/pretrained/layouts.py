@@ -1,4 +1,4 @@
-"""Names and layouts of PyTorch's parameters, and the same of ours."""
+"""Conversion between PyTorch's and our names and layouts of parameters."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ Names = str | tuple[str, ...] | list[Any]
 
 
 def from_torch(variable: str, tensor: np.ndarray) -> np.ndarray:
-    """Return kernels `[out in …]` as `[… in out]`, and all else as it is.
+    """Return kernels `[out in …]` as `[… in out]`, and other tensors unchanged.
 
     A convolution that embeds patches, `[width channel row column]`, becomes a matrix. The features
     of a patch are (row, column, channel).
@@ -22,10 +22,10 @@ def from_torch(variable: str, tensor: np.ndarray) -> np.ndarray:
 
 
 def to_torch(variable: str, array: np.ndarray, patch_size: int | None = None) -> np.ndarray:
-    """Return the tensor that `from_torch` makes `array` of.
+    """Return the tensor that `from_torch` converts to `array`.
 
     Args:
-        patch_size: side of the patches that a convolution embeds; None if a matrix does.
+        patch_size: side of the patches that a convolution embeds; None if a matrix embeds them.
     """
     if variable.endswith("patch_embedding/kernel") and patch_size:
         patches = array.reshape(patch_size, patch_size, -1, array.shape[-1])
@@ -41,7 +41,7 @@ def only_copy(tensor: np.ndarray, *copies: np.ndarray) -> np.ndarray:
     """
     for i, copy in enumerate(copies, 1):
         same = tensor.shape == copy.shape
-        if same:  # The zeros of a header's check repeat one number, so compare that number once.
+        if same:  # The check of a header passes zeros that repeat one number: compare it once.
             strides = zip(tensor.strides, copy.strides, strict=True)
             index = tuple(slice(None) if any(pair) else slice(1) for pair in strides)
             same = np.array_equal(tensor[index], copy[index])
@@ -51,7 +51,7 @@ def only_copy(tensor: np.ndarray, *copies: np.ndarray) -> np.ndarray:
 
 
 def prefixed(ours: str, published: str, layers: Mapping[str, str]) -> dict[str, str]:
-    """Return a table of layers with prefixes before our names and before the published ones."""
+    """Return a table of layers with prefixes before our names and before the published names."""
     return {ours + name: published + other for name, other in layers.items()}
 
 
@@ -59,8 +59,8 @@ def layer_names(layers: Mapping[str, Names]) -> Callable[[str], Names]:
     """Return a function from variables to tensors, "<layer>.weight" and "<layer>.bias".
 
     Args:
-        layers: from paths of our layers, "blocks/mlp_in", to PyTorch's. A parameter that is no
-            layer's stands here under its whole path.
+        layers: from paths of our layers, "blocks/mlp_in", to PyTorch's. A parameter that belongs to
+            no layer is listed under its whole path.
     """
 
     def suffixed(names: Names, suffix: str) -> Names:
@@ -69,7 +69,7 @@ def layer_names(layers: Mapping[str, Names]) -> Callable[[str], Names]:
         return type(names)(suffixed(name, suffix) for name in names)
 
     def names(variable: str) -> Names:
-        path = variable.partition("/")[2]  # less the collection
+        path = variable.partition("/")[2]  # without the collection
         if path in layers:
             return layers[path]
         layer, _, leaf = path.rpartition("/")
@@ -79,7 +79,7 @@ def layer_names(layers: Mapping[str, Names]) -> Callable[[str], Names]:
 
 
 def replace_words(words: Sequence[str], patterns: Mapping[str, str]) -> list[str]:
-    """Return the words of a path, with those replaced that a pattern matches as a whole."""
+    """Return a path's words, and replace those that a pattern matches as a whole."""
     for pattern, name in patterns.items():
         words = [re.sub(f"^(?:{pattern})$", name, word) for word in words]
     return list(words)

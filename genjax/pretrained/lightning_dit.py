@@ -1,7 +1,7 @@
 """LightningDiT from its authors' state dict (Yao & Wang 2025), saved as safetensors.
 
-In their program time runs the other way, from noise at 0 to data at 1, and the velocity points from
-noise to data. With their weights genjax's velocity at t is
+In the authors' program time runs in the other direction, from noise at 0 to data at 1, and the
+velocity points from noise to data. With their weights genjax's velocity at t is
 
     -module.apply(variables, x, 1 - t, labels)
 """
@@ -37,7 +37,7 @@ _LAYERS = prefixed("blocks/", "blocks.{}.", _BLOCK) | {
     "norm": "final_layer.norm_final",
     "head": "final_layer.linear",
 }
-# Layers that are parts of one published layer, which stacks their outputs: the part of how many.
+# Layers that are parts of one published layer, which stacks outputs: index and number of parts.
 _PARTS = {"query": (0, 3), "key": (1, 3), "value": (2, 3), "mlp_gate": (0, 2), "mlp_in": (1, 2)}
 
 
@@ -57,14 +57,14 @@ def load(
 ) -> Any:
     """Read the variables of `module` from a file or folder of safetensors.
 
-    Tables of positions are not read, and refused where they differ from the module's.
+    Tables of positions are only compared with the module's, and refused if they differ.
 
     Args:
-        channels: of the latents.
-        abstract: from the expected shapes and types to the wanted ones, perhaps with shardings.
+        channels: the number of the latents' channels.
+        abstract: from the expected shapes and types to the wanted ones, possibly with shardings.
 
     Raises:
-        ValueError: tensors are missing, extra, misshapen or unusable; all are listed.
+        ValueError: tensors are missing, extra, misshapen or unusable; the error lists them.
     """
 
     def is_table(name: str, tensor: np.ndarray) -> bool:
@@ -76,7 +76,7 @@ def load(
             table = module.rotations(side, side)[..., int(name.endswith("sin"))].repeat(2, axis=-1)
         else:
             return False
-        # Published tables are float32 throughout: angles up to the side err by 1e-7 of them or two.
+        # Published tables were computed in float32, with relative errors of 1e-7 or 2e-7 in angles.
         return tensor.shape == table.shape and np.allclose(tensor, table, rtol=0, atol=1e-5)
 
     images = example(module.patch_size, module.patch_size, channels)

@@ -18,10 +18,10 @@ from genjax.pretrained.safetensors_io import first_of, open_metadata, open_tenso
 from genjax.pretrained.variables import is_finite, layers_of, variable_path
 
 _PREFIX = re.compile(r"^(base_model\.model\.|transformer\.)?")
-# From a kernel's path to what is added to it: "down" `[… inputs rank]` times "up" `[… rank outputs]`,
-# stacked as the kernel is.
+# From a kernel's path to its adapter: "down" `[… inputs rank]` times "up" `[… rank outputs]` is
+# added to the kernel. A stack of kernels has stacked adapters.
 Adapters = dict[str, dict[str, Any]]
-_SETTINGS = "lora_adapter_metadata"  # where diffusers keeps PEFT's in a file's header
+_SETTINGS = "lora_adapter_metadata"  # PEFT's settings in the header of diffusers' files
 
 
 def init_lora(
@@ -30,14 +30,15 @@ def init_lora(
     rank: int,
     select: Callable[[str], bool],
 ) -> Adapters:
-    """Return adapters that change nothing yet (Hu et al. 2021, section 4.1).
+    """Return initial adapters, which change nothing (Hu et al. 2021, section 4.1).
 
-    `down` is normal with deviation 1/√inputs, and `up` is zero. Only the adapters are trained:
+    `down` is normal with standard deviation 1/√inputs, and `up` is zero. Train only the adapters:
 
         jax.grad(lambda adapters: loss(apply_lora(variables, adapters)))(adapters)
 
     Args:
-        select: which kernels get one, by their paths, "params/single_blocks/heads/query/kernel".
+        select: whether a kernel gets an adapter, by its path, such as
+            "params/single_blocks/heads/query/kernel".
 
     Raises:
         ValueError: no kernel is selected.
@@ -60,12 +61,13 @@ def _kernels(variables: Any) -> dict[str, Any]:
 
 
 def apply_lora(variables: Any, adapters: Adapters, scale: float | Float[Array, ""] = 1.0) -> Any:
-    """Return the variables with kernel + scale·down·up, in its type, where a kernel has an adapter.
+    """Return the variables with kernel + scale·down·up for every kernel that has an adapter.
 
-    The product is one of float32. For use it is made once, in training anew in every step.
+    The product is computed in float32, and the sum has the kernel's type. Compute it once for
+    sampling, and in every step of training.
 
     Raises:
-        ValueError: an adapter belongs to no variable here.
+        ValueError: an adapter belongs to no variable.
     """
     unused = set(adapters)
 
@@ -88,19 +90,19 @@ def load_lora(
 ) -> Adapters:
     """Read a network's adapters from a safetensors file of diffusers or PEFT.
 
-    diffusers writes it by `save_lora_weights`, PEFT by `save_pretrained`. Layers of a stack that
-    the file does not adapt get zeros. Where the ranks of layers differ in a stack, zeros fill up
-    those below the largest, which changes no product.
+    diffusers writes such a file by `save_lora_weights`, PEFT by `save_pretrained`. Layers of a
+    stack that the file does not adapt get zeros. If the layers of a stack have different ranks,
+    zeros fill the smaller ones, which changes no product.
 
     Args:
         module: a network with a published form, whose record names its tensors.
-        alpha: adapters are scaled by alpha/rank where neither an entry ".alpha" nor diffusers'
-            header gives alpha (PEFT keeps it in a file of its own, `adapter_config.json`). Without
-            it they are scaled by 1.
+        alpha: adapters are scaled by alpha/rank if neither an entry ".alpha" nor diffusers' header
+            gives alpha. PEFT keeps alpha in a separate file, `adapter_config.json`. Without alpha
+            the scale is 1.
 
     Raises:
         ValueError: tensors belong to no kernel, have no partner or a wrong shape, two factors have
-            different ranks, or numbers are not finite, and the first 20 are listed; or the file has
+            different ranks, or numbers are not finite (the first 20 are listed); or the file has
             settings other than a rank and an alpha.
     """
     record, scaling = record_of(module), _header_scaling(path)
@@ -108,14 +110,14 @@ def load_lora(
     tensors = {_PREFIX.sub("", name): tensor for name, tensor in open_tensors(path).items()}
     adapters, faults, used = {}, [], set()
     for variable, kernel in _kernels(variables).items():
-        # A conversion may reorder inputs and outputs, or take a part: so must the factors.
+        # A conversion may reorder or select inputs and outputs, and the factors must follow.
         convert, pairs = functools.partial(record.convert, module, variable), {}
         layers, stacked = layers_of(rename(variable), kernel)
         for i, (name, *parts) in enumerate(layers):
             layer = name.removesuffix(".weight")
             factors = {f"{layer}.lora_{factor}.weight" for factor in "AB"}
             if parts or not factors <= tensors.keys():
-                continue  # files have no adapters of a kernel that several tensors make
+                continue  # files have no adapters for a kernel that consists of several tensors
             used |= {*factors, f"{layer}.alpha"}
             if fault := _fault(tensors, layer):
                 faults.append(fault)
@@ -136,7 +138,7 @@ def load_lora(
 
 
 def _fault(tensors: Mapping[str, np.ndarray], layer: str) -> str | None:
-    """Return what is wrong with the factors of a layer."""
+    """Return what is wrong with the factors of a layer, or None."""
     names = [f"{layer}.lora_A.weight", f"{layer}.lora_B.weight", f"{layer}.alpha"]
     found = {name: tensors[name] for name in names if name in tensors}
     a, b, *alpha = found.values()
@@ -172,7 +174,7 @@ def _stack(pairs: dict[int, tuple], num_layers: int, stacked: bool) -> dict[str,
 def _converted(
     factors: tuple[np.ndarray, np.ndarray], convert: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return factors of the converted kernel; the same, if no kernel of their size converts."""
+    """Return the factors of the converted kernel, unchanged if no kernel of this size converts."""
     down, up = factors
     shape = up.shape[1], len(down)
     try:
@@ -184,10 +186,10 @@ def _converted(
 
 
 def _header_scaling(path: str | os.PathLike) -> float | None:
-    """Return alpha/rank, where a file has PEFT's settings in its header.
+    """Return alpha/rank if a file has PEFT's settings in its header, else None.
 
     Raises:
-        ValueError: other settings matter.
+        ValueError: the header has other settings that matter.
     """
     if os.path.isdir(path):
         return None

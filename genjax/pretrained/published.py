@@ -1,4 +1,4 @@
-"""The record of a published class: all that reading, checking and writing its folders needs."""
+"""The record of a published class, by which its folders are read, checked and written."""
 
 import functools
 import importlib
@@ -28,8 +28,8 @@ class Library:
     """A library that publishes networks as folders of `config.json` and safetensors.
 
     Attributes:
-        name: as Python imports it.
-        weights: name of the file of weights, less its extension.
+        name: the name that Python imports.
+        weights: name of the file of weights, without its extension.
         header: from a class and the type of its weights to the first entries of a configuration.
         unused: entries of configurations that do not concern a network.
     """
@@ -45,7 +45,7 @@ TRANSFORMERS = Library(
     "transformers",
     NAMES[1],
     lambda name, dtype: dict(architectures=[name], dtype=dtype),
-    # They concern training, generation, other tasks and the library itself.
+    # These entries concern training, generation, other tasks and the library itself.
     frozenset(
         """
         architectures model_type dtype torch_dtype transformers_version use_cache tokenizer_class
@@ -73,23 +73,25 @@ class Published:
     A file of this package lists its records in `PUBLISHED`, and nothing else names them.
 
     Attributes:
-        name: of the class, as `config.json` has it.
+        name: the class's name in `config.json`.
         module: our class.
-        entries: of its configurations, as `genjax.pretrained.configuration.complete` takes them.
-        inputs: from a module and its configuration to what `init` takes after the key.
-        names: from a module, and the names in a file, to a function from variables to the names of
-            their tensors, as `load_variables` takes it. There is no file yet when one is written.
-        examples: small configurations that the tests try; each becomes a network.
+        entries: the known entries of configurations, as `genjax.pretrained.configuration.complete`
+            takes them.
+        inputs: from a module and its configuration to the inputs that `init` takes after the key.
+        names: from a module and the names in a file to a function from variables to the names of
+            their tensors, as `load_variables` takes it. When a file is written, there are no names.
+        examples: small configurations for the tests; each becomes a network.
         unused: entries that do not concern the network.
-        build: from a configuration to the fields of the module that are no entry's.
-        config: from a module and its variables to the entries that are no field's.
+        build: from a configuration to the fields of the module that correspond to no single entry.
+        config: from a module and its variables to the entries that correspond to no single field.
         convert: from a module, a variable and its tensors to the array in our layout.
         invert: from a module, a variable and its array to its tensors.
         adapt: from a module and its tensors to the module with fields that only tensors tell.
-        pack: from a module and its variables to those that are written.
-        ignore: whether a tensor of no variable may be left out, by its name and value.
-        writes: whether this is the class to write a module as, where several have `module`.
-        alias: entries by which a configuration with a former name of the class is recognised.
+        pack: from a module and its variables to the variables to write.
+        ignore: whether a tensor that belongs to no variable may be left out, by its name and value.
+        writes: whether modules are written as this class, if several classes have the same
+            `module`.
+        alias: entries that identify a configuration with an old name of the class.
     """
 
     library: Library
@@ -121,7 +123,7 @@ class Published:
         """Return all entries that concern the network.
 
         Raises:
-            ValueError: an entry is not known, or its value is not supported.
+            ValueError: an entry is unknown, or its value is not supported.
         """
         return complete(config, self.entries, {*self.library.unused, *self.unused})
 
@@ -134,7 +136,7 @@ class Published:
         return self.module(**{**fields, **self.build(config)})
 
     def write(self, module: nn.Module, variables: PyTree) -> dict[str, Any]:
-        """Return the configuration of a module, less the library's header."""
+        """Return the configuration of a module, without the library's header."""
         entries = {}
         for name, field in self._fields():
             value = getattr(module, field.name)
@@ -155,10 +157,11 @@ class Published:
         """Read the module and its variables from a folder of this class.
 
         Args:
-            abstract: from the expected shapes and types to the wanted ones, perhaps with shardings.
+            abstract: from the expected shapes and types to the wanted ones, possibly with
+                shardings.
 
         Raises:
-            ValueError: as `genjax.pretrained.load`.
+            ValueError: as for `genjax.pretrained.load`.
         """
         tensors = open_tensors(folder)
         module, shapes = self._network(Path(folder) / "config.json", tensors)
@@ -172,14 +175,14 @@ class Published:
             config = self.complete(config)
             module = self.adapt(self.make(config), tensors)
             return module, self.shapes(module, config)
-        except Exception as error:  # also what numbers of the right type cause, such as no heads
+        except Exception as error:  # right types can fail too, such as 0 heads
             fault = str(error).partition("\n")[0]
             if type(error) is not ValueError:
                 fault = f"{type(error).__name__}: {fault}"
             raise ValueError(f"{path} cannot be read as {self.name}: {fault}") from error
 
     def save(self, folder: str | os.PathLike, module: Any, variables: PyTree, **entries: Any):
-        """Write a folder of this class, with arguments and errors of `genjax.pretrained.save`."""
+        """Write a folder of this class; `genjax.pretrained.save` has the arguments and errors."""
         try:
             config = self.write(module, variables) | entries
             self.complete(config)
@@ -193,12 +196,12 @@ class Published:
 
 
 def _as_tuple(value: Any) -> Any:
-    """Return a value of JSON with tuples for lists, as fields of modules have them."""
+    """Return a JSON value with tuples instead of lists, as in the fields of modules."""
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def example(*shape: int, dtype: Any = jnp.float32) -> Array:
-    """Return an input of a network, a batch of one."""
+    """Return an example input of a network, a batch of one."""
     return jnp.zeros((1, *shape), dtype)
 
 
@@ -209,7 +212,7 @@ def class_of(config: Config) -> str | None:
 
 
 def members(package: str, attribute: str) -> tuple[Any, ...]:
-    """Return all that the modules of a package list in `attribute`, in the order of their names."""
+    """Return the items that a package's modules list in `attribute`, by order of module names."""
     found = pkgutil.iter_modules(importlib.import_module(package).__path__)
     modules = [importlib.import_module(f"{package}.{info.name}") for info in found]
     return tuple(member for module in modules for member in getattr(module, attribute, ()))
@@ -222,7 +225,7 @@ def records() -> tuple[Published, ...]:
 
 
 def record_of(module: nn.Module) -> Published:
-    """Return the record of the class that a module is written as.
+    """Return the record of the class in whose form a module is written.
 
     Raises:
         ValueError: no library publishes such a module.

@@ -1,4 +1,4 @@
-"""The weights of R3GAN (Huang et al. 2024) as its authors' repository writes them.
+"""R3GAN's weights as its authors' repository writes them (Huang et al. 2024).
 
 A file holds the state dict of `training.networks.Generator` or `Discriminator`, in safetensors.
 """
@@ -16,7 +16,7 @@ from genjax.pretrained.published import example
 from genjax.pretrained.stylegan2 import is_filter
 from genjax.pretrained.variables import load_variables
 
-# Names within a residual block; published biases belong to activations.
+# Names within a residual block. Published biases belong to activations.
 _BLOCK = {
     "expand/kernel": "LinearLayer1.Layer.weight",
     "expand/bias": "NonLinearity1.Bias",
@@ -53,7 +53,7 @@ def load_generator(path: str | os.PathLike, module: Generator) -> Any:
     """Read the variables of `module` from the state dict of a generator.
 
     Raises:
-        ValueError: tensors are missing, extra, misshapen or unusable; all are listed.
+        ValueError: tensors are missing, extra, misshapen or unusable; the error lists them.
     """
     names = {
         "label_embedding": "Model.EmbeddingLayer.weight",
@@ -61,7 +61,7 @@ def load_generator(path: str | os.PathLike, module: Generator) -> Any:
         "basis_scale": f"{_layer(0, 0)}.LinearLayer.weight",
         "to_image": "Model.AggregationLayer.Layer.weight",
     }
-    for stage, blocks in enumerate(module.blocks):  # layer 0 begins the stage
+    for stage, blocks in enumerate(module.blocks):  # layer 0 starts the stage
         names[f"width_{stage}"] = f"{_layer(stage, 0)}.LinearLayer.Layer.weight"
         names |= {f"block_{stage}_{i}": _layer(stage, i + 1) for i in range(blocks)}
     return _load(path, module, names, example(module.latent_size))
@@ -75,7 +75,7 @@ def load_discriminator(
     """Read the variables of `module` from the state dict of a discriminator.
 
     Raises:
-        ValueError: tensors are missing, extra, misshapen or unusable; all are listed.
+        ValueError: tensors are missing, extra, misshapen or unusable; the error lists them.
     """
     last = _layer(len(module.blocks) - 1, module.blocks[-1])
     names = {

@@ -14,7 +14,7 @@ import numpy as np
 
 from genjax.pretrained.configuration import parse_json, read_json
 
-NAMES = ("diffusion_pytorch_model", "model")  # of the weights in a folder, less their extension
+NAMES = ("diffusion_pytorch_model", "model")  # of the weights in a folder, without extension
 _TYPES = (
     dict(F64="float64", F32="float32", F16="float16", BF16="bfloat16", C64="complex64", BOOL="bool")
     | dict(I64="int64", I32="int32", I16="int16", I8="int8")
@@ -25,19 +25,20 @@ _TYPES = (
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _CONVERSION = (
     "import glob, torch, safetensors.torch as s; s.save_file({{k: v.contiguous().clone() for f in "
-    "glob.glob('{pickles}') for k, v in torch.load(f, 'cpu', weights_only=True).items()}}, '{file}')"
+    "glob.glob('{pickles}') for k, v in torch.load(f, 'cpu', weights_only=True).items()}}, "
+    "'{file}')"
 )
 _UNFINISHED = ".unfinished-"
 
 
 def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Map the tensors of a safetensors file or folder to memory; none is read yet.
+    """Map the tensors of a safetensors file or folder to memory, without reading them.
 
-    A folder holds one file, or several with their index.
+    A folder holds one file, or several files with their index.
 
     Raises:
-        FileNotFoundError: there are no such files, or shards are missing; all are named.
-        ValueError: a file is cut short, or its header or the index is none.
+        FileNotFoundError: the files or some shards are missing; the error names all of them.
+        ValueError: a file is cut short, or its header or the index is invalid.
     """
     path = Path(path)
     if not path.is_dir():
@@ -45,7 +46,7 @@ def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     candidates = [f"{name}.safetensors{end}" for name in NAMES for end in ("", ".index.json")]
     found = [name for name in candidates if (path / name).exists()]
     if not found:
-        raise FileNotFoundError(_what_it_holds(path))
+        raise FileNotFoundError(_missing_weights(path))
     if len(found) > 1:
         raise ValueError(
             f"{path} holds weights more than once, {', '.join(found)}: keep one of them"
@@ -61,8 +62,8 @@ def open_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _what_it_holds(folder: Path) -> str:
-    """Return why a folder has no weights to read, and how to convert pickled ones elsewhere."""
+def _missing_weights(folder: Path) -> str:
+    """Return why a folder has no readable weights, and how to convert pickled weights elsewhere."""
     files = " nor ".join(f"{name}.safetensors" for name in NAMES)
     fault = f"{folder} holds neither {files}, nor an index of several; other formats are not read"
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
@@ -92,26 +93,26 @@ def _shards(index: Path) -> list[Path]:
 
 
 def open_metadata(path: str | os.PathLike) -> dict[str, Any]:
-    """Return the texts that the header of a file holds beside its tensors."""
+    """Return the metadata in a file's header: the texts beside its tensors."""
     return _read_header(Path(path))[0].get("__metadata__") or {}
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """Return a file's header and where the numbers begin.
+    """Return a file's header, and the position at which the numbers begin.
 
-    The format is: the header's length in 8 bytes, a header in JSON, the numbers.
+    A file holds the header's length in 8 bytes, the header in JSON, and the numbers.
     """
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size - 8:
-            raise ValueError(f"{path} is no safetensors file, or not a whole one")
+            raise ValueError(f"{path} is not a safetensors file, or is incomplete")
         return parse_json(file.read(length), f"the header of {path}"), 8 + length
 
 
 def _map_file(path: Path) -> dict[str, np.ndarray]:
-    """Map the tensors of a file to memory, so that each is read when it is used.
+    """Map the tensors of a file to memory, so that each tensor is read at its use.
 
-    The library's NumPy reader does not know bfloat16.
+    The library's own NumPy reader does not know bfloat16.
     """
     header, begin = _read_header(path)
     header.pop("__metadata__", None)
@@ -122,7 +123,7 @@ def _map_file(path: Path) -> dict[str, np.ndarray]:
     size = path.stat().st_size - begin
     if end != size:
         raise ValueError(
-            f"{path} has {size} bytes of numbers and promises {end}: download it again"
+            f"{path} has {size} bytes of numbers, but its header promises {end}: download it again"
         )
     data = np.memmap(path, np.uint8, "r", begin) if size else np.empty(0, np.uint8)
     return {
@@ -134,7 +135,7 @@ def _map_file(path: Path) -> dict[str, np.ndarray]:
 
 
 def _entry_fault(entry: Any) -> str | None:
-    """Return what is wrong with a tensor's entry in a header."""
+    """Return what is wrong with a tensor's entry in a header, or None."""
     try:
         dtype, shape, (start, end) = (entry[key] for key in ("dtype", "shape", "data_offsets"))
         counts = [*shape, start, end]
@@ -150,10 +151,10 @@ def _entry_fault(entry: Any) -> str | None:
 
 
 def _end_of(path: Path, header: Mapping[str, Any]) -> int:
-    """Return where the last tensor ends.
+    """Return the position at which the last tensor ends.
 
     Raises:
-        ValueError: tensors overlap, or leave bytes between them that are no tensor's.
+        ValueError: tensors overlap, or there are unused bytes between them.
     """
     end = 0
     for (start, stop), name in sorted((e["data_offsets"], name) for name, e in header.items()):
@@ -165,21 +166,22 @@ def _end_of(path: Path, header: Mapping[str, Any]) -> int:
 
 
 def first_of(faults: Sequence[str], count: int = 20) -> str:
-    """Return the first faults, a line each, and the number of the others."""
+    """Return the first faults, one per line, and the number of further faults."""
     more = [f"… and {len(faults) - count} more"] if len(faults) > count else []
     return "\n".join([*faults[:count], *more])
 
 
 @contextlib.contextmanager
 def replace_weights(folder: str | os.PathLike) -> Iterator[Path]:
-    """Give an empty folder, whose files replace all weights of `folder` and its configuration.
+    """Yield an empty folder, whose files replace all weights of `folder` and its configuration.
 
-    The files are moved once all of them are written. `config.json` goes first and comes last, so a
-    folder that has one is whole, whenever the process is killed. Other files stay.
+    The files are moved after all of them are written. The old `config.json` is removed first and
+    the new one is moved last. So a folder with `config.json` is always complete, even if the
+    process is killed. Other files stay.
 
-    An error while the files are written leaves `folder` as it was. An error or a kill while they
-    are moved keeps those that are still to be moved, in `folder`/.unfinished-…, until the next save
-    has succeeded. Save to a folder from one process at a time.
+    An error during writing leaves `folder` unchanged. After an error or a kill during moving, the
+    remaining files stay in `folder`/.unfinished-… until the next save succeeds. Save to a folder
+    from one process at a time.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -203,7 +205,7 @@ def replace_weights(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 def _move_weights(unfinished: Path, folder: Path) -> None:
-    """Replace the weights of `folder`; no older file is deleted before all newer ones are there."""
+    """Replace the weights of `folder`; old files are deleted after all new ones are in place."""
     new = {file.name for file in unfinished.iterdir()}
     (folder / "config.json").unlink(missing_ok=True)
     for name in sorted(new - {"config.json"}):

@@ -15,9 +15,9 @@ from genjax.pretrained.configuration import Field, Natural, Value, expect
 from genjax.pretrained.layouts import Names, layer_names, prefixed
 from genjax.pretrained.published import DIFFUSERS, Config, Published, example
 
-TABLE = "pos_embed.pos_embed"  # of positions: fixed, yet in the files
+TABLE = "pos_embed.pos_embed"  # of positions: fixed, but stored in the files
 _MLP = dict(linear_in="linear_1", linear_out="linear_2")
-EMBEDDINGS = (  # of FLUX too
+EMBEDDINGS = (  # FLUX has these too
     prefixed("time_embedding/", "time_text_embed.timestep_embedder.", _MLP)
     | prefixed("pooled_embedding/", "time_text_embed.text_embedder.", _MLP)
     | prefixed("guidance_embedding/", "time_text_embed.guidance_embedder.", _MLP)
@@ -28,7 +28,7 @@ HEADS = dict(query="to_q", key="to_k", value="to_v", query_norm="norm_q", key_no
 _TEXT_HEADS = dict(query="add_q_proj", key="add_k_proj", value="add_v_proj") | dict(
     query_norm="norm_added_q", key_norm="norm_added_k"
 )
-TWO_STREAMS = (  # a block of FLUX too
+TWO_STREAMS = (  # a block of FLUX has these too
     prefixed("image_heads/", "attn.", HEADS)
     | prefixed("text_heads/", "attn.", _TEXT_HEADS)
     | dict(image_mlp_in="ff.net.0.proj", image_mlp_out="ff.net.2")
@@ -41,7 +41,7 @@ _BLOCK = TWO_STREAMS | prefixed("dual_heads/", "attn2.", HEADS) | _DUAL
 
 
 def _names(module: MMDiT, tensors: Collection[str]) -> Callable[[str], Names]:
-    """Our blocks are in runs, and the file counts through all."""
+    """Return the tensors' names; the file has one count through all runs of our blocks."""
     last, layers = module.depth - 1, {"position_table": TABLE, "patch_embedding": "pos_embed.proj"}
     for ours, published in _BLOCK.items():
         for run, indices in module.runs.items():
@@ -61,14 +61,14 @@ def position_table(module: MMDiT, dtype: Any) -> np.ndarray:
 
 
 def positions_of(table: np.ndarray, max_size: int, width: int) -> dict[str, float]:
-    """Return the first position and the step of a table; published ones are not a new network's.
+    """Return the first position and the step of a table; published tables differ from new ones.
 
-    The phases of the sinusoids tell an axis' positions. The slowest has a longer period than any
-    table, and each faster one says more exactly what the ones before left open. Then the positions
-    are rounded to fractions.
+    The phases of the sinusoids tell an axis's positions. The slowest sinusoid has a longer period
+    than any table, and each faster one refines the position. Then the positions are rounded to
+    fractions.
 
     Raises:
-        ValueError: the table is not one of evenly spaced positions.
+        ValueError: the table does not hold evenly spaced positions.
     """
     kind = f"{max_size}×{max_size} evenly spaced positions with {width} features"
     fault = f"{TABLE} is no table of {kind}"
@@ -95,13 +95,13 @@ def positions_of(table: np.ndarray, max_size: int, width: int) -> dict[str, floa
     return dict(position_start=start, position_step=step)
 
 
-def _with_positions(module: MMDiT, tensors: Mapping[str, np.ndarray]) -> MMDiT:
+def _set_positions(module: MMDiT, tensors: Mapping[str, np.ndarray]) -> MMDiT:
     if TABLE not in tensors:
         raise ValueError(f"the file lacks {TABLE}")
     return module.clone(**positions_of(tensors[TABLE], module.max_size, module.width))
 
 
-def _with_table(module: MMDiT, variables: PyTree) -> PyTree:
+def _add_table(module: MMDiT, variables: PyTree) -> PyTree:
     params = variables["params"]
     table = position_table(module, params["head"]["kernel"].dtype)
     return {"params": {**params, "position_table": table}}
@@ -119,15 +119,15 @@ def _build(config: Config) -> dict[str, Any]:
 
 
 def text_entries(module: nn.Module, variables: PyTree) -> dict[str, Any]:
-    """Return the sizes of the text that a network takes, which its parameters know.
+    """Return the sizes of a network's text, from its parameters.
 
     Raises:
-        ValueError: its time is scaled in another way than diffusers', or it takes no pooled text.
+        ValueError: the network scales time in another way than diffusers, or takes no pooled text.
     """
     params = variables["params"]
     expect(vars(module), "time_scale", 1000.0)
     if "pooled_embedding" not in params:
-        raise ValueError(f"it needs pooled text; got parameters of {', '.join(params)}")
+        raise ValueError(f"the class needs pooled text; got parameters of {', '.join(params)}")
     return dict(
         joint_attention_dim=params["text_embedding"]["kernel"].shape[0],
         pooled_projection_dim=params["pooled_embedding"]["linear_in"]["kernel"].shape[0],
@@ -181,13 +181,13 @@ SD3 = Published(
         dual_attention_layers=Value([], list[Natural]),
         qk_norm=Field("qk_norm", None, {None: False, "rms_norm": True}),
     ),
-    unused=("sample_size",),  # of pipelines
+    unused=("sample_size",),  # pipelines use it
     build=_build,
     config=_config,
     inputs=_inputs,
     names=_names,
-    adapt=_with_positions,
-    pack=_with_table,
+    adapt=_set_positions,
+    pack=_add_table,
     ignore=lambda name, tensor: name == TABLE,
     examples=(_SMALL, _SMALL | dict(dual_attention_layers=[0, 2, 3], qk_norm="rms_norm")),
 )

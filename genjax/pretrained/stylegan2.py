@@ -32,22 +32,22 @@ _WORDS = {
 
 
 def _rename(variable: str) -> str:
-    return ".".join(replace_words(variable.split("/")[1:], _WORDS))  # less the collection
+    return ".".join(replace_words(variable.split("/")[1:], _WORDS))  # without the collection
 
 
 def _convert(variable: str, tensor: np.ndarray) -> np.ndarray:
     """Return the array of a channel-first kernel or image."""
-    if variable.endswith("epilogue/dense/kernel"):  # of 4×4 features, made one axis
+    if variable.endswith("epilogue/dense/kernel"):  # its input is the flattened 4×4 features
         return tensor.reshape(len(tensor), -1, 4, 4).transpose(2, 3, 1, 0).reshape(-1, len(tensor))
     if re.search(r"synthesis/block\d+/conv0/kernel$", variable):
-        tensor = tensor[:, :, ::-1, ::-1]  # published layers convolve to up-sample, else correlate
+        tensor = tensor[:, :, ::-1, ::-1]  # up-sampling layers convolve, others correlate
     if variable.endswith("constant"):
         return np.moveaxis(tensor, 0, -1)
     return from_torch(variable, tensor)
 
 
 def is_filter(name: str, tensor: np.ndarray) -> bool:
-    """Return whether a tensor is the one filter that our modules have, as a constant."""
+    """Return whether a tensor is the filter, which is a constant in our modules."""
     taps = np.asarray(BINOMIAL) / np.sum(BINOMIAL)
     named = name.endswith(("resample_filter", "Resampler.Kernel"))
     return named and np.array_equal(tensor, np.outer(taps, taps))
@@ -62,10 +62,10 @@ def _load(path: str | os.PathLike, module: Generator | Discriminator, inputs: Ar
 def load_generator(path: str | os.PathLike, module: Generator) -> Any:
     """Read the variables of `module` from the state dict of a generator.
 
-    They are weights, constant noise and the average of w.
+    The variables are weights, constant noise and the average of w.
 
     Raises:
-        ValueError: tensors are missing, extra, misshapen or unusable; all are listed.
+        ValueError: tensors are missing, extra, misshapen or unusable; the error lists them.
     """
     return _load(path, module, example(module.latent_size))
 
@@ -78,6 +78,6 @@ def load_discriminator(
     """Read the variables of `module` from the state dict of a discriminator.
 
     Raises:
-        ValueError: tensors are missing, extra, misshapen or unusable; all are listed.
+        ValueError: tensors are missing, extra, misshapen or unusable; the error lists them.
     """
     return _load(path, module, example(module.resolution, module.resolution, image_channels))

@@ -13,10 +13,10 @@ from genjax.pretrained.published import TRANSFORMERS, Config, Published
 
 _UNUSED = (
     "is_gated_act num_decoder_layers scale_decoder_outputs eos_token_id n_positions "
-    "scalable_attention"  # which UMT5's files have, and no version of the library reads
+    "scalable_attention"  # in UMT5's files; no version of the library reads it
 ).split()
 _GATES = {"relu": None, "gated-gelu": "gelu", "gated-silu": "silu"}
-_ACTIVATIONS = {None: "relu", "gelu": "gelu_new", "silu": "silu"}  # as transformers names them
+_ACTIVATIONS = {None: "relu", "gelu": "gelu_new", "silu": "silu"}  # transformers' names
 _EMBEDDINGS = ("shared", "encoder.embed_tokens")  # one table; files have either or both
 _ATTENTION = dict(query="q", key="k", value="v", projection="o")
 
@@ -70,7 +70,7 @@ def _record(family: str, kind: str, activations: tuple[str, ...], *sizes: int) -
             relative_attention_max_distance=Field("max_distance", 128),
             layer_norm_epsilon=Field("epsilon", 1e-6),
             feed_forward_proj=Field("gate", activations[0], _GATES),
-            dense_act_fn=Value(None, str | None),  # as feed_forward_proj says
+            dense_act_fn=Value(None, str | None),  # follows from feed_forward_proj
             is_decoder=Only(False),
         ),
         unused=_UNUSED,

@@ -1,4 +1,4 @@
-"""What diffusers' DiT and PixArt share: both were published as its former `Transformer2DModel`."""
+"""The common parts of diffusers' DiT and PixArt, which were one class, `Transformer2DModel`."""
 
 from typing import Any
 
@@ -27,12 +27,12 @@ QUERY_KEY_VALUE = dict(query="to_q", key="to_k", value="to_v", projection="to_ou
 
 
 def former_class(norm_type: str) -> dict[str, str]:
-    """Return the entries that tell a class when both were one."""
+    """Return the entries that identify a class in configurations of `Transformer2DModel`."""
     return dict(_class_name="Transformer2DModel", norm_type=norm_type)
 
 
 def build(config: Config) -> dict[str, Any]:
-    """Return the fields of both that are no entry's."""
+    """Return the fields of both classes that correspond to no single entry."""
     return dict(
         width=config["num_attention_heads"] * config["attention_head_dim"],
         base_size=config["sample_size"] // config["patch_size"],
@@ -41,17 +41,17 @@ def build(config: Config) -> dict[str, Any]:
 
 
 def entries_of(module: nn.Module, variables: PyTree) -> dict[str, Any]:
-    """Return the entries of both that are no field's.
+    """Return the entries of both classes that correspond to no single field.
 
     Raises:
-        ValueError: the module has what the classes cannot have.
+        ValueError: the module has a part that the classes cannot express.
     """
     expect(vars(module), "mlp_ratio", 4.0)
     expect(vars(module), "time_scale", 1000.0)
     if module.base_size is None:
         raise ValueError(
-            "diffusers scales positions to a base size, and this module has none; where images are "
-            "of one size save module.clone(base_size=size // patch_size)"
+            "diffusers scales positions to a base size, and this module has none; if all images "
+            "have one size, save module.clone(base_size=size // patch_size)"
         )
     params, patch = variables["params"], module.patch_size**2
     return dict(

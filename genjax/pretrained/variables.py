@@ -1,4 +1,4 @@
-"""From the tensors of safetensors files to the variables of a Flax module, and back."""
+"""Conversion between the tensors of safetensors files and the variables of a Flax module."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ from genjax.pretrained.safetensors_io import NAMES, first_of, open_tensors, repl
 
 
 def variable_path(key_path: tuple) -> str:
-    """Return the path of a leaf as functions here are given it, "params/blocks/mlp_in/kernel"."""
+    """Return the path of a leaf in the form used here, "params/blocks/mlp_in/kernel"."""
     return jax.tree_util.keystr(key_path, simple=True, separator="/")
 
 
@@ -33,7 +33,7 @@ def layers_of(names: Names, leaf: Any) -> tuple[list[tuple[str, ...]], bool]:
 
 
 class _Source(NamedTuple):
-    """A variable and the tensors it is made of: of each layer, if it is a stack."""
+    """A variable and its tensors, listed by layer if the variable is a stack."""
 
     variable: str
     leaf: jax.ShapeDtypeStruct
@@ -46,7 +46,7 @@ class _Source(NamedTuple):
         return self.leaf.shape[self.stacked :]
 
     def describe(self, found: list[np.ndarray], names: tuple[str, ...]) -> str:
-        """Return how an error names a layer's tensors."""
+        """Return a layer's tensors as an error names them."""
         return f"{names[0]} {found[0].shape}{f' and {len(names) - 1} more' * (len(names) > 1)}"
 
 
@@ -59,9 +59,9 @@ def load_variables(
 ) -> Any:
     """Read a safetensors file or folder into the structure, shapes and types of `expected`.
 
-    Names, types and shapes are checked by the headers alone, before any tensor is read. Then
-    tensors are read one by one. Where leaves of `expected` have a sharding, the results are arrays
-    on those devices, and each process reads only its own parts. Without, they are NumPy arrays.
+    The headers alone suffice to check names, types and shapes before any tensor is read. Then
+    tensors are read one by one. If leaves of `expected` have a sharding, the results are arrays on
+    those devices, and each process reads only its own parts. Otherwise they are NumPy arrays.
 
     Args:
         expected: pytree of `jax.ShapeDtypeStruct`, as `jax.eval_shape(module.init, …)` returns it.
@@ -70,12 +70,13 @@ def load_variables(
             layer has a tensor. A list names the layers one by one. A tuple names several
             tensors, all of which `convert` takes.
         convert: from a variable's path and its tensors (one layer's) to the array in our layout.
-            The shape that it returns follows from theirs: it is also called with zeros.
-        ignore: whether a tensor of no variable may be left out, by its name and value.
+            The array's shape must depend on the tensors' shapes only: `convert` is also called with
+            zeros.
+        ignore: whether a tensor that belongs to no variable may be left out, by its name and value.
 
     Raises:
-        ValueError: tensors are missing, extra, misshapen or unusable, and the first 20 are listed;
-            or a tensor holds NaN or infinity.
+        ValueError: tensors are missing, extra, misshapen or unusable (the first 20 are listed); or
+            a tensor holds NaN or infinity.
     """
     tensors = open_tensors(path)
     leaves, structure = jax.tree.flatten_with_path(expected)
@@ -95,7 +96,7 @@ def load_variables(
 def _faults(
     tensors: Mapping[str, np.ndarray], source: _Source, convert: Callable[..., np.ndarray]
 ) -> list[str]:
-    """Return why a variable cannot be made of its tensors, by their names, types and shapes."""
+    """Return why a variable cannot be made of its tensors, judging by names, types and shapes."""
     target = f"for {source.variable} {source.shape}"
 
     @functools.cache
@@ -112,7 +113,7 @@ def _faults(
         text = source.describe(found, names)
         try:
             shape = converted(*(tensor.shape for tensor in found))
-        except ValueError as error:  # such as a transposition of another number of dimensions
+        except ValueError as error:  # such as a transposition with another number of dimensions
             faults.append(f"unusable: {text}, {target}: {error}")
             continue
         if shape != source.shape:
@@ -130,7 +131,7 @@ def _read(
     source: _Source,
     convert: Callable[..., np.ndarray],
 ) -> Any:
-    """Return a variable, on the devices that its leaf says.
+    """Return a variable, on the devices of its leaf's sharding.
 
     Raises:
         ValueError: values are unusable, such as copies that differ, or not finite.
@@ -149,7 +150,7 @@ def _read(
         index = (*index[source.stacked :], ...)
         out = _empty(len(numbers), layers[0][index], leaf.dtype)
         for row, number in enumerate(numbers):
-            with np.errstate(over="ignore"):  # such a number is infinite, and refused by name
+            with np.errstate(over="ignore"):  # the number becomes infinite and is refused below
                 out[row, ...] = layers[number][index]
             if not is_finite(out[row, ...]):
                 name = " or ".join(source.layers[number])
@@ -162,10 +163,10 @@ def _read(
 
 
 def _empty(count: int, layer: np.ndarray, dtype: Any) -> np.ndarray:
-    """Return a stack of `count` layers to fill, whose axes lie in memory as one layer's do.
+    """Return a stack of `count` layers to fill, with the memory order of one layer's axes.
 
-    So reading is a plain copy, also of kernels, which are transposed in files. JAX transposes them
-    when it puts them on devices, in a third of the time that NumPy takes.
+    So reading is a plain copy, also of kernels, which are transposed in files. JAX transposes
+    kernels when it puts them on devices, in a third of NumPy's time.
     """
     axes = np.argsort([-stride for stride in layer.strides], kind="stable")
     stack = np.empty((count, *(layer.shape[axis] for axis in axes)), dtype)
@@ -177,14 +178,14 @@ def is_finite(array: np.ndarray) -> bool:
     if not array.size or not jnp.issubdtype(array.dtype, jnp.floating):
         return True
     if array.dtype.itemsize == 2:
-        # NumPy's own test takes five times as long in 16 bits. The bits of what is not finite are
-        # above all others' of their sign.
+        # NumPy's own test takes five times as long in 16 bits. Read as integers, the bits of NaN
+        # and infinity are larger than those of all finite numbers of the same sign.
         info = jnp.finfo(array.dtype)
         infinity = ((1 << info.nexp) - 1) << info.nmant
         positive, negative = (int(array.view(dtype).max()) for dtype in (np.int16, np.uint16))
         return positive < infinity and negative < infinity + 0x8000
     if array.dtype.itemsize > 2:
-        # A sum needs no memory, so it takes a third of the time. That of finite numbers may be
+        # A sum needs no memory, so it takes a third of the time. The sum of finite numbers may be
         # infinite too.
         with np.errstate(over="ignore", invalid="ignore"):
             if np.isfinite(array.sum()):
@@ -202,14 +203,14 @@ def save_variables(
     name: str = NAMES[0],
     shard_bytes: int = 5 * 10**9,
 ) -> None:
-    """Write what `load_variables` reads, in the files that diffusers and transformers write.
+    """Write variables for `load_variables`, in the files of diffusers and transformers.
 
-    They are `config.json` and `name`.safetensors, or several files and their index where one would
-    be larger than `shard_bytes`. They replace all weights in the folder once all are written.
+    The files are `config.json` and `name`.safetensors, or several files and their index if one file
+    would exceed `shard_bytes`. They replace all weights in the folder once all are written.
 
     Args:
-        rename: as `load_variables` takes it.
-        invert: the inverse of its `convert`; a tuple of tensors where there is a tuple of names.
+        rename: as for `load_variables`.
+        invert: the inverse of `convert`; returns a tuple of tensors for a tuple of names.
         name: "diffusion_pytorch_model" for diffusers, "model" for transformers.
     """
     files = _split(variables, rename, shard_bytes)
@@ -235,7 +236,7 @@ def save_variables(
 def _split(
     variables: Any, rename: Callable[[str], Names], shard_bytes: int
 ) -> list[dict[tuple[str, ...], tuple]]:
-    """Return for each file the names of its tensors, and the variables and layers they show."""
+    """Return for each file the names of its tensors, and the variables and layers behind them."""
     files, size = [{}], 0
     for key_path, leaf in jax.tree.leaves_with_path(variables):
         variable = variable_path(key_path)

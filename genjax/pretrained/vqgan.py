@@ -1,4 +1,4 @@
-"""VQGANs as diffusers publishes them, and the tokenizers of LlamaGen as its authors do."""
+"""VQGANs as diffusers publishes them, and LlamaGen's tokenizers as its authors publish them."""
 
 import functools
 import os
@@ -62,10 +62,10 @@ def _config(module: VQModel, variables: PyTree) -> dict[str, Any]:
 
 
 def _pack(module: VQModel, variables: PyTree) -> PyTree:
-    """Keep the codebook by its effect, and leave out what trains it, such as moving averages.
+    """Keep the codebook's codes, and leave out the state of its training, such as moving averages.
 
-    A normalized codebook is written with codes of unit length. The nearest of them to latents of
-    any length is the same.
+    A normalized codebook is written with codes of unit length. The nearest code to a latent of any
+    length stays the same.
     """
     codes = module.apply(variables, method=lambda module: module.quantizer.codebook)
     return {"params": {**variables["params"], "quantizer": {"codes": codes}}}
@@ -98,7 +98,7 @@ def load_llamagen(path: str | os.PathLike, module: VQModel) -> Any:
     """Read the variables of `module` from the state dict of LlamaGen's `VQModel`, in safetensors.
 
     Raises:
-        ValueError: tensors are missing, extra, misshapen or unusable; all are listed.
+        ValueError: tensors are missing, extra, misshapen or unusable; the error lists them.
     """
     inputs = smallest_image(module, dict(in_channels=3))
     return load_variables(
@@ -106,5 +106,7 @@ def load_llamagen(path: str | os.PathLike, module: VQModel) -> Any:
         jax.eval_shape(module.init, jax.random.key(0), *inputs),
         level_names(module, "conv_blocks.{level}", _LLAMAGEN_KINDS, _LLAMAGEN_WORDS),
         functools.partial(convert, module),
-        lambda name, tensor: name == "quantize.codebook_used",  # the last indices of their training
+        lambda name, tensor: (
+            name == "quantize.codebook_used"
+        ),  # the last indices of the authors' training
     )

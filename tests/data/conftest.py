@@ -20,7 +20,7 @@ def digits(data_dir):
 
 @pytest.fixture(scope="session")
 def sources_of_every_kind(tmp_path_factory, digits):
-    """By kind: a dataset of 24 examples or more."""
+    """Return by kind a dataset of at least 24 examples."""
     generator = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("sources")
     for stem in ("train", "t10k"):

@@ -1,4 +1,4 @@
-"""Files as Fashion-MNIST is published in."""
+"""Write files in the format in which Fashion-MNIST is published."""
 
 import gzip
 import struct

@@ -26,12 +26,12 @@ from genjax.models.transformers.pixart import PixArt
 from genjax.nn import Text
 
 WIDE, SQUARE, HIGH = BUCKETS = (4, 12), (8, 8), (12, 4)
-COUNTS = 7, 10, 5  # of examples nearest to each
+COUNTS = 7, 10, 5  # examples nearest to each bucket
 BATCH = 4
 
 
 def photos() -> Dataset:
-    """Pictures of many sizes, those of one bucket apart; the pixels and the label of each say which it is."""
+    """Pictures of many sizes in separate buckets; pixels and label hold the example's number."""
     random = np.random.default_rng(0)
     ratios = np.repeat([1 / 3, 1, 3], COUNTS) * random.uniform(0.8, 1.25, sum(COUNTS))
     random.shuffle(ratios)
@@ -69,7 +69,7 @@ def gradient(height, width):
 
 
 def test_the_buckets_of_sdxl():
-    """Podell et al. 2023, appendix I, by the shorter side; 1344×704 is only in the authors' code."""
+    """Podell et al. 2023, appendix I, by shorter side; only the authors' code has 1344×704."""
     longer = {
         512: (1856, 1920, 1984, 2048),
         576: (1664, 1728, 1792),
@@ -91,11 +91,10 @@ def test_the_buckets_of_sdxl():
 
 
 def test_the_nearest_bucket():
-    """Of two ratios a and b the larger of a/b and b/a is the distance, here without rounding."""
+    """The distance of ratios a and b is the larger of a/b and b/a, here without rounding."""
     buckets = aspect_buckets(64**2, 8, 3.0)
-    sizes = np.random.default_rng(0).integers(
-        20, 400, (1500, 2)
-    )  # more than are compared at a time
+    # More sizes than are compared at a time.
+    sizes = np.random.default_rng(0).integers(20, 400, (1500, 2))
     for (height, width), number in zip(
         sizes.tolist(), nearest_buckets(sizes, buckets), strict=True
     ):
@@ -107,13 +106,13 @@ def test_the_nearest_bucket():
 def test_of_equal_ratios_the_nearest_area():
     buckets = (64, 96), (32, 48), (32, 32), (16, 24), (20, 50)
     sizes = np.array([[40, 60], [48, 72], [60, 80], [10, 15], [24, 30]])
-    # 40/32 < 64/40, but 64/48 < 48/32; and the area of 24×30 is nearer to that of 16×24 than of 32×48
+    # 40/32 < 64/40, but 64/48 < 48/32; the area of 24×30 is nearer to 16×24's than to 32×48's
     assert nearest_buckets(sizes, buckets).tolist() == [1, 0, 0, 3, 3]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Files of four formats, upright, and of those that can say so, turned by a quarter."""
+    """Files of four formats, upright and, where the format allows, rotated by a quarter turn."""
     turned = Image.Exif()
     turned[0x0112] = 6
     (tmp_path / "train").mkdir()
@@ -129,7 +128,7 @@ def folder(tmp_path):
 def test_sizes_of_files_by_their_headers(folder, monkeypatch):
     dataset = load_folder("train", folder)
     expected = [dataset.source[i]["image"].shape[:2] for i in range(len(dataset.source))]
-    assert {shape[0] for shape in expected} == {30, *range(20, 25)}  # some were turned
+    assert {shape[0] for shape in expected} == {30, *range(20, 25)}  # some were rotated
     monkeypatch.setattr(ImageFile.ImageFile, "load", None)  # nothing can be decoded
     sizes = image_sizes(dataset)
     assert sizes.dtype == np.int32 and list(map(tuple, sizes.tolist())) == expected
@@ -146,7 +145,7 @@ def test_sizes_of_other_sets():
 @pytest.mark.parametrize("random", [False, True])
 @pytest.mark.parametrize("size", [(100, 100), (60, 200), (199, 61), (33, 21), (41, 90), (24, 36)])
 def test_crops_show_what_they_say(size, random):
-    """A bicubic filter keeps what is linear, so each pixel tells its place in the original."""
+    """A bicubic filter preserves linear functions, so a pixel tells its original place."""
     bucket = 24, 36
     generator = np.random.default_rng(1) if random else None
     pixels, corner = resize_and_crop(gradient(*size), bucket, generator)
@@ -158,13 +157,13 @@ def test_crops_show_what_they_say(size, random):
         if not random:
             assert corner[axis] == (side - bucket[axis]) // 2
         place = (corner[axis] + np.arange(bucket[axis]) + 0.5) * size[axis] / side - 0.5
-        inner = (place > 2 / scale + 1) & (
-            place < size[axis] - 2 / scale - 2
-        )  # the filter sees no edge
+        # The filter does not reach an edge.
+        inner = (place > 2 / scale + 1) & (place < size[axis] - 2 / scale - 2)
         expected = 250 * place / (size[axis] - 1)
         shown = np.moveaxis(pixels[..., axis].astype(float), axis, 0)[inner]
         assert inner.sum() > 10
-        # Bytes are rounded before and after, and a filter whose weights add to 1 may overshoot by as much.
+        # Bytes are rounded before and after, and a filter whose weights sum to 1 may overshoot as
+        # much.
         np.testing.assert_allclose(
             shown, np.broadcast_to(expected[inner, None], shown.shape), atol=1.5
         )
@@ -182,7 +181,7 @@ def test_random_crops_are_uniform():
     generator = np.random.default_rng(0)
     corners = [resize_and_crop(gradient(8, 12), (8, 8), generator)[1] for _ in range(500)]
     assert {top for top, _ in corners} == {0}
-    # Five places, 100 each, with a deviation of 9.
+    # Five places, 100 expected each, with a standard deviation of 9.
     assert np.all(np.abs(np.bincount([left for _, left in corners], minlength=5) - 100) < 40)
 
 
@@ -246,7 +245,7 @@ def test_captioned_sets_have_an_index():
 
 
 def test_epochs():
-    """Held against a walk from the beginning, which keeps what is left of each bucket."""
+    """The reference is a walk from the beginning that keeps each bucket's remainder."""
     batches = make()
     left, step, orders = [0, 0, 0], 0, []
     seen = np.zeros(sum(COUNTS), int)
@@ -263,15 +262,14 @@ def test_epochs():
             np.add.at(seen, labels, 1)  # a batch may end one epoch and begin the next
             step += 1
         assert set(seen) <= {epoch - 1, epoch}
-        if epoch % 4 == 0:  # then nothing is left over
+        if epoch % 4 == 0:  # every fourth epoch leaves no remainder
             assert set(seen) == {epoch}
     assert len(set(map(tuple, orders))) > 4
-    assert any(
-        order != sorted(order, key=order.index) for order in orders
-    )  # not one bucket after the other
+    # Buckets are mixed.
+    assert any(order != sorted(order, key=order.index) for order in orders)
     for stream, count in zip(streams.values(), COUNTS, strict=True):
         epochs = np.reshape(stream, (8, count))
-        assert len({tuple(epoch) for epoch in epochs}) >= 7  # of five examples there are 120 orders
+        assert len({tuple(epoch) for epoch in epochs}) >= 7  # five examples have 120 orders
         assert len({frozenset(epoch) for epoch in epochs}) == 1 and len(set(epochs[0])) == count
 
 
@@ -307,7 +305,7 @@ def test_networks_take_two_buckets_with_the_same_variables(network):
         jnp.zeros((2, *bucket, 3)),
     )
     variables = call(network.init, jax.random.key(0), WIDE)
-    # Flax raises if a parameter ought to have another shape.
+    # Flax raises an error if a parameter should have another shape.
     assert call(network.apply, variables, HIGH).shape == (2, *HIGH, 3)
 
 
@@ -362,7 +360,7 @@ def test_a_set_resized_to_one_size():
 
 
 def test_a_set_of_squares_is_prepared_as_the_literature_does():
-    """Halved by means of squares of four, bicubic last: 16×48 pixels of one row's shade each, cut to the middle 8."""
+    """Square means halve 16×48 pixels; bicubic resizing and a center crop follow."""
     image = np.broadcast_to(
         np.arange(16, dtype=np.uint8)[:, None, None] // 2 * 2, (16, 48, 3)
     ).copy()

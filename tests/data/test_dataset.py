@@ -62,13 +62,13 @@ def test_held_out_is_stratified_and_depends_on_names_alone():
     np.testing.assert_array_equal(
         held_out([names[i] for i in order], [labels[i] for i in order], 10), held[order]
     )
-    # Pinned: examples that changed sides would be tested on by models that were trained on them.
+    # Pinned: if an example changed its split, old models would be tested on their training data.
     assert np.flatnonzero(held)[:5].tolist() == [5, 12, 17, 22, 23]
     fewer = held_out(names[1:], labels[1:], 10)
     assert (fewer != held[1:]).sum() <= 1
 
 
-def test_arrays_of_ones_own():
+def test_your_own_arrays():
     images = np.zeros((5, 4, 6, 3), np.uint8)
     dataset = Dataset("mine", "train", InMemory({"image": images}))
     assert (

@@ -10,7 +10,7 @@ from genjax.data.dataset import OnDisk, num_threads
 
 
 def numbered(length: int, image_shape=(2, 2, 1)) -> Dataset:
-    """Images whose pixels, and whose label, say which example they are."""
+    """Images whose pixels and labels hold the example's number."""
     labels = np.arange(length, dtype=np.int32)
     images = np.broadcast_to(labels.astype(np.uint8)[:, None, None, None], (length, *image_shape))
     return Dataset(
@@ -43,7 +43,7 @@ def test_a_process_gets_its_rows_of_the_whole_batch(rows, transform):
     "kind", ["digits", "fashion_mnist", "emoji", "classes", "captions", "sizes"]
 )
 def test_batches_of_every_source(sources_of_every_kind, kind, monkeypatch):
-    """The same for 1, 2 and 4 processes, and for any number of threads."""
+    """Batches are equal for 1, 2 and 4 processes, and for any number of threads."""
     dataset = sources_of_every_kind[kind]
     random = compose(random_crop(8), flip_example)
     for transform in [random] if kind == "sizes" else [None, random]:
@@ -62,7 +62,7 @@ def test_batches_of_every_source(sources_of_every_kind, kind, monkeypatch):
 def test_reading_rate(sources_of_every_kind):
     slow = lambda example, generator: time.sleep(0.01) or example
     batches = Batches(sources_of_every_kind["captions"], 4, seed=0, transform=slow)
-    most = 2 * num_threads() / 0.01  # were twice the threads at work
+    most = 2 * num_threads() / 0.01  # the rate of twice as many threads
     assert 20 < reading_rate(batches, 8) < most
 
 
@@ -79,7 +79,8 @@ def test_iteration_restarts_at_any_step(digits, transform):
 
 def test_every_epoch_has_every_example_once_in_a_new_order():
     batches = Batches(numbered(100), 32, seed=1)
-    stream = np.concatenate([batches[step]["label"] for step in range(25)])  # 8 epochs, cut across
+    # 8 epochs, not aligned with batches.
+    stream = np.concatenate([batches[step]["label"] for step in range(25)])
     epochs = stream.reshape(8, 100)
     assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 8

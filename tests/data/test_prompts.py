@@ -1,4 +1,4 @@
-"""Prompts on disk: encoded once, found again, and part of a batch."""
+"""Prompts on disk are encoded once, found again, and part of a batch."""
 
 import numpy as np
 import pytest
@@ -83,7 +83,7 @@ def test_batches_hold_one_of_each_examples_captions(cache):
     dataset = Dataset("pictures", "train", InMemory({"image": images}), captions=captions)
 
     def chosen(first, steps=range(300)):
-        """Lengths of the captions of the first example."""
+        """Return the lengths of the first example's captions."""
         batches = Batches(dataset, 2, 0, transform=with_prompts(cache, captions, 5, first))
         lengths = []
         for step in steps:
@@ -100,4 +100,4 @@ def test_batches_hold_one_of_each_examples_captions(cache):
     counts = [chosen(0.6).count(n) / 300 for n in (5, 19, 3)]
     # 300 draws: standard errors of .028 and .023.
     np.testing.assert_allclose(counts, [0.6, 0.2, 0.2], atol=0.08)
-    assert chosen(0.6, range(200, 210)) == chosen(0.6)[200:210]  # a batch depends on its step alone
+    assert chosen(0.6, range(200, 210)) == chosen(0.6)[200:210]  # a batch depends on its step only

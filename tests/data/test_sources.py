@@ -30,17 +30,17 @@ def no_network(monkeypatch):
 
 @pytest.fixture
 def mocked(tmp_path, monkeypatch):
-    """Datasets of random examples in the place of downloads."""
-    monkeypatch.setattr(sources, "_any_answers", lambda urls: True)
+    """Datasets of random examples instead of downloads."""
+    monkeypatch.setattr(sources, "_any_host_answers", lambda urls: True)
     with tfds.testing.mock_data(num_examples=20, data_dir=tmp_path):
         yield
 
 
 class Squares(tfds.core.GeneratorBasedBuilder):
-    """A dataset made of one downloaded file."""
+    """A dataset made from one downloaded file."""
 
     VERSION = tfds.core.Version("1.0.0")
-    host = "http://127.0.0.1:9"  # the port named discard: nothing listens there
+    host = "http://127.0.0.1:9"  # the discard port, where nothing listens
     url_infos = {
         f"{host}/squares.txt": tfds.core.download.checksums.UrlInfo(
             size=2,
@@ -213,7 +213,7 @@ def test_absent_without_network_says_what_to_do(tmp_path, no_network):
 
 def test_a_network_that_swallows_packets(tmp_path, monkeypatch):
     def swallow(address, timeout):
-        time.sleep(5)  # the look-up of a name may outlast the time-out that was asked for
+        time.sleep(5)  # a name look-up may take longer than the given time-out
         raise TimeoutError
 
     monkeypatch.setattr(sources, "CONNECT_SECONDS", 0.2)
@@ -224,7 +224,7 @@ def test_a_network_that_swallows_packets(tmp_path, monkeypatch):
     assert time.monotonic() - start < 4
 
 
-def test_a_proxy_is_asked_in_place_of_the_host(tmp_path, monkeypatch):
+def test_a_proxy_replaces_the_host(tmp_path, monkeypatch):
     asked = []
 
     def refuse(address, timeout):
@@ -274,7 +274,7 @@ def test_preparing_may_need_tensorflow(tmp_path, monkeypatch):
     def generate(self, path):
         raise ModuleNotFoundError("No module named 'tensorflow'")
 
-    monkeypatch.setattr(sources, "_any_answers", lambda urls: True)
+    monkeypatch.setattr(sources, "_any_host_answers", lambda urls: True)
     monkeypatch.setattr(Squares, "_split_generators", generate)
     with pytest.raises(ImportError, match="(?s)pip install tensorflow-cpu.*download_and_prepare"):
         load_dataset("squares", data_dir=tmp_path)
@@ -300,6 +300,6 @@ def test_without_the_data_libraries(digits, monkeypatch):
     with pytest.raises(ImportError, match="'digits'.*pip install tensorflow-datasets"):
         load_dataset("digits")
     batches = Batches(digits, 64, seed=0)
-    assert len(next(batches.iterate())["label"]) == 64  # of what is in memory
+    assert len(next(batches.iterate())["label"]) == 64  # examples in memory need no grain
     with pytest.raises(ImportError, match="pip install grain"):
         Batches(digits, 64, seed=0, transform=lambda example, generator: example).iterate()

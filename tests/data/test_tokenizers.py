@@ -1,4 +1,4 @@
-"""On tokenizers trained here; tests/parity compares with transformers."""
+"""Tokenizers that are trained here; tests/parity compares with transformers."""
 
 import json
 
@@ -21,7 +21,7 @@ def folder(tmp_path):
     library.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    library.enable_truncation(3)  # what a file says of lengths is not heeded
+    library.enable_truncation(3)  # a length stored in the file is ignored
     library.enable_padding(length=3)
     library.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(dict(pad_token="[PAD]")))
@@ -38,9 +38,8 @@ def test_tokens_and_padding(folder):
     assert ids.dtype == np.int32 and mask.dtype == bool
     assert (tokenizer.padding_id, tokenizer.num_tokens) == (0, len(WORDS))
     assert [a.shape for a in tokenizer.encode([], 6)] == [(0, 6), (0, 6)]
-    np.testing.assert_array_equal(
-        tokenizer.encode(["a"], 4)[0], [[2, 4, 3, 0]]
-    )  # lengths of calls are their own
+    # Each call has its own length.
+    np.testing.assert_array_equal(tokenizer.encode(["a"], 4)[0], [[2, 4, 3, 0]])
 
 
 def test_what_is_cut_is_named_and_the_end_is_marked(folder):
@@ -73,7 +72,9 @@ def test_faults(folder):
     with pytest.raises(ValueError, match="prompts is the string 'a red'.* put it in a list"):
         Tokenizer(folder).encode("a red", 4)
     (folder / "tokenizer_config.json").write_text(json.dumps(dict(pad_token="blue")))
-    with pytest.raises(ValueError, match="names 'blue' as its padding token, which is no token"):
+    with pytest.raises(
+        ValueError, match="names 'blue' as its padding token, which is not in the vocabulary"
+    ):
         Tokenizer(folder)
     (folder / "tokenizer_config.json").unlink()
     with pytest.raises(ValueError, match="names None as its padding token"):
@@ -88,19 +89,19 @@ def test_faults(folder):
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("tokenizer.json", b'{"model"', "tokenizer.json is no tokenizer: EOF"),
-        ("tokenizer.json", b"{}", "tokenizer.json is no tokenizer: "),
-        ("tokenizer.json", b"\xff\xfe", "tokenizer.json is no tokenizer: "),
+        ("tokenizer.json", b'{"model"', "tokenizer.json is not a tokenizer: EOF"),
+        ("tokenizer.json", b"{}", "tokenizer.json is not a tokenizer: "),
+        ("tokenizer.json", b"\xff\xfe", "tokenizer.json is not a tokenizer: "),
         (
             "tokenizer_config.json",
             b'{"pad',
-            "tokenizer_config.json is no object in JSON: Unterminated",
+            "tokenizer_config.json is not a JSON object: Unterminated",
         ),
-        ("tokenizer_config.json", b"3", "tokenizer_config.json is no object in JSON: "),
+        ("tokenizer_config.json", b"3", "tokenizer_config.json is not a JSON object: "),
         (
             "tokenizer_config.json",
             b'{"pad_token": 3}',
-            "names 3 as its padding token, which is no token",
+            "names 3 as its padding token, which is not in the vocabulary",
         ),
         ("tokenizer_config.json", b'{"pad_token": {}}', "names None as its padding token"),
         (
@@ -111,12 +112,12 @@ def test_faults(folder):
         (
             "special_tokens_map.json",
             b'{"bos_token": "a", "eos_token": "b"}',
-            "holds no vocab.json and merges",
+            "does not hold CLIP's vocab.json and merges",
         ),
     ],
 )
 def test_damaged_files_are_named(folder, file, text, message):
-    if file in ("vocab.json", "special_tokens_map.json"):  # of CLIP, in place of the one file
+    if file in ("vocab.json", "special_tokens_map.json"):  # CLIP's files replace tokenizer.json
         (folder / "tokenizer.json").unlink()
         for name in ("vocab.json", "merges.txt"):
             (folder / name).write_text("[")

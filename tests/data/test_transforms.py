@@ -51,7 +51,7 @@ def apply(transform, image, seed=0):
 
 
 def filtered(image, weights_of):
-    """Across, then down; bytes after each, as Pillow has it."""
+    """Filter rows, then columns, rounded to bytes after each, as Pillow does."""
     for axis in (1, 0):
         image = np.moveaxis(np.tensordot(weights_of(axis), image, (1, axis)), 0, axis)
         image = np.floor(image + 0.5).clip(0, 255)
@@ -59,19 +59,19 @@ def filtered(image, weights_of):
 
 
 def distances(length, new):
-    """From the centres of the new pixels to those of the old, in new pixels: [new, length]."""
+    """Return distances from new pixels' centres to old ones', in new pixels: [new, length]."""
     return (np.arange(length) + 0.5) * new / length - (np.arange(new)[:, None] + 0.5)
 
 
 def box(length):
-    """Weights [length // 2, length] of the mean over the old pixels whose centres a new pixel covers."""
+    """Return weights [length // 2, length] of the mean of the old pixels in a new pixel."""
     distance = distances(length, length // 2)
     weights = ((distance > -0.5) & (distance <= 0.5)).astype(float)
     return weights / weights.sum(1, keepdims=True)
 
 
 def cubic(length, new):
-    """Weights [new, length] of R. Keys' kernel (1981) with a = -1/2, widened where the image shrinks."""
+    """Return weights [new, length] of R. Keys' kernel (1981), a = -1/2, widened for shrinking."""
     distance = np.abs(distances(length, new)) * min(length / new, 1.0)
     near = 1.5 * distance**3 - 2.5 * distance**2 + 1
     far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
@@ -104,7 +104,7 @@ def test_resize_is_box_halving_then_bicubic(
         )
     resized = apply(resize(size), image)
     assert resized.shape == (*expected_shape, channels) and resized.dtype == np.uint8
-    # Pillow's weights have 22 bits, so that ties may fall otherwise.
+    # Pillow's weights have 22 bits, so ties may be rounded differently.
     np.testing.assert_allclose(resized, expected, atol=1)
     assert (resized != expected).mean() < 0.02
 
@@ -147,7 +147,7 @@ def test_flip_of_an_example_keeps_the_rest():
         assert example["label"] == 3
         flips.append((example["image"] == image[:, ::-1]).all())
         assert flips[-1] or (example["image"] == image).all()
-    assert 70 < sum(flips) < 130  # four deviations of 7 about 100
+    assert 70 < sum(flips) < 130  # four standard deviations of 7 around 100
 
 
 def test_flip_of_images_on_the_device():

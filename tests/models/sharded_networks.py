@@ -1,6 +1,9 @@
-"""Networks over a mesh against themselves on one device; prints for each, as a line of JSON, errors and what was sent.
+"""Networks sharded over a mesh compared with themselves on one device.
 
-XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.models.sharded_networks '{"data": 2, "tensor": 2, "context": 2}'
+Prints for each network, as a line of JSON, its errors and what was communicated.
+
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.models.sharded_networks \
+    '{"data": 2, "tensor": 2, "context": 2}'
 """
 
 import json
@@ -76,7 +79,7 @@ def cases() -> dict[str, tuple[nn.Module, tuple]]:
 
 def run(network: nn.Module, inputs: tuple, axes: dict[str, int]) -> dict:
     variables = jax.jit(network.init)(jax.random.key(0), *inputs)
-    # Zeros of initialisation are numbers, so that every layer counts.
+    # Initial zeros become random numbers, so that every layer matters.
     variables = jax.tree.map(lambda a: a + 0.1 * normal(*a.shape), variables)
     forward = lambda variables, inputs: network.apply(variables, *inputs)
     loss = lambda variables, inputs: jnp.mean(jnp.square(forward(variables, inputs)))
@@ -97,7 +100,7 @@ def run(network: nn.Module, inputs: tuple, axes: dict[str, int]) -> dict:
     with jax.set_mesh(mesh):
         compiled = jax.jit(forward, out_shardings=batch).lower(*placed).compile()
         gradients = jax.jit(jax.grad(loss), out_shardings=of_variables)(*placed)
-    # Some parameters have no gradient but rounding, as what is added to all keys.
+    # Some parameters' gradient is rounding only, such as a number added to all keys.
     least = 1e-2 * max(np.max(np.abs(a)) for a in jax.tree.leaves(alone[1]))
     error = lambda a, b: float(np.max(np.abs(np.asarray(a) - b)) / max(np.max(np.abs(b)), least))
     return {

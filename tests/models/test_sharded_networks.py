@@ -1,4 +1,4 @@
-"""Networks over `tensor` and `context` are themselves, and send what Megatron's rules say and nothing else."""
+"""Networks over `tensor` and `context` give equal outputs and communicate by Megatron's rules."""
 
 import math
 
@@ -9,7 +9,7 @@ from tests.virtual_devices import lines_of
 pytestmark = pytest.mark.training  # eight devices
 
 DATA, TENSOR, CONTEXT = 2, 2, 2
-BATCH, IMAGE, TEXT, WIDTH, DEPTH, PATCH = 4, 16, 6, 32, 2, 12  # of tests.models.sharded_networks
+BATCH, IMAGE, TEXT, WIDTH, DEPTH, PATCH = 4, 16, 6, 32, 2, 12  # as in tests.models.sharded_networks
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +21,8 @@ def runs():
 def test_outputs_and_gradients_are_those_of_one_device(runs):
     assert len(runs) == 11
     for name, row in runs.items():
-        # float32: sums of up to 64 products, over 2 to 4 layers, in another order; group norms of few numbers make more of
-        # it: 3.4e-5 was seen where only the batch is split
+        # float32 sums of up to 64 products, over 2 to 4 layers, in another order. Group norms of
+        # few numbers amplify the rounding: 3.4e-5 was seen where only the batch is split.
         limit = 1e-4 if name.startswith("Autoencoder") else 1e-5
         assert row["output"] < 3e-6 and row["gradients"] < limit, name
 
@@ -32,12 +32,12 @@ def floats(*shape):
 
 
 def gathered_keys(length):
-    """Keys and values of a layer of some heads, all of the sequence."""
+    """Keys and values of a layer, for some heads and the whole sequence."""
     return 2 * floats(BATCH // DATA, length, WIDTH // TENSOR)
 
 
 def summed(length):
-    """The outputs of attention and of the feed-forward layer, some of the tokens."""
+    """Outputs of attention and of the feed-forward layer, for some of the tokens."""
     return 2 * floats(BATCH // DATA, length // CONTEXT, WIDTH)
 
 
@@ -45,7 +45,7 @@ def modulation(parts):
     return floats(BATCH // DATA, parts * WIDTH)
 
 
-HEAD = floats(BATCH // DATA, IMAGE, PATCH)  # the patches put together
+HEAD = floats(BATCH // DATA, IMAGE, PATCH)  # the joined patches
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,15 @@ HEAD = floats(BATCH // DATA, IMAGE, PATCH)  # the patches put together
             DEPTH * summed(IMAGE),
         ),
         (
-            "Flux",  # two blocks of two streams, two of one
+            "Flux",  # two blocks of two streams, two of one stream
             4 * gathered_keys(IMAGE + TEXT),
             2 * 2 * modulation(6) + 2 * modulation(3) + modulation(2),
             4 * summed(IMAGE + TEXT),
         ),
         (
-            "MMDiT",  # of three blocks the first has two attentions, the last reads the text and leaves it
+            # The first of three blocks has two attentions, the last one drops the text after
+            # reading it.
+            "MMDiT",
             3 * gathered_keys(IMAGE + TEXT) + gathered_keys(IMAGE),
             modulation(9) + 3 * modulation(6) + modulation(6) + modulation(2) + modulation(2),
             2 * summed(IMAGE + TEXT) + summed(IMAGE) // 2 + summed(IMAGE),

@@ -1,1 +1,4 @@
-"""Networks against another implementation with the same weights. (A package: file names repeat tests/models.)"""
+"""Networks compared with another implementation that has the same weights.
+
+This folder is a package because its file names repeat those of tests/models.
+"""

@@ -1,4 +1,4 @@
-"""What tests against diffusers and transformers share."""
+"""Helpers of the tests against diffusers and transformers."""
 
 import json
 
@@ -8,13 +8,13 @@ from genjax import pretrained
 
 
 def assert_opens(theirs, module, variables, folder, **options):
-    """Save in a folder what was loaded, and assert that the library opens it as the network it was.
+    """Save a loaded network in a folder, and assert that the library opens it as the same network.
 
     Args:
-        options: of the library's `from_pretrained`.
+        options: arguments of the library's `from_pretrained`.
 
     Returns:
-        That network.
+        The network that the library opened.
     """
     pretrained.save(folder, module, variables)
     again, report = type(theirs).from_pretrained(folder, output_loading_info=True, **options)
@@ -26,13 +26,13 @@ def assert_opens(theirs, module, variables, folder, **options):
 
 
 def entries_of(model):
-    """Return the configuration of a network of diffusers, all that it knows, as in JSON."""
+    """Return the complete configuration of a diffusers network, as in JSON."""
     config = json.loads(model.to_json_string())
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
 def with_entries(source, folder, **entries):
-    """Make of `folder` a copy of a published folder with other entries in its configuration."""
+    """Copy a published folder to `folder`, with other entries in its configuration."""
     for path in source.glob("*.safetensors"):
         (folder / path.name).symlink_to(path)
     config = json.loads((source / "config.json").read_text())

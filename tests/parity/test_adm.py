@@ -1,4 +1,4 @@
-"""ADM against diffusers' `UNet2DModel`, as its consistency models use it, with the same weights.
+"""ADM compared with diffusers' `UNet2DModel`, as its consistency models use it.
 
 Measured: outputs differ by less than 2e-6 of their largest value.
 """
@@ -54,7 +54,7 @@ def convolution(layer):
 
 
 def dense(*layers):
-    """Return the linear layers, or 1×1 convolutions, side by side as one of ours."""
+    """Return linear layers or 1×1 convolutions, concatenated as one of our layers."""
     weights = [array(layer.weight).reshape(*layer.weight.shape[:2]) for layer in layers]
     return {
         "kernel": np.concatenate(weights).T,
@@ -68,7 +68,7 @@ def norm(layer):
 
 def self_attention(layer):
     features = layer.to_q.in_features
-    # Ours are ordered by head, which of the three, feature.
+    # Our features are ordered by head, then query, key and value, then feature.
     order = np.arange(3 * features).reshape(3, -1, 64).swapaxes(0, 1).ravel()
     joined = dense(layer.to_q, layer.to_k, layer.to_v)
     return {

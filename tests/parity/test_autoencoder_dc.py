@@ -1,5 +1,4 @@
-"""The deep-compression autoencoder against diffusers' with the same random weights, through a folder it
-saved."""
+"""The deep-compression autoencoder compared with diffusers', through a folder of diffusers."""
 
 from dataclasses import replace
 
@@ -22,7 +21,8 @@ from genjax.pretrained.autoencoder_dc import AUTOENCODER_DC
 from .libraries import assert_opens, entries_of, with_entries
 
 CONVOLUTIONS, ATTENTION = "ResBlock", "EfficientViTBlock"
-# As the published ones, thinner: an empty first stage, batch normalization in the decoder, no scales.
+# Thin versions of the published networks: an empty first stage, batch norm in the decoder, no
+# scales.
 REARRANGING = dict(
     latent_channels=4,
     attention_head_dim=8,
@@ -38,7 +38,7 @@ REARRANGING = dict(
     decoder_act_fns=["relu", "relu", "silu"],
     scaling_factor=0.5,
 )
-# As Sana's: attention at scales, plain changes of resolution; and the rest of what a configuration can say.
+# As in Sana: attention at scales, plain changes of resolution, and the remaining options.
 PLAIN = dict(
     latent_channels=2,
     attention_head_dim=4,
@@ -80,7 +80,7 @@ def randomized(configuration):
 def assert_close(ours, theirs):
     theirs = theirs.numpy().transpose(0, 2, 3, 1)
     assert theirs.std() > 0.1 and ours.dtype == jnp.float32
-    # float32 on both sides, some twenty layers that each round by 1e-7 or two
+    # float32 on both sides: some twenty layers, each rounded by about 1e-7
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
@@ -91,7 +91,8 @@ def saved(request, tmp_path_factory):
     return theirs, *pretrained.load(folder)
 
 
-# At 8×4 pixels the latents are fewer than a head's features, where diffusers takes a quadratic path.
+# At 8×4 pixels there are fewer latents than features of a head, so diffusers takes a quadratic
+# path.
 SIDES = {3: [(24, 16), (8, 4)], 2: [(8, 14)]}
 
 
@@ -122,7 +123,8 @@ def test_latents_and_images_agree(saved):
 def test_what_is_saved_opens_in_diffusers(saved, tmp_path):
     theirs, module, variables = saved
     again = assert_opens(theirs, module, variables, tmp_path)
-    # One value of all stages is written as one of each, and the inverse of the scale was kept.
+    # One value for all stages is written as one value per stage, and the inverse of the scale is
+    # kept.
     expected = entries_of(theirs) | dict(scaling_factor=pytest.approx(theirs.config.scaling_factor))
     for name in ("decoder_norm_types", "decoder_act_fns"):
         if isinstance(expected[name], str):
@@ -151,7 +153,7 @@ def from_config(**entries):
         ),
         (
             lambda stage: dict(latent_deviation=(1.0, 2.0)),
-            "cannot be saved as AutoencoderDC: latent_deviation has 2 values, and the class 1",
+            "cannot be saved as AutoencoderDC: latent_deviation has 2 values, the class has 1",
         ),
     ],
 )
@@ -202,8 +204,7 @@ SANA = dict(
     ],
 )
 def test_published_models(build, configuration):
-    """The configurations are those of the authors' weights, as diffusers' script for converting them has
-    them."""
+    """The configurations are those of diffusers' conversion script for the authors' weights."""
     with torch.device("meta"):
         theirs = AutoencoderDC(**configuration)
     ours = from_config(**entries_of(theirs))

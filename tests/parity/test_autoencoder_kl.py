@@ -1,4 +1,4 @@
-"""The KL autoencoder against that of diffusers, small and randomly initialised, saved by it and loaded here.
+"""A small random KL autoencoder of diffusers, saved by diffusers and loaded here.
 
 Measured: means, log-variances and images differ by less than 3e-6 of their largest value.
 """
@@ -55,13 +55,13 @@ CONFIGS = {
         up_block_types=["UpDecoderBlock2D"] + 2 * ["AttnUpDecoderBlock2D"],
     ),
 }
-# For programs that run but once: compiled in half the time.
+# For programs that run only once: this halves the compilation time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-SIZES = {"four levels": (27, 17)}  # that 8 does not divide
+SIZES = {"four levels": (27, 17)}  # sides that 8 does not divide
 
 
 def create(config):
-    """With weights that keep the scale of activations, biases and norms that are not the identity."""
+    """Return a network whose weights keep activations in scale, with active biases and norms."""
     levels = len(config["block_out_channels"])
     types = dict(
         down_block_types=["DownEncoderBlock2D"] * levels,
@@ -83,14 +83,14 @@ def channel_last(tensor):
 
 
 def assert_close(ours, theirs):
-    # Some 20 to 50 layers in float32, each with a rounding of 1e-7 relative or two.
+    # Some 20 to 50 layers in float32, each rounded by about 1e-7 relative.
     assert theirs.std() > 0.05
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Of a configuration: diffusers' network, its folder, and what is loaded from there."""
+    """For a configuration: diffusers' network, its folder, and the module loaded from it."""
 
     @functools.cache
     def save(name):
@@ -131,9 +131,8 @@ def test_what_is_saved_opens_in_diffusers(name, saved, tmp_path):
     theirs, _, expected, variables = saved(name)
     assert_opens(theirs, expected, variables, tmp_path)
     ours = pretrained.load(tmp_path)[0]
-    np.testing.assert_allclose(
-        ours.latent_deviation, expected.latent_deviation
-    )  # saved as their inverse
+    # The inverse is saved.
+    np.testing.assert_allclose(ours.latent_deviation, expected.latent_deviation)
     assert ours.clone(latent_deviation=(1.0,)) == expected.clone(latent_deviation=(1.0,))
 
 
@@ -146,7 +145,9 @@ def test_what_is_saved_opens_in_diffusers(name, saved, tmp_path):
     ],
 )
 def test_moments_of_latents_are_those_of_pipelines(name, moments, saved):
-    """diffusers' pipelines take latents·deviation/scale + mean where there is one per channel, else latents/scale + shift."""
+    """diffusers decodes latents·deviation/scale + mean, or latents/scale + shift.
+
+    The first form has moments for each channel."""
     _, _, module, _ = saved(name)
     assert (module.latent_mean, module.latent_deviation) == moments
 
@@ -167,7 +168,7 @@ def test_log_variance_is_clipped(tmp_path):
 
 
 def test_attention_by_its_old_names(saved, tmp_path):
-    """As in the files of Stable Diffusion; that diffusers reads the same file shows that they are the old names."""
+    """Stable Diffusion's files have old names, which diffusers still reads."""
     theirs, folder, _, expected = saved("attention at two levels")
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""The tiny autoencoder against diffusers' with the same random weights, through a folder it saved."""
+"""The tiny autoencoder compared with diffusers', through a folder that diffusers saved."""
 
 import functools
 
@@ -47,7 +47,7 @@ def randomized(configuration):
 def assert_close(ours, theirs):
     theirs = theirs.numpy().transpose(0, 2, 3, 1)
     assert theirs.std() > 0.1 and ours.dtype == jnp.float32
-    # float32 on both sides, some thirty layers that each round by 1e-7 or two
+    # float32 on both sides: some thirty layers, each rounded by about 1e-7
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
@@ -69,7 +69,7 @@ def test_latents_and_images_agree(saved):
     def all_of(variables, images):
         apply = functools.partial(ours.apply, variables)
         latents = apply(images, method="encode")
-        far = 4 * latents / jnp.std(latents)  # into the tanh, and beyond what bytes can hold
+        far = 4 * latents / jnp.std(latents)  # far into the tanh, and beyond the range of bytes
         through_bytes = lambda latents: apply(
             apply(latents, method="to_bytes"), method="from_bytes"
         )
@@ -100,7 +100,7 @@ def test_latents_and_images_agree(saved):
 def test_what_is_saved_opens_in_diffusers(saved, tmp_path):
     theirs, _, module, variables = saved
     again = assert_opens(theirs, module, variables, tmp_path)
-    # The inverse of the scale was kept.
+    # The inverse of the scale is kept.
     scale = dict(scaling_factor=pytest.approx(theirs.config.scaling_factor))
     assert entries_of(again) == entries_of(theirs) | scale
 
@@ -108,7 +108,7 @@ def test_what_is_saved_opens_in_diffusers(saved, tmp_path):
 @pytest.mark.parametrize("name", ["latent_mean", "latent_deviation"])
 def test_what_diffusers_cannot_say_is_named(tmp_path, name):
     with pytest.raises(
-        ValueError, match=f"as AutoencoderTiny: {name} has 4 values, and the class 1"
+        ValueError, match=f"as AutoencoderTiny: {name} has 4 values, the class has 1"
     ):
         pretrained.save(tmp_path / "ours", Ours(**{name: (1.0, 2.0, 3.0, 4.0)}), {})
     assert not (tmp_path / "ours").exists()
@@ -116,7 +116,7 @@ def test_what_diffusers_cannot_say_is_named(tmp_path, name):
 
 @pytest.mark.parametrize("latent_channels", [4, 16])
 def test_published_models(latent_channels):
-    """TAESD's are diffusers' defaults, and those of the 16 channels differ by these alone."""
+    """TAESD has diffusers' defaults; the networks for 16 channels differ in these entries only."""
     with torch.device("meta"):
         theirs = AutoencoderTiny(latent_channels=latent_channels)
     ours = AUTOENCODER_TINY.make(AUTOENCODER_TINY.complete(entries_of(theirs)))

@@ -1,4 +1,4 @@
-"""Wan's autoencoder and its loader against diffusers', which runs it chunk by chunk."""
+"""Wan's autoencoder and its loader compared with diffusers', which runs chunk by chunk."""
 
 import functools
 import tempfile
@@ -17,7 +17,7 @@ from genjax.pretrained.variables import variable_path
 
 from .libraries import assert_opens, entries_of, with_entries
 
-# Diffusers' chunks are of four frames, so that it takes at most two halvings.
+# diffusers' chunks have four frames, so they allow at most two halvings.
 CONFIGS = {
     "published pattern": dict(
         dim_mult=[1, 2, 4, 4], temperal_downsample=[False, True, True], num_res_blocks=1
@@ -53,9 +53,8 @@ def build(base_dim=6, z_dim=3, in_channels=3, **options):
         for name, parameter in theirs.named_parameters():
             if name.endswith(("gamma", "bias")):
                 parameter.add_(0.3 * torch.randn_like(parameter))
-        theirs.decoder.conv_out.bias.mul_(
-            0.3
-        )  # else much of the output leaves [−1, 1], to which it is clipped
+        # Otherwise much of the output leaves [−1, 1] and is clipped.
+        theirs.decoder.conv_out.bias.mul_(0.3)
     return theirs
 
 
@@ -68,7 +67,8 @@ def pair(name):
 
 
 def assert_close(ours, theirs):
-    # float32 on both sides; each of some thirty layers rounds by 1e-7 or two; 9e-7 was the most seen.
+    # float32 on both sides: some thirty layers, each rounded by about 1e-7. The largest difference
+    # seen was 9e-7.
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
@@ -103,7 +103,7 @@ def test_agrees(name, size):
 
 
 def test_chunks_agree():
-    """Latents of 25 frames, three at a time on our side and one at a time on theirs."""
+    """Decode latents of 25 frames, here three at a time, in diffusers one at a time."""
     theirs, module, variables = pair("published pattern")
     latents = np.random.default_rng(0).standard_normal((1, 1 + 6, 2, 3, 3)).astype(np.float32)
     step = jax.jit(functools.partial(apply_chunk, module, method="decode"))
@@ -120,7 +120,8 @@ def test_chunks_agree():
 def test_what_is_saved_opens_in_diffusers(name, tmp_path):
     theirs, module, variables = pair(name)
     again = assert_opens(theirs, module, variables, tmp_path)
-    # What pipelines take for the latents' size; theirs are those of the published one, whatever the network.
+    # Pipelines use these for the latents' size. diffusers always gives those of the published
+    # network.
     factors = dict(scale_factor_spatial=module.factor, scale_factor_temporal=module.temporal_factor)
     assert entries_of(again) == entries_of(theirs) | factors
 
@@ -132,8 +133,8 @@ def test_what_is_saved_opens_in_diffusers(name, tmp_path):
             dict(widths=(6, 9)),
             r"cannot be saved .*widths=\(6, 9\) are not all multiples of the first",
         ),
-        (dict(latent_mean=(0.0,) * 16), "latent_mean has 16 values, and the class 3"),
-        (dict(latent_deviation=()), "latent_deviation has 0 values, and the class 3"),
+        (dict(latent_mean=(0.0,) * 16), "latent_mean has 16 values, the class has 3"),
+        (dict(latent_deviation=()), "latent_deviation has 0 values, the class has 3"),
     ],
 )
 def test_what_diffusers_cannot_say_is_named(fields, message, tmp_path):
@@ -166,14 +167,14 @@ def test_config_is_read(folder):
 
 
 def test_defaults_are_the_published_ones():
-    """Without any entry; diffusers' defaults are those of the published folder."""
+    """Without any entry, diffusers' defaults describe the published folder."""
     with torch.device("meta"):
         theirs = diffusers.AutoencoderKLWan()
     config = AUTOENCODER_WAN.complete({})
     module = AUTOENCODER_WAN.make(config)
     leaves = jax.tree.leaves_with_path(AUTOENCODER_WAN.shapes(module, config))
     names = AUTOENCODER_WAN.names(module, ())
-    # every one of their tensors is asked for, and no other
+    # every tensor of diffusers is used, and no other name
     assert {names(variable_path(path)) for path, _ in leaves} == theirs.state_dict().keys()
 
 

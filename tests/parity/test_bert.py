@@ -1,7 +1,7 @@
-"""BERT against that of transformers: small and random ones through saved folders, and the real MiniLM.
+"""BERT compared with transformers': small random networks in saved folders, and the real MiniLM.
 
-Measured: states and pooled vectors differ by less than 8e-7 of their largest value, MiniLM's similarities by
-less than 2e-7.
+Measured: states and pooled vectors differ by less than 8e-7 of their largest value, and MiniLM's
+similarities by less than 2e-7.
 """
 
 import functools
@@ -32,7 +32,7 @@ quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimizati
 
 
 def create(name):
-    """With every parameter random, norms and biases that are as good as absent at initialisation too."""
+    """Return a network with all parameters random, also norms and biases."""
     torch.manual_seed(0)
     model = BertModel(BertConfig(**CONFIGS[name]), add_pooling_layer=name == "pooler").eval()
     with torch.no_grad():
@@ -44,7 +44,7 @@ def create(name):
 def assert_close(ours, theirs):
     theirs = theirs.numpy()
     assert theirs.std() > 0.1 and ours.dtype == jnp.float32
-    # float32 in both, a few layers that each round by 1e-7 or two
+    # float32 on both sides: a few layers, each rounded by about 1e-7
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
@@ -75,7 +75,7 @@ def test_agrees(saved):
 @pytest.mark.parametrize("kind", [BertForMaskedLM, BertForPreTraining])
 @pytest.mark.parametrize("former", [False, True], ids=["new names", "former names"])
 def test_a_head_is_left_out(kind, former, tmp_path):
-    """As BERT is published, whose first files have TensorFlow's names of norms, also in the head."""
+    """Published files of BERT: the earliest have TensorFlow's names of norms, also in the head."""
     torch.manual_seed(0)
     theirs = kind(BertConfig(**TINY)).eval()
     theirs.save_pretrained(tmp_path)
@@ -168,7 +168,7 @@ SENTENCES = [
 
 
 def test_minilm():
-    """The published weights in both: tokens, states, and similarities of sentences."""
+    """With the published weights, tokens, states and similarities of sentences agree."""
     module, variables, tokenizer = load_minilm()
     ids, mask = tokenizer.encode(SENTENCES, 24)
     theirs = AutoTokenizer.from_pretrained(minilm_folder())(
@@ -188,8 +188,9 @@ def test_minilm():
         states, weights = expected.last_hidden_state, theirs["attention_mask"][:, :, None]
         mean = (states * weights).sum(1) / weights.sum(1)
         mean = torch.nn.functional.normalize(mean, dim=1)
-    # States at padding, which nothing looks at, are so sensitive that float32 errs by 5e-5 in either.
+    # No token attends to states at padding. These states are so sensitive that float32 errs by
+    # 5e-5.
     assert_close(text.tokens[mask], states[mask])
     np.testing.assert_allclose(text.pooled, expected.pooler_output, atol=1e-5)
-    # float32 in both
+    # float32 on both sides
     np.testing.assert_allclose(embeddings @ embeddings.T, mean @ mean.T, atol=1e-6)

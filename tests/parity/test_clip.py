@@ -1,4 +1,4 @@
-"""CLIP against that of transformers, small and randomly initialised, saved by it and loaded here, and back.
+"""A small random CLIP of transformers, saved by transformers and loaded here, and back.
 
 Measured: all states, pooled and projected vectors differ by less than 1e-6 of their largest value.
 """
@@ -64,12 +64,12 @@ VISION_MODELS = {
     "with projection": (CLIPVisionModelWithProjection, dict(hidden_act="gelu", patch_size=3)),
 }
 
-# For programs that run but once: compiled in half the time.
+# For programs that run only once: this halves the compilation time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def randomise(model):
-    """Weights that keep the scale of activations, biases and norms that are not the identity."""
+    """Return a network whose weights keep activations in scale, with active biases and norms."""
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -82,7 +82,7 @@ def randomise(model):
 
 @pytest.fixture(scope="module")
 def tokens():
-    """Two texts with tokens END − 1 and END at different places, the first of them more than once."""
+    """Two texts with tokens END − 1 and END at different places, END − 1 more than once."""
     tokens = np.random.default_rng(0).integers(3, END - 1, (2, LENGTH - 2), np.int32)
     tokens[0, 3] = tokens[1, 6] = END
     tokens[0, [4, 7]] = tokens[1, 2] = END - 1
@@ -100,7 +100,7 @@ def pixel_values(images):
 
 
 def assert_close(ours, theirs):
-    # A few layers in float32, each with a rounding of 1e-7 relative or two.
+    # A few layers in float32, each rounded by about 1e-7 relative.
     theirs = theirs.numpy()
     assert ours.shape == theirs.shape and theirs.std() > 0.02
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
@@ -160,7 +160,7 @@ def test_vision_agrees(name, images, tmp_path):
 
 @pytest.fixture(scope="module")
 def both():
-    """Its projections are as large as it says, and not as its parts say."""
+    """The whole CLIP's number of projected features counts, not those of its parts."""
     torch.manual_seed(0)
     return randomise(
         CLIPModel(CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=14))
@@ -186,8 +186,10 @@ def test_logits_and_similarities_agree(both, images, tokens, tmp_path):
 
 
 def test_older_files(tokens, tmp_path):
-    """As published: a text encoder's tensors with its name, and the positions' numbers; transformers reads
-    the same."""
+    """Published files name the text encoder in its tensors and hold numbers of positions.
+
+    transformers reads the same file.
+    """
     theirs = randomise(CLIPTextModel(CLIPTextConfig(**TEXT)))
     theirs.save_pretrained(tmp_path)
     _, expected = pretrained.load(tmp_path)
@@ -210,8 +212,7 @@ def test_older_files(tokens, tmp_path):
 
 
 def test_older_configurations(both, tmp_path):
-    """Their `text_config_dict` replaces `text_config`, and what it lacks is the default and not what the
-    other says."""
+    """An old `text_config_dict` replaces `text_config`; only defaults complete it."""
     both.save_pretrained(tmp_path)
     module, _ = pretrained.load(tmp_path)
     path = tmp_path / "config.json"
@@ -231,7 +232,7 @@ def test_preparation_of_pictures_agrees(height, width):
     processor = CLIPImageProcessor(
         size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}
     )
-    # In the middle of the range, which cubic interpolation may overshoot; not in 8 bits, to which they round.
+    # Away from the ends, because cubic interpolation overshoots; and transformers rounds to 8 bits.
     image = np.random.default_rng(0).uniform(0.4, 0.6, (height, width, 3)).astype(np.float32)
     expected = processor(torch.tensor(image.transpose(2, 0, 1)), do_rescale=False)["pixel_values"][
         0

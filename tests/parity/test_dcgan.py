@@ -1,7 +1,7 @@
-"""DCGAN against the same network of PyTorch's layers, with the same random weights, in training and in evaluation.
+"""DCGAN compared with the same network of PyTorch's layers, in training and in evaluation.
 
-Channel-first maps are flattened otherwise than ours, so the first and the last layer, of PyTorch a convolution, are
-products of rearranged kernels here.
+PyTorch flattens channel-first maps in another order. So the first and the last layer, convolutions
+in PyTorch, are products with rearranged kernels here.
 """
 
 import jax
@@ -49,13 +49,12 @@ def generators():
     theirs = randomized([*layers, torch_nn.Tanh()])
 
     parameters, statistics = {}, {}
-    weight = (
-        theirs[0].weight.detach().numpy()
-    )  # [in, out, row, column], as all transposed convolutions
+    # [in, out, row, column], as in all of PyTorch's transposed convolutions.
+    weight = theirs[0].weight.detach().numpy()
     parameters["project"] = {"kernel": weight.transpose(0, 2, 3, 1).reshape(LATENT, -1)}
     for i in range(DOUBLINGS):
         parameters[f"norm_{i}"], statistics[f"norm_{i}"] = norm(theirs[1 + 3 * i])
-        # PyTorch's is the derivative of a correlation and flips the kernel; ours correlates.
+        # PyTorch's layer is the gradient of a correlation and flips the kernel; ours correlates.
         weight = theirs[3 + 3 * i].weight.detach().numpy()[:, :, ::-1, ::-1]
         parameters[f"conv_{i}"] = {"kernel": weight.transpose(2, 3, 0, 1)}
     ours = Generator(width=WIDTH, start=START, doublings=DOUBLINGS, latent_size=LATENT)
@@ -72,9 +71,8 @@ def discriminators():
         layers += [torch_nn.BatchNorm2d(outputs), torch_nn.LeakyReLU(0.2)]
     theirs = randomized([*layers, torch_nn.Conv2d(features[-1], 1, START, 1, 0, bias=False)])
 
-    kernel = lambda layer: (
-        layer.weight.detach().numpy().transpose(2, 3, 1, 0)
-    )  # [out, in, row, column] there
+    # PyTorch has [out, in, row, column].
+    kernel = lambda layer: layer.weight.detach().numpy().transpose(2, 3, 1, 0)
     parameters, statistics = {"conv_0": {"kernel": kernel(theirs[0])}}, {}
     for i in range(1, DOUBLINGS):
         parameters[f"conv_{i}"] = {"kernel": kernel(theirs[3 * i - 1])}
@@ -85,13 +83,13 @@ def discriminators():
 
 
 def assert_agree(output, expected):
-    # float32 throughout: some ten products and norms, each with a relative error of 1e-7 or so.
+    # float32 throughout: some ten products and norms, each with a relative error of about 1e-7.
     assert np.abs(expected).std() > 0.1
     np.testing.assert_allclose(output, expected, atol=5e-6 * np.abs(expected).max(), rtol=0)
 
 
 def assert_statistics_agree(statistics, old, theirs, counts):
-    """PyTorch divides a batch's variance by n − 1 before averaging it; Flax and the normalization divide by n."""
+    """PyTorch divides a batch's variance by n − 1 before averaging it; Flax divides by n."""
     norms = [layer for layer in theirs if isinstance(layer, torch.nn.BatchNorm2d)]
     for name, layer, count in zip(sorted(statistics), norms, counts, strict=True):
         np.testing.assert_allclose(statistics[name]["mean"], layer.running_mean, atol=1e-5)

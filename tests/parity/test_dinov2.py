@@ -1,4 +1,4 @@
-"""DINOv2 against that of transformers, small and random, through saved folders.
+"""DINOv2 compared with transformers', small and random, through saved folders.
 
 Measured: states differ by less than 6e-7 of their largest value, images of other sizes included.
 """
@@ -25,7 +25,7 @@ from genjax.models.encoders.dinov2 import COLOUR_DEVIATION, COLOUR_MEAN, dinov2_
 from .libraries import assert_opens, with_entries
 
 TINY = dict(hidden_size=12, num_attention_heads=2, num_hidden_layers=2, patch_size=2, image_size=10)
-# Two thirds of thrice the width are 20 features, rounded up to 24.
+# Two thirds of three times the width are 20 features, rounded up to 24.
 GATED = dict(use_swiglu_ffn=True, hidden_size=10, mlp_ratio=3)
 CONFIGS = {
     "plain": (Dinov2Model, Dinov2Config(**TINY, num_channels=2)),
@@ -35,7 +35,7 @@ CONFIGS = {
         Dinov2WithRegistersConfig(**TINY, num_register_tokens=3),
     ),
 }
-# The trained one; larger; smaller and not square; as many patches, not square.
+# The trained size; larger; smaller and not square; as many patches, but not square.
 SIZES = {
     "plain": [(10, 10), (14, 24), (6, 8)],
     "gated": [(10, 10)],
@@ -44,7 +44,7 @@ SIZES = {
 
 
 def create(name):
-    """Every parameter random: the mask token and registers are zero at initialisation, scales one."""
+    """Make all parameters random: mask token and registers start at zero, scales at one."""
     model, config = CONFIGS[name]
     torch.manual_seed(0)
     model = model(config).eval()
@@ -64,13 +64,13 @@ def channel_first(images):
 def assert_close(ours, theirs):
     theirs = theirs.numpy()
     assert theirs.std() > 0.1 and ours.dtype == jnp.float32
-    # float32 in both, a few layers that each round by 1e-7 or two, and positions at which filters are taken
+    # float32 on both sides: a few layers, each rounded by about 1e-7, and the filters' positions
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Of a configuration: transformers' network, its folder, and what is loaded from there."""
+    """For a configuration: transformers' network, its folder, and the module loaded from it."""
 
     @functools.cache
     def save(name):
@@ -147,9 +147,10 @@ def test_an_offset_that_transformers_cannot_say_is_named(saved, tmp_path):
 
 
 def test_features(tmp_path):
-    """Of pictures by the authors' protocol: antialiased bicubic to 224 pixels, ImageNet's colours, positions.
+    """The authors' protocol: antialiased bicubic to 224 pixels, ImageNet's colours, positions.
 
-    Those of 16 patches are taken from the trained ones by a scale factor of 16.1 over their number."""
+    Positions of 16 patches are interpolated with a scale factor of 16.1 over the trained number.
+    """
     _, config = CONFIGS["plain"]
     torch.manual_seed(0)
     theirs = Dinov2Model(
@@ -169,7 +170,7 @@ def test_features(tmp_path):
     column = lambda values: torch.tensor(values)[:, None, None]
     inputs = (resized - column(COLOUR_MEAN)) / column(COLOUR_DEVIATION)
     images = pictures / np.float32(127.5) - 1
-    # of values up to 2.6; theirs finds places in float32
+    # values reach 2.6; transformers computes positions in float32
     np.testing.assert_allclose(jax.jit(preprocess)(images), inputs.permute(0, 2, 3, 1), atol=2e-5)
 
     table = theirs.embeddings.position_embeddings[0]

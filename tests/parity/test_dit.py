@@ -1,9 +1,9 @@
-"""DiT against the PyTorch one of diffusers, both with the same random weights.
+"""DiT compared with diffusers', both with the same random weights.
 
-diffusers differs from DiT as published in two places, which are set right here before comparing: it spaces
-the frequencies of the time embedding by 1/(half − 1) (`downscale_freq_shift`), and it has an epsilon of
-1e-5 in the norm before the feed-forward layer. It also keeps the time and label embedding once per block; DiT
-shares one.
+diffusers differs from the published DiT in two places, which are corrected before the comparison.
+It spaces the frequencies of the time embedding by 1/(half − 1) (`downscale_freq_shift`). Its norm
+before the feed-forward layer has an epsilon of 1e-5. It also keeps the time and label embedding
+once per block; DiT shares one.
 """
 
 import jax
@@ -44,7 +44,7 @@ def theirs():
 
 
 def dense(*layers):
-    """The linear layers side by side as one of ours: PyTorch keeps `[out, in]`, Flax `[in, out]`."""
+    """Concatenate linear layers as one of ours: PyTorch has `[out, in]`, Flax `[in, out]`."""
     return {
         "kernel": np.concatenate([layer.weight.detach().numpy() for layer in layers]).T,
         "bias": np.concatenate([layer.bias.detach().numpy() for layer in layers]),
@@ -52,7 +52,7 @@ def dense(*layers):
 
 
 def by_head(layer):
-    """Features (which, head, feature) as (head, which, feature)."""
+    """Reorder features (query/key/value, head, feature) to (head, query/key/value, feature)."""
     swap = lambda a: a.reshape(*a.shape[:-1], 3, HEADS, -1).swapaxes(-3, -2).reshape(a.shape)
     return jax.tree.map(swap, layer)
 
@@ -71,9 +71,8 @@ def block(theirs):
 def parameters(theirs):
     embedding = theirs.transformer_blocks[0].norm1.emb
     patches = theirs.pos_embed.proj
-    kernel = (
-        patches.weight.detach().numpy()
-    )  # [width, channel, row, column]; ours (row, column, channel)
+    # PyTorch has [width, channel, row, column], our patches have (row, column, channel).
+    kernel = patches.weight.detach().numpy()
     return {
         "patch_embedding": {
             "kernel": kernel.transpose(2, 3, 1, 0).reshape(-1, WIDTH),
@@ -93,10 +92,8 @@ def parameters(theirs):
 def test_outputs_agree(theirs):
     random = np.random.default_rng(0)
     x = random.standard_normal((4, SIDE, SIDE, CHANNELS), np.float32)
-    timesteps, labels = (
-        np.array([0, 1, 500, 999]),
-        np.array([0, 3, 9, CLASSES]),
-    )  # the last is the null label
+    # The last label is the null label.
+    timesteps, labels = (np.array([0, 1, 500, 999]), np.array([0, 3, 9, CLASSES]))
     with torch.no_grad():
         expected = theirs(
             torch.from_numpy(x.transpose(0, 3, 1, 2)),
@@ -115,6 +112,6 @@ def test_outputs_agree(theirs):
     time = jnp.asarray(timesteps / network.time_scale, jnp.float32)
     output = jax.jit(network.apply)({"params": parameters(theirs)}, x, time, jnp.asarray(labels))
     expected = expected.transpose(0, 2, 3, 1)
-    # float32 throughout; a relative error of 1e-6 in each of the products adds up to about 1e-5.
+    # float32 throughout: a relative error of 1e-6 in each product sums to about 1e-5.
     assert np.abs(expected).std() > 0.1
     np.testing.assert_allclose(output, expected, atol=2e-5 * np.abs(expected).max())

@@ -1,6 +1,6 @@
-"""DiT against diffusers' with the same random weights, unchanged, through folders that either saved.
+"""DiT compared with unchanged diffusers, through folders that either library saved.
 
-`test_dit.py` compares DiT as published, with diffusers' made the same.
+`test_dit.py` compares the published DiT, with diffusers made equal to it.
 """
 
 import jax
@@ -19,7 +19,8 @@ from genjax.pretrained.dit import MAX_PERIOD
 from .libraries import assert_opens, with_entries
 
 FILE = "diffusion_pytorch_model.safetensors"
-# As published, smaller; and with the rest of what can be said, for images of another size than `sample_size`.
+# A small published network; and one with all other options, for images of another size than
+# `sample_size`.
 CONFIGURATIONS = {
     "published": dict(out_channels=8, attention_head_dim=8, sample_size=8),
     "other": dict(
@@ -58,10 +59,8 @@ def saved(request, tmp_path_factory):
     return folder, model, SIDES[request.param], *pretrained.load(folder)
 
 
-TIMESTEPS, LABELS = (
-    np.array([0, 1, 321, 999]),
-    np.array([0, 3, 9, CLASSES]),
-)  # the last is the null label
+# The last label is the null label.
+TIMESTEPS, LABELS = (np.array([0, 1, 321, 999]), np.array([0, 3, 9, CLASSES]))
 
 
 def images(side, channels):
@@ -77,7 +76,8 @@ def assert_agree(module, variables, model, x):
         ).sample.numpy()
     output = jax.jit(module.apply)(variables, x, jnp.asarray(TIMESTEPS / 1000, jnp.float32), LABELS)
     assert expected.std() > 0.1
-    # float32 throughout: a relative 1e-7 in each of some 30 operations, and time to 1e-7 of angles up to 999.
+    # float32 throughout: a relative 1e-7 in each of some 30 operations, and in angles of time up to
+    # 999.
     np.testing.assert_allclose(
         output, expected.transpose(0, 2, 3, 1), rtol=0, atol=2e-5 * np.abs(expected).max()
     )
@@ -122,7 +122,7 @@ def test_what_diffusers_cannot_have_is_refused(tmp_path):
         pretrained.save(tmp_path, DiT(2, 16, 2, 4, CLASSES, max_period=MAX_PERIOD), {})
 
 
-def test_arrays_are_of_the_type_and_on_the_devices_that_are_asked_for(saved):
+def test_arrays_have_the_given_type_and_devices(saved):
     folder, _, _, _, exact = saved
     mesh = jax.make_mesh((1,), ("fsdp",))
     axes = lambda shape: (None, None, "fsdp") if len(shape) == 3 else ()
@@ -140,7 +140,7 @@ def test_arrays_are_of_the_type_and_on_the_devices_that_are_asked_for(saved):
 
 
 def test_blocks_may_have_embeddings_of_their_own(saved, tmp_path):
-    """As where diffusers trained a network. The last modulation takes the first block's."""
+    """Training in diffusers separates embeddings; the last modulation takes the first block's."""
     folder, model, side, tied, _ = saved
     theirs = type(model).from_pretrained(folder).eval()
     torch.manual_seed(1)

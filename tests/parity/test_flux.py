@@ -1,4 +1,4 @@
-"""FLUX.1 against diffusers' with the same random weights, through folders, in both directions."""
+"""FLUX.1 compared with diffusers', through folders, in both directions."""
 
 import functools
 
@@ -30,7 +30,8 @@ SMALL = dict(
     pooled_projection_dim=POOLED,
     axes_dims_rope=(2, 4, 6),
 )
-# As schnell; as dev; as Fill, whose input has channels more than the output; and without one kind of blocks.
+# As schnell; as dev; as Fill, whose input has more channels than its output; without one kind of
+# blocks.
 CONFIGURATIONS = {
     "schnell": SMALL,
     "dev": SMALL | dict(guidance_embeds=True, axes_dims_rope=(4, 4, 4)),
@@ -63,7 +64,7 @@ def inputs(configuration):
 
 
 def output_of_theirs(model, x, t, text, guidance):
-    """As the pipeline calls it, by its own packing and positions."""
+    """Call the network as the pipeline does, with its packing and positions."""
     tensor = lambda a: None if a is None else torch.from_numpy(np.array(a))
     height, width, channels = x.shape[1:]
     latents = tensor(x).permute(0, 3, 1, 2)
@@ -85,14 +86,14 @@ def output_of_theirs(model, x, t, text, guidance):
 
 def assert_close(ours, theirs):
     assert theirs.std() > 0.1 and ours.shape == theirs.shape and ours.dtype == jnp.float32
-    # float32 on both sides, whose sinusoids are of angles up to 3500 and so wrong by 2e-4: the largest error
-    # is 1.3e-5
+    # float32 on both sides. Sinusoids of angles up to 3500 err by 2e-4; the largest error is
+    # 1.3e-5.
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-5 * np.abs(theirs).max())
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Of a configuration: diffusers' network, its folder, and what is loaded from there."""
+    """For a configuration: diffusers' network, its folder, and the module loaded from it."""
 
     @functools.cache
     def save(name):
@@ -138,7 +139,7 @@ def test_ours_through_theirs(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, same, variables)
 
 
-def test_padding_hidden_by_the_mask_is_as_if_it_were_not_there(saved):
+def test_masked_padding_changes_nothing(saved):
     theirs, _, ours, variables = saved("schnell")
     x, t, text, guidance = inputs(SMALL)
     mask = jnp.array([[True, True, False]] * BATCH)
@@ -147,7 +148,7 @@ def test_padding_hidden_by_the_mask_is_as_if_it_were_not_there(saved):
     assert_close(output, output_of_theirs(theirs, x, t, short, guidance))
 
 
-def test_types_are_those_asked_for(saved):
+def test_variables_have_the_given_types(saved):
     types = lambda expected: jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16 if a.ndim > 2 else a.dtype), expected
     )
@@ -161,8 +162,8 @@ def test_types_are_those_asked_for(saved):
     [
         (dict(patch_size=2), "patch_size=2 is not supported; only 1"),
         (dict(axes_dims_rope=[4, 4, 6]), "attention_head_dim=12 is not supported; only 14"),
-        (dict(in_channels=14), "in_channels=14 is no multiple of 4"),
-        (dict(out_channels=6), "out_channels=6 is no multiple of 4"),
+        (dict(in_channels=14), "in_channels=14 is not a multiple of 4"),
+        (dict(out_channels=6), "out_channels=6 is not a multiple of 4"),
         (dict(theta=1000), "not known here: {'theta': 1000}"),
         (dict(guidance_embeds=True), "missing: time_text_embed.guidance_embedder.linear_1.weight"),
         (dict(num_layers=1), "extra: transformer_blocks.1.attn.add_k_proj.bias"),
@@ -179,10 +180,10 @@ def test_faults(saved, tmp_path, change, message):
     [
         (dict(patch_size=1), "patch_size=1 is not supported; only 2"),
         (dict(time_scale=1.0), "time_scale=1.0 is not supported; only 1000.0"),
-        ({}, "it needs pooled text; got parameters of head, modulation, patch_embedding, "),
+        ({}, "the class needs pooled text; got parameters of head, modulation, patch_embedding, "),
     ],
 )
-def test_what_theirs_cannot_be_is_not_saved(tmp_path, fields, message):
+def test_what_diffusers_cannot_express_is_not_saved(tmp_path, fields, message):
     ours = Flux(
         num_double_blocks=0, num_single_blocks=1, num_heads=1, rotary_features=(2, 2, 2), **fields
     )
@@ -197,7 +198,7 @@ def test_what_theirs_cannot_be_is_not_saved(tmp_path, fields, message):
 
 
 def test_adapters_are_added_to_the_weights(saved, tmp_path):
-    """Low-rank ones of every kind of layer, against a network of theirs whose weights they were added to."""
+    """Low-rank adapters of every kind of layer equal their sum with diffusers' weights."""
     _, _, ours, variables = saved("schnell")
     theirs = randomized(SMALL)
     tensors = {}

@@ -1,4 +1,4 @@
-"""Grids side by side with the schedules of diffusers."""
+"""Grids compared with the schedules of diffusers."""
 
 import functools
 
@@ -32,7 +32,7 @@ from genjax.diffusion import (
     uniform_grid,
 )
 
-# Diffusers makes NumPy arrays of tensors of a PyTorch older than NumPy's copy keyword.
+# diffusers makes NumPy arrays of tensors; PyTorch here is older than NumPy's copy keyword.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword"
 )
@@ -44,7 +44,7 @@ SPACINGS = dict(trailing=trailing_grid, leading=leading_grid, linspace=linspace_
 
 
 def timesteps(times):
-    """The i of t = (i + 1)/1000, clean end left out."""
+    """Return the i of t = (i + 1)/1000, without the clean end."""
     return 1000 * np.asarray(times, np.float64)[:-1] - 1
 
 
@@ -64,11 +64,10 @@ def test_levels_of_stable_diffusion(grid, flag, scheduler, num_steps):
     reference.set_timesteps(num_steps)
     times = grid(TABLE, num_steps)
     found = np.asarray(TABLE.sigma(times) / TABLE.alpha(times))
-    # Float32: a product of 1000 factors there, a sum of 1000 logarithms here.
+    # Float32: diffusers multiplies 1000 factors, we add 1000 logarithms.
     np.testing.assert_allclose(found, reference.sigmas, rtol=1e-4, atol=1e-7)
-    if (
-        scheduler is EulerDiscreteScheduler
-    ):  # the other rounds; between two steps theirs is linear in log(sigma)
+    # The other scheduler rounds. Between two steps Euler's timesteps are linear in log(sigma).
+    if scheduler is EulerDiscreteScheduler:
         np.testing.assert_allclose(timesteps(times), reference.timesteps, atol=0.1)
 
 
@@ -85,9 +84,8 @@ def test_spacings_of_ddim(spacing, num_steps):
     reference = DDIMScheduler(timestep_spacing=spacing)
     reference.set_timesteps(num_steps)
     found = timesteps(SPACINGS[spacing](TABLE, num_steps))
-    np.testing.assert_allclose(
-        found, reference.timesteps, atol=1e-3
-    )  # integers there, float32 times 1000 here
+    # diffusers has integers, we have float32 times 1000.
+    np.testing.assert_allclose(found, reference.timesteps, atol=1e-3)
 
 
 def test_leading_with_the_offset_of_stable_diffusion():
@@ -99,14 +97,13 @@ def test_leading_with_the_offset_of_stable_diffusion():
 
 
 def test_where_trailing_spacing_of_ddim_is_not_the_papers():
-    """It adds up the float N/n: exact halves round astray, and at times it makes a step too many, timestep −1."""
+    """diffusers adds up the float N/n: some halves round wrongly, and timestep −1 may appear."""
     reference = DDIMScheduler(timestep_spacing="trailing")
     reference.set_timesteps(48)
     found = timesteps(trailing_grid(TABLE, 48))
     astray = np.abs(found - np.asarray(reference.timesteps)) > 0.5
-    np.testing.assert_allclose(
-        found[astray], [937, 687, 437, 187], atol=1e-3
-    )  # 937.5 − 1 to even, and so on
+    # 937.5 − 1 is rounded to even, and so on.
+    np.testing.assert_allclose(found[astray], [937, 687, 437, 187], atol=1e-3)
     reference.set_timesteps(61)
     assert len(reference.timesteps) == 62 and reference.timesteps[-1] == -1
     np.testing.assert_allclose(
@@ -115,7 +112,7 @@ def test_where_trailing_spacing_of_ddim_is_not_the_papers():
 
 
 def test_spacings_of_euler_and_of_dpm_solver():
-    """Euler's linspace lies between the tabulated; DPM-Solver's has a step more, the last, which it leaves out."""
+    """Euler's linspace lies between tabulated steps; DPM-Solver's drops one extra last step."""
     n = 12
     reference = EulerDiscreteScheduler(**BETAS)
     reference.set_timesteps(n)
@@ -129,7 +126,7 @@ def test_spacings_of_euler_and_of_dpm_solver():
 
 @pytest.mark.parametrize("num_steps", [1, 4, 28])
 def test_flow_matching(num_steps):
-    """A static shift; a dynamic one without sigmas; and with FLUX's, linspace(1, 1/n, n)."""
+    """Static and dynamic shifts agree, also with FLUX's sigmas, linspace(1, 1/n, n)."""
     reference = FlowMatchEulerDiscreteScheduler(shift=3.0)
     reference.set_timesteps(num_steps)
     close = functools.partial(np.testing.assert_allclose, rtol=2e-6, atol=1e-7)  # float32

@@ -1,4 +1,4 @@
-"""Guidance rules against the guiders of diffusers, on the same pairs of predictions, and RePaint's way back."""
+"""Guidance rules compared with diffusers' guiders on equal predictions, and RePaint's way back."""
 
 import functools
 
@@ -89,7 +89,7 @@ def test_the_other_convention(pair):
 
 
 def test_a_layer_left_out(pair):
-    """Classifier-free guidance, and away from a network without some layers."""
+    """Classifier-free guidance, and guidance away from a network without some layers."""
     disturbed = np.random.default_rng(1).normal(size=pair[0].shape).astype(np.float32)
     guider = guiders.SkipLayerGuidance(
         guidance_scale=SCALE, skip_layer_guidance_scale=2.8, skip_layer_guidance_layers=[0]
@@ -106,7 +106,7 @@ def test_a_layer_left_out(pair):
 
 
 def test_momentum_over_steps():
-    """Adaptive projected guidance of x̂ over a whole trajectory, its running average included."""
+    """Adaptive projected guidance of x̂ over a whole trajectory, including its running average."""
     weights = np.random.default_rng(1).normal(size=(2, 16)).astype(np.float32)
     noise = np.random.default_rng(2).normal(size=(3, 16)).astype(np.float32)
     times = uniform_grid(FLOW, 8)[:-1]
@@ -132,14 +132,14 @@ def test_momentum_over_steps():
     for step, (t, s) in enumerate(zip(np.asarray(times[:-1]), np.asarray(times[1:]), strict=True)):
         x_hat = theirs(guider, *(np.tanh(x + t * weights[label]) for label in (1, 0)), step=step)
         x = (1 - s) * x_hat + s * (x - (1 - t) * x_hat) / t
-    np.testing.assert_allclose(result, x, rtol=1e-4, atol=1e-4)  # seven steps of it
+    np.testing.assert_allclose(result, x, rtol=1e-4, atol=1e-4)  # seven steps
 
 
 @pytest.mark.parametrize(
     "num_steps, jump_length, resamplings", [(50, 10, 10), (23, 4, 3), (10, 1, 2), (8, 8, 5)]
 )
-def test_repaint_goes_back_when_theirs_does(num_steps, jump_length, resamplings):
-    """They list where each step ends, counted in steps left, and all places on the way back up."""
+def test_repaint_goes_back_when_diffusers_does(num_steps, jump_length, resamplings):
+    """diffusers lists the ends of steps, in remaining steps, and all places on the way back."""
     scheduler = RePaintScheduler(num_train_timesteps=num_steps)
     scheduler.set_timesteps(num_steps, jump_length, resamplings)
     times = uniform_grid(FLOW, num_steps)

@@ -1,4 +1,4 @@
-"""Inception-v3 against torchvision's blocks with random weights, as they are and as in the network of FID.
+"""Inception-v3 compared with torchvision's blocks, in torchvision's form and in that of FID.
 
 Measured: features and logits differ by less than 2e-6 of their largest value.
 """
@@ -21,7 +21,7 @@ def mean_of_pixels(x, **window):
 
 
 def pooling(monkeypatch, block, pool):
-    """Makes a block pool by another function than `avg_pool2d`."""
+    """Make a block pool by another function than `avg_pool2d`."""
     forward = block.forward
 
     def with_pool(x):
@@ -33,7 +33,7 @@ def pooling(monkeypatch, block, pool):
 
 
 def randomize(model):
-    """Such that what differs between two images is not lost on the way through some twenty layers."""
+    """Set weights so that differences between two images survive some twenty layers."""
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -48,7 +48,7 @@ def randomize(model):
 
 
 def outputs(model, images):
-    """Features and logits; images are [batch height width 3]."""
+    """Return features and logits of images [batch height width 3]."""
     features = []
     hook = model.avgpool.register_forward_hook(
         lambda module, inputs, output: features.append(output)
@@ -61,7 +61,7 @@ def outputs(model, images):
 
 def assert_close(ours, theirs):
     assert theirs.std(axis=0).mean() > 0.02 * theirs.std() and ours.dtype == jnp.float32
-    # float32 in both, some fifty layers that each round by 1e-7 or two
+    # float32 on both sides: some fifty layers, each rounded by about 1e-7
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
@@ -84,7 +84,7 @@ def test_torchvision_agrees(tmp_path):
 
 
 def test_features_of_fid_agree(tmp_path, fid, monkeypatch):
-    """From the bytes of pictures, with the poolings that pytorch-fid and torch-fidelity have."""
+    """Start from pictures' bytes, with the poolings of pytorch-fid and torch-fidelity."""
     for name in ("5b", "5c", "5d", "6b", "6c", "6d", "6e", "7b"):
         pooling(monkeypatch, getattr(fid, f"Mixed_{name}"), mean_of_pixels)
     pooling(monkeypatch, fid.Mixed_7c, max_pool2d)
@@ -97,10 +97,8 @@ def test_features_of_fid_agree(tmp_path, fid, monkeypatch):
 
     pictures = np.random.default_rng(0).integers(0, 256, (2, 7, 5, 3)).astype(np.uint8)
     resized = pictures.astype(float)
-    for axis in (
-        1,
-        2,
-    ):  # output i of 299 lies at i·side/299; beyond the last pixel its value goes on
+    # Output i of 299 lies at i·side/299. Beyond the last pixel its value continues.
+    for axis in (1, 2):
         side = resized.shape[axis]
         line = lambda values, side=side: np.interp(
             np.arange(299) * side / 299, np.arange(side), values

@@ -1,4 +1,4 @@
-"""LPIPS against the authors' PyTorch package, which has the linear layers, and torchvision's VGG16."""
+"""LPIPS compared with the authors' PyTorch package, its linear layers and torchvision's VGG16."""
 
 import warnings
 
@@ -12,13 +12,13 @@ from genjax.models.encoders.vgg16 import vgg16_features
 from genjax.pretrained.lpips import load_lpips
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # torchvision's of how lpips calls it
+    warnings.simplefilter("ignore")  # a warning of torchvision on how lpips calls it
     import lpips as reference
 
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    """Theirs, with its own linear layers and our VGG16, which it would download; ours, and its variables."""
+    """The authors' LPIPS with our VGG16, which it would download; our LPIPS, and its variables."""
     ours, variables = load_lpips(tmp_path_factory.mktemp("weights") / "lpips.safetensors")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -37,7 +37,7 @@ def channel_first(images):
 
 
 def image_pairs():
-    """Emoji against others, against themselves with noise, and noise against noise."""
+    """Compare emoji with other emoji, emoji with noisy emoji, and noise with noise."""
     emoji = to_float(load_dataset("emoji", "test").source[:2]["image"])
     generator = np.random.default_rng(0)
     noisy = (emoji + 0.1 * generator.standard_normal(emoji.shape)).astype(np.float32)
@@ -69,7 +69,7 @@ def test_distances_agree(networks, kind):
         expected = theirs(channel_first(x), channel_first(y)).numpy().ravel()
     distances = ours(variables, x, y)
     assert expected.min() > 0.005
-    # float32 on both sides, thirteen convolutions, each a sum of up to 4,608 products: 4e-7 was measured.
+    # float32 on both sides: thirteen convolutions, sums of up to 4,608 products; 4e-7 was measured.
     np.testing.assert_allclose(distances, expected, rtol=3e-6)
 
 

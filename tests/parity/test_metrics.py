@@ -1,4 +1,4 @@
-"""Density, coverage, precision and recall against the package of Naeem et al. 2020."""
+"""Density, coverage, precision and recall compared with the package of Naeem et al. 2020."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from genjax.metrics import density_coverage, precision_recall
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("features", [2, 64])
 def test_agrees_with_prdc(k, features):
-    """Theirs takes balls without their surface, which no pair of these lies on."""
+    """The package takes balls without their surface; no pair here lies on a surface."""
     generator = np.random.default_rng(features)
     real, samples = (
         generator.normal(size=(300, features)),

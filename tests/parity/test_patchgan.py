@@ -1,4 +1,4 @@
-"""PatchGAN against the same network of PyTorch's layers, with the same random weights, in training and in evaluation."""
+"""PatchGAN compared with the same network of PyTorch's layers, in training and in evaluation."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ WIDTH, GROUPS = 4, 2
 
 
 def pytorch(layers, groups):
-    """As `NLayerDiscriminator` of pix2pix and taming-transformers: no bias before a batch norm."""
+    """Return the `NLayerDiscriminator` of pix2pix, without biases before batch norms."""
     torch_nn = torch.nn
     torch.manual_seed(0)
     features = [WIDTH * min(2**i, 8) for i in range(layers + 1)]
@@ -78,10 +78,11 @@ def test_agrees(layers, groups, train):
         lambda images: network.apply(variables, images, train=train, mutable=["batch_stats"])
     )
     logits, state = apply(images)
-    # float32 throughout: some ten products and norms, each with a relative error of 1e-7 or so.
+    # float32 throughout: some ten products and norms, each with a relative error of about 1e-7.
     assert expected.std() > 0.1
     np.testing.assert_allclose(logits, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
     if groups is None and train:
-        updated = convert(theirs)["batch_stats"]  # their variance is unbiased: test_dcgan.py
+        # PyTorch's variance is unbiased, see test_dcgan.py.
+        updated = convert(theirs)["batch_stats"]
         for name, statistics in state["batch_stats"].items():
             np.testing.assert_allclose(statistics["mean"], updated[name]["mean"], atol=1e-5)

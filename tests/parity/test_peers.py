@@ -1,4 +1,4 @@
-"""Networks of both libraries beside each other: the same weights, work and results, and what is printed of their times."""
+"""Peer networks with equal weights and work give equal results, and times are printed."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from experiments import peers
 from experiments.speed.peer_networks import Case, genjax_side, torch_side
 
-# which PyTorch's compiler itself uses
+# PyTorch's compiler uses it too
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"
 )
@@ -51,7 +51,7 @@ SMALL = {
 
 @pytest.mark.parametrize("name", SMALL)
 def test_both_do_the_same_work(name, tmp_path):
-    """Twice: of training, the second loss is that after a step of the optimizer."""
+    """Run twice: in training the second loss follows a step of the optimizer."""
     ours = genjax_side(SMALL[name], tmp_path)
     theirs = torch_side(SMALL[name], tmp_path, channels_last=True)
     assert ours.facts["parameters"] == theirs.facts["parameters"]
@@ -67,7 +67,7 @@ def test_both_do_the_same_work(name, tmp_path):
         assert peers.difference(found, expected) < 2e-5
         assert all(np.abs(a).max() > 0.01 for a in expected)
     (first,), (second,) = (each[:1] for each in results[0])
-    if SMALL[name].work == "training":  # so that a step left out would be seen
+    if SMALL[name].work == "training":  # a missing step would change the second loss
         assert np.abs(first - second) > 1e-4 * first
     else:
         np.testing.assert_array_equal(first, second)
@@ -81,7 +81,7 @@ def test_times_are_compared_in_turns(capsys):
         low, high = values["quartiles"]
         assert 0 < low <= values["median"] <= high
     assert row["ratios"].keys() == row["differences"].keys() == {"torch eager", "torch compiled"}
-    # ratios of rounds lie between those of the extremes
+    # the ratio of each round lies between those of the extremes
     fastest, slowest = (
         {
             name: min(v["quartiles"]) if low else max(v["quartiles"])
@@ -91,10 +91,8 @@ def test_times_are_compared_in_turns(capsys):
     )
     assert fastest["torch eager"] / slowest["genjax"] <= row["ratios"]["torch eager"]
     assert {"torch", "diffusers", "jax"} <= row["versions"].keys() and row["date"]
-    width, tokens = (
-        32,
-        16,
-    )  # of a forward pass: the block, patches in and out, modulation of the head, time
+    # Terms of a forward pass: the block, patches in and out, modulation of the head, time.
+    width, tokens = (32, 16)
     block = 12 * tokens * width**2 + 2 * tokens**2 * width + 6 * width**2
     ends = tokens * width * (16 + 16) + 2 * width**2 + 256 * width + width**2
     assert row["useful_multiply_adds"] == 2 * (block + ends)

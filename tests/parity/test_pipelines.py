@@ -1,6 +1,6 @@
-"""Whole systems against diffusers', assembled from small random parts and saved there.
+"""Whole systems compared with diffusers', assembled from small random parts and saved there.
 
-Noise, steps and pictures are the same, and mutants that read the text wrongly make other pictures.
+Noise, steps and pictures are equal. Mutants that read the text wrongly make other pictures.
 """
 
 import functools
@@ -17,23 +17,20 @@ from genjax.pipelines.systems import stable_diffusion_3 as sd3_system
 
 from .test_tokenizers import clip, t5
 
-# Diffusers makes NumPy arrays of tensors of a PyTorch older than NumPy's copy keyword.
+# diffusers makes NumPy arrays of tensors; PyTorch here is older than NumPy's copy keyword.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword"
 )
 
 PROMPTS = ["a photo of a cat " * 8, "Red apples on a table, " * 8]
 NEGATIVES = ["the cats", ""]
-TEXT = (
-    "text_embedder",
-    "add_v_proj",
-    "attn2.to_v",
-)  # what the text adds to conditioning and to attention
+# The layers by which text enters the conditioning and attention.
+TEXT = ("text_embedder", "add_v_proj", "attn2.to_v")
 TOKENS = 700  # more than the tokenizers have
 
 
 def randomize(model, scale=1.0):
-    """All parameters random, so that none is without effect: matrices of about unit gain."""
+    """Make all parameters random, so that all have an effect: matrices have about unit gain."""
     with torch.no_grad():
         for parameter in model.parameters():
             deviation = 0.3 if parameter.ndim == 1 else scale * np.prod(parameter.shape[1:]) ** -0.5
@@ -181,7 +178,7 @@ def dit(folder):
     )
     randomize(transformer, 0.5)
     first, second = (block.norm1.emb for block in transformer.transformer_blocks)
-    second.load_state_dict(first.state_dict())  # copies, as published
+    second.load_state_dict(first.state_dict())  # copies, as in published files
     return diffusers.DiTPipeline(
         transformer=transformer,
         vae=autoencoder(4),
@@ -191,7 +188,7 @@ def dit(folder):
 
 
 def loud(transformer):
-    """Return a random transformer that weighs what comes of the text, so that pictures show it."""
+    """Return a random transformer that amplifies the text's part, so that pictures show it."""
     with torch.no_grad():
         for name, parameter in randomize(transformer, 0.5).named_parameters():
             if any(layer in name for layer in TEXT):
@@ -200,7 +197,7 @@ def loud(transformer):
 
 
 def pack(noise):
-    """As FLUX packs 2×2 latents: channel, row, column."""
+    """Pack 2×2 latents as FLUX does: channel, row, column."""
     batch, channels, rows, columns = noise.shape
     noise = noise.reshape(batch, channels, rows // 2, 2, columns // 2, 2)
     return noise.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns // 4, 4 * channels)
@@ -232,11 +229,11 @@ CASES = {
 }
 
 
-LENGTH = 77  # of CLIP's part of the tokens, before T5's
+LENGTH = 77  # CLIP's part of the tokens, before T5's
 
 
 def without(**parts):
-    """Return a mutant of a text: zeros at an index of its tokens, or of its pooled features."""
+    """Return a mutant of a text with zeros at an index of its tokens or pooled features."""
     return lambda text: text.replace(
         **{name: getattr(text, name).at[i].set(0) for name, i in parts.items()}
     )
@@ -280,14 +277,14 @@ def pictures_of(theirs, name, build, options, asked, size, num_steps, latents):
 
 
 def last_states(module, variables, ids, mask):
-    """Return the states after the last block, where the system takes those before it."""
+    """Return the states after the last block, where the system takes the states before it."""
     encoded = module.apply(variables, ids)
     return encoded.states[-1], encoded.projected
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_pictures_agree_and_mutants_do_not(name, tmp_path, monkeypatch):
-    """Both pictures begin from one noise, so that only their prompts tell them apart."""
+    """Both pictures start from the same noise, so only their prompts differ."""
     build, options = CASES[name]
     torch.manual_seed(0)
     theirs = build(tmp_path)
@@ -303,8 +300,8 @@ def test_pictures_agree_and_mutants_do_not(name, tmp_path, monkeypatch):
     images = call()
     assert images.shape == expected.shape == (2, *size, 3)
     inside = (expected > 5) & (expected < 250)
-    assert inside.mean() > 0.3 and expected[inside].std() > 10  # not all at the ends of the scale
-    assert np.abs(images - expected).max() <= 1  # bytes round by .5
+    assert inside.mean() > 0.3 and expected[inside].std() > 10  # not all values are clipped
+    assert np.abs(images - expected).max() <= 1  # bytes are rounded by up to .5
 
     condition, system = ours.condition, getattr(build, "func", build).__name__
     mutants = {"of prompts in another order": lambda prompts: condition(prompts[::-1])}
@@ -318,12 +315,12 @@ def test_pictures_agree_and_mutants_do_not(name, tmp_path, monkeypatch):
     changes = {}
     for mutant, ours.condition in mutants.items():
         changes[mutant] = np.abs(call() - expected).max()
-    # Twice what pictures may differ by; tokenizers are trained a little differently each time.
+    # Twice the allowed difference of pictures; tokenizers' training varies a little.
     assert min(changes.values()) > 2, changes
 
 
 def test_diffusers_opens_a_pipeline_that_is_saved_and_makes_its_pictures(tmp_path):
-    """After a change of the network, as by fine-tuning."""
+    """The network has changed, as after fine-tuning."""
     torch.manual_seed(0)
     flux(tmp_path, dev=False).save_pretrained(tmp_path / "published")
     ours = pipelines.load(tmp_path / "published")
@@ -347,12 +344,14 @@ def test_diffusers_opens_a_pipeline_that_is_saved_and_makes_its_pictures(tmp_pat
 
 
 def test_diffusers_opens_a_pipeline_that_was_built_by_hand(tmp_path):
-    """Networks and tokenizers may come from anywhere; here they are read one by one from a folder."""
+    """Networks and tokenizers may come from anywhere; here a folder provides them one by one."""
     torch.manual_seed(0)
     source = tmp_path / "published"
     flux(tmp_path, dev=False).save_pretrained(source)
     theirs = pipelines.load(source)
-    names = "condition empty process target sampler grid size num_steps guidance_scale distilled".split()
+    names = (
+        "condition empty process target sampler grid size num_steps guidance_scale distilled"
+    ).split()
     settings = {name: getattr(theirs, name) for name in names}
     ours = pipelines.Pipeline(theirs.network, theirs.autoencoder, theirs.variables, **settings)
     parts = {

@@ -1,4 +1,4 @@
-"""PixArt against diffusers' with the same random weights, through folders that either saved."""
+"""PixArt compared with diffusers', through folders that either library saved."""
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,15 @@ from genjax.nn import Text
 from .libraries import assert_opens, with_entries
 
 SIZES = dict(num_attention_heads=2, num_layers=2, norm_eps=1e-6)
-# The first as PixArt-α at 1024 pixels, the second as at 512, the third with the rest of what can be said.
+# As PixArt-α at 1024 pixels; as PixArt-α at 512; with all other options.
 CONFIGURATIONS = {
-    "told its size": dict(
+    "with size": dict(
         attention_head_dim=12,
         cross_attention_dim=24,
         caption_channels=10,
         sample_size=128,
     ),
-    "not told": dict(
+    "without size": dict(
         attention_head_dim=8,
         cross_attention_dim=16,
         caption_channels=7,
@@ -43,7 +43,7 @@ CONFIGURATIONS = {
         use_additional_conditions=True,
     ),
 }
-SHAPES = {"told its size": (6, 10), "not told": (8, 8), "odd": (9, 3)}  # of the latents
+SHAPES = {"with size": (6, 10), "without size": (8, 8), "odd": (9, 3)}  # of the latents
 
 
 def randomized(configuration):
@@ -94,7 +94,8 @@ def theirs(model, x, timesteps, text, size):
 
 
 def assert_close(output, expected):
-    # float32 throughout: a relative 1e-7 in each of some 30 operations, and time to 1e-7 of angles up to 999.
+    # float32 throughout: a relative 1e-7 in each of some 30 operations, and in angles of time up to
+    # 999.
     assert expected.std() > 0.1
     np.testing.assert_allclose(output, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
@@ -103,9 +104,8 @@ def test_outputs_agree(saved):
     _, model, shape, module, variables = saved
     x, timesteps, text, size = inputs(model, shape)
     apply = jax.jit(module.apply)
-    mask = jnp.arange(6) < jnp.array(
-        [[6], [3], [1]]
-    )  # as many tokens as prompts have, the last an empty one
+    # The prompts' numbers of tokens; the last prompt is empty.
+    mask = jnp.arange(6) < jnp.array([[6], [3], [1]])
     outputs = []
     for prompts in (text, text.replace(mask=mask)):
         expected = theirs(model, x, timesteps, prompts, size)
@@ -128,8 +128,8 @@ def test_saving_what_was_loaded_changes_no_bit(saved, tmp_path):
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name, strict=True)
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_diffusers_opens_what_is_saved(tmp_path, told):
+@pytest.mark.parametrize("with_size", [False, True])
+def test_diffusers_opens_what_is_saved(tmp_path, with_size):
     module = PixArt(
         patch_size=2,
         width=12,
@@ -137,13 +137,13 @@ def test_diffusers_opens_what_is_saved(tmp_path, told):
         num_heads=3,
         base_size=4,
         interpolation_scale=1.5,
-        size_conditioning=told,
+        size_conditioning=with_size,
         out_channels=6,
     )
     random = np.random.default_rng(1)
     x, t = random.standard_normal((2, 4, 8, 3), np.float32), jnp.array([0.25, 0.75])
     text = Text(jnp.asarray(random.standard_normal((2, 5, 7), np.float32)))
-    size = np.array([[64, 128], [128, 64]], np.float32) if told else None
+    size = np.array([[64, 128], [128, 64]], np.float32) if with_size else None
     shapes = jax.eval_shape(module.init, jax.random.key(0), x, t, text, size)
     variables = jax.tree.map(lambda a: 0.15 * random.standard_normal(a.shape, np.float32), shapes)
     pretrained.save(tmp_path, module, variables)
@@ -158,7 +158,7 @@ def test_diffusers_opens_what_is_saved(tmp_path, told):
     [
         (64, 610_856_096, dict()),
         (128, 611_349_152, dict(size_conditioning=True)),
-        (128, 610_856_096, dict()),  # as Σ
+        (128, 610_856_096, dict()),  # as PixArt-Σ
     ],
 )
 def test_published_sizes_have_as_many_parameters(side, count, options):
@@ -188,8 +188,8 @@ def test_published_sizes_have_as_many_parameters(side, count, options):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("not told")
-    randomized(CONFIGURATIONS["not told"]).save_pretrained(folder)
+    folder = tmp_path_factory.mktemp("without size")
+    randomized(CONFIGURATIONS["without size"]).save_pretrained(folder)
     return folder
 
 

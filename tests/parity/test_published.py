@@ -1,4 +1,4 @@
-"""Every record against its library: defaults, and folders that either wrote."""
+"""Every record compared with its library: defaults, and folders that either library wrote."""
 
 import importlib
 import inspect
@@ -27,7 +27,7 @@ def as_json(value):
 
 
 def assert_says(config, entries):
-    """Assert that a configuration has these entries; of a part of a configuration, its own."""
+    """Assert that a configuration has these entries, recursively for its parts."""
     for name, value in entries.items():
         if isinstance(value, dict):
             assert_says(config[name], value)
@@ -76,16 +76,17 @@ def test_entries_and_their_defaults_are_the_librarys(record):
         defaults = {name: each.default for name, each in parameters.items() if name != "self"}
     else:
         defaults = kind.config_class().to_dict()
-    record.complete(defaults)  # raises where an entry is not known, or its value not supported
+    # Raises an error if an entry is unknown, or its value is not supported.
+    record.complete(defaults)
     for name in record.entries.keys() & defaults.keys():
         ours = default_of(record.entries[name])
-        if ours not in (None, {}):  # follows from other entries, or is a part of its own
+        if ours not in (None, {}):  # follows from other entries, or is a part
             assert as_json(ours) == as_json(defaults[name]), name
 
 
 @pytest.mark.parametrize("stem", ["diffusion_pytorch_model", "pytorch_model"])
 def test_a_folder_with_only_pickles_says_how_to_convert_them(stem, tmp_path):
-    """In two files, with a tensor that is transposed in memory and two that share it."""
+    """Save in two files, with a tensor that is transposed in memory and two that share memory."""
     shared = torch.arange(6.0).reshape(2, 3).T
     torch.save({"a": shared, "b": shared}, tmp_path / f"{stem}-00001-of-00002.bin")
     torch.save({"c": torch.ones(1, dtype=torch.bfloat16)}, tmp_path / f"{stem}-00002-of-00002.bin")

@@ -1,4 +1,4 @@
-"""SSIM against pytorch-msssim, in float64."""
+"""SSIM compared with pytorch-msssim, in float64."""
 
 import numpy as np
 import pytest
@@ -20,5 +20,5 @@ def test_ssim_agrees(kind):
         size_average=False,
     )
     assert np.std(theirs.numpy()) > 0.05
-    # Their window is of float32 and sums to 1 up to 1e-7, enlarged by differences of squares: 3e-6 was seen.
+    # Their float32 window sums to 1 up to 1e-7. Differences of squares amplify that; 3e-6 was seen.
     np.testing.assert_allclose(ssim(a, b), theirs, rtol=0, atol=1e-5)

@@ -1,12 +1,13 @@
-"""Samplers against the schedulers of diffusers, step by step: same denoising function, grid, and drawn noise.
+"""Samplers compared with diffusers' schedulers step by step: same denoiser, grid and drawn noise.
 
-A scheduler's `sigmas` are sigma/alpha, those of flow matching sigma. Our grid is the times of its levels; on DDPM's and
-DDIM's, timestep i is t = (i + 1)/1000. Whatever else has to be chosen for the mathematics to be the same is in CASES.
-What cannot be made the same, in diffusers 0.42:
+A scheduler's `sigmas` are sigma/alpha, and for flow matching sigma. Our grid consists of the times
+of these levels. On the grids of DDPM and DDIM, timestep i is t = (i + 1)/1000. CASES lists all
+other choices that make the mathematics equal. Three differences of diffusers 0.42 remain:
 
-- SDE-DPM-Solver++ 3M subtracts 1/2 where its second difference has to be multiplied by 1/2 + (1 − e^{−a} − a)/a²,
-  a = 2h, and so does not get smaller with the step.
-- Churn (`s_churn`) of its Euler and Heun raises the noise after the network was evaluated at the level before.
+- SDE-DPM-Solver++ 3M subtracts 1/2 where its second difference must be multiplied by 1/2 + (1 −
+  e^{−a} − a)/a², a = 2h. So its error does not shrink with the step.
+- Churn (`s_churn`) in its Euler and Heun raises the noise after the network was evaluated at the
+  previous level.
 - Its singlestep SDE draws noise for every update from the start of the step; ours has no such form.
 """
 
@@ -37,9 +38,9 @@ BATCH, DIMENSIONS = 16, 4
 STEPS = 10
 KEYS = sample_keys(jax.random.key(0), jnp.arange(BATCH))
 
-# Relative to the largest number in the states at that time. Both sides work in float32, where one rounding is 6e-8;
-# schedulers divide small differences of logarithms and of exponentials. Measured are up to 1e-6, but up to 1e-5 of
-# third-order DEIS and DPM-Solver.
+# Relative to the largest number in the states at that time. Both sides work in float32, where one
+# rounding is 6e-8. Schedulers divide small differences of logarithms and of exponentials. Up to
+# 1e-6 was measured, and up to 1e-5 for third-order DEIS and DPM-Solver.
 TOLERANCE = 3e-5
 
 
@@ -49,10 +50,10 @@ class Case(NamedTuple):
     process: object = VariancePreservingTable()
     step: dict = {}  # options of the scheduler's step
     grid: dict = {}  # options of its set_timesteps
-    compared: int | None = None  # how many states are
+    compared: int | None = None  # number of states to compare
 
 
-# Whose state is x_t/alpha.
+# Samplers whose state is x_t/alpha.
 DIVIDED = (
     diffusers.EulerDiscreteScheduler,
     diffusers.EulerAncestralDiscreteScheduler,
@@ -65,7 +66,9 @@ dpm = diffusers.DPMSolverMultistepScheduler
 
 
 class PublishedThirdOrder(diffusers.DPMSolverSinglestepScheduler):
-    """DPM-Solver-3 as published: its second evaluation's update is that of solver_type "heun", its third's of "midpoint"."""
+    """Return DPM-Solver-3 as published.
+
+    The update of its second evaluation is that of solver type "heun", of its third "midpoint"."""
 
     def singlestep_dpm_solver_second_order_update(self, *arguments, **named):
         self.register_to_config(solver_type="heun")
@@ -75,12 +78,13 @@ class PublishedThirdOrder(diffusers.DPMSolverSinglestepScheduler):
 
 
 CASES = {
-    # x̂ is not clipped here. "trailing" makes the steps equal: from timestep 999 by 100 to the clean end.
+    # x̂ is not clipped here. "trailing" makes equal steps of 100 from timestep 999 to the clean
+    # end.
     "DDPM": Case(
         partial(diffusers.DDPMScheduler, clip_sample=False, timestep_spacing="trailing"),
         samplers.ddpm,
     ),
-    # "leading" ends at timestep 0, where no noise is drawn whatever the variance.
+    # "leading" ends at timestep 0, where no noise is drawn, whatever the variance.
     "DDPM, learned variance": Case(
         partial(
             diffusers.DDPMScheduler,
@@ -157,8 +161,8 @@ CASES = {
         partial(dpm, algorithm_type="sde-dpmsolver++", use_karras_sigmas=True, solver_type="heun"),
         partial(samplers.dpm_solver_pp_2m, eta=1.0, form="heun"),
     ),
-    # Its second-order steps follow solver_type; its third-order ones, whatever that is, halve the second
-    # derivative once too often, so here `curvature` is .5.
+    # diffusers' second-order steps follow solver_type. Its third-order steps halve the second
+    # derivative once too often, whatever solver_type is. So `curvature` is .5 here.
     "DPM-Solver++ 3M": Case(
         partial(dpm, solver_order=3, solver_type="heun"),
         partial(samplers.dpm_solver_pp_3m, curvature=0.5, lower_order_final=True),
@@ -205,7 +209,7 @@ CASES = {
         ),
         partial(samplers.unipc, order=3),
     ),
-    # It divides 0 by 0 in a step to sigma = 0.
+    # diffusers divides 0 by 0 in a step to sigma = 0.
     "UniPC, B = h, to sigma_min": Case(
         partial(
             diffusers.UniPCMultistepScheduler, solver_type="bh1", final_sigmas_type="sigma_min"
@@ -238,7 +242,8 @@ CASES = {
         ),
         partial(samplers.dpm_solver_3, on_grid=True),
     ),
-    # Of its third-order step the lines are integrated exactly, and of its second-order one not: as DPM-Solver 3.
+    # Lines are integrated exactly in third-order steps, and not in second-order ones: as in
+    # DPM-Solver 3.
     "DPM-Solver++ 3S": Case(
         partial(
             PublishedThirdOrder,
@@ -248,7 +253,7 @@ CASES = {
         ),
         partial(samplers.dpm_solver_pp_3s, on_grid=True),
     ),
-    # Its steps to sigma = 0 are NaN.
+    # diffusers' steps to sigma = 0 are NaN.
     "SA-Solver": Case(
         partial(diffusers.SASolverScheduler, tau_func=lambda t: 1.0, lower_order_final=False),
         partial(samplers.sa_solver, form="program"),
@@ -290,7 +295,7 @@ CASES = {
         RectifiedFlow(),
         grid={"mu": 0.8},
     ),
-    # Its last step is Euler's, ours is Heun's: compared are the states before it.
+    # diffusers' last step is Euler's, ours is Heun's, so only earlier states are compared.
     "flow matching, Heun": Case(
         partial(diffusers.FlowMatchHeunDiscreteScheduler, shift=3.0),
         samplers.heun,
@@ -301,14 +306,14 @@ CASES = {
 
 
 def two_normals(x, alpha, sigma, tanh):
-    """x̂ and ẑ for data whose every number is from N(1, 1/4) or N(−1, 1/4)."""
+    """Return x̂ and ẑ for data with independent numbers from N(1, 1/4) or N(−1, 1/4)."""
     variance = alpha**2 / 4 + sigma**2
-    centre = tanh(alpha * x / variance)  # of ±1, how likely each is
+    centre = tanh(alpha * x / variance)  # the expected sign, from how likely each centre is
     return (alpha * x / 4 + sigma**2 * centre) / variance, sigma * (x - alpha * centre) / variance
 
 
 def learned_variance(x, tanh):
-    """In [0, 1], from the least to the largest."""
+    """Scale numbers to [0, 1], from the least to the largest."""
     return (1 + tanh(x)) / 2
 
 
@@ -318,7 +323,10 @@ def variance_preserving(rho):
 
 
 def levels(scheduler):
-    """alpha and sigma at each evaluation, and at the end; of second ones, those of the next step."""
+    """Return alpha and sigma at each evaluation and at the end.
+
+    A second evaluation has those of the next step.
+    """
     if not hasattr(scheduler, "sigmas"):
         squares = torch.cat([scheduler.alphas_cumprod[scheduler.timesteps], torch.ones(1)]).double()
         return squares.sqrt(), (1 - squares).sqrt()
@@ -333,11 +341,10 @@ def levels(scheduler):
 
 
 def network(scheduler, x, t, alpha, sigma):
-    """What a perfect network, of the kind that the scheduler expects, says to its state."""
+    """Return a perfect network's output for a scheduler's state, of the kind that it expects."""
     if hasattr(scheduler, "scale_model_input"):
-        scaled = scheduler.scale_model_input(
-            x, t
-        )  # it has to be called, and gives x_t of all but EDM's
+        # The scheduler requires this call, which gives x_t, except for EDM's.
+        scaled = scheduler.scale_model_input(x, t)
         x = x if "EDM" in type(scheduler).__name__ else scaled
     clean, noise = two_normals(x.double(), alpha, sigma, torch.tanh)
     kind = scheduler.config.get("prediction_type", "flow_prediction")
@@ -345,7 +352,8 @@ def network(scheduler, x, t, alpha, sigma):
         return (noise - clean).float()
     if kind == "v_prediction":
         return (alpha * noise - sigma * clean).float()
-    if "EDM" in type(scheduler).__name__:  # Karras et al. 2022, table 1, with data of deviation 1/2
+    # Karras et al. 2022, table 1, for data of standard deviation 1/2.
+    if "EDM" in type(scheduler).__name__:
         total = sigma**2 + 0.25
         return ((clean - 0.25 / total * x) * total.sqrt() / (sigma * 0.5)).float()
     if scheduler.config.get("variance_type") == "learned_range":
@@ -354,13 +362,12 @@ def network(scheduler, x, t, alpha, sigma):
 
 
 def their_states(scheduler, case, noise, draws, monkeypatch):
-    """The grid's alphas and sigmas, and the states there, x_t."""
+    """Return the grid's alphas and sigmas, and the states x_t there."""
     scheduler.set_timesteps(STEPS, **case.grid)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)  # Karras' timesteps are rounded, and not unique
-    draws = iter(
-        draws if len(scheduler.timesteps) == STEPS else draws[1::2]
-    )  # by second evaluations
+    # Second evaluations draw.
+    draws = iter(draws if len(scheduler.timesteps) == STEPS else draws[1::2])
     module = sys.modules[type(scheduler).__module__]
     if hasattr(module, "randn_tensor"):
         monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: torch.from_numpy(next(draws)))
@@ -370,21 +377,20 @@ def their_states(scheduler, case, noise, draws, monkeypatch):
     for t, alpha, sigma, scale in zip(
         scheduler.timesteps, alphas, sigmas, scales[1:], strict=False
     ):
-        if (
-            hasattr(scheduler, "sigmas_interpol") and not scheduler.state_in_first_order
-        ):  # DPM2, inside a step
+        # DPM2, inside a step.
+        if hasattr(scheduler, "sigmas_interpol") and not scheduler.state_in_first_order:
             ancestral = isinstance(scheduler, diffusers.KDPM2AncestralDiscreteScheduler)
             rho = scheduler.sigmas_interpol[scheduler.step_index - ancestral]
             alpha, sigma = variance_preserving(rho.double())
         x = scheduler.step(network(scheduler, x, t, alpha, sigma), t, x, **case.step).prev_sample
         states.append((x * scale).numpy())
-    kept = np.append(np.diff(sigmas) != 0, True)  # after a step's last evaluation
+    kept = np.append(np.diff(sigmas) != 0, True)  # after the last evaluation of a step
     return alphas[kept].numpy(), sigmas[kept].numpy(), np.stack(states)[kept]
 
 
 @pytest.fixture(scope="module")
 def draws():
-    """What a sampler draws for KEYS after each evaluation, taken on its own."""
+    """Return a sampler's draws for KEYS after each evaluation, computed separately."""
     rows = 2 * STEPS
     nothing = lambda x, t: Prediction(x, x)
     table = Table(jnp.zeros(rows), fresh=jnp.ones(rows))
@@ -392,9 +398,8 @@ def draws():
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-@pytest.mark.filterwarnings(
-    "ignore:.*algorithm_type:FutureWarning"
-)  # that of DPM-Solver without ++ will go
+# diffusers will remove DPM-Solver without ++.
+@pytest.mark.filterwarnings("ignore:.*algorithm_type:FutureWarning")
 @pytest.mark.filterwarnings(
     "ignore:__array__ implementation|__array_wrap__ must:DeprecationWarning"
 )

@@ -1,4 +1,4 @@
-"""MMDiT against diffusers' Stable Diffusion 3 transformer, small and randomly initialised, saved by it and loaded here."""
+"""A small random transformer of Stable Diffusion 3, saved by diffusers and loaded here."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ CONFIGS = {
         out_channels=6,
         dual_attention_layers=(0, 1),
         qk_norm="rms_norm",
-        pos_embed_max_size=8,  # from which 10×6 latents, 5×3 patches, are not cut in the exact middle
+        pos_embed_max_size=8,  # 10×6 latents, 5×3 patches, are not cropped exactly from its middle
         attention_head_dim=12,
     ),
     "3.5 large": dict(
@@ -65,7 +65,7 @@ BATCH = 2
 
 
 def create(config):
-    """All parameters random, those too that a new network has at zero or one."""
+    """Make all parameters random, also those that a new network has at zero or one."""
     config = SHARED | config
     width = config["num_attention_heads"] * config["attention_head_dim"]
     torch.manual_seed(0)
@@ -100,7 +100,8 @@ def apply_theirs(model, x, t, text):
 
 def assert_close(ours, theirs):
     assert theirs.std() > 0.3 and ours.shape == theirs.shape
-    # Four blocks in float32 of some ten products and norms each, with a rounding of 1e-7 relative or two.
+    # Four blocks in float32 with some ten products and norms each, each rounded by about 1e-7
+    # relative.
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
@@ -135,7 +136,7 @@ def test_what_was_loaded_is_saved_as_it_was(saved, tmp_path):
 
 @pytest.fixture(scope="module")
 def ours():
-    """A network of ours, with positions as in training at 1024 pixels that began at 256."""
+    """Our network has positions as after training at 1024 pixels that began at 256."""
     module = MMDiT(
         2,
         16,
@@ -155,7 +156,7 @@ def ours():
 
 
 def test_diffusers_opens_what_is_saved_here_and_padding_is_as_no_text(ours, tmp_path):
-    """Theirs knows no mask: it is given each text as long as it is."""
+    """diffusers' network has no mask, so each text is given at its own length."""
     module, variables = ours
     pretrained.save(tmp_path, module, variables)
     theirs = SD3Transformer2DModel.from_pretrained(tmp_path)
@@ -174,14 +175,14 @@ def test_diffusers_opens_what_is_saved_here_and_padding_is_as_no_text(ours, tmp_
     "max_size, start, step", [(192, -16.0, 0.25), (384, -40.0, 0.25), (192, 0.0, 1 / 3)]
 )
 def test_positions_are_read_off_tables_of_any_type(max_size, start, step, dtype):
-    """Of the published sizes; a table rounded to 16 bits still tells them exactly."""
+    """A table of published size, rounded to 16 bits, still determines the positions exactly."""
     width = 64
     module = MMDiT(2, width, 2, 2, max_size=max_size, position_start=start, position_step=step)
     found = positions_of(position_table(module, dtype), max_size, width)
     assert found == dict(position_start=start, position_step=step)
 
 
-def test_other_types_are_read_as_asked(tmp_path):
+def test_other_types_are_converted(tmp_path):
     theirs = create(CONFIGS["3"])
     theirs.to(torch.bfloat16).save_pretrained(tmp_path)
     as_float32, float32 = pretrained.load(tmp_path)

@@ -1,7 +1,6 @@
-"""T5's and UMT5's encoders against those of transformers, small and randomly initialised, saved by it and
-loaded here, and back.
+"""Small random encoders of T5 and UMT5, saved by transformers and loaded here, and back.
 
-Measured: states differ by 2e-6 of the largest or less.
+Measured: states differ by at most 2e-6 of the largest.
 """
 
 import functools
@@ -49,13 +48,12 @@ MODELS = {
     "UMT5": (*UMT5, dict(d_kv=8, num_layers=2)),
     "UMT5 with ReLU": (*UMT5, dict(feed_forward_proj="relu", d_kv=4)),
 }
-# For programs that run but once: compiled in half the time.
+# For programs that run only once: this halves the compilation time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def create(kind, config, entries):
-    """With weights that keep the scale of activations, norms that are not the identity, and biases that
-    matter."""
+    """Return a network whose weights keep activations in scale, with active norms and biases."""
     torch.manual_seed(0)
     model = kind(config(**SIZES | entries)).eval()
     with torch.no_grad():
@@ -82,7 +80,7 @@ def run(model, tokens, mask=None):
 
 
 def assert_close(ours, theirs):
-    # A few layers in float32, each with a rounding of 1e-7 relative or two.
+    # A few layers in float32, each rounded by about 1e-7 relative.
     theirs = theirs.numpy()
     assert ours.shape == theirs.shape and theirs.std() > 0.05
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
@@ -108,7 +106,7 @@ def test_the_encoder_of_a_whole_model(kind, tokens, tmp_path):
     theirs = create(kind, config, dict(num_layers=1, num_decoder_layers=1))
     theirs.save_pretrained(tmp_path / "theirs")
     module, variables = pretrained.load(tmp_path / "theirs")
-    if kind.__name__.endswith("Generation"):  # the encoder of either is the same
+    if kind.__name__.endswith("Generation"):  # both kinds have the same encoder
         assert_close(quick_jit(module.apply)(variables, tokens), run(theirs.encoder, tokens))
     pretrained.save(tmp_path / "ours", module, variables)
     again = encoder.from_pretrained(tmp_path / "ours").eval()
@@ -156,7 +154,7 @@ def test_bfloat16_weights_are_kept_bitwise(tokens, tmp_path):
     assert {a.dtype for a in jax.tree.leaves(variables)} == {np.dtype(ml_dtypes.bfloat16)}
     again = assert_opens(theirs, module, variables, tmp_path / "ours")
     assert again.dtype == torch.bfloat16
-    # Numbers, computed in float32 from weights of bfloat16 on either side.
+    # Both sides compute in float32 with bfloat16 weights.
     assert_close(quick_jit(module.apply)(variables, tokens), run(theirs.float(), tokens))
 
 

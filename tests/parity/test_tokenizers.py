@@ -1,4 +1,4 @@
-"""Against the fast tokenizers of transformers: small ones trained here, and MiniLM's."""
+"""Tokenizers compared with transformers' fast ones: small ones trained here, and MiniLM's."""
 
 import json
 import warnings
@@ -39,7 +39,8 @@ def clip(folder):
     library.train_from_iterator(CORPUS, trainer)
     model = json.loads(library.to_str())["model"]
     vocabulary = model["vocab"]
-    for sign in alphabet:  # trained, only those that end words in the corpus have the mark
+    # After training, only characters that end words in the corpus would have the mark.
+    for sign in alphabet:
         vocabulary.setdefault(sign + "</w>", len(vocabulary))
     for mark in ("<|startoftext|>", "<|endoftext|>"):
         vocabulary[mark] = len(vocabulary)
@@ -78,7 +79,7 @@ def assert_same(ours, theirs, prompts, length):
         prompts, padding="max_length", max_length=length, truncation=True, return_tensors="np"
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tests/data has those of prompts that are cut
+        warnings.simplefilter("ignore")  # tests/data tests the warnings on prompts that are cut
         ids, mask = ours.encode(prompts, length)
     np.testing.assert_array_equal(ids, expected["input_ids"])
     np.testing.assert_array_equal(mask, expected["attention_mask"])
@@ -95,7 +96,7 @@ def test_saved_ones_agree(tmp_path, build):
 
 @pytest.mark.parametrize("padding", ["<|endoftext|>", "!"])
 def test_vocabulary_and_merges_of_clip(tmp_path, padding):
-    """Files as they lie beside the encoders of Stable Diffusion, of which one pads with "!"."""
+    """Files as in Stable Diffusion's folders, one of which pads with "!"."""
     theirs, vocabulary, merges = clip(tmp_path / "theirs")
     theirs.pad_token = padding
     folder = tmp_path / "files"
@@ -117,7 +118,7 @@ def test_vocabulary_and_merges_of_clip(tmp_path, padding):
 
 
 def test_minilm():
-    """On the names of the emoji, of which some are longer than so many tokens."""
+    """The names of the emoji, some of which are longer than the length."""
     captions = [texts[0] for texts in load_dataset("emoji", "test").captions]
     theirs = transformers.AutoTokenizer.from_pretrained(minilm_folder())
     assert_same(Tokenizer(minilm_folder()), theirs, captions + PROMPTS, 12)

@@ -1,8 +1,8 @@
-"""Half-blocks against a layer of transformers' Llama, whole and with a cache.
+"""Half-blocks compared with a layer of transformers' Llama, at once and with a cache.
 
-It has RMS norms, rotary positions, grouped keys and SwiGLU.
+The layer has RMS norms, rotary positions, grouped keys and SwiGLU.
 
-Measured: outputs differ by 7e-7 of the largest or less.
+Measured: outputs differ by at most 7e-7 of the largest.
 """
 
 import flax.linen as nn
@@ -60,7 +60,7 @@ def variables(theirs):
     kernel = lambda name: {"kernel": tensors[f"{name}.weight"].T}
 
     def neighbours(layer):
-        """Llama turns features i and i + n/2 together, `rotate` features 2i and 2i + 1."""
+        """Llama rotates features i and i + n/2 together; `rotate` takes features 2i and 2i + 1."""
         heads = layer["kernel"].reshape(FEATURES, -1, 2, SIZE // 2)
         return {"kernel": heads.swapaxes(2, 3).reshape(FEATURES, -1)}
 
@@ -84,7 +84,8 @@ def x():
 
 
 def run(layer, x, start=0, cache=None):
-    """Their tokens after the layer, which sees those in `cache` and these from `start` on."""
+    """Return Llama's tokens after the layer, which attends to `cache` and to tokens from `start`
+    on."""
     positions = torch.arange(start, start + x.shape[1])[None]
     looks = torch.arange(start + x.shape[1])[None] <= positions[0][:, None]
     mask = torch.where(looks, 0.0, torch.finfo(torch.float32).min)[None, None]
@@ -101,7 +102,7 @@ def run(layer, x, start=0, cache=None):
 
 
 def assert_close(ours, theirs):
-    # A few layers in float32, each with a rounding of 1e-7 relative or two.
+    # A few layers in float32, each rounded by about 1e-7 relative.
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-6 * np.abs(theirs).max())
 
 

@@ -1,6 +1,6 @@
-"""The VQGAN against diffusers' `VQModel`, small and randomly initialised, saved by it and loaded here.
+"""A small random `VQModel` of diffusers, saved by diffusers and loaded here.
 
-Measured: the same codes, and latents and images that differ by less than 9e-6 of their largest value.
+Measured: codes are equal; latents and images differ by less than 9e-6 of their largest value.
 """
 
 import functools
@@ -44,12 +44,12 @@ CONFIGS = {
         up_block_types=["AttnUpDecoderBlock2D"] + 2 * ["UpDecoderBlock2D"],
     ),
 }
-# For programs that run but once: compiled in half the time.
+# For programs that run only once: this halves the compilation time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def create(config):
-    """With weights that keep the scale of activations, biases and norms that are not the identity."""
+    """Return a network whose weights keep activations in scale, with active biases and norms."""
     levels = len(config["block_out_channels"])
     types = dict(
         down_block_types=["DownEncoderBlock2D"] * levels,
@@ -63,7 +63,7 @@ def create(config):
             if parameter.ndim == 1:
                 offset, deviation = 0.5, 0.3
             parameter.copy_(offset + deviation * torch.randn_like(parameter))
-        # Many codes are chosen if they are spread as the latents are.
+        # Many codes are chosen if the codes have the spread of the latents.
         latents = model.encode(torch.randn(4, model.config.in_channels, 8, 8)).latents
         model.quant_conv.bias.sub_(latents.mean(dim=(0, 2, 3)))
         model.quantize.embedding.weight.mul_(2 * latents.std(dim=(0, 2, 3)))
@@ -75,15 +75,15 @@ def channel_last(tensor):
 
 
 def assert_close(ours, theirs):
-    # Some 20 to 40 layers in float32 on both sides, each with a rounding of 1e-7 relative or two, more where a norm
-    # divides by a deviation that is small by comparison with the mean.
+    # Some 20 to 40 layers in float32 on both sides, each rounded by about 1e-7 relative. Norms that
+    # divide by a deviation much smaller than the mean round by more.
     assert theirs.std() > 0.05
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-5 * np.abs(theirs).max())
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Of a configuration: diffusers' network, its folder, and what is loaded from there."""
+    """For a configuration: diffusers' network, its folder, and the module loaded from it."""
 
     @functools.cache
     def save(name):
@@ -126,7 +126,7 @@ def test_what_is_saved_opens_in_diffusers(name, saved, tmp_path):
     again = assert_opens(theirs, module, variables, tmp_path)
     config = entries_of(theirs)
     config["vq_embed_dim"] = config["vq_embed_dim"] or config["latent_channels"]
-    config["scaling_factor"] = pytest.approx(config["scaling_factor"])  # its inverse was kept
+    config["scaling_factor"] = pytest.approx(config["scaling_factor"])  # the inverse is kept
     assert entries_of(again) == config
 
 
@@ -161,7 +161,7 @@ def test_a_codebook_of_averages_and_unit_length_is_saved_by_its_effect(saved, tm
         (dict(latent_mean=(0.5,)), r"latent_mean=\(0.5,\) is not supported; only \(0.0,\)"),
         (
             dict(latent_deviation=(1.0, 2.0, 3.0)),
-            "cannot be saved as VQModel: latent_deviation has 3 values, and the class 1",
+            "cannot be saved as VQModel: latent_deviation has 3 values, the class has 1",
         ),
     ],
 )
@@ -179,7 +179,8 @@ def test_what_diffusers_cannot_say_is_named(fields, message, saved, tmp_path):
         ({"beta": 0.25}, r"entries that are not known here: \{'beta': 0.25\}"),
         (
             {"num_vq_embeddings": 33},
-            r"misshapen: quantize.embedding.weight \(32, 3\) .* for params/quantizer/codes \(33, 3\)",
+            r"misshapen: quantize.embedding.weight \(32, 3\) .* "
+            r"for params/quantizer/codes \(33, 3\)",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Which folders are systems; tests/parity compares pictures with those of diffusers."""
+"""Which folders are systems; tests/parity compares pictures with diffusers'."""
 
 import json
 import shutil
@@ -27,20 +27,23 @@ def test_a_folder_without_an_index_is_refused(tmp_path):
 @pytest.mark.parametrize("load", [pipelines.load, pipelines.load_encoder])
 def test_an_unknown_system_is_named_and_the_known_ones_listed(load, tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "LattePipeline"}))
-    known = "DiTPipeline, FluxPipeline, PixArtAlphaPipeline, PixArtSigmaPipeline, StableDiffusion3Pipeline"
+    known = (
+        "DiTPipeline, FluxPipeline, PixArtAlphaPipeline, PixArtSigmaPipeline, "
+        "StableDiffusion3Pipeline"
+    )
     with pytest.raises(ValueError, match=f"describes 'LattePipeline'; known are {known}$"):
         load(tmp_path)
 
 
-def test_labels_are_what_a_network_of_classes_is_told(tmp_path):
-    """A system without text encoders; nothing but the index is read."""
+def test_labels_are_the_condition_of_a_class_conditional_network(tmp_path):
+    """A system without text encoders reads nothing but the index."""
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "DiTPipeline"}))
     labels = pipelines.load_encoder(tmp_path)([3, 17])
     assert labels.tolist() == [3, 17] and labels.dtype == "int32"
 
 
 def folder_of(path, **configs):
-    """Return a folder of parts that say no more than `configs`."""
+    """Return a folder of parts whose configurations have no entries except `configs`."""
     for part, config in configs.items():
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         (path / part).mkdir()
@@ -49,7 +52,7 @@ def folder_of(path, **configs):
 
 
 def test_pictures_are_as_large_as_the_latents_and_the_autoencoder_say(tmp_path):
-    """Also where configurations leave out what is the default, such as the shift of times."""
+    """The size is right even if configurations leave out defaults, such as the shift of times."""
     autoencoder = AutoencoderKL(latent_channels=4, widths=(8, 8, 8))
     flow = dict(_class_name="FlowMatchEulerDiscreteScheduler")
     (tmp_path / "flux").mkdir()
@@ -78,7 +81,7 @@ def test_a_pipeline_without_a_folder_cannot_be_saved(tmp_path):
 
 @pytest.fixture(scope="module")
 def small_dit():
-    """A pipeline of DiT by class, built by hand, and its schedule."""
+    """A class-conditional DiT pipeline, built by hand, and its schedule."""
     network = DiT(
         2, 8, 1, 1, 7, out_channels=4, base_size=4, max_period=MAX_PERIOD, mlp_epsilon=1e-5
     )
@@ -122,7 +125,7 @@ WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("model_index.json", 9, "model_index.json is no JSON that can be read"),
+        ("model_index.json", 9, "model_index.json is not valid JSON"),
         (
             "model_index.json",
             dict(_class_name=["a"]),
@@ -139,7 +142,7 @@ WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
             "vae/config.json describes a AutoencoderKL,",
         ),
         (SCHEDULE, None, "No such file or directory: .*scheduler_config.json"),
-        (SCHEDULE, 9, "scheduler_config.json is no JSON that can be read"),
+        (SCHEDULE, 9, "scheduler_config.json is not valid JSON"),
         (
             SCHEDULE,
             dict(_class_name=3),
@@ -169,24 +172,23 @@ WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
         (
             WEIGHTS,
             0,
-            "vae/diffusion_pytorch_model.safetensors is no safetensors file, or not a whole one",
+            "vae/diffusion_pytorch_model.safetensors is not a safetensors file, or is incomplete",
         ),
         (
             WEIGHTS,
             5,
-            "vae/diffusion_pytorch_model.safetensors is no safetensors file, or not a whole one",
+            "vae/diffusion_pytorch_model.safetensors is not a safetensors file, or is incomplete",
         ),
         (
             WEIGHTS,
             -1,
-            "vae/diffusion_pytorch_model.safetensors has .* bytes of numbers and promises",
+            "vae/diffusion_pytorch_model.safetensors has .* bytes of numbers, "
+            "but its header promises",
         ),
     ],
 )
-def test_a_damaged_folder_is_told_in_one_line_with_the_file(
-    file, change, message, saved_dit, tmp_path
-):
-    """A file is removed (None), cut to so many bytes, or has other entries."""
+def test_a_damaged_folder_is_one_line_with_the_file(file, change, message, saved_dit, tmp_path):
+    """A file is removed (None), cut to a number of bytes, or given other entries."""
     folder = tmp_path / "folder"
     shutil.copytree(saved_dit, folder)
     if change is None:
@@ -252,7 +254,7 @@ def test_what_a_pipeline_built_by_hand_lacks_is_named(
 
 
 def test_networks_are_saved_from_where_their_variables_lie(tmp_path, monkeypatch):
-    """Saving reads them layer by layer, so the whole never needs room on the host."""
+    """Saving reads variables layer by layer, so the host never needs memory for all of them."""
     published, saved = tmp_path / "published", {}
     published.mkdir()
     (published / "model_index.json").write_text("{}")

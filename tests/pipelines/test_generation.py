@@ -1,4 +1,4 @@
-"""A small pipeline by itself; whole systems are compared with diffusers' in tests/parity."""
+"""A single small pipeline; tests/parity compares whole systems with diffusers'."""
 
 import os
 
@@ -20,7 +20,7 @@ SIZE = (16, 24)
 
 
 def condition(prompts):
-    """Four tokens of a text, made of its letters."""
+    """Return four tokens per text, made of its letters."""
     letters = np.zeros((len(prompts), 4, 3), np.float32)
     for row, prompt in zip(letters, prompts, strict=True):
         codes = np.frombuffer(prompt.encode()[:12], np.uint8) / 64 - 1
@@ -47,7 +47,7 @@ def build(sharding=None, **changes):
     )
 
     network_variables, autoencoder_variables = init(jax.random.key(0))
-    # the head and the modulation begin at zero
+    # the head and the modulation are zero at initialization
     leaves, structure = jax.tree.flatten(network_variables)
     random = np.random.default_rng(0)
     leaves = [a + 0.3 * random.standard_normal(a.shape, np.float32) for a in leaves]
@@ -82,7 +82,7 @@ def pictures(pipeline):
 
 
 def close(images, expected):
-    """One rounding to bytes may go the other way: sums of another batch are added in another order."""
+    """Allow one step of rounding: another batch adds sums in another order."""
     assert np.abs(images.astype(int) - expected.astype(int)).max() <= 1
 
 
@@ -98,7 +98,7 @@ def test_a_picture_depends_on_its_prompt_and_seed_alone(pipeline, pictures):
 
 
 def test_guidance_is_the_extrapolated_velocity(pipeline, pictures):
-    """At one step from pure noise it can be written down: x = z − v̂."""
+    """One step from pure noise has a closed form: x = z − v̂."""
     latents = jax.random.normal(jax.random.key(3), (2, 8, 12, 4))
     variables = pipeline.variables["network"]
     velocity = jax.jit(lambda text: pipeline.network.apply(variables, latents, jnp.ones(2), text))
@@ -108,21 +108,24 @@ def test_guidance_is_the_extrapolated_velocity(pipeline, pictures):
     images = pipeline(["a cat", "a dog"], guidance_scale=2.5, **given)
     close(images, np.asarray(decode(latents - (u + 2.5 * (c - u)))))
     del given["negative_prompts"]
-    for scale in (0.0, 0.5, 1.0):  # none, as the published pipelines have it
+    for scale in (0.0, 0.5, 1.0):  # no guidance, as in the published pipelines
         images = pipeline(["a cat", "a dog"], guidance_scale=scale, **given)
         close(images, np.asarray(decode(latents - c)))
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_guidance_that_a_network_is_told_is_distilled_unless_it_is_said(told, pipeline):
-    """So the guidance scale of a network that is told it needs no second condition."""
+@pytest.mark.parametrize("takes_guidance", [True, False])
+def test_a_guidance_scale_as_input_means_distilled_unless_given(takes_guidance, pipeline):
+    """A network that takes its guidance scale as an input needs no second condition."""
     names = ("condition", "empty", "process", "target", "sampler", "grid", "size", "num_steps")
     options = {name: getattr(pipeline, name) for name in names} | dict(guidance_scale=3.5)
-    network = Flux(2, 1, 1, (2, 2, 2), takes_guidance=told)
+    network = Flux(2, 1, 1, (2, 2, 2), takes_guidance=takes_guidance)
     make = lambda **given: pipelines.Pipeline(network, pipeline.autoencoder, {}, **options, **given)
-    assert make().distilled is told and make(distilled=not told).distilled is not told
+    assert (
+        make().distilled is takes_guidance
+        and make(distilled=not takes_guidance).distilled is not takes_guidance
+    )
     negative = make()._conditions(["a cat"], None, SIZE, None, 1.0)[1]
-    assert (negative is None) is told
+    assert (negative is None) is takes_guidance
 
 
 def test_seeds_are_those_of_keys_up_to_the_largest():
@@ -146,7 +149,7 @@ def test_a_second_call_traces_nothing(pipeline, pictures, monkeypatch):
 
 
 def test_from_images(pipeline, pictures):
-    """All steps forget the image; fewer keep more of it."""
+    """Taking all steps forgets the image; fewer steps keep more of the image."""
     images = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), np.uint8)
     again = lambda strength: pipeline(
         ["a cat", "a dog"], seeds=[5, 6], images=images, strength=strength, num_steps=8
@@ -163,7 +166,7 @@ def test_from_images(pipeline, pictures):
 def test_known_pixels_are_kept(pipeline):
     images = np.random.default_rng(0).integers(0, 256, (1, *SIZE, 3), np.uint8)
     known = np.zeros((1, *SIZE), bool)
-    known[:, :, :13] = True  # the latents of columns 0 … 11 are of known pixels alone
+    known[:, :, :13] = True  # all pixels of the latents in columns 0 … 11 are known
     encoded = pipeline._encode(pipeline.variables["autoencoder"], images)
     kept = []
     pipeline._decode, decode = (

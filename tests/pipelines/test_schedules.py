@@ -1,4 +1,4 @@
-"""What of diffusers' schedules is refused; tests/parity compares what they compute."""
+"""Which of diffusers' schedules are refused; tests/parity compares their results."""
 
 import pytest
 

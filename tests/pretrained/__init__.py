@@ -1,1 +1,4 @@
-"""Published weights against what their authors' code makes of them. (A package: file names repeat tests/models.)"""
+"""Published weights compared with their authors' code.
+
+This folder is a package because its file names repeat those of tests/models.
+"""

@@ -1,4 +1,4 @@
-"""Any published folder by its configuration. That networks compute what their originals do is shown in tests/parity."""
+"""Loading any published folder by its configuration; tests/parity compares outputs."""
 
 import json
 
@@ -73,7 +73,7 @@ def test_a_folder_of_parts_lists_those_that_can_be_loaded(tmp_path):
         pretrained.load(tmp_path / "scheduler")
 
 
-def test_numbers_are_of_the_type_asked_for(bert_folder):
+def test_numbers_have_the_given_type(bert_folder):
     folder, expected, variables = bert_folder
     module, loaded = pretrained.load(folder, param_dtype=jnp.bfloat16)
     assert module == expected
@@ -104,7 +104,8 @@ assert leaves.keys() == calls.keys()
 assert all((leaf.sharding, leaf.shape) == calls[path] for path, leaf in leaves.items())
 parts = lambda path: {part.data.shape for part in leaves[path].addressable_shards}
 assert parts("params/token_embedding/embedding") == {(16, 64)}
-assert parts("params/blocks/mlp_in/kernel") == {(2, 64, 768)}  # of two layers, neither taken from the other
+# Both layers of the stack are on every device: the layer axis is not split.
+assert parts("params/blocks/mlp_in/kernel") == {(2, 64, 768)}
 assert parts("params/blocks/mlp_out/bias") == {(2, 64)}  # small, and whole on every device
 jax.tree.map(np.testing.assert_array_equal, variables, expected)
 """
@@ -115,8 +116,8 @@ def test_variables_lie_where_the_sharding_says(bert_folder):
 
 
 @pytest.mark.parametrize("record", [DIT, PIXART], ids=lambda record: record.name)
-def test_a_former_class_is_told_by_its_norm(record, tmp_path):
-    """DiT and PixArt were published when both were `Transformer2DModel`."""
+def test_an_old_class_is_identified_by_its_norm(record, tmp_path):
+    """DiT and PixArt were first published as one class, `Transformer2DModel`."""
     module, variables = network(record, 0)
     pretrained.save(tmp_path, module, variables)
     rewrite_config(tmp_path, _class_name="Transformer2DModel")
@@ -127,7 +128,7 @@ def test_a_former_class_is_told_by_its_norm(record, tmp_path):
 
 @pytest.mark.parametrize("module", [nn.Dense(2), Inception()])
 def test_a_module_without_a_published_form_is_named(module, tmp_path):
-    """One of no file of networks, and one whose weights are read otherwise."""
+    """One module is in no published file, and the other has a loader of its own."""
     with pytest.raises(ValueError, match=f"there is no published form of {type(module).__name__} "):
         pretrained.save(tmp_path / "folder", module, {})
     assert not (tmp_path / "folder").exists()

@@ -22,14 +22,14 @@ def test_kernels_have_inputs_and_outputs_at_the_end(shape):
 
 
 def test_features_of_patches_are_rows_columns_and_channels():
-    """As our networks take them from a picture: `[row column channel]` made one axis."""
+    """Our networks flatten a patch as `[row column channel]`."""
     variable, random = "params/patch_embedding/kernel", np.random.default_rng(0)
     tensor, patch = random.random((7, 3, 2, 2)), random.random((2, 2, 3))
     matrix = from_torch(variable, tensor)
-    expected = np.einsum("wcij,ijc->w", tensor, patch)  # a convolution at one place
+    expected = np.einsum("wcij,ijc->w", tensor, patch)  # a convolution at a single place
     np.testing.assert_allclose(patch.reshape(-1) @ matrix, expected)
     np.testing.assert_array_equal(to_torch(variable, matrix, patch_size=2), tensor)
-    # Where patches are embedded by a matrix in PyTorch too, it is only transposed.
+    # A matrix that embeds patches in PyTorch too is only transposed.
     np.testing.assert_array_equal(from_torch(variable, tensor[:, :, 0, 0]), tensor[:, :, 0, 0].T)
     np.testing.assert_array_equal(to_torch(variable, matrix), matrix.T)
 

@@ -1,5 +1,7 @@
-"""LightningDiT against outputs of its authors' PyTorch code (data/README_lightning_dit.md says how they were
-made)."""
+"""LightningDiT compared with outputs of its authors' PyTorch code.
+
+data/README_lightning_dit.md says how the outputs were made.
+"""
 
 from pathlib import Path
 
@@ -26,16 +28,15 @@ def test_outputs_agree(name):
     x = arrays["x"].transpose(0, 2, 3, 1)
     output = jax.jit(module.apply)(variables, x, arrays["t"], arrays["labels"])
     expected = arrays["output"].transpose(0, 2, 3, 1)
-    # float32 on both sides, some 30 operations that round by 1e-7 or two.
+    # float32 on both sides: some 30 operations, each rounded by about 1e-7.
     np.testing.assert_allclose(output, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
 
 
 def test_faults_are_listed_together(tmp_path):
     tensors = load_file(DATA / "lightning_dit_qk_norm.safetensors")
     del tensors["blocks.1.attn.q_norm.weight"]
-    tensors["blocks.0.attn.qkv.weight"] = tensors["blocks.0.attn.qkv.weight"][
-        :-1
-    ]  # no longer three layers
+    # The tensor no longer holds three layers.
+    tensors["blocks.0.attn.qkv.weight"] = tensors["blocks.0.attn.qkv.weight"][:-1]
     tensors["pos_embed"] = tensors["pos_embed"] + 1e-3
     tensors["feat_rope.freqs_sin"] = tensors["feat_rope.freqs_cos"]
     save_file(tensors, tmp_path / "file")
@@ -50,7 +51,7 @@ def test_faults_are_listed_together(tmp_path):
     }
 
 
-def test_types_are_those_that_are_asked_for():
+def test_variables_have_the_given_types():
     bfloat16 = lambda expected: jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), expected
     )

@@ -1,4 +1,4 @@
-"""The tokenizer of LlamaGen against outputs of its authors' code (data/README_llamagen.md)."""
+"""LlamaGen's tokenizer compared with outputs of its authors' code (data/README_llamagen.md)."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ MODULE = VQModel(
     widths=(32, 64),
     attention_levels=(1,),
 )
-# For programs that run but once: compiled in half the time.
+# For programs that run only once: this halves the compilation time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -62,7 +62,7 @@ def test_agrees_with_the_authors(tensors, tmp_path):
         (reconstruction, "reconstruction"),
     ):
         theirs = reference[name]
-        # Some 30 layers in float32, each with a rounding of 1e-7 relative or two.
+        # Some 30 layers in float32, each rounded by about 1e-7 relative.
         np.testing.assert_allclose(
             ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max(), err_msg=name
         )

@@ -21,7 +21,7 @@ NETWORK = Flux(num_double_blocks=1, num_single_blocks=3, num_heads=1, rotary_fea
 
 @pytest.fixture(scope="module")
 def variables():
-    """A small FLUX.1's, width 6, from no computation."""
+    """A small FLUX.1's variables, of width 6, made without initializing the network."""
     example = lambda *shape: jnp.zeros((1, *shape))
     shapes = jax.eval_shape(
         NETWORK.init,
@@ -74,9 +74,8 @@ def test_new_adapters_change_nothing_and_all_of_them_learn(variables):
 
     gradients = jax.jit(jax.grad(loss))(adapters, variables)
     for path, adapter in adapters.items():
-        cosines = np.cos(
-            leaf(variables, path)
-        )  # the derivative to the kernel, and by the product's rule to its parts
+        # This is the kernel's gradient; the product rule gives the gradients of the factors.
+        cosines = np.cos(leaf(variables, path))
         expected = np.swapaxes(adapter["down"], -2, -1) @ cosines
         np.testing.assert_allclose(gradients[path]["up"], expected, rtol=1e-4, atol=1e-6)
         assert not np.any(gradients[path]["down"])
@@ -86,7 +85,7 @@ def test_deviation_of_new_adapters():
     adapters = init_lora(
         jax.random.key(0), {"a": {"kernel": jnp.zeros((400, 3))}}, 50, lambda path: True
     )
-    # 20,000 values: their deviation deviates by 1/√40,000 = .5 % of 1/√400
+    # the standard error of a deviation of 20,000 values is 1/√40,000 = .5 % of 1/√400
     np.testing.assert_allclose(np.std(adapters["a/kernel"]["down"]), 0.05, rtol=0.02)
 
 
@@ -101,14 +100,14 @@ def test_scale_and_type(variables):
 
 
 def test_layers_ranks_and_alphas(load, variables):
-    """The second layer has none, the others have different ranks, and one an alpha."""
+    """The second layer has no adapter, the others have different ranks, and one has an alpha."""
     first, third = factors(LAYER.format(0), 2, 6, 6), factors(LAYER.format(2), 3, 6, 6, seed=1)
     alpha = {f"transformer.{LAYER.format(2)}.alpha": np.asarray(6.0, np.float32)}
     adapted = leaf(apply_lora(variables, load(first | third | alpha), 0.5), HEADS) - leaf(
         variables, HEADS
     )
     (a1, b1), (a3, b3) = first.values(), third.values()
-    # sums of three products, and of these and the kernel, in float32
+    # float32 sums of three products, and the sum with the kernel
     np.testing.assert_allclose(adapted[0], 0.5 * (b1 @ a1).T, atol=1e-5)
     np.testing.assert_array_equal(adapted[1], 0)
     np.testing.assert_allclose(adapted[2], 0.5 * 2 * (b3 @ a3).T, atol=1e-5)
@@ -165,7 +164,7 @@ def test_one_error_lists_all_faults(load):
     ]
 
 
-def test_what_is_not_there_is_named(variables):
+def test_missing_variables_are_named(variables):
     with pytest.raises(ValueError, match="no kernel is selected; there are .*params/head/kernel"):
         init_lora(jax.random.key(0), variables, 2, lambda path: False)
     with pytest.raises(ValueError, match="no variables of these adapters: params/other/kernel"):
@@ -175,7 +174,7 @@ def test_what_is_not_there_is_named(variables):
 
 
 def test_factors_of_different_ranks_and_numbers_that_are_not_finite_are_refused(load):
-    """Also one that is infinite in a stack whose other layers are good."""
+    """An infinite factor in a stack is refused even if the stack's other layers are finite."""
     tensors = factors("context_embedder", 2, 5, 6) | factors("x_embedder", 3, 12, 6)
     tensors["transformer.context_embedder.lora_B.weight"] = np.ones((6, 3), np.float32)
     tensors["transformer.x_embedder.lora_A.weight"][1, 1] = np.nan
@@ -202,6 +201,6 @@ def test_settings_without_a_rank_and_an_alpha_are_refused(load, settings):
     ):
         load(factors("context_embedder", 2, 5, 6), header)
     with pytest.raises(
-        ValueError, match="lora_adapter_metadata of .*adapters.safetensors is no JSON"
+        ValueError, match="lora_adapter_metadata of .*adapters.safetensors is not valid JSON"
     ):
         load(factors("context_embedder", 2, 5, 6), {"lora_adapter_metadata": "{"})

@@ -1,4 +1,4 @@
-"""The published weights, where their package is installed, and what is refused."""
+"""LPIPS with its published weights, if their package is installed, and files that are refused."""
 
 import hashlib
 import importlib.util
@@ -29,17 +29,17 @@ def path(tmp_path_factory):
 
 @needs_weights
 def test_distances_are_those_of_the_authors_package(path):
-    """As PyTorch's lpips 0.1.4 computes them of the first emoji of the test split (see tests/parity)."""
+    """PyTorch's lpips 0.1.4 gives these distances for the first test emoji (see tests/parity)."""
     lpips, variables = load_lpips(path)
     emoji = to_float(load_dataset("emoji", "test").source[np.array([0, 1, 2, 5, 4, 3])]["image"])
     distances = jax.jit(lpips.apply)(variables, emoji[:3], emoji[3:])
-    # seven digits are given; 4e-7 is what float32 has been seen to differ by
+    # the expected values have seven digits; float32 has differed by 4e-7
     np.testing.assert_allclose(distances, [0.19779001, 0.3362113, 0.2553599], rtol=3e-6)
 
 
 @needs_weights
 def test_the_file_is_made_once(path, monkeypatch):
-    """And the package is not asked for again; nothing is left beside the file."""
+    """Afterwards the package is not needed, and nothing else is left beside the file."""
     assert os.listdir(path.parent) == ["lpips.safetensors"]
     monkeypatch.setattr(module, "distribution", None)
     _, variables = load_lpips(path)
@@ -87,7 +87,7 @@ def test_another_file_is_not_unpickled(harmful_file):
 
 
 def test_only_arrays_are_unpickled(harmful_file, monkeypatch):
-    """Even were the digest right."""
+    """Nothing else is unpickled, even if the digest is right."""
     monkeypatch.setattr(module, "SHA256", hashlib.sha256(harmful_file.read_bytes()).hexdigest())
     with pytest.raises(pickle.UnpicklingError, match="mkdir is no NumPy array"):
         load_lpips(harmful_file.with_name("out"))

@@ -1,4 +1,4 @@
-"""The real encoder of sentences, where its package is installed; tests/parity compares it with PyTorch."""
+"""The published MiniLM, if its package is installed; tests/parity compares with PyTorch."""
 
 import os
 from importlib.metadata import PackageNotFoundError, distribution
@@ -24,7 +24,7 @@ needs_weights = pytest.mark.skipif(not installed() and "CI" not in os.environ, r
 
 
 @needs_weights
-def test_similarities_are_as_one_would_expect():
+def test_similar_texts_have_similar_embeddings():
     module, variables, tokenizer = load_minilm()
     assert module == minilm_l6() and tokenizer.num_tokens == module.num_tokens
     groups = [
@@ -41,9 +41,9 @@ def test_similarities_are_as_one_would_expect():
     embeddings = embed(variables, ids, mask)
     np.testing.assert_allclose(jnp.linalg.norm(embeddings, axis=1), 1, rtol=1e-6)
     similarities = np.asarray(embeddings @ embeddings.T)
-    for first in (0, 3, 6):  # in each group the first two mean much the same
+    for first in (0, 3, 6):  # in each group the first two texts have a similar meaning
         assert similarities[first, first + 1] > 0.2 + similarities[first, first + 2]
-    # "a cat" and "a kitten", "a cat" and "an airplane", by PyTorch in float64, with transformers' BertModel
+    # "a cat" and "a kitten", "a cat" and "an airplane", by transformers' BertModel in float64
     np.testing.assert_allclose(similarities[0, 1:3], [0.7662766, 0.2665991], atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Every record: what is written by it is read by it. tests/parity asks the libraries themselves."""
+"""Every record reads what it writes; tests/parity compares with the libraries themselves."""
 
 import json
 import re
@@ -24,14 +24,14 @@ from genjax.pretrained.layouts import layer_names
 from genjax.pretrained.published import DIFFUSERS, Published, class_of, example, record_of, records
 from genjax.pretrained.sd3 import SD3
 
-# Configurations as the libraries wrote them over the years, of diffusers from version 0.2 to 0.33.
+# Configurations that the libraries wrote over the years, for diffusers from version 0.2 to 0.33.
 CONFIGS = json.loads((Path(__file__).parent / "data/published_configs.json").read_text())
 CLIP = CLIPS[-1]
 CASES = [(record, number) for record in records() for number in range(len(record.examples))]
 
 
 def network(record, number):
-    """Return an example's module, and random variables from no computation."""
+    """Return an example's module and random variables, made without initializing the network."""
     config = record.complete(record.examples[number])
     module, random = record.make(config), np.random.default_rng(0)
     draw = lambda leaf: random.standard_normal(leaf.shape, np.float32).astype(leaf.dtype)
@@ -72,7 +72,7 @@ def test_a_class_has_one_record_and_a_module_is_written_as_one_class():
 
 
 class Counting(nn.Module):
-    """A network that the package does not know, with an integer among its variables."""
+    """A network that the package does not know, with an integer variable."""
 
     width: int
 
@@ -143,7 +143,7 @@ def test_entries_are_checked_when_they_are_read_and_when_they_are_written(
         pretrained.load(tmp_path)
 
 
-# A value that an entry has by default, or in an example, tells which values are of a wrong type.
+# The type of an entry follows from its default or from an example.
 OBJECT = dict(a=1)
 WRONG = {
     bool: ["true", 1, [True]],
@@ -154,7 +154,7 @@ WRONG = {
     dict: ["4", 4, [OBJECT]],
     type(None): [[OBJECT], [[["x"]]]],
 }
-NULLABLE = (  # as the libraries annotate them
+NULLABLE = (  # nullable according to the libraries' annotations
     "out_channels shift_factor latents_mean latents_std vq_embed_dim interpolation_scale "
     "use_additional_conditions caption_channels qk_norm text_config vision_config dense_act_fn "
     "text_config_dict vision_config_dict"
@@ -162,13 +162,13 @@ NULLABLE = (  # as the libraries annotate them
 
 
 def only(entry, value):
-    """Return whether an entry has few values, one of which equals this one."""
+    """Return whether an entry is an `Only` that has this value."""
     return isinstance(entry, Only) and value in entry.values
 
 
 @pytest.fixture
 def load_config(tmp_path):
-    """From a configuration to what `pretrained.load` says of it; no tensor is right."""
+    """Return a function that loads a configuration beside tensors that never fit."""
     save_file({"a": np.zeros(1)}, tmp_path / "model.safetensors")
 
     def load(config):
@@ -190,7 +190,7 @@ DISTINCT = {(record.module, *record.entries): record for record in records()}.va
 
 
 @pytest.mark.parametrize("record", DISTINCT, ids=lambda record: record.name)
-def test_a_value_of_a_wrong_type_is_told_with_file_entry_and_expected_type(
+def test_a_value_of_a_wrong_type_is_reported_with_file_entry_and_expected_type(
     record, load_config, tmp_path
 ):
     header = record.library.header(record.name, "float32")
@@ -236,15 +236,15 @@ def test_a_value_of_a_wrong_type_is_told_with_file_entry_and_expected_type(
     ],
     ids=lambda x: getattr(x, "name", None),
 )
-def test_values_that_make_no_network_are_told_with_the_file(
+def test_values_that_make_no_network_are_reported_with_the_file(
     record, entries, message, load_config, tmp_path
 ):
     given = record.library.header(record.name, "float32") | record.examples[0] | entries
-    told = load_config(given)
-    assert re.match(f"{tmp_path}/config.json cannot be read as {record.name}: {message}", told), (
-        told
+    error = load_config(given)
+    assert re.match(f"{tmp_path}/config.json cannot be read as {record.name}: {message}", error), (
+        error
     )
-    assert "\n" not in told
+    assert "\n" not in error
 
 
 @pytest.mark.parametrize(
@@ -259,11 +259,15 @@ def test_values_that_make_no_network_are_told_with_the_file(
 def test_an_integer_is_a_number_too_and_null_is_where_the_library_allows_it(
     record, entries, load_config
 ):
-    told = load_config(record.library.header(record.name, "float32") | record.examples[0] | entries)
-    assert "cannot be read" not in told or told.endswith("the file lacks pos_embed.pos_embed"), told
+    error = load_config(
+        record.library.header(record.name, "float32") | record.examples[0] | entries
+    )
+    assert "cannot be read" not in error or error.endswith("the file lacks pos_embed.pos_embed"), (
+        error
+    )
 
 
-FIELDS = {  # of the papers, or of the model cards
+FIELDS = {  # from the papers or the model cards
     "autoencoder of Wan 2.1, 0.33": dict(image_channels=3, widths=(96, 192, 384, 384)),
     "autoencoder of Stable Diffusion 1, diffusers 0.2": dict(
         latent_deviation=(1 / 0.18215,), groups=32

@@ -1,4 +1,4 @@
-"""R3GAN against outputs of its authors' code, stored with the weights (data/README_r3gan.md)."""
+"""R3GAN compared with outputs of its authors' code, stored with weights (data/README_r3gan.md)."""
 
 import dataclasses
 from pathlib import Path
@@ -49,7 +49,7 @@ def reference(kind):
 
 
 def assert_agree(output, expected):
-    # float32 both: a rounding of 6e-8 relative in each of some twenty products and sums.
+    # float32 on both sides: about twenty products and sums, each rounded by 6e-8 relative.
     assert np.abs(expected).std() > 0.05
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 

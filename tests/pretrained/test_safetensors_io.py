@@ -1,4 +1,4 @@
-"""Which files and folders are whole, and how one set of weights replaces another."""
+"""Which files and folders are valid, and how one set of weights replaces another."""
 
 import json
 
@@ -11,7 +11,7 @@ from genjax.pretrained.safetensors_io import first_of, open_tensors, replace_wei
 
 
 def write(path, header, data=b"", length=None):
-    """Write a file with any header, an object or bytes."""
+    """Write a file whose header is any object or bytes."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes((len(text) if length is None else length).to_bytes(8, "little") + text + data)
 
@@ -29,12 +29,12 @@ FLOAT = entry("F32", [1], 0, 4)
         (
             b'{"a": ',
             0,
-            "the header of .*weights.safetensors is no JSON that can be read: Expecting value",
+            "the header of .*weights.safetensors is not valid JSON: Expecting value",
         ),
-        (b'{"\xff": 1}', 0, "the header of .* is no JSON that can be read: .*codec can't decode"),
+        (b'{"\xff": 1}', 0, "the header of .* is not valid JSON: .*codec can't decode"),
         (b'["a"]', 0, r"the header of .* is \['a'\]; expected an object"),
-        (b"[" * 100_000, 0, "the header of .* is no JSON that can be read"),
-        (b'{"a": {}, "b": 1, "a": {}}', 0, "the header of .*: 'a' is there twice"),
+        (b"[" * 100_000, 0, "the header of .* is not valid JSON"),
+        (b'{"a": {}, "b": 1, "a": {}}', 0, "the header of .*: 'a' appears twice"),
         ({"a": 3}, 0, "a is 3; expected dtype, shape and two data_offsets"),
         (
             {"a": dict(dtype="F32", shape=[1])},
@@ -59,11 +59,11 @@ FLOAT = entry("F32", [1], 0, 4)
             "b begins at byte 0, .* before it ends at 4",
         ),
         ({"a": entry("F32", [1], 4, 8)}, 8, "a begins at byte 4, .* before it ends at 0"),
-        ({"a": FLOAT}, 5, "has 5 bytes of numbers and promises 4: download it again"),
-        ({"a": FLOAT}, 3, "has 3 bytes of numbers and promises 4: download it again"),
+        ({"a": FLOAT}, 5, "has 5 bytes of numbers, but its header promises 4: download it again"),
+        ({"a": FLOAT}, 3, "has 3 bytes of numbers, but its header promises 4: download it again"),
     ],
 )
-def test_a_wrong_header_is_told_in_one_line_with_the_file(header, size, message, tmp_path):
+def test_a_wrong_header_is_one_line_with_the_file(header, size, message, tmp_path):
     path = tmp_path / "weights.safetensors"
     write(path, header, bytes(size))
     with pytest.raises(ValueError, match=message) as caught:
@@ -73,7 +73,7 @@ def test_a_wrong_header_is_told_in_one_line_with_the_file(header, size, message,
 
 def test_a_header_longer_than_the_file_is_none(tmp_path):
     write(tmp_path / "a", {}, length=2**63)
-    with pytest.raises(ValueError, match="no safetensors file, or not a whole one"):
+    with pytest.raises(ValueError, match="not a safetensors file, or is incomplete"):
         open_tensors(tmp_path / "a")
 
 
@@ -136,7 +136,7 @@ def test_a_folder_with_two_sets_of_weights_is_refused(tmp_path):
         open_tensors(tmp_path)
 
 
-def test_the_first_faults_are_told_and_the_others_counted():
+def test_the_first_faults_are_listed_and_the_others_counted():
     faults = [str(number) for number in range(23)]
     assert first_of(faults).splitlines() == [*faults[:20], "… and 3 more"]
     assert first_of(faults[:20]).splitlines() == faults[:20]

@@ -1,4 +1,4 @@
-"""StyleGAN2 against outputs of its authors' PyTorch code (data/README.md says how they were made)."""
+"""StyleGAN2 compared with outputs of its authors' PyTorch code (data/README.md)."""
 
 import functools
 from pathlib import Path
@@ -36,7 +36,7 @@ def load(name):
 
 
 def assert_close(ours, theirs):
-    # float32 on both sides; each of a dozen layers rounds by 1e-7 or two.
+    # float32 on both sides: a dozen layers, each rounded by about 1e-7.
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-6 * np.abs(theirs).max())
 
 
@@ -79,10 +79,9 @@ def test_faults_are_listed_together(tmp_path):
     tensors = load_file(DATA / "stylegan2_discriminator_skip.safetensors")
     del tensors["b16.conv0.bias"]
     tensors["b8.conv1.weight"] = tensors["b8.conv1.weight"][:, :-1]
-    tensors["b4.fc.weight"] = tensors["b4.fc.weight"][:, :-1]  # no longer of 4×4 features
-    tensors["b4.resample_filter"] = (
-        np.ones((4, 4), np.float32) / 16
-    )  # another filter than the module's
+    tensors["b4.fc.weight"] = tensors["b4.fc.weight"][:, :-1]  # no longer fits 4×4 features
+    # The filter differs from the module's.
+    tensors["b4.resample_filter"] = np.ones((4, 4), np.float32) / 16
     save_file(tensors, tmp_path / "file")
     with pytest.raises(ValueError) as caught:
         load_discriminator(tmp_path / "file", DISCRIMINATORS["discriminator_skip"])

@@ -47,7 +47,7 @@ def test_structure_layout_and_types_are_those_expected(load):
     assert variables["state"]["mean"] == 0.5
 
 
-def test_ignored_tensors_are_told_by_name_and_value(load):
+def test_ignored_tensors_are_identified_by_name_and_value(load):
     tensors = {"dense.weight": WEIGHT, "mean": MEAN, "filter": np.ones(2)}
     assert load(tensors, lambda name, tensor: name == "filter" and tensor.sum() == 2)
     with pytest.raises(ValueError, match=r"extra: filter \(2,\)"):
@@ -99,9 +99,8 @@ def test_scanned_layers_are_stacked_and_bfloat16_kept(tmp_path, stack):
     np.testing.assert_array_equal(loaded, kernel)
 
 
-@pytest.mark.parametrize(
-    "shard_bytes", [10**9, 40, 1]
-)  # one file; two tensors of 16 bytes each; one each
+# One file; files of two tensors with 16 bytes each; files of one tensor.
+@pytest.mark.parametrize("shard_bytes", [10**9, 40, 1])
 def test_what_is_saved_is_loaded(tmp_path, stack, shard_bytes):
     save_variables(tmp_path, {"a": 1}, stack, name_of_layer, name="model", shard_bytes=shard_bytes)
     assert len(list(tmp_path.glob("*.safetensors"))) == {10**9: 1, 40: 2, 1: 3}[shard_bytes]
@@ -111,7 +110,7 @@ def test_what_is_saved_is_loaded(tmp_path, stack, shard_bytes):
 
 
 def test_layers_may_be_named_one_by_one(tmp_path, stack):
-    """As where one stack of scanned layers begins in the middle of the file's count."""
+    """This is needed if a stack of scanned layers begins in the middle of the file's count."""
     names = lambda variable: [f"block.{layer}.weight" for layer in (7, 8, 5)]
     save_variables(tmp_path, {}, stack, names)
     kernel = stack["params"]["blocks"]["dense"]["kernel"]
@@ -123,7 +122,7 @@ def test_layers_may_be_named_one_by_one(tmp_path, stack):
 
 @pytest.mark.parametrize("shard_bytes", [10**9, 16])
 def test_several_tensors_may_make_a_variable(tmp_path, stack, shard_bytes):
-    """Here columns of a kernel, layer by layer; one of them missing is named."""
+    """Here the tensors are columns of a kernel, layer by layer; a missing one is named."""
     names = lambda variable: tuple(f"block.{{}}.{column}" for column in "abcd")
     split = lambda variable, array: tuple(array.T.copy())
     join = lambda variable, *columns: np.stack(columns, axis=1)
@@ -171,13 +170,13 @@ def test_parts_lie_where_the_sharding_says(tmp_path, stack):
     virtual_devices.run(["-c", SHARDED, tmp_path], num_devices=8)
 
 
-def test_files_that_are_cut_short_are_told_from_whole_ones(tmp_path, stack):
+def test_files_that_are_cut_short_are_refused(tmp_path, stack):
     save_variables(tmp_path, {}, stack, name_of_layer)
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     whole = path.read_bytes()
     for length in (4, 20, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match="not a whole one|download it again"):
+        with pytest.raises(ValueError, match="is incomplete|download it again"):
             load_variables(tmp_path, LAYERS, name_of_layer)
 
 
@@ -196,7 +195,7 @@ def test_a_number_stays_a_number(tmp_path):
 
 
 def tree(seed):
-    """Return two variables of one layout, told apart by their values."""
+    """Return two variables of one layout, identified by their values."""
     return dict(a=np.full((2, 3), seed, np.float32), b=np.full(4, seed, np.float32))
 
 
@@ -205,7 +204,8 @@ ONE_FILE, SHARDS = 10**9, 16
 
 
 def read(folder):
-    """Return the value that all variables of a folder have, as `genjax.pretrained.load` finds it."""
+    """Return the value that all of a folder's variables share, read as `genjax.pretrained.load`
+    does."""
     assert (folder / "config.json").exists()
     (value,) = {
         float(a) for leaf in jax.tree.leaves(load_variables(folder, TREE, str)) for a in leaf.flat
@@ -235,10 +235,10 @@ class Killed(BaseException):
     "before, after", [(ONE_FILE, SHARDS), (SHARDS, ONE_FILE), (SHARDS, SHARDS)]
 )
 def test_a_save_that_is_killed_leaves_one_set_of_weights_whole(before, after, tmp_path):
-    """Killed before each change of the folder in turn, which an audit hook sees.
+    """Kill the save before each change of the folder in turn, which an audit hook sees.
 
-    Where the folder has no configuration, the new files are there and in the unfinished folder that
-    the error names, byte for byte. The next save removes that folder.
+    If the folder then has no configuration, the unfinished folder that the error names holds all
+    new files, byte for byte. The next save removes that folder.
     """
     save_variables(tmp_path / "new", {}, tree(2), str, shard_bytes=after)
     new = {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()}
@@ -266,7 +266,8 @@ def test_a_save_that_is_killed_leaves_one_set_of_weights_whole(before, after, tm
                 outcomes.add(read(folder))
             else:
                 (unfinished,) = folder.glob(".unfinished-*")
-                found = [*folder.iterdir(), *unfinished.iterdir()]  # the unfinished over the older
+                # Unfinished files replace older ones.
+                found = [*folder.iterdir(), *unfinished.iterdir()]
                 files = {path.name: path.read_bytes() for path in found if path.is_file()}
                 assert new.items() <= files.items() and str(unfinished) in killed.__notes__[0]
                 outcomes.add("unfinished")
@@ -277,7 +278,7 @@ def test_a_save_that_is_killed_leaves_one_set_of_weights_whole(before, after, tm
 
 
 def test_a_save_keeps_what_an_older_one_left_until_it_has_succeeded(tmp_path):
-    """As the only whole weights after a kill between two moves are."""
+    """After a kill between two moves the old files are the only complete weights."""
     older = tmp_path / ".unfinished-killed"
     older.mkdir()
     with pytest.raises(Killed), replace_weights(tmp_path):
@@ -287,8 +288,8 @@ def test_a_save_keeps_what_an_older_one_left_until_it_has_succeeded(tmp_path):
     assert read(tmp_path) == 1 and not older.exists()
 
 
-def test_wrong_names_are_told_before_any_tensor_is_read(tmp_path):
-    """The file is a hole of 256 MiB. Its kernels are whole, and a bias after them is missing."""
+def test_wrong_names_are_reported_before_any_tensor_is_read(tmp_path):
+    """The file is a hole of 256 MiB: its kernels are complete, and a bias after them is missing."""
     path, header = tmp_path / "hole.safetensors", {}
     for i in range(4):
         header[f"layer.{i}"] = dict(
@@ -310,7 +311,7 @@ def test_wrong_names_are_told_before_any_tensor_is_read(tmp_path):
     assert peak < 2**24
 
 
-def test_the_first_twenty_faults_are_told_and_the_others_counted(load):
+def test_the_first_twenty_faults_are_listed_and_the_others_counted(load):
     with pytest.raises(ValueError) as caught:
         load({"dense.weight": WEIGHT, "mean": MEAN, **{f"more{i:02}": MEAN for i in range(25)}})
     lines = str(caught.value).splitlines()[1:]
@@ -318,7 +319,7 @@ def test_the_first_twenty_faults_are_told_and_the_others_counted(load):
 
 
 def test_integers_are_no_floats(load):
-    """As files of quantized networks hold them, whose scales are elsewhere."""
+    """Files of quantized networks hold integers, and their scales elsewhere."""
     with pytest.raises(
         ValueError, match=r"unusable: dense.weight \(3, 2\) is int8, for .*is bfloat16$"
     ):
@@ -353,8 +354,8 @@ def test_finite_numbers_are_finite_whatever_their_sum_is(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
-def test_whether_numbers_are_finite_is_told_without_memory(dtype):
-    """A temporary array of each layer is what loading would cost most."""
+def test_the_test_of_finite_numbers_needs_no_memory(dtype):
+    """Loading would otherwise need a temporary array for each layer."""
     layer = np.ones((1024, 1024), dtype).T
     tracemalloc.start()
     assert is_finite(layer)

@@ -1,4 +1,4 @@
-"""Animated emoji with their names: real captioned clips, from their npm packages."""
+"""Animated emoji with their names: real captioned clips, from npm packages."""
 
 import hashlib
 import json
@@ -27,32 +27,41 @@ def load_animated_emoji(
     num_frames: int = 17,
     frames_per_second: float = 8.0,
 ) -> Dataset:
-    """`video`: the beginnings of animated emoji, RGB over white, with captions: the name, then its tags.
+    """Return `video`: the first frames of animated emoji, RGB over white, with captions.
 
-    A frame is what is shown in the middle of its 1/frames_per_second; it is laid over white and averaged
-    over areas down to `size`×`size` pixels. No clip is looped or held: `Dataset.skipped` names, for both
-    splits together, the files that end too early, beside those that cannot be decoded so far, those of a
-    single frame (763 of the 1,766 files of these packages) and those whose frames are not square.
+    An emoji's captions are its name, then its tags. A frame shows the middle of its interval of
+    1/frames_per_second seconds, laid over white and averaged over areas to `size`×`size` pixels. No
+    clip is looped or extended.
 
-    One emoji in five is in the split `test`, the others in `train`, chosen by the SHA-256 of its code; all
-    tones of skin of one emoji are in the same. What was decoded is kept in `genjax` in `$XDG_CACHE_HOME`,
-    else in `~/.cache`, and decoded again when a file has another size or time of change.
+    `Dataset.skipped` names the unused files of both splits. These files end too early, cannot be
+    decoded, or have a single frame or frames that are not square. 763 of the packages' 1,766 files
+    have a single frame.
+
+    One emoji in five is in the split `test` and the others in `train`, chosen by the SHA-256 of the
+    emoji's code. All skin tones of one emoji are in the same split. Decoded clips are cached in
+    `genjax` in `$XDG_CACHE_HOME`, else in `~/.cache`. They are decoded again when a file's size or
+    modification time changes.
 
     Args:
         data_dir: a folder of npm packages, such as the `node_modules` that `npm install
-            @lobehub/fluent-emoji-anim-1@1.0.0 @lobehub/fluent-emoji-anim-2@1.0.0 emojibase-data@17.0.0`
-            makes. Without the last one an emoji is called by the Unicode names of its characters.
+            @lobehub/fluent-emoji-anim-1@1.0.0 @lobehub/fluent-emoji-anim-2@1.0.0
+            emojibase-data@17.0.0`
+            makes. Without the last package an emoji's name consists of its characters' Unicode
+            names.
+        size: the side of a frame, in pixels.
+        num_frames: the number of frames of each clip.
+        frames_per_second: the frame rate of the clips.
 
     Raises:
-        FileNotFoundError: no package in `data_dir`.
-        ValueError: no `data_dir`, unknown split, no clip that can be used.
+        FileNotFoundError: `data_dir` holds none of the packages.
+        ValueError: `data_dir` is missing, the split is unknown, or no clip can be used.
         OSError: the disk fails.
 
-    Source: Fluent Emoji by Microsoft, as LobeHub publishes them (MIT); names and tags: Unicode CLDR by way
-    of emojibase (MIT).
+    Source: Fluent Emoji by Microsoft, as LobeHub publishes them (MIT); names and tags: Unicode CLDR
+    by way of emojibase (MIT).
     """
     root, paths = _find_clips(data_dir)
-    indices, videos, skipped = _decoded(root, paths, (size, num_frames, frames_per_second))
+    indices, videos, skipped = _decode_cached(root, paths, (size, num_frames, frames_per_second))
     if not len(indices):
         examples = "; ".join(f"{path} ({reason})" for path, reason in list(skipped.items())[:3])
         raise ValueError(
@@ -100,11 +109,11 @@ def _find_clips(data_dir: str | os.PathLike | None) -> tuple[Path, list[Path]]:
 def decode_clip(
     path: str | os.PathLike, size: int, num_frames: int, frames_per_second: float
 ) -> np.ndarray:
-    """The beginning of a clip as bytes `[num_frames size size 3]`, as `load_animated_emoji` says.
+    """Return a clip's first frames as bytes `[num_frames size size 3]`; see `load_animated_emoji`.
 
     Raises:
-        ValueError: a single frame, frames that are not square, an end too early.
-        Exception: whatever Pillow raises of a damaged file.
+        ValueError: the clip has a single frame, frames that are not square, or ends too early.
+        Exception: whatever Pillow raises for a damaged file.
     """
     from PIL import Image
 
@@ -130,10 +139,10 @@ def decode_clip(
     return np.stack(frames)
 
 
-def _decoded(
+def _decode_cached(
     root: Path, paths: Sequence[Path], form: tuple
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """Which files can be used, their clips, and why the others cannot; from the cache, if it has them."""
+    """Return the usable files' indices and clips, and why others are skipped, from a cache."""
     states = [
         (path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
         for path in paths
@@ -145,7 +154,7 @@ def _decoded(
         indices, videos, skipped = _decode_all(root, paths, form)
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = cache.with_suffix(f".{os.getpid()}")
-        with open(unfinished, "wb") as file:  # to a path, NumPy would add a suffix
+        with open(unfinished, "wb") as file:  # given a path, NumPy would add a suffix
             np.savez_compressed(file, indices=indices, videos=videos, skipped=json.dumps(skipped))
         unfinished.replace(cache)
     with np.load(cache) as arrays:
@@ -162,10 +171,10 @@ def _decode_all(
             return decode_clip(path, *form)
         except Exception as error:  # a damaged file can make Pillow raise almost anything
             if isinstance(error, OSError) and error.errno and not is_absent(error):
-                raise  # the disk's fault, so that another process may see the file
+                raise  # the disk fails, so another process may still see the file
             return str(error).replace(f" {str(path)!r}", "") or type(error).__name__
 
-    indices, videos, skipped, told = [], [], {}, time.monotonic()
+    indices, videos, skipped, last_message = [], [], {}, time.monotonic()
     with ThreadPoolExecutor(num_threads()) as pool:
         for index, result in enumerate(pool.map(decode, paths)):
             if isinstance(result, str):
@@ -173,8 +182,8 @@ def _decode_all(
             else:
                 indices.append(index)
                 videos.append(result)
-            if time.monotonic() - told > PROGRESS_SECONDS:
-                told = time.monotonic()
+            if time.monotonic() - last_message > PROGRESS_SECONDS:
+                last_message = time.monotonic()
                 logger.warning("animated_emoji: %d of %d files decoded", index + 1, len(paths))
     examples = [f"{path} ({reason})" for path, reason in list(skipped.items())[:3]]
     if skipped:
@@ -187,7 +196,7 @@ def _decode_all(
 
 
 def _captions(root: Path) -> dict[str, tuple[str, ...]]:
-    """By code without variation selectors: the name, then tags. Empty without the package of names."""
+    """Return captions by code without variation selectors; empty without the package of names."""
     listing = root / TAGS / "en/data.json"
     described = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
     return {
@@ -200,7 +209,7 @@ def _captions(root: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _unicode_name(code: str) -> tuple[str]:
-    """The names of its characters, without joiners: ("woman, light skin tone, ear of rice",)."""
+    """Return the characters' names, no joiners: ("woman, light skin tone, ear of rice",)."""
     parts = [
         TONES.get(part) or unicodedata.name(chr(int(part, 16)), part).lower()
         for part in code.split("-")

@@ -5,13 +5,14 @@ import tensorflow_datasets as tfds
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-    """1,797 digits of 8×8 pixels in ten classes, for runs without a network: `load_dataset("digits")`.
+    """1,797 digits of 8×8 pixels in ten classes, for runs without a network.
 
-    Pixel values 0 … 16 are stored as bytes, `round(value · 255 / 16)`. `train` has 1,437 examples and `test`
-    360, of equal class proportions, chosen by a fixed seed.
+    `load_dataset("digits")` loads the set. Pixel values 0 … 16 are stored as bytes, `round(value ·
+    255 / 16)`. `train` has 1,437 examples and `test` 360. Both have equal class proportions, and a
+    fixed seed chooses them.
 
-    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
-    Repository (1998), its test part, as distributed with scikit-learn.
+    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine
+    Learning Repository (1998), its test part, as distributed with scikit-learn.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -48,5 +49,5 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         from PIL import Image
 
         for index in indices:
-            # As Pillow images, because tensorflow-datasets encodes arrays with TensorFlow.
+            # Pillow images, because tensorflow-datasets encodes arrays with TensorFlow.
             yield int(index), {"image": Image.fromarray(images[index]), "label": int(labels[index])}

@@ -1,4 +1,4 @@
-"""Emoji with their names and synonyms: real pairs of picture and text, embedded or from their npm packages."""
+"""Emoji with their names and synonyms: real pairs of picture and text."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from genjax.data.images import Entry, decode, read_images
 
 PACKAGE, TAGS = "emoji-datasource-google", "emojibase-data"
 EMBEDDED = Path(__file__).with_name("embedded")
-COLUMNS = 44  # of the embedded sheet
+COLUMNS = 44  # pictures in a row of the embedded sheet
 TONES = {
     "1F3FB": "light skin tone",
     "1F3FC": "medium-light skin tone",
@@ -23,10 +23,10 @@ TONES = {
 }
 NOTICE = """\
 emoji.png holds the emoji images of Noto Emoji, copyright Google, taken from {image_package},
-laid over white and reduced from 64x64 to 32x32 pixels. They are licensed under the Apache License, Version 2.0
-(https://www.apache.org/licenses/LICENSE-2.0); Noto's flags are in the public domain or otherwise exempt.
-emoji.json holds categories from {image_package} and names and tags from {tag_package}, whose
-licences follow.
+laid over white and reduced from 64x64 to 32x32 pixels. They are licensed under the
+Apache License, Version 2.0 (https://www.apache.org/licenses/LICENSE-2.0); Noto's flags are in the
+public domain or otherwise exempt. emoji.json holds categories from {image_package} and
+names and tags from {tag_package}, whose licences follow.
 """
 
 
@@ -35,28 +35,35 @@ class _Emoji:
     path: Path
     names: tuple[str, ...]
     category: str
-    tones: str  # of skin, by code; empty for a base emoji
+    tones: str  # codes of the skin tones; empty for a base emoji
     test: bool
 
 
 def load_emoji(
     split: str, data_dir: str | os.PathLike | None = None, *, preload_bytes: int = PRELOAD_BYTES
 ) -> Dataset:
-    """Emoji as RGB images over white, with ten categories as labels, and captions: the name, then its tags.
+    """Return emoji as RGB images over white, with ten categories as labels, and captions.
 
-    Without `data_dir` the 1,911 base emoji, 32×32 pixels, that come with genjax. With it all 3,786, those with
-    tones of skin too, 64×64 pixels, from a folder of npm packages, such as the `node_modules` that
-    `npm install emoji-datasource-google@16.0.0 emojibase-data@17.0.0` makes; without the second package an
-    emoji is called by its older Unicode name and has short names for tags.
+    An emoji's captions are its name, then its tags. Without `data_dir` the set is the 1,911 base
+    emoji of 32×32 pixels that come with genjax. With `data_dir` the set is all 3,786 emoji of 64×64
+    pixels, skin tones included.
 
-    Of each category one in five is in the split `test`, the others in `train`, chosen by the code's SHA-256;
-    emoji of the same picture, and all tones of one emoji, are in the same split, in both sizes.
+    One emoji in five of each category is in the split `test` and the others in `train`, chosen by
+    the SHA-256 of the emoji's code. Emoji of the same picture, and all skin tones of one emoji, are
+    in the same split, at both sizes.
+
+    Args:
+        data_dir: a folder of npm packages, such as the `node_modules` that `npm install
+            emoji-datasource-google@16.0.0 emojibase-data@17.0.0` makes. Without the second package
+            an emoji has its older Unicode name, and its short names are its tags.
+        preload_bytes: sets of at most this size are read into memory.
 
     Raises:
-        FileNotFoundError: no package in `data_dir`.
-        ValueError: unknown split.
+        FileNotFoundError: `data_dir` holds no package of emoji.
+        ValueError: the split is unknown.
 
-    Source: Noto Emoji by Google (Apache License 2.0); names and tags: Unicode CLDR by way of emojibase (MIT).
+    Source: Noto Emoji by Google (Apache License 2.0); names and tags: Unicode CLDR by way of
+    emojibase (MIT).
     """
     if data_dir:
         source = Path(data_dir).expanduser()
@@ -91,10 +98,11 @@ def load_emoji(
 
 
 def build_embedded(source: str | os.PathLike, out: str | os.PathLike = EMBEDDED) -> None:
-    """Makes the embedded set of base emoji out of the two npm packages, which lie unpacked in `source`.
+    """Make the embedded set of base emoji from the two npm packages, unpacked in `source`.
 
-    An image is laid over white and each 2×2 pixels are averaged; a sheet of them goes to `emoji.png`, row by
-    row, their names, categories and splits to `emoji.json`, and the licences to `LICENSE`.
+    Each image is laid over white, and each 2×2 pixels are averaged. `emoji.png` receives a sheet of
+    the images, row by row, `emoji.json` their names, categories and splits, and `LICENSE` the
+    licences.
     """
     from PIL import Image
 
@@ -118,7 +126,8 @@ def build_embedded(source: str | os.PathLike, out: str | os.PathLike = EMBEDDED)
     ]
     (out / "emoji.json").write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
     versions = {
-        package: f"{package} {json.loads((source / package / 'package.json').read_text())['version']}"
+        package: f"{package} "
+        f"{json.loads((source / package / 'package.json').read_text())['version']}"
         for package in (PACKAGE, TAGS)
     }
     licences = [
@@ -138,22 +147,23 @@ def _take(split: str, test: list[bool]) -> np.ndarray:
 
 
 def _read_packages(source: Path) -> Iterator[_Emoji]:
-    """All emoji in Unicode's order, each base emoji followed by its tones of skin."""
+    """Yield all emoji in Unicode's order, each base emoji followed by its skin tones."""
     listing = source / PACKAGE / "emoji.json"
     if not listing.exists():
         raise FileNotFoundError(
-            f"no emoji in {source}: expected {listing}, which `npm install {PACKAGE}@16.0.0 {TAGS}@17.0.0` puts "
-            "into its node_modules; without a data_dir, load_dataset('emoji') gives 1,911 embedded emoji"
+            f"no emoji in {source}: expected {listing}, which `npm install {PACKAGE}@16.0.0 "
+            f"{TAGS}@17.0.0` puts into its node_modules; without a data_dir, "
+            "load_dataset('emoji') gives 1,911 embedded emoji"
         )
     items = sorted(
         json.loads(listing.read_text(encoding="utf-8")), key=lambda item: item["sort_order"]
     )
     tagging = source / TAGS / "en/data.json"
     described = json.loads(tagging.read_text(encoding="utf-8")) if tagging.exists() else []
-    tags = {_bare(item["hexcode"]): item for item in described}
+    tags = {_without_selector(item["hexcode"]): item for item in described}
 
     folder = source / PACKAGE / "img/google/64"
-    pictures, groups = {}, {}  # emoji of one picture are one group, named by its first
+    pictures, groups = {}, {}  # emoji of one picture are one group, named by the first emoji
     for item in items:
         path = folder / item["image"]
         picture = path.read_bytes() if path.exists() else item["unified"]
@@ -167,7 +177,7 @@ def _read_packages(source: Path) -> Iterator[_Emoji]:
     for item in items:
         name = item["name"].lower()
         synonyms = [short.replace("_", " ") for short in item["short_names"]]
-        if found := tags.get(_bare(item["unified"])):
+        if found := tags.get(_without_selector(item["unified"])):
             name, synonyms = found["label"], found.get("tags", [])
         images = {"": item} | item.get("skin_variations", {})
         for tones, image in images.items():
@@ -185,6 +195,6 @@ def _read_packages(source: Path) -> Iterator[_Emoji]:
             )
 
 
-def _bare(code: str) -> str:
-    """Without the variation selector, which the two packages set differently."""
+def _without_selector(code: str) -> str:
+    """Return a code without the variation selector, which the two packages set differently."""
     return code.replace("-FE0F", "")

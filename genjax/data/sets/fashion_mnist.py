@@ -1,4 +1,4 @@
-"""Fashion-MNIST from the four files in which it was published, without tensorflow-datasets."""
+"""Fashion-MNIST from its four published files, without tensorflow-datasets."""
 
 import gzip
 import math
@@ -10,7 +10,7 @@ import numpy as np
 
 from genjax.data.dataset import Dataset, InMemory, take
 
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 STEMS = {"train": "train", "test": "t10k"}
 CLASS_NAMES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -19,7 +19,7 @@ CLASS_NAMES = (
 
 
 def find_fashion(data_dir: str | os.PathLike | None) -> Path | None:
-    """The folder that holds the files: `data_dir`, or where Debian puts them; None if neither does."""
+    """Return the folder of the files, `data_dir` or Debian's; None if neither holds them."""
     for folder in (data_dir, DEBIAN):
         if folder and all(
             path.exists() for stem in STEMS.values() for path in _paths(Path(folder), stem)
@@ -29,14 +29,16 @@ def find_fashion(data_dir: str | os.PathLike | None) -> Path | None:
 
 
 def load_fashion_mnist(split: str, data_dir: str | os.PathLike | None) -> Dataset | None:
-    """Return 60,000 pictures of clothes to train with and 10,000 to test, 28×28 grey levels, ten classes.
+    """Return Fashion-MNIST: 60,000 training and 10,000 test images of clothes in ten classes.
+
+    Images are 28×28 grey levels (uint8). Without the files the result is None, and `load_dataset`
+    turns to tensorflow-datasets.
 
     Args:
-        data_dir: the folder of the four `.gz` files; by default Debian's. None is returned where neither
-            has them: then tensorflow-datasets may.
+        data_dir: the folder of the four `.gz` files; by default Debian's.
 
     Raises:
-        ValueError: unknown split, or a damaged file.
+        ValueError: the split is unknown, or a file is damaged.
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, arXiv:1708.07747 (2017); MIT licence.
     """
@@ -63,7 +65,9 @@ def _paths(folder: Path, stem: str) -> tuple[Path, Path]:
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    """An array of bytes: two zeros, type 8, the number of axes, their lengths (big-endian), the values.
+    """Return the array of bytes in a gzipped idx file.
+
+    The file holds two zeros, type 8, the number of axes, their lengths (big-endian) and the values.
 
     Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database, section on file formats.
     """

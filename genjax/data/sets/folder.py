@@ -19,28 +19,35 @@ def load_folder(
     channels: int = 3,
     preload_bytes: int = PRELOAD_BYTES,
 ) -> Dataset:
-    """A folder of images: `data_dir/CLASS/…/x.png`, or with captions in `metadata.jsonl` or `metadata.csv`.
+    """Return a folder of images, in classes or with captions.
 
-    If there is a sub-folder `train`, and the others that hold images are called `validation`, `val` or `test`,
-    these are the splits. Otherwise one image in ten of each class is in `test` and the others in `train`,
-    chosen by the SHA-256 of its path within the folder.
+    Images lie in `data_dir/CLASS/…/x.png`. Captions come from `metadata.jsonl` or `metadata.csv`.
 
-    A captions file lies in the folder, or in that of a split, and names each image relative to itself as
-    `file_name`, with a `text` (of JSON also a list of texts: the name, then synonyms); then there are no
-    classes. Without one, folders are classes, in alphabetical order, the same for all splits; images in no
-    folder at all have no classes.
+    Splits: if a sub-folder `train` exists, and other sub-folders with images are called
+    `validation`, `val` or `test`, these are the splits. Otherwise one image in ten of each class is
+    in `test` and the others are in `train`, chosen by the SHA-256 of the path within the folder.
 
-    Images become RGB as `decode` says; `Dataset.conversions` counts how. `Dataset.skipped` names those that
-    cannot be read, have no caption, or lie beside the classes, and folders that cannot be read or are
-    read already under another name. Files that are not called `SUFFIXES` are ignored. The files of
-    the split are all decoded once to open it.
+    Captions: a captions file lies in the folder, or in the folder of a split. It names each image
+    relative to itself as `file_name`, with a `text`. In JSON the text may be a list: the name, then
+    synonyms. A set with captions has no classes.
+
+    Classes: without captions the folders are the classes, in alphabetical order, the same for all
+    splits. A set whose images lie in no sub-folder has no classes.
+
+    Images become RGB as `decode` describes, and `Dataset.conversions` counts the conversions.
+    `Dataset.skipped` names images that cannot be read, have no caption, or lie beside the class
+    folders. It also names folders that cannot be read or have been read under another name. Files
+    with other suffixes than `SUFFIXES` are ignored. Opening a split decodes all its files once.
 
     Args:
+        data_dir: the folder that holds the images.
         channels: 3 for RGB, 1 for grey levels.
+        preload_bytes: sets of at most this size are read into memory.
 
     Raises:
-        FileNotFoundError: no such folder.
-        ValueError: no `data_dir`, unknown split, no readable image, a malformed captions file.
+        FileNotFoundError: the folder does not exist.
+        ValueError: `data_dir` is missing, the split is unknown, no image can be read, or a captions
+            file is malformed.
     """
     if not data_dir:
         raise ValueError("dataset 'folder' needs a data_dir: the folder that holds the images")
@@ -57,9 +64,9 @@ def load_folder(
 
 
 def _read_layout(root: Path) -> tuple[dict[str, list[Entry]], tuple[str, ...]]:
-    """Return the entries of each split, and the names of the classes; none with captions."""
+    """Return the entries of each split, and the class names, which are empty with captions."""
     files, flaws = _image_files(root)
-    files += flaws  # named among the files that are left out
+    files += flaws  # so that unreadable folders appear in `Dataset.skipped`
     tops = {
         path.parts[0]
         for path in files
@@ -97,7 +104,7 @@ def _read_layout(root: Path) -> tuple[dict[str, list[Entry]], tuple[str, ...]]:
 
 
 def _split_names(entries: dict[Path, Entry], has_splits: bool) -> dict[Path, str]:
-    """Return the split of each entry: its folder, or by the hash of its path."""
+    """Return the split of each entry, by its folder or by the hash of its path."""
     if has_splits:
         return {path: path.parts[0] if len(path.parts) > 1 else "train" for path in entries}
     test = held_out(
@@ -109,7 +116,7 @@ def _split_names(entries: dict[Path, Entry], has_splits: bool) -> dict[Path, str
 def _image_files(root: Path) -> tuple[list[Path], dict[Path, str]]:
     """Return the image files below a folder, and why some folders are left out, by relative paths.
 
-    Each folder is read once, wherever links lead, and under its own name before that of a link.
+    Each folder is read once, wherever links lead. Its own name comes before the name of a link.
     """
     files, flaws, seen, folders = [], {}, set(), collections.deque([root])
     while folders:
@@ -137,7 +144,7 @@ def _image_files(root: Path) -> tuple[list[Path], dict[Path, str]]:
 
 
 def _captions(root: Path, folder: Path) -> dict[Path, tuple[str, ...]]:
-    """By path relative to `root`, what the captions file of one folder says."""
+    """Return what the captions file of one folder says, by path relative to `root`."""
     for name in ("metadata.jsonl", "metadata.csv"):
         path = root / folder / name
         if not path.exists():
@@ -154,7 +161,8 @@ def _captions(root: Path, folder: Path) -> dict[Path, tuple[str, ...]]:
                     )
                 except (KeyError, TypeError, ValueError) as error:
                     raise ValueError(
-                        f"row {number} of {path}: expected a file_name and a text, got {row!r} ({error!r})"
+                        f"row {number} of {path}: expected a file_name and a text, "
+                        f"got {row!r} ({error!r})"
                     ) from error
         return captions
     return {}

@@ -1,4 +1,4 @@
-"""Points in the plane around a few centres: where a generator that loses modes can be seen to lose them."""
+"""Points in the plane around a few centres, where a generator's lost modes are easy to see."""
 
 import functools
 
@@ -13,16 +13,18 @@ MODES = {
     "grid_of_gaussians": (np.stack(np.meshgrid(_SIDE, _SIDE), -1).reshape(-1, 2), 0.05),
     "ring_of_gaussians": (2 * np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], -1), 0.02),
 }
-"""Centres `[modes 2]` and deviation of each set: 25 on a grid, and 8 on a circle."""
+"""Centres `[modes 2]` and standard deviation of each set: 25 on a grid, and 8 on a circle."""
 
 SIZES = {"train": 50_000, "test": 10_000}
 
 
 def points_of(name: str, split: str) -> Dataset:
-    """`image` is the point, float32 `[2]`, `label` its mode; equally many of each. Drawn from a fixed seed.
+    """Return a set of Gaussians: `image` is a point, float32 `[2]`, and `label` its mode.
+
+    All modes have equally many points. The points are drawn from a fixed seed.
 
     Raises:
-        ValueError: an unknown split.
+        ValueError: the split is unknown.
     """
     centres, deviation = MODES[name]
 

@@ -5,5 +5,5 @@ from genjax.data.sets.gaussians import points_of
 
 
 def load_grid_of_gaussians(split: str) -> Dataset:
-    """Return points of the set, with their modes as labels; raise ValueError on an unknown split."""
+    """Return points, with their modes as labels; raise ValueError on an unknown split."""
     return points_of("grid_of_gaussians", split)

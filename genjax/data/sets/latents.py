@@ -1,9 +1,12 @@
-"""Latents of images in array_record files: written once by an encoder, in parts, and read like any other set.
+"""Latents of images in array_record files, written once by an encoder and read like any other set.
 
-A folder holds `origin.json`, what the latents are of; for each split its parts, `train-00003-of-00012.array_record`, each
-complete or absent; and, once all of them are there, `latents.json`, with the moments by which latents are standardized.
-A record is a latent's float32 values and the int32 label. What has captions has them in `train.captions.jsonl`, a list of
-texts to a line.
+A folder holds
+- `origin.json`, which says what the latents were encoded from;
+- for each split its parts, `train-00003-of-00012.array_record`, each complete or absent;
+- `latents.json`, once all parts exist, with the moments that standardize latents;
+- for captioned sets `train.captions.jsonl`, one list of texts per line.
+
+A record is a latent's float32 values and the int32 label.
 """
 
 import json
@@ -23,7 +26,7 @@ PART = 1024  # records
 
 
 def part_paths(folder: str | os.PathLike, split: str, count: int) -> list[Path]:
-    """Of the parts of a split with `count` records."""
+    """Return the paths of the parts of a split with `count` records."""
     parts = math.ceil(count / PART)
     return [Path(folder) / f"{split}-{i:05d}-of-{parts:05d}.array_record" for i in range(parts)]
 
@@ -37,12 +40,13 @@ def write_latents(
     process: int = 0,
     processes: int = 1,
 ) -> Iterator[int]:
-    """Writes the parts of a split that fall to this process and are not there yet; yields the records of each part as
-    soon as it is there, also if it was before.
+    """Write this process's missing parts of a split, and yield the number of records of each part.
+
+    A part's number is yielded when the part is complete, also if the part existed before.
 
     Args:
-        count: records of the split.
-        encode: from a range of records to their latents and labels.
+        count: the number of records of the split.
+        encode: maps a range of records to their latents and labels.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -62,7 +66,7 @@ def write_latents(
 
 
 class LatentRecords:
-    """`records[i]` is a dictionary of a standardized latent, `image`, and its `label`."""
+    """Records of latents: `records[i]` has a standardized latent, `image`, and its `label`."""
 
     def __init__(
         self,
@@ -89,21 +93,22 @@ class LatentRecords:
 
 
 def read_summary(folder: str | os.PathLike | None) -> dict[str, Any]:
-    """What `latents.json` says: `shape`, `mean` and `deviation` by channel, `splits` with their counts, classes.
+    """Return `latents.json`: shape, moments by channel, splits with their counts, and classes.
 
     Raises:
-        FileNotFoundError: there is none, or not yet.
+        FileNotFoundError: the file does not exist, or not yet.
     """
     path = Path(folder or ".") / SUMMARY
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} does not exist: set config.data.directory to a folder of latents, and make it first, or finish it, "
-            "by python -m experiments.encode with this config"
+            f"{path} does not exist: set config.data.directory to a folder of latents, and make "
+            "or finish it first by python -m experiments.encode with this config"
         )
     return json.loads(path.read_text())
 
 
 def write_summary(folder: str | os.PathLike, summary: Mapping[str, Any]) -> None:
+    """Write `latents.json`, which `read_summary` reads, as the last step of encoding."""
     path = Path(folder) / SUMMARY
     unfinished = path.with_suffix(f".{os.getpid()}")
     unfinished.write_text(json.dumps(summary, indent=2) + "\n")
@@ -117,7 +122,7 @@ def _captions_path(folder: str | os.PathLike, split: str) -> Path:
 def write_captions(
     folder: str | os.PathLike, split: str, captions: Sequence[Sequence[str]]
 ) -> None:
-    """Of all records of a split, in their order."""
+    """Write the captions of all records of a split, in the order of the records."""
     path = _captions_path(folder, split)
     unfinished = path.with_suffix(f".{os.getpid()}")
     unfinished.write_text(
@@ -137,11 +142,11 @@ def _read_captions(
 
 
 def load_latents(split: str, data_dir: str | os.PathLike | None, *, preload_bytes: int) -> Dataset:
-    """Standardized latents, (latent − mean)/deviation by channel, as the float32 `image`.
+    """Return standardized latents, (latent − mean)/deviation by channel, as the float32 `image`.
 
     Raises:
         FileNotFoundError: the folder holds no finished latents.
-        ValueError: unknown split.
+        ValueError: the split is unknown.
     """
     summary = read_summary(data_dir)
     members, paths, start = {}, [], 0
@@ -171,7 +176,7 @@ def load_latents(split: str, data_dir: str | os.PathLike | None, *, preload_byte
 def raw_latents(
     folder: str | os.PathLike, split: str, count: int, shape: Sequence[int]
 ) -> Iterator[Float[np.ndarray, " batch *shape"]]:
-    """All latents of a finished split as they were written, a part at a time."""
+    """Yield all latents of a finished split as they were written, a part at a time."""
     channels = shape[-1]
     records = LatentRecords(
         part_paths(folder, split, count),

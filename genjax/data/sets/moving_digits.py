@@ -1,29 +1,29 @@
-"""Moving handwritten digits: Moving MNIST (Srivastava et al. 2015) made of scikit-learn's digits."""
+"""Moving handwritten digits: Moving MNIST (Srivastava et al. 2015) with scikit-learn's digits."""
 
 import numpy as np
 
 from genjax.data.dataset import Dataset, InMemory, take
 
 SIZES = {"train": 10_000, "test": 1_000}
-NUM_FRAMES = 17  # 1 + 4·4: video autoencoders that keep the first frame by itself take 1 + 4n
+NUM_FRAMES = 17  # 1 + 4·4: video autoencoders that keep the first frame take 1 + 4n frames
 SIDE, DIGIT_SIDE = 32, 16  # pixels
 SPEEDS = (1.0, 3.0)  # pixels a frame, slowest and fastest
 
 
 def load_moving_digits(split: str) -> Dataset:
-    """`video`: 17 frames of 32×32 grey levels in which one or two digits of 16×16 pixels move and bounce.
+    """Return `video`: 17 frames of 32×32 grey levels in which one or two digits move and bounce.
 
-    As often one digit as two. Each is drawn anew, with a place, a direction and a speed of 1 to 3 pixels a
-    frame, all uniform; it goes straight, is reflected at the borders, and is shown at the nearest whole
-    pixel. Where two digits overlap the brighter pixel is seen. Clips of `train` (10,000) show digits that
-    the set `digits` has in `train`, those of `test` (1,000) others. A clip is a function of its split and
-    index alone.
+    One and two digits are equally likely. A digit has 16×16 pixels, and starts with a uniformly
+    drawn place, direction and speed of 1 to 3 pixels a frame. It moves straight, is reflected at
+    the borders, and is shown at the nearest whole pixel. Where two digits overlap, the brighter
+    pixel shows. The 10,000 clips of `train` show digits of the split `train` of the set `digits`;
+    the 1,000 clips of `test` show those of `test`. A clip depends on its split and index only.
 
     Raises:
-        ValueError: an unknown split.
+        ValueError: the split is unknown.
 
-    Source: Srivastava et al. 2015, section 4.1, with digits by Alpaydin and Kaynak (1998), each pixel
-    doubled along both sides.
+    Source: Srivastava et al. 2015, section 4.1, with digits by Alpaydin and Kaynak (1998), each
+    pixel doubled along both sides.
     """
     members = {part: lambda part=part: [(part, i) for i in range(SIZES[part])] for part in SIZES}
     chosen = [clip for part in take(split, members) for clip in part]
@@ -35,7 +35,7 @@ def load_moving_digits(split: str) -> Dataset:
 
 
 def _digits() -> dict[str, np.ndarray]:
-    """By split, as `Digits` splits and stores them, and doubled: bytes `[examples 16 16]`."""
+    """Return by split the digits of `Digits`, doubled in size: bytes `[examples 16 16]`."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

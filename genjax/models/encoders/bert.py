@@ -1,4 +1,7 @@
-"""BERT, an encoder of text (Devlin et al. 2019, "BERT: pre-training of deep bidirectional transformers")."""
+"""BERT, an encoder of text (Devlin et al. 2019).
+
+"BERT: pre-training of deep bidirectional transformers for language understanding".
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +18,7 @@ small = nn.initializers.normal(0.02)
 
 
 class Block(nn.Module):
-    """Self-attention and a feed-forward layer, each added to its input and the sum normalised."""
+    """Self-attention and a feed-forward layer, each residual and followed by a norm."""
 
     num_heads: int
     mlp_width: int
@@ -40,21 +43,21 @@ class Block(nn.Module):
 
 
 class Bert(nn.Module):
-    """Tokens to a state each, and to one of the whole text.
+    """A transformer over text that returns a state per token, and one of the whole text.
 
     Attributes:
         num_tokens: size of the vocabulary.
         width: features of a token; divisible by `num_heads`.
         depth: number of blocks, scanned with stacked parameters.
         mlp_width: features within the feed-forward layers.
-        max_length: positions that are embedded.
-        num_types: types of tokens; the original had two, of a first and a second sentence.
-        pooler: whether there is a layer that makes `Text.pooled` of the first token's state.
-        epsilon: of the norms.
+        max_length: number of embedded positions.
+        num_types: types of tokens; the original had two, for a first and a second sentence.
+        pooler: whether a layer makes `Text.pooled` of the first token's state.
+        epsilon: the norms' epsilon.
         unroll: blocks per iteration of the scan.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to keep
-            every activation.
-        dtype: type of the matrix products; norms and softmax are float32 always.
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
+            keep every activation.
+        dtype: type of the matrix products. Norms and softmax are always float32.
     """
 
     num_tokens: int
@@ -78,22 +81,25 @@ class Bert(nn.Module):
         mask: Bool[Array, "batch length"] | None = None,
         types: Int[Array, "batch length"] | None = None,
     ) -> Text:
-        """
+        """Encode tokens.
+
         Args:
             ids: tokens.
-            mask: False at padding, which then changes no other token's state; by default everything is text.
+            mask: False at padding, which then changes no other token's state; by default everything
+                is text.
             types: the type of each token; by default 0.
 
         Returns:
-            The last block's states, the pooled vector (if `pooler`), and the mask as it was given.
+            The last block's states, the pooled vector (if `pooler`), and the given mask.
 
         Raises:
-            ValueError: more tokens than `max_length`.
+            ValueError: there are more tokens than `max_length`.
         """
         length = ids.shape[1]
         if length > self.max_length:
             raise ValueError(
-                f"texts of {length} tokens; there are {self.max_length} positions: truncate to these"
+                f"texts of {length} tokens; there are {self.max_length} positions: truncate the "
+                "texts to these"
             )
         types = jnp.zeros_like(ids) if types is None else types
         embed = lambda size, name: nn.Embed(
@@ -131,10 +137,12 @@ class Bert(nn.Module):
 
 
 def sentence_embedding(text: Text) -> Float[Array, "batch features"]:
-    """The mean of a text's states, of length 1, so that inner products are cosine similarities.
+    """Return the mean of a text's states, of length 1, so that inner products are cosines.
 
-    Reimers & Gurevych 2019 ("Sentence-BERT"), section 3, as MiniLM was trained for. Padding is left out by
-    `text.mask`, without which all states count.
+    `text.mask` excludes padding; without a mask all states count. MiniLM was trained for this
+    embedding.
+
+    Source: Reimers & Gurevych 2019 ("Sentence-BERT"), section 3.
     """
     weights = (
         jnp.ones(text.tokens.shape[:2]) if text.mask is None else text.mask.astype(jnp.float32)
@@ -157,7 +165,7 @@ def _size(depth: int, width: int, num_heads: int) -> Callable[..., Bert]:
     return build
 
 
-# Devlin et al. 2019, section 3; and Wang et al. 2020 ("MiniLM"), every second layer of its twelve.
+# Devlin et al. 2019, section 3. MiniLM (Wang et al. 2020) keeps every second of its twelve layers.
 bert_base = _size(12, 768, 12)
 bert_large = _size(24, 1024, 16)
 minilm_l6 = _size(6, 384, 12)

@@ -1,5 +1,7 @@
-"""CLIP: text and pictures in one space (Radford et al. 2021, "Learning transferable visual models from
-natural language supervision")."""
+"""CLIP: text and pictures in one space (Radford et al. 2021).
+
+"Learning transferable visual models from natural language supervision".
+"""
 
 from typing import Any
 
@@ -15,7 +17,7 @@ from genjax.nn.transformer import Attention, FeedForward, exact_gelu, inline
 
 Dtype = Any
 normal = nn.initializers.normal
-# Mean and deviation of the colours of CLIP's training set, of pixels in [0, 1].
+# Mean and standard deviation of the colours of CLIP's training set, for pixels in [0, 1].
 COLOUR_MEAN = (0.48145466, 0.4578275, 0.40821073)
 COLOUR_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
@@ -27,14 +29,14 @@ def quick_gelu(x: Float[Array, "*batch features"]) -> Float[Array, "*batch featu
 
 @struct.dataclass
 class Encoded:
-    """What an encoder says of its input, in float32.
+    """The outputs of an encoder, in float32.
 
     Attributes:
-        states: what enters each layer and, last, what leaves the last layer: `states[-2]` is the penultimate
-            one's output, which Stable Diffusion XL and 3 take.
+        states: the input of each layer and, last, the output of the last layer. `states[-2]` is the
+            penultimate layer's output, which Stable Diffusion XL and 3 take.
         last: `states[-1]` after the final norm.
-        pooled: `last` of one token, which stands for all: the end of the text, the class token of the
-            picture.
+        pooled: `last` of the token that summarizes the input: the end of the text, or the picture's
+            class token.
         projected: `pooled` in the space that text and pictures share; None without a projection.
     """
 
@@ -45,7 +47,7 @@ class Encoded:
 
 
 class Block(nn.Module):
-    """Self-attention and a feed-forward layer, each after a norm and added to what it was given."""
+    """Self-attention and a feed-forward layer, each after a norm and added to its input."""
 
     num_heads: int
     mlp_features: int
@@ -61,7 +63,7 @@ class Block(nn.Module):
         x: Float[Array, "batch length features"],
         mask: Bool[Array, "#batch 1 #length length"] | None,
     ) -> tuple[Float[Array, "batch length features"], Float[Array, "batch length features"]]:
-        """The output and, for the record, the input."""
+        """Return the output, and the input, which `Encoded.states` collects."""
         features = x.shape[-1]
         inward, mlp_inward, outward = (
             normal(n**-0.5) for n in (features, 2 * features, 2 * self.depth * features)
@@ -79,20 +81,20 @@ class Block(nn.Module):
 
 
 class Tower(nn.Module):
-    """What the text and the image encoder have in common.
+    """The common part of text and image encoder.
 
     Attributes:
         width: features of a token; divisible by `num_heads`.
         depth: number of blocks, scanned with stacked parameters.
         mlp_features: features inside a feed-forward layer; four times the width if None.
-        shared_features: size of the space of text and pictures; without a projection to it if None.
-        quick_gelu: x·σ(1.702x), as OpenAI's networks have it, in place of the exact GELU of others.
-        epsilon: of the norms.
+        shared_features: size of the space of text and pictures; None for no projection.
+        quick_gelu: whether to use x·σ(1.702x), as OpenAI's networks do, instead of the exact GELU.
+        epsilon: the norms' epsilon.
         unroll: blocks per iteration of the scan.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to keep
-            every activation.
-        dtype: type of the matrix products; norms, softmax and what goes from block to block are float32
-            always.
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
+            keep every activation.
+        dtype: type of the matrix products. Norms, softmax and the residual stream are always
+            float32.
     """
 
     width: int
@@ -146,9 +148,10 @@ class CLIPText(Tower):
 
     Attributes (besides `Tower`'s):
         vocabulary_size: number of tokens.
-        max_length: tokens at most; the published ones pad to it.
-        end_token: that which ends a text, and whose first state is pooled; if None it is the highest of the
-            text, as in the original code, and as published configurations with `eos_token_id` 2 mean it.
+        max_length: largest number of tokens; the published systems pad to it.
+        end_token: the token that ends a text, whose first state is pooled. None pools the highest
+            token of the text, as the original code does, and as published configurations with
+            `eos_token_id` 2 mean.
     """
 
     vocabulary_size: int = 49_408
@@ -159,13 +162,15 @@ class CLIPText(Tower):
     def __call__(
         self, tokens: Int[Array, "batch length"], mask: Bool[Array, "batch length"] | None = None
     ) -> Encoded:
-        """
+        """Encode tokens.
+
         Args:
-            mask: True at tokens that others may look at; at all if None, as the published systems have it. No
-                token looks at later ones, so that padding after a text changes nothing in it either way.
+            mask: True at tokens that other tokens may attend to; None for all, as in the published
+                systems. No token attends to later ones, so padding after a text changes nothing in
+                the text.
 
         Raises:
-            ValueError: more tokens than `max_length`.
+            ValueError: there are more tokens than `max_length`.
         """
         batch, length = tokens.shape
         if length > self.max_length:
@@ -196,7 +201,7 @@ class CLIPVision(Tower):
 
     Attributes (besides `Tower`'s):
         patch_size: side of a patch, in pixels.
-        image_size: side of a picture, in pixels (`resize_and_crop` makes them so).
+        image_size: side of a picture, in pixels; `resize_and_crop` makes such pictures.
     """
 
     patch_size: int = 32
@@ -204,15 +209,15 @@ class CLIPVision(Tower):
 
     @nn.compact
     def __call__(self, images: Float[Array, "batch height width 3"]) -> Encoded:
-        """Of images in [−1, 1].
+        """Encode images in [−1, 1].
 
         Raises:
-            ValueError: images of another size than `image_size`.
+            ValueError: the images have another size than `image_size`.
         """
         if images.shape[1:3] != (self.image_size, self.image_size):
             raise ValueError(
-                f"images have shape {images.shape}; this network takes {self.image_size}×{self.image_size} "
-                "pixels: use resize_and_crop"
+                f"images have shape {images.shape}; this network takes "
+                f"{self.image_size}×{self.image_size} pixels: use resize_and_crop"
             )
         images = ((images.astype(jnp.float32) + 1) / 2 - jnp.array(COLOUR_MEAN)) / jnp.array(
             COLOUR_DEVIATION
@@ -237,7 +242,7 @@ class CLIPVision(Tower):
 
 
 class CLIP(nn.Module):
-    """Both encoders, of equal `shared_features`."""
+    """A text encoder and an image encoder with equal `shared_features`."""
 
     text: CLIPText
     vision: CLIPVision
@@ -250,13 +255,13 @@ class CLIP(nn.Module):
     def embed_text(
         self, tokens: Int[Array, "batch length"], mask: Bool[Array, "batch length"] | None = None
     ) -> Float[Array, "batch shared_features"]:
-        """Vectors of length 1."""
+        """Return the texts' vectors in the shared space, of length 1."""
         return _unit(self.text(tokens, mask).projected)
 
     def embed_images(
         self, images: Float[Array, "batch height width 3"]
     ) -> Float[Array, "batch shared_features"]:
-        """Vectors of length 1."""
+        """Return the pictures' vectors in the shared space, of length 1."""
         return _unit(self.vision(images).projected)
 
     def similarity(
@@ -265,7 +270,7 @@ class CLIP(nn.Module):
         tokens: Int[Array, "batch length"],
         mask: Bool[Array, "batch length"] | None = None,
     ) -> Float[Array, " batch"]:
-        """Cosine of each picture with its own text: what a CLIP score averages.
+        """Return the cosine of each picture with its own text, which a CLIP score averages.
 
         The CLIPScore of Hessel et al. 2021 (equation 1) is 2.5·max(cosine, 0); other reports have
         100·max(cosine, 0).
@@ -278,7 +283,7 @@ class CLIP(nn.Module):
         tokens: Int[Array, "texts length"],
         mask: Bool[Array, "texts length"] | None = None,
     ) -> Float[Array, "images texts"]:
-        """Logits of each picture for every text: cosines times the learned scale."""
+        """Return the logits of each picture for every text: cosines times the learned scale."""
         cosines = self.embed_images(images) @ self.embed_text(tokens, mask).T
         return jnp.exp(self.logit_scale.astype(jnp.float32)) * cosines
 
@@ -290,10 +295,11 @@ def _unit(x: jax.Array) -> jax.Array:
 def resize_and_crop(
     images: Float[Array, "batch height width channels"], size: int = 224
 ) -> Float[Array, "batch {size} {size} channels"]:
-    """Pictures in [−1, 1] as CLIP is shown them: the shorter side to `size`, and the middle of the longer.
+    """Resize the shorter side of pictures in [−1, 1] to `size`, and center-crop, as CLIP does.
 
-    Cubic interpolation (Keys, a = −½), widened where it shrinks, as Pillow's; cut at [−1, 1], and, to be
-    differentiable, not rounded to 8 bits as there. The colours' mean and deviation are `CLIPVision`'s affair.
+    The interpolation is cubic (Keys, a = −½) and widened where it shrinks, like Pillow's. Values
+    are clipped to [−1, 1]. They are not rounded to 8 bits as in Pillow, so that the result is
+    differentiable. `CLIPVision` itself normalizes the colours.
     """
     batch, height, width, channels = images.shape
     shorter = min(height, width)
@@ -303,12 +309,14 @@ def resize_and_crop(
     return jnp.clip(images[:, top : top + size, left : left + size], -1, 1)
 
 
-# Text encoders of Stable Diffusion and FLUX. L is OpenAI's, bigG of OpenCLIP (Ilharco et al. 2021).
+# The text encoders of Stable Diffusion and FLUX.
 def CLIPText_L(**options) -> CLIPText:
+    """Return the text encoder of OpenAI's CLIP L/14."""
     return CLIPText(width=768, depth=12, num_heads=12, **options)
 
 
 def CLIPText_bigG(**options) -> CLIPText:
+    """Return the text encoder of OpenCLIP's bigG (Ilharco et al. 2021)."""
     return CLIPText(
         width=1280, depth=32, num_heads=20, shared_features=1280, quick_gelu=False, **options
     )

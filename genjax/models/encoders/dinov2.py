@@ -1,7 +1,7 @@
-"""DINOv2, a vision transformer trained without labels, and with registers.
+"""DINOv2, a vision transformer trained without labels, optionally with registers.
 
-Oquab et al. 2024 ("DINOv2: learning robust visual features without supervision"); Darcet et al. 2024
-("Vision transformers need registers").
+Oquab et al. 2024 ("DINOv2: learning robust visual features without supervision"); Darcet et al.
+2024 ("Vision transformers need registers").
 """
 
 import functools
@@ -19,19 +19,19 @@ from genjax.nn.transformer import Attention, FeedForward, exact_gelu, inline
 
 Dtype = Any
 small = nn.initializers.normal(0.02)
-# Mean and deviation of ImageNet's colours, of values in [0, 1].
+# Mean and standard deviation of ImageNet's colours, for values in [0, 1].
 COLOUR_MEAN = (0.485, 0.456, 0.406)
 COLOUR_DEVIATION = (0.229, 0.224, 0.225)
 
 
 def swiglu(x: Float[Array, "*batch two_features"]) -> Float[Array, "*batch features"]:
-    """Return silu(first half of the features)·(second half), of a layer that makes both."""
+    """Return silu(first half of the features)·(second half); one layer makes both halves."""
     gate, h = jnp.split(x, 2, axis=-1)
     return nn.silu(gate) * h
 
 
 class Block(nn.Module):
-    """Self-attention and a feed-forward layer, each of a normalised input and scaled before it is added."""
+    """Self-attention and a feed-forward layer, each after a norm and scaled before its addition."""
 
     num_heads: int
     mlp_ratio: int
@@ -55,7 +55,7 @@ class Block(nn.Module):
         attention = Attention(self.num_heads, norm=of_attention, name="attention", **types)
         x, _ = attention(x, gate=scale("attention_scale"))
         mlp_features, activation = self.mlp_ratio * features, exact_gelu
-        if self.gated:  # about as many weights as without (Shazeer 2020, "GLU variants")
+        if self.gated:  # about as many weights as without gates (Shazeer 2020, "GLU variants")
             mlp_features, activation = 2 * (-(-(mlp_features * 2 // 3) // 8) * 8), swiglu
         types |= dict(kernel_init=small, out_init=small)
         mlp = inline(self, FeedForward(mlp_features, of_mlp, activation, **types))
@@ -63,23 +63,24 @@ class Block(nn.Module):
 
 
 class Dinov2(nn.Module):
-    """Images to normalised states: the class token's, those of `num_registers` registers, the patches'.
+    """Images to normalized states of the class token, `num_registers` registers and all patches.
 
     Attributes:
         width: features of a token; divisible by `num_heads`.
         depth: number of blocks, scanned with stacked parameters.
         gated: whether the feed-forward layers are SwiGLU, as in the giant.
-        num_registers: tokens that are there to be written to.
+        num_registers: extra tokens in which the network can store information.
         patch_size: side of a patch, in pixels.
-        image_size: side of the images whose patches' positions are parameters; those of images of other sizes
-            are interpolated from them.
-        position_offset: without registers, the side's number of patches plus this defines their distance. 0.1
-            in the authors' code, 0 in transformers.
-        epsilon: of the norms.
+        image_size: side of the images whose patches' positions are parameters; other sizes
+            interpolate these positions.
+        position_offset: defines the distance of positions in networks without registers, together
+            with the side's number of patches. 0.1 in the authors' code, 0 in transformers.
+        epsilon: the norms' epsilon.
         unroll: blocks per iteration of the scan.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to keep
-            every activation.
-        dtype: type of the matrix products; norms, softmax and the sum over blocks are float32 always.
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
+            keep every activation.
+        dtype: type of the matrix products. Norms, softmax and the residual stream are always
+            float32.
     """
 
     width: int
@@ -103,13 +104,14 @@ class Dinov2(nn.Module):
         images: Float[Array, "batch height width channels"],
         masked: Bool[Array, "batch patches"] | None = None,
     ) -> Float[Array, "batch tokens features"]:
-        """
+        """Encode images.
+
         Args:
-            images: colours less `COLOUR_MEAN`, divided by `COLOUR_DEVIATION`; see `preprocess`.
-            masked: True at patches to be hidden, as in training.
+            images: colours minus `COLOUR_MEAN`, divided by `COLOUR_DEVIATION`; see `preprocess`.
+            masked: True at patches to hide, as in training.
 
         Raises:
-            ValueError: a side that `patch_size` does not divide.
+            ValueError: `patch_size` does not divide a side.
         """
         batch, height, width, _ = images.shape
         grid, side = (
@@ -127,11 +129,11 @@ class Dinov2(nn.Module):
         mask_token = parameter("mask_token")
         if masked is not None:
             patches = jnp.where(masked[:, :, None], mask_token, patches)
-        table = parameter("positions", 1 + side**2)  # the class token's before the patches'
+        table = parameter("positions", 1 + side**2)  # the class token's, then the patches'
         positions = table[1:].reshape(side, side, self.width)
         if grid == (side, side):
             pass
-        elif self.num_registers:  # theirs of that time have a low-pass filter
+        elif self.num_registers:  # the authors' code for registers has a low-pass filter
             positions = jax.image.resize(positions, (*grid, self.width), "cubic")
         else:
             method = functools.partial(bicubic, offset=self.position_offset)
@@ -154,14 +156,14 @@ class Dinov2(nn.Module):
 def preprocess(
     images: Float[Array, "batch height width channels"], size: int = 224
 ) -> Float[Array, "batch size size 3"]:
-    """Images in [−1, 1], of 1 or 3 channels, as DINOv2 is given them for FD-DINOv2 (Stein et al. 2023).
+    """Preprocess images in [−1, 1], of 1 or 3 channels, for FD-DINOv2 (Stein et al. 2023).
 
-    They are rounded to 8 bits, as pictures in files are, squeezed or stretched to `size`×`size` by an
-    antialiased bicubic filter (whose result is not rounded, as in Karras et al. 2024, "EDM2") and normalised
-    by ImageNet's colours.
+    Images are rounded to 8 bits, like pictures in files. An antialiased bicubic filter resizes them
+    to `size`×`size`, whatever their proportions; its result is not rounded, as in Karras et al.
+    2024 ("EDM2"). ImageNet's colours normalize the result.
 
     Raises:
-        ValueError: neither 1 nor 3 channels.
+        ValueError: the images have neither 1 nor 3 channels.
     """
     colours = (
         jax.image.resize(eight_bit_colours(images), (len(images), size, size, 3), "cubic") / 255
@@ -172,13 +174,14 @@ def preprocess(
 def dinov2_features(
     network: Dinov2, variables: Any, images: Float[Array, "batch height width channels"]
 ) -> Float[Array, "batch features"]:
-    """Features of images in [−1, 1] whose Fréchet distance is FD-DINOv2: the class token's last state.
+    """Compute the features of images in [−1, 1] for FD-DINOv2: the class token's last state.
 
-    Published figures are of `dinov2_large` without registers, in float32 and in the authors' code, hence with
-    its offset of positions.
+    Published figures come from `dinov2_large` without registers, in float32 and in the authors'
+    code. So the authors' offset of positions is set here.
     """
     network = network.clone(position_offset=0.1)
-    with jax.default_matmul_precision("highest"):  # a distance should not depend on the device
+    # Full precision, so that a distance does not depend on the device.
+    with jax.default_matmul_precision("highest"):
         return network.apply(variables, preprocess(images))[:, 0]
 
 

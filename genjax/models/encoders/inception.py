@@ -1,4 +1,6 @@
-"""Inception-v3, by which FID is defined (Szegedy et al. 2016, "Rethinking the Inception architecture")."""
+"""Inception-v3, the network of FID (Szegedy et al. 2016).
+
+"Rethinking the Inception architecture for computer vision"."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -20,25 +22,27 @@ max_of_nine: Pool = functools.partial(
 mean_of_nine: Pool = functools.partial(
     nn.avg_pool, window_shape=(3, 3), strides=(1, 1), padding="SAME"
 )
-mean_of_pixels: Pool = functools.partial(
-    mean_of_nine, count_include_pad=False
-)  # as many as lie inside
+# The mean over the pixels inside the image, without padding.
+mean_of_pixels: Pool = functools.partial(mean_of_nine, count_include_pad=False)
 
 
 class Conv(NamedTuple):
+    """The sizes of a convolution."""
+
     features: int
     kernel_size: tuple[int, int] = (1, 1)
     stride: int = 1
     padding: str = "SAME"
 
 
-# Layers one after the other; a list within them is of layers side by side.
+# Consecutive layers; an inner list holds parallel layers.
 Layers = Sequence[Conv | Pool | Sequence[Conv]]
 cross = lambda features: [Conv(features, (1, 3)), Conv(features, (3, 1))]
 reduction = lambda features: Conv(features, (3, 3), 2, "VALID")
 
 
 def block_a(pool: Pool, pool_features: int) -> dict[str, Layers]:
+    """Return the branches of the modules at 35×35."""
     return {
         "branch1x1": [Conv(64)],
         "branch5x5": [Conv(48), Conv(64, (5, 5))],
@@ -48,6 +52,7 @@ def block_a(pool: Pool, pool_features: int) -> dict[str, Layers]:
 
 
 def block_b() -> dict[str, Layers]:
+    """Return the branches that reduce 35×35 to 17×17 (figure 10)."""
     return {
         "branch3x3": [reduction(384)],
         "branch3x3dbl": [Conv(64), Conv(96, (3, 3)), reduction(96)],
@@ -56,6 +61,7 @@ def block_b() -> dict[str, Layers]:
 
 
 def block_c(pool: Pool, width: int) -> dict[str, Layers]:
+    """Return the branches of the modules at 17×17, with factorized 7×7 convolutions (figure 6)."""
     row, column = Conv(width, (1, 7)), Conv(width, (7, 1))
     return {
         "branch1x1": [Conv(192)],
@@ -66,6 +72,7 @@ def block_c(pool: Pool, width: int) -> dict[str, Layers]:
 
 
 def block_d() -> dict[str, Layers]:
+    """Return the branches that reduce 17×17 to 8×8."""
     return {
         "branch3x3": [Conv(192), reduction(320)],
         "branch7x7x3": [Conv(192), Conv(192, (1, 7)), Conv(192, (7, 1)), reduction(192)],
@@ -74,6 +81,7 @@ def block_d() -> dict[str, Layers]:
 
 
 def block_e(pool: Pool) -> dict[str, Layers]:
+    """Return the branches of the modules at 8×8 (figure 7)."""
     return {
         "branch1x1": [Conv(320)],
         "branch3x3": [Conv(384), cross(384)],
@@ -83,7 +91,7 @@ def block_e(pool: Pool) -> dict[str, Layers]:
 
 
 def network(mean: Pool, last: Pool) -> dict[str, Conv | Pool | dict[str, Layers]]:
-    """The whole of it but the classifier; names are those of the published weights."""
+    """Return all layers except the classifier, with the names of the published weights."""
     return {
         "Conv2d_1a_3x3": Conv(32, (3, 3), 2, "VALID"),
         "Conv2d_2a_3x3": Conv(32, (3, 3), 1, "VALID"),
@@ -107,7 +115,7 @@ def network(mean: Pool, last: Pool) -> dict[str, Conv | Pool | dict[str, Layers]
 
 
 class ConvNorm(nn.Module):
-    """A convolution, the normalisation of its outputs by stored statistics, a rectifier."""
+    """A convolution, normalisation by stored statistics, and a rectifier."""
 
     conv: Conv
     dtype: Dtype
@@ -125,7 +133,7 @@ class ConvNorm(nn.Module):
 
 
 class Branches(nn.Module):
-    """Sequences of layers whose outputs are put side by side."""
+    """Parallel sequences of layers whose outputs are concatenated."""
 
     branches: Mapping[str, Layers]
     dtype: Dtype
@@ -158,13 +166,16 @@ class Branches(nn.Module):
 
 
 class Inception(nn.Module):
-    """Images in [−1, 1], of 299×299 pixels (75×75 at least), to 2,048 features and to logits of classes.
+    """Inception-v3: images in [−1, 1] to 2,048 features and to logits of classes.
+
+    Images have 299×299 pixels, and at least 75×75.
 
     Attributes:
-        num_classes: 1,008 in the network of FID, of which 1,000 mean something.
-        fid: whether it is that network, TensorFlow's of 2015-12-05, whose mean of 3×3 pixels is at the border
-            of those inside the image, and which has a maximum for the last of them; else torchvision's.
-        dtype: type of all but the results.
+        num_classes: 1,008 in the network of FID, of which 1,000 are used.
+        fid: whether to build the network of FID, TensorFlow's of 2015-12-05, or torchvision's. The
+            network of FID averages 3×3 pixels over those inside the image, and its last pooling is
+            a maximum.
+        dtype: type of everything except the results.
     """
 
     num_classes: int = 1008
@@ -198,13 +209,14 @@ class Inception(nn.Module):
 def preprocess(
     images: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch 299 299 3"]:
-    """Images in [−1, 1], of 1 or 3 channels, as the network of FID takes them (Heusel et al. 2017).
+    """Preprocess images in [−1, 1] for the network of FID (Heusel et al. 2017).
 
-    They are rounded to 8 bits, as pictures in files are, resized to 299×299 by TensorFlow 1's bilinear
-    interpolation (`corner_bilinear`), and values v in 0 … 255 become (v − 128)/128.
+    Images of 1 or 3 channels are rounded to 8 bits, like pictures in files, and resized to 299×299
+    by TensorFlow 1's bilinear interpolation (`corner_bilinear`). Values v in 0 … 255 become (v −
+    128)/128.
 
     Raises:
-        ValueError: neither 1 nor 3 channels.
+        ValueError: the images have neither 1 nor 3 channels.
     """
     return (resize(eight_bit_colours(images), 299, 299, corner_bilinear) - 128) / 128
 
@@ -212,12 +224,16 @@ def preprocess(
 def inception_features(
     variables: Any, images: Float[Array, "batch height width channels"]
 ) -> tuple[Float[Array, "batch 2048"], Float[Array, "batch 1008"]]:
-    """What metrics take of images in [−1, 1], by the weights of FID (`genjax.pretrained.inception.load`).
+    """Compute the features and logits that metrics use, from images in [−1, 1].
+
+    Args:
+        variables: the weights of FID (`genjax.pretrained.inception.load`).
 
     Returns:
-        The features, whose Fréchet distance is the FID (Heusel et al. 2017), and the logits of the Inception
-        score, which as released is of logits without their bias (Salimans et al. 2016).
+        The features, whose Fréchet distance is the FID (Heusel et al. 2017), and the logits of the
+        Inception score (Salimans et al. 2016). The score's released code has no bias in the logits.
     """
-    with jax.default_matmul_precision("highest"):  # a distance should not depend on the device
+    # Full precision, so that a distance does not depend on the device.
+    with jax.default_matmul_precision("highest"):
         features, logits = Inception().apply(variables, preprocess(images))
     return features, logits - variables["params"]["fc"]["bias"]

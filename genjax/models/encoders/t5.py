@@ -1,5 +1,8 @@
-"""T5's encoder (Raffel et al. 2020, "Exploring the limits of transfer learning with a unified text-to-text
-transformer"), in its first form, in that of version 1.1, and as UMT5 (Chung et al. 2023)."""
+"""T5's encoder (Raffel et al. 2020), in its first form, as version 1.1 and as UMT5 (Chung et al.
+2023).
+
+"Exploring the limits of transfer learning with a unified text-to-text transformer".
+"""
 
 from typing import Any
 
@@ -14,16 +17,16 @@ Dtype = Any
 
 
 def relative_buckets(length: int, num_buckets: int = 32, max_distance: int = 128) -> np.ndarray:
-    """Which of `num_buckets` a key's position relative to a query's falls in, `[queries keys]`.
+    """Return the bucket of each key's position relative to each query's, `[queries keys]`.
 
-    Half of them are for keys that come later. In each half, half of the buckets are for one distance each,
-    and the others of logarithmic widths up to `max_distance`; all beyond is in the last. (Raffel et al. 2020,
-    section 2.1, as released.)
+    Half of the buckets are for later keys. In each half, half of the buckets hold one distance
+    each. The other buckets have logarithmic widths up to `max_distance`; the last one holds all
+    larger distances. (Raffel et al. 2020, section 2.1, as released.)
     """
     relative = np.arange(length) - np.arange(length)[:, None]
     distance, half = np.abs(relative), num_buckets // 2
     exact = half // 2
-    # In float32, as the published networks were trained.
+    # float32, because the published networks were trained so.
     octaves = np.log(np.maximum(distance, 1).astype(np.float32) / exact) / np.float32(
         np.log(max_distance / exact)
     )
@@ -32,7 +35,7 @@ def relative_buckets(length: int, num_buckets: int = 32, max_distance: int = 128
 
 
 class RelativeBias(nn.Module):
-    """What is added to attention's logits, of the relative position alone."""
+    """A bias of attention's logits that depends on the relative position alone."""
 
     num_heads: int
     num_buckets: int
@@ -52,8 +55,7 @@ class RelativeBias(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention without 1/√features and a feed-forward layer, each after a norm and added to what it was
-    given."""
+    """Self-attention without 1/√features and a feed-forward layer, each residual after a norm."""
 
     num_heads: int
     head_features: int
@@ -92,7 +94,7 @@ class Block(nn.Module):
                 name="relative_bias",
             )(length)
         h = norm("norm_attention")(x)
-        # The scale that attention lacks is in the initial weights of the queries.
+        # The initial weights of the queries contain the scale that attention lacks.
         init = nn.initializers.variance_scaling(
             1 / self.head_features, "fan_in", "truncated_normal"
         )
@@ -115,24 +117,26 @@ class Block(nn.Module):
 
 
 class T5Encoder(nn.Module):
-    """A transformer over text that knows of positions by a bias of attention alone.
+    """A transformer over text that encodes positions by a bias of attention alone.
 
     Attributes:
         vocabulary_size: number of tokens.
         width: features of a token.
         depth: number of blocks, scanned with stacked parameters.
-        head_features: features of each of `num_heads` heads, together not necessarily the width.
+        head_features: features of each of `num_heads` heads; all heads together may differ from the
+            width.
         mlp_features: features inside a feed-forward layer.
-        gate: the activation of the gates, "gelu" (version 1.1 and UMT5) or another of `flax.linen`; ReLU without
-            gates if None.
-        bias_per_block: each block has a bias of its own (UMT5) in place of one for all.
+        gate: the activation of the gates, "gelu" (version 1.1 and UMT5) or another of `flax.linen`.
+            None for ReLU without gates.
+        bias_per_block: whether each block has its own bias (UMT5) instead of one for all blocks.
         num_buckets, max_distance: of relative positions, see `relative_buckets`.
-        epsilon: of the norms.
+        epsilon: the norms' epsilon.
         unroll: blocks per iteration of the scan.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to keep
-            every activation.
-        dtype: type of the matrix products, float32 or bfloat16: the published weights overflow float16 inside
-            their feed-forward layers. Norms, softmax and what goes from block to block are float32 always.
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
+            keep every activation.
+        dtype: type of the matrix products, float32 or bfloat16. The published weights overflow
+            float16 in their feed-forward layers. Norms, softmax and the residual stream are always
+            float32.
     """
 
     vocabulary_size: int
@@ -155,11 +159,11 @@ class T5Encoder(nn.Module):
     def __call__(
         self, tokens: Int[Array, "batch length"], mask: Bool[Array, "batch length"] | None = None
     ) -> Float[Array, "batch length features"]:
-        """A state per token, after the final norm, in float32.
+        """Return a state per token, after the final norm, in float32.
 
         Args:
-            mask: True at tokens of the text: with it padding changes nothing at these. Without it all look at
-                padding too, as Stable Diffusion 3 and FLUX have it.
+            mask: True at tokens of the text; padding then does not change their states. Without a
+                mask all tokens attend to padding too, as in Stable Diffusion 3 and FLUX.
         """
         embedding = nn.Embed(
             self.vocabulary_size,
@@ -193,10 +197,10 @@ class T5Encoder(nn.Module):
 
 
 def T5_XXL(**options) -> T5Encoder:
-    """The encoder of T5 version 1.1 that Imagen, PixArt, Stable Diffusion 3 and FLUX have."""
+    """Return the encoder of T5 version 1.1 that Imagen, PixArt, Stable Diffusion 3 and FLUX use."""
     return T5Encoder(32_128, 4096, 24, 64, 64, 10_240, **options)
 
 
 def UMT5_XXL(**options) -> T5Encoder:
-    """The encoder that Wan has."""
+    """Return the encoder that Wan uses."""
     return T5Encoder(256_384, 4096, 24, 64, 64, 10_240, bias_per_block=True, **options)

@@ -1,4 +1,4 @@
-"""The convolutions of VGG16 (Simonyan & Zisserman 2015, configuration D), for distances between features."""
+"""The convolutions of VGG16 (Simonyan & Zisserman 2015, configuration D), for feature distances."""
 
 import functools
 from typing import Any
@@ -11,16 +11,16 @@ from genjax.nn.grouped import grouped_convolve
 
 Dtype = Any
 DEPTHS = (2, 2, 3, 3, 3)  # convolutions of each stage
-# Mean and deviation of ImageNet's colours, of pixels in [−1, 1].
+# Mean and standard deviation of ImageNet's colours, for pixels in [−1, 1].
 COLOUR_MEAN = (-0.030, -0.088, -0.188)
 COLOUR_DEVIATION = (0.458, 0.448, 0.450)
 
 
 class VGG16(nn.Module):
-    """Images in [−1, 1] to the rectified features at the end of each of five stages, before its pooling.
+    """Images in [−1, 1] to the rectified features of five stages, each before its pooling.
 
-    Stage i has sides 2ⁱ times smaller, rounded down. The fully connected layers are left out, so that images
-    may be of any size from 16×16. Images of one channel are taken as grey: all three colours.
+    Stage i has sides 2ⁱ times smaller, rounded down. There are no fully connected layers, so images
+    may have any size from 16×16. Images of one channel are grey: all three colours are equal.
 
     Attributes:
         widths: channels of each stage.
@@ -34,15 +34,16 @@ class VGG16(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width channels"]
     ) -> tuple[Float[Array, "batch _ _ _"], ...]:
-        """The five feature maps.
+        """Return the five feature maps.
 
         Raises:
-            ValueError: neither 1 nor 3 channels, or a side of less than 16 pixels.
+            ValueError: the images have neither 1 nor 3 channels, or a side below 16 pixels.
         """
         if images.shape[-1] not in (1, 3) or min(images.shape[1:3]) < 16:
             raise ValueError(
-                f"images have shape {images.shape}; expected [batch height width channels] with 1 or 3 "
-                "channels and sides of at least 16, which VGG16 halves four times: convert or enlarge them"
+                f"images have shape {images.shape}; expected [batch height width channels] with 1 "
+                "or 3 channels and sides of at least 16, which VGG16 halves four times: convert or "
+                "enlarge them"
             )
         conv = functools.partial(
             nn.Conv, kernel_size=(3, 3), dtype=self.dtype, param_dtype=self.param_dtype
@@ -52,7 +53,7 @@ class VGG16(nn.Module):
         for stage, (depth, width) in enumerate(zip(DEPTHS, self.widths, strict=True), 1):
             if maps:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
-            # XLA's CPU back end takes 50 times as long for convolutions of maps as small as 2×2.
+            # XLA's CPU backend takes 50 times as long for convolutions of maps as small as 2×2.
             convolve = grouped_convolve if stage == len(DEPTHS) else None
             for i in range(depth):
                 x = nn.relu(
@@ -65,9 +66,10 @@ class VGG16(nn.Module):
 def vgg16_features(
     variables: Any, images: Float[Array, "batch height width channels"]
 ) -> Float[Array, "batch 512"]:
-    """Features of images in [−1, 1] for distances between sets: means over positions of the last maps.
+    """Compute features of images in [−1, 1] for distances between sets.
 
-    With the published weights (`genjax.pretrained.lpips.load_vgg16`), the Fréchet distance of these is the
-    FD-VGG16. It is no FID, whose features are Inception's, and not comparable with one.
+    The features are means over positions of the last maps. With the published weights
+    (`genjax.pretrained.lpips.load_vgg16`), their Fréchet distance is the FD-VGG16. It is not an
+    FID, whose features are Inception's, and the two are not comparable.
     """
     return VGG16().apply(variables, images)[-1].mean(axis=(1, 2))

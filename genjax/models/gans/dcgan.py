@@ -1,5 +1,7 @@
-"""Convolutional GAN (Radford, Metz & Chintala 2016, "Unsupervised representation learning with deep convolutional
-generative adversarial networks", figure 1 and section 3; sizes and missing biases as in PyTorch's DCGAN example).
+"""DCGAN, a convolutional GAN (Radford, Metz & Chintala 2016).
+
+"Unsupervised representation learning with deep convolutional generative adversarial networks",
+figure 1 and section 3. Sizes and missing biases follow PyTorch's DCGAN example.
 """
 
 from typing import Any
@@ -15,7 +17,7 @@ small = nn.initializers.normal(0.02)
 
 
 def batch_norm(name: str, train: bool, dtype: Dtype, param_dtype: Dtype) -> nn.BatchNorm:
-    """Running statistics keep nine tenths of their old value; the scale starts as N(1, .02²)."""
+    """Return a batch norm whose running statistics decay by 0.9; the scale starts as N(1, .02²)."""
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
@@ -27,14 +29,15 @@ def batch_norm(name: str, train: bool, dtype: Dtype, param_dtype: Dtype) -> nn.B
 
 
 class Generator(nn.Module):
-    """Transposed convolutions from a start×start map to images of side start·2^doublings in [−1, 1].
+    """Transposed convolutions from a start×start map to images in [−1, 1].
 
-    A class is an embedding joined to z, of the same size as z. With `train=True` the collection
-    "batch_stats" has to be mutable.
+    The images' side is start·2^doublings. A class is an embedding of z's size, concatenated to z.
+    With `train=True` the collection "batch_stats" must be mutable.
 
     Attributes:
-        width: channels at half the images' side; every halving before that has twice as many.
-        start: side of the first map, 4 in the paper; 7 makes images of 28 pixels with two doublings.
+        width: channels at half the images' side; each halving of the side doubles the channels.
+        start: side of the first map, 4 in the paper; 7 makes images of 28 pixels with two
+            doublings.
         doublings: number of transposed convolutions; 4 make images of 64 pixels.
         num_classes: 0 if unconditional.
     """
@@ -60,7 +63,7 @@ class Generator(nn.Module):
             embedding = nn.Embed(
                 self.num_classes,
                 self.latent_size,
-                embedding_init=nn.initializers.normal(1.0),  # as large as z
+                embedding_init=nn.initializers.normal(1.0),  # the same scale as z
                 param_dtype=self.param_dtype,
                 name="label_embedding",
             )(labels)
@@ -69,7 +72,7 @@ class Generator(nn.Module):
             use_bias=False, kernel_init=small, dtype=self.dtype, param_dtype=self.param_dtype
         )
         *hidden, first = [self.width * 2**i for i in range(self.doublings)]
-        # The transposed convolution of one pixel is a matrix product.
+        # The transposed convolution of a single pixel is a matrix product.
         x = Dense(self.start**2 * first, name="project", **options)(z)
         x = x.reshape(-1, self.start, self.start, first)
         for i, features in enumerate([*reversed(hidden), self.image_channels]):
@@ -79,15 +82,16 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Strided convolutions down to a map of side height/2^doublings, and one product with all of it.
+    """Strided convolutions to a map of side height/2^doublings, and one product with the whole map.
 
-    A class adds the inner product of its embedding with the map's sum (projection discriminator, Miyato &
-    Koyama 2018, equation 3). With `spectral_norm` there is no batch norm: every weight is divided by its
-    largest singular value and convolutions have biases (Miyato et al. 2018); the running singular
-    vectors are in "batch_stats" too. With batch norm and `train=True` that collection has to be mutable.
+    A class adds the inner product of its embedding with the map's sum (projection discriminator,
+    Miyato & Koyama 2018, equation 3). With `spectral_norm`, batch norm is absent, every weight is
+    divided by its largest singular value, and convolutions have biases (Miyato et al. 2018). The
+    running singular vectors are in "batch_stats" too. With batch norm and `train=True` that
+    collection must be mutable.
 
     Attributes:
-        width: channels after the first convolution; every one after it has twice as many.
+        width: channels after the first convolution; each further convolution doubles them.
         doublings: number of convolutions, as in the generator.
         num_classes: 0 if unconditional.
     """

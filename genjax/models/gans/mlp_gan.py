@@ -1,7 +1,8 @@
-"""A GAN of dense layers, for points rather than images.
+"""A GAN of dense layers, for points instead of images.
 
-Both networks begin with sines and cosines of random frequencies, learnt from there (Tancik et al. 2020, "Fourier
-features"). Without them they are slow to learn functions as steep as clusters that lie far apart ask for.
+Both networks begin with sines and cosines of random, trained frequencies (Tancik et al. 2020,
+"Fourier features"). Without these features the networks learn steep functions slowly, and distant
+clusters need steep functions.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ Dtype = Any
 def _layers(
     x: Array, num_waves: int, frequency: float, sizes: list[int], dtype: Dtype, param_dtype: Dtype
 ) -> Array:
-    """Sines and cosines of `num_waves` frequencies, then dense layers with leaky ReLUs between."""
+    """Apply sines and cosines of `num_waves` frequencies, then dense layers with leaky ReLUs."""
     types = dict(dtype=dtype, param_dtype=param_dtype)
     init = nn.initializers.normal(frequency)
     angles = Dense(num_waves, use_bias=False, kernel_init=init, name="frequencies", **types)(x)
@@ -32,11 +33,13 @@ def _layers(
 
 
 class Generator(nn.Module):
-    """`depth` hidden layers from z to a point of `features` coordinates; a class is joined to z, one of them hot.
+    """`depth` hidden layers from z to a point of `features` coordinates.
+
+    A class is concatenated to z as a one-hot vector.
 
     Attributes:
-        num_waves: sines, and as many cosines, before the hidden layers.
-        frequency: deviation of their angular frequencies before training.
+        num_waves: number of sines, and of cosines, before the hidden layers.
+        frequency: standard deviation of the angular frequencies before training.
     """
 
     width: int = 128
@@ -66,11 +69,13 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """`depth` hidden layers from a point to a logit; a class is joined to the point, one of them hot.
+    """`depth` hidden layers from a point to a logit.
+
+    A class is concatenated to the point as a one-hot vector.
 
     Attributes:
-        num_waves: sines, and as many cosines, before the hidden layers.
-        frequency: deviation of their angular frequencies before training.
+        num_waves: number of sines, and of cosines, before the hidden layers.
+        frequency: standard deviation of the angular frequencies before training.
     """
 
     width: int = 128

@@ -1,5 +1,7 @@
-"""PatchGAN (Isola et al. 2017, "Image-to-image translation with conditional adversarial networks", sections 3.2.2 and 6.1.2),
-with the paddings of its authors' PyTorch code, which VQGAN (Esser et al. 2021) trains against too.
+"""PatchGAN, a discriminator of image patches (Isola et al. 2017).
+
+"Image-to-image translation with conditional adversarial networks", sections 3.2.2 and 6.1.2.
+Paddings are those of the authors' PyTorch code, which VQGAN (Esser et al. 2021) uses too.
 """
 
 from typing import Any
@@ -15,15 +17,18 @@ Dtype = Any
 
 
 class Discriminator(nn.Module):
-    """A logit for every patch of an image: 4×4 convolutions, `layers` of them of stride 2, then two of stride 1.
+    """A discriminator with a logit for every patch of an image.
 
-    Three layers make a logit of 70×70 pixels, two of 34×34. With batch norm and `train=True` the collection
-    "batch_stats" has to be mutable.
+    `layers` 4×4 convolutions of stride 2 are followed by two of stride 1. Three layers give each
+    logit 70×70 pixels, two layers 34×34. With batch norm and `train=True` the collection
+    "batch_stats" must be mutable.
 
     Attributes:
-        width: channels after the first convolution; every one after it has twice as many, up to eight times.
+        width: channels after the first convolution; each further convolution doubles them, up to
+            8·width.
         layers: number of convolutions of stride 2.
-        groups: of group norm, which has no running statistics; batch norm, as the authors have it, if None.
+        groups: groups of group norm, which has no running statistics; None for batch norm, the
+            authors' choice.
     """
 
     width: int = 64
@@ -40,16 +45,17 @@ class Discriminator(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "batch rows columns"]:
-        """Logits in float32. `labels` are of no consequence here: they are part of every discriminator's signature.
+        """Return logits in float32. `labels` are unused; every discriminator takes them.
 
         Raises:
-            ValueError: images too small for one logit.
+            ValueError: the images are too small for one logit.
         """
         least = 3 * 2**self.layers
         if min(images.shape[1:3]) < least:
             height, width = images.shape[1:3]
             raise ValueError(
-                f"{self.layers} layers judge images of {least}×{least} or more; these are {height}×{width}"
+                f"{self.layers} layers need images of {least}×{least} or more; these are "
+                f"{height}×{width}"
             )
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         x = images
@@ -60,7 +66,7 @@ class Discriminator(nn.Module):
                 (4, 4),
                 strides=2 if i < self.layers else 1,
                 padding=1,
-                use_bias=not normalized or self.groups is not None,  # batch norm would take it away
+                use_bias=not normalized or self.groups is not None,  # batch norm cancels a bias
                 kernel_init=small,
                 name=f"conv_{i}",
                 **types,

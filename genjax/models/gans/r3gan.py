@@ -1,6 +1,7 @@
-"""R3GAN (Huang, Gokaslan, Kuleshov & Tompkin 2024, "The GAN is dead; long live the GAN! A modern GAN baseline").
+"""R3GAN (Huang, Gokaslan, Kuleshov & Tompkin 2024, "The GAN is dead; long live the GAN!").
 
-Fields of the authors' generators; a discriminator has the same `widths` and `cardinalities` in reverse order:
+The authors' generators have these fields; a discriminator has the same `widths` and `cardinalities`
+in reverse order:
 
 | data        | widths                         | cardinalities             | float32_stages |
 |-------------|--------------------------------|---------------------------|----------------|
@@ -10,8 +11,8 @@ Fields of the authors' generators; a discriminator has the same `widths` and `ca
 | ImageNet-32 | 1536 ×4                        | 96 ×4                     | 1              |
 | ImageNet-64 | 1536 ×5                        | 96 ×5                     | 1              |
 
-All have two blocks a stage. Class embeddings have 64 features in their conditional generators and as many as the
-widest stage in the discriminators.
+All generators have two blocks per stage. Class embeddings have 64 features in the conditional
+generators, and as many as the widest stage in the discriminators.
 """
 
 from collections.abc import Sequence
@@ -31,11 +32,12 @@ normal = nn.initializers.normal
 
 
 def leaky_relu(x: Array) -> Array:
+    """Return x for positive x, and 0.2·x otherwise."""
     return nn.leaky_relu(x, 0.2)
 
 
 def convolution(features: int, side: int, gain: float = 1.0, **options) -> nn.Conv:
-    """Weights N(0, gain²/fan_in), "MSR" (He et al. 2015)."""
+    """Return a convolution with weights N(0, gain²/fan_in), "MSR" (He et al. 2015)."""
     init = (
         nn.initializers.variance_scaling(gain**2, "fan_in", "normal")
         if gain
@@ -45,10 +47,10 @@ def convolution(features: int, side: int, gain: float = 1.0, **options) -> nn.Co
 
 
 class ResidualBlock(nn.Module):
-    """1×1, grouped 3×3 and 1×1 convolutions with biased leaky ReLUs between, no norm (figure 3, section 3.3).
+    """1×1, grouped 3×3 and 1×1 convolutions with biased leaky ReLUs and no norm.
 
-    Starts as the identity, and the scale of its weights falls with the network's `total_blocks`
-    (Fixup: Zhang, Dauphin & Ma 2019).
+    Source: figure 3, section 3.3. The block starts as the identity. The scale of its weights falls
+    with the network's `total_blocks` (Fixup: Zhang, Dauphin & Ma 2019).
     """
 
     cardinality: int
@@ -76,7 +78,7 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """A learned basis scaled channelwise by z, then stages of residual blocks, each of twice the last one's side.
+    """A learned basis scaled channelwise by z, then stages of residual blocks that double the side.
 
     Attributes:
         widths: channels of every stage, from side `start` to side start·2^(stages − 1).
@@ -84,8 +86,8 @@ class Generator(nn.Module):
         blocks: residual blocks of every stage.
         start: side of the basis, 4 in the paper; 7 is for images of 28 pixels in three stages.
         num_classes: 0 if unconditional.
-        embedding_features: of the class embedding that is joined to z.
-        float32_stages: the coarsest stages are computed in float32, whatever `dtype` is.
+        embedding_features: size of the class embedding, which is concatenated to z.
+        float32_stages: number of coarsest stages that compute in float32, whatever `dtype` is.
     """
 
     widths: Sequence[int]
@@ -113,9 +115,8 @@ class Generator(nn.Module):
             embedding = nn.Embed(
                 self.num_classes,
                 self.embedding_features,
-                embedding_init=normal(
-                    self.num_classes**-0.5
-                ),  # of a matrix that a one-hot vector is fed to
+                # The embedding is the authors' matrix applied to a one-hot vector.
+                embedding_init=normal(self.num_classes**-0.5),
                 param_dtype=self.param_dtype,
                 name="label_embedding",
             )(labels)
@@ -160,10 +161,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """The generator's mirror image: stages of residual blocks, and a learned basis to sum the last map with.
+    """The generator's mirror image: residual blocks, then a sum weighted by a learned basis.
 
-    A class is told by its embedding's inner product with the features (Miyato & Koyama 2018), without an
-    unconditional term.
+    A class's logit is the inner product of its embedding with the features (Miyato & Koyama 2018),
+    without an unconditional term.
 
     Attributes:
         widths: channels of every stage, from the images' side to side `start`.
@@ -171,8 +172,8 @@ class Discriminator(nn.Module):
         blocks: residual blocks of every stage.
         start: side of the basis, 4 in the paper; 7 is for images of 28 pixels in three stages.
         num_classes: 0 if unconditional.
-        embedding_features: of the class embedding.
-        float32_stages: the coarsest stages are computed in float32, whatever `dtype` is.
+        embedding_features: size of the class embedding.
+        float32_stages: number of coarsest stages that compute in float32, whatever `dtype` is.
 
     Raises:
         ValueError: the images' side is not start·2^(stages − 1).
@@ -201,7 +202,8 @@ class Discriminator(nn.Module):
         if images.shape[1:3] != (side, side):
             height, width = images.shape[1:3]
             raise ValueError(
-                f"{len(self.widths)} stages need images of {side}×{side}; these are {height}×{width}"
+                f"{len(self.widths)} stages need images of {side}×{side}; these are "
+                f"{height}×{width}"
             )
         x = images
         stages = zip(self.widths, self.cardinalities, self.blocks, strict=True)

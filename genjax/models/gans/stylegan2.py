@@ -1,6 +1,7 @@
-"""StyleGAN2, configuration F (Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN").
+"""StyleGAN2, configuration F (Karras et al. 2020).
 
-Mapping network and conditioning are those of StyleGAN2-ADA (Karras et al. 2020, "Training GANs with limited data").
+"Analyzing and improving the image quality of StyleGAN". The mapping network and the conditioning
+are those of StyleGAN2-ADA (Karras et al. 2020, "Training GANs with limited data").
 """
 
 import functools
@@ -18,14 +19,16 @@ from genjax.nn.equalized import EqualizedConv, EqualizedDense, scaled_leaky_relu
 from genjax.nn.fir import convolve, convolve_downsample, downsample, upsample, upsample_convolve
 
 Dtype = Any
-ARCHITECTURES = ("skip", "resnet", "original")  # figure 7, from (b) and (c) to (a)
+ARCHITECTURES = ("skip", "resnet", "original")  # figure 7 (b), (c) and (a)
 
 
 def _check(resolution: int, architecture: str, num_classes: int, labels: Array | None) -> None:
     if resolution < 8 or resolution & (resolution - 1):
-        raise ValueError(f"resolution is a power of two of at least 8; got {resolution}")
+        raise ValueError(f"resolution must be a power of two of at least 8; got {resolution}")
     if architecture not in ARCHITECTURES:
-        raise ValueError(f"architecture is one of {', '.join(ARCHITECTURES)}; got {architecture!r}")
+        raise ValueError(
+            f"architecture must be one of {', '.join(ARCHITECTURES)}; got {architecture!r}"
+        )
     if num_classes and labels is None:
         raise ValueError(f"a network of {num_classes} classes needs labels; got None")
 
@@ -48,12 +51,19 @@ def modulated_convolve(
     convolve: Callable[[Array, Array], Array] = convolve,
     demodulate: bool = True,
 ) -> Float[Array, "batch out_height out_width out_channels"]:
-    """Convolves each image with its own kernel, k'_io = d_o·s_i·k_io, by one ordinary convolution.
+    """Convolve each image with its own kernel, k'_io = d_o·s_i·k_io, by one ordinary convolution.
 
-    The demodulation d_o = 1/√(Σ_i Σ_pixels (s_i·k_io)² + 1e-8) makes the kernel of every output channel of unit norm
-    (equations 1 and 3). s depends on the input channel alone and d on the output channel alone, and a convolution is
-    linear: Σ_i (d_o·s_i·k_io) * x_i = d_o·Σ_i k_io * (s_i·x_i). So inputs are scaled by s and outputs by d, and all
-    images share the kernel. The demodulation is float32 whatever the type of `x`.
+    The demodulation d_o = 1/√(Σ_i Σ_pixels (s_i·k_io)² + 1e-8) gives the kernel of every output
+    channel unit norm (equations 1 and 3). s depends on the input channel alone, d depends on the
+    output channel alone, and a convolution is linear: Σ_i (d_o·s_i·k_io) * x_i = d_o·Σ_i k_io *
+    (s_i·x_i). So inputs are scaled by s and outputs by d, and all images share the kernel. The
+    demodulation is float32 whatever the type of `x`.
+
+    Args:
+        kernel: k, shared by all images.
+        style: s, the scales of the input channels.
+        convolve: the shared convolution, for example one that also resamples.
+        demodulate: whether to apply d.
     """
     x = convolve(x * style[:, None, None].astype(x.dtype), kernel.astype(x.dtype))
     if demodulate:
@@ -66,20 +76,21 @@ def modulated_convolve(
 def minibatch_deviation(
     x: Float[Array, "batch height width channels"], group_size: int = 4
 ) -> Float[Array, "batch height width channels_and_deviation"]:
-    """Appends a channel: the standard deviation within a group of the batch, averaged over channels and pixels.
+    """Append a channel: the standard deviation within a group of the batch.
 
-    Karras et al. 2018, section 3. Groups are taken across the whole batch, example i being in group
-    i mod (batch/group size), so the result is the same however the batch is sharded.
+    The deviation is averaged over channels and pixels (Karras et al. 2018, section 3). Groups span
+    the whole batch: example i is in group i mod (batch/group size). So the result does not depend
+    on the sharding of the batch.
 
     Raises:
-        ValueError: the batch, where it is larger than a group, is not divisible into groups.
+        ValueError: the batch is larger than a group and not divisible into groups.
     """
     batch = x.shape[0]
     group_size = min(group_size, batch)
     if batch % group_size:
         raise ValueError(f"a batch of {batch} does not divide into groups of {group_size}")
     groups = x.reshape(group_size, batch // group_size, *x.shape[1:]).astype(jnp.float32)
-    # Not jnp.std: its gradient at equal examples is not finite.
+    # jnp.std would not do: its gradient at equal examples is not finite.
     deviation = jnp.sqrt(jnp.mean((groups - groups.mean(axis=0)) ** 2, axis=0) + 1e-8).mean(
         axis=(1, 2, 3)
     )
@@ -88,7 +99,7 @@ def minibatch_deviation(
 
 
 class Mapping(nn.Module):
-    """A latent, a class, or both to w; in float32, and a hundred times slower to learn than the rest."""
+    """Map a latent, a class or both to w, in float32, at a hundredth of the learning rate."""
 
     features: int
     num_layers: int
@@ -112,7 +123,7 @@ class Mapping(nn.Module):
 
 
 class StyledConv(nn.Module):
-    """Modulated convolution, noise, bias, activation (figure 2d)."""
+    """Apply modulated convolution, noise, bias and activation (figure 2d)."""
 
     features: int
     resolution: int
@@ -152,7 +163,7 @@ class StyledConv(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """A modulated 1×1 convolution without demodulation, to float32."""
+    """Apply a modulated 1×1 convolution without demodulation; the output is float32."""
 
     image_channels: int
     clamp: float | None
@@ -177,7 +188,7 @@ class ToRGB(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """The layers of one resolution; the first, given no features, starts from a learnt constant."""
+    """The layers of one resolution; the first block gets no features and has a learned constant."""
 
     features: int
     resolution: int
@@ -231,7 +242,7 @@ class SynthesisBlock(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """One w per style to an image. The fields are the generator's."""
+    """Turn one w per style into an image. The fields are the generator's."""
 
     resolution: int
     image_channels: int
@@ -262,7 +273,7 @@ class Synthesis(nn.Module):
                 name=f"block{resolution}",
             )
             num_convs = 1 if x is None else 2
-            # The image of a resolution is made with the style of the next resolution's first convolution.
+            # The next resolution's first convolution shares its style with this resolution's image.
             x, image = block(x, image, w[:, first : first + num_convs + 1], train)
             first += num_convs
         return image
@@ -271,22 +282,25 @@ class Synthesis(nn.Module):
 class Generator(nn.Module):
     """Mapping network and synthesis network.
 
-    Beside "params" there are two collections: "moving_average" holds the average of w, which truncation pulls towards
-    and which is updated where `train` is true and the collection is mutable; "noise" holds the constant noise
-    images that are used where `train` is false. (All zero, they give images without noise.) Where `train`
-    is true, noise and the second latent of style mixing come from the rng stream "noise".
+    There are two collections beside "params". "moving_average" holds the average of w, the centre
+    of truncation. It is updated if `train` is true and the collection is mutable. "noise" holds the
+    constant noise images, used if `train` is false. Zero noise images give images without noise. If
+    `train` is true, noise and the second latent of style mixing come from the rng stream "noise".
 
     Attributes:
         resolution: side of the images, a power of two.
-        num_classes: 0 for an unconditional generator, which disregards labels.
-        channel_base: a layer has channel_base/resolution channels, at most `channel_max`; 32768 is configuration F,
-            16384 its half for 256 px and below.
-        architecture: "skip" sums the images of all resolutions; "resnet" has residual blocks; "original" neither.
-        style_mixing: probability that an example in training takes its finer styles from a second latent.
-        average_decay: of the average of w, per update.
-        clamp: bound of activations that keeps float16 finite; None for none. Weights published since
-            StyleGAN2-ADA were trained with 256.
-        dtype: type of the convolutions; mapping, styles, demodulation and the images are float32 always.
+        num_classes: 0 for an unconditional generator, which ignores labels.
+        channel_base: a layer has channel_base/resolution channels, at most `channel_max`. 32768 is
+            configuration F; 16384 is half of it, for 256 px and below.
+        architecture: "skip" sums the images of all resolutions; "resnet" has residual blocks;
+            "original" has neither.
+        style_mixing: probability that a training example takes its finer styles from a second
+            latent.
+        average_decay: decay per update of the average of w.
+        clamp: bound of activations that keeps float16 finite; None for no bound. Weights published
+            since StyleGAN2-ADA were trained with 256.
+        dtype: type of the convolutions. Mapping, styles, demodulation and images are always
+            float32.
     """
 
     resolution: int
@@ -306,6 +320,7 @@ class Generator(nn.Module):
 
     @property
     def num_styles(self) -> int:
+        """The number of styles that an image takes."""
         return 2 * (self.resolution.bit_length() - 1) - 2
 
     def setup(self):
@@ -331,11 +346,15 @@ class Generator(nn.Module):
         truncation_cutoff: int | Int[Array, ""] | None = None,
         train: bool = False,
     ) -> Float[Array, "batch styles w_features"]:
-        """w of every style.
+        """Return w of every style.
 
         Args:
-            truncation: ψ in w̄ + ψ·(w − w̄) (Karras et al. 2019, appendix B); may be traced, as may the cutoff.
-            truncation_cutoff: number of styles, from the coarsest, that are truncated; all if None.
+            truncation: ψ in w̄ + ψ·(w − w̄) (Karras et al. 2019, appendix B). Truncation and cutoff
+                may be traced.
+            truncation_cutoff: number of styles to truncate, from the coarsest; all if None.
+
+        Raises:
+            ValueError: resolution or architecture is not supported, or labels are missing.
         """
         _check(self.resolution, self.architecture, self.num_classes, labels)
         w = self.mapping(z, labels)
@@ -352,12 +371,12 @@ class Generator(nn.Module):
             w = jnp.where(mixed & (styles >= first), other[:, None], w)
         cutoff = self.num_styles if truncation_cutoff is None else truncation_cutoff
         truncation = jnp.where(styles < cutoff, truncation, 1.0)
-        return truncation * w + (1 - truncation) * self.w_average.value  # exactly w at 1
+        return truncation * w + (1 - truncation) * self.w_average.value  # exactly w for ψ = 1
 
     def synthesize(
         self, w: Float[Array, "batch styles w_features"], *, train: bool = False
     ) -> Float[Array, "batch height width channels"]:
-        """The image of `num_styles` w's."""
+        """Return the image of `num_styles` w's; raise ValueError for another number of styles."""
         if w.shape[1] != self.num_styles:
             raise ValueError(
                 f"{self.resolution} px take {self.num_styles} styles; got {w.shape[1]}"
@@ -375,7 +394,7 @@ class Generator(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """The layers of one resolution, from its features, its image or both to the features of half the side."""
+    """The layers of one resolution, from features, image or both to features of half the side."""
 
     features: int
     out_features: int
@@ -407,7 +426,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Epilogue(nn.Module):
-    """From 4×4 features to a vector per image, in float32."""
+    """Turn 4×4 features into a vector per image, in float32."""
 
     out_features: int
     architecture: str
@@ -434,15 +453,16 @@ class Epilogue(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """A logit per image, given its batch: the minibatch's deviation is an input.
+    """A logit per image. It depends on the batch, because the minibatch deviation is an input.
 
-    With classes, the logit is the scalar product of a vector of the image and one mapped from the class, over
-    √features (StyleGAN2-ADA, after Miyato & Koyama 2018).
+    With classes, the logit is the scalar product of the image's vector and the class's mapped
+    vector, divided by √features (StyleGAN2-ADA, after Miyato & Koyama 2018).
 
     Attributes:
-        group_size: images in a group of the minibatch's deviation; divides the batch, or is larger than it.
-        mapping_layers: of the class.
-        dtype: type of the convolutions; those of 4×4 and what follows are float32 always.
+        group_size: images in a group of the minibatch deviation; divides the batch, or exceeds it.
+        mapping_layers: layers of the mapping network of classes.
+        dtype: type of the convolutions. The 4×4 layers and everything after them are always
+            float32.
 
     The other attributes are the generator's.
     """
@@ -466,10 +486,12 @@ class Discriminator(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, " batch"]:
-        """Logits in float32. `train` is of no consequence here: it is part of every discriminator's signature."""
+        """Return logits in float32. `train` is unused; every discriminator takes it."""
         _check(self.resolution, self.architecture, self.num_classes, labels)
         if images.shape[1:3] != (self.resolution, self.resolution):
-            raise ValueError(f"images have {self.resolution} px a side; got {images.shape[1:3]}")
+            raise ValueError(
+                f"images must have {self.resolution} px a side; got {images.shape[1:3]}"
+            )
         channels = lambda resolution: min(self.channel_base // resolution, self.channel_max)
         x, image = None, images
         for level in range(self.resolution.bit_length() - 1, 2, -1):

@@ -1,9 +1,9 @@
-"""Generator and discriminator of transformer blocks, after ViTGAN (Lee et al. 2021, "ViTGAN: training GANs with vision
-transformers").
+"""Generator and discriminator of transformer blocks, after ViTGAN (Lee et al. 2021).
 
-As there, z modulates the generator's norms and patches overlap in the discriminator. Unlike there, modulation is that of
-DiT, patches come out of a linear layer, and attention in the discriminator is the ordinary one: gradient
-penalties bound its slope, not spectral norm and distances. No layer sees more than its own example.
+"ViTGAN: training GANs with vision transformers". As in the paper, z modulates the generator's
+norms, and patches overlap in the discriminator. Differences from the paper: the modulation is
+DiT's, patches come from a linear layer, and the discriminator's attention is ordinary. Gradient
+penalties bound its slope, instead of spectral norm and distances. No layer mixes examples.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ small = nn.initializers.normal(0.02)
 
 
 class EncoderBlock(nn.Module):
-    """Self-attention and a feed-forward layer, each after an RMS norm; the identity at initialisation."""
+    """Self-attention and a feed-forward layer, each after an RMS norm; initially the identity."""
 
     num_heads: int
     mlp_ratio: float
@@ -53,7 +53,9 @@ class EncoderBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """One token per patch, its position plus a mapping of z and class, which modulates the blocks too (`dit.Block`).
+    """Transformer blocks over one token per patch: its position plus a mapping of z and class.
+
+    The mapping also modulates the blocks (`dit.Block`).
 
     Attributes:
         resolution: side of the images; divisible by `patch_size`.
@@ -62,7 +64,7 @@ class Generator(nn.Module):
         depth: number of blocks, scanned with stacked parameters.
         num_classes: 0 if unconditional.
         unroll: blocks per iteration of the scan.
-        dtype: type of the matrix products; modulation, norms and softmax are float32 always.
+        dtype: type of the matrix products. Modulation, norms and softmax are always float32.
 
     Raises:
         ValueError: `patch_size` does not divide `resolution`.
@@ -92,14 +94,15 @@ class Generator(nn.Module):
         side, rest = divmod(self.resolution, self.patch_size)
         if rest:
             raise ValueError(
-                f"resolution {self.resolution} does not divide into patches of {self.patch_size} pixels"
+                f"resolution {self.resolution} does not divide into patches of {self.patch_size} "
+                "pixels"
             )
         w = Dense(self.width, param_dtype=self.param_dtype, name="map_in")(z)
         if self.num_classes:
             w += nn.Embed(
                 self.num_classes,
                 self.width,
-                embedding_init=nn.initializers.normal(1.0),  # as large as what z becomes
+                embedding_init=nn.initializers.normal(1.0),  # the same scale as mapped z
                 param_dtype=self.param_dtype,
                 name="label_embedding",
             )(labels)
@@ -123,8 +126,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """A transformer over overlapping patches, and a linear layer on the mean token.
 
-    A class adds the inner product of its embedding with the mean token (Miyato & Koyama 2018).
-    Attributes as in the generator.
+    A class adds the inner product of its embedding with the mean token (Miyato & Koyama 2018). The
+    attributes are the generator's.
     """
 
     patch_size: int
@@ -153,7 +156,7 @@ class Discriminator(nn.Module):
             param_dtype=self.param_dtype,
             name="patch_embedding",
         )(images).astype(jnp.float32)
-        tokens = constrain(tokens, BATCH_AXES)  # XLA splits no convolution as it does tokens
+        tokens = constrain(tokens, BATCH_AXES)  # XLA cannot shard a convolution as it shards tokens
         batch, height, width, _ = tokens.shape
         tokens = tokens.reshape(batch, -1, self.width) + sincos_positions(height, width, self.width)
         tokens = constrain_tokens(tokens)

@@ -33,27 +33,27 @@ class ADM(nn.Module):
     Label `num_classes` is the null class of classifier-free guidance (`null_label`). Its embedding
     is zero, so the network has no weights for it.
 
-    The network embeds t as it is given, times `time_scale`. The authors feed steps up to 999, a
-    `time_scale` of 1000 where t is in [0, 1]. EDM trains the network of ImageNet-64 with
-    log(sigma)/4 for t, as `diffusion.EDM` has it, and a `time_scale` of 1.
+    The network embeds t times `time_scale`. The authors feed steps up to 999, so t in [0, 1] needs
+    a `time_scale` of 1000. EDM trains the network of ImageNet-64 on t = log(sigma)/4, as
+    `diffusion.EDM` does, with a `time_scale` of 1.
 
     Differences from the authors' code: biases start at zero. Heads come before queries, keys and
     values also in the network of ImageNet-64, which permutes weights.
 
     Attributes:
         width: channels that `multipliers` multiply; a multiple of 4.
-        multipliers: of the levels' channels, from the images' side down; each level halves the
-            side.
-        blocks: residual blocks of a level of the encoder; the decoder has one more.
+        multipliers: factors of the levels' channels, from the images' side down; each level halves
+            the side.
+        blocks: residual blocks per level of the encoder; the decoder has one more.
         attention_levels: levels with self-attention in every block; 0 is the images' side.
-        num_heads: of self-attention; None for heads of 64 features.
+        num_heads: heads of self-attention; None for heads of 64 features.
         num_classes: classes besides the null one; 0 for a network that ignores labels.
-        out_channels: channels of the output; as many as the input's if None. The authors' networks
+        out_channels: channels of the output; None for the input's number. The authors' networks
             have twice as many, for a learned variance.
-        time_scale: what t is multiplied by before its embedding.
-        dropout_rate: within blocks, where `apply` is given `rngs={"dropout": key}`.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None
-            to keep every activation.
+        time_scale: the factor of t before its embedding.
+        dropout_rate: the rate within blocks, if `apply` is given `rngs={"dropout": key}`.
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
+            keep every activation.
         dtype: type of convolutions and products; norms, softmax and the output layer are float32.
     """
 
@@ -72,6 +72,7 @@ class ADM(nn.Module):
 
     @property
     def null_label(self) -> int:
+        """The label of the null class."""
         return self.num_classes
 
     @property

@@ -1,7 +1,7 @@
-"""The residual block of DDPM++, NCSN++ and ADM, and the U that these networks make of it.
+"""The residual block of DDPM++, NCSN++ and ADM, and the U-Net that they build from it.
 
-The code of Karras et al. 2022 ("Elucidating the design space of diffusion-based generative
-models") has one block for the three networks. Blocks differ in channels, so they are not scanned.
+The code of Karras et al. 2022 ("Elucidating the design space of diffusion-based generative models")
+has one block for the three networks. Blocks differ in channels, so they are not scanned.
 """
 
 import functools
@@ -39,9 +39,9 @@ class SelfAttention(nn.Module):
 
     Attributes:
         num_heads: divides the features.
-        kernel_init: of queries, keys and values.
-        last_init: of the projection after attention.
-        epsilon: of the norm.
+        kernel_init: initializer of queries, keys and values.
+        last_init: initializer of the projection after attention.
+        epsilon: the norm's epsilon.
     """
 
     num_heads: int
@@ -71,17 +71,17 @@ class ResidualBlock(nn.Module):
     Attributes:
         features: channels of the output.
         resample: applied to the input and before the first convolution; None keeps the size.
-        num_heads: of self-attention after the convolutions; 0 for none.
+        num_heads: heads of self-attention after the convolutions; 0 for no attention.
         scale_shift: whether the conditioning scales and shifts; it is added otherwise.
         skip_scale: factor after each addition.
         project_resampled: whether a resampled input passes a 1×1 convolution; an input with
             other channels than the output's always does.
-        epsilon: of the norms.
-        dropout_rate: before the second convolution, where `apply` is given
-            `rngs={"dropout": key}`.
-        kernel_init: of the weights that the next two do not name.
-        attention_init: of queries, keys and values.
-        last_init: of the last layer of each branch.
+        epsilon: the norms' epsilon.
+        dropout_rate: the rate before the second convolution, if `apply` is given `rngs={"dropout":
+            key}`.
+        kernel_init: initializer of the weights that the next two do not name.
+        attention_init: initializer of queries, keys and values.
+        last_init: initializer of the last layer of each branch.
         dtype: type of convolutions and products; norms and softmax are float32.
     """
 
@@ -129,7 +129,7 @@ class ResidualBlock(nn.Module):
         x = resample(x)
         if x.shape[-1] != self.features or (self.resample and self.project_resampled):
             x = Dense(self.features, kernel_init=self.kernel_init, name="shortcut", **types)(x)
-        # Attention splits positions over `context`. XLA doubled the gradients of 3×3 kernels where
+        # Attention splits positions over `context`. XLA doubled the gradients of 3×3 kernels when
         # that split spread to their maps.
         x = constrain((x + h) * self.skip_scale, BATCH_AXES)
         if self.num_heads:
@@ -165,12 +165,13 @@ class Levels(NamedTuple):
 
     Attributes:
         widths: channels of the levels, from the images' side down; each level halves the side.
-        num_blocks: residual blocks of a level of the encoder, besides the one that halves the side.
+        num_blocks: residual blocks per level of the encoder, besides the one that halves the side.
             The decoder has one more.
         attention_levels: levels whose blocks have self-attention; 0 is the images' side.
-        every_block: whether every block of the decoder's levels has it; only the last one if False.
-        taps: of the filter before the side is halved and after it is doubled. The default averages
-            2×2 pixels and repeats pixels.
+        every_block: whether every block of the decoder's levels has attention; only the last block
+            if False.
+        taps: the filter's taps, applied before the side is halved and after it is doubled. The
+            default averages 2×2 pixels and repeats pixels.
     """
 
     widths: Sequence[int]

@@ -69,28 +69,30 @@ class SongUNet(nn.Module):
     Label `num_classes` is the null class of classifier-free guidance (`null_label`). Its one-hot
     code is zero, so the network has no weights for it.
 
-    The network embeds t as it is given. EDM feeds log(sigma)/4, as `diffusion.EDM` does, with a
-    `time_scale` of 1. DDPM feeds steps up to 999, a `time_scale` of 1000 where t is in [0, 1].
+    The network embeds t times `time_scale`. EDM feeds log(sigma)/4, as `diffusion.EDM` does, with a
+    `time_scale` of 1. DDPM feeds steps up to 999, so t in [0, 1] needs a `time_scale` of 1000.
 
     Difference from EDM's code: cosines of time come before sines, which permutes weights.
 
     Attributes:
         width: channels of the first convolution, which `multipliers` multiply; a multiple of 4.
-        multipliers: of the levels' channels, from the images' side down; each level halves the
-            side.
-        blocks: residual blocks of a level of the encoder; the decoder has one more.
+        multipliers: factors of the levels' channels, from the images' side down; each level halves
+            the side.
+        blocks: residual blocks per level of the encoder; the decoder has one more.
         attention_levels: levels with self-attention, in every block of the encoder and in the last
             block of the decoder; 0 is the images' side.
         num_classes: classes besides the null one; 0 for a network that ignores labels.
-        augmentation_features: of a vector that says how an image was augmented; 0 for none.
-        out_channels: channels of the output; as many as the input's if None.
-        time_scale: what t is multiplied by before its embedding.
-        fourier_scale: deviation of the random frequencies of time; None for geometric ones.
-        taps: of the filter before the side is halved and after it is doubled.
+        augmentation_features: size of the vector that describes an image's augmentation; 0 for
+        none.
+        out_channels: channels of the output; None for the input's number.
+        time_scale: the factor of t before its embedding.
+        fourier_scale: standard deviation of the random frequencies of time; None for geometric
+            frequencies.
+        taps: the filter's taps, applied before the side is halved and after it is doubled.
         residual_input: whether every level of the encoder adds the image, halved by convolutions.
-        dropout_rate: within blocks, where `apply` is given `rngs={"dropout": key}`.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None
-            to keep every activation.
+        dropout_rate: the rate within blocks, if `apply` is given `rngs={"dropout": key}`.
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
+            keep every activation.
         dtype: type of convolutions and products; norms, softmax and the output layer are float32.
     """
 
@@ -112,6 +114,7 @@ class SongUNet(nn.Module):
 
     @property
     def null_label(self) -> int:
+        """The label of the null class."""
         return self.num_classes
 
     @property
@@ -191,7 +194,7 @@ def _convolve_downsample(x: Array, kernel: Array, *_: Any, taps: Sequence[int], 
     return convolve_downsample(x, kernel, taps)
 
 
-# The networks that EDM trains, but for its `augmentation_features=9` (README of its code). Its
+# The networks that EDM trains, without its `augmentation_features=9` (README of its code). EDM's
 # network of AFHQv2 is that of FFHQ with a dropout rate of 0.25.
 DDPMpp_CIFAR10 = functools.partial(SongUNet, dropout_rate=0.13)
 DDPMpp_FFHQ64 = functools.partial(

@@ -1,1 +1,1 @@
-"""Published systems, one a file."""
+"""Published systems, one file each."""

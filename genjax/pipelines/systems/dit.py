@@ -1,4 +1,4 @@
-"""DiT (Peebles & Xie 2023), by class."""
+"""DiT (Peebles & Xie 2023), class-conditional."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

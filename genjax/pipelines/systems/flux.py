@@ -13,11 +13,11 @@ from genjax.pipelines.folders import Folder, System
 from genjax.pipelines.schedules import flow_matching
 
 CLIP_LENGTH, T5_LENGTH, T5_LENGTH_OF_DEV = 77, 256, 512  # tokens
-LATENTS = 128  # a side of its pictures by default
+LATENTS = 128  # the default side of its pictures' latents
 
 
 def _encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:
-    """Take CLIP's pooled state, and T5's states."""
+    """Return CLIP's pooled state and T5's states as a function of prompts."""
     pooled = lambda module, variables, ids, mask: module.apply(variables, ids).pooled
     clip = folder.encoder("", CLIP_LENGTH, pooled)
     states = lambda module, variables, ids, mask: module.apply(variables, ids)
@@ -27,7 +27,7 @@ def _encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:
 
 
 def _settings(folder: Folder, network: nn.Module, autoencoder: nn.Module) -> dict[str, Any]:
-    """Shift time by the number of tokens, where the schedule does."""
+    """Return the settings; the schedule may shift time by the number of tokens."""
     process = diffusion.RectifiedFlow()
     schedule = folder.config("scheduler", lambda entries: flow_matching(entries, False, True))
 

@@ -12,7 +12,7 @@ from genjax.pipelines.schedules import noise_prediction
 
 def _system(name: str, length: int) -> System:
     def encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:
-        """Take T5's states of prompts in small letters, padding masked."""
+        """Return T5's states of lower-case prompts, padding masked, as a function of prompts."""
 
         def take(module: nn.Module, variables: Any, ids: Any, mask: Any) -> Text:
             return Text(module.apply(variables, ids, mask), None, mask)

@@ -18,13 +18,13 @@ CLIP_LENGTH, T5_LENGTH = 77, 256  # tokens
 
 
 def _clip(module: nn.Module, variables: Any, ids: Any, mask: Any) -> tuple[Any, Any]:
-    """Return the states before the last block, and the projected pooled one; padding counts too."""
+    """Return the states before the last block, padding included, and the projected pooled state."""
     encoded = module.apply(variables, ids)
     return encoded.states[-2], encoded.projected
 
 
 def _encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:
-    """Put two CLIPs side by side, and T5's states after them, if there is a T5 (section 5.1)."""
+    """Return two CLIPs side by side, followed by T5's states if there is a T5 (section 5.1)."""
     clips = [folder.encoder(suffix, CLIP_LENGTH, _clip) for suffix in ("", "_2")]
     width = folder.config("transformer", SD3.complete)["joint_attention_dim"]
     if folder.class_of("text_encoder_3"):

@@ -23,7 +23,7 @@ def write_clip(path, frames, duration=42):
 
 
 def plain(count, side=16, mode="RGB"):
-    """Frame i all of grey level 10 + 9·i, so that a frame tells its number."""
+    """Frame i has grey level 10 + 9·i everywhere, so that a frame's level tells its number."""
     return [
         Image.new(mode, (side, side), (10 + 9 * i,) * 3 if mode == "RGB" else 10 + 9 * i)
         for i in range(count)
@@ -31,7 +31,7 @@ def plain(count, side=16, mode="RGB"):
 
 
 def numbers(clip):
-    assert len(np.unique(clip.reshape(len(clip), -1), axis=1).T) == 1  # plain
+    assert len(np.unique(clip.reshape(len(clip), -1), axis=1).T) == 1  # each frame has one level
     return ((clip[:, 0, 0, 0].astype(int) - 10) / 9).tolist()
 
 
@@ -43,7 +43,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def packages(tmp_path):
-    """Both packages in miniature: what can be used, and every way in which a file cannot."""
+    """Both packages in miniature: usable files, and files with every kind of defect."""
     root = tmp_path / "node_modules"
     first, second = (root / package / "assets" for package in PACKAGES)
     for code in ("1f600", "1f44b", "1f44b-1f3fb", "1f44b-1f3ff"):
@@ -55,25 +55,19 @@ def packages(tmp_path):
     (second / "empty.webp").write_bytes(b"")
     (second / "page.webp").write_bytes(b"<html>")
     write_clip(second / "still.webp", plain(1))
-    write_clip(
-        second / "short.webp", plain(10)
-    )  # .42 s, where the last of five frames is at .5625 s
+    # The clip ends after .42 s, before the middle of the last of five frames at .5625 s.
+    write_clip(second / "short.webp", plain(10))
     write_clip(second / "wide.webp", [frame.resize((16, 12)) for frame in plain(20)])
     return root
 
 
 def test_frames_are_those_of_the_middles(tmp_path):
-    """At 8 a second the middles are at 62.5, 187.5, … ms."""
+    """At 8 frames per second the middles are at 62.5, 187.5, … ms."""
     clip = write_clip(tmp_path / "a.webp", plain(16))  # 42 ms each
     assert numbers(decode_clip(clip, **FORM)) == [1, 4, 7, 10, 13]
     clip = write_clip(tmp_path / "b.webp", plain(6), duration=[200, 100, 10, 10, 200, 60])
-    assert numbers(decode_clip(clip, **FORM)) == [
-        0,
-        0,
-        3,
-        4,
-        5,
-    ]  # until 200, 300, 310, 320, 520, 580 ms
+    # The frames end after 200, 300, 310, 320, 520 and 580 ms.
+    assert numbers(decode_clip(clip, **FORM)) == [0, 0, 3, 4, 5]
     with pytest.raises(ValueError, match="ends after 0.58 s, and frame 6 is due until 0.75 s"):
         decode_clip(clip, **FORM | dict(num_frames=6))
 
@@ -88,8 +82,8 @@ def test_areas_are_averaged(tmp_path):
 
 def test_transparency_is_over_white(tmp_path):
     pixels = np.zeros((2, 16, 16, 4), np.uint8)
-    pixels[:, :, :8] = 200, 100, 0, 128  # half transparent; the other half entirely
-    pixels[1, 0, 0] = 0, 0, 0, 255  # or the two frames would be one
+    pixels[:, :, :8] = 200, 100, 0, 128  # half transparent; the other half is fully transparent
+    pixels[1, 0, 0] = 0, 0, 0, 255  # otherwise the two frames would be equal
     clip = decode_clip(write_clip(tmp_path / "a.webp", pixels, 100), 16, 1, 10.0)[0]
     over_white = np.array([200, 100, 0]) * 128 / 255 + 255 * 127 / 255
     assert np.abs(clip[8, 4] - over_white).max() <= 1

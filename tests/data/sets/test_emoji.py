@@ -14,7 +14,7 @@ from genjax.data import Batches, InMemory, load_dataset
 from genjax.data.sets import emoji as emoji_module
 from genjax.data.sets.emoji import EMBEDDED, build_embedded
 
-# As emoji.json of emoji-datasource-google 16.0.0 counts them.
+# The counts in emoji.json of emoji-datasource-google 16.0.0.
 CATEGORIES = {
     "Activities": 85,
     "Animals & Nature": 159,
@@ -50,7 +50,7 @@ def test_the_embedded_set_is_whole(embedded):
         all(text.strip() for text in texts) for texts in embedded.captions
     )
     contrast = np.ptp(embedded.source.arrays["image"].reshape(1911, -1), axis=1)
-    # "light skin tone" and its like are plain squares; everything else is a picture.
+    # "light skin tone" and similar emoji are plain squares; all others are pictures.
     assert all(
         c > 40 for c, name in zip(contrast, names, strict=True) if not name.endswith("skin tone")
     )
@@ -85,7 +85,8 @@ def test_splits_are_stratified_and_share_no_picture(embedded):
     assert len(train.source) + len(test.source) == 1911
     assert not {c[0] for c in train.captions} & {c[0] for c in test.captions}
     tested = np.bincount(test.source.arrays["label"], minlength=10)
-    # By groups of equal pictures, at most four in a group: Norway's flag is also Bouvet Island's.
+    # Groups of equal pictures stay together. A group has at most four: Norway's flag is also Bouvet
+    # Island's.
     assert np.abs(tested - np.array(list(CATEGORIES.values())) / 5).max() <= 4
     pictures = [
         {image.tobytes() for image in split.source.arrays["image"]} for split in (train, test)
@@ -116,7 +117,10 @@ def test_batches_say_where_their_captions_are():
 
 
 def test_it_needs_no_data_library():
-    code = "import sys, genjax.data as d; d.load_dataset('emoji'); print({'tensorflow_datasets', 'grain'} & set(sys.modules))"
+    code = (
+        "import sys, genjax.data as d; d.load_dataset('emoji'); "
+        "print({'tensorflow_datasets', 'grain'} & set(sys.modules))"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -225,7 +229,7 @@ def test_a_group_stays_together(packages, monkeypatch, tested):
         [name.removesuffix("-FE0F") == tested for name in names]
     )
     monkeypatch.setattr(emoji_module, "held_out", pick)
-    if tested == "1F1E7-1F1FB":  # Bouvet Island, whose flag is that of Norway before it
+    if tested == "1F1E7-1F1FB":  # Bouvet Island has the flag of Norway, which comes earlier
         with pytest.raises(ValueError, match="holds no example"):
             load_dataset("emoji", "test", packages)
         return

@@ -50,7 +50,7 @@ def test_a_damaged_file_is_named(files, damage):
 def test_a_file_of_other_numbers_is_no_set_of_images(files):
     path = files / "train-images-idx3-ubyte.gz"
     data = bytearray(gzip.decompress(path.read_bytes()))
-    data[2] = 0x0D  # floats
+    data[2] = 0x0D  # the type of floats
     path.write_bytes(gzip.compress(bytes(data)))
     with pytest.raises(ValueError, match="do not make an idx array of bytes"):
         load_dataset("fashion_mnist", "train", files)
@@ -79,7 +79,7 @@ def test_the_published_files():
     train, test = (load_dataset("fashion_mnist", split) for split in ("train", "test"))
     assert np.bincount(train.source.arrays["label"]).tolist() == [6000] * 10
     assert np.bincount(test.source.arrays["label"]).tolist() == [1000] * 10
-    # The mean and deviation in [0, 1] that are published for normalising it.
+    # The published mean and standard deviation of pixels in [0, 1].
     pixels = train.source.arrays["image"] / np.float32(255)
     assert abs(pixels.mean() - 0.2860) < 1e-4 and abs(pixels.std() - 0.3530) < 1e-4
     assert train.class_names[train.source.arrays["label"][0]] == "Ankle boot"

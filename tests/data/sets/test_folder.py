@@ -14,7 +14,7 @@ from genjax.data.images import decode
 
 
 def picture(seed, height=12, width=16):
-    """A colourful gradient that survives JPEG."""
+    """A colourful gradient that JPEG preserves."""
     y, x = np.mgrid[:height, :width]
     return np.stack(
         [x * 255 // width, y * 255 // height, np.full_like(x, seed * 37 % 256)], -1
@@ -79,9 +79,8 @@ def test_subfolders_may_be_the_splits(tmp_path):
         )
     with pytest.raises(ValueError, match="expected one of .'test', 'train', 'validation'"):
         load_dataset("folder", "valid", tmp_path)
-    save(
-        tmp_path / "bus/x.png", picture(0)
-    )  # so that these are vehicles: bus, test, train, validation
+    # Now the sub-folders are vehicles, not splits: bus, test, train, validation.
+    save(tmp_path / "bus/x.png", picture(0))
     assert load_dataset("folder", "train", tmp_path).class_names == (
         "bus",
         "test",
@@ -277,7 +276,8 @@ def test_many_files_are_checked_only_once(classes, tmp_path_factory, monkeypatch
     assert len(decoded) == 27 + 1 + 27
     monkeypatch.setattr(images, "PIXEL_LIMIT", 2**20)
     load_folder("train", classes, preload_bytes=0)
-    assert len(decoded) == 27 + 1 + 27 + 27  # they may be too large now
+    # Under the new limit they may be too large, so all are read again.
+    assert len(decoded) == 27 + 1 + 27 + 27
 
 
 GREY = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
@@ -318,7 +318,7 @@ RGB, RGBA = Image.fromarray(COLOUR), Image.fromarray(np.concatenate([COLOUR, ALP
 LA = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(ALPHA[..., 0])])
 CMYK = Image.frombytes("CMYK", (6, 4), np.concatenate([255 - COLOUR, 0 * ALPHA], -1).tobytes())
 WHITE, UPPER = "transparency over white", "upper 8 of 16 bits"
-CASES = {  # name: (image or file, options of saving, expected RGB, colours before, other conversions)
+CASES = {  # name: (image or file, save options, expected RGB, colours before, other conversions)
     "rgb.png": (RGB, {}, COLOUR, "RGB"),
     "grey.png": (Image.fromarray(GREY), {}, repeated(GREY), "L"),
     "bits.png": (Image.fromarray(GREY > 100), {}, repeated(255 * (GREY > 100)), "1"),
@@ -365,9 +365,8 @@ def test_conversions_are_defined_and_counted(tmp_path, name):
         assert kinds == (*others, *([] if mode == wanted else [f"{mode} to {wanted}"]))
         assert pixels.dtype == np.uint8
         expected = rgb if channels == 3 else (rgb @ LUMA)[..., None]
-        np.testing.assert_allclose(
-            pixels, expected, atol=1.01
-        )  # one level, by rounding once or twice
+        # One level, because values are rounded once or twice.
+        np.testing.assert_allclose(pixels, expected, atol=1.01)
         dataset = load_folder("train", tmp_path, channels=channels)
         assert dataset.conversions == dict.fromkeys(kinds, 1)
         np.testing.assert_array_equal(dataset.source[0]["image"], pixels)
@@ -420,7 +419,7 @@ def test_links_neither_hang_nor_multiply(classes, tmp_path_factory):
 
 
 def test_a_folder_that_cannot_be_read_is_named(classes, monkeypatch, caplog):
-    """The tests may run as root, who can read all."""
+    """The permission error is simulated, because the tests may run as root."""
     scandir, closed = os.scandir, {"cat", "brown"}
 
     def refuse(folder):
@@ -456,7 +455,7 @@ def test_names_that_are_not_utf8_can_be_reported(tmp_path):
 
 
 def test_more_pixels_than_memory_are_named_and_not_decoded(tmp_path):
-    """Of these 67 million pixels there is only the header."""
+    """The file has only a header for these 67 million pixels."""
     save(tmp_path / "x.png", picture(0))
     chunk = struct.pack(">IIBBBBB", 8192, 8193, 8, 2, 0, 0, 0)
     header = (
@@ -472,7 +471,7 @@ def test_a_damaged_memory_is_forgotten(classes, tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setattr(images, "REMEMBER_FROM", 27)
     load_folder("train", classes, preload_bytes=0)
-    memory = images._memory(classes, 3)
-    memory.write_text(memory.read_text()[:-10])
+    store = images._results_path(classes, 3)
+    store.write_text(store.read_text()[:-10])
     load_folder("train", classes, preload_bytes=0)
-    assert len(json.loads(memory.read_text())) == 27
+    assert len(json.loads(store.read_text())) == 27

@@ -1,4 +1,4 @@
-"""Latents on disk: what was written comes back, standardized; parts are whole or absent."""
+"""Latents on disk are read back standardized; parts are complete or absent."""
 
 import numpy as np
 import pytest
@@ -105,7 +105,7 @@ def test_parts_that_are_there_are_not_encoded_again(tmp_path, latents):
     assert paths[0].read_bytes() == before and paths[1].exists()
 
 
-def test_a_part_that_fails_is_not_there(tmp_path, latents):
+def test_a_failed_part_is_absent(tmp_path, latents):
     def failing(rows):
         if rows.start:
             raise OSError("disk full")

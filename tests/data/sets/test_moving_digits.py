@@ -12,7 +12,7 @@ def clips():
 
 
 def box(frame):
-    """Of what is not black: top, left, bottom, right."""
+    """Return top, left, bottom and right of the pixels that are not black."""
     rows, columns = np.nonzero(frame[..., 0])
     return np.array([rows.min(), columns.min(), rows.max(), columns.max()])
 
@@ -23,7 +23,7 @@ def cut(frame):
 
 
 def shows_one(video):
-    """Whether all frames show the same thing, be it at other places."""
+    """Return whether all frames show the same shape, possibly at different places."""
     return all(np.array_equal(cut(video[0]), cut(frame)) for frame in video)
 
 
@@ -42,19 +42,19 @@ def test_a_clip_is_a_function_of_split_and_index(clips):
     assert len({clip.tobytes() for clip in clips}) == 200
     test = load_dataset("moving_digits", "test[:3]").source.arrays["video"]
     assert not any(np.array_equal(a, b) for a, b in zip(test, clips, strict=False))
-    # nor do the splits share how digits move
+    # the splits do not share movements either
     test = load_dataset("moving_digits", "test[:60]").source.arrays["video"]
     assert list(map(shows_one, test)) != list(map(shows_one, clips[:60]))
 
 
 def test_as_often_one_as_two(clips):
-    # four standard errors; two digits that never move against each other do not occur
+    # four standard errors; two digits always move relative to each other
     assert abs(sum(map(shows_one, clips)) - 100) < 4 * np.sqrt(200 / 4)
 
 
 @pytest.fixture(scope="module")
 def shapes(data_dir):
-    """By split and by what is not black of a digit, where in its 16×16 pixels that is."""
+    """Return by split the digits' shapes without margins, and their places in 16×16 pixels."""
     found = {}
     for split in ("train", "test"):
         digits = (
@@ -73,7 +73,7 @@ def test_digits_are_those_of_the_split(shapes, split, other):
 
 
 def test_they_go_straight_and_bounce(clips, shapes):
-    """Along each side steps are equal, but for rounding, and turn only where the digit reaches a border."""
+    """Steps along each side are equal except for rounding, and turn only at a border."""
     room, turns, speeds = SIDE - DIGIT_SIDE, 0, []
     for video in filter(shows_one, clips):
         path = (
@@ -93,21 +93,20 @@ def test_they_go_straight_and_bounce(clips, shapes):
             free = steps[~near]
             turned = np.flatnonzero(np.sign(steps[1:]) * np.sign(steps[:-1]) < 0) + 1
             turns += len(turned)
-            assert np.all(
-                (places[turned] <= 3) | (places[turned] >= room - 3)
-            )  # a step is 3 at most
+            # A step is 3 at most.
+            assert np.all((places[turned] <= 3) | (places[turned] >= room - 3))
             if len(free):
                 assert np.ptp(np.abs(free)) <= 1
                 lengths.append(np.abs(free).mean())
         if len(lengths) == 2:
             speeds.append(np.hypot(*lengths))
     assert turns > 50 and len(speeds) > 20
-    # means of a few steps, each rounded by less than 1
+    # means over a few steps, each rounded by less than 1
     assert SPEEDS[0] - 0.5 < min(speeds) < 1.5 and 2.5 < max(speeds) < SPEEDS[1] + 0.5
 
 
 def test_of_two_digits_the_brighter_pixel_is_seen(monkeypatch):
-    """Of full squares the brighter is whole in every frame, the other where they do not overlap."""
+    """The brighter of two squares is whole in every frame, the other outside their overlap."""
     squares = np.stack([np.full((16, 16), value, np.uint8) for value in (200, 100)])
     monkeypatch.setattr(module, "_digits", lambda: {"train": squares, "test": squares})
     videos = load_dataset("moving_digits", "train[:60]").source.arrays["video"]

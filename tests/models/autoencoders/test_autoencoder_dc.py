@@ -30,7 +30,7 @@ small = functools.partial(
 
 @pytest.fixture(scope="module")
 def variables():
-    """Not by `init`, whose many small draws take long to compile."""
+    """Make variables without `init`, whose many small draws take long to compile."""
     random = np.random.default_rng(0)
     shapes = jax.eval_shape(small().init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
 
@@ -44,7 +44,7 @@ def variables():
 
 @pytest.mark.parametrize(
     ("build", "encoder", "decoder"),
-    [  # of diffusers' modules of the same configurations, see tests/parity
+    [  # counts of diffusers' modules of the same configurations, see tests/parity
         (dc_ae_f32c32, 123_172_384, 200_184_076),
         (dc_ae_f64c128, 264_550_528, 412_345_612),
         (dc_ae_f128c512, 415_661_056, 705_021_196),
@@ -76,7 +76,7 @@ def test_space_and_channels():
 
 
 def test_shortcuts_undo_each_other():
-    """The mean of copies is what was copied, so the shortcut up and then down is the identity."""
+    """The mean of copies is the original, so the shortcut up and then down is the identity."""
     x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 3, 5, 8), np.float32))
     up = channels_to_space(duplicate_channels(x, 4 * 4))
     assert up.shape == (1, 6, 10, 4)
@@ -85,8 +85,7 @@ def test_shortcuts_undo_each_other():
 
 @pytest.mark.parametrize("rearranging", [True, False])
 def test_resolutions_learn_residuals(rearranging):
-    """With kernels of 0 a change of resolution is its shortcut: of a constant image the constant; in and out
-    again."""
+    """With zero kernels a change of resolution is its shortcut, which keeps a constant image."""
     options = dict(
         rearranging=rearranging, shortcut=True, dtype=jnp.float32, param_dtype=jnp.float32
     )
@@ -105,7 +104,7 @@ def test_resolutions_learn_residuals(rearranging):
 
 
 def test_linear_attention_is_quadratic_attention():
-    """Of weights relu(q)·relu(k) written out; and a uniform average where all queries and keys are alike."""
+    """Attention has weights relu(q)·relu(k), and averages for equal queries and keys."""
     query, key, value = np.random.default_rng(0).standard_normal((3, 2, 20, 3, 4), np.float32)
     weights = np.einsum("bqhf,bkhf->bhqk", np.maximum(query, 0), np.maximum(key, 0))
     weights /= weights.sum(axis=-1, keepdims=True) + 1e-15
@@ -123,8 +122,10 @@ def test_linear_attention_is_quadratic_attention():
 
 
 def test_batch_statistics(variables):
-    """Calls with `train` normalize by the batch and move the running statistics a tenth of the way; others
-    neither."""
+    """Calls with `train` use the batch's statistics and move the running ones by a tenth.
+
+    Calls without `train` do neither.
+    """
     images = jax.random.normal(jax.random.key(1), (4, 8, 12, 3))
 
     @jax.jit
@@ -143,8 +144,7 @@ def test_batch_statistics(variables):
 
 
 def test_half_precision_is_near(variables):
-    """bfloat16 has 8 bits: of some fifteen layers, a few per cent; outputs and latents are float32 all the
-    same."""
+    """bfloat16 has 8 bits: some fifteen layers give a few per cent; outputs stay float32."""
     images = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3), minval=-1)
     full, half = (
         jax.jit(small(dtype=dtype).apply)(variables, images)

@@ -18,7 +18,7 @@ small = functools.partial(AutoencoderKL, latent_channels=2, widths=(4, 6), block
 
 
 def random_variables(module, inputs):
-    """Not the initial ones, of which many are zero."""
+    """Replace the initial variables, many of which are zero."""
     random = np.random.default_rng(0)
     scale = lambda a: 0.5 if a.ndim == 1 else np.prod(a.shape[:-1]) ** -0.5
     draw = lambda a: np.float32(scale(a)) * random.standard_normal(a.shape, np.float32)
@@ -79,7 +79,7 @@ def test_images_smaller_than_the_factor_are_refused(height, width):
 
 
 def test_transposed_kernels_make_of_transposed_images_transposed_images():
-    """Nothing else tells height from width: not the paddings, nor the order in which attention sees positions."""
+    """Nothing tells height from width, neither paddings nor attention's order of positions."""
     module = small(attention_levels=(1,))
     variables = random_variables(module, images)
     transposed = jax.tree.map(lambda a: a.swapaxes(0, 1) if a.ndim == 4 else a, variables)
@@ -93,12 +93,12 @@ def test_transposed_kernels_make_of_transposed_images_transposed_images():
     others = apply(transposed, images.swapaxes(1, 2))
     for output, other in zip(outputs, others, strict=True):
         assert np.std(output) > 0.1 and output.shape[1] != output.shape[2]
-        # Sums of float32 in another order; some twenty layers.
+        # float32 sums in another order, over some twenty layers.
         np.testing.assert_allclose(other.swapaxes(1, 2), output, rtol=0, atol=2e-5)
 
 
 def test_every_parameter_matters_but_one():
-    """A bias of keys adds the same to all logits of a query, and softmax takes it away."""
+    """A bias of keys adds the same number to all logits of a query, and softmax cancels it."""
     module = small(attention_levels=(0,))
     variables = random_variables(module, images)
 
@@ -117,14 +117,15 @@ def test_every_parameter_matters_but_one():
 
 
 def test_initial_weights_are_those_of_pytorch():
-    """U(−1/√fan_in, 1/√fan_in): within the bound, and with a deviation of a √3rd of it."""
+    """U(−1/√fan_in, 1/√fan_in): values within the bound, with standard deviation bound/√3."""
     params = jax.jit(small(widths=(32,), groups=4).init)(key, images)["params"]
     for kernel, fan_in in (
         (params["encoder"]["mid_block_0"]["conv1"]["kernel"], 9 * 32),
         (params["decoder"]["mid_attention"]["query"]["kernel"], 32),
     ):
         assert np.abs(kernel).max() <= fan_in**-0.5
-        # Of n ≥ 1024 uniform values the deviation is off by a factor of 1 ± √(.2/n): .014 for the fewest; thrice that.
+        # The deviation of n ≥ 1024 uniform values is off by a factor of 1 ± √(.2/n), at most .014;
+        # allow three times that.
         np.testing.assert_allclose(np.std(kernel), (3 * fan_in) ** -0.5, rtol=0.04)
 
 

@@ -12,7 +12,7 @@ small = functools.partial(AutoencoderTiny, encoder_blocks=(1, 1), decoder_blocks
 
 @pytest.fixture(scope="module")
 def variables():
-    """Not by `init`, whose many small draws take long to compile."""
+    """Make variables without `init`, whose many small draws take long to compile."""
     random = np.random.default_rng(0)
     shapes = jax.eval_shape(small().init, jax.random.key(0), jnp.zeros((1, 4, 4, 3)))
     return jax.tree.map(lambda a: 0.2 * random.standard_normal(a.shape, np.float32), shapes)
@@ -20,8 +20,7 @@ def variables():
 
 @pytest.mark.parametrize(("channels", "expected"), [(4, 2_445_063), (16, 2_458_899)])
 def test_parameter_counts(channels, expected):
-    """Of 64 channels: ten blocks a side of three 3×3 convolutions with biases, three without, and both
-    ends."""
+    """64 channels: ten blocks a side of three 3×3 convolutions, three without biases, both ends."""
     network = AutoencoderTiny(channels)
     output, variables = jax.eval_shape(
         network.init_with_output,
@@ -38,8 +37,7 @@ def test_parameter_counts(channels, expected):
 
 
 def test_ranges(variables):
-    """Without weights all but the last bias is gone: an image of 2·bias − 1. Latents beyond the tanh mean the
-    same."""
+    """With zero weights only the last bias remains: an image of 2·bias − 1 for all latents."""
     zeros = jax.tree.map(jnp.zeros_like, variables)
     bias = jnp.array([0.0, 0.5, 1.0])
     zeros["params"]["decoder"]["conv_out"]["bias"] = bias
@@ -54,8 +52,10 @@ def test_ranges(variables):
 
 
 def test_bytes():
-    """All 256 come back as they were; latents within the magnitude to half of one step, 6/255; beyond they
-    are clipped."""
+    """All 256 levels come back, and latents within the magnitude to half a step, 6/255.
+
+    Latents beyond the magnitude are clipped.
+    """
     network = small()
     stored = jnp.arange(256, dtype=jnp.uint8)
     latents = network.apply({}, stored, method="from_bytes")

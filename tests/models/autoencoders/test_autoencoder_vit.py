@@ -29,7 +29,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def variables(images):
-    """Random all over, biases and norms' scales included."""
+    """Make all variables random, including biases and the norms' scales."""
     random = np.random.default_rng(0)
     shapes = jax.eval_shape(small().init, jax.random.key(0), images)
     return jax.tree.map(lambda a: 0.3 * random.standard_normal(a.shape, np.float32), shapes)
@@ -49,7 +49,7 @@ def transformer(inputs, width, depth, outputs):
     ],
 )
 def test_parameter_counts(options, encoder, decoder):
-    """In closed form, of both sides; the defaults' decoder is ViT-B: 85.1 M in its blocks."""
+    """Counts of both sides in closed form; the default decoder, ViT-B, has 85.1 M in its blocks."""
     assert transformer(0, 768, 12, 0) - 3 * 768 == 85_054_464
     variables = jax.eval_shape(
         AutoencoderViT(**options).init, jax.random.key(0), jnp.zeros((1, 16, 32, 3))
@@ -69,9 +69,8 @@ def test_shapes(variables, images):
     mean, log_variance = jax.eval_shape(
         functools.partial(network.apply, method="encode"), variables, images
     )
-    assert (
-        mean.shape == log_variance.shape == (2, 3, 2, 3)
-    )  # not square: rows and columns are not exchanged
+    # Not square, so rows and columns cannot be exchanged.
+    assert mean.shape == log_variance.shape == (2, 3, 2, 3)
     assert jax.eval_shape(network.apply, variables, images).shape == images.shape
     with pytest.raises(ValueError, match="images of 6×5 do not divide into patches of 2×2"):
         jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 6, 5, 1)))
@@ -96,7 +95,7 @@ def expected(variables, images):
     "options", [dict(unroll=DECODER_DEPTH), dict(remat_policy="nothing_saveable")]
 )
 def test_unroll_and_remat_change_nothing_but_speed(variables, images, expected, options):
-    # The same sums of float32 in another order: a hundred times the rounding of one, 1e-7.
+    # float32 sums in another order: a hundred times one rounding, 1e-7.
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max()),
         output_and_gradients(small(**options), variables, images),
@@ -114,7 +113,7 @@ def linear(x, parameters):
 
 
 def transform(parameters, tokens, positions, num_heads):
-    """The network of one example in float64 NumPy, block by block and head by head."""
+    """The network for one example in float64 NumPy, block by block and head by head."""
     x = linear(tokens, parameters["dense_in"]) + positions
     for i in range(len(parameters["blocks"]["query_key_value"]["bias"])):
         block = jax.tree.map(lambda a: a[i], parameters["blocks"])  # noqa: B023
@@ -133,7 +132,7 @@ def transform(parameters, tokens, positions, num_heads):
 
 
 def position_table(height, width, features):
-    """Sines and cosines of the column, then of the row, at frequencies 10000^(−i/(features/4))."""
+    """Return sines and cosines of column, then row, at frequencies 10000^(−i/(features/4))."""
     frequencies = 1e4 ** (-np.arange(features // 4) / (features // 4))
     wave = lambda place: np.concatenate([np.sin(place * frequencies), np.cos(place * frequencies)])
     return np.array(
@@ -147,7 +146,7 @@ def test_against_numpy(variables, images, expected):
     for n, image in enumerate(np.float64(images[..., 0])):
         patches = np.array([image[i : i + 2, j : j + 2].ravel() for i in (0, 2, 4) for j in (0, 2)])
         moments = transform(parameters["encoder"], patches, position_table(3, 2, 8), 2)
-        # float32: of five blocks, with some products of a few dozen each
+        # float32: five blocks, each with some products of a few dozen terms
         np.testing.assert_allclose(mean[n].reshape(6, 3), moments[:, :3], atol=1e-5)
         np.testing.assert_allclose(log_variance[n].reshape(6, 3), moments[:, 3:], atol=1e-5)
         pixels = transform(parameters["decoder"], moments[:, :3], position_table(3, 2, 12), 3)

@@ -1,4 +1,4 @@
-"""Wan's autoencoder: causality, chunks, memory; its numbers are compared with diffusers' in tests/parity."""
+"""Wan's autoencoder: causality, chunks and memory; tests/parity compares with diffusers'."""
 
 import functools
 
@@ -11,7 +11,7 @@ from genjax.autoencoding.tiling import chunks_of_frames, stream
 from genjax.models.autoencoders.autoencoder_wan import AutoencoderWan
 from genjax.nn.causal import CausalConv, apply_chunk, apply_chunks
 
-FRAMES, HEIGHT, WIDTH = 13, 4, 8  # of videos, which have 4 latent frames of 1×2
+FRAMES, HEIGHT, WIDTH = 13, 4, 8  # of videos; they have 4 latent frames of 1×2
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,9 @@ def normal(seed, *shape):
 
 @pytest.fixture(scope="module")
 def variables(module):
-    """Such that every part matters: biases are not zero, and what a layer adds is of its input's size."""
+    """Make variables in which every part matters.
+
+    Biases are not zero, and layers add terms of their input's size."""
     random = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -40,7 +42,7 @@ def variables(module):
 
 @pytest.fixture(scope="module")
 def whole(module):
-    """`encode` and `decode` of whole videos, compiled once a shape."""
+    """`encode` and `decode` of whole videos, compiled once per shape."""
     return {
         name: jax.jit(functools.partial(module.apply, method=name)) for name in ("encode", "decode")
     }
@@ -70,7 +72,7 @@ def test_parameters():
 
 
 def test_shapes_and_types():
-    """720p, 81 frames, in bfloat16, without computing it: 21 latent frames of 90×160."""
+    """81 frames of 720p in bfloat16, without computing them: 21 latent frames of 90×160."""
     module = AutoencoderWan(dtype=jnp.bfloat16)
     video = jax.ShapeDtypeStruct((1, 81, 720, 1280, 3), jnp.float32)
     variables = jax.eval_shape(
@@ -86,12 +88,13 @@ def test_shapes_and_types():
 
 
 def assert_close(a, b):
-    # Two programs of the same sums in float32, some twenty layers: 5e-7 was the most seen.
+    # Two programs of the same float32 sums, some twenty layers. The largest difference seen was
+    # 5e-7.
     np.testing.assert_allclose(a, b, rtol=0, atol=3e-6 * np.abs(b).max())
 
 
 def test_first_frame_stands_alone(variables, whole):
-    """The image that is a video's first frame has the video's first latents, and they its pixels."""
+    """A video's first frame as an image has the video's first latents, which decode to it."""
     mean, log_variance = whole["encode"](variables, VIDEO)
     assert mean.shape == log_variance.shape == (1, 4, 1, 2, 3)
     assert np.std(mean) > 0.1 and np.std(log_variance) > 0.1
@@ -106,8 +109,7 @@ def test_first_frame_stands_alone(variables, whole):
 
 @pytest.mark.parametrize("method, x", [("encode", VIDEO), ("decode", LATENTS)])
 def test_causal(module, variables, method, x):
-    """The gradient of each frame of the output by the input is exactly zero from some frame of the input on,
-    and at the frame before it is not."""
+    """An output frame's gradient is exactly zero from some input frame on, and not before."""
     apply = functools.partial(module.apply, variables, method=method)
 
     @jax.jit
@@ -117,9 +119,8 @@ def test_causal(module, variables, method, x):
         weights = jax.tree.map(lambda a: frames * normal(2, *a.shape), output)
         return jax.vmap(lambda weights: transpose(weights)[0])(weights)
 
-    seen = np.abs(gradients(x)).max(
-        axis=(1, 3, 4, 5)
-    )  # [frames of the output, frames of the input]
+    # Axes: output frames, input frames.
+    seen = np.abs(gradients(x)).max(axis=(1, 3, 4, 5))
     last = [4 * i for i in range(4)] if method == "encode" else [-(-i // 4) for i in range(13)]
     expected = np.arange(seen.shape[1]) <= np.array(last)[:, None]
     assert np.all(seen[~expected] == 0)
@@ -138,7 +139,7 @@ def test_encoding_by_chunks(variables, whole, steps):
 
 @pytest.mark.parametrize("first, length", [(1, 1), (2, 2)])
 def test_decoding_by_chunks(module, variables, whole, first, length):
-    """The same frames, by two programs: of the first chunk and of any other."""
+    """Chunks give the same frames, by one program for the first chunk and one for all others."""
     traces = []
 
     @jax.jit
@@ -154,7 +155,7 @@ def test_decoding_by_chunks(module, variables, whole, first, length):
 
 
 def test_decoding_by_chunks_in_one_program(module, variables, whole):
-    """The same frames; with the length grow but the frames themselves, held as chunks and as a video."""
+    """Chunks give the same frames; only the frames themselves grow with the length."""
     decode = jax.jit(functools.partial(apply_chunks, module, method="decode"))
     assert_close(decode(variables, LATENTS), whole["decode"](variables, LATENTS))
     short, long = (jnp.zeros((1, frames, 8, 8, 3)) for frames in (5, 21))
@@ -165,7 +166,7 @@ def test_decoding_by_chunks_in_one_program(module, variables, whole):
 
 
 def test_chunks_differ_without_the_cache(variables, whole, steps):
-    """What the caches hold matters: chunks decoded as videos of their own are something else."""
+    """The caches matter: chunks decoded as separate videos differ."""
     apart = [steps["decode"](variables, LATENTS[:, i : i + 1])[0] for i in range(4)]
     assert np.concatenate(apart, axis=1).shape[1] == 4
     joined = whole["decode"](variables, LATENTS)
@@ -173,18 +174,20 @@ def test_chunks_differ_without_the_cache(variables, whole, steps):
 
 
 def memory(compiled):
-    """Bytes that a program needs beside its inputs."""
+    """Return the bytes that a program needs beside its inputs."""
     analysis = compiled.memory_analysis()
     return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
 
 
 def test_memory_of_a_chunk(variables, whole, steps):
-    """That of the whole grows with its length, by 4 from 16 to 64 latent frames; that of a chunk is of its
-    own length, and its cache is of no length at all."""
+    """The memory of the whole video grows with its length, by 4 from 16 to 64 latent frames.
+
+    A chunk's memory grows with the chunk only, and its cache does not depend on any length.
+    """
     shape = lambda frames: jax.ShapeDtypeStruct((1, frames, 8, 8, 3), jnp.float32)
     lengths = (17, 65)
     short, long = (memory(whole["decode"].lower(variables, shape(n)).compile()) for n in lengths)
-    assert 3.5 < long / short < 4.0  # a part that does not grow: what is computed of weights
+    assert 3.5 < long / short < 4.0  # values computed from weights do not grow
     _, cache = jax.eval_shape(steps["decode"], variables, shape(1))
     output, after = jax.eval_shape(steps["decode"], variables, shape(1), cache)
     assert output.shape[1] == 4
@@ -196,8 +199,7 @@ def test_memory_of_a_chunk(variables, whole, steps):
 
 
 def test_gradients_are_finite(module, variables):
-    """Of an image too, where the temporal convolutions have no frames at all, and of frames that are all
-    zero."""
+    """Also for an image, where temporal convolutions see no other frame, and for zero frames."""
 
     @jax.jit
     def gradient(variables, video):
@@ -213,7 +215,7 @@ def test_gradients_are_finite(module, variables):
 
 
 def test_causal_convolution_is_numpys():
-    """In one dimension, against `np.convolve`, which flips its kernel."""
+    """In one dimension, compare with `np.convolve`, which flips its kernel."""
     module = CausalConv(1, (4, 1, 1))
     x, kernel = (
         np.random.default_rng(0).standard_normal(9),
@@ -228,7 +230,7 @@ def test_causal_convolution_is_numpys():
 
 def test_log_variance_is_clipped(variables, whole):
     params = dict(variables["params"])
-    bias = 1e3 * np.array([0, 0, 0, -1, 0, 1], np.float32)  # of three means and three log-variances
+    bias = 1e3 * np.array([0, 0, 0, -1, 0, 1], np.float32)  # three means and three log-variances
     params["quant_conv"] = params["quant_conv"] | {"bias": bias}
     _, log_variance = whole["encode"]({"params": params}, VIDEO)
     np.testing.assert_array_equal(

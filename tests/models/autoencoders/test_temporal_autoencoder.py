@@ -1,5 +1,4 @@
-"""Movie Gen's temporal autoencoder: against the image autoencoder that it is made of, and by its
-symmetries."""
+"""Movie Gen's temporal autoencoder: its image autoencoder and its symmetries."""
 
 import functools
 
@@ -21,8 +20,7 @@ def normal(seed, *shape):
 
 
 def draw(module, example):
-    """Variables where every part of the network matters; those of layers in time, too, are not the
-    identity."""
+    """Make variables in which every part matters; temporal layers are not the identity either."""
     random = np.random.default_rng(0)
 
     def one(path, leaf):
@@ -60,13 +58,16 @@ def apply(module):
 
 
 def assert_close(a, b):
-    # float32 sums in another order, some twenty layers; 2e-6 was the most seen.
+    # float32 sums in another order, some twenty layers; the largest difference seen was 2e-6.
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
 
 
 def test_parameters():
-    """The image autoencoder's 83,819,683 (Stable Diffusion 3's) and those in time: 3c² + c of every 3×3
-    convolution to c channels, and twice a group norm, 2c, and the products of attention, 4c² + 4c."""
+    """Count the image autoencoder's parameters, 83,819,683, and those of the temporal layers.
+
+    The image autoencoder is Stable Diffusion 3's. Each 3×3 convolution to c channels adds 3c² + c.
+    Twice a group norm, 2c, and the products of temporal attention, 4c² + 4c, come on top.
+    """
     module = TemporalAutoencoder()
     example = jax.ShapeDtypeStruct((1, 1, 8, 8, 3), jnp.float32)
     time = {True: 0, False: 0}
@@ -89,7 +90,7 @@ def test_parameters():
 
 @pytest.mark.parametrize("frames, latent_frames", [(1, 1), (8, 1), (9, 2), (17, 3), (256, 32)])
 def test_shapes(module, variables, frames, latent_frames):
-    """⌈T/8⌉ latent frames, and as many frames as there were."""
+    """⌈T/8⌉ latent frames decode to the original number of frames."""
     video = jax.ShapeDtypeStruct((1, frames, HEIGHT, WIDTH, 3), jnp.float32)
     mean, log_variance = jax.eval_shape(
         functools.partial(module.apply, method="encode"), variables, video
@@ -99,12 +100,12 @@ def test_shapes(module, variables, frames, latent_frames):
 
 
 def test_inflated_is_the_image_autoencoder():
-    """As initialised in time: the latents of frames 0, 2 and 4, each decoded to two equal frames."""
+    """Initial temporal layers encode frames 0, 2 and 4, and decode each latent to two frames."""
     sizes = SIZES | dict(widths=(4, 8))
     module = TemporalAutoencoder(**sizes)
     image_module = AutoencoderKL(**sizes, use_quant_conv=False, use_post_quant_conv=False)
     image_variables = draw(image_module, (1, 4, 6, 3))
-    # Nothing of the rest is kept, and to compile it would take as long as all else here.
+    # The rest keeps nothing, and compiling it would take as long as all other tests here.
     in_time = lambda flat: {path: leaf for path, leaf in flat.items() if "time" in "".join(path)}
     initial = flatten_dict(draw(module, (1, 1, 4, 6, 3)))
     initial |= jax.jit(
@@ -129,8 +130,7 @@ def test_inflate_names_what_differs(variables):
 
 
 def test_a_still_video_is_its_image(apply, variables):
-    """Replicated frames make a video of equal frames a longer one, whatever the weights: its latents are the
-    image's."""
+    """Replicated frames lengthen a video of equal frames, so its latents are the image's."""
     still = normal(0, 1, 1, HEIGHT, WIDTH, 3)
     expected = apply(variables, still)
     for found, one in zip(apply(variables, jnp.repeat(still, 9, axis=1)), expected, strict=True):
@@ -140,8 +140,10 @@ def test_a_still_video_is_its_image(apply, variables):
 
 
 def test_time_reversal(apply, variables):
-    """With kernels that are symmetric in time, a reversed video has reversed latents where the strides fall
-    on the same frames from either end, 1 + 8n; and reversed latents have the reversed video."""
+    """With kernels symmetric in time, a reversed video of 1 + 8n frames has reversed latents.
+
+    Then the strides hit the same frames from either end. Reversed latents give the reversed video.
+    """
 
     def symmetric(path, leaf):
         is_kernel = "_time" in jax.tree_util.keystr(path) and leaf.ndim == 5
@@ -163,8 +165,11 @@ def test_time_reversal(apply, variables):
 
 @pytest.mark.parametrize("mid_attention", [True, False])
 def test_attention_in_time_looks_everywhere(mid_attention):
-    """The first latent frame is moved by the last of 65 frames, out of reach of the convolutions: halved
-    twice, they see 4 + 6 frames ahead before the middle, and 6 + 1 latent frames there, 28 frames."""
+    """The last of 65 frames changes the first latent frame, although convolutions do not reach it.
+
+    Halved twice, convolutions see 4 + 6 frames ahead before the middle, and 6 + 1 latent frames, 28
+    frames, in the middle. So attention carries the change.
+    """
     module = TemporalAutoencoder(**SIZES | dict(widths=(4, 4, 8)), mid_attention=mid_attention)
     encode = jax.jit(functools.partial(module.apply, method="encode"))
     variables = draw(module, (1, 1, 4, 4, 3))

@@ -18,7 +18,7 @@ small = functools.partial(VQModel, encoder_channels=4, widths=(4, 4), blocks=1, 
     [
         (VQGAN_F16(), 16, None, dict(encoder=29_298_176, decoder=42_449_795)),
         (LlamaGen_F16(), 16, 71_883_403, {}),
-        (LlamaGen_F8(), 8, 70_109_835, {}),  # of the authors' VQ_8, counted by PyTorch
+        (LlamaGen_F8(), 8, 70_109_835, {}),  # the authors' VQ_8, counted by PyTorch
     ],
 )
 def test_published_parameter_counts(module, factor, total, parts):
@@ -63,7 +63,7 @@ def test_images_are_reconstructed_from_indices(quantizer, levels):
     indices, decoded, reconstruction = apply(images)
     assert indices.shape == (2, 4, 6, *levels) and len(np.unique(indices)) > 4
     assert np.std(decoded) > 0.1
-    # The same numbers up to the rounding of float32 in some ten layers.
+    # Equal up to float32 rounding in some ten layers.
     np.testing.assert_allclose(reconstruction, decoded, rtol=0, atol=1e-5)
 
 

@@ -13,7 +13,7 @@ MASK = jnp.array([[1, 1, 1, 0, 0], [1] * 5], bool)
 
 
 def shapes(module):
-    """Of its states, its pooled vector and its variables."""
+    """Return the states, the pooled vector and the variables of a network."""
 
     def init(key):
         text, variables = module.init_with_output(key, IDS)
@@ -41,7 +41,7 @@ def apply():
     [(bert_base, 109_482_240), (bert_large, 335_141_888), (minilm_l6, 22_713_216)],
 )
 def test_parameter_counts(build, count):
-    """Of transformers' `BertModel` with the published configurations."""
+    """Counts of transformers' `BertModel` with the published configurations."""
     variables = jax.eval_shape(build().init, jax.random.key(0), IDS)
     assert sum(a.size for a in jax.tree.leaves(variables)) == count
 
@@ -55,7 +55,8 @@ def test_padding_changes_nothing(apply, variables):
     np.testing.assert_array_equal(text.mask, MASK)
     whole, other = apply(variables, IDS), apply(variables, jnp.where(MASK, IDS, 9))
     assert whole.mask is None and np.abs(whole.tokens - other.tokens)[0, :3].max() > 0.01
-    # The second text has no padding: the same sums, in programs that need not order them equally.
+    # The second text has no padding, so the sums are equal, but programs may order them
+    # differently.
     np.testing.assert_allclose(whole.tokens[1], text.tokens[1], atol=1e-5)
 
 
@@ -79,7 +80,7 @@ def test_texts_that_are_too_long():
 
 
 def test_unroll_remat_and_types(variables):
-    """Nothing else changes; with bfloat16 products states and parameters remain float32."""
+    """Nothing else changes; with bfloat16 products, states and parameters stay float32."""
     for options in (
         dict(unroll=2),
         dict(remat_policy="nothing_saveable"),

@@ -36,7 +36,7 @@ image_encoder = functools.partial(
 
 @pytest.fixture(scope="module")
 def tokens():
-    """Two texts that end at 3 and at 6, with padding of the same token after the end."""
+    """Two texts that end at 3 and at 6; padding is the end token too."""
     tokens = np.random.default_rng(0).integers(0, END, (2, LENGTH), np.int32)
     tokens[0, 3:] = tokens[1, 6:] = END
     return tokens
@@ -44,7 +44,7 @@ def tokens():
 
 @pytest.fixture(scope="module")
 def variables(tokens):
-    """Away from the small initial values, where every part of the network matters."""
+    """Make variables larger than the small initial values, so that every part matters."""
     random = np.random.default_rng(0)
     initial = jax.eval_shape(text_encoder().init, jax.random.key(0), tokens)
     return jax.tree.map(lambda a: 0.5 * random.standard_normal(a.shape, np.float32), initial)
@@ -60,7 +60,7 @@ def apply():
     [
         (CLIPText_L(), 123_060_480),
         (CLIPText_bigG(), 694_659_840),
-        (CLIP_B_32(), 151_277_313),  # as the authors' example prints it
+        (CLIP_B_32(), 151_277_313),  # the count that the authors' example prints
         (CLIP_B_16(), 149_620_737),
         (CLIP_L_14(), 427_616_513),
     ],
@@ -81,9 +81,8 @@ def test_states_begin_at_the_embeddings_and_end_before_the_norm(apply, variables
     state = np.asarray(output.states[-1], np.float64)
     state = (state - state.mean(-1, keepdims=True)) / np.sqrt(state.var(-1, keepdims=True) + 1e-5)
     expected = state * params["final_norm"]["scale"] + params["final_norm"]["bias"]
-    np.testing.assert_allclose(
-        output.last, expected, atol=1e-5
-    )  # some roundings of values of about one
+    # A few roundings of values of about one.
+    np.testing.assert_allclose(output.last, expected, atol=1e-5)
 
 
 def test_pooled_is_the_state_at_the_first_end(apply, variables, tokens):
@@ -103,7 +102,7 @@ def test_no_token_looks_at_later_ones(apply, variables, tokens):
     assert np.abs(before.last - after.last)[:, 5:].max(axis=-1).min() > 1e-3
 
 
-def test_masked_tokens_are_not_looked_at(apply, variables, tokens):
+def test_masked_tokens_get_no_attention(apply, variables, tokens):
     mask = np.ones(tokens.shape, bool)
     mask[:, 2] = False
     changed = tokens.copy()
@@ -118,7 +117,7 @@ def test_unroll_and_remat_change_nothing_but_speed(variables, tokens):
         loss = lambda variables, tokens: jnp.sum(network.apply(variables, tokens).projected ** 2)
         return jax.jit(jax.grad(loss))(variables, tokens)
 
-    # The same sums of float32 in another order: a hundred times the rounding of one, 1e-7.
+    # float32 sums in another order: a hundred times one rounding, 1e-7.
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max()),
         gradients(text_encoder(unroll=DEPTH, remat_policy="nothing_saveable")),
@@ -131,7 +130,7 @@ def test_bfloat16_computes_near_float32_and_keeps_states_float32(apply, variable
     assert {a.dtype for a in jax.tree.leaves(output)} == {jnp.dtype("float32")}
     expected = apply(variables, tokens).last
     error = np.linalg.norm(output.last - expected) / np.linalg.norm(expected)
-    # bfloat16 rounds by 2⁻⁹ = .002 relative; a dozen products add up to a few times that.
+    # bfloat16 rounds by 2⁻⁹ = .002 relative; a dozen products sum to a few times that.
     assert 1e-4 < error < 0.02
 
 
@@ -163,7 +162,7 @@ def test_cosines_of_pictures_and_texts(tokens):
 
 
 def test_initial_scale_of_logits_is_that_of_the_paper(tokens):
-    """Section 2.5."""
+    """Radford et al. 2021, section 2.5."""
     init = jax.jit(
         lambda *inputs: CLIP(text_encoder(), image_encoder()).init(*inputs)["params"]["logit_scale"]
     )
@@ -177,7 +176,7 @@ def test_pictures_are_resized_and_cropped_in_the_middle(height, width):
     images = np.random.default_rng(0).uniform(-1, 1, (1, height, width, 3)).astype(np.float32)
     prepared = prepare(images)
     assert prepared.shape == (1, 6, 6, 3)
-    for axis in (1, 2):  # the middle is the mirror image's middle
+    for axis in (1, 2):  # the middle of the mirror image is the mirrored middle
         np.testing.assert_allclose(
             prepare(np.flip(images, axis)), np.flip(prepared, axis), atol=1e-5
         )
@@ -187,9 +186,8 @@ def test_pictures_are_resized_and_cropped_in_the_middle(height, width):
 def test_overshoot_is_cut():
     images = jnp.where(jnp.arange(4) < 2, -1.0, 1.0)[None, :, None, None] * jnp.ones((1, 4, 4, 3))
     prepared = jax.jit(lambda images: resize_and_crop(images, 16))(images)
-    assert (
-        prepared.min() == -1 and prepared.max() == 1
-    )  # cubic interpolation of a step goes beyond its ends
+    # Cubic interpolation of a step overshoots at its ends.
+    assert prepared.min() == -1 and prepared.max() == 1
     np.testing.assert_array_equal(resize_and_crop(images, 4), images)
 
 

@@ -45,7 +45,7 @@ def variables(images):
     ],
 )
 def test_parameter_counts(build, count):
-    """Of the authors' models; and their evaluation takes 16×16 patches of 37×37 that have positions."""
+    """Counts of the authors' models, which evaluate 16×16 patches of 37×37 trained positions."""
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     output, variables = jax.eval_shape(build().init_with_output, jax.random.key(0), image)
     assert sum(a.size for a in jax.tree.leaves(variables)) == count
@@ -54,7 +54,7 @@ def test_parameter_counts(build, count):
 
 def test_masked_patches_are_not_seen(variables, images):
     apply = jax.jit(MODULE.apply)
-    masked = jnp.zeros((2, 9), bool).at[:, 4].set(True)  # the middle
+    masked = jnp.zeros((2, 9), bool).at[:, 4].set(True)  # the middle patch
     other = images.at[:, 2:4, 2:4].set(5.0)
     np.testing.assert_array_equal(apply(variables, images, masked), apply(variables, other, masked))
     unseen = jnp.zeros((2, 9), bool)
@@ -70,7 +70,7 @@ def test_sizes(variables):
 
 
 def test_unroll_remat_and_types(variables, images):
-    """Nothing else changes; with bfloat16 products states and parameters remain float32."""
+    """Nothing else changes; with bfloat16 products, states and parameters stay float32."""
     for options in (
         dict(unroll=2),
         dict(remat_policy="nothing_saveable"),
@@ -88,14 +88,14 @@ def test_unroll_remat_and_types(variables, images):
 
 
 def test_preprocessing():
-    """The mean colour becomes 0, and one deviation more 1; grey is all three colours."""
+    """The mean colour becomes 0, and one standard deviation more 1; grey has equal colours."""
     colours = jnp.stack(
         [jnp.array(COLOUR_MEAN), jnp.array(COLOUR_MEAN) + jnp.array(COLOUR_DEVIATION)]
     )
     images = jnp.broadcast_to(2 * colours[:, None, None] - 1, (2, 5, 7, 3))
     output = jax.jit(preprocess)(images)
     assert output.shape == (2, 224, 224, 3)
-    # rounded to 8 bits
+    # values are rounded to 8 bits
     np.testing.assert_allclose(output[0], 0, atol=0.5 / 255 / min(COLOUR_DEVIATION))
     np.testing.assert_allclose(output[1], 1, atol=0.5 / 255 / min(COLOUR_DEVIATION))
     white = jax.jit(functools.partial(preprocess, size=8))(jnp.ones((1, 4, 4, 1)))
@@ -107,6 +107,6 @@ def test_preprocessing():
 
 
 def test_features(variables):
-    """A vector for each picture, whatever its size."""
+    """Every picture gives a vector, whatever its size."""
     features = functools.partial(dinov2_features, MODULE)
     assert jax.eval_shape(features, variables, jnp.zeros((3, 9, 5, 1))).shape == (3, 8)

@@ -24,7 +24,7 @@ def variables():
 
 
 def test_parameter_count(variables):
-    """Torchvision's, less its auxiliary classifier's, and with 8 classes more of 2,049 parameters."""
+    """Torchvision's count without the auxiliary classifier, plus 8 classes of 2,049 parameters."""
     count = sum(a.size for a in jax.tree.leaves(variables["params"]))
     assert count == 27_161_264 - 3_326_696 + 8 * 2049
 
@@ -43,7 +43,7 @@ def test_shapes(variables):
     [(mean_of_pixels, 12 / 4, 7), (mean_of_nine, 12 / 9, 7), (max_of_nine, 6, 13)],
 )
 def test_pools(pool, corner, middle):
-    y = pool(jnp.arange(15.0).reshape(1, 3, 5, 1))  # the corner of four is 0, 1, 5, 6
+    y = pool(jnp.arange(15.0).reshape(1, 3, 5, 1))  # the corner window holds 0, 1, 5 and 6
     np.testing.assert_allclose([y[0, 0, 0, 0], y[0, 1, 2, 0]], [corner, middle], rtol=1e-6)
 
 
@@ -53,7 +53,7 @@ def test_halving_drops_what_is_left_over():
 
 
 def test_branches_and_their_names():
-    """Numbered where several follow each other, lettered where they lie side by side."""
+    """Consecutive layers are numbered, and parallel layers have letters."""
     module = Branches(
         {
             "one": [max_of_nine, Conv(2)],
@@ -76,7 +76,7 @@ def test_branches_and_their_names():
 
 
 def test_preprocessing():
-    """Black is −1 and white 127/128, as TensorFlow's graph has it; the first corner stays where it is."""
+    """Black is −1 and white 127/128, as in TensorFlow's graph; the first corner stays in place."""
     images = jnp.full((2, 7, 9, 1), -1.0).at[1].set(1.0).at[0, 0, 0].set(0.2)
     output = jax.jit(preprocess)(images)
     assert output.shape == (2, 299, 299, 3)

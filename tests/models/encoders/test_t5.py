@@ -15,7 +15,7 @@ KINDS = {"T5": dict(gate=None), "T5 version 1.1": {}, "UMT5": dict(bias_per_bloc
 
 
 def perturbed(**options):
-    """Parameters where every part of the network matters, biases too."""
+    """Make parameters in which every part of the network matters, including biases."""
     random = np.random.default_rng(0)
     initial = jax.eval_shape(encoder(**options).init, jax.random.key(0), jnp.zeros((1, 1), int))
     return jax.tree.map(lambda a: 0.4 * random.standard_normal(a.shape, np.float32), initial)
@@ -23,7 +23,7 @@ def perturbed(**options):
 
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request):
-    """A network, applied, and its variables."""
+    """Return a network's output and its variables."""
     options = KINDS[request.param]
     return jax.jit(encoder(**options).apply), perturbed(**options)
 
@@ -33,7 +33,7 @@ def tokens():
     return np.random.default_rng(0).integers(0, VOCABULARY, (2, LENGTH), np.int32)
 
 
-# The second is the first with 256,384 tokens in place of 32,128, and 23 more tables of 32·64 biases.
+# UMT5 has 256,384 tokens instead of 32,128, and 23 more tables of 32·64 biases.
 @pytest.mark.parametrize("build, expected", [(T5_XXL, 4_762_310_656), (UMT5_XXL, 5_680_910_336)])
 def test_parameter_counts(build, expected):
     variables = jax.eval_shape(
@@ -44,8 +44,10 @@ def test_parameter_counts(build, expected):
 
 @pytest.mark.parametrize("num_buckets, max_distance", [(32, 128), (8, 16)])
 def test_buckets_in_whole_numbers(num_buckets, max_distance):
-    """Distance d is in bucket e + k, e ones being exact, if (d/e)ⁿ ≥ (max/e)ᵏ with n logarithmic ones: of
-    integers."""
+    """Distance d is in bucket e + k if (d/e)ⁿ ≥ (max/e)ᵏ, for e exact and n logarithmic buckets.
+
+    This form needs integers only.
+    """
     buckets = relative_buckets(300, num_buckets, max_distance)
     exact = steps = num_buckets // 4
     for distance in range(300):
@@ -61,16 +63,15 @@ def test_buckets_in_whole_numbers(num_buckets, max_distance):
 
 
 def test_only_relative_positions_matter(kind, tokens):
-    """A text after masked padding has the states that it has alone."""
+    """A text before masked padding has the same states as alone."""
     apply, variables = kind
     moved = np.concatenate([np.ones((2, 3), np.int32), tokens[:, :-3]], axis=1)
     mask = np.ones(tokens.shape, bool)
     mask[:, :3] = False
     after = apply(variables, moved, mask)[:, 3:]
     alone = apply(variables, tokens, mask[:, ::-1])[:, :-3]
-    np.testing.assert_allclose(
-        after, alone, atol=1e-5 * np.abs(alone).max()
-    )  # other sums of float32
+    # float32 sums in another order.
+    np.testing.assert_allclose(after, alone, atol=1e-5 * np.abs(alone).max())
 
 
 def test_positions_matter(kind, tokens):
@@ -95,7 +96,7 @@ def test_unroll_and_remat_change_nothing_but_speed(tokens):
         loss = lambda variables, tokens: jnp.sum(network.apply(variables, tokens) ** 2)
         return jax.jit(jax.grad(loss))(variables, tokens)
 
-    # The same sums of float32 in another order: a hundred times the rounding of one, 1e-7.
+    # float32 sums in another order: a hundred times one rounding, 1e-7.
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max()),
         gradients(encoder(unroll=DEPTH, remat_policy="nothing_saveable")),
@@ -110,12 +111,12 @@ def test_bfloat16_computes_near_float32_also_of_long_texts():
     output = jax.jit(encoder(dtype=jnp.bfloat16).apply)(variables, tokens)
     assert output.dtype == jnp.float32
     error = np.linalg.norm(output - expected) / np.linalg.norm(expected)
-    # bfloat16 rounds by 2⁻⁹ = .002 relative; a dozen products add up to a few times that.
+    # bfloat16 rounds by 2⁻⁹ = .002 relative; a dozen products sum to a few times that.
     assert 1e-4 < error < 0.02
 
 
 def test_large_states_keep_what_is_added_to_them():
-    """The published networks' states reach tens of thousands, where bfloat16's steps are of 128 and more."""
+    """Published networks' states reach tens of thousands, with bfloat16 steps of 128 and more."""
     block = lambda dtype: Block(2, 4, 8, "gelu", 8, 16, 1e-6, dtype, jnp.float32)
     x = jnp.asarray(30_000 * np.random.default_rng(0).standard_normal((1, 3, 8)), jnp.float32)
     variables = jax.jit(block(jnp.float32).init)(jax.random.key(0), x, None, None)
@@ -124,7 +125,7 @@ def test_large_states_keep_what_is_added_to_them():
         for dtype in (jnp.bfloat16, jnp.float32)
     )
     assert 0.1 < np.abs(expected).max() < 10
-    # A few roundings of .002 of numbers of about one; and float32's steps at 60,000 are of .004.
+    # A few roundings of .002 of numbers of about one; float32 at 60,000 has steps of .004.
     np.testing.assert_allclose(added, expected, atol=0.05)
 
 
@@ -132,7 +133,7 @@ def test_initial_queries_have_the_scale_that_attention_lacks(tokens):
     variables = jax.jit(T5Encoder(8, 64, 2, 4, 16, 8).init)(jax.random.key(0), tokens % 8)
     blocks = variables["params"]["blocks"]
     for name, expected in (("query", (64 * 16) ** -0.5), ("key", 64**-0.5), ("mlp_out", 8**-0.5)):
-        # 4,096 or 512 numbers a layer, whose deviation is sure to a few percent.
+        # A layer has 4,096 or 512 numbers, so the deviation is known to a few percent.
         np.testing.assert_allclose(np.std(blocks[name]["kernel"], axis=(1, 2)), expected, rtol=0.12)
 
 

@@ -12,7 +12,7 @@ MODULE = VGG16(widths=(2, 3, 2, 4, 3))
 
 @pytest.fixture(scope="module")
 def variables():
-    """Random, biases too, which are 0 at first."""
+    """Make all variables random, also biases, which start at 0."""
     images = jax.ShapeDtypeStruct((1, 16, 16, 3), np.float32)
     shapes = jax.eval_shape(MODULE.init, jax.random.key(0), images)
     generator = np.random.default_rng(0)
@@ -28,7 +28,7 @@ def apply():
 
 
 def test_features_against_sums_of_correlations(variables, apply):
-    """In float64, plane by plane; ImageNet's colours as published, of pixels in [0, 1]."""
+    """Compute in float64, plane by plane, with ImageNet's published colours of pixels in [0, 1]."""
     image = np.random.default_rng(1).uniform(-1, 1, (18, 35, 3)).astype(np.float32)
     x = ((image.astype(np.float64) + 1) / 2 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     maps = apply(variables, image[None])
@@ -45,14 +45,12 @@ def test_features_against_sums_of_correlations(variables, apply):
                 for o in range(kernel.shape[-1])
             ]
             x = np.maximum(np.stack(planes, -1) + layer["bias"], 0)
-        assert 0 < np.mean(x > 0) < 1  # some are rectified
+        assert 0 < np.mean(x > 0) < 1  # some values are rectified
         # float32: up to thirteen convolutions with sums of at most 36 products
         np.testing.assert_allclose(features[0], x, rtol=0, atol=1e-5 * np.abs(x).max())
         if stage < 5:
-            height, width = (
-                x.shape[0] // 2,
-                x.shape[1] // 2,
-            )  # of an odd side the last row has no partner
+            # In an odd side the last row has no partner.
+            height, width = (x.shape[0] // 2, x.shape[1] // 2)
             x = x[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1).max((1, 3))
 
 
@@ -71,7 +69,7 @@ def test_images_that_it_cannot_take(variables, shape):
 
 
 def test_sizes_as_published():
-    """Of configuration D 138,357,544 parameters, less the 123,642,856 of three fully connected layers."""
+    """Configuration D has 138,357,544 parameters, 123,642,856 of them in three dense layers."""
     images = jax.ShapeDtypeStruct((2, 70, 64, 3), np.float32)
     variables = jax.eval_shape(VGG16().init, jax.random.key(0), images)
     assert (

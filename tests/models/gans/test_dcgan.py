@@ -21,7 +21,7 @@ def small_discriminator(**options):
 
 
 def random_variables(network, *inputs):
-    """Not the initial ones, whose weights of .02 make every output almost constant; statistics are 1."""
+    """Replace initial weights of .02, which make outputs almost constant; statistics are 1."""
     random = np.random.default_rng(0)
     variables = jax.eval_shape(network.init, key, *inputs)
     params = jax.tree.map(
@@ -57,7 +57,8 @@ def test_other_sides(start, doublings, side):
 
 def test_initialisation():
     params = jax.jit(Generator(width=32, doublings=2).init)(key, jnp.zeros((1, 100)))["params"]
-    # Of 100,000 and 32,768 values the deviation is off by a factor of 1 ± .004, of 96 by 1 ± .07.
+    # The deviation of 100,000 and 32,768 values is off by a factor of 1 ± .004, of 96 values by 1 ±
+    # .07.
     for layer, tolerance in (("project", 0.02), ("conv_0", 0.02)):
         np.testing.assert_allclose(np.std(params[layer]["kernel"]), 0.02, rtol=tolerance)
     scales = np.concatenate([params[f"norm_{i}"]["scale"] for i in range(2)])
@@ -92,7 +93,7 @@ def test_statistics_change_in_training_alone():
     assert np.all(new["norm_0"]["mean"] != old["norm_0"]["mean"])
 
 
-def test_classes_are_vectors_beside_the_latent():
+def test_classes_are_vectors_concatenated_to_the_latent():
     generator = small_generator(num_classes=CLASSES)
     variables = random_variables(generator, latents, labels)
     embedding = variables["params"]["label_embedding"]["embedding"]
@@ -117,14 +118,15 @@ def test_classes_add_a_projection_to_the_logit():
         return logits.sum(), logits
 
     gradient, logits = jax.jit(jax.grad(total, has_aux=True))(params)
-    # Unconditional logits are linear in the map, and the head's gradient is the map, here of 4 pixels.
+    # Unconditional logits are linear in the map, so the head's gradient is the map, here of 4
+    # pixels.
     pixels = gradient["head"]["kernel"].reshape(4, -1)
     features = gradient["label_embedding"]["embedding"]
     np.testing.assert_allclose(pixels.sum(axis=0), features.sum(axis=0), rtol=1e-4, atol=1e-5)
     plain, embedding = params.copy(), params["label_embedding"]["embedding"]
     del plain["label_embedding"]
     plain = jax.jit(small_discriminator().apply)(variables | {"params": plain}, images)
-    for label in (1, 2):  # of one image each
+    for label in (1, 2):  # one image has each label
         np.testing.assert_allclose(
             logits[label] - plain[label], embedding[label] @ features[label], rtol=1e-4, atol=1e-5
         )
@@ -132,7 +134,7 @@ def test_classes_add_a_projection_to_the_logit():
 
 @pytest.fixture(scope="module")
 def normalized():
-    """A discriminator with spectral norm after a hundred steps of power iteration, all with the same weights."""
+    """A discriminator with spectral norm after 100 steps of power iteration at fixed weights."""
     discriminator = small_discriminator(num_classes=CLASSES, spectral_norm=True)
     variables = random_variables(discriminator, images, labels)
 
@@ -163,7 +165,7 @@ def test_spectral_norm_is_the_largest_singular_value(normalized):
         weight = np.asarray(variables["params"][layer][name], np.float64)
         expected = np.linalg.svd(weight.reshape(-1, weight.shape[-1]), compute_uv=False)[0]
         sigma = variables["batch_stats"][f"{layer}_norm"][f"{layer}/{name}/sigma"]
-        # The iteration's error falls with (second/first)^200, and float32 is good for 1e-6.
+        # The iteration's error falls with (second/first)^200; float32 has errors of 1e-6.
         np.testing.assert_allclose(sigma, expected, rtol=1e-5)
 
 
@@ -176,7 +178,7 @@ def test_logits_of_spectral_norm_do_not_depend_on_the_weights_scale(normalized):
         lambda params: discriminator.apply(variables | {"params": params}, images, labels)
     )
     np.testing.assert_allclose(apply(scaled), apply(params), rtol=1e-5)
-    assert np.abs(apply(doubled) - apply(params)).max() > 0.01  # biases are as they are
+    assert np.abs(apply(doubled) - apply(params)).max() > 0.01  # biases are not normalized
 
 
 @pytest.mark.parametrize("spectral_norm", [False, True])
@@ -200,7 +202,7 @@ def test_gradient_penalty_can_be_trained(spectral_norm):
     gradient, (_, slope) = jax.jit(
         lambda p: (jax.grad(penalty)(p), jax.jvp(penalty, (p,), (direction,)))
     )(params)
-    # Reverse over reverse against forward over reverse; float32 sums of a few thousand terms.
+    # Reverse-over-reverse and forward-over-reverse: float32 sums of a few thousand terms.
     products = jax.tree.map(jnp.vdot, gradient, direction)
     assert np.isfinite(slope) and abs(slope) > 1e-3
     np.testing.assert_allclose(sum(jax.tree.leaves(products)), slope, rtol=1e-3)

@@ -12,7 +12,7 @@ images = jax.random.normal(jax.random.key(2), (4, 12, 16, 3))
 
 
 def random_variables(network, inputs):
-    """Not the initial ones, whose weights of .02 make every output almost constant; statistics are 1."""
+    """Replace initial weights of .02, which make outputs almost constant; statistics are 1."""
     random = np.random.default_rng(0)
     variables = jax.eval_shape(network.init, key, inputs)
     params = jax.tree.map(
@@ -24,7 +24,7 @@ def random_variables(network, inputs):
 
 @pytest.mark.parametrize("layers, expected, logits", [(3, 2_765_633, 30), (2, 663_361, 62)])
 def test_published_parameter_counts(layers, expected, logits):
-    """pix2pix has 30×30 logits of 256 pixels."""
+    """pix2pix has 30×30 logits for 256 pixels."""
     example = jnp.zeros((2, 256, 256, 3))
     output, variables = jax.eval_shape(Discriminator(layers=layers).init_with_output, key, example)
     assert sum(a.size for a in jax.tree.leaves(variables["params"])) == expected
@@ -33,7 +33,7 @@ def test_published_parameter_counts(layers, expected, logits):
 
 @pytest.mark.parametrize("layers, side", [(1, 16), (2, 34), (3, 70)])
 def test_logits_see_patches(layers, side):
-    """16 and 70 pixels are the paper's (section 6.1.2 and table 4); 34 by the same rule, r ← stride·(r − 1) + 4."""
+    """The paper has 16 and 70 pixels (section 6.1.2, table 4); r ← stride·(r − 1) + 4 gives 34."""
     network = Discriminator(width=2, layers=layers)
     image = jax.random.normal(key, (1, 104, 112, 1))
     variables = random_variables(network, image)
@@ -69,7 +69,7 @@ def test_group_norm_judges_each_image_alone_and_batch_norm_the_batch():
         return np.abs(logits[:1] - alone).max(), np.std(logits), state
 
     difference, deviation, state = judge(groups=2)
-    assert difference < 1e-5 < deviation and not state  # rounding of float32
+    assert difference < 1e-5 < deviation and not state  # float32 rounding
     difference, _, state = judge()
     assert difference > 0.1 and set(state["batch_stats"]) == {"norm_1", "norm_2"}
 

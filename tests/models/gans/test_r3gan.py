@@ -36,7 +36,7 @@ def small_discriminator(**options):
 
 
 def random_variables(network, *inputs):
-    """Not the initial ones, with which blocks are the identity."""
+    """Replace the initial variables, with which blocks are the identity."""
     random = np.random.default_rng(0)
     variables = jax.eval_shape(network.init, key, *inputs)
     return jax.tree.map(lambda a: 0.5 * random.standard_normal(a.shape, np.float32), variables)
@@ -61,7 +61,7 @@ def test_parameter_counts(stages, num_classes, side, generator_size, discriminat
 
 
 def test_initial_weights_are_those_of_the_authors():
-    """Deviations from `MSRInitializer` and `ResidualBlock` of the authors' code, by hand for these sizes."""
+    """Deviations of the authors' `MSRInitializer` and `ResidualBlock`, by hand for these sizes."""
     options = dict(
         widths=(32, 32), cardinalities=(4, 4), blocks=(2, 2), num_classes=100, embedding_features=64
     )
@@ -71,9 +71,10 @@ def test_initial_weights_are_those_of_the_authors():
     discriminator = jax.jit(Discriminator(**options).init)(
         key, jnp.zeros((1, SIDE, SIDE, 3)), jnp.zeros(1, int)
     )["params"]
-    gain = np.sqrt(2 / 1.04) * 4**-0.25  # leaky ReLU's, and four blocks of three layers
+    gain = np.sqrt(2 / 1.04) * 4**-0.25  # the gain of leaky ReLU, and four blocks of three layers
     for block in (generator["block_1_0"], discriminator["block_0_1"]):
-        # Of n values the deviation is off by a factor of 1 ± 1/√(2n): .016 for the fewest, 2048, here; thrice that.
+        # The deviation of n values is off by a factor of 1 ± 1/√(2n), at most .016 (n = 2048);
+        # allow three times that.
         np.testing.assert_allclose(np.std(block["expand"]["kernel"]), gain / np.sqrt(32), rtol=0.05)
         np.testing.assert_allclose(
             np.std(block["grouped"]["kernel"]), gain / np.sqrt(9 * 16), rtol=0.05
@@ -121,7 +122,7 @@ def test_gradient_penalty_can_be_trained(num_classes):
     gradient, (_, slope) = jax.jit(
         lambda p: (jax.grad(penalty)(p), jax.jvp(penalty, (p,), (direction,)))
     )(params)
-    # Reverse over reverse against forward over reverse; float32 sums of a few thousand terms.
+    # Reverse-over-reverse and forward-over-reverse: float32 sums of a few thousand terms.
     products = jax.tree.map(jnp.vdot, gradient, direction)
     assert np.isfinite(slope) and abs(slope) > 1e-3
     np.testing.assert_allclose(sum(jax.tree.leaves(products)), slope, rtol=1e-3)
@@ -131,7 +132,9 @@ def test_gradient_penalty_can_be_trained(num_classes):
     "network, inputs", [(small_generator, latents), (small_discriminator, images)]
 )
 def test_coarsest_stages_are_float32(network, inputs):
-    """Both stages: as in float32, exactly. None: as in bfloat16, whose rounding is 2⁻⁹ = .002, in some ten products."""
+    """Two float32 stages equal a float32 network, and none equals a bfloat16 network.
+
+    bfloat16 rounds by 2⁻⁹ = .002, in some ten products."""
     params = random_variables(network(), inputs)
     apply = lambda **options: np.asarray(jax.jit(network(**options).apply)(params, inputs))
     expected = apply()

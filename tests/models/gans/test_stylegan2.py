@@ -1,4 +1,4 @@
-"""StyleGAN2's parts in closed form; its outputs are compared with the authors' in tests/pretrained."""
+"""StyleGAN2's parts in closed form; tests/pretrained compares its outputs with the authors'."""
 
 import functools
 
@@ -26,15 +26,14 @@ def normal(seed, *shape):
 
 
 def random_variables(module, *arguments):
-    """Variables where every part of the network matters: biases, noise strengths and average are not zero."""
+    """Make variables in which every part matters: no bias, noise strength or average is zero."""
     random = np.random.default_rng(0)
 
     def draw(path, leaf):
         names = {entry.key for entry in path}
         scale = 1.0 if names & {"kernel", "constant", "noise"} else 0.3
-        scale *= (
-            100 if "mapping" in names and "embedding" not in names else 1
-        )  # over the learning rate's multiplier
+        # Weights are stored divided by the learning-rate multiplier.
+        scale *= 100 if "mapping" in names and "embedding" not in names else 1
         return scale * jnp.asarray(random.standard_normal(leaf.shape, np.float32))
 
     return jax.tree.map_with_path(draw, jax.eval_shape(module.init, jax.random.key(0), *arguments))
@@ -132,7 +131,7 @@ def test_truncation(generator):
     # float32: numbers of size 1, one product and one sum
     np.testing.assert_allclose(cut[:, :2], average + 0.25 * (w[:, :2] - average), atol=1e-6)
     np.testing.assert_array_equal(cut[:, 2:], w[:, 2:])
-    assert map._cache_size() == 3  # none for another value
+    assert map._cache_size() == 3  # other values compile nothing
 
 
 def test_average_of_w_moves_in_training_alone(generator):
@@ -166,16 +165,16 @@ def test_style_mixing(generator, probability):
     w = module.apply(variables, z, train=True, method="map", rngs={"noise": jax.random.key(0)})
     is_own = np.all(np.isclose(w, own[:, None], atol=1e-5), axis=-1)
     assert np.all(is_own[:, 0])  # the coarsest style is always the first latent's
-    assert np.all(is_own[:, :-1] >= is_own[:, 1:])  # once changed, changed for all finer ones
-    # Of 400 coins, three deviations: .075
+    # After the first mixed style all finer styles are mixed.
+    assert np.all(is_own[:, :-1] >= is_own[:, 1:])
+    # Three standard deviations for 400 coins: .075
     mixed = ~is_own[:, -1]
     assert abs(mixed.mean() - probability) <= (0.075 if 0 < probability < 1 else 0)
     firsts = set(is_own[mixed].sum(axis=1))
     assert firsts == (set(range(1, module.num_styles)) if probability else set())
     if probability == 1:
-        assert (
-            len(np.unique(np.asarray(w[:, -1]), axis=0)) == batch
-        )  # to each its own second latent
+        # Each example has its own second latent.
+        assert len(np.unique(np.asarray(w[:, -1]), axis=0)) == batch
 
 
 def test_images_depend_on_their_own_latent_alone(generator):
@@ -186,7 +185,7 @@ def test_images_depend_on_their_own_latent_alone(generator):
     assert images.shape == (BATCH, 8, 8, 3) and images.dtype == jnp.float32
     np.testing.assert_array_equal(images[::2], others[::2])
     assert np.abs(images[1] - others[1]).max() > 0.1
-    # float32; another order of sums in another batch size
+    # float32 sums in another order for another batch size
     np.testing.assert_allclose(apply(z[1:2])[0], images[1], atol=1e-5 * np.abs(images).max())
 
 
@@ -197,7 +196,7 @@ def test_noise(generator):
         lambda variables, key: module.apply(variables, z, train=True, rngs={"noise": key})
     )
     first = train(variables, jax.random.key(0))
-    assert np.abs(first[0] - first[1]).max() > 0.1  # every image has its own
+    assert np.abs(first[0] - first[1]).max() > 0.1  # every image has its own noise
     np.testing.assert_array_equal(first, train(variables, jax.random.key(0)))
     assert np.abs(first - train(variables, jax.random.key(1))).max() > 0.1
     constant = jax.jit(module.apply)(variables, z)
@@ -227,9 +226,9 @@ def test_call_is_map_then_synthesize(generator):
 
 
 def test_second_derivatives_are_finite_and_reach_every_weight():
-    """Of R1, through the discriminator twice, and of path lengths, through the synthesis."""
+    """Penalties: R1 differentiates the discriminator twice, path lengths the synthesis."""
     module = small_discriminator()
-    # Equal images have deviation 0, where a square root's derivative is infinite.
+    # Equal images have deviation 0, where a square root has an infinite derivative.
     images = jnp.broadcast_to(normal(8, 1, 8, 8, 3), (4, 8, 8, 3))
     variables = random_variables(module, images)
 
@@ -273,10 +272,11 @@ def test_classes_matter_where_there_are_any(generator, discriminator):
     output = jax.jit(module.apply)(variables, z, jnp.array([0, 1]))
     assert np.abs(output[0] - output[1]).max() > 0.1
     module, variables = generator
+    # The generator ignores the labels.
     np.testing.assert_array_equal(
         module.apply(variables, z, jnp.array([0, 1]), method="map"),
         module.apply(variables, z, method="map"),
-    )  # disregarded
+    )
 
 
 def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(generator, discriminator):
@@ -297,7 +297,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(generator, 
         error = np.linalg.norm(
             jax.jit(network.apply)(variables, *arguments) - expected
         ) / np.linalg.norm(expected)
-        # bfloat16 rounds by 2⁻⁹ = .002 relative; a dozen layers add up to a few times that.
+        # bfloat16 rounds by 2⁻⁹ = .002 relative; a dozen layers sum to a few times that.
         assert 1e-4 < error < 0.02
 
 

@@ -22,7 +22,7 @@ def small_discriminator(**options):
 
 
 def random_variables(network, *inputs):
-    """Not the initial ones, with which blocks are the identity."""
+    """Replace the initial variables, with which blocks are the identity."""
     random = np.random.default_rng(0)
     variables = jax.eval_shape(network.init, key, *inputs)
     return jax.tree.map(lambda a: 0.4 * random.standard_normal(a.shape, np.float32), variables)
@@ -33,7 +33,7 @@ def without(params, name):
 
 
 def test_parameter_counts():
-    """The sum over the layers that the papers' figures show."""
+    """The sum over the layers in the papers' figures."""
     w, p, c, d = 16, 2, 3, DEPTH
     dense = lambda inputs, outputs: inputs * outputs + outputs
     feed_forward = dense(w, 4 * w) + dense(4 * w, w)
@@ -56,7 +56,7 @@ def test_parameter_counts():
 
 
 def test_samples_at_initialisation_depend_on_latent_and_class():
-    """Though blocks are the identity, as z is part of the tokens; and by order one, not by a small weight."""
+    """z acts although blocks are the identity, because tokens contain z, and by order one."""
     generator = small_generator(num_classes=CLASSES)
     apply = jax.jit(lambda z, labels: generator.init_with_output(key, z, labels)[0])
     many = jax.random.normal(key, (200, LATENT))
@@ -77,7 +77,7 @@ def test_samples_depend_on_all_of_their_own_latent_and_nothing_of_others():
 
 
 def test_blocks_of_the_generator_are_modulated():
-    """Tokens get z by `map_out`, and so do the blocks: with their modulation cut off the samples are others."""
+    """Tokens and blocks both get z from `map_out`: cutting off the modulation changes samples."""
     generator = small_generator()
     variables = random_variables(generator, latents)
     apply = jax.jit(generator.apply)
@@ -93,7 +93,7 @@ def test_logits_depend_on_every_pixel_of_their_own_image_and_on_where_it_is():
     apply = lambda x: discriminator.apply(variables, x, labels, train=True)
     gradient = jax.jit(jax.grad(lambda x: apply(x)[1]))(images)
     assert np.all(gradient[1] != 0) and np.all(gradient[0] == 0) and np.all(gradient[2] == 0)
-    # The mean over tokens that did not know their position would not change with the order of inner patches.
+    # Without positions the mean over tokens would not depend on the order of inner patches.
     inner = jnp.zeros_like(images).at[:, 2:4, 2:4].set(images[:, 2:4, 2:4])
     apply = jax.jit(apply)
     assert np.abs(apply(inner) - apply(jnp.roll(inner, (2, 2), (1, 2)))).max() > 0.01
@@ -136,7 +136,7 @@ def test_gradient_penalty_can_be_trained():
     gradient, (_, slope) = jax.jit(
         lambda p: (jax.grad(penalty)(p), jax.jvp(penalty, (p,), (direction,)))
     )(params)
-    # Reverse over reverse against forward over reverse; float32 sums of a few thousand terms.
+    # Reverse-over-reverse and forward-over-reverse: float32 sums of a few thousand terms.
     products = jax.tree.map(jnp.vdot, gradient, direction)
     assert np.isfinite(slope) and abs(slope) > 1e-3
     np.testing.assert_allclose(sum(jax.tree.leaves(products)), slope, rtol=1e-3)
@@ -149,7 +149,7 @@ def test_unroll_and_dtype(network, inputs):
     params = random_variables(network(), inputs)
     apply = lambda **options: np.asarray(jax.jit(network(**options).apply)(params, inputs))
     expected = apply()
-    # Another order of the same float32 sums; and bfloat16's rounding of 2⁻⁹ = .002 in some ten products.
+    # float32 sums in another order; and bfloat16's rounding of 2⁻⁹ = .002 in some ten products.
     np.testing.assert_allclose(
         apply(unroll=DEPTH), expected, rtol=0, atol=1e-5 * np.abs(expected).max()
     )

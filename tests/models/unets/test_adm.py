@@ -14,7 +14,7 @@ from genjax.models.unets.adm import (
 )
 from genjax.nn import attention_choices
 
-# For programs that run but once: compiled in half the time.
+# For programs that run only once: this halves the compilation time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 key = jax.random.key(0)
 
@@ -33,7 +33,7 @@ def size(params):
     ],
 )
 def test_published_networks(build, side, by_class, unconditional, in_millions, head_features):
-    """Count as the authors' code does with its README's flags, and as their paper rounds.
+    """Count parameters as the authors' code does with its README's flags, rounded as in the paper.
 
     Attention is at maps of 32, 16 and 8 pixels. It has heads of 64 features, or four heads for
     images of 128.
@@ -44,7 +44,7 @@ def test_published_networks(build, side, by_class, unconditional, in_millions, h
         params = jax.eval_shape(network.init, key, *inputs)["params"]
     assert size(params) == by_class and round(by_class / 1e6) == in_millions
     assert by_class - size(params["label_embedding"]) == unconditional
-    if build is ADM_ImageNet64:  # as EDM's code has it, without learned variance
+    if build is ADM_ImageNet64:  # as in EDM's code, without learned variance
         assert by_class - size(params["conv_out"]) // 2 == 295_899_267
     _, lengths, num_heads, features = zip(*(choice.query for choice in choices), strict=True)
     assert set(lengths) == {32**2, 16**2, 8**2} and set(features) == head_features
@@ -67,5 +67,5 @@ def test_initial_weights_are_those_of_the_authors():
     for layer in (block["conv_out"], block["attention"]["projection"], params["conv_out"]):
         assert np.all(layer["kernel"] == 0)
     assert np.all(output == 0)
-    # The deviation of 12,800 values is off by a factor of 1 ± .006; thrice that.
+    # The deviation of 12,800 values is off by a factor of 1 ± .006; allow three times that.
     np.testing.assert_allclose(np.std(params["label_embedding"]["kernel"]), 1, rtol=0.02)

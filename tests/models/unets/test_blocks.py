@@ -17,7 +17,7 @@ from genjax.models.unets.blocks import (
     rematerialized,
 )
 
-# For programs that run but once: compiled in half the time.
+# For programs that run only once: this halves the compilation time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 key = jax.random.key(0)
 normal = nn.initializers.normal(0.3)
@@ -59,7 +59,7 @@ def silu(x):
 
 @pytest.mark.parametrize(("features", "groups"), [(4, 1), (8, 2), (128, 32), (144, 24), (384, 32)])
 def test_groups_have_four_features_at_least_and_are_32_at_most(features, groups):
-    """By hand: 144 = 24·6, and no number from 25 to 32 divides it."""
+    """Computed by hand: 144 = 24·6, and no number from 25 to 32 divides 144."""
     x = jax.random.normal(key, (2, 3, 5, features))
 
     class Norm(nn.Module):
@@ -68,7 +68,7 @@ def test_groups_have_four_features_at_least_and_are_32_at_most(features, groups)
             return group_norm(x, 1e-6, jnp.float32, "norm")
 
     output, _ = Norm().init_with_output(key, x)
-    # Float32 statistics of 60 numbers or more.
+    # float32 statistics of 60 numbers or more.
     np.testing.assert_allclose(output, normalized(x, groups), atol=1e-5)
 
 
@@ -102,7 +102,7 @@ def mean_over_squares(x):
 
 @pytest.mark.parametrize("resample", [None, mean_over_squares])
 def test_a_block_whose_last_layers_are_zero_is_its_shortcut(resample):
-    """(x + 0)·s, and once more after attention."""
+    """The output is (x + 0)·s, and the same once more after attention."""
     options = dict(num_heads=2, skip_scale=0.75, last_init=nn.initializers.zeros)
     block = residual_block(resample=resample, **options)
     output, _ = block.init_with_output(key, images, conditioning)
@@ -139,7 +139,7 @@ def with_modulation(params, bias):
 
 
 def with_centre_alone(params, name):
-    """The convolution as the identity."""
+    """Return the kernel of a convolution that is the identity."""
     kernel = jnp.zeros((3, 3, 8, 8)).at[1, 1].set(jnp.eye(8))
     return params | {name: params[name] | {"kernel": kernel}}
 
@@ -155,7 +155,7 @@ def test_conditioning_scales_then_shifts_the_normalized_features():
 
 
 def test_added_conditioning_comes_before_the_norm():
-    """The norm removes what is the same for all features of a group, and normalizes the rest."""
+    """The norm removes what all features of a group share, and normalizes the rest."""
     block = residual_block(scale_shift=False)
     params = block.init(key, images, conditioning)["params"]
     params = with_centre_alone(with_centre_alone(params, "conv_in"), "conv_out")
@@ -178,8 +178,8 @@ def test_dropout_needs_a_key_and_keeps_the_mean():
     )(jax.random.split(key, 1000))
     deviation = dropped.std(0)
     assert np.all(deviation > 0.01)
-    # The last convolution is linear in what is dropped, so the mean is off by its standard error
-    # alone: five times that.
+    # The last convolution is linear in the dropped features, so the mean is off by its standard
+    # error only. Allow five times that.
     np.testing.assert_array_less(np.abs(dropped.mean(0) - plain), 5 * deviation / np.sqrt(1000))
 
 
@@ -199,7 +199,7 @@ def plan(num_blocks, attention_levels, every_block):
 
 
 def test_the_u_by_hand():
-    """Blocks of the decoder read the last block's output and the encoder's, latest first."""
+    """Decoder blocks read the last block's output and the encoder's outputs, latest first."""
     expected = [
         ("encoder_0_0", (8, 12, 5), (8, 12, 4), False),
         ("down_1", (8, 12, 4), (4, 6, 4), False),
@@ -242,7 +242,7 @@ def test_what_was_added_at_a_level_is_the_image_of_the_next():
 
 
 def test_rematerialized_blocks_compute_the_same_twice():
-    """Gradients are the same float32 sums; the cost has those of the forward pass again."""
+    """Gradients are equal float32 sums; the cost contains a second forward pass."""
 
     def gradient(policy, variables):
         block = rematerialized(policy)

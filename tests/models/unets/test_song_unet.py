@@ -16,7 +16,7 @@ from genjax.models.unets.song_unet import (
 )
 from genjax.nn.fir import BINOMIAL
 
-# For programs that run but once: compiled in half the time.
+# For programs that run only once: this halves the compilation time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 key, time, label = jax.random.key(0), jnp.zeros(1), jnp.zeros(1, int)
 small = functools.partial(SongUNet, width=8, multipliers=(1, 2), blocks=1, num_classes=3)
@@ -32,7 +32,7 @@ small = functools.partial(SongUNet, width=8, multipliers=(1, 2), blocks=1, num_c
     ],
 )
 def test_published_parameter_counts(build, side, unconditional, by_class):
-    """Count as EDM's code does with its training options: nine augmentation labels."""
+    """Count parameters as EDM's code does with its training options: nine augmentation labels."""
     network = build(num_classes=10, augmentation_features=9)
     params = jax.eval_shape(network.init, key, jnp.zeros((1, side, side, 3)), time, label)["params"]
     size = lambda params: sum(a.size for a in jax.tree.leaves(params))
@@ -60,7 +60,7 @@ def test_random_frequencies_have_the_given_deviation():
 
 
 def test_random_frequencies_never_change():
-    """Other numbers than MT19937's of seed 0 would break trained networks silently."""
+    """Other numbers than MT19937's with seed 0 would break trained networks silently."""
     sines = fourier_embedding(jnp.array([1e-5]), 4, 16.0)[0, 2:]
     expected = 1e-5 * 2 * np.pi * 16 * np.array([1.7640523, 0.4001572])
     np.testing.assert_allclose(sines, expected, rtol=1e-5)
@@ -89,7 +89,7 @@ def test_the_last_decoder_block_of_a_level_attends_alone():
 
 
 def test_ncsnpp_adds_the_image_to_every_level():
-    """The first of these convolutions reads the image, the next what the first was added to."""
+    """The first of these convolutions reads the image, the next one the previous sum."""
     network = small(multipliers=(1, 1, 1), fourier_scale=16.0, taps=BINOMIAL, residual_input=True)
     params = jax.eval_shape(network.init, key, jnp.zeros((1, 8, 8, 2)), time, label)["params"]
     shapes = {name: params[name]["kernel"].shape for name in params if "image" in name}

@@ -1,4 +1,4 @@
-"""Tests of what DDPM++, NCSN++ and ADM have in common."""
+"""Common properties of DDPM++, NCSN++ and ADM."""
 
 import functools
 
@@ -13,7 +13,7 @@ from genjax.models.unets.song_unet import SongUNet
 from genjax.nn.fir import BINOMIAL
 
 BATCH, HEIGHT, WIDTH, CHANNELS, CLASSES, FEATURES = 3, 4, 6, 2, 3, 5
-# For programs that run but once: compiled in half the time.
+# For programs that run only once: this halves the compilation time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 key = jax.random.key(0)
 sizes = dict(width=8, multipliers=(1, 2), blocks=1, attention_levels=(1,), num_classes=CLASSES)
@@ -38,7 +38,7 @@ INPUTS = (
 
 @functools.cache
 def variables(name):
-    """Draw parameters: the initial ones have last layers of zero or nearly so."""
+    """Draw parameters, because the initial last layers are zero or nearly zero."""
     random = np.random.default_rng(0)
     scale = lambda a: 0.5 if a.ndim == 1 else np.prod(a.shape[:-1]) ** -0.5
     draw = lambda a: np.float32(scale(a)) * random.standard_normal(a.shape, np.float32)
@@ -51,7 +51,7 @@ def apply(name):
 
 
 every = pytest.mark.parametrize("name", BUILDS)
-# Except for its frequencies, every part of DDPM++ is in one of these.
+# Except for its frequencies, every part of DDPM++ is in one of these networks.
 compiled = pytest.mark.parametrize("name", ["NCSN++", "ADM"])
 
 
@@ -80,7 +80,7 @@ def test_transposed_kernels_make_of_transposed_images_transposed_images(name):
     output = apply(name)(variables(name), x, t, labels)
     other = apply(name)(transposed, x.swapaxes(1, 2), t, labels)
     assert np.std(output) > 0.1
-    # Sums of float32 in another order; some forty layers.
+    # float32 sums in another order, over some forty layers.
     np.testing.assert_allclose(other.swapaxes(1, 2), output, atol=2e-5)
 
 
@@ -98,7 +98,7 @@ def test_classes_and_times_matter(name):
 
 @compiled
 def test_the_null_class_is_that_of_no_class(name):
-    """It reads none of the classes' weights."""
+    """The null label uses none of the classes' weights."""
     x, t, labels = INPUTS
     network, params = BUILDS[name](), variables(name)["params"]
     kernel = jnp.zeros_like(params["label_embedding"]["kernel"])
@@ -147,7 +147,7 @@ def test_outputs_depend_on_all_of_their_own_example_and_nothing_of_others(name):
 
 @compiled
 def test_every_parameter_matters(name):
-    """Biases of keys do not: they add the same to all logits of a query, which softmax removes."""
+    """Biases of keys have no effect: softmax cancels what they add to all logits of a query."""
     for path, leaf in jax.tree.leaves_with_path(gradients(name)[0]):
         where = jax.tree_util.keystr(path, simple=True, separator="/")
         if where.endswith("query_key_value/bias"):
@@ -163,7 +163,7 @@ def test_bfloat16_computes_near_float32():
     output = quick_jit(BUILDS[name](dtype=jnp.bfloat16).apply)(variables(name), *INPUTS)
     expected = apply(name)(variables(name), *INPUTS)
     error = np.linalg.norm(output - expected) / np.linalg.norm(expected)
-    # bfloat16 rounds by 2⁻⁹ = .002 relative; some forty layers add up to a few times that.
+    # bfloat16 rounds by 2⁻⁹ = .002 relative; some forty layers sum to a few times that.
     assert 1e-4 < error < 0.03
 
 
@@ -205,5 +205,6 @@ def test_every_block_drops_features_where_a_key_is_given(name):
     for rngs in ({}, {"dropout": key}):
         with nn.intercept_methods(record):
             jax.eval_shape(functools.partial(network.apply, rngs=rngs), params, *INPUTS)
-    # Once each: two blocks of the encoder, down, two in the middle, four of the decoder, up.
+    # Once each: two encoder blocks, the halving, two middle blocks, four decoder blocks, the
+    # doubling.
     assert calls == 10 * [(0.2, True)] + 10 * [(0.2, False)]
