@@ -6,8 +6,8 @@ draw themselves, so the pages need no network.
 
 import re
 import shutil
-from itertools import groupby
 from importlib import import_module
+from itertools import groupby
 from pathlib import Path
 from pkgutil import walk_packages
 

@@ -1,9 +1,17 @@
 """The pages that a user reads, and the code and commands in them."""
 
+import contextlib
+import importlib
 import re
 import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
+
+from tests.experiments import launching
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -25,6 +33,33 @@ def blocks(page: Path, *languages: str) -> list[Block]:
     """Return the blocks of code of a page in these languages, in the order of the page."""
     found = re.findall(r"^```([\w{}:-]*)[^\n]*\n(.*?)^```", page.read_text(), re.DOTALL | re.M)
     return [Block(*each) for each in found if each[0] in languages]
+
+
+def own_files(page: Path) -> dict[str, str]:
+    """Return the files that a page tells its reader to write: blocks that begin with their name."""
+    found = {}
+    for block in blocks(page, "python"):
+        if named := re.match(r"# (\w+\.py)\n", block.text):
+            found[named[1]] = block.text
+    return found
+
+
+@contextlib.contextmanager
+def checkout(page: Path, folder: Path) -> Iterator[Path]:
+    """Make a folder look like a checkout with the page's own files, and run commands there."""
+    for name in ("configs", "genjax", "experiments", "docs"):
+        (folder / name).symlink_to(ROOT / name)
+    files = own_files(page)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launching, "ROOT", folder)
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        importlib.invalidate_caches()
+        yield folder
+    for name in files:
+        sys.modules.pop(name.removesuffix(".py"), None)
 
 
 def commands(text: str) -> list[list[str]]:

@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 from absl import app
 
-from tests.docs.pages import PAGES, ROOT, blocks, commands, name, sentences
+from tests.docs.pages import PAGES, ROOT, blocks, checkout, commands, name, sentences
 from tests.experiments.launching import run
 
 LANGUAGES = ("sh", "bash", "python", "py")
@@ -27,7 +27,7 @@ def parse(command: list[str]):
 
 
 COMMANDS = {
-    " ".join(command): command
+    " ".join(command): (page, command)
     for page in PAGES
     for block in blocks(page, "sh", "bash")
     for command in commands(block.text)
@@ -37,8 +37,10 @@ COMMANDS = {
 # ml_collections loads a config's file so.
 @pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_is_understood_by_its_program(line):
-    result = parse(COMMANDS[line])
+def test_a_command_is_understood_by_its_program(line, tmp_path):
+    page, command = COMMANDS[line]
+    with checkout(page, tmp_path):
+        result = parse(command)
     assert result.returncode == 0, result.stderr
 
 
