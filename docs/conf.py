@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from pkgutil import walk_packages
 
+from docutils import nodes
 from docutils.utils.math import latex2mathml
 
 import genjax
@@ -27,7 +28,7 @@ copyright = "the authors of genjax"
 version = release = genjax.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton"]
-exclude_patterns = ["_build", "results/records", "README.md"]
+exclude_patterns = ["_build"]
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 html_theme = "furo"
@@ -123,8 +124,8 @@ def escape(text: str) -> str:
     pieces = re.split(r"`([^`]+)`", text)
     for i, piece in enumerate(pieces):
         if i % 2:
-            before = "\\ " if re.search(r"\w$", pieces[i - 1]) else ""
-            after = "\\ " if re.match(r"\w", pieces[i + 1]) else ""
+            before = "\\ " if re.search(r"[^\s(\[{<'\"]$", pieces[i - 1]) else ""
+            after = "\\ " if re.match(r"[^\s.,;:!?)\]}>'\"]", pieces[i + 1]) else ""
             pieces[i] = f"{before}``{' '.join(piece.split())}``{after}"
         else:
             pieces[i] = re.sub(r"([*|`]|(?<=\w)_(?!\w))", r"\\\1", piece)
@@ -133,19 +134,13 @@ def escape(text: str) -> str:
 
 def visit_inline_math(self, node) -> None:
     self.body.append(latex2mathml.tex2mathml(node.astext()))
-    raise_skip()
+    raise nodes.SkipNode
 
 
 def visit_block_math(self, node) -> None:
     self.body.append(
         f'<div class="math">{latex2mathml.tex2mathml(node.astext(), as_block=True)}</div>'
     )
-    raise_skip()
-
-
-def raise_skip() -> None:
-    from docutils import nodes
-
     raise nodes.SkipNode
 
 
