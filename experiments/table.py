@@ -1,4 +1,4 @@
-"""Write the tables of finished runs in Markdown, one table for each family of models.
+"""Write the tables of finished runs in Markdown: figures, and how they came about, by family.
 
     python -m experiments.table runs/digits_flow runs/digits_gan
     python -m experiments.table docs/results/records/* --out=docs/results/runs.md
@@ -42,21 +42,29 @@ def tables(folders: Sequence[str | Path]) -> str:
 
 
 def table(runs: Sequence[RunRecord]) -> str:
-    """Return a table with a row for each run, and a column for each figure that a run has."""
+    """Return two tables with a row for each run: its figures, and how they came about."""
     figures = [
         name for name in BETTER if name not in SPEED and any(name in run.report for run in runs)
     ]
-    columns = ["run", "steps, time", *(words(name) + ARROWS[BETTER[name]] for name in figures)]
-    columns += ["sampling", "device", "commit"]
-    rows = [[*budget(run), *(cell(run, name) for name in figures), *origin(run)] for run in runs]
+    heading = lambda name: words(name).replace("frechet", "Fréchet") + ARROWS[BETTER[name]]
+    names = [f"`{run.report['experiment']}`" for run in runs]
+    cells = [
+        [name, *(cell(run, each) for each in figures)]
+        for name, run in zip(names, runs, strict=True)
+    ]
+    origins = [[name, *origin(run)] for name, run in zip(names, runs, strict=True)]
+    return "\n\n".join(
+        (
+            markdown(["run", *map(heading, figures)], cells),
+            markdown(["run", "steps, time", "device", "commit", "sampling"], origins),
+        )
+    )
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def budget(run: RunRecord) -> tuple[str, str]:
-    """Return the name of a run, and what it took."""
-    report = run.report
-    return f"`{report['experiment']}`", f"{report['steps']:,} in {duration(report['seconds'])}"
 
 
 def cell(run: RunRecord, name: str) -> str:
@@ -71,21 +79,24 @@ def cell(run: RunRecord, name: str) -> str:
 
 def number(name: str, value: float) -> str:
     """Return a figure with three digits, or as a percentage."""
-    return f"{100 * value:.1f} %" if name.endswith("accuracy") else f"{value:.3g}"
+    if name.endswith("accuracy"):
+        return f"{100 * value:.1f} %"
+    return f"{value:#.3g}".rstrip(".").replace("-", "−")
 
 
-def origin(run: RunRecord) -> tuple[str, str, str]:
-    """Return how samples were drawn, on which device, and with which commit of genjax."""
+def origin(run: RunRecord) -> tuple[str, str, str, str]:
+    """Return what a run took, its device, its commit of genjax, and how samples were drawn."""
     report: dict[str, Any] = run.report
+    took = f"{report['steps']:,} in {duration(report['seconds'])}"
+    commit, _, changes = str(run.environment.get("git_commit") or "unknown").partition("-")
+    source = f"`{commit[:7]}`" + ", with changes" * bool(changes)
     sampling = [f"{report['num_samples']:,} samples"] if "num_samples" in report else []
     if "sampler" in report:
         steps = f", {report['num_steps']} steps" if "num_steps" in report else ""
-        sampling.append(f"{report['sampler']}{steps}")
+        sampling.append(f"{report['sampler']}{steps}".replace("|", "\\|"))
     if "guidance_scale" in report:
         sampling.append(f"guidance scale {report['guidance_scale']:g}")
-    commit, _, changes = str(run.environment.get("git_commit") or "unknown").partition("-")
-    source = f"`{commit[:7]}`" + ", with changes" * bool(changes)
-    return "; ".join(sampling).replace("|", "\\|"), report["device"], source
+    return took, report["device"], source, "; ".join(sampling)
 
 
 HEADER = """\
