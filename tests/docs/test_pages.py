@@ -107,10 +107,16 @@ def notebook(path):
     return ROOT / "notebooks" / path.name
 
 
-@pytest.mark.parametrize(("page", "limit"), [(PAGES[0], 30)], ids=["README"])
-def test_no_sentence_is_long(page, limit):
-    long = [each for each in sentences(page) if len(each.split()) > limit]
-    assert long == []
+@each_page
+def test_no_sentence_is_long(page):
+    assert [each for each in sentences(page) if len(each.split()) > 30] == []
+
+
+@each_page
+def test_lines_of_prose_end_at_100_columns(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    lines = [line for line in text.splitlines() if not line.startswith(("|", "![", "$$"))]
+    assert [line for line in lines if len(line) > 100] == []
 
 
 def test_the_readme_is_short():
