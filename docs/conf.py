@@ -33,6 +33,7 @@ suppress_warnings = ["mystnb.unknown_mime_type"]
 
 html_theme = "furo"
 html_title = "genjax"
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["genjax.css"]
 html_math_renderer = "mathml"
