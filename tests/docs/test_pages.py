@@ -121,3 +121,10 @@ def test_lines_of_prose_end_at_100_columns(page):
 
 def test_the_readme_is_short():
     assert len(PAGES[0].read_text().splitlines()) <= 200
+
+
+@each_page
+def test_extras_that_are_installed_exist(page):
+    extras = set(re.findall(r'^        "(\w+)": ', (ROOT / "setup.py").read_text(), re.MULTILINE))
+    named = re.findall(r"\.\[([\w,]+)\]", page.read_text())
+    assert {each for names in named for each in names.split(",")} <= extras
