@@ -9,7 +9,7 @@ import shutil
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
-from pkgutil import walk_packages
+from pkgutil import iter_modules, walk_packages
 
 from docutils import nodes
 from docutils.utils.math import latex2mathml
@@ -18,9 +18,7 @@ import genjax
 
 HERE = Path(__file__).parent
 NOTEBOOKS = HERE.parent / "notebooks"
-PACKAGES = (
-    "diffusion adversarial autoencoding models nn data metrics training pipelines pretrained devices"
-).split()
+PACKAGES = sorted(module.name for module in iter_modules(genjax.__path__) if module.ispkg)
 
 project = "genjax"
 author = "the authors of genjax"

@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import importlib
 import os
 import subprocess
 import sys
@@ -84,6 +85,19 @@ def test_the_reference_has_every_module(site):
     for path in ROOT.glob("genjax/*/**/*.py"):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         assert f'id="module-{name}"' in shown, name
+
+
+PACKAGES = [path.name for path in (ROOT / "genjax").iterdir() if (path / "__init__.py").exists()]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_reference_has_every_public_name(site, package):
+    """A name that a package gathers stands on its page, under the module that defines it."""
+    shown = (site / f"reference/packages/{package}.html").read_text()
+    module = importlib.import_module(f"genjax.{package}")
+    for name, value in vars(module).items():
+        if not name.startswith("_") and callable(value):
+            assert f'.{name}"' in shown, name
 
 
 @pytest.fixture(scope="module")
