@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.docs.pages import ROOT, blocks, checkout, commands
 from tests.experiments.launching import run
@@ -63,6 +64,23 @@ def test_a_guide_runs_as_written(guide, tmp_path):
                     assert result.returncode == 0, (command, result.stderr)
     if guide in CHECKS:
         CHECKS[guide](names)
+
+
+@pytest.mark.training
+@pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
+def test_the_readme_trains_on_own_images(tmp_path):
+    """A folder of 40 images of mixed sizes, without classes."""
+    readme = ROOT / "README.md"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 40, 3)).astype(np.uint8)
+    block = next(each for each in blocks(readme, "sh") if "runs/mine" in each.text)
+    with checkout(readme, tmp_path):
+        (tmp_path / "pictures").mkdir()
+        for i, image in enumerate(pixels):
+            Image.fromarray(image[: 24 + i % 16]).save(tmp_path / f"pictures/{i}.png")
+        for command in commands(block.text):
+            result = run(*shortened(command))
+            assert result.returncode == 0, (command, result.stderr)
+        assert np.array(Image.open(tmp_path / "mine.png")).ndim == 3
 
 
 LECTURE = sorted(ROOT.glob("docs/lecture/*.md"))
