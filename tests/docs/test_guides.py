@@ -69,9 +69,9 @@ def test_a_guide_runs_as_written(guide, tmp_path):
 @pytest.mark.training
 @pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
 def test_the_readme_trains_on_own_images(tmp_path):
-    """A folder of 40 images of mixed sizes, without classes."""
+    """A folder of 90 images of mixed sizes, without classes."""
     readme = ROOT / "README.md"
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 40, 3)).astype(np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 48, 40, 3)).astype(np.uint8)
     block = next(each for each in blocks(readme, "sh") if "runs/mine" in each.text)
     with checkout(readme, tmp_path):
         (tmp_path / "pictures").mkdir()
