@@ -27,7 +27,7 @@ version = release = genjax.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
-suppress_warnings = ["mystnb.unknown_mime_type"]
+suppress_warnings = ["mystnb.unknown_mime_type", "ref.python"]
 
 html_theme = "furo"
 html_title = "genjax"
@@ -43,8 +43,8 @@ myst_enable_extensions = ["dollarmath", "attrs_inline"]
 myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"
-python_use_unqualified_type_names = True
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 80
 
 
 def copy_notebooks() -> None:
@@ -101,7 +101,8 @@ def plain_text_to_rst(app, what, name, obj, options, lines: list[str]) -> None:
         elif not rows[0].startswith(" "):
             section = None
         if section:
-            text += [*escape("\n".join(map(list_item, rows))).split("\n"), ""]
+            items = escape("\n".join(map(list_item, rows)))
+            text += [*re.sub(r"^- ([\w, ]+):", r"- **\1**:", items, flags=re.M).split("\n"), ""]
             continue
         for is_code, group in groupby(rows, lambda row: row.startswith(("  ", "|"))):
             group = list(group)
@@ -131,6 +132,16 @@ def escape(text: str) -> str:
     return "".join(pieces)
 
 
+def shorten(app, what, name, obj, options, signature: str | None, returns: str | None):
+    """Return a signature whose types are nearly written as in the source: Float[jax.Array, 'batch']."""
+
+    def short(text: str | None) -> str | None:
+        text = text and re.sub(r"\b(jaxtyping|typing|numpy)\.", "", text)
+        return text and text.replace("jaxlib._jax.", "jax.")
+
+    return short(signature), short(returns)
+
+
 def visit_inline_math(self, node) -> None:
     self.body.append(latex2mathml.tex2mathml(node.astext()))
     raise nodes.SkipNode
@@ -145,6 +156,7 @@ def visit_block_math(self, node) -> None:
 
 def setup(app) -> None:
     app.add_html_math_renderer("mathml", (visit_inline_math, None), (visit_block_math, None))
+    app.connect("autodoc-process-signature", shorten)
     app.connect("autodoc-process-docstring", plain_text_to_rst, priority=100)
     copy_notebooks()
     write_reference()
