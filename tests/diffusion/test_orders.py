@@ -43,8 +43,6 @@ INTERVALS = {
     EDM(): (9.0, 0.1),
 }
 
-GUIDE = Path(__file__).parents[2] / "docs/guides/own_algorithm.md"
-
 
 def grid(process, num_steps):
     """Even, in t or for EDM in its cube root, over an interval on which the log-SNR is finite."""
@@ -166,8 +164,11 @@ def test_order_of_dpm_solver_pp_2m(float64):
 
 
 def test_the_table_of_the_guide_to_samplers(float64):
-    """The table of errors with 16 evaluations, to the digits given; the least of each row is the bold one."""
-    lines = GUIDE.read_text().splitlines()
+    """The table of errors with 16 evaluations is right to all digits.
+
+    The least error of a row is bold.
+    """
+    lines = (Path(__file__).parents[2] / "docs/guides/own_algorithm.md").read_text().splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("| process | grid |"))
     _, _, *methods = [name.strip(" `") for name in lines[first].strip("|").split("|")]
     for line in lines[first + 2 : first + 6]:
