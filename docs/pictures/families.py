@@ -1,4 +1,4 @@
-"""Draw families.png, the picture of the README, from the sample sheets of finished runs.
+"""Draw families.png, the picture of the README, from finished runs.
 
     python docs/pictures/families.py runs/digits_flow runs/fashion_unet runs/digits_gan runs/digits_vae
 
@@ -8,8 +8,11 @@ The last two rows are cut from the sheets in notebooks/pictures.
 import sys
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
+
+from genjax.pipelines import Run
 
 HERE = Path(__file__).parent
 STORED = HERE.parents[1] / "notebooks/pictures"
@@ -23,21 +26,28 @@ LABELS = (
 )
 
 
-def cells(sheet: Path, columns: int, row_of: list[int]) -> list[Image.Image]:
-    """Return one sample of each of these rows of a sheet, the i-th from column i."""
-    picture = Image.open(sheet).convert("RGB")
+def enlarged(picture: Image.Image) -> Image.Image:
+    return picture.convert("RGB").resize((64, 64), Image.Resampling.NEAREST)
+
+
+def sampled(run: str) -> list[Image.Image]:
+    """Return ten samples of a run, one of each class if it has classes."""
+    images = Run(run).sample(np.arange(10), seed=0)
+    return [enlarged(Image.fromarray(image.squeeze(-1))) for image in images]
+
+
+def cut(sheet: str, columns: int) -> list[Image.Image]:
+    """Return one sample of each of ten rows of a sheet, the i-th from column i."""
+    picture = Image.open(STORED / sheet)
     side = picture.width // columns
-    box = lambda row, column: (column * side, row * side, (column + 1) * side, (row + 1) * side)
-    chosen = (box(row, i % columns) for i, row in enumerate(row_of))
-    crop = lambda box: picture.crop((box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1))
-    return [crop(each).resize((64, 64), Image.Resampling.NEAREST) for each in chosen]
+    corners = [(side * (i % columns) + 1, side * i + 1) for i in range(10)]
+    boxes = ((x, y, x + side - 2, y + side - 2) for x, y in corners)
+    return [enlarged(picture.crop(box)) for box in boxes]
 
 
 def main(*runs: str) -> None:
-    sheets = [Path(run) / "samples.png" for run in runs]
-    rows = [cells(sheet, 10, list(range(10))) for sheet in sheets]
-    rows.append(cells(STORED / "emoji_latent_flow.png", 10, list(range(10))))
-    rows.append(cells(STORED / "emoji_text.png", 8, list(range(10))))
+    rows = [sampled(run) for run in runs]
+    rows += [cut("emoji_latent_flow.png", 10), cut("emoji_text.png", 8)]
     figure = Figure(figsize=(9.0, 4.2))
     axes = figure.subplots(len(rows), 1)
     for ax, label, row in zip(axes, LABELS, rows, strict=True):
