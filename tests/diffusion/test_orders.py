@@ -167,12 +167,12 @@ def test_order_of_dpm_solver_pp_2m(float64):
     np.testing.assert_allclose(np.log2(coarse / fine) / 4, 1.8, atol=0.05)
 
 
-def test_the_guide_of_the_readme(float64):
-    """Its table of errors with 16 evaluations is right to all digits.
+def test_the_table_of_the_guide_to_samplers(float64):
+    """The table of errors with 16 evaluations is right to all digits.
 
     The least error of a row is bold.
     """
-    lines = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+    lines = (Path(__file__).parents[2] / "docs/guides/own_algorithm.md").read_text().splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("| process | grid |"))
     _, _, *methods = [name.strip(" `") for name in lines[first].strip("|").split("|")]
     for line in lines[first + 2 : first + 6]:

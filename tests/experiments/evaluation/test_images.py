@@ -108,7 +108,7 @@ def test_the_new_measures_see_a_collapsed_generator(report_of):
 
 
 def test_digits_are_used_whole(report_of):
-    """1,437 training and 360 held-out digits; the figures are those of the README."""
+    """1,437 training and 360 held-out digits; the figures are those of docs/results/index.md."""
     splits = {split: load_dataset("digits", split).source.arrays for split in ("train", "test")}
     report = report_of(splits, splits["train"]["image"][:1000], 10)
     expected = dict(

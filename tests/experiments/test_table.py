@@ -1,0 +1,92 @@
+"""Tables of runs: every figure is the one in the run's report."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments.table import HEADER, tables
+from tests.experiments.launching import ROOT, run
+
+RECORDS = sorted((ROOT / "docs/results/records").iterdir())
+REPORT = dict(
+    experiment="a_flow",
+    steps=5000,
+    seconds=110.6,
+    device="1 × cpu (2 cores)",
+    class_accuracy=0.997,
+    classifier_accuracy=0.9944,
+    frechet_distance=0.82887,
+    frechet_distance_train=0.71764,
+    recall=0.72917,
+    num_samples=1000,
+    sampler="p(x|z)",
+    num_steps=50,
+    guidance_scale=1.25,
+    steps_per_second=48.0,
+)
+
+
+def make_record(folder: Path, task="Diffusion", commit="c0ffee1234", **changes) -> Path:
+    folder.mkdir()
+    record = dict(config=dict(task=task), device="1 × cpu", git_commit=commit)
+    (folder / "config.json").write_text(json.dumps(record))
+    (folder / "report.json").write_text(json.dumps(REPORT | changes))
+    return folder
+
+
+def rows(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def test_a_row_says_figures_budget_hardware_and_commit(tmp_path):
+    header, _, row, how, _, origin = rows(tables([make_record(tmp_path / "a")]))
+    assert dict(zip(header, row, strict=True)) == {
+        "run": "`a_flow`",
+        "class accuracy ↑": "99.7 % (99.4 %)",
+        "Fréchet distance ↓": "0.829 (0.718)",
+        "recall ↑": "0.729",
+    }
+    assert dict(zip(how, origin, strict=True)) == {
+        "run": "`a_flow`",
+        "steps, time": "5,000 in 1 min 50 s",
+        "device": "1 × cpu (2 cores)",
+        "commit": "`c0ffee1`",
+        "sampling": "1,000 samples; p(x\\|z), 50 steps; guidance scale 1.25",
+    }
+
+
+def test_families_have_tables_of_their_own_and_a_missing_figure_is_an_empty_cell(tmp_path):
+    runs = [
+        make_record(tmp_path / "a"),
+        make_record(tmp_path / "b", task="GAN", commit="abcdef0123-dirty"),
+        make_record(tmp_path / "c", fid=195.0, elbo=-83.0),
+    ]
+    text = tables(runs)
+    assert re.findall(r"^## (.+)", text, re.MULTILINE) == ["Diffusion", "GAN"]
+    header, _, first, second = rows(text)[:4]
+    assert [first[header.index("fid ↓")], second[header.index("fid ↓")]] == ["", "195"]
+    assert second[header.index("elbo ↑")] == "−83.0"
+    assert rows(text)[-1][3] == "`abcdef0`, with changes"
+
+
+def test_the_page_of_results_is_that_of_the_records():
+    """After a change of a record, write the page anew by the command at its top."""
+    page = (ROOT / "docs/results/runs.md").read_text()
+    assert page == HEADER + tables(RECORDS)
+
+
+def test_a_folder_that_is_no_run_or_not_evaluated_is_an_error(tmp_path):
+    record = make_record(tmp_path / "a")
+    (record / "report.json").unlink()
+    for folder, message in ((record, "report.json"), (tmp_path / "none", "no run"), ("", "name")):
+        result = run("table", *([folder] if folder else []))
+        assert result.returncode == 1 and message in result.stderr
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.name)
+def test_a_record_names_no_machine(record):
+    text = "".join(path.read_text() for path in record.iterdir())
+    assert not re.search(r"\"/(home|root|tmp|work|Users)/", text)
