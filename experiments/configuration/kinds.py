@@ -43,9 +43,9 @@ class Kind:
         """
         fields = dict(fields)  # a ConfigDict is no Mapping
         called_with = tuple(given if self.made else _parameters(self.contract))
-        function = parts.find(fields["name"], self.places, f"config.{field}.name")
+        function = parts.find(fields["name"], self.places, f"config.{field}.name", self.offers)
         function = getattr(function, self.maker) if self.maker else function
-        bound = parts.bind_to(function, dict(fields), self.places, f"config.{field}", called_with)
+        bound = parts.bind_to(function, fields, self.places, f"config.{field}", called_with)
         if self.made:
             takes = inspect.signature(bound.func).parameters
             takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
@@ -57,9 +57,38 @@ class Kind:
 
     def find(self, name: str, field: str) -> Any:
         """Return the part that `config.<field>` is the name of; raise ValueError as `bind` does."""
-        found = parts.find(name, self.places, f"config.{field}")
+        found = parts.find(name, self.places, f"config.{field}", self.offers)
         self.check(found, name, field)
         return found
+
+    def check_flag(self, fields: Mapping[str, Any], flag: str) -> None:
+        """Raise ValueError as `bind` does, in terms of a flag: "--sampler=NAME,option=1.5"."""
+        found = parts.find(fields["name"], self.places, f"--{flag}", self.offers)
+        called_with = tuple(_parameters(self.contract))
+        parts.bind_to(found, fields, self.places, f"--{flag}", called_with)
+
+    def offers(self, part: Any) -> bool:
+        """Return whether an object is a choice of this kind, not a helper or a base class.
+
+        A choice has the contract's members and takes the arguments of its `__call__`. A function
+        that makes the part is a choice if its return annotation is one.
+        """
+        if self.made and inspect.isfunction(part):
+            made = inspect.signature(part).return_annotation
+            return inspect.isclass(made) and self._is_choice(made)
+        is_base = "__call__" not in vars(self.contract) and inspect.isclass(part)
+        is_base = is_base and part.__name__ == self.contract.__name__
+        return not is_base and self._is_choice(part)
+
+    def _is_choice(self, part: Any) -> bool:
+        if not self._has_members(part) or "__call__" not in vars(self.contract):
+            return self._has_members(part)
+        called = vars(part).get("__call__") if inspect.isclass(part) else part
+        return callable(called) and _is_called_alike(called, self.contract, inspect.isclass(part))
+
+    def _has_members(self, part: Any) -> bool:
+        annotated = getattr(part, "__annotations__", {}) if inspect.isclass(part) else {}
+        return all(hasattr(part, each) or each in annotated for each in _members(self.contract))
 
     def check(self, part: Any, name: str, field: str) -> None:
         """Raise ValueError if a part cannot be called as the contract says, or lacks a member."""
@@ -89,6 +118,26 @@ class Kind:
 def _parameters(contract: type) -> dict[str, inspect.Parameter]:
     call = vars(contract).get("__call__")
     return dict(list(inspect.signature(call).parameters.items())[1:]) if call else {}
+
+
+def _is_called_alike(function: Callable, contract: type, is_method: bool) -> bool:
+    """Return whether a function takes the arguments of a contract's `__call__`, by their names.
+
+    Each network has its own name for what it is told, so of a method only the second name counts.
+    """
+    parameters = list(_parameters(contract).values())
+    positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    named = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+    takes = inspect.signature(function).parameters
+    if not named <= takes.keys():
+        return False
+    if not is_method:
+        return positional[1:] == list(takes)[1 : len(positional)]
+    required = [each for each in takes.values() if each.default is each.empty]
+    count = len([each for each in required if each.kind is each.POSITIONAL_OR_KEYWORD])
+    return positional[1:2] == list(takes)[2 : 1 + len(positional)][:1] and count <= 1 + len(
+        positional
+    )
 
 
 def _members(contract: type) -> list[str]:
@@ -257,9 +306,11 @@ class TextEncoder(Protocol):
 
 
 class TaskClass(Protocol):
-    """a class with `from_config(config)`, which makes a `genjax.training.task.GenerativeTask`."""
+    """a `genjax.training.task.GenerativeTask` with `from_config(config)`, which makes it."""
 
     from_config: Callable
+    update: Callable
+    generate: Callable
 
 
 class Evaluator(Protocol):
@@ -304,20 +355,27 @@ TEXT_ENCODER = Kind(TextEncoder, ("experiments.inputs.text_encoders",))
 TASK = Kind(TaskClass, ("experiments.tasks",))
 EVALUATOR = Kind(Evaluator, ("experiments.evaluation",), made=True)
 
-# Where the name of a field of a config is looked up.
-NETWORKS = (*DIFFUSION_NETWORK.places, *AUTOENCODER.places)
-PLACES_BY_FIELD = {
-    "model": NETWORKS,
-    "model.generator": GENERATOR.places,
-    "model.discriminator": DISCRIMINATOR.places,
-    "condition": CONDITION.places,
-    "process": PROCESS.places,
-    "target": TARGET.places,
-    "loss": LOSS.places,
-    "weighting": WEIGHTING.places,
-    "times": LAW.places,
-    "sampling.sampler": SAMPLER.places,
-    "sampling.grid": GRID.places,
-    "likelihood": LIKELIHOOD.places,
-    "reconstruction": DISTANCE.places,
+# The kinds whose names a field of a config takes.
+KINDS_BY_FIELD = {
+    "model": (DIFFUSION_NETWORK, AUTOENCODER, VARIATIONAL),
+    "model.generator": (GENERATOR,),
+    "model.discriminator": (DISCRIMINATOR,),
+    "condition": (CONDITION,),
+    "process": (PROCESS,),
+    "target": (TARGET,),
+    "loss": (LOSS,),
+    "weighting": (WEIGHTING,),
+    "times": (LAW,),
+    "sampling.sampler": (SAMPLER,),
+    "sampling.grid": (GRID,),
+    "likelihood": (LIKELIHOOD,),
+    "reconstruction": (DISTANCE,),
 }
+
+
+def find_for_field(name: str, field: str) -> Any:
+    """Return the part that a field of `KINDS_BY_FIELD` names; raise ValueError if there is none."""
+    kinds = KINDS_BY_FIELD[field]
+    places = tuple(dict.fromkeys(place for kind in kinds for place in kind.places))
+    offered = lambda part: any(kind.offers(part) for kind in kinds)
+    return parts.find(name, places, f"config.{field}.name", offered)

@@ -11,8 +11,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments.configuration.kinds import PLACES_BY_FIELD
-from genjax import parts
+from experiments.configuration.kinds import KINDS_BY_FIELD, find_for_field
 
 
 def define_config(help_string: str, **options: Any) -> flags.FlagHolder:
@@ -50,7 +49,7 @@ def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
         _check_field(path, config, original)
     for path, name in overrides.items():
         field, _, last = path.rpartition(".")
-        if last == "name" and field in PLACES_BY_FIELD and _get(original, path) != name:
+        if last == "name" and field in KINDS_BY_FIELD and _get(original, path) != name:
             _drop_arguments(_get(config, field), name, field, overrides)
     config.lock()
 
@@ -85,9 +84,7 @@ def _check_field(path: str, config: ConfigDict, original: ConfigDict) -> None:
 
 def _drop_arguments(part: ConfigDict, name: str, field: str, overrides: Mapping[str, Any]) -> None:
     """Remove the config file's arguments that the part now named does not take."""
-    takes = inspect.signature(
-        parts.find(name, PLACES_BY_FIELD[field], f"config.{field}.name")
-    ).parameters
+    takes = inspect.signature(find_for_field(name, field)).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         return
     kept = {"name", "shift", "variates"} if field == "times" else {"name"}
