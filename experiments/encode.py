@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from absl import flags
 from jax.sharding import AxisType
 from jaxtyping import PyTree
 
@@ -22,6 +23,7 @@ from experiments.configuration import kinds
 from experiments.inputs.autoencoders import encode
 from experiments.inputs.datasets import Data
 from experiments.inputs.spaces import Latents
+from experiments.launch import runtime
 from experiments.launch.config_flag import define_config
 from experiments.launch.runtime import run_program, user_errors
 from genjax.data import Dataset, to_float
@@ -39,6 +41,7 @@ from genjax.metrics import channel_statistics
 from genjax.training.log import ProgressBar
 
 CONFIG = define_config("The experiment of latent diffusion.")
+flags.adopt_module_key_flags(runtime)
 
 
 class Examples:

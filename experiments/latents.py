@@ -18,7 +18,6 @@ from absl import flags
 
 from experiments.configuration.runs import open_run
 from experiments.evaluation.latent_space import explore
-from experiments.launch import sampling_flags
 from experiments.launch.runtime import run_program, user_errors
 from experiments.launch.sampling_flags import sampling_changes
 
@@ -33,7 +32,8 @@ INVERSION_STEPS = flags.DEFINE_integer(
 PAIRS = flags.DEFINE_integer(
     "pairs", 1000, "Of latents, for the perceptual path length.", lower_bound=2
 )
-flags.adopt_module_key_flags(sampling_flags)
+for name in ("truncation", "weights", "seed"):  # what GANs are sampled by
+    flags.declare_key_flag(name)
 
 
 def main() -> None:

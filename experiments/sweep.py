@@ -15,6 +15,7 @@ from typing import Any
 
 from absl import flags
 
+from experiments.configuration import kinds
 from experiments.configuration.options import described, named
 from experiments.configuration.runs import check_diffusion, open_run
 from experiments.evaluation.context import Context
@@ -46,8 +47,8 @@ def main(*workdirs: str) -> None:
             )
         if not all(steps.isdigit() and int(steps) > 0 for steps in STEPS.value):
             raise ValueError(f"--steps={','.join(STEPS.value)} must be positive numbers")
-        choices = [named(text, "samplers") for text in SAMPLERS.value.split()]
-        grid = named(GRID.value, "grid")
+        choices = [named(text, "samplers", kinds.SAMPLER) for text in SAMPLERS.value.split()]
+        grid = named(GRID.value, "grid", kinds.GRID)
         opened = itertools.product(workdirs, choices)
         runs = [open_run(workdir, sampler=sampler, grid=grid) for workdir, sampler in opened]
         for run in runs:  # before any time is spent

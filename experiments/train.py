@@ -24,6 +24,7 @@ from experiments.configuration.numbers import check_numbers
 from experiments.configuration.runs import examples_at_once, mesh_axes
 from experiments.evaluation.context import Model
 from experiments.inputs.datasets import abstract_batch, training_batches
+from experiments.launch import runtime
 from experiments.launch.config_flag import define_config
 from experiments.launch.experiment import Experiment, Measure, split_pictures
 from experiments.launch.findings import Findings
@@ -68,6 +69,7 @@ INIT_FROM = flags.DEFINE_string(
     "Fine-tune: start from the weights of this run's folder, or of a folder of published weights.",
 )
 flags.mark_flag_as_required("workdir")
+flags.adopt_module_key_flags(runtime)
 
 # What may change when a run is resumed: none of it changes the parameters that come out.
 FREE_TO_DIFFER = (

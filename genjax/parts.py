@@ -150,4 +150,8 @@ def _choices(name: str, places: Sequence[str], fits: Callable[[Any], bool]) -> s
         if few
         else f"the nearest in {' and '.join(places)} are {', '.join(nearest)}"
     )
-    return f"{shown}; or give a dotted path, as my_package.my_module.{name.rpartition('.')[2]}"
+    close = difflib.get_close_matches(name, there, n=1)
+    hint = f"did you mean {close[0]!r}? " if close and few else ""
+    return (
+        f"{hint}{shown}; or give a dotted path, as my_package.my_module.{name.rpartition('.')[2]}"
+    )

@@ -39,6 +39,7 @@ def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
 
     Raises:
         ValueError: a field is neither in the config file nor an argument of a named part.
+        FileNotFoundError: there is no such config file.
     """
     if "config" not in values or values["config"].value is None:
         return
@@ -54,9 +55,19 @@ def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
     config.lock()
 
 
+def _describe_missing(path: Path) -> str:
+    """Return what to tell a user who names a config file that is not there."""
+    there = [each.name for each in path.parent.glob("*.py")]
+    nearest = difflib.get_close_matches(path.name, there, n=1)
+    hint = f"; did you mean {path.with_name(nearest[0])}?" if nearest else ""
+    return f"--config names {path.absolute()}, and there is no such file{hint}"
+
+
 def _load(argument: str) -> ConfigDict:
     """Return the config that a file gives, "FILE.py:CHOICE", without what flags change."""
     path, _, choice = argument.partition(":")
+    if not Path(path).is_file():
+        raise FileNotFoundError(_describe_missing(Path(path)))
     spec = importlib.util.spec_from_file_location("config_file", Path(path))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

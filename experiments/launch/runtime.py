@@ -122,15 +122,30 @@ def _joining_in_time() -> Iterator[None]:
         limit.cancel()
 
 
+REQUIRED = re.compile(r"Flag --(\w+) must have a value other than None")
+
+
+def _mark_required() -> None:
+    """Let --help say which flags are required."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if any(REQUIRED.search(validator.message) for validator in flag.validators):
+            flag.help = f"Required. {flag.help}"
+
+
 def run_program(main: Callable[..., None]) -> None:
     """Parses the flags, quietens the libraries and runs `main`, with what is no flag if it takes arguments."""
     takes_arguments = bool(inspect.signature(main).parameters)
 
     def parse(argv: list[str]) -> list[str]:
         flags.FLAGS.set_gnu_getopt()  # flags may follow arguments
+        _mark_required()
         try:
             rest = flags.FLAGS(argv)
         except flags.Error as error:  # of a config's choice, with the traceback of what raised it
+            if missing := REQUIRED.search(str(error)):
+                name = missing[1]
+                sys.exit(f"error: --{name} is missing. {flags.FLAGS[name].help}")
             sys.exit(f"error: {str(error).rpartition('ValueError: ')[2].strip()}\nSee --help.")
         except (AttributeError, KeyError) as error:  # how ml_collections reports a field of no part
             nearest = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error.args[0]))
