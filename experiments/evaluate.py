@@ -40,11 +40,16 @@ def add_features(config: Config, given: list[str]) -> None:
 
     Raises:
         ValueError: an entry is not of this form.
+        FileNotFoundError: there are no such weights.
     """
     weights = dict(each.partition("=")[::2] for each in given)
     if wrong := [name for name, path in weights.items() if not path or name not in NETWORKS]:
         raise ValueError(
             f"--features={wrong[0]} must be NAME=PATH, with a name of {', '.join(NETWORKS)}"
+        )
+    if missing := [path for path in weights.values() if not Path(path).exists()]:
+        raise FileNotFoundError(
+            f"--features names {Path(missing[0]).absolute()}, and there is no such file or folder"
         )
     of = "ReconstructionFeatures" if config.task == "Autoencoder" else "PretrainedFeatures"
     measure = config.evaluation.measures.setdefault("features", Config(name=of))

@@ -29,6 +29,7 @@ from experiments.launch.config_flag import define_config
 from experiments.launch.experiment import Experiment, Measure, split_pictures
 from experiments.launch.findings import Findings
 from experiments.launch.fine_tuning import initializer
+from experiments.launch.held_out import check_held_out
 from experiments.launch.lock import hold
 from experiments.launch.reports import alarms, print_report, training_summary
 from experiments.launch.runtime import run_program, user_errors
@@ -46,7 +47,7 @@ from genjax.training import (
     Snapshots,
     abstract_state,
     check_space,
-    make_workdir,
+    new_workdir,
     record_config,
     train,
 )
@@ -314,6 +315,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     mesh = make_mesh(mesh_axes(config), examples_at_once(config))
     experiment = Experiment.from_config(config)
     check_retention(config, experiment.measures)
+    check_held_out(experiment)
     task = experiment.task
     abstract = abstract_state(task, jax.random.key(config.seed), mesh)
     check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)
@@ -349,7 +351,7 @@ def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[
     with contextlib.ExitStack() as stack:
         with user_errors():
             check_numbers(config)
-            workdir = make_workdir(workdir)
+            workdir = stack.enter_context(new_workdir(workdir))
             stack.enter_context(hold(workdir))
             prepared = prepare(config, workdir, init_from)
         return train_and_report(config, workdir, prepared)

@@ -68,6 +68,10 @@ class Data:
         return self.load(self.train_split)
 
     def held_out(self) -> Dataset:
+        return self._held_out
+
+    @functools.cached_property
+    def _held_out(self) -> Dataset:
         return self.load(self.held_out_split)
 
     @functools.cached_property

@@ -59,7 +59,7 @@ def _describe_missing(path: Path) -> str:
     """Return what to tell a user who names a config file that is not there."""
     there = [each.name for each in path.parent.glob("*.py")]
     nearest = difflib.get_close_matches(path.name, there, n=1)
-    hint = f"; did you mean {path.with_name(nearest[0])}?" if nearest else ""
+    hint = f"; did you mean {path.absolute().with_name(nearest[0])}?" if nearest else ""
     return f"--config names {path.absolute()}, and there is no such file{hint}"
 
 

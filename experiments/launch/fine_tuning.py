@@ -33,6 +33,10 @@ def open_source(source: str) -> dict[str, PyTree]:
     Raises:
         FileNotFoundError: the folder holds neither a run nor published weights.
     """
+    if not Path(source).exists():
+        raise FileNotFoundError(
+            f"--init_from names {Path(source).absolute()}, and there is no such folder"
+        )
     if (Path(source) / "checkpoints").is_dir():
         run = open_run(source)
         return run.task.networks(run.state, run.config.sampling.weights)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from experiments.configuration import kinds
 from experiments.tasks import optimization
 from experiments.tasks.optimization import Averages, Player, make_averages, update_averages
+from experiments.tasks.shapes import traced_shape
 from experiments.tasks.walks import latent_walk
 from genjax import adversarial
 from genjax.adversarial import instruments, objectives, regularizers
@@ -74,6 +75,7 @@ class Regularizer:
         return self.weight + done * (self.end_weight - self.weight)
 
 
+GENERATOR_SIZES = ("resolution", "start", "doublings", "widths", "image_channels", "features")
 PENALTIES = ("r1", "r2", "interpolated", "lecam", "path_length")
 
 
@@ -140,12 +142,16 @@ class GAN:
         steps = {player: config.num_steps * config.updates[player] for player in players}
         optimizers, schedules = zip(
             *(
-                make_optimizer(**config.optimizer[player], num_steps=steps[player])
+                make_optimizer(
+                    **config.optimizer[player],
+                    num_steps=steps[player],
+                    field=f"config.optimizer.{player}",
+                )
                 for player in players
             ),
             strict=True,
         )
-        return cls(
+        task = cls(
             generator=generator,
             discriminator=kinds.DISCRIMINATOR.bind(
                 config.model.discriminator, "model.discriminator", **given
@@ -166,6 +172,38 @@ class GAN:
             batch_size=config.batch_size // updates.discriminator,
             flip=config.data.flip,
         )
+        task._check_networks()
+        return task
+
+    def _check_networks(self) -> None:
+        """Raise ValueError if the generator makes, or the discriminator takes, another shape."""
+        shape = tuple(self.space.shape)
+        keys = {name: jax.random.key(0) for name in ("params", "noise")}
+        labels = jax.ShapeDtypeStruct((1,), jnp.int32) if self.conditional else None
+        z = jax.ShapeDtypeStruct((1, self.generator.latent_size), jnp.float32)
+        examples = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        generate, judge = (
+            lambda *args, network=network: network.init_with_output(*args)[0]
+            for network in (self.generator, self.discriminator)
+        )
+        made = traced_shape(
+            self.generator, "model.generator", f"z {list(z.shape)}", generate, keys, z, labels
+        )[1:]
+        if made != shape:
+            sizes = [
+                f"--config.model.generator.{each}"
+                for each in GENERATOR_SIZES
+                if hasattr(self.generator, each)
+            ]
+            sides = ",".join(map(str, made))
+            raise ValueError(
+                f"config.model.generator makes {list(made)}, and config.data.image_shape is "
+                f"{list(shape)}: set --config.data.image_shape={sides} and, for images of another "
+                f"size, --config.data.resize=True; or change {', '.join(sizes) or 'the generator'}"
+            )
+        inputs = jax.random.key(0), examples, labels
+        called_with = f"config.data.image_shape {list(shape)}"
+        traced_shape(self.discriminator, "model.discriminator", called_with, judge, *inputs)
 
     @property
     def network(self) -> nn.Module:

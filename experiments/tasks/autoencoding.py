@@ -71,7 +71,9 @@ class Adversary:
         network = {"name": "Discriminator", **fields.pop("network")}
         r1 = fields.pop("r1")
         optimizer, schedule = make_optimizer(
-            **config.optimizer.discriminator, num_steps=config.num_steps
+            **config.optimizer.discriminator,
+            num_steps=config.num_steps,
+            field="config.optimizer.discriminator",
         )
         return cls(
             network=kinds.PATCH_DISCRIMINATOR.bind(network, "adversary.network"),
@@ -124,7 +126,9 @@ class Autoencoder:
         if "quantizer" in fields:
             fields["quantizer"] = kinds.QUANTIZER.bind(fields["quantizer"], "model.quantizer")
         optimizer, schedule = make_optimizer(
-            **config.optimizer.autoencoder, num_steps=config.num_steps
+            **config.optimizer.autoencoder,
+            num_steps=config.num_steps,
+            field="config.optimizer.autoencoder",
         )
         task = cls(
             network=kinds.AUTOENCODER.bind(fields, "model"),

@@ -118,23 +118,21 @@ def steps_of(length: int | float, num_steps: int) -> int:
     return round(length * num_steps) if length < 1 else round(length)
 
 
-def _find_rule(name: str, options: dict[str, Any]) -> Callable:
+def _find_rule(name: str, options: dict[str, Any], field: str) -> Callable:
     """Return the optimizer called `name`.
 
     Raises:
         ValueError: there is none, or it does not take the options.
     """
     if name not in rules():
-        raise ValueError(
-            f"config.optimizer.name is {name!r}; there are {', '.join(sorted(rules()))}"
-        )
+        raise ValueError(f"{field}.name is {name!r}; there are {', '.join(sorted(rules()))}")
     rule = rules()[name]
     if unknown := options.keys() - (takes := inspect.signature(rule).parameters.keys()):
         own = inspect.signature(make_optimizer).parameters
         nearest = difflib.get_close_matches(min(unknown), [*own, *takes], n=1)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise ValueError(
-            f"config.optimizer has {', '.join(sorted(unknown))}, which {name} does not take; {hint}"
+            f"{field} has {', '.join(sorted(unknown))}, which {name} does not take; {hint}"
             f"it takes {', '.join(takes)}"
         )
     return rule
@@ -147,8 +145,13 @@ def make_schedule(
     warmup: int | float,
     decay: int | float | None,
     end_learning_rate: float,
+    *,
+    field: str = "config.optimizer",
 ) -> optax.Schedule:
     """Return the learning rate by step, as `make_optimizer` describes it.
+
+    Args:
+        field: what errors call the optimizer's part of the config.
 
     Raises:
         ValueError: no such schedule, or the warm-up is longer than the run or the decay.
@@ -157,15 +160,16 @@ def make_schedule(
     decay_steps = num_steps if decay is None else steps_of(decay, num_steps)
     if not 0 <= warmup_steps < min(num_steps, decay_steps):
         raise ValueError(
-            f"config.optimizer.warmup is {warmup_steps} steps, and must be at least 0 and fewer than "
-            f"config.num_steps={num_steps} and decay={decay_steps}; below 1 it is a fraction of the run"
+            f"{field}.warmup is {warmup_steps} steps, and must be at least 0 and fewer than "
+            f"config.num_steps={num_steps} and decay={decay_steps}: set --{field}.warmup=0.1, "
+            "a tenth of the run, or more steps"
         )
     if name == "cosine":
         return optax.warmup_cosine_decay_schedule(
             0.0, learning_rate, warmup_steps, decay_steps, end_learning_rate
         )
     if name != "constant":
-        raise ValueError(f"config.optimizer.schedule is {name!r}; there are cosine, constant")
+        raise ValueError(f"{field}.schedule is {name!r}; there are cosine, constant")
     if warmup_steps:
         return optax.linear_schedule(0.0, learning_rate, warmup_steps)
     return optax.constant_schedule(learning_rate)  # a linear schedule of no steps would stay at 0
@@ -182,6 +186,7 @@ def make_optimizer(
     end_learning_rate: float = 0.0,
     clip_norm: float | None = None,
     weight_decay: float = 0.0,
+    field: str = "config.optimizer",
     **options: Any,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer `<name>(schedule, weight_decay=…, mask=kernels_only, **options)`, and its schedule.
@@ -196,16 +201,19 @@ def make_optimizer(
         num_steps: of the run.
         warmup: in steps, or below 1 as a fraction of the run.
         decay: in steps or as a fraction likewise; the whole run if None.
+        field: what errors call this part of the config.
 
     Raises:
         ValueError: no such optimizer, option or schedule, or the warm-up is longer than the run or the decay.
     """
-    rule = _find_rule(name, options)
+    rule = _find_rule(name, options, field)
     if rule is schedule_free_adamw and schedule != "constant":
         raise ValueError(
-            f"{name} replaces the falling of the learning rate: set config.optimizer.schedule to 'constant'"
+            f"{name} replaces the falling of the learning rate: set {field}.schedule to 'constant'"
         )
-    rate = make_schedule(schedule, learning_rate, num_steps, warmup, decay, end_learning_rate)
+    rate = make_schedule(
+        schedule, learning_rate, num_steps, warmup, decay, end_learning_rate, field=field
+    )
     optimizer = rule(rate, weight_decay=weight_decay, mask=kernels_only, **options)
     if clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)

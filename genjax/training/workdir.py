@@ -1,5 +1,6 @@
 """The folder of a run: what it must be before training starts, and its `config.json`."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -120,6 +121,24 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
             f"--workdir={workdir} cannot be written to ({error}); choose another folder"
         ) from error
     return workdir
+
+
+@contextlib.contextmanager
+def new_workdir(workdir: str | os.PathLike) -> Iterator[Path]:
+    """Make the folder of a run inside; afterwards remove what was made and is still empty.
+
+    So a start that fails leaves no empty folders behind.
+
+    Raises:
+        OSError, ValueError: as of `make_workdir`.
+    """
+    absent = [each for each in (Path(workdir), *Path(workdir).parents) if not each.exists()]
+    try:
+        yield make_workdir(workdir)
+    finally:
+        for folder in absent:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 def record_config(
