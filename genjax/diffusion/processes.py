@@ -425,7 +425,8 @@ class EDM(Process):
 
     The network time is log(t)/4. Sampling ends at t = 0, where a network is never evaluated. For
     data of deviation 2 take `EDM(preconditioning=EDMPreconditioning(data_deviation=2.0))`; target
-    and weighting `edm` follow.
+    and weighting `edm` follow. `EDMPreconditioning` has an example, and says why the target should be
+    `edm`, not `clean`.
     """
 
     domain: Sequence[float] = (0.002, 80.0)
