@@ -38,7 +38,7 @@ from genjax.data.sets.latents import (
 )
 from genjax.devices.mesh import batch_sharding, replicated
 from genjax.metrics import channel_statistics
-from genjax.training.log import ProgressBar
+from genjax.training.progress import ProgressBar
 
 CONFIG = define_config("The experiment of latent diffusion.")
 flags.adopt_module_key_flags(runtime)
@@ -111,7 +111,7 @@ def run(config: Any) -> Path:
     examples = {split: Examples(dataset, flips[split]) for split, dataset in splits.items()}
     encoder = Encoder(space.autoencoder.network, variables, config.space.get("batch_size", 64))
     done = 0
-    with ProgressBar(0, sum(map(len, examples.values()))) as progress:
+    with ProgressBar("encoding", 0, sum(map(len, examples.values())), "examples") as progress:
         for split, each in examples.items():
             encoded = lambda rows, each=each: encoder(each, rows)
             index, count = jax.process_index(), jax.process_count()

@@ -9,8 +9,6 @@ on the images themselves, each with the standard error of its mean over images. 
 
 import dataclasses
 import json
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from genjax import diffusion
 from genjax.data import to_float
 from genjax.diffusion import likelihood
 from genjax.nn import forward_mode
+from genjax.training.progress import ProgressBar
 from genjax.training.workdir import device_name
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -97,18 +96,13 @@ def held_out_bits(
 
     params = task.variables(state, config.sampling.weights)["params"]
     labels = jnp.asarray(chosen["label"])
-    parts, began = [], time.monotonic()
-    for i in range(0, count, BATCH):
-        with forward_mode(True):  # for the trace of the Jacobian
-            part = bits(params, jax.random.key(i), images[i : i + BATCH], labels[i : i + BATCH])
-        parts.append([np.asarray(values) for values in part])
-        done, seconds = min(i + BATCH, count), time.monotonic() - began
-        remaining = seconds * (count - done) / done
-        print(
-            f"{done}/{count} images  {done / seconds:.2g} images/s  remaining {remaining:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+    parts = []
+    with ProgressBar("evaluating", 0, count, "images") as progress:
+        for i in range(0, count, BATCH):
+            with forward_mode(True):  # for the trace of the Jacobian
+                part = bits(params, jax.random.key(i), images[i : i + BATCH], labels[i : i + BATCH])
+            parts.append([np.asarray(values) for values in part])
+            progress.update(min(i + BATCH, count))
     exact, bound = (np.concatenate(each).astype(float) for each in zip(*parts, strict=True))
     return exact, bound
 

@@ -10,6 +10,7 @@ On several hosts, start it once on each with --coordinator (see --help) and a --
 """
 
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -20,6 +21,7 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 
+from experiments.configuration import kinds
 from experiments.configuration.numbers import check_numbers
 from experiments.configuration.runs import examples_at_once, mesh_axes
 from experiments.evaluation.context import Model
@@ -55,8 +57,10 @@ from genjax.training.checkpoints import saved_steps
 from genjax.training.log import read_metrics
 from genjax.training.pictures import save_animation, save_curves
 from genjax.training.placement import abstract_frozen
+from genjax.training.progress import ProgressBar
 from genjax.training.sampling import add_posthoc, power_averages, sample
 from genjax.training.workdir import device_name
+from genjax.training.writers import Stream
 
 CONFIG = define_config(
     "The experiment: a file of configs/. Its fields are set by --config.FIELD=VALUE."
@@ -76,6 +80,7 @@ flags.adopt_module_key_flags(runtime)
 FREE_TO_DIFFER = (
     "mesh.",
     "log_every",
+    "writers.",
     "profile_at",
     "snapshot_every",
     "max_skipped_steps",
@@ -143,9 +148,15 @@ class Recorder:
         if jax.process_index() != 0:
             return
         if step == self.experiment.config.num_steps:
-            print(f"this run is finished: all {step} steps are done", flush=True)
-        else:
-            self.findings.forget()
+            print(
+                f"this run is finished: all {step} steps are done; python -m experiments.evaluate "
+                f"--workdir={self.workdir} measures it again",
+                flush=True,
+            )
+            return
+        self.findings.forget()
+        if step:
+            print(f"resumed from step {step} of {self.experiment.config.num_steps}", flush=True)
 
     def begin_snapshots(self, state: Any, step: int) -> None:
         every = self.experiment.config.snapshot_every
@@ -200,11 +211,13 @@ class Recorder:
         drawn = self.findings.find(step, "samples.png")
         if None in [*found, drawn]:
             print("sampling and evaluating", flush=True)
-        for measure, figures in zip(self.experiment.measures, found, strict=True):
-            if figures is None:
-                self.measure(measure, state, step)
-            else:
-                self._report(step, figures)
+        with ProgressBar("evaluating", 0, len(found), "measures") as progress:
+            for done, measure in enumerate(self.experiment.measures):
+                if found[done] is None:
+                    self.measure(measure, state, step)
+                else:
+                    self._report(step, found[done])
+                progress.update(done + 1)
         self._model = None
         if drawn is None:
             self.draw_last(state, step)
@@ -243,6 +256,21 @@ class Preparation(NamedTuple):
     initialize: Callable[[Any], Any]
     checkpoints: Checkpoints
     explosions: Explosions | None
+    writers: tuple[Callable[[Path, int], Stream], ...]
+
+
+def writers_by(config: Any) -> tuple[Callable[[Path, int], Stream], ...]:
+    """Return what opens the writers of `config.writers`.
+
+    Raises:
+        ValueError, ImportError: there is no such writer, or its package is not installed.
+    """
+    writers = []
+    for name, given in config.get("writers", {}).items():  # older runs have none
+        fields = {"name": given} if isinstance(given, str) else given
+        writer = kinds.WRITER.bind(fields, f"writers.{name}")
+        writers.append(functools.partial(writer.open, config=config.to_dict()))
+    return tuple(writers)
 
 
 def scores_by(name: str | None, workdir: Path) -> Callable[[], dict[int, float]]:
@@ -316,6 +344,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     experiment = Experiment.from_config(config)
     check_retention(config, experiment.measures)
     check_held_out(experiment)
+    writers = writers_by(config)
     task = experiment.task
     abstract = abstract_state(task, jax.random.key(config.seed), mesh)
     check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)
@@ -339,7 +368,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         keep_every=config.checkpoint.get("keep_every", 0), scores=scores, facts={"record": record}
     )
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep, **options)
-    return Preparation(experiment, mesh, batches, initialize, checkpoints, explosions)
+    return Preparation(experiment, mesh, batches, initialize, checkpoints, explosions, writers)
 
 
 def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[str, Any]:
@@ -378,6 +407,7 @@ def train_and_report(config: Any, workdir: Path, prepared: Preparation) -> dict[
         initialize=prepared.initialize,
         max_skipped_steps=config.get("max_skipped_steps", 0),
         explosions=prepared.explosions,
+        writers=prepared.writers,
     )
     report = recorder.finish(state, config.num_steps)
     if jax.process_index() == 0:

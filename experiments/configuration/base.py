@@ -49,6 +49,9 @@ def experiment(
             mesh=dict(data=-1, fsdp=1, tensor=1, context=1),
             accumulation_steps=1,  # parts of a batch that are computed one after the other
             log_every=100,
+            # TensorBoard, WeightsAndBiases (genjax/training/writers.py) or your own, by any name:
+            # --config.writers.tensorboard=TensorBoard
+            writers=dict(),
             # Updates that are NaN or infinite: so many are left out before the run stops.
             max_skipped_steps=0,
             # So are updates that explode: a metric is so many standard deviations above its mean

@@ -325,6 +325,12 @@ class Evaluator(Protocol):
     def __call__(self, model): ...
 
 
+class Writer(Protocol):
+    """a class with `open(folder, step, config)`, which returns a `genjax.training.writers.Stream`."""
+
+    open: Callable
+
+
 DIFFUSION_NETWORK = Kind(
     DiffusionNetwork, ("genjax.models.transformers", "genjax.models.unets"), made=True
 )
@@ -354,6 +360,7 @@ CONDITION = Kind(Condition, ("experiments.inputs.conditions",), made=True)
 TEXT_ENCODER = Kind(TextEncoder, ("experiments.inputs.text_encoders",))
 TASK = Kind(TaskClass, ("experiments.tasks",))
 EVALUATOR = Kind(Evaluator, ("experiments.evaluation",), made=True)
+WRITER = Kind(Writer, ("genjax.training.writers",), made=True)
 
 # The kinds whose names a field of a config takes.
 KINDS_BY_FIELD = {

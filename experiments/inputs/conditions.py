@@ -19,7 +19,7 @@ from genjax.data.prompts import PromptCache, padded, with_prompts
 from genjax.data.transforms import Transform
 from genjax.nn import Text
 from genjax.pipelines import load_encoder
-from genjax.training.log import ProgressBar
+from genjax.training.progress import ProgressBar
 
 BATCH = 64  # prompts encoded at once
 
@@ -237,7 +237,7 @@ class Prompts:
         cache = PromptCache(self.folder, f"{self.encoder}, at most {self.length} tokens")
         missing = sum(prompt not in cache for prompt in set(prompts))
         if missing:
-            with ProgressBar(0, missing) as progress:
+            with ProgressBar("encoding", 0, missing, "prompts") as progress:
                 for done in cache.add(prompts, self._encode, batch_size=BATCH):
                     progress.update(done)
         return cache

@@ -13,6 +13,7 @@ from experiments.configuration.runs import build, open_run
 from experiments.evaluation.context import Context, Model
 from experiments.inputs.datasets import Data
 from genjax.pipelines import Run
+from genjax.training.progress import ProgressBar
 from genjax.training.task import GenerativeTask
 from genjax.training.workdir import Config
 
@@ -68,8 +69,10 @@ class Experiment:
     def evaluate(self, model: Model) -> dict[str, Any]:
         """Return what all measures find, figures and pictures."""
         report: dict[str, Any] = {}
-        for measure in self.measures:
-            report |= measure.evaluator(model)
+        with ProgressBar("evaluating", 0, len(self.measures), "measures") as progress:
+            for done, measure in enumerate(self.measures, 1):
+                report |= measure.evaluator(model)
+                progress.update(done)
         return report
 
 

@@ -31,6 +31,7 @@ from genjax.training.skipping import (
     watch,
 )
 from genjax.training.task import Task
+from genjax.training.writers import Stream
 
 
 class Plugin(NamedTuple):
@@ -287,6 +288,7 @@ def train(
     initialize: Callable[[Any], Any] = lambda state: state,
     max_skipped_steps: int = 0,
     explosions: Explosions | None = None,
+    writers: Sequence[Callable[[Path, int], Stream]] = (),
 ) -> Any:
     """Train until step `num_steps`, from the newest good checkpoint if there is one.
 
@@ -299,6 +301,7 @@ def train(
         profile_at: the step after which some are traced into the folder `profile` beside the log.
         initialize: changes the first state of a run that starts, as to other weights.
         max_skipped_steps: skip so many updates that are not finite, or `explosions`, before stopping.
+        writers: open streams that get what is logged, `writer(folder, step)` (`training.writers`).
 
     Raises:
         NonFiniteError: a metric or parameter is NaN or infinite; nothing is saved after it.
@@ -309,7 +312,7 @@ def train(
     with jax.set_mesh(mesh), checkpoints, StopSignals() as signals, contextlib.ExitStack() as stack:
         stack.enter_context(_naming_the_last_good(checkpoints))
         start, state = _first_state(task, init_key, mesh, checkpoints, initialize, explosions)
-        opened = open_meter(log_path, log_every, start, num_steps, mesh, max_skipped_steps)
+        opened = open_meter(log_path, log_every, start, num_steps, mesh, max_skipped_steps, writers)
         meter = stack.enter_context(opened)
         meter.go_on(start, **checkpoints.facts(start).get("window", {}))
         profile = stack.enter_context(contextlib.closing(Profile(log_path, profile_at, num_steps)))

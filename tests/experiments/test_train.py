@@ -49,7 +49,7 @@ def test_a_run_leaves_what_it_promises(small_run):
 def test_nothing_but_progress_is_printed(small_run):
     """No warnings, no commentary of libraries."""
     _, result = small_run
-    assert all(line.startswith("step ") for line in result.stderr.splitlines() if line), (
+    assert all(line.startswith("training ") for line in result.stderr.splitlines() if line), (
         result.stderr
     )
 
@@ -84,7 +84,8 @@ def test_the_same_command_again_trains_and_evaluates_no_further(small_run, tmp_p
     before = (workdir / "metrics.jsonl").read_text()
     result = run("train", *SMALL, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
-    assert "this run is finished: all 40 steps are done" in result.stdout
+    assert "this run is finished: all 40 steps are done; python -m" in result.stdout
+    assert "resumed from" not in result.stdout
     assert "evaluating" not in result.stdout and "evaluating" in small_run[1].stdout
     assert {name: (workdir / name).stat().st_mtime_ns for name in kept} == kept
     assert (workdir / "metrics.jsonl").read_text() == before
@@ -92,14 +93,23 @@ def test_the_same_command_again_trains_and_evaluates_no_further(small_run, tmp_p
     assert a == b
 
 
+def test_a_run_that_goes_on_says_from_where(small_run, tmp_path):
+    workdir = shutil.copytree(small_run[0], tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints/00000040")
+    result = run("train", *SMALL, f"--workdir={workdir}")
+    assert "\nresumed from step 30 of 40\n" in result.stdout, result.stderr
+    assert not list(workdir.glob("events.out.tfevents.*"))  # TensorBoard is off
+
+
 def test_mesh_logging_and_schedules_may_differ(small_run, tmp_path):
     workdir = shutil.copytree(small_run[0], tmp_path / "run")
     result = run(
         "train", *SMALL, f"--workdir={workdir}", "--config.mesh.data=1", "--config.mesh.tensor=1", "--config.log_every=5",
         "--config.sampling.every=5", "--config.checkpoint.keep=5", "--config.evaluation.num_samples=370",
-        "--config.evaluation.every=40",
+        "--config.evaluation.every=40", "--config.writers.board=TensorBoard",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
+    assert len(list(workdir.glob("events.out.tfevents.*"))) == 1
     report = json.loads((workdir / "report.json").read_text())
     assert (
         report.keys() >= REPORTED

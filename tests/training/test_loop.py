@@ -16,7 +16,7 @@ from toy import Line, batches
 from genjax.devices import make_mesh
 from genjax.devices.cost import peak_operations
 from genjax.training import Checkpoints, Interrupted, NonFiniteError, Plugin, train
-from genjax.training.log import ProgressBar
+from genjax.training.progress import ProgressBar
 from genjax.training.signals import StopSignals
 from tests import virtual_devices
 
