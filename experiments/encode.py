@@ -1,10 +1,10 @@
-"""Encodes a data set into the latents that a config of latent diffusion trains on.
+"""Encode a data set into the latents that a config of latent diffusion trains on.
 
     python -m experiments.encode --config=configs/emoji_latent_flow.py
 
-Reads `config.data`, encodes it by the autoencoder of `config.space`, and writes array_record files to
-`config.space.directory`. Started again it goes on where it was; started as several processes
-(--coordinator, see --help) they share the work.
+Reads `config.data`, encodes it by the autoencoder of `config.space`, and writes array_record files
+to `config.space.directory`. Started again, the command resumes where it stopped. Several processes
+(--coordinator, see --help) share the work.
 """
 
 import json
@@ -72,8 +72,8 @@ def prepare(config: Any) -> tuple[Latents, Data]:
     )
     if not getattr(space, "directory", None):
         raise ValueError(
-            f"config.space is {config.space.name} without a directory: this program writes what a config with "
-            "space.name 'Latents' reads, into its space.directory"
+            f"config.space is {config.space.name} without a directory: this program writes what a "
+            "config with space.name 'Latents' reads, into its space.directory"
         )
     folder = Path(space.directory)
     origin = {"space": _origin(config.space), "data": dict(config.data)}
@@ -82,12 +82,13 @@ def prepare(config: Any) -> tuple[Latents, Data]:
     if path.exists():
         if (there := json.loads(path.read_text())) != origin:
             raise ValueError(
-                f"{folder} holds latents of {there}, not of {origin}: take another folder, or empty it"
+                f"{folder} holds latents of {there}, not of {origin}: take another folder, or "
+                "empty it"
             )
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(
-            f"config.space.directory is {folder}, into which latents shall go, and it holds other files: take "
-            "an empty folder; that of the images is --config.data.directory"
+            f"config.space.directory is {folder}, into which latents shall go, and it holds other "
+            "files: take an empty folder; that of the images is --config.data.directory"
         )
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():

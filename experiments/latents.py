@@ -1,14 +1,17 @@
-"""What a trained GAN's latent space holds.
+"""Explore a trained GAN's latent space.
 
     python -m experiments.latents --workdir=runs/digits_stylegan2
 
 Writes into WORKDIR/latents:
 
-- walk_z.gif, a walk on the sphere; and, of a generator with styles, walk_w.gif, straight lines in W,
+- walk_z.gif, a walk on the sphere; and, of a generator with styles, walk_w.gif, straight lines in
+  W,
 - mixing.png: coarse styles of the images on the left, fine ones of those above,
-- directions.png: a row for each of the directions that change the styles most (SeFa), by −3 to 3 deviations of W,
+- directions.png: a row for each of the directions that change the styles most (SeFa), by −3 to 3
+  deviations of W,
 - inversion.png: held-out images, and what is nearest to them in Z, W and W+,
-- latents.json: the errors of inversion and the perceptual path lengths, both by mean squares of pixels in [−1, 1].
+- latents.json: the errors of inversion and the perceptual path lengths, both by mean squares of
+  pixels in [−1, 1].
 """
 
 import json

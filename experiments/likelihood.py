@@ -1,10 +1,12 @@
-"""How many bits a trained model needs for held-out images.
+"""Measure how many bits a trained model needs for held-out images.
 
     python -m experiments.likelihood --workdir=runs/digits_likelihood --levels=17 --count=360
 
-Prints bits per dimension, given the class: by the exact likelihood of the probability-flow ODE on images made
-continuous by uniform noise within each level (an upper bound on those of the images), and by the variational bound
-on the images themselves, each with the standard error of its mean over images. Writes both to WORKDIR/likelihood.json.
+Prints bits per dimension, given the class, by two methods. The first is the exact likelihood of the
+probability-flow ODE. Uniform noise within each level makes the images continuous for it, so its
+bits are an upper bound on those of the images. The second is the variational bound on the images
+themselves. Each has the standard error of its mean over images. Writes both to
+WORKDIR/likelihood.json.
 """
 
 import dataclasses
@@ -51,7 +53,9 @@ def held_out_bits(
     num_probes: int,
     clean_end: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bits per dimension of at most `count` held-out images, given their classes: of the ODE, and the bound's.
+    """Return bits per dimension of at most `count` held-out images, by the ODE and by the bound.
+
+    The images' classes are given to the network.
 
     Args:
         num_levels: how many values, equally spaced, a pixel can take.
@@ -113,7 +117,8 @@ def main() -> None:
         check_diffusion(run.config)
         if run.task.space.autoencoder:
             raise ValueError(
-                f"{run.config.experiment} is a flow on latents, whose likelihood is none of images; take a run on pixels"
+                f"{run.config.experiment} is a flow on latents, whose likelihood is none of "
+                "images; take a run on pixels"
             )
         numbers = LEVELS.value, COUNT.value, PROBES.value, CLEAN_END.value
         results = held_out_bits(run.task, run.state, run.config, *numbers)

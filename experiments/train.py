@@ -1,12 +1,13 @@
-"""Trains an experiment, samples from it and evaluates it.
+"""Train an experiment, sample from it and evaluate it.
 
     python -m experiments.train --config=configs/digits_flow.py --workdir=runs/digits_flow
 
-Any field of the config can be set on the command line: --config.optimizer.learning_rate=1e-3. The same
-command started again goes on from the newest good checkpoint. Ctrl-C saves and stops. A finished
-run is only evaluated where that has not been done by the same config.
+Any field of the config can be set on the command line: --config.optimizer.learning_rate=1e-3. The
+same command started again resumes from the newest good checkpoint. Ctrl-C saves and stops. A
+finished run says so, and only measures are made that are missing.
 
-On several hosts, start it once on each with --coordinator (see --help) and a --workdir that all of them see.
+On several hosts, start the command once on each host with --coordinator (see --help) and a
+--workdir that all hosts see.
 """
 
 import contextlib
@@ -97,8 +98,9 @@ BUILT_BY = "experiments.configuration.runs.build"
 
 
 def free_to_differ(config: Any) -> tuple[str, ...]:
-    """Return the fields that may change when a run goes on: with constant learning rates also its length.
+    """Return the fields that may change when a run is resumed.
 
+    With constant learning rates its length may change, too.
     A warm-up or an end of the decay that is a fraction of the run would change with the length.
     """
     optimizers = (
@@ -206,7 +208,7 @@ class Recorder:
                 print(f"ALARM at step {step}: {sentence}", flush=True)
 
     def finish(self, state: Any, step: int) -> dict[str, Any]:
-        """Evaluate what has not been evaluated at this step, save the last pictures; return the report."""
+        """Evaluate what is not evaluated yet, save the last pictures, and return the report."""
         found = [self.findings.find(step, measure.name) for measure in self.experiment.measures]
         drawn = self.findings.find(step, "samples.png")
         if None in [*found, drawn]:
@@ -307,13 +309,14 @@ def check_retention(config: Any, measures: Sequence[Measure]) -> None:
     every, keep_every = config.checkpoint.every, config.checkpoint.get("keep_every", 0)
     if every and keep_every % every:
         raise ValueError(
-            f"config.checkpoint.keep_every is {keep_every}; it must be a multiple of config.checkpoint.every, {every}"
+            f"config.checkpoint.keep_every is {keep_every}; it must be a multiple of "
+            f"config.checkpoint.every, {every}"
         )
     name = config.checkpoint.get("keep_best")
     if name and not any(measure.every for measure in measures):
         raise ValueError(
-            f"config.checkpoint.keep_best is {name!r}, and nothing is measured while the run trains; "
-            "set config.evaluation.every"
+            f"config.checkpoint.keep_best is {name!r}, and nothing is measured while the run "
+            "trains; set config.evaluation.every"
         )
 
 
@@ -328,7 +331,8 @@ def explosions_by(config: Any, metrics: Collection[str]) -> Explosions | None:
         return None
     if unknown := [name for name in fields.metrics if name not in metrics]:
         raise ValueError(
-            f"config.explosions.metrics has {', '.join(unknown)}; the metrics of a step are {', '.join(metrics)}"
+            f"config.explosions.metrics has {', '.join(unknown)}; the metrics of a step are "
+            f"{', '.join(metrics)}"
         )
     return Explosions(tuple(fields.metrics), fields.deviations)
 
@@ -360,8 +364,9 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     attention = "; ".join(sorted(map(str, choices))) or None
     facts = dict(built_by=BUILT_BY, attention=attention, init_from=init_from)
     advice = {
-        "num_steps": f"To train longer, start in another --workdir with --init_from={workdir}: a finished run "
-        "can only be made longer where its learning rate is constant and its warm-up is given in steps."
+        "num_steps": "To train longer, start in another --workdir with "
+        f"--init_from={workdir}: a finished run can only be made longer where its learning rate is "
+        "constant and its warm-up is given in steps."
     }
     record = record_config(workdir, config.to_dict(), free_to_differ(config), advice, **facts)
     options = dict(
@@ -372,7 +377,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
 
 
 def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[str, Any]:
-    """Train `config` in `workdir`, or go on with it; return the report, which is also written there.
+    """Train `config` in `workdir`, or resume that; return the report, which is also written there.
 
     Args:
         init_from: folder of a run or of published weights to start from.

@@ -40,7 +40,8 @@ PARAMETERS = {
     "text_to_image_lora": 24 * 6 * 16 * 2 * 1536,
     # the same of 19 blocks of two streams of 3,072, and of 3 kernels in 38 blocks of one
     "text_to_image_lora:flux": (19 * 6 + 38 * 3) * 16 * 2 * 3072,
-    # 40 blocks: 2 × 4·5120² of attention, 2·5120·13,824, biases and 6 of modulation; and embeddings, modulation and head
+    # 40 blocks: 2 × 4·5120² of attention, 2·5120·13,824, biases and 6 of modulation; and
+    # embeddings, modulation and head
     "text_to_video": 14_287_262_784,
     # FLUX.1's autoencoder, and PatchGAN of three layers with a bias of each convolution
     "imagenet256_autoencoder": 83_819_683 + 2_766_529,
@@ -149,7 +150,8 @@ def test_a_choice_is_one_of_those_there_are(name):
             module.get_config(longest + "x")
 
 
-# What DiT's and SiT's training scripts say, and LightningDiT's config of 64 epochs: learning rate, betas, batch, steps.
+# What DiT's and SiT's training scripts say, and LightningDiT's config of 64 epochs: learning rate,
+# betas, batch, steps.
 @pytest.mark.parametrize(
     ("choice", "recipe"),
     [

@@ -151,10 +151,10 @@ def _members(contract: type) -> list[str]:
 class DiffusionNetwork(Protocol):
     """`network(x_t, t, condition)`: a Flax module that returns an array of the shape of `x_t`.
 
-    `t` has shape `[batch]`; `condition` is what `config.condition` gives: class labels `[batch]`, or
-    encoded text. Two fields are optional: `divisor`, which each side of `x_t` must be a multiple of,
-    and `num_classes`, which is then set from `config.condition`. With a learned variance the network
-    returns twice the channels.
+    `t` has shape `[batch]`; `condition` is what `config.condition` gives: class labels `[batch]`,
+    or encoded text. Two fields are optional: `divisor`, which each side of `x_t` must be a multiple
+    of, and `num_classes`, which is then set from `config.condition`. With a learned variance the
+    network returns twice the channels.
     """
 
     def __call__(self, x_t, t, condition): ...
@@ -187,7 +187,9 @@ class PatchDiscriminator(Protocol):
 
 
 class AutoencoderNetwork(Protocol):
-    """a Flax module with `encode(x)`, `decode(z)` and `factor`, the side of what one latent stands for.
+    """a Flax module with `encode(x)`, `decode(z)` and `factor`.
+
+    `factor` is how many pixels of a side one latent stands for.
 
     `encode` returns latents, or mean and log-variance of Gaussian ones. A network that quantizes
     also has `quantize`, and for tokens `quantizer` and `decode_indices`.
@@ -222,7 +224,10 @@ class Target(Protocol):
 
 
 class Loss(Protocol):
-    """`loss(key, apply, x, conditioning, *, process, target, times, variates, weighting)`: losses and times."""
+    """`loss(key, apply, x, conditioning, *, process, target, times, variates, weighting)`.
+
+    It returns losses and times.
+    """
 
     def __call__(
         self, key, apply, x, conditioning, *, process, target, times, variates, weighting
@@ -248,7 +253,10 @@ class Variates(Protocol):
 
 
 class Sampler(Protocol):
-    """`sampler(denoiser, process, noise, times, *, keys, trajectory)`: samples, or states at all times."""
+    """`sampler(denoiser, process, noise, times, *, keys, trajectory)`.
+
+    It returns samples, or with `trajectory` the states at all times.
+    """
 
     def __call__(self, denoiser, process, noise, times, *, keys, trajectory): ...
 
@@ -293,14 +301,20 @@ class Distance(Protocol):
 
 
 class Quantizer(Protocol):
-    """a Flax module with `num_codes`, `lookup(indices)` and `quantizer(z)`: quantized latents and codes."""
+    """a Flax module with `num_codes`, `lookup(indices)` and `quantizer(z)`.
+
+    `quantizer(z)` returns quantized latents and codes.
+    """
 
     num_codes: int
     lookup: Callable
 
 
 class TextEncoder(Protocol):
-    """`text_encoder(length)`: a function from a list of prompts to their `genjax.nn.Text`, of `length` tokens each."""
+    """`text_encoder(length)`: a function from a list of prompts to their `genjax.nn.Text`.
+
+    Each prompt has `length` tokens.
+    """
 
     def __call__(self, length): ...
 
@@ -326,7 +340,7 @@ class Evaluator(Protocol):
 
 
 class Writer(Protocol):
-    """a class with `open(folder, step, config)`, which returns a `genjax.training.writers.Stream`."""
+    """a class with `open(folder, step, config)`, which returns an open stream."""
 
     open: Callable
 

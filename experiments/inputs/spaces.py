@@ -245,7 +245,8 @@ class Tokens:
 
         Raises:
             FileNotFoundError: there is no such run.
-            ValueError: neither or both of `run` and `published` are given, or the autoencoder has no codes.
+            ValueError: neither or both of `run` and `published` are given, or the autoencoder has
+                no codes.
         """
         _check_rank(data)
         autoencoder = FrozenAutoencoder.open(run, weights, published)

@@ -1,4 +1,4 @@
-"""The flag --config: a config file, whose fields and optional arguments are set by --config.FIELD."""
+"""The flag --config: a config file. --config.FIELD sets its fields and optional arguments."""
 
 import difflib
 import importlib.util
@@ -33,9 +33,10 @@ def define_config(help_string: str, **options: Any) -> flags.FlagHolder:
 def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
     """Check the fields that flags set, and drop arguments that a newly named part does not take.
 
-    A field may be new if it is a measure, such as `--config.evaluation.measures.vgg16=VGG16Distance`, or
-    an argument of a named part, such as `--config.sampling.sampler.eta=1.0`. Whether the part takes the
-    argument is checked where the part is made.
+    A field may be new if it is a measure, such as
+    `--config.evaluation.measures.vgg16=VGG16Distance`, or an argument of a named part, such as
+    `--config.sampling.sampler.eta=1.0`. Whether the part takes the argument is checked where the
+    part is made.
 
     Raises:
         ValueError: a field is neither in the config file nor an argument of a named part.

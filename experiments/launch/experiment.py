@@ -52,7 +52,8 @@ class Experiment:
             task: the config's own, if it has been made already.
 
         Raises:
-            ValueError, FileNotFoundError, ImportError: a part is not there or does not fit the others.
+            ValueError, FileNotFoundError, ImportError: a part is not there or does not fit the
+                others.
         """
         task, data = task or build(config), Data.from_config(config)
         return cls(config, task, data, tuple(_measures(config, task, data)))

@@ -32,9 +32,9 @@ def check_held_out(experiment: Experiment) -> None:
         count = measure.evaluator.context.num_samples
         if there < least:
             raise ValueError(
-                f"{title} has {there} examples, and config.evaluation.measures.{measure.name} needs "
-                f"{least}: add examples, set another --config.data.held_out_split, or remove the "
-                "measure from the config"
+                f"{title} has {there} examples, and config.evaluation.measures.{measure.name} "
+                f"needs {least}: add examples, set another --config.data.held_out_split, or remove "
+                "the measure from the config"
             )
         if count < least:
             raise ValueError(

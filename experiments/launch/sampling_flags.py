@@ -1,4 +1,4 @@
-"""How a trained run samples: the flags that `sample` and `evaluate` share, each changing the run's config."""
+"""The flags that `sample` and `evaluate` share: each changes how the run's config samples."""
 
 from typing import Any
 

@@ -188,8 +188,9 @@ class Diffusion:
             and self.objective.learned_variance
         ):
             raise ValueError(
-                "config.loss.name is 'hybrid_loss', which learns a variance: config.model.out_channels is "
-                f"{self.network.out_channels} and has to be {channels}, twice the channels"
+                "config.loss.name is 'hybrid_loss', which learns a variance: "
+                f"config.model.out_channels is {self.network.out_channels} and has to be "
+                f"{channels}, twice the channels"
             )
         x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         condition = jax.eval_shape(self.condition.example)
@@ -311,7 +312,8 @@ class Diffusion:
         """
         if not hasattr(self.condition, "prompts"):
             raise ValueError(
-                f"this network is not told prompts: its condition is {type(self.condition).__name__}"
+                "this network is not told prompts: its condition is "
+                f"{type(self.condition).__name__}"
             )
         return replace(self, condition=replace(self.condition, prompts=tuple(prompts)))
 

@@ -28,8 +28,8 @@ def traced_shape(
         width, num_heads = (getattr(network, name, None) for name in ("width", "num_heads"))
         if width and num_heads and width % num_heads:
             raise ValueError(
-                f"config.{field}.num_heads is {num_heads} and config.{field}.width {width}: the heads "
-                "must divide the width into equal parts"
+                f"config.{field}.num_heads is {num_heads} and config.{field}.width {width}: the "
+                "heads must divide the width into equal parts"
             ) from error
         raise ValueError(
             f"config.{field} names {type(network).__name__}, which cannot be applied to "

@@ -18,7 +18,7 @@ from genjax.training.writers import Stream
 
 
 class Mean(NamedTuple):
-    """A metric that is a mean of unequally many things a step, perhaps none: their total and their number."""
+    """A metric that is a mean of a varying number of things: their total and their number."""
 
     total: Float[Array, ""]
     count: Float[Array, ""]
@@ -29,7 +29,8 @@ class Metrics:
     """The metrics of a step in one array, since each array that leaves a step costs the host time.
 
     Attributes:
-        table: totals and counts, `[names 2]` in float32 (or what a transformation puts in its place).
+        table: totals and counts, `[names 2]` in float32 (or what a transformation puts in its
+            place).
     """
 
     table: Any
@@ -49,7 +50,7 @@ class Metrics:
 
 
 def window_means(window: Sequence[Metrics]) -> dict[str, float]:
-    """Each metric's mean over the steps of a window, total over count; what had no count is left out."""
+    """Return each metric's mean over the steps of a window, without metrics of no count."""
     totals, counts = np.sum([step.table for step in window], axis=0, dtype=np.float64).T
     return {
         name: float(t / c) for name, t, c in zip(window[0].names, totals, counts, strict=True) if c
@@ -57,7 +58,7 @@ def window_means(window: Sequence[Metrics]) -> dict[str, float]:
 
 
 class MetricsLog:
-    """`metrics.jsonl` of one run: a line per record, each with its `step` and the run's `seconds` so far.
+    """`metrics.jsonl` of one run: a line per record, with its `step` and the run's `seconds`.
 
     Opening it drops what is beyond `step`, the step a run resumes from, and a last line cut short.
     So a resumed run's file reads as an uninterrupted one's.

@@ -35,12 +35,12 @@ from genjax.training.writers import Stream
 
 
 class Plugin(NamedTuple):
-    """Something done with the state every so many steps and after the last: sampling, evaluation, pictures.
+    """Something done with the state at intervals and after the last step, such as sampling.
 
-    With an interval of 0 it is done after the last step alone. `call(state, step)` may return
-    metrics to log, and pictures for TensorBoard. It must not keep the state: its memory is given
-    away to the next step. `begin(state, step)` is called once with the state and the step from
-    which the run starts or goes on.
+    `every` is the interval in steps; with 0 it is done after the last step alone. `call(state,
+    step)` may return metrics to log, and pictures for TensorBoard. It must not keep the state: its
+    memory is given away to the next step. `begin(state, step)` is called once with the state and
+    the step from which the run starts or goes on.
     """
 
     every: int
@@ -56,9 +56,10 @@ def compile_update(
     skip_non_finite: bool = False,
     explosions: Explosions | None = None,
 ) -> Callable:
-    """`(state, batch, key, *frozen) -> (state, metrics)`, jitted; the key is folded with the state's step.
+    """Return the jitted update `(state, batch, key, *frozen) -> (state, metrics)`.
 
-    Metrics come packed (`Metrics`). The old state's memory is donated to the new one.
+    The update folds the key with the state's step. Metrics come packed (`Metrics`). The old state's
+    memory is donated to the new one.
 
     Args:
         frozen: what the task reads and does not change, as `place_frozen` returns it.
@@ -138,13 +139,16 @@ class _Stopping:
 
 
 class _Pending:
-    """The plugins still to be called after a step, in a file that a stop or a kill leaves behind."""
+    """The plugins still to be called after a step, in a file that survives a stop or a kill."""
 
     def __init__(self, path: Path):
         self._path = path
 
     def write(self, step: int, indices: Sequence[int]) -> None:
-        """Note plugins by their places in the list; without any, delete the file. The first process does it."""
+        """Write down plugins by their places in the list; without any, delete the file.
+
+        The first process does it.
+        """
         if jax.process_index() != 0:
             return
         with contextlib.suppress(OSError):  # a full disk shows elsewhere
@@ -156,7 +160,10 @@ class _Pending:
                 self._path.unlink(missing_ok=True)
 
     def read(self, step: int, count: int) -> list[int]:
-        """Return which of `count` plugins were pending after a step; the first process decides for all."""
+        """Return which of `count` plugins were pending after a step.
+
+        The first process decides for all.
+        """
         try:
             record = json.loads(self._path.read_text())
             found = record["plugins"] if record["step"] == step else []
@@ -186,7 +193,7 @@ class _Breaks:
         self._meter, self._stopping, self._pending = meter, stopping, pending
 
     def begin(self, step: int, state: Any) -> None:
-        """Begin the plugins; call those that a stop or a kill prevented after the step the run goes on from.
+        """Begin the plugins; call those that a stop or a kill prevented.
 
         Raises:
             Interrupted: as in `train`.
@@ -300,7 +307,8 @@ def train(
         checkpoint_every, log_every: in steps; 0 saves or logs after the last step alone.
         profile_at: the step after which some are traced into the folder `profile` beside the log.
         initialize: changes the first state of a run that starts, as to other weights.
-        max_skipped_steps: skip so many updates that are not finite, or `explosions`, before stopping.
+        max_skipped_steps: skip so many updates that are not finite, or `explosions`, before
+            stopping.
         writers: open streams that get what is logged, `writer(folder, step)` (`training.writers`).
 
     Raises:

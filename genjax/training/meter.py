@@ -152,8 +152,8 @@ class Meter:
         self._skipped += skipped
         if self._skipped > self._max_skipped:
             raise NonFiniteError(
-                f"the update at step {step} is not finite or explodes, and {self._max_skipped} were "
-                "skipped before, as many as config.max_skipped_steps allows"
+                f"the update at step {step} is not finite or explodes, and {self._max_skipped} "
+                "were skipped before, as many as config.max_skipped_steps allows"
             )
 
     def _warn_if_slow(self, step: int, input_wait: float) -> None:
@@ -166,8 +166,9 @@ class Meter:
             and 2 * rate < (usual := median(self._rates))
         ):
             warnings.warn(
-                f"the {self._steps} steps until step {step} were {usual / rate:.1f} times slower than usual: "
-                f"{rate:.3g} a second, {input_wait:.0%} of the time waiting for batches",
+                f"the {self._steps} steps until step {step} were {usual / rate:.1f} times slower "
+                f"than usual: {rate:.3g} a second, {input_wait:.0%} of the time waiting for "
+                "batches",
                 stacklevel=2,
             )
         self._rates.append(rate)

@@ -12,12 +12,12 @@ from jaxtyping import PyTree
 
 
 def kernels_only(params: Any) -> Any:
-    """True for the leaves named `kernel`: biases, norms and embeddings are not decayed."""
+    """Mark the leaves named `kernel`: biases, norms and embeddings are not decayed."""
     return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def hidden_matrices(params: Any) -> Any:
-    """True for the kernels that Muon orthogonalizes: those outside embeddings, modulation and head."""
+    """Mark the kernels that Muon orthogonalizes: those outside embeddings, modulation and head."""
 
     def is_hidden(path, a):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -40,13 +40,14 @@ def muon(
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """Momentum orthogonalized by Newton–Schulz (Jordan et al. 2024, "Muon: an optimizer for hidden layers") for
-    `hidden_matrices`; AdamW for all else.
+    """Return Muon for `hidden_matrices`, and AdamW for all else.
 
-    The last two dimensions of a kernel are a matrix `[in out]`, orthogonalized by itself; those before count
-    matrices: scanned layers, or a convolution's taps. An update is scaled by 0.2·√max(in, out), which gives it
-    the root mean square of an AdamW update, so that both share learning rate and weight decay (Liu et al. 2025,
-    "Muon is scalable for LLM training", equation 4).
+    Muon is momentum orthogonalized by Newton–Schulz (Jordan et al. 2024, "Muon: an optimizer for
+    hidden layers"). The last two dimensions of a kernel are a matrix `[in out]`, orthogonalized by
+    itself; those before count matrices: scanned layers, or a convolution's taps. An update is
+    scaled by 0.2·√max(in, out), which gives it the root mean square of an AdamW update, so that
+    both share learning rate and weight decay (Liu et al. 2025, "Muon is scalable for LLM training",
+    equation 4).
 
     Args:
         beta: decay of Muon's momentum, which is Nesterov's.
@@ -79,11 +80,12 @@ def schedule_free_adamw(
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """AdamW whose schedule is an average (Defazio et al. 2024, "The road less scheduled", algorithm 1).
+    """Return AdamW with an average of the parameters in place of a schedule.
 
-    The parameters trained are y, where gradients are taken; `evaluation_params` gives x, to evaluate and sample.
-    Weights of the average are squares of the learning rate, without the algorithm's √(1 − β₂^t): Adam's bias
-    correction is applied to its second moment instead.
+    The source is Defazio et al. 2024 ("The road less scheduled", algorithm 1). The parameters
+    trained are y, where gradients are taken; `evaluation_params` gives x, to evaluate and sample.
+    Weights of the average are squares of the learning rate, without the algorithm's √(1 − β₂^t):
+    Adam's bias correction is applied to its second moment instead.
 
     Args:
         learning_rate: warm-up, then constant; the first update takes `learning_rate(1)`.
@@ -98,14 +100,17 @@ def schedule_free_adamw(
 
 
 def evaluation_params(optimizer_state: PyTree, params: PyTree) -> PyTree:
-    """The parameters to evaluate and sample from: the average x of a schedule-free optimizer, else `params`."""
+    """Return the parameters to evaluate and sample from.
+
+    These are the average x of a schedule-free optimizer, and `params` of any other.
+    """
     is_free = lambda part: isinstance(part, optax.contrib.ScheduleFreeState)
     free = [part for part in jax.tree.leaves(optimizer_state, is_leaf=is_free) if is_free(part)]
     return optax.contrib.schedule_free_eval_params(free[0], params) if free else params
 
 
 def rules() -> dict[str, Callable]:
-    """The optimizers there are: this module's, and optax's that take a learning rate and a masked weight decay."""
+    """Return the optimizers by name: this module's, and optax's with a masked weight decay."""
     takes = lambda f: (
         {"learning_rate", "weight_decay", "mask"} <= inspect.signature(f).parameters.keys()
     )
@@ -189,12 +194,14 @@ def make_optimizer(
     field: str = "config.optimizer",
     **options: Any,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer `<name>(schedule, weight_decay=…, mask=kernels_only, **options)`, and its schedule.
+    """Return an optimizer and its schedule.
 
-    The learning rate rises linearly over the warm-up. It then falls as a half cosine until `decay`, where
-    it is `end_learning_rate` and stays; with the schedule "constant" it does not fall. Gradients are first
-    scaled down to a global norm of at most `clip_norm`. Weight decay is decoupled: learning rate ·
-    `weight_decay` · parameter is subtracted, of kernels alone.
+    The optimizer is `<name>(schedule, weight_decay=…, mask=kernels_only, **options)`.
+
+    The learning rate rises linearly over the warm-up. It then falls as a half cosine until `decay`,
+    where it is `end_learning_rate` and stays; with the schedule "constant" it does not fall.
+    Gradients are first scaled down to a global norm of at most `clip_norm`. Weight decay is
+    decoupled: learning rate · `weight_decay` · parameter is subtracted, of kernels alone.
 
     Args:
         name: of `rules`: adamw, lion, muon, schedule_free_adamw and others.
@@ -204,7 +211,8 @@ def make_optimizer(
         field: what errors call this part of the config.
 
     Raises:
-        ValueError: no such optimizer, option or schedule, or the warm-up is longer than the run or the decay.
+        ValueError: no such optimizer, option or schedule, or the warm-up is longer than the run or
+            the decay.
     """
     rule = _find_rule(name, options, field)
     if rule is schedule_free_adamw and schedule != "constant":

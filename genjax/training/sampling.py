@@ -95,9 +95,9 @@ def power_averages(task: Any, state: Any) -> dict[float, Any]:
 
 
 def add_posthoc(task: Any, state: Any, weights: str, snapshots: Snapshots) -> Any:
-    """Return the state with the average of `weights`, "posthoc_WIDTH", reconstructed from snapshots.
+    """Return the state with the average that `weights` names, "posthoc_WIDTH".
 
-    With any other weights, return the state as it is.
+    It is reconstructed from snapshots. With any other weights, return the state as it is.
     """
     if not weights.startswith(POSTHOC):
         return state

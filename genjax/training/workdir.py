@@ -105,8 +105,8 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
     """
     if re.match("[a-z][a-z0-9+.-]+:/", str(workdir)):
         raise ValueError(
-            f"--workdir={workdir} is not a folder; choose a folder on a local or network file system, "
-            "and copy it to the bucket afterwards"
+            f"--workdir={workdir} is not a folder; choose a folder on a local or network file "
+            "system, and copy it to the bucket afterwards"
         )
     workdir = Path(workdir)
     try:
@@ -154,7 +154,8 @@ def record_config(
 
     Args:
         config: nested dictionaries of numbers, strings and lists.
-        free_to_differ: fields, or prefixes of fields ending in a point, that may differ on resuming.
+        free_to_differ: fields, or prefixes of fields ending in a point, that may differ on
+            resuming.
         advice: by field, what to do if it differs.
         facts: what else to write beside the config and the `environment`.
 
@@ -168,8 +169,8 @@ def record_config(
             old, new = dict(flatten(read_record(workdir).config)), dict(flatten(config))
         except FileNotFoundError:
             raise ValueError(
-                f"{workdir} holds checkpoints and no config.json, so nobody knows of which config they are; "
-                "put the file back, or choose another --workdir"
+                f"{workdir} holds checkpoints and no config.json, so nobody knows of which config "
+                "they are; put the file back, or choose another --workdir"
             ) from None
         differing = [
             f"  {name}: {old.get(name, 'absent')!r} there, {new.get(name, 'absent')!r} now"

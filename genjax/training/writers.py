@@ -1,7 +1,7 @@
 """Writers: where a run's metrics and pictures go besides `metrics.jsonl`.
 
-A config turns one on by its name, `--config.writers.tensorboard=TensorBoard`, or by a dotted path of
-your own. A writer imports its package when it is opened, so what is off is never imported.
+A config turns one on by its name, `--config.writers.tensorboard=TensorBoard`, or by a dotted path
+of your own. A writer imports its package when it is opened, so what is off is never imported.
 """
 
 import importlib.util
@@ -66,8 +66,8 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run at Weights & Biases, named as the folder; a resumed run goes on there.
 
-    Weights & Biases drops steps that it has already. These are the steps that a resumed run repeats,
-    with the same numbers.
+    Weights & Biases drops steps that it has already. These are the steps that a resumed run
+    repeats, with the same numbers.
 
     Attributes:
         project, entity: where the run appears; the package's own defaults if None.

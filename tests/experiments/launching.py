@@ -48,9 +48,10 @@ SMALL = [
 def run(name: str, *args: object) -> subprocess.CompletedProcess:
     """Run the command `experiments.<name>` in this process, and return what it printed and its exit code.
 
-    The command finds the process as a new one: flags, warnings, JAX's configuration, environment and
-    signal handlers are as at the start of a program, and afterwards as they were. What is compiled stays,
-    so a second run of a similar command costs little. Only what Python prints is captured.
+    The command finds the process as a new one: flags, warnings, JAX's configuration, environment
+    and signal handlers are as at the start of a program, and afterwards as they were. What is
+    compiled stays, so a second run of a similar command costs little. Only what Python prints is
+    captured.
     """
     out, err = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:

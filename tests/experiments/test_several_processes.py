@@ -30,7 +30,8 @@ RUN = [
     "--config.sampling.num_steps=2",
 ]
 SPLIT = ["--config.mesh.data=2", "--config.mesh.fsdp=2"]
-ENDS_WITHIN = 60  # seconds after another process' death; experiments/launch/runtime.py's heartbeat is a third of it
+# seconds after another process' death; experiments/launch/runtime.py's heartbeat is a third of it
+ENDS_WITHIN = 60
 
 
 def free_port(first, last):

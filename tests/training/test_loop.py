@@ -463,7 +463,8 @@ def test_speed_counts_the_products_and_the_time_spent_waiting(tmp_path, monkeypa
     monkeypatch.setattr(ProgressBar, "update", lambda *arguments: pass_time(5))
     fit(tmp_path, Products(), data=slow)
     # A step's metrics are read when the next batch is there, at once only before a save (every five
-    # steps). So of each four steps the first ones waited for five batches, and the last ones for three.
+    # steps). So of each four steps the first ones waited for five batches, and the last ones for
+    # three.
     for row, waits in zip(rows(tmp_path), (5, 4, 4, 4, 3), strict=True):
         seconds = 0.020 * waits + 0.005 * 4
         np.testing.assert_allclose(

@@ -204,7 +204,8 @@ def test_muon_orthogonalizes_each_scanned_layer_by_itself():
     scale = 0.2 * np.sqrt(18)
     for layer, g in zip(update, gradient["blocks"]["qkv"]["kernel"], strict=True):
         u, values, vt = np.linalg.svd(g, full_matrices=False)
-        # five steps of the quintic leave singular values in this band (Jordan et al. 2024), the vectors as they were
+        # five steps of the quintic leave singular values in this band (Jordan et al. 2024), the
+        # vectors as they were
         in_their_basis = u.T @ layer @ vt.T / scale
         assert np.all((np.diag(in_their_basis) > 0.68) & (np.diag(in_their_basis) < 1.14)), (
             in_their_basis

@@ -54,7 +54,8 @@ def test_steps_against_numpy(microbatches):
         assert gradients["w"].dtype == jnp.float32
         found = jax.tree.map(lambda a, g: a - RATE * g, found, gradients)
     expected = by_numpy(w, batch, STEPS, RATE, microbatches)
-    # A gradient near a border of bfloat16 may be rounded to either side: 2⁻⁹ of it, once or twice in 20 steps.
+    # A gradient near a border of bfloat16 may be rounded to either side: 2⁻⁹ of it, once or twice
+    # in 20 steps.
     np.testing.assert_allclose(found["w"], expected, atol=2e-4)
     # which is less than what the rounding changes
     (_, _), exact = value_and_gradient(loss)({"w": jnp.asarray(w)}, batch, jax.random.key(0))

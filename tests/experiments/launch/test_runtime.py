@@ -11,8 +11,8 @@ import pytest
 from tests.experiments.launching import ROOT, SMALL, run, run_alone
 
 COMMANDS = (
-    "train sample evaluate encode latents likelihood sweep report compare plan benchmark loop_overhead peers "
-    "tpu_bounds"
+    "train sample evaluate encode latents likelihood sweep report compare plan benchmark "
+    "loop_overhead peers tpu_bounds"
 )
 
 

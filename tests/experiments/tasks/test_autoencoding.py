@@ -264,7 +264,8 @@ def test_quantized_gradients_pass_straight_through():
     np.testing.assert_allclose(metrics["loss/commitment"], commitment, rtol=1e-5)
     assert_close(gradient(after.autoencoder, state.autoencoder), by_params, rtol=1e-4)  # 3e-5
 
-    # appendix A.1 of van den Oord et al. 2017 with γ = .99, counts in units of an equal share, all 1 before
+    # appendix A.1 of van den Oord et al. 2017 with γ = .99, counts in units of an equal share, all
+    # 1 before
     u, indices, old = np.reshape(np.float64(u), (-1, 2)), np.ravel(indices), np.asarray(old)
     for code in range(CODES):
         chose = u[indices == code]
@@ -563,7 +564,8 @@ def test_a_collapsed_codebook_is_reported(monkeypatch, narrow_features, tmp_path
         (
             "kl",
             dict(weights=dict(perceptual=1.0, commitment=0.25)),
-            "has commitment, perceptual; AutoencoderKL needs divergence, perceptual, of which 0 leaves",
+            "has commitment, perceptual; AutoencoderKL needs divergence, perceptual, of which 0 "
+            "leaves",
         ),
         ("kl", dict(weights=dict(perceptual=1.0)), "config.weights has perceptual; AutoencoderKL needs divergence"),
         ("kl", dict(weights=dict(divergence=0.0, kl=1.0)), "has divergence, kl; .* needs divergence, perceptual"),
