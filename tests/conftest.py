@@ -1,4 +1,4 @@
-"""Shared by all tests: fast compilation, one cache of compiled programs, and a report of what each file costs."""
+"""Shared by all tests: fast compilation, a cache of programs, and a report of each file's cost."""
 
 import collections
 import contextlib
@@ -41,13 +41,16 @@ peak_memory = {}  # by test file, in GiB
 
 
 def used_cpu_seconds() -> float:
-    """Return the CPU seconds of this process and of the programs that it started and that have ended."""
+    """Return the CPU seconds of this process and of the ended programs that it started."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def peak_since_last_call() -> float:
-    """Return the most memory of this process since the last call, in GiB; without Linux's /proc since its start."""
+    """Return the most memory of this process since the last call, in GiB.
+
+    Without Linux's /proc it is the most since the process' start.
+    """
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -67,7 +70,7 @@ def memory_now() -> float:
 
 
 def pytest_collection_modifyitems(items):
-    """Put files with slow tests first, so that no worker begins a long file when the others are done."""
+    """Put files with slow tests first, so that no worker begins a long file at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -109,7 +112,10 @@ def pytest_testnodedown(node):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Print what folders and files cost if `--durations` is given, and what exceeds CONTRIBUTING's budgets."""
+    """Print which folders exceed CONTRIBUTING's budgets.
+
+    With `--durations`, print what all folders and files cost.
+    """
     table = (ROOT / "CONTRIBUTING.md").read_text()
     budgets = {
         path: float(limit)

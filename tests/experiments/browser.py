@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through two pipes by the DevTools protocol: no driver, no port, no package."""
+"""A headless Chromium, driven through two pipes by the DevTools protocol, without a driver."""
 
 import json
 import os
@@ -17,7 +17,7 @@ FLAGS = (
 
 
 class Browser:
-    """A fresh page. `requests` are the addresses that it asked for, `complaints` what stood in its console."""
+    """A fresh page: `requests` are the addresses that it loads, `complaints` its console's text."""
 
     def __init__(self, profile, width=1200, height=900, scheme="light"):
         commands, self._commands = os.pipe()

@@ -344,7 +344,7 @@ SHORT = [
 
 @pytest.fixture(scope="module")
 def own_networks(tmp_path_factory):
-    """The module of a user's own networks, and a folder of pictures of mixed sizes in two classes."""
+    """Return a module of own networks, and a folder of pictures of mixed sizes in two classes."""
     folder = tmp_path_factory.mktemp("networks")
     (folder / "own_networks.py").write_text(textwrap.dedent(UNET))
     generator = np.random.default_rng(0)

@@ -32,7 +32,7 @@ def problem():
 
 
 def by_numpy(w, batch, steps, rate, microbatches):
-    """Descent along gradients at rounded weights, each rounded too, which a copy in bfloat16 cannot have otherwise."""
+    """Descend along rounded gradients at rounded weights, as a copy in bfloat16 must."""
     for _ in range(steps):
         gradient = np.zeros_like(w)
         for i in range(microbatches):

@@ -1,4 +1,4 @@
-"""Meshes over virtual devices: the same losses, less memory per device, and the collectives that theory says."""
+"""Meshes over virtual devices: the same losses, less memory per device, expected collectives."""
 
 import json
 import math

@@ -29,7 +29,7 @@ def test_limits_are_means_and_deviations_of_what_is_known():
 
 
 class Exploding(Line):
-    """Explodes at steps 70, 71 and 150 in the norm, and at step 80 in the loss; is NaN at step 90."""
+    """Explode at steps 70, 71 and 150 in the norm and at step 80 in the loss; be NaN at step 90."""
 
     def update(self, state, batch, key):
         new, metrics = super().update(state, batch, key)

@@ -1,4 +1,4 @@
-"""A user's own images: wrong shapes and classes are errors before training, and what fits is trained on."""
+"""A user's own images: wrong shapes and classes are errors before training."""
 
 import jax
 import numpy as np

@@ -106,7 +106,7 @@ def test_a_process_alone_ends_with_one_message(tmp_path):
 
 
 def test_what_was_compiled_is_kept_for_the_next_program(small_run, tmp_path):
-    """In the cache of the user, each file written once by the first program and none by the second."""
+    """The first program writes each file of the user's cache once, and the second writes none."""
     environment = dict(
         XDG_CACHE_HOME=str(tmp_path),
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",

@@ -1,4 +1,4 @@
-"""The algebra is general: one task trains and samples under every process, target and law of times."""
+"""One task trains and samples under every process, target and law of times."""
 
 import itertools
 

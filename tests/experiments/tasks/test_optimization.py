@@ -1,4 +1,4 @@
-"""Optimization of one network: weights by name, schedule-free averages, and metrics of what moved."""
+"""Optimization of one network: weights by name, schedule-free averages, and metrics."""
 
 import importlib
 import itertools
