@@ -1,10 +1,10 @@
-"""Encodes a data set into the latents that a config of latent diffusion trains on.
+"""Encode a data set into the latents that a config of latent diffusion trains on.
 
     python -m experiments.encode --config=configs/emoji_latent_flow.py
 
-Reads `config.data`, encodes it by the autoencoder of `config.space`, and writes array_record files to
-`config.space.directory`. Started again it goes on where it was; started as several processes
-(--coordinator, see --help) they share the work.
+Reads `config.data`, encodes it by the autoencoder of `config.space`, and writes array_record files
+to `config.space.directory`. Started again, the command resumes where it stopped. Several processes
+(--coordinator, see --help) share the work.
 """
 
 import json
@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from absl import flags
 from jax.sharding import AxisType
 from jaxtyping import PyTree
 
@@ -22,6 +23,7 @@ from experiments.configuration import kinds
 from experiments.inputs.autoencoders import encode
 from experiments.inputs.datasets import Data
 from experiments.inputs.spaces import Latents
+from experiments.launch import runtime
 from experiments.launch.config_flag import define_config
 from experiments.launch.runtime import run_program, user_errors
 from genjax.data import Dataset, to_float
@@ -36,9 +38,10 @@ from genjax.data.sets.latents import (
 )
 from genjax.devices.mesh import batch_sharding, replicated
 from genjax.metrics import channel_statistics
-from genjax.training.log import ProgressBar
+from genjax.training.progress import ProgressBar
 
 CONFIG = define_config("The experiment of latent diffusion.")
+flags.adopt_module_key_flags(runtime)
 
 
 class Examples:
@@ -69,8 +72,8 @@ def prepare(config: Any) -> tuple[Latents, Data]:
     )
     if not getattr(space, "directory", None):
         raise ValueError(
-            f"config.space is {config.space.name} without a directory: this program writes what a config with "
-            "space.name 'Latents' reads, into its space.directory"
+            f"config.space is {config.space.name} without a directory: this program writes what a "
+            "config with space.name 'Latents' reads, into its space.directory"
         )
     folder = Path(space.directory)
     origin = {"space": _origin(config.space), "data": dict(config.data)}
@@ -79,12 +82,13 @@ def prepare(config: Any) -> tuple[Latents, Data]:
     if path.exists():
         if (there := json.loads(path.read_text())) != origin:
             raise ValueError(
-                f"{folder} holds latents of {there}, not of {origin}: take another folder, or empty it"
+                f"{folder} holds latents of {there}, not of {origin}: take another folder, or "
+                "empty it"
             )
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(
-            f"config.space.directory is {folder}, into which latents shall go, and it holds other files: take "
-            "an empty folder; that of the images is --config.data.directory"
+            f"config.space.directory is {folder}, into which latents shall go, and it holds other "
+            "files: take an empty folder; that of the images is --config.data.directory"
         )
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
@@ -108,7 +112,7 @@ def run(config: Any) -> Path:
     examples = {split: Examples(dataset, flips[split]) for split, dataset in splits.items()}
     encoder = Encoder(space.autoencoder.network, variables, config.space.get("batch_size", 64))
     done = 0
-    with ProgressBar(0, sum(map(len, examples.values()))) as progress:
+    with ProgressBar("encoding", 0, sum(map(len, examples.values())), "examples") as progress:
         for split, each in examples.items():
             encoded = lambda rows, each=each: encoder(each, rows)
             index, count = jax.process_index(), jax.process_count()

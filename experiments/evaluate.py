@@ -1,8 +1,9 @@
-"""Evaluates a checkpoint of a trained run.
+"""Evaluate a checkpoint of a trained run.
 
-    python -m experiments.evaluate --workdir=runs/digits_flow --guidance_scale=1.5 --out=report_1.5.json
+    python -m experiments.evaluate --workdir=runs/digits_flow --guidance_scale=1.5 --out=strong.json
 
-Flags left out take the run's own values. Without --out the report takes the place of the run's own, on its page too.
+Flags left out take the run's own values. Without --out the report replaces the run's own, also on
+the run's page.
 """
 
 import json
@@ -29,7 +30,8 @@ NUM_SAMPLES = flags.DEFINE_integer(
 FEATURES = flags.DEFINE_list(
     "features",
     None,
-    "Weights of networks to measure by, as inception=FILE,dinov2=FOLDER,clip=FOLDER: FID, FD-DINOv2, CLIP score.",
+    "Weights of networks to measure by, as inception=FILE,dinov2=FOLDER,clip=FOLDER: FID, "
+    "FD-DINOv2, CLIP score.",
 )
 flags.adopt_module_key_flags(sampling_flags)
 NETWORKS = ("inception", "dinov2", "clip")
@@ -40,11 +42,16 @@ def add_features(config: Config, given: list[str]) -> None:
 
     Raises:
         ValueError: an entry is not of this form.
+        FileNotFoundError: there are no such weights.
     """
     weights = dict(each.partition("=")[::2] for each in given)
     if wrong := [name for name, path in weights.items() if not path or name not in NETWORKS]:
         raise ValueError(
             f"--features={wrong[0]} must be NAME=PATH, with a name of {', '.join(NETWORKS)}"
+        )
+    if missing := [path for path in weights.values() if not Path(path).exists()]:
+        raise FileNotFoundError(
+            f"--features names {Path(missing[0]).absolute()}, and there is no such file or folder"
         )
     of = "ReconstructionFeatures" if config.task == "Autoencoder" else "PretrainedFeatures"
     measure = config.evaluation.measures.setdefault("features", Config(name=of))

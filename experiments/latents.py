@@ -1,14 +1,17 @@
-"""What a trained GAN's latent space holds.
+"""Explore a trained GAN's latent space.
 
     python -m experiments.latents --workdir=runs/digits_stylegan2
 
 Writes into WORKDIR/latents:
 
-- walk_z.gif, a walk on the sphere; and, of a generator with styles, walk_w.gif, straight lines in W,
+- walk_z.gif, a walk on the sphere; and, of a generator with styles, walk_w.gif, straight lines in
+  W,
 - mixing.png: coarse styles of the images on the left, fine ones of those above,
-- directions.png: a row for each of the directions that change the styles most (SeFa), by −3 to 3 deviations of W,
+- directions.png: a row for each of the directions that change the styles most (SeFa), by −3 to 3
+  deviations of W,
 - inversion.png: held-out images, and what is nearest to them in Z, W and W+,
-- latents.json: the errors of inversion and the perceptual path lengths, both by mean squares of pixels in [−1, 1].
+- latents.json: the errors of inversion and the perceptual path lengths, both by mean squares of
+  pixels in [−1, 1].
 """
 
 import json
@@ -18,7 +21,6 @@ from absl import flags
 
 from experiments.configuration.runs import open_run
 from experiments.evaluation.latent_space import explore
-from experiments.launch import sampling_flags
 from experiments.launch.runtime import run_program, user_errors
 from experiments.launch.sampling_flags import sampling_changes
 
@@ -33,7 +35,8 @@ INVERSION_STEPS = flags.DEFINE_integer(
 PAIRS = flags.DEFINE_integer(
     "pairs", 1000, "Of latents, for the perceptual path length.", lower_bound=2
 )
-flags.adopt_module_key_flags(sampling_flags)
+for name in ("truncation", "weights", "seed"):  # what GANs are sampled by
+    flags.declare_key_flag(name)
 
 
 def main() -> None:

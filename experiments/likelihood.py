@@ -1,16 +1,16 @@
-"""How many bits a trained model needs for held-out images.
+"""Measure how many bits a trained model needs for held-out images.
 
     python -m experiments.likelihood --workdir=runs/digits_likelihood --levels=17 --count=360
 
-Prints bits per dimension, given the class: by the exact likelihood of the probability-flow ODE on images made
-continuous by uniform noise within each level (an upper bound on those of the images), and by the variational bound
-on the images themselves, each with the standard error of its mean over images. Writes both to WORKDIR/likelihood.json.
+Prints bits per dimension, given the class, by two methods. The first is the exact likelihood of the
+probability-flow ODE. Uniform noise within each level makes the images continuous for it, so its
+bits are an upper bound on those of the images. The second is the variational bound on the images
+themselves. Each has the standard error of its mean over images. Writes both to
+WORKDIR/likelihood.json.
 """
 
 import dataclasses
 import json
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from genjax import diffusion
 from genjax.data import to_float
 from genjax.diffusion import likelihood
 from genjax.nn import forward_mode
+from genjax.training.progress import ProgressBar
 from genjax.training.workdir import device_name
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -52,7 +53,9 @@ def held_out_bits(
     num_probes: int,
     clean_end: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bits per dimension of at most `count` held-out images, given their classes: of the ODE, and the bound's.
+    """Return bits per dimension of at most `count` held-out images, by the ODE and by the bound.
+
+    The images' classes are given to the network.
 
     Args:
         num_levels: how many values, equally spaced, a pixel can take.
@@ -97,18 +100,13 @@ def held_out_bits(
 
     params = task.variables(state, config.sampling.weights)["params"]
     labels = jnp.asarray(chosen["label"])
-    parts, began = [], time.monotonic()
-    for i in range(0, count, BATCH):
-        with forward_mode(True):  # for the trace of the Jacobian
-            part = bits(params, jax.random.key(i), images[i : i + BATCH], labels[i : i + BATCH])
-        parts.append([np.asarray(values) for values in part])
-        done, seconds = min(i + BATCH, count), time.monotonic() - began
-        remaining = seconds * (count - done) / done
-        print(
-            f"{done}/{count} images  {done / seconds:.2g} images/s  remaining {remaining:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+    parts = []
+    with ProgressBar("evaluating", 0, count, "images") as progress:
+        for i in range(0, count, BATCH):
+            with forward_mode(True):  # for the trace of the Jacobian
+                part = bits(params, jax.random.key(i), images[i : i + BATCH], labels[i : i + BATCH])
+            parts.append([np.asarray(values) for values in part])
+            progress.update(min(i + BATCH, count))
     exact, bound = (np.concatenate(each).astype(float) for each in zip(*parts, strict=True))
     return exact, bound
 
@@ -119,7 +117,8 @@ def main() -> None:
         check_diffusion(run.config)
         if run.task.space.autoencoder:
             raise ValueError(
-                f"{run.config.experiment} is a flow on latents, whose likelihood is none of images; take a run on pixels"
+                f"{run.config.experiment} is a flow on latents, whose likelihood is none of "
+                "images; take a run on pixels"
             )
         numbers = LEVELS.value, COUNT.value, PROBES.value, CLEAN_END.value
         results = held_out_bits(run.task, run.state, run.config, *numbers)

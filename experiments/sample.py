@@ -1,10 +1,10 @@
-"""Samples from a trained run.
+"""Sample from a trained run.
 
-    python -m experiments.sample --workdir=runs/digits_flow --classes=3,7 --count=64 --guidance_scale=2
-    python -m experiments.sample --workdir=runs/emoji_text --prompt="a red apple" --prompt="a green apple"
+    python -m experiments.sample --workdir=runs/digits_flow --classes=3,7 --count=64
+    python -m experiments.sample --workdir=runs/emoji_text --prompt="red apple" --prompt="blue car"
 
-Writes a PNG, a row per class or prompt, or with --out=FILE.npz the arrays `images` (uint8) and `labels`.
-Flags left out take the run's own values.
+Writes a PNG with a row per class or prompt. With --out=FILE.npz, writes the arrays `images` (uint8)
+and `labels`. Flags left out take the run's own values.
 """
 
 from pathlib import Path
@@ -39,7 +39,7 @@ flags.adopt_module_key_flags(sampling_flags)
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """Raises ValueError if it isn't HEIGHTxWIDTH."""
+    """Return height and width; raise ValueError if the text is not HEIGHTxWIDTH."""
     if text is None:
         return None
     sides = text.split("x")

@@ -1,10 +1,11 @@
-"""Quality of trained runs by sampler and number of steps.
+"""Measure the quality of trained runs by sampler and number of steps.
 
-    python -m experiments.sweep runs/a runs/b --samplers="euler dpm_solver_pp_2m ddim,eta=1" --steps=5,10,50 --out=sweep.json
+    python -m experiments.sweep runs/a runs/b --samplers="euler ddim,eta=1" --steps=5,9 --out=a.json
 
-For each run, sampler and number of steps: class accuracy and Fréchet distance to held-out images, as in
-`experiments.evaluate`, and the network evaluations that a sample takes. Prints a Markdown table with a row per run and
-sampler; the JSON file has a record each, and says how they were made. Runs share their data's reference.
+Measures class accuracy and Fréchet distance to held-out images, as `experiments.evaluate` does, and
+the network evaluations of a sample. Prints a Markdown table with a row per run and sampler. The
+JSON file has a record for each run, sampler and number of steps, which says how the samples were
+made.
 """
 
 import itertools
@@ -15,6 +16,7 @@ from typing import Any
 
 from absl import flags
 
+from experiments.configuration import kinds
 from experiments.configuration.options import described, named
 from experiments.configuration.runs import check_diffusion, open_run
 from experiments.evaluation.context import Context
@@ -46,8 +48,8 @@ def main(*workdirs: str) -> None:
             )
         if not all(steps.isdigit() and int(steps) > 0 for steps in STEPS.value):
             raise ValueError(f"--steps={','.join(STEPS.value)} must be positive numbers")
-        choices = [named(text, "samplers") for text in SAMPLERS.value.split()]
-        grid = named(GRID.value, "grid")
+        choices = [named(text, "samplers", kinds.SAMPLER) for text in SAMPLERS.value.split()]
+        grid = named(GRID.value, "grid", kinds.GRID)
         opened = itertools.product(workdirs, choices)
         runs = [open_run(workdir, sampler=sampler, grid=grid) for workdir, sampler in opened]
         for run in runs:  # before any time is spent
@@ -99,7 +101,10 @@ def measure(run: Run, num_steps: int) -> dict[str, Any]:
 
 
 def markdown(records: list[dict]) -> str:
-    """Fréchet distance / class accuracy, a row per run and sampler, a column per number of steps."""
+    """Return a table of Fréchet distance / class accuracy.
+
+    It has a row per run and sampler and a column per number of steps.
+    """
     numbers = sorted({record["num_steps"] for record in records})
     cells = {(r["experiment"], r["sampler"], r["num_steps"]): r for r in records}
     rows = dict.fromkeys((r["experiment"], r["sampler"]) for r in records)

@@ -1,15 +1,17 @@
-"""Trains an experiment, samples from it and evaluates it.
+"""Train an experiment, sample from it and evaluate it.
 
     python -m experiments.train --config=configs/digits_flow.py --workdir=runs/digits_flow
 
-Any field of the config can be set on the command line: --config.optimizer.learning_rate=1e-3. The same
-command started again goes on from the newest good checkpoint. Ctrl-C saves and stops. A finished
-run is only evaluated where that has not been done by the same config.
+Any field of the config can be set on the command line: --config.optimizer.learning_rate=1e-3. The
+same command started again resumes from the newest good checkpoint. Ctrl-C saves and stops. A
+finished run says so, and only measures are made that are missing.
 
-On several hosts, start it once on each with --coordinator (see --help) and a --workdir that all of them see.
+On several hosts, start the command once on each host with --coordinator (see --help) and a
+--workdir that all hosts see.
 """
 
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -20,14 +22,17 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 
+from experiments.configuration import kinds
 from experiments.configuration.numbers import check_numbers
 from experiments.configuration.runs import examples_at_once, mesh_axes
 from experiments.evaluation.context import Model
 from experiments.inputs.datasets import abstract_batch, training_batches
+from experiments.launch import runtime
 from experiments.launch.config_flag import define_config
 from experiments.launch.experiment import Experiment, Measure, split_pictures
 from experiments.launch.findings import Findings
 from experiments.launch.fine_tuning import initializer
+from experiments.launch.held_out import check_held_out
 from experiments.launch.lock import hold
 from experiments.launch.reports import alarms, print_report, training_summary
 from experiments.launch.runtime import run_program, user_errors
@@ -45,7 +50,7 @@ from genjax.training import (
     Snapshots,
     abstract_state,
     check_space,
-    make_workdir,
+    new_workdir,
     record_config,
     train,
 )
@@ -53,8 +58,10 @@ from genjax.training.checkpoints import saved_steps
 from genjax.training.log import read_metrics
 from genjax.training.pictures import save_animation, save_curves
 from genjax.training.placement import abstract_frozen
+from genjax.training.progress import ProgressBar
 from genjax.training.sampling import add_posthoc, power_averages, sample
 from genjax.training.workdir import device_name
+from genjax.training.writers import Stream
 
 CONFIG = define_config(
     "The experiment: a file of configs/. Its fields are set by --config.FIELD=VALUE."
@@ -68,11 +75,13 @@ INIT_FROM = flags.DEFINE_string(
     "Fine-tune: start from the weights of this run's folder, or of a folder of published weights.",
 )
 flags.mark_flag_as_required("workdir")
+flags.adopt_module_key_flags(runtime)
 
 # What may change when a run is resumed: none of it changes the parameters that come out.
 FREE_TO_DIFFER = (
     "mesh.",
     "log_every",
+    "writers.",
     "profile_at",
     "snapshot_every",
     "max_skipped_steps",
@@ -89,8 +98,9 @@ BUILT_BY = "experiments.configuration.runs.build"
 
 
 def free_to_differ(config: Any) -> tuple[str, ...]:
-    """Return the fields that may change when a run goes on: with constant learning rates also its length.
+    """Return the fields that may change when a run is resumed.
 
+    With constant learning rates its length may change, too.
     A warm-up or an end of the decay that is a fraction of the run would change with the length.
     """
     optimizers = (
@@ -140,9 +150,15 @@ class Recorder:
         if jax.process_index() != 0:
             return
         if step == self.experiment.config.num_steps:
-            print(f"this run is finished: all {step} steps are done", flush=True)
-        else:
-            self.findings.forget()
+            print(
+                f"this run is finished: all {step} steps are done; python -m experiments.evaluate "
+                f"--workdir={self.workdir} measures it again",
+                flush=True,
+            )
+            return
+        self.findings.forget()
+        if step:
+            print(f"resumed from step {step} of {self.experiment.config.num_steps}", flush=True)
 
     def begin_snapshots(self, state: Any, step: int) -> None:
         every = self.experiment.config.snapshot_every
@@ -192,16 +208,18 @@ class Recorder:
                 print(f"ALARM at step {step}: {sentence}", flush=True)
 
     def finish(self, state: Any, step: int) -> dict[str, Any]:
-        """Evaluate what has not been evaluated at this step, save the last pictures; return the report."""
+        """Evaluate what is not evaluated yet, save the last pictures, and return the report."""
         found = [self.findings.find(step, measure.name) for measure in self.experiment.measures]
         drawn = self.findings.find(step, "samples.png")
         if None in [*found, drawn]:
             print("sampling and evaluating", flush=True)
-        for measure, figures in zip(self.experiment.measures, found, strict=True):
-            if figures is None:
-                self.measure(measure, state, step)
-            else:
-                self._report(step, figures)
+        with ProgressBar("evaluating", 0, len(found), "measures") as progress:
+            for done, measure in enumerate(self.experiment.measures):
+                if found[done] is None:
+                    self.measure(measure, state, step)
+                else:
+                    self._report(step, found[done])
+                progress.update(done + 1)
         self._model = None
         if drawn is None:
             self.draw_last(state, step)
@@ -240,6 +258,21 @@ class Preparation(NamedTuple):
     initialize: Callable[[Any], Any]
     checkpoints: Checkpoints
     explosions: Explosions | None
+    writers: tuple[Callable[[Path, int], Stream], ...]
+
+
+def writers_by(config: Any) -> tuple[Callable[[Path, int], Stream], ...]:
+    """Return what opens the writers of `config.writers`.
+
+    Raises:
+        ValueError, ImportError: there is no such writer, or its package is not installed.
+    """
+    writers = []
+    for name, given in config.get("writers", {}).items():  # older runs have none
+        fields = {"name": given} if isinstance(given, str) else given
+        writer = kinds.WRITER.bind(fields, f"writers.{name}")
+        writers.append(functools.partial(writer.open, config=config.to_dict()))
+    return tuple(writers)
 
 
 def scores_by(name: str | None, workdir: Path) -> Callable[[], dict[int, float]]:
@@ -276,13 +309,14 @@ def check_retention(config: Any, measures: Sequence[Measure]) -> None:
     every, keep_every = config.checkpoint.every, config.checkpoint.get("keep_every", 0)
     if every and keep_every % every:
         raise ValueError(
-            f"config.checkpoint.keep_every is {keep_every}; it must be a multiple of config.checkpoint.every, {every}"
+            f"config.checkpoint.keep_every is {keep_every}; it must be a multiple of "
+            f"config.checkpoint.every, {every}"
         )
     name = config.checkpoint.get("keep_best")
     if name and not any(measure.every for measure in measures):
         raise ValueError(
-            f"config.checkpoint.keep_best is {name!r}, and nothing is measured while the run trains; "
-            "set config.evaluation.every"
+            f"config.checkpoint.keep_best is {name!r}, and nothing is measured while the run "
+            "trains; set config.evaluation.every"
         )
 
 
@@ -297,7 +331,8 @@ def explosions_by(config: Any, metrics: Collection[str]) -> Explosions | None:
         return None
     if unknown := [name for name in fields.metrics if name not in metrics]:
         raise ValueError(
-            f"config.explosions.metrics has {', '.join(unknown)}; the metrics of a step are {', '.join(metrics)}"
+            f"config.explosions.metrics has {', '.join(unknown)}; the metrics of a step are "
+            f"{', '.join(metrics)}"
         )
     return Explosions(tuple(fields.metrics), fields.deviations)
 
@@ -312,6 +347,8 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     mesh = make_mesh(mesh_axes(config), examples_at_once(config))
     experiment = Experiment.from_config(config)
     check_retention(config, experiment.measures)
+    check_held_out(experiment)
+    writers = writers_by(config)
     task = experiment.task
     abstract = abstract_state(task, jax.random.key(config.seed), mesh)
     check_space(workdir / "checkpoints", abstract, config.checkpoint.keep)
@@ -327,19 +364,20 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     attention = "; ".join(sorted(map(str, choices))) or None
     facts = dict(built_by=BUILT_BY, attention=attention, init_from=init_from)
     advice = {
-        "num_steps": f"To train longer, start in another --workdir with --init_from={workdir}: a finished run "
-        "can only be made longer where its learning rate is constant and its warm-up is given in steps."
+        "num_steps": "To train longer, start in another --workdir with "
+        f"--init_from={workdir}: a finished run can only be made longer where its learning rate is "
+        "constant and its warm-up is given in steps."
     }
     record = record_config(workdir, config.to_dict(), free_to_differ(config), advice, **facts)
     options = dict(
         keep_every=config.checkpoint.get("keep_every", 0), scores=scores, facts={"record": record}
     )
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep, **options)
-    return Preparation(experiment, mesh, batches, initialize, checkpoints, explosions)
+    return Preparation(experiment, mesh, batches, initialize, checkpoints, explosions, writers)
 
 
 def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[str, Any]:
-    """Train `config` in `workdir`, or go on with it; return the report, which is also written there.
+    """Train `config` in `workdir`, or resume that; return the report, which is also written there.
 
     Args:
         init_from: folder of a run or of published weights to start from.
@@ -347,7 +385,7 @@ def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[
     with contextlib.ExitStack() as stack:
         with user_errors():
             check_numbers(config)
-            workdir = make_workdir(workdir)
+            workdir = stack.enter_context(new_workdir(workdir))
             stack.enter_context(hold(workdir))
             prepared = prepare(config, workdir, init_from)
         return train_and_report(config, workdir, prepared)
@@ -374,6 +412,7 @@ def train_and_report(config: Any, workdir: Path, prepared: Preparation) -> dict[
         initialize=prepared.initialize,
         max_skipped_steps=config.get("max_skipped_steps", 0),
         explosions=prepared.explosions,
+        writers=prepared.writers,
     )
     report = recorder.finish(state, config.num_steps)
     if jax.process_index() == 0:

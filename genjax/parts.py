@@ -10,7 +10,9 @@ from types import ModuleType
 from typing import Any
 
 
-def find(name: str, places: Sequence[str], field: str) -> Any:
+def find(
+    name: str, places: Sequence[str], field: str, fits: Callable[[Any], bool] = lambda part: True
+) -> Any:
     """Return the object called `name` in one of some packages, or at a dotted path.
 
     Args:
@@ -19,7 +21,8 @@ def find(name: str, places: Sequence[str], field: str) -> Any:
             - the module's and the object's name, if several modules have it: "r3gan.Generator";
             - a dotted path of anything that can be imported: "my_package.my_module.MyUNet".
         places: packages or modules, by dotted path.
-        field: the config's field that holds the name, for errors: "config.model.name".
+        field: what the error calls the name: "config.model.name".
+        fits: tells which objects the error lists as choices, to leave out helpers.
 
     Raises:
         ValueError: the object does not exist, or several modules have one.
@@ -29,7 +32,8 @@ def find(name: str, places: Sequence[str], field: str) -> Any:
             if (found := _import(path)) is not None:
                 return found
         raise ValueError(
-            f"{field} is {name!r}, and nothing can be imported from there; {_choices(name, places)}"
+            f"{field} is {name!r}, and nothing can be imported from there; "
+            f"{_choices(name, places, fits)}"
         )
     matches = [module for module in _modules(places) if name in public(module)]
     objects = {id(vars(module)[name]): vars(module)[name] for module in matches}
@@ -40,7 +44,7 @@ def find(name: str, places: Sequence[str], field: str) -> Any:
         raise ValueError(
             f"{field} is {name!r}, which several modules have; take one of {', '.join(paths)}"
         )
-    raise ValueError(f"{field} is {name!r}; {_choices(name, places)}")
+    raise ValueError(f"{field} is {name!r}; {_choices(name, places, fits)}")
 
 
 def bind(
@@ -126,14 +130,27 @@ def _import(path: str) -> Any:
     return getattr(module, name, None)
 
 
-def _choices(name: str, places: Sequence[str]) -> str:
-    """Return the valid choices for a wrong name: all of them, or if they are many the nearest."""
-    all_names = list(dict.fromkeys(each for module in _modules(places) for each in public(module)))
-    nearest = difflib.get_close_matches(name, all_names, n=8, cutoff=0.0)
-    few = len(all_names) <= 40
+def _choices(name: str, places: Sequence[str], fits: Callable[[Any], bool]) -> str:
+    """Return what may stand in place of a wrong name: all that fits, or the nearest of many."""
+    names: dict[str, list[str]] = {}  # with the modules that have an object of this name
+    for module in _modules(places):
+        for each, part in public(module).items():
+            if fits(part) and part.__module__ == module.__name__:
+                names.setdefault(each, []).append(module.__name__.rpartition(".")[2])
+    there = [
+        path
+        for each, modules in names.items()
+        for path in ([each] if len(modules) == 1 else [f"{module}.{each}" for module in modules])
+    ]
+    nearest = difflib.get_close_matches(name, there, n=8, cutoff=0.0)
+    few = len(there) <= 40
     shown = (
-        f"there are {', '.join(all_names)}"
+        f"there are {', '.join(there)}"
         if few
         else f"the nearest in {' and '.join(places)} are {', '.join(nearest)}"
     )
-    return f"{shown}; or give a dotted path, as my_package.my_module.{name.rpartition('.')[2]}"
+    close = difflib.get_close_matches(name, there, n=1)
+    hint = f"did you mean {close[0]!r}? " if close and few else ""
+    return (
+        f"{hint}{shown}; or give a dotted path, as my_package.my_module.{name.rpartition('.')[2]}"
+    )

@@ -1,4 +1,4 @@
-"""Shared by all tests: fast compilation, one cache of compiled programs, and a report of what each file costs."""
+"""Shared by all tests: fast compilation, a cache of programs, and a report of each file's cost."""
 
 import collections
 import contextlib
@@ -14,21 +14,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# A test runs most programs a few times, so compiling costs more than running. Three things go: LLVM's
-# optimizations, fusions written through MLIR, and the splitting of each program into up to 32 parts.
-# The tests of `models` then take 0.6 of the CPU time.
+# A test runs most programs a few times, so compiling costs more than running. Three things go:
+# LLVM's optimizations, fusions written through MLIR, and the splitting of each program into up to
+# 32 parts. The tests of `models` then take 0.6 of the CPU time.
 FAST_COMPILATION = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_parallel_codegen_split_count=1"
 )
 
-# Set before jax is imported; programs that tests start inherit it. All workers of a session share the cache.
+# Set before jax is imported; programs that tests start inherit it. All workers of a session share
+# the cache.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="genjax-compilations-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ["XLA_FLAGS"] = f"{FAST_COMPILATION} {os.environ.get('XLA_FLAGS', '')}".strip()
 os.environ.setdefault("TFDS_DATA_DIR", tempfile.mkdtemp(prefix="genjax-datasets-"))
 if importlib.util.find_spec("libtpu"):
-    # JAX writes programs for TPUs to the cache, but cannot read them without a TPU. All workers compile at once.
+    # JAX writes programs for TPUs to the cache, but cannot read them without a TPU. All workers
+    # compile at once.
     os.environ.update(JAX_ENABLE_COMPILATION_CACHE="false", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
 
 collect_ignore = [] if importlib.util.find_spec("torch") else ["parity"]
@@ -39,13 +41,16 @@ peak_memory = {}  # by test file, in GiB
 
 
 def used_cpu_seconds() -> float:
-    """Return the CPU seconds of this process and of the programs that it started and that have ended."""
+    """Return the CPU seconds of this process and of the ended programs that it started."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def peak_since_last_call() -> float:
-    """Return the most memory of this process since the last call, in GiB; without Linux's /proc since its start."""
+    """Return the most memory of this process since the last call, in GiB.
+
+    Without Linux's /proc it is the most since the process' start.
+    """
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -65,7 +70,7 @@ def memory_now() -> float:
 
 
 def pytest_collection_modifyitems(items):
-    """Put files with slow tests first, so that no worker begins a long file when the others are done."""
+    """Put files with slow tests first, so that no worker begins a long file at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -107,7 +112,10 @@ def pytest_testnodedown(node):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Print what folders and files cost if `--durations` is given, and what exceeds CONTRIBUTING's budgets."""
+    """Print which folders exceed CONTRIBUTING's budgets.
+
+    With `--durations`, print what all folders and files cost.
+    """
     table = (ROOT / "CONTRIBUTING.md").read_text()
     budgets = {
         path: float(limit)
@@ -128,7 +136,8 @@ def pytest_terminal_summary(terminalreporter, config):
             for path, seconds in sorted(files.items(), key=lambda pair: -pair[1]):
                 terminalreporter.line(f"{seconds:16.1f} {peak_memory.get(path, 0.0):6.2f} {path}")
         terminalreporter.line(
-            f"{folders.total():8.1f} in all, {max(peak_memory.values(), default=0.0):.2f} GiB at most"
+            f"{folders.total():8.1f} in all, {max(peak_memory.values(), default=0.0):.2f} GiB at "
+            "most"
         )
     for folder, budget in budgets.items() if config.option.markexpr == "not training" else ():
         if folders[folder] > budget:

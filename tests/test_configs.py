@@ -1,4 +1,7 @@
-"""Every config builds its experiment and traces its step at its full size; a step per architecture is compiled, narrowed."""
+"""Every config builds its experiment and traces its step at full size.
+
+A narrowed step of each architecture is compiled.
+"""
 
 import functools
 import importlib
@@ -40,7 +43,8 @@ PARAMETERS = {
     "text_to_image_lora": 24 * 6 * 16 * 2 * 1536,
     # the same of 19 blocks of two streams of 3,072, and of 3 kernels in 38 blocks of one
     "text_to_image_lora:flux": (19 * 6 + 38 * 3) * 16 * 2 * 3072,
-    # 40 blocks: 2 × 4·5120² of attention, 2·5120·13,824, biases and 6 of modulation; and embeddings, modulation and head
+    # 40 blocks: 2 × 4·5120² of attention, 2·5120·13,824, biases and 6 of modulation; and
+    # embeddings, modulation and head
     "text_to_video": 14_287_262_784,
     # FLUX.1's autoencoder, and PatchGAN of three layers with a bias of each convolution
     "imagenet256_autoencoder": 83_819_683 + 2_766_529,
@@ -84,7 +88,7 @@ def load(name):
 
 @pytest.fixture(autouse=True)
 def nothing_to_load(monkeypatch):
-    """LPIPS' weights are 0, as is encoded text, and an autoencoder repeats every so manyth pixel."""
+    """Set LPIPS' weights and encoded text to 0; let an autoencoder repeat some of the pixels."""
     monkeypatch.setattr(autoencoding, "load_lpips", empty_lpips)
     monkeypatch.setattr(Prompts, "frozen", no_prompts)
     networks = kinds.DIFFUSION_NETWORK.places
@@ -149,7 +153,8 @@ def test_a_choice_is_one_of_those_there_are(name):
             module.get_config(longest + "x")
 
 
-# What DiT's and SiT's training scripts say, and LightningDiT's config of 64 epochs: learning rate, betas, batch, steps.
+# What DiT's and SiT's training scripts say, and LightningDiT's config of 64 epochs: learning rate,
+# betas, batch, steps.
 @pytest.mark.parametrize(
     ("choice", "recipe"),
     [
@@ -159,7 +164,10 @@ def test_a_choice_is_one_of_those_there_are(name):
     ],
 )
 def test_latent_flows_are_trained_as_published(choice, recipe):
-    """Adam at a constant rate, without clipping, which would make gradients of 1 and −2 equally long, and without decay."""
+    """Adam at a constant rate, without clipping and without decay.
+
+    Clipping would make gradients of 1 and −2 equally long.
+    """
     config = load(f"imagenet256_latent_flow:{choice}")
     task, (rate, b1, b2, *sizes) = build(config), recipe
     assert [config.batch_size, config.num_steps] == sizes
@@ -189,7 +197,10 @@ def test_latent_flows_are_trained_as_published(choice, recipe):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_field_that_is_set_is_one_field(name):
-    """No two places of a config are one dictionary, which a flag for the one would change for the other too."""
+    """No two places of a config are one dictionary.
+
+    A flag for the one would change the other, too.
+    """
 
     def parts(config):
         return [

@@ -1,4 +1,4 @@
-"""Parts are found by the names of a package, by module and name, and by dotted paths of anything."""
+"""Parts are found by their names in a package, by module and name, and by dotted paths."""
 
 import sys
 import textwrap

@@ -44,11 +44,15 @@ def experiment(
             ),
             space=dict(name="Pixels"),  # what the network works on: experiments/inputs/spaces.py
             # Intervals are in steps, and 0 is "off" for all of them.
-            snapshot_every=1000,  # of averages named PowerFunction, for widths chosen after training
+            # of averages named PowerFunction, for widths chosen after training
+            snapshot_every=1000,
             # −1: all devices left; fsdp splits the state too, tensor layers and context sequences
             mesh=dict(data=-1, fsdp=1, tensor=1, context=1),
             accumulation_steps=1,  # parts of a batch that are computed one after the other
             log_every=100,
+            # TensorBoard, WeightsAndBiases (genjax/training/writers.py) or your own, by any name:
+            # --config.writers.tensorboard=TensorBoard
+            writers=dict(),
             # Updates that are NaN or infinite: so many are left out before the run stops.
             max_skipped_steps=0,
             # So are updates that explode: a metric is so many standard deviations above its mean
@@ -90,7 +94,8 @@ def sampling(**fields: Any) -> dict[str, Any]:
             every=1000,  # steps from one sheet to the next
             per_class=10,  # columns of the sheets, whose rows are classes or prompts
             batch_size=500,  # samples made at once at most
-            weights="ema",  # a name in averages, "params", or "posthoc_0.12" for that relative width
+            # a name in averages, "params", or "posthoc_0.12" for that relative width
+            weights="ema",
             seed=0,
         ),
         **fields,
@@ -107,7 +112,8 @@ def diffusion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> Co
         batch_size=64,  # of all devices together
         params_dtype=placeholder(str),  # "bfloat16": gradients at copies of float32 parameters
         model=dict(name="DiT"),  # of genjax/models/transformers or unets, or a dotted path
-        adapters=dict(),  # source, rank …: train low-rank adapters of a network (experiments/tasks/adapters.py)
+        # source, rank …: train low-rank adapters of a network (experiments/tasks/adapters.py)
+        adapters=dict(),
         condition=dict(
             name="Classes", num_classes=num_classes
         ),  # of experiments/inputs/conditions.py
@@ -127,8 +133,8 @@ def diffusion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> Co
             num_steps=50,
             guidance_scale=1.25,  # 1 is plain conditional sampling
         ),
-        # Measures are evaluators of experiments/evaluation, each with its arguments and, if it has one, its
-        # own `every`. `every=0` evaluates at the end alone.
+        # Measures are evaluators of experiments/evaluation, each with its arguments and, if it has
+        # one, its own `every`. `every=0` evaluates at the end alone.
         evaluation=dict(
             every=0,
             num_samples=1000,
@@ -155,7 +161,8 @@ def gan(experiment_name: str, networks: str, num_classes: int = 10, /, **data: A
         model={player: dict(name=f"{networks}.{player.capitalize()}") for player in players},
         condition=dict(name="Classes", num_classes=num_classes),
         objective="relativistic",  # of genjax/adversarial/objectives.py
-        # weight: what a penalty's mean is multiplied by, γ/2 for R1 and R2; every: steps between two.
+        # weight: what a penalty's mean is multiplied by, γ/2 for R1 and R2; every: steps between
+        # two.
         regularizers={penalty: dict(weight=0.2, every=1) for penalty in ("r1", "r2")},
         augmentations=(),  # of genjax/adversarial/augmentation.py
         updates=dict(discriminator=1, generator=1, simultaneous=False),

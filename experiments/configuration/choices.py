@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 
 def check_choice(choice: str, choices: Sequence[str]) -> None:
-    """Raises ValueError if `choice` is none of the choices; the message has them, and the nearest."""
+    """Raise ValueError, with the choices and the nearest one, if `choice` is none of them."""
     if choice not in choices:
         (nearest,) = difflib.get_close_matches(choice, choices, n=1, cutoff=0.0)
         raise ValueError(

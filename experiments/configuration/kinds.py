@@ -43,9 +43,9 @@ class Kind:
         """
         fields = dict(fields)  # a ConfigDict is no Mapping
         called_with = tuple(given if self.made else _parameters(self.contract))
-        function = parts.find(fields["name"], self.places, f"config.{field}.name")
+        function = parts.find(fields["name"], self.places, f"config.{field}.name", self.offers)
         function = getattr(function, self.maker) if self.maker else function
-        bound = parts.bind_to(function, dict(fields), self.places, f"config.{field}", called_with)
+        bound = parts.bind_to(function, fields, self.places, f"config.{field}", called_with)
         if self.made:
             takes = inspect.signature(bound.func).parameters
             takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
@@ -57,9 +57,38 @@ class Kind:
 
     def find(self, name: str, field: str) -> Any:
         """Return the part that `config.<field>` is the name of; raise ValueError as `bind` does."""
-        found = parts.find(name, self.places, f"config.{field}")
+        found = parts.find(name, self.places, f"config.{field}", self.offers)
         self.check(found, name, field)
         return found
+
+    def check_flag(self, fields: Mapping[str, Any], flag: str) -> None:
+        """Raise ValueError as `bind` does, in terms of a flag: "--sampler=NAME,option=1.5"."""
+        found = parts.find(fields["name"], self.places, f"--{flag}", self.offers)
+        called_with = tuple(_parameters(self.contract))
+        parts.bind_to(found, fields, self.places, f"--{flag}", called_with)
+
+    def offers(self, part: Any) -> bool:
+        """Return whether an object is a choice of this kind, not a helper or a base class.
+
+        A choice has the contract's members and takes the arguments of its `__call__`. A function
+        that makes the part is a choice if its return annotation is one.
+        """
+        if self.made and inspect.isfunction(part):
+            made = inspect.signature(part).return_annotation
+            return inspect.isclass(made) and self._is_choice(made)
+        is_base = "__call__" not in vars(self.contract) and inspect.isclass(part)
+        is_base = is_base and part.__name__ == self.contract.__name__
+        return not is_base and self._is_choice(part)
+
+    def _is_choice(self, part: Any) -> bool:
+        if not self._has_members(part) or "__call__" not in vars(self.contract):
+            return self._has_members(part)
+        called = vars(part).get("__call__") if inspect.isclass(part) else part
+        return callable(called) and _is_called_alike(called, self.contract, inspect.isclass(part))
+
+    def _has_members(self, part: Any) -> bool:
+        annotated = getattr(part, "__annotations__", {}) if inspect.isclass(part) else {}
+        return all(hasattr(part, each) or each in annotated for each in _members(self.contract))
 
     def check(self, part: Any, name: str, field: str) -> None:
         """Raise ValueError if a part cannot be called as the contract says, or lacks a member."""
@@ -91,6 +120,26 @@ def _parameters(contract: type) -> dict[str, inspect.Parameter]:
     return dict(list(inspect.signature(call).parameters.items())[1:]) if call else {}
 
 
+def _is_called_alike(function: Callable, contract: type, is_method: bool) -> bool:
+    """Return whether a function takes the arguments of a contract's `__call__`, by their names.
+
+    Each network has its own name for what it is told, so of a method only the second name counts.
+    """
+    parameters = list(_parameters(contract).values())
+    positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    named = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+    takes = inspect.signature(function).parameters
+    if not named <= takes.keys():
+        return False
+    if not is_method:
+        return positional[1:] == list(takes)[1 : len(positional)]
+    required = [each for each in takes.values() if each.default is each.empty]
+    count = len([each for each in required if each.kind is each.POSITIONAL_OR_KEYWORD])
+    return positional[1:2] == list(takes)[2 : 1 + len(positional)][:1] and count <= 1 + len(
+        positional
+    )
+
+
 def _members(contract: type) -> list[str]:
     return [
         name
@@ -102,10 +151,10 @@ def _members(contract: type) -> list[str]:
 class DiffusionNetwork(Protocol):
     """`network(x_t, t, condition)`: a Flax module that returns an array of the shape of `x_t`.
 
-    `t` has shape `[batch]`; `condition` is what `config.condition` gives: class labels `[batch]`, or
-    encoded text. Two fields are optional: `divisor`, which each side of `x_t` must be a multiple of,
-    and `num_classes`, which is then set from `config.condition`. With a learned variance the network
-    returns twice the channels.
+    `t` has shape `[batch]`; `condition` is what `config.condition` gives: class labels `[batch]`,
+    or encoded text. Two fields are optional: `divisor`, which each side of `x_t` must be a multiple
+    of, and `num_classes`, which is then set from `config.condition`. With a learned variance the
+    network returns twice the channels.
     """
 
     def __call__(self, x_t, t, condition): ...
@@ -138,7 +187,9 @@ class PatchDiscriminator(Protocol):
 
 
 class AutoencoderNetwork(Protocol):
-    """a Flax module with `encode(x)`, `decode(z)` and `factor`, the side of what one latent stands for.
+    """a Flax module with `encode(x)`, `decode(z)` and `factor`.
+
+    `factor` is how many pixels of a side one latent stands for.
 
     `encode` returns latents, or mean and log-variance of Gaussian ones. A network that quantizes
     also has `quantize`, and for tokens `quantizer` and `decode_indices`.
@@ -173,7 +224,10 @@ class Target(Protocol):
 
 
 class Loss(Protocol):
-    """`loss(key, apply, x, conditioning, *, process, target, times, variates, weighting)`: losses and times."""
+    """`loss(key, apply, x, conditioning, *, process, target, times, variates, weighting)`.
+
+    It returns losses and times.
+    """
 
     def __call__(
         self, key, apply, x, conditioning, *, process, target, times, variates, weighting
@@ -199,7 +253,10 @@ class Variates(Protocol):
 
 
 class Sampler(Protocol):
-    """`sampler(denoiser, process, noise, times, *, keys, trajectory)`: samples, or states at all times."""
+    """`sampler(denoiser, process, noise, times, *, keys, trajectory)`.
+
+    It returns samples, or with `trajectory` the states at all times.
+    """
 
     def __call__(self, denoiser, process, noise, times, *, keys, trajectory): ...
 
@@ -244,22 +301,30 @@ class Distance(Protocol):
 
 
 class Quantizer(Protocol):
-    """a Flax module with `num_codes`, `lookup(indices)` and `quantizer(z)`: quantized latents and codes."""
+    """a Flax module with `num_codes`, `lookup(indices)` and `quantizer(z)`.
+
+    `quantizer(z)` returns quantized latents and codes.
+    """
 
     num_codes: int
     lookup: Callable
 
 
 class TextEncoder(Protocol):
-    """`text_encoder(length)`: a function from a list of prompts to their `genjax.nn.Text`, of `length` tokens each."""
+    """`text_encoder(length)`: a function from a list of prompts to their `genjax.nn.Text`.
+
+    Each prompt has `length` tokens.
+    """
 
     def __call__(self, length): ...
 
 
 class TaskClass(Protocol):
-    """a class with `from_config(config)`, which makes a `genjax.training.task.GenerativeTask`."""
+    """a `genjax.training.task.GenerativeTask` with `from_config(config)`, which makes it."""
 
     from_config: Callable
+    update: Callable
+    generate: Callable
 
 
 class Evaluator(Protocol):
@@ -272,6 +337,12 @@ class Evaluator(Protocol):
     needs: tuple[str, ...]
 
     def __call__(self, model): ...
+
+
+class Writer(Protocol):
+    """a class with `open(folder, step, config)`, which returns an open stream."""
+
+    open: Callable
 
 
 DIFFUSION_NETWORK = Kind(
@@ -303,21 +374,29 @@ CONDITION = Kind(Condition, ("experiments.inputs.conditions",), made=True)
 TEXT_ENCODER = Kind(TextEncoder, ("experiments.inputs.text_encoders",))
 TASK = Kind(TaskClass, ("experiments.tasks",))
 EVALUATOR = Kind(Evaluator, ("experiments.evaluation",), made=True)
+WRITER = Kind(Writer, ("genjax.training.writers",), made=True)
 
-# Where the name of a field of a config is looked up.
-NETWORKS = (*DIFFUSION_NETWORK.places, *AUTOENCODER.places)
-PLACES_BY_FIELD = {
-    "model": NETWORKS,
-    "model.generator": GENERATOR.places,
-    "model.discriminator": DISCRIMINATOR.places,
-    "condition": CONDITION.places,
-    "process": PROCESS.places,
-    "target": TARGET.places,
-    "loss": LOSS.places,
-    "weighting": WEIGHTING.places,
-    "times": LAW.places,
-    "sampling.sampler": SAMPLER.places,
-    "sampling.grid": GRID.places,
-    "likelihood": LIKELIHOOD.places,
-    "reconstruction": DISTANCE.places,
+# The kinds whose names a field of a config takes.
+KINDS_BY_FIELD = {
+    "model": (DIFFUSION_NETWORK, AUTOENCODER, VARIATIONAL),
+    "model.generator": (GENERATOR,),
+    "model.discriminator": (DISCRIMINATOR,),
+    "condition": (CONDITION,),
+    "process": (PROCESS,),
+    "target": (TARGET,),
+    "loss": (LOSS,),
+    "weighting": (WEIGHTING,),
+    "times": (LAW,),
+    "sampling.sampler": (SAMPLER,),
+    "sampling.grid": (GRID,),
+    "likelihood": (LIKELIHOOD,),
+    "reconstruction": (DISTANCE,),
 }
+
+
+def find_for_field(name: str, field: str) -> Any:
+    """Return the part that a field of `KINDS_BY_FIELD` names; raise ValueError if there is none."""
+    kinds = KINDS_BY_FIELD[field]
+    places = tuple(dict.fromkeys(place for kind in kinds for place in kind.places))
+    offered = lambda part: any(kind.offers(part) for kind in kinds)
+    return parts.find(name, places, f"config.{field}.name", offered)

@@ -19,6 +19,12 @@ LEAST = {
     "num_steps": 1,
     "batch_size": 1,
     "accumulation_steps": 1,
+    "per_class": 1,
+    "num_samples": 1,
+    "patch_size": 1,
+    "width": 1,
+    "depth": 1,
+    "num_heads": 1,
 }
 SEEDS = 2**32  # JAX's keys would drop what is above, so that two seeds would be one
 

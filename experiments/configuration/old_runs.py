@@ -48,8 +48,9 @@ def _check_deviations(new: dict) -> None:
     for field in ("target", "weighting"):
         if new[field]["name"] == "edm" and "data_deviation" not in new[field]:
             raise ValueError(
-                f"config.{field} is edm of VarianceExploding and has no data_deviation: add it in config.json, "
-                "0.5 if the run was trained before processes had a preconditioning, and 1.0 if after"
+                f"config.{field} is edm of VarianceExploding and has no data_deviation: add it in "
+                "config.json, 0.5 if the run was trained before processes had a preconditioning, "
+                "and 1.0 if after"
             )
 
 
@@ -78,7 +79,7 @@ def _before_spaces(config: Config) -> Config:
 
 
 def _dual_layers(config: Config) -> Config:
-    """Return a config that names the blocks of MMDiT with a second attention, which were the first ones."""
+    """Return a config that names the MMDiT blocks with a second attention: the first ones."""
     if "dual_depth" not in config.get("model", {}):
         return config
     new = _plain(config)

@@ -4,23 +4,27 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.configuration.kinds import Kind
 
-def named(text: str | None, flag: str) -> dict[str, Any] | None:
-    """Return a config's fields of "name,option=value,…".
+
+def named(text: str | None, flag: str, kind: Kind) -> dict[str, Any] | None:
+    """Return a config's fields of "name,option=value,…"; None if the flag is not given.
 
     Raises:
-        ValueError: an option is not of this form.
+        ValueError: an option is not of this form, or the kind has no such part or option.
     """
     if text is None:
         return None
     name, *options = text.split(",")
     try:
         pairs = [option.split("=") for option in options]
-        return {"name": name} | {key: ast.literal_eval(value) for key, value in pairs}
+        fields = {"name": name} | {key: ast.literal_eval(value) for key, value in pairs}
     except (ValueError, SyntaxError):
         raise ValueError(
             f"--{flag}={text} must be a name and options, as in name,option=1.5"
         ) from None
+    kind.check_flag(fields, flag)
+    return fields
 
 
 def described(fields: Mapping[str, Any]) -> str:

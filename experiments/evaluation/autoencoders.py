@@ -132,6 +132,7 @@ class Reconstructions:
 
     context: Context
     needs: ClassVar[tuple[str, ...]] = ("autoencode", "num_codes")
+    least_held_out: ClassVar[int] = 2  # of a covariance
 
     def __post_init__(self):
         require_lpips()
@@ -172,6 +173,7 @@ class VGG16Distance:
 
     context: Context
     needs: ClassVar[tuple[str, ...]] = ()
+    least_held_out: ClassVar[int] = 2  # of a covariance
 
     def __post_init__(self):
         require_lpips()

@@ -59,6 +59,7 @@ class PlaneModes:
 
     context: Context
     needs: ClassVar[tuple[str, ...]] = ()
+    least_held_out: ClassVar[int] = 6  # of density and coverage: an example and 5 neighbours
 
     def __call__(self, model: Model) -> dict[str, Any]:
         context = self.context

@@ -71,8 +71,18 @@ class Pairs:
         return in_batches(lambda x: _maps(self._vgg16, x), images)
 
     def accuracy(self, features: np.ndarray, names: tuple[str, ...]) -> float:
-        """How often a picture's own name scores above nine others of `names`."""
-        scores = self._score(features, self._condition.embeddings(names))
+        """Return how often a picture's own name scores above nine other names.
+
+        Of pictures with the same name the first is taken, since equal names would tie.
+        """
+        rows = np.sort(np.unique(names, return_index=True)[1])
+        if len(rows) < CANDIDATES:
+            raise ValueError(
+                f"{len(names)} pictures have {len(rows)} different names; PromptMatch chooses "
+                f"among {CANDIDATES}: use a larger split, or remove the measure from the config"
+            )
+        distinct = tuple(names[row] for row in rows)
+        scores = self._score(features[rows], self._condition.embeddings(distinct))
         return metrics.retrieval_accuracy(scores, CANDIDATES)
 
     def distance(self, features: np.ndarray) -> float:
@@ -101,6 +111,7 @@ class PromptMatch:
 
     context: Context
     needs: ClassVar[tuple[str, ...]] = ()
+    least_held_out: ClassVar[int] = CANDIDATES
 
     def __post_init__(self):
         require_lpips()

@@ -61,14 +61,14 @@ class FrozenAutoencoder:
         """
         if bool(run) == bool(published):
             raise ValueError(
-                f"config.space.run is {run!r} and config.space.published {published!r}: set one of them to the "
-                "autoencoder that encodes, and decodes samples"
+                f"config.space.run is {run!r} and config.space.published {published!r}: set one of "
+                "them to the autoencoder that encodes, and decodes samples"
             )
         network = open_run(run, weights=weights).network if run else _published(published)[0]
         if not all(hasattr(network, name) for name in ("encode", "decode", "factor")):
             raise ValueError(
-                f"config.space.run is {run}, a run of a {type(network).__name__}, which is no autoencoder "
-                "of images or video: it needs encode, decode and factor"
+                f"config.space.run is {run}, a run of a {type(network).__name__}, which is no "
+                "autoencoder of images or video: it needs encode, decode and factor"
             )
         return cls(network, run, weights, published, latents)
 
@@ -122,8 +122,9 @@ class FrozenAutoencoder:
         """
         if not hasattr(self.network, "decode_indices"):
             raise ValueError(
-                f"config.space is Tokens, and {type(self.network).__name__} has no codes: it needs quantize, "
-                "decode_indices and a quantizer; take a network of discrete latents, or config.space.name=Latents"
+                f"config.space is Tokens, and {type(self.network).__name__} has no codes: it needs "
+                "quantize, decode_indices and a quantizer; take a network of discrete latents, or "
+                "config.space.name=Latents"
             )
         return self.network.quantizer.num_codes
 

@@ -1,4 +1,4 @@
-"""Conditions of networks: class labels, prompts after a frozen text encoder, frames of a clip, nothing."""
+"""Conditions of networks: class labels, encoded prompts, frames of a clip, or nothing."""
 
 import functools
 import os
@@ -19,7 +19,7 @@ from genjax.data.prompts import PromptCache, padded, with_prompts
 from genjax.data.transforms import Transform
 from genjax.nn import Text
 from genjax.pipelines import load_encoder
-from genjax.training.log import ProgressBar
+from genjax.training.progress import ProgressBar
 
 BATCH = 64  # prompts encoded at once
 
@@ -94,7 +94,8 @@ class Unconditional:
 class Frames:
     """The first frames of a clip, `[batch count height width channels]` in [−1, 1].
 
-    Zeros stand in for what is dropped. Sample sheets continue the first clips of the held-out split.
+    Zeros stand in for what is dropped. Sample sheets continue the first clips of the held-out
+    split.
 
     Attributes:
         data: where the clips are.
@@ -138,7 +139,7 @@ def _length(batch: dict[str, Array]) -> int:
 
 @functools.cache
 def _text_encoder(name: str, length: int) -> Callable[[list[str]], Text]:
-    """Return the encoders of a published system, if `name` is its folder, or the encoder of that name."""
+    """Return the text encoders of a published system's folder, or the encoder called `name`."""
     if "/" in name or Path(name).is_dir():
         return load_encoder(name)
     return kinds.TEXT_ENCODER.find(name, "condition.encoder")(length)
@@ -146,10 +147,13 @@ def _text_encoder(name: str, length: int) -> Callable[[list[str]], Text]:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Text after a frozen encoder: a state per token, and `pooled`, of MiniLM the sentence's embedding.
+    """Text after a frozen encoder: a state per token, and `pooled`, which describes the whole.
+
+    MiniLM's `pooled` is the sentence's embedding.
 
     Attributes:
-        encoder: "minilm", a dotted path, or the folder of a published system with its text encoders.
+        encoder: "minilm", a dotted path, or the folder of a published system with its text
+            encoders.
         length: tokens of a prompt, filled with padding that is masked, or cut.
         features, pooled_features: of a token's state, and of `pooled`.
         first_caption: probability that an example is trained with its first caption, its name.
@@ -222,7 +226,8 @@ class Prompts:
         """
         if dataset.captions is None:
             raise ValueError(
-                f"{dataset.name} has no captions to condition on; config.condition.name=Classes or Unconditional do without"
+                f"{dataset.name} has no captions to condition on; config.condition.name=Classes "
+                "or Unconditional do without"
             )
         captions = (
             dataset.captions
@@ -237,7 +242,7 @@ class Prompts:
         cache = PromptCache(self.folder, f"{self.encoder}, at most {self.length} tokens")
         missing = sum(prompt not in cache for prompt in set(prompts))
         if missing:
-            with ProgressBar(0, missing) as progress:
+            with ProgressBar("encoding", 0, missing, "prompts") as progress:
                 for done in cache.add(prompts, self._encode, batch_size=BATCH):
                     progress.update(done)
         return cache

@@ -68,6 +68,10 @@ class Data:
         return self.load(self.train_split)
 
     def held_out(self) -> Dataset:
+        return self._held_out
+
+    @functools.cached_property
+    def _held_out(self) -> Dataset:
         return self.load(self.held_out_split)
 
     @functools.cached_property
@@ -133,16 +137,18 @@ def _check_shape(dataset: Dataset, expected: tuple[int, ...], data: Data, resiza
         )
     if resizable and not data.resize:
         ways.append(
-            "set --config.data.resize=True, to resize and crop images to config.data.image_shape as they are read"
+            "set --config.data.resize=True, to resize and crop images to config.data.image_shape "
+            "as they are read"
         )
     if varies:
         ways.append(
-            "in a config of your own set config.data.buckets = dict(multiple=64, max_ratio=2.0), to train on "
-            "batches of equal proportions"
+            "in a config of your own set config.data.buckets = dict(multiple=64, max_ratio=2.0), "
+            "to train on batches of equal proportions"
         )
     raise ValueError(
-        f"images of {dataset.name} ({dataset.split}) {'vary in size' if varies else f'have shape {given}'}, the "
-        f"network takes {expected}: {'; or '.join(ways) or 'encode the images again'}"
+        f"images of {dataset.name} ({dataset.split}) "
+        f"{'vary in size' if varies else f'have shape {given}'}, the network takes {expected}: "
+        f"{'; or '.join(ways) or 'encode the images again'}"
     )
 
 
@@ -153,6 +159,6 @@ def _check_classes(dataset: Dataset, condition: Any) -> None:
         return
     change = f"--config.condition.num_classes={there or 1}"
     raise ValueError(
-        f"{dataset.name} ({dataset.split}) has {there or 'no'} classes, and config.condition.num_classes is "
-        f"{expected}: set {change}"
+        f"{dataset.name} ({dataset.split}) has {there or 'no'} classes, and "
+        f"config.condition.num_classes is {expected}: set {change}"
     )

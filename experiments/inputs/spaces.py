@@ -5,7 +5,7 @@ A space maps the examples of a batch to what a network sees, and samples back to
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,23 @@ def draw(examples: np.ndarray, columns: int) -> Image.Image:
     return image_grid(rearrange(examples, "n t h w c -> n h (t w) c"), 1)
 
 
+AXES = {
+    "image": ("height", "width", "channels"),
+    "video": ("frames", "height", "width", "channels"),
+}
+
+
+def _check_rank(data: Any) -> None:
+    """Raise ValueError if `data.image_shape` is not of an image or a video."""
+    axes = AXES.get(data.feature)
+    shape = tuple(data.image_shape)
+    if axes and (len(shape) != len(axes) or min(shape) < 1):
+        raise ValueError(
+            f"config.data.image_shape is {','.join(map(str, shape))}; for config.data.feature="
+            f"{data.feature} it needs {len(axes)} positive numbers: {', '.join(axes)}"
+        )
+
+
 @dataclass(frozen=True)
 class Pixels:
     """Images or clips as they are, in [−1, 1]."""
@@ -36,6 +53,8 @@ class Pixels:
 
     @classmethod
     def from_data(cls, data: Any) -> "Pixels":
+        """Return the pixels of a data set; raise ValueError if its shape has another rank."""
+        _check_rank(data)
         return cls(tuple(data.image_shape), data.feature)
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -64,7 +83,10 @@ class Points:
     feature: str = "image"
     autoencoder: ClassVar[None] = None
 
-    from_data = classmethod(Pixels.from_data.__func__)
+    @classmethod
+    def from_data(cls, data: Any) -> Self:
+        return cls(tuple(data.image_shape), data.feature)
+
     frozen = abstract_frozen = Pixels.frozen
     decode = Pixels.decode
 
@@ -91,7 +113,10 @@ class Waveforms:
     feature: str = "audio"
     autoencoder: ClassVar[None] = None
 
-    from_data = classmethod(Pixels.from_data.__func__)
+    @classmethod
+    def from_data(cls, data: Any) -> Self:
+        return cls(tuple(data.image_shape), data.feature)
+
     frozen = abstract_frozen = Pixels.frozen
     decode = Pixels.decode
 
@@ -154,6 +179,7 @@ class Latents:
             ValueError: neither or both of `run` and `published` are given.
         """
         del batch_size
+        _check_rank(data)
         autoencoder = FrozenAutoencoder.open(run, weights, published, directory)
         data_shape = tuple(data.image_shape)
         feature = "image" if directory else data.feature
@@ -219,8 +245,10 @@ class Tokens:
 
         Raises:
             FileNotFoundError: there is no such run.
-            ValueError: neither or both of `run` and `published` are given, or the autoencoder has no codes.
+            ValueError: neither or both of `run` and `published` are given, or the autoencoder has
+                no codes.
         """
+        _check_rank(data)
         autoencoder = FrozenAutoencoder.open(run, weights, published)
         vocabulary, data_shape = autoencoder.vocabulary, tuple(data.image_shape)
         x = jax.ShapeDtypeStruct((1, *data_shape), jnp.float32)

@@ -1,4 +1,4 @@
-"""The flag --config: a config file, whose fields and optional arguments are set by --config.FIELD."""
+"""The flag --config: a config file. --config.FIELD sets its fields and optional arguments."""
 
 import difflib
 import importlib.util
@@ -11,8 +11,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments.configuration.kinds import PLACES_BY_FIELD
-from genjax import parts
+from experiments.configuration.kinds import KINDS_BY_FIELD, find_for_field
 
 
 def define_config(help_string: str, **options: Any) -> flags.FlagHolder:
@@ -34,12 +33,14 @@ def define_config(help_string: str, **options: Any) -> flags.FlagHolder:
 def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
     """Check the fields that flags set, and drop arguments that a newly named part does not take.
 
-    A field may be new if it is a measure, such as `--config.evaluation.measures.vgg16=VGG16Distance`, or
-    an argument of a named part, such as `--config.sampling.sampler.eta=1.0`. Whether the part takes the
-    argument is checked where the part is made.
+    A field may be new if it is a measure, such as
+    `--config.evaluation.measures.vgg16=VGG16Distance`, or an argument of a named part, such as
+    `--config.sampling.sampler.eta=1.0`. Whether the part takes the argument is checked where the
+    part is made.
 
     Raises:
         ValueError: a field is neither in the config file nor an argument of a named part.
+        FileNotFoundError: there is no such config file.
     """
     if "config" not in values or values["config"].value is None:
         return
@@ -50,14 +51,24 @@ def check_overrides(values: flags.FlagValues = flags.FLAGS) -> None:
         _check_field(path, config, original)
     for path, name in overrides.items():
         field, _, last = path.rpartition(".")
-        if last == "name" and field in PLACES_BY_FIELD and _get(original, path) != name:
+        if last == "name" and field in KINDS_BY_FIELD and _get(original, path) != name:
             _drop_arguments(_get(config, field), name, field, overrides)
     config.lock()
+
+
+def _describe_missing(path: Path) -> str:
+    """Return what to tell a user who names a config file that is not there."""
+    there = [each.name for each in path.parent.glob("*.py")]
+    nearest = difflib.get_close_matches(path.name, there, n=1)
+    hint = f"; did you mean {path.absolute().with_name(nearest[0])}?" if nearest else ""
+    return f"--config names {path.absolute()}, and there is no such file{hint}"
 
 
 def _load(argument: str) -> ConfigDict:
     """Return the config that a file gives, "FILE.py:CHOICE", without what flags change."""
     path, _, choice = argument.partition(":")
+    if not Path(path).is_file():
+        raise FileNotFoundError(_describe_missing(Path(path)))
     spec = importlib.util.spec_from_file_location("config_file", Path(path))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -85,9 +96,7 @@ def _check_field(path: str, config: ConfigDict, original: ConfigDict) -> None:
 
 def _drop_arguments(part: ConfigDict, name: str, field: str, overrides: Mapping[str, Any]) -> None:
     """Remove the config file's arguments that the part now named does not take."""
-    takes = inspect.signature(
-        parts.find(name, PLACES_BY_FIELD[field], f"config.{field}.name")
-    ).parameters
+    takes = inspect.signature(find_for_field(name, field)).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         return
     kept = {"name", "shift", "variates"} if field == "times" else {"name"}

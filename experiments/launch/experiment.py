@@ -13,6 +13,7 @@ from experiments.configuration.runs import build, open_run
 from experiments.evaluation.context import Context, Model
 from experiments.inputs.datasets import Data
 from genjax.pipelines import Run
+from genjax.training.progress import ProgressBar
 from genjax.training.task import GenerativeTask
 from genjax.training.workdir import Config
 
@@ -51,7 +52,8 @@ class Experiment:
             task: the config's own, if it has been made already.
 
         Raises:
-            ValueError, FileNotFoundError, ImportError: a part is not there or does not fit the others.
+            ValueError, FileNotFoundError, ImportError: a part is not there or does not fit the
+                others.
         """
         task, data = task or build(config), Data.from_config(config)
         return cls(config, task, data, tuple(_measures(config, task, data)))
@@ -68,8 +70,10 @@ class Experiment:
     def evaluate(self, model: Model) -> dict[str, Any]:
         """Return what all measures find, figures and pictures."""
         report: dict[str, Any] = {}
-        for measure in self.measures:
-            report |= measure.evaluator(model)
+        with ProgressBar("evaluating", 0, len(self.measures), "measures") as progress:
+            for done, measure in enumerate(self.measures, 1):
+                report |= measure.evaluator(model)
+                progress.update(done)
         return report
 
 

@@ -28,11 +28,15 @@ class Transfer(NamedTuple):
 
 
 def open_source(source: str) -> dict[str, PyTree]:
-    """Return the variables of the networks in a run's folder, or of the network in a published folder.
+    """Return the variables of the networks in the folder of a run or of published weights.
 
     Raises:
         FileNotFoundError: the folder holds neither a run nor published weights.
     """
+    if not Path(source).exists():
+        raise FileNotFoundError(
+            f"--init_from names {Path(source).absolute()}, and there is no such folder"
+        )
     if (Path(source) / "checkpoints").is_dir():
         run = open_run(source)
         return run.task.networks(run.state, run.config.sampling.weights)
@@ -75,7 +79,9 @@ def transfer(own: dict[str, PyTree], given: dict[str, PyTree]) -> Transfer:
 
 
 def initializer(task: GenerativeTask, source: str) -> Callable[[PyTree], PyTree]:
-    """Return what makes a task's first state one that starts from another run, and says what did not fit.
+    """Return a function that puts another run's weights into a first state.
+
+    The function prints what did not fit.
 
     Raises:
         FileNotFoundError, ValueError: as of `open_source` and `transfer`.

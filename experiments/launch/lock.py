@@ -29,8 +29,8 @@ class FolderInUse(OSError):
 class FolderLock:
     """Holds `folder/lock.json` while entered as a context.
 
-    On the holder's own machine the operating system tells whether the holder is alive. Elsewhere the
-    file's time of change tells, which the holder sets every `BEAT_SECONDS`. Shared file systems
+    On the holder's own machine the operating system tells whether the holder is alive. Elsewhere
+    the file's time of change tells, which the holder sets every `BEAT_SECONDS`. Shared file systems
     differ in the locks that they know, and all of them know this time.
 
     Raises:
@@ -84,8 +84,9 @@ class FolderLock:
             if not holder or _last_sign(self._path) is None:
                 return False  # it was still being written, or its holder left
             raise FolderInUse(
-                f"{self._path.parent} is in use by process {holder.get('process')} on {holder.get('host')}, "
-                f"since {holder.get('since')}; wait until it has ended, stop it, or choose another --workdir"
+                f"{self._path.parent} is in use by process {holder.get('process')} on "
+                f"{holder.get('host')}, since {holder.get('since')}; wait until it has ended, stop "
+                "it, or choose another --workdir"
             )
         claim = self._path.with_suffix(".claim")
         try:
@@ -148,8 +149,9 @@ def _meet(workdir: Path, token: int) -> None:
     blind = np.flatnonzero(~multihost_utils.process_allgather(np.array(sees())))
     if len(blind):
         raise OSError(
-            f"--workdir={workdir} is not one folder for all: process {', '.join(map(str, blind))} does not "
-            "see there what process 0 writes; choose a folder on a file system that all processes share"
+            f"--workdir={workdir} is not one folder for all: process {', '.join(map(str, blind))} "
+            "does not see there what process 0 writes; choose a folder on a file system that all "
+            "processes share"
         )
     if token < 0 and jax.process_index() != 0:
         raise FolderInUse(f"{workdir} cannot be used; process 0 says why")
@@ -176,7 +178,7 @@ def _is_alive(holder: dict[str, Any], path: Path) -> bool:
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
-    """Return whether a holder on this host has ended, where a process number is all that tells of it."""
+    """Return whether a holder on this host has ended, by its process number alone."""
     mine = os.name == "posix" and _machine() is None and holder.get("machine", "") is None
     if not mine or holder["host"] != socket.gethostname():
         return False

@@ -1,4 +1,4 @@
-"""What every program does first and last."""
+"""Start and end a program: flags, errors, processes, compilation cache."""
 
 import contextlib
 import ctypes
@@ -21,8 +21,9 @@ from experiments.launch.config_flag import check_overrides
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,
-    "For several processes, each started with this same command: 'auto' under SLURM, Kubernetes, Open MPI and on "
-    "TPU pods, which number them; elsewhere HOST:PORT of the first one, with --num_processes and --process_id.",
+    "For several processes, each started with this same command: 'auto' under SLURM, Kubernetes, "
+    "Open MPI and on TPU pods, which number them; elsewhere HOST:PORT of the first one, with "
+    "--num_processes and --process_id.",
 )
 NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "How many processes there are.", lower_bound=1
@@ -39,11 +40,10 @@ HEARTBEAT_SECONDS = 20
 
 
 def keep_heap() -> None:
-    """Asks glibc to keep freed memory instead of giving it back.
+    """Ask glibc to keep freed memory instead of giving it back. Do nothing where there is no glibc.
 
-    On the CPU back end each step's temporaries are allocated anew; above 32 MB glibc maps them afresh, and
-    without these settings the page faults made a step of the default experiment half as long again. Does
-    nothing where there is no glibc.
+    The CPU backend allocates each step's temporaries anew, and glibc maps those above 32 MB afresh.
+    Without these settings the page faults made a step of the default experiment 50 % longer.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)
@@ -55,8 +55,11 @@ def keep_heap() -> None:
 
 
 def _keep_compilations() -> None:
-    """What takes more than a second to compile is kept for the next program that is the same, in `genjax/compilations` in
-    `$XDG_CACHE_HOME`, else in `~/.cache`, or where JAX_COMPILATION_CACHE_DIR says."""
+    """Let JAX keep what takes more than a second to compile, for the next run of the same program.
+
+    The cache is the folder JAX_COMPILATION_CACHE_DIR, or `genjax/compilations` in the user's cache
+    folder (`$XDG_CACHE_HOME`, by default `~/.cache`).
+    """
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:
@@ -65,7 +68,7 @@ def _keep_compilations() -> None:
 
 
 def _join_processes() -> None:
-    """Meets the other processes of this program, of which --coordinator tells."""
+    """Join the other processes of this program, by --coordinator."""
     import jax
 
     where = {}
@@ -77,8 +80,9 @@ def _join_processes() -> None:
         )
         if None in where.values():
             sys.exit("error: --coordinator=HOST:PORT needs --num_processes and --process_id too")
-    # JAX's preemption service, which orbax reads too, knows one notice: SIGTERM, which it would take
-    # for itself. `train` answers SIGTERM and other notices, and all processes save the same step.
+    # JAX's preemption service, which orbax reads too, knows one notice: SIGTERM, which it would
+    # take for itself. `train` answers SIGTERM and other notices, and all processes save the same
+    # step.
     jax.config.update("jax_enable_preemption_service", False)
     with _joining_in_time():
         seconds = dict(
@@ -106,8 +110,10 @@ def _joining_in_time() -> Iterator[None]:
 
     def end() -> None:
         print(
-            f"error: not all processes have met within {JOIN_SECONDS.value} seconds: {who}process 0 is "
-            f"expected{where}\nStart all of them at about the same time, or allow more by --join_seconds.",
+            f"error: not all processes have met within {JOIN_SECONDS.value} seconds: {who}process "
+            "0 is "
+            f"expected{where}\nStart all of them at about the same time, or allow more by "
+            "--join_seconds.",
             file=sys.stderr,
             flush=True,
         )
@@ -122,15 +128,34 @@ def _joining_in_time() -> Iterator[None]:
         limit.cancel()
 
 
+REQUIRED = re.compile(r"Flag --(\w+) must have a value other than None")
+
+
+def _mark_required() -> None:
+    """Let --help say which flags are required."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if any(REQUIRED.search(validator.message) for validator in flag.validators):
+            flag.help = f"Required. {flag.help}"
+
+
 def run_program(main: Callable[..., None]) -> None:
-    """Parses the flags, quietens the libraries and runs `main`, with what is no flag if it takes arguments."""
+    """Parse the flags, silence the libraries and run `main`.
+
+    Args:
+        main: gets the arguments that are not flags, if it takes arguments.
+    """
     takes_arguments = bool(inspect.signature(main).parameters)
 
     def parse(argv: list[str]) -> list[str]:
         flags.FLAGS.set_gnu_getopt()  # flags may follow arguments
+        _mark_required()
         try:
             rest = flags.FLAGS(argv)
         except flags.Error as error:  # of a config's choice, with the traceback of what raised it
+            if missing := REQUIRED.search(str(error)):
+                name = missing[1]
+                sys.exit(f"error: --{name} is missing. {flags.FLAGS[name].help}")
             sys.exit(f"error: {str(error).rpartition('ValueError: ')[2].strip()}\nSee --help.")
         except (AttributeError, KeyError) as error:  # how ml_collections reports a field of no part
             nearest = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error.args[0]))
@@ -162,9 +187,10 @@ def run_program(main: Callable[..., None]) -> None:
 
 
 def _end_alone(reason: str) -> NoReturn:
-    """Ends this process because another one is gone; an orderly exit would wait for it."""
+    """End this process because another one is gone. An orderly exit would wait for it."""
     print(
-        f"error: this process ends, because another one does not answer: {reason}\nStart the same command again, "
+        f"error: this process ends, because another one does not answer: {reason}\nStart the same "
+        "command again, "
         "on as many processes as there are, to go on from the last good checkpoint.",
         file=sys.stderr,
         flush=True,
@@ -180,10 +206,11 @@ def _explain_abort(_: int) -> None:
 
 @contextlib.contextmanager
 def _others_alive() -> Iterator[None]:
-    """Says what happened when another process is gone.
+    """Say what happened when another process is gone.
 
-    Then either a collective fails, or, where it hangs, JAX's coordination service aborts this process after
-    `HEARTBEAT_SECONDS`, with the stack of its thread for an explanation. Python cannot handle that signal.
+    Then either a collective fails, or, where it hangs, JAX's coordination service aborts this
+    process after `HEARTBEAT_SECONDS`, with the stack of its thread for an explanation. Python
+    cannot handle that signal.
     """
     import jax
 
@@ -199,7 +226,7 @@ def _others_alive() -> Iterator[None]:
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Ends the program with one message where the user can mend the cause; no traceback."""
+    """End the program with one message, without a traceback, where the user can fix the cause."""
     try:
         yield
     except (ValueError, OSError, ImportError) as error:

@@ -1,9 +1,10 @@
-"""How a trained run samples: the flags that `sample` and `evaluate` share, each changing the run's config."""
+"""The flags that `sample` and `evaluate` share: each changes how the run's config samples."""
 
 from typing import Any
 
 from absl import flags
 
+from experiments.configuration import kinds
 from experiments.configuration.options import named
 
 SAMPLER = flags.DEFINE_string(
@@ -41,10 +42,14 @@ SEED = flags.DEFINE_integer(
 
 
 def sampling_changes() -> dict[str, Any]:
-    """What the flags change in `config.sampling`; None where one was not given."""
+    """Return what the flags change in `config.sampling`; None where one was not given.
+
+    Raises:
+        ValueError: there is no such sampler or grid, or it has no such option.
+    """
     return dict(
-        sampler=named(SAMPLER.value, "sampler"),
-        grid=named(GRID.value, "grid"),
+        sampler=named(SAMPLER.value, "sampler", kinds.SAMPLER),
+        grid=named(GRID.value, "grid", kinds.GRID),
         num_steps=NUM_STEPS.value,
         guidance_scale=GUIDANCE_SCALE.value,
         truncation=TRUNCATION.value,

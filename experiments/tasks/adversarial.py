@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from experiments.configuration import kinds
 from experiments.tasks import optimization
 from experiments.tasks.optimization import Averages, Player, make_averages, update_averages
+from experiments.tasks.shapes import traced_shape
 from experiments.tasks.walks import latent_walk
 from genjax import adversarial
 from genjax.adversarial import instruments, objectives, regularizers
@@ -50,8 +51,8 @@ class Regularizer:
     Attributes:
         weight: what its mean is multiplied by.
         every: steps from one computation to the next; it is then added so many times as much.
-        end_weight: to which the weight goes as a half cosine over `burn_in` steps (R3GAN, Huang et al. 2024, appendix
-            D); if None, it stays.
+        end_weight: to which the weight goes as a half cosine over `burn_in` steps (R3GAN, Huang et
+            al. 2024, appendix D); if None, it stays.
     """
 
     weight: float
@@ -64,7 +65,8 @@ class Regularizer:
             self.burn_in, self.every - 1
         ) < 0:
             raise ValueError(
-                f"a regularizer has an `every` of at least 1, and both of end_weight and burn_in or neither; got {self}"
+                "a regularizer has an `every` of at least 1, and both of end_weight and burn_in "
+                f"or neither; got {self}"
             )
 
     def weight_at(self, step: Int[Array, ""]) -> float | Float[Array, ""]:
@@ -74,6 +76,7 @@ class Regularizer:
         return self.weight + done * (self.end_weight - self.weight)
 
 
+GENERATOR_SIZES = ("resolution", "start", "doublings", "widths", "image_channels", "features")
 PENALTIES = ("r1", "r2", "interpolated", "lecam", "path_length")
 
 
@@ -81,9 +84,9 @@ PENALTIES = ("r1", "r2", "interpolated", "lecam", "path_length")
 class Schedule:
     """Whose turn it is in a step.
 
-    A step makes `discriminator` updates of the discriminator, each on its own part of the batch, and
-    `generator` updates of the generator: against the discriminator so found, or, if `simultaneous`,
-    against the one before.
+    A step makes `discriminator` updates of the discriminator, each on its own part of the batch,
+    and `generator` updates of the generator: against the discriminator so found, or, if
+    `simultaneous`, against the one before.
     """
 
     discriminator: int
@@ -119,8 +122,8 @@ class GAN:
         """Return the task of a config.
 
         Raises:
-            ValueError: a part does not exist or does not fit the others, or the batch does not divide
-                into its updates' parts.
+            ValueError: a part does not exist or does not fit the others, or the batch does not
+                divide into its updates' parts.
         """
         condition = kinds.CONDITION.bind(config.condition, "condition")
         given = condition.network_fields
@@ -132,20 +135,24 @@ class GAN:
             or min(updates.discriminator, updates.generator) < 1
         ):
             raise ValueError(
-                f"config.updates must be positive, and config.batch_size {config.batch_size} divide into "
-                f"config.updates.discriminator {updates.discriminator} parts"
+                f"config.updates must be positive, and config.batch_size {config.batch_size} "
+                f"divide into config.updates.discriminator {updates.discriminator} parts"
             )
         optimization.check_no_accumulation(config, "a GAN, whose networks see")
         players = ("generator", "discriminator")
         steps = {player: config.num_steps * config.updates[player] for player in players}
         optimizers, schedules = zip(
             *(
-                make_optimizer(**config.optimizer[player], num_steps=steps[player])
+                make_optimizer(
+                    **config.optimizer[player],
+                    num_steps=steps[player],
+                    field=f"config.optimizer.{player}",
+                )
                 for player in players
             ),
             strict=True,
         )
-        return cls(
+        task = cls(
             generator=generator,
             discriminator=kinds.DISCRIMINATOR.bind(
                 config.model.discriminator, "model.discriminator", **given
@@ -166,6 +173,38 @@ class GAN:
             batch_size=config.batch_size // updates.discriminator,
             flip=config.data.flip,
         )
+        task._check_networks()
+        return task
+
+    def _check_networks(self) -> None:
+        """Raise ValueError if the generator makes, or the discriminator takes, another shape."""
+        shape = tuple(self.space.shape)
+        keys = {name: jax.random.key(0) for name in ("params", "noise")}
+        labels = jax.ShapeDtypeStruct((1,), jnp.int32) if self.conditional else None
+        z = jax.ShapeDtypeStruct((1, self.generator.latent_size), jnp.float32)
+        examples = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        generate, judge = (
+            lambda *args, network=network: network.init_with_output(*args)[0]
+            for network in (self.generator, self.discriminator)
+        )
+        made = traced_shape(
+            self.generator, "model.generator", f"z {list(z.shape)}", generate, keys, z, labels
+        )[1:]
+        if made != shape:
+            sizes = [
+                f"--config.model.generator.{each}"
+                for each in GENERATOR_SIZES
+                if hasattr(self.generator, each)
+            ]
+            sides = ",".join(map(str, made))
+            raise ValueError(
+                f"config.model.generator makes {list(made)}, and config.data.image_shape is "
+                f"{list(shape)}: set --config.data.image_shape={sides} and, for images of another "
+                f"size, --config.data.resize=True; or change {', '.join(sizes) or 'the generator'}"
+            )
+        inputs = jax.random.key(0), examples, labels
+        called_with = f"config.data.image_shape {list(shape)}"
+        traced_shape(self.discriminator, "model.discriminator", called_with, judge, *inputs)
 
     @property
     def network(self) -> nn.Module:
@@ -279,7 +318,8 @@ class GAN:
         fakes, _ = self._generate(generator, latent_key, labels, len(images))
         keys = jax.random.split(augment_key, 2)
 
-        # Real and generated examples apart, to see what reaches the discriminator through the generator.
+        # Real and generated examples apart, to see what reaches the discriminator through the
+        # generator.
         judge = lambda key, x: lambda params, kept: self._judge(params, kept, key, x, labels)
         real, pull_real, kept = jax.vjp(
             lambda params: judge(keys[0], images)(params, player.kept), player.params, has_aux=True
@@ -389,7 +429,11 @@ class GAN:
         }
 
     def _lazily(self, name, step, penalty, kept):
-        """The penalty as added, how often (1 or 0) it was computed, and what `penalty() -> (value, kept)` keeps."""
+        """Return the penalty as added, whether it was computed (1 or 0), and what is kept.
+
+        Args:
+            penalty: `penalty() -> (value, kept)`.
+        """
         weight, every = self.regularizers[name].weight_at(step), self.regularizers[name].every
 
         def computed():
@@ -401,7 +445,10 @@ class GAN:
         )
 
     def _means(self, metrics, added):
-        """As `Mean`s, whose sums over updates are their means; a penalty as it would count at every step."""
+        """Return metrics as `Mean`s, so that sums over updates are means over updates.
+
+        A penalty is given as it would count if it were computed at every step.
+        """
         penalties = {
             f"regularizer/{name}": Mean(term / self.regularizers[name].every, computed)
             for name, (term, computed) in added.items()
@@ -466,7 +513,7 @@ class GAN:
         )
 
         def synthesize(w, key):
-            """One image, with noise of its own: without it a sample lacks what training put into noise."""
+            """Return one image with noise of its own, which carries what training put into it."""
             rngs = {"noise": key}
             return self.generator.apply(there, w[None], train=True, rngs=rngs, method="synthesize")[
                 0
@@ -502,7 +549,7 @@ class GAN:
 
     @staticmethod
     def is_sampled_from(path: str, weights: str) -> bool:
-        """Return whether sampling, or the discriminator's judgement, reads an array of the state."""
+        """Return whether sampling or evaluating the discriminator reads an array of the state."""
         first, *others = path.split("/")
         if first == "averages":
             return weights == others[0] or weights.startswith(optimization.POSTHOC)

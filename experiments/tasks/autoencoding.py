@@ -1,4 +1,8 @@
-"""Autoencoders of images and video: with a divergence or a quantizer between, a perceptual loss and a discriminator."""
+"""Autoencoders of images and video.
+
+The bottleneck has a divergence or a quantizer. The loss may have a perceptual part and a
+discriminator.
+"""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -52,7 +56,8 @@ class Adversary:
 
     Attributes:
         weight: of the generator's loss; times `autoencoding.adaptive_weight` where `adaptive`.
-        start_step: until which neither learns of the other. The discriminator stays as it was made, its optimizer too.
+        start_step: until which neither learns of the other. The discriminator stays as it was made,
+            its optimizer too.
         r1: the penalty of the mean logit of real images.
     """
 
@@ -71,7 +76,9 @@ class Adversary:
         network = {"name": "Discriminator", **fields.pop("network")}
         r1 = fields.pop("r1")
         optimizer, schedule = make_optimizer(
-            **config.optimizer.discriminator, num_steps=config.num_steps
+            **config.optimizer.discriminator,
+            num_steps=config.num_steps,
+            field="config.optimizer.discriminator",
         )
         return cls(
             network=kinds.PATCH_DISCRIMINATOR.bind(network, "adversary.network"),
@@ -85,14 +92,15 @@ class Adversary:
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """What minimizes a weighted sum of distances between reconstruction and original, of what its bottleneck costs, and
-    of a discriminator's displeasure (Esser et al. 2021, "VQGAN"; Rombach et al. 2022, "Latent diffusion").
+    """An autoencoder trained on a reconstruction loss, its bottleneck's loss and a discriminator's.
 
-    The loss's terms are means over pixel values, so that a weight means the same at every size:
+    The sources are Esser et al. 2021 ("VQGAN") and Rombach et al. 2022 ("Latent diffusion"). The
+    loss's terms are means over pixel values, so that a weight means the same at every size:
 
     - the reconstruction's distance, whose weight is 1;
     - "perceptual": LPIPS;
-    - "divergence": of Gaussian latents, KL(q ‖ N(0, I)) of an image in nats, over the number of its pixel values;
+    - "divergence": of Gaussian latents, KL(q ‖ N(0, I)) of an image in nats, over the number of its
+      pixel values;
     - those of the quantizer.
 
     A video's frames are images to LPIPS and to the discriminator.
@@ -116,15 +124,17 @@ class Autoencoder:
         """Return the task of a config.
 
         Raises:
-            ValueError: a part does not exist, a term of the loss has no weight or a weight no term, or
-                the network does not reconstruct the data's shape.
+            ValueError: a part does not exist, a term of the loss has no weight or a weight no term,
+                or the network does not reconstruct the data's shape.
         """
         optimization.check_no_accumulation(config, "an autoencoder, whose quantizer sees")
         fields = dict(config.model)
         if "quantizer" in fields:
             fields["quantizer"] = kinds.QUANTIZER.bind(fields["quantizer"], "model.quantizer")
         optimizer, schedule = make_optimizer(
-            **config.optimizer.autoencoder, num_steps=config.num_steps
+            **config.optimizer.autoencoder,
+            num_steps=config.num_steps,
+            field="config.optimizer.autoencoder",
         )
         task = cls(
             network=kinds.AUTOENCODER.bind(fields, "model"),
@@ -153,14 +163,15 @@ class Autoencoder:
         y, terms = jax.eval_shape(reconstruct, jax.random.key(0), example)
         if y.shape != example.shape:
             raise ValueError(
-                f"config.data.image_shape is {self.space.shape}, which {type(self.network).__name__} reconstructs as "
-                f"{y.shape[1:]}: take sides that are multiples of {self.network.factor}, and as many channels as it makes"
+                f"config.data.image_shape is {self.space.shape}, which "
+                f"{type(self.network).__name__} reconstructs as {y.shape[1:]}: take sides that are "
+                f"multiples of {self.network.factor}, and as many channels as it makes"
             )
         with_weight = {*terms, "perceptual"}
         if with_weight - {"perceptual"} - set(weights) or set(weights) - with_weight:
             raise ValueError(
-                f"config.weights has {', '.join(sorted(weights))}; {type(self.network).__name__} needs "
-                f"{', '.join(sorted(with_weight))}, of which 0 leaves a term out"
+                f"config.weights has {', '.join(sorted(weights))}; {type(self.network).__name__} "
+                f"needs {', '.join(sorted(with_weight))}, of which 0 leaves a term out"
             )
 
     def frozen(self) -> tuple:
@@ -251,7 +262,7 @@ class Autoencoder:
         return loss, {"loss/reconstruction": distance, "loss/perceptual": perceptual}
 
     def _oppose(self, state, x, y, by_images, last_layer):
-        """Return the discriminator's part of the loss, the gradient by images with it, and metrics."""
+        """Return the discriminator's part of the loss, the gradient by images, and metrics."""
         adversary = self.adversary
         generator_loss = functools.partial(self._generator_loss, state.discriminator, x)
         value, by_adversary = jax.value_and_grad(generator_loss)(y)
@@ -264,7 +275,11 @@ class Autoencoder:
         return weight * value, by_images + weight * by_adversary, metrics
 
     def _reconstruct(self, params, variables, x, key, train=False):
-        """The reconstruction and the bottleneck's terms of the loss; what the network keeps, and measures."""
+        """Return `(reconstruction, terms), (kept, measured)`.
+
+        `terms` are the bottleneck's terms of the loss, `kept` is what the network keeps beside its
+        parameters, and `measured` are metrics.
+        """
         apply = lambda *args, method, **options: self.network.apply(
             variables | {"params": params}, *args, method=method, **options
         )
@@ -293,7 +308,7 @@ class Autoencoder:
         return decoded[:, : self.space.shape[0]] if len(self.space.shape) == 4 else decoded
 
     def _judge(self, params, kept, x):
-        """Logits of all patches of all frames in training, and what the discriminator keeps after them."""
+        """Return logits of all patches of all frames, and what the discriminator keeps."""
         logits, kept = self.adversary.network.apply(
             {"params": params, **kept}, _frames(x), train=True, mutable=list(kept)
         )
@@ -368,7 +383,8 @@ class Autoencoder:
         Args:
             weights: as of `State.weights`.
             originals: bytes, of the data's form.
-            trajectory: of images, a walk of straight lines through the latents from others to these; of video, its frames.
+            trajectory: of images, a walk of straight lines through the latents from others to
+                these; of video, its frames.
         """
         variables = self.variables(state, weights)
         z = self.encode(variables, to_float(originals[indices % len(originals)]))
@@ -425,8 +441,8 @@ class Autoencoder:
     def functions(self, state: State, sampling: Any) -> dict[str, Callable]:
         """Return `autoencode(examples)`, `reconstruct(examples)` and `num_codes`.
 
-        `autoencode` takes a batch of the data's type and gives reconstructions of that type, latents,
-        and codes or None. `num_codes` is None without a quantizer.
+        `autoencode` takes a batch of the data's type and gives reconstructions of that type,
+        latents, and codes or None. `num_codes` is None without a quantizer.
         """
         variables, mesh = self.variables(state, sampling.weights), mesh_of(state)
 

@@ -18,6 +18,7 @@ from experiments.inputs.datasets import Data
 from experiments.tasks import optimization
 from experiments.tasks.adapters import Adapters
 from experiments.tasks.optimization import Optimization, State
+from experiments.tasks.shapes import traced_shape
 from genjax import diffusion
 from genjax.data import flip_images, to_float
 from genjax.diffusion import losses, times
@@ -187,25 +188,20 @@ class Diffusion:
             and self.objective.learned_variance
         ):
             raise ValueError(
-                "config.loss.name is 'hybrid_loss', which learns a variance: config.model.out_channels is "
-                f"{self.network.out_channels} and has to be {channels}, twice the channels"
+                "config.loss.name is 'hybrid_loss', which learns a variance: "
+                f"config.model.out_channels is {self.network.out_channels} and has to be "
+                f"{channels}, twice the channels"
             )
         x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         condition = jax.eval_shape(self.condition.example)
-        apply = lambda key, *args: self.network.init_with_output(key, *args)[0]
-        try:
-            y = jax.eval_shape(
-                apply, jax.random.key(0), x, jax.ShapeDtypeStruct((1,), jnp.float32), condition
-            )
-        except Exception as error:  # whatever a network of the user's own raises
+        apply = lambda *args: self.network.init_with_output(*args)[0]
+        inputs = jax.random.key(0), x, jax.ShapeDtypeStruct((1,), jnp.float32), condition
+        called_with = f"x_t {[1, *shape]}, t [1] and {_shapes(condition)}"
+        returned = traced_shape(self.network, "model", called_with, apply, *inputs)
+        if returned != (1, *shape[:-1], channels):
             raise ValueError(
-                f"config.model names {type(self.network).__name__}, which cannot be applied to x_t "
-                f"{[1, *shape]}, t [1] and {_shapes(condition)}: {type(error).__name__}: {error}"
-            ) from error
-        if y.shape != (1, *shape[:-1], channels):
-            raise ValueError(
-                f"config.model names {type(self.network).__name__}, which returns {list(y.shape)} of x_t "
-                f"{[1, *shape]}; config.loss needs {[1, *shape[:-1], channels]}"
+                f"config.model names {type(self.network).__name__}, which returns {list(returned)} "
+                f"of x_t {[1, *shape]}; config.loss needs {[1, *shape[:-1], channels]}"
             )
 
     def frozen(self) -> tuple:
@@ -316,7 +312,8 @@ class Diffusion:
         """
         if not hasattr(self.condition, "prompts"):
             raise ValueError(
-                f"this network is not told prompts: its condition is {type(self.condition).__name__}"
+                "this network is not told prompts: its condition is "
+                f"{type(self.condition).__name__}"
             )
         return replace(self, condition=replace(self.condition, prompts=tuple(prompts)))
 

@@ -41,8 +41,8 @@ class Bound:
     def __post_init__(self):
         if self.num_samples > 1 and (self.beta != 1 or self.free_nats):
             raise ValueError(
-                f"config.bound.beta {self.beta} and config.bound.free_nats {self.free_nats} are of the ELBO; with "
-                f"config.bound.num_samples {self.num_samples} let them be 1 and 0"
+                f"config.bound.beta {self.beta} and config.bound.free_nats {self.free_nats} are of "
+                f"the ELBO; with config.bound.num_samples {self.num_samples} let them be 1 and 0"
             )
 
 
@@ -65,7 +65,8 @@ class VariationalAutoencoder:
         """Return the task of a config.
 
         Raises:
-            ValueError: a part does not exist, or the importance-weighted bound has a beta or free nats.
+            ValueError: a part does not exist, or the importance-weighted bound has a beta or free
+                nats.
         """
         space = kinds.SPACE.bind(config.space, "space", data=config.data)
         likelihood = kinds.LIKELIHOOD.bind(config.likelihood, "likelihood")
@@ -186,8 +187,8 @@ class VariationalAutoencoder:
     def functions(self, state: State, sampling: Any) -> dict[str, Callable]:
         """Return `bounds(images, key, num_samples)`, and the `levels` of the likelihood.
 
-        `bounds` gives the ELBO and the importance-weighted bound of each image, in nats, the posterior
-        means, and the images decoded of those.
+        `bounds` gives the ELBO and the importance-weighted bound of each image, in nats, the
+        posterior means, and the images decoded of those.
         """
         params, mesh = state.weights(sampling.weights), mesh_of(state)
 

@@ -482,8 +482,9 @@ class EDM(Process):
     """alpha = 1 and sigma = t (Karras et al. 2022, table 1).
 
     The network time is log(t)/4. Sampling ends at t = 0, where a network is never evaluated. For
-    data of deviation 2 use `EDM(preconditioning=EDMPreconditioning(data_deviation=2.0))`. Target
-    and weighting `edm` follow.
+    data of deviation 2 take `EDM(preconditioning=EDMPreconditioning(data_deviation=2.0))`; target
+    and weighting `edm` follow. `EDMPreconditioning` has an example, and says why the target should be
+    `edm`, not `clean`.
     """
 
     domain: Sequence[float] = (0.002, 80.0)

@@ -20,4 +20,5 @@ from genjax.training.signals import Interrupted as Interrupted
 from genjax.training.skipping import Explosions as Explosions
 from genjax.training.task import Task as Task
 from genjax.training.workdir import make_workdir as make_workdir
+from genjax.training.workdir import new_workdir as new_workdir
 from genjax.training.workdir import record_config as record_config

@@ -1,8 +1,9 @@
-"""Checkpoints: orbax's, written in the background, made atomic and tamper-evident by a checksum manifest.
+"""Checkpoints: orbax's, written in the background, atomic, and with a checksum manifest.
 
-`directory/<step>/` appears by one rename when orbax has written it whole and every file has been hashed into
-its `manifest.json`. A checkpoint whose files differ from the manifest is never used. What is stored knows nothing
-of devices: a state is restored in whatever sharding the reader asks for.
+`directory/<step>/` appears by one rename when orbax has written it whole and every file has been
+hashed into its `manifest.json`. A checkpoint whose files differ from the manifest is never used.
+What is stored knows nothing of devices: a state is restored in whatever sharding the reader asks
+for.
 
 With several processes all write their parts into one folder, which all must see, and each hashes a
 share of the files. The first one puts the digests together and renames.
@@ -214,7 +215,7 @@ class Checkpoints:
         return self.directory / f"{step:08d}"
 
     def latest(self) -> int | None:
-        """Return the newest step whose checkpoint is whole. Each newer one is named in a warning."""
+        """Return the newest step whose checkpoint is whole; warn of each newer one."""
         steps = self.steps()
         while (step := _of_first_process(steps.pop() if steps else -1)) >= 0:
             problem = _damage_seen_by_all(self.path(step))
@@ -233,8 +234,9 @@ class Checkpoints:
         step = self.latest()
         if step is None and (damaged := self.steps()):
             raise NoWholeCheckpoint(
-                f"all checkpoints in {self.directory} are damaged (steps {', '.join(map(str, damaged))}). "
-                "To start again from step 0, delete or rename this folder."
+                f"all checkpoints in {self.directory} are damaged (steps "
+                f"{', '.join(map(str, damaged))}). To start again from step 0, delete or rename "
+                "this folder."
             )
         return step
 
@@ -311,7 +313,7 @@ class Checkpoints:
                 _remove(self.path(old).rename(self.path(old).with_suffix(".unsealed")))
 
     def _make_room(self, path: Path) -> None:
-        """Delete a damaged checkpoint; move aside what is none, or what cannot be read at present."""
+        """Delete a damaged checkpoint; move aside what is not one, or cannot be read now."""
         readable = not (damage(path) or "").startswith(UNREADABLE)
         if readable and os.path.exists(
             path / MANIFEST
@@ -347,20 +349,24 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _explaining(self, path: Path) -> Iterator[None]:
-        """Turns whatever stops a save (orbax wraps a full disk in several types) into an OSError that helps."""
+        """Turn whatever stops a save into an OSError that helps.
+
+        Orbax wraps a full disk in several types of errors.
+        """
         try:
             yield
         except Exception as error:
             free = shutil.disk_usage(self.directory).free
             good = [step for step in self.steps() if damage(self.path(step)) is None]
             raise OSError(
-                f"the checkpoint {path} could not be written, with {free / 1e6:.1f} MB free: {str(error)[:300]}\n"
+                f"the checkpoint {path} could not be written, with {free / 1e6:.1f} MB free: "
+                f"{str(error)[:300]}\n"
                 f"The last good checkpoint is {f'that of step {good[-1]}' if good else 'none'}."
             ) from error
 
 
 def check_space(directory: str | os.PathLike, state: Any, keep: int) -> None:
-    """Raises OSError if `keep` + 1 checkpoints of `state` (arrays or shapes) do not fit on the disk."""
+    """Raise OSError if the disk has no room for `keep` + 1 checkpoints of `state`."""
     size = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state))
     existing = len(saved_steps(Path(directory)))
     parent = next(
@@ -369,7 +375,7 @@ def check_space(directory: str | os.PathLike, state: Any, keep: int) -> None:
     needed, free = size * max(keep + 1 - existing, 1), shutil.disk_usage(parent).free
     if free < needed:
         raise OSError(
-            f"{parent} has {free / 1e6:.1f} MB free; checkpoints of {size / 1e6:.1f} MB each, of which "
-            f"{keep} are kept while one more is written, need {needed / 1e6:.1f} MB: make room, lower "
-            "config.checkpoint.keep or choose another --workdir"
+            f"{parent} has {free / 1e6:.1f} MB free; checkpoints of {size / 1e6:.1f} MB each, of "
+            f"which {keep} are kept while one more is written, need {needed / 1e6:.1f} MB: make "
+            "room, lower config.checkpoint.keep or choose another --workdir"
         )

@@ -1,7 +1,7 @@
 """Averages of parameters over training.
 
-An average is a frozen dataclass with `shares(step)`: what the old average and the new parameters count in
-`average ← old·average + new·parameters`.
+An average is a frozen dataclass with `shares(step)`: what the old average and the new parameters
+count in `average ← old·average + new·parameters`.
 """
 
 import math
@@ -19,8 +19,9 @@ MAX_WIDTH = 1 / math.sqrt(12)  # of the plain mean over all of training, γ = 0
 class HalfLife:
     """Exponential decay: parameters `steps` steps old count half as much as the newest.
 
-    The newest parameters' share is 1 − min(2^(−1/steps), (1 + n)/(10 + n)) after n updates, so that the first
-    weights fade fast. (The second term is the warm-up of TensorFlow's ExponentialMovingAverage.)
+    The newest parameters' share is 1 − min(2^(−1/steps), (1 + n)/(10 + n)) after n updates, so that
+    the first weights fade fast. (The second term is the warm-up of TensorFlow's
+    ExponentialMovingAverage.)
     """
 
     steps: float
@@ -36,11 +37,14 @@ class HalfLife:
 
 @dataclass(frozen=True)
 class PowerFunction:
-    """Weights that grow as the γ-th power of time since the start: at step t the decay is (1 − 1/t)^(γ + 1)
-    (Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion models" (EDM2), section 3.1).
+    """An average whose weights grow as the γ-th power of time since the start.
+
+    At step t the decay is (1 − 1/t)^(γ + 1) (Karras et al. 2024, "Analyzing and improving the
+    training dynamics of diffusion models" (EDM2), section 3.1).
 
     Attributes:
-        width: σ_rel, the weights' standard deviation as a share of t: above 0, at most 1/√12 ≈ 0.2887.
+        width: σ_rel, the weights' standard deviation as a share of t: above 0, at most 1/√12 ≈
+            0.2887.
     """
 
     width: float
@@ -49,7 +53,8 @@ class PowerFunction:
         power_of_width(self.width)
 
     def shares(self, step: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        # 1 − decay by expm1: the difference itself would leave two digits of float32 after 10⁵ steps.
+        # 1 − decay by expm1: the difference itself would leave two digits of float32 after 10⁵
+        # steps.
         new = -jnp.expm1((power_of_width(self.width) + 1) * jnp.log1p(-1 / (1.0 + step)))
         return 1 - new, new
 
@@ -67,13 +72,17 @@ def update_average(
 
 
 def width_of_power(power: float) -> float:
-    """σ_rel = √(γ + 1) / ((γ + 2)·√(γ + 3)): the standard deviation of a density proportional to t^γ
-    on [0, 1] (EDM2, section 3.1)."""
+    """Return σ_rel = √(γ + 1) / ((γ + 2)·√(γ + 3)) of a power γ (EDM2, section 3.1).
+
+    It is the standard deviation of a density proportional to t^γ on [0, 1].
+    """
     return math.sqrt(power + 1) / ((power + 2) * math.sqrt(power + 3))
 
 
 def power_of_width(width: float) -> float:
-    """γ of a relative width: the largest root of γ³ + 7γ² + (16 − σ⁻²)γ + 12 − σ⁻² (EDM2, appendix C).
+    """Return the power γ of a relative width σ (EDM2, appendix C).
+
+    It is the largest root of γ³ + 7γ² + (16 − σ⁻²)γ + 12 − σ⁻².
 
     Raises:
         ValueError: the width is not above 0 and at most 1/√12.

@@ -1,9 +1,7 @@
-"""What a run writes down: metrics as JSON lines and for TensorBoard, and a progress bar."""
+"""What a run writes down: metrics as JSON lines, and to writers that a config turns on."""
 
-import importlib.util
 import json
 import os
-import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,16 +11,14 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
-import rich.progress
 from jaxtyping import Array, Float
 from PIL import Image
 
-from genjax.training.signals import outliving_readers, say
-from genjax.training.tensorboard import Events
+from genjax.training.writers import Stream
 
 
 class Mean(NamedTuple):
-    """A metric that is a mean of unequally many things a step, perhaps none: their total and their number."""
+    """A metric that is a mean of a varying number of things: their total and their number."""
 
     total: Float[Array, ""]
     count: Float[Array, ""]
@@ -33,7 +29,8 @@ class Metrics:
     """The metrics of a step in one array, since each array that leaves a step costs the host time.
 
     Attributes:
-        table: totals and counts, `[names 2]` in float32 (or what a transformation puts in its place).
+        table: totals and counts, `[names 2]` in float32 (or what a transformation puts in its
+            place).
     """
 
     table: Any
@@ -53,7 +50,7 @@ class Metrics:
 
 
 def window_means(window: Sequence[Metrics]) -> dict[str, float]:
-    """Each metric's mean over the steps of a window, total over count; what had no count is left out."""
+    """Return each metric's mean over the steps of a window, without metrics of no count."""
     totals, counts = np.sum([step.table for step in window], axis=0, dtype=np.float64).T
     return {
         name: float(t / c) for name, t, c in zip(window[0].names, totals, counts, strict=True) if c
@@ -61,23 +58,23 @@ def window_means(window: Sequence[Metrics]) -> dict[str, float]:
 
 
 class MetricsLog:
-    """`metrics.jsonl` of one run: a line per record, each with its `step` and the run's `seconds` so far.
+    """`metrics.jsonl` of one run: a line per record, with its `step` and the run's `seconds`.
 
-    Opening it drops what is beyond `step`, the step a run resumes from, and a last line cut short, so that
-    a resumed run's file reads as an uninterrupted one's. Where the package `tensorboard` is installed, the same
-    goes into an event file beside it, and pictures go there alone.
+    Opening it drops what is beyond `step`, the step a run resumes from, and a last line cut short.
+    So a resumed run's file reads as an uninterrupted one's.
+
+    Args:
+        writers: get the same numbers, and pictures, which have no line in the file.
     """
 
-    def __init__(self, path: str | os.PathLike, step: int = 0):
+    def __init__(self, path: str | os.PathLike, step: int = 0, writers: Sequence[Stream] = ()):
         self.path = Path(path)
         rows = [row for row in read_metrics(self.path) if row["step"] <= step]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
         temporary.rename(self.path)
         self._file = open(self.path, "a", buffering=1)
-        self._events = (
-            Events(self.path.parent, step) if importlib.util.find_spec("tensorboard") else None
-        )
+        self._writers = writers
         self._start = time.perf_counter() - max(
             (row.get("seconds", 0.0) for row in rows), default=0.0
         )
@@ -95,13 +92,13 @@ class MetricsLog:
             self._file.write(
                 json.dumps({"step": step, "seconds": round(self.seconds, 3), **numbers}) + "\n"
             )
-        if self._events:
-            self._events.write(step, metrics)
+        for writer in self._writers:
+            writer.write(step, metrics)
 
     def close(self) -> None:
         self._file.close()
-        if self._events:
-            self._events.close()
+        for writer in self._writers:
+            writer.close()
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float | int]]:
@@ -132,58 +129,3 @@ def _record(line: bytes) -> dict[str, float | int] | None:
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     return row if isinstance(numbers, int | float) else None
-
-
-TERMINAL_SECONDS = 0.5  # from one drawing of the bar to the next
-
-
-class ProgressBar:
-    """Steps done, rate, loss and remaining time: a bar on a terminal, a line every ten seconds elsewhere."""
-
-    def __init__(self, start: int, total: int):
-        self._total, self._start, self._loss = total, start, "…"
-        self._began = self._printed = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-        self._bar = rich.progress.Progress(
-            rich.progress.TextColumn("training"),
-            rich.progress.BarColumn(),
-            rich.progress.MofNCompleteColumn(),
-            rich.progress.TextColumn(
-                "{task.fields[rate]:.1f} steps/s  loss {task.fields[loss]}  remaining"
-            ),
-            rich.progress.TimeRemainingColumn(),
-            console=rich.console.Console(stderr=True),
-            auto_refresh=False,  # no thread beside the training steps
-            disable=not self._terminal,
-        )
-        self._task = self._bar.add_task("", total=total, completed=start, rate=0.0, loss=self._loss)
-
-    def __enter__(self) -> "ProgressBar":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        with outliving_readers(sys.stderr):
-            self._bar.stop()
-
-    def update(self, step: int, loss: float | None = None) -> None:
-        """Redraws twice a second at most, so it may be called every step."""
-        if loss is not None:
-            self._loss = f"{loss:.4f}"
-        now = time.monotonic()
-        if (
-            now - self._printed < (TERMINAL_SECONDS if self._terminal else 10.0)
-            and step != self._total
-        ):
-            return
-        self._printed = now
-        rate = (step - self._start) / max(now - self._began, 1e-9)
-        if self._terminal:
-            with outliving_readers(sys.stderr):
-                self._bar.update(
-                    self._task, completed=step, rate=rate, loss=self._loss, refresh=True
-                )
-        else:
-            remaining = (self._total - step) / max(rate, 1e-9)
-            text = f"step {step}/{self._total}  {rate:.1f} steps/s  loss {self._loss}  remaining {remaining:.0f} s"
-            say(text, sys.stderr)

@@ -31,15 +31,16 @@ from genjax.training.skipping import (
     watch,
 )
 from genjax.training.task import Task
+from genjax.training.writers import Stream
 
 
 class Plugin(NamedTuple):
-    """Something done with the state every so many steps and after the last: sampling, evaluation, pictures.
+    """Something done with the state at intervals and after the last step, such as sampling.
 
-    With an interval of 0 it is done after the last step alone. `call(state, step)` may return
-    metrics to log, and pictures for TensorBoard. It must not keep the state: its memory is given
-    away to the next step. `begin(state, step)` is called once with the state and the step from
-    which the run starts or goes on.
+    `every` is the interval in steps; with 0 it is done after the last step alone. `call(state,
+    step)` may return metrics to log, and pictures for TensorBoard. It must not keep the state: its
+    memory is given away to the next step. `begin(state, step)` is called once with the state and
+    the step from which the run starts or goes on.
     """
 
     every: int
@@ -55,9 +56,10 @@ def compile_update(
     skip_non_finite: bool = False,
     explosions: Explosions | None = None,
 ) -> Callable:
-    """`(state, batch, key, *frozen) -> (state, metrics)`, jitted; the key is folded with the state's step.
+    """Return the jitted update `(state, batch, key, *frozen) -> (state, metrics)`.
 
-    Metrics come packed (`Metrics`). The old state's memory is donated to the new one.
+    The update folds the key with the state's step. Metrics come packed (`Metrics`). The old state's
+    memory is donated to the new one.
 
     Args:
         frozen: what the task reads and does not change, as `place_frozen` returns it.
@@ -137,13 +139,16 @@ class _Stopping:
 
 
 class _Pending:
-    """The plugins still to be called after a step, in a file that a stop or a kill leaves behind."""
+    """The plugins still to be called after a step, in a file that survives a stop or a kill."""
 
     def __init__(self, path: Path):
         self._path = path
 
     def write(self, step: int, indices: Sequence[int]) -> None:
-        """Note plugins by their places in the list; without any, delete the file. The first process does it."""
+        """Write down plugins by their places in the list; without any, delete the file.
+
+        The first process does it.
+        """
         if jax.process_index() != 0:
             return
         with contextlib.suppress(OSError):  # a full disk shows elsewhere
@@ -155,7 +160,10 @@ class _Pending:
                 self._path.unlink(missing_ok=True)
 
     def read(self, step: int, count: int) -> list[int]:
-        """Return which of `count` plugins were pending after a step; the first process decides for all."""
+        """Return which of `count` plugins were pending after a step.
+
+        The first process decides for all.
+        """
         try:
             record = json.loads(self._path.read_text())
             found = record["plugins"] if record["step"] == step else []
@@ -185,7 +193,7 @@ class _Breaks:
         self._meter, self._stopping, self._pending = meter, stopping, pending
 
     def begin(self, step: int, state: Any) -> None:
-        """Begin the plugins; call those that a stop or a kill prevented after the step the run goes on from.
+        """Begin the plugins; call those that a stop or a kill prevented.
 
         Raises:
             Interrupted: as in `train`.
@@ -287,6 +295,7 @@ def train(
     initialize: Callable[[Any], Any] = lambda state: state,
     max_skipped_steps: int = 0,
     explosions: Explosions | None = None,
+    writers: Sequence[Callable[[Path, int], Stream]] = (),
 ) -> Any:
     """Train until step `num_steps`, from the newest good checkpoint if there is one.
 
@@ -298,7 +307,9 @@ def train(
         checkpoint_every, log_every: in steps; 0 saves or logs after the last step alone.
         profile_at: the step after which some are traced into the folder `profile` beside the log.
         initialize: changes the first state of a run that starts, as to other weights.
-        max_skipped_steps: skip so many updates that are not finite, or `explosions`, before stopping.
+        max_skipped_steps: skip so many updates that are not finite, or `explosions`, before
+            stopping.
+        writers: open streams that get what is logged, `writer(folder, step)` (`training.writers`).
 
     Raises:
         NonFiniteError: a metric or parameter is NaN or infinite; nothing is saved after it.
@@ -309,7 +320,7 @@ def train(
     with jax.set_mesh(mesh), checkpoints, StopSignals() as signals, contextlib.ExitStack() as stack:
         stack.enter_context(_naming_the_last_good(checkpoints))
         start, state = _first_state(task, init_key, mesh, checkpoints, initialize, explosions)
-        opened = open_meter(log_path, log_every, start, num_steps, mesh, max_skipped_steps)
+        opened = open_meter(log_path, log_every, start, num_steps, mesh, max_skipped_steps, writers)
         meter = stack.enter_context(opened)
         meter.go_on(start, **checkpoints.facts(start).get("window", {}))
         profile = stack.enter_context(contextlib.closing(Profile(log_path, profile_at, num_steps)))

@@ -15,8 +15,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from genjax.devices.cost import multiply_adds, peak_operations
-from genjax.training.log import Metrics, MetricsLog, ProgressBar, window_means
+from genjax.training.log import Metrics, MetricsLog, window_means
+from genjax.training.progress import ProgressBar, losses_of
 from genjax.training.skipping import SKIPPED
+from genjax.training.writers import Stream
 
 SLOW_SECONDS = 30.0  # what takes less varies by itself
 
@@ -132,7 +134,7 @@ class Meter:
         self._window.append(metrics)
         self._steps += 1
         if self._progress:
-            self._progress.update(step, window_means([metrics]).get("loss"))
+            self._progress.update(step, losses_of(window_means([metrics])))
         window_ends = self._log_every and step % self._log_every == 0
         if window_ends or step == self._num_steps:
             means = window_means(self._window)
@@ -150,8 +152,8 @@ class Meter:
         self._skipped += skipped
         if self._skipped > self._max_skipped:
             raise NonFiniteError(
-                f"the update at step {step} is not finite or explodes, and {self._max_skipped} were "
-                "skipped before, as many as config.max_skipped_steps allows"
+                f"the update at step {step} is not finite or explodes, and {self._max_skipped} "
+                "were skipped before, as many as config.max_skipped_steps allows"
             )
 
     def _warn_if_slow(self, step: int, input_wait: float) -> None:
@@ -164,8 +166,9 @@ class Meter:
             and 2 * rate < (usual := median(self._rates))
         ):
             warnings.warn(
-                f"the {self._steps} steps until step {step} were {usual / rate:.1f} times slower than usual: "
-                f"{rate:.3g} a second, {input_wait:.0%} of the time waiting for batches",
+                f"the {self._steps} steps until step {step} were {usual / rate:.1f} times slower "
+                f"than usual: {rate:.3g} a second, {input_wait:.0%} of the time waiting for "
+                "batches",
                 stacklevel=2,
             )
         self._rates.append(rate)
@@ -196,13 +199,19 @@ def open_meter(
     num_steps: int,
     mesh: Mesh,
     max_skipped: int,
+    writers: Sequence[Callable[[Path, int], Stream]] = (),
 ) -> Iterator[Meter]:
-    """Open the log of a run that goes on from step `start`; only the first process' log is kept."""
+    """Open the log of a run that goes on from step `start`; only the first process' log is kept.
+
+    Args:
+        writers: open streams that get what is logged: `writer(folder, start)`.
+    """
     with contextlib.ExitStack() as stack:
-        progress = None
+        progress, streams = None, []
         if jax.process_index() == 0:
-            progress = stack.enter_context(ProgressBar(start, num_steps))
+            progress = stack.enter_context(ProgressBar("training", start, num_steps, "steps"))
+            streams = [writer(Path(log_path).parent, start) for writer in writers]
         else:
             log_path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "metrics.jsonl"
-        log = stack.enter_context(contextlib.closing(MetricsLog(log_path, start)))
+        log = stack.enter_context(contextlib.closing(MetricsLog(log_path, start, streams)))
         yield Meter(log, progress, log_every, num_steps, mesh, max_skipped)

@@ -6,7 +6,10 @@ from jaxtyping import Array, Float, PyTree
 
 
 def group_norms(name: str, tree: dict[str, PyTree]) -> dict[str, Float[Array, ""]]:
-    """Euclidean norms, in float32, of each of a tree's top-level parts, `<name>/<part>`, and of all, `<name>/total`."""
+    """Return Euclidean norms of a tree's top-level parts, in float32.
+
+    They are called `<name>/<part>`, and that of the whole tree `<name>/total`.
+    """
     square = lambda a: jnp.sum(jnp.square(a.astype(jnp.float32)))
     squares = {part: sum(map(square, jax.tree.leaves(subtree))) for part, subtree in tree.items()}
     squares["total"] = sum(squares.values())

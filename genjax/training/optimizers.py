@@ -12,12 +12,12 @@ from jaxtyping import PyTree
 
 
 def kernels_only(params: Any) -> Any:
-    """True for the leaves named `kernel`: biases, norms and embeddings are not decayed."""
+    """Mark the leaves named `kernel`: biases, norms and embeddings are not decayed."""
     return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def hidden_matrices(params: Any) -> Any:
-    """True for the kernels that Muon orthogonalizes: those outside embeddings, modulation and head."""
+    """Mark the kernels that Muon orthogonalizes: those outside embeddings, modulation and head."""
 
     def is_hidden(path, a):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -40,13 +40,14 @@ def muon(
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """Momentum orthogonalized by Newton–Schulz (Jordan et al. 2024, "Muon: an optimizer for hidden layers") for
-    `hidden_matrices`; AdamW for all else.
+    """Return Muon for `hidden_matrices`, and AdamW for all else.
 
-    The last two dimensions of a kernel are a matrix `[in out]`, orthogonalized by itself; those before count
-    matrices: scanned layers, or a convolution's taps. An update is scaled by 0.2·√max(in, out), which gives it
-    the root mean square of an AdamW update, so that both share learning rate and weight decay (Liu et al. 2025,
-    "Muon is scalable for LLM training", equation 4).
+    Muon is momentum orthogonalized by Newton–Schulz (Jordan et al. 2024, "Muon: an optimizer for
+    hidden layers"). The last two dimensions of a kernel are a matrix `[in out]`, orthogonalized by
+    itself; those before count matrices: scanned layers, or a convolution's taps. An update is
+    scaled by 0.2·√max(in, out), which gives it the root mean square of an AdamW update, so that
+    both share learning rate and weight decay (Liu et al. 2025, "Muon is scalable for LLM training",
+    equation 4).
 
     Args:
         beta: decay of Muon's momentum, which is Nesterov's.
@@ -79,11 +80,12 @@ def schedule_free_adamw(
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """AdamW whose schedule is an average (Defazio et al. 2024, "The road less scheduled", algorithm 1).
+    """Return AdamW with an average of the parameters in place of a schedule.
 
-    The parameters trained are y, where gradients are taken; `evaluation_params` gives x, to evaluate and sample.
-    Weights of the average are squares of the learning rate, without the algorithm's √(1 − β₂^t): Adam's bias
-    correction is applied to its second moment instead.
+    The source is Defazio et al. 2024 ("The road less scheduled", algorithm 1). The parameters
+    trained are y, where gradients are taken; `evaluation_params` gives x, to evaluate and sample.
+    Weights of the average are squares of the learning rate, without the algorithm's √(1 − β₂^t):
+    Adam's bias correction is applied to its second moment instead.
 
     Args:
         learning_rate: warm-up, then constant; the first update takes `learning_rate(1)`.
@@ -98,14 +100,17 @@ def schedule_free_adamw(
 
 
 def evaluation_params(optimizer_state: PyTree, params: PyTree) -> PyTree:
-    """The parameters to evaluate and sample from: the average x of a schedule-free optimizer, else `params`."""
+    """Return the parameters to evaluate and sample from.
+
+    These are the average x of a schedule-free optimizer, and `params` of any other.
+    """
     is_free = lambda part: isinstance(part, optax.contrib.ScheduleFreeState)
     free = [part for part in jax.tree.leaves(optimizer_state, is_leaf=is_free) if is_free(part)]
     return optax.contrib.schedule_free_eval_params(free[0], params) if free else params
 
 
 def rules() -> dict[str, Callable]:
-    """The optimizers there are: this module's, and optax's that take a learning rate and a masked weight decay."""
+    """Return the optimizers by name: this module's, and optax's with a masked weight decay."""
     takes = lambda f: (
         {"learning_rate", "weight_decay", "mask"} <= inspect.signature(f).parameters.keys()
     )
@@ -118,23 +123,21 @@ def steps_of(length: int | float, num_steps: int) -> int:
     return round(length * num_steps) if length < 1 else round(length)
 
 
-def _find_rule(name: str, options: dict[str, Any]) -> Callable:
+def _find_rule(name: str, options: dict[str, Any], field: str) -> Callable:
     """Return the optimizer called `name`.
 
     Raises:
         ValueError: there is none, or it does not take the options.
     """
     if name not in rules():
-        raise ValueError(
-            f"config.optimizer.name is {name!r}; there are {', '.join(sorted(rules()))}"
-        )
+        raise ValueError(f"{field}.name is {name!r}; there are {', '.join(sorted(rules()))}")
     rule = rules()[name]
     if unknown := options.keys() - (takes := inspect.signature(rule).parameters.keys()):
         own = inspect.signature(make_optimizer).parameters
         nearest = difflib.get_close_matches(min(unknown), [*own, *takes], n=1)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise ValueError(
-            f"config.optimizer has {', '.join(sorted(unknown))}, which {name} does not take; {hint}"
+            f"{field} has {', '.join(sorted(unknown))}, which {name} does not take; {hint}"
             f"it takes {', '.join(takes)}"
         )
     return rule
@@ -147,8 +150,13 @@ def make_schedule(
     warmup: int | float,
     decay: int | float | None,
     end_learning_rate: float,
+    *,
+    field: str = "config.optimizer",
 ) -> optax.Schedule:
     """Return the learning rate by step, as `make_optimizer` describes it.
+
+    Args:
+        field: what errors call the optimizer's part of the config.
 
     Raises:
         ValueError: no such schedule, or the warm-up is longer than the run or the decay.
@@ -157,15 +165,16 @@ def make_schedule(
     decay_steps = num_steps if decay is None else steps_of(decay, num_steps)
     if not 0 <= warmup_steps < min(num_steps, decay_steps):
         raise ValueError(
-            f"config.optimizer.warmup is {warmup_steps} steps, and must be at least 0 and fewer than "
-            f"config.num_steps={num_steps} and decay={decay_steps}; below 1 it is a fraction of the run"
+            f"{field}.warmup is {warmup_steps} steps, and must be at least 0 and fewer than "
+            f"config.num_steps={num_steps} and decay={decay_steps}: set --{field}.warmup=0.1, "
+            "a tenth of the run, or more steps"
         )
     if name == "cosine":
         return optax.warmup_cosine_decay_schedule(
             0.0, learning_rate, warmup_steps, decay_steps, end_learning_rate
         )
     if name != "constant":
-        raise ValueError(f"config.optimizer.schedule is {name!r}; there are cosine, constant")
+        raise ValueError(f"{field}.schedule is {name!r}; there are cosine, constant")
     if warmup_steps:
         return optax.linear_schedule(0.0, learning_rate, warmup_steps)
     return optax.constant_schedule(learning_rate)  # a linear schedule of no steps would stay at 0
@@ -182,30 +191,37 @@ def make_optimizer(
     end_learning_rate: float = 0.0,
     clip_norm: float | None = None,
     weight_decay: float = 0.0,
+    field: str = "config.optimizer",
     **options: Any,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer `<name>(schedule, weight_decay=…, mask=kernels_only, **options)`, and its schedule.
+    """Return an optimizer and its schedule.
 
-    The learning rate rises linearly over the warm-up. It then falls as a half cosine until `decay`, where
-    it is `end_learning_rate` and stays; with the schedule "constant" it does not fall. Gradients are first
-    scaled down to a global norm of at most `clip_norm`. Weight decay is decoupled: learning rate ·
-    `weight_decay` · parameter is subtracted, of kernels alone.
+    The optimizer is `<name>(schedule, weight_decay=…, mask=kernels_only, **options)`.
+
+    The learning rate rises linearly over the warm-up. It then falls as a half cosine until `decay`,
+    where it is `end_learning_rate` and stays; with the schedule "constant" it does not fall.
+    Gradients are first scaled down to a global norm of at most `clip_norm`. Weight decay is
+    decoupled: learning rate · `weight_decay` · parameter is subtracted, of kernels alone.
 
     Args:
         name: of `rules`: adamw, lion, muon, schedule_free_adamw and others.
         num_steps: of the run.
         warmup: in steps, or below 1 as a fraction of the run.
         decay: in steps or as a fraction likewise; the whole run if None.
+        field: what errors call this part of the config.
 
     Raises:
-        ValueError: no such optimizer, option or schedule, or the warm-up is longer than the run or the decay.
+        ValueError: no such optimizer, option or schedule, or the warm-up is longer than the run or
+            the decay.
     """
-    rule = _find_rule(name, options)
+    rule = _find_rule(name, options, field)
     if rule is schedule_free_adamw and schedule != "constant":
         raise ValueError(
-            f"{name} replaces the falling of the learning rate: set config.optimizer.schedule to 'constant'"
+            f"{name} replaces the falling of the learning rate: set {field}.schedule to 'constant'"
         )
-    rate = make_schedule(schedule, learning_rate, num_steps, warmup, decay, end_learning_rate)
+    rate = make_schedule(
+        schedule, learning_rate, num_steps, warmup, decay, end_learning_rate, field=field
+    )
     optimizer = rule(rate, weight_decay=weight_decay, mask=kernels_only, **options)
     if clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)

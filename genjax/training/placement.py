@@ -39,7 +39,10 @@ def place_frozen(task: Any, mesh: Mesh) -> tuple:
 
 
 def abstract_frozen(task: Any, mesh: Mesh | AbstractMesh) -> tuple:
-    """Shapes, types and shardings of what `place_frozen` places; nothing is loaded where a task says what it would."""
+    """Return shapes, types and shardings of what `place_frozen` places.
+
+    Loads nothing if the task has `abstract_frozen`.
+    """
     if not hasattr(task, "frozen"):
         return ()
     loaded = task.abstract_frozen() if hasattr(task, "abstract_frozen") else task.frozen()

@@ -1,5 +1,8 @@
-"""Averages of any width after training, out of stored ones (Karras et al. 2024, "Analyzing and improving the
-training dynamics of diffusion models" (EDM2), section 3.2 and appendix C)."""
+"""Averages of any width after training, reconstructed from stored ones.
+
+The source is Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion
+models" (EDM2), section 3.2 and appendix C.
+"""
 
 import contextlib
 import os
@@ -23,7 +26,8 @@ def inner_products(
 ) -> Float[np.ndarray, "a b"]:
     """∫ p_a(τ) p_b(τ) dτ of profiles p(τ) = (γ + 1) τ^γ / t^(γ + 1) on [0, t] (EDM2, appendix C):
 
-        (γ_a + 1)(γ_b + 1)/(γ_a + γ_b + 1) · s^(γ_a + γ_b + 1) / (t_a^(γ_a + 1) t_b^(γ_b + 1)),  s = min(t_a, t_b)
+        (γ_a + 1)(γ_b + 1)/(γ_a + γ_b + 1) · s^(γ_a + γ_b + 1) / (t_a^(γ_a + 1) t_b^(γ_b + 1)),  s =
+        min(t_a, t_b)
 
     Args:
         t: lengths, in steps.
@@ -40,8 +44,10 @@ def inner_products(
 def posthoc_coefficients(
     steps: Sequence[int], widths: Sequence[float], step: int, width: float
 ) -> Float[np.ndarray, " snapshots"]:
-    """Coefficients x of snapshots whose weighted sum has the profile of `width` at `step` as nearly as can be:
-    the least squares A·x = b over inner products of profiles (EDM2, algorithm 3), in float64.
+    """Return coefficients of snapshots whose weighted sum is nearest to the profile of `width`.
+
+    They solve the least squares A·x = b over inner products of profiles (EDM2, algorithm 3), in
+    float64.
 
     Args:
         steps: when each snapshot was taken.
@@ -106,7 +112,9 @@ class Snapshots:
         ]
 
     def reconstruct(self, step: int, averages: dict[float, PyTree], width: float) -> PyTree:
-        """The average of relative width `width` at `step`, from the snapshots before it and the averages then.
+        """Return the average of relative width `width` at `step`.
+
+        It is reconstructed from the snapshots before the step and the averages at the step.
 
         Args:
             averages: those tracked, at `step`, by their widths.

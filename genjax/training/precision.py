@@ -10,8 +10,10 @@ from genjax.devices.mesh import variable_sharding
 
 
 def rounded(params: PyTree, dtype: jax.typing.DTypeLike) -> PyTree:
-    """Copies in `dtype` of the float32 arrays of `params`, each split over the mesh in use (`jax.set_mesh`) as a state's
-    array of its name is."""
+    """Return copies in `dtype` of the float32 arrays of `params`.
+
+    Each is split over the mesh in use (`jax.set_mesh`) as the state's array of the same name.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     sharding_of = variable_sharding(mesh)
 
@@ -30,10 +32,11 @@ def rounded(params: PyTree, dtype: jax.typing.DTypeLike) -> PyTree:
 def at_rounded(loss: Callable, dtype: jax.typing.DTypeLike | None) -> Callable:
     """`loss(params, …)` at `rounded` parameters; `loss` itself for a `dtype` of None.
 
-    The rounding is no part of the derivative: gradients are those of the copies, float32 again. An optimizer and averages
-    that keep float32 parameters do not lose updates that are too small for the copies (Micikevicius et al. 2018, "Mixed
-    precision training", section 3.1). All copies are made before the first layer, and both passes read half of the bytes,
-    also of what is computed again. Devices send no less: layers that compute in bfloat16 are gathered over `fsdp` in it
+    The rounding is no part of the derivative: gradients are those of the copies, float32 again. An
+    optimizer and averages that keep float32 parameters do not lose updates that are too small for
+    the copies (Micikevicius et al. 2018, "Mixed precision training", section 3.1). All copies are
+    made before the first layer, and both passes read half of the bytes, also of what is computed
+    again. Devices send no less: layers that compute in bfloat16 are gathered over `fsdp` in it
     anyway, and XLA gathers those that compute in float32 once they are float32 again.
     """
     if dtype is None:

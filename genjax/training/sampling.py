@@ -1,6 +1,7 @@
 """Samples of a trained task, as data."""
 
 import functools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from genjax.devices.mesh import replicated
 from genjax.training.ema import PowerFunction
 from genjax.training.posthoc import Snapshots
+from genjax.training.progress import ProgressBar
 from genjax.training.task import GenerativeTask
 
 POSTHOC = "posthoc_"
@@ -37,6 +39,16 @@ def sampling_program(task: GenerativeTask, weights: str, trajectory: bool, mesh:
     return jax.jit(generate, out_shardings=replicated(mesh))
 
 
+def one_ahead(items: Iterable[Any]) -> Iterator[Any]:
+    """Yield items, each once the next has been made: so devices work while the host waits."""
+    items = iter(items)
+    for item in items:
+        for following in items:
+            yield item
+            item = following
+        yield item
+
+
 def sample(
     task: GenerativeTask, state: Any, labels: np.ndarray, sampling: Any, *, trajectory: bool = False
 ) -> np.ndarray:
@@ -55,8 +67,9 @@ def sample(
     padded = np.pad(labels, (0, -len(labels) % batch_size))  # one shape, one compilation
     inputs = task.sampling_inputs(sampling)
     generate = sampling_program(task, sampling.weights, trajectory, mesh)
-    with jax.set_mesh(mesh):
-        batches = [
+    starts, batches = range(0, len(padded), batch_size), []
+    with jax.set_mesh(mesh), ProgressBar("sampling", 0, len(padded), "samples") as progress:
+        made = (
             generate(
                 state,
                 jax.random.key(sampling.seed),
@@ -64,9 +77,12 @@ def sample(
                 np.arange(start, start + batch_size),
                 *inputs,
             )
-            for start in range(0, len(padded), batch_size)
-        ]
-    samples = np.concatenate([np.asarray(batch) for batch in batches], axis=1 if trajectory else 0)
+            for start in starts
+        )
+        for done, batch in zip(starts, one_ahead(made), strict=True):
+            batches.append(np.asarray(batch))
+            progress.update(done + batch_size)
+    samples = np.concatenate(batches, axis=1 if trajectory else 0)
     return samples[:, : len(labels)] if trajectory else samples[: len(labels)]
 
 
@@ -79,9 +95,9 @@ def power_averages(task: Any, state: Any) -> dict[float, Any]:
 
 
 def add_posthoc(task: Any, state: Any, weights: str, snapshots: Snapshots) -> Any:
-    """Return the state with the average of `weights`, "posthoc_WIDTH", reconstructed from snapshots.
+    """Return the state with the average that `weights` names, "posthoc_WIDTH".
 
-    With any other weights, return the state as it is.
+    It is reconstructed from snapshots. With any other weights, return the state as it is.
     """
     if not weights.startswith(POSTHOC):
         return state

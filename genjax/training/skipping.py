@@ -89,7 +89,8 @@ def keep_usual(
 ) -> tuple[Watched, Metrics]:
     """As `keep_finite`; also leave out a step that explodes.
 
-    An exploding value is remembered as the limit that it exceeds, so that it does not hide the next.
+    An exploding value is remembered as the limit that it exceeds, so that it does not hide the
+    next.
     """
     values = jnp.stack([metrics[name] for name in explosions.metrics])
     limits = explosions.limits(old.recent)

@@ -1,4 +1,4 @@
-"""The protocol of tasks: what the training loop asks, and what programs that sample and measure ask.
+"""The protocol of tasks: what the training loop needs, and what sampling and measuring need.
 
 A task is a network, an algorithm and their optimization. Its numbers come from a config; what it
 trains on and what its samples are measured by stand beside it.
@@ -23,9 +23,10 @@ class Task(Protocol):
     The state is any pytree with a `step`, the number of updates made, as an int32 scalar. Nothing
     else in it concerns the loop.
 
-    A task that reads networks it does not train also has `frozen() -> tuple` of pytrees, which loads
-    them, and may have `abstract_frozen() -> tuple`, which gives their shapes and loads nothing.
-    `update` takes them after its other arguments. Neither state nor checkpoints contain them.
+    A task that reads networks it does not train also has `frozen() -> tuple` of pytrees, which
+    loads them, and may have `abstract_frozen() -> tuple`, which gives their shapes and loads
+    nothing. `update` takes them after its other arguments. Neither state nor checkpoints contain
+    them.
     """
 
     def init(self, key: Key[Array, ""]) -> PyTree:
@@ -66,7 +67,7 @@ class Space(Protocol):
         """Return what `frozen` would load, in shapes. Loads nothing."""
 
     def encode(self, examples: Array, frozen: PyTree = None) -> Num[Array, " batch *shape"]:
-        """Return what the network sees of a batch's examples: floats, or integers that are tokens."""
+        """Return what the network sees of a batch's examples: floats, or integer tokens."""
 
     def decode(self, samples: Num[Array, " batch *shape"], frozen: PyTree = None) -> Array:
         """Return data in [−1, 1], or points, of what the network makes."""

@@ -13,8 +13,8 @@ from PIL import Image
 class Events:
     """One event file in `folder`, for a run that starts or goes on from `step`.
 
-    TensorBoard then forgets what earlier files of the folder say beyond that step, so that curves do not double
-    back.
+    TensorBoard then forgets what earlier files of the folder say beyond that step, so that curves
+    do not double back.
 
     Raises:
         ImportError: the package `tensorboard` is not installed.
@@ -33,7 +33,7 @@ class Events:
         self._add(step=step + 1, session_log=start)
 
     def write(self, step: int, values: Mapping[str, float | Image.Image]) -> None:
-        """Numbers and pictures by their tags; a "/" in a tag puts it into the section named before it."""
+        """Write numbers and pictures by their tags. The part before a "/" names the section."""
         parts = [
             self._summary.Summary.Value(tag=tag, image=self._image(value))
             if isinstance(value, Image.Image)

@@ -1,5 +1,6 @@
 """The folder of a run: what it must be before training starts, and its `config.json`."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -104,8 +105,8 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
     """
     if re.match("[a-z][a-z0-9+.-]+:/", str(workdir)):
         raise ValueError(
-            f"--workdir={workdir} is not a folder; choose a folder on a local or network file system, "
-            "and copy it to the bucket afterwards"
+            f"--workdir={workdir} is not a folder; choose a folder on a local or network file "
+            "system, and copy it to the bucket afterwards"
         )
     workdir = Path(workdir)
     try:
@@ -122,6 +123,24 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
     return workdir
 
 
+@contextlib.contextmanager
+def new_workdir(workdir: str | os.PathLike) -> Iterator[Path]:
+    """Make the folder of a run inside; afterwards remove what was made and is still empty.
+
+    So a start that fails leaves no empty folders behind.
+
+    Raises:
+        OSError, ValueError: as of `make_workdir`.
+    """
+    absent = [each for each in (Path(workdir), *Path(workdir).parents) if not each.exists()]
+    try:
+        yield make_workdir(workdir)
+    finally:
+        for folder in absent:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
 def record_config(
     workdir: Path,
     config: Mapping[str, Any],
@@ -135,7 +154,8 @@ def record_config(
 
     Args:
         config: nested dictionaries of numbers, strings and lists.
-        free_to_differ: fields, or prefixes of fields ending in a point, that may differ on resuming.
+        free_to_differ: fields, or prefixes of fields ending in a point, that may differ on
+            resuming.
         advice: by field, what to do if it differs.
         facts: what else to write beside the config and the `environment`.
 
@@ -149,8 +169,8 @@ def record_config(
             old, new = dict(flatten(read_record(workdir).config)), dict(flatten(config))
         except FileNotFoundError:
             raise ValueError(
-                f"{workdir} holds checkpoints and no config.json, so nobody knows of which config they are; "
-                "put the file back, or choose another --workdir"
+                f"{workdir} holds checkpoints and no config.json, so nobody knows of which config "
+                "they are; put the file back, or choose another --workdir"
             ) from None
         differing = [
             f"  {name}: {old.get(name, 'absent')!r} there, {new.get(name, 'absent')!r} now"

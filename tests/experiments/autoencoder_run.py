@@ -1,6 +1,7 @@
 """Trains small autoencoders over meshes, and prints their losses and norms as a line of JSON each.
 
-XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.experiments.autoencoder_run kl 'kl={"data": 2, "tensor": 4}'
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.experiments.autoencoder_run kl
+'kl={"data": 2, "tensor": 4}'
 """
 
 import dataclasses
@@ -26,8 +27,8 @@ CODES, WARMUP = 8, 4
 
 def small_config(choice: str):
     """Narrow: "kl", with a discriminator from step `START` on, batch norm in it, and R1 at every other step;
-    "vq", whose codes are moving averages; "video", with a discriminator, whose last latent frame stands for
-    more than is left; "elbo"; "iwae"."""
+    "vq", whose codes are moving averages; "video", with a discriminator, whose last latent frame
+    stands for more than is left; "elbo"; "iwae"."""
     if choice in ("elbo", "iwae"):
         config = digits_vae.get_config(choice)
         config.model.update(width=8, depth=1, latent_size=4)

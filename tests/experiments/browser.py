@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through two pipes by the DevTools protocol: no driver, no port, no package."""
+"""A headless Chromium, driven through two pipes by the DevTools protocol, without a driver."""
 
 import json
 import os
@@ -10,13 +10,14 @@ CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --remote-debugging-pipe"
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync --hide-scrollbars "
+    "--remote-debugging-pipe"
 )
 
 
 class Browser:
-    """A fresh page. `requests` are the addresses that it asked for, `complaints` what stood in its console."""
+    """A fresh page: `requests` are the addresses that it loads, `complaints` its console's text."""
 
     def __init__(self, profile, width=1200, height=900, scheme="light"):
         commands, self._commands = os.pipe()

@@ -5,5 +5,5 @@ from tests.experiments.launching import SMALL, run_alone, shared_run
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory):
-    """A finished run of the small experiment, trained by a program of its own; not to be written to."""
+    """Return a finished run of the small experiment, of its own program. Do not change it."""
     return shared_run(tmp_path_factory, "small", *SMALL, launch=run_alone)

@@ -13,7 +13,7 @@ def load(split: str) -> Dataset:
 
 
 def load_most(split: str) -> Dataset:
-    """Return 900 training and 150 held-out emoji, as few as the scorer of names learns much from."""
+    """Return 900 training and 150 held-out emoji: few, but enough for the scorer of names."""
     return _equally_spaced(split, {"train": 900, "test": 150}[split])
 
 

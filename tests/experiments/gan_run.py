@@ -1,6 +1,7 @@
 """Trains small GANs over meshes, and prints their losses and norms as a line of JSON each.
 
-XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.experiments.gan_run dcgan 'dcgan={"data": 2, "tensor": 4}'
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.experiments.gan_run dcgan
+'dcgan={"data": 2, "tensor": 4}'
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Start commands of `experiments` in tests: in this process, which costs no start, or as programs of their own."""
+"""Start commands of `experiments` in tests: in this process, or as programs of their own."""
 
 import contextlib
 import fcntl
@@ -46,11 +46,12 @@ SMALL = [
 
 
 def run(name: str, *args: object) -> subprocess.CompletedProcess:
-    """Run the command `experiments.<name>` in this process, and return what it printed and its exit code.
+    """Run a command of `experiments` in this process; return what it printed and its exit code.
 
-    The command finds the process as a new one: flags, warnings, JAX's configuration, environment and
-    signal handlers are as at the start of a program, and afterwards as they were. What is compiled stays,
-    so a second run of a similar command costs little. Only what Python prints is captured.
+    The command finds the process as a new one: flags, warnings, JAX's configuration, environment
+    and signal handlers are as at the start of a program, and afterwards as they were. What is
+    compiled stays, so a second run of a similar command costs little. Only what Python prints is
+    captured.
     """
     out, err = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
@@ -134,7 +135,7 @@ def _environment(variables: dict[str, str | None]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _flags() -> Iterator[None]:
-    """Modules of `experiments` that define flags are imported anew, and are gone afterwards with their flags."""
+    """Import modules that define flags anew, and remove them with their flags afterwards."""
     app.define_help_flags()
     defined_by = {name: FLAGS.find_module_defining_flag(name) for name in FLAGS}
     hidden = {name: FLAGS[name] for name, module in defined_by.items() if _is_ours(module)}
@@ -236,7 +237,7 @@ def _jax_configuration() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _process() -> Iterator[None]:
-    """The folder, the environment, the arguments and the signal handlers; how memory is kept does not change."""
+    """Restore the folder, the environment, the arguments and the signal handlers."""
     handlers = {
         each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGABRT)
     }

@@ -1,4 +1,7 @@
-"""Whole trainings on 25 Gaussians, of several seeds at once. Each game has a test module, that they may run side by side."""
+"""Whole trainings on 25 Gaussians, of several seeds at once.
+
+Each game has a test module, so that games run side by side.
+"""
 
 import jax
 import jax.numpy as jnp

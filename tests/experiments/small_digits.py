@@ -7,7 +7,7 @@ from configs import digits_flow
 
 
 class MLP(nn.Module):
-    """Two dense layers that are told time and class, and a multiple of the input; zero at the start."""
+    """Two dense layers of input, time and class, plus a multiple of the input; zero at first."""
 
     num_classes: int
     width: int = 128

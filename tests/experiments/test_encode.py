@@ -59,7 +59,7 @@ def succeed(name, *flags):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """With a run of an autoencoder, latents by it, and a run of a flow on them; not to be written to."""
+    """Return a folder with an autoencoder's run, its latents and a flow's run. Do not change it."""
     folder = tmp_path_factory.mktemp("latent_diffusion")
     succeed("train", *AUTOENCODER, f"--workdir={folder}/autoencoder")
     succeed("encode", *flow_flags(folder))

@@ -36,7 +36,7 @@ def whole_state(workdir, step=None):
 
 
 def start_training(workdir, *flags, out=None):
-    """Starts training in a process of its own; its output is added to `out`, the file `workdir`.out if not given."""
+    """Start training in a process of its own, with its output in `out` or `workdir`.out."""
     return start("train", *SMALL, f"--workdir={workdir}", *flags, out=out or f"{workdir}.out")
 
 
@@ -71,7 +71,7 @@ def test_sigkill_at_any_moment_changes_nothing(uninterrupted, tmp_path):
 
 @pytest.mark.training
 def test_sigkill_changes_nothing_under_fsdp_either(tmp_path, monkeypatch):
-    """The state is split over eight virtual devices; one kill in training and one in a checkpoint."""
+    """Eight virtual devices share the state; one kill is in training and one in a checkpoint."""
     monkeypatch.setenv("XLA_FLAGS", virtual_devices.environment(8)["XLA_FLAGS"])
     flags = [*LONG, "--config.mesh.data=1", "--config.mesh.fsdp=8", "--config.num_steps=40"]
     workdir = tmp_path / "uninterrupted"
@@ -169,7 +169,7 @@ subprocess.run(["cp", "-r", workdir, {copy!r}], check=True)
 @pytest.mark.training
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's mount namespaces")
 def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(uninterrupted, tmp_path):
-    """A disk of 4 MB of this test's own, filled to its last byte while the run goes on, then emptied."""
+    """A disk of 4 MB of this test's own is filled while the run goes on, then emptied."""
     (tmp_path / "mount").mkdir()
     out = tmp_path / "out"
     names = dict(mount=str(tmp_path / "mount"), copy=str(tmp_path / "copy"), out=str(out))

@@ -1,4 +1,4 @@
-"""Runs that start from other runs, that are made longer, that train adapters; and runs as objects."""
+"""Runs that start from other runs, are made longer or train adapters; and runs as objects."""
 
 import json
 import os
@@ -133,7 +133,7 @@ def test_a_kill_in_the_first_save_does_not_change_where_a_run_starts_from(tmp_pa
 
 
 def test_adapters_of_published_weights_are_all_that_is_trained(base_run, tmp_path):
-    """From the published form of a network: the frozen kernels stay, those with adapters move, the loss falls."""
+    """From published weights: frozen kernels stay, those with adapters move, the loss falls."""
     Run(base_run).save(tmp_path / "published")
     flags = [
         f"--config.adapters.source={tmp_path}/published",
@@ -193,7 +193,7 @@ def test_a_run_is_an_object(base_run, tmp_path):
 
 
 def test_a_run_opens_from_any_folder_with_the_wheel_alone(base_run, tmp_path):
-    """The wheel's two packages, without the checkout's configs, in a process that starts elsewhere."""
+    """The wheel's two packages, without the checkout's configs, in a process outside of it."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     installed = tmp_path / "installed"
     build = [

@@ -30,7 +30,8 @@ def test_bits_of_a_network_that_answers_zero(tmp_path):
     )
     square, width = np.mean(images.astype(float) ** 2), 2 / 16
     expected = (square + width**2 / 12 + np.log(2 * np.pi)) / 2 / np.log(2) - np.log2(width)
-    # The mean square of 6,400 pixels with uniform noise has standard error 2·.85·.036/80 = 8e-4; four of them, in bits.
+    # The mean square of 6,400 pixels with uniform noise has standard error 2·.85·.036/80 = 8e-4;
+    # four of them, in bits.
     assert math.isclose(report["ode_bits_per_dimension"], expected, abs_tol=2.5e-3)
     # A hundred strata of t, and the noise of each: a repetition with other seeds varies by 0.4 %.
     bound = (np.log(1e3) - 0.999) * (square + 1) / np.log(2)

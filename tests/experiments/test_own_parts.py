@@ -1,7 +1,7 @@
 """Families and networks of a user's own: written outside the project, and used by every program.
 
-A toy family has a network, a data set, a task, an evaluator and a config in a folder of its own. No file
-of the project is touched for it.
+A toy family has a network, a data set, a task, an evaluator and a config in a folder of its own. No
+file of the project is touched for it.
 """
 
 import itertools
@@ -210,7 +210,8 @@ def test_a_family_of_ones_own_goes_through_every_program(family, tmp_path):
     succeed(
         "train", config, f"--workdir={runs[0]}", "--config.evaluation.measures.brightness.every=40"
     )
-    # The second one is interrupted by a mistake of the user's at its end, and goes on by the same command.
+    # The second one is interrupted by a mistake of the user's at its end, and goes on by the same
+    # command.
     succeed("train", config, f"--workdir={runs[1]}", "--config.seed=1")
     saved = sorted((runs[1] / "checkpoints").iterdir())[-1]
     for path in sorted(saved.rglob("*"), reverse=True):
@@ -343,7 +344,7 @@ SHORT = [
 
 @pytest.fixture(scope="module")
 def own_networks(tmp_path_factory):
-    """The module of a user's own networks, and a folder of pictures of mixed sizes in two classes."""
+    """Return a module of own networks, and a folder of pictures of mixed sizes in two classes."""
     folder = tmp_path_factory.mktemp("networks")
     (folder / "own_networks.py").write_text(textwrap.dedent(UNET))
     generator = np.random.default_rng(0)
@@ -405,7 +406,8 @@ def test_a_network_of_ones_own_trains_on_a_folder_of_mixed_sizes(
         ("Tall", r"names Tall, which returns \[1, 32, 16, 3\] of x_t \[1, 16, 16, 3\]"),
         (
             "Deaf",
-            r"names own_networks\.Deaf, which cannot be called so.*DiffusionNetwork is `network\(x_t",
+            r"names own_networks\.Deaf, which cannot be called so.*DiffusionNetwork is "
+            r"`network\(x_t",
         ),
         ("Absent", r"config\.model\.name is 'own_networks\.Absent'"),
     ],

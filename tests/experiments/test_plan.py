@@ -27,8 +27,8 @@ def test_a_plan_of_dit_xl():
     assert found["memory"]["optimizer_state"] == pytest.approx(
         2 * found["memory"]["params"], rel=1e-3
     )
-    # 118.6 G multiply-adds forward (Peebles & Xie 2023, table 4), 256 examples, three passes; what is computed again adds
-    # the products of attention, which the policy does not keep
+    # 118.6 G multiply-adds forward (Peebles & Xie 2023, table 4), 256 examples, three passes; what
+    # is computed again adds the products of attention, which the policy does not keep
     assert 3 * 118.6e9 * 256 < found["multiply_adds"] < 1.05 * 3 * 118.6e9 * 256
     assert 3 * 118.6e9 * 256 < found["useful_multiply_adds"] < 1.001 * 3 * 118.6e9 * 256
     assert found["terms"]["arithmetic"] == pytest.approx(2 * found["multiply_adds"] / 64 / 989e12)
@@ -99,7 +99,8 @@ def test_a_plan_of_sampling():
     assert found["memory"].keys() == {"params", "activations and workspace"}
     # both halves of guidance at once
     assert [each["query"] for each in found["attention"]] == [(8, 256, 16, 72)]
-    # Weights are gathered for each of the steps, those of bfloat16 products in bfloat16, and no gradient is sent.
+    # Weights are gathered for each of the steps, those of bfloat16 products in bfloat16, and no
+    # gradient is sent.
     (sent,) = found["collectives"]
     in_bfloat16 = 28 * 12 * 1152**2
     assert sent["kind"] == "all-gather"
@@ -133,8 +134,9 @@ def test_what_does_not_fit_is_told_what_to_do():
     (sentence,) = [sentence for sentence in advice(found) if sentence.startswith("It does not fit")]
     assert "a larger config.accumulation_steps takes" in sentence and "remat_policy" not in sentence
     assert found["tokens_per_second"] == (4096 + 512) * found["images_per_second"]
-    # each block's forward pass runs twice, the backward one costs two of it, and the kernel's computes logits once more:
-    # of 4,608 tokens and 3,072 features in 19 + 38 blocks, where embeddings and head are computed once
+    # each block's forward pass runs twice, the backward one costs two of it, and the kernel's
+    # computes logits once more: of 4,608 tokens and 3,072 features in 19 + 38 blocks, where
+    # embeddings and head are computed once
     logits = 16 * 57 * 4608**2 * 3072
     again = found["multiply_adds"] - found["useful_multiply_adds"]
     assert again == pytest.approx(found["useful_multiply_adds"] / 3 + logits, rel=0.01)
@@ -174,11 +176,13 @@ def test_a_plan_over_tensor_and_context():
     bfloat16, float32, examples, tokens = 2, 4, 32 // 2, 256
     # Heads are exchanged for tokens, forward four times, again in rematerialisation, and back
     assert found["attention"][0]["form"] == "all_to_all"
-    # Outputs of attention and the feed-forward layer, kept for the backward pass; gradients of what both take; and of
-    # modulations. Of DiT-XL/2 on fsdp:32,tensor:2 this is 528 MB, where the compiler for TPUs sends 530.
+    # Outputs of attention and the feed-forward layer, kept for the backward pass; gradients of what
+    # both take; and of modulations. Of DiT-XL/2 on fsdp:32,tensor:2 this is 528 MB, where the
+    # compiler for TPUs sends 530.
     hidden, vector = bfloat16 * examples * tokens // 2 * 256, float32 * examples * 256
     assert sent["all-reduce", ("tensor",)] == 3 * (2 * hidden + 2 * hidden + vector) + vector
-    # All but what `tensor` splits, and half of that, is half on each device of fsdp; gradients are summed over context.
+    # All but what `tensor` splits, and half of that, is half on each device of fsdp; gradients are
+    # summed over context.
     assert sent["all-reduce", ("context",)] == sent["reduce-scatter", ("fsdp",)]
     whole = plan(config, {"fsdp": 2, "tensor": 2}, "h100")
     ratio = (

@@ -42,6 +42,12 @@ def test_sample_says_what_is_wrong(small_run, tmp_path):
             "no checkpoint 33; the steps there are [20, 30, 40]",
         ),
         ([f"--workdir={small_run[0]}", "--out=x.jpg"], "must end in .png or .npz"),
+        ([f"--workdir={small_run[0]}", "--sampler=hun"], "error: --sampler is 'hun'; did you mean"),
+        ([f"--workdir={small_run[0]}", "--grid=karas_grid"], "error: --grid is 'karas_grid'; did"),
+        (
+            [f"--workdir={small_run[0]}", "--sampler=ddim,eat=1.0"],
+            "error: --sampler.eat is set, which ddim does not take; it takes memory, eta",
+        ),
     ]
     for flags, words in cases:
         result = run("sample", *flags)

@@ -1,4 +1,4 @@
-"""Several processes train one model: the same losses, one's death, and going on with another number of them."""
+"""Several processes train one model: the same losses, one's death, and resuming with others."""
 
 import contextlib
 import json
@@ -30,7 +30,8 @@ RUN = [
     "--config.sampling.num_steps=2",
 ]
 SPLIT = ["--config.mesh.data=2", "--config.mesh.fsdp=2"]
-ENDS_WITHIN = 60  # seconds after another process' death; experiments/launch/runtime.py's heartbeat is a third of it
+# seconds after another process' death; experiments/launch/runtime.py's heartbeat is a third of it
+ENDS_WITHIN = 60
 
 
 def free_port(first, last):
@@ -43,7 +44,7 @@ def free_port(first, last):
 def start(
     workdir, devices, processes=1, flags=(), slurm=False, program=("-m", "experiments.train")
 ):
-    """Starts training on so many virtual devices each of so many processes; process i writes `workdir`.i."""
+    """Start training on some virtual devices in each process; process i writes `workdir`.i."""
     port = free_port(61440, 65535)
     started = []
     for process in range(processes):
@@ -86,7 +87,7 @@ def losses(workdir):
 
 
 def assert_same_losses(workdir, expected):
-    """2e-6: sums over 64 examples in float32 (2⁻²⁴ = 6e-8 each) taken in another order, over all steps."""
+    """2e-6: sums of 64 examples in float32 (6e-8 each), in another order, over all steps."""
     assert len(losses(workdir)) == STEPS
     np.testing.assert_allclose(losses(workdir), expected, rtol=2e-6)
 
@@ -100,7 +101,10 @@ def expected(tmp_path_factory):
 
 
 def interrupt(workdir, number, victim, **options):
-    """Two processes, of which one gets a signal when a checkpoint is there; both, and the seconds it took."""
+    """Send a signal to one of two processes once there is a checkpoint.
+
+    Return both processes, and the seconds until they ended.
+    """
     processes = start(workdir, 2, 2, SPLIT, **options)
     deadline = time.monotonic() + 120
     while not (workdir / "checkpoints/00000010").exists():

@@ -1,4 +1,4 @@
-"""Text to image, small: a run reports how well its pictures match their prompts, and draws new prompts."""
+"""Text to image, small: how well pictures match their prompts, and pictures of new prompts."""
 
 import json
 

@@ -1,6 +1,7 @@
 """Trains a small diffusion task over meshes, and prints what each run did as a line of JSON.
 
-XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.training.sharded_run '[{"data": 8}]'
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.training.sharded_run '[{"data":
+8}]'
 """
 
 import argparse

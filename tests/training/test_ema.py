@@ -40,7 +40,7 @@ def track(rule, history, start):
 
 
 def power_weights(power, step):
-    """Share of the parameters after each update until `step`: the profile's integral over that update."""
+    """Return each update's share until `step`: the profile's integral over the update."""
     return np.diff((np.arange(step + 1) / step) ** (power + 1))
 
 

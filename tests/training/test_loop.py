@@ -16,7 +16,7 @@ from toy import Line, batches
 from genjax.devices import make_mesh
 from genjax.devices.cost import peak_operations
 from genjax.training import Checkpoints, Interrupted, NonFiniteError, Plugin, train
-from genjax.training.log import ProgressBar
+from genjax.training.progress import ProgressBar
 from genjax.training.signals import StopSignals
 from tests import virtual_devices
 
@@ -233,7 +233,7 @@ class Breaking(Line):
 
 
 def test_a_few_updates_that_are_not_finite_are_left_out(tmp_path):
-    """By hand: the state stays, its step goes on, means are of the other steps; also over a stop."""
+    """The state stays, its step goes on, and means are of the other steps, also over a stop."""
     for num_steps in (10, 20):
         state = fit(tmp_path, Breaking(), num_steps=num_steps, max_skipped_steps=3)
     task, (init_key, key) = Breaking(), jax.random.split(jax.random.key(1))
@@ -441,7 +441,7 @@ def test_what_is_frozen_is_split_as_a_state_is():
 
 
 def test_speed_counts_the_products_and_the_time_spent_waiting(tmp_path, monkeypatch):
-    """On a clock that only batches, of 20 ms, and the reading of a step's metrics, of 5 ms, move on."""
+    """On a clock that batches (20 ms) and the reading of a step's metrics (5 ms) move on."""
     milliseconds = [0]
 
     def pass_time(duration):
@@ -463,7 +463,8 @@ def test_speed_counts_the_products_and_the_time_spent_waiting(tmp_path, monkeypa
     monkeypatch.setattr(ProgressBar, "update", lambda *arguments: pass_time(5))
     fit(tmp_path, Products(), data=slow)
     # A step's metrics are read when the next batch is there, at once only before a save (every five
-    # steps). So of each four steps the first ones waited for five batches, and the last ones for three.
+    # steps). So of each four steps the first ones waited for five batches, and the last ones for
+    # three.
     for row, waits in zip(rows(tmp_path), (5, 4, 4, 4, 3), strict=True):
         seconds = 0.020 * waits + 0.005 * 4
         np.testing.assert_allclose(

@@ -109,7 +109,7 @@ def adam_direction(first, second, step, b1=0.9, b2=0.999, eps=1e-8):
 
 
 def by_hand(rule, gradients):
-    """Applies `rule(parameter, gradient, memory, step, decay) -> (parameter, memory)` leaf by leaf."""
+    """Apply `rule(parameter, gradient, memory, step, decay) -> (parameter, memory)` to leaves."""
     params = draw(0)
     decays = jax.tree.map(lambda kernel: DECAY * kernel, kernels_only(params))
     memory = jax.tree.map(lambda p: (0.0, 0.0, p.copy()), params)
@@ -148,7 +148,7 @@ def test_every_step_is_the_paper_s(rule):
 
 
 def test_schedule_free_is_the_paper_s_recursion_and_gives_its_average():
-    """Defazio et al. 2024, algorithm 1, with a warm-up of two steps; weights are squared learning rates."""
+    """Defazio et al. 2024, algorithm 1: two steps of warm-up, squared rates as weights."""
     gradients = [draw(1 + step) for step in range(STEPS)]
     rates = RATE * np.minimum(1, np.arange(1, STEPS + 1) / 2)
 
@@ -204,7 +204,8 @@ def test_muon_orthogonalizes_each_scanned_layer_by_itself():
     scale = 0.2 * np.sqrt(18)
     for layer, g in zip(update, gradient["blocks"]["qkv"]["kernel"], strict=True):
         u, values, vt = np.linalg.svd(g, full_matrices=False)
-        # five steps of the quintic leave singular values in this band (Jordan et al. 2024), the vectors as they were
+        # five steps of the quintic leave singular values in this band (Jordan et al. 2024), the
+        # vectors as they were
         in_their_basis = u.T @ layer @ vt.T / scale
         assert np.all((np.diag(in_their_basis) > 0.68) & (np.diag(in_their_basis) < 1.14)), (
             in_their_basis

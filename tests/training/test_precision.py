@@ -32,7 +32,7 @@ def problem():
 
 
 def by_numpy(w, batch, steps, rate, microbatches):
-    """Descent along gradients at rounded weights, each rounded too, which a copy in bfloat16 cannot have otherwise."""
+    """Descend along rounded gradients at rounded weights, as a copy in bfloat16 must."""
     for _ in range(steps):
         gradient = np.zeros_like(w)
         for i in range(microbatches):
@@ -54,7 +54,8 @@ def test_steps_against_numpy(microbatches):
         assert gradients["w"].dtype == jnp.float32
         found = jax.tree.map(lambda a, g: a - RATE * g, found, gradients)
     expected = by_numpy(w, batch, STEPS, RATE, microbatches)
-    # A gradient near a border of bfloat16 may be rounded to either side: 2⁻⁹ of it, once or twice in 20 steps.
+    # A gradient near a border of bfloat16 may be rounded to either side: 2⁻⁹ of it, once or twice
+    # in 20 steps.
     np.testing.assert_allclose(found["w"], expected, atol=2e-4)
     # which is less than what the rounding changes
     (_, _), exact = value_and_gradient(loss)({"w": jnp.asarray(w)}, batch, jax.random.key(0))

@@ -19,7 +19,7 @@ POWER = dict(
 
 @pytest.fixture(scope="module")
 def power_run(tmp_path_factory):
-    """A task with two power-function averages after a few steps, its state, and snapshots of both."""
+    """Return a task with two power-function averages, its state after some steps, and snapshots."""
     task = build(small_config(averages=POWER))  # besides the default
     snapshots, update = Snapshots(tmp_path_factory.mktemp("ema")), jax.jit(task.update)
     state = jax.jit(task.init)(jax.random.key(0))

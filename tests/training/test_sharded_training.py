@@ -1,4 +1,4 @@
-"""Meshes over virtual devices: the same losses, less memory per device, and the collectives that theory says."""
+"""Meshes over virtual devices: the same losses, less memory per device, expected collectives."""
 
 import json
 import math
@@ -94,7 +94,8 @@ def alone(runs):
 def test_every_mesh_has_the_same_losses(runs, alone):
     assert len(runs) == 12
     for row in runs.values():
-        # 2e-6: sums over 32 images in float32 (2⁻²⁴ = 6e-8 each) taken in another order, over 50 steps.
+        # 2e-6: sums over 32 images in float32 (2⁻²⁴ = 6e-8 each) taken in another order, over 50
+        # steps.
         np.testing.assert_allclose(row["losses"], alone["losses"], rtol=2e-6)
 
 
@@ -106,7 +107,8 @@ def test_the_state_of_a_device_shrinks_with_fsdp_alone(runs, alone):
             continue
         assert row["bytes_per_device"] == whole - large + large // dict(axes).get("fsdp", 1)
     assert large > 0.8 * whole
-    # Initialising eight parts never holds the whole on one device, what random numbers are made from included.
+    # Initialising eight parts never holds the whole on one device, what random numbers are made
+    # from included.
     eighth = runs[("fsdp", 8),]
     assert eighth["bytes_per_device"] + eighth["init_temporary_bytes"] < whole / 2
 
@@ -129,8 +131,8 @@ def test_fsdp_gathers_parameters_and_sums_gradients(runs, alone):
             "all-gather",
             "all-reduce",
         }  # accelerators turn the latter into reduce-scatter
-        # Scanned layers' kernels once forward and once backward, the time embedding's forward alone, since
-        # its input needs no gradient.
+        # Scanned layers' kernels once forward and once backward, the time embedding's forward
+        # alone, since its input needs no gradient.
         assert by_kind["all-gather"] == 2 * alone["large_parameter_bytes"]["blocks"] + sum(
             size for name, size in alone["large_parameter_bytes"].items() if name != "blocks"
         )

@@ -29,7 +29,7 @@ def test_limits_are_means_and_deviations_of_what_is_known():
 
 
 class Exploding(Line):
-    """Explodes at steps 70, 71 and 150 in the norm, and at step 80 in the loss; is NaN at step 90."""
+    """Explode at steps 70, 71 and 150 in the norm and at step 80 in the loss; be NaN at step 90."""
 
     def update(self, state, batch, key):
         new, metrics = super().update(state, batch, key)
@@ -74,8 +74,8 @@ def test_steps_that_explode_are_left_out_and_counted(whole):
         new, _ = update(expected, batch, jax.random.fold_in(key, expected.step))
         expected = expected._replace(step=new.step) if step in (70, 71, 80, 90, 150) else new
     assert int(state.step) == 160
-    # Other fusions round otherwise, by 2⁻²⁴ of numbers up to 12 in each of 160 steps, of which the pull
-    # back to 3 keeps about ten.
+    # Other fusions round otherwise, by 2⁻²⁴ of numbers up to 12 in each of 160 steps, of which the
+    # pull back to 3 keeps about ten.
     np.testing.assert_allclose(state.slope, expected.slope, rtol=20 * 2**-24)
     skipped = {row["step"]: row["skipped_steps"] for row in rows}
     assert [skipped[step] for step in (60, 70, 80, 90, 140, 150, 160)] == [0, 1, 3, 4, 4, 5, 5]

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from genjax.training import Checkpoints, record_config
+from genjax.training import Checkpoints, new_workdir, record_config
 from genjax.training.workdir import read_record
 
 CONFIG = {"seed": 3, "optimizer": {"learning_rate": 0.1}, "shape": [2, 2]}
@@ -53,3 +53,15 @@ def test_checkpoints_of_nobody_knows_which_config_are_refused(workdir):
     (workdir / "checkpoints/00000001/run.json").unlink()
     with pytest.raises(ValueError, match="holds checkpoints and no config.json"):
         record_config(workdir, CONFIG, ())
+
+
+def test_a_failed_start_leaves_no_empty_folder_and_nothing_else_is_removed(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for folder in ("new", "deep/new", "mine"):
+        with pytest.raises(ValueError), new_workdir(tmp_path / folder) as workdir:
+            assert workdir.is_dir()
+            raise ValueError("a wrong config")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    with new_workdir(tmp_path / "deep/run") as workdir:
+        (workdir / "config.json").write_text("{}")
+    assert (tmp_path / "deep/run/config.json").exists()

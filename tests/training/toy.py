@@ -1,4 +1,4 @@
-"""The smallest task: a line fitted to numbers, with everything the loop asks for and nothing else."""
+"""The smallest task: a line fitted to numbers, with everything that the loop needs."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,10 @@ class State(NamedTuple):
 
 
 class Line:
-    """Descends (slope·x − 3x)² by noisy gradients; its loss is NaN at `nan_at`, its slope after `break_at`."""
+    """Descend (slope·x − 3x)² by noisy gradients.
+
+    The loss is NaN at `nan_at`, and the slope is NaN after `break_at`.
+    """
 
     def __init__(self, nan_at: int = -1, break_at: int = -1):
         self.nan_at, self.break_at = nan_at, break_at

@@ -21,7 +21,7 @@ from genjax.models.encoders.dinov2 import dinov2_features
 from genjax.models.encoders.inception import Inception, inception_features
 from genjax.pretrained import inception
 from genjax.pretrained.safetensors_io import NAMES
-from genjax.training.log import ProgressBar
+from genjax.training.progress import ProgressBar
 
 BATCH = 64  # images at once on each device
 
@@ -133,7 +133,7 @@ def in_batches(
     size = min(BATCH * len(devices), count + -count % len(devices))
     fetch = lambda outputs, length: jax.tree.map(lambda a: np.asarray(a)[:length], outputs)
     ahead = None
-    with ProgressBar(0, count) as progress:
+    with ProgressBar("evaluating", 0, count, "images") as progress:
         for start in range(0, count, size):
             arrays = read(slice(start, min(start + size, count)))
             length = len(arrays[0])

@@ -50,11 +50,15 @@ def load_folder(
             file is malformed.
     """
     if not data_dir:
-        raise ValueError("dataset 'folder' needs a data_dir: the folder that holds the images")
+        raise ValueError(
+            "dataset 'folder' needs a data_dir (config.data.directory): the folder that holds the "
+            "images"
+        )
     root = Path(data_dir)
     if not root.is_dir():
         raise FileNotFoundError(
-            f"there is no folder {root}: give as data_dir the folder that holds the images"
+            f"there is no folder {root.absolute()}: give as data_dir (config.data.directory) the folder "
+            "that holds the images"
         )
     splits, class_names = _read_layout(root)
     members = {name: lambda entries=entries: entries for name, entries in splits.items()}

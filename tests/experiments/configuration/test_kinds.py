@@ -48,3 +48,49 @@ def test_a_part_that_breaks_its_contract_is_refused():
         ValueError, match="config.target names builtins.len, which cannot be called so.*a Target"
     ):
         kinds.TARGET.bind(dict(name="builtins.len"), "target")
+
+
+# Every choice of some kinds, from the papers' lists in the modules' docstrings, and no helper.
+CHOICES = {
+    kinds.TARGET: "clean, noise, velocity, v, score, edm",
+    kinds.LOSS: "simple_loss, hybrid_loss",
+    kinds.WEIGHTING: "uniform, min_snr, edm, sigmoid, p2",
+    kinds.LAW: "uniform, logit_normal, mode, cosmap, uniform_log_snr, log_normal_sigma",
+    kinds.AVERAGE: "HalfLife, PowerFunction",
+    kinds.OBJECTIVE: "saturating, non_saturating, hinge, least_squares, wasserstein, relativistic",
+    kinds.AUGMENTATION: "color, translation, cutout",
+    kinds.LIKELIHOOD: "bernoulli, gaussian, discretized_logistic",
+    kinds.DISTANCE: "l1, l2, charbonnier",
+    kinds.VARIATIONAL: "VAE",
+    kinds.SPACE: "Pixels, Points, Waveforms, Latents, Tokens",
+    kinds.CONDITION: "Classes, Unconditional, Frames, Prompts",
+    kinds.TASK: "GAN, Autoencoder, Diffusion, VariationalAutoencoder",
+    kinds.PATCH_DISCRIMINATOR: "Discriminator",
+    kinds.TEXT_ENCODER: "minilm",
+}
+
+
+@pytest.mark.parametrize("kind", CHOICES, ids=lambda kind: kind.contract.__name__)
+def test_a_wrong_name_is_answered_with_the_choices_alone(kind):
+    with pytest.raises(ValueError, match=f"'nothing'; there are {CHOICES[kind]}; or give"):
+        kind.find("nothing", "field")
+
+
+def test_networks_samplers_and_processes_are_listed_without_their_layers_and_helpers():
+    def listed(kind):
+        with pytest.raises(ValueError) as error:
+            kind.find("nothing", "field")
+        return set(str(error.value).partition("there are ")[2].partition(";")[0].split(", "))
+
+    networks = listed(kinds.DIFFUSION_NETWORK)
+    assert networks >= {"DiT", "DiT_S", "MMDiT", "PixArt", "Flux", "ADM", "SongUNet"}
+    assert not networks & {"Block", "Embedding", "rms_norm", "decode", "convolution"}
+    assert listed(kinds.GENERATOR) == {
+        f"{name}.Generator" for name in ("dcgan", "mlp_gan", "r3gan", "stylegan2", "vit_gan")
+    }
+    samplers = listed(kinds.SAMPLER)
+    assert samplers >= {"euler", "heun", "ddim", "restart", "adaptive", "unipc"}
+    assert not samplers & {"run", "cut", "quotient", "heun_in_rho", "adaptive_solution", "Table"}
+    processes = listed(kinds.PROCESS)
+    assert processes >= {"RectifiedFlow", "EDM", "Shifted", "TrigFlow"}
+    assert not processes & {"Process", "corrupt", "expand", "UnitVariance", "linear_betas"}

@@ -1,5 +1,7 @@
 """The scorer of pairs of picture and name: what it finds of real pairs, and of wrong ones."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -31,3 +33,21 @@ def test_networks_without_prompts_are_not_scored_by_them():
         ValueError, match="PromptMatch, which is of networks told prompts; .* is Classes"
     ):
         Experiment.from_config(config)
+
+
+def test_pictures_of_one_name_are_scored_as_one():
+    """A copy of a picture with its name changes nothing, where it would tie with the picture."""
+    count, names = 12, tuple(f"name {i}" for i in range(12))
+    pairs = Pairs.__new__(Pairs)
+    pairs._condition = SimpleNamespace(
+        embeddings=lambda names: np.stack([np.eye(count)[int(name.split()[1])] for name in names])
+    )
+    pairs._score = lambda features, embeddings: features @ embeddings.T
+    features = np.eye(count)
+    features[0] = 0  # the first picture says nothing, so all names tie, and a tie loses
+    expected = 11 / 12
+    assert pairs.accuracy(features, names) == pytest.approx(expected, abs=1e-12)
+    doubled = np.concatenate([features, features[3:4]]), (*names, names[3])
+    assert pairs.accuracy(*doubled) == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ValueError, match="12 pictures have 3 different names; PromptMatch chooses"):
+        pairs.accuracy(features, names[:3] * 4)

@@ -1,11 +1,11 @@
-"""A user's own images: wrong shapes and classes are errors before training, and what fits is trained on."""
+"""A user's own images: wrong shapes and classes are errors before training."""
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from configs import digits_flow, digits_gan
+from configs import digits_flow, digits_gan, emoji_autoencoder
 from experiments.configuration.runs import build
 from experiments.inputs.datasets import Data, training_batches
 from genjax.devices import make_mesh
@@ -99,3 +99,15 @@ def test_images_that_vary_in_size_are_resized_when_asked_to(tmp_path):
     assert held_out.source[:]["image"].shape[1:] == (8, 8, 3)
     config.data.image_shape = (8, 4, 3)
     assert batches_of(config)[0]["image"].shape == (8, 8, 4, 3)
+
+
+def test_an_autoencoder_takes_images_that_vary_in_size_when_asked_to(tmp_path):
+    folder_of(tmp_path, [(8, 8), (20, 12), (12, 20)])
+    config = emoji_autoencoder.get_config("kl")
+    config.batch_size = 4
+    config.data.update(name="folder", directory=str(tmp_path), image_shape=(8, 8, 3))
+    with pytest.raises(ValueError, match="vary in size.*set --config.data.resize=True"):
+        batches_of(config)
+    config.data.resize = True
+    assert batches_of(config)[0]["image"].shape == (4, 8, 8, 3)
+    assert Data.from_config(config).shown.shape[1:] == (8, 8, 3)  # what is reconstructed

@@ -1,4 +1,4 @@
-"""Sound as a space and frames as a condition, by networks of a user's own, in the one diffusion task."""
+"""Sound as a space and frames as a condition, in the diffusion task, with own networks."""
 
 import flax.linen as nn
 import jax

@@ -39,7 +39,7 @@ class Clock(MetricsLog):
 
 
 def test_a_stop_within_a_window_does_not_count_its_steps_twice(tmp_path):
-    """A stop at step 95 of 100, and a window that ends at 100: 5 steps in 1 s, and a save of 0.25 s."""
+    """A run stops at step 95; its last window has 5 steps in 1 s and a save of 0.25 s."""
     (tmp_path / "config.json").write_text(json.dumps({"config": {}, "device": "1 × cpu"}))
     meter = Meter(log := Clock(), None, 100, 100, make_mesh({"data": -1}, jax.device_count()), 0)
     for step in range(96, 101):

@@ -1,5 +1,6 @@
 """What every program does first and last."""
 
+import re
 import signal
 import socket
 import subprocess
@@ -10,8 +11,8 @@ import pytest
 from tests.experiments.launching import ROOT, SMALL, run, run_alone
 
 COMMANDS = (
-    "train sample evaluate encode latents likelihood sweep report compare plan benchmark loop_overhead peers "
-    "tpu_bounds"
+    "train sample evaluate encode latents likelihood sweep report compare plan benchmark "
+    "loop_overhead peers tpu_bounds"
 )
 
 
@@ -21,6 +22,58 @@ def test_help_explains_every_flag(name):
     own = [line for line in result.stdout.splitlines() if line.startswith("  --")]
     assert own and all(len(line.split(":", 1)[1].strip()) > 5 for line in own), result.stdout
     assert f"python -m experiments.{name}" in result.stdout
+
+
+def flags_in_help(name):
+    """Return the names of the flags that --help explains, with what it says."""
+    text = run(name, "--help").stdout.partition("\nflags:\n")[2]
+    return dict(re.findall(r"^  --(?:\[no\])?(\w+): (.*)", text, re.MULTILINE))
+
+
+PROCESSES = {"coordinator", "num_processes", "process_id", "join_seconds"}
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("train", {"config", "workdir", "init_from"} | PROCESSES),
+        ("encode", {"config"} | PROCESSES),
+        (
+            "latents",
+            {"workdir", "step", "count", "inversion_steps", "pairs"}
+            | {"truncation", "weights", "seed"},
+        ),
+        ("sweep", {"samplers", "grid", "steps", "num_samples", "out"}),
+    ],
+)
+def test_help_names_the_flags_that_the_command_uses(name, flags):
+    assert flags_in_help(name).keys() == flags
+
+
+@pytest.mark.parametrize(
+    ("name", "required"),
+    [
+        ("train", {"config", "workdir"}),
+        ("sweep", {"out"}),
+        ("sample", {"workdir"}),
+        ("plan", {"config", "mesh", "device"}),
+        ("compare", set()),
+    ],
+)
+def test_help_marks_required_flags_and_an_error_names_them(name, required):
+    marked = {name for name, text in flags_in_help(name).items() if text.startswith("Required. ")}
+    assert marked == required
+    if required:
+        result = run(name)
+        missing = re.fullmatch(r"error: --(\w+) is missing\. Required\. .+\n", result.stderr)
+        assert result.returncode == 1 and missing[1] in required
+
+
+def test_a_missing_config_file_is_named_in_full(tmp_path):
+    result = run("train", "--config=configs/digit_flow.py", f"--workdir={tmp_path / 'run'}")
+    path, nearest = ROOT / "configs/digit_flow.py", ROOT / "configs/digits_flow.py"
+    message = f"error: --config names {path}, and there is no such file; did you mean {nearest}?\n"
+    assert (result.returncode, result.stderr) == (1, message)
 
 
 def test_ctrl_c_ends_without_a_traceback_even_while_modules_are_imported():
@@ -53,7 +106,7 @@ def test_a_process_alone_ends_with_one_message(tmp_path):
 
 
 def test_what_was_compiled_is_kept_for_the_next_program(small_run, tmp_path):
-    """In the cache of the user, each file written once by the first program and none by the second."""
+    """The first program writes each file of the user's cache once, and the second writes none."""
     environment = dict(
         XDG_CACHE_HOME=str(tmp_path),
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",

@@ -141,7 +141,8 @@ def test_a_weight_goes_to_its_end_as_a_half_cosine():
     np.testing.assert_allclose(
         regularizer.weight_at(steps), [0.4, quarter, 0.25, 0.1, 0.1], rtol=1e-6
     )
-    # a step far beyond the burn-in is one with the end weight from the start; at its beginning, with the first
+    # a step far beyond the burn-in is one with the end weight from the start; at its beginning,
+    # with the first
     end, first, burning = (
         plane(regularizers=dict(r1=fields))
         for fields in (
@@ -167,7 +168,8 @@ def test_the_discriminators_gradient_by_generated_examples_alone():
     task = build(config)
     state = jax.jit(task.init)(jax.random.key(0))
     _, metrics = jax.jit(task.update, compiler_options=QUICK)(state, points(0), jax.random.key(1))
-    # as an update draws them: of the first of its keys, for the only update of the discriminator, for the latents
+    # as an update draws them: of the first of its keys, for the only update of the discriminator,
+    # for the latents
     (key,) = jax.random.split(jax.random.split(jax.random.key(1))[0], 1)
     latent_key, _ = jax.random.split(jax.random.split(key, 3)[0])
     fakes = task.generator.apply(state.generator.variables, jax.random.normal(latent_key, (16, 2)))
@@ -190,7 +192,8 @@ def test_a_lazy_penalty_is_logged_where_it_is_computed_and_as_the_eager_one():
     assert counts == [1, 0, 0, 1]
     of = [after(config)[1]["regularizer/r1"] for config in (eager, lazy)]
     np.testing.assert_allclose(of[0].total, of[1].total, rtol=1e-6)  # as added at every step
-    # while the loss holds three times as much of it: so do the gradients, and Adam's second moments know
+    # while the loss holds three times as much of it: so do the gradients, and Adam's second moments
+    # know
     loss = after(plane(regularizers=dict(r1=dict(weight=0.9))))[0], after(lazy)[0]
     assert all(
         np.allclose(a, b, rtol=1e-5, atol=1e-7)
@@ -247,7 +250,8 @@ def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path):
     [
         (
             dict(model__generator=dict(name="Generator")),
-            "config.model.generator.name is 'Generator', which several.*dcgan.Generator.*vit_gan.Generator",
+            "config.model.generator.name is 'Generator', which "
+            "several.*dcgan.Generator.*vit_gan.Generator",
         ),
         (dict(objective="hinged"), "config.objective is 'hinged'.*non_saturating"),
         (dict(regularizers=dict(r3=dict(weight=1.0))), "has 'r3'; there are r1, r2"),

@@ -1,4 +1,4 @@
-"""The task of autoencoders: its loss, its discriminator, and that devices and interruptions change nothing."""
+"""The task of autoencoders: its loss, its discriminator, and independence of devices and stops."""
 
 import dataclasses
 import functools
@@ -162,7 +162,7 @@ def written_out():
 
 
 def judging():
-    """A state whose discriminator has an opinion: its gradient is large beside the 1e-4 of its weight."""
+    """Return a state whose discriminator's gradient is large compared with its weight, 1e-4."""
     state = jax.device_get(made("kl").state)
     sharper = jax.tree.map(lambda a: 4 * a, state.discriminator.params)
     return state.replace(
@@ -171,7 +171,7 @@ def judging():
 
 
 def test_the_gradients_are_those_of_the_written_out_losses():
-    """Of both networks, at a step with R1; at its last layer distances and discriminator pull alike."""
+    """At a step with R1: distances and discriminator have equal gradients at the last layer."""
     config, _, frozen, _, update = made("kl")
     state, images = judging(), batch(config, 0)["image"]
     after, metrics = update(state, {"image": images}, KEY, *frozen)
@@ -264,7 +264,8 @@ def test_quantized_gradients_pass_straight_through():
     np.testing.assert_allclose(metrics["loss/commitment"], commitment, rtol=1e-5)
     assert_close(gradient(after.autoencoder, state.autoencoder), by_params, rtol=1e-4)  # 3e-5
 
-    # appendix A.1 of van den Oord et al. 2017 with γ = .99, counts in units of an equal share, all 1 before
+    # appendix A.1 of van den Oord et al. 2017 with γ = .99, counts in units of an equal share, all
+    # 1 before
     u, indices, old = np.reshape(np.float64(u), (-1, 2)), np.ravel(indices), np.asarray(old)
     for code in range(CODES):
         chose = u[indices == code]
@@ -307,7 +308,7 @@ def test_codes_move_in_training_alone_and_are_averaged():
 
 @pytest.mark.parametrize("choice", ["kl", "vq"])
 def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path, choice):
-    """With the discriminator's start after the interruption, and a codebook beside the parameters."""
+    """The discriminator starts after the interruption, and there is a codebook."""
     this = made(choice)
     middle, _ = this.after(this.state, 1)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
@@ -322,7 +323,7 @@ def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path, choice):
 
 
 def test_a_video_is_reconstructed_frame_by_frame_and_flipped_as_a_whole():
-    """Two latent frames of two frames each stand for three, and the discriminator sees each of them."""
+    """Two latent frames stand for three frames, and the discriminator sees each of the three."""
     config, task, _, state, _ = made("video")
     video = batch(config, 0)["video"]
     after, (metrics,) = made("video").after(state.replace(step=jnp.int32(START)), 1)
@@ -464,7 +465,7 @@ def hold_out(monkeypatch, config, held_out, train):
 def test_reconstructions_that_are_the_originals_and_others_ten_levels_brighter(
     monkeypatch, narrow_features, feature
 ):
-    """Of 53 images, which are no multiple of the batch; of video the measures are those of all frames."""
+    """53 images are no multiple of the batch. Measures of video are those of all frames."""
     config = small_config("video" if feature == "video" else "kl")
     frames = (3,) * (feature == "video")
     random = np.random.default_rng(0)
@@ -563,7 +564,8 @@ def test_a_collapsed_codebook_is_reported(monkeypatch, narrow_features, tmp_path
         (
             "kl",
             dict(weights=dict(perceptual=1.0, commitment=0.25)),
-            "has commitment, perceptual; AutoencoderKL needs divergence, perceptual, of which 0 leaves",
+            "has commitment, perceptual; AutoencoderKL needs divergence, perceptual, of which 0 "
+            "leaves",
         ),
         ("kl", dict(weights=dict(perceptual=1.0)), "config.weights has perceptual; AutoencoderKL needs divergence"),
         ("kl", dict(weights=dict(divergence=0.0, kl=1.0)), "has divergence, kl; .* needs divergence, perceptual"),
@@ -593,7 +595,7 @@ def test_a_codebook_that_is_a_parameter_has_a_weight_too():
 
 @pytest.mark.training
 def test_on_eight_devices_it_is_as_on_one():
-    """Batch norm's statistics, codes and importance weights are of the whole batch, wherever it lies."""
+    """Batch norm, codes and importance weights see the whole batch on any number of devices."""
 
     choices = ["kl", "vq", "video", "elbo", "iwae", 'kl={"fsdp": 2, "tensor": 2, "context": 2}']
     lines = lines_of("tests.experiments.autoencoder_run", 8, *choices)

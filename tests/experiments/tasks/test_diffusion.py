@@ -1,4 +1,4 @@
-"""The algebra is general: one task trains and samples under every process, target and law of times."""
+"""One task trains and samples under every process, target and law of times."""
 
 import itertools
 
@@ -65,8 +65,8 @@ def test_processes_targets_and_times_are_interchangeable(process, target, times)
         losses.append(float(metrics["loss"]))
     assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:5])
     images = to_float(sample(task, state, np.arange(100) % 10, config.sampling))
-    # After so few steps samples are blurred, but their mean is already that of digits: light in the middle,
-    # dark at the sides (columns 0 and 7 of the data have mean −.99).
+    # After so few steps samples are blurred, but their mean is already that of digits: light in the
+    # middle, dark at the sides (columns 0 and 7 of the data have mean −.99).
     columns = images.mean((0, 1, 3))
     assert columns[[0, 7]].max() < -0.6 and columns[[3, 4]].min() > -0.3
 

@@ -1,4 +1,4 @@
-"""Optimization of one network: weights by name, schedule-free averages, and metrics of what moved."""
+"""Optimization of one network: weights by name, schedule-free averages, and metrics."""
 
 import importlib
 import itertools
@@ -73,7 +73,8 @@ def test_metrics_say_what_moved(accumulation_steps):
             metrics[f"norm/update/{part}"], norm(moved[part]), rtol=1e-3, atol=1e-6
         )
     np.testing.assert_allclose(metrics["norm/update/total"], norm(moved), rtol=1e-3)
-    # clipping comes after the gradient's norm is taken: Adam's first moment holds the clipped gradient
+    # clipping comes after the gradient's norm is taken: Adam's first moment holds the clipped
+    # gradient
     clipped = norm(optax.tree.get(after.optimizer_state, "mu")) / 0.1
     np.testing.assert_allclose(clipped, min(1.0, metrics["norm/gradient/total"]), rtol=1e-4)
 
@@ -87,7 +88,8 @@ def test_metrics_say_what_moved(accumulation_steps):
         ),
         (
             "emoji_autoencoder",
-            "config.accumulation_steps must be 1 for an autoencoder, whose quantizer sees whole batches",
+            "config.accumulation_steps must be 1 for an autoencoder, whose quantizer sees whole "
+            "batches",
         ),
     ],
 )

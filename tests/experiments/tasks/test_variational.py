@@ -1,4 +1,4 @@
-"""The task of variational autoencoders: its bounds, samples of its prior, and a run from end to end."""
+"""The task of variational autoencoders: its bounds, samples of its prior, and a whole run."""
 
 import json
 
@@ -32,7 +32,7 @@ def same(a, b):
 
 
 def written_out(task, x, key, num_samples):
-    """log p(x|z), log p(z) and log q(z|x) of draws of z, `[num_samples batch]`, by densities of normal laws."""
+    """Return log p(x|z), log p(z) and log q(z|x) of draws of z, `[num_samples batch]`."""
 
     def densities(params):
         mean, log_variance = task.network.apply({"params": params}, x, method="encode")

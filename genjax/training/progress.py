@@ -1,0 +1,96 @@
+"""One progress bar for all long work: training, sampling, encoding, evaluating."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import ClassVar
+
+import rich.progress
+
+from genjax.training.signals import outliving_readers, say
+
+TERMINAL_SECONDS, LINE_SECONDS = 0.5, 10.0  # from one drawing, or one line, to the next
+
+
+def losses_of(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return what a bar shows of a step: the loss, or of several networks the loss of each."""
+    if "loss" in metrics:
+        return {"loss": metrics["loss"]}
+    return {name: value for name, value in metrics.items() if name.startswith("loss/")}
+
+
+class ProgressBar:
+    """What is being done, how much is done, the rate, losses and the remaining time.
+
+    On a terminal it is a bar. Elsewhere it is a line every ten seconds, and one at the end of
+    training. Work within other work, such as sampling while a network trains, takes the bar's
+    place, and its time does not count in the other's rate.
+
+    Args:
+        label: what is being done: "training", "sampling".
+        start, total: how many are done at the beginning and at the end.
+        unit: what is counted: "steps", "samples".
+    """
+
+    _open: ClassVar[list["ProgressBar"]] = []
+
+    def __init__(self, label: str, start: int, total: int, unit: str):
+        self._label, self._start, self._total, self._unit = label, start, total, unit
+        self._began = self._shown = time.monotonic()
+        self._losses = ""
+        self._terminal = sys.stderr.isatty()
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn(label),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TextColumn(f"{{task.fields[rate]:.1f}} {unit}/s {{task.fields[losses]}}"),
+            rich.progress.TextColumn("remaining {task.fields[remaining]}"),
+            console=rich.console.Console(stderr=True),
+            auto_refresh=False,  # no thread beside the training steps
+            disable=not self._terminal,
+            transient=label != "training",
+        )
+        fields = dict(rate=0.0, losses="", remaining="…")
+        self._task = self._bar.add_task("", total=total, completed=start, **fields)
+
+    def __enter__(self) -> "ProgressBar":
+        with outliving_readers(sys.stderr):
+            if self._open:
+                self._open[-1]._bar.stop()
+            self._bar.start()
+        self._open.append(self)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._open.remove(self)
+        with outliving_readers(sys.stderr):
+            self._bar.stop()
+            if self._open:
+                outer = self._open[-1]
+                outer._began += time.monotonic() - self._began
+                outer._bar.start()
+
+    def update(self, done: int, losses: Mapping[str, float] | None = None) -> None:
+        """Show how many are done. Redraws twice a second at most, so call it after every step."""
+        if losses:
+            self._losses = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        now = time.monotonic()
+        ends = done == self._total and (self._terminal or self._label == "training")
+        if now - self._shown < (TERMINAL_SECONDS if self._terminal else LINE_SECONDS) and not ends:
+            return
+        self._shown = now
+        rate = (done - self._start) / max(now - self._began, 1e-9)
+        remaining = f"{(self._total - done) / max(rate, 1e-9):.0f} s"
+        if self._terminal:
+            fields = dict(rate=rate, losses=self._losses, remaining=remaining)
+            with outliving_readers(sys.stderr):
+                self._bar.update(self._task, completed=done, refresh=True, **fields)
+        else:
+            shown = [
+                f"{self._label} {done}/{self._total} {self._unit}",
+                f"{rate:.1f} {self._unit}/s",
+            ]
+            say(
+                "  ".join([*shown, *filter(None, [self._losses]), f"remaining {remaining}"]),
+                sys.stderr,
+            )

@@ -1,0 +1,38 @@
+"""The check of held-out sets before training, and the interval of figures from few examples."""
+
+import numpy as np
+import pytest
+
+from configs import digits_flow
+from experiments.launch.experiment import Experiment
+from experiments.launch.held_out import check_held_out, describe_few
+
+
+def experiment(split, measured=True):
+    config = digits_flow.get_config()
+    config.data.held_out_split = split
+    if not measured:
+        config.evaluation.measures = {}
+    return Experiment.from_config(config)
+
+
+@pytest.mark.parametrize(("split", "count"), [("test[:6]", 6), ("test[:199]", 199)])
+def test_few_held_out_examples_are_warned_of(split, count, capsys):
+    check_held_out(experiment(split))
+    message = capsys.readouterr().err
+    assert message.startswith(f"warning: measures compare with only {count} examples of digits")
+    assert message.count("\n") == 1
+
+
+def test_enough_examples_are_not_warned_of(capsys):
+    check_held_out(experiment("test[:200]"))
+    check_held_out(experiment("test[:4]", measured=False))
+    assert capsys.readouterr().err == ""
+
+
+def test_the_interval_of_few_examples_holds_95_percent_of_shares():
+    """Simulated: a share of 1/2 among 50 examples, whose binomial law has no other spread."""
+    half = int(describe_few("x", 50).partition("±")[2].partition(" ")[0]) / 100
+    shares = np.random.default_rng(0).binomial(50, 0.5, 100_000) / 50
+    # the law is discrete, in steps of 2 points, so coverage is not exactly 95 %
+    assert 0.93 < np.mean(abs(shares - 0.5) <= half) < 0.97
