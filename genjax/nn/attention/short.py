@@ -32,7 +32,10 @@ def memory_on_chip() -> int:
     """Return the bytes for kernels on each chip that the program being traced is for."""
     from jax.experimental.pallas import tpu as pltpu
 
-    return pltpu.get_tpu_info().vmem_capacity_bytes
+    try:
+        return pltpu.get_tpu_info().vmem_capacity_bytes
+    except ValueError:  # JAX does not know this TPU
+        return LEAST_MEMORY
 
 
 def query_block(
