@@ -48,10 +48,10 @@ def query_block(
             registers.
 
     Returns:
-        A divisor of `queries`, or None if even the shortest block does not fit beside all keys.
+        A divisor of `queries`, or None if no block fits beside all keys.
     """
     group = _group(heads * features, features)
-    for block in (min(queries, BLOCKS[0]), *BLOCKS):
+    for block in (min(queries, BLOCKS[0]), *BLOCKS, queries):
         if queries % block == 0 and _kernel_bytes(block, keys, group) <= memory * 3 // 4:
             return block
     return None
