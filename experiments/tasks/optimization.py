@@ -52,8 +52,8 @@ def check_weights(weights: str, averages: Mapping[str, Any]) -> None:
         power_of_width(float(weights.removeprefix(POSTHOC)))
     elif weights not in there:
         raise ValueError(
-            f"config.sampling.weights is {weights!r}; there are {', '.join(there)}, and, if config.averages has a "
-            f"PowerFunction, {POSTHOC}WIDTH, as {POSTHOC}0.12"
+            f"config.sampling.weights is {weights!r}; there are {', '.join(there)}, and, if "
+            f"config.averages has a PowerFunction, {POSTHOC}WIDTH, as {POSTHOC}0.12"
         )
 
 
@@ -63,7 +63,8 @@ def check_no_accumulation(config: Any, network: str) -> None:
         raise ValueError(f"config.accumulation_steps must be 1 for {network} whole batches")
     if dtype := config.get("params_dtype"):
         raise ValueError(
-            f"config.params_dtype is {dtype!r}, but a {config.task} is trained at its parameters themselves"
+            f"config.params_dtype is {dtype!r}, but a {config.task} is trained at its parameters "
+            "themselves"
         )
 
 
@@ -155,7 +156,8 @@ class Optimization:
         dtype = config.get("params_dtype")
         if dtype not in (None, "bfloat16"):
             raise ValueError(
-                f"config.params_dtype is {dtype!r}; take 'bfloat16', or none for the parameters themselves"
+                f"config.params_dtype is {dtype!r}; take 'bfloat16', or none for the parameters "
+                "themselves"
             )
         averages = make_averages(config)
         if (
@@ -163,8 +165,8 @@ class Optimization:
             and config.sampling.weights != "params"
         ):
             raise ValueError(
-                f"config.optimizer.name is {config.optimizer.name!r}, which averages by itself: set "
-                "config.sampling.weights to 'params', which are that average"
+                f"config.optimizer.name is {config.optimizer.name!r}, which averages by itself: "
+                "set config.sampling.weights to 'params', which are that average"
             )
         optimizer, schedule = make_optimizer(**config.optimizer, num_steps=config.num_steps)
         return cls(optimizer, schedule, averages, config.accumulation_steps, dtype)
@@ -194,7 +196,8 @@ class Optimization:
         )
         params = optax.apply_updates(state.params, updates)
         evaluated = evaluation_params(optimizer_state, params)
-        # XLA makes one pass of the update and the norms of what goes in and out, but not of `updates`, which lie between.
+        # XLA makes one pass of the update and the norms of what goes in and out, but not of
+        # `updates`, which lie between.
         changes = jax.tree.map(jnp.subtract, params, state.params)
         metrics = {
             "loss": value,

@@ -10,10 +10,10 @@ Dtype = Any
 
 
 class ModulationTable(nn.Module):
-    """`parts` vectors of shift, scale or gate per example: what all blocks are given plus a table of its own.
+    """`parts` vectors of shift, scale or gate: those that all blocks share plus a table of its own.
 
-    Chen et al. 2024, "PixArt-α", section 2.3: S⁽ⁱ⁾ = S̄ + E⁽ⁱ⁾, with S̄ once for all blocks where DiT has a
-    matrix for each.
+    Chen et al. 2024, "PixArt-α", section 2.3: S⁽ⁱ⁾ = S̄ + E⁽ⁱ⁾, with S̄ once for all blocks where
+    DiT has a matrix for each.
     """
 
     parts: int

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from genjax.nn.attention.dispatch import current_platform
@@ -14,12 +15,13 @@ from genjax.nn.sharding import TENSOR, context_size, free_axes
 
 
 class Dense(nn.Dense):
-    """`flax.linen.Dense` with the same parameters, whose output rematerialisation may keep as "product".
+    """`flax.linen.Dense`, whose output rematerialisation may keep as "product".
 
-    On XLA's CPU back end it is one matrix product over all tokens: the backward pass of a product with a three-dimensional
-    operand transposes its operands there and takes 2.5 times as long. On TPUs the dimensions stay apart, since XLA does not
-    fuse a vector per example with a product over all tokens, and then a norm, a modulation or a gate is a pass over memory.
-    Tokens split over devices stay as they are: together with split examples they are no part of one dimension.
+    On XLA's CPU back end it is one matrix product over all tokens: the backward pass of a product
+    with a three-dimensional operand transposes its operands there and takes 2.5 times as long. On
+    TPUs the dimensions stay apart, since XLA does not fuse a vector per example with a product over
+    all tokens, and then a norm, a modulation or a gate is a pass over memory. Tokens split over
+    devices stay as they are: together with split examples they are no part of one dimension.
     """
 
     promote_dtype: Callable = (
@@ -31,7 +33,7 @@ class Dense(nn.Dense):
 
 
 def _of_rows(product: Callable[[Array], Array], x: Array) -> Array:
-    """Return a product of the last dimension of x with the others in the form that is fast, under its name."""
+    """Return a product of x's last dimension, named, with the other dimensions in the fast form."""
     if context_size() > 1 or current_platform() != "cpu":
         return checkpoint_name(product(x), "product")
     rows = checkpoint_name(product(x.reshape(-1, x.shape[-1])), "product")
@@ -39,10 +41,11 @@ def _of_rows(product: Callable[[Array], Array], x: Array) -> Array:
 
 
 class QueryKeyValue(Dense):
-    """The queries, keys and values of tokens from one matrix, whose three parts are multiplied apart.
+    """Queries, keys and values of tokens from one matrix, whose three parts are multiplied apart.
 
-    Columns are in the order of `heads_of`: (head, which of the three, feature of the head). To bring the matrix into another
-    order takes less than to bring the products into it, which have more rows.
+    Columns are in the order of `heads_of`: (head, which of the three, feature of the head). To
+    bring the matrix into another order takes less than to bring the products into it, which have
+    more rows.
     """
 
     num_heads: int = 1
@@ -53,29 +56,31 @@ class QueryKeyValue(Dense):
     ) -> tuple[Float[Array, "batch length heads head_features"], ...]:
         axes = free_axes(jax.sharding.get_abstract_mesh())
         if axes.get(TENSOR, 1) > 1 or self.num_heads % axes.get("fsdp", 1):
-            # Over tensor, the gradient by x is summed over devices once for each product. Over fsdp, columns that are split
-            # within heads would be sent once more to be put in order.
+            # Over tensor, the gradient by x is summed over devices once for each product. Over
+            # fsdp, columns that are split within heads would be sent once more to be put in order.
             return tuple(heads_of(super().__call__(x), self.num_heads))
         weights = [
             self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
         ]
         if self.use_bias:
             weights.append(self.param("bias", self.bias_init, (self.features,), self.param_dtype))
-        part = lambda a, i: a.astype(self.dtype).reshape(*a.shape[:-1], self.num_heads, 3, -1)[
-            ..., i, :
-        ]
+        of_heads = lambda a: a.reshape(*a.shape[:-1], self.num_heads, 3, -1)
         outputs = []
         for i in range(3):
-            kernel, *bias = (part(a, i).reshape(*a.shape[:-1], -1) for a in weights)
-            product = functools.partial(_affine, kernel, bias)
-            outputs.append(
-                _of_rows(product, x.astype(self.dtype)).reshape(*x.shape[:2], self.num_heads, -1)
-            )
+            parts = [of_heads(a)[..., i, :].reshape(*a.shape[:-1], -1) for a in weights]
+            product = _of_rows(functools.partial(_affine, self.dtype, *parts), x)
+            outputs.append(product.reshape(*x.shape[:2], self.num_heads, -1))
         return tuple(outputs)
 
 
-def _affine(kernel: Array, bias: list[Array], x: Array) -> Array:
-    return sum(bias, x @ kernel)
+def _affine(dtype: DTypeLike, kernel: Array, *arrays: Array) -> Array:
+    """Return x·kernel + bias, or x·kernel if `arrays` are x alone.
+
+    Weights are rounded here. If they were rounded before they are parted, the TPU's compiler would
+    transpose each gradient by queries, keys and values before its product with x.
+    """
+    *bias, x = arrays
+    return sum((b.astype(dtype) for b in bias), x.astype(dtype) @ kernel.astype(dtype))
 
 
 def heads_of(
@@ -83,6 +88,7 @@ def heads_of(
 ) -> Float[Array, "3 batch length heads head_features"]:
     """Queries, keys and values from the output of one layer for all three.
 
-    Its features are (head, which of the three, feature of the head), so that some devices' part of the layer is some heads.
+    Its features are (head, which of the three, feature of the head), so that some devices' part of
+    the layer is some heads.
     """
     return jnp.moveaxis(qkv.reshape(*qkv.shape[:2], num_heads, 3, -1), 3, 0)

@@ -1,7 +1,10 @@
-"""Layers with an equalized learning rate (Karras et al. 2018, "Progressive growing of GANs", section 4.1).
+"""Layers with an equalized learning rate.
 
-Weights are N(0, 1) and are scaled by 1/√fan_in, He's initialisation, where they are used. Adam's steps do not depend
-on the gradient's scale, so every weight moves by the same fraction of its own size.
+Karras et al. 2018, "Progressive growing of GANs", section 4.1.
+
+Weights are N(0, 1) and are scaled by 1/√fan_in, He's initialisation, where they are used. Adam's
+steps do not depend on the gradient's scale, so every weight moves by the same fraction of its own
+size.
 """
 
 import math
@@ -19,7 +22,7 @@ Dtype = Any
 
 
 def scaled_leaky_relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """√2·leaky ReLU of slope .2: about as large a variance behind as before (StyleGAN2's activation)."""
+    """Return √2·leaky ReLU of slope .2, which about keeps the variance (StyleGAN2's activation)."""
     return math.sqrt(2) * jax.nn.leaky_relu(x, 0.2)
 
 
@@ -28,8 +31,8 @@ class EqualizedDense(nn.Module):
 
     Attributes:
         initial_bias: what the bias starts from.
-        lr_multiplier: how much slower than others the layer learns; the kernel starts as N(0, 1/lr_multiplier²), so
-            the multiplier cancels at initialisation.
+        lr_multiplier: how much slower than others the layer learns; the kernel starts as N(0,
+            1/lr_multiplier²), so the multiplier cancels at initialisation.
     """
 
     features: int
@@ -55,7 +58,8 @@ class EqualizedConv(nn.Module):
 
     Attributes:
         kernel_size: side of the kernel, odd.
-        convolve: how the kernel is applied: `fir.convolve`, `fir.upsample_convolve` or `fir.convolve_downsample`.
+        convolve: how the kernel is applied: `fir.convolve`, `fir.upsample_convolve` or
+            `fir.convolve_downsample`.
     """
 
     features: int

@@ -1,7 +1,7 @@
 """Resampling of images with finite impulse response filters, and convolutions that resample.
 
-So a network's up- and down-sampling is free of aliasing, as in Zhang 2019 ("Making convolutional networks
-shift-invariant again") and Karras et al. 2020 (StyleGAN2, appendix B).
+So a network's up- and down-sampling is free of aliasing, as in Zhang 2019 ("Making convolutional
+networks shift-invariant again") and Karras et al. 2020 (StyleGAN2, appendix B).
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,8 @@ def upfirdn(
 
     Args:
         taps: one axis of a separable filter; normalised to sum 1.
-        padding: pixels of zero before and after each axis, counted after the insertion; negative ones crop.
+        padding: pixels of zero before and after each axis, counted after the insertion; negative
+            ones crop.
         gain: factor of the output; up² keeps the mean brightness.
     """
     weights = np.asarray(taps, np.float64) / np.sum(taps) * np.sqrt(gain)
@@ -42,8 +43,8 @@ def _filter(
 ) -> Array:
     """One axis of `upfirdn`, as a sum of shifted images.
 
-    XLA fuses it and its derivatives, where those of a depthwise convolution took a hundred times as long on its CPU
-    back end.
+    XLA fuses it and its derivatives, where those of a depthwise convolution took a hundred times as
+    long on its CPU back end.
     """
     before, after = padding
     ends = [(0, 0, 0)] * x.ndim
@@ -96,14 +97,16 @@ def upsample_convolve(
     kernel: Float[Array, "side side channels out_channels"],
     taps: Sequence[int | float] = BINOMIAL,
 ) -> Float[Array, "batch 2*height 2*width out_channels"]:
-    """`convolve(upsample(x), kernel)` but for the border, where zeros are put around the image once, at the start.
+    """Return `convolve(upsample(x), kernel)` but for the border: the image is padded once.
 
-    Filter and kernel commute, so the kernel goes first and skips the inserted zeros: a quarter of the products.
+    Filter and kernel commute, so the kernel goes first and skips the inserted zeros: a quarter of
+    the products.
     """
     side = kernel.shape[0]
     if side == 1:
         return upsample(_convolve(x, kernel), taps)
-    # Everything that the kernel can reach (side − 1 around), less what the filter and the "same" size leave out.
+    # Everything that the kernel can reach (side − 1 around), less what the filter and the "same"
+    # size leave out.
     x = _convolve(x, kernel, dilation=2, padding=side - 1)
     excess = side // 2 - (side - 1)
     before, after = (len(taps) + 1) // 2 + excess, (len(taps) - 2) // 2 + excess + 1
@@ -115,10 +118,11 @@ def convolve_downsample(
     kernel: Float[Array, "side side channels out_channels"],
     taps: Sequence[int | float] = BINOMIAL,
 ) -> Float[Array, "batch height//2 width//2 out_channels"]:
-    """`convolve` of the filtered image, at every second pixel: `downsample(convolve(x, kernel))` but for the border.
+    """Return `downsample(convolve(x, kernel))` but for the border: the filter goes first.
 
-    Filter and kernel commute, so the filter goes first and the kernel computes only what is kept: a quarter of the
-    products. A kernel of side 1 needs no neighbours, so there the filter computes only what is kept, too.
+    Filter and kernel commute, so the filter goes first and the kernel computes only what is kept: a
+    quarter of the products. A kernel of side 1 needs no neighbours, so there the filter computes
+    only what is kept, too.
     """
     side = kernel.shape[0]
     if side == 1:

@@ -9,11 +9,12 @@ from jaxtyping import Array, Float
 
 
 class GroupNorm(nn.Module):
-    """Each group of features to mean 0 and variance 1 over an image, then a scale and a bias for each feature.
+    """Each group of features to mean 0 and variance 1 over an image, then scale and bias.
 
-    Wu & He 2018, "Group Normalization", equations 1 to 6, with the parameters of `flax.linen.GroupNorm`. Sums are taken over
-    places first, then over a group's features: sums over both at once, in groups of few features, take XLA's CPU
-    back end two to five times as long, and add up worse.
+    Wu & He 2018, "Group Normalization", equations 1 to 6, with the parameters of
+    `flax.linen.GroupNorm`. Sums are taken over places first, then over a group's features: sums
+    over both at once, in groups of few features, take XLA's CPU back end two to five times as long,
+    and add up worse.
 
     Attributes:
         groups: of features, equally many each.

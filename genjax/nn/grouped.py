@@ -17,10 +17,11 @@ def grouped_convolve(
     feature_group_count: int,
     **options: Any,
 ) -> Float[Array, "batch height width out_channels"]:
-    """`jax.lax.conv_general_dilated` with stride 1, a kernel of odd side and "SAME" padding, for `flax.linen.Conv`.
+    """Return `jax.lax.conv_general_dilated` with stride 1, an odd kernel and "SAME" padding.
 
-    On the CPU back end it is a sum over the kernel's places of one product batched over groups: the derivatives
-    of the convolution itself took 17 times as long there (64 maps of 8×8 with 128 channels in 16 groups).
+    On the CPU back end it is a sum over the kernel's places of one product batched over groups: the
+    derivatives of the convolution itself took 17 times as long there (64 maps of 8×8 with 128
+    channels in 16 groups).
     """
 
     def product_of_places(x, kernel):

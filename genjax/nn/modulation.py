@@ -42,8 +42,8 @@ def standardize(
 ) -> Float[Array, "*batch features"]:
     """Return (x − mean)/√(variance + ε) over the features, in float32.
 
-    Its derivative is that of Ba et al. 2016 ("Layer normalization") in as few sums as there can be, two for
-    each token. Rematerialisation may keep mean and deviation as "statistics".
+    Its derivative is that of Ba et al. 2016 ("Layer normalization") in as few sums as there can be,
+    two for each token. Rematerialisation may keep mean and deviation as "statistics".
     """
     return _standardize(epsilon, x)[0]
 
@@ -79,7 +79,7 @@ def modulate(
 
 
 class Modulation(nn.Module):
-    """`parts` vectors of shift, scale or gate per example from the conditioning; zero at initialisation."""
+    """`parts` vectors of shift, scale or gate per example; zero at initialisation."""
 
     parts: int
     param_dtype: Dtype = jnp.float32
@@ -101,7 +101,7 @@ class Modulation(nn.Module):
 
 
 class VectorEmbedding(nn.Module):
-    """Two layers with SiLU between: how sinusoids of a time, pooled text or a guidance scale become conditioning; float32."""
+    """Two layers with SiLU between, from sinusoids or pooled text to conditioning; float32."""
 
     features: int
     param_dtype: Dtype = jnp.float32

@@ -1,4 +1,7 @@
-"""Images to sequences of patches and back. Tokens may be split over devices; images are whole, for convolutions before or after."""
+"""Images to sequences of patches and back.
+
+Tokens may be split over devices; images are whole, for convolutions before or after.
+"""
 
 from einops import rearrange
 from jaxtyping import Array, Float

@@ -10,8 +10,8 @@ def sincos_table(
 ) -> Float[Array, "length features"]:
     """For any coordinates of a grid's rows and columns; float32.
 
-    The first half of the features encodes the column and the second the row, each as [sines, cosines] of
-    position·10000^(−i/(features/4)) (He et al. 2022, as released).
+    The first half of the features encodes the column and the second the row, each as [sines,
+    cosines] of position·10000^(−i/(features/4)) (He et al. 2022, as released).
 
     Raises:
         ValueError: `features` is not divisible by four.
@@ -26,7 +26,8 @@ def sincos_table(
         angles = np.outer(axis, frequencies)
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
-    # A program holds the waves of each axis and puts them together: the table of a long video is larger than a network's layer.
+    # A program holds the waves of each axis and puts them together: the table of a long video is
+    # larger than a network's layer.
     shape = len(rows), len(columns), features // 2
     halves = waves(columns)[None], waves(rows)[:, None]
     table = jnp.concatenate([jnp.broadcast_to(half, shape) for half in halves], axis=-1)
@@ -36,14 +37,16 @@ def sincos_table(
 def interpolated_positions(
     height: int, width: int, features: int, base_size: int, interpolation_scale: float = 1.0
 ) -> Float[Array, "length features"]:
-    """Positions that span the same range whatever the grid's size, so that a network may be used at others.
+    """Return positions that span the same range whatever the grid's size.
 
-    Point i of n along either axis lies at i·base_size/(n·interpolation_scale), whatever n along the other is
-    (Xie et al. 2023, "DiffFit", for one change of resolution; Chen et al. 2024, "PixArt-α", as released).
+    Point i of n along either axis lies at i·base_size/(n·interpolation_scale), whatever n along the
+    other is (Xie et al. 2023, "DiffFit", for one change of resolution; Chen et al. 2024,
+    "PixArt-α", as released).
 
     Args:
         base_size: points along a side of the grid on which the network was trained.
-        interpolation_scale: by how much that grid is finer than the one of the network it was tuned from.
+        interpolation_scale: by how much that grid is finer than the one of the network it was tuned
+            from.
     """
     place = lambda size: np.arange(size) * (base_size / (size * interpolation_scale))
     return sincos_table(place(height), place(width), features)

@@ -1,7 +1,8 @@
-"""From latents to discrete codes: learnt codebooks, residual ones, and codes that are fixed by arithmetic.
+"""From latents to discrete codes: learnt codebooks, residual ones, and codes of fixed places.
 
-Every quantizer is called on latents `[... features]` and returns `Quantized`; `lookup` is the way back from
-indices, and `num_codes` says how many there are. All of it is float32, whatever the network's type.
+Every quantizer is called on latents `[... features]` and returns `Quantized`; `lookup` is the way
+back from indices, and `num_codes` says how many there are. All of it is float32, whatever the
+network's type.
 """
 
 import math
@@ -22,8 +23,8 @@ class Quantized:
     """What a quantizer makes of latents.
 
     Attributes:
-        latents: the codes, `[... features]` in float32; their gradient goes to the input as if nothing had
-            been rounded (the straight-through estimator of Bengio et al. 2013).
+        latents: the codes, `[... features]` in float32; their gradient goes to the input as if
+            nothing had been rounded (the straight-through estimator of Bengio et al. 2013).
         indices: of the codes, `[...]` in int32, of a residual quantizer `[... levels]`.
         losses: scalars to be weighted and added to a training's loss; their names are those in the
             quantizers' descriptions.
@@ -62,30 +63,32 @@ def _prepare(x: Array, features: int) -> Float[Array, "*batch features"]:
 class VectorQuantizer(nn.Module):
     """The nearest of `num_codes` learnt codes (van den Oord et al. 2017, "VQ-VAE").
 
-    The codebook is a parameter that "codebook" draws towards the latents; or, where `ema_decay` is given, the
-    variable "codes" of the collection "codebook", each the moving average of the latents it was chosen for
-    (appendix A.1), updated by calls with `train` where the collection is mutable. Averages are over the batch
-    as a whole, also where it is sharded over devices.
+    The codebook is a parameter that "codebook" draws towards the latents; or, where `ema_decay` is
+    given, the variable "codes" of the collection "codebook", each the moving average of the latents
+    it was chosen for (appendix A.1), updated by calls with `train` where the collection is mutable.
+    Averages are over the batch as a whole, also where it is sharded over devices.
 
-    The nearest code is the argmin of |c|² − 2·z·c. Its float32 rounding is some 1e-7·(|z|² + |c|²), so a code
-    may be taken that is farther by no more than this: of no consequence unless latents are far from 0
-    compared to the distance of their codes. The memory is `num_codes` numbers per latent.
+    The nearest code is the argmin of |c|² − 2·z·c. Its float32 rounding is some 1e-7·(|z|² + |c|²),
+    so a code may be taken that is farther by no more than this: of no consequence unless latents
+    are far from 0 compared to the distance of their codes. The memory is `num_codes` numbers per
+    latent.
 
     Losses, means over latents and features (of distances in the unit sphere with `normalize`):
 
     - "commitment": (z − sg(c))², draws latents to their codes.
     - "codebook": (sg(z) − c)², draws codes to their latents; absent with `ema_decay`.
-    - "entropy": E[H(p(c|z))] − H(E[p(c|z)]) in nats with p(c|z) ∝ exp(−|z − c|²/temperature), which makes
-      choices certain and the codebook's use even (Yu et al. 2024, "MAGVIT-2", section 3.1); where a
-      temperature is given.
+    - "entropy": E[H(p(c|z))] − H(E[p(c|z)]) in nats with p(c|z) ∝ exp(−|z − c|²/temperature), which
+      makes choices certain and the codebook's use even (Yu et al. 2024, "MAGVIT-2", section 3.1);
+      where a temperature is given.
 
     Attributes:
         normalize: latents and codes are of unit length (Yu et al. 2022, "ViT-VQGAN", section 3.2).
         entropy_temperature: .01 is customary; None for no such loss.
-        ema_decay: γ of the moving averages, .99 in the paper; None for a codebook that is a parameter.
-        restart_threshold: a code whose moving share of the latents falls under this fraction of an equal
-            share (1/num_codes) is set to a random latent of the batch (Dhariwal et al. 2020, "Jukebox",
-            section 3.1), drawn from the rng stream "restart". 0 for never.
+        ema_decay: γ of the moving averages, .99 in the paper; None for a codebook that is a
+            parameter.
+        restart_threshold: a code whose moving share of the latents falls under this fraction of an
+            equal share (1/num_codes) is set to a random latent of the batch (Dhariwal et al. 2020,
+            "Jukebox", section 3.1), drawn from the rng stream "restart". 0 for never.
     """
 
     num_codes: int
@@ -99,7 +102,8 @@ class VectorQuantizer(nn.Module):
     def setup(self):
         if self.restart_threshold and self.ema_decay is None:
             raise ValueError(
-                f"restart_threshold={self.restart_threshold} needs moving averages of codes: give ema_decay"
+                f"restart_threshold={self.restart_threshold} needs moving averages of codes: "
+                "give ema_decay"
             )
         shape, bound = (self.num_codes, self.features), 1 / self.num_codes
         init = lambda key, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -151,9 +155,9 @@ class VectorQuantizer(nn.Module):
     def _update(self, x: Float[Array, "latents features"], indices: Int[Array, " latents"]) -> None:
         """N ← γ·N + (1 − γ)·n and c ← m/N with m ← γ·m + (1 − γ)·Σz (appendix A.1), as a step of c.
 
-        m and N of a code that is no longer chosen tend to 0 together, and their ratio to 0/0; c itself stays.
-        Counts are in units of an equal share of the batch, so their mean is 1 and a batch's size is of no
-        consequence.
+        m and N of a code that is no longer chosen tend to 0 together, and their ratio to 0/0; c
+        itself stays. Counts are in units of an equal share of the batch, so their mean is 1 and a
+        batch's size is of no consequence.
         """
         # A product rather than a scattered sum: its order of summation is fixed on every back end.
         chosen = jax.nn.one_hot(indices, self.num_codes) * (self.num_codes / len(x))
@@ -172,11 +176,11 @@ class VectorQuantizer(nn.Module):
 
 
 class ResidualVectorQuantizer(nn.Module):
-    """A vector quantizer of latents, one of what it leaves, and so on: the codes of all levels are summed.
+    """A vector quantizer of latents, one of its remainder, and so on; the codes are summed.
 
-    Zeghidour et al. 2021, "SoundStream", section III-C; Lee et al. 2022, "RQ-VAE", section 3.1, here with a
-    codebook for each level. The first levels of the indices, `lookup(indices[..., :2])`, are
-    coarser latents. Losses are those of the levels, summed, as in Lee et al. The other
+    Zeghidour et al. 2021, "SoundStream", section III-C; Lee et al. 2022, "RQ-VAE", section 3.1,
+    here with a codebook for each level. The first levels of the indices, `lookup(indices[...,
+    :2])`, are coarser latents. Losses are those of the levels, summed, as in Lee et al. The other
     attributes are `VectorQuantizer`'s.
     """
 
@@ -222,19 +226,21 @@ class ResidualVectorQuantizer(nn.Module):
 def _check_codes(num_codes: int) -> None:
     if num_codes >= 2**31:
         raise ValueError(
-            f"{num_codes} codes have indices beyond int32; take fewer features, or several quantizers"
+            f"{num_codes} codes have indices beyond int32; take fewer features, or several "
+            "quantizers"
         )
 
 
 class FiniteScalarQuantizer(nn.Module):
     """Each feature bounded by a tanh and rounded to one of its levels (Mentzer et al. 2023, "FSQ").
 
-    Codes have components k/⌊L/2⌋: of an odd L, k is −(L − 1)/2 … (L − 1)/2; of an even L, −L/2 … L/2 − 1, for
-    which the tanh is shifted so that latents 0 have code 0 nevertheless. There are no parameters and no
-    losses.
+    Codes have components k/⌊L/2⌋: of an odd L, k is −(L − 1)/2 … (L − 1)/2; of an even L, −L/2 …
+    L/2 − 1, for which the tanh is shifted so that latents 0 have code 0 nevertheless. There are no
+    parameters and no losses.
 
     Attributes:
-        levels: of each feature, at least 2; (8, 6, 5) are about 2⁸ codes, (8, 8, 8, 6, 5) about 2¹⁴.
+        levels: of each feature, at least 2; (8, 6, 5) are about 2⁸ codes, (8, 8, 8, 6, 5) about
+            2¹⁴.
     """
 
     levels: tuple[int, ...]
@@ -264,9 +270,9 @@ class FiniteScalarQuantizer(nn.Module):
         _check_codes(self.num_codes)
         x = _prepare(latents, self.features)
         levels = np.asarray(self.levels)
-        # As in the paper's program (appendix A.1): a thousandth less than the outermost levels; the shift is
-        # a tangent, where 0 stays exactly at 0 with the inverse of tanh, but that is not finite for two
-        # levels.
+        # As in the paper's program (appendix A.1): a thousandth less than the outermost levels; the
+        # shift is a tangent, where 0 stays exactly at 0 with the inverse of tanh, but that is not
+        # finite for two levels.
         reach = (levels - 1) * (1 - 1e-3) / 2
         offset = np.where(levels % 2, 0.0, 0.5)
         shift = np.tan(offset / reach)
@@ -289,7 +295,7 @@ def _bits_of(indices: Int[Array, "*batch"], num_bits: int) -> Float[Array, "*bat
 def _signs(
     x: Float[Array, "*batch bits"],
 ) -> tuple[Float[Array, "*batch bits"], Int[Array, "*batch"]]:
-    """±1 of each feature, 0 being on the side of −1, and the number that they write, the lowest bit first."""
+    """Return ±1 of each feature (−1 of 0) and the number that they write, the lowest bit first."""
     positive = x > 0
     indices = jnp.sum(positive * (1 << np.arange(x.shape[-1])), axis=-1, dtype=jnp.int32)
     return jnp.where(positive, 1.0, -1.0), indices
@@ -303,8 +309,8 @@ def _entropy_of_bits(logits: Float[Array, "*batch bits"]) -> Float[Array, "*batc
 def _mean_law_of_words(logits: Float[Array, "latents bits"]) -> Float[Array, " codes"]:
     """The mean over latents of the law of all words of independent bits, exactly.
 
-    A latent's law is the outer product of the law of its first half and that of its second, so the mean is
-    one matrix product of tables of 2^(bits/2) numbers per latent, never 2^bits.
+    A latent's law is the outer product of the law of its first half and that of its second, so the
+    mean is one matrix product of tables of 2^(bits/2) numbers per latent, never 2^bits.
     """
 
     def law(logits):
@@ -317,12 +323,14 @@ def _mean_law_of_words(logits: Float[Array, "latents bits"]) -> Float[Array, " c
 
 
 class LookupFreeQuantizer(nn.Module):
-    """The sign of each feature: codes are {−1, 1}^features (Yu et al. 2024, "MAGVIT-2", section 3.1).
+    """The sign of each feature: codes are {−1, 1}^features.
 
-    Losses: "commitment", the mean of (z − sg(c))²; "entropy", E[H(p(c|z))] − H(E[p(c|z)]) in nats with
-    p(c|z) ∝ exp(−|z − c|²/temperature). That is a product over bits, each 1 with probability
-    σ(4·z/temperature), so the first term is a sum over bits; the second is of the mean over the batch of all
-    2^features codes, also exact, and takes 2^(features/2) numbers per latent.
+    Yu et al. 2024, "MAGVIT-2", section 3.1.
+
+    Losses: "commitment", the mean of (z − sg(c))²; "entropy", E[H(p(c|z))] − H(E[p(c|z)]) in nats
+    with p(c|z) ∝ exp(−|z − c|²/temperature). That is a product over bits, each 1 with probability
+    σ(4·z/temperature), so the first term is a sum over bits; the second is of the mean over the
+    batch of all 2^features codes, also exact, and takes 2^(features/2) numbers per latent.
 
     Attributes:
         features: also the number of bits; num_codes is 2^features.
@@ -349,11 +357,13 @@ class LookupFreeQuantizer(nn.Module):
 
 
 class BinarySphericalQuantizer(nn.Module):
-    """Latents of unit length to the signs of their features, of unit length too (Zhao et al. 2024, "BSQ").
+    """Latents of unit length to the signs of their features, of unit length too.
+
+    Zhao et al. 2024, "BSQ".
 
     Losses: "commitment", the mean of (u − sg(c))², u = z/|z|, which is bounded; "entropy", as of
-    `LookupFreeQuantizer`, with its second term replaced by the sum of the entropies of the bits, an upper
-    bound since bits of the batch need not be independent, and cheap for any number of bits.
+    `LookupFreeQuantizer`, with its second term replaced by the sum of the entropies of the bits, an
+    upper bound since bits of the batch need not be independent, and cheap for any number of bits.
 
     Attributes:
         features: also the number of bits; num_codes is 2^features.

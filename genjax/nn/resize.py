@@ -1,6 +1,7 @@
-"""Resizing of images as other libraries do it, where `jax.image.resize` does not: for pretrained networks.
+"""Resizing of images as in other libraries, for networks that were trained with them.
 
-(`jax.image.resize` with "cubic" is Pillow's bicubic interpolation, and PyTorch's with `antialias=True`.)
+(`jax.image.resize` with "cubic" is Pillow's bicubic interpolation, and PyTorch's with
+`antialias=True`.)
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
-    """Keys 1981 ("Cubic convolution interpolation"), with the slope a that OpenCV took; Keys takes −1/2."""
+    """Return Keys' cubic kernel (1981) with the slope a that OpenCV took; Keys takes −1/2."""
     x, a = np.abs(x), -0.75
     near = ((a + 2) * x - (a + 3)) * x**2 + 1
     far = a * (((x - 5) * x + 8) * x - 4)
@@ -22,14 +23,14 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 def _gather(
     places: np.ndarray, weights: np.ndarray, inputs: int
 ) -> Float[np.ndarray, "outputs inputs"]:
-    """The matrix of sums over inputs at `places` `[outputs taps]`; beyond the border its value continues."""
+    """Return the matrix of sums over inputs at `places` `[outputs taps]`; borders continue."""
     matrix = np.zeros((len(places), inputs))
     np.add.at(matrix, (np.arange(len(places))[:, None], places.clip(0, inputs - 1)), weights)
     return matrix
 
 
 def corner_bilinear(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inputs"]:
-    """TensorFlow 1's `resize_bilinear`: output i lies at i·inputs/outputs, so the first corners meet.
+    """Return TensorFlow 1's `resize_bilinear`: output i lies at i·inputs/outputs.
 
     No low-pass filter when there are fewer outputs.
     """
@@ -41,7 +42,7 @@ def corner_bilinear(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inp
 
 
 def bicubic(inputs: int, outputs: int, offset: float = 0.0) -> Float[np.ndarray, "outputs inputs"]:
-    """PyTorch's `interpolate(mode="bicubic")`: a = −3/4, pixels' centres at half numbers, no low-pass filter.
+    """Return PyTorch's `interpolate(mode="bicubic")`: a = −3/4, and no low-pass filter.
 
     Args:
         offset: outputs lie as densely as `outputs + offset` would on the whole side, if not 0.
@@ -60,7 +61,8 @@ def resize(
     """Images of `height`×`width`, in float32, rounded and clipped nowhere.
 
     Args:
-        method: from numbers of inputs and outputs to the matrix along an axis, one of this file's functions.
+        method: from numbers of inputs and outputs to the matrix along an axis, one of this file's
+            functions.
     """
     rows, columns = (
         jnp.asarray(method(inputs, outputs), jnp.float32)
@@ -74,14 +76,15 @@ def resize(
 def eight_bit_colours(
     images: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch height width 3"]:
-    """Images in [−1, 1] as the whole numbers 0 … 255 of a file of pictures; those of one channel become grey.
+    """Return images in [−1, 1] as the whole numbers 0 … 255 of a file; one channel becomes grey.
 
     Raises:
         ValueError: neither 1 nor 3 channels.
     """
     if images.shape[-1] not in (1, 3):
         raise ValueError(
-            f"images have shape {images.shape}; expected [batch height width channels] with 1 or 3 channels"
+            f"images have shape {images.shape}; expected [batch height width channels] with 1 or 3 "
+            "channels"
         )
     values = ((images.astype(jnp.float32) + 1) * 127.5).round().clip(0, 255)
     return jnp.broadcast_to(values, (*images.shape[:3], 3))

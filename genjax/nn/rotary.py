@@ -17,9 +17,9 @@ def rotary_positions(
 ) -> Float[np.ndarray, "length pairs 2"]:
     """(cos, sin) of the angles by which `rotate` turns each pair of features, float32.
 
-    Each axis has its own pairs: the i-th of `n` features turns by position·theta^(−2i/n) (Su et al. 2021,
-    equation 15; several axes as in FLUX.1). Angles are made in float64: at position 4096 those of float32 are
-    wrong by 2e-4.
+    Each axis has its own pairs: the i-th of `n` features turns by position·theta^(−2i/n) (Su et al.
+    2021, equation 15; several axes as in FLUX.1). Angles are made in float64: at position 4096
+    those of float32 are wrong by 2e-4.
 
     Args:
         positions: a coordinate for each axis; they need not be integers.
@@ -44,10 +44,10 @@ def rotate(
     x: Float[Array, "batch length heads features"],
     rotations: Float[Array | np.ndarray, "length pairs 2"],
 ) -> Float[Array, "batch length heads features"]:
-    """Queries or keys, each pair of neighbouring features (2i, 2i + 1) turned by its angle, in float32.
+    """Turn each pair of features (2i, 2i + 1) of queries or keys by its angle, in float32.
 
-    The product of a query and a key then depends on the difference of their positions alone (Su et al. 2021,
-    equation 16). The result is of the type of `x`.
+    The product of a query and a key then depends on the difference of their positions alone (Su et
+    al. 2021, equation 16). The result is of the type of `x`.
     """
     cos, sin = jnp.moveaxis(rotations[:, None], -1, 0)
     real, imaginary = x[..., 0::2], x[..., 1::2]

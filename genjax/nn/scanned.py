@@ -10,8 +10,8 @@ products_saveable = jax.checkpoint_policies.save_only_these_names(
 )
 """Keeps what `Dense` and attention's kernels return, and the statistics of norms.
 
-Unlike JAX's policies for products it keeps them after the bias is added, and what is no product to JAX. The
-backward pass computes again what is elementwise, and nothing else.
+Unlike JAX's policies for products it keeps them after the bias is added, and what is no product to
+JAX. The backward pass computes again what is elementwise, and nothing else.
 """
 
 
@@ -21,8 +21,8 @@ def rematerialized(
     """Return `block` with its activations computed again in the backward pass.
 
     Args:
-        remat_policy: "products_saveable" or the name of another policy of `jax.checkpoint_policies`,
-            which says what is kept. None keeps every activation.
+        remat_policy: "products_saveable" or the name of another policy of
+            `jax.checkpoint_policies`, which says what is kept. None keeps every activation.
         in_loop: whether a loop runs the block. Only a loop keeps XLA from merging what is computed
             again with what was computed first.
     """

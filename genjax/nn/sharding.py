@@ -1,7 +1,8 @@
-"""Where arrays live on a mesh of devices: its axes, and hints that cost nothing where there is no mesh.
+"""Places of arrays on a mesh of devices: its axes, and hints that cost nothing without a mesh.
 
-Batches are split over `data` and `fsdp`, sequences of tokens over `context`, and over `tensor` the features within a layer:
-heads of attention and the inner features of feed-forward layers (Shoeybi et al. 2019, "Megatron-LM").
+Batches are split over `data` and `fsdp`, sequences of tokens over `context`, and over `tensor` the
+features within a layer: heads of attention and the inner features of feed-forward layers (Shoeybi
+et al. 2019, "Megatron-LM").
 """
 
 from collections.abc import Sequence
@@ -14,13 +15,13 @@ BATCH_AXES, CONTEXT, TENSOR = ("data", "fsdp"), "context", "tensor"
 
 
 def free_axes(mesh: Mesh | AbstractMesh) -> dict[str, int]:
-    """Axes of the mesh, with their sizes, that no `jax.shard_map` around the caller has split yet."""
+    """Return the axes, with sizes, that no `jax.shard_map` around the caller has split yet."""
     types = zip(mesh.axis_names, mesh.axis_types, strict=True)
     return {name: mesh.shape[name] for name, kind in types if kind != AxisType.Manual}
 
 
 def split_axes(mesh: Mesh | AbstractMesh, names: tuple[str, ...], length: int) -> tuple[str, ...]:
-    """Those of the mesh's free axes `names` that together divide a dimension, the first ones first."""
+    """Return those of the mesh's free axes `names` that together divide a dimension, in order."""
     axes, parts = [], 1
     for name in names:
         size = free_axes(mesh).get(name, 1)
@@ -33,8 +34,8 @@ def split_axes(mesh: Mesh | AbstractMesh, names: tuple[str, ...], length: int) -
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
     """Asks that dimension i of `x` be split over the mesh axes `axes[i]`, and no other dimension.
 
-    Axes that the current mesh (`jax.set_mesh`) lacks or that do not divide the dimension are ignored, and without a mesh
-    `x` is returned as it is, so networks may name axes freely.
+    Axes that the current mesh (`jax.set_mesh`) lacks or that do not divide the dimension are
+    ignored, and without a mesh `x` is returned as it is, so networks may name axes freely.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -48,7 +49,7 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
 
 
 def constrain_tokens(x: jax.Array) -> jax.Array:
-    """`constrain` of `[batch length features]`: examples over `data` and `fsdp`, tokens over `context`, features whole."""
+    """Split examples of `[batch length features]` over `data` and `fsdp`, tokens over `context`."""
     return constrain(x, BATCH_AXES, CONTEXT)
 
 
@@ -66,8 +67,9 @@ def context_size() -> int:
 def join(parts: Sequence[jax.Array]) -> jax.Array:
     """Sequences `[batch length_i …]` as one `[batch Σ length_i …]`, which `separate` takes apart.
 
-    One after the other, except where each is split over `context`: then it is so on every device with its parts of them,
-    and nothing is sent. Attention does not see the order of tokens, if positions and masks are joined likewise.
+    One after the other, except where each is split over `context`: then it is so on every device
+    with its parts of them, and nothing is sent. Attention does not see the order of tokens, if
+    positions and masks are joined likewise.
     """
     size = _common_size([a.shape[1] for a in parts])
     split = [a.reshape(a.shape[0], size, a.shape[1] // size, *a.shape[2:]) for a in parts]

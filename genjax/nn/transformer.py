@@ -25,6 +25,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
 from genjax.nn.attention.dispatch import attention, attention_weights
+from genjax.nn.attention.normed_rotation import normed_rotation, takes_kernel
 from genjax.nn.dense import Dense, QueryKeyValue
 from genjax.nn.modulation import per_token, shift_and_scale
 from genjax.nn.rotary import rotate
@@ -107,12 +108,17 @@ class Heads(nn.Module):
         self,
         x: Float[Array, "batch queries features"],
         context: Float[Array, "batch keys context_features"] | None = None,
+        rotations: Float[Array, "queries pairs 2"] | None = None,
     ) -> tuple[
         Float[Array, "batch queries heads head_features"],
         Float[Array, "batch keys kv_heads head_features"],
         Float[Array, "batch keys kv_heads head_features"],
     ]:
-        """Return query, key and value, the last two of `context`, or of `x` if that is None."""
+        """Return query, key and value, the last two of `context`, or of `x` if that is None.
+
+        Args:
+            rotations: `rotary.rotary_positions` by which queries and keys are turned.
+        """
         context = x if context is None else context
         layer = functools.partial(_dense, self, init=self.kernel_init)
         if self.fused:
@@ -131,9 +137,29 @@ class Heads(nn.Module):
             )
             query, key, value = (a.reshape(*a.shape[:2], -1, size) for a in (query, key, value))
         if self.qk_norm:
-            norm = functools.partial(nn.RMSNorm, dtype=jnp.float32, param_dtype=self.param_dtype)
-            query, key = norm(name="query_norm")(query), norm(name="key_norm")(key)
+            norm = functools.partial(HeadNorm, dtype=jnp.float32, param_dtype=self.param_dtype)
+            query = norm(name="query_norm")(query, rotations)
+            key = norm(name="key_norm")(key, rotations)
+        elif rotations is not None:
+            query, key = rotate(query, rotations), rotate(key, rotations)
         return query, key, value
+
+
+class HeadNorm(nn.RMSNorm):
+    """The RMS norm of each head's queries or keys, turned by their positions if these are given."""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length heads features"],
+        rotations: Float[Array, "length pairs 2"] | None = None,
+    ) -> Float[Array, "batch length heads features"]:
+        if rotations is None:
+            return super().__call__(x)
+        if not takes_kernel(x):
+            return rotate(super().__call__(x), rotations)
+        scale = self.param("scale", self.scale_init, (x.shape[-1],), self.param_dtype)
+        return normed_rotation(x, scale, rotations, self.epsilon)
 
 
 class Attention(Heads):
@@ -174,9 +200,7 @@ class Attention(Heads):
             cache: of earlier tokens, for self-attention.
         """
         h = _modulated(x, self.norm, shift, scale)
-        query, key, value = super().__call__(h, context)
-        if rotations is not None:
-            query, key = rotate(query, rotations), rotate(key, rotations)
+        query, key, value = super().__call__(h, context, rotations)
         query, key = query.astype(value.dtype), key.astype(value.dtype)
         if cache is not None:
             cache = cache.append(key, value)

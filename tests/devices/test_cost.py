@@ -108,12 +108,8 @@ def test_what_no_result_depends_on_costs_nothing():
     [
         ("all_to_all", "cpu", 8, dict(context=8)),
         ("ring", "cpu", 6, dict(data=2, context=4)),  # 6 heads do not divide
-        (
-            "splash",
-            "tpu",
-            8,
-            dict(data=2, tensor=4),
-        ),  # in whose place, on this machine, chunks are counted
+        # A kernel, in whose place chunks are counted on this machine.
+        ("short", "tpu", 8, dict(data=2, tensor=4)),
     ],
 )
 def test_what_devices_share_is_counted_of_all(form, platform, heads, axes):

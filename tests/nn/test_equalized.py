@@ -46,8 +46,8 @@ def test_convolution_that_resamples():
     np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
 
 
-# The deviation of n independent normal numbers is off by 1/√(2n) of itself. Outputs share inputs and kernels, of which
-# there are 16·128 at least: 1.6 %, and about as much again for the kernels.
+# The deviation of n independent normal numbers is off by 1/√(2n) of itself. Outputs share inputs
+# and kernels, of which there are 16·128 at least: 1.6 %, and about as much again for the kernels.
 @pytest.mark.parametrize("lr_multiplier", [1.0, 0.01])
 @pytest.mark.parametrize("fan_in", [16, 512])
 def test_dense_keeps_the_variance_at_initialisation(fan_in, lr_multiplier):

@@ -66,7 +66,7 @@ def test_nearest_code(normalize):
     ids=lambda quantizer: type(quantizer).__name__,
 )
 def test_straight_through(quantizer):
-    """The codes forward, exactly those that `lookup` gives; backward the gradient of what was rounded."""
+    """Forward exactly the codes that `lookup` gives; backward the gradient of the latents."""
     x, weights = jnp.asarray(normal(0, 2, 9, FEATURES)), normal(1, 2, 9, FEATURES)
 
     @jax.jit
@@ -100,8 +100,10 @@ def test_straight_through(quantizer):
 
 
 def test_losses_of_the_codebook():
-    """Values in closed form; "commitment" moves latents alone and "codebook" codes alone, by the same
-    differences."""
+    """Values in closed form.
+
+    "commitment" moves latents alone and "codebook" codes alone, by the same differences.
+    """
     x, codes = normal(0, 300, FEATURES), normal(1, CODES, FEATURES)
     losses = lambda codes, x: (
         VectorQuantizer(CODES, FEATURES).apply({"params": {"codes": codes}}, x).losses
@@ -152,8 +154,10 @@ def start(codes):
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_moving_averages(normalize):
-    """Appendix A.1 in NumPy: N ← γN + (1 − γ)n, m ← γm + (1 − γ)Σz, c = m/N, from N = an equal share of the
-    batch."""
+    """Appendix A.1 in NumPy: N ← γN + (1 − γ)n, m ← γm + (1 − γ)Σz, c = m/N.
+
+    N begins as an equal share of the batch.
+    """
     quantizer, batch, decay = (
         VectorQuantizer(CODES, FEATURES, normalize=normalize, **EMA),
         200,
@@ -195,7 +199,7 @@ def test_moving_averages_do_not_depend_on_the_batch_size():
 
 
 def test_a_code_out_of_use_stays_where_it_is():
-    """Also when its moving count has underflowed, and back in use it is at once at its latents' mean."""
+    """Also when its moving count has underflowed. Back in use, a code is at its latents' mean."""
     codes = np.stack([np.zeros(FEATURES), np.full(FEATURES, 50.0)]).astype(np.float32)
     variables = start(codes)
     variables["codebook"]["shares"] = np.array([2.0, 0.0], np.float32)
@@ -247,7 +251,7 @@ def test_dead_codes_restart_at_latents():
 
 @pytest.mark.parametrize(("threshold", "least", "most"), [(0.1, 0.9, 1.0), (0.0, 0.0, 0.5)])
 def test_restarts_keep_a_codebook_in_use(threshold, least, most):
-    """Of 64 clusters with 64 codes, all begun at one place: without restarts most codes are never chosen."""
+    """64 clusters and 64 codes that begin at one place: without restarts most are never chosen."""
     quantizer = VectorQuantizer(64, FEATURES, restart_threshold=threshold, **EMA)
     centres = 5 * normal(0, 64, FEATURES)
     variables = jax.jit(quantizer.init)(jax.random.key(0), centres)
@@ -267,8 +271,10 @@ def test_restarts_keep_a_codebook_in_use(threshold, least, most):
 
 
 def test_residual_quantizer():
-    """Level by level in NumPy; the losses are sums over levels; the first indices alone give coarser
-    latents."""
+    """Level by level in NumPy.
+
+    The losses are sums over levels. The first indices alone give coarser latents.
+    """
     levels, x = 3, normal(0, 80, FEATURES)
     books = [normal(1 + i, CODES, FEATURES) / 2**i for i in range(levels)]
     variables = {
@@ -347,8 +353,10 @@ def test_lookup_free_entropy_by_enumeration(bits):
 
 
 def test_binary_spherical_entropy_by_enumeration():
-    """The first term is exact; the second that of the marginals of the enumerated mean law, hence an upper
-    bound."""
+    """The first term is exact.
+
+    The second is that of the marginals of the enumerated mean law, hence an upper bound.
+    """
     bits, temperature = 6, 0.3
     x = normal(0, 70, bits)
     x[:, 1] = x[:, 0]  # bits that go together, for which the bound is far from equality
@@ -389,7 +397,7 @@ def test_signs_and_their_numbers(build):
     ],
 )
 def test_entropies_of_certain_choices(quantizer):
-    """All latents at one far corner: no uncertainty of any kind, and no gradient that is not finite."""
+    """All latents at one far corner: no uncertainty of any kind, and finite gradients."""
     x = jnp.full((3, 18), -30.0)
     codes = jnp.where(jnp.arange(8)[:, None] == 0, -30.0, normal(0, 8, 18))
     variables = {"params": {"codes": codes}} if isinstance(quantizer, VectorQuantizer) else {}
@@ -401,9 +409,11 @@ def test_entropies_of_certain_choices(quantizer):
 
 
 def test_words_of_18_bits_in_even_use_have_all_the_entropy():
-    """Latents at 0 are uncertain of all 18 bits, each by itself and together: the loss is 0; random corners,
-    drawn from 2¹⁸, are nearly all different: −log of their number, in float32 without a table of 2¹⁸ for
-    each."""
+    """Latents at 0 are uncertain of all 18 bits, each by itself and together: the loss is 0.
+
+    Random corners, drawn from 2¹⁸, are nearly all different: −log of their number, in float32
+    without a table of 2¹⁸ for each.
+    """
     quantizer = LookupFreeQuantizer(18)
     loss = jax.jit(lambda x: quantizer.apply({}, x).losses["entropy"])
     np.testing.assert_allclose(loss(jnp.zeros((2000, 18))), 0, atol=2e-4)  # of 12.5
@@ -454,10 +464,12 @@ whole = parts = {"codebook": {"codes": codes, "shares": np.ones(32, np.float32)}
 for i in range(4):
     x = random.standard_normal((64, 4), np.float32)
     of_whole, whole = step(whole, x, jax.random.key(i))
-    of_parts, parts = step(parts, jax.device_put(x, NamedSharding(mesh, P("data"))), jax.random.key(i))
+    split = jax.device_put(x, NamedSharding(mesh, P("data")))
+    of_parts, parts = step(parts, split, jax.random.key(i))
     assert len(of_parts.latents.sharding.device_set) == 8
     np.testing.assert_array_equal(of_whole.indices, of_parts.indices)
-    for a, b in zip(jax.tree.leaves((whole, of_whole.losses)), jax.tree.leaves((parts, of_parts.losses))):
+    found = jax.tree.leaves((parts, of_parts.losses))
+    for a, b in zip(jax.tree.leaves((whole, of_whole.losses)), found):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # sums in another order
 assert np.abs(whole["codebook"]["codes"]).max() < 10  # they were
 """

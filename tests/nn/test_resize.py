@@ -28,7 +28,7 @@ def test_corner_bilinear_interpolates_at_multiples_of_the_ratio():
 
 
 def test_bicubic_weights():
-    """By hand, a half and a quarter of the way between two pixels; beyond the border the last goes on."""
+    """By hand, a half and a quarter of the way between two pixels; the last one goes on."""
     np.testing.assert_allclose(bicubic(4, 1)[0], np.array([-3, 19, 19, -3]) / 32)
     quarter = np.array([-27, 225, 67, -9]) / 256
     np.testing.assert_allclose(bicubic(6, 12)[5], [0, *quarter, 0])

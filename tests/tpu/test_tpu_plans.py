@@ -47,8 +47,11 @@ def test_chips_are_those_asked_for():
 
 
 def test_memory_is_that_of_a_step_compiled_by_hand(plans):
-    """With the shardings of "fully sharded" as they are defined: of every large array an eighth of the largest side that
-    divides, layers aside; and the state by hand."""
+    """With the definition of "fully sharded", and the state by hand.
+
+    Each device has an eighth of every large array along the largest side that divides, layers
+    aside.
+    """
     found, mesh = plans[2], make_mesh({"fsdp": 8}, 32, tpu_topology(DEVICES["v5p"], 8))
     task = program_of("train", small(2), mesh).task
 
@@ -95,8 +98,11 @@ def test_memory_is_that_of_a_step_compiled_by_hand(plans):
 
 
 def test_arithmetic_is_what_the_compiler_counts():
-    """Of loops' bodies once, on each chip; the compiler adds what is elementwise, and cannot see into attention's kernel, which
-    these lengths are too short for."""
+    """On each chip, of loops' bodies once.
+
+    The compiler adds what is elementwise. It cannot see into attention's kernel, which these
+    lengths are too short for.
+    """
     config = small(2)
     config.model.remat_policy = None
     config.space.shape = (16, 16, 4)
@@ -111,7 +117,10 @@ def test_arithmetic_is_what_the_compiler_counts():
 
 @pytest.mark.parametrize("axes", [{"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"fsdp": 2, "context": 4}])
 def test_the_account_for_gpus_is_near_the_compilers(axes):
-    """Of networks that TPUs pad little: what is live at once, shared by the rules of shardings, where nothing is fused."""
+    """Of networks that TPUs pad little.
+
+    The account is what is live at once, shared by the rules of shardings, where nothing is fused.
+    """
     config = small(6)
     config.model.num_heads = 4
     config.space.shape = (64, 64, 4)  # 1,024 tokens
@@ -121,8 +130,11 @@ def test_the_account_for_gpus_is_near_the_compilers(axes):
 
 
 def test_collectives_in_loops_count_for_every_layer(plans):
-    """In bfloat16 each layer's weights are gathered twice and their gradients summed, those of products in nine pieces where
-    eight would do; of the modulation the weights are gathered, and what its gradient is made of instead of that."""
+    """In bfloat16 each layer's weights are gathered twice and their gradients summed.
+
+    Those of products are summed in nine pieces where eight would do. Of the modulation, the weights
+    are gathered, and so is what its gradient is made of, instead of that gradient.
+    """
     total = lambda found, kind: sum(
         each["bytes"] for each in found["collectives"] if each["kind"] == kind
     )
@@ -136,7 +148,7 @@ def test_collectives_in_loops_count_for_every_layer(plans):
 
 
 def test_products_in_loops_count_for_every_layer(plans):
-    """Forward and twice backward, of 4 examples a chip of 256 tokens; attention's are within a kernel.
+    """Forward and twice backward, of 4 examples a chip of 256 tokens, without attention's kernel.
 
     2 % are for gradients of modulations, which are products of vectors gathered from all chips.
     """
@@ -162,8 +174,11 @@ def test_what_does_not_fit_is_told_what_to_do():
 
 
 def test_slices_are_joined_by_a_slower_network(monkeypatch):
-    """Of two slices each chip sums its part of the gradients with the other's, in bfloat16: of products and at most of all, as
-    those of modulations are made of gathered vectors."""
+    """Each chip of a slice sums its part of the gradients with the other slice's, in bfloat16.
+
+    They are at least those of products and at most all, as gradients of modulations are made of
+    gathered vectors.
+    """
     monkeypatch.setitem(DEVICES, "v5e", DEVICES["v5e"]._replace(topology=("v5e", 2, 8)))
     found = plan(small(2), {"data": 2, "fsdp": 8}, "v5e")
     assert found["slices"] == 2
@@ -184,13 +199,13 @@ def test_attention_is_the_kernel_of_tpus():
     logits = 4 * 8 * 2 * 1024**2
     assert found["memory"]["gradients, activations and workspace"] < 4 * logits
     assert [(each["form"], each["query"]) for each in found["attention"]] == [
-        ("splash", (8, 1024, 2, 128))
+        ("short", (8, 1024, 2, 128))
     ]
     assert jax.default_backend() == "cpu"
 
 
 def test_sampling_is_shared_by_all_chips():
-    """A chip's workspace is that of a chip alone with its examples, and not of all; weights gathered for each step."""
+    """A chip's workspace is that of a chip alone with its examples; each step gathers weights."""
     config = small(2)
     config.sampling.update(sampler=dict(name="euler"), num_steps=10)
     found = {}
@@ -198,10 +213,12 @@ def test_sampling_is_shared_by_all_chips():
         config.batch_size = batch_size
         found[batch_size] = plan(config, axes, "v5p", "sample")
     shared, alone = found[128], found[16]
-    # A factor 2 is for how the compiler schedules gathers; all examples on one chip take 13 times as much.
+    # A factor 2 is for how the compiler schedules gathers; all examples on one chip take 13 times
+    # as much.
     assert 0.5 < shared["memory"]["workspace"] / alone["memory"]["workspace"] < 2
     assert [each["query"] for each in shared["attention"]] == [(32, 256, 2, 128)]
-    # for each step in bfloat16 those of two layers, in nine pieces where eight would do, and the few of what is around them
+    # for each step in bfloat16 those of two layers, in nine pieces where eight would do, and the
+    # few of what is around them
     sent, weights = sum(each["bytes"] for each in shared["collectives"]), 2 * LAYER * 3 / 2
     assert 1 < sent / (10 * 2 * weights) < 1.4
 

@@ -1,4 +1,7 @@
-"""Diffusion transformer with adaLN-Zero (Peebles & Xie 2023, "Scalable diffusion models with transformers")."""
+"""Diffusion transformer with adaLN-Zero.
+
+Peebles & Xie 2023, "Scalable diffusion models with transformers".
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +32,7 @@ small = nn.initializers.normal(0.02)
 
 
 class Block(nn.Module):
-    """Self-attention and a feed-forward layer, each between adaLN-Zero's scale/shift and its gate (DiT, figure 3)."""
+    """Self-attention and a feed-forward layer, each modulated by adaLN-Zero (figure 3)."""
 
     num_heads: int
     mlp_ratio: float
@@ -85,13 +88,13 @@ class DiT(nn.Module):
         depth: number of blocks, scanned with stacked parameters.
         num_classes: classes besides the null one.
         out_channels: channels of the output; as many as the input's if None.
-        base_size: patches along a side of the images of training: those of others then have positions in the
-            same range. None for positions 0, 1, 2, … at every size.
+        base_size: patches along a side of the images of training: those of others then have
+            positions in the same range. None for positions 0, 1, 2, … at every size.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
         max_period: of the sinusoids of time; diffusers' weights have another than DiT's.
         mlp_epsilon: of the norm before the feed-forward layer, likewise.
-        embeddings_per_block: each block has its own embeddings of time and class, as where diffusers trained the
-            network. The last modulation takes the first block's.
+        embeddings_per_block: each block has its own embeddings of time and class, as where
+            diffusers trained the network. The last modulation takes the first block's.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
         remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or
             None to keep every activation.
@@ -125,7 +128,7 @@ class DiT(nn.Module):
         return self.num_classes
 
     def _conditioning(self, time: Array, labels: Array) -> tuple[Array, Array, Any]:
-        """Return what the blocks are told, what the last modulation is, and how blocks are given it."""
+        """Return the blocks' conditioning, the head's, and the first's axis that is scanned."""
         options = (self.width, self.num_classes, self.param_dtype)
         if not self.embeddings_per_block:
             conditioning = inline(self, Embedding(*options))(time, labels)

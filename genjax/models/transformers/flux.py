@@ -1,7 +1,8 @@
 """FLUX.1 (Black Forest Labs 2024): text and image in two streams with joint attention, then in one.
 
-Its authors' report came after it (Labs et al. 2025, "FLUX.1 Kontext", section 2); two streams are the MMDiT
-of Esser et al. 2024, attention and feed-forward layer side by side those of Dehghani et al. 2023 (ViT-22B).
+Its authors' report came after it (Labs et al. 2025, "FLUX.1 Kontext", section 2); two streams are
+the MMDiT of Esser et al. 2024, attention and feed-forward layer side by side those of Dehghani et
+al. 2023 (ViT-22B).
 """
 
 from typing import Any
@@ -26,7 +27,7 @@ from genjax.nn import (
     sinusoidal_embedding,
     unpatchify,
 )
-from genjax.nn.rotary import grid_positions, rotary_positions, rotate
+from genjax.nn.rotary import grid_positions, rotary_positions
 from genjax.nn.transformer import Heads
 
 Dtype = Any
@@ -40,10 +41,9 @@ def _attend(
     query: Float[Array, "batch length heads head_features"],
     key: Float[Array, "batch length heads head_features"],
     value: Float[Array, "batch length heads head_features"],
-    rotations: Float[Array, "length pairs 2"],
     mask: Bool[Array, "batch 1 1 length"] | None,
 ) -> Float[Array, "batch length features"]:
-    query, key = (rotate(a, rotations).astype(value.dtype) for a in (query, key))
+    query, key = query.astype(value.dtype), key.astype(value.dtype)
     return attention(query, key, value, mask).reshape(*value.shape[:2], -1)
 
 
@@ -69,15 +69,16 @@ class DoubleBlock(nn.Module):
         dense = lambda size, name: Dense(size, kernel_init=xavier, name=name, **types)
 
         heads, modulations = [], []
-        for name, x in zip(("text", "image"), streams, strict=True):
+        turns = separate(rotations[None], [x.shape[1] for x in streams])
+        for name, x, (turn,) in zip(("text", "image"), streams, turns, strict=True):
             shift, scale, *rest = Modulation(6, self.param_dtype, name=f"{name}_modulation")(
                 conditioning
             )
             project = Heads(self.num_heads, qk_norm=True, name=f"{name}_heads", **types)
-            heads.append(project(modulate(x, shift, scale)))
+            heads.append(project(modulate(x, shift, scale), rotations=turn))
             modulations.append(rest)
         query, key, value = (join(parts) for parts in zip(*heads, strict=True))
-        attended = _attend(query, key, value, rotations, mask)
+        attended = _attend(query, key, value, mask)
         attended = separate(attended, [x.shape[1] for x in streams])
 
         outputs = []
@@ -114,33 +115,36 @@ class SingleBlock(nn.Module):
         )
         shift, scale, gate = Modulation(3, self.param_dtype, name="modulation")(conditioning)
         h = modulate(x, shift, scale)
-        heads = Heads(self.num_heads, qk_norm=True, name="heads", **types)(h)
-        attended = _attend(*heads, rotations, mask)
+        project = Heads(self.num_heads, qk_norm=True, name="heads", **types)
+        attended = _attend(*project(h, rotations=rotations), mask)
         h = nn.gelu(dense(MLP_RATIO * features, "mlp_in")(h))
         h = dense(features, "projection")(attended) + dense(features, "mlp_out", use_bias=False)(h)
         return constrain_tokens(x + gate[:, None] * h), None
 
 
 class Flux(nn.Module):
-    """The network of FLUX.1, and with `num_double_blocks=0` one that reads text as tokens before the image's.
+    """The network of FLUX.1. With `num_double_blocks=0`, text is tokens before the image's.
 
-    Positions have three coordinates, (0, row, column) for a patch and (0, 0, 0) for every token of text; so
-    any height and width will do, and the order of the text is known from its tokens alone.
+    Positions have three coordinates, (0, row, column) for a patch and (0, 0, 0) for every token of
+    text; so any height and width will do, and the order of the text is known from its tokens alone.
 
     Attributes:
-        num_double_blocks: blocks of two streams; scanned with stacked parameters, as are the others.
+        num_double_blocks: blocks of two streams; scanned with stacked parameters, as are the
+            others.
         num_single_blocks: blocks of one stream, after them.
         num_heads: heads of attention.
-        rotary_features: features of a head that turn with each of the three coordinates; `width` is their sum
-            times `num_heads`.
-        takes_guidance: whether the network is told a guidance scale (dev: distilled from guided samples).
+        rotary_features: features of a head that turn with each of the three coordinates; `width` is
+            their sum times `num_heads`.
+        takes_guidance: whether the network is told a guidance scale (dev: distilled from guided
+            samples).
         patch_size: side of a patch, in latents.
         out_channels: channels of the output; as many as the input's if None.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
         unroll: blocks per iteration of a scan.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to keep
-            every activation.
-        dtype: type of the matrix products; modulation, norms, rotations and softmax are float32 always.
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
+            keep every activation.
+        dtype: type of the matrix products; modulation, norms, rotations and softmax are float32
+            always.
     """
 
     num_double_blocks: int

@@ -1,4 +1,7 @@
-"""LightningDiT: DiT with the parts of language models (Yao & Wang 2025, "Reconstruction vs. generation")."""
+"""LightningDiT: DiT with the parts of language models.
+
+Yao & Wang 2025, "Reconstruction vs. generation".
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -65,25 +68,26 @@ class Block(nn.Module):
 
 
 class LightningDiT(nn.Module):
-    """A transformer over patches of latents, told the time and the class by adaLN-Zero; called as `DiT` is.
+    """A transformer over patches of latents, conditioned by adaLN-Zero and called as `DiT` is.
 
-    Label `num_classes` is the null class of classifier-free guidance (`null_label`). Positions are added to
-    the tokens, as in DiT, and rotate queries and keys.
+    Label `num_classes` is the null class of classifier-free guidance (`null_label`). Positions are
+    added to the tokens, as in DiT, and rotate queries and keys.
 
     Attributes:
         patch_size: side of a patch, in pixels of the latents; 1 for latents of factor 16.
         width: features of a token; a head's, `width / num_heads`, are divisible by 4.
         depth: number of blocks, scanned with stacked parameters.
         num_classes: classes besides the null one.
-        qk_norm: whether queries and keys have an RMS norm: safer in half precision, slower to converge. The
-            published networks have none.
+        qk_norm: whether queries and keys have an RMS norm: safer in half precision, slower to
+            converge. The published networks have none.
         mlp_ratio: of a feed-forward layer without gate that has as many weights.
         out_channels: channels of the output; as many as the input's if None.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to keep
-            every activation.
-        dtype: type of the matrix products; modulation, norms, rotations and softmax are float32 always.
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
+            keep every activation.
+        dtype: type of the matrix products; modulation, norms, rotations and softmax are float32
+            always.
     """
 
     patch_size: int

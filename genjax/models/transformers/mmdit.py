@@ -1,5 +1,7 @@
-"""Multimodal diffusion transformer of Stable Diffusion 3 and 3.5 (Esser et al. 2024, "Scaling rectified flow transformers for
-high-resolution image synthesis")."""
+"""Multimodal diffusion transformer of Stable Diffusion 3 and 3.5.
+
+Esser et al. 2024, "Scaling rectified flow transformers for high-resolution image synthesis".
+"""
 
 import itertools
 from collections import Counter
@@ -35,7 +37,7 @@ zeros = nn.initializers.zeros
 
 
 def axis_embedding(positions: np.ndarray, features: int) -> np.ndarray:
-    """Sines, then cosines, of position·10000^(−i/(features/2)): `[length]` to `[length, features]`, float32."""
+    """Return sines, then cosines, of position·10000^(−i/(features/2)), `[length, features]`."""
     half = features // 2
     frequencies = 1 / 10_000.0 ** (np.arange(half) / half)
     angles = np.outer(np.asarray(positions, np.float32), frequencies)
@@ -51,7 +53,10 @@ def joint_attention(
     text: tuple[_Text, _Text, _Text],
     text_mask: Bool[Array, "batch text"] | None,
 ) -> tuple[Float[Array, "batch image features"], Float[Array, "batch text features"]]:
-    """The queries of two streams look at the keys and values of both, except at text where the mask is False (figure 2b)."""
+    """Attention of two streams' queries to the keys and values of both (figure 2b).
+
+    No query attends to text where the mask is False.
+    """
     query, key, value = (join(parts) for parts in zip(image, text, strict=True))
     lengths = image[0].shape[1], text[0].shape[1]
     mask = None
@@ -66,7 +71,8 @@ class Block(nn.Module):
     """Joint attention and a feed-forward layer for each of two streams, image and text (figure 2b).
 
     Attributes:
-        dual: the image stream attends to itself too, beside the joint attention (Stable Diffusion 3.5 medium).
+        dual: the image stream attends to itself too, beside the joint attention (Stable Diffusion
+            3.5 medium).
         last: the text is only looked at; what becomes of it nobody reads.
     """
 
@@ -132,23 +138,24 @@ class Block(nn.Module):
 
 
 class MMDiT(nn.Module):
-    """A transformer over image patches and text tokens, each with weights of their own, that attend to one another.
+    """A transformer over image patches and text tokens, two streams with weights of their own.
 
-    The position of patch i of an axis is position_start + position_step·i, in a grid of `max_size` patches a side whose
-    centre an image takes.
+    The position of patch i of an axis is position_start + position_step·i, in a grid of `max_size`
+    patches a side whose centre an image takes.
 
     Attributes:
         patch_size: side of a patch, in pixels of the latents.
         width: features of a token; divisible by 4 and by `num_heads`.
         depth: number of blocks; the last one reads the text and leaves it.
-        dual_layers: the blocks, counted from 0, that have a second attention of the image to itself.
+        dual_layers: the blocks, counted from 0, that have a second attention of the image to
+            itself.
         qk_norm: queries and keys are normalized (Stable Diffusion 3.5).
         max_size: largest height and width, in patches.
         out_channels: channels of the output; as many as the input's if None.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
         unroll: blocks per iteration of the scans; `depth` compiles slowest and runs fastest.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to keep every
-            activation.
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
+            keep every activation.
         dtype: type of the matrix products; modulation, norms and softmax are float32 always.
     """
 
@@ -175,7 +182,7 @@ class MMDiT(nn.Module):
 
     @property
     def runs(self) -> dict[str, list[int]]:
-        """Blocks of one kind after another, which are scanned together, by name; the last block is alone.
+        """Yield the blocks of one kind that are scanned together, by name; the last block is alone.
 
         The names are "dual_blocks" and "blocks", and "dual_blocks_1", … where a kind comes again.
         """
@@ -189,10 +196,11 @@ class MMDiT(nn.Module):
         return runs
 
     def _positions(self, height: int, width: int) -> Float[Array, "tokens features"]:
-        """Of the central `height`×`width` patches; columns in the first half of the features, rows in the second."""
+        """Return positions of the central patches: columns in the first features, then rows."""
         if max(height, width) > self.max_size:
             raise ValueError(
-                f"an image of {height}×{width} patches; positions of at most max_size = {self.max_size} each way are known"
+                f"an image of {height}×{width} patches; positions of at most "
+                f"max_size = {self.max_size} each way are known"
             )
 
         def axis(length: int) -> np.ndarray:
@@ -214,7 +222,8 @@ class MMDiT(nn.Module):
     ) -> Float[Array, "batch height width out_channels"]:
         """
         Raises:
-            ValueError: height or width is not divisible by `patch_size`, or is of more than `max_size` patches.
+            ValueError: height or width is not divisible by `patch_size`, or is of more than
+                `max_size` patches.
         """
         height, width, channels = x.shape[1:]
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -254,7 +263,10 @@ class MMDiT(nn.Module):
 
 
 def _published(depth: int, width: int, max_size: int, **fields) -> Callable[..., MMDiT]:
-    """Positions are those of section 5.3.2 at 1024 pixels: (i − (max_size − 64)/2)·256/1024, as in training at 256."""
+    """Build the network with positions of section 5.3.2 at 1024 pixels, as in training at 256.
+
+    They are (i − (max_size − 64)/2)·256/1024.
+    """
 
     def build(**options) -> MMDiT:
         step = 256 / 1024

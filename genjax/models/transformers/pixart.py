@@ -1,4 +1,4 @@
-"""PixArt-α and -Σ: diffusion transformers told their text by cross-attention (Chen et al. 2024, both)."""
+"""PixArt-α and -Σ: transformers conditioned by cross-attention to text (Chen et al. 2024, both)."""
 
 from typing import Any
 
@@ -30,8 +30,10 @@ small = nn.initializers.normal(0.02)
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention to the text, and a feed-forward layer; the first and the last modulated
-    by time (PixArt-α, figure 4)."""
+    """Self-attention, cross-attention to text, and a feed-forward layer (PixArt-α, figure 4).
+
+    The time modulates the first and the last.
+    """
 
     num_heads: int
     mlp_ratio: float
@@ -57,21 +59,25 @@ class Block(nn.Module):
 
 
 class PixArt(nn.Module):
-    """A transformer over image patches, told the time by adaLN-single and the text by cross-attention.
+    """A transformer over image patches, with the time by adaLN-single and text by cross-attention.
 
     Attributes:
         patch_size: side of a patch, in pixels.
-        width: features of a token; divisible by 4, by `num_heads` and, with `size_conditioning`, by 3.
+        width: features of a token; divisible by 4, by `num_heads` and, with `size_conditioning`, by
+            3.
         depth: number of blocks, scanned with stacked parameters.
-        base_size: patches along a side of the images of training; others have positions in the same range.
-        interpolation_scale: by how much that grid is finer than the one of the network it was tuned from.
-        size_conditioning: whether the network is told the size of the image, as PixArt-α at 1024 pixels is.
-        out_channels: channels of the output; as many as the input's if None. 8 as published, where the second
-            half is the learned variance.
+        base_size: patches along a side of the images of training; others have positions in the same
+            range.
+        interpolation_scale: by how much that grid is finer than the one of the network it was tuned
+            from.
+        size_conditioning: whether the network is told the size of the image, as PixArt-α at 1024
+            pixels is.
+        out_channels: channels of the output; as many as the input's if None. 8 as published, where
+            the second half is the learned variance.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to keep
-            every activation.
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
+            keep every activation.
         dtype: type of the matrix products; modulation, norms and softmax are float32 always.
     """
 
@@ -113,7 +119,8 @@ class PixArt(nn.Module):
         if self.size_conditioning != (size is not None):
             raise ValueError(
                 f"size_conditioning={self.size_conditioning}, and size={size}: this network is "
-                f"{'' if self.size_conditioning else 'not '}told the height and width of the picture"
+                f"{'' if self.size_conditioning else 'not '}told the height and width of the "
+                "picture"
             )
         height, width, channels = x.shape[1:]
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)

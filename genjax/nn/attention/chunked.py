@@ -1,7 +1,8 @@
 """Attention in memory proportional to the length: an online softmax over chunks of keys.
 
-Rabe and Staats 2021, "Self-attention does not need O(n²) memory". The backward pass is that of Dao et al. 2022
-("FlashAttention", algorithm 4): it computes the weights again, from each query's largest logit and sum.
+Rabe and Staats 2021, "Self-attention does not need O(n²) memory". The backward pass is that of Dao
+et al. 2022 ("FlashAttention", algorithm 4): it computes the weights again, from each query's
+largest logit and sum.
 """
 
 import functools
@@ -82,7 +83,10 @@ class Softmax(NamedTuple):
 
 
 def start(query: Queries) -> Softmax:
-    """Before any key. The largest logit is the least number and not −∞, whose difference to itself is none."""
+    """Return the state before any key.
+
+    The largest logit is the least number, not −∞: the difference of −∞ to itself is not a number.
+    """
     batch, queries, heads, features = query.shape
     zeros = jnp.zeros((batch, heads, queries, features), jnp.float32)
     return Softmax(jnp.full_like(zeros[..., 0], jnp.finfo(jnp.float32).min), zeros[..., 0], zeros)
@@ -140,7 +144,7 @@ def looked(
 def gradients(
     by: Looked, key: Keys, value: Keys, mask: Mask, bias: Bias, chunk: int
 ) -> tuple[Queries, Keys, Keys, Bias]:
-    """The loss' gradient by the query, as far as it comes from these keys, and by key, value and bias; in float32."""
+    """Return gradients by key, value and bias, and these keys' part of the query's; float32."""
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def step(of_query, keys):
@@ -190,7 +194,7 @@ def like(gradient: Any, primal: Any) -> Any:
 
 
 def chunk_length(query_shape: tuple[int, ...], keys: int) -> int:
-    """Length of the fewest equal chunks of so many keys whose logits take `CHUNK_BYTES` at most, or have 128 keys."""
+    """Return the length of the fewest equal chunks whose logits fit `CHUNK_BYTES`, at least 128."""
     batch, queries, heads, _ = query_shape
     longest = max(CHUNK_BYTES // (4 * batch * heads * queries), LEAST_CHUNK)
     return math.ceil(keys / math.ceil(keys / longest))
@@ -209,10 +213,12 @@ def chunked_attention(
 ) -> Queries:
     """`attention` with the logits of `chunk` keys at once.
 
-    A backward pass keeps the arguments, the output and two numbers per query and head; a second derivative keeps more.
+    A backward pass keeps the arguments, the output and two numbers per query and head; a second
+    derivative keeps more.
 
     Args:
-        forward_mode: `jax.jvp` can be taken; a backward pass keeps as many outputs as there are chunks.
+        forward_mode: `jax.jvp` can be taken; a backward pass keeps as many outputs as there are
+            chunks.
     """
     form = _differentiable if forward_mode else _reverse_mode
     return form(chunk, scaled(query, scale), key, value, mask, bias)

@@ -1,7 +1,7 @@
-"""Attention on a mesh of devices, where sequences too long for one are split over its axis "context".
+"""Attention on a mesh of devices that splits long sequences over its axis "context".
 
-`ring_attention` and `all_to_all_attention` are what each device runs under `jax.shard_map`, on its equal part of the
-sequence; `attention_over_mesh` makes one of them a function of whole arrays.
+`ring_attention` and `all_to_all_attention` are what each device runs under `jax.shard_map`, on its
+equal part of the sequence; `attention_over_mesh` makes one of them a function of whole arrays.
 """
 
 import functools
@@ -42,10 +42,13 @@ def ring_attention(
     *,
     forward_mode: bool = False,
 ) -> Queries:
-    """`attention` of this device's queries to the keys of all, whose blocks go round a ring (Liu et al. 2023).
+    """Return `attention` of this device's queries to all keys, whose blocks go round a ring.
 
-    A block is sent on while its logits are computed, some keys at a time as in `chunked_attention`. For a backward pass
-    each device keeps its own part alone, and blocks go round again with their gradients, which are float32.
+    Liu et al. 2023, "Ring attention with blockwise transformers for near-infinite context".
+
+    A block is sent on while its logits are computed, some keys at a time as in `chunked_attention`.
+    For a backward pass each device keeps its own part alone, and blocks go round again with their
+    gradients, which are float32.
 
     Args:
         mask, bias: the rows of this device's queries, and all columns.
@@ -104,7 +107,7 @@ def _ring_backward(residuals, gradient):
     last = jax.lax.axis_size(CONTEXT) - 1
 
     def look(of_rows, of_block, block, step):
-        """Gradients with what this block and these rows give one another, those of the block sent on."""
+        """Return gradients with this block's and these rows' parts added, the block's sent on."""
         first = _first_column(step, length)
         columns = _columns((mask, bias), first, length)
         of_query, *more, of_columns = gradients(
@@ -143,7 +146,9 @@ def all_to_all_attention(
     *,
     attention: Callable[..., Queries],
 ) -> Queries:
-    """Parts of the sequence are exchanged for parts of the heads, and back (Jacobs et al. 2023, "DeepSpeed Ulysses").
+    """Exchange parts of the sequence for parts of the heads, attend, and exchange back.
+
+    Jacobs et al. 2023, "DeepSpeed Ulysses".
 
     Args:
         mask, bias: the rows of this device's queries, and all columns.
@@ -188,17 +193,19 @@ def attention_over_mesh(
 ) -> Queries:
     """`form` on every device's part of whole arrays, in or outside `jax.jit`.
 
-    Sequences are split over the mesh's axis "context", batches over "data" and "fsdp" and heads over "tensor", those of
-    these that are there and divide them.
+    Sequences are split over the mesh's axis "context", batches over "data" and "fsdp" and heads
+    over "tensor", those of these that are there and divide them.
 
         attention_over_mesh(ring_attention, query, key, value)
-        attention_over_mesh(functools.partial(all_to_all_attention, attention=attention), query, key, value)
+        form = functools.partial(all_to_all_attention, attention=attention)
+        attention_over_mesh(form, query, key, value)
 
     Args:
-        form: `(query, key, value, mask, bias, scale)`, given the rows of mask and bias for its queries and all columns.
+        form: `(query, key, value, mask, bias, scale)`, given the rows of mask and bias for its
+            queries and all columns.
         mesh: the one in use (`jax.set_mesh`) if None.
-        split_keys: each device gets a part of keys and values, and lengths that "context" does not divide are filled up
-            with hidden keys. Otherwise it gets all of them.
+        split_keys: each device gets a part of keys and values, and lengths that "context" does not
+            divide are filled up with hidden keys. Otherwise it gets all of them.
 
     Raises:
         ValueError: keys are to be split and the mesh has no axis "context".

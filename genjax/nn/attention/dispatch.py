@@ -23,35 +23,45 @@ from genjax.nn.attention.context_parallel import (
     ring_attention,
 )
 from genjax.nn.attention.kernels import cudnn_attention, splash_attention
-from genjax.nn.attention.short import fits_short_attention, short_attention
+from genjax.nn.attention.short import (
+    LEAST_MEMORY,
+    memory_on_chip,
+    query_block,
+    short_attention,
+)
 from genjax.nn.sharding import BATCH_AXES, CONTEXT, TENSOR, free_axes, split_axes
 
-# Of a device's logits in float32. A backward pass has about four such arrays at once: a quarter of the smallest
-# accelerator that these networks are for (16 GiB, TPU v5e).
+# Of a device's logits in float32. A backward pass has about four such arrays at once: a quarter of
+# the smallest accelerator that these networks are for (16 GiB, TPU v5e).
 PLAIN_BYTES = 2**30
-# Queries and keys. An estimate: per head and example a kernel starts once, for which logits of about 128² are written and read.
+# Queries and keys. An estimate: per head and example a kernel starts once, for which logits of
+# about 128² are written and read.
 KERNEL_LENGTH = 256
-# Queries and keys on each device of the axis "context"; below, the products do not fill a matrix unit.
+# Queries and keys on each device of the axis "context"; below, the products do not fill a matrix
+# unit.
 CONTEXT_LENGTH = 128
 
 Form = Literal["plain", "chunked", "cudnn", "splash", "short", "ring", "all_to_all"]
 
 forward_mode = jax.make_user_context(False)
-"""`with forward_mode(True):` around the trace of a network keeps its attention to forms that `jax.jvp` can be taken of.
+"""`with forward_mode(True):` around a trace keeps attention to forms that `jax.jvp` differentiates.
 
-Whoever takes forward-mode derivatives (exact likelihoods, Hutchinson's estimate, mean flows) or second ones (R1 and R2
-penalties) says so: kernels have one derivative, in reverse. What was jitted without is traced again.
+Whoever takes forward-mode derivatives (exact likelihoods, Hutchinson's estimate, mean flows) or
+second ones (R1 and R2 penalties) says so: kernels have one derivative, in reverse. What was jitted
+without is traced again.
 """
 
 as_written = jax.make_user_context(False)
-"""`with as_written(True):` around a trace takes the plain form of attention, whatever its size: to count what it computes
-without what other forms compute twice, not to run it."""
+"""`with as_written(True):` around a trace takes the plain form of attention, whatever its size.
+
+This is to count operations without those that other forms repeat, not to run the program.
+"""
 
 _record = jax.make_user_context(lambda choice: None)
 
 
 class Choice(NamedTuple):
-    """A form of `attention` that was chosen, and what one device has of the arguments: `[batch length heads features]`."""
+    """A chosen form of `attention`, and one device's shapes: `[batch length heads features]`."""
 
     form: Form
     query: tuple[int, ...]
@@ -59,7 +69,8 @@ class Choice(NamedTuple):
 
     def __str__(self) -> str:
         batch, queries, heads, features = self.query
-        return f"{self.form}: {batch} × {queries:,} queries, {self.key[1]:,} keys, {heads} heads of {features}"
+        tokens = f"{batch} × {queries:,} queries, {self.key[1]:,} keys"
+        return f"{self.form}: {tokens}, {heads} heads of {features}"
 
 
 @contextlib.contextmanager
@@ -83,7 +94,7 @@ def attention_weights(
     bias: Float[Array, "#batch #heads #queries keys"] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "batch heads queries keys"]:
-    """softmax(scale·q·kᵀ + bias) in float32: how much each query looks at each key; as in `attention`."""
+    """Return softmax(scale·q·kᵀ + bias) in float32, the weight of each key; as in `attention`."""
     return jax.nn.softmax(attention_logits(scaled(query, scale), key, mask, bias))
 
 
@@ -110,17 +121,20 @@ def choose_attention(
     forward_mode: bool = False,
     context: int = 1,
     placed: bool = True,
+    memory: int = LEAST_MEMORY,
 ) -> Form:
     """Which form computes `attention`.
 
     Args:
         platform: as `current_platform` says it.
-        query_shape: [batch queries heads features], the batch and heads of one device, the whole length.
-        key_shape: [batch keys heads features], likewise.
+        query_shape: [batch queries heads features], the batch and heads of one device, the whole
+            length.
+        key_shape: [batch keys heads features], of the same device.
         forward_mode: forward-mode or second derivatives are taken.
         context: over how many devices sequences are split.
-        placed: a mesh is in use or there is but one device. Else XLA splits a program as its arguments are, and it
-            cannot split a TPU's kernel.
+        placed: a mesh is in use or there is but one device. Else XLA splits a program as its
+            arguments are, and it cannot split a TPU's kernel.
+        memory: bytes on a TPU's chip for kernels.
     """
     batch, queries, heads, features = query_shape
     keys = key_shape[1]
@@ -140,17 +154,18 @@ def choose_attention(
         ):
             return "cudnn"
         if platform == "tpu" and dtype == "bfloat16" and placed:
-            short = mask_shape is None and fits_short_attention(queries, keys, heads, features)
-            return "short" if short else "splash"
+            block = query_block(queries, keys, heads, features, memory)
+            return "splash" if block is None or mask_shape is not None else "short"
     return "chunked" if 4 * batch * heads * queries * keys > PLAIN_BYTES else "plain"
 
 
 def current_platform() -> str:
     """Where what is traced now is going to run: "cpu", "tpu", "cuda" or "gpu".
 
-    It is the platform of the mesh in use (`jax.set_mesh`), which for programs compiled ahead of time need not be one of
-    this machine, else JAX's default. "cuda" is a GPU with flash attention in cuDNN, NVIDIA's Ampere (2020) and later;
-    for such is taken what is planned for on a machine without a GPU.
+    It is the platform of the mesh in use (`jax.set_mesh`), which for programs compiled ahead of
+    time need not be one of this machine, else JAX's default. "cuda" is a GPU with flash attention
+    in cuDNN, NVIDIA's Ampere (2020) and later; for such is taken what is planned for on a machine
+    without a GPU.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.config.jax_default_device
     platform = getattr(device, "platform", device) or jax.default_backend()
@@ -174,22 +189,24 @@ def attention(
 ) -> Float[Array, "batch queries heads features"]:
     """softmax(scale·q·kᵀ + bias)·v, softmax in float32 whatever the inputs' type.
 
-    Vaswani et al. 2017, equation 1. `mask` is True where a query may look; where it may look nowhere the output is finite
-    and means nothing. `scale` is 1/√features if None.
+    Vaswani et al. 2017, equation 1. `mask` is True where a query may look; where it may look
+    nowhere the output is finite and means nothing. `scale` is 1/√features if None.
 
-    `choose_attention` says in which form, by the platform, the shapes on each device of the mesh in use, and whether
-    `forward_mode` is on. All have reverse-mode derivatives. `jax.jvp` and second derivatives need `forward_mode`, but for
-    "plain", which is what a CPU takes unless its logits exceed `PLAIN_BYTES`.
+    `choose_attention` says in which form, by the platform, the shapes on each device of the mesh in
+    use, and whether `forward_mode` is on. All have reverse-mode derivatives. `jax.jvp` and second
+    derivatives need `forward_mode`, but for "plain", which is what a CPU takes unless its logits
+    exceed `PLAIN_BYTES`.
     """
     mesh = jax.sharding.get_abstract_mesh()
     free = free_axes(mesh)
     context = free.get(CONTEXT, 1)
     shape, key_shape = _on_device(query.shape, mesh), _on_device(key.shape, mesh)
+    platform = current_platform()
     chosen = (
         "plain"
         if as_written.value
         else choose_attention(
-            current_platform(),
+            platform,
             shape,
             key_shape,
             jnp.result_type(query, key, value),
@@ -198,6 +215,7 @@ def attention(
             forward_mode.value,
             context,
             placed=not mesh.empty or jax.device_count() == 1,
+            memory=memory_on_chip() if platform == "tpu" else LEAST_MEMORY,
         )
     )
     over_context = chosen in ("ring", "all_to_all")
@@ -228,7 +246,10 @@ def attention(
 
 
 def _kernel_or(default, query, key, value, mask, bias, scale, **kernel):
-    """The kernel, or the default where all is compiled for another platform yet, as for inputs put on the CPU beside a GPU."""
+    """Run the kernel, or the default where the program is compiled for another platform after all.
+
+    Inputs put on the CPU beside a GPU are such a case.
+    """
     if "cuda" in kernel and jax.default_backend() != "gpu":  # JAX asks for cuDNN while it traces
         kernel = {}
     forms = {platform: functools.partial(form, scale=scale) for platform, form in kernel.items()}
@@ -238,7 +259,8 @@ def _kernel_or(default, query, key, value, mask, bias, scale, **kernel):
 
 def _short_attention(query, key, value, mask, scale):
     """Call `short_attention`, which is chosen only where there is no mask."""
-    return short_attention(query, key, value, scale)
+    block = query_block(query.shape[1], key.shape[1], *query.shape[2:], memory_on_chip())
+    return short_attention(query, key, value, scale, block=block)
 
 
 def _share(queries: int, context: int) -> int:
@@ -247,7 +269,7 @@ def _share(queries: int, context: int) -> int:
 
 
 def _on_device(shape: tuple[int, ...], mesh: jax.sharding.AbstractMesh) -> tuple[int, ...]:
-    """What a device has of a shape [batch length heads features], all of its length."""
+    """Return one device's part of a shape [batch length heads features], all of its length."""
     batch, length, heads, features = shape
     parts = lambda names, size: math.prod(
         mesh.shape[name] for name in split_axes(mesh, names, size)

@@ -1,7 +1,7 @@
 """Attention by kernels that others wrote: cuDNN's for NVIDIA GPUs and JAX's for TPUs.
 
-Both take a mask of keys alone, `[#batch 1 1 keys]`, and no bias, and both have one reverse derivative and no other.
-Where a query may look nowhere their output is finite and means nothing.
+Both take a mask of keys alone, `[#batch 1 1 keys]`, and no bias, and both have one reverse
+derivative and no other. Where a query may look nowhere their output is finite and means nothing.
 """
 
 import math
@@ -28,9 +28,9 @@ def cudnn_attention(
 ) -> Queries:
     """Flash attention (Dao et al. 2022) of cuDNN, in bfloat16 or float16.
 
-    cuDNN knows how many keys are there, not which. Attention does not depend on their order, so those that the mask
-    admits go first. (A mask as a bias would need memory for all pairs, and cuDNN a gradient for it.) Odd lengths are
-    filled up, since JAX does not differentiate them.
+    cuDNN knows how many keys are there, not which. Attention does not depend on their order, so
+    those that the mask admits go first. (A mask as a bias would need memory for all pairs, and
+    cuDNN a gradient for it.) Odd lengths are filled up, since JAX does not differentiate them.
 
     Args:
         implementation: of `jax.nn.dot_product_attention`; "xla" runs anywhere.
@@ -61,7 +61,8 @@ def splash_attention(
 ) -> Queries:
     """Splash attention, JAX's flash attention for TPUs, in bfloat16 or float32.
 
-    Lengths are filled up to whole blocks. Lowered for a TPU alone, unless `interpret`, which runs anywhere and slowly.
+    Lengths are filled up to whole blocks. Lowered for a TPU alone, unless `interpret`, which runs
+    anywhere and slowly.
     """
     # An experimental module, which others need not load.
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
@@ -96,6 +97,6 @@ def splash_attention(
 
 
 def _block(length: int) -> int:
-    """The least multiple of a register's width of which as few as possible, none too long, cover the length."""
+    """Return the least multiple of a register's width of which the fewest cover the length."""
     blocks = math.ceil(length / _LONGEST_BLOCK)
     return _LANES * math.ceil(length / (_LANES * blocks))

@@ -87,7 +87,8 @@ def test_expected_loss_at_initialisation(apply, initial, target, expected):
         target=target,
         times=diffusion.uniform,
     )
-    # z² has variance 2 and (z − x)² 2 + 4x² = 3: of 64,000 values the mean deviates by .0068 at most.
+    # z² has variance 2 and (z − x)² 2 + 4x² = 3: of 64,000 values the mean deviates by .0068 at
+    # most.
     np.testing.assert_allclose(losses.mean(), expected, atol=4 * 0.0068)
 
 
@@ -140,8 +141,8 @@ def test_remat_saves_memory_in_the_compiled_program(initial):
         gradient(remat_policy, 1).compile().memory_analysis().temp_size_in_bytes
     )
     assert temporaries("nothing_saveable") < 0.8 * temporaries(None)
-    # Without a loop a barrier is needed, or the compiler merges both computations. (XLA's CPU back end does
-    # so in spite of it, hence nothing of the compiled program is checked here.)
+    # Without a loop a barrier is needed, or the compiler merges both computations. (XLA's CPU back
+    # end does so in spite of it, hence nothing of the compiled program is checked here.)
     assert "optimization_barrier" in gradient("nothing_saveable", DEPTH).as_text()
 
 

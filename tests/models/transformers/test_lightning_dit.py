@@ -37,7 +37,8 @@ def apply():
     return jax.jit(small(qk_norm=True).apply)
 
 
-# Counted in the authors' code, less the fixed table (tests/pretrained/data/README_lightning_dit.md).
+# Counted in the authors' code, less the fixed table
+# (tests/pretrained/data/README_lightning_dit.md).
 @pytest.mark.parametrize(
     "module, expected",
     [

@@ -75,7 +75,7 @@ def apply(differentiate):
     [(sd3_medium, 2_028_328_000), (sd35_medium, 2_243_171_520), (sd35_large, 8_056_627_520)],
 )
 def test_parameter_counts(build, expected):
-    """At 1024 pixels, of which 1 in 8 latents each way, and the text of Stable Diffusion 3: 77 + 256 tokens."""
+    """At 1024 pixels, 128 latents each way, and with Stable Diffusion 3's 77 + 256 text tokens."""
     example = lambda *shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     init = lambda key, x, t, tokens, pooled: build().init_with_output(
         key, x, t, Text(tokens, pooled)
@@ -205,7 +205,8 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(expected, p
     output = jax.jit(network.apply)(perturbed, *inputs)
     assert output.dtype == jnp.float32
     error = np.linalg.norm(output - expected[1]) / np.linalg.norm(expected[1])
-    # bfloat16 rounds by 2⁻⁹ = .002 relative; some products in each of three blocks add up to several times that.
+    # bfloat16 rounds by 2⁻⁹ = .002 relative; some products in each of three blocks add up to
+    # several times that.
     assert 1e-3 < error < 0.05
 
 

@@ -95,8 +95,7 @@ def test_a_size_is_given_if_and_only_if_the_network_is_told_it(inputs):
 
 
 def test_positions_span_the_same_range_at_every_size(apply, perturbed):
-    """Of a constant image the tokens that are at the same place are the same, whatever the number of
-    others."""
+    """Tokens of a constant image at the same place are the same, whatever the number of others."""
     t, size = jnp.full(2, 0.5), jnp.ones((2, 2))
     text = Text(jnp.ones((2, 5, 7)), mask=jnp.ones((2, 5), bool))
     # Without attention between them: tokens do not know how many there are.

@@ -111,7 +111,7 @@ def test_a_query_that_may_look_nowhere_stays_finite():
 
 
 def test_logits_keep_float32_precision_in_bfloat16():
-    """Two keys whose logits lie a quarter of a bfloat16 step apart: equal weights if logits were rounded."""
+    """Logits a quarter of a bfloat16 step apart would have equal weights if rounded."""
     query = jnp.ones((1, 1, 1, 64), jnp.bfloat16)
     key = jnp.full((1, 2, 1, 64), 16, jnp.bfloat16).at[0, 1, 0, 0].set(18)  # logits 128 and 128.25
     value = jnp.array([0.0, 1.0], jnp.bfloat16)[None, :, None, None].repeat(64, -1)
@@ -367,7 +367,8 @@ def test_choices_are_recorded_while_programs_are_traced(monkeypatch):
     expected = "plain: 2 × 513 queries, 300 keys, 2 heads of 16"
     assert [str(choice) for choice in choices] == [str(choice) for choice in inner] == [expected]
 
-    # Planned for, on a machine that has none: what each of 4 devices does. In place of the GPU's kernel, chunks are traced.
+    # Planned for, on a machine that has none: what each of 4 devices does. In place of the GPU's
+    # kernel, chunks are traced.
     for platform, form in {"tpu": "splash", "gpu": "cudnn"}.items():
         with attention_choices() as choices:
             text = lowered(platform=platform, data=2, tensor=2)
@@ -380,7 +381,8 @@ def test_choices_are_recorded_while_programs_are_traced(monkeypatch):
         ("all_to_all", (1, 257, 2, 16), (1, 257, 2, 16)),
         ("splash", (1, 514, 1, 16), (1, 514, 1, 16)),  # filled up, to divide
     }
-    # To few keys, each device has its part of the queries, and a kernel if these are enough, or all if they do not divide.
+    # To few keys, each device has its part of the queries, and a kernel if these are enough, or all
+    # if they do not divide.
     mesh = AbstractMesh(
         (4,), ("context",), (AxisType.Auto,), abstract_device=AbstractDevice("", 1, "tpu")
     )
@@ -398,7 +400,7 @@ def test_choices_are_recorded_while_programs_are_traced(monkeypatch):
 
 
 def test_products_as_they_are_written(monkeypatch):
-    """Two forward and four backward; chunks compute logits again, and each output times its gradient."""
+    """Two forward, four backward; chunks repeat logits, and multiply outputs by their gradients."""
     monkeypatch.setattr(MODULE, "PLAIN_BYTES", 0)
     heads = jax.ShapeDtypeStruct((2, 64, 3, 8), jnp.float32)
     loss = lambda *inputs: attention(*inputs).sum()
@@ -411,7 +413,8 @@ def test_products_as_they_are_written(monkeypatch):
 
 
 def test_tpus_kernel_is_compiled_ahead_of_time_on_any_machine():
-    # Each device has its part of 2 examples and 2 heads; 513 tokens are filled up to two blocks of 384.
+    # Each device has its part of 2 examples and 2 heads; 513 tokens are filled up to two blocks of
+    # 384.
     parts = {
         "2x2x768": {},
         "2x768": dict(data=2),
