@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from genjax.nn.attention.dispatch import current_platform
@@ -61,21 +62,23 @@ class QueryKeyValue(Dense):
         ]
         if self.use_bias:
             weights.append(self.param("bias", self.bias_init, (self.features,), self.param_dtype))
-        part = lambda a, i: a.astype(self.dtype).reshape(*a.shape[:-1], self.num_heads, 3, -1)[
-            ..., i, :
-        ]
+        of_heads = lambda a: a.reshape(*a.shape[:-1], self.num_heads, 3, -1)
         outputs = []
         for i in range(3):
-            kernel, *bias = (part(a, i).reshape(*a.shape[:-1], -1) for a in weights)
-            product = functools.partial(_affine, kernel, bias)
-            outputs.append(
-                _of_rows(product, x.astype(self.dtype)).reshape(*x.shape[:2], self.num_heads, -1)
-            )
+            parts = [of_heads(a)[..., i, :].reshape(*a.shape[:-1], -1) for a in weights]
+            product = _of_rows(functools.partial(_affine, self.dtype, *parts), x)
+            outputs.append(product.reshape(*x.shape[:2], self.num_heads, -1))
         return tuple(outputs)
 
 
-def _affine(kernel: Array, bias: list[Array], x: Array) -> Array:
-    return sum(bias, x @ kernel)
+def _affine(dtype: DTypeLike, kernel: Array, *arrays: Array) -> Array:
+    """Return x·kernel + bias, or x·kernel if `arrays` are x alone.
+
+    Weights are rounded here. If they were rounded before they are parted, the TPU's compiler would
+    transpose each gradient by queries, keys and values before its product with x.
+    """
+    *bias, x = arrays
+    return sum((b.astype(dtype) for b in bias), x.astype(dtype) @ kernel.astype(dtype))
 
 
 def heads_of(
