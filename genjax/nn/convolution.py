@@ -104,11 +104,34 @@ def convolve_enlarged(
     padding: str,
     **options: Any,
 ) -> Float[Array, "batch 2*height 2*width out_features"]:
-    """The convolution, of stride 1 and "SAME" padding, of `x` enlarged to twice its sides by repeating pixels.
+    """Return the "SAME" convolution, of stride 1, of `x` enlarged to twice its sides by repeating pixels.
 
-    The 3×3 neighbours of an enlarged pixel are 2×2 pixels of `x`, so each of the four phases of the result is a convolution of
-    `x` by 2×2 sums of the kernel: 4/9 of the multiply-adds.
+    The 3×3 neighbours of an enlarged pixel are 2×2 pixels of `x`. So the result takes 4/9 of the
+    multiply-adds, and the enlarged image is never stored.
     """
+    # TPUs skip the zeros between pixels, and interleave the phases by three copies of the result.
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        tpu=functools.partial(_enlarged_by_zeros, **options),
+        default=functools.partial(_enlarged_by_phases, **options),
+    )
+
+
+def _enlarged_by_zeros(x: Array, kernel: Array, **options: Any) -> Array:
+    """The enlarging convolution as one of `x` with zeros between its pixels.
+
+    Its kernel repeats pixels first: the sum of the 3×3 kernel's four shifts by up to one pixel.
+    """
+    shifts = [
+        jnp.pad(kernel, ((p, 1 - p), (q, 1 - q), (0, 0), (0, 0))) for p in (0, 1) for q in (0, 1)
+    ]
+    options |= dict(lhs_dilation=(2, 2))
+    return jax.lax.conv_general_dilated(x, sum(shifts), (1, 1), ((2, 2), (2, 2)), **options)
+
+
+def _enlarged_by_phases(x: Array, kernel: Array, **options: Any) -> Array:
+    """The enlarging convolution as one for each of the four phases of its result, interleaved."""
 
     def halve(kernel, axis):
         first, second, third = jnp.unstack(kernel, axis=axis)
@@ -117,7 +140,7 @@ def convolve_enlarged(
         ]
 
     phases = [
-        convolve(x, taps, window_strides, ((1 - p, p), (1 - q, q)), **options)
+        convolve(x, taps, (1, 1), ((1 - p, p), (1 - q, q)), **options)
         for p, half in enumerate(halve(kernel, 0))
         for q, taps in enumerate(halve(half, 1))
     ]

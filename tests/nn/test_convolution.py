@@ -6,7 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.nn.convolution import convolve, convolve_enlarged
+from genjax.nn.convolution import (
+    _enlarged_by_phases,
+    _enlarged_by_zeros,
+    convolve,
+    convolve_enlarged,
+)
 
 LAYOUT = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
@@ -105,8 +110,9 @@ def test_meshes_of_several_devices_have_the_convolution(devices, strips):
         assert ("scan" in str(jax.make_jaxpr(gradient)(kernel))) == strips
 
 
+@pytest.mark.parametrize("form", [_enlarged_by_phases, _enlarged_by_zeros])
 @pytest.mark.parametrize("features", [3, 64])
-def test_enlarged(features):
+def test_enlarged(features, form):
     keys = jax.random.split(jax.random.key(0), 2)
     x, kernel = (
         jax.random.normal(keys[0], (2, 5, 32, features)),
@@ -114,7 +120,7 @@ def test_enlarged(features):
     )
     x = jnp.tile(x, (1, 7, 1, 1)) if features == 64 else x  # enough rows for strips
     theirs = lambda x, kernel: plain(x.repeat(2, axis=1).repeat(2, axis=2), kernel)
-    ours = lambda x, kernel: convolve_enlarged(x, kernel, (1, 1), "SAME", **LAYOUT)
+    ours = functools.partial(form, **LAYOUT)
 
     def value_and_gradients(f, x, kernel, cotangent):
         y, pullback = jax.vjp(f, x, kernel)
@@ -132,6 +138,9 @@ def test_enlarged_takes_four_ninths_of_the_operations():
     ours = lambda x, kernel: convolve_enlarged(x, kernel, (1, 1), "VALID_IS_NOT_READ", **LAYOUT)
     text = lowered(ours, "cpu", x, kernel)
     assert text.count("stablehlo.convolution") == 4 and text.count("tensor<2x2x8x8xf32>") >= 4
+    on_tpus = lowered(ours, "tpu", x, kernel)
+    assert on_tpus.count("stablehlo.convolution") == 1
+    assert "lhs_dilate = [2, 2]" in on_tpus and "tensor<4x4x8x8xf32>" in on_tpus
 
 
 def test_flax_layers_take_both():
