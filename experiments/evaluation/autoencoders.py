@@ -19,17 +19,18 @@ from genjax.data import to_float, to_uint8
 from genjax.metrics.lpips import LPIPS
 from genjax.models.encoders.vgg16 import vgg16_features
 from genjax.pretrained.lpips import load_lpips, require_lpips
-from genjax.training.pictures import image_grid
+from genjax.training.pictures import image_grid, label_rows
 
 COLUMNS = 10
 
 
 def interleave(originals: np.ndarray, reconstructions: np.ndarray) -> Image.Image:
-    """Draw rows of at most `COLUMNS` originals, in bytes, each above that of their reconstructions."""
+    """Draw rows of at most `COLUMNS` originals, in bytes, each above a row of reconstructions."""
     columns = min(COLUMNS, len(originals))
     both = [images[: len(images) // columns * columns] for images in (originals, reconstructions)]
     rows = rearrange(np.stack(both), "k (r c) h w d -> (r k c) h w d", c=columns)
-    return image_grid(rows, columns)
+    picture = image_grid(rows, columns)
+    return label_rows(picture, ["original", "reconstruction"] * (len(rows) // columns // 2))
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ class Discriminator:
         judge, objective = model.functions["logits"], model.functions["objective"]
         train, held_out, fake = (judge(*examples) for examples in (*reference.examples, generated))
         edge = float(instruments.boundary(objective, jnp.asarray(train), jnp.asarray(fake)))
-        shares = {"training": train, "held out": held_out, "generated": fake}
+        shown = {"training": train, "held out": held_out, "generated": fake}
+        edges = instruments.histogram_edges(*shown.values())
         return {
             "modes_covered": float(instruments.modes_covered(predicted, reference.num_modes)),
             "num_modes": float(reference.num_modes),
@@ -109,7 +110,6 @@ class Discriminator:
             "accuracy/held_out": float(np.mean(held_out > edge)),
             "accuracy/samples": float(np.mean(fake < edge)),
             "logits": histograms(
-                {name: instruments.histogram(each) for name, each in shares.items()},
-                instruments.HISTOGRAM_EDGES,
+                {name: instruments.histogram(each, edges) for name, each in shown.items()}, edges
             ),
         }

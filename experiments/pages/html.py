@@ -1,4 +1,4 @@
-"""The look of the pages in which runs are read: one file each, with no scripts and nothing fetched from elsewhere."""
+"""The look of the pages that show runs: each is one file, without scripts, and fetches nothing."""
 
 import base64
 import math
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
+
+from genjax.training.pictures import needs_logarithm, read_rows
 
 STYLE = """
 :root {
@@ -37,12 +39,12 @@ p { max-width: 42rem }
 .facts dt, th, caption { color: var(--muted); font-size: .8rem; font-weight: 500 }
 .facts dd { margin: 0; font-size: 1.1rem; font-variant-numeric: tabular-nums }
 .row { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)) }
+.pair { grid-template-columns: repeat(auto-fill, minmax(min(100%, 29rem), 1fr)) }
 .strip { grid-template-columns: repeat(auto-fill, minmax(min(100%, 13rem), 1fr)) }
 figure { margin: 0; min-width: 0 }
 figcaption { font-size: .9rem; font-weight: 600; margin-bottom: .4rem; overflow-wrap: anywhere }
 figcaption span { font-weight: 400; margin-left: .4em; font-variant-numeric: tabular-nums }
 img { display: block; max-width: 100%; height: auto; border-radius: 4px }
-img.small { width: 100%; max-width: 34rem; image-rendering: pixelated }
 .scroll { overflow-x: auto; margin: 0 0 2rem }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; padding-bottom: .5rem }
@@ -51,9 +53,13 @@ th, td { padding: .4rem 1.4rem .4rem 0; text-align: left; vertical-align: baseli
 td { overflow-wrap: anywhere; min-width: 5.5rem }
 tbody th { color: var(--ink); font-size: inherit }
 .tables { display: flex; flex-wrap: wrap; gap: 0 4rem }
-.figures td { padding: .4rem .8rem; text-align: right }
+.figures td { padding: .4rem .8rem; text-align: right; white-space: nowrap; overflow-wrap: normal }
 .figures thead th:not(:first-child) { padding: .4rem .8rem; text-align: right; overflow-wrap: anywhere }
 .figures tbody th { min-width: 9.5rem }
+@media (max-width: 30rem) {
+  .figures td, .figures thead th:not(:first-child) { padding: .4rem 0 .4rem .7rem; min-width: 4.5rem }
+  .figures tbody th { min-width: 6.5rem; padding-right: .5rem }
+}
 .unit { display: block; font-size: .8rem; font-weight: 400 }
 .best { background: var(--mark); font-weight: 650 }
 .best .unit { color: var(--ink) }
@@ -62,6 +68,12 @@ tbody th { color: var(--ink); font-size: inherit }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; margin: 0 0 1rem;
   padding: .6rem 0; list-style: none; background: var(--paper); font-size: .9rem; overflow-wrap: anywhere }
 .legend svg { width: 2rem; height: .7rem; margin-right: .5rem; vertical-align: middle }
+.key { display: flex; flex-wrap: wrap; gap: .1rem .9rem; margin: .3rem 0 0; padding: 0;
+  list-style: none; color: var(--muted); font-size: .8rem; overflow-wrap: anywhere }
+.key svg { width: 1.2rem; height: .5rem; margin-right: .3rem; vertical-align: middle }
+details { margin: 2rem 0 0; border-top: 1px solid var(--line); padding-top: 1rem }
+summary { cursor: pointer; font-weight: 600 }
+details[open] summary { margin-bottom: 1.2rem }
 .chart { display: block; width: 100%; height: auto; background: var(--raised); border: 1px solid var(--line);
   border-radius: 6px }
 .chart text { fill: var(--muted); font-size: 12px; font-variant-numeric: tabular-nums }
@@ -125,7 +137,18 @@ def page(title: str, header: Sequence[Html], body: Sequence[Html]) -> str:
 
 
 def section(title: str, *children: Html) -> Html:
-    return element("section", element("h2", title), *children)
+    """Return a heading and what stands below it; nothing if nothing does."""
+    return element("section", element("h2", title), *children) if any(children) else Html()
+
+
+def box(class_: str, *children: Html) -> Html:
+    """Return children laid out by a class of `STYLE`; nothing if there are none."""
+    return element("div", *children, class_=class_) if any(children) else Html()
+
+
+def fold(summary: str, *children: Html) -> Html:
+    """Return children that a click on their summary shows; nothing if there are none."""
+    return element("details", element("summary", summary), *children) if any(children) else Html()
 
 
 def facts(pairs: Mapping[str, Any]) -> Html:
@@ -143,7 +166,13 @@ def facts(pairs: Mapping[str, Any]) -> Html:
 def table(
     caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]], class_: str = ""
 ) -> Html:
-    """Rows whose first entries are their headings; an entry may be a cell made by `element`."""
+    """Return rows whose first entries are their headings; nothing if there are no rows.
+
+    An entry may be a cell made by `element`.
+    """
+    rows = list(rows)
+    if not rows:
+        return Html()
     cell = lambda kind, value, **more: (
         value if isinstance(value, Html) else element(kind, value, **more)
     )
@@ -163,23 +192,23 @@ def table(
 
 
 def picture(path: Path, caption: str, alt: str, detail: str = "") -> Html:
-    """An image file inside a figure; where it is absent or was cut short, nothing."""
+    """Return an image file inside a figure; nothing if the file is absent or was cut short.
+
+    The labels of the picture's rows, if it has any, become part of the alternative text.
+    """
     try:
         with Image.open(path) as image:
             image.load()
             width, height, kind = *image.size, image.get_format_mimetype()
+            rows = read_rows(image)
     except OSError:
         return Html()
     source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    size = (
-        dict(width=width, height=height, class_="small")
-        if width <= 512
-        else dict(width=width, height=height)
-    )
+    text = f"{alt}. Rows: {'; '.join(rows)}" if rows else alt
     return element(
         "figure",
         element("figcaption", caption, element("span", detail)),
-        element("img", src=source, alt=alt, **size),
+        element("img", src=source, alt=text, width=width, height=height),
     )
 
 
@@ -202,6 +231,9 @@ def _tick_label(value: float) -> str:
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= max(unit, 1e4):
             return f"{value / unit:g}{letter}"
+    if 0 < abs(value) < 1e-3:  # 0.00075 is too wide for the margin of a chart
+        digits, exponent = f"{value:.3e}".split("e")
+        return f"{float(digits):g}e{int(exponent)}"
     return f"{value:g}"
 
 
@@ -223,12 +255,6 @@ def _thin(points: Sequence[tuple[float, float]], most: int = 1000) -> list[tuple
     return [point for pair in extremes for point in pair]
 
 
-def _helps(values: Sequence[float]) -> bool:
-    """Whether a logarithmic axis shows more: on a linear one half of the values would be in its lowest tenth."""
-    low, middle, high = values[0], values[len(values) // 2], values[-1]
-    return low > 0 and high > 10 * low and middle - low < 0.1 * (high - low)
-
-
 class _Axes(NamedTuple):
     """A chart's box, in SVG units, and the values at its edges."""
 
@@ -246,7 +272,7 @@ class _Axes(NamedTuple):
     def around(cls, points: Sequence[tuple[float, float]]) -> "_Axes":
         """Leave a margin above and below the points, which are finite."""
         steps, values = sorted(x for x, _ in points), sorted(y for _, y in points)
-        logarithmic = _helps(values)
+        logarithmic = needs_logarithm(values)
         low, high = (math.log10(y) if logarithmic else float(y) for y in (values[0], values[-1]))
         margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
         last = steps[-1] if steps[-1] > steps[0] else steps[0] + 1
@@ -331,8 +357,8 @@ def chart(name: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Htm
     )
 
 
-def legend(names: Iterable[str]) -> Html:
-    """The colours of `chart`, by the order of its series."""
+def legend(names: Iterable[str], class_: str = "legend") -> Html:
+    """Return the colours of `chart`, in the order of its series."""
     items = []
     for index, name in enumerate(names):
         line = element("path", d="M0 5H32", **_look(index))
@@ -343,4 +369,4 @@ def legend(names: Iterable[str]) -> Html:
                 element("span", name),
             )
         )
-    return element("ul", *items, class_="legend")
+    return element("ul", *items, class_=class_)
