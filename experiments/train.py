@@ -160,24 +160,25 @@ class Recorder:
         """Return the state with the average that sampling reads."""
         return add_posthoc(self.task, state, self.sampling.weights, self.snapshots)
 
-    def sheet(self, examples: np.ndarray) -> Image.Image:
-        """Draw a row of examples for each label of the sheets."""
-        per_row, names = self.sampling.per_class, self.row_names
+    def sheet(self, examples: np.ndarray, names: Sequence[str]) -> Image.Image:
+        """Draw a row of examples for each label of the sheets, with the names of the labels."""
+        per_row = self.sampling.per_class
         return draw_sheet(self.task.space, examples, self.labels, per_row, names)
 
     def draw_real(self) -> None:
         """Save a sheet of held-out examples, once, if the measures read them anyway."""
         path = self.workdir / "real.png"
         if self.experiment.measures and not path.exists():
-            real = self.task.condition.real_examples(self.experiment.data, self.labels)
-            save_picture(path, self.sheet(real))
+            condition, data = self.task.condition, self.experiment.data
+            real, labelled = condition.real_examples(data, self.labels)
+            save_picture(path, self.sheet(real, self.row_names if labelled else ()))
 
     def draw_samples(self, state: Any, step: int) -> dict[str, Any] | None:
         """Save a sheet of samples and the curves until now; return the sheet to log."""
         samples = sample(self.task, self.weighted(state), self.labels, self.sampling)
         if jax.process_index() != 0:
             return None
-        sheet = self.sheet(samples)
+        sheet = self.sheet(samples, self.row_names)
         save_picture(self.workdir / f"samples/step_{step:06d}.png", sheet)
         self.draw_real()
         save_curves(self.workdir / "curves.png", self.workdir / "metrics.jsonl")
@@ -237,7 +238,7 @@ class Recorder:
         )
         if jax.process_index() != 0:
             return
-        pictures = [self.sheet(frame) for frame in frames]
+        pictures = [self.sheet(frame, self.row_names) for frame in frames]
         save_picture(self.workdir / "samples.png", pictures[-1])
         self.draw_real()
         if not self.sampling.every:

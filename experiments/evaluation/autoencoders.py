@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
-from PIL import Image
 
 from experiments.evaluation.context import Context, Model, in_batches
 from experiments.evaluation.images import image_reference
@@ -19,18 +17,7 @@ from genjax.data import to_float, to_uint8
 from genjax.metrics.lpips import LPIPS
 from genjax.models.encoders.vgg16 import vgg16_features
 from genjax.pretrained.lpips import load_lpips, require_lpips
-from genjax.training.pictures import image_grid, label_rows
-
-COLUMNS = 10
-
-
-def interleave(originals: np.ndarray, reconstructions: np.ndarray) -> Image.Image:
-    """Draw rows of at most `COLUMNS` originals, in bytes, each above a row of reconstructions."""
-    columns = min(COLUMNS, len(originals))
-    both = [images[: len(images) // columns * columns] for images in (originals, reconstructions)]
-    rows = rearrange(np.stack(both), "k (r c) h w d -> (r k c) h w d", c=columns)
-    picture = image_grid(rows, columns)
-    return label_rows(picture, ["original", "reconstruction"] * (len(rows) // columns // 2))
+from genjax.training.pictures import paired_grid
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,9 @@ class Bounds:
             "num_importance_samples": self.num_importance_samples,
             "active_units": float(metrics.active_units(means)),
             "num_units": float(means.shape[1]),
-            "reconstructions": interleave(to_uint8(images[:50]), to_uint8(decoded[:50])),
+            "reconstructions": paired_grid(
+                {"original": to_uint8(images[:50]), "reconstruction": to_uint8(decoded[:50])}
+            ),
         }
         if model.functions["levels"]:
             report["bits_per_dimension"] = float(-tighter.mean() / (images[0].size * np.log(2)))
@@ -154,7 +143,7 @@ class Reconstructions:
             "latent_mean": [round(float(value), 4) for value in statistics.mean],
             "latent_deviation": [round(float(value), 4) for value in statistics.deviation],
             "num_samples": len(reference.examples),
-            "reconstructions": interleave(x[:50], y[:50]),
+            "reconstructions": paired_grid({"original": x[:50], "reconstruction": y[:50]}),
             **model.how,
         }
         if indices is not None:

@@ -17,6 +17,7 @@ from genjax import metrics
 from genjax.data import to_float
 from genjax.models.encoders.vgg16 import VGG16
 from genjax.pretrained.lpips import load_vgg16, require_lpips
+from genjax.training.pictures import paired_grid
 
 CANDIDATES, SIDE = 10, 64
 
@@ -124,7 +125,12 @@ class PromptMatch:
             **compare_with_training(pixels, real, unseen),
             "nearest_neighbour_ratio": float(metrics.nearest_neighbour_ratio(pixels, real, unseen)),
             "num_samples": len(images),
-            "held_out_prompts": self.context.space.picture(drawn["held_out"][0][:100], 10),
+            "held_out_prompts": paired_grid(
+                {
+                    "original": reference.images[reference.held_out][:50],
+                    "sample": drawn["held_out"][0][:50],
+                }
+            ),
             **model.how,
         }
 

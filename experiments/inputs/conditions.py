@@ -70,10 +70,10 @@ class Classes:
             return ()
         return tuple(class_names or (f"class {label}" for label in range(self.num_classes)))
 
-    def real_examples(self, data: Data, labels: np.ndarray) -> np.ndarray:
+    def real_examples(self, data: Data, labels: np.ndarray) -> tuple[np.ndarray, bool]:
         if self.num_classes == 1:
-            return _in_turn(data, len(labels))
-        return _of_classes(data.held_out().source, data.feature, labels)
+            return _in_turn(data, len(labels)), False
+        return _of_classes(data.held_out().source, data.feature, labels), True
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class Unconditional:
     def row_names(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
         return ()
 
-    def real_examples(self, data: Data, labels: np.ndarray) -> np.ndarray:
-        return _in_turn(data, len(labels))
+    def real_examples(self, data: Data, labels: np.ndarray) -> tuple[np.ndarray, bool]:
+        return _in_turn(data, len(labels)), False
 
     example, abstract_batch, transform = Classes.example, Classes.abstract_batch, Classes.transform
     frozen, abstract_frozen = Classes.frozen, Classes.abstract_frozen
@@ -151,8 +151,8 @@ class Frames:
     def row_names(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
         return tuple(f"clip {label}" for label in range(self.num_rows))
 
-    def real_examples(self, data: Data, labels: np.ndarray) -> np.ndarray:
-        return data.held_out().source[: self.num_rows][data.feature][labels]
+    def real_examples(self, data: Data, labels: np.ndarray) -> tuple[np.ndarray, bool]:
+        return data.held_out().source[: self.num_rows][data.feature][labels], True
 
 
 def _length(batch: dict[str, Array]) -> int:
@@ -284,8 +284,8 @@ class Prompts:
     def row_names(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
         return self.prompts
 
-    def real_examples(self, data: Data, labels: np.ndarray) -> np.ndarray:
-        return _in_turn(data, len(labels))
+    def real_examples(self, data: Data, labels: np.ndarray) -> tuple[np.ndarray, bool]:
+        return _in_turn(data, len(labels)), False
 
     def cached(self, prompts: Sequence[str]) -> PromptCache:
         """The cache with these prompts in it."""

@@ -69,7 +69,10 @@ MEASURED_PICTURES = {
         "Originals and reconstructions",
         "Held-out examples, each above its reconstruction",
     ),
-    "held_out_prompts": ("Held-out prompts", "Samples of prompts that training has not seen"),
+    "held_out_prompts": (
+        "Held-out prompts",
+        "Held-out pictures, each above a sample of its name, which training has not seen",
+    ),
     "logits": (
         "The discriminator's logits",
         "Histograms of the logits of training, held-out and generated images",

@@ -68,6 +68,20 @@ def label_rows(picture: Image.Image, labels: Sequence[str]) -> Image.Image:
     return sheet
 
 
+def paired_grid(pairs: Mapping[str, np.ndarray], columns: int = 10) -> Image.Image:
+    """Draw rows of images by turns, so that images of equal place are below each other.
+
+    Args:
+        pairs: uint8 images `[count height width channels]`, by the name of their rows. Of more than
+            `columns` images, those that fill no whole row are left out.
+    """
+    columns = min(columns, *map(len, pairs.values()))
+    count = min(map(len, pairs.values())) // columns * columns
+    rows = np.stack([images[:count] for images in pairs.values()])
+    rows = rearrange(rows, "k (r c) h w d -> (r k c) h w d", c=columns)
+    return label_rows(image_grid(rows, columns), list(pairs) * (count // columns))
+
+
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """Return the font that matplotlib brings along, which has the letters of many languages."""
     import matplotlib  # here, since training needs it for pictures alone

@@ -122,8 +122,10 @@ class Condition(Protocol):
             class_names: of the data set, if its classes have names.
         """
 
-    def real_examples(self, data: Any, labels: Int[np.ndarray, " samples"]) -> np.ndarray:
-        """Return held-out examples to see beside samples of these labels, as the data set has them.
+    def real_examples(
+        self, data: Any, labels: Int[np.ndarray, " samples"]
+    ) -> tuple[np.ndarray, bool]:
+        """Return held-out examples to see beside samples, and whether they have the same labels.
 
         Args:
             data: the data set as a config describes it, with `held_out()`.
