@@ -2,8 +2,8 @@
 
     python -m experiments.compare runs/lr1 runs/lr3 --out=compare.html
 
-The page shows the runs' samples side by side, their figures with the best marked, what differs between
-their configs, and their curves over each other.
+The page shows the runs' samples side by side, their figures with the best marked, what differs
+between their configs, and their curves over each other.
 """
 
 from collections.abc import Mapping, Sequence

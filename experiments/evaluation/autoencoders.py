@@ -1,4 +1,4 @@
-"""How good an autoencoder is: bounds on the likelihood of held-out images, and its reconstructions."""
+"""Measures of autoencoders: bounds on the likelihood of held-out images, and reconstructions."""
 
 import functools
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from genjax.training.pictures import paired_grid
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds on log p(x) of the held-out images, in nats per image, and active latents.
+    """Measure bounds on log p(x) of held-out images, in nats per image, and active latents.
 
     Discretized likelihoods are also reported in bits per dimension.
 
@@ -89,9 +89,9 @@ class Originals:
         self.floor = self.distance(others)
 
     def distance(self, examples: np.ndarray) -> float:
-        """Return the Fréchet distance of VGG16's features of examples to those of the held-out ones.
+        """Return the Fréchet distance between examples and held-out ones in VGG16's features.
 
-        Takes as many examples as there are held-out ones at most.
+        At most as many examples are taken as there are held-out ones.
         """
         features = self.features_of(examples[: len(self.examples)])
         return float(metrics.frechet_distance(features, self.features))
@@ -113,11 +113,11 @@ def as_frames(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """Distances between held-out examples and their reconstructions, and statistics of the latents.
+    """Measure the distance of reconstructions to held-out examples, and statistics of latents.
 
-    Fréchet distances are of VGG16's features (FD-VGG16, which is no FID): of reconstructions, and of
-    as many training examples, to the originals. `detail_kept` is the energy of frequencies above half
-    of Nyquist's, over the originals'.
+    Fréchet distances are of VGG16's features (FD-VGG16, which is not FID). They compare the
+    originals with reconstructions, and with as many training examples. `detail_kept` is the
+    reconstructions' energy of frequencies above half of Nyquist's, over the originals' energy.
     """
 
     context: Context
@@ -155,9 +155,9 @@ class Reconstructions:
 
 @dataclass(frozen=True)
 class VGG16Distance:
-    """The Fréchet distance of VGG16's features of samples, with that of training images.
+    """Measure the Fréchet distance of VGG16's features of samples, and of training images.
 
-    For a network on latents also that of the autoencoder's reconstructions of held-out images.
+    A network on latents is also compared with its autoencoder's reconstructions of held-out images.
     """
 
     context: Context

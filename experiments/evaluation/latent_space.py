@@ -1,4 +1,7 @@
-"""Pictures and measures of a GAN's latent space: walks, mixed styles, directions, inversion, path length."""
+"""Pictures and measures of a GAN's latent space.
+
+They are walks, mixed styles, directions, inversion and path length.
+"""
 
 import functools
 import sys
@@ -22,7 +25,7 @@ from genjax.training.pictures import save_animation
 from genjax.training.workdir import device_name
 
 STOPS, STEPS = 4, 12  # of a walk, which comes back to its first stop
-STARTS = 256  # samples, from the nearest of which an inversion starts
+STARTS = 256  # samples; an inversion starts at the nearest one
 REACH = np.linspace(-3, 3, 7)  # along a direction, in deviations of W
 
 
@@ -42,10 +45,12 @@ class Space:
 
 
 def spaces(generator: nn.Module, variables: PyTree, truncation: float) -> list[Space]:
-    """Z, and W and W+ of a generator with styles. W+ is not drawn from: its latents start as those of W.
+    """Return the spaces of a generator: Z, and for a generator with styles also W and W+.
+
+    Nothing is drawn from W+: its latents start as latents of W.
 
     Args:
-        truncation: as in sampling: ψ of a generator with styles; others have z itself drawn so much smaller.
+        truncation: as in sampling. It is ψ of a generator with styles; for others it scales z.
     """
     normal = lambda key, labels: jax.random.normal(key, (len(labels), generator.latent_size))
     apply = functools.partial(generator.apply, variables)
@@ -70,7 +75,7 @@ def spaces(generator: nn.Module, variables: PyTree, truncation: float) -> list[S
 def walk(
     space: Space, key: Key[Array, ""], labels: Int[Array, " batch"]
 ) -> Float[Array, " frames batch *shape"]:
-    """Images of a closed walk, one beside the other."""
+    """Return images along closed walks, one walk per label, `[frames batch …]`."""
     stops = jnp.stack([space.draw(each, labels) for each in jax.random.split(key, STOPS)])
     points = adversarial.walk(jnp.concatenate([stops, stops[:1]]), STEPS, space.interpolation)
     return jax.lax.map(lambda latents: space.images(latents, labels), points)
@@ -79,7 +84,11 @@ def walk(
 def mixing(
     space: Space, key: Key[Array, ""], labels: Int[Array, " batch"]
 ) -> Float[Array, " rows batch *shape"]:
-    """The images themselves, and, in each further row, the coarse half of one's styles with the fine ones of all."""
+    """Return images of mixed styles, `[rows batch …]`.
+
+    The first row shows the images themselves. Each further row combines the coarse half of one
+    image's styles with the fine styles of all images.
+    """
     w = space.draw(key, labels)
     crossover = w.shape[1] // 2
     mixed = lambda coarse: adversarial.mix_styles(jnp.broadcast_to(coarse, w.shape), w, crossover)
@@ -91,7 +100,7 @@ def mixing(
 def directions(
     space: Space, variables: PyTree, key: Key[Array, ""], labels: Int[Array, " one"], count: int
 ) -> tuple[Float[Array, " count reach *shape"], Float[Array, " count"]]:
-    """Images along the first directions of all layers' styles, and those directions' eigenvalues."""
+    """Return images along the first directions of all layers' styles, and their eigenvalues."""
     kernels = [
         leaf
         for path, leaf in jax.tree.leaves_with_path(variables["params"])
@@ -115,12 +124,15 @@ def inversion(
     *,
     num_steps: int,
 ) -> tuple[Float[Array, " batch *shape"], dict[str, Float[Array, " batch"]]]:
-    """The images found, and distances to those sought: the mean square of pixels, at the start, the nearest of `STARTS`
-    samples, and where they were found; there also LPIPS, if it took part.
+    """Return the images found for given images, and their distances to these.
+
+    Distances are mean squares of pixels: `_start` is of the nearest of `STARTS` samples, where the
+    search starts, and "" is of the image found. `_lpips` is LPIPS of the image found, if LPIPS took
+    part.
 
     Args:
-        perceptual: LPIPS' variables, to add it to the mean square of pixels that is made small (Karras et al. 2020,
-            "StyleGAN2", appendix D, have LPIPS alone).
+        perceptual: LPIPS' variables, to minimize the sum of LPIPS and the mean square of pixels.
+            Karras et al. 2020, "StyleGAN2", appendix D, minimize LPIPS alone.
     """
     several = jnp.repeat(labels, STARTS)
     latents = space.draw(key, several)
@@ -144,7 +156,10 @@ def inversion(
 
 
 def lpips_variables(image_shape: tuple[int, ...]) -> PyTree:
-    """None where its weights are not installed, or images are smaller than it takes."""
+    """Return LPIPS' variables.
+
+    None means that the weights are not installed, or that images are smaller than LPIPS takes.
+    """
     if min(image_shape[:2]) < 16:
         return None
     try:
@@ -157,7 +172,7 @@ def lpips_variables(image_shape: tuple[int, ...]) -> PyTree:
 def path_length(
     space: Space, key: Key[Array, ""], labels: Int[Array, " pairs"]
 ) -> Float[Array, ""]:
-    """The perceptual path length between latents of the same class."""
+    """Return the perceptual path length between latents of the same class."""
     start_key, end_key, key = jax.random.split(key, 3)
     ends = (space.draw(each, labels) for each in (start_key, end_key))
     generate = lambda latents: space.images(latents, labels)
@@ -169,7 +184,7 @@ def path_length(
 def explore(
     task: Any, state: Any, config: Any, folder: Path, count: int, num_steps: int, num_pairs: int
 ) -> dict[str, Any]:
-    """Writes the pictures into `folder` and returns what `latents.json` holds."""
+    """Write the pictures into `folder`, and return the contents of `latents.json`."""
     weights, key = config.sampling.weights, jax.random.key(config.sampling.seed)
     variables = task.variables(state, weights)
     there = spaces(task.generator, variables, config.sampling.truncation)

@@ -167,7 +167,10 @@ def _in_turn(data: Data, count: int) -> np.ndarray:
 
 
 def _of_classes(source: Any, feature: str, labels: np.ndarray) -> np.ndarray:
-    """Return examples of these classes: grey, or zeros, where too few are found among `SEARCHED`."""
+    """Return examples of these classes, from the first `SEARCHED` of a fixed draw.
+
+    Places of a class with too few examples are grey, or zero where data are not bytes.
+    """
     rows = np.random.default_rng(0).permutation(len(source))[:SEARCHED]
     examples, empty = None, np.ones(len(labels), bool)
     for start in range(0, len(rows), 100):  # at once they could be larger than the memory

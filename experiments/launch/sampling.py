@@ -1,4 +1,4 @@
-"""The sheets of samples and of real examples: which labels they show, and how their rows are named."""
+"""Sheets of samples and of real examples: the labels they show and the names of their rows."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The look of the pages that show runs: each is one file, without scripts, and fetches nothing."""
+"""Building blocks of the pages that show runs: one file each, without scripts or requests."""
 
 import base64
 import math
@@ -17,8 +17,9 @@ STYLE = """
   --paper: light-dark(#fcfcfa, #15171a); --raised: light-dark(#ffffff, #1c1f23);
   --ink: light-dark(#1d2023, #e6e5e1); --muted: light-dark(#5d6369, #9aa1a8);
   --line: light-dark(#e2e2dc, #30343a); --mark: light-dark(#e3f1e4, #1f3a28);
-  --c0: light-dark(#1763b6, #6cb2ff); --c1: light-dark(#bd4a0a, #ff9f6b); --c2: light-dark(#16793c, #62d28e);
-  --c3: light-dark(#8440b8, #c9a0ff); --c4: light-dark(#8f6a00, #e4c04d); --c5: light-dark(#0c7489, #5ccfe3);
+  --c0: light-dark(#1763b6, #6cb2ff); --c1: light-dark(#bd4a0a, #ff9f6b);
+  --c2: light-dark(#16793c, #62d28e); --c3: light-dark(#8440b8, #c9a0ff);
+  --c4: light-dark(#8f6a00, #e4c04d); --c5: light-dark(#0c7489, #5ccfe3);
   --c6: light-dark(#b51d5c, #ff8dc0); --c7: light-dark(#55585c, #b9bcc0);
 }
 * { box-sizing: border-box }
@@ -30,15 +31,16 @@ header { padding-top: clamp(1.5rem, 5vw, 3.5rem) }
 footer { padding-top: 3rem; padding-bottom: 3rem; color: var(--muted); font-size: .85rem }
 h1 { margin: 0; font-size: clamp(1.8rem, 6vw, 2.8rem); line-height: 1.1; letter-spacing: -.022em;
   overflow-wrap: anywhere; text-wrap: balance }
-h2 { margin: 3rem 0 1.2rem; padding-top: 1.1rem; border-top: 1px solid var(--line); font-size: 1.25rem;
-  letter-spacing: -.01em }
+h2 { margin: 3rem 0 1.2rem; padding-top: 1.1rem; border-top: 1px solid var(--line);
+  font-size: 1.25rem; letter-spacing: -.01em }
 p { max-width: 42rem }
 .lead, .note, figcaption span, .unit { color: var(--muted) }
 .lead { margin: .4rem 0 0 }
 .facts { display: flex; flex-wrap: wrap; gap: .8rem 2.5rem; margin: 1.6rem 0 0 }
 .facts dt, th, caption { color: var(--muted); font-size: .8rem; font-weight: 500 }
 .facts dd { margin: 0; font-size: 1.1rem; font-variant-numeric: tabular-nums }
-.row { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)) }
+.row { display: grid; gap: 1.5rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)) }
 .pair { grid-template-columns: repeat(auto-fill, minmax(min(100%, 29rem), 1fr)) }
 .strip { grid-template-columns: repeat(auto-fill, minmax(min(100%, 13rem), 1fr)) }
 figure { margin: 0; min-width: 0 }
@@ -54,10 +56,12 @@ td { overflow-wrap: anywhere; min-width: 5.5rem }
 tbody th { color: var(--ink); font-size: inherit }
 .tables { display: flex; flex-wrap: wrap; gap: 0 4rem }
 .figures td { padding: .4rem .8rem; text-align: right; white-space: nowrap; overflow-wrap: normal }
-.figures thead th:not(:first-child) { padding: .4rem .8rem; text-align: right; overflow-wrap: anywhere }
+.figures thead th:not(:first-child) { padding: .4rem .8rem; text-align: right;
+  overflow-wrap: anywhere }
 .figures tbody th { min-width: 9.5rem }
 @media (max-width: 30rem) {
-  .figures td, .figures thead th:not(:first-child) { padding: .4rem 0 .4rem .7rem; min-width: 4.5rem }
+  .figures td, .figures thead th:not(:first-child) {
+    padding: .4rem 0 .4rem .7rem; min-width: 4.5rem }
   .figures tbody th { min-width: 6.5rem; padding-right: .5rem }
 }
 .unit { display: block; font-size: .8rem; font-weight: 400 }
@@ -66,7 +70,8 @@ tbody th { color: var(--ink); font-size: inherit }
 .note { border-left: 3px solid var(--c4); padding-left: .9rem }
 @media (min-width: 48rem) { .legend { position: sticky; top: 0; z-index: 1 } }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; margin: 0 0 1rem;
-  padding: .6rem 0; list-style: none; background: var(--paper); font-size: .9rem; overflow-wrap: anywhere }
+  padding: .6rem 0; list-style: none; background: var(--paper); font-size: .9rem;
+  overflow-wrap: anywhere }
 .legend svg { width: 2rem; height: .7rem; margin-right: .5rem; vertical-align: middle }
 .key { display: flex; flex-wrap: wrap; gap: .1rem .9rem; margin: .3rem 0 0; padding: 0;
   list-style: none; color: var(--muted); font-size: .8rem; overflow-wrap: anywhere }
@@ -74,7 +79,8 @@ tbody th { color: var(--ink); font-size: inherit }
 details { margin: 2rem 0 0; border-top: 1px solid var(--line); padding-top: 1rem }
 summary { cursor: pointer; font-weight: 600 }
 details[open] summary { margin-bottom: 1.2rem }
-.chart { display: block; width: 100%; height: auto; background: var(--raised); border: 1px solid var(--line);
+.chart { display: block; width: 100%; height: auto; background: var(--raised);
+  border: 1px solid var(--line);
   border-radius: 6px }
 .chart text { fill: var(--muted); font-size: 12px; font-variant-numeric: tabular-nums }
 .grid { stroke: var(--line) }
@@ -85,11 +91,14 @@ details[open] summary { margin-bottom: 1.2rem }
 
 
 class Html(str):
-    """Text that is markup already; any other is escaped on its way into a page."""
+    """Text that is markup already; other text is escaped on its way into a page."""
 
 
 def element(name: str, /, *children: Any, **attributes: Any) -> Html:
-    """`<name attributes>children</name>`; `class_` stands for `class`, and `aria_label` for `aria-label`."""
+    """Return `<name attributes>children</name>`.
+
+    `class_` stands for `class`, and `aria_label` for `aria-label`.
+    """
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
         for key, value in attributes.items()
@@ -103,7 +112,10 @@ def element(name: str, /, *children: Any, **attributes: Any) -> Html:
 
 
 def show(value: Any) -> str:
-    """A value as a reader wants it: four digits of a float, lists without brackets, yes and no."""
+    """Return a value in a reader's form.
+
+    Floats have four digits, lists no brackets, and booleans are yes and no.
+    """
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -114,7 +126,10 @@ def show(value: Any) -> str:
 
 
 def page(title: str, header: Sequence[Html], body: Sequence[Html]) -> str:
-    """A whole document. Its policy forbids the browser every request, so that it cannot come to need one."""
+    """Return a whole document.
+
+    Its content policy forbids the browser every request, so that the page cannot come to need one.
+    """
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -152,7 +167,7 @@ def fold(summary: str, *children: Html) -> Html:
 
 
 def facts(pairs: Mapping[str, Any]) -> Html:
-    """A few values with their names above them."""
+    """Return a few values with their names above them."""
     return element(
         "dl",
         *(
@@ -213,7 +228,7 @@ def picture(path: Path, caption: str, alt: str, detail: str = "") -> Html:
 
 
 def _ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """At most `count` + 1 round numbers between."""
+    """Return at most `count` + 1 round numbers between two values."""
     rough = (high - low) / count
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough)
@@ -238,13 +253,16 @@ def _tick_label(value: float) -> str:
 
 
 def _look(index: int) -> dict[str, str]:
-    """How the curve of a series is told from others: eight colours, then these again dashed."""
+    """Return the look of a series: one of eight colours, and from the ninth series on dashed."""
     dashes = {"stroke_dasharray": f"{9 - 3 * (index // 8 % 3)} 4"} if index >= 8 else {}
     return {"class_": f"curve s{index % 8}", **dashes}
 
 
 def _thin(points: Sequence[tuple[float, float]], most: int = 1000) -> list[tuple[float, float]]:
-    """Of many points the lowest and the highest of each stretch, so that a curve keeps its extremes."""
+    """Return the lowest and the highest point of each stretch of many points.
+
+    A thinned curve keeps its extremes.
+    """
     stretch = max(1, 2 * len(points) // most)
     if stretch < 3:
         return list(points)
@@ -256,7 +274,7 @@ def _thin(points: Sequence[tuple[float, float]], most: int = 1000) -> list[tuple
 
 
 class _Axes(NamedTuple):
-    """A chart's box, in SVG units, and the values at its edges."""
+    """The box of a chart, in SVG units, and the values at its edges."""
 
     steps: tuple[float, float]
     values: tuple[float, float]

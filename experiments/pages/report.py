@@ -250,7 +250,7 @@ def _measured_picture(run: RunRecord, name: str) -> Html:
 
 
 def _figures(report: dict[str, Any]) -> Html:
-    """Return tables of the measures, of how they were made, and of each dictionary in the report."""
+    """Return tables of the figures, of how they were measured, and of the report's dictionaries."""
     others = {
         "class_accuracy": "classifier_accuracy",
         **{name: f"{name}_real" for name in ("training_accuracy", "held_out_accuracy")},

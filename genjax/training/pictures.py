@@ -42,7 +42,7 @@ def label_rows(picture: Image.Image, labels: Sequence[str]) -> Image.Image:
     """Write labels to the left of a picture, one beside each of its equally high rows.
 
     A long label is broken into at most `LABEL_LINES` lines, and its rest becomes an ellipsis. The
-    whole labels are kept in `info["rows"]` of the result, and `save_picture` writes them to the file.
+    result keeps the whole labels in `info["rows"]`, and `save_picture` writes them to the file.
     Without labels, the picture is returned as it is.
     """
     if not labels:

@@ -1,4 +1,4 @@
-"""The program that explores a latent space: its parts on generators known in closed form, and whole."""
+"""The program that explores a latent space: its parts on known generators, and the whole."""
 
 import functools
 import json
@@ -103,7 +103,7 @@ def test_inversion_by_lpips_too_comes_nearer_by_it():
 
 @pytest.mark.slow
 def test_the_program(tmp_path, small_run):
-    """Of a StyleGAN2 of one step. What has no latents is refused."""
+    """It explores a StyleGAN2 of one step, and refuses a model without latents."""
     run, size = tmp_path / "run", dict(channel_base=64, channel_max=16, mapping_layers=1)
     flags = [
         f"--config.model.{net}.{k}={v}"

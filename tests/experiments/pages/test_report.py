@@ -1,4 +1,4 @@
-"""The pages of runs: what stands in them, by a parser, and whether a browser shows it."""
+"""The pages of runs: their contents, by a parser, and whether a browser shows them."""
 
 import json
 import math
@@ -69,7 +69,7 @@ def make_run(folder, report=REPORT, learning_rate=1e-3, steps=300, num_pictures=
 
 
 class Page(HTMLParser):
-    """What is in a page: elements with their attributes, its text, and the rows of its tables."""
+    """The contents of a page: elements with their attributes, texts, and rows of tables."""
 
     def __init__(self, source):
         super().__init__()
@@ -106,7 +106,7 @@ class Page(HTMLParser):
 
 
 def check(source, pictures, charts):
-    """What holds for every page."""
+    """Check the properties of every page; return it parsed."""
     page = Page(source)
     for tag, attributes in page.elements:
         for name in ("src", "href", "srcset", "action", "data", "poster", "xlink:href"):
@@ -441,7 +441,8 @@ def test_a_browser_shows_everything_and_asks_for_nothing(
         # Nothing wider than the window but what scrolls by itself
         assert browser.evaluate("document.documentElement.scrollWidth") == width
         ink, paper = browser.evaluate(
-            "(s => [s.color, s.backgroundColor].map(c => c.match(/\\d+/g).slice(0, 3).reduce((a, b) => +a + +b)))"
+            "(s => [s.color, s.backgroundColor].map("
+            "c => c.match(/\\d+/g).slice(0, 3).reduce((a, b) => +a + +b)))"
             "(getComputedStyle(document.body))"
         )
         assert (ink < 150 and paper > 700) if scheme == "light" else (ink > 600 and paper < 120)
@@ -452,7 +453,7 @@ def test_a_browser_shows_everything_and_asks_for_nothing(
 
 @needs_chromium
 def test_the_browser_would_notice(tmp_path):
-    """A request, a failing script, a broken picture, and that the policy of the pages forbids a request."""
+    """A request, a failing script, a broken picture; and the pages' policy forbids a request."""
     picture = '<img src="http://127.0.0.1:9/a.png" alt="none">'
     broken = '<img src="data:image/png;base64,AAAA"><script>nowhere()</script>'
     (tmp_path / "bad.html").write_text(picture + broken)
