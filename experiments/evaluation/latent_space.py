@@ -5,6 +5,7 @@ They are walks, mixed styles, directions, inversion and path length.
 
 import functools
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
+from PIL import Image
 
 from experiments.inputs.datasets import Data
 from genjax import adversarial
@@ -21,7 +23,7 @@ from genjax.data import to_float, to_uint8
 from genjax.diffusion import slerp
 from genjax.metrics import LPIPS
 from genjax.pretrained.lpips import load_lpips
-from genjax.training.pictures import save_animation
+from genjax.training.pictures import label_rows, save_animation, save_picture
 from genjax.training.workdir import device_name
 
 STOPS, STEPS = 4, 12  # of a walk, which comes back to its first stop
@@ -181,6 +183,80 @@ def path_length(
     ).mean()
 
 
+def _tell(what: Any) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+def _picture(task: Any, images: Array, columns: int, rows: Sequence[str] = ()) -> Image.Image:
+    """Draw images of any leading axes, so many in a row, with the names of the rows."""
+    flat = np.asarray(to_uint8(images)).reshape(-1, *task.space.shape)
+    return label_rows(task.space.picture(flat, columns), rows)
+
+
+def _draw_walk(
+    task: Any, space: Space, key: Key[Array, ""], labels: Int[Array, " batch"], folder: Path
+) -> None:
+    """Save the film of a walk."""
+    frames = jax.jit(functools.partial(walk, space))(key, labels)
+    path = folder / f"walk_{space.name}.gif"
+    save_animation(path, [_picture(task, frame, len(labels)) for frame in frames], hold=60)
+    _tell(path)
+
+
+def _draw_styles(
+    task: Any,
+    there: Sequence[Space],
+    variables: PyTree,
+    key: Key[Array, ""],
+    labels: Int[Array, " batch"],
+    folder: Path,
+) -> dict[str, Any]:
+    """Save pictures of mixed styles and of directions; return the directions' eigenvalues."""
+    count = len(labels)
+    mixed = jax.jit(functools.partial(mixing, there[2]))(key, labels)
+    names = ["the images", *(f"coarse styles of {number}" for number in range(1, count + 1))]
+    save_picture(folder / "mixing.png", _picture(task, mixed, count, names))
+    along, values = jax.jit(functools.partial(directions, there[1], count=count))(
+        variables, key, labels[:1]
+    )
+    names = [f"direction {number}" for number in range(1, len(along) + 1)]
+    save_picture(folder / "directions.png", _picture(task, along, len(REACH), names))
+    _tell(folder / "mixing.png")
+    _tell(folder / "directions.png")
+    return {"direction_eigenvalues": np.asarray(values).tolist()}
+
+
+def _draw_inversions(
+    task: Any,
+    there: Sequence[Space],
+    key: Key[Array, ""],
+    held_out: dict[str, np.ndarray],
+    num_steps: int,
+    folder: Path,
+) -> dict[str, Any]:
+    """Save held-out images above those found in each space; return the mean distances."""
+    images, labels = to_float(held_out["image"]), jnp.asarray(held_out["label"])
+    rows, perceptual = [jnp.asarray(images)], lpips_variables(task.space.shape)
+    report: dict[str, Any] = {}
+    for space in there:
+        invert = jax.jit(functools.partial(inversion, space, num_steps=num_steps))
+        found, distances = invert(key, images, labels, perceptual)
+        rows.append(found)
+        report |= {
+            f"inversion_{space.name}{kind}": float(each.mean()) for kind, each in distances.items()
+        }
+        _tell(f"{num_steps} steps of inversion in {space.name}")
+    names = [f"found in {space.name.replace('_plus', '+').upper()}" for space in there]
+    sheet = _picture(task, jnp.stack(rows), len(images), ["held out", *names])
+    save_picture(folder / "inversion.png", sheet)
+    _tell(folder / "inversion.png")
+    return report | {
+        "held_out_images": len(images),
+        "inversion_distance": "pixels" if perceptual is None else "pixels and LPIPS",
+        "inversion_steps": num_steps,
+    }
+
+
 def explore(
     task: Any, state: Any, config: Any, folder: Path, count: int, num_steps: int, num_pairs: int
 ) -> dict[str, Any]:
@@ -189,56 +265,19 @@ def explore(
     variables = task.variables(state, weights)
     there = spaces(task.generator, variables, config.sampling.truncation)
     num_classes = max(task.condition.num_classes, 1)
-    labels = jnp.arange(count) % num_classes
+    labels, pairs = jnp.arange(count) % num_classes, jnp.arange(num_pairs) % num_classes
     folder.mkdir(exist_ok=True)
-
-    def picture(images, columns):
-        return task.space.picture(
-            np.asarray(to_uint8(images)).reshape(-1, *task.space.shape), columns
-        )
-
-    def tell(what):
-        print(what, file=sys.stderr, flush=True)
-
-    report = {}
+    report: dict[str, Any] = {}
     for space in there[:2]:
-        frames = jax.jit(functools.partial(walk, space))(key, labels)
-        path = folder / f"walk_{space.name}.gif"
-        save_animation(path, [picture(frame, count) for frame in frames], hold=60)
-        tell(path)
-        length = jax.jit(functools.partial(path_length, space))(
-            key, jnp.arange(num_pairs) % num_classes
-        )
+        _draw_walk(task, space, key, labels, folder)
+        length = jax.jit(functools.partial(path_length, space))(key, pairs)
         report[f"path_length_{space.name}"] = float(length)
     if len(there) > 1:
-        mixed = jax.jit(functools.partial(mixing, there[2]))(key, labels)
-        picture(mixed, count).save(folder / "mixing.png")
-        along, values = jax.jit(functools.partial(directions, there[1], count=count))(
-            variables, key, labels[:1]
-        )
-        picture(along, len(REACH)).save(folder / "directions.png")
-        report["direction_eigenvalues"] = np.asarray(values).tolist()
-        tell(folder / "mixing.png")
-        tell(folder / "directions.png")
-
-    held_out = Data.from_config(config).held_out().source
-    chosen = held_out[np.random.default_rng(0).permutation(len(held_out))[:count]]
-    images, of_images = to_float(chosen["image"]), jnp.asarray(chosen["label"])
-    rows, perceptual = [jnp.asarray(images)], lpips_variables(task.space.shape)
-    for space in there:
-        invert = jax.jit(functools.partial(inversion, space, num_steps=num_steps))
-        found, distances = invert(key, images, of_images, perceptual)
-        rows.append(found)
-        report |= {
-            f"inversion_{space.name}{kind}": float(each.mean()) for kind, each in distances.items()
-        }
-        tell(f"{num_steps} steps of inversion in {space.name}")
-    picture(jnp.stack(rows), len(images)).save(folder / "inversion.png")
-    tell(folder / "inversion.png")
+        report |= _draw_styles(task, there, variables, key, labels, folder)
+    source = Data.from_config(config).held_out().source
+    chosen = source[np.random.default_rng(0).permutation(len(source))[:count]]
+    report |= _draw_inversions(task, there, key, chosen, num_steps, folder)
     return report | {
-        "held_out_images": len(images),
-        "inversion_distance": "pixels" if perceptual is None else "pixels and LPIPS",
-        "inversion_steps": num_steps,
         "pairs": num_pairs,
         "weights": weights,
         "truncation": config.sampling.truncation,
