@@ -129,12 +129,13 @@ def save_animation(
     frames = [picture.convert("P") for picture in reduced]
     frames[0].save(path, append_images=frames[1:], **film)
     # Large pixels of few colours are smaller without loss, noise and photographs with it.
-    encoded = [_webp(reduced, **film, **how) for how in (dict(lossless=True), dict(quality=75))]
-    Path(path).with_suffix(".webp").write_bytes(min(encoded, key=len))
+    middle, ways = reduced[len(reduced) // 2], (dict(lossless=True), dict(quality=75))
+    how = min(ways, key=lambda how: len(_webp([middle], **how)))
+    Path(path).with_suffix(".webp").write_bytes(_webp(reduced, **film, **how))
 
 
 def _webp(pictures: Sequence[Image.Image], **options) -> bytes:
-    """Return a film as WebP."""
+    """Return pictures, or a film of them, as WebP."""
     with io.BytesIO() as buffer:
         pictures[0].save(buffer, "WebP", append_images=pictures[1:], method=2, **options)
         return buffer.getvalue()
