@@ -1,8 +1,9 @@
-"""Several runs side by side in one HTML file that needs nothing else.
+"""Compare several runs in one HTML file.
 
     python -m experiments.compare runs/lr1 runs/lr3 --out=compare.html
 
-Figures with the best marked, curves over each other, samples next to each other, and of the configs what differs.
+The page shows the runs' samples side by side, their figures with the best marked, what differs
+between their configs, and their curves over each other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,14 +13,35 @@ from typing import Any
 from absl import flags
 
 from experiments.launch.runtime import run_program, user_errors
-from experiments.pages.html import Html, chart, element, legend, page, picture, section, table
-from experiments.pages.report import BETTER, RunRecord, grid_step, grids, heading, read_run, words
+from experiments.pages.html import (
+    Html,
+    box,
+    chart,
+    element,
+    fold,
+    legend,
+    page,
+    picture,
+    section,
+    table,
+)
+from experiments.pages.report import (
+    BETTER,
+    QUALITY,
+    SPEED,
+    RunRecord,
+    heading,
+    newest_sheet,
+    read_run,
+    real_sheet,
+    words,
+)
 
 OUT = flags.DEFINE_string("out", "compare.html", "File to write.")
 
 
 def _read(folders: Sequence[str | Path]) -> dict[str, RunRecord]:
-    """Runs by their folders' names, with as many of the folders above as it takes to tell them apart."""
+    """Return runs by their folders' names, with as many parents as make the names differ."""
     runs = [read_run(folder) for folder in folders]
     for depth in range(1, max(len(run.folder.parts) for run in runs) + 1):
         named = {"/".join(run.folder.parts[-depth:]): run for run in runs}
@@ -31,22 +53,38 @@ def _read(folders: Sequence[str | Path]) -> dict[str, RunRecord]:
 
 
 def best(name: str, values: Sequence[float | None]) -> set[int]:
-    """Positions of the best of a figure's values: none where all are equal or only one was measured."""
+    """Return the positions of the best of a figure's values.
+
+    There is none if all are equal, if only one was measured, or if the figure measures no quality.
+    """
     distance = {
         "higher": lambda value: -value,
         "lower": lambda value: value,
         "1": lambda value: abs(value - 1),
     }
-    ranks = {
-        i: distance[BETTER[name]](value) for i, value in enumerate(values) if value is not None
-    }
+    measured = {i: value for i, value in enumerate(values) if value is not None}
+    if name not in QUALITY or not measured:
+        return set()
+    ranks = {i: distance[QUALITY[name]](value) for i, value in measured.items()}
     first = {i for i in ranks if ranks[i] == min(ranks.values())}
     return first if len(first) < len(ranks) else set()
 
 
-def _figures(runs: Mapping[str, RunRecord]) -> Html:
+def _samples(runs: Mapping[str, RunRecord]) -> Html:
+    """Show the last samples of each run, and real examples if all runs have the same."""
+    sheets = []
+    for name, run in runs.items():
+        path, step = newest_sheet(run)
+        sheets.append(picture(path, name, f"Grid of samples of {name}, {step}", step))
+    same_data = len({run.config.get("data.name") for run in runs.values()}) == 1
+    real = next(filter(None, map(real_sheet, runs.values())), Html()) if same_data else Html()
+    return section("Samples", box("row", *sheets, real))
+
+
+def _figures(caption: str, names: Sequence[str], runs: Mapping[str, RunRecord]) -> Html:
+    """Return a table of these figures, with the best of each marked."""
     rows = []
-    for name in BETTER:
+    for name in names:
         values = [run.report.get(name) for run in runs.values()]
         marked = best(name, values)
         cells = [
@@ -57,11 +95,11 @@ def _figures(runs: Mapping[str, RunRecord]) -> Html:
         ]
         if any(value is not None for value in values):
             rows.append((heading(name), *cells))
-    return table("Measured", ("", *runs), rows, class_="figures")
+    return table(caption, ("", *runs), rows, class_="figures")
 
 
 def _differences(caption: str, entries: Mapping[str, Mapping[str, Any]]) -> Html:
-    """What is not the same in all of `entries`, which are by run and by field."""
+    """Return a table of the fields that differ between `entries`, which are by run and by field."""
     fields = dict.fromkeys(field for fields in entries.values() for field in fields)
     rows = [(field, *(given.get(field, "–") for given in entries.values())) for field in fields]
     rows = [
@@ -74,68 +112,72 @@ def _differences(caption: str, entries: Mapping[str, Mapping[str, Any]]) -> Html
     )
 
 
+def _all_differences(runs: Mapping[str, RunRecord]) -> Html:
+    """Return tables of what differs between the runs beside their figures."""
+    # Where the measures were made in other ways, the figures may not be comparable.
+    how = {
+        name: {words(field): value for field, value in run.report.items() if field not in BETTER}
+        for name, run in runs.items()
+        if run.report
+    }
+    return box(
+        "tables",
+        _differences("In the configs", {name: run.config for name, run in runs.items()}),
+        _differences("In the rest of the reports", how) if len(how) > 1 else Html(),
+        _differences("In the environments", {name: run.environment for name, run in runs.items()}),
+    )
+
+
+def _curves(runs: Mapping[str, RunRecord]) -> Html:
+    """Draw each metric of all runs in one chart; the loss by time and norms are folded away."""
+    metrics = list(dict.fromkeys(metric for run in runs.values() for metric in run.curves))
+    by_time, norms = (
+        [metric for metric in metrics if metric.startswith(start)] for start in ("loss/t_", "norm/")
+    )
+
+    def drawn(metrics: Sequence[str]) -> Html:
+        curves = lambda metric: {name: run.curves.get(metric, []) for name, run in runs.items()}
+        return box("row", *(chart(metric, curves(metric)) for metric in metrics))
+
+    shown = drawn([metric for metric in metrics if metric not in (*by_time, *norms)])
+    folded = {"Loss by time": by_time, "Norms of gradients, parameters and updates": norms}
+    folds = (
+        fold(title, legend(runs, "key"), drawn(group)) for title, group in folded.items() if group
+    )
+    return section("Curves over the steps", legend(runs), shown, *folds) if metrics else Html()
+
+
 def comparison(folders: Sequence[str | Path]) -> str:
-    """The page that compares the runs in `folders`.
+    """Return the page that compares the runs in `folders`.
 
     Raises:
         FileNotFoundError: a folder holds no run.
-        ValueError: fewer than two runs, or one given twice.
+        ValueError: fewer than two runs are given, or one is given twice.
     """
     if len(folders) < 2:
         raise ValueError(
             f"{len(folders)} folders given; give those of two runs or more, one after another"
         )
     runs = _read(folders)
-    evaluated = {name: run for name, run in runs.items() if run.report}
-    header = [
-        element("h1", f"{len(runs)} runs compared"),
-        element(
-            "p",
-            ", ".join(dict.fromkeys(run.config["experiment"] for run in runs.values())),
-            class_="lead",
-        ),
-    ]
-    body = [
+    title = f"{len(runs)} runs compared"
+    experiments = ", ".join(dict.fromkeys(run.config["experiment"] for run in runs.values()))
+    header = [element("h1", title), element("p", experiments, class_="lead")]
+    notes = [
         element(
             "p", f"{name} is not evaluated yet: it has logged {run.progress} steps.", class_="note"
         )
         for name, run in runs.items()
         if not run.report
     ]
-    if evaluated:
-        body.append(section("Figures", _figures(runs)))
-    # What a report holds besides figures is how they came about: where that differs, they may not compare.
-    how = {
-        name: {words(field): value for field, value in run.report.items() if field not in BETTER}
-        for name, run in evaluated.items()
-    }
-    differences = (
-        _differences("In the configs", {name: run.config for name, run in runs.items()}),
-        _differences("In the rest of the reports", how),
-        _differences("In the environments", {name: run.environment for name, run in runs.items()}),
-    )
-    body.append(section("Differences", element("div", *differences, class_="tables")))
-    metrics = dict.fromkeys(metric for run in runs.values() for metric in run.curves)
-    charts = [
-        chart(metric, {name: run.curves.get(metric, []) for name, run in runs.items()})
-        for metric in metrics
+    figures = (_figures("Quality", list(QUALITY), runs), _figures("Speed", list(SPEED), runs))
+    body = [
+        *notes,
+        _samples(runs),
+        section("Figures", *figures),
+        section("Differences", _all_differences(runs)),
+        _curves(runs),
     ]
-    if charts:
-        body.append(
-            section("Curves over the steps", legend(runs), element("div", *charts, class_="row"))
-        )
-    samples = []
-    for name, run in runs.items():
-        if (run.folder / "samples.png").exists():
-            path, step = run.folder / "samples.png", "trained"
-        elif over_time := grids(run):
-            path, step = over_time[-1], grid_step(over_time[-1])
-        else:
-            continue
-        samples.append(picture(path, name, f"Grid of samples of {name}, {step}", detail=step))
-    if samples:
-        body.append(section("Samples", element("div", *samples, class_="row")))
-    return page(f"{len(runs)} runs compared", header, body)
+    return page(title, header, body)
 
 
 def main(*folders: str) -> None:

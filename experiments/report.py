@@ -1,9 +1,9 @@
-"""Write the page of a run: its figures, curves, samples and config in one HTML file.
+"""Write the page of a run: its samples, figures, curves and config in one HTML file.
 
     python -m experiments.report --workdir=runs/digits_flow
 
-Training and evaluation write the page at their ends. It can be written at any time, also while a run
-goes on.
+Training and evaluation write the page when they end. This command writes it at any time, also while
+a run trains.
 """
 
 from absl import flags

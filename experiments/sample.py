@@ -15,8 +15,10 @@ from absl import flags
 from experiments.configuration.runs import open_run
 from experiments.launch import sampling_flags
 from experiments.launch.runtime import run_program, user_errors
-from experiments.launch.sampling import shown_labels
+from experiments.launch.sampling import draw_sheet, shown_labels
 from experiments.launch.sampling_flags import sampling_changes
+from genjax.training.pictures import save_picture
+from genjax.training.workdir import read_record
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 OUT = flags.DEFINE_string(
@@ -60,7 +62,9 @@ def main() -> None:
         if out.suffix == ".npz":
             np.savez_compressed(out, images=samples, labels=labels)
         else:
-            run.task.space.picture(samples, COUNT.value).save(out)
+            names = run.task.condition.row_names(read_record(WORKDIR.value).get("class_names"))
+            sheet = draw_sheet(run.task.space, samples, labels, COUNT.value, names)
+            save_picture(out, sheet)
     sampling = run.config.sampling
     how = run.task.describe_sampling(sampling) | {
         name: sampling[name] for name in ("weights", "seed")

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import flags
 from jax.sharding import Mesh
+from PIL import Image
 
 from experiments.configuration import kinds
 from experiments.configuration.numbers import check_numbers
@@ -36,7 +38,7 @@ from experiments.launch.held_out import check_held_out
 from experiments.launch.lock import hold
 from experiments.launch.reports import alarms, print_report, training_summary
 from experiments.launch.runtime import run_program, user_errors
-from experiments.launch.sampling import sheet_labels
+from experiments.launch.sampling import draw_sheet, sheet_labels
 from experiments.pages.report import BETTER, write_report
 from genjax.devices import make_mesh
 from genjax.nn import attention_choices
@@ -56,7 +58,7 @@ from genjax.training import (
 )
 from genjax.training.checkpoints import saved_steps
 from genjax.training.log import read_metrics
-from genjax.training.pictures import save_animation, save_curves
+from genjax.training.pictures import save_animation, save_curves, save_picture
 from genjax.training.placement import abstract_frozen
 from genjax.training.progress import ProgressBar
 from genjax.training.sampling import add_posthoc, power_averages, sample
@@ -119,10 +121,13 @@ class Recorder:
         report: what the measures found last, by step.
     """
 
-    def __init__(self, experiment: Experiment, workdir: Path):
+    def __init__(
+        self, experiment: Experiment, workdir: Path, class_names: Sequence[str] | None = None
+    ):
         self.experiment, self.workdir = experiment, workdir
         self.task, self.sampling = experiment.task, experiment.config.sampling
         self.labels = sheet_labels(self.task.condition.num_rows, self.sampling.per_class)
+        self.row_names = self.task.condition.row_names(class_names)
         self.snapshots = Snapshots(workdir / "ema")
         self.reports: dict[int, dict[str, Any]] = {}
         self.findings = Findings(workdir / "findings.json", experiment.config)
@@ -171,13 +176,27 @@ class Recorder:
         """Return the state with the average that sampling reads."""
         return add_posthoc(self.task, state, self.sampling.weights, self.snapshots)
 
+    def sheet(self, examples: np.ndarray, names: Sequence[str]) -> Image.Image:
+        """Draw a row of examples for each label of the sheets, with the names of the labels."""
+        per_row = self.sampling.per_class
+        return draw_sheet(self.task.space, examples, self.labels, per_row, names)
+
+    def draw_real(self) -> None:
+        """Save a sheet of held-out examples, once, if the measures read them anyway."""
+        path = self.workdir / "real.png"
+        if self.experiment.measures and not path.exists():
+            condition, data = self.task.condition, self.experiment.data
+            real, labelled = condition.real_examples(data, self.labels)
+            save_picture(path, self.sheet(real, self.row_names if labelled else ()))
+
     def draw_samples(self, state: Any, step: int) -> dict[str, Any] | None:
         """Save a sheet of samples and the curves until now; return the sheet to log."""
         samples = sample(self.task, self.weighted(state), self.labels, self.sampling)
         if jax.process_index() != 0:
             return None
-        sheet = self.task.space.picture(samples, self.sampling.per_class)
-        sheet.save(self.workdir / f"samples/step_{step:06d}.png")
+        sheet = self.sheet(samples, self.row_names)
+        save_picture(self.workdir / f"samples/step_{step:06d}.png", sheet)
+        self.draw_real()
         save_curves(self.workdir / "curves.png", self.workdir / "metrics.jsonl")
         return {"samples": sheet}
 
@@ -190,7 +209,7 @@ class Recorder:
             return {}
         for name, picture in pictures.items():
             (self.workdir / name).mkdir(exist_ok=True)
-            picture.save(self.workdir / name / f"step_{step:06d}.png")
+            save_picture(self.workdir / name / f"step_{step:06d}.png", picture)
         self._report(step, figures)
         self.findings.add(step, measure.name, figures)
         return {
@@ -237,8 +256,9 @@ class Recorder:
         )
         if jax.process_index() != 0:
             return
-        pictures = [self.task.space.picture(frame, self.sampling.per_class) for frame in frames]
-        pictures[-1].save(self.workdir / "samples.png")
+        pictures = [self.sheet(frame, self.row_names) for frame in frames]
+        save_picture(self.workdir / "samples.png", pictures[-1])
+        self.draw_real()
         if not self.sampling.every:
             save_curves(self.workdir / "curves.png", self.workdir / "metrics.jsonl")
         save_animation(self.workdir / self.task.animation, pictures)
@@ -362,7 +382,10 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
     if init_from and not saved_steps(workdir / "checkpoints"):  # a kill may leave an empty folder
         initialize = initializer(task, init_from)
     attention = "; ".join(sorted(map(str, choices))) or None
-    facts = dict(built_by=BUILT_BY, attention=attention, init_from=init_from)
+    class_names = batches.dataset.class_names
+    facts = dict(
+        built_by=BUILT_BY, attention=attention, init_from=init_from, class_names=class_names
+    )
     advice = {
         "num_steps": "To train longer, start in another --workdir with "
         f"--init_from={workdir}: a finished run can only be made longer where its learning rate is "
@@ -393,7 +416,8 @@ def run(config: Any, workdir: str | Path, init_from: str | None = None) -> dict[
 
 def train_and_report(config: Any, workdir: Path, prepared: Preparation) -> dict[str, Any]:
     """Train what has been prepared, evaluate it and return the report."""
-    task, recorder = prepared.experiment.task, Recorder(prepared.experiment, workdir)
+    task, class_names = prepared.experiment.task, prepared.batches.dataset.class_names
+    recorder = Recorder(prepared.experiment, workdir, class_names)
     print(
         f"{config.experiment}: {config.num_steps} steps on {device_name()} in {workdir}", flush=True
     )
@@ -421,7 +445,8 @@ def train_and_report(config: Any, workdir: Path, prepared: Preparation) -> dict[
             best = prepared.checkpoints.best()
             where = "not measured at any" if best is None else f"step {best}"
             print(f"  best {name} at a checkpoint: {where}")
-        for name in ("samples.png", task.animation, "curves.png", "report.json"):
+        film = Path(task.animation).with_suffix(".webp").name
+        for name in ("samples.png", task.animation, film, "curves.png", "report.json"):
             print(f"  {workdir / name}")
         print(f"  {write_report(workdir)}")
     return report

@@ -1,1 +1,1 @@
-"""Evaluators: measures of what a trained task makes."""
+"""Evaluators: measures of what a trained task generates."""

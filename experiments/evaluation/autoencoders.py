@@ -1,4 +1,4 @@
-"""How good an autoencoder is: bounds on the likelihood of held-out images, and its reconstructions."""
+"""Measures of autoencoders: bounds on the likelihood of held-out images, and reconstructions."""
 
 import functools
 from dataclasses import dataclass
@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
-from PIL import Image
 
 from experiments.evaluation.context import Context, Model, in_batches
 from experiments.evaluation.images import image_reference
@@ -19,22 +17,12 @@ from genjax.data import to_float, to_uint8
 from genjax.metrics.lpips import LPIPS
 from genjax.models.encoders.vgg16 import vgg16_features
 from genjax.pretrained.lpips import load_lpips, require_lpips
-from genjax.training.pictures import image_grid
-
-COLUMNS = 10
-
-
-def interleave(originals: np.ndarray, reconstructions: np.ndarray) -> Image.Image:
-    """Draw rows of at most `COLUMNS` originals, in bytes, each above that of their reconstructions."""
-    columns = min(COLUMNS, len(originals))
-    both = [images[: len(images) // columns * columns] for images in (originals, reconstructions)]
-    rows = rearrange(np.stack(both), "k (r c) h w d -> (r k c) h w d", c=columns)
-    return image_grid(rows, columns)
+from genjax.training.pictures import paired_grid
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds on log p(x) of the held-out images, in nats per image, and active latents.
+    """Measure bounds on log p(x) of held-out images, in nats per image, and active latents.
 
     Discretized likelihoods are also reported in bits per dimension.
 
@@ -62,7 +50,9 @@ class Bounds:
             "num_importance_samples": self.num_importance_samples,
             "active_units": float(metrics.active_units(means)),
             "num_units": float(means.shape[1]),
-            "reconstructions": interleave(to_uint8(images[:50]), to_uint8(decoded[:50])),
+            "reconstructions": paired_grid(
+                {"original": to_uint8(images[:50]), "reconstruction": to_uint8(decoded[:50])}
+            ),
         }
         if model.functions["levels"]:
             report["bits_per_dimension"] = float(-tighter.mean() / (images[0].size * np.log(2)))
@@ -99,9 +89,9 @@ class Originals:
         self.floor = self.distance(others)
 
     def distance(self, examples: np.ndarray) -> float:
-        """Return the Fréchet distance of VGG16's features of examples to those of the held-out ones.
+        """Return the Fréchet distance between examples and held-out ones in VGG16's features.
 
-        Takes as many examples as there are held-out ones at most.
+        At most as many examples are taken as there are held-out ones.
         """
         features = self.features_of(examples[: len(self.examples)])
         return float(metrics.frechet_distance(features, self.features))
@@ -123,11 +113,11 @@ def as_frames(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """Distances between held-out examples and their reconstructions, and statistics of the latents.
+    """Measure the distance of reconstructions to held-out examples, and statistics of latents.
 
-    Fréchet distances are of VGG16's features (FD-VGG16, which is no FID): of reconstructions, and of
-    as many training examples, to the originals. `detail_kept` is the energy of frequencies above half
-    of Nyquist's, over the originals'.
+    Fréchet distances are of VGG16's features (FD-VGG16, which is not FID). They compare the
+    originals with reconstructions, and with as many training examples. `detail_kept` is the
+    reconstructions' energy of frequencies above half of Nyquist's, over the originals' energy.
     """
 
     context: Context
@@ -154,7 +144,7 @@ class Reconstructions:
             "latent_mean": [round(float(value), 4) for value in statistics.mean],
             "latent_deviation": [round(float(value), 4) for value in statistics.deviation],
             "num_samples": len(reference.examples),
-            "reconstructions": interleave(x[:50], y[:50]),
+            "reconstructions": paired_grid({"original": x[:50], "reconstruction": y[:50]}),
             **model.how,
         }
         if indices is not None:
@@ -166,9 +156,9 @@ class Reconstructions:
 
 @dataclass(frozen=True)
 class VGG16Distance:
-    """The Fréchet distance of VGG16's features of samples, with that of training images.
+    """Measure the Fréchet distance of VGG16's features of samples, and of training images.
 
-    For a network on latents also that of the autoencoder's reconstructions of held-out images.
+    A network on latents is also compared with its autoencoder's reconstructions of held-out images.
     """
 
     context: Context

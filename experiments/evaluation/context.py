@@ -21,9 +21,9 @@ class Context:
     """Facts of an experiment that are known before training.
 
     Attributes:
-        num_samples: samples to measure; the held-out examples are cut to as many.
-        labels: classes of the samples: "balanced"; "training", drawn from those of the training set,
-            where classes differ in size; or "none", all 0.
+        num_samples: samples to measure; at most as many held-out examples are used.
+        labels: classes of the samples. "balanced" takes all classes equally often. "training" draws
+            them from the training set's labels, for classes of different sizes. "none" takes 0.
     """
 
     data: Data
@@ -62,12 +62,12 @@ def described_files(datasets: Sequence[Dataset]) -> dict[str, Any]:
 
 
 class Model:
-    """Functions of one trained state: what an evaluator may call.
+    """Functions of one trained state that an evaluator may call.
 
     Attributes:
-        sampling: how it samples, `config.sampling`.
+        sampling: the sampling fields of the config, `config.sampling`.
         functions: of the task, by name: `reconstruct`, `bounds`, `logits` …
-        how: how samples are made, for reports.
+        how: the way samples are made, for reports.
     """
 
     def __init__(self, task: GenerativeTask, state: Any, sampling: Config):
@@ -83,11 +83,11 @@ class Model:
     def sample(
         self, labels: np.ndarray, prompts: Sequence[str] | None = None, **changes: Any
     ) -> np.ndarray:
-        """Return samples in the form of the data; equal requests share them.
+        """Return samples in the form of the data; equal requests share their samples.
 
         Args:
             labels: of each sample, `[samples]`: classes, or numbers of prompts.
-            prompts: what labels stand for, in place of the condition's own.
+            prompts: the texts that labels stand for, in place of the condition's own.
             changes: other values of fields of `sampling`.
         """
         prompts = prompts and tuple(prompts)
@@ -100,7 +100,7 @@ class Model:
 
 
 def in_batches(function: Callable, *arrays: np.ndarray, size: int = 50) -> Any:
-    """Return `function(*arrays)` in NumPy, `size` rows at a time.
+    """Return `function(*arrays)` in NumPy, computed on `size` rows at a time.
 
     The last batch is filled up, so there is one shape and one compilation.
     """

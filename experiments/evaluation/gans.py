@@ -18,7 +18,7 @@ from genjax.training.pictures import histograms
 class PlaneReference:
     """The points and modes that samples of `genjax.data.sets.gaussians` are compared with.
 
-    A sample is of high quality within three deviations of a centre, and then belongs to that mode. A
+    A sample within three deviations of a centre is of high quality and belongs to that mode. A
     mode is covered if it has at least a tenth of an equal share. Features are coordinates.
     """
 
@@ -38,7 +38,7 @@ class PlaneReference:
     floats = features
 
     def modes(self, points: np.ndarray) -> np.ndarray:
-        """Return the mode of each point; −1 for points of none."""
+        """Return the mode of each point; −1 for points of no mode."""
         distances = np.linalg.norm(points[:, None] - self.centres, axis=2)
         return np.where(distances.min(1) < 3 * self.deviation, distances.argmin(1), -1)
 
@@ -55,7 +55,7 @@ def _reference(data: Data, count: int) -> Reference | PlaneReference:
 
 @dataclass(frozen=True)
 class PlaneModes:
-    """The share of points near a mode, and distances of the points to held-out ones."""
+    """Measure the share of points near a mode, and distances of the points to held-out ones."""
 
     context: Context
     needs: ClassVar[tuple[str, ...]] = ()
@@ -77,9 +77,9 @@ class PlaneModes:
 
 @dataclass(frozen=True)
 class Discriminator:
-    """Modes covered, duplicates, and the discriminator's accuracies, with a picture of its logits.
+    """Measure modes covered, duplicates and the discriminator's accuracy; draw its logits.
 
-    A classifier of the data finds the modes; in the plane it is the distance.
+    A classifier of the data finds the modes. In the plane the nearest centre does.
     """
 
     context: Context
@@ -96,7 +96,8 @@ class Discriminator:
         judge, objective = model.functions["logits"], model.functions["objective"]
         train, held_out, fake = (judge(*examples) for examples in (*reference.examples, generated))
         edge = float(instruments.boundary(objective, jnp.asarray(train), jnp.asarray(fake)))
-        shares = {"training": train, "held out": held_out, "generated": fake}
+        shown = {"training": train, "held out": held_out, "generated": fake}
+        edges = instruments.histogram_edges(*shown.values())
         return {
             "modes_covered": float(instruments.modes_covered(predicted, reference.num_modes)),
             "num_modes": float(reference.num_modes),
@@ -110,7 +111,6 @@ class Discriminator:
             "accuracy/held_out": float(np.mean(held_out > edge)),
             "accuracy/samples": float(np.mean(fake < edge)),
             "logits": histograms(
-                {name: instruments.histogram(each) for name, each in shares.items()},
-                instruments.HISTOGRAM_EDGES,
+                {name: instruments.histogram(each, edges) for name, each in shown.items()}, edges
             ),
         }

@@ -1,4 +1,7 @@
-"""Are the samples right, varied and new? By a classifier, and by distances of pixels."""
+"""Measures of whether samples are right, varied and new.
+
+A classifier tells whether they are right. Distances of pixels tell the rest.
+"""
 
 import functools
 from dataclasses import dataclass
@@ -22,7 +25,7 @@ def draw(total: int, count: int) -> np.ndarray:
 
 
 def compare(features: np.ndarray, unseen: np.ndarray) -> dict[str, float]:
-    """Return metrics of groups of features, disjoint and each as large as `unseen`, averaged."""
+    """Return the mean metrics of disjoint groups of features, each as large as `unseen`."""
     size, rows = len(unseen), []
     for start in range(0, min(len(features), GROUPS * size) - size + 1, size):
         group = features[start : start + size]
@@ -48,8 +51,8 @@ def compare_with_training(
 ) -> dict[str, float]:
     """Return distances and coverage of samples to held-out features, and of training features.
 
-    The training features' figures end in `_train`: a perfect model would reach them. Groups as large
-    as the held-out set are averaged, at most `GROUPS`.
+    The training features' figures end in `_train`: a perfect model would reach them. At most
+    `GROUPS` groups, each as large as the held-out set, are averaged.
     """
     measured = {
         "": compare(samples, unseen),
@@ -62,14 +65,14 @@ def compare_with_training(
 class Reference:
     """Real images that samples are compared with, and a classifier of them.
 
-    Features are pixels in [−1, 1]; images of more than `SIDE` pixels a side are averaged over squares
-    of pixels first. The classifier, if the data have more than one class, is a support vector machine
-    fitted to at most `CLASSIFIER_IMAGES` training images. Nearest neighbours are sought among at most
-    `TRAIN_IMAGES`. A draw with a fixed seed takes them from larger sets.
+    Features are pixels in [−1, 1]. Images of more than `SIDE` pixels a side are first averaged over
+    squares of pixels. If the data have several classes, the classifier is a support vector machine
+    fitted to at most `CLASSIFIER_IMAGES` training images. Nearest neighbours are found among at
+    most `TRAIN_IMAGES` images. Larger sets are cut by a draw with a fixed seed.
 
     Attributes:
         real, unseen: features of training and of held-out images.
-        examples: of as many training and held-out images, their floats and labels.
+        examples: floats and labels of equally many training and held-out images.
         train_labels: of `real`.
         num_modes: classes of the data.
     """
@@ -102,7 +105,7 @@ class Reference:
         return to_float(images)
 
     def accuracy(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float | int]:
-        """Return the share of images that the classifier finds of their class, and facts of it."""
+        """Return the share of images that the classifier puts into their class, and facts of it."""
         if self.classifier is None:
             return {}
         return dict(
@@ -112,7 +115,7 @@ class Reference:
         )
 
     def modes(self, features: np.ndarray) -> np.ndarray:
-        """Return the class of each by the classifier."""
+        """Return the class of each example, by the classifier."""
         return (
             np.zeros(len(features), int)
             if self.classifier is None
@@ -127,7 +130,10 @@ def image_reference(data: Data, count: int) -> Reference:
 
 
 def pixel_features(images: np.ndarray) -> np.ndarray:
-    """Return pixels in [−1, 1], `[images features]`, averaged over squares to at most `SIDE` a side."""
+    """Return pixels in [−1, 1], `[images features]`.
+
+    Squares of pixels are averaged, so that no side is longer than `SIDE`.
+    """
     side = max(images.shape[1:3])
     factor = next(
         f
@@ -139,7 +145,7 @@ def pixel_features(images: np.ndarray) -> np.ndarray:
 
 
 def _features(source: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return features of some images, and their labels, all 0 where there are none."""
+    """Return features and labels of some images; labels are 0 if the data have none."""
     features, labels = [], []
     for start in range(0, len(rows), 1000):  # at once they could be larger than the memory
         part = source[rows[start : start + 1000]]
@@ -150,11 +156,11 @@ def _features(source: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Samples:
-    """Class accuracy, Fréchet and kernel distance, precision and recall, density and coverage.
+    """Measure class accuracy, Fréchet and kernel distance, precision, recall, density and coverage.
 
-    Samples are rounded to bytes as a PNG would hold them. Distances, precision and recall (3
-    neighbours), density and coverage (5 neighbours) compare equal numbers: groups as large as the
-    held-out set, averaged over at most `GROUPS` groups. `…_train` is the same of training images.
+    Samples are rounded to bytes, as in a PNG. Distances, precision and recall (3 neighbours),
+    density and coverage (5 neighbours) compare equal numbers: groups as large as the held-out set,
+    averaged over at most `GROUPS` groups. `…_train` is the same measure of training images.
     """
 
     context: Context

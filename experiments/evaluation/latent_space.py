@@ -1,7 +1,11 @@
-"""Pictures and measures of a GAN's latent space: walks, mixed styles, directions, inversion, path length."""
+"""Pictures and measures of a GAN's latent space.
+
+They are walks, mixed styles, directions, inversion and path length.
+"""
 
 import functools
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
+from PIL import Image
 
 from experiments.inputs.datasets import Data
 from genjax import adversarial
@@ -18,11 +23,11 @@ from genjax.data import to_float, to_uint8
 from genjax.diffusion import slerp
 from genjax.metrics import LPIPS
 from genjax.pretrained.lpips import load_lpips
-from genjax.training.pictures import save_animation
+from genjax.training.pictures import label_rows, save_animation, save_picture
 from genjax.training.workdir import device_name
 
 STOPS, STEPS = 4, 12  # of a walk, which comes back to its first stop
-STARTS = 256  # samples, from the nearest of which an inversion starts
+STARTS = 256  # samples; an inversion starts at the nearest one
 REACH = np.linspace(-3, 3, 7)  # along a direction, in deviations of W
 
 
@@ -42,10 +47,12 @@ class Space:
 
 
 def spaces(generator: nn.Module, variables: PyTree, truncation: float) -> list[Space]:
-    """Z, and W and W+ of a generator with styles. W+ is not drawn from: its latents start as those of W.
+    """Return the spaces of a generator: Z, and for a generator with styles also W and W+.
+
+    Nothing is drawn from W+: its latents start as latents of W.
 
     Args:
-        truncation: as in sampling: ψ of a generator with styles; others have z itself drawn so much smaller.
+        truncation: as in sampling. It is ψ of a generator with styles; for others it scales z.
     """
     normal = lambda key, labels: jax.random.normal(key, (len(labels), generator.latent_size))
     apply = functools.partial(generator.apply, variables)
@@ -70,7 +77,7 @@ def spaces(generator: nn.Module, variables: PyTree, truncation: float) -> list[S
 def walk(
     space: Space, key: Key[Array, ""], labels: Int[Array, " batch"]
 ) -> Float[Array, " frames batch *shape"]:
-    """Images of a closed walk, one beside the other."""
+    """Return images along closed walks, one walk per label, `[frames batch …]`."""
     stops = jnp.stack([space.draw(each, labels) for each in jax.random.split(key, STOPS)])
     points = adversarial.walk(jnp.concatenate([stops, stops[:1]]), STEPS, space.interpolation)
     return jax.lax.map(lambda latents: space.images(latents, labels), points)
@@ -79,7 +86,11 @@ def walk(
 def mixing(
     space: Space, key: Key[Array, ""], labels: Int[Array, " batch"]
 ) -> Float[Array, " rows batch *shape"]:
-    """The images themselves, and, in each further row, the coarse half of one's styles with the fine ones of all."""
+    """Return images of mixed styles, `[rows batch …]`.
+
+    The first row shows the images themselves. Each further row combines the coarse half of one
+    image's styles with the fine styles of all images.
+    """
     w = space.draw(key, labels)
     crossover = w.shape[1] // 2
     mixed = lambda coarse: adversarial.mix_styles(jnp.broadcast_to(coarse, w.shape), w, crossover)
@@ -91,7 +102,7 @@ def mixing(
 def directions(
     space: Space, variables: PyTree, key: Key[Array, ""], labels: Int[Array, " one"], count: int
 ) -> tuple[Float[Array, " count reach *shape"], Float[Array, " count"]]:
-    """Images along the first directions of all layers' styles, and those directions' eigenvalues."""
+    """Return images along the first directions of all layers' styles, and their eigenvalues."""
     kernels = [
         leaf
         for path, leaf in jax.tree.leaves_with_path(variables["params"])
@@ -115,12 +126,15 @@ def inversion(
     *,
     num_steps: int,
 ) -> tuple[Float[Array, " batch *shape"], dict[str, Float[Array, " batch"]]]:
-    """The images found, and distances to those sought: the mean square of pixels, at the start, the nearest of `STARTS`
-    samples, and where they were found; there also LPIPS, if it took part.
+    """Return the images found for given images, and their distances to these.
+
+    Distances are mean squares of pixels: `_start` is of the nearest of `STARTS` samples, where the
+    search starts, and "" is of the image found. `_lpips` is LPIPS of the image found, if LPIPS took
+    part.
 
     Args:
-        perceptual: LPIPS' variables, to add it to the mean square of pixels that is made small (Karras et al. 2020,
-            "StyleGAN2", appendix D, have LPIPS alone).
+        perceptual: LPIPS' variables, to minimize the sum of LPIPS and the mean square of pixels.
+            Karras et al. 2020, "StyleGAN2", appendix D, minimize LPIPS alone.
     """
     several = jnp.repeat(labels, STARTS)
     latents = space.draw(key, several)
@@ -144,7 +158,10 @@ def inversion(
 
 
 def lpips_variables(image_shape: tuple[int, ...]) -> PyTree:
-    """None where its weights are not installed, or images are smaller than it takes."""
+    """Return LPIPS' variables.
+
+    None means that the weights are not installed, or that images are smaller than LPIPS takes.
+    """
     if min(image_shape[:2]) < 16:
         return None
     try:
@@ -157,7 +174,7 @@ def lpips_variables(image_shape: tuple[int, ...]) -> PyTree:
 def path_length(
     space: Space, key: Key[Array, ""], labels: Int[Array, " pairs"]
 ) -> Float[Array, ""]:
-    """The perceptual path length between latents of the same class."""
+    """Return the perceptual path length between latents of the same class."""
     start_key, end_key, key = jax.random.split(key, 3)
     ends = (space.draw(each, labels) for each in (start_key, end_key))
     generate = lambda latents: space.images(latents, labels)
@@ -166,64 +183,101 @@ def path_length(
     ).mean()
 
 
-def explore(
-    task: Any, state: Any, config: Any, folder: Path, count: int, num_steps: int, num_pairs: int
+def _tell(what: Any) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+def _picture(task: Any, images: Array, columns: int, rows: Sequence[str] = ()) -> Image.Image:
+    """Draw images of any leading axes, so many in a row, with the names of the rows."""
+    flat = np.asarray(to_uint8(images)).reshape(-1, *task.space.shape)
+    return label_rows(task.space.picture(flat, columns), rows)
+
+
+def _draw_walk(
+    task: Any, space: Space, key: Key[Array, ""], labels: Int[Array, " batch"], folder: Path
+) -> None:
+    """Save the film of a walk."""
+    frames = jax.jit(functools.partial(walk, space))(key, labels)
+    path = folder / f"walk_{space.name}.gif"
+    save_animation(path, [_picture(task, frame, len(labels)) for frame in frames], hold=60)
+    _tell(path)
+
+
+def _draw_styles(
+    task: Any,
+    there: Sequence[Space],
+    variables: PyTree,
+    key: Key[Array, ""],
+    labels: Int[Array, " batch"],
+    folder: Path,
 ) -> dict[str, Any]:
-    """Writes the pictures into `folder` and returns what `latents.json` holds."""
-    weights, key = config.sampling.weights, jax.random.key(config.sampling.seed)
-    variables = task.variables(state, weights)
-    there = spaces(task.generator, variables, config.sampling.truncation)
-    num_classes = max(task.condition.num_classes, 1)
-    labels = jnp.arange(count) % num_classes
-    folder.mkdir(exist_ok=True)
+    """Save pictures of mixed styles and of directions; return the directions' eigenvalues."""
+    count = len(labels)
+    mixed = jax.jit(functools.partial(mixing, there[2]))(key, labels)
+    names = ["the images", *(f"coarse styles of {number}" for number in range(1, count + 1))]
+    save_picture(folder / "mixing.png", _picture(task, mixed, count, names))
+    along, values = jax.jit(functools.partial(directions, there[1], count=count))(
+        variables, key, labels[:1]
+    )
+    names = [f"direction {number}" for number in range(1, len(along) + 1)]
+    save_picture(folder / "directions.png", _picture(task, along, len(REACH), names))
+    _tell(folder / "mixing.png")
+    _tell(folder / "directions.png")
+    return {"direction_eigenvalues": np.asarray(values).tolist()}
 
-    def picture(images, columns):
-        return task.space.picture(
-            np.asarray(to_uint8(images)).reshape(-1, *task.space.shape), columns
-        )
 
-    def tell(what):
-        print(what, file=sys.stderr, flush=True)
-
-    report = {}
-    for space in there[:2]:
-        frames = jax.jit(functools.partial(walk, space))(key, labels)
-        path = folder / f"walk_{space.name}.gif"
-        save_animation(path, [picture(frame, count) for frame in frames], hold=60)
-        tell(path)
-        length = jax.jit(functools.partial(path_length, space))(
-            key, jnp.arange(num_pairs) % num_classes
-        )
-        report[f"path_length_{space.name}"] = float(length)
-    if len(there) > 1:
-        mixed = jax.jit(functools.partial(mixing, there[2]))(key, labels)
-        picture(mixed, count).save(folder / "mixing.png")
-        along, values = jax.jit(functools.partial(directions, there[1], count=count))(
-            variables, key, labels[:1]
-        )
-        picture(along, len(REACH)).save(folder / "directions.png")
-        report["direction_eigenvalues"] = np.asarray(values).tolist()
-        tell(folder / "mixing.png")
-        tell(folder / "directions.png")
-
-    held_out = Data.from_config(config).held_out().source
-    chosen = held_out[np.random.default_rng(0).permutation(len(held_out))[:count]]
-    images, of_images = to_float(chosen["image"]), jnp.asarray(chosen["label"])
+def _draw_inversions(
+    task: Any,
+    there: Sequence[Space],
+    key: Key[Array, ""],
+    held_out: dict[str, np.ndarray],
+    num_steps: int,
+    folder: Path,
+) -> dict[str, Any]:
+    """Save held-out images above those found in each space; return the mean distances."""
+    images, labels = to_float(held_out["image"]), jnp.asarray(held_out["label"])
     rows, perceptual = [jnp.asarray(images)], lpips_variables(task.space.shape)
+    report: dict[str, Any] = {}
     for space in there:
         invert = jax.jit(functools.partial(inversion, space, num_steps=num_steps))
-        found, distances = invert(key, images, of_images, perceptual)
+        found, distances = invert(key, images, labels, perceptual)
         rows.append(found)
         report |= {
             f"inversion_{space.name}{kind}": float(each.mean()) for kind, each in distances.items()
         }
-        tell(f"{num_steps} steps of inversion in {space.name}")
-    picture(jnp.stack(rows), len(images)).save(folder / "inversion.png")
-    tell(folder / "inversion.png")
+        _tell(f"{num_steps} steps of inversion in {space.name}")
+    names = [f"found in {space.name.replace('_plus', '+').upper()}" for space in there]
+    sheet = _picture(task, jnp.stack(rows), len(images), ["held out", *names])
+    save_picture(folder / "inversion.png", sheet)
+    _tell(folder / "inversion.png")
     return report | {
         "held_out_images": len(images),
         "inversion_distance": "pixels" if perceptual is None else "pixels and LPIPS",
         "inversion_steps": num_steps,
+    }
+
+
+def explore(
+    task: Any, state: Any, config: Any, folder: Path, count: int, num_steps: int, num_pairs: int
+) -> dict[str, Any]:
+    """Write the pictures into `folder`, and return the contents of `latents.json`."""
+    weights, key = config.sampling.weights, jax.random.key(config.sampling.seed)
+    variables = task.variables(state, weights)
+    there = spaces(task.generator, variables, config.sampling.truncation)
+    num_classes = max(task.condition.num_classes, 1)
+    labels, pairs = jnp.arange(count) % num_classes, jnp.arange(num_pairs) % num_classes
+    folder.mkdir(exist_ok=True)
+    report: dict[str, Any] = {}
+    for space in there[:2]:
+        _draw_walk(task, space, key, labels, folder)
+        length = jax.jit(functools.partial(path_length, space))(key, pairs)
+        report[f"path_length_{space.name}"] = float(length)
+    if len(there) > 1:
+        report |= _draw_styles(task, there, variables, key, labels, folder)
+    source = Data.from_config(config).held_out().source
+    chosen = source[np.random.default_rng(0).permutation(len(source))[:count]]
+    report |= _draw_inversions(task, there, key, chosen, num_steps, folder)
+    return report | {
         "pairs": num_pairs,
         "weights": weights,
         "truncation": config.sampling.truncation,

@@ -1,4 +1,4 @@
-"""Do pictures show what their prompts say? By a scorer of pairs that is fitted to real pairs."""
+"""Whether pictures show what their prompts say, by a scorer of pairs fitted to real pairs."""
 
 import functools
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from genjax import metrics
 from genjax.data import to_float
 from genjax.models.encoders.vgg16 import VGG16
 from genjax.pretrained.lpips import load_vgg16, require_lpips
+from genjax.training.pictures import paired_grid
 
 CANDIDATES, SIDE = 10, 64
 
@@ -25,7 +26,10 @@ CANDIDATES, SIDE = 10, 64
 def _maps(
     variables: Any, images: UInt8[Array, "batch height width channels"]
 ) -> Float[Array, "batch features"]:
-    """Means and largest values over positions of all VGG16's maps, of images enlarged to `SIDE` pixels."""
+    """Return means and maxima over positions of all VGG16's maps.
+
+    Images are first enlarged to `SIDE` pixels.
+    """
     images = to_float(images)
     images = jax.image.resize(images, (len(images), SIDE, SIDE, images.shape[-1]), "nearest")
     maps = VGG16().apply(variables, images)
@@ -37,14 +41,14 @@ def _maps(
 class Pairs:
     """The training and held-out pictures with their names, and a scorer of pairs.
 
-    The scorer is a ridge regression from VGG16's features of training pictures to embeddings of their
-    names. It shares nothing with a generator but, possibly, the text encoder.
+    The scorer is a ridge regression from VGG16's features of training pictures to embeddings of
+    their names. It shares nothing with a generator, except possibly the text encoder.
 
     Attributes:
         names: by split, the first caption of each picture.
         images: by split, bytes.
         real: by split, the scorer's accuracy on the real pictures.
-        floor: FD-VGG16 of as many training as held-out pictures to the held-out ones.
+        floor: FD-VGG16 of training pictures to held-out ones, of equal numbers.
     """
 
     def __init__(self, data: Data, condition: Prompts):
@@ -86,7 +90,7 @@ class Pairs:
         return metrics.retrieval_accuracy(scores, CANDIDATES)
 
     def distance(self, features: np.ndarray) -> float:
-        """Fréchet distance of the last maps' means (FD-VGG16) to those of held-out pictures."""
+        """Return the Fréchet distance of the last maps' means (FD-VGG16) to held-out pictures."""
         widths = VGG16().widths
         last = slice(sum(widths[:-1]), sum(widths))
         held_out = self.features[self.held_out]
@@ -101,12 +105,12 @@ def pairs_of(data: Data, condition: Prompts) -> Pairs:
 
 @dataclass(frozen=True)
 class PromptMatch:
-    """How often a scorer prefers a picture's own name to nine others, and distances of the pictures.
+    """Measure how often a scorer prefers a picture's own name to nine others, and distances.
 
-    One picture is made for each held-out name, and for as many training names. `…accuracy` is by
-    names of the same split (chance 10 %), at the run's guidance scale and, `…_unguided`, at 1;
-    `…_real` is that of the real pictures. Distances are those of pictures of training names, of
-    pixels and FD-VGG16, to the held-out pictures.
+    One picture is made for each held-out name, and for as many training names. `…accuracy` draws
+    the nine others from names of the same split, so chance is 10 %. The guidance scale is the
+    run's; `…_unguided` is at scale 1, and `…_real` is of the real pictures. Distances compare
+    pictures of training names with held-out pictures, by pixels and by FD-VGG16.
     """
 
     context: Context
@@ -135,7 +139,12 @@ class PromptMatch:
             **compare_with_training(pixels, real, unseen),
             "nearest_neighbour_ratio": float(metrics.nearest_neighbour_ratio(pixels, real, unseen)),
             "num_samples": len(images),
-            "held_out_prompts": self.context.space.picture(drawn["held_out"][0][:100], 10),
+            "held_out_prompts": paired_grid(
+                {
+                    "original": reference.images[reference.held_out][:50],
+                    "sample": drawn["held_out"][0][:50],
+                }
+            ),
             **model.how,
         }
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from genjax.pipelines import load_encoder
 from genjax.training.progress import ProgressBar
 
 BATCH = 64  # prompts encoded at once
+SEARCHED = 2000  # held-out examples at most, for pictures of real examples of each class
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,16 @@ class Classes:
     def transform(self, dataset: Dataset) -> Transform | None:
         return None
 
+    def row_names(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
+        if self.num_classes == 1:
+            return ()
+        return tuple(class_names or (f"class {label}" for label in range(self.num_classes)))
+
+    def real_examples(self, data: Data, labels: np.ndarray) -> tuple[np.ndarray, bool]:
+        if self.num_classes == 1:
+            return _in_turn(data, len(labels)), False
+        return _of_classes(data.held_out().source, data.feature, labels), True
+
 
 @dataclass(frozen=True)
 class Unconditional:
@@ -85,6 +96,12 @@ class Unconditional:
 
     def of_labels(self, labels: Int[Array, " batch"], frozen: PyTree) -> Int[Array, " batch"]:
         return jnp.zeros_like(labels)
+
+    def row_names(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
+        return ()
+
+    def real_examples(self, data: Data, labels: np.ndarray) -> tuple[np.ndarray, bool]:
+        return _in_turn(data, len(labels)), False
 
     example, abstract_batch, transform = Classes.example, Classes.abstract_batch, Classes.transform
     frozen, abstract_frozen = Classes.frozen, Classes.abstract_frozen
@@ -132,9 +149,44 @@ class Frames:
         shape = self.num_rows, *self.example().shape[1:]
         return {"frames": jax.ShapeDtypeStruct(shape, jnp.float32)}
 
+    def row_names(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
+        return tuple(f"clip {label}" for label in range(self.num_rows))
+
+    def real_examples(self, data: Data, labels: np.ndarray) -> tuple[np.ndarray, bool]:
+        return data.held_out().source[: self.num_rows][data.feature][labels], True
+
 
 def _length(batch: dict[str, Array]) -> int:
     return len(next(iter(batch.values())))
+
+
+def _in_turn(data: Data, count: int) -> np.ndarray:
+    """Return the first held-out examples, from the start again where there are fewer."""
+    points = len(data.image_shape) == 1  # of which thousands share one picture
+    shown = data.held_out().source[:][data.feature] if points else data.shown
+    return shown[np.arange(count) % len(shown)]
+
+
+def _of_classes(source: Any, feature: str, labels: np.ndarray) -> np.ndarray:
+    """Return examples of these classes, from the first `SEARCHED` of a fixed draw.
+
+    Places of a class with too few examples are grey, or zero where data are not bytes.
+    """
+    rows = np.random.default_rng(0).permutation(len(source))[:SEARCHED]
+    examples, empty = None, np.ones(len(labels), bool)
+    for start in range(0, len(rows), 100):  # at once they could be larger than the memory
+        part = source[rows[start : start + 100]]
+        if examples is None:
+            filling = 128 if part[feature].dtype == np.uint8 else 0
+            examples = np.full(
+                (len(labels), *part[feature].shape[1:]), filling, part[feature].dtype
+            )
+        for label, example in zip(part["label"], part[feature], strict=True):
+            places = np.flatnonzero(empty & (labels == label))[:1]
+            examples[places], empty[places] = example, False
+        if not empty.any():
+            break
+    return examples
 
 
 @functools.cache
@@ -236,6 +288,12 @@ class Prompts:
         )
         cache = self.cached([prompt for texts in captions for prompt in texts])
         return with_prompts(cache, captions, self.length, self.first_caption)
+
+    def row_names(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
+        return self.prompts
+
+    def real_examples(self, data: Data, labels: np.ndarray) -> tuple[np.ndarray, bool]:
+        return _in_turn(data, len(labels)), False
 
     def cached(self, prompts: Sequence[str]) -> PromptCache:
         """The cache with these prompts in it."""

@@ -1,15 +1,35 @@
-"""Which labels a sample sheet shows."""
+"""Sheets of samples and of real examples: the labels they show and the names of their rows."""
+
+from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
+
+from genjax.training.pictures import label_rows
+from genjax.training.task import Space
 
 SHOWN_ROWS = 32
 
 
 def shown_labels(num_rows: int) -> np.ndarray:
-    """Return all labels, or, of more than `SHOWN_ROWS`, at most so many, equally far apart."""
+    """Return all labels, or at most `SHOWN_ROWS` of them at equal distances."""
     return np.arange(num_rows)[:: -(-num_rows // SHOWN_ROWS)]
 
 
 def sheet_labels(num_rows: int, per_row: int) -> np.ndarray:
     """Return the labels of a sheet with a row for each of the `shown_labels`."""
     return np.repeat(shown_labels(num_rows), per_row)
+
+
+def draw_sheet(
+    space: Space, examples: np.ndarray, labels: np.ndarray, per_row: int, names: Sequence[str]
+) -> Image.Image:
+    """Draw examples of the data's type, each row with the name of its label.
+
+    Args:
+        labels: of each example, equal along a row.
+        names: by label; empty where rows mean nothing.
+    """
+    picture = space.picture(examples, per_row)
+    in_rows = names and examples.ndim > 2  # points in the plane share one picture
+    return label_rows(picture, [names[label] for label in labels[::per_row]] if in_rows else ())

@@ -1,4 +1,4 @@
-"""The look of the pages in which runs are read: one file each, with no scripts and nothing fetched from elsewhere."""
+"""Building blocks of the pages that show runs: one file each, without scripts or requests."""
 
 import base64
 import math
@@ -9,14 +9,17 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from genjax.training.pictures import needs_logarithm, read_rows
+
 STYLE = """
 :root {
   color-scheme: light dark;
   --paper: light-dark(#fcfcfa, #15171a); --raised: light-dark(#ffffff, #1c1f23);
   --ink: light-dark(#1d2023, #e6e5e1); --muted: light-dark(#5d6369, #9aa1a8);
   --line: light-dark(#e2e2dc, #30343a); --mark: light-dark(#e3f1e4, #1f3a28);
-  --c0: light-dark(#1763b6, #6cb2ff); --c1: light-dark(#bd4a0a, #ff9f6b); --c2: light-dark(#16793c, #62d28e);
-  --c3: light-dark(#8440b8, #c9a0ff); --c4: light-dark(#8f6a00, #e4c04d); --c5: light-dark(#0c7489, #5ccfe3);
+  --c0: light-dark(#1763b6, #6cb2ff); --c1: light-dark(#bd4a0a, #ff9f6b);
+  --c2: light-dark(#16793c, #62d28e); --c3: light-dark(#8440b8, #c9a0ff);
+  --c4: light-dark(#8f6a00, #e4c04d); --c5: light-dark(#0c7489, #5ccfe3);
   --c6: light-dark(#b51d5c, #ff8dc0); --c7: light-dark(#55585c, #b9bcc0);
 }
 * { box-sizing: border-box }
@@ -28,21 +31,22 @@ header { padding-top: clamp(1.5rem, 5vw, 3.5rem) }
 footer { padding-top: 3rem; padding-bottom: 3rem; color: var(--muted); font-size: .85rem }
 h1 { margin: 0; font-size: clamp(1.8rem, 6vw, 2.8rem); line-height: 1.1; letter-spacing: -.022em;
   overflow-wrap: anywhere; text-wrap: balance }
-h2 { margin: 3rem 0 1.2rem; padding-top: 1.1rem; border-top: 1px solid var(--line); font-size: 1.25rem;
-  letter-spacing: -.01em }
+h2 { margin: 3rem 0 1.2rem; padding-top: 1.1rem; border-top: 1px solid var(--line);
+  font-size: 1.25rem; letter-spacing: -.01em }
 p { max-width: 42rem }
 .lead, .note, figcaption span, .unit { color: var(--muted) }
 .lead { margin: .4rem 0 0 }
 .facts { display: flex; flex-wrap: wrap; gap: .8rem 2.5rem; margin: 1.6rem 0 0 }
 .facts dt, th, caption { color: var(--muted); font-size: .8rem; font-weight: 500 }
 .facts dd { margin: 0; font-size: 1.1rem; font-variant-numeric: tabular-nums }
-.row { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)) }
+.row { display: grid; gap: 1.5rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)) }
+.pair { grid-template-columns: repeat(auto-fill, minmax(min(100%, 29rem), 1fr)) }
 .strip { grid-template-columns: repeat(auto-fill, minmax(min(100%, 13rem), 1fr)) }
 figure { margin: 0; min-width: 0 }
 figcaption { font-size: .9rem; font-weight: 600; margin-bottom: .4rem; overflow-wrap: anywhere }
 figcaption span { font-weight: 400; margin-left: .4em; font-variant-numeric: tabular-nums }
 img { display: block; max-width: 100%; height: auto; border-radius: 4px }
-img.small { width: 100%; max-width: 34rem; image-rendering: pixelated }
 .scroll { overflow-x: auto; margin: 0 0 2rem }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; padding-bottom: .5rem }
@@ -51,18 +55,32 @@ th, td { padding: .4rem 1.4rem .4rem 0; text-align: left; vertical-align: baseli
 td { overflow-wrap: anywhere; min-width: 5.5rem }
 tbody th { color: var(--ink); font-size: inherit }
 .tables { display: flex; flex-wrap: wrap; gap: 0 4rem }
-.figures td { padding: .4rem .8rem; text-align: right }
-.figures thead th:not(:first-child) { padding: .4rem .8rem; text-align: right; overflow-wrap: anywhere }
+.figures td { padding: .4rem .8rem; text-align: right; white-space: nowrap; overflow-wrap: normal }
+.figures thead th:not(:first-child) { padding: .4rem .8rem; text-align: right;
+  overflow-wrap: anywhere }
 .figures tbody th { min-width: 9.5rem }
+@media (max-width: 30rem) {
+  .figures td, .figures thead th:not(:first-child) {
+    padding: .4rem 0 .4rem .7rem; min-width: 4.5rem }
+  .figures tbody th { min-width: 6.5rem; padding-right: .5rem }
+}
 .unit { display: block; font-size: .8rem; font-weight: 400 }
 .best { background: var(--mark); font-weight: 650 }
 .best .unit { color: var(--ink) }
 .note { border-left: 3px solid var(--c4); padding-left: .9rem }
 @media (min-width: 48rem) { .legend { position: sticky; top: 0; z-index: 1 } }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; margin: 0 0 1rem;
-  padding: .6rem 0; list-style: none; background: var(--paper); font-size: .9rem; overflow-wrap: anywhere }
+  padding: .6rem 0; list-style: none; background: var(--paper); font-size: .9rem;
+  overflow-wrap: anywhere }
 .legend svg { width: 2rem; height: .7rem; margin-right: .5rem; vertical-align: middle }
-.chart { display: block; width: 100%; height: auto; background: var(--raised); border: 1px solid var(--line);
+.key { display: flex; flex-wrap: wrap; gap: .1rem .9rem; margin: .3rem 0 0; padding: 0;
+  list-style: none; color: var(--muted); font-size: .8rem; overflow-wrap: anywhere }
+.key svg { width: 1.2rem; height: .5rem; margin-right: .3rem; vertical-align: middle }
+details { margin: 2rem 0 0; border-top: 1px solid var(--line); padding-top: 1rem }
+summary { cursor: pointer; font-weight: 600 }
+details[open] summary { margin-bottom: 1.2rem }
+.chart { display: block; width: 100%; height: auto; background: var(--raised);
+  border: 1px solid var(--line);
   border-radius: 6px }
 .chart text { fill: var(--muted); font-size: 12px; font-variant-numeric: tabular-nums }
 .grid { stroke: var(--line) }
@@ -73,11 +91,14 @@ tbody th { color: var(--ink); font-size: inherit }
 
 
 class Html(str):
-    """Text that is markup already; any other is escaped on its way into a page."""
+    """Text that is markup already; other text is escaped on its way into a page."""
 
 
 def element(name: str, /, *children: Any, **attributes: Any) -> Html:
-    """`<name attributes>children</name>`; `class_` stands for `class`, and `aria_label` for `aria-label`."""
+    """Return `<name attributes>children</name>`.
+
+    `class_` stands for `class`, and `aria_label` for `aria-label`.
+    """
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
         for key, value in attributes.items()
@@ -91,7 +112,10 @@ def element(name: str, /, *children: Any, **attributes: Any) -> Html:
 
 
 def show(value: Any) -> str:
-    """A value as a reader wants it: four digits of a float, lists without brackets, yes and no."""
+    """Return a value in a reader's form.
+
+    Floats have four digits, lists no brackets, and booleans are yes and no.
+    """
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -102,7 +126,10 @@ def show(value: Any) -> str:
 
 
 def page(title: str, header: Sequence[Html], body: Sequence[Html]) -> str:
-    """A whole document. Its policy forbids the browser every request, so that it cannot come to need one."""
+    """Return a whole document.
+
+    Its content policy forbids the browser every request, so that the page cannot come to need one.
+    """
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -125,11 +152,22 @@ def page(title: str, header: Sequence[Html], body: Sequence[Html]) -> str:
 
 
 def section(title: str, *children: Html) -> Html:
-    return element("section", element("h2", title), *children)
+    """Return a heading and what stands below it; nothing if nothing does."""
+    return element("section", element("h2", title), *children) if any(children) else Html()
+
+
+def box(class_: str, *children: Html) -> Html:
+    """Return children laid out by a class of `STYLE`; nothing if there are none."""
+    return element("div", *children, class_=class_) if any(children) else Html()
+
+
+def fold(summary: str, *children: Html) -> Html:
+    """Return children that a click on their summary shows; nothing if there are none."""
+    return element("details", element("summary", summary), *children) if any(children) else Html()
 
 
 def facts(pairs: Mapping[str, Any]) -> Html:
-    """A few values with their names above them."""
+    """Return a few values with their names above them."""
     return element(
         "dl",
         *(
@@ -143,7 +181,13 @@ def facts(pairs: Mapping[str, Any]) -> Html:
 def table(
     caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]], class_: str = ""
 ) -> Html:
-    """Rows whose first entries are their headings; an entry may be a cell made by `element`."""
+    """Return rows whose first entries are their headings; nothing if there are no rows.
+
+    An entry may be a cell made by `element`.
+    """
+    rows = list(rows)
+    if not rows:
+        return Html()
     cell = lambda kind, value, **more: (
         value if isinstance(value, Html) else element(kind, value, **more)
     )
@@ -163,28 +207,28 @@ def table(
 
 
 def picture(path: Path, caption: str, alt: str, detail: str = "") -> Html:
-    """An image file inside a figure; where it is absent or was cut short, nothing."""
+    """Return an image file inside a figure; nothing if the file is absent or was cut short.
+
+    The labels of the picture's rows, if it has any, become part of the alternative text.
+    """
     try:
         with Image.open(path) as image:
             image.load()
             width, height, kind = *image.size, image.get_format_mimetype()
+            rows = read_rows(image)
     except OSError:
         return Html()
     source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    size = (
-        dict(width=width, height=height, class_="small")
-        if width <= 512
-        else dict(width=width, height=height)
-    )
+    text = f"{alt}. Rows: {'; '.join(rows)}" if rows else alt
     return element(
         "figure",
         element("figcaption", caption, element("span", detail)),
-        element("img", src=source, alt=alt, **size),
+        element("img", src=source, alt=text, width=width, height=height),
     )
 
 
 def _ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """At most `count` + 1 round numbers between."""
+    """Return at most `count` + 1 round numbers between two values."""
     rough = (high - low) / count
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough)
@@ -202,17 +246,23 @@ def _tick_label(value: float) -> str:
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= max(unit, 1e4):
             return f"{value / unit:g}{letter}"
+    if 0 < abs(value) < 1e-3:  # 0.00075 is too wide for the margin of a chart
+        digits, exponent = f"{value:.3e}".split("e")
+        return f"{float(digits):g}e{int(exponent)}"
     return f"{value:g}"
 
 
 def _look(index: int) -> dict[str, str]:
-    """How the curve of a series is told from others: eight colours, then these again dashed."""
+    """Return the look of a series: one of eight colours, and from the ninth series on dashed."""
     dashes = {"stroke_dasharray": f"{9 - 3 * (index // 8 % 3)} 4"} if index >= 8 else {}
     return {"class_": f"curve s{index % 8}", **dashes}
 
 
 def _thin(points: Sequence[tuple[float, float]], most: int = 1000) -> list[tuple[float, float]]:
-    """Of many points the lowest and the highest of each stretch, so that a curve keeps its extremes."""
+    """Return the lowest and the highest point of each stretch of many points.
+
+    A thinned curve keeps its extremes.
+    """
     stretch = max(1, 2 * len(points) // most)
     if stretch < 3:
         return list(points)
@@ -223,14 +273,8 @@ def _thin(points: Sequence[tuple[float, float]], most: int = 1000) -> list[tuple
     return [point for pair in extremes for point in pair]
 
 
-def _helps(values: Sequence[float]) -> bool:
-    """Whether a logarithmic axis shows more: on a linear one half of the values would be in its lowest tenth."""
-    low, middle, high = values[0], values[len(values) // 2], values[-1]
-    return low > 0 and high > 10 * low and middle - low < 0.1 * (high - low)
-
-
 class _Axes(NamedTuple):
-    """A chart's box, in SVG units, and the values at its edges."""
+    """The box of a chart, in SVG units, and the values at its edges."""
 
     steps: tuple[float, float]
     values: tuple[float, float]
@@ -246,7 +290,7 @@ class _Axes(NamedTuple):
     def around(cls, points: Sequence[tuple[float, float]]) -> "_Axes":
         """Leave a margin above and below the points, which are finite."""
         steps, values = sorted(x for x, _ in points), sorted(y for _, y in points)
-        logarithmic = _helps(values)
+        logarithmic = needs_logarithm(values)
         low, high = (math.log10(y) if logarithmic else float(y) for y in (values[0], values[-1]))
         margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
         last = steps[-1] if steps[-1] > steps[0] else steps[0] + 1
@@ -331,8 +375,8 @@ def chart(name: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Htm
     )
 
 
-def legend(names: Iterable[str]) -> Html:
-    """The colours of `chart`, by the order of its series."""
+def legend(names: Iterable[str], class_: str = "legend") -> Html:
+    """Return the colours of `chart`, in the order of its series."""
     items = []
     for index, name in enumerate(names):
         line = element("path", d="M0 5H32", **_look(index))
@@ -343,4 +387,4 @@ def legend(names: Iterable[str]) -> Html:
                 element("span", name),
             )
         )
-    return element("ul", *items, class_="legend")
+    return element("ul", *items, class_=class_)

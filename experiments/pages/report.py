@@ -1,17 +1,29 @@
-"""The page of a run: its figures, curves, samples and config in one HTML file that needs nothing else."""
+"""The page of a run: its samples, figures, curves and config in one HTML file."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
-from experiments.pages.html import Html, chart, element, facts, page, picture, section, table
+from experiments.pages.html import (
+    Html,
+    box,
+    chart,
+    element,
+    facts,
+    fold,
+    legend,
+    page,
+    picture,
+    section,
+    table,
+)
 from genjax.training.json_files import read_json
 from genjax.training.log import read_metrics
-from genjax.training.pictures import HIDDEN
+from genjax.training.pictures import HIDDEN, line_label, panels
 from genjax.training.workdir import flatten, read_record
 
-# What is measured, and where its best is. Whatever else a report holds says how it was measured.
-BETTER = {
+# Measures of quality, and where their best is.
+QUALITY = {
     "class_accuracy": "higher",
     "training_accuracy": "higher",
     "held_out_accuracy": "higher",
@@ -44,19 +56,38 @@ BETTER = {
     "dinov2_recall": "higher",
     "clip_score": "higher",
     "detail_kept": "1",
-    "steps_per_second": "higher",
-    "goodput": "higher",
+}
+SPEED = {"steps_per_second": "higher", "goodput": "higher"}
+BETTER = QUALITY | SPEED  # whatever else a report holds says how it was measured
+FILMS = {
+    "noise_to_data": ("From noise to data", "Film of noise turning into these samples"),
+    "latent_walk": ("A walk between latents", "Film of samples turning into one another"),
+    "reconstruction": ("Clips and their reconstructions", "Film of clips beside reconstructions"),
+}
+MEASURED_PICTURES = {
+    "reconstructions": (
+        "Originals and reconstructions",
+        "Held-out examples, each above its reconstruction",
+    ),
+    "held_out_prompts": (
+        "Held-out prompts",
+        "Held-out pictures, each above a sample of its name, which training has not seen",
+    ),
+    "logits": (
+        "The discriminator's logits",
+        "Histograms of the logits of training, held-out and generated images",
+    ),
 }
 PICTURES_OVER_TIME = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """What the folder of a run says.
+    """The contents of a run's folder.
 
     Attributes:
-        config: by name with points, `optimizer.learning_rate`.
-        environment: likewise: device, versions of the libraries, git commit.
+        config: values by dotted names, `optimizer.learning_rate`.
+        environment: device, versions of the libraries and git commit, by dotted names.
         report: empty until the run is evaluated.
         curves: by name, points (step, value).
     """
@@ -73,12 +104,17 @@ class RunRecord:
     def progress(self) -> str:
         return f"{self.step:,} of {self.config['num_steps']:,}"
 
+    @property
+    def reconstructs(self) -> bool:
+        """Whether the run's samples are reconstructions of held-out examples."""
+        return "reconstruction.name" in self.config
+
 
 def read_run(workdir: str | Path) -> RunRecord:
-    """The run in `workdir`, however far it is.
+    """Read the run in `workdir`, which may be unfinished.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: `workdir` holds no run.
         ValueError: a file of the run is damaged.
     """
     folder = Path(workdir)
@@ -86,11 +122,13 @@ def read_run(workdir: str | Path) -> RunRecord:
         record = read_record(folder)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{workdir} holds no run (no config.json); give the --workdir of a training, or start one there"
+            f"{workdir} holds no run (no config.json); give the --workdir of a training, "
+            "or start one there"
         ) from None
     report = folder / "report.json"
     rows = read_metrics(folder / "metrics.jsonl")
     names = dict.fromkeys(name for row in rows for name in row if name not in HIDDEN)
+    record.pop("class_names", None)  # the labels of sample sheets show them
     return RunRecord(
         folder=folder.resolve(),
         config=dict(flatten(record.pop("config"))),
@@ -112,7 +150,7 @@ def duration(seconds: float) -> str:
 
 
 def heading(name: str) -> Html:
-    """A figure's name and what is better of it, as the first cell of its row."""
+    """Return a figure's name and where its best is, as the first cell of its row."""
     better = {"higher": "↑ higher is better", "lower": "↓ lower is better", "1": "→ 1 is best"}[
         BETTER[name]
     ]
@@ -123,41 +161,35 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def grids(run: RunRecord) -> list[Path]:
-    """Pictures of samples in the order of their steps."""
-    return sorted((run.folder / "samples").glob("step_*.png"))
+def steps_of(folder: Path) -> list[Path]:
+    """Return the pictures of a folder in the order of their steps."""
+    return sorted(folder.glob("step_*.png"))
 
 
-def grid_step(path: Path) -> str:
+def picture_step(path: Path) -> str:
     return f"step {int(path.stem.removeprefix('step_')):,}"
 
 
-def _figures(report: dict[str, Any]) -> Html:
-    """A table of what was measured, one of how, and one of each dictionary in the report."""
-    others = {
-        "class_accuracy": "classifier_accuracy",
-        **{name: f"{name}_real" for name in ("training_accuracy", "held_out_accuracy")},
-    }
-    reference = lambda name: others.get(name, f"{name}_train")
-    measured = [name for name in BETTER if name in report]
-    figures = [(heading(name), report[name], report.get(reference(name), "")) for name in measured]
-    apart = {"alarms", *measured, *map(reference, measured)}
-    rest = {name: report[name] for name in report if name not in apart}
-    nested = {name: value for name, value in rest.items() if isinstance(value, dict)}
-    return element(
-        "div",
-        table("What was measured", ("", "samples", "real images"), figures, class_="figures"),
-        table("How", (), [(words(name), rest[name]) for name in rest if name not in nested]),
-        *(table(words(name).capitalize(), (), value.items()) for name, value in nested.items()),
-        class_="tables",
-    )
+def newest_sheet(run: RunRecord) -> tuple[Path, str]:
+    """Return the last sheet of samples and when it was drawn; the file need not exist."""
+    path = run.folder / "samples.png"
+    sheets = steps_of(run.folder / "samples")
+    if path.exists() or not sheets:
+        return path, "after training"
+    return sheets[-1], picture_step(sheets[-1])
+
+
+def real_sheet(run: RunRecord) -> Html:
+    """Show the held-out examples that the sheets of samples are compared with."""
+    caption = "Originals" if run.reconstructs else "Real examples"
+    return picture(run.folder / "real.png", caption, "Grid of held-out examples", "held out")
 
 
 def write_report(workdir: str | Path) -> Path:
-    """Writes `report.html` into the folder of a run, finished or not, and returns its path.
+    """Write `report.html` into the folder of a run, finished or not; return its path.
 
     Raises:
-        FileNotFoundError: there is no run.
+        FileNotFoundError: `workdir` holds no run.
     """
     run = read_run(workdir)
     name = run.config["experiment"]
@@ -173,15 +205,15 @@ def write_report(workdir: str | Path) -> Path:
             }
         ),
     ]
-    body = [*_state(run), *_samples(run)]
-    if run.report:
-        body.append(section("Figures", _figures(run.report)))
-    body += [*_logits(run), *_curves(run), *_samples_over_time(run)]
+    body = [*_state(run), _samples(run)]
+    body += [_measured_picture(run, "reconstructions"), _measured_picture(run, "held_out_prompts")]
+    body += [section("Figures", _figures(run.report)), _measured_picture(run, "logits")]
+    body += [_curves(run), _samples_over_time(run)]
     fields = (
         table("All fields", (), run.config.items()),
         table("Where it ran", (), run.environment.items()),
     )
-    body.append(section("Config and environment", element("div", *fields, class_="tables")))
+    body.append(section("Config and environment", box("tables", *fields)))
     path = Path(workdir) / "report.html"
     path.write_text(page(f"{name} · {run.folder.name}", header, body), encoding="utf-8")
     return path
@@ -192,67 +224,80 @@ def _state(run: RunRecord) -> list[Html]:
     sections = []
     if not run.report:
         text = (
-            f"Not evaluated yet: training has logged {run.progress} steps. It is going on, or it was interrupted, "
-            "and the same command goes on with it."
+            f"Not evaluated yet: training has logged {run.progress} steps. If training was "
+            "interrupted, the same command resumes it."
         )
         sections.append(element("p", text, class_="note"))
-    if alarms := run.report.get("alarms"):
-        sections.append(
-            section("Alarms", *(element("p", sentence, class_="note") for sentence in alarms))
-        )
-    return sections
+    alarms = (element("p", text, class_="note") for text in run.report.get("alarms", ()))
+    return [*sections, section("Alarms", *alarms)]
 
 
-def _samples(run: RunRecord) -> list[Html]:
-    """Show the last samples, and the animation that ends in them."""
-    final = picture(
-        run.folder / "samples.png", "After training", "Grid of samples of the trained model"
-    )
-    animation = picture(
-        run.folder / "noise_to_data.gif",
-        "From noise to data",
-        "Animation of noise turning into these samples",
-    ) or picture(
-        run.folder / "latent_walk.gif",
-        "A walk between latents",
-        "Animation of samples turning into these samples",
-    )
-    return (
-        [section("Samples", element("div", final, animation, class_="row"))]
-        if final or animation
-        else []
-    )
+def _samples(run: RunRecord) -> Html:
+    """Show the last samples beside real examples, and the film that ends in them."""
+    path, step = newest_sheet(run)
+    name = "Reconstructions" if run.reconstructs else "Samples"
+    samples = picture(path, name, f"Grid of {name.lower()}, {step}", step)
+    films = sorted(run.folder.glob("*.webp")) or sorted(run.folder.glob("*.gif"))
+    shown = [picture(film, *FILMS.get(film.stem, (words(film.stem),) * 2)) for film in films]
+    return section(name, box("row pair", samples, real_sheet(run), *shown))
 
 
-def _logits(run: RunRecord) -> list[Html]:
-    """Show the last histograms of a discriminator's logits."""
-    if not (logits := sorted((run.folder / "logits").glob("step_*.png"))):
-        return []
-    caption = f"Logits of training, held-out and generated images, {grid_step(logits[-1])}"
-    return [
-        section("What the discriminator says", picture(logits[-1], caption, "Histograms of logits"))
+def _measured_picture(run: RunRecord, name: str) -> Html:
+    """Show the last picture that a measure has drawn."""
+    title, caption = MEASURED_PICTURES[name]
+    drawn = steps_of(run.folder / name)[-1:]
+    return section(title, *(picture(path, caption, caption, picture_step(path)) for path in drawn))
+
+
+def _figures(report: dict[str, Any]) -> Html:
+    """Return tables of the figures, of how they were measured, and of the report's dictionaries."""
+    others = {
+        "class_accuracy": "classifier_accuracy",
+        **{name: f"{name}_real" for name in ("training_accuracy", "held_out_accuracy")},
+    }
+    references = {name: others.get(name, f"{name}_train") for name in QUALITY}
+    measured = [name for name in QUALITY if name in report]
+    compared = any(references[name] in report for name in measured)
+    header = ("", "samples", "real images") if compared else ("", "samples")
+    figures = [
+        (heading(name), *(report.get(each, "") for each in (name, references[name])))[: len(header)]
+        for name in measured
     ]
-
-
-def _curves(run: RunRecord) -> list[Html]:
-    charts = [
-        chart(metric, {run.config["experiment"]: points}) for metric, points in run.curves.items()
-    ]
-    return (
-        [section("Curves over the steps", element("div", *charts, class_="row"))] if charts else []
+    speed = [(heading(name), report[name]) for name in SPEED if name in report]
+    shown = {"alarms", *SPEED, *measured, *(references[name] for name in measured)}
+    rest = {name: report[name] for name in report if name not in shown}
+    nested = {name: value for name, value in rest.items() if isinstance(value, dict)}
+    return box(
+        "tables",
+        table("Quality", header, figures, class_="figures"),
+        table("Speed", (), speed, class_="figures"),
+        table("How", (), [(words(name), rest[name]) for name in rest if name not in nested]),
+        *(table(words(name).capitalize(), (), value.items()) for name, value in nested.items()),
     )
 
 
-def _samples_over_time(run: RunRecord) -> list[Html]:
+def _curves(run: RunRecord) -> Html:
+    """Draw the metrics over the steps, related ones in one panel; norms are folded away."""
+    charts, norms = [], []
+    for title, names in panels(run.curves).items():
+        lines = {line_label(name): run.curves[name] for name in names}
+        if len(lines) == 1:
+            lines = {title: run.curves[names[0]]}
+        key = legend(lines, "key") if len(lines) > 1 else Html()
+        group = norms if names[0].startswith("norm/") else charts
+        group.append(element("div", chart(title, lines), key))
+    folded = fold("Norms of gradients, parameters and updates", box("row", *norms))
+    return section("Curves over the steps", box("row", *charts), folded)
+
+
+def _samples_over_time(run: RunRecord) -> Html:
     """Show at most `PICTURES_OVER_TIME` sheets of samples, the last among them."""
-    over_time = grids(run)
+    over_time = steps_of(run.folder / "samples")
     every = -(-len(over_time) // PICTURES_OVER_TIME) if over_time else 1
-    chosen = over_time[::-1][::every][::-1]
-    if not chosen:
-        return []
     strip = [
-        picture(path, grid_step(path), f"Grid of samples at {grid_step(path)}") for path in chosen
+        picture(path, picture_step(path), f"Grid of samples at {picture_step(path)}")
+        for path in over_time[::-1][::every][::-1]
     ]
-    left_out = f"{len(chosen)} of {len(over_time)} pictures" if every > 1 else ""
-    lead = [element("p", left_out, class_="lead")] if left_out else []
-    return [section("Samples over time", *lead, element("div", *strip, class_="row strip"))]
+    text = f"{len(strip)} of {len(over_time)} pictures"
+    lead = element("p", text, class_="lead") if every > 1 else Html()
+    return section("Samples over time", lead, box("row strip", *strip))

@@ -14,8 +14,6 @@ from jaxtyping import Array, Float, Int
 
 from genjax.adversarial.objectives import Objective
 
-HISTOGRAM_EDGES = np.linspace(-20, 20, 41)  # of logits; a sigmoid of 20 is 1 − 2e-9
-
 
 def accuracies(
     objective: Objective, real: Float[Array, " batch"], fake: Float[Array, " batch"]
@@ -38,13 +36,23 @@ def boundary(
     return jnp.asarray(objective.boundary, real.dtype)
 
 
-def histogram(logits: np.ndarray) -> np.ndarray:
-    """Return the share of logits in each bin of `HISTOGRAM_EDGES`.
+def histogram_edges(*logits: np.ndarray, num_bins: int = 40) -> np.ndarray:
+    """Return the edges of equal bins that hold the finite ones of these logits.
 
-    Logits beyond the edges count in the outermost bins.
+    One in a thousand of each array's logits may lie beyond either end, so that an outlier does not
+    squeeze the others into one bin.
     """
-    inside = np.clip(logits, HISTOGRAM_EDGES[0], HISTOGRAM_EDGES[-1])
-    return np.histogram(inside, HISTOGRAM_EDGES)[0] / len(logits)
+    finite = [each[np.isfinite(each)] for each in logits]
+    ends = [np.quantile(each, (0.001, 0.999)) for each in finite if len(each)] or [(0.0, 0.0)]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, num_bins + 1)
+
+
+def histogram(logits: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return the share of logits between two `edges`; those beyond count in the outermost bins."""
+    return np.histogram(np.clip(logits, edges[0], edges[-1]), edges)[0] / len(logits)
 
 
 def modes_covered(modes: Int[np.ndarray, " samples"], num_modes: int, least: float = 0.1) -> int:

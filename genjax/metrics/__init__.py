@@ -1,8 +1,8 @@
-"""Measures of generated samples, as functions of features or logits: [examples features] in, a float out.
-Those of reconstructed images give a number for each.
+"""Measure generated samples and reconstructed images.
 
-Everything runs in float64 NumPy on the host and takes NumPy or JAX arrays, but `LPIPS`, a Flax module that
-is a training loss too.
+Measures of samples take features or logits, `[examples features]`, and return a float. Measures of
+reconstructed images return a number for each image. Everything takes NumPy or JAX arrays and runs
+in float64 NumPy on the host. The exception is `LPIPS`, a Flax module that is a training loss too.
 """
 
 from genjax.metrics.accuracy import class_accuracy

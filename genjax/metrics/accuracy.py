@@ -1,4 +1,4 @@
-"""Accuracy of a classifier, or of the classes asked for, as a classifier sees them."""
+"""Accuracy of a classifier: of real images, or of samples with the classes they should show."""
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -10,20 +10,22 @@ from genjax.metrics.border import as_matrix
 def class_accuracy(
     logits: Float[ArrayLike, "examples classes"], labels: Integer[ArrayLike, " examples"]
 ) -> float:
-    """Share of examples whose largest logit is their label's, in [0, 1].
+    """Return the share of examples whose largest logit is their label's, in [0, 1].
 
     Raises:
-        ValueError: logits not [examples classes] or not finite, not one label per example, labels outside
-            0 … classes − 1.
+        ValueError: logits are not a finite `[examples classes]` matrix, or labels are not one per
+            example between 0 and classes − 1.
     """
     logits, labels = as_matrix(logits, "logits"), np.asarray(labels)
     if labels.shape != logits.shape[:1]:
         raise ValueError(
-            f"labels have shape {labels.shape}; expected {logits.shape[:1]}: pass one per row of logits"
+            f"labels have shape {labels.shape}; expected {logits.shape[:1]}: pass one per row of "
+            "logits"
         )
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise ValueError(
-            f"labels go from {labels.min()} to {labels.max()}; expected 0 to {logits.shape[1] - 1}, for "
-            f"{logits.shape[1]} columns of logits: number the classes from 0"
+            f"labels go from {labels.min()} to {labels.max()}; expected 0 to "
+            f"{logits.shape[1] - 1}, for {logits.shape[1]} columns of logits: number the classes "
+            "from 0"
         )
     return float((logits.argmax(axis=1) == labels).mean())

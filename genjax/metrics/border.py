@@ -1,11 +1,11 @@
-"""What every metric asks of the arrays that it is given."""
+"""Checks that every metric makes of its arrays."""
 
 import numpy as np
 from jax.typing import ArrayLike
 
 
 def as_matrix(array: ArrayLike, name: str, at_least: int = 1) -> np.ndarray:
-    """`array` in float64, once it is known to be a finite matrix with enough rows."""
+    """Return `array` in float64; raise ValueError unless it is a finite matrix with enough rows."""
     matrix = np.asarray(array, dtype=np.float64)
     if matrix.ndim != 2:
         raise ValueError(

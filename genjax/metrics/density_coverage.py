@@ -1,8 +1,8 @@
 """Density and coverage (Naeem et al. 2020).
 
-Both ask about the balls around real examples that reach to their k-th nearest real neighbour. Density counts
-for each sample in how many of these balls it is, so that a lone outlier's large ball counts as one, where for
-precision it would be as good as all; coverage is the share of balls that hold a sample.
+Both use balls around real examples that reach to their k-th nearest real neighbour. Density counts
+the balls that contain each sample. So a lone outlier's large ball counts as one ball only, while
+precision would value it as much as all others. Coverage is the share of balls with a sample in it.
 """
 
 from jax.typing import ArrayLike
@@ -17,14 +17,16 @@ def density_coverage(
     real: Float[ArrayLike, "real features"],
     k: int = 5,
 ) -> tuple[float, float]:
-    """Density, 0 or more, and coverage, in [0, 1], of samples with respect to real data.
+    """Return density, at least 0, and coverage, in [0, 1], of samples with respect to real data.
 
-    For equal distributions the expected density is 1, and with N real examples and M samples the expected
-    coverage 1 − (N−1)…(N−k) / ((N+M−1)…(N+M−k)), near 1 − (N/(N+M))ᵏ: .97 for N = M and k = 5. Density
-    above 1 means samples crowd where real data is dense. The surface of a ball belongs to it.
+    For equal distributions the expected density is 1. The expected coverage of N real examples
+    by M samples is 1 − (N−1)…(N−k) / ((N+M−1)…(N+M−k)), about 1 − (N/(N+M))ᵏ. It is 0.97 for
+    N = M and k = 5. A density above 1 means that samples crowd where real data are dense. The
+    surface of a ball belongs to the ball.
 
     Raises:
-        ValueError: k < 1, not [examples features], not finite, too few examples, unequal numbers of features.
+        ValueError: k < 1, arrays are not finite `[examples features]` of equal width, or there
+            are too few examples.
 
     Source: Naeem et al. 2020, section 3.2.
     """

@@ -2,11 +2,12 @@
 
     d² = |mean_a − mean_b|² + tr A + tr B − 2 tr (A^½ B A^½)^½
 
-for covariances A and B (Dowson & Landau 1982); with Inception features, the FID (Heusel et al. 2017).
+for covariances A and B (Dowson & Landau 1982). With Inception features it is the FID (Heusel et al.
+2017).
 
-The last trace is the nuclear norm (the sum of singular values) of R_a R_bᵀ, for any roots R_aᵀR_a = A and
-R_bᵀR_b = B. Singular values are real, non-negative and accurate at any rank; the usual way, a matrix square
-root of the product AB, is none of these when a covariance is rank-deficient.
+The last trace is the nuclear norm (the sum of singular values) of R_a R_bᵀ, for any roots
+R_aᵀR_a = A and R_bᵀR_b = B. Singular values are real, non-negative and accurate at any rank. The
+usual matrix square root of the product AB is none of these if a covariance is rank-deficient.
 """
 
 from collections.abc import Iterable
@@ -22,13 +23,15 @@ def frechet_distance(
     features_a: Float[ArrayLike, "examples_a features"],
     features_b: Float[ArrayLike, "examples_b features"],
 ) -> float:
-    """Fréchet distance d² between two sets of features, in squared units of the features.
+    """Return the Fréchet distance d² between two sets of features, in their squared unit.
 
-    Right for any rank: fewer examples than features, constant features. Its bias is upward and shrinks with
-    the number of examples: compare only values measured with the same numbers of examples.
+    It is exact at any rank: with fewer examples than features, and with constant features. Its
+    bias is upward and shrinks with the number of examples, so compare only values of equal
+    numbers of examples.
 
     Raises:
-        ValueError: not [examples features], fewer than 2 examples, not finite, unequal numbers of features.
+        ValueError: arrays are not finite `[examples features]` of equal width with at least 2
+            examples.
 
     Source: Heusel et al. 2017, equation 6.
     """
@@ -45,13 +48,13 @@ def frechet_distance_from_moments(
     mean_b: Float[ArrayLike, " features"],
     covariance_b: Float[ArrayLike, "features features"],
 ) -> float:
-    """Fréchet distance d² between two Gaussians given by moments, such as published reference statistics.
+    """Return the Fréchet distance d² between two Gaussians, such as published reference statistics.
 
-    Give moments in float64 (`feature_moments` does). A covariance has lost what `frechet_distance` still sees
-    in the features: eigenvalues below its rounding, which count as zero here.
+    Pass moments in float64, as `feature_moments` returns them. Eigenvalues of a covariance below
+    its rounding error count as zero here; `frechet_distance` still sees them in the features.
 
     Raises:
-        ValueError: not [features] and [features features], not finite, unequal numbers of features.
+        ValueError: moments are not finite `[features]` and `[features features]` of equal width.
 
     Source: Dowson & Landau 1982.
     """
@@ -64,14 +67,16 @@ def frechet_distance_from_moments(
 def feature_moments(
     batches: Iterable[Float[ArrayLike, "_ features"]],
 ) -> tuple[Float[np.ndarray, " features"], Float[np.ndarray, "features features"]]:
-    """Mean and unbiased covariance in float64 of features that arrive in batches, of any sizes.
+    """Return the mean and the unbiased covariance, in float64, of features that arrive in batches.
 
-    One array of features is `feature_moments([features])`.
+    Batches may differ in size. For one array of features, call `feature_moments([features])`.
 
     Raises:
-        ValueError: not [examples features], not finite, unequal numbers of features, fewer than 2 examples.
+        ValueError: batches are not finite `[examples features]` of equal width, or hold fewer than
+            2 examples in all.
 
-    Source: Chan, Golub & LeVeque 1979, the pairwise update, which unlike sums of squares does not cancel.
+    Source: Chan, Golub & LeVeque 1979: the pairwise update, which does not cancel as sums of
+    squares do.
     """
     count, mean, scatter = 0, np.zeros(()), np.zeros(())
     for batch in batches:
@@ -103,13 +108,16 @@ def _distance(
 
 
 def _features_root(features: np.ndarray) -> np.ndarray:
-    """R with RᵀR the covariance: centred features are such a root, and QR makes it at most square."""
+    """Return R with RᵀR the covariance.
+
+    Centred features are such a root, and QR makes it square at most.
+    """
     return np.linalg.qr(features - features.mean(0), mode="r") / np.sqrt(len(features) - 1)
 
 
 def _covariance_root(covariance: np.ndarray) -> np.ndarray:
     eigenvalues, eigenvectors = np.linalg.eigh(covariance)
-    # A root turns an eigenvalue's rounding of 1e-16 into 1e-8, so what cannot be told from zero is zero.
+    # A root turns a rounding error of 1e-16 into 1e-8, so eigenvalues below that error become 0.
     rounding = len(covariance) * np.finfo(np.float64).eps * eigenvalues[-1]
     return np.sqrt(np.where(eigenvalues > rounding, eigenvalues, 0.0))[:, None] * eigenvectors.T
 

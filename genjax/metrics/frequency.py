@@ -11,16 +11,18 @@ from genjax.metrics.border import check_finite
 def high_frequency_energy(
     images: Float[ArrayLike, "batch height width channels"], cutoff: float = 0.5
 ) -> Float[np.ndarray, " batch"]:
-    """Mean square of what each image holds at radial frequencies above `cutoff`, a fraction of Nyquist's.
+    """Return each image's mean square at radial frequencies above `cutoff` times Nyquist's.
 
-    In squared units of the images; all of it, at cutoff 0, is the variance of the pixels of each channel,
-    averaged over channels. Divide by that of the originals for the share of detail that is kept. Frequencies
-    are those of the cosine transform, k/(2·side) cycles per pixel along a side, that is of the image
-    mirrored at its borders: no jump from border to border counts as detail. The radial frequency is √(f_y² +
-    f_x²), at most √2 of Nyquist's 1/2.
+    The unit is the square of the images' unit. At cutoff 0 it is the variance of each channel's
+    pixels, averaged over channels. Divide by the energy of the originals for the share of detail
+    that is kept.
+
+    Frequencies are those of the cosine transform, k/(2·side) cycles per pixel along a side. This
+    transform mirrors the image at its borders, so a jump from border to border is no detail. The
+    radial frequency is √(f_y² + f_x²), at most √2 of Nyquist's 1/2.
 
     Raises:
-        ValueError: not four axes, not finite.
+        ValueError: images do not have four axes, or are not finite.
     """
     images = np.asarray(images, np.float64)
     if images.ndim != 4:

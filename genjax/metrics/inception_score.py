@@ -1,4 +1,7 @@
-"""The Inception score (Salimans et al. 2016): are samples' classes certain one by one, and many together?"""
+"""The Inception score (Salimans et al. 2016).
+
+It is high if a classifier is certain of each sample, and if the samples show many classes.
+"""
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -11,18 +14,21 @@ from genjax.metrics.border import as_matrix
 def inception_score(
     logits: Float[ArrayLike, "examples classes"], splits: int = 10
 ) -> tuple[float, float]:
-    """exp of the mean of KL(p(class | x) ‖ p(class)), in [1, classes]: its mean over `splits` parts of the
-    examples, and the deviation between these.
+    """Return the mean Inception score of `splits` parts of the examples, and its deviation.
 
-    The parts are consecutive rows, so these should be in no order: a part in which classes are missing scores
-    less. Nothing real enters, and the score is biased upward, the more the fewer examples a part has:
-    published are 50,000 in 10 parts, of logits by `genjax.models.encoders.inception.inception_features`.
+    The score of a part is exp of the mean of KL(p(class | x) ‖ p(class)), in [1, classes].
+
+    Parts are consecutive rows, so shuffle the rows: a part without some classes scores less. No
+    real images take part. The score's bias is upward, and larger for parts of fewer examples.
+    Published scores are of 50,000 examples in 10 parts, with logits by
+    `genjax.models.encoders.inception.inception_features`.
 
     Raises:
-        ValueError: not [examples classes], not finite, fewer examples than parts, splits < 1.
+        ValueError: logits are not finite `[examples classes]`, or `splits` is below 1 or above the
+            number of examples.
 
-    Source: Salimans et al. 2016, section 4; the deviation, over parts and not corrected for their number, is
-    that of their code.
+    Source: Salimans et al. 2016, section 4. As in the authors' code, the deviation over parts is
+    not corrected for the number of parts.
     """
     if splits < 1:
         raise ValueError(f"splits is {splits}; expected 1 or more: published scores have 10")

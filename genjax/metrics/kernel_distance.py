@@ -1,4 +1,7 @@
-"""The kernel distance between two sets of features; with Inception features, the KID (Bińkowski et al. 2018)."""
+"""The kernel distance between two sets of features.
+
+With Inception features it is the KID (Bińkowski et al. 2018).
+"""
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -12,18 +15,19 @@ def kernel_distance(
     features_a: Float[ArrayLike, "examples_a features"],
     features_b: Float[ArrayLike, "examples_b features"],
 ) -> float:
-    """Squared maximum mean discrepancy under the kernel k(x, y) = (x·y / features + 1)³, over all pairs.
+    """Return the squared maximum mean discrepancy under k(x, y) = (x·y / features + 1)³.
 
-        mean over i ≠ j of k(aᵢ, aⱼ)  +  mean over i ≠ j of k(bᵢ, bⱼ)  −  2 · mean over i, j of k(aᵢ, bⱼ)
+        mean over i ≠ j of k(aᵢ, aⱼ) + mean over i ≠ j of k(bᵢ, bⱼ) − 2 · mean of k(aᵢ, bⱼ)
 
-    Unbiased at any number of examples, where the Fréchet distance is not; so for equal distributions it
-    scatters around 0, and may be negative. It sees moments up to the third.
+    It is unbiased at any number of examples, where the Fréchet distance is not. So for equal
+    distributions it scatters around 0, and may be negative. It sees moments up to the third.
 
     Raises:
-        ValueError: not [examples features], fewer than 2 examples, not finite, unequal numbers of features.
+        ValueError: arrays are not finite `[examples features]` of equal width with at least 2
+            examples.
 
-    Source: Gretton et al. 2012, equation 3, with the kernel of Bińkowski et al. 2018, section 4, who average
-    over subsets of 1,000, an estimator of the same expectation and greater variance.
+    Source: Gretton et al. 2012, equation 3, with the kernel of Bińkowski et al. 2018, section 4.
+    The latter average over subsets of 1,000, which has the same expectation and a greater variance.
     """
     features_a = as_matrix(features_a, "features_a", at_least=2)
     features_b = as_matrix(features_b, "features_b", at_least=2)

@@ -1,4 +1,4 @@
-"""What an autoencoder's latents are like: moments of their channels, and how many units say anything."""
+"""Statistics of an autoencoder's latents: moments of channels, and the number of active units."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,7 +12,10 @@ from genjax.metrics.frechet import feature_moments
 
 
 class ChannelStatistics(NamedTuple):
-    """Of each channel, over examples and positions: an autoencoder's `latent_mean` and `latent_deviation`."""
+    """Moments of each channel over examples and positions.
+
+    The mean and the deviation are an autoencoder's `latent_mean` and `latent_deviation`.
+    """
 
     mean: Float[np.ndarray, " channels"]
     deviation: Float[np.ndarray, " channels"]
@@ -20,13 +23,14 @@ class ChannelStatistics(NamedTuple):
 
 
 def channel_statistics(batches: Iterable[Float[ArrayLike, "... channels"]]) -> ChannelStatistics:
-    """Means, standard deviations and correlations of the channels of latents that arrive in batches.
+    """Return means, standard deviations and correlations of the channels of latents in batches.
 
-    Every position of every example counts alike. The correlations of a constant channel mean nothing: 0, or
-    those of roundings.
+    Every position of every example counts equally. The correlations of a constant channel mean
+    nothing: they are 0, or rounding errors.
 
     Raises:
-        ValueError: not finite, unequal numbers of channels, fewer than 2 positions in all.
+        ValueError: batches are not finite, differ in channels, or hold fewer than 2 positions in
+            all.
     """
     flat = (np.reshape(batch, (-1, np.shape(batch)[-1])) for batch in batches)
     mean, covariance = feature_moments(flat)
@@ -40,13 +44,14 @@ def channel_statistics(batches: Iterable[Float[ArrayLike, "... channels"]]) -> C
 def active_units(
     posterior_means: Float[ArrayLike, "examples units"], threshold: float = 0.01
 ) -> int:
-    """How many units of a variational autoencoder depend on the data: whose posterior mean varies over it.
+    """Return how many units of a variational autoencoder depend on the data.
 
-    That is Var_x(E_{q(u|x)} u) > threshold, which the paper found to tell collapsed units clearly from
-    others. Of maps of latents each position and channel is a unit: pass `means.reshape(len(means), -1)`.
+    A unit is active if its posterior mean varies: Var_x(E_{q(u|x)} u) > threshold. The paper found
+    that this threshold separates collapsed units clearly from others. In maps of latents each
+    position and channel is a unit: pass `means.reshape(len(means), -1)`.
 
     Raises:
-        ValueError: not [examples units], fewer than 2 examples, not finite.
+        ValueError: the means are not finite `[examples units]` with at least 2 examples.
 
     Source: Burda et al. 2016, section 5.1 and appendix C.
     """

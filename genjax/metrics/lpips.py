@@ -1,4 +1,4 @@
-"""LPIPS, the learned perceptual image patch similarity (Zhang et al. 2018), version 0.1, on VGG16."""
+"""LPIPS, the learned perceptual image patch similarity (Zhang et al. 2018), v0.1, on VGG16."""
 
 from typing import Any
 
@@ -14,21 +14,22 @@ Images = Float[Array, "batch height width channels"]
 
 
 class LPIPS(nn.Module):
-    """`lpips.apply(variables, x, y)`: the distance of each pair of images in [−1, 1].
+    """Compute the distance of each pair of images in [−1, 1]: `lpips.apply(variables, x, y)`.
 
         d(x, y) = Σ over stages of the mean over positions of  weights · (x̂ − ŷ)²
 
-    where x̂ are the features of one of VGG16's stages, at each position of unit length over the channels
-    (equation 1). The variables are published ones, from `genjax.pretrained.lpips.load_lpips`; hand them to a
-    compiled function as an argument. The distance is differentiable in both images: gradients by one alone
-    cost one backward pass. Feed images of one channel as they are, grey for all three colours.
+    where x̂ are the features of one of VGG16's stages, scaled to unit length over the channels at
+    each position (equation 1). Load the published variables with
+    `genjax.pretrained.lpips.load_lpips`, and pass them to a compiled function as an argument. The
+    distance is differentiable in both images; the gradient by one image costs one backward pass.
+    Images of one channel count as grey in all three colours.
 
-    The published figures are of float32. On accelerators whose convolutions round more by default, measure
-    under `jax.default_matmul_precision("highest")`.
+    The published figures are of float32. On accelerators whose convolutions round more by default,
+    measure under `jax.default_matmul_precision("highest")`.
 
     Attributes:
         widths: of VGG16's stages.
-        dtype: of VGG16's convolutions; normalisation and sums are float32 always.
+        dtype: of VGG16's convolutions; normalisation and sums are always float32.
     """
 
     widths: tuple[int, ...] = VGG16.widths
@@ -43,9 +44,10 @@ class LPIPS(nn.Module):
         ]
 
     def __call__(self, x: Images, y: Images) -> Float[Array, " batch"]:
-        """
+        """Return the distance of each pair of images.
+
         Raises:
-            ValueError: neither 1 nor 3 channels, or a side of less than 16 pixels.
+            ValueError: images have neither 1 nor 3 channels, or a side of less than 16 pixels.
         """
         distances = [
             jnp.mean(jnp.sum(weights * (_unit(a) - _unit(b)) ** 2, axis=-1), axis=(1, 2))
@@ -55,6 +57,9 @@ class LPIPS(nn.Module):
 
 
 def _unit(features: Images) -> Images:
-    """Of unit length over the channels. Where all are 0 they stay so, and gradients 0, not a root's NaN."""
+    """Scale features to unit length over the channels.
+
+    Where all channels are 0, the result and its gradient are 0, not the NaN of a root.
+    """
     features = features.astype(jnp.float32)
     return features * jax.lax.rsqrt(jnp.sum(features**2, axis=-1, keepdims=True) + 1e-20)

@@ -1,4 +1,4 @@
-"""Nearest neighbours among features, and by them how far samples are from the training set."""
+"""Nearest neighbours among features, and the distance of samples to the training set."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ BLOCK_ENTRIES = 2**24  # in one temporary array: 128 MiB in float64
 
 
 def blocks(rows: np.ndarray, entries_per_row: int) -> Iterator[np.ndarray]:
-    """`rows` in pieces, so that what has `entries_per_row` for each of a piece's stays bounded."""
+    """Yield `rows` in pieces, so that an array with `entries_per_row` for each stays bounded."""
     size = max(1, BLOCK_ENTRIES // entries_per_row)
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
@@ -23,14 +23,14 @@ def nearest(
     count: int = 1,
     radii: Float[np.ndarray, " points"] | float = 0.0,
 ) -> tuple[Int[np.ndarray, "queries {count}"], Float[np.ndarray, "queries {count}"]]:
-    """Indices of the `count` points nearest to each query, in no order, and the distances to them.
+    """Return indices of the `count` points nearest to each query, unordered, and their distances.
 
-    With `radii`, points are balls and the nearest minimises distance² − radius²: a query is inside some ball
-    exactly when it is inside that one.
+    With `radii`, points are balls, and the nearest ball minimizes distance² − radius². So a query
+    is inside some ball exactly if it is inside the nearest one.
 
-    A matrix product chooses the neighbours, since it is fast: |q − p|² = |q|² − 2 q·p + |p|². It cancels
-    where q is close to p, so distances to the chosen are taken from differences: a duplicate is at exactly 0.
-    Blocks of queries bound the memory.
+    A matrix product chooses the neighbours, since it is fast: |q − p|² = |q|² − 2 q·p + |p|². It
+    cancels where q is close to p, so the returned distances are computed from differences: a
+    duplicate is at exactly 0. Blocks of queries bound the memory.
     """
     centre = points.mean(0)  # a common offset of the features would only worsen the cancellation
     centred = points - centre
@@ -47,7 +47,7 @@ def nearest(
 def neighbour_radii(
     points: Float[np.ndarray, "points features"], k: int
 ) -> Float[np.ndarray, " points"]:
-    """Distance of each point to its k-th nearest neighbour among the others."""
+    """Return the distance of each point to its k-th nearest neighbour among the others."""
     _, distances = nearest(points, points, count=k + 1)  # a point's first neighbour is itself
     return distances.max(axis=1)
 
@@ -57,10 +57,10 @@ def containing_balls(
     points: Float[np.ndarray, "points features"],
     radii: Float[np.ndarray, " points"],
 ) -> Int[np.ndarray, " queries"]:
-    """How many of the balls of `radii` around `points` hold each query; the surface of a ball belongs to it.
+    """Return how many of the balls of `radii` around `points` contain each query.
 
-    A matrix product finds the distances, as in `nearest`; those too close to a surface for its rounding are
-    taken from differences.
+    The surface of a ball belongs to the ball. A matrix product finds the distances, as in
+    `nearest`; distances within its rounding error of a surface are computed from differences.
     """
     centre = points.mean(0)
     centred = points - centre
@@ -71,7 +71,8 @@ def containing_balls(
         lengths = np.einsum("qf,qf->q", moved, moved)[:, None]
         gaps = lengths - 2 * moved @ centred.T + (squares - radii**2)
         inside = gaps < 0
-        # A sum of n products is off by n ulp of the squared lengths at most, which radii don't exceed by much.
+        # The error of a sum of n products is at most n ulp of the squared lengths, which radii do
+        # not exceed by much.
         rounding = 8 * (points.shape[1] + 2) * np.finfo(np.float64).eps * (lengths + squares.max())
         for close in blocks(np.argwhere(np.abs(gaps) <= rounding), points.shape[1]):
             query, ball = close.T
@@ -87,15 +88,16 @@ def nearest_neighbour_ratio(
     train: Float[ArrayLike, "train features"],
     held_out: Float[ArrayLike, "held_out features"],
 ) -> float:
-    """Mean distance of samples to their nearest training examples, over that of held-out examples.
+    """Return the samples' mean distance to their nearest training example, over held-out examples'.
 
-    1: samples are as far from the training set as unseen real data. 0: every sample is a training example. A
-    share c of copies lowers it by about c, which a ratio of medians would not show until half were copies.
-    Samples far from all data raise it: read it beside precision.
+    At 1, samples are as far from the training set as unseen real data. At 0, every sample is a
+    training example. A share c of copies lowers the ratio by about c; a ratio of medians would not
+    show copies until half of the samples were copies. Samples far from all data raise it, so read
+    it together with precision.
 
     Raises:
-        ValueError: not [examples features], no examples, not finite, unequal numbers of features, or all of
-            held_out is in train, so that there is nothing to compare with.
+        ValueError: arrays are not finite `[examples features]` of equal width, one is empty, or all
+            of held_out is in train, so that there is nothing to compare with.
     """
     samples, train = as_matrix(samples, "samples"), as_matrix(train, "train")
     held_out = as_matrix(held_out, "held_out")
@@ -103,6 +105,7 @@ def nearest_neighbour_ratio(
     (_, to_samples), (_, to_held_out) = nearest(samples, train), nearest(held_out, train)
     if not to_held_out.any():
         raise ValueError(
-            f"all {len(held_out)} rows of held_out are also in train; expected unseen data: pass its split"
+            f"all {len(held_out)} rows of held_out are also in train; expected unseen data: "
+            "pass its split"
         )
     return float(to_samples.mean() / to_held_out.mean())

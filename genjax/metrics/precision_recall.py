@@ -1,8 +1,8 @@
 """Improved precision and recall (Kynkäänniemi et al. 2019).
 
-The manifold of a set of features is the union of balls, one around each feature vector, that reach to its
-k-th nearest neighbour in the set. Precision is the share of samples on the manifold of real data; recall is
-the share of real data on the manifold of samples.
+The manifold of a set of features is the union of balls, one around each feature vector, that reach
+to its k-th nearest neighbour in the set. Precision is the share of samples on the manifold of real
+data. Recall is the share of real data on the manifold of samples.
 """
 
 import numpy as np
@@ -18,13 +18,14 @@ def precision_recall(
     real: Float[ArrayLike, "real features"],
     k: int = 3,
 ) -> tuple[float, float]:
-    """Precision and recall of samples with respect to real data, both in [0, 1].
+    """Return precision and recall of samples with respect to real data, both in [0, 1].
 
-    The surface of a ball belongs to it. Both depend on k and on the numbers of examples (the paper: 50,000 of
-    each): compare only values measured with the same.
+    The surface of a ball belongs to the ball. Both depend on k and on the numbers of examples (the
+    paper takes 50,000 of each), so compare only values of equal k and equal numbers.
 
     Raises:
-        ValueError: k < 1, not [examples features], not finite, too few examples, unequal numbers of features.
+        ValueError: k < 1, arrays are not finite `[examples features]` of equal width, or there
+            are too few examples.
 
     Source: Kynkäänniemi et al. 2019, equations 1 and 2.
     """

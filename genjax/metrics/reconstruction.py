@@ -1,8 +1,8 @@
 """How close reconstructed images are to their originals, pixel by pixel: PSNR and SSIM.
 
-Images are `[batch height width channels]`, both bytes or both floats in [−1, 1]: the range of values is 255
-or 2. Floats are taken as they are. The literature's figures are of bytes: round by `genjax.data.to_uint8`
-before comparing with it.
+Images are `[batch height width channels]`, both bytes or both floats in [−1, 1], so the range of
+values is 255 or 2. Floats are not rounded. The literature's figures are of bytes: round with
+`genjax.data.to_uint8` before comparing with them.
 """
 
 import numpy as np
@@ -18,12 +18,13 @@ K1, K2 = 0.01, 0.03
 
 
 def psnr(images: Images, originals: Images) -> Float[np.ndarray, " batch"]:
-    """Peak signal-to-noise ratio of each image in dB: 10·log₁₀(range² / mean squared error).
+    """Return the peak signal-to-noise ratio of each image, in dB.
 
-    Infinite for equal images.
+    It is 10·log₁₀(range² / mean squared error), so it is infinite for equal images.
 
     Raises:
-        ValueError: shapes differ or have not four axes, one is bytes and the other floats, not finite.
+        ValueError: shapes differ or do not have four axes, one array is bytes and the other floats,
+            or values are not finite.
     """
     images, originals, span = _as_pair(images, originals)
     error = ((images - originals) ** 2).mean(axis=(1, 2, 3))
@@ -32,12 +33,13 @@ def psnr(images: Images, originals: Images) -> Float[np.ndarray, " batch"]:
 
 
 def ssim(images: Images, originals: Images) -> Float[np.ndarray, " batch"]:
-    """Structural similarity of each image, at most 1: the mean over all windows within it, and over channels.
+    """Return the structural similarity of each image, at most 1.
 
-    Windows are Gaussian, 11×11 pixels of deviation 1.5; K₁ = .01, K₂ = .03.
+    It is the mean over all windows within the image, and over channels. Windows are Gaussian,
+    11×11 pixels with deviation 1.5; K₁ = 0.01, K₂ = 0.03.
 
     Raises:
-        ValueError: as `psnr`, or images smaller than the window.
+        ValueError: as of `psnr`, or images are smaller than the window.
 
     Source: Wang et al. 2004, equations 13 to 17.
     """
@@ -56,7 +58,7 @@ def ssim(images: Images, originals: Images) -> Float[np.ndarray, " batch"]:
 
 
 def _smooth(images: np.ndarray) -> np.ndarray:
-    """Means under the window, where it lies within the image."""
+    """Return means under the window, wherever it lies within the image."""
     half = WINDOW // 2
     weights = np.exp(-(np.arange(-half, half + 1) ** 2) / (2 * DEVIATION**2))
     for axis in (1, 2):
@@ -65,7 +67,7 @@ def _smooth(images: np.ndarray) -> np.ndarray:
 
 
 def _as_pair(images: ArrayLike, originals: ArrayLike) -> tuple[np.ndarray, np.ndarray, float]:
-    """In float64, and the range of their values."""
+    """Return both arrays in float64, and the range of their values."""
     images, originals = np.asarray(images), np.asarray(originals)
     if images.ndim != 4 or images.shape != originals.shape:
         raise ValueError(
@@ -79,8 +81,8 @@ def _as_pair(images: ArrayLike, originals: ArrayLike) -> tuple[np.ndarray, np.nd
         span = 2.0
     else:
         raise ValueError(
-            f"images are {kinds[0]} and originals {kinds[1]}; expected both uint8, or both floats in "
-            "[-1, 1]: convert by genjax.data.to_float or to_uint8"
+            f"images are {kinds[0]} and originals {kinds[1]}; expected both uint8, or both floats "
+            "in [-1, 1]: convert by genjax.data.to_float or to_uint8"
         )
     images, originals = images.astype(np.float64), originals.astype(np.float64)
     check_finite(images, "images")

@@ -1,4 +1,7 @@
-"""Does an image show what its caption says? By a scorer fitted to real pairs, and the rank it gives the caption."""
+"""Whether an image shows what its caption says.
+
+A scorer is fitted to real pairs, and the measure is the rank that it gives an image's own caption.
+"""
 
 from collections.abc import Callable
 
@@ -17,21 +20,21 @@ def ridge_scorer(
 ) -> Callable[
     [Float[ArrayLike, "images features"], Float[ArrayLike, "captions embedding"]], np.ndarray
 ]:
-    """Ridge regression from standardized image features to embeddings of captions, in closed form (Hoerl & Kennard 1970).
+    """Fit a ridge regression from standardized image features to embeddings of captions.
 
-    Of a kernel: K + strength·1 is solved, K the mean over features of products of two images' features, so that `strength`
-    means the same for any number of features.
+    The closed form (Hoerl & Kennard 1970) solves K + strength·1. K is the mean over features of the
+    products of two images' features, so `strength` means the same for any number of features.
 
     Args:
-        features: of training images, from a network that knows nothing of the generator.
+        features: of training images, from a network that shares nothing with the generator.
         embeddings: of their captions, by a text encoder.
 
     Returns:
-        `score(features, embeddings)`, `[images captions]`: cosines of predicted and given embeddings, both less the mean of
-        the training captions.
+        `score(features, embeddings)`, `[images captions]`: cosines of predicted and given
+        embeddings, after the training captions' mean is subtracted from both.
 
     Raises:
-        ValueError: features and embeddings differ in number, or are no matrices.
+        ValueError: features and embeddings differ in number, or are not matrices.
     """
     features, embeddings = as_matrix(features, "features"), as_matrix(embeddings, "embeddings")
     if len(features) != len(embeddings):
@@ -55,22 +58,24 @@ def ridge_scorer(
 
 
 def retrieval_accuracy(scores: Float[ArrayLike, "images captions"], candidates: int = 10) -> float:
-    """Probability that an image's own caption scores above candidates − 1 others, drawn without replacement; chance is
-    1/candidates, and a tie loses.
+    """Return how probably an image's own caption scores above candidates − 1 other captions.
 
-    Exact, no draw is made: with w of the n − 1 others not scoring below, it is C(n − 1 − w, m)/C(n − 1, m), m = candidates − 1.
+    The others are drawn without replacement. Chance is 1/candidates, and a tie loses. The result is
+    exact, without a draw. If b of the n − 1 others score below the own caption, it is
+    C(b, m) / C(n − 1, m), with m = candidates − 1.
 
     Args:
-        scores: of image i and caption j, the image's own where i = j.
+        scores: of image i and caption j; the image's own caption is at i = j.
 
     Raises:
-        ValueError: not square, or fewer captions than candidates.
+        ValueError: scores are not square, or there are fewer captions than candidates.
     """
     scores = as_matrix(scores, "scores")
     n, m = len(scores), candidates - 1
     if scores.shape != (n, n) or not 1 <= m < n:
         raise ValueError(
-            f"scores {scores.shape} for {candidates} candidates: as many captions as images, and no fewer than candidates"
+            f"scores {scores.shape} for {candidates} candidates: as many captions as images, and "
+            "no fewer than candidates"
         )
     below = (scores < np.diag(scores)[:, None]).sum(1)
     chosen = below[below >= m]  # C(b, m)/C(n − 1, m) by logarithms of factorials; 0 where b < m

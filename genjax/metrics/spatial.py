@@ -1,4 +1,4 @@
-"""Features that keep where in the image something is."""
+"""Features that keep the position of things in an image."""
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -8,24 +8,26 @@ from jaxtyping import Shaped
 def spatial_features(
     maps: Shaped[ArrayLike, "batch height width channels"], channels: int = 7
 ) -> Shaped[np.ndarray, "batch features"]:
-    """The first `channels` channels of feature maps, every position a feature of its own.
+    """Return the first `channels` channels of feature maps, with each position as its own feature.
 
-    Pooled features average over positions, so that a distance between them cannot tell a face from its parts
-    shuffled. The Fréchet distance of these can: with Inception's maps of 17 × 17 it is the sFID.
+    Pooled features average over positions, so their distance cannot tell a face from its shuffled
+    parts. The Fréchet distance of spatial features can. With Inception's maps of 17 × 17 it is the
+    sFID.
 
     Raises:
-        ValueError: not four axes, fewer channels than asked for.
+        ValueError: maps do not have four axes, or have fewer channels than `channels`.
 
     Source: Nash et al. 2021, section 4.
     """
     maps = np.asarray(maps)
     if maps.ndim != 4:
         raise ValueError(
-            f"maps have shape {maps.shape}; expected [batch height width channels]: take them before pooling"
+            f"maps have shape {maps.shape}; expected [batch height width channels]: take them "
+            "before pooling"
         )
     if maps.shape[-1] < channels:
         raise ValueError(
-            f"maps have {maps.shape[-1]} channels; expected {channels} or more: take a wider layer, or pass "
-            f"channels={maps.shape[-1]}"
+            f"maps have {maps.shape[-1]} channels; expected {channels} or more: take a wider "
+            f"layer, or pass channels={maps.shape[-1]}"
         )
     return maps[..., :channels].reshape(len(maps), -1)

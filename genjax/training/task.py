@@ -116,6 +116,22 @@ class Condition(Protocol):
     def of_labels(self, labels: Int[Array, " batch"], frozen: PyTree) -> PyTree:
         """Return the conditions that labels stand for."""
 
+    def row_names(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
+        """Return the names of the rows of sample sheets, by label; () where rows mean nothing.
+
+        Args:
+            class_names: of the data set, if its classes have names.
+        """
+
+    def real_examples(
+        self, data: Any, labels: Int[np.ndarray, " samples"]
+    ) -> tuple[np.ndarray, bool]:
+        """Return held-out examples to see beside samples, and whether they have the same labels.
+
+        Args:
+            data: the data set as a config describes it, with `held_out()`.
+        """
+
 
 class GenerativeTask(Task, Protocol):
     """A task as programs see it that sample, evaluate, plan and report.

@@ -12,11 +12,11 @@ from genjax.adversarial import (
     wasserstein,
 )
 from genjax.adversarial.instruments import (
-    HISTOGRAM_EDGES,
     accuracies,
     divergence_of_modes,
     duplicate_rate,
     histogram,
+    histogram_edges,
     modes_covered,
 )
 
@@ -46,12 +46,28 @@ def test_accuracies(objective, shift):
 
 def test_histogram():
     logits = np.array([-1e9, -25.0, -20.0, -0.5, 0.0, 0.5, 0.5, 20.0, 300.0, np.inf])
-    shares = histogram(logits)
-    assert len(shares) == len(HISTOGRAM_EDGES) - 1
+    shares = histogram(logits, np.linspace(-20, 20, 41))
+    assert len(shares) == 40
     np.testing.assert_allclose(shares.sum(), 1, rtol=1e-12)
     expected = np.zeros(40)
     expected[[0, 19, 20, 39]] = 0.3, 0.1, 0.3, 0.3  # bins have width 1 and hold their lower edge
     np.testing.assert_allclose(shares, expected, rtol=1e-12)
+
+
+def test_a_histogram_reaches_as_far_as_the_logits():
+    """Logits of a relativistic loss may lie anywhere: here around 300, a deviation apart."""
+    random = np.random.default_rng(0)
+    real, fake = 300 + random.standard_normal(1000), 298 + random.standard_normal(1000)
+    edges = histogram_edges(real, fake)
+    assert 293 < edges[0] < 297 and 301 < edges[-1] < 305
+    for logits in (real, fake):
+        shares = histogram(logits, edges)
+        assert np.sum(shares > 0) > 20  # fixed edges put all into one bin
+        np.testing.assert_allclose(shares.sum(), 1, rtol=1e-12)
+    far = histogram_edges(np.append(real, 1e6), fake)
+    np.testing.assert_allclose(far, edges, atol=1)  # an outlier squeezes nothing
+    for same in (np.zeros(5), np.full(5, np.nan)):  # of a discriminator that has failed
+        assert np.all(np.diff(histogram_edges(same, same)) > 0)
 
 
 def test_modes_covered():

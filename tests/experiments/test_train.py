@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from genjax.training.pictures import read_rows
 from tests.experiments.launching import ROOT, SMALL, run, run_alone
 
 REPORTED = {
@@ -36,12 +37,17 @@ def test_a_run_leaves_what_it_promises(small_run):
         "step_000040.png",
     ]
     with Image.open(workdir / "samples.png") as image:
-        assert image.size == (2 * 34, 10 * 34)  # a row per class
-    with Image.open(workdir / "noise_to_data.gif") as animation:
-        assert animation.n_frames == 5
+        assert image.height == 10 * 66 and image.width > 2 * 66  # a named row per class
+        assert read_rows(image) == list("0123456789")
+    with Image.open(workdir / "real.png") as image:
+        assert read_rows(image) == list("0123456789")
+    for suffix in ("gif", "webp"):
+        with Image.open(workdir / f"noise_to_data.{suffix}") as animation:
+            assert animation.n_frames == 5
     with Image.open(workdir / "curves.png") as image:
         assert image.size[0] > 500
-    for name in ("samples.png", "noise_to_data.gif", "curves.png", "report.json", "report.html"):
+    films = "noise_to_data.gif", "noise_to_data.webp"
+    for name in ("samples.png", *films, "curves.png", "report.json", "report.html"):
         assert (workdir / name).exists()
         assert str(workdir / name) in result.stdout
 
@@ -70,7 +76,11 @@ def test_a_run_of_many_classes_shows_some(tmp_path):
     assert result.returncode == 0, result.stderr
     for name in "samples.png", "noise_to_data.gif":
         with Image.open(tmp_path / "run" / name) as image:
-            assert image.size == (2 * 34, 20 * 34)
+            assert image.height == 20 * 66 and image.width > 2 * 66
+    with Image.open(tmp_path / "run/samples.png") as image:
+        assert read_rows(image) == [
+            f"{label:02}" for label in range(0, 40, 2)
+        ]  # the folders' names
     result = run(
         "sample", f"--workdir={tmp_path / 'run'}", "--count=1", f"--out={tmp_path / 'a.npz'}"
     )

@@ -4,7 +4,7 @@ import pytest
 
 @pytest.fixture
 def own_errors():
-    """Switches off jaxtyping's run-time check, which would stop a wrong shape before the library does."""
+    """Switch off jaxtyping's run-time check, which would find a wrong shape before the library."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield

@@ -41,7 +41,7 @@ def test_ties_on_a_grid_agree_with_loops():
 
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_ties_do_not_cancel(offset):
-    """Samples that are the real data lie on k surfaces and in their own ball's middle: (k + 1) / k, exactly."""
+    """The real data lie on k surfaces and in the middle of their own ball: exactly (k + 1) / k."""
     real = cloud(0, 90, 30, centre=offset)
     assert density_coverage(real[::-1], real) == pytest.approx((6 / 5, 1), rel=1e-15)
 
@@ -61,7 +61,7 @@ def test_equal_distributions_in_expectation(num_samples, num_real):
 
 
 def test_an_outlier_in_the_real_data_does_not_count_for_much():
-    """The paper's figure 3: samples spread between real data and one outlier are precise, but not dense."""
+    """The paper's figure 3: samples between real data and an outlier are precise, but not dense."""
     real = np.concatenate([cloud(0, 200, 2), [[60.0, 60.0]]])
     samples = np.random.default_rng(1).uniform(15, 60, size=(200, 2))
     assert precision_recall(samples, real)[0] > 0.9
@@ -69,7 +69,7 @@ def test_an_outlier_in_the_real_data_does_not_count_for_much():
 
 
 def test_outliers_among_the_samples_do_not_raise_coverage():
-    """Where recall, whose balls are the samples', is fooled by a few far samples: all lie in one mode."""
+    """All samples but a few far ones lie in one mode: they fool recall, whose balls are theirs."""
     real = np.concatenate([cloud(0, 100, 2), cloud(1, 100, 2, centre=10)])
     samples = np.concatenate(
         [cloud(2, 190, 2), np.random.default_rng(3).uniform(-60, 60, size=(10, 2))]

@@ -5,7 +5,7 @@ import scipy.linalg
 
 from genjax.metrics import feature_moments, frechet_distance, frechet_distance_from_moments
 
-# Sums and decompositions of these sizes lose some hundred ulp of the traces, which are below 1e3 here.
+# Sums and decompositions of these sizes lose about a hundred ulp of the traces, below 1e3 here.
 ROUNDING = {"rel": 1e-11, "abs": 1e-11}
 
 
@@ -57,7 +57,7 @@ def test_mean_shift_adds_its_squared_length():
 
 @pytest.mark.parametrize("angle", [0.0, 0.4, np.pi / 2])
 def test_gaussians_on_two_lines(angle):
-    """Rank one: with deviations a and b along lines at an angle, d² = a² + b² − 2 a b cos(angle)."""
+    """At rank one, deviations a and b at an angle give d² = a² + b² − 2 a b cos(angle)."""
     a, b = 3.0, 0.7
     line_a = a * np.array([1.0, 0.0, 0.0])
     line_b = b * np.array([np.cos(angle), np.sin(angle), 0.0])
@@ -89,7 +89,10 @@ def test_an_isometry_into_more_features_changes_nothing(examples):
 
 
 def test_zero_eigenvalues_stay_zero():
-    """Against the identity d² = Σ (√a_i − 1)². Each zero taken for 1e-16 would be off by 1e-8 in its root."""
+    """Against the identity d² = Σ (√a_i − 1)².
+
+    A zero rounded to 1e-16 would be off by 1e-8 in its root.
+    """
     basis, a = orthonormal(0, 6, 200), np.arange(1.0, 7.0)
     zero = np.zeros(200)
     distance = frechet_distance_from_moments(zero, basis.T * a @ basis, zero, np.eye(200))

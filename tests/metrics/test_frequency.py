@@ -16,7 +16,10 @@ def wave(k_row, k_column, amplitude=1.0):
 
 @pytest.mark.parametrize("k_row, k_column", [(0, 7), (5, 0), (3, 4), (11, 19)])
 def test_a_cosine_has_its_energy_at_its_frequency(k_row, k_column):
-    """All below √((k_row/height)² + (k_column/width)²), none above; the mean square of a cosine is a half."""
+    """All energy is below √((k_row/height)² + (k_column/width)²), and none above.
+
+    The mean square of a cosine is a half.
+    """
     fraction = np.sqrt((k_row / HEIGHT) ** 2 + (k_column / WIDTH) ** 2)
     energy = 9 / 2 ** ((k_row > 0) + (k_column > 0))
     image = wave(k_row, k_column, amplitude=3.0) + 0.7  # a mean is no detail
@@ -31,14 +34,17 @@ def test_all_frequencies_together_are_the_variance():
 
 
 def test_white_noise_has_it_in_proportion_to_the_area():
-    """Below half of Nyquist's lies a quarter disc of that radius, of the unit square: π/16 of it."""
+    """Below half of Nyquist's frequency lies a quarter disc: π/16 of the unit square."""
     noise = np.random.default_rng(0).normal(size=(1, 256, 256, 1))
-    # 65,536 squares have a relative deviation of √(2/65536), .6 %, and the disc's border counts pixels
+    # 65,536 squares deviate by √(2/65536), 0.6 %, and the disc's border counts whole pixels.
     np.testing.assert_allclose(high_frequency_energy(noise, 0.5), [1 - np.pi / 16], rtol=4 * 0.006)
 
 
 def test_a_blurred_image_has_the_square_of_the_blurs_response():
-    """(1, 2, 1)/4 along each side multiplies a cosine by cos²(πk/(2·side)), at the mirroring borders too."""
+    """(1, 2, 1)/4 along each side multiplies a cosine by cos²(πk/(2·side)).
+
+    This holds at the mirroring borders too.
+    """
     blur = lambda images: correlate1d(
         correlate1d(images, [0.25, 0.5, 0.25], axis=1, mode="reflect"),
         [0.25, 0.5, 0.25],

@@ -40,11 +40,11 @@ def test_nothing_known_of_any_is_one():
 
 @pytest.mark.parametrize("classes", [1, 2, 10])
 def test_separated_classes_are_counted(classes):
-    """Of 16 that there are; probabilities of all others underflow to 0."""
+    """`classes` of 16 classes occur; the probabilities of all others underflow to 0."""
     logits = np.full((10 * classes, 16), -5000.0)
     logits[np.arange(len(logits)), np.arange(len(logits)) % classes] = 5000.0
     assert inception_score(logits) == pytest.approx((classes, 0), rel=1e-14, abs=1e-14)
-    # in order of class each part of ten knows but one
+    # Sorted by class, each part has one class only.
     assert inception_score(logits[np.argsort(np.arange(len(logits)) % classes)], classes)[
         0
     ] == pytest.approx(1)

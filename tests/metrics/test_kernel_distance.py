@@ -44,14 +44,17 @@ def test_symmetric_and_blind_to_order():
 
 
 def test_constant_features():
-    """With all of a at x and all of b at y, it is k(x, x) + k(y, y) − 2 k(x, y) at any number of examples."""
+    """With all of a at x and all of b at y, it is k(x, x) + k(y, y) − 2 k(x, y).
+
+    This holds at any number of examples.
+    """
     x, y = np.array([1.0, 2.0]), np.array([-1.0, 0.5])
     a, b = np.tile(x, (4, 1)), np.tile(y, (3, 1))
     assert kernel_distance(a, b) == pytest.approx(3.5**3 + 1.625**3 - 2 * 1.0**3, rel=1e-13)
 
 
 def test_unbiased_exactly():
-    """The mean over all samples that two small distributions can give is what the distributions have."""
+    """The mean over all samples of two small distributions is the distributions' own distance."""
     p, q = cloud(0, 3, 2), cloud(1, 2, 2)
     kernel = lambda x, y: ((x @ y.T / 2 + 1) ** 3).mean()
     population = kernel(p, p) + kernel(q, q) - 2 * kernel(p, q)

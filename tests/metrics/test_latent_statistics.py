@@ -38,7 +38,10 @@ def test_videos_and_a_constant_channel():
 
 
 def test_active_units_of_a_linear_gaussian_model():
-    """With unit noise, x = w·u + e, the posterior mean w·x/(1 + w²) of unit u has variance w²/(1 + w²)."""
+    """With unit noise, x = w·u + e, the posterior mean of unit u is w·x/(1 + w²).
+
+    Its variance is w²/(1 + w²).
+    """
     generator = np.random.default_rng(0)
     weights = np.array([0.0, 0.05, 0.09, 0.12, 1.0])  # variances 0, .0025, .008, .0142, .5
     u, noise = generator.standard_normal((2, 20_000, 5))

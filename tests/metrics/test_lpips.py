@@ -1,4 +1,7 @@
-"""Of LPIPS what needs no weights; tests/parity and tests/pretrained compare with the authors' numbers."""
+"""LPIPS without its weights.
+
+tests/parity and tests/pretrained compare with the authors' numbers.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +37,7 @@ def variables():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_distance_is_that_of_the_equation(variables, dtype):
-    """In float64, position by position, of the features of the network alone, which has tests of its own."""
+    """In float64, position by position, from the network's features, which have their own tests."""
     params = variables["params"]
     distances = jax.jit(LPIPS(WIDTHS, dtype).apply)(variables, images(0), images(1))
     network = jax.jit(VGG16(WIDTHS, dtype).apply)
@@ -48,7 +51,7 @@ def test_distance_is_that_of_the_equation(variables, dtype):
             weighted = np.sum(params[f"linear{stage}"] * difference**2)
             expected[example] += weighted / (a.shape[1] * a.shape[2])
     assert expected.min() > 0.01 and distances.dtype == jnp.float32
-    # float32 from the features on; where differences nearly cancel, roundings of 1e-7 of unit vectors count
+    # float32 after the features: where differences nearly cancel, rounding errors of 1e-7 count
     np.testing.assert_allclose(distances, expected, rtol=1e-5)
 
 

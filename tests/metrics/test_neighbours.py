@@ -22,7 +22,7 @@ def test_nearest_agrees_with_all_distances(monkeypatch, entries, count):
 
 
 def test_distances_do_not_cancel():
-    """At an offset of 1e6, |a|² + |b|² − 2ab has an error of 1e-3, far above these distances squared."""
+    """At an offset of 1e6, |a|² + |b|² − 2ab is off by 1e-3, far above these squared distances."""
     points = cloud(0, 20, 8) + 1e6
     _, distances = neighbours.nearest(points, points)
     assert not distances.any()

@@ -67,7 +67,7 @@ def test_dropping_a_mode_costs_its_share_of_recall():
 
 
 def test_a_duplicate_counts_where_balls_have_no_size():
-    """More than k equal vectors have radius 0: only an exact copy, at distance exactly 0, is on them."""
+    """More than k equal vectors have radius 0, so only an exact copy is on them."""
     centres = cloud(0, 5, 64, centre=300)
     real = np.repeat(centres, 6, axis=0)
     assert precision_recall(np.repeat(centres, 4, axis=0), real) == (1, 1)

@@ -27,7 +27,10 @@ def test_psnr_of_a_known_error():
 
 
 def test_psnr_of_white_noise():
-    """Of deviation σ it is 20·log₁₀(2/σ), give or take √(2/3072) of the sum of 3,072 squares, .11 dB."""
+    """Noise of deviation σ gives 20·log₁₀(2/σ).
+
+    The sum of 3,072 squares deviates by √(2/3072), which is 0.11 dB.
+    """
     images, originals = noisy_emoji(4, deviation=0.1)
     np.testing.assert_allclose(psnr(images, originals), 20 * np.log10(2 / 0.1), atol=4 * 0.11)
 

@@ -18,7 +18,7 @@ def test_scores_are_cosines_with_ridge_regressions_prediction(num_features):
     )
     others, captions = random.normal(size=(4, num_features)), random.normal(size=(6, 5))
     standardize = lambda x: (x - features.mean(0)) / features.std(0)
-    # theirs penalizes weights of the features as they are, ours those of features divided by √number
+    # scikit-learn penalizes weights of the features themselves; ours are divided by √number.
     ridge = Ridge(alpha=0.7 * num_features).fit(standardize(features), embeddings)
     predicted = ridge.predict(standardize(others)) - embeddings.mean(0)
     centred = captions - embeddings.mean(0)

@@ -1,1 +1,1 @@
-"""The evaluation protocol of the literature: samples and reference images, in features of pretrained networks."""
+"""The literature's evaluation: samples and reference images in features of pretrained networks."""

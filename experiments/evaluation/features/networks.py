@@ -30,10 +30,10 @@ class FeatureNetwork(NamedTuple):
     """A pretrained network as a function of pictures.
 
     Attributes:
-        description, resizing: which it is, and what it does to pictures first, in words.
+        description, resizing: the network, and how it resizes pictures, in words.
         weights: SHA-256 of their file.
-        apply: from variables and bytes, `[batch height width channels]`, to features, `[batch features]`, and
-            logits, `[batch classes]`, or None.
+        apply: from variables and bytes, `[batch height width channels]`, to features,
+            `[batch features]`, and logits, `[batch classes]`, or None.
     """
 
     description: str
@@ -44,7 +44,7 @@ class FeatureNetwork(NamedTuple):
 
 
 def weights_digest(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, or of the safetensors of a folder (where there are several, one after the other)."""
+    """Return the SHA-256 of a file, or of all safetensors of a folder in order."""
     path = Path(path)
     files = [path]
     if path.is_dir():
@@ -77,8 +77,8 @@ def _inception(path: str) -> FeatureNetwork:
 def _dinov2(path: str) -> FeatureNetwork:
     module, variables = pretrained.load(path)
     return FeatureNetwork(
-        f"DINOv2 of width {module.width}, depth {module.depth} and {module.num_registers} registers, class "
-        "token",
+        f"DINOv2 of width {module.width}, depth {module.depth} and {module.num_registers} "
+        "registers, class token",
         "to 224×224 by antialiased bicubic interpolation, not rounded after",
         weights_digest(path),
         variables,
@@ -100,12 +100,14 @@ LOADERS = {"inception": _inception, "dinov2": _dinov2, "clip": _clip}
 
 @functools.cache
 def load_network(name: str, path: str) -> FeatureNetwork | tuple[CLIP, Any, Tokenizer, str]:
-    """The network of the evaluator of that name with the weights at `path`; of CLIP, which is
-    more than a function of pictures, the module, its variables, its tokenizer and the weights' SHA-256.
+    """Return an evaluator's network with the weights at `path`.
+
+    CLIP is more than a function of pictures, so its module, its variables, its tokenizer and the
+    weights' SHA-256 are returned.
 
     Raises:
-        FileNotFoundError: there are none.
-        ValueError: they are another network's.
+        FileNotFoundError: there are no weights.
+        ValueError: the weights are another network's.
     """
     return LOADERS[name](path)
 
@@ -122,10 +124,13 @@ def _program(apply: Callable, mesh: Mesh) -> Callable:
 def in_batches(
     apply: Callable, variables: Any, read: Callable[[slice], tuple[np.ndarray, ...]], count: int
 ) -> Iterator[Any]:
-    """What `apply(variables, *arrays)` makes of `count` examples, batch by batch, on this process' devices.
+    """Yield what `apply(variables, *arrays)` returns for `count` examples, batch by batch.
+
+    It runs on this process' devices.
 
     Args:
-        read: from a slice of them to arrays; called for the next batch while the devices are at this one.
+        read: returns the arrays of a slice of examples. It is called for the next batch while the
+            devices compute the current one.
     """
     devices = jax.local_devices()
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
@@ -150,7 +155,7 @@ def in_batches(
 def features_of(
     network: FeatureNetwork, images: UInt8[np.ndarray, "images height width channels"]
 ) -> tuple[Float[np.ndarray, "images features"], Float[np.ndarray, "images classes"] | None]:
-    """Features, and logits if the network has any, of pictures in bytes."""
+    """Return features of pictures in bytes, and logits if the network has any."""
     batches = in_batches(
         network.apply, network.variables, lambda part: (images[part],), len(images)
     )

@@ -43,12 +43,14 @@ DISTANCES = {"inception": ("fid", "kid"), "dinov2": ("fd_dinov2", "kd_dinov2")} 
 
 @dataclass(frozen=True)
 class PretrainedFeatures:
-    """FID, FD-DINOv2, CLIP score and their kin of samples, and, as `…_protocol`, how, in words.
+    """Measure FID, FD-DINOv2, CLIP score and related scores of samples.
+
+    `…_protocol` says in words how they were measured.
 
     Attributes:
         inception, dinov2, clip: weights; None leaves a network out.
-        reference: `split` of the reference images, by default the training split; and by network a
-            file of statistics, written if absent, or of published statistics.
+        reference: `split` of the reference images, by default the training split. By network, also
+            a file of statistics, which is written if it is absent, or of published statistics.
     """
 
     context: Context
@@ -59,22 +61,23 @@ class PretrainedFeatures:
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self):
-        """Read the weights, and forget them: a fault shows before any training.
+        """Read the weights once, so that a fault shows before any training.
 
         Raises:
-            FileNotFoundError, ValueError: as of `load_network`; or CLIP is given without prompts, or a
-                network without pictures.
+            FileNotFoundError, ValueError: as of `load_network`; or CLIP is given without prompts,
+                or a network without pictures.
         """
         feature, shape = self.context.data.feature, self.context.data.image_shape
         if self.weights and (feature != "image" or len(shape) != 3):
             raise ValueError(
-                f"config.evaluation.measures has {', '.join(self.weights)}, which measure pictures; the data are "
-                f"{'video' if feature == 'video' else 'points'} of shape {shape}: leave them out"
+                f"config.evaluation.measures has {', '.join(self.weights)}, which measure "
+                f"pictures; the data are {'video' if feature == 'video' else 'points'} of shape "
+                f"{shape}: leave them out"
             )
         if self.clip and not hasattr(self.context.condition, "prompts"):
             raise ValueError(
-                "config.evaluation.measures has clip, which scores pictures by their prompts, and this model is "
-                "told none: leave it out"
+                "config.evaluation.measures has clip, which scores pictures by their prompts, and "
+                "this model is told none: leave it out"
             )
         for name, path in self.weights.items():
             LOADERS[name](path)
@@ -94,7 +97,7 @@ class PretrainedFeatures:
     def _of_prompts(self, model: Model) -> dict[str, Any]:
         """Measure samples for one held-out prompt after the other, then from the first again.
 
-        Each `PROMPTS` samples have a seed of their own: `config.sampling.seed` and those that follow.
+        Each `PROMPTS` samples have their own seed: `config.sampling.seed` and the following ones.
         """
         count, dataset = self.context.num_samples, self.context.data.held_out()
         rows = np.random.default_rng(0).permutation(len(dataset.source))
@@ -114,10 +117,10 @@ class PretrainedFeatures:
         prompts: Sequence[str] | None = None,
         split: str | None = None,
     ) -> dict[str, Any]:
-        """Return what the networks say of images.
+        """Return the scores of images by the networks.
 
         Args:
-            prompts: of CLIP's score, that of each image.
+            prompts: of each image, for CLIP's score.
             split: of the reference images, if `reference` names none; the training split if None.
 
         Raises:
@@ -140,7 +143,7 @@ class PretrainedFeatures:
 
 @dataclass(frozen=True)
 class ReconstructionFeatures(PretrainedFeatures):
-    """The same of an autoencoder's reconstructions of held-out images, such as rFID."""
+    """Measure an autoencoder's reconstructions of held-out images in the same way, such as rFID."""
 
     needs: ClassVar[tuple[str, ...]] = ("reconstruct",)
 
@@ -163,13 +166,14 @@ def _reference(
     shape: tuple[int, ...],
 ) -> Statistics:
     dataset = load_dataset(data.name, split, data.directory)
-    # Images of all sizes are cropped as samples are, which are square, or there is nothing to compare.
+    # Samples are square, so reference images of other sizes are cropped to compare with them.
     size = data.image_shape[0] if data.resize else shape[0] if data.buckets else None
     known = (size, size, *dataset.image_shape[2:]) if size else dataset.image_shape
     if known != shape:
         raise ValueError(
-            f"samples have shape {shape}, reference images of {dataset.name} ({dataset.split}) {known}: "
-            "their distance would be one of sizes; name another split in the measure's reference.split"
+            f"samples have shape {shape}, reference images of {dataset.name} ({dataset.split}) "
+            f"{known}: their distance would be one of sizes; name another split in the measure's "
+            "reference.split"
         )
     return reference_statistics(load_network(name, weights), dataset, size, path)
 
@@ -180,7 +184,7 @@ def measures(
     images: UInt8[np.ndarray, "samples height width channels"],
     reference: Statistics,
 ) -> dict[str, Any]:
-    """The measures of one network that are known of its reference, and their protocol."""
+    """Return the measures of one network that its reference allows, and their protocol."""
     features, logits = features_of(network, images)
     frechet, kernel = DISTANCES[name]
     moments = metrics.feature_moments([features])
@@ -189,12 +193,12 @@ def measures(
     source = reference.protocol
     words = [
         f"{network.description}, weights' SHA-256 {network.weights}",
-        f"{len(images)} samples of {'×'.join(map(str, images.shape[1:]))}, rounded to bytes, resized "
-        f"{network.resizing}",
+        f"{len(images)} samples of {'×'.join(map(str, images.shape[1:]))}, rounded to bytes, "
+        f"resized {network.resizing}",
         f"reference: statistics in {reference.path}, "
         + (
-            f"of all {source['number of images']} images of {source['dataset']} ({source['split']}), "
-            f"prepared: {source['preparation']}, and resized like samples"
+            f"of all {source['number of images']} images of {source['dataset']} "
+            f"({source['split']}), prepared: {source['preparation']}, and resized like samples"
             if source
             else "which do not say of which images or how"
         ),
@@ -209,17 +213,18 @@ def measures(
             f"{name}_recall": recall,
         }
         words += [
-            f"{kernel}: kernel (x·y/{width} + 1)³, unbiased, over all pairs of samples and {count} reference "
-            "images, no subsets",
-            f"precision and recall: {NEIGHBOURS} neighbours, of all samples and the same reference images",
+            f"{kernel}: kernel (x·y/{width} + 1)³, unbiased, over all pairs of samples and {count} "
+            "reference images, no subsets",
+            f"precision and recall: {NEIGHBOURS} neighbours, of all samples and the same "
+            "reference images",
         ]
     if logits is not None:
         report["inception_score"], report["inception_score_deviation"] = metrics.inception_score(
             logits, SPLITS
         )
         words.append(
-            f"Inception score: logits without bias, {SPLITS} parts in the order of the samples, their mean "
-            "and deviation"
+            f"Inception score: logits without bias, {SPLITS} parts in the order of the samples, "
+            "their mean and deviation"
         )
     return report | {f"{name}_protocol": "; ".join(words)}
 
@@ -238,18 +243,22 @@ def _similarity(module: CLIP) -> Callable:
 def clip_score(
     path: str, images: UInt8[np.ndarray, "samples height width channels"], prompts: Sequence[str]
 ) -> dict[str, Any]:
-    """The mean of max(100·cosine, 0) of pictures and their prompts, by the CLIP in a folder; the protocol."""
+    """Return the CLIP score of pictures with their prompts, and its protocol.
+
+    The score is the mean of max(100·cosine, 0), by the CLIP in a folder.
+    """
     module, variables, tokenizer, weights = load_network("clip", path)
     tokens, _ = tokenizer.encode(prompts, module.text.max_length)
     read = lambda part: (images[part], tokens[part])
     cosines = np.concatenate(list(in_batches(_similarity(module), variables, read, len(images))))
     vision = module.vision
     words = [
-        f"CLIP of width {vision.width}, depth {vision.depth} and patches of {vision.patch_size}, weights' "
-        f"SHA-256 {weights}",
-        f"{len(images)} samples, rounded to bytes, the shorter side to {vision.image_size} by antialiased "
-        "bicubic interpolation, not rounded after, and the middle of the longer",
-        "mean over samples of max(100·cosine, 0) with their prompts as they are, nothing before them",
+        f"CLIP of width {vision.width}, depth {vision.depth} and patches of {vision.patch_size}, "
+        f"weights' SHA-256 {weights}",
+        f"{len(images)} samples, rounded to bytes, the shorter side to {vision.image_size} by "
+        "antialiased bicubic interpolation, not rounded after, and the middle of the longer",
+        "mean over samples of max(100·cosine, 0) with their prompts as they are, nothing before "
+        "them",
     ]
     return {
         "clip_score": float(np.maximum(100 * cosines.astype(np.float64), 0).mean()),

@@ -25,9 +25,9 @@ class Statistics(NamedTuple):
 
     Attributes:
         mean, covariance: of the features of all images, in float64.
-        features: of a draw of at most `REFERENCE_FEATURES`, `[images features]`; None of published files
-            without images.
-        protocol: how they were computed, by name; empty of published files, which do not say.
+        features: of a draw of at most `REFERENCE_FEATURES` images, `[images features]`; None for
+            published files without images.
+        protocol: how they were computed, by name; empty for published files, which do not say.
         path: where they are stored.
     """
 
@@ -44,18 +44,21 @@ def reference_statistics(
     size: int | None = None,
     path: str | os.PathLike | None = None,
 ) -> Statistics:
-    """Those of all images of a data set: read from `path`, where they are stored if it does not exist.
+    """Return the statistics of all images of a data set.
 
-    `path` may also be a file of published statistics: arrays `mu` and `sigma`, and as `arr_0` images of the
-    set (Dhariwal & Nichol 2021), whose features are then computed. Such files do not say how they were made.
+    They are read from `path`, or computed and stored there. `path` may also be a file of published
+    statistics: arrays `mu` and `sigma`, and possibly images of the set as `arr_0` (Dhariwal &
+    Nichol 2021), whose features are then computed. Published files do not say how they were made.
 
     Args:
-        size: images are resized and cropped to it as Dhariwal & Nichol 2021 do; as they are stored if None.
-        path: by default `genjax/reference-HASH.npz` in `$XDG_CACHE_HOME`, else in `~/.cache`, of a hash of
-            the protocol.
+        size: images are resized and cropped to it as Dhariwal & Nichol 2021 do; None keeps them as
+            they are stored.
+        path: by default `genjax/reference-HASH.npz` in `$XDG_CACHE_HOME`, else in `~/.cache`; HASH
+            is of the protocol.
 
     Raises:
-        ValueError: what is stored is of another protocol, whose differences are listed, or no statistics.
+        ValueError: the file is of another protocol, whose differences are listed, or holds no
+            statistics.
     """
     prepare = (
         compose(resize(size), center_crop(size)) if size else lambda example, generator: example
@@ -138,7 +141,8 @@ def _read_statistics(
             if differing:
                 raise ValueError(
                     f"{path} holds statistics of another protocol:\n" + "\n".join(differing) + "\n"
-                    "Name another file in the measure's `reference`, or none; one that is absent is made."
+                    "Name another file in the measure's `reference`, or none; one that is absent "
+                    "is made."
                 )
         elif "arr_0" in stored:
             features, _ = features_of(network, stored["arr_0"][:REFERENCE_FEATURES])

@@ -1,4 +1,4 @@
-"""What an evaluation says of a variational autoencoder: bounds against the likelihood, and collapse."""
+"""The evaluation of a variational autoencoder: bounds against the likelihood, and collapse."""
 
 import functools
 from types import SimpleNamespace
@@ -22,11 +22,11 @@ HELD_OUT = np.random.default_rng(0).integers(0, 17, (53, 8, 8, 1)).astype(np.flo
 
 @functools.cache
 def evaluated(blind):
-    """Of 53 images, which are no multiple of a batch: the report, the images' log-likelihoods by SciPy if the
-    network is blind, and the task.
+    """Return the report of 53 images, their log-likelihoods by SciPy, and the task.
 
-    A blind network's posterior is the prior, whatever the image, and what its decoder says does not depend on
-    the latents.
+    The number of images is no multiple of a batch. Log-likelihoods are None unless the network is
+    blind. A blind network's posterior is the prior for every image, and its decoder ignores the
+    latents.
     """
     config = small_config("elbo")
     config.sampling.weights = "params"

@@ -1,4 +1,4 @@
-"""What a report says, with arrays in place of a data set and of a trained network."""
+"""The evaluation of samples, with arrays in place of a data set and of a trained network."""
 
 from types import SimpleNamespace
 
@@ -89,7 +89,7 @@ def test_large_sets_are_cut_and_the_report_says_to_what(report_of):
         classifier_images=60,
     )
     assert {name: report[name] for name in expected} == expected
-    # The first images of these sets are all of class 0: a draw that keeps the classes is needed everywhere.
+    # The first images of these sets are all of class 0, so every cut must draw at random.
     assert report["class_accuracy"] > 0.9 and report["classifier_accuracy"] > 0.9
     assert report["coverage"] > 0.9 and report["coverage_train"] > 0.9
     assert report["kernel_distance_train"] == pytest.approx(0, abs=0.02)
@@ -147,14 +147,15 @@ def test_images_without_classes(report_of):
 
 
 def test_labels_as_in_training(report_of):
-    """Of a set with nine images of class 0 to one of class 1, nine samples in ten are asked to be of class 0."""
+    """A set has nine images of class 0 to one of class 1: nine samples in ten have class 0."""
     train = striped(400, seed=0, num_classes=2)
     unequal = np.r_[0:180, 200:220]  # the first half is class 0
     splits = dict(
         train={k: a[unequal] for k, a in train.items()}, test=striped(60, seed=1, num_classes=2)
     )
     zeros = striped(200, seed=2, num_classes=2)["image"][:100]
-    # Samples that are all of class 0 are right as often as class 0 is asked for; 0.9 ± 3·√(0.9·0.1/100).
+    # All samples are of class 0, so they are right as often as their label is 0: with
+    # probability 0.9 ± 3·√(0.9·0.1/100).
     assert report_of(splits, zeros, 2, labels="training")["class_accuracy"] == pytest.approx(
         0.9, abs=0.09
     )

@@ -1,4 +1,4 @@
-"""The program that explores a latent space: its parts on generators known in closed form, and whole."""
+"""The program that explores a latent space: its parts on known generators, and the whole."""
 
 import functools
 import json
@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.evaluation import latent_space
 from genjax import adversarial
 from genjax.metrics import LPIPS
+from genjax.training.pictures import read_rows
 from tests.experiments.launching import run as run_command
 
 
@@ -103,7 +105,7 @@ def test_inversion_by_lpips_too_comes_nearer_by_it():
 
 @pytest.mark.slow
 def test_the_program(tmp_path, small_run):
-    """Of a StyleGAN2 of one step. What has no latents is refused."""
+    """It explores a StyleGAN2 of one step, and refuses a model without latents."""
     run, size = tmp_path / "run", dict(channel_base=64, channel_max=16, mapping_layers=1)
     flags = [
         f"--config.model.{net}.{k}={v}"
@@ -133,6 +135,8 @@ def test_the_program(tmp_path, small_run):
     for name in ("walk_z.gif", "walk_w.gif", "mixing.png", "directions.png", "inversion.png"):
         assert (folder / name).stat().st_size > 1000
         assert str(folder / name) in result.stderr
+    with Image.open(folder / "inversion.png") as picture:
+        assert read_rows(picture) == ["held out", "found in Z", "found in W", "found in W+"]
     report = json.loads((folder / "latents.json").read_text())
     for space in ("z", "w", "w_plus"):
         assert 0 < report[f"inversion_{space}"] <= report[f"inversion_{space}_start"]

@@ -1,4 +1,4 @@
-"""The pages of runs: what stands in them, by a parser, and whether a browser shows it."""
+"""The pages of runs: their contents, by a parser, and whether a browser shows them."""
 
 import json
 import math
@@ -12,7 +12,13 @@ import pytest
 from experiments.compare import best, comparison
 from experiments.pages.html import Html, chart, element, page
 from experiments.pages.report import write_report
-from genjax.training.pictures import image_grid, save_animation, save_grid
+from genjax.training.pictures import (
+    image_grid,
+    label_rows,
+    save_animation,
+    save_grid,
+    save_picture,
+)
 from tests.experiments.browser import CHROMIUM, Browser
 from tests.experiments.launching import run
 
@@ -55,17 +61,20 @@ def make_run(folder, report=REPORT, learning_rate=1e-3, steps=300, num_pictures=
         save_grid(folder / f"samples/step_{100 * picture:06d}.png", images[0], 2)
     if report:
         (folder / "report.json").write_text(json.dumps(report))
-        save_grid(folder / "samples.png", images[0], 2)
+        sheet = label_rows(image_grid(images[0], 2), ["cats & dogs", "birds"])
+        save_picture(folder / "samples.png", sheet)
+        save_picture(folder / "real.png", sheet)
         save_animation(folder / "noise_to_data.gif", [image_grid(frame, 2) for frame in images])
     return folder
 
 
 class Page(HTMLParser):
-    """What is in a page: elements with their attributes, its text, and the rows of its tables."""
+    """The contents of a page: elements with their attributes, texts, and rows of tables."""
 
     def __init__(self, source):
         super().__init__()
         self.elements, self.text, self.rows, self._open = [], "", [], []
+        self.texts = []  # pairs of the innermost element and its text
         self.feed(source)
         self.close()
         assert not self._open, f"never closed: {self._open}"
@@ -84,6 +93,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
+        self.texts.append((self._open[-1] if self._open else "", data))
         if {"th", "td"} & set(self._open):
             self.rows[-1][-1] += data
 
@@ -96,7 +106,7 @@ class Page(HTMLParser):
 
 
 def check(source, pictures, charts):
-    """What holds for every page."""
+    """Check the properties of every page; return it parsed."""
     page = Page(source)
     for tag, attributes in page.elements:
         for name in ("src", "href", "srcset", "action", "data", "poster", "xlink:href"):
@@ -116,7 +126,7 @@ def check(source, pictures, charts):
 def test_report_of_a_finished_run(tmp_path):
     path = write_report(make_run(tmp_path / "run"))
     assert path == tmp_path / "run" / "report.html"
-    page = check(path.read_text(encoding="utf-8"), pictures=5, charts=2)
+    page = check(path.read_text(encoding="utf-8"), pictures=6, charts=2)
     assert "flow <b>&" in page.text and not page.all("b")  # escaped
     for row in (
         ["class accuracy↑ higher is better", "0.9", "0.99"],
@@ -144,14 +154,92 @@ def test_alarms_and_the_logits_are_shown(tmp_path):
     (folder / "logits").mkdir()
     for step in (100, 300):
         save_grid(folder / f"logits/step_{step:06d}.png", np.zeros((1, 8, 8, 3), np.uint8), 1)
-    page = check(write_report(folder).read_text(encoding="utf-8"), pictures=6, charts=2)
-    assert (
-        "Mode collapse: 3 of 25 modes." in page.text and "generated images, step 300" in page.text
-    )
+    page = check(write_report(folder).read_text(encoding="utf-8"), pictures=7, charts=2)
+    assert "Mode collapse: 3 of 25 modes." in page.text
+    assert "held-out and generated imagesstep 300" in page.text
     quiet = write_report(make_run(tmp_path / "quiet", REPORT | dict(alarms=[]))).read_text(
         encoding="utf-8"
     )
-    assert "Alarms" not in quiet and "What the discriminator says" not in quiet
+    assert "Alarms" not in quiet and "logits" not in quiet
+
+
+def headings(page):
+    return [text for kind, text in page.texts if kind == "h2"]
+
+
+def test_samples_stand_beside_real_examples_with_the_names_of_their_rows(tmp_path):
+    page = Page(write_report(make_run(tmp_path / "run")).read_text(encoding="utf-8"))
+    samples, real, film = (image["alt"] for image in page.all("img")[:3])
+    assert samples == "Grid of samples, after training. Rows: cats & dogs; birds"
+    assert real == "Grid of held-out examples. Rows: cats & dogs; birds" and "Film" in film
+    assert page.all("img")[2]["src"].startswith("data:image/webp")  # smaller than the GIF
+    sizes = [(int(image["width"]), int(image["height"])) for image in page.all("img")[:2]]
+    assert sizes[0] == sizes[1] and sizes[0][1] == 2 * 66 and sizes[0][0] > 2 * 66
+
+
+def test_films_of_older_runs_are_shown(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / "noise_to_data.webp").unlink()
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    assert page.all("img")[2]["src"].startswith("data:image/gif")
+
+
+def test_an_autoencoder_shows_originals_beside_reconstructions(tmp_path):
+    run = make_run(tmp_path / "run")
+    record = json.loads((run / "config.json").read_text())
+    record["config"]["reconstruction"] = {"name": "l1"}
+    (run / "config.json").write_text(json.dumps(record))
+    (run / "reconstructions").mkdir()
+    save_grid(run / "reconstructions/step_000300.png", np.zeros((2, 8, 8, 3), np.uint8), 1)
+    page = check(write_report(run).read_text(encoding="utf-8"), pictures=7, charts=2)
+    assert headings(page)[:2] == ["Reconstructions", "Originals and reconstructions"]
+    assert "Reconstructionsafter training" in page.text and "Originalsheld out" in page.text
+
+
+def test_no_heading_is_empty(tmp_path):
+    """Neither with a report of no measures nor without any picture or metric."""
+    nothing = dict(skipped_files={}, converted_files={}, alarms=[])
+    empty = make_run(tmp_path / "empty", REPORT | nothing)
+    bare = make_run(tmp_path / "bare", report=None, num_pictures=0)
+    (bare / "metrics.jsonl").unlink()
+    (bare / "samples/step_000100.png").write_bytes(b"cut short")
+    for folder in (empty, bare):
+        source = write_report(folder).read_text(encoding="utf-8")
+        assert not re.search(r"<h2>[^<]*</h2></section>|<tbody></tbody>|<div[^>]*></div>", source)
+    assert headings(Page(source)) == ["Config and environment"]
+    source = comparison([make_run(tmp_path / "a", report=None, num_pictures=0), bare])
+    assert headings(Page(source)) == ["Differences", "Curves over the steps"]
+
+
+def test_losses_by_time_share_a_chart_and_norms_are_folded_away(tmp_path):
+    run = make_run(tmp_path / "run")
+    names = ["loss/t_0_0.5", "loss/t_0.5_1", "norm/update/head", "norm/update/total"]
+    row = {"step": 1, "seconds": 1.0, "loss": 1.0} | dict.fromkeys(names, 1.0)
+    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    page = check(write_report(run).read_text(encoding="utf-8"), pictures=6, charts=3)
+    labels = [drawing["aria-label"] for drawing in page.all("svg", "chart")]
+    assert [label.partition(" over")[0] for label in labels] == [
+        "loss",
+        "loss by time",
+        "norm/update",
+    ]
+    assert "t 0–0.5 1 at step 1; t 0.5–1 1 at step 1" in labels[1]
+    tags = [tag for tag, _ in page.elements]
+    assert tags.count("details") == 1
+    inside = page.elements[tags.index("details") :]
+    assert [a["aria-label"] for t, a in inside if t == "svg" and "aria-label" in a] == labels[2:]
+    page = Page(comparison([run, make_run(tmp_path / "other")]))
+    assert [tag for tag, _ in page.elements].count("details") == 2  # norms, and the loss by time
+
+
+def test_a_comparison_starts_with_samples(tmp_path):
+    a, b = (
+        make_run(tmp_path / name, REPORT | dict(goodput=good))
+        for name, good in (("a", 0.1), ("b", 0.9))
+    )
+    page = Page(comparison([a, b]))
+    assert headings(page) == ["Samples", "Figures", "Differences", "Curves over the steps"]
+    assert ["goodput↑ higher is better", "0.1", "0.9"] in page.rows  # no best
 
 
 def test_report_of_a_run_that_is_going_on(tmp_path):
@@ -172,7 +260,7 @@ def test_report_of_a_run_that_is_going_on(tmp_path):
 
 def test_of_many_pictures_some_are_shown_the_last_always(tmp_path):
     run = make_run(tmp_path / "run", num_pictures=40)
-    page = check(write_report(run).read_text(encoding="utf-8"), pictures=12, charts=2)
+    page = check(write_report(run).read_text(encoding="utf-8"), pictures=13, charts=2)
     assert "10 of 40 pictures" in page.text and "step 4,000" in page.text
 
 
@@ -183,7 +271,7 @@ def test_comparison(tmp_path):
         make_run(tmp_path / "b/run", better, learning_rate=0.01),
         make_run(tmp_path / "c", report=None, steps=200),
     ]
-    page = check(comparison(runs), pictures=3, charts=2)
+    page = check(comparison(runs), pictures=4, charts=2)
     for row in (
         ["", "a/run", "b/run", f"{tmp_path.name}/c"],
         ["class accuracy↑ higher is better", "0.9best", "0.8", "–"],
@@ -206,6 +294,9 @@ def test_comparison(tmp_path):
         ("nearest_neighbour_ratio", [0.2, 1.3, 1.4], {1}),
         ("density", [None, 1.0], set()),
         ("precision", [0.5, 0.5], set()),
+        ("steps_per_second", [10.0, 20.0], set()),  # says nothing of quality
+        ("goodput", [0.5, 0.9], set()),
+        ("precision", [None, None], set()),
     ],
 )
 def test_the_best_is_by_the_figures_direction(name, values, expected):
@@ -296,7 +387,7 @@ def test_the_programs(tmp_path):
     assert result.returncode == 0 and result.stdout == f"{a / 'report.html'}\n", result.stderr
     result = run("compare", a, f"--out={out}", b)
     assert result.returncode == 0 and result.stdout == f"{out}\n", result.stderr
-    check(out.read_text(encoding="utf-8"), pictures=2, charts=2)
+    check(out.read_text(encoding="utf-8"), pictures=3, charts=2)
 
 
 def test_mistakes_are_answered(tmp_path):
@@ -329,7 +420,7 @@ def pages(tmp_path_factory):
 
 
 @needs_chromium
-@pytest.mark.parametrize("name, pictures", [("report", 5), ("comparison", 2)])
+@pytest.mark.parametrize("name, pictures", [("report", 6), ("comparison", 3)])
 @pytest.mark.parametrize("width, scheme", [(1200, "light"), (390, "dark")])
 def test_a_browser_shows_everything_and_asks_for_nothing(
     pages, tmp_path, name, pictures, width, scheme
@@ -341,7 +432,7 @@ def test_a_browser_shows_everything_and_asks_for_nothing(
             "[...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().width]))"
         )
         assert len(shown) == pictures and all(
-            natural == 68 and width > 100 for natural, width in shown
+            natural >= 132 and width > 100 for natural, width in shown
         )
         lengths = browser.evaluate(
             "[...document.querySelectorAll('path.curve')].map(p => p.getTotalLength())"
@@ -350,7 +441,8 @@ def test_a_browser_shows_everything_and_asks_for_nothing(
         # Nothing wider than the window but what scrolls by itself
         assert browser.evaluate("document.documentElement.scrollWidth") == width
         ink, paper = browser.evaluate(
-            "(s => [s.color, s.backgroundColor].map(c => c.match(/\\d+/g).slice(0, 3).reduce((a, b) => +a + +b)))"
+            "(s => [s.color, s.backgroundColor].map("
+            "c => c.match(/\\d+/g).slice(0, 3).reduce((a, b) => +a + +b)))"
             "(getComputedStyle(document.body))"
         )
         assert (ink < 150 and paper > 700) if scheme == "light" else (ink > 600 and paper < 120)
@@ -361,7 +453,7 @@ def test_a_browser_shows_everything_and_asks_for_nothing(
 
 @needs_chromium
 def test_the_browser_would_notice(tmp_path):
-    """A request, a failing script, a broken picture, and that the policy of the pages forbids a request."""
+    """A request, a failing script, a broken picture; and the pages' policy forbids a request."""
     picture = '<img src="http://127.0.0.1:9/a.png" alt="none">'
     broken = '<img src="data:image/png;base64,AAAA"><script>nowhere()</script>'
     (tmp_path / "bad.html").write_text(picture + broken)

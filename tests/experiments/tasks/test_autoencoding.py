@@ -14,7 +14,6 @@ import pytest
 
 from experiments.configuration.runs import build
 from experiments.evaluation import autoencoders as evaluators
-from experiments.evaluation.autoencoders import interleave
 from experiments.evaluation.context import in_batches
 from experiments.inputs.datasets import Data
 from experiments.launch.experiment import Experiment, split_pictures
@@ -23,6 +22,7 @@ from genjax.data import to_float
 from genjax.models.encoders.vgg16 import VGG16
 from genjax.nn.quantizers import VectorQuantizer
 from genjax.training import Checkpoints
+from genjax.training.pictures import paired_grid
 from genjax.training.sampling import sample
 from tests.experiments.autoencoder_run import (
     CODES,
@@ -368,8 +368,8 @@ def test_a_video_is_reconstructed_frame_by_frame_and_flipped_as_a_whole():
     assert task.animation == "reconstruction.gif" and task.space.shape == (3, 16, 16, 3)
     strips = task.space.picture(video[:2], 10)
     frame = np.asarray(strips)[
-        1 : 2 * 16 : 2, 1 + 2 * 16 : 1 + 4 * 16 : 2
-    ]  # twice as large, in a border of 1
+        1 : 4 * 16 : 4, 1 + 4 * 16 : 1 + 8 * 16 : 4
+    ]  # four times as large, in a border of 1
     np.testing.assert_array_equal(frame, video[0, 1])
 
 
@@ -502,11 +502,15 @@ def test_reconstructions_that_are_the_originals_and_others_ten_levels_brighter(
 def test_originals_are_shown_above_their_reconstructions():
     """Of 25 images, two rows of ten."""
     value = np.arange(25, dtype=np.uint8)[:, None, None, None] * np.ones((16, 16, 1), np.uint8)
-    picture = np.asarray(interleave(value, 100 + value))
-    found = picture[17::34, 17::34]  # in the middle of each, twice as large, in a border of 1
+    picture = paired_grid({"original": value, "reconstruction": 100 + value})
+    assert picture.info["rows"] == ["original", "reconstruction"] * 2
+    left = picture.width - 10 * 66  # of the labels
+    # In the middle of each, four times as large, in a border of 1.
+    found = np.asarray(picture)[33::66, left + 33 :: 66]
     columns = np.arange(10)
     np.testing.assert_array_equal(found, [columns, 100 + columns, 10 + columns, 110 + columns])
-    assert interleave(value[:3], value[:3]).size == (3 * 34, 2 * 34)
+    few = paired_grid({"original": value[:3], "reconstruction": value[:3]})
+    assert few.height == 2 * 66 and few.width > 3 * 66
 
 
 def test_a_last_batch_that_is_filled_up_counts_nothing():

@@ -33,7 +33,7 @@ def test_dinov2_of_a_folder(tmp_path):
 
 
 def test_inception_of_a_file(tmp_path):
-    """The weights are zeros, which compress to nothing; tests/parity checks what the network computes."""
+    """The weights are zeros, which compress well; tests/parity checks what the network computes."""
     image = jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32)
     shapes = jax.eval_shape(Inception().init, jax.random.key(0), image)
     names = dict(kernel="weight", scale="weight", mean="running_mean", var="running_var")

@@ -84,7 +84,7 @@ def kernel_by_loops(a, b):
 
 
 def share_within_balls(a, b):
-    """Of a, in balls around b that reach to its third neighbour."""
+    """The share of a in balls around b that reach to the third neighbour in b."""
     distances = lambda x, y: np.linalg.norm(x[:, None] - y, axis=-1)
     radii = np.sort(distances(b, b), axis=1)[:, 3]
     return (distances(a, b) <= radii).any(axis=1).mean()
@@ -269,7 +269,7 @@ class Drawer:
 
 
 def test_prompts_are_sampled_in_parts_with_seeds_of_their_own(monkeypatch):
-    """Samples are in the order of their prompts, which begin again where they end; parts have one shape."""
+    """Samples are in the order of their prompts, which repeat; parts have one shape."""
     monkeypatch.setattr(scores, "PROMPTS", 4)
     captioned = replace(
         dataset_of(pictures(5, 0), "test"), captions=[(prompt, "a synonym") for prompt in PROMPTS]

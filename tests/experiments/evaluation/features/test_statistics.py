@@ -1,4 +1,4 @@
-"""Statistics of reference images: of all of them, computed once, and refused under another protocol."""
+"""Statistics of all reference images: computed once, and refused under another protocol."""
 
 import numpy as np
 import pytest

@@ -1,0 +1,69 @@
+"""The sheets of samples and of real examples: their labels, examples and names."""
+
+import numpy as np
+import pytest
+
+from experiments.inputs.conditions import Classes, Frames, Prompts, Unconditional
+from experiments.inputs.datasets import Data
+from experiments.inputs.spaces import Pixels, Points
+from experiments.launch.sampling import draw_sheet, sheet_labels
+from genjax.data import Dataset, InMemory
+
+LABELS = np.array([0, 3, 1, 1, 0, 1, 3])
+
+
+def load_shades(split, data_dir):
+    """Images whose pixels are their index, of four classes, one of them without an example."""
+    images = np.arange(len(LABELS), dtype=np.uint8)[:, None, None, None]
+    arrays = {"image": images * np.ones((1, 8, 8, 1), np.uint8), "label": LABELS}
+    return Dataset("shades", split, InMemory(arrays), num_classes=4)
+
+
+def load_clips(split, data_dir):
+    clips = np.arange(5, dtype=np.uint8)[:, None, None, None, None]
+    return Dataset("clips", split, InMemory({"video": clips * np.ones((1, 3, 8, 8, 1), np.uint8)}))
+
+
+def data(load=load_shades, **fields):
+    name = f"{__name__}.{load.__name__}"
+    return Data(name, "train", "test", None, **{"image_shape": (8, 8, 1)} | fields)
+
+
+def test_real_examples_of_classes_stand_in_their_rows():
+    """Three columns: where the held-out set has too few of a class, places stay grey."""
+    labels = sheet_labels(4, per_row=3)
+    examples, labelled = Classes(4).real_examples(data(), labels)
+    shades = examples[:, 0, 0, 0].reshape(4, 3)
+    assert labelled and examples.dtype == np.uint8
+    assert set(shades[0]) == {0, 4, 128} and set(shades[1]) == {2, 3, 5}
+    assert set(shades[2]) == {128} and set(shades[3]) == {1, 6, 128}
+
+
+@pytest.mark.parametrize("condition", [Classes(1), Unconditional(4)])
+def test_real_examples_without_classes_are_the_first_in_turn(condition):
+    """They are the originals of an autoencoder's reconstructions, in the same places."""
+    shown = data()
+    examples, labelled = condition.real_examples(shown, np.zeros(9, int))
+    assert not labelled and condition.row_names(("cat",)) == ()
+    np.testing.assert_array_equal(examples, shown.shown[[0, 1, 2, 3, 4, 5, 6, 0, 1]])
+
+
+def test_real_clips_are_those_that_samples_continue():
+    clips = data(load_clips, image_shape=(3, 8, 8, 1), feature="video")
+    frames = Frames(clips, num_rows=2)
+    examples, labelled = frames.real_examples(clips, np.array([0, 0, 1, 1]))
+    assert labelled and frames.row_names(None) == ("clip 0", "clip 1")
+    np.testing.assert_array_equal(examples[:, 0, 0, 0, 0], [0, 0, 1, 1])
+
+
+def test_rows_of_a_sheet_have_the_names_of_their_labels():
+    space, examples = Pixels((8, 8, 1)), np.zeros((6, 8, 8, 1), np.uint8)
+    names = Classes(40).row_names(None)
+    sheet = draw_sheet(space, examples, sheet_labels(40, 2)[:6], 2, names)
+    assert sheet.info["rows"] == ["class 0", "class 2", "class 4"] and sheet.height == 3 * 66
+    assert Classes(2).row_names(["cat", "dog"]) == ("cat", "dog")
+    prompts = Prompts("minilm", 16, 384, 384, 0.5, ("a red apple", "a green apple"))
+    assert prompts.row_names(None) == ("a red apple", "a green apple")
+    assert not draw_sheet(space, examples, np.zeros(6, int), 2, ()).info.get("rows")
+    points = draw_sheet(Points((2,)), np.zeros((6, 2)), np.arange(6) // 2, 2, ("a", "b", "c"))
+    assert not points.info.get("rows")  # one picture, so no rows
