@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-Points = Float[Array, " points dimension"]
+Points = Float[Array, " _ dimension"]
 SMALLEST = 1e-3  # of distances and forces, below which they are not scaled up
 
 
