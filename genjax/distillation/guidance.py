@@ -18,35 +18,55 @@ Batch = Float[Array, " batch *shape"]
 Times = Float[Array, " batch"]
 
 
+def imitation_loss(
+    key: Key[Array, ""],
+    apply: Callable,
+    teacher: Callable[[Batch, Times], Prediction],
+    x: Batch,
+    *conditioning,
+    process: Process,
+    target: Target,
+    times: Law,
+    noise: Batch | None = None,
+) -> tuple[Times, Times]:
+    """Compute ‖f(x_t, t) − y‖² with the y of a teacher in place of the data's.
+
+    Args:
+        apply: the student with its parameters bound, called as in `diffusion.predict`.
+        teacher: `(x_t, t) -> Prediction`, its conditioning bound.
+
+    Returns:
+        The loss and the time t of each example.
+    """
+    time_key, noise_key = jax.random.split(key)
+    t = times(process, independent(time_key, x.shape[:1]))
+    z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
+    x_t = process.corrupt(x, z, t)
+    goal = teacher(x_t, t)
+    y = jax.lax.stop_gradient(combine(process, target, goal.clean, goal.noise, t))
+    return squared(apply(*network_inputs(process, x_t, t), *conditioning) - y), t
+
+
 def guidance_loss(
     key: Key[Array, ""],
     apply: Callable,
     guided: Callable[[Batch, Times, Times], Prediction],
     x: Batch,
     *conditioning,
-    process: Process,
-    target: Target,
-    times: Law,
     scales: tuple[float, float],
-    noise: Batch | None = None,
+    **options,
 ) -> tuple[Times, Times]:
-    """Compute ‖f(x_t, t, w) − y‖² with the y of the guided teacher at a scale w drawn uniformly.
+    """Compute `imitation_loss` of the guided teacher at a scale drawn uniformly for each example.
 
     Args:
         apply: `(x, t, scale, *conditioning)`, the student with its parameters bound.
         guided: `(x_t, t, scale) -> Prediction`, the teacher at scales `[batch]`, its conditioning
             bound (`diffusion.guide`).
         scales: the least and the largest scale.
-
-    Returns:
-        The loss and the time t of each example.
+        options: process, target, times and noise of `imitation_loss`.
     """
-    time_key, noise_key, scale_key = jax.random.split(key, 3)
-    t = times(process, independent(time_key, x.shape[:1]))
-    scale = jax.random.uniform(scale_key, t.shape, minval=scales[0], maxval=scales[1])
-    z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
-    x_t = process.corrupt(x, z, t)
-    goal = guided(x_t, t, scale)
-    y = jax.lax.stop_gradient(combine(process, target, goal.clean, goal.noise, t))
-    x_in, time = network_inputs(process, x_t, t)
-    return squared(apply(x_in, time, scale, *conditioning) - y), t
+    scale_key, key = jax.random.split(key)
+    scale = jax.random.uniform(scale_key, x.shape[:1], minval=scales[0], maxval=scales[1])
+    student = lambda x, t, *conditioning: apply(x, t, scale, *conditioning)
+    teacher = lambda x_t, t: guided(x_t, t, scale)
+    return imitation_loss(key, student, teacher, x, *conditioning, **options)
