@@ -379,6 +379,7 @@ def prepare(config: Any, workdir: Path, init_from: str | None) -> Preparation:
         _, metrics = jax.eval_shape(*step, *frozen)
     explosions = explosions_by(config, metrics)
     initialize = lambda state: state
+    init_from = init_from or getattr(task, "starts_from", None)
     if init_from and not saved_steps(workdir / "checkpoints"):  # a kill may leave an empty folder
         initialize = initializer(task, init_from)
     attention = "; ".join(sorted(map(str, choices))) or None

@@ -261,6 +261,17 @@ class Sampler(Protocol):
     def __call__(self, denoiser, process, noise, times, *, keys, trajectory): ...
 
 
+class Method(Protocol):
+    """`method(key, student, x)`: losses and times, with what the network is told as its attributes."""
+
+    takes_end_time: bool
+    takes_guidance: bool
+    needs_teacher: bool | None
+    forward_mode: bool
+
+    def __call__(self, key, student, x): ...
+
+
 class Grid(Protocol):
     """`grid(process, num_steps)`: times from the noise end to the clean end."""
 
@@ -362,6 +373,8 @@ WEIGHTING = Kind(Weighting, ("genjax.diffusion.weightings",))
 LAW = Kind(Law, ("genjax.diffusion.times",))
 VARIATES = Kind(Variates, ("genjax.diffusion.times",))
 SAMPLER = Kind(Sampler, ("genjax.diffusion.samplers",))
+FLOW_MAP_SAMPLER = Kind(Sampler, ("genjax.distillation.flow_maps",))
+METHOD = Kind(Method, ("experiments.tasks.methods",), made=True)
 GRID = Kind(Grid, ("genjax.diffusion.grids",))
 AVERAGE = Kind(Average, ("genjax.training.ema",), made=True)
 OBJECTIVE = Kind(Objective, ("genjax.adversarial.objectives",))

@@ -126,6 +126,8 @@ class Diffusion:
     adapters: Adapters | None = None
 
     animation = "noise_to_data.gif"
+    sampler_kind = kinds.SAMPLER
+    num_time_bins = TIME_BINS
 
     @classmethod
     def from_config(cls, config: Any) -> "Diffusion":
@@ -136,6 +138,17 @@ class Diffusion:
                 the space's shape, the condition or a learned variance; or the target is singular
                 where the sampler would evaluate the network.
         """
+        task = cls(**cls.fields(config))
+        task._check_network()
+        grid = time_grid(task.process, config.sampling)
+        diffusion.check_target(
+            task.process, task.objective.target, evaluation_times(task.sampler, task.process, grid)
+        )
+        return task
+
+    @classmethod
+    def fields(cls, config: Any) -> dict[str, Any]:
+        """Return the fields of the task of a config; raise ValueError as `from_config` does."""
         space = kinds.SPACE.bind(config.space, "space", data=config.data)
         condition = kinds.CONDITION.bind(
             config.condition, "condition", data=Data.from_config(config)
@@ -147,23 +160,17 @@ class Diffusion:
             network = kinds.DIFFUSION_NETWORK.bind(
                 config.model, "model", **condition.network_fields
             )
-        task = cls(
+        return dict(
             network=network,
             space=space,
             condition=condition,
             objective=Objective.from_config(config),
             optimization=Optimization.from_config(config),
-            sampler=kinds.SAMPLER.bind(config.sampling.sampler, "sampling.sampler"),
+            sampler=cls.sampler_kind.bind(config.sampling.sampler, "sampling.sampler"),
             flip=config.data.flip,
             dequantize_levels=config.data.get("dequantize_levels"),
             adapters=adapters,
         )
-        task._check_network()
-        grid = time_grid(task.process, config.sampling)
-        diffusion.check_target(
-            task.process, task.objective.target, evaluation_times(task.sampler, task.process, grid)
-        )
-        return task
 
     @property
     def process(self) -> diffusion.Process:
@@ -194,8 +201,9 @@ class Diffusion:
             )
         x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         condition = jax.eval_shape(self.condition.example)
-        apply = lambda *args: self.network.init_with_output(*args)[0]
-        inputs = jax.random.key(0), x, jax.ShapeDtypeStruct((1,), jnp.float32), condition
+        t = jax.ShapeDtypeStruct((1,), jnp.float32)
+        apply = lambda *args: self.network.init_with_output(*args[:-1], **args[-1])[0]
+        inputs = jax.random.key(0), x, t, condition, self._told(t)
         called_with = f"x_t {[1, *shape]}, t [1] and {_shapes(condition)}"
         returned = traced_shape(self.network, "model", called_with, apply, *inputs)
         if returned != (1, *shape[:-1], channels):
@@ -226,22 +234,30 @@ class Diffusion:
 
     def _init_network(self, key: Key[Array, ""]) -> PyTree:
         x, time = jnp.zeros((1, *self.space.shape)), jnp.zeros(1)
-        return self.network.init(key, x, time, self.condition.example())["params"]
+        condition = self.condition.example()
+        return self.network.init(key, x, time, condition, **self._told(time))["params"]
+
+    def _told(self, t: Array) -> dict[str, Array]:
+        """Return what the network is told beside the condition, like t in shape."""
+        return {}
 
     def update(
         self, state: State, batch: dict[str, Array], key: Key[Array, ""], frozen: PyTree = None
     ) -> tuple[State, dict[str, Float[Array, ""] | Mean]]:
-        def loss(params, batch, key):
-            batch = self._mirrored(batch, key)
-            condition, null = self.condition.of_batch(batch), self.condition.null(frozen)
-            x = self._examples(batch, key, frozen)
-            return self.objective(key, self._apply(params, frozen), x, condition, null)
-
+        loss = functools.partial(self._loss, state=state, frozen=frozen)
         state, (sums, counts), metrics = self.optimization.step(state, loss, batch, key)
         bins = zip(self.objective.time_bins(), sums, counts, strict=True)
         return state, {"loss": metrics.pop("loss")} | {
             name: Mean(*bin) for name, *bin in bins
         } | metrics
+
+    def _loss(
+        self, params: PyTree, batch: dict, key: Key[Array, ""], state: State, frozen: PyTree
+    ) -> tuple[Float[Array, ""], tuple[Array, Array]]:
+        batch = self._mirrored(batch, key)
+        condition, null = self.condition.of_batch(batch), self.condition.null(frozen)
+        x = self._examples(batch, key, frozen)
+        return self.objective(key, self._apply(params, frozen), x, condition, null)
 
     def _mirrored(self, batch: dict[str, Array], key: Key[Array, ""]) -> dict[str, Array]:
         """Return the batch with half of its images mirrored, if the task mirrors data."""
@@ -281,12 +297,11 @@ class Diffusion:
             trajectory: return the states at all times.
         """
         keys = diffusion.sample_keys(key, indices)
-        denoiser = self.denoiser(state.weights(weights), frozen)
         condition, null = self.condition.of_labels(labels, frozen), self.condition.null(frozen)
-        guided = diffusion.guide(denoiser, condition, null, guidance_scale)
+        sampled = self.sampled(state.weights(weights), condition, null, guidance_scale, frozen)
         noise = self.process.prior(keys, self.space.shape, time_grid[0])
         samples = self.sampler(
-            guided, self.process, noise, time_grid, keys=keys, trajectory=trajectory
+            sampled, self.process, noise, time_grid, keys=keys, trajectory=trajectory
         )
         decode = functools.partial(self.space.decode, frozen=frozen)
         return (
@@ -294,6 +309,12 @@ class Diffusion:
             if trajectory and self.space.autoencoder
             else decode(samples)
         )
+
+    def sampled(
+        self, params: PyTree, condition: PyTree, null: PyTree, guidance_scale: Any, frozen: PyTree
+    ) -> Callable:
+        """Return what the sampler samples: the guided denoiser."""
+        return diffusion.guide(self.denoiser(params, frozen), condition, null, guidance_scale)
 
     def denoiser(self, params: PyTree, frozen: PyTree = None) -> Callable:
         """Return `denoiser(x_t, t, condition)` of these parameters."""

@@ -38,6 +38,15 @@ def min_snr(process: Process, target: Target, t: Times, gamma: float = 5.0) -> T
     return jnp.minimum(alpha2, gamma * sigma2) / D2
 
 
+def truncated_snr(process: Process, target: Target, t: Times) -> Times:
+    """Return max(SNR, 1) of the clean error, the larger of it and the noise error's 1.
+
+    (Salimans & Ho 2022, progressive distillation, section 4.)
+    """
+    alpha2, sigma2, D2 = _squares(process, target, t)
+    return jnp.maximum(alpha2, sigma2) / D2
+
+
 def edm(process: Process, target: Target, t: Times, data_deviation: float | None = None) -> Times:
     """Return the weight 1/c_out² of the clean error (Karras et al. 2022, table 1).
 

@@ -12,6 +12,7 @@ from genjax.nn.dense import heads_of as heads_of
 from genjax.nn.embeddings import sincos_positions as sincos_positions
 from genjax.nn.embeddings import sinusoidal_embedding as sinusoidal_embedding
 from genjax.nn.group_norm import GroupNorm as GroupNorm
+from genjax.nn.jumps import jump_conditioning as jump_conditioning
 from genjax.nn.modulation import Modulation as Modulation
 from genjax.nn.modulation import VectorEmbedding as VectorEmbedding
 from genjax.nn.modulation import modulate as modulate

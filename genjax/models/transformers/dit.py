@@ -14,6 +14,7 @@ from genjax.nn import (
     Dense,
     Modulation,
     constrain_tokens,
+    jump_conditioning,
     modulate,
     patchify,
     scanned,
@@ -95,6 +96,8 @@ class DiT(nn.Module):
         mlp_epsilon: of the norm before the feed-forward layer, likewise.
         embeddings_per_block: each block has its own embeddings of time and class, as where
             diffusers trained the network. The last modulation takes the first block's.
+        takes_end_time: whether the network is told where its jump ends, `end_time` (flow maps).
+        takes_guidance: whether the network is told a guidance scale, `guidance`.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
         remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or
             None to keep every activation.
@@ -113,6 +116,8 @@ class DiT(nn.Module):
     max_period: float = 10_000.0
     mlp_epsilon: float = 1e-6
     embeddings_per_block: bool = False
+    takes_end_time: bool = False
+    takes_guidance: bool = False
     unroll: int = 1
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
@@ -149,6 +154,8 @@ class DiT(nn.Module):
         x: Float[Array, "batch height width channels"],
         t: Float[Array, " batch"],
         labels: Int[Array, " batch"],
+        end_time: Float[Array, " batch"] | None = None,
+        guidance: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch height width out_channels"]:
         height, width, channels = x.shape[1:]
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -164,6 +171,8 @@ class DiT(nn.Module):
 
         time = sinusoidal_embedding(t * self.time_scale, 256, self.max_period)
         conditioning, first, in_axes = self._conditioning(time, labels)
+        told = jump_conditioning(self, t, end_time, guidance)
+        conditioning, first = conditioning + told, first + told
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy, in_axes)
         tokens, _ = blocks(
             self.num_heads,

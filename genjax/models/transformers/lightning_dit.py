@@ -16,6 +16,7 @@ from genjax.nn import (
     Modulation,
     VectorEmbedding,
     constrain_tokens,
+    jump_conditioning,
     patchify,
     scanned,
     sincos_positions,
@@ -83,6 +84,8 @@ class LightningDiT(nn.Module):
         mlp_ratio: of a feed-forward layer without gate that has as many weights.
         out_channels: channels of the output; as many as the input's if None.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
+        takes_end_time: whether the network is told where its jump ends, `end_time` (flow maps).
+        takes_guidance: whether the network is told a guidance scale, `guidance`.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
         remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
             keep every activation.
@@ -99,6 +102,8 @@ class LightningDiT(nn.Module):
     mlp_ratio: float = 4.0
     out_channels: int | None = None
     time_scale: float = 1.0
+    takes_end_time: bool = False
+    takes_guidance: bool = False
     unroll: int = 1
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
@@ -124,6 +129,8 @@ class LightningDiT(nn.Module):
         x: Float[Array, "batch height width channels"],
         t: Float[Array, " batch"],
         labels: Int[Array, " batch"],
+        end_time: Float[Array, " batch"] | None = None,
+        guidance: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch height width out_channels"]:
         height, width, channels = x.shape[1:]
         rows, columns = height // self.patch_size, width // self.patch_size
@@ -147,7 +154,7 @@ class LightningDiT(nn.Module):
             param_dtype=self.param_dtype,
             name="label_embedding",
         )(labels)
-        conditioning = time + label
+        conditioning = time + label + jump_conditioning(self, t, end_time, guidance)
 
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
         tokens, _ = blocks(

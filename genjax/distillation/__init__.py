@@ -1,0 +1,22 @@
+"""Few steps and one: flow maps, their samplers, and the losses that teach them.
+
+A *flow map* `X(x_t, t, s, *conditioning) -> x_s` follows the probability-flow ODE from time t to
+time s (`flow_maps`). Most methods are losses on it; the others match distributions.
+
+| file | teacher | told | derivative |
+|---|---|---|---|
+| `straightening` | a flow, for pairs | t | none |
+| `halving` | a denoiser | t | none |
+| `guidance` | a guided denoiser | t, scale | none |
+| `consistency` | a denoiser, or none | t, or t and s | none |
+| `continuous_consistency` | a velocity, or none | t | along the trajectory |
+| `regularized_consistency` | a velocity | t | along the trajectory |
+| `shortcut` | none | t, s | none |
+| `mean_flow`, `pixel_mean_flow` | none | t, s | along the trajectory |
+| `flow_map_matching` | a velocity, or its own | t, s | in s, along the trajectory, or none |
+| `distribution_matching`, `adversarial` | a denoiser | t | none |
+| `drifting` | features | nothing | none |
+
+Arguments have the order of `genjax.diffusion`: the key; student and teacher; data and conditioning;
+options by name. Losses return one value per example, and the times drawn.
+"""

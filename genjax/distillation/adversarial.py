@@ -1,0 +1,64 @@
+"""Adversarial distillation: a discriminator on noised samples, over a diffusion model's features.
+
+Sauer et al. 2024 (LADD); the GAN term of DMD2 (Yin et al. 2024). Teacher: its features are what the
+discriminator reads, and its samples may be the real ones. No derivative but the gradient is taken.
+"""
+
+from collections.abc import Callable
+
+import jax
+from jaxtyping import Array, Float, Key
+
+from genjax.adversarial.objectives import Objective, hinge
+from genjax.diffusion.processes import Process
+from genjax.diffusion.times import Law, independent
+
+Batch = Float[Array, " batch *shape"]
+Times = Float[Array, " batch"]
+
+
+def _noised_logits(key, discriminator, real, fake, process, times, *conditioning):
+    """Return logits of real and generated examples at shared times, each with its own noise."""
+    time_key, *noise_keys = jax.random.split(key, 3)
+    t = times(process, independent(time_key, real.shape[:1]))
+    judge = lambda x, key: discriminator(
+        process.corrupt(x, jax.random.normal(key, x.shape, x.dtype), t), t, *conditioning
+    )
+    return judge(real, noise_keys[0]), judge(fake, noise_keys[1])
+
+
+def discriminator_loss(
+    key: Key[Array, ""],
+    discriminator: Callable[..., Float[Array, " batch"]],
+    real: Batch,
+    fake: Batch,
+    *conditioning,
+    process: Process,
+    times: Law,
+    objective: Objective = hinge,
+) -> Float[Array, " batch"]:
+    """Compute the discriminator's loss on real and generated examples with noise added.
+
+    Args:
+        discriminator: `(x_t, t, *conditioning) -> logits`, its parameters bound. Its backbone is
+            the frozen teacher. Only the heads on the teacher's features are trained.
+        times: the law of noise levels, which decides whether structure or detail is compared.
+    """
+    fake = jax.lax.stop_gradient(fake)
+    logits = _noised_logits(key, discriminator, real, fake, process, times, *conditioning)
+    return objective.discriminator(*logits)
+
+
+def generator_loss(
+    key: Key[Array, ""],
+    discriminator: Callable[..., Float[Array, " batch"]],
+    real: Batch,
+    fake: Batch,
+    *conditioning,
+    process: Process,
+    times: Law,
+    objective: Objective = hinge,
+) -> Float[Array, " batch"]:
+    """Compute the student's loss on its samples `fake`, through which the gradient passes."""
+    logits = _noised_logits(key, discriminator, real, fake, process, times, *conditioning)
+    return objective.generator(*logits)

@@ -1,0 +1,103 @@
+"""Consistency: two points of one trajectory lead to one end.
+
+The loss of this file is d(X(x_t, t, e), sg X⁻(x_r, r, e)), where r lies a step before t and e ≤ r
+is where both jumps end. What the literature varies:
+
+| method | e | x_r | Source |
+|---|---|---|---|
+| distillation | clean end | a step of the teacher from x_t | Song et al. 2023, algorithm 2 |
+| training | clean end | same data and noise as x_t | Song et al. 2023, algorithm 3 |
+| iCT | clean end | same data and noise | Song & Dhariwal 2024 |
+| ECT | clean end | same data and noise, pairs by `pairs.easy` | Geng et al. 2025 |
+| LCM | clean end | a DDIM step of the guided teacher | Luo et al. 2023 |
+| CTM, TCD | any e ≤ r | a step of the teacher | Kim et al. 2024; Zheng et al. 2024 |
+
+No derivative is taken. A student that only ever jumps to the clean end need not be told e.
+"""
+
+from collections.abc import Callable
+
+import jax
+from jaxtyping import Array, Float, Key
+
+from genjax.diffusion.processes import Process, expand
+from genjax.diffusion.targets import Prediction
+from genjax.distillation.distances import Distance, squared
+from genjax.distillation.flow_maps import FlowMap
+from genjax.distillation.pairs import Pairs
+
+Batch = Float[Array, " batch *shape"]
+Times = Float[Array, " batch"]
+
+
+def consistency_loss(
+    key: Key[Array, ""],
+    student: FlowMap,
+    x: Batch,
+    *conditioning,
+    process: Process,
+    pairs: Pairs,
+    teacher: Callable[[Batch, Times, Times], Batch] | None = None,
+    target_student: FlowMap | None = None,
+    distance: Distance = squared,
+    weighting: Callable[[Times, Times], Times] | None = None,
+    anywhere: bool = False,
+    noise: Batch | None = None,
+) -> tuple[Times, Times]:
+    """Compute w(t, r)·d(X(x_t, t, e), sg X⁻(x_r, r, e)) (see the table of this module).
+
+    Args:
+        student: `(x_t, t, s, *conditioning)`, its parameters bound (`flow_maps`).
+        pairs: the law of (t, r).
+        teacher: `(x_t, t, r) -> x_r`, one step of a solver (`solver_step`), its conditioning bound.
+            If None, x_r has the data and noise of x_t, which is unbiased for r → t.
+        target_student: X⁻, with averaged or otherwise older parameters; the student itself if None.
+        weighting: w(t, r); `inverse_step` is iCT's.
+        anywhere: e is uniform between the clean end and r, as in CTM and TCD, not the clean end.
+
+    Returns:
+        The loss and the time t of each example.
+    """
+    pair_key, noise_key, end_key = jax.random.split(key, 3)
+    t, r = pairs(pair_key, process, len(x))
+    z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
+    x_t = process.corrupt(x, z, t)
+    x_r = process.corrupt(x, z, r) if teacher is None else teacher(x_t, t, r)
+    start = process.clean_end
+    share = jax.random.uniform(end_key, t.shape) if anywhere else 0.0
+    end = start + share * (r - start)
+    goal = (student if target_student is None else target_student)(x_r, r, end, *conditioning)
+    loss = distance(student(x_t, t, end, *conditioning) - jax.lax.stop_gradient(goal))
+    return loss if weighting is None else weighting(t, r) * loss, t
+
+
+def inverse_step(t: Times, r: Times) -> Times:
+    """Return 1/(t − r), the weight of improved consistency training (Song & Dhariwal 2024)."""
+    return 1 / (t - r)
+
+
+def solver_step(
+    denoiser: Callable[[Batch, Times], Prediction], process: Process, order: int = 1
+) -> Callable[[Batch, Times, Times], Batch]:
+    """Return one step `(x_t, t, r) -> x_r` of the probability-flow ODE, each example at its times.
+
+    Order 1 is DDIM's step, which latent consistency models take; order 2 is Heun's in sigma/alpha,
+    which consistency distillation takes (Song et al. 2023, section 4). Heun's step divides by
+    alpha(t), so it cannot start where no data is left.
+
+    Raises:
+        ValueError: another order.
+    """
+    if order not in (1, 2):
+        raise ValueError(f"order is 1 (DDIM) or 2 (Heun); got {order}")
+
+    def step(x_t, t, r):
+        first = denoiser(x_t, t)
+        x_r = process.corrupt(first.clean, first.noise, r)
+        if order == 1:
+            return x_r
+        mean = (first.noise + denoiser(x_r, r).noise) / 2
+        alpha, sigma = expand(process.alpha(t), x_t), expand(process.sigma(t), x_t)
+        return process.corrupt((x_t - sigma * mean) / alpha, mean, r)
+
+    return step

@@ -1,0 +1,113 @@
+"""Distribution matching: the student's samples, at every noise level, are as likely as the data.
+
+Yin et al. 2024 (DMD, DMD2). Teacher: a denoiser of the data (usually guided). A second network, the
+fake denoiser, learns the student's samples by `fake_loss` as a diffusion model does, several
+updates for each of the student (DMD2: 5). No derivative but the gradient is taken; the student is
+any generator.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from genjax.diffusion.losses import simple_loss
+from genjax.diffusion.processes import Process
+from genjax.diffusion.targets import Prediction
+from genjax.diffusion.times import Law, independent
+
+Batch = Float[Array, " batch *shape"]
+Times = Float[Array, " batch"]
+Denoiser = Callable[[Batch, Times], Prediction]
+
+
+def score_difference(
+    real: Denoiser, fake: Denoiser, process: Process, x_t: Batch, t: Times
+) -> tuple[Batch, Prediction]:
+    """Return x̂ of the fake denoiser minus x̂ of the real one, and the real one's prediction.
+
+    It is (sigma²/alpha)·(∇log p_fake − ∇log p_real)(x_t), a positive multiple of the gradient of
+    the Kullback–Leibler divergence KL(p_fake ‖ p_real) at time t in x_t.
+    """
+    teacher = real(x_t, t)
+    return fake(x_t, t).clean - teacher.clean, teacher
+
+
+def distribution_matching_loss(
+    key: Key[Array, ""],
+    samples: Batch,
+    real: Denoiser,
+    fake: Denoiser,
+    *,
+    process: Process,
+    times: Law,
+    normalize: bool = True,
+    noise: Batch | None = None,
+) -> tuple[Times, Times]:
+    """Compute ½‖x − sg(x − g)‖², whose gradient in the student's samples x is g/dimension.
+
+    g is `score_difference` at a random time, divided by the mean of |x − x̂_real| of the example
+    (Yin et al. 2024, DMD, equations 7 and 8; the same in DMD2).
+
+    Args:
+        samples: of the student; the gradient reaches its parameters through them.
+        real, fake: `(x_t, t) -> Prediction`, their conditioning bound.
+        normalize: divide as described; without it the expected gradient is that of the divergence,
+            weighted by sigma²/alpha over times.
+
+    Returns:
+        The loss and the time t of each example.
+    """
+    time_key, noise_key = jax.random.split(key)
+    x = jax.lax.stop_gradient(samples)
+    t = times(process, independent(time_key, x.shape[:1]))
+    z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
+    g, teacher = score_difference(real, fake, process, process.corrupt(x, z, t), t)
+    axes = range(1, x.ndim)
+    if normalize:
+        g = g / jnp.mean(jnp.abs(x - teacher.clean), axis=axes, keepdims=True)
+    loss = jnp.mean(jnp.square(samples - jax.lax.stop_gradient(x - g)), axis=axes) / 2
+    return loss, t
+
+
+def fake_loss(key: Key[Array, ""], apply: Callable, samples: Batch, *conditioning, **options):
+    """Compute `diffusion.simple_loss` of the fake network on samples that get no gradient.
+
+    DMD2's weighting for EDM is sigma⁻² + s⁻² on the squared error of x̂, `weightings.edm`'s.
+    """
+    return simple_loss(key, apply, jax.lax.stop_gradient(samples), *conditioning, **options)
+
+
+def simulated_inputs(
+    key: Key[Array, ""],
+    flow_map: Callable[[Batch, Times, Times], Batch],
+    process: Process,
+    noise: Batch,
+    times: Float[Array, " times"],
+) -> tuple[Batch, Times]:
+    """Return inputs at random times of the sampler's grid, made by the student (DMD2, section 4.5).
+
+    Each example is taken at one of the sampler's times, as `flow_maps.consistency` would have it
+    there. So the student trains on its own samples with noise, as it will meet them. No gradient
+    passes.
+
+    Args:
+        times: the sampler's, `[steps + 1]`; the last, where sampling ends, is not drawn.
+    """
+    step_key, noise_key = jax.random.split(key)
+    steps = len(times) - 1
+    index = jax.random.randint(step_key, noise.shape[:1], 0, steps)
+    fill = lambda t: jnp.full(noise.shape[:1], t)
+
+    def one(carry, row):
+        x, taken = carry
+        number, t = row
+        here = (index == number).reshape((-1,) + (1,) * (x.ndim - 1))
+        taken = jnp.where(here, x, taken)
+        clean = flow_map(x, fill(t), fill(times[-1]))
+        fresh = jax.random.normal(jax.random.fold_in(noise_key, number), x.shape, x.dtype)
+        return (process.corrupt(clean, fresh, fill(times[number + 1])), taken), None
+
+    (_, taken), _ = jax.lax.scan(one, (noise, noise), (jnp.arange(steps), times[:-1]))
+    return jax.lax.stop_gradient(taken), times[index]

@@ -1,0 +1,151 @@
+"""Drifting: samples move towards data and away from each other, and the generator follows.
+
+Deng et al. 2026. Teacher: none, and no ODE; a fixed feature network says what is near. The
+generator is any function of noise. No derivative but the gradient is taken.
+
+For generated points x_i, data y⁺ and negatives y⁻ (the generated points themselves, and other
+data where guidance is wanted), the field at x_i is
+
+    V_i = Σ_j⁺ Σ_k⁻ a_ij·a_ik·(y_j⁺ − y_k⁻)
+
+with affinities a from distances, normalized over both of their indices. The field vanishes where
+generated points and data have one law.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+Points = Float[Array, " _ dimension"]
+SMALLEST = 1e-3  # of distances and forces, below which they are not scaled up
+
+
+def _distances(x: Points, y: Points) -> Float[Array, " x y"]:
+    squared = jnp.sum(x**2, -1)[:, None] + jnp.sum(y**2, -1) - 2 * x @ y.T
+    return jnp.sqrt(jnp.maximum(squared, 1e-8))
+
+
+def affinities(distances: Float[Array, " x y"], temperature: float) -> Float[Array, " x y"]:
+    """Return √(p(y | x)·p(x | y)) with both probabilities ∝ exp(−distance/temperature)."""
+    logits = -distances / temperature
+    product = jax.nn.softmax(logits, axis=1) * jax.nn.softmax(logits, axis=0)
+    return jnp.sqrt(jnp.maximum(product, 1e-6))
+
+
+def drift(
+    x: Points,
+    positive: Points,
+    negative: Points | None = None,
+    negative_weight: float | Float[Array, ""] = 1.0,
+    temperatures: Sequence[float] = (0.02, 0.05, 0.2),
+) -> tuple[Points, Float[Array, ""]]:
+    """Return the field V at generated points x, and the scale of the points that it is relative to.
+
+    Distances are divided by their mean, coordinates by that mean over √dimension. The field of each
+    temperature is divided by its root mean square, so that all count equally.
+
+    Args:
+        positive: data of the same condition.
+        negative: other points to keep away from, such as data of any class for guidance. The
+            generated points, each but itself, count as negatives anyway.
+        negative_weight: of each point of `negative` (`guidance_weight`).
+        temperatures: the kernels' widths, in units of the mean distance.
+    """
+    negative = positive[:0] if negative is None else negative
+    others = jnp.concatenate([x, negative, positive])
+    count = len(x) + len(negative)
+    weights = jnp.ones(len(others)).at[len(x) : count].set(negative_weight)
+    distances = _distances(x, others)
+    mean = jnp.mean(distances * weights) / jnp.mean(weights)
+    scale = jnp.maximum(mean / x.shape[1] ** 0.5, SMALLEST)
+    itself = jnp.eye(len(x), len(others))
+    relative = distances / jnp.maximum(mean, SMALLEST) + 100 * itself
+    total = jnp.zeros_like(x)
+    for temperature in temperatures:
+        a = affinities(relative, temperature) * weights
+        repulsion, attraction = a[:, :count], a[:, count:]
+        coefficients = jnp.concatenate(
+            [
+                -repulsion * jnp.sum(attraction, 1, keepdims=True),
+                attraction * jnp.sum(repulsion, 1, keepdims=True),
+            ],
+            axis=1,
+        )
+        field = (coefficients @ others - jnp.sum(coefficients, 1, keepdims=True) * x) / scale
+        total += field / jnp.sqrt(jnp.maximum(jnp.mean(field**2), 1e-8))
+    return total, scale
+
+
+def drifting_loss(
+    x: Points, positive: Points, negative: Points | None = None, **options
+) -> Float[Array, ""]:
+    """Compute the mean of (x/c − sg(x/c + V))², c the scale of `drift`, for one condition.
+
+    Its value is the mean square of V; its gradient moves x along V. Features of several places or
+    layers each have a loss of their own; add them up (`jax.vmap` over places).
+
+    Args:
+        x: features of generated samples, through which the gradient passes.
+        positive, negative: features of data.
+        options: of `drift`.
+    """
+    field, scale = jax.lax.stop_gradient(
+        drift(jax.lax.stop_gradient(x), positive, negative, **options)
+    )
+    scaled = x / scale
+    return jnp.mean(jnp.square(scaled - jax.lax.stop_gradient(scaled + field)))
+
+
+def guidance_weight(scale: float, num_generated: int, num_negative: int) -> float:
+    """Return the weight of unconditional negatives that stands for a guidance scale.
+
+    (scale − 1)·(generated − 1)/negative: the negatives together weigh scale − 1 times as much as
+    the other generated points.
+    """
+    return (scale - 1) * (num_generated - 1) / max(num_negative, 1)
+
+
+class Bank(NamedTuple):
+    """The last examples of each class, which are drawn as positives and negatives.
+
+    Attributes:
+        examples: `[classes size …]`.
+        pushed: how many examples each class has had, `[classes]`.
+    """
+
+    examples: Float[Array, " classes size *shape"]
+    pushed: Int[Array, " classes"]
+
+    @classmethod
+    def empty(cls, num_classes: int, size: int, shape: tuple[int, ...]) -> "Bank":
+        return cls(jnp.zeros((num_classes, size, *shape)), jnp.zeros(num_classes, jnp.int32))
+
+    def push(self, x: Float[Array, " batch *shape"], labels: Int[Array, " batch"]) -> "Bank":
+        """Return the bank with a batch written over the oldest examples of its classes."""
+        size = self.examples.shape[1]
+        same = labels[:, None] == labels
+        earlier = jnp.sum(jnp.tril(same, -1), axis=1)  # of the batch, of the same class
+        later = jnp.sum(jnp.triu(same, 1), axis=1)
+        slot = (self.pushed[labels] + earlier) % size
+        slot = jnp.where(later < size, slot, size)  # out of bounds: overwritten within the batch
+        return Bank(
+            self.examples.at[labels, slot].set(x, mode="drop"), self.pushed.at[labels].add(1)
+        )
+
+    def draw(
+        self, key: Key[Array, ""], labels: Int[Array, " batch"], count: int
+    ) -> Float[Array, " batch count *shape"]:
+        """Return random examples of each label, distinct while there are enough of them."""
+        size = self.examples.shape[1]
+
+        def one(key, label):
+            filled = jnp.minimum(self.pushed[label], size)
+            order = jnp.argsort(
+                jnp.where(jnp.arange(size) < filled, jax.random.uniform(key, (size,)), 2.0)
+            )
+            return self.examples[label, order[jnp.arange(count) % jnp.maximum(filled, 1)]]
+
+        return jax.vmap(one)(jax.random.split(key, len(labels)), labels)

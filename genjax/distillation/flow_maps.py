@@ -1,0 +1,198 @@
+"""Flow maps: jumps along the probability-flow ODE, and the samplers that take such jumps.
+
+A flow map is a function `X(x_t, t, s, *conditioning) -> x_s`: the point at time s of the ODE's
+solution that passes through x_t at time t. Its special cases carry the names of the literature:
+
+- s at the clean end: a consistency function (Song et al. 2023);
+- s → t: the velocity, dX/ds at s = t;
+- rectified flow: X = x_t + (s − t)·u with the average velocity u (Geng et al. 2025).
+
+Every map satisfies X(x, t, t) = x and X(X(x, t, r), r, s) = X(x, t, s).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from genjax.diffusion.processes import Process, expand
+from genjax.diffusion.samplers.limits import root
+from genjax.diffusion.samplers.tables import check_grid
+from genjax.diffusion.targets import Prediction, Target, network_inputs, predict
+
+Batch = Float[Array, " batch *shape"]
+Times = Float[Array, " batch"]
+FlowMap = Callable[..., Batch]
+
+
+def flow_map(apply: Callable, process: Process, target: Target) -> FlowMap:
+    """Make the flow map `(x_t, t, s, *conditioning) -> x_s` of a network that is also told s.
+
+    The map is DDIM's step from t to s, X = alpha(s)·x̂ + sigma(s)·ẑ, with the x̂ and ẑ of this
+    network's output. So X(x, t, t) = x exactly, whatever the network says.
+
+    Args:
+        apply: `(x, t, s, *conditioning)`, the network with its parameters bound. Its first two
+            arguments are those of `diffusion.predict`. Its third is the network time of s, where s
+            before the process' domain counts as the start of the domain.
+        target: what the network's output stands for. With the velocity of rectified flow it is the
+            average velocity, with the v of `TrigFlow` the F of sCM, up to the data's deviation.
+    """
+
+    def jump(x_t: Batch, t: Times, s: Times, *conditioning) -> Batch:
+        told = process.preconditioning.network_time(process, jnp.maximum(s, process.domain[0]))
+        y = apply(*network_inputs(process, x_t, t), told, *conditioning)
+        return step(process, target, x_t, y, t, s)
+
+    return jump
+
+
+def step(process: Process, target: Target, x_t: Batch, y: Batch, t: Times, s: Times) -> Batch:
+    """Return alpha(s)·x̂ + sigma(s)·ẑ of a network's output y at time t (Song et al. 2021, DDIM).
+
+    The coefficients of x_t and y are 1 and 0 exactly at s = t.
+    """
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    alpha_s, sigma_s = process.alpha(s), process.sigma(s)
+    c, d = target(process, t)
+    determinant = d * alpha - c * sigma
+    of_state = (d * alpha_s - c * sigma_s) / determinant
+    of_output = (sigma_s * alpha - alpha_s * sigma) / determinant
+    return expand(of_state, x_t) * x_t + expand(of_output, x_t) * y
+
+
+def ddim_map(denoiser: Callable[..., Prediction], process: Process) -> FlowMap:
+    """Make the flow map of a denoiser that is not told s: one step of DDIM.
+
+    It is exact for s near t. At the clean end it is the prediction of the data.
+    """
+
+    def jump(x_t: Batch, t: Times, s: Times, *conditioning) -> Batch:
+        prediction = denoiser(x_t, t, *conditioning)
+        return process.corrupt(prediction.clean, prediction.noise, s)
+
+    return jump
+
+
+def consistency_map(apply: Callable, process: Process) -> FlowMap:
+    """Make the map of consistency models to the start of the domain (Song et al. 2023, appendix C).
+
+    f(x_t, t) = c_skip·x_t + c_out·F for a process with alpha = 1, where ε is the start of the
+    domain, s the data's deviation, and
+
+        c_skip = s²/((t − ε)² + s²),   c_out = s·(t − ε)/√(t² + s²).
+
+    Unlike EDM's preconditioning, which the network's input still has, f is x_t exactly at t = ε.
+
+    Args:
+        apply: `(x, t, *conditioning)`, the network with its parameters bound.
+
+    Returns:
+        `(x_t, t, s, *conditioning)`. It ignores s, which stands for ε.
+    """
+    deviation, epsilon = process.preconditioning.data_deviation, process.domain[0]
+
+    def jump(x_t: Batch, t: Times, s: Times, *conditioning) -> Batch:
+        past = process.sigma(t) - epsilon
+        skip = deviation**2 / (past**2 + deviation**2)
+        out = deviation * past * jax.lax.rsqrt(process.sigma(t) ** 2 + deviation**2)
+        output = apply(*network_inputs(process, x_t, t), *conditioning)
+        return expand(skip, x_t) * x_t + expand(out, x_t) * output
+
+    return jump
+
+
+def diagonal(apply: Callable) -> Callable:
+    """Return the network at s = t, `(x, t, *conditioning)`: an ordinary diffusion network.
+
+    `diffusion.predict(diagonal(apply), process, target)` is a denoiser for every sampler.
+    """
+    return lambda x, t, *conditioning: apply(x, t, t, *conditioning)
+
+
+def velocity(apply: Callable, process: Process, target: Target) -> Callable[..., Batch]:
+    """Return the velocity `(x_t, t, *conditioning)` of the ODE, from the network at s = t."""
+    denoiser = predict(diagonal(apply), process, target)
+    return lambda x_t, t, *conditioning: denoiser(x_t, t, *conditioning).velocity(process, t)
+
+
+def jump(
+    flow_map: Callable[[Batch, Times, Times], Batch],
+    process: Process,
+    noise: Batch,
+    times: Float[Array, " times"],
+    *,
+    keys: Key[Array, " batch"] | None = None,
+    trajectory: bool = False,
+    landings: Float[Array, " steps"] | None = None,
+) -> Batch | Float[Array, " times batch *shape"]:
+    """Sample by one jump of a flow map for each step of the grid.
+
+    A jump goes to its landing. Where the landing is cleaner than the grid's next time, fresh noise
+    leads back up to that time. Three choices of landings are in use:
+
+    - the grid itself, which is None: no noise is drawn;
+    - the clean end: the multistep sampler of consistency models (Song et al. 2023, algorithm 1),
+      see `consistency`;
+    - (1 − γ)·times[1:]: the γ-sampler of trajectory consistency (Kim et al. 2024; Zheng et al.
+      2024, TCD), see `trajectory_consistency`.
+
+    Args:
+        flow_map: `(x_t, t, s)`, its conditioning bound.
+        noise: what sampling starts from, at times[0].
+        times: from the noise end to the clean end, `[steps + 1]`; two times are one step.
+        keys: one per sample, if noise is drawn.
+        trajectory: return the states at all times, the noise first.
+
+    Raises:
+        ValueError: the grid leaves the process' domain, or there are landings and no keys.
+    """
+    check_grid(process, times, noise.shape[1:])
+    if landings is not None and keys is None:
+        raise ValueError(
+            "landings other than the grid draw noise: give keys, one per sample (sample_keys)"
+        )
+    to = times[1:] if landings is None else landings
+
+    def one(x, row):
+        number, t, low, s = row
+        fill = lambda time: jnp.full(x.shape[:1], time)
+        x = flow_map(x, fill(t), fill(low))
+        if landings is not None:
+            scale = process.alpha(s) / process.alpha(low)
+            added = root(process.sigma(s) ** 2 - (scale * process.sigma(low)) ** 2)
+            draw = lambda key: jax.random.normal(
+                jax.random.fold_in(key, number), x.shape[1:], x.dtype
+            )
+            x = scale * x + added * jax.vmap(draw)(keys)
+        return x, x if trajectory else None
+
+    rows = jnp.arange(len(times) - 1), times[:-1], to, times[1:]
+    x, visited = jax.lax.scan(one, noise, rows)
+    return jnp.concatenate([noise[None], visited]) if trajectory else x
+
+
+def consistency(flow_map, process, noise, times, *, keys=None, trajectory=False):
+    """Sample as consistency models do: jump to the clean end and add noise again (`jump`).
+
+    One step draws no noise, but takes keys all the same. The last time of the grid is where jumps
+    end: 0, or the start of the domain for `consistency_map`.
+    """
+    landings = jnp.full(len(times) - 1, times[-1])
+    return jump(
+        flow_map, process, noise, times, keys=keys, trajectory=trajectory, landings=landings
+    )
+
+
+def trajectory_consistency(
+    flow_map, process, noise, times, *, gamma: float, keys=None, trajectory=False
+):
+    """Sample with the share `gamma` of each next time made of fresh noise (Kim et al. 2024, CTM).
+
+    gamma = 0 is `jump` along the grid, gamma = 1 is `consistency` to time 0.
+    """
+    landings = (1 - gamma) * times[1:]
+    return jump(
+        flow_map, process, noise, times, keys=keys, trajectory=trajectory, landings=landings
+    )

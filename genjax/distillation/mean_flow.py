@@ -1,0 +1,132 @@
+"""Mean flows: a network learns the average velocity between two times from flows alone.
+
+Teacher: none. The student is told t and s. The loss takes the derivative of the network along the
+trajectory, forward-mode (`jax.jvp`). Rectified flow, x_t = (1 − t)·x + t·z.
+
+The average velocity u(x_t, t, s) = (x_t − x_s)/(t − s) satisfies
+
+    u = v − (t − s)·du/dt,   du/dt = v·∂_x u + ∂_t u   (Geng et al. 2025, equations 6 and 8).
+
+At s = t it is the velocity v, and the loss is flow matching. `flow_maps.flow_map` with the target
+`velocity` turns u into jumps.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from genjax.diffusion.processes import RectifiedFlow, expand
+from genjax.distillation.distances import Distance, adaptive
+from genjax.distillation.flow_maps import diagonal
+from genjax.distillation.pairs import Pairs
+
+Batch = Float[Array, " batch *shape"]
+Times = Float[Array, " batch"]
+FLOW = RectifiedFlow()
+
+
+def draw(key, x, pairs, noise):
+    """Return x_t, t, s and the velocity z − x of a batch."""
+    pair_key, noise_key = jax.random.split(key)
+    t, s = pairs(pair_key, FLOW, len(x))
+    z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
+    return FLOW.corrupt(x, z, t), t, s, z - x
+
+
+def total_derivative(
+    apply: Callable, x_t: Batch, t: Times, s: Times, direction: Batch, *conditioning
+) -> tuple[Batch, Batch]:
+    """Return u and du/dt at fixed s, along dx_t/dt = `direction`."""
+    u = lambda x_t, t: apply(x_t, t, s, *conditioning)
+    return jax.jvp(u, (x_t, t), (direction, jnp.ones_like(t)))
+
+
+def guided_velocity(
+    apply: Callable,
+    x_t: Batch,
+    t: Times,
+    velocity: Batch,
+    condition: Float[Array, " batch ..."],
+    null: Float[Array, " batch ..."],
+    scale: float | Times,
+    mixing: float = 0.0,
+) -> Batch:
+    """Return ω·v + κ·u(x_t, t, t | c) + (1 − ω − κ)·u(x_t, t, t | ∅) (Geng et al. 2025, eq. 21).
+
+    A network trained on it answers with guidance in one call. The effective guidance scale is
+    ω/(1 − κ). Both networks' calls are one batch; no gradient passes.
+
+    Args:
+        velocity: v = z − x.
+        scale: ω, one or one per example.
+        mixing: κ.
+    """
+    twice = lambda a: jnp.concatenate([a, a])
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), condition, null)
+    conditional, unconditional = jnp.split(diagonal(apply)(twice(x_t), twice(t), both), 2)
+    scale = expand(jnp.asarray(scale), x_t) if jnp.ndim(scale) else scale
+    mean = scale * velocity + mixing * conditional + (1 - scale - mixing) * unconditional
+    return jax.lax.stop_gradient(mean)
+
+
+def mean_flow_loss(
+    key: Key[Array, ""],
+    apply: Callable,
+    x: Batch,
+    *conditioning,
+    pairs: Pairs,
+    guided: Callable[[Batch, Times, Batch], Batch] | None = None,
+    distance: Distance = adaptive,
+    noise: Batch | None = None,
+) -> tuple[Times, Times]:
+    """Compute d(u − sg(v − (t − s)·du/dt)) (Geng et al. 2025, MeanFlow, algorithm 1).
+
+    Args:
+        apply: `(x, t, s, *conditioning) -> u`, the network with its parameters bound.
+        pairs: the law of (t, s); `pairs.ordered` with a diagonal of 0.75 is the paper's.
+        guided: `(x_t, t, v) -> v`, which replaces the velocity (`guided_velocity`).
+
+    Returns:
+        The loss and the time t of each example.
+    """
+    x_t, t, s, v = draw(key, x, pairs, noise)
+    v = v if guided is None else guided(x_t, t, v)
+    u, change = total_derivative(apply, x_t, t, s, v, *conditioning)
+    goal = v - expand(t - s, x_t) * change
+    return distance(u - jax.lax.stop_gradient(goal)), t
+
+
+def improved_mean_flow_loss(
+    key: Key[Array, ""],
+    apply: Callable,
+    x: Batch,
+    *conditioning,
+    pairs: Pairs,
+    guided: Callable[[Batch, Times, Batch], Batch] | None = None,
+    head: Callable | None = None,
+    distance: Distance = adaptive,
+    noise: Batch | None = None,
+) -> tuple[Times, Times]:
+    """Compute d(u + (t − s)·sg(du/dt) − v), a regression on v (Geng et al. 2025, iMF).
+
+    The derivative goes along the network's own velocity, which depends on x_t alone, not along
+    z − x as in `mean_flow_loss`. So what is regressed on v is a function of x_t, and the variance
+    of the loss is that of flow matching.
+
+    Args:
+        head: `(x, t, *conditioning) -> v`, an output of the network for the velocity, which has the
+            same regression added; the network at s = t if None.
+    """
+    x_t, t, s, v = draw(key, x, pairs, noise)
+    v = v if guided is None else guided(x_t, t, v)
+    own = (diagonal(apply) if head is None else head)(x_t, t, *conditioning)
+    u, change = total_derivative(apply, x_t, t, s, jax.lax.stop_gradient(own), *conditioning)
+    loss = distance(u + expand(t - s, x_t) * jax.lax.stop_gradient(change) - v)
+    return loss if head is None else loss + distance(own - v), t
+
+
+def guidance_scales(u: Float[Array, " batch"], largest: float = 8.0) -> Float[Array, " batch"]:
+    """Return scales from 1 to `largest` of density ∝ 1/scale, for u uniform in (0, 1) (iMF)."""
+    return largest**u

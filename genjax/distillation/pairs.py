@@ -1,0 +1,101 @@
+"""Pairs of times (t, s), t the noisier one, between which a student learns to jump.
+
+A law of pairs is a function `(key, process, count) -> (t, s)`, each `[count]`. Bind its options
+with `functools.partial`.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import erf
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from genjax.diffusion.processes import Process
+from genjax.diffusion.times import Law, independent
+
+Times = Float[Array, " count"]
+Pairs = Callable[[Key[Array, ""], Process, int], tuple[Times, Times]]
+
+
+def ordered(
+    key: Key[Array, ""], process: Process, count: int, law: Law, diagonal: float = 0.0
+) -> tuple[Times, Times]:
+    """Draw two times by one law, the larger as t; a share `diagonal` of the pairs has s = t.
+
+    Mean flows take `times.logit_normal(mean=−0.4)` and a diagonal of 0.75 (Geng et al. 2025).
+    """
+    both = law(process, independent(key, (2, count)))
+    t, s = jnp.max(both, axis=0), jnp.min(both, axis=0)
+    return t, jnp.where(first_share(count, diagonal), t, s)
+
+
+def first_share(count: int, share: float) -> Bool[np.ndarray, " count"]:
+    """Return which of `count` examples are among the first share of the batch, rounded down.
+
+    The examples of a batch are in random order, so a fixed place needs no random choice.
+    """
+    return np.arange(count) < int(share * count + 1e-9)
+
+
+def neighbours(
+    key: Key[Array, ""], process: Process, count: int, grid: Float[Array, " times"], weights=None
+) -> tuple[Times, Times]:
+    """Draw a step of a grid from t to s (Song et al. 2023, algorithms 2 and 3).
+
+    Args:
+        grid: from the noise end to the clean end, as for samplers.
+        weights: `[steps]`, in proportion to which steps are drawn (`log_normal_weights`); equal if
+            None.
+    """
+    steps = len(grid) - 1
+    weights = jnp.ones(steps) if weights is None else weights
+    index = jax.random.categorical(key, jnp.log(weights), shape=(count,))
+    return grid[index], grid[index + 1]
+
+
+def log_normal_weights(
+    grid: Float[Array, " times"], mean: float = -1.1, deviation: float = 2.0
+) -> Float[Array, " steps"]:
+    """Return each step's share of N(mean, deviation²) in log(t) (Song & Dhariwal 2024, eq. 10)."""
+    place = erf((jnp.log(grid) - mean) / (math.sqrt(2) * deviation))
+    return place[:-1] - place[1:]
+
+
+def consistency_steps(
+    step: Int[Array, ""] | int, num_steps: int, first: int = 10, last: int = 1280
+) -> Int[Array, ""]:
+    """Return the number of steps of the grid at a training step (Song & Dhariwal 2024, eq. 11).
+
+    The number doubles from `first` to `last` in equal parts of `num_steps` training steps. The
+    paper's N is one more: the number of times.
+    """
+    part = num_steps // (int(math.log2(last // first)) + 1)
+    doublings = jnp.minimum(step // part, int(math.log2(last // first)))
+    return jnp.minimum(first * 2**doublings, last)
+
+
+def easy(
+    key: Key[Array, ""],
+    process: Process,
+    count: int,
+    law: Law,
+    stage: Int[Array, ""] | int,
+    q: float = 2.0,
+    k: float = 8.0,
+    b: float = 1.0,
+) -> tuple[Times, Times]:
+    """Draw t by a law, and s = t·(1 − n(t)/q^(stage + 1)), n(t) = 1 + k·sigmoid(−b·t).
+
+    Tuning starts at stage 0, where most s are 0 and the loss is that of diffusion, and narrows the
+    steps by the factor q at every stage (Geng et al. 2025, ECT, equation 14).
+    """
+    t = law(process, independent(key, (count,)))
+    return t, easy_end(t, stage, q, k, b)
+
+
+def easy_end(t: Times, stage, q: float = 2.0, k: float = 8.0, b: float = 1.0) -> Times:
+    """Return the s of `easy` for each t."""
+    return t * jnp.maximum(1 - (1 + k * jax.nn.sigmoid(-b * t)) / q ** (stage + 1), 0)

@@ -1,0 +1,85 @@
+"""Shortcut models: one jump equals two jumps of half the size (Frans et al. 2025).
+
+Teacher: none. The student is told t and s. No derivative is taken. Rectified flow.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from genjax.diffusion.processes import RectifiedFlow, expand
+from genjax.distillation.distances import squared
+from genjax.distillation.pairs import first_share
+
+Batch = Float[Array, " batch *shape"]
+Times = Float[Array, " batch"]
+FLOW = RectifiedFlow()
+
+
+def shortcut_times(
+    key: Key[Array, ""], count: int, finest: int, share: float
+) -> tuple[Times, Times]:
+    """Draw (t, s) for a share of self-consistency, and (t, t) for the rest, which is flow matching.
+
+    A jump has the length 1/2^k, k from 0 to log₂(finest) − 1, and starts at a multiple of its
+    length. The two halves are the jumps of the next level, down to 1/finest.
+
+    Raises:
+        ValueError: `finest` is not a power of two from 2.
+    """
+    levels = finest.bit_length() - 1
+    if finest < 2 or finest != 2**levels:
+        raise ValueError(f"the finest grid has a power of two of steps, 2 or more; got {finest}")
+    level_key, time_key, fine_key = jax.random.split(key, 3)
+    length = 2.0 ** -jax.random.randint(level_key, (count,), 0, levels)
+    start = length * jnp.ceil(jax.random.uniform(time_key, (count,), minval=1e-6) / length)
+    fine = jax.random.randint(fine_key, (count,), 1, finest + 1) / finest
+    jumps = first_share(count, share)
+    return jnp.where(jumps, start, fine), jnp.where(jumps, start - length, fine)
+
+
+def shortcut_loss(
+    key: Key[Array, ""],
+    apply: Callable,
+    x: Batch,
+    *conditioning,
+    finest: int = 128,
+    share: float = 0.125,
+    target_apply: Callable | None = None,
+    largest: float = 4.0,
+    noise: Batch | None = None,
+) -> tuple[Times, Times]:
+    """Compute flow matching on most examples, and self-consistency on the others.
+
+    The target of a jump from t to s is the mean of the two velocities of its halves,
+    (u(x_t, t, m) + u(x_m, m, s))/2 with x_m = x_t + (m − t)·u(x_t, t, m) (Frans et al. 2025,
+    equation 5).
+
+    Args:
+        apply: `(x, t, s, *conditioning) -> u`, the network with its parameters bound.
+        finest: the number of the shortest jumps in [0, 1], whose halves count as flow matching.
+        share: of the batch, that learns jumps: the paper's 1/8.
+        target_apply: the network with averaged parameters; the network itself if None.
+        largest: bound of |x_m|, as in the paper's code.
+
+    Returns:
+        The loss and the time t of each example.
+    """
+    time_key, noise_key = jax.random.split(key)
+    t, s = shortcut_times(time_key, len(x), finest, share)
+    z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
+    x_t = FLOW.corrupt(x, z, t)
+    goal = _goal(target_apply or apply, x_t, t, s, finest, largest, *conditioning)
+    y = jnp.where(expand(t == s, x_t), z - x, jax.lax.stop_gradient(goal))
+    return squared(apply(x_t, t, s, *conditioning) - y), t
+
+
+def _goal(apply, x_t, t, s, finest, largest, *conditioning):
+    """Return the mean velocity of two half jumps; halves of the finest length are told s = t."""
+    middle = (t + s) / 2
+    told = lambda a, b: jnp.where(a - b <= 1.5 / finest, a, b)
+    first = apply(x_t, t, told(t, middle), *conditioning)
+    x_m = jnp.clip(x_t + expand(middle - t, x_t) * first, -largest, largest)
+    return (first + apply(x_m, middle, told(middle, s), *conditioning)) / 2

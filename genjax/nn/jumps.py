@@ -1,0 +1,65 @@
+"""What a few-step network is told beside the time: where its jump ends, and a guidance scale."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from genjax.nn.dense import Dense
+from genjax.nn.embeddings import sinusoidal_embedding
+
+SCALE = 1000.0  # of numbers of about 1 before their sinusoids
+
+
+class NumberEmbedding(nn.Module):
+    """Sinusoids of a number, through two layers of which the last starts at 0; float32.
+
+    So a network that is told one number more starts as the network that is not.
+    """
+
+    features: int
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, number: Float[Array, " batch"]) -> Float[Array, "batch features"]:
+        types = dict(dtype=jnp.float32, param_dtype=self.param_dtype)
+        h = Dense(
+            self.features, kernel_init=nn.initializers.normal(0.02), name="linear_in", **types
+        )(sinusoidal_embedding(number * SCALE, 256))
+        return Dense(self.features, kernel_init=nn.initializers.zeros, name="linear_out", **types)(
+            nn.silu(h)
+        )
+
+
+def jump_conditioning(
+    module: nn.Module,
+    t: Float[Array, " batch"],
+    end_time: Float[Array, " batch"] | None,
+    guidance: Float[Array, " batch"] | None,
+) -> Float[Array, "batch features"] | float:
+    """Return what a network adds to its conditioning for `end_time` and `guidance`, 0 for neither.
+
+    Call it in the network's compact method. A jump is told by its length t − s, as mean flows do
+    (Geng et al. 2025, table 1c).
+
+    Args:
+        module: with fields `width`, `param_dtype`, `takes_end_time` and `takes_guidance`.
+
+    Raises:
+        ValueError: an argument is given that the network does not take, or one that it takes is
+            missing.
+    """
+    told = 0.0
+    numbers = dict(end_time=end_time, guidance=guidance)
+    for name, number in numbers.items():
+        takes = getattr(module, f"takes_{name}")
+        if takes != (number is not None):
+            raise ValueError(
+                f"takes_{name}={takes}, and {name} is {'given' if number is not None else 'None'}: "
+                f"{'give' if takes else 'do not give'} it, or change takes_{name}"
+            )
+        if takes:
+            embedding = NumberEmbedding(module.width, module.param_dtype, name=f"{name}_embedding")
+            told += embedding(t - number if name == "end_time" else number)
+    return told

@@ -1,0 +1,562 @@
+"""Every loss has its minimum at the exact solution of the Gaussian oracle.
+
+For each method the student is a member of a family that contains the solution. The gradient of the
+expected loss vanishes there to 1e-10, and elsewhere it does not. Means over data and noise are
+exact, by Gauss–Hermite quadrature, also where a method uses conditional samples.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gaussian import (
+    S,
+    at,
+    average_velocity,
+    exact_denoiser,
+    exact_map,
+    exact_velocity,
+    mean_gradient,
+    nodes,
+    perturbed,
+    rho,
+)
+
+from genjax import diffusion
+from genjax.diffusion import (
+    EDM,
+    RectifiedFlow,
+    TrigFlow,
+    TrigFlowPreconditioning,
+    VariancePreservingCosine,
+    targets,
+    times,
+)
+from genjax.distillation import (
+    consistency,
+    continuous_consistency,
+    distances,
+    flow_map_matching,
+    flow_maps,
+    guidance,
+    halving,
+    mean_flow,
+    pixel_mean_flow,
+    regularized_consistency,
+    shortcut,
+    straightening,
+)
+
+KEY = jax.random.key(0)
+FLOW = RectifiedFlow()
+TRIG = TrigFlow(preconditioning=TrigFlowPreconditioning(data_deviation=S))
+PAIR = at(0.8, 0.3)
+constant = lambda t: lambda process, u: jnp.full_like(u, t)
+squared = distances.squared
+plain = lambda g: g  # tangents that are not normalized, so that quadrature is exact
+
+
+def member(theta):
+    """The average velocity of rectified flow, perturbed."""
+    return perturbed(average_velocity(FLOW), theta)
+
+
+def member_map(theta, process=FLOW):
+    """The exact map of any process, perturbed so that X(x, t, t) = x stays."""
+    u = perturbed(average_velocity(process), theta)
+    return lambda x, t, s: x + (s - t)[:, None] * u(x, t, s)
+
+
+def member_consistency(theta):
+    """The network of sCM: f = cos(t)·x − sin(t)·y is the end of the ODE, here x itself."""
+    y = lambda x, t: ((jnp.cos(t) - 1) / jnp.sin(t))[:, None] * x
+    return lambda x, t: perturbed(y, theta)(S * x, t)
+
+
+def teacher(process=FLOW):
+    return consistency.solver_step(exact_denoiser(process), process)
+
+
+def exact_step(process):
+    """The exact solver, of which the tests of losses are independent of step size."""
+    return exact_map(process)
+
+
+def of_denoiser(theta, process, target):
+    """A network for `target` whose denoiser is exact at θ = 0."""
+    denoiser = exact_denoiser(process)
+
+    def apply(x, t):
+        p = denoiser(x, t)
+        return targets.combine(process, target, p.clean, p.noise, t)
+
+    return perturbed(apply, theta)
+
+
+LOSSES = {
+    "mean flow": lambda theta, x, z: mean_flow.mean_flow_loss(
+        KEY, member(theta), x, pairs=PAIR, distance=squared, noise=z
+    ),
+    "mean flow on the diagonal": lambda theta, x, z: mean_flow.mean_flow_loss(
+        KEY, member(theta), x, pairs=at(0.6, 0.6), distance=squared, noise=z
+    ),
+    "improved mean flow": lambda theta, x, z: mean_flow.improved_mean_flow_loss(
+        KEY, member(theta), x, pairs=PAIR, distance=squared, noise=z
+    ),
+    "improved mean flow with a head": lambda theta, x, z: mean_flow.improved_mean_flow_loss(
+        KEY,
+        member(theta),
+        x,
+        pairs=PAIR,
+        distance=squared,
+        noise=z,
+        head=perturbed(exact_velocity(FLOW), theta),
+    ),
+    "pixel mean flow": lambda theta, x, z: mean_flow.improved_mean_flow_loss(
+        KEY,
+        pixel_mean_flow.average_velocity(
+            perturbed(
+                lambda x, t, s: x - t[:, None] * average_velocity(FLOW)(x, t, s),
+                theta,
+            )
+        ),
+        x,
+        pairs=PAIR,
+        distance=squared,
+        noise=z,
+    ),
+    "Lagrangian": lambda theta, x, z: flow_map_matching.lagrangian_loss(
+        KEY, member_map(theta), exact_velocity(FLOW), x, process=FLOW, pairs=PAIR, noise=z
+    ),
+    "Eulerian": lambda theta, x, z: flow_map_matching.eulerian_loss(
+        KEY, member_map(theta), exact_velocity(FLOW), x, process=FLOW, pairs=PAIR, noise=z
+    ),
+    "semigroup": lambda theta, x, z: flow_map_matching.semigroup_loss(
+        KEY, member_map(theta), x, process=FLOW, pairs=PAIR, noise=z
+    ),
+    "consistency distillation": lambda theta, x, z: consistency.consistency_loss(
+        KEY, member_map(theta), x, process=FLOW, pairs=PAIR, teacher=exact_step(FLOW), noise=z
+    ),
+    "consistency distillation, EDM": lambda theta, x, z: consistency.consistency_loss(
+        KEY,
+        member_map(theta, EDM()),
+        x,
+        process=EDM(),
+        pairs=at(5.0, 2.0),
+        teacher=exact_step(EDM()),
+        weighting=consistency.inverse_step,
+        noise=z,
+    ),
+    "trajectory consistency": lambda theta, x, z: consistency.consistency_loss(
+        KEY,
+        member_map(theta),
+        x,
+        process=FLOW,
+        pairs=PAIR,
+        teacher=exact_step(FLOW),
+        anywhere=True,
+        noise=z,
+    ),
+    "continuous consistency, training": lambda theta, x, z: (
+        continuous_consistency.continuous_consistency_loss(
+            KEY,
+            member_consistency(theta),
+            x,
+            process=TRIG,
+            times=constant(0.9),
+            normalize=plain,
+            noise=z,
+        )
+    ),
+    "continuous consistency, distillation": lambda theta, x, z: (
+        continuous_consistency.continuous_consistency_loss(
+            KEY,
+            member_consistency(theta),
+            x,
+            process=TRIG,
+            times=constant(0.9),
+            teacher=exact_velocity(TRIG),
+            noise=z,
+        )
+    ),
+    "regularized consistency": lambda theta, x, z: regularized_consistency.consistency_loss(
+        KEY,
+        member_consistency(theta),
+        exact_velocity(TRIG),
+        x,
+        process=TRIG,
+        times=constant(0.9),
+        noise=z,
+    ),
+    "distilled reflow": lambda theta, x, z: (
+        straightening.distilled_reflow_loss(member_map(theta), S * z, z, process=FLOW),
+        0,
+    ),
+    "guidance": lambda theta, x, z: guidance.guidance_loss(
+        KEY,
+        lambda x, t, w: perturbed(lambda x, t: exact_velocity(FLOW)(x, t) * w[:, None], theta)(
+            x, t
+        ),
+        lambda x, t, w: _scaled(x, t, w),
+        x,
+        process=FLOW,
+        target=targets.velocity,
+        times=constant(0.7),
+        scales=(1.0, 4.0),
+        noise=z,
+    ),
+}
+
+
+def _scaled(x, t, w):
+    """A prediction whose velocity is w times the exact one."""
+    return targets.recover(FLOW, targets.velocity, x, w[:, None] * exact_velocity(FLOW)(x, t), t)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_exact_solution_is_where_the_gradient_vanishes(name, float64):
+    loss = lambda theta, x, z: LOSSES[name](theta, x, z)[0]
+    np.testing.assert_allclose(mean_gradient(loss), 0, atol=1e-10)
+    for number, direction in enumerate(np.eye(3)):
+        if number == 1 and name == "mean flow on the diagonal":
+            continue  # its term is 0 where s = t
+        assert np.abs(mean_gradient(loss, 0.3 * direction)).max() > 1e-3, direction
+
+
+def test_halving_ends_at_the_map_of_two_teacher_steps(float64):
+    """The student's one step equals two steps of DDIM, whatever the teacher."""
+    process = VariancePreservingCosine()
+    denoiser = lambda x, t: diffusion.recover(process, targets.v, x, jnp.sin(x), t)
+    x = jax.random.normal(KEY, (5, 3), jnp.float64)
+    t, middle, s = (jnp.full(5, a) for a in (0.9, 0.7, 0.5))
+    goal = halving.two_step_target(denoiser, process, x, t, middle, s)
+    one = process.corrupt(goal.clean, goal.noise, s)
+    two = diffusion.ddim(denoiser, process, x, jnp.array([0.9, 0.7, 0.5]))
+    np.testing.assert_allclose(one, two, atol=1e-12)
+    np.testing.assert_allclose(process.corrupt(goal.clean, goal.noise, t), x, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", [targets.clean, targets.v], ids=lambda t: t.__name__)
+def test_halving_has_no_loss_when_the_student_does_two_steps_in_one(target, float64):
+    """Also at the first step, from the noise end, and with the paper's weight."""
+    process, steps = VariancePreservingCosine(), 4
+    teacher = exact_denoiser(process)
+
+    def student(x, t):
+        p = halving.two_step_target(teacher, process, x, t, t - 0.5 / steps, t - 1 / steps)
+        return targets.combine(process, target, p.clean, p.noise, t)
+
+    loss = functools.partial(
+        halving.halving_loss,
+        KEY,
+        teacher=teacher,
+        x=jnp.asarray(nodes()[0]),
+        process=process,
+        target=target,
+        num_steps=steps,
+        weighting=diffusion.weightings.truncated_snr,
+    )
+    exact, t = loss(apply=student)
+    np.testing.assert_allclose(exact, 0, atol=1e-20)
+    assert sorted(set(np.asarray(t).tolist())) == [0.25, 0.5, 0.75, 1.0]
+    assert loss(apply=lambda x, t: student(x, t) + 0.1)[0].min() > 1e-3
+
+
+def test_shortcuts_teach_the_mean_of_two_halves(float64):
+    """At the oracle the halves' mean is exact; elsewhere the target is as by hand."""
+    x, z = (jnp.asarray(a) for a in nodes()[:2])
+    exact, _ = shortcut.shortcut_loss(
+        KEY, average_velocity(FLOW), x, share=1.0, largest=1e9, finest=2**20, noise=z
+    )
+    t, s = shortcut.shortcut_times(jax.random.split(KEY)[0], len(x), 2**20, 1.0)
+    longer = np.asarray(t - s) > 4 / 2**20  # shorter ones are told that they have no length
+    np.testing.assert_allclose(exact[longer], 0, atol=1e-20)
+    apply = lambda x, t, s: jnp.sin(x) * (1 + t - s)[:, None]
+    loss, _ = shortcut.shortcut_loss(KEY, apply, x, share=1.0, finest=8, noise=z)
+    t, s = shortcut.shortcut_times(jax.random.split(KEY)[0], len(x), 8, 1.0)
+    x_t = FLOW.corrupt(x, z, t)
+    middle = (t + s) / 2
+    smallest = t - s <= 0.25  # its halves are the finest: told s = t, which is flow matching
+    first = apply(x_t, t, jnp.where(smallest, t, middle))
+    x_m = jnp.clip(x_t - ((t - s) / 2)[:, None] * first, -4, 4)
+    second = apply(x_m, middle, jnp.where(smallest, middle, s))
+    by_hand = squared(apply(x_t, t, s) - (first + second) / 2)
+    np.testing.assert_allclose(loss, by_hand, atol=1e-12)
+
+
+def test_most_of_a_shortcut_models_batch_is_flow_matching():
+    """The same loss as `diffusion.simple_loss` for the same times and noise."""
+    x, z = jax.random.normal(KEY, (2, 16, 3))
+    apply = lambda x, t, s: jnp.sin(x) + (t + 2 * s)[:, None]
+    loss, t = shortcut.shortcut_loss(KEY, apply, x, noise=z)
+    simple, _ = diffusion.simple_loss(
+        KEY,
+        flow_maps.diagonal(apply),
+        x,
+        process=FLOW,
+        target=targets.velocity,
+        times=lambda process, u: t,
+        noise=z,
+    )
+    np.testing.assert_array_equal((loss == simple)[2:], True)  # the first eighth learns jumps
+    assert not (loss == simple)[:2].any()
+
+
+def test_shortcut_times_are_those_of_its_grids():
+    t, s = shortcut.shortcut_times(KEY, 4096, 8, 0.5)
+    length = np.asarray(t - s)
+    assert set(length[:2048].tolist()) == {1.0, 0.5, 0.25}
+    assert (length[2048:] == 0).all()
+    assert np.asarray(t).min() > 0 and np.asarray(t).max() == 1 and np.asarray(s).min() == 0
+    ratio = np.asarray(t)[:2048] / length[:2048]
+    np.testing.assert_array_equal(ratio, np.round(ratio))
+    with pytest.raises(ValueError, match="power of two"):
+        shortcut.shortcut_times(KEY, 8, 6, 0.5)
+
+
+def test_mean_flow_on_the_diagonal_is_flow_matching():
+    """The same loss as `diffusion.simple_loss` for the same times and noise, exactly."""
+    x, z = jax.random.normal(KEY, (2, 6, 3))
+    apply = lambda x, t, s: jnp.sin(x) + t[:, None]
+    law = lambda key, process, count: (jnp.linspace(0.1, 0.9, count),) * 2
+    loss, t = mean_flow.mean_flow_loss(KEY, apply, x, pairs=law, distance=squared, noise=z)
+    simple, _ = diffusion.simple_loss(
+        KEY,
+        flow_maps.diagonal(apply),
+        x,
+        process=FLOW,
+        target=targets.velocity,
+        times=lambda process, u: t,
+        noise=z,
+    )
+    np.testing.assert_array_equal(loss, simple)
+
+
+def test_derivatives_along_the_trajectory_are_differences(float64):
+    x = jax.random.normal(KEY, (4, 3), jnp.float64)
+    v = jnp.cos(x)
+    t, s, step = jnp.full(4, 0.8), jnp.full(4, 0.3), 1e-5
+    apply = lambda x, t, s: jnp.sin(x) * (t**2 - s)[:, None]
+    _, change = mean_flow.total_derivative(apply, x, t, s, v)
+    move = lambda h: apply(x + h * v, t + h, s)
+    np.testing.assert_allclose(change, (move(step) - move(-step)) / (2 * step), atol=1e-9)
+
+
+def test_mean_flows_guided_velocity_is_that_of_the_guided_network(float64):
+    """With an exact network, ω·v + κ·u_c + (1 − ω − κ)·u_∅ means scale ω/(1 − κ) of the mixture.
+
+    So MeanFlow's fixed point is u = u_∅ + ω/(1 − κ)·(v_c − u_∅), with v_c the velocity (eq. 20).
+    """
+    x = jax.random.normal(KEY, (4, 3), jnp.float64)
+    t = jnp.full(4, 0.5)
+    scale, mixing = 1.2, 0.4
+    v, null = jnp.sin(x), 0.3 * x
+    guided = null + scale / (1 - mixing) * (v - null)
+    apply = lambda x, t, s, label: jnp.where(
+        label[:, None] == 1, jnp.concatenate([guided, null]), jnp.concatenate([guided, null])
+    )
+    found = mean_flow.guided_velocity(apply, x, t, v, jnp.ones(4), jnp.zeros(4), scale, mixing)
+    np.testing.assert_allclose(found, guided, atol=1e-12)
+
+
+def test_improved_mean_flows_scales_have_the_published_median_and_mean():
+    u = jnp.linspace(0, 1, 100_001)
+    scales = mean_flow.guidance_scales(u)
+    np.testing.assert_allclose(jnp.median(scales), 2.828427, rtol=1e-5)
+    np.testing.assert_allclose(jnp.trapezoid(scales, u), 3.366288, rtol=1e-4)
+
+
+def test_consistency_trainings_bias_is_of_the_size_of_the_step(float64):
+    """x_r with the same data and noise: E[x_r | x_t] is not the ODE's solution.
+
+    For the oracle the gradient in θ₀ is −2t·E[x_t·(f(x_t) − f(x_r))], a closed form, and of second
+    order in the step, so that the loss over t − r has a bias of first order.
+    """
+    t, gradients = 0.8, []
+    for step in (0.1, 0.05):
+        r = t - step
+        a, b, c, d = (float(f(jnp.asarray(u))) for u in (t, r) for f in (FLOW.alpha, FLOW.sigma))
+        covariance = a * c * S**2 + b * d
+        rho_t, rho_r = (float(rho(FLOW, jnp.asarray(u))) for u in (t, r))
+        predicted = -2 * t * S * (rho_t - covariance / rho_r)
+        loss = lambda theta, x, z, r=r: consistency.consistency_loss(
+            KEY, member_map(theta), x, process=FLOW, pairs=at(t, r), noise=z
+        )[0]
+        gradients.append(mean_gradient(loss)[0])
+        np.testing.assert_allclose(gradients[-1], predicted, rtol=1e-9)
+    assert 3 < gradients[0] / gradients[1] < 5
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_teachers_steps_have_their_order(order, float64):
+    """The error of one step falls as its length to the power order + 1."""
+    process = VariancePreservingCosine()
+    x, t = jnp.ones((1, 1)), jnp.array([0.6])
+    step = consistency.solver_step(exact_denoiser(process), process, order)
+    error = [
+        float(jnp.abs(step(x, t, t - h) - exact_map(process)(x, t, t - h)).max())
+        for h in (0.02, 0.01)
+    ]
+    assert abs(np.log2(error[0] / error[1]) - (order + 1)) < 0.1
+    with pytest.raises(ValueError, match="order is 1"):
+        consistency.solver_step(exact_denoiser(process), process, 3)
+
+
+def test_the_consistency_loss_takes_the_older_student_as_its_target():
+    x, z = jax.random.normal(KEY, (2, 6, 3))
+    pairs_ = at(0.8, 0.3)
+    loss, _ = consistency.consistency_loss(
+        KEY,
+        exact_map(FLOW),
+        x,
+        process=FLOW,
+        pairs=pairs_,
+        target_student=lambda x, t, s: 0 * x,
+        noise=z,
+    )
+    t = jnp.full(6, 0.8)
+    own = exact_map(FLOW)(FLOW.corrupt(x, z, t), t, 0 * t)
+    np.testing.assert_allclose(loss, squared(own), rtol=1e-5)
+
+
+def test_the_tangent_of_continuous_consistency_is_its_closed_form(float64):
+    """cos(t)·df/dt along the trajectory, f = cos(t)·x_t − sin(t)·y, by differences.
+
+    For the oracle df/dt = 0: f is constant along the ODE.
+    """
+    x = jax.random.normal(KEY, (4, 3), jnp.float64)
+    t = jnp.array([0.2, 0.7, 1.1, 1.5])
+    direction, step = jnp.cos(x), 1e-5
+    velocity = lambda x, t: jnp.sin(x) * (1 + t)[:, None]
+    f = lambda h: (
+        jnp.cos(t + h)[:, None] * (x + h * direction)
+        - jnp.sin(t + h)[:, None] * velocity(x + h * direction, t + h)
+    )
+    slope = jnp.cos(t)[:, None] * (f(step) - f(-step)) / (2 * step)
+    for module in (continuous_consistency, regularized_consistency):
+        y, g = module.tangent(velocity, x, t, direction)
+        np.testing.assert_allclose(g, slope, atol=1e-9)
+        np.testing.assert_array_equal(y, velocity(x, t))
+        exact = lambda x, t: ((jnp.cos(t) - 1) / jnp.sin(t))[:, None] * x
+        along = exact_velocity(TRIG)(x, t)
+        np.testing.assert_allclose(module.tangent(exact, x, t, along)[1], 0, atol=1e-12)
+
+
+def test_before_its_warm_up_the_tangent_has_only_the_stable_term(float64):
+    x = jax.random.normal(KEY, (4, 3), jnp.float64)
+    t = jnp.array([0.2, 0.7, 1.1, 1.5])
+    velocity = lambda x, t: jnp.sin(x)
+    _, g = continuous_consistency.tangent(velocity, x, t, 0.5 * x, 0.0)
+    np.testing.assert_allclose(g, -(jnp.cos(t)[:, None] ** 2) * (jnp.sin(x) - 0.5 * x), atol=1e-15)
+
+
+def test_tangents_are_normalized_by_example():
+    g = jnp.array([[3.0, 4.0], [0.0, 0.0]])
+    found = continuous_consistency.normalized(g)
+    np.testing.assert_allclose(found, [[3 / 5.1, 4 / 5.1], [0, 0]], rtol=1e-6)
+
+
+def test_a_learned_weight_is_best_at_minus_the_log_of_the_loss():
+    """d/dw (e^w·L − w) = 0 at w = −log L."""
+    x, z = jax.random.normal(KEY, (2, 6, 3))
+
+    def loss(w):
+        return continuous_consistency.continuous_consistency_loss(
+            KEY,
+            lambda x, t: jnp.sin(x),
+            x,
+            process=TRIG,
+            times=constant(0.9),
+            log_weight=w,
+            noise=z,
+        )[0]
+
+    unweighted = loss(None)
+    best = lambda t: -jnp.log(unweighted)
+    np.testing.assert_allclose(loss(best), 1 + jnp.log(unweighted), rtol=1e-5)
+    slope = jax.grad(lambda w: loss(lambda t: w)[0])(-jnp.log(unweighted[0]))
+    np.testing.assert_allclose(slope, 0, atol=1e-5)
+
+
+def test_rcms_times_are_those_of_rectified_flow():
+    """NVlabs/rcm's mid times 1.5, 1.4, 1.0 and 1.3."""
+    found = regularized_consistency.rectified_flow_time(jnp.array([1.5, 1.4, 1.0, 1.3]))
+    np.testing.assert_allclose(found, [0.933781, 0.852895, 0.608979, 0.782708], atol=1e-6)
+
+
+def test_a_rectified_flow_teaches_trigflow_the_same_data(float64):
+    """x̂ of TrigFlow from the wrapped network equals x̂ of the flow at the scaled point."""
+    process = TrigFlow(preconditioning=TrigFlowPreconditioning(data_deviation=1.0))
+    x, t = jax.random.normal(KEY, (4, 3), jnp.float64), jnp.array([0.2, 0.7, 1.1, 1.5])
+    network = lambda x, t: jnp.sin(x) * (1 + t)[:, None]
+    wrapped = diffusion.predict(
+        regularized_consistency.as_trigflow(network), process, targets.velocity
+    )
+    flow = diffusion.predict(network, FLOW, targets.velocity)
+    scaled = x / (jnp.cos(t) + jnp.sin(t))[:, None]
+    ours, theirs = wrapped(x, t), flow(scaled, regularized_consistency.rectified_flow_time(t))
+    np.testing.assert_allclose(ours.clean, theirs.clean, atol=1e-12)
+    np.testing.assert_allclose(ours.noise, theirs.noise, atol=1e-12)
+
+
+def test_perceptual_losses_compare_what_the_average_velocity_says_of_the_data():
+    x, z = jax.random.normal(KEY, (2, 3, 4))
+    t = jnp.array([0.2, 0.79, 0.9])
+    x_t = FLOW.corrupt(x, z, t)
+    loss = pixel_mean_flow.perceptual_loss(lambda a, b: squared(a - b), x, x_t, t, z - x)
+    np.testing.assert_allclose(loss, 0, atol=1e-12)  # x_t − t·(z − x) = x
+    loss = pixel_mean_flow.perceptual_loss(lambda a, b: squared(a - b), x, x_t, t, z)
+    np.testing.assert_allclose(loss[:2], squared(t[:, None] * x)[:2], rtol=1e-5)
+    assert loss[2] == 0  # near noise
+
+
+def test_a_student_told_the_scale_equals_the_two_call_teacher(float64):
+    """No loss where the student computes what guidance computes, at every scale."""
+    conditional, null = lambda x, t: jnp.sin(x), lambda x, t: 0.3 * x
+    student = lambda x, t, w: null(x, t) + w[:, None] * (conditional(x, t) - null(x, t))
+    denoiser = lambda x, t, label: targets.recover(
+        FLOW,
+        targets.velocity,
+        x,
+        jnp.where(label[:, None] == 1, conditional(x, t), null(x, t)),
+        t,
+    )
+    teacher = lambda x, t, w: diffusion.guide(denoiser, jnp.ones(4), jnp.zeros(4), w)(x, t)
+    x = jax.random.normal(KEY, (4, 3), jnp.float64)
+    loss = functools.partial(
+        guidance.guidance_loss,
+        KEY,
+        guided=teacher,
+        x=x,
+        process=FLOW,
+        target=targets.velocity,
+        times=times.uniform,
+        scales=(1.0, 8.0),
+    )
+    np.testing.assert_allclose(loss(apply=student)[0], 0, atol=1e-24)
+    assert loss(apply=lambda x, t, w: student(x, t, w) + 0.1)[0].min() > 1e-3
+
+
+def test_pairs_of_a_straight_flow_are_straight():
+    """∫‖(z − x) − v‖² dt is 0 for the straight line of one pair, and grows with what v adds."""
+    x, z = jax.random.normal(KEY, (2, 4, 3))
+    grid = jnp.linspace(1, 0, 9)
+    path = jnp.stack([FLOW.corrupt(x, z, jnp.full(4, t)) for t in grid])
+    straight = lambda x_t, t: z - x
+    assert straightening.straightness(straight, x, z, path, grid).max() < 1e-12
+    bent = straightening.straightness(lambda x_t, t: z - x + t[:, None], x, z, path, grid)
+    np.testing.assert_allclose(bent, np.mean(np.asarray(grid[:-1]) ** 2), rtol=1e-5)
+
+
+def test_distances_are_their_formulas():
+    d = jnp.array([[3.0, 4.0], [0.0, 0.0]])
+    np.testing.assert_allclose(distances.squared(d), [12.5, 0])
+    c = 0.00054 * np.sqrt(3072)
+    assert abs(c - 0.02993) < 5e-6  # published for CIFAR-10
+    image = jnp.full((1, 32, 32, 3), 0.1)
+    np.testing.assert_allclose(distances.pseudo_huber(image), np.sqrt(30.72 + c**2) - c, rtol=1e-4)
+    np.testing.assert_allclose(distances.adaptive(d), [25 / 25.01, 0], rtol=1e-6)
+    slope = jax.grad(lambda d: distances.adaptive(d).sum())(d)
+    np.testing.assert_allclose(slope[0], [6 / 25.01, 8 / 25.01], rtol=1e-5)  # no gradient below

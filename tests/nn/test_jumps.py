@@ -1,0 +1,72 @@
+"""Networks that are told more than the time: counts, and outputs that stay as they were."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.models.transformers.dit import DiT, DiT_B, DiT_L, DiT_XL
+from genjax.models.transformers.lightning_dit import LightningDiT
+
+SIZES = dict(patch_size=2, width=16, depth=2, num_heads=2, num_classes=5)
+X, T, LABELS = jnp.ones((3, 4, 4, 2)), jnp.array([0.1, 0.5, 0.9]), jnp.array([0, 3, 5])
+END, GUIDANCE = T / 2, jnp.array([1.0, 2.0, 4.0])
+count = lambda tree: sum(a.size for a in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    "build, patch_size, expected",
+    [
+        (DiT_B, 4, 131_165_248),
+        (DiT_B, 2, 131_091_472),
+        (DiT_L, 2, 459_137_040),
+        (DiT_XL, 2, 676_440_592),
+    ],
+)
+def test_mean_flows_networks_have_the_published_counts(build, patch_size, expected):
+    """Gsunshine/meanflow's: DiT that is also told the length of the jump."""
+    x, t = (
+        jax.ShapeDtypeStruct((1, 32, 32, 4), jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.float32),
+    )
+    label = jax.ShapeDtypeStruct((1,), jnp.int32)
+    network = build(patch_size=patch_size, takes_end_time=True)
+    init = lambda x, t, label, end: network.init(jax.random.key(0), x, t, label, end_time=end)
+    assert count(jax.eval_shape(init, x, t, label, t)) == expected
+
+
+@pytest.mark.parametrize("build", [DiT, LightningDiT])
+def test_a_student_starts_as_its_teacher(build):
+    """With the teacher's parameters the first output is bitwise the teacher's; then it can differ."""
+    teacher = build(**SIZES)
+    student = teacher.clone(takes_end_time=True, takes_guidance=True)
+    told = dict(end_time=END, guidance=GUIDANCE)
+    key = jax.random.key(0)
+    variables = jax.jit(teacher.init)(key, X, T, LABELS)
+    random = np.random.default_rng(0)
+    noisy = functools.partial(
+        jax.tree.map, lambda a: a + 0.2 * random.standard_normal(a.shape, np.float32)
+    )
+    variables = noisy(variables)
+    own = jax.jit(student.init)(key, X, T, LABELS, **told)["params"]
+    new = {name: own[name] for name in own.keys() - variables["params"].keys()}
+    assert new.keys() == {"end_time_embedding", "guidance_embedding"}
+    started = {"params": variables["params"] | new}
+    output = jax.jit(student.apply)
+    first = output(started, X, T, LABELS, **told)
+    np.testing.assert_array_equal(first, jax.jit(teacher.apply)(variables, X, T, LABELS))
+    moved = {"params": variables["params"] | noisy(new)}
+    base = output(moved, X, T, LABELS, **told)
+    for name in told:
+        other = output(moved, X, T, LABELS, **told | {name: told[name] + 0.3})
+        assert jnp.abs(other - base).max() > 1e-3, name
+
+
+def test_what_a_network_does_not_take_is_refused():
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match="takes_end_time=False, and end_time is given: do not"):
+        jax.eval_shape(lambda: DiT(**SIZES).init(key, X, T, LABELS, end_time=END))
+    with pytest.raises(ValueError, match="takes_guidance=True, and guidance is None: give it"):
+        jax.eval_shape(lambda: DiT(**SIZES, takes_guidance=True).init(key, X, T, LABELS))
