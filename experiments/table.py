@@ -8,108 +8,14 @@ Each figure is read from a run's `report.json`; task, device and commit are read
 two small files each.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
 from experiments.launch.runtime import run_program, user_errors
-from experiments.pages.report import BETTER, RunRecord, duration, read_run, words
+from experiments.pages.tables import HEADER, tables
 
 OUT = flags.DEFINE_string("out", None, "Markdown file to write; printed if not given.")
-
-ARROWS = {"higher": " ↑", "lower": " ↓", "1": " → 1"}
-SPEED = {"steps_per_second", "goodput"}  # told by steps and time
-# Names that a report gives to the same figure of real images.
-REFERENCES = {"class_accuracy": ("classifier_accuracy",)}
-
-
-def tables(folders: Sequence[str | Path]) -> str:
-    """Return a heading and a table for each family, in the order in which the families come.
-
-    Raises:
-        FileNotFoundError: a folder holds no run.
-        ValueError: a run has no report yet.
-    """
-    families: dict[str, list[RunRecord]] = {}
-    for folder in folders:
-        run = read_run(folder)
-        if not run.report:
-            raise ValueError(f"{folder} has no report.json: train to the end, or run evaluate")
-        families.setdefault(run.config["task"], []).append(run)
-    return "\n\n".join(f"## {task}\n\n{table(runs)}" for task, runs in families.items()) + "\n"
-
-
-def table(runs: Sequence[RunRecord]) -> str:
-    """Return two tables with a row for each run: its figures, and how they came about."""
-    figures = [
-        name for name in BETTER if name not in SPEED and any(name in run.report for run in runs)
-    ]
-    heading = lambda name: words(name).replace("frechet", "Fréchet") + ARROWS[BETTER[name]]
-    names = [f"`{run.report['experiment']}`" for run in runs]
-    cells = [
-        [name, *(cell(run, each) for each in figures)]
-        for name, run in zip(names, runs, strict=True)
-    ]
-    origins = [[name, *origin(run)] for name, run in zip(names, runs, strict=True)]
-    return "\n\n".join(
-        (
-            markdown(["run", *map(heading, figures)], cells),
-            markdown(["run", "steps, time", "device", "commit", "sampling"], origins),
-        )
-    )
-
-
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def cell(run: RunRecord, name: str) -> str:
-    """Return a figure, and in parentheses the same figure of real images, if the report has it."""
-    names = REFERENCES.get(name, (f"{name}_train", f"{name}_real"))
-    reference = next((run.report[each] for each in names if each in run.report), None)
-    if name not in run.report:
-        return ""
-    shown = number(name, run.report[name])
-    return shown if reference is None else f"{shown} ({number(name, reference)})"
-
-
-def number(name: str, value: float) -> str:
-    """Return a figure with three digits, or as a percentage."""
-    if name.endswith("accuracy"):
-        return f"{100 * value:.1f} %"
-    return f"{value:#.3g}".rstrip(".").replace("-", "−")
-
-
-def origin(run: RunRecord) -> tuple[str, str, str, str]:
-    """Return what a run took, its device, its commit of genjax, and how samples were drawn."""
-    report: dict[str, Any] = run.report
-    took = f"{report['steps']:,} in {duration(report['seconds'])}"
-    commit, _, changes = str(run.environment.get("git_commit") or "unknown").partition("-")
-    source = f"`{commit[:7]}`" + ", with changes" * bool(changes)
-    sampling = [f"{report['num_samples']:,} samples"] if "num_samples" in report else []
-    if "sampler" in report:
-        steps = f", {report['num_steps']} steps" if "num_steps" in report else ""
-        sampling.append(f"{report['sampler']}{steps}".replace("|", "\\|"))
-    if "guidance_scale" in report:
-        sampling.append(f"guidance scale {report['guidance_scale']:g}")
-    return took, report["device"], source, "; ".join(sampling)
-
-
-HEADER = """\
-# Runs on record
-
-Each row is read from the `report.json` of one run. Figures in parentheses are those of real images.
-This command writes the page:
-
-```sh
-python -m experiments.table docs/results/records/* --out=docs/results/runs.md
-```
-
-"""
 
 
 def main(*folders: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.table import HEADER, tables
+from experiments.pages.tables import HEADER, tables
 from tests.experiments.launching import ROOT, run
 
 RECORDS = sorted((ROOT / "docs/results/records").iterdir())

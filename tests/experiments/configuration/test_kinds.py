@@ -54,7 +54,7 @@ def test_a_part_that_breaks_its_contract_is_refused():
 CHOICES = {
     kinds.TARGET: "clean, noise, velocity, v, score, edm",
     kinds.LOSS: "simple_loss, hybrid_loss",
-    kinds.WEIGHTING: "uniform, min_snr, edm, sigmoid, p2",
+    kinds.WEIGHTING: "uniform, min_snr, truncated_snr, edm, sigmoid, p2",
     kinds.LAW: "uniform, logit_normal, mode, cosmap, uniform_log_snr, log_normal_sigma",
     kinds.AVERAGE: "HalfLife, PowerFunction",
     kinds.OBJECTIVE: "saturating, non_saturating, hinge, least_squares, wasserstein, relativistic",
@@ -64,7 +64,7 @@ CHOICES = {
     kinds.VARIATIONAL: "VAE",
     kinds.SPACE: "Pixels, Points, Waveforms, Latents, Tokens",
     kinds.CONDITION: "Classes, Unconditional, Frames, Prompts",
-    kinds.TASK: "GAN, Autoencoder, Diffusion, VariationalAutoencoder",
+    kinds.TASK: "GAN, Autoencoder, Diffusion, Distillation, VariationalAutoencoder",
     kinds.PATCH_DISCRIMINATOR: "Discriminator",
     kinds.TEXT_ENCODER: "minilm",
 }
@@ -72,14 +72,14 @@ CHOICES = {
 
 @pytest.mark.parametrize("kind", CHOICES, ids=lambda kind: kind.contract.__name__)
 def test_a_wrong_name_is_answered_with_the_choices_alone(kind):
-    with pytest.raises(ValueError, match=f"'nothing'; there are {CHOICES[kind]}; or give"):
-        kind.find("nothing", "field")
+    with pytest.raises(ValueError, match=f"'zzz'; there are {CHOICES[kind]}; or give"):
+        kind.find("zzz", "field")
 
 
 def test_networks_samplers_and_processes_are_listed_without_their_layers_and_helpers():
     def listed(kind):
         with pytest.raises(ValueError) as error:
-            kind.find("nothing", "field")
+            kind.find("zzz", "field")
         return set(str(error.value).partition("there are ")[2].partition(";")[0].split(", "))
 
     networks = listed(kinds.DIFFUSION_NETWORK)
