@@ -20,7 +20,7 @@ def losses_of(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 class ProgressBar:
-    """What is being done, how much is done, the rate, losses and the remaining time.
+    """A bar that shows what is done, how much of it, the rate, losses and the remaining time.
 
     On a terminal it is a bar. Elsewhere it is a line every ten seconds, and one at the end of
     training. Work within other work, such as sampling while a network trains, takes the bar's
