@@ -4,14 +4,14 @@
 
 Writes into WORKDIR/latents:
 
-- walk_z.gif, a walk on the sphere; and, of a generator with styles, walk_w.gif, straight lines in
-  W,
-- mixing.png: coarse styles of the images on the left, fine ones of those above,
-- directions.png: a row for each of the directions that change the styles most (SeFa), by −3 to 3
-  deviations of W,
-- inversion.png: held-out images, and what is nearest to them in Z, W and W+,
-- latents.json: the errors of inversion and the perceptual path lengths, both by mean squares of
-  pixels in [−1, 1].
+- walk_z.gif: a walk on the sphere of Z.
+- walk_w.gif: straight lines in W, for a generator with styles.
+- mixing.png: coarse styles of the images on the left, fine styles of the images above.
+- directions.png: a row for each direction that changes the styles most (SeFa), from −3 to 3
+  deviations of W.
+- inversion.png: held-out images, and the nearest images in Z, W and W+.
+- latents.json: errors of inversion and perceptual path lengths, as mean squares of pixels in [−1,
+  1].
 """
 
 import json

@@ -79,7 +79,8 @@ INIT_FROM = flags.DEFINE_string(
 flags.mark_flag_as_required("workdir")
 flags.adopt_module_key_flags(runtime)
 
-# What may change when a run is resumed: none of it changes the parameters that come out.
+# Fields that may change when a run is resumed, since the resulting parameters do not depend on
+# them.
 FREE_TO_DIFFER = (
     "mesh.",
     "log_every",
@@ -115,7 +116,7 @@ def free_to_differ(config: Any) -> tuple[str, ...]:
 
 
 class Recorder:
-    """What happens with the state while an experiment trains: snapshots, pictures, measures.
+    """Records the state while an experiment trains: snapshots, pictures, measures.
 
     Attributes:
         report: what the measures found last, by step.

@@ -123,7 +123,7 @@ def _parameters(contract: type) -> dict[str, inspect.Parameter]:
 def _is_called_alike(function: Callable, contract: type, is_method: bool) -> bool:
     """Return whether a function takes the arguments of a contract's `__call__`, by their names.
 
-    Each network has its own name for what it is told, so of a method only the second name counts.
+    Networks have different names for the condition, so only a method's second name must agree.
     """
     parameters = list(_parameters(contract).values())
     positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]

@@ -14,7 +14,7 @@ from experiments.evaluation.images import compare_with_training, pixel_features
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import Data
 from genjax import metrics
-from genjax.data import to_float
+from genjax.data import Dataset, to_float
 from genjax.models.encoders.vgg16 import VGG16
 from genjax.pretrained.lpips import load_vgg16, require_lpips
 from genjax.training.pictures import paired_grid
@@ -116,6 +116,13 @@ class PromptMatch:
     context: Context
     needs: ClassVar[tuple[str, ...]] = ()
     least_held_out: ClassVar[int] = CANDIDATES
+
+    @staticmethod
+    def count_held_out(dataset: Dataset) -> int:
+        """Return how many names differ, since the measure chooses among different names."""
+        if dataset.captions is None:  # an error of the condition, which says so
+            return len(dataset.source)
+        return len({captions[0] for captions in dataset.captions})
 
     def __post_init__(self):
         require_lpips()

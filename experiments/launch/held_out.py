@@ -7,6 +7,7 @@ import jax
 
 from experiments.inputs.datasets import Data
 from experiments.launch.experiment import Experiment
+from genjax.data import Dataset
 
 FEW = 200  # below, figures vary so much that they are warned of
 
@@ -14,41 +15,49 @@ FEW = 200  # below, figures vary so much that they are warned of
 def check_held_out(experiment: Experiment) -> None:
     """Check that there are enough held-out examples for the measures; warn if they are few.
 
-    A measure needs as many as its `least_held_out` says, none if it has no such attribute.
+    A measure needs as many as its `least_held_out` says, none if it has no such attribute. Its
+    `count_held_out(dataset)`, if it has one, says how many there are for it.
 
     Raises:
         ValueError: a measure needs more than there are, or than `num_samples` takes of them.
     """
-    needs = {
-        measure: least
+    needs = [
+        (measure, least)
         for measure in experiment.measures
         if (least := getattr(measure.evaluator, "least_held_out", 0))
-    }
+    ]
     if not needs:
         return
-    data, there = experiment.data, _count(experiment.data)
+    data, dataset = experiment.data, _open(experiment.data)
     title = f"{data.name} ({data.held_out_split})"
-    for measure, least in needs.items():
+    for measure, least in needs:
         count = measure.evaluator.context.num_samples
+        there = getattr(measure.evaluator, "count_held_out", _count)(dataset)
         if there < least:
             raise ValueError(
-                f"{title} has {there} examples, and config.evaluation.measures.{measure.name} "
-                f"needs {least}: add examples, set another --config.data.held_out_split, or remove "
-                "the measure from the config"
+                f"{title} has {there} different examples, and config.evaluation.measures."
+                f"{measure.name} needs {least}: add examples, set another "
+                "--config.data.held_out_split, or remove the measure from the config"
             )
         if count < least:
             raise ValueError(
                 f"config.evaluation.num_samples is {count}, and config.evaluation.measures."
                 f"{measure.name} needs {least}"
             )
-    compared = min(there, *(measure.evaluator.context.num_samples for measure in needs))
+    compared = min(
+        len(dataset.source), *(measure.evaluator.context.num_samples for measure, _ in needs)
+    )
     if compared < FEW and jax.process_index() == 0:
         print(f"warning: {describe_few(title, compared)}", file=sys.stderr, flush=True)
 
 
-def _count(data: Data) -> int:
+def _count(dataset: Dataset) -> int:
+    return len(dataset.source)
+
+
+def _open(data: Data) -> Dataset:
     try:
-        return len(data.held_out().source)
+        return data.held_out()
     except ValueError as error:  # of an empty split, or of none with this name
         raise ValueError(
             f"config.data.held_out_split is {data.held_out_split!r}: {error}"

@@ -1,4 +1,4 @@
 """Tasks: a network, an algorithm and their optimization, a family a file.
 
-What programs ask of a task is `genjax.training.task.GenerativeTask`.
+The protocol `genjax.training.task.GenerativeTask` says what programs need of a task.
 """

@@ -20,7 +20,7 @@ from genjax.pretrained.lora import apply_lora, init_lora
 
 @dataclass(frozen=True)
 class Adapters:
-    """What is trained instead of a network's parameters.
+    """Low-rank adapters, trained instead of a network's parameters.
 
     Attributes:
         source: folder of published weights or of a run, whose network is adapted.

@@ -82,11 +82,13 @@ PENALTIES = ("r1", "r2", "interpolated", "lecam", "path_length")
 
 @dataclass(frozen=True)
 class Schedule:
-    """Whose turn it is in a step.
+    """The updates that a step makes of discriminator and generator.
 
-    A step makes `discriminator` updates of the discriminator, each on its own part of the batch,
-    and `generator` updates of the generator: against the discriminator so found, or, if
-    `simultaneous`, against the one before.
+    Attributes:
+        discriminator: updates of the discriminator, each on its own part of the batch.
+        generator: updates of the generator.
+        simultaneous: update the generator against the discriminator before the step, not after its
+            updates.
     """
 
     discriminator: int
@@ -421,7 +423,7 @@ class GAN:
         return (player, path_mean), self._means(metrics | norms, added)
 
     def _penalties(self, step, penalties):
-        """Of those that this task has, by name: each as added, and how often it was computed."""
+        """Return this task's penalties by name: each as added, and whether it was computed."""
         return {
             name: self._lazily(name, step, lambda penalty=penalty: (penalty().mean(), ()), ())[:2]
             for name, penalty in penalties.items()

@@ -175,11 +175,11 @@ class Autoencoder:
             )
 
     def frozen(self) -> tuple:
-        """The variables of LPIPS, if it has a weight."""
+        """Return the variables of LPIPS, if it has a weight."""
         return (load_lpips()[1],) if "perceptual" in dict(self.weights) else ()
 
     def abstract_frozen(self) -> tuple:
-        """What `frozen` would load, in shapes."""
+        """Return what `frozen` would load, in shapes."""
         if "perceptual" not in dict(self.weights):
             return ()
         images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
@@ -304,7 +304,7 @@ class Autoencoder:
         return (y, quantized.losses), (dict(kept), measured)
 
     def _trim(self, decoded):
-        """Of videos, no more frames than the data have: a last latent frame may stand for more."""
+        """Cut videos to the frames of the data, since a last latent frame may stand for more."""
         return decoded[:, : self.space.shape[0]] if len(self.space.shape) == 4 else decoded
 
     def _judge(self, params, kept, x):

@@ -50,7 +50,7 @@ def evaluation_times(
 
 @dataclass(frozen=True)
 class Objective:
-    """What the network learns: a process, a target, and a loss over times.
+    """The objective of the network: a process, a target, and a loss over times.
 
     Attributes:
         dropout_rate: probability that a training example's condition is dropped.

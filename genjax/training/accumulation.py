@@ -16,8 +16,8 @@ def value_and_gradient(loss: Callable, num_microbatches: int = 1) -> Callable:
 
     Value, auxiliary output and gradients are means over microbatches, which for a loss that is a
     mean over examples is the whole batch's. Microbatch i takes every `num_microbatches`-th example
-    from i on, so that no example leaves its device, and the i-th of the keys that `key` splits
-    into; a single one takes `key`.
+    from i on, so that no example leaves its device. It takes the i-th of the keys that `key` splits
+    into; a single microbatch takes `key`.
 
     Args:
         loss: `(params, batch, key) -> (value, auxiliary)`.

@@ -2,8 +2,7 @@
 
 `directory/<step>/` appears by one rename when orbax has written it whole and every file has been
 hashed into its `manifest.json`. A checkpoint whose files differ from the manifest is never used.
-What is stored knows nothing of devices: a state is restored in whatever sharding the reader asks
-for.
+The files do not depend on devices: a state is restored in whatever sharding the reader asks for.
 
 With several processes all write their parts into one folder, which all must see, and each hashes a
 share of the files. The first one puts the digests together and renames.
@@ -151,7 +150,7 @@ def read_facts(checkpoint: Path) -> dict[str, Any]:
 
 
 def _remove(path: Path) -> None:
-    """Delete a folder, or a link to one. What cannot be deleted stays: it must not stop a save."""
+    """Delete a folder, or a link to one. A failure is ignored: it must not stop a save."""
     with contextlib.suppress(OSError):
         path.unlink() if path.is_symlink() else shutil.rmtree(path, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""What a run writes down: metrics as JSON lines, and to writers that a config turns on."""
+"""The log of a run: metrics as JSON lines, and to writers that a config turns on."""
 
 import json
 import os

@@ -176,7 +176,7 @@ class _Pending:
 
 
 class _Breaks:
-    """What is done between steps: the state is saved or shown to plugins, or training stops."""
+    """The work between steps: save the state, show it to plugins, or stop training."""
 
     def __init__(
         self,

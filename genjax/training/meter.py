@@ -1,4 +1,4 @@
-"""What training steps report: read while later steps run, averaged over windows and logged."""
+"""The metrics of training steps: read while later steps run, averaged over windows, logged."""
 
 import contextlib
 import os
@@ -33,15 +33,16 @@ class Meter:
     With a `log_every` of 0 only the last step's metrics are logged.
 
     The metrics of a step are read when the next step has been started, so that the devices never
-    wait for the host. The log gets these means, and
-    - `steps_per_second`, and `step_seconds`, the time of the same steps together,
-    - `compile_seconds` in the first window after a start, which no rate contains,
-    - `input_wait`, the share of time spent waiting for batches,
-    - `operations_per_second`, of the matrix products, two to a multiply-add, with those that
-      rematerialization computes again,
-    - `skipped_steps` of the run until now, where steps may be skipped,
-    - `peak_share`, the share of the devices' peak, and `device_memory`, the most bytes in use at
-      once on one device, on devices that tell.
+    wait for the host. Besides these means the log gets:
+
+    - `steps_per_second`, and `step_seconds`, the time of the same steps together.
+    - `compile_seconds` in the first window after a start, which no rate contains.
+    - `input_wait`, the share of time spent waiting for batches.
+    - `operations_per_second` of the matrix products, two to a multiply-add. It counts products that
+      rematerialization computes again.
+    - `skipped_steps` of the run until now, where steps may be skipped.
+    - `peak_share`, the share of the devices' peak, on devices of a known peak.
+    - `device_memory`, the most bytes in use at once on one device, on devices that report it.
     """
 
     def __init__(

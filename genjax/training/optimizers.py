@@ -45,8 +45,8 @@ def muon(
     Muon is momentum orthogonalized by Newton–Schulz (Jordan et al. 2024, "Muon: an optimizer for
     hidden layers"). The last two dimensions of a kernel are a matrix `[in out]`, orthogonalized by
     itself; those before count matrices: scanned layers, or a convolution's taps. An update is
-    scaled by 0.2·√max(in, out), which gives it the root mean square of an AdamW update, so that
-    both share learning rate and weight decay (Liu et al. 2025, "Muon is scalable for LLM training",
+    scaled by 0.2·√max(in, out), which gives it the root mean square of an AdamW update. So both
+    share learning rate and weight decay (Liu et al. 2025, "Muon is scalable for LLM training",
     equation 4).
 
     Args:
@@ -207,7 +207,7 @@ def make_optimizer(
         name: of `rules`: adamw, lion, muon, schedule_free_adamw and others.
         num_steps: of the run.
         warmup: in steps, or below 1 as a fraction of the run.
-        decay: in steps or as a fraction likewise; the whole run if None.
+        decay: in steps, or below 1 as a fraction of the run; the whole run if None.
         field: what errors call this part of the config.
 
     Raises:

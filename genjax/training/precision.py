@@ -36,8 +36,8 @@ def at_rounded(loss: Callable, dtype: jax.typing.DTypeLike | None) -> Callable:
     optimizer and averages that keep float32 parameters do not lose updates that are too small for
     the copies (Micikevicius et al. 2018, "Mixed precision training", section 3.1). All copies are
     made before the first layer, and both passes read half of the bytes, also of what is computed
-    again. Devices send no less: layers that compute in bfloat16 are gathered over `fsdp` in it
-    anyway, and XLA gathers those that compute in float32 once they are float32 again.
+    again. Devices send as much as before. Layers that compute in bfloat16 are gathered over `fsdp`
+    in it anyway, and XLA gathers those that compute in float32 once they are float32 again.
     """
     if dtype is None:
         return loss

@@ -19,8 +19,16 @@ def losses_of(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name.startswith("loss/")}
 
 
+def _short(losses: Mapping[str, float]) -> str:
+    """Return losses for a narrow terminal: of several networks by initials, "loss D 0.7 G 1.1"."""
+    initials = {name: name.rpartition("/")[2][:1].upper() for name in losses}
+    if len(losses) < 2 or len(set(initials.values())) < len(losses):
+        return "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+    return "loss " + " ".join(f"{initials[name]} {value:.3f}" for name, value in losses.items())
+
+
 class ProgressBar:
-    """What is being done, how much is done, the rate, losses and the remaining time.
+    """A bar that shows what is done, how much of it, the rate, losses and the remaining time.
 
     On a terminal it is a bar. Elsewhere it is a line every ten seconds, and one at the end of
     training. Work within other work, such as sampling while a network trains, takes the bar's
@@ -37,14 +45,14 @@ class ProgressBar:
     def __init__(self, label: str, start: int, total: int, unit: str):
         self._label, self._start, self._total, self._unit = label, start, total, unit
         self._began = self._shown = time.monotonic()
-        self._losses = ""
+        self._losses: Mapping[str, float] = {}
         self._terminal = sys.stderr.isatty()
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn(label),
-            rich.progress.BarColumn(),
+            rich.progress.BarColumn(bar_width=10),  # leaves room on 80 columns
             rich.progress.MofNCompleteColumn(),
             rich.progress.TextColumn(f"{{task.fields[rate]:.1f}} {unit}/s {{task.fields[losses]}}"),
-            rich.progress.TextColumn("remaining {task.fields[remaining]}"),
+            rich.progress.TextColumn("{task.fields[remaining]} left"),
             console=rich.console.Console(stderr=True),
             auto_refresh=False,  # no thread beside the training steps
             disable=not self._terminal,
@@ -72,8 +80,7 @@ class ProgressBar:
 
     def update(self, done: int, losses: Mapping[str, float] | None = None) -> None:
         """Show how many are done. Redraws twice a second at most, so call it after every step."""
-        if losses:
-            self._losses = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        self._losses = losses or self._losses
         now = time.monotonic()
         ends = done == self._total and (self._terminal or self._label == "training")
         if now - self._shown < (TERMINAL_SECONDS if self._terminal else LINE_SECONDS) and not ends:
@@ -82,7 +89,7 @@ class ProgressBar:
         rate = (done - self._start) / max(now - self._began, 1e-9)
         remaining = f"{(self._total - done) / max(rate, 1e-9):.0f} s"
         if self._terminal:
-            fields = dict(rate=rate, losses=self._losses, remaining=remaining)
+            fields = dict(rate=rate, losses=_short(self._losses), remaining=remaining)
             with outliving_readers(sys.stderr):
                 self._bar.update(self._task, completed=done, refresh=True, **fields)
         else:
@@ -90,7 +97,5 @@ class ProgressBar:
                 f"{self._label} {done}/{self._total} {self._unit}",
                 f"{rate:.1f} {self._unit}/s",
             ]
-            say(
-                "  ".join([*shown, *filter(None, [self._losses]), f"remaining {remaining}"]),
-                sys.stderr,
-            )
+            shown += [f"{name} {value:.4f}" for name, value in self._losses.items()]
+            say("  ".join([*shown, f"remaining {remaining}"]), sys.stderr)

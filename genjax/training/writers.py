@@ -26,7 +26,7 @@ class Stream(Protocol):
 
 
 class Writer(Protocol):
-    """What a config names: opens a `Stream` where a run starts or is resumed."""
+    """The part that a config names: opens a `Stream` where a run starts or is resumed."""
 
     def open(self, folder: str | os.PathLike, step: int, config: Mapping[str, Any]) -> Stream:
         """Return the stream of a run.

@@ -195,7 +195,7 @@ WRONG = {
     ),
     "few held-out images": (
         ["--config.data.held_out_split=test[:4]"],
-        "digits (test[:4]) has 4 examples, and config.evaluation.measures.samples needs 6",
+        "digits (test[:4]) has 4 different examples, and config.evaluation.measures.samples needs 6",
     ),
     "no held-out images": (
         ["--config.data.held_out_split=test[:0]"],

@@ -67,4 +67,15 @@ def test_work_within_other_work_takes_its_place_and_not_its_time(clock, monkeypa
     labels = [label for label in re.findall("training|sampling", text)]
     assert labels[0] == labels[-1] == "training" and "sampling" in labels
     assert "8/8" in text and text.count("2.0 steps/s") >= 2  # 40 steps in 20 s, without sampling's
-    assert re.findall(r"remaining\s+(\d+) s", text)[-1] == "30"
+    assert re.findall(r"(\d+) s left", text)[-1] == "30"
+
+
+def test_the_losses_of_a_gan_fit_on_a_terminal_of_80_columns(clock, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    with ProgressBar("training", 0, 1500, "steps") as bar:
+        clock[0] = 10.0
+        bar.update(1000, {"loss/discriminator": 1.25, "loss/generator": 0.5})
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
+    assert "training" in text and "1000/1500 100.0 steps/s loss D 1.250 G 0.500 5 s left" in text

@@ -1,11 +1,15 @@
 """The check of held-out sets before training, and the interval of figures from few examples."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from configs import digits_flow
-from experiments.launch.experiment import Experiment
+from experiments.evaluation.prompts import PromptMatch
+from experiments.launch.experiment import Experiment, Measure
 from experiments.launch.held_out import check_held_out, describe_few
+from genjax.data import Dataset, InMemory
 
 
 def experiment(split, measured=True):
@@ -28,6 +32,25 @@ def test_enough_examples_are_not_warned_of(capsys):
     check_held_out(experiment("test[:200]"))
     check_held_out(experiment("test[:4]", measured=False))
     assert capsys.readouterr().err == ""
+
+
+def test_pictures_of_one_name_count_once():
+    """PromptMatch chooses among ten names, which twelve pictures of two names do not have."""
+    captions = [("cat", "kitten")] * 6 + [("dog",)] * 6
+    source = InMemory({"image": np.zeros((12, 2, 2, 3), np.uint8)})
+    dataset = Dataset("pets", "test", source, captions=captions)
+    data = SimpleNamespace(name="pets", held_out_split="test", held_out=lambda: dataset)
+    evaluator = SimpleNamespace(
+        least_held_out=PromptMatch.least_held_out,
+        count_held_out=PromptMatch.count_held_out,
+        context=SimpleNamespace(num_samples=12),
+    )
+    measures = [Measure("prompts", 0, evaluator)]
+    message = (
+        r"pets \(test\) has 2 different examples, and config.evaluation.measures.prompts needs"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_held_out(SimpleNamespace(data=data, measures=measures))
 
 
 def test_the_interval_of_few_examples_holds_95_percent_of_shares():
