@@ -198,10 +198,16 @@ def _store(ref, lanes, own, result):
 
 
 def _forward_kernel(features, scale, query, key, value, output):
-    for lanes, own in _heads(query.shape[1], features):
-        weights, factor = _weights(jnp.where(own, query[:, lanes], 0), key[:, lanes], scale)
-        product = _product(weights.astype(value.dtype), value[:, lanes], 1, 0)
-        _store(output, lanes, own, factor * product)
+    block, width = query.shape
+    # The compiler runs products beside the weights of other heads, or else of other queries.
+    rows = 128 if width == features and block % 128 == 0 else block
+    for start in range(0, block, rows):
+        part = slice(start, start + rows)
+        for lanes, own in _heads(width, features):
+            own_query = jnp.where(own, query[part, lanes], 0)
+            weights, factor = _weights(own_query, key[:, lanes], scale)
+            product = _product(weights.astype(value.dtype), value[:, lanes], 1, 0)
+            _store(output.at[part], lanes, own, factor * product)
 
 
 def _backward_kernel(
