@@ -1,18 +1,19 @@
-"""Compiles networks for a TPU that is not there and prints what they cost at least, beside peers.
+"""Compile networks for a TPU that is not there and print what they cost at least, beside peers.
 
     pip install '.[tpu]'
     python -m experiments.tpu_bounds
     python -m experiments.tpu_bounds --only=flux_forward_1 --only=flux_forward_4 --out=bounds.json
 
-The TPU's own compiler compiles each program for one v5p. Each operation that it schedules is bounded
-by its products and its bytes (genjax/devices/breakdown.py). A row has the sum of these bounds in ms,
-its parts by kind of operation, and bytes moved and held at the peak, in GB. On 2 cores DiT-XL/2's
-step compiles in a minute or two, and Wan's decoder in three. Rows of other libraries are kept as
-measured (`PEERS`).
+The TPU's own compiler compiles each program for one v5p, or for eight. Each operation that it
+schedules is bounded by its products and its bytes (genjax/devices/breakdown.py). A row has the sum
+of these bounds in ms, its parts by kind of operation, and bytes moved and held at the peak, in GB,
+all of one chip. Time on links between chips is not in it. On 2 cores each program compiles in about
+a minute. Rows of other libraries are kept as measured (`PEERS`).
 """
 
 import functools
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,9 +57,9 @@ def _arrays(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def _dit_step(mesh: Mesh, **model: Any) -> Compiled:
-    """DiT-XL/2's training step, of 64 examples, as its config says but for `model`."""
+    """DiT-XL/2's training step, of 64 examples a chip, as its config says but for `model`."""
     config = imagenet256_latent_flow.get_config()
-    config.batch_size = 64
+    config.batch_size = 64 * mesh.size
     config.model.update(model)
     program = program_of("train", config, mesh)
     return program.jitted(), program.args
@@ -115,6 +116,7 @@ def _wan_chunk(mesh: Mesh) -> Compiled:
 PROGRAMS: dict[str, Callable[[Mesh], Compiled]] = {
     "dit_step": _dit_step,
     "dit_step_unrolled": lambda mesh: _dit_step(mesh, unroll=28, remat_policy=None),
+    "dit_step_fsdp_8": _dit_step,
     "flux_forward_1": lambda mesh: _flux_forward(mesh, 1),
     "flux_forward_4": lambda mesh: _flux_forward(mesh, 4),
     "flux_step_4": _flux_step,
@@ -122,6 +124,7 @@ PROGRAMS: dict[str, Callable[[Mesh], Compiled]] = {
     "wan_decode_by_chunks": _wan_decode_by_chunks,
     "wan_chunk": _wan_chunk,
 }
+MESHES = {"dit_step_fsdp_8": {"fsdp": 8}}  # of programs for several chips
 
 
 class Peer(NamedTuple):
@@ -156,7 +159,9 @@ def measure(name: str) -> dict[str, Any]:
         ImportError: the TPU compiler is not installed.
     """
     device = DEVICES[DEVICE]
-    mesh = make_mesh({"data": 1}, 1, tpu_topology(device, 1))
+    axes = MESHES.get(name, {"data": 1})
+    chips = math.prod(axes.values())
+    mesh = make_mesh(axes, chips, tpu_topology(device, chips))
     jitted, args = PROGRAMS[name](mesh)
     began = time.perf_counter()
     with jax.set_mesh(mesh):
@@ -191,9 +196,8 @@ def show(row: Peer) -> None:
 
 
 def main() -> None:
-    jax.config.update(
-        "jax_enable_compilation_cache", False
-    )  # of TPUs that are not there, as in experiments.plan
+    # JAX fails to read programs for absent TPUs from its cache, with a warning.
+    jax.config.update("jax_enable_compilation_cache", False)
     found = []
     heads = ("bound ms", "products", "layout", "element", "kernels", "moved GB", "peak GB")
     print(f"{'program':20} {'library':38}" + "".join(f"{head:>9}" for head in heads))

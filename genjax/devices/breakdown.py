@@ -27,7 +27,8 @@ _FREE = re.compile(
 )
 _MOVES = frozenset(
     "bitcast bitcast-convert broadcast compare concatenate constant convert copy dynamic-slice "
-    "dynamic-update-slice get-tuple-element iota pad parameter reshape reverse select slice transpose tuple".split()
+    "dynamic-update-slice get-tuple-element iota pad parameter reshape reverse select slice "
+    "transpose tuple".split()
 )
 _NOT_ELEMENTWISE = frozenset(("custom-call", "gather", "scatter", "sort", "rng-bit-generator"))
 _VIEWS = ("bitcast", "copy", "reshape", "transpose")

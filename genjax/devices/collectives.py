@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from it before it runs."""
+"""Collectives of a compiled program, read from it before it runs."""
 
 import math
 import re
@@ -12,16 +12,16 @@ from jax.sharding import AbstractMesh, Mesh
 from genjax.devices.hlo import Array, Operation, read
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-# Between slices of TPUs hosts send, each chip's part: what is sent, and what the collective is.
+# Between slices of TPUs, hosts send each chip's part. The attribute names the collective.
 _OVER_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 SLICES = "slices"
 
 
 class Collective(NamedTuple):
-    """A kind of collective over some axes of the mesh, or over `SLICES` of TPUs: how often it runs, and the bytes of its results.
+    """Count and bytes of one kind of collective over some axes of the mesh, or over `SLICES`.
 
-    `bytes` counts one device's results: for an all-gather the gathered array, for a reduce-scatter the part
-    that the device keeps.
+    `bytes` counts one device's results: the gathered array of an all-gather, and the part that the
+    device keeps of a reduce-scatter.
     """
 
     kind: str
@@ -31,13 +31,15 @@ class Collective(NamedTuple):
 
 
 def num_slices(mesh: Mesh | AbstractMesh) -> int:
-    """Of TPUs, which a slower network joins; one of other devices."""
+    """Count the slices of TPUs, which a slower network joins; other devices are one slice."""
     devices = () if isinstance(mesh, AbstractMesh) else mesh.devices.flat
     return len({getattr(device, "slice_index", 0) for device in devices}) or 1
 
 
 def collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
-    """All collectives of one run of `jitted.lower(…).compile()`; those in a loop count once per iteration.
+    """Return all collectives of one run of `jitted.lower(…).compile()`.
+
+    Those in a loop count once per iteration.
 
     Raises:
         ValueError: a loop around a collective does not say how often it iterates.
@@ -63,7 +65,7 @@ def collectives(compiled: Any, mesh: Mesh) -> list[Collective]:
 
 
 def _sent(operation: Operation, mesh: Mesh) -> tuple[str, tuple[str, ...], int | float] | None:
-    """Kind, axes and bytes of the results of a collective; None for any other operation."""
+    """Return kind, axes and bytes of results of a collective, or None for another operation."""
     kind = operation.opcode.removesuffix("-start")
     if kind in KINDS:
         return kind, _axes(operation.attributes, mesh.shape), sum(a.bytes for a in _made(operation))
@@ -76,7 +78,7 @@ def _sent(operation: Operation, mesh: Mesh) -> tuple[str, tuple[str, ...], int |
 
 
 def _made(operation: Operation) -> tuple[Array, ...]:
-    """The arrays that a collective makes; one that only starts has operands before, tokens after."""
+    """Return a collective's arrays; one that only starts has operands before, tokens after."""
     if operation.opcode not in ("all-gather-start", "collective-permute-start"):
         return operation.results
     arrays = [array for array in operation.results if array.shape or array.dtype != "u32"]
@@ -84,7 +86,7 @@ def _made(operation: Operation) -> tuple[Array, ...]:
 
 
 def _axes(attributes: str, mesh_shape: Mapping[str, int]) -> tuple[str, ...]:
-    """The mesh axes along which the first group's members, or a permutation's sources and targets, differ."""
+    """Return the axes along which the first group, or a permutation's ends, differ."""
     sizes = tuple(mesh_shape.values())
     if pairs := re.search(r"source_target_pairs=\{(\{[\d,{}]+\})\}", attributes):
         ends = np.array(
@@ -99,7 +101,7 @@ def _axes(attributes: str, mesh_shape: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def _first_group(attributes: str, num_devices: int) -> np.ndarray:
-    """The first replica group in any of XLA's ways to write it."""
+    """Return the first replica group in any of XLA's ways to write it."""
 
     def numbered(shape: str, permutation: str | None) -> np.ndarray:
         devices = np.arange(num_devices).reshape([int(n) for n in shape.split(",")])
@@ -114,7 +116,8 @@ def _first_group(attributes: str, num_devices: int) -> np.ndarray:
     ):
         return numbered(found[2], found[3]).reshape(-1, int(found[1]))[0]
     if found := re.search(
-        r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}",
+        r"replica_groups=mesh\[(.*?)\]"
+        r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}",
         attributes,
     ):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))

@@ -1,4 +1,4 @@
-"""What a computation costs, counted before it runs."""
+"""Costs of a computation, counted before it runs."""
 
 import math
 import operator
@@ -12,30 +12,32 @@ from genjax.devices.specifications import device_of
 
 
 def peak_operations(device_kind: str) -> float | None:
-    """Dense bfloat16 operations a second that a device can make at most, by its `device_kind`; None if unknown."""
+    """Return a device's peak of dense bfloat16 operations a second, or None if unknown."""
     device = device_of(device_kind)
     return device and device.operations
 
 
 def multiply_adds(function: Callable, *args: Any) -> int:
-    """Multiply-adds of all matrix products and convolutions in `function(*args)`, of all devices together.
+    """Count the multiply-adds of matrix products and convolutions in `function(*args)`.
 
-    A scan counts as often as it iterates, a `jax.shard_map` on each device, a `cond` as its dearest branch, and what no result
-    depends on not at all.
-    Papers that call a multiply-add one "FLOP" report this number; hardware vendors report twice as much.
+    The count is of all devices together. A scan counts as often as it iterates, a `jax.shard_map`
+    on each device, and a `cond` as its dearest branch. Operations that no result depends on do not
+    count. Papers that call a multiply-add one "FLOP" report this number. Hardware vendors report
+    twice as much.
 
     Args:
         args: arrays or `jax.ShapeDtypeStruct`s; nothing is computed.
 
     Raises:
-        ValueError: a loop with products inside iterates a number of times that is known only at run time.
+        ValueError: the iterations of a loop with products inside are known only at run time.
     """
     return _sum(_multiply_adds, _needed(function, *args))
 
 
 def multiply_adds_written(function: Callable, *args: Any) -> int:
-    """As `multiply_adds`, of a program that runs each loop's body once: how often products stand in what is compiled, which
-    is what XLA's `cost_analysis` counts.
+    """Count the multiply-adds of a program whose loops run once, as XLA's `cost_analysis` does.
+
+    So a product counts as often as it stands in the compiled program.
 
     Args, Raises: as of `multiply_adds`.
     """
@@ -48,9 +50,11 @@ def multiply_adds_written(function: Callable, *args: Any) -> int:
 
 
 def product_bytes(function: Callable, *args: Any) -> int:
-    """Bytes that the same products and convolutions read and write: all that memory has to move where everything else is
-    done on the way, as compilers do. Of products over batch and heads, which are attention's, the largest array, its
-    logits or weights, is left out: kernels for attention keep it on the chip.
+    """Count the bytes that matrix products and convolutions in `function(*args)` read and write.
+
+    Memory has to move no more if a compiler fuses everything else with them. The products of
+    attention, over batch and heads, count without their largest array, the logits or weights:
+    kernels for attention keep it on the chip.
 
     Args, Raises: as of `multiply_adds`.
     """
@@ -58,27 +62,28 @@ def product_bytes(function: Callable, *args: Any) -> int:
 
 
 def _needed(function: Callable, *args: Any) -> Any:
-    """What is computed, without what no result depends on: compilers leave it out."""
+    """Return the jaxpr without operations that no result depends on: compilers leave them out."""
     jaxpr = jax.make_jaxpr(function)(*args).jaxpr
     return dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
 def array_bytes(array: Any) -> int:
-    """Of anything with a shape and a type."""
+    """Return the bytes of anything with a shape and a type."""
     return math.prod(array.shape) * array.dtype.itemsize
 
 
 def working_bytes(
     function: Callable, *args: Any, size: Callable[[Any], int] = array_bytes, in_place: bool = False
 ) -> int:
-    """The most bytes that `function(*args)` holds at once beside its arguments: every array from where it is made to its
-    last use. Broadcasts and reshapes are none, nor what is elementwise and used once, elementwise or to be reduced, which compilers
-    fuse.
+    """Return the most bytes that `function(*args)` holds at once, its arguments aside.
+
+    An array counts from its making to its last use. Broadcasts and reshapes do not count. Nor do
+    elementwise results with one use that is elementwise or a reduction, which compilers fuse.
 
     Args:
         args: as of `multiply_adds`.
         size: bytes of an array by its shape and type.
-        in_place: results take the place of arguments, which are given away, and cost nothing; else they count as well.
+        in_place: results take the place of donated arguments and cost nothing; else they count.
     """
     jaxpr = _needed(function, *args)
     free = {id(var) for var in jaxpr.outvars} if in_place else ()
@@ -136,8 +141,8 @@ def _sum_of_equation(measure: Callable[[Any], int], equation: Any, iterations: I
         return max(inner)
     if name == "while" and any(inner):
         raise ValueError(
-            "a while loop holds matrix products, and how often it iterates is unknown before it runs; "
-            "use `jax.lax.scan` or a `fori_loop` with Python integers as bounds"
+            "a while loop holds matrix products, and how often it iterates is unknown before it "
+            "runs; use `jax.lax.scan` or a `fori_loop` with Python integers as bounds"
         )
     return sum(inner)
 

@@ -112,7 +112,7 @@ class Program(NamedTuple):
                     yield from self.runs(called, inner)
 
     def inside(self, operation: Operation) -> Iterator[Operation]:
-        """Yield the parts of a fusion or an asynchronous operation, or any other operation itself."""
+        """Yield the parts of a fusion or asynchronous operation, or another operation itself."""
         if operation.opcode not in ("fusion", "async-start"):
             yield operation
             return
@@ -123,9 +123,9 @@ class Program(NamedTuple):
     def source_of(self, computation: Computation, operation: Operation) -> tuple[str, str]:
         """Return the line of Python that an operation comes from, and JAX's name of it.
 
-        The line is outside of installed libraries, where there is one. Copies that XLA adds have none.
-        They get that of the next operation that needs them, or else of the one that made what they
-        copy, or else nothing.
+        The line is outside of installed libraries, where there is one. Copies that XLA adds have
+        none. They get that of the next operation that needs them, or else of the one that made what
+        they copy, or else nothing.
         """
         readers = lambda each: [
             other for other in computation.values() if each.name in other.operands

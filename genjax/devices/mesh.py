@@ -1,10 +1,14 @@
 """Meshes of devices, and where batches and states live on them.
 
-Four axes and any product of them. Two split the batch: over `data` every device holds the whole state; over `fsdp` (fully
-sharded data parallelism: Zhao et al. 2023, "PyTorch FSDP"; Rajbhandari et al. 2020, "ZeRO", stage 3) each holds a part of
-every large array, and a layer's parameters are gathered as it runs. Over `tensor` each holds some heads and inner features of
-every transformer layer and computes with those alone (Shoeybi et al. 2019, "Megatron-LM", section 3). `context` splits
-sequences (`genjax.nn.attention.context_parallel`) and no state.
+A mesh is a product of up to four axes:
+
+- `data` splits the batch. Every device holds the whole state.
+- `fsdp` splits the batch and every large array of the state. A layer's parameters are gathered as
+  it runs (fully sharded data parallelism: Zhao et al. 2023, "PyTorch FSDP"; Rajbhandari et al.
+  2020, "ZeRO", stage 3).
+- `tensor` splits the heads and inner features of every transformer layer (Shoeybi et al. 2019,
+  "Megatron-LM", section 3).
+- `context` splits sequences (`genjax.nn.attention.context_parallel`) and no state.
 """
 
 import math
@@ -20,14 +24,13 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from genjax.nn.sharding import BATCH_AXES, CONTEXT, TENSOR
 
 AXES = (*BATCH_AXES, TENSOR, CONTEXT)
-SCANNED = re.compile(
-    r"(\b|_)blocks\b"
-)  # where networks stack the parameters of scanned layers, on dimension 0
-# Of the layers that `tensor` splits, the first ones by their outputs and, after what needs no more than those, the second by
-# their inputs, whose products are then summed over devices.
+# Here networks stack the parameters of scanned layers, on dimension 0.
+SCANNED = re.compile(r"(\b|_)blocks\b")
+# `tensor` splits these layers by their outputs, of which the next layers need a device's own alone.
 COLUMNS = re.compile(
     r"(\b|_)(query_key_value|query|key|value|mlp_in|mlp_gate|modulation/dense)/(kernel|bias)$"
 )
+# `tensor` splits these layers by their inputs. Their products are then summed over devices.
 ROWS = re.compile(r"(\b|_)(projection|mlp_out)/kernel$")
 SMALL = 2**12  # elements; an array below is not worth a collective
 
@@ -35,18 +38,20 @@ SMALL = 2**12  # elements; an array below is not worth a collective
 def make_mesh(
     axes: Mapping[str, int], batch_size: int, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh of named axes over all devices; a size of −1 (one at most) takes all devices left over.
+    """Return a mesh of named axes over all devices.
 
-    Devices next to one another in the last axes are next to one another in the machine. Where there are several slices of
-    TPUs, which a slower network joins, the first axes go over them.
+    Devices that are neighbours in the last axes are neighbours in the machine. If there are several
+    slices of TPUs, which a slower network joins, the first axes go over them.
 
     Args:
-        axes: name to size, for example `{"data": -1}` or `{"data": 2, "fsdp": -1}`.
+        axes: name to size, for example `{"data": -1}` or `{"data": 2, "fsdp": -1}`. A size of −1,
+            one at most, takes all devices left over.
         batch_size: examples at once over all devices, to be split over `data` and `fsdp`.
         devices: all of these instead, which need not be there (`jax.experimental.topologies`).
 
     Raises:
-        ValueError: more devices asked for than there are, a remainder, or a batch or slices that do not divide.
+        ValueError: the sizes need more devices than there are or leave a remainder, or the batch or
+            the slices do not divide.
     """
     devices = jax.devices() if devices is None else devices
     axes = mesh_axes(axes, batch_size, len(devices))
@@ -64,7 +69,7 @@ def make_mesh(
 
 
 def abstract_mesh(axes: Mapping[str, int], batch_size: int) -> AbstractMesh:
-    """A mesh without devices, on which arrays have shapes and shardings but no place.
+    """Return a mesh without devices, on which arrays have shapes and shardings but no place.
 
     Args, Raises: as of `make_mesh`.
     """
@@ -73,7 +78,7 @@ def abstract_mesh(axes: Mapping[str, int], batch_size: int) -> AbstractMesh:
 
 
 def _shares(axes: Mapping[str, int], slices: int) -> list[int]:
-    """Over how many slices each axis goes, the first ones as far as they can."""
+    """Return over how many slices each axis goes, the first ones as far as they can."""
     shares, left = [], slices
     for size in axes.values():
         shares.append(math.gcd(size, left))
@@ -88,7 +93,7 @@ def _types(axes: Mapping[str, int]) -> tuple[AxisType, ...]:
 
 
 def mesh_axes(axes: Mapping[str, int], batch_size: int, num_devices: int) -> dict[str, int]:
-    """The sizes of a mesh's axes over so many devices.
+    """Return the sizes of a mesh's axes over so many devices.
 
     Args, Raises: as of `make_mesh`.
     """
@@ -102,21 +107,23 @@ def mesh_axes(axes: Mapping[str, int], batch_size: int, num_devices: int) -> dic
         raise ValueError(f"the mesh has an axis {min(unknown)!r}; the axes are {', '.join(AXES)}")
     if math.prod(axes.values()) != num_devices:
         raise ValueError(
-            f"the mesh {axes} needs {max(fixed, math.prod(axes.values()))} devices and this machine has "
-            f"{num_devices}; set config.mesh so that the product of its sizes is {num_devices}, or one size to −1"
+            f"the mesh {axes} needs {max(fixed, math.prod(axes.values()))} devices and this "
+            f"machine has {num_devices}; set config.mesh so that the product of its sizes is "
+            f"{num_devices}, or one size to −1"
         )
     shards = math.prod(axes.get(name, 1) for name in BATCH_AXES)
     if batch_size % shards:
         split = " × ".join(f"{name} {axes[name]}" for name in BATCH_AXES if name in axes)
         raise ValueError(
             f"a batch of {batch_size} does not divide over {shards} devices (mesh axes {split}); "
-            f"choose config.batch_size (divided by config.accumulation_steps) among the multiples of {shards}"
+            f"choose config.batch_size (divided by config.accumulation_steps) among the multiples "
+            f"of {shards}"
         )
     return axes
 
 
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """Examples split over `data` and `fsdp`."""
+    """Return the sharding of examples, split over `data` and `fsdp`."""
     return NamedSharding(
         mesh, PartitionSpec(tuple(name for name in BATCH_AXES if name in mesh.axis_names))
     )
@@ -127,14 +134,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """The rows of a batch that live on this process' devices, in order."""
+    """Return the rows of a batch that live on this process' devices, in order."""
     rows = np.arange(batch_size)
     slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([rows[part] for part in slices]))
 
 
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array | np.ndarray]:
-    """`process_rows` of a batch as what a function jitted with `batch_sharding` takes for all of it.
+    """Return `process_rows` of a batch as a function jitted with `batch_sharding` takes them.
 
     The copy to the devices is asynchronous: it goes on while they compute the step before.
     """
@@ -145,10 +152,11 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
 
 
 def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """How an array of the state is split.
+    """Return how an array of the state is split.
 
-    Over `tensor` the outputs of `COLUMNS` and the inputs of `ROWS`, if they divide; over `fsdp` the largest other dimension that
-    divides, if the array is not small. Dimension 0 of scanned layers stays whole, since each iteration of the scan takes one slice of it.
+    `tensor` splits the outputs of `COLUMNS` and the inputs of `ROWS`, if they divide. `fsdp` splits
+    the largest other dimension that divides, if the array is not small. Dimension 0 of scanned
+    layers stays whole, since each iteration of the scan takes one slice of it.
 
     Args:
         path: names of the array's place in the state, joined by "/".
@@ -174,12 +182,15 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh)
 
 
 def variable_sharding(mesh: Mesh | AbstractMesh) -> Callable[[str, tuple[int, ...]], NamedSharding]:
-    """From the path and shape of an array of a state to its sharding by `partition_spec`."""
+    """Return the function from an array's path and shape to its sharding by `partition_spec`."""
     return lambda path, shape: NamedSharding(mesh, partition_spec(path, shape, mesh))
 
 
 def agree(mesh: Mesh) -> Callable[[bool], jax.Array]:
-    """`flag -> whether any process gave True`, a collective that every process must call equally often."""
+    """Return `flag -> whether any process gave True`.
+
+    The function is a collective, which every process must call equally often.
+    """
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     any_process = jax.jit(jnp.any, out_shardings=replicated(mesh))
     local = len(mesh.local_devices)

@@ -1,4 +1,4 @@
-"""What accelerators can do, by their vendors' data sheets."""
+"""Speeds and sizes of accelerators, by their vendors' data sheets."""
 
 from typing import NamedTuple
 
@@ -13,10 +13,10 @@ class Device(NamedTuple):
         link: between the devices of a node, or of a pod along one axis of its torus, sent by each.
         node: devices that these links join; None for a whole slice of a pod.
         network: sent by each device to other nodes or slices.
-        kinds: its `jax.Device.device_kind`; other boards of the same name, as those for PCIe, are slower.
-        topology: how the TPU compiler calls it, in how many dimensions its chips are joined, and the most of them in a slice
-            of a power of two; None for GPUs.
-        per_chip: devices that a TPU's chip is to JAX.
+        kinds: its `jax.Device.device_kind`; other boards of the same name, as for PCIe, are slower.
+        topology: the TPU compiler's name of it, the dimensions of its torus, and the most chips in
+            a slice, a power of two; None for GPUs.
+        per_chip: JAX's devices of a TPU's chip.
     """
 
     operations: float
@@ -30,12 +30,15 @@ class Device(NamedTuple):
     per_chip: int = 1
 
 
-# GPUs: SXM boards of eight joined by NVLink, with one network card of 400 Gbit/s for each GPU. TPUs: an axis of a torus has
-# a link each way, of 45 or 90 GB/s (Austin et al. 2025, "How to scale your model", chapter 2; Google's pages of v5p, v6e and TPU7x
-# say 200 GB/s of both directions for each link, of 2.765, 1.638 and 7.38 TB/s of memory, and count memory in GiB). Slices are
-# joined by the data centre's network: 6.4 and 25.6 Tbit/s for 256 chips of v5e and v6e, 50 Gbit/s for a chip of v5p (Google's pages of
-# these); those of v4 are taken to be joined as v5p's, and those of TPU7x by 100 Gbit/s for a chip, as v6e's.
-# A chip of TPU7x is two devices to JAX, and each of these half of it.
+# GPUs are SXM boards of eight, joined by NVLink, with one network card of 400 Gbit/s for each GPU.
+#
+# An axis of a TPU's torus has a link each way, of 45 or 90 GB/s (Austin et al. 2025, "How to scale
+# your model", chapter 2). Google's pages of v5p, v6e and TPU7x say 200 GB/s of both directions for
+# each link, and 2.765, 1.638 and 7.38 TB/s of memory. They count memory in GiB.
+#
+# The data centre's network joins slices. Google's pages say 6.4 and 25.6 Tbit/s for 256 chips of
+# v5e and v6e, and 50 Gbit/s for a chip of v5p. We assume the v5p's rate for v4, and 100 Gbit/s for
+# a chip of TPU7x, as for v6e. A chip of TPU7x is two devices to JAX, each of them half of it.
 DEVICES = {
     "a100": Device(312e12, 80e9, 2.04e12, 300e9, 8, 25e9, ("NVIDIA A100-SXM4-80GB",)),
     "h100": Device(989e12, 80e9, 3.35e12, 450e9, 8, 50e9, ("NVIDIA H100 80GB HBM3",)),
@@ -80,5 +83,5 @@ DEVICES = {
 
 
 def device_of(kind: str) -> Device | None:
-    """That of a `jax.Device.device_kind`; None if unknown."""
+    """Return the accelerator of a `jax.Device.device_kind`, or None if unknown."""
     return next((each for each in DEVICES.values() if kind in each.kinds), None)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,7 +12,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from genjax.nn.attention.dispatch import current_platform
-from genjax.nn.sharding import TENSOR, context_size, free_axes
+from genjax.nn.sharding import TENSOR, context_size, free_axes, gathered
+
+
+def _product(x: Array, kernel: Array, *args: Any, **options: Any) -> Array:
+    """Return `jax.lax.dot_general` with all of a kernel that is split over devices."""
+    return jax.lax.dot_general(x, gathered(kernel), *args, **options)
 
 
 class Dense(nn.Dense):
@@ -27,6 +33,7 @@ class Dense(nn.Dense):
     promote_dtype: Callable = (
         nn.Dense.promote_dtype
     )  # Flax's own annotation cannot be checked at run time
+    dot_general: Callable = _product
 
     def __call__(self, x: Float[Array, "*batch in_features"]) -> Float[Array, "*batch features"]:
         return _of_rows(super().__call__, x)
@@ -80,7 +87,8 @@ def _affine(dtype: DTypeLike, kernel: Array, *arrays: Array) -> Array:
     transpose each gradient by queries, keys and values before its product with x.
     """
     *bias, x = arrays
-    return sum((b.astype(dtype) for b in bias), x.astype(dtype) @ kernel.astype(dtype))
+    product = x.astype(dtype) @ gathered(kernel.astype(dtype))
+    return sum((b.astype(dtype) for b in bias), product)
 
 
 def heads_of(

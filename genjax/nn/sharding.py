@@ -89,3 +89,26 @@ def separate(joined: jax.Array, lengths: Sequence[int]) -> list[jax.Array]:
 def _common_size(lengths: Sequence[int]) -> int:
     size = context_size()
     return 1 if any(length % size for length in lengths) else size
+
+
+def gathered(matrix: jax.Array) -> jax.Array:
+    """Return a layer's matrix whole on every device, if the devices of `fsdp` hold parts of it.
+
+    It is sent in its own type, so in bfloat16 if it is rounded before. Its gradient stays in parts
+    (Rajbhandari et al. 2020, "ZeRO", stage 3).
+    """
+    axes = free_axes(jax.sharding.get_abstract_mesh())
+    if axes.get("fsdp", 1) == 1 or axes.get(TENSOR, 1) > 1:
+        return matrix
+    # Otherwise XLA's TPU compiler cuts the product into one for each device. These take the parts
+    # of the matrix in turn, and move twice as many bytes to and from memory.
+    return _whole(matrix)
+
+
+@jax.custom_jvp
+def _whole(matrix: jax.Array) -> jax.Array:
+    return jax.lax.with_sharding_constraint(matrix, PartitionSpec())
+
+
+# A tangent is not gathered, so that its transpose, the gradient, is not either.
+_whole.defjvp(lambda primals, tangents: (_whole(*primals), *tangents))
