@@ -73,6 +73,7 @@ setup(
         ],
         "notebooks": NOTEBOOKS,
         "tensorboard": ["tensorboard"],
+        "wandb": ["wandb"],
         "text": ["tokenizers"],
     },
 )
