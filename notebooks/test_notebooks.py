@@ -83,11 +83,3 @@ def test_is_small_enough_to_be_shown(path):
     assert path.stat().st_size < 2_000_000, (
         "code-hosting pages show large notebooks slowly or not at all"
     )
-
-
-@each_notebook
-def test_lines_end_at_100_columns(path):
-    """All lines but those of tables and formulas, and commands, which cannot be broken."""
-    for cell in read(path).cells:
-        long = [line for line in cell.source.splitlines() if len(line) > 100]
-        assert not [line for line in long if not line.startswith(("|", "$$", "python -m"))]
