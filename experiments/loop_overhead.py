@@ -1,12 +1,14 @@
-"""Times what the training loop around an image-diffusion experiment's step costs, with its data.
+"""Time what the training loop around an image-diffusion experiment's step costs, with its data.
 
     python -m experiments.loop_overhead --config=configs/digits_flow.py
 
-Prints how fast images are read from memory and, stored one by one, from disk; the rates of (a) the compiled step alone, on one
-batch already on the devices, (b) the whole loop with its data, metrics, progress and log, and (c) where images are 8×8,
-`experiments.speed.plain_flax`, measured in turns; the loop's overhead, the median of 1 − b/a over the rounds; the share of its time that
-it waited for batches; and what sampling with guidance costs beyond its network calls. `experiments.benchmark` times the
-programs of any experiment, without data. Run it on an otherwise idle machine.
+The program first prints how fast images are read from memory and, stored one by one, from disk. It
+measures three rates in turns: (a) the compiled step alone, on one batch already on the devices;
+(b) the whole loop with its data, metrics, progress and log; (c) `experiments.speed.plain_flax`, if
+images are 8×8. The loop's overhead is the median of 1 − b/a over the rounds. The program also
+prints the share of time that the loop waited for batches, and what sampling with guidance costs
+beyond its network calls. Run it on an otherwise idle machine. `experiments.benchmark` times the
+programs of any experiment, without data.
 """
 
 import contextlib
@@ -104,7 +106,10 @@ def whole_loop(config, task, mesh, batches, waits: list[float]) -> Callable[[int
 
 
 def guided_sampling(config, task, mesh) -> dict[str, Callable[[], float]]:
-    """Seconds to sample a batch with guidance by the config's sampler, and of as many network calls on twice the batch."""
+    """Return functions that time sampling a batch with guidance, and its network calls alone.
+
+    Guidance calls the network on twice the batch.
+    """
     state = jax.jit(task.init, out_shardings=replicated(mesh))(jax.random.key(0))
     batch_size, evaluations = config.batch_size, task.num_evaluations(config.sampling)
     labels, indices = np.arange(batch_size) % task.condition.num_rows, np.arange(batch_size)

@@ -1,24 +1,34 @@
-"""Plans a program on accelerators that are not there: what it needs, what it sends, how fast it can be at most.
+"""Plan a program on accelerators that are not there: what it needs, what it sends, how fast it is.
 
-    python -m experiments.plan --config=configs/imagenet256_latent_flow.py --mesh=fsdp:64 --device=v5p
-    python -m experiments.plan --config=configs/text_to_image.py:flux,latents --mesh=fsdp:64 --device=h100 --program=sample
-    python -m experiments.plan --config=configs/imagenet256_latent_flow.py --config.batch_size=64 --mesh=data:1 --device=v5p --breakdown
+    python -m experiments.plan --config=configs/imagenet256_latent_flow.py --mesh=fsdp:64 \\
+        --device=v5p
+    python -m experiments.plan --config=configs/text_to_image.py:flux,latents --mesh=fsdp:64 \\
+        --device=h100 --program=sample
+    python -m experiments.plan --config=configs/imagenet256_latent_flow.py \\
+        --config.batch_size=64 --mesh=data:1 --device=v5p --breakdown
 
-The program is a training step, or, with --program=sample, the sampling of `config.batch_size` images at once by the config's
-sampler, steps, guidance and weights; latents are not decoded where the data are latents.
+The program is a training step. With --program=sample it is the sampling of `config.batch_size`
+images at once by the config's sampler, steps, guidance and weights. Latents are not decoded if the
+data are latents.
 
-For TPUs (pip install '.[tpu]') the sharded program is compiled by the TPU's own compiler, and memory and collectives are what that
-says, or, where it refuses a program as too large, memory is, and collectives are as for GPUs. More chips than a slice has, as 256 of v5e or
-v6e, are several slices, over which the first axes go by a slower network. For GPUs they are an account: the state, or of sampling the weights, by the sharding rules, beside it the most that the
-traced program of a device's examples has live at once where what is elementwise is fused, and each weight of an fsdp axis gathered for
-the forward and the backward pass and its gradient scattered, or of sampling gathered for each evaluation of the network.
-The time is a roofline, the largest of what arithmetic, memory and each axis' links take at least at the rates of the data sheets
-(genjax/devices/specifications.py), so it is a bound for a program that moves this much, and no prediction of what a program reaches.
-With --breakdown a plan for TPUs says what each operation of the program costs (genjax/devices/breakdown.py).
-Weights are taken to be gathered in the type of their products. Over tensor the outputs of a block's two halves are summed, and over
-context keys or heads are sent as the traced attention sends them; what one device moves is taken to be its equal part.
-Attention is that of the device planned for; without a GPU on this machine, the account for one stores what chunks store in its
-kernel's place.
+For TPUs (pip install '.[tpu]') their own compiler compiles the sharded program and says its memory
+and collectives. If it refuses a program as too large, it says the memory, and collectives are
+counted as for GPUs. More chips than a slice has, as 256 of v5e or v6e, are several slices. The
+first axes of the mesh go over slices by a slower network. With --breakdown a plan says what each
+operation costs (genjax/devices/breakdown.py).
+
+For GPUs memory and collectives are an account. It has the state, or the weights for sampling, by
+the sharding rules. It adds the most that the traced program of a device's examples has live at
+once, where elementwise operations are fused. Over fsdp each weight is gathered for the forward and
+the backward pass and its gradient scattered; sampling gathers it for each evaluation of the
+network. Weights are gathered in the type of their products. Over tensor the outputs of a block's
+two halves are summed. Over context keys or heads are sent as the traced attention sends them. One
+device moves its equal part. Attention is the planned device's; without a GPU on this machine, the
+account stores what attention in chunks stores.
+
+The time is a roofline: the longest of arithmetic, memory and each axis' links at the rates of the
+data sheets (genjax/devices/specifications.py). So it is a bound for a program that moves this
+much, and no prediction.
 """
 
 import json
@@ -75,7 +85,7 @@ def _held(name: str, program: Program, frozen: tuple) -> dict[str, int]:
 def _account(
     config: Any, name: str, program: Program, layers: Sequence[Layer], mesh: Mesh | AbstractMesh
 ) -> tuple[dict[str, int], list[Collective]]:
-    """Where nothing is compiled, the bytes of all that is not held throughout, by name, and what is sent."""
+    """Account for a program that is not compiled: bytes that come and go, and collectives."""
     training, params = name == "train", program.args[0].params
     size = size_on_device(program.args[0], layers, mesh, gathered=not training)
     with use_abstract_mesh(alone(mesh)):
@@ -134,7 +144,7 @@ def _mesh(device: Device, axes: Mapping[str, int], examples: int) -> Mesh | Abst
 
 
 def _compile(program: Program, mesh: Mesh) -> tuple[Any, str]:
-    """Return the program compiled for TPUs, or None and why the compiler refuses it as too large."""
+    """Return the compiled program, or None and the message that refuses it as too large."""
     try:
         with jax.set_mesh(mesh):
             return program.jitted().lower(*program.args).compile(), ""
@@ -181,13 +191,14 @@ def _needs(
 def _check(config: Any, name: str, training: bool, by_operation: bool) -> None:
     if not training and config.task != "Diffusion":
         raise ValueError(
-            f"--program=sample plans the sampling of diffusion, and the task of {config.experiment} is {config.task}; take "
-            "--program=train"
+            "--program=sample plans the sampling of diffusion, and the task of "
+            f"{config.experiment} is {config.task}; take --program=train"
         )
     if by_operation and not DEVICES[name].topology:
         tpus = ", ".join(each for each in DEVICES if DEVICES[each].topology)
         raise ValueError(
-            f"--breakdown reads what the TPU compiler makes, and {name} is a GPU; take one of {tpus}"
+            f"--breakdown reads what the TPU compiler makes, and {name} is a GPU; "
+            f"take one of {tpus}"
         )
 
 
@@ -202,12 +213,13 @@ def plan(
     """The account of one of the `PROGRAMS`; sizes in bytes and times in seconds, per device.
 
     Args:
-        by_operation: adds a `breakdown` of what TPUs would run, as of `genjax.devices.breakdown`, or
-            None where their compiler refuses the program.
+        by_operation: adds a `breakdown` of what TPUs would run, as of `genjax.devices.breakdown`,
+            or None where their compiler refuses the program.
 
     Raises:
         ValueError: `by_operation` of a GPU's program, which is not compiled.
-        ValueError: the program is sampling and the task no diffusion, or an axis of the mesh splits nothing of its work.
+        ValueError: the program is sampling and the task no diffusion, or an axis of the mesh splits
+            nothing of its work.
         ValueError, ImportError: as of `build`, `make_mesh` and `tpu_topology`.
     """
     device, count, training = DEVICES[name], math.prod(axes.values()), program == "train"
@@ -265,29 +277,35 @@ def advice(found: Mapping[str, Any]) -> list[str]:
     sentences, axes, node = [], list(found["mesh"]), DEVICES[found["device"]].node
     if not found["fits"]:
         sentences.append(
-            f"It does not fit: {found['peak'] / 1e9:.1f} GB of {found['capacity'] / 1e9:.0f} GB. More devices on the fsdp axis "
+            f"It does not fit: {found['peak'] / 1e9:.1f} GB of {found['capacity'] / 1e9:.0f} GB. "
+            "More devices on the fsdp axis "
             f"take less each of the {'state' if found['program'] == 'train' else 'weights'}; "
             f"{' or '.join(found['less_activations'])} takes less of activations."
         )
     if found["largest"].startswith("links"):
         grows = TENSOR in found["largest"] or CONTEXT in found["largest"]
         less = (
-            "What it sends grows with the batch: make that axis smaller and one of data and fsdp larger"
+            "What it sends grows with the batch: "
+            "make that axis smaller and one of data and fsdp larger"
             if grows
             else "A larger batch for each device sends as much for more arithmetic"
         )
         nearer = ""
         if node and math.prod(found["mesh"].values()) > node and axes[-1] not in found["largest"]:
-            nearer = f"; an axis within the {node} devices of a node sends faster: name it last in --mesh"
+            nearer = (
+                f"; an axis within the {node} devices of a node sends faster: "
+                "name it last in --mesh"
+            )
         sentences.append(
-            f"It waits for {found['largest']}: {found['utilisation']:.0%} of the arithmetic at most. {less}{nearer}."
+            f"It waits for {found['largest']}: "
+            f"{found['utilisation']:.0%} of the arithmetic at most. {less}{nearer}."
         )
     if uneven := [
         length for length in found["sequences"] if length % found["mesh"].get(CONTEXT, 1)
     ]:
         sentences.append(
-            f"{CONTEXT} does not divide sequences of {' and '.join(map(str, uneven))} tokens: each of its devices computes all of "
-            "these, for which no time is counted."
+            f"{CONTEXT} does not divide sequences of {' and '.join(map(str, uneven))} tokens: "
+            "each of its devices computes all of these, for which no time is counted."
         )
     if found["largest"] == "memory":
         sentences.append(
@@ -301,8 +319,8 @@ def show(found: Mapping[str, Any]) -> None:
     slices = f" in {found['slices']} slices" if found["slices"] > 1 else ""
     what = "a training step" if training else f"sampling {found['batch_size']:,} images"
     print(
-        f"{found['experiment']}, {found['parameters']:,} parameters, {what} on {count} × {found['device']}{slices}, "
-        f"{found['mesh']}"
+        f"{found['experiment']}, {found['parameters']:,} parameters, {what} on "
+        f"{count} × {found['device']}{slices}, {found['mesh']}"
     )
     refuses = (
         "accounted"
@@ -337,11 +355,15 @@ def show(found: Mapping[str, Any]) -> None:
         )
     rate = f"{found['images_per_second']:,.4g} examples a second"
     if "tokens_per_second" in found:
-        rate += f" of {found['tokens_per_second'] / found['images_per_second']:,.0f} tokens, {found['tokens_per_second']:,.4g} tokens a second"
+        tokens = found["tokens_per_second"]
+        rate += (
+            f" of {tokens / found['images_per_second']:,.0f} tokens, {tokens:,.4g} tokens a second"
+        )
     print(f"\nof use at most {found['utilisation']:.1%} of the peak, {rate}", end="")
     if training:
         print(
-            f"; {found['steps']:,} steps in {found['days']:.2f} days, {found['device_hours']:,.0f} device-hours",
+            f"; {found['steps']:,} steps in {found['days']:.2f} days, "
+            f"{found['device_hours']:,.0f} device-hours",
             end="",
         )
     print(", at least" if training else "")

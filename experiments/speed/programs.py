@@ -1,4 +1,4 @@
-"""The programs of a config, its training step and sampling, as plans and timings take them: without data and metrics."""
+"""Programs of a config for plans and timings: its training step and sampling, without data."""
 
 import math
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Program(NamedTuple):
     """A function and its arguments, those that are large in shapes alone.
 
     Attributes:
-        task: that of the config, without the autoencoder that decodes samples where the data are latents.
+        task: the config's; if the data are latents, without the autoencoder that decodes samples.
         function: what the program computes.
         useful: the same without rematerialisation.
         jitted: makes the program that runs, on a mesh of devices.
@@ -53,7 +53,7 @@ def program_of(name: str, config: Any, mesh: Mesh | AbstractMesh) -> Program:
     Latents on disk are not decoded, so that their autoencoder need not be there.
 
     Raises:
-        ValueError, ImportError, OSError: as of `build`; or the sampler takes a number of steps that is not known before.
+        ValueError, ImportError, OSError: as of `build`; or the sampler chooses its number of steps.
     """
     config = config.copy_and_resolve_references()
     config.unlock()
@@ -83,8 +83,8 @@ def _sampling(config: Any, task: GenerativeTask, mesh: Mesh | AbstractMesh) -> P
     sampling = config.sampling
     if sampling.get("sampler", {}).get("name") == "adaptive":
         raise ValueError(
-            "config.sampling.sampler.name is 'adaptive', of which nobody knows how many steps it takes before it runs; take "
-            "one of config.sampling.num_steps, such as 'heun'"
+            "config.sampling.sampler.name is 'adaptive', of which nobody knows how many steps it "
+            "takes before it runs; take one of config.sampling.num_steps, such as 'heun'"
         )
     weights = (
         "params" if sampling.weights.startswith(POSTHOC) else sampling.weights
@@ -139,7 +139,8 @@ class Cost(NamedTuple):
 
     Attributes:
         operations: of the matrix products of all devices, two to a multiply-add.
-        useful: those that have to be: what is computed again, by rematerialisation or in attention's gradient, is no use.
+        useful: operations but for those that are computed again, by rematerialisation or in
+            attention's gradient.
         moved: bytes of one device's memory that are read and written.
     """
 

@@ -3,9 +3,8 @@
 A mesh is a product of up to four axes:
 
 - `data` splits the batch. Every device holds the whole state.
-- `fsdp` splits the batch and every large array of the state. A layer's parameters are gathered as
-  it runs (fully sharded data parallelism: Zhao et al. 2023, "PyTorch FSDP"; Rajbhandari et al.
-  2020, "ZeRO", stage 3).
+- `fsdp`, fully sharded data parallelism, splits the batch and every large array of the state. A
+  layer's parameters are gathered as it runs (Rajbhandari et al. 2020, "ZeRO", stage 3).
 - `tensor` splits the heads and inner features of every transformer layer (Shoeybi et al. 2019,
   "Megatron-LM", section 3).
 - `context` splits sequences (`genjax.nn.attention.context_parallel`) and no state.

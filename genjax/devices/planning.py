@@ -1,4 +1,4 @@
-"""What a step needs and sends on devices that are not there, by the rules of its shardings."""
+"""Needs of a step on devices that are not there, by the rules of its shardings."""
 
 import math
 import os
@@ -19,7 +19,7 @@ from genjax.devices.specifications import Device
 
 
 def tpu_topology(device: Device, count: int) -> list[jax.Device]:
-    """So many TPUs to compile for, in several slices where one has not so many.
+    """Return so many TPUs to compile for, in several slices if one slice has fewer.
 
     Raises:
         ImportError: the TPU compiler is not installed.
@@ -29,7 +29,8 @@ def tpu_topology(device: Device, count: int) -> list[jax.Device]:
         import libtpu  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"TPU programs are compiled by libtpu ({error}), whose version is to fit JAX's: pip install 'jax[tpu]'"
+            f"TPU programs are compiled by libtpu ({error}), whose version is to fit JAX's: "
+            "pip install 'jax[tpu]'"
         ) from error
     from jax.experimental import topologies
 
@@ -53,7 +54,7 @@ def tpu_topology(device: Device, count: int) -> list[jax.Device]:
 
 
 def torus(count: int, dimensions: int) -> list[int]:
-    """Sides of a torus of `count` chips, as equal as powers of two can be.
+    """Return the most cubic torus shape with `count` chips.
 
     Raises:
         ValueError: `count` is no power of two.
@@ -67,8 +68,12 @@ def torus(count: int, dimensions: int) -> list[int]:
 
 
 def refused_bytes(message: str, held: int) -> tuple[int, int] | None:
-    """What a program needs beside what is `held`, and what all may take, by the words with which the TPU compiler refuses it;
-    None if they are others."""
+    """Read the TPU compiler's refusal of a program that is too large.
+
+    Returns:
+        Bytes that the program needs beside what is `held`, and bytes that there are; None if the
+        message is another one.
+    """
     number, sizes = r"\(?([\d.]+)([KMGT])\)?", dict(K=2**10, M=2**20, G=2**30, T=2**40)
     found = re.search(
         rf"(Used|temporaries) {number} (?:of|exceeds available HBM) {number}", message
@@ -80,7 +85,7 @@ def refused_bytes(message: str, held: int) -> tuple[int, int] | None:
 
 
 def compiled_bytes(compiled: Any) -> tuple[int, int]:
-    """Return bytes of the workspace of `jitted.lower(…).compile()`, and of all that one device needs at once."""
+    """Return bytes of a compiled program's workspace, and of all that one device needs at once."""
     analysis = compiled.memory_analysis()
     peak = (
         analysis.argument_size_in_bytes
@@ -91,17 +96,20 @@ def compiled_bytes(compiled: Any) -> tuple[int, int]:
 
 
 def shard_bytes(tree: Any) -> int:
-    """Of all arrays, what one device holds."""
+    """Return the bytes of all arrays that one device holds."""
     return sum(
         math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree)
     )
 
 
 class Layer(NamedTuple):
-    """A linear layer of a program that is traced: shapes over all devices, and which layers have the same input.
+    """A linear layer of a traced program.
 
     Attributes:
-        network: the class of the network that it is in, and `path`, where there.
+        network: the class of the network that has the layer.
+        path: the layer's place in the network.
+        inputs, outputs: shapes over all devices.
+        input_id: equal for layers with the same input.
     """
 
     network: str
@@ -113,7 +121,7 @@ class Layer(NamedTuple):
 
 
 def traced_layers(function: Callable, *args: Any) -> list[Layer]:
-    """The linear layers of the networks that `function(*args)` calls; nothing is computed."""
+    """Return the linear layers of networks that `function(*args)` calls; nothing is computed."""
     layers, kept, running = {}, [], []
 
     def look(method, inputs, options, context):
@@ -138,7 +146,7 @@ def traced_layers(function: Callable, *args: Any) -> list[Layer]:
 
 
 def layers_of(params: Any, layers: Sequence[Layer]) -> dict[str, Layer]:
-    """The layers of kernels by their names, which begin with what a state calls the network where it has several."""
+    """Return the layers of kernels by name, which begins with a network's if there are several."""
     found: dict[tuple[str, str], dict[str, Layer]] = {}
     for layer in layers:
         for name, a in _by_name(params):
@@ -160,15 +168,16 @@ def layers_of(params: Any, layers: Sequence[Layer]) -> dict[str, Layer]:
 def size_on_device(
     state: Any, layers: Sequence[Layer], mesh: Mesh | AbstractMesh, *, gathered: bool = False
 ) -> Callable[[Any], int]:
-    """Of the arrays of a program that is traced with the examples of one device: the bytes of each which that device holds.
+    """Return the function from an array to the bytes of it that one device holds.
 
-    What has the shape of an array of the state, as gradients do and copies in another type, is split as that is; what has that
-    of one of scanned layers, which are gathered one by one, over `tensor` alone. In networks with layers that `tensor` splits,
-    all else is split over `context`, and over `tensor` where its features are not those that such layers take, which every
-    device has.
+    The arrays are those of a program that is traced with the examples of one device. An array of
+    the shape of one of the state, as a gradient or a copy in another type, is split alike. An array
+    of the shape of one scanned layer's, which are gathered one by one, is split over `tensor`
+    alone. In networks with layers that `tensor` splits, `context` splits all other arrays. `tensor`
+    splits those whose features are not inputs of such layers, which every device has.
 
     Args:
-        gathered: arrays of the state are whole on `fsdp` too, as where nothing is made that is like them.
+        gathered: arrays of the state are whole on `fsdp` too, as in sampling.
     """
     like_state, over = {}, lambda spec, axis: mesh.shape[axis] if axis in spec else 1
     for name, a in _by_name(state):
@@ -193,22 +202,23 @@ def size_on_device(
 def check_axes(
     layers: Sequence[Layer], queries: Sequence[tuple[int, ...]], mesh: Mesh | AbstractMesh
 ) -> list[int]:
-    """The lengths of the sequences that the scanned layers of a program take.
+    """Return the lengths of the sequences that the scanned layers of a program take.
 
     Args:
         queries: the shapes of attention's, `[batch length heads features]`, on one device.
 
     Raises:
-        ValueError: the mesh has an axis `tensor` or `context` that does not split them, so that its devices would all compute
-            the same.
+        ValueError: the mesh has an axis `tensor` or `context` that does not split them, so that its
+            devices would all compute the same.
     """
     heads, size = sorted({shape[2] for shape in queries}), mesh.shape.get(TENSOR, 1)
     if size > 1 and all(number % size for number in heads):
         raise ValueError(
-            f"{TENSOR} splits heads of attention, which here are {', '.join(map(str, heads)) or 'none'}: {size} devices of it would "
-            "all compute the same; take a divisor, or data or fsdp in its place"
+            f"{TENSOR} splits heads of attention, which here are "
+            f"{', '.join(map(str, heads)) or 'none'}: {size} devices of it would all compute the "
+            "same; take a divisor, or data or fsdp in its place"
         )
-    # Where these are none, attention within convolutions is little, and the rest is not split.
+    # Without scanned layers, attention is a small part among convolutions, which are not split.
     lengths = sorted(
         {
             layer.inputs[1]
@@ -219,8 +229,9 @@ def check_axes(
     size = mesh.shape.get(CONTEXT, 1)
     if size > 1 and (not lengths or lengths[-1] % size):
         raise ValueError(
-            f"{CONTEXT} splits the sequences of transformers, which here are {f'{lengths[-1]:,} long' if lengths else 'none'}: {size} "
-            "devices of it would all compute the same; take a divisor, or data or fsdp in its place"
+            f"{CONTEXT} splits the sequences of transformers, which here are "
+            f"{f'{lengths[-1]:,} long' if lengths else 'none'}: {size} devices of it would all "
+            "compute the same; take a divisor, or data or fsdp in its place"
         )
     return lengths
 
@@ -248,11 +259,13 @@ def parameter_collectives(
     *,
     backward: bool = True,
 ) -> list[Collective]:
-    """What a step, or with `backward` False an evaluation, has to send of parameters by the rules of `partition_spec`.
+    """Return the collectives of parameters in a step, or in an evaluation if not `backward`.
 
-    In each of `passes` an array split over `fsdp` is gathered, those of scanned layers for the forward and again for the
-    backward pass, and its gradient summed, each device keeping its part, which is then summed over `data` and `context`.
-    What is not split has its gradient summed over all. Kernels and their gradients are sent in the type of their product.
+    They follow from the rules of `partition_spec`. In each of `passes` an array split over `fsdp`
+    is gathered, and arrays of scanned layers are gathered again for the backward pass. The gradient
+    is summed, and each device keeps its part, which is then summed over `data` and `context`. The
+    gradient of an array that is not split is summed over all devices. Kernels and their gradients
+    are sent in the type of their product.
     """
     sent, layer_of = _Sent(), layers_of(params, layers)
     for name, a in _by_name(params):
@@ -279,16 +292,17 @@ def tensor_collectives(
     forward: int = 1,
     backward: int = 1,
 ) -> list[Collective]:
-    """What is sent over `tensor` for layers that it splits (Shoeybi et al. 2019, section 3).
+    """Return the collectives over `tensor` of layers that it splits.
 
-    The outputs of `ROWS` are summed in a forward pass and the gradients of what `COLUMNS` take in a backward one; modulations,
-    which are columns that all devices need, are gathered.
+    A forward pass sums the outputs of `ROWS`, and a backward pass the gradients by the inputs of
+    `COLUMNS` (Shoeybi et al. 2019, section 3). Modulations, columns that all devices need, are
+    gathered.
 
     Args:
         forward: how often a forward pass is computed; 2 with rematerialisation.
 
     Raises:
-        ValueError: the parameters are those of several networks, of which it is unknown how often they are called.
+        ValueError: the parameters are those of several networks, whose calls are not counted.
     """
     sent, axis = _Sent(), lambda name: mesh.shape.get(name, 1)
     shards, summed = math.prod(map(axis, BATCH_AXES)), set()
@@ -302,8 +316,9 @@ def tensor_collectives(
     networks = sorted({layer.network for layer in layer_of.values()})
     if axis(TENSOR) > 1 and len(networks) > 1:
         raise ValueError(
-            f"the account for GPUs counts what {TENSOR} sends of one network that is called once; this program trains "
-            f"{' and '.join(networks)}. Take fsdp in its place, or a TPU, whose compiler counts"
+            f"the account for GPUs counts what {TENSOR} sends of one network that is called once; "
+            f"this program trains {' and '.join(networks)}. Take fsdp in its place, or a TPU, whose "
+            "compiler counts"
         )
     for name, a in _by_name(params):
         if name not in layer_of or TENSOR not in partition_spec(name, a.shape, mesh):
@@ -336,8 +351,10 @@ _KINDS = {
 
 
 def context_collectives(function: Callable, *args: Any) -> list[Collective]:
-    """What attention sends over `context` in `function(*args)`, traced on the mesh in use: blocks that go round, heads for
-    tokens, and keys that every device gets all of."""
+    """Return the collectives of attention over `context` in `function(*args)`, on the mesh in use.
+
+    Blocks go round, heads are exchanged for tokens, and keys are gathered.
+    """
     mesh, sent = jax.sharding.get_abstract_mesh(), _Sent()
     size = lambda variables: sum(var.aval.size * var.aval.dtype.itemsize for var in variables)
 
@@ -359,7 +376,7 @@ def context_collectives(function: Callable, *args: Any) -> list[Collective]:
 
 
 def _keys_are_whole(equation: Any) -> bool:
-    """Of a `jax.shard_map`: whether it is attention of some queries, `[batch length heads features]`, to all keys."""
+    """Whether a `jax.shard_map` is attention of a device's queries to the keys of all devices."""
     shapes = [var.aval.shape for var in equation.invars[:3]]
     specs = [tuple(spec) for spec in equation.params["in_specs"][:3]]
     split = [any(CONTEXT in axes for axes in map(str, spec)) for spec in specs]
@@ -372,10 +389,11 @@ def _by_name(params: Any) -> Iterator[tuple[str, Any]]:
 
 
 def collective_seconds(each: Collective, mesh: Mesh | AbstractMesh, device: Device) -> float:
-    """Of a collective alone, by rings: every device sends (n − 1)/n of the whole, and twice that to reduce and gather it.
+    """Return the seconds of a collective alone, by rings.
 
-    Rings through several nodes enter and leave each by the network cards of all of their devices in it. Between slices of TPUs
-    every chip sends its part.
+    Every device sends (n − 1)/n of the whole, and twice that to reduce and gather it. Rings through
+    several nodes enter and leave a node by the network cards of all of their devices in it. Between
+    slices of TPUs every chip sends its part.
     """
     if each.axes == (SLICES,):
         n, rate = num_slices(mesh), device.network
@@ -399,7 +417,7 @@ def roofline(
     moved: int,
     sent: Sequence[Collective],
 ) -> dict[str, Any]:
-    """The seconds that each part takes at least, the largest of them, and the share of the peak that is then of use.
+    """Return the least seconds of each part, the largest, and the useful share of the peak then.
 
     Args:
         operations, useful: of all devices.

@@ -12,12 +12,22 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from genjax.nn.attention.dispatch import current_platform
-from genjax.nn.sharding import TENSOR, context_size, free_axes, gathered
+from genjax.nn.sharding import TENSOR, context_size, free_axes, gathered, over_parts
+
+
+def _promote(x: Array, kernel: Array, bias: Array | None, *, dtype: DTypeLike | None) -> tuple:
+    """Return Flax's `promote_dtype` of x and bias; `_product` rounds the kernel."""
+    x, _, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=dtype)
+    return x, kernel, bias
 
 
 def _product(x: Array, kernel: Array, *args: Any, **options: Any) -> Array:
     """Return `jax.lax.dot_general` with all of a kernel that is split over devices."""
-    return jax.lax.dot_general(x, gathered(kernel), *args, **options)
+
+    def product(x: Array, kernel: Array) -> Array:
+        return jax.lax.dot_general(x, gathered(kernel.astype(x.dtype)), *args, **options)
+
+    return over_parts(product)(x, kernel)
 
 
 class Dense(nn.Dense):
@@ -30,9 +40,7 @@ class Dense(nn.Dense):
     devices stay as they are: together with split examples they are no part of one dimension.
     """
 
-    promote_dtype: Callable = (
-        nn.Dense.promote_dtype
-    )  # Flax's own annotation cannot be checked at run time
+    promote_dtype: Callable = _promote
     dot_general: Callable = _product
 
     def __call__(self, x: Float[Array, "*batch in_features"]) -> Float[Array, "*batch features"]:
@@ -74,21 +82,24 @@ class QueryKeyValue(Dense):
         of_heads = lambda a: a.reshape(*a.shape[:-1], self.num_heads, 3, -1)
         outputs = []
         for i in range(3):
-            parts = [of_heads(a)[..., i, :].reshape(*a.shape[:-1], -1) for a in weights]
-            product = _of_rows(functools.partial(_affine, self.dtype, *parts), x)
+            part = lambda a, i=i: of_heads(a)[..., i, :].reshape(*a.shape[:-1], -1)
+            affine = over_parts(functools.partial(_affine, self.dtype, part))
+            product = _of_rows(functools.partial(affine, *weights), x)
             outputs.append(product.reshape(*x.shape[:2], self.num_heads, -1))
         return tuple(outputs)
 
 
-def _affine(dtype: DTypeLike, kernel: Array, *arrays: Array) -> Array:
-    """Return x·kernel + bias, or x·kernel if `arrays` are x alone.
+def _affine(
+    dtype: DTypeLike, part: Callable[[Array], Array], kernel: Array, *arrays: Array
+) -> Array:
+    """Return x·kernel + bias, or x·kernel if `arrays` are x alone, of a part of the weights.
 
     Weights are rounded here. If they were rounded before they are parted, the TPU's compiler would
     transpose each gradient by queries, keys and values before its product with x.
     """
     *bias, x = arrays
-    product = x.astype(dtype) @ gathered(kernel.astype(dtype))
-    return sum((b.astype(dtype) for b in bias), product)
+    kernel, *bias = (part(a).astype(dtype) for a in (kernel, *bias))
+    return sum(bias, x.astype(dtype) @ gathered(kernel))
 
 
 def heads_of(

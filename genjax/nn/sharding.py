@@ -5,7 +5,7 @@ features within a layer: heads of attention and the inner features of feed-forwa
 et al. 2019, "Megatron-LM").
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -91,18 +91,28 @@ def _common_size(lengths: Sequence[int]) -> int:
     return 1 if any(length % size for length in lengths) else size
 
 
+def over_parts(product: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Return `product`, whose backward pass calls `gathered` again if there is something to gather.
+
+    So the parts of a matrix are kept in between, and not all of it on every device.
+    """
+    return jax.checkpoint(product, prevent_cse=False) if _in_parts() else product
+
+
 def gathered(matrix: jax.Array) -> jax.Array:
     """Return a layer's matrix whole on every device, if the devices of `fsdp` hold parts of it.
 
     It is sent in its own type, so in bfloat16 if it is rounded before. Its gradient stays in parts
     (Rajbhandari et al. 2020, "ZeRO", stage 3).
     """
-    axes = free_axes(jax.sharding.get_abstract_mesh())
-    if axes.get("fsdp", 1) == 1 or axes.get(TENSOR, 1) > 1:
-        return matrix
     # Otherwise XLA's TPU compiler cuts the product into one for each device. These take the parts
     # of the matrix in turn, and move twice as many bytes to and from memory.
-    return _whole(matrix)
+    return _whole(matrix) if _in_parts() else matrix
+
+
+def _in_parts() -> bool:
+    axes = free_axes(jax.sharding.get_abstract_mesh())
+    return axes.get("fsdp", 1) > 1 and axes.get(TENSOR, 1) == 1
 
 
 @jax.custom_jvp
