@@ -17,7 +17,9 @@ PROCESSES = [RectifiedFlow(), VariancePreservingCosine(), TrigFlow(), EDM()]
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
-@pytest.mark.parametrize("target", [targets.velocity, targets.v, targets.clean], ids=str)
+@pytest.mark.parametrize(
+    "target", [targets.velocity, targets.v, targets.clean], ids=lambda t: t.__name__
+)
 def test_a_map_to_the_time_it_starts_from_changes_nothing(process, target):
     X_map = flow_maps.flow_map(lambda x, t, s: jnp.sin(7 * x), process, target)
     np.testing.assert_array_equal(X_map(X, T, T), X)
@@ -53,7 +55,9 @@ def test_the_network_is_told_the_time_where_the_jump_ends():
     np.testing.assert_array_equal(label, jnp.arange(4))
 
 
-@pytest.mark.parametrize("process", [RectifiedFlow(), VariancePreservingCosine()], ids=str)
+@pytest.mark.parametrize(
+    "process", [RectifiedFlow(), VariancePreservingCosine()], ids=lambda p: type(p).__name__
+)
 def test_the_velocity_is_the_maps_slope_where_it_starts(process, float64):
     """By central differences of a map whose network depends on both times."""
     x, t = jnp.asarray(X, jnp.float64), jnp.asarray(T, jnp.float64)
