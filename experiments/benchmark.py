@@ -22,7 +22,7 @@ file, and --record into the device's file in experiments/speed/results. A row ha
   `useful_multiply_adds` leaves out recomputation by rematerialisation and in attention's gradient.
 - `operations_per_second`: useful operations a second, with two operations a multiply-add.
   `peak_share` divides this rate by the peak rate of the devices for dense bfloat16 products. The
-  peak is the same for programs that compute in other types. It is missing for unknown devices.
+  peak is the same for programs that compute in other types. An unknown device has no `peak_share`.
 - `least_seconds`: the planner's lower bound from the devices' data sheets (`experiments.plan`).
   `least_share` is `least_seconds` / `queued_seconds`, the part of a step that the planner foresees.
   A CPU has no data sheet, so `measured_device` measures the rates of a single CPU.
