@@ -1,37 +1,43 @@
-"""Times the programs of experiments, the training step and sampling, on whatever device is there.
+"""Time the training step and the sampling program of configs on this machine's devices.
 
     python -m experiments.benchmark --config=configs/digits_flow.py
-    python -m experiments.benchmark --config=configs/digits_vae.py --config=configs/digits_gan.py:stylegan2 --record
-    python -m experiments.benchmark --config=configs/imagenet256_latent_flow.py --config.batch_size=32
+    python -m experiments.benchmark --config=configs/digits_vae.py --config=configs/digits_flow.py
+    python -m experiments.benchmark --config=configs/digits_gan.py:stylegan2 --record
+    python -m experiments.benchmark --config=configs/fashion_flow.py --config.batch_size=32
 
-Needs no data: batches, and what a task reads beside its state, are random numbers of their shapes. Several configs run one after
-the other, each in a process of its own; a --config.FIELD is set in all of them. Prints a row for each program and, with --out,
-merges it into a JSON file, with --record into that of the device in experiments/speed/results. A row has
+The benchmark needs no data. Batches, and all other inputs beside the state, are random arrays.
+Several configs run one after the other, each in its own process. A --config.FIELD changes all of
+them. The program prints one row for each config and program. --out merges the rows into a JSON
+file, and --record into the device's file in experiments/speed/results. A row has these fields:
 
-- `compile_seconds`: lowering and compiling, without a cache of compilations;
-- `step_seconds`: median and quartiles of calls that are each waited for;
-- `queued_seconds`: of a call among as many that are dispatched one after the other and waited for at the end, as training
-  does it. Rates are by this;
-- `host_seconds`: until a call returns, which is what the host does for it. While it is less than `queued_seconds` the device has
-  the next call before it ends the last, and the host costs nothing; `host_share` is their ratio. The CPU that dispatches is
-  the one that computes, and may do some of that before it returns;
-- `multiply_adds` of the whole program and all devices, by `genjax.devices.cost`, and `useful_multiply_adds`, without what is
-  computed again, by rematerialisation or in attention's gradient. `operations_per_second` are of the useful ones, two each, and
-  `peak_share` is those over the devices' dense bfloat16 operations, where the device is known, whatever type the program
-  computes in;
-- `least_seconds`: what `experiments.plan` says that such devices need at least, by their data sheets, and `least_share`, that over
-  `queued_seconds`: how much of the step the planner foresees. One CPU, which has no sheet, is measured in its place
-  (`measured_device`);
-- `xla_operations`: what XLA says the compiled program does on one device, and `xla_ratio`, that over our count of the same: XLA
-  counts a loop's body once, so here ours does. Above 1 by what is elementwise; below 1 by a convolution's products with
-  padding, which XLA leaves out, and where a kernel computes that XLA does not see into, such as cuDNN's attention;
-- `breakdown`: on TPUs, what each kind of operation of the compiled program costs at least, and which cost most
-  (genjax/devices/breakdown.py); the compiler's cycles are its estimates;
-- `program_bytes`: what the compiled program needs on one device: arguments, results and temporary arrays; `device_bytes`, where the
-  device tells, the most in use there at once since the process began.
+- `compile_seconds`: seconds of lowering and compiling, without a compilation cache.
+- `step_seconds`: median and quartiles of the seconds of a call, when each call is waited for.
+- `queued_seconds`: mean seconds of a call, when all calls are dispatched and then waited for.
+  Training works in this way, so all rates use this field.
+- `host_seconds`: median seconds until a call returns, which is the host's work for the call.
+  `host_share` is `host_seconds` / `queued_seconds`. While the share is below 1, the device always
+  has its next call, and the host costs nothing. On a CPU the same processor dispatches and
+  computes, and it may compute before the call returns.
+- `multiply_adds`: multiply-adds of the whole program on all devices (genjax/devices/cost.py).
+  `useful_multiply_adds` leaves out recomputation by rematerialisation and in attention's gradient.
+- `operations_per_second`: useful operations a second, with two operations a multiply-add.
+  `peak_share` divides this rate by the peak rate of the devices for dense bfloat16 products. The
+  peak is the same for programs that compute in other types. An unknown device has no `peak_share`.
+- `least_seconds`: the planner's lower bound from the devices' data sheets (`experiments.plan`).
+  `least_share` is `least_seconds` / `queued_seconds`, the part of a step that the planner foresees.
+  A CPU has no data sheet, so `measured_device` measures the rates of a single CPU.
+- `xla_operations`: XLA's count of operations of the compiled program on one device. `xla_ratio`
+  divides it by our count. XLA counts a loop's body once, so our count for this ratio does the same.
+  Elementwise operations lift the ratio above 1, because only XLA counts them. The ratio is lower
+  where XLA leaves out a convolution's products with padding. It is also lower where a kernel hides
+  its operations from XLA, such as cuDNN's attention.
+- `breakdown`: on TPUs, lower bounds for each kind of operation, and the most expensive operations
+  (genjax/devices/breakdown.py). The cycles are estimates of the compiler.
+- `program_bytes`: bytes of the compiled program on one device, for arguments, results and temporary
+  arrays. `device_bytes` is the device's peak since the process began, if the device reports one.
 
-Samples are as many as a batch holds, by the config's sampler, steps and guidance; of an autoencoder, reconstructions. Latents
-are not decoded where the data are latents.
+The sampling program makes as many samples as a batch holds, with the config's sampler, steps and
+guidance. An autoencoder makes reconstructions. If the data are latents, samples are not decoded.
 """
 
 import argparse
@@ -69,8 +75,12 @@ WARM_UP, TRACED = 2, 3  # calls
 
 
 def random_arrays(arrays: PyTree, num_labels: int) -> PyTree:
-    """Arrays of the shapes, types and shardings of `jax.ShapeDtypeStruct`s, made on their devices: bytes, labels under
-    `num_labels`, normal numbers, and True. What is an array stays."""
+    """Return random arrays in place of `jax.ShapeDtypeStruct`s, made on their devices.
+
+    Shapes, types and shardings are those of the structs. Bytes are uniform, other integers are
+    labels below `num_labels`, floats are normal, and booleans are True. Leaves that are arrays
+    stay.
+    """
 
     def draw(key, a):
         if a.dtype == bool:
@@ -91,8 +101,11 @@ def random_arrays(arrays: PyTree, num_labels: int) -> PyTree:
 
 
 def measured_device(rounds: int = 20) -> Device:
-    """In place of a data sheet: the best rates of float32 products of square matrices of some sizes, and of reading and writing
-    an array of 256 MiB in place."""
+    """Measure rates of this machine's device, in place of a data sheet.
+
+    The rate of operations is the best over float32 products of square matrices of three sizes. The
+    memory's bandwidth is the best rate of reading and writing an array of 256 MiB in place.
+    """
 
     def best(function, a):
         seconds = []
@@ -111,7 +124,7 @@ def measured_device(rounds: int = 20) -> Device:
 
 
 def timed(call: Callable[[], Any], steps: int) -> dict[str, Any]:
-    """Seconds of a call that dispatches and returns what is to be waited for."""
+    """Return the seconds of a call, which dispatches work and returns arrays to wait for."""
     clock = time.perf_counter
     for _ in range(WARM_UP):
         jax.block_until_ready(call())
@@ -139,28 +152,33 @@ def timed(call: Callable[[], Any], steps: int) -> dict[str, Any]:
 
 
 def repeated(name: str, program: Callable, args: tuple) -> Callable[[], Any]:
-    """A call without arguments of a compiled program; each training step takes the state of the one before."""
+    """Return a call of a compiled program that takes no arguments.
+
+    Each training step takes the state of the step before.
+    """
     if name == "sample":
         return lambda: program(*args)
     state, *inputs = args
 
     def step():
         nonlocal state
-        state, metrics = program(state, *inputs)  # gives the old state's memory away
+        state, metrics = program(state, *inputs)  # the old state's memory is donated
         return state, metrics
 
     return step
 
 
 def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dict[str, Any]:
-    """The row of one of the `PROGRAMS` of a config, but for what the command line knows.
+    """Measure one of the `PROGRAMS` of a config, and return its row.
+
+    `main` adds the config's path and the changed fields to the row.
 
     Args:
-        steps: calls that are timed, once waiting for each and once for all.
+        steps: number of timed calls. They are timed twice: waiting for each call, and for all.
         trace: folder for a profile of a few more calls.
 
     Raises:
-        ValueError, ImportError, OSError: as of `program_of` and `make_mesh`.
+        ValueError, ImportError, OSError: raised by `program_of` and `make_mesh`.
     """
     mesh = make_mesh(mesh_axes(config), examples_at_once(config))
     program = program_of(name, config, mesh)
@@ -215,16 +233,17 @@ def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dic
 
 
 def computed_in(model: Mapping[str, Any]) -> str:
-    """The types that a config's networks compute in."""
+    """Return the types that a config's networks compute in, separated by spaces."""
     types = {value for name, value in flatten(model) if name.rpartition(".")[2] == "dtype"}
     return " ".join(sorted(types)) or "float32"
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints a table."""
+    """Print rows as a table."""
     print(
-        f"{'experiment':32} {'program':7} {'batch':>5} {'compile':>9} {'a step, and its quartiles':>31} {'queued':>10} {'host':>6} "
-        f"{'examples/s':>10} {'Tops/s':>8} {'of peak':>7} {'planned':>7} {'XLA/own':>7} {'memory':>9}"
+        f"{'experiment':32} {'program':7} {'batch':>5} {'compile':>9} "
+        f"{'a step, and its quartiles':>31} {'queued':>10} {'host':>6} {'examples/s':>10} "
+        f"{'Tops/s':>8} {'of peak':>7} {'planned':>7} {'XLA/own':>7} {'memory':>9}"
     )
     for row in rows:
         low, high = row["step_seconds"]["quartiles"]
@@ -233,16 +252,18 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
         ratio = "" if row["xla_ratio"] is None else f"{row['xla_ratio']:.2f}"
         memory = row["device_bytes"] or row["program_bytes"]
         print(
-            f"{row['experiment']:32} {row['program']:7} {row['batch_size']:5} {row['compile_seconds']:7.1f} s "
-            f"{1e3 * row['step_seconds']['median']:8.1f} ms ({1e3 * low:7.1f} … {1e3 * high:7.1f}) "
-            f"{1e3 * row['queued_seconds']:7.1f} ms {row['host_share']:6.1%} {row['examples_per_second']:10.1f} "
-            f"{row['operations_per_second'] / 1e12:8.3f} {share:>7} {planned:>7} {ratio:>7} {memory / 1e9:6.3f} GB",
+            f"{row['experiment']:32} {row['program']:7} {row['batch_size']:5} "
+            f"{row['compile_seconds']:7.1f} s {1e3 * row['step_seconds']['median']:8.1f} ms "
+            f"({1e3 * low:7.1f} … {1e3 * high:7.1f}) {1e3 * row['queued_seconds']:7.1f} ms "
+            f"{row['host_share']:6.1%} {row['examples_per_second']:10.1f} "
+            f"{row['operations_per_second'] / 1e12:8.3f} {share:>7} {planned:>7} {ratio:>7} "
+            f"{memory / 1e9:6.3f} GB",
             flush=True,
         )
 
 
 def commands(arguments: Sequence[str]) -> list[list[str]]:
-    """The arguments of as many commands as there are configs, of one config each."""
+    """Split the arguments into one command's for each --config."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="append", default=[])
     found, rest = parser.parse_known_args(arguments)
@@ -250,7 +271,7 @@ def commands(arguments: Sequence[str]) -> list[list[str]]:
 
 
 def main() -> None:
-    # What the cache holds takes no time to compile.
+    # With a compilation cache, `compile_seconds` would be the time of reading the cache.
     jax.config.update("jax_enable_compilation_cache", False)
     (command,) = [each for each in sys.argv if each.startswith("--config=")]
     overrides = {

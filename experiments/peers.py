@@ -1,23 +1,35 @@
-"""Times networks in genjax and in PyTorch (diffusers), eager and compiled, on the same machine in one run, in turns.
+"""Time the same networks in genjax and in PyTorch (diffusers), eager and compiled, in turns.
 
     pip install '.[parity]'
     python -m experiments.peers
     python -m experiments.peers --only=dit_training --repeats=50 --record
 
-Both have the same weights, since one reads what the other saved, get the same inputs and give the same results. That is checked
-first, of the network's output and of what is timed: where PyTorch's eager program differs nothing is timed, and where only its
-compiled one does, the table says so (that of PyTorch 2.13 for CPUs has gradients of zero in most of the autoencoder). On the CPU,
-in float32: DiT-S/2's forward pass and training step (batch 8), a KL autoencoder of 5 million parameters on 128×128 (batch 4),
-forward and with its gradient, and 50 guided steps of Euler's method. On an NVIDIA GPU, in bfloat16 with float32 parameters: training steps of DiT-XL/2 at 256 pixels (batch 32) and of
-a few of FLUX.1's blocks on 4096 + 512 tokens (batch 2).
+Both networks have the same weights, because PyTorch reads the file that genjax saved. Both get the
+same inputs. Before timing, the program compares the networks' outputs and the timed results. If
+PyTorch's eager program differs, nothing is timed. If only the compiled program differs, the table
+says so. For example, PyTorch 2.13 on CPUs compiles zero gradients for most of the autoencoder.
 
-Each library has a process of its own, so that neither's threads, memory nor CUDA libraries meet the other's, and as many threads
-as it takes by itself. PyTorch's training is AdamW's fused implementation after `loss.backward()`, under autocast on GPUs; its
-convolutions are given channels_last, which is faster or as fast, but with --nochannels_last. In one respect diffusers' DiT is
-changed: its blocks share one embedding of time and class, as in DiT as published, where each has a copy.
+The CPU cases compute in float32:
 
-Prints seconds, medians and quartiles, and ratios, medians over the rounds of PyTorch's seconds over genjax's: above 1
-genjax is faster. --out and --record keep rows, as those of `experiments.benchmark`.
+- the forward pass and the training step of DiT-S/2 (batch 8);
+- the forward pass and the gradient of a KL autoencoder with 5 million parameters on 128×128 images
+  (batch 4);
+- 50 guided steps of Euler's method with DiT-S/2 (4 samples).
+
+The cases for an NVIDIA GPU compute in bfloat16 with float32 parameters:
+
+- a training step of DiT-XL/2 at 256 pixels (batch 32);
+- a training step of six of FLUX.1's blocks on 4096 + 512 tokens (batch 2).
+
+Each library runs in its own process, with its default number of threads. So the two libraries share
+no threads, no memory and no CUDA libraries. PyTorch trains by `loss.backward()` and its fused
+AdamW, under autocast on GPUs. Its convolutions get channels_last arrays, which are as fast or
+faster. --nochannels_last turns this off. One thing in diffusers' DiT is changed: its blocks share
+one embedding of time and class, as in the published DiT. In diffusers each block has a copy.
+
+The program prints medians and quartiles of seconds. It also prints ratios, the medians over the
+rounds of PyTorch's seconds over genjax's. Above 1, genjax is faster. --out and --record keep the
+rows, as in `experiments.benchmark`.
 """
 
 import contextlib
@@ -39,10 +51,11 @@ from absl import flags
 from experiments.launch.runtime import keep_heap, run_program, user_errors
 from experiments.speed.peer_networks import Case, Side, genjax_side, torch_side
 
-# Of the network's output and of what is timed, relative to the largest value. Measured on a CPU: in float32 4e-6 or less; in
-# bfloat16, of a DiT of 28 blocks, 0.02 of the output and 8e-5 of the loss, which is a mean.
+# Largest differences allowed for the network's output and for the timed results, relative to the
+# largest value. Measured on a CPU in float32: at most 4e-6. Measured in bfloat16 for a DiT of 28
+# blocks: 0.02 for the output, and 8e-5 for the loss, which is a mean.
 TOLERANCE = {"float32": (1e-4, 1e-4), "bfloat16": (0.05, 0.005)}
-WARM_UP = 2  # calls of each after the first ones, which compile
+WARM_UP = 2  # calls of each program; the checks before have compiled it
 
 
 _DIT_S = functools.partial(
@@ -85,7 +98,11 @@ GPU = {
 
 
 def serve(connection: Connection, side: Callable[..., Side], *args: Any) -> None:
-    """A library's process: sends its facts, then runs the programs whose names it receives, until that is None."""
+    """Run one library's process.
+
+    The process sends the library's facts, and then runs each program whose name it receives, until
+    it receives None.
+    """
     keep_heap()
     programs, compared, facts = side(*args)
     connection.send(facts)
@@ -98,7 +115,7 @@ def serve(connection: Connection, side: Callable[..., Side], *args: Any) -> None
 
 @contextlib.contextmanager
 def _process(name: str, side: Callable[..., Side], *args: Any) -> Iterator[tuple[dict, Callable]]:
-    """The facts of a library in a process of its own, and what runs one of its programs there."""
+    """Start a library's process; yield the library's facts and a function that runs a program."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(theirs, side, *args))
@@ -126,11 +143,12 @@ def _process(name: str, side: Callable[..., Side], *args: Any) -> Iterator[tuple
 
 
 def compare(case: Case, repeats: int, channels_last: bool = True) -> dict[str, Any]:
-    """Return seconds of each program, and ratios to genjax's.
+    """Return a row with the seconds of each program and the ratios to genjax's seconds.
 
     Raises:
         ValueError: the two libraries compute on different devices.
-        RuntimeError: the two networks have another number of parameters, or, PyTorch's not compiled, other results.
+        RuntimeError: the two networks have different numbers of parameters, or PyTorch's eager
+            program has different results.
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         ours, run_ours = stack.enter_context(_process("genjax", genjax_side, case, folder))
@@ -140,11 +158,13 @@ def compare(case: Case, repeats: int, channels_last: bool = True) -> dict[str, A
         on_gpu = ours["backend"] == "gpu"
         if on_gpu != (theirs["device"] == "cuda"):
             raise ValueError(
-                f"JAX computes on {ours['backend']}, PyTorch on {theirs['device']}: install both for one"
+                f"JAX computes on {ours['backend']}, PyTorch on {theirs['device']}: "
+                "install both for one"
             )
         if ours["parameters"] != theirs["parameters"]:
             raise RuntimeError(
-                f"parameters: {ours['parameters']:,} in genjax, {theirs['parameters']:,} in diffusers"
+                f"parameters: {ours['parameters']:,} in genjax, "
+                f"{theirs['parameters']:,} in diffusers"
             )
         dtype = "bfloat16" if on_gpu else "float32"
         differences = _differences(run_ours, run_theirs, dtype)
@@ -178,19 +198,20 @@ def compare(case: Case, repeats: int, channels_last: bool = True) -> dict[str, A
 
 
 def _differences(run_ours: Callable, run_theirs: Callable, dtype: str) -> dict[str, float]:
-    """Return by how much the results of PyTorch's two programs differ from genjax's.
+    """Return the difference from genjax's results for each of PyTorch's two programs.
 
     Raises:
-        RuntimeError: the networks' outputs differ, or the eager program's results.
+        RuntimeError: the networks' outputs differ, or the eager program's results differ.
     """
     of_outputs, of_results = TOLERANCE[dtype]
     by = difference(run_theirs("output", True)[1], run_ours("output", True)[1])
     if not by <= of_outputs:
         raise RuntimeError(
-            f"outputs of the two networks differ by {by:.2g} of the largest; they may by {of_outputs:.2g}"
+            f"outputs of the two networks differ by {by:.2g} of the largest; "
+            f"they may by {of_outputs:.2g}"
         )
-    # Training compares losses: the first step's for the eager program, the second's for the compiled
-    # one, because the two programs of PyTorch train one network in turn.
+    # Training compares losses. PyTorch's two programs train one network in turn, so the eager
+    # program takes the first step and the compiled program takes the second.
     (*_, first), (*_, second) = run_ours("genjax", True), run_ours("genjax", True)
     differences = {
         name: difference(run_theirs(name, True)[1], expected)
@@ -205,7 +226,7 @@ def _differences(run_ours: Callable, run_theirs: Callable, dtype: str) -> dict[s
 
 
 def _timed(runs: Mapping[str, Callable], repeats: int) -> dict[str, np.ndarray]:
-    """Return the seconds of each program, run in turns."""
+    """Run the programs in turns, and return the seconds of each."""
     for name, run in runs.items():
         for _ in range(WARM_UP):
             run(name)
@@ -219,7 +240,10 @@ def _quartiles(seconds: np.ndarray) -> dict[str, Any]:
 
 
 def difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
-    """The largest difference of arrays, each over its largest value; infinite if shapes differ."""
+    """Return the largest difference between arrays, relative to each array's largest value.
+
+    The difference is infinite if shapes differ.
+    """
     if [a.shape for a in found] != [b.shape for b in expected]:
         return np.inf
     return max(
@@ -228,10 +252,11 @@ def difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> f
 
 
 def require_peers() -> None:
-    """
+    """Check that PyTorch, diffusers and a C++ compiler are installed.
+
     Raises:
         ImportError: PyTorch or diffusers is missing.
-        OSError: PyTorch has no compiler.
+        OSError: PyTorch finds no C++ compiler.
     """
     for name in ("torch", "diffusers"):
         if not importlib.util.find_spec(name):
@@ -245,7 +270,8 @@ def require_peers() -> None:
 def show(name: str, row: Mapping[str, Any]) -> None:
     share = "" if row["peak_share"] is None else f", {row['peak_share']:.1%} of the peak"
     print(
-        f"{name}: {row['parameters']:,} parameters, batch {row['batch_size']}, {row['dtype']}, on {row['device']}"
+        f"{name}: {row['parameters']:,} parameters, batch {row['batch_size']}, {row['dtype']}, "
+        f"on {row['device']}"
     )
     for each, values in row["seconds"].items():
         low, high = values["quartiles"]
@@ -253,7 +279,8 @@ def show(name: str, row: Mapping[str, Any]) -> None:
         if each in row["wrong"]:
             ratio += f", with results that differ by {row['differences'][each]:.2g}: no comparison"
         print(
-            f"  {each:16} {1e3 * values['median']:9.1f} ms ({1e3 * low:9.1f} … {1e3 * high:9.1f}) {ratio}"
+            f"  {each:16} {1e3 * values['median']:9.1f} ms "
+            f"({1e3 * low:9.1f} … {1e3 * high:9.1f}) {ratio}"
         )
     print(f"  genjax: {row['operations_per_second'] / 1e12:.3f} Tops/s{share}", flush=True)
 

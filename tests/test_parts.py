@@ -32,7 +32,8 @@ def own_package(tmp_path, monkeypatch):
                 return noise * strength
 
             def load(split, data_dir):
-                return Dataset("own", split, InMemory({"image": np.full((3, 2, 2, 1), len(data_dir), np.uint8)}))
+                images = np.full((3, 2, 2, 1), len(data_dir), np.uint8)
+                return Dataset("own", split, InMemory({"image": images}))
             """
         )
     )

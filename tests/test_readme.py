@@ -94,8 +94,10 @@ import jax, sys, time
 began = time.perf_counter()
 import genjax
 assert time.perf_counter() - began < 0.2
-import genjax.diffusion, genjax.models.transformers.dit, genjax.metrics, genjax.data, genjax.training
-heavy = {"tensorflow", "tensorflow_datasets", "grain", "sklearn", "torch", "ml_collections"} & set(sys.modules)
+import genjax.diffusion, genjax.models.transformers.dit
+import genjax.metrics, genjax.data, genjax.training
+heavy = {"tensorflow", "tensorflow_datasets", "grain", "sklearn", "torch", "ml_collections"}
+heavy &= set(sys.modules)
 assert not heavy, heavy
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -262,7 +262,7 @@ class Sampler(Protocol):
 
 
 class Method(Protocol):
-    """`method(key, student, x)`: losses and times, with what the network is told as its attributes."""
+    """`method(key, student, x)`: losses and times; its attributes say what the network takes."""
 
     takes_end_time: bool
     takes_guidance: bool

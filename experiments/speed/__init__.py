@@ -1,1 +1,1 @@
-"""Programs and records that benchmarks, plans and comparisons with peers share."""
+"""Programs and records that the benchmark, the planner and the comparison with peers share."""

@@ -1,4 +1,4 @@
-"""Prints what each kind of operation of a TPU program costs, and which operations cost most."""
+"""Print the costs of a compiled TPU program by kind of operation, and its most expensive ones."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ def _numbers(row: Mapping[str, Any]) -> str:
 
 
 def show_breakdown(found: Mapping[str, Any]) -> None:
-    """Print what `genjax.devices.breakdown.breakdown` returns."""
+    """Print the result of `genjax.devices.breakdown.breakdown` as two tables."""
     print("\nthe compiled program by kind of operation, and the sum of their bounds")
     print(_HEADER)
     for name, row in (found["categories"] | {"total": found["total"]}).items():

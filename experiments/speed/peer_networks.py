@@ -1,4 +1,4 @@
-"""A network in genjax and the same in PyTorch (diffusers), and what `experiments.peers` times of them."""
+"""The networks that `experiments.peers` times, in genjax and in PyTorch (diffusers)."""
 
 import functools
 import os
@@ -12,17 +12,19 @@ GUIDANCE_SCALE = 1.5
 
 
 class Case(NamedTuple):
-    """What is timed.
+    """A network and the work that is timed.
 
     Attributes:
-        network: a module of genjax.models.transformers or autoencoders.
-        make: what makes the network there.
-        options: its arguments.
-        shape: of an image.
-        batch_size: of a call; of guided sampling, samples.
-        work: forward, gradient (of the mean squared error), training (that and AdamW) or sampling.
-        text: tokens and their features of a network that reads text, and features of their pooled vector.
-        num_steps: of sampling.
+        network: name of a module in genjax.models.transformers or genjax.models.autoencoders.
+        make: name of the class or function in that module that makes the network.
+        options: arguments of `make`.
+        shape: shape of an image, `(height, width, channels)`.
+        batch_size: examples of a call; number of samples for sampling.
+        work: "forward", "gradient" (of the mean squared error), "training" (the gradient and
+            AdamW's update) or "sampling" (Euler's method with guidance).
+        text: number of tokens, their features, and the features of the pooled vector. None if the
+            network reads no text.
+        num_steps: number of sampling steps.
     """
 
     network: str
@@ -36,7 +38,11 @@ class Case(NamedTuple):
 
 
 def inputs(case: Case) -> dict[str, np.ndarray]:
-    """`x`, what the network is given, `target`, what its output is compared with, and what else it reads."""
+    """Return the inputs of a case as arrays from a fixed seed.
+
+    `x` is the network's input and `target` is what its output is compared with. The other arrays
+    are times, labels or text, if the network reads them.
+    """
     random = np.random.default_rng(0)
     normal = lambda *shape: random.standard_normal((case.batch_size, *shape), np.float32)
     arrays = {"x": normal(*case.shape), "target": normal(*case.shape)}
@@ -50,13 +56,13 @@ def inputs(case: Case) -> dict[str, np.ndarray]:
 
 
 class Side(NamedTuple):
-    """What a library brings.
+    """One library's programs for a case.
 
     Attributes:
-        programs: by name, calls that wait for their result; "output" is that of the network at once, which is to be asked
-            for before the weights are trained.
-        compared: from a result to arrays that do not depend on the library.
-        facts: about itself.
+        programs: functions by name. A call waits for its result. "output" returns the network's
+            output; call it before any training, which changes the weights.
+        compared: function from a result to arrays that can be compared across libraries.
+        facts: the library's device, versions and number of parameters, among others.
     """
 
     programs: dict[str, Callable[[], Any]]
@@ -65,8 +71,8 @@ class Side(NamedTuple):
 
 
 def genjax_side(case: Case, folder: str) -> Side:
-    """Make the network and its weights, and save them in the folder."""
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the other library needs memory too
+    """Make genjax's network and weights, and save them in the folder for `torch_side`."""
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # leave PyTorch its memory
     import jax
     import jax.numpy as jnp
 
@@ -87,7 +93,7 @@ def genjax_side(case: Case, folder: str) -> Side:
 
     @jax.jit
     def variables_of(key):
-        """Add noise to the first weights, so that none is zero."""
+        """Initialise the weights and add noise, because zero weights would hide differences."""
         initial = module.init(key, *args)
         leaves, structure = jax.tree.flatten(initial)
         keys = jax.random.split(key, len(leaves))
@@ -102,7 +108,7 @@ def genjax_side(case: Case, folder: str) -> Side:
         module = module.clone(dtype=jnp.bfloat16)
     output = functools.partial(jax.jit(module.apply), variables, *args)
     call, counted = _genjax_work(case, module, variables, target, args)
-    with as_written(True):  # what attention's gradient computes again is no use
+    with as_written(True):  # leave out what attention's gradient computes again
         operations = 2 * multiply_adds(*counted)
     device = jax.devices()[0]
     return Side(
@@ -122,7 +128,7 @@ def genjax_side(case: Case, folder: str) -> Side:
 def _genjax_work(
     case: Case, module: Any, variables: Any, target: Any, args: tuple
 ) -> tuple[Callable, tuple]:
-    """Return the call that is timed, and a function with its arguments whose operations are counted."""
+    """Return the call that is timed, and the function and arguments to count operations of."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -174,7 +180,7 @@ def _genjax_work(
 
 
 def _genjax_arrays(result: Any) -> list[np.ndarray]:
-    """Return the output or the loss, and with a gradient the gradient's norm."""
+    """Return the output, or the loss, or the loss and its gradient's norm."""
     if not isinstance(result, tuple):
         return [np.asarray(result, np.float32)]
     import jax
@@ -184,7 +190,7 @@ def _genjax_arrays(result: Any) -> list[np.ndarray]:
 
 
 def torch_side(case: Case, folder: str, channels_last: bool) -> Side:
-    """Open what `genjax_side` saved."""
+    """Open the network that `genjax_side` saved, as diffusers' network."""
     import diffusers
     import torch
 
@@ -194,9 +200,8 @@ def torch_side(case: Case, folder: str, channels_last: bool) -> Side:
         "autoencoder_kl": "AutoencoderKL",
     }[case.network]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = (
-        getattr(diffusers, name).from_pretrained(folder, low_cpu_mem_usage=False).eval()
-    )  # no dropout
+    # Evaluation mode turns dropout off.
+    model = getattr(diffusers, name).from_pretrained(folder, low_cpu_mem_usage=False).eval()
     if case.network == "dit":
         for block in model.transformer_blocks[1:]:
             block.norm1.emb = model.transformer_blocks[0].norm1.emb
@@ -232,7 +237,7 @@ def torch_side(case: Case, folder: str, channels_last: bool) -> Side:
 
 
 def _torch_apply(case: Case, tensors: Mapping[str, Any]) -> Callable:
-    """Return `(model, x, t, labels)` → output, whatever the network calls its arguments."""
+    """Return a function `(model, x, t, labels)` → output, with each network's argument names."""
     import torch
 
     if case.network == "dit":
@@ -249,7 +254,7 @@ def _torch_apply(case: Case, tensors: Mapping[str, Any]) -> Callable:
 
 
 def _torch_work(case: Case, model: Any, tensors: Mapping[str, Any]) -> dict[str, Callable]:
-    """Return by name what can be timed, as functions of the model, compiled or not."""
+    """Return the work of each name as a function of the model, which may be compiled."""
     import torch
 
     device = tensors["x"].device.type
@@ -298,14 +303,20 @@ def _torch_work(case: Case, model: Any, tensors: Mapping[str, Any]) -> dict[str,
 
 
 def _torch_patches(images: Any) -> Any:
-    """Cut images `[batch channels height width]` into 2×2 patches as vectors, channels first."""
+    """Cut images `[batch channels height width]` into 2×2 patches.
+
+    Returns vectors `[batch patches features]`, whose features are ordered by channel first.
+    """
     height, width = (side // 2 for side in images.shape[2:])
     patches = images.unflatten(2, (height, 2)).unflatten(4, (width, 2))
     return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2).contiguous()
 
 
 def _torch_arrays(case: Case, result: Any) -> list[np.ndarray]:
-    """Return what `_genjax_arrays` returns, with channels last."""
+    """Return the arrays of `_genjax_arrays`.
+
+    Images get channels last, and patches become images.
+    """
     import torch
 
     if isinstance(result, tuple):

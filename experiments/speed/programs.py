@@ -1,4 +1,4 @@
-"""Programs of a config for plans and timings: its training step and sampling, without data."""
+"""A config's training step and sampling program for plans and timings, without data."""
 
 import math
 from collections.abc import Callable
@@ -26,16 +26,16 @@ PROGRAMS = ("train", "sample")
 
 
 class Program(NamedTuple):
-    """A function and its arguments, those that are large in shapes alone.
+    """A function and its arguments, whose large arrays are shapes only.
 
     Attributes:
-        task: the config's; if the data are latents, without the autoencoder that decodes samples.
-        function: what the program computes.
-        useful: the same without rematerialisation.
-        jitted: makes the program that runs, on a mesh of devices.
-        args: on that mesh; the first is the state.
-        local: of one device's examples, all in shapes without shardings.
-        updated: bytes that one device reads and writes beside matrix products.
+        task: the config's task. For data that are latents on disk, it does not decode samples.
+        function: the function that the program computes.
+        useful: the same function without rematerialisation.
+        jitted: makes the jitted program for the mesh.
+        args: arguments on the mesh; the first is the state.
+        local: arguments with one device's share of the examples, as shapes without shardings.
+        updated: bytes that one device reads and writes outside matrix products.
     """
 
     task: GenerativeTask
@@ -48,12 +48,13 @@ class Program(NamedTuple):
 
 
 def program_of(name: str, config: Any, mesh: Mesh | AbstractMesh) -> Program:
-    """One of the `PROGRAMS` of a config.
+    """Return one of the `PROGRAMS` of a config.
 
-    Latents on disk are not decoded, so that their autoencoder need not be there.
+    Samples of latents on disk are not decoded, so their autoencoder may be missing.
 
     Raises:
-        ValueError, ImportError, OSError: as of `build`; or the sampler chooses its number of steps.
+        ValueError, ImportError, OSError: raised by `build`.
+        ValueError: the sampler chooses its number of steps while it runs.
     """
     config = config.copy_and_resolve_references()
     config.unlock()
@@ -86,9 +87,8 @@ def _sampling(config: Any, task: GenerativeTask, mesh: Mesh | AbstractMesh) -> P
             "config.sampling.sampler.name is 'adaptive', of which nobody knows how many steps it "
             "takes before it runs; take one of config.sampling.num_steps, such as 'heun'"
         )
-    weights = (
-        "params" if sampling.weights.startswith(POSTHOC) else sampling.weights
-    )  # which are as large
+    # Post-hoc averages are as large as the parameters.
+    weights = "params" if sampling.weights.startswith(POSTHOC) else sampling.weights
     state, frozen = abstract_state(task, jax.random.key(0), mesh), abstract_frozen(task, mesh)
     batch, key = abstract_batch(config, task, mesh), jax.random.key(1)
 
@@ -124,24 +124,26 @@ def _devices(mesh: Mesh | AbstractMesh, *axes: str) -> int:
 
 
 def _in_shapes(arguments: PyTree) -> PyTree:
-    """For traces on one device: JAX takes no sharding there over others."""
+    """Replace arrays by shapes without shardings.
+
+    A trace on one device needs this, because JAX refuses shardings over other devices there.
+    """
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
 
 
 def alone(mesh: Mesh | AbstractMesh) -> AbstractMesh:
-    """One of its devices."""
+    """Return the abstract mesh of a single device of the mesh's kind."""
     device = getattr(mesh, "abstract_mesh", mesh).abstract_device
     return AbstractMesh((1,), ("data",), (AxisType.Auto,), abstract_device=device)
 
 
 class Cost(NamedTuple):
-    """What `genjax.devices.planning.roofline` takes of a program.
+    """A program's costs, as `genjax.devices.planning.roofline` takes them.
 
     Attributes:
-        operations: of the matrix products of all devices, two to a multiply-add.
-        useful: operations but for those that are computed again, by rematerialisation or in
-            attention's gradient.
-        moved: bytes of one device's memory that are read and written.
+        operations: operations of the matrix products on all devices, two a multiply-add.
+        useful: operations without those that rematerialisation or attention's gradient repeats.
+        moved: bytes that one device reads from and writes to its memory.
     """
 
     operations: int
@@ -150,12 +152,12 @@ class Cost(NamedTuple):
 
 
 def cost_of(program: Program, mesh: Mesh | AbstractMesh) -> Cost:
-    """What a program costs, counted before it runs."""
+    """Count a program's costs without compiling or running it."""
     with use_abstract_mesh(alone(mesh)):
         operations = (
             2 * multiply_adds(program.function, *program.local) * _devices(mesh, *BATCH_AXES)
         )
-        with as_written(True):  # kernels keep on the chip what chunks read again
+        with as_written(True):  # chunks read arrays again that a kernel keeps on the chip
             useful = 2 * multiply_adds(program.useful, *_in_shapes(program.args))
             moved = product_bytes(program.function, *program.local) // _devices(
                 mesh, TENSOR, CONTEXT

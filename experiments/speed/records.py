@@ -1,4 +1,4 @@
-"""Rows of measurements, kept by device in experiments/speed/results."""
+"""Files of measured rows, one for each kind of device, in experiments/speed/results."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from typing import Any
 from genjax.training.workdir import environment
 
 RESULTS = Path(__file__).parent / "results"
-# What makes a row the same measurement as an older one, which it replaces.
+# A new row replaces the old row that agrees in all of these fields.
 IDENTITY = (
     "config",
     "overrides",
@@ -26,7 +26,7 @@ IDENTITY = (
 
 
 def stamp() -> dict[str, Any]:
-    """Versions, commit and date, for a row."""
+    """Return the versions, commit and date for a row."""
     facts = environment()
     return {
         "python": facts["python"],
@@ -37,12 +37,12 @@ def stamp() -> dict[str, Any]:
 
 
 def results_of(device_kind: str) -> Path:
-    """Where measurements on such a device are kept."""
+    """Return the path of the file with the rows of a kind of device."""
     return RESULTS / f"{re.sub('[^a-z0-9]+', '_', device_kind.lower())}.json"
 
 
 def merge(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Adds rows to those of a JSON file, in the place of older ones of the same `IDENTITY`."""
+    """Add rows to a JSON file, where they replace older rows of the same `IDENTITY`."""
     of = lambda row: [row.get(name) for name in IDENTITY]
     rows = json.loads(json.dumps(rows))  # tuples become lists, as in the file
     old = json.loads(path.read_text()) if path.exists() else []

@@ -1,4 +1,4 @@
-"""Costs of operations: a small TPU program counted by hand, and products counted by XLA."""
+"""Test the costs of operations against a TPU program counted by hand, and against XLA's counts."""
 
 from types import SimpleNamespace
 
@@ -9,9 +9,9 @@ import pytest
 from genjax.devices.breakdown import breakdown, costs_of
 from genjax.devices.specifications import DEVICES
 
-# Matrices are of 1,024 × 256 bfloat16, which tiles do not pad: 512 KiB, of which a layer has one.
+# A matrix has 1,024 × 256 numbers in bfloat16: 512 KiB, which tiles do not pad. Each layer has one.
 MATRIX = 2 * 1024 * 256
-SCALAR = 4 * 128  # which tiles pad to 128
+SCALAR = 4 * 128  # bytes; a tile pads a scalar to 128 numbers
 PROGRAM = """
 HloModule jit_step, is_scheduled=true
 
@@ -19,7 +19,8 @@ HloModule jit_step, is_scheduled=true
   %p0 = bf16[4,1024,256]{2,1,0:T(8,128)(2,1)} parameter(0)
   %p1 = s32[]{:T(128)} parameter(1)
   %zero = s32[]{:T(128)} constant(0)
-  %dynamic-slice = bf16[1,1024,256]{2,1,0:T(8,128)(2,1)} dynamic-slice(%p0, %p1, %zero, %zero), dynamic_slice_sizes={1,1024,256}
+  %dynamic-slice = bf16[1,1024,256]{2,1,0:T(8,128)(2,1)} \
+dynamic-slice(%p0, %p1, %zero, %zero), dynamic_slice_sizes={1,1024,256}
   %view = bf16[1024,256]{1,0:T(8,128)(2,1)} bitcast(%dynamic-slice)
   ROOT %turned = bf16[256,1024]{1,0:T(8,128)(2,1)} transpose(%view), dimensions={1,0}
 }
@@ -32,7 +33,8 @@ HloModule jit_step, is_scheduled=true
 %product (a: bf16[1024,256], b: bf16[256,1024]) -> bf16[1024,1024] {
   %a = bf16[1024,256]{1,0:T(8,128)(2,1)} parameter(0)
   %b = bf16[256,1024]{1,0:T(8,128)(2,1)} parameter(1)
-  ROOT %convolution = bf16[1024,1024]{1,0:T(8,128)(2,1)} convolution(%a, %b), dim_labels=bf_io->bf
+  ROOT %convolution = bf16[1024,1024]{1,0:T(8,128)(2,1)} \
+convolution(%a, %b), dim_labels=bf_io->bf
 }
 
 %update (c: bf16[4,1024,256], d: bf16[1,1024,256], e: s32[]) -> (bf16[4,1024,256], f32[]) {
@@ -41,28 +43,38 @@ HloModule jit_step, is_scheduled=true
   %e = s32[]{:T(128)} parameter(2)
   %none = s32[]{:T(128)} constant(0)
   %tanh = bf16[1,1024,256]{2,1,0:T(8,128)(2,1)} tanh(%d)
-  %stacked = bf16[4,1024,256]{2,1,0:T(8,128)(2,1)} dynamic-update-slice(%c, %tanh, %e, %none, %none)
+  %stacked = bf16[4,1024,256]{2,1,0:T(8,128)(2,1)} \
+dynamic-update-slice(%c, %tanh, %e, %none, %none)
   %sum = f32[]{:T(128)} reduce(%tanh, %none), dimensions={0,1,2}, to_apply=%add
   ROOT %both = (bf16[4,1024,256]{2,1,0:T(8,128)(2,1)}, f32[]{:T(128)}) tuple(%stacked, %sum)
 }
 
-%body (state: (s32[], bf16[4,1024,256], bf16[1024,256])) -> (s32[], bf16[4,1024,256], bf16[1024,256]) {
-  %state = (s32[]{:T(128)}, bf16[4,1024,256]{2,1,0:T(8,128)(2,1)}, bf16[1024,256]{1,0:T(8,128)(2,1)}) parameter(0)
+%body (state: (s32[], bf16[4,1024,256], bf16[1024,256])) -> \
+(s32[], bf16[4,1024,256], bf16[1024,256]) {
+  %state = (s32[]{:T(128)}, bf16[4,1024,256]{2,1,0:T(8,128)(2,1)}, \
+bf16[1024,256]{1,0:T(8,128)(2,1)}) parameter(0)
   %i = s32[]{:T(128)} get-tuple-element(%state), index=0
   %stack = bf16[4,1024,256]{2,1,0:T(8,128)(2,1)} get-tuple-element(%state), index=1
   %x = bf16[1024,256]{1,0:T(8,128)(2,1)} get-tuple-element(%state), index=2
-  %weights = bf16[256,1024]{1,0:T(8,128)(2,1)S(1)} fusion(%stack, %i), kind=kLoop, calls=%slice, backend_config={"window_config":{"estimated_cycles":"100"}}
-  %h = bf16[1024,1024]{1,0:T(8,128)(2,1)} fusion(%x, %weights), kind=kOutput, calls=%product, backend_config={"window_config":{"estimated_cycles":"1000"}}
+  %weights = bf16[256,1024]{1,0:T(8,128)(2,1)S(1)} \
+fusion(%stack, %i), kind=kLoop, calls=%slice, \
+backend_config={"window_config":{"estimated_cycles":"100"}}
+  %h = bf16[1024,1024]{1,0:T(8,128)(2,1)} \
+fusion(%x, %weights), kind=kOutput, calls=%product, \
+backend_config={"window_config":{"estimated_cycles":"1000"}}
   %part = bf16[1,1024,256]{2,1,0:T(8,128)(2,1)} slice(%h), slice={[0:1], [0:1024], [0:256]}
-  %both.1 = (bf16[4,1024,256]{2,1,0:T(8,128)(2,1)}, f32[]{:T(128)}) fusion(%stack, %part, %i), kind=kLoop, calls=%update
+  %both.1 = (bf16[4,1024,256]{2,1,0:T(8,128)(2,1)}, f32[]{:T(128)}) \
+fusion(%stack, %part, %i), kind=kLoop, calls=%update
   %stack.1 = bf16[4,1024,256]{2,1,0:T(8,128)(2,1)} get-tuple-element(%both.1), index=0
   %one = s32[]{:T(128)} constant(1)
   %next = s32[]{:T(128)S(6)} add(%i, %one)
-  ROOT %out = (s32[]{:T(128)}, bf16[4,1024,256]{2,1,0:T(8,128)(2,1)}, bf16[1024,256]{1,0:T(8,128)(2,1)}) tuple(%next, %stack.1, %x)
+  ROOT %out = (s32[]{:T(128)}, bf16[4,1024,256]{2,1,0:T(8,128)(2,1)}, \
+bf16[1024,256]{1,0:T(8,128)(2,1)}) tuple(%next, %stack.1, %x)
 }
 
 %condition (at: (s32[], bf16[4,1024,256], bf16[1024,256])) -> pred[] {
-  %at = (s32[]{:T(128)}, bf16[4,1024,256]{2,1,0:T(8,128)(2,1)}, bf16[1024,256]{1,0:T(8,128)(2,1)}) parameter(0)
+  %at = (s32[]{:T(128)}, bf16[4,1024,256]{2,1,0:T(8,128)(2,1)}, \
+bf16[1024,256]{1,0:T(8,128)(2,1)}) parameter(0)
   %now = s32[]{:T(128)} get-tuple-element(%at), index=0
   %end = s32[]{:T(128)} constant(4)
   ROOT %less = pred[]{:T(128)} compare(%now, %end), direction=LT
@@ -73,11 +85,15 @@ ENTRY %main (arg0: bf16[4,1024,256], arg1: bf16[1024,256]) -> bf16[1024,256] {
   %arg1 = bf16[1024,256]{1,0:T(8,128)(2,1)} parameter(1)
   %buffer = bf16[1024,256]{1,0:T(8,128)(2,1)} custom-call(), custom_call_target="AllocateBuffer"
   %first = s32[]{:T(128)} constant(0)
-  %copy-start = (bf16[1024,256]{1,0:T(8,128)(2,1)S(1)}, bf16[1024,256]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) copy-start(%arg1)
-  %begin = (s32[]{:T(128)}, bf16[4,1024,256]{2,1,0:T(8,128)(2,1)}, bf16[1024,256]{1,0:T(8,128)(2,1)}) tuple(%first, %arg0, %arg1)
-  %while = (s32[]{:T(128)}, bf16[4,1024,256]{2,1,0:T(8,128)(2,1)}, bf16[1024,256]{1,0:T(8,128)(2,1)}) while(%begin), condition=%condition, body=%body
+  %copy-start = (bf16[1024,256]{1,0:T(8,128)(2,1)S(1)}, bf16[1024,256]{1,0:T(8,128)(2,1)}, \
+u32[]{:S(2)}) copy-start(%arg1)
+  %begin = (s32[]{:T(128)}, bf16[4,1024,256]{2,1,0:T(8,128)(2,1)}, \
+bf16[1024,256]{1,0:T(8,128)(2,1)}) tuple(%first, %arg0, %arg1)
+  %while = (s32[]{:T(128)}, bf16[4,1024,256]{2,1,0:T(8,128)(2,1)}, \
+bf16[1024,256]{1,0:T(8,128)(2,1)}) while(%begin), condition=%condition, body=%body
   %copy-done = bf16[1024,256]{1,0:T(8,128)(2,1)S(1)} copy-done(%copy-start)
-  %kernel = bf16[1024,256]{1,0:T(8,128)(2,1)} custom-call(%arg1, %copy-done), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+  %kernel = bf16[1024,256]{1,0:T(8,128)(2,1)} custom-call(%arg1, %copy-done), \
+custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
 "block": 8
 }}
   %sent = bf16[1024,256]{1,0:T(8,128)(2,1)} all-reduce(%kernel), replica_groups={}, to_apply=%add
@@ -94,14 +110,14 @@ def found():
 @pytest.mark.parametrize(
     ("category", "runs", "matrices", "scalars", "cycles"),
     [
-        # four times: a layer read, turned and kept on the chip; a quarter of h read and written;
-        # and the last copy
+        # Four iterations read a layer, transpose it and keep it on the chip. They also read and
+        # write a quarter of h. One more copy ends the program.
         ("layout changes", 4 + 4 + 1, 4 * 1 + 4 * 2 + 2, 4, 400),
-        # x read and four times as much written, as weights are on the chip
+        # A product reads x and writes h, which is four times as large. Weights are on the chip.
         ("products", 4, 4 * (1 + 4), 0, 4000),
-        # a layer read and updated in place, and a sum; and the counter, kept on the chip
+        # An iteration reads a layer, updates it in place and sums it. The counter is on the chip.
         ("elementwise", 4 + 4, 4 * 2, 4 * (2 + 2), 0),
-        ("kernels", 1, 2, 0, 0),  # of three arrays one is on the chip
+        ("kernels", 1, 2, 0, 0),  # one of three arrays is on the chip
         ("collectives", 1, 2, 0, 0),
         ("asynchronous copies", 1, 1, 0, 0),
     ],
@@ -113,7 +129,7 @@ def test_categories_by_hand(found, category, runs, matrices, scalars, cycles):
 
 
 def test_the_bound_is_the_larger_of_products_and_bytes(found):
-    """20 matrices take 3.8 µs of memory, and 2.1 billion operations 4.7 µs, on a v5p."""
+    """On a v5p, 20 matrices take 3.8 µs of memory time, and 2.1 billion operations take 4.7 µs."""
     products = found["categories"]["products"]
     assert products["operations"] == 4 * 2 * 1024 * 256 * 1024 == found["total"]["operations"]
     assert products["seconds"] == pytest.approx(products["operations"] / 459e12)
@@ -165,7 +181,7 @@ def test_a_loop_of_unknown_length_has_no_cost():
     ],
 )
 def test_products_are_those_that_xla_counts(options):
-    """Without those with padding and with zeros between the inputs."""
+    """XLA leaves out products with padding and with zeros between the inputs."""
     groups = options.get("feature_group_count", 1)
     arguments = dict(window_strides=(1, 1), padding="SAME") | options
     numbers = ("NHWC", "HWIO", "NHWC")

@@ -1,4 +1,7 @@
-"""XLA writes groups of devices in several ways; each of these lines is one that it has printed."""
+"""Test how collectives are read from programs, on lines that XLA has printed.
+
+XLA writes groups of devices in several ways. Each way has a line here.
+"""
 
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -24,11 +27,13 @@ from genjax.devices.collectives import Collective, _axes, collectives
         ("%x), replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={1}", ("fsdp",)),
         ("%x), replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0'}, dimensions={1}", ("data",)),
         (
-            "%x), replica_groups=mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_0'}, d",
+            "%x), replica_groups=mesh['axis_0'=4,'axis_1'=2], "
+            "device_ids=([2,4]T(1,0)) {'axis_0'}, d",
             ("fsdp",),
         ),
         (
-            "%x), replica_groups=mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_1'}, d",
+            "%x), replica_groups=mesh['axis_0'=4,'axis_1'=2], "
+            "device_ids=([2,4]T(1,0)) {'axis_1'}, d",
             ("data",),
         ),
         ("%x), source_target_pairs={{0,1},{1,2},{2,3},{3,0}}", ("fsdp",)),
@@ -49,7 +54,8 @@ HloModule jit_step
   %p = (f32[8]{0}, /*index=1*/u32[]) parameter(0)
   %get-tuple-element.0 = f32[8]{0} get-tuple-element(%p), index=0
   %get-tuple-element.1 = u32[]{:T(128)} get-tuple-element(%p), index=1
-  %all-reduce.1 = f32[8]{0} all-reduce(%get-tuple-element.0), replica_groups={{0,1},{2,3}}, to_apply=%sum
+  %all-reduce.1 = f32[8]{0} all-reduce(%get-tuple-element.0), \
+replica_groups={{0,1},{2,3}}, to_apply=%sum
   %add.1 = u32[]{:T(128)} add(%get-tuple-element.1, %constant.2), metadata={op_name="y"}
   ROOT %tuple.1 = (f32[8]{0}, /*index=1*/u32[]{:T(128)}) tuple(%all-reduce.1, /*index=1*/%add.1)
 }
@@ -66,7 +72,8 @@ HloModule jit_step
 }
 
 ENTRY %main (a: f32[8]) -> f32[8] {
-  %send.1 = (bf16[2,4]{1,0}, u32[], token[]) send(%x, %y), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_GATHER"}
+  %send.1 = (bf16[2,4]{1,0}, u32[], token[]) send(%x, %y), channel_id=1, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_transfer_type="ALL_GATHER"}
   %while.1 = (f32[8]{0}, u32[]) while(%tuple.0), condition=%condition, body=%body
 }
 """
@@ -74,7 +81,7 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 
 @pytest.mark.parametrize(("step", "times"), [(1, 7), (2, 4)])
 def test_loops_that_count_by_steps_and_what_goes_between_slices(step, times):
-    """As the compiler for TPUs writes them, which unrolls loops that send a layer's weights in pieces."""
+    """The TPU's compiler unrolls loops that send weights in pieces, so their counters step by 2."""
     text = PROGRAM.replace("STEP", str(step))
     chips = np.array([SimpleNamespace(slice_index=i // 2) for i in range(4)]).reshape(2, 2)
     mesh = Mock(spec=Mesh, devices=chips, shape={"data": 2, "fsdp": 2})

@@ -31,7 +31,7 @@ def test_products_count_batch_rows_columns_and_contracted():
         (dict(), 2 * 8 * 8 * 12 * 3 * 3 * 6),
         (dict(window_strides=(2, 2)), 2 * 4 * 4 * 12 * 3 * 3 * 6),
         (dict(feature_group_count=3), 2 * 8 * 8 * 12 * 3 * 3 * 2),
-        # upsampling by 2: each of the 8×8 inputs meets each of the 3×3 weights
+        # Upsampling by 2: each of the 8×8 inputs meets each of the 3×3 weights.
         (dict(lhs_dilation=(2, 2), padding=((1, 2), (1, 2))), 2 * 8 * 8 * 6 * 3 * 3 * 12),
     ],
 )
@@ -85,7 +85,8 @@ def test_remat_computes_forward_again():
         return lambda matrix, vector: jnp.sum(step(matrix, step(matrix, vector)))
 
     gradient = lambda step: jax.value_and_grad(loss(step), argnums=(0, 1))
-    # Two forward products; backward, two for the matrix and two for the vectors; with remat, two more.
+    # There are two products forward. Backward there are two for the matrix and two for the vectors.
+    # Rematerialisation adds the two forward products again.
     assert multiply_adds(loss(product), MATRIX, VECTOR) == 2 * 25
     assert multiply_adds(gradient(product), MATRIX, VECTOR) == 6 * 25
     assert multiply_adds(gradient(jax.checkpoint(product)), MATRIX, VECTOR) == 8 * 25
@@ -97,7 +98,7 @@ def test_what_no_result_depends_on_costs_nothing():
         return both(matrix, vector)[0] + 0 * product(matrix, vector).size
 
     assert multiply_adds(one_of_three, MATRIX, VECTOR) == 25
-    # the gradient alone needs no result of the last product where the backward pass computes it again
+    # The gradient alone needs no last product forward, as the backward pass computes it again.
     again = jax.checkpoint(product)
     gradient = jax.grad(lambda m, v: jnp.sum(again(m, v)), argnums=(0, 1))
     assert multiply_adds(gradient, MATRIX, VECTOR) == 3 * 25
@@ -108,12 +109,12 @@ def test_what_no_result_depends_on_costs_nothing():
     [
         ("all_to_all", "cpu", 8, dict(context=8)),
         ("ring", "cpu", 6, dict(data=2, context=4)),  # 6 heads do not divide
-        # A kernel, in whose place chunks are counted on this machine.
+        # This machine has no such kernel, so the count is that of chunks in its place.
         ("short", "tpu", 8, dict(data=2, tensor=4)),
     ],
 )
 def test_what_devices_share_is_counted_of_all(form, platform, heads, axes):
-    """Of attention: two products, whether one device computes them or eight."""
+    """Attention has two products, whether one device computes them or eight."""
     arrays = 3 * [jax.ShapeDtypeStruct((2, 1024, heads, 16), jnp.bfloat16)]
     for sizes in (axes, dict(data=1)):
         types = (AxisType.Auto,) * len(sizes)
@@ -130,7 +131,8 @@ def test_products_are_written_as_often_as_xla_counts_them(length, unroll):
         step = lambda v, _: (matrix @ v, None)
         return jax.lax.scan(step, vector, length=length, unroll=unroll)[0]
 
-    # as lowered, where XLA counts a product's two operations, and a few of the loop's counter
+    # In the lowered program XLA counts two operations a multiply-add. It adds a few for the loop's
+    # counter.
     xla = jax.jit(scanned).lower(MATRIX, VECTOR).cost_analysis()["flops"]
     assert multiply_adds_written(scanned, MATRIX, VECTOR) * 2 == pytest.approx(xla, abs=10)
     assert multiply_adds(scanned, MATRIX, VECTOR) == length * 25
@@ -170,5 +172,6 @@ def test_dit_multiply_adds(build, printed):
     block = 12 * tokens * width**2 + 2 * tokens**2 * width + 6 * width**2
     ends = tokens * width * (16 + 32) + 2 * width**2 + 256 * width + width**2
     assert count == depth * block + ends
-    # One unit of the last of five digits: L/2 is 80.6976, which the table cuts and does not round.
+    # The tolerance is one unit of the last of five digits, because the table truncates: L/2 is
+    # 80.6976.
     assert count / 1e9 == pytest.approx(printed, abs=1e-3 if printed < 100 else 1e-2)

@@ -1,4 +1,4 @@
-"""Programs as XLA prints them, for TPUs by hand and for this machine's CPU."""
+"""Test the reader of XLA's programs on a TPU's program, written by hand, and on the CPU's."""
 
 import inspect
 
@@ -56,7 +56,9 @@ HloModule jit_f
 
 ENTRY %main (x: f32[8]) -> (f32[8], f32[8]) {
   %x = f32[8]{0:T(128)} parameter(0)
-  %kernel = (f32[8]{0:T(128)}, /*index=1*/f32[8]{0:T(128)S(1)}) custom-call(%x, /*index=1*/%x), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+  %kernel = (f32[8]{0:T(128)}, /*index=1*/f32[8]{0:T(128)S(1)}) \
+custom-call(%x, /*index=1*/%x), custom_call_target="tpu_custom_call", \
+frontend_attributes={kernel_metadata={
 "block": 8
 }}, metadata={op_name="kernel"}
   %conditional = f32[8]{0} conditional(%p, %x, %x), branch_computations={%branch, %other}
@@ -91,7 +93,10 @@ def test_an_operation_over_several_lines_and_branches():
 
 @pytest.fixture(scope="module")
 def loops():
-    """A scan of scans with 5 × 3 products, and a loop until a sum exceeds 1."""
+    """Compile a scan of scans with 5 × 3 products, and a loop that runs until a sum exceeds 1.
+
+    Returns the program as read, and the line where its function begins.
+    """
 
     def nested(x, matrix):
         inner = lambda x, _: (jnp.tanh(x @ matrix), None)
@@ -112,7 +117,7 @@ def test_loops_multiply(loops):
         for inner in program.inside(operation)
     }
     assert times["dot"] == times["tanh"] == 15
-    assert times["multiply"] is None  # in the loop whose length is unknown
+    assert times["multiply"] is None  # the length of this loop is unknown
 
 
 def test_operations_know_their_line(loops):
@@ -163,10 +168,10 @@ ENTRY %main (x: f32[8,9]) -> f32[8,9] {
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("negate", ("/home/me/network.py:40", "jit(f)/neg")),  # and not where flax calls it
-        ("abs", ("flax/linen/linear.py:3", "jit(f)/abs")),  # which has no other line
-        ("copy", ("/home/me/network.py:40", "jit(f)/neg")),  # of what needs it
-        ("last", ("flax/linen/linear.py:3", "jit(f)/abs")),  # of what made it
+        ("negate", ("/home/me/network.py:40", "jit(f)/neg")),  # the caller's line, not flax's
+        ("abs", ("flax/linen/linear.py:3", "jit(f)/abs")),  # there is no line outside flax
+        ("copy", ("/home/me/network.py:40", "jit(f)/neg")),  # line of the operation that reads it
+        ("last", ("flax/linen/linear.py:3", "jit(f)/abs")),  # line of the operation that made it
     ],
 )
 def test_lines_are_of_code_outside_libraries_and_copies_have_their_neighbours(name, source):

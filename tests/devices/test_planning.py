@@ -1,4 +1,8 @@
-"""The account of a step against counts by hand: bytes of shards, what is live at once, what is sent, how long that takes."""
+"""Test the planner's account of a step against counts by hand.
+
+The account has the bytes of shards, the bytes that are live at once, the bytes that devices send,
+and the seconds that sending takes.
+"""
 
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -34,7 +38,7 @@ WIDTH, DEPTH, BATCH, TOKENS = 64, 5, 8, 16
 
 
 def gradient_of(remat_policy, depth=DEPTH):
-    """Of the mean square of a transformer's output, and shapes of its parameters."""
+    """Return the gradient of a transformer's mean squared output, and its parameters' shapes."""
     network = DiT(
         patch_size=2,
         width=WIDTH,
@@ -50,7 +54,10 @@ def gradient_of(remat_policy, depth=DEPTH):
 
 
 def test_each_layer_adds_what_rematerialisation_keeps_of_it():
-    """Its input alone, or all that its backward pass needs, beside the gradient of its parameters."""
+    """A layer keeps its input alone, or all arrays that its backward pass needs.
+
+    The gradient of the layer's parameters comes on top.
+    """
 
     def a_layer(policy):
         few, many = (working_bytes(*gradient_of(policy, depth)) for depth in (DEPTH, 2 * DEPTH))
@@ -59,14 +66,18 @@ def test_each_layer_adds_what_rematerialisation_keeps_of_it():
     blocks = gradient_of(None)[1]["params"]["blocks"]
     gradients = sum(a.size for a in jax.tree.leaves(blocks)) // DEPTH * 4
     assert a_layer("nothing_saveable") == 4 * BATCH * TOKENS * WIDTH + gradients
-    # among it what products take, of which attention's weights, of four heads
+    # The products' operands are among it, with attention's weights of four heads.
     products = BATCH * TOKENS * (3 + 1 + 4 + 4) * WIDTH + BATCH * 4 * TOKENS**2
     assert a_layer(None) > 4 * products + gradients
 
 
 def test_a_device_holds_its_part():
-    """Of gradients and copies as of parameters; of a layer's weights at work, what `tensor` leaves; of tokens, and of features
-    that a layer split over `tensor` does not take."""
+    """Sizes on one device of parameters, a layer's weights at work, and activations.
+
+    Gradients and copies of parameters are split as the parameters are. The weights of a layer at
+    work are split by `tensor` alone. Tokens are split by `context`. Features are split by `tensor`
+    unless a layer that `tensor` splits takes them.
+    """
     mesh = abstract_mesh({"fsdp": 2, "tensor": 4, "context": 2}, BATCH)
     shape_of = lambda shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
     state = {
@@ -114,8 +125,14 @@ def test_axes_that_split_nothing_are_refused():
 
 
 def test_what_the_tpu_compiler_says_when_it_refuses():
-    of_all = "RESOURCE_EXHAUSTED: … memory space hbm. Used 63.80G of 30.75G hbm. Exceeded hbm capacity by …"
-    beside = "RESOURCE_EXHAUSTED: … the total memory required for HLO temporaries (512.00M) exceeds available HBM (15.75G)."
+    of_all = (
+        "RESOURCE_EXHAUSTED: … memory space hbm. Used 63.80G of 30.75G hbm. "
+        "Exceeded hbm capacity by …"
+    )
+    beside = (
+        "RESOURCE_EXHAUSTED: … the total memory required for HLO temporaries (512.00M) "
+        "exceeds available HBM (15.75G)."
+    )
     assert refused_bytes(of_all, 2**30) == (int(62.8 * 2**30), int(30.75 * 2**30))
     assert refused_bytes(beside, 2**30) == (2**29, int(15.75 * 2**30))
     assert refused_bytes("RESOURCE_EXHAUSTED: of something else", 0) is None
@@ -124,10 +141,9 @@ def test_what_the_tpu_compiler_says_when_it_refuses():
 def test_products_read_their_operands_and_write_their_result():
     a, b = jax.ShapeDtypeStruct((3, 5), jnp.float32), jax.ShapeDtypeStruct((5, 7), jnp.bfloat16)
     assert product_bytes(lambda a, b: a @ b.astype(jnp.float32), a, b) == 4 * (15 + 35 + 21)
-    heads = jax.ShapeDtypeStruct(
-        (2, 64, 3, 8), jnp.float32
-    )  # batch, tokens, heads, features: logits are larger
-    # queries and keys to logits, which stay on the chip; from there with values to what attention gives
+    # Axes are batch, tokens, heads and features. Logits are larger, but they stay on the chip. So
+    # attention reads queries, keys and values, and writes its output.
+    heads = jax.ShapeDtypeStruct((2, 64, 3, 8), jnp.float32)
     assert product_bytes(attention, heads, heads, heads) == 4 * (2 + 2) * 2 * 64 * 3 * 8
     x = jax.ShapeDtypeStruct((6, 3, 5), jnp.float32)
     once = 4 * (15 + 25 + 15)
@@ -141,13 +157,14 @@ def test_products_read_their_operands_and_write_their_result():
 def test_what_is_live_at_once():
     x = jax.ShapeDtypeStruct((100,), jnp.float32)
 
-    # a, whose cosine is computed within their product: that is beside a
+    # The cosine is fused into the product, so only `a` and the product are live.
     def two(x):
         a = jnp.sin(x)
         return a * jnp.cos(a) + jnp.broadcast_to(1.0, x.shape)
 
     assert working_bytes(two, x) == 2 * 400
-    # of a chain nothing is kept but its end; of sorts one beside the next, and so in a loop beside what it carries
+    # A chain of elementwise operations keeps only its end. A sort is not fused, so its input and
+    # output are live at once. In a loop both are live beside the carry.
     assert working_bytes(lambda x: jnp.sin(jnp.sin(jnp.sin(x))), x) == 400
     chain = lambda x: jax.lax.sort(jax.lax.sort(jax.lax.sort(x)))
     assert working_bytes(chain, x) == 2 * 400
@@ -155,20 +172,21 @@ def test_what_is_live_at_once():
         lambda x: jax.lax.scan(lambda x, _: (chain(x), None), x, length=length)[0]
     )
     assert working_bytes(looped(2), x) == working_bytes(looped(1000), x) == 3 * 400
-    # a view keeps what it is of
+    # A view keeps its array alive.
     assert (
         working_bytes(
             lambda x: jnp.vdot(jnp.sin(x).reshape(10, 10), jax.lax.sort(x).reshape(10, 10)), x
         )
         == 804
     )
-    # of weights, which are an argument, a loop holds a layer at once; of what it stacks, all
+    # A loop holds one layer at a time of weights that are an argument. It holds all of its stacked
+    # outputs.
     weights = jax.ShapeDtypeStruct((7, 100, 100), jnp.float32)
     layers = lambda weights, x: jax.lax.scan(lambda x, w: (x @ w, None), x, weights)[0]
     assert working_bytes(layers, weights, x) == 40_000 + 2 * 400
     stacked = lambda x: jax.lax.scan(lambda x, _: (jnp.sin(x), x), x, length=7)[1]
     assert 8 * 400 <= working_bytes(stacked, x) <= 10 * 400
-    # Where results take the place of arguments they cost nothing; arrays are as large as they are said to be.
+    # Results in the place of arguments cost nothing. `size` decides how large an array is.
     both = lambda x: (jnp.sin(x), jnp.cos(x))
     assert (working_bytes(both, x), working_bytes(both, x, in_place=True)) == (2 * 400, 0)
     assert working_bytes(two, x, size=lambda a: a.size) == 2 * 100
@@ -210,14 +228,15 @@ def network_and_inputs(**mesh):
 
 
 def test_tensor_sums_twice_a_layer_forward_and_twice_backward():
-    """As two devices of a CPU do (tests/training/test_sharded_training.py)."""
+    """Two devices of a CPU send the same sums (tests/training/test_sharded_training.py)."""
     loss, params, mesh = network_and_inputs(data=2, tensor=2, context=2)
     with use_abstract_mesh(mesh):
         sent = tensor_collectives(params, traced_layers(loss, params), mesh, forward=2)
     by_kind = {each.kind: each for each in sent}
     assert {each.axes for each in sent} == {("tensor",)}
     tokens, vector = 4 * BATCH // 2 * TOKENS // 2 * WIDTH, 4 * BATCH // 2 * WIDTH
-    # forward, done twice; backward, of what attention, the feed-forward layer and the modulations take
+    # The forward pass runs twice. The backward pass sums gradients of the inputs of attention, of
+    # the feed-forward layer and of the modulations.
     of_layers = DEPTH * (2 * 2 * tokens + 2 * tokens + vector)
     assert by_kind["all-reduce"].bytes == of_layers + vector
     assert by_kind["all-gather"].bytes == 2 * (DEPTH * 6 * vector + 2 * vector)
@@ -238,7 +257,10 @@ def test_parameters_are_sent_in_the_type_of_their_products():
 
 
 def test_a_state_of_several_networks_calls_each_by_a_name():
-    """Of the same paths and shapes, too, each has its own layers; what `tensor` sends is counted of one network."""
+    """Each network has its own layers, even with equal paths and shapes.
+
+    The traffic of `tensor` is counted for a single network only.
+    """
     mesh = abstract_mesh({"fsdp": 2, "tensor": 2}, BATCH)
     layer = lambda network, path, dtype: Layer(
         network, path, (BATCH, 4, 128), (BATCH, 4, 256), jnp.dtype(dtype), 0
@@ -250,12 +272,11 @@ def test_a_state_of_several_networks_calls_each_by_a_name():
     layers = [layer("Generator", path, jnp.bfloat16) for path in ("blocks/mlp_in", "map_out")]
     layers += [layer("Discriminator", path, jnp.float32) for path in ("blocks/mlp_in", "head")]
     sent = {each.kind: each.bytes for each in parameter_collectives(both, layers, mesh)}
-    # half of the blocks' columns, for each of two passes, and two single layers
+    # Each of two passes gathers half of the blocks' columns. Two single layers come on top.
     assert sent["all-gather"] == (2 + 4) * (2 * 3 * 128 * 256 // 2 + 128 * 256)
     (summed,) = tensor_collectives(one, layers, mesh)
-    assert (
-        summed.bytes == 3 * 2 * BATCH // 2 * 4 * 128
-    )  # gradients of what three layers take, in bfloat16
+    # Gradients of three layers' inputs, in bfloat16.
+    assert summed.bytes == 3 * 2 * BATCH // 2 * 4 * 128
     with pytest.raises(ValueError, match="of one network .* trains Discriminator and Generator"):
         tensor_collectives(both, layers, mesh)
 
@@ -284,10 +305,10 @@ def test_long_keys_go_round_or_heads_are_exchanged(heads, kind):
         (forward,) = context_collectives(loss, a, a, a)
         (both,) = context_collectives(jax.grad(loss, (0, 1, 2)), a, a, a)
     block = 2 * examples * length // 4 * heads * 8
-    if kind == "all-to-all":  # queries, keys and values, then the output; the same back
+    if kind == "all-to-all":  # queries, keys, values and the output; backward, their gradients
         assert forward == Collective(kind, ("context",), 5 * 4, 5 * 4 * block)
         assert both == Collective(kind, ("context",), 5 * 8, 5 * 8 * block)
-    else:  # keys and values three times; again, with gradients in float32 that go home by a fourth
+    else:  # Keys and values take three steps. Backward, their float32 gradients take a fourth.
         assert forward == Collective(kind, ("context",), 5 * 6, 5 * 6 * block)
         assert both == Collective(kind, ("context",), 5 * 20, 5 * (12 * block + 8 * 2 * block))
 
@@ -298,9 +319,9 @@ def test_seconds_of_rings_within_nodes_and_between():
     )
     within = seconds("all-gather", ("fsdp",), data=4, fsdp=8)
     assert within == pytest.approx(7 / 8 * 8e9 / 450e9)
-    # twice around; eight cards of 50 GB/s a node
+    # An all-reduce goes round twice. A node has eight network cards of 50 GB/s.
     assert seconds("all-reduce", ("fsdp",), fsdp=16) == pytest.approx(2 * 15 / 16 * 8e9 / 400e9)
-    # one device of each node: one card
+    # The group has one device of each node, so it uses one card.
     assert seconds("all-gather", ("data",), data=4, fsdp=8) == pytest.approx(3 / 4 * 8e9 / 50e9)
     assert seconds("reduce-scatter", ("fsdp",), fsdp=8) == pytest.approx(7 * 8e9 / 450e9)
     chips = np.array([SimpleNamespace(slice_index=i // 256) for i in range(512)])

@@ -1,4 +1,4 @@
-"""Pages run as they are written, from top to bottom: Python as it stands, commands for a few steps."""
+"""Run the guides' pages as written, from top to bottom; commands train for a few steps only."""
 
 import numpy as np
 import pytest

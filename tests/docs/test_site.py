@@ -1,4 +1,4 @@
-"""The documentation site: built without a warning, every link leads somewhere, a browser shows it."""
+"""Test the documentation site: no warning in the build, no broken link, a browser shows pages."""
 
 import functools
 import http.server

@@ -26,9 +26,13 @@ CODES, WARMUP = 8, 4
 
 
 def small_config(choice: str):
-    """Narrow: "kl", with a discriminator from step `START` on, batch norm in it, and R1 at every other step;
-    "vq", whose codes are moving averages; "video", with a discriminator, whose last latent frame
-    stands for more than is left; "elbo"; "iwae"."""
+    """Return the config of a narrow network for a choice.
+
+    "kl", "vq" and "video" train against a discriminator from step `START` on. For "kl" and "vq" the
+    discriminator has batch norm, and R1 at every other step. The codes of "vq" are moving averages.
+    The last latent frame of "video" stands for more frames than the clip has left. "elbo" and
+    "iwae" are variational autoencoders, named by their bounds.
+    """
     if choice in ("elbo", "iwae"):
         config = digits_vae.get_config(choice)
         config.model.update(width=8, depth=1, latent_size=4)

@@ -1,4 +1,4 @@
-"""Trains and samples a small experiment on eight virtual devices, and prints the bytes that a plan says and that there are.
+"""Train and sample a small experiment on eight virtual devices; print planned and actual bytes.
 
 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.experiments.planned_run
 """

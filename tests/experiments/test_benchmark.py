@@ -1,4 +1,4 @@
-"""Rows of the benchmark: counts by hand and by XLA, what they hold, where they are kept, and without the data's libraries."""
+"""Test the benchmark's rows against counts by hand and by XLA, their files, and its imports."""
 
 import itertools
 import json
@@ -65,8 +65,11 @@ def test_multiply_adds_are_those_of_the_network(row):
 
 
 def test_xla_counts_the_same_and_what_is_elementwise(row):
-    """With scans over blocks and steps, whose bodies XLA counts once. The narrower, the larger is the elementwise part: at
-    the default width, 96, it is 4 %."""
+    """XLA counts the bodies of the scans over blocks and steps once, and so does our count.
+
+    The part of elementwise operations grows as the network gets narrower. At the default width of
+    96 the part is 4 %.
+    """
     assert 1.0 < row["xla_ratio"] < 1.15
 
 
@@ -104,7 +107,10 @@ def test_a_row_holds_its_measures(row):
 
 
 def test_of_a_known_device_there_is_a_share_and_a_bound(config, monkeypatch):
-    """One that is slow enough in its products that these are the largest term; and of a TPU what operations cost."""
+    """The device's products are slow enough to be the largest term of the bound.
+
+    For a TPU, the row also has the costs of operations.
+    """
     slow = DEVICES["v5p"]._replace(operations=1e9)
     monkeypatch.setattr("experiments.benchmark.device_of", lambda kind: slow)
     row = measure(config, "sample", steps=2)
@@ -124,8 +130,11 @@ def test_the_bound_is_the_planners(config, monkeypatch):
 
 
 def test_what_is_computed_again_is_no_use(config, monkeypatch):
-    """Of 16 examples and 2 blocks: one product more in the gradient of attention that stores no weights, and with
-    rematerialisation the forward pass of the blocks."""
+    """Useful operations leave out what the gradient computes again, for 16 examples and 2 blocks.
+
+    Attention that stores no weights computes one more product in its gradient. Rematerialisation
+    computes the forward pass of the blocks again.
+    """
     mesh = make_mesh({"data": 1}, BATCH)
     costs = lambda: cost_of(program_of("train", config, mesh), mesh)
     plain = costs()
@@ -146,7 +155,7 @@ def test_what_is_computed_again_is_no_use(config, monkeypatch):
 
 
 def test_a_device_without_a_sheet_is_measured(monkeypatch):
-    """By a clock on which everything takes a second: the most operations are those of the largest product."""
+    """On a clock where all work takes a second, the largest product has the best rate."""
     monkeypatch.setattr(
         "experiments.benchmark.time", SimpleNamespace(perf_counter=itertools.count(0.0).__next__)
     )
@@ -261,7 +270,10 @@ def test_the_program_needs_no_libraries_of_data(tmp_path):
     average = {"ema": {"name": "HalfLife", "steps": 9.0}}
     changes = ["--config.batch_size=4", f"--config.averages={average}"]
     flags = ["--config=configs/digits_vae.py", *changes, "--steps=2", "--program=sample"]
-    blocked = "import sys, runpy; sys.modules |= dict.fromkeys(['grain', 'tensorflow_datasets', 'array_record']);"
+    blocked = (
+        "import sys, runpy; "
+        "sys.modules |= dict.fromkeys(['grain', 'tensorflow_datasets', 'array_record']);"
+    )
     run = "runpy.run_module('experiments.benchmark', run_name='__main__', alter_sys=True)"
     out = [f"--out={tmp_path}/rows.json", f"--trace={tmp_path}/trace"]
     command = [sys.executable, "-c", blocked + run, *flags, *out]

@@ -9,8 +9,9 @@ from tests.experiments.launching import run
 def test_evaluate_reports_what_it_used(small_run, tmp_path):
     out = tmp_path / "report.json"
     result = run(
-        "evaluate", f"--workdir={small_run[0]}", f"--out={out}", "--guidance_scale=0.5", "--num_steps=1",
-        "--seed=3", "--weights=params", "--num_samples=400", "--sampler=ddim", "--grid=uniform_grid,shift=2.0",
+        "evaluate", f"--workdir={small_run[0]}", f"--out={out}", "--guidance_scale=0.5",
+        "--num_steps=1", "--seed=3", "--weights=params", "--num_samples=400", "--sampler=ddim",
+        "--grid=uniform_grid,shift=2.0",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     report = json.loads(out.read_text())

@@ -206,7 +206,10 @@ def test_a_run_opens_from_any_folder_with_the_wheel_alone(base_run, tmp_path):
     ]
     subprocess.run(build, cwd=root, check=True, capture_output=True)
     assert not (installed / "configs").exists()
-    program = f"from genjax.pipelines import Run; print(Run({str(base_run)!r}).sample(labels=[4], seed=1).sum())"
+    program = (
+        "from genjax.pipelines import Run; "
+        f"print(Run({str(base_run)!r}).sample(labels=[4], seed=1).sum())"
+    )
     environment = os.environ | {"PYTHONPATH": str(installed)}
     options = dict(cwd=tmp_path, env=environment, capture_output=True, text=True)
     result = subprocess.run([sys.executable, "-c", program], **options)

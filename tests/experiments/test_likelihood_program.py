@@ -13,8 +13,11 @@ from tests.experiments.small_digits import small_config
 
 
 def test_bits_of_a_network_that_answers_zero(tmp_path):
-    """With velocity 0 the flow moves nothing: p is N(0, I). In the bound ‖z − ẑ‖² = (1 − t)²‖x − z‖², and
-    ½∫ −λ' (1 − t)² dt = −log ε − 1 + ε from the clean end ε on, where levels are told apart."""
+    """With velocity 0 the flow moves nothing, so p is N(0, I).
+
+    In the bound, ‖z − ẑ‖² = (1 − t)²‖x − z‖². The integral starts at the clean end ε, where the
+    levels are distinct: ½∫ −λ' (1 − t)² dt = −log ε − 1 + ε.
+    """
     config = small_config()
     record_config(tmp_path, config.to_dict(), (), built_by="experiments.configuration.runs.build")
     state = jax.jit(build(config).init)(jax.random.key(0))  # zero-initialised

@@ -118,7 +118,11 @@ class MeanTask:
         return {"noise": self.noise}
 
     def functions(self, state, sampling):
-        return {"mean": lambda label: np.asarray(self.variables(state, sampling.weights)["params"]["table"][label])}
+        def mean(label):
+            params = self.variables(state, sampling.weights)["params"]
+            return np.asarray(params["table"][label])
+
+        return {"mean": mean}
 
     def alarms(self, metrics: Mapping[str, float]):
         return ["It is dark."] if metrics.get("brightest", 1.0) < 0 else []
@@ -293,14 +297,16 @@ class SmallDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images, labels, train=False):
-        return nn.Dense(1)(nn.relu(nn.Conv(4, (3, 3), strides=2)(images)).reshape(len(images), -1))[:, 0]
+        features = nn.relu(nn.Conv(4, (3, 3), strides=2)(images))
+        return nn.Dense(1)(features.reshape(len(images), -1))[:, 0]
 
 
 class SmallAutoencoder(nn.Module):
     factor: int = 2
 
     def setup(self):
-        self.down, self.conv_out = nn.Conv(4, (3, 3), strides=2), nn.ConvTranspose(3, (3, 3), strides=(2, 2))
+        self.down = nn.Conv(4, (3, 3), strides=2)
+        self.conv_out = nn.ConvTranspose(3, (3, 3), strides=(2, 2))
 
     def __call__(self, x):
         return self.decode(self.encode(x))

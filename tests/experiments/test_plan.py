@@ -1,4 +1,4 @@
-"""Plans of training steps: against what is known of the network, and what is said where it does not fit."""
+"""Test plans of steps against known facts of networks, and the advice if a step does not fit."""
 
 import json
 import sys
@@ -41,7 +41,10 @@ def test_a_plan_of_dit_xl():
 
 
 def test_operations_are_those_of_the_form_that_a_device_takes():
-    """Of 4 examples each the plain one; of all 512, whose logits exceed what it may store, it would be another."""
+    """A device has 4 examples, so attention takes its plain form.
+
+    The logits of all 512 examples would exceed the limit of the plain form.
+    """
     config = imagenet256_latent_flow.get_config()
     config.model.update(name="DiT", width=1152, depth=2, num_heads=16, dtype="float32")
 
@@ -55,7 +58,10 @@ def test_operations_are_those_of_the_form_that_a_device_takes():
 
 
 def test_attention_is_that_of_the_device_planned_for():
-    """256 tokens of 16 heads: 256 examples and 64 devices are 4 each; a kernel where products are of bfloat16."""
+    """A device has 4 of 256 examples, of 256 tokens and 16 heads.
+
+    Attention takes a kernel if products are in bfloat16.
+    """
     config = imagenet256_latent_flow.get_config()
     form = lambda: plan(config, {"data": 2, "fsdp": 32}, "h100")["attention"]
     heads = (4, 256, 16, 72)
@@ -67,8 +73,11 @@ def test_attention_is_that_of_the_device_planned_for():
 
 
 def test_a_kernel_stores_no_weights(monkeypatch):
-    """Of 4 examples, 28 layers and the one at work: float32 weights and bfloat16 copies of them, else outputs and a number for
-    each query."""
+    """Without a kernel, a step stores float32 weights of attention and their bfloat16 copies.
+
+    A kernel stores outputs and one number for each query. The step holds these arrays for 4
+    examples, for 28 layers and for the layer at work.
+    """
     config = imagenet256_latent_flow.get_config()
     config.model.remat_policy = None
     activations = lambda: plan(config, {"data": 2, "fsdp": 32}, "h100")["memory"][
@@ -147,7 +156,7 @@ def test_what_does_not_fit_is_told_what_to_do():
 
 @pytest.mark.slow
 def test_planned_memory_is_what_a_run_holds():
-    """On eight devices: to the byte, of the state after a step and of what both programs are compiled to take."""
+    """On eight devices, planned bytes are exact for the state and for both programs' arguments."""
     (found,) = lines_of("tests.experiments.planned_run", 8)
     assert found["planned"] == found["held"]
     step, key, labels, grid = (
@@ -167,7 +176,7 @@ def test_planned_memory_is_what_a_run_holds():
 
 
 def test_a_plan_over_tensor_and_context():
-    """Of a small network in float32, what eight devices of this machine's kind are measured to send of activations."""
+    """The plan's traffic of activations is what eight virtual devices of this machine send."""
     config = imagenet256_latent_flow.get_config()
     config.model.update(name="DiT", width=256, depth=3, num_heads=4)
     config.batch_size = 32
@@ -222,7 +231,10 @@ def test_meshes_are_names_and_sizes():
 
 @pytest.mark.parametrize("name", ["digits_vae", "digits_gan"])
 def test_other_tasks_are_planned(name):
-    """On one device about what XLA takes beside arguments; over eight the state is shared, and a gradient summed."""
+    """On one device the plan is near XLA's temporary bytes.
+
+    Over eight devices the state is split, and gradients are summed.
+    """
     config = {
         "digits_vae": digits_vae.get_config,
         "digits_gan": lambda: digits_gan.get_config("stylegan2"),

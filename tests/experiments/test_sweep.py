@@ -23,7 +23,10 @@ def test_a_sweep_measures_as_evaluation_does(small_run, tmp_path):
     report = json.loads((small_run[0] / "report.json").read_text())  # of 4 Euler steps
     for name in ("class_accuracy", "frechet_distance", "guidance_scale", "weights"):
         assert records[1][name] == report[name]
-    row = f"| digits_flow | euler | {{}} | {report['frechet_distance']:.3g} / {100 * report['class_accuracy']:.1f} % |"
+    row = (
+        f"| digits_flow | euler | {{}} | {report['frechet_distance']:.3g} / "
+        f"{100 * report['class_accuracy']:.1f} % |"
+    )
     first = f"{records[0]['frechet_distance']:.3g} / {100 * records[0]['class_accuracy']:.1f} %"
     assert row.format(first) in result.stdout
     result = run("sweep", small_run[0], "--samplers=euler,x", f"--out={out}")

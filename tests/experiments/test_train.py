@@ -11,9 +11,9 @@ from genjax.training.pictures import read_rows
 from tests.experiments.launching import ROOT, SMALL, run, run_alone
 
 REPORTED = {
-    "experiment", "steps", "seconds", "steps_per_second", "device", "class_accuracy", "frechet_distance",
-    "frechet_distance_train", "precision", "recall", "nearest_neighbour_ratio", "num_samples", "sampler",
-    "num_steps", "guidance_scale", "ema", "seed",
+    "experiment", "steps", "seconds", "steps_per_second", "device", "class_accuracy",
+    "frechet_distance", "frechet_distance_train", "precision", "recall", "nearest_neighbour_ratio",
+    "num_samples", "sampler", "num_steps", "guidance_scale", "ema", "seed",
 }  # fmt: skip
 
 
@@ -68,10 +68,10 @@ def test_a_run_of_many_classes_shows_some(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / f"{i}.png")
     result = run(
-        "train", *SMALL, f"--workdir={tmp_path / 'run'}", "--config.data.name=folder", "--config.num_steps=6",
-        f"--config.data.directory={tmp_path / 'images'}", "--config.data.image_shape=8,8,3",
-        "--config.condition.num_classes=40", "--config.sampling.batch_size=16",
-        "--config.evaluation.num_samples=40",
+        "train", *SMALL, f"--workdir={tmp_path / 'run'}", "--config.data.name=folder",
+        "--config.num_steps=6", f"--config.data.directory={tmp_path / 'images'}",
+        "--config.data.image_shape=8,8,3", "--config.condition.num_classes=40",
+        "--config.sampling.batch_size=16", "--config.evaluation.num_samples=40",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     for name in "samples.png", "noise_to_data.gif":
@@ -114,9 +114,10 @@ def test_a_run_that_goes_on_says_from_where(small_run, tmp_path):
 def test_mesh_logging_and_schedules_may_differ(small_run, tmp_path):
     workdir = shutil.copytree(small_run[0], tmp_path / "run")
     result = run(
-        "train", *SMALL, f"--workdir={workdir}", "--config.mesh.data=1", "--config.mesh.tensor=1", "--config.log_every=5",
-        "--config.sampling.every=5", "--config.checkpoint.keep=5", "--config.evaluation.num_samples=370",
-        "--config.evaluation.every=40", "--config.writers.board=TensorBoard",
+        "train", *SMALL, f"--workdir={workdir}", "--config.mesh.data=1", "--config.mesh.tensor=1",
+        "--config.log_every=5", "--config.sampling.every=5", "--config.checkpoint.keep=5",
+        "--config.evaluation.num_samples=370", "--config.evaluation.every=40",
+        "--config.writers.board=TensorBoard",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert len(list(workdir.glob("events.out.tfevents.*"))) == 1
@@ -195,7 +196,8 @@ WRONG = {
     ),
     "few held-out images": (
         ["--config.data.held_out_split=test[:4]"],
-        "digits (test[:4]) has 4 different examples, and config.evaluation.measures.samples needs 6",
+        "digits (test[:4]) has 4 different examples, "
+        "and config.evaluation.measures.samples needs 6",
     ),
     "no held-out images": (
         ["--config.data.held_out_split=test[:0]"],

@@ -39,7 +39,10 @@ def test_mean_flows_networks_have_the_published_counts(build, patch_size, expect
 
 @pytest.mark.parametrize("build", [DiT, LightningDiT])
 def test_a_student_starts_as_its_teacher(build):
-    """With the teacher's parameters the first output is bitwise the teacher's; then it can differ."""
+    """With the teacher's parameters, the student's first output is bitwise the teacher's.
+
+    With other values of its new parameters, the student's output differs.
+    """
     teacher = build(**SIZES)
     student = teacher.clone(takes_end_time=True, takes_guidance=True)
     told = dict(end_time=END, guidance=GUIDANCE)

@@ -1,4 +1,4 @@
-"""What the TPU's compiler makes of the layers of autoencoders."""
+"""Test the layers of autoencoders as the TPU's compiler compiles them."""
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,11 @@ V5P = DEVICES["v5p"]
 
 
 def test_an_enlarging_convolution_stores_no_enlarged_image():
-    """Its products are 4/9 of those of the enlarged image, and it moves the result at most thrice.
+    """The convolution has 4/9 of the enlarged image's products, and moves its result three times.
 
-    The result is written once, and read and written once more in the caller's layout. Images
-    enlarged first, or phases interleaved later, move it five and seven times.
+    The result is written once, and then read and written once more in the caller's layout. A
+    convolution of an enlarged image moves the result five times. Phases that are interleaved later
+    move the result seven times.
     """
     batch, side, channels, features = 8, 128, 256, 128
     mesh = make_mesh({"data": 1}, 1, tpu_topology(V5P, 1))
@@ -36,5 +37,5 @@ def test_an_enlarging_convolution_stores_no_enlarged_image():
     # Pixels at the border have fewer neighbours.
     assert 0.98 < found["total"]["operations"] / (2 * multiply_adds) <= 1
     image, result = 2 * batch * side**2 * channels, 2 * batch * (2 * side) ** 2 * features
-    # The image, half as large as the result, is read, and may be copied into another layout.
+    # The image is read, and may be copied into another layout. It is half as large as the result.
     assert found["total"]["bytes"] < 1.02 * (3 * image + 3 * result)

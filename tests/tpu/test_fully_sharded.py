@@ -1,4 +1,4 @@
-"""What the chips of `fsdp` send one another in a training step, by the TPU's own compiler."""
+"""Test what the chips of `fsdp` send in a training step that the TPU's compiler compiles."""
 
 import math
 
@@ -22,7 +22,7 @@ MODULATION = 6 * WIDTH**2
 
 @pytest.fixture(scope="module")
 def step():
-    """A training step of three blocks on eight chips, and their mesh."""
+    """Compile a training step of three blocks for eight chips; return it and the mesh."""
     config = imagenet256_latent_flow.get_config()
     config.model.update(name="DiT", width=WIDTH, depth=DEPTH, num_heads=8)
     config.batch_size = 4 * CHIPS
@@ -35,8 +35,8 @@ def step():
 def test_bytes_are_those_of_a_hand_count(step):
     """Weights are gathered forward and backward, in bfloat16, and gradients go round in nine parts.
 
-    Eight parts would do. The gradient of modulations is computed from gathered vectors instead.
-    5 % are for biases, embeddings, the first and the last layer.
+    Eight parts would be enough. The gradient of modulations is computed from gathered vectors, so
+    it is not sent. The tolerance of 5 % is for biases, embeddings, the first and the last layer.
     """
     found = {each.kind: each.bytes for each in collectives(*step)}
     assert found["all-gather"] == pytest.approx(2 * 2 * DEPTH * (LAYER + MODULATION), rel=0.05)
@@ -45,7 +45,10 @@ def test_bytes_are_those_of_a_hand_count(step):
 
 
 def test_blocks_send_bfloat16(step):
-    """Embeddings and the last layer, outside of the loop over blocks, compute in float32."""
+    """Blocks send their large arrays in bfloat16.
+
+    The test leaves out embeddings and the last layer, which compute in float32 outside the loop.
+    """
     program = read(step[0].as_text())
     sent = [
         array
@@ -61,7 +64,7 @@ def test_blocks_send_bfloat16(step):
 
 
 def test_gradients_go_round_beside_products(step):
-    """Between the start and the end of a transfer the schedule has other work."""
+    """The schedule has other work between the start and the end of each transfer."""
     program, between = read(step[0].as_text()), []
     for computation in program.computations.values():
         started = {}

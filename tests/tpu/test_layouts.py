@@ -1,4 +1,7 @@
-"""Copies of tokens into another order, and bytes, of a step compiled by the TPU's compiler."""
+"""Test the copies and the bytes of a training step that the TPU's compiler compiles.
+
+A copy here is a copy of all tokens into another order of dimensions.
+"""
 
 import math
 import re
@@ -22,7 +25,7 @@ BATCH, TOKENS, WIDTH = 16, 256, 576
 
 @pytest.fixture(scope="module")
 def step():
-    """A training step of two blocks with heads of 72 features, as DiT-XL/2's, on one chip."""
+    """Compile a step of two blocks for one chip, with heads of 72 features as in DiT-XL/2."""
     config = imagenet256_latent_flow.get_config()
     config.model.update(name="DiT", width=WIDTH, depth=2, num_heads=8)
     config.batch_size = BATCH
@@ -33,29 +36,32 @@ def step():
 
 
 def copies(compiled, size):
-    """Return how many arrays of at least some size are copied or transposed."""
+    """Count the arrays of at least `size` elements that are copied or transposed."""
     found = re.findall(r"= \w+\[([\d,]+)\]\S* (?:copy|transpose)\(", compiled.as_text())
     return sum(math.prod(map(int, shape.split(","))) >= size for shape in found)
 
 
 def test_tokens_are_not_copied_into_another_order(step):
-    """One copy is of attention's saved output, which a kernel wrote.
+    """The only copy is that of attention's saved output, which a kernel wrote.
 
-    With heads in a dimension of their own there were 34 copies. With weights of queries, keys and
-    values rounded before they are parted there were 7.
+    With a separate dimension for heads there were 34 copies. With weights of queries, keys and
+    values that are rounded before they are split, there were 7.
     """
     assert copies(step, BATCH * TOKENS * WIDTH) <= 1
 
 
 def test_a_step_moves_few_bytes(step):
-    """By the compiler's count 3.5 GB; 5.4 GB with 34 copies and with norms in their own passes."""
+    """The compiler counts 3.5 GB.
+
+    With 34 copies and with norms in passes of their own, the compiler counted 5.4 GB.
+    """
     assert step.cost_analysis()["bytes accessed"] < 4e9
 
 
 def test_queries_and_keys_are_turned_where_they_are():
-    """A block of FLUX.1 with two heads: a norm and a rotation are one kernel, for two arrays.
+    """In a block of FLUX.1 with two heads, one kernel normalises and rotates each of two arrays.
 
-    With heads in a dimension of their own there were four copies.
+    The arrays are queries and keys. With a separate dimension for heads there were four copies.
     """
     mesh = make_mesh({"data": 1}, 1, tpu_topology(DEVICES["v5p"], 1))
     types = dict(dtype="bfloat16", param_dtype="bfloat16")

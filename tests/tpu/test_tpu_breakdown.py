@@ -1,4 +1,7 @@
-"""Costs of programs for one v5p: small ones counted by hand, and bounds of a DiT's step."""
+"""Test the costs of programs for one v5p.
+
+Small programs are compared with counts by hand. A training step of a DiT has upper bounds.
+"""
 
 import functools
 import math
@@ -33,7 +36,7 @@ def costs(function, *shapes):
 
 
 def test_a_transpose_reads_and_writes_once():
-    """Its sides are multiples of the tiles' 8 and 128, so nothing is padded."""
+    """The array's sides are multiples of the tiles' 8 and 128, so nothing is padded."""
     found = costs(lambda x: jnp.swapaxes(x, 1, 2), (64, 512, 1024))
     assert list(found["categories"]) == ["layout changes"]
     assert found["total"]["bytes"] == 2 * 2 * 64 * 512 * 1024
@@ -43,14 +46,17 @@ def test_a_transpose_reads_and_writes_once():
 
 
 def test_products_of_a_batch_of_heads():
-    """Which the compiler writes as a convolution over padding and zeros."""
+    """The compiler writes a convolution over padding and zeros, which the count leaves out."""
     logits = functools.partial(jnp.einsum, "bqhd,bkhd->bhqk")
     found = costs(logits, (4, 256, 8, 128), (4, 128, 8, 128))
     assert found["total"]["operations"] == 2 * 4 * 8 * 256 * 128 * 128
 
 
 def test_layers_in_a_loop_read_each_its_weights():
-    """Each iteration reads one of six layers, and moves 16 MiB of activations at most twice."""
+    """Each iteration reads one of six layers' weights.
+
+    Its 16 MiB of activations move at most twice.
+    """
     layers = lambda x, stack: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, stack)[0]
     products = costs(layers, (8192, 1024), (6, 1024, 1024))["categories"]["products"]
     weights, activations = 2 * 1024**2, 2 * 8192 * 1024
@@ -64,7 +70,10 @@ DEPTH, BATCH, TOKENS, WIDTH = 3, 16, 256, 256
 
 @pytest.fixture(scope="module")
 def step():
-    """A training step as DiT-XL/2's: 256 tokens, streams of whole tiles, padded heads."""
+    """Return the costs of a training step like DiT-XL/2's.
+
+    The step has 256 tokens, streams of whole tiles and padded heads.
+    """
     config = imagenet256_latent_flow.get_config()
     config.model.update(name="DiT", width=WIDTH, depth=DEPTH, num_heads=4)
     config.batch_size = BATCH
@@ -80,13 +89,16 @@ def elements(cost):
     )
 
 
-# Measured in November 2026 with libtpu 0.0.42; lower them when the program gets better. The changes
-# are slices of what the loop saved for the backward pass. None is a transpose.
+# Measured in November 2026 with libtpu 0.0.42. Lower these bounds when the program gets better. The
+# layout changes are slices of arrays that the loop saved for the backward pass, not transposes.
 LAYOUT_CHANGES, STEP_BYTES = 15, 0.909e9
 
 
 def test_layout_changes_of_a_block(step):
-    """Arrays as large as the stream, forward and backward together, in the loop over blocks."""
+    """Blocks have few layout changes of arrays at least as large as the stream.
+
+    Forward and backward count together.
+    """
     in_blocks = [
         cost for cost in step if cost.runs == DEPTH and elements(cost) >= BATCH * TOKENS * WIDTH
     ]
@@ -96,5 +108,5 @@ def test_layout_changes_of_a_block(step):
 
 
 def test_bytes_of_a_step(step):
-    """2 % are for what other releases of the compiler schedule otherwise."""
+    """The tolerance of 2 % is for other schedules in other releases of the compiler."""
     assert sum(cost.bytes for cost in step) < 1.02 * STEP_BYTES

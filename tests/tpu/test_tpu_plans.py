@@ -1,4 +1,4 @@
-"""Steps compiled by the TPU's own compiler, for chips that are not there."""
+"""Test plans that the TPU's compiler compiles, without any TPU."""
 
 import importlib
 
@@ -20,9 +20,8 @@ from genjax.training.log import Metrics
 
 pytest.importorskip("libtpu", reason="the TPU's compiler is not installed (CONTRIBUTING.md)")
 
-LAYER = (
-    12 * 256**2
-)  # weights of attention's and the feed-forward products; half as many are of the modulation
+# Weights of attention's and the feed-forward products. The modulation has half as many.
+LAYER = 12 * 256**2
 
 
 def small(depth):
@@ -50,10 +49,10 @@ def test_chips_are_those_asked_for():
 
 
 def test_memory_is_that_of_a_step_compiled_by_hand(plans):
-    """With the definition of "fully sharded", and the state by hand.
+    """The plan's memory is that of a step whose state is sharded by hand, as "fully sharded" says.
 
-    Each device has an eighth of every large array along the largest side that divides, layers
-    aside.
+    Each device has an eighth of every large array, along the largest side that eight divides. The
+    dimension of scanned layers is never split.
     """
     found, mesh = plans[2], make_mesh({"fsdp": 8}, 32, tpu_topology(DEVICES["v5p"], 8))
     task = program_of("train", small(2), mesh).task
@@ -103,10 +102,10 @@ def test_memory_is_that_of_a_step_compiled_by_hand(plans):
 
 
 def test_arithmetic_is_what_the_compiler_counts():
-    """On each chip, of loops' bodies once.
+    """The compiler counts the operations of one chip, and a loop's body once.
 
-    The compiler adds what is elementwise. It cannot see into attention's kernel, which these
-    lengths are too short for.
+    The compiler also counts elementwise operations. It could not see into attention's kernel, but
+    these sequences are too short for the kernel.
     """
     config = small(2)
     config.model.remat_policy = None
@@ -122,9 +121,10 @@ def test_arithmetic_is_what_the_compiler_counts():
 
 @pytest.mark.parametrize("axes", [{"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"fsdp": 2, "context": 4}])
 def test_the_account_for_gpus_is_near_the_compilers(axes, monkeypatch):
-    """Of networks that TPUs pad little, with a kernel that takes heads in an order of its own.
+    """The planner's account of memory is within 20 % of the TPU's compiler.
 
-    The account is what is live at once, shared by the rules of shardings, where nothing is fused.
+    The network is one that TPUs pad little, and attention's kernel takes heads in its own order.
+    The account sums the arrays that are live at once, split by the sharding rules, without fusion.
     """
     dispatch = importlib.import_module("genjax.nn.attention.dispatch")
     monkeypatch.setattr(dispatch, "query_block", lambda *sizes: None)
@@ -137,10 +137,10 @@ def test_the_account_for_gpus_is_near_the_compilers(axes, monkeypatch):
 
 
 def test_collectives_in_loops_count_for_every_layer(plans):
-    """Each layer's weights are gathered twice and their gradients summed, in bfloat16.
+    """Each layer's weights are gathered twice and their gradients are summed, in bfloat16.
 
-    The sums of products go round in nine pieces where eight would do. What the gradient of the
-    modulation is made of is gathered, instead of the gradient.
+    Gradients of products go round in nine pieces, where eight would be enough. For the modulation,
+    the chips gather the factors of the gradient instead of summing the gradient.
     """
     total = lambda found, kind: sum(
         each["bytes"] for each in found["collectives"] if each["kind"] == kind
@@ -155,9 +155,10 @@ def test_collectives_in_loops_count_for_every_layer(plans):
 
 
 def test_products_in_loops_count_for_every_layer(plans):
-    """Forward and twice backward, of 4 examples a chip of 256 tokens, without attention's kernel.
+    """Each layer adds its products once forward and twice backward.
 
-    2 % are for gradients of modulations, which are products of vectors gathered from all chips.
+    A chip has 4 examples of 256 tokens. Attention's kernel is not counted. The tolerance of 2 % is
+    for gradients of modulations, which are products of vectors gathered from all chips.
     """
     operations = lambda depth: plans[depth]["breakdown"]["categories"]["products"]["operations"]
     by_hand = 2 * 3 * 4 * (256 * LAYER + LAYER / 2)
@@ -165,13 +166,13 @@ def test_products_in_loops_count_for_every_layer(plans):
 
 
 def test_what_does_not_fit_is_told_what_to_do():
-    """The compiler refuses it, and says how much it would take."""
+    """The compiler refuses a program that is too large, and says how many bytes it would take."""
     config = small(2)
     config.model.update(width=1024, num_heads=8, remat_policy=None)
     config.space.shape, config.batch_size = (64, 64, 4), 1024
     found = plan(config, {"data": 8}, "v5e")
     assert not found["compiled"] and not found["fits"]
-    # about as much as where there is room
+    # A device with enough memory needs about as many bytes.
     fitting = plan(config, {"data": 8}, "v5p")
     assert fitting["compiled"] and fitting["fits"]
     workspace = lambda found: found["memory"]["gradients, activations and workspace"]
@@ -183,8 +184,8 @@ def test_what_does_not_fit_is_told_what_to_do():
 def test_slices_are_joined_by_a_slower_network(monkeypatch):
     """Each chip of a slice sums its part of the gradients with the other slice's, in bfloat16.
 
-    They are at least those of products and at most all, as gradients of modulations are made of
-    gathered vectors.
+    The sums cover at least the gradients of products, and at most all gradients. Gradients of
+    modulations may be computed from gathered vectors instead.
     """
     monkeypatch.setitem(DEVICES, "v5e", DEVICES["v5e"]._replace(topology=("v5e", 2, 8)))
     found = plan(small(2), {"data": 2, "fsdp": 8}, "v5e")
@@ -199,7 +200,10 @@ def test_slices_are_joined_by_a_slower_network(monkeypatch):
 
 
 def test_attention_is_the_kernel_of_tpus():
-    """Nothing of the size of logits is stored: 8 examples a chip of 1,024 tokens, two heads."""
+    """The program stores no array as large as the logits.
+
+    A chip has 8 examples of 1,024 tokens and two heads.
+    """
     config = small(2)
     config.space.shape = (64, 64, 4)
     found = plan(config, {"data": 4}, "v5p")
@@ -212,7 +216,10 @@ def test_attention_is_the_kernel_of_tpus():
 
 
 def test_sampling_is_shared_by_all_chips():
-    """A chip's workspace is that of a chip alone with its examples; each step gathers weights."""
+    """A chip's workspace does not grow with the number of chips, and each step gathers weights.
+
+    The comparison is a single chip with as many examples as each of eight chips.
+    """
     config = small(2)
     config.sampling.update(sampler=dict(name="euler"), num_steps=10)
     found = {}
@@ -220,12 +227,12 @@ def test_sampling_is_shared_by_all_chips():
         config.batch_size = batch_size
         found[batch_size] = plan(config, axes, "v5p", "sample")
     shared, alone = found[128], found[16]
-    # A factor 2 is for how the compiler schedules gathers; all examples on one chip take 13 times
-    # as much.
+    # The compiler's schedule of gathers may change the workspace by a factor of 2. All examples on
+    # one chip would take 13 times as much.
     assert 0.5 < shared["memory"]["workspace"] / alone["memory"]["workspace"] < 2
     assert [each["query"] for each in shared["attention"]] == [(32, 256, 2, 128)]
-    # for each step in bfloat16 those of two layers, in nine pieces where eight would do, and the
-    # few of what is around them
+    # Each step gathers two layers' weights in bfloat16, in nine pieces where eight would be enough.
+    # The few weights outside of the layers are gathered too.
     sent, weights = sum(each["bytes"] for each in shared["collectives"]), 2 * LAYER * 3 / 2
     assert 1 < sent / (10 * 2 * weights) < 1.4
 
@@ -244,9 +251,10 @@ def test_the_first_axes_go_over_slices(axes, over_slices):
     slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
     changing = [name for i, name in enumerate(axes) if np.any(np.diff(slices, axis=i))]
     assert tuple(changing) == over_slices
+    # Each line of devices along the axis changes its slice once.
     assert (
         np.sum(np.diff(slices, axis=list(axes).index(*over_slices))) == 16 // axes[over_slices[0]]
-    )  # once each
+    )
 
 
 def test_slices_that_do_not_divide():
@@ -259,6 +267,5 @@ def test_an_axis_may_be_part_of_the_torus():
     mesh = make_mesh({"fsdp": 32, "tensor": 2}, 64, tpu_topology(DEVICES["v5p"], 64))
     assert dict(mesh.shape) == {"fsdp": 32, "tensor": 2}
     (first, second), *_ = mesh.devices
-    assert (
-        sum(a != b for a, b in zip(first.coords, second.coords, strict=True)) == 1
-    )  # next to one another
+    # The two chips are neighbours, because one coordinate differs.
+    assert sum(a != b for a, b in zip(first.coords, second.coords, strict=True)) == 1

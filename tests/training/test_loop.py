@@ -427,10 +427,12 @@ from genjax.training import place_frozen
 
 class Task:
     def frozen(self):
-        return {"kernel": np.zeros((128, 64))}, {"blocks": np.zeros((64, 32, 16)), "small": np.zeros(64)}
+        blocks = {"blocks": np.zeros((64, 32, 16)), "small": np.zeros(64)}
+        return {"kernel": np.zeros((128, 64))}, blocks
 
 mesh = make_mesh({"data": 2, "fsdp": 4}, 8)
-print(*(a.sharding.spec for a in jax.tree.leaves(place_frozen(Task(), mesh))), place_frozen(object(), mesh))
+placed = jax.tree.leaves(place_frozen(Task(), mesh))
+print(*(a.sharding.spec for a in placed), place_frozen(object(), mesh))
 """
 
 
@@ -494,9 +496,10 @@ def test_compiling_and_beginning_count_in_no_rate(tmp_path, monkeypatch):
     plugin = Plugin(20, lambda state, step: None, lambda state, step: pass_time(3))
     for num_steps in (8, 12):
         fit(tmp_path, Slow(), num_steps=num_steps, plugins=[plugin])
-    assert [(row["step"], row["steps_per_second"], row.get("compile_seconds")) for row in rows(tmp_path)] == [
-        (4, 1.0, 7.0), (8, 1.0, None), (12, 1.0, 7.0)
-    ]  # fmt: skip
+    assert [
+        (row["step"], row["steps_per_second"], row.get("compile_seconds"))
+        for row in rows(tmp_path)
+    ] == [(4, 1.0, 7.0), (8, 1.0, None), (12, 1.0, 7.0)]  # fmt: skip
 
 
 def test_a_profile_on_request(tmp_path):

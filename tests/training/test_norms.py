@@ -26,8 +26,11 @@ def test_norms_of_the_top_level_parts_and_of_all():
 
 def test_a_window_s_mean_is_its_total_over_its_count():
     def step(loss, total, count):
-        return Metrics.pack({"loss": jnp.float32(loss), "late": Mean(jnp.float32(total), jnp.float32(count)),
-                             "never": Mean(jnp.float32(0), jnp.float32(0))})  # fmt: skip
+        return Metrics.pack({
+            "loss": jnp.float32(loss),
+            "late": Mean(jnp.float32(total), jnp.float32(count)),
+            "never": Mean(jnp.float32(0), jnp.float32(0)),
+        })  # fmt: skip
 
     window = [step(1.0, 6.0, 3), step(2.0, 0.0, 0), step(6.0, 2.0, 1)]
     # unweighted means of the steps' own means would give (2 + 2)/2 and fail on 0/0

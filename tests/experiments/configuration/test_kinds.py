@@ -41,7 +41,10 @@ def test_wrong_names_inside_say_where():
 
 
 def test_a_part_that_breaks_its_contract_is_refused():
-    message = "config.process names .*HalfLife, which has no alpha and no sigma and no domain and no prior; "
+    message = (
+        "config.process names .*HalfLife, which has no alpha and no sigma and no domain "
+        "and no prior; "
+    )
     with pytest.raises(ValueError, match=message + "a Process is a pair"):
         kinds.PROCESS.bind(dict(name="genjax.training.ema.HalfLife", steps=1.0), "process")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The task of GANs: who moves when, against whom, and that nothing depends on devices or interruptions."""
+"""Test the task of GANs: which player moves when, on any devices and after interruptions."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,10 @@ def same(a, b):
 
 
 def test_alternately_the_generator_meets_the_discriminator_as_it_has_become():
-    """With a discriminator that does not move both ways are one; else the generators differ, not the discriminators."""
+    """The generators of the two ways differ, and the discriminators agree.
+
+    With a discriminator that does not move, both ways are the same.
+    """
     alternating, simultaneous = (
         after(plane(updates__simultaneous=way))[0] for way in (False, True)
     )
@@ -98,7 +101,7 @@ def test_any_ratio_of_updates(of_discriminator, of_generator):
 
 
 def test_each_update_of_the_discriminator_has_its_own_part_of_the_batch():
-    """Of four parts, a change in one example changes the update of its part and those after it alone."""
+    """The four updates of a step see four disjoint parts, which together are the batch."""
     task = build(plane(updates__discriminator=4))
     state = jax.jit(task.init)(jax.random.key(0))
     seen = []
@@ -116,7 +119,7 @@ def test_each_update_of_the_discriminator_has_its_own_part_of_the_batch():
 
 
 def test_two_time_scales():
-    """Adam's first step is the learning rate in every parameter's size, but for those without a gradient."""
+    """Adam's first step moves each parameter that has a gradient by the learning rate."""
     rates = dict(generator=1e-4, discriminator=4e-4)
     config = plane()
     for player, rate in rates.items():
@@ -293,7 +296,7 @@ def test_every_choice_traces(choice):
 
 
 def test_an_evaluation_sees_collapse():
-    """Of a generator whose samples of a class are all one: its outputs' own z is taken away by truncation."""
+    """The generator makes one sample for each class, because a truncation of 0 removes z."""
     config = digits_gan.get_config("dcgan")
     config.model.generator.width = config.model.discriminator.width = 8
     config.objective, config.evaluation.num_samples = "hinge", 360
@@ -331,8 +334,8 @@ def test_a_run_from_end_to_end(tmp_path):
         for name in ("log_every", "checkpoint.every", "sampling.every", "evaluation.every")
     ]
     result = run_command(
-        "train", f"--config={ROOT}/configs/gaussians_gan.py:saturating", f"--workdir={run}", "--config.num_steps=20",
-        "--config.evaluation.num_samples=500", *every,
+        "train", f"--config={ROOT}/configs/gaussians_gan.py:saturating", f"--workdir={run}",
+        "--config.num_steps=20", "--config.evaluation.num_samples=500", *every,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     report = json.loads((run / "report.json").read_text())
@@ -385,7 +388,7 @@ def test_a_run_from_end_to_end(tmp_path):
 
 @pytest.mark.training
 def test_on_eight_devices_it_is_as_on_one():
-    """Batch norm's statistics and the minibatch deviation are of the whole batch, wherever it lies."""
+    """Batch norm's statistics and the minibatch deviation cover the batch of all devices."""
 
     def rows(devices, *choices):
         return lines_of("tests.experiments.gan_run", devices, *choices)

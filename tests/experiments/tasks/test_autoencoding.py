@@ -235,8 +235,10 @@ def test_without_a_term_it_is_left_out():
 
 
 def test_quantized_gradients_pass_straight_through():
-    """Against a loss in which codes are constants, added as a difference to what the encoder says; the codes are
-    unit vectors, and their moving averages those of the latents that chose them."""
+    """Gradients are those of a loss where the difference between codes and latents is a constant.
+
+    Codes are unit vectors. They are moving averages of the latents that chose them.
+    """
     config, task, _, state, update = made("vq")
     images = batch(config, 0)["image"]
     network, kept = task.network, state.autoencoder.kept
@@ -558,11 +560,23 @@ def test_a_collapsed_codebook_is_reported(monkeypatch, narrow_features, tmp_path
 @pytest.mark.parametrize(
     ("choice", "changes", "words"),
     [
-        ("kl", dict(model__name="AutoencoderKLM"), "config.model.name is 'AutoencoderKLM'.*AutoencoderKL"),
-        ("vq", dict(model__quantizer=dict(name="VQ")), "model.quantizer.name is 'VQ'.*VectorQuantizer"),
+        (
+            "kl",
+            dict(model__name="AutoencoderKLM"),
+            "config.model.name is 'AutoencoderKLM'.*AutoencoderKL",
+        ),
+        (
+            "vq",
+            dict(model__quantizer=dict(name="VQ")),
+            "model.quantizer.name is 'VQ'.*VectorQuantizer",
+        ),
         ("kl", dict(reconstruction__name="l3"), "config.reconstruction.name is 'l3'.*l1, l2"),
         ("kl", dict(adversary__objective="hinged"), "adversary.objective is 'hinged'.*hinge"),
-        ("kl", dict(adversary__network=dict(depth=3)), "adversary.network.depth is set.*does not take"),
+        (
+            "kl",
+            dict(adversary__network=dict(depth=3)),
+            "adversary.network.depth is set.*does not take",
+        ),
         ("kl", dict(sampling__weights="emma"), "weights is 'emma'; there are params, ema"),
         ("kl", dict(accumulation_steps=2), "accumulation_steps must be 1"),
         (
@@ -571,12 +585,24 @@ def test_a_collapsed_codebook_is_reported(monkeypatch, narrow_features, tmp_path
             "has commitment, perceptual; AutoencoderKL needs divergence, perceptual, of which 0 "
             "leaves",
         ),
-        ("kl", dict(weights=dict(perceptual=1.0)), "config.weights has perceptual; AutoencoderKL needs divergence"),
-        ("kl", dict(weights=dict(divergence=0.0, kl=1.0)), "has divergence, kl; .* needs divergence, perceptual"),
+        (
+            "kl",
+            dict(weights=dict(perceptual=1.0)),
+            "config.weights has perceptual; AutoencoderKL needs divergence",
+        ),
+        (
+            "kl",
+            dict(weights=dict(divergence=0.0, kl=1.0)),
+            "has divergence, kl; .* needs divergence, perceptual",
+        ),
         ("vq", dict(weights=dict(perceptual=0.0)), "VQModel needs commitment, perceptual"),
-        ("kl", dict(data__image_shape=(16, 17, 3)), r"\(16, 17, 3\).*reconstructs as \(16, 16, 3\).*multiples of 2"),
+        (
+            "kl",
+            dict(data__image_shape=(16, 17, 3)),
+            r"\(16, 17, 3\).*reconstructs as \(16, 16, 3\).*multiples of 2",
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_named(choice, changes, words):
     config = small_config(choice)
     for name, value in changes.items():

@@ -194,10 +194,10 @@ def test_a_run_from_end_to_end(tmp_path):
         for name in ("log_every", "checkpoint.every", "sampling.every", "evaluation.every")
     ]
     result = run(
-        "train", f"--config={ROOT}/configs/digits_vae.py:iwae", f"--workdir={workdir}", "--config.num_steps=20",
-        "--config.optimizer.warmup=5", "--config.snapshot_every=20", "--config.model.width=32",
-        "--config.evaluation.num_samples=360", "--config.evaluation.measures.bounds.num_importance_samples=3",
-        *every,
+        "train", f"--config={ROOT}/configs/digits_vae.py:iwae", f"--workdir={workdir}",
+        "--config.num_steps=20", "--config.optimizer.warmup=5", "--config.snapshot_every=20",
+        "--config.model.width=32", "--config.evaluation.num_samples=360",
+        "--config.evaluation.measures.bounds.num_importance_samples=3", *every,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     report = json.loads((workdir / "report.json").read_text())
