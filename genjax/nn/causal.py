@@ -171,7 +171,7 @@ def apply_chunks(
 ) -> Float[Array, "batch outputs ..."]:
     """Return `module.method(sequence)`, computed chunk by chunk in one program.
 
-    Beside its output, the program takes the memory of one chunk.
+    The program takes the memory of one chunk, in addition to its output.
 
     Args:
         sequence: a video, or its latents.
