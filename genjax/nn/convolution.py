@@ -1,4 +1,8 @@
-"""Convolutions for `flax.linen.Conv`: the gradient of the kernel fast on CPUs too, and one of an enlarged image."""
+"""Convolutions for `flax.linen.Conv`: one with a fast gradient on CPUs, and one that enlarges.
+
+`convolve` computes the gradient of the kernel faster than XLA on a CPU. `convolve_enlarged`
+convolves an image of twice the sides without storing it.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -12,8 +16,8 @@ from jaxtyping import Array, Float
 
 from genjax.nn.sharding import one_device
 
-PLACES = 1024  # of all images in a strip: what is computed from it stays in a core's cache
-LEAST_SIDE, LEAST_FEATURES = 32, 64  # the strips are no faster below
+PLACES = 1024  # most positions of all images in a strip, whose arrays then fit a core's cache
+LEAST_SIDE, LEAST_FEATURES = 32, 64  # strips are not faster below these sizes
 
 
 def convolve(
@@ -23,10 +27,11 @@ def convolve(
     padding: str | Sequence[tuple[int, int]],
     **options: Any,
 ) -> Float[Array, "batch out_height out_width out_features"]:
-    """`jax.lax.conv_general_dilated`.
+    """Return `jax.lax.conv_general_dilated`, whose gradient of the kernel is fast on one CPU.
 
-    On one CPU the gradient of the kernel is a sum over strips of rows of matrix products, which takes a half to a third
-    of the time of XLA's, where that pays: of float32, stride 1 and large maps of many features.
+    There the gradient of the kernel is a sum of matrix products over strips of rows. The sum takes
+    a half to a third of the time of XLA's gradient. It is used where it pays: for float32, stride 1
+    and large maps of many features.
     """
     convolution = functools.partial(
         jax.lax.conv_general_dilated, window_strides=window_strides, padding=padding, **options
@@ -44,7 +49,7 @@ def convolve(
         padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), padding)
     by_strips = functools.partial(_by_strips, padding=padding, precision=options.get("precision"))
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # or `x` is kept with its padding too
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # avoids storing padded `x` too
     def with_kernel(x, kernel):
         return jax.lax.platform_dependent(x, kernel, cpu=by_strips, default=convolution)
 
@@ -68,7 +73,7 @@ def convolve(
 def _by_strips(
     x: Array, kernel: Array, padding: Sequence[tuple[int, int]], precision: Any
 ) -> Array:
-    """The convolution, in a form that transposes with respect to the kernel into what the CPU does fast."""
+    """Convolve in a form whose transpose with respect to the kernel is fast on CPUs."""
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     batch, height, width = (
         len(x),
@@ -81,11 +86,9 @@ def _by_strips(
         if height % n == 0 and (n == 1 or n * width * batch <= PLACES)
     )
     taps = [(r, s) for r in range(kernel.shape[0]) for s in range(kernel.shape[1])]
-    matrix = kernel.reshape(-1, kernel.shape[-1]).T  # as the transposed product wants it
+    matrix = kernel.reshape(-1, kernel.shape[-1]).T  # the layout that the transposed product needs
 
-    @functools.partial(
-        jax.checkpoint, prevent_cse=False
-    )  # or the neighbours of all strips are kept
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # avoids storing all strips' neighbours
     def strip(first, matrix):
         here = jax.lax.dynamic_slice_in_dim(x, first, rows + kernel.shape[0] - 1, axis=1)
         neighbours = jnp.concatenate(
@@ -104,12 +107,13 @@ def convolve_enlarged(
     padding: str,
     **options: Any,
 ) -> Float[Array, "batch 2*height 2*width out_features"]:
-    """Return the "SAME" convolution, of stride 1, of `x` enlarged to twice its sides by repeating pixels.
+    """Double the sides of `x` by repeating pixels, then convolve with stride 1 and "SAME" padding.
 
     The 3×3 neighbours of an enlarged pixel are 2×2 pixels of `x`. So the result takes 4/9 of the
-    multiply-adds, and the enlarged image is never stored.
+    multiply-adds, and the enlarged image is never stored. `window_strides` and `padding` are
+    ignored; they are part of Flax's interface.
     """
-    # TPUs skip the zeros between pixels, and interleave the phases by three copies of the result.
+    # TPUs skip zeros between pixels, but would interleave phases by three copies of the result.
     return jax.lax.platform_dependent(
         x,
         kernel,
@@ -119,9 +123,10 @@ def convolve_enlarged(
 
 
 def _enlarged_by_zeros(x: Array, kernel: Array, **options: Any) -> Array:
-    """The enlarging convolution as one of `x` with zeros between its pixels.
+    """Compute `convolve_enlarged` as a convolution of `x` with zeros between its pixels.
 
-    Its kernel repeats pixels first: the sum of the 3×3 kernel's four shifts by up to one pixel.
+    Its 4×4 kernel repeats the pixels too. This kernel is the sum of the 3×3 kernel's four shifts by
+    up to one pixel.
     """
     shifts = [
         jnp.pad(kernel, ((p, 1 - p), (q, 1 - q), (0, 0), (0, 0))) for p in (0, 1) for q in (0, 1)
@@ -131,7 +136,10 @@ def _enlarged_by_zeros(x: Array, kernel: Array, **options: Any) -> Array:
 
 
 def _enlarged_by_phases(x: Array, kernel: Array, **options: Any) -> Array:
-    """The enlarging convolution as one for each of the four phases of its result, interleaved."""
+    """Compute `convolve_enlarged` as four convolutions, whose results interleave.
+
+    Each gives the pixels at even or odd rows and at even or odd columns.
+    """
 
     def halve(kernel, axis):
         first, second, third = jnp.unstack(kernel, axis=axis)

@@ -28,13 +28,14 @@ def arrays(side, height=34, width=32):
 
 
 def wide(function, *args):
-    """In float64, which no sum here comes near the end of."""
+    """Compute in float64, whose rounding errors are negligible here."""
     with jax.enable_x64(True):
         return jax.jit(function)(*jax.tree.map(lambda a: np.asarray(a, np.float64), args))
 
 
 def close(found, expected):
-    # Float32 sums of 2·34·32 or 9·64 products of about 1, by blocks: a few roundings of the largest.
+    # Float32 sums of 2·34·32 or 9·64 products of about 1, summed in blocks, differ by a few
+    # roundings of the largest value.
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6 * np.abs(b).max())
 
@@ -57,7 +58,7 @@ def test_derivatives_are_the_convolution_s(side, padding):
 
 
 def test_second_derivatives_are_the_convolution_s():
-    """Those of a gradient penalty."""
+    """A gradient penalty needs second derivatives."""
     (x, kernel), _ = arrays(3)
 
     def penalty(f, x, kernel):
@@ -74,7 +75,10 @@ def lowered(function, platform, *args):
 
 @pytest.mark.parametrize("argnums", [0, 1, (0, 1)])
 def test_no_other_platform_sees_the_strips(argnums):
-    """Its program has the convolutions that JAX's own derivative has, no loop, and on CPUs a loop for the kernel's only."""
+    """Other platforms have the convolutions of JAX's own derivative, and no loop.
+
+    On CPUs a loop replaces the convolution of the kernel's gradient only.
+    """
     (x, kernel), _ = arrays(3)
     ours = lambda x, kernel: convolve(x, kernel, (1, 1), "SAME", **LAYOUT)
     gradients = [jax.grad(lambda *a, f=f: jnp.sum(jnp.sin(f(*a))), argnums) for f in (ours, plain)]
@@ -89,7 +93,7 @@ def test_no_other_platform_sees_the_strips(argnums):
 
 
 def test_strips_keep_no_neighbours():
-    """What the backward pass needs from the forward pass are the arguments, as of JAX's own."""
+    """The forward pass keeps only its arguments for the backward pass, as JAX's own does."""
     (x, kernel), _ = arrays(3)
     _, pullback = jax.vjp(
         lambda x, kernel: convolve(x, kernel, (1, 1), "SAME", **LAYOUT), x, kernel
@@ -100,7 +104,7 @@ def test_strips_keep_no_neighbours():
 
 @pytest.mark.parametrize(("devices", "strips"), [(1, True), (8, False)])
 def test_meshes_of_several_devices_have_the_convolution(devices, strips):
-    """A loop over rows would not be split as the examples are."""
+    """Several devices split the examples, but could not split a loop over rows in this way."""
     (x, kernel), _ = arrays(3)
     mesh = jax.sharding.AbstractMesh(
         (devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)

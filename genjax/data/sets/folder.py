@@ -57,8 +57,8 @@ def load_folder(
     root = Path(data_dir)
     if not root.is_dir():
         raise FileNotFoundError(
-            f"there is no folder {root.absolute()}: give as data_dir (config.data.directory) the folder "
-            "that holds the images"
+            f"there is no folder {root.absolute()}: give as data_dir (config.data.directory) the "
+            "folder that holds the images"
         )
     splits, class_names = _read_layout(root)
     members = {name: lambda entries=entries: entries for name, entries in splits.items()}
@@ -120,7 +120,7 @@ def _split_names(entries: dict[Path, Entry], has_splits: bool) -> dict[Path, str
 def _image_files(root: Path) -> tuple[list[Path], dict[Path, str]]:
     """Return the image files below a folder, and why some folders are left out, by relative paths.
 
-    Each folder is read once, wherever links lead. Its own name comes before the name of a link.
+    Each folder is read once, even if links lead to it. Its own name takes precedence over a link.
     """
     files, flaws, seen, folders = [], {}, set(), collections.deque([root])
     while folders:
@@ -148,7 +148,7 @@ def _image_files(root: Path) -> tuple[list[Path], dict[Path, str]]:
 
 
 def _captions(root: Path, folder: Path) -> dict[Path, tuple[str, ...]]:
-    """Return what the captions file of one folder says, by path relative to `root`."""
+    """Return the captions in the captions file of one folder, by path relative to `root`."""
     for name in ("metadata.jsonl", "metadata.csv"):
         path = root / folder / name
         if not path.exists():

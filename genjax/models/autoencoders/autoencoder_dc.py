@@ -1,8 +1,9 @@
-"""Deep-compression autoencoder, DC-AE (Chen et al. 2024, "Deep compression autoencoder for efficient
-high-resolution diffusion models"): 32 to 128 times smaller in each direction.
+"""Deep-compression autoencoder (DC-AE), whose latents are 32 to 128 times smaller along each side.
 
-Each change of resolution learns a residual to one without parameters: pixels moved to channels and averaged
-in groups, or channels duplicated and moved to pixels (section 3.2).
+Chen et al. 2024, "Deep compression autoencoder for efficient high-resolution diffusion models".
+Each change of resolution learns a residual to a shortcut without parameters (section 3.2). On the
+way down, the shortcut moves pixels to channels and averages groups of channels. On the way up, it
+duplicates channels and moves them to pixels.
 """
 
 import functools
@@ -29,11 +30,14 @@ class Stage:
     """The blocks of one resolution.
 
     Attributes:
-        num_blocks: 0 in the first stage alone, which then is left to the change of resolution.
-        block: "residual", two convolutions; or "efficient_vit", linear attention and a gated convolution.
-        scales: of an "efficient_vit" block, sides of depth-wise kernels that give further heads.
+        channels: number of channels of the feature maps.
+        num_blocks: number of blocks. Only the first stage may have 0; then the network's outermost
+            layer changes the resolution.
+        block: "residual" for two convolutions, or "efficient_vit" for linear attention and a gated
+            convolution.
+        scales: sides of depth-wise kernels, each of which adds heads to an "efficient_vit" block.
         norm: "rms", or "batch" for batch normalization.
-        activation: of a "residual" block, "silu" or "relu".
+        activation: "silu" or "relu", used by "residual" blocks.
     """
 
     channels: int
@@ -47,28 +51,31 @@ class Stage:
 def space_to_channels(
     x: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch half_height half_width four_channels"]:
-    """Squares of 2×2 pixels to channels ordered (channel, row, column), as PyTorch's `pixel_unshuffle`."""
+    """Move squares of 2×2 pixels to channels.
+
+    The channels are ordered (channel, row, column), as by PyTorch's `pixel_unshuffle`.
+    """
     return rearrange(x, "b (h p) (w q) c -> b h w (c p q)", p=2, q=2)
 
 
 def channels_to_space(
     x: Float[Array, "batch height width four_channels"],
 ) -> Float[Array, "batch double_height double_width channels"]:
-    """The inverse of `space_to_channels`."""
+    """Move channels to squares of 2×2 pixels: the inverse of `space_to_channels`."""
     return rearrange(x, "b h w (c p q) -> b (h p) (w q) c", p=2, q=2)
 
 
 def average_channels(
     x: Float[Array, "*batch channels"], num_channels: int
 ) -> Float[Array, "*batch averages"]:
-    """The means of `num_channels` groups of neighbouring channels."""
+    """Return the means of `num_channels` groups of neighbouring channels."""
     return x.reshape(*x.shape[:-1], num_channels, -1).mean(axis=-1)
 
 
 def duplicate_channels(
     x: Float[Array, "*batch channels"], num_channels: int
 ) -> Float[Array, "*batch duplicates"]:
-    """Each channel as often as makes `num_channels`, copies next to each other."""
+    """Repeat each channel to reach `num_channels` in total; copies are neighbours."""
     return jnp.repeat(x, num_channels // x.shape[-1], axis=-1)
 
 
@@ -77,9 +84,10 @@ def linear_attention(
     key: Float[Array, "batch keys heads features"],
     value: Float[Array, "batch keys heads features"],
 ) -> Float[Array, "batch queries heads features"]:
-    """Σ_k (relu(q)·relu(k))·v / Σ_k relu(q)·relu(k), in float32 (Cai et al. 2023, "EfficientViT").
+    """Return Σ_k (relu(q)·relu(k))·v / Σ_k relu(q)·relu(k), computed in float32.
 
-    Its cost is linear in the number of tokens. A query that is orthogonal to all keys gives 0.
+    The cost is linear in the number of tokens. A query that is orthogonal to all keys gives 0. Cai
+    et al. 2023, "EfficientViT".
     """
     query, key, value = (a.astype(jnp.float32) for a in (nn.relu(query), nn.relu(key), value))
     sums = jnp.einsum("bkhf,bkhg->bhfg", key, value)
@@ -88,7 +96,7 @@ def linear_attention(
 
 
 def _conv(features: int, side: int, dtype: Dtype, param_dtype: Dtype, **options: Any) -> nn.Conv:
-    """Margins are the same on all sides, which "SAME" is not for stride 2."""
+    """Return a convolution with equal padding on all sides; "SAME" is uneven at stride 2."""
     margin = side // 2
     return nn.Conv(
         features,
@@ -101,7 +109,7 @@ def _conv(features: int, side: int, dtype: Dtype, param_dtype: Dtype, **options:
 
 
 class RMSNorm(nn.Module):
-    """x/√(mean of x² over channels + 1e-5)·scale + bias, in float32."""
+    """RMS norm with a bias, in float32: x/√(mean of x² over channels + 1e-5)·scale + bias."""
 
     dtype: Dtype
     param_dtype: Dtype
@@ -146,7 +154,11 @@ class ResidualBlock(nn.Module):
 
 
 class MultiscaleLinearAttention(nn.Module):
-    """Heads of the tokens, and of the tokens' neighbourhoods at each scale (EfficientViT, figure 2)."""
+    """Linear attention among tokens and among their neighbourhoods (EfficientViT, figure 2).
+
+    Each scale adds heads. Their queries, keys and values come from a depth-wise convolution with a
+    kernel of that side.
+    """
 
     head_features: int
     scales: tuple[int, ...]
@@ -162,8 +174,9 @@ class MultiscaleLinearAttention(nn.Module):
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         features = channels // self.head_features * self.head_features
         dense = functools.partial(Dense, use_bias=False, **types)
-        # Three layers because weights are published so. Which part is a query, key or value is settled below:
-        # heads take their 3·head_features channels from all of them side by side.
+        # Published weights have the layers to_q, to_k and to_v, but these names do not separate
+        # queries, keys and values. Each head takes 3·head_features neighbouring channels of the
+        # concatenation.
         h = jnp.concatenate([dense(features, name=f"to_{part}")(x) for part in "qkv"], axis=-1)
         parts = [h]
         for i, side in enumerate(self.scales):
@@ -183,7 +196,11 @@ class MultiscaleLinearAttention(nn.Module):
 
 
 class GatedConv(nn.Module):
-    """A point-wise expansion, a depth-wise convolution gated by its other half, and back; norm, residual."""
+    """An inverted bottleneck with a gated depth-wise convolution, a norm and a residual connection.
+
+    A point-wise convolution expands the channels to twice the hidden size. A depth-wise convolution
+    follows, and one half of its output gates the other. A point-wise convolution projects back.
+    """
 
     dtype: Dtype
     param_dtype: Dtype
@@ -231,8 +248,14 @@ def _block(
 
 
 class Downsample(nn.Module):
-    """Half the resolution; `rearranging`, by a convolution to a quarter of the channels and
-    `space_to_channels`, otherwise by a convolution of stride 2."""
+    """Halve the resolution.
+
+    Attributes:
+        channels: number of output channels.
+        rearranging: whether `space_to_channels` halves the resolution, after a convolution to a
+            quarter of the channels. Otherwise a convolution has stride 2.
+        shortcut: whether to add the input, with its pixels moved to channels and averaged.
+    """
 
     channels: int
     rearranging: bool
@@ -255,8 +278,14 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the resolution; `rearranging`, by a convolution to four times the channels and
-    `channels_to_space`, otherwise by repeated pixels and a convolution."""
+    """Double the resolution.
+
+    Attributes:
+        channels: number of output channels.
+        rearranging: whether `channels_to_space` doubles the resolution, after a convolution to four
+            times the channels. Otherwise a convolution follows repeated pixels.
+        shortcut: whether to add the input, with its channels duplicated and moved to pixels.
+    """
 
     channels: int
     rearranging: bool
@@ -281,7 +310,7 @@ class Upsample(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The fields are the autoencoder's."""
+    """The encoder of `AutoencoderDC`, with fields of the same meaning."""
 
     latent_channels: int
     stages: tuple[Stage, ...]
@@ -318,7 +347,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The fields are the autoencoder's."""
+    """The decoder of `AutoencoderDC`, with fields of the same meaning."""
 
     image_channels: int
     stages: tuple[Stage, ...]
@@ -356,22 +385,28 @@ class Decoder(nn.Module):
 
 
 class AutoencoderDC(nn.Module):
-    """A deterministic autoencoder for latents of few, wide pixels.
+    """A deterministic autoencoder whose latents have few positions and many channels.
 
-    Where stages have batch normalization there is a collection "batch_stats" beside "params": calls with
-    `train` use the batch's statistics and update the running ones where the collection is mutable.
+    Stages with batch normalization keep running statistics in the collection "batch_stats". With
+    `train`, a call normalizes by the statistics of its batch. It also updates the running
+    statistics if the collection is mutable.
 
     Attributes:
-        encoder_stages: from the images' resolution to the latents', at least two.
-        decoder_stages: of the same resolutions, in the same order.
-        head_features: of the attention.
-        rearranging_downsample, rearranging_upsample: whether resolutions change by moving pixels to channels
-            and back, or by a convolution with stride 2 and by repeated pixels.
-        encoder_shortcut, decoder_shortcut: whether the latents' convolutions also have a shortcut.
-        out_activation: before the last convolution, "relu" or "silu".
-        latent_mean, latent_deviation: one of all channels or one of each; a diffusion model's latents are
-            (latents − mean)/deviation.
-        dtype: type of the convolutions; norms and the attention's sums are float32 always.
+        latent_channels: number of channels of the latents.
+        encoder_stages: at least two, from the images' resolution to the latents'.
+        decoder_stages: as many stages, also from the images' resolution to the latents'.
+        image_channels: number of channels of the decoded images.
+        head_features: number of features of an attention head.
+        rearranging_downsample: whether moving pixels to channels halves the resolution. Otherwise a
+            convolution has stride 2.
+        rearranging_upsample: whether moving channels to pixels doubles the resolution. Otherwise
+            pixels are repeated.
+        encoder_shortcut: whether the encoder's last convolution has a shortcut.
+        decoder_shortcut: whether the decoder's first convolution has a shortcut.
+        out_activation: "relu" or "silu", before the last convolution.
+        latent_mean, latent_deviation: one value for all channels, or one each. A diffusion model's
+            latents are (latents − mean)/deviation.
+        dtype: type of the convolutions. Norms and the attention's sums are always float32.
     """
 
     latent_channels: int
@@ -442,13 +477,14 @@ class AutoencoderDC(nn.Module):
             for before, after in pairwise(stage.channels for stage in stages):
                 if 4 * before % after:
                     raise ValueError(
-                        f"four times the channels of a stage divide by those of the next; the {side} has "
-                        f"{before} and {after}"
+                        "four times the channels of a stage divide by those of the next; "
+                        f"the {side} has {before} and {after}"
                     )
             if shortcut and stages[-1].channels % self.latent_channels:
                 raise ValueError(
-                    f"the last stage's channels divide by those of the latents, {self.latent_channels}, "
-                    f"or take no shortcut; the {side} has {stages[-1].channels}"
+                    "the last stage's channels divide by those of the latents, "
+                    f"{self.latent_channels}, or take no shortcut; "
+                    f"the {side} has {stages[-1].channels}"
                 )
         if self.out_activation not in ACTIVATIONS:
             raise ValueError(
@@ -458,10 +494,10 @@ class AutoencoderDC(nn.Module):
     def encode(
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch latent_height latent_width latent_channels"]:
-        """Latents of images in [−1, 1].
+        """Encode images in [−1, 1] to latents.
 
         Raises:
-            ValueError: height or width is not divisible by `factor`, or a stage asks for what there is not.
+            ValueError: height or width is not divisible by `factor`, or the stages are invalid.
         """
         self._check_stages()
         height, width = images.shape[1:3]
@@ -476,7 +512,7 @@ class AutoencoderDC(nn.Module):
         latents: Float[Array, "batch latent_height latent_width latent_channels"],
         train: bool = False,
     ) -> Float[Array, "batch height width channels"]:
-        """Images, about in [−1, 1]: nothing bounds them."""
+        """Decode latents to images, which lie around [−1, 1] but are not clipped."""
         return self.decoder(latents, train)
 
     def __call__(
@@ -501,14 +537,17 @@ def _published(factor: int, latent_channels: int) -> AutoencoderDC:
     )
 
 
-# The authors' published models (their "in" and "mix" weights), by factor and channels.
+# The models whose weights the authors published as "in" and "mix", by factor and channels.
 dc_ae_f32c32 = functools.partial(_published, 32, 32)
 dc_ae_f64c128 = functools.partial(_published, 64, 128)
 dc_ae_f128c512 = functools.partial(_published, 128, 512)
 
 
 def dc_ae_f32c32_sana() -> AutoencoderDC:
-    """The one of Sana (Xie et al. 2024): attention at two scales, plain changes of resolution."""
+    """Return the autoencoder of Sana (Xie et al. 2024).
+
+    Its attention has a second scale. Strides and repeated pixels change the resolution.
+    """
     channels = (128, 256, 512, 512, 1024, 1024)
 
     def stages(num_convolutional: int) -> tuple[Stage, ...]:

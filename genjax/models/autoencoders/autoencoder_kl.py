@@ -1,5 +1,7 @@
-"""The convolutional autoencoder of latent diffusion (Rombach et al. 2022, "High-resolution image synthesis with latent
-diffusion models", sections 3.1 and G), its encoder and decoder those of VQGAN (Esser et al. 2021).
+"""The convolutional autoencoder of latent diffusion.
+
+Rombach et al. 2022, "High-resolution image synthesis with latent diffusion models", sections 3.1
+and G. The encoder and the decoder are those of VQGAN (Esser et al. 2021).
 """
 
 import functools
@@ -14,7 +16,7 @@ from genjax.nn import Dense, GroupNorm, attention, constrain
 from genjax.nn.convolution import convolve, convolve_enlarged
 
 Dtype = Any
-# U(−1/√fan_in, 1/√fan_in), which the authors trained from (PyTorch's own).
+# U(−1/√fan_in, 1/√fan_in): PyTorch's default, from which the authors trained.
 uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -24,7 +26,10 @@ def convolution(features: int, side: int, **options) -> nn.Conv:
 
 
 def _product(x: Array, kernel: Array, *_: Any, precision: Any = None, **__: Any) -> Array:
-    """A convolution of 1×1 as one matrix product over all places: two to eight times as fast on XLA's CPU back end."""
+    """Compute a 1×1 convolution as one matrix product over all positions.
+
+    The product is two to eight times as fast as a convolution on XLA's CPU backend.
+    """
     product = jnp.dot(x.reshape(-1, x.shape[-1]), kernel[0, 0], precision=precision)
     return product.reshape(*x.shape[:-1], -1)
 
@@ -38,7 +43,10 @@ def _activate(x: Array, groups: int, param_dtype: Dtype, name: str) -> Array:
 
 
 class ResidualBlock(nn.Module):
-    """Twice group norm, SiLU and a 3×3 convolution, added to the input, or to a projection of it to `features`."""
+    """Group norm, SiLU and a 3×3 convolution, all twice, with a residual connection.
+
+    A 1×1 convolution projects the input if it does not have `features` channels.
+    """
 
     features: int
     groups: int
@@ -60,7 +68,10 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """One head over all positions of a group-normalized map, without positions, added to the map."""
+    """Self-attention over all positions of a map, with group norm and a residual connection.
+
+    There is one head, and there are no position encodings.
+    """
 
     groups: int
     dtype: Dtype
@@ -87,16 +98,18 @@ def _middle(x: Array, attend: bool, *options: Any) -> Array:
 
 
 class Encoder(nn.Module):
-    """Levels of residual blocks, each of half the last one's side, and a pair of blocks around self-attention.
+    """Levels of residual blocks, each at half the side of the one before, and a middle part.
+
+    The middle part has two residual blocks, with self-attention between them.
 
     Attributes:
-        out_channels: of the map it ends with.
-        widths: channels of the levels, from the images' side down.
-        blocks: residual blocks of a level.
-        attention_levels: levels with self-attention after each block; 0 is the images' side.
-        mid_attention: whether there is self-attention between the last two blocks.
-        groups: of group norm; divides every width.
-        dtype: type of the convolutions and products; norms and softmax are float32 always.
+        out_channels: number of channels of the output.
+        widths: number of channels of each level, from the images' side down.
+        blocks: number of residual blocks of a level.
+        attention_levels: levels with self-attention after each block. Level 0 has the images' side.
+        mid_attention: whether the middle part has self-attention.
+        groups: number of groups of group norm, which divides every width.
+        dtype: type of the convolutions and products. Norms and softmax are always float32.
     """
 
     out_channels: int
@@ -121,7 +134,7 @@ class Encoder(nn.Module):
                 if level in self.attention_levels:
                     x = SelfAttention(*options, name=f"attention_{level}_{i}")(x)
             if level < len(self.widths) - 1:
-                padding = ((0, 1), (0, 1))  # below and to the right only, as the authors have it
+                padding = ((0, 1), (0, 1))  # only below and to the right, as in the authors' code
                 x = conv(width, 3, strides=2, padding=padding, name=f"downsample_{level}")(x)
         x = _middle(x, self.mid_attention, *options)
         x = _activate(x, self.groups, self.param_dtype, "norm_out")
@@ -129,7 +142,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder's mirror image, with one more block a level. The attributes are the encoder's."""
+    """The mirror image of `Encoder`, with the same attributes and one more block per level."""
 
     out_channels: int
     widths: Sequence[int]
@@ -162,9 +175,12 @@ class Decoder(nn.Module):
 
 
 def check_size(images: Array, factor: int) -> None:
-    """
+    """Check that images are large enough to be encoded.
+
+    Sides need not be multiples of `factor`: the convolutions cut off the rest.
+
     Raises:
-        ValueError: a side is less than the factor; what a factor leaves over is cut off as convolutions do.
+        ValueError: a side is less than `factor`.
     """
     height, width = images.shape[1:3]
     if min(height, width) < factor:
@@ -175,24 +191,26 @@ def check_size(images: Array, factor: int) -> None:
 
 
 class AutoencoderKL(nn.Module):
-    """Images to Gaussians of latents at a fraction of their side, and latents to images.
+    """A convolutional autoencoder from images to Gaussians of latents, and back to images.
 
-    Images of any sides not under `factor` are encoded, to height//factor × width//factor latents.
+    The sides of an image may be any numbers of at least `factor`. Its latents have
+    height//factor × width//factor positions.
 
     Attributes:
-        latent_channels: of the latents; the encoder ends with a mean and a log-variance of each.
-        widths: channels of the levels, from the images' side down.
-        blocks: residual blocks of a level of the encoder; the decoder has one more.
-        attention_levels: levels with self-attention after each block; 0 is the images' side.
-        decoder_attention_levels: the decoder's, if they are not the encoder's.
+        latent_channels: number of channels of the latents. The encoder returns a mean and a
+            log-variance of each.
+        widths: number of channels of each level, from the images' side down.
+        blocks: number of residual blocks of a level of the encoder. The decoder has one more.
+        attention_levels: levels with self-attention after each block. Level 0 has the images' side.
         mid_attention: whether there is self-attention at the latents' side.
-        groups: of group norm; divides every width.
-        image_channels: of the decoded images; the encoder takes any number.
+        groups: number of groups of group norm, which divides every width.
+        image_channels: number of channels of the decoded images. The encoder takes any number.
         use_quant_conv: whether a 1×1 convolution follows the encoder.
         use_post_quant_conv: whether a 1×1 convolution precedes the decoder.
-        latent_mean: with `latent_deviation`, what a diffusion model's latents are standardized by:
-            (latents − mean)/deviation. One for all channels or one each.
-        dtype: type of the convolutions and products; norms and softmax are float32 always.
+        latent_mean, latent_deviation: one value for all channels, or one each. A diffusion model's
+            latents are (latents − mean)/deviation.
+        decoder_attention_levels: the decoder's `attention_levels`. None takes the encoder's.
+        dtype: type of the convolutions and products. Norms and softmax are always float32.
     """
 
     latent_channels: int
@@ -239,7 +257,9 @@ class AutoencoderKL(nn.Module):
         Float[Array, "batch rows columns latent_channels"],
         Float[Array, "batch rows columns latent_channels"],
     ]:
-        """Mean and log-variance, the latter in [−30, 20], in float32.
+        """Return the mean and the log-variance of the latents, in float32.
+
+        The log-variance is clipped to [−30, 20].
 
         Raises:
             ValueError: a side is less than `factor`.
@@ -254,7 +274,7 @@ class AutoencoderKL(nn.Module):
     def decode(
         self, latents: Float[Array, "batch rows columns latent_channels"]
     ) -> Float[Array, "batch height width image_channels"]:
-        """Images, in float32, not clipped to [−1, 1]."""
+        """Decode latents to images, in float32 and not clipped to [−1, 1]."""
         if self.use_post_quant_conv:
             latents = self.post_quant_conv(latents)
         return self.decoder(latents)
@@ -262,13 +282,14 @@ class AutoencoderKL(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch rows columns image_channels"]:
-        """The decoded mean."""
+        """Return the reconstruction from the latents' mean."""
         return self.decode(self.encode(images)[0])
 
 
 _F8 = functools.partial(AutoencoderKL, widths=(128, 256, 512, 512))
 _F8_16 = functools.partial(_F8, latent_channels=16, use_quant_conv=False, use_post_quant_conv=False)
-# Stable Diffusion 1 and 2 (Rombach et al. 2022), 3 (Esser et al. 2024) and FLUX.1 (Black Forest Labs 2024).
+# The autoencoders of Stable Diffusion 1 and 2 (Rombach et al. 2022), Stable Diffusion 3 (Esser et
+# al. 2024) and FLUX.1 (Black Forest Labs 2024).
 AutoencoderKL_SD = functools.partial(_F8, latent_channels=4, latent_deviation=(1 / 0.18215,))
 AutoencoderKL_SD3 = functools.partial(_F8_16, latent_mean=(0.0609,), latent_deviation=(1 / 1.5305,))
 AutoencoderKL_FLUX = functools.partial(

@@ -1,7 +1,7 @@
 """The tiny autoencoder of Stable Diffusion, TAESD (Boer Bohan 2023), distilled for quick previews.
 
-It shares its latents with the autoencoder that it was distilled from, already as a diffusion model takes
-them: TAESD and TAESDXL with those of 4 channels, TAESD3 and TAEF1 with those of 16.
+Its latents are those of the autoencoder that it was distilled from, standardized as a diffusion
+model takes them. TAESD and TAESDXL have latents of 4 channels, TAESD3 and TAEF1 of 16.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ Dtype = Any
 def _conv(
     features: int, dtype: Dtype, param_dtype: Dtype, stride: int = 1, **options: Any
 ) -> nn.Conv:
-    """3×3 with margins of 1 on all sides, which "SAME" has not for stride 2."""
+    """Return a 3×3 convolution with padding 1 on all sides; "SAME" is uneven at stride 2."""
     return nn.Conv(
         features,
         (3, 3),
@@ -31,7 +31,7 @@ def _conv(
 
 
 class Block(nn.Module):
-    """relu(x + three convolutions of x)."""
+    """A residual block of three convolutions, relu(x + f(x))."""
 
     dtype: Dtype
     param_dtype: Dtype
@@ -49,7 +49,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The fields are the autoencoder's."""
+    """The encoder of `AutoencoderTiny`, with fields of the same meaning."""
 
     latent_channels: int
     num_blocks: tuple[int, ...]
@@ -74,7 +74,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The fields are the autoencoder's."""
+    """The decoder of `AutoencoderTiny`, with fields of the same meaning."""
 
     image_channels: int
     num_blocks: tuple[int, ...]
@@ -99,19 +99,22 @@ class Decoder(nn.Module):
 
 
 class AutoencoderTiny(nn.Module):
-    """A deterministic autoencoder of 2.4 million parameters, all convolutions of one width.
+    """A deterministic autoencoder of 2.4 million parameters, with convolutions of one width.
 
-    Ranges: images are in [−1, 1], and the network sees and makes [0, 1]. What it makes is not clipped.
-    Latents are not bounded either; the decoder takes 3·tanh(latents/3), so those beyond ±9 or so all mean the
-    same.
+    Images lie in [−1, 1], and the network works on [0, 1] inside. Its output is not clipped. The
+    latents are not bounded either. The decoder takes 3·tanh(latents/3), so it hardly distinguishes
+    latents beyond ±9.
 
     Attributes:
-        encoder_blocks: at each resolution, from the images' to the latents'.
-        decoder_blocks: at each resolution, from the latents' to the images'.
-        latent_magnitude, latent_shift: of the latents in bytes, see `to_bytes`.
-        latent_mean, latent_deviation: one of all channels or one of each; a diffusion model's latents are
-            (latents − mean)/deviation.
-        dtype: type of the convolutions; latents and images are float32 always.
+        latent_channels: number of channels of the latents.
+        encoder_blocks: number of blocks at each resolution, from the images' to the latents'.
+        decoder_blocks: number of blocks at each resolution, from the latents' to the images'.
+        width: number of channels of all other feature maps.
+        image_channels: number of channels of the decoded images.
+        latent_magnitude, latent_shift: range of the latents that `to_bytes` keeps.
+        latent_mean, latent_deviation: one value for all channels, or one each. A diffusion model's
+            latents are (latents − mean)/deviation.
+        dtype: type of the convolutions. Latents and images are always float32.
     """
 
     latent_channels: int = 4
@@ -138,11 +141,11 @@ class AutoencoderTiny(nn.Module):
     def encode(
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch latent_height latent_width latent_channels"]:
-        """Latents of images in [−1, 1].
+        """Encode images in [−1, 1] to latents.
 
         Raises:
-            ValueError: height or width is not divisible by `factor`, or encoder and decoder differ in
-                resolutions.
+            ValueError: height or width is not divisible by `factor`, or encoder and decoder have
+                different numbers of resolutions.
         """
         if len(self.encoder_blocks) != len(self.decoder_blocks):
             raise ValueError(
@@ -159,23 +162,24 @@ class AutoencoderTiny(nn.Module):
     def decode(
         self, latents: Float[Array, "batch latent_height latent_width latent_channels"]
     ) -> Float[Array, "batch height width channels"]:
-        """Images, about in [−1, 1]: nothing bounds them."""
+        """Decode latents to images, which lie around [−1, 1] but are not clipped."""
         return self.decoder(latents)
 
     def to_bytes(self, latents: Float[Array, "*shape"]) -> UInt8[Array, "*shape"]:
-        """255·(latents/(2·magnitude) + shift), rounded; with a shift of .5, clipped to ±magnitude.
+        """Return 255·(latents/(2·magnitude) + shift), rounded and clipped to bytes.
 
-        Four channels of these make an image that can be kept in a file.
+        With a shift of 0.5, latents are clipped to ±magnitude. Latents of four channels become an
+        RGBA image that can be kept in a file.
         """
         share = jnp.clip(latents / (2 * self.latent_magnitude) + self.latent_shift, 0, 1)
         return jnp.round(255 * share).astype(jnp.uint8)
 
     def from_bytes(self, stored: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """The latents that `to_bytes` has stored, to within magnitude/255."""
+        """Return the latents that `to_bytes` stored, to within magnitude/255."""
         return (stored.astype(jnp.float32) / 255 - self.latent_shift) * (2 * self.latent_magnitude)
 
     def __call__(
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height width channels"]:
-        """The reconstruction. (That of diffusers' module goes through `to_bytes` and `from_bytes`.)"""
+        """Return the reconstruction, without the rounding to bytes that diffusers' module has."""
         return self.decode(self.encode(images))

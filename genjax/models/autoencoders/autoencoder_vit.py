@@ -1,11 +1,14 @@
-"""A variational autoencoder of two plain transformers, after ViTok (Hansen-Estruch et al. 2025, "Learnings
-from scaling visual tokenizers for reconstruction and generation", section 2).
+"""A variational autoencoder of two plain transformers, after ViTok.
 
-As there: patches are embedded linearly; the encoder ends in one linear layer to twice the latent channels of
-each token, mean and log-variance; the decoder begins with one back to its width and ends in one to the pixels
-of a patch; encoder and decoder have sizes of their own, since what pays is the decoder's. Ours: pre-norm
-blocks with GELU and fixed sine-cosine positions (Dosovitskiy et al. 2021; He et al. 2022) where ViTok has
-SwiGLU and rotary ones, and norms before both of the linear layers out.
+Hansen-Estruch et al. 2025, "Learnings from scaling visual tokenizers for reconstruction and
+generation", section 2. A linear layer embeds patches. The encoder ends in a linear layer to a mean
+and a log-variance of each token's latent channels. The decoder begins with a linear layer to its
+width and ends in one to the pixels of a patch. Encoder and decoder have separate sizes, because
+only a larger decoder pays off.
+
+Differences from the paper: blocks are pre-norm with GELU, where ViTok has SwiGLU. Positions are
+fixed sines and cosines (Dosovitskiy et al. 2021; He et al. 2022), where ViTok rotates. A norm
+precedes both output layers.
 """
 
 from typing import Any
@@ -26,7 +29,7 @@ def _norm(param_dtype: Dtype, name: str) -> nn.LayerNorm:
 
 
 class Block(nn.Module):
-    """Self-attention and a feed-forward layer of four times the width, pre-norm."""
+    """A pre-norm block of self-attention and a feed-forward layer of four times the width."""
 
     num_heads: int
     dtype: Dtype
@@ -45,9 +48,14 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A linear layer to the width, positions, blocks, a norm, and a linear layer out, in float32.
+    """A transformer between two linear layers, with fixed positions and a norm before the output.
 
-    The fields are the autoencoder's.
+    The output layer computes in float32.
+
+    Attributes:
+        out_features: number of features of an output token.
+        width, depth, num_heads: sizes of the blocks, as in `AutoencoderViT`.
+        unroll, remat_policy, dtype: as in `AutoencoderViT`.
     """
 
     out_features: int
@@ -63,7 +71,7 @@ class Transformer(nn.Module):
     def __call__(
         self, tokens: Float[Array, "batch length in_features"], height: int, width: int
     ) -> Float[Array, "batch length out_features"]:
-        """`height` and `width` of the tokens' grid."""
+        """Return the output tokens of a grid of `height` × `width` tokens."""
         dense = lambda size, dtype, name: Dense(
             size, kernel_init=xavier, dtype=dtype, param_dtype=self.param_dtype, name=name
         )
@@ -79,22 +87,26 @@ class Transformer(nn.Module):
 
 
 class AutoencoderViT(nn.Module):
-    """Transformers from patches to a Gaussian of each and back.
+    """A pair of transformers from patches to Gaussians of latents, and back to patches.
 
-    The defaults are ViT's base width, with half of its blocks in the encoder and all of them in the decoder.
+    The default width is that of ViT-Base. The default encoder has half of ViT-Base's 12 blocks, and
+    the decoder has all.
 
     Attributes:
-        latent_channels: of each patch.
+        latent_channels: number of latent channels of a patch.
         patch_size: side of a patch in pixels, which is the factor between images and latents.
-        encoder_width, encoder_depth, encoder_heads: features of a token, divisible by 4 and by the heads;
-            number of blocks, scanned with stacked parameters; heads of attention.
-        decoder_width, decoder_depth, decoder_heads: likewise.
-        unroll: blocks per iteration of the scans; a depth compiles slowest and runs fastest.
-        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to keep
-            every activation.
-        latent_mean, latent_deviation: one of all channels or one of each; a diffusion model's latents are
-            (latents − mean)/deviation.
-        dtype: type of the matrix products; norms, softmax and the layers out are float32 always.
+        encoder_width, decoder_width: number of features of a token, divisible by 4 and by the
+            number of heads.
+        encoder_depth, decoder_depth: number of blocks, scanned with stacked parameters.
+        encoder_heads, decoder_heads: number of heads of attention.
+        image_channels: number of channels of the images.
+        unroll: number of blocks per iteration of the scans. The depth compiles slowest and runs
+            fastest.
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks. None keeps all
+            activations.
+        latent_mean, latent_deviation: one value for all channels, or one each. A diffusion model's
+            latents are (latents − mean)/deviation.
+        dtype: type of the matrix products. Norms, softmax and output layers are always float32.
     """
 
     latent_channels: int = 16
@@ -130,7 +142,9 @@ class AutoencoderViT(nn.Module):
         Float[Array, "batch latent_height latent_width latent_channels"],
         Float[Array, "batch latent_height latent_width latent_channels"],
     ]:
-        """Mean and log-variance, the latter in [−30, 20], of the latents of images in [−1, 1].
+        """Return the mean and the log-variance of the latents of images in [−1, 1].
+
+        The log-variance is clipped to [−30, 20].
 
         Raises:
             ValueError: height or width is not divisible by `patch_size`.
@@ -144,7 +158,7 @@ class AutoencoderViT(nn.Module):
     def decode(
         self, latents: Float[Array, "batch latent_height latent_width latent_channels"]
     ) -> Float[Array, "batch height width channels"]:
-        """Images, about in [−1, 1]: nothing bounds them."""
+        """Decode latents to images, which lie around [−1, 1] but are not clipped."""
         batch, height, width, channels = latents.shape
         tokens = self.decoder(latents.reshape(batch, height * width, channels), height, width)
         return unpatchify(
@@ -154,5 +168,5 @@ class AutoencoderViT(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height width channels"]:
-        """The reconstruction from the mean."""
+        """Return the reconstruction from the latents' mean."""
         return self.decode(self.encode(images)[0])

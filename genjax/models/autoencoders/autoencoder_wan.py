@@ -1,8 +1,8 @@
-"""Wan 2.1's causal video autoencoder (Wan team 2025, "Wan: Open and advanced large-scale video generative
-models", section 4.1): 3-D convolutions that look at no later frame, a quarter of the frames, an eighth of the
-sides.
+"""Wan 2.1's causal video autoencoder, with a quarter of the frames and an eighth of each side.
 
-The first frame stands alone: 1 + 4n frames have 1 + n latent frames, and an image is a video of one frame.
+Wan team 2025, "Wan: Open and advanced large-scale video generative models", section 4.1. The 3-D
+convolutions see no later frame. The first frame has a latent frame of its own, so 1 + 4n frames
+have 1 + n latent frames. An image is a video of one frame.
 """
 
 import functools
@@ -22,8 +22,8 @@ Dtype = Any
 
 
 def _norm(x: Array, name: str, param_dtype: Dtype) -> Array:
-    """x/√(mean square of the channels), scaled: at each place of each frame for itself, in float32."""
-    # At its own scale: theirs divides by max(norm, 1e-12).
+    """Return x/√(mean square over channels), scaled, at each position of each frame, in float32."""
+    # The authors' code divides by max(norm, 1e-12), so the epsilon is as small.
     return nn.RMSNorm(epsilon=1e-24, dtype=jnp.float32, param_dtype=param_dtype, name=name)(x)
 
 
@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
 
 
 class FrameAttention(nn.Module):
-    """Self-attention with one head among the places of each frame."""
+    """Self-attention with one head among the positions of each frame."""
 
     dtype: Dtype
     param_dtype: Dtype
@@ -65,8 +65,10 @@ class FrameAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the sides and, where `temporal`, half the frames: 1 + 2n to 1 + n, the first of which is not
-    mixed."""
+    """Halve the sides and, if `temporal`, the frames: 1 + 2n frames become 1 + n.
+
+    The convolution in time does not change the first frame.
+    """
 
     temporal: bool
     dtype: Dtype
@@ -89,8 +91,11 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the sides, half the channels and, where `temporal`, twice the frames, of which a convolution
-    makes two of one: 1 + n to 1 + 2n, the first of which is not mixed, nor seen by the others."""
+    """Double the sides, halve the channels and, if `temporal`, double the frames.
+
+    1 + n frames become 1 + 2n: a causal convolution makes two frames of each but the first. It
+    neither changes nor sees the first frame.
+    """
 
     temporal: bool
     dtype: Dtype
@@ -131,7 +136,7 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The fields are the autoencoder's."""
+    """The encoder of `AutoencoderWan`, with fields of the same meaning."""
 
     out_channels: int
     widths: Sequence[int]
@@ -158,7 +163,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The fields are the autoencoder's; its level 0 is the coarsest."""
+    """The decoder of `AutoencoderWan`, with fields of the same meaning. Level 0 is the coarsest."""
 
     out_channels: int
     widths: Sequence[int]
@@ -185,24 +190,27 @@ class Decoder(nn.Module):
 
 
 class AutoencoderWan(nn.Module):
-    """Wan 2.1's autoencoder; the fields' defaults are those of the published weights.
+    """Wan 2.1's autoencoder, whose defaults are the sizes of the published weights.
 
-    `encode` and `decode` compute all frames of a video at once. `genjax.nn.causal.apply_chunk` computes
-    one chunk of a long video, and `apply_chunks` all its chunks in one program, with the same result.
-    The first chunk to encode has one frame (or 1 + 4n), and each other one a multiple of four. The first
-    chunk to decode has one latent frame (or 1 + n), and each other one any number.
+    `encode` and `decode` compute all frames of a video at once. `genjax.nn.causal.apply_chunk`
+    computes one chunk of a long video. `apply_chunks` computes all chunks in one program. The
+    results are the same. The first chunk to encode has one frame (or 1 + 4n), and each other chunk
+    has a multiple of four. The first chunk to decode has one latent frame (or 1 + n), and each
+    other chunk has any number.
 
-    To decode 81 frames of 480×832 in float32 takes 69.7 GiB beside weights and output, and 3.4 GiB
-    for every four frames more. A chunk of four frames takes 3.4 GiB and its cache 3.5 GiB, held
-    twice, before and after. These are XLA's accounts of its programs for the CPU.
+    Decoding 81 frames of 480×832 in float32 takes 69.7 GiB, without weights and output. Each four
+    frames more take 3.4 GiB. A chunk of four frames takes 3.4 GiB. Its cache takes 3.5 GiB and
+    exists twice, before and after the chunk. XLA reports these numbers of its CPU programs.
 
     Attributes:
-        widths: channels of every level, from the finest; even but for the first.
-        blocks: residual blocks of a level of the encoder; the decoder's have one more.
-        temporal_downsample: for every level but the coarsest, whether its end halves the frames too.
-        latent_mean, latent_deviation: of each latent channel; a diffusion model's latents are (latents −
-            mean)/deviation.
-        dtype: type of the convolutions; norms, softmax and the outputs are float32 always.
+        latent_channels: number of channels of the latents.
+        image_channels: number of channels of the decoded video. The encoder takes any number.
+        widths: number of channels of each level, from the finest. All but the first are even.
+        blocks: number of residual blocks of a level of the encoder. The decoder has one more.
+        temporal_downsample: for each level but the coarsest, whether its end halves the frames too.
+        latent_mean, latent_deviation: one value for each latent channel. A diffusion model's
+            latents are (latents − mean)/deviation.
+        dtype: type of the convolutions. Norms, softmax and the outputs are always float32.
     """
 
     latent_channels: int = 16
@@ -223,19 +231,19 @@ class AutoencoderWan(nn.Module):
 
     @property
     def factor(self) -> int:
-        """Pixels per latent place, along height and width."""
+        """Number of pixels per latent position, along height and along width."""
         return 2 ** (len(self.widths) - 1)
 
     @property
     def temporal_factor(self) -> int:
-        """Frames per latent frame, the first apart."""
+        """Number of frames per latent frame after the first."""
         return 2 ** sum(self.temporal_downsample)
 
     def setup(self):
         if len(self.temporal_downsample) != len(self.widths) - 1:
             raise ValueError(
-                f"temporal_downsample has an entry for each of {len(self.widths)} levels but the coarsest; "
-                f"got {len(self.temporal_downsample)}"
+                f"temporal_downsample has an entry for each of {len(self.widths)} levels but the "
+                f"coarsest; got {len(self.temporal_downsample)}"
             )
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         sizes = (self.widths, self.blocks, self.temporal_downsample)
@@ -250,23 +258,26 @@ class AutoencoderWan(nn.Module):
         Float[Array, "batch latent_time latent_height latent_width latent_channels"],
         Float[Array, "batch latent_time latent_height latent_width latent_channels"],
     ]:
-        """Mean and log-variance of the latents' distribution, float32, the latter clipped to [−30, 20].
+        """Return the mean and the log-variance of the latents, in float32.
+
+        The log-variance is clipped to [−30, 20].
 
         Raises:
-            ValueError: the sides are no multiples of `factor`, or the frames not 1 + n·`temporal_factor` (in
-                a chunk that is not the first, n·`temporal_factor`).
+            ValueError: the sides are not multiples of `factor`, or the number of frames is not
+                1 + n·`temporal_factor` (n·`temporal_factor` in a chunk after the first).
         """
         first = 0 if self.has_variable("cache", "encoder") else 1
         frames, height, width = video.shape[1:4]
         if frames < 1 or (frames - first) % self.temporal_factor:
             raise ValueError(
                 f"{'a chunk after the first' if not first else 'a video, or its first chunk,'} has "
-                f"{'1 + ' * first}n·{self.temporal_factor} frames; got {frames}: leave out the last "
-                f"{(frames - first) % self.temporal_factor} or repeat the last frame"
+                f"{'1 + ' * first}n·{self.temporal_factor} frames; got {frames}: leave out the "
+                f"last {(frames - first) % self.temporal_factor} or repeat the last frame"
             )
         if height % self.factor or width % self.factor:
             raise ValueError(
-                f"height and width are multiples of {self.factor}; got {height}×{width}: crop or resize"
+                f"height and width are multiples of {self.factor}; got {height}×{width}: "
+                "crop or resize"
             )
         moments = self.quant_conv(self.encoder(video)).astype(jnp.float32)
         mean, log_variance = jnp.split(moments, 2, axis=-1)
@@ -275,11 +286,11 @@ class AutoencoderWan(nn.Module):
     def decode(
         self, latents: Float[Array, "batch latent_time latent_height latent_width latent_channels"]
     ) -> Float[Array, "batch time height width channels"]:
-        """The video, float32; what leaves [−1, 1] is not clipped."""
+        """Decode latents to a video, in float32 and not clipped to [−1, 1]."""
         return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)
 
     def __call__(
         self, video: Float[Array, "batch time height width channels"]
     ) -> Float[Array, "batch time height width channels"]:
-        """The reconstruction from the mean."""
+        """Return the reconstruction from the latents' mean."""
         return self.decode(self.encode(video)[0])

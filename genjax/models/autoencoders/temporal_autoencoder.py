@@ -1,16 +1,18 @@
-"""A video autoencoder made of an image one: Movie Gen's temporal autoencoder (Polyak et al. 2024, "Movie Gen:
-A cast of media foundation models", section 3.1.1), with an eighth of the frames and of each side and 16
-channels.
+"""Movie Gen's temporal autoencoder: a video autoencoder made of an image autoencoder.
 
-The paper's: the image autoencoder of Rombach et al. 2022 with a 1-D convolution in time after each 2-D
-convolution in space and 1-D attention in time after each attention in space; frames replicated before and
-after the video; half the frames by a convolution of stride 2, twice the frames by repetition before a
-convolution; ⌈T/8⌉ latent frames of T frames, what is decoded in excess discarded; an image as a video of one
-frame.
+Polyak et al. 2024, "Movie Gen: A cast of media foundation models", section 3.1.1. Latents have 16
+channels, an eighth of the frames and an eighth of each side.
 
-Ours, where it says nothing: convolutions in time have three taps and follow those of 3×3, not of 1×1; frames
-are halved where sides are; group norms are of each frame for itself; a place attends in time to itself, with
-one head and no positions; and what is added to the image autoencoder starts as the identity.
+The paper starts from the image autoencoder of Rombach et al. 2022. A 1-D convolution in time
+follows each 2-D convolution in space. 1-D attention in time follows each attention in space.
+Replicated frames pad the video at both ends. A convolution of stride 2 halves the frames, and
+repetition before a convolution doubles them. T frames have ⌈T/8⌉ latent frames, and excess decoded
+frames are discarded. An image is a video of one frame.
+
+The paper leaves some details open. Here, convolutions in time have three taps and follow those of
+3×3, not those of 1×1. Frames are halved where sides are halved. Group norms treat each frame by
+itself. Attention in time has one head and no position encodings, and each position attends to its
+own frames only. All layers in time start as the identity.
 """
 
 import functools
@@ -32,11 +34,15 @@ Dtype = Any
 
 
 def identity(key: jax.Array, shape: Sequence[int], dtype: Dtype) -> Array:
-    """Of a convolution in time whose middle tap leaves the channels as they are and whose others are zero."""
+    """Return the kernel of a convolution in time that changes nothing.
+
+    Its middle tap is the identity on channels, and its other taps are zero.
+    """
     return jnp.zeros(shape, dtype).at[shape[0] // 2].set(jnp.eye(*shape[-2:]))
 
 
-# What the functions below, called in compact modules, add to an image autoencoder has "time" in its name.
+# The functions below are called in compact modules. Parameters that an image autoencoder does not
+# have get names with "time".
 
 
 def _convolve(
@@ -48,7 +54,10 @@ def _convolve(
     *,
     change: str | None = None,
 ) -> Array:
-    """A 3×3 convolution of frames, then one in time; `change` is "half" or "twice" the sides and frames."""
+    """Apply a 3×3 convolution to each frame, then a convolution in time.
+
+    `change` halves ("half") or doubles ("twice") the sides and the frames, or keeps them (None).
+    """
     types = dict(dtype=dtype, param_dtype=param_dtype)
     strides = 2 if change == "half" else 1
     options = {
@@ -58,9 +67,8 @@ def _convolve(
     }[change]
     x = convolution(features, 3, name=name, **options, **types)(x)
     if change == "twice":
-        x = x.repeat(
-            2, axis=1
-        )  # after the convolution in space, which is the same for equal frames
+        # Equal frames have equal convolutions in space, so repeat frames only now.
+        x = x.repeat(2, axis=1)
     x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)), mode="edge")
     return nn.Conv(
         features,
@@ -74,7 +82,7 @@ def _convolve(
 
 
 def _norm(x: Array, groups: int, name: str, param_dtype: Dtype) -> Array:
-    return GroupNorm(groups, param_dtype=param_dtype, name=name)(x)  # of each frame
+    return GroupNorm(groups, param_dtype=param_dtype, name=name)(x)  # each frame by itself
 
 
 def _middle(x: Array, attend: bool, groups: int, dtype: Dtype, param_dtype: Dtype) -> Array:
@@ -89,8 +97,10 @@ def _middle(x: Array, attend: bool, groups: int, dtype: Dtype, param_dtype: Dtyp
 
 
 class ResidualBlock(nn.Module):
-    """Twice group norm, SiLU and the convolutions, added to the input, or to a projection of it to
-    `features`."""
+    """Group norm, SiLU and convolutions in space and time, all twice, with a residual connection.
+
+    A 1×1 convolution projects the input if it does not have `features` channels.
+    """
 
     features: int
     groups: int
@@ -112,8 +122,10 @@ class ResidualBlock(nn.Module):
 
 
 class TimeAttention(nn.Module):
-    """Self-attention of every place over its frames, with one head and no positions; zero at
-    initialisation."""
+    """Self-attention of each position over its frames, with a residual connection.
+
+    There is one head, and there are no position encodings. At initialisation attention adds zero.
+    """
 
     groups: int
     dtype: Dtype
@@ -134,7 +146,7 @@ class TimeAttention(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The attributes are the autoencoder's."""
+    """The encoder of `TemporalAutoencoder`, with fields of the same meaning."""
 
     out_channels: int
     widths: Sequence[int]
@@ -162,7 +174,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder's mirror image, with one more block a level."""
+    """The mirror image of `Encoder`, with one more block per level."""
 
     out_channels: int
     widths: Sequence[int]
@@ -190,21 +202,24 @@ class Decoder(nn.Module):
 
 
 class TemporalAutoencoder(nn.Module):
-    """Videos to Gaussians of latents at a fraction of their frames and sides, and latents to videos.
+    """A convolutional autoencoder from videos to Gaussians of latents, and back to videos.
 
-    Its parameters are those of an `AutoencoderKL` of the same attributes, without quant convolutions, under
-    the same names, and others with "time" in theirs; `inflate` puts the former in. The networks look ahead in
-    time: of a long video `genjax.autoencoding.tiling` encodes and decodes overlapping tiles.
+    The parameters include those of an `AutoencoderKL` with the same attributes and without quant
+    convolutions, under the same names. `inflate` inserts these. All other parameters have "time" in
+    their names. The networks look ahead in time. So `genjax.autoencoding.tiling` encodes and
+    decodes a long video in overlapping tiles.
 
     Attributes:
-        latent_channels: of the latents; the encoder ends with a mean and a log-variance of each.
-        widths: channels of the levels, from the video's size down.
-        blocks: residual blocks of a level of the encoder; the decoder has one more.
+        latent_channels: number of channels of the latents. The encoder returns a mean and a
+            log-variance of each.
+        widths: number of channels of each level, from the video's size down.
+        blocks: number of residual blocks of a level of the encoder. The decoder has one more.
         mid_attention: whether there is attention, in space and in time, at the latents' size.
-        groups: of group norm; divides every width.
-        latent_mean: with `latent_deviation`, what a diffusion model's latents are standardized by:
-            (latents − mean)/deviation. One for all channels or one each.
-        dtype: type of the convolutions and products; norms and softmax are float32 always.
+        groups: number of groups of group norm, which divides every width.
+        image_channels: number of channels of the decoded video. The encoder takes any number.
+        latent_mean, latent_deviation: one value for all channels, or one each. A diffusion model's
+            latents are (latents − mean)/deviation.
+        dtype: type of the convolutions and products. Norms and softmax are always float32.
     """
 
     latent_channels: int = 16
@@ -220,12 +235,12 @@ class TemporalAutoencoder(nn.Module):
 
     @property
     def factor(self) -> int:
-        """Pixels per latent place, along height and width."""
+        """Number of pixels per latent position, along height and along width."""
         return 2 ** (len(self.widths) - 1)
 
     @property
     def temporal_factor(self) -> int:
-        """Frames per latent frame."""
+        """Number of frames per latent frame."""
         return self.factor
 
     def setup(self):
@@ -246,15 +261,18 @@ class TemporalAutoencoder(nn.Module):
         Float[Array, "batch latent_time rows columns latent_channels"],
         Float[Array, "batch latent_time rows columns latent_channels"],
     ]:
-        """Mean and log-variance, the latter in [−30, 20], float32: of T frames ⌈T/`temporal_factor`⌉.
+        """Return the mean and the log-variance of the latents, in float32.
+
+        The log-variance is clipped to [−30, 20]. T frames have ⌈T/`temporal_factor`⌉ latent frames.
 
         Raises:
-            ValueError: the sides are no multiples of `factor`.
+            ValueError: the sides are not multiples of `factor`.
         """
         height, width = video.shape[2:4]
         if height % self.factor or width % self.factor:
             raise ValueError(
-                f"height and width are multiples of {self.factor}; got {height}×{width}: crop or resize"
+                f"height and width are multiples of {self.factor}; got {height}×{width}: "
+                "crop or resize"
             )
         mean, log_variance = jnp.split(self.encoder(video), 2, axis=-1)
         return mean, jnp.clip(log_variance, -30, 20)
@@ -264,11 +282,14 @@ class TemporalAutoencoder(nn.Module):
         latents: Float[Array, "batch latent_time rows columns latent_channels"],
         num_frames: int | None = None,
     ) -> Float[Array, "batch time height width image_channels"]:
-        """The video, float32, not clipped to [−1, 1]: its first `num_frames`, or `temporal_factor` a latent
-        frame.
+        """Decode latents to a video, in float32 and not clipped to [−1, 1].
+
+        Args:
+            num_frames: number of frames to return, from the first. None returns `temporal_factor`
+                frames per latent frame.
 
         Raises:
-            ValueError: another number of latent frames than `num_frames` are encoded to.
+            ValueError: the number of latent frames is not that of `num_frames` frames.
         """
         if num_frames is not None and latents.shape[1] != -(-num_frames // self.temporal_factor):
             raise ValueError(
@@ -280,19 +301,19 @@ class TemporalAutoencoder(nn.Module):
     def __call__(
         self, video: Float[Array, "batch time height width channels"]
     ) -> Float[Array, "batch time height width image_channels"]:
-        """The decoded mean, as many frames as the video has."""
+        """Return the reconstruction from the latents' mean, with as many frames as the video."""
         return self.decode(self.encode(video)[0], video.shape[1])
 
 
 def inflate(variables: PyTree, image_variables: PyTree) -> PyTree:
-    """A temporal autoencoder's initial `variables` with those of an `AutoencoderKL` in their places.
+    """Insert the variables of an `AutoencoderKL` into a temporal autoencoder's initial `variables`.
 
-    Then every latent frame is the image autoencoder's of every `temporal_factor`-th frame, from the first,
-    and is decoded to as many equal frames.
+    Then the latent frames are the image autoencoder's latents of every `temporal_factor`-th frame,
+    from the first. The decoder returns each as `temporal_factor` equal frames.
 
     Raises:
-        ValueError: the image autoencoder has other parameters, or of other shapes, than the temporal one less
-            what it has for time.
+        ValueError: parameters of the image autoencoder differ, in names or shapes, from those of
+            the temporal autoencoder that are not for time.
     """
     video, image = flatten_dict(variables), flatten_dict(image_variables)
     shapes = lambda flat: {("/".join(path), leaf.shape) for path, leaf in flat.items()}

@@ -1,4 +1,7 @@
-"""A variational autoencoder of dense layers (Kingma & Welling 2014; with the sizes of Burda et al. 2016, section 5)."""
+"""A variational autoencoder of dense layers.
+
+Kingma & Welling 2014, with the sizes of Burda et al. 2016, section 5.
+"""
 
 import math
 from typing import Any
@@ -13,14 +16,17 @@ Dtype = Any
 
 
 class VAE(nn.Module):
-    """Images to Gaussians of one vector of latents, and latents to what a likelihood reads.
+    """A dense autoencoder from images to Gaussians of one latent vector, and back.
+
+    The decoder returns the parameters of a likelihood of images.
 
     Attributes:
         image_shape: (height, width, channels).
-        latent_size: numbers in a latent.
-        outputs: that the decoder has per value of the image, as many as the likelihood's parameters: means first, of
-            all channels, then scales.
-        width: of the hidden layers, `depth` of them in the encoder and as many in the decoder, with tanh.
+        latent_size: number of features of the latent vector.
+        outputs: number of the likelihood's parameters per value of the image. The decoder returns
+            the means of all channels first, then the scales.
+        width: number of features of a hidden layer. Hidden layers use tanh.
+        depth: number of hidden layers of the encoder, and of the decoder.
     """
 
     image_shape: tuple[int, int, int]
@@ -41,7 +47,7 @@ class VAE(nn.Module):
     def encode(
         self, images: Float[Array, "batch height width channels"]
     ) -> tuple[Float[Array, "batch latents"], Float[Array, "batch latents"]]:
-        """Mean and log-variance, the latter in [−30, 20]."""
+        """Return the mean and the log-variance of the latents; the latter is in [−30, 20]."""
         x = images.reshape(len(images), -1)
         for dense in self.encoder:
             x = nn.tanh(dense(x))
@@ -60,5 +66,5 @@ class VAE(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height width outputs"]:
-        """The decoded mean."""
+        """Return the reconstruction from the latents' mean."""
         return self.decode(self.encode(images)[0])

@@ -1,5 +1,7 @@
-"""The autoencoder of VQGAN (Esser et al. 2021, "Taming transformers for high-resolution image synthesis", appendix A, table 7)
-and the tokenizer of LlamaGen (Sun et al. 2024, "Autoregressive model beats diffusion", section 3.1).
+"""The autoencoder of VQGAN, which is also the tokenizer of LlamaGen.
+
+Esser et al. 2021, "Taming transformers for high-resolution image synthesis", appendix A, table 7.
+Sun et al. 2024, "Autoregressive model beats diffusion", section 3.1.
 """
 
 import functools
@@ -17,23 +19,26 @@ Dtype = Any
 
 
 class VQModel(nn.Module):
-    """Images to a map of codes at a fraction of their side, and codes to images.
+    """A convolutional autoencoder from images to a map of codes, and back to images.
 
-    Images of any sides not under `factor` are encoded, to height//factor × width//factor codes.
+    The sides of an image may be any numbers of at least `factor`. Its map has height//factor ×
+    width//factor codes.
 
     Attributes:
-        quantizer: of latents `[batch rows columns latent_channels]`: one of `genjax.nn.quantizers`.
-        encoder_channels: what the encoder ends with and the decoder begins with, before and after 1×1 convolutions from and to
-            the quantizer's features.
-        widths: channels of the levels, from the images' side down.
-        blocks: residual blocks of a level of the encoder; the decoder has one more.
-        attention_levels: levels with self-attention after each block; 0 is the images' side.
+        quantizer: a quantizer of latents `[batch rows columns latent_channels]`, one of
+            `genjax.nn.quantizers`.
+        encoder_channels: number of channels of the encoder's output and of the decoder's input. 1×1
+            convolutions map these to the quantizer's features and back.
+        widths: number of channels of each level, from the images' side down.
+        blocks: number of residual blocks of a level of the encoder. The decoder has one more.
+        attention_levels: levels with self-attention after each block. Level 0 has the images' side.
         mid_attention: whether there is self-attention at the codes' side.
-        groups: of group norm; divides every width.
-        image_channels: of the decoded images; the encoder takes any number.
-        latent_mean: with `latent_deviation`, what a diffusion model's latents (those before quantization) are
-            standardized by: (latents − mean)/deviation. One for all channels or one each.
-        dtype: type of the convolutions and products; norms, softmax and quantization are float32 always.
+        groups: number of groups of group norm, which divides every width.
+        image_channels: number of channels of the decoded images. The encoder takes any number.
+        latent_mean, latent_deviation: one value for all channels, or one each. A diffusion model's
+            latents are (latents − mean)/deviation, of latents before quantization.
+        dtype: type of the convolutions and products. Norms, softmax and quantization are always
+            float32.
     """
 
     quantizer: nn.Module
@@ -75,7 +80,7 @@ class VQModel(nn.Module):
     def encode(
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch rows columns latent_channels"]:
-        """Latents before quantization, in float32.
+        """Return the latents before quantization, in float32.
 
         Raises:
             ValueError: a side is less than `factor`.
@@ -86,19 +91,22 @@ class VQModel(nn.Module):
     def quantize(
         self, latents: Float[Array, "batch rows columns latent_channels"], train: bool = False
     ) -> Quantized:
-        """Codes, their indices and losses. `train` and its rng streams are the quantizer's."""
+        """Return codes, their indices and losses.
+
+        The quantizer defines the meaning of `train` and the rng streams that it needs.
+        """
         return self.quantizer(latents, train)
 
     def decode(
         self, latents: Float[Array, "batch rows columns latent_channels"]
     ) -> Float[Array, "batch height width image_channels"]:
-        """Images of quantized latents, in float32, not clipped to [−1, 1]."""
+        """Decode quantized latents to images, in float32 and not clipped to [−1, 1]."""
         return self.decoder(self.post_quant_conv(latents))
 
     def decode_indices(
         self, indices: Int[Array, "batch rows columns *levels"]
     ) -> Float[Array, "batch height width image_channels"]:
-        """Images of codes, given by their indices."""
+        """Decode indices of codes to images, in float32 and not clipped to [−1, 1]."""
         return self.decode(self.quantizer.lookup(indices))
 
     def __call__(
@@ -109,9 +117,9 @@ class VQModel(nn.Module):
 
 _LEVELS_16 = dict(encoder_channels=256, widths=(128, 128, 256, 256, 512), attention_levels=(4,))
 _LEVELS_8 = dict(encoder_channels=256, widths=(128, 256, 256, 512), attention_levels=(3,))
-# The 16384 codes of 256 features of Esser et al.
+# Esser et al. use 16384 codes of 256 features.
 VQGAN_F16 = functools.partial(VQModel, VectorQuantizer(16384, 256), **_LEVELS_16)
-# The codes of 8 features and unit length of Sun et al., table 1.
+# Sun et al. use codes of 8 features and unit length (table 1).
 _LLAMAGEN = VectorQuantizer(16384, 8, normalize=True)
 LlamaGen_F16 = functools.partial(VQModel, _LLAMAGEN, **_LEVELS_16)
 LlamaGen_F8 = functools.partial(VQModel, _LLAMAGEN, **_LEVELS_8)
