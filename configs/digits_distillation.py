@@ -3,26 +3,35 @@
 python -m experiments.train --config=configs/digits_distillation.py:MeanFlow \
     --workdir=runs/digits_mean_flow
 
-Methods with a teacher take the run of configs/digits_flow.py from `--config.teacher`, which is
-runs/digits_flow. `--config.sampling.num_steps=4` samples in four jumps.
+The choice is MeanFlow, ImprovedMeanFlow, Shortcut or ContinuousConsistency, which learn from data,
+or Lagrangian, Eulerian, Semigroup, Consistency or GuidanceDistillation, which learn from a run of
+configs/digits_flow.py in runs/digits_flow (`--config.teacher`). None has been trained to its end.
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import digits_flow
+from experiments.configuration.choices import check_choice
 
-WITH_TEACHER = ("Lagrangian", "Eulerian", "Semigroup", "Consistency")
+WITH_TEACHER = ("Lagrangian", "Eulerian", "Semigroup", "Consistency", "GuidanceDistillation")
+CHOICES = ("MeanFlow", "ImprovedMeanFlow", "Shortcut", "ContinuousConsistency", *WITH_TEACHER)
 
 
-def get_config(method: str = "MeanFlow") -> ConfigDict:
+def get_config(choice: str = "MeanFlow") -> ConfigDict:
+    check_choice(choice, CHOICES)
     config = digits_flow.get_config()
-    config.experiment, config.task = f"digits_{method}", "Distillation"
-    config.method = dict(name=method)
+    config.experiment, config.task = f"digits_distillation_{choice}", "Distillation"
+    config.method = dict(name=choice)
     config.teacher = placeholder(str)
-    config.model.update(takes_end_time=True, takes_guidance=False)
     config.sampling.update(num_steps=1, guidance_scale=1.0, sampler=dict(name="jump"))
-    if method in WITH_TEACHER:
+    if choice in WITH_TEACHER:
         config.teacher = "runs/digits_flow"
+    if choice == "GuidanceDistillation":  # as many steps as the teacher, with one call for two
+        config.sampling.update(num_steps=50, guidance_scale=1.25)
+    elif choice in WITH_TEACHER:
         config.method.guidance_scale = 1.25
+    if choice == "ContinuousConsistency":
+        config.process = dict(name="TrigFlow")
+        config.times = dict(name="log_normal_sigma", mean=-1.0, deviation=1.4)
     return config

@@ -8,17 +8,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from genjax.nn.attention.dispatch import current_platform
 from genjax.nn.sharding import TENSOR, context_size, free_axes, gathered, over_parts
 
 
-def _promote(x: Array, kernel: Array, bias: Array | None, *, dtype: DTypeLike | None) -> tuple:
+def _promote(
+    x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None, *, dtype: DTypeLike | None
+) -> tuple:
     """Return Flax's `promote_dtype` of x and bias; `_product` rounds the kernel."""
     x, _, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=dtype)
-    return x, kernel, bias
+    return x, jnp.asarray(kernel), bias
 
 
 def _product(x: Array, kernel: Array, *args: Any, **options: Any) -> Array:
@@ -84,7 +86,7 @@ class QueryKeyValue(Dense):
         for i in range(3):
             part = lambda a, i=i: of_heads(a)[..., i, :].reshape(*a.shape[:-1], -1)
             affine = over_parts(functools.partial(_affine, self.dtype, part))
-            product = _of_rows(functools.partial(affine, *weights), x)
+            product = _of_rows(functools.partial(affine, *map(jnp.asarray, weights)), x)
             outputs.append(product.reshape(*x.shape[:2], self.num_heads, -1))
         return tuple(outputs)
 

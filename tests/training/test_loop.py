@@ -193,7 +193,7 @@ def test_a_lost_terminal_saves(tmp_path, monkeypatch, heard_hang_up):
     terminal, end = os.openpty()
     monkeypatch.setattr(sys, "stderr", os.fdopen(end, "w"))
     monkeypatch.setattr(sys, "stdout", sys.stderr)
-    monkeypatch.setattr("genjax.training.log.TERMINAL_SECONDS", 0.0)
+    monkeypatch.setattr("genjax.training.progress.TERMINAL_SECONDS", 0.0)
 
     def hang_up(state, step):
         os.close(terminal)

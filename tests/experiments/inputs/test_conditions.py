@@ -165,5 +165,6 @@ def test_an_encoder_of_ones_own_is_a_dotted_path():
     prompts = condition.frozen()["prompts"]
     np.testing.assert_array_equal(prompts.tokens[..., 0], [[97, 98, 32], [122, 122, 122]])
     np.testing.assert_array_equal(prompts.pooled[:, 0], [227, 366])
-    with pytest.raises(ValueError, match="config.condition.encoder is 'miniln'; there are minilm"):
+    message = "config.condition.encoder is 'miniln'; did you mean 'minilm'"
+    with pytest.raises(ValueError, match=message):
         replace(condition, encoder="miniln", prompts=("new",)).frozen()

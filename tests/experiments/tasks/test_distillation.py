@@ -36,9 +36,6 @@ def teacher(tmp_path_factory):
 def student(method, teacher=None, **changes):
     config = small(digits_distillation.get_config(method), **changes)
     config.teacher = teacher
-    if method == "ContinuousConsistency":
-        config.process = dict(name="TrigFlow")
-        config.times = dict(name="log_normal_sigma", mean=-1.0, deviation=1.4)
     return config
 
 

@@ -47,7 +47,8 @@ def gradient(request, monkeypatch):
         "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000
     )
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    for module in (DISPATCH, importlib.import_module("genjax.nn.dense")):
+    rotation = importlib.import_module("genjax.nn.attention.normed_rotation")
+    for module in (DISPATCH, rotation, importlib.import_module("genjax.nn.dense")):
         monkeypatch.setattr(module, "current_platform", lambda: "cuda")
     make, attentions = request.param
     network, *inputs = make()
