@@ -3,6 +3,8 @@
 Notebooks run as Jupyter runs them, with their own folder as the working directory.
 """
 
+import base64
+import io
 import os
 import re
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
+from PIL import Image
 
 from genjax.data import load_dataset
 
@@ -83,3 +86,24 @@ def test_is_small_enough_to_be_shown(path):
     assert path.stat().st_size < 2_000_000, (
         "code-hosting pages show large notebooks slowly or not at all"
     )
+
+
+@each_notebook
+def test_pictures_have_150_dots_per_inch(path):
+    pictures = [
+        output.data["image/png"]
+        for cell in code_cells(read(path))
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    ]
+    for picture in pictures:
+        with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+            assert image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
+
+
+@each_notebook
+def test_lines_end_at_100_columns(path):
+    """All lines but those of tables and formulas, and commands, which cannot be broken."""
+    for cell in read(path).cells:
+        long = [line for line in cell.source.splitlines() if len(line) > 100]
+        assert not [line for line in long if not line.startswith(("|", "$$", "python -m"))]
