@@ -18,11 +18,11 @@ from genjax.diffusion import (
     ddim,
     dynamic_threshold,
     guide,
-    on,
     repaint,
     rescaled,
     scale_of_weight,
     tangential,
+    target_rule,
     uniform_grid,
     zero_star,
 )
@@ -116,7 +116,7 @@ def test_momentum_over_steps():
         return Prediction(x_hat, (x_t - (1 - t[:, None]) * x_hat) / t[:, None])
 
     projected = functools.partial(adaptive_projected, eta=0.2, norm_threshold=2.0)
-    rule = on(FLOW, clean, projected, momentum=-0.5)
+    rule = target_rule(FLOW, clean, projected, momentum=-0.5)
     guided = guide(denoise, jnp.ones(3, int), 0, SCALE, rule)
     result = ddim(guided, FLOW, jnp.asarray(noise), times, memory=jnp.zeros(noise.shape))
 
