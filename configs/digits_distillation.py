@@ -3,9 +3,9 @@
 python -m experiments.train --config=configs/digits_distillation.py:MeanFlow \
     --workdir=runs/digits_mean_flow
 
-The choice is MeanFlow, ImprovedMeanFlow, Shortcut or ContinuousConsistency, which learn from data,
-or Lagrangian, Eulerian, Semigroup, Consistency or GuidanceDistillation, which learn from a run of
-configs/digits_flow.py in runs/digits_flow (`--config.teacher`). None has been trained to its end.
+MeanFlow, ImprovedMeanFlow, Shortcut and ContinuousConsistency learn from data. The others learn
+from a run of configs/digits_flow.py: Lagrangian, Eulerian, Semigroup, Consistency,
+GuidanceDistillation. That run is runs/digits_flow, or `--config.teacher`. No choice has been trained to its end yet.
 """
 
 from ml_collections import ConfigDict

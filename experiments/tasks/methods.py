@@ -99,9 +99,6 @@ class Method:
     needs_teacher: ClassVar[bool | None] = False
     forward_mode: ClassVar[bool] = False
 
-    def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
-        raise NotImplementedError
-
 
 @dataclass(frozen=True, kw_only=True)
 class MeanFlow(Method):

@@ -16,8 +16,9 @@ from jaxtyping import Array, Float, Key
 from genjax.diffusion import targets
 from genjax.diffusion.processes import TrigFlow, expand
 from genjax.diffusion.targets import combine, network_inputs
-from genjax.diffusion.times import Law, independent
+from genjax.diffusion.times import Law
 from genjax.distillation.distances import squared
+from genjax.distillation.draws import draw_times
 
 Batch = Float[Array, " batch *shape"]
 Times = Float[Array, " batch"]
@@ -69,6 +70,7 @@ def continuous_consistency_loss(
     times: Law,
     teacher: Callable[[Batch, Times], Batch] | None = None,
     warmup: float | Float[Array, ""] = 1.0,
+    tangent_rule: Callable = tangent,
     normalize: Callable[[Batch], Batch] = normalized,
     log_weight: Callable[[Times], Times] | None = None,
     noise: Batch | None = None,
@@ -83,19 +85,17 @@ def continuous_consistency_loss(
             called as in `diffusion.predict`.
         teacher: the velocity `(x_t, t)` of a diffusion model, its conditioning bound; the data's
             and noise's own if None.
+        tangent_rule: `tangent`, or rCM's of `regularized_consistency`.
         log_weight: w(t), a learned function, whose best value is −log of the loss; 0 if None.
 
     Returns:
         The loss and the time t of each example.
     """
-    time_key, noise_key = jax.random.split(key)
-    t = times(process, independent(time_key, x.shape[:1]))
-    z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
-    x_t = process.corrupt(x, z, t)
+    x_t, t, z = draw_times(key, x, process, times, noise)
     of_pair = combine(process, targets.velocity, x, z, t)
     direction = of_pair if teacher is None else teacher(x_t, t)
     velocity = lambda x_t, t: apply(*network_inputs(process, x_t, t), *conditioning)
-    y, g = tangent(velocity, x_t, t, direction, warmup)
+    y, g = tangent_rule(velocity, x_t, t, direction, warmup)
     deviation = process.preconditioning.data_deviation
     goal = jax.lax.stop_gradient(y / deviation + normalize(g))
     loss = squared(y / deviation - goal)

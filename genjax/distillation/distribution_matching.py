@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Key
 from genjax.diffusion.losses import simple_loss
 from genjax.diffusion.processes import Process
 from genjax.diffusion.targets import Prediction
-from genjax.diffusion.times import Law, independent
+from genjax.diffusion.times import Law
+from genjax.distillation.draws import draw_times
 
 Batch = Float[Array, " batch *shape"]
 Times = Float[Array, " batch"]
@@ -59,11 +60,9 @@ def distribution_matching_loss(
     Returns:
         The loss and the time t of each example.
     """
-    time_key, noise_key = jax.random.split(key)
     x = jax.lax.stop_gradient(samples)
-    t = times(process, independent(time_key, x.shape[:1]))
-    z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
-    g, teacher = score_difference(real, fake, process, process.corrupt(x, z, t), t)
+    x_t, t, _ = draw_times(key, x, process, times, noise)
+    g, teacher = score_difference(real, fake, process, x_t, t)
     axes = range(1, x.ndim)
     if normalize:
         g = g / jnp.mean(jnp.abs(x - teacher.clean), axis=axes, keepdims=True)

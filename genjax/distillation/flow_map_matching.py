@@ -19,19 +19,13 @@ from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.processes import Process
 from genjax.distillation.distances import Distance, squared
+from genjax.distillation.draws import draw_pairs
 from genjax.distillation.flow_maps import FlowMap
 from genjax.distillation.pairs import Pairs
 
 Batch = Float[Array, " batch *shape"]
 Times = Float[Array, " batch"]
 Velocity = Callable[..., Batch]
-
-
-def _draw(key, x, process, pairs, noise):
-    pair_key, noise_key = jax.random.split(key)
-    t, s = pairs(pair_key, process, len(x))
-    z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
-    return process.corrupt(x, z, t), t, s
 
 
 def lagrangian_loss(
@@ -53,7 +47,7 @@ def lagrangian_loss(
         velocity: `(x_t, t, *conditioning)`, a teacher's or the student's (`flow_maps.velocity`).
         pairs: the law of (t, s).
     """
-    x_t, t, s = _draw(key, x, process, pairs, noise)
+    x_t, t, s, _ = draw_pairs(key, x, process, pairs, noise)
     jump = lambda s: student(x_t, t, s, *conditioning)
     x_s, change = jax.jvp(jump, (s,), (jnp.ones_like(s),))
     goal = velocity(jax.lax.stop_gradient(x_s), s, *conditioning)
@@ -72,7 +66,7 @@ def eulerian_loss(
     noise: Batch | None = None,
 ) -> tuple[Times, Times]:
     """Compute d(∂X/∂t + ∇X·v(x_t, t)): where one arrives does not depend on where one starts."""
-    x_t, t, s = _draw(key, x, process, pairs, noise)
+    x_t, t, s, _ = draw_pairs(key, x, process, pairs, noise)
     direction = jax.lax.stop_gradient(velocity(x_t, t, *conditioning))
     jump = lambda x_t, t: student(x_t, t, s, *conditioning)
     _, change = jax.jvp(jump, (x_t, t), (direction, jnp.ones_like(t)))
@@ -91,7 +85,7 @@ def semigroup_loss(
 ) -> tuple[Times, Times]:
     """Compute d(X(x_t, t, s) − sg X(X(x_t, t, r), r, s)) with r uniform between s and t."""
     draw_key, middle_key = jax.random.split(key)
-    x_t, t, s = _draw(draw_key, x, process, pairs, noise)
+    x_t, t, s, _ = draw_pairs(draw_key, x, process, pairs, noise)
     r = s + jax.random.uniform(middle_key, t.shape) * (t - s)
     goal = student(student(x_t, t, r, *conditioning), r, s, *conditioning)
     return distance(student(x_t, t, s, *conditioning) - jax.lax.stop_gradient(goal)), t

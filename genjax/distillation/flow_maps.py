@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.processes import Process, expand
-from genjax.diffusion.samplers.limits import root
+from genjax.diffusion.samplers.restart import renoising
 from genjax.diffusion.samplers.tables import check_grid
 from genjax.diffusion.targets import Prediction, Target, network_inputs, predict
 
@@ -160,8 +160,7 @@ def jump(
         fill = lambda time: jnp.full(x.shape[:1], time)
         x = flow_map(x, fill(t), fill(low))
         if landings is not None:
-            scale = process.alpha(s) / process.alpha(low)
-            added = root(process.sigma(s) ** 2 - (scale * process.sigma(low)) ** 2)
+            scale, added = renoising(process, low, s)
             draw = lambda key: jax.random.normal(
                 jax.random.fold_in(key, number), x.shape[1:], x.dtype
             )

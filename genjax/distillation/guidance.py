@@ -11,8 +11,9 @@ from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.processes import Process
 from genjax.diffusion.targets import Prediction, Target, combine, network_inputs
-from genjax.diffusion.times import Law, independent
+from genjax.diffusion.times import Law
 from genjax.distillation.distances import squared
+from genjax.distillation.draws import draw_times
 
 Batch = Float[Array, " batch *shape"]
 Times = Float[Array, " batch"]
@@ -38,10 +39,7 @@ def imitation_loss(
     Returns:
         The loss and the time t of each example.
     """
-    time_key, noise_key = jax.random.split(key)
-    t = times(process, independent(time_key, x.shape[:1]))
-    z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
-    x_t = process.corrupt(x, z, t)
+    x_t, t, _ = draw_times(key, x, process, times, noise)
     goal = teacher(x_t, t)
     y = jax.lax.stop_gradient(combine(process, target, goal.clean, goal.noise, t))
     return squared(apply(*network_inputs(process, x_t, t), *conditioning) - y), t

@@ -19,20 +19,13 @@ from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.processes import RectifiedFlow, expand
 from genjax.distillation.distances import Distance, adaptive
+from genjax.distillation.draws import draw_pairs
 from genjax.distillation.flow_maps import diagonal
 from genjax.distillation.pairs import Pairs
 
 Batch = Float[Array, " batch *shape"]
 Times = Float[Array, " batch"]
 FLOW = RectifiedFlow()
-
-
-def draw(key, x, pairs, noise):
-    """Return x_t, t, s and the velocity z − x of a batch."""
-    pair_key, noise_key = jax.random.split(key)
-    t, s = pairs(pair_key, FLOW, len(x))
-    z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
-    return FLOW.corrupt(x, z, t), t, s, z - x
 
 
 def total_derivative(
@@ -91,8 +84,8 @@ def mean_flow_loss(
     Returns:
         The loss and the time t of each example.
     """
-    x_t, t, s, v = draw(key, x, pairs, noise)
-    v = v if guided is None else guided(x_t, t, v)
+    x_t, t, s, z = draw_pairs(key, x, FLOW, pairs, noise)
+    v = z - x if guided is None else guided(x_t, t, z - x)
     u, change = total_derivative(apply, x_t, t, s, v, *conditioning)
     goal = v - expand(t - s, x_t) * change
     return distance(u - jax.lax.stop_gradient(goal)), t
@@ -119,8 +112,8 @@ def improved_mean_flow_loss(
         head: `(x, t, *conditioning) -> v`, an output of the network for the velocity, which has the
             same regression added; the network at s = t if None.
     """
-    x_t, t, s, v = draw(key, x, pairs, noise)
-    v = v if guided is None else guided(x_t, t, v)
+    x_t, t, s, z = draw_pairs(key, x, FLOW, pairs, noise)
+    v = z - x if guided is None else guided(x_t, t, z - x)
     own = (diagonal(apply) if head is None else head)(x_t, t, *conditioning)
     u, change = total_derivative(apply, x_t, t, s, jax.lax.stop_gradient(own), *conditioning)
     loss = distance(u + expand(t - s, x_t) * jax.lax.stop_gradient(change) - v)

@@ -4,21 +4,18 @@ Zheng et al. 2025 (rCM). Teacher: a velocity and denoiser, guided. The student i
 loss takes its derivative along the trajectory, forward-mode. The consistency loss keeps the
 teacher's modes, the distribution loss its sharpness.
 
-The loss is `consistency_loss` here plus a weight, 1 in the paper, times
-`distribution_matching.distribution_matching_loss` of the student's own samples.
+The loss is `continuous_consistency.continuous_consistency_loss` with the `tangent` of this module,
+plus a weight, 1 in the paper, times `distribution_matching.distribution_matching_loss` of the
+student's own samples.
 """
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from genjax.diffusion.processes import TrigFlow, expand
-from genjax.diffusion.targets import network_inputs
-from genjax.diffusion.times import Law, independent
-from genjax.distillation.continuous_consistency import derivative, normalized
-from genjax.distillation.distances import squared
+from genjax.diffusion.processes import expand
+from genjax.distillation.continuous_consistency import derivative
 
 Batch = Float[Array, " batch *shape"]
 Times = Float[Array, " batch"]
@@ -31,7 +28,7 @@ def tangent(
     direction: Batch,
     warmup: float | Float[Array, ""] = 1.0,
 ) -> tuple[Batch, Batch]:
-    """Return the network's velocity y and the tangent g, with a warm-up w that keeps g a tangent.
+    """Return the network's velocity y and the tangent g with rCM's warm-up w.
 
     g = −cos(t)·√(1 − w²·sin²(t))·(y − dx_t/dt) − cos(t)·sin(t)·(w·x_t + dy/dt). At w = 1 it is
     that of `continuous_consistency.tangent`.
@@ -40,30 +37,6 @@ def tangent(
     y, change = derivative(velocity, x_t, t, direction)
     turned = cos * jnp.sqrt(1 - (warmup * sin) ** 2) * (y - direction)
     return y, -turned - (warmup * cos * sin * x_t + change)
-
-
-def consistency_loss(
-    key: Key[Array, ""],
-    apply: Callable,
-    teacher: Callable[[Batch, Times], Batch],
-    x: Batch,
-    *conditioning,
-    process: TrigFlow,
-    times: Law,
-    warmup: float | Float[Array, ""] = 1.0,
-    normalize: Callable[[Batch], Batch] = normalized,
-    noise: Batch | None = None,
-) -> tuple[Times, Times]:
-    """Compute ‖F − sg(F + g)‖² with the tangent of this module; see `continuous_consistency`."""
-    time_key, noise_key = jax.random.split(key)
-    t = times(process, independent(time_key, x.shape[:1]))
-    z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
-    x_t = process.corrupt(x, z, t)
-    velocity = lambda x_t, t: apply(*network_inputs(process, x_t, t), *conditioning)
-    y, g = tangent(velocity, x_t, t, teacher(x_t, t), warmup)
-    deviation = process.preconditioning.data_deviation
-    goal = jax.lax.stop_gradient(y / deviation + normalize(g))
-    return squared(y / deviation - goal), t
 
 
 def rectified_flow_time(t: Times) -> Times:

@@ -181,14 +181,17 @@ LOSSES = {
             noise=z,
         )
     ),
-    "regularized consistency": lambda theta, x, z: regularized_consistency.consistency_loss(
-        KEY,
-        member_consistency(theta),
-        exact_velocity(TRIG),
-        x,
-        process=TRIG,
-        times=constant(0.9),
-        noise=z,
+    "regularized consistency": lambda theta, x, z: (
+        continuous_consistency.continuous_consistency_loss(
+            KEY,
+            member_consistency(theta),
+            x,
+            process=TRIG,
+            times=constant(0.9),
+            teacher=exact_velocity(TRIG),
+            tangent_rule=regularized_consistency.tangent,
+            noise=z,
+        )
     ),
     "distilled reflow": lambda theta, x, z: (
         straightening.distilled_reflow_loss(member_map(theta), S * z, z, process=FLOW),
@@ -450,6 +453,19 @@ def test_before_its_warm_up_the_tangent_has_only_the_stable_term(float64):
     velocity = lambda x, t: jnp.sin(x)
     _, g = continuous_consistency.tangent(velocity, x, t, 0.5 * x, 0.0)
     np.testing.assert_allclose(g, -(jnp.cos(t)[:, None] ** 2) * (jnp.sin(x) - 0.5 * x), atol=1e-15)
+
+
+def test_rcms_warm_up_is_that_of_its_code(float64):
+    """NVlabs/rcm: −cos·√(1 − w²·sin²)·(F − F_teacher) − cos·sin·(w·x + dF/dt), at w = 1/2."""
+    x = jax.random.normal(KEY, (4, 3), jnp.float64)
+    t = jnp.array([0.2, 0.7, 1.1, 1.5])
+    velocity = lambda x, t: jnp.sin(x) * (1 + t)[:, None]
+    cos, sin, teacher = jnp.cos(t)[:, None], jnp.sin(t)[:, None], 0.5 * x
+    along = jnp.cos(x) * (1 + t)[:, None] * teacher + jnp.sin(x)  # dF/dt
+    by_hand = -cos * jnp.sqrt(1 - sin**2 / 4) * (velocity(x, t) - teacher)
+    by_hand -= 0.5 * cos * sin * x + cos * sin * along
+    _, g = regularized_consistency.tangent(velocity, x, t, teacher, 0.5)
+    np.testing.assert_allclose(g, by_hand, atol=1e-14)
 
 
 def test_tangents_are_normalized_by_example():

@@ -9,6 +9,14 @@ from genjax.diffusion.samplers.runge_kutta import edm_heun
 from genjax.diffusion.samplers.tables import Table, cut, join, sampler
 
 
+def renoising(
+    process: Process, low: Float[Array, " *frames"], high: Float[Array, " *frames"]
+) -> tuple[Float[Array, " *frames"], Float[Array, " *frames"]]:
+    """Return the factor of the state and the deviation of the noise that lead to time `high`."""
+    scale = process.alpha(high) / process.alpha(low)
+    return scale, root(process.sigma(high) ** 2 - (scale * process.sigma(low)) ** 2)
+
+
 def noised(
     table: Table, process: Process, low: Float[Array, " *frames"], high: Float[Array, " *frames"]
 ) -> Table:
@@ -16,8 +24,7 @@ def noised(
 
     The state becomes alpha_high/alpha_low·x + √(sigma_high² − (alpha_high/alpha_low·sigma_low)²)·ξ.
     """
-    scale = process.alpha(high) / process.alpha(low)
-    added = root(process.sigma(high) ** 2 - (scale * process.sigma(low)) ** 2)
+    scale, added = renoising(process, low, high)
     churn = jnp.zeros_like(table.times).at[0].set(added)
     return table._replace(churn=churn, churn_state=jnp.ones_like(table.times).at[0].set(scale))
 
