@@ -5,7 +5,8 @@ python -m experiments.train --config=configs/digits_distillation.py:MeanFlow \
 
 MeanFlow, ImprovedMeanFlow, Shortcut and ContinuousConsistency learn from data. The others learn
 from a run of configs/digits_flow.py: Lagrangian, Eulerian, Semigroup, Consistency,
-GuidanceDistillation. That run is runs/digits_flow, or `--config.teacher`. No choice has been trained to its end yet.
+GuidanceDistillation. That run is runs/digits_flow, or `--config.teacher`. No choice has been
+trained to its end yet.
 """
 
 from ml_collections import ConfigDict
