@@ -60,6 +60,8 @@ def run(name: str, *args: object) -> subprocess.CompletedProcess:
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         sys.argv[1:] = map(str, args)
+        imported = _forget({f"experiments.{name}"})  # runpy warns of a module that is there
+        stack.callback(_remember, imported)
         try:
             runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
             code = 0

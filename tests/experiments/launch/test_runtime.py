@@ -66,7 +66,7 @@ def test_help_marks_required_flags_and_an_error_names_them(name, required):
     if required:
         result = run(name)
         missing = re.fullmatch(r"error: --(\w+) is missing\. Required\. .+\n", result.stderr)
-        assert result.returncode == 1 and missing[1] in required
+        assert missing and missing[1] in required and result.returncode == 1, result.stderr
 
 
 def test_a_missing_config_file_is_named_in_full(tmp_path):
