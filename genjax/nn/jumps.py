@@ -15,7 +15,7 @@ SCALE = 1000.0  # of numbers of about 1 before their sinusoids
 class NumberEmbedding(nn.Module):
     """Sinusoids of a number, through two layers of which the last starts at 0; float32.
 
-    So a network that is told one number more starts as the network that is not.
+    A network that is told one more number therefore starts as the network without that number.
     """
 
     features: int
