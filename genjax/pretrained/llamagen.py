@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from genjax.models.autoregressive.llamagen import ClassPrefix, LlamaGen
+from genjax.models.autoregressive.llamagen import LlamaGen
+from genjax.models.autoregressive.prefixes import ClassPrefix
 from genjax.nn import Text
 from genjax.pretrained.layouts import from_torch, layer_names, prefixed
 from genjax.pretrained.published import example

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from genjax.models.autoregressive.llamagen import ClassPrefix, LlamaGen, TextPrefix
+from genjax.models.autoregressive.llamagen import LlamaGen
+from genjax.models.autoregressive.prefixes import ClassPrefix, TextPrefix
 from genjax.nn import Text
 from genjax.pretrained.llamagen import load, null_text
 

@@ -8,7 +8,8 @@ import pytest
 
 from genjax.autoregression import decode, guide, guided, pair, sample
 from genjax.models.autoregressive import llamagen
-from genjax.models.autoregressive.llamagen import ClassPrefix, LlamaGen, TextPrefix
+from genjax.models.autoregressive.llamagen import LlamaGen
+from genjax.models.autoregressive.prefixes import ClassPrefix, TextPrefix
 from genjax.nn import Text
 from tests import virtual_devices
 
@@ -151,7 +152,8 @@ FOUR_DEVICES = """
 import functools, jax, jax.numpy as jnp, numpy as np
 from genjax.devices import make_mesh
 from genjax.devices.mesh import batch_sharding, variable_sharding
-from genjax.models.autoregressive.llamagen import ClassPrefix, LlamaGen
+from genjax.models.autoregressive.llamagen import LlamaGen
+from genjax.models.autoregressive.prefixes import ClassPrefix
 from genjax.nn.transformer import empty_cache
 
 network = LlamaGen(8, (2, 3), 16, 2, 2, ClassPrefix(5))
