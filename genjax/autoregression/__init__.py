@@ -7,6 +7,7 @@ Everything takes arrays and callables. The networks are in `genjax.models`, quan
 |---|---|
 | `decoding` | one, in the order of the sequence |
 | `masked` | those of which a network is most sure, of all masked ones |
+| `mar` | a few continuous ones, in a random order |
 | `logits` | from logits to tokens: guidance, temperature, top-k, top-p, min-p |
 
 Arguments have the order of `genjax.diffusion`: the keys; the callables; the data; options by name.
@@ -22,6 +23,8 @@ from genjax.autoregression.logits import keep_top_k as keep_top_k
 from genjax.autoregression.logits import keep_top_p as keep_top_p
 from genjax.autoregression.logits import pair as pair
 from genjax.autoregression.logits import sample as sample
+from genjax.autoregression.mar import mar_loss as mar_loss
+from genjax.autoregression.mar import mar_sample as mar_sample
 from genjax.autoregression.masked import choice_temperatures as choice_temperatures
 from genjax.autoregression.masked import guided_predict as guided_predict
 from genjax.autoregression.masked import masked_by_order as masked_by_order

@@ -4,6 +4,7 @@ Chang et al. 2022, "MaskGIT: Masked generative image transformer", section 3. He
 layers, as in later transformers; the authors follow BERT and put them behind.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -27,6 +28,7 @@ class Block(nn.Module):
     mlp_ratio: float
     dtype: Dtype
     param_dtype: Dtype
+    kernel_init: Callable = small
 
     @nn.compact
     def __call__(
@@ -34,7 +36,7 @@ class Block(nn.Module):
         x: Float[Array, "batch length features"],
         mask: Bool[Array, "batch 1 1 length"] | None,
     ) -> tuple[Float[Array, "batch length features"], None]:
-        options = dict(kernel_init=small, out_init=small)
+        options = dict(kernel_init=self.kernel_init, out_init=self.kernel_init)
         options |= dict(dtype=self.dtype, param_dtype=self.param_dtype)
         attention_norm, mlp_norm = (
             nn.LayerNorm(dtype=jnp.float32, param_dtype=self.param_dtype, name=name)
