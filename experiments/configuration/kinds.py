@@ -268,6 +268,9 @@ class Method(Protocol):
     takes_guidance: bool
     needs_teacher: bool | None
     forward_mode: bool
+    needs_pairs: bool
+    has_stages: bool
+    flow_map: Callable
 
     def __call__(self, key, student, x): ...
 
