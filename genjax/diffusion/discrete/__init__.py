@@ -17,6 +17,7 @@ from genjax.diffusion.discrete.losses import simple_loss as simple_loss
 from genjax.diffusion.discrete.losses import step_divergence as step_divergence
 from genjax.diffusion.discrete.processes import DiscreteProcess as DiscreteProcess
 from genjax.diffusion.discrete.processes import Masked as Masked
+from genjax.diffusion.discrete.processes import Path as Path
 from genjax.diffusion.discrete.processes import Uniform as Uniform
 from genjax.diffusion.discrete.processes import cosine as cosine
 from genjax.diffusion.discrete.processes import geometric as geometric

@@ -84,6 +84,15 @@ class DiscreteProcess(Process):
         """Draw independent states of law π."""
         raise NotImplementedError
 
+    @property
+    def noise_laws(self) -> Float[Array, " noises states"]:
+        """Return the laws of all noises; only a `Path` has several."""
+        return self.noise_law[None]
+
+    def weights(self, t: Time) -> tuple[Time, ...]:
+        """Return the probabilities of data and of each noise at time t."""
+        return self.schedule(t)
+
     def alpha(self, t: Time) -> Time:
         """Return the probability that a token is kept until time t, at least 1e-20.
 
@@ -256,3 +265,63 @@ class Uniform(DiscreteProcess):
 
     def draw_noise(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Int[Array, " *shape"]:
         return jax.random.randint(key, shape, 0, self.num_states)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Path(DiscreteProcess):
+    """Data and several noises, each with its own weight: discrete flow matching's general path.
+
+    P(x_t = k | x) = Σ_j κ_j(t)·w_j(k), where w_0 is x and the others are the laws of `noises` (Gat
+    et al. 2024, equation 9). Masks with some uniform tokens between data and masks are
+    `Path(vocabulary_size=V, noises=(Masked(vocabulary_size=V), Uniform(vocabulary_size=V)),
+    schedule=lambda t: (1 - t, t**2, t * (1 - t)))`. It trains by `losses.simple_loss` and samples
+    by `samplers.flow`. It is no Markov chain with one noise, so it has no `noise_law`, posterior or
+    bound.
+
+    Attributes:
+        noises: processes that draw the noises.
+        schedule: t -> (alpha, κ_1, κ_2, …), with the sum 1, as many as there are noises.
+    """
+
+    noises: tuple[DiscreteProcess, ...]
+
+    @property
+    def num_states(self) -> int:
+        return max(noise.num_states for noise in self.noises)
+
+    @property
+    def noise_laws(self) -> Float[Array, " noises states"]:
+        pad = lambda law: jnp.pad(law, (0, self.num_states - len(law)))
+        return jnp.stack([pad(noise.noise_law) for noise in self.noises])
+
+    def draw_noise(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Int[Array, " *shape"]:
+        """Draw from the noises as they are mixed at the noise end."""
+        return self._mix(key, shape, jnp.asarray(self.domain[1]))
+
+    def _mix(self, key, shape, t):
+        """Draw from the noises, mixed as at time t."""
+        part_key, *keys = jax.random.split(key, len(self.noises) + 1)
+        drawn = [n.draw_noise(k, shape) for n, k in zip(self.noises, keys, strict=True)]
+        log_weights = jnp.log(jnp.stack(self.weights(t)[1:], -1))
+        axes = (1,) * (len(shape) - jnp.ndim(t))
+        part = jax.random.categorical(part_key, log_weights.reshape(*t.shape, *axes, -1), -1, shape)
+        return jnp.select([part == j for j in range(len(drawn))], drawn)
+
+    def sigma(self, t: Time) -> Time:
+        return sum(self.weights(t)[1:])
+
+    def corrupt(self, key: Key[Array, ""], x: Tokens, t: Float[Array, " *times"]) -> Tokens:
+        replace_key, noise_key = jax.random.split(key)
+        replaced = jax.random.uniform(replace_key, x.shape) < expand(self.sigma(t), x)
+        return jnp.where(replaced, self._mix(noise_key, x.shape, t), x)
+
+    def likelihood(self, x_t: Tokens, t: Float[Array, " *times"]) -> Probabilities:
+        own = x_t[..., None] == jnp.arange(self.vocabulary_size)
+        noises = zip(self.weights(t)[1:], self.noise_laws, strict=True)
+        replaced = sum(expand(weight, x_t) * law[x_t] for weight, law in noises)
+        return expand(self.alpha(t), own) * own + replaced[..., None]
+
+    def marginal(self, x: Tokens, t: Float[Array, " *times"]) -> Probabilities:
+        own = jax.nn.one_hot(x, self.num_states)
+        data, *noises = (expand(weight, own) for weight in self.weights(t))
+        return data * own + sum(w * law for w, law in zip(noises, self.noise_laws, strict=True))

@@ -144,6 +144,29 @@ def test_scores_and_reverse_rates_are_those_of_the_chain(kind, schedule):
         )
 
 
+def test_path_mixes_data_and_noises():
+    """Marginals, likelihoods and draws of a path from data by uniform tokens to masks."""
+    masked, uniform = (
+        kind(vocabulary_size=VOCABULARY) for kind in (discrete.Masked, discrete.Uniform)
+    )
+    weights = lambda t: (1 - t, t**2, t * (1 - t))
+    path = discrete.Path(vocabulary_size=VOCABULARY, noises=(masked, uniform), schedule=weights)
+    expected = np.eye(6)[:5] * 0.3
+    expected[:, 5] += 0.49
+    expected[:, :5] += 0.21 / 5
+    t = jnp.asarray([T])
+    np.testing.assert_allclose(path.marginal(jnp.arange(5)[None], t)[0], expected, atol=1e-12)
+    np.testing.assert_allclose(path.likelihood(jnp.arange(6)[None], t)[0], expected.T, atol=1e-12)
+    x_t = path.corrupt(jax.random.key(0), jnp.full((1, 20_000), 2), t)
+    np.testing.assert_allclose(np.bincount(x_t[0]) / 20_000, expected[2], atol=0.0141)
+    keys = diffusion.sample_keys(jax.random.key(0), jnp.arange(3))
+    np.testing.assert_array_equal(path.prior(keys, (4,)), np.full((3, 4), 5))
+    # One noise is the process of that noise.
+    one = discrete.Path(vocabulary_size=VOCABULARY, noises=(masked,), schedule=discrete.linear)
+    states = jnp.arange(6)[None]
+    np.testing.assert_array_equal(one.likelihood(states, t), masked.likelihood(states, t))
+
+
 def test_priors_are_noise_of_each_sample():
     keys = diffusion.sample_keys(jax.random.key(0), jnp.arange(4000))
     masks = discrete.Masked(vocabulary_size=7).prior(keys, (2,))

@@ -136,10 +136,12 @@ def entropy_bounded(
         denoiser, process, keys, trajectory: as for `ancestral`.
     """
 
-    def rule(log_p, tokens, accepted, t, s):
-        return nearly_independent(_entropy(log_p), bound) | (process.sigma(s) == 0)
-
     permanent, law = isinstance(process, Masked), lambda log_p, t: log_p
+
+    def rule(log_p, tokens, accepted, t, s):
+        entropy = jnp.where(accepted & permanent, 0, _entropy(log_p))
+        return nearly_independent(entropy, bound) | (process.sigma(s) == 0)
+
     return _decode(rule, law, denoiser, process, noise, times, keys, trajectory, permanent)
 
 
