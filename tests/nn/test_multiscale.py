@@ -80,6 +80,13 @@ def test_the_pyramid_of_codes_is_the_residual_sum_exactly(variables, quantize):
     assert following is None
 
 
+def test_scales_share_convolutions_as_in_the_published_tokenizer():
+    """Which of four each of ten scales has, by the authors' `PhiPartiallyShared`; 2/9 is a tie."""
+    quantizer = MultiScaleQuantizer(8, 2, (1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
+    shares = [quantizer._refinement_of(scale) for scale in range(10)]
+    assert shares == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
+
+
 def test_gradients_are_those_of_the_straight_through_estimator(variables):
     weights = RANDOM.standard_normal(LATENTS.shape)
     through = lambda x: jnp.sum(weights * QUANTIZER.apply(variables, x).latents)
