@@ -16,6 +16,7 @@ from PIL import Image
 
 from experiments.inputs.autoencoders import FrozenAutoencoder
 from genjax.data import to_float, to_uint8
+from genjax.nn import TokenLayout
 from genjax.training.pictures import image_grid, scatter, waveforms
 
 
@@ -255,6 +256,12 @@ class Tokens:
         variables = jax.eval_shape(autoencoder.network.init, jax.random.key(0), x)
         shape = jax.eval_shape(autoencoder.encode_codes, variables, x).shape[1:]
         return cls(shape, data_shape, data.feature, autoencoder, vocabulary)
+
+    @property
+    def layout(self) -> TokenLayout:
+        """How the codes of an example form the sequence of a transformer."""
+        sides = getattr(self.autoencoder.network.quantizer, "sides", None)
+        return TokenLayout(self.shape, self.vocabulary, sides)
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {self.feature: jax.ShapeDtypeStruct(self.data_shape, jnp.uint8)}

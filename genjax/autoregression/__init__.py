@@ -8,6 +8,7 @@ Everything takes arrays and callables. The networks are in `genjax.models`, quan
 | `decoding` | one, in the order of the sequence |
 | `masked` | those of which a network is most sure, of all masked ones |
 | `mar` | a few continuous ones, in a random order |
+| `scales` | a map, from coarse to fine |
 | `logits` | from logits to tokens: guidance, temperature, top-k, top-p, min-p |
 
 Arguments have the order of `genjax.diffusion`: the keys; the callables; the data; options by name.
@@ -33,3 +34,5 @@ from genjax.autoregression.masked import masked_loss as masked_loss
 from genjax.autoregression.masked import maskgit as maskgit
 from genjax.autoregression.masked import random_masks as random_masks
 from genjax.autoregression.masked import random_orders as random_orders
+from genjax.autoregression.scales import decode_scales as decode_scales
+from genjax.autoregression.scales import growing as growing

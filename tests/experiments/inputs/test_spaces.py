@@ -11,6 +11,7 @@ from genjax import pretrained
 from genjax.data import to_float
 from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
 from genjax.models.autoencoders.vqgan import VQModel
+from genjax.nn import TokenLayout
 from genjax.nn.quantizers import VectorQuantizer
 
 DATA = ConfigDict(dict(image_shape=(8, 12, 3), feature="image"))
@@ -34,6 +35,7 @@ def test_tokens_are_the_nearest_codes_and_decode_to_the_reconstruction(tmp_path)
     variables = save_small(module, tmp_path)
     space = kinds.SPACE.bind(dict(name="Tokens", published=str(tmp_path)), "space", data=DATA)
     assert space.shape == (4, 6) and space.vocabulary == 16
+    assert space.layout == TokenLayout.of_tokenizer(module, DATA.image_shape)
     frozen = space.frozen()
     shapes = jax.tree.map(lambda a: (a.shape, a.dtype), frozen)
     assert shapes == jax.tree.map(lambda a: (a.shape, a.dtype), space.abstract_frozen())
