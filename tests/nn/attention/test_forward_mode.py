@@ -64,7 +64,8 @@ for heads in (8, 3):
     primals, tangents = tuple(map(draw, keys[:3])), tuple(map(draw, keys[3:]))
     derivative = lambda form, *arrays: jax.jvp(form, arrays[:3], arrays[3:])
     with jax.set_mesh(mesh), forward_mode(True), attention_choices() as choices:
-        found = jax.jit(functools.partial(derivative, lambda *a: attention(*a)))(*primals, *tangents)
+        by_mesh = functools.partial(derivative, lambda *arrays: attention(*arrays))
+        found = jax.jit(by_mesh)(*primals, *tangents)
     print(sorted(choice.form for choice in choices))
     expected = jax.jit(functools.partial(derivative, plain_attention))(*primals, *tangents)
     for a, b in zip(found, expected):
