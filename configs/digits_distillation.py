@@ -25,6 +25,7 @@ def get_config(choice: str = "MeanFlow") -> ConfigDict:
     config.experiment, config.task = f"digits_distillation_{choice}", "Distillation"
     config.method = dict(name=choice)
     config.teacher = placeholder(str)
+    config.evaluation.measures.few_steps = dict(name="FewSteps", num_steps=(1, 2, 4, 8))
     config.sampling.update(num_steps=1, guidance_scale=1.0, sampler=dict(name="jump"))
     if choice in WITH_TEACHER:
         config.teacher = "runs/digits_flow"

@@ -1,5 +1,6 @@
 """Tables of finished runs in Markdown: figures, and how they came about, by family."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,35 @@ def table(runs: Sequence[RunRecord]) -> str:
         for name, run in zip(names, runs, strict=True)
     ]
     origins = [[name, *origin(run)] for name, run in zip(names, runs, strict=True)]
-    return "\n\n".join(
-        (
-            markdown(["run", *map(heading, figures)], cells),
-            markdown(["run", "steps, time", "device", "commit", "sampling"], origins),
-        )
+    found = [
+        markdown(["run", *map(heading, figures)], cells),
+        markdown(["run", "steps, time", "device", "commit", "sampling"], origins),
+    ]
+    if any(by_steps(run) for run in runs):
+        found.insert(1, few_steps(names, runs))
+    return "\n\n".join(found)
+
+
+def by_steps(run: RunRecord) -> dict[int, dict[str, float]]:
+    """Return the figures that `evaluation.few_steps.FewSteps` found, by number of steps."""
+    rows: dict[int, dict[str, float]] = {}
+    for name, value in run.report.items():
+        if found := re.fullmatch(r"(\w+)_at_(\d+)", name):
+            rows.setdefault(int(found[2]), {})[found[1]] = value
+    return rows
+
+
+def few_steps(names: Sequence[str], runs: Sequence[RunRecord]) -> str:
+    """Return a table of class accuracy, Fréchet distance and recall by number of steps."""
+    steps = sorted({number for run in runs for number in by_steps(run)})
+    shown = lambda row: " / ".join(number(name, value) for name, value in row.items())
+    cells = [
+        [name, *(shown(by_steps(run).get(each, {})) for each in steps)]
+        for name, run in zip(names, runs, strict=True)
+    ]
+    titles = [f"{each} step{'s' * (each > 1)}" for each in steps]
+    return "Class accuracy / Fréchet distance / recall by number of steps:\n\n" + markdown(
+        ["run", *titles], cells
     )
 
 

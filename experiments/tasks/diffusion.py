@@ -158,7 +158,7 @@ class Diffusion:
             network = adapters.network
         else:
             network = kinds.DIFFUSION_NETWORK.bind(
-                config.model, "model", **condition.network_fields
+                config.model, "model", **condition.network_fields, **cls.told_fields(config)
             )
         return dict(
             network=network,
@@ -171,6 +171,11 @@ class Diffusion:
             dequantize_levels=config.data.get("dequantize_levels"),
             adapters=adapters,
         )
+
+    @staticmethod
+    def told_fields(config: Any) -> dict[str, bool]:
+        """Return the fields of the network by which it is told more than time and condition."""
+        return {}
 
     @property
     def process(self) -> diffusion.Process:

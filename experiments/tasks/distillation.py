@@ -101,18 +101,18 @@ class Distillation(Diffusion):
             ValueError: as of `Diffusion`; a teacher is missing or not wanted, or does not fit; the
                 sampling's guidance scale is not 1 and the network is not told one.
         """
-        method = kinds.METHOD.bind(config.method, "method")
-        config.model.takes_end_time, config.model.takes_guidance = (
-            method.takes_end_time,
-            method.takes_guidance,
-        )
-        fields = super().fields(config)
+        method, fields = kinds.METHOD.bind(config.method, "method"), super().fields(config)
         return fields | dict(
             method=method,
             teacher=_teacher(config, method, fields),
             average=next(iter(config.averages)),
             num_steps=config.num_steps,
         )
+
+    @staticmethod
+    def told_fields(config: Any) -> dict[str, bool]:
+        method = kinds.METHOD.bind(config.method, "method")
+        return dict(takes_end_time=method.takes_end_time, takes_guidance=method.takes_guidance)
 
     sampler_kind = kinds.FLOW_MAP_SAMPLER
 

@@ -183,7 +183,7 @@ def target_rule(
 # Denoisers of denoisers.
 
 
-def _check(conditioning: PyTree, null: PyTree) -> None:
+def check_conditioning(conditioning: PyTree, null: PyTree) -> None:
     """Raise ValueError unless `null` has the structure of `conditioning` and broadcasts to it."""
     if jax.tree.structure(conditioning) != jax.tree.structure(null):
         raise ValueError(
@@ -206,9 +206,9 @@ def _check(conditioning: PyTree, null: PyTree) -> None:
 
 
 def predict_jointly(
-    denoiser: Callable, x_t: Tree, t: Tree, conditionings: Sequence[PyTree]
-) -> list[Prediction]:
-    """Return the predictions for several conditionings, in one call on that many times the batch.
+    denoiser: Callable, x_t: PyTree, t: Tree, conditionings: Sequence[PyTree]
+) -> list[PyTree]:
+    """Return the answers for several conditionings, in one call on that many times the batch.
 
     Args:
         x_t, t: as for the denoiser.
@@ -320,7 +320,7 @@ def guide(
     if _lengths_differ(conditioning, null):
         both = lambda x_t, t: predict_separately(denoiser, x_t, t, conditioning, null)
         return _apply_rule(both, guidance_scale, rule)
-    _check(conditioning, null)
+    check_conditioning(conditioning, null)
     both = lambda x_t, t: predict_jointly(denoiser, x_t, t, [conditioning, null])
     return _apply_rule(both, guidance_scale, rule)
 
@@ -414,7 +414,7 @@ def compose(
             f"{len(guidance_scales)} for {len(conditionings)}"
         )
     for conditioning in conditionings:
-        _check(conditioning, null)
+        check_conditioning(conditioning, null)
 
     def composed(x_t: Tree, t: Tree) -> Prediction:
         *conditional, unconditional = predict_jointly(denoiser, x_t, t, [*conditionings, null])

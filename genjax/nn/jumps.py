@@ -9,16 +9,20 @@ from jaxtyping import Array, Float
 from genjax.nn.dense import Dense
 from genjax.nn.embeddings import sinusoidal_embedding
 
-SCALE = 1000.0  # of numbers of about 1 before their sinusoids
+GUIDANCE_SCALE = 1000.0  # of a guidance scale before its sinusoids
 
 
 class NumberEmbedding(nn.Module):
     """Sinusoids of a number, through two layers of which the last starts at 0; float32.
 
-    So a network that is told one number more starts as the network that is not.
+    A network that is told one more number therefore starts as the network without that number.
+
+    Attributes:
+        scale: what the number is multiplied by before its sinusoids.
     """
 
     features: int
+    scale: float
     param_dtype: Any = jnp.float32
 
     @nn.compact
@@ -26,7 +30,7 @@ class NumberEmbedding(nn.Module):
         types = dict(dtype=jnp.float32, param_dtype=self.param_dtype)
         h = Dense(
             self.features, kernel_init=nn.initializers.normal(0.02), name="linear_in", **types
-        )(sinusoidal_embedding(number * SCALE, 256))
+        )(sinusoidal_embedding(number * self.scale, 256))
         return Dense(self.features, kernel_init=nn.initializers.zeros, name="linear_out", **types)(
             nn.silu(h)
         )
@@ -44,7 +48,8 @@ def jump_conditioning(
     (Geng et al. 2025, table 1c).
 
     Args:
-        module: with fields `width`, `param_dtype`, `takes_end_time` and `takes_guidance`.
+        module: with fields `width`, `time_scale`, `param_dtype`, `takes_end_time` and
+            `takes_guidance`. The scale of its times is also that of the jump's length.
 
     Raises:
         ValueError: an argument is given that the network does not take, or one that it takes is
@@ -52,6 +57,25 @@ def jump_conditioning(
     """
     told = 0.0
     numbers = dict(end_time=end_time, guidance=guidance)
+    check_numbers(module, **numbers)
+    for name, number in numbers.items():
+        if number is not None:
+            scale = module.time_scale if name == "end_time" else GUIDANCE_SCALE
+            options = dict(param_dtype=module.param_dtype, name=f"{name}_embedding")
+            embedding = NumberEmbedding(module.width, scale, **options)
+            told += embedding(t - number if name == "end_time" else number)
+    return told
+
+
+def check_numbers(module: nn.Module, **numbers: Array | None) -> None:
+    """Check that each number is given if, and only if, the network takes it.
+
+    Args:
+        module: with a field `takes_NAME` for each number.
+
+    Raises:
+        ValueError: a number is given that the network does not take, or the other way round.
+    """
     for name, number in numbers.items():
         takes = getattr(module, f"takes_{name}")
         if takes != (number is not None):
@@ -59,7 +83,3 @@ def jump_conditioning(
                 f"takes_{name}={takes}, and {name} is {'given' if number is not None else 'None'}: "
                 f"{'give' if takes else 'do not give'} it, or change takes_{name}"
             )
-        if takes:
-            embedding = NumberEmbedding(module.width, module.param_dtype, name=f"{name}_embedding")
-            told += embedding(t - number if name == "end_time" else number)
-    return told

@@ -105,11 +105,12 @@ class VectorEmbedding(nn.Module):
 
     features: int
     param_dtype: Dtype = jnp.float32
+    kernel_init: Callable = nn.initializers.normal(0.02)
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch features"]:
         types = dict(
-            kernel_init=nn.initializers.normal(0.02),
+            kernel_init=self.kernel_init,
             dtype=jnp.float32,
             param_dtype=self.param_dtype,
         )

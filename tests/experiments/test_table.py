@@ -72,6 +72,22 @@ def test_families_have_tables_of_their_own_and_a_missing_figure_is_an_empty_cell
     assert rows(text)[-1][3] == "`abcdef0`, with changes"
 
 
+def test_figures_by_number_of_steps_have_a_table(tmp_path):
+    figures = {"class_accuracy_at_1": 0.981, "frechet_distance_at_1": 1.2, "recall_at_1": 0.61}
+    runs = [
+        make_record(tmp_path / "a", **figures, class_accuracy_at_4=0.99),
+        make_record(tmp_path / "b"),
+    ]
+    text = tables(runs)
+    header, _, first, second = rows(text[text.index("by number of steps") :])[:4]
+    assert header == ["run", "1 step", "4 steps"]
+    assert [first, second] == [
+        ["`a_flow`", "98.1 % / 1.20 / 0.610", "99.0 %"],
+        ["`a_flow`", "", ""],
+    ]
+    assert "by number of steps" not in tables(runs[1:])
+
+
 def test_the_page_of_results_is_that_of_the_records():
     """After a change of a record, write the page anew by the command at its top."""
     page = (ROOT / "docs/results/runs.md").read_text()

@@ -7,11 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.models.transformers.dit import DiT, DiT_B, DiT_L, DiT_XL
+from genjax.models.transformers.dit import DiT, DiT_B, DiT_L, DiT_M, DiT_XL
+from genjax.models.transformers.flux import Flux
+from genjax.models.transformers.jit import JiT
 from genjax.models.transformers.lightning_dit import LightningDiT
+from genjax.models.transformers.mmdit import MMDiT
+from genjax.models.transformers.pixart import PixArt
+from genjax.nn import Text
 
-SIZES = dict(patch_size=2, width=16, depth=2, num_heads=2, num_classes=5)
+BLOCKS = dict(patch_size=2, width=16, depth=2, num_heads=2)
+SIZES = dict(num_classes=5, **BLOCKS)
 X, T, LABELS = jnp.ones((3, 4, 4, 2)), jnp.array([0.1, 0.5, 0.9]), jnp.array([0, 3, 5])
+TEXT = Text(jnp.ones((3, 5, 6)), jnp.ones((3, 7)), jnp.arange(5) < jnp.array([[5], [2], [1]]))
 END, GUIDANCE = T / 2, jnp.array([1.0, 2.0, 4.0])
 count = lambda tree: sum(a.size for a in jax.tree.leaves(tree))
 
@@ -21,6 +28,7 @@ count = lambda tree: sum(a.size for a in jax.tree.leaves(tree))
     [
         (DiT_B, 4, 131_165_248),
         (DiT_B, 2, 131_091_472),
+        (DiT_M, 2, 308_019_216),
         (DiT_L, 2, 459_137_040),
         (DiT_XL, 2, 676_440_592),
     ],
@@ -37,33 +45,43 @@ def test_mean_flows_networks_have_the_published_counts(build, patch_size, expect
     assert count(jax.eval_shape(init, x, t, label, t)) == expected
 
 
-@pytest.mark.parametrize("build", [DiT, LightningDiT])
-def test_a_student_starts_as_its_teacher(build):
+@pytest.mark.parametrize(
+    ("teacher", "condition"),
+    [
+        (DiT(**SIZES), LABELS),
+        (LightningDiT(**SIZES), LABELS),
+        (JiT(class_tokens=2, start=1, **SIZES), LABELS),
+        (PixArt(base_size=2, **BLOCKS), TEXT),
+        (MMDiT(**BLOCKS), TEXT),
+        (Flux(1, 1, 2, (2, 2, 4)), TEXT),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_student_starts_as_its_teacher(teacher, condition):
     """With the teacher's parameters, the student's first output is bitwise the teacher's.
 
     With other values of its new parameters, the student's output differs.
     """
-    teacher = build(**SIZES)
     student = teacher.clone(takes_end_time=True, takes_guidance=True)
     told = dict(end_time=END, guidance=GUIDANCE)
     key = jax.random.key(0)
-    variables = jax.jit(teacher.init)(key, X, T, LABELS)
     random = np.random.default_rng(0)
     noisy = functools.partial(
-        jax.tree.map, lambda a: a + 0.2 * random.standard_normal(a.shape, np.float32)
+        jax.tree.map, lambda a: 0.2 * random.standard_normal(a.shape, np.float32)
     )
-    variables = noisy(variables)
-    own = jax.jit(student.init)(key, X, T, LABELS, **told)["params"]
-    new = {name: own[name] for name in own.keys() - variables["params"].keys()}
-    assert new.keys() == {"end_time_embedding", "guidance_embedding"}
+    variables = noisy(jax.eval_shape(teacher.init, key, X, T, condition))
+    init = lambda: student.init(key, X, T, condition, **told)["params"]
+    names = jax.eval_shape(init).keys() - variables["params"].keys()
+    assert names == {"end_time_embedding", "guidance_embedding"}
+    new = jax.jit(lambda: {name: params for name, params in init().items() if name in names})()
     started = {"params": variables["params"] | new}
     output = jax.jit(student.apply)
-    first = output(started, X, T, LABELS, **told)
-    np.testing.assert_array_equal(first, jax.jit(teacher.apply)(variables, X, T, LABELS))
+    first = output(started, X, T, condition, **told)
+    np.testing.assert_array_equal(first, jax.jit(teacher.apply)(variables, X, T, condition))
     moved = {"params": variables["params"] | noisy(new)}
-    base = output(moved, X, T, LABELS, **told)
+    base = output(moved, X, T, condition, **told)
     for name in told:
-        other = output(moved, X, T, LABELS, **told | {name: told[name] + 0.3})
+        other = output(moved, X, T, condition, **told | {name: told[name] + 0.3})
         assert jnp.abs(other - base).max() > 1e-3, name
 
 

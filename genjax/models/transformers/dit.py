@@ -212,5 +212,6 @@ def _size(depth: int, width: int, num_heads: int) -> Callable[..., DiT]:
 # DiT, table 1.
 DiT_S = _size(12, 384, 6)
 DiT_B = _size(12, 768, 12)
+DiT_M = _size(16, 1024, 16)  # Geng et al. 2025, "Mean flows", table 4
 DiT_L = _size(24, 1024, 16)
 DiT_XL = _size(28, 1152, 16)

@@ -20,6 +20,7 @@ from genjax.nn import (
     attention,
     constrain_tokens,
     join,
+    jump_conditioning,
     modulate,
     patchify,
     scanned,
@@ -32,7 +33,6 @@ from genjax.nn.transformer import Heads
 
 Dtype = Any
 MLP_RATIO = 4
-GUIDANCE_SCALE = 1000.0  # of a guidance scale before its sinusoids
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros
 
@@ -137,6 +137,7 @@ class Flux(nn.Module):
             their sum times `num_heads`.
         takes_guidance: whether the network is told a guidance scale (dev: distilled from guided
             samples).
+        takes_end_time: whether the network is told where its jump ends, `end_time` (flow maps).
         patch_size: side of a patch, in latents.
         out_channels: channels of the output; as many as the input's if None.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
@@ -152,6 +153,7 @@ class Flux(nn.Module):
     num_heads: int
     rotary_features: tuple[int, int, int]
     takes_guidance: bool = False
+    takes_end_time: bool = False
     patch_size: int = 2
     out_channels: int | None = None
     time_scale: float = 1000.0
@@ -183,6 +185,7 @@ class Flux(nn.Module):
         t: Float[Array, " batch"],
         text: Text,
         guidance: Float[Array, " batch"] | None = None,
+        end_time: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch height width out_channels"]:
         """
         Args:
@@ -190,13 +193,9 @@ class Flux(nn.Module):
             guidance: the scale by which what this network imitates was guided, about 1 to 7.
 
         Raises:
-            ValueError: `guidance` is missing or not wanted, or `x` does not divide into patches.
+            ValueError: `guidance` or `end_time` is missing or not wanted, or `x` does not divide
+                into patches.
         """
-        if (guidance is not None) != self.takes_guidance:
-            raise ValueError(
-                f"takes_guidance={self.takes_guidance}, and guidance is "
-                f"{'' if guidance is None else 'not '}None"
-            )
         height, width, channels = x.shape[1:]
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         embed = lambda size, name: VectorEmbedding(size, self.param_dtype, name=name)
@@ -204,9 +203,7 @@ class Flux(nn.Module):
         conditioning = embed(self.width, "time_embedding")(
             sinusoidal_embedding(t * self.time_scale, 256)
         )
-        if guidance is not None:
-            guidance = sinusoidal_embedding(guidance * GUIDANCE_SCALE, 256)
-            conditioning = conditioning + embed(self.width, "guidance_embedding")(guidance)
+        conditioning = conditioning + jump_conditioning(self, t, end_time, guidance)
         if text.pooled is not None:
             conditioning = conditioning + embed(self.width, "pooled_embedding")(text.pooled)
 

@@ -21,6 +21,7 @@ from genjax.nn import (
     attention,
     constrain_tokens,
     join,
+    jump_conditioning,
     modulate,
     patchify,
     scanned,
@@ -153,6 +154,8 @@ class MMDiT(nn.Module):
         max_size: largest height and width, in patches.
         out_channels: channels of the output; as many as the input's if None.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
+        takes_end_time: whether the network is told where its jump ends, `end_time` (flow maps).
+        takes_guidance: whether the network is told a guidance scale, `guidance`.
         unroll: blocks per iteration of the scans; `depth` compiles slowest and runs fastest.
         remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
             keep every activation.
@@ -170,6 +173,8 @@ class MMDiT(nn.Module):
     position_step: float = 1.0
     out_channels: int | None = None
     time_scale: float = 1000.0
+    takes_end_time: bool = False
+    takes_guidance: bool = False
     unroll: int = 1
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
@@ -218,12 +223,17 @@ class MMDiT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width channels"], t: Float[Array, " batch"], text: Text
+        self,
+        x: Float[Array, "batch height width channels"],
+        t: Float[Array, " batch"],
+        text: Text,
+        end_time: Float[Array, " batch"] | None = None,
+        guidance: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch height width out_channels"]:
         """
         Raises:
             ValueError: height or width is not divisible by `patch_size`, or is of more than
-                `max_size` patches.
+                `max_size` patches; `end_time` or `guidance` is given and not taken, or missing.
         """
         height, width, channels = x.shape[1:]
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -236,6 +246,7 @@ class MMDiT(nn.Module):
 
         time = sinusoidal_embedding(t * self.time_scale, 256)
         conditioning = VectorEmbedding(self.width, self.param_dtype, name="time_embedding")(time)
+        conditioning += jump_conditioning(self, t, end_time, guidance)
         if text.pooled is not None:
             pooled = text.pooled.astype(jnp.float32)
             conditioning += VectorEmbedding(self.width, self.param_dtype, name="pooled_embedding")(

@@ -12,6 +12,7 @@ from genjax.nn import (
     VectorEmbedding,
     constrain,
     constrain_tokens,
+    jump_conditioning,
     modulate,
     patchify,
     scanned,
@@ -75,6 +76,8 @@ class PixArt(nn.Module):
         out_channels: channels of the output; as many as the input's if None. 8 as published, where
             the second half is the learned variance.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
+        takes_end_time: whether the network is told where its jump ends, `end_time` (flow maps).
+        takes_guidance: whether the network is told a guidance scale, `guidance`.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
         remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
             keep every activation.
@@ -91,6 +94,8 @@ class PixArt(nn.Module):
     mlp_ratio: float = 4.0
     out_channels: int | None = None
     time_scale: float = 1000.0
+    takes_end_time: bool = False
+    takes_guidance: bool = False
     unroll: int = 1
     remat_policy: str | None = None
     dtype: Dtype = jnp.float32
@@ -108,13 +113,16 @@ class PixArt(nn.Module):
         t: Float[Array, " batch"],
         text: Text,
         size: Float[Array, "batch 2"] | None = None,
+        end_time: Float[Array, " batch"] | None = None,
+        guidance: Float[Array, " batch"] | None = None,
     ) -> Float[Array, "batch height width out_channels"]:
         """
         Args:
             size: height and width of the picture in pixels, for a network with `size_conditioning`.
 
         Raises:
-            ValueError: it has `size_conditioning` and no `size` is given, or the other way round.
+            ValueError: it has `size_conditioning` and no `size` is given, or the other way round;
+                likewise for `end_time` and `guidance`.
         """
         if self.size_conditioning != (size is not None):
             raise ValueError(
@@ -139,6 +147,7 @@ class PixArt(nn.Module):
             sinusoids(x, 256)
         )
         conditioning = embed(t * self.time_scale, self.width, "time_embedding")
+        conditioning = conditioning + jump_conditioning(self, t, end_time, guidance)
         if self.size_conditioning:
             sides = embed(size.reshape(-1), self.width // 3, "size_embedding")
             ratio = embed(size[:, 0] / size[:, 1], self.width // 3, "aspect_ratio_embedding")

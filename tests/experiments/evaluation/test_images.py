@@ -7,6 +7,7 @@ import pytest
 
 from experiments.evaluation import images as evaluation
 from experiments.evaluation.context import Context
+from experiments.evaluation.few_steps import FewSteps
 from experiments.evaluation.images import Samples
 from experiments.inputs.conditions import Classes
 from genjax.data import Dataset, InMemory, load_dataset, to_float
@@ -121,6 +122,21 @@ def test_digits_are_used_whole(report_of):
     assert {name: report[name] for name in expected} == expected
     assert report["frechet_distance_train"] == pytest.approx(0.7176, abs=5e-5)
     assert report["classifier_accuracy"] == pytest.approx(0.9944, abs=5e-5)
+
+
+def test_few_steps_are_measured_as_samples_are():
+    splits = dict(train=striped(400, seed=0), test=striped(100, seed=1))
+    right = striped(80, seed=2)
+    order = np.argsort(np.arange(80) % 20 * 4 + right["label"])
+    whole, collapsed = right["image"][order], np.repeat(right["image"][:1], 80, axis=0)
+    model = SimpleNamespace(sample=lambda labels, num_steps: whole if num_steps > 1 else collapsed)
+    context = Context(Splits(splits, 4), None, Classes(4), 80)
+    report = FewSteps(context, num_steps=(1, 4))(model)
+    of_samples = Samples(context)(Drawer(whole))
+    for name in ("class_accuracy", "frechet_distance", "recall"):
+        assert report[f"{name}_at_4"] == of_samples[name]
+    assert report["class_accuracy_at_1"] == 0.25 and report["recall_at_1"] < 0.1
+    assert len(report) == 6
 
 
 def test_features_of_large_images_are_means_of_squares():

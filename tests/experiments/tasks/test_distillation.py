@@ -36,7 +36,7 @@ def teacher(tmp_path_factory):
 def student(method, teacher=None, **changes):
     config = small(digits_distillation.get_config(method), **changes)
     config.teacher = teacher
-    return config
+    return config.lock()  # as the program gets it
 
 
 @functools.cache

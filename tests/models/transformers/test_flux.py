@@ -237,7 +237,7 @@ def test_param_dtype_is_that_of_every_parameter(inputs):
     assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype("bfloat16")}
 
 
-@pytest.mark.parametrize("takes_guidance, given", [(True, "None"), (False, "not None")])
+@pytest.mark.parametrize("takes_guidance, given", [(True, "None"), (False, "given")])
 def test_guidance_is_given_where_it_is_taken(inputs, takes_guidance, given):
     network = small_flux(takes_guidance=takes_guidance)
     guidance = None if takes_guidance else inputs[4]

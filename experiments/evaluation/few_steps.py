@@ -1,0 +1,41 @@
+"""Measures of samples by the number of steps that make them."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from experiments.evaluation.context import Context, Model
+from experiments.evaluation.images import Samples, compare, image_reference, pixel_features
+
+FIGURES = ("class_accuracy", "frechet_distance", "recall")
+
+
+@dataclass(frozen=True)
+class FewSteps:
+    """Measure class accuracy, Fréchet distance and recall at several numbers of steps.
+
+    The figures are those of `Samples`, of as many samples with the same labels and seeds.
+
+    A figure's name in the report ends in its number of steps: `class_accuracy_at_4`.
+
+    Attributes:
+        num_steps: the numbers of steps.
+    """
+
+    context: Context
+    num_steps: tuple[int, ...] = (1, 2, 4, 8)
+    needs: ClassVar[tuple[str, ...]] = ()
+    least_held_out: ClassVar[int] = Samples.least_held_out
+
+    def __call__(self, model: Model) -> dict[str, Any]:
+        context = self.context
+        reference = image_reference(context.data, context.num_samples)
+        labels = context.draw_labels(lambda: reference.train_labels)
+        report = {}
+        for num_steps in self.num_steps:
+            images = model.sample(labels, num_steps=num_steps)
+            figures = compare(pixel_features(images), reference.unseen)
+            figures |= reference.accuracy(images, labels)
+            report |= {
+                f"{name}_at_{num_steps}": figures[name] for name in FIGURES if name in figures
+            }
+        return report

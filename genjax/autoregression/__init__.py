@@ -1,0 +1,35 @@
+"""Autoregression: sequences of tokens, each drawn given those before it.
+
+Everything takes arrays and callables. The networks are in `genjax.models`, quantizers in
+`genjax.nn`.
+
+| file | tokens at once |
+|---|---|
+| `decoding` | one, in the order of the sequence |
+| `masked` | those of which a network is most sure, of all masked ones |
+| `mar` | a few continuous ones, in a random order |
+| `logits` | from logits to tokens: guidance, temperature, top-k, top-p, min-p |
+
+Arguments have the order of `genjax.diffusion`: the keys; the callables; the data; options by name.
+"""
+
+from genjax.autoregression.decoding import decode as decode
+from genjax.autoregression.logits import check_sampling as check_sampling
+from genjax.autoregression.logits import filtered as filtered
+from genjax.autoregression.logits import guide as guide
+from genjax.autoregression.logits import guided as guided
+from genjax.autoregression.logits import keep_min_p as keep_min_p
+from genjax.autoregression.logits import keep_top_k as keep_top_k
+from genjax.autoregression.logits import keep_top_p as keep_top_p
+from genjax.autoregression.logits import pair as pair
+from genjax.autoregression.logits import sample as sample
+from genjax.autoregression.mar import mar_loss as mar_loss
+from genjax.autoregression.mar import mar_sample as mar_sample
+from genjax.autoregression.masked import choice_temperatures as choice_temperatures
+from genjax.autoregression.masked import guided_predict as guided_predict
+from genjax.autoregression.masked import masked_by_order as masked_by_order
+from genjax.autoregression.masked import masked_counts as masked_counts
+from genjax.autoregression.masked import masked_loss as masked_loss
+from genjax.autoregression.masked import maskgit as maskgit
+from genjax.autoregression.masked import random_masks as random_masks
+from genjax.autoregression.masked import random_orders as random_orders

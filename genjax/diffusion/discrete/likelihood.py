@@ -1,0 +1,99 @@
+"""Bounds on the likelihood of data under a discrete diffusion model, in nats per sample.
+
+`diffusion.bits_per_dimension` converts them.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import rel_entr
+from jaxtyping import Array, Float, Key
+
+from genjax.diffusion.discrete.losses import cross_entropy, step_divergence
+from genjax.diffusion.discrete.processes import DiscreteProcess, Tokens
+from genjax.diffusion.discrete.targets import Denoiser
+from genjax.diffusion.likelihood import Bound
+from genjax.diffusion.times import Law, uniform
+
+
+def _total(each):
+    return jnp.sum(each, range(1, each.ndim))
+
+
+def _prior(process, x, t):
+    """Return KL(q(x_t | x) ‖ π) of each sample."""
+    return _total(rel_entr(process.marginal(x, t), process.noise_law))
+
+
+def discrete_bound(
+    key: Key[Array, ""],
+    denoiser: Denoiser,
+    process: DiscreteProcess,
+    x: Tokens,
+    times: Float[Array, " times"],
+) -> Bound:
+    """Compute the bound of ancestral sampling with these steps.
+
+    It is Σ KL(q(x_s | x_t, x) ‖ p(x_s | x_t)) over steps t → s (Austin et al. 2021, D3PM, equation
+    1). x_t is drawn once for each step. The prior term is exact. It is infinite for `Masked` if the
+    first time keeps some tokens.
+
+    Args:
+        denoiser: `(x_t, t) -> log p(x | x_t)`.
+        x: data `[batch …]`.
+        times: a grid, noise end first. The last step, to the clean end, is −log p(x | x_t), so
+            there is no other reconstruction term.
+    """
+
+    def add(total, step):
+        number, t, s = step
+        each_t = jnp.full(len(x), t)
+        x_t = process.corrupt(jax.random.fold_in(key, number), x, each_t)
+        log_p = denoiser(x_t, each_t)
+        return total + _total(step_divergence(process, x, x_t, log_p, t, s)), None
+
+    zeros = jnp.zeros(len(x), times.dtype)
+    steps = (jnp.arange(len(times) - 1), times[:-1], times[1:])
+    diffusion, _ = jax.lax.scan(add, zeros, steps)
+    return Bound(_prior(process, x, times[0]), diffusion, zeros)
+
+
+def continuous_bound(
+    key: Key[Array, ""],
+    denoiser: Denoiser,
+    process: DiscreteProcess,
+    x: Tokens,
+    law: Law = uniform,
+    num_times: int = 1,
+) -> Bound:
+    """Compute the bound of infinitely many steps, the integral of `divergence_rate` over t.
+
+    Its expectation is the same for every law of times, and for `Masked` for every schedule. It is
+    −log p(x) exactly, if the denoiser is. The prior term is as in `discrete_bound`. If the domain
+    starts after the clean end, the reconstruction term is −log p(x | x_t) there.
+
+    Args:
+        denoiser: `(x_t, t) -> log p(x | x_t)`.
+        x: data `[batch …]`.
+        law: draws the times.
+        num_times: the number of times per sample, one in each of as many equally likely parts.
+    """
+    first, last = process.domain
+
+    def add(total, part):
+        noise_key, time_key = jax.random.split(jax.random.fold_in(key, part))
+        u = (part + jax.random.uniform(time_key, x.shape[:1])) / num_times
+        # u may be rounded to an end, where rates may be infinite.
+        u = jnp.clip(u, 2.0**-24, 1 - 2.0**-24)
+        t, slope = jax.jvp(lambda u: law(process, u), (u,), (jnp.ones_like(u),))
+        x_t = process.corrupt(noise_key, x, t)
+        rate = _total(process.divergence_rate(x, x_t, denoiser(x_t, t), t))
+        return total + slope / num_times * rate, None
+
+    zeros = jnp.zeros(len(x))
+    diffusion, _ = jax.lax.scan(add, zeros, jnp.arange(num_times))
+    reconstruction = zeros
+    if first > process.clean_end:
+        t = jnp.full(len(x), first)
+        x_t = process.corrupt(jax.random.fold_in(key, num_times), x, t)
+        reconstruction = _total(cross_entropy(denoiser(x_t, t), x))
+    return Bound(_prior(process, x, jnp.asarray(last, zeros.dtype)), diffusion, reconstruction)

@@ -1,0 +1,65 @@
+"""Three tokens of five levels with a known law, and the denoiser that is exact for it."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+VOCABULARY, LENGTH = 5, 3
+SEQUENCES = np.array(list(itertools.product(range(VOCABULARY), repeat=LENGTH)))  # [125 3]
+
+# A Markov chain whose tokens depend on their neighbours strongly: the mutual information of two
+# neighbours is 0.75 nats. Every sequence has some probability.
+_rng = np.random.default_rng(0)
+FIRST = _rng.dirichlet(np.full(VOCABULARY, 2.0))
+STEP = 0.02 + 0.9 * np.array([_rng.dirichlet(np.full(VOCABULARY, 0.3)) for _ in range(VOCABULARY)])
+STEP /= STEP.sum(1, keepdims=True)
+LAW = FIRST[SEQUENCES[:, 0]] * STEP[SEQUENCES[:, 0], SEQUENCES[:, 1]]
+LAW *= STEP[SEQUENCES[:, 1], SEQUENCES[:, 2]]  # [125], sums to 1
+ENTROPY = -np.sum(LAW * np.log(LAW))
+OUTCOMES = jnp.asarray(SEQUENCES)
+
+
+def exact(process, law=LAW):
+    """Return the exact denoiser `(x_t, t, [log_law]) -> log p(x | x_t)`, by enumeration.
+
+    With `log_law`, `[batch 125]`, every sample has a law of its own.
+    """
+
+    def denoiser(x_t, t, log_law=None):
+        log_law = jnp.log(jnp.asarray(law, jnp.result_type(float))) if log_law is None else log_law
+        likelihood = jnp.log(jnp.maximum(process.likelihood(x_t, t), 1e-30))  # [batch 3 5]
+        places = [likelihood[:, place, OUTCOMES[:, place]] for place in range(LENGTH)]
+        joint = jax.nn.softmax(log_law + sum(places))  # [batch 125]
+        own = jax.nn.one_hot(OUTCOMES, VOCABULARY)  # [125 3 5]
+        marginals = jnp.einsum("bo,olv->blv", joint, own, precision="highest")
+        return jnp.log(jnp.maximum(marginals, 1e-30))
+
+    return denoiser
+
+
+def index(x):
+    """Return the place of each sequence among SEQUENCES."""
+    return np.ravel_multi_index(np.moveaxis(np.asarray(x), -1, 0), (VOCABULARY,) * x.shape[-1])
+
+
+def chi_square(samples, law=LAW, against=None):
+    """Return the p-value of samples `[n 3]` under a law, outcomes below 5 expected joined.
+
+    Args:
+        against: another law, which the test must tell apart with a power of 0.999 at the level
+            0.001, or it is no test.
+    """
+    count = np.bincount(index(samples), minlength=len(law))
+    rare = len(samples) * law < 5
+    joined = lambda each: np.append(each[~rare], each[rare].sum() if rare.any() else [])
+    observed, expected = joined(count), joined(len(samples) * law)
+    if against is not None:
+        difference = joined(len(samples) * against) - expected
+        noncentrality = np.sum(difference**2 / expected)
+        limit = scipy.stats.chi2.isf(1e-3, len(expected) - 1)
+        power = scipy.stats.ncx2.sf(limit, len(expected) - 1, noncentrality)
+        assert power > 0.999, power
+    return scipy.stats.chisquare(observed, expected).pvalue

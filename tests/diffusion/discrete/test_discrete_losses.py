@@ -1,0 +1,331 @@
+"""Bounds and losses against enumerated likelihoods of three tokens of five levels.
+
+Integrals over time are Gauss–Legendre sums in float64 and expectations over x_t are sums over all
+states. So they are exact, and no tolerance is statistical unless a test says so.
+"""
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from chain import ENTROPY, LAW, LENGTH, OUTCOMES, SEQUENCES, VOCABULARY, exact, index
+
+from genjax import diffusion
+from genjax.diffusion import discrete
+
+CONSTANT = lambda x_t, t: jnp.zeros((*x_t.shape, VOCABULARY))
+
+
+def expected_bound(process, denoiser, nodes=48):
+    """Return the bound of every sequence, [125], by quadrature over t and all states."""
+    states = jnp.asarray(list(itertools.product(range(process.num_states), repeat=LENGTH)))
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    # t = u², because rates are least smooth at the clean end.
+    u, weights = (points + 1) / 2, weights / 2
+    pairs = jnp.repeat(OUTCOMES, len(states), 0), jnp.tile(states, (len(OUTCOMES), 1))
+
+    @jax.jit
+    def at(u):
+        t = jnp.full(len(states), u**2)
+        log_p = jnp.tile(denoiser(states, t), (len(OUTCOMES), 1, 1))
+        each_t = jnp.full(len(pairs[0]), u**2)
+        rate = process.divergence_rate(*pairs, log_p, each_t).sum(-1)
+        law = process.likelihood(pairs[1], each_t)
+        probability = jnp.take_along_axis(law, pairs[0][..., None], -1)[..., 0].prod(-1)
+        return 2 * u * jnp.sum((rate * probability).reshape(len(OUTCOMES), -1), -1)
+
+    return sum(w * at(jnp.asarray(each)) for each, w in zip(u, weights, strict=True))
+
+
+def drawn(count, seed):
+    return OUTCOMES[np.random.default_rng(seed).choice(len(LAW), count, p=LAW)]
+
+
+def nll_of(x):
+    return -np.log(LAW[index(x)])
+
+
+def table_network(seed=0):
+    """Return a network of random logits for every state of the masked chain, at all times."""
+    logits = jax.random.normal(jax.random.key(seed), (6, 6, 6, LENGTH, VOCABULARY), jnp.float32)
+    return lambda x_t, t: 2 * logits[x_t[:, 0], x_t[:, 1], x_t[:, 2]]
+
+
+@pytest.mark.usefixtures("float64")
+def test_bound_of_the_exact_denoiser_is_the_exact_likelihood(kind):
+    process = kind(vocabulary_size=VOCABULARY)
+    # 1e-4: the quadrature's error, which falls to 1e-6 with twice the nodes.
+    np.testing.assert_allclose(
+        expected_bound(process, exact(process)), -np.log(LAW), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.usefixtures("float64")
+def test_bound_lies_above_the_likelihood_of_the_model_of_another_law(kind):
+    """A denoiser of a wrong law bounds the likelihood of that law, so its mean exceeds entropy."""
+    process = kind(vocabulary_size=VOCABULARY)
+    wrong = 0.5 * LAW + 0.5 / len(LAW)
+    bound = expected_bound(process, exact(process, wrong))
+    np.testing.assert_allclose(bound, -np.log(wrong), rtol=1e-4, atol=1e-4)
+    assert np.sum(LAW * np.asarray(bound)) > ENTROPY + 0.1
+
+
+@pytest.mark.usefixtures("float64")
+def test_masked_bound_is_the_mean_over_orders_and_does_not_depend_on_the_schedule(schedule):
+    """A network whose answers agree with no law: each order of unmasking has its own likelihood.
+
+    Its bound is the mean of −log p over the six orders (Hoogeboom et al. 2022, equation 5).
+    """
+    if schedule is discrete.geometric:
+        pytest.skip("it starts with 0.9999 of the tokens; see its test below")
+    process = discrete.Masked(vocabulary_size=VOCABULARY, schedule=schedule)
+    network = table_network()
+    log_p = lambda x_t: jax.nn.log_softmax(network(x_t, None))
+    expected = np.zeros(len(OUTCOMES))
+    for order in itertools.permutations(range(LENGTH)):
+        x_t = np.full_like(SEQUENCES, process.mask)
+        for place in order:
+            chosen = np.asarray(log_p(jnp.asarray(x_t)))[:, place]
+            expected -= chosen[np.arange(len(chosen)), SEQUENCES[:, place]] / math.factorial(LENGTH)
+            x_t[:, place] = SEQUENCES[:, place]
+    found = expected_bound(process, discrete.predict(network, process, discrete.clean))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("float64")
+def test_constant_logits_cost_log_of_the_vocabulary_for_every_schedule(kind, schedule):
+    process = kind(vocabulary_size=VOCABULARY, schedule=schedule)
+    denoiser = discrete.predict(CONSTANT, process, discrete.leave_one_out)
+    bound = expected_bound(process, denoiser)
+    # What the schedule's ends leave out: geometric runs from alpha = 0.9999 to 2e-9.
+    ends = [float(process.sigma(jnp.asarray(t))) for t in (0.0, 1.0)]
+    if kind is discrete.Masked:
+        expected = LENGTH * math.log(VOCABULARY) * (ends[1] - ends[0])
+        np.testing.assert_allclose(bound, expected, rtol=1e-6)
+    else:
+        np.testing.assert_allclose(bound, LENGTH * math.log(VOCABULARY), rtol=1e-3)
+
+
+@functools.partial(jax.jit, static_argnames=("process", "target", "loss", "options"))
+def mean_loss(key, x, process, target, loss, options=()):
+    """Return the mean loss and its standard error over the batch."""
+    options = dict(options) | ({} if target is None else {"target": target})
+    apply = table_network() if isinstance(process, discrete.Masked) else CONSTANT
+    each, t = loss(key, apply, x, process=process, times=diffusion.uniform, **options)
+    return each.mean(), each.std() / jnp.sqrt(each.size), t
+
+
+def test_bound_loss_estimates_the_bound(kind):
+    """With independent times, within four standard errors of the exact bound, per token."""
+    process, x = kind(vocabulary_size=VOCABULARY), jnp.tile(OUTCOMES, (160, 1))
+    mean, error, t = mean_loss(
+        jax.random.key(0), x, process, discrete.leave_one_out, discrete.bound_loss
+    )
+    with jax.enable_x64(True):
+        network = table_network() if kind is discrete.Masked else CONSTANT
+        denoiser = discrete.predict(network, process, discrete.leave_one_out)
+        expected = float(expected_bound(process, denoiser).mean() / LENGTH)
+    assert t.shape == (len(x),)
+    assert abs(mean - expected) < 4 * error and error < 0.02 * expected
+
+
+def test_stratified_times_lower_the_variance_of_the_bound():
+    process, x = discrete.Masked(vocabulary_size=VOCABULARY), jnp.tile(OUTCOMES, (2, 1))
+    run = lambda options: np.std(
+        [
+            mean_loss(key, x, process, discrete.clean, discrete.bound_loss, options)[0]
+            for key in jax.random.split(jax.random.key(1), 40)
+        ]
+    )
+    assert run((("variates", diffusion.stratified),)) < 0.8 * run(())
+
+
+def test_shifted_times_and_other_schedules_leave_the_expected_bound():
+    """Same network, times of another density, within four standard errors of the difference."""
+    x = jnp.tile(OUTCOMES, (160, 1))
+    means = []
+    for schedule_of_time, shift in [(discrete.linear, 1.0), (discrete.cosine, 2.0)]:
+        process = discrete.Masked(vocabulary_size=VOCABULARY, schedule=schedule_of_time)
+        law = diffusion.shifted(diffusion.uniform, shift)
+        each, _ = jax.jit(
+            functools.partial(
+                discrete.bound_loss, process=process, target=discrete.clean, times=law
+            ),
+            static_argnums=1,
+        )(jax.random.key(2), table_network(), x)
+        means.append((float(each.mean()), float(each.std() / len(each) ** 0.5)))
+    (a, a_error), (b, b_error) = means
+    assert abs(a - b) < 4 * math.hypot(a_error, b_error)
+
+
+@pytest.mark.usefixtures("float64")
+def test_score_entropy_of_scores_is_the_bound_of_the_prediction(kind):
+    """One generic formula for scores, a closed form for masks: SEDD's bound and MDLM's agree."""
+    process = kind(vocabulary_size=VOCABULARY)
+    x = jnp.tile(OUTCOMES, (2, 1))
+    network = (
+        table_network()
+        if kind is discrete.Masked
+        else lambda x_t, t: jax.random.normal(jax.random.key(0), (*x_t.shape, VOCABULARY))
+    )
+    denoiser = discrete.predict(network, process, discrete.leave_one_out)
+
+    def log_scores(x_t, t):
+        return jnp.log(process.scores(denoiser(x_t, t), x_t, t)[..., :VOCABULARY])
+
+    options = dict(process=process, times=diffusion.uniform)
+    key = jax.random.key(3)
+    entropy, t = discrete.score_entropy_loss(key, log_scores, x, **options)
+    bound, _ = discrete.bound_loss(key, network, x, target=discrete.leave_one_out, **options)
+    np.testing.assert_allclose(entropy, bound, rtol=1e-9, atol=1e-12)
+    # The target `score` returns the prediction that the scores came from.
+    x_t = process.corrupt(key, x, t)
+    back = discrete.predict(log_scores, process, discrete.score)(x_t, t)
+    np.testing.assert_allclose(jnp.exp(back), jnp.exp(denoiser(x_t, t)), atol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_steps_of_d3pm_tend_to_the_continuous_bound(kind):
+    """num_steps times the divergence of a step, over the step, tends to the rate: error 1/steps."""
+    process = kind(vocabulary_size=VOCABULARY, schedule=discrete.cosine)
+    x = jnp.tile(OUTCOMES, (8, 1))
+    t = jnp.linspace(0.1, 0.9, len(x))
+    x_t = process.corrupt(jax.random.key(4), x, t)
+    log_p = discrete.predict(
+        table_network() if kind is discrete.Masked else CONSTANT, process, discrete.leave_one_out
+    )(x_t, t)
+    rate = process.divergence_rate(x, x_t, log_p, t)
+    error = lambda steps: jnp.max(
+        jnp.abs(discrete.step_divergence(process, x, x_t, log_p, t, t - 1 / steps) * steps - rate)
+    )
+    assert error(1e5) < 1e-2
+    np.testing.assert_allclose(error(1e4) / error(1e5), 10, rtol=0.1)
+
+
+@pytest.mark.usefixtures("float64")
+def test_discrete_bound_falls_to_the_likelihood_with_the_number_of_steps(kind):
+    """The factorized reverse of few steps cannot follow the chain; with more steps it can."""
+    process = kind(vocabulary_size=VOCABULARY)
+    x = drawn(4000, seed=5)
+    bound = jax.jit(
+        lambda key, times: (
+            -discrete.discrete_bound(key, exact(process), process, x, times).log_likelihood
+        )
+    )
+    excess = []
+    for steps in (1, 4, 64):
+        difference = bound(jax.random.key(6), diffusion.uniform_grid(process, steps)) - nll_of(x)
+        excess.append(float(difference.mean()))
+        standard_error = float(difference.std() / 4000**0.5)
+    assert excess[0] > excess[1] > excess[2] > -4 * standard_error
+    # One step draws all tokens independently: it costs the total correlation of the chain.
+    own = [np.bincount(SEQUENCES[:, i], LAW) for i in range(LENGTH)]
+    correlation = sum(-np.sum(p * np.log(p)) for p in own) - ENTROPY
+    assert abs(excess[0] - correlation) < 0.05
+    assert excess[2] < 0.05 * correlation
+
+
+def test_continuous_bound_estimates_bits_per_dimension(kind):
+    process = kind(vocabulary_size=VOCABULARY)
+    x = drawn(4000, seed=7)
+    bound = jax.jit(
+        lambda key: discrete.continuous_bound(key, exact(process), process, x, num_times=16)
+    )(jax.random.key(8))
+    bits = diffusion.bits_per_dimension(bound.log_likelihood, LENGTH)
+    error = bits.std() / 4000**0.5
+    assert abs(bits.mean() - ENTROPY / LENGTH / math.log(2)) < 4 * error
+    assert error < 0.03
+    np.testing.assert_array_equal(bound.prior, 0)
+    np.testing.assert_array_equal(bound.reconstruction, 0)
+
+
+def test_a_domain_that_ends_early_adds_prior_and_reconstruction():
+    """The sum of the three terms stays the likelihood of the exact denoiser (uniform noise)."""
+    process = discrete.Uniform(vocabulary_size=VOCABULARY, domain=(0.1, 0.99))
+    x = drawn(4000, seed=9)
+    bound = jax.jit(
+        lambda key: discrete.continuous_bound(key, exact(process), process, x, num_times=16)
+    )(jax.random.key(9))
+    alpha, sigma = 0.01, 0.99
+    own = alpha + sigma / VOCABULARY
+    prior = own * math.log(own * VOCABULARY) + 4 * sigma / VOCABULARY * math.log(sigma)
+    np.testing.assert_allclose(bound.prior, LENGTH * prior, rtol=1e-3)
+    excess = -bound.log_likelihood - nll_of(x)
+    # The model draws the tokens of the last step independently: that is looser, but not by much.
+    assert -4 * excess.std() / len(x) ** 0.5 < excess.mean() < 0.3
+    assert bound.reconstruction.mean() > 0.1
+
+
+def test_simple_loss_is_the_weighted_cross_entropy():
+    """Weighted by sigma'/sigma, it is the bound of masks."""
+    process, x = discrete.Masked(vocabulary_size=VOCABULARY), OUTCOMES
+    weight = lambda process, t: process.sigma_prime(t) / process.sigma(t)
+    key, shared = jax.random.key(10), dict(process=process, target=discrete.clean)
+    run = lambda loss, **options: loss(
+        key, table_network(), x, times=diffusion.uniform, **shared, **options
+    )[0]
+    np.testing.assert_allclose(
+        run(discrete.simple_loss, weighting=weight), run(discrete.bound_loss), rtol=1e-5
+    )
+    assert np.all(run(discrete.simple_loss) <= run(discrete.bound_loss))
+
+
+def test_hybrid_loss_is_the_bound_plus_cross_entropy(kind):
+    process, x = kind(vocabulary_size=VOCABULARY), jnp.tile(OUTCOMES, (64, 1))
+    args = jax.random.key(11), x, process, discrete.leave_one_out, discrete.hybrid_loss
+    plain, error, _ = mean_loss(*args, (("num_steps", 64), ("cross_entropy_weight", 0.0)))
+    heavier, _, _ = mean_loss(*args, (("num_steps", 64), ("cross_entropy_weight", 1.0)))
+    bound, bound_error, _ = mean_loss(*args[:4], discrete.bound_loss)
+    # 64 steps are looser than the continuous bound by a few per cent of a nat.
+    assert -4 * math.hypot(error, bound_error) < plain - bound < 0.1
+    assert heavier - plain > 0.1
+
+
+@pytest.mark.usefixtures("float64")
+def test_blocks_of_one_token_are_autoregression():
+    """The bound of block diffusion is tight for blocks of one: the chain rule, token by token."""
+    process, x = discrete.Masked(vocabulary_size=VOCABULARY), jnp.tile(OUTCOMES, (64, 1))
+    logits = jax.random.normal(jax.random.key(12), (LENGTH, 6, 6, VOCABULARY))
+
+    def network(x_t, t, clean):
+        assert t.shape == x_t.shape
+        earlier = jnp.pad(clean, ((0, 0), (2, 0)), constant_values=5)
+        return jnp.stack(
+            [logits[i, earlier[:, i], earlier[:, i + 1]] for i in range(LENGTH)], 1
+        )  # each token is told the two before it, and not itself
+
+    loss, t = discrete.bound_loss(
+        jax.random.key(13),
+        network,
+        x,
+        x,
+        process=process,
+        target=discrete.clean,
+        times=diffusion.uniform,
+        block_length=1,
+    )
+    log_p = jax.nn.log_softmax(network(x, jnp.zeros(x.shape), x))
+    exact_nll = -jnp.take_along_axis(log_p, x[..., None], -1)[..., 0]
+    assert loss.shape == t.shape == x.shape
+    difference = loss - exact_nll
+    assert abs(difference.mean()) < 4 * difference.std() / difference.size**0.5
+    masked = loss > 0
+    np.testing.assert_allclose((loss * t)[masked], exact_nll[masked], rtol=1e-9)
+
+
+def test_blocks_divide_sequences():
+    process = discrete.Masked(vocabulary_size=VOCABULARY)
+    with pytest.raises(ValueError, match="blocks of 2 tokens divide sequences"):
+        discrete.bound_loss(
+            jax.random.key(0),
+            CONSTANT,
+            OUTCOMES,
+            process=process,
+            target=discrete.clean,
+            times=diffusion.uniform,
+            block_length=2,
+        )

@@ -1,0 +1,263 @@
+"""Samplers with the exact denoiser of an enumerated chain: their laws, by chi-square.
+
+4,000 samples tell the chain from independent tokens with its own frequencies with a power above
+0.999 at the level 0.001 (`chain.chi_square`). Samplers that draw tokens together have an error of
+discretization, which their grids make small beside the noise of 4,000 samples.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from chain import LAW, LENGTH, SEQUENCES, VOCABULARY, chi_square, exact
+
+from genjax import diffusion
+from genjax.diffusion import discrete
+
+BATCH = 4000
+KEYS = diffusion.sample_keys(jax.random.key(0), jnp.arange(BATCH))
+FREQUENCIES = [np.bincount(SEQUENCES[:, i], LAW) for i in range(LENGTH)]
+INDEPENDENT = np.prod([p[SEQUENCES[:, i]] for i, p in enumerate(FREQUENCIES)], 0)
+
+MASKED = discrete.Masked(vocabulary_size=VOCABULARY)
+UNIFORM = discrete.Uniform(vocabulary_size=VOCABULARY)
+COSINE = discrete.Masked(vocabulary_size=VOCABULARY, schedule=discrete.cosine)
+
+
+@functools.partial(jax.jit, static_argnames=("sampler", "process", "options"))
+def sample(sampler, process, times, keys=KEYS, options=()):
+    noise = process.prior(keys, (LENGTH,))
+    return sampler(exact(process), process, noise, times, keys=keys, **dict(options))
+
+
+# Sampler, process, steps and options.
+CASES = {
+    "ancestral, masked": (discrete.ancestral, MASKED, 64, ()),
+    "ancestral, masked, cosine": (discrete.ancestral, COSINE, 64, ()),
+    "ancestral, uniform": (discrete.ancestral, UNIFORM, 64, ()),
+    "tau_leaping, masked": (discrete.tau_leaping, MASKED, 96, ()),
+    "tau_leaping, uniform": (discrete.tau_leaping, UNIFORM, 128, ()),
+    "flow, masked": (discrete.flow, MASKED, 64, ()),
+    "flow, uniform": (discrete.flow, UNIFORM, 64, ()),
+    "flow with eta, masked": (discrete.flow, MASKED, 128, (("eta", 4.0),)),
+    "flow with eta, uniform": (discrete.flow, UNIFORM, 128, (("eta", 4.0),)),
+    "remasking": (discrete.remasking, MASKED, 128, (("rate", discrete.capped),)),
+    "remasking, rescaled": (discrete.remasking, COSINE, 128, (("rate", discrete.rescaled),)),
+    # One token a step, chosen by what all samples share or by the entropy: no error at all.
+    "entropy_bounded by 0": (discrete.entropy_bounded, MASKED, LENGTH, (("bound", 0.0),)),
+    "blockwise": (discrete.blockwise(discrete.ancestral, 1), MASKED, 2, ()),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_samples_have_the_law_of_the_chain(case):
+    sampler, process, steps, options = case
+    samples = sample(sampler, process, diffusion.uniform_grid(process, steps), options=options)
+    assert samples.shape == (BATCH, LENGTH) and samples.max() < VOCABULARY
+    assert chi_square(samples, against=INDEPENDENT) > 1e-3
+
+
+def test_first_hitting_has_the_law_of_the_chain_with_one_token_a_step():
+    @jax.jit
+    def first_hitting(keys):
+        noise = MASKED.prior(keys, (LENGTH,))
+        return discrete.first_hitting(exact(MASKED), MASKED, noise, keys=keys, trajectory=True)
+
+    states = first_hitting(KEYS)
+    assert chi_square(states[-1], against=INDEPENDENT) > 1e-3
+    np.testing.assert_array_equal(
+        (states == MASKED.mask).sum(-1), [[3 - k] * BATCH for k in range(4)]
+    )
+    # Every place is as likely as the others to be the first: four standard errors of 4,000.
+    first = (states[1] != MASKED.mask).mean(0)
+    np.testing.assert_allclose(first, 1 / 3, atol=0.03)
+
+
+def test_first_hitting_times_are_those_of_the_process():
+    """sigma of the times are uniform variates in falling order: means 3/4, 2/4 and 1/4."""
+    seen = []
+
+    def denoiser(x_t, t):
+        jax.debug.callback(lambda t: seen.append(np.asarray(t)), t, ordered=True)
+        return exact(COSINE)(x_t, t)
+
+    noise = COSINE.prior(KEYS, (LENGTH,))
+    jax.block_until_ready(discrete.first_hitting(denoiser, COSINE, noise, keys=KEYS))
+    jax.effects_barrier()
+    sigma = np.asarray(COSINE.sigma(jnp.asarray(seen)))
+    assert np.all(np.diff(sigma, axis=0) <= 0)
+    # Four standard errors: the deviation of these variates is at most 0.23.
+    np.testing.assert_allclose(sigma.mean(1), [0.75, 0.5, 0.25], atol=0.015)
+
+
+def test_one_step_draws_tokens_independently():
+    """A check of the check: one step of `ancestral` has the wrong law, and the test sees it."""
+    samples = sample(discrete.ancestral, MASKED, jnp.asarray([1.0, 0.0]))
+    assert chi_square(samples, INDEPENDENT, against=LAW) > 1e-3
+    assert chi_square(samples) < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("sampler", "process", "options"),
+    [
+        (discrete.ancestral, MASKED, ()),
+        (discrete.ancestral, UNIFORM, ()),
+        (discrete.flow, UNIFORM, (("eta", 4.0),)),
+        (discrete.remasking, COSINE, (("rate", functools.partial(discrete.rescaled, eta=0.5)),)),
+    ],
+    ids=["ancestral, masked", "ancestral, uniform", "flow with eta, uniform", "remasking"],
+)
+def test_marginals_in_the_middle_are_those_of_the_process(sampler, process, options):
+    """Not only the end: at t = 1/2 the states have the law of data corrupted to t = 1/2."""
+    times = jnp.linspace(1.0, 0.5, 65)
+    states = sample(sampler, process, times, options=options)
+    token = np.bincount(np.asarray(states[:, 1]), minlength=process.num_states) / BATCH
+    expected = FREQUENCIES[1] @ np.asarray(
+        process.marginal(jnp.arange(VOCABULARY)[None], jnp.asarray([0.5]))[0]
+    )
+    # Four standard errors of a frequency of 4,000 are at most 0.032.
+    np.testing.assert_allclose(token, expected, atol=0.032)
+
+
+@pytest.mark.parametrize(
+    "case", [CASES["ancestral, uniform"], CASES["blockwise"]], ids=["ancestral", "blockwise"]
+)
+def test_a_sample_does_not_depend_on_its_batch(case):
+    sampler, process, _, options = case
+    times = diffusion.uniform_grid(process, 2)
+    together = sample(sampler, process, times, keys=KEYS[:8], options=options)
+    alone = sample(sampler, process, times, keys=KEYS[5:6], options=options)
+    np.testing.assert_array_equal(together[5:6], alone)
+
+
+@pytest.mark.parametrize("name", ["ancestral", "flow", "confident", "entropy_bounded"])
+def test_given_tokens_stay_and_the_others_follow_them(name):
+    noise = MASKED.prior(KEYS, (LENGTH,)).at[:, 0].set(2)
+    times = diffusion.uniform_grid(MASKED, 32)
+    samples = jax.jit(
+        lambda: getattr(discrete, name)(exact(MASKED), MASKED, noise, times, keys=KEYS)
+    )()
+    assert np.all(samples[:, 0] == 2)
+    given = np.where(SEQUENCES[:, 0] == 2, LAW, 0)
+    second = np.bincount(SEQUENCES[:, 1], given) / given.sum()
+    found = np.bincount(samples[:, 1], minlength=VOCABULARY) / BATCH
+    if name == "confident":  # choosing places by the tokens drawn there favours likely tokens
+        assert found.argmax() == second.argmax() and found.max() > second.max()
+    else:  # four standard errors
+        np.testing.assert_allclose(found, second, atol=0.032)
+
+
+def test_first_hitting_keeps_given_tokens():
+    noise = MASKED.prior(KEYS[:64], (LENGTH,)).at[:, 1].set(3)
+    samples = discrete.first_hitting(exact(MASKED), MASKED, noise, keys=KEYS[:64])
+    assert np.all(samples[:, 1] == 3) and samples.max() < VOCABULARY
+
+
+def logits_of(seed, length=16, vocabulary=11):
+    return 3 * jax.random.normal(jax.random.key(seed), (length, vocabulary))
+
+
+@pytest.mark.parametrize("steps", [4, 16])
+def test_confident_accepts_the_quota_of_the_schedule(steps):
+    """Linear: equal parts. Cosine: MaskGIT's counts, rounded. Each place exactly once."""
+    for schedule in (discrete.linear, discrete.cosine):
+        process = discrete.Masked(vocabulary_size=11, schedule=schedule)
+        denoiser = discrete.predict(
+            lambda x_t, t: logits_of(0) + 0 * t[:, None, None], process, discrete.clean
+        )
+        times = diffusion.uniform_grid(process, steps)
+        states = discrete.confident(
+            denoiser,
+            process,
+            process.prior(KEYS[:4], (16,)),
+            times,
+            keys=KEYS[:4],
+            threshold=1.0,
+            trajectory=True,
+        )
+        masked = (states == process.mask).sum(-1)
+        expected = [16 - np.ceil(16 * float(process.alpha(t)) - 1e-3) for t in times]
+        np.testing.assert_array_equal(masked, np.repeat(np.array(expected)[:, None], 4, 1))
+        settled = states[:-1] != process.mask
+        np.testing.assert_array_equal(states[1:][settled], states[:-1][settled])
+
+
+def test_maskgit_counts_of_256_tokens():
+    """The published counts of masked tokens after each of 8 and 12 steps (parallel_decode.py)."""
+    process = discrete.Masked(vocabulary_size=2, schedule=discrete.cosine)
+    for steps, expected in [
+        (8, [251, 236, 212, 181, 142, 97, 49, 0]),
+        (12, [253, 247, 236, 221, 203, 181, 155, 128, 97, 66, 33, 0]),
+    ]:
+        times = diffusion.uniform_grid(process, steps)[1:]
+        target = [discrete.in_total(process, 256, jnp.asarray(0), times[0], t) for t in times]
+        np.testing.assert_array_equal(256 - np.array(target), expected)
+
+
+def test_confident_stops_evaluating_when_all_is_accepted():
+    """With a threshold of 0 the first step accepts everything: one evaluation of 16."""
+    calls = []
+
+    def network(x_t, t):
+        jax.debug.callback(lambda _: calls.append(1), t, ordered=True)
+        return jnp.broadcast_to(logits_of(1), (*x_t.shape, 11))
+
+    process = discrete.Masked(vocabulary_size=11)
+    samples = discrete.confident(
+        discrete.predict(network, process, discrete.clean),
+        process,
+        process.prior(KEYS[:4], (16,)),
+        diffusion.uniform_grid(process, 16),
+        keys=KEYS[:4],
+        threshold=0.0,
+    )
+    jax.block_until_ready(samples)
+    jax.effects_barrier()
+    assert len(calls) == 1 and samples.max() < 11
+
+
+def test_blocks_are_told_earlier_blocks_and_their_times():
+    """The second block sees the first one clean, at time 0, and later ones as noise, at time 1."""
+    process, seen = discrete.Masked(vocabulary_size=11), []
+
+    def network(x_t, t):
+        jax.debug.callback(
+            lambda *both: seen.append([np.array(a[0]) for a in both]), x_t, t, ordered=True
+        )
+        return jnp.zeros((*x_t.shape, 11))
+
+    sampler = discrete.blockwise(discrete.ancestral, 2)
+    samples = sampler(
+        discrete.predict(network, process, discrete.clean),
+        process,
+        process.prior(KEYS[:1], (6,)),
+        jnp.asarray([1.0, 0.25, 0.0]),
+        keys=KEYS[:1],
+    )
+    jax.block_until_ready(samples)
+    jax.effects_barrier()
+    assert len(seen) == 6 and samples.max() < 11
+    x_t, t = seen[3]  # the second step of the second block
+    np.testing.assert_array_equal(t, [0, 0, 0.25, 0.25, 1, 1])
+    np.testing.assert_array_equal(x_t[:2], samples[0, :2])
+    np.testing.assert_array_equal(x_t[4:], 11)
+    with pytest.raises(ValueError, match="blocks of 4 tokens do not divide a sequence of 6"):
+        discrete.blockwise(discrete.ancestral, 4)(
+            network, process, process.prior(KEYS[:1], (6,)), jnp.asarray([1.0, 0.0]), keys=KEYS[:1]
+        )
+
+
+def test_grids_and_options_do_not_recompile():
+    traces = []
+
+    @jax.jit
+    def run(times, eta):
+        traces.append(1)
+        noise = UNIFORM.prior(KEYS[:4], (LENGTH,))
+        return discrete.flow(exact(UNIFORM), UNIFORM, noise, times, keys=KEYS[:4], eta=eta)
+
+    run(jnp.asarray([1.0, 0.5, 0.0]), 0.0)
+    run(jnp.asarray([1.0, 0.2, 0.0]), 3.0)
+    assert len(traces) == 1

@@ -1,0 +1,191 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.autoregression import decode, guide, guided, pair, sample
+from genjax.models.autoregressive import llamagen
+from genjax.models.autoregressive.llamagen import LlamaGen
+from genjax.models.autoregressive.prefixes import ClassPrefix, TextPrefix
+from genjax.nn import Text
+from tests import virtual_devices
+
+BATCH, VOCABULARY, GRID = 3, 7, (2, 3)
+LENGTH = math.prod(GRID)
+RANDOM = np.random.default_rng(0)
+SIZE = dict(vocabulary=VOCABULARY, grid=GRID, width=16, depth=2, num_heads=2)
+NETWORKS = {"class": LlamaGen(prefix=ClassPrefix(5), **SIZE)}
+NETWORKS["text"] = LlamaGen(prefix=TextPrefix(4), **SIZE)
+MASK = np.arange(4) >= np.array([0, 2, 3])[:, None]  # padding comes before the text
+CONDITIONS = {
+    "class": jnp.asarray([0, 4, 5]),
+    "text": Text(
+        jnp.asarray(RANDOM.standard_normal((BATCH, 4, 6), np.float32)), mask=jnp.asarray(MASK)
+    ),
+}
+TOKENS = jnp.asarray(RANDOM.integers(0, VOCABULARY, (BATCH, LENGTH)))
+
+
+def variables_of(name):
+    """Variables away from the initialisation, where every part of the network matters."""
+    random = np.random.default_rng(1)
+    shapes = jax.eval_shape(NETWORKS[name].init, jax.random.key(0), TOKENS, CONDITIONS[name])
+    return jax.tree.map(lambda a: 0.3 * random.standard_normal(a.shape, np.float32), shapes)
+
+
+def count(network, condition):
+    tokens = jax.ShapeDtypeStruct((1, 4), jnp.int32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), tokens, condition)
+    return sum(a.size for a in jax.tree.leaves(variables))
+
+
+# Counted in the authors' code, autoregressive/models/gpt.py.
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ("B", 110_888_448),
+        ("L", 342_910_976),
+        ("XL", 774_699_520),
+        ("XXL", 1_410_972_672),
+        ("1B", 1_199_616_000),
+        ("3B", 3_096_659_200),
+        ("7B", 6_614_589_440),
+    ],
+)
+def test_parameter_counts(size, expected):
+    network = getattr(llamagen, f"LlamaGen_{size}")()
+    assert count(network, jax.ShapeDtypeStruct((1,), jnp.int32)) == expected
+
+
+def test_parameter_count_with_text():
+    text = Text(jax.ShapeDtypeStruct((1, 120, 2048), jnp.float32))
+    assert count(llamagen.LlamaGen_XL(prefix=TextPrefix()), text) == 777_678_080
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("given", [0, 2])
+def test_cached_logits_are_those_of_the_whole_sequence(name, given):
+    network, variables = NETWORKS[name], variables_of(name)
+    expected = jax.jit(network.apply)(variables, TOKENS, CONDITIONS[name])
+    first = TOKENS[:, :given] if given else None
+    prefill = jax.jit(functools.partial(network.apply, method="prefill"))
+    step = jax.jit(functools.partial(network.apply, variables, method="step"))
+    logits, state = prefill(variables, CONDITIONS[name], first)
+    shapes = jax.tree.map(jnp.shape, state)
+    outputs = [logits]
+    for position in range(given, LENGTH - 1):
+        logits, state = step(state, TOKENS[:, position], jnp.asarray(position))
+        outputs.append(logits)
+    # The same sums of float32 in another order.
+    np.testing.assert_allclose(jnp.stack(outputs, 1), expected[:, given:], rtol=0, atol=1e-5)
+    assert jax.tree.map(jnp.shape, state) == shapes
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_token_depends_on_all_before_it_and_on_no_other(name):
+    """By gradients of each token's logits by the embeddings of the tokens at all places."""
+    network, variables = NETWORKS[name], variables_of(name)
+    tokens = jnp.arange(LENGTH)[None]  # a token for each place
+    condition = jax.tree.map(lambda a: a[:1], CONDITIONS[name])
+
+    def logits(embedding):
+        params = variables["params"] | {"token_embedding": {"embedding": embedding}}
+        return (network.apply({"params": params}, tokens, condition) ** 2).sum((0, 2))
+
+    jacobian = jax.jit(jax.jacrev(logits))(variables["params"]["token_embedding"]["embedding"])
+    depends = np.abs(jacobian).max(-1)[:, :LENGTH] > 0
+    np.testing.assert_array_equal(depends, np.tril(np.ones((LENGTH, LENGTH), bool), -1))
+
+
+def test_padding_of_a_text_is_hidden():
+    network, variables, text = NETWORKS["text"], variables_of("text"), CONDITIONS["text"]
+    apply = jax.jit(network.apply)
+    other = text.replace(tokens=np.where(MASK[..., None], text.tokens, 9.0))
+    expected = apply(variables, TOKENS, text)
+    np.testing.assert_allclose(apply(variables, TOKENS, other), expected, atol=1e-5)
+    whole = apply(variables, TOKENS, other.replace(mask=jnp.ones_like(text.mask)))
+    assert np.abs(whole - expected)[1:].max() > 0.1
+
+
+def test_the_first_loss_is_that_of_uniform_logits():
+    network = LlamaGen(vocabulary=16_384, grid=(2, 2), width=8, depth=1, num_heads=1)
+    tokens, labels = jnp.arange(4)[None], jnp.zeros(1, int)
+    logits = jax.jit(lambda key: network.apply(network.init(key, tokens, labels), tokens, labels))(
+        jax.random.key(0)
+    )
+    loss = -jax.nn.log_softmax(logits)[0, jnp.arange(4), tokens[0]]
+    np.testing.assert_allclose(loss, 9.70406, rtol=1e-6)  # ln 16384
+
+
+def test_guided_greedy_decoding_is_that_of_two_uncached_networks():
+    """û + 3(ĉ − û) of whole sequences, the most likely token appended each time."""
+    network, variables, labels = NETWORKS["class"], variables_of("class"), CONDITIONS["class"]
+    apply = jax.jit(network.apply)
+
+    @jax.jit
+    def run(keys, labels, guidance_scale):
+        first, state = network.apply(variables, pair(labels, 5), method="prefill")
+        step = guide(functools.partial(network.apply, variables, method="step"), guidance_scale)
+        law = functools.partial(sample, temperature=0.0)
+        return decode(keys, step, guided(first, guidance_scale), state, LENGTH, law)
+
+    tokens = run(jax.random.split(jax.random.key(0), BATCH), labels, 3.0)
+    expected = jnp.zeros((BATCH, LENGTH), jnp.int32)
+    for place in range(LENGTH):
+        c, u = (apply(variables, expected, a)[:, place] for a in (labels, jnp.full(BATCH, 5)))
+        expected = expected.at[:, place].set(jnp.argmax(u + 3 * (c - u), axis=-1))
+    np.testing.assert_array_equal(tokens, expected)
+
+
+def test_what_does_not_fit_is_refused():
+    init = lambda name, *a: jax.eval_shape(NETWORKS[name].init, jax.random.key(0), *a)
+    with pytest.raises(ValueError, match="a grid of 2×3 has 6 tokens; got 7"):
+        init("class", jnp.zeros((1, 7), int), jnp.zeros(1, int))
+    with pytest.raises(ValueError, match="takes 4 states of a text; got 0"):
+        init("text", TOKENS, Text(jnp.zeros((BATCH, 0, 6))))
+
+
+FOUR_DEVICES = """
+import functools, jax, jax.numpy as jnp, numpy as np
+from genjax.devices import make_mesh
+from genjax.devices.mesh import batch_sharding, variable_sharding
+from genjax.models.autoregressive.llamagen import LlamaGen
+from genjax.models.autoregressive.prefixes import ClassPrefix
+from genjax.nn.transformer import empty_cache
+
+network = LlamaGen(8, (2, 3), 16, 2, 2, ClassPrefix(5))
+labels, random = jnp.asarray([0, 4, 5, 1]), np.random.default_rng(0)
+tokens = jnp.asarray(random.integers(0, 8, (4, 6)))
+shapes = jax.eval_shape(network.init, jax.random.key(0), tokens, labels)
+variables = jax.tree.map(lambda a: 0.3 * random.standard_normal(a.shape, np.float32), shapes)
+expected = jax.jit(network.apply)(variables, tokens, labels)
+
+def run(variables, tokens, labels):
+    logits, state = network.apply(variables, labels, method="prefill")
+    def step(state, inputs):
+        logits, state = network.apply(variables, state, *inputs, method="step")
+        return state, logits
+    state, others = jax.lax.scan(step, state, (tokens[:, :-1].T, jnp.arange(5)))
+    return jnp.concatenate([logits[:, None], others.swapaxes(0, 1)], 1), state
+
+mesh = make_mesh({"data": 2, "tensor": 2}, 4)
+place = lambda path, a: jax.device_put(
+    a, variable_sharding(mesh)(jax.tree_util.keystr(path, simple=True, separator="/"), a.shape)
+)
+with jax.set_mesh(mesh):
+    placed = jax.tree.map_with_path(place, variables)
+    batch = [jax.device_put(a, batch_sharding(mesh)) for a in (tokens, labels)]
+    logits, state = jax.jit(run)(placed, *batch)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+    keys = state.layers.keys
+    assert keys.shape == (2, 4, 7, 2, 8)
+    for keys in (keys, jax.jit(lambda: empty_cache(*keys.shape).keys)()):
+        assert keys.sharding.shard_shape(keys.shape) == (2, 2, 7, 1, 8), keys.sharding
+"""
+
+
+def test_decoding_on_a_mesh_is_that_of_one_device_with_a_cache_split_by_head():
+    virtual_devices.run(["-W", "error", "-c", FOUR_DEVICES], num_devices=4)
