@@ -36,6 +36,9 @@ file, and --record into the device's file in experiments/speed/results. A row ha
 - `program_bytes`: bytes of the compiled program on one device, for arguments, results and temporary
   arrays. `device_bytes` is the device's peak since the process began, if the device reports one.
 
+--program=forward times a diffusion network on a training batch, and --program=jvp the network with
+its derivative along x_t and t, which mean flows and other losses of `genjax.distillation` take.
+
 The sampling program makes as many samples as a batch holds, with the config's sampler, steps and
 guidance. An autoencoder makes reconstructions. If the data are latents, samples are not decoded.
 """
@@ -60,7 +63,7 @@ from ml_collections import config_flags
 from experiments.configuration.runs import examples_at_once, mesh_axes
 from experiments.launch.config_flag import define_config
 from experiments.launch.runtime import run_program, user_errors
-from experiments.speed.programs import PROGRAMS, cost_of, program_of
+from experiments.speed.programs import NETWORK_PROGRAMS, PROGRAMS, cost_of, program_of
 from experiments.speed.records import merge, results_of, stamp
 from genjax.devices import make_mesh
 from genjax.devices.breakdown import breakdown
@@ -156,7 +159,7 @@ def repeated(name: str, program: Callable, args: tuple) -> Callable[[], Any]:
 
     Each training step takes the state of the step before.
     """
-    if name == "sample":
+    if name != "train":
         return lambda: program(*args)
     state, *inputs = args
 
@@ -169,7 +172,7 @@ def repeated(name: str, program: Callable, args: tuple) -> Callable[[], Any]:
 
 
 def measure(config: Any, name: str, steps: int, trace: str | None = None) -> dict[str, Any]:
-    """Measure one of the `PROGRAMS` of a config, and return its row.
+    """Measure one of the `PROGRAMS` or `NETWORK_PROGRAMS` of a config, and return its row.
 
     `main` adds the config's path and the changed fields to the row.
 
@@ -300,7 +303,12 @@ if __name__ == "__main__":
     if each:
         sys.argv[1:] = each[0]
     CONFIG = define_config("The experiment; may be given several times.")
-    PROGRAM = flags.DEFINE_enum("program", None, PROGRAMS, "Which of the programs, if not all.")
+    PROGRAM = flags.DEFINE_enum(
+        "program",
+        None,
+        PROGRAMS + NETWORK_PROGRAMS,
+        f"Which of the programs; {' and '.join(PROGRAMS)} if not given.",
+    )
     STEPS = flags.DEFINE_integer("steps", 20, "Calls that are timed, twice.", lower_bound=2)
     OUT = flags.DEFINE_string("out", None, "JSON file to merge the rows into, if any.")
     RECORD = flags.DEFINE_bool("record", False, "Merge the rows into experiments/speed/results.")

@@ -1,20 +1,21 @@
-"""A config's training step and sampling program for plans and timings, without data."""
+"""A config's training step, sampling program and network, for plans and timings without data."""
 
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, use_abstract_mesh
 from jaxtyping import PyTree
 
-from experiments.configuration.runs import build
+from experiments.configuration.runs import build, check_diffusion
 from experiments.inputs.datasets import abstract_batch
 from genjax.devices.cost import multiply_adds, product_bytes
 from genjax.devices.mesh import BATCH_AXES
 from genjax.devices.planning import shard_bytes
-from genjax.nn import as_written
+from genjax.nn import as_written, forward_mode
 from genjax.nn.sharding import CONTEXT, TENSOR
 from genjax.training import abstract_state
 from genjax.training.loop import compile_update
@@ -23,6 +24,7 @@ from genjax.training.sampling import POSTHOC, sampling_program
 from genjax.training.task import GenerativeTask
 
 PROGRAMS = ("train", "sample")
+NETWORK_PROGRAMS = ("forward", "jvp")  # of a diffusion network alone, on a training batch
 
 
 class Program(NamedTuple):
@@ -48,18 +50,21 @@ class Program(NamedTuple):
 
 
 def program_of(name: str, config: Any, mesh: Mesh | AbstractMesh) -> Program:
-    """Return one of the `PROGRAMS` of a config.
+    """Return one of the `PROGRAMS` or `NETWORK_PROGRAMS` of a config.
 
     Samples of latents on disk are not decoded, so their autoencoder may be missing.
 
     Raises:
         ValueError, ImportError, OSError: raised by `build`.
-        ValueError: the sampler chooses its number of steps while it runs.
+        ValueError: the sampler chooses its number of steps while it runs; or a network program is
+            requested of a task other than diffusion.
     """
     config = config.copy_and_resolve_references()
     config.unlock()
     if config.space.get("directory"):
         config.data.image_shape, config.space = config.space.shape, dict(name="Points")
+    if name in NETWORK_PROGRAMS:
+        return _network(name, config, mesh)
     return (_training_step if name == "train" else _sampling)(config, build(config), mesh)
 
 
@@ -105,6 +110,42 @@ def _sampling(config: Any, task: GenerativeTask, mesh: Mesh | AbstractMesh) -> P
         jitted=lambda: sampling_program(task, weights, False, mesh),
         args=arguments(batch),
         local=_in_shapes(arguments(_of_one_device(batch, mesh))),
+        updated=0,
+    )
+
+
+def _network(name: str, config: Any, mesh: Mesh | AbstractMesh) -> Program:
+    """Return the denoiser's program, or the program of the denoiser and its derivative.
+
+    The derivative is along a direction in (x_t, t), as the losses of flow maps take it.
+    """
+    check_diffusion(config)
+    task = build(config)
+    state, frozen = abstract_state(task, jax.random.key(0), mesh), abstract_frozen(task, mesh)
+    batch = abstract_batch(config, task, mesh)
+    array = lambda *shape: jax.ShapeDtypeStruct(
+        (config.batch_size, *shape), jnp.float32, sharding=batch["label"].sharding
+    )
+    inputs = {"x": array(*task.space.shape), "t": array(), **batch}
+
+    def forward(state, inputs, *frozen):
+        condition = task.condition.of_batch(inputs)
+        return task.denoiser(state.params, *frozen)(inputs["x"], inputs["t"], condition)
+
+    def jvp(state, inputs, *frozen):
+        point = inputs["x"], inputs["t"]
+        along = lambda x, t: forward(state, inputs | {"x": x, "t": t}, *frozen)
+        with forward_mode(True):
+            return jax.jvp(along, point, (inputs["x"], jnp.ones_like(inputs["t"])))
+
+    function = jvp if name == "jvp" else forward
+    return Program(
+        task=task,
+        function=function,
+        useful=function,
+        jitted=lambda: jax.jit(function),
+        args=(state, inputs, *frozen),
+        local=_in_shapes((state, _of_one_device(inputs, mesh), *frozen)),
         updated=0,
     )
 

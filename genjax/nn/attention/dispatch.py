@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from genjax.nn.attention.chunked import (
+    CHUNK_BYTES,
     LEAST_CHUNK,
     attention_logits,
     chunk_length,
@@ -130,7 +131,9 @@ def choose_attention(
         query_shape: [batch queries heads features], the batch and heads of one device, the whole
             length.
         key_shape: [batch keys heads features], of the same device.
-        forward_mode: forward-mode or second derivatives are taken.
+        forward_mode: forward-mode or second derivatives are taken. No kernel has them. The plain
+            form would keep each layer's weights and their tangents for the backward pass, so
+            logits of more than one chunk are computed in chunks.
         context: over how many devices sequences are split.
         placed: a mesh is in use or there is but one device. Else XLA splits a program as its
             arguments are, and it cannot split a TPU's kernel.
@@ -156,7 +159,8 @@ def choose_attention(
         if platform == "tpu" and dtype == "bfloat16" and placed:
             block = query_block(queries, keys, heads, features, memory)
             return "splash" if block is None or mask_shape is not None else "short"
-    return "chunked" if 4 * batch * heads * queries * keys > PLAIN_BYTES else "plain"
+    largest = min(CHUNK_BYTES, PLAIN_BYTES) if forward_mode else PLAIN_BYTES
+    return "chunked" if 4 * batch * heads * queries * keys > largest else "plain"
 
 
 def current_platform() -> str:
