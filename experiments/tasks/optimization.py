@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int, PyTree
 from experiments.configuration.kinds import AVERAGE
 from genjax.training import (
     at_rounded,
-    ema,
     group_norms,
     make_optimizer,
     update_average,
@@ -23,7 +22,7 @@ from genjax.training.ema import PowerFunction, power_of_width
 from genjax.training.optimizers import evaluation_params
 from genjax.training.sampling import POSTHOC
 
-Averages = tuple[tuple[str, ema.HalfLife | ema.PowerFunction], ...]  # rules by name
+Averages = tuple[tuple[str, Any], ...]  # rules of genjax.training.ema by name
 
 
 def make_averages(config: Any) -> Averages:
