@@ -94,6 +94,8 @@ def load(name):
     config = importlib.import_module(f"configs.{name}").get_config(*filter(None, [choice]))
     if config.space.name == "Latents" and not config.space.get("run"):
         config.space.published = "VAE"  # which the user names
+    if config.get("teacher"):
+        config.teacher = None  # which the user trains
     if "adapters" in config and config.adapters:
         config.adapters.source = text_to_image.get_config(*filter(None, [choice])).model.name
     return config

@@ -1,13 +1,19 @@
 """The configs of few-step generators: their papers' numbers, and a step at toy size."""
 
 import importlib
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.configuration.runs import build
+from configs import emoji_text
+from experiments.configuration.runs import build, mesh_axes
+from experiments.inputs.conditions import Prompts
+from experiments.inputs.datasets import abstract_batch
+from experiments.tasks import distillation
+from genjax.devices import make_mesh
 
 GUIDED = dict(diagonal=0.5, largest=8.0, power=1.0)
 # Method's numbers; learning rate, b2, weight decay; batch, steps; averages' half-lives; the mean
@@ -131,10 +137,7 @@ def step(config):
     state = jax.jit(task.init)(jax.random.key(0))
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
     batch = {"image": jnp.asarray(images), "label": jnp.arange(4)}
-    # Warm-up starts at a rate of 0: the second step moves.
-    after, metrics = jax.jit(task.update)(
-        state.replace(step=jnp.int32(1)), batch, jax.random.key(1)
-    )
+    after, metrics = jax.jit(task.update)(state, batch, jax.random.key(1))
     return task, state, after, metrics
 
 
@@ -149,7 +152,7 @@ def step(config):
 )
 def test_a_step_of_every_architecture_runs_narrowed(name, choice):
     config = load(name, choice)
-    config.optimizer.warmup = 0.0
+    config.optimizer.warmup = 0.0  # a first step at the full rate
     task, state, after, metrics = step(narrow(config))
     assert np.isfinite(metrics["loss"])
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, after.params)
@@ -159,3 +162,44 @@ def test_a_step_of_every_architecture_runs_narrowed(name, choice):
     )
     if choice in ("imf_b2", "pmf_b16"):
         assert jax.eval_shape(sample, 2.0).shape == (2, 8, 8, 1)
+
+
+def small_text(config):
+    """Return the config on pixels, with a network of a few features."""
+    config.space = dict(name="Pixels")
+    config.batch_size = 2
+    config.model.update(patch_size=8, width=16, depth=1, num_heads=2, unroll=1)
+    return config
+
+
+def test_a_student_of_text_steps_from_its_teacher(monkeypatch, tmp_path):
+    """The encoded prompts are zeros, and the teacher's parameters its first."""
+    zeros = lambda prompts: jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), prompts.example())
+    encoded = lambda prompts: {
+        "empty": jax.tree.map(lambda a: a[0], zeros(prompts)),
+        "prompts": zeros(prompts),
+    }
+    monkeypatch.setattr(Prompts, "frozen", encoded)
+    theirs = small_text(emoji_text.get_config())
+    teacher = build(theirs)
+    params = jax.jit(teacher.init)(jax.random.key(0)).params
+    run = SimpleNamespace(
+        task=teacher, network=teacher.network, config=theirs, variables={"params": params}
+    )
+    monkeypatch.setattr(distillation.Teacher, "run", property(lambda _: run))
+    (tmp_path / "config.json").touch()
+    config = small_text(load("emoji_text_distillation"))
+    assert config.method.guidance_scale == theirs.sampling.guidance_scale == 3.0
+    assert config.sampling.num_steps == 4 and config.sampling.guidance_scale == 1.0
+    config.teacher, config.optimizer.warmup = str(tmp_path), 0.0  # a first step at the full rate
+    task = build(config.lock())
+    state = jax.jit(task.init)(jax.random.key(0))
+    assert state.params.keys() - params.keys() == {"end_time_embedding"}
+    state = task.start_from(state, {"network": {"params": state.params | params}})
+    mesh = make_mesh(mesh_axes(config), config.batch_size)
+    shapes = abstract_batch(config, task, mesh)
+    batch = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    after, metrics = jax.jit(task.update)(state, batch, jax.random.key(1), *task.frozen())
+    assert np.isfinite(metrics["loss"])
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, after.params)
+    assert max(jax.tree.leaves(moved)) > 0
