@@ -46,7 +46,7 @@ class MeanFlow(Method):
             x,
             student.told,
             pairs=functools.partial(pairs.ordered, law=student.times, diagonal=self.diagonal),
-            guided=None if self.guidance_scale == 1 else guided,
+            guided=None if (self.guidance_scale, self.mixing) == (1, 0) else guided,
             distance=functools.partial(distances.adaptive, power=self.power),
         )
 

@@ -57,7 +57,7 @@ def test_a_part_that_breaks_its_contract_is_refused():
 CHOICES = {
     kinds.TARGET: "clean, noise, velocity, v, score, edm",
     kinds.LOSS: "simple_loss, hybrid_loss",
-    kinds.WEIGHTING: "uniform, min_snr, truncated_snr, edm, sigmoid, p2",
+    kinds.WEIGHTING: "uniform, min_snr, truncated_snr, edm, sigmoid, p2, bounded_velocity",
     kinds.LAW: "uniform, logit_normal, mode, cosmap, uniform_log_snr, log_normal_sigma, karras",
     kinds.AVERAGE: "HalfLife, PowerFunction",
     kinds.OBJECTIVE: "saturating, non_saturating, hinge, least_squares, wasserstein, relativistic",
