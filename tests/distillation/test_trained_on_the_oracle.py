@@ -1,8 +1,8 @@
 """Small networks that are trained by each method on data N(0, S²) reach the closed forms.
 
 The network is a multiple of x_t that depends on the times by a hidden layer. The solutions are of
-this form. It starts far from them, and 400 steps of Adam with 256 examples leave an error of about
-0.01 by the noise of the batches.
+this form. It starts far from them, and 400 steps of Adam with 256 examples leave an error of at
+most 0.04, by the noise of the batches.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from gaussian import S, average_velocity, exact_denoiser, exact_map, exact_velocity
+from gaussian import S, exact_denoiser, exact_map, exact_velocity
 
 from genjax import diffusion
 from genjax.diffusion import (
@@ -98,26 +98,13 @@ LOSSES = {
         lambda key, u, v, x: flow_map_matching.semigroup_loss(key, as_map(u), x, **OPTIONS)[0]
     ),
     "trajectory consistency": lambda key, u, x: consistency.consistency_loss(
-        key,
-        as_map(u),
-        x,
-        process=FLOW,
-        pairs=lambda key, process, count: _step(key, count),
-        teacher=consistency.solver_step(exact_denoiser(FLOW), FLOW, 2),
-        weighting=consistency.inverse_step,
-        anywhere=True,
+        key, as_map(u), x, teacher=exact_map(FLOW), anywhere=True, **OPTIONS
     )[0],
     "distilled reflow": by_pairs,
 }
 AT = {  # the times at which a method's map is known: all, or one jump alone
     "distilled reflow": (jnp.array([1.0]), jnp.array([0.0])),
 }
-
-
-def _step(key, count):
-    """Steps of a tenth, from times up to 0.95, where Heun's method still has data to start from."""
-    t = jax.random.uniform(key, (count,), minval=0.1, maxval=0.95)
-    return t, t - 0.1
 
 
 def train(loss, steps=STEPS):
@@ -140,17 +127,16 @@ def train(loss, steps=STEPS):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_small_network_reaches_the_average_velocity(name):
-    """At x = 1 and times all over the triangle; at its start the error is above 0.3."""
-    u = train(LOSSES[name])
-    t, s = AT.get(
-        name, (jnp.array([0.9, 0.8, 0.7, 0.5, 0.9]), jnp.array([0.1, 0.5, 0.2, 0.2, 0.7]))
-    )
+def test_a_small_network_reaches_the_flow_map(name):
+    """From x = 1 and times all over the triangle; the first network is off by more than 0.2."""
+    u = as_map(train(LOSSES[name]))
+    everywhere = jnp.array([0.9, 0.8, 0.7, 0.5, 0.9]), jnp.array([0.1, 0.5, 0.2, 0.2, 0.7])
+    t, s = AT.get(name, everywhere)
     x = jnp.ones((len(t), 1))
-    exact = average_velocity(FLOW)(x, t, s)
-    first = train(LOSSES[name], steps=1)
-    assert jnp.abs(first(x, t, s) - exact).max() > 0.3
-    np.testing.assert_allclose(u(x, t, s), exact, atol=0.06)
+    exact = exact_map(FLOW)(x, t, s)
+    first = as_map(train(LOSSES[name], steps=1))
+    assert jnp.abs(first(x, t, s) - exact).max() > 0.2
+    np.testing.assert_allclose(u(x, t, s), exact, atol=0.04)
 
 
 @pytest.mark.parametrize("taught", [False, True])
