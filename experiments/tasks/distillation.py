@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 
 from experiments.configuration import kinds
 from experiments.configuration.runs import open_run
-from experiments.tasks.diffusion import Diffusion
+from experiments.tasks.diffusion import Diffusion, time_grid
 from experiments.tasks.methods import Method, Student
 from genjax import diffusion
 from genjax.diffusion.processes import expand
@@ -46,6 +46,11 @@ class Teacher:
         if not isinstance(task, Diffusion):
             raise ValueError(
                 f"the teacher {self.folder} is a run of a {type(task).__name__}, not of Diffusion"
+            )
+        if told := [*task._told(jnp.zeros(1))]:
+            raise ValueError(
+                f"the teacher {self.folder} is a student whose network is told {' and '.join(told)}"
+                "; take a run of Diffusion, such as the one that it learned from"
             )
         pairs = {
             "process": (task.process, process),
@@ -139,6 +144,24 @@ class Distillation(Diffusion):
         """Return what the network is told beside the condition, where its shapes alone count."""
         told = dict(end_time=self.method.takes_end_time, guidance=self.method.takes_guidance)
         return {name: t for name, takes in told.items() if takes}
+
+    def sampling_inputs(self, sampling: Any) -> tuple:
+        """Return the inputs of sampling, which the teacher is not among: it need not be loaded."""
+        times = time_grid(self.process, sampling)
+        return jnp.float32(sampling.guidance_scale), times, *super().frozen()
+
+    def functions(self, state: Any, sampling: Any) -> dict[str, Any]:
+        """Return `sample_teacher`, if there is a teacher, and what a diffusion task returns."""
+        own = super().functions(state, sampling)
+        return own | {"sample_teacher": self._sample_teacher} if self.teacher else own
+
+    def _sample_teacher(self, labels: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
+        """Return samples of the teacher by its own sampler, and the number of its steps.
+
+        With the process and the seed of the student they start from the student's noise.
+        """
+        run = self.teacher.run
+        return run.sample(labels, seed=seed), run.config.sampling.num_steps
 
     def _loss(self, params, batch, key, state, frozen):
         batch = self._mirrored(batch, key)
