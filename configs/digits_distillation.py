@@ -103,5 +103,6 @@ def get_config(choice: str = "MeanFlow") -> ConfigDict:
     config.teacher = "runs/digits_flow" if choice in WITH_TEACHER else placeholder(str)
     config.evaluation.measures.few_steps = dict(name="FewSteps", num_steps=(1, 2, 4, 8))
     config.sampling.update(num_steps=1, guidance_scale=1.0, sampler=dict(name="jump"))
+    config.evaluation.measures.few_step_pictures = dict(name="FewStepPictures")
     config.update(changes)
     return config

@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from experiments.configuration.runs import open_run
 from genjax import pretrained
+from genjax.training.json_files import read_json
 from genjax.training.task import GenerativeTask
 
 
@@ -31,16 +32,23 @@ def open_source(source: str) -> dict[str, PyTree]:
     """Return the variables of the networks in the folder of a run or of published weights.
 
     Raises:
-        FileNotFoundError: the folder holds neither a run nor published weights.
+        FileNotFoundError: the folder holds neither a run nor published weights, or the run has no
+            checkpoint.
     """
     if not Path(source).exists():
         raise FileNotFoundError(
             f"--init_from names {Path(source).absolute()}, and there is no such folder"
         )
-    if (Path(source) / "checkpoints").is_dir():
+    if _is_run(Path(source)):
         run = open_run(source)
         return run.task.networks(run.state, run.config.sampling.weights)
     return {"network": pretrained.load(source)[1]}
+
+
+def _is_run(folder: Path) -> bool:
+    """Return whether training wrote the folder, if only its config until now."""
+    record = folder / "config.json"
+    return (folder / "checkpoints").is_dir() or (record.exists() and "config" in read_json(record))
 
 
 def transfer(own: dict[str, PyTree], given: dict[str, PyTree]) -> Transfer:

@@ -65,6 +65,10 @@ FILMS = {
     "reconstruction": ("Clips and their reconstructions", "Film of clips beside reconstructions"),
 }
 MEASURED_PICTURES = {
+    "few_steps": (
+        "Few steps",
+        "Samples by the number of steps that make them; a column has one label and one noise",
+    ),
     "reconstructions": (
         "Originals and reconstructions",
         "Held-out examples, each above its reconstruction",
@@ -205,7 +209,7 @@ def write_report(workdir: str | Path) -> Path:
             }
         ),
     ]
-    body = [*_state(run), _samples(run)]
+    body = [*_state(run), _samples(run), _measured_picture(run, "few_steps")]
     body += [_measured_picture(run, "reconstructions"), _measured_picture(run, "held_out_prompts")]
     body += [section("Figures", _figures(run.report)), _measured_picture(run, "logits")]
     body += [_curves(run), _samples_over_time(run)]

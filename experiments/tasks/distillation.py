@@ -6,12 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from experiments.configuration import kinds
 from experiments.inputs.conditions import Classes, Unconditional
 from experiments.inputs.pairs import Pairs
-from experiments.tasks.diffusion import Diffusion, Objective
+from experiments.tasks.diffusion import Diffusion, Objective, time_grid
 from experiments.tasks.methods import Method, Student
 from experiments.tasks.optimization import Optimization
 from experiments.tasks.teachers import Teacher
@@ -101,6 +102,24 @@ class Distillation(Diffusion):
         """Return what the network is told beside the condition, where its shapes alone count."""
         told = dict(end_time=self.method.takes_end_time, guidance=self.method.takes_guidance)
         return {name: t for name, takes in told.items() if takes}
+
+    def sampling_inputs(self, sampling: Any) -> tuple:
+        """Return the inputs of sampling, which the teacher is not among: it need not be loaded."""
+        times = time_grid(self.process, sampling)
+        return jnp.float32(sampling.guidance_scale), times, *super().frozen()
+
+    def functions(self, state: Any, sampling: Any) -> dict[str, Any]:
+        """Return `sample_teacher`, if there is a teacher, and what a diffusion task returns."""
+        own = super().functions(state, sampling)
+        return own | {"sample_teacher": self._sample_teacher} if self.teacher else own
+
+    def _sample_teacher(self, labels: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
+        """Return samples of the teacher by its own sampler, and the number of its steps.
+
+        With the process and the seed of the student they start from the student's noise.
+        """
+        run = self.teacher.run
+        return run.sample(labels, seed=seed), run.config.sampling.num_steps
 
     def _loss(self, params, batch, key, state, frozen):
         batch = self._mirrored(batch, key)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.tasks.methods.guided_mean_flow import GuidedMeanFlow
 from experiments.tasks.methods import MeanFlow
+from experiments.tasks.methods.guided_mean_flow import GuidedMeanFlow
 from genjax.diffusion.times import logit_normal
 
 KEY, LABELS = jax.random.key(0), jnp.array([0, 1, 2, 3])
