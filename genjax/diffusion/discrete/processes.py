@@ -25,31 +25,45 @@ Probabilities = Float[Array, " batch *shape _"]
 LOG_ZERO = -1e9  # log 0, but finite: the difference of two of them is 0, not NaN
 
 
-def linear(t: Time) -> tuple[Time, Time]:
-    """Return (1 − t, t).
+@dataclass(frozen=True)
+class Linear:
+    """(1 − t, t), MDLM's log-linear schedule (Sahoo et al. 2024).
 
-    It is MDLM's log-linear schedule: the integral of the rates is −log(1 − t) (Sahoo et al. 2024).
+    The integral of the rates is −log(1 − t).
     """
-    return 1 - t, t
+
+    def __call__(self, t: Time) -> tuple[Time, Time]:
+        return 1 - t, t
 
 
-def cosine(t: Time) -> tuple[Time, Time]:
-    """Return (1 − sin(πt/2), sin(πt/2)) (Shi et al. 2024, MD4, table 4)."""
-    return 2 * jnp.sin(jnp.pi / 4 * (1 - t)) ** 2, jnp.sin(jnp.pi / 2 * t)
+@dataclass(frozen=True)
+class Cosine:
+    """(1 − sin(πt/2), sin(πt/2)) (Shi et al. 2024, MD4, table 4)."""
+
+    def __call__(self, t: Time) -> tuple[Time, Time]:
+        return 2 * jnp.sin(jnp.pi / 4 * (1 - t)) ** 2, jnp.sin(jnp.pi / 2 * t)
 
 
-def polynomial(t: Time, power: float = 2.0) -> tuple[Time, Time]:
-    """Return (1 − t^power, t^power) (Shi et al. 2024, MD4, table 4)."""
-    return -jnp.expm1(power * jnp.log(t)), t**power
+@dataclass(frozen=True)
+class Polynomial:
+    """(1 − t^power, t^power) (Shi et al. 2024, MD4, table 4)."""
+
+    power: float = 2.0
+
+    def __call__(self, t: Time) -> tuple[Time, Time]:
+        return -jnp.expm1(self.power * jnp.log(t)), t**self.power
 
 
-def geometric(t: Time, least: float = 1e-4, most: float = 20.0) -> tuple[Time, Time]:
-    """Return (e^−b, 1 − e^−b) with b = least^(1 − t)·most^t.
+@dataclass(frozen=True)
+class Geometric:
+    """(e^−b, 1 − e^−b) with b = least^(1 − t)·most^t (Lou et al. 2024, SEDD, section 3.3)."""
 
-    Lou et al. 2024, SEDD, section 3.3.
-    """
-    integral = least ** (1 - t) * most**t
-    return jnp.exp(-integral), -jnp.expm1(-integral)
+    least: float = 1e-4
+    most: float = 20.0
+
+    def __call__(self, t: Time) -> tuple[Time, Time]:
+        integral = self.least ** (1 - t) * self.most**t
+        return jnp.exp(-integral), -jnp.expm1(-integral)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +74,11 @@ class DiscreteProcess(Process):
 
     Attributes:
         vocabulary_size: V, the number of tokens that data consist of.
-        schedule: `linear`, `cosine`, `polynomial`, … with its options bound.
+        schedule: `Linear()`, `Cosine()`, `Polynomial(power)`, … or another function of t.
     """
 
     vocabulary_size: int
-    schedule: Schedule = linear
+    schedule: Schedule = Linear()
 
     @property
     def clean_end(self) -> float:

@@ -28,7 +28,7 @@ PATH = discrete.Path(
     noises=(MASKED, UNIFORM),
     schedule=lambda t: (1 - t, t**2, t * (1 - t)),
 )
-COSINE = discrete.Masked(vocabulary_size=VOCABULARY, schedule=discrete.cosine)
+COSINE = discrete.Masked(vocabulary_size=VOCABULARY, schedule=discrete.Cosine())
 
 
 @functools.partial(jax.jit, static_argnames=("sampler", "process", "options"))
@@ -179,7 +179,7 @@ def logits_of(seed, length=16, vocabulary=11):
 
 def test_confident_accepts_the_quota_of_the_schedule():
     """Cosine: few tokens first. Each place is accepted exactly once."""
-    process = discrete.Masked(vocabulary_size=11, schedule=discrete.cosine)
+    process = discrete.Masked(vocabulary_size=11, schedule=discrete.Cosine())
     logits = logits_of(0)
     denoiser = discrete.predict(
         lambda x_t, t: logits + 0 * t[:, None, None], process, discrete.clean
@@ -200,7 +200,7 @@ def test_confident_accepts_the_quota_of_the_schedule():
 
 def test_maskgit_counts_of_256_tokens():
     """The published counts of masked tokens after each of 8 and 12 steps (parallel_decode.py)."""
-    process = discrete.Masked(vocabulary_size=2, schedule=discrete.cosine)
+    process = discrete.Masked(vocabulary_size=2, schedule=discrete.Cosine())
     for steps, expected in [
         (8, [251, 236, 212, 181, 142, 97, 49, 0]),
         (12, [253, 247, 236, 221, 203, 181, 155, 128, 97, 66, 33, 0]),

@@ -81,8 +81,8 @@ def confident(
     """Accept tokens of probability above `threshold`, and at least a quota of the most probable.
 
     Nie et al. 2025, LLaDA, section 2.4, and LLaDA2's threshold. Accepted tokens stay. Under
-    `Uniform` the others are drawn anew. The schedule sets the quota: `linear` accepts equal parts,
-    `cosine` few tokens first.
+    `Uniform` the others are drawn anew. The schedule sets the quota: `Linear` accepts equal parts,
+    `Cosine` few tokens first.
 
     Args:
         noise: masks, or uniform noise. Under `Masked`, places that are already data stay.
