@@ -38,7 +38,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Cosine:
-    """(1 − sin(πt/2), sin(πt/2)) (Shi et al. 2024, MD4, table 4)."""
+    """(1 − sin(πt/2), sin(πt/2)) (Shi et al. 2024, MD4)."""
 
     def __call__(self, t: Time) -> tuple[Time, Time]:
         return 2 * jnp.sin(jnp.pi / 4 * (1 - t)) ** 2, jnp.sin(jnp.pi / 2 * t)
@@ -46,7 +46,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Polynomial:
-    """(1 − t^power, t^power) (Shi et al. 2024, MD4, table 4)."""
+    """(1 − t^power, t^power) (Shi et al. 2024, MD4)."""
 
     power: float = 2.0
 
@@ -56,7 +56,7 @@ class Polynomial:
 
 @dataclass(frozen=True)
 class Geometric:
-    """(e^−b, 1 − e^−b) with b = least^(1 − t)·most^t (Lou et al. 2024, SEDD, section 3.3)."""
+    """(e^−b, 1 − e^−b) with b = least^(1 − t)·most^t (Lou et al. 2024, SEDD)."""
 
     least: float = 1e-4
     most: float = 20.0
@@ -186,7 +186,7 @@ class DiscreteProcess(Process):
     ) -> Probabilities:
         """Return p_t(x_t with k at this place)/p_t(x_t) for each state k, `[batch … states]`.
 
-        Lou et al. 2024, SEDD, equation 4. It follows from log_p = log p(x | x_t).
+        This is the concrete score of Lou et al. 2024, SEDD. It follows from log_p = log p(x | x_t).
         """
         ratios, total = self._ratios(log_p, x_t, t)
         alpha, sigma = expand(self.alpha(t), ratios), expand(self.sigma(t), ratios)
@@ -213,7 +213,7 @@ class DiscreteProcess(Process):
         """Return the bound's integrand over t in nats for each token, the score entropy.
 
         It compares the rates of p(x | x_t) with those of data at x, and is −d/dt of their
-        divergence (Lou et al. 2024, SEDD, equation 5; Campbell et al. 2022, equation 6).
+        divergence (Campbell et al. 2022, proposition 2; Lou et al. 2024, SEDD).
         """
         true, scores = (self.scores(each, x_t, t) for each in (self.log_certain(x), log_p))
         rate = expand(self.noise_rate(t), x_t) * self.noise_law[x_t]
@@ -225,7 +225,7 @@ def score_entropy(
 ) -> Float[Array, " batch *shape"]:
     """Return Σ_k s_k − true_k·log s_k + true_k·(log true_k − 1) over the states k ≠ x_t.
 
-    Lou et al. 2024, SEDD, definition 3.1. It is 0 for the true scores.
+    Lou et al. 2024, SEDD. It is 0 for the true scores.
     """
     possible = true > 0
     excess = log_scores - jnp.log(jnp.where(possible, true, 1))
@@ -259,7 +259,7 @@ class Masked(DiscreteProcess):
     ) -> Float[Array, " batch *shape"]:
         """Return sigma'/sigma·(−log p(x | x_t)) at masks, and 0 elsewhere.
 
-        Sahoo et al. 2024, MDLM, equation 10; Shi et al. 2024, MD4, equation 5.
+        Sahoo et al. 2024, MDLM, equation 10; Shi et al. 2024, MD4.
         """
         rate = jnp.where(x_t == self.mask, expand(self.sigma_prime(t) / self.sigma(t), x_t), 0)
         return -rate * jnp.take_along_axis(log_p, x[..., None], -1)[..., 0]
@@ -286,7 +286,7 @@ class Path(DiscreteProcess):
     """Data and several noises, each with its own weight: discrete flow matching's general path.
 
     P(x_t = k | x) = Σ_j κ_j(t)·w_j(k), where w_0 is x and the others are the laws of `noises` (Gat
-    et al. 2024, equation 9). Masks with some uniform tokens between data and masks are
+    et al. 2024). Masks with some uniform tokens between data and masks are
     `Path(vocabulary_size=V, noises=(Masked(vocabulary_size=V), Uniform(vocabulary_size=V)),
     schedule=lambda t: (1 - t, t**2, t * (1 - t)))`. It trains by `losses.simple_loss` and samples
     by `samplers.flow`. It is no Markov chain with one noise, so it has no `noise_law`, posterior or

@@ -77,7 +77,7 @@ def test_bound_lies_above_the_likelihood_of_the_model_of_another_law(kind):
 def test_masked_bound_is_the_mean_over_orders_and_does_not_depend_on_the_schedule(schedule):
     """A network whose answers agree with no law: each order of unmasking has its own likelihood.
 
-    Its bound is the mean of −log p over the six orders (Hoogeboom et al. 2022, equation 5).
+    Its bound is the mean of −log p over the six orders (Hoogeboom et al. 2022).
     """
     if schedule == discrete.Geometric():
         pytest.skip("it starts with 0.9999 of the tokens; see its test below")

@@ -147,7 +147,7 @@ def test_steps_map_the_marginal_of_one_token_to_that_of_the_next_time(sampler, p
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("eta", [0.0, 2.0])
 def test_flow_has_the_published_rates_of_masks(eta):
-    """(1 + eta·alpha)/sigma per time to unmask, and eta to mask: Campbell et al. 2024, F.1."""
+    """(1 + eta·alpha)/sigma per time to unmask, and eta to mask: Campbell et al. 2024."""
     law = jnp.asarray([0.4, 0.3, 0.15, 0.1, 0.05])
     states, _, log_p = one_token(MASKED, 0.6, law)
     length = 1e-6
