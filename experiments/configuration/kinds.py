@@ -261,6 +261,21 @@ class Sampler(Protocol):
     def __call__(self, denoiser, process, noise, times, *, keys, trajectory): ...
 
 
+class DiscreteTarget(Protocol):
+    """`target(process, output, x_t, t)`: log p(x | x_t) of a network's output."""
+
+    def __call__(self, process, output, x_t, t): ...
+
+
+class DiscreteLoss(Protocol):
+    """`loss(key, apply, x, conditioning, *, process, target, times, variates)`.
+
+    It returns losses and times.
+    """
+
+    def __call__(self, key, apply, x, conditioning, *, process, target, times, variates): ...
+
+
 class Method(Protocol):
     """`method(key, student, x)`: losses and times; its attributes say what the network takes."""
 
@@ -377,6 +392,10 @@ LAW = Kind(Law, ("genjax.diffusion.times",))
 VARIATES = Kind(Variates, ("genjax.diffusion.times",))
 SAMPLER = Kind(Sampler, ("genjax.diffusion.samplers",))
 FLOW_MAP_SAMPLER = Kind(Sampler, ("genjax.distillation.flow_maps",))
+DISCRETE_PROCESS = Kind(Process, ("genjax.diffusion.discrete.processes",), made=True)
+DISCRETE_TARGET = Kind(DiscreteTarget, ("genjax.diffusion.discrete.targets",))
+DISCRETE_LOSS = Kind(DiscreteLoss, ("genjax.diffusion.discrete.losses",))
+DISCRETE_SAMPLER = Kind(Sampler, ("genjax.diffusion.discrete.samplers",))
 METHOD = Kind(Method, ("experiments.tasks.methods",), made=True)
 GRID = Kind(Grid, ("genjax.diffusion.grids",))
 AVERAGE = Kind(Average, ("genjax.training.ema",), made=True)
@@ -398,12 +417,12 @@ KINDS_BY_FIELD = {
     "model.generator": (GENERATOR,),
     "model.discriminator": (DISCRIMINATOR,),
     "condition": (CONDITION,),
-    "process": (PROCESS,),
+    "process": (PROCESS, DISCRETE_PROCESS),
     "target": (TARGET,),
     "loss": (LOSS,),
     "weighting": (WEIGHTING,),
     "times": (LAW,),
-    "sampling.sampler": (SAMPLER,),
+    "sampling.sampler": (SAMPLER, DISCRETE_SAMPLER),
     "sampling.grid": (GRID,),
     "likelihood": (LIKELIHOOD,),
     "reconstruction": (DISTANCE,),

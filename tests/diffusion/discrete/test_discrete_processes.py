@@ -61,10 +61,10 @@ def test_alpha_and_sigma_of_schedules(schedule):
 
 def test_published_schedules_at_a_half():
     half = jnp.asarray(0.5)
-    np.testing.assert_allclose(discrete.linear(half)[0], 0.5)
-    np.testing.assert_allclose(discrete.cosine(half)[0], 1 - np.cos(np.pi / 4), rtol=1e-12)
-    np.testing.assert_allclose(discrete.polynomial(half)[0], 0.75)
-    np.testing.assert_allclose(discrete.geometric(half)[0], np.exp(-((1e-4 * 20) ** 0.5)))
+    np.testing.assert_allclose(discrete.Linear()(half)[0], 0.5)
+    np.testing.assert_allclose(discrete.Cosine()(half)[0], 1 - np.cos(np.pi / 4), rtol=1e-12)
+    np.testing.assert_allclose(discrete.Polynomial()(half)[0], 0.75)
+    np.testing.assert_allclose(discrete.Geometric()(half)[0], np.exp(-((1e-4 * 20) ** 0.5)))
 
 
 def test_marginals_are_matrix_exponentials(kind, schedule):
@@ -162,7 +162,7 @@ def test_path_mixes_data_and_noises():
     keys = diffusion.sample_keys(jax.random.key(0), jnp.arange(3))
     np.testing.assert_array_equal(path.prior(keys, (4,)), np.full((3, 4), 5))
     # One noise is the process of that noise.
-    one = discrete.Path(vocabulary_size=VOCABULARY, noises=(masked,), schedule=discrete.linear)
+    one = discrete.Path(vocabulary_size=VOCABULARY, noises=(masked,), schedule=discrete.Linear())
     states = jnp.arange(6)[None]
     np.testing.assert_array_equal(one.likelihood(states, t), masked.likelihood(states, t))
 
@@ -186,7 +186,7 @@ def test_grids_and_laws_of_times_are_those_of_diffusion():
     np.testing.assert_allclose(diffusion.uniform(process, u), 0.01 + 0.99 * u, rtol=1e-6)
 
 
-@pytest.mark.parametrize("schedule_of_time", [discrete.linear, discrete.cosine])
+@pytest.mark.parametrize("schedule_of_time", [discrete.Linear(), discrete.Cosine()])
 def test_time_of_inverts_sigma(schedule_of_time):
     process = discrete.Masked(vocabulary_size=3, schedule=schedule_of_time)
     t = jnp.linspace(0, 1, 11)

@@ -28,7 +28,7 @@ PATH = discrete.Path(
     noises=(MASKED, UNIFORM),
     schedule=lambda t: (1 - t, t**2, t * (1 - t)),
 )
-COSINE = discrete.Masked(vocabulary_size=VOCABULARY, schedule=discrete.cosine)
+COSINE = discrete.Masked(vocabulary_size=VOCABULARY, schedule=discrete.Cosine())
 
 
 @functools.partial(jax.jit, static_argnames=("sampler", "process", "options"))
@@ -108,6 +108,55 @@ def test_one_step_draws_tokens_independently():
     assert chi_square(samples) < 1e-10
 
 
+def one_token(process, t, law):
+    """Return all states of one token, their probabilities at t, and the exact log p(x | x_t)."""
+    states, t = jnp.arange(process.num_states)[None], jnp.asarray([t])
+    joint = law * process.likelihood(states, t)[0]  # [states V]
+    total = jnp.sum(joint, -1, keepdims=True)
+    return states, total[:, 0], jnp.log(jnp.maximum(joint / total, 1e-30))[None]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("sampler", "process", "options"),
+    [
+        (discrete.ancestral, MASKED, {}),
+        (discrete.ancestral, UNIFORM, {}),
+        (discrete.flow, COSINE, dict(eta=0.0)),
+        (discrete.flow, MASKED, dict(eta=3.0)),
+        (discrete.flow, UNIFORM, dict(eta=3.0)),
+        (discrete.flow, PATH, dict(eta=0.0)),
+        (discrete.flow, PATH, dict(eta=3.0)),
+        (discrete.remasking, MASKED, dict(rate=functools.partial(discrete.rescaled, eta=0.7))),
+        (discrete.remasking, COSINE, dict(rate=functools.partial(discrete.capped, cap=0.3))),
+    ],
+    ids=lambda value: getattr(value, "__name__", None) or type(value).__name__,
+)
+def test_steps_map_the_marginal_of_one_token_to_that_of_the_next_time(sampler, process, options):
+    """Whatever the step's length: from 0.9 to 0.3. Probabilities sum to 1."""
+    law = jnp.asarray([0.4, 0.3, 0.15, 0.1, 0.05])
+    states, before, log_p = one_token(process, 0.9, law)
+    t, s = jnp.asarray(0.9), jnp.asarray(0.3)
+    step = sampler.step(process, log_p, states, t, s, **options)[0]
+    np.testing.assert_allclose(step.sum(-1), 1, atol=1e-12)
+    assert step.min() >= 0
+    _, after, _ = one_token(process, 0.3, law)
+    np.testing.assert_allclose(before @ step, after, atol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("eta", [0.0, 2.0])
+def test_flow_has_the_published_rates_of_masks(eta):
+    """(1 + eta·alpha)/sigma per time to unmask, and eta to mask: Campbell et al. 2024."""
+    law = jnp.asarray([0.4, 0.3, 0.15, 0.1, 0.05])
+    states, _, log_p = one_token(MASKED, 0.6, law)
+    length = 1e-6
+    t, s = jnp.asarray(0.6), jnp.asarray(0.6 - length)
+    rates = discrete.flow.step(MASKED, log_p, states, t, s, eta=eta)[0] / length
+    np.testing.assert_allclose(rates[-1, :-1], law * (1 + eta * 0.4) / 0.6, rtol=1e-4)
+    np.testing.assert_allclose(rates[:-1, -1], eta, rtol=1e-4, atol=1e-8)
+
+
 @pytest.mark.parametrize(
     ("sampler", "process", "options"),
     [
@@ -179,7 +228,7 @@ def logits_of(seed, length=16, vocabulary=11):
 
 def test_confident_accepts_the_quota_of_the_schedule():
     """Cosine: few tokens first. Each place is accepted exactly once."""
-    process = discrete.Masked(vocabulary_size=11, schedule=discrete.cosine)
+    process = discrete.Masked(vocabulary_size=11, schedule=discrete.Cosine())
     logits = logits_of(0)
     denoiser = discrete.predict(
         lambda x_t, t: logits + 0 * t[:, None, None], process, discrete.clean
@@ -200,7 +249,7 @@ def test_confident_accepts_the_quota_of_the_schedule():
 
 def test_maskgit_counts_of_256_tokens():
     """The published counts of masked tokens after each of 8 and 12 steps (parallel_decode.py)."""
-    process = discrete.Masked(vocabulary_size=2, schedule=discrete.cosine)
+    process = discrete.Masked(vocabulary_size=2, schedule=discrete.Cosine())
     for steps, expected in [
         (8, [251, 236, 212, 181, 142, 97, 49, 0]),
         (12, [253, 247, 236, 221, 203, 181, 155, 128, 97, 66, 33, 0]),

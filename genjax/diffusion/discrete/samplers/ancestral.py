@@ -21,7 +21,7 @@ def ancestral(
 ) -> Probabilities:
     """Draw x_s from p(x_s | x_t), the mean of q(x_s | x_t, x) over p(x | x_t).
 
-    Austin et al. 2021, D3PM, equation 4; for `Masked` Sahoo et al. 2024, MDLM, equation 7.
+    Austin et al. 2021, D3PM, equation 4; for `Masked` Sahoo et al. 2024, MDLM.
     """
     return process.posterior(log_p, x_t, t, s)
 
@@ -30,10 +30,10 @@ def ancestral(
 def tau_leaping(
     process: DiscreteProcess, log_p: Probabilities, x_t: Tokens, t: Time, s: Time
 ) -> Probabilities:
-    """Jump at most once at each place, at the rates of time t (Campbell et al. 2022, section 4.3).
+    """Jump at most once at each place, at the rates of time t (Campbell et al. 2022).
 
     The probability of a jump is that of rates that stay the same from t to s, 1 − exp(−(t − s)·Σ).
-    To first order in the step this is the Euler step of SEDD (Lou et al. 2024, equation 17). The
+    To first order in the step this is the Euler step of SEDD (Lou et al. 2024). The
     step to the clean end is `ancestral`, because rates that stay finite would leave noise behind.
     """
     rates = process.reverse_rates(log_p, x_t, t)
@@ -56,14 +56,14 @@ def flow(
 
     For a path with weights κ_j of components w_j, x_s is x_t with probability k, and else from w_j
     with weights κ_j(s) − k·κ_j(t). So the marginals are exact for every step. The largest possible
-    k = min κ_j(s)/κ_j(t) is the paper's velocity, for short steps (Gat et al. 2024, theorem 3). For
+    k = min κ_j(s)/κ_j(t) is the paper's velocity, for short steps (Gat et al. 2024). For
     one noise it is −sigma'/sigma·(p(x | x_t) − [x_t]). Unlike the reversed process, it never moves
     from one token of noise to another.
 
     Args:
         eta: the stochasticity: k is raised to the power 1 + eta. Tokens are replaced by noise too,
-            at the rate eta·sigma', and more often by data (Campbell et al. 2024, section 4.2; the
-            corrector of Gat et al. 2024, equation 20).
+            at the rate eta·sigma', and more often by data (Campbell et al. 2024; the
+            corrector of Gat et al. 2024).
     """
     before, after = (jnp.stack(process.weights(u)) for u in (t, s))
     ratios = jnp.where(before > 0, after / before, jnp.inf)
