@@ -66,6 +66,8 @@ CHOICES = {
     kinds.DISTANCE: "l1, l2, charbonnier",
     kinds.VARIATIONAL: "VAE",
     kinds.SPACE: "Pixels, Points, Waveforms, Latents, Tokens",
+    kinds.QUANTIZER: "VectorQuantizer, ResidualVectorQuantizer, FiniteScalarQuantizer, "
+    "LookupFreeQuantizer, BinarySphericalQuantizer, MultiScaleQuantizer",
     kinds.CONDITION: "Classes, Unconditional, Frames, Prompts",
     kinds.TASK: "GAN, Autoencoder, Diffusion, Distillation, VariationalAutoencoder",
     kinds.PATCH_DISCRIMINATOR: "Discriminator",
