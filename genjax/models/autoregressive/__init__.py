@@ -1,0 +1,1 @@
+"""Autoregressive networks, one file per architecture."""
