@@ -29,7 +29,7 @@ from genjax.nn.attention.normed_rotation import normed_rotation, takes_kernel
 from genjax.nn.dense import Dense, QueryKeyValue
 from genjax.nn.modulation import per_token, shift_and_scale
 from genjax.nn.rotary import rotate
-from genjax.nn.sharding import constrain_tokens
+from genjax.nn.sharding import BATCH_AXES, TENSOR, constrain, constrain_tokens
 
 Dtype = Any
 Norm = Callable | None
@@ -74,12 +74,14 @@ class Cache(NamedTuple):
 
 
 def empty_cache(*shape: int, dtype: Dtype = jnp.float32) -> Cache:
-    """Return the `Cache` before the first token.
+    """Return the `Cache` before the first token, with heads split over the mesh axis `tensor`.
 
     Args:
         shape: `[*layers batch capacity kv_heads head_features]`, of the keys and of the values.
     """
-    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(shape[:-4], jnp.int32))
+    axes = (*[None] * (len(shape) - 4), BATCH_AXES, None, TENSOR, None)
+    keys, values = (constrain(jnp.zeros(shape, dtype), *axes) for _ in range(2))
+    return Cache(keys, values, jnp.zeros(shape[:-4], jnp.int32))
 
 
 class Heads(nn.Module):

@@ -1,0 +1,23 @@
+"""Autoregression: sequences of tokens, each drawn given those before it.
+
+Everything takes arrays and callables. The networks are in `genjax.models`, quantizers in
+`genjax.nn`.
+
+| file | tokens at once |
+|---|---|
+| `decoding` | one, in the order of the sequence |
+| `logits` | from logits to tokens: guidance, temperature, top-k, top-p, min-p |
+
+Arguments have the order of `genjax.diffusion`: the keys; the callables; the data; options by name.
+"""
+
+from genjax.autoregression.decoding import decode as decode
+from genjax.autoregression.logits import check_sampling as check_sampling
+from genjax.autoregression.logits import filtered as filtered
+from genjax.autoregression.logits import guide as guide
+from genjax.autoregression.logits import guided as guided
+from genjax.autoregression.logits import keep_min_p as keep_min_p
+from genjax.autoregression.logits import keep_top_k as keep_top_k
+from genjax.autoregression.logits import keep_top_p as keep_top_p
+from genjax.autoregression.logits import pair as pair
+from genjax.autoregression.logits import sample as sample

@@ -1,0 +1,70 @@
+"""Tokens one after another: the loop that samples from any autoregressive model.
+
+A model is a function `step(cache, tokens, position) -> (logits, cache)`. It reads the tokens
+`[batch]` at one position of the sequence, and returns the logits `[batch vocabulary]` of the next
+position. What it remembers of earlier tokens is its cache: keys and values, the state of a
+recurrent network, or the picture so far. A cache keeps its shapes, so each token costs the same.
+
+The beginning is read in one pass: `prefill` maps a condition, and possibly given tokens, to the
+logits of the first new token and the cache. Both programs are the caller's, who donates the cache:
+
+    start = jax.jit(lambda params, labels: network.apply(params, labels, method="prefill"))
+
+    @functools.partial(jax.jit, donate_argnames="cache")
+    def run(params, key, logits, cache, temperature):
+        step = functools.partial(network.apply, params, method="step")
+        keys = sample_keys(key, jnp.arange(len(logits)))
+        law = functools.partial(sample, temperature=temperature)
+        return decode(keys, step, logits, cache, length, law)
+
+    tokens = run(params, key, *start(params, labels), 1.0)
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from genjax.autoregression.logits import sample
+
+Step = Callable[
+    [PyTree, Int[Array, " batch"], Int[Array, ""]], tuple[Float[Array, "batch vocabulary"], PyTree]
+]
+Law = Callable[[Key[Array, " batch"], Float[Array, "batch vocabulary"]], Int[Array, " batch"]]
+
+
+def decode(
+    keys: Key[Array, " batch"],
+    step: Step,
+    logits: Float[Array, "batch vocabulary"],
+    cache: PyTree,
+    length: int,
+    law: Law = sample,
+    start: int = 0,
+) -> Int[Array, "batch {length}"]:
+    """Sample `length` tokens, each given all before it, by one `lax.scan`.
+
+    Args:
+        keys: one per example, which are folded with positions: a sample does not depend on its
+            batch, nor a token on how many follow.
+        step: reads a token and returns the logits of the next one. It runs `length` − 1 times.
+        logits: of the first token.
+        cache: after everything before the first token.
+        law: draws tokens; `sample` with its options.
+        start: position of the first token, which is the number of given tokens.
+    """
+
+    def draw(logits, position):
+        return law(jax.vmap(jax.random.fold_in, (0, None))(keys, position), logits)
+
+    def advance(carry, position):
+        cache, tokens = carry
+        logits, cache = step(cache, tokens, position)
+        tokens = draw(logits, position + 1)
+        return (cache, tokens), tokens
+
+    first = draw(logits, start)
+    positions = start + jnp.arange(length - 1)
+    _, others = jax.lax.scan(advance, (cache, first), positions)
+    return jnp.concatenate([first[:, None], others.T], axis=1)

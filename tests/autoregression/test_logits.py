@@ -1,0 +1,116 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from transformers import (
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from genjax.autoregression import check_sampling, filtered, guide, guided, pair, sample
+
+VOCABULARY = 11
+LOGITS = 2 * jnp.asarray(np.random.default_rng(0).standard_normal((4, VOCABULARY), np.float32))
+WARPERS = dict(top_k=TopKLogitsWarper, top_p=TopPLogitsWarper, min_p=MinPLogitsWarper)
+
+
+def keys(count, seed=0):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(top_k=3),
+        dict(top_p=0.8),
+        dict(min_p=0.1),
+        dict(temperature=0.6),
+        dict(temperature=1.7, top_k=6, top_p=0.7, min_p=0.2),
+    ],
+    ids=str,
+)
+def test_the_law_is_that_of_transformers(options):
+    warpers = [TemperatureLogitsWarper(options.get("temperature", 1.0))]
+    warpers += [WARPERS[name](options[name]) for name in WARPERS if name in options]
+    expected = torch.from_numpy(np.array(LOGITS))
+    for warper in warpers:
+        expected = warper(None, expected)
+    np.testing.assert_allclose(filtered(LOGITS, **options), expected, rtol=1e-6)
+
+
+def test_draws_have_the_filtered_law():
+    """A chi-square test that misses an error of 3 % of the probability with chance 1e-3."""
+    count, options = 20_000, dict(temperature=1.3, top_p=0.9)
+    logits = jnp.broadcast_to(LOGITS[0], (count, VOCABULARY))
+    tokens = jax.jit(functools.partial(sample, **options))(keys(count), logits)
+    expected = count * np.asarray(jax.nn.softmax(filtered(LOGITS[:1], **options)[0]), np.float64)
+    observed = np.bincount(tokens, minlength=VOCABULARY)
+    kept = expected > 0
+    assert observed[~kept].sum() == 0 and 1 < kept.sum() < VOCABULARY
+    assert stats.chisquare(observed[kept], expected[kept] / expected.sum() * count).pvalue > 1e-3
+
+
+def test_temperature_zero_is_greedy_and_no_temperature_recompiles():
+    traces = []
+
+    @jax.jit
+    def draw(keys, logits, temperature):
+        traces.append(None)
+        return sample(keys, logits, temperature, top_k=4, top_p=0.5)
+
+    greedy = LOGITS.argmax(-1)
+    np.testing.assert_array_equal(draw(keys(4), LOGITS, 0.0), greedy)
+    for seed in range(3):  # nearly 0: a gap of the two largest of .1 is a gap of 100
+        np.testing.assert_array_equal(draw(keys(4, seed), LOGITS, 1e-3), greedy)
+    assert len(traces) == 1
+    mixed = sample(keys(4), 0 * LOGITS, jnp.asarray([0.0, 1.0, 0.0, 1.0]))
+    assert mixed[0] == mixed[2] == 0 and mixed[1] != mixed[3]
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    np.testing.assert_array_equal(sample(keys(4), LOGITS)[2:], sample(keys(4)[2:], LOGITS[2:]))
+
+
+def test_guidance_is_one_call_on_pairs():
+    """The logits of a label are its row of a table: u + s·(c − u) by hand."""
+    table, labels, null, calls = np.asarray(LOGITS), np.array([0, 2]), 3, []
+
+    def step(cache, tokens, position):
+        calls.append(tokens.shape)
+        return table[cache] + position, cache + tokens
+
+    scale = lambda position: jnp.where(position < 2, 4.0, jnp.asarray([1.0, 0.0]))
+    cache = pair(labels, null)
+    np.testing.assert_array_equal(cache, [0, 3, 2, 3])
+    logits, after = guide(step, scale)(cache, jnp.asarray([5, 7]), jnp.asarray(1))
+    np.testing.assert_allclose(logits, 1 + table[3] + 4 * (table[labels] - table[3]), rtol=1e-5)
+    np.testing.assert_array_equal(after - cache, [5, 5, 7, 7])
+    logits, _ = guide(step, scale)(cache, jnp.asarray([5, 7]), jnp.asarray(2))
+    np.testing.assert_allclose(logits, 2 + table[[0, 3]], rtol=1e-5)
+    assert calls == [(4,), (4,)]
+    states = guided(pair(LOGITS[:, None], 0 * LOGITS[0]), 2.0)  # of several places an example
+    np.testing.assert_allclose(states, 2 * LOGITS[:, None], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(temperature=-0.1), "temperature is at least 0, and 0 is greedy; got -0.1"),
+        (dict(top_k=12), "top_k is from 1 to the vocabulary's 11 tokens; got 12"),
+        (dict(top_k=0), "top_k is from 1"),
+        (dict(top_p=1.5), "top_p is above 0 and at most 1; got 1.5"),
+        (dict(min_p=0.0), "min_p is above 0"),
+    ],
+    ids=str,
+)
+def test_options_are_checked_before_anything_is_computed(options, message):
+    with pytest.raises(ValueError, match=message):
+        check_sampling(VOCABULARY, **options)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(functools.partial(sample, **options), keys(4), LOGITS)
