@@ -6,12 +6,19 @@ Everything takes arrays and callables. The networks are in `genjax.models`, quan
 | file | tokens at once |
 |---|---|
 | `decoding` | one, in the order of the sequence |
+| `pixels` | one, a sub-pixel of a picture, whose first rows may be given |
+| `likelihoods` | from a network's outputs to the law of a pixel's levels |
+| `orders` | in which sub-pixels come |
 | `logits` | from logits to tokens: guidance, temperature, top-k, top-p, min-p |
 
 Arguments have the order of `genjax.diffusion`: the keys; the callables; the data; options by name.
 """
 
+from genjax.autoregression import orders as orders
 from genjax.autoregression.decoding import decode as decode
+from genjax.autoregression.likelihoods import Likelihood as Likelihood
+from genjax.autoregression.likelihoods import categorical as categorical
+from genjax.autoregression.likelihoods import mixture_of_logistics as mixture_of_logistics
 from genjax.autoregression.logits import check_sampling as check_sampling
 from genjax.autoregression.logits import filtered as filtered
 from genjax.autoregression.logits import guide as guide
@@ -21,3 +28,6 @@ from genjax.autoregression.logits import keep_top_k as keep_top_k
 from genjax.autoregression.logits import keep_top_p as keep_top_p
 from genjax.autoregression.logits import pair as pair
 from genjax.autoregression.logits import sample as sample
+from genjax.autoregression.pixels import read as read
+from genjax.autoregression.pixels import sample_pixels as sample_pixels
+from genjax.diffusion.likelihood import bits_per_dimension as bits_per_dimension

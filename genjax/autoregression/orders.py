@@ -29,8 +29,3 @@ def serpentine(shape: tuple[int, int, int]) -> Order:
     places = raster(shape).reshape(shape)
     places[1::2] = places[1::2, ::-1].copy()
     return places.ravel()
-
-
-def inverse(order: Order) -> Order:
-    """Return the permutation that undoes `order`."""
-    return np.argsort(order)

@@ -42,7 +42,7 @@ class Conv(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Features) -> Features:
+    def __call__(self, x: Features) -> Float[Array, "batch out_height out_width out_features"]:
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.normal(0.05), shape, self.param_dtype)
         fill = lambda name, value: self.param(
@@ -64,7 +64,7 @@ class Conv(nn.Module):
         return y + fill("bias", 0.0).astype(self.dtype)
 
 
-def concat_elu(x: Features) -> Features:
+def concat_elu(x: Features) -> Float[Array, "batch height width twice_features"]:
     """Return the ELU of features and of their negatives."""
     return nn.elu(jnp.concatenate([x, -x], axis=-1))
 
@@ -143,7 +143,7 @@ class PixelCNNPlusPlus(nn.Module):
     ) -> Float[Array, "batch height width parameters"]:
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         told = (self.num_classes, self.dropout_rate, types)
-        streams = dict(up=((2, 3), True), left=((2, 2), False))  # kernels
+        streams = dict(above=((2, 3), True), left=((2, 2), False))  # kernels
 
         def conv(stream, name, x, **options):
             kernel = streams[stream]
@@ -154,24 +154,24 @@ class PixelCNNPlusPlus(nn.Module):
 
         first = lambda name, size, sides: Conv(self.width, size, sides, name=name, **types)(x)
         x = as_input(levels, self.num_levels)
-        above = shifted(first("above", (1, 3), True), 1)
-        up = [shifted(first("up", (2, 3), True), 1)]
-        left = [above + shifted(first("left", (2, 1), False), 2)]
+        above = [shifted(first("above_start", (2, 3), True), 1)]
+        left = [shifted(first("row_start", (1, 3), True), 1)]
+        left[0] += shifted(first("left_start", (2, 1), False), 2)
         for size in range(3):
             for i in range(self.depth):
-                up.append(block("up", f"down_{size}_{i}", up[-1], None))
-                left.append(block("left", f"down_{size}_{i}", left[-1], up[-1]))
+                above.append(block("above", f"down_{size}_{i}", above[-1], None))
+                left.append(block("left", f"down_{size}_{i}", left[-1], above[-1]))
             if size < 2:
-                up.append(conv("up", f"half_{size}", up[-1], stride=2))
+                above.append(conv("above", f"half_{size}", above[-1], stride=2))
                 left.append(conv("left", f"half_{size}", left[-1], stride=2))
-        u, v = up.pop(), left.pop()
+        u, v = above.pop(), left.pop()
         for size in (2, 1, 0):
             for i in range(self.depth + (size < 2)):
-                u = block("up", f"up_{size}_{i}", u, up.pop())
+                u = block("above", f"up_{size}_{i}", u, above.pop())
                 both = jnp.concatenate([u, left.pop()], axis=-1)
                 v = block("left", f"up_{size}_{i}", v, both)
             if size:
-                u = conv("up", f"double_{size}", u, enlarge=2)
+                u = conv("above", f"double_{size}", u, enlarge=2)
                 v = conv("left", f"double_{size}", v, enlarge=2)
         return Conv(*self.outputs, name="out", **types)(nn.elu(v)).astype(jnp.float32)
 
