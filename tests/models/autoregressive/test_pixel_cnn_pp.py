@@ -48,8 +48,7 @@ def state_dict():
     ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes.values()])
     parts = np.split(DATA["parameters"].astype(np.float32), ends[:-1])
     return {
-        name: part.reshape(shape)
-        for (name, shape), part in zip(shapes.items(), parts, strict=True)
+        name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
     }
 
 
