@@ -25,7 +25,7 @@ def get_config(choice: str = "pixelcnn") -> ConfigDict:
     name = f"fashion_autoregression_{choice}"
     # Debian's package dataset-fashion-mnist if installed, else tensorflow-datasets.
     config = base.autoregression(name, 256, name="fashion_mnist", image_shape=(28, 28, 1))
-    config.update(model=MODELS[choice], num_steps=1500, batch_size=32)
+    config.update(model=MODELS[choice], num_steps=1500, batch_size=16)
     config.optimizer.update(learning_rate=2e-3, warmup=100.0)
     config.averages.ema.steps = 150.0
     config.evaluation.num_samples = 2000

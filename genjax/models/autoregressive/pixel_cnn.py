@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from genjax.models.autoregressive.rows import Head, Image, RowNetwork
+from genjax.models.autoregressive.rows import Head, Image, Levels, RowNetwork
 from genjax.nn import Dense
 
 Dtype = Any
@@ -81,6 +81,11 @@ class GatedPixelCNN(RowNetwork):
             self.horizontal_classes = [embed() for _ in layers]
         self.head = Head(self.num_levels, 2 * self.width, **types)
 
+    def __call__(
+        self, levels: Levels, labels: Int[Array, " batch"]
+    ) -> Float[Array, "batch height width channels levels"]:
+        return self.whole(levels, labels)
+
     def above(
         self, x: Image, labels: Int[Array, " batch"], carry: PyTree
     ) -> tuple[tuple[Array, ...], PyTree]:
@@ -96,7 +101,7 @@ class GatedPixelCNN(RowNetwork):
 
     def left(
         self, x: Image, above: tuple[Array, ...], labels: Int[Array, " batch"], carry: PyTree
-    ) -> tuple[Float[Array, "batch rows columns features"], PyTree]:
+    ) -> tuple[Float[Array, "batch rows columns out_features"], PyTree]:
         """Return features of these and earlier pixels of each row, and of the rows above."""
         carries = []
         h = self.embed_left(x)

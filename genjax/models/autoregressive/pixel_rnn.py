@@ -11,10 +11,45 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from genjax.models.autoregressive.rows import Head, Image, RowNetwork
+from genjax.models.autoregressive.rows import Head, Image, Levels, RowNetwork
 from genjax.nn import Dense
 
 Dtype = Any
+
+
+class RowCell(nn.RNNCellBase):
+    """An LSTM over rows: the state of a pixel follows from those near it in the row above.
+
+    A convolution would do the same, but inside a loop it is slow on CPUs.
+
+    Attributes:
+        features: of a state.
+        reach: columns on each side whose states in the row above are seen.
+    """
+
+    features: int
+    reach: int
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    num_feature_axes = 2  # columns and features
+
+    @nn.compact
+    def __call__(self, carry: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], Array]:
+        memory, state = carry
+        columns = x.shape[-2]
+        padded = jnp.pad(state, ((0, 0), (self.reach, self.reach), (0, 0)))
+        near = [padded[:, i : i + columns] for i in range(2 * self.reach + 1)]
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        gates = Dense(4 * self.features, name="gates", **types)(jnp.concatenate([x, *near], -1))
+        keep, write, value, show = jnp.split(gates, 4, axis=-1)
+        memory = nn.sigmoid(keep + 1) * memory + nn.sigmoid(write) * jnp.tanh(value)
+        state = nn.sigmoid(show) * jnp.tanh(memory)
+        return (memory, state), state
+
+    def initialize_carry(self, rng: Any, input_shape: tuple[int, ...]) -> tuple[Array, Array]:
+        zeros = jnp.zeros((*input_shape[:-1], self.features), self.dtype)
+        return zeros, zeros
 
 
 class PixelRNN(RowNetwork):
@@ -22,7 +57,7 @@ class PixelRNN(RowNetwork):
 
     Attributes:
         width: features of every state.
-        kernel_size: columns of the row above that a state of the LSTM sees.
+        kernel_size: columns of the row above that a state of the LSTM sees; odd.
     """
 
     width: int = 64
@@ -32,7 +67,7 @@ class PixelRNN(RowNetwork):
 
     def setup(self):
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        row_cell = nn.ConvLSTMCell(self.width, (self.kernel_size,), **types)
+        row_cell = RowCell(self.width, self.kernel_size // 2, **types)
         self.down = nn.RNN(row_cell, return_carry=True)
         self.backward = nn.RNN(nn.GRUCell(self.width, **types), reverse=True, keep_order=True)
         self.forward = nn.RNN(nn.GRUCell(self.width, **types), return_carry=True)
@@ -41,9 +76,14 @@ class PixelRNN(RowNetwork):
             self.classes = nn.Embed(self.num_classes + 1, self.width, **types)
         self.head = Head(self.num_levels, 2 * self.width, **types)
 
+    def __call__(
+        self, levels: Levels, labels: Int[Array, " batch"]
+    ) -> Float[Array, "batch height width channels levels"]:
+        return self.whole(levels, labels)
+
     def above(
         self, x: Image, labels: Int[Array, " batch"], carry: PyTree
-    ) -> tuple[Float[Array, "batch rows width features"], PyTree]:
+    ) -> tuple[Float[Array, "batch height width features"], PyTree]:
         """Return features of all pixels of these and earlier rows."""
         x = self._told(self.embed_above(x), labels)
         carry, states = self.down(x, initial_carry=carry)
@@ -55,7 +95,7 @@ class PixelRNN(RowNetwork):
         above: Float[Array, "batch rows columns features"],
         labels: Int[Array, " batch"],
         carry: PyTree,
-    ) -> tuple[Float[Array, "batch rows columns features"], PyTree]:
+    ) -> tuple[Float[Array, "batch rows columns out_features"], PyTree]:
         """Return features of these and earlier pixels of each row, and of the rows above."""
         x = jnp.concatenate([self._told(self.embed_left(x), labels), above], axis=-1)
         carry, states = self.forward(x, initial_carry=carry)

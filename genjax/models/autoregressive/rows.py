@@ -20,7 +20,9 @@ Levels = Int[Array, "batch height width channels"]
 Image = Float[Array, "batch height width channels_and_one"]
 
 
-def as_input(levels: Levels, num_levels: int) -> Image:
+def as_input(
+    levels: Int[Array, "*shape channels"], num_levels: int
+) -> Float[Array, "*shape channels_and_one"]:
     """Return levels as numbers in [−1, 1], and a channel of ones.
 
     The ones tell pixels from the zeros that stand for pixels beyond the border.
@@ -91,7 +93,8 @@ class Cache(NamedTuple):
 class RowNetwork(nn.Module):
     """A network over pixels whose halves are `above` and `left`.
 
-    A subclass defines, with `carry` None at the start of a picture or of a row:
+    A subclass defines these, with `carry` None at the start of a picture or of a row, and calls
+    `whole` with the levels of pictures:
 
         above(x [batch rows width …], labels, carry) -> (features, carry)
         left(x [batch rows columns …], features of above, labels, carry) -> (features, carry)
@@ -107,7 +110,7 @@ class RowNetwork(nn.Module):
     num_levels: int = 256
     num_classes: int = 0
 
-    def __call__(
+    def whole(
         self, levels: Levels, labels: Int[Array, " batch"]
     ) -> Float[Array, "batch height width channels levels"]:
         """Return the logits of every sub-pixel given all before it, in raster order."""

@@ -99,7 +99,7 @@ def test_outputs_with_a_cache_are_those_of_the_whole_picture(name):
 def test_at_first_all_levels_are_equally_likely(name):
     """8 bits per dimension of 256 levels."""
     network, likelihood, variables = made(name, levels=256, noise=0.0)
-    pictures = np.random.default_rng(0).integers(0, 256, (2, *SHAPE)).astype(np.int32)
+    pictures = jax.random.randint(jax.random.key(2), (2, *SHAPE), 0, 256)
     outputs = network.apply(variables, pictures, jnp.array([0, 1]))
     bits = -likelihood.log_probability(outputs, pictures).mean() / np.log(2)
     assert bits == pytest.approx(8.0, rel=1e-6)
