@@ -54,7 +54,9 @@ def test_each_channels_law_over_256_levels_sums_to_one_and_is_that_of_the_likeli
         # the likelihood of every level of this channel, by changing x
         each = np.repeat(x[None], 256, axis=0)
         each[..., channel] = np.arange(256)[:, None]
-        every = jax.vmap(likelihood.log_probability, (None, 0))(outputs, jnp.asarray(each))[..., channel]
+        every = jax.vmap(likelihood.log_probability, (None, 0))(outputs, jnp.asarray(each))[
+            ..., channel
+        ]
         np.testing.assert_allclose(np.exp(np.float64(every)).sum(0), 1, rtol=1e-4)  # float32
         later = x.copy()
         later[:, channel:] = 0  # logits read earlier channels only

@@ -1,7 +1,7 @@
 """The task of autoregression over pixels: its likelihood, samples, completions, and a whole run."""
 
+import dataclasses
 import functools
-import importlib
 import json
 
 import jax
@@ -14,6 +14,7 @@ from experiments.configuration.runs import build
 from experiments.evaluation.context import Context, Model
 from experiments.evaluation.likelihoods import ExactBits
 from experiments.inputs.datasets import Data
+from genjax.autoregression import orders
 from genjax.diffusion import sample_keys
 from genjax.training.workdir import Config
 from tests.experiments.arithmetic_coder import decoder, encode
@@ -22,12 +23,9 @@ from tests.experiments.launching import ROOT, run
 KEY = jax.random.key(1)
 
 
-def small_config(choice="transformer"):
-    config = digits_autoregression.get_config(choice)
-    sizes = {"rnn": {}, "pixelcnn": dict(depth=2), "transformer": dict(depth=1, num_heads=2)}
-    config.model.update(width=8, **sizes[choice])
-    if choice == "transformer":
-        config.model.unroll = 1
+def small_config():
+    config = digits_autoregression.get_config("transformer")
+    config.model.update(width=8, depth=1, num_heads=2, unroll=1)
     config.batch_size, config.num_steps = 8, 100
     return config
 
@@ -40,10 +38,9 @@ def batch(count=8):
 
 
 @functools.cache
-def trained_a_little(choice="transformer", order="raster"):
+def trained_a_little():
     """Return a small task and its state after two steps, so that no layer is zero."""
-    config = small_config(choice)
-    config.order = order
+    config = small_config()
     config.optimizer.update(schedule="constant", warmup=0.0, learning_rate=0.05)
     task = build(config)
     state, update = jax.jit(task.init)(jax.random.key(0)), jax.jit(task.update)
@@ -57,13 +54,14 @@ def trained_a_little(choice="transformer", order="raster"):
 def test_the_loss_is_bits_per_dimension_of_17_levels():
     """At first all levels are equally likely; then the likelihood of the same pictures rises."""
     _, _, losses = trained_a_little()
-    assert losses[0] == pytest.approx(np.log2(17), rel=1e-6)
+    assert losses[0] == pytest.approx(np.log2(17), rel=1e-5)  # float32
     assert losses[1] < losses[0] - 0.001
 
 
 @pytest.mark.parametrize("order", ["raster", "columns", "serpentine"])
 def test_a_sub_pixel_depends_on_all_before_it_in_the_order_and_on_nothing_else(order):
-    task, state, _ = trained_a_little(order=order)
+    task, state, _ = trained_a_little()
+    task = dataclasses.replace(task, order=getattr(orders, order))
     (_, levels), rows = batch(1), 3  # changes within the first rows suffice
     places = task.order(task.space.shape)
     changed = np.repeat(levels.reshape(1, -1), 1 + 8 * rows, axis=0)
@@ -79,7 +77,8 @@ def test_a_sub_pixel_depends_on_all_before_it_in_the_order_and_on_nothing_else(o
 
 
 def test_samples_depend_on_their_own_index_and_their_film_ends_in_them():
-    task, state, _ = trained_a_little(order="columns")
+    task, state, _ = trained_a_little()
+    task = dataclasses.replace(task, order=orders.columns)
     generate = jax.jit(task.generate, static_argnames=("weights", "trajectory"))
     made_of = lambda indices, **options: np.asarray(
         generate(state, KEY, np.zeros(3, int), np.array(indices), 1.0, weights="ema", **options)
@@ -105,7 +104,7 @@ def test_bits_and_completions_are_measured_on_held_out_images(monkeypatch):
     context = Context(Data.from_config(config), task.space, task.condition, 20)
     model = Model(task, state, Config(temperature=1.0, weights="params", seed=0))
     report = ExactBits(context)(model)
-    outputs = task.network.apply({"params": state.params}, levels, data["label"])
+    outputs = jax.jit(task.network.apply)({"params": state.params}, levels, data["label"])
     nats = np.take_along_axis(np.asarray(jax.nn.log_softmax(outputs)), levels[..., None], -1)
     assert report["bits_per_dimension"] == pytest.approx(-nats.mean() / np.log(2), rel=1e-5)
     each = -nats.reshape(20, -1).mean(1) / np.log(2)
@@ -187,14 +186,6 @@ def test_mistakes_are_named(name, changes, words):
         (config[part[0]] if part else config)[field] = value
     with pytest.raises(ValueError, match=words):
         build(config)
-
-
-@pytest.mark.parametrize("name", ["digits_autoregression", "fashion_autoregression"])
-def test_every_choice_of_the_configs_builds(name):
-    module = importlib.import_module(f"configs.{name}")
-    for choice in module.CHOICES:
-        task = build(module.get_config(choice))
-        assert task.network.num_classes == 10
 
 
 @pytest.mark.slow
