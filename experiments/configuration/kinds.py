@@ -224,7 +224,10 @@ class PixelNetwork(Protocol):
 
 
 class PixelLikelihood(Protocol):
-    """a law of a pixel's levels given a network's outputs (`genjax.autoregression.Likelihood`)."""
+    """a law of a pixel's levels given a network's outputs.
+
+    See `genjax.autoregression.PixelLikelihood`.
+    """
 
     outputs: Callable
     log_probability: Callable

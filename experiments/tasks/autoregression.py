@@ -40,7 +40,7 @@ class Autoregression:
     network: nn.Module
     space: Space
     condition: Condition
-    likelihood: autoregression.Likelihood
+    likelihood: autoregression.PixelLikelihood
     order: Callable
     optimization: Optimization
     flip: bool

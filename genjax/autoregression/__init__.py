@@ -16,7 +16,7 @@ Arguments have the order of `genjax.diffusion`: the keys; the callables; the dat
 
 from genjax.autoregression import orders as orders
 from genjax.autoregression.decoding import decode as decode
-from genjax.autoregression.likelihoods import Likelihood as Likelihood
+from genjax.autoregression.likelihoods import PixelLikelihood as PixelLikelihood
 from genjax.autoregression.likelihoods import categorical as categorical
 from genjax.autoregression.likelihoods import mixture_of_logistics as mixture_of_logistics
 from genjax.autoregression.logits import check_sampling as check_sampling

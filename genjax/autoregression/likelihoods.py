@@ -17,7 +17,7 @@ Levels = Int[Array, "*shape channels"]
 LEAST_LOG_SCALE = -7.0  # of a logistic: narrower ones differ by rounding alone
 
 
-class Likelihood(NamedTuple):
+class PixelLikelihood(NamedTuple):
     """The distribution of a pixel's levels given a network's outputs.
 
     Attributes:
@@ -35,7 +35,7 @@ class Likelihood(NamedTuple):
     logits: Callable[[Array, Levels, Int[Array, ""]], Float[Array, "*shape levels"]]
 
 
-def categorical(levels: int = 256) -> Likelihood:
+def categorical(levels: int = 256) -> PixelLikelihood:
     """Make the likelihood in which the network returns the logits of every level.
 
     Outputs are `[… channels levels]`. The network itself reads earlier channels of the pixel. In
@@ -45,7 +45,7 @@ def categorical(levels: int = 256) -> Likelihood:
     def log_probability(logits, x):
         return jnp.take_along_axis(jax.nn.log_softmax(logits), x[..., None], -1)[..., 0]
 
-    return Likelihood(
+    return PixelLikelihood(
         levels,
         lambda channels: (channels, levels),
         log_probability,
@@ -53,7 +53,7 @@ def categorical(levels: int = 256) -> Likelihood:
     )
 
 
-def mixture_of_logistics(levels: int = 256, components: int = 10) -> Likelihood:
+def mixture_of_logistics(levels: int = 256, components: int = 10) -> PixelLikelihood:
     """Make the discretized mixture of logistics of PixelCNN++ (Salimans et al. 2017, section 2).
 
     A component gives each level the mass of a logistic within half a level of it. The lowest and
@@ -93,7 +93,7 @@ def mixture_of_logistics(levels: int = 256, components: int = 10) -> Likelihood:
         log_mass = _log_mass(candidates, of_channel(mean), of_channel(log_scale), levels)
         return jax.nn.log_softmax(jax.nn.logsumexp(of_channel(posterior) + log_mass, axis=-1))
 
-    return Likelihood(levels, shape, log_probability, logits)
+    return PixelLikelihood(levels, shape, log_probability, logits)
 
 
 def _values(x: Levels, levels: int) -> Float[Array, "*shape channels"]:

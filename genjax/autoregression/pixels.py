@@ -2,7 +2,7 @@
 
 A network over pixels has two functions. `prefill(labels)` returns its outputs for the first
 sub-pixel and a cache. `step(cache, levels, position)` reads one sub-pixel, and returns the outputs
-for the next. A `Likelihood` makes a law of the next level of outputs.
+for the next. A `PixelLikelihood` makes a law of the next level of outputs.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from genjax.autoregression.decoding import Law, Step, decode
-from genjax.autoregression.likelihoods import Likelihood
+from genjax.autoregression.likelihoods import PixelLikelihood
 from genjax.autoregression.logits import sample
 
 
@@ -21,7 +21,7 @@ def sample_pixels(
     step: Callable,
     outputs: Float[Array, " batch *outputs"],
     cache: PyTree,
-    likelihood: Likelihood,
+    likelihood: PixelLikelihood,
     shape: tuple[int, int, int],
     law: Law = sample,
     given: Int[Array, "batch places"] | None = None,
@@ -49,7 +49,7 @@ def sample_pixels(
     return jnp.concatenate([given, drawn], axis=1).reshape(len(keys), *shape)
 
 
-def step_of_logits(step: Callable, likelihood: Likelihood, channels: int) -> Step:
+def step_of_logits(step: Callable, likelihood: PixelLikelihood, channels: int) -> Step:
     """Return the step of `decode`, from that of a network and the likelihood of its outputs.
 
     The cache is a pair of the network's, and the levels of the current pixel `[batch channels]`.
