@@ -76,7 +76,7 @@ class GatedPixelCNN(RowNetwork):
         self.embed_above, self.embed_left = dense(self.width, 2)
         self.links, self.residual = dense(2 * self.width), dense(self.width)
         if self.num_classes:
-            embed = lambda: nn.Embed(self.num_classes + 1, 2 * self.width, **types)
+            embed = lambda: nn.Embed(self.num_classes, 2 * self.width, **types)
             self.vertical_classes = [embed() for _ in layers]
             self.horizontal_classes = [embed() for _ in layers]
         self.head = Head(self.num_levels, 2 * self.width, **types)

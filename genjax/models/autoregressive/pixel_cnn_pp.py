@@ -96,7 +96,7 @@ class GatedResidual(nn.Module):
         h = conv(dropout(concat_elu(h)))
         if self.num_classes:
             init = nn.initializers.normal(0.05)
-            embed = nn.Embed(self.num_classes + 1, 2 * width, embedding_init=init, name="classes")
+            embed = nn.Embed(self.num_classes, 2 * width, embedding_init=init, name="classes")
             h += embed(labels)[:, None, None]
         a, b = jnp.split(h, 2, axis=-1)
         return x + a * nn.sigmoid(b)

@@ -73,7 +73,7 @@ class PixelRNN(RowNetwork):
         self.forward = nn.RNN(nn.GRUCell(self.width, **types), return_carry=True)
         self.embed_above, self.embed_left = (Dense(self.width, **types) for _ in range(2))
         if self.num_classes:
-            self.classes = nn.Embed(self.num_classes + 1, self.width, **types)
+            self.classes = nn.Embed(self.num_classes, self.width, **types)
         self.head = Head(self.num_levels, 2 * self.width, **types)
 
     def __call__(

@@ -86,7 +86,7 @@ class PixelTransformer(nn.Module):
     def setup(self):
         types = dict(param_dtype=self.param_dtype)
         embed = lambda count: nn.Embed(count, self.width, embedding_init=small, **types)
-        self.tokens, self.start = embed(self.num_levels), embed(self.num_classes + 1)
+        self.tokens, self.start = embed(self.num_levels), embed(max(self.num_classes, 1))
         if self.positions == "learned":
             shape = (math.prod(self.image_shape), self.width)
             self.places = self.param("places", small, shape, self.param_dtype)

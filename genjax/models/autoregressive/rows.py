@@ -123,9 +123,9 @@ class RowNetwork(nn.Module):
         """Return the logits of a picture's first sub-pixel, and the cache for `step`."""
         _, width, channels = self.image_shape
         row = jnp.zeros((len(labels), width, channels), jnp.int32)
-        above, above_carry = self._above_of(jnp.zeros_like(row), labels, None, ones=False)
-        first = jnp.zeros((len(labels), 1, 1, channels + 1))
-        features, left_carry = self.left(first, _column(above, 0), labels, None)
+        nothing = shifted(as_input(row[:, None], self.num_levels), 1)
+        above, above_carry = self.above(nothing, labels, None)
+        features, left_carry = self.left(nothing[:, :, :1], _column(above, 0), labels, None)
         features = features[:, 0, 0]
         cache = Cache(row, labels, above, above_carry, left_carry, features)
         return self.head(features, row[:, 0])[:, 0], cache
@@ -147,12 +147,9 @@ class RowNetwork(nn.Module):
         logits = self.head(cache.features, pixel)
         return jax.lax.dynamic_index_in_dim(logits, channel, 1, keepdims=False), cache
 
-    def _above_of(self, row: Array, labels: Array, carry: PyTree, ones: bool = True) -> tuple:
-        x = as_input(row[:, None], self.num_levels)
-        return self.above(x if ones else jnp.zeros_like(x), labels, carry)
-
     def _next_row(self, cache: Cache, column: Int[Array, ""]) -> Cache:
-        above, carry = self._above_of(cache.row, cache.labels, cache.above_carry)
+        row = as_input(cache.row[:, None], self.num_levels)
+        above, carry = self.above(row, cache.labels, cache.above_carry)
         return cache._replace(above=above, above_carry=carry)
 
     def _next_pixel(self, cache: Cache, column: Int[Array, ""]) -> Cache:
