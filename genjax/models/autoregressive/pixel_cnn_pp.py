@@ -103,7 +103,7 @@ class GatedResidual(nn.Module):
 
 
 class Cache(NamedTuple):
-    """What sampling remembers: the picture so far, and the outputs of the current pixel."""
+    """The state of sampling: the picture so far, and the outputs of the current pixel."""
 
     levels: Levels
     labels: Int[Array, " batch"]

@@ -4,7 +4,7 @@ Chen et al. 2020, "Generative pretraining from pixels", with the blocks of later
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -43,13 +43,6 @@ class Block(nn.Module):
         features = int(self.mlp_ratio * x.shape[-1])
         mlp = FeedForward(features, norm("mlp_norm"), nn.silu, gated=True, **options)
         return inline(self, mlp)(x), cache
-
-
-class DecoderCache(NamedTuple):
-    """Keys and values of all blocks, and the labels of the pictures."""
-
-    blocks: Cache
-    labels: Int[Array, " batch"]
 
 
 class PixelTransformer(nn.Module):
@@ -109,22 +102,20 @@ class PixelTransformer(nn.Module):
         logits, _ = self._decode(x, None, 0)
         return logits.reshape(*levels.shape, self.num_levels)
 
-    def prefill(
-        self, labels: Int[Array, " batch"]
-    ) -> tuple[Float[Array, "batch levels"], DecoderCache]:
+    def prefill(self, labels: Int[Array, " batch"]) -> tuple[Float[Array, "batch levels"], Cache]:
         """Return the logits of a picture's first sub-pixel, and the cache for `step`."""
         size = self.width // self.num_heads
         shape = (self.depth, len(labels), math.prod(self.image_shape), self.num_heads, size)
         cache = empty_cache(*shape, dtype=self.dtype)
         logits, cache = self._decode(self._start(labels), cache, 0)
-        return logits[:, 0], DecoderCache(cache, labels)
+        return logits[:, 0], cache
 
     def step(
-        self, cache: DecoderCache, tokens: Int[Array, " batch"], position: Int[Array, ""]
-    ) -> tuple[Float[Array, "batch levels"], DecoderCache]:
+        self, cache: Cache, tokens: Int[Array, " batch"], position: Int[Array, ""]
+    ) -> tuple[Float[Array, "batch levels"], Cache]:
         """Read the sub-pixel at a position in raster order; return the logits of the next."""
-        logits, blocks = self._decode(self.tokens(tokens[:, None]), cache.blocks, position + 1)
-        return logits[:, 0], cache._replace(blocks=blocks)
+        logits, cache = self._decode(self.tokens(tokens[:, None]), cache, position + 1)
+        return logits[:, 0], cache
 
     def _start(self, labels: Array) -> Float[Array, "batch 1 features"]:
         return self.start(labels if self.num_classes else jnp.zeros_like(labels))[:, None]

@@ -1,9 +1,9 @@
 """Networks that read a picture by rows, and their sampling with a cache.
 
-Such a network has two halves. `above` reads whole rows from the top, so that each pixel gets
-features of all rows above it. `left` reads one row from left to right, together with these
-features. What a half needs of earlier rows or pixels is its carry. `Head` adds what comes last: the
-earlier channels of the pixel itself.
+The network has two halves. `above` reads whole rows from the top, so that each pixel gets features
+of all rows above it. `left` reads one row from left to right, together with these features. Each
+half keeps what it needs of earlier rows or pixels in its carry. `Head` adds the earlier channels of
+the pixel itself.
 """
 
 from typing import Any, NamedTuple
@@ -71,7 +71,7 @@ class Head(nn.Module):
 
 
 class Cache(NamedTuple):
-    """What sampling by rows remembers.
+    """The state of sampling by rows.
 
     Attributes:
         row: levels of the current row so far.
