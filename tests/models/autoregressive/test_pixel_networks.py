@@ -29,22 +29,24 @@ CATEGORICAL = [name for name in NETWORKS if name != "pixelcnn_pp"]
 SHAPE, LEVELS, CLASSES = (4, 4, 3), 5, 2
 
 
-def made(name, shape=SHAPE, levels=LEVELS, num_classes=CLASSES, noise=0.5):
-    """Return a network, its likelihood, and variables with noise, so that no layer is zero."""
+def network_of(name, shape=SHAPE, levels=LEVELS, num_classes=CLASSES):
+    """Return a network and its likelihood."""
     options = {}
     likelihood = categorical(levels)
     if name == "pixelcnn_pp":
         likelihood = mixture_of_logistics(levels, 2)
         options["outputs"] = likelihood.outputs(shape[-1])
-    network = NETWORKS[name](shape, num_levels=levels, num_classes=num_classes, **options)
-    picture, labels = jnp.zeros((1, *shape), jnp.int32), jnp.zeros(1, jnp.int32)
-    variables = jax.jit(network.init)(jax.random.key(0), picture, labels)
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [
-        a + noise * jax.random.normal(key, a.shape) for a, key in zip(leaves, keys, strict=True)
-    ]
-    return network, likelihood, jax.tree.unflatten(tree, noisy)
+    return NETWORKS[name](shape, num_levels=levels, num_classes=num_classes, **options), likelihood
+
+
+def made(*args, **options):
+    """Return a network, its likelihood, and random variables, of which none is zero."""
+    network, likelihood = network_of(*args, **options)
+    picture = jnp.zeros((1, *network.image_shape), jnp.int32)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), picture, jnp.zeros(1, jnp.int32))
+    random = np.random.default_rng(0)
+    draw = lambda a: jnp.asarray(0.6 * random.standard_normal(a.shape), a.dtype)
+    return network, likelihood, jax.tree.map(draw, shapes)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -98,9 +100,10 @@ def test_outputs_with_a_cache_are_those_of_the_whole_picture(name):
 @pytest.mark.parametrize("name", CATEGORICAL)
 def test_at_first_all_levels_are_equally_likely(name):
     """8 bits per dimension of 256 levels."""
-    network, likelihood, variables = made(name, levels=256, noise=0.0)
+    network, likelihood = network_of(name, levels=256)
     pictures = jax.random.randint(jax.random.key(2), (2, *SHAPE), 0, 256)
-    outputs = network.apply(variables, pictures, jnp.array([0, 1]))
+    init = jax.jit(network.init_with_output)
+    outputs, _ = init(jax.random.key(0), pictures, jnp.array([0, 1]))
     bits = -likelihood.log_probability(outputs, pictures).mean() / np.log(2)
     assert bits == pytest.approx(8.0, rel=1e-6)
 
