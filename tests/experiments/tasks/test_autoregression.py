@@ -188,6 +188,13 @@ def test_mistakes_are_named(name, changes, words):
         build(config)
 
 
+def test_without_classes_the_network_has_none():
+    config = small_config()
+    config.condition = dict(name="Unconditional", num_rows=10)
+    assert build(config).network.num_classes == 0
+    assert build(small_config()).network.num_classes == 10
+
+
 @pytest.mark.slow
 def test_a_run_from_end_to_end(tmp_path):
     workdir = tmp_path / "run"
