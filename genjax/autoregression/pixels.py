@@ -36,8 +36,15 @@ def sample_pixels(
         shape: height, width, channels.
         law: draws levels; `sample` with its options.
         given: levels of the first sub-pixels, fewer than the picture has.
+
+    Raises:
+        ValueError: `given` leaves nothing to sample.
     """
     channels, length = shape[-1], shape[0] * shape[1] * shape[2]
+    if given is not None and given.shape[1] >= length:
+        raise ValueError(
+            f"{given.shape[1]} sub-pixels are given of pictures that have {length}; give fewer"
+        )
     pixel = jnp.zeros((len(keys), channels), jnp.int32)
     step, cache = step_of_logits(step, likelihood, channels), (cache, pixel)
     logits = likelihood.logits(outputs, pixel, jnp.int32(0))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from genjax.autoregression import categorical, mixture_of_logistics, read, sample, sample_pixels
 from genjax.diffusion import sample_keys
@@ -71,3 +72,16 @@ def test_temperature_0_takes_the_likeliest_level():
     for place in range(1, LENGTH):
         expected.append(TABLE[place, expected[-1]].argmax())
     np.testing.assert_array_equal(levels.reshape(BATCH, -1), [expected] * BATCH)
+
+
+def test_a_whole_picture_leaves_nothing_to_sample():
+    with pytest.raises(ValueError, match="12 sub-pixels are given of pictures that have 12"):
+        sample_pixels(
+            KEYS,
+            step,
+            FIRST,
+            EMPTY,
+            categorical(LEVELS),
+            SHAPE,
+            given=jnp.zeros((BATCH, 12), jnp.int32),
+        )
