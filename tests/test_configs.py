@@ -70,7 +70,9 @@ CHOICES = [
     "ffhq_gan:stylegan2_1024",
     "imagenet_gan:32",
     # Of others, those whose network or loss is another.
+    "digits_autoregression:rnn",
     "digits_vae:iwae",
+    "fashion_autoregression:pixelcnn_pp",
     "emoji_autoencoder:vq_adversarial",
     "imagenet256_autoencoder:vq",
     "imagenet256_latent_flow:dit",

@@ -208,6 +208,38 @@ class VariationalNetwork(Protocol):
     decode: Callable
 
 
+class PixelNetwork(Protocol):
+    """`network(levels, labels)`: a Flax module over pictures of integer levels.
+
+    It returns what the likelihood reads for each pixel, given earlier pixels. `prefill(labels)`
+    and `step(cache, levels, position)` do so one sub-pixel at a time
+    (`genjax.autoregression.pixels`).
+    """
+
+    num_levels: int
+    prefill: Callable
+    step: Callable
+
+    def __call__(self, levels, labels): ...
+
+
+class PixelLikelihood(Protocol):
+    """a law of a pixel's levels given a network's outputs.
+
+    See `genjax.autoregression.PixelLikelihood`.
+    """
+
+    outputs: Callable
+    log_probability: Callable
+    logits: Callable
+
+
+class Order(Protocol):
+    """`order(shape)`: the places of a picture's sub-pixels in raster order, first to last."""
+
+    def __call__(self, shape): ...
+
+
 class Process(Protocol):
     """a pair `alpha(t)`, `sigma(t)` with its `domain` and `prior` (`genjax.diffusion.Process`)."""
 
@@ -382,6 +414,9 @@ DISCRIMINATOR = Kind(Discriminator, ("genjax.models.gans",), made=True)
 PATCH_DISCRIMINATOR = Kind(PatchDiscriminator, ("genjax.models.gans.patchgan",), made=True)
 AUTOENCODER = Kind(AutoencoderNetwork, ("genjax.models.autoencoders",), made=True)
 VARIATIONAL = Kind(VariationalNetwork, ("genjax.models.autoencoders",), made=True)
+PIXEL_NETWORK = Kind(PixelNetwork, ("genjax.models.autoregressive",), made=True)
+PIXEL_LIKELIHOOD = Kind(PixelLikelihood, ("genjax.autoregression.likelihoods",), made=True)
+ORDER = Kind(Order, ("genjax.autoregression.orders",))
 PROCESS = Kind(
     Process, ("genjax.diffusion.processes", "genjax.diffusion.preconditioning"), made=True
 )
@@ -413,7 +448,7 @@ WRITER = Kind(Writer, ("genjax.training.writers",), made=True)
 
 # The kinds whose names a field of a config takes.
 KINDS_BY_FIELD = {
-    "model": (DIFFUSION_NETWORK, AUTOENCODER, VARIATIONAL),
+    "model": (DIFFUSION_NETWORK, AUTOENCODER, VARIATIONAL, PIXEL_NETWORK),
     "model.generator": (GENERATOR,),
     "model.discriminator": (DISCRIMINATOR,),
     "condition": (CONDITION,),
@@ -424,7 +459,7 @@ KINDS_BY_FIELD = {
     "times": (LAW,),
     "sampling.sampler": (SAMPLER, DISCRETE_SAMPLER),
     "sampling.grid": (GRID,),
-    "likelihood": (LIKELIHOOD,),
+    "likelihood": (LIKELIHOOD, PIXEL_LIKELIHOOD),
     "reconstruction": (DISTANCE,),
 }
 

@@ -63,13 +63,18 @@ CHOICES = {
     kinds.OBJECTIVE: "saturating, non_saturating, hinge, least_squares, wasserstein, relativistic",
     kinds.AUGMENTATION: "color, translation, cutout",
     kinds.LIKELIHOOD: "bernoulli, gaussian, discretized_logistic",
+    kinds.PIXEL_LIKELIHOOD: "categorical, mixture_of_logistics",
+    kinds.PIXEL_NETWORK: "GatedPixelCNN, PixelCNNPlusPlus, PixelRNN, PixelTransformer",
+    kinds.ORDER: "raster, columns, serpentine",
     kinds.DISTANCE: "l1, l2, charbonnier",
     kinds.VARIATIONAL: "VAE",
-    kinds.SPACE: "Pixels, Points, Waveforms, Latents, Tokens",
+    kinds.SPACE: "Pixels, Levels, Points, Waveforms, Latents, Tokens",
     kinds.QUANTIZER: "VectorQuantizer, ResidualVectorQuantizer, FiniteScalarQuantizer, "
     "LookupFreeQuantizer, BinarySphericalQuantizer, MultiScaleQuantizer",
     kinds.CONDITION: "Classes, Unconditional, Frames, Prompts",
-    kinds.TASK: "GAN, Autoencoder, Diffusion, Distillation, VariationalAutoencoder",
+    kinds.TASK: (
+        "GAN, Autoencoder, Autoregression, Diffusion, Distillation, VariationalAutoencoder"
+    ),
     kinds.PATCH_DISCRIMINATOR: "Discriminator",
     kinds.TEXT_ENCODER: "minilm",
 }
