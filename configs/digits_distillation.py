@@ -7,16 +7,22 @@ MeanFlow, ImprovedMeanFlow, Shortcut and ContinuousConsistency learn from data. 
 from a run of configs/digits_flow.py: Lagrangian, Eulerian, Semigroup, Consistency,
 GuidanceDistillation. That run is runs/digits_flow, or `--config.teacher`. No choice has been
 trained to its end yet.
+
+DMD, DMD2, LADD and RCM match the teacher's distribution, against a critic with an optimizer of its
+own (experiments/tasks/matching_methods.py).
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import digits_flow
+from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 WITH_TEACHER = ("Lagrangian", "Eulerian", "Semigroup", "Consistency", "GuidanceDistillation")
-CHOICES = ("MeanFlow", "ImprovedMeanFlow", "Shortcut", "ContinuousConsistency", *WITH_TEACHER)
+MATCHING = ("DMD", "DMD2", "LADD", "RCM")
+WITHOUT_TEACHER = ("MeanFlow", "ImprovedMeanFlow", "Shortcut", "ContinuousConsistency")
+CHOICES = (*WITHOUT_TEACHER, *WITH_TEACHER, *MATCHING)
 
 
 def get_config(choice: str = "MeanFlow") -> ConfigDict:
@@ -26,13 +32,20 @@ def get_config(choice: str = "MeanFlow") -> ConfigDict:
     config.method = dict(name=choice)
     config.teacher = placeholder(str)
     config.sampling.update(num_steps=1, guidance_scale=1.0, sampler=dict(name="jump"))
-    if choice in WITH_TEACHER:
+    if choice in (*WITH_TEACHER, *MATCHING):
         config.teacher = "runs/digits_flow"
     if choice == "GuidanceDistillation":  # as many steps as the teacher, with one call for two
         config.sampling.update(num_steps=50, guidance_scale=1.25)
-    elif choice in WITH_TEACHER:
+    elif choice in (*WITH_TEACHER, *MATCHING):
         config.method.guidance_scale = 1.25
     if choice == "ContinuousConsistency":
         config.process = dict(name="TrigFlow")
         config.times = dict(name="log_normal_sigma", mean=-1.0, deviation=1.4)
+    if choice in MATCHING:
+        config.task, config.conditioning_dropout = "Matching", 0.0
+        config.optimizer = {
+            player: base.optimizer(learning_rate=2e-4, schedule="constant", clip_norm=1.0)
+            for player in ("student", "critic")
+        }
+        config.averages.ema.steps = 50.0  # a step has one update of the student alone
     return config

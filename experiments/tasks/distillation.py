@@ -8,12 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Key, PyTree
 
 from experiments.configuration import kinds
 from experiments.configuration.runs import open_run
 from experiments.tasks.diffusion import Diffusion
 from experiments.tasks.methods import Method, Student
+from experiments.tasks.optimization import State
 from genjax import diffusion
 from genjax.diffusion.processes import expand
 from genjax.distillation import flow_maps
@@ -65,8 +66,12 @@ class Teacher:
 
     def denoiser(self, params: PyTree) -> Any:
         """Return `(x_t, t, condition) -> Prediction` of these parameters."""
-        apply = functools.partial(self.run.network.apply, {"params": params})
-        return diffusion.predict(apply, self.run.task.process, self.run.task.objective.target)
+        task = self.run.task
+        return diffusion.predict(self.network(params), task.process, task.objective.target)
+
+    def network(self, params: PyTree) -> Any:
+        """Return the network `(x, t, condition) -> y` with these parameters."""
+        return functools.partial(self.run.network.apply, {"params": params})
 
 
 @functools.cache
@@ -141,6 +146,15 @@ class Distillation(Diffusion):
         return {name: t for name, takes in told.items() if takes}
 
     def _loss(self, params, batch, key, state, frozen):
+        student, x, loss_key = self._student(params, batch, key, state, frozen)
+        with forward_mode(self.method.forward_mode):
+            each, t = self.method(loss_key, student, x)
+        return each.mean(), diffusion.sums_by_time(self.process, each, t, self.num_time_bins)
+
+    def _student(
+        self, params: PyTree, batch: dict, key: Key[Array, ""], state: State, frozen: PyTree
+    ) -> tuple[Student, Array, Key[Array, ""]]:
+        """Return what the method sees of this step, the examples, and the key of the loss."""
         batch = self._mirrored(batch, key)
         condition, null = self.condition.of_batch(batch), self.condition.null(frozen)
         x = self._examples(batch, key, frozen)
@@ -160,9 +174,7 @@ class Distillation(Diffusion):
             teacher=self.teacher and self.teacher.denoiser(frozen["teacher"]),
             progress=state.step / self.num_steps,
         )
-        with forward_mode(self.method.forward_mode):
-            each, t = self.method(loss_key, student, x)
-        return each.mean(), diffusion.sums_by_time(self.process, each, t, self.num_time_bins)
+        return student, x, loss_key
 
     def sampled(self, params, condition, null, guidance_scale, frozen):
         """Return the flow map `(x_t, t, s)` under a condition."""
