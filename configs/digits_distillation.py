@@ -9,7 +9,9 @@ GuidanceDistillation. That run is runs/digits_flow, or `--config.teacher`. No ch
 trained to its end yet.
 
 DMD, DMD2, LADD and RCM match the teacher's distribution, against a critic with an optimizer of its
-own (experiments/tasks/matching_methods.py).
+own (experiments/tasks/matching_methods.py). Drift learns from data by its banks of examples, in one
+step (experiments/tasks/drifting.py). PixelMeanFlow answers with clean pixels, without its
+perceptual term, which needs images of 16 pixels (experiments/tasks/pixel_mean_flow.py).
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +23,14 @@ from experiments.configuration.choices import check_choice
 
 WITH_TEACHER = ("Lagrangian", "Eulerian", "Semigroup", "Consistency", "GuidanceDistillation")
 MATCHING = ("DMD", "DMD2", "LADD", "RCM")
-WITHOUT_TEACHER = ("MeanFlow", "ImprovedMeanFlow", "Shortcut", "ContinuousConsistency")
+WITHOUT_TEACHER = (
+    "MeanFlow",
+    "ImprovedMeanFlow",
+    "Shortcut",
+    "ContinuousConsistency",
+    "Drift",
+    "PixelMeanFlow",
+)
 CHOICES = (*WITHOUT_TEACHER, *WITH_TEACHER, *MATCHING)
 
 
@@ -48,4 +57,10 @@ def get_config(choice: str = "MeanFlow") -> ConfigDict:
             for player in ("student", "critic")
         }
         config.averages.ema.steps = 50.0  # a step has one update of the student alone
+    if choice == "Drift":
+        config.task, config.conditioning_dropout = "Drifting", 0.0
+    if choice == "PixelMeanFlow":
+        config.task, config.method.perceptual = "PixelDistillation", 0.0
+        config.target = dict(name="clean")
+        config.times = dict(name="logit_normal", mean=0.8, deviation=0.8)
     return config

@@ -57,8 +57,8 @@ class Game(Student):
         return flow_maps.ddim_map(self.denoiser(self.network), self.process)(x_t, t, end)
 
     def noise(self, key: Key[Array, ""], like: Array) -> Array:
-        start = self.process.domain[1]
-        return self.process.prior(jax.random.split(key, len(like)), like.shape[1:], start)
+        """Return what sampling starts from, `like` in shape."""
+        return self.process.prior(jax.random.split(key, len(like)), like.shape[1:])
 
     def simulated(self, key: Key[Array, ""], like: Array, steps: int) -> Array:
         """Return samples, each by one jump from a time of a sampler that the student has reached.
