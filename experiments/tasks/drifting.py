@@ -4,6 +4,7 @@ There is no teacher. The network sees noise alone, at the noise end of the proce
 prediction of the data is the sample. So it is sampled in one step.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -154,11 +155,13 @@ class Drifting(Distillation):
 
     def frozen(self) -> tuple:
         (others,) = super().frozen() or ({},)
-        return (others | {"features": self.method.features.load()},)
+        frozen = others | self.method.features.frozen()
+        return (frozen,) if frozen else ()
 
     def abstract_frozen(self) -> tuple:
         (others,) = super().abstract_frozen() or ({},)
-        return (others | {"features": self.method.features.abstract()},)
+        frozen = others | self.method.features.abstract_frozen()
+        return (frozen,) if frozen else ()
 
     def init(self, key: Key[Array, ""]) -> State:
         return self._with_banks(super().init(key))
@@ -191,6 +194,6 @@ class Drifting(Distillation):
 
     def _student(self, params, batch, key, state, frozen):
         student, x, key = super()._student(params, batch, key, state, frozen)
-        features = lambda images: self.method.features(frozen["features"], images)
+        features = functools.partial(self.method.features, frozen)
         banks = dict(positives=state.positives, negatives=state.negatives)
         return Generator(**vars(student), features=features, **banks), x, key

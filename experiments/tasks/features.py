@@ -1,7 +1,7 @@
-"""What drifting compares images by: functions `(variables, images) -> features`.
+"""What drifting compares images by: functions `(frozen, images) -> features`.
 
 Features are several arrays `[batch places dimension]`. Each place of each array has a drift of its
-own.
+own. `frozen` is the tree of what the task loads.
 """
 
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ class PixelFeatures:
 
     patch_sizes: tuple[int, ...] = ()
 
-    def load(self) -> PyTree:
+    def frozen(self) -> dict[str, PyTree]:
         return {}
 
-    abstract = load
+    abstract_frozen = frozen
 
-    def __call__(self, variables: PyTree, images: Images) -> Features:
+    def __call__(self, frozen: PyTree, images: Images) -> Features:
         whole = images.reshape(len(images), 1, -1)
         return [whole, *(patchify(images, side) for side in self.patch_sizes)]
 
@@ -49,16 +49,17 @@ class VGG16Features:
 
     places: int = 4
 
-    def load(self) -> PyTree:
+    def frozen(self) -> dict[str, PyTree]:
         """Load VGG16's variables, on the host."""
-        return load_vgg16()[1]
+        return {"vgg16": load_vgg16()[1]}
 
-    def abstract(self) -> PyTree:
+    def abstract_frozen(self) -> dict[str, PyTree]:
+        """Return what `frozen` would load, in shapes."""
         images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
-        return jax.eval_shape(VGG16().init, jax.random.key(0), images)
+        return {"vgg16": jax.eval_shape(VGG16().init, jax.random.key(0), images)}
 
-    def __call__(self, variables: PyTree, images: Images) -> Features:
-        maps = VGG16().apply(variables, images)
+    def __call__(self, frozen: PyTree, images: Images) -> Features:
+        maps = VGG16().apply(frozen["vgg16"], images)
         return [self._pooled(features) for features in maps]
 
     def _pooled(self, features: Float[Array, "batch height width channels"]) -> Array:
