@@ -1,7 +1,7 @@
 """How a student matches distributions: its loss, and that of the critic that it plays against.
 
-A method is called `method(key, game, x) -> (losses, times)` for the student, and
-`critic_loss(key, game, x) -> losses` for the critic. Its fields are the numbers of its paper.
+A method is called `method(key, student, x) -> (losses, times)` for the student, and
+`critic_loss(key, student, x) -> losses` for the critic. Its fields are the numbers of its paper.
 """
 
 import functools
@@ -125,10 +125,10 @@ class MatchingMethod(Method):
     takes_end_time = False
     needs_teacher = True
 
-    def critic_loss(self, key: Key[Array, ""], game: Game, x: Array) -> Float[Array, " batch"]:
+    def critic_loss(self, key: Key[Array, ""], student: Game, x: Array) -> Float[Array, " batch"]:
         """Compute the denoising loss of the fake network on the student's samples."""
         sample_key, fake_key = jax.random.split(key)
-        return game.fake_loss(fake_key, game.simulated(sample_key, x, self.steps))
+        return student.fake_loss(fake_key, student.simulated(sample_key, x, self.steps))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,16 +146,16 @@ class DMD(MatchingMethod):
     regression: float = 0.25
     solver_steps: int = 8
 
-    def __call__(self, key: Key[Array, ""], game: Game, x: Array) -> Losses:
+    def __call__(self, key: Key[Array, ""], student: Game, x: Array) -> Losses:
         sample_key, match_key, pair_key = jax.random.split(key, 3)
-        samples = game.simulated(sample_key, x, self.steps)
-        loss, t = game.matching_loss(match_key, samples, self.guidance_scale)
-        noise = game.noise(pair_key, x)
-        times = diffusion.uniform_grid(game.process, self.solver_steps)
+        samples = student.simulated(sample_key, x, self.steps)
+        loss, t = student.matching_loss(match_key, samples, self.guidance_scale)
+        noise = student.noise(pair_key, x)
+        times = diffusion.uniform_grid(student.process, self.solver_steps)
         solved = diffusion.euler(
-            game.guided_teacher(self.guidance_scale), game.process, noise, times
+            student.guided_teacher(self.guidance_scale), student.process, noise, times
         )
-        own = game.clean(noise, jnp.full(len(x), times[0]))
+        own = student.clean(noise, jnp.full(len(x), times[0]))
         return loss + self.regression * distances.squared(own - jax.lax.stop_gradient(solved)), t
 
 
@@ -176,22 +176,22 @@ class DMD2(MatchingMethod):
     discriminator: float = 1e-2
     critic = (FAKE, HEAD)
 
-    def __call__(self, key: Key[Array, ""], game: Game, x: Array) -> Losses:
+    def __call__(self, key: Key[Array, ""], student: Game, x: Array) -> Losses:
         sample_key, match_key, key = jax.random.split(key, 3)
-        samples = game.simulated(sample_key, x, self.steps)
-        loss, t = game.matching_loss(match_key, samples, self.guidance_scale)
-        judged = game.adversarial_loss(
+        samples = student.simulated(sample_key, x, self.steps)
+        loss, t = student.matching_loss(match_key, samples, self.guidance_scale)
+        judged = student.adversarial_loss(
             adversarial.generator_loss, key, x, samples, "non_saturating"
         )
         return loss + self.adversarial * judged, t
 
-    def critic_loss(self, key: Key[Array, ""], game: Game, x: Array) -> Float[Array, " batch"]:
+    def critic_loss(self, key: Key[Array, ""], student: Game, x: Array) -> Float[Array, " batch"]:
         sample_key, fake_key, key = jax.random.split(key, 3)
-        samples = game.simulated(sample_key, x, self.steps)
-        judged = game.adversarial_loss(
+        samples = student.simulated(sample_key, x, self.steps)
+        judged = student.adversarial_loss(
             adversarial.discriminator_loss, key, x, samples, "non_saturating"
         )
-        return game.fake_loss(fake_key, samples) + self.discriminator * judged
+        return student.fake_loss(fake_key, samples) + self.discriminator * judged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,16 +205,16 @@ class LADD(MatchingMethod):
     objective: str = "hinge"
     critic = (HEAD,)
 
-    def __call__(self, key: Key[Array, ""], game: Game, x: Array) -> Losses:
-        return self._judged(adversarial.generator_loss, key, game, x)
+    def __call__(self, key: Key[Array, ""], student: Game, x: Array) -> Losses:
+        return self._judged(adversarial.generator_loss, key, student, x)
 
-    def critic_loss(self, key: Key[Array, ""], game: Game, x: Array) -> Float[Array, " batch"]:
-        return self._judged(adversarial.discriminator_loss, key, game, x)[0]
+    def critic_loss(self, key: Key[Array, ""], student: Game, x: Array) -> Float[Array, " batch"]:
+        return self._judged(adversarial.discriminator_loss, key, student, x)[0]
 
-    def _judged(self, loss, key, game, x):
+    def _judged(self, loss, key, student, x):
         sample_key, key = jax.random.split(key)
-        samples, t = game.noised(sample_key, x, self.steps)
-        return game.adversarial_loss(loss, key, x, samples, self.objective), t
+        samples, t = student.noised(sample_key, x, self.steps)
+        return student.adversarial_loss(loss, key, x, samples, self.objective), t
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,20 +237,20 @@ class RCM(MatchingMethod):
     warmup: float = 0.1
     forward_mode = True
 
-    def __call__(self, key: Key[Array, ""], game: Game, x: Array) -> Losses:
+    def __call__(self, key: Key[Array, ""], student: Game, x: Array) -> Losses:
         sample_key, match_key, key = jax.random.split(key, 3)
-        guided = lambda x_t, t: game.guided_velocity(x_t, t, self.guidance_scale)
+        guided = lambda x_t, t: student.guided_velocity(x_t, t, self.guidance_scale)
         loss, t = continuous_consistency_loss(
             key,
-            as_trigflow(game.network),
+            as_trigflow(student.network),
             x,
-            game.told,
+            student.told,
             process=UNIT_TRIGFLOW,
             times=functools.partial(log_normal_sigma, mean=self.mean, deviation=self.deviation),
             teacher=as_trigflow(guided),
-            warmup=jnp.minimum(game.progress / self.warmup, 1.0),
+            warmup=jnp.minimum(student.progress / self.warmup, 1.0),
             tangent_rule=regularized_consistency.tangent,
         )
-        samples = game.simulated(sample_key, x, self.steps)
-        match, _ = game.matching_loss(match_key, samples, self.guidance_scale)
+        samples = student.simulated(sample_key, x, self.steps)
+        match, _ = student.matching_loss(match_key, samples, self.guidance_scale)
         return loss + self.matching * match, rectified_flow_time(t)

@@ -67,7 +67,8 @@ CHOICES = {
     kinds.VARIATIONAL: "VAE",
     kinds.SPACE: "Pixels, Points, Waveforms, Latents, Tokens",
     kinds.CONDITION: "Classes, Unconditional, Frames, Prompts",
-    kinds.TASK: "GAN, Autoencoder, Diffusion, Distillation, VariationalAutoencoder",
+    kinds.TASK: "GAN, Autoencoder, Diffusion, Distillation, Drifting, Matching, PixelDistillation, "
+    "VariationalAutoencoder",
     kinds.PATCH_DISCRIMINATOR: "Discriminator",
     kinds.TEXT_ENCODER: "minilm",
 }
