@@ -51,16 +51,24 @@ def get_config(choice: str = "MeanFlow") -> ConfigDict:
         config.process = dict(name="TrigFlow")
         config.times = dict(name="log_normal_sigma", mean=-1.0, deviation=1.4)
     if choice in MATCHING:
-        config.task, config.conditioning_dropout = "Matching", 0.0
-        config.optimizer = {
-            player: base.optimizer(learning_rate=2e-4, schedule="constant", clip_norm=1.0)
-            for player in ("student", "critic")
-        }
-        config.averages.ema.steps = 50.0  # a step has one update of the student alone
+        set_players(config, choice)
     if choice == "Drift":
         config.task, config.conditioning_dropout = "Drifting", 0.0
+        config.method.generated = 16
     if choice == "PixelMeanFlow":
         config.task, config.method.perceptual = "PixelDistillation", 0.0
         config.target = dict(name="clean")
         config.times = dict(name="logit_normal", mean=0.8, deviation=0.8)
     return config
+
+
+def set_players(config: ConfigDict, choice: str) -> None:
+    """Set what a student with a critic has beside the fields of other students."""
+    config.task, config.conditioning_dropout = "Matching", 0.0
+    options = dict(schedule="constant", clip_norm=1.0, b1=0.0, b2=0.99)
+    rates = dict(student=1e-4, critic=1e-3 if choice == "LADD" else 2e-4)
+    config.optimizer = {
+        player: base.optimizer(learning_rate=rate, **options) for player, rate in rates.items()
+    }
+    config.num_steps = 1000  # each of them costs as much as 3 (LADD) to 22 (DMD2) of diffusion
+    config.averages.ema.steps = 100.0

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key
 
 from experiments.tasks.methods import Losses, Method, Student
 from genjax import diffusion
-from genjax.adversarial import objectives
+from genjax.adversarial.objectives import Objective, hinge, non_saturating
 from genjax.diffusion.preconditioning import TrigFlowPreconditioning
 from genjax.diffusion.processes import TrigFlow
 from genjax.diffusion.targets import Prediction
@@ -81,7 +81,8 @@ class Game(Student):
         noise_key, step_key = jax.random.split(key)
         times = diffusion.uniform_grid(self.process, steps)
         t = times[jax.random.randint(step_key, x.shape[:1], 0, steps)]
-        return self.clean(self.process.corrupt(x, self.noise(noise_key, x), t), t), t
+        z = jax.random.normal(noise_key, x.shape, x.dtype)
+        return self.clean(self.process.corrupt(x, z, t), t), t
 
     def matching_loss(self, key: Key[Array, ""], samples: Array, guidance_scale: float) -> Losses:
         return distribution_matching.distribution_matching_loss(
@@ -98,12 +99,11 @@ class Game(Student):
         return distribution_matching.fake_loss(key, self.fake, samples, self.told, **options)[0]
 
     def adversarial_loss(
-        self, loss: Callable, key: Key[Array, ""], x: Array, samples: Array, objective: str
+        self, loss: Callable, key: Key[Array, ""], x: Array, samples: Array, objective: Objective
     ) -> Float[Array, " batch"]:
         """Return one of the two losses of `genjax.distillation.adversarial`."""
-        options = dict(process=self.process, times=self.times)
-        objective = getattr(objectives, objective)
-        return loss(key, self.judge, x, samples, self.told, objective=objective, **options)
+        options = dict(process=self.process, times=self.times, objective=objective)
+        return loss(key, self.judge, x, samples, self.told, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +181,7 @@ class DMD2(MatchingMethod):
         samples = student.simulated(sample_key, x, self.steps)
         loss, t = student.matching_loss(match_key, samples, self.guidance_scale)
         judged = student.adversarial_loss(
-            adversarial.generator_loss, key, x, samples, "non_saturating"
+            adversarial.generator_loss, key, x, samples, non_saturating
         )
         return loss + self.adversarial * judged, t
 
@@ -189,20 +189,15 @@ class DMD2(MatchingMethod):
         sample_key, fake_key, key = jax.random.split(key, 3)
         samples = student.simulated(sample_key, x, self.steps)
         judged = student.adversarial_loss(
-            adversarial.discriminator_loss, key, x, samples, "non_saturating"
+            adversarial.discriminator_loss, key, x, samples, non_saturating
         )
         return student.fake_loss(fake_key, samples) + self.discriminator * judged
 
 
 @dataclass(frozen=True, kw_only=True)
 class LADD(MatchingMethod):
-    """A discriminator on the teacher's features alone (Sauer et al. 2024).
+    """A discriminator on the teacher's features alone, by the hinge loss (Sauer et al. 2024)."""
 
-    Attributes:
-        objective: of the game, of `genjax.adversarial.objectives`.
-    """
-
-    objective: str = "hinge"
     critic = (HEAD,)
 
     def __call__(self, key: Key[Array, ""], student: Game, x: Array) -> Losses:
@@ -214,7 +209,7 @@ class LADD(MatchingMethod):
     def _judged(self, loss, key, student, x):
         sample_key, key = jax.random.split(key)
         samples, t = student.noised(sample_key, x, self.steps)
-        return student.adversarial_loss(loss, key, x, samples, self.objective), t
+        return student.adversarial_loss(loss, key, x, samples, hinge), t
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Discriminator heads on the features of another network's blocks.
 
-Sauer et al. 2024 (LADD); the classifier of DMD2 (Yin et al. 2024). The network below is a diffusion
-model that is told the time and the condition, so the heads are not told them again.
+Sauer et al. 2024 (LADD); the classifier of DMD2 (Yin et al. 2024). The features come from a
+diffusion model, which knows the time and the condition. So the heads take neither.
 """
 
 from typing import Any
