@@ -17,7 +17,7 @@ from experiments.tasks.methods import Losses, Method, Student
 from genjax import diffusion
 from genjax.adversarial.objectives import Objective, hinge, non_saturating
 from genjax.diffusion.preconditioning import TrigFlowPreconditioning
-from genjax.diffusion.processes import TrigFlow
+from genjax.diffusion.processes import RectifiedFlow, TrigFlow
 from genjax.diffusion.targets import Prediction
 from genjax.diffusion.times import log_normal_sigma
 from genjax.distillation import (
@@ -216,23 +216,31 @@ class LADD(MatchingMethod):
 class RCM(MatchingMethod):
     """Continuous consistency with the match of distributions (Zheng et al. 2025, rCM).
 
-    The process is the teacher's rectified flow. The consistency loss sees the networks as those of
-    TrigFlow (`as_trigflow`).
+    The process is the teacher's rectified flow, its target the velocity. The consistency loss sees
+    the networks as those of TrigFlow (`as_trigflow`).
 
     Attributes:
-        matching: weight of the match.
+        consistency, matching: weights of the two losses, as in the published code. Its match has
+            no factor ½, so its weight of 1 is 2 here.
         mean, deviation: of log(sigma/alpha) where the consistency loss is taken.
         warmup: share of the training until the tangent is whole.
     """
 
     critic_updates: int = 5
-    matching: float = 1.0
+    consistency: float = 100.0
+    matching: float = 2.0
     mean: float = 0.7
     deviation: float = 1.6
     warmup: float = 0.1
     forward_mode = True
 
     def __call__(self, key: Key[Array, ""], student: Game, x: Array) -> Losses:
+        """Return losses and times; raise ValueError if the process is no rectified flow."""
+        if not isinstance(student.process, RectifiedFlow):
+            raise ValueError(
+                f"config.process is {type(student.process).__name__}, but RCM takes a teacher and "
+                "student of RectifiedFlow; take such a teacher, or another method"
+            )
         sample_key, match_key, key = jax.random.split(key, 3)
         guided = lambda x_t, t: student.guided_velocity(x_t, t, self.guidance_scale)
         loss, t = continuous_consistency_loss(
@@ -248,4 +256,4 @@ class RCM(MatchingMethod):
         )
         samples = student.simulated(sample_key, x, self.steps)
         match, _ = student.matching_loss(match_key, samples, self.guidance_scale)
-        return loss + self.matching * match, rectified_flow_time(t)
+        return self.consistency * loss + self.matching * match, rectified_flow_time(t)
