@@ -15,13 +15,19 @@ python -m experiments.train --config=configs/digits_distillation.py:DistilledRef
 
 For another reflow, give Reflow the last run as `--config.teacher`, another folder as
 `--config.pairs.directory` and `--config.pairs.sampling.guidance_scale=1.0`. All choices train for
-5,000 steps of 64 examples. No choice has been trained to its end yet.
+5,000 steps of 64 examples, but those of `MATCHING`. No choice has been trained to its end yet.
+
+DMD, DMD2, LADD and RCM match the teacher's distribution, against a critic with an optimizer of its
+own (experiments/tasks/methods/matching.py). Drift learns from data by its banks of examples, in one
+step (experiments/tasks/drifting.py). PixelMeanFlow answers with clean pixels, without its
+perceptual term, which needs images of 16 pixels (experiments/tasks/pixel_mean_flow.py).
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import digits_flow
+from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 RENOISED = dict(sampler=dict(name="consistency"))
@@ -56,6 +62,15 @@ WITHOUT_TEACHER = {
     "ConsistencyTraining": (dict(name="DiscreteConsistency"), SIGMA),
     "ImprovedConsistencyTraining": (dict(name="ImprovedConsistencyTraining"), SIGMA),
     "ContinuousConsistency": (dict(name="ContinuousConsistency"), TRIGFLOW),
+    "Drift": (dict(name="Drift", generated=16), dict(task="Drifting", conditioning_dropout=0.0)),
+    "PixelMeanFlow": (
+        dict(name="PixelMeanFlow", perceptual=0.0),
+        dict(
+            task="PixelDistillation",
+            target=dict(name="clean"),
+            times=dict(name="logit_normal", mean=0.8, deviation=0.8),
+        ),
+    ),
 }
 WITH_TEACHER = {
     "Lagrangian": (dict(name="Lagrangian", **GUIDED), {}),
@@ -91,18 +106,33 @@ WITH_TEACHER = {
         pairs("runs/digits_reflow_pairs", guidance_scale=1.0) | dict(teacher="runs/digits_reflow"),
     ),
 }
-CHOICES = (*WITHOUT_TEACHER, *WITH_TEACHER)
+MATCHING = ("DMD", "DMD2", "LADD", "RCM")
+CHOICES = (*WITHOUT_TEACHER, *WITH_TEACHER, *MATCHING)
 
 
 def get_config(choice: str = "MeanFlow") -> ConfigDict:
     check_choice(choice, CHOICES)
     config = digits_flow.get_config()
     config.experiment, config.task = f"digits_distillation_{choice}", "Distillation"
-    method, changes = (WITHOUT_TEACHER | WITH_TEACHER)[choice]
-    config.method = method
-    config.teacher = "runs/digits_flow" if choice in WITH_TEACHER else placeholder(str)
+    matching = {name: (dict(name=name, **GUIDED), {}) for name in MATCHING}
+    config.method, changes = (WITHOUT_TEACHER | WITH_TEACHER | matching)[choice]
+    config.teacher = placeholder(str) if choice in WITHOUT_TEACHER else "runs/digits_flow"
     config.evaluation.measures.few_steps = dict(name="FewSteps", num_steps=(1, 2, 4, 8))
     config.sampling.update(num_steps=1, guidance_scale=1.0, sampler=dict(name="jump"))
     config.evaluation.measures.few_step_pictures = dict(name="FewStepPictures")
     config.update(changes)
+    if choice in MATCHING:
+        set_players(config, choice)
     return config
+
+
+def set_players(config: ConfigDict, choice: str) -> None:
+    """Set what a student with a critic has beside the fields of other students."""
+    config.task, config.conditioning_dropout = "Matching", 0.0
+    options = dict(schedule="constant", clip_norm=1.0, b1=0.0, b2=0.99)
+    rates = dict(student=1e-4, critic=1e-3 if choice == "LADD" else 2e-4)
+    config.optimizer = {
+        player: base.optimizer(learning_rate=rate, **options) for player, rate in rates.items()
+    }
+    config.num_steps = 1000  # each of them costs as much as 3 (LADD) to 22 (DMD2) of diffusion
+    config.averages.ema.steps = 100.0

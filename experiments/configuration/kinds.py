@@ -431,7 +431,15 @@ DISCRETE_PROCESS = Kind(Process, ("genjax.diffusion.discrete.processes",), made=
 DISCRETE_TARGET = Kind(DiscreteTarget, ("genjax.diffusion.discrete.targets",))
 DISCRETE_LOSS = Kind(DiscreteLoss, ("genjax.diffusion.discrete.losses",))
 DISCRETE_SAMPLER = Kind(Sampler, ("genjax.diffusion.discrete.samplers",))
-METHOD = Kind(Method, ("experiments.tasks.methods",), made=True)
+METHOD = Kind(
+    Method,
+    (
+        "experiments.tasks.methods",
+        "experiments.tasks.drifting",
+        "experiments.tasks.pixel_mean_flow",
+    ),
+    made=True,
+)
 GRID = Kind(Grid, ("genjax.diffusion.grids",))
 AVERAGE = Kind(Average, ("genjax.training.ema",), made=True)
 OBJECTIVE = Kind(Objective, ("genjax.adversarial.objectives",))

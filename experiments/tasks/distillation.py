@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
 from experiments.inputs.conditions import Classes, Unconditional
 from experiments.inputs.pairs import Pairs
 from experiments.tasks.diffusion import Diffusion, Objective, time_grid
 from experiments.tasks.methods import Method, Student
-from experiments.tasks.optimization import Optimization
+from experiments.tasks.optimization import Optimization, State
 from experiments.tasks.teachers import Teacher
 from genjax import diffusion
 from genjax.data.sets.latents import check_origin
@@ -122,17 +122,19 @@ class Distillation(Diffusion):
         return run.sample(labels, seed=seed), run.config.sampling.num_steps
 
     def _loss(self, params, batch, key, state, frozen):
-        batch = self._mirrored(batch, key)
-        x = self._examples(batch, key, frozen)
-        dropout_key, loss_key = jax.random.split(key)
-        dropped = jax.random.bernoulli(dropout_key, self.objective.dropout_rate, (len(x),))
-        student = self._student(params, batch, dropped, state, frozen)
+        student, x, loss_key = self._student(params, batch, key, state, frozen)
         with forward_mode(self.method.forward_mode):
             each, t = self.method(loss_key, student, x)
         return each.mean(), diffusion.sums_by_time(self.process, each, t, self.num_time_bins)
 
-    def _student(self, params, batch, dropped, state, frozen) -> Student:
-        """Return what the method sees in this step."""
+    def _student(
+        self, params: PyTree, batch: dict, key: Key[Array, ""], state: State, frozen: PyTree
+    ) -> tuple[Student, Array, Key[Array, ""]]:
+        """Return what the method sees of this step, the examples, and the key of the loss."""
+        batch = self._mirrored(batch, key)
+        x = self._examples(batch, key, frozen)
+        dropout_key, loss_key = jax.random.split(key)
+        dropped = jax.random.bernoulli(dropout_key, self.objective.dropout_rate, (len(x),))
         condition, null = self.condition.of_batch(batch), self.condition.null(frozen)
         drop = lambda c, n: jnp.where(expand(dropped, c), n, c)
         extra = {}
@@ -141,7 +143,7 @@ class Distillation(Diffusion):
             extra["previous"] = self._apply(state.averages[PREVIOUS], frozen)
         if isinstance(self.space, Pairs):
             extra["noise"] = self.space.noise(batch[self.space.feature])
-        return Student(
+        student = Student(
             network=self._apply(params, frozen),
             averaged=self._apply(state.averages[self.average], frozen),
             condition=condition,
@@ -158,6 +160,7 @@ class Distillation(Diffusion):
             weighting=self.objective.weighting,
             **extra,
         )
+        return student, x, loss_key
 
     def sampled(self, params, condition, null, guidance_scale, frozen):
         """Return the flow map `(x_t, t, s)` under a condition."""

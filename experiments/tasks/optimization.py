@@ -183,6 +183,8 @@ class Optimization:
     ) -> tuple[State, PyTree, dict[str, Float[Array, ""]]]:
         """Return the state after a step down a loss, what the loss measured, and metrics.
 
+        What a task's own state holds beside the fields of `State` stays as it is.
+
         Args:
             loss: `loss(params, *args) -> (loss, measured)`.
         """
@@ -206,4 +208,7 @@ class Optimization:
             **group_norms("norm/update", changes),
         }
         averages = update_averages(self.averages, state.averages, evaluated, state.step)
-        return State(state.step + 1, params, optimizer_state, averages), measured, metrics
+        state = state.replace(
+            step=state.step + 1, params=params, optimizer_state=optimizer_state, averages=averages
+        )
+        return state, measured, metrics

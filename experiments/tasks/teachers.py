@@ -75,19 +75,24 @@ class Teacher:
             process: that of x_t and t; the teacher's own if None. Any other has the teacher's
                 answer at the same noise level, which is exact.
         """
-        task, network = self.run.task, self.run.network
-        apply = functools.partial(network.apply, {"params": params})
-        if getattr(network, "takes_end_time", False):
-            apply = lambda x, t, condition: network.apply(
-                {"params": params}, x, t, condition, end_time=t
-            )
+        task = self.run.task
         objective = task.objective
         denoiser = diffusion.predict(
-            apply, task.process, objective.target, learned_variance=objective.learned_variance
+            self.network(params),
+            task.process,
+            objective.target,
+            learned_variance=objective.learned_variance,
         )
         if process in (None, task.process):
             return denoiser
         return diffusion.at_same_level(denoiser, task.process, process)
+
+    def network(self, params: PyTree) -> Callable:
+        """Return the network `(x, t, condition) -> y` with these parameters."""
+        apply = functools.partial(self.run.network.apply, {"params": params})
+        if getattr(self.run.network, "takes_end_time", False):
+            return lambda x, t, condition, **options: apply(x, t, condition, end_time=t, **options)
+        return apply
 
     def sampled(self, changes: Mapping[str, Any]) -> Run:
         """Return the run with other fields of `config.sampling`."""

@@ -72,9 +72,8 @@ CHOICES = {
     kinds.QUANTIZER: "VectorQuantizer, ResidualVectorQuantizer, FiniteScalarQuantizer, "
     "LookupFreeQuantizer, BinarySphericalQuantizer, MultiScaleQuantizer",
     kinds.CONDITION: "Classes, Unconditional, Frames, Prompts",
-    kinds.TASK: (
-        "GAN, Autoencoder, Autoregression, Diffusion, Distillation, VariationalAutoencoder"
-    ),
+    kinds.TASK: "GAN, Autoencoder, Autoregression, Diffusion, DiscreteDiffusion, Distillation, "
+    "Drifting, Matching, PixelDistillation, VariationalAutoencoder",
     kinds.PATCH_DISCRIMINATOR: "Discriminator",
     kinds.TEXT_ENCODER: "minilm",
 }
