@@ -15,7 +15,7 @@ from genjax.distillation import flow_maps, guidance
 Losses = tuple[Float[Array, " batch"], Float[Array, " batch"]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Student:
     """What a method sees of a task in one step.
 
