@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
 from experiments.tasks.distillation import Distillation
-from experiments.tasks.methods import ImprovedMeanFlow, Losses, Student
+from experiments.tasks.methods.flow_maps import ImprovedMeanFlow
+from experiments.tasks.methods.student import Losses, Student
 from genjax.diffusion import targets
 from genjax.distillation import pairs
 from genjax.distillation.draws import draw_pairs
