@@ -21,6 +21,10 @@ DMD, DMD2, LADD and RCM match the teacher's distribution, against a critic with 
 own (experiments/tasks/methods/matching.py). Drift learns from data by its banks of examples, in one
 step (experiments/tasks/drifting.py). PixelMeanFlow answers with clean pixels, without its
 perceptual term, which needs images of 16 pixels (experiments/tasks/pixel_mean_flow.py).
+
+Drift had one short run: 354 steps took its samples from 10 % of the right class to 95 %, and their
+Fréchet distance from 45 to 3.1. 235 steps of LADD did not lower that of the teacher's jump, 4.4.
+DMD, DMD2, RCM and PixelMeanFlow have stepped in tests alone.
 """
 
 from ml_collections import ConfigDict

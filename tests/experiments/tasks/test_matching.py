@@ -1,6 +1,7 @@
 """Students with a critic: where they start, what moves when, and what their losses vanish at."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from experiments import train
 from experiments.configuration.runs import build, open_run
 from experiments.launch.fine_tuning import initializer
 from experiments.tasks.matching import block_features
+from experiments.tasks.matching_methods import RCM
+from genjax.diffusion import TrigFlow
 from genjax.models.transformers.dit import DiT
 from genjax.training import Checkpoints
 from tests.experiments.small_digits import MLP
@@ -153,6 +156,11 @@ def test_the_head_reads_the_tokens_after_each_block():
     shapes = jax.eval_shape(mlp.init, jax.random.key(0), x, t, labels)
     with pytest.raises(ValueError, match="config.model has none; take a transformer such as DiT"):
         jax.eval_shape(read(mlp), shapes)
+
+
+def test_rcm_takes_rectified_flow_alone():
+    with pytest.raises(ValueError, match="config.process is TrigFlow, but RCM takes a teacher and"):
+        RCM()(jax.random.key(0), SimpleNamespace(process=TrigFlow()), None)
 
 
 def test_a_run_goes_on_to_the_last_bit(play, tmp_path):
