@@ -1,6 +1,7 @@
 """The pairs of noise and sample that a teacher makes for its student."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class TeacherPairs:
         devices = jax.local_devices()
         self._size = config.pairs.batch_size + -config.pairs.batch_size % len(devices)
         self._mesh = make_mesh({"data": -1}, self._size, devices)
+        self._inputs = self._load()
 
     def __call__(self, split: str, rows: range) -> tuple[np.ndarray, np.ndarray]:
         """Return the pairs with these numbers and their labels."""
@@ -56,13 +58,21 @@ class TeacherPairs:
         ]
         return np.concatenate(pairs), np.asarray(rows) % max(self.num_classes, 1)
 
-    @functools.cached_property
-    def _solve(self):
-        """The program that maps the numbers of pairs to the pairs."""
-        task, sampling = self._run.task, self._run.config.sampling
+    def _load(self) -> tuple:
+        """Return the teacher's parameters, and what else `Diffusion.solve` reads.
+
+        All processes take part, also those that have no pairs to make.
+        """
+        sampling = self._run.config.sampling
         params = on_host(self._run.state.weights(sampling.weights))
-        inputs = jax.device_put((params, *task.sampling_inputs(sampling)), replicated(self._mesh))
-        key, num_classes = jax.random.key(sampling.seed), max(self.num_classes, 1)
+        inputs = params, *self._run.task.sampling_inputs(sampling)
+        return jax.device_put(inputs, replicated(self._mesh))
+
+    @functools.cached_property
+    def _solve(self) -> Callable[[np.ndarray], Array]:
+        """The program that maps the numbers of pairs to the pairs."""
+        task, num_classes = self._run.task, max(self.num_classes, 1)
+        key = jax.random.key(self._run.config.sampling.seed)
 
         def solve(params, scale, grid, *frozen, numbers):
             labels = numbers % num_classes
@@ -70,7 +80,7 @@ class TeacherPairs:
 
         program = jax.jit(solve, out_shardings=replicated(self._mesh))
         place = functools.partial(jax.device_put, device=batch_sharding(self._mesh))
-        return lambda numbers: program(*inputs, numbers=place(numbers))
+        return lambda numbers: program(*self._inputs, numbers=place(numbers))
 
     def summarize(self) -> None:
         """Write the summary of the finished folder. Pairs are not standardized."""

@@ -117,17 +117,16 @@ def quantiles(student: Student, steps: int | Array, most: int | None = None) -> 
     """
     place = jnp.minimum(jnp.arange((most or steps) + 1) / steps, 1.0)
     start, end = student.process.domain
-    grid = jnp.clip(student.times(student.process, 1 - place), start, end)
-    return grid
+    return jnp.clip(student.times(student.process, 1 - place), start, end)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImprovedConsistencyTraining(Method):
     """`consistency.consistency_loss` with the curriculum and the weights of iCT.
 
-    Song & Dhariwal 2024: no teacher, no older student, a pseudo-Huber distance, the weight 1/(t −
-    r), twice the steps from time to time, drawn by a normal law of log(sigma/alpha). The grid is
-    that of `DiscreteConsistency`.
+    Song & Dhariwal 2024. There is no teacher and no older student. The steps of the grid double
+    from time to time, and are drawn by a normal law of log(sigma/alpha). The loss has the weight
+    1/(t − r). The grid's times are those of `DiscreteConsistency`.
 
     Attributes:
         first, last: steps of the grid at the start and at the end of the training.

@@ -1,4 +1,4 @@
-"""What a method sees of a task, and what it says of itself."""
+"""The protocol of methods: a method says what it needs, and sees a `Student` in every step."""
 
 import functools
 from collections.abc import Callable
