@@ -145,7 +145,7 @@ def guided_mean_flow_loss(
     distance: Distance = adaptive,
     noise: Batch | None = None,
 ) -> tuple[Times, Times]:
-    """Compute iMF's loss for a network that is told a guidance scale ω and interval.
+    """Compute iMF's loss for a network with a guidance scale ω and interval as inputs.
 
     The network has two answers, u for the average velocity and v for the velocity. Both learn
 

@@ -1,4 +1,4 @@
-"""MeanFlowDiT: a transformer told everything by tokens, which answers with two velocities.
+"""MeanFlowDiT: a transformer with conditions as tokens, which answers with two velocities.
 
 The network of improved mean flows (Geng et al. 2025, "Improved mean flows", iMF), and on pixels of
 pixel mean flows (Lu et al. 2026, pMF).
@@ -73,8 +73,8 @@ class Block(nn.Module):
 class MeanFlowDiT(nn.Module):
     """A transformer over patches and tokens of the class, the jump's length, and the guidance.
 
-    It is told the length t − s of a jump, not t. The last `head_depth` blocks exist twice, for the
-    average velocity of the jump and for the velocity at its start. The second answer is for
+    Its input is the length t − s of a jump, not t. The last `head_depth` blocks exist twice, for
+    the average velocity of the jump and for the velocity at its start. The second answer is for
     training alone, so sampling needs no parameters whose name starts with "velocity".
 
     Label `num_classes` is the null class of classifier-free guidance (`null_label`).
