@@ -1,40 +1,138 @@
-"""Few-step students of the digits, one by each method of experiments/tasks/methods.py.
+"""Few-step students of the digits, one by each method of experiments/tasks/methods.
 
 python -m experiments.train --config=configs/digits_distillation.py:MeanFlow \
     --workdir=runs/digits_mean_flow
 
-MeanFlow, ImprovedMeanFlow, Shortcut and ContinuousConsistency learn from data. The others learn
-from a run of configs/digits_flow.py: Lagrangian, Eulerian, Semigroup, Consistency,
-GuidanceDistillation. That run is runs/digits_flow, or `--config.teacher`. No choice has been
-trained to its end yet.
+The choices of `WITH_TEACHER` learn from runs/digits_flow, a run of configs/digits_flow.py, or from
+`--config.teacher`. Reflow and DistilledReflow learn from pairs, which the teacher makes first:
+
+python -m experiments.encode --config=configs/digits_distillation.py:Reflow
+python -m experiments.train --config=configs/digits_distillation.py:Reflow \
+    --workdir=runs/digits_reflow
+python -m experiments.encode --config=configs/digits_distillation.py:DistilledReflow
+python -m experiments.train --config=configs/digits_distillation.py:DistilledReflow \
+    --workdir=runs/digits_distilled_reflow
+
+For another reflow, give Reflow the last run as `--config.teacher`, another folder as
+`--config.pairs.directory` and `--config.pairs.sampling.guidance_scale=1.0`. All choices train for
+5,000 steps of 64 examples, but those of `MATCHING`. No choice has been trained to its end yet.
+
+DMD, DMD2, LADD and RCM match the teacher's distribution, against a critic with an optimizer of its
+own (experiments/tasks/methods/matching.py). Drift learns from data by its banks of examples, in one
+step (experiments/tasks/drifting.py). PixelMeanFlow answers with clean pixels, without its
+perceptual term, which needs images of 16 pixels (experiments/tasks/pixel_mean_flow.py).
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import digits_flow
+from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
-WITH_TEACHER = ("Lagrangian", "Eulerian", "Semigroup", "Consistency", "GuidanceDistillation")
-CHOICES = ("MeanFlow", "ImprovedMeanFlow", "Shortcut", "ContinuousConsistency", *WITH_TEACHER)
+RENOISED = dict(sampler=dict(name="consistency"))
+GUIDED = dict(guidance_scale=1.25)
+ANY_SCALE = dict(least=1.0, largest=4.0)
+EQUAL_TIMES = dict(times=dict(name="uniform"))
+SIGMA = dict(  # as in the papers
+    process=dict(name="EDM"),
+    target=dict(name="edm"),
+    times=dict(name="karras"),
+    sampling=dict(grid=dict(name="karras_grid"), **RENOISED),
+)
+TRIGFLOW = dict(
+    process=dict(name="TrigFlow"),
+    times=dict(name="log_normal_sigma", mean=-1.0, deviation=1.4),
+)
+LAST_STAGE = dict(averages=dict(ema=dict(steps=100.0)))
+
+
+def pairs(folder: str, **sampling) -> dict:
+    """Return the fields of a student of pairs. Samples to measure have the seed 0."""
+    sampling = dict(num_steps=100, seed=1) | sampling
+    made = dict(directory=folder, count=50_000, batch_size=500, sampling=sampling)
+    return EQUAL_TIMES | dict(pairs=made, conditioning_dropout=0.0)
+
+
+# For each choice the method, and what else differs from digits_flow.
+WITHOUT_TEACHER = {
+    "MeanFlow": (dict(name="MeanFlow"), {}),
+    "ImprovedMeanFlow": (dict(name="ImprovedMeanFlow"), {}),
+    "Shortcut": (dict(name="Shortcut"), {}),
+    "ConsistencyTraining": (dict(name="DiscreteConsistency"), SIGMA),
+    "ImprovedConsistencyTraining": (dict(name="ImprovedConsistencyTraining"), SIGMA),
+    "ContinuousConsistency": (dict(name="ContinuousConsistency"), TRIGFLOW),
+    "Drift": (dict(name="Drift", generated=16), dict(task="Drifting", conditioning_dropout=0.0)),
+    "PixelMeanFlow": (
+        dict(name="PixelMeanFlow", perceptual=0.0),
+        dict(
+            task="PixelDistillation",
+            target=dict(name="clean"),
+            times=dict(name="logit_normal", mean=0.8, deviation=0.8),
+        ),
+    ),
+}
+WITH_TEACHER = {
+    "Lagrangian": (dict(name="Lagrangian", **GUIDED), {}),
+    "Eulerian": (dict(name="Eulerian", **GUIDED), {}),
+    "Semigroup": (dict(name="Semigroup", **GUIDED), {}),
+    "Consistency": (dict(name="Consistency", **GUIDED), {}),
+    "ConsistencyDistillation": (
+        dict(name="DiscreteConsistency", **GUIDED),
+        EQUAL_TIMES | dict(sampling=RENOISED),
+    ),
+    "LatentConsistency": (
+        dict(name="LatentConsistency", **ANY_SCALE),
+        EQUAL_TIMES | dict(sampling=RENOISED | GUIDED),
+    ),
+    "TrajectoryConsistency": (
+        dict(name="TrajectoryConsistency", **ANY_SCALE),
+        EQUAL_TIMES
+        | dict(sampling=dict(sampler=dict(name="trajectory_consistency", gamma=0.3), **GUIDED)),
+    ),
+    "ConsistencyTrajectory": (dict(name="ConsistencyTrajectory", **GUIDED), EQUAL_TIMES),
+    "ContinuousDistillation": (dict(name="ContinuousConsistency", **GUIDED), TRIGFLOW),
+    # As many steps as the teacher, with one call of the student for two of the teacher.
+    "GuidanceDistillation": (
+        dict(name="GuidanceDistillation"),
+        dict(sampling=dict(num_steps=50, **GUIDED)),
+    ),
+    "Halving": (dict(name="Halving", **GUIDED), LAST_STAGE),
+    "GuidedHalving": (dict(name="GuidedHalving", **ANY_SCALE), LAST_STAGE | dict(sampling=GUIDED)),
+    "Reflow": (dict(name="Reflow"), pairs("runs/digits_pairs")),
+    # The straightened flow has the guidance of its own teacher.
+    "DistilledReflow": (
+        dict(name="DistilledReflow"),
+        pairs("runs/digits_reflow_pairs", guidance_scale=1.0) | dict(teacher="runs/digits_reflow"),
+    ),
+}
+MATCHING = ("DMD", "DMD2", "LADD", "RCM")
+CHOICES = (*WITHOUT_TEACHER, *WITH_TEACHER, *MATCHING)
 
 
 def get_config(choice: str = "MeanFlow") -> ConfigDict:
     check_choice(choice, CHOICES)
     config = digits_flow.get_config()
     config.experiment, config.task = f"digits_distillation_{choice}", "Distillation"
-    config.method = dict(name=choice)
-    config.teacher = placeholder(str)
+    matching = {name: (dict(name=name, **GUIDED), {}) for name in MATCHING}
+    config.method, changes = (WITHOUT_TEACHER | WITH_TEACHER | matching)[choice]
+    config.teacher = placeholder(str) if choice in WITHOUT_TEACHER else "runs/digits_flow"
     config.evaluation.measures.few_steps = dict(name="FewSteps", num_steps=(1, 2, 4, 8))
     config.sampling.update(num_steps=1, guidance_scale=1.0, sampler=dict(name="jump"))
     config.evaluation.measures.few_step_pictures = dict(name="FewStepPictures")
-    if choice in WITH_TEACHER:
-        config.teacher = "runs/digits_flow"
-    if choice == "GuidanceDistillation":  # as many steps as the teacher, with one call for two
-        config.sampling.update(num_steps=50, guidance_scale=1.25)
-    elif choice in WITH_TEACHER:
-        config.method.guidance_scale = 1.25
-    if choice == "ContinuousConsistency":
-        config.process = dict(name="TrigFlow")
-        config.times = dict(name="log_normal_sigma", mean=-1.0, deviation=1.4)
+    config.update(changes)
+    if choice in MATCHING:
+        set_players(config, choice)
     return config
+
+
+def set_players(config: ConfigDict, choice: str) -> None:
+    """Set what a student with a critic has beside the fields of other students."""
+    config.task, config.conditioning_dropout = "Matching", 0.0
+    options = dict(schedule="constant", clip_norm=1.0, b1=0.0, b2=0.99)
+    rates = dict(student=1e-4, critic=1e-3 if choice == "LADD" else 2e-4)
+    config.optimizer = {
+        player: base.optimizer(learning_rate=rate, **options) for player, rate in rates.items()
+    }
+    config.num_steps = 1000  # each of them costs as much as 3 (LADD) to 22 (DMD2) of diffusion
+    config.averages.ema.steps = 100.0

@@ -36,6 +36,14 @@ PARAMETERS = {
     "cifar10_flow": 32_475_660,
     "imagenet256_latent_flow": 674_816_272,
     "imagenet256_latent_flow:dit": 674_834_720,
+    # the published counts of mean flows' and JiT's networks, in training
+    "imagenet256_distillation": 131_165_248,
+    "imagenet256_distillation:mean_flow_xl2": 676_440_592,
+    "imagenet256_distillation:imf_xl2": 711_113_760,
+    "imagenet256_distillation:pmf_b16": 175_474_304,
+    "imagenet256_distillation:shortcut_xl2": 676_440_592,
+    "imagenet256_distillation:scm_xl2": 674_816_272,
+    "imagenet256_pixel_flow": 131_123_712,
     "text_to_image": 2_028_328_000,
     "text_to_image:flux": 11_891_178_560,
     "text_to_image:flux,latents": 11_891_178_560,
@@ -62,11 +70,18 @@ CHOICES = [
     "ffhq_gan:stylegan2_1024",
     "imagenet_gan:32",
     # Of others, those whose network or loss is another.
+    "digits_autoregression:rnn",
     "digits_vae:iwae",
+    "fashion_autoregression:pixelcnn_pp",
     "emoji_autoencoder:vq_adversarial",
     "imagenet256_autoencoder:vq",
     "imagenet256_latent_flow:dit",
     "imagenet256_latent_flow:lightning_dit",
+    "imagenet256_distillation:mean_flow_xl2",
+    "imagenet256_distillation:imf_xl2",
+    "imagenet256_distillation:pmf_b16",
+    "imagenet256_distillation:shortcut_xl2",
+    "imagenet256_distillation:scm_xl2",
     "emoji_text:joint_attention",
     "emoji_text:in_context",
     "text_to_image:flux",
@@ -81,6 +96,8 @@ def load(name):
     config = importlib.import_module(f"configs.{name}").get_config(*filter(None, [choice]))
     if config.space.name == "Latents" and not config.space.get("run"):
         config.space.published = "VAE"  # which the user names
+    if config.get("teacher"):
+        config.teacher = None  # which the user trains
     if "adapters" in config and config.adapters:
         config.adapters.source = text_to_image.get_config(*filter(None, [choice])).model.name
     return config

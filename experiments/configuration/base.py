@@ -179,6 +179,40 @@ def gan(experiment_name: str, networks: str, num_classes: int = 10, /, **data: A
     )
 
 
+def autoregression(
+    experiment_name: str, levels: int, num_classes: int = 10, /, **data: Any
+) -> ConfigDict:
+    """Return the fields of a class-conditional autoregressive model of pixels.
+
+    Args:
+        levels: values that a pixel can take.
+    """
+    config = experiment(
+        experiment_name,
+        "Autoregression",
+        dict(levels=levels) | data,
+        num_steps=5000,
+        batch_size=64,  # of all devices together
+        params_dtype=placeholder(str),  # "bfloat16": gradients at copies of float32 parameters
+        model=dict(name="PixelTransformer"),  # of genjax/models/autoregressive, or a dotted path
+        condition=dict(name="Classes", num_classes=num_classes),
+        likelihood=dict(name="categorical"),  # of genjax/autoregression/likelihoods.py
+        order="raster",  # of genjax/autoregression/orders.py
+        optimizer=optimizer(warmup=0.04, clip_norm=1.0),
+        averages=dict(ema=dict(name="HalfLife", steps=692.8)),
+        checkpoint=checkpoint(every=1000, keep=2),
+        sampling=sampling(temperature=1.0),
+        evaluation=dict(
+            every=0,
+            num_samples=1000,
+            labels="balanced",
+            measures=dict(samples=dict(name="Samples"), likelihood=dict(name="ExactBits")),
+        ),
+    )
+    config.space.name = "Levels"
+    return config
+
+
 def autoencoder(experiment_name: str, /, **data: Any) -> ConfigDict:
     """Return the fields of an autoencoder with a perceptual loss and a discriminator."""
     return experiment(

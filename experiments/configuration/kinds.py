@@ -208,6 +208,38 @@ class VariationalNetwork(Protocol):
     decode: Callable
 
 
+class PixelNetwork(Protocol):
+    """`network(levels, labels)`: a Flax module over pictures of integer levels.
+
+    It returns what the likelihood reads for each pixel, given earlier pixels. `prefill(labels)`
+    and `step(cache, levels, position)` do so one sub-pixel at a time
+    (`genjax.autoregression.pixels`).
+    """
+
+    num_levels: int
+    prefill: Callable
+    step: Callable
+
+    def __call__(self, levels, labels): ...
+
+
+class PixelLikelihood(Protocol):
+    """a law of a pixel's levels given a network's outputs.
+
+    See `genjax.autoregression.PixelLikelihood`.
+    """
+
+    outputs: Callable
+    log_probability: Callable
+    logits: Callable
+
+
+class Order(Protocol):
+    """`order(shape)`: the places of a picture's sub-pixels in raster order, first to last."""
+
+    def __call__(self, shape): ...
+
+
 class Process(Protocol):
     """a pair `alpha(t)`, `sigma(t)` with its `domain` and `prior` (`genjax.diffusion.Process`)."""
 
@@ -261,6 +293,21 @@ class Sampler(Protocol):
     def __call__(self, denoiser, process, noise, times, *, keys, trajectory): ...
 
 
+class DiscreteTarget(Protocol):
+    """`target(process, output, x_t, t)`: log p(x | x_t) of a network's output."""
+
+    def __call__(self, process, output, x_t, t): ...
+
+
+class DiscreteLoss(Protocol):
+    """`loss(key, apply, x, conditioning, *, process, target, times, variates)`.
+
+    It returns losses and times.
+    """
+
+    def __call__(self, key, apply, x, conditioning, *, process, target, times, variates): ...
+
+
 class Method(Protocol):
     """`method(key, student, x)`: losses and times; its attributes say what the network takes."""
 
@@ -268,6 +315,9 @@ class Method(Protocol):
     takes_guidance: bool
     needs_teacher: bool | None
     forward_mode: bool
+    needs_pairs: bool
+    has_stages: bool
+    flow_map: Callable
 
     def __call__(self, key, student, x): ...
 
@@ -364,6 +414,9 @@ DISCRIMINATOR = Kind(Discriminator, ("genjax.models.gans",), made=True)
 PATCH_DISCRIMINATOR = Kind(PatchDiscriminator, ("genjax.models.gans.patchgan",), made=True)
 AUTOENCODER = Kind(AutoencoderNetwork, ("genjax.models.autoencoders",), made=True)
 VARIATIONAL = Kind(VariationalNetwork, ("genjax.models.autoencoders",), made=True)
+PIXEL_NETWORK = Kind(PixelNetwork, ("genjax.models.autoregressive",), made=True)
+PIXEL_LIKELIHOOD = Kind(PixelLikelihood, ("genjax.autoregression.likelihoods",), made=True)
+ORDER = Kind(Order, ("genjax.autoregression.orders",))
 PROCESS = Kind(
     Process, ("genjax.diffusion.processes", "genjax.diffusion.preconditioning"), made=True
 )
@@ -374,14 +427,26 @@ LAW = Kind(Law, ("genjax.diffusion.times",))
 VARIATES = Kind(Variates, ("genjax.diffusion.times",))
 SAMPLER = Kind(Sampler, ("genjax.diffusion.samplers",))
 FLOW_MAP_SAMPLER = Kind(Sampler, ("genjax.distillation.flow_maps",))
-METHOD = Kind(Method, ("experiments.tasks.methods",), made=True)
+DISCRETE_PROCESS = Kind(Process, ("genjax.diffusion.discrete.processes",), made=True)
+DISCRETE_TARGET = Kind(DiscreteTarget, ("genjax.diffusion.discrete.targets",))
+DISCRETE_LOSS = Kind(DiscreteLoss, ("genjax.diffusion.discrete.losses",))
+DISCRETE_SAMPLER = Kind(Sampler, ("genjax.diffusion.discrete.samplers",))
+METHOD = Kind(
+    Method,
+    (
+        "experiments.tasks.methods",
+        "experiments.tasks.drifting",
+        "experiments.tasks.pixel_mean_flow",
+    ),
+    made=True,
+)
 GRID = Kind(Grid, ("genjax.diffusion.grids",))
 AVERAGE = Kind(Average, ("genjax.training.ema",), made=True)
 OBJECTIVE = Kind(Objective, ("genjax.adversarial.objectives",))
 AUGMENTATION = Kind(Augmentation, ("genjax.adversarial.augmentation",))
 LIKELIHOOD = Kind(Likelihood, ("genjax.autoencoding.likelihoods",), made=True)
 DISTANCE = Kind(Distance, ("genjax.autoencoding.reconstruction",))
-QUANTIZER = Kind(Quantizer, ("genjax.nn.quantizers",), made=True)
+QUANTIZER = Kind(Quantizer, ("genjax.nn.quantizers", "genjax.nn.multiscale"), made=True)
 SPACE = Kind(Space, ("experiments.inputs.spaces",), made=True, maker="from_data")
 CONDITION = Kind(Condition, ("experiments.inputs.conditions",), made=True)
 TEXT_ENCODER = Kind(TextEncoder, ("experiments.inputs.text_encoders",))
@@ -391,18 +456,18 @@ WRITER = Kind(Writer, ("genjax.training.writers",), made=True)
 
 # The kinds whose names a field of a config takes.
 KINDS_BY_FIELD = {
-    "model": (DIFFUSION_NETWORK, AUTOENCODER, VARIATIONAL),
+    "model": (DIFFUSION_NETWORK, AUTOENCODER, VARIATIONAL, PIXEL_NETWORK),
     "model.generator": (GENERATOR,),
     "model.discriminator": (DISCRIMINATOR,),
     "condition": (CONDITION,),
-    "process": (PROCESS,),
+    "process": (PROCESS, DISCRETE_PROCESS),
     "target": (TARGET,),
     "loss": (LOSS,),
     "weighting": (WEIGHTING,),
     "times": (LAW,),
-    "sampling.sampler": (SAMPLER,),
+    "sampling.sampler": (SAMPLER, DISCRETE_SAMPLER),
     "sampling.grid": (GRID,),
-    "likelihood": (LIKELIHOOD,),
+    "likelihood": (LIKELIHOOD, PIXEL_LIKELIHOOD),
     "reconstruction": (DISTANCE,),
 }
 

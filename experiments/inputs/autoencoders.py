@@ -147,7 +147,11 @@ def _published(folder: str) -> tuple[nn.Module, PyTree]:
 
 @functools.cache
 def _of_run(run: str, weights: str) -> PyTree:
-    variables = open_run(run, weights=weights).variables
+    return on_host(open_run(run, weights=weights).variables)
+
+
+def on_host(tree: PyTree) -> PyTree:
+    """Return arrays that may be split over all processes as whole NumPy arrays, in each process."""
     if jax.process_count() > 1:
-        return multihost_utils.process_allgather(variables, tiled=True)
-    return jax.device_get(variables)
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)

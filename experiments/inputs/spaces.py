@@ -1,4 +1,4 @@
-"""Spaces: pixels, points in the plane, sound, latents or tokens of a frozen autoencoder.
+"""Spaces: pixels, their levels, points, sound, latents or tokens of a frozen autoencoder.
 
 A space maps the examples of a batch to what a network sees, and samples back to data and pictures
 (`genjax.training.task.Space`).
@@ -16,6 +16,7 @@ from PIL import Image
 
 from experiments.inputs.autoencoders import FrozenAutoencoder
 from genjax.data import to_float, to_uint8
+from genjax.nn import TokenLayout
 from genjax.training.pictures import image_grid, scatter, waveforms
 
 
@@ -70,6 +71,44 @@ class Pixels:
 
     def decode(self, samples: Float[Array, " batch *shape"], frozen: PyTree = None) -> Array:
         return samples
+
+    to_data = staticmethod(to_uint8)
+    picture = staticmethod(draw)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Images as integers 0 … `levels` − 1, the values that their pixels can take.
+
+    Attributes:
+        levels: how many values a pixel can take, evenly spaced, as `config.data.levels` says.
+    """
+
+    shape: tuple[int, ...]
+    levels: int
+    feature: str = "image"
+    autoencoder: ClassVar[None] = None
+
+    @classmethod
+    def from_data(cls, data: Any) -> "Levels":
+        """Return the levels of a data set; raise ValueError if it does not say how many."""
+        _check_rank(data)
+        levels = data.get("levels")
+        if not levels or not 2 <= levels <= 256:
+            raise ValueError(
+                f"config.data.levels is {levels}; set it to the number of values of a pixel, 2 to "
+                "256"
+            )
+        return cls(tuple(data.image_shape), levels, data.feature)
+
+    abstract_batch = Pixels.abstract_batch
+    frozen = abstract_frozen = Pixels.frozen
+
+    def encode(self, examples: Array, frozen: PyTree = None) -> Int[Array, " batch *shape"]:
+        return jnp.round(examples * ((self.levels - 1) / 255)).astype(jnp.int32)
+
+    def decode(self, samples: Int[Array, " batch *shape"], frozen: PyTree = None) -> Array:
+        return 2 * samples.astype(jnp.float32) / (self.levels - 1) - 1
 
     to_data = staticmethod(to_uint8)
     picture = staticmethod(draw)
@@ -255,6 +294,12 @@ class Tokens:
         variables = jax.eval_shape(autoencoder.network.init, jax.random.key(0), x)
         shape = jax.eval_shape(autoencoder.encode_codes, variables, x).shape[1:]
         return cls(shape, data_shape, data.feature, autoencoder, vocabulary)
+
+    @property
+    def layout(self) -> TokenLayout:
+        """How the codes of an example form the sequence of a transformer."""
+        sides = getattr(self.autoencoder.network.quantizer, "sides", None)
+        return TokenLayout(self.shape, self.vocabulary, sides)
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {self.feature: jax.ShapeDtypeStruct(self.data_shape, jnp.uint8)}

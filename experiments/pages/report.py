@@ -62,6 +62,7 @@ BETTER = QUALITY | SPEED  # whatever else a report holds says how it was measure
 FILMS = {
     "noise_to_data": ("From noise to data", "Film of noise turning into these samples"),
     "latent_walk": ("A walk between latents", "Film of samples turning into one another"),
+    "decoding": ("Pixel by pixel", "Film of these samples, drawn one pixel after another"),
     "reconstruction": ("Clips and their reconstructions", "Film of clips beside reconstructions"),
 }
 MEASURED_PICTURES = {
@@ -72,6 +73,11 @@ MEASURED_PICTURES = {
     "reconstructions": (
         "Originals and reconstructions",
         "Held-out examples, each above its reconstruction",
+    ),
+    "completions": (
+        "Surprise and completions",
+        "Held-out pictures, the bits of their pixels (white is the most), and the first half of "
+        "their rows, completed",
     ),
     "held_out_prompts": (
         "Held-out prompts",
@@ -209,8 +215,9 @@ def write_report(workdir: str | Path) -> Path:
             }
         ),
     ]
-    body = [*_state(run), _samples(run), _measured_picture(run, "few_steps")]
-    body += [_measured_picture(run, "reconstructions"), _measured_picture(run, "held_out_prompts")]
+    body = [*_state(run), _samples(run)]
+    shown = ("few_steps", "reconstructions", "completions", "held_out_prompts")
+    body += [_measured_picture(run, name) for name in shown]
     body += [section("Figures", _figures(run.report)), _measured_picture(run, "logits")]
     body += [_curves(run), _samples_over_time(run)]
     fields = (

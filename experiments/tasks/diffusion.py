@@ -301,12 +301,15 @@ class Diffusion:
             frozen: what `frozen` loads, if anything.
             trajectory: return the states at all times.
         """
-        keys = diffusion.sample_keys(key, indices)
-        condition, null = self.condition.of_labels(labels, frozen), self.condition.null(frozen)
-        sampled = self.sampled(state.weights(weights), condition, null, guidance_scale, frozen)
-        noise = self.process.prior(keys, self.space.shape, time_grid[0])
-        samples = self.sampler(
-            sampled, self.process, noise, time_grid, keys=keys, trajectory=trajectory
+        _, samples = self.solve(
+            state.weights(weights),
+            key,
+            labels,
+            indices,
+            guidance_scale,
+            time_grid,
+            frozen,
+            trajectory=trajectory,
         )
         decode = functools.partial(self.space.decode, frozen=frozen)
         return (
@@ -314,6 +317,32 @@ class Diffusion:
             if trajectory and self.space.autoencoder
             else decode(samples)
         )
+
+    def solve(
+        self,
+        params: PyTree,
+        key: Key[Array, ""],
+        labels: Int[Array, " batch"],
+        indices: Int[Array, " batch"],
+        guidance_scale: float | Float[Array, ""],
+        time_grid: Float[Array, " times"],
+        frozen: PyTree = None,
+        *,
+        trajectory: bool = False,
+    ) -> tuple[Float[Array, " batch *shape"], Array]:
+        """Return noise, and what the sampler makes of it, both in the space of the network.
+
+        Args:
+            params: of the network that is sampled. The other arguments are those of `generate`.
+        """
+        keys = diffusion.sample_keys(key, indices)
+        condition, null = self.condition.of_labels(labels, frozen), self.condition.null(frozen)
+        sampled = self.sampled(params, condition, null, guidance_scale, frozen)
+        noise = self.process.prior(keys, self.space.shape, time_grid[0])
+        samples = self.sampler(
+            sampled, self.process, noise, time_grid, keys=keys, trajectory=trajectory
+        )
+        return noise, samples
 
     def sampled(
         self, params: PyTree, condition: PyTree, null: PyTree, guidance_scale: Any, frozen: PyTree

@@ -1,82 +1,27 @@
 """Few-step students: networks that jump, with a teacher or without one, trained like diffusion."""
 
-import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.configuration import kinds
-from experiments.configuration.runs import open_run
-from experiments.tasks.diffusion import Diffusion, time_grid
+from experiments.inputs.conditions import Classes, Unconditional
+from experiments.inputs.pairs import Pairs
+from experiments.tasks.diffusion import Diffusion, Objective, time_grid
 from experiments.tasks.methods import Method, Student
+from experiments.tasks.optimization import Optimization, State
+from experiments.tasks.teachers import Teacher
 from genjax import diffusion
+from genjax.data.sets.latents import check_origin
+from genjax.diffusion import targets
+from genjax.diffusion.preconditioning import SameLevel
 from genjax.diffusion.processes import expand
-from genjax.distillation import flow_maps
 from genjax.nn import forward_mode
-from genjax.pipelines import Run
-from genjax.training.task import Space
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """The network of a diffusion run, which does not change.
-
-    Attributes:
-        folder: of the run.
-    """
-
-    folder: str
-
-    @property
-    def run(self) -> Run:
-        return _open(self.folder)
-
-    def check(self, process: diffusion.Process, space: Space, data_name: str) -> None:
-        """Check that the run teaches what the student learns.
-
-        Raises:
-            ValueError: the run is no diffusion run, or it has another process, shape or data set.
-        """
-        task = self.run.task
-        if not isinstance(task, Diffusion):
-            raise ValueError(
-                f"the teacher {self.folder} is a run of a {type(task).__name__}, not of Diffusion"
-            )
-        if told := [*task._told(jnp.zeros(1))]:
-            raise ValueError(
-                f"the teacher {self.folder} is a student whose network is told {' and '.join(told)}"
-                "; take a run of Diffusion, such as the one that it learned from"
-            )
-        pairs = {
-            "process": (task.process, process),
-            "shape": (task.space.shape, space.shape),
-            "data set": (self.run.config.data.name, data_name),
-        }
-        for name, (theirs, own) in pairs.items():
-            if theirs != own:
-                raise ValueError(
-                    f"the teacher {self.folder} has the {name} {theirs}, the student {own}; "
-                    "train a teacher like the student, or change the config"
-                )
-
-    def load(self) -> PyTree:
-        """Load the teacher's parameters, on the host."""
-        return jax.tree.map(np.asarray, self.run.variables["params"])
-
-    def denoiser(self, params: PyTree) -> Any:
-        """Return `(x_t, t, condition) -> Prediction` of these parameters."""
-        apply = functools.partial(self.run.network.apply, {"params": params})
-        return diffusion.predict(apply, self.run.task.process, self.run.task.objective.target)
-
-
-@functools.cache
-def _open(folder: str) -> Run:
-    return open_run(folder)
 
 
 @dataclass(frozen=True)
@@ -91,28 +36,36 @@ class Distillation(Diffusion):
         teacher: frozen, or None.
         average: name of the averaged parameters that targets are made with.
         num_steps: of the training, of which a method's schedule is a share.
+        pairs_origin: what the pairs are made of, where the method learns from pairs.
     """
 
     method: Method = None
     teacher: Teacher | None = None
     average: str = "ema"
     num_steps: int = 1
+    pairs_origin: Any = field(default=None, compare=False)
 
     @classmethod
     def fields(cls, config: Any) -> dict[str, Any]:
         """Return the fields of the task of a config.
 
         Raises:
-            ValueError: as of `Diffusion`; a teacher is missing or not wanted, or does not fit; the
-                sampling's guidance scale is not 1 and the network is not told one.
+            ValueError: as of `Diffusion`; a teacher or pairs are missing or not wanted, or do not
+                fit; the sampling's guidance scale is not 1 and the network is not told one.
         """
         method, fields = kinds.METHOD.bind(config.method, "method"), super().fields(config)
-        return fields | dict(
+        teacher = _teacher(config, method, fields)
+        fields |= dict(
             method=method,
-            teacher=_teacher(config, method, fields),
+            teacher=teacher,
             average=next(iter(config.averages)),
             num_steps=config.num_steps,
         )
+        if teacher:
+            fields["objective"] = _objective(fields["objective"], teacher.run.task.objective)
+        if method.has_stages:
+            fields["optimization"] = _with_stages(fields["optimization"], config, method)
+        return fields | _pairs(config, method, teacher, fields)
 
     @staticmethod
     def told_fields(config: Any) -> dict[str, bool]:
@@ -126,14 +79,19 @@ class Distillation(Diffusion):
         """The run whose parameters the student starts from, as far as it has them."""
         return self.teacher and self.teacher.folder
 
+    @property
+    def _is_taught(self) -> bool:
+        """Whether the loss calls the teacher."""
+        return self.teacher is not None and not self.method.needs_pairs
+
     def frozen(self) -> tuple:
-        if not self.teacher:
+        if not self._is_taught:
             return super().frozen()
         (others,) = super().frozen() or ({},)
         return (others | {"teacher": self.teacher.load()},)
 
     def abstract_frozen(self) -> tuple:
-        if not self.teacher:
+        if not self._is_taught:
             return super().abstract_frozen()
         (others,) = super().abstract_frozen() or ({},)
         task = self.teacher.run.task
@@ -164,12 +122,27 @@ class Distillation(Diffusion):
         return run.sample(labels, seed=seed), run.config.sampling.num_steps
 
     def _loss(self, params, batch, key, state, frozen):
+        student, x, loss_key = self._student(params, batch, key, state, frozen)
+        with forward_mode(self.method.forward_mode):
+            each, t = self.method(loss_key, student, x)
+        return each.mean(), diffusion.sums_by_time(self.process, each, t, self.num_time_bins)
+
+    def _student(
+        self, params: PyTree, batch: dict, key: Key[Array, ""], state: State, frozen: PyTree
+    ) -> tuple[Student, Array, Key[Array, ""]]:
+        """Return what the method sees of this step, the examples, and the key of the loss."""
         batch = self._mirrored(batch, key)
-        condition, null = self.condition.of_batch(batch), self.condition.null(frozen)
         x = self._examples(batch, key, frozen)
         dropout_key, loss_key = jax.random.split(key)
         dropped = jax.random.bernoulli(dropout_key, self.objective.dropout_rate, (len(x),))
+        condition, null = self.condition.of_batch(batch), self.condition.null(frozen)
         drop = lambda c, n: jnp.where(expand(dropped, c), n, c)
+        extra = {}
+        if self.method.has_stages:
+            extra["stage"] = stage(state.step, self.num_steps, self.method.stages)
+            extra["previous"] = self._apply(state.averages[PREVIOUS], frozen)
+        if isinstance(self.space, Pairs):
+            extra["noise"] = self.space.noise(batch[self.space.feature])
         student = Student(
             network=self._apply(params, frozen),
             averaged=self._apply(state.averages[self.average], frozen),
@@ -180,26 +153,96 @@ class Distillation(Diffusion):
             process=self.process,
             target=self.objective.target,
             times=self.objective.times,
-            teacher=self.teacher and self.teacher.denoiser(frozen["teacher"]),
+            teacher=self.teacher.denoiser(frozen["teacher"], self.process)
+            if self._is_taught
+            else None,
             progress=state.step / self.num_steps,
+            weighting=self.objective.weighting,
+            **extra,
         )
-        with forward_mode(self.method.forward_mode):
-            each, t = self.method(loss_key, student, x)
-        return each.mean(), diffusion.sums_by_time(self.process, each, t, self.num_time_bins)
+        return student, x, loss_key
 
     def sampled(self, params, condition, null, guidance_scale, frozen):
         """Return the flow map `(x_t, t, s)` under a condition."""
-        apply = self._apply(params, frozen)
         told = {}
         if self.method.takes_guidance:
             batch = jax.tree.leaves(condition)[0].shape[0]
             told["guidance"] = jnp.full(batch, guidance_scale)
-        if self.method.takes_end_time:
-            network = lambda x, t, s: apply(x, t, condition, end_time=s, **told)
-            return flow_maps.flow_map(network, self.process, self.objective.target)
-        network = lambda x, t: apply(x, t, condition, **told)
-        denoiser = diffusion.predict(network, self.process, self.objective.target)
-        return flow_maps.ddim_map(denoiser, self.process)
+        apply, target = self._apply(params, frozen), self.objective.target
+        jump = self.method.flow_map(apply, self.process, target, **told)
+        return lambda x_t, t, s: jump(x_t, t, s, condition)
+
+
+PREVIOUS = "previous_stage"  # the name, among the averages, of what the student was
+
+
+def stage(step: Int[Array, ""] | int, num_steps: int, count: int) -> Int[Array, ""] | int:
+    """Return the number of the stage, one of `count` equal parts of the training, at a step."""
+    return step * count // num_steps
+
+
+@dataclass(frozen=True)
+class PreviousStage:
+    """An average that is the parameters as they were when the current stage began."""
+
+    num_steps: int
+    count: int
+
+    def shares(self, step: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        now, then = (stage(at, self.num_steps, self.count) for at in (step, step + 1))
+        new = jnp.where(then > now, 1.0, 0.0)
+        return 1 - new, new
+
+
+def _with_stages(optimization: Optimization, config: Any, method: Method) -> Optimization:
+    """Return the optimization with what the student was in the state, beside the averages."""
+    if not 1 <= method.stages <= config.num_steps:
+        raise ValueError(
+            f"config.method.stages is {method.stages}; take 1 to config.num_steps="
+            f"{config.num_steps}"
+        )
+    kept = PREVIOUS, PreviousStage(config.num_steps, method.stages)
+    return replace(optimization, averages=(*optimization.averages, kept))
+
+
+def _objective(own: Objective, theirs: Objective) -> Objective:
+    """Return a student's objective on its own process, its network used as the teacher's is.
+
+    A network of another process is fed what that process feeds at the same noise level, and its
+    output has the same meaning. So the student starts as its teacher exactly.
+    """
+    if own.process == theirs.process:
+        return own
+    feed = SameLevel(base=theirs.process, data_deviation=own.process.preconditioning.data_deviation)
+    target = targets.of_base(theirs.process, theirs.target)
+    return replace(own, process=replace(own.process, preconditioning=feed), target=target)
+
+
+def _pairs(
+    config: Any, method: Method, teacher: Teacher | None, fields: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the fields that are different with pairs; raise ValueError as of `fields`."""
+    given = config.get("pairs")
+    if bool(given) != method.needs_pairs:
+        raise ValueError(
+            f"config.method {config.method.name} learns from "
+            + (
+                "a teacher's pairs: set config.pairs, and make them by python -m experiments.encode"
+                if method.needs_pairs
+                else "data: leave out config.pairs"
+            )
+        )
+    if not given:
+        return {}
+    if not isinstance(fields["condition"], Classes | Unconditional):
+        raise ValueError(
+            f"config.condition is {type(fields['condition']).__name__}, and pairs have class "
+            "labels alone: take Classes or Unconditional"
+        )
+    origin = teacher.origin_of_pairs(given)
+    check_origin(given.directory, origin)
+    space = Pairs(fields["space"], given.directory)
+    return dict(space=space, dequantize_levels=None, pairs_origin=origin)
 
 
 def _teacher(config: Any, method: Method, fields: dict[str, Any]) -> Teacher | None:
@@ -224,4 +267,9 @@ def _teacher(config: Any, method: Method, fields: dict[str, Any]) -> Teacher | N
         )
     teacher = Teacher(folder)
     teacher.check(fields["objective"].process, fields["space"], config.data.name)
+    if getattr(teacher.run.network, "takes_guidance", False) and not method.needs_pairs:
+        raise ValueError(
+            f"the teacher {folder} is told a guidance scale, which {name} does not tell it; take "
+            "the run that it learned from"
+        )
     return teacher

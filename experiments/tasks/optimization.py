@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int, PyTree
 from experiments.configuration.kinds import AVERAGE
 from genjax.training import (
     at_rounded,
-    ema,
     group_norms,
     make_optimizer,
     update_average,
@@ -23,7 +22,7 @@ from genjax.training.ema import PowerFunction, power_of_width
 from genjax.training.optimizers import evaluation_params
 from genjax.training.sampling import POSTHOC
 
-Averages = tuple[tuple[str, ema.HalfLife | ema.PowerFunction], ...]  # rules by name
+Averages = tuple[tuple[str, Any], ...]  # rules of genjax.training.ema by name
 
 
 def make_averages(config: Any) -> Averages:
@@ -184,6 +183,8 @@ class Optimization:
     ) -> tuple[State, PyTree, dict[str, Float[Array, ""]]]:
         """Return the state after a step down a loss, what the loss measured, and metrics.
 
+        What a task's own state holds beside the fields of `State` stays as it is.
+
         Args:
             loss: `loss(params, *args) -> (loss, measured)`.
         """
@@ -207,4 +208,7 @@ class Optimization:
             **group_norms("norm/update", changes),
         }
         averages = update_averages(self.averages, state.averages, evaluated, state.step)
-        return State(state.step + 1, params, optimizer_state, averages), measured, metrics
+        state = state.replace(
+            step=state.step + 1, params=params, optimizer_state=optimizer_state, averages=averages
+        )
+        return state, measured, metrics

@@ -8,12 +8,20 @@ Everything takes arrays and callables. The networks are in `genjax.models`, quan
 | `decoding` | one, in the order of the sequence |
 | `masked` | those of which a network is most sure, of all masked ones |
 | `mar` | a few continuous ones, in a random order |
+| `scales` | a map, from coarse to fine |
+| `pixels` | one, a sub-pixel of a picture, whose first rows may be given |
+| `likelihoods` | from a network's outputs to the law of a pixel's levels |
+| `orders` | in which sub-pixels come |
 | `logits` | from logits to tokens: guidance, temperature, top-k, top-p, min-p |
 
 Arguments have the order of `genjax.diffusion`: the keys; the callables; the data; options by name.
 """
 
+from genjax.autoregression import orders as orders
 from genjax.autoregression.decoding import decode as decode
+from genjax.autoregression.likelihoods import PixelLikelihood as PixelLikelihood
+from genjax.autoregression.likelihoods import categorical as categorical
+from genjax.autoregression.likelihoods import mixture_of_logistics as mixture_of_logistics
 from genjax.autoregression.logits import check_sampling as check_sampling
 from genjax.autoregression.logits import filtered as filtered
 from genjax.autoregression.logits import guide as guide
@@ -33,3 +41,8 @@ from genjax.autoregression.masked import masked_loss as masked_loss
 from genjax.autoregression.masked import maskgit as maskgit
 from genjax.autoregression.masked import random_masks as random_masks
 from genjax.autoregression.masked import random_orders as random_orders
+from genjax.autoregression.pixels import read as read
+from genjax.autoregression.pixels import sample_pixels as sample_pixels
+from genjax.autoregression.scales import decode_scales as decode_scales
+from genjax.autoregression.scales import growing as growing
+from genjax.diffusion.likelihood import bits_per_dimension as bits_per_dimension

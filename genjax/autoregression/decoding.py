@@ -2,22 +2,21 @@
 
 A model is a function `step(cache, tokens, position) -> (logits, cache)`. It reads the tokens
 `[batch]` at one position of the sequence, and returns the logits `[batch vocabulary]` of the next
-position. What it remembers of earlier tokens is its cache: keys and values, the state of a
-recurrent network, or the picture so far. A cache keeps its shapes, so each token costs the same.
+position. Its cache holds what the model remembers of earlier tokens: keys and values, the state of
+a recurrent network, or the picture so far. A cache keeps its shapes, so each token costs the same.
 
 The beginning is read in one pass: `prefill` maps a condition, and possibly given tokens, to the
-logits of the first new token and the cache. Both programs are the caller's, who donates the cache:
+logits of the first new token and the cache. In one program with it the cache never moves:
 
-    start = jax.jit(lambda params, labels: network.apply(params, labels, method="prefill"))
-
-    @functools.partial(jax.jit, donate_argnames="cache")
-    def run(params, key, logits, cache, temperature):
+    @jax.jit
+    def generate(params, key, labels, temperature):
+        logits, cache = network.apply(params, labels, method="prefill")
         step = functools.partial(network.apply, params, method="step")
-        keys = sample_keys(key, jnp.arange(len(logits)))
+        keys = sample_keys(key, jnp.arange(len(labels)))
         law = functools.partial(sample, temperature=temperature)
         return decode(keys, step, logits, cache, length, law)
 
-    tokens = run(params, key, *start(params, labels), 1.0)
+A program for each step is given the cache to write in: `jax.jit(step, donate_argnums=0)`.
 """
 
 from collections.abc import Callable

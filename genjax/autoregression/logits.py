@@ -66,7 +66,8 @@ def guide(step: Callable, guidance_scale: Scale) -> Callable:
     """
 
     def guided_step(cache, tokens, position):
-        logits, cache = step(cache, jnp.repeat(tokens, 2, axis=0), position)
+        twice = jax.tree.map(lambda a: jnp.repeat(a, 2, axis=0), tokens)
+        logits, cache = step(cache, twice, position)
         scale = guidance_scale(position) if callable(guidance_scale) else guidance_scale
         return guided(logits, scale), cache
 

@@ -63,6 +63,7 @@ from genjax.diffusion.losses import sums_by_time as sums_by_time
 from genjax.diffusion.losses import total_loss as total_loss
 from genjax.diffusion.preconditioning import EDMPreconditioning as EDMPreconditioning
 from genjax.diffusion.preconditioning import Preconditioning as Preconditioning
+from genjax.diffusion.preconditioning import SameLevel as SameLevel
 from genjax.diffusion.preconditioning import TrigFlowPreconditioning as TrigFlowPreconditioning
 from genjax.diffusion.preconditioning import UnitVariance as UnitVariance
 from genjax.diffusion.processes import EDM as EDM
@@ -129,6 +130,7 @@ from genjax.diffusion.samplers.tables import sampler as sampler
 from genjax.diffusion.steering import steer as steer
 from genjax.diffusion.steering import steer_inpainting as steer_inpainting
 from genjax.diffusion.targets import Prediction as Prediction
+from genjax.diffusion.targets import at_same_level as at_same_level
 from genjax.diffusion.targets import check_target as check_target
 from genjax.diffusion.targets import clean as clean
 from genjax.diffusion.targets import edm as edm
@@ -141,6 +143,7 @@ from genjax.diffusion.targets import velocity as velocity
 from genjax.diffusion.times import cosmap as cosmap
 from genjax.diffusion.times import density as density
 from genjax.diffusion.times import independent as independent
+from genjax.diffusion.times import karras as karras
 from genjax.diffusion.times import log_normal_sigma as log_normal_sigma
 from genjax.diffusion.times import logit_normal as logit_normal
 from genjax.diffusion.times import mode as mode

@@ -92,3 +92,21 @@ class ShiftedPreconditioning(Preconditioning):
 
     def network_time(self, process: Any, t: Time) -> Time:
         return process.base.preconditioning.network_time(process.base, process.base_time(t))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SameLevel(Preconditioning):
+    """Feed what another process, `base`, feeds at the same noise level sigma/alpha.
+
+    So a network that was trained on `base` serves every process, with its target `targets.of_base`.
+    """
+
+    base: Any
+
+    def input_scale(self, process: Any, t: Time) -> Time:
+        time, factor = self.base.at_level_of(process, t)
+        return factor * self.base.preconditioning.input_scale(self.base, time)
+
+    def network_time(self, process: Any, t: Time) -> Time:
+        time, _ = self.base.at_level_of(process, t)
+        return self.base.preconditioning.network_time(self.base, time)

@@ -150,6 +150,16 @@ class Process:
             lambda slope, change: change / slope(jnp.ones_like(change)),
         )
 
+    def at_level_of(self, other: "Process", t: Time) -> tuple[Time, Time]:
+        """Return this process' time with the noise level of another's time t, and a factor.
+
+        The factor turns the other's x_t into this process' x_t of the same data and noise.
+        """
+        alpha, sigma = other.alpha(t), other.sigma(t)
+        time = self.time_of(alpha, sigma)
+        norm = jnp.sqrt(self.alpha(time) ** 2 + self.sigma(time) ** 2)
+        return time, norm * jax.lax.rsqrt(alpha**2 + sigma**2)
+
     def corrupt(
         self,
         x: Float[Array, " batch *shape"],

@@ -94,6 +94,14 @@ def edm(process: Process, t: Times, data_deviation: float | None = None) -> tupl
     return sigma / (s * r), -s * alpha / r
 
 
+def of_base(base: Process, target: Target) -> Target:
+    """Make the target of another process, `base`, one of every process, at the same noise level.
+
+    With the preconditioning `SameLevel` a network of `base` becomes one of the other process.
+    """
+    return lambda process, t: target(base, base.at_level_of(process, t)[0])
+
+
 class Prediction(NamedTuple):
     """Both halves of a denoiser's answer: x̂ and ẑ with alpha·x̂ + sigma·ẑ = x_t.
 
@@ -235,3 +243,19 @@ def predict(
         return recover(process, target, x_t, y, t)._replace(fraction=fraction)
 
     return denoiser
+
+
+def at_same_level(
+    denoiser: Callable[..., Prediction], base: Process, process: Process
+) -> Callable[..., Prediction]:
+    """Make a denoiser for x_t of `process` of a denoiser for x_t of `base`.
+
+    Both see the same data and noise at the same noise level, so x̂ and ẑ are those of `base`
+    exactly. The levels of `process` must lie in the domain of `base`.
+    """
+
+    def converted(x_t, t, *conditioning):
+        time, factor = base.at_level_of(process, t)
+        return denoiser(expand(factor, x_t) * x_t, time, *conditioning)
+
+    return converted

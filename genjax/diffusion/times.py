@@ -123,6 +123,17 @@ def log_normal_sigma(
     return jnp.clip(t, start, end)  # rounding can leave the domain in the tails
 
 
+def karras(process: Process, u: Variates, rho: float = 7.0) -> Variates:
+    """Return times whose levels sigma/alpha have equally likely rho-th roots.
+
+    Equal steps in u are the grid of Karras et al. 2022, equation 5, between the domain's ends,
+    whose levels must be positive and finite.
+    """
+    ends = jnp.exp(-process.log_snr(jnp.asarray(process.domain)) / 2) ** (1 / rho)
+    level = (ends[0] + u * (ends[1] - ends[0])) ** rho
+    return jnp.clip(process.time_of(jnp.ones_like(level), level), *process.domain)
+
+
 def shifted(law: Law, shift: float) -> Law:
     """Make the law of `shift_time(t, shift)`, where t has the law `law`.
 

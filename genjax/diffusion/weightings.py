@@ -74,3 +74,12 @@ def p2(process: Process, target: Target, t: Times, k: float = 1.0, gamma: float 
     """Return the weight 1/(k + SNR)^gamma of the noise error (Choi et al. 2022)."""
     alpha2, sigma2, D2 = _squares(process, target, t)
     return alpha2 * (sigma2 / (k * sigma2 + alpha2)) ** gamma / D2
+
+
+def bounded_velocity(process: Process, target: Target, t: Times, smallest: float = 0.05) -> Times:
+    """Return the weight 1/max(sigma, smallest)² of the clean error (Li & He 2025, JiT).
+
+    For rectified flow it is a weight of 1 on the velocity's error where sigma ≥ smallest.
+    """
+    _, sigma2, D2 = _squares(process, target, t)
+    return sigma2 / jnp.maximum(sigma2, smallest**2) / D2

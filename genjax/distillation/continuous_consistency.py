@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key
 
 from genjax.diffusion import targets
 from genjax.diffusion.processes import TrigFlow, expand
-from genjax.diffusion.targets import combine, network_inputs
+from genjax.diffusion.targets import Target, combine, network_inputs, predict
 from genjax.diffusion.times import Law
 from genjax.distillation.distances import squared
 from genjax.distillation.draws import draw_times
@@ -70,6 +70,7 @@ def continuous_consistency_loss(
     times: Law,
     teacher: Callable[[Batch, Times], Batch] | None = None,
     warmup: float | Float[Array, ""] = 1.0,
+    target: Target | None = None,
     tangent_rule: Callable = tangent,
     normalize: Callable[[Batch], Batch] = normalized,
     log_weight: Callable[[Times], Times] | None = None,
@@ -81,10 +82,12 @@ def continuous_consistency_loss(
     `times.log_normal_sigma(mean=−1, deviation=1.4)`.
 
     Args:
-        apply: `(x, t, *conditioning)`, the network for the target `velocity`, its parameters bound,
-            called as in `diffusion.predict`.
+        apply: `(x, t, *conditioning)`, the network with its parameters bound, called as in
+            `diffusion.predict`.
         teacher: the velocity `(x_t, t)` of a diffusion model, its conditioning bound; the data's
             and noise's own if None.
+        target: what the network's output stands for, such as `targets.of_base` for the network of
+            a rectified flow; TrigFlow's velocity if None.
         tangent_rule: `tangent`, or rCM's of `regularized_consistency`.
         log_weight: w(t), a learned function, whose best value is −log of the loss; 0 if None.
 
@@ -94,7 +97,11 @@ def continuous_consistency_loss(
     x_t, t, z = draw_times(key, x, process, times, noise)
     of_pair = combine(process, targets.velocity, x, z, t)
     direction = of_pair if teacher is None else teacher(x_t, t)
-    velocity = lambda x_t, t: apply(*network_inputs(process, x_t, t), *conditioning)
+    if target is None:
+        velocity = lambda x_t, t: apply(*network_inputs(process, x_t, t), *conditioning)
+    else:
+        denoiser = predict(apply, process, target)
+        velocity = lambda x_t, t: denoiser(x_t, t, *conditioning).velocity(process, t)
     y, g = tangent_rule(velocity, x_t, t, direction, warmup)
     deviation = process.preconditioning.data_deviation
     goal = jax.lax.stop_gradient(y / deviation + normalize(g))

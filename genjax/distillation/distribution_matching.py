@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.losses import simple_loss
-from genjax.diffusion.processes import Process
+from genjax.diffusion.processes import Process, expand
 from genjax.diffusion.targets import Prediction
 from genjax.diffusion.times import Law
 from genjax.distillation.draws import draw_times
@@ -89,7 +89,7 @@ def simulated_inputs(
 
     Each example is taken at one of the sampler's times, as `flow_maps.consistency` would have it
     there. So the student trains on its own samples with noise, as it will meet them. No gradient
-    passes.
+    passes. A sampler of one step has the noise as its only input, and the student is not called.
 
     Args:
         times: the sampler's, `[steps + 1]`; the last, where sampling ends, is not drawn.
@@ -101,12 +101,12 @@ def simulated_inputs(
 
     def one(carry, row):
         x, taken = carry
-        number, t = row
-        here = (index == number).reshape((-1,) + (1,) * (x.ndim - 1))
-        taken = jnp.where(here, x, taken)
+        number, t, s = row
         clean = flow_map(x, fill(t), fill(times[-1]))
         fresh = jax.random.normal(jax.random.fold_in(noise_key, number), x.shape, x.dtype)
-        return (process.corrupt(clean, fresh, fill(times[number + 1])), taken), None
+        x = process.corrupt(clean, fresh, fill(s))
+        return (x, jnp.where(expand(index == number + 1, x), x, taken)), None
 
-    (_, taken), _ = jax.lax.scan(one, (noise, noise), (jnp.arange(steps), times[:-1]))
+    rows = jnp.arange(steps - 1), times[:-2], times[1:-1]
+    (_, taken), _ = jax.lax.scan(one, (noise, noise), rows)
     return jax.lax.stop_gradient(taken), times[index]

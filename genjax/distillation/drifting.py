@@ -99,7 +99,9 @@ def drifting_loss(
     return jnp.mean(jnp.square(scaled - jax.lax.stop_gradient(scaled + field)))
 
 
-def guidance_weight(scale: float, num_generated: int, num_negative: int) -> float:
+def guidance_weight(
+    scale: float | Float[Array, "..."], num_generated: int, num_negative: int
+) -> float | Float[Array, "..."]:
     """Return the weight of unconditional negatives that stands for a guidance scale.
 
     (scale − 1)·(generated − 1)/negative: the negatives together weigh scale − 1 times as much as

@@ -8,7 +8,7 @@ network, told t alone, and becomes the next teacher. No derivative is taken.
 from collections.abc import Callable
 
 import jax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from genjax.diffusion.processes import Process, expand
 from genjax.diffusion.targets import Prediction, Target, combine, network_inputs
@@ -55,7 +55,7 @@ def halving_loss(
     *conditioning,
     process: Process,
     target: Target,
-    num_steps: int,
+    num_steps: int | Int[Array, ""],
     weighting: Callable | None = None,
     noise: Batch | None = None,
 ) -> tuple[Times, Times]:
@@ -66,7 +66,7 @@ def halving_loss(
 
     Args:
         apply: the student with its parameters bound, called as in `diffusion.predict`.
-        num_steps: the student's; the teacher takes twice as many.
+        num_steps: the student's, which may be traced; the teacher takes twice as many.
         weighting: of `diffusion.weightings`. The paper's is `truncated_snr` for the error of x̂.
 
     Returns:

@@ -4,9 +4,9 @@ Zheng et al. 2025 (rCM). Teacher: a velocity and denoiser, guided. The student i
 loss takes its derivative along the trajectory, forward-mode. The consistency loss keeps the
 teacher's modes, the distribution loss its sharpness.
 
-The loss is `continuous_consistency.continuous_consistency_loss` with the `tangent` of this module,
-plus a weight, 1 in the paper, times `distribution_matching.distribution_matching_loss` of the
-student's own samples.
+The loss is 100 times `continuous_consistency.continuous_consistency_loss` with the `tangent` of
+this module, plus 2 times `distribution_matching.distribution_matching_loss` of the student's own
+samples. Those are the weights 100 and 1 of the published code, whose match has no factor ½.
 """
 
 from collections.abc import Callable

@@ -16,6 +16,7 @@ from genjax.nn.jumps import jump_conditioning as jump_conditioning
 from genjax.nn.modulation import Modulation as Modulation
 from genjax.nn.modulation import VectorEmbedding as VectorEmbedding
 from genjax.nn.modulation import modulate as modulate
+from genjax.nn.multiscale import MultiScaleQuantizer as MultiScaleQuantizer
 from genjax.nn.patches import patchify as patchify
 from genjax.nn.patches import unpatchify as unpatchify
 from genjax.nn.quantizers import BinarySphericalQuantizer as BinarySphericalQuantizer
@@ -31,3 +32,4 @@ from genjax.nn.sharding import constrain_tokens as constrain_tokens
 from genjax.nn.sharding import join as join
 from genjax.nn.sharding import separate as separate
 from genjax.nn.text import Text as Text
+from genjax.nn.tokens import TokenLayout as TokenLayout

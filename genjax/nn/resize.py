@@ -52,6 +52,14 @@ def bicubic(inputs: int, outputs: int, offset: float = 0.0) -> Float[np.ndarray,
     return _gather(places, _cubic(positions[:, None] - places), inputs)
 
 
+def area(inputs: int, outputs: int) -> Float[np.ndarray, "outputs inputs"]:
+    """Return PyTorch's `interpolate(mode="area")`: means over the inputs that an output touches."""
+    ends = np.arange(outputs + 1) * inputs
+    first, last = ends[:-1] // outputs, -(-ends[1:] // outputs)
+    touched = (first[:, None] <= np.arange(inputs)) & (np.arange(inputs) < last[:, None])
+    return touched / touched.sum(axis=1, keepdims=True)
+
+
 def resize(
     images: Float[Array, "batch height width channels"],
     height: int,

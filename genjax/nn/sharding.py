@@ -20,7 +20,9 @@ def free_axes(mesh: Mesh | AbstractMesh) -> dict[str, int]:
     return {name: mesh.shape[name] for name, kind in types if kind != AxisType.Manual}
 
 
-def split_axes(mesh: Mesh | AbstractMesh, names: tuple[str, ...], length: int) -> tuple[str, ...]:
+def split_axes(
+    mesh: Mesh | AbstractMesh, names: tuple[str | None, ...], length: int
+) -> tuple[str, ...]:
     """Return those of the mesh's free axes `names` that together divide a dimension, in order."""
     axes, parts = [], 1
     for name in names:

@@ -6,6 +6,7 @@ count in `average ← old·average + new·parameters`.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,13 +60,12 @@ class PowerFunction:
         return 1 - new, new
 
 
-def update_average(
-    average: PyTree, params: PyTree, step: Int[Array, ""], rule: HalfLife | PowerFunction
-) -> PyTree:
+def update_average(average: PyTree, params: PyTree, step: Int[Array, ""], rule: Any) -> PyTree:
     """The average with the parameters after one more update taken in.
 
     Args:
         step: updates made before this one.
+        rule: anything with `shares(step)`.
     """
     old, new = rule.shares(step)
     return jax.tree.map(lambda a, p: (old * a + new * p).astype(a.dtype), average, params)

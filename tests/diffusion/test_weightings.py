@@ -86,6 +86,13 @@ def test_p2(float64):
     compare(weightings.p2, VariancePreservingCosine(), noise, np.sin(np.pi / 2 * TIMES) ** 2)
 
 
+def test_bounded_velocity(float64):
+    """JiT's loss of (x̂ − x_t)/max(t, 0.05), written for the error of x̂ and of x̂'s velocity."""
+    bound = np.maximum(TIMES, 0.05)
+    compare(weightings.bounded_velocity, RectifiedFlow(), clean, 1 / bound**2)
+    compare(weightings.bounded_velocity, RectifiedFlow(), velocity, (TIMES / bound) ** 2)
+
+
 def test_uniform(every_process):
     t = to_domain(every_process, jnp.asarray(TIMES))
     np.testing.assert_array_equal(weightings.uniform(every_process, velocity, t), 1)

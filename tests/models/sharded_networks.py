@@ -20,6 +20,11 @@ from genjax.devices.collectives import collectives
 from genjax.devices.mesh import partition_spec
 from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
 from genjax.models.autoencoders.autoencoder_wan import AutoencoderWan
+from genjax.models.autoregressive.llamagen import LlamaGen
+from genjax.models.autoregressive.mar import MAR
+from genjax.models.autoregressive.maskgit import MaskGIT
+from genjax.models.autoregressive.prefixes import ClassPrefix
+from genjax.models.autoregressive.var import VAR
 from genjax.models.encoders.t5 import T5Encoder
 from genjax.models.gans import vit_gan
 from genjax.models.transformers.dit import DiT
@@ -47,6 +52,8 @@ def cases() -> dict[str, tuple[nn.Module, tuple]]:
     size = dict(patch_size=2, num_heads=4)
     body = dict(width=WIDTH, depth=DEPTH)
     words = RANDOM.integers(0, 50, (BATCH, 8))
+    codes = dict(vocabulary=50, num_heads=4, **body)
+    tokens, hidden = normal(BATCH, 8, 3), RANDOM.random((BATCH, 8)) < 0.5
     return {
         "DiT": (DiT(num_classes=10, **size, **body), (images, times, labels)),
         "LightningDiT": (LightningDiT(num_classes=10, **size, **body), (images, times, labels)),
@@ -72,6 +79,13 @@ def cases() -> dict[str, tuple[nn.Module, tuple]]:
         "NCSN++": (
             SongUNet(8, (1, 2), 1, (1,), 10, fourier_scale=1.0, taps=BINOMIAL, residual_input=True),
             (images, times, labels),
+        ),
+        "LlamaGen": (LlamaGen(grid=(2, 4), prefix=ClassPrefix(10), **codes), (words, labels)),
+        "MaskGIT": (MaskGIT(grid=(2, 4), prefix=ClassPrefix(10), **codes), (words, labels)),
+        "VAR": (VAR(sides=(1, 2, 3), num_classes=10, **codes), (normal(BATCH, 13, 3), labels)),
+        "MAR": (
+            MAR(3, (2, 4), WIDTH, DEPTH, 4, 16, 2, num_classes=10, buffer=4),
+            (tokens, hidden, labels, tokens, times),
         ),
         "T5": (T5Encoder(50, WIDTH, DEPTH, 4, 8, 64), (words, mask[:, :1] | (words > 5))),
     }

@@ -92,6 +92,38 @@ class LatentRecords:
         return {"image": (latent - self._mean) / self._deviation, "label": label}
 
 
+def check_origin(folder: str | os.PathLike, origin: Mapping[str, Any]) -> None:
+    """Raise ValueError if a folder's `origin.json` exists and differs from `origin`."""
+    path = Path(folder) / ORIGIN
+    if not path.exists():
+        return
+    there, own = json.loads(path.read_text()), json.loads(json.dumps(origin))
+    if differing := [name for name in there | own if there.get(name) != own.get(name)]:
+        theirs, ours = ({name: each.get(name) for name in differing} for each in (there, own))
+        raise ValueError(
+            f"{folder} was made of {theirs}, not of {ours}: take another folder, or empty it"
+        )
+
+
+def write_origin(folder: str | os.PathLike, origin: Mapping[str, Any]) -> None:
+    """Write `origin.json`, what a folder's latents are made of, before the first part.
+
+    Raises:
+        ValueError: the folder was made of something else, or holds other files.
+    """
+    folder = Path(folder)
+    check_origin(folder, origin)
+    path = folder / ORIGIN
+    if not path.exists() and folder.exists() and any(folder.iterdir()):
+        raise ValueError(
+            f"{folder} is where latents or pairs shall go, and it holds other files: take an "
+            "empty folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_text(json.dumps(origin, indent=2) + "\n")
+
+
 def read_summary(folder: str | os.PathLike | None) -> dict[str, Any]:
     """Return `latents.json`: shape, moments by channel, splits with their counts, and classes.
 
@@ -101,8 +133,8 @@ def read_summary(folder: str | os.PathLike | None) -> dict[str, Any]:
     path = Path(folder or ".") / SUMMARY
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} does not exist: set config.data.directory to a folder of latents, and make "
-            "or finish it first by python -m experiments.encode with this config"
+            f"{path} does not exist: make or finish its folder first, by python -m "
+            "experiments.encode with this config, or read another folder of latents or pairs"
         )
     return json.loads(path.read_text())
 

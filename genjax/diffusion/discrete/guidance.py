@@ -32,8 +32,8 @@ def guide(
 ) -> Denoiser:
     """Make the guided denoiser of a conditional one, with one network call for both answers.
 
-    It is p(x | x_t, c)^s·p(x | x_t)^(1 − s), normalized at each place (Schiff et al. 2025, section
-    3.1). Tokens that are impossible without guidance stay impossible.
+    It is p(x | x_t, c)^s·p(x | x_t)^(1 − s), normalized at each place (Schiff et al. 2025). Tokens
+    that are impossible without guidance stay impossible.
 
     Args:
         denoiser: `(x_t, t, conditioning) -> log p(x | x_t)`.

@@ -75,7 +75,7 @@ def bound_loss(
         variates: how the law's uniform variates are drawn. `diffusion.stratified` draws the
             antithetic times of MDLM and MD4.
         block_length: None, or the number of tokens that share a time. With blocks the bound is that
-            of block diffusion (Arriola et al. 2025, equation 8), if the network sees the clean
+            of block diffusion (Arriola et al. 2025), if the network sees the clean
             tokens of earlier blocks: give it x as conditioning. Times are then `[batch length]`.
 
     Returns:
@@ -105,7 +105,7 @@ def simple_loss(
 ) -> tuple[Losses, Losses]:
     """Compute w(t)·(−log p(x | x_t)) at random t, the cross-entropy of discrete flow matching.
 
-    Gat et al. 2024, equation 27; Campbell et al. 2024, equation 10. Under `Masked`, tokens that are
+    Gat et al. 2024; Campbell et al. 2024. Under `Masked`, tokens that are
     not masked are known and add 0.
 
     Args:
@@ -133,7 +133,7 @@ def score_entropy_loss(
 ) -> tuple[Losses, Losses]:
     """Compute the denoising score entropy, the bound of a network that predicts log-scores.
 
-    Lou et al. 2024, SEDD, equation 9. For sampling such a network has the target `targets.score`.
+    Lou et al. 2024, SEDD. For sampling such a network has the target `targets.score`.
 
     Args:
         apply: returns the logarithms of the scores of all tokens, `[batch … V]`.

@@ -25,31 +25,45 @@ Probabilities = Float[Array, " batch *shape _"]
 LOG_ZERO = -1e9  # log 0, but finite: the difference of two of them is 0, not NaN
 
 
-def linear(t: Time) -> tuple[Time, Time]:
-    """Return (1 − t, t).
+@dataclass(frozen=True)
+class Linear:
+    """(1 − t, t), MDLM's log-linear schedule (Sahoo et al. 2024).
 
-    It is MDLM's log-linear schedule: the integral of the rates is −log(1 − t) (Sahoo et al. 2024).
+    The integral of the rates is −log(1 − t).
     """
-    return 1 - t, t
+
+    def __call__(self, t: Time) -> tuple[Time, Time]:
+        return 1 - t, t
 
 
-def cosine(t: Time) -> tuple[Time, Time]:
-    """Return (1 − sin(πt/2), sin(πt/2)) (Shi et al. 2024, MD4, table 4)."""
-    return 2 * jnp.sin(jnp.pi / 4 * (1 - t)) ** 2, jnp.sin(jnp.pi / 2 * t)
+@dataclass(frozen=True)
+class Cosine:
+    """(1 − sin(πt/2), sin(πt/2)) (Shi et al. 2024, MD4)."""
+
+    def __call__(self, t: Time) -> tuple[Time, Time]:
+        return 2 * jnp.sin(jnp.pi / 4 * (1 - t)) ** 2, jnp.sin(jnp.pi / 2 * t)
 
 
-def polynomial(t: Time, power: float = 2.0) -> tuple[Time, Time]:
-    """Return (1 − t^power, t^power) (Shi et al. 2024, MD4, table 4)."""
-    return -jnp.expm1(power * jnp.log(t)), t**power
+@dataclass(frozen=True)
+class Polynomial:
+    """(1 − t^power, t^power) (Shi et al. 2024, MD4)."""
+
+    power: float = 2.0
+
+    def __call__(self, t: Time) -> tuple[Time, Time]:
+        return -jnp.expm1(self.power * jnp.log(t)), t**self.power
 
 
-def geometric(t: Time, least: float = 1e-4, most: float = 20.0) -> tuple[Time, Time]:
-    """Return (e^−b, 1 − e^−b) with b = least^(1 − t)·most^t.
+@dataclass(frozen=True)
+class Geometric:
+    """(e^−b, 1 − e^−b) with b = least^(1 − t)·most^t (Lou et al. 2024, SEDD)."""
 
-    Lou et al. 2024, SEDD, section 3.3.
-    """
-    integral = least ** (1 - t) * most**t
-    return jnp.exp(-integral), -jnp.expm1(-integral)
+    least: float = 1e-4
+    most: float = 20.0
+
+    def __call__(self, t: Time) -> tuple[Time, Time]:
+        integral = self.least ** (1 - t) * self.most**t
+        return jnp.exp(-integral), -jnp.expm1(-integral)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +74,11 @@ class DiscreteProcess(Process):
 
     Attributes:
         vocabulary_size: V, the number of tokens that data consist of.
-        schedule: `linear`, `cosine`, `polynomial`, … with its options bound.
+        schedule: `Linear()`, `Cosine()`, `Polynomial(power)`, … or another function of t.
     """
 
     vocabulary_size: int
-    schedule: Schedule = linear
+    schedule: Schedule = Linear()
 
     @property
     def clean_end(self) -> float:
@@ -83,6 +97,15 @@ class DiscreteProcess(Process):
     def draw_noise(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Int[Array, " *shape"]:
         """Draw independent states of law π."""
         raise NotImplementedError
+
+    @property
+    def noise_laws(self) -> Float[Array, " noises states"]:
+        """Return the laws of all noises; only a `Path` has several."""
+        return self.noise_law[None]
+
+    def weights(self, t: Time) -> tuple[Time, ...]:
+        """Return the probabilities of data and of each noise at time t."""
+        return self.schedule(t)
 
     def alpha(self, t: Time) -> Time:
         """Return the probability that a token is kept until time t, at least 1e-20.
@@ -163,7 +186,7 @@ class DiscreteProcess(Process):
     ) -> Probabilities:
         """Return p_t(x_t with k at this place)/p_t(x_t) for each state k, `[batch … states]`.
 
-        Lou et al. 2024, SEDD, equation 4. It follows from log_p = log p(x | x_t).
+        This is the concrete score of Lou et al. 2024, SEDD. It follows from log_p = log p(x | x_t).
         """
         ratios, total = self._ratios(log_p, x_t, t)
         alpha, sigma = expand(self.alpha(t), ratios), expand(self.sigma(t), ratios)
@@ -190,7 +213,7 @@ class DiscreteProcess(Process):
         """Return the bound's integrand over t in nats for each token, the score entropy.
 
         It compares the rates of p(x | x_t) with those of data at x, and is −d/dt of their
-        divergence (Lou et al. 2024, SEDD, equation 5; Campbell et al. 2022, equation 6).
+        divergence (Campbell et al. 2022, proposition 2; Lou et al. 2024, SEDD).
         """
         true, scores = (self.scores(each, x_t, t) for each in (self.log_certain(x), log_p))
         rate = expand(self.noise_rate(t), x_t) * self.noise_law[x_t]
@@ -202,7 +225,7 @@ def score_entropy(
 ) -> Float[Array, " batch *shape"]:
     """Return Σ_k s_k − true_k·log s_k + true_k·(log true_k − 1) over the states k ≠ x_t.
 
-    Lou et al. 2024, SEDD, definition 3.1. It is 0 for the true scores.
+    Lou et al. 2024, SEDD. It is 0 for the true scores.
     """
     possible = true > 0
     excess = log_scores - jnp.log(jnp.where(possible, true, 1))
@@ -236,7 +259,7 @@ class Masked(DiscreteProcess):
     ) -> Float[Array, " batch *shape"]:
         """Return sigma'/sigma·(−log p(x | x_t)) at masks, and 0 elsewhere.
 
-        Sahoo et al. 2024, MDLM, equation 10; Shi et al. 2024, MD4, equation 5.
+        Sahoo et al. 2024, MDLM, equation 10; Shi et al. 2024, MD4.
         """
         rate = jnp.where(x_t == self.mask, expand(self.sigma_prime(t) / self.sigma(t), x_t), 0)
         return -rate * jnp.take_along_axis(log_p, x[..., None], -1)[..., 0]
@@ -256,3 +279,63 @@ class Uniform(DiscreteProcess):
 
     def draw_noise(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Int[Array, " *shape"]:
         return jax.random.randint(key, shape, 0, self.num_states)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Path(DiscreteProcess):
+    """Data and several noises, each with its own weight: discrete flow matching's general path.
+
+    P(x_t = k | x) = Σ_j κ_j(t)·w_j(k), where w_0 is x and the others are the laws of `noises` (Gat
+    et al. 2024). Masks with some uniform tokens between data and masks are
+    `Path(vocabulary_size=V, noises=(Masked(vocabulary_size=V), Uniform(vocabulary_size=V)),
+    schedule=lambda t: (1 - t, t**2, t * (1 - t)))`. It trains by `losses.simple_loss` and samples
+    by `samplers.flow`. It is no Markov chain with one noise, so it has no `noise_law`, posterior or
+    bound.
+
+    Attributes:
+        noises: processes that draw the noises.
+        schedule: t -> (alpha, κ_1, κ_2, …), with the sum 1, as many as there are noises.
+    """
+
+    noises: tuple[DiscreteProcess, ...]
+
+    @property
+    def num_states(self) -> int:
+        return max(noise.num_states for noise in self.noises)
+
+    @property
+    def noise_laws(self) -> Float[Array, " noises states"]:
+        pad = lambda law: jnp.pad(law, (0, self.num_states - len(law)))
+        return jnp.stack([pad(noise.noise_law) for noise in self.noises])
+
+    def draw_noise(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Int[Array, " *shape"]:
+        """Draw from the noises as they are mixed at the noise end."""
+        return self._mix(key, shape, jnp.asarray(self.domain[1]))
+
+    def _mix(self, key, shape, t):
+        """Draw from the noises, mixed as at time t."""
+        part_key, *keys = jax.random.split(key, len(self.noises) + 1)
+        drawn = [n.draw_noise(k, shape) for n, k in zip(self.noises, keys, strict=True)]
+        log_weights = jnp.log(jnp.stack(self.weights(t)[1:], -1))
+        axes = (1,) * (len(shape) - jnp.ndim(t))
+        part = jax.random.categorical(part_key, log_weights.reshape(*t.shape, *axes, -1), -1, shape)
+        return jnp.select([part == j for j in range(len(drawn))], drawn)
+
+    def sigma(self, t: Time) -> Time:
+        return sum(self.weights(t)[1:])
+
+    def corrupt(self, key: Key[Array, ""], x: Tokens, t: Float[Array, " *times"]) -> Tokens:
+        replace_key, noise_key = jax.random.split(key)
+        replaced = jax.random.uniform(replace_key, x.shape) < expand(self.sigma(t), x)
+        return jnp.where(replaced, self._mix(noise_key, x.shape, t), x)
+
+    def likelihood(self, x_t: Tokens, t: Float[Array, " *times"]) -> Probabilities:
+        own = x_t[..., None] == jnp.arange(self.vocabulary_size)
+        noises = zip(self.weights(t)[1:], self.noise_laws, strict=True)
+        replaced = sum(expand(weight, x_t) * law[x_t] for weight, law in noises)
+        return expand(self.alpha(t), own) * own + replaced[..., None]
+
+    def marginal(self, x: Tokens, t: Float[Array, " *times"]) -> Probabilities:
+        own = jax.nn.one_hot(x, self.num_states)
+        data, *noises = (expand(weight, own) for weight in self.weights(t))
+        return data * own + sum(w * law for w, law in zip(noises, self.noise_laws, strict=True))

@@ -44,7 +44,7 @@ def leave_one_out(
 
     Bayes' rule adds what x_t says about its own token: log q(x_t | x). Under `Masked` this is
     `clean`. Under `Uniform` it is the usual parameterization, in which x̂ stands for x in the
-    posterior (Schiff et al. 2025, UDLM, equation 17).
+    posterior (Schiff et al. 2025, UDLM).
     """
     return jax.nn.log_softmax(output + _log(process.likelihood(x_t, t)))
 

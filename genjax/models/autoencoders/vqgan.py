@@ -1,7 +1,8 @@
-"""The autoencoder of VQGAN, which is also the tokenizer of LlamaGen.
+"""The autoencoder of VQGAN, which is also the tokenizer of LlamaGen and of VAR.
 
 Esser et al. 2021, "Taming transformers for high-resolution image synthesis", appendix A, table 7.
-Sun et al. 2024, "Autoregressive model beats diffusion", section 3.1.
+Sun et al. 2024, "Autoregressive model beats diffusion", section 3.1. Tian et al. 2024, "Visual
+autoregressive modeling", section 3.2.
 """
 
 import functools
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from genjax.models.autoencoders.autoencoder_kl import Decoder, Encoder, check_size, convolution
+from genjax.nn.multiscale import MultiScaleQuantizer
 from genjax.nn.quantizers import Quantized, VectorQuantizer
 
 Dtype = Any
@@ -22,19 +24,20 @@ class VQModel(nn.Module):
     """A convolutional autoencoder from images to a map of codes, and back to images.
 
     The sides of an image may be any numbers of at least `factor`. Its map has height//factor ×
-    width//factor codes.
+    width//factor codes; a `MultiScaleQuantizer` has maps of its own sides instead.
 
     Attributes:
         quantizer: a quantizer of latents `[batch rows columns latent_channels]`, one of
-            `genjax.nn.quantizers`.
-        encoder_channels: number of channels of the encoder's output and of the decoder's input. 1×1
-            convolutions map these to the quantizer's features and back.
+            `genjax.nn.quantizers` or `genjax.nn.multiscale`.
+        encoder_channels: number of channels of the encoder's output and of the decoder's input.
+            Convolutions map these to the quantizer's features and back.
         widths: number of channels of each level, from the images' side down.
         blocks: number of residual blocks of a level of the encoder. The decoder has one more.
         attention_levels: levels with self-attention after each block. Level 0 has the images' side.
         mid_attention: whether there is self-attention at the codes' side.
         groups: number of groups of group norm, which divides every width.
         image_channels: number of channels of the decoded images. The encoder takes any number.
+        quant_side: side of the kernels of the convolutions before and after the quantizer.
         latent_mean, latent_deviation: one value for all channels, or one each. A diffusion model's
             latents are (latents − mean)/deviation, of latents before quantization.
         dtype: type of the convolutions and products. Norms, softmax and quantization are always
@@ -49,6 +52,7 @@ class VQModel(nn.Module):
     mid_attention: bool = True
     groups: int = 32
     image_channels: int = 3
+    quant_side: int = 1
     latent_mean: tuple[float, ...] = (0.0,)
     latent_deviation: tuple[float, ...] = (1.0,)
     dtype: Dtype = jnp.float32
@@ -74,8 +78,8 @@ class VQModel(nn.Module):
         )
         self.encoder = Encoder(self.encoder_channels, **levels)
         self.decoder = Decoder(self.image_channels, **levels)
-        self.quant_conv = convolution(self.latent_channels, 1, **types)
-        self.post_quant_conv = convolution(self.encoder_channels, 1, **types)
+        self.quant_conv = convolution(self.latent_channels, self.quant_side, **types)
+        self.post_quant_conv = convolution(self.encoder_channels, self.quant_side, **types)
 
     def encode(
         self, images: Float[Array, "batch height width channels"]
@@ -104,7 +108,7 @@ class VQModel(nn.Module):
         return self.decoder(self.post_quant_conv(latents))
 
     def decode_indices(
-        self, indices: Int[Array, "batch rows columns *levels"]
+        self, indices: Int[Array, " batch *codes"]
     ) -> Float[Array, "batch height width image_channels"]:
         """Decode indices of codes to images, in float32 and not clipped to [−1, 1]."""
         return self.decode(self.quantizer.lookup(indices))
@@ -123,3 +127,10 @@ VQGAN_F16 = functools.partial(VQModel, VectorQuantizer(16384, 256), **_LEVELS_16
 _LLAMAGEN = VectorQuantizer(16384, 8, normalize=True)
 LlamaGen_F16 = functools.partial(VQModel, _LLAMAGEN, **_LEVELS_16)
 LlamaGen_F8 = functools.partial(VQModel, _LLAMAGEN, **_LEVELS_8)
+
+
+def VAR_F16(sides: Sequence[int], **options: Any) -> VQModel:
+    """Make the tokenizer of VAR, of 4096 codes of 32 features, for maps of these sides."""
+    levels = dict(encoder_channels=32, widths=(160, 160, 320, 320, 640), attention_levels=(4,))
+    quantizer = MultiScaleQuantizer(4096, 32, tuple(sides))
+    return VQModel(quantizer, **levels, quant_side=3, **options)

@@ -1,15 +1,13 @@
-import functools
-
 import jax
 import pytest
 
 from genjax.diffusion import discrete
 
 SCHEDULES = {
-    "linear": discrete.linear,
-    "cosine": discrete.cosine,
-    "polynomial": functools.partial(discrete.polynomial, power=1.5),
-    "geometric": discrete.geometric,
+    "linear": discrete.Linear(),
+    "cosine": discrete.Cosine(),
+    "polynomial": discrete.Polynomial(power=1.5),
+    "geometric": discrete.Geometric(),
 }
 
 

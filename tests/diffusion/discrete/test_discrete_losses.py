@@ -21,24 +21,23 @@ CONSTANT = lambda x_t, t: jnp.zeros((*x_t.shape, VOCABULARY))
 
 
 def expected_bound(process, denoiser, nodes=48):
-    """Return the bound of every sequence, [125], by quadrature over t and all states."""
+    """Return the bound of every sequence, [125], by quadrature over t and all states x_t."""
     states = jnp.asarray(list(itertools.product(range(process.num_states), repeat=LENGTH)))
-    points, weights = np.polynomial.legendre.leggauss(nodes)
-    # t = u², because rates are least smooth at the clean end.
-    u, weights = (points + 1) / 2, weights / 2
-    pairs = jnp.repeat(OUTCOMES, len(states), 0), jnp.tile(states, (len(OUTCOMES), 1))
+    count, places = len(states), np.arange(LENGTH)
+    values = jnp.broadcast_to(jnp.arange(VOCABULARY)[:, None, None], (VOCABULARY, count, LENGTH))
 
     @jax.jit
     def at(u):
-        t = jnp.full(len(states), u**2)
-        log_p = jnp.tile(denoiser(states, t), (len(OUTCOMES), 1, 1))
-        each_t = jnp.full(len(pairs[0]), u**2)
-        rate = process.divergence_rate(*pairs, log_p, each_t).sum(-1)
-        law = process.likelihood(pairs[1], each_t)
-        probability = jnp.take_along_axis(law, pairs[0][..., None], -1)[..., 0].prod(-1)
-        return 2 * u * jnp.sum((rate * probability).reshape(len(OUTCOMES), -1), -1)
+        t = jnp.full(count, u**2)  # rates are least smooth at the clean end
+        log_p, law = denoiser(states, t), process.likelihood(states, t)
+        rate = jax.vmap(lambda x: process.divergence_rate(x, states, log_p, t))(values)
+        rate = rate[OUTCOMES[:, None], jnp.arange(count)[None, :, None], places].sum(-1)
+        probability = jnp.moveaxis(law[:, places, OUTCOMES], 0, 1).prod(-1)
+        return 2 * u * jnp.sum(rate * probability, 1)
 
-    return sum(w * at(jnp.asarray(each)) for each, w in zip(u, weights, strict=True))
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    pairs = zip((points + 1) / 2, weights / 2, strict=True)
+    return sum(weight * at(jnp.asarray(u)) for u, weight in pairs)
 
 
 def drawn(count, seed):
@@ -78,9 +77,9 @@ def test_bound_lies_above_the_likelihood_of_the_model_of_another_law(kind):
 def test_masked_bound_is_the_mean_over_orders_and_does_not_depend_on_the_schedule(schedule):
     """A network whose answers agree with no law: each order of unmasking has its own likelihood.
 
-    Its bound is the mean of −log p over the six orders (Hoogeboom et al. 2022, equation 5).
+    Its bound is the mean of −log p over the six orders (Hoogeboom et al. 2022).
     """
-    if schedule is discrete.geometric:
+    if schedule == discrete.Geometric():
         pytest.skip("it starts with 0.9999 of the tokens; see its test below")
     process = discrete.Masked(vocabulary_size=VOCABULARY, schedule=schedule)
     network = table_network()
@@ -148,7 +147,7 @@ def test_shifted_times_and_other_schedules_leave_the_expected_bound():
     """Same network, times of another density, within four standard errors of the difference."""
     x = jnp.tile(OUTCOMES, (160, 1))
     means = []
-    for schedule_of_time, shift in [(discrete.linear, 1.0), (discrete.cosine, 2.0)]:
+    for schedule_of_time, shift in [(discrete.Linear(), 1.0), (discrete.Cosine(), 2.0)]:
         process = discrete.Masked(vocabulary_size=VOCABULARY, schedule=schedule_of_time)
         law = diffusion.shifted(diffusion.uniform, shift)
         each, _ = jax.jit(
@@ -191,7 +190,7 @@ def test_score_entropy_of_scores_is_the_bound_of_the_prediction(kind):
 @pytest.mark.usefixtures("float64")
 def test_steps_of_d3pm_tend_to_the_continuous_bound(kind):
     """num_steps times the divergence of a step, over the step, tends to the rate: error 1/steps."""
-    process = kind(vocabulary_size=VOCABULARY, schedule=discrete.cosine)
+    process = kind(vocabulary_size=VOCABULARY, schedule=discrete.Cosine())
     x = jnp.tile(OUTCOMES, (8, 1))
     t = jnp.linspace(0.1, 0.9, len(x))
     x_t = process.corrupt(jax.random.key(4), x, t)
@@ -217,7 +216,7 @@ def test_discrete_bound_falls_to_the_likelihood_with_the_number_of_steps(kind):
         )
     )
     excess = []
-    for steps in (1, 4, 64):
+    for steps in (1, 4, 32):
         difference = bound(jax.random.key(6), diffusion.uniform_grid(process, steps)) - nll_of(x)
         excess.append(float(difference.mean()))
         standard_error = float(difference.std() / 4000**0.5)
@@ -226,7 +225,7 @@ def test_discrete_bound_falls_to_the_likelihood_with_the_number_of_steps(kind):
     own = [np.bincount(SEQUENCES[:, i], LAW) for i in range(LENGTH)]
     correlation = sum(-np.sum(p * np.log(p)) for p in own) - ENTROPY
     assert abs(excess[0] - correlation) < 0.05
-    assert excess[2] < 0.05 * correlation
+    assert excess[2] < 0.1 * correlation
 
 
 def test_continuous_bound_estimates_bits_per_dimension(kind):

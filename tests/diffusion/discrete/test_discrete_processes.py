@@ -61,10 +61,10 @@ def test_alpha_and_sigma_of_schedules(schedule):
 
 def test_published_schedules_at_a_half():
     half = jnp.asarray(0.5)
-    np.testing.assert_allclose(discrete.linear(half)[0], 0.5)
-    np.testing.assert_allclose(discrete.cosine(half)[0], 1 - np.cos(np.pi / 4), rtol=1e-12)
-    np.testing.assert_allclose(discrete.polynomial(half)[0], 0.75)
-    np.testing.assert_allclose(discrete.geometric(half)[0], np.exp(-((1e-4 * 20) ** 0.5)))
+    np.testing.assert_allclose(discrete.Linear()(half)[0], 0.5)
+    np.testing.assert_allclose(discrete.Cosine()(half)[0], 1 - np.cos(np.pi / 4), rtol=1e-12)
+    np.testing.assert_allclose(discrete.Polynomial()(half)[0], 0.75)
+    np.testing.assert_allclose(discrete.Geometric()(half)[0], np.exp(-((1e-4 * 20) ** 0.5)))
 
 
 def test_marginals_are_matrix_exponentials(kind, schedule):
@@ -144,6 +144,29 @@ def test_scores_and_reverse_rates_are_those_of_the_chain(kind, schedule):
         )
 
 
+def test_path_mixes_data_and_noises():
+    """Marginals, likelihoods and draws of a path from data by uniform tokens to masks."""
+    masked, uniform = (
+        kind(vocabulary_size=VOCABULARY) for kind in (discrete.Masked, discrete.Uniform)
+    )
+    weights = lambda t: (1 - t, t**2, t * (1 - t))
+    path = discrete.Path(vocabulary_size=VOCABULARY, noises=(masked, uniform), schedule=weights)
+    expected = np.eye(6)[:5] * 0.3
+    expected[:, 5] += 0.49
+    expected[:, :5] += 0.21 / 5
+    t = jnp.asarray([T])
+    np.testing.assert_allclose(path.marginal(jnp.arange(5)[None], t)[0], expected, atol=1e-12)
+    np.testing.assert_allclose(path.likelihood(jnp.arange(6)[None], t)[0], expected.T, atol=1e-12)
+    x_t = path.corrupt(jax.random.key(0), jnp.full((1, 20_000), 2), t)
+    np.testing.assert_allclose(np.bincount(x_t[0]) / 20_000, expected[2], atol=0.0141)
+    keys = diffusion.sample_keys(jax.random.key(0), jnp.arange(3))
+    np.testing.assert_array_equal(path.prior(keys, (4,)), np.full((3, 4), 5))
+    # One noise is the process of that noise.
+    one = discrete.Path(vocabulary_size=VOCABULARY, noises=(masked,), schedule=discrete.Linear())
+    states = jnp.arange(6)[None]
+    np.testing.assert_array_equal(one.likelihood(states, t), masked.likelihood(states, t))
+
+
 def test_priors_are_noise_of_each_sample():
     keys = diffusion.sample_keys(jax.random.key(0), jnp.arange(4000))
     masks = discrete.Masked(vocabulary_size=7).prior(keys, (2,))
@@ -163,7 +186,7 @@ def test_grids_and_laws_of_times_are_those_of_diffusion():
     np.testing.assert_allclose(diffusion.uniform(process, u), 0.01 + 0.99 * u, rtol=1e-6)
 
 
-@pytest.mark.parametrize("schedule_of_time", [discrete.linear, discrete.cosine])
+@pytest.mark.parametrize("schedule_of_time", [discrete.Linear(), discrete.Cosine()])
 def test_time_of_inverts_sigma(schedule_of_time):
     process = discrete.Masked(vocabulary_size=3, schedule=schedule_of_time)
     t = jnp.linspace(0, 1, 11)

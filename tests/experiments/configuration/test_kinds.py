@@ -57,17 +57,23 @@ def test_a_part_that_breaks_its_contract_is_refused():
 CHOICES = {
     kinds.TARGET: "clean, noise, velocity, v, score, edm",
     kinds.LOSS: "simple_loss, hybrid_loss",
-    kinds.WEIGHTING: "uniform, min_snr, truncated_snr, edm, sigmoid, p2",
-    kinds.LAW: "uniform, logit_normal, mode, cosmap, uniform_log_snr, log_normal_sigma",
+    kinds.WEIGHTING: "uniform, min_snr, truncated_snr, edm, sigmoid, p2, bounded_velocity",
+    kinds.LAW: "uniform, logit_normal, mode, cosmap, uniform_log_snr, log_normal_sigma, karras",
     kinds.AVERAGE: "HalfLife, PowerFunction",
     kinds.OBJECTIVE: "saturating, non_saturating, hinge, least_squares, wasserstein, relativistic",
     kinds.AUGMENTATION: "color, translation, cutout",
     kinds.LIKELIHOOD: "bernoulli, gaussian, discretized_logistic",
+    kinds.PIXEL_LIKELIHOOD: "categorical, mixture_of_logistics",
+    kinds.PIXEL_NETWORK: "GatedPixelCNN, PixelCNNPlusPlus, PixelRNN, PixelTransformer",
+    kinds.ORDER: "raster, columns, serpentine",
     kinds.DISTANCE: "l1, l2, charbonnier",
     kinds.VARIATIONAL: "VAE",
-    kinds.SPACE: "Pixels, Points, Waveforms, Latents, Tokens",
+    kinds.SPACE: "Pixels, Levels, Points, Waveforms, Latents, Tokens",
+    kinds.QUANTIZER: "VectorQuantizer, ResidualVectorQuantizer, FiniteScalarQuantizer, "
+    "LookupFreeQuantizer, BinarySphericalQuantizer, MultiScaleQuantizer",
     kinds.CONDITION: "Classes, Unconditional, Frames, Prompts",
-    kinds.TASK: "GAN, Autoencoder, Diffusion, Distillation, VariationalAutoencoder",
+    kinds.TASK: "GAN, Autoencoder, Autoregression, Diffusion, DiscreteDiffusion, Distillation, "
+    "Drifting, Matching, PixelDistillation, VariationalAutoencoder",
     kinds.PATCH_DISCRIMINATOR: "Discriminator",
     kinds.TEXT_ENCODER: "minilm",
 }

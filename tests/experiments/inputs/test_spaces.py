@@ -1,4 +1,4 @@
-"""Tokens of a frozen autoencoder: the nearest codes, and the way back from them."""
+"""Levels of pixels, and tokens of a frozen autoencoder, and the way back from them."""
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from genjax import pretrained
 from genjax.data import to_float
 from genjax.models.autoencoders.autoencoder_kl import AutoencoderKL
 from genjax.models.autoencoders.vqgan import VQModel
+from genjax.nn import TokenLayout
 from genjax.nn.quantizers import VectorQuantizer
 
 DATA = ConfigDict(dict(image_shape=(8, 12, 3), feature="image"))
@@ -34,6 +35,7 @@ def test_tokens_are_the_nearest_codes_and_decode_to_the_reconstruction(tmp_path)
     variables = save_small(module, tmp_path)
     space = kinds.SPACE.bind(dict(name="Tokens", published=str(tmp_path)), "space", data=DATA)
     assert space.shape == (4, 6) and space.vocabulary == 16
+    assert space.layout == TokenLayout.of_tokenizer(module, DATA.image_shape)
     frozen = space.frozen()
     shapes = jax.tree.map(lambda a: (a.shape, a.dtype), frozen)
     assert shapes == jax.tree.map(lambda a: (a.shape, a.dtype), space.abstract_frozen())
@@ -55,3 +57,15 @@ def test_an_autoencoder_without_codes_has_no_tokens(tmp_path):
     save_small(AutoencoderKL(latent_channels=4, widths=(4, 4), blocks=1, groups=2), tmp_path)
     with pytest.raises(ValueError, match="config.space is Tokens, and AutoencoderKL has no codes"):
         kinds.SPACE.bind(dict(name="Tokens", published=str(tmp_path)), "space", data=DATA)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_levels_are_the_values_of_bytes_and_decode_to_them(levels):
+    """The digits' values 0 … 16 are stored as round(value · 255 / 16)."""
+    values = np.arange(levels)
+    stored = np.rint(values * 255 / (levels - 1)).astype(np.uint8).reshape(1, -1, 1, 1)
+    data = ConfigDict(dict(image_shape=(levels, 1, 1), feature="image", levels=levels))
+    space = kinds.SPACE.bind(dict(name="Levels"), "space", data=data)
+    encoded = jax.jit(space.encode)(stored)
+    np.testing.assert_array_equal(encoded.ravel(), values)
+    np.testing.assert_array_equal(space.to_data(space.decode(encoded)), stored)

@@ -72,12 +72,15 @@ def test_cached_logits_are_those_of_the_whole_sequence(name, given):
     expected = jax.jit(network.apply)(variables, TOKENS, CONDITIONS[name])
     first = TOKENS[:, :given] if given else None
     prefill = jax.jit(functools.partial(network.apply, method="prefill"))
-    step = jax.jit(functools.partial(network.apply, variables, method="step"))
+    step = functools.partial(network.apply, variables, method="step")
+    step = jax.jit(step, donate_argnums=0)
     logits, state = prefill(variables, CONDITIONS[name], first)
     shapes = jax.tree.map(jnp.shape, state)
     outputs = [logits]
     for position in range(given, LENGTH - 1):
+        before = state.layers
         logits, state = step(state, TOKENS[:, position], jnp.asarray(position))
+        assert before.keys.is_deleted()  # the new cache is where the old one was
         outputs.append(logits)
     # The same sums of float32 in another order.
     np.testing.assert_allclose(jnp.stack(outputs, 1), expected[:, given:], rtol=0, atol=1e-5)

@@ -21,7 +21,7 @@ def ancestral(
 ) -> Probabilities:
     """Draw x_s from p(x_s | x_t), the mean of q(x_s | x_t, x) over p(x | x_t).
 
-    Austin et al. 2021, D3PM, equation 4; for `Masked` Sahoo et al. 2024, MDLM, equation 7.
+    Austin et al. 2021, D3PM, equation 4; for `Masked` Sahoo et al. 2024, MDLM.
     """
     return process.posterior(log_p, x_t, t, s)
 
@@ -30,10 +30,10 @@ def ancestral(
 def tau_leaping(
     process: DiscreteProcess, log_p: Probabilities, x_t: Tokens, t: Time, s: Time
 ) -> Probabilities:
-    """Jump at most once at each place, at the rates of time t (Campbell et al. 2022, section 4.3).
+    """Jump at most once at each place, at the rates of time t (Campbell et al. 2022).
 
     The probability of a jump is that of rates that stay the same from t to s, 1 − exp(−(t − s)·Σ).
-    To first order in the step this is the Euler step of SEDD (Lou et al. 2024, equation 17). The
+    To first order in the step this is the Euler step of SEDD (Lou et al. 2024). The
     step to the clean end is `ancestral`, because rates that stay finite would leave noise behind.
     """
     rates = process.reverse_rates(log_p, x_t, t)
@@ -52,22 +52,24 @@ def flow(
     s: Time,
     eta: float | Float[Array, ""] = 0.0,
 ) -> Probabilities:
-    """Replace tokens by draws from p(x | x_t) at the rate of discrete flow matching's velocity.
+    """Replace tokens by draws from p(x | x_t), the velocity of discrete flow matching.
 
-    The velocity is −sigma'/sigma·(p(x | x_t) − [x_t]), the same for every noise (Gat et al. 2024,
-    equation 14). Unlike the reversed process it never moves from one token of noise to another. A
-    step solves the equation exactly for p(x | x_t) that stays the same.
+    For a path with weights κ_j of components w_j, x_s is x_t with probability k, and else from w_j
+    with weights κ_j(s) − k·κ_j(t). So the marginals are exact for every step. The largest possible
+    k = min κ_j(s)/κ_j(t) is the paper's velocity, for short steps (Gat et al. 2024). For
+    one noise it is −sigma'/sigma·(p(x | x_t) − [x_t]). Unlike the reversed process, it never moves
+    from one token of noise to another.
 
     Args:
-        eta: the stochasticity of Campbell et al. 2024, section 4.2. Tokens are replaced by noise
-            too, at the rate eta·sigma', and more often by data, so that the marginals stay the
-            same. In the words of Gat et al. 2024, equation 20, this is a corrector.
+        eta: the stochasticity: k is raised to the power 1 + eta. Tokens are replaced by noise too,
+            at the rate eta·sigma', and more often by data (Campbell et al. 2024; the
+            corrector of Gat et al. 2024).
     """
-    # Both rates integrate to (1 + eta)·log(sigma_t/sigma_s), of which eta·(sigma_t − sigma_s) is
-    # noise.
-    kept = (process.sigma(s) / process.sigma(t)) ** (1 + eta)
-    noise = eta * (process.sigma(t) - process.sigma(s)) / -jnp.log(kept)
+    before, after = (jnp.stack(process.weights(u)) for u in (t, s))
+    ratios = jnp.where(before > 0, after / before, jnp.inf)
+    kept = jnp.min(ratios) * jnp.min(ratios) ** eta
+    # Exactly 0 for a noise that only decays, where after − kept·before would be rounding.
+    weights = jnp.where(before > 0, before * (ratios - kept), after)
+    law = weights[1:] @ process.noise_laws
     more_states = [(0, 0)] * x_t.ndim + [(0, process.num_states - process.vocabulary_size)]
-    data = jnp.pad(jnp.exp(log_p), more_states)
-    replaced = (1 - noise) * data + noise * process.noise_law
-    return kept * _stay(process, x_t) + (1 - kept) * replaced
+    return kept * _stay(process, x_t) + weights[0] * jnp.pad(jnp.exp(log_p), more_states) + law

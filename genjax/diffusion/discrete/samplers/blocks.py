@@ -15,7 +15,7 @@ from genjax.diffusion.discrete.targets import Denoiser
 def blockwise(sampler: Callable[..., Int[Array, " ..."]], block_length: int) -> Callable:
     """Make a sampler that finishes each block before the next one, each by `sampler`.
 
-    Arriola et al. 2025, BD3LM, algorithm 2. LLaDA2 samples blocks of 32 by `confident`. Every step
+    Arriola et al. 2025, BD3LM. LLaDA2 samples blocks of 32 by `confident`. Every step
     evaluates the denoiser on the whole sequence, whose later blocks are still noise. Its times are
     `[batch length]`: the clean end in earlier blocks and the noise end in later ones, which a
     network trained on blocks does not look at.

@@ -36,7 +36,7 @@ def in_total(process: DiscreteProcess, length: int, accepted: Count, t: Time, s:
     return _target(process, length, s) - accepted
 
 
-def _decode(rule, law, denoiser, process, noise, times, keys, trajectory, permanent):
+def _decode(rule, law, permanent, denoiser, process, noise, times, *, keys, trajectory):
     """Accept and draw tokens step by step; noise anew what is not accepted.
 
     `law(log_p, t)` is what tokens are drawn from. `permanent` says that what was accepted stays.
@@ -80,9 +80,9 @@ def confident(
 ) -> Int[Array, " ..."]:
     """Accept tokens of probability above `threshold`, and at least a quota of the most probable.
 
-    Nie et al. 2025, LLaDA, section 2.4, and LLaDA2's threshold. Accepted tokens stay. Under
-    `Uniform` the others are drawn anew. The schedule sets the quota: `linear` accepts equal parts,
-    `cosine` few tokens first.
+    Nie et al. 2025, LLaDA, and LLaDA2's threshold. Accepted tokens stay. Under `Uniform` the others
+    are drawn anew. The schedule sets the quota: `Linear` accepts equal parts, `Cosine` few tokens
+    first.
 
     Args:
         noise: masks, or uniform noise. Under `Masked`, places that are already data stay.
@@ -108,7 +108,9 @@ def confident(
         return ~accepted & (wanted | sure | (process.sigma(s) == 0))
 
     law = lambda log_p, t: tempered(log_p, temperature, t)
-    return _decode(rule, law, denoiser, process, noise, times, keys, trajectory, permanent=True)
+    return _decode(
+        rule, law, True, denoiser, process, noise, times, keys=keys, trajectory=trajectory
+    )
 
 
 def entropy_bounded(
@@ -123,11 +125,11 @@ def entropy_bounded(
 ) -> Int[Array, " ..."]:
     """Accept the places of least entropy whose tokens are nearly independent of each other.
 
-    Ben-Hamu et al. 2025, equation 10: of the places in order of their entropies, those for which
-    the sum of the entropies before them is at most `bound`, in nats. This sum bounds their mutual
-    information. At least one place is accepted, so as many steps as tokens suffice. Under `Masked`
-    what is accepted stays. Under `Uniform` each step decides anew, and the others are drawn anew
-    (DiffusionGemma, which takes a temperature from 0.8 down to 0.4: `guidance.temper`).
+    Ben-Hamu et al. 2025, EB-Sampler. Places come in the order of their entropies. Those are
+    accepted before which the entropies sum to at most `bound`, in nats. This sum bounds their
+    mutual information. At least one place is accepted, so as many steps as tokens suffice. Under
+    `Masked` what is accepted stays. Under `Uniform` each step decides anew, and the others are
+    drawn anew (DiffusionGemma, which takes a temperature from 0.8 down to 0.4: `guidance.temper`).
 
     Args:
         noise: masks, or uniform noise. Under `Masked`, places that are already data stay.
@@ -136,11 +138,15 @@ def entropy_bounded(
         denoiser, process, keys, trajectory: as for `ancestral`.
     """
 
-    def rule(log_p, tokens, accepted, t, s):
-        return nearly_independent(_entropy(log_p), bound) | (process.sigma(s) == 0)
-
     permanent, law = isinstance(process, Masked), lambda log_p, t: log_p
-    return _decode(rule, law, denoiser, process, noise, times, keys, trajectory, permanent)
+
+    def rule(log_p, tokens, accepted, t, s):
+        entropy = jnp.where(accepted & permanent, 0, _entropy(log_p))
+        return nearly_independent(entropy, bound) | (process.sigma(s) == 0)
+
+    return _decode(
+        rule, law, permanent, denoiser, process, noise, times, keys=keys, trajectory=trajectory
+    )
 
 
 def _entropy(log_p: Probabilities) -> Float[Array, " batch *shape"]:

@@ -16,18 +16,18 @@ Scalar = float | Float[Array, ""]
 def largest_rate(process: Masked, t: Time, s: Time) -> Time:
     """Return the largest probability of masking again that keeps the marginals.
 
-    Wang et al. 2025, ReMDM, equation 7: min(1, sigma_s/alpha_t).
+    Wang et al. 2025, ReMDM: min(1, sigma_s/alpha_t).
     """
     return jnp.minimum(1, process.sigma(s) / process.alpha(t))
 
 
 def capped(process: Masked, t: Time, s: Time, cap: Scalar = 0.02) -> Time:
-    """Return the largest rate, but at most `cap` (Wang et al. 2025, section 4.1)."""
+    """Return the largest rate, but at most `cap` (Wang et al. 2025)."""
     return jnp.minimum(cap, largest_rate(process, t, s))
 
 
 def rescaled(process: Masked, t: Time, s: Time, eta: Scalar = 0.1) -> Time:
-    """Return eta times the largest rate, eta in [0, 1] (Wang et al. 2025, section 4.1)."""
+    """Return eta times the largest rate, eta in [0, 1] (Wang et al. 2025)."""
     return eta * largest_rate(process, t, s)
 
 
@@ -42,7 +42,7 @@ def remasking(
 ) -> Probabilities:
     """Mask tokens again with probability `rate`, and unmask as many more (ReMDM).
 
-    Wang et al. 2025, equation 5. Its marginals are those of `ancestral`, which is a rate of 0.
+    Wang et al. 2025. Its marginals are those of `ancestral`, which is a rate of 0.
 
     Args:
         rate: σ(process, t, s), such as `capped` or `rescaled` with their options bound.

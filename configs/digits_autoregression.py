@@ -1,0 +1,29 @@
+"""Exact likelihood of the handwritten digits inside scikit-learn, pixel by pixel, given the class.
+
+python -m experiments.train --config=configs/digits_autoregression.py:rnn --workdir=runs/digits_rnn
+
+The choice is rnn, pixelcnn or transformer. Pixels have 17 levels.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configuration import base
+from experiments.configuration.choices import check_choice
+
+MODELS = {
+    "rnn": dict(name="PixelRNN", width=48),
+    "pixelcnn": dict(name="GatedPixelCNN", width=32, depth=6),
+    "transformer": dict(name="PixelTransformer", width=64, depth=3, num_heads=2, unroll=3),
+}
+CHOICES = tuple(MODELS)
+
+
+def get_config(choice: str = "transformer") -> ConfigDict:
+    check_choice(choice, CHOICES)
+    name = f"digits_autoregression_{choice}"
+    config = base.autoregression(name, 17, name="digits", image_shape=(8, 8, 1))
+    config.model = MODELS[choice]
+    config.num_steps, config.averages.ema.steps = 2000, 200.0
+    # The network soon memorizes 1,437 digits, hence the weight decay.
+    config.optimizer.weight_decay = 0.3
+    return config

@@ -1,0 +1,31 @@
+"""Discrete diffusion over the 17 grey levels of the digits inside scikit-learn, given the class.
+
+python -m experiments.train --config=configs/digits_masked_diffusion.py:masked --workdir=runs/masked
+
+The choice is masked (MDLM, MD4) or uniform (UDLM).
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configuration import base
+from experiments.configuration.choices import check_choice
+
+PROCESSES = {"masked": dict(name="Masked"), "uniform": dict(name="Uniform")}
+CHOICES = tuple(PROCESSES)
+
+
+def get_config(choice: str = "masked") -> ConfigDict:
+    check_choice(choice, CHOICES)
+    config = base.diffusion(f"digits_{choice}_diffusion", name="digits", image_shape=(8, 8, 1))
+    config.task, config.space, config.data.levels = "DiscreteDiffusion", dict(name="Levels"), 17
+    del config.data.dequantize_levels, config.weighting, config.adapters
+    config.model = dict(name="TokenDiT", width=64, depth=3, num_heads=2, unroll=3)
+    config.process = dict(PROCESSES[choice], schedule=dict(name="Linear"))
+    config.target.name, config.loss.name = "leave_one_out", "bound_loss"
+    config.times = dict(name="uniform", variates="stratified")
+    config.num_steps, config.averages.ema.steps = 2000, 200.0
+    config.conditioning_dropout = 0.1
+    config.sampling.sampler.name, config.sampling.num_steps = "ancestral", 64
+    config.sampling.guidance_scale = 1.0
+    config.evaluation.measures.likelihood = dict(name="BoundBits")
+    return config

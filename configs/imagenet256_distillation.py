@@ -1,0 +1,124 @@
+"""Few-step generators of ImageNet at 256×256, learned from data, for many accelerators.
+
+python -m experiments.encode --config=configs/imagenet256_latent_flow.py \
+    --config.space.published=VAE --config.data.directory=IMAGES
+python -m experiments.train --config=configs/imagenet256_distillation.py:mean_flow_xl2 \
+    --config.space.published=VAE --config.data.directory=IMAGES \
+    --workdir=runs/imagenet256_mean_flow
+
+VAE and IMAGES are those of configs/imagenet256_latent_flow.py. pmf_b16 works on pixels: it needs
+neither VAE nor the first command. The choices have their papers' settings:
+- mean_flow_b4, mean_flow_xl2: mean flow with DiT (Geng et al. 2025), 240 epochs.
+- imf_b2, imf_xl2: improved mean flow, told a guidance scale and interval (Geng et al. 2025, iMF),
+  640 epochs.
+- pmf_b16: pixel mean flow (Lu et al. 2026), 320 epochs.
+- shortcut_xl2: shortcut models (Frans et al. 2025), 810,000 steps.
+- scm_xl2: sCM's training from data (Lu & Song 2025). Process, times, tangent and warm-up are the
+  paper's. Network, batch, rate and length are those of mean_flow_xl2, since the paper trains EDM2's
+  networks at 512×512.
+
+Differences from the papers:
+- Latents are the encoder's means, standardized by channel, not draws from its Gaussians.
+- What a network is told of a jump starts at 0 in DiT.
+- mean_flow_xl2 is guided at all times, the paper's at t ≤ 0.75.
+- shortcut_xl2 learns jumps without guidance; the paper guides their targets at scale 1.5.
+- pmf_b16 has no perceptual terms; the paper has LPIPS of weight 0.4 and ConvNeXt's features of
+  weight 0.1 at t < 0.8. genjax's Muon makes updates 0.2·√max(in, out)/√max(1, out/in) times those
+  of the paper's at the same learning rate.
+
+No choice has been run, so there is no score. The steps were compiled and run at toy size only.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from configs import imagenet256_latent_flow
+from experiments.configuration.choices import check_choice
+
+CHOICES = (
+    "mean_flow_b4",
+    "mean_flow_xl2",
+    "imf_b2",
+    "imf_xl2",
+    "pmf_b16",
+    "shortcut_xl2",
+    "scm_xl2",
+)
+EPOCH = 1_281_167  # images
+GUIDED = "GuidedMeanFlow"
+
+
+def get_config(choice: str = "mean_flow_b4") -> ConfigDict:
+    check_choice(choice, CHOICES)
+    config = imagenet256_latent_flow.get_config("sit")
+    config.experiment, config.task = f"imagenet256_distillation_{choice}", "Distillation"
+    config.teacher = placeholder(str)
+    config.model.time_scale = 1.0
+    config.optimizer.b2 = 0.95
+    config.times = dict(name="logit_normal", mean=-0.4, deviation=1.0)
+    config.num_steps = 240 * (EPOCH // 256)
+    # One jump, without a scale: what guidance there is, the network has learned.
+    config.sampling.update(num_steps=1, guidance_scale=1.0, sampler=dict(name="jump"))
+    {
+        "mean": _mean_flow,
+        "imf": _improved_mean_flow,
+        "pmf": _pixel_mean_flow,
+        "shortcut": _shortcut,
+        "scm": _consistency,
+    }[choice.partition("_")[0]](config, choice.rpartition("_")[2])
+    return config
+
+
+def _mean_flow(config: ConfigDict, size: str) -> None:
+    guidance = dict(guidance_scale=1.0, mixing=0.5)
+    if size == "b4":
+        config.model.update(name="DiT_B", patch_size=4)
+    else:
+        guidance = dict(guidance_scale=0.2, mixing=0.92)
+    config.method = dict(name="MeanFlow", diagonal=0.75, power=1.0, **guidance)
+
+
+def _improved_mean_flow(config: ConfigDict, size: str) -> None:
+    config.batch_size, config.num_steps = 1024, 640 * (EPOCH // 1024)
+    config.optimizer.warmup = 10.0 * (EPOCH // 1024)
+    interval, scale = ((0.4, 0.65), 8.0) if size == "b2" else ((0.42, 0.62), 8.0)
+    config.model = _two_answers(config, f"IMF_{size[:-1].upper()}", 2, interval)
+    config.method = dict(name=GUIDED, diagonal=0.5, largest=8.0)
+    config.sampling.guidance_scale = scale
+
+
+def _pixel_mean_flow(config: ConfigDict, size: str) -> None:
+    config.batch_size, config.num_steps = 1024, 320 * (EPOCH // 1024)
+    config.space = dict(name="Pixels")
+    config.target.name = "clean"
+    config.model = _two_answers(config, "PMF_B", 16, (0.1, 0.7))
+    config.method = dict(name=GUIDED, diagonal=0.5, largest=8.0, clean=True)
+    config.times.update(mean=0.8, deviation=0.8)
+    config.optimizer.update(name="muon", learning_rate=1e-3)
+    # Half-lives of 500, 1,000 and 2,000 thousand images.
+    config.averages = {
+        name: dict(name="HalfLife", steps=thousands * 1000 / 1024)
+        for name, thousands in (("ema", 2000), ("ema_1000", 1000), ("ema_500", 500))
+    }
+    config.sampling.guidance_scale = 8.5
+
+
+def _two_answers(config: ConfigDict, name: str, patch_size: int, interval: tuple) -> dict:
+    kept = {field: config.model[field] for field in ("dtype", "remat_policy")}
+    return dict(name=name, patch_size=patch_size, interval=interval, **kept)
+
+
+def _shortcut(config: ConfigDict, size: str) -> None:
+    config.num_steps = 810_000
+    config.method = dict(name="Shortcut", finest=128, share=1 / 8, largest=4.0)
+    config.optimizer.update(b2=0.999, weight_decay=0.1)
+    config.averages.ema.steps = 692.8  # a decay of 0.999 per step
+
+
+def _consistency(config: ConfigDict, size: str) -> None:
+    config.method = dict(name="ContinuousConsistency", warmup=10_000 / config.num_steps)
+    # The latents' deviation is 1.
+    preconditioning = dict(name="TrigFlowPreconditioning", data_deviation=1.0)
+    config.process = dict(name="TrigFlow", preconditioning=preconditioning)
+    config.times = dict(name="log_normal_sigma", mean=-1.0, deviation=1.4)
+    config.sampling.update(num_steps=2, sampler=dict(name="consistency"))

@@ -1,0 +1,181 @@
+"""Latents of a data set, and a teacher's pairs, written to a folder that training reads."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType
+from jaxtyping import PyTree
+
+from experiments.configuration import kinds
+from experiments.inputs.autoencoders import encode
+from experiments.inputs.datasets import Data
+from experiments.launch.runtime import user_errors
+from experiments.launch.teacher_pairs import TeacherPairs
+from genjax.data import Dataset, to_float
+from genjax.data.sets.latents import (
+    SUMMARY,
+    check_origin,
+    part_paths,
+    raw_latents,
+    write_captions,
+    write_latents,
+    write_origin,
+    write_summary,
+)
+from genjax.devices.mesh import batch_sharding, replicated
+from genjax.metrics import channel_statistics
+from genjax.training.progress import ProgressBar
+
+
+class Examples:
+    """The images of a data set, then, with `flip`, their mirror images."""
+
+    def __init__(self, dataset: Dataset, flip: bool):
+        self.source, self.flip = dataset.source, flip
+
+    def __len__(self) -> int:
+        return len(self.source) * (2 if self.flip else 1)
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
+        mirrored, index = divmod(row, len(self.source))
+        example = self.source[index]
+        image = example["image"]
+        return image[:, ::-1] if mirrored else image, example.get("label", 0)
+
+
+class EncodedData:
+    """The latents of both splits of a config's data set.
+
+    Attributes:
+        folder: where they are written.
+        origin: what they are made of.
+        counts: how many, by split.
+        shape: of one example's latents.
+
+    Raises:
+        ValueError: the config's space is no folder of latents.
+    """
+
+    def __init__(self, config: Any):
+        space = kinds.SPACE.bind(config.space, "space", data=config.data)
+        data = Data.from_config(config)
+        if not getattr(space, "directory", None):
+            raise ValueError(
+                f"config.space is {config.space.name} without a directory: this program writes "
+                "what a config with space.name 'Latents' reads, into its space.directory"
+            )
+        self.folder = Path(space.directory)
+        of_space = {name: config.space.get(name) for name in ("run", "weights", "published")}
+        self.origin = {"space": of_space, "data": dict(config.data)}
+        check_origin(self.folder, self.origin)
+        self.splits = {data.train_split: data.train(), data.held_out_split: data.held_out()}
+        flips = {data.train_split: config.data.flip, data.held_out_split: False}
+        self.examples = {
+            split: Examples(dataset, flips[split]) for split, dataset in self.splits.items()
+        }
+        self.counts = {split: len(each) for split, each in self.examples.items()}
+        variables, size = space.autoencoder.variables(), config.space.get("batch_size", 64)
+        self.encoder = Encoder(space.autoencoder.network, variables, size)
+        self.shape = self.encoder.shape(self.examples[data.train_split][0][0].shape)
+
+    def __call__(self, split: str, rows: range) -> tuple[np.ndarray, np.ndarray]:
+        """Return latents and labels of some examples of a split."""
+        return self.encoder(self.examples[split], rows)
+
+    def summarize(self) -> None:
+        """Write captions, and the summary with the moments by which latents are standardized."""
+        summarize(self.folder, next(iter(self.splits)), self.splits, self.counts, self.shape)
+
+
+def write(config: Any) -> Path:
+    """Write what a config trains on, as far as it is missing; return the folder."""
+    with user_errors():
+        source = TeacherPairs(config) if config.get("pairs") else EncodedData(config)
+        write_origin(source.folder, source.origin)
+    folder, counts, done = source.folder, source.counts, 0
+    index, processes = jax.process_index(), jax.process_count()
+    with ProgressBar("encoding", 0, sum(counts.values()), "examples") as progress:
+        for split, count in counts.items():
+            encode = functools.partial(source, split)
+            for part in write_latents(
+                folder, split, count, encode, process=index, processes=processes
+            ):
+                done += part
+                progress.update(done)
+    paths = [path for split in counts for path in part_paths(folder, split, counts[split])]
+    if missing := sum(not path.exists() for path in paths):
+        # The other processes write these parts, and the last one to end finds all.
+        print(f"{missing} parts are still to come from other processes", flush=True)
+        return folder
+    source.summarize()
+    print(f"{counts} examples of shape {source.shape}: {folder / SUMMARY}", flush=True)
+    return folder
+
+
+class Encoder:
+    """Encodes examples in batches, split over this process' devices.
+
+    Args:
+        batch_size: examples at once, rounded up to a multiple of the devices.
+    """
+
+    def __init__(self, network: nn.Module, variables: PyTree, batch_size: int):
+        devices = jax.local_devices()
+        mesh = jax.make_mesh(
+            (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
+        )
+        self.size = batch_size + -batch_size % len(devices)
+        self.variables = jax.device_put(variables, replicated(mesh))
+        self.step = jax.jit(
+            lambda variables, x: encode(network, variables, to_float(x)),
+            in_shardings=(replicated(mesh), batch_sharding(mesh)),
+            out_shardings=replicated(mesh),
+        )
+
+    def __call__(self, examples: Examples, rows: range) -> tuple[np.ndarray, np.ndarray]:
+        """Return latents and labels of some examples."""
+        latents, labels = [], []
+        for start in range(rows.start, rows.stop, self.size):
+            batch = [examples[row] for row in range(start, min(start + self.size, rows.stop))]
+            images = np.stack(
+                [image for image, _ in batch] + [batch[0][0]] * (self.size - len(batch))
+            )
+            latents.append(np.asarray(self.step(self.variables, images))[: len(batch)])
+            labels += [label for _, label in batch]
+        return np.concatenate(latents), np.asarray(labels)
+
+    def shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of one example's latents."""
+        images = jax.ShapeDtypeStruct((self.size, *image_shape), np.uint8)
+        return jax.eval_shape(self.step, self.variables, images).shape[1:]
+
+
+def summarize(
+    folder: Path,
+    train_split: str,
+    splits: dict[str, Dataset],
+    counts: dict[str, int],
+    shape: tuple[int, ...],
+) -> None:
+    """Write captions, and the summary with the moments by which latents are standardized."""
+    statistics = channel_statistics(raw_latents(folder, train_split, counts[train_split], shape))
+    for split, dataset in splits.items():
+        if dataset.captions is not None:
+            write_captions(
+                folder, split, list(dataset.captions) * (counts[split] // len(dataset.source))
+            )
+    dataset = splits[train_split]
+    summary = {
+        "shape": list(shape),
+        "mean": statistics.mean.tolist(),
+        "deviation": statistics.deviation.tolist(),
+        "correlation": statistics.correlation.tolist(),
+        "splits": counts,
+        "num_classes": dataset.num_classes,
+        "class_names": list(dataset.class_names or ()),
+    }
+    write_summary(folder, summary)

@@ -1,0 +1,181 @@
+"""Discrete diffusion over the levels of pixels, or over the tokens of a frozen autoencoder."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key, PyTree
+
+from experiments.configuration import kinds
+from experiments.inputs.datasets import Data
+from experiments.tasks import diffusion as continuous
+from experiments.tasks.diffusion import TIME_BINS, Diffusion
+from experiments.tasks.optimization import Optimization, State
+from experiments.tasks.shapes import traced_shape
+from genjax import diffusion
+from genjax.devices.mesh import replicated
+from genjax.diffusion import discrete, times
+from genjax.training.sampling import mesh_of
+
+BOUND_TIMES = 16  # times at which the bound of an image is evaluated
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The objective of the network: a process of tokens, a target, and a loss over times.
+
+    Attributes:
+        dropout_rate: probability that a training example's condition is dropped.
+    """
+
+    process: discrete.DiscreteProcess
+    target: Callable
+    times: times.Law
+    variates: Callable
+    loss: Callable
+    dropout_rate: float
+
+    learned_variance = False
+    time_bins = continuous.Objective.time_bins
+
+    @classmethod
+    def from_config(cls, config: Any, vocabulary_size: int) -> "Objective":
+        law = dict(config.times)
+        variates = law.pop("variates", "independent")
+        return cls(
+            process=kinds.DISCRETE_PROCESS.bind(
+                config.process, "process", vocabulary_size=vocabulary_size
+            ),
+            target=kinds.DISCRETE_TARGET.find(config.target.name, "target.name"),
+            times=kinds.LAW.bind(law, "times"),
+            variates=kinds.VARIATES.find(variates, "times.variates"),
+            loss=kinds.DISCRETE_LOSS.bind(config.loss, "loss"),
+            dropout_rate=config.conditioning_dropout,
+        )
+
+    def __call__(
+        self, key: Key[Array, ""], apply: Callable, x: Array, condition: PyTree, null: PyTree
+    ) -> tuple[Float[Array, ""], tuple[Array, Array]]:
+        """Return the mean loss in nats per token, and its sums and counts by parts of the time."""
+        dropout_key, loss_key = jax.random.split(key)
+        each, t = self.loss(
+            loss_key,
+            apply,
+            x,
+            diffusion.drop_conditioning(dropout_key, condition, null, self.dropout_rate),
+            process=self.process,
+            target=self.target,
+            times=self.times,
+            variates=self.variates,
+        )
+        return each.mean(), diffusion.sums_by_time(self.process, each, t, TIME_BINS)
+
+
+@dataclass(frozen=True)
+class DiscreteDiffusion(Diffusion):
+    """A network trained to denoise the tokens that a space holds, with guidance on logits."""
+
+    sampler_kind = kinds.DISCRETE_SAMPLER
+
+    @classmethod
+    def from_config(cls, config: Any) -> "DiscreteDiffusion":
+        """Return the task of a config.
+
+        Raises:
+            ValueError: a part does not exist, the space has no tokens, or the network does not
+                return logits of them.
+        """
+        task = cls(**cls.fields(config))
+        task._check_network()
+        continuous.time_grid(task.process, config.sampling)
+        return task
+
+    @classmethod
+    def fields(cls, config: Any) -> dict[str, Any]:
+        space = kinds.SPACE.bind(config.space, "space", data=config.data)
+        vocabulary_size = getattr(space, "levels", None) or getattr(space, "vocabulary", None)
+        if not vocabulary_size:
+            raise ValueError(
+                f"config.space.name is {config.space.name!r}, which has no tokens; take 'Levels' "
+                "or 'Tokens'"
+            )
+        condition = kinds.CONDITION.bind(
+            config.condition, "condition", data=Data.from_config(config)
+        )
+        objective = Objective.from_config(config, vocabulary_size)
+        network = kinds.DIFFUSION_NETWORK.bind(
+            config.model,
+            "model",
+            num_states=objective.process.num_states,
+            vocabulary_size=vocabulary_size,
+            **condition.network_fields,
+        )
+        return dict(
+            network=network,
+            space=space,
+            condition=condition,
+            objective=objective,
+            optimization=Optimization.from_config(config),
+            sampler=cls.sampler_kind.bind(config.sampling.sampler, "sampling.sampler"),
+            flip=config.data.flip,
+            dequantize_levels=None,
+        )
+
+    def _check_network(self) -> None:
+        """Raise ValueError if the network does not return logits of every token."""
+        x = jax.ShapeDtypeStruct((1, *self.space.shape), jnp.int32)
+        t, condition = jax.ShapeDtypeStruct((1,), jnp.float32), self.condition.example()
+        apply = lambda *inputs: self.network.init_with_output(*inputs)[0]
+        inputs = jax.random.key(0), x, t, jax.eval_shape(lambda: condition)
+        words = f"tokens {[1, *self.space.shape]} and t [1]"
+        returned = traced_shape(self.network, "model", words, apply, *inputs)
+        expected = (1, *self.space.shape, self.process.vocabulary_size)
+        if returned != expected:
+            raise ValueError(
+                f"config.model names {type(self.network).__name__}, which returns {list(returned)} "
+                f"of tokens {[1, *self.space.shape]}; logits of every token are {list(expected)}"
+            )
+
+    def _init_network(self, key: Key[Array, ""]) -> PyTree:
+        x, time = jnp.zeros((1, *self.space.shape), jnp.int32), jnp.zeros(1)
+        return self.network.init(key, x, time, self.condition.example())["params"]
+
+    def sampled(
+        self, params: PyTree, condition: PyTree, null: PyTree, guidance_scale: Any, frozen: PyTree
+    ) -> Callable:
+        return discrete.guide(self.denoiser(params, frozen), condition, null, guidance_scale)
+
+    def denoiser(self, params: PyTree, frozen: PyTree = None) -> Callable:
+        """Return `denoiser(x_t, t, condition)`, log p(x | x_t) by these parameters."""
+        return discrete.predict(self._apply(params, frozen), self.process, self.objective.target)
+
+    def functions(self, state: State, sampling: Any) -> dict[str, Callable]:
+        """Return `bound(images, labels, indices)`, of log p(image | label), and `Diffusion`'s own.
+
+        It is in nats; images are bytes. Noise depends on the first index.
+        """
+        params, mesh = state.weights(sampling.weights), mesh_of(state)
+
+        def bound(images, labels, indices):
+            with jax.set_mesh(mesh):
+                return _bound(self, mesh)(params, images, labels, indices, *self.frozen())
+
+        return super().functions(state, sampling) | {"bound": bound}
+
+
+@functools.cache
+def _bound(task: DiscreteDiffusion, mesh: Mesh) -> Callable:
+    def bound(params, images, labels, indices, frozen=None):
+        condition = task.condition.of_labels(labels, frozen)
+        denoiser = lambda x_t, t: task.denoiser(params, frozen)(x_t, t, condition)
+        key = jax.random.fold_in(jax.random.key(0), indices[0])
+        x = task.space.encode(images, frozen)
+        return discrete.continuous_bound(
+            key, denoiser, task.process, x, num_times=BOUND_TIMES
+        ).log_likelihood
+
+    return jax.jit(bound, out_shardings=replicated(mesh))

@@ -1,0 +1,117 @@
+"""What a method sees of a task, and what it says of itself."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from genjax import diffusion
+from genjax.diffusion.targets import Prediction
+from genjax.distillation import flow_maps, guidance
+
+Losses = tuple[Float[Array, " batch"], Float[Array, " batch"]]
+
+
+@dataclass(frozen=True)
+class Student:
+    """What a method sees of a task in one step.
+
+    Attributes:
+        network: `(x, t, condition, **told) -> y`, with the parameters that are trained.
+        averaged: the same with averaged parameters.
+        condition, null: the conditions of the batch, and what replaces a dropped one.
+        told: the conditions, of which some were dropped.
+        dropped: which were.
+        teacher: `(x_t, t, condition) -> Prediction`, or None.
+        progress: the share of the training steps that are done, in [0, 1).
+        weighting: of `config.weighting`.
+        noise: from which the teacher made the examples, where the data are pairs; None otherwise.
+        stage: the number of the current stage, from 0, for methods with stages.
+        previous: the network as it was when that stage began.
+    """
+
+    network: Callable
+    averaged: Callable
+    condition: PyTree
+    null: PyTree
+    told: PyTree
+    dropped: Bool[Array, " batch"]
+    process: diffusion.Process
+    target: Callable
+    times: Callable
+    teacher: Callable[..., Prediction] | None
+    progress: Float[Array, ""]
+    weighting: Callable | None = None
+    noise: Array | None = None
+    stage: Int[Array, ""] | None = None
+    previous: Callable | None = None
+
+    def apply(self, x: Array, t: Array, s: Array, condition: PyTree) -> Array:
+        """Return the network's output, told where its jump ends."""
+        return self.network(x, t, condition, end_time=s)
+
+    @property
+    def jump(self) -> Callable:
+        return flow_maps.flow_map(self.apply, self.process, self.target)
+
+    def output_target(self, usual: Callable) -> Callable | None:
+        """Return what the network's output stands for; None if it is the `usual` target."""
+        return None if getattr(self.target, "func", None) is usual else self.target
+
+    def guided_teacher(self, scale: float) -> Callable[..., Prediction]:
+        """Return the teacher's guided denoiser `(x_t, t)`, unconditional for dropped conditions."""
+        scales = jnp.where(self.dropped, 0.0, scale)
+        return diffusion.guide(self.teacher, self.condition, self.null, scales)
+
+    def guided_velocity(self, x_t: Array, t: Array, scale: float) -> Array:
+        return self.guided_teacher(scale)(x_t, t).velocity(self.process, t)
+
+    def flow_loss(self, key: Key[Array, ""], x: Array, scale: float) -> Float[Array, " batch"]:
+        """Return the loss at s = t: on the guided teacher's output, or on the data without one."""
+        options = dict(process=self.process, target=self.target, times=self.times)
+        network = flow_maps.diagonal(self.apply)
+        if self.teacher is None:
+            return diffusion.simple_loss(key, network, x, self.told, **options)[0]
+        teacher = self.guided_teacher(scale)
+        return guidance.imitation_loss(key, network, teacher, x, self.told, **options)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What a method needs; a method overrides what differs.
+
+    Attributes:
+        takes_end_time: the network is told where its jump ends.
+        takes_guidance: the network is told the guidance scale.
+        needs_teacher: None if either will do.
+        forward_mode: the loss takes forward-mode derivatives of the network.
+        needs_pairs: the data are pairs of noise and the sample that the teacher made of it. The
+            loss does not call the teacher itself.
+        has_stages: the training has `stages` equal parts, and in each the student learns from what
+            it was at the end of the part before.
+    """
+
+    takes_end_time: ClassVar[bool] = True
+    takes_guidance: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool | None] = False
+    forward_mode: ClassVar[bool] = False
+    needs_pairs: ClassVar[bool] = False
+    has_stages: ClassVar[bool] = False
+
+    def flow_map(
+        self, network: Callable, process: diffusion.Process, target: Callable, **told: Array
+    ) -> flow_maps.FlowMap:
+        """Return the map `(x_t, t, s, condition) -> x_s` of a network of this method.
+
+        Args:
+            network: `(x, t, condition, **told) -> y`, its parameters bound.
+            told: the guidance scale, `guidance`, if the network takes it.
+        """
+        if self.takes_end_time:
+            apply = lambda x, t, s, condition: network(x, t, condition, end_time=s, **told)
+            return flow_maps.flow_map(apply, process, target)
+        denoiser = diffusion.predict(functools.partial(network, **told), process, target)
+        return flow_maps.ddim_map(denoiser, process)

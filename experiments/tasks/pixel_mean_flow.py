@@ -1,0 +1,113 @@
+"""Pixel mean flow: a network that answers with clean pixels, and a perceptual term.
+
+Lu et al. 2026, pMF. The method is improved mean flow of the average velocity (x_t − x̂)/t.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key, PyTree
+
+from experiments.tasks.distillation import Distillation
+from experiments.tasks.methods import ImprovedMeanFlow, Losses, Student
+from genjax.diffusion import targets
+from genjax.distillation import pairs
+from genjax.distillation.draws import draw_pairs
+from genjax.distillation.mean_flow import FLOW
+from genjax.distillation.pixel_mean_flow import average_velocity, perceptual_loss
+from genjax.metrics.lpips import LPIPS
+from genjax.pretrained.lpips import load_lpips
+
+
+@dataclass(frozen=True)
+class PixelStudent(Student):
+    """A student whose network answers with x̂, and is seen as an average velocity.
+
+    Attributes:
+        distance: LPIPS `(generated, real) -> [batch]`.
+    """
+
+    distance: Callable
+
+    def apply(self, x: Array, t: Array, s: Array, condition: PyTree) -> Array:
+        """Return the average velocity from t to s."""
+        return average_velocity(super().apply)(x, t, s, condition)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelMeanFlow(ImprovedMeanFlow):
+    """`ImprovedMeanFlow` of `average_velocity`, plus `perceptual_loss`.
+
+    Both losses have the adaptive weight of mean flows. The paper's second perceptual term, of
+    ConvNeXt's features, is left out.
+
+    Attributes:
+        perceptual: weight of LPIPS; 0 leaves it out, as images below 16 pixels a side have to.
+        latest: time from which on the perceptual term is 0.
+    """
+
+    perceptual: float = 0.4
+    latest: float = 0.8
+
+    def __call__(self, key: Key[Array, ""], student: PixelStudent, x: Array) -> Losses:
+        loss, t = super().__call__(key, student, x)
+        if not self.perceptual:
+            return loss, t
+        law = functools.partial(pairs.ordered, law=student.times, diagonal=self.diagonal)
+        x_t, t, s, _ = draw_pairs(key, x, FLOW, law, None)  # those of the loss above
+        u = student.apply(x_t, t, s, student.told)
+        distances = perceptual_loss(student.distance, x, x_t, t, u, self.latest)
+        weights = jax.lax.stop_gradient(distances + 0.01) ** -self.power
+        return loss + self.perceptual * weights * distances, t
+
+
+@dataclass(frozen=True)
+class PixelDistillation(Distillation):
+    """A student of `PixelMeanFlow`, with the frozen network of its perceptual distance."""
+
+    @classmethod
+    def fields(cls, config: Any) -> dict[str, Any]:
+        """Return the fields of the task of a config.
+
+        Raises:
+            ValueError: as of `Distillation.fields`; the target is not clean data; or the images are
+                too small for LPIPS.
+        """
+        fields = super().fields(config)
+        if fields["objective"].target.func is not targets.clean:
+            raise ValueError(
+                f"config.target is {config.target.name}, but the network of pixel mean flow "
+                "answers with data: set it to clean"
+            )
+        smallest = min(fields["space"].shape[:2])
+        if fields["method"].perceptual and smallest < 16:
+            raise ValueError(
+                f"images have a side of {smallest} pixels, and LPIPS needs 16: set "
+                "config.method.perceptual to 0, or take larger images"
+            )
+        return fields
+
+    def frozen(self) -> tuple:
+        return self._with(super().frozen(), lambda: load_lpips()[1])
+
+    def abstract_frozen(self) -> tuple:
+        images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+        shapes = lambda: jax.eval_shape(LPIPS().init, jax.random.key(0), images, images)
+        return self._with(super().abstract_frozen(), shapes)
+
+    def _with(self, others: tuple, load: Callable[[], PyTree]) -> tuple:
+        """Return the frozen trees with those of LPIPS, if it has a weight."""
+        if not self.method.perceptual:
+            return others
+        (others,) = others or ({},)
+        return (others | {"perceptual": load()},)
+
+    def _student(self, params, batch, key, state, frozen):
+        student, x, key = super()._student(params, batch, key, state, frozen)
+        variables = frozen["perceptual"] if self.method.perceptual else None
+        distance = functools.partial(LPIPS().apply, variables)
+        return PixelStudent(**vars(student), distance=distance), x, key

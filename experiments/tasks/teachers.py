@@ -1,0 +1,122 @@
+"""The teacher of a few-step student: the network of a trained run, which does not change."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from experiments.configuration.runs import open_run
+from experiments.inputs.autoencoders import on_host
+from experiments.tasks.diffusion import Diffusion
+from genjax import diffusion
+from genjax.pipelines import Run
+from genjax.training.task import Space
+
+# The fields of config.sampling that decide a sample.
+SOLVING = ("sampler", "grid", "num_steps", "guidance_scale", "weights", "seed")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The network of a diffusion run, which does not change.
+
+    Attributes:
+        folder: of the run.
+    """
+
+    folder: str
+
+    @property
+    def run(self) -> Run:
+        return _open(self.folder)
+
+    def check(self, process: diffusion.Process, space: Space, data_name: str) -> None:
+        """Check that the run teaches what the student learns.
+
+        Raises:
+            ValueError: the run is no diffusion run, or it has another shape or data set; or the
+                student's process has noise levels that the run's process does not reach.
+        """
+        task = self.run.task
+        if not isinstance(task, Diffusion):
+            raise ValueError(
+                f"the teacher {self.folder} is a run of a {type(task).__name__}, not of Diffusion"
+            )
+        pairs = {
+            "shape": (task.space.shape, space.shape),
+            "data set": (self.run.config.data.name, data_name),
+        }
+        for name, (theirs, own) in pairs.items():
+            if theirs != own:
+                raise ValueError(
+                    f"the teacher {self.folder} has the {name} {theirs}, the student {own}; "
+                    "train a teacher like the student, or change the config"
+                )
+        known, needed = _log_snrs(task.process), _log_snrs(process)
+        if task.process != process and not (known[1] <= needed[1] and needed[0] <= known[0]):
+            raise ValueError(
+                f"the teacher {self.folder} knows the log-SNRs {known[1]:.4g} to {known[0]:.4g}, "
+                f"the student's process has {needed[1]:.4g} to {needed[0]:.4g}; narrow "
+                "config.process.domain, or train a teacher of that process"
+            )
+
+    def load(self) -> PyTree:
+        """Load the teacher's parameters, on the host."""
+        return on_host(self.run.variables["params"])
+
+    def denoiser(self, params: PyTree, process: diffusion.Process | None = None) -> Callable:
+        """Return `(x_t, t, condition) -> Prediction` of these parameters.
+
+        Args:
+            process: that of x_t and t; the teacher's own if None. Any other has the teacher's
+                answer at the same noise level, which is exact.
+        """
+        task = self.run.task
+        objective = task.objective
+        denoiser = diffusion.predict(
+            self.network(params),
+            task.process,
+            objective.target,
+            learned_variance=objective.learned_variance,
+        )
+        if process in (None, task.process):
+            return denoiser
+        return diffusion.at_same_level(denoiser, task.process, process)
+
+    def network(self, params: PyTree) -> Callable:
+        """Return the network `(x, t, condition) -> y` with these parameters."""
+        apply = functools.partial(self.run.network.apply, {"params": params})
+        if getattr(self.run.network, "takes_end_time", False):
+            return lambda x, t, condition, **options: apply(x, t, condition, end_time=t, **options)
+        return apply
+
+    def sampled(self, changes: Mapping[str, Any]) -> Run:
+        """Return the run with other fields of `config.sampling`."""
+        return open_run(self.folder, **dict(changes))
+
+    def origin_of_pairs(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what decides the pairs of `config.pairs`: the teacher, and how it is sampled."""
+        run = self.sampled(fields["sampling"])
+        return {
+            "teacher": self.folder,
+            "process": run.config.process,
+            "shape": run.task.space.shape,
+            "sampling": {name: run.config.sampling[name] for name in SOLVING},
+            "count": fields["count"],
+        }
+
+
+def _log_snrs(process: diffusion.Process) -> tuple[float, float]:
+    """Return the log-SNRs at the clean end and at the noise end of a process' domain."""
+    with jax.ensure_compile_time_eval():  # concrete: a domain is static
+        start, end = process.log_snr(jnp.asarray(process.domain))
+    return float(start), float(end)
+
+
+@functools.cache
+def _open(folder: str) -> Run:
+    return open_run(folder)

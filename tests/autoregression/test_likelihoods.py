@@ -1,0 +1,100 @@
+"""Likelihoods of a pixel's levels against the equations of PixelCNN++, in float64."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import expit, softmax
+
+from genjax.autoregression import bits_per_dimension, categorical, mixture_of_logistics
+
+COMPONENTS = 10
+
+
+def outputs_of(channels, count=4, scale=1.0):
+    shape = mixture_of_logistics(256, COMPONENTS).outputs(channels)
+    drawn = np.random.default_rng(0).normal(size=(count, *shape))
+    return jnp.asarray(scale * drawn, jnp.float32)
+
+
+def pixel_mass(outputs, x, levels=256):
+    """Return the probability of one pixel's levels by equations 2 and 3, in float64."""
+    weights, rest = softmax(outputs[:COMPONENTS].astype(float)), outputs[COMPONENTS:].astype(float)
+    rest, x = rest.reshape(len(x), -1, COMPONENTS), 2 * np.asarray(x) / (levels - 1) - 1
+    mean, scale = rest[:, 0].copy(), np.exp(np.maximum(rest[:, 1], -7))
+    if len(x) == 3:
+        alpha, beta, gamma = np.tanh(rest[:, 2])
+        mean[1] += alpha * x[0]
+        mean[2] += beta * x[0] + gamma * x[1]
+    half = 1 / (levels - 1)
+    upper = np.where(x > 1 - half, np.inf, x + half)[:, None]
+    lower = np.where(x < half - 1, -np.inf, x - half)[:, None]
+    mass = expit((upper - mean) / scale) - expit((lower - mean) / scale)
+    return (weights * mass.prod(0)).sum()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_mixture_is_that_of_the_equations(channels):
+    likelihood, outputs = mixture_of_logistics(), outputs_of(channels)
+    x = np.array([[0, 255, 128], [7, 0, 255], [100, 130, 120], [255, 3, 0]], np.int32)[:, :channels]
+    found = likelihood.log_probability(outputs, jnp.asarray(x)).sum(-1)
+    expected = [np.log(pixel_mass(*each)) for each in zip(np.asarray(outputs), x, strict=True)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_channels_law_over_256_levels_sums_to_one_and_is_that_of_the_likelihood(channels):
+    """Means up to ±3, far outside the levels, and scales down to the least, too."""
+    likelihood, outputs = mixture_of_logistics(), outputs_of(channels, scale=3.0)
+    x = np.random.default_rng(1).integers(0, 256, (4, channels)).astype(np.int32)
+    log_probability = likelihood.log_probability(outputs, jnp.asarray(x))
+    for channel in range(channels):
+        # the likelihood of every level of this channel, by changing x
+        each = np.repeat(x[None], 256, axis=0)
+        each[..., channel] = np.arange(256)[:, None]
+        every = jax.vmap(likelihood.log_probability, (None, 0))(outputs, jnp.asarray(each))[
+            ..., channel
+        ]
+        np.testing.assert_allclose(np.exp(np.float64(every)).sum(0), 1, rtol=1e-4)  # float32
+        later = x.copy()
+        later[:, channel:] = 0  # logits read earlier channels only
+        logits = likelihood.logits(outputs, jnp.asarray(later), jnp.int32(channel))
+        # float32: sums of logarithms
+        np.testing.assert_allclose(logits, every.T, rtol=1e-3, atol=1e-3)
+        here = np.take_along_axis(np.asarray(logits), x[:, channel, None], -1)[:, 0]
+        np.testing.assert_allclose(here, log_probability[:, channel], rtol=1e-3, atol=1e-3)
+
+
+def test_the_joint_law_of_three_channels_sums_to_one():
+    likelihood = mixture_of_logistics(levels=4, components=COMPONENTS)
+    x = jnp.array(list(itertools.product(range(4), repeat=3)))
+    outputs = jnp.repeat(outputs_of(3, 1), len(x), axis=0)
+    total = np.exp(np.float64(likelihood.log_probability(outputs, x).sum(-1)))
+    assert total.sum() == pytest.approx(1, rel=1e-5)
+
+
+def test_its_gradient_is_finite_where_a_mass_is_tiny():
+    """A narrow component far from the level: the authors need an approximation there."""
+    outputs = np.zeros((1, 3 * COMPONENTS), np.float32)
+    outputs[:, COMPONENTS : 2 * COMPONENTS], outputs[:, 2 * COMPONENTS :] = 1.0, -7.0
+    likelihood, x = mixture_of_logistics(), jnp.full((1, 1), 64)
+    log_probability = lambda outputs: likelihood.log_probability(outputs, x).sum()
+    value, gradient = jax.value_and_grad(log_probability)(jnp.asarray(outputs))
+    # log σ is −(distance of the mean less half a level)/scale, to a relative e^−1000
+    distance = 1 - (2 * 64 / 255 - 1) - 1 / 255
+    assert value == pytest.approx(-distance * np.exp(7), rel=1e-3)
+    assert np.isfinite(gradient).all() and np.abs(gradient).sum() > 0
+
+
+def test_a_mixture_of_other_channels_is_refused():
+    with pytest.raises(ValueError, match="1 or 3 channels; got 4"):
+        mixture_of_logistics().outputs(4)
+
+
+def test_equal_logits_are_8_bits_per_dimension():
+    likelihood = categorical(256)
+    assert likelihood.outputs(3) == (3, 256)
+    nats = likelihood.log_probability(jnp.zeros((2, 3, 256)), jnp.zeros((2, 3), jnp.int32)).sum(-1)
+    np.testing.assert_allclose(bits_per_dimension(nats, 3), 8.0, rtol=1e-6)

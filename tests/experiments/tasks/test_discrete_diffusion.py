@@ -1,0 +1,100 @@
+"""The task of discrete diffusion: its first loss, its bound, its samples and what it refuses."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import digits_masked_diffusion
+from experiments.configuration.runs import build
+from experiments.evaluation.bounds import BoundBits
+from experiments.evaluation.context import Context, Model
+from experiments.inputs.datasets import Data
+from genjax.data import load_dataset
+
+SIZE = 32
+
+
+class OneLogit(nn.Module):
+    """A network that returns one number for each token."""
+
+    @nn.compact
+    def __call__(self, x, t, condition):
+        return x * self.param("scale", nn.initializers.ones, ())
+
+
+def small_config(choice):
+    config = digits_masked_diffusion.get_config(choice)
+    config.model.update(width=16, depth=1, unroll=1)
+    config.batch_size, config.sampling.num_steps = SIZE, 3
+    config.optimizer.update(schedule="constant", warmup=0.0, learning_rate=1e-2)
+    return config
+
+
+@pytest.fixture(params=digits_masked_diffusion.CHOICES)
+def small(request):
+    config = small_config(request.param)
+    task = build(config)
+    return config, task, jax.jit(task.init)(jax.random.key(0))
+
+
+def batch():
+    digits = load_dataset("digits").source[np.arange(SIZE)]
+    return {name: jnp.asarray(digits[name]) for name in ("image", "label")}
+
+
+def test_the_first_loss_is_that_of_equally_likely_levels(small):
+    """ln 17 nats per pixel, since logits are 0 at first; an update lowers it."""
+    _, task, state = small
+    update = jax.jit(task.update)
+    losses = []
+    for step in range(12):
+        state, metrics = update(state, batch(), jax.random.fold_in(jax.random.key(1), step))
+        losses.append(float(metrics["loss"]))
+    # 32 images of 64 pixels at stratified times: the standard deviation is about 3 %.
+    assert abs(losses[0] / np.log(17) - 1) < 0.12
+    assert np.mean(losses[-4:]) < 0.92 * losses[0]
+    assert len([name for name in metrics if name.startswith("loss/t_")]) == 8
+
+
+def test_bits_per_dimension_of_equally_likely_levels(small):
+    """log2 17 bits, within four standard errors, by the evaluator that the config names."""
+    config, task, state = small
+    context = Context(Data.from_config(config), task.space, task.condition, num_samples=1)
+    report = BoundBits(context, num_images=100)(Model(task, state, config.sampling))
+    assert report["likelihood_images"] == 100
+    error = abs(report["bits_per_dimension"] - np.log2(17))
+    assert error < 4 * report["bits_per_dimension_error"] < 0.5
+
+
+def test_samples_are_levels_and_start_from_noise(small):
+    config, task, state = small
+    generate = jax.jit(task.generate, static_argnames=("weights", "trajectory"))
+    inputs = task.sampling_inputs(config.sampling)
+    labels, indices = jnp.arange(4), jnp.arange(4)
+    states = generate(state, jax.random.key(2), labels, indices, *inputs, trajectory=True)
+    assert states.shape == (4, 4, 8, 8, 1)
+    levels = (states[-1] + 1) * 8
+    np.testing.assert_array_equal(levels, np.round(levels))
+    assert 0 <= levels.min() and levels.max() <= 16
+    masked = states[0] > 1  # the mask is one level beyond white
+    assert np.all(masked) if config.process.name == "Masked" else not np.any(masked)
+    # Sample 3 does not depend on its batch.
+    alone = generate(state, jax.random.key(2), labels[3:], indices[3:], *inputs, trajectory=True)
+    np.testing.assert_array_equal(alone[:, 0], states[:, 3])
+
+
+def test_what_does_not_fit_is_named():
+    config = small_config("masked")
+    config.space.name = "Pixels"
+    with pytest.raises(ValueError, match=r"config.space.name is 'Pixels', which has no tokens"):
+        build(config)
+    config = small_config("masked")
+    config.process.schedule.name = "cosine"
+    with pytest.raises(ValueError, match="config.process.schedule.name is 'cosine'; .*Cosine"):
+        build(config)
+    config = small_config("masked")
+    config.model = dict(name="tests.experiments.tasks.test_discrete_diffusion.OneLogit")
+    with pytest.raises(ValueError, match=r"OneLogit, which returns \[1, 8, 8, 1\] .* every token"):
+        build(config)

@@ -1,0 +1,175 @@
+"""Students with a critic: where they start, what moves when, and what their losses vanish at."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import digits_distillation, digits_flow
+from experiments import train
+from experiments.configuration.runs import build, open_run
+from experiments.launch.fine_tuning import initializer
+from experiments.tasks.matching import block_features
+from genjax.models.transformers.dit import DiT
+from genjax.training import Checkpoints
+from tests.experiments.small_digits import MLP
+
+NETWORK = dict(patch_size=4, width=16, depth=2, num_heads=2, unroll=1)
+
+
+def small(config, **changes):
+    config.model.update(NETWORK)
+    config.num_steps, config.batch_size = 2, 16
+    config.checkpoint.every, config.evaluation.measures = 2, {}
+    config.sampling.per_class = 1
+    config.update(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    train.run(small(digits_flow.get_config()), folder)
+    return str(folder)
+
+
+def student(method, teacher, **fields):
+    config = small(digits_distillation.get_config(method), teacher=teacher)
+    config.method.update(fields)
+    return config
+
+
+@functools.cache
+def batch():
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), dtype=np.uint8)
+    return {"image": jnp.asarray(images), "label": jnp.arange(16) % 10}
+
+
+def started(task):
+    """Return the first state of a run from the teacher."""
+    return initializer(task, task.starts_from)(jax.jit(task.init)(jax.random.key(0)))
+
+
+def farthest(a, b):
+    return max(jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), a, b)))
+
+
+def updates(optimizer_state):
+    """Return how many updates an optimizer has made."""
+    counts = {int(a) for a in jax.tree.leaves(optimizer_state) if a.dtype == jnp.int32}
+    return counts.pop() if len(counts) == 1 else counts
+
+
+@pytest.fixture(scope="module")
+def play(teacher):
+    """Return a function from a method to its task, first state, frozen parts and compiled step."""
+
+    @functools.cache
+    def start(method):
+        task = build(student(method, teacher, steps=2))
+        return task, started(task), task.frozen(), jax.jit(task.update)
+
+    return start
+
+
+@pytest.mark.parametrize("method", digits_distillation.MATCHING)
+def test_student_and_fake_network_start_as_the_teacher_and_go_on_at_their_own_pace(
+    method, play, teacher
+):
+    task, state, frozen, update = play(method)
+    before, theirs = jax.tree.map(np.copy, frozen), open_run(teacher).variables["params"]
+    fakes = [state.critic.params[part] for part in task.method.critic if part == "fake"]
+    for params in (state.params, state.averages["ema"], *fakes):
+        jax.tree.map(np.testing.assert_array_equal, params, theirs)
+    after, metrics = update(state, batch(), jax.random.key(1), *frozen)
+    assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["loss/critic"])
+    assert farthest(state.params, after.params) > 0
+    assert set(after.critic.params) == set(task.method.critic)
+    for part in task.method.critic:
+        assert farthest(state.critic.params[part], after.critic.params[part]) > 0
+    jax.tree.map(np.testing.assert_array_equal, frozen, before)
+    assert updates(after.optimizer_state) == 1
+    assert updates(after.critic.optimizer_state) == task.method.critic_updates
+    shapes = lambda tree: jax.tree.map(lambda a: (a.shape, str(a.dtype)), tree)
+    assert shapes(task.abstract_frozen()) == shapes(frozen)
+    paths = ("params", "averages/ema/x", "critic/params/x")
+    assert [task.is_sampled_from(path, "ema") for path in paths] == [False, True, False]
+
+
+def test_a_student_whose_fake_network_is_the_unguided_teacher_has_nothing_to_learn(teacher):
+    """At the start both scores are equal, up to rounding; another fake network parts them."""
+    task = build(student("DMD", teacher, guidance_scale=1.0, regression=0.0))
+    state, frozen = started(task), task.frozen()
+
+    @jax.jit
+    def loss(state):
+        game, x, key = task._student(state.params, batch(), jax.random.key(2), state, *frozen)
+        return task.method(key, game, x)[0]
+
+    assert loss(state).max() < 1e-10
+    moved = jax.tree.map(lambda a: a + 0.1, state.critic.params)
+    assert loss(state.replace(critic=state.critic.replace(params=moved))).min() > 1e-4
+
+
+def test_the_samples_of_training_are_those_of_the_sampler(teacher):
+    """One step: the jump from noise. Of a grid of four, each from its own time of the sampler."""
+    task = build(student("DMD2", teacher))
+    state, frozen = started(task), task.frozen()
+    game, x, _ = task._student(state.params, batch(), jax.random.key(0), state, *frozen)
+    key = jax.random.key(3)
+    noise_key, _ = jax.random.split(key)
+    noise = game.noise(noise_key, x)
+    assert abs(noise.std() - 1) < 0.1  # of 1,024 numbers
+    denoiser = task.teacher.denoiser(frozen[0]["teacher"])
+    one = denoiser(noise, jnp.ones(16), batch()["label"]).clean
+    np.testing.assert_allclose(game.simulated(key, x, 1), one, atol=1e-5)
+    four, t = game.noised(key, x, 4)
+    assert set(np.unique(t)) <= {0.25, 0.5, 0.75, 1.0} and four.shape == x.shape
+
+
+def test_the_head_reads_the_tokens_after_each_block():
+    network = DiT(num_classes=3, **NETWORK)
+    x, t, labels = jnp.ones((2, 8, 8, 1)), jnp.full(2, 0.5), jnp.arange(2)
+    random = np.random.default_rng(0)
+    variables = jax.jit(network.init)(jax.random.key(0), x, t, labels)
+    variables = jax.tree.map(
+        lambda a: a + 0.1 * random.standard_normal(a.shape, np.float32), variables
+    )
+    read = lambda network: jax.jit(
+        lambda variables: block_features(functools.partial(network.apply, variables), x, t, labels)
+    )
+    features = read(network)(variables)
+    assert features.shape == (2, 2, 4, 16)
+    one = network.clone(depth=1)  # the first block alone
+    cut = variables | {
+        "params": variables["params"]
+        | {"blocks": jax.tree.map(lambda a: a[:1], variables["params"]["blocks"])}
+    }
+    np.testing.assert_allclose(features[:1], read(one)(cut), atol=1e-5)
+    assert jnp.abs(features[1] - features[0]).max() > 0.1
+    mlp = MLP(num_classes=3)
+    shapes = jax.eval_shape(mlp.init, jax.random.key(0), x, t, labels)
+    with pytest.raises(ValueError, match="config.model has none; take a transformer such as DiT"):
+        jax.eval_shape(read(mlp), shapes)
+
+
+def test_a_run_goes_on_to_the_last_bit(play, tmp_path):
+    """From a checkpoint as from memory: student, fake network, heads and their optimizers."""
+    _, state, frozen, update = play("DMD2")
+    state = update(state, batch(), jax.random.key(1), *frozen)[0]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+    abstract = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), state
+    )
+    restored = checkpoints.restore(1, abstract)
+    go_on = lambda state: update(state, batch(), jax.random.key(2), *frozen)[0]
+    jax.tree.map(np.testing.assert_array_equal, go_on(restored), go_on(state))
+
+
+def test_a_run_is_sampled_in_any_number_of_steps(teacher, tmp_path):
+    train.run(student("LADD", teacher), tmp_path / "run")
+    run = open_run(tmp_path / "run", num_steps=3)
+    assert run.sample(labels=[1, 2], seed=0).shape == (2, 8, 8, 1)

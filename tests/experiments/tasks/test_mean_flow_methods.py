@@ -1,0 +1,60 @@
+"""Mean flows as methods of a task: what of the config reaches the loss."""
+
+import functools
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.tasks.methods import MeanFlow
+from experiments.tasks.methods.guided_mean_flow import GuidedMeanFlow
+from genjax.diffusion.times import logit_normal
+
+KEY, LABELS = jax.random.key(0), jnp.array([0, 1, 2, 3])
+X = jax.random.normal(jax.random.key(1), (4, 2, 2, 1))
+
+
+def student(network):
+    return SimpleNamespace(
+        network=network,
+        apply=lambda x, t, s, c: network(x, t, c, end_time=s),
+        condition=LABELS,
+        null=jnp.int32(4),
+        told=LABELS,
+        dropped=jnp.zeros(4, bool),
+        times=functools.partial(logit_normal, mean=-0.4),
+    )
+
+
+def network(x, t, labels, end_time):
+    return 0.5 * x + (t * end_time + 0.1 * labels)[:, None, None, None]
+
+
+def test_a_scale_of_one_with_mixing_is_guidance():
+    """ω = 1 and κ = 1/2, the released settings of B/4, are an effective scale of 2."""
+    loss = lambda **fields: MeanFlow(power=0.0, **fields)(KEY, student(network), X)[0]
+    plain, mixed = loss(mixing=0.0), loss(mixing=0.5)
+    # The goal moves by κ·(u(c) − u(∅)) = 0.5·0.1·(label − 4).
+    assert np.all(np.abs(plain - mixed) > 1e-3)
+
+
+def test_answers_with_images_are_turned_into_velocities():
+    """A network of images x_t − max(t, 0.05)·v has the loss of the network of velocities v."""
+
+    def velocities(x, t, labels, end_time, guidance, interval, velocity):
+        own = (
+            network(x, t, labels, end_time) + (0.1 * guidance + interval[:, 0])[:, None, None, None]
+        )
+        return own, 2 * own
+
+    def images(x, t, *args, **told):
+        bound = jnp.maximum(t, 0.05)[:, None, None, None]
+        return tuple(x - bound * v for v in velocities(x, t, *args, **told))
+
+    losses = [
+        GuidedMeanFlow(clean=clean)(KEY, student(answers), X)[0]
+        for clean, answers in ((False, velocities), (True, images))
+    ]
+    # float32: differences of numbers of about 1, divided by t.
+    np.testing.assert_allclose(*losses, rtol=1e-4)

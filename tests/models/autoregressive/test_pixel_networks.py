@@ -1,0 +1,187 @@
+"""Networks over pixels: what each output depends on, sampling with a cache, and whole laws."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import chi2, ncx2
+
+from genjax.autoregression import categorical, mixture_of_logistics, sample_pixels
+from genjax.diffusion import sample_keys
+from genjax.models.autoregressive.pixel_cnn import GatedPixelCNN
+from genjax.models.autoregressive.pixel_cnn_pp import PixelCNNPlusPlus
+from genjax.models.autoregressive.pixel_rnn import PixelRNN
+from genjax.models.autoregressive.pixel_transformer import PixelTransformer
+
+NETWORKS = {
+    "rnn": functools.partial(PixelRNN, width=6),
+    "pixelcnn": functools.partial(GatedPixelCNN, width=6, depth=4),
+    "rotary": functools.partial(PixelTransformer, width=12, num_heads=2, depth=2),
+    "learned": functools.partial(
+        PixelTransformer, width=12, num_heads=2, depth=2, positions="learned"
+    ),
+    "pixelcnn_pp": functools.partial(PixelCNNPlusPlus, width=4, depth=1),
+}
+CATEGORICAL = [name for name in NETWORKS if name != "pixelcnn_pp"]
+SHAPE, LEVELS, CLASSES = (4, 4, 3), 5, 2
+
+
+def network_of(name, shape=SHAPE, levels=LEVELS, num_classes=CLASSES):
+    """Return a network and its likelihood."""
+    options = {}
+    likelihood = categorical(levels)
+    if name == "pixelcnn_pp":
+        likelihood = mixture_of_logistics(levels, 2)
+        options["outputs"] = likelihood.outputs(shape[-1])
+    return NETWORKS[name](shape, num_levels=levels, num_classes=num_classes, **options), likelihood
+
+
+def made(*args, **options):
+    """Return a network, its likelihood, and random variables, of which none is zero."""
+    network, likelihood = network_of(*args, **options)
+    picture = jnp.zeros((1, *network.image_shape), jnp.int32)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), picture, jnp.zeros(1, jnp.int32))
+    random = np.random.default_rng(0)
+    draw = lambda a: jnp.asarray(0.6 * random.standard_normal(a.shape), a.dtype)
+    return network, likelihood, jax.tree.map(draw, shapes)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_output_depends_on_all_of_the_past_and_the_class_and_on_no_future(name):
+    """Each level is changed in turn: integers have no gradients, and a change misses nothing.
+
+    Outputs of PixelCNN++ are of a whole pixel, whose channels the likelihood joins.
+    """
+    network, _, variables = made(name)
+    length = np.prod(SHAPE)
+    picture = np.random.default_rng(0).integers(0, LEVELS, length)
+    changed = (picture + np.eye(length, dtype=int)) % LEVELS
+    pictures = np.stack([picture, picture, *changed]).reshape(-1, *SHAPE).astype(np.int32)
+    labels = np.array([0, 1] + [0] * length)
+    outputs = jax.device_get(jax.jit(network.apply)(variables, pictures, labels))
+    outputs = outputs.reshape(length + 2, -1, outputs.shape[-1])
+    differs = np.any(outputs[1:] != outputs[0], axis=-1)  # [class and changed places, outputs]
+    of_pixel = length // outputs.shape[1]
+    unit = np.arange(length) // of_pixel
+    assert differs[0].all()
+    np.testing.assert_array_equal(differs[1:], unit[:, None] < np.arange(outputs.shape[1]))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_outputs_with_a_cache_are_those_of_the_whole_picture(name):
+    network, _, variables = made(name)
+    pictures = np.random.default_rng(0).integers(0, LEVELS, (2, *SHAPE)).astype(np.int32)
+    labels = jnp.array([0, 1])
+
+    @jax.jit
+    def one_by_one(variables):
+        apply = functools.partial(network.apply, variables)
+        first, cache = apply(labels, method="prefill")
+
+        def advance(cache, inputs):
+            outputs, cache = apply(cache, *inputs, method="step")
+            return cache, outputs
+
+        tokens = pictures.reshape(2, -1).T[:-1]
+        _, others = jax.lax.scan(advance, cache, (tokens, jnp.arange(len(tokens))))
+        return jnp.concatenate([first[None], others]).swapaxes(0, 1)
+
+    whole = jax.jit(network.apply)(variables, pictures, labels)
+    if name == "pixelcnn_pp":  # a pixel's outputs are those of its three channels
+        whole = jnp.repeat(whole, 3, axis=2)
+    whole = whole.reshape(2, np.prod(SHAPE), -1)
+    # float32: the order of sums differs
+    np.testing.assert_allclose(one_by_one(variables), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CATEGORICAL)
+def test_at_first_all_levels_are_equally_likely(name):
+    """8 bits per dimension of 256 levels."""
+    network, likelihood = network_of(name, levels=256)
+    pictures = jax.random.randint(jax.random.key(2), (2, *SHAPE), 0, 256)
+    init = jax.jit(network.init_with_output)
+    outputs, _ = init(jax.random.key(0), pictures, jnp.array([0, 1]))
+    bits = -likelihood.log_probability(outputs, pictures).mean() / np.log(2)
+    assert bits == pytest.approx(8.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", CATEGORICAL)
+def test_probabilities_sum_to_one_and_samples_follow_them(name):
+    """All 256 pictures of 2×2 pixels with 4 levels, without classes."""
+    shape, levels, count = (2, 2, 1), 4, 20_000
+    network, likelihood, variables = made(name, shape, levels, num_classes=0)
+    pictures = np.array(list(itertools.product(range(levels), repeat=4)), np.int32)
+    probabilities = law(network, likelihood, variables, pictures.reshape(-1, *shape))
+    assert probabilities.sum() == pytest.approx(1, abs=1e-5)
+    samples = sampled(network, likelihood, variables, shape, count).reshape(count, -1)
+    found = np.bincount(samples @ levels ** np.arange(3, -1, -1), minlength=len(pictures))
+    check_frequencies(found, probabilities)
+
+
+def test_of_pixelcnn_pp_probabilities_sum_to_one_and_samples_follow_them():
+    """The first two of four rows, its least size, with 2 levels; later pixels change nothing."""
+    count = 3000
+    network, likelihood, variables = made("pixelcnn_pp", (4, 4, 1), 2, num_classes=0)
+    pictures = np.zeros((256, 16), np.int32)
+    pictures[:, :8] = np.arange(256)[:, None] >> np.arange(7, -1, -1) & 1
+    probabilities = law(network, likelihood, variables, pictures.reshape(-1, 4, 4, 1), places=8)
+    assert probabilities.sum() == pytest.approx(1, abs=1e-5)
+    samples = sampled(network, likelihood, variables, (1, 4, 1), count)  # of the first row
+    found = np.bincount(samples.reshape(count, -1) @ 2 ** np.arange(3, -1, -1), minlength=16)
+    check_frequencies(found, probabilities.reshape(16, -1).sum(1))
+
+
+def law(network, likelihood, variables, pictures, places=None):
+    """Return the probabilities of pictures, or of so many first sub-pixels of them.
+
+    Logarithms are summed in float64.
+    """
+
+    @jax.jit
+    def log_probability(variables, pictures):
+        outputs = network.apply(variables, pictures, jnp.zeros(len(pictures), jnp.int32))
+        return likelihood.log_probability(outputs, pictures)
+
+    nats = np.asarray(log_probability(variables, pictures), np.float64)
+    return np.exp(nats.reshape(len(pictures), -1)[:, :places].sum(1))
+
+
+def sampled(network, likelihood, variables, shape, count):
+    @jax.jit
+    def draw(variables):
+        apply = functools.partial(network.apply, variables)
+        outputs, cache = apply(jnp.zeros(count, jnp.int32), method="prefill")
+        keys = sample_keys(jax.random.key(3), jnp.arange(count))
+        step = functools.partial(apply, method="step")
+        return sample_pixels(keys, step, outputs, cache, likelihood, shape)
+
+    return np.asarray(draw(variables))
+
+
+def check_frequencies(found, probabilities):
+    """Compare by chi-square at the level 1e-4, cells of few expected samples together.
+
+    The test would notice, with probability 0.99, a law whose relative error is 0.15 (root mean
+    square).
+    """
+    count = found.sum()
+    order = np.argsort(probabilities)
+    rare = np.cumsum(probabilities[order]) * count < 10
+    pool = lambda a: np.append(a[order][~rare], a[order][rare].sum())
+    found, expected = pool(found), pool(probabilities) * count
+    expected = np.maximum(expected, 1e-9)
+    statistic, degrees = ((found - expected) ** 2 / expected).sum(), len(expected) - 1
+    limit = chi2.isf(1e-4, degrees)
+    assert ncx2.sf(limit, degrees, count * 0.15**2) > 0.99
+    assert statistic < limit
+
+
+def test_unknown_positions_are_named():
+    network = PixelTransformer(SHAPE, positions="absolute")
+    with pytest.raises(ValueError, match="'learned' or 'rotary'; got 'absolute'"):
+        jax.eval_shape(
+            network.init, jax.random.key(0), jnp.zeros((1, *SHAPE), int), jnp.zeros(1, int)
+        )
