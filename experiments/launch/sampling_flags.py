@@ -7,10 +7,13 @@ from absl import flags
 from experiments.configuration import kinds
 from experiments.configuration.options import named
 
+# Whether the run takes a denoiser's sampler or a flow map's is checked with its config.
+ANY_SAMPLER = kinds.Kind(kinds.Sampler, kinds.SAMPLER.places + kinds.FLOW_MAP_SAMPLER.places)
 SAMPLER = flags.DEFINE_string(
     "sampler",
     None,
-    "A sampler of genjax.diffusion.samplers with its options: dpm_solver_pp_2m, or ddim,eta=0.5.",
+    "A sampler of genjax.diffusion.samplers with its options: dpm_solver_pp_2m, or ddim,eta=0.5. "
+    "For a few-step student it is one of genjax.distillation.flow_maps: consistency.",
 )
 GRID = flags.DEFINE_string(
     "grid", None, "Its times, of genjax.diffusion.grids: uniform_grid,shift=3."
@@ -48,7 +51,7 @@ def sampling_changes() -> dict[str, Any]:
         ValueError: there is no such sampler or grid, or it has no such option.
     """
     return dict(
-        sampler=named(SAMPLER.value, "sampler", kinds.SAMPLER),
+        sampler=named(SAMPLER.value, "sampler", ANY_SAMPLER),
         grid=named(GRID.value, "grid", kinds.GRID),
         num_steps=NUM_STEPS.value,
         guidance_scale=GUIDANCE_SCALE.value,

@@ -103,6 +103,16 @@ def test_a_run_is_sampled_by_the_command_in_any_number_of_steps(taught, tmp_path
         assert samples["labels"].tolist() == list(range(10))
 
 
+def test_a_run_is_sampled_by_the_sampler_that_adds_noise_again(taught, tmp_path):
+    flags = [f"--workdir={taught}", "--count=1", f"--out={tmp_path}/samples.npz"]
+    result = run("sample", *flags, "--sampler=trajectory_consistency,gamma=0.3", "--num_steps=2")
+    assert result.returncode == 0, result.stderr
+    assert "sampler trajectory_consistency(gamma=0.3), num steps 2" in result.stdout
+    result = run("sample", *flags, "--sampler=ddim")
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "error: config.sampling.sampler.name is 'ddim'" in result.stderr
+
+
 def test_a_run_is_sampled_without_its_teachers_weights(taught, teacher, tmp_path, monkeypatch):
     """The teacher's config says what the student learned; its checkpoints need not be there."""
     config = json.loads((taught / "config.json").read_text())
