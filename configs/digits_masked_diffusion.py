@@ -16,7 +16,9 @@ CHOICES = tuple(PROCESSES)
 
 def get_config(choice: str = "masked") -> ConfigDict:
     check_choice(choice, CHOICES)
-    config = base.diffusion(f"digits_{choice}_diffusion", name="digits", image_shape=(8, 8, 1))
+    config = base.diffusion(
+        f"digits_masked_diffusion_{choice}", name="digits", image_shape=(8, 8, 1)
+    )
     config.task, config.space, config.data.levels = "DiscreteDiffusion", dict(name="Levels"), 17
     del config.data.dequantize_levels, config.weighting, config.adapters
     config.model = dict(name="TokenDiT", width=64, depth=3, num_heads=2, unroll=3)
