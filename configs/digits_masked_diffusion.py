@@ -4,7 +4,7 @@ python -m experiments.train --config=configs/digits_masked_diffusion.py:masked -
 
 The choice is masked (MDLM, MD4) or uniform (UDLM). Bits per dimension are reported; 17 equally
 likely levels have 4.09. Not yet run to the end, so there is no score. MD4's published figure on
-CIFAR-10, with 256 levels and a U-Net, is 2.75 (Shi et al. 2024).
+CIFAR-10, with 256 levels, is 2.75 (Shi et al. 2024).
 """
 
 from ml_collections import ConfigDict
