@@ -2,7 +2,9 @@
 
 python -m experiments.train --config=configs/digits_masked_diffusion.py:masked --workdir=runs/masked
 
-The choice is masked (MDLM, MD4) or uniform (UDLM).
+The choice is masked (MDLM, MD4) or uniform (UDLM). Bits per dimension are reported; 17 equally
+likely levels have 4.09. Not yet run to the end, so there is no score. MD4's published figure on
+CIFAR-10, with 256 levels, is 2.75 (Shi et al. 2024).
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +18,9 @@ CHOICES = tuple(PROCESSES)
 
 def get_config(choice: str = "masked") -> ConfigDict:
     check_choice(choice, CHOICES)
-    config = base.diffusion(f"digits_{choice}_diffusion", name="digits", image_shape=(8, 8, 1))
+    config = base.diffusion(
+        f"digits_masked_diffusion_{choice}", name="digits", image_shape=(8, 8, 1)
+    )
     config.task, config.space, config.data.levels = "DiscreteDiffusion", dict(name="Levels"), 17
     del config.data.dequantize_levels, config.weighting, config.adapters
     config.model = dict(name="TokenDiT", width=64, depth=3, num_heads=2, unroll=3)

@@ -13,7 +13,7 @@ from experiments.evaluation.context import Context, Model
 from experiments.inputs.datasets import Data
 from genjax.data import load_dataset
 
-SIZE = 32
+SIZE = 16
 
 
 class OneLogit(nn.Module):
@@ -49,12 +49,12 @@ def test_the_first_loss_is_that_of_equally_likely_levels(small):
     _, task, state = small
     update = jax.jit(task.update)
     losses = []
-    for step in range(12):
+    for step in range(8):
         state, metrics = update(state, batch(), jax.random.fold_in(jax.random.key(1), step))
         losses.append(float(metrics["loss"]))
-    # 32 images of 64 pixels at stratified times: the standard deviation is about 3 %.
-    assert abs(losses[0] / np.log(17) - 1) < 0.12
-    assert np.mean(losses[-4:]) < 0.92 * losses[0]
+    # 16 images of 64 pixels at stratified times: the standard deviation is about 4 %.
+    assert abs(losses[0] / np.log(17) - 1) < 0.16
+    assert np.mean(losses[-3:]) < 0.95 * np.log(17)
     assert len([name for name in metrics if name.startswith("loss/t_")]) == 8
 
 
@@ -62,10 +62,10 @@ def test_bits_per_dimension_of_equally_likely_levels(small):
     """log2 17 bits, within four standard errors, by the evaluator that the config names."""
     config, task, state = small
     context = Context(Data.from_config(config), task.space, task.condition, num_samples=1)
-    report = BoundBits(context, num_images=100)(Model(task, state, config.sampling))
-    assert report["likelihood_images"] == 100
+    report = BoundBits(context, num_images=40, batch_size=20)(Model(task, state, config.sampling))
+    assert report["likelihood_images"] == 40
     error = abs(report["bits_per_dimension"] - np.log2(17))
-    assert error < 4 * report["bits_per_dimension_error"] < 0.5
+    assert error < 4 * report["bits_per_dimension_error"] < 0.8
 
 
 def test_samples_are_levels_and_start_from_noise(small):
