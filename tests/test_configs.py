@@ -136,6 +136,7 @@ def empty_lpips():
     return LPIPS(), jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS + CHOICES)
 def test_the_step_of_every_config_traces_at_its_full_size(name):
     config = load(name)

@@ -160,21 +160,20 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh)
     Args:
         path: names of the array's place in the state, joined by "/".
     """
+    dimensions = range(bool(SCANNED.search(path)), len(shape))
+    splits: list[tuple[str, Sequence[int]]] = []
+    if COLUMNS.search(path):
+        splits.append((TENSOR, dimensions[-1:]))
+    if ROWS.search(path):
+        splits.append((TENSOR, dimensions[-2:-1]))
+    if math.prod(shape) >= SMALL:
+        splits.append(("fsdp", dimensions))
     spec: list[str | None] = [None] * len(shape)
-
-    def split(axis: str, dimensions: Sequence[int]) -> None:
+    for axis, allowed in splits:
         size = mesh.shape.get(axis, 1)
-        free = [i for i in dimensions if spec[i] is None and shape[i] % size == 0]
+        free = [i for i in allowed if spec[i] is None and shape[i] % size == 0]
         if size > 1 and free:
             spec[max(free, key=lambda i: shape[i])] = axis
-
-    dimensions = range(bool(SCANNED.search(path)), len(shape))
-    if COLUMNS.search(path):
-        split(TENSOR, dimensions[-1:])
-    if ROWS.search(path):
-        split(TENSOR, dimensions[-2:-1])
-    if math.prod(shape) >= SMALL:
-        split("fsdp", dimensions)
     while spec and spec[-1] is None:
         spec.pop()
     return PartitionSpec(*spec)

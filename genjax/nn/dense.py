@@ -25,10 +25,9 @@ def _promote(
 
 def _product(x: Array, kernel: Array, *args: Any, **options: Any) -> Array:
     """Return `jax.lax.dot_general` with all of a kernel that is split over devices."""
-
-    def product(x: Array, kernel: Array) -> Array:
-        return jax.lax.dot_general(x, gathered(kernel.astype(x.dtype)), *args, **options)
-
+    product = lambda x, kernel: jax.lax.dot_general(
+        x, gathered(kernel.astype(x.dtype)), *args, **options
+    )
     return over_parts(product)(x, kernel)
 
 

@@ -40,13 +40,14 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (features,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (features,), self.param_dtype)
         x = x.astype(jnp.float32)
-
-        def mean(a):
-            of_features = a.mean((-3, -2))
-            of_groups = of_features.reshape(*of_features.shape[:-1], self.groups, -1).mean(-1)
-            return jnp.repeat(of_groups, features // self.groups, -1)[..., None, None, :]
-
-        expectation = mean(x)
-        variance = jnp.maximum(mean(x**2) - expectation**2, 0.0)
+        expectation = _mean_of_groups(x, self.groups)
+        variance = jnp.maximum(_mean_of_groups(x**2, self.groups) - expectation**2, 0.0)
         scale = jax.lax.rsqrt(variance + self.epsilon) * scale
         return (x * scale + (bias - expectation * scale)).astype(self.dtype)
+
+
+def _mean_of_groups(x: Array, groups: int) -> Array:
+    """Return the mean of each feature's group, repeated for the group's features."""
+    of_features = x.mean((-3, -2))
+    of_groups = of_features.reshape(*of_features.shape[:-1], groups, -1).mean(-1)
+    return jnp.repeat(of_groups, x.shape[-1] // groups, -1)[..., None, None, :]

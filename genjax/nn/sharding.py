@@ -43,11 +43,9 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
     if mesh.empty:
         return x
 
-    def present(names, length):
-        names = names if isinstance(names, tuple) else (names,)
-        return split_axes(mesh, names, length) or None
-
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*map(present, axes, x.shape)))
+    named = [names if isinstance(names, tuple) else (names,) for names in axes]
+    spec = [split_axes(mesh, *each) or None for each in zip(named, x.shape, strict=False)]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
 def constrain_tokens(x: jax.Array) -> jax.Array:

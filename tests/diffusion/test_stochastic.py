@@ -14,6 +14,7 @@ from mixtures import (
     WEIGHTS,
     filled,
     mixture_denoiser,
+    optimized_jit,
     quick_jit,
     states_of,
     tabulate,
@@ -229,7 +230,7 @@ def test_samples_of_one_path_converge_as_the_grid_is_refined():
     With noise by row they are different samples.
     """
     noise, keys = FLOW.prior(keys_of(256, seed=1), ()), keys_of(256)
-    sample = quick_jit(lambda table: run(mixture_denoiser(FLOW), noise, table, keys))
+    sample = optimized_jit(lambda table: run(mixture_denoiser(FLOW), noise, table, keys))
 
     def table(n):
         """Return a table filled up to one number of rows, so that one program serves all."""
@@ -403,7 +404,7 @@ def generator(process):
         flat = mixture_denoiser(process)(x_t.reshape(-1), t[:1])
         return jax.tree.map(lambda a: a.reshape(x_t.shape), flat)
 
-    @jax.jit
+    @optimized_jit
     def generate(noise, table, keys, factor):
         def samples(factor):
             louder = lambda column: None if column is None else factor * column

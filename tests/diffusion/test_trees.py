@@ -506,8 +506,9 @@ def test_a_given_leaf_waits(name, keys, x):
 def test_start_from_leaves_that_are_given(keys, x):
     """Data are noised to the first time of each grid with each leaf's keys, and sound is given."""
     times = {"sound": jnp.zeros(3), "video": jnp.asarray([0.75, 0.3, 0.0])}
-    arguments = (leaf_by_leaf(DENOISERS), PROCESSES, x, times, keys)
-    states = image_to_image(ddim, *arguments, strength=1.0, trajectory=True)
+    noised = functools.partial(image_to_image, ddim, leaf_by_leaf(DENOISERS), PROCESSES)
+    sample = lambda x, keys: noised(x, times, keys, strength=1.0, trajectory=True)
+    states = quick_jit(sample)(x, keys)
     np.testing.assert_array_equal(states["sound"], jnp.stack([x["sound"]] * 3))
     z = jax.vmap(lambda key: jax.random.normal(key, SHAPES["video"]))(leaf_keys(keys, x)["video"])
     np.testing.assert_allclose(
@@ -728,7 +729,7 @@ def test_inpainting_of_some_leaves(x):
         leaf_by_leaf({leaf: gaussian(PAIR[leaf], 0.3, 0.5) for leaf in x}), PAIR, known, x
     )
     start = jax.tree.map(lambda a: -a, x)
-    found = ddim(denoiser, PAIR, start, uniform_grid(FLOW, 4))
+    found = quick_jit(lambda start: ddim(denoiser, PAIR, start, uniform_grid(FLOW, 4)))(start)
     np.testing.assert_allclose(found["sound"], x["sound"], atol=1e-6)
     np.testing.assert_allclose(found["video"][:, 0], x["video"][:, 0], atol=1e-6)
     assert np.abs(found["video"][:, 1:] - x["video"][:, 1:]).max() > 0.1

@@ -306,19 +306,23 @@ def test_finite_scalars_enumerate_their_codes(levels):
         for code in itertools.product(*ks)
     }
     assert len(expected) == quantizer.num_codes
-    codes = quantizer.apply({}, jnp.arange(quantizer.num_codes), method="lookup")
-    assert set(map(tuple, np.asarray(codes))) == expected
-
     # latents all over reach every code and nothing else, and indices say which
     line = np.arctanh(np.linspace(-0.9999, 0.9999, 20, dtype=np.float32))
-    x = np.stack(np.meshgrid(*[line] * len(levels)), axis=-1)
-    found = jax.jit(quantizer.apply)({}, x.reshape(-1, len(levels)))
+    x = np.stack(np.meshgrid(*[line] * len(levels)), axis=-1).reshape(-1, len(levels))
+    sweep = np.linspace(-6, 6, 50, dtype=np.float32)[:, None] * np.eye(len(levels))[0]
+
+    @jax.jit  # op by op, each shape of each operation is a program
+    def results(x, sweep):
+        codes = quantizer.apply({}, jnp.arange(quantizer.num_codes), method="lookup")
+        return codes, *(quantizer.apply({}, each) for each in (x, 0 * x[:1], sweep))
+
+    codes, found, of_zero, swept = results(x, sweep.astype(np.float32))
+    assert set(map(tuple, np.asarray(codes))) == expected
     np.testing.assert_array_equal(np.unique(found.indices), np.arange(quantizer.num_codes))
-    np.testing.assert_array_equal(codes[found.indices], found.latents)
+    np.testing.assert_array_equal(np.asarray(codes)[found.indices], found.latents)
     assert found.losses == {}
-    np.testing.assert_array_equal(quantizer.apply({}, jnp.zeros((1, len(levels)))).latents, 0)
-    sweep = jnp.linspace(-6, 6, 50)[:, None] * np.eye(len(levels), dtype=np.float32)[0]
-    assert np.all(np.diff(quantizer.apply({}, sweep).latents[:, 0]) >= 0)
+    np.testing.assert_array_equal(of_zero.latents, 0)
+    assert np.all(np.diff(swept.latents[:, 0]) >= 0)
 
 
 def words(bits):
@@ -379,13 +383,17 @@ def test_binary_spherical_entropy_by_enumeration():
 def test_signs_and_their_numbers(build):
     quantizer = build(6)
     codes = words(6) / (np.sqrt(6) if build is BinarySphericalQuantizer else 1)
-    np.testing.assert_allclose(
-        quantizer.apply({}, jnp.arange(64), method="lookup"), codes, rtol=1e-6
-    )
     x = codes * np.random.default_rng(0).uniform(0.1, 3, codes.shape)
-    found = quantizer.apply({}, jnp.asarray(x, jnp.float32))
+
+    @jax.jit
+    def results(x):
+        looked_up = quantizer.apply({}, jnp.arange(64), method="lookup")
+        return looked_up, quantizer.apply({}, x), quantizer.apply({}, jnp.zeros(6))
+
+    looked_up, found, of_zero = results(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(looked_up, codes, rtol=1e-6)
     np.testing.assert_array_equal(found.indices, np.arange(64))
-    assert quantizer.apply({}, jnp.zeros(6)).indices == 0
+    assert of_zero.indices == 0
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,14 @@ def nothing_cached():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_96_layers_compile_as_fast_as_12(name, nothing_cached):
-    """Within half as much again, the least of two; seven times as long if they were unrolled."""
+    """Within half as much again; seven times as long if they were unrolled.
+
+    96 layers come first and pay for what is done once. If that or a busy machine makes them slow,
+    the least of two counts.
+    """
     make, conditioning = NETWORKS[name]
-    rounds = [[compile_seconds(make(depth), conditioning) for depth in (12, 96)] for _ in range(2)]
-    few, many = map(min, zip(*rounds, strict=True))
+    seconds = lambda depth: compile_seconds(make(depth), conditioning)
+    many, few = seconds(96), seconds(12)
+    if many >= 1.5 * few:
+        many, few = min(many, seconds(96)), min(few, seconds(12))
     assert many < 1.5 * few
