@@ -13,7 +13,7 @@ from experiments import train
 from experiments.configuration.runs import build, open_run
 from experiments.launch.fine_tuning import initializer
 from experiments.tasks.matching import block_features
-from experiments.tasks.matching_methods import RCM
+from experiments.tasks.methods.matching import RCM
 from genjax.diffusion import TrigFlow
 from genjax.models.transformers.dit import DiT
 from genjax.training import Checkpoints
