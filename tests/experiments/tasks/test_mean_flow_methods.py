@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.tasks.methods import MeanFlow
+from experiments.tasks.methods.flow_maps import MeanFlow
 from experiments.tasks.methods.guided_mean_flow import GuidedMeanFlow
 from genjax.diffusion.times import logit_normal
 
