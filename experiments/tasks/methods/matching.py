@@ -56,7 +56,7 @@ class Game(Student):
         end = jnp.full_like(t, self.process.clean_end)
         return flow_maps.ddim_map(self.denoiser(self.network), self.process)(x_t, t, end)
 
-    def noise(self, key: Key[Array, ""], like: Array) -> Array:
+    def draw_noise(self, key: Key[Array, ""], like: Array) -> Array:
         """Return what sampling starts from, `like` in shape."""
         return self.process.prior(jax.random.split(key, len(like)), like.shape[1:])
 
@@ -69,7 +69,7 @@ class Game(Student):
         jump = flow_maps.ddim_map(self.denoiser(self.network), self.process)
         times = diffusion.uniform_grid(self.process, steps)
         inputs = distribution_matching.simulated_inputs(
-            key, jump, self.process, self.noise(noise_key, like), times
+            key, jump, self.process, self.draw_noise(noise_key, like), times
         )
         return self.clean(*inputs)
 
@@ -150,7 +150,7 @@ class DMD(MatchingMethod):
         sample_key, match_key, pair_key = jax.random.split(key, 3)
         samples = student.simulated(sample_key, x, self.steps)
         loss, t = student.matching_loss(match_key, samples, self.guidance_scale)
-        noise = student.noise(pair_key, x)
+        noise = student.draw_noise(pair_key, x)
         times = diffusion.uniform_grid(student.process, self.solver_steps)
         solved = diffusion.euler(
             student.guided_teacher(self.guidance_scale), student.process, noise, times

@@ -184,7 +184,8 @@ def test_a_stage_of_halving_learns_from_what_the_student_was_at_its_start(teache
     The target is x̂ here, the velocity in the other tests.
     """
     config = student("Halving", teacher, num_steps=4, target=dict(name="clean"))
-    config.method.update(num_steps=6, guidance_scale=1.0)
+    with config.unlocked():
+        config.method.update(num_steps=6, guidance_scale=1.0)
     config.conditioning_dropout = 0.0
     task = build(config)
     state = task.optimization.first_state(moved(task.teacher.load(), 0))
@@ -218,7 +219,8 @@ def test_a_stage_of_halving_learns_from_what_the_student_was_at_its_start(teache
 def test_guided_halving_first_learns_the_teacher_at_every_scale(teacher):
     """Its first stage is `GuidanceDistillation`; later the student it was answers at one scale."""
     config = student("GuidedHalving", teacher, num_steps=4)
-    config.method.num_steps = 2
+    with config.unlocked():
+        config.method.num_steps = 2
     task = build(config)
     same = build(student("GuidanceDistillation", teacher, num_steps=4))
     params = moved(jax.jit(task.init)(jax.random.key(0)).params, 0)
@@ -257,7 +259,6 @@ def test_what_does_not_fit_is_said_before_any_compute(teacher, tmp_path):
     ):
         build(student("Lagrangian", narrow, process=dict(name="TrigFlow")))
     told = student("GuidanceDistillation", teacher)
-    told.model.takes_guidance = True
     told = retold(teacher, tmp_path / "told", told)
     with pytest.raises(
         ValueError, match="told is told a guidance scale, which Lagrangian does not"

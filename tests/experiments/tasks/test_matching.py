@@ -123,7 +123,7 @@ def test_the_samples_of_training_are_those_of_the_sampler(teacher):
     game, x, _ = task._student(state.params, batch(), jax.random.key(0), state, *frozen)
     key = jax.random.key(3)
     noise_key, _ = jax.random.split(key)
-    noise = game.noise(noise_key, x)
+    noise = game.draw_noise(noise_key, x)
     assert abs(noise.std() - 1) < 0.1  # of 1,024 numbers
     denoiser = task.teacher.denoiser(frozen[0]["teacher"])
     one = denoiser(noise, jnp.ones(16), batch()["label"]).clean
