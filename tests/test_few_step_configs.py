@@ -48,7 +48,7 @@ RECIPES = {
     ),
     # kvfrans/shortcut-models:README.md and train.py; a bootstrapped example in 8
     "shortcut_xl2": (
-        dict(finest=128, share=0.125, largest=4.0),
+        dict(finest=128, share=0.125, largest=4.0, guidance_scale=1.5),
         (1e-4, 0.999, 0.1),
         (256, 810_000),
         [692.8],

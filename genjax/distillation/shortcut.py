@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from genjax.diffusion.processes import RectifiedFlow, expand
 from genjax.distillation.distances import squared
@@ -71,9 +71,33 @@ def shortcut_loss(
     t, s = shortcut_times(time_key, len(x), finest, share)
     z = jax.random.normal(noise_key, x.shape, x.dtype) if noise is None else noise
     x_t = FLOW.corrupt(x, z, t)
-    goal = _goal(target_apply or apply, x_t, t, s, finest, largest, *conditioning)
-    y = jnp.where(expand(t == s, x_t), z - x, jax.lax.stop_gradient(goal))
+    jumps = int(first_share(len(x), share).sum())
+    first = jax.tree.map(lambda a: a[:jumps], (x_t, t, s, *conditioning))
+    goal = _goal(target_apply or apply, *first[:3], finest, largest, *first[3:])
+    y = jnp.concatenate([jax.lax.stop_gradient(goal), (z - x)[jumps:]])
     return squared(apply(x_t, t, s, *conditioning) - y), t
+
+
+def guide_finest(apply: Callable, null: PyTree, scale: float) -> Callable[..., Batch]:
+    """Return a `target_apply` with guidance where s = t, so that longer jumps learn it.
+
+    The finest velocities are the only ones that are guided, because longer jumps repeat what they
+    have learned from these (Frans et al. 2025, section 4 and the paper's code). Both calls of the
+    network are one batch.
+
+    Args:
+        null: a condition of which each example can be told in place of its own.
+        scale: of `u(∅) + scale·(u(c) − u(∅))`.
+    """
+
+    def guided(x: Batch, t: Times, s: Times, condition) -> Batch:
+        twice = lambda a, b: jnp.concatenate([a, jnp.broadcast_to(b, a.shape)])
+        both = jax.tree.map(twice, condition, null)
+        u, unconditional = jnp.split(apply(twice(x, x), twice(t, t), twice(s, s), both), 2)
+        finest = expand(t == s, x)
+        return jnp.where(finest, unconditional + scale * (u - unconditional), u)
+
+    return guided
 
 
 def _goal(apply, x_t, t, s, finest, largest, *conditioning):

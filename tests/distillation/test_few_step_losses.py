@@ -307,6 +307,34 @@ def test_most_of_a_shortcut_models_batch_is_flow_matching():
     assert not (loss == simple)[:2].any()
 
 
+def test_a_shortcuts_finest_velocities_are_guided():
+    """The longer jumps' targets are as without guidance; the finest halves are w of (1 − w, w)."""
+    x, z = jax.random.normal(KEY, (2, 64, 3))
+    c, null, scale = jnp.arange(64.0) % 5, jnp.float32(-2.0), 3.0
+    apply = lambda x, t, s, c: jnp.sin(x + c[:, None]) * (1 + t - s)[:, None]
+    guided = shortcut.guide_finest(apply, null, scale)
+    loss, t = shortcut.shortcut_loss(
+        KEY, apply, x, c, share=1.0, finest=8, target_apply=guided, noise=z
+    )
+    t, s = shortcut.shortcut_times(jax.random.split(KEY)[0], len(x), 8, 1.0)
+    x_t, middle = FLOW.corrupt(x, z, t), (t + s) / 2
+    smallest = np.asarray(t - s) <= 0.25
+
+    def half(x, t, s):
+        told = jnp.where(smallest, t, s)
+        mean = scale * apply(x, t, told, c) + (1 - scale) * apply(x, t, told, 0 * c + null)
+        return jnp.where(smallest[:, None], mean, apply(x, t, told, c))
+
+    first = half(x_t, t, middle)
+    x_m = jnp.clip(x_t - ((t - s) / 2)[:, None] * first, -4, 4)
+    by_hand = squared(apply(x_t, t, s, c) - (first + half(x_m, middle, s)) / 2)
+    np.testing.assert_allclose(loss, by_hand, rtol=1e-4, atol=1e-6)  # float32
+    plain, _ = shortcut.shortcut_loss(KEY, apply, x, c, share=1.0, finest=8, noise=z)
+    assert 0 < smallest.sum() < 64
+    np.testing.assert_allclose(loss[~smallest], plain[~smallest], rtol=1e-5)
+    assert (jnp.abs(loss - plain)[smallest] > 1e-3).all()
+
+
 def test_shortcut_times_are_those_of_its_grids():
     t, s = shortcut.shortcut_times(KEY, 4096, 8, 0.5)
     length = np.asarray(t - s)

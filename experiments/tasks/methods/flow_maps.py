@@ -61,13 +61,21 @@ class ImprovedMeanFlow(MeanFlow):
 
 @dataclass(frozen=True, kw_only=True)
 class Shortcut(Method):
-    """`shortcut.shortcut_loss`, its targets by the averaged parameters."""
+    """`shortcut.shortcut_loss`, its targets by the averaged parameters.
+
+    Attributes:
+        guidance_scale: of the finest velocities, from which jumps learn it (`guide_finest`).
+    """
 
     finest: int = 128
     share: float = 0.25
     largest: float = 4.0
+    guidance_scale: float = 1.0
 
     def __call__(self, key: Key[Array, ""], student: Student, x: Array) -> Losses:
+        averaged = lambda x, t, s, c: student.averaged(x, t, c, end_time=s)
+        if self.guidance_scale != 1:
+            averaged = shortcut.guide_finest(averaged, student.null, self.guidance_scale)
         return shortcut.shortcut_loss(
             key,
             student.apply,
@@ -76,7 +84,7 @@ class Shortcut(Method):
             finest=self.finest,
             share=self.share,
             largest=self.largest,
-            target_apply=lambda x, t, s, c: student.averaged(x, t, c, end_time=s),
+            target_apply=averaged,
         )
 
 
