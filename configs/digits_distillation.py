@@ -15,16 +15,32 @@ python -m experiments.train --config=configs/digits_distillation.py:DistilledRef
 
 For another reflow, give Reflow the last run as `--config.teacher`, another folder as
 `--config.pairs.directory` and `--config.pairs.sampling.guidance_scale=1.0`. All choices train for
-5,000 steps of 64 examples, but those of `MATCHING`. No choice has been trained to its end yet.
+5,000 steps of 64 examples, but those of `MATCHING`.
 
 DMD, DMD2, LADD and RCM match the teacher's distribution, against a critic with an optimizer of its
 own (experiments/tasks/methods/matching.py). Drift learns from data by its banks of examples, in one
 step (experiments/tasks/drifting.py). PixelMeanFlow answers with clean pixels, without its
 perceptual term, which needs images of 16 pixels (experiments/tasks/pixel_mean_flow.py).
 
+Class accuracy and Fréchet distance of 1,000 samples after 5,000 steps; the teacher's 50 steps have
+99.7 % and 0.829:
+
+                                  1 step          4 steps
+    Lagrangian                    99.3 %  0.867   99.7 %  0.818
+    Shortcut                      98.5 %  1.34    99.6 %  1.14
+    Shortcut, guidance_scale=1    93.0 %  1.27    95.8 %  0.889
+    Consistency                   99.5 %  0.879   not measured with its sampler
+    ImprovedMeanFlow              11.5 %  28.2    45.6 %  6.67 (8 steps: 97.7 %, 1.08)
+    MeanFlow                      19.5 %  15.0    16.1 %  21.7
+
+Lagrangian took 31 minutes and Shortcut 4.5 on 2 busy cores. The last two rows had
+model.time_scale=1, where derivatives in time are smaller, and optimizer.b2=0.95. Their long jumps
+have not formed in this budget. Samples of MeanFlow with model.time_scale=1000 and half of the
+classes dropped were 72.0 % and 8.75 in one step.
+
 Drift had one short run: 354 steps took its samples from 10 % of the right class to 95 %, and their
 Fréchet distance from 45 to 3.1. 235 steps of LADD did not lower that of the teacher's jump, 4.4.
-DMD, DMD2, RCM and PixelMeanFlow have stepped in tests alone.
+The others have stepped in tests alone.
 """
 
 from ml_collections import ConfigDict
@@ -62,7 +78,7 @@ def pairs(folder: str, **sampling) -> dict:
 WITHOUT_TEACHER = {
     "MeanFlow": (dict(name="MeanFlow"), {}),
     "ImprovedMeanFlow": (dict(name="ImprovedMeanFlow"), {}),
-    "Shortcut": (dict(name="Shortcut"), {}),
+    "Shortcut": (dict(name="Shortcut", guidance_scale=1.5), {}),
     "ConsistencyTraining": (dict(name="DiscreteConsistency"), SIGMA),
     "ImprovedConsistencyTraining": (dict(name="ImprovedConsistencyTraining"), SIGMA),
     "ContinuousConsistency": (dict(name="ContinuousConsistency"), TRIGFLOW),
@@ -77,10 +93,13 @@ WITHOUT_TEACHER = {
     ),
 }
 WITH_TEACHER = {
-    "Lagrangian": (dict(name="Lagrangian", **GUIDED), {}),
-    "Eulerian": (dict(name="Eulerian", **GUIDED), {}),
-    "Semigroup": (dict(name="Semigroup", **GUIDED), {}),
-    "Consistency": (dict(name="Consistency", **GUIDED), {}),
+    "Lagrangian": (dict(name="Lagrangian", **GUIDED), EQUAL_TIMES),
+    "Eulerian": (dict(name="Eulerian", **GUIDED), EQUAL_TIMES),
+    "Semigroup": (dict(name="Semigroup", **GUIDED), EQUAL_TIMES),
+    "Consistency": (
+        dict(name="Consistency", **GUIDED),
+        EQUAL_TIMES | dict(sampling=RENOISED),
+    ),
     "ConsistencyDistillation": (
         dict(name="DiscreteConsistency", **GUIDED),
         EQUAL_TIMES | dict(sampling=RENOISED),
@@ -118,6 +137,7 @@ def get_config(choice: str = "MeanFlow") -> ConfigDict:
     check_choice(choice, CHOICES)
     config = digits_flow.get_config()
     config.experiment, config.task = f"digits_distillation_{choice}", "Distillation"
+    config.conditioning_dropout = 0.1
     matching = {name: (dict(name=name, **GUIDED), {}) for name in MATCHING}
     config.method, changes = (WITHOUT_TEACHER | WITH_TEACHER | matching)[choice]
     config.teacher = placeholder(str) if choice in WITHOUT_TEACHER else "runs/digits_flow"

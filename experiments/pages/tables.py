@@ -116,7 +116,8 @@ def origin(run: RunRecord) -> tuple[str, str, str, str]:
     source = f"`{commit[:7]}`" + ", with changes" * bool(changes)
     sampling = [f"{report['num_samples']:,} samples"] if "num_samples" in report else []
     if "sampler" in report:
-        steps = f", {report['num_steps']} steps" if "num_steps" in report else ""
+        count = report.get("num_steps")
+        steps = f", {count} step{'s' * (count != 1)}" if count else ""
         sampling.append(f"{report['sampler']}{steps}".replace("|", "\\|"))
     if "guidance_scale" in report:
         sampling.append(f"guidance scale {report['guidance_scale']:g}")
