@@ -142,15 +142,14 @@ def _choices(name: str, places: Sequence[str], fits: Callable[[Any], bool]) -> s
         for each, modules in names.items()
         for path in ([each] if len(modules) == 1 else [f"{module}.{each}" for module in modules])
     ]
-    nearest = difflib.get_close_matches(name, there, n=8, cutoff=0.0)
+    last = name.rpartition(".")[2]
+    nearest = difflib.get_close_matches(last, there, n=8, cutoff=0.0)
     few = len(there) <= 40
     shown = (
         f"there are {', '.join(there)}"
         if few
         else f"the nearest in {' and '.join(places)} are {', '.join(nearest)}"
     )
-    close = difflib.get_close_matches(name, there, n=1)
+    close = difflib.get_close_matches(last, there, n=1)
     hint = f"did you mean {close[0]!r}? " if close and few else ""
-    return (
-        f"{hint}{shown}; or give a dotted path, as my_package.my_module.{name.rpartition('.')[2]}"
-    )
+    return f"{hint}{shown}; or give a dotted path, as my_package.my_module.{last}"

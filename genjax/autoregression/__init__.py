@@ -45,4 +45,3 @@ from genjax.autoregression.pixels import read as read
 from genjax.autoregression.pixels import sample_pixels as sample_pixels
 from genjax.autoregression.scales import decode_scales as decode_scales
 from genjax.autoregression.scales import growing as growing
-from genjax.diffusion.likelihood import bits_per_dimension as bits_per_dimension

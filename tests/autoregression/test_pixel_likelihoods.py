@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
-from genjax.autoregression import bits_per_dimension, categorical, mixture_of_logistics
+from genjax.autoregression import categorical, mixture_of_logistics
+from genjax.diffusion.likelihood import bits_per_dimension
 
 COMPONENTS = 10
 
