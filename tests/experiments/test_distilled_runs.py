@@ -97,7 +97,7 @@ def test_a_run_is_sampled_by_the_command_in_any_number_of_steps(taught, tmp_path
     flags = [f"--workdir={taught}", f"--num_steps={steps}", "--count=1", f"--out={out}"]
     result = run("sample", *flags)
     assert result.returncode == 0, result.stderr
-    assert f"10 samples of step 4: sampler jump, num steps {steps}" in result.stdout
+    assert f"10 samples of step 4: sampler consistency, num steps {steps}" in result.stdout
     with np.load(out) as samples:
         assert samples["images"].shape == (10, 8, 8, 1)
         assert samples["labels"].tolist() == list(range(10))
