@@ -1,5 +1,6 @@
 """The filters of logits against those of transformers."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -33,4 +34,4 @@ def test_the_law_is_that_of_transformers(options):
     expected = torch.from_numpy(LOGITS)
     for warper in warpers:
         expected = warper(None, expected)
-    np.testing.assert_allclose(filtered(LOGITS, **options), expected, rtol=1e-6)
+    np.testing.assert_allclose(filtered(jnp.asarray(LOGITS), **options), expected, rtol=1e-6)
