@@ -174,7 +174,7 @@ class Diffusion:
 
     @staticmethod
     def told_fields(config: Any) -> dict[str, bool]:
-        """Return the fields of the network by which it is told more than time and condition."""
+        """Return the fields of the network that give it inputs beside time and condition."""
         return {}
 
     @property

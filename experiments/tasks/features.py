@@ -1,4 +1,4 @@
-"""What drifting compares images by: functions `(frozen, images) -> features`.
+"""Features by which drifting compares images: functions `(frozen, images) -> features`.
 
 Features are several arrays `[batch places dimension]`. Each place of each array has a drift of its
 own. `frozen` is the tree of what the task loads.

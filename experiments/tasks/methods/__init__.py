@@ -1,7 +1,7 @@
 """How a few-step student learns: the losses of genjax.distillation as parts of a config.
 
 A method is called `method(key, student, x) -> (losses, times)`. Its fields are the numbers of its
-paper. What it needs of the network and of the config stands in its class attributes.
+paper. Its class attributes say what network and config it needs.
 """
 
 from experiments.tasks.methods.student import Losses as Losses

@@ -108,7 +108,7 @@ class Game(Student):
 
 @dataclass(frozen=True, kw_only=True)
 class MatchingMethod(Method):
-    """What a method of a student with a critic needs.
+    """A method whose student learns against a critic.
 
     Attributes:
         critic_updates: updates of the critic for each of the student.

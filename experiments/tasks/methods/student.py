@@ -17,7 +17,7 @@ Losses = tuple[Float[Array, " batch"], Float[Array, " batch"]]
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
-    """What a method sees of a task in one step.
+    """The part of a task that a method sees in one step.
 
     Attributes:
         network: `(x, t, condition, **told) -> y`, with the parameters that are trained.
@@ -81,7 +81,7 @@ class Student:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What a method needs; a method overrides what differs.
+    """The needs of a method, of which each overrides its own.
 
     Attributes:
         takes_end_time: the network is told where its jump ends.
