@@ -28,8 +28,11 @@ from genjax.models.autoregressive.var import VAR
 from genjax.models.encoders.t5 import T5Encoder
 from genjax.models.gans import vit_gan
 from genjax.models.transformers.dit import DiT
+from genjax.models.transformers.drifting_dit import DriftingDiT
 from genjax.models.transformers.flux import Flux
+from genjax.models.transformers.jit import JiT
 from genjax.models.transformers.lightning_dit import LightningDiT
+from genjax.models.transformers.mean_flow_dit import MeanFlowDiT
 from genjax.models.transformers.mmdit import MMDiT
 from genjax.models.transformers.pixart import PixArt
 from genjax.models.unets.adm import ADM
@@ -57,6 +60,23 @@ def cases() -> dict[str, tuple[nn.Module, tuple]]:
     return {
         "DiT": (DiT(num_classes=10, **size, **body), (images, times, labels)),
         "LightningDiT": (LightningDiT(num_classes=10, **size, **body), (images, times, labels)),
+        "JiT": (
+            JiT(num_classes=10, class_tokens=2, start=1, bottleneck=8, **size, **body),
+            (images, times, labels),
+        ),
+        # The conditions have 20 tokens, the patches 16.
+        "iMF": (
+            MeanFlowDiT(num_classes=10, head_depth=1, **size, **body),
+            (images, times, labels, times / 2, 1 + times**2),
+        ),
+        "pMF": (
+            MeanFlowDiT(num_classes=10, head_depth=1, bottleneck=8, grid=True, **size, **body),
+            (images, times, labels, times / 2, 1 + times**2),
+        ),
+        "Drifting": (
+            DriftingDiT(num_classes=10, class_tokens=2, num_codes=3, **size, **body),
+            (images, labels, 1 + times**2, RANDOM.integers(0, 64, (BATCH, 3))),
+        ),
         "PixArt": (PixArt(base_size=4, **size, **body), (images, times, text)),
         "MMDiT": (
             MMDiT(max_size=8, dual_layers=(0,), qk_norm=True, width=WIDTH, depth=3, **size),

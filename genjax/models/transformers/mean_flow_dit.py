@@ -153,7 +153,9 @@ class MeanFlowDiT(nn.Module):
             name: self.param(f"{name}_tokens", init, (TOKENS[name], self.width), self.param_dtype)
             for name in vectors
         }
-        return join([vectors[name][:, None] + tables[name] for name in vectors])
+        # Their places count, so they are not joined device by device (`join`).
+        parts = [vectors[name][:, None] + tables[name] for name in vectors]
+        return jnp.concatenate(parts, axis=1)
 
     def _rotations(self, prefix: int, rows: int, columns: int) -> Float[Array, "length pairs 2"]:
         size = self.width // self.num_heads
