@@ -172,6 +172,42 @@ def small_text(config):
     return config
 
 
+def teach(monkeypatch, folder, config):
+    """Let every teacher be a first network of this config, and return its parameters."""
+    task = build(config)
+    params = jax.jit(task.init)(jax.random.key(0)).params
+    run = SimpleNamespace(
+        task=task, network=task.network, config=config, variables={"params": params}
+    )
+    monkeypatch.setattr(distillation.Teacher, "run", property(lambda _: run))
+    (folder / "config.json").touch()
+    return params
+
+
+def test_dmd2_has_its_papers_numbers_and_steps_narrowed(monkeypatch, tmp_path):
+    """DMD2's experiments/imagenet, the scratch run with its classifier; seven devices of 40."""
+    config = load("imagenet256_distillation", "dmd2_xl2")
+    assert (config.batch_size, config.num_steps * config.method.critic_updates) == (280, 200_000)
+    for player in config.optimizer.values():
+        assert (player.learning_rate, player.weight_decay, player.clip_norm) == (2e-6, 0.01, 10.0)
+        assert (player.schedule, player.warmup) == ("constant", 500.0)
+        player.warmup = 0.0  # a first step at the full rate
+    numbers = dict(critic_updates=5, adversarial=3e-3, discriminator=1e-2, guidance_scale=1.5)
+    assert dict(config.method) == dict(name="DMD2", **numbers)
+    teacher = narrow(load("imagenet256_latent_flow", "sit"))
+    params = teach(monkeypatch, tmp_path, teacher)
+    config.teacher = str(tmp_path)
+    task = build(narrow(config))
+    state = jax.jit(task.init)(jax.random.key(0))
+    state = task.start_from(state, {"network": {"params": params}})
+    batch = {"image": jnp.zeros((4, 8, 8, 1), jnp.uint8), "label": jnp.arange(4)}
+    after, metrics = jax.jit(task.update)(state, batch, jax.random.key(1), *task.frozen())
+    assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["loss/critic"])
+    for before, now in ((state.params, after.params), (state.critic.params, after.critic.params)):
+        moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, now)
+        assert max(jax.tree.leaves(moved)) > 0
+
+
 def test_a_student_of_text_steps_from_its_teacher(monkeypatch, tmp_path):
     """The encoded prompts are zeros, and the teacher's parameters its first."""
     zeros = lambda prompts: jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), prompts.example())
@@ -181,13 +217,7 @@ def test_a_student_of_text_steps_from_its_teacher(monkeypatch, tmp_path):
     }
     monkeypatch.setattr(Prompts, "frozen", encoded)
     theirs = small_text(emoji_text.get_config())
-    teacher = build(theirs)
-    params = jax.jit(teacher.init)(jax.random.key(0)).params
-    run = SimpleNamespace(
-        task=teacher, network=teacher.network, config=theirs, variables={"params": params}
-    )
-    monkeypatch.setattr(distillation.Teacher, "run", property(lambda _: run))
-    (tmp_path / "config.json").touch()
+    params = teach(monkeypatch, tmp_path, theirs)
     config = small_text(load("emoji_text_distillation"))
     assert config.method.guidance_scale == theirs.sampling.guidance_scale == 3.0
     assert config.sampling.num_steps == 4 and config.sampling.guidance_scale == 1.0
