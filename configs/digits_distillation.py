@@ -64,6 +64,8 @@ TRIGFLOW = dict(
     process=dict(name="TrigFlow"),
     times=dict(name="log_normal_sigma", mean=-1.0, deviation=1.4),
 )
+SMALL_DERIVATIVES = dict(model=dict(time_scale=1.0), optimizer=dict(b2=0.95))
+TWO_ANSWERS = dict(name="MeanFlowDiT", depth=4, head_depth=1, unroll=1)
 LAST_STAGE = dict(averages=dict(ema=dict(steps=100.0)))
 
 
@@ -76,19 +78,31 @@ def pairs(folder: str, **sampling) -> dict:
 
 # For each choice the method, and what else differs from digits_flow.
 WITHOUT_TEACHER = {
-    "MeanFlow": (dict(name="MeanFlow"), {}),
-    "ImprovedMeanFlow": (dict(name="ImprovedMeanFlow"), {}),
+    "MeanFlow": (
+        dict(name="MeanFlow", diagonal=0.5, guidance_scale=1.25),
+        EQUAL_TIMES | SMALL_DERIVATIVES,
+    ),
+    "ImprovedMeanFlow": (
+        dict(name="ImprovedMeanFlow", guidance_scale=1.25),
+        EQUAL_TIMES | SMALL_DERIVATIVES,
+    ),
+    "GuidedMeanFlow": (
+        dict(name="GuidedMeanFlow", largest=4.0),
+        EQUAL_TIMES | dict(model=TWO_ANSWERS, sampling=GUIDED),
+    ),
     "Shortcut": (dict(name="Shortcut", guidance_scale=1.5), {}),
     "ConsistencyTraining": (dict(name="DiscreteConsistency"), SIGMA),
     "ImprovedConsistencyTraining": (dict(name="ImprovedConsistencyTraining"), SIGMA),
     "ContinuousConsistency": (dict(name="ContinuousConsistency"), TRIGFLOW),
     "Drift": (dict(name="Drift", generated=16), dict(task="Drifting", conditioning_dropout=0.0)),
     "PixelMeanFlow": (
-        dict(name="PixelMeanFlow", perceptual=0.0),
+        dict(name="PixelMeanFlow", largest=4.0, perceptual=0.0),
         dict(
             task="PixelDistillation",
             target=dict(name="clean"),
             times=dict(name="logit_normal", mean=0.8, deviation=0.8),
+            model=TWO_ANSWERS | dict(grid=True),
+            sampling=GUIDED,
         ),
     ),
 }

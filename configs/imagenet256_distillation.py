@@ -24,8 +24,8 @@ Differences from the papers:
 - Latents are the encoder's means, standardized by channel, not draws from its Gaussians.
 - What a network is told of a jump starts at 0 in DiT.
 - mean_flow_xl2 is guided at all times, the paper's at t ≤ 0.75.
-- pmf_b16 has no perceptual terms; the paper has LPIPS of weight 0.4 and ConvNeXt's features of
-  weight 0.1 at t < 0.8. genjax's Muon makes updates 0.2·√max(in, out)/√max(1, out/in) times those
+- pmf_b16 has no second perceptual term, of ConvNeXt's features; LPIPS takes
+  pip install '.[lpips]'. genjax's Muon makes updates 0.2·√max(in, out)/√max(1, out/in) times those
   of the paper's at the same learning rate.
 - dmd2_xl2 has an averaged student, a teacher guided at 1.5, and heads on all blocks; the paper's
   teacher is EDM without guidance, and its head reads the middle of the U-Net.
@@ -51,7 +51,6 @@ CHOICES = (
     "dmd2_xl2",
 )
 EPOCH = 1_281_167  # images
-GUIDED = "GuidedMeanFlow"
 TEACHER_SCALE = 1.5  # of dmd2_xl2
 
 
@@ -91,7 +90,7 @@ def _improved_mean_flow(config: ConfigDict, size: str) -> None:
     config.optimizer.warmup = 10.0 * (EPOCH // 1024)
     interval, scale = ((0.4, 0.65), 8.0) if size == "b2" else ((0.42, 0.62), 8.0)
     config.model = _two_answers(config, f"IMF_{size[:-1].upper()}", 2, interval)
-    config.method = dict(name=GUIDED, diagonal=0.5, largest=8.0)
+    config.method = dict(name="GuidedMeanFlow", diagonal=0.5, largest=8.0)
     config.sampling.guidance_scale = scale
 
 
@@ -100,7 +99,8 @@ def _pixel_mean_flow(config: ConfigDict, size: str) -> None:
     config.space = dict(name="Pixels")
     config.target.name = "clean"
     config.model = _two_answers(config, "PMF_B", 16, (0.1, 0.7))
-    config.method = dict(name=GUIDED, diagonal=0.5, largest=8.0, clean=True)
+    config.task = "PixelDistillation"
+    config.method = dict(name="PixelMeanFlow", diagonal=0.5, largest=8.0, perceptual=0.4)
     config.times.update(mean=0.8, deviation=0.8)
     config.optimizer.update(name="muon", learning_rate=1e-3)
     # Half-lives of 500, 1,000 and 2,000 thousand images.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from configs import emoji_text
+from experiments.configuration import kinds
 from experiments.configuration.runs import build, mesh_axes
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import abstract_batch
@@ -40,7 +41,7 @@ RECIPES = {
     "imf_xl2": (GUIDED, (1e-4, 0.95, 0.0), (1024, 800_640), [6931.1], (-0.4, 1.0)),
     # Lyy-iiis/pMF:configs/pMF_B_16_config.yml; 320 epochs of 1,251 steps
     "pmf_b16": (
-        dict(clean=True, **GUIDED),
+        dict(perceptual=0.4, latest=0.8, crop=224, **GUIDED),
         (1e-3, 0.95, 0.0),
         (1024, 400_320),
         [1953.125, 976.5625, 488.28125],
@@ -90,9 +91,8 @@ def test_few_step_generators_have_their_papers_numbers(choice):
     assert own == {name: value for name, value in method.items() if name in own}
     check_recipe(config, *recipe)
     # What a config leaves to the method has the paper's value too.
-    config.space = dict(name="Pixels")
-    task = build(narrow(config))
-    assert {name: getattr(task.method, name) for name in method} == method
+    learned = kinds.METHOD.bind(config.method, "method")
+    assert {name: getattr(learned, name) for name in method} == method
     if choice.startswith(("imf", "pmf")):
         interval = dict(imf_b2=(0.4, 0.65), imf_xl2=(0.42, 0.62), pmf_b16=(0.1, 0.7))[choice]
         scale = dict(imf_b2=8.0, imf_xl2=8.0, pmf_b16=8.5)[choice]
@@ -118,6 +118,8 @@ def narrow(config):
     config.condition.num_classes = 10
     config.space = dict(name="Pixels")
     config.batch_size = 4
+    if "perceptual" in config.get("method", {}):
+        config.method.perceptual = 0.0  # LPIPS needs 16 pixels
     depth = 3 if config.model.name[:3] in ("IMF", "PMF") else 2
     config.model.update(patch_size=4, width=16, depth=depth, num_heads=2, dtype="float32")
     family = config.model.name.partition("_")[0]

@@ -6,27 +6,24 @@ Lu et al. 2026, pMF. The method is improved mean flow of the average velocity (x
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
 from experiments.tasks.distillation import Distillation
-from experiments.tasks.methods.flow_maps import ImprovedMeanFlow
-from experiments.tasks.methods.student import Losses, Student
+from experiments.tasks.methods.guided_mean_flow import GuidedMeanFlow
+from experiments.tasks.methods.student import Student
 from genjax.diffusion import targets
-from genjax.distillation import pairs
-from genjax.distillation.draws import draw_pairs
-from genjax.distillation.mean_flow import FLOW
-from genjax.distillation.pixel_mean_flow import average_velocity, perceptual_loss
+from genjax.distillation.pixel_mean_flow import average_velocity, perceptual_loss, random_crops
 from genjax.metrics.lpips import LPIPS
 from genjax.pretrained.lpips import load_lpips
 
 
 @dataclass(frozen=True)
 class PixelStudent(Student):
-    """A student whose network answers with x̂, and is seen as an average velocity.
+    """A student with a distance between images.
 
     Attributes:
         distance: LPIPS `(generated, real) -> [batch]`.
@@ -34,36 +31,46 @@ class PixelStudent(Student):
 
     distance: Callable
 
-    def apply(self, x: Array, t: Array, s: Array, condition: PyTree) -> Array:
-        """Return the average velocity from t to s."""
-        return average_velocity(super().apply)(x, t, s, condition)
-
 
 @dataclass(frozen=True, kw_only=True)
-class PixelMeanFlow(ImprovedMeanFlow):
-    """`ImprovedMeanFlow` of `average_velocity`, plus `perceptual_loss`.
+class PixelMeanFlow(GuidedMeanFlow):
+    """`GuidedMeanFlow` of a network that answers with images, plus `perceptual_loss`.
 
-    Both losses have the adaptive weight of mean flows. The paper's second perceptual term, of
-    ConvNeXt's features, is left out.
+    LPIPS compares random crops, and has the adaptive weight of mean flows. The paper's second
+    perceptual term, of ConvNeXt's features, is left out.
 
     Attributes:
         perceptual: weight of LPIPS; 0 leaves it out, as images below 16 pixels a side have to.
         latest: time from which on the perceptual term is 0.
+        crop: side of the crops, in pixels.
     """
 
     perceptual: float = 0.4
     latest: float = 0.8
+    crop: int = 224
+    smallest: ClassVar[float] = 0.05
 
-    def __call__(self, key: Key[Array, ""], student: PixelStudent, x: Array) -> Losses:
-        loss, t = super().__call__(key, student, x)
+    def answers(self, student: Student) -> Callable:
+        clean = super().answers(student)
+
+        def answers(x, t, s, *told):
+            velocity = lambda image: average_velocity(lambda *_: image, self.smallest)(x, t, s)
+            return tuple(velocity(image) for image in clean(x, t, s, *told))
+
+        return answers
+
+    def extra(self, key: Key[Array, ""], student: PixelStudent, x: Array) -> Callable | None:
         if not self.perceptual:
-            return loss, t
-        law = functools.partial(pairs.ordered, law=student.times, diagonal=self.diagonal)
-        x_t, t, s, _ = draw_pairs(key, x, FLOW, law, None)  # those of the loss above
-        u = student.apply(x_t, t, s, student.told)
-        distances = perceptual_loss(student.distance, x, x_t, t, u, self.latest)
-        weights = jax.lax.stop_gradient(distances + 0.01) ** -self.power
-        return loss + self.perceptual * weights * distances, t
+            return None
+        crops = lambda images: random_crops(key, images, self.crop)
+        distance = lambda generated, real: student.distance(crops(generated), crops(real))
+
+        def extra(x_t, t, u):
+            distances = perceptual_loss(distance, x, x_t, t, u, self.latest)
+            weights = jax.lax.stop_gradient(distances + 0.01) ** -self.power
+            return self.perceptual * weights * distances
+
+        return extra
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,8 @@ def guided_mean_flow_loss(
     *,
     pairs: Pairs,
     largest: float = 8.0,
+    smallest: float = 0.0,
+    extra: Callable[[Batch, Times, Batch], Times] | None = None,
     distance: Distance = adaptive,
     noise: Batch | None = None,
 ) -> tuple[Times, Times]:
@@ -165,12 +167,16 @@ def guided_mean_flow_loss(
         dropped: which examples have no condition, and so no guidance.
         pairs: the law of (t, s); `pairs.ordered` with a diagonal of 0.5 is the paper's.
         largest: scale.
+        smallest: time below which z − x is replaced by (x_t − x)/smallest, as the answers of
+            `pixel_mean_flow.average_velocity` are.
+        extra: `(x_t, t, u) -> [batch]`, a loss of the average velocity, which is added.
 
     Returns:
         The loss and the time t of each example.
     """
     pair_key, scale_key, interval_key = jax.random.split(key, 3)
     x_t, t, s, z = draw_pairs(pair_key, x, FLOW, pairs, noise)
+    flow = expand(jnp.minimum(t / smallest, 1), x) * (z - x) if smallest else z - x
     scale = guidance_scales(jax.random.uniform(scale_key, t.shape), largest)
     interval = guidance_intervals(interval_key, t, s)
     inside = (interval[:, 0] <= t) & (t <= interval[:, 1])
@@ -182,9 +188,10 @@ def guided_mean_flow_loss(
     x_twice, t_twice, scales = twice(x_t, x_t), twice(t, t), twice(now, jnp.ones_like(now))
     _, velocities = network(x_twice, t_twice, t_twice, both, scales, always)
     own, unconditional = jnp.split(jax.lax.stop_gradient(velocities), 2)
-    goal = z - x + expand(1 - 1 / now, x_t) * (own - unconditional)
+    goal = flow + expand(1 - 1 / now, x_t) * (own - unconditional)
 
     answers = lambda x_t, t: network(x_t, t, s, told, scale, interval)
     u, change, v = jax.jvp(answers, (x_t, t), (own, jnp.ones_like(t)), has_aux=True)
     average = u + expand(t - s, x_t) * jax.lax.stop_gradient(change)
-    return distance(average - goal) + distance(v - goal), t
+    loss = distance(average - goal) + distance(v - goal)
+    return loss if extra is None else loss + extra(x_t, t, u), t

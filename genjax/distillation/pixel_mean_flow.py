@@ -3,14 +3,16 @@
 Lu et al. 2026. Teacher: none. The student is told t and s. The loss takes the derivative of the
 network along the trajectory, forward-mode. Rectified flow.
 
-The loss is `mean_flow.improved_mean_flow_loss` of `average_velocity(network)`, plus
+The loss is `mean_flow.guided_mean_flow_loss` of `average_velocity(network)`, plus
 `perceptual_loss` of what the average velocity says of the data.
 """
 
+import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from genjax.diffusion.processes import expand
 
@@ -52,3 +54,39 @@ def perceptual_loss(
         u: the average velocity of (x_t, t, s), through which the gradient passes.
     """
     return jnp.where(t < latest, distance(x_t - expand(t, x_t) * u, x), 0.0)
+
+
+def random_crops(
+    key: Key[Array, ""],
+    images: Float[Array, "batch height width channels"],
+    side: int,
+    areas: tuple[float, float] = (0.08, 1.0),
+    ratio: float = 4 / 3,
+) -> Float[Array, "batch side side channels"]:
+    """Cut a rectangle from each image and resize it, as Inception's training does.
+
+    One key cuts the same rectangles from generated and real images. Resizing is cubic, with
+    antialiasing.
+
+    Args:
+        side: of the returned images, in pixels.
+        areas: least and largest share of the image.
+        ratio: of width and height, at most; it is log-uniform between 1/ratio and ratio.
+    """
+    height, width, channels = images.shape[1:]
+
+    def crop(key, image):
+        area_key, shape_key, place_key = jax.random.split(key, 3)
+        area = jax.random.uniform(area_key, (), minval=areas[0], maxval=areas[1])
+        bound = math.log(ratio)
+        shape = jnp.exp(jax.random.uniform(shape_key, (), minval=-bound, maxval=bound))
+        whole = jnp.array([height, width])
+        sides = jnp.sqrt(area * height * width * jnp.array([1 / shape, shape]))
+        sides = jnp.clip(jnp.round(sides), 1, whole)
+        start = jnp.floor(jax.random.uniform(place_key, (2,)) * (whole - sides + 1))
+        scale = side / sides
+        size = (side, side, channels)
+        place = -start * scale
+        return jax.image.scale_and_translate(image, size, (0, 1), scale, place, "cubic")
+
+    return jax.vmap(crop)(jax.random.split(key, len(images)), images)

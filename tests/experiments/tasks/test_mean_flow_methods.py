@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.tasks.methods.flow_maps import MeanFlow
 from experiments.tasks.methods.guided_mean_flow import GuidedMeanFlow
+from experiments.tasks.pixel_mean_flow import PixelMeanFlow
 from genjax.diffusion.times import logit_normal
 
 KEY, LABELS = jax.random.key(0), jnp.array([0, 1, 2, 3])
@@ -53,8 +54,11 @@ def test_answers_with_images_are_turned_into_velocities():
         return tuple(x - bound * v for v in velocities(x, t, *args, **told))
 
     losses = [
-        GuidedMeanFlow(clean=clean)(KEY, student(answers), X)[0]
-        for clean, answers in ((False, velocities), (True, images))
+        method(KEY, student(answers), X)[0]
+        for method, answers in (
+            (GuidedMeanFlow(), velocities),
+            (PixelMeanFlow(perceptual=0.0), images),
+        )
     ]
     # float32: differences of numbers of about 1, divided by t.
     np.testing.assert_allclose(*losses, rtol=1e-4)
