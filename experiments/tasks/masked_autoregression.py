@@ -111,7 +111,7 @@ class MaskedAutoregression(Diffusion):
             config.condition, "condition", data=Data.from_config(config)
         )
         objective = Objective.from_config(config)
-        network = kinds.MASKED_TOKEN_NETWORK.bind(
+        network = kinds.CONTINUOUS_TOKEN_NETWORK.bind(
             config.model,
             "model",
             channels=patch**2 * shape[-1],
