@@ -59,7 +59,7 @@ def get_config(choice: str = "kl_adversarial") -> ConfigDict:
             options = dict(normalize=True, ema_decay=0.99, restart_threshold=0.05)
             quantizer |= dict(name="VectorQuantizer", **options)
         else:
-            options = dict(sides=(1, 2, 3, 4, 6, 8), ema_decay=0.97, restart_threshold=0.1)
+            options = dict(sides=(1, 2, 4, 8), ema_decay=0.97, restart_threshold=0.1)
             quantizer |= dict(name="MultiScaleQuantizer", **options)
             config.weights.codebook = 1.0
         config.model = dict(name="VQModel", encoder_channels=64, quantizer=quantizer, **network)

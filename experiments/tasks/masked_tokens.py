@@ -48,6 +48,7 @@ class MaskedTokens(TokenTask):
         key: Key[Array, ""],
         tokens: Int[Array, "batch length"],
         condition: PyTree,
+        frozen: PyTree = None,
     ) -> Float[Array, " batch"]:
         mask = autoregression.random_masks(jax.random.split(key, len(tokens)), self.length)
         masked = jnp.where(mask, self.network.mask_token, tokens)

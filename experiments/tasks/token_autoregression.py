@@ -26,6 +26,7 @@ class TokenAutoregression(TokenTask):
         key: Key[Array, ""],
         tokens: Int[Array, "batch length"],
         condition: PyTree,
+        frozen: PyTree = None,
     ) -> Float[Array, " batch"]:
         return -self.log_probability(params, tokens, condition).mean(axis=1)
 

@@ -100,13 +100,8 @@ class TokenTask:
         condition = kinds.CONDITION.bind(
             config.condition, "condition", data=Data.from_config(config)
         )
-        network = cls.network_kind.bind(
-            config.model,
-            "model",
-            vocabulary=space.vocabulary,
-            grid=space.layout.grid,
-            prefix=kinds.PREFIX.bind(config.prefix, "prefix", **condition.network_fields),
-        )
+        given = cls.network_fields(config, space, condition)
+        network = cls.network_kind.bind(config.model, "model", vocabulary=space.vocabulary, **given)
         space.layout.check(network)
         return dict(
             network=network,
@@ -117,19 +112,28 @@ class TokenTask:
             flip=config.data.flip,
         )
 
+    @classmethod
+    def network_fields(cls, config: Any, space: Tokens, condition: Condition) -> dict[str, Any]:
+        """Return the fields of the network that follow from other parts of the config."""
+        prefix = kinds.PREFIX.bind(config.prefix, "prefix", **condition.network_fields)
+        return dict(grid=space.layout.grid, prefix=prefix)
+
+    def _inputs(self) -> tuple[Array, PyTree]:
+        """Return inputs of the network for a batch of one."""
+        return jnp.zeros((1, self.length), jnp.int32), self.condition.example()
+
     def _check_network(self) -> None:
         """Raise ValueError if the network does not return logits of all tokens."""
-        tokens = jax.ShapeDtypeStruct((1, self.length), jnp.int32)
-        condition = jax.eval_shape(self.condition.example)
+        tokens, condition = jax.eval_shape(self._inputs)
         apply = lambda *inputs: self.network.init_with_output(*inputs)[0]
-        words = f"tokens {[1, self.length]} and config.condition's example"
+        words = f"tokens {list(tokens.shape)} and config.condition's example"
         inputs = jax.random.key(0), tokens, condition
         returned = traced_shape(self.network, "model", words, apply, *inputs)
         expected = (1, self.length, self.space.vocabulary)
         if returned != expected:
             raise ValueError(
                 f"config.model names {type(self.network).__name__}, which returns {list(returned)} "
-                f"of tokens {[1, self.length]}; logits of all tokens are {list(expected)}"
+                f"of tokens {list(tokens.shape)}; logits of all tokens are {list(expected)}"
             )
 
     @property
@@ -138,9 +142,7 @@ class TokenTask:
         return self.space.layout.length
 
     def init(self, key: Key[Array, ""]) -> State:
-        tokens = jnp.zeros((1, self.length), jnp.int32)
-        params = self.network.init(key, tokens, self.condition.example())["params"]
-        return self.optimization.first_state(params)
+        return self.optimization.first_state(self.network.init(key, *self._inputs())["params"])
 
     def update(
         self, state: State, batch: dict[str, Array], key: Key[Array, ""], frozen: PyTree = None
@@ -162,7 +164,7 @@ class TokenTask:
             self.dropout_rate,
         )
         tokens = self.space.layout.sequence(codes)
-        return self.losses(params, loss_key, tokens, condition).mean(), ()
+        return self.losses(params, loss_key, tokens, condition, frozen).mean(), ()
 
     def losses(
         self,
@@ -170,6 +172,7 @@ class TokenTask:
         key: Key[Array, ""],
         tokens: Int[Array, "batch length"],
         condition: PyTree,
+        frozen: PyTree = None,
     ) -> Float[Array, " batch"]:
         """Return the loss of each example, in nats per token."""
         raise NotImplementedError

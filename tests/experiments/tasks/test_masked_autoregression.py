@@ -16,14 +16,13 @@ SIZE, KEY = 32, jax.random.key(1)
 
 def small_config():
     """Return a config of digits as 16 patches of 4 pixels, revealed in 5 steps."""
-    config = base.diffusion("small", name="digits", image_shape=(8, 8, 1))
-    config.task, config.patch_size, config.repeats = "MaskedAutoregression", 2, 2
-    config.model = dict(
-        name="MAR", width=16, depth=1, num_heads=2, denoiser_width=16, denoiser_depth=1, buffer=2
-    )
+    config = base.masked_autoregression("small", name="digits", image_shape=(8, 8, 1))
+    config.patch_size = config.repeats = 2
+    config.model.update(width=16, depth=1, num_heads=2, buffer=2)
+    config.model.update(denoiser_width=16, denoiser_depth=1)
     config.batch_size = SIZE
     config.optimizer.update(schedule="constant", warmup=0.0, learning_rate=1e-2)
-    config.sampling.update(num_steps=5, token_steps=3, schedule="cosine", temperature=1.0)
+    config.sampling.update(num_steps=5, token_steps=3)
     return config
 
 
