@@ -1,7 +1,6 @@
 """Autoregression over the codes of a frozen tokenizer: each token given those before it."""
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -86,7 +85,3 @@ class TokenAutoregression(TokenTask):
             self.length,
             law,
         )
-
-    def num_evaluations(self, sampling: Any) -> int:
-        """Return how often the sampler evaluates the network for one sample."""
-        return self.length
