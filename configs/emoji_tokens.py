@@ -53,6 +53,7 @@ def _maskgit(name: str) -> ConfigDict:
 def _var(name: str) -> ConfigDict:
     config = base.tokens(name, "NextScale", **DATA)
     config.model = dict(name="VAR", **BLOCKS)
+    config.sampling.guidance_scale = 2.0  # of the last map
     return config
 
 
@@ -61,6 +62,7 @@ def _mar(name: str) -> ConfigDict:
     config.patch_size = config.repeats = 2
     blocks = dict(width=128, depth=2, num_heads=4, unroll=2)  # in each half
     config.model.update(denoiser_width=128, denoiser_depth=3, buffer=4, **blocks)
+    config.sampling.guidance_scale = 2.0  # of the last tokens
     return config
 
 
@@ -83,6 +85,7 @@ SPACES = {
     "var": base.tokenizer(run="runs/emoji_scales"),
     "mar": emoji_latents(on_disk=True),
 }
+STEPS = {"var": 1500, "mar": 5000}  # which take about as long as 2,000 of vq_transformer
 OF_TEXT = ("vq_transformer", "maskgit")
 CHOICES = (*MODELS, *(f"{model}_text" for model in OF_TEXT))
 
@@ -91,7 +94,7 @@ def get_config(choice: str = "vq_transformer") -> ConfigDict:
     check_choice(choice, CHOICES)
     config = MODELS[choice.removesuffix("_text")](f"emoji_tokens_{choice}")
     config.space = SPACES.get(choice, base.tokenizer(run="runs/emoji_vq"))
-    config.num_steps = 2000
+    config.num_steps = STEPS.get(choice, 2000)
     config.conditioning_dropout = 0.1
     config.optimizer.update(learning_rate=1e-3, warmup=100.0, weight_decay=0.03)
     config.averages.ema.steps = 150.0

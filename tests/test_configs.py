@@ -29,6 +29,7 @@ from genjax.metrics.lpips import LPIPS
 from genjax.training import abstract_state
 from genjax.training.loop import compile_update
 from genjax.training.placement import abstract_frozen
+from tests.experiments import scales_tokenizer
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in Path(ROOT, "configs").glob("*.py"))
@@ -49,6 +50,11 @@ PARAMETERS = {
     "imagenet256_tokens:llamagen_l": 342_910_976,
     "imagenet256_tokens:llamagen_xl": 774_699_520,
     "imagenet256_tokens:llamagen_3b": 3_096_659_200,
+    # the published counts of VAR and MAR
+    "imagenet256_tokens:var_d16": 310_283_520,
+    "imagenet256_tokens:var_d30": 2_010_020_356,
+    "imagenet256_tokens:mar_b": 207_924_768,
+    "imagenet256_tokens:mar_h": 942_403_104,
     # 24 blocks: 12·768² of kernels, 9 biases and 2 norms of 2; 16,385 codes, 1,001 classes and 257
     # places; a layer before the logits and a norm; a bias of the logits
     "imagenet256_tokens:maskgit": 24 * (12 * 768**2 + 13 * 768)
@@ -97,7 +103,13 @@ CHOICES = [
     "imagenet256_tokens:llamagen_3b",
     "imagenet256_tokens:maskgit",
     "imagenet256_tokens:mdlm",
+    "imagenet256_tokens:var_d16",
+    "imagenet256_tokens:var_d30",
+    "imagenet256_tokens:mar_b",
+    "imagenet256_tokens:mar_h",
     "emoji_tokens:maskgit_text",
+    "emoji_tokens:var",
+    "emoji_tokens:mar",
     "emoji_tokens:uniform_diffusion",
     "emoji_text:joint_attention",
     "emoji_text:in_context",
@@ -112,7 +124,7 @@ def load(name):
     name, _, choice = name.partition(":")
     config = importlib.import_module(f"configs.{name}").get_config(*filter(None, [choice]))
     if config.space.name in ("Latents", "Tokens") and not config.space.get("run"):
-        config.space.published = "VAE"  # which the user names
+        config.space.published = "scales" if config.task == "NextScale" else "VAE"  # of the user
     if config.get("teacher"):
         config.teacher = None  # which the user trains
     if "adapters" in config and config.adapters:
@@ -130,6 +142,8 @@ def nothing_to_load(monkeypatch):
 
     def autoencoder(run, weights, published, latents=None):
         factor, channels = 8, 16
+        if "scales" in (run or published):
+            return scales_tokenizer.make()
         return SimpleNamespace(
             load=dict,
             abstract=lambda data_shape: {"variables": {}},
