@@ -59,7 +59,7 @@ def get_config(choice: str = "vq_transformer") -> ConfigDict:
     check_choice(choice, CHOICES)
     config = MODELS[choice.removesuffix("_text")](f"emoji_tokens_{choice}")
     config.space = base.tokenizer(run="runs/emoji_vq")
-    config.num_steps = 2000
+    config.batch_size, config.num_steps = 32, 2000  # as much work as emoji_latent_flow
     config.conditioning_dropout = 0.1
     config.optimizer.update(learning_rate=1e-3, warmup=100.0, weight_decay=0.03)
     config.averages.ema.steps = 150.0
