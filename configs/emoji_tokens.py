@@ -85,7 +85,7 @@ SPACES = {
     "var": base.tokenizer(run="runs/emoji_scales"),
     "mar": emoji_latents(on_disk=True),
 }
-STEPS = {"var": 1500, "mar": 5000}  # which take about as long as 2,000 of vq_transformer
+STEPS = {"var": 1500, "mar": 5000}  # with more and fewer tokens than 2,000 of other choices
 OF_TEXT = ("vq_transformer", "maskgit")
 CHOICES = (*MODELS, *(f"{model}_text" for model in OF_TEXT))
 
@@ -94,7 +94,8 @@ def get_config(choice: str = "vq_transformer") -> ConfigDict:
     check_choice(choice, CHOICES)
     config = MODELS[choice.removesuffix("_text")](f"emoji_tokens_{choice}")
     config.space = SPACES.get(choice, base.tokenizer(run="runs/emoji_vq"))
-    config.num_steps = STEPS.get(choice, 2000)
+    # as much work as emoji_latent_flow
+    config.batch_size, config.num_steps = 32, STEPS.get(choice, 2000)
     config.conditioning_dropout = 0.1
     config.optimizer.update(learning_rate=1e-3, warmup=100.0, weight_decay=0.03)
     config.averages.ema.steps = 150.0

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,7 @@ from experiments.inputs.conditions import Prompts
 from genjax import autoregression
 from genjax.diffusion import sample_keys
 from genjax.models.autoregressive.llamagen import LlamaGen
+from tests.experiments.launching import ROOT, run
 from tests.experiments.small_tokenizer import VOCABULARY, batch, save, small_config
 
 KEY, LENGTH = jax.random.key(1), 4
@@ -238,3 +240,36 @@ def test_an_empty_prompt_is_refused_when_sampling(tokenizer):
     task = build(small_config("vq_transformer_text", tokenizer))
     with pytest.raises(ValueError, match="prompts .'red apple', ''. is empty"):
         task.with_prompts(["red apple", ""])
+
+
+@pytest.mark.slow
+def test_a_run_resumes_and_is_sampled_with_flags(tokenizer, tmp_path):
+    """Two steps and two more are four steps."""
+    fields = dict(
+        {"data.name": "tests.experiments.few_emoji.load", "space.run": "", "num_steps": 4},
+        **{"space.published": tokenizer, "model.width": 16, "model.depth": 1, "model.unroll": 1},
+        **{"optimizer.schedule": "constant", "optimizer.warmup": 0, "batch_size": 8},
+        **{"sampling.every": 2, "sampling.per_class": 1, "checkpoint.every": 2, "log_every": 1},
+        **{"evaluation.num_samples": 20, "evaluation.measures.vgg16.every": 0, "snapshot_every": 0},
+    )
+
+    def train(name, **changes):
+        flags = [f"--config.{field}={value}" for field, value in (fields | changes).items()]
+        config = f"--config={ROOT}/configs/emoji_tokens.py:maskgit"
+        result = run("train", config, f"--workdir={tmp_path / name}", *flags)
+        assert result.returncode == 0, result.stderr
+        rows = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        return [row["loss"] for row in rows if "loss" in row]
+
+    train("twice", num_steps=2)
+    assert train("twice") == train("once")
+    report = json.loads((tmp_path / "once/report.json").read_text())
+    assert {"frechet_distance", "schedule", "guidance_scale", "temperature"} <= report.keys()
+    assert (tmp_path / "once/decoding.gif").exists()
+    sample = functools.partial(run, "sample", f"--workdir={tmp_path / 'once'}", "--classes=3")
+    greedy = sample("--temperature=0", "--num_steps=1", "--count=3", f"--out={tmp_path / 'a.npz'}")
+    assert "temperature 0.0" in greedy.stdout, greedy.stderr
+    images = np.load(tmp_path / "a.npz")["images"]
+    np.testing.assert_array_equal(images[1:], images[:1].repeat(2, 0))
+    refused = sample("--top_k=4")
+    assert refused.returncode == 1 and "the vocabulary's 3 tokens; got 4" in refused.stderr
