@@ -7,7 +7,9 @@ The choices train for the same number of steps:
 - kl: L1 and a divergence of small weight.
 - kl_perceptual, kl_adversarial: kl with LPIPS, and with LPIPS and PatchGAN.
 - vq, vq_perceptual, vq_adversarial: the same with 1,024 discrete codes.
-- scales_adversarial: vq_adversarial with maps of codes from 1×1 to 8×8 (VAR, Tian et al. 2024).
+- scales_adversarial: vq_adversarial with maps of codes of sides 1, 2, 4 and 8 (VAR, Tian et al.
+  2024), 85 codes in all. The codes are moving averages, as those of vq. With the authors' codebook,
+  which is a parameter, 1 % of the codes are in use after 60 steps. Not yet run to the end.
 
 LPIPS needs weights: pip install '.[lpips]'.
 
