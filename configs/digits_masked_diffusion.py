@@ -12,24 +12,18 @@ from ml_collections import ConfigDict
 from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
-PROCESSES = {"masked": dict(name="Masked"), "uniform": dict(name="Uniform")}
+PROCESSES = {"masked": "Masked", "uniform": "Uniform"}
 CHOICES = tuple(PROCESSES)
 
 
 def get_config(choice: str = "masked") -> ConfigDict:
     check_choice(choice, CHOICES)
-    config = base.diffusion(
-        f"digits_masked_diffusion_{choice}", name="digits", image_shape=(8, 8, 1)
-    )
-    config.task, config.space, config.data.levels = "DiscreteDiffusion", dict(name="Levels"), 17
-    del config.data.dequantize_levels, config.weighting, config.adapters
-    config.model = dict(name="TokenDiT", width=64, depth=3, num_heads=2, unroll=3)
-    config.process = dict(PROCESSES[choice], schedule=dict(name="Linear"))
-    config.target.name, config.loss.name = "leave_one_out", "bound_loss"
-    config.times = dict(name="uniform", variates="stratified")
+    name = f"digits_masked_diffusion_{choice}"
+    config = base.discrete_diffusion(name, name="digits", image_shape=(8, 8, 1), levels=17)
+    config.space.name = "Levels"
+    config.process.name = PROCESSES[choice]
+    config.model.update(width=64, depth=3, num_heads=2, unroll=3)
     config.num_steps, config.averages.ema.steps = 2000, 200.0
-    config.conditioning_dropout = 0.1
-    config.sampling.sampler.name, config.sampling.num_steps = "ancestral", 64
     config.sampling.guidance_scale = 1.0
     config.evaluation.measures.likelihood = dict(name="BoundBits")
     return config

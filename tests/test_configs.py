@@ -29,6 +29,7 @@ from genjax.metrics.lpips import LPIPS
 from genjax.training import abstract_state
 from genjax.training.loop import compile_update
 from genjax.training.placement import abstract_frozen
+from tests.experiments import scales_tokenizer
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in Path(ROOT, "configs").glob("*.py"))
@@ -44,6 +45,21 @@ PARAMETERS = {
     "imagenet256_distillation:shortcut_xl2": 676_440_592,
     "imagenet256_distillation:scm_xl2": 674_816_272,
     "imagenet256_pixel_flow": 131_123_712,
+    # LlamaGen's published counts
+    "imagenet256_tokens": 110_888_448,
+    "imagenet256_tokens:llamagen_l": 342_910_976,
+    "imagenet256_tokens:llamagen_xl": 774_699_520,
+    "imagenet256_tokens:llamagen_3b": 3_096_659_200,
+    # the published counts of VAR and MAR
+    "imagenet256_tokens:var_d16": 310_283_520,
+    "imagenet256_tokens:var_d30": 2_010_020_356,
+    "imagenet256_tokens:mar_b": 207_924_768,
+    "imagenet256_tokens:mar_h": 942_403_104,
+    # 24 blocks: 12·768² of kernels, 9 biases and 2 norms of 2; 16,385 codes, 1,001 classes and 257
+    # places; a layer before the logits and a norm; a bias of the logits
+    "imagenet256_tokens:maskgit": 24 * (12 * 768**2 + 13 * 768)
+    + (16_385 + 1_001 + 257 + 768 + 3) * 768
+    + 16_384,
     "text_to_image": 2_028_328_000,
     "text_to_image:flux": 11_891_178_560,
     "text_to_image:flux,latents": 11_891_178_560,
@@ -82,6 +98,19 @@ CHOICES = [
     "imagenet256_distillation:pmf_b16",
     "imagenet256_distillation:shortcut_xl2",
     "imagenet256_distillation:scm_xl2",
+    "imagenet256_tokens:llamagen_l",
+    "imagenet256_tokens:llamagen_xl",
+    "imagenet256_tokens:llamagen_3b",
+    "imagenet256_tokens:maskgit",
+    "imagenet256_tokens:mdlm",
+    "imagenet256_tokens:var_d16",
+    "imagenet256_tokens:var_d30",
+    "imagenet256_tokens:mar_b",
+    "imagenet256_tokens:mar_h",
+    "emoji_tokens:maskgit_text",
+    "emoji_tokens:var",
+    "emoji_tokens:mar",
+    "emoji_tokens:uniform_diffusion",
     "emoji_text:joint_attention",
     "emoji_text:in_context",
     "text_to_image:flux",
@@ -94,8 +123,8 @@ CHOICES = [
 def load(name):
     name, _, choice = name.partition(":")
     config = importlib.import_module(f"configs.{name}").get_config(*filter(None, [choice]))
-    if config.space.name == "Latents" and not config.space.get("run"):
-        config.space.published = "VAE"  # which the user names
+    if config.space.name in ("Latents", "Tokens") and not config.space.get("run"):
+        config.space.published = "scales" if config.task == "NextScale" else "VAE"  # of the user
     if config.get("teacher"):
         config.teacher = None  # which the user trains
     if "adapters" in config and config.adapters:
@@ -113,12 +142,21 @@ def nothing_to_load(monkeypatch):
 
     def autoencoder(run, weights, published, latents=None):
         factor, channels = 8, 16
+        if "scales" in (run or published):
+            return scales_tokenizer.make()
         return SimpleNamespace(
             load=dict,
-            abstract=lambda data_shape: {},
+            abstract=lambda data_shape: {"variables": {}},
             latent_shape=lambda shape: (shape[0] // factor, shape[1] // factor, channels),
             encode=lambda frozen, x: jnp.repeat(x[:, ::factor, ::factor, :1], channels, -1),
+            network=SimpleNamespace(init=lambda key, x: {}, quantizer=None),
+            vocabulary=16_384,
+            encode_codes=codes,
         )
+
+    def codes(variables, x):
+        factor = min(16, x.shape[1] // 8)
+        return x[:, ::factor, ::factor, 0].astype(int)
 
     monkeypatch.setattr(FrozenAutoencoder, "open", autoencoder)
 

@@ -144,6 +144,41 @@ def diffusion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> Co
     )
 
 
+def masked_autoregression(
+    experiment_name: str, num_classes: int = 10, /, **data: Any
+) -> ConfigDict:
+    """Return the fields of class-conditional masked autoregression of continuous tokens (MAR)."""
+    config = diffusion(experiment_name, num_classes, **data)
+    config.task = "MaskedAutoregression"
+    del config.adapters
+    config.patch_size = 1  # side of a token's patch
+    config.repeats = 4  # times and noises drawn for each token in a step
+    config.model.name = "MAR"
+    config.conditioning_dropout = 0.1
+    config.sampling.update(
+        num_steps=8,  # in which all tokens are revealed
+        schedule="cosine",  # of genjax/autoregression/masked.py
+        token_steps=25,  # of the sampler, for the tokens of each step
+        temperature=1.0,  # of the noise in the diffusion of a token
+    )
+    return config
+
+
+def discrete_diffusion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> ConfigDict:
+    """Return the fields of class-conditional masked diffusion in continuous time (MDLM)."""
+    config = diffusion(experiment_name, num_classes, **data)
+    config.task = "DiscreteDiffusion"
+    del config.data.dequantize_levels, config.weighting, config.adapters
+    config.model.name = "TokenDiT"
+    # Of genjax/diffusion/discrete: processes.py, targets.py, losses.py and samplers.
+    config.process = dict(name="Masked", schedule=dict(name="Linear"))
+    config.target.name, config.loss.name = "leave_one_out", "bound_loss"
+    config.times = dict(name="uniform", variates="stratified")
+    config.conditioning_dropout = 0.1
+    config.sampling.update(sampler=dict(name="ancestral"), num_steps=64)
+    return config
+
+
 def gan(experiment_name: str, networks: str, num_classes: int = 10, /, **data: Any) -> ConfigDict:
     """Return the fields of a class-conditional GAN with R3GAN's loss.
 
@@ -211,6 +246,60 @@ def autoregression(
     )
     config.space.name = "Levels"
     return config
+
+
+def tokens(experiment_name: str, task: str, num_classes: int = 10, /, **data: Any) -> ConfigDict:
+    """Return the fields of a class-conditional model of a frozen tokenizer's codes.
+
+    Args:
+        task: "TokenAutoregression", "MaskedTokens" or "NextScale".
+    """
+    masked = dict(
+        schedule="cosine",  # of genjax/autoregression/masked.py
+        num_steps=12,
+        choice_temperature=4.5,  # of the choice of tokens, in the first step
+    )
+    config = experiment(
+        experiment_name,
+        task,
+        data,
+        num_steps=5000,
+        batch_size=64,  # of all devices together
+        params_dtype=placeholder(str),  # "bfloat16": gradients at copies of float32 parameters
+        model=dict(),  # of genjax/models/autoregressive, or a dotted path
+        prefix=dict(name="ClassPrefix"),  # of genjax/models/autoregressive/prefixes.py
+        condition=dict(name="Classes", num_classes=num_classes),
+        conditioning_dropout=0.1,
+        optimizer=optimizer(warmup=0.04, clip_norm=1.0),
+        averages=dict(ema=dict(name="HalfLife", steps=692.8)),
+        checkpoint=checkpoint(every=1000, keep=3),
+        sampling=sampling(
+            guidance_scale=1.5,  # 1 is plain conditional sampling
+            temperature=1.0,  # 0 takes the most likely tokens
+            # Filters of unlikely tokens; None for no filter.
+            top_k=placeholder(int),
+            top_p=placeholder(float),
+            min_p=placeholder(float),
+            **(masked if task == "MaskedTokens" else {}),
+        ),
+        evaluation=dict(
+            every=0,
+            num_samples=1000,
+            labels="balanced",
+            measures=dict(samples=dict(name="Samples")),
+        ),
+    )
+    if task == "MaskedTokens":
+        config.label_smoothing = 0.1
+    if task == "NextScale":
+        del config.prefix  # its network has none
+    config.space = tokenizer()
+    return config
+
+
+def tokenizer(**fields: Any) -> dict[str, Any]:
+    """Return the space of a tokenizer's codes; `run` or `published` names the tokenizer."""
+    return dict(dict(name="Tokens", run=placeholder(str), weights="ema"), **fields)
 
 
 def autoencoder(experiment_name: str, /, **data: Any) -> ConfigDict:

@@ -124,6 +124,7 @@ def _is_called_alike(function: Callable, contract: type, is_method: bool) -> boo
     """Return whether a function takes the arguments of a contract's `__call__`, by their names.
 
     Networks have different names for the condition, so only a method's second name must agree.
+    The first name of a function need not agree, unless it is the only one.
     """
     parameters = list(_parameters(contract).values())
     positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
@@ -132,7 +133,8 @@ def _is_called_alike(function: Callable, contract: type, is_method: bool) -> boo
     if not named <= takes.keys():
         return False
     if not is_method:
-        return positional[1:] == list(takes)[1 : len(positional)]
+        first = min(1, len(positional) - 1)
+        return positional[first:] == list(takes)[first : len(positional)]
     required = [each for each in takes.values() if each.default is each.empty]
     count = len([each for each in required if each.kind is each.POSITIONAL_OR_KEYWORD])
     return positional[1:2] == list(takes)[2 : 1 + len(positional)][:1] and count <= 1 + len(
@@ -221,6 +223,78 @@ class PixelNetwork(Protocol):
     step: Callable
 
     def __call__(self, levels, labels): ...
+
+
+class ContinuousTokenNetwork(Protocol):
+    """a Flax module with `states(tokens, mask, labels)` and `denoise(x_t, t, states)`.
+
+    `genjax.autoregression.mar` calls them; `network(tokens, mask, labels, x_t, t)` calls both.
+    """
+
+    states: Callable
+    denoise: Callable
+
+
+class ScaleNetwork(Protocol):
+    """`network(inputs, labels)`: a Flax module that returns logits of the tokens of all maps.
+
+    `sides` are those of the maps. `start(labels)` and `step(state, inputs, scale)` do so for one
+    map after another (`genjax.autoregression.scales`).
+    """
+
+    sides: tuple[int, ...]
+    start: Callable
+    step: Callable
+
+    def __call__(self, inputs, labels): ...
+
+
+class SequenceNetwork(Protocol):
+    """`network(tokens, condition)`: a Flax module that returns the logits of all tokens.
+
+    Those of a token depend on the tokens before it. `prefill(condition)` and
+    `step(state, tokens, position)` read one token at a time (`genjax.autoregression.decoding`).
+    `prefix`, `vocabulary` and `grid` are set from the config's prefix and space.
+    """
+
+    vocabulary: int
+    grid: tuple[int, int]
+    prefill: Callable
+    step: Callable
+
+    def __call__(self, tokens, condition): ...
+
+
+class MaskedNetwork(Protocol):
+    """`network(tokens, condition)`: a Flax module that returns the logits of all tokens.
+
+    Any of the tokens may be `mask_token`. `prefix`, `vocabulary` and `grid` are set from the
+    config's prefix and space.
+    """
+
+    vocabulary: int
+    grid: tuple[int, int]
+    mask_token: int
+
+    def __call__(self, tokens, condition): ...
+
+
+class Prefix(Protocol):
+    """`prefix(condition, width, dtype, param_dtype)`: a Flax module that makes `length` states.
+
+    It returns the states that stand before the tokens, and which of them are visible, or None.
+    `num_classes` is set from `config.condition`.
+    """
+
+    length: int
+
+    def __call__(self, condition, width, dtype, param_dtype): ...
+
+
+class MaskSchedule(Protocol):
+    """`schedule(share)`: the share of masked tokens after a share of the steps."""
+
+    def __call__(self, share): ...
 
 
 class PixelLikelihood(Protocol):
@@ -415,6 +489,14 @@ PATCH_DISCRIMINATOR = Kind(PatchDiscriminator, ("genjax.models.gans.patchgan",),
 AUTOENCODER = Kind(AutoencoderNetwork, ("genjax.models.autoencoders",), made=True)
 VARIATIONAL = Kind(VariationalNetwork, ("genjax.models.autoencoders",), made=True)
 PIXEL_NETWORK = Kind(PixelNetwork, ("genjax.models.autoregressive",), made=True)
+CONTINUOUS_TOKEN_NETWORK = Kind(
+    ContinuousTokenNetwork, ("genjax.models.autoregressive",), made=True
+)
+SCALE_NETWORK = Kind(ScaleNetwork, ("genjax.models.autoregressive",), made=True)
+SEQUENCE_NETWORK = Kind(SequenceNetwork, ("genjax.models.autoregressive",), made=True)
+MASKED_NETWORK = Kind(MaskedNetwork, ("genjax.models.autoregressive",), made=True)
+PREFIX = Kind(Prefix, ("genjax.models.autoregressive.prefixes",), made=True)
+MASK_SCHEDULE = Kind(MaskSchedule, ("genjax.autoregression.masked",))
 PIXEL_LIKELIHOOD = Kind(PixelLikelihood, ("genjax.autoregression.likelihoods",), made=True)
 ORDER = Kind(Order, ("genjax.autoregression.orders",))
 PROCESS = Kind(
@@ -456,10 +538,20 @@ WRITER = Kind(Writer, ("genjax.training.writers",), made=True)
 
 # The kinds whose names a field of a config takes.
 KINDS_BY_FIELD = {
-    "model": (DIFFUSION_NETWORK, AUTOENCODER, VARIATIONAL, PIXEL_NETWORK),
+    "model": (
+        DIFFUSION_NETWORK,
+        AUTOENCODER,
+        VARIATIONAL,
+        PIXEL_NETWORK,
+        CONTINUOUS_TOKEN_NETWORK,
+        SCALE_NETWORK,
+        SEQUENCE_NETWORK,
+        MASKED_NETWORK,
+    ),
     "model.generator": (GENERATOR,),
     "model.discriminator": (DISCRIMINATOR,),
     "condition": (CONDITION,),
+    "prefix": (PREFIX,),
     "process": (PROCESS, DISCRETE_PROCESS),
     "target": (TARGET,),
     "loss": (LOSS,),

@@ -211,6 +211,9 @@ class Prompts:
         first_caption: probability that an example is trained with its first caption, its name.
         prompts: what labels 0, 1, … stand for: the rows of sample sheets.
         directory: of encoded prompts, if not the usual one.
+
+    Raises:
+        ValueError: a prompt is empty, or has no tokens.
     """
 
     encoder: str
@@ -221,6 +224,15 @@ class Prompts:
     prompts: tuple[str, ...] = field(compare=False)  # no program depends on them
     directory: str | None = field(default=None, compare=False)
     num_classes: ClassVar[int] = 0
+
+    def __post_init__(self):
+        if self.length < 1:
+            raise ValueError(f"config.condition.length is {self.length}; a prompt has 1 or more")
+        if not all(prompt.strip() for prompt in self.prompts):
+            raise ValueError(
+                f"one of the prompts {list(self.prompts)} is empty; give it words, or sample "
+                "without a prompt by config.sampling.guidance_scale=0"
+            )
 
     @property
     def num_rows(self) -> int:

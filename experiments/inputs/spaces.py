@@ -314,7 +314,15 @@ class Tokens:
         return self.autoencoder.encode_codes(frozen["tokenizer"], to_float(examples))
 
     def decode(self, samples: Int[Array, " batch *shape"], frozen: PyTree = None) -> Array:
-        return self.autoencoder.decode_codes(frozen["tokenizer"], samples)
+        """Return images of codes; places of the code `vocabulary`, which is a mask, are grey."""
+        masked = samples == self.vocabulary
+        images = self.autoencoder.decode_codes(frozen["tokenizer"], jnp.where(masked, 0, samples))
+        if len(self.shape) == 1:  # maps of several scales, which are never masked
+            return images
+        hidden = masked.reshape(*masked.shape[:3], -1).any(axis=-1)
+        rows, columns = (n // m for n, m in zip(self.data_shape, self.shape[:2], strict=False))
+        hidden = jnp.repeat(jnp.repeat(hidden, rows, axis=1), columns, axis=2)
+        return jnp.where(hidden[..., None], 0, images)
 
     to_data = staticmethod(to_uint8)
     picture = staticmethod(draw)

@@ -22,6 +22,22 @@ NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the sampler.", low
 GUIDANCE_SCALE = flags.DEFINE_float(
     "guidance_scale", None, "1 is plain conditional sampling, 0 unconditional."
 )
+TEMPERATURE = flags.DEFINE_float(
+    "temperature", None, "Of tokens: 1 samples from the model, 0 takes the most likely ones."
+)
+TOP_K = flags.DEFINE_integer("top_k", None, "Draw tokens from so many of the most likely ones.")
+TOP_P = flags.DEFINE_float(
+    "top_p", None, "Draw tokens from the fewest that together have this probability."
+)
+MIN_P = flags.DEFINE_float(
+    "min_p", None, "Exclude tokens less than this times as likely as the most likely one."
+)
+CHOICE_TEMPERATURE = flags.DEFINE_float(
+    "choice_temperature",
+    None,
+    "Of MaskGIT: 0 keeps the surest tokens of each step, more keeps others too.",
+    lower_bound=0.0,
+)
 TRUNCATION = flags.DEFINE_float(
     "truncation",
     None,
@@ -55,6 +71,11 @@ def sampling_changes() -> dict[str, Any]:
         grid=named(GRID.value, "grid", kinds.GRID),
         num_steps=NUM_STEPS.value,
         guidance_scale=GUIDANCE_SCALE.value,
+        temperature=TEMPERATURE.value,
+        top_k=TOP_K.value,
+        top_p=TOP_P.value,
+        min_p=MIN_P.value,
+        choice_temperature=CHOICE_TEMPERATURE.value,
         truncation=TRUNCATION.value,
         weights=WEIGHTS.value,
         batch_size=BATCH_SIZE.value,

@@ -20,7 +20,7 @@ from experiments.tasks.adapters import Adapters
 from experiments.tasks.optimization import Optimization, State
 from experiments.tasks.shapes import traced_shape
 from genjax import diffusion
-from genjax.data import flip_images, to_float
+from genjax.data import flip_images
 from genjax.diffusion import losses, times
 from genjax.training import Mean
 from genjax.training.task import Condition, Space
@@ -428,8 +428,7 @@ class Diffusion:
 @functools.cache
 def _reconstruct(space: Space) -> Callable:
     def reconstruct(frozen, x):
-        latents = space.autoencoder.encode(frozen["autoencoder"], to_float(x))
-        return space.to_data(space.decode(latents, frozen))
+        return space.to_data(space.decode(space.encode(x, frozen), frozen))
 
     return jax.jit(reconstruct)
 

@@ -80,7 +80,8 @@ def mar_sample(
     draw: Callable[[Key[Array, " batch"], PyTree, Float[Array, ""]], Tokens],
     channels: int,
     counts: Int[np.ndarray, "num_steps masked"],
-) -> Tokens:
+    trajectory: bool = False,
+) -> Float[Array, "*steps batch length channels"]:
     """Draw all tokens of each example in an order of its own, in a few steps.
 
     Args:
@@ -93,6 +94,8 @@ def mar_sample(
         channels: of a token.
         counts: `masked.masked_counts`. They are not traced, because the largest step sets how many
             places `draw` has.
+        trajectory: return the tokens after every step, `[num_steps batch length channels]`. Those
+            that are still masked are zeros.
     """
     length, batch, counts = counts.shape[1] - 1, len(keys), counts[:, -1]
     before = np.concatenate([[length], counts[:-1]])
@@ -110,8 +113,9 @@ def mar_sample(
         tokens = draw(fold(step), jax.tree.map(lambda a: take(a, chosen), z), 1 - after / length)
         written = jnp.where(jnp.arange(places) < before - after, chosen, length)
         put = jax.vmap(lambda a, index, new: a.at[index].set(new, mode="drop"))
-        return put(x, written, tokens), None
+        x = put(x, written, tokens)
+        return x, x if trajectory else None
 
     rows = jnp.arange(1, len(counts) + 1), jnp.asarray(before), jnp.asarray(counts)
-    x, _ = jax.lax.scan(reveal, jnp.zeros((batch, length, channels)), rows)
-    return x
+    x, states = jax.lax.scan(reveal, jnp.zeros((batch, length, channels)), rows)
+    return states if trajectory else x

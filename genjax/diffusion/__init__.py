@@ -127,6 +127,7 @@ from genjax.diffusion.samplers.tables import cut as cut
 from genjax.diffusion.samplers.tables import join as join
 from genjax.diffusion.samplers.tables import run as run
 from genjax.diffusion.samplers.tables import sampler as sampler
+from genjax.diffusion.samplers.tables import scale_noise as scale_noise
 from genjax.diffusion.steering import steer as steer
 from genjax.diffusion.steering import steer_inpainting as steer_inpainting
 from genjax.diffusion.targets import Prediction as Prediction

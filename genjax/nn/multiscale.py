@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from genjax.nn.quantizers import Quantized
+from genjax.nn.quantizers import Quantized, VectorQuantizer
 from genjax.nn.resize import area, bicubic, resize
 
 Maps = Float[Array, "batch rows columns features"]
@@ -32,6 +32,9 @@ class MultiScaleQuantizer(nn.Module):
         sides: of the square maps; the last is the latents'.
         num_refinements: number of convolutions; scales that are near to each other share one.
         refinement: the share of the convolution's output, beside 1 − refinement of its input.
+        ema_decay, restart_threshold: as of `VectorQuantizer`; the latents of a code are what the
+            coarser maps leave over at all scales. The authors' codebook is a parameter. Small
+            trainings use a few of its codes.
     """
 
     num_codes: int
@@ -39,6 +42,8 @@ class MultiScaleQuantizer(nn.Module):
     sides: Sequence[int]
     num_refinements: int = 4
     refinement: float = 0.5
+    ema_decay: float | None = None
+    restart_threshold: float = 0.0
     param_dtype: Any = jnp.float32
 
     @property
@@ -47,16 +52,21 @@ class MultiScaleQuantizer(nn.Module):
         return sum(side**2 for side in self.sides)
 
     def setup(self):
-        bound = 1 / self.num_codes
-        init = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
-        self.codes = self.param("codes", init, (self.num_codes, self.features), self.param_dtype)
+        self.vectors = VectorQuantizer(
+            self.num_codes,
+            self.features,
+            ema_decay=self.ema_decay,
+            restart_threshold=self.restart_threshold,
+            param_dtype=self.param_dtype,
+        )
+        nn.share_scope(self, self.vectors)  # its codes are variables of this module
         self.convolutions = [
             nn.Conv(self.features, (3, 3), dtype=jnp.float32, param_dtype=self.param_dtype)
             for _ in range(self.num_refinements)
         ]
 
     def __call__(self, latents: Maps, train: bool = False) -> Quantized:
-        """Quantize latents; `train` is unused, since the codebook is a parameter.
+        """Quantize latents; with `train`, moving averages of codes are updated.
 
         Raises:
             ValueError: the latents have another side or number of features.
@@ -65,15 +75,19 @@ class MultiScaleQuantizer(nn.Module):
         if latents.shape[1:] != expected:
             raise ValueError(f"this quantizer takes latents {expected}; got {latents.shape[1:]}")
         x = latents.astype(jnp.float32)
-        total, indices, losses = jnp.zeros_like(x), [], []
+        total, rests, indices, losses = jnp.zeros_like(x), [], [], []
         for scale in range(len(self.sides)):
-            indices.append(self._nearest(self.shrunk(jax.lax.stop_gradient(x - total), scale)))
+            rests.append(self.shrunk(jax.lax.stop_gradient(x - total), scale))
+            indices.append(self._nearest(rests[-1]))
             total = total + self.enlarged(indices[-1], scale)
             apart = lambda a, b: jnp.mean(jnp.square(a - jax.lax.stop_gradient(b)))
             losses.append({"commitment": apart(x, total), "codebook": apart(total, x)})
         losses = jax.tree.map(lambda *a: sum(a) / len(a), *losses)
+        rests, indices = (jnp.concatenate(parts, axis=1) for parts in (rests, indices))
+        if train:
+            self.vectors.update(rests.reshape(-1, self.features), indices.reshape(-1))
         quantized = jax.lax.stop_gradient(total) + (x - jax.lax.stop_gradient(x))
-        return Quantized(quantized, jnp.concatenate(indices, axis=1), losses)
+        return Quantized(quantized, indices, losses)
 
     def lookup(self, indices: Int[Array, "batch tokens"]) -> Maps:
         """Return the sum of the maps of all scales, or of the first ones."""
@@ -117,7 +131,7 @@ class MultiScaleQuantizer(nn.Module):
     def enlarged(self, indices: Int[Array, "batch tokens"], scale: int) -> Maps:
         """Return the codes of a scale, enlarged to the last side and refined."""
         side, last = self.sides[scale], self.sides[-1]
-        x = jnp.asarray(self.codes, jnp.float32)[indices].reshape(-1, side, side, self.features)
+        x = self.vectors.lookup(indices).reshape(-1, side, side, self.features)
         if side != last:
             x = resize(x, last, last, bicubic)
         refined = self.convolutions[self._refinement_of(scale)](x)
@@ -130,7 +144,7 @@ class MultiScaleQuantizer(nn.Module):
         return int(np.argmin(np.abs(places - scale / max(len(self.sides) - 1, 1))))
 
     def _nearest(self, x: Float[Array, "batch tokens features"]) -> Int[Array, "batch tokens"]:
-        codes = jnp.asarray(self.codes, jnp.float32)
+        codes = self.vectors.codebook
         products = jnp.matmul(x, codes.T, precision="highest")
         distances = jnp.sum(jnp.square(codes), axis=-1) - 2 * products
         return jnp.argmin(distances, axis=-1).astype(jnp.int32)

@@ -143,22 +143,27 @@ class VectorQuantizer(nn.Module):
             losses["entropy"] = _entropy(probabilities).mean() - _entropy(
                 probabilities.mean(axis=0)
             )
-        updates = train and self.ema_decay is not None and self.is_mutable_collection("codebook")
-        if updates and not self.is_initializing():
-            self._update(jax.lax.stop_gradient(x), indices)
+        if train:
+            self.update(jax.lax.stop_gradient(x), indices)
         return Quantized(
             _straight_through(x, codes).reshape(latents.shape),
             indices.reshape(latents.shape[:-1]),
             losses,
         )
 
-    def _update(self, x: Float[Array, "latents features"], indices: Int[Array, " latents"]) -> None:
-        """N ← γ·N + (1 − γ)·n and c ← m/N with m ← γ·m + (1 − γ)·Σz (appendix A.1), as a step of c.
+    def update(self, x: Float[Array, "latents features"], indices: Int[Array, " latents"]) -> None:
+        """Move the codes to the latents that chose them, if they are moving averages and mutable.
+
+        N ← γ·N + (1 − γ)·n and c ← m/N with m ← γ·m + (1 − γ)·Σz (appendix A.1), as a step of c.
 
         m and N of a code that is no longer chosen tend to 0 together, and their ratio to 0/0; c
         itself stays. Counts are in units of an equal share of the batch, so their mean is 1 and a
         batch's size is of no consequence.
         """
+        if self.ema_decay is None or not self.is_mutable_collection("codebook"):
+            return
+        if self.is_initializing():
+            return
         # A product rather than a scattered sum: its order of summation is fixed on every back end.
         chosen = jax.nn.one_hot(indices, self.num_codes) * (self.num_codes / len(x))
         counts = chosen.sum(axis=0)

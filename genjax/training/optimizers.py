@@ -173,8 +173,12 @@ def make_schedule(
         return optax.warmup_cosine_decay_schedule(
             0.0, learning_rate, warmup_steps, decay_steps, end_learning_rate
         )
+    if name == "linear":
+        rise = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+        fall = optax.linear_schedule(learning_rate, end_learning_rate, decay_steps - warmup_steps)
+        return optax.join_schedules([rise, fall], [warmup_steps])
     if name != "constant":
-        raise ValueError(f"{field}.schedule is {name!r}; there are cosine, constant")
+        raise ValueError(f"{field}.schedule is {name!r}; there are cosine, linear, constant")
     if warmup_steps:
         return optax.linear_schedule(0.0, learning_rate, warmup_steps)
     return optax.constant_schedule(learning_rate)  # a linear schedule of no steps would stay at 0
@@ -199,7 +203,8 @@ def make_optimizer(
     The optimizer is `<name>(schedule, weight_decay=…, mask=kernels_only, **options)`.
 
     The learning rate rises linearly over the warm-up. It then falls as a half cosine until `decay`,
-    where it is `end_learning_rate` and stays; with the schedule "constant" it does not fall.
+    where it is `end_learning_rate` and stays. With the schedule "linear" it falls linearly, and
+    with "constant" it does not fall.
     Gradients are first scaled down to a global norm of at most `clip_norm`. Weight decay is
     decoupled: learning rate · `weight_decay` · parameter is subtracted, of kernels alone.
 

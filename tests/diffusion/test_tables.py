@@ -17,13 +17,15 @@ from genjax.diffusion import (
     join,
     karras_grid,
     restart,
+    run,
     sample_keys,
     samplers,
+    scale_noise,
     uniform_grid,
 )
 from genjax.diffusion.samplers.tables import steps_of
 
-FLOW = RectifiedFlow()
+FLOW, KEY = RectifiedFlow(), jax.random.key(0)
 TIMES = [0.93, 0.72, 0.41, 0.17, 0.04]
 
 
@@ -55,6 +57,35 @@ def test_edm_heun_with_a_corrected_last_step_has_order_two_from_data_to_noise(fl
         return np.abs(states_of(FLOW, jnp.asarray(start), table)[-1] - end).max()
 
     np.testing.assert_allclose(np.log2(error(32) / error(64)), 2, atol=0.15)
+
+
+@pytest.mark.parametrize(
+    "sampler", [samplers.ddim, samplers.ddpm, samplers.edm_stochastic], ids=["ode", "ddpm", "churn"]
+)
+def test_scaled_noise_scales_the_deviation_of_a_gaussian_law(sampler, float64):
+    """For the exact denoiser of N(m, s²) all is affine in the noise, and m is a fixed point."""
+    m, s, count = 0.7, 0.3, 6
+    times = jnp.array([*TIMES, 0.0])
+    table = sampler.table(FLOW, times)
+    noise, keys = jnp.asarray(quantiles_of(0.0, 1.0))[:count], sample_keys(KEY, jnp.arange(count))
+    mean = FLOW.alpha(times[0]) * m
+
+    def denoiser(x, t):
+        alpha, sigma = FLOW.alpha(t), FLOW.sigma(t)
+        gain = alpha * s**2 / (alpha**2 * s**2 + sigma**2)
+        clean = m + gain * (x - alpha * m)
+        return Prediction(clean, (x - alpha * clean) / sigma, jnp.full_like(x, 0.3))
+
+    at = quick_jit(
+        lambda factor: run(
+            denoiser, mean + factor * (noise - mean), scale_noise(table, factor), keys
+        )
+    )
+    plain = at(1.0)
+    assert np.std(plain) > 0.05
+    for factor in (0.5, 0.0):
+        np.testing.assert_allclose(at(factor) - m, factor * (plain - m), atol=1e-12)
+    np.testing.assert_array_equal(plain, quick_jit(lambda: run(denoiser, noise, table, keys))())
 
 
 PARTS = {

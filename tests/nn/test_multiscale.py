@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +37,7 @@ def test_area_is_the_mean_over_the_inputs_that_an_output_touches():
 def reference(params, latents):
     """The algorithm of the paper in float64, one place after another."""
     codes = np.float64(params["codes"])
-    total, indices = np.zeros(latents.shape), []
+    total, indices, rests = np.zeros(latents.shape), [], []
     for scale, side in enumerate(SIDES):
         shrink, enlarge = area(5, side), bicubic(side, 5)
         rest = np.einsum("yh,xw,bhwc->byxc", shrink, shrink, latents - total)
@@ -49,15 +51,40 @@ def reference(params, latents):
             convolved += padded[:, i : i + 5, j : j + 5] @ np.float64(layer["kernel"][i, j])
         total += 0.5 * maps + 0.5 * (convolved + layer["bias"])
         indices.append(chosen.reshape(len(latents), -1))
-    return total, np.concatenate(indices, axis=1)
+        rests.append(rest.reshape(len(latents), -1, FEATURES))
+    return total, np.concatenate(indices, axis=1), np.concatenate(rests, axis=1)
 
 
 def test_codes_are_those_of_the_algorithm_in_float64(variables, quantize):
     quantized = quantize(variables, LATENTS)
-    total, indices = reference(variables["params"], np.float64(LATENTS))
+    total, indices, _ = reference(variables["params"], np.float64(LATENTS))
     np.testing.assert_array_equal(quantized.indices, indices)
     np.testing.assert_allclose(quantized.latents, total, rtol=0, atol=1e-5 * np.abs(total).max())
     assert len(np.unique(indices)) > 10
+
+
+def test_moving_codes_are_means_of_what_coarser_maps_leave_over_at_all_scales(variables):
+    """Without inertia a code is the mean of its latents; a code that was not chosen restarts."""
+    params = dict(variables["params"])
+    codes = params.pop("codes")
+    _, indices, rests = reference(variables["params"], np.float64(LATENTS))
+    for threshold in (0.0, 1e-3):
+        options = dict(ema_decay=0.0, restart_threshold=threshold)
+        quantizer = MultiScaleQuantizer(32, FEATURES, SIDES, **options)
+        kept = {"codes": codes, "shares": np.ones(32, np.float32)}
+        apply = jax.jit(functools.partial(quantizer.apply, mutable=["codebook"]), static_argnums=2)
+        rngs = {"restart": jax.random.key(0)}
+        quantized, after = apply({"params": params, "codebook": kept}, LATENTS, True, rngs=rngs)
+        np.testing.assert_array_equal(quantized.indices, indices)
+        for code, new in enumerate(after["codebook"]["codes"]):
+            own = rests[indices == code]
+            if len(own):
+                np.testing.assert_allclose(new, own.mean(axis=0), atol=1e-5)
+            elif threshold:
+                assert np.abs(rests.reshape(-1, FEATURES) - new).max(axis=1).min() < 1e-5
+            else:
+                np.testing.assert_array_equal(new, codes[code])
+        assert len(np.unique(indices)) < 32
 
 
 def test_the_pyramid_of_codes_is_the_residual_sum_exactly(variables, quantize):

@@ -53,6 +53,14 @@ def test_a_constant_schedule_warms_up_and_stays():
         np.testing.assert_allclose([schedule(s) for s in (0, 5, 10, 55, 100)], expected, rtol=1e-6)
 
 
+def test_a_linear_schedule_warms_up_and_falls_to_its_end():
+    options = dict(schedule="linear", decay=50, end_learning_rate=0.02)
+    for warmup, expected in ((10, [0, 0.05, 0.1, 0.06, 0.02]), (0, [0.1, 0.092, 0.084, 0.052])):
+        _, schedule = make_optimizer(**{**NUMBERS, "warmup": warmup}, **options)
+        rates = [schedule(step) for step in (0, 5, 10, 30, 80)]
+        np.testing.assert_allclose(rates[: len(expected)], expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -61,7 +69,7 @@ def test_a_constant_schedule_warms_up_and_stays():
         (dict(name="lion", momentum=0.9), "has momentum, which lion does not take; it takes .*b1"),
         (dict(warmup=200), "warmup is 200 steps.*num_steps=100"),
         (dict(decay=10), "warmup is 10 steps.*decay=10"),
-        (dict(schedule="linear"), "schedule is 'linear'; there are cosine, constant"),
+        (dict(schedule="step"), "schedule is 'step'; there are cosine, linear, constant"),
         (dict(name="schedule_free_adamw"), "set config.optimizer.schedule to 'constant'"),
     ],
 )

@@ -225,6 +225,16 @@ def cut(table: Table, start: int, stop: int) -> Table:
     return part
 
 
+def scale_noise(table: Table, factor: float | Float[Array, ""]) -> Table:
+    """Return the table whose rows draw noise of `factor` times the deviation: a temperature.
+
+    Scale the noise that sampling starts from too. Then samples of a Gaussian law keep their mean,
+    and their deviation is `factor` times its own.
+    """
+    scaled = {name: getattr(table, name) for name in ("fresh", "largest", "churn")}
+    return table._replace(**jax.tree.map(lambda column: factor * column, scaled))
+
+
 def join(*tables: Table) -> Table:
     """Return the table that works through the tables one after another.
 

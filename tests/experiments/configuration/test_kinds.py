@@ -73,7 +73,13 @@ CHOICES = {
     "LookupFreeQuantizer, BinarySphericalQuantizer, MultiScaleQuantizer",
     kinds.CONDITION: "Classes, Unconditional, Frames, Prompts",
     kinds.TASK: "GAN, Autoencoder, Autoregression, Diffusion, DiscreteDiffusion, Distillation, "
-    "Drifting, Matching, PixelDistillation, VariationalAutoencoder",
+    "Drifting, MaskedTokens, Matching, PixelDistillation, TokenAutoregression, "
+    "VariationalAutoencoder",
+    kinds.SEQUENCE_NETWORK: "LlamaGen, LlamaGen_B, LlamaGen_L, LlamaGen_XL, LlamaGen_XXL, "
+    "LlamaGen_1B, LlamaGen_3B, LlamaGen_7B",
+    kinds.MASKED_NETWORK: "MaskGIT",
+    kinds.PREFIX: "ClassPrefix, TextPrefix",
+    kinds.MASK_SCHEDULE: "cosine, linear, square, cubic, square_root",
     kinds.PATCH_DISCRIMINATOR: "Discriminator",
     kinds.TEXT_ENCODER: "minilm",
 }

@@ -50,7 +50,13 @@ def test_tokens_are_the_nearest_codes_and_decode_to_the_reconstruction(tmp_path)
     np.testing.assert_array_equal(codes, distances.argmin(-1))
     assert codes.dtype == np.int32 and len(np.unique(codes)) > 4
     reconstruction = module.apply(variables, to_float(images))
-    np.testing.assert_allclose(space.decode(codes, frozen), reconstruction, rtol=1e-5, atol=1e-6)
+    decode = jax.jit(space.decode)
+    np.testing.assert_allclose(decode(codes, frozen), reconstruction, rtol=1e-5, atol=1e-6)
+    # Masked codes, in the second row and in the fourth column, are grey squares of 2×2 pixels.
+    partial = np.asarray(decode(codes.at[:, 1].set(16).at[:, :, 3].set(16), frozen))
+    np.testing.assert_array_equal(partial[:, 2:4], 0)
+    np.testing.assert_array_equal(partial[:, :, 6:8], 0)
+    assert np.all(np.any(np.delete(partial, [2, 3], 1)[:, :, [0, 5, 8, 11]] != 0, axis=-1))
 
 
 def test_an_autoencoder_without_codes_has_no_tokens(tmp_path):

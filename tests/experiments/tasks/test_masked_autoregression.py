@@ -1,0 +1,134 @@
+"""The task of masked autoregression: its loss, its samples and what it refuses."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.configuration import base
+from experiments.configuration.runs import build
+from genjax.data import load_dataset
+
+SIZE, KEY = 32, jax.random.key(1)
+
+
+def small_config():
+    """Return a config of digits as 16 patches of 4 pixels, revealed in 5 steps."""
+    config = base.masked_autoregression("small", name="digits", image_shape=(8, 8, 1))
+    config.patch_size = config.repeats = 2
+    config.model.update(width=16, depth=1, num_heads=2, buffer=2)
+    config.model.update(denoiser_width=16, denoiser_depth=1)
+    config.batch_size = SIZE
+    config.optimizer.update(schedule="constant", warmup=0.0, learning_rate=1e-2)
+    config.sampling.update(num_steps=5, token_steps=3)
+    return config
+
+
+def batch():
+    digits = load_dataset("digits").source[np.arange(SIZE)]
+    return {name: jnp.asarray(digits[name]) for name in ("image", "label")}
+
+
+@functools.cache
+def trained_a_little():
+    """Return a small task, its state after thirty steps, and their losses."""
+    task = build(small_config())
+    state, update = jax.jit(task.init)(jax.random.key(0)), jax.jit(task.update)
+    losses = []
+    for step in range(30):
+        state, metrics = update(state, batch(), jax.random.fold_in(KEY, step))
+        losses.append(float(metrics["loss"]))
+    return task, state, losses
+
+
+generate = jax.jit(
+    lambda task, state, *args, **options: task.generate(state, KEY, *args, **options),
+    static_argnums=0,
+    static_argnames=("weights", "trajectory"),
+)
+
+
+def inputs(**changes):
+    task, _, _ = trained_a_little()
+    config = small_config()
+    config.sampling.update(changes)
+    return task.sampling_inputs(config.sampling)
+
+
+def test_the_first_loss_is_that_of_a_velocity_of_zero_and_falls():
+    """E[(z − x)²] = 1 + E[x²], within four deviations of the draw."""
+    _, _, losses = trained_a_little()
+    x = np.asarray(batch()["image"]) / 127.5 - 1
+    draws = SIZE * 64 * 0.867 * 2  # of masked pixels, which share images but not noise
+    deviation = np.sqrt(np.var(x**2) + 2 + 4 * np.mean(x**2)) / np.sqrt(draws)
+    assert abs(losses[0] - 1 - np.mean(x**2)) < 4 * deviation
+    assert np.mean(losses[-3:]) < 0.8 * losses[0]
+
+
+def test_samples_depend_on_their_own_index_and_their_film_reveals_each_token_once():
+    task, state, _ = trained_a_little()
+    options = inputs()
+    labels = jnp.arange(3)
+    films = np.asarray(generate(task, state, labels, jnp.arange(3), *options, trajectory=True))
+    assert films.shape == (5, 3, 8, 8, 1)
+    others = jnp.array([9, 1, 0]), jnp.array([7, 1, 0])
+    shifted = generate(task, state, *others, *options, trajectory=True)
+    # Sums of matrix products may be in another order in another place of the batch.
+    np.testing.assert_allclose(shifted[:, 1], films[:, 1], atol=1e-5)
+    patches = films.reshape(5, 3, 4, 2, 4, 2).transpose(0, 1, 2, 4, 3, 5).reshape(5, 3, 16, 4)
+    drawn = np.any(patches != 0, axis=-1)
+    # floor(16·cos(π/2·k/5)) stay masked after step k.
+    np.testing.assert_array_equal(drawn.sum(-1), np.repeat([[1], [4], [7], [12], [16]], 3, 1))
+    for before, after in zip(patches, patches[1:], strict=False):
+        was = np.any(before != 0, axis=-1)
+        np.testing.assert_array_equal(after[was], before[was])
+    assert len({drawn[2, i].tobytes() for i in range(3)}) > 1  # orders of their own
+
+
+def test_a_cold_token_is_the_mode_and_guidance_of_one_is_conditional():
+    """At temperature 0 nothing is random but the order; at scale 1 the null class has no part."""
+    task, state, _ = trained_a_little()
+    one_step = build(small_config_of_one_step())
+    labels, indices = jnp.array([3, 3]), jnp.array([0, 1])
+    cold = generate(one_step, state, labels, indices, *inputs(temperature=0.0))
+    np.testing.assert_allclose(cold[0], cold[1], atol=1e-5)
+    warm = generate(one_step, state, labels, indices, *inputs())
+    assert np.abs(warm[0] - warm[1]).max() > 0.1
+    embedding = state.params["label_embedding"]["embedding"]
+    other = state.replace(
+        params=state.params
+        | {"label_embedding": {"embedding": embedding.at[10].add(jnp.arange(16.0))}}  # null class
+    )
+    for scale, same in ((1.0, True), (2.0, False)):
+        options = inputs(guidance_scale=scale)
+        first, second = (generate(one_step, s, labels, indices, *options) for s in (state, other))
+        assert np.allclose(first, second, atol=1e-5) == same
+
+
+def small_config_of_one_step():
+    config = small_config()
+    config.sampling.num_steps = 1
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(patch_size=3), r"config.patch_size is 3, and .* \[8, 8, 1\]"),
+        (dict(model__name="MARR"), "config.model.name is 'MARR'.*MAR"),
+        (dict(model__num_heads=3), "num_heads is 3 and config.model.width 16"),
+        (dict(sampling__num_steps=17), "16 tokens are revealed in 1 to 16 steps; got num_steps=17"),
+        (dict(sampling__schedule="cosin"), "config.sampling.schedule is 'cosin'.*cosine"),
+        (dict(sampling__temperature=-0.1), "temperature is at least 0"),
+        (dict(sampling__sampler=dict(name="adaptive")), "'adaptive', whose noise has no temp"),
+    ],
+)
+def test_what_does_not_fit_is_named(changes, words):
+    config = small_config()
+    for path, value in changes.items():
+        *part, field = path.split("__")
+        (config[part[0]] if part else config)[field] = value
+    with pytest.raises(ValueError, match=words):
+        build(config)

@@ -1,0 +1,275 @@
+"""Tasks over a tokenizer's codes: first losses, samples, guidance, probabilities, and refusals."""
+
+import functools
+import itertools
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.configuration.runs import build
+from experiments.inputs.conditions import Prompts
+from genjax import autoregression
+from genjax.diffusion import sample_keys
+from genjax.models.autoregressive.llamagen import LlamaGen
+from tests.experiments.launching import ROOT, run
+from tests.experiments.small_tokenizer import VOCABULARY, batch, save, small_config
+
+KEY, LENGTH = jax.random.key(1), 4
+CHOICES = ("vq_transformer", "maskgit", "masked_diffusion", "uniform_diffusion")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save(folder)
+    return folder
+
+
+@functools.cache
+def trained_a_little(choice, tokenizer):
+    """Return a small task, its config, its state after a few steps, and its losses."""
+    config = small_config(choice, tokenizer)
+    task = build(config)
+    frozen, losses = task.frozen(), []
+    state, update = jax.jit(task.init)(jax.random.key(0)), jax.jit(task.update)
+    for step in range(10):
+        state, metrics = update(state, batch(), jax.random.fold_in(KEY, step), *frozen)
+        losses.append(float(metrics["loss"]))
+    return task, config, state, losses
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_first_loss_is_that_of_equally_likely_codes(choice, tokenizer):
+    """ln 3 nats per token; then the loss falls. Diffusion's is too noisy to tell in few steps.
+
+    MaskGIT's first logits are small but not 0. Stratified times of 16 examples of 4 tokens have a
+    standard deviation of about 15 %.
+    """
+    _, _, _, losses = trained_a_little(choice, tokenizer)
+    rtol = {"vq_transformer": 1e-5, "maskgit": 0.05}.get(choice, 0.5)
+    assert losses[0] == pytest.approx(np.log(VOCABULARY), rel=rtol)
+    if "diffusion" not in choice:
+        assert np.mean(losses[-3:]) < 0.9 * np.log(VOCABULARY)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_samples_depend_on_their_own_index_and_their_film_ends_in_them(choice, tokenizer):
+    task, config, state, _ = trained_a_little(choice, tokenizer)
+    generate = jax.jit(task.generate, static_argnames=("weights", "trajectory"))
+    inputs, labels = task.sampling_inputs(config.sampling), np.full(8, 3)
+    film = lambda indices: np.asarray(
+        generate(state, KEY, labels, indices, *inputs, weights="ema", trajectory=True)
+    )
+    frames = film(np.arange(8))
+    assert frames.shape == (3 if choice == "vq_transformer" else 4, 8, 4, 4, 3)
+    np.testing.assert_allclose(film(np.arange(7, -1, -1))[:, ::-1], frames, atol=1e-6)
+    assert np.any(frames[-1] != frames[-1, :1])
+    if choice != "uniform_diffusion":  # which starts from codes
+        np.testing.assert_array_equal(frames[0], 0)
+    if choice == "vq_transformer":
+        np.testing.assert_array_equal(frames[1][:, 2:], 0)  # the second row of codes
+        assert np.all(np.any(frames[1][:, :2] != 0, axis=(1, 2, 3)))
+
+
+def laws(task, state, labels, scale):
+    """Return a function of tokens that gives guided logits, by two calls of the network."""
+    network = jax.jit(lambda tokens, labels: task._apply(state.params)(tokens, labels))
+    null = np.full_like(labels, task.condition.num_classes)
+
+    def guided(tokens):
+        conditional, unconditional = network(tokens, labels), network(tokens, null)
+        return unconditional + scale * (conditional - unconditional)
+
+    return guided
+
+
+def sampling(config, **changes):
+    config = config.copy_and_resolve_references()
+    config.sampling.update(changes)
+    return config.sampling
+
+
+@pytest.mark.parametrize("temperature", [0.7, 0.0])
+def test_a_guided_causal_network_is_two_calls_without_a_cache(temperature, tokenizer):
+    task, config, state, _ = trained_a_little("vq_transformer", tokenizer)
+    options = dict(guidance_scale=2.5, temperature=temperature, top_k=2)
+    labels, keys = np.arange(5), sample_keys(KEY, jnp.arange(5))
+    law, null = task.law(sampling(config, **options)), task.condition.num_classes
+    drawn = jax.jit(task.decode)(state.params, keys, jnp.asarray(labels), null, law)
+    guided, tokens = laws(task, state, labels, 2.5), jnp.zeros((5, LENGTH), jnp.int32)
+    for place in range(LENGTH):
+        folded = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
+        logits = guided(tokens)[:, place]
+        token = autoregression.sample(folded, logits, temperature, top_k=2)
+        tokens = tokens.at[:, place].set(token)
+    np.testing.assert_array_equal(drawn, tokens)
+
+
+def test_guided_masked_decoding_in_one_step_is_two_calls(tokenizer):
+    task, config, state, _ = trained_a_little("maskgit", tokenizer)
+    options = sampling(config, guidance_scale=2.5, num_steps=1, temperature=0.7)
+    labels, indices = np.arange(5), jnp.arange(5)
+    inputs = task.sampling_inputs(options)
+    images = jax.jit(task.generate)(state, KEY, labels, indices, *inputs)
+    masks = jnp.full((5, LENGTH), VOCABULARY)
+    keys = jax.vmap(jax.random.fold_in, (0, None))(sample_keys(KEY, indices), 0)
+    tokens = autoregression.sample(keys, laws(task, state, labels, 2.5)(masks), 0.7)
+    expected = task.space.decode(task.space.layout.codes(tokens), *task.frozen())
+    np.testing.assert_allclose(images, expected, atol=1e-5)
+
+
+def test_probabilities_sum_to_1_and_samples_are_as_frequent(tokenizer):
+    """All 81 sequences of 4 codes of 3. The chi-square test has a level of 0.1 %.
+
+    Drawing equally likely sequences instead fails it with certainty.
+    """
+    task, config, state, _ = trained_a_little("vq_transformer", tokenizer)
+    sequences = np.array(list(itertools.product(range(VOCABULARY), repeat=LENGTH)))
+    labels = jnp.full(81, 7)
+    nats = jax.jit(task.log_probability)(state.params, sequences, labels)
+    probabilities = np.exp(np.asarray(nats, np.float64).sum(axis=1))
+    assert probabilities.sum() == pytest.approx(1, abs=1e-5)
+    count = 8100
+    keys, law = sample_keys(KEY, jnp.arange(count)), task.law(sampling(config, guidance_scale=1.0))
+    labels = jnp.full(count, 7)
+    drawn = jax.jit(task.decode)(state.params, keys, labels, task.condition.num_classes, law)
+    frequencies = np.bincount(np.asarray(drawn) @ VOCABULARY ** np.arange(3, -1, -1), minlength=81)
+    chi_square = lambda p: np.sum((frequencies - count * p) ** 2 / (count * p))
+    assert chi_square(probabilities) < 124.8  # of 80 degrees of freedom
+    assert chi_square(1 / 81) > 1000
+
+
+def test_captions_condition_as_a_prefix(tokenizer, monkeypatch):
+    """Encoded prompts are random here; the samples of two prompts differ, those of one do not."""
+    monkeypatch.setattr(Prompts, "frozen", random_prompts)
+    config = small_config("vq_transformer_text", tokenizer)
+    config.sampling.temperature = 0.0
+    task = build(config)
+    frozen = task.frozen()[0]
+    texts = jax.tree.map(lambda a: jnp.resize(a, (16, *a.shape[1:])), frozen["prompts"])
+    encoded = dict(tokens=texts.tokens, pooled=texts.pooled, mask=texts.mask)
+    state, update = jax.jit(task.init)(jax.random.key(0)), jax.jit(task.update)
+    for step in range(3):
+        state, metrics = update(state, batch() | encoded, jax.random.key(step), frozen)
+    assert np.isfinite(metrics["loss"])
+    apply = jax.jit(task._apply(state.params))
+    tokens, first = jnp.zeros((10, LENGTH), jnp.int32), lambda a: a[:10]
+    logits = apply(tokens, jax.tree.map(first, texts))
+    assert np.any(np.abs(logits[0] - logits[1]) > 1e-3)
+    inputs = task.sampling_inputs(config.sampling)
+    labels = np.array([0, 1, 0])
+    images = jax.jit(task.generate)(state, KEY, labels, np.arange(3), *inputs)
+    np.testing.assert_array_equal(images[0], images[2])
+
+
+def random_prompts(prompts):
+    """Return what encoded prompts would be, of random states."""
+    random, length = np.random.default_rng(0), len(prompts.prompts)
+    text = jax.tree.map(
+        lambda a: random.standard_normal((length, *a.shape[1:]), np.float32), prompts.example()
+    )
+    text = text.replace(mask=np.arange(prompts.length) < 3 + np.arange(length)[:, None])
+    return {"empty": jax.tree.map(lambda a: a[0], text), "prompts": text}
+
+
+class OtherGrid(LlamaGen):
+    """A network whose maker sets the grid itself."""
+
+    def __post_init__(self):
+        self.grid = (3, 3)
+        super().__post_init__()
+
+
+class OneLogit(LlamaGen):
+    """A network that returns one number for each token."""
+
+    @nn.compact
+    def __call__(self, tokens, condition):
+        return tokens[..., None] * self.param("scale", nn.initializers.ones, ())
+
+
+HERE = "tests.experiments.tasks.test_token_tasks"
+
+
+@pytest.mark.parametrize(
+    ("choice", "changes", "words"),
+    [
+        ("vq_transformer", dict(space__name="Pixels"), "'Pixels', which has no codes; take 'Tok"),
+        ("vq_transformer", dict(model__name="MaskGIT"), "has no prefill and no step; a Sequence"),
+        ("maskgit", dict(model__name="LlamaGen"), "which has no mask_token; a MaskedNetwork"),
+        ("vq_transformer", dict(model__vocabulary=9), "model.vocabulary is set, which LlamaGen"),
+        (
+            "vq_transformer",
+            dict(model__name=f"{HERE}.OtherGrid"),
+            r"the tokenizer has grid \(2, 2\), and the OtherGrid \(3, 3\): set the network's grid",
+        ),
+        (
+            "vq_transformer",
+            dict(model__name=f"{HERE}.OneLogit"),
+            r"OneLogit, which returns \[1, 4, 1\] of tokens \[1, 4\]; .* are \[1, 4, 3\]",
+        ),
+        ("vq_transformer", dict(sampling__temperature=-0.1), "temperature is at least 0"),
+        ("vq_transformer", dict(sampling__top_k=4), "top_k is from 1 to the vocabulary's 3 tokens"),
+        ("maskgit", dict(sampling__top_p=0.0), "top_p is above 0 and at most 1; got 0.0"),
+        ("maskgit", dict(sampling__num_steps=5), "4 tokens are revealed in 1 to 4 steps; got num"),
+        ("maskgit", dict(sampling__schedule="cos"), "sampling.schedule is 'cos'; .* cosine, linea"),
+        ("vq_transformer_text", dict(prefix__length=8), "takes 8 states of a text; got 16"),
+        ("vq_transformer_text", dict(condition__prompts=("cat", " ")), "prompts .* is empty; give"),
+        ("vq_transformer_text", dict(condition__length=0), "condition.length is 0"),
+        ("maskgit", dict(prefix__name="TextPrefix"), "MaskGIT, which cannot be applied to tokens"),
+    ],
+)
+def test_mistakes_are_named_before_any_compute(choice, changes, words, tokenizer):
+    config = small_config(choice, tokenizer)
+    for path, value in changes.items():
+        part, field = path.split("__")
+        config[part].unlock()
+        if part == "space":
+            config.space = dict(name=value)
+        else:
+            config[part][field] = value
+    with pytest.raises(ValueError, match=words):
+        build(config)
+
+
+def test_an_empty_prompt_is_refused_when_sampling(tokenizer):
+    task = build(small_config("vq_transformer_text", tokenizer))
+    with pytest.raises(ValueError, match="prompts .'red apple', ''. is empty"):
+        task.with_prompts(["red apple", ""])
+
+
+@pytest.mark.slow
+def test_a_run_resumes_and_is_sampled_with_flags(tokenizer, tmp_path):
+    """Two steps and two more are four steps."""
+    fields = dict(
+        {"data.name": "tests.experiments.few_emoji.load", "space.run": "", "num_steps": 4},
+        **{"space.published": tokenizer, "model.width": 16, "model.depth": 1, "model.unroll": 1},
+        **{"optimizer.schedule": "constant", "optimizer.warmup": 0, "batch_size": 8},
+        **{"sampling.every": 2, "sampling.per_class": 1, "checkpoint.every": 2, "log_every": 1},
+        **{"evaluation.num_samples": 20, "evaluation.measures.vgg16.every": 0, "snapshot_every": 0},
+    )
+
+    def train(name, **changes):
+        flags = [f"--config.{field}={value}" for field, value in (fields | changes).items()]
+        config = f"--config={ROOT}/configs/emoji_tokens.py:maskgit"
+        result = run("train", config, f"--workdir={tmp_path / name}", *flags)
+        assert result.returncode == 0, result.stderr
+        rows = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        return [row["loss"] for row in rows if "loss" in row]
+
+    train("twice", num_steps=2)
+    assert train("twice") == train("once")
+    report = json.loads((tmp_path / "once/report.json").read_text())
+    assert {"frechet_distance", "schedule", "guidance_scale", "temperature"} <= report.keys()
+    assert (tmp_path / "once/decoding.gif").exists()
+    sample = functools.partial(run, "sample", f"--workdir={tmp_path / 'once'}", "--classes=3")
+    greedy = sample("--temperature=0", "--num_steps=1", "--count=3", f"--out={tmp_path / 'a.npz'}")
+    assert "temperature 0.0" in greedy.stdout, greedy.stderr
+    images = np.load(tmp_path / "a.npz")["images"]
+    np.testing.assert_array_equal(images[1:], images[:1].repeat(2, 0))
+    refused = sample("--top_k=4")
+    assert refused.returncode == 1 and "the vocabulary's 3 tokens; got 4" in refused.stderr
