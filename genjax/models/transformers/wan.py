@@ -5,6 +5,7 @@ self-attention with rotary positions in time, height and width, cross-attention 
 feed-forward layer. All blocks share the modulation by the time but for a table of their own.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -180,6 +181,11 @@ class Wan(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @property
+    def divisor(self) -> int:
+        """The number that the input's height and width are multiples of."""
+        return math.lcm(*self.patch_size[1:])
+
+    @property
     def rotary_features(self) -> tuple[int, int, int]:
         """How many of a head's features turn with the frame, the row and the column."""
         size = self.width // self.num_heads
@@ -226,8 +232,8 @@ class Wan(nn.Module):
 
         table = ModulationTable(2, self.param_dtype, name="head_modulation")
         shift, scale = _spread(table(conditioning[..., None, :]), tokens.shape[1])
-        patch_features = np.prod(self.patch_size) * (self.out_channels or x.shape[-1])
-        head = self._dense32(int(patch_features), zeros, "head")
+        patch_features = math.prod(self.patch_size) * (self.out_channels or x.shape[-1])
+        head = self._dense32(patch_features, zeros, "head")
         return unpatchify_video(head(modulate(tokens, shift, scale)), self.patch_size, x.shape[1:4])
 
     def _embed_times(
