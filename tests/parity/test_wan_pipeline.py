@@ -85,4 +85,5 @@ def test_videos_agree_and_those_of_other_prompts_do_not(options, tmp_path):
     inside = (expected > 5) & (expected < 250)
     assert inside.mean() > 0.3 and expected[inside].std() > 10  # not all values are clipped
     assert np.abs(frames - expected).max() <= 2
-    assert np.abs(ours(PROMPTS[::-1], **given) - expected).max() > 8
+    # Twice the allowed difference.
+    assert np.abs(ours(PROMPTS[::-1], **given) - expected).max() > 4
