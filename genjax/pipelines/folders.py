@@ -1,4 +1,4 @@
-"""Published text-to-image systems in the folders that diffusers writes.
+"""Published systems, from text to images or videos, in the folders that diffusers writes.
 
 A folder has a network, an autoencoder, text encoders, tokenizers and a schedule. `model_index.json`
 lists them. A file of `genjax.pipelines.systems` says how a system uses its parts.
@@ -176,7 +176,7 @@ def load(
     sharding: Callable[[str, tuple[int, ...]], Sharding] | None = None,
     batch_sharding: Sharding | None = None,
 ) -> Pipeline:
-    """Return a folder's pipeline: Stable Diffusion 3 and 3.5, FLUX.1, PixArt (alpha, sigma) or DiT.
+    """Return a folder's pipeline: Stable Diffusion 3 and 3.5, FLUX.1, PixArt, DiT or Wan 2.1.
 
         types = dict(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16) pipeline =
         load("stable-diffusion-3-medium-diffusers", **types) images = pipeline(["a corgi on a
@@ -184,7 +184,8 @@ def load(
 
     Each pipeline has its authors' schedule, text encoders and defaults. CLIP reads 77 tokens. T5
     reads 256 tokens for Stable Diffusion 3 and FLUX.1 schnell, 512 for FLUX.1 dev, 120 for
-    PixArt-alpha and 300 for PixArt-sigma.
+    PixArt-alpha and 300 for PixArt-sigma. Wan's text-to-video systems make videos; UMT5 reads 512
+    tokens.
 
     Args:
         dtype: the type in which all networks compute; float32 if None.

@@ -1,5 +1,6 @@
-"""Pictures from prompts or classes, by a diffusion network in an autoencoder's latent space."""
+"""Pictures and videos from prompts or classes, by a diffusion network in latent space."""
 
+import math
 import operator
 import os
 from collections.abc import Callable, Sequence
@@ -14,10 +15,11 @@ from jaxtyping import Array, Float, Key, PyTree, UInt8
 
 from genjax import diffusion
 from genjax.data import to_float, to_uint8
+from genjax.nn.causal import apply_chunks
 
 
 class Pipeline:
-    """A text-to-image or class-to-image system: `pipeline(prompts, seeds=…)` returns pictures.
+    """A system that makes pictures or videos: `pipeline(prompts, seeds=…)` returns them.
 
     Each picture is a function of its prompt and its seed alone; its batch and its devices do not
     matter. One program denoises, one decodes, and each text encoder has one. A second call with as
@@ -39,6 +41,8 @@ class Pipeline:
         process, target, sampler: of `genjax.diffusion`.
         grid: `(num_steps, tokens) -> times`, where tokens is the number of image tokens.
         size: the default (height, width) of pictures, in pixels.
+        frames: the default number of frames of a video; None if the system makes pictures. Latents
+            of videos are decoded frame by frame, so memory does not grow with their number.
         num_steps: the default number of steps.
         guidance_scale: the default guidance scale.
         distilled: whether guidance is distilled into the network, as in FLUX.1. Then only
@@ -63,6 +67,7 @@ class Pipeline:
         sampler: Callable,
         grid: Callable[[int, int], Float[Array, " times"]],
         size: tuple[int, int],
+        frames: int | None = None,
         num_steps: int,
         guidance_scale: float,
         distilled: bool | None = None,
@@ -72,7 +77,8 @@ class Pipeline:
         self.network, self.autoencoder, self.variables = network, autoencoder, variables
         self.condition, self.empty = condition, empty
         self.process, self.target, self.sampler, self.grid = process, target, sampler, grid
-        self.size, self.num_steps, self.guidance_scale = size, num_steps, guidance_scale
+        self.size, self.frames = size, frames
+        self.num_steps, self.guidance_scale = num_steps, guidance_scale
         self.sharding, self.folder = sharding, folder
         self.takes_guidance = getattr(network, "takes_guidance", False)
         self.distilled = self.takes_guidance if distilled is None else distilled
@@ -82,7 +88,7 @@ class Pipeline:
             np.asarray(moment, np.float32)
             for moment in (autoencoder.latent_mean, autoencoder.latent_deviation)
         )
-        self._draw = jax.jit(self._noise_of, static_argnums=(2, 3))
+        self._draw = jax.jit(self._noise_of, static_argnums=2)
         self._denoise = jax.jit(self._denoised)
         self._encode, self._decode = jax.jit(self._encoded), jax.jit(self._decoded)
 
@@ -93,6 +99,7 @@ class Pipeline:
         seeds: Sequence[int] | None = None,
         negative_prompts: Sequence[Any] | None = None,
         size: tuple[int, int] | None = None,
+        frames: int | None = None,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
         negative_scale: float = 1.0,
@@ -100,14 +107,15 @@ class Pipeline:
         strength: float = 1.0,
         known: np.ndarray | None = None,
         noise: np.ndarray | Array | None = None,
-    ) -> UInt8[np.ndarray, "batch height width 3"]:
-        """Make a picture for each prompt.
+    ) -> UInt8[np.ndarray, "batch *frames height width 3"]:
+        """Make a picture, or a video, for each prompt.
 
         Args:
             prompts: texts, or class labels, one for each picture.
             seeds: one for each picture, from 0 to 2³² − 1; 0, 1, … if None.
             negative_prompts: prompts to guide away from, one for each picture.
             size: height and width in pixels.
+            frames: number of frames of a video, 1 + n·`temporal_factor` of the autoencoder.
             num_steps: the number of steps, at least 1.
             guidance_scale, negative_scale: see the class.
             images: bytes, `[batch height width 3]`. Image to image: sampling starts from the
@@ -118,7 +126,7 @@ class Pipeline:
             known: True at pixels of `images` to keep, `[batch height width]`. A latent is kept if
                 all its pixels are known.
             noise: initial latents that replace those drawn from the seeds, `[batch rows columns
-                latent_channels]`.
+                latent_channels]`, or `[batch time rows columns latent_channels]` for videos.
 
         Raises:
             ValueError: an argument has another number, shape, type or range than described here;
@@ -129,13 +137,14 @@ class Pipeline:
             prompts, seeds=seeds, negative_prompts=negative_prompts, images=images, known=known
         )
         height, width = self._checked_size(size, images, known)
-        rows, columns = height // self.autoencoder.factor, width // self.autoencoder.factor
-        times = self._times(num_steps, rows * columns, None if images is None else strength)
+        side = self.autoencoder.factor
+        shape = (*self._latent_frames(frames, images), height // side, width // side, self.channels)
+        times = self._times(num_steps, shape, None if images is None else strength)
         conditions = self._conditions(
             prompts, negative_prompts, (height, width), guidance_scale, negative_scale
         )
         keys = self._placed(_keys(range(batch) if seeds is None else seeds))
-        noise = self._start(noise, keys, times[0], rows, columns)
+        noise = self._start(noise, keys, times[0], shape)
         latents = None
         if images is not None:
             latents = self._encode(self.variables["autoencoder"], self._placed(images))
@@ -146,12 +155,12 @@ class Pipeline:
         return np.asarray(self._decode(self.variables["autoencoder"], latents))
 
     def _start(
-        self, noise: np.ndarray | Array | None, keys: Array, time: Array, rows: int, columns: int
+        self, noise: np.ndarray | Array | None, keys: Array, time: Array, shape: tuple[int, ...]
     ) -> np.ndarray | Array:
         """Return the given noise, or noise drawn from the keys."""
         if noise is None:
-            return self._placed(self._draw(keys, time, rows, columns))
-        shape = (len(keys), rows, columns, self.channels)
+            return self._placed(self._draw(keys, time, shape))
+        shape = (len(keys), *shape)
         if noise.shape != shape:
             raise ValueError(f"noise has shape {noise.shape}; these pictures start from {shape}")
         return self._placed(noise)
@@ -166,7 +175,7 @@ class Pipeline:
 
     def _denoised(
         self, variables, keys, noise, conditioning, negative, scale, times, latents, known
-    ) -> Float[Array, "batch rows columns channels"]:
+    ) -> Float[Array, "batch *frames rows columns channels"]:
         """Sample latents, without guidance if there is no negative condition."""
 
         def apply(x, t, conditioning):
@@ -190,17 +199,19 @@ class Pipeline:
         return self.sampler(guided, self.process, noise, times, keys=keys)
 
     def _noise_of(
-        self, keys, time, rows: int, columns: int
-    ) -> Float[Array, "batch rows columns channels"]:
-        return self.process.prior(keys, (rows, columns, self.channels), time)
+        self, keys, time, shape: tuple[int, ...]
+    ) -> Float[Array, "batch *frames rows columns channels"]:
+        return self.process.prior(keys, shape, time)
 
     def _encoded(self, variables, images) -> Float[Array, "batch rows columns channels"]:
         latents = self.autoencoder.apply(variables, to_float(images), method="encode")
         latents = latents[0] if isinstance(latents, tuple) else latents
         return (latents - self.mean) / self.deviation
 
-    def _decoded(self, variables, latents) -> UInt8[Array, "batch height width 3"]:
+    def _decoded(self, variables, latents) -> UInt8[Array, "batch *frames height width 3"]:
         latents = latents * self.deviation + self.mean
+        if self.frames is not None:
+            return to_uint8(apply_chunks(self.autoencoder, variables, latents, method="decode"))
         return to_uint8(self.autoencoder.apply(variables, latents, method="decode"))
 
     def _placed(self, tree: PyTree) -> PyTree:
@@ -241,13 +252,15 @@ class Pipeline:
         return self._placed((self.condition(prompts), named)), negative, jnp.float32(scale)
 
     def _times(
-        self, num_steps: int | None, latents: int, strength: float | None
+        self, num_steps: int | None, shape: tuple[int, ...], strength: float | None
     ) -> Float[Array, " times"]:
         """Return the times of the steps; an image to start from takes only the last steps."""
         num_steps = self.num_steps if num_steps is None else num_steps
         if num_steps < 1:
             raise ValueError(f"num_steps={num_steps}; a picture takes at least 1")
-        times = self.grid(num_steps, latents // self.network.patch_size**2)
+        patch = self.network.patch_size
+        of_patch = math.prod(patch) if isinstance(patch, tuple) else patch**2
+        times = self.grid(num_steps, math.prod(shape[:-1]) // of_patch)
         if strength is None:
             return times
         if not 0 < strength <= 1:
@@ -255,6 +268,21 @@ class Pipeline:
                 f"strength is the fraction of the steps to take, in (0, 1]; got {strength}"
             )
         return times[-1 - max(1, round(strength * num_steps)) :]
+
+    def _latent_frames(
+        self, frames: int | None, images: np.ndarray | None
+    ) -> tuple[()] | tuple[int]:
+        """Return the number of latent frames of a video; pictures have no such axis."""
+        if self.frames is None:
+            if frames is not None:
+                raise ValueError(f"frames={frames}, and this system makes pictures: leave it out")
+            return ()
+        if images is not None:
+            raise ValueError("this system makes videos from prompts alone: leave images out")
+        frames, factor = frames or self.frames, self.autoencoder.temporal_factor
+        if frames < 1 or (frames - 1) % factor:
+            raise ValueError(f"frames={frames} is not 1 + n·{factor}, as the autoencoder decodes")
+        return (1 + (frames - 1) // factor,)
 
     def _checked_size(
         self, size: tuple[int, int] | None, images: np.ndarray | None, known: np.ndarray | None
@@ -276,7 +304,7 @@ class Pipeline:
                 f"known says what to keep of images, and {given}: give images too, of that size"
             )
         height, width = size or self.size
-        side = self.autoencoder.factor * self.network.patch_size
+        side = self.autoencoder.factor * self.network.divisor
         if height < 1 or width < 1 or height % side or width % side:
             raise ValueError(
                 f"pictures of {height}×{width} pixels do not divide into patches of {side}: "

@@ -1,9 +1,12 @@
 """diffusers' schedules, `scheduler_config.json`, as processes, targets, samplers and grids."""
 
+import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from genjax import diffusion
 from genjax.diffusion import grids, samplers
@@ -53,6 +56,59 @@ def flow_matching(schedule: Mapping[str, Any], *dynamic: bool) -> dict[str, Any]
         stochastic_sampling=False,
     )
     return schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeSteps(diffusion.Preconditioning):
+    """Feed the last of 1000 times before t: diffusers' UniPC cuts times to integers."""
+
+    def network_time(self, process: Any, t: Float[Array, " *times"]) -> Float[Array, " *times"]:
+        return jnp.floor(1000 * t) / 1000
+
+
+_UNIPC = functools.partial(samplers.unipc, lower_order_final=True)
+
+
+def unipc_flow(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """Return process, target, sampler and grid of UniPC on a rectified flow.
+
+    Raises:
+        ValueError: an entry is not supported; the error names it.
+    """
+    schedule = {"_class_name": None, "flow_shift": 1.0, **schedule}
+    expect(schedule, "_class_name", "UniPCMultistepScheduler")
+    expect_kind(schedule, "flow_shift", float)
+    if schedule["flow_shift"] <= 0:
+        shift = schedule["flow_shift"]
+        raise ValueError(f"flow_shift={shift} is not supported; expected a number above 0")
+    required = dict(use_flow_sigmas=False, prediction_type="epsilon") | schedule
+    expect(required, "use_flow_sigmas", True)
+    expect(required, "prediction_type", "flow_prediction")
+    _expect_all(
+        schedule,
+        solver_order=2,
+        solver_type="bh2",
+        predict_x0=True,
+        lower_order_final=True,
+        disable_corrector=[],
+        final_sigmas_type="zero",
+        num_train_timesteps=1000,
+        thresholding=False,
+        use_karras_sigmas=False,
+        use_exponential_sigmas=False,
+        use_beta_sigmas=False,
+        use_dynamic_shifting=False,
+        shift_terminal=None,
+    )
+
+    def grid(num_steps: int, tokens: int) -> Float[Array, " times"]:
+        # diffusers starts just below 1, where the log-SNR is finite.
+        times = jnp.linspace(1.0, 1 / 1000, num_steps + 1)[:-1]
+        times = diffusion.shift_time(times, schedule["flow_shift"])
+        return jnp.append(times.at[0].set(1 - 1e-6), 0.0)
+
+    process = diffusion.RectifiedFlow(preconditioning=WholeSteps())
+    return dict(process=process, target=diffusion.velocity, sampler=_UNIPC, grid=grid)
 
 
 def noise_prediction(schedule: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Wan 2.1's autoencoder as diffusers publishes it."""
+"""The autoencoders of Wan 2.1 and 2.2 as diffusers publishes them."""
 
 import re
 from collections.abc import Callable, Collection
@@ -8,14 +8,13 @@ import numpy as np
 from jaxtyping import PyTree
 
 from genjax.models.autoencoders.autoencoder_wan import AutoencoderWan
-from genjax.pretrained.autoencoder_kl import check_moments, moments, smallest_image
-from genjax.pretrained.configuration import Field, Only, expect
+from genjax.pretrained.autoencoder_kl import check_moments, moments
+from genjax.pretrained.configuration import Field, Only, Value, expect
 from genjax.pretrained.layouts import from_torch, replace_words, to_torch
-from genjax.pretrained.published import DIFFUSERS, Config, Published
+from genjax.pretrained.published import DIFFUSERS, Config, Published, example
 
 _WORDS = {
     r"level_(\d+)_block_(\d+)": r"up_blocks.\1.resnets.\2",
-    r"level_(\d+)_upsample": r"up_blocks.\1.upsamplers.0",
     r"middle": "mid_block",
     r"block_(\d+)": r"resnets.\1",
     r"attention": "attentions.0",
@@ -29,15 +28,28 @@ _WORDS = {
 }
 
 
+def _encoder_block(module: AutoencoderWan, word: str) -> str:
+    """Return diffusers' name of a block of a level of the encoder, and other names unchanged."""
+    match = re.fullmatch(r"level_(\d+)_(?:block_(\d+)|downsample)", word)
+    if not match:
+        return word
+    level, block = int(match[1]), match[2]
+    if module.residual:
+        part = "downsampler" if block is None else f"resnets.{block}"
+        return f"down_blocks.{level}.{part}"
+    # One count runs through all levels' blocks.
+    index = module.blocks if block is None else int(block)
+    return f"down_blocks.{level * (module.blocks + 1) + index}"
+
+
 def _names(module: AutoencoderWan, tensors: Collection[str]) -> Callable[[str], str]:
     def name(variable: str) -> str:
         words = variable.split("/")[1:]  # without the collection
-        if words[0] == "encoder":  # one count runs through all levels' blocks
-            match = re.fullmatch(r"level_(\d+)_(?:block_(\d+)|downsample)", words[1])
-            if match:
-                index = module.blocks if match[2] is None else int(match[2])
-                words[1] = f"down_blocks.{int(match[1]) * (module.blocks + 1) + index}"
-        return ".".join(replace_words(words, _WORDS))
+        if words[0] == "encoder":
+            words[1] = _encoder_block(module, words[1])
+        upsampler = r"up_blocks.\1." + ("upsampler" if module.residual else "upsamplers.0")
+        patterns = {r"level_(\d+)_upsample": upsampler} | _WORDS
+        return ".".join(replace_words(words, patterns))
 
     return name
 
@@ -62,17 +74,34 @@ def _invert(module: AutoencoderWan, variable: str, array: np.ndarray) -> np.ndar
 def _build(config: Config) -> dict[str, Any]:
     expect(config, "out_channels", config["in_channels"])
     check_moments(config, "z_dim")
-    return dict(widths=tuple(config["base_dim"] * factor for factor in config["dim_mult"]))
+    patch_size, channels = config["patch_size"] or 1, config["in_channels"]
+    if channels % patch_size**2:
+        raise ValueError(f"in_channels={channels} does not fit patch_size={patch_size}")
+    widths = lambda base: base and tuple(base * factor for factor in config["dim_mult"])
+    return dict(
+        widths=widths(config["base_dim"]),
+        decoder_widths=widths(config["decoder_base_dim"]),
+        patch_size=patch_size,
+        image_channels=channels // patch_size**2,
+    )
 
 
 def _config(module: AutoencoderWan, variables: PyTree) -> dict[str, Any]:
-    first = module.widths[0]
+    first, decoder_widths = module.widths[0], module.decoder_widths
     if any(width % first for width in module.widths):
         raise ValueError(f"widths={module.widths} are not all multiples of the first")
+    factors = [width // first for width in module.widths]
+    base = decoder_widths and decoder_widths[0] // factors[0]
+    if decoder_widths and [*decoder_widths] != [base * factor for factor in factors]:
+        raise ValueError(f"decoder_widths={decoder_widths} have other ratios than widths")
+    channels = module.image_channels * module.patch_size**2
     return dict(
         base_dim=first,
-        dim_mult=[width // first for width in module.widths],
-        out_channels=module.image_channels,
+        decoder_base_dim=base,
+        dim_mult=factors,
+        patch_size=None if module.patch_size == 1 else module.patch_size,
+        in_channels=channels,
+        out_channels=channels,
         latents_mean=moments(module, "latent_mean", module.latent_channels),
         latents_std=moments(module, "latent_deviation", module.latent_channels),
         scale_factor_spatial=module.factor,
@@ -80,6 +109,9 @@ def _config(module: AutoencoderWan, variables: PyTree) -> dict[str, Any]:
     )
 
 
+_SMALL = dict(base_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True]) | dict(
+    z_dim=2, latents_mean=[0.5, 0.25], latents_std=[1.0, 2.0]
+)
 AUTOENCODER_WAN = Published(
     DIFFUSERS,
     "AutoencoderKLWan",
@@ -90,26 +122,31 @@ AUTOENCODER_WAN = Published(
         dim_mult=[1, 2, 4, 4],
         num_res_blocks=Field("blocks", 2),
         temperal_downsample=Field("temporal_downsample", [False, True, True]),
-        in_channels=Field("image_channels", 3),
+        in_channels=3,
         out_channels=3,
         latents_mean=Field("latent_mean", [*AutoencoderWan.latent_mean]),
         latents_std=Field("latent_deviation", [*AutoencoderWan.latent_deviation]),
         attn_scales=Only([]),
-        decoder_base_dim=Only(None),
+        decoder_base_dim=Value(None, int | None),
         dropout=Only(0.0),
-        is_residual=Only(False),  # True in Wan 2.2, which also has patches
-        patch_size=Only(None),
+        is_residual=Field("residual", False),
+        patch_size=Value(None, int | None),
     ),
-    unused=("scale_factor_spatial", "scale_factor_temporal"),  # they follow from the other entries
+    # The factors follow from the other entries. No version of the library reads clip_output.
+    unused=("scale_factor_spatial", "scale_factor_temporal", "clip_output"),
     build=_build,
     config=_config,
-    inputs=lambda module, config: (smallest_image(module, config)[0][None],),
+    inputs=lambda module, config: (
+        example(1, module.factor, module.factor, module.image_channels),
+    ),
     names=_names,
     convert=_convert,
     invert=_invert,
     examples=(
-        dict(base_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True])
-        | dict(z_dim=2, latents_mean=[0.5, 0.25], latents_std=[1.0, 2.0]),
+        _SMALL,
+        _SMALL
+        | dict(decoder_base_dim=6, is_residual=True, dim_mult=[1, 1])
+        | dict(patch_size=2, in_channels=12, out_channels=12),
     ),
 )
 PUBLISHED = (AUTOENCODER_WAN,)

@@ -29,12 +29,17 @@ CONFIGS = {
     "frames kept": dict(
         dim_mult=[1, 1], temperal_downsample=[False], num_res_blocks=2, in_channels=1, z_dim=2
     ),
+    "Wan 2.2": dict(
+        dim_mult=[1, 2, 4, 4], temperal_downsample=[False, True, True], num_res_blocks=1
+    )
+    | dict(is_residual=True, patch_size=2, in_channels=12, base_dim=4, decoder_base_dim=6),
 }
 SIZES = {  # frames, height, width
     "published pattern": [(1, 8, 24), (13, 24, 16)],
     "halvings apart": [(9, 16, 24)],
     "one halving": [(5, 6, 10)],
     "frames kept": [(5, 6, 4)],
+    "Wan 2.2": [(1, 16, 32), (9, 32, 16)],
 }
 
 
@@ -102,9 +107,10 @@ def test_agrees(name, size):
     assert_close(np.clip(reconstruction, -1, 1), expected)
 
 
-def test_chunks_agree():
+@pytest.mark.parametrize("name", ["published pattern", "Wan 2.2"])
+def test_chunks_agree(name):
     """Decode latents of 25 frames, here three at a time, in diffusers one at a time."""
-    theirs, module, variables = pair("published pattern")
+    theirs, module, variables = pair(name)
     latents = np.random.default_rng(0).standard_normal((1, 1 + 6, 2, 3, 3)).astype(np.float32)
     step = jax.jit(functools.partial(apply_chunk, module, method="decode"))
     cache, chunks = None, []
@@ -135,6 +141,7 @@ def test_what_is_saved_opens_in_diffusers(name, tmp_path):
         ),
         (dict(latent_mean=(0.0,) * 16), "latent_mean has 16 values, the class has 3"),
         (dict(latent_deviation=()), "latent_deviation has 0 values, the class has 3"),
+        (dict(decoder_widths=(6, 18)), "decoder_widths=.6, 18. have other ratios than widths"),
     ],
 )
 def test_what_diffusers_cannot_say_is_named(fields, message, tmp_path):
@@ -181,10 +188,8 @@ def test_defaults_are_the_published_ones():
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("is_residual", True),
         ("patch_size", 2),
         ("attn_scales", [1.0]),
-        ("decoder_base_dim", 8),
         ("dropout", 0.1),
         ("out_channels", 12),
         ("new_entry", 1),

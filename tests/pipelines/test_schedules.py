@@ -1,12 +1,16 @@
 """Which of diffusers' schedules are refused; tests/parity compares their results."""
 
+import numpy as np
 import pytest
 
-from genjax.pipelines.schedules import flow_matching, noise_prediction
+from genjax.pipelines.schedules import flow_matching, noise_prediction, unipc_flow
 
 FLOW = dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=3.0)
 DDIM = dict(_class_name="DDIMScheduler", clip_sample=False)
 DPM = dict(_class_name="DPMSolverMultistepScheduler")
+UNIPC = dict(
+    _class_name="UniPCMultistepScheduler", prediction_type="flow_prediction", use_flow_sigmas=True
+)
 
 
 @pytest.mark.parametrize(
@@ -59,3 +63,37 @@ def test_other_schedules_are_refused(schedule, entries, message):
     noise_prediction(schedule)
     with pytest.raises(ValueError, match=message):
         noise_prediction(schedule | entries)
+
+
+WAN_TIMES = {  # of 10 steps, by the shift
+    3.0: [0.999999, 0.964324, 0.923166, 0.875156, 0.81843, 0.750375, 0.667222, 0.56332]
+    + [0.429795, 0.251872, 0],
+    5.0: [0.999999, 0.978284, 0.952438, 0.921156, 0.882526, 0.833611, 0.769674, 0.68254]
+    + [0.556788, 0.359433, 0],
+}
+
+
+@pytest.mark.parametrize("shift", WAN_TIMES)
+def test_times_of_wan_are_the_published_ones(shift):
+    parts = unipc_flow(UNIPC | dict(flow_shift=shift))
+    times = parts["grid"](10, 64)
+    np.testing.assert_allclose(times, WAN_TIMES[shift], rtol=0, atol=6e-7)  # six decimals
+    process = parts["process"]
+    fed = process.preconditioning.network_time(process, times)
+    np.testing.assert_allclose(fed, np.floor(1000 * np.array(WAN_TIMES[shift])) / 1000, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (dict(_class_name="DDIMScheduler"), "_class_name='DDIMScheduler' is not supported"),
+        (dict(use_flow_sigmas=False), "use_flow_sigmas=False is not supported; only True"),
+        (dict(prediction_type="epsilon"), "prediction_type='epsilon'"),
+        (dict(solver_order=3), "solver_order=3 is not supported; only 2"),
+        (dict(flow_shift=0), "flow_shift=0 is not supported; expected a number above 0"),
+        (dict(shift_terminal=0.1), "shift_terminal=0.1"),
+    ],
+)
+def test_other_unipc_schedules_are_refused(entries, message):
+    with pytest.raises(ValueError, match=message):
+        unipc_flow(UNIPC | entries)

@@ -13,13 +13,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from genjax import pretrained
+from genjax.models.autoencoders.autoencoder_wan import autoencoder_wan_22
 from genjax.pretrained import published
 from genjax.pretrained.autoencoder_dc import AUTOENCODER_DC as DC
 from genjax.pretrained.autoencoder_kl import AUTOENCODER_KL as KL
 from genjax.pretrained.autoencoder_wan import AUTOENCODER_WAN as WAN
 from genjax.pretrained.bert import BERT
 from genjax.pretrained.clip import PUBLISHED as CLIPS
-from genjax.pretrained.configuration import Field, Only
+from genjax.pretrained.configuration import Field, Only, default_of
 from genjax.pretrained.layouts import layer_names
 from genjax.pretrained.published import DIFFUSERS, Published, class_of, example, record_of, records
 from genjax.pretrained.sd3 import SD3
@@ -195,7 +196,8 @@ def test_a_value_of_a_wrong_type_is_reported_with_file_entry_and_expected_type(
 ):
     header = record.library.header(record.name, "float32")
     for name, entry in record.entries.items():
-        nothing = [] if name in NULLABLE or only(entry, None) else [None]
+        nullable = name in NULLABLE or default_of(entry) is None or only(entry, None)
+        nothing = [] if nullable else [None]
         for value in [*WRONG[type(record.complete(record.examples[0])[name])], *nothing]:
             if not only(entry, value):
                 message = load_config({**header, **record.examples[0], name: value})
@@ -282,6 +284,13 @@ FIELDS = {  # from the papers or the model cards
     ),
     "FLUX.1 dev, 0.30": dict(takes_guidance=True, rotary_features=(16, 56, 56), width=3072),
     "FLUX.1 Fill, 0.32": dict(out_channels=16),
+    "autoencoder of Wan 2.2 5B, 0.35": {
+        field: getattr(autoencoder_wan_22(), field)
+        for field in ("widths", "decoder_widths", "patch_size", "latent_mean", "latent_deviation")
+    },
+    "Wan 2.1 text-to-video 1.3B, 0.33": dict(width=1536, takes_image=False),
+    "Wan 2.1 image-to-video 14B, 0.33": dict(width=5120, takes_image=True, out_channels=16),
+    "image encoder of Wan 2.1": dict(width=1280, quick_gelu=False, shared_features=None),
     "UMT5 of Wan 2.1": dict(
         vocabulary_size=256_384, gate="gelu", bias_per_block=True, max_distance=128
     ),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from genjax.autoencoding.tiling import chunks_of_frames, stream
-from genjax.models.autoencoders.autoencoder_wan import AutoencoderWan
+from genjax.models.autoencoders.autoencoder_wan import AutoencoderWan, autoencoder_wan_22
 from genjax.nn.causal import CausalConv, apply_chunk, apply_chunks
 
 FRAMES, HEIGHT, WIDTH = 13, 4, 8  # of videos; they have 4 latent frames of 1×2
@@ -69,6 +69,17 @@ def test_parameters():
     assert sum(leaf.size for leaf in jax.tree.leaves(expected)) == 126_892_531
     assert (module.factor, module.temporal_factor) == (8, 4)
     assert len(module.latent_mean) == len(module.latent_deviation) == module.latent_channels == 16
+
+
+def test_parameters_of_wan_22():
+    module = autoencoder_wan_22()
+    video = jax.ShapeDtypeStruct((1, 5, 32, 16, 3), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), video)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 704_688_668
+    assert (module.factor, module.temporal_factor) == (16, 4)
+    assert len(module.latent_mean) == len(module.latent_deviation) == module.latent_channels == 48
+    encode = functools.partial(module.apply, method="encode")
+    assert jax.eval_shape(encode, variables, video)[0].shape == (1, 2, 2, 1, 48)
 
 
 def test_shapes_and_types():
@@ -253,3 +264,39 @@ def test_errors(module, variables):
         apply_chunk(module, variables, VIDEO[:, :5], cache, method="encode")
     with pytest.raises(ValueError, match="an entry for each of 3 levels but the coarsest; got 3"):
         AutoencoderWan(widths=(4, 6, 8)).init(jax.random.key(0), VIDEO)
+    init = lambda **options: AutoencoderWan(
+        temporal_downsample=(True,), latent_channels=2, **options
+    ).init(jax.random.key(0), VIDEO)
+    with pytest.raises(ValueError, match=r"as many levels; got .* decoder_widths=\(4,\)"):
+        init(widths=(4, 6), decoder_widths=(4,))
+    with pytest.raises(ValueError, match="average 4 values to 6 features"):
+        init(widths=(4, 6), residual=True)
+
+
+@pytest.fixture(scope="module")
+def residual():
+    """Wan 2.2's form, with variables in which every part matters."""
+    module = AutoencoderWan(
+        3, widths=(2, 4, 4), blocks=1, temporal_downsample=(False, True), residual=True
+    )
+    shapes = jax.eval_shape(module.init, jax.random.key(0), VIDEO[:, :1])
+    random = np.random.default_rng(0)
+    return module, jax.tree.map(lambda a: 0.3 * random.standard_normal(a.shape, np.float32), shapes)
+
+
+def test_residual_levels_by_chunks_and_without_later_frames(residual):
+    module, variables = residual
+    mean, _ = jax.jit(functools.partial(module.apply, method="encode"))(variables, VIDEO)
+    assert mean.shape == (1, 7, 1, 2, 3)
+    step = jax.jit(functools.partial(apply_chunk, module, method="encode"))
+    (first, _), cache = step(variables, VIDEO[:, :7])
+    (second, _), _ = step(variables, VIDEO[:, 7:], cache)
+    assert_close(jnp.concatenate([first, second], axis=1), mean)
+    decode = jax.jit(functools.partial(module.apply, method="decode"))
+    video = decode(variables, mean)
+    assert video.shape == VIDEO.shape
+    chunked = jax.jit(functools.partial(apply_chunks, module, size=3, method="decode"))
+    assert_close(chunked(variables, mean), video)
+    other = decode(variables, mean.at[:, 3:].add(1.0))
+    np.testing.assert_array_equal(other[:, :5], video[:, :5])
+    assert np.abs(other - video)[:, 5].max() > 1e-3
