@@ -21,10 +21,10 @@ class ModulationTable(nn.Module):
 
     @nn.compact
     def __call__(
-        self, shared: Float[Array, "batch parts_or_one features"]
-    ) -> list[Float[Array, "batch features"]]:
+        self, shared: Float[Array, "*batch parts_or_one features"]
+    ) -> list[Float[Array, "*batch features"]]:
         features = shared.shape[-1]
         init = nn.initializers.normal(features**-0.5)
         table = self.param("table", init, (self.parts, features), self.param_dtype)
         parts = shared + table.astype(jnp.float32)
-        return [parts[:, i] for i in range(self.parts)]
+        return [parts[..., i, :] for i in range(self.parts)]
