@@ -18,7 +18,9 @@ from genjax.nn.modulation import VectorEmbedding as VectorEmbedding
 from genjax.nn.modulation import modulate as modulate
 from genjax.nn.multiscale import MultiScaleQuantizer as MultiScaleQuantizer
 from genjax.nn.patches import patchify as patchify
+from genjax.nn.patches import patchify_video as patchify_video
 from genjax.nn.patches import unpatchify as unpatchify
+from genjax.nn.patches import unpatchify_video as unpatchify_video
 from genjax.nn.quantizers import BinarySphericalQuantizer as BinarySphericalQuantizer
 from genjax.nn.quantizers import FiniteScalarQuantizer as FiniteScalarQuantizer
 from genjax.nn.quantizers import LookupFreeQuantizer as LookupFreeQuantizer

@@ -1,5 +1,7 @@
 """Rotary positions (Su et al. 2021, "RoFormer"), of one axis or several."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
@@ -38,6 +40,32 @@ def rotary_positions(
     ]
     angles = np.concatenate(angles, axis=1)
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
+
+
+def grid_rotations(
+    axes: Sequence[Num[np.ndarray, " side"]], features: tuple[int, ...], theta: float = 10_000.0
+) -> Float[Array, "length pairs 2"]:
+    """Return `rotary_positions` of every point of a grid, in row-major order.
+
+    A program holds the angles of each axis and puts them together. The table of a long video would
+    be larger than a network's layer.
+
+    Args:
+        axes: the coordinates along each axis; they need not be integers.
+        features: how many of a head's features each axis has.
+
+    Raises:
+        ValueError: there are not as many `features` as axes, or one is odd.
+    """
+    if len(features) != len(axes):
+        raise ValueError(f"{len(axes)} axes need as many numbers of features; got {features}")
+    sides = [len(axis) for axis in axes]
+    tables = []
+    for i, (axis, n) in enumerate(zip(axes, features, strict=True)):
+        table = rotary_positions(axis[:, None], (n,), theta)
+        apart = np.expand_dims(table, [j for j in range(len(axes)) if j != i])
+        tables.append(jnp.broadcast_to(apart, (*sides, n // 2, 2)))
+    return jnp.concatenate(tables, axis=-2).reshape(-1, sum(features) // 2, 2)
 
 
 def rotate(

@@ -92,6 +92,8 @@ class Heads(nn.Module):
         num_kv_heads: heads of the keys and values, each shared by `num_heads / num_kv_heads`
             successive heads of the queries (Ainslie et al. 2023, "GQA"); `num_heads` if None.
         qk_norm: whether each query and key has an RMS norm. They are then float32.
+        width_norm: whether queries and keys have one RMS norm over the features of all heads. They
+            are then float32.
         fused: whether one layer, `query_key_value`, makes all three. It knows no context or groups.
         dtype: type of the matrix products.
     """
@@ -99,6 +101,7 @@ class Heads(nn.Module):
     num_heads: int
     num_kv_heads: int | None = None
     qk_norm: bool = False
+    width_norm: bool = False
     fused: bool = False
     use_bias: bool = True
     kernel_init: Callable = xavier
@@ -137,6 +140,11 @@ class Heads(nn.Module):
                 layer((self.num_kv_heads or self.num_heads) * size, name=name)(context)
                 for name in ("key", "value")
             )
+            if self.width_norm:
+                norm = functools.partial(
+                    nn.RMSNorm, dtype=jnp.float32, param_dtype=self.param_dtype
+                )
+                query, key = norm(name="query_norm")(query), norm(name="key_norm")(key)
             query, key, value = (a.reshape(*a.shape[:2], -1, size) for a in (query, key, value))
         if self.qk_norm:
             norm = functools.partial(HeadNorm, dtype=jnp.float32, param_dtype=self.param_dtype)

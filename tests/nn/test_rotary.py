@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.nn.rotary import grid_positions, rotary_positions, rotate
+from genjax.nn.rotary import grid_positions, grid_rotations, rotary_positions, rotate
 
 FEATURES = (2, 4, 6)
 
@@ -76,7 +76,23 @@ def test_rotation_is_float32_whatever_the_type(queries_and_keys):
     )
 
 
+def test_a_grid_turns_as_its_points_do():
+    axes = np.array([0.0, 1.5]), np.array([-3, 0, 40]), np.arange(4)
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    expected = rotary_positions(points, FEATURES, theta=500.0)
+    np.testing.assert_array_equal(grid_rotations(axes, FEATURES, theta=500.0), expected)
+
+
+def test_a_program_does_not_hold_the_rotations_of_a_grid():
+    sides = 21, 30, 52  # of 81 frames of 480×832 in Wan's latents
+    program = jax.make_jaxpr(lambda: grid_rotations([np.arange(n) for n in sides], FEATURES))()
+    assert max(c.size for c in program.consts) <= max(sides) * max(FEATURES)
+    assert program.out_avals[0].shape == (32_760, sum(FEATURES) // 2, 2)
+
+
 @pytest.mark.parametrize("features", [(4, 8), (4, 3, 5)])
 def test_features_must_fit(features):
     with pytest.raises(ValueError, match="3 axes need as many even numbers of features"):
         rotary_positions(grid_positions(1, 2, 2), features)
+    with pytest.raises(ValueError, match="axes need as many"):
+        grid_rotations([np.arange(2)] * 3, features)

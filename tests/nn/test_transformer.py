@@ -302,3 +302,18 @@ def test_every_kernel_is_split_over_tensor(x):
     assert specs == {name: PartitionSpec(None, None, "tensor") for name in columns} | {
         name: PartitionSpec(None, "tensor") for name in ("projection", "mlp_out")
     }
+
+
+def test_one_norm_over_all_heads_keeps_their_ratios(x):
+    plain, normed = Heads(HEADS), Heads(HEADS, width_norm=True)
+    variables = jax.eval_shape(normed.init, jax.random.key(0), x)["params"]
+    variables = jax.tree.map(lambda a: 1 + 0.5 * normal(*a.shape), variables)
+    scales = [variables[name]["scale"] for name in ("query_norm", "key_norm")]
+    assert {scale.shape for scale in scales} == {(FEATURES,)}
+    *expected, value = jax.jit(plain.apply)({"params": variables}, x)
+    *outputs, same = jax.jit(normed.apply)({"params": variables}, x)
+    np.testing.assert_array_equal(same, value)
+    for output, raw, scale in zip(outputs, expected, scales, strict=True):
+        raw = np.asarray(raw, np.float64).reshape(BATCH, LENGTH, FEATURES)
+        raw = scale * raw / np.sqrt(np.square(raw).mean(-1, keepdims=True) + 1e-6)
+        np.testing.assert_allclose(output.reshape(raw.shape), raw, rtol=1e-5, atol=1e-6)
