@@ -43,7 +43,7 @@ def rotary_positions(
 
 
 def grid_rotations(
-    axes: Sequence[Num[np.ndarray, " side"]], features: tuple[int, ...], theta: float = 10_000.0
+    axes: Sequence[Num[np.ndarray, "..."]], features: tuple[int, ...], theta: float = 10_000.0
 ) -> Float[Array, "length pairs 2"]:
     """Return `rotary_positions` of every point of a grid, in row-major order.
 
