@@ -26,7 +26,7 @@ from genjax.nn import (
     sinusoidal_embedding,
 )
 from genjax.nn.adaln_single import ModulationTable
-from genjax.nn.modulation import shift_and_scale
+from genjax.nn.modulation import per_frame, shift_and_scale
 from genjax.nn.rotary import rotate
 from genjax.nn.transformer import FeedForward, inline
 
@@ -158,21 +158,13 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "batch length features"], None]:
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         parts = ModulationTable(6, self.param_dtype, name="modulation")(modulation)
-        parts = [spread(part, x.shape[1]) for part in parts]
+        parts = [per_frame(part, x.shape[1]) for part in parts]
         attend = lambda name: WideNormAttention(self.num_heads, name=name, **types)
         h = shift_and_scale(rms_norm(x), *parts[:2])
         x = x + parts[2] * attend("self_attention")(h, h, rotations)
         x = constrain_tokens(x + attend("cross_attention")(x, text, mask=mask))
         mlp = FeedForward(4 * x.shape[-1], rms_norm, **types)
         return inline(self, mlp)(x, *parts[3:]), None
-
-
-def spread(
-    vectors: Float[Array, "batch times features"], length: int
-) -> Float[Array, "batch one_or_length features"]:
-    """Return each frame's vector for each of its tokens, or the one vector of all tokens."""
-    times = vectors.shape[1]
-    return vectors if times == 1 else jnp.repeat(vectors, length // times, axis=1)
 
 
 class LTXVideo(nn.Module):
@@ -246,7 +238,7 @@ class LTXVideo(nn.Module):
         parts = ModulationTable(2, self.param_dtype, name="head_modulation")(
             conditioning[:, :, None]
         )
-        shift, scale = (spread(part, tokens.shape[1]) for part in parts)
+        shift, scale = (per_frame(part, tokens.shape[1]) for part in parts)
         out_channels = self.out_channels or channels
         out = self._dense(out_channels, zeros, "head", jnp.float32)(modulate(tokens, shift, scale))
         return constrain(out.reshape(batch, *sides, out_channels), BATCH_AXES)
