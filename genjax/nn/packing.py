@@ -8,13 +8,14 @@ whole clips one after the other and ends with padding. An image is a clip of one
     outputs = attention(query, key, value, segment_mask(packing.segments))
     clip, image = packing.unpack(outputs)
 
-The network is given `tokens`, `packing.segments` and `packing.positions`. Their shapes stay the
-same while clips change, so the network compiles once.
+The network is given `tokens`, `packing.segments` and `packing.positions`. Fix the numbers of rows
+and slots: then shapes stay the same while clips change, and the network compiles once.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,26 +27,47 @@ from genjax.nn.rotary import grid_positions
 Tokens = Shaped[Array | np.ndarray, "rows length *features"]
 
 
+class Place(NamedTuple):
+    """Where a clip lies: its row, its number in the row, and its first token."""
+
+    row: int
+    slot: int
+    start: int
+
+
 @dataclass(frozen=True)
 class Packing:
     """The places of clips in rows of `length` tokens.
 
     Attributes:
         grids: frames, rows and columns of each clip, in patches.
+        places: of each clip.
         length: number of tokens of a row.
-        places: the row and the first token of each clip.
+        rows: number of rows.
+        slots: number of clips that a row can have.
     """
 
     grids: tuple[tuple[int, int, int], ...]
+    places: tuple[Place, ...]
     length: int
-    places: tuple[tuple[int, int], ...]
+    rows: int
+    slots: int
 
     @classmethod
-    def of(cls, grids: Sequence[tuple[int, int, int]], length: int) -> "Packing":
+    def of(
+        cls,
+        grids: Sequence[tuple[int, int, int]],
+        length: int,
+        rows: int | None = None,
+        slots: int | None = None,
+    ) -> "Packing":
         """Put each clip, the longest first, in the first row that has room for it.
 
+        Args:
+            rows, slots: as many as needed if None.
+
         Raises:
-            ValueError: a clip is longer than a row.
+            ValueError: a clip is longer than a row, or there are too few rows.
         """
         sizes = [math.prod(grid) for grid in grids]
         if max(sizes) > length:
@@ -53,33 +75,27 @@ class Packing:
                 f"a clip of {max(sizes)} patches does not fit in a row of {length}: give longer "
                 "rows or a smaller clip"
             )
-        places, used = [(0, 0)] * len(sizes), []
+        places, used = [Place(0, 0, 0)] * len(sizes), []  # used: clips and tokens of each row
         for clip in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-            fits = [row for row, count in enumerate(used) if count + sizes[clip] <= length]
-            row = fits[0] if fits else len(used)
-            used += [] if fits else [0]
-            places[clip] = row, used[row]
-            used[row] += sizes[clip]
-        return cls(tuple(map(tuple, grids)), length, tuple(places))
-
-    @property
-    def rows(self) -> int:
-        return 1 + max(row for row, _ in self.places)
-
-    @property
-    def slots(self) -> tuple[int, ...]:
-        """The number of each clip within its row, from 0."""
-        return tuple(
-            sum(other[0] == place[0] and other < place for other in self.places)
-            for place in self.places
-        )
+            fits = [count != slots and tokens + sizes[clip] <= length for count, tokens in used]
+            row = fits.index(True) if any(fits) else len(used)
+            used += [] if row < len(used) else [(0, 0)]
+            places[clip] = Place(row, *used[row])
+            used[row] = used[row][0] + 1, used[row][1] + sizes[clip]
+        if rows is not None and len(used) > rows:
+            raise ValueError(
+                f"{len(sizes)} clips need {len(used)} rows of {length} tokens, and there are "
+                f"{rows}: give more rows or fewer clips"
+            )
+        slots = max(count for count, _ in used) if slots is None else slots
+        return cls(tuple(map(tuple, grids)), tuple(places), length, rows or len(used), slots)
 
     @property
     def segments(self) -> Int[np.ndarray, "rows length"]:
-        """The number within its row of each token's clip, and −1 at padding."""
+        """The slot of each token's clip, and −1 at padding."""
         of_clips = [
-            np.full(math.prod(grid), slot + 1, np.int32)
-            for grid, slot in zip(self.grids, self.slots, strict=True)
+            np.full(math.prod(grid), place.slot + 1, np.int32)
+            for grid, place in zip(self.grids, self.places, strict=True)
         ]
         return self.pack(of_clips) - 1
 
@@ -96,7 +112,7 @@ class Packing:
         """
         sources = np.full((self.rows, self.length), sum(map(len, clips)))
         first = 0
-        for clip, (row, start) in zip(clips, self.places, strict=True):
+        for clip, (row, _, start) in zip(clips, self.places, strict=True):
             sources[row, start : start + len(clip)] = first + np.arange(len(clip))
             first += len(clip)
         return _take(clips, sources)
@@ -105,15 +121,16 @@ class Packing:
         """Return the tokens of each clip, without padding."""
         return [
             tokens[row, start : start + math.prod(grid)]
-            for grid, (row, start) in zip(self.grids, self.places, strict=True)
+            for grid, (row, _, start) in zip(self.grids, self.places, strict=True)
         ]
 
     def pack_conditions(
         self, values: Shaped[Array | np.ndarray, " clips *shape"]
     ) -> Shaped[Array | np.ndarray, "rows slots *shape"]:
-        """Return what is known of each clip by its row and its number there, zeros elsewhere."""
-        sources = np.full((self.rows, 1 + max(self.slots)), len(values))
-        sources[[row for row, _ in self.places], self.slots] = np.arange(len(values))
+        """Return what is known of each clip by its row and slot, with zeros at empty slots."""
+        sources = np.full((self.rows, self.slots), len(values))
+        for clip, (row, slot, _) in enumerate(self.places):
+            sources[row, slot] = clip
         return _take([values], sources)
 
 

@@ -12,10 +12,21 @@ PACKING = Packing.of(GRIDS, 30)
 
 def test_clips_go_where_the_first_row_has_room():
     """By hand: 24, 20, 10, 6, 4 in rows of 30; 10 fills the second row and 6 the first."""
-    assert PACKING.places == ((0, 24), (0, 0), (2, 0), (1, 0), (1, 20))
-    assert PACKING.rows == 3 and PACKING.slots == (1, 0, 0, 0, 1)
+    assert PACKING.places == ((0, 1, 24), (0, 0, 0), (2, 0, 0), (1, 0, 0), (1, 1, 20))
+    assert (PACKING.rows, PACKING.slots) == (3, 2)
     with pytest.raises(ValueError, match="a clip of 24 patches does not fit in a row of 23"):
         Packing.of(GRIDS, 23)
+    with pytest.raises(ValueError, match="5 clips need 3 rows of 30 tokens, and there are 2"):
+        Packing.of(GRIDS, 30, rows=2)
+
+
+def test_rows_and_slots_can_be_more_than_needed_and_slots_fewer():
+    packing = Packing.of(GRIDS[:2], 30, rows=4, slots=3)
+    assert packing.segments.shape == (4, 30)
+    assert packing.pack_conditions(np.ones((2, 5))).shape == (4, 3, 5)
+    assert packing.pack_conditions(np.ones(2)).sum() == 2
+    alone = Packing.of(GRIDS[:2], 30, slots=1)
+    assert alone.places == ((1, 0, 0), (0, 0, 0)) and np.all(alone.segments <= 0)
 
 
 @pytest.mark.parametrize("array", [np.asarray, jnp.asarray], ids=["numpy", "jax"])

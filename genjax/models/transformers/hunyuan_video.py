@@ -132,7 +132,7 @@ class HunyuanVideo(nn.Module):
         rotary_features: features of a head that turn with the frame, the row and the column;
             `width` is their sum times `num_heads`.
         refiner_depth: number of blocks of the text alone.
-        takes_end_time: whether the network is told where its jump ends, `end_time` (MeanFlow).
+        takes_end_time: whether the network takes the end of its jump, `end_time` (MeanFlow).
         out_channels: channels of the output; as many as the input's if None.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
         unroll: blocks per iteration of the scans; `depth` compiles slowest and runs fastest.

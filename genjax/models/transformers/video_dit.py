@@ -213,7 +213,7 @@ class VideoDiT(nn.Module):
         condition: Int[Array, " batch"] | Text,
         cache: Cache | None,
     ) -> tuple[Float[Array, "batch time height width out_channels"], Cache | None]:
-        """Return the output for frames that follow those of `cache`, and the cache with theirs.
+        """Return the output for frames that follow those of `cache`, and the cache with these frames.
 
         While frames are denoised, drop the new cache. Call once more with the clean frames and time
         0, and keep it.
@@ -290,7 +290,7 @@ class VideoDiT(nn.Module):
         layout: Layout,
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "batch length out_features"], Cache | None]:
-        """Return the output of each token, and the cache with theirs."""
+        """Return the output of each token, and the cache with these tokens."""
         batch, length, features = tokens.shape
         tokens = self._dense(self.width, xavier, "patch_embedding", self.dtype)(tokens)
         tokens = constrain_tokens(tokens.astype(jnp.float32))

@@ -101,12 +101,11 @@ def clips():
 def packed(parts, length):
     """Return the arguments of `packed` for clips, and their packing."""
     grids = [tuple((np.array(x.shape[1:4]) // PATCH).tolist()) for x, _, _ in parts]
-    packing = Packing.of(grids, length)
+    packing = Packing.of(grids, length, slots=3)
     places = [int(np.prod(grid[1:])) for grid in packing.grids]
     times = [jnp.repeat(t[0], n) for (_, t, _), n in zip(parts, places, strict=True)]
     tokens = packing.pack([patchify_video(x, PATCH)[0] for x, _, _ in parts])
     labels = packing.pack_conditions(jnp.concatenate([label for _, _, label in parts]))
-    labels = jnp.pad(labels, ((0, 0), (0, 3 - labels.shape[1])))  # as many for every packing
     told = packing.pack(times), labels, jnp.asarray(packing.segments), packing.positions
     return (tokens, *told), packing
 
