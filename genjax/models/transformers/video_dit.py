@@ -213,7 +213,7 @@ class VideoDiT(nn.Module):
         condition: Int[Array, " batch"] | Text,
         cache: Cache | None,
     ) -> tuple[Float[Array, "batch time height width out_channels"], Cache | None]:
-        """Return the output for frames that follow those of `cache`, and the cache with these frames.
+        """Return the output for the frames after those of `cache`, and the cache with them.
 
         While frames are denoised, drop the new cache. Call once more with the clean frames and time
         0, and keep it.
