@@ -144,7 +144,7 @@ def _choices(name: str, places: Sequence[str], fits: Callable[[Any], bool]) -> s
     ]
     last = name.rpartition(".")[2]
     nearest = difflib.get_close_matches(last, there, n=8, cutoff=0.0)
-    few = len(there) <= 40
+    few = len(there) <= 60
     shown = (
         f"there are {', '.join(there)}"
         if few

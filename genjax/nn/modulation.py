@@ -27,6 +27,19 @@ def per_token(vectors: Float[Array, "*batch features"]) -> Float[Array, "*tokens
     return vectors[:, None] if vectors.ndim == 2 else vectors
 
 
+def per_frame(
+    vectors: Float[Array, "batch frames features"], length: int
+) -> Float[Array, "batch one_or_length features"]:
+    """Return each frame's vector for each of its tokens, or the one vector of all tokens.
+
+    Args:
+        vectors: one for each frame, or one for all.
+        length: number of tokens, frame by frame.
+    """
+    frames = vectors.shape[1]
+    return vectors if frames == 1 else jnp.repeat(vectors, length // frames, axis=1)
+
+
 def shift_and_scale(
     x: Float[Array, "batch length features"],
     shift: Float[Array, "*batch features"],

@@ -70,14 +70,33 @@ def grid_rotations(
 
 def rotate(
     x: Float[Array, "batch length heads features"],
-    rotations: Float[Array | np.ndarray, "length pairs 2"],
+    rotations: Float[Array | np.ndarray, "*examples length pairs 2"],
 ) -> Float[Array, "batch length heads features"]:
     """Turn each pair of features (2i, 2i + 1) of queries or keys by its angle, in float32.
 
     The product of a query and a key then depends on the difference of their positions alone (Su et
     al. 2021, equation 16). The result is of the type of `x`.
     """
-    cos, sin = jnp.moveaxis(rotations[:, None], -1, 0)
+    cos, sin = jnp.moveaxis(rotations[..., None, :, :], -1, 0)
     real, imaginary = x[..., 0::2], x[..., 1::2]
     turned = jnp.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], axis=-1)
     return turned.reshape(x.shape).astype(x.dtype)
+
+
+def rotations_at(
+    positions: Num[Array | np.ndarray, "*examples length axes"],
+    features: tuple[int, ...],
+    theta: float = 10_000.0,
+) -> Float[Array, "*examples length pairs 2"]:
+    """Return `rotary_positions` of positions that a program computes, by angles in float32.
+
+    Args:
+        positions: of each token; tokens of different examples may have different ones.
+        features: how many of a head's features each axis has.
+    """
+    angles = [
+        positions[..., i, None] * (theta ** (-np.arange(0, n, 2) / n)).astype(np.float32)
+        for i, n in enumerate(features)
+    ]
+    angles = jnp.concatenate(angles, axis=-1)
+    return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)

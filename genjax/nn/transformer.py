@@ -113,7 +113,7 @@ class Heads(nn.Module):
         self,
         x: Float[Array, "batch queries features"],
         context: Float[Array, "batch keys context_features"] | None = None,
-        rotations: Float[Array, "queries pairs 2"] | None = None,
+        rotations: Float[Array, "*examples queries pairs 2"] | None = None,
     ) -> tuple[
         Float[Array, "batch queries heads head_features"],
         Float[Array, "batch keys kv_heads head_features"],
@@ -122,7 +122,8 @@ class Heads(nn.Module):
         """Return query, key and value, the last two of `context`, or of `x` if that is None.
 
         Args:
-            rotations: `rotary.rotary_positions` by which queries and keys are turned.
+            rotations: `rotary.rotary_positions` by which queries and keys are turned, the same for
+                all examples or one for each.
         """
         context = x if context is None else context
         layer = functools.partial(_dense, self, init=self.kernel_init)
@@ -162,11 +163,11 @@ class HeadNorm(nn.RMSNorm):
     def __call__(
         self,
         x: Float[Array, "batch length heads features"],
-        rotations: Float[Array, "length pairs 2"] | None = None,
+        rotations: Float[Array, "*examples length pairs 2"] | None = None,
     ) -> Float[Array, "batch length heads features"]:
         if rotations is None:
             return super().__call__(x)
-        if not takes_kernel(x):
+        if rotations.ndim > 3 or not takes_kernel(x):
             return rotate(super().__call__(x), rotations)
         scale = self.param("scale", self.scale_init, (x.shape[-1],), self.param_dtype)
         return normed_rotation(x, scale, rotations, self.epsilon)

@@ -30,11 +30,14 @@ from genjax.models.gans import vit_gan
 from genjax.models.transformers.dit import DiT
 from genjax.models.transformers.drifting_dit import DriftingDiT
 from genjax.models.transformers.flux import Flux
+from genjax.models.transformers.hunyuan_video import HunyuanVideo
 from genjax.models.transformers.jit import JiT
 from genjax.models.transformers.lightning_dit import LightningDiT
+from genjax.models.transformers.ltx_video import LTXVideo
 from genjax.models.transformers.mean_flow_dit import MeanFlowDiT
 from genjax.models.transformers.mmdit import MMDiT
 from genjax.models.transformers.pixart import PixArt
+from genjax.models.transformers.video_dit import VideoDiT
 from genjax.models.unets.adm import ADM
 from genjax.models.unets.song_unet import SongUNet
 from genjax.nn import Text
@@ -108,6 +111,20 @@ def cases() -> dict[str, tuple[nn.Module, tuple]]:
             (tokens, hidden, labels, tokens, times),
         ),
         "T5": (T5Encoder(50, WIDTH, DEPTH, 4, 8, 64), (words, mask[:, :1] | (words > 5))),
+    } | video_cases(text, labels)
+
+
+def video_cases(text: Text, labels: np.ndarray) -> dict[str, tuple[nn.Module, tuple]]:
+    video, times, of_frames = normal(BATCH, 4, 4, 4, 3), normal(BATCH), normal(BATCH, 4)
+    body = dict(width=WIDTH, depth=DEPTH, num_heads=4)
+    full = VideoDiT((1, 2, 2), num_classes=10, **body)
+    factorized = VideoDiT((1, 2, 2), factorized=True, causal=True, **body)
+    hunyuan = HunyuanVideo(DEPTH, 4, (4, 2, 2), refiner_depth=1)
+    return {
+        "LTXVideo": (LTXVideo(**body), (video, of_frames, text)),
+        "HunyuanVideo": (hunyuan, (video, times, text, text, normal(BATCH, 4, 6))),
+        "VideoDiT": (full, (video, of_frames, labels)),
+        "VideoDiT, factorized": (factorized, (video, times, text)),
     }
 
 

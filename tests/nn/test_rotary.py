@@ -3,7 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.nn.rotary import grid_positions, grid_rotations, rotary_positions, rotate
+from genjax.nn.rotary import (
+    grid_positions,
+    grid_rotations,
+    rotary_positions,
+    rotate,
+    rotations_at,
+)
 
 FEATURES = (2, 4, 6)
 
@@ -88,6 +94,18 @@ def test_a_program_does_not_hold_the_rotations_of_a_grid():
     program = jax.make_jaxpr(lambda: grid_rotations([np.arange(n) for n in sides], FEATURES))()
     assert max(c.size for c in program.consts) <= max(sides) * max(FEATURES)
     assert program.out_avals[0].shape == (32_760, sum(FEATURES) // 2, 2)
+
+
+def test_every_example_may_have_positions_of_its_own(queries_and_keys):
+    x, _ = queries_and_keys
+    positions = np.random.default_rng(1).uniform(0, 50, (3, 5, 3)).astype(np.float32)
+    outputs = jax.jit(lambda positions: rotate(x, rotations_at(positions, FEATURES)))(positions)
+    expected = [
+        rotate(a[None], rotary_positions(each, FEATURES))[0]
+        for a, each in zip(x, positions, strict=True)
+    ]
+    # Angles up to 50 are rounded to 2e-6, and turn values up to 4.
+    np.testing.assert_allclose(outputs, np.stack(expected), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("features", [(4, 8), (4, 3, 5)])

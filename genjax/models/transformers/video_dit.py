@@ -1,0 +1,348 @@
+"""A small transformer over patches of space and time, for one's own videos.
+
+It is DiT (Peebles & Xie 2023) over frames, rows and columns, with rotary positions. Attention is
+among all tokens, or first among those of a frame and then among those of a place (Arnab et al.
+2021, "ViViT", model 3). Frames may have times of their own (Chen et al. 2024, "Diffusion forcing").
+A causal network attends to no later frame. It continues a video frame by frame, and keeps keys and
+values of earlier frames in a cache.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Int
+
+from genjax.nn import (
+    Dense,
+    Text,
+    VectorEmbedding,
+    attention,
+    constrain_tokens,
+    modulate,
+    patchify_video,
+    scanned,
+    sinusoidal_embedding,
+    unpatchify_video,
+)
+from genjax.nn.adaln_single import ModulationTable
+from genjax.nn.modulation import layer_norm, per_frame
+from genjax.nn.packing import gather_slots, segment_mask
+from genjax.nn.rotary import grid_positions, rotations_at
+from genjax.nn.transformer import Attention, Cache, FeedForward, Heads, empty_cache, inline
+
+Dtype = Any
+Mask = Bool[Array, "#batch 1 queries keys"] | None
+xavier = nn.initializers.xavier_uniform()
+zeros = nn.initializers.zeros
+small = nn.initializers.normal(0.02)
+
+# How tokens, f frames of s places each, become sequences that attend to themselves.
+ALL, SPACE, TIME = "b (f s)", "(b f) s", "(b s) f"
+
+
+class Layout(NamedTuple):
+    """How tokens of video attend to each other.
+
+    Attributes:
+        kinds: the name of each self-attention of a block, and its sequences.
+        places: number of tokens of a frame.
+        positions: frame, row and column of each token.
+        masks: of each self-attention.
+        segments: the number within a row of each token's clip, if clips are packed.
+    """
+
+    kinds: tuple[tuple[str, str], ...]
+    places: int
+    positions: Int[Array, "*rows length 3"]
+    masks: tuple[Mask, ...]
+    segments: Int[Array, "rows length"] | None = None
+
+
+class SelfAttention(nn.Module):
+    """Attention of tokens to those of the same sequence.
+
+    Attributes:
+        sequences: `ALL`, `SPACE` or `TIME`.
+        places: number of tokens of a frame.
+        dtype: type of the matrix products.
+    """
+
+    num_heads: int
+    sequences: str
+    places: int
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length features"],
+        shift: Float[Array, "batch one_or_length features"],
+        scale: Float[Array, "batch one_or_length features"],
+        gate: Float[Array, "batch one_or_length features"],
+        rotations: Float[Array, "*examples length pairs 2"],
+        mask: Mask,
+        cache: Cache | None,
+    ) -> tuple[Float[Array, "batch length features"], Cache | None]:
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        heads = inline(self, Heads(self.num_heads, qk_norm=True, **types))
+        query, key, value = heads(modulate(x, shift, scale), rotations=rotations)
+        query, key = query.astype(value.dtype), key.astype(value.dtype)
+        if cache is not None:
+            cache = cache.append(key, value)
+            key, value = cache.keys, cache.values
+        split = lambda a: rearrange(a, f"b (f s) h d -> {self.sequences} h d", s=self.places)
+        out = attention(*map(split, (query, key, value)), mask)
+        sizes = dict(b=len(x), s=self.places)
+        out = rearrange(out, f"{self.sequences} h d -> b (f s) (h d)", **sizes)
+        out = Dense(x.shape[-1], kernel_init=xavier, name="projection", **types)(out)
+        return constrain_tokens(x + gate * out), cache
+
+
+class Block(nn.Module):
+    """Self-attention of one or two kinds, cross-attention to text, and a feed-forward layer.
+
+    The time modulates all but the cross-attention.
+
+    Attributes:
+        kinds: the name of each self-attention, and its `sequences`.
+    """
+
+    num_heads: int
+    kinds: tuple[tuple[str, str], ...]
+    places: int
+    mlp_ratio: float
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length features"],
+        modulation: Float[Array, "batch times parts features"],
+        rotations: Float[Array, "*examples length pairs 2"],
+        masks: tuple[Mask, ...],
+        text: Float[Array, "batch text_length text_features"] | None,
+        text_mask: Bool[Array, "batch 1 _ text_length"] | None,
+        cache: Cache | None,
+    ) -> tuple[Float[Array, "batch length features"], Cache | None]:
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        table = ModulationTable(modulation.shape[2], self.param_dtype, name="modulation")
+        parts = [per_frame(part, x.shape[1]) for part in table(modulation)]
+        for (name, sequences), mask in zip(self.kinds, masks, strict=True):
+            attend = SelfAttention(self.num_heads, sequences, self.places, name=name, **types)
+            earlier = None if sequences == SPACE else cache  # a frame knows its own tokens
+            x, updated = attend(x, *parts[:3], rotations, mask, earlier)
+            parts = parts[3:]
+        if text is not None:
+            options = dict(norm=layer_norm(), out_init=zeros, name="cross_attention", **types)
+            x, _ = Attention(self.num_heads, **options)(x, context=text, mask=text_mask)
+        mlp = FeedForward(int(self.mlp_ratio * x.shape[-1]), layer_norm(), **types)
+        return inline(self, mlp)(x, *parts), updated
+
+
+class VideoDiT(nn.Module):
+    """A transformer over patches of video, told the time and a class or a text.
+
+    Any length, height and width that the patches divide will do. Label `num_classes` is the null
+    class of classifier-free guidance.
+
+    Attributes:
+        patch_size: frames, rows and columns of a patch.
+        width: features of a token; those of a head, `width / num_heads`, are divisible by 2.
+        depth: number of blocks, scanned with stacked parameters.
+        num_classes: classes besides the null one; with None the condition is a text.
+        factorized: whether a token attends to its frame and then to its place in all frames, in
+            place of all tokens.
+        causal: whether a token attends to no later frame.
+        out_channels: channels of the output; as many as the input's if None.
+        time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
+        unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
+        remat_policy: name of a policy (`rematerialized`) for rematerialising blocks, or None to
+            keep every activation.
+        dtype: type of the matrix products; modulation, norms, rotations and softmax are float32
+            always.
+    """
+
+    patch_size: tuple[int, int, int]
+    width: int
+    depth: int
+    num_heads: int
+    num_classes: int | None = None
+    factorized: bool = False
+    causal: bool = False
+    mlp_ratio: float = 4.0
+    out_channels: int | None = None
+    time_scale: float = 1000.0
+    unroll: int = 1
+    remat_policy: str | None = None
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @property
+    def null_label(self) -> int | None:
+        return self.num_classes
+
+    @property
+    def kinds(self) -> tuple[tuple[str, str], ...]:
+        """The self-attentions of a block, by name."""
+        factors = ("space_attention", SPACE), ("time_attention", TIME)
+        return factors if self.factorized else (("attention", ALL),)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch time height width channels"],
+        t: Float[Array, " batch *times"],
+        condition: Int[Array, " batch"] | Text,
+    ) -> Float[Array, "batch time height width out_channels"]:
+        """
+        Args:
+            t: one time for a clip, `[batch]`, or one for each frame, `[batch time]`; a patch has
+                the time of its first frame.
+        """
+        return self.extend(x, t, condition, None)[0]
+
+    def extend(
+        self,
+        x: Float[Array, "batch time height width channels"],
+        t: Float[Array, " batch *times"],
+        condition: Int[Array, " batch"] | Text,
+        cache: Cache | None,
+    ) -> tuple[Float[Array, "batch time height width out_channels"], Cache | None]:
+        """Return the output for the frames after those of `cache`, and the cache with them.
+
+        While frames are denoised, drop the new cache. Call once more with the clean frames and time
+        0, and keep it.
+
+        Raises:
+            ValueError: the network is not causal, so what it computed of earlier frames changes.
+        """
+        if cache is not None and not self.causal:
+            raise ValueError("causal=False, and a cache is given: only a causal network takes one")
+        sides = x.shape[1:4]
+        tokens = patchify_video(x, self.patch_size)
+        frames, *grid = (side // size for side, size in zip(sides, self.patch_size, strict=True))
+        places, start, end = grid[0] * grid[1], 0, frames
+        if cache is not None:
+            start, end = cache.length[0] // places, cache.keys.shape[2] // places
+        positions = jnp.asarray(grid_positions(frames, *grid)) + jnp.array([start, 0, 0])
+        masks = dict.fromkeys((ALL, SPACE, TIME))
+        if self.causal:  # the empty places of a cache are later frames
+            seen = jnp.arange(end) <= start + jnp.arange(frames)[:, None]
+            by_token = jnp.repeat(jnp.repeat(seen, places, axis=0), places, axis=1)
+            masks |= {ALL: by_token[None, None], TIME: seen[None, None]}
+        masks = tuple(masks[sequences] for _, sequences in self.kinds)
+        layout = Layout(self.kinds, places, positions, masks)
+        t = t[:, None] if t.ndim == 1 else t[:, :: self.patch_size[0]]
+        condition = condition if isinstance(condition, Text) else condition[:, None]
+        out, cache = self._network(tokens, t, condition, layout, cache)
+        return unpatchify_video(out, self.patch_size, sides), cache
+
+    def packed(
+        self,
+        tokens: Float[Array, "rows length features"],
+        t: Float[Array, "rows length"],
+        condition: Int[Array, "rows slots"] | Text,
+        segments: Int[Array, "rows length"],
+        positions: Int[Array, "rows length 3"],
+    ) -> Float[Array, "rows length out_features"]:
+        """Return the outputs for patches of several clips in each row (`genjax.nn.packing`).
+
+        Args:
+            tokens: patches, as `patchify_video` makes them.
+            t: the time of each token.
+            condition: for each clip of a row; of a text the tokens are `[rows slots text_length
+                text_features]`, and the mask likewise.
+            segments, positions: as `Packing` has them.
+        """
+        same = lambda a: (a[:, :, None] == a[:, None])[:, None]
+        frame, row, column = jnp.moveaxis(jnp.asarray(positions), -1, 0)
+        seen = segment_mask(segments)
+        earlier = (frame[:, :, None] >= frame[:, None])[:, None] if self.causal else True
+        masks = {ALL: seen & earlier, SPACE: seen & same(frame)}
+        masks[TIME] = masks[ALL] & same(row) & same(column)
+        masks = tuple(masks[sequences] for _, sequences in self.kinds)
+        kinds = tuple((name, ALL) for name, _ in self.kinds)
+        layout = Layout(kinds, 1, positions, masks, segments)
+        return self._network(tokens, t, condition, layout)[0]
+
+    def empty_cache(self, batch: int, time: int, height: int, width: int) -> Cache:
+        """Return the cache before the first frame, for `time` frames of `height`×`width`."""
+        sides = zip((time, height, width), self.patch_size, strict=True)
+        capacity = math.prod(side // size for side, size in sides)
+        head = self.num_heads, self.width // self.num_heads
+        return empty_cache(self.depth, batch, capacity, *head, dtype=self.dtype)
+
+    def _dense(self, features: int, init: Callable, name: str, dtype: Dtype) -> Dense:
+        types = dict(dtype=dtype, param_dtype=self.param_dtype)
+        return Dense(features, kernel_init=init, name=name, **types)
+
+    @nn.compact
+    def _network(
+        self,
+        tokens: Float[Array, "batch length features"],
+        t: Float[Array, "batch times"],
+        condition: Int[Array, "batch clips"] | Text,
+        layout: Layout,
+        cache: Cache | None = None,
+    ) -> tuple[Float[Array, "batch length out_features"], Cache | None]:
+        """Return the output of each token, and the cache with these tokens."""
+        batch, length, features = tokens.shape
+        tokens = self._dense(self.width, xavier, "patch_embedding", self.dtype)(tokens)
+        tokens = constrain_tokens(tokens.astype(jnp.float32))
+        conditioning = VectorEmbedding(self.width, self.param_dtype, name="time_embedding")(
+            sinusoidal_embedding(t.reshape(-1) * self.time_scale, 256)
+        ).reshape(batch, -1, self.width)
+        text = text_mask = None
+        if self.num_classes is None:
+            text, text_mask = _text(condition, layout.segments)
+        else:
+            options = dict(embedding_init=small, param_dtype=self.param_dtype)
+            table = nn.Embed(self.num_classes + 1, self.width, name="label_embedding", **options)
+            if layout.segments is not None:
+                condition = gather_slots(condition, layout.segments)
+            conditioning = conditioning + table(condition)
+        parts = 3 * len(self.kinds) + 3
+        modulation = self._dense(parts * self.width, small, "modulation", jnp.float32)(
+            nn.silu(conditioning)
+        ).reshape(batch, -1, parts, self.width)
+
+        in_axes = (*[nn.broadcast] * 5, 0)
+        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy, in_axes)
+        sizes = self.num_heads, layout.kinds, layout.places, self.mlp_ratio
+        rotations = rotations_at(layout.positions, _rotary_features(self.width // self.num_heads))
+        tokens, cache = blocks(*sizes, self.dtype, self.param_dtype, name="blocks")(
+            tokens, modulation, rotations, layout.masks, text, text_mask, cache
+        )
+        table = ModulationTable(2, self.param_dtype, name="head_modulation")
+        shift, scale = (per_frame(part, length) for part in table(conditioning[:, :, None]))
+        if self.out_channels is not None:
+            features = math.prod(self.patch_size) * self.out_channels
+        head = self._dense(features, zeros, "head", jnp.float32)
+        return head(modulate(tokens, shift, scale)), cache
+
+
+def _rotary_features(features: int) -> tuple[int, int, int]:
+    """Return a head's features for frames, rows and columns: a third each, in pairs, as in Wan."""
+    third = 2 * (features // 6)
+    return features - 2 * third, third, third
+
+
+def _text(
+    text: Text, segments: Int[Array, "rows length"] | None
+) -> tuple[Float[Array, "batch _ features"], Bool[Array, "batch 1 _ _"] | None]:
+    """Return the tokens of the text, and which of them each token of the video attends to.
+
+    A packed row has the texts of its clips one after the other.
+    """
+    if segments is None:
+        return text.tokens, None if text.mask is None else text.mask[:, None, None]
+    rows, slots, length, _ = text.tokens.shape
+    mask = (jnp.maximum(segments, 0)[:, :, None] == jnp.repeat(jnp.arange(slots), length))[:, None]
+    if text.mask is not None:
+        mask = mask & text.mask.reshape(rows, 1, 1, -1)
+    return text.tokens.reshape(rows, slots * length, -1), mask
