@@ -228,10 +228,15 @@ def plan(
     planned = program_of(program, config, mesh)
     with attention_choices() as whole:
         cost = cost_of(planned, mesh)
-    with use_abstract_mesh(getattr(mesh, "abstract_mesh", mesh)), attention_choices() as choices:
-        layers = traced_layers(planned.function, *planned.args)
-    sequences = check_axes(layers, [choice.query for choice in whole], mesh)
-    needs = _needs(config, program, planned, layers, device, mesh)
+        queries = [choice.query for choice in whole]
+        with (
+            use_abstract_mesh(getattr(mesh, "abstract_mesh", mesh)),
+            attention_choices() as choices,
+        ):
+            layers = traced_layers(planned.function, *planned.args)
+        sequences = check_axes(layers, queries, mesh)
+        # Within `whole`, so that the account takes the trace that `cost_of` made.
+        needs = _needs(config, program, planned, layers, device, mesh)
     memory, sent = needs.memory, needs.sent
     bound = roofline(device, mesh, *cost, sent)
     seconds = bound["seconds"]
@@ -260,9 +265,8 @@ def plan(
     if by_operation:
         found["breakdown"] = breakdown(needs.compiled, device) if needs.compiled else None
     if sequences:
-        tokens = max(
-            choice.query[1] for choice in whole
-        )  # those of several sequences where they are joined
+        # those of several sequences where they are joined
+        tokens = max(query[1] for query in queries)
         found["tokens_per_second"] = tokens * found["images_per_second"]
     if training:
         all_steps = config.num_steps * seconds

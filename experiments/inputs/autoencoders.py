@@ -30,6 +30,15 @@ def decode(network: nn.Module, variables: PyTree, latents: Float[Array, " batch 
     return network.apply(variables, latents, method="decode")
 
 
+@functools.cache
+def _shapes(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[PyTree, tuple[int, ...]]:
+    """Return the variables in shapes, and the shape of the latents of one image or video."""
+    x = jax.ShapeDtypeStruct((1, *data_shape), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), x)
+    latents = jax.eval_shape(functools.partial(encode, network), variables, x)
+    return variables, latents.shape[1:]
+
+
 @dataclass(frozen=True)
 class FrozenAutoencoder:
     """An autoencoder's network; `load` gives its variables, which its functions take.
@@ -74,9 +83,7 @@ class FrozenAutoencoder:
 
     def latent_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the latents of one image or video."""
-        x = jax.ShapeDtypeStruct((1, *data_shape), jnp.float32)
-        latents = lambda key, x: encode(self.network, self.network.init(key, x), x)
-        return jax.eval_shape(latents, jax.random.key(0), x).shape[1:]
+        return _shapes(self.network, data_shape)[1]
 
     def variables(self) -> PyTree:
         """Load the network's variables to the host."""
@@ -97,9 +104,8 @@ class FrozenAutoencoder:
 
     def abstract(self, data_shape: tuple[int, ...]) -> PyTree:
         """Return what `load` would give, in shapes."""
-        x = jax.ShapeDtypeStruct((1, *data_shape), jnp.float32)
-        moments = jax.ShapeDtypeStruct(self.latent_shape(data_shape)[-1:], jnp.float32)
-        variables = jax.eval_shape(self.network.init, jax.random.key(0), x)
+        variables, latent_shape = _shapes(self.network, data_shape)
+        moments = jax.ShapeDtypeStruct(latent_shape[-1:], jnp.float32)
         return {"variables": variables, "mean": moments, "deviation": moments}
 
     def encode(self, frozen: PyTree, x: Float[Array, " batch *shape"]) -> Array:

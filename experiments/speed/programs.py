@@ -70,13 +70,15 @@ def program_of(name: str, config: Any, mesh: Mesh | AbstractMesh) -> Program:
 
 def _training_step(config: Any, task: GenerativeTask, mesh: Mesh | AbstractMesh) -> Program:
     state, frozen = abstract_state(task, jax.random.key(0), mesh), abstract_frozen(task, mesh)
-    batch, key, useful = abstract_batch(config, task, mesh), jax.random.key(1), task.update
+    batch, key = abstract_batch(config, task, mesh), jax.random.key(1)
+    # Python makes a method anew at each use, and JAX keeps traces by function.
+    update = useful = lambda *args: task.update(*args)
     if config.model.get("remat_policy"):
         config.model.remat_policy = None
         useful = build(config).update
     return Program(
         task=task,
-        function=task.update,
+        function=update,
         useful=useful,
         jitted=lambda: compile_update(task, state, mesh, frozen),
         args=(state, batch, key, *frozen),

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from experiments.configuration import kinds
 from experiments.tasks import optimization
 from experiments.tasks.optimization import Averages, Player, make_averages, update_averages
-from experiments.tasks.shapes import traced_shape
+from experiments.tasks.shapes import first_output, traced_shape
 from experiments.tasks.walks import latent_walk
 from genjax import adversarial
 from genjax.adversarial import instruments, objectives, regularizers
@@ -185,10 +185,7 @@ class GAN:
         labels = jax.ShapeDtypeStruct((1,), jnp.int32) if self.conditional else None
         z = jax.ShapeDtypeStruct((1, self.generator.latent_size), jnp.float32)
         examples = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-        generate, judge = (
-            lambda *args, network=network: network.init_with_output(*args)[0]
-            for network in (self.generator, self.discriminator)
-        )
+        generate, judge = map(first_output, (self.generator, self.discriminator))
         made = traced_shape(
             self.generator, "model.generator", f"z {list(z.shape)}", generate, keys, z, labels
         )[1:]

@@ -154,14 +154,8 @@ class Autoencoder:
         return task
 
     def _check(self, weights: Mapping[str, float]) -> None:
-        example = jax.ShapeDtypeStruct((1, *self.space.shape), jnp.float32)
-
-        def reconstruct(key, x):
-            variables = self.network.init(key, x)
-            return self._reconstruct(variables["params"], variables, x, key)[0]
-
-        y, terms = jax.eval_shape(reconstruct, jax.random.key(0), example)
-        if y.shape != example.shape:
+        y, terms = _shapes(self.network, tuple(self.space.shape))
+        if y.shape[1:] != tuple(self.space.shape):
             raise ValueError(
                 f"config.data.image_shape is {self.space.shape}, which "
                 f"{type(self.network).__name__} reconstructs as {y.shape[1:]}: take sides that are "
@@ -215,7 +209,9 @@ class Autoencoder:
         player, weights = state.autoencoder, dict(self.weights)
 
         (y, terms), pull_back, (kept, measured) = jax.vjp(
-            lambda params: self._reconstruct(params, player.variables, x, code_key, train=True),
+            lambda params: reconstruct(
+                self.network, params, player.variables, x, code_key, train=True
+            ),
             player.params,
             has_aux=True,
         )
@@ -273,35 +269,6 @@ class Autoencoder:
         metrics = {"loss/adversarial": value, "weight/adversarial": weight}
         metrics["learning_rate_of_discriminator"] = adversary.schedule(own_step)
         return weight * value, by_images + weight * by_adversary, metrics
-
-    def _reconstruct(self, params, variables, x, key, train=False):
-        """Return `(reconstruction, terms), (kept, measured)`.
-
-        `terms` are the bottleneck's terms of the loss, `kept` is what the network keeps beside its
-        parameters, and `measured` are metrics.
-        """
-        apply = lambda *args, method, **options: self.network.apply(
-            variables | {"params": params}, *args, method=method, **options
-        )
-        kept = {name: value for name, value in variables.items() if name != "params"}
-        encoded = apply(x, method="encode")
-        if isinstance(encoded, tuple):
-            z = autoencoding.sample_posterior(key, *encoded)
-            nats = autoencoding.divergence(*encoded).sum() / len(x)
-            return (self._trim(apply(z, method="decode")), {"divergence": nats / x[0].size}), (
-                kept,
-                {},
-            )
-        if not hasattr(self.network, "quantize"):
-            return (self._trim(apply(encoded, method="decode")), {}), (kept, {})
-        quantized, kept = apply(
-            encoded, method="quantize", train=train, mutable=list(kept), rngs={"restart": key}
-        )
-        counts = instruments.codebook_counts(quantized.indices, self.network.quantizer.num_codes)
-        measured = {"codebook/batch_usage": instruments.usage(counts)}
-        measured |= {"codebook/batch_perplexity": instruments.perplexity(counts)}
-        y = self._trim(apply(quantized.latents, method="decode"))
-        return (y, quantized.losses), (dict(kept), measured)
 
     def _trim(self, decoded):
         """Cut videos to the frames of the data, since a last latent frame may stand for more."""
@@ -463,6 +430,47 @@ class Autoencoder:
             for sentence in adversarial.alarms(metrics)
             if not sentence.startswith("Not finite")  # said by the other
         ]
+
+
+@functools.cache
+def _shapes(network: nn.Module, shape: tuple[int, ...]) -> tuple:
+    """Return the reconstruction of one example and the terms of the loss, in shapes."""
+
+    def reconstruct_first(key, x):
+        variables = network.init(key, x)
+        return reconstruct(network, variables["params"], variables, x, key)[0]
+
+    example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    return jax.eval_shape(reconstruct_first, jax.random.key(0), example)
+
+
+def reconstruct(network, params, variables, x, key, train=False):
+    """Return `(reconstruction, terms), (kept, measured)`.
+
+    `terms` are the bottleneck's terms of the loss, `kept` is what the network keeps beside its
+    parameters, and `measured` are metrics.
+    """
+    apply = lambda *args, method, **options: network.apply(
+        variables | {"params": params}, *args, method=method, **options
+    )
+    trim = lambda decoded: decoded[:, : x.shape[1]] if x.ndim == 5 else decoded
+    kept = {name: value for name, value in variables.items() if name != "params"}
+    encoded = apply(x, method="encode")
+    if isinstance(encoded, tuple):
+        z = autoencoding.sample_posterior(key, *encoded)
+        nats = autoencoding.divergence(*encoded).sum() / len(x)
+        y = trim(apply(z, method="decode"))
+        return (y, {"divergence": nats / x[0].size}), (kept, {})
+    if not hasattr(network, "quantize"):
+        return (trim(apply(encoded, method="decode")), {}), (kept, {})
+    quantized, kept = apply(
+        encoded, method="quantize", train=train, mutable=list(kept), rngs={"restart": key}
+    )
+    counts = instruments.codebook_counts(quantized.indices, network.quantizer.num_codes)
+    measured = {"codebook/batch_usage": instruments.usage(counts)}
+    measured |= {"codebook/batch_perplexity": instruments.perplexity(counts)}
+    y = trim(apply(quantized.latents, method="decode"))
+    return (y, quantized.losses), (dict(kept), measured)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from experiments.configuration import kinds
 from experiments.inputs.datasets import Data
 from experiments.tasks import optimization
 from experiments.tasks.optimization import Optimization, State
-from experiments.tasks.shapes import traced_shape
+from experiments.tasks.shapes import first_output, traced_shape
 from genjax import autoregression
 from genjax.data import flip_images
 from genjax.devices.mesh import replicated
@@ -101,10 +101,9 @@ class Autoregression:
             )
         levels = jax.ShapeDtypeStruct((1, *shape), jnp.int32)
         labels = jax.eval_shape(self.condition.example)
-        apply = lambda *inputs: self.network.init_with_output(*inputs)[0]
         inputs = jax.random.key(0), levels, labels
         words = f"levels {[1, *shape]} and labels {list(labels.shape)}"
-        returned = traced_shape(self.network, "model", words, apply, *inputs)
+        returned = traced_shape(self.network, "model", words, first_output(self.network), *inputs)
         read = (1, *shape[:2], *self.likelihood.outputs(shape[-1]))
         if returned != read:
             raise ValueError(

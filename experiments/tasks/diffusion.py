@@ -18,7 +18,7 @@ from experiments.inputs.datasets import Data
 from experiments.tasks import optimization
 from experiments.tasks.adapters import Adapters
 from experiments.tasks.optimization import Optimization, State
-from experiments.tasks.shapes import traced_shape
+from experiments.tasks.shapes import first_output, traced_shape
 from genjax import diffusion
 from genjax.data import flip_images
 from genjax.diffusion import losses, times
@@ -207,10 +207,9 @@ class Diffusion:
         x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         condition = jax.eval_shape(self.condition.example)
         t = jax.ShapeDtypeStruct((1,), jnp.float32)
-        apply = lambda *args: self.network.init_with_output(*args[:-1], **args[-1])[0]
-        inputs = jax.random.key(0), x, t, condition, self._told(t)
         called_with = f"x_t {[1, *shape]}, t [1] and {_shapes(condition)}"
-        returned = traced_shape(self.network, "model", called_with, apply, *inputs)
+        apply, inputs = first_output(self.network), (jax.random.key(0), x, t, condition)
+        returned = traced_shape(self.network, "model", called_with, apply, *inputs, **self._told(t))
         if returned != (1, *shape[:-1], channels):
             raise ValueError(
                 f"config.model names {type(self.network).__name__}, which returns {list(returned)} "

@@ -15,7 +15,7 @@ from experiments.inputs.datasets import Data
 from experiments.tasks import diffusion as continuous
 from experiments.tasks.diffusion import TIME_BINS, Diffusion
 from experiments.tasks.optimization import Optimization, State
-from experiments.tasks.shapes import traced_shape
+from experiments.tasks.shapes import first_output, traced_shape
 from genjax import diffusion
 from genjax.devices.mesh import replicated
 from genjax.diffusion import discrete, times
@@ -129,10 +129,9 @@ class DiscreteDiffusion(Diffusion):
         """Raise ValueError if the network does not return logits of every token."""
         x = jax.ShapeDtypeStruct((1, *self.space.shape), jnp.int32)
         t, condition = jax.ShapeDtypeStruct((1,), jnp.float32), self.condition.example()
-        apply = lambda *inputs: self.network.init_with_output(*inputs)[0]
         inputs = jax.random.key(0), x, t, jax.eval_shape(lambda: condition)
         words = f"tokens {[1, *self.space.shape]} and t [1]"
-        returned = traced_shape(self.network, "model", words, apply, *inputs)
+        returned = traced_shape(self.network, "model", words, first_output(self.network), *inputs)
         expected = (1, *self.space.shape, self.process.vocabulary_size)
         if returned != expected:
             raise ValueError(

@@ -1,5 +1,6 @@
 """Trace a network on shapes, and say what does not fit before anything is computed."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,22 +9,37 @@ import jax
 from jaxtyping import PyTree
 
 
+@functools.cache
+def first_output(network: nn.Module) -> Callable[..., Any]:
+    """Return the function of keys and inputs that makes a network's variables and its output.
+
+    Equal networks share the function. JAX keeps traces by function, so a network is traced once
+    for its inputs' shapes, however many tasks have it.
+    """
+    return lambda *args, **options: network.init_with_output(*args, **options)[0]
+
+
 def traced_shape(
-    network: nn.Module, field: str, called_with: str, apply: Callable[..., Any], *inputs: PyTree
+    network: nn.Module,
+    field: str,
+    called_with: str,
+    apply: Callable[..., Any],
+    *inputs: PyTree,
+    **options: PyTree,
 ) -> tuple[int, ...]:
     """Return the shape of what a network makes.
 
     Args:
         field: the network's field of the config: "model.generator".
         called_with: the inputs in words, for the error.
-        apply: called with `inputs`, which are shapes.
+        apply: called with `inputs` and `options`, which are shapes.
 
     Raises:
         ValueError: the network cannot be applied. If its heads do not divide its width, the error
             says so; otherwise it repeats what the network itself raised.
     """
     try:
-        return jax.eval_shape(apply, *inputs).shape
+        return jax.eval_shape(apply, *inputs, **options).shape
     except Exception as error:  # whatever a network of the user's own raises
         width, num_heads = (getattr(network, name, None) for name in ("width", "num_heads"))
         if width and num_heads and width % num_heads:

@@ -1,5 +1,7 @@
 """The grouped convolution, fast on every back end."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,13 +25,29 @@ def grouped_convolve(
     derivatives of the convolution itself took 17 times as long there (64 maps of 8×8 with 128
     channels in 16 groups).
     """
+    if not isinstance(padding, str):
+        padding = tuple(map(tuple, padding))
+    options |= {"window_strides": tuple(window_strides), "padding": padding}
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=_product_of_places(feature_group_count),
+        default=_convolution(feature_group_count, **options),
+    )
 
+
+# Both functions are made once for their options. JAX keeps traces by function, so layers of one
+# shape are traced and differentiated once.
+
+
+@functools.cache
+def _product_of_places(groups: int) -> Callable:
     def product_of_places(x, kernel):
         side, height, width = kernel.shape[0], *x.shape[1:3]
         margin = (side // 2, side // 2)
         x = jnp.pad(x, ((0, 0), margin, margin, (0, 0)))
-        x = rearrange(x, "b h w (g i) -> g b h w i", g=feature_group_count)
-        kernel = rearrange(kernel, "r s i (g o) -> g r s i o", g=feature_group_count)
+        x = rearrange(x, "b h w (g i) -> g b h w i", g=groups)
+        kernel = rearrange(kernel, "r s i (g o) -> g r s i o", g=groups)
         places = [(r, s) for r in range(side) for s in range(side)]
         y = sum(
             jnp.einsum(
@@ -42,9 +60,9 @@ def grouped_convolve(
         )
         return rearrange(y, "g b h w o -> b h w (g o)").astype(x.dtype)
 
-    def convolution(x, kernel):
-        return jax.lax.conv_general_dilated(
-            x, kernel, window_strides, padding, feature_group_count=feature_group_count, **options
-        )
+    return product_of_places
 
-    return jax.lax.platform_dependent(x, kernel, cpu=product_of_places, default=convolution)
+
+@functools.cache
+def _convolution(groups: int, **options: Any) -> Callable:
+    return functools.partial(jax.lax.conv_general_dilated, feature_group_count=groups, **options)

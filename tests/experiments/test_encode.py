@@ -39,7 +39,7 @@ FLOW = [
     "--config.optimizer.warmup=0",
     "--config.sampling.per_class=1",
     "--config.sampling.num_steps=3",
-    "--config.evaluation.num_samples=400",
+    "--config.evaluation.num_samples=120",
 ]
 
 

@@ -18,6 +18,7 @@ from experiments.evaluation.context import in_batches
 from experiments.inputs.datasets import Data
 from experiments.launch.experiment import Experiment, split_pictures
 from experiments.launch.reports import alarms as alarms_of
+from experiments.tasks.autoencoding import reconstruct
 from genjax.data import to_float
 from genjax.models.encoders.vgg16 import VGG16
 from genjax.nn.quantizers import VectorQuantizer
@@ -302,7 +303,7 @@ def test_codes_move_in_training_alone_and_are_averaged():
     x = jnp.zeros((1, 16, 16, 3))
     variables = task.variables(state, "params")
     _, (kept, _) = jax.jit(
-        lambda variables: task._reconstruct(variables["params"], variables, x, KEY),
+        lambda variables: reconstruct(task.network, variables["params"], variables, x, KEY),
         compiler_options=QUICK,
     )(variables)
     assert same(kept, state.autoencoder.kept)
