@@ -93,7 +93,7 @@ WITHOUT_TEACHER = {
     "Shortcut": (dict(name="Shortcut", guidance_scale=1.5), {}),
     "ConsistencyTraining": (dict(name="DiscreteConsistency"), SIGMA),
     "ImprovedConsistencyTraining": (dict(name="ImprovedConsistencyTraining"), SIGMA),
-    "ContinuousConsistency": (dict(name="ContinuousConsistency"), TRIGFLOW),
+    "ContinuousConsistency": (dict(name="ContinuousConsistency"), TRIGFLOW | SMALL_DERIVATIVES),
     "Drift": (dict(name="Drift", generated=16), dict(task="Drifting", conditioning_dropout=0.0)),
     "PixelMeanFlow": (
         dict(name="PixelMeanFlow", largest=4.0, perceptual=0.0),
