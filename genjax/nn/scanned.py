@@ -44,10 +44,11 @@ def scanned(
 
     Args:
         block: a module that maps `(x, *inputs)` to `(x, output)`. Outputs are stacked on axis 0.
+            What blocks change in place, such as a `transformer.Cache`, is carried beside x.
         unroll: blocks per iteration; `depth` compiles slowest and runs fastest.
         remat_policy: as of `rematerialized`.
         in_axes: one for all inputs or a tuple of one for each. `nn.broadcast` gives every block the
-            same input; 0 gives block i the i-th slice, as of `transformer.Cache`.
+            same input; 0 gives block i the i-th slice.
     """
     # "intermediates" exist only for callers that request them.
     return nn.scan(

@@ -45,32 +45,50 @@ def inline(block: nn.Module, half: HalfBlock) -> HalfBlock:
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens that an attention layer has seen, in arrays of fixed size.
+    """Keys and values of the tokens that attention has seen, in arrays of fixed size.
 
-    Scanned layers have their caches stacked on a first axis.
+    Layers have their caches stacked on a first axis, and the whole cache is carried from layer to
+    layer. Each layer writes the new tokens into its own part, so XLA updates the arrays in place.
+    As inputs and outputs of a scan they would be copied whole for every token.
 
     Attributes:
         keys, values: the first `length` of `capacity` places are filled.
         length: number of tokens seen.
+        layer: the layer whose part is read and written; None if the arrays are of one layer.
     """
 
     keys: Float[Array, "*layers batch capacity kv_heads head_features"]
     values: Float[Array, "*layers batch capacity kv_heads head_features"]
     length: Int[Array, "*layers"]
+    layer: Int[Array, ""] | None = None
 
     def append(
         self,
         keys: Float[Array, "batch length kv_heads head_features"],
         values: Float[Array, "batch length kv_heads head_features"],
     ) -> "Cache":
-        """Return one layer's cache after these tokens, which must fit in its empty places."""
+        """Return the cache after these tokens of its layer, which must fit in the empty places."""
+        at = () if self.layer is None else (self.layer,)
 
         def write(old: Array, new: Array) -> Array:
-            new = new.astype(old.dtype)
-            return jax.lax.dynamic_update_slice_in_dim(old, new, self.length, axis=1)
+            new = new.astype(old.dtype).reshape(*[1 for _ in at], *new.shape)
+            return jax.lax.dynamic_update_slice(old, new, (*at, 0, self.length[at], 0, 0))
 
-        length = self.length + keys.shape[1]
-        return Cache(write(self.keys, keys), write(self.values, values), length)
+        length = self.length.at[at].add(keys.shape[1])
+        return Cache(write(self.keys, keys), write(self.values, values), length, self.layer)
+
+    def of_layer(self) -> "Cache":
+        """Return the part of the layer."""
+        if self.layer is None:
+            return self
+        part = lambda a: jax.lax.dynamic_index_in_dim(a, self.layer, keepdims=False)
+        return Cache(*map(part, self[:3]))
+
+    def next_layer(self) -> "Cache":
+        """Return the cache for the layer above, or from the last layer for the first."""
+        if self.layer is None:
+            return self
+        return self._replace(layer=(self.layer + 1) % len(self.length))
 
 
 def empty_cache(*shape: int, dtype: Dtype = jnp.float32) -> Cache:
@@ -79,9 +97,10 @@ def empty_cache(*shape: int, dtype: Dtype = jnp.float32) -> Cache:
     Args:
         shape: `[*layers batch capacity kv_heads head_features]`, of the keys and of the values.
     """
-    axes = (*[None] * (len(shape) - 4), BATCH_AXES, None, TENSOR, None)
+    layers = shape[:-4]
+    axes = (*[None for _ in layers], BATCH_AXES, None, TENSOR, None)
     keys, values = (constrain(jnp.zeros(shape, dtype), *axes) for _ in range(2))
-    return Cache(keys, values, jnp.zeros(shape[:-4], jnp.int32))
+    return Cache(keys, values, jnp.zeros(layers, jnp.int32), jnp.int32(0) if layers else None)
 
 
 class Heads(nn.Module):
@@ -213,10 +232,12 @@ class Attention(Heads):
         h = _modulated(x, self.norm, shift, scale)
         query, key, value = super().__call__(h, context, rotations)
         query, key = query.astype(value.dtype), key.astype(value.dtype)
+        length = None
         if cache is not None:
             cache = cache.append(key, value)
-            key, value = cache.keys, cache.values
-        mask = self._visible(mask, x.shape[1], key.shape[1], cache)
+            key, value, length, _ = cache.of_layer()
+            cache = cache.next_layer()
+        mask = self._visible(mask, x.shape[1], key.shape[1], length)
         if self.is_mutable_collection("intermediates"):
             keys_of_heads = jnp.repeat(key, self.num_heads // key.shape[2], axis=2)
             self.sow("intermediates", "weights", attention_weights(query, keys_of_heads, mask))
@@ -229,16 +250,16 @@ class Attention(Heads):
         mask: Array | None,
         queries: int,
         keys: int,
-        cache: Cache | None,
+        length: Int[Array, ""] | None,
     ) -> Array | None:
-        """Return `mask` without later keys and without the empty places of `cache`.
+        """Return `mask` without later keys and without the empty places of a cache.
 
-        The queries are of the last tokens that `cache` has seen.
+        The queries are of the last of the `length` tokens that the cache has seen.
         """
-        end = keys if cache is None else cache.length
+        end = keys if length is None else length
         if self.causal:
             visible = jnp.arange(keys) <= end - queries + jnp.arange(queries)[:, None]
-        elif cache is not None:
+        elif length is not None:
             visible = (jnp.arange(keys) < end)[None]
         else:
             return mask

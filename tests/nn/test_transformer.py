@@ -184,25 +184,25 @@ class Block(nn.Module):
     causal: bool = True
 
     @nn.compact
-    def __call__(self, x, cache, rotations, mask=None):
+    def __call__(self, carry, rotations, mask):
+        x, cache = carry
         norm = nn.RMSNorm(name="attention_norm")
         attention = Attention(HEADS, 2, qk_norm=True, causal=self.causal, norm=norm)
         mlp = FeedForward(24, nn.RMSNorm(name="mlp_norm"), nn.silu, gated=True)
         x, cache = inline(self, attention)(x, rotations=rotations, mask=mask, cache=cache)
-        return inline(self, mlp)(x), cache
+        return (inline(self, mlp)(x), cache), None
 
 
 DEPTH, CAPACITY = 3, 9
 
 
 def network(causal=True, unroll=1):
-    """Scanned blocks, each with its cache, and rotations and mask for all."""
-    in_axes = (0, nn.broadcast, nn.broadcast)
-    return scanned(Block, DEPTH, unroll, in_axes=in_axes)(causal=causal)
+    """Scanned blocks, through which the cache is carried, with rotations and mask for all."""
+    return scanned(Block, DEPTH, unroll)(causal=causal)
 
 
 def test_layers_of_inlined_half_blocks_are_the_blocks_own(x):
-    variables = variables_of(network(), x, None, rotations_at(grid_positions(LENGTH)), None)
+    variables = variables_of(network(), (x, None), rotations_at(grid_positions(LENGTH)), None)
     assert variables["params"].keys() == {
         *("attention_norm", "query", "key", "value", "query_norm", "key_norm", "projection"),
         *("mlp_norm", "mlp_in", "mlp_gate", "mlp_out"),
@@ -214,15 +214,15 @@ def test_layers_of_inlined_half_blocks_are_the_blocks_own(x):
 def test_decoding_in_chunks_is_the_causal_computation(x, chunks, unroll):
     table = jnp.asarray(rotations_at(grid_positions(CAPACITY)))
     module = network(unroll=unroll)
-    variables = variables_of(module, x, None, table[:LENGTH], None)
-    expected, _ = jax.jit(module.apply)(variables, x, None, table[:LENGTH], None)
+    variables = variables_of(module, (x, None), table[:LENGTH], None)
+    (expected, _), _ = jax.jit(module.apply)(variables, (x, None), table[:LENGTH], None)
     traces = []
 
     @jax.jit
     def decode(tokens, cache):
         traces.append(tokens.shape[1])
         rotations = jax.lax.dynamic_slice_in_dim(table, cache.length[0], tokens.shape[1])
-        return module.apply(variables, tokens, cache, rotations, None)
+        return module.apply(variables, (tokens, cache), rotations, None)[0]
 
     cache = empty_cache(DEPTH, BATCH, CAPACITY, 2, FEATURES // HEADS)
     assert cache.length.shape == (DEPTH,)
@@ -243,13 +243,13 @@ def test_decoding_frame_by_frame_is_the_block_causal_computation(x):
     mask = jnp.asarray(frame[:, None] >= frame)[None, None]
     table = jnp.asarray(rotations_at(grid_positions(CAPACITY)))
     module = network(causal=False)
-    variables = variables_of(module, x, None, table[:LENGTH], None)
-    expected, _ = jax.jit(module.apply)(variables, x, None, table[:LENGTH], mask)
+    variables = variables_of(module, (x, None), table[:LENGTH], None)
+    (expected, _), _ = jax.jit(module.apply)(variables, (x, None), table[:LENGTH], mask)
     decode = jax.jit(module.apply)
     cache, outputs = empty_cache(DEPTH, BATCH, CAPACITY, 2, FEATURES // HEADS), []
     for start in range(0, LENGTH, 2):
         rotations = table[start : start + 2]
-        output, cache = decode(variables, x[:, start : start + 2], cache, rotations, None)
+        (output, cache), _ = decode(variables, (x[:, start : start + 2], cache), rotations, None)
         outputs.append(output)
     np.testing.assert_allclose(np.concatenate(outputs, axis=1), expected, rtol=0, atol=1e-4)
 
@@ -292,7 +292,7 @@ def test_every_kernel_is_split_over_tensor(x):
     """By outputs and then by inputs (Shoeybi et al. 2019, section 3)."""
     mesh = AbstractMesh((2,), ("tensor",), axis_types=(AxisType.Auto,))
     rotations = rotations_at(grid_positions(LENGTH))
-    variables = variables_of(network(), x, None, rotations, None)
+    variables = variables_of(network(), (x, None), rotations, None)
     specs = {
         name: partition_spec(f"blocks/{name}/kernel", layer["kernel"].shape, mesh)
         for name, layer in variables["params"].items()

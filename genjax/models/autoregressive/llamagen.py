@@ -34,11 +34,11 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "batch length features"],
-        cache: Cache | None,
+        carry: tuple[Float[Array, "batch length features"], Cache | None],
         rotations: Float[Array, "length pairs 2"],
         mask: Bool[Array, "batch 1 1 keys"] | None,
-    ) -> tuple[Float[Array, "batch length features"], Cache | None]:
+    ) -> tuple[tuple[Float[Array, "batch length features"], Cache | None], None]:
+        x, cache = carry
         options = dict(use_bias=False, kernel_init=small, out_init=small)
         options |= dict(dtype=self.dtype, param_dtype=self.param_dtype)
         attention_norm, mlp_norm = (
@@ -47,7 +47,7 @@ class Block(nn.Module):
         attention = Attention(self.num_heads, norm=attention_norm, causal=True, **options)
         x, cache = inline(self, attention)(x, rotations=rotations, mask=mask, cache=cache)
         mlp = FeedForward(mlp_features(x.shape[-1]), mlp_norm, nn.silu, gated=True, **options)
-        return inline(self, mlp)(x), cache
+        return (inline(self, mlp)(x), cache), None
 
 
 def mlp_features(width: int) -> int:
@@ -116,8 +116,7 @@ class LlamaGen(nn.Module):
         self.token_embedding = nn.Embed(
             self.vocabulary, self.width, embedding_init=small, param_dtype=self.param_dtype
         )
-        in_axes = (0, nn.broadcast, nn.broadcast)
-        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy, in_axes)
+        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
         self.blocks = blocks(self.num_heads, self.dtype, self.param_dtype)
         self.norm = rms_norm(self.param_dtype)
         self.head = Dense(
@@ -140,7 +139,7 @@ class LlamaGen(nn.Module):
         x, mask = self._sequence(condition, tokens[:, :-1])
         if mask is not None:
             mask = mask[..., : x.shape[1]]
-        x, _ = self.blocks(x, None, jnp.asarray(self.rotations[: x.shape[1]]), mask)
+        (x, _), _ = self.blocks((x, None), jnp.asarray(self.rotations[: x.shape[1]]), mask)
         return self._logits(x[:, self.prefix.length - 1 :])
 
     def prefill(
@@ -160,7 +159,7 @@ class LlamaGen(nn.Module):
         capacity = self.prefix.length + self.length
         head = self.num_heads, width // self.num_heads
         cache = empty_cache(self.depth, batch, capacity, *head, dtype=self.dtype)
-        x, cache = self.blocks(x, cache, jnp.asarray(self.rotations[:length]), mask)
+        (x, cache), _ = self.blocks((x, cache), jnp.asarray(self.rotations[:length]), mask)
         return self._logits(x[:, -1]), State(cache, mask)
 
     def step(
@@ -174,7 +173,7 @@ class LlamaGen(nn.Module):
         x = self._embedded(tokens[:, None])
         table = jnp.asarray(self.rotations)
         rotations = jax.lax.dynamic_slice_in_dim(table, self.prefix.length + position, 1)
-        x, cache = self.blocks(x, state.layers, rotations, state.mask)
+        (x, cache), _ = self.blocks((x, state.layers), rotations, state.mask)
         return self._logits(x[:, 0]), State(cache, state.mask)
 
     def _sequence(

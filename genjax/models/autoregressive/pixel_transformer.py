@@ -31,10 +31,10 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "batch length features"],
-        cache: Cache | None,
+        carry: tuple[Float[Array, "batch length features"], Cache | None],
         rotations: Float[Array, "length pairs 2"] | None,
-    ) -> tuple[Float[Array, "batch length features"], Cache | None]:
+    ) -> tuple[tuple[Float[Array, "batch length features"], Cache | None], None]:
+        x, cache = carry
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         norm = lambda name: nn.RMSNorm(name=name, **types)
         options = dict(use_bias=False, kernel_init=small, out_init=small, **types)
@@ -42,7 +42,7 @@ class Block(nn.Module):
         x, cache = inline(self, attention)(x, rotations=rotations, cache=cache)
         features = int(self.mlp_ratio * x.shape[-1])
         mlp = FeedForward(features, norm("mlp_norm"), nn.silu, gated=True, **options)
-        return inline(self, mlp)(x), cache
+        return (inline(self, mlp)(x), cache), None
 
 
 class PixelTransformer(nn.Module):
@@ -87,7 +87,7 @@ class PixelTransformer(nn.Module):
             self.rotations = rotations_of(self.image_shape, self.width // self.num_heads)
         else:
             raise ValueError(f"positions is 'learned' or 'rotary'; got {self.positions!r}")
-        block = scanned(Block, self.depth, self.unroll, self.remat_policy, (0, nn.broadcast))
+        block = scanned(Block, self.depth, self.unroll, self.remat_policy)
         types |= dict(dtype=self.dtype)
         self.blocks = block(self.num_heads, self.mlp_ratio, **types)
         self.norm = nn.RMSNorm(**types)
@@ -130,7 +130,7 @@ class PixelTransformer(nn.Module):
             x += places(self.places)
         else:
             rotations = places(self.rotations)
-        x, cache = self.blocks(x.astype(self.dtype), cache, rotations)
+        (x, cache), _ = self.blocks((x.astype(self.dtype), cache), rotations)
         return self.logits(self.norm(x)).astype(jnp.float32), cache
 
 

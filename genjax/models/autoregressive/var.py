@@ -63,8 +63,9 @@ class CosineAttention(nn.Module):
         query = unit(query) * jnp.exp(jnp.minimum(log_scale, math.log(LARGEST_SCALE)))[:, None]
         if cache is not None:
             cache = cache.append(key, value)
-            key, value = cache.keys, cache.values
-            mask = (jnp.arange(key.shape[1]) < cache.length)[None, None, None]
+            key, value, length, _ = cache.of_layer()
+            cache = cache.next_layer()
+            mask = (jnp.arange(key.shape[1]) < length)[None, None, None]
         out = attention(query.astype(value.dtype), key, value, mask, scale=1.0).reshape(x.shape)
         return constrain_tokens(x + gate[:, None] * layer("projection")(out)), cache
 
@@ -91,11 +92,11 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "batch length features"],
-        cache: Cache | None,
+        carry: tuple[Float[Array, "batch length features"], Cache | None],
         conditioning: Float[Array, "batch conditioning_features"],
         mask: Bool[Array, "1 1 length length"] | None,
-    ) -> tuple[Float[Array, "batch length features"], Cache | None]:
+    ) -> tuple[tuple[Float[Array, "batch length features"], Cache | None], None]:
+        x, cache = carry
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         if self.shared_modulation:
             init = nn.initializers.normal(x.shape[-1] ** -0.5)
@@ -108,7 +109,7 @@ class Block(nn.Module):
         x, cache = inline(self, half)(x, shift, scale, gate, mask, cache)
         features = round(self.mlp_ratio * x.shape[-1])
         mlp = FeedForward(features, layer_norm(), kernel_init=small, out_init=small, **types)
-        return inline(self, mlp)(x, mlp_shift, mlp_scale, mlp_gate), cache
+        return (inline(self, mlp)(x, mlp_shift, mlp_scale, mlp_gate), cache), None
 
 
 class State(NamedTuple):
@@ -173,8 +174,7 @@ class VAR(nn.Module):
         self.input_embedding = Dense(self.width, kernel_init=init, **types)
         if self.shared_modulation:
             self.modulation = SharedModulation(6, self.param_dtype)
-        in_axes = (0, nn.broadcast, nn.broadcast)
-        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy, in_axes)
+        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
         options = self.num_heads, self.mlp_ratio, self.shared_modulation
         self.blocks = blocks(*options, *types.values())
         self.head_modulation = Modulation(2, self.param_dtype)
@@ -206,7 +206,7 @@ class VAR(nn.Module):
         x = jnp.concatenate([self._first(label), self.input_embedding(inputs)], axis=1)
         x = constrain_tokens((x + self._places()).astype(jnp.float32))
         mask = jnp.asarray(self.scales[:, None] >= self.scales)[None, None]
-        x, _ = self.blocks(x, None, self._conditioning(label), mask)
+        (x, _), _ = self.blocks((x, None), self._conditioning(label), mask)
         return self._logits(x, label)
 
     def start(self, labels: Int[Array, " batch"]) -> State:
@@ -226,7 +226,8 @@ class VAR(nn.Module):
         embedded = self._first(state.label) if inputs is None else self.input_embedding(inputs)
         x = (embedded + self._places()[self.scales == scale]).astype(jnp.float32)
         conditioning = self._conditioning(state.label)
-        x, layers = self.blocks(constrain_tokens(x), state.layers, conditioning, None)
+        carry = constrain_tokens(x), state.layers
+        (x, layers), _ = self.blocks(carry, conditioning, None)
         return self._logits(x, state.label), state._replace(layers=layers)
 
     def _first(self, label: Float[Array, "batch width"]) -> Float[Array, "batch _ width"]:

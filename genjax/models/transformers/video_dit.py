@@ -94,7 +94,8 @@ class SelfAttention(nn.Module):
         query, key = query.astype(value.dtype), key.astype(value.dtype)
         if cache is not None:
             cache = cache.append(key, value)
-            key, value = cache.keys, cache.values
+            key, value, *_ = cache.of_layer()
+            cache = cache.next_layer()
         split = lambda a: rearrange(a, f"b (f s) h d -> {self.sequences} h d", s=self.places)
         out = attention(*map(split, (query, key, value)), mask)
         sizes = dict(b=len(x), s=self.places)
@@ -122,14 +123,14 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "batch length features"],
+        carry: tuple[Float[Array, "batch length features"], Cache | None],
         modulation: Float[Array, "batch times parts features"],
         rotations: Float[Array, "*examples length pairs 2"],
         masks: tuple[Mask, ...],
         text: Float[Array, "batch text_length text_features"] | None,
         text_mask: Bool[Array, "batch 1 _ text_length"] | None,
-        cache: Cache | None,
-    ) -> tuple[Float[Array, "batch length features"], Cache | None]:
+    ) -> tuple[tuple[Float[Array, "batch length features"], Cache | None], None]:
+        x, cache = carry
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         table = ModulationTable(modulation.shape[2], self.param_dtype, name="modulation")
         parts = [per_frame(part, x.shape[1]) for part in table(modulation)]
@@ -142,7 +143,7 @@ class Block(nn.Module):
             options = dict(norm=layer_norm(), out_init=zeros, name="cross_attention", **types)
             x, _ = Attention(self.num_heads, **options)(x, context=text, mask=text_mask)
         mlp = FeedForward(int(self.mlp_ratio * x.shape[-1]), layer_norm(), **types)
-        return inline(self, mlp)(x, *parts), updated
+        return (inline(self, mlp)(x, *parts), updated), None
 
 
 class VideoDiT(nn.Module):
@@ -311,12 +312,11 @@ class VideoDiT(nn.Module):
             nn.silu(conditioning)
         ).reshape(batch, -1, parts, self.width)
 
-        in_axes = (*[nn.broadcast] * 5, 0)
-        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy, in_axes)
+        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
         sizes = self.num_heads, layout.kinds, layout.places, self.mlp_ratio
         rotations = rotations_at(layout.positions, _rotary_features(self.width // self.num_heads))
-        tokens, cache = blocks(*sizes, self.dtype, self.param_dtype, name="blocks")(
-            tokens, modulation, rotations, layout.masks, text, text_mask, cache
+        (tokens, cache), _ = blocks(*sizes, self.dtype, self.param_dtype, name="blocks")(
+            (tokens, cache), modulation, rotations, layout.masks, text, text_mask
         )
         table = ModulationTable(2, self.param_dtype, name="head_modulation")
         shift, scale = (per_frame(part, length) for part in table(conditioning[:, :, None]))

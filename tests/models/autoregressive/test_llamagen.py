@@ -1,5 +1,6 @@
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +86,23 @@ def test_cached_logits_are_those_of_the_whole_sequence(name, given):
     # The same sums of float32 in another order.
     np.testing.assert_allclose(jnp.stack(outputs, 1), expected[:, given:], rtol=0, atol=1e-5)
     assert jax.tree.map(jnp.shape, state) == shapes
+
+
+def test_decoding_updates_the_cache_where_it_is():
+    """The compiled loops over tokens and layers copy neither the cache nor a layer's part whole."""
+    network = LlamaGen(VOCABULARY, (8, 16), 16, 3, 2, ClassPrefix(5))
+    labels = jnp.zeros(2, jnp.int32)
+
+    def run(variables, keys):
+        logits, state = network.apply(variables, labels, method="prefill")
+        step = functools.partial(network.apply, variables, method="step")
+        return decode(keys, step, logits, state, 8)
+
+    tokens = jnp.zeros((2, 4), jnp.int32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), tokens, labels)
+    program = jax.jit(run).lower(variables, jax.random.split(jax.random.key(0), 2)).compile()
+    copied = re.findall(r"= f32\[(?:3,|1,)2,129,2,8\]\S* copy\(", program.as_text())
+    assert len(copied) <= 2  # of keys and values, before the loop
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -1,5 +1,6 @@
 """PixelCNN++: its published count, and the outputs of the authors' PyTorch port."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from genjax.autoregression import mixture_of_logistics
+from genjax.devices.cost import multiply_adds
 from genjax.models.autoregressive.pixel_cnn_pp import PixelCNNPlusPlus
 
 DATA = np.load(Path(__file__).parent / "data" / "pixel_cnn_pp.npz")
@@ -40,6 +42,41 @@ def test_outputs_and_likelihood_are_those_of_the_authors_port():
     np.testing.assert_allclose(outputs, DATA["outputs"], atol=1e-4)
     log_probability = mixture_of_logistics(256, 2).log_probability(outputs, levels)
     np.testing.assert_allclose(-log_probability.sum((1, 2, 3)), DATA["loss"], rtol=1e-5)
+
+
+def test_sampling_by_rows_and_pixels_gives_the_outputs_of_the_whole_picture():
+    """With the port's parameters, on 8×12 pixels: two and three at the least size."""
+    network = PixelCNNPlusPlus((8, 12, 3), outputs=(20,), width=4, depth=1)
+    apply = functools.partial(network.apply, {"params": converted(state_dict())})
+    levels = jnp.asarray(DATA["levels"], jnp.int32)
+    labels = jnp.zeros(len(levels), jnp.int32)
+
+    @jax.jit
+    def one_by_one(levels):
+        first, cache = apply(labels, method="prefill")
+
+        def advance(cache, inputs):
+            outputs, cache = apply(cache, *inputs, method="step")
+            return cache, outputs
+
+        tokens = levels.reshape(len(levels), -1).T[:-1]
+        _, others = jax.lax.scan(advance, cache, (tokens, jnp.arange(len(tokens))))
+        return jnp.concatenate([first[None], others]).swapaxes(0, 1)
+
+    whole = jnp.repeat(DATA["outputs"].reshape(len(levels), -1, 20), 3, axis=1)
+    np.testing.assert_allclose(one_by_one(levels), whole, atol=1e-4)  # as of the whole picture
+
+
+def test_a_pixel_costs_a_row_of_one_stream_and_a_pixel_of_the_other():
+    """Of 32 rows: less than a twentieth of the whole picture."""
+    network = PixelCNNPlusPlus((32, 32, 3), width=8, depth=1)
+    levels = jnp.zeros((1, 32, 32, 3), jnp.int32)
+    params = jax.eval_shape(network.init, jax.random.key(0), levels, LABELS)
+    prefill = functools.partial(network.apply, method="prefill")
+    cache = jax.eval_shape(prefill, params, LABELS)[1]
+    step = functools.partial(network.apply, method="step")
+    of_step = multiply_adds(step, params, cache, LABELS, jnp.int32(0))
+    assert 0 < of_step < multiply_adds(network.apply, params, levels, LABELS) / 20
 
 
 def state_dict():
