@@ -23,9 +23,10 @@ FAST_COMPILATION = (
 )
 
 # Set before jax is imported; programs that tests start inherit it. All workers of a session share
-# the cache.
+# the cache. To write a program there takes an eighth of the time to compile it, and small programs
+# are seldom compiled again.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="genjax-compilations-"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ["XLA_FLAGS"] = f"{FAST_COMPILATION} {os.environ.get('XLA_FLAGS', '')}".strip()
 os.environ.setdefault("TFDS_DATA_DIR", tempfile.mkdtemp(prefix="genjax-datasets-"))
 if importlib.util.find_spec("libtpu"):

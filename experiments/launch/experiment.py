@@ -1,5 +1,6 @@
 """An experiment: a config resolved once, at the border, into objects."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,17 +91,21 @@ def _measures(config: Any, task: GenerativeTask, data: Data) -> Iterator[Measure
     sampling = Config(
         dict(config.sampling) | {"weights": "params"}
     )  # for the functions' names alone
-    provided = task.functions(jax.eval_shape(task.init, jax.random.key(0)), sampling)
+
+    @functools.cache
+    def provided() -> Mapping[str, Any]:  # tracing the first state takes long
+        return task.functions(jax.eval_shape(task.init, jax.random.key(0)), sampling)
+
     for name, given in evaluation.measures.items():
         fields = {"name": given} if isinstance(given, str) else dict(given)
         field = f"evaluation.measures.{name}"
         every = fields.pop("every", evaluation.every)
         changes = {each: fields.pop(each) for each in ("num_samples", "labels") if each in fields}
         evaluator = EVALUATOR.bind(fields, field, context=replace(context, **changes))
-        if missing := [each for each in evaluator.needs if each not in provided]:
+        if missing := [each for each in evaluator.needs if each not in provided()]:
             raise ValueError(
                 f"config.{field} is {fields['name']}, which needs {' and '.join(missing)}; a "
-                f"{type(task).__name__} gives {', '.join(provided) or 'no functions but samples'}"
+                f"{type(task).__name__} gives {', '.join(provided()) or 'no functions but samples'}"
             )
         yield Measure(name, every, evaluator)
 

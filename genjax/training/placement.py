@@ -24,9 +24,15 @@ def abstract_state(task: Any, key: jax.Array, mesh: Mesh | AbstractMesh) -> Any:
 
 def init_state(task: Any, key: jax.Array, mesh: Mesh) -> Any:
     """`task.init(key)`, each device making only its own part."""
-    shardings = jax.tree.map(lambda a: a.sharding, abstract_state(task, key, mesh))
+
+    def init(key):  # Python makes a method anew at each use, and JAX keeps traces by function
+        return task.init(key)
+
     with jax.set_mesh(mesh):
-        return jax.jit(task.init, out_shardings=shardings)(key)
+        shardings = jax.tree.map_with_path(
+            lambda path, a: _sharding(path, a, mesh), jax.eval_shape(init, key)
+        )
+        return jax.jit(init, out_shardings=shardings)(key)
 
 
 def place_frozen(task: Any, mesh: Mesh) -> tuple:

@@ -309,14 +309,20 @@ def test_start_from_data_at_the_times_of_the_grid():
     images = jax.random.normal(jax.random.key(3), (4, 3, 2))
     keys = sample_keys(jax.random.key(0), jnp.arange(4))
     grid = jnp.asarray([[0.0, 0.5, 1.0], [0.0, 0.2, 0.4], [0.0, 0.0, 0.0]])
-    states = image_to_image(
-        ddim, per_frame_gaussian(FLOW), FLOW, images, grid, keys, strength=1.0, trajectory=True
-    )
-    z = jax.vmap(lambda key: jax.random.normal(key, (3, 2)))(keys)
-    np.testing.assert_array_equal(states[:, :, 0], jnp.broadcast_to(images[:, 0], (3, 4, 2)))
+    options = dict(strength=1.0, trajectory=True)
+
+    @quick_jit
+    def states_and_noise(images, grid):
+        states = image_to_image(ddim, per_frame_gaussian(FLOW), FLOW, images, grid, keys, **options)
+        z = jax.vmap(lambda key: jax.random.normal(key, (3, 2)))(keys)
+        return states, z, FLOW.prior(keys, (3, 2), grid[0])
+
+    states, z, prior = map(np.asarray, states_and_noise(images, grid))
+    images, grid = map(np.asarray, (images, grid))
+    np.testing.assert_array_equal(states[:, :, 0], np.broadcast_to(images[:, 0], (3, 4, 2)))
     np.testing.assert_allclose(states[0, :, 1], 0.5 * images[:, 1] + 0.5 * z[:, 1], rtol=1e-6)
     np.testing.assert_array_equal(states[0, :, 2], z[:, 2])
-    np.testing.assert_array_equal(FLOW.prior(keys, (3, 2), grid[0]), grid[0][:, None] * z)
+    np.testing.assert_array_equal(prior, grid[0][:, None] * z)
 
 
 @pytest.mark.parametrize(
@@ -337,22 +343,28 @@ def test_grids_that_do_not_fit(grid, message):
 
 
 def test_samplers_that_walk_their_grid_another_way():
+    """They say so before anything is computed."""
     keys = sample_keys(jax.random.key(0), jnp.arange(2))
-    grid = jnp.tile(uniform_grid(FLOW, 4)[:, None], (1, 3))
+    grid = jnp.asarray(np.tile(np.linspace(1, 0, 5, dtype=np.float32)[:, None], (1, 3)))
+    backwards = jnp.asarray(np.asarray(grid)[::-1])
+
+    def sample(sampler, grid=grid, **options):
+        denoiser = per_frame_gaussian(FLOW)
+        jax.eval_shape(
+            lambda noise: sampler(denoiser, FLOW, noise, grid, keys=keys, **options),
+            jax.ShapeDtypeStruct((2, 3, 2), jnp.float32),
+        )
+
     with pytest.raises(ValueError, match="repaint goes back and forth in time"):
-        repaint(per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid, keys=keys, jump_length=2)
+        sample(repaint, jump_length=2)
     with pytest.raises(
         ValueError, match="dpm_solver_pp_sde draws noise by one time for all frames"
     ):
-        samplers.dpm_solver_pp_sde(
-            per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid, keys=keys
-        )
+        sample(samplers.dpm_solver_pp_sde)
     with pytest.raises(ValueError, match="restart goes back and forth in time"):
-        samplers.restart(
-            per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid, keys=keys, first=1, last=2
-        )
+        sample(samplers.restart, first=1, last=2)
     with pytest.raises(ValueError, match="ddpm draws noise"):
-        samplers.ddpm(per_frame_gaussian(FLOW), FLOW, jnp.ones((2, 3, 2)), grid[::-1], keys=keys)
+        sample(samplers.ddpm, backwards)
 
 
 # Losses, denoisers and guidance.
@@ -392,11 +404,17 @@ def test_loss_of_frames_at_equal_times_is_that_of_one_time():
     equal = lambda key, shape: jnp.broadcast_to(jax.random.uniform(key, (16, 1)), shape)
     drawn = lambda key, shape: jax.random.uniform(key, shape)
     options = dict(process=COSINE, target=velocity, times=uniform, direction_weight=0.3)
-    losses, t = simple_loss(jax.random.key(0), network, x, variates=drawn, **options)
-    by_frame, times = simple_loss(
-        jax.random.key(0), network, x, variates=equal, time_axes=2, **options
-    )
-    np.testing.assert_array_equal(times, jnp.broadcast_to(t[:, None], (16, 4)))
+
+    @quick_jit
+    def both(key, x):
+        of_frames = dict(variates=equal, time_axes=2, **options)
+        return (
+            simple_loss(key, network, x, variates=drawn, **options),
+            simple_loss(key, network, x, **of_frames),
+        )
+
+    (losses, t), (by_frame, times) = both(jax.random.key(0), x)
+    np.testing.assert_array_equal(times, np.broadcast_to(np.asarray(t)[:, None], (16, 4)))
     np.testing.assert_allclose(total_loss(by_frame), losses, rtol=1e-6)
 
 

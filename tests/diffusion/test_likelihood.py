@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from mixtures import quick_jit
+from mixtures import optimized_jit, quick_jit
 from scipy.integrate import quad
 from scipy.special import logsumexp
 from scipy.stats import norm
@@ -151,7 +151,7 @@ POINTS = np.array([[0.3, -0.2], [-1.0, 0.9], [1.5, 1.0]])
 
 def plane_log_likelihood(x, keys=None, **options):
     denoiser = optimal.gaussian_mixture(FLOW, *map(jnp.asarray, PLANE))
-    run = quick_jit(
+    run = optimized_jit(
         lambda x, keys: log_likelihood(denoiser, FLOW, x, keys, rtol=1e-7, atol=1e-7, **options)[0]
     )
     return np.asarray(run(jnp.asarray(x), keys))
@@ -324,7 +324,7 @@ def test_bounds_of_the_mixture_lie_below_and_become_tight(float64):
     x = jnp.repeat(jnp.asarray(points), copies)
     denoiser = optimal.gaussian_mixture(FLOW, *parameters())
 
-    @jax.jit
+    @optimized_jit
     def bound(key, times):
         return discrete_bound(key, denoiser, FLOW, x, times).log_likelihood
 
@@ -342,8 +342,10 @@ def test_bounds_of_the_mixture_lie_below_and_become_tight(float64):
         assert np.all(np.abs(gap - step / 4 * (2 * diffusion - 1)) < error + higher_orders)
 
     law = by_log_snr(highest, lowest)
-    result = jax.jit(lambda key: continuous_bound(key, denoiser, FLOW, x, law, 128).log_likelihood)
-    result, error = averages(result(jax.random.key(0)), copies)
+    bound = optimized_jit(
+        lambda key: continuous_bound(key, denoiser, FLOW, x, law, 128).log_likelihood
+    )
+    result, error = averages(bound(jax.random.key(0)), copies)
     assert np.all(error < 0.04) and np.all(np.abs(exact - result) < error + 0.001)
 
 
@@ -458,7 +460,7 @@ def test_the_bound_is_the_entropy_of_equally_likely_levels(float64):
     x = jnp.tile(levels, copies)[:, None]
     denoiser = optimal.finite_data(process, levels[:, None])
     law = by_log_snr(12.0, -10.0)
-    bound = jax.jit(lambda key: continuous_bound(key, denoiser, process, x, law, 16, levels))(
+    bound = optimized_jit(lambda key: continuous_bound(key, denoiser, process, x, law, 16, levels))(
         jax.random.key(0)
     )
     bits = np.asarray(bits_per_dimension(bound.log_likelihood, 1))
@@ -533,22 +535,33 @@ def test_denoising_and_explicit_score_matching_differ_by_a_constant(float64):
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     weights = weights / weights.sum()
     component, i, j = np.meshgrid([0, 1], range(60), range(60), indexing="ij")
-    x = jnp.asarray((MEANS[component] + DEVIATIONS[component] * nodes[i]).ravel())
-    z = jnp.asarray(nodes[j].ravel())
-    mass = jnp.asarray((WEIGHTS[component] * weights[i] * weights[j]).ravel())
-    times = jnp.full(len(x), t)
-    x_t = FLOW.corrupt(x, z, times)
-    target = combine(FLOW, score, x, z, times)
-    grid = jnp.linspace(-12, 12, 2401)
-    at_grid = jnp.full(len(grid), t)
-    density = jnp.exp(optimal.gaussian_mixture_log_density(FLOW, *parameters(), grid, at_grid))
-    exact = optimal.gaussian_mixture_score(FLOW, *parameters(), grid, at_grid)
+    x = (MEANS[component] + DEVIATIONS[component] * nodes[i]).ravel()
+    z = nodes[j].ravel()
+    mass = (WEIGHTS[component] * weights[i] * weights[j]).ravel()
+    grid = np.linspace(-12, 12, 2401)
 
+    @quick_jit
+    def of_the_law(x, z, grid):
+        times, at_grid = jnp.full(len(x), t), jnp.full(len(grid), t)
+        return (
+            FLOW.corrupt(x, z, times),
+            combine(FLOW, score, x, z, times),
+            jnp.exp(optimal.gaussian_mixture_log_density(FLOW, *parameters(), grid, at_grid)),
+            optimal.gaussian_mixture_score(FLOW, *parameters(), grid, at_grid),
+        )
+
+    x_t, target, density, exact = map(np.asarray, of_the_law(x, z, grid))
     model = lambda theta, x: theta[0] * jnp.sin(theta[1] * x) - theta[2] * x
-    denoising = lambda theta: jnp.sum(mass * (model(theta, x_t) - target) ** 2)
-    explicit = lambda theta: jnp.sum(density * (model(theta, grid) - exact) ** 2) * 0.01
-    thetas = jnp.array([[0.5, 1.0, 0.3], [-1.0, 2.0, 1.0], [0.2, 0.5, -0.4]])
-    constant = 1 / t**2 - jnp.sum(density * exact**2) * 0.01
+    denoising, explicit = (
+        quick_jit(jax.value_and_grad(loss))
+        for loss in (
+            lambda theta: jnp.sum(mass * (model(theta, x_t) - target) ** 2),
+            lambda theta: jnp.sum(density * (model(theta, grid) - exact) ** 2) * 0.01,
+        )
+    )
+    thetas = np.array([[0.5, 1.0, 0.3], [-1.0, 2.0, 1.0], [0.2, 0.5, -0.4]])
+    constant = 1 / t**2 - np.sum(density * exact**2) * 0.01
     for theta in thetas:
-        np.testing.assert_allclose(denoising(theta) - explicit(theta), constant, rtol=1e-9)
-        np.testing.assert_allclose(jax.grad(denoising)(theta), jax.grad(explicit)(theta), atol=1e-9)
+        (loss, slope), (other, other_slope) = denoising(theta), explicit(theta)
+        np.testing.assert_allclose(loss - other, constant, rtol=1e-9)
+        np.testing.assert_allclose(slope, other_slope, atol=1e-9)

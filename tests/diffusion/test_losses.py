@@ -1,7 +1,10 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mixtures import quick_jit
 from scipy.spatial.distance import cosine
 from scipy.special import log_ndtr, ndtr
 
@@ -211,6 +214,10 @@ def posterior(alpha, sigma, a, x, x_t):
     return (alpha[0] * x / sigma[0] ** 2 + a * x_t / b2) / precision, 1 / precision, b2
 
 
+divergence_of_table = quick_jit(functools.partial(step_divergence, VariancePreservingTable()))
+bound_of_table = quick_jit(functools.partial(bound_step, VariancePreservingTable()))
+
+
 @pytest.mark.parametrize("index", [1, 2, 300, 999])
 def test_divergence_of_ddpm_steps(index, float64):
     """It is that of two Gaussians from DDPM's betas.
@@ -231,15 +238,13 @@ def test_divergence_of_ddpm_steps(index, float64):
     expected = 0.5 * (
         log_variance - np.log(tilde) + (tilde + (mean_q - mean_p) ** 2) / np.exp(log_variance) - 1
     )
-    process, t = VariancePreservingTable(), jnp.full(4, (index + 1) / 1000)
-    result = step_divergence(
-        process, t, t - 1 / 1000, jnp.asarray(x_hat - x), jnp.asarray(fraction)
-    )
+    t = np.full(4, (index + 1) / 1000)
+    result = divergence_of_table(t, t - 1 / 1000, x_hat - x, fraction)
     # beta, about 1e-4, is a difference of products near 1, in the reference too, so it has 1e-12
     # relative error. Its square root and the rounding of the products over 1000 factors bring the
     # rest.
     np.testing.assert_allclose(result, expected, rtol=1e-9, atol=1e-11)
-    in_bits = bound_step(process, jnp.asarray(x), t, jnp.asarray(x_hat - x), jnp.asarray(fraction))
+    in_bits = bound_of_table(x, t, x_hat - x, fraction)
     np.testing.assert_allclose(in_bits, expected.mean(1) / np.log(2), rtol=1e-9, atol=1e-11)
 
 
@@ -323,14 +328,10 @@ def test_last_step_is_the_likelihood_of_256_levels(float64):
     random = np.random.default_rng(0)
     x = random.integers(0, 256, (3, 40)) / 127.5 - 1
     error, fraction = 0.01 * random.standard_normal((3, 40)), random.uniform(0, 1, (3, 40))
-    t = jnp.full(3, 1 / 1000)
-    result = bound_step(
-        VariancePreservingTable(), *(jnp.asarray(a) for a in (x, t, error, fraction))
-    )
-    deviation = jnp.asarray(np.sqrt(betas[0] ** fraction * tilde ** (1 - fraction)))
-    expected = discretized_nll(jnp.asarray(x), jnp.asarray(x + error), deviation).mean(1) / np.log(
-        2
-    )
+    t = np.full(3, 1 / 1000)
+    result = bound_of_table(x, t, error, fraction)
+    deviation = np.sqrt(betas[0] ** fraction * tilde ** (1 - fraction))
+    expected = np.mean(quick_jit(discretized_nll)(x, x + error, deviation), axis=1) / np.log(2)
     np.testing.assert_allclose(result, expected, rtol=1e-9)
 
 
@@ -339,10 +340,10 @@ def test_the_bound_and_its_gradient_are_finite_at_all_times(process):
     t = to_domain(process, jnp.asarray([1e-6, 5e-4, 1.4e-3, 1.6e-3, 0.5, 0.99]))
     x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, 20)), jnp.float32)
 
-    def total(fraction):
+    def total(fraction, x, t):
         return bound_step(process, x, t, 0.1 * x, fraction).sum()
 
-    value, gradient = jax.value_and_grad(total)(jnp.full((6, 20), 0.5))
+    value, gradient = quick_jit(jax.value_and_grad(total))(jnp.full((6, 20), 0.5), x, t)
     assert (
         np.isfinite(value)
         and np.all(np.isfinite(gradient))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mixtures import quick_jit
 from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm
 
@@ -149,8 +150,8 @@ def test_both_halves_add_up_to_the_state(process, float64):
         optimal.gaussian_mixture(process, jnp.ones(5), points, jnp.linspace(0.1, 0.5, 5)),
         optimal.gaussian_mixture(process, jnp.ones(5), points, jnp.abs(points) + 0.1),
     ):
-        prediction = denoiser(x_t, t)
-        np.testing.assert_allclose(process.corrupt(*prediction[:2], t), x_t, atol=1e-13)
+        state = quick_jit(lambda x_t, t: process.corrupt(*denoiser(x_t, t)[:2], t))  # noqa: B023
+        np.testing.assert_allclose(state(x_t, t), x_t, atol=1e-13)
 
 
 def test_two_dimensions_against_a_grid(float64):
@@ -165,10 +166,10 @@ def test_two_dimensions_against_a_grid(float64):
         p = sum(
             w * norm.pdf(x, m, s).prod(-1) for w, m, s in zip(weights, means, spread, strict=True)
         )
-        denoiser = optimal.gaussian_mixture(
-            process, *map(jnp.asarray, (weights, means, deviations))
-        )
-        prediction = denoiser(jnp.asarray(x_t), jnp.asarray(t))
+        mixture = tuple(map(jnp.asarray, (weights, means, deviations)))
+        prediction = quick_jit(optimal.gaussian_mixture(process, *mixture))(x_t, t)
+        log_density = functools.partial(optimal.gaussian_mixture_log_density, process, *mixture)
+        log_p = quick_jit(log_density)(x_t, t)
         for i in range(2):
             joint = p * norm.pdf(x_t[i], (1 - t[i]) * x, t[i]).prod(-1)
             mean = np.sum(joint[..., None] * x, axis=(0, 1)) / joint.sum()
@@ -176,12 +177,8 @@ def test_two_dimensions_against_a_grid(float64):
             np.testing.assert_allclose(
                 prediction.noise[i], (x_t[i] - (1 - t[i]) * mean) / t[i], atol=1e-11
             )
-            log_p = optimal.gaussian_mixture_log_density(
-                process,
-                *map(jnp.asarray, (weights, means, deviations, x_t[i : i + 1], t[i : i + 1])),
-            )
             expected = np.log(joint.sum() * (axis[1] - axis[0]) ** 2)
-            np.testing.assert_allclose(log_p[0], expected, atol=1e-11)
+            np.testing.assert_allclose(log_p[i], expected, atol=1e-11)
 
 
 @processes
@@ -197,13 +194,16 @@ def test_full_covariances_against_numpy(process, float64):
     t = start + (end - start) * np.linspace(0.2, 0.9, 5)
     spread = optimal.principal_axes(jnp.asarray(covariances.reshape(3, 2, 2, 2, 2)))
     mixture = jnp.asarray(weights), jnp.asarray(means), spread
-    prediction = jax.jit(optimal.gaussian_mixture(process, *mixture))(
-        jnp.asarray(x_t), jnp.asarray(t)
-    )
-    log_p = optimal.gaussian_mixture_log_density(
-        process, *mixture, jnp.asarray(x_t), jnp.asarray(t)
-    )
-    score = optimal.gaussian_mixture_score(process, *mixture, jnp.asarray(x_t), jnp.asarray(t))
+
+    @quick_jit
+    def found(x_t, t):
+        return (
+            optimal.gaussian_mixture(process, *mixture)(x_t, t),
+            optimal.gaussian_mixture_log_density(process, *mixture, x_t, t),
+            optimal.gaussian_mixture_score(process, *mixture, x_t, t),
+        )
+
+    prediction, log_p, score = jax.device_get(found(x_t, t))
     for i in range(5):
         alpha, sigma = numbers(process, t[i])
         noised = alpha**2 * covariances + sigma**2 * np.eye(4)
@@ -374,10 +374,11 @@ def test_least_loss_of_the_mixture(target, float64):
     denoiser = optimal.gaussian_mixture(
         process, *(jnp.asarray(a) for a in (WEIGHTS, MEANS[:, None], DEVIATIONS))
     )
+    losses_at = quick_jit(
+        lambda x, t: optimal.denoising_loss(jax.random.key(0), denoiser, process, target, x, t)
+    )
     for t in (0.2, 0.5, 0.8):
-        losses = optimal.denoising_loss(
-            jax.random.key(0), denoiser, process, target, x, jnp.full(size, t)
-        )
+        losses = np.asarray(losses_at(x, np.full(size, t)))
         error = losses.std() / np.sqrt(size)
         np.testing.assert_allclose(losses.mean(), least_loss(process, target, t), atol=4 * error)
 

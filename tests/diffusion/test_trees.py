@@ -519,23 +519,33 @@ def test_start_from_leaves_that_are_given(keys, x):
 def test_one_process_and_one_grid_serve_all_leaves(keys, x):
     """A table made by hand serves all leaves too."""
     denoiser = lambda x_t, t: Prediction(jax.tree.map(jnp.tanh, x_t), x_t)
-    times = uniform_grid(FLOW, 3)
-    found = ddim(denoiser, FLOW, x, times)
-    assert_trees_equal(
-        found, ddim(denoiser, {"sound": FLOW, "video": FLOW}, x, {"sound": times, "video": times})
-    )
-    from_table = samplers.tables.run(denoiser, x, ddim.table(FLOW, times))
+
+    @quick_jit
+    def samples(x, times):
+        of_each = {"sound": FLOW, "video": FLOW}, x, {"sound": times, "video": times}
+        by_hand = samplers.tables.run(denoiser, x, ddim.table(FLOW, times))
+        return ddim(denoiser, FLOW, x, times), ddim(denoiser, *of_each), by_hand
+
+    found, of_each, from_table = samples(x, uniform_grid(FLOW, 3))
+    assert_trees_equal(found, of_each)
     assert_trees_close(from_table, found, rtol=1e-6)
 
 
 def test_grids_of_leaves_have_as_many_steps(x, keys):
-    times = {"sound": karras_grid(EDM(), 4), "video": uniform_grid(FLOW, 3)}
+    """All of it is said before anything is computed."""
+
+    def sample(sampler, grids, **options):
+        jax.eval_shape(
+            lambda x: sampler(leaf_by_leaf(DENOISERS), PROCESSES, x, grids(), **options), x
+        )
+
+    uneven = lambda: {"sound": karras_grid(EDM(), 4), "video": uniform_grid(FLOW, 3)}
     with pytest.raises(ValueError, match=r"grids have one length; got \[5, 4\]"):
-        ddim(leaf_by_leaf(DENOISERS), PROCESSES, x, times)
+        sample(ddim, uneven)
     with pytest.raises(ValueError, match="give it keys"):
-        samplers.ddpm(leaf_by_leaf(DENOISERS), PROCESSES, x, grids(3))
+        sample(samplers.ddpm, lambda: grids(3))
     with pytest.raises(ValueError, match="repaint goes back and forth"):
-        repaint(leaf_by_leaf(DENOISERS), PROCESSES, x, grids(6), keys=keys, jump_length=2)
+        sample(repaint, lambda: grids(6), keys=keys, jump_length=2)
 
 
 def test_adaptive_steps_keep_the_tolerance_of_every_leaf(x):
