@@ -97,7 +97,7 @@ def get_config(choice: str = "vq_transformer") -> ConfigDict:
     # as much work as emoji_latent_flow
     config.batch_size, config.num_steps = 32, STEPS.get(choice, 2000)
     config.conditioning_dropout = 0.1
-    config.optimizer.update(learning_rate=1e-3, warmup=100.0, weight_decay=0.03)
+    config.optimizer.update(learning_rate=2e-3, warmup=100.0, weight_decay=0.03)
     config.averages.ema.steps = 150.0
     config.sampling.every = 1000
     config.evaluation.labels = "training"  # categories have 4 to 311 emoji

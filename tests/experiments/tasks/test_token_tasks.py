@@ -13,6 +13,7 @@ import pytest
 from experiments.configuration.runs import build
 from experiments.inputs.conditions import Prompts
 from genjax import autoregression
+from genjax.data import to_float
 from genjax.diffusion import sample_keys
 from genjax.models.autoregressive.llamagen import LlamaGen
 from tests.experiments.launching import ROOT, run
@@ -75,16 +76,11 @@ def test_samples_depend_on_their_own_index_and_their_film_ends_in_them(choice, t
         assert np.all(np.any(frames[1][:, :2] != 0, axis=(1, 2, 3)))
 
 
-def laws(task, state, labels, scale):
-    """Return a function of tokens that gives guided logits, by two calls of the network."""
+def two_calls(task, state, labels):
+    """Return a function of tokens that gives conditional and unconditional logits."""
     network = jax.jit(lambda tokens, labels: task._apply(state.params)(tokens, labels))
     null = np.full_like(labels, task.condition.num_classes)
-
-    def guided(tokens):
-        conditional, unconditional = network(tokens, labels), network(tokens, null)
-        return unconditional + scale * (conditional - unconditional)
-
-    return guided
+    return lambda tokens: (network(tokens, labels), network(tokens, null))
 
 
 def sampling(config, **changes):
@@ -100,26 +96,47 @@ def test_a_guided_causal_network_is_two_calls_without_a_cache(temperature, token
     labels, keys = np.arange(5), sample_keys(KEY, jnp.arange(5))
     law, null = task.law(sampling(config, **options)), task.condition.num_classes
     drawn = jax.jit(task.decode)(state.params, keys, jnp.asarray(labels), null, law)
-    guided, tokens = laws(task, state, labels, 2.5), jnp.zeros((5, LENGTH), jnp.int32)
+    both, tokens = two_calls(task, state, labels), jnp.zeros((5, LENGTH), jnp.int32)
     for place in range(LENGTH):
         folded = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
-        logits = guided(tokens)[:, place]
-        token = autoregression.sample(folded, logits, temperature, top_k=2)
+        c, u = (logits[:, place] for logits in both(tokens))
+        token = autoregression.sample(folded, u + 2.5 * (c - u), temperature, top_k=2)
         tokens = tokens.at[:, place].set(token)
     np.testing.assert_array_equal(drawn, tokens)
 
 
-def test_guided_masked_decoding_in_one_step_is_two_calls(tokenizer):
+def test_guided_masked_decoding_is_two_calls_with_a_scale_that_grows_from_1(tokenizer):
     task, config, state, _ = trained_a_little("maskgit", tokenizer)
-    options = sampling(config, guidance_scale=2.5, num_steps=1, temperature=0.7)
-    labels, indices = np.arange(5), jnp.arange(5)
+    changes = dict(guidance_scale=2.5, num_steps=3, temperature=0.7, top_k=2)
+    options = sampling(config, **changes)
+    labels, indices, both = np.arange(8), jnp.arange(8), two_calls(task, state, np.arange(8))
     inputs = task.sampling_inputs(options)
     images = jax.jit(task.generate)(state, KEY, labels, indices, *inputs)
-    masks = jnp.full((5, LENGTH), VOCABULARY)
-    keys = jax.vmap(jax.random.fold_in, (0, None))(sample_keys(KEY, indices), 0)
-    tokens = autoregression.sample(keys, laws(task, state, labels, 2.5)(masks), 0.7)
+
+    def predict(tokens, share):
+        c, u = both(tokens)
+        return u + (1 + 1.5 * share[:, None, None]) * (c - u)
+
+    tokens = jax.jit(
+        lambda keys, masks: autoregression.maskgit(
+            keys, predict, masks, VOCABULARY,
+            np.array([[0, 0, 1, 2, 3], [0, 0, 0, 1, 2], [0, 0, 0, 0, 0]]),  # of 4·cos(πk/6)
+            4.5 * np.array([2 / 3, 1 / 3, 0]),
+            functools.partial(autoregression.sample, temperature=0.7, top_k=2),
+        )
+    )(sample_keys(KEY, indices), jnp.full((8, LENGTH), VOCABULARY))  # fmt: skip
     expected = task.space.decode(task.space.layout.codes(tokens), *task.frozen())
     np.testing.assert_allclose(images, expected, atol=1e-5)
+
+
+def test_reconstructions_are_of_the_nearest_codes(tokenizer):
+    """Evaluators are given them; the tokenizer's own network makes them in one call."""
+    task, config, state, _ = trained_a_little("vq_transformer", tokenizer)
+    images, space = batch()["image"], task.space
+    made = task.functions(state, config.sampling)["reconstruct"](images)
+    network, variables = space.autoencoder.network, space.autoencoder.variables()
+    expected = jax.jit(network.apply)(variables, to_float(images))
+    np.testing.assert_allclose(made.astype(int), space.to_data(expected).astype(int), atol=1)
 
 
 def test_probabilities_sum_to_1_and_samples_are_as_frequent(tokenizer):
