@@ -102,11 +102,10 @@ def test_a_step_of_var_and_mar_runs_narrowed(choice, monkeypatch):
     assert max(jax.tree.leaves(moved)) > 0
 
 
-@pytest.mark.parametrize(("choice", "count"), [("var_d30", 2_010_020_356), ("mar_h", 942_403_104)])
-def test_the_largest_are_planned_over_64_devices(choice, count):
-    """Nearly all parameters are split 64 ways."""
-    config = imagenet256_tokens.get_config(choice)
+def test_the_largest_var_is_planned_over_64_devices():
+    """Nearly all of its 2,010,020,356 parameters are split 64 ways."""
+    config = imagenet256_tokens.get_config("var_d30")
     config.space.published = "VAE"
     memory = plan(config, {"fsdp": 64}, "h100")["memory"]
-    assert memory["params"] == pytest.approx(4 * count / 64, rel=0.03)
+    assert memory["params"] == pytest.approx(4 * 2_010_020_356 / 64, rel=0.03)
     assert memory["optimizer_state"] == pytest.approx(2 * memory["params"], rel=1e-3)

@@ -73,11 +73,13 @@ CHOICES = {
     "LookupFreeQuantizer, BinarySphericalQuantizer, MultiScaleQuantizer",
     kinds.CONDITION: "Classes, Unconditional, Frames, Prompts",
     kinds.TASK: "GAN, Autoencoder, Autoregression, Diffusion, DiscreteDiffusion, Distillation, "
-    "Drifting, MaskedTokens, Matching, PixelDistillation, TokenAutoregression, "
-    "VariationalAutoencoder",
+    "Drifting, MaskedAutoregression, MaskedTokens, Matching, NextScale, PixelDistillation, "
+    "TokenAutoregression, VariationalAutoencoder",
     kinds.SEQUENCE_NETWORK: "LlamaGen, LlamaGen_B, LlamaGen_L, LlamaGen_XL, LlamaGen_XXL, "
     "LlamaGen_1B, LlamaGen_3B, LlamaGen_7B",
     kinds.MASKED_NETWORK: "MaskGIT",
+    kinds.CONTINUOUS_TOKEN_NETWORK: "MAR, MAR_B, MAR_L, MAR_H",
+    kinds.SCALE_NETWORK: "VAR, VAR_d12, VAR_d16, VAR_d20, VAR_d24, VAR_d30, VAR_d36s",
     kinds.PREFIX: "ClassPrefix, TextPrefix",
     kinds.MASK_SCHEDULE: "cosine, linear, square, cubic, square_root",
     kinds.PATCH_DISCRIMINATOR: "Discriminator",

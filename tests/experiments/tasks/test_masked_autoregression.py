@@ -107,6 +107,22 @@ def test_a_cold_token_is_the_mode_and_guidance_of_one_is_conditional():
         assert np.allclose(first, second, atol=1e-5) == same
 
 
+def test_guidance_grows_with_the_share_of_drawn_tokens():
+    """Without noise, the first of 16 tokens has a scale of 1 + 16/16 where the last has 17.
+
+    All tokens are masked before it, as they are where one step draws all at a scale of 2.
+    """
+    task, state, _ = trained_a_little()
+    one_step, cold = build(small_config_of_one_step()), dict(temperature=0.0)
+    options = inputs(guidance_scale=17.0, **cold)
+    labels, indices = jnp.array([3, 5, 7]), jnp.arange(3)
+    first = np.asarray(generate(task, state, labels, indices, *options, trajectory=True))[0, 0]
+    options = inputs(guidance_scale=2.0, **cold)
+    whole = np.asarray(generate(one_step, state, labels[:2], indices[:2], *options))[0]
+    assert np.sum(first != 0) == 4
+    np.testing.assert_allclose(first[first != 0], whole[first != 0], atol=1e-5)
+
+
 def small_config_of_one_step():
     config = small_config()
     config.sampling.num_steps = 1

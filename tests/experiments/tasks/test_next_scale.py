@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import emoji_autoencoder
 from experiments.configuration import base
 from experiments.configuration.runs import build
 from experiments.inputs import autoencoders
@@ -154,4 +155,11 @@ def test_what_does_not_fit_is_named(changes, words):
         *part, field = path.split("__")
         (config[part[0]] if part else config)[field] = value
     with pytest.raises(ValueError, match=words):
+        build(config)
+
+
+def test_a_quantizer_whose_last_side_is_not_its_latents_is_named():
+    config = emoji_autoencoder.get_config("scales_adversarial")
+    config.model.quantizer.sides = (1, 2, 4)
+    with pytest.raises(ValueError, match=r"takes latents \(4, 4, 8\); got \(8, 8, 8\)"):
         build(config)
