@@ -19,8 +19,8 @@ Differences from the papers:
 - Images are encoded within the training step, after one crop and a random flip. LlamaGen reads
   codes of ten crops.
 - There is no dropout; LlamaGen and MaskGIT drop 0.1 of the activations.
-- maskgit has layer norms before its layers. It draws masks by the cosine alone, and conditions
-  are dropped, so that it can be guided.
+- maskgit has layer norms before its layers. Its masks follow the cosine alone. Conditions are
+  dropped in training, so that sampling can be guided.
 - mdlm's network is modulated by time and class; the paper's is not told the time.
 
 No choice has been run, so there is no score. The steps were compiled and run at toy size only.
