@@ -26,10 +26,10 @@ Differences from the papers:
 - There is no dropout; LlamaGen, MaskGIT and MAR drop 0.1 of the activations, and VAR some layers.
 - var's rate falls from the end of the warm-up; the authors' first stays for 5 % of the steps. The
   weight decay of var_d30 stays at 0.05; the authors' rises to 0.08. var also averages its weights,
-  but samples with the last ones, as the authors do.
+  but samples with the last ones, as the authors do. VAR crops at random from 288 pixels.
 - mar draws a share of masked tokens for each image; the authors draw one for a batch.
-- maskgit has layer norms before its layers. It draws masks by the cosine alone, and conditions
-  are dropped, so that it can be guided.
+- maskgit has layer norms before its layers. Its masks follow the cosine alone. Conditions are
+  dropped in training, so that sampling can be guided.
 - mdlm's network is modulated by time and class; the paper's is not told the time.
 
 No choice has been run, so there is no score. The steps were compiled and run at toy size only.

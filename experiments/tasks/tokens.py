@@ -1,4 +1,4 @@
-"""What tasks share that model the codes of a frozen tokenizer, given a class or a text."""
+"""The shared part of tasks over the codes of a frozen tokenizer, given a class or a text."""
 
 import functools
 from dataclasses import dataclass
