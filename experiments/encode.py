@@ -1,4 +1,4 @@
-"""Encode a data set into latents, or sample a teacher's pairs, for a config that trains on them.
+"""Encode a data set into latents or codes, or sample pairs, for a config that trains on them.
 
     python -m experiments.encode --config=configs/emoji_latent_flow.py
     python -m experiments.encode --config=configs/digits_distillation.py:Reflow

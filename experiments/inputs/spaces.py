@@ -253,6 +253,9 @@ class Latents:
 class Tokens:
     """Codes of a frozen autoencoder that quantizes, `[batch *grid]` in int32.
 
+    Examples are data, encoded within the step; or codes, where `directory` holds those that
+    `experiments.encode` wrote.
+
     Attributes:
         shape: of one example's codes: rows and columns, and levels of a residual quantizer.
         data_shape: of one example of the data.
@@ -264,6 +267,7 @@ class Tokens:
     feature: str
     autoencoder: FrozenAutoencoder
     vocabulary: int
+    directory: str | None = None
 
     @classmethod
     def from_data(
@@ -273,6 +277,8 @@ class Tokens:
         run: str | None = None,
         weights: str = "ema",
         published: str | None = None,
+        directory: str | None = None,
+        batch_size: int = 64,
     ) -> "Tokens":
         """Return the tokens of a run's autoencoder or of a published one.
 
@@ -281,19 +287,23 @@ class Tokens:
             run: folder of a training run of an autoencoder.
             weights: of the run: "params" or one of its averages.
             published: folder of published weights.
+            directory: folder of codes that `experiments.encode` writes and training reads.
+            batch_size: examples that `experiments.encode` encodes at once.
 
         Raises:
             FileNotFoundError: there is no such run.
             ValueError: neither or both of `run` and `published` are given, or the autoencoder has
                 no codes.
         """
+        del batch_size
         _check_rank(data)
         autoencoder = FrozenAutoencoder.open(run, weights, published)
         vocabulary, data_shape = autoencoder.vocabulary, tuple(data.image_shape)
         x = jax.ShapeDtypeStruct((1, *data_shape), jnp.float32)
         variables = jax.eval_shape(autoencoder.network.init, jax.random.key(0), x)
         shape = jax.eval_shape(autoencoder.encode_codes, variables, x).shape[1:]
-        return cls(shape, data_shape, data.feature, autoencoder, vocabulary)
+        feature = "image" if directory else data.feature
+        return cls(shape, data_shape, feature, autoencoder, vocabulary, directory)
 
     @property
     def layout(self) -> TokenLayout:
@@ -302,6 +312,8 @@ class Tokens:
         return TokenLayout(self.shape, self.vocabulary, sides)
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        if self.directory:
+            return {self.feature: jax.ShapeDtypeStruct(self.shape, jnp.int32)}
         return {self.feature: jax.ShapeDtypeStruct(self.data_shape, jnp.uint8)}
 
     def frozen(self) -> dict[str, PyTree]:
@@ -311,6 +323,8 @@ class Tokens:
         return {"tokenizer": self.autoencoder.abstract(self.data_shape)["variables"]}
 
     def encode(self, examples: Array, frozen: PyTree = None) -> Int[Array, " batch *shape"]:
+        if examples.dtype != jnp.uint8:
+            return examples
         return self.autoencoder.encode_codes(frozen["tokenizer"], to_float(examples))
 
     def decode(self, samples: Int[Array, " batch *shape"], frozen: PyTree = None) -> Array:

@@ -1,10 +1,10 @@
-"""Latents of a data set, and a teacher's pairs, written to a folder that training reads."""
+"""Latents or codes of a data set, and a teacher's pairs, in a folder that training reads."""
 
 import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import AxisType
@@ -48,16 +48,16 @@ class Examples:
 
 
 class EncodedData:
-    """The latents of both splits of a config's data set.
+    """The latents, or the codes, of both splits of a config's data set.
 
     Attributes:
         folder: where they are written.
         origin: what they are made of.
         counts: how many, by split.
-        shape: of one example's latents.
+        shape: of one example's latents or codes.
 
     Raises:
-        ValueError: the config's space is no folder of latents.
+        ValueError: the config's space is no folder of latents or codes.
     """
 
     def __init__(self, config: Any):
@@ -66,7 +66,8 @@ class EncodedData:
         if not getattr(space, "directory", None):
             raise ValueError(
                 f"config.space is {config.space.name} without a directory: this program writes "
-                "what a config with space.name 'Latents' reads, into its space.directory"
+                "what a config with space.name 'Latents' or 'Tokens' reads, into its "
+                "space.directory"
             )
         self.folder = Path(space.directory)
         of_space = {name: config.space.get(name) for name in ("run", "weights", "published")}
@@ -79,7 +80,11 @@ class EncodedData:
         }
         self.counts = {split: len(each) for split, each in self.examples.items()}
         variables, size = space.autoencoder.variables(), config.space.get("batch_size", 64)
-        self.encoder = Encoder(space.autoencoder.network, variables, size)
+        self.are_codes = hasattr(space, "vocabulary")
+        latents = functools.partial(encode, space.autoencoder.network)
+        self.encoder = Encoder(
+            space.autoencoder.encode_codes if self.are_codes else latents, variables, size
+        )
         self.shape = self.encoder.shape(self.examples[data.train_split][0][0].shape)
 
     def __call__(self, split: str, rows: range) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +93,10 @@ class EncodedData:
 
     def summarize(self) -> None:
         """Write captions, and the summary with the moments by which latents are standardized."""
-        summarize(self.folder, next(iter(self.splits)), self.splits, self.counts, self.shape)
+        train_split, moments = next(iter(self.splits)), {}
+        if not self.are_codes:
+            moments = moments_of(self.folder, train_split, self.counts[train_split], self.shape)
+        summarize(self.folder, train_split, self.splits, self.counts, self.shape, moments)
 
 
 def write(config: Any) -> Path:
@@ -120,10 +128,11 @@ class Encoder:
     """Encodes examples in batches, split over this process' devices.
 
     Args:
+        encode: maps variables and images in [−1, 1] to latents or codes.
         batch_size: examples at once, rounded up to a multiple of the devices.
     """
 
-    def __init__(self, network: nn.Module, variables: PyTree, batch_size: int):
+    def __init__(self, encode: Callable, variables: PyTree, batch_size: int):
         devices = jax.local_devices()
         mesh = jax.make_mesh(
             (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
@@ -131,7 +140,7 @@ class Encoder:
         self.size = batch_size + -batch_size % len(devices)
         self.variables = jax.device_put(variables, replicated(mesh))
         self.step = jax.jit(
-            lambda variables, x: encode(network, variables, to_float(x)),
+            lambda variables, x: encode(variables, to_float(x)),
             in_shardings=(replicated(mesh), batch_sharding(mesh)),
             out_shardings=replicated(mesh),
         )
@@ -154,15 +163,24 @@ class Encoder:
         return jax.eval_shape(self.step, self.variables, images).shape[1:]
 
 
+def moments_of(
+    folder: Path, split: str, count: int, shape: tuple[int, ...]
+) -> dict[str, list[float]]:
+    """Return the moments of the latents by channel."""
+    statistics = channel_statistics(raw_latents(folder, split, count, shape))
+    names = "mean", "deviation", "correlation"
+    return {name: getattr(statistics, name).tolist() for name in names}
+
+
 def summarize(
     folder: Path,
     train_split: str,
     splits: dict[str, Dataset],
     counts: dict[str, int],
     shape: tuple[int, ...],
+    moments: Mapping[str, list[float]],
 ) -> None:
-    """Write captions, and the summary with the moments by which latents are standardized."""
-    statistics = channel_statistics(raw_latents(folder, train_split, counts[train_split], shape))
+    """Write captions, and the summary with moments by which latents are standardized."""
     for split, dataset in splits.items():
         if dataset.captions is not None:
             write_captions(
@@ -171,9 +189,7 @@ def summarize(
     dataset = splits[train_split]
     summary = {
         "shape": list(shape),
-        "mean": statistics.mean.tolist(),
-        "deviation": statistics.deviation.tolist(),
-        "correlation": statistics.correlation.tolist(),
+        **moments,
         "splits": counts,
         "num_classes": dataset.num_classes,
         "class_names": list(dataset.class_names or ()),

@@ -1,12 +1,13 @@
-"""Latents of images in array_record files, written once by an encoder and read like any other set.
+"""Latents or codes of images in array_record files, written once and read like any other set.
 
 A folder holds
 - `origin.json`, which says what the latents were encoded from;
 - for each split its parts, `train-00003-of-00012.array_record`, each complete or absent;
-- `latents.json`, once all parts exist, with the moments that standardize latents;
+- `latents.json`, once all parts exist, with the moments that standardize latents, or without
+  moments for codes;
 - for captioned sets `train.captions.jsonl`, one list of texts per line.
 
-A record is a latent's float32 values and the int32 label.
+A record is a latent's float32 values, or the int32 codes, and the int32 label.
 """
 
 import json
@@ -35,7 +36,7 @@ def write_latents(
     folder: str | os.PathLike,
     split: str,
     count: int,
-    encode: Callable[[range], tuple[Float[np.ndarray, " batch *shape"], Int[np.ndarray, " batch"]]],
+    encode: Callable[[range], tuple[np.ndarray, Int[np.ndarray, " batch"]]],
     *,
     process: int = 0,
     processes: int = 1,
@@ -46,7 +47,7 @@ def write_latents(
 
     Args:
         count: the number of records of the split.
-        encode: maps a range of records to their latents and labels.
+        encode: maps a range of records to their latents or codes, `[batch *shape]`, and labels.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -58,7 +59,8 @@ def write_latents(
             latents, labels = encode(rows)
             unfinished = path.with_suffix(".unfinished")
             writer = ArrayRecordWriter(str(unfinished), "group_size:1")
-            for latent, label in zip(latents.astype("<f4"), labels.astype("<i4"), strict=True):
+            latents = latents.astype("<i4" if latents.dtype.kind == "i" else "<f4")
+            for latent, label in zip(latents, labels.astype("<i4"), strict=True):
                 writer.write(latent.tobytes() + label.tobytes())
             writer.close()
             unfinished.rename(path)
@@ -66,20 +68,23 @@ def write_latents(
 
 
 class LatentRecords:
-    """Records of latents: `records[i]` has a standardized latent, `image`, and its `label`."""
+    """Records of latents: `records[i]` has a standardized latent, `image`, and its `label`.
+
+    Args:
+        moments: the mean and the deviation by channel; None for codes, which stay as they are.
+    """
 
     def __init__(
         self,
         paths: Sequence[Path],
         shape: Sequence[int],
-        mean: Float[np.ndarray, " channels"],
-        deviation: Float[np.ndarray, " channels"],
+        moments: tuple[Float[np.ndarray, " channels"], Float[np.ndarray, " channels"]] | None,
         rows: Int[np.ndarray, " records"] | None = None,
     ):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         self._records = ArrayRecordDataSource([str(path) for path in paths])
-        self._shape, self._mean, self._deviation = tuple(shape), mean, deviation
+        self._shape, self._moments = tuple(shape), moments
         self._rows = np.arange(len(self._records)) if rows is None else rows
 
     def __len__(self) -> int:
@@ -87,9 +92,13 @@ class LatentRecords:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         record = self._records[int(self._rows[index])]
-        latent = np.frombuffer(record, "<f4", math.prod(self._shape)).reshape(self._shape)
+        dtype = "<i4" if self._moments is None else "<f4"
+        latent = np.frombuffer(record, dtype, math.prod(self._shape)).reshape(self._shape)
         label = np.frombuffer(record, "<i4", 1, offset=len(record) - 4)[0]
-        return {"image": (latent - self._mean) / self._deviation, "label": label}
+        if self._moments is not None:
+            mean, deviation = self._moments
+            latent = (latent - mean) / deviation
+        return {"image": latent, "label": label}
 
 
 def check_origin(folder: str | os.PathLike, origin: Mapping[str, Any]) -> None:
@@ -125,7 +134,7 @@ def write_origin(folder: str | os.PathLike, origin: Mapping[str, Any]) -> None:
 
 
 def read_summary(folder: str | os.PathLike | None) -> dict[str, Any]:
-    """Return `latents.json`: shape, moments by channel, splits with their counts, and classes.
+    """Return `latents.json`: shape, splits with their counts, classes, and moments of latents.
 
     Raises:
         FileNotFoundError: the file does not exist, or not yet.
@@ -174,7 +183,9 @@ def _read_captions(
 
 
 def load_latents(split: str, data_dir: str | os.PathLike | None, *, preload_bytes: int) -> Dataset:
-    """Return standardized latents, (latent − mean)/deviation by channel, as the float32 `image`.
+    """Return latents or codes as the `image`.
+
+    Latents are standardized, (latent − mean)/deviation by channel, in float32. Codes are int32.
 
     Raises:
         FileNotFoundError: the folder holds no finished latents.
@@ -186,11 +197,15 @@ def load_latents(split: str, data_dir: str | os.PathLike | None, *, preload_byte
         paths += part_paths(data_dir, name, count)
         members[name] = lambda start=start, count=count: np.arange(start, start + count)
         start += count
-    mean, deviation = (np.asarray(summary[name], np.float32) for name in ("mean", "deviation"))
-    rows = np.concatenate(take(split, members))
-    records = LatentRecords(paths, summary["shape"], mean, deviation, rows)
+    moments = None
+    if "mean" in summary:
+        moments = tuple(np.asarray(summary[name], np.float32) for name in ("mean", "deviation"))
+    # A data set may have been encoded in part, under a name such as "train[:80%]".
+    rows = members[split]() if split in members else np.concatenate(take(split, members))
+    records = LatentRecords(paths, summary["shape"], moments, rows)
     captions = _read_captions(data_dir, list(summary["splits"]))
-    source = OnDisk(records, {"image": np.dtype(np.float32), "label": np.dtype(np.int32)})
+    dtype = np.dtype(np.float32 if moments else np.int32)
+    source = OnDisk(records, {"image": dtype, "label": np.dtype(np.int32)})
     shape = tuple(summary["shape"])
     if 4 * len(rows) * math.prod(shape) <= preload_bytes:
         source = preload(source, {"image": shape, "label": ()})
@@ -209,12 +224,7 @@ def raw_latents(
     folder: str | os.PathLike, split: str, count: int, shape: Sequence[int]
 ) -> Iterator[Float[np.ndarray, " batch *shape"]]:
     """Yield all latents of a finished split as they were written, a part at a time."""
-    channels = shape[-1]
-    records = LatentRecords(
-        part_paths(folder, split, count),
-        shape,
-        np.zeros(channels, np.float32),
-        np.ones(channels, np.float32),
-    )
+    moments = np.zeros(shape[-1], np.float32), np.ones(shape[-1], np.float32)
+    records = LatentRecords(part_paths(folder, split, count), shape, moments)
     for start in range(0, count, PART):
         yield np.stack([records[i]["image"] for i in range(start, min(start + PART, count))])

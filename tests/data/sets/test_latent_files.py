@@ -60,6 +60,19 @@ def write(folder, latents, calls=None, **process):
 
 
 @pytest.mark.parametrize("preload_bytes", [0, 2**20])
+def test_codes_come_back_as_they_are(tmp_path, preload_bytes):
+    codes = np.random.default_rng(0).integers(0, 2**24 + 5, (COUNT, 2, 3), np.int32)
+    list(write_latents(tmp_path, "train", COUNT, encoder(codes, [])))
+    classes = dict(num_classes=5, class_names=list("abcde"))
+    write_summary(tmp_path, dict(shape=(2, 3), splits={"train": COUNT}, **classes))
+    dataset = load_dataset("latents", "train", tmp_path, preload_bytes=preload_bytes)
+    read = dataset.source[:]
+    np.testing.assert_array_equal(read["image"], codes)
+    batch = Batches(dataset, 3, 0, image_shape=(2, 3))[0]
+    assert read["image"].dtype == batch["image"].dtype == np.int32
+
+
+@pytest.mark.parametrize("preload_bytes", [0, 2**20])
 def test_what_was_written_comes_back_standardized(tmp_path, latents, preload_bytes):
     assert write(tmp_path, latents) == [4, 4, 2, 4, 4, 2]
     mean, deviation = summarize(tmp_path, latents)

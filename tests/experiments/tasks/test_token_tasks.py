@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+from dataclasses import replace
 
 import flax.linen as nn
 import jax
@@ -12,8 +13,11 @@ import pytest
 
 from experiments.configuration.runs import build
 from experiments.inputs.conditions import Prompts
+from experiments.inputs.datasets import training_batches
+from experiments.launch.encoding import write
 from genjax import autoregression
-from genjax.data import to_float
+from genjax.data import load_dataset, to_float
+from genjax.devices import make_mesh
 from genjax.diffusion import sample_keys
 from genjax.models.autoregressive.llamagen import LlamaGen
 from tests.experiments.launching import ROOT, run
@@ -290,3 +294,35 @@ def test_a_run_resumes_and_is_sampled_with_flags(tokenizer, tmp_path):
     np.testing.assert_array_equal(images[1:], images[:1].repeat(2, 0))
     refused = sample("--top_k=4")
     assert refused.returncode == 1 and "the vocabulary's 3 tokens; got 4" in refused.stderr
+
+
+def test_codes_on_disk_are_those_of_the_step(tokenizer, tmp_path):
+    """Of emoji and their mirror images: a step on them has the loss of a step on images."""
+    config = small_config("vq_transformer", tokenizer)
+    config.data.update(image_shape=(32, 32, 3), flip=True, train_split="train[:64]")
+    encoded = config.copy_and_resolve_references()
+    encoded.space.directory = str(tmp_path / "codes")
+    write(encoded)
+    task, on_disk = build(config), build(encoded)
+    (frozen,) = task.frozen()
+    dataset, rows = load_dataset("emoji", "train[:64]"), np.arange(16)
+    codes = load_dataset("latents", "train[:64]", tmp_path / "codes").source
+    images = np.stack([dataset.source[int(row)]["image"] for row in rows])
+    of_images = jax.jit(task.space.encode)(images, frozen)
+    of_mirrored = jax.jit(task.space.encode)(images[:, :, ::-1], frozen)
+    np.testing.assert_array_equal(codes[rows]["image"], of_images)
+    np.testing.assert_array_equal(codes[64 + rows]["image"], of_mirrored)
+    assert len(np.unique(of_images)) == VOCABULARY
+
+    mesh = make_mesh({"data": 1}, 16)
+    batch = training_batches(encoded, on_disk, mesh)[0]
+    assert batch["image"].dtype == np.int32
+    state = jax.jit(task.init)(jax.random.key(0))
+    losses = [
+        jax.jit(each.update)(state, batch, jax.random.key(1), frozen)[1]["loss"]
+        for each, batch in (
+            (on_disk, {"image": codes[rows]["image"], "label": rows % 10}),
+            (replace(task, flip=False), {"image": images, "label": rows % 10}),
+        )
+    ]
+    assert losses[0] == losses[1]
