@@ -63,6 +63,7 @@ SIGMA = dict(  # as in the papers
 TRIGFLOW = dict(
     process=dict(name="TrigFlow"),
     times=dict(name="log_normal_sigma", mean=-1.0, deviation=1.4),
+    sampling=RENOISED,
 )
 SMALL_DERIVATIVES = dict(model=dict(time_scale=1.0), optimizer=dict(b2=0.95))
 TWO_ANSWERS = dict(name="MeanFlowDiT", depth=4, head_depth=1, unroll=1)
