@@ -82,8 +82,8 @@ def keep_top_k(logits: Logits, k: int) -> Logits:
 
     Fan et al. 2018, "Hierarchical neural story generation", section 5.4.
     """
-    least = jax.lax.top_k(logits, k)[0][..., -1:]
-    return jnp.where(logits < least, -jnp.inf, logits)
+    values, indices = jax.lax.top_k(logits, k)
+    return _kept(logits, indices, True, values[..., -1:])
 
 
 def keep_top_p(logits: Logits, p: float | Float[Array, ""]) -> Logits:
@@ -91,11 +91,23 @@ def keep_top_p(logits: Logits, p: float | Float[Array, ""]) -> Logits:
 
     Holtzman et al. 2020, "The curious case of neural text degeneration", section 3.1.
     """
-    ordered = jnp.sort(logits, axis=-1, descending=True)
+    indices = jnp.argsort(logits, axis=-1, descending=True)
+    ordered = jnp.take_along_axis(logits, indices, axis=-1)
     probabilities = jax.nn.softmax(ordered)
-    more_likely = jnp.cumsum(probabilities, axis=-1) - probabilities
-    least = jnp.min(jnp.where(more_likely < p, ordered, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits < least, -jnp.inf, logits)
+    kept = jnp.cumsum(probabilities, axis=-1) - probabilities < p
+    least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
+    return _kept(logits, indices, kept, least)
+
+
+def _kept(logits: Logits, indices: Array, kept: Array | bool, least: Array) -> Logits:
+    """Exclude tokens below `least` that are not kept by their indices.
+
+    XLA may compute logits twice with different rounding, once for `least` and once to compare with
+    it. Without the indices, the token at the threshold would then be excluded.
+    """
+    nothing = jnp.zeros(logits.shape, bool)
+    chosen = jnp.put_along_axis(nothing, indices, kept, axis=-1, inplace=False)
+    return jnp.where(chosen | (logits >= least), logits, -jnp.inf)
 
 
 def keep_min_p(logits: Logits, p: float | Float[Array, ""]) -> Logits:

@@ -80,6 +80,18 @@ def test_samples_depend_on_their_own_index_and_their_film_ends_in_them(choice, t
         assert np.all(np.any(frames[1][:, :2] != 0, axis=(1, 2, 3)))
 
 
+def of_classes(state):
+    """Return the state with blocks and label embeddings that make classes differ much."""
+
+    def enlarge(path, a):
+        name = jax.tree_util.keystr(path)
+        if "label_embedding" in name:
+            return 30 * a
+        return 5 * a if "blocks" in name and "kernel" in name else a
+
+    return state.replace(params=jax.tree_util.tree_map_with_path(enlarge, state.params))
+
+
 def two_calls(task, state, labels):
     """Return a function of tokens that gives conditional and unconditional logits."""
     network = jax.jit(lambda tokens, labels: task._apply(state.params)(tokens, labels))
@@ -95,12 +107,17 @@ def sampling(config, **changes):
 
 @pytest.mark.parametrize("temperature", [0.7, 0.0])
 def test_a_guided_causal_network_is_two_calls_without_a_cache(temperature, tokenizer):
-    task, config, state, _ = trained_a_little("vq_transformer", tokenizer)
-    options = dict(guidance_scale=2.5, temperature=temperature, top_k=2)
-    labels, keys = np.arange(5), sample_keys(KEY, jnp.arange(5))
-    law, null = task.law(sampling(config, **options)), task.condition.num_classes
+    """With random weights, for which the filter once excluded the second most likely token."""
+    config = small_config("vq_transformer", tokenizer)
+    task, random = build(config), np.random.default_rng(0)
+    state, options = jax.jit(task.init)(jax.random.key(0)), dict(temperature=temperature, top_k=2)
+    disturb = lambda a: a + np.float32(0.3) * random.standard_normal(a.shape, np.float32)
+    state = state.replace(params=jax.tree.map(disturb, state.params))
+    labels, keys = np.arange(40) % 10, sample_keys(KEY, jnp.arange(40))
+    law = task.law(sampling(config, guidance_scale=2.5, **options))
+    null = task.condition.num_classes
     drawn = jax.jit(task.decode)(state.params, keys, jnp.asarray(labels), null, law)
-    both, tokens = two_calls(task, state, labels), jnp.zeros((5, LENGTH), jnp.int32)
+    both, tokens = two_calls(task, state, labels), jnp.zeros((40, LENGTH), jnp.int32)
     for place in range(LENGTH):
         folded = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
         c, u = (logits[:, place] for logits in both(tokens))
@@ -111,9 +128,9 @@ def test_a_guided_causal_network_is_two_calls_without_a_cache(temperature, token
 
 def test_guided_masked_decoding_is_two_calls_with_a_scale_that_grows_from_1(tokenizer):
     task, config, state, _ = trained_a_little("maskgit", tokenizer)
-    changes = dict(guidance_scale=2.5, num_steps=3, temperature=0.7, top_k=2)
-    options = sampling(config, **changes)
-    labels, indices, both = np.arange(8), jnp.arange(8), two_calls(task, state, np.arange(8))
+    state, labels, indices = of_classes(state), np.arange(40) % 10, jnp.arange(40)
+    options = sampling(config, guidance_scale=2.5, num_steps=3, temperature=0.7, top_k=2)
+    both = two_calls(task, state, labels)
     inputs = task.sampling_inputs(options)
     images = jax.jit(task.generate)(state, KEY, labels, indices, *inputs)
 
@@ -128,7 +145,7 @@ def test_guided_masked_decoding_is_two_calls_with_a_scale_that_grows_from_1(toke
             4.5 * np.array([2 / 3, 1 / 3, 0]),
             functools.partial(autoregression.sample, temperature=0.7, top_k=2),
         )
-    )(sample_keys(KEY, indices), jnp.full((8, LENGTH), VOCABULARY))  # fmt: skip
+    )(sample_keys(KEY, indices), jnp.full((40, LENGTH), VOCABULARY))  # fmt: skip
     expected = task.space.decode(task.space.layout.codes(tokens), *task.frozen())
     np.testing.assert_allclose(images, expected, atol=1e-5)
 
