@@ -32,6 +32,7 @@ from genjax.models.transformers.flux import Flux
 from genjax.models.transformers.lightning_dit import LightningDiT
 from genjax.models.transformers.mmdit import MMDiT
 from genjax.models.transformers.pixart import PixArt
+from genjax.models.transformers.wan import Wan
 from genjax.models.unets.adm import ADM
 from genjax.models.unets.song_unet import SongUNet
 from genjax.nn import Text
@@ -65,6 +66,10 @@ def cases() -> dict[str, tuple[nn.Module, tuple]]:
         "Flux": (
             Flux(num_double_blocks=2, num_single_blocks=2, rotary_features=(2, 2, 4), **size),
             (images, times, text),
+        ),
+        "Wan": (
+            Wan(num_heads=4, mlp_features=64, takes_image=True, **body),
+            (normal(BATCH, 4, SIDE, SIDE, 3), times, text, normal(BATCH, 5, 7)),
         ),
         "ViT generator": (vit_gan.Generator(SIDE, 2, WIDTH, DEPTH, 4), (normal(BATCH, 16), labels)),
         "AutoencoderKL": (
