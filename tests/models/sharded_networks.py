@@ -38,6 +38,7 @@ from genjax.models.transformers.mean_flow_dit import MeanFlowDiT
 from genjax.models.transformers.mmdit import MMDiT
 from genjax.models.transformers.pixart import PixArt
 from genjax.models.transformers.video_dit import VideoDiT
+from genjax.models.transformers.wan import Wan
 from genjax.models.unets.adm import ADM
 from genjax.models.unets.song_unet import SongUNet
 from genjax.nn import Text
@@ -88,6 +89,10 @@ def cases() -> dict[str, tuple[nn.Module, tuple]]:
         "Flux": (
             Flux(num_double_blocks=2, num_single_blocks=2, rotary_features=(2, 2, 4), **size),
             (images, times, text),
+        ),
+        "Wan": (
+            Wan(num_heads=4, mlp_features=64, takes_image=True, **body),
+            (normal(BATCH, 4, SIDE, SIDE, 3), times, text, normal(BATCH, 5, 7)),
         ),
         "ViT generator": (vit_gan.Generator(SIDE, 2, WIDTH, DEPTH, 4), (normal(BATCH, 16), labels)),
         "AutoencoderKL": (

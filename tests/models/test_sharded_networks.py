@@ -19,7 +19,7 @@ def runs():
 
 
 def test_outputs_and_gradients_are_those_of_one_device(runs):
-    assert len(runs) == 23
+    assert len(runs) == 24
     for name, row in runs.items():
         # float32 sums of up to 64 products, over 2 to 4 layers, in another order. Group norms of
         # few numbers amplify the rounding: 3.4e-5 was seen where only the batch is split.
@@ -79,4 +79,18 @@ def test_a_forward_pass_sends_what_the_rules_say(runs, name, over_context, gathe
         ("all-gather", "context"): over_context + HEAD,
         ("all-gather", "tensor"): gathers,
         ("all-reduce", "tensor"): sums,
+    }
+
+
+def test_norms_over_all_heads_send_a_sum_of_squares_for_each_token(runs):
+    """Wan's norms of queries and keys are over features that devices hold parts of."""
+    sent = {(kind, *axes): size for kind, axes, _, size in runs["Wan"]["collectives"]}
+    frames, image = 4, 5
+    length = frames * IMAGE
+    # Of self-attention's queries and keys, and of cross-attention's queries and both its keys.
+    squares = floats(BATCH // DATA, 3 * (length // CONTEXT) + TEXT + image)
+    outputs = 3 * summed(length) // 2  # of two attentions and a feed-forward layer
+    assert sent == {
+        ("all-gather", "context"): DEPTH * gathered_keys(length) + frames * HEAD,
+        ("all-reduce", "tensor"): DEPTH * (outputs + squares),
     }
