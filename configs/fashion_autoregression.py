@@ -33,7 +33,7 @@ def get_config(choice: str = "pixelcnn") -> ConfigDict:
         config.num_steps = 1000  # attention over 784 pixels takes longer
     if choice == "pixelcnn_pp":
         config.likelihood = dict(name="mixture_of_logistics", components=10)
-        # It samples without a cache: each of 784 pixels takes a pass over the whole picture.
+        # Samples of this size have not been measured, so a sheet has one of each class.
         config.sampling.per_class = 1
         config.evaluation.measures = dict(likelihood=dict(name="ExactBits"))
     return config

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
-from genjax.nn.attention.dispatch import attention, attention_weights
+from genjax.nn.attention.dispatch import attention, attention_weights, current_platform
 from genjax.nn.attention.normed_rotation import normed_rotation, takes_kernel
 from genjax.nn.dense import Dense, QueryKeyValue
 from genjax.nn.modulation import per_token, shift_and_scale
@@ -36,6 +36,7 @@ Norm = Callable | None
 HalfBlock = TypeVar("HalfBlock", bound=nn.Module)
 xavier = nn.initializers.xavier_uniform()
 exact_gelu = functools.partial(nn.gelu, approximate=False)
+FIRST_PART = 256  # places of a cache that a CPU reads at least
 
 
 def inline(block: nn.Module, half: HalfBlock) -> HalfBlock:
@@ -62,6 +63,10 @@ class Cache(NamedTuple):
     length: Int[Array, "*layers"]
     layer: Int[Array, ""] | None = None
 
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[-3]
+
     def append(
         self,
         keys: Float[Array, "batch length kv_heads head_features"],
@@ -77,12 +82,16 @@ class Cache(NamedTuple):
         length = self.length.at[at].add(keys.shape[1])
         return Cache(write(self.keys, keys), write(self.values, values), length, self.layer)
 
-    def of_layer(self) -> "Cache":
-        """Return the part of the layer."""
+    def of_layer(self, size: int) -> "Cache":
+        """Return the first `size` places of the layer."""
         if self.layer is None:
-            return self
-        part = lambda a: jax.lax.dynamic_index_in_dim(a, self.layer, keepdims=False)
-        return Cache(*map(part, self[:3]))
+            return Cache(self.keys[:, :size], self.values[:, :size], self.length)
+
+        def part(a: Array) -> Array:
+            shape = (1, a.shape[1], size, *a.shape[3:])
+            return jax.lax.dynamic_slice(a, (self.layer, 0, 0, 0, 0), shape)[0]
+
+        return Cache(part(self.keys), part(self.values), self.length[self.layer])
 
     def next_layer(self) -> "Cache":
         """Return the cache for the layer above, or from the last layer for the first."""
@@ -232,25 +241,49 @@ class Attention(Heads):
         h = _modulated(x, self.norm, shift, scale)
         query, key, value = super().__call__(h, context, rotations)
         query, key = query.astype(value.dtype), key.astype(value.dtype)
-        length = None
-        if cache is not None:
+        if cache is None:
+            out = self._attend(query, key, value, self._visible(mask, x.shape[1], key.shape[1]))
+        else:
             cache = cache.append(key, value)
-            key, value, length, _ = cache.of_layer()
+            out = self._attend_filled(query, cache, mask)
             cache = cache.next_layer()
-        mask = self._visible(mask, x.shape[1], key.shape[1], length)
+        out = out.reshape(x.shape)
+        out = _dense(self, x.shape[-1], name="projection", init=self.out_init)(out)
+        return _residual(x, out, gate), cache
+
+    def _attend(self, query: Array, key: Array, value: Array, mask: Array | None) -> Array:
         if self.is_mutable_collection("intermediates"):
             keys_of_heads = jnp.repeat(key, self.num_heads // key.shape[2], axis=2)
             self.sow("intermediates", "weights", attention_weights(query, keys_of_heads, mask))
-        out = _grouped_attention(query, key, value, mask).reshape(x.shape)
-        out = _dense(self, x.shape[-1], name="projection", init=self.out_init)(out)
-        return _residual(x, out, gate), cache
+        return _grouped_attention(query, key, value, mask)
+
+    def _attend_filled(self, query: Array, cache: Cache, mask: Array | None) -> Array:
+        """Attend to the filled places of a cache.
+
+        A CPU reads a first part of the cache that holds them, so a token's cost does not grow with
+        the capacity. Accelerators read all of it: for them a choice at run time costs more.
+        """
+
+        def over(size: int) -> Array:
+            key, value, length, _ = cache.of_layer(size)
+            first = None if mask is None else mask[..., :size]
+            return self._attend(
+                query, key, value, self._visible(first, query.shape[1], size, length)
+            )
+
+        if current_platform() != "cpu" or self.is_mutable_collection("intermediates"):
+            return over(cache.capacity)
+        sizes = [FIRST_PART << i for i in range(32) if FIRST_PART << i < cache.capacity]
+        sizes.append(cache.capacity)
+        part = jnp.searchsorted(jnp.asarray(sizes), cache.of_layer(1).length)
+        return jax.lax.switch(part, [functools.partial(over, size) for size in sizes])
 
     def _visible(
         self,
         mask: Array | None,
         queries: int,
         keys: int,
-        length: Int[Array, ""] | None,
+        length: Int[Array, ""] | None = None,
     ) -> Array | None:
         """Return `mask` without later keys and without the empty places of a cache.
 

@@ -7,7 +7,7 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from scipy.special import erf
 
 from genjax.devices.mesh import partition_spec
-from genjax.nn import attention_choices, scanned
+from genjax.nn import attention_choices, scanned, transformer
 from genjax.nn.modulation import layer_norm
 from genjax.nn.rotary import grid_positions, rotary_positions
 from genjax.nn.transformer import (
@@ -235,6 +235,25 @@ def test_decoding_in_chunks_is_the_causal_computation(x, chunks, unroll):
     assert sorted(traces) == sorted(set(chunks))  # one program per length of chunk
     np.testing.assert_array_equal(cache.length, LENGTH)
     np.testing.assert_array_equal(cache.keys[:, :, LENGTH:], 0)
+
+
+def test_a_token_reads_only_the_first_part_of_a_cache_that_is_mostly_empty(x, monkeypatch):
+    """Parts of 2, 4, 8 and all places: what is not a number beyond a part is not read."""
+    monkeypatch.setattr(transformer, "FIRST_PART", 2)
+    module, rotations = network(), jnp.asarray(rotations_at(grid_positions(CAPACITY)))
+    variables = variables_of(module, (x, None), rotations[:LENGTH], None)
+    (expected, _), _ = jax.jit(module.apply)(variables, (x, None), rotations[:LENGTH], None)
+    decode = jax.jit(lambda *a: module.apply(variables, *a)[0])
+    cache, outputs = empty_cache(DEPTH, BATCH, CAPACITY, 2, FEATURES // HEADS), []
+    for place in range(LENGTH):
+        part = next(size for size in (2, 4, 8) if size > place)
+        unread = lambda a, part=part: a.at[:, :, part:].set(jnp.nan)
+        cache = cache._replace(keys=unread(cache.keys), values=unread(cache.values))
+        token = x[:, place : place + 1], cache
+        output, cache = decode(token, rotations[place : place + 1], None)
+        outputs.append(output)
+        cache = cache._replace(keys=jnp.nan_to_num(cache.keys), values=jnp.nan_to_num(cache.values))
+    np.testing.assert_allclose(np.concatenate(outputs, axis=1), expected, rtol=0, atol=1e-4)
 
 
 def test_decoding_frame_by_frame_is_the_block_causal_computation(x):

@@ -63,7 +63,7 @@ class CosineAttention(nn.Module):
         query = unit(query) * jnp.exp(jnp.minimum(log_scale, math.log(LARGEST_SCALE)))[:, None]
         if cache is not None:
             cache = cache.append(key, value)
-            key, value, length, _ = cache.of_layer()
+            key, value, length, _ = cache.of_layer(cache.capacity)
             cache = cache.next_layer()
             mask = (jnp.arange(key.shape[1]) < length)[None, None, None]
         out = attention(query.astype(value.dtype), key, value, mask, scale=1.0).reshape(x.shape)
