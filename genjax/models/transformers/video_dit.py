@@ -94,7 +94,7 @@ class SelfAttention(nn.Module):
         query, key = query.astype(value.dtype), key.astype(value.dtype)
         if cache is not None:
             cache = cache.append(key, value)
-            key, value, *_ = cache.of_layer()
+            key, value, *_ = cache.of_layer(cache.capacity)
             cache = cache.next_layer()
         split = lambda a: rearrange(a, f"b (f s) h d -> {self.sequences} h d", s=self.places)
         out = attention(*map(split, (query, key, value)), mask)
@@ -229,7 +229,7 @@ class VideoDiT(nn.Module):
         frames, *grid = (side // size for side, size in zip(sides, self.patch_size, strict=True))
         places, start, end = grid[0] * grid[1], 0, frames
         if cache is not None:
-            start, end = cache.length[0] // places, cache.keys.shape[2] // places
+            start, end = cache.length[0] // places, cache.capacity // places
         positions = jnp.asarray(grid_positions(frames, *grid)) + jnp.array([start, 0, 0])
         masks = dict.fromkeys((ALL, SPACE, TIME))
         if self.causal:  # the empty places of a cache are later frames
