@@ -21,8 +21,9 @@ holds pictures of any sizes, in one folder per class (genjax/data/sets/folder.py
   model/small.yaml), since there are none for images.
 
 Differences from the papers:
-- Images are encoded within the training step, after one crop and a random flip. LlamaGen reads
-  codes of ten crops.
+- Images are encoded within the training step, after one crop and a random flip. With
+  --config.space.directory=CODES experiments.encode writes the codes once. LlamaGen reads codes of
+  ten crops.
 - There is no dropout; LlamaGen, MaskGIT and MAR drop 0.1 of the activations, and VAR some layers.
 - var's rate falls from the end of the warm-up; the authors' first stays for 5 % of the steps. The
   weight decay of var_d30 stays at 0.05; the authors' rises to 0.08. var also averages its weights,

@@ -299,7 +299,9 @@ def tokens(experiment_name: str, task: str, num_classes: int = 10, /, **data: An
 
 def tokenizer(**fields: Any) -> dict[str, Any]:
     """Return the space of a tokenizer's codes; `run` or `published` names the tokenizer."""
-    return dict(dict(name="Tokens", run=placeholder(str), weights="ema"), **fields)
+    space = dict(name="Tokens", run=placeholder(str), weights="ema")
+    space["directory"] = placeholder(str)  # of codes, if experiments.encode shall write them
+    return dict(space, **fields)
 
 
 def autoencoder(experiment_name: str, /, **data: Any) -> ConfigDict:
