@@ -19,28 +19,34 @@ For another reflow, give Reflow the last run as `--config.teacher`, another fold
 
 DMD, DMD2, LADD and RCM match the teacher's distribution, against a critic with an optimizer of its
 own (experiments/tasks/methods/matching.py). Drift learns from data by its banks of examples, in one
-step (experiments/tasks/drifting.py). PixelMeanFlow answers with clean pixels, without its
-perceptual term, which needs images of 16 pixels (experiments/tasks/pixel_mean_flow.py).
+step (experiments/tasks/drifting.py). GuidedMeanFlow and PixelMeanFlow are told a guidance scale.
+PixelMeanFlow answers with clean pixels, without its perceptual term, which needs images of 16
+pixels (experiments/tasks/pixel_mean_flow.py).
 
-Class accuracy and Fréchet distance of 1,000 samples after 5,000 steps; the teacher's 50 steps have
-99.7 % and 0.829:
+Class accuracy and Fréchet distance of 1,000 samples, and the time on one of 2 CPU cores while
+others worked (Lagrangian and Shortcut: on both). The teacher's 50 steps have 99.7 % and 0.829:
 
-                                  1 step          4 steps
-    Lagrangian                    99.3 %  0.867   99.7 %  0.818
-    Shortcut                      98.5 %  1.34    99.6 %  1.14
-    Shortcut, guidance_scale=1    93.0 %  1.27    95.8 %  0.889
-    Consistency                   99.5 %  0.879   not measured with its sampler
-    ImprovedMeanFlow              11.5 %  28.2    45.6 %  6.67 (8 steps: 97.7 %, 1.08)
-    MeanFlow                      19.5 %  15.0    16.1 %  21.7
+                                  1 step          4 steps         time
+    Consistency                   99.5 %  0.867   99.4 %  0.864    4 min 45 s
+    Lagrangian                    99.3 %  0.867   99.7 %  0.818   31 min  8 s
+    ConsistencyDistillation       99.6 %  0.940   99.6 %  0.974    4 min 10 s
+    Drift                         99.8 %  1.03    one step only     8 min  0 s
+    Semigroup                     99.5 %  1.06    99.4 %  0.844   10 min  8 s
+    ImprovedMeanFlow              99.8 %  1.10    100 %   1.19     5 min 54 s
+    MeanFlow                      99.7 %  1.15    100 %   1.28     5 min 14 s
+    LatentConsistency             99.9 %  1.23    99.9 %  0.925    4 min 56 s
+    Shortcut                      98.5 %  1.34    99.6 %  1.14     4 min 29 s
+    TrajectoryConsistency         99.8 %  1.36    99.9 %  0.881    7 min 10 s
+    ConsistencyTraining           89.3 %  2.17    98.3 %  1.28     3 min 38 s
 
-Lagrangian took 31 minutes and Shortcut 4.5 on 2 busy cores. The last two rows had
-model.time_scale=1, where derivatives in time are smaller, and optimizer.b2=0.95. Their long jumps
-have not formed in this budget. Samples of MeanFlow with model.time_scale=1000 and half of the
-classes dropped were 72.0 % and 8.75 in one step.
+MeanFlow needs both uniform times and model.time_scale=1. Without guidance it has 97.9 % and 1.00 in
+one step; with digits_flow's time_scale of 1000 and b2 of 0.999, 86.2 % and 6.99. Logit-normal
+times, which digits_flow has, almost never ask for a jump from noise to data. ContinuousConsistency
+with model.time_scale=1000 diverged. Guided students are more accurate and less varied, so their
+distance is larger: Shortcut without guidance has 93.0 % and 1.27, and in 4 steps 95.8 % and 0.889.
 
-Drift had one short run, with model.unroll=1 and a schedule of 2,000 steps. Its first 354 steps took
-class accuracy from 10 % to 95 % and the Fréchet distance from 45 to 3.1. The first 235 steps of
-LADD did not lower the distance of the teacher's jump, 4.4. The other choices have no figures yet.
+docs/results/runs.md has the steps 2 and 8, precision and recall. The other choices have no figures
+yet.
 """
 
 from ml_collections import ConfigDict
