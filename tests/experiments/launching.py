@@ -18,6 +18,7 @@ from types import ModuleType
 from unittest import mock
 
 import jax
+import numpy as np
 from absl import app, flags
 from absl.testing import flagsaver
 from jax.experimental.compilation_cache import compilation_cache
@@ -252,3 +253,9 @@ def _process() -> Iterator[None]:
         yield
     for each, handler in handlers.items():
         signal.signal(each, handler)
+
+
+def arrays_of(path):
+    """Return the arrays of an .npz file."""
+    with np.load(path) as file:
+        return dict(file)

@@ -1,12 +1,12 @@
 """The program that times decoding runs, and names what it measured."""
 
-from experiments.speed import decoding
+from experiments.decoding_speed import measure
 from genjax.models.autoregressive.prefixes import ClassPrefix
 
 
 def test_every_row_is_measured():
     size = dict(vocabulary=7, width=16, depth=1, num_heads=2, prefix=ClassPrefix(3))
-    rows = decoding.measure(4, 3, **size)
+    rows = measure(4, 3, **size)
     assert list(rows) == [
         "training step",
         "token without a cache",

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from genjax.training.pictures import read_rows
-from tests.experiments.launching import run
+from tests.experiments.launching import arrays_of, run
 
 
 def test_sample_takes_classes_count_steps_scale_and_seed(small_run, tmp_path):
@@ -16,14 +16,14 @@ def test_sample_takes_classes_count_steps_scale_and_seed(small_run, tmp_path):
     sample(
         "--classes=3,7", "--count=4", "--seed=5", "--num_steps=2", "--guidance_scale=2", out="a.npz"
     )
-    a = np.load(tmp_path / "a.npz")
+    a = arrays_of(tmp_path / "a.npz")
     assert a["images"].shape == (8, 8, 8, 1) and a["images"].dtype == np.uint8
     np.testing.assert_array_equal(a["labels"], [3] * 4 + [7] * 4)
     # sample i depends on its own index, class and seed: not on how many there are
     sample(
         "--classes=3", "--count=2", "--seed=5", "--num_steps=2", "--guidance_scale=2", out="b.npz"
     )
-    difference = np.load(tmp_path / "b.npz")["images"].astype(int) - a["images"][:2]
+    difference = arrays_of(tmp_path / "b.npz")["images"].astype(int) - a["images"][:2]
     assert np.abs(difference).max() <= 1  # another batch size may round a float differently
     result = sample("--count=3", "--step=30", "--weights=params", out="c.png")
     assert "step 30" in result.stdout and "weights params" in result.stdout

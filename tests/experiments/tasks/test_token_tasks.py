@@ -20,7 +20,7 @@ from genjax.data import load_dataset, to_float
 from genjax.devices import make_mesh
 from genjax.diffusion import sample_keys
 from genjax.models.autoregressive.llamagen import LlamaGen
-from tests.experiments.launching import ROOT, run
+from tests.experiments.launching import ROOT, arrays_of, run
 from tests.experiments.small_tokenizer import VOCABULARY, batch, save, small_config
 
 KEY, LENGTH = jax.random.key(1), 4
@@ -307,7 +307,7 @@ def test_a_run_resumes_and_is_sampled_with_flags(tokenizer, tmp_path):
     sample = functools.partial(run, "sample", f"--workdir={tmp_path / 'once'}", "--classes=3")
     greedy = sample("--temperature=0", "--num_steps=1", "--count=3", f"--out={tmp_path / 'a.npz'}")
     assert "temperature 0.0" in greedy.stdout, greedy.stderr
-    images = np.load(tmp_path / "a.npz")["images"]
+    images = arrays_of(tmp_path / "a.npz")["images"]
     np.testing.assert_array_equal(images[1:], images[:1].repeat(2, 0))
     refused = sample("--top_k=4")
     assert refused.returncode == 1 and "the vocabulary's 3 tokens; got 4" in refused.stderr

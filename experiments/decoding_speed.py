@@ -1,6 +1,6 @@
 """Time LlamaGen's training step, and its decoding with and without a cache.
 
-    python -m experiments.speed.decoding
+    python -m experiments.decoding_speed
 
 The network has LlamaGen's layers at a size for a CPU, and a picture has 32 × 32 tokens. Without a
 cache every token takes a pass over the whole sequence, because shapes are static. Decoding is
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.launch.runtime import run_program
 from genjax.autoregression import decode
 from genjax.models.autoregressive.llamagen import LlamaGen
 from genjax.models.autoregressive.prefixes import ClassPrefix
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)
