@@ -45,12 +45,11 @@ MeanFlow needs both uniform times and model.time_scale=1. Without guidance it ha
 one step; with digits_flow's time_scale of 1000 and b2 of 0.999, 86.2 % and 6.99. Logit-normal
 times, which digits_flow has, almost never ask for a jump from noise to data. ContinuousConsistency
 with model.time_scale=1000 diverged. So did ContinuousDistillation, whose student has the teacher's
-time scale of 1000; a teacher with another has not been tried. Guided students are more accurate and
-less varied, so their distance is larger. Shortcut without guidance has 93.0 % and 1.27, and in 4
-steps 95.8 % and 0.889.
+time scale of 1000; a teacher with another has not been tried. Guidance makes a student more
+accurate and less varied, which raises the distance.
 
-docs/results/runs.md has the steps 2 and 8, precision and recall. The other choices have no figures
-yet.
+docs/results/runs.md has the steps 2 and 8, precision, recall, and the commit of each run. That of
+Lagrangian is older than today's network code. The other choices have no figures yet.
 """
 
 from ml_collections import ConfigDict

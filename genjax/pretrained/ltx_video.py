@@ -1,7 +1,7 @@
 """LTX-Video's transformer as diffusers publishes it.
 
-The outputs equal those of diffusers at `timestep` = 1000·t, with the latents of a clip in the order
-of frames, rows and columns, and `video_coords` of the same `coordinates`.
+The outputs equal those of diffusers at `timestep` = 1000·t and at `video_coords` of the same
+`coordinates`. The latents of a clip are in the order of frames, rows and columns.
 """
 
 from typing import Any

@@ -29,7 +29,7 @@ from genjax.nn import (
 )
 from genjax.nn.adaln_single import ModulationTable
 from genjax.nn.jumps import check_numbers
-from genjax.nn.modulation import layer_norm
+from genjax.nn.modulation import layer_norm, per_frame
 from genjax.nn.rotary import grid_rotations
 from genjax.nn.transformer import Attention, FeedForward, Heads, exact_gelu, inline
 
@@ -43,9 +43,7 @@ def _spread(
     vectors: list[Float[Array, "*batch features"]], length: int
 ) -> list[Float[Array, "*batch_or_tokens features"]]:
     """Return vectors per example as they are, and vectors per group of tokens for each token."""
-    if vectors[0].ndim == 2:
-        return vectors
-    return [jnp.repeat(vector, length // vector.shape[1], axis=1) for vector in vectors]
+    return [each if each.ndim == 2 else per_frame(each, length) for each in vectors]
 
 
 class CrossAttention(Heads):
@@ -143,9 +141,10 @@ class ImageEmbedding(nn.Module):
 class Wan(nn.Module):
     """The network of Wan 2.1 and 2.2: a velocity of latents, from 1 (noise) to 0 (clean).
 
-    Any number of frames, height and width will do. Frames that are given stand among the channels
-    of `x` (image-to-video of Wan 2.1 and 2.2's A14B: a mask of 4 channels, and 16 of latents, after
-    the noisy 16), or are clean frames with times of their own, 0 (Wan 2.2's 5B).
+    Any number of frames, height and width will do. There are two ways to give frames. Wan 2.1 and
+    2.2's A14B, for image-to-video, have them among the channels of `x`: after the noisy 16 come a
+    mask of 4 channels and 16 of latents. Wan 2.2's 5B has clean frames in `x`, with their own
+    times, 0.
 
     Attributes:
         width: features of a token.

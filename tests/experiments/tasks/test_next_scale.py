@@ -117,7 +117,7 @@ def test_samples_depend_on_their_own_index_and_their_film_is_that_of_sums_of_map
 
 
 def test_greedy_samples_are_the_most_likely_tokens_of_guided_logits():
-    """Beside the uncached network on its own tokens, with scales 1, 1.5 and 2 of the three maps."""
+    """The uncached network agrees on these tokens, with scales 1, 1.5 and 2 of the three maps."""
     task, state, _ = trained_a_little()
     module, variables = tokenizer()
     labels = jnp.array([3, 5])

@@ -82,7 +82,7 @@ def test_a_network_that_knows_the_image_has_no_loss_near_the_data():
 
 
 def test_crops_are_the_same_rectangles_of_both_images():
-    """Of an image whose pixels say where they are: corners inside it, areas and ratios as asked."""
+    """The pixels say where they are. Corners lie inside; areas and ratios are as asked."""
     rows, columns = np.mgrid[:64, :64] + 0.5
     places = jnp.broadcast_to(jnp.stack([rows, columns], -1) / 64, (200, 64, 64, 2))
     crop = jax.jit(lambda images: random_crops(jax.random.key(0), images, 32))

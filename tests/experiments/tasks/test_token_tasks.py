@@ -314,7 +314,7 @@ def test_a_run_resumes_and_is_sampled_with_flags(tokenizer, tmp_path):
 
 
 def test_codes_on_disk_are_those_of_the_step(tokenizer, tmp_path):
-    """Of emoji and their mirror images: a step on them has the loss of a step on images."""
+    """They are of emoji and their mirror images. A step on them has the loss of one on images."""
     config = small_config("vq_transformer", tokenizer)
     config.data.update(image_shape=(32, 32, 3), flip=True, train_split="train[:64]")
     encoded = config.copy_and_resolve_references()

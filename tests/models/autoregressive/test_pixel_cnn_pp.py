@@ -68,7 +68,7 @@ def test_sampling_by_rows_and_pixels_gives_the_outputs_of_the_whole_picture():
 
 
 def test_a_pixel_costs_a_row_of_one_stream_and_a_pixel_of_the_other():
-    """Of 32 rows: less than a twentieth of the whole picture."""
+    """With 32 rows this is less than a twentieth of the whole picture."""
     network = PixelCNNPlusPlus((32, 32, 3), width=8, depth=1)
     levels = jnp.zeros((1, 32, 32, 3), jnp.int32)
     params = jax.eval_shape(network.init, jax.random.key(0), levels, LABELS)
