@@ -108,6 +108,7 @@ def originals_of(data: Data, count: int) -> Originals:
 
 
 def as_frames(x: np.ndarray) -> np.ndarray:
+    """Return images, or the frames of clips one after another: `[images height width channels]`."""
     return x.reshape(-1, *x.shape[-3:])
 
 

@@ -32,11 +32,19 @@ from genjax.training.task import Condition, Space
 
 @flax.struct.dataclass
 class State:
+    """Both players, and what is carried from step to step beside them.
+
+    Attributes:
+        averages: of the generator's variables, by name.
+        anchors: the discriminator's running means, for LeCam's penalty.
+        path_mean: running mean of path lengths, for StyleGAN2's penalty.
+    """
+
     step: Int[Array, ""]
     generator: Player
     discriminator: Player
-    averages: dict[str, PyTree]  # of the generator's variables
-    anchors: regularizers.Anchors  # of LeCam's penalty
+    averages: dict[str, PyTree]
+    anchors: regularizers.Anchors
     path_mean: Float[Array, ""]
 
     @property

@@ -39,10 +39,17 @@ from genjax.training.task import Condition, Space
 
 @flax.struct.dataclass
 class State:
+    """The autoencoder, its averages and its discriminator.
+
+    Attributes:
+        discriminator: None without an adversary.
+        averages: of the autoencoder's variables, by name.
+    """
+
     step: Int[Array, ""]
     autoencoder: Player
     discriminator: Player | None
-    averages: dict[str, PyTree]  # of the autoencoder's variables
+    averages: dict[str, PyTree]
 
     @property
     def params(self) -> dict[str, PyTree]:

@@ -129,6 +129,7 @@ def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of arrays of which every device holds a whole copy."""
     return NamedSharding(mesh, PartitionSpec())
 
 

@@ -21,6 +21,7 @@ def as_matrix(array: ArrayLike, name: str, at_least: int = 1) -> np.ndarray:
 
 
 def check_finite(array: np.ndarray, name: str) -> None:
+    """Raise ValueError, which calls the array by `name`, if it holds NaN or infinity."""
     if not np.isfinite(array).all():
         raise ValueError(
             f"{name} holds NaN or infinity; expected finite numbers: look at what computed them "
@@ -29,6 +30,7 @@ def check_finite(array: np.ndarray, name: str) -> None:
 
 
 def check_same_width(**matrices: np.ndarray) -> None:
+    """Raise ValueError, which calls the matrices by their keywords, if their widths differ."""
     widths = {name: matrix.shape[-1] for name, matrix in matrices.items()}
     if len(set(widths.values())) > 1:
         given = ", ".join(f"{name} has {width}" for name, width in widths.items())

@@ -138,6 +138,13 @@ def _norm(kind: str, dtype: Dtype, param_dtype: Dtype, train: bool, name: str) -
 
 
 class ResidualBlock(nn.Module):
+    """Add two 3×3 convolutions, the second of which is normalized, to their input.
+
+    Attributes:
+        norm: "batch" or "rms".
+        activation: a function of `flax.linen`, such as "relu" or "silu".
+    """
+
     norm: str
     activation: str
     dtype: Dtype
@@ -221,6 +228,11 @@ class GatedConv(nn.Module):
 
 
 class EfficientViTBlock(nn.Module):
+    """Multiscale linear attention, then a gated convolution (Cai et al. 2023, EfficientViT).
+
+    Fields are those of `MultiscaleLinearAttention`.
+    """
+
     head_features: int
     scales: tuple[int, ...]
     norm: str

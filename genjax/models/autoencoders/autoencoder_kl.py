@@ -21,6 +21,7 @@ uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def convolution(features: int, side: int, **options) -> nn.Conv:
+    """Return a convolution with a kernel of side×side, initialized as by PyTorch."""
     options = dict(conv_general_dilated=_product if side == 1 else convolve) | options
     return nn.Conv(features, (side, side), kernel_init=uniform, **options)
 

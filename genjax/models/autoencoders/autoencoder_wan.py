@@ -64,6 +64,11 @@ def _duplicated(
 
 
 class ResidualBlock(nn.Module):
+    """Add two normalized causal 3×3×3 convolutions to their input.
+
+    A dense layer adapts the input where the number of features changes.
+    """
+
     features: int
     dtype: Dtype
     param_dtype: Dtype
@@ -159,6 +164,8 @@ class Upsample(nn.Module):
 
 
 class Middle(nn.Module):
+    """Two residual blocks, and self-attention within frames between them."""
+
     dtype: Dtype
     param_dtype: Dtype
 

@@ -254,4 +254,5 @@ def flux_schnell(**options) -> Flux:
 
 
 def flux_dev(**options) -> Flux:
+    """12 billion parameters; told the scale of the guidance that is distilled into it."""
     return flux_schnell(takes_guidance=True, **options)
