@@ -192,7 +192,7 @@ def test_captions_are_what_single_digits_show(dataset, clips, classes, shapes):
         assert digit == classes[shape]
         path = np.array([box(frame)[:2] for frame in video]) - shapes["train"][shape]
         free = np.all((path > 3) & (path < SIDE - DIGIT_SIDE - 3), axis=1).argmin()
-        if free < 4:
+        if free < 3:
             continue
         velocity = (path[free - 1] - path[0]) / (free - 1)
         error = np.sqrt(2) / (free - 1)  # both places are rounded by at most half a pixel a side
