@@ -1,4 +1,12 @@
-"""Moving handwritten digits: Moving MNIST (Srivastava et al. 2015) with scikit-learn's digits."""
+"""Moving handwritten digits: Moving MNIST (Srivastava et al. 2015) with scikit-learn's digits.
+
+Captions say which digits a clip shows and how they start to move: "a 3 moves slowly up left and a 7
+moves fast down". `movements` returns the same in numbers.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -8,6 +16,47 @@ SIZES = {"train": 10_000, "test": 1_000}
 NUM_FRAMES = 17  # 1 + 4·4: video autoencoders that keep the first frame take 1 + 4n frames
 SIDE, DIGIT_SIDE = 32, 16  # pixels
 SPEEDS = (1.0, 3.0)  # pixels a frame, slowest and fastest
+PACES = ("slowly", "fast")  # below and from the middle of SPEEDS
+DIRECTIONS = ("right", "down right", "down", "down left", "left", "up left", "up", "up right")
+
+
+@dataclass(frozen=True)
+class Movement:
+    """A digit, and how it moves until it is reflected.
+
+    Attributes:
+        digit: 0 to 9.
+        start: row and column of the digit's upper left corner in the first frame, in pixels.
+        velocity: rows and columns in pixels a frame, from the first frame on.
+        example: the digit's index among the pictures of its split (`digit_pictures`).
+    """
+
+    digit: int
+    start: tuple[float, float]
+    velocity: tuple[float, float]
+    example: int = 0
+
+    @property
+    def speed(self) -> float:
+        """The speed in pixels a frame, which reflections do not change."""
+        return float(np.hypot(*self.velocity))
+
+    @property
+    def direction(self) -> str:
+        """The nearest of `DIRECTIONS` in the first frame; each stands for 45°."""
+        angle = np.arctan2(*self.velocity)
+        return DIRECTIONS[round(angle / (np.pi / 4)) % len(DIRECTIONS)]
+
+    @property
+    def pace(self) -> str:
+        """The speed as a word of `PACES`."""
+        return PACES[int(self.speed >= sum(SPEEDS) / 2)]
+
+    def places(self, num_frames: int = NUM_FRAMES) -> np.ndarray:
+        """Return the upper left corner in each frame, in whole pixels: ints `[num_frames 2]`."""
+        room = SIDE - DIGIT_SIDE
+        path = np.array(self.start) + np.array(self.velocity) * np.arange(num_frames)[:, None]
+        return np.rint(room - np.abs(room - path % (2 * room))).astype(int)
 
 
 def load_moving_digits(split: str) -> Dataset:
@@ -18,6 +67,7 @@ def load_moving_digits(split: str) -> Dataset:
     the borders, and is shown at the nearest whole pixel. Where two digits overlap, the brighter
     pixel shows. The 10,000 clips of `train` show digits of the split `train` of the set `digits`;
     the 1,000 clips of `test` show those of `test`. A clip depends on its split and index only.
+    Each clip has one caption (`write_caption`).
 
     Raises:
         ValueError: the split is unknown.
@@ -25,39 +75,106 @@ def load_moving_digits(split: str) -> Dataset:
     Source: Srivastava et al. 2015, section 4.1, with digits by Alpaydin and Kaynak (1998), each
     pixel doubled along both sides.
     """
-    members = {part: lambda part=part: [(part, i) for i in range(SIZES[part])] for part in SIZES}
-    chosen = [clip for part in take(split, members) for clip in part]
+    digits, videos, captions = _digits(), [], []
+    for part, index in _clips(split):
+        pictures, labels = digits[part]
+        moving = _movements(labels, list(SIZES).index(part), index)
+        videos.append(render(moving, [pictures[each.example] for each in moving]))
+        captions.append((write_caption([(m.digit, m.pace, m.direction) for m in moving]),))
+    return Dataset("moving_digits", split, InMemory({"video": np.stack(videos)}), captions=captions)
+
+
+def movements(split: str) -> list[tuple[Movement, ...]]:
+    """Return the exact movements of the one or two digits of each clip of a split.
+
+    Raises:
+        ValueError: the split is unknown.
+    """
     digits = _digits()
-    videos = np.stack(
-        [_clip(digits[part], list(SIZES).index(part), index) for part, index in chosen]
+    return [
+        _movements(digits[part][1], list(SIZES).index(part), index) for part, index in _clips(split)
+    ]
+
+
+def render(moving: Sequence[Movement], pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Return a clip of moving digits: bytes `[NUM_FRAMES SIDE SIDE 1]`.
+
+    Args:
+        pictures: one for each movement, bytes `[DIGIT_SIDE DIGIT_SIDE]`.
+    """
+    video = np.zeros((NUM_FRAMES, SIDE, SIDE, 1), np.uint8)
+    for movement, picture in zip(moving, pictures, strict=True):
+        for frame, (row, column) in zip(video, movement.places().tolist(), strict=True):
+            place = frame[row : row + DIGIT_SIDE, column : column + DIGIT_SIDE]
+            np.maximum(place, picture[..., None], out=place)
+    return video
+
+
+def write_caption(described: Sequence[tuple[int, str, str]]) -> str:
+    """Return the caption of digits, each given as the digit, its pace and its direction.
+
+    For example `[(3, "slowly", "up left"), (7, "fast", "down")]` gives "a 3 moves slowly up left
+    and a 7 moves fast down".
+    """
+    return " and ".join(
+        f"a {digit} moves {pace} {direction}" for digit, pace, direction in described
     )
-    return Dataset("moving_digits", split, InMemory({"video": videos}))
 
 
-def _digits() -> dict[str, np.ndarray]:
-    """Return by split the digits of `Digits`, doubled in size: bytes `[examples 16 16]`."""
+def parse_caption(caption: str) -> list[tuple[int, str, str]]:
+    """Return digits, paces and directions of a caption, in its order: inverts `write_caption`.
+
+    Raises:
+        ValueError: the caption is not one of this data set.
+    """
+    form = rf"a (\d) moves ({'|'.join(PACES)}) ({'|'.join(DIRECTIONS)})"
+    found = [re.fullmatch(form, part) for part in caption.split(" and ")]
+    if None in found:
+        raise ValueError(
+            f"the caption {caption!r} is not one of moving digits: expected for example 'a 3 moves "
+            "slowly up left and a 7 moves fast down'"
+        )
+    return [(int(match[1]), match[2], match[3]) for match in found]
+
+
+def digit_pictures(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the digits that move in a split, and their classes.
+
+    Returns:
+        Bytes `[examples DIGIT_SIDE DIGIT_SIDE]`, and ints `[examples]`.
+
+    Raises:
+        KeyError: the split is neither "train" nor "test".
+    """
+    return _digits()[split]
+
+
+def _clips(split: str) -> list[tuple[str, int]]:
+    """Return the part ("train" or "test") and the index of each clip of a split."""
+    members = {part: lambda part=part: [(part, i) for i in range(SIZES[part])] for part in SIZES}
+    return [clip for part in take(split, members) for clip in part]
+
+
+def _digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return by split the digits of `Digits`, doubled in size, and their classes."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)
     images = np.rint(images.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8).repeat(2, 1).repeat(2, 2)
-    train, test = train_test_split(images, test_size=360, stratify=labels, random_state=0)
-    return {"train": train, "test": test}
+    train, test, train_labels, test_labels = train_test_split(
+        images, labels, test_size=360, stratify=labels, random_state=0
+    )
+    return {"train": (train, train_labels), "test": (test, test_labels)}
 
 
-def _clip(digits: np.ndarray, *seed: int) -> np.ndarray:
-    generator = np.random.default_rng(seed)
-    video = np.zeros((NUM_FRAMES, SIDE, SIDE, 1), np.uint8)
-    room = SIDE - DIGIT_SIDE
+def _movements(labels: np.ndarray, *seed: int) -> tuple[Movement, ...]:
+    generator, moving = np.random.default_rng(seed), []
     for _ in range(generator.integers(1, 3)):
-        digit = digits[generator.integers(len(digits))][..., None]
-        start, angle = generator.uniform(0, room, 2), generator.uniform(0, 2 * np.pi)
+        example = int(generator.integers(len(labels)))
+        start, angle = generator.uniform(0, SIDE - DIGIT_SIDE, 2), generator.uniform(0, 2 * np.pi)
         velocity = generator.uniform(*SPEEDS) * np.array([np.sin(angle), np.cos(angle)])
-        path = start + velocity * np.arange(NUM_FRAMES)[:, None]
-        reflected = room - np.abs(room - path % (2 * room))
-        for frame, (row, column) in zip(
-            video, np.rint(reflected).astype(int).tolist(), strict=True
-        ):
-            place = frame[row : row + DIGIT_SIDE, column : column + DIGIT_SIDE]
-            np.maximum(place, digit, out=place)
-    return video
+        moving.append(
+            Movement(int(labels[example]), tuple(start.tolist()), tuple(velocity.tolist()), example)
+        )
+    return tuple(moving)

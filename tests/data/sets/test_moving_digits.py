@@ -1,14 +1,39 @@
+import hashlib
+import itertools
+
 import numpy as np
 import pytest
 
 from genjax.data import Batches, InMemory, load_dataset
 from genjax.data.sets import moving_digits as module
-from genjax.data.sets.moving_digits import DIGIT_SIDE, SIDE, SPEEDS
+from genjax.data.sets.moving_digits import (
+    DIGIT_SIDE,
+    DIRECTIONS,
+    PACES,
+    SIDE,
+    SPEEDS,
+    digit_pictures,
+    movements,
+    parse_caption,
+    render,
+    write_caption,
+)
+
+# Of the first 200 clips of each split, before clips had captions.
+BEFORE = {
+    "train": "ae43307a7c55ff3dccbc16fd8405c9532c832c62015b868cd42054b379b10004",
+    "test": "232a7fb6d90ea4beba77b1fa5f9921490358d7fdbe5ba80488c8e104992e4637",
+}
 
 
 @pytest.fixture(scope="module")
-def clips():
-    return load_dataset("moving_digits", "train[:200]").source.arrays["video"]
+def dataset():
+    return load_dataset("moving_digits", "train[:200]")
+
+
+@pytest.fixture(scope="module")
+def clips(dataset):
+    return dataset.source.arrays["video"]
 
 
 def box(frame):
@@ -64,6 +89,14 @@ def shapes(data_dir):
     return found
 
 
+@pytest.fixture(scope="module")
+def classes(data_dir):
+    """Return the class of each digit by its shape without margins."""
+    arrays = load_dataset("digits", "train", data_dir).source.arrays
+    digits = arrays["image"].repeat(2, 1).repeat(2, 2)
+    return {cut(d).tobytes(): c for d, c in zip(digits, arrays["label"].tolist(), strict=True)}
+
+
 @pytest.mark.parametrize("split, other", [("train", "test"), ("test", "train")])
 def test_digits_are_those_of_the_split(shapes, split, other):
     videos = load_dataset("moving_digits", f"{split}[:40]").source.arrays["video"]
@@ -108,7 +141,8 @@ def test_they_go_straight_and_bounce(clips, shapes):
 def test_of_two_digits_the_brighter_pixel_is_seen(monkeypatch):
     """The brighter of two squares is whole in every frame, the other outside their overlap."""
     squares = np.stack([np.full((16, 16), value, np.uint8) for value in (200, 100)])
-    monkeypatch.setattr(module, "_digits", lambda: {"train": squares, "test": squares})
+    labelled = squares, np.arange(2)
+    monkeypatch.setattr(module, "_digits", lambda: {"train": labelled, "test": labelled})
     videos = load_dataset("moving_digits", "train[:60]").source.arrays["video"]
     assert set(np.unique(videos)) == {0, 100, 200}
     both = videos[np.isin(videos, 200).any((1, 2, 3, 4)) & np.isin(videos, 100).any((1, 2, 3, 4))]
@@ -122,7 +156,7 @@ def test_batches_know_the_shape_of_videos():
     dataset = load_dataset("moving_digits", "test[:8]")
     assert dataset.image_shape == (17, 32, 32, 1) and isinstance(dataset.source, InMemory)
     batch = Batches(dataset, 4, seed=0, image_shape=(17, 32, 32, 1))[3]
-    assert set(batch) == {"video"} and batch["video"].shape == (4, 17, 32, 32, 1)
+    assert set(batch) == {"video", "index"} and batch["video"].shape == (4, 17, 32, 32, 1)
     with pytest.raises(
         ValueError, match=r"shape \(17, 32, 32, 1\), the network takes \(32, 32, 1\)"
     ):
@@ -138,3 +172,70 @@ def test_batches_know_the_shape_of_videos():
         ValueError, match=r"shape \(5, 32, 32, 1\), the network takes \(17, 32, 32, 1\)"
     ):
         Batches(dataset, 4, seed=0, transform=first, image_shape=(17, 32, 32, 1))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_captions_do_not_change_a_byte_of_the_clips(split):
+    videos = load_dataset("moving_digits", f"{split}[:200]").source.arrays["video"]
+    assert hashlib.sha256(videos.tobytes()).hexdigest() == BEFORE[split]
+
+
+def test_captions_are_what_single_digits_show(dataset, clips, classes, shapes):
+    """Class by shape, direction and pace by the places before the first turn, all from pixels."""
+    checked = 0
+    for video, (caption,) in zip(clips, dataset.captions, strict=True):
+        if not shows_one(video):
+            assert caption.count("moves") == 2
+            continue
+        ((digit, pace, direction),) = parse_caption(caption)
+        shape = cut(video[0]).tobytes()
+        assert digit == classes[shape]
+        path = np.array([box(frame)[:2] for frame in video]) - shapes["train"][shape]
+        free = np.all((path > 3) & (path < SIDE - DIGIT_SIDE - 3), axis=1).argmin()
+        if free < 3:
+            continue
+        velocity = (path[free - 1] - path[0]) / (free - 1)
+        error = np.sqrt(2) / (free - 1)  # both places are rounded by at most half a pixel a side
+        angle, slack = np.arctan2(*velocity), np.arcsin(min(1, error / np.hypot(*velocity)))
+        near = {DIRECTIONS[round((angle + d) / (np.pi / 4)) % 8] for d in (-slack, 0, slack)}
+        assert direction in near
+        if abs(np.hypot(*velocity) - 2) > error:
+            assert pace == PACES[int(np.hypot(*velocity) > 2)]
+        checked += 1
+    assert checked > 10
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_ground_truth_shows_the_clips(split):
+    dataset = load_dataset("moving_digits", f"{split}[40:70]")
+    pictures, labels = digit_pictures(split)
+    truth = movements(f"{split}[40:70]")
+    for video, (caption,), moving in zip(
+        dataset.source.arrays["video"], dataset.captions, truth, strict=True
+    ):
+        np.testing.assert_array_equal(render(moving, [pictures[m.example] for m in moving]), video)
+        assert [m.digit for m in moving] == [labels[m.example] for m in moving]
+        assert parse_caption(caption) == [(m.digit, m.pace, m.direction) for m in moving]
+        assert all(SPEEDS[0] <= m.speed <= SPEEDS[1] for m in moving)
+
+
+def test_words_of_directions():
+    along = lambda row, column: (
+        module.Movement(0, (0.0, 0.0), (float(row), float(column))).direction
+    )
+    assert along(0, 1) == "right" and along(1, 0) == "down"  # rows are numbered from the top
+    assert along(0, -1) == "left" and along(-1, 0) == "up"
+    assert along(0, -1 - 1e-9) == along(-1e-9, -1) == "left"  # no seam at 180°
+    assert along(-1, 1) == "up right" and along(1, -1) == "down left"
+    assert along(0.41, 1) == "right" and along(0.42, 1) == "down right"  # tan 22.5° = 0.414
+
+
+def test_every_caption_is_parsed_back():
+    described = list(itertools.product(range(10), PACES, DIRECTIONS))
+    for first, second in zip(described, reversed(described), strict=True):
+        assert parse_caption(write_caption([first])) == [first]
+        assert parse_caption(write_caption([first, second])) == [first, second]
+    assert write_caption([(3, "slowly", "up left")]) == "a 3 moves slowly up left"
+    for wrong in ("", "a 3 moves up", "a 12 moves slowly up", "a 3 moves slowly up and"):
+        with pytest.raises(ValueError, match="expected for example"):
+            parse_caption(wrong)
