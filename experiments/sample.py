@@ -3,8 +3,8 @@
     python -m experiments.sample --workdir=runs/digits_flow --classes=3,7 --count=64
     python -m experiments.sample --workdir=runs/emoji_text --prompt="red apple" --prompt="blue car"
 
-Writes a PNG with a row per class or prompt. With --out=FILE.npz, writes the arrays `images` (uint8)
-and `labels`. Flags left out take the run's own values.
+Writes a PNG with a row per class or prompt; of clips, also a film beside it. With --out=FILE.npz,
+writes the arrays `images` (uint8) and `labels`. Flags left out take the run's own values.
 """
 
 from pathlib import Path
@@ -15,9 +15,8 @@ from absl import flags
 from experiments.configuration.runs import open_run
 from experiments.launch import sampling_flags
 from experiments.launch.runtime import run_program, user_errors
-from experiments.launch.sampling import draw_sheet, shown_labels
+from experiments.launch.sampling import save_sheet, shown_labels
 from experiments.launch.sampling_flags import sampling_changes
-from genjax.training.pictures import save_picture
 from genjax.training.workdir import read_record
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -63,8 +62,7 @@ def main() -> None:
             np.savez_compressed(out, images=samples, labels=labels)
         else:
             names = run.task.condition.row_names(read_record(WORKDIR.value).get("class_names"))
-            sheet = draw_sheet(run.task.space, samples, labels, COUNT.value, names)
-            save_picture(out, sheet)
+            save_sheet(out, run.task.space, samples, labels, COUNT.value, names)
     sampling = run.config.sampling
     how = run.task.describe_sampling(sampling) | {
         name: sampling[name] for name in ("weights", "seed")

@@ -38,7 +38,7 @@ from experiments.launch.held_out import check_held_out
 from experiments.launch.lock import hold
 from experiments.launch.reports import alarms, print_report, training_summary
 from experiments.launch.runtime import run_program, user_errors
-from experiments.launch.sampling import draw_sheet, sheet_labels
+from experiments.launch.sampling import draw_sheet, save_sheet, sheet_labels
 from experiments.pages.report import BETTER, write_report
 from genjax.devices import make_mesh
 from genjax.nn import attention_choices
@@ -177,10 +177,10 @@ class Recorder:
         """Return the state with the average that sampling reads."""
         return add_posthoc(self.task, state, self.sampling.weights, self.snapshots)
 
-    def sheet(self, examples: np.ndarray, names: Sequence[str]) -> Image.Image:
-        """Draw a row of examples for each label of the sheets, with the names of the labels."""
+    def save_samples(self, path: Path, samples: np.ndarray) -> Image.Image:
+        """Save and return a sheet with a row of samples for each label, and the label's name."""
         per_row = self.sampling.per_class
-        return draw_sheet(self.task.space, examples, self.labels, per_row, names)
+        return save_sheet(path, self.task.space, samples, self.labels, per_row, self.row_names)
 
     def draw_real(self) -> None:
         """Save a sheet of held-out examples, once, if the measures read them anyway."""
@@ -188,15 +188,15 @@ class Recorder:
         if self.experiment.measures and not path.exists():
             condition, data = self.task.condition, self.experiment.data
             real, labelled = condition.real_examples(data, self.labels)
-            save_picture(path, self.sheet(real, self.row_names if labelled else ()))
+            names = self.row_names if labelled else ()
+            save_sheet(path, self.task.space, real, self.labels, self.sampling.per_class, names)
 
     def draw_samples(self, state: Any, step: int) -> dict[str, Any] | None:
         """Save a sheet of samples and the curves until now; return the sheet to log."""
         samples = sample(self.task, self.weighted(state), self.labels, self.sampling)
         if jax.process_index() != 0:
             return None
-        sheet = self.sheet(samples, self.row_names)
-        save_picture(self.workdir / f"samples/step_{step:06d}.png", sheet)
+        sheet = self.save_samples(self.workdir / f"samples/step_{step:06d}.png", samples)
         self.draw_real()
         save_curves(self.workdir / "curves.png", self.workdir / "metrics.jsonl")
         return {"samples": sheet}
@@ -257,12 +257,13 @@ class Recorder:
         )
         if jax.process_index() != 0:
             return
-        pictures = [self.sheet(frame, self.row_names) for frame in frames]
-        save_picture(self.workdir / "samples.png", pictures[-1])
+        self.save_samples(self.workdir / "samples.png", frames[-1])
         self.draw_real()
         if not self.sampling.every:
             save_curves(self.workdir / "curves.png", self.workdir / "metrics.jsonl")
-        save_animation(self.workdir / self.task.animation, pictures)
+        space, per_row = self.task.space, self.sampling.per_class
+        film = [draw_sheet(space, each, self.labels, per_row, self.row_names) for each in frames]
+        save_animation(self.workdir / self.task.animation, film)
         self.findings.add(step, "samples.png", {})
 
 

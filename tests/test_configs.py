@@ -147,8 +147,14 @@ def nothing_to_load(monkeypatch):
         return SimpleNamespace(
             load=dict,
             abstract=lambda data_shape: {"variables": {}},
-            latent_shape=lambda shape: (shape[0] // factor, shape[1] // factor, channels),
-            encode=lambda frozen, x: jnp.repeat(x[:, ::factor, ::factor, :1], channels, -1),
+            latent_shape=lambda shape: (
+                *(1 + frames // 4 for frames in shape[:-3]),  # of video
+                *(side // factor for side in shape[-3:-1]),
+                channels,
+            ),
+            encode=lambda frozen, x: jnp.repeat(
+                (x if x.ndim == 4 else x[:, ::4])[..., ::factor, ::factor, :1], channels, -1
+            ),
             network=SimpleNamespace(init=lambda key, x: {}, quantizer=None),
             vocabulary=16_384,
             encode_codes=codes,

@@ -32,10 +32,14 @@ from genjax.training.progress import ProgressBar
 
 
 class Examples:
-    """The images of a data set, then, with `flip`, their mirror images."""
+    """The images or clips of a data set, then, with `flip`, their mirror images.
 
-    def __init__(self, dataset: Dataset, flip: bool):
-        self.source, self.flip = dataset.source, flip
+    Args:
+        feature: "image" or "video".
+    """
+
+    def __init__(self, dataset: Dataset, flip: bool, feature: str):
+        self.source, self.flip, self.feature = dataset.source, flip, feature
 
     def __len__(self) -> int:
         return len(self.source) * (2 if self.flip else 1)
@@ -43,8 +47,8 @@ class Examples:
     def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
         mirrored, index = divmod(row, len(self.source))
         example = self.source[index]
-        image = example["image"]
-        return image[:, ::-1] if mirrored else image, example.get("label", 0)
+        pixels = example[self.feature]
+        return pixels[..., ::-1, :] if mirrored else pixels, example.get("label", 0)
 
 
 class EncodedData:
@@ -76,7 +80,8 @@ class EncodedData:
         self.splits = {data.train_split: data.train(), data.held_out_split: data.held_out()}
         flips = {data.train_split: config.data.flip, data.held_out_split: False}
         self.examples = {
-            split: Examples(dataset, flips[split]) for split, dataset in self.splits.items()
+            split: Examples(dataset, flips[split], data.feature)
+            for split, dataset in self.splits.items()
         }
         self.counts = {split: len(each) for split, each in self.examples.items()}
         variables, size = space.autoencoder.variables(), config.space.get("batch_size", 64)

@@ -1,11 +1,12 @@
 """Sheets of samples and of real examples: the labels they show and the names of their rows."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from genjax.training.pictures import label_rows
+from genjax.training.pictures import image_grid, label_rows, save_animation, save_picture
 from genjax.training.task import Space
 
 SHOWN_ROWS = 32
@@ -33,3 +34,34 @@ def draw_sheet(
     picture = space.picture(examples, per_row)
     in_rows = names and examples.ndim > 2  # points in the plane share one picture
     return label_rows(picture, [names[label] for label in labels[::per_row]] if in_rows else ())
+
+
+def draw_film(
+    clips: np.ndarray, labels: np.ndarray, per_row: int, names: Sequence[str]
+) -> list[Image.Image]:
+    """Draw clips `[clips time height width channels]` side by side: a picture for each frame.
+
+    Rows and the other arguments are those of `draw_sheet`.
+    """
+    rows = [names[label] for label in labels[::per_row]] if names else ()
+    return [label_rows(image_grid(frames, per_row), rows) for frames in np.moveaxis(clips, 1, 0)]
+
+
+def save_sheet(
+    path: Path,
+    space: Space,
+    examples: np.ndarray,
+    labels: np.ndarray,
+    per_row: int,
+    names: Sequence[str],
+) -> Image.Image:
+    """Write the sheet that `draw_sheet` draws as a PNG, and return it.
+
+    Clips are strips of frames in the sheet. Their film is written beside it, as GIF and WebP.
+    """
+    sheet = draw_sheet(space, examples, labels, per_row, names)
+    save_picture(path, sheet)
+    if examples.ndim == 5:
+        film = draw_film(examples, labels, per_row, names)
+        save_animation(path.with_suffix(".gif"), film, milliseconds=100, hold=700)
+    return sheet

@@ -63,6 +63,8 @@ FILMS = {
     "noise_to_data": ("From noise to data", "Film of noise turning into these samples"),
     "latent_walk": ("A walk between latents", "Film of samples turning into one another"),
     "decoding": ("Pixel by pixel", "Film of these samples, drawn one pixel after another"),
+    "samples": ("Clips", "Film of sampled clips"),
+    "real": ("Real clips", "Film of held-out clips"),
     "reconstruction": ("Clips and their reconstructions", "Film of clips beside reconstructions"),
 }
 MEASURED_PICTURES = {
@@ -250,6 +252,8 @@ def _samples(run: RunRecord) -> Html:
     samples = picture(path, name, f"Grid of {name.lower()}, {step}", step)
     films = sorted(run.folder.glob("*.webp")) or sorted(run.folder.glob("*.gif"))
     shown = [picture(film, *FILMS.get(film.stem, (words(film.stem),) * 2)) for film in films]
+    if path.parent != run.folder:  # a run of clips that has not ended
+        shown.append(picture(path.with_suffix(".webp"), *FILMS["samples"], step))
     return section(name, box("row pair", samples, real_sheet(run), *shown))
 
 

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.inputs.conditions import Classes, Frames, Prompts, Unconditional
 from experiments.inputs.datasets import Data
 from experiments.inputs.spaces import Pixels, Points
-from experiments.launch.sampling import draw_sheet, sheet_labels
+from experiments.launch.sampling import draw_sheet, save_sheet, sheet_labels
 from genjax.data import Dataset, InMemory
 
 LABELS = np.array([0, 3, 1, 1, 0, 1, 3])
@@ -67,3 +68,26 @@ def test_rows_of_a_sheet_have_the_names_of_their_labels():
     assert not draw_sheet(space, examples, np.zeros(6, int), 2, ()).info.get("rows")
     points = draw_sheet(Points((2,)), np.zeros((6, 2)), np.arange(6) // 2, 2, ("a", "b", "c"))
     assert not points.info.get("rows")  # one picture, so no rows
+
+
+def test_clips_are_strips_of_frames_and_a_film_beside_them(tmp_path):
+    """Two clips a row: picture t of the film has frame t of all clips, in their named rows."""
+    shades = np.arange(4 * 3, dtype=np.uint8).reshape(4, 3, 1, 1, 1) * 20
+    clips = np.broadcast_to(shades, (4, 3, 64, 64, 1))
+    space, labels = Pixels((3, 64, 64, 1), "video"), np.array([0, 0, 1, 1])
+    sheet = save_sheet(tmp_path / "sheet.png", space, clips, labels, 2, ("left", "right"))
+    assert sheet.info["rows"] == ["left", "right"]
+    strips = np.asarray(sheet)[:, -3 * 66 :]  # without names; a border of one pixel everywhere
+    assert strips.shape[0] == 4 * 66
+    np.testing.assert_array_equal(strips[33::66, 33::66], shades.reshape(4, 3))
+    with Image.open(tmp_path / "sheet.webp") as film:
+        assert film.n_frames == 3
+        for t in range(3):
+            film.seek(t)
+            frame = np.asarray(film.convert("L"))[:, -2 * 66 :]
+            assert frame.shape[0] == 2 * 66
+            seen = frame[33::66, 33::66].astype(int)
+            np.testing.assert_allclose(seen, shades[:, t].reshape(2, 2), atol=1)  # of RGB
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    save_sheet(tmp_path / "images.png", Pixels((8, 8, 1)), images, np.arange(2), 1, ())
+    assert not (tmp_path / "images.webp").exists()

@@ -184,6 +184,21 @@ def test_films_of_older_runs_are_shown(tmp_path):
     assert page.all("img")[2]["src"].startswith("data:image/gif")
 
 
+def test_the_films_of_clips_are_shown(tmp_path):
+    """Those of the last sheet while the run goes on, and those of samples and real clips after."""
+    film = [image_grid(np.zeros((2, 8, 8, 1), np.uint8), 2)] * 2
+    going = make_run(tmp_path / "going", report=None)
+    save_animation(going / "samples/step_000300.gif", film)
+    ended = make_run(tmp_path / "ended")
+    for name in ("samples", "real"):
+        save_animation(ended / f"{name}.gif", film)
+    for folder, films in ((going, {"sampled"}), (ended, {"sampled", "held-out"})):
+        page = Page(write_report(folder).read_text(encoding="utf-8"))
+        shown = [each for each in page.all("img") if each["alt"].endswith(" clips")]
+        assert {each["alt"] for each in shown} == {f"Film of {kind} clips" for kind in films}
+        assert all(each["src"].startswith("data:image/webp") for each in shown)
+
+
 def test_an_autoencoder_shows_originals_beside_reconstructions(tmp_path):
     run = make_run(tmp_path / "run")
     record = json.loads((run / "config.json").read_text())
