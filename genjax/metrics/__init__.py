@@ -13,6 +13,7 @@ from genjax.metrics.inception_score import inception_score
 from genjax.metrics.kernel_distance import kernel_distance
 from genjax.metrics.latents import active_units, channel_statistics
 from genjax.metrics.lpips import LPIPS
+from genjax.metrics.motion import frame_differences, kolmogorov_smirnov, warping_error
 from genjax.metrics.neighbours import nearest_neighbour_ratio
 from genjax.metrics.precision_recall import precision_recall
 from genjax.metrics.reconstruction import psnr, ssim
@@ -26,11 +27,13 @@ __all__ = [
     "class_accuracy",
     "density_coverage",
     "feature_moments",
+    "frame_differences",
     "frechet_distance",
     "frechet_distance_from_moments",
     "high_frequency_energy",
     "inception_score",
     "kernel_distance",
+    "kolmogorov_smirnov",
     "nearest_neighbour_ratio",
     "precision_recall",
     "psnr",
@@ -38,4 +41,5 @@ __all__ = [
     "ridge_scorer",
     "spatial_features",
     "ssim",
+    "warping_error",
 ]

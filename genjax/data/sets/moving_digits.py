@@ -16,6 +16,7 @@ SIZES = {"train": 10_000, "test": 1_000}
 NUM_FRAMES = 17  # 1 + 4·4: video autoencoders that keep the first frame take 1 + 4n frames
 SIDE, DIGIT_SIDE = 32, 16  # pixels
 SPEEDS = (1.0, 3.0)  # pixels a frame, slowest and fastest
+INK = 8  # grey level from which a pixel belongs to a digit, whose darkest has 16
 PACES = ("slowly", "fast")  # below and from the middle of SPEEDS
 DIRECTIONS = ("right", "down right", "down", "down left", "left", "up left", "up", "up right")
 
@@ -108,6 +109,35 @@ def render(moving: Sequence[Movement], pictures: Sequence[np.ndarray]) -> np.nda
             place = frame[row : row + DIGIT_SIDE, column : column + DIGIT_SIDE]
             np.maximum(place, picture[..., None], out=place)
     return video
+
+
+def optical_flow(
+    moving: Sequence[Movement], pictures: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the exact flow of a clip between consecutive frames, and where it is known.
+
+    A pixel of a digit goes where the digit goes, and a pixel of the background stays. The flow is
+    not known where two digits overlap, and where a digit covers or uncovers the background.
+
+    Args:
+        pictures: as of `render`.
+
+    Returns:
+        Rows and columns in pixels a frame, ints `[NUM_FRAMES - 1 SIDE SIDE 2]`, and bools
+        `[NUM_FRAMES - 1 SIDE SIDE]`, True where the flow is known.
+    """
+    shape = NUM_FRAMES, SIDE, SIDE
+    flow, owners = np.zeros((*shape, 2), int), np.zeros(shape, int)
+    inked = [render([m], [p])[..., 0] >= INK for m, p in zip(moving, pictures, strict=True)]
+    for number, (movement, ink) in enumerate(zip(moving, inked, strict=True), 1):
+        steps = np.diff(movement.places(), axis=0, append=0)
+        flow += ink[..., None] * steps[:, None, None]
+        owners += number * ink
+    alone = sum(ink.astype(int) for ink in inked) <= 1
+    frames, rows, columns = np.indices((NUM_FRAMES - 1, SIDE, SIDE))
+    flow = np.where(alone[:-1, ..., None], flow[:-1], 0)
+    target = frames + 1, rows + flow[..., 0], columns + flow[..., 1]
+    return flow, alone[:-1] & (owners[target] == owners[:-1])
 
 
 def write_caption(described: Sequence[tuple[int, str, str]]) -> str:

@@ -239,3 +239,18 @@ def test_every_caption_is_parsed_back():
     for wrong in ("", "a 3 moves up", "a 12 moves slowly up", "a 3 moves slowly up and"):
         with pytest.raises(ValueError, match="expected for example"):
             parse_caption(wrong)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_pixels_keep_their_colours_along_the_exact_flow(split):
+    videos = load_dataset("moving_digits", f"{split}[:40]").source.arrays["video"]
+    pictures, _ = digit_pictures(split)
+    rows, columns = np.indices((SIDE, SIDE))
+    for video, moving in zip(videos, movements(f"{split}[:40]"), strict=True):
+        flow, known = module.optical_flow(moving, [pictures[m.example] for m in moving])
+        for before, after, step, counted in zip(video[:-1], video[1:], flow, known, strict=True):
+            there = after[rows + step[..., 0], columns + step[..., 1], 0]
+            np.testing.assert_array_equal(there[counted], before[counted, 0])
+        lit = video[:-1, ..., 0] > 0
+        assert known.mean() > 0.7 and (known & lit).sum() > 0.5 * lit.sum()
+        assert np.any(flow[known & lit] != 0) and np.all(flow[~lit] == 0)
