@@ -8,6 +8,15 @@ python -m experiments.train --config=configs/moving_digits_video.py \
 python -m experiments.sample --workdir=runs/moving_digits_video \
     --prompt="a 3 moves up and left slowly and a 7 moves right fast"
 
+The choices:
+- text_to_video: captions say which digits move where, and how fast.
+- image_to_video: also given is the first frame, clean and with a time of its own, or the first and
+  the last one (--config.sampling.given="(0, -1)"). Frames are those of the latents; the last one
+  stands for four frames of the clip.
+- causal: each frame has its own noise, and attends to the last five. Samples are rolled out frame
+  by frame, to 9 frames of latents, 33 of the clip. --config.sampling.given=2 continues a clip from
+  its first two frames of latents, and --config.sampling.history_scale=1.5 guides on the history.
+
 A clip has 17 frames of 32×32 pixels. Its latents are 5 frames of 8×8 with 4 channels, and the
 network sees 80 tokens.
 
@@ -18,8 +27,12 @@ The default is meant for 10 minutes on 2 CPU cores. The longer form, within two 
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from experiments.configuration import base
+from experiments.configuration.choices import check_choice
+
+CHOICES = ("text_to_video", "image_to_video", "causal")
 
 PROMPTS = (
     "a 0 moves right slowly",
@@ -33,9 +46,10 @@ PROMPTS = (
 )
 
 
-def get_config() -> ConfigDict:
+def get_config(choice: str = "text_to_video") -> ConfigDict:
+    check_choice(choice, CHOICES)
     data = dict(name="moving_digits", feature="video", image_shape=(17, 32, 32, 1))
-    config = base.diffusion("moving_digits_video", **data)
+    config = base.diffusion(f"moving_digits_video_{choice}", **data)
     config.space = dict(
         name="Latents",
         run="runs/moving_digits_autoencoder",
@@ -62,4 +76,27 @@ def get_config() -> ConfigDict:
     config.checkpoint.every = 500
     config.sampling.update(every=1000, num_steps=30, guidance_scale=2.0, per_class=2)
     config.evaluation.measures = dict()
+    if choice != "text_to_video":
+        config.condition.update(name="CaptionedClips", prompts=(), rows=8)
+        config.evaluation.measures = dict(given=dict(name="GivenFrames"))
+    if choice == "image_to_video":
+        complete_frames(config)
+    if choice == "causal":
+        roll_out(config)
     return config
+
+
+def complete_frames(config: ConfigDict) -> None:
+    """Give the network the first frame, or the first and the last, of each clip."""
+    config.task = "FrameCompletion"
+    config.loss = dict(name="given_frames_loss", given=((0,), (0, -1)))
+    config.sampling.given = (0,)  # kept by samples
+
+
+def roll_out(config: ConfigDict) -> None:
+    """Let a causal network with noise in each frame roll samples out to twice their length."""
+    config.task = "CausalVideo"
+    config.loss.time_axes = 2
+    config.times.name = "uniform"  # clean and fully noisy frames are frequent
+    config.model.update(causal=True, window=5)
+    config.sampling.update(given=0, frames=9, history_scale=placeholder(float))

@@ -117,6 +117,8 @@ CHOICES = [
     "text_to_image:flux,latents",
     "text_to_image_lora:flux",
     "emoji_text:cross_attention,pixels",
+    "moving_digits_video:image_to_video",
+    "moving_digits_video:causal",
 ]
 
 

@@ -6,12 +6,14 @@ import pytest
 
 from configs import moving_digits_video
 from experiments.configuration.runs import build
+from experiments.evaluation.context import Model
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import training_batches
 from experiments.launch import encoding
-from genjax.data import to_float
+from experiments.launch.experiment import Experiment
+from genjax.data import to_float, to_uint8
 from genjax.devices import make_mesh
-from genjax.training.sampling import sample
+from genjax.training.sampling import mesh_of, sample, sampling_program
 from tests.experiments import small_video
 
 WIDTH = 6  # features of a word
@@ -75,3 +77,72 @@ def test_text_to_video_on_latents_encoded_once_or_within_the_step(tmp_path):
     np.testing.assert_array_equal(clips["tokens"], latents["tokens"])
     samples = sample(task, state, np.arange(8), within.sampling)
     assert samples.shape == (8, 17, 16, 16, 1) and samples.dtype == np.uint8
+
+
+def first_frames(count):
+    """Return the first held-out clips' block means, in bytes."""
+    clips = small_video.load("test").source[:count]["video"]
+    blocks = to_float(clips).reshape(count, 17, 8, 2, 8, 2).mean((3, 5))
+    decoded = blocks.repeat(2, axis=2).repeat(2, axis=3)[..., None]
+    return to_uint8(decoded)
+
+
+def test_image_to_video_keeps_the_given_frame(tmp_path):
+    """Samples start with what the autoencoder makes of the frame, and no evaluation is needed."""
+    config = small(moving_digits_video.get_config("image_to_video"), tmp_path)
+    task, state, _ = step(config)
+    samples = sample(task, state, np.arange(8), config.sampling)
+    np.testing.assert_array_equal(samples[:, 0], first_frames(8)[:, 0])
+    later = np.abs(samples[:, 1:].astype(int) - first_frames(8)[:, 1:])
+    assert later.mean() > 5  # one step of training: noise
+    assert task.condition.row_names(None) == tuple(
+        texts[0] for texts in small_video.load("test").captions
+    )
+    config.sampling.given = (0, -1)
+    config.evaluation.num_samples = 4
+    experiment = Experiment.from_config(config, task)
+    report = experiment.evaluate(Model(task, state, config.sampling))
+    assert report["given_frames"] == [0, 13, 14, 15, 16]
+    error = report["given_frames_error_reconstruction"]
+    np.testing.assert_allclose(report["given_frames_error"], error, rtol=1e-6)
+    clips, means = small_video.load("test").source[:4]["video"], first_frames(4)
+    assert error > 0
+    samples = sample(task, state, np.arange(4), config.sampling)
+    np.testing.assert_array_equal(samples[:, 0], means[:, 0])
+    assert clips.shape == samples.shape
+
+
+def test_causal_video_continues_clips_beyond_their_length(tmp_path):
+    config = small(moving_digits_video.get_config("causal"), tmp_path)
+    task, state, _ = step(config)
+    config.sampling.update(given=2, frames=7, history_scale=1.5)
+    programs = sampling_program(task, config.sampling.weights, False, mesh_of(state))
+    samples = sample(task, state, np.arange(4), config.sampling)
+    assert samples.shape == (4, 25, 16, 16, 1)
+    np.testing.assert_array_equal(samples[:, 0], first_frames(4)[:, 0])
+    config.sampling.update(history_scale=2.5, guidance_scale=3.0)
+    other = sample(task, state, np.arange(4), config.sampling)
+    np.testing.assert_array_equal(other[:, :5], samples[:, :5])
+    assert np.any(other != samples) and programs._cache_size() == 1
+    state_by_frame = sample(task, state, np.arange(4), config.sampling, trajectory=True)
+    assert state_by_frame.shape == (6, 4, 25, 16, 16, 1)
+    np.testing.assert_array_equal(state_by_frame[-1], other)
+
+
+@pytest.mark.parametrize(
+    ("choice", "changes", "message"),
+    [
+        ("image_to_video", {"sampling.given": (5,)}, "frames 0 to 4"),
+        ("image_to_video", {"condition.name": "Prompts"}, "no clips to take frames of"),
+        ("causal", {"model.causal": False}, "not causal"),
+        ("causal", {"loss.time_axes": 1}, "config.loss.time_axes to 2"),
+        ("causal", {"sampling.given": 9}, "fewer frames than a sample has"),
+    ],
+)
+def test_frames_and_networks_that_do_not_fit_are_refused(choice, changes, message, tmp_path):
+    config = small(moving_digits_video.get_config(choice), tmp_path)
+    if "condition.name" in changes:
+        del config.condition.rows
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=message):
+        build(config)

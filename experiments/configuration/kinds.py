@@ -503,7 +503,7 @@ PROCESS = Kind(
     Process, ("genjax.diffusion.processes", "genjax.diffusion.preconditioning"), made=True
 )
 TARGET = Kind(Target, ("genjax.diffusion.targets",))
-LOSS = Kind(Loss, ("genjax.diffusion.losses",))
+LOSS = Kind(Loss, ("genjax.diffusion.losses", "genjax.diffusion.given_frames"))
 WEIGHTING = Kind(Weighting, ("genjax.diffusion.weightings",))
 LAW = Kind(Law, ("genjax.diffusion.times",))
 VARIATES = Kind(Variates, ("genjax.diffusion.times",))
@@ -530,7 +530,9 @@ LIKELIHOOD = Kind(Likelihood, ("genjax.autoencoding.likelihoods",), made=True)
 DISTANCE = Kind(Distance, ("genjax.autoencoding.reconstruction",))
 QUANTIZER = Kind(Quantizer, ("genjax.nn.quantizers", "genjax.nn.multiscale"), made=True)
 SPACE = Kind(Space, ("experiments.inputs.spaces",), made=True, maker="from_data")
-CONDITION = Kind(Condition, ("experiments.inputs.conditions",), made=True)
+CONDITION = Kind(
+    Condition, ("experiments.inputs.conditions", "experiments.inputs.clips"), made=True
+)
 TEXT_ENCODER = Kind(TextEncoder, ("experiments.inputs.text_encoders",))
 TASK = Kind(TaskClass, ("experiments.tasks",))
 EVALUATOR = Kind(Evaluator, ("experiments.evaluation",), made=True)

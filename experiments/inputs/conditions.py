@@ -270,8 +270,13 @@ class Prompts:
     def of_labels(self, labels: Int[Array, " batch"], frozen: PyTree) -> Text:
         return jax.tree.map(lambda a: a[labels], frozen["prompts"])
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompts that labels stand for."""
+        return self.prompts
+
     def frozen(self) -> dict[str, PyTree]:
-        empty, prompts = self._stacked([""]), self._stacked(self.prompts)
+        empty, prompts = self._stacked([""]), self._stacked(self.texts)
         return {"empty": jax.tree.map(lambda a: a[0], empty), "prompts": prompts}
 
     def abstract_frozen(self) -> dict[str, PyTree]:
@@ -280,7 +285,7 @@ class Prompts:
             lambda a: jax.ShapeDtypeStruct((*batch, *a.shape[1:]), a.dtype),
             jax.eval_shape(self.example),
         )
-        return {"empty": of(), "prompts": of(len(self.prompts))}
+        return {"empty": of(), "prompts": of(self.num_rows)}
 
     def transform(self, dataset: Dataset) -> Transform:
         """Adds encoded captions to examples, once all that are not in the cache have been encoded.

@@ -337,11 +337,17 @@ class Diffusion:
         keys = diffusion.sample_keys(key, indices)
         condition, null = self.condition.of_labels(labels, frozen), self.condition.null(frozen)
         sampled = self.sampled(params, condition, null, guidance_scale, frozen)
-        noise = self.process.prior(keys, self.space.shape, time_grid[0])
+        noise = self._start(keys, labels, time_grid, frozen)
         samples = self.sampler(
             sampled, self.process, noise, time_grid, keys=keys, trajectory=trajectory
         )
         return noise, samples
+
+    def _start(
+        self, keys: Key[Array, " batch"], labels: Array, time_grid: Array, frozen: PyTree
+    ) -> Float[Array, " batch *shape"]:
+        """Return what sampling starts from."""
+        return self.process.prior(keys, self.space.shape, time_grid[0])
 
     def sampled(
         self, params: PyTree, condition: PyTree, null: PyTree, guidance_scale: Any, frozen: PyTree

@@ -15,6 +15,9 @@ from genjax.diffusion.editing import inpaint as inpaint
 from genjax.diffusion.editing import invert as invert
 from genjax.diffusion.editing import repaint as repaint
 from genjax.diffusion.editing import slerp as slerp
+from genjax.diffusion.given_frames import given_frames_loss as given_frames_loss
+from genjax.diffusion.given_frames import given_grid as given_grid
+from genjax.diffusion.given_frames import given_mask as given_mask
 from genjax.diffusion.grids import align_your_steps_grid as align_your_steps_grid
 from genjax.diffusion.grids import beta_grid as beta_grid
 from genjax.diffusion.grids import beta_sigma_grid as beta_sigma_grid
@@ -88,6 +91,8 @@ from genjax.diffusion.processes import scaled_linear_betas as scaled_linear_beta
 from genjax.diffusion.processes import shift_time as shift_time
 from genjax.diffusion.processes import to_domain as to_domain
 from genjax.diffusion.processes import zero_terminal_snr as zero_terminal_snr
+from genjax.diffusion.rollout import guide_roll_out as guide_roll_out
+from genjax.diffusion.rollout import roll_out as roll_out
 from genjax.diffusion.samplers import adams_bashforth as adams_bashforth
 from genjax.diffusion.samplers import adaptive as adaptive
 from genjax.diffusion.samplers import ddim as ddim

@@ -160,6 +160,8 @@ class VideoDiT(nn.Module):
         factorized: whether a token attends to its frame and then to its place in all frames, in
             place of all tokens.
         causal: whether a token attends to no later frame.
+        window: number of frames that a token of a causal network attends to, the last of which is
+            its own; all if None. Clips longer than in training need no longer distances then.
         out_channels: channels of the output; as many as the input's if None.
         time_scale: what t in [0, 1] is multiplied by before its sinusoidal embedding.
         unroll: blocks per iteration of the scan; `depth` compiles slowest and runs fastest.
@@ -176,6 +178,7 @@ class VideoDiT(nn.Module):
     num_classes: int | None = None
     factorized: bool = False
     causal: bool = False
+    window: int | None = None
     mlp_ratio: float = 4.0
     out_channels: int | None = None
     time_scale: float = 1000.0
@@ -233,7 +236,7 @@ class VideoDiT(nn.Module):
         positions = jnp.asarray(grid_positions(frames, *grid)) + jnp.array([start, 0, 0])
         masks = dict.fromkeys((ALL, SPACE, TIME))
         if self.causal:  # the empty places of a cache are later frames
-            seen = jnp.arange(end) <= start + jnp.arange(frames)[:, None]
+            seen = self._sees(start + jnp.arange(frames)[:, None], jnp.arange(end))
             by_token = jnp.repeat(jnp.repeat(seen, places, axis=0), places, axis=1)
             masks |= {ALL: by_token[None, None], TIME: seen[None, None]}
         masks = tuple(masks[sequences] for _, sequences in self.kinds)
@@ -263,13 +266,18 @@ class VideoDiT(nn.Module):
         same = lambda a: (a[:, :, None] == a[:, None])[:, None]
         frame, row, column = jnp.moveaxis(jnp.asarray(positions), -1, 0)
         seen = segment_mask(segments)
-        earlier = (frame[:, :, None] >= frame[:, None])[:, None] if self.causal else True
+        earlier = self._sees(frame[:, :, None], frame[:, None])[:, None] if self.causal else True
         masks = {ALL: seen & earlier, SPACE: seen & same(frame)}
         masks[TIME] = masks[ALL] & same(row) & same(column)
         masks = tuple(masks[sequences] for _, sequences in self.kinds)
         kinds = tuple((name, ALL) for name, _ in self.kinds)
         layout = Layout(kinds, 1, positions, masks, segments)
         return self._network(tokens, t, condition, layout)[0]
+
+    def _sees(self, frame: Array, other: Array) -> Bool[Array, " *frames"]:
+        """Return whether tokens of a frame attend to those of another, in a causal network."""
+        earlier = other <= frame
+        return earlier if self.window is None else earlier & (frame - other < self.window)
 
     def empty_cache(self, batch: int, time: int, height: int, width: int) -> Cache:
         """Return the cache before the first frame, for `time` frames of `height`×`width`."""

@@ -56,7 +56,7 @@ def test_a_part_that_breaks_its_contract_is_refused():
 # Every choice of some kinds, from the papers' lists in the modules' docstrings, and no helper.
 CHOICES = {
     kinds.TARGET: "clean, noise, velocity, v, score, edm",
-    kinds.LOSS: "simple_loss, hybrid_loss",
+    kinds.LOSS: "simple_loss, hybrid_loss, given_frames_loss",
     kinds.WEIGHTING: "uniform, min_snr, truncated_snr, edm, sigmoid, p2, bounded_velocity",
     kinds.LAW: "uniform, logit_normal, mode, cosmap, uniform_log_snr, log_normal_sigma, karras",
     kinds.AVERAGE: "HalfLife, PowerFunction",
@@ -71,10 +71,10 @@ CHOICES = {
     kinds.SPACE: "Pixels, Levels, Points, Waveforms, Latents, Tokens",
     kinds.QUANTIZER: "VectorQuantizer, ResidualVectorQuantizer, FiniteScalarQuantizer, "
     "LookupFreeQuantizer, BinarySphericalQuantizer, MultiScaleQuantizer",
-    kinds.CONDITION: "Classes, Unconditional, Frames, Prompts",
-    kinds.TASK: "GAN, Autoencoder, Autoregression, Diffusion, DiscreteDiffusion, Distillation, "
-    "Drifting, MaskedAutoregression, MaskedTokens, Matching, NextScale, PixelDistillation, "
-    "TokenAutoregression, VariationalAutoencoder",
+    kinds.CONDITION: "Classes, Unconditional, Frames, Prompts, CaptionedClips",
+    kinds.TASK: "GAN, Autoencoder, Autoregression, CausalVideo, Diffusion, DiscreteDiffusion, "
+    "Distillation, Drifting, FrameCompletion, MaskedAutoregression, MaskedTokens, Matching, "
+    "NextScale, PixelDistillation, TokenAutoregression, VariationalAutoencoder",
     kinds.SEQUENCE_NETWORK: "LlamaGen, LlamaGen_B, LlamaGen_L, LlamaGen_XL, LlamaGen_XXL, "
     "LlamaGen_1B, LlamaGen_3B, LlamaGen_7B",
     kinds.MASKED_NETWORK: "MaskGIT",

@@ -67,6 +67,15 @@ def test_no_frame_has_a_gradient_by_later_ones(name):
         assert np.all(seen[np.triu_indices(3, 1)] == 0) and np.all(seen[np.tril_indices(3)] > 1e-3)
 
 
+def test_no_frame_has_a_gradient_by_frames_before_its_window():
+    network, arguments = CAUSAL["full"].clone(depth=1, window=2), inputs()
+    variables = perturbed(network, *arguments)
+    x, *others = arguments
+    loss = lambda x: jnp.sum(network.apply(variables, x, *others)[:, 2] ** 2)
+    by_frame = np.abs(jax.jit(jax.grad(loss))(x)).max((0, 2, 3, 4))
+    assert by_frame[0] == 0 and np.all(by_frame[1:] > 1e-3)
+
+
 def roll_out(network, variables, x, t, labels, sizes):
     """Return the output, some frames at a time."""
     cache, outputs, start = network.empty_cache(len(x), *x.shape[1:4]), [], 0

@@ -1,0 +1,58 @@
+"""Prompts with clips: samples begin like a held-out clip, under its caption."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PyTree, UInt8
+
+from experiments.inputs.conditions import Prompts
+from experiments.inputs.datasets import Data
+
+
+@dataclass(frozen=True)
+class CaptionedClips(Prompts):
+    """Prompts whose labels also stand for the first held-out clips, which samples take frames of.
+
+    Attributes:
+        data: where the clips are.
+        rows: of sample sheets, where `prompts` are the captions of the clips.
+        prompts: in place of these captions; one for each row.
+    """
+
+    data: Data = None
+    rows: int = 8
+    prompts: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.prompts) or self.rows
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompts, or the captions of the clips."""
+        if self.prompts:
+            return self.prompts
+        return tuple(texts[0] for texts in self.data.held_out().captions[: self.rows])
+
+    def clips(
+        self, labels: Int[Array, " batch"], frozen: PyTree
+    ) -> UInt8[Array, "batch time height width channels"]:
+        """Return the clips that labels stand for."""
+        return frozen["clips"][labels]
+
+    def frozen(self) -> dict[str, PyTree]:
+        clips = self.data.held_out().source[: self.num_rows][self.data.feature]
+        return super().frozen() | {"clips": clips}
+
+    def abstract_frozen(self) -> dict[str, PyTree]:
+        clips = jax.ShapeDtypeStruct((self.num_rows, *self.data.image_shape), jnp.uint8)
+        return super().abstract_frozen() | {"clips": clips}
+
+    def row_names(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
+        return self.texts
+
+    def real_examples(self, data: Data, labels: np.ndarray) -> tuple[np.ndarray, bool]:
+        return data.held_out().source[: self.num_rows][data.feature][labels], True

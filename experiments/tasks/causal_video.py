@@ -1,0 +1,142 @@
+"""Video frame by frame: a causal network with noise in each frame, rolled out to any length."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from experiments.tasks.diffusion import Diffusion
+from experiments.tasks.frame_completion import check_clips
+from genjax import diffusion
+from genjax.diffusion.rollout import Rolled
+
+
+class Guidance(NamedTuple):
+    """How a clip is rolled out.
+
+    Attributes:
+        guidance_scale: on the condition.
+        history_scale: on the frames before; None leaves this guidance out.
+        given: the first frames of the condition's clips, with which samples start.
+        frames: those of a sample, as many as the array has.
+    """
+
+    guidance_scale: Float[Array, ""]
+    history_scale: Float[Array, ""] | None
+    given: Int[Array, " given"]
+    frames: Int[Array, " frames"]
+
+
+@dataclass(frozen=True)
+class CausalVideo(Diffusion):
+    """Diffusion forcing (Chen et al. 2024): noise in each frame, and samples frame by frame.
+
+    Training is that of `Diffusion` with `config.loss.time_axes = 2`. `config.sampling` also has the
+    number of `frames` of a sample, how many of them are `given` by the condition's clips, and
+    `history_scale` (`diffusion.guide_roll_out`). Frames are those of the network's space.
+    """
+
+    @classmethod
+    def fields(cls, config: Any) -> dict[str, Any]:
+        """Return the fields of the task of a config.
+
+        Raises:
+            ValueError: as of `Diffusion`; the network is not causal, the loss has one time for a
+                clip, the condition has no clips, or no frame is left to sample.
+        """
+        fields = super().fields(config)
+        check_clips(fields["condition"])
+        if not getattr(fields["network"], "causal", False):
+            raise ValueError(
+                f"config.model names {config.model.name}, which is not causal; a roll-out takes "
+                "VideoDiT with config.model.causal=True"
+            )
+        if config.loss.get("time_axes") != 2:
+            raise ValueError(
+                "a roll-out needs noise for each frame: set config.loss.time_axes to 2"
+            )
+        given, frames = config.sampling.given, config.sampling.frames
+        if not 0 <= given < frames or given > fields["space"].shape[0]:
+            raise ValueError(
+                f"config.sampling.given is {given} and frames is {frames}; give fewer frames than "
+                f"a sample has, and at most {fields['space'].shape[0]}"
+            )
+        return fields
+
+    def sampling_inputs(self, sampling: Any) -> tuple:
+        scale, *others = super().sampling_inputs(sampling)
+        return self._guidance(scale, sampling), *others
+
+    def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
+        scale, *others = super().abstract_sampling_inputs(sampling, batch, frozen)
+        return self._guidance(scale, sampling), *others
+
+    @staticmethod
+    def _guidance(scale: Array, sampling: Any) -> Guidance:
+        history_scale = sampling.history_scale
+        return Guidance(
+            guidance_scale=scale,
+            history_scale=None if history_scale is None else jnp.float32(history_scale),
+            given=jnp.arange(sampling.given),
+            frames=jnp.arange(sampling.frames),
+        )
+
+    def solve(
+        self,
+        params: PyTree,
+        key: Key[Array, ""],
+        labels: Int[Array, " batch"],
+        indices: Int[Array, " batch"],
+        guidance: Guidance,
+        time_grid: Float[Array, " times"],
+        frozen: PyTree = None,
+        *,
+        trajectory: bool = False,
+    ) -> tuple[Array, Array]:
+        """Return noise, and what the roll-out makes of it.
+
+        Args:
+            trajectory: also return earlier states, which have fewer frames and else noise.
+        """
+        keys = diffusion.sample_keys(key, indices)
+        shape = len(guidance.frames), *self.space.shape[1:]
+        noise = self.process.prior(keys, shape, time_grid[0])
+        start, given = len(guidance.given), None
+        if start:
+            clips = self.space.encode(self.condition.clips(labels, frozen), frozen)
+            given = clips[:, :start]
+        rolled, memory = self._rolled(params, labels, guidance, shape, frozen)
+        options = dict(given=given, keys=keys)
+        clips = diffusion.roll_out(
+            rolled, self.sampler, self.process, noise, time_grid, memory, **options
+        )
+        if not trajectory:
+            return noise, clips
+        made = jnp.arange(start, shape[0] + 1)[:, None] > guidance.frames
+        return noise, jnp.where(made[:, None, :, None, None, None], clips, noise)
+
+    def _rolled(
+        self, params: PyTree, labels: Array, guidance: Guidance, shape: tuple, frozen: PyTree
+    ) -> tuple[Rolled, PyTree]:
+        """Return the guided network, and its empty cache for clips of this shape."""
+        extend = functools.partial(self._apply(params, frozen), method="extend")
+        denoiser = diffusion.predict(
+            lambda *inputs: extend(*inputs)[0], self.process, self.objective.target
+        )
+
+        def remember(frames, t, condition, cache):
+            return extend(frames, t, condition, cache)[1]
+
+        scales = guidance.guidance_scale, guidance.history_scale
+        condition, null = self.condition.of_labels(labels, frozen), self.condition.null(frozen)
+        rolled = diffusion.guide_roll_out(
+            denoiser, remember, self.process, condition, null, *scales
+        )
+        parts = 2 if guidance.history_scale is None else 3
+        return rolled, self.network.empty_cache(parts * len(labels), *shape[:3])
+
+    def describe_sampling(self, sampling: Any) -> dict[str, Any]:
+        own = {name: sampling[name] for name in ("history_scale", "given", "frames")}
+        return super().describe_sampling(sampling) | own

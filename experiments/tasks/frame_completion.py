@@ -1,0 +1,69 @@
+"""Diffusion of clips of which some frames are given: image to video, first and last frame."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from experiments.inputs.clips import CaptionedClips
+from experiments.tasks.diffusion import Diffusion
+from genjax import diffusion
+
+
+@dataclass(frozen=True)
+class FrameCompletion(Diffusion):
+    """A network that completes clips from given frames, which sampling keeps.
+
+    A given frame is clean and has the time of the clean end: in training by `given_frames_loss`,
+    and in sampling by a grid with a column for each frame. `config.sampling.given` has the numbers
+    of the frames to give, in the space of the network. They are those of the condition's clips.
+    """
+
+    @classmethod
+    def fields(cls, config: Any) -> dict[str, Any]:
+        """Return the fields of the task of a config.
+
+        Raises:
+            ValueError: as of `Diffusion`; the condition has no clips; or there are no such frames.
+        """
+        fields = super().fields(config)
+        check_clips(fields["condition"])
+        diffusion.given_mask(config.sampling.given, fields["space"].shape[0])
+        return fields
+
+    def sampling_inputs(self, sampling: Any) -> tuple:
+        return self._with_frames(sampling, *super().sampling_inputs(sampling))
+
+    def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
+        inputs = super().abstract_sampling_inputs(sampling, batch, frozen)
+        return self._with_frames(sampling, *inputs)
+
+    def _with_frames(self, sampling: Any, scale: Array, times: Array, *frozen: PyTree) -> tuple:
+        given = diffusion.given_mask(sampling.given, self.space.shape[0])
+        return scale, diffusion.given_grid(self.process, times, given), *frozen
+
+    def _start(
+        self,
+        keys: Key[Array, " batch"],
+        labels: Array,
+        time_grid: Float[Array, "times frames"],
+        frozen: PyTree,
+    ) -> Float[Array, " batch *shape"]:
+        """Return noise, with clean frames where a frame's time never changes."""
+        noise = super()._start(keys, labels, time_grid, frozen)
+        clips = self.space.encode(self.condition.clips(labels, frozen), frozen)
+        given = time_grid[0] == time_grid[-1]
+        return jnp.where(given[:, None, None, None], clips, noise)
+
+    def describe_sampling(self, sampling: Any) -> dict[str, Any]:
+        return super().describe_sampling(sampling) | {"given": list(sampling.given)}
+
+
+def check_clips(condition: Any) -> None:
+    """Raise ValueError if a condition has no clips to take frames of."""
+    if not isinstance(condition, CaptionedClips):
+        raise ValueError(
+            f"config.condition is {type(condition).__name__}, which has no clips to take frames "
+            "of: set config.condition.name=CaptionedClips"
+        )
