@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, UInt8
 
 from experiments.evaluation.context import Context, Model, in_batches
 from experiments.evaluation.tracking import Track, follows, track
-from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.data import to_float
@@ -59,7 +58,7 @@ def sample_videos(context: Context, model: Model) -> Videos:
     """
     real = real_videos(context.data, context.num_samples)
     count = len(real.held_out)
-    if isinstance(context.condition, Prompts):
+    if hasattr(context.condition, "prompts"):
         return model.sample(np.arange(count), real.captions)
     labels = context.draw_labels(lambda: context.data.train().source[:]["label"])
     return model.sample(labels[:count])
@@ -204,7 +203,7 @@ class MovingDigits:
         real = real_videos(data, count)
         videos = sample_videos(self.context, model)
         found, found_real = [track(video) for video in videos], _real_tracks(data, count)
-        asked = real.captions if isinstance(self.context.condition, Prompts) else None
+        asked = real.captions if hasattr(self.context.condition, "prompts") else None
         measured = _describe(videos, found, asked)
         compared = _describe(real.held_out, found_real, real.captions)
         return {
@@ -225,10 +224,8 @@ def _describe(
     videos: Videos, found: Sequence[Sequence[Track]], captions: Sequence[str] | None
 ) -> dict[str, float]:
     """Return the measures of clips and of what the tracker found in them."""
-    flows = [
-        optical_flow([each.movement for each in tracks], [each.picture * 255 for each in tracks])
-        for tracks in found
-    ]
+    grey = lambda tracks: [np.rint(each.picture * 255).astype(np.uint8) for each in tracks]
+    flows = [optical_flow([each.movement for each in tracks], grey(tracks)) for tracks in found]
     errors = metrics.warping_error(videos / 255, *map(np.stack, zip(*flows, strict=True)))
     report = {
         "whole": float(np.mean([all(each.is_whole for each in tracks) for tracks in found])),
