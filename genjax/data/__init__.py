@@ -14,6 +14,7 @@ from genjax.data.dataset import InMemory as InMemory
 from genjax.data.loader import Batches as Batches
 from genjax.data.loader import reading_rate as reading_rate
 from genjax.data.sets.animated_emoji import load_animated_emoji as load_animated_emoji
+from genjax.data.sets.clips import load_clips as load_clips
 from genjax.data.sets.folder import load_folder as load_folder
 from genjax.data.sources import load_dataset as load_dataset
 from genjax.data.transforms import center_crop as center_crop

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -10,7 +11,7 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -105,9 +106,23 @@ def decode(path: str | os.PathLike, channels: int = 3) -> tuple[np.ndarray, tupl
 
 
 @dataclasses.dataclass(frozen=True)
+class Form:
+    """What files become: `decode(path)` returns bytes and the kinds of conversion applied.
+
+    Attributes:
+        feature: "image" or "video".
+        description: all that the results depend on besides the files, for stored results.
+    """
+
+    feature: str
+    description: str
+    decode: Callable[[Path], tuple[np.ndarray, tuple[str, ...]]]
+
+
+@dataclasses.dataclass(frozen=True)
 class _Records:
     entries: Sequence[Entry]
-    channels: int
+    form: Form
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -115,7 +130,7 @@ class _Records:
     def __getitem__(self, index: int) -> dict[str, Any]:
         entry = self.entries[index]
         try:
-            return {"image": decode(entry.path, self.channels)[0], "label": entry.label}
+            return {self.form.feature: self.form.decode(entry.path)[0], "label": entry.label}
         except Exception as error:
             raise RuntimeError(
                 f"{entry.path} could be read when the dataset was opened, and cannot now: {error}"
@@ -132,6 +147,21 @@ def read_images(
     channels: int = 3,
     preload_bytes: int = PRELOAD_BYTES,
 ) -> Dataset:
+    """Return a dataset of the image files that can be read, as `read_files` does."""
+    form = Form("image", f"{channels} {PIXEL_LIMIT}", functools.partial(decode, channels=channels))
+    return read_files(name, split, entries, root, class_names, form, preload_bytes=preload_bytes)
+
+
+def read_files(
+    name: str,
+    split: str,
+    entries: Sequence[Entry],
+    root: Path,
+    class_names: tuple[str, ...] | None,
+    form: Form,
+    *,
+    preload_bytes: int = PRELOAD_BYTES,
+) -> Dataset:
     """Return a dataset of the files that can be read.
 
     `Dataset.skipped` names the other files, relative to `root`. All files are decoded once, in
@@ -143,7 +173,7 @@ def read_images(
         ValueError: no file can be read.
         OSError: the disk fails.
     """
-    found = list(zip(entries, _inspect(entries, root, channels, f"{name} ({split})"), strict=True))
+    found = list(zip(entries, _inspect(entries, root, form, f"{name} ({split})"), strict=True))
     skipped = {
         printable(os.path.relpath(e.path, root)): printable(result)
         for e, result in found
@@ -168,10 +198,14 @@ def read_images(
     image_shape = tuple(
         sides[0] if len(set(sides)) == 1 else None for sides in zip(*shapes, strict=True)
     )
-    dtypes = {"image": np.dtype(np.uint8)} | ({"label": np.dtype(np.int32)} if class_names else {})
-    source = OnDisk(_Records(kept, channels), dtypes)
+    dtypes = {form.feature: np.dtype(np.uint8)} | (
+        {"label": np.dtype(np.int32)} if class_names else {}
+    )
+    source = OnDisk(_Records(kept, form), dtypes)
     if None not in image_shape and len(kept) * np.prod(image_shape) <= preload_bytes:
-        source = preload(source, {key: image_shape if key == "image" else () for key in dtypes})
+        source = preload(
+            source, {key: image_shape if key == form.feature else () for key in dtypes}
+        )
     return Dataset(
         name=name,
         split=split,
@@ -193,11 +227,11 @@ def printable(text: str) -> str:
 
 
 def _inspect(
-    entries: Sequence[Entry], root: Path, channels: int, title: str
+    entries: Sequence[Entry], root: Path, form: Form, title: str
 ) -> list[tuple[tuple[int, ...], tuple[str, ...]] | str]:
-    """Return for each entry its image's shape and conversions, or why the entry cannot be read."""
+    """Return for each entry its shape and conversions, or why the entry cannot be read."""
     many = len(entries) >= REMEMBER_FROM
-    store = _results_path(root, channels)
+    store = _results_path(root, form.description)
     known = _read_results(store) if many else {}
     new = {}
 
@@ -210,7 +244,7 @@ def _inspect(
                 return "no regular file"
             key = f"{entry.path} {status.st_size} {status.st_mtime_ns}"
             if key not in known:
-                pixels, kinds = decode(entry.path, channels)
+                pixels, kinds = form.decode(entry.path)
                 new[key] = pixels.shape, kinds
                 return new[key]
             shape, kinds = known[key]
@@ -254,9 +288,9 @@ def _reason(error: Exception, path: Path) -> str:
     return str(error).replace(f" {str(path)!r}", "") or type(error).__name__
 
 
-def _results_path(root: Path, channels: int) -> Path:
+def _results_path(root: Path, description: str) -> Path:
     """Return the path that stores what the files of `root` decode to."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    what = f"{root.resolve()} {channels} {PIXEL_LIMIT}"
+    what = f"{root.resolve()} {description}"
     digest = hashlib.sha256(what.encode(errors="surrogateescape")).hexdigest()
     return cache / "genjax" / f"images-{digest[:16]}.json"

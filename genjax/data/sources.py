@@ -45,7 +45,8 @@ def load_dataset(
         name: one of
             - a module of `genjax.data.sets`, whose `load_NAME` makes the set: `digits`, `emoji`,
               `moving_digits`, `grid_of_gaussians` and `ring_of_gaussians` need no network; `folder`
-              reads your own image files; `animated_emoji/32` has 32 pixels instead of 64;
+              reads your own image files, and `clips` your own videos; `animated_emoji/32` and
+              `clips/32` have 32 pixels instead of 64;
             - a dotted path of a function `(split, data_dir) -> Dataset`: "my_package.flowers.load";
             - any tensorflow-datasets name, `name[/config][:version]`.
         split: in the split language of tensorflow-datasets: `train`, `test[:80%]`, `train+test`.
@@ -114,7 +115,7 @@ def _read_prepared(name: str, split: str, data_dir: str | None, preload_bytes: i
         name=name,
         split=split,
         source=source,
-        image_shape=features["image"].shape if "image" in features else None,
+        image_shape=next((shapes[key] for key in ("image", "video") if key in shapes), None),
         num_classes=getattr(features.get("label"), "num_classes", None),
         class_names=tuple(names) if names else None,
     )

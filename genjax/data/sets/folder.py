@@ -49,27 +49,45 @@ def load_folder(
         ValueError: `data_dir` is missing, the split is unknown, no image can be read, or a captions
             file is malformed.
     """
-    if not data_dir:
-        raise ValueError(
-            "dataset 'folder' needs a data_dir (config.data.directory): the folder that holds the "
-            "images"
-        )
-    root = Path(data_dir)
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"there is no folder {root.absolute()}: give as data_dir (config.data.directory) the "
-            "folder that holds the images"
-        )
-    splits, class_names = _read_layout(root)
+    root = find_folder("folder", data_dir, "images")
+    splits, class_names = read_layout(root, "images", SUFFIXES)
     members = {name: lambda entries=entries: entries for name, entries in splits.items()}
     entries = [entry for part in take(split, members) for entry in part]
     options = dict(channels=channels, preload_bytes=preload_bytes)
     return read_images("folder", split, entries, root, class_names or None, **options)
 
 
-def _read_layout(root: Path) -> tuple[dict[str, list[Entry]], tuple[str, ...]]:
-    """Return the entries of each split, and the class names, which are empty with captions."""
-    files, flaws = _image_files(root)
+def find_folder(name: str, data_dir: str | os.PathLike | None, content: str) -> Path:
+    """Return the folder of a data set of files, or raise as `load_folder` says."""
+    if not data_dir:
+        raise ValueError(
+            f"dataset {name!r} needs a data_dir (config.data.directory): the folder that holds the "
+            f"{content}"
+        )
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {root.absolute()}: give as data_dir (config.data.directory) the "
+            f"folder that holds the {content}"
+        )
+    return root
+
+
+def read_layout(
+    root: Path, content: str, suffixes: tuple[str, ...]
+) -> tuple[dict[str, list[Entry]], tuple[str, ...]]:
+    """Return the entries of each split, and the class names, which are empty with captions.
+
+    `load_folder` describes the layout.
+
+    Args:
+        content: what the files hold, for errors: "images".
+        suffixes: of the files that are read.
+
+    Raises:
+        ValueError: there are no such files, or a captions file is malformed.
+    """
+    files, flaws = _find_files(root, suffixes)
     files += flaws  # so that unreadable folders appear in `Dataset.skipped`
     tops = {
         path.parts[0]
@@ -82,7 +100,8 @@ def _read_layout(root: Path) -> tuple[dict[str, list[Entry]], tuple[str, ...]]:
         captions |= _captions(root, folder)
     if not files and not captions:
         raise ValueError(
-            f"{root} holds no images: expected files called {', '.join('*' + s for s in SUFFIXES)}"
+            f"{root} holds no {content}: expected files called "
+            f"{', '.join('*' + s for s in suffixes)}"
         )
     inner = {
         path: path.parts[has_splits:] for path in sorted({*files, *captions}, key=Path.as_posix)
@@ -117,8 +136,8 @@ def _split_names(entries: dict[Path, Entry], has_splits: bool) -> dict[Path, str
     return {path: "test" if held else "train" for path, held in zip(entries, test, strict=True)}
 
 
-def _image_files(root: Path) -> tuple[list[Path], dict[Path, str]]:
-    """Return the image files below a folder, and why some folders are left out, by relative paths.
+def _find_files(root: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], dict[Path, str]]:
+    """Return the files below a folder, and why some folders are left out, by relative paths.
 
     Each folder is read once, even if links lead to it. Its own name takes precedence over a link.
     """
@@ -142,7 +161,7 @@ def _image_files(root: Path) -> tuple[list[Path], dict[Path, str]]:
                 folders.append(path)
             elif child.is_dir(follow_symlinks=False):
                 folders.appendleft(path)
-            elif child.name.lower().endswith(SUFFIXES):
+            elif child.name.lower().endswith(suffixes):
                 files.append(path.relative_to(root))
     return files, flaws
 

@@ -471,7 +471,7 @@ def test_a_damaged_memory_is_forgotten(classes, tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setattr(images, "REMEMBER_FROM", 27)
     load_folder("train", classes, preload_bytes=0)
-    store = images._results_path(classes, 3)
+    store = images._results_path(classes, f"3 {images.PIXEL_LIMIT}")
     store.write_text(store.read_text()[:-10])
     load_folder("train", classes, preload_bytes=0)
     assert len(json.loads(store.read_text())) == 27

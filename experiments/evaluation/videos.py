@@ -1,0 +1,245 @@
+"""Measures of videos: Fréchet distances, motion, and how moving digits follow captions."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from experiments.evaluation.context import Context, Model, in_batches
+from experiments.evaluation.tracking import Track, follows, track
+from experiments.inputs.datasets import Data
+from genjax import metrics
+from genjax.data import to_float
+from genjax.data.sets.moving_digits import optical_flow
+from genjax.models.encoders.i3d import i3d_features
+from genjax.models.encoders.vgg16 import vgg16_features
+from genjax.pretrained import i3d
+from genjax.pretrained.lpips import load_vgg16, require_lpips
+
+Videos = UInt8[np.ndarray, "videos time height width channels"]
+BATCH = 8  # videos whose features are computed at once
+
+
+class RealVideos:
+    """Held-out clips in a fixed random order, and as many training clips.
+
+    Attributes:
+        held_out, train: bytes.
+        captions: the first caption of each held-out clip; None for a set without captions.
+    """
+
+    def __init__(self, data: Data, count: int):
+        held_out, train = data.held_out(), data.train()
+        count = min(count, len(held_out.source), len(train.source))
+        rows, others = (
+            np.random.default_rng(0).permutation(len(dataset.source))[:count]
+            for dataset in (held_out, train)
+        )
+        self.held_out = held_out.source[rows][data.feature]
+        self.train = train.source[others][data.feature]
+        self.captions = held_out.captions and tuple(held_out.captions[i][0] for i in rows)
+
+
+@functools.lru_cache(maxsize=2)
+def real_videos(data: Data, count: int) -> RealVideos:
+    """Return the real clips that samples are compared with, read once."""
+    return RealVideos(data, count)
+
+
+def sample_videos(context: Context, model: Model) -> Videos:
+    """Return as many samples as there are real clips to compare with.
+
+    A network told prompts gets the captions of `real_videos`, in their order.
+    """
+    real = real_videos(context.data, context.num_samples)
+    count = len(real.held_out)
+    if hasattr(context.condition, "prompts"):
+        return model.sample(np.arange(count), real.captions)
+    labels = context.draw_labels(lambda: context.data.train().source[:]["label"])
+    return model.sample(labels[:count])
+
+
+def _check_videos(name: str, data: Data) -> None:
+    if data.feature != "video":
+        raise ValueError(
+            f"config.evaluation.measures has {name}, which measures videos; config.data.feature is "
+            f"{data.feature!r}: leave it out"
+        )
+
+
+@jax.jit
+def _frame_features(
+    variables: Any, videos: UInt8[Array, "batch time height width channels"]
+) -> tuple[Float[Array, "batch time 512"], Float[Array, "batch time-1 512"]]:
+    """Return VGG16's features of frames, and of half the differences of consecutive frames."""
+    videos = to_float(videos)
+    both = jnp.concatenate([videos, (videos[:, 1:] - videos[:, :-1]) / 2], axis=1)
+    features = vgg16_features(variables, both.reshape(-1, *both.shape[2:]))
+    features = features.reshape(*both.shape[:2], -1)
+    return features[:, : videos.shape[1]], features[:, videos.shape[1] :]
+
+
+@dataclass(frozen=True)
+class VideoDistance:
+    """Measure Fréchet distances of samples and of training clips to held-out clips.
+
+    `fd_vgg16` compares VGG16's features of single frames. `fvd_vgg16` compares clips: the mean of
+    VGG16's features over a clip's frames, beside their mean over the halved differences of
+    consecutive frames. It is a substitute for the Fréchet video distance, and not comparable with
+    it. `fvd` is the Fréchet video distance itself, and needs weights. `…_train` is the same
+    distance of as many training clips.
+
+    Attributes:
+        i3d: weights of I3D, which `genjax.pretrained.i3d.load` reads; None leaves `fvd` out.
+    """
+
+    context: Context
+    i3d: str | None = None
+    needs: ClassVar[tuple[str, ...]] = ()
+    least_held_out: ClassVar[int] = 2  # of a covariance
+
+    def __post_init__(self):
+        """Check data and weights before any training.
+
+        Raises:
+            ValueError, FileNotFoundError: the data are no videos, or as of `i3d.load`.
+            ImportError: as of `require_lpips`.
+        """
+        _check_videos("VideoDistance", self.context.data)
+        require_lpips()
+        if self.i3d:
+            i3d.load(self.i3d)
+
+    def __call__(self, model: Model) -> dict[str, Any]:
+        real = real_videos(self.context.data, self.context.num_samples)
+        compared = {"": sample_videos(self.context, model), "_train": real.train}
+        held_out, report = self._features(real.held_out), {}
+        for suffix, videos in compared.items():
+            for name, features in self._features(videos).items():
+                report[name + suffix] = metrics.frechet_distance(features, held_out[name])
+        return report | {"num_samples": len(real.held_out), **model.how}
+
+    def _features(self, videos: Videos) -> dict[str, Float[np.ndarray, "examples features"]]:
+        """Return features by the name of their distance."""
+        _, variables = load_vgg16()
+        frames, changes = in_batches(lambda x: _frame_features(variables, x), videos, size=BATCH)
+        features = {
+            "fd_vgg16": frames.reshape(-1, frames.shape[-1]),
+            "fvd_vgg16": np.concatenate([frames.mean(1), changes.mean(1)], axis=1),
+        }
+        if self.i3d:
+            _, variables = i3d.load(self.i3d)
+            apply = jax.jit(lambda x: i3d_features(variables, to_float(x)))
+            features["fvd"] = in_batches(apply, videos, size=BATCH)
+        return features
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Measure how much frames change, and test whether samples change as real clips do.
+
+    `motion` is the mean absolute difference of consecutive frames, in grey levels of 255, and
+    `motion_real` that of held-out clips. `motion_distance` is the Kolmogorov–Smirnov distance of
+    its laws over clips, with `motion_p_value`; distances of `motion_detectable` are found with a
+    probability of 0.9 or more.
+    """
+
+    context: Context
+    needs: ClassVar[tuple[str, ...]] = ()
+    least_held_out: ClassVar[int] = 2
+
+    def __post_init__(self):
+        _check_videos("Motion", self.context.data)
+
+    def __call__(self, model: Model) -> dict[str, Any]:
+        real = real_videos(self.context.data, self.context.num_samples).held_out
+        samples, held_out = (
+            metrics.frame_differences(videos).mean(1)
+            for videos in (sample_videos(self.context, model), real)
+        )
+        return {
+            "motion": float(samples.mean()),
+            "motion_real": float(held_out.mean()),
+            **_tested("motion", samples, held_out),
+            "num_samples": len(samples),
+            **model.how,
+        }
+
+
+def _tested(name: str, values: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    """Return the two-sample test of a quantity, with keys that start with its name."""
+    test = metrics.kolmogorov_smirnov(values, real)
+    return {f"{name}_{key}": value for key, value in test._asdict().items()}
+
+
+@dataclass(frozen=True)
+class MovingDigits:
+    """Measure whether clips of moving digits follow their captions and move as the data do.
+
+    `experiments.evaluation.tracking` finds digits and movements from the pixels alone.
+    `caption_accuracy` is the share of clips in which all digits and all their directions in the
+    first frames are right; `digits_accuracy` and `directions_accuracy` are of one of the two.
+    `whole` is the share of clips whose digits no frame loses. `warping_error` is the mean change of
+    pixels along the exact flow of the movements found, in units of the whole grey scale.
+    `speed_distance` is the Kolmogorov–Smirnov distance of the laws of speeds, `speed_p_value` its
+    test; distances of `speed_detectable` are found with a probability of 0.9 or more. `…_real` is
+    the same measure of as many held-out clips, by the same tracker.
+    """
+
+    context: Context
+    needs: ClassVar[tuple[str, ...]] = ()
+    least_held_out: ClassVar[int] = 2
+
+    def __post_init__(self):
+        _check_videos("MovingDigits", self.context.data)
+
+    def __call__(self, model: Model) -> dict[str, Any]:
+        data, count = self.context.data, self.context.num_samples
+        real = real_videos(data, count)
+        videos = sample_videos(self.context, model)
+        found, found_real = [track(video) for video in videos], _real_tracks(data, count)
+        asked = real.captions if hasattr(self.context.condition, "prompts") else None
+        measured = _describe(videos, found, asked)
+        compared = _describe(real.held_out, found_real, real.captions)
+        return {
+            **measured,
+            **{f"{name}_real": compared[name] for name in measured},
+            **_tested("speed", _speeds(found), _speeds(found_real)),
+            "num_samples": len(videos),
+            **model.how,
+        }
+
+
+@functools.lru_cache(maxsize=2)
+def _real_tracks(data: Data, count: int) -> list[list[Track]]:
+    return [track(video) for video in real_videos(data, count).held_out]
+
+
+def _describe(
+    videos: Videos, found: Sequence[Sequence[Track]], captions: Sequence[str] | None
+) -> dict[str, float]:
+    """Return the measures of clips and of what the tracker found in them."""
+    grey = lambda tracks: [np.rint(each.picture * 255).astype(np.uint8) for each in tracks]
+    flows = [optical_flow([each.movement for each in tracks], grey(tracks)) for tracks in found]
+    errors = metrics.warping_error(videos / 255, *map(np.stack, zip(*flows, strict=True)))
+    report = {
+        "whole": float(np.mean([all(each.is_whole for each in tracks) for tracks in found])),
+        "warping_error": float(np.nanmean(errors)),
+        "speed": float(_speeds(found).mean()),
+    }
+    if captions:
+        right = [follows(tracks, text) for tracks, text in zip(found, captions, strict=True)]
+        names = {"caption": "both", "digits": "digits", "directions": "directions"}
+        for name, key in names.items():
+            report[f"{name}_accuracy"] = float(np.mean([each[key] for each in right]))
+    return report
+
+
+def _speeds(found: Sequence[Sequence[Track]]) -> np.ndarray:
+    """Return the speeds of all digits of all clips, in pixels a frame."""
+    return np.array([each.movement.speed for tracks in found for each in tracks])

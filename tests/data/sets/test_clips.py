@@ -1,0 +1,150 @@
+"""Folders of clips, compared with the frames that were written and with when they are shown."""
+
+import fractions
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from genjax.data import Batches, load_clips, load_dataset
+from genjax.data.dataset import InMemory, OnDisk
+from genjax.data.sets.clips import decode
+
+av = pytest.importorskip("av")
+
+MILLISECOND = fractions.Fraction(1, 1000)
+LEVELS = np.linspace(20, 230, 12).astype(np.uint8)
+GREYS = np.broadcast_to(LEVELS[:, None, None, None], (12, 16, 24, 3))
+# Frames are shown for 0.1 and 0.3 seconds in turn: 2.4 s in all.
+TIMES = np.cumsum([0.0] + [0.1, 0.3] * 5 + [0.1])
+
+
+def write(path, frames, times, codec="ffv1", pixels="bgr0"):
+    """Write frames that are shown from given times on, in seconds; ffv1 loses nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixels
+        stream.time_base = stream.codec_context.time_base = MILLISECOND
+        for picture, time in zip(frames, times, strict=True):
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(picture), format={3: "rgb24", 4: "rgba"}[picture.shape[-1]]
+            )
+            frame.pts, frame.time_base = round(time * 1000), MILLISECOND
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def expected(times, count, rate):
+    """Return the number of the frame that is shown in the middle of each interval."""
+    middles = (np.arange(count) + 0.5) / rate
+    return np.searchsorted(times, middles, side="right") - 1
+
+
+@pytest.mark.parametrize("rate", [3.0, 8.0, 30.0])
+@pytest.mark.parametrize("times", [TIMES, np.arange(12) / 10], ids=["variable", "constant"])
+@pytest.mark.parametrize("start", [0.0, 1.5])
+def test_frames_are_shown_at_their_times(tmp_path, times, rate, start):
+    write(tmp_path / "a.mkv", GREYS, times + start)
+    count = int(1.1 * rate)
+    clip = decode(tmp_path / "a.mkv", 16, count, rate)
+    assert clip.shape == (count, 16, 16, 3) and clip.dtype == np.uint8
+    np.testing.assert_array_equal(clip[:, 8, 8, 0], LEVELS[expected(times, count, rate)])
+    assert np.all(clip == clip[:, :1, :1, :1])
+
+
+@pytest.mark.parametrize(
+    "suffix, codec, pixels",
+    [(".mp4", "mpeg4", "yuv420p"), (".webm", "libvpx", "yuv420p"), (".gif", "gif", "gray")],
+)
+def test_common_formats(tmp_path, suffix, codec, pixels):
+    """Lossy codecs keep flat grey within a few levels."""
+    write(tmp_path / f"a{suffix}", GREYS, TIMES, codec, pixels)
+    clip = decode(tmp_path / f"a{suffix}", 16, 8, 4.0).astype(int)
+    assert np.abs(clip[..., 1] - LEVELS[expected(TIMES, 8, 4.0), None, None]).max() <= 6
+
+
+def test_frames_are_resized_and_cropped_in_the_middle(tmp_path):
+    """Of 16×24 pixels the middle 16×16 are kept, then blocks of 2×2 become their colour."""
+    blocks = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3)).astype(np.uint8)
+    write(tmp_path / "a.mkv", blocks.repeat(2, 1).repeat(2, 2), [0.0, 0.1, 0.2])
+    np.testing.assert_array_equal(decode(tmp_path / "a.mkv", 8, 2, 10.0), blocks[:2, :, 2:10])
+
+
+def test_transparent_frames_lie_over_white(tmp_path):
+    """Opaque red, black that is not seen, and black that is half seen."""
+    colours = np.array([[255, 0, 0, 255], [0, 0, 0, 0], [0, 0, 0, 128]], np.uint8)
+    frames = np.broadcast_to(colours[:, None, None], (3, 8, 8, 4))
+    write(tmp_path / "a.mkv", frames, [0.0, 0.1, 0.2], pixels="bgra")
+    clip = decode(tmp_path / "a.mkv", 8, 2, 10.0)
+    np.testing.assert_array_equal(clip[:, 4, 4], [[255, 0, 0], [255, 255, 255]])
+    assert decode(tmp_path / "a.mkv", 8, 5, 20.0)[4, 0, 0].tolist() == [127] * 3
+
+
+FORM = dict(size=16, num_frames=4, frames_per_second=4.0)
+
+
+def test_captions_and_splits_are_those_of_a_folder(tmp_path):
+    rows = []
+    for split, count in (("train", 3), ("test", 2)):
+        for i in range(count):
+            write(tmp_path / split / f"{i}.mkv", GREYS[i:], TIMES[i:])
+            rows.append({"file_name": f"{split}/{i}.mkv", "text": [f"{split} {i}", "grey"]})
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    train, test = (load_clips(split, tmp_path, **FORM) for split in ("train", "test"))
+    assert train.captions == [(f"train {i}", "grey") for i in range(3)]
+    assert len(test.source) == 2 and train.num_classes is None and not train.skipped
+    assert isinstance(train.source, InMemory) and train.image_shape == (4, 16, 16, 3)
+    first = train.source[:]["video"][:, 0, 0, 0, 0]  # 0.125 s after the first frame
+    np.testing.assert_array_equal(first, LEVELS[[1, 1, 3]])
+    on_disk = load_clips("train", tmp_path, **FORM, preload_bytes=1)
+    assert isinstance(on_disk.source, OnDisk)
+    np.testing.assert_array_equal(on_disk.source[:]["video"], train.source[:]["video"])
+    batch = Batches(train, 2, seed=0, image_shape=(4, 16, 16, 3))[0]
+    assert set(batch) == {"video", "index"} and batch["video"].shape == (2, 4, 16, 16, 3)
+
+
+def test_folders_are_classes_and_the_name_has_the_size(tmp_path):
+    frames, times = GREYS[[0] * 12], np.arange(12) / 5  # 17 frames at 8 a second take 2.125 s
+    for name in ("a/0.mkv", "a/1.mkv", "b/0.mkv"):
+        write(tmp_path / name, frames, times)
+    dataset = load_dataset("clips/8", "train", tmp_path)
+    assert dataset.class_names == ("a", "b") and dataset.image_shape == (17, 8, 8, 3)
+    assert dataset.source[:]["label"].tolist() == [0, 0, 1]
+
+
+def test_unusable_files_are_named(tmp_path, caplog):
+    write(tmp_path / "good.mkv", GREYS, TIMES)
+    write(tmp_path / "short.mkv", GREYS[:3], TIMES[:3])
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.webm").write_text("no video at all" * 100)
+    whole = (tmp_path / "good.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 3])
+    (tmp_path / "notes.txt").write_text("ignored")
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        silence = np.zeros((1, 1024), np.float32)
+        frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    dataset = load_clips("train+test", tmp_path, **FORM)
+    assert len(dataset.source) == 1
+    assert set(dataset.skipped) == {"short.mkv", "empty.mp4", "text.webm", "cut.mkv", "sound.mp4"}
+    assert dataset.skipped["short.mkv"] == "ends after 0.44 s, and frame 4 is due until 1.00 s"
+    assert dataset.skipped["sound.mp4"] == "holds no video"
+    assert "Invalid data" in dataset.skipped["empty.mp4"]
+    assert "skipped 5 of 6 files" in caplog.text
+
+
+def test_what_is_missing(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="'clips' needs a data_dir .* the folder that holds the c"):
+        load_dataset("clips")
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        load_dataset("clips", "train", tmp_path / "absent")
+    with pytest.raises(ValueError, match=r"holds no clips: expected files called \*.avi"):
+        load_dataset("clips", "train", tmp_path)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match="pip install av"):
+        load_dataset("clips", "train", tmp_path)

@@ -1,0 +1,125 @@
+"""Evaluators of videos, with samples that are real clips or wrong in one known way."""
+
+import functools
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.evaluation import videos as module
+from experiments.evaluation.context import Context
+from experiments.evaluation.videos import Motion, MovingDigits, VideoDistance, real_videos
+from experiments.inputs.datasets import Data
+from genjax import metrics
+from genjax.data import to_float
+
+
+def data(held_out="test[:6]", train="train[:6]"):
+    return Data("moving_digits", train, held_out, None, (17, 32, 32, 1), feature="video")
+
+
+def context(held_out="test[:6]", prompts=True, count=100):
+    condition = SimpleNamespace(num_classes=0, **({"prompts": ()} if prompts else {}))
+    return Context(data(held_out), space=None, condition=condition, num_samples=count)
+
+
+class StandIn:
+    """A model that knows the held-out clips by their captions, and changes them by a function."""
+
+    how = {"sampler": "none"}
+
+    def __init__(self, real, change=lambda clips: clips):
+        self.asked = []
+        self.clips, self.change = real.held_out, change
+        self.captions = real.captions
+
+    def sample(self, labels, prompts=None):
+        self.asked.append(prompts)
+        rows = [self.captions.index(text) for text in prompts] if prompts else range(len(labels))
+        return self.change(self.clips[list(rows)])
+
+
+@pytest.fixture(scope="module")
+def real():
+    return real_videos(data(), 100)
+
+
+def test_moving_digits_of_a_perfect_model(real):
+    """Samples that are the asked clips follow their captions, and wrong ones do not."""
+    perfect = MovingDigits(context())(StandIn(real))
+    for name in ("caption", "digits", "directions"):
+        assert perfect[f"{name}_accuracy"] == perfect[f"{name}_accuracy_real"] == 1
+    assert perfect["whole"] == perfect["whole_real"] == 1
+    assert perfect["speed_distance"] == 0 and perfect["speed_p_value"] == 1
+    assert 1 < perfect["speed"] < 3
+    assert perfect["warping_error"] < 0.02  # exact where the tracker finds the exact place
+    assert perfect["num_samples"] == 6 and perfect["sampler"] == "none"
+    others = MovingDigits(context())(StandIn(real, lambda clips: np.roll(clips, 1, 0)))
+    assert others["caption_accuracy"] <= 1 / 6 and others["caption_accuracy_real"] == 1
+    assert others["whole"] == 1
+    blind = MovingDigits(context(prompts=False))(model := StandIn(real))
+    assert "caption_accuracy" not in blind and blind["speed"] == perfect["speed"]
+    assert model.asked == [None]
+
+
+def test_motion_of_equal_and_of_frozen_clips():
+    held_out = real_videos(data("test[:200]", "train[:200]"), 200)
+    condition = SimpleNamespace(num_classes=0)
+    unconditional = Context(data("test[:200]", "train[:200]"), None, condition, 200)
+    equal = Motion(unconditional)(StandIn(held_out))
+    differences = np.abs(np.diff(held_out.held_out.astype(float), axis=1)).mean()
+    assert equal["motion"] == pytest.approx(differences, rel=1e-12)
+    assert equal["motion_real"] == equal["motion"] and equal["motion_distance"] == 0
+    frozen = lambda clips: np.repeat(clips[:, :1], 17, axis=1)
+    still = Motion(unconditional)(StandIn(held_out, frozen))
+    assert still["motion"] == 0 and still["motion_distance"] == 1
+    assert still["motion_p_value"] < 1e-10 and still["motion_detectable"] < 0.21
+
+
+def cells(variables, images):
+    """Return means over cells, in place of VGG16's features."""
+    return jnp.abs(images[:, 1:31, 1:31, 0]).reshape(-1, 3, 10, 3, 10).mean((2, 4)).reshape(-1, 9)
+
+
+def test_distances_of_frames_and_of_clips(real, monkeypatch):
+    """Shuffled frames are the same frames, and other clips."""
+    monkeypatch.setattr(module, "require_lpips", lambda: None)
+    monkeypatch.setattr(module, "load_vgg16", lambda: (None, {}))
+    monkeypatch.setattr(module, "vgg16_features", cells)
+    monkeypatch.setattr(module, "_frame_features", module._frame_features.__wrapped__)
+    shuffle = lambda clips: clips[:, np.random.default_rng(0).permutation(17)]
+    equal = VideoDistance(context())(StandIn(real))
+    shuffled = VideoDistance(context())(StandIn(real, shuffle))
+    assert equal["fvd_vgg16"] < 1e-12 and equal["fd_vgg16"] < 1e-12
+    assert shuffled["fd_vgg16"] < 1e-12 and shuffled["fvd_vgg16"] > 1e-4
+    held_out, train = (
+        np.asarray(cells(None, to_float(clips.reshape(-1, 32, 32, 1))))
+        for clips in (real.held_out, real.train)
+    )
+    floor = metrics.frechet_distance(train, held_out)
+    assert equal["fd_vgg16_train"] == pytest.approx(floor, rel=1e-4)
+    assert "fvd" not in equal
+
+
+def test_the_video_distance_uses_weights_that_are_given(real, monkeypatch):
+    monkeypatch.setattr(module, "require_lpips", lambda: None)
+    monkeypatch.setattr(module, "load_vgg16", lambda: (None, {}))
+    monkeypatch.setattr(module, "vgg16_features", cells)
+    monkeypatch.setattr(module, "_frame_features", module._frame_features.__wrapped__)
+    monkeypatch.setattr(module.i3d, "load", lambda path: (None, {"factor": float(path)}))
+    moments = lambda variables, x: variables["factor"] * x.mean((2, 3, 4))
+    monkeypatch.setattr(module, "i3d_features", moments)
+    report = VideoDistance(context(), i3d="2.0")(StandIn(real))
+    means = functools.partial(np.mean, axis=(2, 3, 4))
+    expected = metrics.frechet_distance(
+        2 * means(to_float(real.train)), 2 * means(to_float(real.held_out))
+    )
+    assert report["fvd"] < 1e-10 and report["fvd_train"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("evaluator", [VideoDistance, Motion, MovingDigits])
+def test_pictures_are_refused(evaluator):
+    pictures = Data("digits", "train", "test", None, (8, 8, 1))
+    with pytest.raises(ValueError, match=f"has {evaluator.__name__}, which measures videos"):
+        evaluator(Context(pictures, None, SimpleNamespace(num_classes=0), 10))
