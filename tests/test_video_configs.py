@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import moving_digits_video
+from configs import animated_emoji_video, moving_digits_video
 from experiments.configuration.runs import build
 from experiments.evaluation.context import Model
 from experiments.inputs.conditions import Prompts
@@ -77,6 +77,14 @@ def test_text_to_video_on_latents_encoded_once_or_within_the_step(tmp_path):
     np.testing.assert_array_equal(clips["tokens"], latents["tokens"])
     samples = sample(task, state, np.arange(8), within.sampling)
     assert samples.shape == (8, 17, 16, 16, 1) and samples.dtype == np.uint8
+
+
+def test_animated_emoji_take_a_step(tmp_path):
+    config = animated_emoji_video.get_config()
+    assert config.data.flip and config.data.image_shape == (17, 32, 32, 3)
+    task, state, clips = step(small(config, tmp_path))
+    assert clips["video"].shape == (4, 17, 16, 16, 1) and clips["tokens"].shape == (4, 16, WIDTH)
+    assert len(task.condition.prompts) == 10
 
 
 def first_frames(count):
