@@ -26,6 +26,8 @@ The default is meant for 10 minutes on 2 CPU cores. The longer form, within two 
 --config.num_steps=20000 --config.averages.ema.steps=1000
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -48,14 +50,30 @@ PROMPTS = (
 
 def get_config(choice: str = "text_to_video") -> ConfigDict:
     check_choice(choice, CHOICES)
-    data = dict(name="moving_digits", feature="video", image_shape=(17, 32, 32, 1))
-    config = base.diffusion(f"moving_digits_video_{choice}", **data)
-    config.space = dict(
-        name="Latents",
-        run="runs/moving_digits_autoencoder",
-        weights="ema",
-        directory="runs/moving_digits_latents",
-    )
+    data = dict(name="moving_digits", image_shape=(17, 32, 32, 1))
+    config = text_to_video("moving_digits", PROMPTS, **data)
+    config.experiment += f"_{choice}"
+    if choice != "text_to_video":
+        config.condition.update(name="CaptionedClips", prompts=(), rows=8)
+        config.evaluation.measures = dict(given=dict(name="GivenFrames"))
+    if choice == "image_to_video":
+        complete_frames(config)
+    if choice == "causal":
+        roll_out(config)
+    return config
+
+
+def text_to_video(clips: str, prompts: tuple[str, ...], **data: Any) -> ConfigDict:
+    """Return text to video in the latents of the autoencoder of some clips, encoded once.
+
+    Args:
+        clips: what the runs and folders are named after.
+        prompts: rows of the sample sheets.
+        data: fields of the data set.
+    """
+    config = base.diffusion(f"{clips}_video", feature="video", **data)
+    run, directory = f"runs/{clips}_autoencoder", f"runs/{clips}_latents"
+    config.space = dict(name="Latents", run=run, weights="ema", directory=directory)
     config.num_steps = 2000
     config.batch_size = 32
     config.condition = dict(
@@ -64,25 +82,17 @@ def get_config(choice: str = "text_to_video") -> ConfigDict:
         length=20,  # most tokens of a prompt
         features=384,  # of a token's state
         pooled_features=384,
-        first_caption=1.0,  # a clip has one caption
-        prompts=PROMPTS,  # rows of the sample sheets
+        first_caption=1.0,  # probability of a clip's first caption
+        prompts=prompts,
     )
     config.conditioning_dropout = 0.1
-    config.model = dict(
-        name="VideoDiT", patch_size=(1, 2, 2), width=128, depth=6, num_heads=4, unroll=6
-    )
+    blocks = dict(width=128, depth=6, num_heads=4, unroll=6)
+    config.model = dict(name="VideoDiT", patch_size=(1, 2, 2), **blocks)
     config.optimizer.update(learning_rate=1e-3, warmup=200.0)
     config.averages.ema.steps = 200.0
     config.checkpoint.every = 500
     config.sampling.update(every=1000, num_steps=30, guidance_scale=2.0, per_class=2)
     config.evaluation.measures = dict()
-    if choice != "text_to_video":
-        config.condition.update(name="CaptionedClips", prompts=(), rows=8)
-        config.evaluation.measures = dict(given=dict(name="GivenFrames"))
-    if choice == "image_to_video":
-        complete_frames(config)
-    if choice == "causal":
-        roll_out(config)
     return config
 
 

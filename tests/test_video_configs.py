@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from configs import moving_digits_video
+from configs import animated_emoji_video, moving_digits_video
 from experiments.configuration.runs import build
 from experiments.evaluation.context import Model
 from experiments.inputs.conditions import Prompts
-from experiments.inputs.datasets import training_batches
+from experiments.inputs.datasets import Data, training_batches
 from experiments.launch import encoding
 from experiments.launch.experiment import Experiment
 from genjax.data import to_float, to_uint8
@@ -77,6 +77,36 @@ def test_text_to_video_on_latents_encoded_once_or_within_the_step(tmp_path):
     np.testing.assert_array_equal(clips["tokens"], latents["tokens"])
     samples = sample(task, state, np.arange(8), within.sampling)
     assert samples.shape == (8, 17, 16, 16, 1) and samples.dtype == np.uint8
+
+
+def test_animated_emoji_take_a_step(tmp_path):
+    config = animated_emoji_video.get_config()
+    assert config.data.flip and config.data.image_shape == (17, 32, 32, 3)
+    task, state, clips = step(small(config, tmp_path))
+    assert clips["video"].shape == (4, 17, 16, 16, 1) and clips["tokens"].shape == (4, 16, WIDTH)
+    assert len(task.condition.prompts) == 10
+
+
+def test_one_network_takes_clips_of_all_buckets(tmp_path):
+    """Lengths of 17, 5 and 1 frames, and two proportions: the last are of pictures."""
+    config = small(moving_digits_video.get_config(), tmp_path)
+    config.data.name = "tests.experiments.small_video.load_varied"
+    config.data.buckets = dict(multiple=8, max_ratio=4.0, frames=(17, 5, 1))
+    task = build(config)
+    batches = training_batches(config, task, make_mesh({"data": 1}, 4))
+    (frozen,), key = task.frozen(), jax.random.key(0)
+    state, shapes, words = jax.jit(task.init)(key), set(), {}
+    for step in range(6):  # an epoch of 24 clips
+        batch = batches[step]
+        shapes.add(batch["video"].shape[1:4])
+        words.setdefault(batch["video"].shape[2:4], []).append(batch["tokens"])
+        if batch["video"].shape[1] < 17:
+            _, metrics = jax.eval_shape(task.update, state, batch, key, frozen)
+            assert metrics["loss"].shape == ()
+    assert shapes == {(n, *size) for n in (17, 5, 1) for size in ((16, 16), (8, 32))}
+    (square, *_), (wide, *_) = words[16, 16], words[8, 32]
+    assert np.ptp(square, axis=0).max() == 0 and np.any(square[0] != wide[0])
+    assert Data.from_config(config).held_out().source[:]["video"].shape == (8, 17, 16, 16, 1)
 
 
 def first_frames(count):

@@ -1,7 +1,6 @@
 """A config's data: splits to look at, and the batches to train on."""
 
 import functools
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +12,10 @@ from jax.sharding import Mesh
 from genjax.data import (
     Batches,
     BucketedBatches,
+    BucketedClips,
     Dataset,
     aspect_buckets,
+    cut_to,
     load_dataset,
     resized_to,
     squared,
@@ -32,7 +33,7 @@ class Data:
         image_shape: of every example, whatever its stored size where `resize` or `buckets` are set.
         feature: "image" or "video".
         buckets: arguments of `aspect_buckets` beside the area, which is that of `image_shape`, as
-            pairs; None for batches of one size.
+            pairs; None for batches of one size. Those of video also have `frames`, the lengths.
     """
 
     name: str
@@ -47,7 +48,9 @@ class Data:
     @classmethod
     def from_config(cls, config: Any) -> "Data":
         data = config.data
-        buckets = data.get("buckets")
+        # A run's record has lists in place of tuples, which cannot be hashed.
+        hashable = lambda value: tuple(value) if isinstance(value, list) else value
+        buckets = {name: hashable(value) for name, value in (data.get("buckets") or {}).items()}
         return cls(
             **{name: data[name] for name in ("name", "train_split", "held_out_split", "directory")},
             image_shape=tuple(data.image_shape),
@@ -59,6 +62,8 @@ class Data:
     def load(self, split: str) -> Dataset:
         """Load one split, with examples of `image_shape` where `resize` or `buckets` are set."""
         dataset = load_dataset(self.name, split, self.directory)
+        if self.feature == "video" and self.buckets:
+            return cut_to(self.image_shape[:3], dataset)
         size = self.image_shape[:2]
         if self.resize and size[0] == size[1]:
             return squared(size[0], dataset)
@@ -97,7 +102,7 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
     """Return this process' rows of the batches that a config is trained on.
 
     With `config.data.buckets` images may vary in size, and the images of a batch share their
-    proportions.
+    proportions. The clips of a batch also share their length.
 
     Raises:
         ValueError: as of `Batches` and `BucketedBatches`; or the examples have another shape than
@@ -120,9 +125,20 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
         transform=task.condition.transform(dataset), rows=process_rows(mesh, config.batch_size)
     )
     if bucketed:
-        buckets = aspect_buckets(math.prod(data.image_shape[:2]), **dict(data.buckets))
-        return BucketedBatches(dataset, config.batch_size, config.seed, buckets=buckets, **options)
+        kind, buckets = _buckets(data)
+        return kind(dataset, config.batch_size, config.seed, buckets=buckets, **options)
     return Batches(dataset, config.batch_size, config.seed, image_shape=expected, **options)
+
+
+def _buckets(data: Data) -> tuple[type[BucketedBatches], tuple]:
+    """Return the class of the batches and the buckets of `config.data.buckets`."""
+    *frames, height, width, _ = data.image_shape
+    fields = dict(data.buckets)
+    lengths = fields.pop("frames", frames)
+    sizes = aspect_buckets(height * width, **fields)
+    if not frames:
+        return BucketedBatches, sizes
+    return BucketedClips, tuple((length, *size) for length in lengths for size in sizes)
 
 
 def _check_shape(dataset: Dataset, expected: tuple[int, ...], data: Data, resizable: bool) -> None:

@@ -9,6 +9,8 @@ from genjax.data.buckets import image_sizes as image_sizes
 from genjax.data.buckets import nearest_buckets as nearest_buckets
 from genjax.data.buckets import resized_to as resized_to
 from genjax.data.buckets import squared as squared
+from genjax.data.clip_buckets import BucketedClips as BucketedClips
+from genjax.data.clip_buckets import cut_to as cut_to
 from genjax.data.dataset import Dataset as Dataset
 from genjax.data.dataset import InMemory as InMemory
 from genjax.data.loader import Batches as Batches

@@ -176,7 +176,7 @@ def resize_and_crop(
 
 @dataclasses.dataclass(frozen=True)
 class _Resized:
-    """Records whose images a deterministic transform brings to one size as they are read."""
+    """Records whose examples a deterministic transform brings to one shape as they are read."""
 
     source: InMemory | OnDisk
     transform: Transform
@@ -188,11 +188,16 @@ class _Resized:
         return self.transform(self.source[index], np.random.default_rng(0))
 
 
-def _resized(size: Bucket, dataset: Dataset, transform: Transform) -> Dataset:
-    _require_images(dataset)
+def transformed(dataset: Dataset, shape: tuple[int, ...], transform: Transform) -> Dataset:
+    """Return the set whose examples a deterministic transform brings to one shape."""
     dtypes = {name: a.dtype for name, a in dataset.source[0].items()}
     source = OnDisk(_Resized(dataset.source, transform), dtypes)
-    return dataclasses.replace(dataset, source=source, image_shape=(*size, dataset.image_shape[-1]))
+    return dataclasses.replace(dataset, source=source, image_shape=shape)
+
+
+def _resized(size: Bucket, dataset: Dataset, transform: Transform) -> Dataset:
+    _require_images(dataset)
+    return transformed(dataset, (*size, dataset.image_shape[-1]), transform)
 
 
 def resized_to(size: Bucket, dataset: Dataset) -> Dataset:
@@ -256,20 +261,22 @@ class BucketedBatches(Batches):
             bucket.
     """
 
+    feature = "image"
+
     def __init__(
         self,
         dataset: Dataset,
         batch_size: int,
         seed: int,
         *,
-        buckets: Sequence[Bucket],
-        sizes: Int[np.ndarray, "examples 2"] | None = None,
+        buckets: Sequence[tuple[int, ...]],
+        sizes: Int[np.ndarray, "examples sides"] | None = None,
         rows: np.ndarray | None = None,
         transform: Transform | None = None,
         random_crop: bool = False,
     ):
-        _require_images(dataset)
-        if (dtype := dataset.source[0]["image"].dtype) != np.uint8:
+        self._check(dataset)
+        if (dtype := dataset.source[0][self.feature].dtype) != np.uint8:
             raise ValueError(
                 f"images of {dataset.name} ({dataset.split}) are {dtype}; "
                 "only bytes (uint8) can be resized"
@@ -279,7 +286,7 @@ class BucketedBatches(Batches):
             raise ValueError(
                 "no buckets: give a list of (height, width), as aspect_buckets makes it"
             )
-        sizes = image_sizes(dataset) if sizes is None else sizes
+        sizes = self._sizes(dataset) if sizes is None else sizes
         if len(sizes) != len(dataset.source):
             raise ValueError(
                 f"sizes of {len(sizes)} images for the {len(dataset.source)} examples of "
@@ -288,7 +295,7 @@ class BucketedBatches(Batches):
             )
         self.buckets = tuple(buckets)
         self.random_crop = random_crop
-        nearest = nearest_buckets(sizes, buckets)
+        nearest = self._nearest(sizes, buckets)
         self._members = [np.flatnonzero(nearest == number) for number in range(len(buckets))]
         self._counts = np.array([len(members) for members in self._members])
         if few := {
@@ -305,7 +312,15 @@ class BucketedBatches(Batches):
         self._permutation = functools.lru_cache(4 * len(buckets))(self._permutation)
         self._order = functools.lru_cache(4)(self._order)
 
-    def bucket(self, step: int) -> Bucket:
+    @staticmethod
+    def _check(dataset: Dataset) -> None:
+        """Raise ValueError if the set has none of the examples that these batches are of."""
+        _require_images(dataset)
+
+    _sizes = staticmethod(image_sizes)
+    _nearest = staticmethod(nearest_buckets)
+
+    def bucket(self, step: int) -> tuple[int, ...]:
         """Return the height and width of the images of `self[step]`, the same on all processes."""
         return self.buckets[self._locate(step)[0]]
 

@@ -7,6 +7,7 @@ from einops import rearrange, repeat
 
 from experiments.inputs import autoencoders
 from genjax.data import Dataset, InMemory
+from genjax.data.dataset import OnDisk
 
 DIRECTIONS = ("up", "right", "down", "left")
 
@@ -22,6 +23,17 @@ def load(split: str) -> Dataset:
             clip[t] = np.roll(frame, (t // 2 * row, t // 2 * column), (0, 1))
     captions = [(f"a square moves {DIRECTIONS[i % 4]}",) for i in range(count)]
     return Dataset("squares", split, InMemory({"video": clips}), captions=captions)
+
+
+def load_varied(split: str) -> Dataset:
+    """Return captioned clips of 18, 7 or 2 frames, half of them wide."""
+    shapes = [(frames, *size, 1) for frames in (18, 7, 2) for size in ((20, 20), (12, 40))]
+    if split == "test":
+        shapes = shapes[:2]
+    records = [{"video": np.full(shape, 50, np.uint8)} for shape in shapes * 4]
+    source = OnDisk(records, {"video": np.dtype(np.uint8)})
+    captions = [(f"a {'wide' if r['video'].shape[2] > 20 else 'square'} clip",) for r in records]
+    return Dataset("varied", split, source, (None, None, None, 1), captions=captions)
 
 
 class BlockMeans(nn.Module):

