@@ -1,20 +1,23 @@
-"""Time the same networks in genjax and in PyTorch (diffusers), eager and compiled, in turns.
+"""Time the same networks in genjax and in PyTorch, eager and compiled, in turns.
 
     pip install '.[parity]'
     python -m experiments.peers
     python -m experiments.peers --only=dit_training --repeats=50 --record
 
-Both networks have the same weights, because PyTorch reads the file that genjax saved. Both get the
-same inputs. Before timing, the program compares the networks' outputs and the timed results. If
-PyTorch's eager program differs, nothing is timed. If only the compiled program differs, the table
-says so. For example, PyTorch 2.13 on CPUs compiles zero gradients for most of the autoencoder.
+Both networks have the same weights, because PyTorch reads the file that genjax saved. PyTorch's
+networks are diffusers' where no file is named. Both get the same inputs. Before timing, the program
+compares the networks' outputs and the timed results. If PyTorch's eager program differs, nothing is
+timed. If only the compiled program differs, the table says so. For example, PyTorch 2.13 on CPUs
+compiles zero gradients for most of the autoencoder.
 
 The CPU cases compute in float32:
 
 - the forward pass and the training step of DiT-S/2 (batch 8);
 - the forward pass and the gradient of a KL autoencoder with 5 million parameters on 128×128 images
   (batch 4);
-- 50 guided steps of Euler's method with DiT-S/2 (4 samples).
+- 50 guided steps of Euler's method with DiT-S/2 (4 samples);
+- 256 tokens of a LlamaGen transformer of 30 million parameters with a static cache, for one
+  example and for two, as guidance has (PyTorch's network is experiments/speed/torch_llamagen.py).
 
 The cases for an NVIDIA GPU compute in bfloat16 with float32 parameters:
 
@@ -49,7 +52,8 @@ import numpy as np
 from absl import flags
 
 from experiments.launch.runtime import keep_heap, run_program, user_errors
-from experiments.speed.peer_networks import Case, Side, genjax_side, torch_side
+from experiments.speed.peer_decoding import Decoding
+from experiments.speed.peer_networks import Case, Side
 
 # Largest differences allowed for the network's output and for the timed results, relative to the
 # largest value. Measured on a CPU in float32: at most 4e-6. Measured in bfloat16 for a DiT of 28
@@ -74,6 +78,8 @@ CPU = {
     "autoencoder_forward": _KL(4, "forward"),
     "autoencoder_gradient": _KL(4, "gradient"),
     "dit_sampling": _DIT_S(4, "sampling"),
+    "llamagen_decoding": Decoding(4096, 16, 512, 8, 8, batch_size=1),
+    "llamagen_decoding_pair": Decoding(4096, 16, 512, 8, 8, batch_size=2),
 }
 GPU = {
     "dit_xl_training": Case(
@@ -142,7 +148,7 @@ def _process(name: str, side: Callable[..., Side], *args: Any) -> Iterator[tuple
         ours.close()
 
 
-def compare(case: Case, repeats: int, channels_last: bool = True) -> dict[str, Any]:
+def compare(case: Case | Decoding, repeats: int, channels_last: bool = True) -> dict[str, Any]:
     """Return a row with the seconds of each program and the ratios to genjax's seconds.
 
     Raises:
@@ -151,9 +157,9 @@ def compare(case: Case, repeats: int, channels_last: bool = True) -> dict[str, A
             program has different results.
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        ours, run_ours = stack.enter_context(_process("genjax", genjax_side, case, folder))
+        ours, run_ours = stack.enter_context(_process("genjax", case.genjax_side, folder))
         theirs, run_theirs = stack.enter_context(
-            _process("torch", torch_side, case, folder, channels_last)
+            _process("torch", case.torch_side, folder, channels_last)
         )
         on_gpu = ours["backend"] == "gpu"
         if on_gpu != (theirs["device"] == "cuda"):

@@ -159,7 +159,7 @@ def masked_autoregression(
         num_steps=8,  # in which all tokens are revealed
         schedule="cosine",  # of genjax/autoregression/masked.py
         token_steps=25,  # of the sampler, for the tokens of each step
-        temperature=1.0,  # of the noise in the diffusion of a token
+        temperature=1.0,  # of the noise in the steps of a token's sampler, if it draws any
     )
     return config
 

@@ -36,6 +36,14 @@ class Case(NamedTuple):
     text: tuple[int, int, int] | None = None
     num_steps: int = 50
 
+    def genjax_side(self, folder: str) -> "Side":
+        """Return `genjax_side` of this case."""
+        return genjax_side(self, folder)
+
+    def torch_side(self, folder: str, channels_last: bool) -> "Side":
+        """Return `torch_side` of this case."""
+        return torch_side(self, folder, channels_last)
+
 
 def inputs(case: Case) -> dict[str, np.ndarray]:
     """Return the inputs of a case as arrays from a fixed seed.
@@ -76,9 +84,8 @@ def genjax_side(case: Case, folder: str) -> Side:
     import jax
     import jax.numpy as jnp
 
-    from experiments.speed.records import stamp
     from genjax import parts, pretrained
-    from genjax.devices.cost import multiply_adds, peak_operations
+    from genjax.devices.cost import multiply_adds
     from genjax.nn import Text, as_written
     from genjax.pretrained.dit import MAX_PERIOD
 
@@ -91,9 +98,27 @@ def genjax_side(case: Case, folder: str) -> Side:
     places = ("genjax.models.transformers", "genjax.models.autoencoders")
     module = parts.find(f"{case.network}.{case.make}", places, "the network")(**options)
 
+    variables = noisy_variables(module, *args)
+    pretrained.save(folder, module, jax.device_get(variables))
+    if jax.default_backend() == "gpu":
+        module = module.clone(dtype=jnp.bfloat16)
+    output = functools.partial(jax.jit(module.apply), variables, *args)
+    call, counted = _genjax_work(case, module, variables, target, args)
+    with as_written(True):  # leave out what attention's gradient computes again
+        operations = 2 * multiply_adds(*counted)
+    return Side(
+        {"genjax": call, "output": lambda: jax.block_until_ready(output())},
+        _genjax_arrays,
+        genjax_facts(variables, operations),
+    )
+
+
+def noisy_variables(module: Any, *args: Any) -> Any:
+    """Initialise a network and add noise, because zero weights would hide differences."""
+    import jax
+
     @jax.jit
-    def variables_of(key):
-        """Initialise the weights and add noise, because zero weights would hide differences."""
+    def make(key):
         initial = module.init(key, *args)
         leaves, structure = jax.tree.flatten(initial)
         keys = jax.random.split(key, len(leaves))
@@ -102,26 +127,24 @@ def genjax_side(case: Case, folder: str) -> Side:
         ]
         return jax.tree.unflatten(structure, noisy)
 
-    variables = variables_of(jax.random.key(0))
-    pretrained.save(folder, module, jax.device_get(variables))
-    if jax.default_backend() == "gpu":
-        module = module.clone(dtype=jnp.bfloat16)
-    output = functools.partial(jax.jit(module.apply), variables, *args)
-    call, counted = _genjax_work(case, module, variables, target, args)
-    with as_written(True):  # leave out what attention's gradient computes again
-        operations = 2 * multiply_adds(*counted)
+    return make(jax.random.key(0))
+
+
+def genjax_facts(variables: Any, operations: int) -> dict[str, Any]:
+    """Return the facts of genjax's side."""
+    import jax
+
+    from experiments.speed.records import stamp
+    from genjax.devices.cost import peak_operations
+
     device = jax.devices()[0]
-    return Side(
-        {"genjax": call, "output": lambda: jax.block_until_ready(output())},
-        _genjax_arrays,
-        dict(
-            parameters=sum(a.size for a in jax.tree.leaves(variables)),
-            operations=operations,
-            peak=peak_operations(device.device_kind),
-            device=device.device_kind,
-            backend=jax.default_backend(),
-            stamp=stamp(),
-        ),
+    return dict(
+        parameters=sum(a.size for a in jax.tree.leaves(variables)),
+        operations=operations,
+        peak=peak_operations(device.device_kind),
+        device=device.device_kind,
+        backend=jax.default_backend(),
+        stamp=stamp(),
     )
 
 

@@ -201,8 +201,8 @@ class MaskedAutoregression(Diffusion):
 
         Args:
             guidance_scale: of the last tokens. It grows from 1 with the share of drawn tokens.
-            temperature: what noise is multiplied by in the diffusion of a token, and 1 samples from
-                the model.
+            temperature: what the noise of each step is multiplied by in the diffusion of a token.
+                The first noise stays, as in the authors' program. 1 samples from the model.
             token_grid: times of the diffusion of a token, noise end first.
             frozen: what `frozen` loads, if anything.
             weights: as of `State.weights`.
@@ -239,9 +239,7 @@ class MaskedAutoregression(Diffusion):
         denoiser = diffusion.guide(self._token_denoiser(apply), *states, scale)
         table = self.sampler.func.table(self.process, token_grid, **self.sampler.keywords)
         noise = self.process.prior(keys, (states[0].shape[1], self._channels), token_grid[0])
-        return diffusion.run(
-            denoiser, temperature * noise, diffusion.scale_noise(table, temperature), keys
-        )
+        return diffusion.run(denoiser, noise, diffusion.scale_noise(table, temperature), keys)
 
     def _token_denoiser(self, apply: Callable) -> Callable:
         return diffusion.predict(

@@ -112,9 +112,8 @@ def _kept(logits: Logits, indices: Array, kept: Array | bool, least: Array) -> L
 
 def keep_min_p(logits: Logits, p: float | Float[Array, ""]) -> Logits:
     """Exclude tokens less than `p` times as likely as the most likely one (Nguyen et al. 2025)."""
-    return jnp.where(
-        logits < jnp.max(logits, axis=-1, keepdims=True) + jnp.log(p), -jnp.inf, logits
-    )
+    most, index = jax.lax.top_k(logits, 1)
+    return _kept(logits, index, True, most + jnp.log(p))
 
 
 # Draws.

@@ -14,6 +14,14 @@ from jaxtyping import Array, Float
 from genjax.nn.attention.dispatch import current_platform
 from genjax.nn.sharding import TENSOR, context_size, free_axes, gathered, over_parts
 
+in_token_loop = jax.make_user_context(False)
+"""`with in_token_loop(True):` around a trace says that it is one pass of a loop over tokens.
+
+On CPUs XLA slices the matrices of stacked layers anew in each pass, which copies them and takes
+longer than the products with a few rows. A barrier after the slices lets XLA move them out of the
+loop.
+"""
+
 
 def _promote(
     x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None, *, dtype: DTypeLike | None
@@ -28,6 +36,8 @@ def _product(x: Array, kernel: Array, *args: Any, **options: Any) -> Array:
     product = lambda x, kernel: jax.lax.dot_general(
         x, gathered(kernel.astype(x.dtype)), *args, **options
     )
+    if in_token_loop.value and current_platform() == "cpu":
+        kernel = jax.lax.optimization_barrier(kernel)
     return over_parts(product)(x, kernel)
 
 

@@ -52,20 +52,23 @@ class Cache(NamedTuple):
     layer. Each layer writes the new tokens into its own part, so XLA updates the arrays in place.
     As inputs and outputs of a scan they would be copied whole for every token.
 
+    The places of a head lie one after another, as products with a query read them. In the order of
+    `attention`'s arguments, XLA's CPU backend would copy what is read for every token.
+
     Attributes:
         keys, values: the first `length` of `capacity` places are filled.
         length: number of tokens seen.
         layer: the layer whose part is read and written; None if the arrays are of one layer.
     """
 
-    keys: Float[Array, "*layers batch capacity kv_heads head_features"]
-    values: Float[Array, "*layers batch capacity kv_heads head_features"]
+    keys: Float[Array, "*layers batch kv_heads capacity head_features"]
+    values: Float[Array, "*layers batch kv_heads capacity head_features"]
     length: Int[Array, "*layers"]
     layer: Int[Array, ""] | None = None
 
     @property
     def capacity(self) -> int:
-        return self.keys.shape[-3]
+        return self.keys.shape[-2]
 
     def append(
         self,
@@ -76,22 +79,30 @@ class Cache(NamedTuple):
         at = () if self.layer is None else (self.layer,)
 
         def write(old: Array, new: Array) -> Array:
-            new = new.astype(old.dtype).reshape(*[1 for _ in at], *new.shape)
-            return jax.lax.dynamic_update_slice(old, new, (*at, 0, self.length[at], 0, 0))
+            new = new.astype(old.dtype).swapaxes(1, 2)
+            new = new.reshape(*[1 for _ in at], *new.shape)
+            return jax.lax.dynamic_update_slice(old, new, (*at, 0, 0, self.length[at], 0))
 
         length = self.length.at[at].add(keys.shape[1])
         return Cache(write(self.keys, keys), write(self.values, values), length, self.layer)
 
-    def of_layer(self, size: int) -> "Cache":
-        """Return the first `size` places of the layer."""
-        if self.layer is None:
-            return Cache(self.keys[:, :size], self.values[:, :size], self.length)
+    def of_layer(
+        self, size: int
+    ) -> tuple[
+        Float[Array, "batch {size} kv_heads head_features"],
+        Float[Array, "batch {size} kv_heads head_features"],
+        Int[Array, ""],
+    ]:
+        """Return keys and values of the first `size` places of the layer, and its `length`."""
+        at = () if self.layer is None else (self.layer,)
 
         def part(a: Array) -> Array:
-            shape = (1, a.shape[1], size, *a.shape[3:])
-            return jax.lax.dynamic_slice(a, (self.layer, 0, 0, 0, 0), shape)[0]
+            batch, heads, _, features = a.shape[-4:]
+            shape = (*[1 for _ in at], batch, heads, size, features)
+            part = jax.lax.dynamic_slice(a, (*at, 0, 0, 0, 0), shape)
+            return part.reshape(shape[-4:]).swapaxes(1, 2)
 
-        return Cache(part(self.keys), part(self.values), self.length[self.layer])
+        return part(self.keys), part(self.values), self.length[at]
 
     def next_layer(self) -> "Cache":
         """Return the cache for the layer above, or from the last layer for the first."""
@@ -104,10 +115,10 @@ def empty_cache(*shape: int, dtype: Dtype = jnp.float32) -> Cache:
     """Return the `Cache` before the first token, with heads split over the mesh axis `tensor`.
 
     Args:
-        shape: `[*layers batch capacity kv_heads head_features]`, of the keys and of the values.
+        shape: `[*layers batch kv_heads capacity head_features]`, of the keys and of the values.
     """
     layers = shape[:-4]
-    axes = (*[None for _ in layers], BATCH_AXES, None, TENSOR, None)
+    axes = (*[None for _ in layers], BATCH_AXES, TENSOR, None, None)
     keys, values = (constrain(jnp.zeros(shape, dtype), *axes) for _ in range(2))
     return Cache(keys, values, jnp.zeros(layers, jnp.int32), jnp.int32(0) if layers else None)
 
@@ -265,7 +276,7 @@ class Attention(Heads):
         """
 
         def over(size: int) -> Array:
-            key, value, length, _ = cache.of_layer(size)
+            key, value, length = cache.of_layer(size)
             first = None if mask is None else mask[..., :size]
             return self._attend(
                 query, key, value, self._visible(first, query.shape[1], size, length)
@@ -275,7 +286,7 @@ class Attention(Heads):
             return over(cache.capacity)
         sizes = [FIRST_PART << i for i in range(32) if FIRST_PART << i < cache.capacity]
         sizes.append(cache.capacity)
-        part = jnp.searchsorted(jnp.asarray(sizes), cache.of_layer(1).length)
+        part = jnp.searchsorted(jnp.asarray(sizes), cache.of_layer(1)[2])
         return jax.lax.switch(part, [functools.partial(over, size) for size in sizes])
 
     def _visible(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from genjax.autoregression import check_sampling, filtered, guide, guided, pair, sample
+from genjax.autoregression import check_sampling, filtered, guide, guided, keep_min_p, pair, sample
 
 VOCABULARY = 11
 LOGITS = 2 * jnp.asarray(np.random.default_rng(0).standard_normal((4, VOCABULARY), np.float32))
@@ -47,6 +47,12 @@ def test_temperature_zero_is_greedy_and_no_temperature_recompiles():
 
 def test_a_sample_does_not_depend_on_its_batch():
     np.testing.assert_array_equal(sample(keys(4), LOGITS)[2:], sample(keys(4)[2:], LOGITS[2:]))
+
+
+def test_the_most_likely_token_is_kept_where_the_threshold_is_rounded_above_it():
+    """As it may be at min_p = 1, because XLA may compute logits twice with different rounding."""
+    kept = jnp.isfinite(keep_min_p(LOGITS, 1 + 1e-6))
+    np.testing.assert_array_equal(kept, np.arange(VOCABULARY) == LOGITS.argmax(-1)[:, None])
 
 
 def test_guidance_is_one_call_on_pairs():

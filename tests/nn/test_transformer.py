@@ -224,7 +224,7 @@ def test_decoding_in_chunks_is_the_causal_computation(x, chunks, unroll):
         rotations = jax.lax.dynamic_slice_in_dim(table, cache.length[0], tokens.shape[1])
         return module.apply(variables, (tokens, cache), rotations, None)[0]
 
-    cache = empty_cache(DEPTH, BATCH, CAPACITY, 2, FEATURES // HEADS)
+    cache = empty_cache(DEPTH, BATCH, 2, CAPACITY, FEATURES // HEADS)
     assert cache.length.shape == (DEPTH,)
     outputs = []
     for chunk in np.split(x, np.cumsum(chunks)[:-1], axis=1):
@@ -234,7 +234,7 @@ def test_decoding_in_chunks_is_the_causal_computation(x, chunks, unroll):
     np.testing.assert_allclose(np.concatenate(outputs, axis=1), expected, rtol=0, atol=1e-4)
     assert sorted(traces) == sorted(set(chunks))  # one program per length of chunk
     np.testing.assert_array_equal(cache.length, LENGTH)
-    np.testing.assert_array_equal(cache.keys[:, :, LENGTH:], 0)
+    np.testing.assert_array_equal(cache.keys[..., LENGTH:, :], 0)
 
 
 def test_a_token_reads_only_the_first_part_of_a_cache_that_is_mostly_empty(x, monkeypatch):
@@ -244,10 +244,10 @@ def test_a_token_reads_only_the_first_part_of_a_cache_that_is_mostly_empty(x, mo
     variables = variables_of(module, (x, None), rotations[:LENGTH], None)
     (expected, _), _ = jax.jit(module.apply)(variables, (x, None), rotations[:LENGTH], None)
     decode = jax.jit(lambda *a: module.apply(variables, *a)[0])
-    cache, outputs = empty_cache(DEPTH, BATCH, CAPACITY, 2, FEATURES // HEADS), []
+    cache, outputs = empty_cache(DEPTH, BATCH, 2, CAPACITY, FEATURES // HEADS), []
     for place in range(LENGTH):
         part = next(size for size in (2, 4, 8) if size > place)
-        unread = lambda a, part=part: a.at[:, :, part:].set(jnp.nan)
+        unread = lambda a, part=part: a.at[..., part:, :].set(jnp.nan)
         cache = cache._replace(keys=unread(cache.keys), values=unread(cache.values))
         token = x[:, place : place + 1], cache
         output, cache = decode(token, rotations[place : place + 1], None)
@@ -265,7 +265,7 @@ def test_decoding_frame_by_frame_is_the_block_causal_computation(x):
     variables = variables_of(module, (x, None), table[:LENGTH], None)
     (expected, _), _ = jax.jit(module.apply)(variables, (x, None), table[:LENGTH], mask)
     decode = jax.jit(module.apply)
-    cache, outputs = empty_cache(DEPTH, BATCH, CAPACITY, 2, FEATURES // HEADS), []
+    cache, outputs = empty_cache(DEPTH, BATCH, 2, CAPACITY, FEATURES // HEADS), []
     for start in range(0, LENGTH, 2):
         rotations = table[start : start + 2]
         (output, cache), _ = decode(variables, (x[:, start : start + 2], cache), rotations, None)
@@ -277,7 +277,7 @@ def test_a_mask_over_the_cache_hides_its_tokens(x):
     """A mask over the places of the cache: the first token is hidden from all later ones."""
     module = Attention(HEADS, causal=True)
     variables = variables_of(module, x)
-    cache = empty_cache(BATCH, CAPACITY, HEADS, FEATURES // HEADS)
+    cache = empty_cache(BATCH, HEADS, CAPACITY, FEATURES // HEADS)
     decode = jax.jit(lambda x, cache, mask: module.apply(variables, x, mask=mask, cache=cache))
     mask = jnp.arange(CAPACITY)[None, None, None] > 0
     _, cache = decode(x[:, :1], cache, jnp.ones_like(mask))
@@ -289,7 +289,7 @@ def test_a_mask_over_the_cache_hides_its_tokens(x):
 def test_a_cache_of_bfloat16_stays_bfloat16(x):
     module = Attention(HEADS, causal=True, dtype=jnp.bfloat16)
     variables = variables_of(module, x)
-    cache = empty_cache(BATCH, CAPACITY, HEADS, FEATURES // HEADS, dtype=jnp.bfloat16)
+    cache = empty_cache(BATCH, HEADS, CAPACITY, FEATURES // HEADS, dtype=jnp.bfloat16)
     apply = lambda x, cache: module.apply(variables, x, cache=cache)
     output, after = jax.eval_shape(apply, x, cache)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import peers
+from experiments.speed.peer_decoding import Decoding
 from experiments.speed.peer_networks import Case, genjax_side, torch_side
 
 # PyTorch's compiler uses it too
@@ -71,6 +72,21 @@ def test_both_do_the_same_work(name, tmp_path):
         assert np.abs(first - second) > 1e-4 * first
     else:
         np.testing.assert_array_equal(first, second)
+
+
+def test_both_decode_the_same_tokens(tmp_path):
+    case = Decoding(vocabulary=11, side=3, width=16, depth=2, num_heads=2, batch_size=2)
+    ours, theirs = case.genjax_side(tmp_path), case.torch_side(tmp_path, channels_last=True)
+    assert ours.facts["parameters"] == theirs.facts["parameters"]
+    (logits,), (expected,) = (each.compared(each.programs["output"]()) for each in (theirs, ours))
+    assert logits.shape == (2, 9, 11)
+    assert peers.difference([logits], [expected]) < 2e-5  # float32
+    (tokens,), (expected,) = (
+        side.compared(side.programs[name]())
+        for side, name in ((theirs, "torch eager"), (ours, "genjax"))
+    )
+    assert tokens.shape == (2, 9)
+    np.testing.assert_array_equal(tokens, expected)
 
 
 @pytest.mark.slow

@@ -118,13 +118,13 @@ def test_a_block_agrees(theirs, variables, x):
 
 @pytest.mark.parametrize("chunks", [(4, 1, 1, 1), (3, 4)])
 def test_decoding_with_a_cache_agrees(theirs, variables, x, chunks):
-    cache, of_theirs, start = empty_cache(BATCH, CAPACITY, KV_HEADS, SIZE), DynamicCache(), 0
+    cache, of_theirs, start = empty_cache(BATCH, KV_HEADS, CAPACITY, SIZE), DynamicCache(), 0
     for length in chunks:
         end = start + length
         output, cache = apply(variables, x[:, start:end], ROTATIONS[start:end], cache)
         assert_close(output, run(theirs, x[:, start:end], start, of_theirs))
         start = end
     keys, values = of_theirs.layers[0].keys, of_theirs.layers[0].values
-    assert_close(cache.values[:, :LENGTH].swapaxes(1, 2), values.numpy())
+    assert_close(cache.values[:, :, :LENGTH], values.numpy())
     pairs = keys.numpy().reshape(*keys.shape[:3], 2, SIZE // 2).swapaxes(3, 4)
-    assert_close(cache.keys[:, :LENGTH].swapaxes(1, 2), pairs.reshape(keys.shape))
+    assert_close(cache.keys[:, :, :LENGTH], pairs.reshape(keys.shape))

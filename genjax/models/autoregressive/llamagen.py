@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from genjax.models.autoregressive.prefixes import ClassPrefix
 from genjax.nn import Dense, Text, constrain_tokens, scanned
+from genjax.nn.dense import in_token_loop
 from genjax.nn.rotary import grid_positions, rotary_positions
 from genjax.nn.transformer import Attention, Cache, FeedForward, empty_cache, inline
 
@@ -157,8 +158,8 @@ class LlamaGen(nn.Module):
         x, mask = self._sequence(condition, tokens)
         batch, length, width = x.shape
         capacity = self.prefix.length + self.length
-        head = self.num_heads, width // self.num_heads
-        cache = empty_cache(self.depth, batch, capacity, *head, dtype=self.dtype)
+        head = self.num_heads, capacity, width // self.num_heads
+        cache = empty_cache(self.depth, batch, *head, dtype=self.dtype)
         (x, cache), _ = self.blocks((x, cache), jnp.asarray(self.rotations[:length]), mask)
         return self._logits(x[:, -1]), State(cache, mask)
 
@@ -173,7 +174,8 @@ class LlamaGen(nn.Module):
         x = self._embedded(tokens[:, None])
         table = jnp.asarray(self.rotations)
         rotations = jax.lax.dynamic_slice_in_dim(table, self.prefix.length + position, 1)
-        (x, cache), _ = self.blocks((x, state.layers), rotations, state.mask)
+        with in_token_loop(True):
+            (x, cache), _ = self.blocks((x, state.layers), rotations, state.mask)
         return self._logits(x[:, 0]), State(cache, state.mask)
 
     def _sequence(

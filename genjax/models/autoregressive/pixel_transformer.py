@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from genjax.nn import Dense, scanned
+from genjax.nn.dense import in_token_loop
 from genjax.nn.rotary import grid_positions, rotary_positions
 from genjax.nn.transformer import Attention, Cache, FeedForward, empty_cache, inline
 
@@ -105,7 +106,7 @@ class PixelTransformer(nn.Module):
     def prefill(self, labels: Int[Array, " batch"]) -> tuple[Float[Array, "batch levels"], Cache]:
         """Return the logits of a picture's first sub-pixel, and the cache for `step`."""
         size = self.width // self.num_heads
-        shape = (self.depth, len(labels), math.prod(self.image_shape), self.num_heads, size)
+        shape = (self.depth, len(labels), self.num_heads, math.prod(self.image_shape), size)
         cache = empty_cache(*shape, dtype=self.dtype)
         logits, cache = self._decode(self._start(labels), cache, 0)
         return logits[:, 0], cache
@@ -114,7 +115,8 @@ class PixelTransformer(nn.Module):
         self, cache: Cache, tokens: Int[Array, " batch"], position: Int[Array, ""]
     ) -> tuple[Float[Array, "batch levels"], Cache]:
         """Read the sub-pixel at a position in raster order; return the logits of the next."""
-        logits, cache = self._decode(self.tokens(tokens[:, None]), cache, position + 1)
+        with in_token_loop(True):
+            logits, cache = self._decode(self.tokens(tokens[:, None]), cache, position + 1)
         return logits[:, 0], cache
 
     def _start(self, labels: Array) -> Float[Array, "batch 1 features"]:

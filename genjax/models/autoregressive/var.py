@@ -45,7 +45,13 @@ class CosineAttention(nn.Module):
         gate: Float[Array, "batch features"],
         mask: Bool[Array, "1 1 length keys"] | None,
         cache: Cache | None,
+        filled: int | None,
     ) -> tuple[Float[Array, "batch length features"], Cache | None]:
+        """Return the tokens after this half-block, and the cache with their keys and values.
+
+        Args:
+            filled: how many places of the cache are filled after those of `x`.
+        """
         h = shift_and_scale(layer_norm()(x), shift, scale)
         layer = lambda name, use_bias=True: Dense(
             x.shape[-1],
@@ -63,9 +69,8 @@ class CosineAttention(nn.Module):
         query = unit(query) * jnp.exp(jnp.minimum(log_scale, math.log(LARGEST_SCALE)))[:, None]
         if cache is not None:
             cache = cache.append(key, value)
-            key, value, length, _ = cache.of_layer(cache.capacity)
+            key, value, _ = cache.of_layer(filled)
             cache = cache.next_layer()
-            mask = (jnp.arange(key.shape[1]) < length)[None, None, None]
         out = attention(query.astype(value.dtype), key, value, mask, scale=1.0).reshape(x.shape)
         return constrain_tokens(x + gate[:, None] * layer("projection")(out)), cache
 
@@ -95,6 +100,7 @@ class Block(nn.Module):
         carry: tuple[Float[Array, "batch length features"], Cache | None],
         conditioning: Float[Array, "batch conditioning_features"],
         mask: Bool[Array, "1 1 length length"] | None,
+        filled: int | None,
     ) -> tuple[tuple[Float[Array, "batch length features"], Cache | None], None]:
         x, cache = carry
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -106,7 +112,7 @@ class Block(nn.Module):
             parts = Modulation(6, self.param_dtype, name="modulation")(conditioning)
         gate, mlp_gate, scale, mlp_scale, shift, mlp_shift = parts
         half = CosineAttention(self.num_heads, **types)
-        x, cache = inline(self, half)(x, shift, scale, gate, mask, cache)
+        x, cache = inline(self, half)(x, shift, scale, gate, mask, cache, filled)
         features = round(self.mlp_ratio * x.shape[-1])
         mlp = FeedForward(features, layer_norm(), kernel_init=small, out_init=small, **types)
         return (inline(self, mlp)(x, mlp_shift, mlp_scale, mlp_gate), cache), None
@@ -206,19 +212,19 @@ class VAR(nn.Module):
         x = jnp.concatenate([self._first(label), self.input_embedding(inputs)], axis=1)
         x = constrain_tokens((x + self._places()).astype(jnp.float32))
         mask = jnp.asarray(self.scales[:, None] >= self.scales)[None, None]
-        (x, _), _ = self.blocks((x, None), self._conditioning(label), mask)
+        (x, _), _ = self.blocks((x, None), self._conditioning(label), mask, None)
         return self._logits(x, label)
 
     def start(self, labels: Int[Array, " batch"]) -> State:
         """Return the state of decoding before the first map."""
-        head = self.num_heads, self.width // self.num_heads
-        cache = empty_cache(self.depth, len(labels), self.length, *head, dtype=self.dtype)
+        head = self.num_heads, self.length, self.width // self.num_heads
+        cache = empty_cache(self.depth, len(labels), *head, dtype=self.dtype)
         return State(cache, self.labels(labels).astype(jnp.float32))
 
     def step(
         self, state: State, inputs: Float[Array, "batch tokens features"] | None, scale: int
     ) -> tuple[Float[Array, "batch _ vocabulary"], State]:
-        """Return the logits of a map, and the next state.
+        """Return the logits of a map, and the next state. Read no later places of the cache.
 
         Args:
             inputs: of this map, from `MultiScaleQuantizer.extend`; None for the first map.
@@ -227,7 +233,8 @@ class VAR(nn.Module):
         x = (embedded + self._places()[self.scales == scale]).astype(jnp.float32)
         conditioning = self._conditioning(state.label)
         carry = constrain_tokens(x), state.layers
-        (x, layers), _ = self.blocks(carry, conditioning, None)
+        filled = int(np.sum(self.scales <= scale))
+        (x, layers), _ = self.blocks(carry, conditioning, None, filled)
         return self._logits(x, state.label), state._replace(layers=layers)
 
     def _first(self, label: Float[Array, "batch width"]) -> Float[Array, "batch _ width"]:

@@ -283,8 +283,8 @@ class VideoDiT(nn.Module):
         """Return the cache before the first frame, for `time` frames of `height`×`width`."""
         sides = zip((time, height, width), self.patch_size, strict=True)
         capacity = math.prod(side // size for side, size in sides)
-        head = self.num_heads, self.width // self.num_heads
-        return empty_cache(self.depth, batch, capacity, *head, dtype=self.dtype)
+        head = self.num_heads, capacity, self.width // self.num_heads
+        return empty_cache(self.depth, batch, *head, dtype=self.dtype)
 
     def _dense(self, features: int, init: Callable, name: str, dtype: Dtype) -> Dense:
         types = dict(dtype=dtype, param_dtype=self.param_dtype)

@@ -87,15 +87,25 @@ def test_samples_depend_on_their_own_index_and_their_film_reveals_each_token_onc
     assert len({drawn[2, i].tobytes() for i in range(3)}) > 1  # orders of their own
 
 
-def test_a_cold_token_is_the_mode_and_guidance_of_one_is_conditional():
-    """At temperature 0 nothing is random but the order; at scale 1 the null class has no part."""
-    task, state, _ = trained_a_little()
+def test_temperature_scales_the_noise_of_steps_but_not_the_first_noise():
+    """As the authors' `p_sample`: an ODE sampler draws no other noise, so nothing changes."""
+    _, state, _ = trained_a_little()
+    labels, indices = jnp.array([3, 3]), jnp.array([0, 1])
+    for sampler, same in (("euler", True), ("ddpm", False)):
+        task = build(small_config_of_one_step(sampler))
+        cold, warm = (
+            np.asarray(generate(task, state, labels, indices, *inputs(temperature=temperature)))
+            for temperature in (0.0, 1.0)
+        )
+        assert np.array_equal(cold, warm) == same
+        assert np.abs(cold[0] - cold[1]).max() > 0.1  # by their first noise
+
+
+def test_guidance_of_one_is_conditional():
+    """The null class has no part."""
+    _, state, _ = trained_a_little()
     one_step = build(small_config_of_one_step())
     labels, indices = jnp.array([3, 3]), jnp.array([0, 1])
-    cold = generate(one_step, state, labels, indices, *inputs(temperature=0.0))
-    np.testing.assert_allclose(cold[0], cold[1], atol=1e-5)
-    warm = generate(one_step, state, labels, indices, *inputs())
-    assert np.abs(warm[0] - warm[1]).max() > 0.1
     embedding = state.params["label_embedding"]["embedding"]
     other = state.replace(
         params=state.params
@@ -108,24 +118,25 @@ def test_a_cold_token_is_the_mode_and_guidance_of_one_is_conditional():
 
 
 def test_guidance_grows_with_the_share_of_drawn_tokens():
-    """Without noise, the first of 16 tokens has a scale of 1 + 16/16 where the last has 17.
+    """The first of 16 tokens has a scale of 1 + 16/16 where the last has 17.
 
-    All tokens are masked before it, as they are where one step draws all at a scale of 2.
+    All tokens are masked before it, as they are where one step draws all at a scale of 2. Both
+    programs draw the same first noise for it.
     """
     task, state, _ = trained_a_little()
-    one_step, cold = build(small_config_of_one_step()), dict(temperature=0.0)
-    options = inputs(guidance_scale=17.0, **cold)
+    one_step = build(small_config_of_one_step())
+    options = inputs(guidance_scale=17.0)
     labels, indices = jnp.array([3, 5, 7]), jnp.arange(3)
     first = np.asarray(generate(task, state, labels, indices, *options, trajectory=True))[0, 0]
-    options = inputs(guidance_scale=2.0, **cold)
+    options = inputs(guidance_scale=2.0)
     whole = np.asarray(generate(one_step, state, labels[:2], indices[:2], *options))[0]
     assert np.sum(first != 0) == 4
     np.testing.assert_allclose(first[first != 0], whole[first != 0], atol=1e-5)
 
 
-def small_config_of_one_step():
+def small_config_of_one_step(sampler="euler"):
     config = small_config()
-    config.sampling.num_steps = 1
+    config.sampling.num_steps, config.sampling.sampler = 1, dict(name=sampler)
     return config
 
 

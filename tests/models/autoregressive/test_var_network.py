@@ -81,6 +81,21 @@ def test_cached_logits_are_those_of_all_maps_at_once(variables, shared):
     np.testing.assert_allclose(cached, whole, rtol=0, atol=1e-5 * np.abs(whole).max())
 
 
+def test_a_scale_reads_no_later_places_of_the_cache(variables):
+    """What is not a number there does not reach the logits."""
+    apply = functools.partial(NETWORK.apply, variables)
+
+    def run(inputs):
+        state = apply(LABELS, method="start")
+        _, state = apply(state, None, 0, method="step")
+        unread = lambda a: a.at[..., ENDS[1] :, :].set(jnp.nan)
+        layers = state.layers._replace(keys=unread(state.layers.keys))
+        layers = layers._replace(values=unread(layers.values))
+        return apply(state._replace(layers=layers), inputs, 1, method="step")[0]
+
+    assert np.all(np.isfinite(jax.jit(run)(INPUTS[:, : ENDS[1] - ENDS[0]])))
+
+
 def test_a_map_depends_on_all_maps_before_it_and_on_no_other(variables):
     """The input of a place is made of the maps before its own, so it is seen by its own map."""
 
