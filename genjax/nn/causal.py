@@ -6,14 +6,15 @@ the collection is not mutable, as in training, the layer takes its input for a w
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Shaped
 
 Dtype = Any
 
@@ -69,17 +70,26 @@ class CausalConv(nn.Module):
             self, x, jnp.zeros_like(x, shape=(x.shape[0], length - 1, *x.shape[2:]))
         )
         padding = [(side // 2, side // 2) for side in sides]
-        # XLA's 3-D convolutions are slow on CPUs and TPUs. On CPUs a sum over the kernel's frames
-        # takes a fifth of the time. On TPUs a sum over its rows needs no copies of a batch of few
-        # frames.
-        x = jax.lax.platform_dependent(
-            x,
-            kernel.astype(self.dtype),
-            cpu=functools.partial(_convolve_frames, padding=padding),
-            tpu=functools.partial(_convolve_rows, padding=padding),
-            default=functools.partial(_convolve, padding=padding),
-        )
-        return x + bias.astype(self.dtype)
+        return convolve_video(x, kernel.astype(self.dtype), padding) + bias.astype(self.dtype)
+
+
+def convolve_video(
+    x: Float[Array, "batch time height width channels"],
+    kernel: Float[Array | np.ndarray, "length rows columns channels features"],
+    padding: list[tuple[int, int]],
+) -> Float[Array, "batch outputs height width features"]:
+    """Convolve over time, without padding, and over space, in the fastest form of each platform.
+
+    XLA's 3-D convolutions are slow on CPUs and TPUs. On CPUs a sum over the kernel's frames takes a
+    fifth of the time. On TPUs a sum over its rows needs no copies of a batch of few frames.
+    """
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(_convolve_frames, padding=padding),
+        tpu=functools.partial(_convolve_rows, padding=padding),
+        default=functools.partial(_convolve, padding=padding),
+    )
 
 
 def _convolve(
@@ -168,8 +178,9 @@ def apply_chunks(
     method: str,
     first: int = 1,
     size: int = 1,
-) -> Float[Array, "batch outputs ..."]:
-    """Return `module.method(sequence)`, computed chunk by chunk in one program.
+    convert: Callable[[PyTree], PyTree] = lambda output: output,
+) -> PyTree[Shaped[Array, "batch outputs ..."]]:
+    """Return `module.method(sequence)`, an array or a tree, chunk by chunk in one program.
 
     The program takes the memory of one chunk, in addition to its output.
 
@@ -178,17 +189,23 @@ def apply_chunks(
         first: number of frames of the first chunk.
         size: number of frames of each other chunk. It divides the number of frames after the first
             chunk.
+        convert: applied to each chunk's output, such as a change to a smaller type.
     """
     head, tail = jnp.split(sequence, [first], axis=1)
     output, cache = apply_chunk(module, variables, head, method=method)
+    output = convert(output)
     if not tail.shape[1]:
         return output
 
-    def step(cache: PyTree, chunk: Array) -> tuple[PyTree, Array]:
+    def step(cache: PyTree, chunk: Array) -> tuple[PyTree, PyTree]:
         output, cache = apply_chunk(module, variables, chunk, cache, method=method)
-        return cache, output
+        return cache, convert(output)
 
     _, outputs = jax.lax.scan(
         step, cache, rearrange(tail, "b (n size) ... -> n b size ...", size=size)
     )
-    return jnp.concatenate([output, rearrange(outputs, "n b t ... -> b (n t) ...")], axis=1)
+
+    def join(first: Array, others: Array) -> Array:
+        return jnp.concatenate([first, rearrange(others, "n b t ... -> b (n t) ...")], axis=1)
+
+    return jax.tree.map(join, output, outputs)

@@ -301,6 +301,11 @@ class AutoencoderWan(nn.Module):
         """Number of frames per latent frame after the first."""
         return 2 ** sum(self.temporal_downsample)
 
+    @property
+    def decoder_causal(self) -> bool:
+        """Whether `apply_chunks` decodes, because no frame depends on later latents."""
+        return True
+
     def setup(self):
         if len(self.temporal_downsample) != len(self.widths) - 1:
             raise ValueError(
