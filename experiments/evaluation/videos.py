@@ -183,7 +183,7 @@ class MovingDigits:
 
     `experiments.evaluation.tracking` finds digits and movements from the pixels alone.
     `caption_accuracy` is the share of clips in which all digits and all their directions in the
-    first frames are right; `digits_accuracy` and `directions_accuracy` are of one of the two.
+    first frames are right. `digits_accuracy` and `directions_accuracy` count one of the two.
     `whole` is the share of clips whose digits no frame loses. `warping_error` is the mean change of
     pixels along the exact flow of the movements found, in units of the whole grey scale.
     `speed_distance` is the Kolmogorov–Smirnov distance of the laws of speeds, `speed_p_value` its

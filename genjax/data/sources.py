@@ -55,8 +55,8 @@ def load_dataset(
             `$TFDS_DATA_DIR`, else in `~/tensorflow_datasets`.
 
     Raises:
-        ImportError: tensorflow-datasets is not installed, or TensorFlow is needed to unpack
-            archives and is not installed.
+        ImportError: tensorflow-datasets is not installed; or TensorFlow is not installed, which
+            some sets need to unpack archives, and sets of videos even to be read.
         ValueError: the dataset (the error names the nearest), configuration, version or split is
             unknown.
         ConnectionError: the set is not prepared, and none of its download hosts answers.
@@ -144,6 +144,12 @@ def _prepared_builder(name: str, data_dir: str | None):
         nearest = difflib.get_close_matches(family, known, n=5) or ["digits", "mnist", "cifar10"]
         message = f"no dataset is called {name!r}; the nearest names are {', '.join(nearest)}"
         raise ValueError(message) from error
+    except ModuleNotFoundError as error:
+        if "No module named 'tensorflow'" not in str(error):
+            raise
+        raise ImportError(
+            f"dataset {name!r} needs TensorFlow even to be read: pip install tensorflow-cpu"
+        ) from error
     if not builder.data_path.exists():
         with _preparation_lock(builder):
             builder = find_builder(name, data_dir=data_dir)  # another process may have prepared it

