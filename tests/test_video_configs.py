@@ -142,6 +142,23 @@ def test_image_to_video_keeps_the_given_frame(tmp_path):
     assert clips.shape == samples.shape
 
 
+def test_prompts_have_clips_of_their_captions(tmp_path):
+    """The squares' directions repeat after four clips; their colours tell clips apart."""
+    config = small(moving_digits_video.get_config("image_to_video"), tmp_path)
+    prompts = ["a square moves left", "a circle", "a square moves up", "a square moves up"]
+    task = build(config).with_prompts(prompts)
+    (frozen,), held_out = task.frozen(), small_video.load("test")
+    expected = held_out.source[np.array([3, 1, 0, 4])]["video"]
+    np.testing.assert_array_equal(frozen["clips"], expected)
+    labels = np.array([2, 2, 0])
+    real, labelled = task.condition.real_examples(None, labels)
+    np.testing.assert_array_equal(real, expected[labels])
+    assert labelled and task.condition.row_names(None) == tuple(prompts)
+    shapes = jax.tree.map(lambda a: (a.shape, a.dtype), frozen)
+    (abstract,) = task.abstract_frozen()
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), abstract) == shapes
+
+
 def test_causal_video_continues_clips_beyond_their_length(tmp_path):
     config = small(moving_digits_video.get_config("causal"), tmp_path)
     task, state, _ = step(config)
