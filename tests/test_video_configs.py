@@ -162,7 +162,7 @@ def test_prompts_have_clips_of_their_captions(tmp_path):
 def test_causal_video_continues_clips_beyond_their_length(tmp_path):
     config = small(moving_digits_video.get_config("causal"), tmp_path)
     task, state, _ = step(config)
-    config.sampling.update(given=2, frames=7, history_scale=1.5)
+    config.sampling.update(given=(0, 1), frames=7, history_scale=1.5)
     programs = sampling_program(task, config.sampling.weights, False, mesh_of(state))
     samples = sample(task, state, np.arange(4), config.sampling)
     assert samples.shape == (4, 25, 16, 16, 1)
@@ -183,7 +183,8 @@ def test_causal_video_continues_clips_beyond_their_length(tmp_path):
         ("image_to_video", {"condition.name": "Prompts"}, "no clips to take frames of"),
         ("causal", {"model.causal": False}, "not causal"),
         ("causal", {"loss.time_axes": 1}, "config.loss.time_axes to 2"),
-        ("causal", {"sampling.given": 9}, "fewer frames than a sample has"),
+        ("causal", {"sampling.given": (1,)}, "in order, at most 5"),
+        ("causal", {"sampling.given": (0, 1), "sampling.frames": 2}, "in order, at most 1"),
     ],
 )
 def test_frames_and_networks_that_do_not_fit_are_refused(choice, changes, message, tmp_path):
