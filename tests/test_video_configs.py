@@ -176,6 +176,17 @@ def test_causal_video_continues_clips_beyond_their_length(tmp_path):
     np.testing.assert_array_equal(state_by_frame[-1], other)
 
 
+@pytest.mark.parametrize(("choice", "frames"), [("image_to_video", 17), ("causal", 33)])
+def test_sampling_is_planned_without_loading_anything(choice, frames, tmp_path, monkeypatch):
+    config = small(moving_digits_video.get_config(choice), tmp_path)
+    task, labels, key = build(config), np.arange(3), jax.random.key(0)
+    monkeypatch.setattr(Data, "load", None)
+    state = jax.eval_shape(task.init, key)
+    inputs = task.abstract_sampling_inputs(config.sampling, {}, task.abstract_frozen())
+    samples = jax.eval_shape(task.generate, state, key, labels, labels, *inputs)
+    assert samples.shape == (3, frames, 16, 16, 1)
+
+
 @pytest.mark.parametrize(
     ("choice", "changes", "message"),
     [
