@@ -10,12 +10,13 @@ python -m experiments.sample --workdir=runs/moving_digits_video \
 
 The choices:
 - text_to_video: captions say which digits move where, and how fast.
-- image_to_video: also given is the first frame, clean and with a time of its own, or the first and
-  the last one (--config.sampling.given="(0, -1)"). Frames are those of the latents; the last one
-  stands for four frames of the clip.
+- image_to_video: the first frame is given too, clean and with a time of its own, or the first and
+  the last frame. Samples keep the first; with --given=0,-1 of experiments.sample, both. Frames are
+  those of the latents: the first stands for one frame of the clip, the others for four.
 - causal: each frame has its own noise, and attends to the last five. Samples are rolled out frame
-  by frame, to 9 frames of latents, 33 of the clip. --config.sampling.given=2 continues a clip from
-  its first two frames of latents, and --config.sampling.history_scale=1.5 guides on the history.
+  by frame, to 9 frames of latents, 33 of the clip. Flags of experiments.sample: --frames is another
+  length, --given=0,1 continues a clip from its first two frames, and --history_scale=1.5 guides on
+  the frames before.
 
 A clip has 17 frames of 32×32 pixels. Its latents are 5 frames of 8×8 with 4 channels, and the
 network sees 80 tokens.
@@ -109,4 +110,4 @@ def roll_out(config: ConfigDict) -> None:
     config.loss.time_axes = 2
     config.times.name = "uniform"  # clean and fully noisy frames are frequent
     config.model.update(causal=True, window=5)
-    config.sampling.update(given=0, frames=9, history_scale=placeholder(float))
+    config.sampling.update(given=(), frames=9, history_scale=placeholder(float))

@@ -142,10 +142,27 @@ def test_image_to_video_keeps_the_given_frame(tmp_path):
     assert clips.shape == samples.shape
 
 
+def test_prompts_have_clips_of_their_captions(tmp_path):
+    """The squares' directions repeat after four clips; their colours tell clips apart."""
+    config = small(moving_digits_video.get_config("image_to_video"), tmp_path)
+    prompts = ["a square moves left", "a circle", "a square moves up", "a square moves up"]
+    task = build(config).with_prompts(prompts)
+    (frozen,), held_out = task.frozen(), small_video.load("test")
+    expected = held_out.source[np.array([3, 1, 0, 4])]["video"]
+    np.testing.assert_array_equal(frozen["clips"], expected)
+    labels = np.array([2, 2, 0])
+    real, labelled = task.condition.real_examples(None, labels)
+    np.testing.assert_array_equal(real, expected[labels])
+    assert labelled and task.condition.row_names(None) == tuple(prompts)
+    shapes = jax.tree.map(lambda a: (a.shape, a.dtype), frozen)
+    (abstract,) = task.abstract_frozen()
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), abstract) == shapes
+
+
 def test_causal_video_continues_clips_beyond_their_length(tmp_path):
     config = small(moving_digits_video.get_config("causal"), tmp_path)
     task, state, _ = step(config)
-    config.sampling.update(given=2, frames=7, history_scale=1.5)
+    config.sampling.update(given=(0, 1), frames=7, history_scale=1.5)
     programs = sampling_program(task, config.sampling.weights, False, mesh_of(state))
     samples = sample(task, state, np.arange(4), config.sampling)
     assert samples.shape == (4, 25, 16, 16, 1)
@@ -159,6 +176,17 @@ def test_causal_video_continues_clips_beyond_their_length(tmp_path):
     np.testing.assert_array_equal(state_by_frame[-1], other)
 
 
+@pytest.mark.parametrize(("choice", "frames"), [("image_to_video", 17), ("causal", 33)])
+def test_sampling_is_planned_without_loading_anything(choice, frames, tmp_path, monkeypatch):
+    config = small(moving_digits_video.get_config(choice), tmp_path)
+    task, labels, key = build(config), np.arange(3), jax.random.key(0)
+    monkeypatch.setattr(Data, "load", None)
+    state = jax.eval_shape(task.init, key)
+    inputs = task.abstract_sampling_inputs(config.sampling, {}, task.abstract_frozen())
+    samples = jax.eval_shape(task.generate, state, key, labels, labels, *inputs)
+    assert samples.shape == (3, frames, 16, 16, 1)
+
+
 @pytest.mark.parametrize(
     ("choice", "changes", "message"),
     [
@@ -166,7 +194,8 @@ def test_causal_video_continues_clips_beyond_their_length(tmp_path):
         ("image_to_video", {"condition.name": "Prompts"}, "no clips to take frames of"),
         ("causal", {"model.causal": False}, "not causal"),
         ("causal", {"loss.time_axes": 1}, "config.loss.time_axes to 2"),
-        ("causal", {"sampling.given": 9}, "fewer frames than a sample has"),
+        ("causal", {"sampling.given": (1,)}, "in order, at most 5"),
+        ("causal", {"sampling.given": (0, 1), "sampling.frames": 2}, "in order, at most 1"),
     ],
 )
 def test_frames_and_networks_that_do_not_fit_are_refused(choice, changes, message, tmp_path):

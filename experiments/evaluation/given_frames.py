@@ -47,12 +47,9 @@ class GivenFrames:
         held_out = self.context.data.held_out()
         clips = held_out.source[: self.context.num_samples][self.context.data.feature]
         captions = tuple(texts[0] for texts in held_out.captions[: len(clips)])
-        given = model.sampling.given
-        if isinstance(given, int):  # so many of the first
-            given = range(given)
-        if not given:
+        if not model.sampling.given:
             return {}
-        shown = shown_frames(given, self.context.space.shape[0], clips.shape[1])
+        shown = shown_frames(model.sampling.given, self.context.space.shape[0], clips.shape[1])
         samples = model.sample(np.arange(len(clips)), captions)[:, : clips.shape[1]]
         error = lambda made: float(
             np.sqrt(np.mean((made[:, shown].astype(float) - clips[:, shown]) ** 2))

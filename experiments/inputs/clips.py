@@ -1,5 +1,6 @@
 """Prompts with clips: samples begin like a held-out clip, under its caption."""
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,11 +15,14 @@ from experiments.inputs.datasets import Data
 
 @dataclass(frozen=True)
 class CaptionedClips(Prompts):
-    """Prompts whose labels also stand for the first held-out clips, which samples take frames of.
+    """Prompts whose labels also stand for held-out clips, which samples take frames of.
+
+    A prompt's clip has the prompt as its caption. Where a prompt is repeated, each gets another
+    clip, as far as there are. A prompt that is no caption gets any clip.
 
     Attributes:
         data: where the clips are.
-        rows: of sample sheets, where `prompts` are the captions of the clips.
+        rows: of sample sheets, whose prompts are the captions of the first held-out clips.
         prompts: in place of these captions; one for each row.
     """
 
@@ -37,6 +41,18 @@ class CaptionedClips(Prompts):
             return self.prompts
         return tuple(texts[0] for texts in self.data.held_out().captions[: self.rows])
 
+    def _own_clips(self) -> UInt8[np.ndarray, "rows time height width channels"]:
+        """Return the clip of each row."""
+        held_out, alike, rows = self.data.held_out(), defaultdict(list), []
+        for row, texts in enumerate(held_out.captions):
+            alike[texts[0]].append(row)
+        seen = Counter()
+        for number, text in enumerate(self.texts):
+            places = alike.get(text) or [number % len(held_out.source)]
+            rows.append(places[seen[text] % len(places)])
+            seen[text] += 1
+        return held_out.source[np.array(rows)][self.data.feature]
+
     def clips(
         self, labels: Int[Array, " batch"], frozen: PyTree
     ) -> UInt8[Array, "batch time height width channels"]:
@@ -44,8 +60,7 @@ class CaptionedClips(Prompts):
         return frozen["clips"][labels]
 
     def frozen(self) -> dict[str, PyTree]:
-        clips = self.data.held_out().source[: self.num_rows][self.data.feature]
-        return super().frozen() | {"clips": clips}
+        return super().frozen() | {"clips": self._own_clips()}
 
     def abstract_frozen(self) -> dict[str, PyTree]:
         clips = jax.ShapeDtypeStruct((self.num_rows, *self.data.image_shape), jnp.uint8)
@@ -55,4 +70,4 @@ class CaptionedClips(Prompts):
         return self.texts
 
     def real_examples(self, data: Data, labels: np.ndarray) -> tuple[np.ndarray, bool]:
-        return data.held_out().source[: self.num_rows][data.feature][labels], True
+        return self._own_clips()[labels], True

@@ -44,6 +44,16 @@ TRUNCATION = flags.DEFINE_float(
     "Of a GAN: 1 samples as in training, less nearer to the mean.",
     lower_bound=0.0,
 )
+GIVEN = flags.DEFINE_list(
+    "given",
+    None,
+    "Of video: frames that are kept from a held-out clip, 0 or 0,-1 for the first and the last. "
+    "Frames are those of the network's space.",
+)
+FRAMES = flags.DEFINE_integer("frames", None, "Of a causal network's video: its length.", 1)
+HISTORY_SCALE = flags.DEFINE_float(
+    "history_scale", None, "Of a causal network's video: guidance on the frames before."
+)
 WEIGHTS = flags.DEFINE_string(
     "weights",
     None,
@@ -64,7 +74,8 @@ def sampling_changes() -> dict[str, Any]:
     """Return what the flags change in `config.sampling`; None where one was not given.
 
     Raises:
-        ValueError: there is no such sampler or grid, or it has no such option.
+        ValueError: there is no such sampler or grid, or it has no such option; a given frame is
+            no number.
     """
     return dict(
         sampler=named(SAMPLER.value, "sampler", ANY_SAMPLER),
@@ -77,6 +88,9 @@ def sampling_changes() -> dict[str, Any]:
         min_p=MIN_P.value,
         choice_temperature=CHOICE_TEMPERATURE.value,
         truncation=TRUNCATION.value,
+        given=None if GIVEN.value is None else tuple(map(int, GIVEN.value)),
+        frames=FRAMES.value,
+        history_scale=HISTORY_SCALE.value,
         weights=WEIGHTS.value,
         batch_size=BATCH_SIZE.value,
         seed=SEED.value,

@@ -34,8 +34,8 @@ class CausalVideo(Diffusion):
     """Diffusion forcing (Chen et al. 2024): noise in each frame, and samples frame by frame.
 
     Training is that of `Diffusion` with `config.loss.time_axes = 2`. `config.sampling` also has the
-    number of `frames` of a sample, how many of them are `given` by the condition's clips, and
-    `history_scale` (`diffusion.guide_roll_out`). Frames are those of the network's space.
+    number of `frames` of a sample, the numbers of those `given` by the condition's clips, the first
+    ones, and `history_scale` (`diffusion.guide_roll_out`). Frames are those of the network's space.
     """
 
     @classmethod
@@ -57,12 +57,7 @@ class CausalVideo(Diffusion):
             raise ValueError(
                 "a roll-out needs noise for each frame: set config.loss.time_axes to 2"
             )
-        given, frames = config.sampling.given, config.sampling.frames
-        if not 0 <= given < frames or given > fields["space"].shape[0]:
-            raise ValueError(
-                f"config.sampling.given is {given} and frames is {frames}; give fewer frames than "
-                f"a sample has, and at most {fields['space'].shape[0]}"
-            )
+        check_given(config.sampling, fields["space"].shape[0])
         return fields
 
     def sampling_inputs(self, sampling: Any) -> tuple:
@@ -79,7 +74,7 @@ class CausalVideo(Diffusion):
         return Guidance(
             guidance_scale=scale,
             history_scale=None if history_scale is None else jnp.float32(history_scale),
-            given=jnp.arange(sampling.given),
+            given=jnp.arange(len(sampling.given)),
             frames=jnp.arange(sampling.frames),
         )
 
@@ -138,5 +133,15 @@ class CausalVideo(Diffusion):
         return rolled, self.network.empty_cache(parts * len(labels), *shape[:3])
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
-        own = {name: sampling[name] for name in ("history_scale", "given", "frames")}
-        return super().describe_sampling(sampling) | own
+        own = {name: sampling[name] for name in ("history_scale", "frames")}
+        return super().describe_sampling(sampling) | own | {"given": list(sampling.given)}
+
+
+def check_given(sampling: Any, frames_of_clip: int) -> None:
+    """Raise ValueError if the given frames are not the first ones, or are all frames."""
+    given, most = list(sampling.given), min(sampling.frames - 1, frames_of_clip)
+    if given != list(range(len(given))) or len(given) > most:
+        raise ValueError(
+            f"config.sampling.given is {given}; a roll-out of {sampling.frames} frames continues "
+            f"the first frames of a clip, 0, 1, … in order, at most {most}"
+        )

@@ -2,7 +2,7 @@
 
 The network is trained with independent noise in each frame (Chen et al. 2024, "Diffusion forcing").
 So it knows noisy frames after clean ones. Each frame is sampled given a memory of the frames before
-it, such as a cache of keys and values (`VideoDiT.extend`), and is then remembered as a clean frame.
+it, such as a cache of keys and values (`VideoDiT.extend`). Then the clean frame is remembered.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from genjax.diffusion.targets import Prediction
 
 
 class Rolled(NamedTuple):
-    """What a roll-out calls.
+    """The two functions of a network that a roll-out calls.
 
     Attributes:
         denoise: `(x_t, t, memory) -> Prediction` of one frame, `[batch 1 …]`.

@@ -70,6 +70,7 @@ def test_clips_of_prompts_are_drawn_as_strips_and_films(tmp_path, monkeypatch):
         assert read_rows(sheet) == captions
     assert "Film of sampled clips" in (workdir / "report.html").read_text(encoding="utf-8")
     prompts = ["--prompt=a square moves up", "--prompt=a square moves down", "--count=1"]
+    prompts += ["--given=0,-1"]
     succeed("sample", f"--workdir={workdir}", *prompts, f"--out={tmp_path}/drawn.png")
     with Image.open(tmp_path / "drawn.webp") as film:
         assert film.n_frames == 17 and film.height == 2 * 66
