@@ -9,7 +9,8 @@
 
 The program is a training step. With --program=sample it is the sampling of `config.batch_size`
 images at once by the config's sampler, steps, guidance and weights. Latents are not decoded if the
-data are latents.
+data are latents. Tokens that are decoded one after another take an evaluation each. Their caches
+are part of the workspace, split by head over the mesh axis tensor.
 
 For TPUs (pip install '.[tpu]') their own compiler compiles the sharded program and says its memory
 and collectives. If it refuses a program as too large, it says the memory, and collectives are
@@ -69,6 +70,9 @@ from genjax.devices.specifications import DEVICES, Device
 from genjax.nn import attention_choices
 from genjax.nn.sharding import CONTEXT, TENSOR
 from genjax.training.placement import abstract_frozen
+
+# Tasks whose sampling evaluates one network again and again, each time on as many tokens.
+SAMPLED = ("Diffusion", "MaskedTokens", "TokenAutoregression")
 
 
 def _held(name: str, program: Program, frozen: tuple) -> dict[str, int]:
@@ -189,9 +193,9 @@ def _needs(
 
 
 def _check(config: Any, name: str, training: bool, by_operation: bool) -> None:
-    if not training and config.task != "Diffusion":
+    if not training and config.task not in SAMPLED:
         raise ValueError(
-            "--program=sample plans the sampling of diffusion, and the task of "
+            f"--program=sample plans the sampling of {', '.join(SAMPLED)}, and the task of "
             f"{config.experiment} is {config.task}; take --program=train"
         )
     if by_operation and not DEVICES[name].topology:

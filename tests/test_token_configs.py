@@ -71,17 +71,46 @@ def test_a_step_of_every_architecture_runs_narrowed(choice, tmp_path):
     assert max(jax.tree.leaves(moved)) > 0
 
 
-@pytest.mark.slow
-def test_the_largest_transformer_is_planned_over_64_devices(tmp_path):
-    """All of its 3,096,659,200 parameters but the norms and the classes are split 64 ways.
-
-    The tokenizer is narrow, but has 16×16 codes of 16,384.
-    """
+def narrow_tokenizer(folder):
+    """Save a narrow tokenizer with 16×16 codes of 16,384."""
     network = VQModel(VectorQuantizer(16_384, 8), 4, (4,) * 5, blocks=1, groups=2)
     images = np.zeros((1, 16, 16, 3), np.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), images)
     zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
-    pretrained.save(tmp_path, network, zeros)
+    pretrained.save(folder, network, zeros)
+
+
+def test_decoding_is_planned_with_its_caches_split_by_head(tmp_path):
+    narrow_tokenizer(tmp_path)
+    config = imagenet256_tokens.get_config("llamagen_b")
+    config.space.published, config.batch_size = str(tmp_path), 64
+    one, two = (plan(config, axes, "h100", "sample") for axes in ({"data": 1}, {"tensor": 2}))
+    width, depth, inner, places, rows = 768, 12, 2048, 257, 2 * 64  # guidance takes pairs
+    # Each pass reads the weights once for a row, and the whole cache for its query.
+    blocks = depth * (4 * width**2 + 3 * width * inner + 2 * places * width)
+    network = rows * 256 * (blocks + width * 16_384)
+    assert network < one["multiply_adds"] < 1.02 * network  # and the narrow tokenizer
+    cache = 2 * depth * rows * places * width * 2  # bytes of keys and values in bfloat16
+    working = lambda found: found["memory"]["activations and workspace"]
+    assert working(one) > cache
+    assert working(one) - working(two) > 0.49 * cache
+    # Weights and caches are read for each of 256 tokens: 3.35 TB/s.
+    assert one["terms"]["memory"] > 256 * (2 * depth * 4 * width**2 + cache) / 3.35e12
+    # The outputs of two halves of each block are summed, of one row of a token in bfloat16.
+    (sent,) = two["collectives"]
+    assert (sent["kind"], sent["count"]) == ("all-reduce", 256 * depth * 2)
+
+
+def test_tasks_whose_sampling_is_not_planned_are_refused():
+    config = imagenet256_tokens.get_config("var_d16")
+    with pytest.raises(ValueError, match="TokenAutoregression, and the task of .* is NextScale"):
+        plan(config, {"data": 1}, "h100", "sample")
+
+
+@pytest.mark.slow
+def test_the_largest_transformer_is_planned_over_64_devices(tmp_path):
+    """All of its 3,096,659,200 parameters but the norms and the classes are split 64 ways."""
+    narrow_tokenizer(tmp_path)
     config = imagenet256_tokens.get_config("llamagen_3b")
     config.space.published = str(tmp_path)
     memory = plan(config, {"fsdp": 64}, "h100")["memory"]

@@ -100,6 +100,10 @@ class MaskedTokens(TokenTask):
         temperatures = autoregression.choice_temperatures(sampling.num_steps, first)
         return self.law(sampling), jnp.asarray(counts), jnp.asarray(temperatures)
 
+    def num_evaluations(self, sampling: Any) -> int:
+        """Return how often sampling evaluates the network: once for each step."""
+        return sampling.num_steps
+
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         names = "num_steps", "schedule", "choice_temperature"
         return super().describe_sampling(sampling) | {name: sampling[name] for name in names}

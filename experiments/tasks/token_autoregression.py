@@ -1,6 +1,7 @@
 """Autoregression over the codes of a frozen tokenizer: each token given those before it."""
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -64,6 +65,10 @@ class TokenAutoregression(TokenTask):
             drawn = jnp.arange(self.length) < width * jnp.arange(rows + 1)[:, None, None]
             tokens = jnp.where(drawn, tokens, self.space.vocabulary)
         return self._images(tokens, frozen)
+
+    def num_evaluations(self, sampling: Any) -> int:
+        """Return how often sampling evaluates the network: once for each token."""
+        return self.length
 
     def decode(
         self,

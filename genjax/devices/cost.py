@@ -54,7 +54,8 @@ def product_bytes(function: Callable, *args: Any) -> int:
 
     Memory has to move no more if a compiler fuses everything else with them. The products of
     attention, over batch and heads, count without their largest array, the logits or weights:
-    kernels for attention keep it on the chip.
+    kernels for attention keep it on the chip. With a single query the largest array is the keys or
+    values, such as a cache, which count.
 
     Args, Raises: as of `multiply_adds`.
     """
@@ -108,11 +109,11 @@ def _bytes(equation: Any) -> int:
     sizes = sorted(
         var.aval.size * var.aval.dtype.itemsize for var in (*equation.invars, *equation.outvars)
     )
-    over_heads = (
-        equation.primitive.name == "dot_general"
-        and len(equation.params["dimension_numbers"][1][0]) > 1
-    )
-    return sum(sizes[:-1] if over_heads else sizes)
+    if equation.primitive.name != "dot_general":
+        return sum(sizes)
+    batched = len(equation.params["dimension_numbers"][1][0])
+    single = 1 in equation.outvars[0].aval.shape[batched:]
+    return sum(sizes[:-1] if batched > 1 and not single else sizes)
 
 
 Iterations = Callable[[dict[str, Any]], int]  # of a scan's parameters
