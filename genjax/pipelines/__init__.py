@@ -1,4 +1,4 @@
-"""Text-to-image pipelines, and trained runs as objects.
+"""Published systems for images and videos, and trained runs, as objects that sample.
 
 A pipeline compiles and keeps its own programs; functions of the other packages do not.
 """

@@ -21,10 +21,19 @@ from jax.sharding import Sharding
 
 from genjax import pretrained
 from genjax.data.tokenizers import FILES, Tokenizer
+from genjax.models.encoders.clip import resize_and_crop
 from genjax.nn import Text
+from genjax.pipelines.experts import Experts
 from genjax.pipelines.generation import Pipeline
+from genjax.pretrained.clip import check_preparation
 from genjax.pretrained.configuration import expect_kind, has_type, read_json
 from genjax.pretrained.published import members, record_of, records
+
+
+def _config_name(part: str) -> str:
+    """Return the name of the file with a part's configuration."""
+    names = dict(scheduler="scheduler_config.json", image_processor="preprocessor_config.json")
+    return names.get(part, "config.json")
 
 
 @dataclass(frozen=True)
@@ -47,8 +56,7 @@ class Folder:
         Raises:
             ValueError: `read` raises one; the error then names the file.
         """
-        name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        path = self.path / part / name
+        path = self.path / part / _config_name(part)
         config = read_json(path)
         try:
             return read(config)
@@ -98,6 +106,22 @@ class Folder:
         program = jax.jit(lambda variables, ids, mask: take(module, variables, ids, mask))
         return lambda prompts: program(variables, *tokenizer.encode(prompts, length))
 
+    def image_encoder(self) -> Callable[[Any], Any]:
+        """Return a function from pictures in [−1, 1] to the last but one states of CLIP's encoder.
+
+        Raises:
+            ValueError: the pictures are prepared in another way than the original CLIP's.
+        """
+        module, variables = self.part("image_encoder")
+        size = module.image_size
+        self.config("image_processor", lambda entries: check_preparation(entries, size))
+
+        @jax.jit
+        def program(variables, images):
+            return module.apply(variables, resize_and_crop(images, size)).states[-2]
+
+        return lambda images: program(variables, images)
+
     def size(self, autoencoder: nn.Module, latents: int) -> tuple[int, int]:
         """Return the height and width, in pixels, of the pictures the network was trained on.
 
@@ -121,8 +145,10 @@ class System:
         name: the pipeline's name in `model_index.json`.
         encoder: from a folder to a function of prompts, `Pipeline`'s `condition`.
         settings: from a folder, its network and its autoencoder to further arguments of `Pipeline`.
-        parts: names of the text encoders and tokenizers.
+        parts: names of the text encoders and tokenizers, and of an image's encoder and processor.
         optional: those parts that a folder may lack.
+        network: from a folder to the network and its variables.
+        entries: from a pipeline to further entries of `model_index.json`.
     """
 
     name: str
@@ -130,6 +156,8 @@ class System:
     settings: Callable[[Folder, Any, Any], dict[str, Any]]
     parts: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    network: Callable[[Folder], tuple[Any, Any]] = lambda folder: folder.part("transformer")
+    entries: Callable[[Pipeline], dict[str, Any]] = lambda pipeline: {}
 
 
 def _find_system(name: Any, source: str) -> System:
@@ -176,16 +204,20 @@ def load(
     sharding: Callable[[str, tuple[int, ...]], Sharding] | None = None,
     batch_sharding: Sharding | None = None,
 ) -> Pipeline:
-    """Return a folder's pipeline: Stable Diffusion 3 and 3.5, FLUX.1, PixArt, DiT or Wan 2.1.
+    """Return a folder's pipeline: Stable Diffusion 3, FLUX.1, PixArt, DiT, Wan or LTX-Video.
 
-        types = dict(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16) pipeline =
-        load("stable-diffusion-3-medium-diffusers", **types) images = pipeline(["a corgi on a
-        skateboard"], seeds=[7], guidance_scale=5.0)
+        types = dict(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+        pipeline = load("stable-diffusion-3-medium-diffusers", **types)
+        images = pipeline(["a corgi on a skateboard"], seeds=[7], guidance_scale=5.0)
 
     Each pipeline has its authors' schedule, text encoders and defaults. CLIP reads 77 tokens. T5
     reads 256 tokens for Stable Diffusion 3 and FLUX.1 schnell, 512 for FLUX.1 dev, 120 for
-    PixArt-alpha and 300 for PixArt-sigma. Wan's text-to-video systems make videos; UMT5 reads 512
-    tokens.
+    PixArt-alpha, 300 for PixArt-sigma and 128 for LTX-Video. UMT5 reads 512 tokens for Wan.
+
+    Wan and LTX-Video make videos. Wan 2.1 and 2.2 continue given frames too: their image-to-video
+    folders need `images`, and Wan 2.2's 5B takes `images` or prompts alone. A folder with two
+    networks, Wan 2.2's experts, switches between them at its `boundary_ratio`. LTX-Video makes 25
+    frames per second; blocks of its decoder that add noise (0.9.1) add none here.
 
     Args:
         dtype: the type in which all networks compute; float32 if None.
@@ -199,7 +231,7 @@ def load(
             it.
     """
     opened, system = _open(folder, dtype=dtype, param_dtype=param_dtype, sharding=sharding)
-    network, variables = opened.part("transformer")
+    network, variables = system.network(opened)
     autoencoder, autoencoder_variables = opened.part("vae")
     return Pipeline(
         network,
@@ -231,8 +263,9 @@ def save(
 
     Args:
         system: the published system, as `model_index.json` names it.
-        parts: `scheduler`, the entries of `scheduler_config.json`; text encoders as `(module,
-            variables)`; tokenizers as a `Tokenizer` or the folder of its files.
+        parts: `scheduler`, the entries of `scheduler_config.json`; encoders as `(module,
+            variables)`; tokenizers as a `Tokenizer` or the folder of its files; `image_processor`,
+            the entries of `preprocessor_config.json`.
 
     Raises:
         FileExistsError: the folder exists and is not empty.
@@ -252,10 +285,7 @@ def save(
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; save in a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    networks = dict(
-        transformer=(pipeline.network, pipeline.variables["network"]),
-        vae=(pipeline.autoencoder, pipeline.variables["autoencoder"]),
-    )
+    networks = _networks(pipeline)
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as unfinished:
         whole = Path(unfinished) / folder.name
         whole.mkdir()
@@ -264,6 +294,17 @@ def save(
         else:
             _write(whole, system, networks | parts, pipeline)
         whole.replace(folder)
+
+
+def _networks(pipeline: Pipeline) -> dict[str, tuple[nn.Module, Any]]:
+    """Return the networks and the autoencoder of a pipeline, with their variables, by folder."""
+    network, variables = pipeline.network, pipeline.variables["network"]
+    if isinstance(network, Experts):
+        pair = dict(transformer=(network.high, variables["high"]))
+        pair["transformer_2"] = network.low, variables["low"]
+    else:
+        pair = dict(transformer=(network, variables))
+    return pair | dict(vae=(pipeline.autoencoder, pipeline.variables["autoencoder"]))
 
 
 def _copy(source: Path, whole: Path, networks: dict[str, tuple[nn.Module, Any]]) -> None:
@@ -303,10 +344,10 @@ def _write(whole: Path, system: System, parts: Mapping[str, Any], pipeline: Pipe
     Raises:
         ValueError: the schedule differs from the pipeline's.
     """
-    index: dict[str, Any] = dict(_class_name=system.name)
-    for name in ("transformer", "vae", "scheduler", *system.parts):
+    index: dict[str, Any] = dict(_class_name=system.name) | system.entries(pipeline)
+    for name in (*_networks(pipeline), "scheduler", *system.parts):
         entries = {}
-        if name == "transformer" and "sample_size" in record_of(pipeline.network).unused:
+        if name == "transformer" and "sample_size" in record_of(parts[name][0]).unused:
             entries = dict(sample_size=pipeline.size[0] // pipeline.autoencoder.factor)
         index[name] = _write_part(whole / name, parts.get(name), **entries)
     (whole / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
@@ -331,7 +372,9 @@ def _write_part(folder: Path, part: Any, **entries: Any) -> list[str | None]:
         return [None, None]
     if isinstance(part, Mapping):
         folder.mkdir()
-        (folder / "scheduler_config.json").write_text(json.dumps(dict(part), indent=2) + "\n")
+        (folder / _config_name(folder.name)).write_text(json.dumps(dict(part), indent=2) + "\n")
+        if "image_processor_type" in part:
+            return ["transformers", part["image_processor_type"]]
         return ["diffusers", part.get("_class_name")]
     if isinstance(part, tuple):
         module, variables = part

@@ -1,5 +1,6 @@
 """Pictures and videos from prompts or classes, by a diffusion network in latent space."""
 
+import functools
 import math
 import operator
 import os
@@ -16,6 +17,8 @@ from jaxtyping import Array, Float, Key, PyTree, UInt8
 from genjax import diffusion
 from genjax.data import to_float, to_uint8
 from genjax.nn.causal import apply_chunks
+from genjax.pipelines.experts import Experts
+from genjax.pipelines.frames import CleanFrame, FrameChannels
 
 
 class Pipeline:
@@ -33,18 +36,21 @@ class Pipeline:
     guided away from negative prompts if `negative_scale` is above 1.
 
     Args:
-        network: `apply(variables, x, t, condition, …)`, on latents.
-        autoencoder: has `factor`, `latent_mean`, `latent_deviation`, `encode` and `decode`.
+        network: `apply(variables, x, t, condition, …)`, on latents: a module, or `Experts`.
+        autoencoder: has `factor`, `latent_mean`, `latent_deviation`, `encode` and `decode`; for
+            videos `temporal_factor` and `decoder_causal` too.
         variables: those of the two, as `network` and `autoencoder`.
         condition: maps prompts, or class labels, to the network's condition.
         empty: the prompt, or label, to guide away from without a negative prompt.
         process, target, sampler: of `genjax.diffusion`.
         grid: `(num_steps, tokens) -> times`, where tokens is the number of image tokens.
         size: the default (height, width) of pictures, in pixels.
-        frames: the default number of frames of a video; None if the system makes pictures. Latents
-            of videos are decoded frame by frame, so memory does not grow with their number.
+        frames: the default number of frames of a video; None if the system makes pictures. A causal
+            decoder decodes latents frame by frame, so memory does not grow with their number.
+        given_frames: how the network takes a video's first and last frame, an object of
+            `genjax.pipelines.frames`; None if it takes prompts alone.
         num_steps: the default number of steps.
-        guidance_scale: the default guidance scale.
+        guidance_scale: the default guidance scale; a pair for `Experts`, of high and low noise.
         distilled: whether guidance is distilled into the network, as in FLUX.1. Then only
             `negative_scale` guides by a second condition. None means: true if the network takes a
             guidance scale.
@@ -56,7 +62,7 @@ class Pipeline:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Module | Experts,
         autoencoder: nn.Module,
         variables: dict[str, PyTree],
         *,
@@ -68,8 +74,9 @@ class Pipeline:
         grid: Callable[[int, int], Float[Array, " times"]],
         size: tuple[int, int],
         frames: int | None = None,
+        given_frames: CleanFrame | FrameChannels | None = None,
         num_steps: int,
-        guidance_scale: float,
+        guidance_scale: float | tuple[float, float],
         distilled: bool | None = None,
         sharding: Sharding | None = None,
         folder: os.PathLike | None = None,
@@ -77,7 +84,7 @@ class Pipeline:
         self.network, self.autoencoder, self.variables = network, autoencoder, variables
         self.condition, self.empty = condition, empty
         self.process, self.target, self.sampler, self.grid = process, target, sampler, grid
-        self.size, self.frames = size, frames
+        self.size, self.frames, self.given_frames = size, frames, given_frames
         self.num_steps, self.guidance_scale = num_steps, guidance_scale
         self.sharding, self.folder = sharding, folder
         self.takes_guidance = getattr(network, "takes_guidance", False)
@@ -101,9 +108,10 @@ class Pipeline:
         size: tuple[int, int] | None = None,
         frames: int | None = None,
         num_steps: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | tuple[float, float] | None = None,
         negative_scale: float = 1.0,
         images: np.ndarray | None = None,
+        last_images: np.ndarray | None = None,
         strength: float = 1.0,
         known: np.ndarray | None = None,
         noise: np.ndarray | Array | None = None,
@@ -117,10 +125,12 @@ class Pipeline:
             size: height and width in pixels.
             frames: number of frames of a video, 1 + n·`temporal_factor` of the autoencoder.
             num_steps: the number of steps, at least 1.
-            guidance_scale, negative_scale: see the class.
+            guidance_scale, negative_scale: see the class. `Experts` take one guidance scale for
+                both, or a pair.
             images: bytes, `[batch height width 3]`. Image to image: sampling starts from the
                 images, noised to the time that `strength` gives. Inpainting: pixels outside `known`
-                are filled in.
+                are filled in. Image to video: the first frames.
+            last_images: the last frames of the videos, like `images`.
             strength: the fraction of the steps to take, in (0, 1]. At 1 only the `known` part of
                 `images` remains.
             known: True at pixels of `images` to keep, `[batch height width]`. A latent is kept if
@@ -134,25 +144,43 @@ class Pipeline:
                 scale have no effect.
         """
         batch = _check_counts(
-            prompts, seeds=seeds, negative_prompts=negative_prompts, images=images, known=known
+            prompts,
+            seeds=seeds,
+            negative_prompts=negative_prompts,
+            images=images,
+            last_images=last_images,
+            known=known,
         )
         height, width = self._checked_size(size, images, known)
         side = self.autoencoder.factor
-        shape = (*self._latent_frames(frames, images), height // side, width // side, self.channels)
-        times = self._times(num_steps, shape, None if images is None else strength)
+        frames = self._checked_frames(frames)
+        self._check_given_frames(images, last_images, frames, strength, known)
+        shape = (*self._latent_frames(frames), height // side, width // side, self.channels)
+        edits = images is not None and frames is None
+        times = self._times(num_steps, shape, strength if edits else None)
         conditions = self._conditions(
             prompts, negative_prompts, (height, width), guidance_scale, negative_scale
         )
         keys = self._placed(_keys(range(batch) if seeds is None else seeds))
         noise = self._start(noise, keys, times[0], shape)
-        latents = None
-        if images is not None:
-            latents = self._encode(self.variables["autoencoder"], self._placed(images))
-        known = None if known is None else self._known_latents(known)
+        latents, given = self._encoded_images(images, last_images, frames)
+        known = None if known is None else self._placed(self._known_latents(known))
         latents = self._denoise(
-            self.variables["network"], keys, noise, *conditions, times, latents, self._placed(known)
+            self.variables["network"], keys, noise, *conditions, times, latents, known, given
         )
         return np.asarray(self._decode(self.variables["autoencoder"], latents))
+
+    def _encoded_images(
+        self, images: np.ndarray | None, last_images: np.ndarray | None, frames: int | None
+    ) -> tuple[Array | None, PyTree]:
+        """Return the latents of pictures to edit, and a video's given frames; None without."""
+        if images is None:
+            return None, None
+        variables = self.variables["autoencoder"]
+        images, last_images = self._placed((images, last_images))
+        if frames is None:
+            return self._encode(variables, images), None
+        return None, self.given_frames.encode(variables, images, last_images, frames)
 
     def _start(
         self, noise: np.ndarray | Array | None, keys: Array, time: Array, shape: tuple[int, ...]
@@ -174,12 +202,15 @@ class Pipeline:
         ]
 
     def _denoised(
-        self, variables, keys, noise, conditioning, negative, scale, times, latents, known
+        self, variables, keys, noise, conditioning, negative, scale, times, latents, known, given
     ) -> Float[Array, "batch *frames rows columns channels"]:
         """Sample latents, without guidance if there is no negative condition."""
 
         def apply(x, t, conditioning):
-            condition, named = conditioning
+            (condition, named), given = conditioning
+            if given is not None:
+                x, t, tokens = self.given_frames.inputs(x, t, given)
+                named = named | tokens
             return self.network.apply(variables, x, t, condition, **named)
 
         denoiser = diffusion.predict(
@@ -189,14 +220,23 @@ class Pipeline:
             learned_variance=self.network.out_channels == 2 * self.channels,
         )
         if negative is None:
-            guided = lambda x_t, t: denoiser(x_t, t, conditioning)
+            guided = lambda x_t, t: denoiser(x_t, t, (conditioning, given))
         else:
-            guided = diffusion.guide(denoiser, conditioning, negative, scale)
+            both = (conditioning, given), (negative, given)
+            guided = diffusion.guide(denoiser, *both, self._scale_of_time(scale))
         if known is not None:
             guided = diffusion.inpaint(guided, self.process, known, latents)
         if latents is not None:
             noise = self.process.alpha(times[0]) * latents + noise
-        return self.sampler(guided, self.process, noise, times, keys=keys)
+        sampled = self.sampler(guided, self.process, noise, times, keys=keys)
+        return sampled if given is None else self.given_frames.finish(sampled, given)
+
+    def _scale_of_time(self, scale: Float[Array, " *pair"]) -> Float[Array, ""] | Callable:
+        """Return the scale, or for `Experts` the function of time that has its two scales."""
+        if not scale.ndim:
+            return scale
+        time = lambda t: self.process.preconditioning.network_time(self.process, t)
+        return lambda t: jnp.where(self.network.is_high(time(t)), *scale)
 
     def _noise_of(
         self, keys, time, shape: tuple[int, ...]
@@ -210,8 +250,9 @@ class Pipeline:
 
     def _decoded(self, variables, latents) -> UInt8[Array, "batch *frames height width 3"]:
         latents = latents * self.deviation + self.mean
-        if self.frames is not None:
-            return to_uint8(apply_chunks(self.autoencoder, variables, latents, method="decode"))
+        if self.frames is not None and self.autoencoder.decoder_causal:
+            chunked = functools.partial(apply_chunks, method="decode", convert=to_uint8)
+            return chunked(self.autoencoder, variables, latents)
         return to_uint8(self.autoencoder.apply(variables, latents, method="decode"))
 
     def _placed(self, tree: PyTree) -> PyTree:
@@ -222,12 +263,12 @@ class Pipeline:
         prompts: Sequence[Any],
         negative_prompts: Sequence[Any] | None,
         size: tuple[int, int],
-        guidance_scale: float | None,
+        guidance_scale: float | tuple[float, float] | None,
         negative_scale: float,
-    ) -> tuple[PyTree, PyTree, Float[Array, ""]]:
+    ) -> tuple[PyTree, PyTree, Float[Array, " *pair"]]:
         """Return the network's condition, that of negative prompts or None, and the scale."""
         batch, named = len(prompts), {}
-        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        scale = self._checked_scale(guidance_scale)
         if self.takes_guidance:
             named["guidance"] = jnp.full(batch, scale, jnp.float32)
         if self.takes_size:
@@ -241,7 +282,7 @@ class Pipeline:
                 "as FLUX.1; this network is guided by guidance_scale: leave negative_scale out"
             )
         negative = None
-        if scale > 1:
+        if np.max(scale) > 1:
             negatives = [self.empty] * batch if negative_prompts is None else negative_prompts
             negative = self._placed((self.condition(negatives), named))
         elif negative_prompts is not None:
@@ -250,6 +291,17 @@ class Pipeline:
                 "leave negative_prompts out"
             )
         return self._placed((self.condition(prompts), named)), negative, jnp.float32(scale)
+
+    def _checked_scale(
+        self, guidance_scale: float | tuple[float, float] | None
+    ) -> float | Float[np.ndarray, "2"]:
+        """Return the guidance scale; for `Experts` the two scales, each at least 1."""
+        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        experts = isinstance(self.network, Experts)
+        if np.shape(scale) not in (((), (2,)) if experts else ((),)):
+            expected = "a number, or a pair for high and low noise" if experts else "a number"
+            raise ValueError(f"guidance_scale={scale} does not fit this system: give {expected}")
+        return np.broadcast_to(np.maximum(scale, 1), 2) if experts else scale
 
     def _times(
         self, num_steps: int | None, shape: tuple[int, ...], strength: float | None
@@ -269,20 +321,51 @@ class Pipeline:
             )
         return times[-1 - max(1, round(strength * num_steps)) :]
 
-    def _latent_frames(
-        self, frames: int | None, images: np.ndarray | None
-    ) -> tuple[()] | tuple[int]:
-        """Return the number of latent frames of a video; pictures have no such axis."""
+    def _checked_frames(self, frames: int | None) -> int | None:
+        """Return the number of a video's frames, None for pictures."""
         if self.frames is None:
             if frames is not None:
                 raise ValueError(f"frames={frames}, and this system makes pictures: leave it out")
-            return ()
-        if images is not None:
-            raise ValueError("this system makes videos from prompts alone: leave images out")
+            return None
         frames, factor = frames or self.frames, self.autoencoder.temporal_factor
         if frames < 1 or (frames - 1) % factor:
             raise ValueError(f"frames={frames} is not 1 + n·{factor}, as the autoencoder decodes")
-        return (1 + (frames - 1) // factor,)
+        return frames
+
+    def _latent_frames(self, frames: int | None) -> tuple[()] | tuple[int]:
+        """Return the number of latent frames of a video; pictures have no such axis."""
+        return () if frames is None else (1 + (frames - 1) // self.autoencoder.temporal_factor,)
+
+    def _check_given_frames(
+        self,
+        images: np.ndarray | None,
+        last_images: np.ndarray | None,
+        frames: int | None,
+        strength: float,
+        known: np.ndarray | None,
+    ) -> None:
+        """Check that a system of videos gets the frames that it takes."""
+        given = self.given_frames
+        if last_images is not None and (given is None or not given.takes_last):
+            raise ValueError("this system takes no last frame: leave last_images out")
+        if self.frames is None:
+            return
+        if given is None and images is not None:
+            raise ValueError("this system makes videos from prompts alone: leave images out")
+        if given is not None and given.required and images is None:
+            raise ValueError("this system makes videos from their first frames: give images")
+        if given is not None and given.needs_last and last_images is None:
+            raise ValueError("this system makes videos between two frames: give last_images too")
+        if strength != 1 or known is not None:
+            raise ValueError("strength and known are for pictures: leave them out for videos")
+        if last_images is not None:
+            if last_images.shape != images.shape or last_images.dtype != images.dtype:
+                raise ValueError(
+                    f"last_images are {last_images.dtype} of shape {last_images.shape}; give "
+                    f"{images.dtype} of shape {images.shape}, as images"
+                )
+            if frames == 1:
+                raise ValueError("frames=1 has no last frame: ask for more frames")
 
     def _checked_size(
         self, size: tuple[int, int] | None, images: np.ndarray | None, known: np.ndarray | None

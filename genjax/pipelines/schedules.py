@@ -6,11 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from genjax import diffusion
 from genjax.diffusion import grids, samplers
-from genjax.pretrained.configuration import Natural, expect, expect_kind, kind_of
+from genjax.pretrained.configuration import (
+    Natural,
+    Value,
+    default_of,
+    expect,
+    expect_kind,
+    kind_of,
+)
 
 
 def _expect_all(schedule: Mapping[str, Any], **fixed: Any) -> None:
@@ -21,7 +29,7 @@ def _expect_all(schedule: Mapping[str, Any], **fixed: Any) -> None:
 
 # Default entries of a rectified flow's schedule.
 _FLOW_MATCHING = dict(shift=1.0, use_dynamic_shifting=False, base_shift=0.5, max_shift=1.15) | dict(
-    base_image_seq_len=256, max_image_seq_len=4096
+    base_image_seq_len=256, max_image_seq_len=4096, shift_terminal=Value(None, float | None)
 )
 
 
@@ -35,12 +43,16 @@ def flow_matching(schedule: Mapping[str, Any], *dynamic: bool) -> dict[str, Any]
     Raises:
         ValueError: the schedule is of another kind; the error names the entry that differs.
     """
-    schedule = {"_class_name": None, **_FLOW_MATCHING, **schedule}
+    defaults = {name: default_of(entry) for name, entry in _FLOW_MATCHING.items()}
+    schedule = {"_class_name": None, **defaults, **schedule}
     expect(schedule, "_class_name", "FlowMatchEulerDiscreteScheduler")
-    for name, default in _FLOW_MATCHING.items():
-        expect_kind(schedule, name, kind_of(default))
+    for name, entry in _FLOW_MATCHING.items():
+        expect_kind(schedule, name, kind_of(entry))
     if schedule["shift"] <= 0:
         raise ValueError(f"shift={schedule['shift']} is not supported; expected a number above 0")
+    terminal = schedule["shift_terminal"]
+    if terminal is not None and not 0 < terminal < 1:
+        raise ValueError(f"shift_terminal={terminal} is not supported; expected None, or 0 to 1")
     if schedule["base_image_seq_len"] == schedule["max_image_seq_len"]:
         raise ValueError("base_image_seq_len and max_image_seq_len are equal; expected two numbers")
     expect(schedule, "use_dynamic_shifting", *dynamic)
@@ -48,7 +60,6 @@ def flow_matching(schedule: Mapping[str, Any], *dynamic: bool) -> dict[str, Any]
         schedule,
         num_train_timesteps=1000,
         invert_sigmas=False,
-        shift_terminal=None,
         use_karras_sigmas=False,
         use_exponential_sigmas=False,
         use_beta_sigmas=False,
@@ -56,6 +67,38 @@ def flow_matching(schedule: Mapping[str, Any], *dynamic: bool) -> dict[str, Any]
         stochastic_sampling=False,
     )
     return schedule
+
+
+def euler_flow(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """Return process, target, sampler and grid of Euler's method on a rectified flow.
+
+    The schedule may shift time by the number of tokens, and may end at a time `shift_terminal`
+    before the last step, to which it then stretches all times (HaCohen et al. 2024).
+
+    Raises:
+        ValueError: as for `flow_matching`.
+    """
+    schedule = flow_matching(schedule, False, True)
+    process, terminal = diffusion.RectifiedFlow(), schedule["shift_terminal"]
+
+    def grid(num_steps: int, tokens: int) -> Float[Array, " times"]:
+        shift = _shift_of_tokens(schedule, tokens)
+        times = grids.uniform_grid(process, num_steps, shift)
+        if terminal is None or num_steps == 1:
+            return times
+        stretched = 1 - (1 - times[:-1]) * (1 - terminal) / (1 - times[-2])
+        return jnp.append(stretched, times[-1])
+
+    return dict(process=process, target=diffusion.velocity, sampler=samplers.euler, grid=grid)
+
+
+def _shift_of_tokens(schedule: Mapping[str, Any], tokens: int) -> float:
+    """Return the shift of time: the schedule's, or exp(mu) with mu linear in the tokens."""
+    if not schedule["use_dynamic_shifting"]:
+        return schedule["shift"]
+    ends = schedule["base_image_seq_len"], schedule["max_image_seq_len"]
+    slope = (schedule["max_shift"] - schedule["base_shift"]) / (ends[1] - ends[0])
+    return np.exp(schedule["base_shift"] + slope * (tokens - ends[0]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
-from genjax.models.encoders.clip import CLIP, CLIPText, CLIPVision
+from genjax.models.encoders.clip import (
+    CLIP,
+    COLOUR_DEVIATION,
+    COLOUR_MEAN,
+    CLIPText,
+    CLIPVision,
+)
 from genjax.pretrained.bert import numbers_of_positions, one_token
-from genjax.pretrained.configuration import Field, Natural, Only, Value
+from genjax.pretrained.configuration import Field, Natural, Only, Value, expect
 from genjax.pretrained.layouts import to_torch
 from genjax.pretrained.published import TRANSFORMERS, Config, Published, example
 
@@ -178,4 +184,29 @@ _CLIP = Published(
         ),
     ),
 )
+
+
+def check_preparation(entries: Config, size: int) -> None:
+    """Check that `preprocessor_config.json` says what `resize_and_crop` and `CLIPVision` do.
+
+    Args:
+        size: the side of the encoder's pictures, in pixels.
+
+    Raises:
+        ValueError: an entry has another value; the error names it.
+    """
+    cubic = 3  # Pillow's number
+    supported = dict(
+        size=(dict(shortest_edge=size), size),
+        crop_size=(dict(height=size, width=size), size),
+        image_mean=([*COLOUR_MEAN],),
+        image_std=([*COLOUR_DEVIATION],),
+        resample=(cubic,),
+        rescale_factor=(1 / 255,),
+        **dict.fromkeys(("do_resize", "do_center_crop", "do_rescale", "do_normalize"), (True,)),
+    )
+    for name, values in supported.items():
+        expect({name: values[0], **entries}, name, *values)
+
+
 PUBLISHED = (_text(projects=False), _TEXT, _vision(projects=False), _VISION, _CLIP)

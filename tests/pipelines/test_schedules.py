@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from genjax.pipelines.schedules import flow_matching, noise_prediction, unipc_flow
+from genjax.pipelines.schedules import (
+    euler_flow,
+    flow_matching,
+    noise_prediction,
+    unipc_flow,
+)
 
 FLOW = dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=3.0)
 DDIM = dict(_class_name="DDIMScheduler", clip_sample=False)
@@ -63,6 +68,28 @@ def test_other_schedules_are_refused(schedule, entries, message):
     noise_prediction(schedule)
     with pytest.raises(ValueError, match=message):
         noise_prediction(schedule | entries)
+
+
+LTX = dict(_class_name="FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True) | dict(
+    base_shift=0.95, max_shift=2.05, base_image_seq_len=1024, shift_terminal=0.1
+)
+LTX_TIMES = {  # of 8 steps, by the number of tokens
+    1024: [1, 0.935474, 0.859263, 0.767879, 0.656289, 0.516957, 0.338071, 0.1, 0],
+    4096: [1, 0.965712, 0.921875, 0.863856, 0.783445, 0.664579, 0.471003, 0.1, 0],
+    6144: [1, 0.973913, 0.939833, 0.893422, 0.826507, 0.721651, 0.533815, 0.1, 0],
+}
+
+
+@pytest.mark.parametrize("tokens", LTX_TIMES)
+def test_times_of_ltx_video_are_the_published_ones(tokens):
+    times = euler_flow(LTX)["grid"](8, tokens)
+    np.testing.assert_allclose(times, LTX_TIMES[tokens], rtol=0, atol=6e-7)  # six decimals
+    np.testing.assert_array_equal(euler_flow(LTX)["grid"](1, tokens), [1, 0])
+
+
+def test_a_schedules_last_time_is_between_0_and_1():
+    with pytest.raises(ValueError, match="shift_terminal=1.5 is not supported; expected None, or"):
+        euler_flow(LTX | dict(shift_terminal=1.5))
 
 
 WAN_TIMES = {  # of 10 steps, by the shift

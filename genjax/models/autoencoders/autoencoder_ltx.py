@@ -3,7 +3,7 @@
 HaCohen et al. 2024, "LTX-Video: realtime video latent diffusion", section 2.1. The encoder sees no
 later frame. The decoder does unless `decoder_causal`. Copies of a video's first and last frame pad
 convolutions in time. The first frame has a latent frame of its own, so 1 + 8n frames have 1 + n.
-From version 0.9.1 on, the decoder is told the noise level of its latents and denoises them too.
+From version 0.9.1 on, the decoder takes the noise level of its latents and denoises them too.
 """
 
 import functools

@@ -194,6 +194,16 @@ class LTXVideo(nn.Module):
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
+    @property
+    def patch_size(self) -> int:
+        """The side of a token, in latents."""
+        return 1
+
+    @property
+    def divisor(self) -> int:
+        """The number that the input's height and width are multiples of."""
+        return 1
+
     def _dense(self, features: int, init: Callable, name: str, dtype: Dtype) -> Dense:
         types = dict(dtype=dtype, param_dtype=self.param_dtype)
         return Dense(features, kernel_init=init, name=name, **types)

@@ -4,13 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
-import numpy as np
 
-from genjax import diffusion
-from genjax.diffusion import grids, samplers
 from genjax.nn import Text
 from genjax.pipelines.folders import Folder, System
-from genjax.pipelines.schedules import flow_matching
+from genjax.pipelines.schedules import euler_flow
 
 CLIP_LENGTH, T5_LENGTH, T5_LENGTH_OF_DEV = 77, 256, 512  # tokens
 LATENTS = 128  # the default side of its pictures' latents
@@ -27,28 +24,13 @@ def _encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:
 
 
 def _settings(folder: Folder, network: nn.Module, autoencoder: nn.Module) -> dict[str, Any]:
-    """Return the settings; the schedule may shift time by the number of tokens."""
-    process = diffusion.RectifiedFlow()
-    schedule = folder.config("scheduler", lambda entries: flow_matching(entries, False, True))
-
-    def grid(num_steps: int, tokens: int):
-        if not schedule["use_dynamic_shifting"]:
-            return grids.uniform_grid(process, num_steps, schedule["shift"])
-        ends = schedule["base_image_seq_len"], schedule["max_image_seq_len"]
-        slope = (schedule["max_shift"] - schedule["base_shift"]) / (ends[1] - ends[0])
-        shift = np.exp(schedule["base_shift"] + slope * (tokens - ends[0]))
-        return grids.uniform_grid(process, num_steps, shift)
-
     return dict(
         empty="",
-        process=process,
-        target=diffusion.velocity,
-        sampler=samplers.euler,
-        grid=grid,
         size=(LATENTS * autoencoder.factor,) * 2,
         num_steps=28 if network.takes_guidance else 4,
         guidance_scale=3.5 if network.takes_guidance else 0.0,
         distilled=True,
+        **folder.config("scheduler", euler_flow),
     )
 
 

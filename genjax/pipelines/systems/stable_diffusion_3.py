@@ -1,6 +1,6 @@
 """Stable Diffusion 3 and 3.5 (Esser et al. 2024)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +12,7 @@ from genjax.diffusion import grids, samplers
 from genjax.nn import Text
 from genjax.pipelines.folders import Folder, System
 from genjax.pipelines.schedules import flow_matching
+from genjax.pretrained.configuration import expect
 from genjax.pretrained.sd3 import SD3
 
 CLIP_LENGTH, T5_LENGTH = 77, 256  # tokens
@@ -47,9 +48,16 @@ def _encoder(folder: Folder) -> Callable[[Sequence[str]], Text]:
     return condition
 
 
+def _shift(entries: Mapping[str, Any]) -> float:
+    """Return the shift of a schedule that neither depends on the size nor ends early."""
+    schedule = flow_matching(entries, False)
+    expect(schedule, "shift_terminal", None)
+    return schedule["shift"]
+
+
 def _settings(folder: Folder, network: nn.Module, autoencoder: nn.Module) -> dict[str, Any]:
     process = diffusion.RectifiedFlow()
-    shift = folder.config("scheduler", lambda entries: flow_matching(entries, False)["shift"])
+    shift = folder.config("scheduler", _shift)
     return dict(
         empty="",
         process=process,
