@@ -67,9 +67,19 @@ PARAMETERS = {
     "text_to_image_lora": 24 * 6 * 16 * 2 * 1536,
     # the same of 19 blocks of two streams of 3,072, and of 3 kernels in 38 blocks of one
     "text_to_image_lora:flux": (19 * 6 + 38 * 3) * 16 * 2 * 3072,
-    # 40 blocks: 2 × 4·5120² of attention, 2·5120·13,824, biases and 6 of modulation; and
-    # embeddings, modulation and head
-    "text_to_video": 14_287_262_784,
+    # the published counts of Wan 2.1
+    "text_to_video": 14_288_491_584,
+    "text_to_video:wan_1b": 1_418_996_800,
+    # Movie Gen's "30B": 48 blocks of 8·6144² in attention, 2·6144·24,576 in the feed-forward layer,
+    # 9 biases, 4 norms of queries and keys, 2 of one norm, and 6 of modulation, all of 6,144, and a
+    # bias of 24,576; two layers of text and of the time, and modulation; patches in and out
+    "text_to_video:moviegen_30b": 48 * (8 * 6144**2 + 2 * 6144 * 24_576 + 21 * 6144 + 24_576)
+    + (4096 + 1 + 6144 + 1) * 6144
+    + (256 + 1 + 6144 + 1) * 6144
+    + 6 * (6144 + 1) * 6144
+    + (64 + 1) * 6144
+    + 2 * 6144
+    + (6144 + 1) * 64,
     # FLUX.1's autoencoder, and PatchGAN of three layers with a bias of each convolution
     "imagenet256_autoencoder": 83_819_683 + 2_766_529,
     # generator and discriminator, as published
@@ -116,6 +126,8 @@ CHOICES = [
     "text_to_image:flux",
     "text_to_image:flux,latents",
     "text_to_image_lora:flux",
+    "text_to_video:wan_1b",
+    "text_to_video:moviegen_30b",
     "emoji_text:cross_attention,pixels",
     "moving_digits_video:image_to_video",
     "moving_digits_video:causal",

@@ -154,9 +154,9 @@ class DiffusionNetwork(Protocol):
     """`network(x_t, t, condition)`: a Flax module that returns an array of the shape of `x_t`.
 
     `t` has shape `[batch]`; `condition` is what `config.condition` gives: class labels `[batch]`,
-    or encoded text. Two fields are optional: `divisor`, which each side of `x_t` must be a multiple
-    of, and `num_classes`, which is then set from `config.condition`. With a learned variance the
-    network returns twice the channels.
+    or encoded text. Two fields are optional: `divisor`, which the height and width of `x_t` must be
+    multiples of, and `num_classes`, which is then set from `config.condition`. With a learned
+    variance the network returns twice the channels.
     """
 
     def __call__(self, x_t, t, condition): ...

@@ -188,7 +188,7 @@ class Diffusion:
     def _check_network(self) -> None:
         """Raise ValueError if the network does not take what the space and the condition give."""
         shape, divisor = self.space.shape, getattr(self.network, "divisor", 1)
-        if any(side % divisor for side in shape[:-1]):
+        if any(side % divisor for side in shape[-3:-1]):
             name = "the latents' shape" if self.space.autoencoder else "config.data.image_shape"
             raise ValueError(
                 f"{name} {shape} does not divide into patches of {divisor} pixels; change it or "

@@ -7,6 +7,7 @@ from genjax.nn.attention.dispatch import as_written as as_written
 from genjax.nn.attention.dispatch import attention as attention
 from genjax.nn.attention.dispatch import attention_choices as attention_choices
 from genjax.nn.attention.dispatch import forward_mode as forward_mode
+from genjax.nn.attention.segments import Segments as Segments
 from genjax.nn.dense import Dense as Dense
 from genjax.nn.dense import heads_of as heads_of
 from genjax.nn.embeddings import sincos_positions as sincos_positions

@@ -5,7 +5,7 @@ whole clips one after the other and ends with padding. An image is a clip of one
 
     packing = Packing.of([(5, 4, 6), (1, 8, 8)], length=256)
     tokens = packing.pack([patches_of_clip, patches_of_image])  # [rows length features]
-    outputs = attention(query, key, value, segment_mask(packing.segments))
+    outputs = attention(query, key, value, Segments.of(packing.segments, packing.segments))
     clip, image = packing.unpack(outputs)
 
 The network is given `tokens`, `packing.segments` and `packing.positions`. Fix the numbers of rows
@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Shaped
+from jaxtyping import Array, Int, Shaped
 
 from genjax.nn.rotary import grid_positions
 
@@ -92,7 +92,10 @@ class Packing:
 
     @property
     def segments(self) -> Int[np.ndarray, "rows length"]:
-        """The slot of each token's clip, and −1 at padding."""
+        """The slot of each token's clip, and −1 at padding.
+
+        As `Segments`, padding attends to padding, so that every query attends somewhere.
+        """
         of_clips = [
             np.full(math.prod(grid), place.slot + 1, np.int32)
             for grid, place in zip(self.grids, self.places, strict=True)
@@ -132,17 +135,6 @@ class Packing:
         for clip, (row, slot, _) in enumerate(self.places):
             sources[row, slot] = clip
         return _take([values], sources)
-
-
-def segment_mask(
-    segments: Int[Array | np.ndarray, "rows length"],
-) -> Bool[Array, "rows 1 length length"]:
-    """Return the mask by which tokens attend to their own clip alone.
-
-    Padding attends to padding, so that every query attends somewhere.
-    """
-    segments = jnp.asarray(segments)[:, None]
-    return segments[..., :, None] == segments[..., None, :]
 
 
 def gather_slots(

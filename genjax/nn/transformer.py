@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from genjax.nn.attention.dispatch import attention, attention_weights, current_platform
 from genjax.nn.attention.normed_rotation import normed_rotation, takes_kernel
+from genjax.nn.attention.segments import Mask, Segments
 from genjax.nn.dense import Dense, QueryKeyValue
 from genjax.nn.modulation import per_token, shift_and_scale
 from genjax.nn.rotary import rotate
@@ -237,7 +238,7 @@ class Attention(Heads):
         *,
         context: Float[Array, "batch context_length context_features"] | None = None,
         rotations: Float[Array, "queries pairs 2"] | None = None,
-        mask: Bool[Array, "#batch 1 #queries keys"] | None = None,
+        mask: Bool[Array, "#batch 1 #queries keys"] | Segments | None = None,
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "batch queries features"], Cache | None]:
         """Return the tokens after this half-block, and the cache with their keys and values.
@@ -246,7 +247,8 @@ class Attention(Heads):
             shift, scale, gate: of the modulation; for their shapes see `modulation.per_token`.
             context: the tokens to attend to, for cross-attention.
             rotations: `rotary.rotary_positions` of the tokens, for self-attention.
-            mask: True where a query may attend. With a cache there are `capacity` keys.
+            mask: True where a query may attend. With a cache there are `capacity` keys. `Segments`
+                only where there is neither a cache nor `causal`.
             cache: of earlier tokens, for self-attention.
         """
         h = _modulated(x, self.norm, shift, scale)
@@ -262,7 +264,7 @@ class Attention(Heads):
         out = _dense(self, x.shape[-1], name="projection", init=self.out_init)(out)
         return _residual(x, out, gate), cache
 
-    def _attend(self, query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+    def _attend(self, query: Array, key: Array, value: Array, mask: Mask) -> Array:
         if self.is_mutable_collection("intermediates"):
             keys_of_heads = jnp.repeat(key, self.num_heads // key.shape[2], axis=2)
             self.sow("intermediates", "weights", attention_weights(query, keys_of_heads, mask))
@@ -291,11 +293,11 @@ class Attention(Heads):
 
     def _visible(
         self,
-        mask: Array | None,
+        mask: Mask,
         queries: int,
         keys: int,
         length: Int[Array, ""] | None = None,
-    ) -> Array | None:
+    ) -> Mask:
         """Return `mask` without later keys and without the empty places of a cache.
 
         The queries are of the last of the `length` tokens that the cache has seen.
@@ -369,7 +371,7 @@ def _residual(x: Array, out: Array, gate: Array | None) -> Array:
     return constrain_tokens(x + (out if gate is None else per_token(gate) * out))
 
 
-def _grouped_attention(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+def _grouped_attention(query: Array, key: Array, value: Array, mask: Mask) -> Array:
     """Compute `attention` where successive heads of the queries share a head of the keys.
 
     The queries of a group become queries of the one head that they share, so no key is copied.
@@ -378,7 +380,7 @@ def _grouped_attention(query: Array, key: Array, value: Array, mask: Array | Non
     if groups == 1:
         return attention(query, key, value, mask)
     query = rearrange(query, "b q (k g) f -> b (q g) k f", g=groups)
-    if mask is not None and mask.shape[2] > 1:
-        mask = jnp.repeat(mask, groups, axis=2)
+    of_queries = lambda a: a if a.shape[2] == 1 else jnp.repeat(a, groups, axis=2)
+    mask = jax.tree.map(of_queries, mask)
     out = attention(query, key, value, mask)
     return rearrange(out, "b (q g) k f -> b q (k g) f", g=groups)

@@ -6,7 +6,14 @@ import sys
 import jax
 import pytest
 
-from configs import digits_flow, digits_gan, digits_vae, imagenet256_latent_flow, text_to_image
+from configs import (
+    digits_flow,
+    digits_gan,
+    digits_vae,
+    imagenet256_latent_flow,
+    text_to_image,
+    text_to_video,
+)
 from experiments.configuration.runs import build
 from experiments.inputs.datasets import abstract_batch
 from experiments.plan import advice, parse_mesh, plan
@@ -158,6 +165,22 @@ def test_what_does_not_fit_is_told_what_to_do():
     found = plan(config, {"fsdp": 16}, "b200")
     assert found["peak"] < found["capacity"]
     assert not any(sentence.startswith("It does not fit") for sentence in advice(found))
+
+
+def test_a_plan_of_text_to_video():
+    """Wan's 14 billion parameters with 75,600 tokens fit on H100s, and wait for arithmetic.
+
+    The products are counted by hand: six matrices of a block for tokens of the video and two for
+    those of the text, two of the feed-forward layer, and attention to the video and to the text.
+    """
+    found = plan(text_to_video.get_config("wan_14b"), {"fsdp": 64, "context": 8}, "h100")
+    tokens, words, width, inner = 21 * 45 * 80, 512, 5120, 13_824
+    assert found["sequences"][-1] == tokens and found["parameters"] == 14_288_491_584
+    assert found["fits"] and found["peak"] < 20e9
+    block = 6 * width**2 * tokens + 2 * width**2 * words + 2 * width * inner * tokens
+    block += 2 * tokens * (tokens + words) * width
+    assert found["useful_multiply_adds"] == pytest.approx(3 * 64 * 40 * block, rel=1e-3)
+    assert found["largest"] == "arithmetic" and found["seconds"] == pytest.approx(3.6, abs=0.05)
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ def test_outputs_and_gradients_are_those_of_one_device(runs):
         # few numbers amplify the rounding: 3.4e-5 was seen where only the batch is split.
         limit = 1e-4 if name.startswith("Autoencoder") else 1e-5
         assert row["output"] < 3e-6 and row["gradients"] < limit, name
+        assert row["loss"] < (1e-4 if name.startswith("Autoencoder") else 2e-6), name
 
 
 def floats(*shape):
@@ -93,4 +94,28 @@ def test_norms_over_all_heads_send_a_sum_of_squares_for_each_token(runs):
     assert sent == {
         ("all-gather", "context"): DEPTH * gathered_keys(length) + frames * HEAD,
         ("all-reduce", "tensor"): DEPTH * (outputs + squares),
+    }
+
+
+def test_video_is_split_by_tokens_of_all_frames(runs):
+    """Of 4 frames of 4×4: 2×2 patches for VideoDiT, and single latents for LTX-Video.
+
+    LTX-Video's norms and rotations are over the features of all heads, as Wan's norms are. Turning
+    them exchanges a few pairs over `tensor`.
+    """
+    sent = lambda name: {(kind, *axes): size for kind, axes, _, size in runs[name]["collectives"]}
+    length, pixels = 4 * 4, 4 * 4 * 4
+    head = floats(BATCH // DATA, pixels, 3)
+    assert sent("VideoDiT") == {
+        ("all-gather", "context"): DEPTH * gathered_keys(length) + head,
+        ("all-reduce", "tensor"): DEPTH * summed(length),
+    }
+    found = sent("LTXVideo")
+    exchanged = found.pop(("all-to-all", "tensor"))
+    assert exchanged < gathered_keys(pixels)
+    # Of self-attention's queries and keys, and of cross-attention's queries and keys.
+    squares = floats(BATCH // DATA, 3 * (pixels // CONTEXT) + TEXT)
+    assert found == {
+        ("all-gather", "context"): DEPTH * gathered_keys(pixels) + head,
+        ("all-reduce", "tensor"): DEPTH * (3 * summed(pixels) // 2 + squares),
     }

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from genjax.nn import (
     Dense,
+    Segments,
     Text,
     VectorEmbedding,
     attention,
@@ -30,16 +31,18 @@ from genjax.nn import (
 )
 from genjax.nn.adaln_single import ModulationTable
 from genjax.nn.modulation import layer_norm, per_frame
-from genjax.nn.packing import gather_slots, segment_mask
+from genjax.nn.packing import gather_slots
 from genjax.nn.rotary import grid_positions, rotations_at
 from genjax.nn.transformer import Attention, Cache, FeedForward, Heads, empty_cache, inline
 
 Dtype = Any
-Mask = Bool[Array, "#batch 1 queries keys"] | None
+Mask = Bool[Array, "#batch 1 queries keys"] | Segments | None
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros
 small = nn.initializers.normal(0.02)
 
+# More patches than a side of a frame has. Numbers of 32 bits tell the places of 512 clips apart.
+SIDE = 2**11
 # How tokens, f frames of s places each, become sequences that attend to themselves.
 ALL, SPACE, TIME = "b (f s)", "(b f) s", "(b s) f"
 
@@ -128,7 +131,7 @@ class Block(nn.Module):
         rotations: Float[Array, "*examples length pairs 2"],
         masks: tuple[Mask, ...],
         text: Float[Array, "batch text_length text_features"] | None,
-        text_mask: Bool[Array, "batch 1 _ text_length"] | None,
+        text_mask: Mask,
     ) -> tuple[tuple[Float[Array, "batch length features"], Cache | None], None]:
         x, cache = carry
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -236,9 +239,11 @@ class VideoDiT(nn.Module):
         positions = jnp.asarray(grid_positions(frames, *grid)) + jnp.array([start, 0, 0])
         masks = dict.fromkeys((ALL, SPACE, TIME))
         if self.causal:  # the empty places of a cache are later frames
-            seen = self._sees(start + jnp.arange(frames)[:, None], jnp.arange(end))
-            by_token = jnp.repeat(jnp.repeat(seen, places, axis=0), places, axis=1)
-            masks |= {ALL: by_token[None, None], TIME: seen[None, None]}
+            new, known = start + jnp.arange(frames)[None], jnp.arange(end)[None]
+            clip = lambda a: (jnp.zeros_like(a), a)  # tokens of one clip, and their frames
+            masks[TIME] = self._mask(*clip(new), *clip(known))
+            by_token = lambda a: jnp.repeat(a, places, axis=1)
+            masks[ALL] = self._mask(*clip(by_token(new)), *clip(by_token(known)))
         masks = tuple(masks[sequences] for _, sequences in self.kinds)
         layout = Layout(self.kinds, places, positions, masks)
         t = t[:, None] if t.ndim == 1 else t[:, :: self.patch_size[0]]
@@ -263,21 +268,32 @@ class VideoDiT(nn.Module):
                 text_features]`, and the mask likewise.
             segments, positions: as `Packing` has them.
         """
-        same = lambda a: (a[:, :, None] == a[:, None])[:, None]
         frame, row, column = jnp.moveaxis(jnp.asarray(positions), -1, 0)
-        seen = segment_mask(segments)
-        earlier = self._sees(frame[:, :, None], frame[:, None])[:, None] if self.causal else True
-        masks = {ALL: seen & earlier, SPACE: seen & same(frame)}
-        masks[TIME] = masks[ALL] & same(row) & same(column)
+        clip = jnp.asarray(segments)
+        of_frame, of_place = clip * SIDE**2 + frame, (clip * SIDE + row) * SIDE + column
+        masks = {ALL: self._mask(clip, frame), SPACE: Segments.of(of_frame, of_frame)}
+        masks[TIME] = self._mask(of_place, frame)
         masks = tuple(masks[sequences] for _, sequences in self.kinds)
         kinds = tuple((name, ALL) for name, _ in self.kinds)
         layout = Layout(kinds, 1, positions, masks, segments)
         return self._network(tokens, t, condition, layout)[0]
 
-    def _sees(self, frame: Array, other: Array) -> Bool[Array, " *frames"]:
-        """Return whether tokens of a frame attend to those of another, in a causal network."""
-        earlier = other <= frame
-        return earlier if self.window is None else earlier & (frame - other < self.window)
+    def _mask(
+        self,
+        segments: Int[Array, "#batch queries"],
+        frames: Int[Array, "#batch queries"],
+        known_segments: Int[Array, "#batch keys"] | None = None,
+        known_frames: Int[Array, "#batch keys"] | None = None,
+    ) -> Mask:
+        """Return whether tokens of a segment and a frame attend to others, or to each other."""
+        keys = segments if known_segments is None else known_segments
+        if not self.causal:
+            return Segments.of(segments, keys)
+        known = frames if known_frames is None else known_frames
+        mask = Segments.of(segments, keys, frames, known)
+        if self.window is None:
+            return mask
+        return mask.whole & (mask.query_times - mask.key_times < self.window)
 
     def empty_cache(self, batch: int, time: int, height: int, width: int) -> Cache:
         """Return the cache before the first frame, for `time` frames of `height`×`width`."""
@@ -342,7 +358,7 @@ def _rotary_features(features: int) -> tuple[int, int, int]:
 
 def _text(
     text: Text, segments: Int[Array, "rows length"] | None
-) -> tuple[Float[Array, "batch _ features"], Bool[Array, "batch 1 _ _"] | None]:
+) -> tuple[Float[Array, "batch _ features"], Bool[Array, "batch 1 _ _"] | Segments | None]:
     """Return the tokens of the text, and which of them each token of the video attends to.
 
     A packed row has the texts of its clips one after the other.
@@ -350,7 +366,8 @@ def _text(
     if segments is None:
         return text.tokens, None if text.mask is None else text.mask[:, None, None]
     rows, slots, length, _ = text.tokens.shape
-    mask = (jnp.maximum(segments, 0)[:, :, None] == jnp.repeat(jnp.arange(slots), length))[:, None]
+    of_words = jnp.repeat(jnp.arange(slots), length)[None]
     if text.mask is not None:
-        mask = mask & text.mask.reshape(rows, 1, 1, -1)
+        of_words = jnp.where(text.mask.reshape(rows, -1), of_words, -1)
+    mask = Segments.of(jnp.maximum(segments, 0), of_words)
     return text.tokens.reshape(rows, slots * length, -1), mask

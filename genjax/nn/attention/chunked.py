@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from genjax.nn.attention.segments import NOBODYS, Mask, Segments, of_keys, whole, with_queries
+
 CHUNK_BYTES = (
     2**27
 )  # of the logits of a chunk: little beside an accelerator's memory, and still one large product
@@ -20,7 +22,6 @@ LEAST_CHUNK = 128  # keys; the matrix units of accelerators are this wide
 
 Queries = Float[Array, "batch queries heads features"]
 Keys = Float[Array, "batch keys heads features"]
-Mask = Bool[Array, "#batch #heads #queries keys"] | None
 Bias = Float[Array, "#batch #heads #queries keys"] | None
 PerQuery = Float[Array, "batch heads queries"]
 
@@ -38,7 +39,7 @@ def attention_logits(
     if bias is not None:
         logits = logits + bias
     if mask is not None:
-        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+        logits = jnp.where(whole(mask), logits, jnp.finfo(jnp.float32).min)
     return logits
 
 
@@ -47,7 +48,7 @@ def pad_keys(
 ) -> tuple[
     Float[Array, "batch padded heads features"],
     Float[Array, "batch padded heads features"],
-    Bool[Array, "#batch #heads #queries padded"] | None,
+    Bool[Array, "#batch #heads #queries padded"] | Segments | None,
     Float[Array, "#batch #heads #queries padded"] | None,
 ]:
     """Adds keys up to a multiple of that many, at which the mask lets nobody look."""
@@ -58,10 +59,12 @@ def pad_keys(
     if mask is None:
         mask = jnp.ones((1, 1, 1, length), bool)
     key, value = (jnp.pad(a, ((0, 0), (0, excess), (0, 0), (0, 0))) for a in (key, value))
-    mask, bias = jax.tree.map(
-        lambda a: jnp.pad(a, ((0, 0), (0, 0), (0, 0), (0, excess))), (mask, bias)
+    number = NOBODYS if isinstance(mask, Segments) else 0
+    fill = lambda a, number=0: jnp.pad(
+        a, ((0, 0), (0, 0), (0, 0), (0, excess)), constant_values=number
     )
-    return key, value, mask, bias
+    of_all = jax.tree.map(functools.partial(fill, number=number), of_keys(mask))
+    return key, value, with_queries(of_all, mask), jax.tree.map(fill, bias)
 
 
 class Softmax(NamedTuple):
@@ -99,8 +102,8 @@ def absorb(
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def step(softmax, keys):
-        key, value, mask, bias = keys
-        logits = attention_logits(query, key, mask, bias)
+        key, value, of_chunk, bias = keys
+        logits = attention_logits(query, key, with_queries(of_chunk, mask), bias)
         # The output does not depend on what is subtracted from all logits.
         highest = jnp.maximum(softmax.highest, jax.lax.stop_gradient(logits.max(-1)))
         weights = jnp.exp(logits - highest[..., None])
@@ -148,13 +151,14 @@ def gradients(
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def step(of_query, keys):
-        key, value, mask, bias = keys
-        logits = attention_logits(by.query, key, mask, bias)
+        key, value, of_chunk, bias = keys
+        admitted = whole(with_queries(of_chunk, mask))
+        logits = attention_logits(by.query, key, admitted, bias)
         weights = jnp.exp(logits - by.highest[..., None]) / by.total[..., None]
         of_weights = product("bqhf,bkhf->bhqk", by.gradient, value)
         of_logits = weights * (of_weights - by.inner[..., None])
-        if mask is not None:  # a query that may look nowhere has weights where the mask is False
-            of_logits = jnp.where(mask, of_logits, 0)
+        if admitted is not None:  # a query that may look nowhere has weights elsewhere
+            of_logits = jnp.where(admitted, of_logits, 0)
         of_products = of_logits.astype(key.dtype)
         of_key = product("bhqk,bqhf->bkhf", of_products, by.query)
         of_value = product("bhqk,bqhf->bkhf", weights.astype(value.dtype), by.gradient)
@@ -179,7 +183,8 @@ def _split(key, value, mask, bias, chunk):
         return jnp.moveaxis(a.reshape(*a.shape[:axis], -1, chunk, *a.shape[axis + 1 :]), axis, 0)
 
     key, value, mask, bias = pad_keys(key, value, mask, bias, chunk)
-    return split(key, 1), split(value, 1), *jax.tree.map(lambda a: split(a, 3), (mask, bias))
+    of_keys_and_bias = jax.tree.map(lambda a: split(a, 3), (of_keys(mask), bias))
+    return split(key, 1), split(value, 1), *of_keys_and_bias
 
 
 def _joined(chunks, axis, length):

@@ -26,9 +26,10 @@ from genjax.nn.attention.chunked import (
     scaled,
     start,
 )
+from genjax.nn.attention.segments import Segments, of_keys, with_queries
 from genjax.nn.sharding import BATCH_AXES, CONTEXT, TENSOR, free_axes, split_axes
 
-RowsOfMask = Bool[Array, "#batch #heads #queries all_keys"] | None
+RowsOfMask = Bool[Array, "#batch #heads #queries all_keys"] | Segments | None
 RowsOfBias = Float[Array, "#batch #heads #queries all_keys"] | None
 
 
@@ -68,8 +69,10 @@ def _first_column(step, length):
     return (jax.lax.axis_index(CONTEXT) - step) % jax.lax.axis_size(CONTEXT) * length
 
 
-def _columns(rows, first, length):
-    return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, first, length, axis=3), rows)
+def _columns(mask, bias, first, length):
+    cut = lambda a: jax.lax.dynamic_slice_in_dim(a, first, length, axis=3)
+    of_block, bias = jax.tree.map(cut, (of_keys(mask), bias))
+    return with_queries(of_block, mask), bias
 
 
 def _ring_softmax(query, key, value, mask, bias):
@@ -78,7 +81,7 @@ def _ring_softmax(query, key, value, mask, bias):
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def look(softmax, block, step):
-        columns = _columns((mask, bias), _first_column(step, length), length)
+        columns = _columns(mask, bias, _first_column(step, length), length)
         return absorb(softmax, query, *block, *columns, chunk_length(query.shape, length))
 
     def turn(carry, step):
@@ -109,7 +112,7 @@ def _ring_backward(residuals, gradient):
     def look(of_rows, of_block, block, step):
         """Return gradients with this block's and these rows' parts added, the block's sent on."""
         first = _first_column(step, length)
-        columns = _columns((mask, bias), first, length)
+        columns = _columns(mask, bias, first, length)
         of_query, *more, of_columns = gradients(
             by, *block, *columns, chunk_length(query.shape, length)
         )

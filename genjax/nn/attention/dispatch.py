@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from genjax.nn.attention.chunked import (
     CHUNK_BYTES,
@@ -24,6 +24,7 @@ from genjax.nn.attention.context_parallel import (
     ring_attention,
 )
 from genjax.nn.attention.kernels import cudnn_attention, splash_attention
+from genjax.nn.attention.segments import Mask, Segments
 from genjax.nn.attention.short import (
     LEAST_MEMORY,
     memory_on_chip,
@@ -91,7 +92,7 @@ def attention_choices() -> Iterator[set[Choice]]:
 def attention_weights(
     query: Float[Array, "batch queries heads features"],
     key: Float[Array, "batch keys heads features"],
-    mask: Bool[Array, "#batch #heads #queries keys"] | None = None,
+    mask: Mask = None,
     bias: Float[Array, "#batch #heads #queries keys"] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "batch heads queries keys"]:
@@ -103,7 +104,7 @@ def plain_attention(
     query: Float[Array, "batch queries heads features"],
     key: Float[Array, "batch keys heads features"],
     value: Float[Array, "batch keys heads features"],
-    mask: Bool[Array, "#batch #heads #queries keys"] | None = None,
+    mask: Mask = None,
     bias: Float[Array, "#batch #heads #queries keys"] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "batch queries heads features"]:
@@ -123,6 +124,7 @@ def choose_attention(
     context: int = 1,
     placed: bool = True,
     memory: int = LEAST_MEMORY,
+    segments: bool = False,
 ) -> Form:
     """Which form computes `attention`.
 
@@ -138,6 +140,7 @@ def choose_attention(
         placed: a mesh is in use or there is but one device. Else XLA splits a program as its
             arguments are, and it cannot split a TPU's kernel.
         memory: bytes on a TPU's chip for kernels.
+        segments: the mask is one of `Segments` without times, which TPUs' kernel takes.
     """
     batch, queries, heads, features = query_shape
     keys = key_shape[1]
@@ -147,7 +150,8 @@ def choose_attention(
     queries = _share(queries, context)
     shorter = min(queries, keys)
     of_keys_alone = mask_shape is None or mask_shape[1:3] == (1, 1)
-    if of_keys_alone and bias_shape is None and not forward_mode and shorter >= KERNEL_LENGTH:
+    of_kernel = of_keys_alone or (segments and platform == "tpu")
+    if of_kernel and bias_shape is None and not forward_mode and shorter >= KERNEL_LENGTH:
         dtype = jnp.dtype(dtype).name
         if (
             platform == "cuda"
@@ -187,14 +191,15 @@ def attention(
     query: Float[Array, "batch queries heads features"],
     key: Float[Array, "batch keys heads features"],
     value: Float[Array, "batch keys heads features"],
-    mask: Bool[Array, "#batch #heads #queries keys"] | None = None,
+    mask: Mask = None,
     bias: Float[Array, "#batch #heads #queries keys"] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "batch queries heads features"]:
     """softmax(scale·q·kᵀ + bias)·v, softmax in float32 whatever the inputs' type.
 
     Vaswani et al. 2017, equation 1. `mask` is True where a query may look; where it may look
-    nowhere the output is finite and means nothing. `scale` is 1/√features if None.
+    nowhere the output is finite and means nothing. `Segments` are a mask in memory linear in the
+    length. `scale` is 1/√features if None.
 
     `choose_attention` says in which form, by the platform, the shapes on each device of the mesh in
     use, and whether `forward_mode` is on. All have reverse-mode derivatives. `jax.jvp` and second
@@ -220,6 +225,7 @@ def attention(
             context,
             placed=not mesh.empty or jax.device_count() == 1,
             memory=memory_on_chip() if platform == "tpu" else LEAST_MEMORY,
+            segments=isinstance(mask, Segments) and mask.key_times is None,
         )
     )
     over_context = chosen in ("ring", "all_to_all")

@@ -1,7 +1,8 @@
 """Attention by kernels that others wrote: cuDNN's for NVIDIA GPUs and JAX's for TPUs.
 
 Both take a mask of keys alone, `[#batch 1 1 keys]`, and no bias, and both have one reverse
-derivative and no other. Where a query may look nowhere their output is finite and means nothing.
+derivative and no other. JAX's takes segments without times too. Where a query may look nowhere
+their output is finite and means nothing.
 """
 
 import math
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from genjax.nn.attention.chunked import Keys, Queries, pad_keys, scaled
+from genjax.nn.attention.segments import Segments
 
 KeyMask = Bool[Array, "#batch 1 1 keys"] | None
 _LANES = 128  # a TPU's registers are this wide, and the kernel's blocks multiples of it
@@ -54,7 +56,7 @@ def splash_attention(
     query: Queries,
     key: Keys,
     value: Keys,
-    mask: KeyMask = None,
+    mask: KeyMask | Segments = None,
     scale: float | None = None,
     *,
     interpret: bool = False,
@@ -76,8 +78,13 @@ def splash_attention(
     batch, heads, padded_queries, _ = query.shape
     segments = None
     if mask is not None:  # only tokens of the same segment look at one another
-        keys = jnp.broadcast_to(mask[:, 0, 0], (batch, key.shape[2])).astype(jnp.int32)
-        segments = splash.SegmentIds(jnp.ones((batch, padded_queries), jnp.int32), keys)
+        if not isinstance(mask, Segments):
+            mask = Segments(jnp.ones((1, 1, queries, 1), jnp.int32), mask.astype(jnp.int32))
+        of_queries = jnp.pad(mask.queries[:, 0, :, 0], ((0, 0), (0, padded_queries - queries)))
+        of_keys = mask.keys[:, 0, 0]
+        segments = splash.SegmentIds(
+            *(jnp.broadcast_to(a, (batch, a.shape[1])) for a in (of_queries, of_keys))
+        )
     everything = splash.FullMask((padded_queries, key.shape[2]))
     kernel = splash.make_splash_mha_single_device(
         splash.MultiHeadMask([everything] * heads),
