@@ -109,7 +109,7 @@ def follows(tracks: Sequence[Track], caption: str) -> dict[str, bool]:
 
 def track(video: UInt8[np.ndarray, "17 32 32 1"]) -> list[Track]:
     """Return the one or two digits of a clip, the first found first."""
-    clip = video[..., 0] / 255.0
+    clip = video[..., 0] / np.float32(255)
     error = lambda *found: (
         (clip - np.maximum.reduce([_shown(*each) for each in found])) ** 2
     ).sum()
@@ -171,7 +171,7 @@ def _search(scores: np.ndarray, rows: np.ndarray, columns: np.ndarray | None = N
     if rows is columns:  # of a wide search the best candidates need not be near to each other
         best_rows, best_columns = np.unravel_index([totals.argmax()], totals.shape)
     else:
-        best_rows, best_columns = np.nonzero(totals >= totals.max() - 1e-4)
+        best_rows, best_columns = np.nonzero(totals >= totals.max() - 1e-2)
     return np.stack([rows[best_rows].mean(0), columns[best_columns].mean(0)])
 
 
@@ -220,7 +220,7 @@ def _picture(clip: np.ndarray, other: np.ndarray, path: np.ndarray) -> Float[np.
 
 def _shown(path: np.ndarray, picture: np.ndarray) -> Float[np.ndarray, "frames 32 32"]:
     """Return the clip of one digit alone."""
-    shown = np.zeros((NUM_FRAMES, SIDE, SIDE))
+    shown = np.zeros((NUM_FRAMES, SIDE, SIDE), np.float32)
     for frame, row, column in zip(shown, *map(_places_of, path), strict=True):
         frame[row : row + DIGIT_SIDE, column : column + DIGIT_SIDE] = picture
     return shown
@@ -246,7 +246,7 @@ def _filter_scores(clip: np.ndarray, other: np.ndarray) -> np.ndarray:
 
     Pixels that the other digit may hide do not count.
     """
-    seen = (other <= INK).astype(float)
+    seen = (other <= INK).astype(np.float32)
     cells = lambda frames: _pooled(frames).reshape(NUM_FRAMES, ROOM + 1, ROOM + 1, 64)
     filters = _filters()
     return 2 * cells(seen * clip) @ filters.T - cells(seen) @ (filters**2).T
@@ -271,7 +271,7 @@ def _picture_scores(clip: np.ndarray, other: np.ndarray, picture: np.ndarray) ->
 @functools.cache
 def _training_digits() -> tuple[np.ndarray, np.ndarray]:
     pictures, labels = digit_pictures("train")
-    return pictures / 255.0, labels
+    return pictures / np.float32(255), labels
 
 
 @functools.cache
