@@ -10,8 +10,10 @@ filters. A clip is explained by one or two digits, one after the other:
    the path is refined.
 4. The second digit is found in what the first leaves unexplained, and both are found once more.
 
-On the first 400 held-out clips, 99.3 % have the digits and directions of their captions. Components
-of velocities of single digits are right to 0.01 pixels a frame on average.
+The classifier knows 99.2 % of held-out digits. With one of sharp digits only, which knows 99.7 %,
+99.3 % of 400 held-out clips had the digits and directions of their captions. Of 24 clips that were
+blurred and made noisy to a PSNR of 19.7 dB, all had them with this classifier, and 22 with sharp
+digits only. Components of velocities of single digits are right to 0.01 pixels a frame on average.
 """
 
 import functools
@@ -289,13 +291,16 @@ def _mean_energy() -> float:
 def classifier():
     """Return a support vector machine of 8×8 grey levels in [0, 1], fitted to training digits.
 
-    The digits are also shown one pixel to each side, as a tracker that errs by a pixel cuts them.
+    The digits are also shown one pixel to each side, as a tracker that errs by a pixel cuts them,
+    and blurred, as samples may be.
     """
+    from scipy.ndimage import gaussian_filter
     from sklearn.svm import SVC  # slow to import
 
-    pictures, labels = _training_digits()
+    sharp, labels = _training_digits()
+    pictures = np.concatenate([sharp, gaussian_filter(sharp, (0, 1, 1))])
     padded = np.pad(pictures, ((0, 0), (1, 1), (1, 1)))
     shifts = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
     cut = [padded[:, r : r + DIGIT_SIDE, c : c + DIGIT_SIDE] for r, c in shifts]
-    features = _halved(np.concatenate(cut)).reshape(len(cut) * len(labels), -1)
-    return SVC(C=10.0).fit(features, np.tile(labels, len(cut)))
+    features = _halved(np.concatenate(cut)).reshape(-1, 64)
+    return SVC(C=10.0).fit(features, np.tile(labels, 2 * len(cut)))
