@@ -10,8 +10,10 @@ filters. A clip is explained by one or two digits, one after the other:
    the path is refined.
 4. The second digit is found in what the first leaves unexplained, and both are found once more.
 
-On the first 400 held-out clips, 99.3 % have the digits and directions of their captions. Components
-of velocities of single digits are right to 0.01 pixels a frame on average.
+The classifier knows 99.2 % of held-out digits. With one of sharp digits only, which knows 99.7 %,
+99.3 % of 400 held-out clips had the digits and directions of their captions. Of 24 clips that were
+blurred and made noisy to a PSNR of 19.7 dB, all had them with this classifier, and 22 with sharp
+digits only. Components of velocities of single digits are right to 0.01 pixels a frame on average.
 """
 
 import functools
@@ -109,7 +111,7 @@ def follows(tracks: Sequence[Track], caption: str) -> dict[str, bool]:
 
 def track(video: UInt8[np.ndarray, "17 32 32 1"]) -> list[Track]:
     """Return the one or two digits of a clip, the first found first."""
-    clip = video[..., 0] / 255.0
+    clip = video[..., 0] / np.float32(255)
     error = lambda *found: (
         (clip - np.maximum.reduce([_shown(*each) for each in found])) ** 2
     ).sum()
@@ -171,7 +173,7 @@ def _search(scores: np.ndarray, rows: np.ndarray, columns: np.ndarray | None = N
     if rows is columns:  # of a wide search the best candidates need not be near to each other
         best_rows, best_columns = np.unravel_index([totals.argmax()], totals.shape)
     else:
-        best_rows, best_columns = np.nonzero(totals >= totals.max() - 1e-4)
+        best_rows, best_columns = np.nonzero(totals >= totals.max() - 1e-2)
     return np.stack([rows[best_rows].mean(0), columns[best_columns].mean(0)])
 
 
@@ -220,7 +222,7 @@ def _picture(clip: np.ndarray, other: np.ndarray, path: np.ndarray) -> Float[np.
 
 def _shown(path: np.ndarray, picture: np.ndarray) -> Float[np.ndarray, "frames 32 32"]:
     """Return the clip of one digit alone."""
-    shown = np.zeros((NUM_FRAMES, SIDE, SIDE))
+    shown = np.zeros((NUM_FRAMES, SIDE, SIDE), np.float32)
     for frame, row, column in zip(shown, *map(_places_of, path), strict=True):
         frame[row : row + DIGIT_SIDE, column : column + DIGIT_SIDE] = picture
     return shown
@@ -246,7 +248,7 @@ def _filter_scores(clip: np.ndarray, other: np.ndarray) -> np.ndarray:
 
     Pixels that the other digit may hide do not count.
     """
-    seen = (other <= INK).astype(float)
+    seen = (other <= INK).astype(np.float32)
     cells = lambda frames: _pooled(frames).reshape(NUM_FRAMES, ROOM + 1, ROOM + 1, 64)
     filters = _filters()
     return 2 * cells(seen * clip) @ filters.T - cells(seen) @ (filters**2).T
@@ -271,7 +273,7 @@ def _picture_scores(clip: np.ndarray, other: np.ndarray, picture: np.ndarray) ->
 @functools.cache
 def _training_digits() -> tuple[np.ndarray, np.ndarray]:
     pictures, labels = digit_pictures("train")
-    return pictures / 255.0, labels
+    return pictures / np.float32(255), labels
 
 
 @functools.cache
@@ -289,13 +291,16 @@ def _mean_energy() -> float:
 def classifier():
     """Return a support vector machine of 8×8 grey levels in [0, 1], fitted to training digits.
 
-    The digits are also shown one pixel to each side, as a tracker that errs by a pixel cuts them.
+    The digits are also shown one pixel to each side, as a tracker that errs by a pixel cuts them,
+    and blurred, as samples may be.
     """
+    from scipy.ndimage import gaussian_filter
     from sklearn.svm import SVC  # slow to import
 
-    pictures, labels = _training_digits()
+    sharp, labels = _training_digits()
+    pictures = np.concatenate([sharp, gaussian_filter(sharp, (0, 1, 1))])
     padded = np.pad(pictures, ((0, 0), (1, 1), (1, 1)))
     shifts = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
     cut = [padded[:, r : r + DIGIT_SIDE, c : c + DIGIT_SIDE] for r, c in shifts]
-    features = _halved(np.concatenate(cut)).reshape(len(cut) * len(labels), -1)
-    return SVC(C=10.0).fit(features, np.tile(labels, len(cut)))
+    features = _halved(np.concatenate(cut)).reshape(-1, 64)
+    return SVC(C=10.0).fit(features, np.tile(labels, 2 * len(cut)))
