@@ -12,9 +12,9 @@ def load(split: str) -> Dataset:
     return _equally_spaced(split, {"train": 90, "test": 60}[split])
 
 
-def load_most(split: str) -> Dataset:
-    """Return 900 training and 150 held-out emoji: few, but enough for the scorer of names."""
-    return _equally_spaced(split, {"train": 900, "test": 150}[split])
+def load_more(split: str) -> Dataset:
+    """Return 300 training and 100 held-out emoji: few, but enough for the scorer of names."""
+    return _equally_spaced(split, {"train": 300, "test": 100}[split])
 
 
 def _equally_spaced(split: str, count: int) -> Dataset:

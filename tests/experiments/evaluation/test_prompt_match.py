@@ -14,16 +14,19 @@ from experiments.launch.experiment import Experiment
 
 @pytest.mark.slow
 def test_the_scorer_knows_real_pairs(tmp_path, monkeypatch):
-    """Figures of the closed form on the embedded emoji; chance is .1."""
+    """Figures of the closed form on the embedded emoji, of which no more than 400 are taken.
+
+    Chance is .1. The accuracies are 1.0 and .565, and .684 for held-out names if 900 are fitted.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = emoji_text.get_config("cross_attention,pixels")
-    config.data.name = "tests.experiments.few_emoji.load_most"
+    config.data.name = "tests.experiments.few_emoji.load_more"
     pairs = Pairs(Data.from_config(config), CONDITION.bind(config.condition, "condition"))
-    assert pairs.real["test"] > 0.65 and pairs.real["train"] > 0.95
+    assert pairs.real["test"] > 0.55 and pairs.real["train"] > 0.99
     features, names = pairs.features["test"], pairs.names["test"]
     mixed = pairs.accuracy(np.roll(features, 1, axis=0), names)  # each beside another's name
-    assert mixed < 0.2
-    assert pairs.floor < pairs.distance(pairs.features_of(255 - pairs.images["train"][:150]))
+    assert mixed < 0.15
+    assert pairs.floor < pairs.distance(pairs.features_of(255 - pairs.images["train"][:100]))
 
 
 def test_networks_without_prompts_are_not_scored_by_them():
