@@ -131,7 +131,7 @@ class Block(nn.Module):
         rotations: Float[Array, "*examples length pairs 2"],
         masks: tuple[Mask, ...],
         text: Float[Array, "batch text_length text_features"] | None,
-        text_mask: Mask,
+        text_mask: Bool[Array, "batch 1 _ text_length"] | Segments | None,
     ) -> tuple[tuple[Float[Array, "batch length features"], Cache | None], None]:
         x, cache = carry
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
