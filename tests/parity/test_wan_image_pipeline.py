@@ -84,7 +84,7 @@ def test_videos_of_images_agree_and_those_of_other_images_do_not(name, tmp_path)
     assert_same(videos, expected)
     for images in ("images", "last_images")[: 1 + between]:
         others = ours_of(ours, FRAMES, latents, **given | {images: 255 - given[images]})
-        assert np.abs(others - expected).max() > 4
+        assert np.abs(others - expected).max() > 2  # more than `assert_same` allows
     if name == "Wan 2.1":
         encode = ours.given_frames._encode_image
         ours.given_frames._encode_image = lambda images: -encode(images)

@@ -47,7 +47,7 @@ def parts(folder, autoencoder=None, **options):
         for name, parameter in vae.named_parameters():
             if name.endswith("bias"):  # so that latents and frames depend on their input much
                 parameter.zero_()
-        vae.encoder.conv_out.weight.mul_(6)
+        vae.encoder.conv_out.weight.mul_(3)
     schedule = dict(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
     return dict(
         tokenizer=t5(folder / "t5"),
