@@ -15,7 +15,7 @@ from experiments.evaluation.tracking import Track, follows, track
 from experiments.inputs.datasets import Data
 from genjax import metrics
 from genjax.data import to_float
-from genjax.data.sets.moving_digits import optical_flow
+from genjax.data.sets.moving_digits import NUM_FRAMES, SIDE, optical_flow
 from genjax.models.encoders.i3d import i3d_features
 from genjax.models.encoders.vgg16 import vgg16_features
 from genjax.pretrained import i3d
@@ -197,6 +197,12 @@ class MovingDigits:
 
     def __post_init__(self):
         _check_videos("MovingDigits", self.context.data)
+        expected, given = (NUM_FRAMES, SIDE, SIDE, 1), self.context.data.image_shape
+        if given != expected:
+            raise ValueError(
+                f"config.evaluation.measures has MovingDigits, whose tracker takes clips of "
+                f"{expected}; config.data.image_shape is {given}: leave it out"
+            )
 
     def __call__(self, model: Model) -> dict[str, Any]:
         data, count = self.context.data, self.context.num_samples

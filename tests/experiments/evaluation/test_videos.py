@@ -138,3 +138,9 @@ def test_pictures_are_refused(evaluator):
     pictures = Data("digits", "train", "test", None, (8, 8, 1))
     with pytest.raises(ValueError, match=f"has {evaluator.__name__}, which measures videos"):
         evaluator(Context(pictures, None, SimpleNamespace(num_classes=0), 10))
+
+
+def test_the_tracker_is_for_clips_of_moving_digits_alone():
+    others = Data("animated_emoji/32", "train", "test", None, (17, 32, 32, 3), "video")
+    with pytest.raises(ValueError, match=r"takes clips of \(17, 32, 32, 1\)"):
+        MovingDigits(Context(others, None, SimpleNamespace(num_classes=0), 10))
