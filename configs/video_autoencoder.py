@@ -19,7 +19,8 @@ moving_digits   1,154    13.6×        18.7 dB  .773  .263   128 (3.4)
 animated_emoji  1,640    40.8×        22.2 dB  .704  .229   135 (99.5)
 
 Alone on the machine moving_digits makes 2.3 steps per second, so it takes about 9 minutes. Losses
-still fall at the end; --config.num_steps=5000 is the longer form. wan_256 has not been run.
+still fall at the end: after 2,400 steps PSNR is 20.0 dB, SSIM .837, LPIPS .214 and FD-VGG16 90.8.
+--config.num_steps=5000 is the longer form. wan_256 has not been run.
 """
 
 from ml_collections import ConfigDict

@@ -56,6 +56,16 @@ QUALITY = {
     "dinov2_recall": "higher",
     "clip_score": "higher",
     "detail_kept": "1",
+    "caption_accuracy": "higher",
+    "digits_accuracy": "higher",
+    "directions_accuracy": "higher",
+    "whole": "higher",
+    "warping_error": "lower",
+    "speed_distance": "lower",
+    "motion_distance": "lower",
+    "fvd": "lower",
+    "fvd_vgg16": "lower",
+    "given_frames_error": "lower",
 }
 SPEED = {"steps_per_second": "higher", "goodput": "higher"}
 BETTER = QUALITY | SPEED  # whatever else a report holds says how it was measured
