@@ -4,8 +4,8 @@ python -m experiments.train --config=configs/text_to_video.py:wan_14b --config.m
     --config.condition.encoder=SYSTEM --config.space.published=SYSTEM/vae \
     --config.space.directory=LATENTS --workdir=runs/text_to_video
 
-The choices are Wan 2.1's two networks (Wan team 2025, section 4.2) on 81 frames of 720×1280 pixels,
-75,600 tokens, and one like Movie Gen's (Polyak et al. 2024, table 3) on 256 frames of 768×768
+Two choices are Wan 2.1's networks (Wan team 2025) on 81 frames of 720×1280 pixels, 75,600 tokens.
+The third has Movie Gen's depth, width and heads (Polyak et al. 2024), and 256 frames of 768×768
 pixels, 73,728 tokens. SYSTEM is a folder of Wan 2.1 as diffusers saves it. LATENTS is a folder that
 `python -m experiments.encode` has written. Not yet run, so there is no score.
 

@@ -10,10 +10,9 @@ filters. A clip is explained by one or two digits, one after the other:
    the path is refined.
 4. The second digit is found in what the first leaves unexplained, and both are found once more.
 
-The classifier knows 99.2 % of held-out digits. With one of sharp digits only, which knows 99.7 %,
-99.3 % of 400 held-out clips had the digits and directions of their captions. Of 24 clips that were
-blurred and made noisy to a PSNR of 19.7 dB, all had them with this classifier, and 22 with sharp
-digits only. Components of velocities of single digits are right to 0.01 pixels a frame on average.
+The classifier knows 99.2 % of held-out digits. Of 200 held-out clips, the tracker finds the digits
+of the caption in 98 % and the directions in 99.5 %. Blur costs little: of 24 clips blurred and made
+noisy to a PSNR of 19.7 dB, it found both in all.
 """
 
 import functools

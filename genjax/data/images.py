@@ -107,7 +107,7 @@ def decode(path: str | os.PathLike, channels: int = 3) -> tuple[np.ndarray, tupl
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What files become: `decode(path)` returns bytes and the kinds of conversion applied.
+    """How files are read: `decode(path)` returns bytes and the kinds of conversion applied.
 
     Attributes:
         feature: "image" or "video".

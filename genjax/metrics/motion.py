@@ -83,9 +83,9 @@ def kolmogorov_smirnov(
     """Test whether two samples of numbers come from the same law, and state the test's power.
 
     Where two distribution functions differ by d, their empirical difference is about normal, with
-    a variance of at most (1/n + 1/m)/4. So the test, which rejects above k·√(1/n + 1/m), rejects
-    with probability `POWER` or more if d ≥ (k + z/2)·√(1/n + 1/m), for the quantiles k of
-    Kolmogorov's law at `LEVEL` and z of the normal law at `POWER`.
+    a variance of at most (1/n + 1/m)/4. The test rejects above k·√(1/n + 1/m), where k is the
+    quantile of Kolmogorov's law at `LEVEL`. So it rejects with probability `POWER` or more if
+    d ≥ (k + z/2)·√(1/n + 1/m), where z is the quantile of the normal law at `POWER`.
 
     Raises:
         ValueError: a sample has fewer than two values, or they are not finite.

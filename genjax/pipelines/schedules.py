@@ -72,8 +72,8 @@ def flow_matching(schedule: Mapping[str, Any], *dynamic: bool) -> dict[str, Any]
 def euler_flow(schedule: Mapping[str, Any]) -> dict[str, Any]:
     """Return process, target, sampler and grid of Euler's method on a rectified flow.
 
-    The schedule may shift time by the number of tokens, and may end at a time `shift_terminal`
-    before the last step, to which it then stretches all times (HaCohen et al. 2024).
+    The schedule may shift time by the number of tokens. With `shift_terminal` it stretches all
+    times so that the last step starts there (HaCohen et al. 2024).
 
     Raises:
         ValueError: as for `flow_matching`.
