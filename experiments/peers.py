@@ -16,6 +16,8 @@ The CPU cases compute in float32:
 - the forward pass and the gradient of a KL autoencoder with 5 million parameters on 128×128 images
   (batch 4);
 - 50 guided steps of Euler's method with DiT-S/2 (4 samples);
+- the training step of a Wan transformer of 30 million parameters on 640 tokens and 77 of text, and
+  20 guided steps of Euler's method with it;
 - 256 tokens of a LlamaGen transformer of 30 million parameters with a static cache, for one
   example and for two, as guidance has (PyTorch's network is experiments/speed/torch_llamagen.py).
 
@@ -72,12 +74,24 @@ _KL = functools.partial(
     dict(latent_channels=4, widths=(64, 128, 128, 128), blocks=1),
     (128, 128, 3),
 )
+_WAN = functools.partial(
+    Case,
+    "wan",
+    "Wan",
+    dict(width=384, depth=12, num_heads=6, mlp_features=1536, unroll=12),
+    (5, 16, 32, 16),
+    1,
+    text=(77, 512),
+    num_steps=20,
+)
 CPU = {
     "dit_forward": _DIT_S(8, "forward"),
     "dit_training": _DIT_S(8, "training"),
     "autoencoder_forward": _KL(4, "forward"),
     "autoencoder_gradient": _KL(4, "gradient"),
     "dit_sampling": _DIT_S(4, "sampling"),
+    "wan_training": _WAN(work="training"),
+    "wan_sampling": _WAN(work="sampling"),
     "llamagen_decoding": Decoding(4096, 16, 512, 8, 8, batch_size=1),
     "llamagen_decoding_pair": Decoding(4096, 16, 512, 8, 8, batch_size=2),
 }

@@ -18,22 +18,23 @@ class Case(NamedTuple):
         network: name of a module in genjax.models.transformers or genjax.models.autoencoders.
         make: name of the class or function in that module that makes the network.
         options: arguments of `make`.
-        shape: shape of an image, `(height, width, channels)`.
+        shape: shape of an example, `(height, width, channels)` or, for Wan,
+            `(time, height, width, channels)`.
         batch_size: examples of a call; number of samples for sampling.
         work: "forward", "gradient" (of the mean squared error), "training" (the gradient and
             AdamW's update) or "sampling" (Euler's method with guidance).
-        text: number of tokens, their features, and the features of the pooled vector. None if the
-            network reads no text.
+        text: number of tokens, their features, and, if the network reads one, the features of the
+            pooled vector. None if the network reads no text.
         num_steps: number of sampling steps.
     """
 
     network: str
     make: str
     options: Mapping[str, Any]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     batch_size: int
     work: str
-    text: tuple[int, int, int] | None = None
+    text: tuple[int, ...] | None = None
     num_steps: int = 50
 
     def genjax_side(self, folder: str) -> "Side":
@@ -58,8 +59,8 @@ def inputs(case: Case) -> dict[str, np.ndarray]:
         return {"x": arrays["x"], "target": arrays["x"]}
     arrays["t"] = random.uniform(0.05, 0.95, case.batch_size).astype(np.float32)
     if case.text:
-        length, features, pooled = case.text
-        return arrays | {"tokens": normal(length, features), "pooled": normal(pooled)}
+        arrays["tokens"] = normal(*case.text[:2])
+        return arrays | ({"pooled": normal(*case.text[2:])} if case.text[2:] else {})
     return arrays | {"labels": np.arange(case.batch_size, dtype=np.int32)}
 
 
@@ -92,7 +93,7 @@ def genjax_side(case: Case, folder: str) -> Side:
     arrays = {name: jnp.asarray(array) for name, array in inputs(case).items()}
     target = arrays.pop("target")
     if case.text:
-        arrays["text"] = Text(arrays.pop("tokens"), arrays.pop("pooled"))
+        arrays["text"] = Text(arrays.pop("tokens"), arrays.pop("pooled", None))
     args = tuple(arrays.values())
     options = dict(case.options) | (dict(max_period=MAX_PERIOD) if case.network == "dit" else {})
     places = ("genjax.models.transformers", "genjax.models.autoencoders")
@@ -162,11 +163,12 @@ def _genjax_work(
     def loss_of(variables, target, *args):
         return jnp.mean((module.apply(variables, *args) - target) ** 2)
 
-    def sample(variables, noise, _, labels):
+    def sample(variables, noise, _, condition):
         process = diffusion.RectifiedFlow()
         apply = functools.partial(module.apply, variables)
         denoiser = diffusion.predict(apply, process, diffusion.targets.velocity)
-        guided = diffusion.guide(denoiser, labels, module.null_label, GUIDANCE_SCALE)
+        null = jax.tree.map(jnp.zeros_like, condition) if case.text else module.null_label
+        guided = diffusion.guide(denoiser, condition, null, GUIDANCE_SCALE)
         return samplers.euler(
             guided, process, noise, diffusion.grids.uniform_grid(process, case.num_steps)
         )
@@ -220,6 +222,7 @@ def torch_side(case: Case, folder: str, channels_last: bool) -> Side:
     name = {
         "dit": "DiTTransformer2DModel",
         "flux": "FluxTransformer2DModel",
+        "wan": "WanTransformer3DModel",
         "autoencoder_kl": "AutoencoderKL",
     }[case.network]
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -232,9 +235,10 @@ def torch_side(case: Case, folder: str, channels_last: bool) -> Side:
         model.to(memory_format=torch.channels_last)
     model.to(device)
     tensors = {key: torch.from_numpy(value).to(device) for key, value in inputs(case).items()}
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    images = channels_last and len(case.shape) == 3
+    layout = torch.channels_last if images else torch.contiguous_format
     for key in ("x", "target"):
-        tensors[key] = tensors[key].permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        tensors[key] = tensors[key].movedim(-1, 1).contiguous(memory_format=layout)
         if case.network == "flux":
             tensors[key] = _torch_patches(tensors[key])
     work = _torch_work(case, model, tensors)
@@ -260,9 +264,11 @@ def torch_side(case: Case, folder: str, channels_last: bool) -> Side:
 
 
 def _torch_apply(case: Case, tensors: Mapping[str, Any]) -> Callable:
-    """Return a function `(model, x, t, labels)` → output, with each network's argument names."""
+    """Return a function `(model, x, t, condition)` → output, with each network's argument names."""
     import torch
 
+    if case.network == "wan":
+        return lambda model, x, t, tokens: model(x, 1000 * t, tokens).sample
     if case.network == "dit":
         return lambda model, x, t, labels: model(x, timestep=1000 * t, class_labels=labels).sample
     if case.network == "autoencoder_kl":
@@ -273,7 +279,7 @@ def _torch_apply(case: Case, tensors: Mapping[str, Any]) -> Callable:
     )
     positions = torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1)
     ids = positions.float().to(device), torch.zeros(case.text[0], 3, device=device)
-    return lambda model, x, t: model(x, text, tensors["pooled"], t, *ids).sample
+    return lambda model, x, t, _: model(x, text, tensors["pooled"], t, *ids).sample
 
 
 def _torch_work(case: Case, model: Any, tensors: Mapping[str, Any]) -> dict[str, Callable]:
@@ -282,7 +288,7 @@ def _torch_work(case: Case, model: Any, tensors: Mapping[str, Any]) -> dict[str,
 
     device = tensors["x"].device.type
     apply = _torch_apply(case, tensors)
-    args = [tensors[key] for key in ("x", "t", "labels") if key in tensors]
+    args = [tensors[key] for key in ("x", "t", "labels", "tokens") if key in tensors]
     autocast = functools.partial(torch.autocast, "cuda", torch.bfloat16, enabled=device == "cuda")
     optimizer = torch.optim.AdamW(
         model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
@@ -312,8 +318,9 @@ def _torch_work(case: Case, model: Any, tensors: Mapping[str, Any]) -> dict[str,
 
     @torch.inference_mode()
     def sampling(model):
-        x, labels = tensors["x"], tensors["labels"]
-        both = torch.cat([labels, torch.full_like(labels, model.config.num_embeds_ada_norm)])
+        x, condition = tensors["x"], args[-1]
+        null = 0 if case.text else model.config.num_embeds_ada_norm
+        both = torch.cat([condition, torch.full_like(condition, null)])
         times = torch.linspace(1, 0, case.num_steps + 1, device=device)
         for t, s in zip(times[:-1], times[1:], strict=True):
             with autocast():
@@ -350,4 +357,4 @@ def _torch_arrays(case: Case, result: Any) -> list[np.ndarray]:
         patches = result.unflatten(1, (height, width)).unflatten(3, (-1, 2, 2))
         result = patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
     result = result.float().cpu()
-    return [(result.permute(0, 2, 3, 1) if result.ndim == 4 else result).numpy()]
+    return [(result.movedim(1, -1) if result.ndim > 3 else result).numpy()]

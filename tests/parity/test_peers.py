@@ -47,7 +47,18 @@ SMALL = {
         "training",
         text=(3, 12, 10),
     ),
+    "wan_training": Case(
+        "wan",
+        "Wan",
+        dict(width=32, depth=1, num_heads=2, mlp_features=24),
+        (3, 4, 6, 4),
+        2,
+        "training",
+        text=(3, 12),
+        num_steps=3,
+    ),
 }
+SMALL["wan_sampling"] = SMALL["wan_training"]._replace(work="sampling")
 
 
 @pytest.mark.parametrize("name", SMALL)
