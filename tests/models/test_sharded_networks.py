@@ -119,3 +119,21 @@ def test_video_is_split_by_tokens_of_all_frames(runs):
         ("all-gather", "context"): DEPTH * gathered_keys(pixels) + head,
         ("all-reduce", "tensor"): DEPTH * (3 * summed(pixels) // 2 + squares),
     }
+
+
+def test_two_streams_of_video_and_conditions_are_split_together(runs):
+    """HunyuanVideo-1.5 joins text, glyphs and an image's tokens, once, and reads them with video."""
+    sent = {(kind, *axes): size for kind, axes, _, size in runs["HunyuanVideo"]["collectives"]}
+    video, conditions = 4 * 4 * 4, TEXT + TEXT + 4
+    length = video + conditions
+    refined = 1  # block of the text alone
+    assert sent == {
+        ("all-gather", "context"): DEPTH * gathered_keys(length)
+        + refined * gathered_keys(TEXT)
+        + floats(BATCH // DATA, video, 3),
+        ("all-gather", "tensor"): DEPTH * 2 * modulation(6)
+        + refined * modulation(2)
+        + modulation(2),
+        ("all-reduce", "tensor"): DEPTH * summed(length) + refined * summed(TEXT),
+        ("all-to-all", "context"): floats(BATCH // DATA, conditions, WIDTH),
+    }
