@@ -33,6 +33,7 @@ from genjax.autoregression.logits import pair as pair
 from genjax.autoregression.logits import sample as sample
 from genjax.autoregression.mar import mar_loss as mar_loss
 from genjax.autoregression.mar import mar_sample as mar_sample
+from genjax.autoregression.masked import arccos_counts as arccos_counts
 from genjax.autoregression.masked import choice_temperatures as choice_temperatures
 from genjax.autoregression.masked import guided_predict as guided_predict
 from genjax.autoregression.masked import masked_by_order as masked_by_order
@@ -41,6 +42,7 @@ from genjax.autoregression.masked import masked_loss as masked_loss
 from genjax.autoregression.masked import maskgit as maskgit
 from genjax.autoregression.masked import random_masks as random_masks
 from genjax.autoregression.masked import random_orders as random_orders
+from genjax.autoregression.masked import reveal_in_order as reveal_in_order
 from genjax.autoregression.pixels import read as read
 from genjax.autoregression.pixels import sample_pixels as sample_pixels
 from genjax.autoregression.scales import decode_scales as decode_scales

@@ -220,3 +220,61 @@ def maskgit(
     rows = jnp.arange(len(counts)), jnp.asarray(counts), jnp.asarray(temperatures)
     tokens, states = jax.lax.scan(reveal, tokens, rows)
     return states if trajectory else tokens
+
+
+def arccos_counts(length: int, num_steps: int) -> Int[np.ndarray, " num_steps"]:
+    """Return how many tokens are known after each step: ⌊(1 − arccos(k/N)·2/π)·length⌋.
+
+    Each step adds at least one (Besnier et al. 2025, equation 8; the authors' program takes 32
+    steps).
+
+    Raises:
+        ValueError: there are no steps, or more than tokens.
+    """
+    if not 1 <= num_steps <= length:
+        raise ValueError(
+            f"{length} tokens are revealed in 1 to {length} steps; got num_steps={num_steps}"
+        )
+    steps = np.arange(1, num_steps + 1)
+    share = 1 - np.arccos(steps / num_steps) / (np.pi / 2)
+    counts = np.floor(share * length + 1e-9)  # 1/3 of 576 is 192, not 191.99…
+    return np.maximum(steps, counts).astype(np.int32)
+
+
+def reveal_in_order(
+    keys: Key[Array, " batch"],
+    predict: Predict,
+    tokens: Tokens,
+    order: Int[Array | np.ndarray, " length"],
+    counts: Int[Array | np.ndarray, " num_steps"],
+    law: Callable = sample,
+    trajectory: bool = False,
+) -> Int[Array, "*steps batch length"]:
+    """Draw the first places of an order, more of them in each step, and the known ones anew.
+
+    With `orders.halton` and `arccos_counts` this is the Halton scheduler (Besnier et al. 2025,
+    "Halton scheduler for masked generative image transformer", algorithm 1). No other order or
+    counts recompile.
+
+    Args:
+        keys: one per example.
+        predict: from tokens, and the share of all that are revealed after the step, to logits.
+        tokens: masks.
+        order: the place that comes first, second, …
+        counts: how many places are known after each step.
+        law: draws tokens; `sample` with its options.
+        trajectory: return the tokens after every step, `[num_steps batch length]`.
+    """
+    batch, length = tokens.shape
+    ranks = jnp.argsort(jnp.asarray(order))
+
+    def reveal(tokens, row):
+        step, count = row
+        logits = predict(tokens, jnp.full(batch, count / length))
+        drawn = law(jax.vmap(jax.random.fold_in, (0, None))(keys, step), logits)
+        tokens = jnp.where(ranks < count, drawn, tokens)
+        return tokens, tokens if trajectory else None
+
+    rows = jnp.arange(len(counts)), jnp.asarray(counts)
+    tokens, states = jax.lax.scan(reveal, tokens, rows)
+    return states if trajectory else tokens

@@ -4,6 +4,8 @@
 levels.ravel()[order]`. The channels of a pixel always follow one another, as red, green, blue.
 """
 
+import itertools
+
 import numpy as np
 from jaxtyping import Int
 
@@ -29,3 +31,38 @@ def serpentine(shape: tuple[int, int, int]) -> Order:
     places = raster(shape).reshape(shape)
     places[1::2] = places[1::2, ::-1].copy()
     return places.ravel()
+
+
+def halton(shape: tuple[int, int, int]) -> Order:
+    """Return the order in which Halton's points (bases 2 and 3) first reach each pixel.
+
+    Any first part of it is spread evenly over the picture (Besnier et al. 2025, section 4);
+    see `reveal_in_order`.
+
+    Args:
+        shape: height, width, channels.
+    """
+    height, width, channels = shape
+    reached = {}  # a dict keeps the order of its keys
+    for index in itertools.count(1):
+        row, column = (
+            numerator * side // denominator
+            for (numerator, denominator), side in zip(
+                (_radical_inverse(index, 2), _radical_inverse(index, 3)),
+                (height, width),
+                strict=True,
+            )
+        )
+        reached[row * width + column] = None
+        if len(reached) == height * width:
+            break
+    return (np.array(list(reached))[:, None] * channels + np.arange(channels)).ravel()
+
+
+def _radical_inverse(index: int, base: int) -> tuple[int, int]:
+    """Return the fraction whose digits behind the point are those of `index`, backwards."""
+    numerator, denominator = 0, 1
+    while index:
+        index, digit = divmod(index, base)
+        numerator, denominator = numerator * base + digit, denominator * base
+    return numerator, denominator

@@ -189,3 +189,17 @@ def test_guidance_grows_with_the_share_of_revealed_tokens():
     assert calls == [(4, 4)]
     constant = guided_predict(network, np.array([0, 1]), 2, 0.0)
     np.testing.assert_allclose(constant(jnp.zeros((2, 4), int), 0)[1], table[2], rtol=1e-5)
+
+
+def test_an_order_is_revealed_place_by_place_and_known_places_are_drawn_anew():
+    """The law here says how often the network was called, so that old draws would be seen."""
+    order, counts = np.array([2, 0, 3, 1]), np.array([1, 3, 4])
+    calls = lambda tokens: jnp.max(jnp.where(tokens == 9, -1, tokens), axis=1) + 1
+    predict = lambda tokens, share: jnp.broadcast_to(calls(tokens)[:, None, None], (2, 4, 9))
+    law = lambda keys, logits: logits[..., 0].astype(jnp.int32)
+    keys = jax.random.split(jax.random.key(0), 2)
+    states = masked.reveal_in_order(
+        keys, predict, jnp.full((2, 4), 9), order, counts, law, trajectory=True
+    )
+    expected = [[9, 9, 0, 9], [1, 9, 1, 1], [2, 2, 2, 2]]
+    np.testing.assert_array_equal(states, np.repeat(np.array(expected)[:, None], 2, axis=1))
