@@ -122,7 +122,7 @@ def test_video_is_split_by_tokens_of_all_frames(runs):
 
 
 def test_two_streams_of_video_and_conditions_are_split_together(runs):
-    """HunyuanVideo-1.5 joins text, glyphs and an image's tokens, once, and reads them with video."""
+    """HunyuanVideo-1.5 joins text, glyphs and an image once, and reads them with the video."""
     sent = {(kind, *axes): size for kind, axes, _, size in runs["HunyuanVideo"]["collectives"]}
     video, conditions = 4 * 4 * 4, TEXT + TEXT + 4
     length = video + conditions
