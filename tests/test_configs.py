@@ -121,6 +121,7 @@ CHOICES = [
     "emoji_tokens:var",
     "emoji_tokens:mar",
     "emoji_tokens:uniform_diffusion",
+    "emoji_tokens:masked_diffusion_text",
     "emoji_text:joint_attention",
     "emoji_text:in_context",
     "text_to_image:flux",

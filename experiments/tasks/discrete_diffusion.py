@@ -112,7 +112,7 @@ class DiscreteDiffusion(Diffusion):
             "model",
             num_states=objective.process.num_states,
             vocabulary_size=vocabulary_size,
-            **condition.network_fields,
+            **_condition_fields(config, condition),
         )
         return dict(
             network=network,
@@ -164,6 +164,13 @@ class DiscreteDiffusion(Diffusion):
                 return _bound(self, mesh)(params, images, labels, indices, *self.frozen())
 
         return super().functions(state, sampling) | {"bound": bound}
+
+
+def _condition_fields(config: Any, condition: Any) -> dict[str, Any]:
+    """Return the network's fields for its condition: a prefix if the config names one."""
+    if "prefix" not in config:
+        return condition.network_fields
+    return dict(prefix=kinds.PREFIX.bind(config.prefix, "prefix", **condition.network_fields))
 
 
 @functools.cache

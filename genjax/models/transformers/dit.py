@@ -8,7 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from genjax.nn import (
     Dense,
@@ -43,12 +43,15 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch length features"], conditioning: Float[Array, "batch features"]
+        self,
+        x: Float[Array, "batch length features"],
+        conditioning: Float[Array, "batch features"],
+        mask: Bool[Array, "batch 1 1 length"] | None = None,
     ) -> tuple[Float[Array, "batch length features"], None]:
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         modulation = Modulation(6, self.param_dtype, name="modulation")(conditioning)
         attention = Attention(self.num_heads, fused=True, norm=layer_norm(), **types)
-        x, _ = inline(self, attention)(x, *modulation[:3])
+        x, _ = inline(self, attention)(x, *modulation[:3], mask=mask)
         mlp_features, norm = int(self.mlp_ratio * x.shape[-1]), layer_norm(self.mlp_epsilon)
         return inline(self, FeedForward(mlp_features, norm, **types))(x, *modulation[3:]), None
 

@@ -10,6 +10,8 @@ from genjax.models.transformers.dit import Block, Embedding, small, zeros
 from genjax.nn import (
     Dense,
     Modulation,
+    Text,
+    VectorEmbedding,
     constrain_tokens,
     modulate,
     scanned,
@@ -31,7 +33,10 @@ class TokenDiT(nn.Module):
     Attributes:
         num_states: of the tokens that it sees: those of the data, and a mask.
         vocabulary_size: of the tokens that it predicts.
-        width, depth, num_heads, num_classes, mlp_ratio, time_scale, unroll, remat_policy, dtype,
+        num_classes: classes besides the null one; None with a prefix.
+        prefix: makes the states of the condition, such as a text, which stand before the tokens
+            (`genjax.models.autoregressive.prefixes`). adaLN-Zero then tells the time alone.
+        width, depth, num_heads, mlp_ratio, time_scale, unroll, remat_policy, dtype,
             param_dtype: as of `DiT`.
     """
 
@@ -40,7 +45,8 @@ class TokenDiT(nn.Module):
     width: int
     depth: int
     num_heads: int
-    num_classes: int
+    num_classes: int | None = None
+    prefix: nn.Module | None = None
     mlp_ratio: float = 4.0
     time_scale: float = 1000.0
     unroll: int = 1
@@ -49,12 +55,15 @@ class TokenDiT(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @property
-    def null_label(self) -> int:
+    def null_label(self) -> int | None:
         return self.num_classes
 
     @nn.compact
     def __call__(
-        self, x: Int[Array, "batch height *width"], t: Float[Array, " batch"], labels: Array
+        self,
+        x: Int[Array, "batch height *width"],
+        t: Float[Array, " batch"],
+        condition: Int[Array, " batch"] | Text,
     ) -> Float[Array, "batch height *width vocabulary"]:
         embed = nn.Embed(
             self.num_states,
@@ -65,14 +74,23 @@ class TokenDiT(nn.Module):
         )
         tokens = embed(x.reshape(len(x), -1))
         positions = sincos_positions(x.shape[1], tokens.shape[1] // x.shape[1], self.width)
-        tokens = constrain_tokens((tokens + positions).astype(jnp.float32))
-        time = sinusoidal_embedding(t * self.time_scale, 256)
-        embedding = Embedding(self.width, self.num_classes, self.param_dtype)
-        conditioning = inline(self, embedding)(time, labels)
+        tokens = (tokens + positions).astype(jnp.float32)
+        time, mask, length = sinusoidal_embedding(t * self.time_scale, 256), None, tokens.shape[1]
+        if self.prefix is None:
+            embedding = Embedding(self.width, self.num_classes, self.param_dtype)
+            conditioning = inline(self, embedding)(time, condition)
+        else:
+            conditioning = VectorEmbedding(self.width, self.param_dtype, name="time_embedding")(
+                time
+            )
+            first, mask = self.prefix(condition, self.width, self.dtype, self.param_dtype)
+            tokens = jnp.concatenate([first.astype(jnp.float32), tokens], axis=1)
+        if mask is not None:
+            mask = jnp.pad(mask, ((0, 0), (0, length)), constant_values=True)[:, None, None]
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy, nn.broadcast)
         tokens, _ = blocks(
             self.num_heads, self.mlp_ratio, self.dtype, self.param_dtype, name="blocks"
-        )(tokens, conditioning)
+        )(constrain_tokens(tokens), conditioning, mask)
         shift, scale = Modulation(2, self.param_dtype, name="modulation")(conditioning)
         logits = Dense(
             self.vocabulary_size,
@@ -80,5 +98,5 @@ class TokenDiT(nn.Module):
             dtype=jnp.float32,
             param_dtype=self.param_dtype,
             name="head",
-        )(modulate(tokens, shift, scale))
+        )(modulate(tokens[:, -length:], shift, scale))
         return logits.reshape(*x.shape, self.vocabulary_size)

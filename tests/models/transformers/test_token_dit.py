@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from genjax.models.autoregressive.prefixes import TextPrefix
 from genjax.models.transformers.token_dit import TokenDiT
+from genjax.nn import Text
 
 NETWORK = TokenDiT(num_states=6, vocabulary_size=5, width=16, depth=2, num_heads=2, num_classes=3)
 X = jax.random.randint(jax.random.key(0), (2, 4, 3), 0, 6)
@@ -42,3 +44,22 @@ def test_sub_pixels_are_tokens_of_their_own(variables):
     assert logits.shape == (2, 2, 2, 3, 5)
     flat = NETWORK.apply(variables, x.reshape(2, 2, 6), T, LABELS)
     np.testing.assert_array_equal(logits.reshape(flat.shape), flat)
+
+
+def test_a_text_stands_before_the_tokens_and_its_padding_is_not_seen():
+    network = NETWORK.clone(num_classes=None, prefix=TextPrefix(4))
+    random = np.random.default_rng(0)
+    states = random.standard_normal((2, 4, 6), np.float32)
+    mask = jnp.asarray([[1, 1, 0, 0], [1, 1, 1, 1]], bool)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), X, T, Text(states, mask=mask))
+    variables = jax.tree.map(lambda a: 0.3 * random.standard_normal(a.shape, np.float32), shapes)
+    apply = jax.jit(lambda states, t: network.apply(variables, X, t, Text(states, mask=mask)))
+    logits = apply(states, T)
+    assert logits.shape == (2, 4, 3, 5)
+    seen, padding = states.copy(), states.copy()
+    seen[:, 1] += 1
+    padding[:, 2:] += 1
+    assert np.all(np.abs(apply(seen, T) - logits).max((1, 2, 3)) > 1e-3)
+    assert np.all(np.abs(apply(states, T + 0.05) - logits).max((1, 2, 3)) > 1e-3)
+    changed = np.abs(apply(padding, T) - logits).max((1, 2, 3))
+    assert changed[0] == 0 and changed[1] > 1e-3
