@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from genjax.nn.fir import convolve
@@ -30,13 +31,15 @@ class EqualizedDense(nn.Module):
     """x·kernel·(lr_multiplier/√in_features) + bias·lr_multiplier.
 
     Attributes:
-        initial_bias: what the bias starts from.
+        initial_bias: what the bias starts from, one number or one for each feature.
+        initial_scale: what the kernel's first numbers are multiplied by.
         lr_multiplier: how much slower than others the layer learns; the kernel starts as N(0,
             1/lr_multiplier²), so the multiplier cancels at initialisation.
     """
 
     features: int
-    initial_bias: float = 0.0
+    initial_bias: float | tuple[float, ...] = 0.0
+    initial_scale: float = 1.0
     lr_multiplier: float = 1.0
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
@@ -44,11 +47,10 @@ class EqualizedDense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch in_features"]) -> Float[Array, "batch features"]:
         fan_in = x.shape[-1]
-        normal = nn.initializers.normal(1 / self.lr_multiplier)
+        normal = nn.initializers.normal(self.initial_scale / self.lr_multiplier)
         kernel = self.param("kernel", normal, (fan_in, self.features), self.param_dtype)
-        bias = self.param(
-            "bias", nn.initializers.constant(self.initial_bias), (self.features,), self.param_dtype
-        )
+        start = nn.initializers.constant(np.asarray(self.initial_bias))
+        bias = self.param("bias", start, (self.features,), self.param_dtype)
         kernel, bias = kernel * (self.lr_multiplier / fan_in**0.5), bias * self.lr_multiplier
         return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
 

@@ -92,6 +92,14 @@ def convolve(
     return _convolve(x, kernel, padding=kernel.shape[0] // 2)
 
 
+def convolve_beyond(
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "side side channels out_channels"],
+) -> Float[Array, "batch out_height out_width out_channels"]:
+    """Return the cross-correlation with a kernel wherever it meets the image: side − 1 more."""
+    return _convolve(x, kernel, padding=kernel.shape[0] - 1)
+
+
 def upsample_convolve(
     x: Float[Array, "batch height width channels"],
     kernel: Float[Array, "side side channels out_channels"],

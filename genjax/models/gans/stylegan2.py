@@ -98,6 +98,18 @@ def minibatch_deviation(
     return jnp.concatenate([x, jnp.broadcast_to(deviation, (*x.shape[:3], 1))], axis=-1)
 
 
+def truncate(
+    w: Float[Array, "batch styles w_features"],
+    average: Float[Array, " w_features"],
+    truncation: float | Float[Array, ""],
+    cutoff: int | Int[Array, ""] | None,
+) -> Float[Array, "batch styles w_features"]:
+    """Return w̄ + ψ·(w − w̄) for the first `cutoff` styles, all if None, and w for the others."""
+    styles = jnp.arange(w.shape[1])[:, None]
+    truncation = jnp.where(styles < (w.shape[1] if cutoff is None else cutoff), truncation, 1.0)
+    return truncation * w + (1 - truncation) * average  # exactly w for ψ = 1
+
+
 class Mapping(nn.Module):
     """Map a latent, a class or both to w, in float32, at a hundredth of the learning rate."""
 
@@ -369,9 +381,7 @@ class Generator(nn.Module):
             mixed = jax.random.bernoulli(mixed_key, self.style_mixing, (z.shape[0], 1, 1))
             first = jax.random.randint(first_key, mixed.shape, 1, self.num_styles)
             w = jnp.where(mixed & (styles >= first), other[:, None], w)
-        cutoff = self.num_styles if truncation_cutoff is None else truncation_cutoff
-        truncation = jnp.where(styles < cutoff, truncation, 1.0)
-        return truncation * w + (1 - truncation) * self.w_average.value  # exactly w for ψ = 1
+        return truncate(w, self.w_average.value, truncation, truncation_cutoff)
 
     def synthesize(
         self, w: Float[Array, "batch styles w_features"], *, train: bool = False
