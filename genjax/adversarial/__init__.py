@@ -3,6 +3,7 @@
 Everything takes logits, arrays and callables. The networks are in `genjax.models`.
 """
 
+from genjax.adversarial import adaptive as adaptive
 from genjax.adversarial import augmentation as augmentation
 from genjax.adversarial import instruments as instruments
 from genjax.adversarial import latents as latents

@@ -1,0 +1,167 @@
+"""Adaptive augmentation against its authors' program (data/README.md) and closed forms."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from genjax.adversarial import adaptive
+from genjax.adversarial.adaptive import Strengths
+
+REFERENCE = dict(np.load(Path(__file__).with_name("data") / "adaptive.npz"))
+HEIGHT, WIDTH = REFERENCE["images"].shape[1:3]
+NOTHING = Strengths(0.0, 0.0, 0.0)
+ALL = Strengths(1.0, 1.0, 1.0, 1.0, 0.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def changes():
+    """The changes of the authors' percentile 0.8, by group."""
+    percentile, sides = 0.8, np.array([WIDTH, HEIGHT])
+    uniform, normal = 2 * percentile - 1, stats.norm.ppf(percentile) / np.sqrt(2)
+    pixels = jnp.asarray(np.round(uniform / 8 * sides), jnp.float32)
+    fractions = jnp.asarray(normal / 8 * sides, jnp.float32)
+    double = 2 ** (0.2 * normal)
+    blitted = adaptive.geometry_of(1, 3, pixels, 1.0, 0.0, 1.0, 0.0, jnp.zeros(2))
+    moved = adaptive.geometry_of(
+        0, 0, jnp.zeros(2), double, uniform * np.pi, double, 0.0, fractions
+    )
+    color = adaptive.color_of(0.2 * normal, 2 ** (normal / 2), 1, uniform * np.pi, 2**normal)
+    change = adaptive.Change(
+        blitted,
+        color,
+        adaptive.gains_of([2**normal] * 4),
+        jnp.zeros((HEIGHT, WIDTH, 3)),
+        jnp.array([percentile, percentile, 0.5]),
+    )
+    return {
+        **dict.fromkeys(("blitting", "color", "grey", "filtering", "cutout"), change),
+        "geometry": change._replace(geometry=moved),
+        "all": change._replace(geometry=blitted @ moved),
+    }
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def applied(images, change, strengths):
+    return jax.vmap(lambda image: adaptive.apply(image, change, strengths))(images)
+
+
+@pytest.mark.parametrize(
+    "name", ["blitting", "geometry", "color", "grey", "filtering", "cutout", "all"]
+)
+def test_changes_are_the_authors(name, changes):
+    group = {"grey": "color"}.get(name, name)
+    strengths = ALL if name == "all" else NOTHING._replace(**{group: 1.0})
+    images = REFERENCE["images"][..., : 1 if name == "grey" else 3]
+    found = applied(images, changes[name], strengths)
+    # float32 on both sides; places of pixels are rounded by 1e-6.
+    np.testing.assert_allclose(found, REFERENCE[name], rtol=0, atol=1e-5)
+    assert np.abs(found - images).max() > 0.1
+
+
+def test_bands_are_the_authors_and_sum_to_the_image():
+    np.testing.assert_allclose(adaptive._bank(), REFERENCE["bank"], rtol=0, atol=1e-7)
+    whole = adaptive._bank().sum(axis=0)  # all gains 1 change nothing
+    np.testing.assert_allclose(whole, np.arange(len(whole)) == len(whole) // 2, atol=1e-9)
+
+
+SHAPE = (6, 8, 3)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def drawn(probability, count):
+    draw = lambda key: adaptive.draw(key, probability, SHAPE, Strengths(*[1.0] * 6))
+    return jax.vmap(draw)(jax.random.split(jax.random.key(0), count))
+
+
+def test_nothing_happens_with_probability_zero():
+    change = jax.tree.map(lambda a: a[0], drawn(0.0, 20_000))
+    images = jax.random.normal(jax.random.key(1), (2, *SHAPE))
+    groups = Strengths(1.0, 1.0, 1.0, 0.0, 1.0, 1.0)  # the bank is wider than this image
+    # The symlets up and down are each other's inverse.
+    np.testing.assert_allclose(applied(images, change, groups), images, atol=1e-5)
+    np.testing.assert_allclose(change.gains, 1, atol=1e-6)
+
+
+def test_each_change_happens_as_often_as_it_should():
+    """Shares of 20,000 draws with p = 0.6, within 4.5 standard deviations (one in 10⁵ fails)."""
+    p, count = 0.6, 20_000
+    change = drawn(p, count)
+    share = lambda happened: np.mean(np.asarray(happened))
+    deviation = np.sqrt(0.25 / count)
+    assert abs(share(change.hole[:, 2] > 0) - p) < 4.5 * deviation
+    assert abs(share(np.abs(change.noise).max((1, 2, 3)) > 0) - p) < 4.5 * deviation
+    assert abs(share(np.abs(change.gains - 1).max(1) < 1e-6) - (1 - p) ** 4) < 4.5 * deviation
+    offsets = np.asarray(change.color)[:, :3, 3].mean(1)
+    assert abs(share(np.abs(offsets) > 1e-6) - p) < 4.5 * deviation
+    # The determinant of the geometry is ±1/scale², and negative after a flip.
+    determinant = np.linalg.det(np.asarray(change.geometry)[:, :2, :2])
+    assert abs(share(determinant < 0) - p / 2) < 4.5 * deviation
+    assert abs(share(np.abs(np.abs(determinant) - 1) > 1e-4) - p) < 4.5 * deviation
+
+
+def test_below_one_the_changes_of_a_law_can_be_undone():
+    """Quarter turns mix four orientations: with p = 1 all laws become one, with less none do.
+
+    The turns drawn have the shares (1 − p) + p/4 and p/4, so laws of orientations are multiplied by
+    a matrix with the eigenvalues 1 and 1 − p (appendix C).
+    """
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def turns(probability, count):
+        strengths = Strengths(blitting=1.0, geometry=0.0, color=0.0)
+        draw = lambda key: adaptive.draw(key, probability, SHAPE, strengths).geometry
+        matrix = jax.vmap(draw)(jax.random.split(jax.random.key(1), count))
+        flipped = jnp.linalg.det(matrix[:, :2, :2]) < 0
+        angle = jnp.arctan2(matrix[:, 1, 0], matrix[:, 1, 1])  # the second row is not flipped
+        return jnp.round(angle / (jnp.pi / 2)).astype(int) % 4, flipped
+
+    count = 20_000
+    for p, least_eigenvalue in ((0.5, 0.5), (1.0, 0.0)):
+        quarters, flipped = (np.asarray(a) for a in turns(p, count))
+        shares = np.bincount(quarters, minlength=4)
+        expected = np.array([1 - p + p / 4, *[p / 4] * 3])
+        assert stats.chisquare(shares, count * expected).pvalue > 1e-4
+        circulant = np.stack([np.roll(shares / count, i) for i in range(4)])
+        found = np.sort(np.abs(np.linalg.eigvals(circulant)))[0]
+        assert abs(found - least_eigenvalue) < 0.03
+        assert abs(flipped.mean() - p / 2) < 4.5 * np.sqrt(0.25 / count)
+
+
+def test_the_probability_moves_towards_the_target_and_not_below_zero():
+    move = lambda p, r_t: float(adaptive.adjusted(p, r_t, images=256, images_to_one=1e5))
+    assert move(0.2, 0.9) == pytest.approx(0.2 + 0.00256)
+    assert move(0.2, 0.1) == pytest.approx(0.2 - 0.00256)
+    assert move(0.2, 0.6) == pytest.approx(0.2) and move(0.001, 0.1) == 0
+    # A discriminator that overfits less as p grows: r_t = 0.9 − 0.5·p reaches 0.6 at p = 0.6.
+    p = 0.0
+    for _ in range(400):
+        p = move(p, 0.9 - 0.5 * p)
+    assert abs(p - 0.6) <= 0.00256
+
+
+def test_gradients_reach_the_image_through_every_change():
+    strengths = Strengths(*[1.0] * 6)
+    image = jax.random.uniform(jax.random.key(0), (24, 24, 3), minval=-1)
+    weights = jax.random.normal(jax.random.key(1), image.shape)
+
+    @jax.jit
+    def gradient(key):
+        change = adaptive.draw(key, 0.9, image.shape, strengths)
+        loss = lambda image: jnp.sum(weights * adaptive.apply(image, change, strengths))
+        return jax.grad(loss)(image), loss(image), loss(0 * image)
+
+    for seed in range(3):
+        slope, value, constant = gradient(jax.random.key(seed))
+        # The changes are affine in the image, so the gradient tells their effect exactly.
+        assert jnp.sum(slope * image) == pytest.approx(float(value - constant), rel=1e-3, abs=1e-2)
+        assert np.isfinite(slope).all() and np.abs(slope).max() > 0.1
+
+
+def test_other_channels_are_refused(changes):
+    with pytest.raises(ValueError, match="2 channels"):
+        adaptive.apply(jnp.zeros((HEIGHT, WIDTH, 2)), changes["color"])
