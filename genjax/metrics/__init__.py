@@ -26,13 +26,24 @@ from genjax.metrics.precision_recall import precision_recall
 from genjax.metrics.reconstruction import psnr, ssim
 from genjax.metrics.retrieval import retrieval_accuracy, ridge_scorer
 from genjax.metrics.spatial import spatial_features
+from genjax.metrics.synchrony import (
+    Synchrony,
+    chance_synchrony,
+    detect_onsets,
+    match_events,
+    onset_pitch,
+    synchrony,
+)
 
 __all__ = [
     "LPIPS",
+    "Synchrony",
     "active_units",
+    "chance_synchrony",
     "channel_statistics",
     "class_accuracy",
     "density_coverage",
+    "detect_onsets",
     "feature_moments",
     "frame_differences",
     "frechet_distance",
@@ -42,9 +53,11 @@ __all__ = [
     "kernel_distance",
     "kolmogorov_smirnov",
     "log_spectral_distance",
+    "match_events",
     "mel_distance",
     "multi_resolution_stft_distance",
     "nearest_neighbour_ratio",
+    "onset_pitch",
     "precision_recall",
     "psnr",
     "retrieval_accuracy",
@@ -52,5 +65,6 @@ __all__ = [
     "si_sdr",
     "spatial_features",
     "ssim",
+    "synchrony",
     "warping_error",
 ]
