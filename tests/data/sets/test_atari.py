@@ -144,3 +144,13 @@ def test_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(ImportError, match="pip install ale-py"):
         load_atari("train")
+
+
+def test_pongs_player_returns_the_ball():
+    """Balls that leave the field to the right, behind the own paddle, are lost."""
+    lost = {}
+    for policy in ("random_player", "pong_player"):
+        places = ball_places(itertools.islice(play("pong", policy, 1, (0,)), 1000))
+        left = ~np.isnan(places[:-1, 1]) & np.isnan(places[1:, 1])
+        lost[policy] = int(np.sum(places[:-1, 1][left] > 80))
+    assert lost["pong_player"] <= 2 and lost["random_player"] >= 5
