@@ -13,16 +13,12 @@ from experiments.evaluation.context import Context, Model, in_batches
 from experiments.evaluation.videos import real_videos, sample_videos
 from experiments.inputs.datasets import Data
 from genjax import metrics
+from genjax.data import sound_to_float
 from genjax.models.encoders.vggish import vggish_features, vggish_patches
 from genjax.pretrained import vggish
 
 Sounds = Int16[np.ndarray, "sounds samples channels"]
 BATCH = 8  # sounds that are measured at once
-
-
-def to_waveforms(sounds: Int16[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Return 16-bit samples as floats in [−1, 1)."""
-    return sounds.astype(jnp.float32) / 2**15
 
 
 def _check_sounds(name: str, data: Data) -> None:
@@ -41,8 +37,15 @@ def mel_statistics(
 
     Patches and their 64 bands from 125 to 7,500 Hz are those of `vggish_patches`.
     """
-    patches = vggish_patches(to_waveforms(sounds), sample_rate)
+    patches = vggish_patches(sound_to_float(sounds), sample_rate)
     return jnp.concatenate([patches.mean(2), patches.std(2)], axis=-1)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _embeddings(
+    variables: Any, sounds: Int16[Array, "batch samples channels"], sample_rate: int
+) -> Float[Array, "batch patches features"]:
+    return vggish_features(variables, sound_to_float(sounds), sample_rate)
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,11 @@ class SoundDistance:
     shorter than 0.975 s are followed by silence.
 
     Attributes:
-        sample_rate: of the data, in Hz.
         vggish: weights of VGGish, which `genjax.pretrained.vggish.load` reads; None leaves `fad`
             out.
     """
 
     context: Context
-    sample_rate: int
     vggish: str | None = None
     needs: ClassVar[tuple[str, ...]] = ()
     least_held_out: ClassVar[int] = 2  # of a covariance
@@ -88,13 +89,11 @@ class SoundDistance:
 
     def _features(self, sounds: Sounds) -> dict[str, Float[np.ndarray, "patches features"]]:
         """Return features by the name of their distance."""
-        extract = {"fd_mel": lambda x: mel_statistics(x, self.sample_rate)}
+        rate = self.context.space.sample_rate
+        extract = {"fd_mel": lambda x: mel_statistics(x, rate)}
         if self.vggish:
             _, variables = vggish.load(self.vggish)
-            embed = jax.jit(
-                lambda variables, x: vggish_features(variables, to_waveforms(x), self.sample_rate)
-            )
-            extract["fad"] = functools.partial(embed, variables)
+            extract["fad"] = lambda x: _embeddings(variables, x, rate)
         return {
             name: np.concatenate(in_batches(function, sounds, size=BATCH))
             for name, function in extract.items()
@@ -107,7 +106,7 @@ def _distances(
     originals: Int16[Array, "batch samples channels"],
     sample_rate: int,
 ) -> dict[str, Float[Array, " batch"]]:
-    pair = to_waveforms(sounds), to_waveforms(originals)
+    pair = sound_to_float(sounds), sound_to_float(originals)
     return {
         "log_spectral_distance": metrics.log_spectral_distance(*pair),
         "stft_distance": sum(metrics.multi_resolution_stft_distance(*pair)),
@@ -123,13 +122,9 @@ class SoundReconstruction:
     `log_spectral_distance` is in dB, `mel_distance` in nepers, and `stft_distance` the sum of
     spectral convergence and log magnitude over three resolutions. They are means over sounds.
     `si_sdr` is in dB, and the median over sounds, since a silent sound has −∞.
-
-    Attributes:
-        sample_rate: of the data, in Hz.
     """
 
     context: Context
-    sample_rate: int
     needs: ClassVar[tuple[str, ...]] = ("reconstruct",)
 
     def __post_init__(self):
@@ -138,9 +133,8 @@ class SoundReconstruction:
     def __call__(self, model: Model) -> dict[str, Any]:
         originals = real_videos(self.context.data, self.context.num_samples).held_out
         sounds = in_batches(model.functions["reconstruct"], originals, size=BATCH)
-        measured = in_batches(
-            lambda *pair: _distances(*pair, self.sample_rate), sounds, originals, size=BATCH
-        )
+        distances = lambda *pair: _distances(*pair, self.context.space.sample_rate)
+        measured = in_batches(distances, sounds, originals, size=BATCH)
         report = {name: float(values.mean()) for name, values in measured.items()}
         return report | {
             "si_sdr": float(np.median(measured["si_sdr"])),

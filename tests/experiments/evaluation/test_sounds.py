@@ -10,6 +10,7 @@ from experiments.evaluation import videos
 from experiments.evaluation.context import Context
 from experiments.evaluation.sounds import SoundDistance, SoundReconstruction, mel_statistics
 from experiments.inputs.datasets import Data
+from experiments.inputs.spaces import Waveforms
 from experiments.pages.report import QUALITY
 from genjax import metrics
 from genjax.data import Dataset, InMemory
@@ -52,11 +53,11 @@ class StandIn:
 
 
 def context():
-    return Context(DATA, space=None, condition=SimpleNamespace(num_classes=0), num_samples=100)
+    return Context(DATA, Waveforms((9000, 1), "audio", RATE), SimpleNamespace(num_classes=0), 100)
 
 
 def test_sound_distance_of_perfect_and_of_quiet_samples():
-    perfect = SoundDistance(context(), RATE)(StandIn())
+    perfect = SoundDistance(context())(StandIn())
     assert perfect["fd_mel"] < 1e-6 and perfect["num_samples"] == COUNT
     assert perfect["sampler"] == "none" and "fad" not in perfect
     held_out, train = (
@@ -66,7 +67,7 @@ def test_sound_distance_of_perfect_and_of_quiet_samples():
     assert held_out.shape == (COUNT, 128)
     floor = metrics.frechet_distance(train, held_out)
     assert perfect["fd_mel_train"] == pytest.approx(floor, rel=1e-4)
-    quiet = SoundDistance(context(), RATE)(StandIn(lambda sounds: sounds // 4))
+    quiet = SoundDistance(context())(StandIn(lambda sounds: sounds // 4))
     assert quiet["fd_mel"] > 1 and quiet["fd_mel_train"] == perfect["fd_mel_train"]
 
 
@@ -75,7 +76,7 @@ def test_audio_distance_uses_weights_that_are_given(monkeypatch):
     monkeypatch.setattr(module.vggish, "load", lambda path: (None, {"factor": float(path)}))
     halves = lambda variables, x, rate: variables["factor"] * x.reshape(len(x), 2, -1, 30).std(2)
     monkeypatch.setattr(module, "vggish_features", halves)
-    report = SoundDistance(context(), RATE, vggish="2.0")(StandIn())
+    report = SoundDistance(context(), vggish="2.0")(StandIn())
     deviations = lambda sounds: 2 * (sounds / 2**15).reshape(2 * COUNT, -1, 30).std(1)
     expected = metrics.frechet_distance(deviations(SPLITS["train"]), deviations(SPLITS["test"]))
     assert report["fad"] < 1e-8 and report["fad_train"] == pytest.approx(expected, rel=1e-4)
@@ -83,7 +84,7 @@ def test_audio_distance_uses_weights_that_are_given(monkeypatch):
 
 def test_reconstruction_at_half_the_amplitude():
     """Half is 6 dB away in spectra and ln 2 in bands; the tone's shape is kept."""
-    measure = SoundReconstruction(context(), RATE)
+    measure = SoundReconstruction(context())
     report = measure(StandIn(lambda sounds: sounds // 2))
     # Bins below the floors are nearer, and so is rounding to integers.
     assert 4 < report["log_spectral_distance"] < 6.1
@@ -106,7 +107,7 @@ def test_known_noise_has_its_ratio():
         energy = lambda x: np.sqrt((np.float64(x) ** 2).mean(axis=1, keepdims=True))
         return np.rint(sounds + 0.1 * noise / energy(noise) * energy(sounds))
 
-    report = SoundReconstruction(context(), RATE)(StandIn(add_noise))
+    report = SoundReconstruction(context())(StandIn(add_noise))
     assert report["si_sdr"] == pytest.approx(20, abs=0.2)  # noise is not quite at a right angle
 
 
@@ -114,9 +115,9 @@ def test_known_noise_has_its_ratio():
 def test_pictures_are_refused(evaluator):
     pictures = Data("digits", "train", "test", None, (8, 8, 1))
     with pytest.raises(ValueError, match=f"has {evaluator.__name__}, which measures sound"):
-        evaluator(Context(pictures, None, SimpleNamespace(num_classes=0), 10), RATE)
+        evaluator(Context(pictures, None, SimpleNamespace(num_classes=0), 10))
 
 
 def test_absent_weights_are_found_before_training(tmp_path):
     with pytest.raises(FileNotFoundError):
-        SoundDistance(context(), RATE, vggish=str(tmp_path / "none.safetensors"))
+        SoundDistance(context(), vggish=str(tmp_path / "none.safetensors"))
