@@ -111,3 +111,17 @@ def test_resampling_of_band_limited_sound():
     assert len(ours) == len(theirs)
     # The windowed sinc's ripple in the passed band is 0.1 %.
     close(ours[50:-50], theirs[50:-50], 2e-3)
+
+
+def test_griffin_lim(waveforms):
+    """Both start from phases of 0; steps amplify rounding, so there are few."""
+    magnitudes = np.abs(audio.stft(waveforms, N_FFT, HOP))
+    ours = audio.griffin_lim(magnitudes, N_FFT, HOP, num_steps=4)[..., 0]
+    theirs = librosa.griffinlim(
+        np.float64(magnitudes[..., 0].swapaxes(1, 2)),
+        n_iter=4,
+        hop_length=HOP,
+        init=None,
+        pad_mode="reflect",
+    )
+    close(ours, theirs, 1e-4)
