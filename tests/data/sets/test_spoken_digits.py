@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -51,8 +52,14 @@ def test_shapes_splits_and_transcripts(few, tmp_path):
 
 @needs_espeak
 def test_the_same_bytes_again(few, tmp_path, monkeypatch):
+    """Voices with breath differ from second to second."""
     options = dict(sample_rate=16_000, seconds=0.5)
     first = load_dataset("spoken_digits", "test", **options).source[:]["audio"]
+    said = [speak(Utterance("one", voice, 50, 160))[0] for voice in module.VOICES]
+    assert len({samples.tobytes() for samples in said}) == 10
+    time.sleep(1.1)
+    for voice, samples in zip(module.VOICES, said, strict=True):
+        np.testing.assert_array_equal(speak(Utterance("one", voice, 50, 160))[0], samples)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     again = load_dataset("spoken_digits", "test", **options).source[:]["audio"]
     assert first.shape[1:] == (8000, 1)
@@ -76,12 +83,12 @@ def test_voices_pitches_and_speeds():
 
     pitches = {
         (voice, pitch): fundamental(*said(voice=voice, pitch=pitch))
-        for voice in ("en-us+m1", "en-us+f2")
+        for voice in ("en-us+m1", "en-us+f1")
         for pitch in module.PITCHES
     }
-    for voice in ("en-us+m1", "en-us+f2"):
+    for voice in ("en-us+m1", "en-us+f1"):
         assert all(np.diff([pitches[voice, pitch] for pitch in module.PITCHES]) > 5)  # Hz
-    assert 60 < pitches["en-us+m1", 50] < pitches["en-us+f2", 50] < 300
+    assert 60 < pitches["en-us+m1", 50] < pitches["en-us+f1", 50] < 300
     slow, fast = (len(said(speed=speed)[0]) for speed in (module.SPEEDS[0], module.SPEEDS[-1]))
     assert slow > fast
     assert max(np.abs(said(voice=voice)[0]).max() for voice in module.VOICES) < 2**15 - 1
@@ -91,7 +98,7 @@ def test_voices_pitches_and_speeds():
 
 @needs_espeak
 def test_a_recognizer_hears_the_transcripts():
-    """pocketsphinx (PyPI) knows 82 % of 200 digits, and 10 % would be chance."""
+    """pocketsphinx (PyPI) knows 77 % of 200 digits, and 10 % would be chance."""
     pocketsphinx = pytest.importorskip("pocketsphinx")
     decoder = pocketsphinx.Decoder(samprate=16_000, lm=None, loglevel="FATAL")
     grammar = f"#JSGF V1.0; grammar digits; public <digit> = {' | '.join(DIGITS)};"
