@@ -34,7 +34,7 @@ class Snake(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
         alpha = self.param("alpha", nn.initializers.ones, x.shape[-1:], self.param_dtype)
-        alpha = alpha.astype(self.dtype)
+        alpha = jnp.asarray(alpha, self.dtype)
         return snake(x.astype(self.dtype), alpha, alpha)
 
 
@@ -161,15 +161,15 @@ def _kernel(module: nn.Module, shape: tuple[int, ...], gain_axis: int) -> Array:
     """Return the module's kernel, normalized for each channel of `gain_axis` if it has a gain."""
     kernel = module.param("kernel", nn.initializers.lecun_normal(), shape, module.param_dtype)
     if not module.weight_norm:
-        return kernel.astype(module.dtype)
+        return jnp.asarray(kernel, module.dtype)
     others = tuple(axis for axis in range(len(shape)) if axis != gain_axis % len(shape))
     norm = lambda kernel: jnp.sqrt(jnp.square(kernel).sum(others, keepdims=True))
     gain = module.param("gain", lambda key: norm(kernel).reshape(-1))
     gain = gain.reshape([-1 if axis == gain_axis % len(shape) else 1 for axis in range(len(shape))])
-    return (gain * kernel / norm(kernel)).astype(module.dtype)
+    return jnp.asarray(gain * kernel / norm(kernel), module.dtype)
 
 
 def _bias(module: nn.Module) -> Array:
-    return module.param(
-        "bias", nn.initializers.zeros, (module.features,), module.param_dtype
-    ).astype(module.dtype)
+    zeros = nn.initializers.zeros
+    bias = module.param("bias", zeros, (module.features,), module.param_dtype)
+    return jnp.asarray(bias, module.dtype)
