@@ -71,6 +71,7 @@ setup(
         "parity": [
             "torch",
             "diffusers",
+            "librosa",
             "lpips",
             "prdc",
             "pytorch-msssim",
