@@ -183,7 +183,10 @@ class Discriminator(Protocol):
 
 
 class PatchDiscriminator(Protocol):
-    """`discriminator(images, *, train)`: a Flax module that returns a logit for each patch."""
+    """`discriminator(x, *, train)`: a Flax module that returns a logit for each patch.
+
+    A discriminator of several parts returns a list of logits, and the features of each part.
+    """
 
     def __call__(self, images, *, train): ...
 
@@ -485,7 +488,11 @@ DIFFUSION_NETWORK = Kind(
 )
 GENERATOR = Kind(Generator, ("genjax.models.gans",), made=True)
 DISCRIMINATOR = Kind(Discriminator, ("genjax.models.gans",), made=True)
-PATCH_DISCRIMINATOR = Kind(PatchDiscriminator, ("genjax.models.gans.patchgan",), made=True)
+PATCH_DISCRIMINATOR = Kind(
+    PatchDiscriminator,
+    ("genjax.models.gans.patchgan", "genjax.models.gans.sound_discriminator"),
+    made=True,
+)
 AUTOENCODER = Kind(AutoencoderNetwork, ("genjax.models.autoencoders",), made=True)
 VARIATIONAL = Kind(VariationalNetwork, ("genjax.models.autoencoders",), made=True)
 PIXEL_NETWORK = Kind(PixelNetwork, ("genjax.models.autoregressive",), made=True)
@@ -527,7 +534,7 @@ AVERAGE = Kind(Average, ("genjax.training.ema",), made=True)
 OBJECTIVE = Kind(Objective, ("genjax.adversarial.objectives",))
 AUGMENTATION = Kind(Augmentation, ("genjax.adversarial.augmentation",))
 LIKELIHOOD = Kind(Likelihood, ("genjax.autoencoding.likelihoods",), made=True)
-DISTANCE = Kind(Distance, ("genjax.autoencoding.reconstruction",))
+DISTANCE = Kind(Distance, ("genjax.autoencoding.reconstruction", "genjax.autoencoding.spectral"))
 QUANTIZER = Kind(Quantizer, ("genjax.nn.quantizers", "genjax.nn.multiscale"), made=True)
 SPACE = Kind(Space, ("experiments.inputs.spaces",), made=True, maker="from_data")
 CONDITION = Kind(
