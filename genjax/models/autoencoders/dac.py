@@ -97,9 +97,8 @@ class Decoder(nn.Module):
 class DAC(nn.Module):
     """A codec from waveforms to a few codes for each frame, and back.
 
-    The number of samples is a multiple of `factor`; a frame stands for `factor` samples. Each
-    output depends on at most `context` frames on either side, so overlaps of `4 * context` frames
-    make `genjax.autoencoding.decode_tiled` and `encode_tiled` exact.
+    The number of samples is a multiple of `factor`; a frame stands for `factor` samples.
+    `genjax.nn.windows.apply_windows` with the margins below codes a long sound in windows, exactly.
 
     Attributes:
         quantizer: a quantizer of latents `[batch frames features]`, of `genjax.nn.quantizers`.
@@ -146,17 +145,20 @@ class DAC(nn.Module):
         return self.frame_rate * self.quantizer.num_levels * math.log2(self.quantizer.num_codes)
 
     @property
-    def context(self) -> int:
-        """Frames on either side of a frame that its samples depend on, in coding or decoding.
+    def encoder_margin(self) -> int:
+        """Number of frames on each side of a latent frame whose samples its latents depend on."""
+        reach = 1  # in frames of the level; the last convolution has 3 taps
+        for stride in reversed(self.strides):
+            reach = reach * stride + math.ceil(stride / 2) + 3 * sum(DILATIONS)
+        return math.ceil((reach + 3) / self.factor)
 
-        Both are bounded by the reach of the layers: 3 samples of the first and last convolution, 3
-        times the sum of the dilations of each level's residual units, and a stride.
-        """
-        reach, rate = 3 / self.factor + 3, 1
+    @property
+    def decoder_margin(self) -> int:
+        """Number of latent frames on each side of a frame that its samples depend on."""
+        reach = 3  # in samples of the level; the last convolution has 7 taps
         for stride in self.strides:
-            reach += (3 * sum(DILATIONS) + stride) * rate / self.factor
-            rate *= stride
-        return math.ceil(reach)
+            reach = math.ceil((reach + 3 * sum(DILATIONS) + math.ceil(stride / 2)) / stride)
+        return reach + 3
 
     def setup(self):
         common = dict(weight_norm=self.weight_norm, dtype=self.dtype, param_dtype=self.param_dtype)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.autoencoding import decode_tiled, encode_tiled
 from genjax.models.autoencoders.dac import DAC, DAC_44KHZ
 from genjax.nn.quantizers import FactorizedResidualQuantizer
+from genjax.nn.windows import apply_windows
 
 KEY = jax.random.key(0)
 SMALL = DAC(FactorizedResidualQuantizer(3, 8, 6, 2), 4, 8, (2, 4), sample_rate=8000)
@@ -57,34 +57,40 @@ def test_a_sound_is_decoded_from_its_codes():
     np.testing.assert_allclose(decoded, reconstruction, atol=1e-5)  # float32
 
 
-def test_overlapping_tiles_of_time_give_the_whole():
-    """`context` bounds the reach of a frame, so tiles with 4 times that overlap are exact."""
-    variables, factor = small_variables(), SMALL.factor
-    overlap, frames = 4 * SMALL.context, 13 * SMALL.context
+def test_windows_of_time_give_the_whole():
+    variables, factor, frames = small_variables(), SMALL.factor, 120
     sound = jax.random.uniform(KEY, (1, frames * factor, 1), minval=-1)
-    tiles = dict(tile=(6 * SMALL.context,), overlap=(overlap,), factor=(factor,))
     encode, decode = (
         functools.partial(SMALL.apply, variables, method=name) for name in ("encode", "decode")
     )
-    latents = jax.jit(encode)(sound)
-    tiled = jax.jit(lambda x: encode_tiled(encode, x, **tiles))(sound)
-    np.testing.assert_allclose(tiled, latents, rtol=0, atol=1e-5 * np.abs(latents).max())
-    whole = jax.jit(decode)(latents)
-    tiled = jax.jit(lambda z: decode_tiled(decode, z, **tiles))(latents)
+    in_windows = functools.partial(apply_windows, size=25)
+
+    @jax.jit
+    def encoded(x):
+        margin = SMALL.encoder_margin
+        return encode(x), in_windows(encode, x, margin=margin, stride=factor)
+
+    @jax.jit
+    def decoded(z):
+        margin = SMALL.decoder_margin
+        return decode(z), in_windows(decode, z, margin=margin, scale=factor)
+
+    latents, by_windows = encoded(sound)
+    np.testing.assert_allclose(by_windows, latents, rtol=0, atol=1e-5 * np.abs(latents).max())
+    whole, by_windows = decoded(latents)
     assert np.std(whole) > 0.02
-    np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(by_windows, whole, rtol=0, atol=1e-5)
 
 
-def test_context_is_where_the_reach_of_a_frame_ends():
-    """A frame moves no samples beyond `context` frames, and moves some near that bound."""
-    variables, at = small_variables(), 2 * SMALL.context
-    latents = jnp.zeros((1, 4 * SMALL.context, 6))
+def test_margins_are_where_the_reach_ends():
+    """A frame moves no samples beyond the margin, and moves some at most three frames nearer."""
+    variables, margin = small_variables(), SMALL.decoder_margin
+    at, latents = 2 * margin, jnp.zeros((1, 4 * margin, 6))
     decode = jax.jit(lambda z: SMALL.apply(variables, z, method="decode"))
     moved = decode(latents.at[0, at].set(1.0)) != decode(latents)
     (reached,) = np.nonzero(np.asarray(moved[0, :, 0]))
     nearest, farthest = reached.min() // SMALL.factor, reached.max() // SMALL.factor
-    assert 0.8 * SMALL.context <= at - nearest <= SMALL.context
-    assert 0.8 * SMALL.context <= farthest - at <= SMALL.context
+    assert margin - 3 <= at - nearest <= margin and margin - 3 <= farthest - at <= margin
 
 
 def test_a_sound_of_another_length_is_refused():
