@@ -194,10 +194,11 @@ class PatchDiscriminator(Protocol):
 class AutoencoderNetwork(Protocol):
     """a Flax module with `encode(x)`, `decode(z)` and `factor`.
 
-    `factor` is how many pixels of a side one latent stands for.
+    `factor` is how many pixels of a side, or samples, one latent stands for.
 
     `encode` returns latents, or mean and log-variance of Gaussian ones. A network that quantizes
-    also has `quantize`, and for tokens `quantizer` and `decode_indices`.
+    also has `quantize`, and for tokens `quantizer` and `decode_indices`. A network of Gaussian
+    latents may have `inner_losses(x, z)`, further terms of the loss by name.
     """
 
     factor: int

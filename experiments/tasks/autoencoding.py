@@ -113,7 +113,8 @@ class Autoencoder:
     - "perceptual": LPIPS;
     - "divergence": of Gaussian latents, KL(q ‖ N(0, I)) of an image in nats, over the number of its
       pixel values;
-    - those of the quantizer.
+    - those of the quantizer;
+    - those inside the network, as `MelAutoencoder.inner_losses`.
 
     A video's frames are images to LPIPS and to the discriminator. Of a discriminator of several
     parts, as those of sound, the losses are summed over parts.
@@ -470,8 +471,8 @@ def _shapes(network: nn.Module, shape: tuple[int, ...]) -> tuple:
 def reconstruct(network, params, variables, x, key, train=False):
     """Return `(reconstruction, terms), (kept, measured)`.
 
-    `terms` are the bottleneck's terms of the loss, `kept` is what the network keeps beside its
-    parameters, and `measured` are metrics.
+    `terms` are the bottleneck's terms of the loss and those of the network's `inner_losses`, if it
+    has any. `kept` is what the network keeps beside its parameters, and `measured` are metrics.
     """
     apply = lambda *args, method, **options: network.apply(
         variables | {"params": params}, *args, method=method, **options
@@ -482,8 +483,10 @@ def reconstruct(network, params, variables, x, key, train=False):
     if isinstance(encoded, tuple):
         z = autoencoding.sample_posterior(key, *encoded)
         nats = autoencoding.divergence(*encoded).sum() / len(x)
-        y = trim(apply(z, method="decode"))
-        return (y, {"divergence": nats / x[0].size}), (kept, {})
+        terms = {"divergence": nats / x[0].size}
+        if hasattr(network, "inner_losses"):
+            terms |= apply(x, z, method="inner_losses")
+        return (trim(apply(z, method="decode")), terms), (kept, {})
     if not hasattr(network, "quantize"):
         return (trim(apply(encoded, method="decode")), {}), (kept, {})
     quantized, kept = apply(
