@@ -1,0 +1,42 @@
+"""Windows give what a network gives for the whole; networks here pad with zeros at both ends."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.nn.windows import apply_windows
+
+SEQUENCE = jnp.asarray(np.random.default_rng(0).integers(-9, 9, (2, 24, 3)), jnp.float32)
+
+
+def sums(x, reach, stride, scale):
+    """Return sums of frames around each frame, of blocks of `stride`, each `scale` times."""
+    x = 1 + x.reshape(len(x), -1, stride, x.shape[-1]).sum(2)  # not 0 where padding is
+    x = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
+    x = sum(jnp.roll(x, shift, axis=1) * (shift + 9) for shift in range(-reach, reach + 1))
+    return dict(sums=jnp.repeat(x[:, reach : x.shape[1] - reach], scale, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "scale"), [(5, 1, 2), (4, 2, 1), (1, 1, 1), (12, 2, 3), (40, 1, 1)]
+)
+def test_windows_are_the_whole(size, stride, scale):
+    """Sums of small integers are exact in float32, in any order."""
+    function = functools.partial(sums, reach=2, stride=stride, scale=scale)
+    options = dict(size=size, margin=2, stride=stride, scale=scale)
+    ours = jax.jit(lambda x: apply_windows(function, x, **options))(SEQUENCE)
+    np.testing.assert_array_equal(ours["sums"], function(SEQUENCE)["sums"])
+
+
+def test_a_margin_too_small_is_not_the_whole():
+    function = functools.partial(sums, reach=2, stride=1, scale=1)
+    ours = apply_windows(function, SEQUENCE, size=4, margin=1)
+    assert np.abs(ours["sums"] - function(SEQUENCE)["sums"]).max() > 1
+
+
+def test_part_of_a_frame_is_refused():
+    with pytest.raises(ValueError, match="whole frames of 5 places; got 24 places"):
+        apply_windows(lambda x: x, SEQUENCE, size=2, margin=1, stride=5)
