@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
+from genjax.models.encoders.timed_text import TimedText
 from genjax.models.transformers.stable_audio_dit import StableAudioDiT
 from genjax.nn import Text
 from genjax.pretrained.configuration import Field
@@ -117,4 +118,44 @@ STABLE_AUDIO_DIT = Published(
     invert=_invert,
     examples=(_SMALL, _SMALL | dict(num_key_value_attention_heads=4, cross_attention_dim=32)),
 )
-PUBLISHED = (STABLE_AUDIO_DIT,)
+_NUMBER = dict(frequencies="0.weights", dense="1")
+_CONDITIONS = dict(projection="text_projection") | {
+    f"{end}/{ours}": f"{end}_number_conditioner.time_positional_embedding.{published}"
+    for end in ("start", "end")
+    for ours, published in _NUMBER.items()
+}
+
+
+def _timed_text_inputs(module: TimedText, config: Config) -> tuple:
+    return example(1, config["text_encoder_dim"]), example(), example()
+
+
+def _timed_text_config(module: TimedText, variables: PyTree) -> dict[str, Any]:
+    if not module.projects:
+        return dict(text_encoder_dim=module.features)
+    width = variables["params"]["projection"]["kernel"].shape[0]
+    if width == module.features:
+        raise ValueError(f"states of {width} features pass no layer to as many features")
+    return dict(text_encoder_dim=width)
+
+
+TIMED_TEXT = Published(
+    DIFFUSERS,
+    "StableAudioProjectionModel",
+    TimedText,
+    entries=dict(
+        text_encoder_dim=768,
+        conditioning_dim=Field("features", 768),
+        min_value=Field("least_seconds", 0.0),
+        max_value=Field("most_seconds", 512.0),
+    ),
+    build=lambda config: dict(projects=config["text_encoder_dim"] != config["conditioning_dim"]),
+    config=_timed_text_config,
+    inputs=_timed_text_inputs,
+    names=lambda module, tensors: layer_names(_CONDITIONS),
+    examples=(
+        dict(text_encoder_dim=6, conditioning_dim=4, min_value=0, max_value=30),
+        dict(text_encoder_dim=5, conditioning_dim=5),
+    ),
+)
+PUBLISHED = (STABLE_AUDIO_DIT, TIMED_TEXT)

@@ -101,6 +101,11 @@ class StableAudioDiT(nn.Module):
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
+    @property
+    def patch_size(self) -> int:
+        """Number of latents of a token."""
+        return 1
+
     def _dense(self, features: int, name: str, **options: Any) -> Dense:
         options = dict(kernel_init=xavier, use_bias=False, dtype=jnp.float32) | options
         return Dense(features, name=name, param_dtype=self.param_dtype, **options)
