@@ -322,6 +322,7 @@ def autoencoder(experiment_name: str, /, **data: Any) -> ConfigDict:
             start_step=300,
             objective="hinge",
             r1=dict(weight=0.0),
+            feature_matching=0.0,  # in units of the weight above; needs a discriminator of sound
             network=dict(),  # PatchGAN
         ),
         optimizer={

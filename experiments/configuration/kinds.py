@@ -183,7 +183,10 @@ class Discriminator(Protocol):
 
 
 class PatchDiscriminator(Protocol):
-    """`discriminator(images, *, train)`: a Flax module that returns a logit for each patch."""
+    """`discriminator(x, *, train)`: a Flax module that returns a logit for each patch.
+
+    A discriminator of several parts returns a list of logits, and the features of each part.
+    """
 
     def __call__(self, images, *, train): ...
 
@@ -191,10 +194,11 @@ class PatchDiscriminator(Protocol):
 class AutoencoderNetwork(Protocol):
     """a Flax module with `encode(x)`, `decode(z)` and `factor`.
 
-    `factor` is how many pixels of a side one latent stands for.
+    `factor` is how many pixels of a side, or samples, one latent stands for.
 
     `encode` returns latents, or mean and log-variance of Gaussian ones. A network that quantizes
-    also has `quantize`, and for tokens `quantizer` and `decode_indices`.
+    also has `quantize`, and for tokens `quantizer` and `decode_indices`. A network of Gaussian
+    latents may have `inner_losses(x, z)`, further terms of the loss by name.
     """
 
     factor: int
@@ -485,7 +489,11 @@ DIFFUSION_NETWORK = Kind(
 )
 GENERATOR = Kind(Generator, ("genjax.models.gans",), made=True)
 DISCRIMINATOR = Kind(Discriminator, ("genjax.models.gans",), made=True)
-PATCH_DISCRIMINATOR = Kind(PatchDiscriminator, ("genjax.models.gans.patchgan",), made=True)
+PATCH_DISCRIMINATOR = Kind(
+    PatchDiscriminator,
+    ("genjax.models.gans.patchgan", "genjax.models.gans.sound_discriminator"),
+    made=True,
+)
 AUTOENCODER = Kind(AutoencoderNetwork, ("genjax.models.autoencoders",), made=True)
 VARIATIONAL = Kind(VariationalNetwork, ("genjax.models.autoencoders",), made=True)
 PIXEL_NETWORK = Kind(PixelNetwork, ("genjax.models.autoregressive",), made=True)
@@ -527,7 +535,7 @@ AVERAGE = Kind(Average, ("genjax.training.ema",), made=True)
 OBJECTIVE = Kind(Objective, ("genjax.adversarial.objectives",))
 AUGMENTATION = Kind(Augmentation, ("genjax.adversarial.augmentation",))
 LIKELIHOOD = Kind(Likelihood, ("genjax.autoencoding.likelihoods",), made=True)
-DISTANCE = Kind(Distance, ("genjax.autoencoding.reconstruction",))
+DISTANCE = Kind(Distance, ("genjax.autoencoding.reconstruction", "genjax.autoencoding.spectral"))
 QUANTIZER = Kind(Quantizer, ("genjax.nn.quantizers", "genjax.nn.multiscale"), made=True)
 SPACE = Kind(Space, ("experiments.inputs.spaces",), made=True, maker="from_data")
 CONDITION = Kind(

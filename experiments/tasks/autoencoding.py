@@ -1,10 +1,11 @@
-"""Autoencoders of images and video.
+"""Autoencoders of images, video and sound.
 
 The bottleneck has a divergence or a quantizer. The loss may have a perceptual part and a
 discriminator.
 """
 
 import functools
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ from experiments.tasks.walks import latent_walk
 from genjax import adversarial, autoencoding
 from genjax.adversarial import regularizers
 from genjax.autoencoding import instruments
-from genjax.data import flip_images, to_float
+from genjax.data import flip_images
 from genjax.devices.mesh import replicated
 from genjax.metrics.lpips import LPIPS
 from genjax.pretrained.lpips import load_lpips
@@ -66,6 +67,8 @@ class Adversary:
         start_step: until which neither learns of the other. The discriminator stays as it was made,
             its optimizer too.
         r1: the penalty of the mean logit of real images.
+        feature_matching: weight of `adversarial.feature_matching` in the generator's loss, for a
+            discriminator that returns features. It is 2 for HiFi-GAN.
     """
 
     network: nn.Module
@@ -76,6 +79,7 @@ class Adversary:
     r1: Regularizer | None
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
+    feature_matching: float = 0.0
 
     @classmethod
     def from_config(cls, config: Any) -> "Adversary":
@@ -102,15 +106,18 @@ class Autoencoder:
     """An autoencoder trained on a reconstruction loss, its bottleneck's loss and a discriminator's.
 
     The sources are Esser et al. 2021 ("VQGAN") and Rombach et al. 2022 ("Latent diffusion"). The
-    loss's terms are means over pixel values, so that a weight means the same at every size:
+    loss's terms are means over pixel values or samples, so that a weight means the same at every
+    size:
 
     - the reconstruction's distance, whose weight is 1;
     - "perceptual": LPIPS;
     - "divergence": of Gaussian latents, KL(q ‖ N(0, I)) of an image in nats, over the number of its
       pixel values;
-    - those of the quantizer.
+    - those of the quantizer;
+    - those inside the network, as `MelAutoencoder.inner_losses`.
 
-    A video's frames are images to LPIPS and to the discriminator.
+    A video's frames are images to LPIPS and to the discriminator. Of a discriminator of several
+    parts, as those of sound, the losses are summed over parts.
     """
 
     network: nn.Module
@@ -268,40 +275,50 @@ class Autoencoder:
         """Return the discriminator's part of the loss, the gradient by images, and metrics."""
         adversary = self.adversary
         generator_loss = functools.partial(self._generator_loss, state.discriminator, x)
-        value, by_adversary = jax.value_and_grad(generator_loss)(y)
+        (value, metrics), by_adversary = jax.value_and_grad(generator_loss, has_aux=True)(y)
         weight = adversary.weight * (state.step >= adversary.start_step)
         if adversary.adaptive:
             weight *= autoencoding.adaptive_weight(last_layer(by_images), last_layer(by_adversary))
         own_step = jnp.maximum(state.step - adversary.start_step, 0)
-        metrics = {"loss/adversarial": value, "weight/adversarial": weight}
+        metrics["weight/adversarial"] = weight
         metrics["learning_rate_of_discriminator"] = adversary.schedule(own_step)
         return weight * value, by_images + weight * by_adversary, metrics
 
     def _trim(self, decoded):
-        """Cut videos to the frames of the data, since a last latent frame may stand for more."""
-        return decoded[:, : self.space.shape[0]] if len(self.space.shape) == 4 else decoded
+        """Cut time to that of the data, since a last latent frame may stand for more."""
+        return decoded[:, : self.space.shape[0]] if _has_time(self.space.shape) else decoded
 
     def _judge(self, params, kept, x):
-        """Return logits of all patches of all frames, and what the discriminator keeps."""
-        logits, kept = self.adversary.network.apply(
+        """Return logits and features of all parts, and what the discriminator keeps.
+
+        A part's logits are of all patches, and its features of all layers.
+        """
+        judged, kept = self.adversary.network.apply(
             {"params": params, **kept}, _frames(x), train=True, mutable=list(kept)
         )
-        return logits, dict(kept)
+        return (judged if isinstance(judged, tuple) else ([judged], [])), dict(kept)
 
     def _generator_loss(self, player, x, y):
-        real, fake = (
-            self._judge(player.params, player.kept, images)[0].reshape(-1) for images in (x, y)
+        """Return the generator's loss, feature matching included, and its metrics."""
+        (real, of_real), (fake, of_fake) = (
+            self._judge(player.params, player.kept, each)[0] for each in (x, y)
         )
-        return self.adversary.objective.generator(real, fake).mean()
+        loss = _sum_over_parts(self.adversary.objective.generator, real, fake)
+        metrics = {"loss/adversarial": loss}
+        if self.adversary.feature_matching:
+            matching = adversarial.feature_matching(of_real, of_fake)
+            metrics["loss/feature_matching"] = matching
+            loss += self.adversary.feature_matching * matching
+        return loss, metrics
 
     def _update_discriminator(self, player, step, x, y):
         adversary, y = self.adversary, jax.lax.stop_gradient(y)
 
         def loss_of(params):
-            real, kept = self._judge(params, player.kept, x)
-            fake, kept = self._judge(params, kept, y)
-            real, fake = real.reshape(-1), fake.reshape(-1)
-            loss = adversary.objective.discriminator(real, fake).mean()
+            (real, _), kept = self._judge(params, player.kept, x)
+            (fake, _), kept = self._judge(params, kept, y)
+            loss = _sum_over_parts(adversary.objective.discriminator, real, fake)
+            real, fake = (jnp.concatenate([a.reshape(-1) for a in each]) for each in (real, fake))
             metrics = {
                 "loss/discriminator": loss,
                 "logit/real": real.mean(),
@@ -310,7 +327,7 @@ class Autoencoder:
             metrics |= adversarial.instruments.accuracies(adversary.objective, real, fake)
             if adversary.r1:
                 weight, every = adversary.r1.weight_at(step), adversary.r1.every
-                critic = lambda x: self._judge(params, player.kept, x)[0].mean((1, 2))
+                critic = lambda x: _mean_logits(self._judge(params, player.kept, x)[0][0])
                 penalty = regularizers.lazy_penalty(
                     step,
                     every,
@@ -356,12 +373,12 @@ class Autoencoder:
 
         Args:
             weights: as of `State.weights`.
-            originals: bytes, of the data's form.
-            trajectory: of images, a walk of straight lines through the latents from others to
-                these; of video, its frames.
+            originals: of the data's form.
+            trajectory: of images and sound, a walk of straight lines through the latents from
+                others to these; of video, its frames.
         """
         variables = self.variables(state, weights)
-        z = self.encode(variables, to_float(originals[indices % len(originals)]))
+        z = self.encode(variables, self.space.encode(originals[indices % len(originals)]))
         if not trajectory:
             return self.decode(variables, z)
         if len(self.space.shape) == 4:
@@ -401,7 +418,7 @@ class Autoencoder:
 
     @property
     def animation(self) -> str:
-        return "latent_walk.gif" if len(self.space.shape) == 3 else "reconstruction.gif"
+        return "reconstruction.gif" if len(self.space.shape) == 4 else "latent_walk.gif"
 
     def sampling_inputs(self, sampling: Any) -> tuple[Array]:
         return (self.data.shown,)
@@ -454,24 +471,30 @@ def _shapes(network: nn.Module, shape: tuple[int, ...]) -> tuple:
 def reconstruct(network, params, variables, x, key, train=False):
     """Return `(reconstruction, terms), (kept, measured)`.
 
-    `terms` are the bottleneck's terms of the loss, `kept` is what the network keeps beside its
-    parameters, and `measured` are metrics.
+    `terms` are the bottleneck's terms of the loss and those of the network's `inner_losses`, if it
+    has any. `kept` is what the network keeps beside its parameters, and `measured` are metrics.
     """
     apply = lambda *args, method, **options: network.apply(
         variables | {"params": params}, *args, method=method, **options
     )
-    trim = lambda decoded: decoded[:, : x.shape[1]] if x.ndim == 5 else decoded
+    trim = lambda decoded: decoded[:, : x.shape[1]] if _has_time(x.shape[1:]) else decoded
     kept = {name: value for name, value in variables.items() if name != "params"}
     encoded = apply(x, method="encode")
     if isinstance(encoded, tuple):
         z = autoencoding.sample_posterior(key, *encoded)
         nats = autoencoding.divergence(*encoded).sum() / len(x)
-        y = trim(apply(z, method="decode"))
-        return (y, {"divergence": nats / x[0].size}), (kept, {})
+        terms = {"divergence": nats / x[0].size}
+        if hasattr(network, "inner_losses"):
+            terms |= apply(x, z, method="inner_losses")
+        return (trim(apply(z, method="decode")), terms), (kept, {})
     if not hasattr(network, "quantize"):
         return (trim(apply(encoded, method="decode")), {}), (kept, {})
     quantized, kept = apply(
-        encoded, method="quantize", train=train, mutable=list(kept), rngs={"restart": key}
+        encoded,
+        method="quantize",
+        train=train,
+        mutable=list(kept),
+        rngs={"restart": key, "levels": key},
     )
     counts = instruments.codebook_counts(quantized.indices, network.quantizer.num_codes)
     measured = {"codebook/batch_usage": instruments.usage(counts)}
@@ -492,7 +515,24 @@ def _autoencode(task: Autoencoder, mesh: Mesh) -> Callable:
     return jax.jit(autoencode, out_shardings=replicated(mesh))
 
 
-def _frames(
-    x: Float[Array, "*batch height width channels"],
-) -> Float[Array, "frames height width channels"]:
-    return x.reshape(-1, *x.shape[-3:])
+def _has_time(shape: tuple[int, ...]) -> bool:
+    """Return whether an example's first axis is time: of video and sound, not of images."""
+    return len(shape) in (2, 4)
+
+
+def _frames(x: Float[Array, " batch *shape"]) -> Float[Array, " frames *frame_shape"]:
+    """Return the frames of videos as images; images and sounds as they are."""
+    return x.reshape(-1, *x.shape[-3:]) if x.ndim == 5 else x
+
+
+def _sum_over_parts(
+    loss: Callable, real: list[Float[Array, "batch ..."]], fake: list[Float[Array, "batch ..."]]
+) -> Float[Array, ""]:
+    """Return the sum over a discriminator's parts of the mean loss of their logits."""
+    means = [loss(r.reshape(-1), f.reshape(-1)).mean() for r, f in zip(real, fake, strict=True)]
+    return functools.reduce(operator.add, means)
+
+
+def _mean_logits(logits: list[Float[Array, "batch ..."]]) -> Float[Array, " batch"]:
+    """Return the sum over a discriminator's parts of an example's mean logit."""
+    return functools.reduce(operator.add, [part.mean(range(1, part.ndim)) for part in logits])

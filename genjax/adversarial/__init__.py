@@ -12,6 +12,7 @@ from genjax.adversarial.augmentation import augment as augment
 from genjax.adversarial.augmentation import color as color
 from genjax.adversarial.augmentation import cutout as cutout
 from genjax.adversarial.augmentation import translation as translation
+from genjax.adversarial.features import feature_matching as feature_matching
 from genjax.adversarial.instruments import alarms as alarms
 from genjax.adversarial.latents import closed_form_directions as closed_form_directions
 from genjax.adversarial.latents import invert as invert

@@ -7,6 +7,7 @@ Everything takes arrays and callables. The networks are in `genjax.models`, quan
 from genjax.autoencoding import instruments as instruments
 from genjax.autoencoding import likelihoods as likelihoods
 from genjax.autoencoding import reconstruction as reconstruction
+from genjax.autoencoding import spectral as spectral
 from genjax.autoencoding.bounds import divergence as divergence
 from genjax.autoencoding.bounds import elbo as elbo
 from genjax.autoencoding.bounds import free_bits as free_bits
@@ -21,6 +22,8 @@ from genjax.autoencoding.reconstruction import adaptive_weight as adaptive_weigh
 from genjax.autoencoding.reconstruction import charbonnier as charbonnier
 from genjax.autoencoding.reconstruction import l1 as l1
 from genjax.autoencoding.reconstruction import l2 as l2
+from genjax.autoencoding.spectral import multi_resolution_stft as multi_resolution_stft
+from genjax.autoencoding.spectral import multi_scale_mel as multi_scale_mel
 from genjax.autoencoding.tiling import Tiling as Tiling
 from genjax.autoencoding.tiling import chunks_of_frames as chunks_of_frames
 from genjax.autoencoding.tiling import decode_tiled as decode_tiled

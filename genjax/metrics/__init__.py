@@ -2,10 +2,17 @@
 
 Measures of samples take features or logits, `[examples features]`, and return a float. Measures of
 reconstructed images return a number for each image. Everything takes NumPy or JAX arrays and runs
-in float64 NumPy on the host. The exception is `LPIPS`, a Flax module that is a training loss too.
+in float64 NumPy on the host. The exceptions are training losses too: `LPIPS`, a Flax module, and
+the distances of sound, functions of `jax.numpy`.
 """
 
 from genjax.metrics.accuracy import class_accuracy
+from genjax.metrics.audio import (
+    log_spectral_distance,
+    mel_distance,
+    multi_resolution_stft_distance,
+    si_sdr,
+)
 from genjax.metrics.density_coverage import density_coverage
 from genjax.metrics.frechet import feature_moments, frechet_distance, frechet_distance_from_moments
 from genjax.metrics.frequency import high_frequency_energy
@@ -34,11 +41,15 @@ __all__ = [
     "inception_score",
     "kernel_distance",
     "kolmogorov_smirnov",
+    "log_spectral_distance",
+    "mel_distance",
+    "multi_resolution_stft_distance",
     "nearest_neighbour_ratio",
     "precision_recall",
     "psnr",
     "retrieval_accuracy",
     "ridge_scorer",
+    "si_sdr",
     "spatial_features",
     "ssim",
     "warping_error",

@@ -23,6 +23,7 @@ from genjax.nn.patches import patchify_video as patchify_video
 from genjax.nn.patches import unpatchify as unpatchify
 from genjax.nn.patches import unpatchify_video as unpatchify_video
 from genjax.nn.quantizers import BinarySphericalQuantizer as BinarySphericalQuantizer
+from genjax.nn.quantizers import FactorizedResidualQuantizer as FactorizedResidualQuantizer
 from genjax.nn.quantizers import FiniteScalarQuantizer as FiniteScalarQuantizer
 from genjax.nn.quantizers import LookupFreeQuantizer as LookupFreeQuantizer
 from genjax.nn.quantizers import Quantized as Quantized

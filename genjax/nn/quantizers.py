@@ -5,6 +5,7 @@ back from indices, and `num_codes` says how many there are. All of it is float32
 network's type.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -14,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+
+from genjax.nn.waveform import WaveConv
 
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -226,6 +229,84 @@ class ResidualVectorQuantizer(nn.Module):
             jnp.stack([level.indices for level in levels], axis=-1),
             losses,
         )
+
+
+class FactorizedResidualQuantizer(nn.Module):
+    """A residual quantizer whose levels look up codes in projections of few features.
+
+    Kumar et al. 2023, "DAC", section 3.2. A level projects the remainder to `width` features, takes
+    the code nearest in direction, and projects that code back to `features`. The levels' outputs
+    are summed. Gradients pass through both projections and straight through the look-up.
+
+    Losses, means over latents and a code's features, summed over levels:
+
+    - "commitment": (z − sg(c))², draws projected latents to their codes.
+    - "codebook": (sg(z) − c)², draws codes to projected latents.
+
+    Attributes:
+        width: number of features of a code.
+        dropout: with `train`, this share of the batch's examples uses its first levels alone, as
+            many as the rng stream "levels" draws. So fewer levels give a lower bitrate, not noise.
+        weight_norm: whether the projections have weight norm.
+    """
+
+    num_levels: int
+    num_codes: int
+    features: int
+    width: int = 8
+    dropout: float = 0.0
+    weight_norm: bool = True
+    param_dtype: Any = jnp.float32
+
+    def setup(self):
+        projection = functools.partial(
+            WaveConv, kernel_size=1, weight_norm=self.weight_norm, param_dtype=self.param_dtype
+        )
+        levels = range(self.num_levels)
+        self.projections_in = [projection(self.width) for _ in levels]
+        self.projections_out = [projection(self.features) for _ in levels]
+        init, shape = nn.initializers.normal(0.02), (self.num_codes, self.width)
+        self.codebooks = [self.param(f"codes_{i}", init, shape, self.param_dtype) for i in levels]
+
+    def lookup(self, indices: Int[Array, "*batch levels"]) -> Float[Array, "*batch features"]:
+        levels = [
+            self.projections_out[i](jnp.asarray(self.codebooks[i], jnp.float32)[indices[..., i]])
+            for i in range(indices.shape[-1])
+        ]
+        return sum(levels)
+
+    def __call__(
+        self, latents: Float[Array, "batch *shape features"], train: bool = False
+    ) -> Quantized:
+        residual = _prepare(latents, self.features)
+        used = self._levels_used(len(latents), train)
+        total, indices, losses = 0.0, [], {"commitment": 0.0, "codebook": 0.0}
+        for i in range(self.num_levels):
+            x = self.projections_in[i](residual)
+            chosen, codes = self._nearest(i, x)
+            output = self.projections_out[i](_straight_through(x, codes))
+            takes_part = (i < used).astype(jnp.float32)
+            total += output * takes_part.reshape(-1, *[1] * (latents.ndim - 1))
+            residual = residual - output
+            losses["commitment"] += _commitment(x, codes) * takes_part.mean()
+            losses["codebook"] += _commitment(codes, x) * takes_part.mean()
+            indices.append(chosen)
+        return Quantized(total, jnp.stack(indices, axis=-1), losses)
+
+    def _nearest(self, level: int, x: Float[Array, "*batch width"]) -> tuple[Array, Array]:
+        """Return the indices of the codes nearest in direction, and the codes."""
+        codebook = jnp.asarray(self.codebooks[level], jnp.float32)
+        cosines = jnp.matmul(_unit(x), _unit(codebook).T, precision="highest")
+        indices = jnp.argmax(cosines, axis=-1).astype(jnp.int32)
+        return indices, codebook[indices]
+
+    def _levels_used(self, batch: int, train: bool) -> Int[Array, " batch"]:
+        """Return how many levels each example uses."""
+        every = jnp.full((batch,), self.num_levels)
+        if not (train and self.dropout) or self.is_initializing():
+            return every
+        some = jax.random.randint(self.make_rng("levels"), (batch,), 1, self.num_levels + 1)
+        return jnp.where(jnp.arange(batch) < int(batch * self.dropout), some, every)
 
 
 def _check_codes(num_codes: int) -> None:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import digits_vae, emoji_autoencoder
+from experiments.configuration import base
 from experiments.configuration.runs import build
 from genjax.devices import make_mesh
 from genjax.devices.mesh import place_batch
@@ -23,6 +24,55 @@ from genjax.training.loop import compile_update
 
 BATCH_SIZE, STEPS, START = 8, 4, 2
 CODES, WARMUP = 8, 4
+SOUND = {
+    "codec": dict(
+        name="DAC",
+        quantizer=dict(
+            name="FactorizedResidualQuantizer", num_levels=2, num_codes=CODES, features=4, width=2
+        ),
+        width=2,
+        decoder_width=4,
+        strides=(4,),
+    ),
+    "oobleck": dict(
+        name="AutoencoderOobleck",
+        latent_channels=2,
+        width=2,
+        decoder_width=2,
+        multiples=(1, 2),
+        strides=(2, 4),
+        audio_channels=1,
+    ),
+    "mel": dict(
+        name="MelAutoencoder", latent_channels=2, width=4, depth=1, strides=(2,), num_mels=6
+    )
+    | dict(vocoder_width=4, vocoder_depth=1, sample_rate=8000, n_fft=64, hop=16),
+    "vocoder": dict(
+        name="Vocos", sample_rate=8000, n_fft=64, hop=16, num_mels=6, width=4, mlp_width=8
+    )
+    | dict(depth=1, centered=False),
+}
+
+
+def sound_config(choice: str):
+    """Return the config of a narrow autoencoder of sound, with two parts of a discriminator."""
+    config = base.autoencoder("sound", name="sound", feature="audio", image_shape=(256, 1))
+    config.unlock()
+    config.space = dict(name="Waveforms")
+    config.model = SOUND[choice]
+    config.reconstruction = dict(
+        name="multi_scale_mel", sample_rate=8000, n_ffts=(32, 64), num_mels=(4, 6)
+    )
+    weights = dict(codec=dict(commitment=0.25, codebook=1.0), oobleck=dict(divergence=0.1))
+    weights |= dict(mel=dict(divergence=0.1, mel=0.5), vocoder={})
+    config.weights = weights[choice]
+    config.adversary.update(weight=0.5, adaptive=False, start_step=START, feature_matching=2.0)
+    config.adversary.objective = "least_squares"
+    config.adversary.network = dict(
+        name="SoundDiscriminator", periods=(3,), n_ffts=(32,), period_widths=(4, 4), width=4
+    )
+    config.adversary.network.dilations = (1,)
+    return config
 
 
 def small_config(choice: str):
@@ -31,9 +81,12 @@ def small_config(choice: str):
     "kl", "vq" and "video" train against a discriminator from step `START` on. For "kl" and "vq" the
     discriminator has batch norm, and R1 at every other step. The codes of "vq" are moving averages.
     The last latent frame of "video" stands for more frames than the clip has left. "elbo" and
-    "iwae" are variational autoencoders, named by their bounds.
+    "iwae" are variational autoencoders, named by their bounds. `SOUND` are autoencoders of sound.
     """
-    if choice in ("elbo", "iwae"):
+    if choice in SOUND:
+        config = sound_config(choice)
+        optimizers = list(config.optimizer.values())
+    elif choice in ("elbo", "iwae"):
         config = digits_vae.get_config(choice)
         config.model.update(width=8, depth=1, latent_size=4)
         config.bound.num_samples = min(config.bound.num_samples, 3)
@@ -94,6 +147,8 @@ def make(config):
 def batch(config, step: int) -> dict[str, np.ndarray]:
     random = np.random.default_rng(step)
     shape = config.batch_size, *config.data.image_shape
+    if config.data.feature == "audio":
+        return {"audio": random.integers(-(2**14), 2**14, shape, np.int16)}
     return {config.data.get("feature", "image"): random.integers(0, 256, shape, np.uint8)}
 
 

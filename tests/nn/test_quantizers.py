@@ -10,6 +10,7 @@ from scipy.stats import entropy
 
 from genjax.nn import (
     BinarySphericalQuantizer,
+    FactorizedResidualQuantizer,
     FiniteScalarQuantizer,
     LookupFreeQuantizer,
     ResidualVectorQuantizer,
@@ -295,6 +296,58 @@ def test_residual_quantizer():
     for name in ("commitment", "codebook"):
         np.testing.assert_allclose(found.losses[name], total, rtol=1e-5)
     np.testing.assert_allclose(slope, slopes, rtol=1e-3, atol=1e-7)
+
+
+def test_factorized_residual_quantizer():
+    """Level by level in NumPy: projections of 2 features, and codes nearest in direction.
+
+    The gradient of a level's output is that of its two projections.
+    """
+    levels, x = 2, jnp.asarray(normal(0, 30, 40, FEATURES))
+    quantizer = FactorizedResidualQuantizer(levels, CODES, FEATURES, 2, weight_norm=False)
+    draw = lambda a: normal(a.size, *a.shape) / 2
+    params = jax.tree.map(draw, jax.eval_shape(quantizer.init, jax.random.key(0), x)["params"])
+    apply = functools.partial(quantizer.apply, {"params": params})
+    first_level = FactorizedResidualQuantizer(1, CODES, FEATURES, 2, weight_norm=False)
+    slope = jax.grad(lambda x: first_level.apply({"params": params}, x).latents.sum())
+    found, coarse, slope = jax.jit(
+        lambda x: (apply(x), apply(apply(x).indices[..., :1], method="lookup"), slope(x))
+    )(x)
+    rest, total, squares = np.float64(x), [], 0.0
+    for i in range(levels):
+        into, out = (params[f"projections_{way}_{i}"] for way in ("in", "out"))
+        codes, z = params[f"codes_{i}"], rest @ into["kernel"][0] + into["bias"]
+        indices = np.argmax(unit(z) @ unit(codes).T, axis=-1)
+        assert np.mean(indices == found.indices[..., i]) == 1 and len(np.unique(indices)) > 3
+        squares += np.mean((z - codes[indices]) ** 2)
+        total.append(codes[indices] @ out["kernel"][0] + out["bias"])
+        rest = rest - total[-1]
+    np.testing.assert_allclose(found.latents, sum(total), atol=1e-5)  # float32
+    np.testing.assert_allclose(coarse, total[0], atol=1e-5)
+    for name in ("commitment", "codebook"):
+        np.testing.assert_allclose(found.losses[name], squares, rtol=1e-5)
+    into, out = (params[f"projections_{way}_0"]["kernel"][0] for way in ("in", "out"))
+    np.testing.assert_allclose(slope, np.broadcast_to(into @ out.sum(1), x.shape), rtol=1e-4)
+
+
+def test_some_examples_use_their_first_levels_alone():
+    """Half of the batch draws a number of levels in training; all use all levels otherwise."""
+    quantizer = FactorizedResidualQuantizer(3, CODES, FEATURES, 2, dropout=0.5)
+    x = jnp.asarray(normal(0, 32, 5, FEATURES))
+
+    @jax.jit
+    def results():
+        variables = quantizer.init(jax.random.key(0), x)
+        found = quantizer.apply(variables, x, train=True, rngs={"levels": jax.random.key(1)})
+        lookup = lambda i: quantizer.apply(variables, found.indices[..., :i], method="lookup")
+        return found.latents, [lookup(i) for i in (1, 2, 3)], quantizer.apply(variables, x).latents
+
+    found, coarser, whole = results()
+    same = np.stack([np.abs(found - each).max((1, 2)) < 1e-5 for each in coarser])
+    np.testing.assert_array_equal(same.sum(0), 1)
+    used = 1 + same.argmax(0)
+    assert set(used[:16]) == {1, 2, 3} and set(used[16:]) == {3}
+    np.testing.assert_allclose(whole, coarser[2], atol=1e-5)
 
 
 @pytest.mark.parametrize("levels", [(2,), (3,), (4, 5), (8, 6, 5), (7, 2, 3, 2)])

@@ -66,11 +66,11 @@ CHOICES = {
     kinds.PIXEL_LIKELIHOOD: "categorical, mixture_of_logistics",
     kinds.PIXEL_NETWORK: "GatedPixelCNN, PixelCNNPlusPlus, PixelRNN, PixelTransformer",
     kinds.ORDER: "raster, columns, serpentine",
-    kinds.DISTANCE: "l1, l2, charbonnier",
+    kinds.DISTANCE: "l1, l2, charbonnier, multi_scale_mel, multi_resolution_stft",
     kinds.VARIATIONAL: "VAE",
     kinds.SPACE: "Pixels, Levels, Points, Waveforms, Latents, Tokens",
-    kinds.QUANTIZER: "VectorQuantizer, ResidualVectorQuantizer, FiniteScalarQuantizer, "
-    "LookupFreeQuantizer, BinarySphericalQuantizer, MultiScaleQuantizer",
+    kinds.QUANTIZER: "VectorQuantizer, ResidualVectorQuantizer, FactorizedResidualQuantizer, "
+    "FiniteScalarQuantizer, LookupFreeQuantizer, BinarySphericalQuantizer, MultiScaleQuantizer",
     kinds.CONDITION: "Classes, Unconditional, Frames, Prompts, CaptionedClips",
     kinds.TASK: "GAN, Autoencoder, Autoregression, CausalVideo, Diffusion, DiscreteDiffusion, "
     "Distillation, Drifting, FrameCompletion, MaskedAutoregression, MaskedTokens, Matching, "
@@ -82,7 +82,7 @@ CHOICES = {
     kinds.SCALE_NETWORK: "VAR, VAR_d12, VAR_d16, VAR_d20, VAR_d24, VAR_d30, VAR_d36s",
     kinds.PREFIX: "ClassPrefix, TextPrefix",
     kinds.MASK_SCHEDULE: "cosine, linear, square, cubic, square_root",
-    kinds.PATCH_DISCRIMINATOR: "Discriminator",
+    kinds.PATCH_DISCRIMINATOR: "Discriminator, SoundDiscriminator",
     kinds.TEXT_ENCODER: "minilm",
 }
 

@@ -1,0 +1,53 @@
+"""Distances of spectra, for which tones have closed forms."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.adversarial import feature_matching
+from genjax.autoencoding import multi_resolution_stft, multi_scale_mel
+
+RATE = 8000
+NOISE = jax.random.normal(jax.random.key(0), (2, 4096, 1))
+
+
+def test_ten_times_louder_is_one_decade_in_every_mel_band():
+    distance = jax.jit(lambda x, y: multi_scale_mel(x, y, RATE, (256, 512), (10, 20)))
+    # the sum of two resolutions, of differences of log₁₀ 10 = 1; float32
+    np.testing.assert_allclose(distance(10 * NOISE, NOISE), 2.0, rtol=1e-4)
+    np.testing.assert_array_equal(distance(NOISE, NOISE), 0.0)
+    # bands below 1e-5 count as 1e-5
+    np.testing.assert_array_equal(distance(1e-9 * NOISE, 0 * NOISE), 0.0)
+
+
+def test_e_times_louder_is_one_neper_and_a_convergence_of_e_less_one():
+    distance = jax.jit(multi_resolution_stft)
+    expected = math.e - 1 + 1
+    np.testing.assert_allclose(distance(math.e * NOISE, NOISE), expected, rtol=1e-4)
+    np.testing.assert_allclose(distance(NOISE, NOISE), 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mel", "stft"])
+def test_slopes_are_finite_also_of_silence(name):
+    distance = {
+        "mel": lambda x, y: multi_scale_mel(x, y, RATE, (256,), (10,)),
+        "stft": lambda x, y: multi_resolution_stft(x, y, (256,)),
+    }[name]
+    slope = jax.jit(jax.grad(lambda x, y: distance(x, y).sum()))
+    silence = jnp.zeros_like(NOISE)
+    for x, y in ((silence, NOISE), (silence, silence), (NOISE, silence), (NOISE, NOISE)):
+        assert np.isfinite(slope(x, y)).all()
+    assert np.abs(slope(2 * NOISE, NOISE)).max() > 0
+
+
+def test_features_are_matched_layer_by_layer():
+    real = [[jnp.array([[1.0, 2.0]])], [jnp.array([[3.0]]), jnp.array([[0.0, 0.0]])]]
+    fake = [[jnp.array([[2.0, 4.0]])], [jnp.array([[0.0]]), jnp.array([[1.0, -1.0]])]]
+    assert feature_matching(real, fake) == 1.5 + 3 + 1
+    by_real, by_fake = jax.grad(feature_matching, argnums=(0, 1))(real, fake)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(by_real))
+    np.testing.assert_array_equal(by_fake[0][0], [[0.5, 0.5]])
+    np.testing.assert_array_equal(by_fake[1][0], [[-1.0]])
