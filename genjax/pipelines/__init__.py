@@ -1,4 +1,4 @@
-"""Published systems for images and videos, and trained runs, as objects that sample.
+"""Published systems for images, videos and sounds, and trained runs, as objects that sample.
 
 A pipeline compiles and keeps its own programs; functions of the other packages do not.
 """
@@ -8,3 +8,5 @@ from genjax.pipelines.folders import load_encoder as load_encoder
 from genjax.pipelines.folders import save as save
 from genjax.pipelines.generation import Pipeline as Pipeline
 from genjax.pipelines.runs import Run as Run
+from genjax.pipelines.sounds import SoundPipeline as SoundPipeline
+from genjax.pipelines.sounds import TimedPrompt as TimedPrompt

@@ -149,6 +149,7 @@ class System:
         optional: those parts that a folder may lack.
         network: from a folder to the network and its variables.
         entries: from a pipeline to further entries of `model_index.json`.
+        pipeline: the class of its pipelines, called with the arguments of `Pipeline`.
     """
 
     name: str
@@ -158,6 +159,7 @@ class System:
     optional: tuple[str, ...] = ()
     network: Callable[[Folder], tuple[Any, Any]] = lambda folder: folder.part("transformer")
     entries: Callable[[Pipeline], dict[str, Any]] = lambda pipeline: {}
+    pipeline: Callable[..., Pipeline] = Pipeline
 
 
 def _find_system(name: Any, source: str) -> System:
@@ -204,7 +206,9 @@ def load(
     sharding: Callable[[str, tuple[int, ...]], Sharding] | None = None,
     batch_sharding: Sharding | None = None,
 ) -> Pipeline:
-    """Return a folder's pipeline: Stable Diffusion 3, FLUX.1, PixArt, DiT, Wan or LTX-Video.
+    """Return the pipeline of a folder, for pictures, videos or sounds.
+
+    The systems are Stable Diffusion 3, FLUX.1, PixArt, DiT, Wan, LTX-Video and Stable Audio.
 
         types = dict(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
         pipeline = load("stable-diffusion-3-medium-diffusers", **types)
@@ -218,6 +222,9 @@ def load(
     folders need `images`, and Wan 2.2's 5B takes `images` or prompts alone. A folder with two
     networks, Wan 2.2's experts, switches between them at its `boundary_ratio`. LTX-Video makes 25
     frames per second; blocks of its decoder that add noise (0.9.1) add none here.
+
+    Stable Audio makes sounds: its pipeline is a `SoundPipeline`. T5 reads as many tokens as its
+    tokenizer's `model_max_length`.
 
     Args:
         dtype: the type in which all networks compute; float32 if None.
@@ -233,7 +240,7 @@ def load(
     opened, system = _open(folder, dtype=dtype, param_dtype=param_dtype, sharding=sharding)
     network, variables = system.network(opened)
     autoencoder, autoencoder_variables = opened.part("vae")
-    return Pipeline(
+    return system.pipeline(
         network,
         autoencoder,
         {"network": variables, "autoencoder": autoencoder_variables},

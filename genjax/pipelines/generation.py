@@ -67,12 +67,12 @@ class Pipeline:
         variables: dict[str, PyTree],
         *,
         condition: Callable[[Sequence[Any]], PyTree],
-        empty: str | int,
+        empty: str | int | None,
         process: diffusion.Process,
         target: Callable,
         sampler: Callable,
         grid: Callable[[int, int], Float[Array, " times"]],
-        size: tuple[int, int],
+        size: tuple[int, ...],
         frames: int | None = None,
         given_frames: CleanFrame | FrameChannels | None = None,
         num_steps: int,
@@ -190,7 +190,7 @@ class Pipeline:
             return self._placed(self._draw(keys, time, shape))
         shape = (len(keys), *shape)
         if noise.shape != shape:
-            raise ValueError(f"noise has shape {noise.shape}; these pictures start from {shape}")
+            raise ValueError(f"noise has shape {noise.shape}; these samples start from {shape}")
         return self._placed(noise)
 
     def _known_latents(self, known: np.ndarray) -> np.ndarray:
@@ -203,7 +203,7 @@ class Pipeline:
 
     def _denoised(
         self, variables, keys, noise, conditioning, negative, scale, times, latents, known, given
-    ) -> Float[Array, "batch *frames rows columns channels"]:
+    ) -> Float[Array, "batch *places channels"]:
         """Sample latents, without guidance if there is no negative condition."""
 
         def apply(x, t, conditioning):
@@ -240,7 +240,7 @@ class Pipeline:
 
     def _noise_of(
         self, keys, time, shape: tuple[int, ...]
-    ) -> Float[Array, "batch *frames rows columns channels"]:
+    ) -> Float[Array, "batch *places channels"]:
         return self.process.prior(keys, shape, time)
 
     def _encoded(self, variables, images) -> Float[Array, "batch rows columns channels"]:
@@ -262,7 +262,7 @@ class Pipeline:
         self,
         prompts: Sequence[Any],
         negative_prompts: Sequence[Any] | None,
-        size: tuple[int, int],
+        size: tuple[int, ...],
         guidance_scale: float | tuple[float, float] | None,
         negative_scale: float,
     ) -> tuple[PyTree, PyTree, Float[Array, " *pair"]]:

@@ -27,6 +27,15 @@ def _expect_all(schedule: Mapping[str, Any], **fixed: Any) -> None:
         expect({name: value, **schedule}, name, value)
 
 
+def _expect_positive(schedule: Mapping[str, Any], *names: str) -> None:
+    """Check that entries are numbers above 0."""
+    for name in names:
+        expect_kind(schedule, name, float)
+        if schedule[name] <= 0:
+            given = f"{name}={schedule[name]}"
+            raise ValueError(f"{given} is not supported; expected a number above 0")
+
+
 # Default entries of a rectified flow's schedule.
 _FLOW_MATCHING = dict(shift=1.0, use_dynamic_shifting=False, base_shift=0.5, max_shift=1.15) | dict(
     base_image_seq_len=256, max_image_seq_len=4096, shift_terminal=Value(None, float | None)
@@ -48,8 +57,7 @@ def flow_matching(schedule: Mapping[str, Any], *dynamic: bool) -> dict[str, Any]
     expect(schedule, "_class_name", "FlowMatchEulerDiscreteScheduler")
     for name, entry in _FLOW_MATCHING.items():
         expect_kind(schedule, name, kind_of(entry))
-    if schedule["shift"] <= 0:
-        raise ValueError(f"shift={schedule['shift']} is not supported; expected a number above 0")
+    _expect_positive(schedule, "shift")
     terminal = schedule["shift_terminal"]
     if terminal is not None and not 0 < terminal < 1:
         raise ValueError(f"shift_terminal={terminal} is not supported; expected None, or 0 to 1")
@@ -120,10 +128,7 @@ def unipc_flow(schedule: Mapping[str, Any]) -> dict[str, Any]:
     """
     schedule = {"_class_name": None, "flow_shift": 1.0, **schedule}
     expect(schedule, "_class_name", "UniPCMultistepScheduler")
-    expect_kind(schedule, "flow_shift", float)
-    if schedule["flow_shift"] <= 0:
-        shift = schedule["flow_shift"]
-        raise ValueError(f"flow_shift={shift} is not supported; expected a number above 0")
+    _expect_positive(schedule, "flow_shift")
     required = dict(use_flow_sigmas=False, prediction_type="epsilon") | schedule
     expect(required, "use_flow_sigmas", True)
     expect(required, "prediction_type", "flow_prediction")
@@ -152,6 +157,52 @@ def unipc_flow(schedule: Mapping[str, Any]) -> dict[str, Any]:
 
     process = diffusion.RectifiedFlow(preconditioning=WholeSteps())
     return dict(process=process, target=diffusion.velocity, sampler=_UNIPC, grid=grid)
+
+
+# The stochastic DPM-Solver++ 2M of each `solver_type`.
+_STOCHASTIC = {
+    form: functools.partial(samplers.dpm_solver_pp_2m, eta=1.0, form=form)
+    for form in ("midpoint", "heun")
+}
+
+
+def cosine_dpm(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """Return process, target, sampler and grid of Stable Audio's stochastic DPM-Solver++ 2M.
+
+    diffusers writes x_t as data + sigma·noise, and scales it by 1/√(1 + sigma²) at the network's
+    input. This is the cosine process at the time 2/π·arctan(sigma), which the network is fed.
+
+    Raises:
+        ValueError: an entry is not supported; the error names it.
+    """
+    schedule = {"_class_name": None, "sigma_min": 0.3, "sigma_max": 500.0, "rho": 7.0, **schedule}
+    schedule = {"sigma_schedule": "exponential", "solver_type": "midpoint", **schedule}
+    expect(schedule, "_class_name", "CosineDPMSolverMultistepScheduler")
+    expect(schedule, "sigma_schedule", "exponential", "karras")
+    expect(schedule, "solver_type", *_STOCHASTIC)
+    _expect_positive(schedule, "sigma_min", "sigma_max", "rho")
+    _expect_all(
+        schedule,
+        sigma_data=1.0,
+        num_train_timesteps=1000,
+        solver_order=2,
+        prediction_type="v_prediction",
+        lower_order_final=True,
+        euler_at_final=False,
+        final_sigmas_type="zero",
+    )
+    levels = {name: float(schedule[name]) for name in ("sigma_min", "sigma_max")}
+    end = 2 / np.pi * np.arctan(levels["sigma_max"])
+    process = diffusion.VariancePreservingCosine(domain=(0.0, float(end)))
+    spacing = grids.exponential_grid
+    if schedule["sigma_schedule"] == "karras":
+        spacing = functools.partial(grids.karras_grid, rho=schedule["rho"])
+    return dict(
+        process=process,
+        target=diffusion.v,
+        sampler=_STOCHASTIC[schedule["solver_type"]],
+        grid=lambda num_steps, tokens: spacing(process, num_steps, **levels),
+    )
 
 
 def noise_prediction(schedule: Mapping[str, Any]) -> dict[str, Any]:

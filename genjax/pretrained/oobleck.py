@@ -33,10 +33,16 @@ def _is_per_channel(variable: str) -> bool:
 
 
 def _convert(module: AutoencoderOobleck, variable: str, tensor: np.ndarray) -> np.ndarray:
-    return tensor.reshape(-1) if _is_per_channel(variable) else from_torch(variable, tensor)
+    if _is_per_channel(variable):
+        return tensor.reshape(-1)
+    if variable.endswith("upsample/kernel"):
+        return np.moveaxis(tensor, -1, 0)  # from [in out taps]
+    return from_torch(variable, tensor)
 
 
 def _invert(module: AutoencoderOobleck, variable: str, array: np.ndarray) -> np.ndarray:
+    if variable.endswith("upsample/kernel"):
+        return np.moveaxis(array, 0, -1)
     if not _is_per_channel(variable):
         return to_torch(variable, array)
     return array[:, None, None] if variable.endswith("gain") else array[None, :, None]

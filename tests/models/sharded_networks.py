@@ -38,6 +38,7 @@ from genjax.models.transformers.ltx_video import LTXVideo
 from genjax.models.transformers.mean_flow_dit import MeanFlowDiT
 from genjax.models.transformers.mmdit import MMDiT
 from genjax.models.transformers.pixart import PixArt
+from genjax.models.transformers.stable_audio_dit import StableAudioDiT
 from genjax.models.transformers.video_dit import VideoDiT
 from genjax.models.transformers.wan import Wan
 from genjax.models.unets.adm import ADM
@@ -115,6 +116,10 @@ def cases() -> dict[str, tuple[nn.Module, tuple]]:
         "MAR": (
             MAR(3, (2, 4), WIDTH, DEPTH, 4, 16, 2, num_classes=10, buffer=4),
             (tokens, hidden, labels, tokens, times),
+        ),
+        "StableAudioDiT": (
+            StableAudioDiT(num_heads=4, num_kv_heads=2, text_width=16, **body),
+            (normal(BATCH, 7, 3), times, text),
         ),
         "T5": (T5Encoder(50, WIDTH, DEPTH, 4, 8, 64), (words, mask[:, :1] | (words > 5))),
     } | video_cases(text, labels)

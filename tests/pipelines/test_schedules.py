@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from genjax.pipelines.schedules import (
+    cosine_dpm,
     euler_flow,
     flow_matching,
     noise_prediction,
@@ -124,3 +125,31 @@ def test_times_of_wan_are_the_published_ones(shift):
 def test_other_unipc_schedules_are_refused(entries, message):
     with pytest.raises(ValueError, match=message):
         unipc_flow(UNIPC | entries)
+
+
+COSINE = dict(_class_name="CosineDPMSolverMultistepScheduler")
+
+
+def test_levels_of_stable_audio_run_from_500_to_three_tenths():
+    parts = cosine_dpm(COSINE)
+    process, times = parts["process"], parts["grid"](5, 1)
+    levels = process.sigma(times) / process.alpha(times)
+    # float32 knows the first time's distance from 1 to 5e-5.
+    expected = [*0.3 * (500 / 0.3) ** np.linspace(1, 0, 5), 0]
+    np.testing.assert_allclose(levels, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (dict(_class_name="EDMDPMSolverMultistepScheduler"), "only 'CosineDPMSolverMultistep"),
+        (dict(sigma_data=0.5), "sigma_data=0.5 is not supported; only 1.0"),
+        (dict(prediction_type="epsilon"), "prediction_type='epsilon'"),
+        (dict(sigma_schedule="linear"), "only 'exponential', 'karras'"),
+        (dict(sigma_min=0), "sigma_min=0 is not supported; expected a number above 0"),
+        (dict(final_sigmas_type="sigma_min"), "final_sigmas_type='sigma_min'"),
+    ],
+)
+def test_other_cosine_schedules_are_refused(entries, message):
+    with pytest.raises(ValueError, match=message):
+        cosine_dpm(COSINE | entries)

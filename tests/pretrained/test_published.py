@@ -295,6 +295,9 @@ FIELDS = {  # from the papers or the model cards
         vocabulary_size=256_384, gate="gelu", bias_per_block=True, max_distance=128
     ),
     "BERT base": dict(width=768, depth=12),
+    "autoencoder of Stable Audio Open, 0.30": dict(factor=2048, latent_channels=64),
+    "transformer of Stable Audio Open, 0.30": dict(width=1536, num_kv_heads=12, text_width=768),
+    "projection of Stable Audio Open, 0.30": dict(features=768, most_seconds=512.0),
 }
 
 

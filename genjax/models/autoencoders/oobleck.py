@@ -11,143 +11,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from einops import rearrange
 from jaxtyping import Array, Float
 
 from genjax.nn import constrain
+from genjax.nn.waveform import SnakeBeta, WaveConv, WaveConvTranspose
 
 Dtype = Any
 DILATIONS = (1, 3, 9)  # of a level's residual units
-# U(−1/√fan_in, 1/√fan_in): PyTorch's default, from which the authors trained.
-uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-class Snake(nn.Module):
-    """The activation x + sin²(αx)/β, in float32. Each channel has its logarithms of α and β."""
-
-    param_dtype: Dtype
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch time channels"]
-    ) -> Float[Array, "batch time channels"]:
-        shape = (x.shape[-1],)
-        alpha, beta = (
-            jnp.exp(self.param(name, nn.initializers.zeros, shape, self.param_dtype))
-            for name in ("alpha", "beta")
-        )
-        x = x.astype(jnp.float32)
-        return x + jnp.square(jnp.sin(alpha * x)) / (beta + 1e-9)
-
-
-def normalized_kernel(
-    module: nn.Module, shape: tuple[int, ...], param_dtype: Dtype
-) -> Float[Array, "*shape"]:
-    """Return the kernel g·v/‖v‖, whose variables are `kernel`, v, and `gain`, g, in float32.
-
-    The norm is over all axes but the last. At first g = ‖v‖.
-    """
-    norm = lambda v: jnp.linalg.norm(v.reshape(-1, shape[-1]).astype(jnp.float32), axis=0)
-    kernel = module.param("kernel", uniform, shape, param_dtype)
-    gain = module.param("gain", lambda key: norm(kernel).astype(param_dtype))
-    return kernel.astype(jnp.float32) * (gain / norm(kernel))
-
-
-class NormalizedConv(nn.Module):
-    """A weight-normalized convolution that keeps the number of samples.
-
-    Attributes:
-        width: number of taps, an odd number.
-        dilation: distance between two taps, in samples.
-    """
-
-    features: int
-    width: int
-    dtype: Dtype
-    param_dtype: Dtype
-    dilation: int = 1
-    use_bias: bool = True
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch time channels"]
-    ) -> Float[Array, "batch time features"]:
-        kernel = normalized_kernel(self, (self.width, x.shape[-1], self.features), self.param_dtype)
-        sides = self.width // 2 * self.dilation
-        x = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            (1,),
-            [(sides, sides)],
-            rhs_dilation=(self.dilation,),
-            dimension_numbers=("NWC", "WIO", "NWC"),
-        )
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-            x = x + bias.astype(self.dtype)
-        return x
-
-
-def _convolve_pairs(
-    x: Float[Array, "batch blocks channels"], kernel: Float[Array, "2 channels features"]
-) -> Float[Array, "batch pairs features"]:
-    """Return the products of each two neighbours with the kernel, one fewer than blocks."""
-    return jax.lax.conv_general_dilated(
-        x, kernel.astype(x.dtype), (1,), [(0, 0)], dimension_numbers=("NWC", "WIO", "NWC")
-    )
-
-
-class Downsample(nn.Module):
-    """A weight-normalized convolution of 2·`stride` taps, at every `stride`-th sample.
-
-    Computed as a convolution of two taps over blocks of `stride` samples.
-    """
-
-    features: int
-    stride: int
-    dtype: Dtype
-    param_dtype: Dtype
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch time channels"]
-    ) -> Float[Array, "batch frames features"]:
-        stride, channels = self.stride, x.shape[-1]
-        kernel = normalized_kernel(self, (2 * stride, channels, self.features), self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-        frames = x.shape[1] // stride
-        x = jnp.pad(x.astype(self.dtype), [(0, 0), (stride // 2, stride // 2), (0, 0)])
-        blocks = x[:, : (frames + 1) * stride].reshape(len(x), frames + 1, stride * channels)
-        kernel = kernel.reshape(2, stride * channels, self.features)
-        return _convolve_pairs(blocks, kernel) + bias.astype(self.dtype)
-
-
-class Upsample(nn.Module):
-    """The transpose of a convolution like `Downsample`'s, whose kernel this kernel is.
-
-    Computed as a convolution of two taps that gives blocks of `stride` samples.
-    """
-
-    features: int
-    stride: int
-    dtype: Dtype
-    param_dtype: Dtype
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch frames channels"]
-    ) -> Float[Array, "batch time features"]:
-        stride, channels = self.stride, x.shape[-1]
-        kernel = normalized_kernel(self, (2 * stride, self.features, channels), self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-        # A frame gives its own block the first half of the taps, and the next block the second.
-        own, after = rearrange(kernel, "(n s) out c -> n c (s out)", n=2)
-        x = jnp.pad(x.astype(self.dtype), [(0, 0), (1, 1), (0, 0)])
-        blocks = _convolve_pairs(x, jnp.stack([after, own]))
-        x = rearrange(blocks, "b n (s out) -> b (n s) out", s=stride)
-        return x[:, stride // 2 : -(stride // 2)] + bias.astype(self.dtype)
+def _snake(module: nn.Module, name: str) -> SnakeBeta:
+    """Return an activation in float32, also between convolutions of another type."""
+    return SnakeBeta(param_dtype=module.param_dtype, name=name)
 
 
 class ResidualUnit(nn.Module):
@@ -162,10 +38,10 @@ class ResidualUnit(nn.Module):
         self, x: Float[Array, "batch time channels"]
     ) -> Float[Array, "batch time channels"]:
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        h = Snake(self.param_dtype, name="snake1")(x)
-        h = NormalizedConv(x.shape[-1], 7, dilation=self.dilation, name="conv1", **types)(h)
-        h = Snake(self.param_dtype, name="snake2")(h)
-        h = NormalizedConv(x.shape[-1], 1, name="conv2", **types)(h)
+        h = _snake(self, "snake1")(x)
+        h = WaveConv(x.shape[-1], 7, dilation=self.dilation, name="conv1", **types)(h)
+        h = _snake(self, "snake2")(h)
+        h = WaveConv(x.shape[-1], 1, name="conv2", **types)(h)
         return constrain(x + h, ("data", "fsdp"))
 
 
@@ -183,14 +59,14 @@ class Encoder(nn.Module):
         self, x: Float[Array, "batch time channels"]
     ) -> Float[Array, "batch frames out_channels"]:
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        x = NormalizedConv(self.widths[0], 7, name="conv_in", **types)(x)
+        x = WaveConv(self.widths[0], 7, name="conv_in", **types)(x)
         for level, (width, stride) in enumerate(zip(self.widths[1:], self.strides, strict=True)):
             for i, dilation in enumerate(DILATIONS):
                 x = ResidualUnit(dilation, name=f"level_{level}_unit_{i}", **types)(x)
-            x = Snake(self.param_dtype, name=f"level_{level}_snake")(x)
-            x = Downsample(width, stride, name=f"level_{level}_downsample", **types)(x)
-        x = Snake(self.param_dtype, name="snake_out")(x)
-        return NormalizedConv(self.out_channels, 3, name="conv_out", **types)(x)
+            x = _snake(self, f"level_{level}_snake")(x)
+            x = WaveConv(width, 2 * stride, stride, name=f"level_{level}_downsample", **types)(x)
+        x = _snake(self, "snake_out")(x)
+        return WaveConv(self.out_channels, 3, name="conv_out", **types)(x)
 
 
 class Decoder(nn.Module):
@@ -207,14 +83,14 @@ class Decoder(nn.Module):
         self, x: Float[Array, "batch frames channels"]
     ) -> Float[Array, "batch time out_channels"]:
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        x = NormalizedConv(self.widths[0], 7, name="conv_in", **types)(x)
+        x = WaveConv(self.widths[0], 7, name="conv_in", **types)(x)
         for level, (width, stride) in enumerate(zip(self.widths[1:], self.strides, strict=True)):
-            x = Snake(self.param_dtype, name=f"level_{level}_snake")(x)
-            x = Upsample(width, stride, name=f"level_{level}_upsample", **types)(x)
+            x = _snake(self, f"level_{level}_snake")(x)
+            x = WaveConvTranspose(width, stride, name=f"level_{level}_upsample", **types)(x)
             for i, dilation in enumerate(DILATIONS):
                 x = ResidualUnit(dilation, name=f"level_{level}_unit_{i}", **types)(x)
-        x = Snake(self.param_dtype, name="snake_out")(x)
-        return NormalizedConv(self.out_channels, 7, use_bias=False, name="conv_out", **types)(x)
+        x = _snake(self, "snake_out")(x)
+        return WaveConv(self.out_channels, 7, use_bias=False, name="conv_out", **types)(x)
 
 
 class AutoencoderOobleck(nn.Module):
@@ -230,7 +106,7 @@ class AutoencoderOobleck(nn.Module):
         sample_rate: in Hz.
         latent_mean, latent_deviation: one value for each latent channel, or one for all. A
             diffusion model's latents are (latents − mean)/deviation.
-        dtype: type of the convolutions. Snake, the kernels' norms and the outputs are float32.
+        dtype: type of the convolutions. Snake and the outputs are float32.
     """
 
     latent_channels: int = 64

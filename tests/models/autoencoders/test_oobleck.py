@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.models.autoencoders.oobleck import AutoencoderOobleck, Upsample
+from genjax.models.autoencoders.oobleck import AutoencoderOobleck
 from genjax.nn.windows import apply_windows
 
 MODULE = AutoencoderOobleck(
@@ -98,15 +98,6 @@ def test_gradients_are_finite_and_every_parameter_matters(variables):
 
     for path, leaf in jax.tree.leaves_with_path(gradient(variables)):
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 1e-3, path
-
-
-def test_initial_kernels_are_their_directions():
-    """At first the gain is the direction's norm, so that the kernel is PyTorch's initial one."""
-    x = jnp.zeros((1, 3, 4))
-    params = Upsample(6, 4, jnp.float32, jnp.float32).init(KEY, x)["params"]
-    norms = np.sqrt(np.square(params["kernel"]).sum((0, 1)))
-    np.testing.assert_allclose(params["gain"], norms, rtol=1e-6)
-    assert 0.9 < np.abs(params["kernel"]).max() * (8 * 6) ** 0.5 <= 1  # 8 taps of 6 features
 
 
 def test_a_waveform_shorter_than_a_frame_is_refused():

@@ -1,0 +1,104 @@
+"""Sounds from prompts, by a diffusion network in latent space."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from genjax.nn.windows import apply_windows
+from genjax.pipelines.generation import Pipeline, _check_counts, _keys
+
+WINDOW = 128  # latent frames that are decoded at once, besides the margins
+
+
+class TimedPrompt(NamedTuple):
+    """What a network of sounds is told: a text, and the seconds at which the sound starts and ends.
+
+    Attributes:
+        text: None for the unconditional sound of Stable Audio, without text and timing tokens.
+    """
+
+    text: str | None
+    start: float
+    end: float
+
+
+class SoundPipeline(Pipeline):
+    """A system that makes sounds: `pipeline(prompts, end=10.0, seeds=…)` returns waveforms.
+
+    Each sound is a function of its prompt, its seconds and its seed alone. The network always makes
+    latents of `size` samples, which are decoded in overlapping windows and then cut. So other
+    seconds compile nothing, and decoding takes the memory of one window. A `guidance_scale` above 1
+    guides away from negative prompts, or by default from the unconditional sound.
+
+    Args:
+        autoencoder: has `factor`, `sample_rate`, `decoder_margin`, `latent_mean`,
+            `latent_deviation` and `decode`.
+        condition: maps a list of `TimedPrompt` to the network's condition.
+        empty: the text of the unconditional sound, as in `TimedPrompt`.
+        size: `(samples,)`, the number of samples that the network makes, a multiple of `factor`.
+        options: further arguments of `Pipeline`.
+    """
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int] | None = None,
+        negative_prompts: Sequence[str] | None = None,
+        start: float = 0.0,
+        end: float | None = None,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        noise: np.ndarray | Array | None = None,
+    ) -> Float[np.ndarray, "batch samples channels"]:
+        """Make a sound for each prompt, at `sample_rate` of the autoencoder.
+
+        Args:
+            prompts: texts, one for each sound.
+            seeds: one for each sound, from 0 to 2³² − 1; 0, 1, … if None.
+            negative_prompts: texts to guide away from, one for each sound.
+            start, end: the seconds to return, which the network is told too; the whole if None.
+            num_steps: the number of steps, at least 1.
+            guidance_scale: see the class.
+            noise: initial latents of unit variance that replace those drawn from the seeds, `[batch
+                frames latent_channels]`.
+
+        Raises:
+            ValueError: an argument has another number, shape, type or range than described here, or
+                negative prompts have no effect.
+        """
+        batch = _check_counts(prompts, seeds=seeds, negative_prompts=negative_prompts)
+        longest = self.size[0] / self.autoencoder.sample_rate
+        end = longest if end is None else end
+        if not 0 <= start < end <= longest:
+            raise ValueError(
+                f"start={start} and end={end} are no part of {longest:g} seconds, the most that "
+                "this system makes"
+            )
+        shape = (self.size[0] // self.autoencoder.factor, self.channels)
+        times = self._times(num_steps, shape, None)
+        if negative_prompts is None and self._checked_scale(guidance_scale) > 1:
+            negative_prompts = [self.empty] * batch
+        timed = lambda texts: texts and [TimedPrompt(text, start, end) for text in texts]
+        conditions = self._conditions(
+            timed(prompts), timed(negative_prompts), self.size, guidance_scale, 1.0
+        )
+        keys = self._placed(_keys(range(batch) if seeds is None else seeds))
+        noise = self._start(noise, keys, times[0], shape)
+        latents = self._denoise(
+            self.variables["network"], keys, noise, *conditions, times, None, None, None
+        )
+        waveform = np.asarray(self._decode(self.variables["autoencoder"], latents))
+        first, last = (round(seconds * self.autoencoder.sample_rate) for seconds in (start, end))
+        return waveform[:, first:last]
+
+    def _decoded(
+        self, variables: Any, latents: Float[Array, "batch frames channels"]
+    ) -> Float[Array, "batch samples audio_channels"]:
+        decode = functools.partial(self.autoencoder.apply, variables, method="decode")
+        margin, scale = self.autoencoder.decoder_margin, self.autoencoder.factor
+        latents = latents * self.deviation + self.mean
+        return apply_windows(decode, latents, size=WINDOW, margin=margin, scale=scale)
