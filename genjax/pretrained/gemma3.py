@@ -66,13 +66,16 @@ def _build(config: Config) -> dict[str, Any]:
     for kind in given:
         expect(dict(rope_parameters=kind), "rope_parameters", *_KINDS)
     local, stretched = (dict(rope_type="default") | (given.get(kind) or {}) for kind in _KINDS)
+    known = {"rope_type", "rope_theta", "factor"}
+    if unknown := {*local, *stretched} - known:
+        raise ValueError(f"rope_parameters={given} has {unknown}; only {', '.join(sorted(known))}")
     expect(local, "rope_type", "default")
     expect(stretched, "rope_type", "default", "linear")
     return dict(
         global_layers=tuple(i for i, kind in enumerate(kinds) if kind == _KINDS[1]),
         theta=float(local.get("rope_theta", config["rope_local_base_freq"])),
         global_theta=float(stretched.get("rope_theta", config["rope_theta"])),
-        global_stretch=float(stretched.get("factor", 1.0)),
+        global_stretch=float(stretched["factor"]) if stretched["rope_type"] == "linear" else 1.0,
     )
 
 

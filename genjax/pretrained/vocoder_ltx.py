@@ -161,10 +161,10 @@ def _build_extended(config: Config) -> dict[str, Any]:
     expect(config, "bwe_in_channels", numbers)
     first, second = (parts[name].sample_rate for name in ("vocoder", "extension"))
     enlarged, expected = np.prod(parts["extension"].strides), config["hop_length"] * second / first
-    if enlarged != expected or second % first:
+    if enlarged != expected or second % first or second == first:
         raise ValueError(
             f"bwe_upsample_factors={config['bwe_upsample_factors']} multiply by {enlarged}; "
-            f"expected hop_length={config['hop_length']} times a whole {second} / {first}"
+            f"expected hop_length={config['hop_length']} times {second} / {first}, 2 or more"
         )
     return parts
 

@@ -15,7 +15,7 @@ from genjax import pretrained
 from genjax.models.encoders import gemma3
 from genjax.pretrained.gemma3 import GEMMA3
 
-from .libraries import assert_opens
+from .libraries import assert_opens, with_entries
 
 VOCABULARY, LENGTH, WINDOW = 23, 13, 4
 SIZES = dict(
@@ -123,3 +123,27 @@ def test_published_sizes_have_transformers_parameters(build):
         theirs = transformers.Gemma3TextModel(config)
     count = sum(leaf.size for leaf in jax.tree.leaves(GEMMA3.shapes(module, {})))
     assert count == sum(parameter.numel() for parameter in theirs.parameters())
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (dict(layer_types=["full_attention"]), "layer_types has 1 values; num_hidden_layers=7"),
+        (dict(layer_types=["chunked"] * 7), "layer_types='chunked' is not supported; only"),
+        (
+            dict(rope_parameters=dict(full_attention=dict(rope_type="yarn"))),
+            "rope_type='yarn' is not supported; only 'default', 'linear'",
+        ),
+        (
+            dict(rope_parameters=None, rope_scaling=dict(type="linear", factor=8.0)),
+            r"has {'type'}; only factor, rope_theta, rope_type",
+        ),
+        (dict(rope_parameters=dict(rope_theta=1.0)), "rope_parameters='rope_theta' is not supp"),
+        (dict(use_bidirectional_attention=True), "use_bidirectional_attention=True is not supp"),
+    ],
+)
+def test_faults_are_named(entries, message, tmp_path):
+    create("text").save_pretrained(tmp_path / "theirs")
+    (tmp_path / "ours").mkdir()
+    with pytest.raises(ValueError, match=message):
+        pretrained.load(with_entries(tmp_path / "theirs", tmp_path / "ours", **entries))

@@ -44,6 +44,8 @@ def pair(name):
         for path, tensor in theirs.state_dict().items():
             if path.endswith(("bias", "alpha", "beta", "filter")):
                 tensor.add_(0.1 * torch.randn_like(tensor))
+            elif path.endswith("conv_out.weight") and name != "leaky":
+                tensor.mul_(6)  # so that some samples are clipped
             elif path.endswith(("forward_basis", "mel_basis")):
                 tensor.copy_(torch.rand_like(tensor) - 0.3 * ("forward" in path))
     with tempfile.TemporaryDirectory() as folder:
@@ -62,8 +64,8 @@ def test_waveforms_agree(name, frames):
     assert ours.shape == expected.shape and expected.std() > 0.02
     # float32 on both sides: some thirty layers, each rounded by about 1e-7.
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    if name != "leaky":
-        assert np.abs(expected).max() <= 1 and np.mean(np.abs(expected) < 1) > 0.5
+    if name != "leaky" and frames > 1:
+        assert 0 < np.mean(np.abs(expected) == 1) < 0.5
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -87,7 +89,11 @@ def test_filters_are_those_of_diffusers():
         ("leaky", dict(upsample_factors=[3]), "other lengths: .*'upsample_factors': 1"),
         ("leaky", dict(in_channels=7), "in_channels=7, out_channels=2: every channel"),
         ("extended", dict(window_length=6), "window_length=6 is not supported; only 8"),
-        ("extended", dict(hop_length=4), r"multiply by 6; expected hop_length=4 times a whole"),
+        (
+            "extended",
+            dict(hop_length=4),
+            "multiply by 6; expected hop_length=4 times 48000 / 16000",
+        ),
     ],
 )
 def test_faults_are_named(name, entries, message, tmp_path):

@@ -72,7 +72,7 @@ def _filter(
 
 
 def upsample_waveform(x: Wave, ratio: int) -> Changed:
-    """Return waveforms with `ratio` times the samples, by `hann_interpolation`, in float32."""
+    """Return waveforms with `ratio` times the samples, 2 or more, by `hann_interpolation`."""
     taps = ratio * hann_interpolation(ratio)
     margin = (len(taps) - 1) // (2 * ratio)
     return _filter(x, taps, (margin, margin), (2 * margin * ratio, len(taps) - ratio), up=ratio)
@@ -265,7 +265,7 @@ class ExtendedVocoderLTX(nn.Module):
     def _log_mel(self, x: Wave) -> Float[Array, "batch frames mel_bins channels"]:
         frequencies = self.size // 2 + 1
         transform, mel = (
-            self.variable("constants", name, jnp.zeros, shape, jnp.float32).value
+            self.variable("constants", name, jnp.zeros, shape, jnp.float32).value.astype(x.dtype)
             for name, shape in (
                 ("transform_kernel", (self.size, 1, 2 * frequencies)),
                 ("mel_kernel", (frequencies, self.bins)),

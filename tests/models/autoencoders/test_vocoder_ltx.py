@@ -5,6 +5,7 @@ import pytest
 
 from genjax.models.autoencoders.vocoder_ltx import (
     AliasFreeSnake,
+    ExtendedVocoderLTX,
     VocoderLTX,
     extended_vocoder_ltx,
     hann_interpolation,
@@ -57,3 +58,14 @@ def test_the_output_is_brought_into_its_range(final, bound):
     variables = jax.tree.map(lambda a: jnp.ones(a.shape), variables)
     waveform = module.apply(variables, spectrogram)
     assert waveform.shape == (1, 10, 1) and waveform.max() >= bound
+
+
+def test_variables_of_bfloat16_give_a_waveform_of_float32():
+    part = VocoderLTX(1, 4, (2,), (4,), (3,), ((1,),), slope=None, sample_rate=10)
+    extension = part.clone(strides=(4,), sample_rate=20)
+    module = ExtendedVocoderLTX(part, extension, size=4, hop=2, bins=3)
+    spectrogram = jax.ShapeDtypeStruct((1, 5, 3, 1), np.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), spectrogram)
+    halves = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), shapes)
+    waveform = jax.eval_shape(module.apply, halves, spectrogram)
+    assert (waveform.shape, waveform.dtype) == ((1, 20, 1), jnp.float32)
