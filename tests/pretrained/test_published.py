@@ -1,5 +1,6 @@
 """Every record reads what it writes; tests/parity compares with the libraries themselves."""
 
+import dataclasses
 import json
 import re
 from collections import Counter
@@ -13,7 +14,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from genjax import pretrained
+from genjax.models.autoencoders.autoencoder_ltx import AutoencoderLTX2, autoencoder_ltx_23
 from genjax.models.autoencoders.autoencoder_wan import autoencoder_wan_22
+from genjax.models.encoders.gemma3 import Gemma3_1B, Gemma3_12B
 from genjax.pretrained import published
 from genjax.pretrained.autoencoder_dc import AUTOENCODER_DC as DC
 from genjax.pretrained.autoencoder_kl import AUTOENCODER_KL as KL
@@ -269,6 +272,13 @@ def test_an_integer_is_a_number_too_and_null_is_where_the_library_allows_it(
     )
 
 
+def fields_of(module):
+    """Return all fields of a module that is no part of another, except for what files tell."""
+    others = {"parent", "name", "latent_mean", "latent_deviation"}
+    names = {field.name for field in dataclasses.fields(module)} - others
+    return {name: getattr(module, name) for name in names}
+
+
 FIELDS = {  # from the papers or the model cards
     "autoencoder of Wan 2.1, 0.33": dict(image_channels=3, widths=(96, 192, 384, 384)),
     "autoencoder of Stable Diffusion 1, diffusers 0.2": dict(
@@ -298,6 +308,10 @@ FIELDS = {  # from the papers or the model cards
     "autoencoder of Stable Audio Open, 0.30": dict(factor=2048, latent_channels=64),
     "transformer of Stable Audio Open, 0.30": dict(width=1536, num_kv_heads=12, text_width=768),
     "projection of Stable Audio Open, 0.30": dict(features=768, most_seconds=512.0),
+    "autoencoder of LTX-2.0": fields_of(AutoencoderLTX2()),
+    "autoencoder of LTX-2.3": fields_of(autoencoder_ltx_23()),
+    "Gemma 3 12B, 4.50": fields_of(Gemma3_12B()),  # both configurations of Gemma are from memory
+    "Gemma 3 1B, 4.50": fields_of(Gemma3_1B()),
 }
 
 
