@@ -158,7 +158,7 @@ WRONG = {
 NULLABLE = (  # nullable according to the libraries' annotations
     "out_channels shift_factor latents_mean latents_std vq_embed_dim interpolation_scale "
     "use_additional_conditions caption_channels qk_norm text_config vision_config dense_act_fn "
-    "text_config_dict vision_config_dict"
+    "text_config_dict vision_config_dict audio_out_channels"
 ).split()
 
 
