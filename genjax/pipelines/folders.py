@@ -380,7 +380,7 @@ def _write_part(folder: Path, part: Any, **entries: Any) -> list[str | None]:
         module, variables = part
         pretrained.save(folder, module, variables, **entries)
         record = record_of(module)
-        return [record.library.name, record.name]
+        return [record.library.name.rpartition(".")[2], record.name]
     tokenizer = part if isinstance(part, Tokenizer) else Tokenizer(part)
     if tokenizer.kind is None:
         raise ValueError(f"{tokenizer.folder}/tokenizer_config.json has no tokenizer_class: add it")

@@ -9,11 +9,12 @@ from typing import Any
 
 from jaxtyping import PyTree
 
+from genjax.models.encoders.ltx2_connectors import LTX2Connectors
 from genjax.models.transformers.ltx2 import LTX2, STREAMS
 from genjax.nn import Text
 from genjax.pretrained.configuration import Field, Only, Value, expect
 from genjax.pretrained.layouts import layer_names, prefixed, to_torch
-from genjax.pretrained.published import DIFFUSERS, Config, Published, example
+from genjax.pretrained.published import DIFFUSERS, DIFFUSERS_LTX2, Config, Published, example
 from genjax.pretrained.sd3 import HEADS
 
 _ATTENTION = HEADS | dict(projection="to_out.0", gate="to_gate_logits")
@@ -119,7 +120,7 @@ _SMALL = (
     dict(num_attention_heads=2, attention_head_dim=16, cross_attention_dim=32, num_layers=2)
     | dict(audio_num_attention_heads=2, audio_attention_head_dim=8, audio_cross_attention_dim=16)
     | dict(in_channels=3, out_channels=3, audio_in_channels=4, audio_out_channels=4)
-    | dict(caption_channels=5, rope_type="split")
+    | dict(rope_type="split")
 )
 _GATED = dict.fromkeys(
     ("gated_attn", "audio_gated_attn", "cross_attn_mod", "audio_cross_attn_mod"), True
@@ -136,7 +137,7 @@ LTX_2 = Published(
         num_attention_heads=Field("num_heads", 32),
         attention_head_dim=128,
         cross_attention_dim=4096,
-        vae_scale_factors=Only([8, 32, 32]),
+        vae_scale_factors=Only([8, 32, 32], (8, 32, 32)),
         pos_embed_max_pos=Only(20),
         base_height=Only(2048),
         base_width=Only(2048),
@@ -182,8 +183,117 @@ LTX_2 = Published(
     names=lambda module, tensors: layer_names(_LAYERS),
     invert=lambda module, *pair: to_torch(*pair),
     examples=(
-        _SMALL,
+        _SMALL | dict(caption_channels=5),
         _SMALL | _GATED | dict(ff_bias=False, use_keyframes_abs_pos_embedding=True),
     ),
 )
-PUBLISHED = (LTX_2,)
+
+
+def _build_connectors(config: Config) -> dict[str, Any]:
+    gated, width, audio = config["video_gated_attn"], *_connector_widths(config)
+    for name in ("num_attention_heads", "num_layers", "num_learnable_registers"):
+        expect(config, f"audio_connector_{name}", config[f"video_connector_{name}"])
+    for name in ("audio_gated_attn", "per_modality_projections", "proj_bias"):
+        expect(config, name, gated)
+    expect(config, "rope_type", "split")
+    if gated:
+        expect(config, "video_hidden_dim", width)
+        expect(config, "audio_hidden_dim", audio)
+    elif not config["caption_channels"] == width == audio:
+        raise ValueError(
+            f"caption_channels={config['caption_channels']} is not supported; without "
+            f"per_modality_projections it is the width of the connectors, {width} and {audio}"
+        )
+    return dict(width=width, audio_width=audio)
+
+
+def _connector_widths(config: Config) -> list[int]:
+    return [
+        config[f"{name}_connector_num_attention_heads"]
+        * config[f"{name}_connector_attention_head_dim"]
+        for name in STREAMS
+    ]
+
+
+def _connectors_config(module: LTX2Connectors, variables: PyTree) -> dict[str, Any]:
+    gated, heads, params = module.gated, module.num_heads, variables["params"]
+    projection = params["video_projection" if gated else "projection"]["kernel"]
+    features = projection.shape[0] // module.num_states
+    own = dict(video_hidden_dim=module.width, audio_hidden_dim=module.audio_width) if gated else {}
+    return own | dict(
+        caption_channels=features,
+        video_connector_attention_head_dim=module.width // heads,
+        audio_connector_num_attention_heads=heads,
+        audio_connector_attention_head_dim=module.audio_width // heads,
+        audio_connector_num_layers=module.depth,
+        audio_connector_num_learnable_registers=module.num_registers,
+        audio_gated_attn=gated,
+        per_modality_projections=gated,
+        proj_bias=gated,
+        rope_type="split",
+    )
+
+
+def _connectors_inputs(module: LTX2Connectors, config: Config) -> tuple:
+    states = example(module.num_registers, module.num_states, config["caption_channels"])
+    return states, example(module.num_registers, dtype=bool)
+
+
+def _connector(name: str) -> dict[str, str]:
+    """Return the layers of a stream's connector."""
+    block = prefixed("attention/", "attn1.", _ATTENTION) | dict(
+        mlp_in="ff.net.0.proj", mlp_out="ff.net.2"
+    )
+    layers = prefixed("blocks/", "transformer_blocks.{}.", block)
+    layers |= dict(registers="learnable_registers")
+    return prefixed(f"{name}_connector/", f"{name}_connector.", layers) | {
+        f"{name}_projection": f"{name}_text_proj_in"
+    }
+
+
+_CONNECTORS = _connector("video") | _connector("audio") | dict(projection="text_proj_in")
+_SMALL_CONNECTORS = {
+    f"{name}_connector_{entry}": value
+    for name in STREAMS
+    for entry, value in dict(
+        num_attention_heads=2, attention_head_dim=4, num_layers=2, num_learnable_registers=3
+    ).items()
+} | dict(caption_channels=8, text_proj_in_factor=2, rope_type="split")
+_GATED_CONNECTORS = dict.fromkeys(
+    ("video_gated_attn", "audio_gated_attn", "per_modality_projections", "proj_bias"), True
+) | dict(video_hidden_dim=16, audio_hidden_dim=8, video_connector_attention_head_dim=8)
+LTX_2_CONNECTORS = Published(
+    DIFFUSERS_LTX2,
+    "LTX2TextConnectors",
+    LTX2Connectors,
+    entries=dict(
+        caption_channels=3840,
+        text_proj_in_factor=Field("num_states", 49),
+        video_connector_num_attention_heads=Field("num_heads", 30),
+        video_connector_attention_head_dim=128,
+        video_connector_num_layers=Field("depth", 2),
+        video_connector_num_learnable_registers=Field("num_registers", 128),
+        video_gated_attn=Field("gated", False),
+        audio_connector_num_attention_heads=30,
+        audio_connector_attention_head_dim=128,
+        audio_connector_num_layers=2,
+        audio_connector_num_learnable_registers=128,
+        audio_gated_attn=False,
+        connector_rope_base_seq_len=Only(4096),
+        rope_theta=Only(10_000.0),
+        rope_double_precision=Only(True),
+        rope_type=Value("interleaved", str),
+        per_modality_projections=False,
+        video_hidden_dim=4096,
+        audio_hidden_dim=2048,
+        proj_bias=False,
+    ),
+    unused=("causal_temporal_positioning",),  # diffusers does not read it either
+    build=_build_connectors,
+    config=_connectors_config,
+    inputs=_connectors_inputs,
+    names=lambda module, tensors: layer_names(_CONNECTORS),
+    invert=lambda module, *pair: to_torch(*pair),
+    examples=(_SMALL_CONNECTORS, _SMALL_CONNECTORS | _GATED_CONNECTORS),
+)
+PUBLISHED = (LTX_2, LTX_2_CONNECTORS)

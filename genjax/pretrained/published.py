@@ -1,5 +1,6 @@
 """The record of a published class, by which its folders are read, checked and written."""
 
+import dataclasses
 import functools
 import importlib
 import os
@@ -28,7 +29,7 @@ class Library:
     """A library that publishes networks as folders of `config.json` and safetensors.
 
     Attributes:
-        name: the name that Python imports.
+        name: the name that Python imports. `model_index.json` has its last part.
         weights: name of the file of weights, without its extension.
         header: from a class and the type of its weights to the first entries of a configuration.
         unused: entries of configurations that do not concern a network.
@@ -41,6 +42,7 @@ class Library:
 
 
 DIFFUSERS = Library("diffusers", NAMES[0], lambda name, dtype: dict(_class_name=name))
+DIFFUSERS_LTX2 = dataclasses.replace(DIFFUSERS, name="diffusers.pipelines.ltx2")
 TRANSFORMERS = Library(
     "transformers",
     NAMES[1],

@@ -13,7 +13,7 @@ import torch
 
 from genjax import pretrained
 from genjax.pretrained.configuration import default_of
-from genjax.pretrained.published import DIFFUSERS, record_of, records
+from genjax.pretrained.published import TRANSFORMERS, record_of, records
 from genjax.pretrained.safetensors_io import open_tensors
 from tests.pretrained.test_published import CASES, CONFIGS, network
 
@@ -52,7 +52,7 @@ def test_the_library_opens_what_is_written_and_writes_it_again(record, number, t
 def completed(record, config):
     """Return a configuration as its library completes it."""
     kind = class_in_library(record)
-    if record.library is not DIFFUSERS:
+    if record.library is TRANSFORMERS:
         return kind.config_class(**config).to_dict()
     parameters = inspect.signature(kind.__init__).parameters
     defaults = {name: each.default for name, each in parameters.items() if name != "self"}
@@ -71,7 +71,7 @@ def test_what_old_configurations_leave_out_is_what_the_library_takes(name):
 @pytest.mark.parametrize("record", records(), ids=lambda record: record.name)
 def test_entries_and_their_defaults_are_the_librarys(record):
     kind = class_in_library(record)
-    if record.library is DIFFUSERS:
+    if record.library is not TRANSFORMERS:
         parameters = inspect.signature(kind.__init__).parameters
         defaults = {name: each.default for name, each in parameters.items() if name != "self"}
     else:

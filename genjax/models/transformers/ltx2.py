@@ -114,7 +114,7 @@ class GatedAttention(nn.Module):
     """Attention with norms of queries and keys over all heads, and a gate for each head.
 
     Attributes:
-        width: features of all heads together, divisible by 2 and by `num_heads`.
+        width: features of all heads together, divisible by 2·`num_heads`.
         gated: whether a head's output is multiplied by 2·sigmoid(w·x + b).
         dtype: type of the matrix products.
     """
@@ -339,7 +339,7 @@ class LTX2(nn.Module):
     is the largest of them, as its other tokens are given.
 
     Attributes:
-        width, audio_width: features of a token; divisible by 2 and by `num_heads`.
+        width, audio_width: features of a token; divisible by 2·`num_heads`.
         depth: number of blocks, scanned with stacked parameters.
         num_heads: heads of every attention. Where the streams attend to each other, they share
             `audio_width` features.
