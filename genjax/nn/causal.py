@@ -26,9 +26,9 @@ def continues(module: nn.Module) -> bool:
 
 def prepend_context(
     module: nn.Module,
-    x: Float[Array, "batch time height width channels"],
-    initial: Float[Array, "batch context height width channels"],
-) -> Float[Array, "batch context_and_time height width channels"]:
+    x: Float[Array, "batch time *places channels"],
+    initial: Float[Array, "batch context *places channels"],
+) -> Float[Array, "batch context_and_time *places channels"]:
     """Prepend the preceding frames to `x`, and store its last frames for the next chunk.
 
     At a video's start the preceding frames are `initial`. Later they are the last frames that

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 from jaxtyping import PyTree
 
@@ -66,7 +67,12 @@ def _invert(module: AutoencoderLTX, variable: str, array: np.ndarray) -> np.ndar
     return tensor[..., None, None, None] if variable.endswith("shortcut/kernel") else tensor
 
 
-def _set_moments(module: AutoencoderLTX, tensors: Mapping[str, np.ndarray]) -> AutoencoderLTX:
+def set_moments(module: nn.Module, tensors: Mapping[str, np.ndarray]) -> nn.Module:
+    """Return a module with the moments that a file holds.
+
+    Raises:
+        ValueError: the file lacks them.
+    """
     fields = {}
     for field, name in MOMENTS.items():
         if name not in tensors:
@@ -75,11 +81,9 @@ def _set_moments(module: AutoencoderLTX, tensors: Mapping[str, np.ndarray]) -> A
     return module.clone(**fields)
 
 
-def _add_moments(module: AutoencoderLTX, variables: PyTree) -> PyTree:
-    values = {
-        name: np.float32(moments(module, field, module.latent_channels))
-        for field, name in MOMENTS.items()
-    }
+def add_moments(module: nn.Module, variables: PyTree, count: int) -> PyTree:
+    """Return variables with the moments of a module, `count` values each, for a file."""
+    values = {name: np.float32(moments(module, field, count)) for field, name in MOMENTS.items()}
     return {"params": {**variables["params"], **values}}
 
 
@@ -188,8 +192,8 @@ AUTOENCODER_LTX = Published(
     names=_names,
     convert=_convert,
     invert=_invert,
-    adapt=_set_moments,
-    pack=_add_moments,
+    adapt=set_moments,
+    pack=lambda module, variables: add_moments(module, variables, module.latent_channels),
     ignore=lambda name, tensor: name in MOMENTS.values(),
     examples=(
         _SMALL | dict(decoder_causal=True),

@@ -131,11 +131,15 @@ class Published:
 
     def make(self, config: Config) -> nn.Module:
         """Return the module of a complete configuration."""
+        return self.module(**self.fields(config))
+
+    def fields(self, config: Config) -> dict[str, Any]:
+        """Return the fields of the module of a complete configuration."""
         fields = {}
         for name, field in self._fields():
             value = _as_tuple(config[name])
             fields[field.name] = field.coded[value] if field.coded else value
-        return self.module(**{**fields, **self.build(config)})
+        return {**fields, **self.build(config)}
 
     def write(self, module: nn.Module, variables: PyTree) -> dict[str, Any]:
         """Return the configuration of a module, without the library's header."""

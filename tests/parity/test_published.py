@@ -43,7 +43,10 @@ def test_the_library_opens_what_is_written_and_writes_it_again(record, number, t
     theirs, report = kind.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     theirs.save_pretrained(tmp_path / "theirs")
-    assert_says(json.loads((tmp_path / "theirs/config.json").read_text()), record.examples[number])
+    entries = record.examples[number]
+    if record is not record_of(module):  # a text model of texts and pictures is written alone
+        entries = entries.get("text_config", entries)
+    assert_says(json.loads((tmp_path / "theirs/config.json").read_text()), entries)
     again, loaded = pretrained.load(tmp_path / "theirs")
     assert again == module
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), loaded, variables)

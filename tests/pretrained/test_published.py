@@ -1,5 +1,6 @@
 """Every record reads what it writes; tests/parity compares with the libraries themselves."""
 
+import dataclasses
 import json
 import re
 from collections import Counter
@@ -14,6 +15,7 @@ from safetensors.numpy import save_file
 
 from genjax import pretrained
 from genjax.models.autoencoders.autoencoder_wan import autoencoder_wan_22
+from genjax.models.encoders.gemma3 import Gemma3_1B, Gemma3_12B
 from genjax.pretrained import published
 from genjax.pretrained.autoencoder_dc import AUTOENCODER_DC as DC
 from genjax.pretrained.autoencoder_kl import AUTOENCODER_KL as KL
@@ -269,6 +271,12 @@ def test_an_integer_is_a_number_too_and_null_is_where_the_library_allows_it(
     )
 
 
+def fields_of(module):
+    """Return all fields of a module that is no part of another."""
+    names = {field.name for field in dataclasses.fields(module)} - {"parent", "name"}
+    return {name: getattr(module, name) for name in names}
+
+
 FIELDS = {  # from the papers or the model cards
     "autoencoder of Wan 2.1, 0.33": dict(image_channels=3, widths=(96, 192, 384, 384)),
     "autoencoder of Stable Diffusion 1, diffusers 0.2": dict(
@@ -295,6 +303,8 @@ FIELDS = {  # from the papers or the model cards
         vocabulary_size=256_384, gate="gelu", bias_per_block=True, max_distance=128
     ),
     "BERT base": dict(width=768, depth=12),
+    "Gemma 3 12B, 4.50": fields_of(Gemma3_12B()),  # both configurations of Gemma are from memory
+    "Gemma 3 1B, 4.50": fields_of(Gemma3_1B()),
 }
 
 
