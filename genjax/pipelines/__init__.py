@@ -8,3 +8,5 @@ from genjax.pipelines.folders import load_encoder as load_encoder
 from genjax.pipelines.folders import save as save
 from genjax.pipelines.generation import Pipeline as Pipeline
 from genjax.pipelines.runs import Run as Run
+from genjax.pipelines.videos_with_sound import VideoSoundPipeline as VideoSoundPipeline
+from genjax.pipelines.videos_with_sound import VideoWithSound as VideoWithSound

@@ -149,6 +149,7 @@ class System:
         optional: those parts that a folder may lack.
         network: from a folder to the network and its variables.
         entries: from a pipeline to further entries of `model_index.json`.
+        pipeline: the class of its pipelines, called with the arguments of `Pipeline`.
     """
 
     name: str
@@ -158,6 +159,7 @@ class System:
     optional: tuple[str, ...] = ()
     network: Callable[[Folder], tuple[Any, Any]] = lambda folder: folder.part("transformer")
     entries: Callable[[Pipeline], dict[str, Any]] = lambda pipeline: {}
+    pipeline: Callable[..., Pipeline] = Pipeline
 
 
 def _find_system(name: Any, source: str) -> System:
@@ -219,6 +221,9 @@ def load(
     networks, Wan 2.2's experts, switches between them at its `boundary_ratio`. LTX-Video makes 25
     frames per second; blocks of its decoder that add noise (0.9.1) add none here.
 
+    LTX-2 makes videos with sound: its pipeline is a `VideoSoundPipeline`. Gemma 3 reads 1,024
+    tokens.
+
     Args:
         dtype: the type in which all networks compute; float32 if None.
         param_dtype, sharding: as in `genjax.pretrained.load`.
@@ -233,7 +238,7 @@ def load(
     opened, system = _open(folder, dtype=dtype, param_dtype=param_dtype, sharding=sharding)
     network, variables = system.network(opened)
     autoencoder, autoencoder_variables = opened.part("vae")
-    return Pipeline(
+    return system.pipeline(
         network,
         autoencoder,
         {"network": variables, "autoencoder": autoencoder_variables},
