@@ -3,6 +3,8 @@
 The stand-ins for autoencoders and vocoder are linear, so that networks of LTX-2 alone take time.
 """
 
+import os
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from genjax.models.transformers.ltx2 import LTX2
 from genjax.nn import Text
 from genjax.pipelines.systems.ltx2 import DISTILLED_TIMES, SECOND_STAGE_TIMES
 from genjax.pipelines.videos_with_sound import Scales, VideoSoundPipeline, guide_away
+from tests import virtual_devices
 
 PROMPTS = ["a cat", "a dog barks"]
 GIVEN = dict(size=(4, 8), frames=5, frame_rate=25.0, num_steps=3)
@@ -67,8 +70,7 @@ def condition(prompts):
     return dict(video=Text(letters), audio=Text(-letters))
 
 
-@pytest.fixture(scope="module")
-def pipeline():
+def build(sharding=None):
     network = Counted(width=8, audio_width=8, depth=2, num_heads=2, gated=True)
     x = dict(video=jnp.zeros((1, 1, 1, 1, 3)), audio=jnp.zeros((1, 1, 6)))
     t = dict.fromkeys(x, jnp.zeros(1))
@@ -93,7 +95,13 @@ def pipeline():
         scales=Scales(dict(video=3.0, audio=7.0), 1.0, 3.0, 0.7),
         perturbed_blocks=(1,),
         sound=((Spectrograms(), {}), (Waves(), {})),
+        sharding=sharding,
     )
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return build()
 
 
 def test_a_result_depends_on_its_prompt_and_seed_alone(pipeline):
@@ -106,6 +114,31 @@ def test_a_result_depends_on_its_prompt_and_seed_alone(pipeline):
     np.testing.assert_allclose(second.waveform[0], both.waveform[1], rtol=0, atol=1e-4)
     assert np.abs(second.frames[0].astype(int) - both.frames[1]).max() <= 1
     assert np.abs(both.waveform[0] - both.waveform[1]).max() > 0.1
+
+
+ON_DEVICES = """
+import sys
+import jax, numpy as np
+sys.path.insert(0, sys.argv[1])
+from genjax.devices import make_mesh
+from genjax.devices.mesh import batch_sharding
+from test_videos_with_sound import GIVEN, PROMPTS, build
+assert jax.device_count() == 8
+mesh = make_mesh({"data": 8}, 8)
+with jax.set_mesh(mesh):
+    latents = build(batch_sharding(mesh)).latents(PROMPTS * 4, **GIVEN)
+assert len(latents["audio"].sharding.device_set) == 8
+np.savez(sys.argv[2], **latents)
+"""
+
+
+def test_devices_do_not_matter(pipeline, tmp_path):
+    path = tmp_path / "latents.npz"
+    virtual_devices.run(["-c", ON_DEVICES, os.path.dirname(__file__), path], num_devices=8)
+    expected = pipeline.latents(PROMPTS * 4, **GIVEN)
+    for name, latents in np.load(path).items():
+        limit = 1e-4 * np.abs(expected[name]).max()  # rounding, over three steps
+        np.testing.assert_allclose(latents, expected[name], rtol=0, atol=limit)
 
 
 def test_all_predictions_are_of_one_call_and_other_values_compile_nothing(pipeline):
