@@ -195,7 +195,7 @@ def test_videos_and_sounds_agree_and_those_of_other_prompts_do_not(version, tmp_
     assert waveform.std() > 0.01 and results.sample_rate == 24_000
     assert_close(results.waveform, waveform)
 
-    changes = [dict(prompts=PROMPTS[::-1]), dict(guidance_scale=5.0)]
+    changes = [dict(prompts=PROMPTS[::-1]), dict(guidance_scale=9.0)]
     if version == "2.3":
         changes += [dict(perturbation_scale=1.5), dict(perturbed_blocks=[0])]
         changes += [dict(isolation_scale=2.0), dict(rescale=0.0)]
