@@ -17,6 +17,8 @@ from genjax import pretrained
 from genjax.models.autoencoders.autoencoder_ltx import AutoencoderLTX2, autoencoder_ltx_23
 from genjax.models.autoencoders.autoencoder_wan import autoencoder_wan_22
 from genjax.models.encoders.gemma3 import Gemma3_1B, Gemma3_12B
+from genjax.models.encoders.ltx2_connectors import ltx_2_0_connectors, ltx_2_3_connectors
+from genjax.models.transformers.ltx2 import ltx_2_0, ltx_2_3, ltx_2_5
 from genjax.pretrained import published
 from genjax.pretrained.autoencoder_dc import AUTOENCODER_DC as DC
 from genjax.pretrained.autoencoder_kl import AUTOENCODER_KL as KL
@@ -161,7 +163,7 @@ WRONG = {
 NULLABLE = (  # nullable according to the libraries' annotations
     "out_channels shift_factor latents_mean latents_std vq_embed_dim interpolation_scale "
     "use_additional_conditions caption_channels qk_norm text_config vision_config dense_act_fn "
-    "text_config_dict vision_config_dict"
+    "text_config_dict vision_config_dict audio_out_channels"
 ).split()
 
 
@@ -300,6 +302,12 @@ FIELDS = {  # from the papers or the model cards
     },
     "Wan 2.1 text-to-video 1.3B, 0.33": dict(width=1536, takes_image=False),
     "Wan 2.1 image-to-video 14B, 0.33": dict(width=5120, takes_image=True, out_channels=16),
+    # LTX-2's configurations are those of diffusers' script that converts the authors' files.
+    "LTX-2.0, 0.42": fields_of(ltx_2_0(out_channels=128, audio_out_channels=128)),
+    "LTX-2.3, 0.42": fields_of(ltx_2_3(out_channels=128, audio_out_channels=128)),
+    "LTX-2.5, 0.42": fields_of(ltx_2_5(out_channels=128, audio_out_channels=128)),
+    "connectors of LTX-2.0, 0.42": fields_of(ltx_2_0_connectors()),
+    "connectors of LTX-2.3, 0.42": fields_of(ltx_2_3_connectors()),
     "image encoder of Wan 2.1": dict(width=1280, quick_gelu=False, shared_features=None),
     "UMT5 of Wan 2.1": dict(
         vocabulary_size=256_384, gate="gelu", bias_per_block=True, max_distance=128
