@@ -10,6 +10,7 @@ from genjax.audio.spectra import Waveforms
 OFFSET = -0.691  # makes a 997 Hz sine at full scale in one channel read −3.01 LUFS
 ABSOLUTE_GATE, RELATIVE_GATE = -70.0, -10.0  # LUFS, and LU below the mean of what passes the first
 CHANNEL_WEIGHTS = (1.0, 1.0, 1.0, 1.41, 1.41)  # left, right, centre, left and right surround
+
 # The analog filters whose bilinear transforms at 48 kHz are the standard's coefficients (tables 1
 # and 2; Brecht De Man 2018, "Evaluation of implementations of the EBU R128 loudness measurement"):
 # corner in Hz and quality; gains of the shelf, at its top and at its corner.

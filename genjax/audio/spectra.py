@@ -77,8 +77,8 @@ def istft(
     """Return the waveform whose short-time Fourier transform is nearest to a spectrogram.
 
     It is the exact inverse of `stft` with the same arguments. For any other spectrogram it is the
-    least-squares solution: frames are windowed again, added, and divided by the sum of the squared
-    windows (Griffin & Lim 1984, equation 6).
+    least-squares solution (Griffin & Lim 1984, equation 6). Frames are windowed again, added, and
+    divided by the sum of the squared windows.
 
     Args:
         length: samples to return; by default hop·(frames − 1) + n_fft − 2·padding.

@@ -96,8 +96,8 @@ def mel_distance(
 def si_sdr(waveforms: Waveforms, originals: Waveforms) -> Float[Array, " batch"]:
     """Return the scale-invariant signal-to-distortion ratio of each waveform, in dB.
 
-    It is 10·log₁₀(‖αy‖² / ‖x − αy‖²) with α = ⟨x, y⟩ / ‖y‖², for the waveform x and its original y:
-    above 100 for a scaled copy, as far as float32 goes, and −∞ for silence.
+    For the waveform x and its original y it is 10·log₁₀(‖αy‖² / ‖x − αy‖²) with α = ⟨x, y⟩ / ‖y‖².
+    A scaled copy has more than 100 dB, as far as float32 goes. Silence has −∞.
 
     Raises:
         ValueError: shapes differ.

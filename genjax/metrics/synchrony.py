@@ -19,8 +19,9 @@ Times = Float[np.ndarray, "_"]
 STEP = 0.004  # seconds between the frames of `onset_strength`
 LAG, FRAME = 4, 8  # steps between the two frames that are compared, and of a frame: 16 and 32 ms
 THRESHOLD = 0.03  # strength of an onset: that of a tone at −30 dB of full scale
-# What the strength of a steady tone of amplitude 1 would be: the Hann window's three bins of 1/2, 1
-# and 1/2, and the window's share between the two frames' centres.
+
+# A steady tone of amplitude 1 would have this strength. The Hann window spreads it over three bins
+# of 1/2, 1 and 1/2. The second factor is the window's share between the centres of both frames.
 _UNIT = np.sqrt(1.5) * (0.5 + 1 / np.pi)
 PITCH_SECONDS = 0.04  # of sound after an onset, whose pitch is measured
 
