@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Float, Int16
 
 SUFFIXES = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".wav")
-SILENCE = 1e-3  # amplitude below which everything is silence: −60 dB of full scale
-# Clipped sound has its peak at full scale and stays there: for `PLATEAU` samples, and in this share
-# of all samples. Square waves of a lower peak are no clipped sound.
+# Sound whose largest amplitude is below −60 dB of full scale is silent.
+SILENCE = 1e-3
+# Sound is clipped if its peak is at full scale and this share of its samples stays there for a run
+# of `PLATEAU` samples. Square waves of a lower peak are not clipped.
 FULL_SCALE, PLATEAU, CLIPPED = 0.98, 4, 1e-3
 MISSING = 0.1  # seconds by which a file may end before it says; codecs pad and delay sound
 

@@ -107,8 +107,9 @@ def bounces(split: str) -> list[tuple[Bounce, ...]]:
 def bounces_of(moving: Sequence[Movement]) -> tuple[Bounce, ...]:
     """Return the bounces of moving digits from the first frame to the last, first to last.
 
-    A digit on the path start + velocity·time meets a wall where the path is a multiple of the room
-    that its upper left corner has: an even multiple is the top or left wall.
+    The room is how far a digit's upper left corner can go. A digit on the path start +
+    velocity·time meets a wall where the path is a multiple of the room. An even multiple is the top
+    or left wall.
     """
     room, found = SIDE - DIGIT_SIDE, []
     for movement in moving:

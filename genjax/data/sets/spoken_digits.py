@@ -30,7 +30,7 @@ SPEEDS = (130, 160, 190)  # words a minute
 
 
 class Utterance(NamedTuple):
-    """What is said, and how.
+    """A text and how it is said.
 
     Attributes:
         voice: a name of espeak-ng's, "en-us+f1".

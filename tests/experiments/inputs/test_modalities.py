@@ -1,6 +1,7 @@
 """Sound as a space and frames as a condition, in the diffusion task, with own networks."""
 
 from dataclasses import replace
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,7 @@ from experiments.configuration import base
 from experiments.configuration.runs import build
 from experiments.inputs import autoencoders
 from experiments.inputs.datasets import Data, training_batches
+from experiments.launch.encoding import Encoder, Examples
 from genjax.data import Batches, Dataset, InMemory, load_dataset, to_float
 from genjax.data.dataset import OnDisk
 from genjax.devices import make_mesh
@@ -243,3 +245,15 @@ def test_frames_of_the_clip_itself_condition_the_network(flip):
         samples, np.broadcast_to(held_out[[2, 0], 1:2], samples.shape), atol=1e-5
     )
     assert not np.any(task.condition.null(frozen))
+
+
+def test_sounds_are_encoded_to_latents_in_batches():
+    """`experiments.encode` writes what the autoencoder makes of int16 sound in [−1, 1)."""
+    sounds = load_sounds("test", None)
+    encoder = Encoder(partial(autoencoders.encode, Halves()), {}, batch_size=3)
+    assert encoder.shape(sounds.source[0]["audio"]) == (32, 2)
+    latents, labels = encoder(Examples(sounds, False, "audio"), range(8))
+    pairs = sounds.source[:]["audio"].reshape(8, 32, 2) / 2**15
+    expected = np.stack([pairs.mean(-1), (pairs[..., 0] - pairs[..., 1]) / 2], -1)
+    np.testing.assert_allclose(latents, expected, atol=1e-6)
+    assert labels.tolist() == [0] * 8
