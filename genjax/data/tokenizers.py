@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int32
@@ -53,12 +53,15 @@ class Tokenizer:
         self.num_tokens = self._tokenizer.get_vocab_size()
 
     def encode(
-        self, prompts: Sequence[str], length: int
+        self, prompts: Sequence[str], length: int, side: Literal["left", "right"] = "right"
     ) -> tuple[Int32[np.ndarray, "batch length"], Bool[np.ndarray, "batch length"]]:
         """Return each prompt's tokens, with start and end marks, padded or cut to `length`.
 
         A prompt that is cut keeps its marks, and a warning quotes the lost text. The published
         systems' encoders take a `length` of 77 (CLIP), 256 or 512 (T5) and at most 512 (BERT).
+
+        Args:
+            side: on which side of the text the padding is; "left" for Gemma 3 in LTX-2.
 
         Returns:
             The tokens' numbers, and a mask that is False at padding.
@@ -73,7 +76,7 @@ class Tokenizer:
             )
         self._tokenizer.enable_truncation(length)
         self._tokenizer.enable_padding(
-            length=length, pad_id=self.padding_id, pad_token=self._padding
+            length=length, pad_id=self.padding_id, pad_token=self._padding, direction=side
         )
         encodings = self._tokenizer.encode_batch(list(prompts))
         for prompt, encoding in zip(prompts, encodings, strict=True):

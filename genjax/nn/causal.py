@@ -26,9 +26,9 @@ def continues(module: nn.Module) -> bool:
 
 def prepend_context(
     module: nn.Module,
-    x: Float[Array, "batch time height width channels"],
-    initial: Float[Array, "batch context height width channels"],
-) -> Float[Array, "batch context_and_time height width channels"]:
+    x: Float[Array, "batch time *places channels"],
+    initial: Float[Array, "batch context *places channels"],
+) -> Float[Array, "batch context_and_time *places channels"]:
     """Prepend the preceding frames to `x`, and store its last frames for the next chunk.
 
     At a video's start the preceding frames are `initial`. Later they are the last frames that
@@ -77,7 +77,7 @@ def convolve_video(
     x: Float[Array, "batch time height width channels"],
     kernel: Float[Array | np.ndarray, "length rows columns channels features"],
     padding: list[tuple[int, int]],
-) -> Float[Array, "batch outputs height width features"]:
+) -> Float[Array, "batch outputs new_height new_width features"]:
     """Convolve over time, without padding, and over space, in the fastest form of each platform.
 
     XLA's 3-D convolutions are slow on CPUs and TPUs. On CPUs a sum over the kernel's frames takes a
@@ -96,7 +96,7 @@ def _convolve(
     x: Float[Array, "batch time height width channels"],
     kernel: Float[Array, "length rows columns channels features"],
     padding: list[tuple[int, int]],
-) -> Float[Array, "batch outputs height width features"]:
+) -> Float[Array, "batch outputs new_height new_width features"]:
     """Convolve over time, without padding, and over space."""
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1, 1), [(0, 0), *padding], dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
@@ -107,7 +107,7 @@ def _convolve_frames(
     x: Float[Array, "batch time height width channels"],
     kernel: Float[Array, "length rows columns channels features"],
     padding: list[tuple[int, int]],
-) -> Float[Array, "batch outputs height width features"]:
+) -> Float[Array, "batch outputs new_height new_width features"]:
     """Compute `_convolve` as a sum of convolutions in space, one for each frame of the kernel."""
     batch, time, *shape = x.shape
     outputs = time - len(kernel) + 1
@@ -126,13 +126,13 @@ def _convolve_rows(
     x: Float[Array, "batch time height width channels"],
     kernel: Float[Array, "length rows columns channels features"],
     padding: list[tuple[int, int]],
-) -> Float[Array, "batch outputs height width features"]:
+) -> Float[Array, "batch outputs new_height new_width features"]:
     """Compute `_convolve` as a sum of convolutions, one for each row of the kernel.
 
     They convolve over time and columns. Their batch consists of the rows of all videos.
     """
-    batch, _, height = x.shape[:3]
     x = jnp.pad(x, [(0, 0), (0, 0), padding[0], (0, 0), (0, 0)])
+    batch, height = len(x), x.shape[2] - kernel.shape[1] + 1
 
     def convolve(row: int) -> Array:
         return jax.lax.conv_general_dilated(

@@ -10,3 +10,5 @@ from genjax.pipelines.generation import Pipeline as Pipeline
 from genjax.pipelines.runs import Run as Run
 from genjax.pipelines.sounds import SoundPipeline as SoundPipeline
 from genjax.pipelines.sounds import TimedPrompt as TimedPrompt
+from genjax.pipelines.videos_with_sound import VideoSoundPipeline as VideoSoundPipeline
+from genjax.pipelines.videos_with_sound import VideoWithSound as VideoWithSound

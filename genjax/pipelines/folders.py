@@ -208,7 +208,8 @@ def load(
 ) -> Pipeline:
     """Return the pipeline of a folder, for pictures, videos or sounds.
 
-    The systems are Stable Diffusion 3, FLUX.1, PixArt, DiT, Wan, LTX-Video and Stable Audio.
+    The systems are Stable Diffusion 3, FLUX.1, PixArt, DiT, Wan, LTX-Video, LTX-2 and
+    Stable Audio.
 
         types = dict(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
         pipeline = load("stable-diffusion-3-medium-diffusers", **types)
@@ -225,6 +226,9 @@ def load(
 
     Stable Audio makes sounds: its pipeline is a `SoundPipeline`. T5 reads as many tokens as its
     tokenizer's `model_max_length`.
+
+    LTX-2 makes videos with sound: its pipeline is a `VideoSoundPipeline`. Gemma 3 reads 1,024
+    tokens.
 
     Args:
         dtype: the type in which all networks compute; float32 if None.
@@ -387,7 +391,7 @@ def _write_part(folder: Path, part: Any, **entries: Any) -> list[str | None]:
         module, variables = part
         pretrained.save(folder, module, variables, **entries)
         record = record_of(module)
-        return [record.library.name, record.name]
+        return [record.library.name.rpartition(".")[2], record.name]
     tokenizer = part if isinstance(part, Tokenizer) else Tokenizer(part)
     if tokenizer.kind is None:
         raise ValueError(f"{tokenizer.folder}/tokenizer_config.json has no tokenizer_class: add it")

@@ -1,5 +1,6 @@
 """The record of a published class, by which its folders are read, checked and written."""
 
+import dataclasses
 import functools
 import importlib
 import os
@@ -28,7 +29,7 @@ class Library:
     """A library that publishes networks as folders of `config.json` and safetensors.
 
     Attributes:
-        name: the name that Python imports.
+        name: the name that Python imports. `model_index.json` has its last part.
         weights: name of the file of weights, without its extension.
         header: from a class and the type of its weights to the first entries of a configuration.
         unused: entries of configurations that do not concern a network.
@@ -41,6 +42,7 @@ class Library:
 
 
 DIFFUSERS = Library("diffusers", NAMES[0], lambda name, dtype: dict(_class_name=name))
+DIFFUSERS_LTX2 = dataclasses.replace(DIFFUSERS, name="diffusers.pipelines.ltx2")
 TRANSFORMERS = Library(
     "transformers",
     NAMES[1],
@@ -129,11 +131,15 @@ class Published:
 
     def make(self, config: Config) -> nn.Module:
         """Return the module of a complete configuration."""
+        return self.module(**self.fields(config))
+
+    def fields(self, config: Config) -> dict[str, Any]:
+        """Return the fields of the module of a complete configuration."""
         fields = {}
         for name, field in self._fields():
             value = _as_tuple(config[name])
             fields[field.name] = field.coded[value] if field.coded else value
-        return self.module(**{**fields, **self.build(config)})
+        return {**fields, **self.build(config)}
 
     def write(self, module: nn.Module, variables: PyTree) -> dict[str, Any]:
         """Return the configuration of a module, without the library's header."""

@@ -38,7 +38,10 @@ def test_tokens_and_padding(folder):
     assert ids.dtype == np.int32 and mask.dtype == bool
     assert (tokenizer.padding_id, tokenizer.num_tokens) == (0, len(WORDS))
     assert [a.shape for a in tokenizer.encode([], 6)] == [(0, 6), (0, 6)]
-    # Each call has its own length.
+    # Each call has its own length and side.
+    ids, mask = tokenizer.encode(["a"], 5, "left")
+    np.testing.assert_array_equal(ids, [[0, 0, 2, 4, 3]])
+    np.testing.assert_array_equal(mask, [[0, 0, 1, 1, 1]])
     np.testing.assert_array_equal(tokenizer.encode(["a"], 4)[0], [[2, 4, 3, 0]])
 
 

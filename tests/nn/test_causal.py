@@ -1,5 +1,7 @@
 """The causal convolution's forms for CPUs, for TPUs and for all others are the same function."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,19 @@ def test_forms_agree_with_their_derivatives(form, kernel_size):
     for a, b in zip(ours, expected, strict=True):
         # Sums of up to 252 products in float32, in another order.
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("form", [_convolve_frames, _convolve_rows])
+def test_forms_agree_on_frames_that_are_padded_before(form):
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.standard_normal((2, 4, 6, 5, 3), np.float32))
+    kernel = jnp.asarray(random.standard_normal((3, 3, 3, 3, 4), np.float32))
+    ours, expected = (
+        jax.jit(functools.partial(each, padding=[(0, 0), (0, 0)]))(x, kernel)
+        for each in (form, _convolve)
+    )
+    assert ours.shape == (2, 2, 4, 3, 4)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
 def test_a_frame_depends_on_no_later_one():

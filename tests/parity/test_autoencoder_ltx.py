@@ -223,7 +223,10 @@ def folder(tmp_path_factory):
     ("entries", "message"),
     [
         (dict(upsample_factor=[1]), r"upsample_factor=\[1\] has 1 values; expected 3"),
-        (dict(decoder_spatio_temporal_scaling=[True] * 3), r"divides .* by \[4 4 4\], .* by 8"),
+        (
+            dict(decoder_spatio_temporal_scaling=[True] * 3),
+            r"divides .* by \[4 4 4\], .* by \[8 8 8\]",
+        ),
         (dict(scaling_factor=2.0), "scaling_factor=2.0 is not supported; only 1.0"),
         (dict(down_block_types=["Down"] * 3), "down_block_types='Down' is not supported; only"),
         (dict(rotary=1), r"entries that are not known here: {'rotary': 1}"),

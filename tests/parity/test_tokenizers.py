@@ -74,20 +74,31 @@ def bert(folder):
     return theirs
 
 
+def gemma(folder):
+    library = Library(models.BPE(unk_token="<unk>"))
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    library.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=70, special_tokens=special))
+    model = json.loads(library.to_str())["model"]
+    merges = [tuple(pair) for pair in model["merges"]]
+    theirs = transformers.GemmaTokenizer(vocab=model["vocab"], merges=merges, padding_side="left")
+    theirs.save_pretrained(folder)
+    return theirs
+
+
 def assert_same(ours, theirs, prompts, length):
     expected = theirs(
         prompts, padding="max_length", max_length=length, truncation=True, return_tensors="np"
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tests/data tests the warnings on prompts that are cut
-        ids, mask = ours.encode(prompts, length)
+        ids, mask = ours.encode(prompts, length, theirs.padding_side)
     np.testing.assert_array_equal(ids, expected["input_ids"])
     np.testing.assert_array_equal(mask, expected["attention_mask"])
     assert ours.padding_id == theirs.pad_token_id and ours.num_tokens == len(theirs)
     assert len(np.unique(ids)) > 20 and 0.2 < mask.mean() < 0.8
 
 
-@pytest.mark.parametrize("build", [clip, t5, bert])
+@pytest.mark.parametrize("build", [clip, t5, bert, gemma])
 def test_saved_ones_agree(tmp_path, build):
     theirs = build(tmp_path)
     theirs = theirs[0] if build is clip else theirs

@@ -1,5 +1,6 @@
 """Every record reads what it writes; tests/parity compares with the libraries themselves."""
 
+import dataclasses
 import json
 import re
 from collections import Counter
@@ -13,7 +14,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from genjax import pretrained
+from genjax.models.autoencoders.autoencoder_ltx import AutoencoderLTX2, autoencoder_ltx_23
 from genjax.models.autoencoders.autoencoder_wan import autoencoder_wan_22
+from genjax.models.encoders.gemma3 import Gemma3_1B, Gemma3_12B
+from genjax.models.encoders.ltx2_connectors import ltx_2_0_connectors, ltx_2_3_connectors
+from genjax.models.transformers.ltx2 import ltx_2_0, ltx_2_3, ltx_2_5
 from genjax.pretrained import published
 from genjax.pretrained.autoencoder_dc import AUTOENCODER_DC as DC
 from genjax.pretrained.autoencoder_kl import AUTOENCODER_KL as KL
@@ -158,7 +163,7 @@ WRONG = {
 NULLABLE = (  # nullable according to the libraries' annotations
     "out_channels shift_factor latents_mean latents_std vq_embed_dim interpolation_scale "
     "use_additional_conditions caption_channels qk_norm text_config vision_config dense_act_fn "
-    "text_config_dict vision_config_dict"
+    "text_config_dict vision_config_dict audio_out_channels"
 ).split()
 
 
@@ -269,6 +274,13 @@ def test_an_integer_is_a_number_too_and_null_is_where_the_library_allows_it(
     )
 
 
+def fields_of(module):
+    """Return all fields of a module that is no part of another, except for what files tell."""
+    others = {"parent", "name", "latent_mean", "latent_deviation"}
+    names = {field.name for field in dataclasses.fields(module)} - others
+    return {name: getattr(module, name) for name in names}
+
+
 FIELDS = {  # from the papers or the model cards
     "autoencoder of Wan 2.1, 0.33": dict(image_channels=3, widths=(96, 192, 384, 384)),
     "autoencoder of Stable Diffusion 1, diffusers 0.2": dict(
@@ -290,6 +302,12 @@ FIELDS = {  # from the papers or the model cards
     },
     "Wan 2.1 text-to-video 1.3B, 0.33": dict(width=1536, takes_image=False),
     "Wan 2.1 image-to-video 14B, 0.33": dict(width=5120, takes_image=True, out_channels=16),
+    # LTX-2's configurations are those of diffusers' script that converts the authors' files.
+    "LTX-2.0, 0.42": fields_of(ltx_2_0(out_channels=128, audio_out_channels=128)),
+    "LTX-2.3, 0.42": fields_of(ltx_2_3(out_channels=128, audio_out_channels=128)),
+    "LTX-2.5, 0.42": fields_of(ltx_2_5(out_channels=128, audio_out_channels=128)),
+    "connectors of LTX-2.0, 0.42": fields_of(ltx_2_0_connectors()),
+    "connectors of LTX-2.3, 0.42": fields_of(ltx_2_3_connectors()),
     "image encoder of Wan 2.1": dict(width=1280, quick_gelu=False, shared_features=None),
     "UMT5 of Wan 2.1": dict(
         vocabulary_size=256_384, gate="gelu", bias_per_block=True, max_distance=128
@@ -298,6 +316,10 @@ FIELDS = {  # from the papers or the model cards
     "autoencoder of Stable Audio Open, 0.30": dict(factor=2048, latent_channels=64),
     "transformer of Stable Audio Open, 0.30": dict(width=1536, num_kv_heads=12, text_width=768),
     "projection of Stable Audio Open, 0.30": dict(features=768, most_seconds=512.0),
+    "autoencoder of LTX-2.0": fields_of(AutoencoderLTX2()),
+    "autoencoder of LTX-2.3": fields_of(autoencoder_ltx_23()),
+    "Gemma 3 12B, 4.50": fields_of(Gemma3_12B()),  # both configurations of Gemma are from memory
+    "Gemma 3 1B, 4.50": fields_of(Gemma3_1B()),
 }
 
 

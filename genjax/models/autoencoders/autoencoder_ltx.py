@@ -1,12 +1,14 @@
-"""LTX-Video's autoencoder: latents of 128 channels for 8 frames of 32×32 pixels each.
+"""The autoencoders of LTX-Video and LTX-2: latents of 128 channels for 8 frames of 32×32 pixels.
 
 HaCohen et al. 2024, "LTX-Video: realtime video latent diffusion", section 2.1. The encoder sees no
 later frame. The decoder does unless `decoder_causal`. Copies of a video's first and last frame pad
 convolutions in time. The first frame has a latent frame of its own, so 1 + 8n frames have 1 + n.
-From version 0.9.1 on, the decoder takes the noise level of its latents and denoises them too.
+From version 0.9.1 on, the decoder takes the noise level of its latents and denoises them too. That
+of LTX-2 (HaCohen et al. 2026, "LTX-2: efficient joint audio-visual foundation model") does not.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +27,7 @@ Dtype = Any
 Video = Float[Array, "batch time height width channels"]
 Vector = Float[Array, "batch channels"]
 Changed = Float[Array, "batch new_time new_height new_width new_channels"]
-# The strides in time, height and width of a level of the encoder, by the kind of its end.
+# The strides in time, height and width of a level, by the kind of its change of size.
 STRIDES = dict(conv=(2, 2, 2), spatial=(1, 2, 2), temporal=(2, 1, 1), spatiotemporal=(2, 2, 2))
 
 
@@ -46,10 +48,15 @@ def _gathered(x: Video, strides: Sequence[int]) -> Changed:
     return rearrange(x, "b (t p) (h q) (w r) c -> b t h w (c p q r)", **sizes)
 
 
-def _spread(x: Video, strides: Sequence[int] = (2, 2, 2)) -> Changed:
+def _spread(x: Video, strides: Sequence[int]) -> Changed:
     """Return the video from which `_gathered` makes `x`."""
     sizes = dict(zip("pqr", strides, strict=True))
     return rearrange(x, "b t h w (c p q r) -> b (t p) (h q) (w r) c", **sizes)
+
+
+def _product(kinds: Sequence[str | None]) -> np.ndarray:
+    """Return the product of the strides of all levels, in time, height and width."""
+    return np.prod([(1, 1, 1), *(STRIDES[kind] for kind in kinds if kind)], axis=0)
 
 
 class Conv(nn.Module):
@@ -58,6 +65,8 @@ class Conv(nn.Module):
     Attributes:
         causal: whether no output depends on a later frame: then two copies precede the video.
         strides: in time, height and width. Only those of 1 continue a chunk.
+        reflect: whether mirrored pixels surround a frame instead of zeros. A side then has 2 pixels
+            or more.
     """
 
     features: int
@@ -65,6 +74,7 @@ class Conv(nn.Module):
     dtype: Dtype
     param_dtype: Dtype
     strides: Sequence[int] = (1, 1, 1)
+    reflect: bool = False
 
     @nn.compact
     def __call__(self, x: Video) -> Changed:
@@ -77,6 +87,9 @@ class Conv(nn.Module):
         else:
             x = jnp.concatenate([x[:, :1], x, x[:, -1:]], axis=1)
         padding = [(1, 1), (1, 1)]
+        if self.reflect:
+            x = jnp.pad(x, [(0, 0), (0, 0), *padding, (0, 0)], mode="reflect")
+            padding = [(0, 0), (0, 0)]
         if max(self.strides) == 1:
             x = convolve_video(x, kernel, padding)
         else:
@@ -95,6 +108,7 @@ class ResidualBlock(nn.Module):
     noise: bool
     dtype: Dtype
     param_dtype: Dtype
+    reflect: bool = False
 
     @nn.compact
     def __call__(
@@ -111,7 +125,8 @@ class ResidualBlock(nn.Module):
         for i in (1, 2):
             h = _norm(h)
             h = _modulated(h, *parts[2 * i - 2 : 2 * i]) if parts else h
-            conv = Conv(self.features, self.causal, self.dtype, self.param_dtype, name=f"conv{i}")
+            types = self.causal, self.dtype, self.param_dtype
+            conv = Conv(self.features, *types, reflect=self.reflect, name=f"conv{i}")
             h = conv(nn.silu(h))
             if self.noise:
                 h = h + self._noise(h, f"noise{i}")
@@ -150,29 +165,33 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the frames, rows and columns; 1 + n frames become 1 + 2n.
+    """More frames, rows or columns; with a stride of 2 in time, 1 + n frames become 1 + 2n.
 
     Attributes:
+        strides: how many times the frames, the rows and the columns are multiplied.
         factor: the input's channels are divided by this number.
         residual: whether the input is added, its channels spread and repeated.
     """
 
+    strides: Sequence[int]
     factor: int
     residual: bool
     causal: bool
     dtype: Dtype
     param_dtype: Dtype
+    reflect: bool = False
 
     @nn.compact
     def __call__(self, x: Video) -> Changed:
-        conv = Conv(
-            8 * x.shape[-1] // self.factor, self.causal, self.dtype, self.param_dtype, name="conv"
-        )
-        starts = not continues(conv)
-        h = _spread(conv(x))
+        types = self.causal, self.dtype, self.param_dtype
+        values = math.prod(self.strides)
+        features = values * x.shape[-1] // self.factor
+        conv = Conv(features, *types, reflect=self.reflect, name="conv")
+        early = 0 if continues(conv) else self.strides[0] - 1
+        h = _spread(conv(x), self.strides)
         if self.residual:
-            h = h + jnp.tile(_spread(x), 8 // self.factor)
-        return h[:, int(starts) :]
+            h = h + jnp.tile(_spread(x, self.strides), values // self.factor)
+        return h[:, early:]
 
 
 class Encoder(nn.Module):
@@ -213,18 +232,20 @@ class Decoder(nn.Module):
     out_channels: int
     widths: Sequence[int]
     blocks: Sequence[int]
-    upsample: Sequence[bool]
+    upsample: Sequence[str | None]
     noise: Sequence[bool]
     upsample_residual: Sequence[bool]
     upsample_factor: Sequence[int]
     takes_time: bool
     causal: bool
+    reflect: bool
     dtype: Dtype
     param_dtype: Dtype
 
     @nn.compact
     def __call__(self, latents: Video, t: Float[Array, " batch"] | None) -> Changed:
         types = dict(causal=self.causal, dtype=self.dtype, param_dtype=self.param_dtype)
+        types |= dict(reflect=self.reflect)
         if self.takes_time:
             scale = self.param("time_scale", nn.initializers.constant(1000.0), ())
             t = sinusoidal_embedding(t * scale, 256)
@@ -248,7 +269,7 @@ class Decoder(nn.Module):
                 change = ResidualBlock(width, noise=noise, name=f"level_{level}_change", **types)
                 x = change(x)
             if self.upsample[index]:
-                sizes = (factor, self.upsample_residual[index])
+                sizes = (STRIDES[self.upsample[index]], factor, self.upsample_residual[index])
                 x = Upsample(*sizes, name=f"level_{level}_upsample", **types)(x)
             for i in range(self.blocks[index]):
                 x = ResidualBlock(width, noise=noise, name=f"level_{level}_block_{i}", **types)(
@@ -274,12 +295,14 @@ class AutoencoderLTX(nn.Module):
         blocks: number of residual blocks of each level of the encoder, and of its middle.
         downsample: how each level ends, a key of `STRIDES`, or None.
         decoder_widths, decoder_blocks: those of the decoder's levels, the finest first.
-        upsample: for each level of the decoder, whether it doubles frames, rows and columns.
+        upsample: what each level of the decoder doubles, a key of `STRIDES`, or None.
         noise: for each level of the decoder, and its middle, whether blocks add noise.
         upsample_residual, upsample_factor: of each level's `Upsample`.
         takes_time: whether the decoder takes the noise level of its latents.
         patch_size: side of the patches of pixels that are channels to encoder and decoder.
         encoder_causal, decoder_causal: whether no frame depends on a later one.
+        decoder_reflect: whether the decoder's convolutions mirror a frame at its edges, instead of
+            zeros beyond them. A side of the latents is then 2 or more.
         latent_mean, latent_deviation: one value for each latent channel, or one for all. A
             diffusion model's latents are (latents − mean)/deviation.
         dtype: type of the convolutions. Norms and the outputs are always float32.
@@ -291,7 +314,7 @@ class AutoencoderLTX(nn.Module):
     downsample: Sequence[str | None] = ("conv", "conv", "conv", None)
     decoder_widths: Sequence[int] = (128, 256, 512, 512)
     decoder_blocks: Sequence[int] = (4, 3, 3, 3, 4)
-    upsample: Sequence[bool] = (True, True, True, False)
+    upsample: Sequence[str | None] = ("spatiotemporal",) * 3 + (None,)
     noise: Sequence[bool] = (False,) * 5
     upsample_residual: Sequence[bool] = (False,) * 4
     upsample_factor: Sequence[int] = (1,) * 4
@@ -299,6 +322,7 @@ class AutoencoderLTX(nn.Module):
     patch_size: int = 4
     encoder_causal: bool = True
     decoder_causal: bool = False
+    decoder_reflect: bool = False
     latent_mean: tuple[float, ...] = (0.0,)
     latent_deviation: tuple[float, ...] = (1.0,)
     dtype: Dtype = jnp.float32
@@ -307,19 +331,19 @@ class AutoencoderLTX(nn.Module):
     @property
     def factor(self) -> int:
         """Number of pixels per latent position, along height and along width."""
-        return self.patch_size * 2 ** sum(self.upsample)
+        return self.patch_size * int(_product(self.upsample)[1])
 
     @property
     def temporal_factor(self) -> int:
         """Number of frames per latent frame after the first."""
-        return 2 ** sum(self.upsample)
+        return int(_product(self.upsample)[0])
 
     def setup(self):
-        strides = np.prod([STRIDES[end] for end in self.downsample if end] or [(1, 1, 1)], axis=0)
-        if {*strides.tolist()} != {2 ** sum(self.upsample)}:
+        down, up = _product(self.downsample), _product(self.upsample)
+        if (down != up).any():
             raise ValueError(
-                f"downsample={self.downsample} divides frames, rows and columns by {strides}, and "
-                f"upsample={self.upsample} multiplies them by {2 ** sum(self.upsample)}"
+                f"downsample={self.downsample} divides frames, rows and columns by {down}, and "
+                f"upsample={self.upsample} multiplies them by {up}"
             )
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         sizes = (self.widths, self.blocks, self.downsample, self.encoder_causal)
@@ -334,6 +358,7 @@ class AutoencoderLTX(nn.Module):
             self.upsample_factor,
             self.takes_time,
             self.decoder_causal,
+            self.decoder_reflect,
             **types,
         )
 
@@ -385,3 +410,38 @@ class AutoencoderLTX(nn.Module):
     ) -> Float[Array, "batch time height width 3"]:
         """Return the reconstruction from the latents' mean."""
         return self.decode(self.encode(video)[0])
+
+
+class AutoencoderLTX2(AutoencoderLTX):
+    """LTX-2's autoencoder, whose defaults are the sizes of version 2.0's published weights.
+
+    It differs from LTX-Video's in sizes, in `decoder_reflect`, and in what a published file is.
+    The first of `widths` is the number of latent channels.
+    """
+
+    widths: Sequence[int] = (128, 256, 512, 1024, 2048)
+    blocks: Sequence[int] = (4, 6, 6, 2, 2)
+    downsample: Sequence[str | None] = ("spatial", "temporal", "spatiotemporal", "spatiotemporal")
+    decoder_widths: Sequence[int] = (256, 512, 1024)
+    decoder_blocks: Sequence[int] = (5, 5, 5, 5)
+    upsample: Sequence[str | None] = ("spatiotemporal",) * 3
+    noise: Sequence[bool] = (False,) * 4
+    upsample_residual: Sequence[bool] = (True,) * 3
+    upsample_factor: Sequence[int] = (2,) * 3
+    decoder_reflect: bool = True
+
+
+def autoencoder_ltx_23(**options) -> AutoencoderLTX2:
+    """Return the autoencoder of LTX-2.3 in its published sizes."""
+    sizes = dict(
+        widths=(128, 256, 512, 1024, 1024),
+        blocks=(4, 6, 4, 2, 2),
+        decoder_widths=(256, 512, 512, 1024),
+        decoder_blocks=(4, 6, 4, 2, 2),
+        upsample=("spatial", "temporal", "spatiotemporal", "spatiotemporal"),
+        noise=(False,) * 5,
+        upsample_residual=(False,) * 4,
+        upsample_factor=(2, 2, 1, 2),
+        decoder_reflect=False,
+    )
+    return AutoencoderLTX2(**sizes | options)

@@ -4,7 +4,7 @@ A transformer over the latents of a clip, which stand for 8 frames and 32×32 pi
 enters by adaLN-single and the text by cross-attention. Rotary positions are in seconds and pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -82,18 +82,34 @@ def rotations(coordinates: Coordinates, features: int) -> Float[Array, "length p
     count = features // 6
     frequencies = np.float32(10_000.0) ** np.linspace(0, 1, count, dtype=np.float32)
     frequencies = frequencies * np.float32(np.pi) / np.float32(2)
-    grid = tuple(map(len, coordinates))
+    wholes = SECONDS, PIXELS, PIXELS
+    fractions = [places / whole for places, whole in zip(coordinates, wholes, strict=True)]
+    return fraction_rotations(fractions, frequencies, features)
+
+
+def fraction_rotations(
+    fractions: Sequence[Float[Array, " _"]],
+    frequencies: Float[np.ndarray, " count"],
+    features: int,
+) -> Float[Array, "length pairs 2"]:
+    """Return (cos, sin) of (2a − 1)·frequency for every point of a grid, in row-major order.
+
+    Args:
+        fractions: the coordinates a along each axis, in [0, 1].
+        frequencies: of each axis. With n axes, pair n·i + j turns by frequency i of axis j.
+        features: of a token; the first pairs stay as they are if the others are fewer.
+    """
+    grid, axes, count = tuple(map(len, fractions)), len(fractions), len(frequencies)
     tables = []
-    for axis, (places, whole) in enumerate(
-        zip(coordinates, (SECONDS, PIXELS, PIXELS), strict=True)
-    ):
-        angles = (2 * (places / whole) - 1)[:, None] * frequencies
+    for axis, places in enumerate(fractions):
+        angles = (2 * places - 1)[:, None] * frequencies
         table = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-        shape = [1, 1, 1, count, 2]
+        shape = [1] * axes + [count, 2]
         shape[axis] = grid[axis]
         tables.append(jnp.broadcast_to(table.reshape(shape), (*grid, count, 2)))
-    turned = jnp.stack(tables, axis=-2).reshape(-1, 3 * count, 2)
-    unturned = jnp.broadcast_to(jnp.array([1.0, 0.0]), (len(turned), features % 6 // 2, 2))
+    turned = jnp.stack(tables, axis=-2).reshape(-1, axes * count, 2)
+    still = features // 2 - axes * count
+    unturned = jnp.broadcast_to(jnp.array([1.0, 0.0]), (len(turned), still, 2))
     return jnp.concatenate([unturned, turned], axis=1)
 
 
