@@ -84,6 +84,15 @@ PARAMETERS = {
     + (6144 + 1) * 64,
     # FLUX.1's autoencoder, and PatchGAN of three layers with a bias of each convolution
     "imagenet256_autoencoder": 83_819_683 + 2_766_529,
+    # Stable Audio Open's autoencoder, and EnCodec's discriminators of width 64 for five resolutions
+    # of stereo: kernels, biases and gains
+    "sound_autoencoder:stable_audio": 156_112_514
+    + 5 * (27 * 64 * 4 + (3 * 27 + 9) * 64**2 + 9 * 64 + 2 * (5 * 64 + 1)),
+    # DAC's published count and its gains, five periods, and three resolutions of five bands
+    "sound_autoencoder:dac": 76_620_777
+    + 31_113
+    + 41_105_770
+    + 3 * (5 * (27 * 32 * 2 + (3 * 27 + 9) * 32**2 + 2 * 5 * 32) + 9 * 32 + 2),
     # generator and discriminator, as published
     "cifar10_gan": 20_781_952 + 21_280_512,
     "ffhq_gan": 23_057_952 + 23_009_568,
@@ -133,6 +142,11 @@ CHOICES = [
     "emoji_text:cross_attention,pixels",
     "moving_digits_video:image_to_video",
     "moving_digits_video:causal",
+    "sound_autoencoder:oobleck",
+    "sound_autoencoder:mel",
+    "sound_autoencoder:vocoder",
+    "sound_autoencoder:stable_audio",
+    "sound_autoencoder:dac",
 ]
 
 

@@ -265,7 +265,7 @@ class FactorizedResidualQuantizer(nn.Module):
         levels = range(self.num_levels)
         self.projections_in = [projection(self.width) for _ in levels]
         self.projections_out = [projection(self.features) for _ in levels]
-        init, shape = nn.initializers.normal(0.02), (self.num_codes, self.width)
+        init, shape = nn.initializers.normal(1.0), (self.num_codes, self.width)
         self.codebooks = [self.param(f"codes_{i}", init, shape, self.param_dtype) for i in levels]
 
     def lookup(self, indices: Int[Array, "*batch levels"]) -> Float[Array, "*batch features"]:

@@ -14,6 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Dtype = Any
+# U(−1/√fan_in, 1/√fan_in): PyTorch's default. Residual units of larger kernels would let the
+# signal grow by orders of magnitude.
+uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def snake(
@@ -159,7 +162,7 @@ class WaveConvTranspose(nn.Module):
 
 def _kernel(module: nn.Module, shape: tuple[int, ...], gain_axis: int) -> Array:
     """Return the module's kernel, normalized for each channel of `gain_axis` if it has a gain."""
-    kernel = module.param("kernel", nn.initializers.lecun_normal(), shape, module.param_dtype)
+    kernel = module.param("kernel", uniform, shape, module.param_dtype)
     if not module.weight_norm:
         return jnp.asarray(kernel, module.dtype)
     others = tuple(axis for axis in range(len(shape)) if axis != gain_axis % len(shape))
