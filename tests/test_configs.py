@@ -67,6 +67,8 @@ PARAMETERS = {
     "text_to_image_lora": 24 * 6 * 16 * 2 * 1536,
     # the same of 19 blocks of two streams of 3,072, and of 3 kernels in 38 blocks of one
     "text_to_image_lora:flux": (19 * 6 + 38 * 3) * 16 * 2 * 3072,
+    # the published count of Stable Audio Open
+    "text_to_audio": 1_056_939_136,
     # the published counts of Wan 2.1
     "text_to_video": 14_288_491_584,
     "text_to_video:wan_1b": 1_418_996_800,

@@ -208,7 +208,8 @@ def load(
 ) -> Pipeline:
     """Return the pipeline of a folder, for pictures, videos or sounds.
 
-    The systems are Stable Diffusion 3, FLUX.1, PixArt, DiT, Wan, LTX-Video and Stable Audio.
+    The systems are Stable Diffusion 3, FLUX.1, PixArt, DiT, Wan, LTX-Video, LTX-2 and
+    Stable Audio.
 
         types = dict(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
         pipeline = load("stable-diffusion-3-medium-diffusers", **types)

@@ -57,7 +57,7 @@ class Scales(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """What one evaluation of the network is told.
+    """The condition of one evaluation of the network.
 
     Attributes:
         text: for each stream, as the network takes it.
@@ -186,31 +186,18 @@ class VideoSoundPipeline(Pipeline):
                 negative prompts have no effect.
         """
         batch = _check_counts(prompts, seeds=seeds, negative_prompts=negative_prompts)
-        height, width = self._checked_size(size, None, None)
-        rate, side = frame_rate or self.frame_rate, self.autoencoder.factor
-        frames = self._checked_frames(frames)
-        shapes = dict(
-            video=(*self._latent_frames(frames), height // side, width // side, self.channels),
-            audio=(max(1, round(frames / rate * LATENTS_PER_SECOND)), self._audio_channels),
-        )
+        rate = frame_rate or self.frame_rate
+        shapes = self._shapes(size, frames, rate)
         times = self._times(num_steps, shapes["video"], None) if times is None else _checked(times)
         given = (guidance_scale, perturbation_scale, isolation_scale, rescale)
         pairs = zip(given, self.scales, strict=True)
         scales = Scales(*(_of_streams(own if new is None else new) for new, own in pairs))
         blocks = self.perturbed_blocks if perturbed_blocks is None else perturbed_blocks
-        conditions, weights = self._told(prompts, negative_prompts, scales, blocks)
+        conditions, weights = self._evaluations(prompts, negative_prompts, scales, blocks)
         keys = self._placed(_keys(range(batch) if seeds is None else seeds))
         noise = self._start(noise, keys, times[0], shapes)
-        return self._denoise(
-            self.variables["network"],
-            keys,
-            noise,
-            conditions,
-            weights,
-            scales.rescale,
-            times,
-            jnp.float32(rate),
-        )
+        inputs = conditions, weights, scales.rescale, times, jnp.float32(rate)
+        return self._denoise(self.variables["network"], keys, noise, *inputs)
 
     def decode(self, latents: Latents) -> VideoWithSound:
         """Return the frames and the sound of latents."""
@@ -221,13 +208,24 @@ class VideoSoundPipeline(Pipeline):
             self.vocoder.sample_rate,
         )
 
-    @property
-    def _audio_channels(self) -> int:
-        """The number of channels of a token of audio: those of all bins of a latent frame."""
-        autoencoder = self.audio_autoencoder
-        return autoencoder.latent_channels * autoencoder.bins // autoencoder.factor
+    def _shapes(
+        self, size: tuple[int, int] | None, frames: int | None, rate: float
+    ) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of one example's latents.
 
-    def _told(
+        Raises:
+            ValueError: size or frames do not divide into latents.
+        """
+        height, width = self._checked_size(size, None, None)
+        side, sound = self.autoencoder.factor, self.audio_autoencoder
+        frames = self._checked_frames(frames)
+        length = max(1, round(frames / rate * LATENTS_PER_SECOND))
+        return dict(
+            video=(*self._latent_frames(frames), height // side, width // side, self.channels),
+            audio=(length, sound.latent_channels * sound.bins // sound.factor),
+        )
+
+    def _evaluations(
         self,
         prompts: Sequence[str],
         negative_prompts: Sequence[str] | None,

@@ -167,6 +167,15 @@ def test_sounds_agree_and_those_of_other_prompts_do_not(
     assert np.abs(ours(PROMPTS[::-1], **given) - expected).max() > 1e-2 * np.abs(expected).max()
 
 
+def test_a_text_alone_is_of_the_whole_sound(system):
+    """So text encoders of training, which take texts, serve a network with timing."""
+    _, ours, folder = system
+    timed = ours.condition([pipelines.TimedPrompt(text, 0.0, 0.88) for text in PROMPTS])
+    text = pipelines.load_encoder(folder)(PROMPTS)
+    assert text.tokens.shape == (2, 26, 12) and text.pooled.shape == (2, 24) and text.mask is None
+    jax.tree.map(np.testing.assert_array_equal, text, timed)
+
+
 def test_settings_are_the_authors(system):
     _, ours, _ = system
     assert (ours.size, ours.num_steps, ours.guidance_scale) == ((FRAMES * FACTOR,), 100, 7.0)

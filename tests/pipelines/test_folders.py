@@ -28,8 +28,9 @@ def test_a_folder_without_an_index_is_refused(tmp_path):
 def test_an_unknown_system_is_named_and_the_known_ones_listed(load, tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "LattePipeline"}))
     known = (
-        "DiTPipeline, FluxPipeline, LTXPipeline, PixArtAlphaPipeline, PixArtSigmaPipeline, "
-        "StableAudioPipeline, StableDiffusion3Pipeline, WanPipeline, WanImageToVideoPipeline"
+        "DiTPipeline, FluxPipeline, LTX2Pipeline, LTXPipeline, PixArtAlphaPipeline, "
+        "PixArtSigmaPipeline, StableAudioPipeline, StableDiffusion3Pipeline, WanPipeline, "
+        "WanImageToVideoPipeline"
     )
     with pytest.raises(ValueError, match=f"describes 'LattePipeline'; known are {known}$"):
         load(tmp_path)

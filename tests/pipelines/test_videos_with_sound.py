@@ -26,7 +26,7 @@ CALLS = []
 
 
 class Images(nn.Module):
-    """Of a latent a frame, or four, of 2×2 pixels."""
+    """A latent stands for one frame of 2×2 pixels, and from the second on for four."""
 
     factor, temporal_factor, latent_channels, decoder_causal = 2, 4, 3, False
     latent_mean, latent_deviation = (0.1,), (0.5,)
@@ -148,7 +148,8 @@ def test_all_predictions_are_of_one_call_and_other_values_compile_nothing(pipeli
     changes = [
         dict(guidance_scale=2.0),
         dict(perturbation_scale=dict(video=0.0, audio=2.0)),
-        dict(isolation_scale=2.0, rescale=0.1),
+        dict(isolation_scale=2.0),
+        dict(rescale=0.1),
         dict(perturbed_blocks=[0]),
         dict(negative_prompts=["noise", ""]),
         dict(times=[0.9, 0.5, 0.2, 0.0]),
@@ -193,7 +194,7 @@ def test_guidance_is_the_sum_of_its_differences_rescaled():
 
 
 def test_distilled_times_are_the_linear_quadratic_schedule():
-    """Of Mochi: as many steps rise by .025 in all, linearly, as then rise quadratically to 1."""
+    """Mochi's schedule rises linearly by .025 in the first half, then quadratically to 1."""
     steps, threshold = 8, 0.025
     linear = threshold * np.arange(steps // 2) / (steps // 2)
     i = np.arange(steps // 2, steps)

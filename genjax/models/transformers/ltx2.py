@@ -43,7 +43,7 @@ from genjax.nn.transformer import FeedForward
 Dtype = Any
 STREAMS = "video", "audio"
 FRAMES_PER_SECOND = 24.0
-# Of the spectrograms behind the latents of audio.
+# A latent of audio stands for four spectra, which are `HOP_LENGTH` samples apart.
 LATENT_SPECTRA, HOP_LENGTH, SAMPLE_RATE = 4, 160, 16_000
 LATENTS_PER_SECOND = SAMPLE_RATE / HOP_LENGTH / LATENT_SPECTRA
 TIME_SCALE = 1000.0
@@ -160,7 +160,7 @@ class GatedAttention(nn.Module):
 
 
 class Given(NamedTuple):
-    """What a block is given of one stream.
+    """The inputs of a block that belong to one stream.
 
     Attributes:
         modulation: shift, scale and gate of self-attention and of the feed-forward layer; from 2.3
@@ -334,9 +334,9 @@ class TimeModulation(nn.Module):
 class LTX2(nn.Module):
     """The network of LTX-2.0, 2.3 and 2.5: velocities of the latents of video and of audio.
 
-    Any length, height and width will do. The streams may have different times. The modulation of
-    the exchange between them is by the other stream's time, and the time of a stream with several
-    is the largest of them, as its other tokens are given.
+    Any length, height and width will do. The streams may have different times. The other stream's
+    time modulates the exchange between them. Where a stream has several times, this is the largest:
+    tokens with smaller times are given.
 
     Attributes:
         width, audio_width: features of a token; divisible by 2·`num_heads`.
@@ -403,28 +403,16 @@ class LTX2(nn.Module):
             isolated: the examples whose streams do not attend to each other.
             keyframes: latents that stand for one frame, for networks with `keyframe_embedding`.
         """
-        batch, *sides, _ = x["video"].shape
-        widths = dict(video=self.width, audio=self.audio_width)
-        tokens = {
-            name: self._dense(widths[name], xavier, f"{name}_in", self.dtype)(
-                x[name].reshape(batch, -1, x[name].shape[-1])
-            ).astype(jnp.float32)
-            for name in STREAMS
-        }
-        if self.keyframe_embedding:
-            mark = self.param("keyframe_embedding", zeros, (1, self.width), self.param_dtype)
-            if keyframes is not None:
-                marked = jnp.repeat(keyframes, sides[1] * sides[2], axis=1)
-                tokens["video"] = tokens["video"] + marked[..., None] * mark
-        tokens = {name: constrain_tokens(tokens[name]) for name in STREAMS}
+        batch = len(x["video"])
         t = {name: t[name].reshape(batch, -1) for name in STREAMS}
-        given, embeddings = self._given(t, text, widths, self._rotations(x, frame_rate))
+        given, embeddings = self._given(t, text, self._rotations(x, frame_rate))
 
         axes = nn.broadcast, nn.broadcast, 0
         blocks = scanned(Block, self.depth, self.unroll, self.remat_policy, in_axes=axes)
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         blocks = blocks(self.num_heads, self.gated, self.video_bias, name="blocks", **types)
         kept = None if isolated is None else 1 - isolated[:, None, None].astype(jnp.float32)
+        tokens = self._tokens(x, keyframes)
         tokens, _ = blocks(tokens, given, kept, None if perturbed is None else perturbed.T)
 
         channels = dict(video=self.out_channels, audio=self.audio_out_channels)
@@ -432,6 +420,30 @@ class LTX2(nn.Module):
             name: self._head(name, tokens[name], embeddings[name], x[name].shape, channels[name])
             for name in STREAMS
         }
+
+    @property
+    def _widths(self) -> dict[str, int]:
+        return dict(video=self.width, audio=self.audio_width)
+
+    def _tokens(
+        self,
+        x: Mapping[str, Float[Array, "batch ..."]],
+        keyframes: Bool[Array, "batch time"] | None,
+    ) -> dict[str, Float[Array, "batch _ _"]]:
+        """Return the latents of each stream as tokens."""
+        tokens = {
+            name: self._dense(width, xavier, f"{name}_in", self.dtype)(
+                x[name].reshape(len(x[name]), -1, x[name].shape[-1])
+            ).astype(jnp.float32)
+            for name, width in self._widths.items()
+        }
+        if self.keyframe_embedding:
+            mark = self.param("keyframe_embedding", zeros, (1, self.width), self.param_dtype)
+            if keyframes is not None:
+                places = tokens["video"].shape[1] // keyframes.shape[1]
+                marked = jnp.repeat(keyframes, places, axis=1)[..., None]
+                tokens["video"] = tokens["video"] + marked * mark
+        return {name: constrain_tokens(tokens[name]) for name in STREAMS}
 
     def _rotations(
         self, x: Mapping[str, Float[Array, "batch ..."]], frame_rate: float | Float[Array, ""]
@@ -449,11 +461,10 @@ class LTX2(nn.Module):
         self,
         t: Mapping[str, Float[Array, "batch _"]],
         text: Mapping[str, Text],
-        widths: Mapping[str, int],
         rotations: Mapping[str, tuple[Array, Array]],
     ) -> tuple[dict[str, Given], dict[str, Float[Array, "batch _ _"]]]:
         """Return what blocks are given of each stream, and the embeddings of its times."""
-        given, embeddings = {}, {}
+        given, embeddings, widths = {}, {}, self._widths
         level = {name: t[name].max(axis=1, keepdims=True) for name in STREAMS}
         for name, other in zip(STREAMS, STREAMS[::-1], strict=True):
             embed = lambda parts, part, name=name: TimeModulation(

@@ -75,6 +75,19 @@ def test_windows_of_time_give_the_whole(module):
     compare(by_windows, whole, atol=1e-5 * np.abs(whole).max())
 
 
+@pytest.mark.parametrize("module", [VOCODER, AUTOENCODER], ids=["vocoder", "autoencoder"])
+def test_margins_are_where_the_reach_ends(module):
+    """A frame moves no samples beyond the margin, and moves some at most three frames nearer."""
+    variables, margin = variables_of(module), module.decoder_margin
+    at = 2 * margin
+    latents = jax.random.normal(KEY, (1, 4 * margin, module.latent_channels))
+    decode = jax.jit(lambda z: module.apply(variables, z, method="decode"))
+    moved = decode(latents.at[0, at].add(9.0)) != decode(latents)
+    (reached,) = np.nonzero(np.asarray(moved[0, :, 0]))
+    nearest, farthest = reached.min() // module.factor, reached.max() // module.factor
+    assert margin - 3 <= at - nearest <= margin and margin - 3 <= farthest - at <= margin
+
+
 def test_sound_passes_through_bands_to_latents_and_back():
     sound = jax.random.uniform(KEY, (2, 1024, 1), minval=-1)
     variables = variables_of(AUTOENCODER)
