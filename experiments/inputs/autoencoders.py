@@ -39,6 +39,15 @@ def _shapes(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[PyTree, tu
     return variables, latents.shape[1:]
 
 
+@functools.cache
+def _codes_shape(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the codes of one image or video."""
+    variables, latent_shape = _shapes(network, data_shape)
+    latents = jax.ShapeDtypeStruct((1, *latent_shape), jnp.float32)
+    quantize = functools.partial(network.apply, method="quantize")
+    return jax.eval_shape(quantize, variables, latents).indices.shape[1:]
+
+
 @dataclass(frozen=True)
 class FrozenAutoencoder:
     """An autoencoder's network; `load` gives its variables, which its functions take.
@@ -84,6 +93,10 @@ class FrozenAutoencoder:
     def latent_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the latents of one example."""
         return _shapes(self.network, data_shape)[1]
+
+    def codes_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the codes of one image or video."""
+        return _codes_shape(self.network, data_shape)
 
     def variables(self) -> PyTree:
         """Load the network's variables to the host."""

@@ -318,9 +318,7 @@ class Tokens:
         _check_rank(data)
         autoencoder = FrozenAutoencoder.open(run, weights, published)
         vocabulary, data_shape = autoencoder.vocabulary, tuple(data.image_shape)
-        x = jax.ShapeDtypeStruct((1, *data_shape), jnp.float32)
-        variables = jax.eval_shape(autoencoder.network.init, jax.random.key(0), x)
-        shape = jax.eval_shape(autoencoder.encode_codes, variables, x).shape[1:]
+        shape = autoencoder.codes_shape(data_shape)
         feature = "image" if directory else data.feature
         return cls(shape, data_shape, feature, autoencoder, vocabulary, directory)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Shaped
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from genjax.metrics.border import check_finite
 
@@ -90,6 +90,8 @@ def kolmogorov_smirnov(
     Raises:
         ValueError: a sample has fewer than two values, or they are not finite.
     """
+    from scipy import stats  # slow to import
+
     samples = [np.asarray(values, np.float64).reshape(-1) for values in (values_a, values_b)]
     for name, sample in zip(("values_a", "values_b"), samples, strict=True):
         if len(sample) < 2:

@@ -18,9 +18,15 @@ SHORT = [
     "--config.evaluation.num_samples=20",
 ]
 SHORT_OF = {
-    "gan": ["--config.snapshot_every=2", "--config.evaluation.every=2"],
+    "gan": [
+        "--config.snapshot_every=2",
+        "--config.evaluation.every=2",
+        "--config.model.generator.width=8",
+        "--config.model.discriminator.width=8",
+    ],
     "autoencoder": [
-        f"--config.optimizer.{player}.warmup=0" for player in ("autoencoder", "discriminator")
+        "--config.model.widths=(8, 8, 8)",
+        *[f"--config.optimizer.{player}.warmup=0" for player in ("autoencoder", "discriminator")],
     ],
     "flow": ["--config.optimizer.warmup=0", "--config.sampling.num_steps=2"],
 }

@@ -39,7 +39,7 @@ FLOW = [
     "--config.optimizer.warmup=0",
     "--config.sampling.per_class=1",
     "--config.sampling.num_steps=3",
-    "--config.evaluation.num_samples=120",
+    "--config.evaluation.num_samples=50",  # a batch of VGG16's features
 ]
 
 

@@ -24,6 +24,7 @@ LONG = [
     f"--config.num_steps={STEPS}",
     "--config.checkpoint.every=5",
     "--config.sampling.every=1000",
+    "--config.evaluation.measures={}",
 ]
 
 

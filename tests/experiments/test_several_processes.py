@@ -28,6 +28,7 @@ RUN = [
     "--config.sampling.every=1000",
     "--config.sampling.per_class=1",
     "--config.sampling.num_steps=2",
+    "--config.evaluation.measures={}",
 ]
 SPLIT = ["--config.mesh.data=2", "--config.mesh.fsdp=2"]
 # seconds after another process' death; experiments/launch/runtime.py's heartbeat is a third of it

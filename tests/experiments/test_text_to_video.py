@@ -21,7 +21,7 @@ AUTOENCODER = [
     "--config.model.widths=(4, 4, 4)",
     "--config.optimizer.autoencoder.warmup=0",
     "--config.sampling.per_class=1",
-    "--config.evaluation.num_samples=4",
+    "--config.evaluation.measures={}",
 ]
 SMALL = [
     "--config.num_steps=4",

@@ -7,7 +7,9 @@ XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.models.sharde
     '{"data": 2, "tensor": 2, "context": 2}'
 """
 
+import functools
 import json
+import math
 import sys
 
 import flax.linen as nn
@@ -139,14 +141,28 @@ def video_cases(text: Text, labels: np.ndarray) -> dict[str, tuple[nn.Module, tu
     }
 
 
+def random_variables(network: nn.Module, inputs: tuple) -> dict:
+    """Return variables without a zero, so that every layer matters. No program draws them."""
+
+    def draw(path, a):
+        if "scale" in jax.tree_util.keystr(path[-1:]):
+            return 1 + 0.1 * normal(*a.shape)
+        fan_in = max(math.prod(a.shape[-3:-1]), 1)
+        return normal(*a.shape) * np.float32(0.1 if a.ndim < 2 else 1 / math.sqrt(fan_in))
+
+    return jax.tree.map_with_path(draw, jax.eval_shape(network.init, jax.random.key(0), *inputs))
+
+
 def run(network: nn.Module, inputs: tuple, axes: dict[str, int]) -> dict:
-    variables = jax.jit(network.init)(jax.random.key(0), *inputs)
-    # Initial zeros become random numbers, so that every layer matters.
-    variables = jax.tree.map(lambda a: a + 0.1 * normal(*a.shape), variables)
+    variables = random_variables(network, inputs)
     forward = lambda variables, inputs: network.apply(variables, *inputs)
-    loss = lambda variables, inputs: jnp.mean(jnp.square(forward(variables, inputs)))
-    whole, by_variables = jax.jit(jax.value_and_grad(loss))(variables, inputs)
-    alone = jax.jit(forward)(variables, inputs), by_variables
+
+    def loss(variables, inputs):
+        output = forward(variables, inputs)
+        return jnp.mean(jnp.square(output)), output
+
+    differentiate = functools.partial(jax.jit, jax.value_and_grad(loss, has_aux=True))
+    (whole, output), by_variables = differentiate()(variables, inputs)
 
     mesh = make_mesh(axes, BATCH)
     batch = NamedSharding(
@@ -162,15 +178,14 @@ def run(network: nn.Module, inputs: tuple, axes: dict[str, int]) -> dict:
     placed = jax.device_put((variables, inputs), (of_variables, of_inputs))
     with jax.set_mesh(mesh):
         compiled = jax.jit(forward, out_shardings=batch).lower(*placed).compile()
-        differentiated = jax.jit(jax.value_and_grad(loss), out_shardings=(None, of_variables))
-        sharded, gradients = differentiated(*placed)
+        (sharded, _), gradients = differentiate(out_shardings=(None, of_variables))(*placed)
     # Some parameters' gradient is rounding only, such as a number added to all keys.
-    least = 1e-2 * max(np.max(np.abs(a)) for a in jax.tree.leaves(alone[1]))
+    least = 1e-2 * max(np.max(np.abs(a)) for a in jax.tree.leaves(by_variables))
     error = lambda a, b: float(np.max(np.abs(np.asarray(a) - b)) / max(np.max(np.abs(b)), least))
     return {
         "loss": abs(float(sharded) / float(whole) - 1),
-        "output": error(compiled(*placed), alone[0]),
-        "gradients": max(jax.tree.leaves(jax.tree.map(error, gradients, alone[1]))),
+        "output": error(compiled(*placed), output),
+        "gradients": max(jax.tree.leaves(jax.tree.map(error, gradients, by_variables))),
         "collectives": collectives(compiled, mesh),
     }
 

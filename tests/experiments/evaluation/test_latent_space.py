@@ -115,9 +115,10 @@ def test_the_program(tmp_path, small_run):
     flags += [
         "--config.num_steps=1",
         "--config.batch_size=32",
-        "--config.evaluation.num_samples=40",
+        "--config.evaluation.measures={}",
     ]
-    flags += ["--config.regularizers.r1.every=2", "--config.regularizers.r2.every=2"]
+    # penalties, which only training reads, take long to compile
+    flags += ["--config.regularizers.r1.weight=0.0", "--config.regularizers.r2.weight=0.0"]
     result = run_command(
         "train", "--config=configs/digits_gan.py:stylegan2", f"--workdir={run}", *flags
     )

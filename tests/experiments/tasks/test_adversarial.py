@@ -48,15 +48,21 @@ QUICK = {
 }  # compiles in less time, for programs that run a few times
 
 
-def after(config, steps=1):
-    task = build(config)
+def history(config, steps):
+    """Return states and metrics after each step."""
+    task, found = build(config), []
     state, update = (
         jax.jit(task.init)(jax.random.key(0)),
         jax.jit(task.update, compiler_options=QUICK),
     )
     for step in range(steps):
         state, metrics = update(state, points(step, config.batch_size), jax.random.key(1))
-    return state, metrics
+        found.append((state, metrics))
+    return found
+
+
+def after(config, steps=1):
+    return history(config, steps)[-1]
 
 
 def same(a, b):
@@ -113,10 +119,10 @@ def test_each_update_of_the_discriminator_has_its_own_part_of_the_batch():
         return step(player, anchors, generator, step_number, images, *rest)
 
     object.__setattr__(task, "_update_discriminator", spy)
-    batch = jax.tree.map(jnp.asarray, points())
-    task.update(state, batch, jax.random.key(1))
-    assert [len(part) for part in seen] == [4] * 4
-    np.testing.assert_array_equal(np.sort(np.concatenate(seen), 0), np.sort(batch["image"], 0))
+    batch = points()
+    parts = jax.jit(lambda *args: (task.update(*args), seen)[1])(state, batch, jax.random.key(1))
+    assert [len(part) for part in parts] == [4] * 4
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts), 0), np.sort(batch["image"], 0))
 
 
 def test_two_time_scales():
@@ -155,14 +161,15 @@ def test_a_weight_goes_to_its_end_as_a_half_cosine():
             dict(weight=0.4, end_weight=0.1, burn_in=100),
         )
     )
-    assert same(after(first)[0].discriminator, after(burning)[0].discriminator)
     task = build(burning)
-    late = jax.jit(task.init)(jax.random.key(0)).replace(step=jnp.int32(1000))
+    start = jax.jit(task.init)(jax.random.key(0))
     update = jax.jit(task.update, compiler_options=QUICK)
-    moments = [
-        state.discriminator.optimizer_state[0].nu
-        for state in (update(late, points(0), jax.random.key(1))[0], after(end)[0])
-    ]
+    early, late = (
+        update(start.replace(step=jnp.int32(step)), points(0), jax.random.key(1))[0]
+        for step in (0, 1000)
+    )
+    assert same(after(first)[0].discriminator, early.discriminator)
+    moments = [state.discriminator.optimizer_state[0].nu for state in (late, after(end)[0])]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-12), *moments)
 
 
@@ -176,12 +183,13 @@ def test_the_discriminators_gradient_by_generated_examples_alone():
     # for the latents
     (key,) = jax.random.split(jax.random.split(jax.random.key(1))[0], 1)
     latent_key, _ = jax.random.split(jax.random.split(key, 3)[0])
-    fakes = task.generator.apply(state.generator.variables, jax.random.normal(latent_key, (16, 2)))
+    latents = jax.random.normal(latent_key, (16, 2))
 
     def loss(params):
+        fakes = task.generator.apply(state.generator.variables, latents)
         return jax.nn.softplus(task.discriminator.apply({"params": params}, fakes)).mean()
 
-    expected = optax.tree.norm(jax.grad(loss)(state.discriminator.params))
+    expected = optax.tree.norm(jax.jit(jax.grad(loss))(state.discriminator.params))
     found = metrics["norm/gradient_of_discriminator_by_generated"].total
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert found != metrics["norm/gradient_of_discriminator"].total
@@ -192,13 +200,13 @@ def test_a_lazy_penalty_is_logged_where_it_is_computed_and_as_the_eager_one():
         plane(regularizers=dict(r1=dict(weight=0.3))),
         plane(regularizers=dict(r1=dict(weight=0.3, every=3))),
     )
-    counts = [float(after(lazy, steps)[1]["regularizer/r1"].count) for steps in (1, 2, 3, 4)]
-    assert counts == [1, 0, 0, 1]
-    of = [after(config)[1]["regularizer/r1"] for config in (eager, lazy)]
+    found = history(lazy, 4)
+    assert [float(metrics["regularizer/r1"].count) for _, metrics in found] == [1, 0, 0, 1]
+    of = [metrics["regularizer/r1"] for _, metrics in (after(eager), found[0])]
     np.testing.assert_allclose(of[0].total, of[1].total, rtol=1e-6)  # as added at every step
     # while the loss holds three times as much of it: so do the gradients, and Adam's second moments
     # know
-    loss = after(plane(regularizers=dict(r1=dict(weight=0.9))))[0], after(lazy)[0]
+    loss = after(plane(regularizers=dict(r1=dict(weight=0.9))))[0], found[0][0]
     assert all(
         np.allclose(a, b, rtol=1e-5, atol=1e-7)
         for a, b in zip(*map(jax.tree.leaves, (s.discriminator for s in loss)), strict=True)
@@ -318,9 +326,7 @@ def test_an_evaluation_sees_collapse():
     digits = load_dataset("digits", "train").source[:]
     real = to_float(digits["image"])[np.random.default_rng(0).permutation(1437)[:360]]
     labels = digits["label"][np.random.default_rng(0).permutation(1437)[:360]]
-    logits = task.discriminator.apply(
-        state.discriminator.variables, jnp.asarray(real), jnp.asarray(labels)
-    )
+    logits = jax.jit(task.discriminator.apply)(state.discriminator.variables, real, labels)
     judged = np.mean(logits[:320] > 0)  # five batches of 64
     np.testing.assert_allclose(report["accuracy/train"], judged, atol=1 / 320)
     assert report["logits"].size[0] > 100

@@ -51,8 +51,13 @@ def batch():
 
 
 def started(task):
-    """Return the first state of a run from the teacher."""
-    return initializer(task, task.starts_from)(jax.jit(task.init)(jax.random.key(0)))
+    """Return the first state of a run from the teacher; to draw it, nothing is compiled."""
+    abstract, random = jax.eval_shape(task.init, jax.random.key(0)), np.random.default_rng(0)
+    state = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract)
+    draw = lambda a: np.float32(0.1) * random.standard_normal(a.shape, np.float32)
+    critic = state.critic.replace(params=jax.tree.map(draw, abstract.critic.params))
+    state = jax.device_put(state.replace(critic=critic))
+    return initializer(task, task.starts_from)(state)
 
 
 def farthest(a, b):
