@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 PRELOAD_BYTES = 2**29  # limit for decoded examples; MNIST takes 47 MB, CIFAR-10 154 MB
-PICTURES = ("image", "video", "audio")  # features whose shape is a dataset's `image_shape`
+# The first of these features that a set has gives it its `image_shape`.
+PICTURES = ("image", "video", "audio")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +100,11 @@ class Dataset:
         source: the examples. `len(source)` is their number, `source[i]` is one example as a dict of
             arrays, and `source[slice or array of ints]` is a batch. Features are numeric and have
             their tensorflow-datasets names. Most sets have `image` (uint8, [height width channels])
-            or `video` (uint8, [time height width channels]), and `label` (int32).
-        image_shape: (height, width, channels), with None where sizes vary, or (time, height, width,
-            channels). None for a set without pictures. The default for arrays in memory is the
-            shape of their `image` or `video`.
+            or `video` (uint8, [time height width channels]), and `label` (int32). Sound is `audio`
+            (int16, [samples channels]), alone or beside a `video`.
+        image_shape: (height, width, channels), with None where sizes vary; (time, height, width,
+            channels); or (samples, channels) of a set of sound alone. None for a set without
+            pictures. The default for arrays in memory is the shape of the first of `PICTURES`.
         num_classes: None for a set without class labels.
         class_names: by label.
         captions: for each example a tuple of texts: the name first, then synonyms. Batches of a
@@ -126,13 +128,29 @@ class Dataset:
 
     def __post_init__(self):
         if self.image_shape is None and isinstance(self.source, InMemory):
-            for name in self.source.arrays.keys() & PICTURES:
-                object.__setattr__(self, "image_shape", self.source.arrays[name].shape[1:])
+            if pictures := [name for name in PICTURES if name in self.source.arrays]:
+                shape = self.source.arrays[pictures[0]].shape[1:]
+                object.__setattr__(self, "image_shape", shape)
         if self.captions is not None and len(self.captions) != len(self.source):
             raise ValueError(
                 f"{len(self.captions)} captions for the {len(self.source)} examples of "
                 f"{self.name} ({self.split}): give a tuple of texts for each"
             )
+
+
+def select(feature: str, dataset: Dataset) -> Dataset:
+    """Return a set of clips with sound with one of the two: its `video` or its `audio`.
+
+    A set that has only one of `PICTURES`, or has no such feature, is returned as it is.
+    """
+    source = dataset.source
+    features = source.arrays if isinstance(source, InMemory) else source.dtypes
+    others = {name for name in PICTURES if name in features} - {feature}
+    if feature not in features or not others:
+        return dataset
+    kept = {name: value for name, value in features.items() if name not in others}
+    source = InMemory(kept) if isinstance(source, InMemory) else OnDisk(source.records, kept)
+    return dataclasses.replace(dataset, source=source, image_shape=source[0][feature].shape)
 
 
 def take(split: str, members: Mapping[str, Callable[[], Any]]) -> list[Any]:

@@ -78,11 +78,8 @@ class Batches:
         if image_shape is not None:
             given = dataset.image_shape
             if transform is not None:
-                (given,) = (
-                    array.shape
-                    for name, array in self._transformed(0, 0).items()
-                    if name in PICTURES
-                )
+                example = self._transformed(0, 0)
+                given = next(example[name].shape for name in PICTURES if name in example)
             if given != tuple(image_shape):
                 raise ValueError(
                     f"images of {title} have shape {given}, the network takes "

@@ -76,13 +76,10 @@ def load_moving_digits(split: str) -> Dataset:
     Source: Srivastava et al. 2015, section 4.1, with digits by Alpaydin and Kaynak (1998), each
     pixel doubled along both sides.
     """
-    digits, videos, captions = _digits(), [], []
-    for part, index in _clips(split):
-        pictures, labels = digits[part]
-        moving = _movements(labels, list(SIZES).index(part), index)
-        videos.append(render(moving, [pictures[each.example] for each in moving]))
-        captions.append((write_caption([(m.digit, m.pace, m.direction) for m in moving]),))
-    return Dataset("moving_digits", split, InMemory({"video": np.stack(videos)}), captions=captions)
+    moving, pictures = scenes(split)
+    videos = np.stack([render(*scene) for scene in zip(moving, pictures, strict=True)])
+    captions = [(caption_of(each),) for each in moving]
+    return Dataset("moving_digits", split, InMemory({"video": videos}), captions=captions)
 
 
 def movements(split: str) -> list[tuple[Movement, ...]]:
@@ -91,10 +88,26 @@ def movements(split: str) -> list[tuple[Movement, ...]]:
     Raises:
         ValueError: the split is unknown.
     """
-    digits = _digits()
-    return [
-        _movements(digits[part][1], list(SIZES).index(part), index) for part, index in _clips(split)
-    ]
+    return scenes(split)[0]
+
+
+def scenes(split: str) -> tuple[list[tuple[Movement, ...]], list[list[np.ndarray]]]:
+    """Return the movements and the pictures of the digits of each clip, as `render` takes them.
+
+    Raises:
+        ValueError: the split is unknown.
+    """
+    digits, moving, pictures = _digits(), [], []
+    for part, index in _clips(split):
+        images, labels = digits[part]
+        moving.append(_movements(labels, list(SIZES).index(part), index))
+        pictures.append([images[each.example] for each in moving[-1]])
+    return moving, pictures
+
+
+def caption_of(moving: Sequence[Movement]) -> str:
+    """Return the caption of a clip with these movements."""
+    return write_caption([(each.digit, each.pace, each.direction) for each in moving])
 
 
 def render(moving: Sequence[Movement], pictures: Sequence[np.ndarray]) -> np.ndarray:
