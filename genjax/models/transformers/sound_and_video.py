@@ -2,9 +2,9 @@
 
 Each modality is a stream of tokens with its own width, noise level and modulation. In every block a
 stream attends to itself and to the text, as `VideoDiT` does. Then the streams attend to each other,
-and each ends with its feed-forward layer (the order of LTX-2, HaCohen et al. 2026). In
-these attentions between streams, rotary positions are seconds, which both modalities share. So a
-frame finds the sounds of its moment, whatever the two rates are.
+and each ends with its feed-forward layer: the order of LTX-2 (HaCohen et al. 2026). In attention
+between streams, rotary positions are seconds, which both modalities share. So a frame finds the
+sounds of its moment, whatever the two rates are.
 """
 
 import math
@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int
 
 from genjax.models.transformers.video_dit import Block, Ends, rotary_features, self_attentions
 from genjax.nn import (
@@ -56,8 +56,7 @@ class Stream(NamedTuple):
         t: a time for each clip `[batch 1]`, or for each frame or patch.
         kinds: the self-attentions of a block, as of `VideoDiT`.
         places: number of tokens of a frame.
-        positions: of each token among those of its stream.
-        axes: how many of a head's features each axis of the positions has.
+        positions: frame, row and column of each token.
         middles: the seconds from the stream's start to the middle of each token.
     """
 
@@ -65,8 +64,7 @@ class Stream(NamedTuple):
     t: Array
     kinds: tuple[tuple[str, str], ...]
     places: int
-    positions: Int[np.ndarray, "length axes"]
-    axes: tuple[int, ...]
+    positions: Int[np.ndarray, "length 3"]
     middles: Float[np.ndarray, " length"]
 
 
@@ -231,7 +229,7 @@ class SoundAndVideoDiT(nn.Module):
             condition, actions = condition
         is_text = self.num_classes is None
         label = None if is_text else condition[:, None]
-        streams = self._streams(x, t)
+        streams = {name: self._stream(name, x[name], t[name]) for name in x}
         ends = {name: self._ends(name, stream) for name, stream in streams.items()}
         tokens, conditionings = {}, {}
         for name, stream in streams.items():
@@ -243,37 +241,34 @@ class SoundAndVideoDiT(nn.Module):
             mask = condition.mask
             told = condition.tokens, None if mask is None else mask[:, None, None]
         tokens = self._blocks(streams, ends, tokens, conditionings, told, starts or {})
-        outputs = {name: ends[name].output(tokens[name], conditionings[name]) for name in streams}
-        if "video" in x:
-            sides = x["video"].shape[1:4]
-            outputs["video"] = unpatchify_video(outputs["video"], self.video_patch, sides)
-        if "sound" in x:
-            outputs["sound"] = outputs["sound"].reshape(x["sound"].shape)
+        outputs = {}
+        for name, like in x.items():
+            output = ends[name].output(tokens[name], conditionings[name])
+            sides = like.shape[1:4] if name == "video" else (like.shape[1], 1, 1)
+            output = unpatchify_video(output, self._patch(name), sides)
+            outputs[name] = output.reshape(like.shape)
         return outputs
-
-    def _streams(self, x: Streams, t: Streams) -> dict[str, Stream]:
-        """Return the modalities as tokens."""
-        streams = {}
-        if "video" in x:
-            tokens, patch = patchify_video(x["video"], self.video_patch), self.video_patch
-            counts = [side // size for side, size in zip(x["video"].shape[1:4], patch, strict=True)]
-            positions, places = grid_positions(*counts), math.prod(counts[1:])
-            axes = rotary_features(self.video_width // self.num_heads)
-            kinds = self_attentions(self.factorized)
-            middles = (positions[:, 0] + 0.5) * patch[0] / self.frame_rate
-            times = _times(t["video"], patch[0])
-            streams["video"] = Stream(tokens, times, kinds, places, positions, axes, middles)
-        if "sound" in x:
-            tokens = _patchify_sound(x["sound"], self.sound_patch)
-            positions, kinds = grid_positions(tokens.shape[1]), self_attentions(False)
-            axes = (self.sound_width // self.num_heads,)
-            middles = (positions[:, 0] + 0.5) * self.sound_patch / self.sound_rate
-            times = _times(t["sound"], self.sound_patch)
-            streams["sound"] = Stream(tokens, times, kinds, 1, positions, axes, middles)
-        return streams
 
     def _width(self, name: str) -> int:
         return {"video": self.video_width, "sound": self.sound_width}[name]
+
+    def _patch(self, name: str) -> tuple[int, int, int]:
+        return {"video": self.video_patch, "sound": (self.sound_patch, 1, 1)}[name]
+
+    def _stream(self, name: str, x: Array, t: Array) -> Stream:
+        """Return a modality as tokens; each row of sound is a frame of one place."""
+        patch, rate = self._patch(name), dict(video=self.frame_rate, sound=self.sound_rate)[name]
+        x = x if name == "video" else x[:, :, None, None]
+        counts = [side // size for side, size in zip(x.shape[1:4], patch, strict=True)]
+        positions = grid_positions(*counts)
+        return Stream(
+            tokens=patchify_video(x, patch),
+            t=t[:, None] if t.ndim == 1 else t[:, :: patch[0]],
+            kinds=self_attentions(self.factorized and name == "video"),
+            places=math.prod(counts[1:]),
+            positions=positions,
+            middles=(positions[:, 0] + 0.5) * patch[0] / rate,
+        )
 
     def _ends(self, name: str, stream: Stream) -> Ends:
         parts, features = 3 * len(stream.kinds) + 3, stream.tokens.shape[-1]
@@ -302,7 +297,8 @@ class SoundAndVideoDiT(nn.Module):
         modulations, exchanged, rotations, shared = {}, {}, {}, {}
         for name, stream in streams.items():
             modulations[name] = ends[name].modulate_blocks(conditionings[name])
-            rotations[name] = rotations_at(stream.positions, stream.axes)
+            features = rotary_features(self._width(name) // self.num_heads)
+            rotations[name] = rotations_at(stream.positions, features)
         if len(streams) > 1:
             exchanged = {name: self._exchanged(name, conditionings[name]) for name in streams}
             shared = {name: self._shared_rotations(name, streams, starts) for name in streams}
@@ -330,19 +326,3 @@ class SoundAndVideoDiT(nn.Module):
         features = (self._width(name) // self.num_heads,)
         seconds = lambda each: streams[each].middles.astype(np.float32) + starts.get(each, 0.0)
         return {n: rotations_at(self.resolution * seconds(n)[:, None], features) for n in streams}
-
-
-def _times(t: Float[Array, " batch *rows"], patch: int) -> Float[Array, "batch times"]:
-    """Return the times of the patches of rows, one if the rows share a time."""
-    return t[:, None] if t.ndim == 1 else t[:, ::patch]
-
-
-def _patchify_sound(
-    sound: Num[Array, "batch length channels"], patch: int
-) -> Num[Array, "batch tokens features"]:
-    """Return non-overlapping patches of sound; raise ValueError if it does not divide into them."""
-    if sound.shape[1] % patch:
-        raise ValueError(
-            f"sound of length {sound.shape[1]} does not divide into patches of {patch}"
-        )
-    return rearrange(sound, "b (n p) c -> b n (p c)", p=patch)

@@ -60,24 +60,29 @@ def without_exchange(variables):
     return jax.tree.map_with_path(cut, variables)
 
 
-def test_streams_that_do_not_exchange_are_their_unimodal_models():
-    """The video is that of `VideoDiT` with the same parameters, and the sound that of its stream.
+@pytest.mark.parametrize("name", ["video", "sound"])
+def test_streams_that_do_not_exchange_are_unimodal_models(name):
+    """With the same parameters, each stream is `VideoDiT`, for which sound is frames of one pixel.
 
-    A new network has such parameters.
+    A tree of one modality gives the same, without the parameters of the other.
     """
-    variables = without_exchange(perturbed())
-    both = outputs(variables, X, T, start())
-    own, of_block = variables["params"], lambda name: variables["params"]["blocks"][name]
-    video_dit = VideoDiT(PATCH, width=24, depth=2, num_heads=2)
-    params = own["video"] | {"blocks": of_block("video")}
-    expected = jax.jit(video_dit.apply)({"params": params}, X["video"], T["video"], TOLD)
-    np.testing.assert_array_equal(both["video"], expected)
-    params = {"sound": own["sound"], "blocks": {"sound": of_block("sound")}}
-    sound, t = {"sound": X["sound"]}, {"sound": T["sound"]}
-    alone = jax.jit(NETWORK.apply)({"params": params}, sound, t, TOLD)
-    np.testing.assert_array_equal(both["sound"], alone["sound"])
-    first = jax.jit(NETWORK.init)(jax.random.key(0), X, T, TOLD)
-    jax.tree.map(np.testing.assert_array_equal, without_exchange(first), first)
+    variables, width = without_exchange(perturbed()), SIZES[f"{name}_width"]
+    both, params = outputs(variables, X, T, start()), variables["params"]
+    blocks = params["blocks"][name]
+    patch, x = (PATCH, X[name]) if name == "video" else ((2, 1, 1), X[name][:, :, None, None])
+    unimodal = VideoDiT(patch, width=width, depth=2, num_heads=2)
+    expected = jax.jit(unimodal.apply)(
+        {"params": params[name] | {"blocks": blocks}}, x, T[name], TOLD
+    )
+    np.testing.assert_array_equal(both[name], expected.reshape(X[name].shape))
+    own = {"params": {name: params[name], "blocks": {name: blocks}}}
+    alone = jax.jit(NETWORK.apply)(own, {name: X[name]}, {name: T[name]}, TOLD)
+    np.testing.assert_array_equal(both[name], alone[name])
+
+
+def test_a_new_network_does_not_exchange():
+    variables = jax.jit(NETWORK.init)(jax.random.key(0), X, T, TOLD)
+    jax.tree.map(np.testing.assert_array_equal, without_exchange(variables), variables)
 
 
 def test_streams_read_each_other():
@@ -106,9 +111,9 @@ def test_only_the_delay_between_the_streams_matters():
 
 def test_a_token_is_in_the_middle_of_its_patch():
     """Patches of 2 frames at 4 Hz last half a second, those of 2 samples at 16 Hz an eighth."""
-    streams = NETWORK._streams(X, T)
-    np.testing.assert_array_equal(streams["video"].middles, np.repeat([0.25, 0.75], 6))
-    np.testing.assert_array_equal(streams["sound"].middles, (np.arange(6) + 0.5) / 8)
+    video, sound = (NETWORK._stream(name, X[name], T[name]) for name in ("video", "sound"))
+    np.testing.assert_array_equal(video.middles, np.repeat([0.25, 0.75], 6))
+    np.testing.assert_array_equal(sound.middles, (np.arange(6) + 0.5) / 8)
 
 
 def test_a_frames_action_changes_the_modulation_of_its_patch():
@@ -131,5 +136,5 @@ def test_a_frames_action_changes_the_modulation_of_its_patch():
 
 def test_sound_divides_into_patches():
     x = {"sound": jnp.ones((1, 5, 1))}
-    with pytest.raises(ValueError, match="sound of length 5 does not divide into patches of 2"):
+    with pytest.raises(ValueError, match="5×1×1 .* do not divide into patches of 2×1×1"):
         NETWORK.init(jax.random.key(0), x, {"sound": jnp.ones(1)}, TOLD)
