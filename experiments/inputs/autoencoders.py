@@ -1,4 +1,4 @@
-"""A trained autoencoder as a frozen part: from images or video to latents or codes, and back."""
+"""A trained autoencoder as a frozen part: from data to latents or codes, and back."""
 
 import functools
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ def encode(network: nn.Module, variables: PyTree, x: Float[Array, " batch *shape
 
 
 def decode(network: nn.Module, variables: PyTree, latents: Float[Array, " batch *shape"]) -> Array:
-    """Return images or video of latents, quantized first if the network quantizes."""
+    """Return data of latents, quantized first if the network quantizes."""
     if hasattr(network, "quantize"):
         latents = network.apply(variables, latents, method="quantize").latents
     return network.apply(variables, latents, method="decode")
@@ -32,7 +32,7 @@ def decode(network: nn.Module, variables: PyTree, latents: Float[Array, " batch 
 
 @functools.cache
 def _shapes(network: nn.Module, data_shape: tuple[int, ...]) -> tuple[PyTree, tuple[int, ...]]:
-    """Return the variables in shapes, and the shape of the latents of one image or video."""
+    """Return the variables in shapes, and the shape of the latents of one example."""
     x = jax.ShapeDtypeStruct((1, *data_shape), jnp.float32)
     variables = jax.eval_shape(network.init, jax.random.key(0), x)
     latents = jax.eval_shape(functools.partial(encode, network), variables, x)
@@ -66,7 +66,7 @@ class FrozenAutoencoder:
         Raises:
             FileNotFoundError: there is no such run.
             ValueError: neither or both of `run` and `published` are given, or the network is no
-                autoencoder of images or video.
+                autoencoder.
         """
         if bool(run) == bool(published):
             raise ValueError(
@@ -77,12 +77,12 @@ class FrozenAutoencoder:
         if not all(hasattr(network, name) for name in ("encode", "decode", "factor")):
             raise ValueError(
                 f"config.space.run is {run}, a run of a {type(network).__name__}, which is no "
-                "autoencoder of images or video: it needs encode, decode and factor"
+                "autoencoder: it needs encode, decode and factor"
             )
         return cls(network, run, weights, published, latents)
 
     def latent_shape(self, data_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of the latents of one image or video."""
+        """Return the shape of the latents of one example."""
         return _shapes(self.network, data_shape)[1]
 
     def variables(self) -> PyTree:
@@ -109,12 +109,12 @@ class FrozenAutoencoder:
         return {"variables": variables, "mean": moments, "deviation": moments}
 
     def encode(self, frozen: PyTree, x: Float[Array, " batch *shape"]) -> Array:
-        """Return standardized latents of images or video in [−1, 1]."""
+        """Return standardized latents of data in [−1, 1]."""
         latents = encode(self.network, frozen["variables"], x)
         return (latents - frozen["mean"]) / frozen["deviation"]
 
     def decode(self, frozen: PyTree, latents: Float[Array, " batch *shape"]) -> Array:
-        """Return images or video of standardized latents."""
+        """Return data of standardized latents."""
         return decode(
             self.network, frozen["variables"], latents * frozen["deviation"] + frozen["mean"]
         )
@@ -137,12 +137,12 @@ class FrozenAutoencoder:
     def encode_codes(
         self, variables: PyTree, x: Float[Array, " batch *shape"]
     ) -> Int[Array, " batch *grid"]:
-        """Return the codes of images or video in [−1, 1]."""
+        """Return the codes of data in [−1, 1]."""
         latents = encode(self.network, variables, x)
         return self.network.apply(variables, latents, method="quantize").indices
 
     def decode_codes(self, variables: PyTree, codes: Int[Array, " batch *grid"]) -> Array:
-        """Return images or video of codes."""
+        """Return data of codes."""
         return self.network.apply(variables, codes, method="decode_indices")
 
 

@@ -20,6 +20,7 @@ from genjax.data import (
     resized_to,
     squared,
 )
+from genjax.data.dataset import select
 from genjax.devices import process_rows
 from genjax.devices.mesh import batch_sharding
 from genjax.training.task import GenerativeTask
@@ -30,10 +31,12 @@ class Data:
     """A data set as a config describes it.
 
     Attributes:
-        image_shape: of every example, whatever its stored size where `resize` or `buckets` are set.
-        feature: "image" or "video".
+        image_shape: of every example, whatever its stored size where `resize` or `buckets` are set;
+            (samples, channels) of sound.
+        feature: "image", "video" or "audio". Of clips with sound, batches have this one alone.
         buckets: arguments of `aspect_buckets` beside the area, which is that of `image_shape`, as
             pairs; None for batches of one size. Those of video also have `frames`, the lengths.
+        options: further arguments of `load_dataset`, as pairs.
     """
 
     name: str
@@ -44,24 +47,31 @@ class Data:
     feature: str = "image"
     resize: bool = False
     buckets: tuple[tuple[str, Any], ...] | None = None
+    options: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
     def from_config(cls, config: Any) -> "Data":
         data = config.data
         # A run's record has lists in place of tuples, which cannot be hashed.
         hashable = lambda value: tuple(value) if isinstance(value, list) else value
-        buckets = {name: hashable(value) for name, value in (data.get("buckets") or {}).items()}
+        pairs = lambda fields: tuple(sorted((n, hashable(v)) for n, v in (fields or {}).items()))
         return cls(
             **{name: data[name] for name in ("name", "train_split", "held_out_split", "directory")},
             image_shape=tuple(data.image_shape),
             feature=data.get("feature", "image"),
             resize=bool(data.get("resize")),
-            buckets=tuple(sorted(buckets.items())) if buckets else None,
+            buckets=pairs(data.get("buckets")) or None,
+            options=pairs(data.get("options")),
         )
+
+    def stored(self, split: str) -> Dataset:
+        """Load one split, with examples as they are stored."""
+        dataset = load_dataset(self.name, split, self.directory, **dict(self.options))
+        return select(self.feature, dataset)
 
     def load(self, split: str) -> Dataset:
         """Load one split, with examples of `image_shape` where `resize` or `buckets` are set."""
-        dataset = load_dataset(self.name, split, self.directory)
+        dataset = self.stored(split)
         if self.feature == "video" and self.buckets:
             return cut_to(self.image_shape[:3], dataset)
         size = self.image_shape[:2]
@@ -113,7 +123,7 @@ def training_batches(config: Any, task: GenerativeTask, mesh: Mesh) -> Batches:
     if latents:
         dataset = load_dataset("latents", data.train_split, latents)
     elif data.buckets:
-        dataset = load_dataset(data.name, data.train_split, data.directory)
+        dataset = data.stored(data.train_split)
     else:
         dataset = data.train()
     bucketed = data.buckets and not latents

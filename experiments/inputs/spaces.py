@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, Int, PyTree
 from PIL import Image
 
 from experiments.inputs.autoencoders import FrozenAutoencoder
-from genjax.data import to_float, to_uint8
+from genjax.data import sound_to_float, sound_to_int16, to_float, to_uint8
 from genjax.nn import TokenLayout
-from genjax.training.pictures import image_grid, scatter, waveforms
+from genjax.training.pictures import image_grid, scatter, spectrograms
 
 
 def draw(examples: np.ndarray, columns: int) -> Image.Image:
@@ -30,11 +30,13 @@ def draw(examples: np.ndarray, columns: int) -> Image.Image:
 AXES = {
     "image": ("height", "width", "channels"),
     "video": ("frames", "height", "width", "channels"),
+    "audio": ("samples", "channels"),
 }
+SAMPLE_RATE = 16_000  # Hz, where config.data.sample_rate does not say it
 
 
 def _check_rank(data: Any) -> None:
-    """Raise ValueError if `data.image_shape` is not of an image or a video."""
+    """Raise ValueError if `data.image_shape` is not of an image, a video or a sound."""
     axes = AXES.get(data.feature)
     shape = tuple(data.image_shape)
     if axes and (len(shape) != len(axes) or min(shape) < 1):
@@ -146,15 +148,23 @@ class Points:
 
 @dataclass(frozen=True)
 class Waveforms:
-    """Sound as it is, `[length channels]` in [−1, 1]; data are int16."""
+    """Sound as it is, `[samples channels]` in [−1, 1]; data are int16.
+
+    Attributes:
+        sample_rate: in Hz, as `config.data.sample_rate` says; for pictures and files of sound.
+    """
 
     shape: tuple[int, ...]
     feature: str = "audio"
+    sample_rate: int = SAMPLE_RATE
     autoencoder: ClassVar[None] = None
 
     @classmethod
     def from_data(cls, data: Any) -> Self:
-        return cls(tuple(data.image_shape), data.feature)
+        """Return the waveforms of a data set; raise ValueError if its shape has another rank."""
+        _check_rank(data)
+        rate = data.get("sample_rate") or SAMPLE_RATE
+        return cls(tuple(data.image_shape), data.feature, rate)
 
     frozen = abstract_frozen = Pixels.frozen
     decode = Pixels.decode
@@ -163,29 +173,28 @@ class Waveforms:
         return {self.feature: jax.ShapeDtypeStruct(self.shape, jnp.int16)}
 
     def encode(self, examples: Array, frozen: PyTree = None) -> Float[Array, " batch *shape"]:
-        return examples / jnp.float32(2**15)
+        return sound_to_float(examples) if examples.dtype == jnp.int16 else examples
 
-    @staticmethod
-    def to_data(decoded: Array) -> Array:
-        return jnp.clip(jnp.round(decoded * 2**15), -(2**15), 2**15 - 1).astype(jnp.int16)
+    to_data = staticmethod(sound_to_int16)
 
-    picture = staticmethod(waveforms)
+    def picture(self, examples: np.ndarray, columns: int) -> Image.Image:
+        return spectrograms(examples, columns, self.sample_rate)
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Standardized latents of a frozen autoencoder.
+    """Standardized latents of a frozen autoencoder of images, video or sound.
 
     Examples are data, encoded within the step; or latents, where `directory` holds those that
     `experiments.encode` wrote.
 
     Attributes:
         shape: of one example's latents.
-        data_shape: of one example of the data.
+        data: the space of the data.
     """
 
     shape: tuple[int, ...]
-    data_shape: tuple[int, ...]
+    data: Pixels | Waveforms
     feature: str
     autoencoder: FrozenAutoencoder
     directory: str | None
@@ -218,17 +227,24 @@ class Latents:
             ValueError: neither or both of `run` and `published` are given.
         """
         del batch_size
-        _check_rank(data)
+        space = (Waveforms if data.feature == "audio" else Pixels).from_data(data)
         autoencoder = FrozenAutoencoder.open(run, weights, published, directory)
-        data_shape = tuple(data.image_shape)
         feature = "image" if directory else data.feature
-        shape = shape or autoencoder.latent_shape(data_shape)
-        return cls(shape, data_shape, feature, autoencoder, directory)
+        shape = shape or autoencoder.latent_shape(space.shape)
+        return cls(shape, space, feature, autoencoder, directory)
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def sample_rate(self) -> int:
+        return self.data.sample_rate
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         if self.directory:
             return {self.feature: jax.ShapeDtypeStruct(self.shape, jnp.float32)}
-        return {self.feature: jax.ShapeDtypeStruct(self.data_shape, jnp.uint8)}
+        return self.data.abstract_batch()
 
     def frozen(self) -> dict[str, PyTree]:
         return {"autoencoder": self.autoencoder.load()}
@@ -237,16 +253,19 @@ class Latents:
         return {"autoencoder": self.autoencoder.abstract(self.data_shape)}
 
     def encode(self, examples: Array, frozen: PyTree = None) -> Float[Array, " batch *shape"]:
-        if examples.dtype != jnp.uint8:
+        if jnp.issubdtype(examples.dtype, jnp.floating):
             return examples
-        encoded = self.autoencoder.encode(frozen["autoencoder"], to_float(examples))
+        encoded = self.autoencoder.encode(frozen["autoencoder"], self.data.encode(examples))
         return jax.lax.stop_gradient(encoded)
 
     def decode(self, samples: Float[Array, " batch *shape"], frozen: PyTree = None) -> Array:
         return self.autoencoder.decode(frozen["autoencoder"], samples)
 
-    to_data = staticmethod(to_uint8)
-    picture = staticmethod(draw)
+    def to_data(self, decoded: Array) -> Array:
+        return self.data.to_data(decoded)
+
+    def picture(self, examples: np.ndarray, columns: int) -> Image.Image:
+        return self.data.picture(examples, columns)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from experiments.configuration import kinds
 from experiments.inputs.autoencoders import encode
 from experiments.inputs.datasets import Data
 from experiments.launch.runtime import user_errors
 from experiments.launch.teacher_pairs import TeacherPairs
-from genjax.data import Dataset, to_float
+from genjax.data import Dataset, sound_to_float, to_float
 from genjax.data.sets.latents import (
     SUMMARY,
     check_origin,
@@ -32,10 +32,10 @@ from genjax.training.progress import ProgressBar
 
 
 class Examples:
-    """The images or clips of a data set, then, with `flip`, their mirror images.
+    """The images, clips or sounds of a data set, then, with `flip`, the images' mirror images.
 
     Args:
-        feature: "image" or "video".
+        feature: "image", "video" or "audio".
     """
 
     def __init__(self, dataset: Dataset, flip: bool, feature: str):
@@ -90,7 +90,7 @@ class EncodedData:
         self.encoder = Encoder(
             space.autoencoder.encode_codes if self.are_codes else latents, variables, size
         )
-        self.shape = self.encoder.shape(self.examples[data.train_split][0][0].shape)
+        self.shape = self.encoder.shape(self.examples[data.train_split][0][0])
 
     def __call__(self, split: str, rows: range) -> tuple[np.ndarray, np.ndarray]:
         """Return latents and labels of some examples of a split."""
@@ -133,7 +133,7 @@ class Encoder:
     """Encodes examples in batches, split over this process' devices.
 
     Args:
-        encode: maps variables and images in [−1, 1] to latents or codes.
+        encode: maps variables and data in [−1, 1] to latents or codes.
         batch_size: examples at once, rounded up to a multiple of the devices.
     """
 
@@ -145,7 +145,7 @@ class Encoder:
         self.size = batch_size + -batch_size % len(devices)
         self.variables = jax.device_put(variables, replicated(mesh))
         self.step = jax.jit(
-            lambda variables, x: encode(variables, to_float(x)),
+            lambda variables, x: encode(variables, as_floats(x)),
             in_shardings=(replicated(mesh), batch_sharding(mesh)),
             out_shardings=replicated(mesh),
         )
@@ -162,10 +162,15 @@ class Encoder:
             labels += [label for _, label in batch]
         return np.concatenate(latents), np.asarray(labels)
 
-    def shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    def shape(self, example: np.ndarray) -> tuple[int, ...]:
         """Return the shape of one example's latents."""
-        images = jax.ShapeDtypeStruct((self.size, *image_shape), np.uint8)
-        return jax.eval_shape(self.step, self.variables, images).shape[1:]
+        examples = jax.ShapeDtypeStruct((self.size, *example.shape), example.dtype)
+        return jax.eval_shape(self.step, self.variables, examples).shape[1:]
+
+
+def as_floats(data: Array) -> Array:
+    """Return images, clips or sound, as they are stored, in [−1, 1]."""
+    return sound_to_float(data) if data.dtype == np.int16 else to_float(data)
 
 
 def moments_of(

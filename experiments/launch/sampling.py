@@ -1,4 +1,4 @@
-"""Sheets of samples and of real examples: the labels they show and the names of their rows."""
+"""Files of samples and of real examples: sheets, the names of their rows, films and sounds."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from genjax.pipelines.media import CODECS, join_sounds, write_clip, write_wav
 from genjax.training.pictures import image_grid, label_rows, save_animation, save_picture
 from genjax.training.task import Space
 
 SHOWN_ROWS = 32
+SUFFIXES = (".png", ".npz", ".wav", *CODECS)  # of files of samples
 
 
 def shown_labels(num_rows: int) -> np.ndarray:
@@ -58,10 +60,63 @@ def save_sheet(
     """Write the sheet that `draw_sheet` draws as a PNG, and return it.
 
     Clips are strips of frames in the sheet. Their film is written beside it, as GIF and WebP.
+    Sounds are spectrograms in the sheet. They are written beside it one after another, as a WAV.
     """
     sheet = draw_sheet(space, examples, labels, per_row, names)
     save_picture(path, sheet)
     if examples.ndim == 5:
         film = draw_film(examples, labels, per_row, names)
         save_animation(path.with_suffix(".gif"), film, milliseconds=100, hold=700)
+    if is_sound(examples):
+        save_sound(path.with_suffix(".wav"), space, examples)
     return sheet
+
+
+def save_samples(
+    path: Path,
+    space: Space,
+    samples: np.ndarray,
+    labels: np.ndarray,
+    per_row: int,
+    names: Sequence[str],
+) -> None:
+    """Write samples to a file as its suffix says; raise ValueError if they are of another kind."""
+    if path.suffix == ".npz":
+        np.savez_compressed(path, images=samples, labels=labels)
+    elif path.suffix == ".wav":
+        save_sound(path, space, samples)
+    elif path.suffix in CODECS:
+        save_film(path, samples, labels, per_row, names)
+    else:
+        save_sheet(path, space, samples, labels, per_row, names)
+
+
+def is_sound(examples: np.ndarray) -> bool:
+    """Return whether examples are sounds, `[count samples channels]` in int16."""
+    return examples.ndim == 3 and examples.dtype == np.int16
+
+
+def save_sound(path: Path, space: Space, sounds: np.ndarray) -> None:
+    """Write sounds one after another as a WAV, at the sample rate of their space.
+
+    Raises:
+        ValueError: the samples are no sounds.
+    """
+    if not is_sound(sounds):
+        raise ValueError(f"{path.name}: these samples are no sounds; write them to a .png or .npz")
+    write_wav(path, join_sounds(sounds, space.sample_rate), space.sample_rate)
+
+
+def save_film(
+    path: Path, clips: np.ndarray, labels: np.ndarray, per_row: int, names: Sequence[str]
+) -> None:
+    """Write the film that `draw_film` draws as MP4 or WebM, 10 frames a second.
+
+    Raises:
+        ImportError: PyAV is not installed.
+        ValueError: the samples are no clips.
+    """
+    if clips.ndim != 5:
+        raise ValueError(f"{path.name}: these samples are no clips; write them to a .png or .npz")
+    film = draw_film(clips, labels, per_row, names)
+    write_clip(path, np.stack([np.asarray(each.convert("RGB")) for each in film]), 10.0)

@@ -46,6 +46,7 @@ p { max-width: 42rem }
 figure { margin: 0; min-width: 0 }
 figcaption { font-size: .9rem; font-weight: 600; margin-bottom: .4rem; overflow-wrap: anywhere }
 figcaption span { font-weight: 400; margin-left: .4em; font-variant-numeric: tabular-nums }
+audio, video { display: block; width: 100%; border-radius: 4px }
 img { display: block; max-width: 100%; height: auto; border-radius: 4px }
 .scroll { overflow-x: auto; margin: 0 0 2rem }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums }
@@ -88,6 +89,9 @@ details[open] summary { margin-bottom: 1.2rem }
 """ + "".join(
     f".s{i} {{ stroke: var(--c{i}) }} circle.s{i} {{ fill: var(--c{i}) }}\n" for i in range(8)
 )
+
+
+PLAYED = {".wav": "audio/wav", ".mp4": "video/mp4", ".webm": "video/webm"}  # by suffix
 
 
 class Html(str):
@@ -137,7 +141,7 @@ def page(title: str, header: Sequence[Html], body: Sequence[Html]) -> str:
         element(
             "meta",
             http_equiv="Content-Security-Policy",
-            content="default-src 'none'; img-src data:; style-src 'unsafe-inline'",
+            content="default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'",
         ),
         element("link", rel="icon", href="data:,"),
         element("title", title),
@@ -225,6 +229,16 @@ def picture(path: Path, caption: str, alt: str, detail: str = "") -> Html:
         element("figcaption", caption, element("span", detail)),
         element("img", src=source, alt=text, width=width, height=height),
     )
+
+
+def player(path: Path, caption: str, detail: str = "") -> Html:
+    """Return a file of sound or of a clip with its controls; nothing if the file is absent."""
+    if not path.exists():
+        return Html()
+    kind = PLAYED[path.suffix]
+    source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    playing = element(kind.partition("/")[0], controls="", src=source, aria_label=caption)
+    return element("figure", element("figcaption", caption, element("span", detail)), playing)
 
 
 def _ticks(low: float, high: float, count: int = 5) -> list[float]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.pages.html import (
+    PLAYED,
     Html,
     box,
     chart,
@@ -14,6 +15,7 @@ from experiments.pages.html import (
     legend,
     page,
     picture,
+    player,
     section,
     table,
 )
@@ -264,7 +266,18 @@ def _samples(run: RunRecord) -> Html:
     shown = [picture(film, *FILMS.get(film.stem, (words(film.stem),) * 2)) for film in films]
     if path.parent != run.folder:  # a run of clips that has not ended
         shown.append(picture(path.with_suffix(".webp"), *FILMS["samples"], step))
+    shown += _players(run, path, name, step)
     return section(name, box("row pair", samples, real_sheet(run), *shown))
+
+
+def _players(run: RunRecord, sheet: Path, name: str, step: str) -> list[Html]:
+    """Return the sounds and the clips with sound of the last samples and of held-out examples."""
+    files = (sheet, name, step), (run.folder / "real.png", "Held-out examples", "")
+    return [
+        player(path.with_suffix(suffix), caption, detail)
+        for path, caption, detail in files
+        for suffix in PLAYED
+    ]
 
 
 def _measured_picture(run: RunRecord, name: str) -> Html:

@@ -18,6 +18,7 @@ from genjax.data.loader import reading_rate as reading_rate
 from genjax.data.sets.animated_emoji import load_animated_emoji as load_animated_emoji
 from genjax.data.sets.clips import load_clips as load_clips
 from genjax.data.sets.folder import load_folder as load_folder
+from genjax.data.sets.sound_folder import load_sound_folder as load_sound_folder
 from genjax.data.sources import load_dataset as load_dataset
 from genjax.data.transforms import center_crop as center_crop
 from genjax.data.transforms import compose as compose
@@ -25,5 +26,7 @@ from genjax.data.transforms import flip_example as flip_example
 from genjax.data.transforms import flip_images as flip_images
 from genjax.data.transforms import random_crop as random_crop
 from genjax.data.transforms import resize as resize
+from genjax.data.transforms import sound_to_float as sound_to_float
+from genjax.data.transforms import sound_to_int16 as sound_to_int16
 from genjax.data.transforms import to_float as to_float
 from genjax.data.transforms import to_uint8 as to_uint8

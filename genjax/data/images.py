@@ -2,16 +2,16 @@
 
 import dataclasses
 import errno
-import functools
 import hashlib
 import itertools
 import json
 import logging
+import math
 import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -107,16 +107,17 @@ def decode(path: str | os.PathLike, channels: int = 3) -> tuple[np.ndarray, tupl
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How files are read: `decode(path)` returns bytes and the kinds of conversion applied.
+    """How files are read: `decode(path)` returns an example and the kinds of conversion applied.
 
     Attributes:
-        feature: "image" or "video".
+        dtypes: by the name of each feature of an example. The first is the set's picture, whose
+            shape is its `image_shape`.
         description: all that the results depend on besides the files, for stored results.
     """
 
-    feature: str
+    dtypes: Mapping[str, np.dtype]
     description: str
-    decode: Callable[[Path], tuple[np.ndarray, tuple[str, ...]]]
+    decode: Callable[[Path], tuple[Mapping[str, np.ndarray], tuple[str, ...]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,7 @@ class _Records:
     def __getitem__(self, index: int) -> dict[str, Any]:
         entry = self.entries[index]
         try:
-            return {self.form.feature: self.form.decode(entry.path)[0], "label": entry.label}
+            return {**self.form.decode(entry.path)[0], "label": entry.label}
         except Exception as error:
             raise RuntimeError(
                 f"{entry.path} could be read when the dataset was opened, and cannot now: {error}"
@@ -148,7 +149,12 @@ def read_images(
     preload_bytes: int = PRELOAD_BYTES,
 ) -> Dataset:
     """Return a dataset of the image files that can be read, as `read_files` does."""
-    form = Form("image", f"{channels} {PIXEL_LIMIT}", functools.partial(decode, channels=channels))
+
+    def example(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        image, kinds = decode(path, channels)
+        return {"image": image}, kinds
+
+    form = Form({"image": np.dtype(np.uint8)}, f"{channels} {PIXEL_LIMIT}", example)
     return read_files(name, split, entries, root, class_names, form, preload_bytes=preload_bytes)
 
 
@@ -192,25 +198,19 @@ def read_files(
             *(name, split, len(skipped), len(entries), "; ".join(examples)),
             "; …" if len(skipped) > 3 else "",
         )
-    shapes, kinds = zip(
-        *(result for _, result in found if not isinstance(result, str)), strict=True
-    )
-    image_shape = tuple(
-        sides[0] if len(set(sides)) == 1 else None for sides in zip(*shapes, strict=True)
-    )
-    dtypes = {form.feature: np.dtype(np.uint8)} | (
-        {"label": np.dtype(np.int32)} if class_names else {}
-    )
-    source = OnDisk(_Records(kept, form), dtypes)
-    if None not in image_shape and len(kept) * np.prod(image_shape) <= preload_bytes:
-        source = preload(
-            source, {key: image_shape if key == form.feature else () for key in dtypes}
-        )
+    sizes, kinds = zip(*(result for _, result in found if not isinstance(result, str)), strict=True)
+    shapes = {name: _common([each[name] for each in sizes]) for name in form.dtypes}
+    labels = {"label": np.dtype(np.int32)} if class_names else {}
+    source = OnDisk(_Records(kept, form), {**form.dtypes, **labels})
+    if not any(None in shape for shape in shapes.values()):
+        size = sum(form.dtypes[name].itemsize * math.prod(shapes[name]) for name in shapes)
+        if len(kept) * size <= preload_bytes:
+            source = preload(source, shapes | dict.fromkeys(labels, ()))
     return Dataset(
         name=name,
         split=split,
         source=source,
-        image_shape=image_shape,
+        image_shape=next(iter(shapes.values())),
         num_classes=len(class_names) if class_names else None,
         class_names=class_names and tuple(map(printable, class_names)),
         captions=None
@@ -221,6 +221,11 @@ def read_files(
     )
 
 
+def _common(shapes: Sequence[Sequence[int]]) -> tuple[int | None, ...]:
+    """Return the shape of all examples, with None where sizes vary."""
+    return tuple(sides[0] if len(set(sides)) == 1 else None for sides in zip(*shapes, strict=True))
+
+
 def printable(text: str) -> str:
     """Return a text with every character that UTF-8 cannot encode replaced by "?"."""
     return text.encode("utf-8", "replace").decode("utf-8")
@@ -228,14 +233,14 @@ def printable(text: str) -> str:
 
 def _inspect(
     entries: Sequence[Entry], root: Path, form: Form, title: str
-) -> list[tuple[tuple[int, ...], tuple[str, ...]] | str]:
-    """Return for each entry its shape and conversions, or why the entry cannot be read."""
+) -> list[tuple[dict[str, Sequence[int]], tuple[str, ...]] | str]:
+    """Return for each entry its shapes and conversions, or why the entry cannot be read."""
     many = len(entries) >= REMEMBER_FROM
     store = _results_path(root, form.description)
     known = _read_results(store) if many else {}
     new = {}
 
-    def inspect(entry: Entry) -> tuple[tuple[int, ...], tuple[str, ...]] | str:
+    def inspect(entry: Entry) -> tuple[dict[str, Sequence[int]], tuple[str, ...]] | str:
         if entry.flaw:
             return entry.flaw
         try:
@@ -244,11 +249,11 @@ def _inspect(
                 return "no regular file"
             key = f"{entry.path} {status.st_size} {status.st_mtime_ns}"
             if key not in known:
-                pixels, kinds = form.decode(entry.path)
-                new[key] = pixels.shape, kinds
+                example, kinds = form.decode(entry.path)
+                new[key] = {name: array.shape for name, array in example.items()}, kinds
                 return new[key]
-            shape, kinds = known[key]
-            return tuple(shape), tuple(kinds)
+            shapes, kinds = known[key]
+            return shapes, tuple(kinds)
         except Exception as error:  # a damaged file can make Pillow raise almost anything
             if isinstance(error, OSError) and error.errno and not is_absent(error):
                 raise  # the disk fails, so another process may still see the file
@@ -291,6 +296,6 @@ def _reason(error: Exception, path: Path) -> str:
 def _results_path(root: Path, description: str) -> Path:
     """Return the path that stores what the files of `root` decode to."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    what = f"{root.resolve()} {description}"
+    what = f"{root.resolve()} {description} shapes by feature"
     digest = hashlib.sha256(what.encode(errors="surrogateescape")).hexdigest()
     return cache / "genjax" / f"images-{digest[:16]}.json"

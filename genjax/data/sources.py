@@ -17,6 +17,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Collection, Iterator
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
@@ -34,6 +35,7 @@ def load_dataset(
     data_dir: str | os.PathLike | None = None,
     *,
     preload_bytes: int = PRELOAD_BYTES,
+    **options: Any,
 ) -> Dataset:
     """Return one split of a data set; download and prepare the set if needed.
 
@@ -44,21 +46,24 @@ def load_dataset(
     Args:
         name: one of
             - a module of `genjax.data.sets`, whose `load_NAME` makes the set: `digits`, `emoji`,
-              `moving_digits`, `grid_of_gaussians` and `ring_of_gaussians` need no network; `folder`
-              reads your own image files, and `clips` your own videos; `animated_emoji/32` and
-              `clips/32` have 32 pixels instead of 64;
+              `moving_digits`, `sounding_digits`, `grid_of_gaussians` and `ring_of_gaussians` need
+              no network; `folder` reads your own image files, `clips` your own videos, and
+              `sound_folder` your own sounds; `animated_emoji/32` and `clips/32` have 32 pixels
+              instead of 64;
             - a dotted path of a function `(split, data_dir) -> Dataset`: "my_package.flowers.load";
             - any tensorflow-datasets name, `name[/config][:version]`.
         split: in the split language of tensorflow-datasets: `train`, `test[:80%]`, `train+test`.
         data_dir: the folder of the files; None or "" for the default. The sets of
             `genjax.data.sets` say what they take. tensorflow-datasets prepares sets in
             `$TFDS_DATA_DIR`, else in `~/tensorflow_datasets`.
+        options: further arguments of a set of `genjax.data.sets`, or of the function of a dotted
+            path: `load_dataset("clips", "train", folder, num_frames=33, sample_rate=16_000)`.
 
     Raises:
         ImportError: tensorflow-datasets is not installed; or TensorFlow is not installed, which
             some sets need to unpack archives, and sets of videos even to be read.
-        ValueError: the dataset (the error names the nearest), configuration, version or split is
-            unknown.
+        ValueError: the dataset (the error names the nearest), configuration, version, split or
+            option is unknown.
         ConnectionError: the set is not prepared, and none of its download hosts answers.
         FileNotFoundError: the set is not prepared, and its files must be downloaded by hand first.
         NotImplementedError: the set was prepared in a format without random access, such as
@@ -71,12 +76,22 @@ def load_dataset(
             {"size": int(size)} if size else {}
         )
         takes = inspect.signature(loader).parameters
-        dataset = loader(
-            split, **{option: value for option, value in given.items() if option in takes}
-        )
+        _check_options(name, options, takes)
+        usual = {option: value for option, value in given.items() if option in takes}
+        dataset = loader(split, **usual | options)
         if dataset is not None:
             return dataset
+    _check_options(name, options, ())
     return _read_prepared(name, split, data_dir, preload_bytes)
+
+
+def _check_options(name: str, options: Collection[str], takes: Collection[str]) -> None:
+    """Raise ValueError if the loader of a set does not take an option."""
+    if unknown := sorted(set(options) - set(takes)):
+        offers = ", ".join(option for option in takes if option not in ("split", "data_dir"))
+        raise ValueError(
+            f"dataset {name!r} takes no option {unknown[0]!r}; it takes {offers or 'none'}"
+        )
 
 
 def _loader(family: str) -> Callable[..., Dataset | None] | None:

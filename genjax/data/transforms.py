@@ -1,8 +1,9 @@
 """Transforms of images: conversion between bytes and floats, crops and mirroring.
 
-Images are bytes where they are stored and sent, and floats where networks see them. `to_float` and
-`to_uint8` use array methods only, so they take NumPy and JAX arrays and work inside `jit`. With
-`to_float` at the start of the compiled step, only a quarter of the bytes goes to the device.
+Images are bytes where they are stored and sent, and floats where networks see them. Sound is int16
+there. The functions that convert use array methods only, so they take NumPy and JAX arrays and work
+inside `jit`. With `to_float` at the start of the compiled step, only a quarter of the bytes goes to
+the device.
 
 `flip_images` belongs in the compiled step. All functions of an example and a generator are for
 `Batches(…, transform=…)`: they run on the host, one image at a time, and suit images that vary in
@@ -14,9 +15,10 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Key, Shaped, UInt8
+from jaxtyping import Array, Float, Float32, Int16, Key, Shaped, UInt8
 
 Example = Mapping[str, np.ndarray]
+AnyArray = Array | np.ndarray
 Transform = Callable[[Example, np.random.Generator], Example]
 
 
@@ -32,6 +34,16 @@ def to_uint8(
 ) -> UInt8[Array | np.ndarray, "... height width channels"]:
     """Convert floats in [−1, 1] to the nearest bytes, the inverse of `to_float`; clip others."""
     return ((images.astype("float32") + 1) * 127.5).round().clip(0, 255).astype("uint8")
+
+
+def sound_to_float(sounds: Int16[AnyArray, "... samples channels"]) -> Float32[AnyArray, "..."]:
+    """Convert 16-bit sound to floats in [−1, 1): `value / 2¹⁵`."""
+    return sounds.astype("float32") / 2**15
+
+
+def sound_to_int16(sounds: Float[AnyArray, "... samples channels"]) -> Int16[AnyArray, "..."]:
+    """Convert floats to the nearest 16-bit sound, the inverse of `sound_to_float`; clip others."""
+    return (sounds.astype("float32") * 2**15).round().clip(-(2**15), 2**15 - 1).astype("int16")
 
 
 def flip_images(

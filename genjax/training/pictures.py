@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from einops import rearrange
+from jaxtyping import Float, Int16
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
@@ -167,18 +168,38 @@ def scatter(points: np.ndarray, reach: float = 5.0) -> Image.Image:
     return _draw((3.0, 3.0), plot)
 
 
-def waveforms(sounds: np.ndarray, columns: int) -> Image.Image:
-    """Draw int16 sounds `[count length channels]`, `columns` in a row, channels over each other."""
-    from matplotlib.figure import Figure  # here, since training needs it for pictures alone
+def spectrograms(
+    sounds: Int16[np.ndarray, "count samples channels"], columns: int, sample_rate: int
+) -> Image.Image:
+    """Draw the loudness of sounds over time and frequency, `columns` in a row, low pitches below.
 
-    rows = -(-len(sounds) // columns)
-    figure = Figure(figsize=(2.0 * columns, 0.8 * rows), layout="constrained")
-    for axes, sound in zip(
-        figure.subplots(rows, columns, squeeze=False).flat, sounds, strict=False
-    ):
-        axes.plot(sound / 2**15, linewidth=0.5)
-        axes.set(ylim=(-1, 1), xticks=(), yticks=())
-    return _rendered(figure)
+    Channels are averaged. Colours from black to yellow stand for −90 to 0 dB of full scale, in
+    windows of 32 ms.
+    """
+    from matplotlib import colormaps  # here, since training needs it for pictures alone
+
+    drawn = []
+    for sound in sounds:
+        levels = _levels(sound.mean(axis=-1) / 2**15, max(2, round(0.032 * sample_rate)))
+        colours = colormaps["magma"](np.clip(levels.T[::-1] / 90 + 1, 0, 1), bytes=True)[..., :3]
+        picture = Image.fromarray(np.ascontiguousarray(colours))
+        drawn.append(np.asarray(picture.resize((160, 64), Image.Resampling.BILINEAR)))
+    return image_grid(np.stack(drawn), columns)
+
+
+def _levels(
+    sound: Float[np.ndarray, " samples"], window: int
+) -> Float[np.ndarray, "frames frequencies"]:
+    """Return the amplitudes of the sines of a sound in dB, in windows that overlap by half.
+
+    Frequencies go up to half of the sample rate in equal steps. Before and after the sound is
+    silence.
+    """
+    hann = np.hanning(window + 2)[1:-1]
+    padded = np.pad(sound, (window // 2, window))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[:: window // 2]
+    amplitudes = np.abs(np.fft.rfft(frames * hann)) * 2 / hann.sum()
+    return 20 * np.log10(np.maximum(amplitudes, 1e-9))
 
 
 def histograms(shares: Mapping[str, np.ndarray], edges: np.ndarray) -> Image.Image:

@@ -43,7 +43,10 @@ def test_sample_says_what_is_wrong(small_run, tmp_path):
             [f"--workdir={small_run[0]}", "--step=33"],
             "no checkpoint 33; the steps there are [20, 30, 40]",
         ),
-        ([f"--workdir={small_run[0]}", "--out=x.jpg"], "must end in .png or .npz"),
+        (
+            [f"--workdir={small_run[0]}", "--out=x.jpg"],
+            "must end in .png, .npz, .wav, .mp4 or .webm",
+        ),
         ([f"--workdir={small_run[0]}", "--sampler=hun"], "error: --sampler is 'hun'; did you mean"),
         ([f"--workdir={small_run[0]}", "--grid=karas_grid"], "error: --grid is 'karas_grid'; did"),
         (

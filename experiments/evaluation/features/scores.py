@@ -165,7 +165,7 @@ def _reference(
     split: str,
     shape: tuple[int, ...],
 ) -> Statistics:
-    dataset = load_dataset(data.name, split, data.directory)
+    dataset = load_dataset(data.name, split, data.directory, **dict(data.options))
     # Samples are square, so reference images of other sizes are cropped to compare with them.
     size = data.image_shape[0] if data.resize else shape[0] if data.buckets else None
     known = (size, size, *dataset.image_shape[2:]) if size else dataset.image_shape

@@ -1,14 +1,17 @@
-"""A folder of video files, in classes or with captions, decoded by PyAV."""
+"""A folder of video files, in classes or with captions, with sound if asked; decoded by PyAV."""
 
 import bisect
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
+from genjax.data import sounds
 from genjax.data.dataset import PRELOAD_BYTES, Dataset, take
 from genjax.data.images import PIXEL_LIMIT, Form, read_files
 from genjax.data.sets.folder import find_folder, read_layout
+from genjax.data.sounds import require_av
 from genjax.data.transforms import center_crop, compose, resize
 
 SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
@@ -21,9 +24,11 @@ def load_clips(
     size: int = 64,
     num_frames: int = 17,
     frames_per_second: float = 8.0,
+    sample_rate: int | None = None,
+    channels: int = 1,
     preload_bytes: int = PRELOAD_BYTES,
 ) -> Dataset:
-    """Return `video`: the first frames of the video files of a folder, RGB.
+    """Return `video`: the first frames of the video files of a folder, RGB. Add `audio` if asked.
 
     The folder's layout, its splits, its captions and its classes are those of `load_folder`, with
     files of the suffixes `SUFFIXES`.
@@ -33,44 +38,69 @@ def load_clips(
     clip is looped or extended. Frames are resized and cropped to squares as `resize` and
     `center_crop` do it. Transparent frames are laid over white. Stored rotations are ignored.
 
+    With a `sample_rate`, `audio` is the sound of the same seconds, int16 `[samples channels]`. Its
+    first sample is that of the first frame's time. Where a file's sound begins later or ends
+    earlier than its frames, there is silence.
+
     `Dataset.skipped` names files that are damaged, empty or too short, and what `load_folder`
-    skips. Opening a split decodes all its files once.
+    skips. With a `sample_rate` it also names files whose sound is absent, silent, clipped or cut
+    off (`genjax.data.sounds.decode`). Opening a split decodes all its files once.
 
     Args:
         data_dir: the folder that holds the clips.
         size: the side of a frame, in pixels.
         num_frames: the number of frames of each clip.
         frames_per_second: the frame rate of the clips.
+        sample_rate: of the sound, in Hz; None for clips without sound.
+        channels: of the sound, 1 or 2.
         preload_bytes: sets of at most this size are read into memory.
 
     Raises:
         ImportError: PyAV is not installed.
         FileNotFoundError: the folder does not exist.
-        ValueError: `data_dir` is missing, the split is unknown, no clip can be read, or a captions
-            file is malformed.
+        ValueError: `data_dir` is missing, the split is unknown, no clip can be read, a captions
+            file is malformed, or the clips do not last a whole number of samples.
     """
-    require_av()
+    require_av("clips")
     root = find_folder("clips", data_dir, "clips")
     splits, class_names = read_layout(root, "clips", SUFFIXES)
     members = {name: lambda entries=entries: entries for name, entries in splits.items()}
     entries = [entry for part in take(split, members) for entry in part]
     options = size, num_frames, frames_per_second
-    form = Form(
-        "video", f"clips {options} {PIXEL_LIMIT}", lambda path: (decode(path, *options), ())
-    )
+    length = _num_samples(num_frames, frames_per_second, sample_rate) if sample_rate else 0
+
+    def example(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        video = {"video": decode(path, *options)}
+        if not sample_rate:
+            return video, ()
+        audio, kinds = sounds.decode(path, sample_rate, channels, length, first_time(path))
+        return video | {"audio": audio}, kinds
+
+    dtypes = {"video": np.dtype(np.uint8)} | ({"audio": np.dtype(np.int16)} if sample_rate else {})
+    description = f"clips {options} {sample_rate, channels} {PIXEL_LIMIT}"
+    form = Form(dtypes, description, example)
     return read_files(
         "clips", split, entries, root, class_names or None, form, preload_bytes=preload_bytes
     )
 
 
-def require_av() -> None:
-    """Raise ImportError with the command that installs PyAV, if PyAV is not installed."""
-    try:
-        import av  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "dataset 'clips' decodes videos with PyAV, which is not installed: pip install av"
-        ) from error
+def _num_samples(num_frames: int, frames_per_second: float, sample_rate: int) -> int:
+    """Return the samples of a clip's sound; raise ValueError if they are no whole number."""
+    samples = num_frames * sample_rate / frames_per_second
+    if samples != round(samples):
+        raise ValueError(
+            f"{num_frames} frames at {frames_per_second} a second last {samples:.2f} samples at "
+            f"{sample_rate} Hz: choose a sample_rate that gives a whole number"
+        )
+    return round(samples)
+
+
+def first_time(path: str | os.PathLike) -> float:
+    """Return the time of a file's first frame in seconds of the file's clock."""
+    import av
+
+    with av.open(str(path)) as container:
+        return next(container.decode(container.streams.video[0])).time
 
 
 def decode(

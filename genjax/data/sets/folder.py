@@ -4,6 +4,7 @@ import collections
 import csv
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from genjax.data.dataset import PRELOAD_BYTES, Dataset, held_out, take
@@ -74,7 +75,7 @@ def find_folder(name: str, data_dir: str | os.PathLike | None, content: str) -> 
 
 
 def read_layout(
-    root: Path, content: str, suffixes: tuple[str, ...]
+    root: Path, content: str, suffixes: tuple[str, ...], *, texts_beside: bool = False
 ) -> tuple[dict[str, list[Entry]], tuple[str, ...]]:
     """Return the entries of each split, and the class names, which are empty with captions.
 
@@ -83,6 +84,7 @@ def read_layout(
     Args:
         content: what the files hold, for errors: "images".
         suffixes: of the files that are read.
+        texts_beside: without a captions file, the lines of `x.txt` are the captions of `x.wav`.
 
     Raises:
         ValueError: there are no such files, or a captions file is malformed.
@@ -95,9 +97,11 @@ def read_layout(
         if len(path.parts) > 1 or path in flaws and path.name in SPLITS
     }
     has_splits = "train" in tops and tops <= SPLITS
-    captions = {}
+    captions, absent = {}, "no captions file names it"
     for folder in [Path(), *map(Path, sorted(tops) if has_splits else ())]:
         captions |= _captions(root, folder)
+    if texts_beside and not captions:
+        captions, absent = _texts_beside(root, files), "no text lies beside it"
     if not files and not captions:
         raise ValueError(
             f"{root} holds no {content}: expected files called "
@@ -113,7 +117,7 @@ def read_layout(
         if path in flaws:
             return Entry(root / path, flaw=flaws[path])
         if captions:
-            flaw = None if path in captions else "no captions file names it"
+            flaw = None if path in captions else absent
             return Entry(root / path, captions=captions.get(path), flaw=flaw)
         if len(inner[path]) < 1 + bool(labels):
             return Entry(root / path, flaw="lies beside the folders of splits or classes")
@@ -189,3 +193,14 @@ def _captions(root: Path, folder: Path) -> dict[Path, tuple[str, ...]]:
                     ) from error
         return captions
     return {}
+
+
+def _texts_beside(root: Path, files: Iterable[Path]) -> dict[Path, tuple[str, ...]]:
+    """Return by relative path the lines of the text file beside each file that has one."""
+    texts = {path: (root / path).with_suffix(".txt") for path in files}
+    lines = {
+        path: tuple(filter(str.strip, text.read_text(encoding="utf-8-sig").splitlines()))
+        for path, text in texts.items()
+        if text.is_file()
+    }
+    return {path: each for path, each in lines.items() if each}

@@ -138,6 +138,58 @@ def test_unusable_files_are_named(tmp_path, caplog):
     assert "skipped 5 of 6 files" in caplog.text
 
 
+def write_with_sound(path, start, sound_start, sounds):
+    """Write twelve frames of 0.1 s from `start` on, and 16-bit sound at 24 kHz."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("ffv1", rate=10)
+        video.height, video.width, video.pix_fmt = *GREYS.shape[1:3], "bgr0"
+        video.time_base = video.codec_context.time_base = MILLISECOND
+        audio = container.add_stream("pcm_s16le", rate=24_000)
+        audio.layout = "mono"
+        for place, picture in enumerate(GREYS):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame.pts, frame.time_base = round(start * 1000) + 100 * place, MILLISECOND
+            container.mux(video.encode(frame))
+        frame = av.AudioFrame.from_ndarray(sounds[None], format="s16", layout="mono")
+        frame.sample_rate, frame.time_base = 24_000, fractions.Fraction(1, 24_000)
+        frame.pts = round(sound_start * 24_000)
+        container.mux(audio.encode(frame))
+        for stream in (video, audio):
+            container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("start, sound_start", [(0.0, 0.0), (1.5, 1.25), (0.5, 0.75)])
+def test_sound_begins_with_the_first_frame(tmp_path, start, sound_start):
+    """Sample i is written at sound_start + i/24000 s, so the clip's first is known."""
+    sounds = np.random.default_rng(0).integers(-9999, 9999, 20_000).astype(np.int16)
+    write_with_sound(tmp_path / "a.mkv", start, sound_start, sounds)
+    dataset = load_clips("train", tmp_path, **FORM, sample_rate=24_000)
+    audio = dataset.source[0]["audio"][:, 0]
+    assert audio.shape == (24_000,) and dataset.image_shape == (4, 16, 16, 3)
+    first = round((start - sound_start) * 24_000)  # of the sounds, or silence before them
+    expected = np.concatenate([np.zeros(max(0, -first)), sounds[max(0, first) :], np.zeros(24_000)])
+    np.testing.assert_array_equal(audio, expected[:24_000])
+    np.testing.assert_array_equal(
+        dataset.source[0]["video"], load_clips("train", tmp_path, **FORM).source[0]["video"]
+    )
+    doubled = load_clips("train", tmp_path, **FORM, sample_rate=8000, channels=2)
+    assert doubled.source[0]["audio"].shape == (8000, 2)
+
+
+def test_clips_whose_sound_is_unusable_are_named(tmp_path):
+    write(tmp_path / "mute.mkv", GREYS, TIMES)
+    for name, level in (("silent", 0), ("good", 5000)):
+        sounds = np.full(20_000, level, np.int16)
+        write_with_sound(tmp_path / f"{name}.mkv", 0.0, 0.0, sounds)
+    dataset = load_clips("train+test", tmp_path, **FORM, sample_rate=8000)
+    assert set(dataset.skipped) == {"mute.mkv", "silent.mkv"}
+    assert dataset.skipped["mute.mkv"] == "holds no sound"
+    assert dataset.skipped["silent.mkv"].startswith("is silent")
+    assert set(Batches(dataset, 1, seed=0)[0]) == {"video", "audio"}
+    with pytest.raises(ValueError, match="4 frames at 7.0 a second last 4571.43 samples"):
+        load_clips("train", tmp_path, num_frames=4, frames_per_second=7.0, sample_rate=8000)
+
+
 def test_what_is_missing(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="'clips' needs a data_dir .* the folder that holds the c"):
         load_dataset("clips")

@@ -8,7 +8,11 @@ import pytest
 
 from experiments.configuration import base
 from experiments.configuration.runs import build
-from genjax.data import Batches, Dataset, InMemory, to_float
+from experiments.inputs import autoencoders
+from experiments.inputs.datasets import Data, training_batches
+from genjax.data import Batches, Dataset, InMemory, load_dataset, to_float
+from genjax.data.dataset import OnDisk
+from genjax.devices import make_mesh
 
 
 def load_sounds(split, data_dir):
@@ -79,7 +83,85 @@ def test_sound_is_trained_on_sampled_and_drawn():
     )
     assert samples.shape == (3, 64, 1)
     drawn = space.picture(np.asarray(space.to_data(samples)), 2)
-    assert drawn.size == (440, 176)  # two columns of 2 inches and two rows of 0.8, at 110 dots
+    assert drawn.size == (2 * 162, 2 * 66)  # two columns and two rows, within borders
+
+
+class Halves(nn.Module):
+    """An autoencoder of sound: a latent has the mean and the half difference of two samples."""
+
+    factor = 2
+    latent_mean, latent_deviation = (0.0, 0.0), (0.25, 0.125)
+
+    def __call__(self, x):
+        return self.decode(self.encode(x))
+
+    def encode(self, x):
+        first, second = x[:, ::2], x[:, 1::2]
+        return jnp.concatenate([(first + second) / 2, (first - second) / 2], axis=-1)
+
+    def decode(self, z):
+        mean, half = jnp.split(z, 2, axis=-1)
+        return jnp.concatenate([mean + half, mean - half], -1).reshape(len(z), -1, 1)
+
+
+def test_latents_of_sound_are_trained_on_by_the_transformer_of_sound(monkeypatch):
+    monkeypatch.setattr(autoencoders, "_published", lambda folder: (Halves(), {}))
+    space = dict(name="Latents", published="halves")
+    network = dict(name="AudioDiT", patch_size=4, width=16, depth=1, num_heads=2)
+    config = small("sounds", "audio", (64, 1), space=space, model=network)
+    config.data.sample_rate = 8000
+    task, key, batch = (
+        build(config),
+        jax.random.key(0),
+        Batches(load_sounds("train", None), 4, 0)[0],
+    )
+    assert task.space.shape == (32, 2) and task.space.sample_rate == 8000
+    assert task.space.abstract_batch()["audio"] == jax.ShapeDtypeStruct((64, 1), jnp.int16)
+    (frozen,) = task.frozen()
+    latents = task.space.encode(batch["audio"], frozen)
+    pairs = batch["audio"].reshape(4, 32, 2) / 2**15
+    expected = np.stack([pairs.mean(-1) / 0.25, (pairs[..., 0] - pairs[..., 1]) / 2 / 0.125], -1)
+    np.testing.assert_allclose(latents, expected, rtol=1e-5, atol=1e-6)
+    decoded = task.space.to_data(task.space.decode(latents, frozen))
+    np.testing.assert_array_equal(decoded, batch["audio"])
+    state, update = jax.jit(task.init)(key), jax.jit(task.update)
+    losses = []
+    for _ in range(3):
+        state, metrics = update(state, batch, key, frozen)
+        losses.append(float(metrics["loss"]))
+    assert losses[2] < losses[0]
+    labels = jnp.zeros(3, int)
+    samples = jax.jit(task.generate)(
+        state, key, labels, labels, *task.sampling_inputs(config.sampling)
+    )
+    assert samples.shape == (3, 64, 1)
+
+
+def test_a_length_that_the_patches_do_not_divide_is_refused():
+    network = dict(name="AudioDiT", patch_size=5, width=16, depth=1, num_heads=2)
+    config = small("sounds", "audio", (64, 1), space=dict(name="Waveforms"), model=network)
+    with pytest.raises(ValueError, match=r"\(64, 1\) does not divide into patches of 5"):
+        build(config)
+    config.data.image_shape = (64,)
+    with pytest.raises(ValueError, match="needs 2 positive numbers: samples, channels"):
+        build(config)
+
+
+def test_of_clips_with_sound_a_batch_has_the_feature_alone_and_options_reach_the_loader():
+    config = base.diffusion("sounding", 1, name="sounding_digits", feature="audio")
+    config.data.update(image_shape=(17_000, 1), train_split="train[:8]", options=dict())
+    config.data.options.preload_bytes = 0
+    config.update(space=dict(name="Waveforms"), batch_size=4)
+    config.model = dict(name="AudioDiT", patch_size=100, width=8, depth=1, num_heads=1)
+    batches = training_batches(config, build(config), make_mesh({"data": 1}, 4))
+    assert isinstance(batches.dataset.source, OnDisk)
+    batch = batches[0]
+    assert set(batch) == {"audio", "index"} and batch["audio"].shape == (4, 17_000, 1)
+    whole = load_dataset("sounding_digits", "train[:8]").source[batch["index"]]
+    np.testing.assert_array_equal(batch["audio"], whole["audio"])
+    config.data.options = dict(rate=8000)
+    with pytest.raises(ValueError, match="'sounding_digits' takes no option 'rate'"):
+        Data.from_config(config).train()
 
 
 @pytest.mark.parametrize("flip", [False, True])

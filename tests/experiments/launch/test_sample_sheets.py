@@ -1,13 +1,15 @@
 """The sheets of samples and of real examples: their labels, examples and names."""
 
+import wave
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments.inputs.conditions import Classes, Frames, Prompts, Unconditional
 from experiments.inputs.datasets import Data
-from experiments.inputs.spaces import Pixels, Points
-from experiments.launch.sampling import draw_sheet, save_sheet, sheet_labels
+from experiments.inputs.spaces import Pixels, Points, Waveforms
+from experiments.launch.sampling import draw_sheet, save_samples, save_sheet, sheet_labels
 from genjax.data import Dataset, InMemory
 
 LABELS = np.array([0, 3, 1, 1, 0, 1, 3])
@@ -91,3 +93,40 @@ def test_clips_are_strips_of_frames_and_a_film_beside_them(tmp_path):
     images = np.zeros((2, 8, 8, 1), np.uint8)
     save_sheet(tmp_path / "images.png", Pixels((8, 8, 1)), images, np.arange(2), 1, ())
     assert not (tmp_path / "images.webp").exists()
+
+
+def test_sounds_are_spectrograms_and_a_wav_beside_them(tmp_path):
+    """Sines of 500 and 3500 Hz at 8 kHz: low and high in the picture, then silence between."""
+    time = np.arange(4000)[:, None] / 8000
+    sounds = np.stack([2**14 * np.sin(2 * np.pi * hertz * time) for hertz in (500, 3500)])
+    space, sounds = Waveforms((4000, 1), sample_rate=8000), sounds.astype(np.int16)
+    path, labels = tmp_path / "sheet.png", np.arange(2)
+    sheet = save_sheet(path, space, sounds, labels, 1, ("low", "high"))
+    assert sheet.info["rows"] == ["low", "high"]
+    bright = np.asarray(sheet).sum(-1)[:, -162:][:, 81]  # in the middle of the sounds
+    assert abs(bright[1:65].argmax() - 64 * 7 / 8) <= 2  # 0 Hz is at the bottom, 4 kHz at the top
+    assert abs(bright[67:131].argmax() - 64 * 1 / 8) <= 2
+    with wave.open(str(tmp_path / "sheet.wav")) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (8000, 1, 2)
+        played = np.frombuffer(file.readframes(99_999), "<i2")
+    silence = np.zeros(2000)
+    expected = np.concatenate([sounds[0, :, 0], silence, sounds[1, :, 0], silence])
+    np.testing.assert_array_equal(played, expected)
+
+
+def test_the_suffix_of_a_file_of_samples_says_its_form(tmp_path):
+    clips, sounds = np.zeros((2, 3, 8, 8, 1), np.uint8), np.zeros((2, 100, 1), np.int16)
+    spaces, labels = (Pixels((3, 8, 8, 1), "video"), Waveforms((100, 1))), np.zeros(2, int)
+    for name, space, samples in (
+        ("a.npz", spaces[0], clips),
+        ("a.mp4", spaces[0], clips),
+        ("a.wav", spaces[1], sounds),
+        ("b.png", spaces[1], sounds),
+    ):
+        save_samples(tmp_path / name, space, samples, labels, 2, ())
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"a.npz", "a.mp4", "a.wav", "b.png", "b.wav"}
+    with pytest.raises(ValueError, match="c.wav: these samples are no sounds"):
+        save_samples(tmp_path / "c.wav", spaces[0], clips, labels, 2, ())
+    with pytest.raises(ValueError, match="c.webm: these samples are no clips"):
+        save_samples(tmp_path / "c.webm", spaces[1], sounds, labels, 2, ())

@@ -1,5 +1,6 @@
 """The pages of runs: their contents, by a parser, and whether a browser shows them."""
 
+import base64
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import pytest
 from experiments.compare import best, comparison
 from experiments.pages.html import Html, chart, element, page
 from experiments.pages.report import write_report
+from genjax.pipelines.media import write_clip, write_wav
 from genjax.training.pictures import (
     image_grid,
     label_rows,
@@ -197,6 +199,49 @@ def test_the_films_of_clips_are_shown(tmp_path):
         shown = [each for each in page.all("img") if each["alt"].endswith(" clips")]
         assert {each["alt"] for each in shown} == {f"Film of {kind} clips" for kind in films}
         assert all(each["src"].startswith("data:image/webp") for each in shown)
+
+
+def add_sounds(run):
+    """Write a second of sound, and a clip with it, beside the samples and the real examples."""
+    sound = np.random.default_rng(0).integers(-999, 999, (8000, 1)).astype(np.int16)
+    for name in ("samples", "real"):
+        write_wav(run / f"{name}.wav", sound, 8000)
+    write_clip(run / "samples.webm", np.zeros((8, 8, 8, 1), np.uint8), 8.0, sound, 8000)
+
+
+def test_sounds_and_clips_with_sound_are_played_from_the_page_itself(tmp_path):
+    run = make_run(tmp_path / "run")
+    add_sounds(run)
+    source = write_report(run).read_text(encoding="utf-8")
+    page = check(source, pictures=6, charts=2)
+    files = {"audio": ["samples.wav", "real.wav"], "video": ["samples.webm"]}
+    for tag, names in files.items():
+        players = page.all(tag)
+        assert all("controls" in each and each["aria-label"] for each in players)
+        embedded = [each["src"].partition(";base64,") for each in players]
+        assert [base64.b64decode(data) for *_, data in embedded] == [
+            (run / name).read_bytes() for name in names
+        ]
+    assert "media-src data:" in page.all("meta")[2]["content"]
+    (run / "samples.wav").unlink()
+    assert len(Page(write_report(run).read_text(encoding="utf-8")).all("audio")) == 1
+
+
+@needs_chromium
+def test_a_browser_plays_sounds_and_clips_with_sound(tmp_path):
+    run = make_run(tmp_path / "run")
+    add_sounds(run)
+    path = write_report(run)
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(path.as_uri())
+        seconds = browser.evaluate(
+            "Promise.all([...document.querySelectorAll('audio, video')].map(m => new Promise("
+            "(done, fail) => { m.onerror = () => done(m.error.message);"
+            "m.oncanplaythrough = () => done(m.duration); m.load() })))"
+        )
+        np.testing.assert_allclose(sorted(seconds), [1, 1, 1], atol=0.06)
+        assert browser.complaints == []
+        assert all(request.startswith("data:") for request in browser.requests[1:])
 
 
 def test_an_autoencoder_shows_originals_beside_reconstructions(tmp_path):

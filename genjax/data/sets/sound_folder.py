@@ -1,0 +1,74 @@
+"""A folder of audio files, in classes or with captions, decoded by PyAV."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from genjax.data import sounds
+from genjax.data.dataset import PRELOAD_BYTES, Dataset, take
+from genjax.data.images import Form, read_files
+from genjax.data.sets.folder import find_folder, read_layout
+
+
+def load_sound_folder(
+    split: str,
+    data_dir: str | os.PathLike | None,
+    *,
+    sample_rate: int = 16_000,
+    seconds: float | None = 2.0,
+    channels: int = 1,
+    preload_bytes: int = PRELOAD_BYTES,
+) -> Dataset:
+    """Return `audio`: the sound of the audio files of a folder, int16 `[samples channels]`.
+
+    The folder's layout, its splits, its captions and its classes are those of `load_folder`, with
+    files of the suffixes `genjax.data.sounds.SUFFIXES`. Without a captions file, the lines of
+    `x.txt` beside `x.wav` are its captions.
+
+    Files of any rate are resampled. Longer files are cut, and shorter ones padded with silence.
+    `Dataset.conversions` counts what was converted.
+
+    `Dataset.skipped` names files that are silent, clipped, cut off, empty, damaged or no sound, and
+    what `load_folder` skips. Opening a split decodes all its files once.
+
+    Two folders of real sound need no account. `npm install supersonic-scsynth-samples` gives 207
+    FLAC files (CC0) in `node_modules/supersonic-scsynth-samples`. Debian's
+    `tuxpaint-stamps-default` (GPL-2) has spoken names of pictures in many languages, 8,491 Ogg
+    files with texts beside their pictures: `apt-get download tuxpaint-stamps-default && dpkg -x
+    tuxpaint-stamps-default*.deb stamps`.
+
+    Args:
+        data_dir: the folder that holds the files.
+        sample_rate: of the sound, in Hz.
+        seconds: the length of each example; None keeps the files' lengths.
+        channels: 1, or 2 for stereo.
+        preload_bytes: sets of at most this size are read into memory.
+
+    Raises:
+        ImportError: PyAV is not installed.
+        FileNotFoundError: the folder does not exist.
+        ValueError: `data_dir` is missing, the split is unknown, no file can be read, or a captions
+            file is malformed.
+    """
+    sounds.require_av("sound_folder")
+    root = find_folder("sound_folder", data_dir, "sounds")
+    splits, class_names = read_layout(root, "sounds", sounds.SUFFIXES, texts_beside=True)
+    members = {name: lambda entries=entries: entries for name, entries in splits.items()}
+    entries = [entry for part in take(split, members) for entry in part]
+    options = sample_rate, channels, None if seconds is None else round(seconds * sample_rate)
+
+    def example(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        audio, kinds = sounds.decode(path, *options)
+        return {"audio": audio}, kinds
+
+    form = Form({"audio": np.dtype(np.int16)}, f"sounds {options}", example)
+    return read_files(
+        "sound_folder",
+        split,
+        entries,
+        root,
+        class_names or None,
+        form,
+        preload_bytes=preload_bytes,
+    )

@@ -1,0 +1,173 @@
+"""Folders of sound, compared with the sines that were written."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from genjax.data import Batches, load_dataset
+from genjax.data.dataset import InMemory, OnDisk
+from genjax.data.sets.sound_folder import load_sound_folder
+from genjax.data.sounds import decode
+
+av = pytest.importorskip("av")
+
+RATE = 24_000
+
+
+def sine(frequency, seconds, rate=RATE, amplitude=0.5):
+    return amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
+
+
+def write(path, *channels, rate=RATE, codec=None):
+    """Write one or two channels of sound; 16-bit WAV unless the suffix says otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    codecs = {".flac": "flac", ".mp3": "libmp3lame", ".opus": "libopus", ".ogg": "libopus"}
+    layout = "mono" if len(channels) == 1 else "stereo"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec or codecs.get(path.suffix, "pcm_s16le"), rate=rate)
+        stream.layout = layout
+        frame = av.AudioFrame.from_ndarray(
+            np.stack(channels).astype(np.float32), format="fltp", layout=layout
+        )
+        frame.sample_rate = rate
+        converted = av.AudioResampler(stream.format.name, layout, stream.rate)
+        for part in converted.resample(frame) + converted.resample(None):
+            container.mux(stream.encode(part))
+        container.mux(stream.encode())
+
+
+def difference(sound, expected):
+    """Return the root mean square of an error, relative to that of what is expected."""
+    return np.sqrt(np.mean((sound / 2**15 - expected) ** 2) / np.mean(expected**2))
+
+
+def test_wav_and_flac_are_read_to_the_last_bit(tmp_path):
+    samples = np.random.default_rng(0).integers(-(2**15), 2**15, 3000) / 2**15
+    for suffix in (".wav", ".flac"):
+        write(tmp_path / f"a{suffix}", samples)
+        sound, kinds = decode(tmp_path / f"a{suffix}", RATE)
+        np.testing.assert_array_equal(sound[:, 0], samples * 2**15)
+        assert kinds == () and sound.dtype == np.int16
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".opus", ".ogg"])
+def test_every_rate_and_format_is_resampled(tmp_path, suffix):
+    """A sine of 440 Hz stays one. A delay of one sample at 24 kHz would be an error of 0.12."""
+    write(tmp_path / f"a{suffix}", sine(440, 0.5))
+    for rate in (8000, 16_000, 44_100):
+        sound, kinds = decode(tmp_path / f"a{suffix}", rate, length=round(0.4 * rate))
+        assert sound.shape == (round(0.4 * rate), 1) and f"to {rate} Hz" in "".join(kinds)
+        middle = slice(rate // 10, 3 * rate // 10)  # codecs and filters blur the ends
+        expected = sine(440, 0.4, rate)[middle]
+        assert difference(sound[middle, 0], expected) < 0.06
+
+
+def test_frequencies_that_the_rate_cannot_hold_are_removed(tmp_path):
+    """Of 1 and 7 kHz, at 8 kHz only the first stays; without a filter 7 kHz would become 1 kHz."""
+    write(tmp_path / "a.wav", sine(1000, 0.5, amplitude=0.4) + sine(7000, 0.5, amplitude=0.4))
+    sound, _ = decode(tmp_path / "a.wav", 8000)
+    assert difference(sound[400:-400, 0], sine(1000, 0.5, 8000, 0.4)[400:-400]) < 0.01
+
+
+def test_channels(tmp_path):
+    left, right = sine(300, 0.2), sine(500, 0.2, amplitude=0.3)
+    write(tmp_path / "two.wav", left, right)
+    write(tmp_path / "one.wav", left)
+    mean, kinds = decode(tmp_path / "two.wav", RATE, 1)
+    np.testing.assert_allclose(mean[:, 0] / 2**15, (left + right) / 2, atol=2**-14)
+    assert kinds == ("2 to 1 channels",)
+    stereo, kinds = decode(tmp_path / "two.wav", RATE, 2)
+    np.testing.assert_allclose(stereo / 2**15, np.stack([left, right], 1), atol=2**-15)
+    assert kinds == ()
+    doubled, kinds = decode(tmp_path / "one.wav", RATE, 2)
+    np.testing.assert_array_equal(doubled[:, 0], doubled[:, 1])
+    assert kinds == ("1 to 2 channels",)
+
+
+def test_longer_files_are_cut_and_shorter_padded(tmp_path):
+    write(tmp_path / "a.wav", sine(300, 0.5))
+    whole, _ = decode(tmp_path / "a.wav", RATE)
+    cut, kinds = decode(tmp_path / "a.wav", RATE, length=1000)
+    np.testing.assert_array_equal(cut, whole[:1000])
+    assert kinds == ("cut",)
+    padded, kinds = decode(tmp_path / "a.wav", RATE, length=20_000)
+    np.testing.assert_array_equal(padded[:12_000], whole)
+    assert not np.any(padded[12_000:]) and kinds == ("padded with silence",)
+
+
+FORM = dict(sample_rate=8000, seconds=1.25)
+
+
+def test_unusable_files_are_named_and_counted(tmp_path, caplog):
+    write(tmp_path / "good.wav", sine(300, 1.5))
+    write(tmp_path / "quiet.wav", sine(300, 1.5, amplitude=0.01))  # is not silent
+    write(tmp_path / "square.wav", np.sign(sine(300, 1.5)) / 2)  # is not clipped
+    write(tmp_path / "silent.wav", np.zeros(36_000))
+    write(tmp_path / "clipped.flac", np.clip(sine(300, 1.5, amplitude=1.5), -1, 1))
+    for name in ("good.wav", "long.flac", "long.mp3", "long.ogg"):
+        if name != "good.wav":
+            write(tmp_path / name, sine(300, 2.4))
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / f"cut-{name}").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "text.mp3").write_text("no sound at all" * 100)
+    dataset = load_sound_folder("train+test", tmp_path, **FORM)
+    reasons = {
+        "silent.wav": "is silent",
+        "clipped.flac": "is clipped",
+        "cut-good.wav": "is cut off: has 36",
+        "cut-long.flac": "",  # the decoder's own words
+        "cut-long.mp3": "is cut off: ends after 1.1",
+        "cut-long.ogg": "is cut off: ends after 0.99",
+        "empty.wav": "",
+        "text.mp3": "",
+    }
+    assert set(dataset.skipped) == set(reasons)
+    for name, reason in reasons.items():
+        assert reason in dataset.skipped[name]
+    assert len(dataset.source) == 6 and "skipped 8 of 14 files" in caplog.text
+    assert dataset.conversions["cut"] == 6
+
+
+def test_folders_are_classes(tmp_path):
+    for name in ("bell/0.wav", "bell/1.wav", "drum/0.wav"):
+        write(tmp_path / name, sine(300, 1.5))
+    dataset = load_dataset("sound_folder", "train", tmp_path, **FORM)
+    assert dataset.class_names == ("bell", "drum") and dataset.image_shape == (10_000, 1)
+    assert dataset.source[:]["label"].tolist() == [0, 0, 1]
+    assert isinstance(dataset.source, InMemory)
+    batch = Batches(dataset, 2, seed=0, image_shape=(10_000, 1))[0]
+    assert set(batch) == {"audio", "label"} and batch["audio"].dtype == np.int16
+
+
+def test_captions_from_texts_beside_files_or_a_captions_file(tmp_path):
+    for place, name in enumerate("abc"):
+        write(tmp_path / f"{name}.wav", sine(300, 0.3 + place / 10))
+    (tmp_path / "a.txt").write_text("a bell\ndingdong\n", encoding="utf-8")
+    (tmp_path / "c.txt").write_text("a drum", encoding="utf-8")
+    dataset = load_sound_folder("train+test", tmp_path, sample_rate=8000, seconds=None)
+    assert dataset.captions == [("a bell", "dingdong"), ("a drum",)]
+    assert dataset.skipped == {"b.wav": "no text lies beside it"}
+    assert dataset.image_shape == (None, 1) and isinstance(dataset.source, OnDisk)
+    assert [len(dataset.source[i]["audio"]) for i in range(2)] == [2400, 4000]
+    rows = [{"file_name": f"{name}.wav", "text": name} for name in "ab"]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    dataset = load_sound_folder("train+test", tmp_path, **FORM)
+    assert dataset.captions == [("a",), ("b",)]
+    assert dataset.skipped == {"c.wav": "no captions file names it"}
+
+
+def test_what_is_missing(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="'sound_folder' needs a data_dir"):
+        load_dataset("sound_folder")
+    with pytest.raises(ValueError, match=r"holds no sounds: expected files called \*.aac"):
+        load_dataset("sound_folder", "train", tmp_path)
+    with pytest.raises(ValueError, match="'sound_folder' takes no option 'rate'; it takes sample_"):
+        load_dataset("sound_folder", "train", tmp_path, rate=8000)
+    with pytest.raises(ValueError, match="'digits' takes no option 'rate'; it takes none"):
+        load_dataset("digits", rate=8000)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match="pip install av"):
+        load_dataset("sound_folder", "train", tmp_path)
