@@ -24,11 +24,13 @@ from configs.moving_digits_video import PROMPTS
 from experiments.configuration import base
 
 SOUND = (17_000, 1)
+FRAME_RATE, SAMPLE_RATE = 8.0, 8000  # Hz
 
 
 def get_config() -> ConfigDict:
     data = dict(name="sounding_digits", image_shape=(17, 32, 32, 1), sound_shape=SOUND)
-    config = base.diffusion("sounding_digits", feature="video", **data)
+    rates = dict(frame_rate=FRAME_RATE, sample_rate=SAMPLE_RATE)
+    config = base.diffusion("sounding_digits", feature="sound_and_video", **data, **rates)
     config.task = "JointDiffusion"
     sound = dict(space="Waveforms")
     config.space = dict(name="SoundAndVideo", video=dict(space="Pixels"), sound=sound)
@@ -54,8 +56,8 @@ def get_config() -> ConfigDict:
         sound_width=128,
         depth=6,
         num_heads=4,
-        frame_rate=8.0,
-        sound_rate=8000.0,
+        frame_rate=FRAME_RATE,
+        sound_rate=float(SAMPLE_RATE),
         unroll=6,
     )
     # Shares of examples in which one modality is clean, so that it is given, or pure noise, so that

@@ -33,10 +33,12 @@ class SoundAndVideo:
     Attributes:
         sound_scale: what the network sees of a sound is the sound times this. Sounds are mostly
             quiet, and noise would drown them at almost every time. A power of two rounds nothing.
+        frame_rate: in Hz, as `config.data.frame_rate` says; for files.
     """
 
     video: Space
     sound: Space
+    frame_rate: float
     sound_scale: float = 1.0
     feature: ClassVar[str] = "video"
 
@@ -47,7 +49,8 @@ class SoundAndVideo:
         """Return the space of a data set of clips with sound.
 
         Args:
-            data: the record of the data set, whose `sound_shape` is that of a clip's sound.
+            data: the record of the data set, which also has the `sound_shape` of a clip, and its
+                `frame_rate` and `sample_rate`.
             video, sound: the fields of their spaces, the name as `space`.
 
         Raises:
@@ -59,8 +62,9 @@ class SoundAndVideo:
             del fields["space"]
             return kinds.SPACE.bind(fields, f"space.{name}", data=Config(dict(data) | own))
 
-        audio = dict(feature="audio", image_shape=data.sound_shape)
-        return cls(bind("video", video), bind("sound", sound, **audio), sound_scale)
+        video = bind("video", video, feature="video")
+        sound = bind("sound", sound, feature="audio", image_shape=data.sound_shape)
+        return cls(video, sound, data.frame_rate, sound_scale)
 
     @property
     def parts(self) -> dict[str, Space]:
@@ -73,6 +77,10 @@ class SoundAndVideo:
     @property
     def autoencoder(self) -> Any:
         return self.video.autoencoder or self.sound.autoencoder
+
+    @property
+    def sample_rate(self) -> int:
+        return self.sound.sample_rate
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         return self.video.abstract_batch() | self.sound.abstract_batch()
@@ -119,15 +127,14 @@ def _of_those_with_any(
 def _envelopes(
     sounds: Num[np.ndarray, "clips samples channels"], height: int, width: int
 ) -> np.ndarray:
-    """Return a grey picture of each sound, from the least to the largest sample of each column."""
+    """Return a grey picture of each sound: from silence to the extreme samples of each column."""
     columns = np.array_split(sounds / 2**15, width, axis=1)
     low, high = (
-        np.stack([function(each, axis=(1, 2)) for each in columns], -1)
-        for function in (np.min, np.max)
+        np.stack([extreme(each, axis=(1, 2), initial=0) for each in columns], -1)[:, None]
+        for extreme in (np.min, np.max)
     )
     levels, half = np.linspace(1, -1, height)[:, None], 1 / (height - 1)
-    inside = (levels <= high[:, None] + half) & (levels >= low[:, None] - half)
-    return (255 * inside).astype(np.uint8)
+    return (255 * ((levels <= high + half) & (levels >= low - half))).astype(np.uint8)
 
 
 @dataclass(frozen=True)

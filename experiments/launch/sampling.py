@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
+from jaxtyping import PyTree
 from PIL import Image
 
 from genjax.pipelines.media import CODECS, join_sounds, write_clip, write_wav
@@ -25,7 +27,11 @@ def sheet_labels(num_rows: int, per_row: int) -> np.ndarray:
 
 
 def draw_sheet(
-    space: Space, examples: np.ndarray, labels: np.ndarray, per_row: int, names: Sequence[str]
+    space: Space,
+    examples: PyTree[np.ndarray],
+    labels: np.ndarray,
+    per_row: int,
+    names: Sequence[str],
 ) -> Image.Image:
     """Draw examples of the data's type, each row with the name of its label.
 
@@ -34,7 +40,8 @@ def draw_sheet(
         names: by label; empty where rows mean nothing.
     """
     picture = space.picture(examples, per_row)
-    in_rows = names and examples.ndim > 2  # points in the plane share one picture
+    # Points in the plane share one picture.
+    in_rows = names and min(each.ndim for each in jax.tree.leaves(examples)) > 2
     return label_rows(picture, [names[label] for label in labels[::per_row]] if in_rows else ())
 
 
@@ -52,7 +59,7 @@ def draw_film(
 def save_sheet(
     path: Path,
     space: Space,
-    examples: np.ndarray,
+    examples: PyTree[np.ndarray],
     labels: np.ndarray,
     per_row: int,
     names: Sequence[str],
@@ -61,28 +68,33 @@ def save_sheet(
 
     Clips are strips of frames in the sheet. Their film is written beside it, as GIF and WebP.
     Sounds are spectrograms in the sheet. They are written beside it one after another, as a WAV.
+    Clips with sound have both files.
     """
     sheet = draw_sheet(space, examples, labels, per_row, names)
     save_picture(path, sheet)
-    if examples.ndim == 5:
-        film = draw_film(examples, labels, per_row, names)
-        save_animation(path.with_suffix(".gif"), film, milliseconds=100, hold=700)
-    if is_sound(examples):
-        save_sound(path.with_suffix(".wav"), space, examples)
+    for each in jax.tree.leaves(examples):
+        if each.ndim == 5:
+            film = draw_film(each, labels, per_row, names)
+            save_animation(path.with_suffix(".gif"), film, milliseconds=100, hold=700)
+        if is_sound(each):
+            save_sound(path.with_suffix(".wav"), space, each)
     return sheet
 
 
 def save_samples(
     path: Path,
     space: Space,
-    samples: np.ndarray,
+    samples: PyTree[np.ndarray],
     labels: np.ndarray,
     per_row: int,
     names: Sequence[str],
 ) -> None:
     """Write samples to a file as its suffix says; raise ValueError if they are of another kind."""
     if path.suffix == ".npz":
-        np.savez_compressed(path, images=samples, labels=labels)
+        arrays = samples if isinstance(samples, dict) else {"images": samples}
+        np.savez_compressed(path, **arrays, labels=labels)
+    elif isinstance(samples, dict) and path.suffix in CODECS:
+        save_clips_with_sound(path, space, samples)
     elif path.suffix == ".wav":
         save_sound(path, space, samples)
     elif path.suffix in CODECS:
@@ -105,6 +117,21 @@ def save_sound(path: Path, space: Space, sounds: np.ndarray) -> None:
     if not is_sound(sounds):
         raise ValueError(f"{path.name}: these samples are no sounds; write them to a .png or .npz")
     write_wav(path, join_sounds(sounds, space.sample_rate), space.sample_rate)
+
+
+def save_clips_with_sound(path: Path, space: Space, clips: dict[str, np.ndarray]) -> None:
+    """Write clips one after another, with their sounds, as MP4 or WebM.
+
+    Each sound is cut, or filled with silence, to the length of its clip.
+
+    Raises:
+        ImportError: PyAV is not installed.
+    """
+    video, sounds = clips["video"], clips["sound"]
+    length = round(video.shape[1] / space.frame_rate * space.sample_rate)
+    sounds = np.pad(sounds[:, :length], ((0, 0), (0, max(0, length - sounds.shape[1])), (0, 0)))
+    joined = video.reshape(-1, *video.shape[2:]), sounds.reshape(-1, sounds.shape[-1])
+    write_clip(path, joined[0], space.frame_rate, joined[1], space.sample_rate)
 
 
 def save_film(
