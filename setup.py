@@ -74,6 +74,7 @@ setup(
         "parity": [
             "torch",
             "diffusers",
+            "librosa",
             "lpips",
             "prdc",
             "pytorch-msssim",

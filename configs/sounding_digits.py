@@ -24,13 +24,12 @@ from configs.moving_digits_video import PROMPTS
 from experiments.configuration import base
 
 SOUND = (17_000, 1)
-FRAME_RATE, SAMPLE_RATE = 8.0, 8000  # Hz
+SAMPLE_RATE = 8000  # Hz
 
 
 def get_config() -> ConfigDict:
     data = dict(name="sounding_digits", image_shape=(17, 32, 32, 1), sound_shape=SOUND)
-    rates = dict(frame_rate=FRAME_RATE, sample_rate=SAMPLE_RATE)
-    config = base.diffusion("sounding_digits", feature="sound_and_video", **data, **rates)
+    config = base.diffusion("sounding_digits", feature="video", sample_rate=SAMPLE_RATE, **data)
     config.task = "JointDiffusion"
     sound = dict(space="Waveforms")
     config.space = dict(name="SoundAndVideo", video=dict(space="Pixels"), sound=sound)
@@ -56,7 +55,7 @@ def get_config() -> ConfigDict:
         sound_width=128,
         depth=6,
         num_heads=4,
-        frame_rate=FRAME_RATE,
+        frame_rate=8.0,
         sound_rate=float(SAMPLE_RATE),
         unroll=6,
     )
@@ -70,6 +69,6 @@ def get_config() -> ConfigDict:
     config.checkpoint.every = 500
     config.sampling.update(every=1000, num_steps=30, guidance_scale=2.0, per_class=1)
     config.sampling.update(modality_scale=1.5, given=(), batch_size=100)
-    config.evaluation.measures = dict()
-    config.evaluation.num_samples = 200
+    config.evaluation.measures = dict(synchrony=dict(name="SoundingDigits"))
+    config.evaluation.num_samples = 64
     return config

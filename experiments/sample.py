@@ -6,9 +6,9 @@
 Writes a PNG with a row per class or prompt; of clips, also a film beside it, and of sounds a WAV.
 The suffix of --out chooses what is written:
 
-    FILE.npz            the arrays `images`, in the type of the data, and `labels`
-    FILE.mp4, .webm     clips as a film (PyAV)
-    FILE.wav            sounds, one after another
+    FILE.npz          the arrays `images`, in the type of the data, and `labels`
+    FILE.mp4, .webm   clips as a film; clips with sound one after another (needs PyAV)
+    FILE.wav          sounds one after another
 
 Flags left out take the run's own values.
 """

@@ -33,7 +33,7 @@ class Data:
     Attributes:
         image_shape: of every example, whatever its stored size where `resize` or `buckets` are set;
             (samples, channels) of sound.
-        feature: "image", "video" or "audio". Of clips with sound, batches have this one alone.
+        feature: "image", "video" or "audio". With "audio", clips with sound become sound alone.
         buckets: arguments of `aspect_buckets` beside the area, which is that of `image_shape`, as
             pairs; None for batches of one size. Those of video also have `frames`, the lengths.
         options: further arguments of `load_dataset`, as pairs.
@@ -67,7 +67,7 @@ class Data:
     def stored(self, split: str) -> Dataset:
         """Load one split, with examples as they are stored."""
         dataset = load_dataset(self.name, split, self.directory, **dict(self.options))
-        return select(self.feature, dataset)
+        return select("audio", dataset) if self.feature == "audio" else dataset
 
     def load(self, split: str) -> Dataset:
         """Load one split, with examples of `image_shape` where `resize` or `buckets` are set."""

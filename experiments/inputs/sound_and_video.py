@@ -33,12 +33,10 @@ class SoundAndVideo:
     Attributes:
         sound_scale: what the network sees of a sound is the sound times this. Sounds are mostly
             quiet, and noise would drown them at almost every time. A power of two rounds nothing.
-        frame_rate: in Hz, as `config.data.frame_rate` says; for files.
     """
 
     video: Space
     sound: Space
-    frame_rate: float
     sound_scale: float = 1.0
     feature: ClassVar[str] = "video"
 
@@ -49,8 +47,7 @@ class SoundAndVideo:
         """Return the space of a data set of clips with sound.
 
         Args:
-            data: the record of the data set, which also has the `sound_shape` of a clip, and its
-                `frame_rate` and `sample_rate`.
+            data: the record of the data set, whose `sound_shape` is that of a clip's sound.
             video, sound: the fields of their spaces, the name as `space`.
 
         Raises:
@@ -62,9 +59,9 @@ class SoundAndVideo:
             del fields["space"]
             return kinds.SPACE.bind(fields, f"space.{name}", data=Config(dict(data) | own))
 
-        video = bind("video", video, feature="video")
+        video = bind("video", video)
         sound = bind("sound", sound, feature="audio", image_shape=data.sound_shape)
-        return cls(video, sound, data.frame_rate, sound_scale)
+        return cls(video, sound, sound_scale)
 
     @property
     def parts(self) -> dict[str, Space]:
@@ -77,10 +74,6 @@ class SoundAndVideo:
     @property
     def autoencoder(self) -> Any:
         return self.video.autoencoder or self.sound.autoencoder
-
-    @property
-    def sample_rate(self) -> int:
-        return self.sound.sample_rate
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         return self.video.abstract_batch() | self.sound.abstract_batch()

@@ -1,17 +1,18 @@
 """Files of samples and of real examples: sheets, the names of their rows, films and sounds."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
-from jaxtyping import PyTree
 from PIL import Image
 
 from genjax.pipelines.media import CODECS, join_sounds, write_clip, write_wav
 from genjax.training.pictures import image_grid, label_rows, save_animation, save_picture
 from genjax.training.task import Space
 
+# Images, clips, points or sounds; or clips with sound, by "video" and "sound".
+Examples = np.ndarray | dict[str, np.ndarray]
 SHOWN_ROWS = 32
 SUFFIXES = (".png", ".npz", ".wav", *CODECS)  # of files of samples
 
@@ -27,11 +28,7 @@ def sheet_labels(num_rows: int, per_row: int) -> np.ndarray:
 
 
 def draw_sheet(
-    space: Space,
-    examples: PyTree[np.ndarray],
-    labels: np.ndarray,
-    per_row: int,
-    names: Sequence[str],
+    space: Space, examples: Examples, labels: np.ndarray, per_row: int, names: Sequence[str]
 ) -> Image.Image:
     """Draw examples of the data's type, each row with the name of its label.
 
@@ -40,8 +37,8 @@ def draw_sheet(
         names: by label; empty where rows mean nothing.
     """
     picture = space.picture(examples, per_row)
-    # Points in the plane share one picture.
-    in_rows = names and min(each.ndim for each in jax.tree.leaves(examples)) > 2
+    is_points = isinstance(examples, np.ndarray) and examples.ndim == 2
+    in_rows = names and not is_points  # points in the plane share one picture
     return label_rows(picture, [names[label] for label in labels[::per_row]] if in_rows else ())
 
 
@@ -59,7 +56,7 @@ def draw_film(
 def save_sheet(
     path: Path,
     space: Space,
-    examples: PyTree[np.ndarray],
+    examples: Examples,
     labels: np.ndarray,
     per_row: int,
     names: Sequence[str],
@@ -68,34 +65,39 @@ def save_sheet(
 
     Clips are strips of frames in the sheet. Their film is written beside it, as GIF and WebP.
     Sounds are spectrograms in the sheet. They are written beside it one after another, as a WAV.
-    Clips with sound have both files.
+    So are clips with sound, as MP4 if PyAV is installed.
     """
     sheet = draw_sheet(space, examples, labels, per_row, names)
     save_picture(path, sheet)
-    for each in jax.tree.leaves(examples):
-        if each.ndim == 5:
-            film = draw_film(each, labels, per_row, names)
-            save_animation(path.with_suffix(".gif"), film, milliseconds=100, hold=700)
-        if is_sound(each):
-            save_sound(path.with_suffix(".wav"), space, each)
+    if isinstance(examples, dict):
+        played = ".mp4" if importlib.util.find_spec("av") else ".wav"
+        save_sound(path.with_suffix(played), space, examples)
+    elif examples.ndim == 5:
+        film = draw_film(examples, labels, per_row, names)
+        save_animation(path.with_suffix(".gif"), film, milliseconds=100, hold=700)
+    elif is_sound(examples):
+        save_sound(path.with_suffix(".wav"), space, examples)
     return sheet
 
 
 def save_samples(
     path: Path,
     space: Space,
-    samples: PyTree[np.ndarray],
+    samples: Examples,
     labels: np.ndarray,
     per_row: int,
     names: Sequence[str],
 ) -> None:
-    """Write samples to a file as its suffix says; raise ValueError if they are of another kind."""
+    """Write samples to a file as its suffix says.
+
+    Raises:
+        ImportError: clips are written with PyAV, which is not installed.
+        ValueError: the samples are of another kind than the file.
+    """
     if path.suffix == ".npz":
         arrays = samples if isinstance(samples, dict) else {"images": samples}
         np.savez_compressed(path, **arrays, labels=labels)
-    elif isinstance(samples, dict) and path.suffix in CODECS:
-        save_clips_with_sound(path, space, samples)
-    elif path.suffix == ".wav":
+    elif path.suffix == ".wav" or isinstance(samples, dict) and path.suffix in CODECS:
         save_sound(path, space, samples)
     elif path.suffix in CODECS:
         save_film(path, samples, labels, per_row, names)
@@ -103,35 +105,33 @@ def save_samples(
         save_sheet(path, space, samples, labels, per_row, names)
 
 
-def is_sound(examples: np.ndarray) -> bool:
+def is_sound(examples: Examples) -> bool:
     """Return whether examples are sounds, `[count samples channels]` in int16."""
-    return examples.ndim == 3 and examples.dtype == np.int16
+    return isinstance(examples, np.ndarray) and examples.ndim == 3 and examples.dtype == np.int16
 
 
-def save_sound(path: Path, space: Space, sounds: np.ndarray) -> None:
-    """Write sounds one after another as a WAV, at the sample rate of their space.
+def save_sound(path: Path, space: Space, examples: Examples) -> None:
+    """Write sounds, or clips with their sound, one after another: as WAV, or clips as MP4 or WebM.
+
+    Args:
+        space: of sound; or of clips with sound, whose `sound` is such a space.
 
     Raises:
-        ValueError: the samples are no sounds.
+        ImportError: clips are written with PyAV, which is not installed.
+        ValueError: the examples are no sounds.
     """
+    sounds, part = examples, space
+    if isinstance(examples, dict):
+        sounds, part = examples["sound"], space.sound
     if not is_sound(sounds):
         raise ValueError(f"{path.name}: these samples are no sounds; write them to a .png or .npz")
-    write_wav(path, join_sounds(sounds, space.sample_rate), space.sample_rate)
-
-
-def save_clips_with_sound(path: Path, space: Space, clips: dict[str, np.ndarray]) -> None:
-    """Write clips one after another, with their sounds, as MP4 or WebM.
-
-    Each sound is cut, or filled with silence, to the length of its clip.
-
-    Raises:
-        ImportError: PyAV is not installed.
-    """
-    video, sounds = clips["video"], clips["sound"]
-    length = round(video.shape[1] / space.frame_rate * space.sample_rate)
-    sounds = np.pad(sounds[:, :length], ((0, 0), (0, max(0, length - sounds.shape[1])), (0, 0)))
-    joined = video.reshape(-1, *video.shape[2:]), sounds.reshape(-1, sounds.shape[-1])
-    write_clip(path, joined[0], space.frame_rate, joined[1], space.sample_rate)
+    if path.suffix == ".wav":
+        write_wav(path, join_sounds(sounds, part.sample_rate), part.sample_rate)
+        return
+    frames = np.concatenate(list(examples["video"]))
+    seconds = sounds.shape[0] * sounds.shape[1] / part.sample_rate
+    joined = join_sounds(sounds, part.sample_rate, pause=0.0)
+    write_clip(path, frames, len(frames) / seconds, joined, part.sample_rate)
 
 
 def save_film(

@@ -68,6 +68,12 @@ QUALITY = {
     "fvd": "lower",
     "fvd_vgg16": "lower",
     "given_frames_error": "lower",
+    "fad": "lower",
+    "fd_mel": "lower",
+    "log_spectral_distance": "lower",
+    "stft_distance": "lower",
+    "mel_distance": "lower",
+    "si_sdr": "higher",
 }
 SPEED = {"steps_per_second": "higher", "goodput": "higher"}
 BETTER = QUALITY | SPEED  # whatever else a report holds says how it was measured

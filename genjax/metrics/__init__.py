@@ -2,10 +2,17 @@
 
 Measures of samples take features or logits, `[examples features]`, and return a float. Measures of
 reconstructed images return a number for each image. Everything takes NumPy or JAX arrays and runs
-in float64 NumPy on the host. The exception is `LPIPS`, a Flax module that is a training loss too.
+in float64 NumPy on the host. The exceptions are training losses too: `LPIPS`, a Flax module, and
+the distances of sound, functions of `jax.numpy`.
 """
 
 from genjax.metrics.accuracy import class_accuracy
+from genjax.metrics.audio import (
+    log_spectral_distance,
+    mel_distance,
+    multi_resolution_stft_distance,
+    si_sdr,
+)
 from genjax.metrics.density_coverage import density_coverage
 from genjax.metrics.frechet import feature_moments, frechet_distance, frechet_distance_from_moments
 from genjax.metrics.frequency import high_frequency_energy
@@ -19,13 +26,24 @@ from genjax.metrics.precision_recall import precision_recall
 from genjax.metrics.reconstruction import psnr, ssim
 from genjax.metrics.retrieval import retrieval_accuracy, ridge_scorer
 from genjax.metrics.spatial import spatial_features
+from genjax.metrics.synchrony import (
+    Synchrony,
+    chance_synchrony,
+    detect_onsets,
+    match_events,
+    onset_pitch,
+    synchrony,
+)
 
 __all__ = [
     "LPIPS",
+    "Synchrony",
     "active_units",
+    "chance_synchrony",
     "channel_statistics",
     "class_accuracy",
     "density_coverage",
+    "detect_onsets",
     "feature_moments",
     "frame_differences",
     "frechet_distance",
@@ -34,12 +52,19 @@ __all__ = [
     "inception_score",
     "kernel_distance",
     "kolmogorov_smirnov",
+    "log_spectral_distance",
+    "match_events",
+    "mel_distance",
+    "multi_resolution_stft_distance",
     "nearest_neighbour_ratio",
+    "onset_pitch",
     "precision_recall",
     "psnr",
     "retrieval_accuracy",
     "ridge_scorer",
+    "si_sdr",
     "spatial_features",
     "ssim",
+    "synchrony",
     "warping_error",
 ]

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from genjax.data.dataset import Dataset, InMemory, num_threads, take
+from genjax.data.sounds import resample, to_int16
 
 SIZES = {"train": 4096, "test": 256}  # clips
 EPISODE_CLIPS = 32  # clips that follow each other in one episode
@@ -229,7 +230,8 @@ def record(recording: Recording, seed: tuple[int, int]) -> dict[str, np.ndarray]
         elif len(played) == start + recording.num_frames:
             starts.append(start)
             start = len(played)
-    sound = _resampled(np.concatenate([frame.sound for frame in played]), recording)
+    heard = np.concatenate([frame.sound for frame in played]).astype(float)[:, None] / 128 - 1
+    sound = to_int16(resample(heard, GAME_RATE * GAME_SAMPLES, recording.sample_rate))
     of_frames = sound.reshape(len(played), recording.frame_samples)
     clips = [slice(start, start + recording.num_frames) for start in starts]
     return {
@@ -247,14 +249,3 @@ def _shrunk(screen: np.ndarray, recording: Recording) -> np.ndarray:
     side = recording.size
     small = np.asarray(picture.resize((side, side), Image.Resampling.BOX))
     return small.reshape(side, side, recording.channels)
-
-
-def _resampled(sound: np.ndarray, recording: Recording) -> np.ndarray:
-    """Return unsigned sound of the game as int16 of the recording's rate."""
-    from scipy.signal import resample_poly  # slow to import
-
-    rate = GAME_RATE * GAME_SAMPLES
-    divisor = np.gcd(recording.sample_rate, rate)
-    factors = int(recording.sample_rate // divisor), int(rate // divisor)
-    samples = resample_poly((sound.astype(float) - 128) / 128, *factors)
-    return np.clip(np.rint(samples * 2**15), -(2**15), 2**15 - 1).astype(np.int16)

@@ -1,5 +1,7 @@
 """Sound as a space and frames as a condition, in the diffusion task, with own networks."""
 
+from dataclasses import replace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from experiments.inputs.datasets import Data, training_batches
 from genjax.data import Batches, Dataset, InMemory, load_dataset, to_float
 from genjax.data.dataset import OnDisk
 from genjax.devices import make_mesh
+from genjax.nn import Text
 
 
 def load_sounds(split, data_dir):
@@ -135,6 +138,52 @@ def test_latents_of_sound_are_trained_on_by_the_transformer_of_sound(monkeypatch
         state, key, labels, labels, *task.sampling_inputs(config.sampling)
     )
     assert samples.shape == (3, 64, 1)
+
+
+def letter_codes(length):
+    """A text encoder: a token's state is the code of its letter."""
+
+    def encode(prompts):
+        codes = [[ord(letter) for letter in text[:length].ljust(length)] for text in prompts]
+        tokens = np.array(codes, np.float32)[..., None] / 100
+        return Text(tokens, tokens.mean(1), np.ones(tokens.shape[:2], bool))
+
+    return encode
+
+
+def load_named_sounds(split, data_dir):
+    return replace(load_sounds(split, data_dir), captions=[("sine",), ("wave", "tone")] * 8)
+
+
+def test_text_to_audio(tmp_path):
+    """Prompts condition the transformer of sound, as they condition those of images."""
+    condition = dict(
+        name="Prompts",
+        encoder=f"{__name__}.letter_codes",
+        **dict(length=4, features=1, pooled_features=1, first_caption=0.5),
+        **dict(prompts=("sine", "tone"), directory=str(tmp_path)),
+    )
+    network = dict(name="AudioDiT", patch_size=8, width=16, depth=1, num_heads=2)
+    fields = dict(space=dict(name="Waveforms"), model=network, condition=condition)
+    config = small("named_sounds", "audio", (64, 1), **fields)
+    task, key = build(config), jax.random.key(0)
+    batch = training_batches(config, task, make_mesh({"data": 1}, 4))[0]
+    assert batch["audio"].shape == (4, 64, 1) and batch["tokens"].shape == (4, 4, 1)
+    (frozen,) = task.frozen()
+    state = jax.jit(task.init)(key)
+    noisy = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(key, a.shape), state.params)
+    generate = jax.jit(task.generate, static_argnames="weights")
+    inputs = task.sampling_inputs(config.sampling)
+    sample = lambda labels: generate(
+        state.replace(params=noisy),
+        key,
+        jnp.array(labels),
+        jnp.arange(2),
+        *inputs,
+        weights="params",
+    )
+    np.testing.assert_array_equal(sample([0, 1])[0], sample([0, 0])[0])
+    assert not np.allclose(sample([0, 1])[1], sample([0, 0])[1], atol=1e-3)
 
 
 def test_a_length_that_the_patches_do_not_divide_is_refused():

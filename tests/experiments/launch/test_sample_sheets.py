@@ -11,6 +11,9 @@ from experiments.inputs.datasets import Data
 from experiments.inputs.spaces import Pixels, Points, Waveforms
 from experiments.launch.sampling import draw_sheet, save_samples, save_sheet, sheet_labels
 from genjax.data import Dataset, InMemory
+from genjax.data.sounds import read
+
+av = pytest.importorskip("av")
 
 LABELS = np.array([0, 3, 1, 1, 0, 1, 3])
 
@@ -130,3 +133,37 @@ def test_the_suffix_of_a_file_of_samples_says_its_form(tmp_path):
         save_samples(tmp_path / "c.wav", spaces[0], clips, labels, 2, ())
     with pytest.raises(ValueError, match="c.webm: these samples are no clips"):
         save_samples(tmp_path / "c.webm", spaces[1], sounds, labels, 2, ())
+
+
+class ClipsWithSound:
+    """The part of a space of clips with sound that files of samples read."""
+
+    sound = Waveforms((2000, 1), sample_rate=8000)
+
+    @staticmethod
+    def picture(clips, columns):
+        return Pixels((2, 8, 8, 1), "video").picture(clips["video"], columns)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webm", ".wav", ".npz"])
+def test_clips_with_sound_play_one_after_another(tmp_path, suffix):
+    """Two clips of two frames and 0.25 s: the second is bright, and has a tone in it."""
+    video = np.zeros((2, 2, 8, 8, 1), np.uint8)
+    sound, video[1] = np.zeros((2, 2000, 1), np.int16), 200
+    sound[1, :, 0] = 2**14 * np.sin(np.arange(2000))
+    clips, path = {"video": video, "sound": sound}, tmp_path / f"a{suffix}"
+    save_samples(path, ClipsWithSound(), clips, np.arange(2), 1, ("left", "right"))
+    if suffix == ".npz":
+        assert set(np.load(path)) == {"video", "sound", "labels"}
+    elif suffix == ".wav":
+        with wave.open(str(path)) as file:
+            assert file.getnframes() == 2 * 4000  # with 0.25 s of silence after each
+    else:
+        with av.open(str(path.with_suffix(".mp4") if suffix == ".png" else path)) as container:
+            frames = list(container.decode(video=0))
+        assert [frame.time for frame in frames] == [0, 0.125, 0.25, 0.375]
+        shades = [int(frame.to_ndarray(format="rgb24")[9, 9, 0]) for frame in frames]
+        np.testing.assert_allclose(shades, [0, 0, 200, 200], atol=4)
+        heard = read(path.with_suffix(".mp4") if suffix == ".png" else path)
+        loud = np.abs(heard.samples[:, 0]) > 0.2
+        assert abs(heard.start + loud.argmax() / heard.rate - 0.25) < 0.01

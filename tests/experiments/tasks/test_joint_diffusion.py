@@ -1,21 +1,17 @@
 """Sound and video together: a step, samples in three modes, devices, and going on in the middle."""
 
 import functools
-import wave
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from experiments.configuration.runs import build
 from experiments.inputs.conditions import Prompts
 from experiments.inputs.datasets import Data, training_batches
-from experiments.launch.sampling import save_samples, save_sheet
 from genjax.devices import make_mesh
 from genjax.training import Checkpoints, Mean
 from genjax.training.sampling import mesh_of, sample, sampling_program
@@ -171,42 +167,13 @@ def test_what_does_not_fit_is_refused(changes, message, folder):
         build(config)
 
 
-def test_sheets_and_files_show_frames_and_play_sounds(folder, tmp_path):
-    """A strip of frames has its sound below, here half silent; all sounds are in one file."""
-    space = made(folder).task.space
-    held_out = small_sounding.load("test").source[:]
+def test_a_sheet_shows_the_frames_of_a_clip_above_its_sound(folder):
+    """Strips of four frames are 32 pixels wide; the sounds are silent in their second half."""
+    space, held_out = made(folder).task.space, small_sounding.load("test").source[:]
     clips = {"video": held_out["video"], "sound": held_out["audio"] * np.int16(40)}
     clips["sound"][:, 16:] = 0
-    names = tuple("abcd")
-    sheet = save_sheet(tmp_path / "sheet.png", space, clips, np.arange(4), 1, names)
-    assert sheet.info["rows"] == list(names)
     cells = np.asarray(space.picture(clips, 1)).reshape(4, 74, 194)[:, 1:-1:6, 1:-1:6]
     strips = np.moveaxis(clips["video"][..., 0], 1, 2).reshape(4, 8, 32)
     np.testing.assert_array_equal(cells[:, :8], strips)
     lit = (cells[:, 8:] > 0).sum(1)
     assert np.all(lit[-1, :16:2] > 2) and np.all(lit[:, 16:] <= 2)  # silence is a line
-    with wave.open(str(tmp_path / "sheet.wav")) as file:
-        samples = np.frombuffer(file.readframes(10**6), "<i2").reshape(4, -1)
-    np.testing.assert_array_equal(samples[:, :32], clips["sound"][..., 0])
-    with Image.open(tmp_path / "sheet.webp") as film:
-        assert film.width > 8
-    save_samples(tmp_path / "clips.npz", space, clips, np.arange(4), 1, names)
-    with np.load(tmp_path / "clips.npz") as arrays:
-        np.testing.assert_array_equal(arrays["sound"], clips["sound"])
-
-
-def test_a_film_plays_the_clips_with_their_sounds_one_after_another(folder, monkeypatch):
-    """The space has 8 frames and 8,000 samples a second: half a second for a clip of 4 frames."""
-    written = []
-    monkeypatch.setattr(
-        "experiments.launch.sampling.write_clip", lambda *args: written.append(args)
-    )
-    held_out, space = small_sounding.load("test").source[:], made(folder).task.space
-    clips = {"video": held_out["video"], "sound": held_out["audio"]}
-    save_samples(Path("clips.mp4"), space, clips, np.arange(4), 1, ())
-    [(path, video, rate, sound, sample_rate)] = written
-    assert (path.name, rate, sample_rate) == ("clips.mp4", 8.0, 8000)
-    np.testing.assert_array_equal(video, clips["video"].reshape(16, 8, 8, 1))
-    sound = sound.reshape(4, 4000)
-    np.testing.assert_array_equal(sound[:, :32], clips["sound"][..., 0])
-    assert not sound[:, 32:].any()

@@ -1,0 +1,143 @@
+"""Measures of sound: Fréchet distances of samples, and distances of reconstructions."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int16
+
+from experiments.evaluation.context import Context, Model, in_batches
+from experiments.evaluation.videos import real_videos, sample_videos
+from experiments.inputs.datasets import Data
+from genjax import metrics
+from genjax.data import sound_to_float
+from genjax.models.encoders.vggish import vggish_features, vggish_patches
+from genjax.pretrained import vggish
+
+Sounds = Int16[np.ndarray, "sounds samples channels"]
+BATCH = 8  # sounds that are measured at once
+
+
+def _check_sounds(name: str, data: Data) -> None:
+    if data.feature != "audio":
+        raise ValueError(
+            f"config.evaluation.measures has {name}, which measures sound; config.data.feature is "
+            f"{data.feature!r}: leave it out"
+        )
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def mel_statistics(
+    sounds: Int16[Array, "batch samples channels"], sample_rate: int
+) -> Float[Array, "batch patches 128"]:
+    """Return means and deviations of log-mel bands over each patch of 0.96 s.
+
+    Patches and their 64 bands from 125 to 7,500 Hz are those of `vggish_patches`.
+    """
+    patches = vggish_patches(sound_to_float(sounds), sample_rate)
+    return jnp.concatenate([patches.mean(2), patches.std(2)], axis=-1)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _embeddings(
+    variables: Any, sounds: Int16[Array, "batch samples channels"], sample_rate: int
+) -> Float[Array, "batch patches features"]:
+    return vggish_features(variables, sound_to_float(sounds), sample_rate)
+
+
+@dataclass(frozen=True)
+class SoundDistance:
+    """Measure Fréchet distances of samples and of training sounds to held-out sounds.
+
+    `fd_mel` compares statistics of log-mel spectrograms: means and deviations of 64 bands over
+    0.96 s. No network takes part. It is a substitute for the Fréchet audio distance, and not
+    comparable with it. `fad` is the Fréchet audio distance itself, of VGGish's embeddings of 0.96 s
+    each, and needs weights. `…_train` is the same distance of as many training sounds. Sounds
+    shorter than 0.975 s are followed by silence.
+
+    Attributes:
+        vggish: weights of VGGish, which `genjax.pretrained.vggish.load` reads; None leaves `fad`
+            out.
+    """
+
+    context: Context
+    vggish: str | None = None
+    needs: ClassVar[tuple[str, ...]] = ()
+    least_held_out: ClassVar[int] = 2  # of a covariance
+
+    def __post_init__(self):
+        """Check data and weights before any training.
+
+        Raises:
+            ValueError, FileNotFoundError: the data are no sounds, or as of `vggish.load`.
+        """
+        _check_sounds("SoundDistance", self.context.data)
+        if self.vggish:
+            vggish.load(self.vggish)
+
+    def __call__(self, model: Model) -> dict[str, Any]:
+        real = real_videos(self.context.data, self.context.num_samples)
+        compared = {"": sample_videos(self.context, model), "_train": real.train}
+        held_out, report = self._features(real.held_out), {}
+        for suffix, sounds in compared.items():
+            for name, features in self._features(sounds).items():
+                report[name + suffix] = metrics.frechet_distance(features, held_out[name])
+        return report | {"num_samples": len(real.held_out), **model.how}
+
+    def _features(self, sounds: Sounds) -> dict[str, Float[np.ndarray, "patches features"]]:
+        """Return features by the name of their distance."""
+        rate = self.context.space.sample_rate
+        extract = {"fd_mel": lambda x: mel_statistics(x, rate)}
+        if self.vggish:
+            _, variables = vggish.load(self.vggish)
+            extract["fad"] = lambda x: _embeddings(variables, x, rate)
+        return {
+            name: np.concatenate(in_batches(function, sounds, size=BATCH))
+            for name, function in extract.items()
+        }
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _distances(
+    sounds: Int16[Array, "batch samples channels"],
+    originals: Int16[Array, "batch samples channels"],
+    sample_rate: int,
+) -> dict[str, Float[Array, " batch"]]:
+    pair = sound_to_float(sounds), sound_to_float(originals)
+    return {
+        "log_spectral_distance": metrics.log_spectral_distance(*pair),
+        "stft_distance": sum(metrics.multi_resolution_stft_distance(*pair)),
+        "mel_distance": metrics.mel_distance(*pair, sample_rate),
+        "si_sdr": metrics.si_sdr(*pair),
+    }
+
+
+@dataclass(frozen=True)
+class SoundReconstruction:
+    """Measure how close an autoencoder's reconstructions of held-out sounds are.
+
+    `log_spectral_distance` is in dB, `mel_distance` in nepers, and `stft_distance` the sum of
+    spectral convergence and log magnitude over three resolutions. They are means over sounds.
+    `si_sdr` is in dB, and the median over sounds, since a silent sound has −∞.
+    """
+
+    context: Context
+    needs: ClassVar[tuple[str, ...]] = ("reconstruct",)
+
+    def __post_init__(self):
+        _check_sounds("SoundReconstruction", self.context.data)
+
+    def __call__(self, model: Model) -> dict[str, Any]:
+        originals = real_videos(self.context.data, self.context.num_samples).held_out
+        sounds = in_batches(model.functions["reconstruct"], originals, size=BATCH)
+        distances = lambda *pair: _distances(*pair, self.context.space.sample_rate)
+        measured = in_batches(distances, sounds, originals, size=BATCH)
+        report = {name: float(values.mean()) for name, values in measured.items()}
+        return report | {
+            "si_sdr": float(np.median(measured["si_sdr"])),
+            "num_samples": len(originals),
+            **model.how,
+        }

@@ -1,0 +1,54 @@
+"""Waveforms from magnitudes alone."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from genjax.audio.spectra import PadMode, istft, stft
+
+MOMENTUM = 0.99
+TINY = float(np.finfo(np.float32).tiny)
+
+
+def griffin_lim(
+    magnitudes: Float[ArrayLike, "batch frames bins channels"],
+    n_fft: int,
+    hop: int,
+    *,
+    num_steps: int = 32,
+    window: Float[np.ndarray, " window"] | None = None,
+    padding: int | None = None,
+    pad_mode: PadMode = "reflect",
+    length: int | None = None,
+) -> Float[Array, "batch samples channels"]:
+    """Return waveforms whose `stft` has about these magnitudes.
+
+    Each step takes the phases of the nearest waveform's spectrogram, and goes on in the direction
+    of the last change. Phases start at 0.
+
+    Args:
+        n_fft, hop, window, padding, pad_mode, length: as of `stft` and `istft`.
+
+    Raises:
+        ValueError: as of `istft`.
+
+    Source: Perraudin et al. 2013, "A fast Griffin-Lim algorithm", with α = 0.99.
+    """
+    magnitudes = jnp.asarray(magnitudes, jnp.float32)
+    form = dict(n_fft=n_fft, hop=hop, window=window, padding=padding)
+    invert = functools.partial(istft, **form, length=length)
+    transform = functools.partial(stft, **form, pad_mode=pad_mode)
+
+    def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+        phases, last = carry
+        rebuilt = transform(invert(magnitudes * phases))[:, : magnitudes.shape[1]]
+        ahead = rebuilt - MOMENTUM / (1 + MOMENTUM) * last
+        return (ahead / (jnp.abs(ahead) + TINY), rebuilt), None
+
+    zeros = jnp.zeros_like(magnitudes, jnp.complex64)
+    (phases, _), _ = jax.lax.scan(step, (zeros + 1, zeros), length=num_steps)
+    return invert(magnitudes * phases)

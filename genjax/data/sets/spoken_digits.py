@@ -1,0 +1,133 @@
+"""Spoken digits with their transcripts, made by the speech synthesizer espeak-ng.
+
+`speak` says any other text in the same voices.
+"""
+
+import hashlib
+import io
+import itertools
+import os
+import shutil
+import subprocess
+import wave
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int16
+
+from genjax.data.dataset import Dataset, InMemory, held_out, num_threads, take
+from genjax.data.sounds import resample, to_int16
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+# American English in five male and five female voices.
+VOICES = tuple(f"en-us+{sex}{number}" for sex in "mf" for number in (1, 2, 3, 4, 5))
+PITCHES = (35, 50, 65)  # espeak-ng's own scale, 0 to 99
+SPEEDS = (130, 160, 190)  # words a minute
+
+
+class Utterance(NamedTuple):
+    """What is said, and how.
+
+    Attributes:
+        voice: a name of espeak-ng's, "en-us+f2".
+        pitch: of `PITCHES`.
+        speed: of `SPEEDS`.
+    """
+
+    text: str
+    voice: str
+    pitch: int
+    speed: int
+
+
+UTTERANCES = [Utterance(*each) for each in itertools.product(DIGITS, VOICES, PITCHES, SPEEDS)]
+
+
+def load_spoken_digits(split: str, *, sample_rate: int = 8000, seconds: float = 1.0) -> Dataset:
+    """Return `audio` and `label`: each digit in ten voices, at three pitches and three speeds.
+
+    `audio` is int16 `[samples 1]`, and begins as the synthesizer does, a moment before the word. It
+    is padded with silence, or cut: words end after 0.3 to 0.9 seconds. An example's captions are
+    its transcript as a word and as a number, ("seven", "7").
+
+    One utterance in ten of each digit is in the split `test` and the others are in `train`, chosen
+    by the SHA-256 of the utterance. All 900 are made at first use, within a minute. They are kept
+    in `genjax` in `$XDG_CACHE_HOME`, else in `~/.cache`.
+
+    Args:
+        sample_rate: in Hz; the synthesizer's own is 22,050.
+        seconds: the length of each example.
+
+    Raises:
+        FileNotFoundError: espeak-ng is not installed.
+        ValueError: the split is unknown.
+    """
+    length = round(seconds * sample_rate)
+    labels = np.array([DIGITS.index(each.text) for each in UTTERANCES], np.int32)
+    tested = held_out(list(map(repr, UTTERANCES)), labels.tolist(), one_in=10)
+    members = {"train": lambda: np.flatnonzero(~tested), "test": lambda: np.flatnonzero(tested)}
+    kept = np.concatenate(take(split, members))
+    audio = _spoken(sample_rate, length)[kept]
+    captions = [(DIGITS[label], str(label)) for label in labels[kept].tolist()]
+    return Dataset(
+        "spoken_digits",
+        split,
+        InMemory({"audio": audio, "label": labels[kept]}),
+        num_classes=len(DIGITS),
+        class_names=DIGITS,
+        captions=captions,
+    )
+
+
+def speak(utterance: Utterance) -> tuple[Int16[np.ndarray, "samples 1"], int]:
+    """Return what espeak-ng says, and its sample rate. The same version says the same bytes.
+
+    Raises:
+        FileNotFoundError: espeak-ng is not installed.
+        ValueError: espeak-ng has no such voice.
+    """
+    text, voice, pitch, speed = utterance
+    options = "-v", voice, "-p", str(pitch), "-s", str(speed), "--stdout"
+    said = subprocess.run([_program(), *options, text], capture_output=True)
+    if said.returncode or not said.stdout:
+        raise ValueError(f"espeak-ng cannot say {utterance}: {said.stderr.decode().strip()}")
+    with wave.open(io.BytesIO(said.stdout)) as file:
+        rate = file.getframerate()
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2")[:, None], rate
+
+
+def _program() -> str:
+    program = shutil.which("espeak-ng")
+    if program is None:
+        raise FileNotFoundError(
+            "dataset 'spoken_digits' is made by espeak-ng, which is not installed: apt-get install "
+            "espeak-ng, or brew install espeak-ng"
+        )
+    return program
+
+
+def _spoken(sample_rate: int, length: int) -> Int16[np.ndarray, "utterances samples 1"]:
+    """Return all utterances, from the cache if they were made before by this espeak-ng."""
+    version = subprocess.run([_program(), "--version"], capture_output=True).stdout
+    description = repr((version, UTTERANCES, sample_rate, length))
+    digest = hashlib.sha256(description.encode()).hexdigest()
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genjax"
+    cache = folder / f"spoken-digits-{digest[:16]}.npy"
+    if not cache.exists():
+        with ThreadPoolExecutor(num_threads()) as pool:
+            parts = pool.map(lambda each: _padded(each, sample_rate, length), UTTERANCES)
+            audio = np.stack(list(parts))
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = cache.with_suffix(f".{os.getpid()}")
+        with open(unfinished, "wb") as file:  # given a path, NumPy would add a suffix
+            np.save(file, audio)
+        unfinished.replace(cache)
+    return np.load(cache)
+
+
+def _padded(utterance: Utterance, sample_rate: int, length: int) -> Int16[np.ndarray, "samples 1"]:
+    samples, rate = speak(utterance)
+    sound = to_int16(resample(samples / 2**15, rate, sample_rate))[:length]
+    return np.pad(sound, ((0, length - len(sound)), (0, 0)))

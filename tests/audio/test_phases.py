@@ -1,0 +1,27 @@
+import jax.numpy as jnp
+import numpy as np
+
+from genjax.audio import griffin_lim, stft
+
+N_FFT, HOP = 128, 32
+
+
+def test_magnitudes_are_approached():
+    """A gliding tone in noise: the spectral convergence falls, and the sound's length is kept."""
+    time = np.arange(2050) / 8000
+    waveform = 0.5 * np.sin(2 * np.pi * (500 + 2000 * time) * time)
+    waveform = waveform + 0.01 * np.random.default_rng(0).normal(size=time.shape)
+    magnitudes = jnp.abs(stft(waveform[None, :, None], N_FFT, HOP))
+
+    def convergence(num_steps):
+        made = griffin_lim(magnitudes, N_FFT, HOP, num_steps=num_steps, length=2050)
+        assert made.shape == (1, 2050, 1)
+        error = jnp.abs(stft(made, N_FFT, HOP)) - magnitudes
+        return float(jnp.linalg.norm(error) / jnp.linalg.norm(magnitudes))
+
+    start, end = convergence(0), convergence(60)
+    assert start > 0.3 and end < 0.1
+
+
+def test_silence():
+    np.testing.assert_array_equal(griffin_lim(np.zeros((1, 5, 65, 1)), N_FFT, HOP, num_steps=2), 0)

@@ -1,0 +1,123 @@
+"""Evaluators of sound, with samples that are real sounds or wrong in one known way."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from experiments.evaluation import sounds as module
+from experiments.evaluation import videos
+from experiments.evaluation.context import Context
+from experiments.evaluation.sounds import SoundDistance, SoundReconstruction, mel_statistics
+from experiments.inputs.datasets import Data
+from experiments.inputs.spaces import Waveforms
+from experiments.pages.report import QUALITY
+from genjax import metrics
+from genjax.data import Dataset, InMemory
+
+RATE, COUNT = 8000, 10
+DATA = Data("tones", "train", "test", None, (9000, 1), feature="audio")
+
+
+def tones(seed):
+    """Tones of random pitch and loudness in noise: 9,000 samples, one patch each."""
+    generator = np.random.default_rng(seed)
+    pitch, amplitude = generator.uniform(200, 2000, COUNT), generator.uniform(0.1, 0.5, COUNT)
+    waves = np.sin(2 * np.pi * pitch[:, None] * np.arange(9000) / RATE) * amplitude[:, None]
+    waves += 0.01 * generator.normal(size=waves.shape)
+    return np.rint(waves * 2**15).astype(np.int16)[..., None]
+
+
+SPLITS = {"train": tones(0), "test": tones(1)}
+
+
+@pytest.fixture(autouse=True)
+def tone_data(monkeypatch):
+    load = lambda data, split: Dataset("tones", split, InMemory({"audio": SPLITS[split]}))
+    monkeypatch.setattr(Data, "load", load)
+    monkeypatch.setattr(Data, "held_out", lambda data: data.load("test"))
+    videos.real_videos.cache_clear()
+    yield
+    videos.real_videos.cache_clear()
+
+
+class StandIn:
+    """A model whose samples and reconstructions are the held-out sounds after a change."""
+
+    how = {"sampler": "none"}
+
+    def __init__(self, change=lambda sounds: sounds):
+        reconstruct = lambda sounds: np.asarray(change(sounds), np.int16)
+        self.functions = {"reconstruct": reconstruct}
+        self.sample = lambda labels, prompts=None: reconstruct(SPLITS["test"][: len(labels)])
+
+
+def context():
+    return Context(DATA, Waveforms((9000, 1), "audio", RATE), SimpleNamespace(num_classes=0), 100)
+
+
+def test_sound_distance_of_perfect_and_of_quiet_samples():
+    perfect = SoundDistance(context())(StandIn())
+    assert perfect["fd_mel"] < 1e-6 and perfect["num_samples"] == COUNT
+    assert perfect["sampler"] == "none" and "fad" not in perfect
+    held_out, train = (
+        np.concatenate(np.asarray(mel_statistics(SPLITS[split], RATE)))
+        for split in ("test", "train")
+    )
+    assert held_out.shape == (COUNT, 128)
+    floor = metrics.frechet_distance(train, held_out)
+    assert perfect["fd_mel_train"] == pytest.approx(floor, rel=1e-4)
+    quiet = SoundDistance(context())(StandIn(lambda sounds: sounds // 4))
+    assert quiet["fd_mel"] > 1 and quiet["fd_mel_train"] == perfect["fd_mel_train"]
+
+
+def test_audio_distance_uses_weights_that_are_given(monkeypatch):
+    """Features of two patches a sound, which count as examples of their own."""
+    monkeypatch.setattr(module.vggish, "load", lambda path: (None, {"factor": float(path)}))
+    halves = lambda variables, x, rate: variables["factor"] * x.reshape(len(x), 2, -1, 30).std(2)
+    monkeypatch.setattr(module, "vggish_features", halves)
+    report = SoundDistance(context(), vggish="2.0")(StandIn())
+    deviations = lambda sounds: 2 * (sounds / 2**15).reshape(2 * COUNT, -1, 30).std(1)
+    expected = metrics.frechet_distance(deviations(SPLITS["train"]), deviations(SPLITS["test"]))
+    assert report["fad"] < 1e-8 and report["fad_train"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_reconstruction_at_half_the_amplitude():
+    """Half is 6 dB away in spectra and ln 2 in bands; the tone's shape is kept."""
+    measure = SoundReconstruction(context())
+    report = measure(StandIn(lambda sounds: sounds // 2))
+    # Bins below the floors are nearer, and so is rounding to integers.
+    assert 4 < report["log_spectral_distance"] < 6.1
+    assert 0.6 < report["mel_distance"] < np.log(2)
+    assert 1 < report["stft_distance"] < 0.5 + np.log(2) + 0.01
+    assert report["si_sdr"] > 60 and report["num_samples"] == COUNT
+    perfect = measure(StandIn())
+    # Equal but for rounding, as two fused programs may round differently.
+    assert max(perfect[f"{name}_distance"] for name in ("log_spectral", "stft", "mel")) < 1e-6
+    assert perfect["si_sdr"] > 100
+    for name in report.keys() - {"num_samples", "sampler"}:
+        assert QUALITY[name] == ("higher" if name == "si_sdr" else "lower")
+
+
+def test_known_noise_has_its_ratio():
+    """Noise at −20 dB of each sound's energy."""
+
+    def add_noise(sounds):
+        noise = np.random.default_rng(2).normal(size=sounds.shape)
+        energy = lambda x: np.sqrt((np.float64(x) ** 2).mean(axis=1, keepdims=True))
+        return np.rint(sounds + 0.1 * noise / energy(noise) * energy(sounds))
+
+    report = SoundReconstruction(context())(StandIn(add_noise))
+    assert report["si_sdr"] == pytest.approx(20, abs=0.2)  # noise is not quite at a right angle
+
+
+@pytest.mark.parametrize("evaluator", [SoundDistance, SoundReconstruction])
+def test_pictures_are_refused(evaluator):
+    pictures = Data("digits", "train", "test", None, (8, 8, 1))
+    with pytest.raises(ValueError, match=f"has {evaluator.__name__}, which measures sound"):
+        evaluator(Context(pictures, None, SimpleNamespace(num_classes=0), 10))
+
+
+def test_absent_weights_are_found_before_training(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        SoundDistance(context(), vggish=str(tmp_path / "none.safetensors"))
