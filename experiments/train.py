@@ -257,12 +257,14 @@ class Recorder:
         )
         if jax.process_index() != 0:
             return
-        self.save_samples(self.workdir / "samples.png", frames[-1])
+        count = len(jax.tree.leaves(frames)[0])
+        states = [jax.tree.map(lambda a, i=i: a[i], frames) for i in range(count)]
+        self.save_samples(self.workdir / "samples.png", states[-1])
         self.draw_real()
         if not self.sampling.every:
             save_curves(self.workdir / "curves.png", self.workdir / "metrics.jsonl")
         space, per_row = self.task.space, self.sampling.per_class
-        film = [draw_sheet(space, each, self.labels, per_row, self.row_names) for each in frames]
+        film = [draw_sheet(space, each, self.labels, per_row, self.row_names) for each in states]
         save_animation(self.workdir / self.task.animation, film)
         self.findings.add(step, "samples.png", {})
 

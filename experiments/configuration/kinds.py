@@ -511,7 +511,10 @@ PROCESS = Kind(
     Process, ("genjax.diffusion.processes", "genjax.diffusion.preconditioning"), made=True
 )
 TARGET = Kind(Target, ("genjax.diffusion.targets",))
-LOSS = Kind(Loss, ("genjax.diffusion.losses", "genjax.diffusion.given_frames"))
+LOSS = Kind(
+    Loss,
+    ("genjax.diffusion.losses", "genjax.diffusion.given_frames", "genjax.diffusion.joint"),
+)
 WEIGHTING = Kind(Weighting, ("genjax.diffusion.weightings",))
 LAW = Kind(Law, ("genjax.diffusion.times",))
 VARIATES = Kind(Variates, ("genjax.diffusion.times",))
@@ -537,9 +540,20 @@ AUGMENTATION = Kind(Augmentation, ("genjax.adversarial.augmentation",))
 LIKELIHOOD = Kind(Likelihood, ("genjax.autoencoding.likelihoods",), made=True)
 DISTANCE = Kind(Distance, ("genjax.autoencoding.reconstruction", "genjax.autoencoding.spectral"))
 QUANTIZER = Kind(Quantizer, ("genjax.nn.quantizers", "genjax.nn.multiscale"), made=True)
-SPACE = Kind(Space, ("experiments.inputs.spaces",), made=True, maker="from_data")
+SPACE = Kind(
+    Space,
+    ("experiments.inputs.spaces", "experiments.inputs.sound_and_video"),
+    made=True,
+    maker="from_data",
+)
 CONDITION = Kind(
-    Condition, ("experiments.inputs.conditions", "experiments.inputs.clips"), made=True
+    Condition,
+    (
+        "experiments.inputs.conditions",
+        "experiments.inputs.clips",
+        "experiments.inputs.sound_and_video",
+    ),
+    made=True,
 )
 TEXT_ENCODER = Kind(TextEncoder, ("experiments.inputs.text_encoders",))
 TASK = Kind(TaskClass, ("experiments.tasks",))

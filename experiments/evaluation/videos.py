@@ -54,14 +54,17 @@ def real_videos(data: Data, count: int) -> RealVideos:
 def sample_videos(context: Context, model: Model) -> Videos:
     """Return as many samples as there are real clips to compare with.
 
-    A network told prompts gets the captions of `real_videos`, in their order.
+    A network told prompts gets the captions of `real_videos`, in their order. Of clips with sound
+    the videos are returned.
     """
     real = real_videos(context.data, context.num_samples)
     count = len(real.held_out)
     if hasattr(context.condition, "prompts"):
-        return model.sample(np.arange(count), real.captions)
-    labels = context.draw_labels(lambda: context.data.train().source[:]["label"])
-    return model.sample(labels[:count])
+        samples = model.sample(np.arange(count), real.captions)
+    else:
+        labels = context.draw_labels(lambda: context.data.train().source[:]["label"])
+        samples = model.sample(labels[:count])
+    return samples["video"] if isinstance(samples, dict) else samples
 
 
 def _check_videos(name: str, data: Data) -> None:

@@ -41,8 +41,8 @@ class CaptionedClips(Prompts):
             return self.prompts
         return tuple(texts[0] for texts in self.data.held_out().captions[: self.rows])
 
-    def _own_clips(self) -> UInt8[np.ndarray, "rows time height width channels"]:
-        """Return the clip of each row."""
+    def own_rows(self) -> Int[np.ndarray, " rows"]:
+        """Return the held-out clip of each row, by its number."""
         held_out, alike, rows = self.data.held_out(), defaultdict(list), []
         for row, texts in enumerate(held_out.captions):
             alike[texts[0]].append(row)
@@ -51,7 +51,11 @@ class CaptionedClips(Prompts):
             places = alike.get(text) or [number % len(held_out.source)]
             rows.append(places[seen[text] % len(places)])
             seen[text] += 1
-        return held_out.source[np.array(rows)][self.data.feature]
+        return np.array(rows)
+
+    def _own_clips(self) -> UInt8[np.ndarray, "rows time height width channels"]:
+        """Return the clip of each row."""
+        return self.data.held_out().source[self.own_rows()][self.data.feature]
 
     def clips(
         self, labels: Int[Array, " batch"], frozen: PyTree

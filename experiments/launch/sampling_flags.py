@@ -48,7 +48,7 @@ GIVEN = flags.DEFINE_list(
     "given",
     None,
     "Of video: frames that are kept from a held-out clip, 0 or 0,-1 for the first and the last. "
-    "Frames are those of the network's space.",
+    "Frames are those of the network's space. Of sound and video: the one that is kept.",
 )
 FRAMES = flags.DEFINE_integer("frames", None, "Of a causal network's video: its length.", 1)
 HISTORY_SCALE = flags.DEFINE_float(
@@ -70,12 +70,16 @@ SEED = flags.DEFINE_integer(
 )
 
 
+def number_or_name(text: str) -> int | str:
+    """Return the number of a frame, or the name of a modality."""
+    return int(text) if text.removeprefix("-").isdecimal() else text
+
+
 def sampling_changes() -> dict[str, Any]:
     """Return what the flags change in `config.sampling`; None where one was not given.
 
     Raises:
-        ValueError: there is no such sampler or grid, or it has no such option; a given frame is
-            no number.
+        ValueError: there is no such sampler or grid, or it has no such option.
     """
     return dict(
         sampler=named(SAMPLER.value, "sampler", ANY_SAMPLER),
@@ -88,7 +92,7 @@ def sampling_changes() -> dict[str, Any]:
         min_p=MIN_P.value,
         choice_temperature=CHOICE_TEMPERATURE.value,
         truncation=TRUNCATION.value,
-        given=None if GIVEN.value is None else tuple(map(int, GIVEN.value)),
+        given=None if GIVEN.value is None else tuple(map(number_or_name, GIVEN.value)),
         frames=FRAMES.value,
         history_scale=HISTORY_SCALE.value,
         weights=WEIGHTS.value,

@@ -28,24 +28,30 @@ from genjax.training.task import Condition, Space
 TIME_BINS = 8  # equal parts of a process' times, for each of which the loss is logged
 
 
-def time_grid(process: diffusion.Process, sampling: Any) -> Float[Array, " times"]:
+def time_grid(process: PyTree[diffusion.Process], sampling: Any) -> PyTree[Float[Array, " times"]]:
     """Return the grid of `sampling.num_steps` steps that `sampling.grid` names, noise end first.
 
     Raises:
         ValueError: there is no such grid, or it cannot be made.
     """
-    return kinds.GRID.bind(sampling.grid, "sampling.grid")(process, sampling.num_steps)
+    grid = kinds.GRID.bind(sampling.grid, "sampling.grid")
+    return jax.tree.map(lambda process: grid(process, sampling.num_steps), process)
 
 
 def evaluation_times(
-    sampler: functools.partial, process: diffusion.Process, times: Float[Array, " times"]
-) -> Array:
+    sampler: functools.partial,
+    process: PyTree[diffusion.Process],
+    times: PyTree[Float[Array, " times"]],
+) -> PyTree[Array]:
     """Return the times at which a sampler, bound to its options, evaluates the network.
 
     A sampler without a table of coefficients gives only the times of the grid.
     """
     table = getattr(sampler.func, "table", None)
-    return table(process, times, **sampler.keywords).times if table else times[:-1]
+    evaluated = lambda process, times: (
+        table(process, times, **sampler.keywords).times if table else times[:-1]
+    )
+    return jax.tree.map(evaluated, process, times)
 
 
 @dataclass(frozen=True)
@@ -403,7 +409,8 @@ class Diffusion:
 
     def num_evaluations(self, sampling: Any) -> int:
         """Return how often the sampler evaluates the network for one sample."""
-        return len(evaluation_times(self.sampler, self.process, time_grid(self.process, sampling)))
+        grid = time_grid(self.process, sampling)
+        return len(jax.tree.leaves(evaluation_times(self.sampler, self.process, grid))[0])
 
     def describe_sampling(self, sampling: Any) -> dict[str, Any]:
         return {

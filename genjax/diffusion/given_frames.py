@@ -25,7 +25,8 @@ def given_mask(given: Sequence[int], num_frames: int) -> Bool[np.ndarray, " fram
         ValueError: there is no such frame, or all frames are given.
     """
     mask = np.zeros(num_frames, bool)
-    if not all(-num_frames <= frame < num_frames for frame in given):
+    frames = range(-num_frames, num_frames)
+    if not all(frame in frames for frame in given):
         raise ValueError(
             f"given frames are {list(given)}; a clip of {num_frames} frames has frames 0 to "
             f"{num_frames - 1}"

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
+from jaxtyping import PyTree
 
 from genjax.devices.mesh import replicated
 from genjax.training.ema import PowerFunction
@@ -51,8 +52,10 @@ def one_ahead(items: Iterable[Any]) -> Iterator[Any]:
 
 def sample(
     task: GenerativeTask, state: Any, labels: np.ndarray, sampling: Any, *, trajectory: bool = False
-) -> np.ndarray:
+) -> PyTree[np.ndarray]:
     """Return samples in the form of the data: for images uint8 `[labels height width channels]`.
+
+    Sound and video together are a tree.
 
     Args:
         labels: the class or prompt number of each sample, `[labels]`.
@@ -80,10 +83,11 @@ def sample(
             for start in starts
         )
         for done, batch in zip(starts, one_ahead(made), strict=True):
-            batches.append(np.asarray(batch))
+            batches.append(jax.tree.map(np.asarray, batch))
             progress.update(done + batch_size)
-    samples = np.concatenate(batches, axis=1 if trajectory else 0)
-    return samples[:, : len(labels)] if trajectory else samples[: len(labels)]
+    join = lambda *parts: np.concatenate(parts, axis=1 if trajectory else 0)
+    cut = lambda a: a[:, : len(labels)] if trajectory else a[: len(labels)]
+    return jax.tree.map(lambda *parts: cut(join(*parts)), *batches)
 
 
 def power_averages(task: Any, state: Any) -> dict[float, Any]:

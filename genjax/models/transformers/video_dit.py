@@ -65,6 +65,12 @@ class Layout(NamedTuple):
     segments: Int[Array, "rows length"] | None = None
 
 
+def self_attentions(factorized: bool) -> tuple[tuple[str, str], ...]:
+    """Return the self-attentions of a block: the name and the sequences of each."""
+    factors = ("space_attention", SPACE), ("time_attention", TIME)
+    return factors if factorized else (("attention", ALL),)
+
+
 class SelfAttention(nn.Module):
     """Attention of tokens to those of the same sequence.
 
@@ -114,16 +120,26 @@ class Block(nn.Module):
 
     Attributes:
         kinds: the name of each self-attention, and its `sequences`.
+        mlp_features: between the two layers of the feed-forward part.
     """
 
     num_heads: int
     kinds: tuple[tuple[str, str], ...]
     places: int
-    mlp_ratio: float
+    mlp_features: int
     dtype: Dtype
     param_dtype: Dtype
 
-    @nn.compact
+    def setup(self):
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        self.modulation = ModulationTable(3 * len(self.kinds) + 3, self.param_dtype)
+        for name, sequences in self.kinds:
+            setattr(self, name, SelfAttention(self.num_heads, sequences, self.places, **types))
+        options = dict(norm=layer_norm(), out_init=zeros, **types)
+        self.cross_attention = Attention(self.num_heads, **options)
+        self.mlp = FeedForward(self.mlp_features, layer_norm(), **types)
+        inline(self, self.mlp)
+
     def __call__(
         self,
         carry: tuple[Float[Array, "batch length features"], Cache | None],
@@ -134,19 +150,93 @@ class Block(nn.Module):
         text_mask: Bool[Array, "batch 1 _ text_length"] | Segments | None,
     ) -> tuple[tuple[Float[Array, "batch length features"], Cache | None], None]:
         x, cache = carry
-        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        table = ModulationTable(modulation.shape[2], self.param_dtype, name="modulation")
-        parts = [per_frame(part, x.shape[1]) for part in table(modulation)]
+        x, cache, parts = self.attend(x, cache, modulation, rotations, masks, text, text_mask)
+        return (self.mlp(x, *parts), cache), None
+
+    def attend(
+        self,
+        x: Float[Array, "batch length features"],
+        cache: Cache | None,
+        modulation: Float[Array, "batch times parts features"],
+        rotations: Float[Array, "*examples length pairs 2"],
+        masks: tuple[Mask, ...],
+        text: Float[Array, "batch text_length text_features"] | None,
+        text_mask: Bool[Array, "batch 1 _ text_length"] | Segments | None,
+    ) -> tuple[Float[Array, "batch length features"], Cache | None, list[Array]]:
+        """Return tokens and cache before the feed-forward part, and that part's modulation."""
+        parts = [per_frame(part, x.shape[1]) for part in self.modulation(modulation)]
         for (name, sequences), mask in zip(self.kinds, masks, strict=True):
-            attend = SelfAttention(self.num_heads, sequences, self.places, name=name, **types)
             earlier = None if sequences == SPACE else cache  # a frame knows its own tokens
-            x, updated = attend(x, *parts[:3], rotations, mask, earlier)
+            x, updated = getattr(self, name)(x, *parts[:3], rotations, mask, earlier)
             parts = parts[3:]
         if text is not None:
-            options = dict(norm=layer_norm(), out_init=zeros, name="cross_attention", **types)
-            x, _ = Attention(self.num_heads, **options)(x, context=text, mask=text_mask)
-        mlp = FeedForward(int(self.mlp_ratio * x.shape[-1]), layer_norm(), **types)
-        return (inline(self, mlp)(x, *parts), updated), None
+            x, _ = self.cross_attention(x, context=text, mask=text_mask)
+        return x, updated, parts
+
+
+class Ends(nn.Module):
+    """What stands before and after the blocks of a stream of tokens.
+
+    Before: the tokens are embedded, and the time and the class give the modulation of the blocks.
+    After: a modulated linear head.
+
+    Attributes:
+        parts: vectors of modulation that a block takes.
+        out_features: of each token's output.
+        num_classes: None if the stream is told no class.
+    """
+
+    width: int
+    parts: int
+    out_features: int
+    num_classes: int | None
+    time_scale: float
+    dtype: Dtype
+    param_dtype: Dtype
+
+    def setup(self):
+        self.patch_embedding = self._dense(self.width, xavier, self.dtype)
+        self.time_embedding = VectorEmbedding(self.width, self.param_dtype)
+        if self.num_classes is not None:
+            options = dict(embedding_init=small, param_dtype=self.param_dtype)
+            self.label_embedding = nn.Embed(self.num_classes + 1, self.width, **options)
+        self.modulation = self._dense(self.parts * self.width, small, jnp.float32)
+        self.head_modulation = ModulationTable(2, self.param_dtype)
+        self.head = self._dense(self.out_features, zeros, jnp.float32)
+
+    def _dense(self, features: int, init: Callable, dtype: Dtype) -> Dense:
+        return Dense(features, kernel_init=init, dtype=dtype, param_dtype=self.param_dtype)
+
+    def embed(
+        self,
+        tokens: Float[Array, "batch length features"],
+        t: Float[Array, "batch times"],
+        label: Int[Array, "batch clips"] | None,
+    ) -> tuple[Float[Array, "batch length width"], Float[Array, "batch times width"]]:
+        """Return the embedded tokens, and the conditioning by time and class."""
+        tokens = constrain_tokens(self.patch_embedding(tokens).astype(jnp.float32))
+        waves = sinusoidal_embedding(t.reshape(-1) * self.time_scale, 256)
+        conditioning = self.time_embedding(waves).reshape(len(tokens), -1, self.width)
+        if label is not None:
+            conditioning = conditioning + self.label_embedding(label)
+        return tokens, conditioning
+
+    def modulate_blocks(
+        self, conditioning: Float[Array, "batch times width"]
+    ) -> Float[Array, "batch times parts width"]:
+        """Return the modulation that all blocks share."""
+        modulation = self.modulation(nn.silu(conditioning))
+        return modulation.reshape(len(conditioning), -1, self.parts, self.width)
+
+    def output(
+        self,
+        tokens: Float[Array, "batch length width"],
+        conditioning: Float[Array, "batch times width"],
+    ) -> Float[Array, "batch length out_features"]:
+        """Return the output of each token."""
+        parts = self.head_modulation(conditioning[:, :, None])
+        shift, scale = (per_frame(part, tokens.shape[1]) for part in parts)
+        return self.head(modulate(tokens, shift, scale))
 
 
 class VideoDiT(nn.Module):
@@ -196,9 +286,7 @@ class VideoDiT(nn.Module):
 
     @property
     def kinds(self) -> tuple[tuple[str, str], ...]:
-        """The self-attentions of a block, by name."""
-        factors = ("space_attention", SPACE), ("time_attention", TIME)
-        return factors if self.factorized else (("attention", ALL),)
+        return self_attentions(self.factorized)
 
     def __call__(
         self,
@@ -302,10 +390,6 @@ class VideoDiT(nn.Module):
         head = self.num_heads, capacity, self.width // self.num_heads
         return empty_cache(self.depth, batch, *head, dtype=self.dtype)
 
-    def _dense(self, features: int, init: Callable, name: str, dtype: Dtype) -> Dense:
-        types = dict(dtype=dtype, param_dtype=self.param_dtype)
-        return Dense(features, kernel_init=init, name=name, **types)
-
     @nn.compact
     def _network(
         self,
@@ -316,41 +400,32 @@ class VideoDiT(nn.Module):
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "batch length out_features"], Cache | None]:
         """Return the output of each token, and the cache with these tokens."""
-        batch, length, features = tokens.shape
-        tokens = self._dense(self.width, xavier, "patch_embedding", self.dtype)(tokens)
-        tokens = constrain_tokens(tokens.astype(jnp.float32))
-        conditioning = VectorEmbedding(self.width, self.param_dtype, name="time_embedding")(
-            sinusoidal_embedding(t.reshape(-1) * self.time_scale, 256)
-        ).reshape(batch, -1, self.width)
-        text = text_mask = None
+        text = text_mask = label = None
         if self.num_classes is None:
             text, text_mask = _text(condition, layout.segments)
         else:
-            options = dict(embedding_init=small, param_dtype=self.param_dtype)
-            table = nn.Embed(self.num_classes + 1, self.width, name="label_embedding", **options)
-            if layout.segments is not None:
-                condition = gather_slots(condition, layout.segments)
-            conditioning = conditioning + table(condition)
-        parts = 3 * len(self.kinds) + 3
-        modulation = self._dense(parts * self.width, small, "modulation", jnp.float32)(
-            nn.silu(conditioning)
-        ).reshape(batch, -1, parts, self.width)
-
-        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
-        sizes = self.num_heads, layout.kinds, layout.places, self.mlp_ratio
-        rotations = rotations_at(layout.positions, _rotary_features(self.width // self.num_heads))
-        (tokens, cache), _ = blocks(*sizes, self.dtype, self.param_dtype, name="blocks")(
-            (tokens, cache), modulation, rotations, layout.masks, text, text_mask
-        )
-        table = ModulationTable(2, self.param_dtype, name="head_modulation")
-        shift, scale = (per_frame(part, length) for part in table(conditioning[:, :, None]))
+            segments = layout.segments
+            label = condition if segments is None else gather_slots(condition, segments)
+        features, types = tokens.shape[-1], (self.dtype, self.param_dtype)
         if self.out_channels is not None:
             features = math.prod(self.patch_size) * self.out_channels
-        head = self._dense(features, zeros, "head", jnp.float32)
-        return head(modulate(tokens, shift, scale)), cache
+        parts = 3 * len(self.kinds) + 3
+        ends = Ends(self.width, parts, features, self.num_classes, self.time_scale, *types)
+        ends = inline(self, ends)
+        tokens, conditioning = ends.embed(tokens, t, label)
+        modulation = ends.modulate_blocks(conditioning)
+
+        blocks = scanned(Block, self.depth, self.unroll, self.remat_policy)
+        mlp_features = int(self.mlp_ratio * self.width)
+        sizes = self.num_heads, layout.kinds, layout.places, mlp_features
+        rotations = rotations_at(layout.positions, rotary_features(self.width // self.num_heads))
+        (tokens, cache), _ = blocks(*sizes, *types, name="blocks")(
+            (tokens, cache), modulation, rotations, layout.masks, text, text_mask
+        )
+        return ends.output(tokens, conditioning), cache
 
 
-def _rotary_features(features: int) -> tuple[int, int, int]:
+def rotary_features(features: int) -> tuple[int, int, int]:
     """Return a head's features for frames, rows and columns: a third each, in pairs, as in Wan."""
     third = 2 * (features // 6)
     return features - 2 * third, third, third

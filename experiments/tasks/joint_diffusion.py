@@ -1,0 +1,143 @@
+"""Diffusion of sound and video together: both, video given sound, and sound given video."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from experiments.inputs.sound_and_video import SoundingClips, of_features
+from experiments.tasks.diffusion import Diffusion, time_grid
+from experiments.tasks.joint_objective import JointObjective
+from experiments.tasks.shapes import first_output
+from genjax import diffusion
+
+
+class Guidance(NamedTuple):
+    """Scales of `diffusion.guide_jointly`, by modality; None leaves the second out."""
+
+    guidance_scale: dict[str, Float[Array, ""]]
+    modality_scale: dict[str, Float[Array, ""]] | None
+
+
+@dataclass(frozen=True)
+class JointDiffusion(Diffusion):
+    """A network of sound and video, trained with a noise level for each.
+
+    `config.modalities` has the `weight` of each modality's loss, and what else differs between
+    modalities: `process`, `target`, `times` or `weighting`. `config.sampling.given` names the
+    modality that samples keep from the condition's clips, ("sound",) or ("video",); with () both
+    are sampled. `guidance_scale` and `modality_scale` are numbers, or one for each modality.
+    """
+
+    @classmethod
+    def fields(cls, config: Any) -> dict[str, Any]:
+        """Return the fields of the task of a config.
+
+        Raises:
+            ValueError: as of `Diffusion`; the condition has no clips with sound; or a given
+                modality is not one, or all are given.
+        """
+        fields = super().fields(config) | {"objective": JointObjective.from_config(config)}
+        if not isinstance(fields["condition"], SoundingClips):
+            raise ValueError(
+                f"config.condition is {type(fields['condition']).__name__}, which has no clips "
+                "with sound to take a modality of: set config.condition.name=SoundingClips"
+            )
+        check_given(config.sampling.given, config.modalities)
+        return fields
+
+    def _zeros(self) -> dict[str, Float[Array, "1 ..."]]:
+        return {name: jnp.zeros((1, *shape)) for name, shape in self.space.shape.items()}
+
+    def _check_network(self) -> None:
+        """Raise ValueError if the network does not return what the space gives."""
+        x, condition = jax.eval_shape(self._zeros), jax.eval_shape(self.condition.example)
+        t = {name: jax.ShapeDtypeStruct((1,), jnp.float32) for name in x}
+        shapes = {name: a.shape for name, a in x.items()}
+        try:
+            output = jax.eval_shape(first_output(self.network), jax.random.key(0), x, t, condition)
+        except Exception as error:  # whatever a network of the user's own raises
+            raise ValueError(
+                f"config.model names {type(self.network).__name__}, which cannot be applied to "
+                f"{shapes}: {type(error).__name__}: {error}"
+            ) from error
+        returned = {name: a.shape for name, a in output.items()}
+        if returned != shapes:
+            raise ValueError(
+                f"config.model names {type(self.network).__name__}, which returns {returned}; "
+                f"config.space needs {shapes}"
+            )
+
+    def _init_network(self, key: Key[Array, ""]) -> PyTree:
+        x = self._zeros()
+        t = {name: jnp.zeros(1) for name in x}
+        return self.network.init(key, x, t, self.condition.example())["params"]
+
+    def _examples(self, batch: dict[str, Array], key: Key[Array, ""], frozen: PyTree) -> PyTree:
+        return self.space.encode(of_features(batch), frozen)
+
+    def sampling_inputs(self, sampling: Any) -> tuple:
+        return *self._inputs(sampling), *self.frozen()
+
+    def abstract_sampling_inputs(self, sampling: Any, batch: dict, frozen: tuple) -> tuple:
+        return *self._inputs(sampling), *frozen
+
+    def _inputs(self, sampling: Any) -> tuple[Guidance, dict[str, Float[Array, " times"]]]:
+        check_given(sampling.given, self.process)
+
+        def by_modality(scale):
+            number = lambda name: jnp.float32(scale[name] if hasattr(scale, "keys") else scale)
+            return None if scale is None else {name: number(name) for name in self.process}
+
+        scales = Guidance(*map(by_modality, (sampling.guidance_scale, sampling.modality_scale)))
+        grid = time_grid(self.process, sampling)
+        return scales, diffusion.given_modalities_grid(self.process, grid, sampling.given)
+
+    def solve(
+        self,
+        params: PyTree,
+        key: Key[Array, ""],
+        labels: Int[Array, " batch"],
+        indices: Int[Array, " batch"],
+        guidance: Guidance,
+        time_grid: dict[str, Float[Array, " times"]],
+        frozen: PyTree = None,
+        *,
+        trajectory: bool = False,
+    ) -> tuple[PyTree, PyTree]:
+        """Return what sampling starts from, and what the sampler makes of it.
+
+        A modality whose time never changes starts as that of the labels' clips, and stays it.
+        """
+        keys, process = diffusion.sample_keys(key, indices), self.process
+        sizes = {name: (len(labels), *shape) for name, shape in self.space.shape.items()}
+        like = {name: jax.ShapeDtypeStruct(size, jnp.float32) for name, size in sizes.items()}
+        clips = self.space.encode(self.condition.clips(labels, frozen), frozen)
+        start = diffusion.prior(keys, process, like, {n: t[0] for n, t in time_grid.items()})
+        start = {n: jnp.where(t[0] == t[-1], clips[n], start[n]) for n, t in time_grid.items()}
+        condition, null = self.condition.of_labels(labels, frozen), self.condition.null(frozen)
+        absent = diffusion.prior(keys, process, like)
+        denoiser = self.denoiser(params, frozen)
+        guided = diffusion.guide_jointly(denoiser, process, condition, null, *guidance, absent)
+        return start, self.sampler(
+            guided, process, start, time_grid, keys=keys, trajectory=trajectory
+        )
+
+    def describe_sampling(self, sampling: Any) -> dict[str, Any]:
+        own = {"modality_scale": sampling.modality_scale, "given": list(sampling.given)}
+        return super().describe_sampling(sampling) | own
+
+    def functions(self, state: Any, sampling: Any) -> dict[str, Callable]:
+        return {}
+
+
+def check_given(given: Sequence[str], modalities: Collection[str]) -> None:
+    """Raise ValueError if a given modality is not one of them, or all are given."""
+    if not set(given) < set(modalities):
+        raise ValueError(
+            f"config.sampling.given is {list(given)}; name some but not all of "
+            f"{', '.join(sorted(modalities))}, or none to sample all"
+        )
