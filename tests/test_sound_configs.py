@@ -22,7 +22,7 @@ def narrowed(choice):
         config.model.quantizer.update(num_codes=8, features=4, width=2, num_levels=2)
     network = config.adversary.network
     network.width, network.period_widths = 2, (2, 2)
-    network.n_ffts, network.periods = network.n_ffts[-1:], network.get("periods", (3,))[:1]
+    network.n_ffts, network.periods = (512,), network.get("periods", (3,))[:1]
     config.adversary.start_step, config.batch_size = 0, 2
     config.data.image_shape = (4096, config.data.image_shape[1])
     return config
