@@ -99,8 +99,8 @@ def _sound(choice: str, data: str, sample_rate: int, samples: int, channels: int
         player.update(b1=0.8, b2=0.99)
     config.log_every = 50
     config.sampling.update(per_class=6, batch_size=24)
-    measure = dict(name="SoundReconstruction", sample_rate=sample_rate)
-    config.evaluation.update(num_samples=90, measures=dict(reconstructions=measure))
+    measures = dict(reconstructions=dict(name="SoundReconstruction"))
+    config.evaluation.update(num_samples=90, measures=measures)
     return config
 
 

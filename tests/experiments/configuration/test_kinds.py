@@ -56,7 +56,7 @@ def test_a_part_that_breaks_its_contract_is_refused():
 # Every choice of some kinds, from the papers' lists in the modules' docstrings, and no helper.
 CHOICES = {
     kinds.TARGET: "clean, noise, velocity, v, score, edm",
-    kinds.LOSS: "simple_loss, hybrid_loss, given_frames_loss",
+    kinds.LOSS: "simple_loss, hybrid_loss, given_frames_loss, joint_loss",
     kinds.WEIGHTING: "uniform, min_snr, truncated_snr, edm, sigmoid, p2, bounded_velocity",
     kinds.LAW: "uniform, logit_normal, mode, cosmap, uniform_log_snr, log_normal_sigma, karras",
     kinds.AVERAGE: "HalfLife, PowerFunction",
@@ -65,15 +65,16 @@ CHOICES = {
     kinds.LIKELIHOOD: "bernoulli, gaussian, discretized_logistic",
     kinds.PIXEL_LIKELIHOOD: "categorical, mixture_of_logistics",
     kinds.PIXEL_NETWORK: "GatedPixelCNN, PixelCNNPlusPlus, PixelRNN, PixelTransformer",
-    kinds.ORDER: "raster, columns, serpentine",
+    kinds.ORDER: "raster, columns, serpentine, halton",
     kinds.DISTANCE: "l1, l2, charbonnier, multi_scale_mel, multi_resolution_stft",
     kinds.VARIATIONAL: "VAE",
-    kinds.SPACE: "Pixels, Levels, Points, Waveforms, Latents, Tokens",
+    kinds.SPACE: "Pixels, Levels, Points, Waveforms, Latents, Tokens, SoundAndVideo",
     kinds.QUANTIZER: "VectorQuantizer, ResidualVectorQuantizer, FactorizedResidualQuantizer, "
     "FiniteScalarQuantizer, LookupFreeQuantizer, BinarySphericalQuantizer, MultiScaleQuantizer",
-    kinds.CONDITION: "Classes, Unconditional, Frames, Prompts, CaptionedClips",
+    kinds.CONDITION: "Classes, Unconditional, Frames, Prompts, CaptionedClips, SoundingClips",
     kinds.TASK: "GAN, Autoencoder, Autoregression, CausalVideo, Diffusion, DiscreteDiffusion, "
-    "Distillation, Drifting, FrameCompletion, MaskedAutoregression, MaskedTokens, Matching, "
+    "Distillation, Drifting, FrameCompletion, JointDiffusion, MaskedAutoregression, "
+    "MaskedTokens, Matching, "
     "NextScale, PixelDistillation, TokenAutoregression, VariationalAutoencoder",
     kinds.SEQUENCE_NETWORK: "LlamaGen, LlamaGen_B, LlamaGen_L, LlamaGen_XL, LlamaGen_XXL, "
     "LlamaGen_1B, LlamaGen_3B, LlamaGen_7B",
@@ -102,8 +103,10 @@ def test_networks_samplers_and_processes_are_listed_without_their_layers_and_hel
     networks = listed(kinds.DIFFUSION_NETWORK)
     assert networks >= {"DiT", "DiT_S", "MMDiT", "PixArt", "Flux", "ADM", "SongUNet"}
     assert not networks & {"Block", "Embedding", "rms_norm", "decode", "convolution"}
-    assert listed(kinds.GENERATOR) == {
-        f"{name}.Generator" for name in ("dcgan", "mlp_gan", "r3gan", "stylegan2", "vit_gan")
+    files = ("dcgan", "mlp_gan", "r3gan", "stylegan2", "stylegan3", "vit_gan")
+    assert listed(kinds.GENERATOR) == {f"{name}.Generator" for name in files} | {
+        "stylegan3_r",
+        "stylegan3_t",
     }
     samplers = listed(kinds.SAMPLER)
     assert samplers >= {"euler", "heun", "ddim", "restart", "adaptive", "unipc"}
