@@ -189,6 +189,7 @@ def nothing_to_load(monkeypatch):
             network=SimpleNamespace(init=lambda key, x: {}, quantizer=None),
             vocabulary=16_384,
             encode_codes=codes,
+            codes_shape=lambda shape: codes(None, np.zeros((1, *shape), bool)).shape[1:],
         )
 
     def codes(variables, x):

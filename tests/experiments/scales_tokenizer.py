@@ -23,4 +23,5 @@ def make(sides=SIDES_256, vocabulary=4096, features=32):
         variables=dict,
         abstract=lambda data_shape: {"variables": {}},
         encode_codes=lambda variables, x: jnp.zeros((len(x), count), int),
+        codes_shape=lambda data_shape: (count,),
     )
