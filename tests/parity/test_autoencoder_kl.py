@@ -190,8 +190,8 @@ def test_attention_by_its_old_names(saved, tmp_path):
     "entries, message",
     [
         (
-            {"_class_name": "AutoencoderOobleck"},
-            "describes 'AutoencoderOobleck'; known are .*AutoencoderKL",
+            {"_class_name": "AutoencoderKLMochi"},
+            "describes 'AutoencoderKLMochi'; known are .*AutoencoderKL",
         ),
         ({"patch_size": 2}, r"entries that are not known here: \{'patch_size': 2\}"),
         ({"act_fn": "relu"}, "act_fn='relu' is not supported; only 'silu', 'swish'"),
