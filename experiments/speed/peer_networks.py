@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -218,6 +219,7 @@ def torch_side(case: Case, folder: str, channels_last: bool) -> Side:
     """Open the network that `genjax_side` saved, as diffusers' network."""
     import diffusers
     import torch
+    from safetensors.torch import load_file
 
     name = {
         "dit": "DiTTransformer2DModel",
@@ -226,8 +228,11 @@ def torch_side(case: Case, folder: str, channels_last: bool) -> Side:
         "autoencoder_kl": "AutoencoderKL",
     }[case.network]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # Evaluation mode turns dropout off.
-    model = getattr(diffusers, name).from_pretrained(folder, low_cpu_mem_usage=False).eval()
+    # `from_pretrained` would need another package, accelerate, for Wan.
+    kind = getattr(diffusers, name)
+    model = kind.from_config(kind.load_config(folder))
+    model.load_state_dict(load_file(Path(folder) / "diffusion_pytorch_model.safetensors"))
+    model.eval()  # turns dropout off
     if case.network == "dit":
         for block in model.transformer_blocks[1:]:
             block.norm1.emb = model.transformer_blocks[0].norm1.emb
