@@ -13,11 +13,9 @@ The others have their papers' sizes at 44.1 kHz and take a folder, for many acce
   authors' configuration, without weighting by the ear's sensitivity.
 - dac: DAC of 9 codes, with its discriminators and its weights.
 
-No choice has been run to the end. The steps of the small choices are meant for about 10 minutes on
-2 free CPU cores, which is not yet measured. On one core shared with other programs codec makes 0.5
-steps per second. After 240 steps there, with discriminators from step 120, 24 held-out digits have
-a mel distance of 1.30 nepers, a log-spectral distance of 16.9 dB and an STFT distance of 2.18.
-After 60 steps vocoder has 1.95 nepers, 20.2 dB and 2.60 on 90 held-out digits.
+No choice has been run to its end, so there is no score. The small choices should take about 10
+minutes on 2 free CPU cores; this is not measured. On one core shared with other programs, codec
+made 0.5 steps per second.
 """
 
 from typing import Any

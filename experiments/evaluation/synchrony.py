@@ -81,8 +81,8 @@ class SoundingDigits:
     `…_unpaired` that of each clip with the next clip's sound: the level of chance.
 
     Bounces within half a frame of the first and the last frame cannot be seen, and are no part of
-    `hit_rate`. Of two bounces within 16 ms one is heard. 48 held-out clips have a hit rate of 97.7
-    % and a false rate of 0.6 %.
+    `hit_rate`. Two bounces within 16 ms are heard as one. 48 held-out clips have a hit rate of
+    97.7 % and a false rate of 0.6 %.
     """
 
     context: Context

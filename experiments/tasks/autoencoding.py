@@ -116,8 +116,8 @@ class Autoencoder:
     - those of the quantizer;
     - those inside the network, as `MelAutoencoder.inner_losses`.
 
-    A video's frames are images to LPIPS and to the discriminator. Of a discriminator of several
-    parts, as those of sound, the losses are summed over parts.
+    A video's frames are images to LPIPS and to the discriminator. The losses of a discriminator
+    with several parts, as of sound, are summed over parts.
     """
 
     network: nn.Module

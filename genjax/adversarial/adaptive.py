@@ -39,7 +39,7 @@ LUMA = np.array([1, 1, 1, 0]) / np.sqrt(3)
 
 
 class Strengths(NamedTuple):
-    """What p is multiplied by for each group of changes; 0 leaves the group out.
+    """Factors of p for each group of changes; 0 leaves the group out.
 
     The defaults serve all of the authors' data sets.
     """

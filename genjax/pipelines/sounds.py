@@ -14,7 +14,7 @@ WINDOW = 128  # latent frames that are decoded at once, besides the margins
 
 
 class TimedPrompt(NamedTuple):
-    """What a network of sounds is told: a text, and the seconds at which the sound starts and ends.
+    """The condition of a network of sounds: a text, and the seconds of the sound's start and end.
 
     Attributes:
         text: None for the unconditional sound of Stable Audio, without text and timing tokens.

@@ -1,9 +1,9 @@
 """StyleGAN3, configurations T and R (Karras et al. 2021).
 
-"Alias-free generative adversarial networks". Images are treated as signals with limited bands: the
-input is a set of plane waves, which may be moved and turned, and each layer's filters keep what its
-sampling rate can hold. So details move with the image, and do not stick to pixels. The
-discriminator is StyleGAN2's (`stylegan2.Discriminator`).
+"Alias-free generative adversarial networks". Images are signals with limited bands. The input is a
+set of plane waves, which may be moved and turned. Each layer's filters keep what its sampling rate
+can hold. So details move with the image, and do not stick to pixels. The discriminator is
+StyleGAN2's (`stylegan2.Discriminator`).
 """
 
 import functools
@@ -275,7 +275,7 @@ class Generator(nn.Module):
 
     @property
     def shapes(self) -> list[LayerShape]:
-        """What the features are after each layer (`layer_shapes`)."""
+        """Shapes of the features after each layer (`layer_shapes`)."""
         names = ("num_layers", "num_critical", "channel_base", "channel_max")
         options = {name: getattr(self, name) for name in names}
         return layer_shapes(self.resolution, self.image_channels, **options)
