@@ -53,7 +53,7 @@ def experts(folder):
     pair = dict(transformer_2=network(**CHANNELS), boundary_ratio=0.9)
     pipeline = diffusers.WanImageToVideoPipeline(**parts(folder, **CHANNELS), **pair)
     for each in (pipeline.transformer, pipeline.transformer_2):
-        each.patch_embedding.weight.data[:, 4:] *= 10  # else given frames move a video by 1 of 255
+        each.patch_embedding.weight.data[:, 4:] *= 60  # else given frames hardly move a video
     return pipeline
 
 
@@ -84,10 +84,10 @@ def test_videos_of_images_agree_and_those_of_other_images_do_not(name, tmp_path)
     given |= dict(last_images=bytes_of(last)[0]) if between else {}
     given |= dict(negative_prompts=NEGATIVES) if guided else {}
     videos = ours_of(ours, FRAMES, latents, **given)
-    assert_same(videos, expected)
+    assert_same(videos, expected, tolerance=0.7)  # of which rounding to bytes is 0.5
     for images in ("images", "last_images")[: 1 + between]:
         others = ours_of(ours, FRAMES, latents, **given | {images: 255 - given[images]})
-        assert np.abs(others - expected).max() > 2  # more than `assert_same` allows
+        assert np.abs(others - expected).max() > 1
     if name == "Wan 2.1":
         encode = ours.given_frames._encode_image
         ours.given_frames._encode_image = lambda images: -encode(images)
