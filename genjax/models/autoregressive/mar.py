@@ -13,9 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from genjax.models.autoregressive.maskgit import Block
+from genjax.models.autoregressive.prefixes import TextPrefix
 from genjax.nn import (
     Dense,
     Modulation,
+    Text,
     VectorEmbedding,
     constrain_tokens,
     modulate,
@@ -99,7 +101,8 @@ class MAR(nn.Module):
         width: features of a token in the encoder and in the decoder.
         depth: number of blocks of the encoder, and as many of the decoder.
         denoiser_width, denoiser_depth: of `TokenDenoiser`.
-        buffer: number of copies of the class state before the tokens.
+        buffer: number of copies of the class state before the tokens, or the states of a text.
+        of_text: whether the condition is a text.
         learned_variance: whether the denoiser's output has a second half for the variance.
         unroll: blocks per iteration of the scans; `depth` compiles slowest and runs fastest.
         remat_policy: name of a policy (`rematerialized`), or None to keep every activation.
@@ -115,6 +118,7 @@ class MAR(nn.Module):
     denoiser_depth: int
     num_classes: int = 1000
     buffer: int = 64
+    of_text: bool = False
     mlp_ratio: float = 4.0
     learned_variance: bool = True
     unroll: int = 1
@@ -137,9 +141,12 @@ class MAR(nn.Module):
             name, small, (*shape, self.width), self.param_dtype
         )
 
-        self.label_embedding = nn.Embed(
-            self.num_classes + 1, self.width, embedding_init=small, param_dtype=self.param_dtype
-        )
+        if self.of_text:
+            self.text_prefix = TextPrefix(self.buffer)
+        else:
+            self.label_embedding = nn.Embed(
+                self.num_classes + 1, self.width, embedding_init=small, param_dtype=self.param_dtype
+            )
         self.token_embedding, self.embedding_norm = layer(), norm()
         self.encoder, self.encoder_norm = stack(), norm()
         self.decoder_embedding = layer()
@@ -157,20 +164,20 @@ class MAR(nn.Module):
         self,
         tokens: Float[Array, "batch length channels"],
         mask: Bool[Array, "batch length"],
-        labels: Int[Array, " batch"],
+        condition: Int[Array, " batch"] | Text,
         x_t: Float[Array, "batch length channels"],
         t: Float[Array, " batch *times"],
     ) -> Float[Array, "batch length out_channels"]:
         """Return `denoise` of x_t at t, with the `states` of the tokens."""
-        return self.denoise(x_t, t, self.states(tokens, mask, labels))
+        return self.denoise(x_t, t, self.states(tokens, mask, condition))
 
     def states(
         self,
         tokens: Float[Array, "batch length channels"],
         mask: Bool[Array, "batch length"],
-        labels: Int[Array, " batch"],
+        condition: Int[Array, " batch"] | Text,
     ) -> Float[Array, "batch length width"]:
-        """Return the state of every place, given the class and the tokens that are not masked.
+        """Return the state of every place, given the condition and the tokens that are not masked.
 
         Raises:
             ValueError: there is another number of tokens than the grid has places.
@@ -183,16 +190,28 @@ class MAR(nn.Module):
             )
         hidden = jnp.pad(mask, ((0, 0), (self.buffer, 0)))
         x = self.token_embedding(tokens).astype(jnp.float32)
-        first = self.label_embedding(labels).astype(jnp.float32)[:, None]
-        first = jnp.broadcast_to(first, (len(x), self.buffer, self.width))
+        first, seen = self._first(condition)
         x = jnp.concatenate([first, x], axis=1) + self.encoder_positions
         x = constrain_tokens(self.embedding_norm(x))
-        x, _ = self.encoder(x, ~hidden[:, None, None])
+        x, _ = self.encoder(x, (seen & ~hidden)[:, None, None])
 
         x = self.decoder_embedding(self.encoder_norm(x)).astype(jnp.float32)
         x = jnp.where(hidden[..., None], self.mask_token, x) + self.decoder_positions
-        x, _ = self.decoder(constrain_tokens(x), None)
+        x, _ = self.decoder(constrain_tokens(x), seen[:, None, None] if self.of_text else None)
         return self.decoder_norm(x)[:, self.buffer :] + self.state_positions
+
+    def _first(
+        self, condition: Int[Array, " batch"] | Text
+    ) -> tuple[Float[Array, "batch buffer width"], Bool[Array, "batch sequence"]]:
+        """Return the states before the tokens, and which states of the sequence are no padding."""
+        if self.of_text:
+            first, mask = self.text_prefix(condition, self.width, self.dtype, self.param_dtype)
+        else:
+            first, mask = self.label_embedding(condition)[:, None], None
+        shape = len(first), self.buffer
+        first = jnp.broadcast_to(first.astype(jnp.float32), (*shape, self.width))
+        mask = jnp.ones(shape, bool) if mask is None else mask
+        return first, jnp.pad(mask, ((0, 0), (0, self.length)), constant_values=True)
 
     def denoise(
         self,

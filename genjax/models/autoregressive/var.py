@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from genjax.nn import Dense, Modulation, attention, constrain_tokens, scanned
+from genjax.nn import Dense, Modulation, Text, attention, constrain_tokens, scanned
 from genjax.nn.modulation import layer_norm, modulate, shift_and_scale
 from genjax.nn.transformer import Cache, FeedForward, empty_cache, inline
 
@@ -119,7 +119,7 @@ class Block(nn.Module):
 
 
 class State(NamedTuple):
-    """What decoding remembers: the caches of all blocks, and the state of the class."""
+    """What decoding remembers: the caches of all blocks, and the state of the class or text."""
 
     layers: Cache
     label: Float[Array, "batch features"]
@@ -135,6 +135,8 @@ class VAR(nn.Module):
     Attributes:
         vocabulary: number of codes.
         sides: of the maps, from the first to the last.
+        of_text: whether the condition is a text, whose `pooled` is projected to the state of the
+            class (Zhang et al. 2024, "VAR-CLIP").
         width: features of a token.
         depth: number of blocks, scanned with stacked parameters.
         shared_modulation: whether one layer modulates all blocks, which saves parameters.
@@ -150,6 +152,7 @@ class VAR(nn.Module):
     depth: int
     num_heads: int
     num_classes: int = 1000
+    of_text: bool = False
     mlp_ratio: float = 4.0
     shared_modulation: bool = False
     unroll: int = 1
@@ -171,9 +174,12 @@ class VAR(nn.Module):
         init = nn.initializers.truncated_normal((1 / self.width / 3) ** 0.5)
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         vectors = lambda name, count: self.param(name, init, (count, self.width), self.param_dtype)
-        self.labels = nn.Embed(
-            self.num_classes + 1, self.width, embedding_init=init, param_dtype=self.param_dtype
-        )
+        if self.of_text:
+            self.text_embedding = Dense(self.width, **types)
+        else:
+            self.labels = nn.Embed(
+                self.num_classes + 1, self.width, embedding_init=init, param_dtype=self.param_dtype
+            )
         self.start_positions = vectors("start_positions", self.sides[0] ** 2)
         self.positions = vectors("positions", self.length)
         self.levels = vectors("levels", len(self.sides))
@@ -192,7 +198,7 @@ class VAR(nn.Module):
         )
 
     def __call__(
-        self, inputs: Float[Array, "batch _ features"], labels: Int[Array, " batch"]
+        self, inputs: Float[Array, "batch _ features"], condition: Int[Array, " batch"] | Text
     ) -> Float[Array, "batch length vocabulary"]:
         """Return the logits of the tokens of all maps, each map given those before it.
 
@@ -208,18 +214,18 @@ class VAR(nn.Module):
                 f"maps of sides {self.sides} need {count} inputs; got {inputs.shape[1]}: the "
                 "tokenizer and the network must have one list of sides"
             )
-        label = self.labels(labels).astype(jnp.float32)
+        label = self._label(condition)
         x = jnp.concatenate([self._first(label), self.input_embedding(inputs)], axis=1)
         x = constrain_tokens((x + self._places()).astype(jnp.float32))
         mask = jnp.asarray(self.scales[:, None] >= self.scales)[None, None]
         (x, _), _ = self.blocks((x, None), self._conditioning(label), mask, None)
         return self._logits(x, label)
 
-    def start(self, labels: Int[Array, " batch"]) -> State:
+    def start(self, condition: Int[Array, " batch"] | Text) -> State:
         """Return the state of decoding before the first map."""
+        label = self._label(condition)
         head = self.num_heads, self.length, self.width // self.num_heads
-        cache = empty_cache(self.depth, len(labels), *head, dtype=self.dtype)
-        return State(cache, self.labels(labels).astype(jnp.float32))
+        return State(empty_cache(self.depth, len(label), *head, dtype=self.dtype), label)
 
     def step(
         self, state: State, inputs: Float[Array, "batch tokens features"] | None, scale: int
@@ -236,6 +242,11 @@ class VAR(nn.Module):
         filled = int(np.sum(self.scales <= scale))
         (x, layers), _ = self.blocks(carry, conditioning, None, filled)
         return self._logits(x, state.label), state._replace(layers=layers)
+
+    def _label(self, condition: Int[Array, " batch"] | Text) -> Float[Array, "batch width"]:
+        """Return the state of a class or of a text."""
+        label = self.text_embedding(condition.pooled) if self.of_text else self.labels(condition)
+        return label.astype(jnp.float32)
 
     def _first(self, label: Float[Array, "batch width"]) -> Float[Array, "batch _ width"]:
         return label[:, None] + self.start_positions

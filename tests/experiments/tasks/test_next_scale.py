@@ -11,6 +11,7 @@ from configs import emoji_autoencoder
 from experiments.configuration import base
 from experiments.configuration.runs import build
 from experiments.inputs import autoencoders
+from experiments.inputs.conditions import Prompts
 from genjax.data import load_dataset
 from genjax.models.autoencoders.vqgan import VQModel
 from genjax.nn.multiscale import MultiScaleQuantizer
@@ -163,3 +164,33 @@ def test_a_quantizer_whose_last_side_is_not_its_latents_is_named():
     config.model.quantizer.sides = (1, 2, 4)
     with pytest.raises(ValueError, match=r"takes latents \(4, 4, 8\); got \(8, 8, 8\)"):
         build(config)
+
+
+def test_captions_condition_samples(monkeypatch):
+    """Encoded prompts are random here; the samples of two prompts differ, those of one do not."""
+    monkeypatch.setattr(Prompts, "frozen", random_prompts)
+    config = small_config()
+    config.model.of_text, config.sampling.temperature = True, 0.0
+    config.condition = dict(name="Prompts", encoder="minilm", length=3, first_caption=1.0)
+    config.condition.update(features=4, pooled_features=5, prompts=("a cat", "a dog"))
+    task = build(config)
+    frozen = task.frozen()[0]
+    texts = jax.tree.map(lambda a: jnp.resize(a, (SIZE, *a.shape[1:])), frozen["prompts"])
+    encoded = dict(tokens=texts.tokens, pooled=texts.pooled, mask=texts.mask)
+    state, update = jax.jit(task.init)(KEY), jax.jit(task.update)
+    for step in range(3):
+        state, _ = update(state, batch() | encoded, jax.random.key(step), frozen)
+    labels, inputs = np.array([0, 1, 0]), task.sampling_inputs(config.sampling)
+    images = jax.jit(task.generate)(state, KEY, labels, np.arange(3), *inputs)
+    np.testing.assert_array_equal(images[0], images[2])
+    assert np.abs(images[0] - images[1]).max() > 1e-3
+
+
+def random_prompts(prompts):
+    """Return what encoded prompts would be, of random states."""
+    random, shape = np.random.default_rng(0), (len(prompts.prompts),)
+    text = jax.tree.map(
+        lambda a: random.standard_normal((*shape, *a.shape[1:]), np.float32), prompts.example()
+    )
+    text = text.replace(mask=np.ones((*shape, prompts.length), bool))
+    return {"empty": jax.tree.map(lambda a: 0 * a[0], text), "prompts": text}

@@ -20,6 +20,7 @@ from genjax.diffusion import (
 )
 from genjax.models.autoregressive import mar
 from genjax.models.autoregressive.mar import MAR, TokenDenoiser
+from genjax.nn import Text
 
 BATCH, GRID, CHANNELS = 3, (2, 3), 2
 NETWORK = MAR(CHANNELS, GRID, 16, 2, 2, denoiser_width=8, denoiser_depth=2, num_classes=5, buffer=4)
@@ -65,6 +66,21 @@ def test_states_depend_on_all_tokens_that_are_not_masked_and_on_no_other(variabl
 
     depends = np.abs(jax.jit(jax.jacrev(states))(TOKENS)).max((1, 3)) > 0
     np.testing.assert_array_equal(depends, np.broadcast_to(~MASK[0], (6, 6)))
+
+
+def test_a_texts_states_stand_for_the_copies_of_the_class_but_for_its_padding():
+    network = NETWORK.clone(of_text=True)
+    random = np.random.default_rng(2)
+    states = lambda *shape: random.standard_normal((BATCH, *shape)).astype(np.float32)
+    text = Text(states(4, 8), states(5), jnp.arange(4) < jnp.array([[1], [2], [4]]))
+    inputs = TOKENS, MASK, text, TOKENS, jnp.zeros(BATCH)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+    variables = jax.tree.map(lambda a: 0.3 * random.standard_normal(a.shape, np.float32), shapes)
+    of_tokens = lambda tokens: jnp.sum(
+        network.apply(variables, TOKENS, MASK, text.replace(tokens=tokens), method="states") ** 2
+    )
+    depends = np.abs(jax.jit(jax.grad(of_tokens))(text.tokens)).max(-1) > 0
+    np.testing.assert_array_equal(depends, text.mask)
 
 
 def test_the_first_denoiser_answers_zero_and_tokens_are_denoised_apart(variables):

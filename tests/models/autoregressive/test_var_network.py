@@ -8,6 +8,7 @@ import pytest
 from genjax.models.autoencoders.vqgan import VAR_F16
 from genjax.models.autoregressive import var
 from genjax.models.autoregressive.var import SIDES_256, SIDES_512, VAR
+from genjax.nn import Text
 
 SIDES, FEATURES, VOCABULARY = (1, 2, 3), 4, 7
 NETWORK = VAR(VOCABULARY, SIDES, 16, 2, 2, num_classes=5)
@@ -47,6 +48,25 @@ def test_parameter_counts(depth, sides, tokens, expected):
     inputs = jax.ShapeDtypeStruct((1, tokens - 1, 32), jnp.float32)
     labels = jax.ShapeDtypeStruct((1,), jnp.int32)
     assert count(jax.eval_shape(network.init, jax.random.key(0), inputs, labels)) == expected
+
+
+def test_a_texts_pooled_vector_stands_for_the_class(variables):
+    """A projection that returns the rows of classes gives their logits, in decoding too."""
+    network = NETWORK.clone(of_text=True)
+    params = dict(variables["params"])
+    params["text_embedding"] = {
+        "kernel": params.pop("labels")["embedding"], "bias": np.zeros(16, np.float32)
+    }  # fmt: skip
+    text = Text(jnp.zeros((3, 2, 1)), jax.nn.one_hot(LABELS, 6))
+    of_text = functools.partial(network.apply, {"params": params})
+    of_class = functools.partial(NETWORK.apply, variables)
+    np.testing.assert_allclose(
+        of_text(INPUTS, text), of_class(INPUTS, LABELS), rtol=1e-5, atol=1e-5
+    )
+    started, expected = of_text(text, method="start"), of_class(LABELS, method="start")
+    np.testing.assert_allclose(started.label, expected.label, rtol=1e-6)
+    own = dict(jax.eval_shape(network.init, jax.random.key(0), INPUTS, text)["params"])
+    assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, params)
 
 
 def test_parameter_counts_of_the_tokenizer():
