@@ -24,7 +24,7 @@ from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
 CHOICES = ("bigan", "bigbigan", "encoder")
-SMALL = dict(width=32, doublings=2)
+SMALL = dict(width=64, doublings=2)
 
 
 def get_config(choice: str = "bigan") -> ConfigDict:
@@ -41,7 +41,7 @@ def get_config(choice: str = "bigan") -> ConfigDict:
     config.sampling.every = config.snapshot_every = config.evaluation.every = 1000
     config.model.generator.update(small_networks("dcgan")[0], image_channels=1)
     config.model.encoder.update(SMALL)
-    config.model.discriminator.update(SMALL)
+    config.model.discriminator.update(width=32, doublings=2, hidden=128)
     for penalty in config.regularizers.values():
         penalty.weight = 1.0
     if choice == "bigbigan":

@@ -17,7 +17,7 @@ from configs.digits_gan_inverse import CHOICES, set_bigbigan
 from experiments.configuration import base
 from experiments.configuration.choices import check_choice
 
-SMALL = dict(width=32, doublings=3)
+SMALL = dict(width=64, doublings=3)
 
 
 def get_config(choice: str = "bigan") -> ConfigDict:
@@ -33,7 +33,7 @@ def get_config(choice: str = "bigan") -> ConfigDict:
     base.bidirectional(config)
     config.experiment = name
     config.model.encoder.update(SMALL)
-    config.model.discriminator.update(SMALL)
+    config.model.discriminator.update(width=32, doublings=3)
     if choice == "bigbigan":
         set_bigbigan(config)
     return config

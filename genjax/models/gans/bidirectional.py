@@ -29,17 +29,17 @@ def _image_features(
     types: dict[str, Dtype],
     layer: Callable = _plain,
 ) -> Float[Array, "batch features"]:
-    """Return the features of a convolution and of `doublings` strided ones, as one vector.
+    """Return the features of `doublings` strided convolutions, as one vector.
 
     Args:
         layer: `layer(module, x)` applies a layer.
     """
-    conv = lambda features, size, stride, name: nn.Conv(
-        features, (size, size), (stride, stride), padding=1, kernel_init=he, name=name, **types
-    )
-    x = nn.leaky_relu(layer(conv(width, 3, 1, "conv_in"), images), 0.2)
+    x = images
     for i in range(doublings):
-        x = nn.leaky_relu(layer(conv(width * 2 ** (i + 1), 4, 2, f"conv_{i}"), x), 0.2)
+        conv = nn.Conv(
+            width * 2**i, (4, 4), (2, 2), padding=1, kernel_init=he, name=f"conv_{i}", **types
+        )
+        x = nn.leaky_relu(layer(conv, x), 0.2)
     return x.reshape(x.shape[0], -1)
 
 
@@ -60,8 +60,8 @@ class Encoder(nn.Module):
 
     Attributes:
         features: of the latents.
-        width: channels of the first convolution; each strided one doubles them.
-        doublings: number of strided convolutions.
+        width: channels of the first convolution; each further one doubles them.
+        doublings: number of convolutions, each of which halves the sides.
         hidden: features of the dense layer.
         stochastic: whether the latents have a law, not a value.
         num_classes: 0 if unconditional.
@@ -116,8 +116,8 @@ class JointDiscriminator(nn.Module):
     projection (Miyato & Koyama 2018, equation 3).
 
     Attributes:
-        width: channels of the first convolution; each strided one doubles them.
-        doublings: number of strided convolutions.
+        width: channels of the first convolution; each further one doubles them.
+        doublings: number of convolutions, each of which halves the sides.
         hidden: features of H and of J's layers.
         unary: whether x alone and z alone have scores, too.
         spectral_norm: divides each weight by its largest singular value. The running singular
