@@ -242,7 +242,7 @@ def inversion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> Co
         reconstruction=dict(name="l2"),  # of genjax/autoencoding/reconstruction.py
         # Of E(G(z)) − z, of G(E(x)) − x, and of LPIPS, which takes images of 16 pixels or more.
         weights=dict(latents=1.0, images=1.0, perceptual=0.0),
-        optimizer=optimizer(warmup=100.0, clip_norm=1.0, b2=0.99),
+        optimizer=optimizer(warmup=0.02, clip_norm=1.0, b2=0.99),
         averages=dict(ema=dict(name="HalfLife", steps=200.0)),
         checkpoint=checkpoint(every=1000, keep=2),
         sampling=sampling(),

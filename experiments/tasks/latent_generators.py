@@ -35,7 +35,11 @@ class LatentGenerator:
         return self.network.apply(variables, z, labels, method="map")[:, 0]
 
     def draw(
-        self, variables: PyTree, key: Key[Array, ""], labels: Int[Array, " batch"] | None, count: int
+        self,
+        variables: PyTree,
+        key: Key[Array, ""],
+        labels: Int[Array, " batch"] | None,
+        count: int,
     ) -> Float[Array, "batch latent"]:
         """Draw latents as in sampling without truncation."""
         z = jax.random.normal(key, (count, self.network.latent_size))

@@ -79,9 +79,7 @@ def train_linear(objective, matrix, train_generator):
 
 @pytest.mark.parametrize("objective", [non_saturating, relativistic])
 @pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES)
-def test_joint_training_reaches_the_exact_inverse_of_a_linear_generator(
-    objective, matrix, float64
-):
+def test_joint_training_reaches_the_exact_inverse_of_a_linear_generator(objective, matrix, float64):
     """With the generator x = A z held fixed, the Jacobian of the encoder is A⁻¹."""
     _, c = train_linear(objective, matrix, train_generator=False)
     np.testing.assert_allclose(c, np.linalg.inv(matrix), atol=1e-4)
