@@ -122,7 +122,8 @@ def nearest_sample(
         several = None if label is None else jnp.repeat(label, STARTS)
         latents = generator.draw(variables, key, several, STARTS)
         samples = generator.images(variables, latents, several)
-        return latents[jnp.argmin(adversarial.square_distance(samples, image[None]))]
+        wanted = jnp.broadcast_to(image, samples.shape)
+        return latents[jnp.argmin(adversarial.square_distance(samples, wanted))]
 
     return jax.lax.map(nearest, (jax.random.split(key, len(images)), images, labels))
 
