@@ -4,13 +4,12 @@ python -m experiments.train --config=configs/digits_gan_inverse.py:bigan --workd
 python -m experiments.train --config=configs/digits_gan_inverse.py:encoder \
     --workdir=runs/digits_encoder
 
-- `bigan` trains generator, encoder and a discriminator of pairs (x, z) together.
-- `bigbigan` has a stochastic encoder, and also scores x alone and z alone, with the hinge loss.
-- `encoder` learns the inverse of a finished generator. By default that is runs/digits_gan_dcgan, a
-  run of configs/digits_gan.py:dcgan. For another GAN's, a bidirectional one's or that of a
-  StyleGAN2 (whose latents are then w):
+The choice bigan trains generator, encoder and a discriminator of pairs (x, z) together. bigbigan
+has a stochastic encoder and the hinge loss, and it also scores x alone and z alone.
 
-      --config.generator_run=runs/digits_stylegan2
+encoder learns the inverse of a finished generator. By default that is runs/digits_gan_dcgan, a run
+of configs/digits_gan.py:dcgan. `--config.generator_run=runs/digits_stylegan2` names another GAN's
+run, which may be bidirectional. The latents of a StyleGAN2 are w.
 
 At the end a run's report compares the ways back: gradient descent, the encoder, and both.
 

@@ -26,13 +26,13 @@ class Inversions:
     """Measure how well, and how fast, each way finds the latents of an image.
 
     The ways are gradient descent from the nearest of `STARTS` samples, each encoder of the task,
-    and gradient descent from what its first encoder finds. The report has the entry `inversion`, a
-    dictionary for each way:
+    and gradient descent from what its first encoder finds. The entry `inversion` of the report has
+    a dictionary for each way.
 
-    - `reconstruction_error`: the mean square of G(E(x)) − x over held-out images x, in [−1, 1];
-    - `latent_error`: the mean square of E(G(z)) − z over generated images, over the variance of the
-      latents. It is 1 for a constant answer. Latents of a generator with styles are w, not z;
-    - `milliseconds`: the time for one image, of `count` images at once.
+    - `reconstruction_error` is the mean square of G(E(x)) − x over held-out images, in [−1, 1].
+    - `latent_error` is the mean square of E(G(z)) − z over generated images, divided by the
+      variance of the latents. It is 1 for a constant answer. A generator with styles has latents w.
+    - `milliseconds` is the time for one image, of `count` images at once.
 
     The first encoder's errors also stand in the report by themselves.
 

@@ -1,9 +1,9 @@
 """A learned inverse of a generator: the losses of bidirectional GANs, and those of an encoder.
 
 The discriminator of a bidirectional GAN sees pairs. A real pair is (x, E(x)), and a generated pair
-is (G(z), z). At the optimum the two joint laws are equal, and then E is the inverse of G almost
-everywhere (Donahue et al. 2016, "Adversarial feature learning", section 3; Dumoulin et al. 2016,
-"Adversarially learned inference", section 2).
+is (G(z), z). At the optimum the two joint laws are equal, and E is the inverse of G almost
+everywhere. Sources: Donahue et al. 2016, "Adversarial feature learning", section 3. Dumoulin et al.
+2016, "Adversarially learned inference", section 2.
 
 A discriminator gives one or more scores of a pair, `[batch terms]`. BiGAN and ALI have one, of the
 pair. BigBiGAN has three, of x alone, of z alone and of the pair (Donahue & Simonyan 2019, "Large

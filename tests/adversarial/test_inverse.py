@@ -39,8 +39,8 @@ def whitened(seed, size, count=64):
 def train_linear(objective, matrix, train_generator):
     """Train x = B z, z = C x and a discriminator that is quadratic in (x, z); return B and C.
 
-    The data are x = A z. Such a discriminator sees second moments alone, and they are equal only
-    if C is the inverse of B, and B·Bᵀ = A·Aᵀ.
+    The data are x = A z. This discriminator sees second moments alone. They are equal only if C is
+    the inverse of B, and B·Bᵀ = A·Aᵀ.
     """
     size = len(matrix)
     x, z = jnp.asarray(whitened(0, size) @ matrix.T), jnp.asarray(whitened(1, size))
@@ -183,7 +183,7 @@ def test_the_encoder_makes_real_pairs_look_generated(objective, expected):
 
 
 def test_the_losses_of_an_encoder_vanish_with_their_gradient_at_the_exact_inverse(float64):
-    """Of a linear generator; elsewhere E‖(C·A − I)z‖² and E‖(A·C − I)x‖² are what they are."""
+    """The generator is linear. Elsewhere the losses are E‖(C·A − I)z‖² and E‖(A·C − I)x‖²."""
     matrix = MATRICES["2-D"]
     z, x = whitened(0, 2), whitened(1, 2)
 

@@ -80,7 +80,7 @@ def test_every_way_has_its_row(report):
 
 
 def test_errors_are_those_of_linear_algebra(report):
-    """What lies outside the generator's images remains, and a constant answer has the error 1."""
+    """The part outside the generator's images remains. A constant answer has the error 1."""
     least = 12 * RESIDUAL**2 / 16
     rows = report["inversion"]
     np.testing.assert_allclose(rows["exact"]["reconstruction_error"], least, rtol=1e-4)
