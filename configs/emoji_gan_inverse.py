@@ -28,10 +28,11 @@ def get_config(choice: str = "bigan") -> ConfigDict:
         config.generator_run = "runs/emoji_gan"
         config.num_steps, config.batch_size, config.weights.perceptual = 3000, 32, 1.0
         config.model.update(SMALL)
+        config.evaluation.measures.inversions.count = 40  # each takes seconds of gradient descent
         return config
     config = emoji_gan.get_config()
     base.bidirectional(config)
-    config.experiment = name
+    config.experiment, config.evaluation.measures.inversions.count = name, 40
     config.model.encoder.update(SMALL)
     config.model.discriminator.update(width=32, doublings=3)
     if choice == "bigbigan":
