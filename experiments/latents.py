@@ -23,6 +23,7 @@ from experiments.configuration.runs import open_run
 from experiments.evaluation.latent_space import explore
 from experiments.launch.runtime import run_program, user_errors
 from experiments.launch.sampling_flags import sampling_changes
+from experiments.tasks.adversarial import GAN
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the newest good one if not given.")
@@ -42,7 +43,7 @@ for name in ("truncation", "weights", "seed"):  # what GANs are sampled by
 def main() -> None:
     with user_errors():
         run = open_run(WORKDIR.value, STEP.value, **sampling_changes())
-        if run.config.task != "GAN" or run.task.space.shape == (2,):
+        if not isinstance(run.task, GAN) or run.task.space.shape == (2,):
             raise ValueError(
                 f"this program is of images by GANs; {run.config.experiment} is a {run.config.task}"
             )

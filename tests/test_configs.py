@@ -107,6 +107,7 @@ CHOICES = [
     "ffhq_gan:stylegan2_1024",
     "imagenet_gan:32",
     # Of others, those whose network or loss is another.
+    "digits_gan_inverse:bigbigan",
     "digits_autoregression:rnn",
     "digits_vae:iwae",
     "fashion_autoregression:pixelcnn_pp",

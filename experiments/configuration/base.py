@@ -214,6 +214,44 @@ def gan(experiment_name: str, networks: str, num_classes: int = 10, /, **data: A
     )
 
 
+def bidirectional(config: ConfigDict) -> None:
+    """Give a GAN's config an encoder and a discriminator of pairs: BiGAN or BigBiGAN.
+
+    The generator's optimizer is that of the encoder too.
+    """
+    config.task = "BidirectionalGAN"
+    config.model.encoder = dict(name="Encoder")
+    config.model.discriminator = dict(name="JointDiscriminator")
+    config.evaluation.measures = dict(
+        samples=dict(name="Samples"), inversions=dict(name="Inversions", every=0)
+    )
+
+
+def inversion(experiment_name: str, num_classes: int = 10, /, **data: Any) -> ConfigDict:
+    """Return the fields of an encoder for the generator of a finished GAN."""
+    return experiment(
+        experiment_name,
+        "Inversion",
+        data,
+        num_steps=5000,
+        batch_size=64,  # of all devices together; as many images are generated
+        params_dtype=placeholder(str),  # "bfloat16": gradients at copies of float32 parameters
+        generator_run=placeholder(str),  # the folder of a GAN's run
+        model=dict(name="Encoder"),
+        condition=dict(name="Classes", num_classes=num_classes),
+        reconstruction=dict(name="l2"),  # of genjax/autoencoding/reconstruction.py
+        # Of E(G(z)) − z, of G(E(x)) − x, and of LPIPS, which takes images of 16 pixels or more.
+        weights=dict(latents=1.0, images=1.0, perceptual=0.0),
+        optimizer=optimizer(warmup=0.02, clip_norm=1.0, b2=0.99),
+        averages=dict(ema=dict(name="HalfLife", steps=200.0)),
+        checkpoint=checkpoint(every=1000, keep=2),
+        sampling=sampling(),
+        evaluation=dict(
+            every=0, num_samples=1000, measures=dict(inversions=dict(name="Inversions"))
+        ),
+    )
+
+
 def autoregression(
     experiment_name: str, levels: int, num_classes: int = 10, /, **data: Any
 ) -> ConfigDict:

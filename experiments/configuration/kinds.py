@@ -182,6 +182,26 @@ class Discriminator(Protocol):
     def __call__(self, images, labels, *, train): ...
 
 
+class JointDiscriminator(Protocol):
+    """`discriminator(images, z, labels, *, train)`: a Flax module that scores pairs (x, z).
+
+    It returns scores `[batch terms]`. `labels` is None without classes.
+    """
+
+    def __call__(self, images, z, labels, *, train): ...
+
+
+class Encoder(Protocol):
+    """`encoder(images, condition, *, train)`: a Flax module from images to latents.
+
+    `features` is set to the size of the generator's latents. `condition` are class labels, or None.
+    """
+
+    features: int
+
+    def __call__(self, images, condition, *, train): ...
+
+
 class PatchDiscriminator(Protocol):
     """`discriminator(x, *, train)`: a Flax module that returns a logit for each patch.
 
@@ -489,6 +509,8 @@ DIFFUSION_NETWORK = Kind(
 )
 GENERATOR = Kind(Generator, ("genjax.models.gans",), made=True)
 DISCRIMINATOR = Kind(Discriminator, ("genjax.models.gans",), made=True)
+JOINT_DISCRIMINATOR = Kind(JointDiscriminator, ("genjax.models.gans",), made=True)
+ENCODER = Kind(Encoder, ("genjax.models.gans",), made=True)
 PATCH_DISCRIMINATOR = Kind(
     PatchDiscriminator,
     ("genjax.models.gans.patchgan", "genjax.models.gans.sound_discriminator"),
@@ -571,9 +593,11 @@ KINDS_BY_FIELD = {
         SCALE_NETWORK,
         SEQUENCE_NETWORK,
         MASKED_NETWORK,
+        ENCODER,
     ),
     "model.generator": (GENERATOR,),
-    "model.discriminator": (DISCRIMINATOR,),
+    "model.encoder": (ENCODER,),
+    "model.discriminator": (DISCRIMINATOR, JOINT_DISCRIMINATOR),
     "condition": (CONDITION,),
     "prefix": (PREFIX,),
     "process": (PROCESS, DISCRETE_PROCESS),

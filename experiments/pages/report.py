@@ -74,6 +74,8 @@ QUALITY = {
     "stft_distance": "lower",
     "mel_distance": "lower",
     "si_sdr": "higher",
+    "reconstruction_error": "lower",
+    "latent_error": "lower",
 }
 SPEED = {"steps_per_second": "higher", "goodput": "higher"}
 BETTER = QUALITY | SPEED  # whatever else a report holds says how it was measured
@@ -93,6 +95,10 @@ MEASURED_PICTURES = {
     "reconstructions": (
         "Originals and reconstructions",
         "Held-out examples, each above its reconstruction",
+    ),
+    "inversions": (
+        "Back to the latents",
+        "Held-out examples, each above what the generator makes of the latents found for it",
     ),
     "completions": (
         "Surprise and completions",
@@ -236,7 +242,7 @@ def write_report(workdir: str | Path) -> Path:
         ),
     ]
     body = [*_state(run), _samples(run)]
-    shown = ("few_steps", "reconstructions", "completions", "held_out_prompts")
+    shown = ("few_steps", "reconstructions", "inversions", "completions", "held_out_prompts")
     body += [_measured_picture(run, name) for name in shown]
     body += [section("Figures", _figures(run.report)), _measured_picture(run, "logits")]
     body += [_curves(run), _samples_over_time(run)]
@@ -316,8 +322,17 @@ def _figures(report: dict[str, Any]) -> Html:
         table("Quality", header, figures, class_="figures"),
         table("Speed", (), speed, class_="figures"),
         table("How", (), [(words(name), rest[name]) for name in rest if name not in nested]),
-        *(table(words(name).capitalize(), (), value.items()) for name, value in nested.items()),
+        *(_nested_table(words(name).capitalize(), value) for name, value in nested.items()),
     )
+
+
+def _nested_table(caption: str, value: dict[str, Any]) -> Html:
+    """Return a dictionary of the report as a table; one of dictionaries has a row for each."""
+    if not all(isinstance(each, dict) for each in value.values()):
+        return table(caption, (), value.items())
+    columns = list(dict.fromkeys(column for each in value.values() for column in each))
+    rows = [(name, *(each.get(column, "") for column in columns)) for name, each in value.items()]
+    return table(caption, ("", *map(words, columns)), rows, class_="figures")
 
 
 def _curves(run: RunRecord) -> Html:

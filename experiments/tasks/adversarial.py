@@ -126,6 +126,7 @@ class GAN:
     flip: bool
 
     animation: ClassVar[str] = "latent_walk.gif"
+    discriminator_kind: ClassVar[kinds.Kind] = kinds.DISCRIMINATOR
 
     @classmethod
     def from_config(cls, config: Any) -> "GAN":
@@ -135,6 +136,13 @@ class GAN:
             ValueError: a part does not exist or does not fit the others, or the batch does not
                 divide into its updates' parts.
         """
+        task = cls(**cls.fields(config))
+        task._check_networks()
+        return task
+
+    @classmethod
+    def fields(cls, config: Any) -> dict[str, Any]:
+        """Return the fields of the task of a config; raise ValueError as of `from_config`."""
         condition = kinds.CONDITION.bind(config.condition, "condition")
         given = condition.network_fields
         generator = kinds.GENERATOR.bind(config.model.generator, "model.generator", **given)
@@ -162,9 +170,9 @@ class GAN:
             ),
             strict=True,
         )
-        task = cls(
+        return dict(
             generator=generator,
-            discriminator=kinds.DISCRIMINATOR.bind(
+            discriminator=cls.discriminator_kind.bind(
                 config.model.discriminator, "model.discriminator", **given
             ),
             space=kinds.SPACE.bind(config.space, "space", data=config.data),
@@ -183,8 +191,6 @@ class GAN:
             batch_size=config.batch_size // updates.discriminator,
             flip=config.data.flip,
         )
-        task._check_networks()
-        return task
 
     def _check_networks(self) -> None:
         """Raise ValueError if the generator makes, or the discriminator takes, another shape."""

@@ -1,4 +1,4 @@
-"""Generative adversarial networks: objectives, regularizers, augmentation, latents and instruments.
+"""Generative adversarial networks: objectives, regularizers, augmentation, latents, inverses.
 
 Everything takes logits, arrays and callables. The networks are in `genjax.models`.
 """
@@ -6,6 +6,7 @@ Everything takes logits, arrays and callables. The networks are in `genjax.model
 from genjax.adversarial import adaptive as adaptive
 from genjax.adversarial import augmentation as augmentation
 from genjax.adversarial import instruments as instruments
+from genjax.adversarial import inverse as inverse
 from genjax.adversarial import latents as latents
 from genjax.adversarial import objectives as objectives
 from genjax.adversarial import regularizers as regularizers
@@ -15,6 +16,10 @@ from genjax.adversarial.augmentation import cutout as cutout
 from genjax.adversarial.augmentation import translation as translation
 from genjax.adversarial.features import feature_matching as feature_matching
 from genjax.adversarial.instruments import alarms as alarms
+from genjax.adversarial.inverse import EncoderLosses as EncoderLosses
+from genjax.adversarial.inverse import encoder_losses as encoder_losses
+from genjax.adversarial.inverse import joint_discriminator_loss as joint_discriminator_loss
+from genjax.adversarial.inverse import joint_generator_loss as joint_generator_loss
 from genjax.adversarial.latents import closed_form_directions as closed_form_directions
 from genjax.adversarial.latents import invert as invert
 from genjax.adversarial.latents import lerp as lerp

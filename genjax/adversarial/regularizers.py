@@ -27,13 +27,15 @@ def _root(square: Float[Array, " batch"]) -> Float[Array, " batch"]:
 
 
 def gradient_penalty(
-    critic: Critic, images: Float[Array, " batch *shape"]
+    critic: Critic, images: PyTree[Float[Array, "batch ..."]]
 ) -> Float[Array, " batch"]:
     """Return ‖∇D(x)‖² of each image, to be weighted by γ/2.
 
     It is R1 at real images and R2 at generated images (Mescheder et al. 2018, equations 9 and 10).
+    Of a tree, such as a pair (x, z), it is the sum over the arrays.
     """
-    return _square_norm(jax.grad(lambda x: critic(x).sum())(images))
+    gradients = jax.grad(lambda x: critic(x).sum())(images)
+    return sum(map(_square_norm, jax.tree.leaves(gradients)))
 
 
 def interpolated_gradient_penalty(

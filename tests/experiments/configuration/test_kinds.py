@@ -72,8 +72,9 @@ CHOICES = {
     kinds.QUANTIZER: "VectorQuantizer, ResidualVectorQuantizer, FactorizedResidualQuantizer, "
     "FiniteScalarQuantizer, LookupFreeQuantizer, BinarySphericalQuantizer, MultiScaleQuantizer",
     kinds.CONDITION: "Classes, Unconditional, Frames, Prompts, CaptionedClips, SoundingClips",
-    kinds.TASK: "GAN, Autoencoder, Autoregression, CausalVideo, Diffusion, DiscreteDiffusion, "
-    "Distillation, Drifting, FrameCompletion, JointDiffusion, MaskedAutoregression, "
+    kinds.TASK: "GAN, Autoencoder, Autoregression, BidirectionalGAN, CausalVideo, Diffusion, "
+    "DiscreteDiffusion, Distillation, Drifting, FrameCompletion, Inversion, JointDiffusion, "
+    "MaskedAutoregression, "
     "MaskedTokens, Matching, "
     "NextScale, PixelDistillation, TokenAutoregression, VariationalAutoencoder",
     kinds.SEQUENCE_NETWORK: "LlamaGen, LlamaGen_B, LlamaGen_L, LlamaGen_XL, LlamaGen_XXL, "
@@ -83,6 +84,8 @@ CHOICES = {
     kinds.SCALE_NETWORK: "VAR, VAR_d12, VAR_d16, VAR_d20, VAR_d24, VAR_d30, VAR_d36s",
     kinds.PREFIX: "ClassPrefix, TextPrefix",
     kinds.MASK_SCHEDULE: "cosine, linear, square, cubic, square_root",
+    kinds.ENCODER: "Encoder",
+    kinds.JOINT_DISCRIMINATOR: "JointDiscriminator",
     kinds.PATCH_DISCRIMINATOR: "Discriminator, SoundDiscriminator",
     kinds.TEXT_ENCODER: "minilm",
 }

@@ -256,6 +256,22 @@ def test_an_autoencoder_shows_originals_beside_reconstructions(tmp_path):
     assert "Reconstructionsafter training" in page.text and "Originalsheld out" in page.text
 
 
+def test_ways_of_inversion_are_rows_of_one_table(tmp_path):
+    """A dictionary of dictionaries is a table with a column for each of their entries."""
+    ways = {
+        "gradient descent": dict(reconstruction_error=0.25, milliseconds=130.0),
+        "encoder": dict(reconstruction_error=0.5, milliseconds=0.5),
+    }
+    run = make_run(tmp_path / "run", REPORT | dict(reconstruction_error=0.5, inversion=ways))
+    rows = Page(write_report(run).read_text(encoding="utf-8")).rows
+    header = rows.index(["", "reconstruction error", "milliseconds"])
+    assert rows[header + 1 :][:2] == [
+        ["gradient descent", "0.25", "130"],
+        ["encoder", "0.5", "0.5"],
+    ]
+    assert ["reconstruction error↓ lower is better", "0.5", ""] in rows
+
+
 def test_no_heading_is_empty(tmp_path):
     """Neither with a report of no measures nor without any picture or metric."""
     nothing = dict(skipped_files={}, converted_files={}, alarms=[])

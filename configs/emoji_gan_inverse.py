@@ -1,0 +1,40 @@
+"""From an emoji of 32×32 pixels back to its latents: encoders of GANs on emoji.
+
+python -m experiments.train --config=configs/emoji_gan_inverse.py:bigan --workdir=runs/emoji_bigan
+python -m experiments.train --config=configs/emoji_gan_inverse.py:encoder \
+    --workdir=runs/emoji_encoder
+
+The choices are those of digits_gan_inverse. `encoder` learns the inverse of runs/emoji_gan, a run
+of configs/emoji_gan.py, or of `--config.generator_run`. Its loss has a perceptual term.
+
+Not yet run to the end, so there are no scores.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import emoji_gan
+from configs.digits_gan_inverse import CHOICES, set_bigbigan
+from experiments.configuration import base
+from experiments.configuration.choices import check_choice
+
+SMALL = dict(width=64, doublings=3)
+
+
+def get_config(choice: str = "bigan") -> ConfigDict:
+    check_choice(choice, CHOICES)
+    name = f"emoji_gan_inverse_{choice}"
+    if choice == "encoder":
+        config = base.inversion(name, name="emoji", image_shape=(32, 32, 3), flip=True)
+        config.generator_run = "runs/emoji_gan"
+        config.num_steps, config.batch_size, config.weights.perceptual = 3000, 32, 1.0
+        config.model.update(SMALL)
+        config.evaluation.measures.inversions.count = 40  # each takes seconds of gradient descent
+        return config
+    config = emoji_gan.get_config()
+    base.bidirectional(config)
+    config.experiment, config.evaluation.measures.inversions.count = name, 40
+    config.model.encoder.update(SMALL)
+    config.model.discriminator.update(width=32, doublings=3)
+    if choice == "bigbigan":
+        set_bigbigan(config)
+    return config

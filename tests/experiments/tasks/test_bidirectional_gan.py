@@ -1,0 +1,320 @@
+"""Test the tasks of learned inverses: joint training, and an encoder after the fact."""
+
+import json
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import digits_flow, digits_gan, digits_gan_inverse, emoji_gan_inverse
+from experiments.configuration.runs import build, open_run
+from experiments.launch.experiment import Experiment
+from genjax.training import Checkpoints
+from genjax.training.workdir import record_config
+from tests.experiments.bidirectional_run import batch, narrow, small_config, untrained_run
+from tests.experiments.launching import run as run_command
+from tests.virtual_devices import lines_of
+
+ROOT = Path(__file__).parents[3]
+QUICK = {"xla_backend_optimization_level": 0}
+FEW = dict(count=20, num_steps=5, refinement_steps=2)
+MATRIX = np.array([[1.2, 0.5], [-0.4, 0.8]], np.float32)
+
+
+class Linear(nn.Module):
+    """x = A z of a trained A, for points; as an encoder, z = C x."""
+
+    features: int = 2
+    latent_size: int = 2
+
+    @nn.compact
+    def __call__(self, z, labels=None, *, train=False):
+        return nn.Dense(self.features, use_bias=False, name="map")(z)
+
+
+class Quadratic(nn.Module):
+    """The score of a pair is quadratic in it."""
+
+    @nn.compact
+    def __call__(self, images, z, labels=None, *, train=False):
+        v = jnp.concatenate([images, z], axis=1)
+        weights = self.param("weights", nn.initializers.normal(0.1), (v.shape[1],) * 2)
+        return jnp.einsum("bi,ij,bj->b", v, weights, v)[:, None]
+
+
+def points(**changes):
+    """A linear generator and encoder of points, and a quadratic discriminator."""
+    config = small_config("bigan")
+    linear, quadratic = f"{__name__}.Linear", f"{__name__}.Quadratic"
+    config.model = dict(
+        generator=dict(name=linear), encoder=dict(name=linear), discriminator=dict(name=quadratic)
+    )
+    config.data.image_shape, config.space.name = (2,), "Points"
+    config.condition = dict(name="Unconditional", num_rows=1)
+    config.update(changes)
+    return config
+
+
+def some_points(step, count=16):
+    x = np.random.default_rng(step).standard_normal((count, 2), np.float32) @ MATRIX.T
+    return {"image": x, "label": np.zeros(count, np.int32)}
+
+
+@pytest.fixture(scope="module")
+def bigan_run(tmp_path_factory):
+    """A small bidirectional GAN's run. Do not change it."""
+    return untrained_run(tmp_path_factory.mktemp("bigan") / "run", small_config("bigan"))
+
+
+@pytest.fixture(scope="module")
+def stylegan_run(tmp_path_factory):
+    """A small StyleGAN2's run. Do not change it."""
+    config = digits_gan.get_config("stylegan2")
+    sizes = dict(channel_base=32, channel_max=8, mapping_layers=1)
+    config.model.generator.update(sizes, w_size=5, latent_size=6)
+    config.model.discriminator.update(sizes)
+    return untrained_run(tmp_path_factory.mktemp("stylegan2") / "run", config)
+
+
+def same(a, b):
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def one_step(config):
+    task = build(config)
+    state = jax.jit(task.init)(jax.random.key(0))
+    update = jax.jit(task.update, compiler_options=QUICK)
+    return task, state, *update(state, some_points(0), jax.random.key(1))
+
+
+def test_a_step_moves_generator_encoder_and_discriminator():
+    task, before, after, metrics = one_step(points())
+    for name in ("generator", "encoder"):
+        assert not same(before.generator.params[name], after.generator.params[name])
+    assert not same(before.discriminator.params, after.discriminator.params)
+    assert int(after.step) == 1
+    expected = {"loss/generator", "loss/discriminator", "slope/generator", "regularizer/r2"}
+    assert expected <= set(metrics)
+    # The averages are of generator and encoder, and so are what samples and evaluators read.
+    networks = task.networks(after, "ema")
+    assert same(networks["generator"], task.variables(after, "ema"))
+    joined = after.averages["ema"]["params"]
+    assert same(networks["encoder"]["params"], joined["encoder"])
+    assert same(networks["generator"]["params"], joined["generator"])
+    started = task.start_from(before, task.networks(after, "params"))
+    assert same(started.generator.params, after.generator.params)
+    assert same(started.averages["ema"], after.generator.variables)
+
+
+def test_updates_divide_the_batch_and_repeat_the_generators():
+    updates = dict(discriminator=2, generator=3, simultaneous=False)
+    _, _, after, metrics = one_step(points(updates=updates))
+    assert int(after.discriminator.optimizer_state[0].count) == 2
+    assert int(after.generator.optimizer_state[0].count) == 3
+    assert metrics["loss/generator"].count == 3 and metrics["loss/discriminator"].count == 2
+
+
+def test_the_discriminator_sees_the_encoders_pairs_and_the_generators():
+    """Its first loss, from the networks by themselves and the keys of an update."""
+    config = points(objective="non_saturating")
+    config.regularizers = {}
+    _, state, _, metrics = one_step(config)
+    key = jax.random.split(jax.random.split(jax.random.key(1))[0], 1)[0]
+    latent_key, *_ = jax.random.split(jax.random.split(key, 3)[0], 3)
+    x, z = some_points(0)["image"], jax.random.normal(latent_key, (16, 2))
+    maps = (state.generator.params[name]["map"]["kernel"] for name in ("generator", "encoder"))
+    (a, c), weights = maps, state.discriminator.params["weights"]
+    real, fake = (jnp.concatenate(pair, 1) for pair in ((x, x @ c), (z @ a, z)))
+    real, fake = (jnp.sum(v @ weights * v, 1) for v in (real, fake))
+    expected = (nn.softplus(-real) + nn.softplus(fake)).mean()
+    np.testing.assert_allclose(metrics["loss/discriminator"].total, expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["logit/real"].total, real.mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(regularizers=dict(lecam=dict(weight=1.0))), "has 'lecam'; a bidirectional GAN takes"),
+        (dict(model=dict(encoder=dict(name="Coder"))), "'Coder'.* there are Encoder"),
+        (dict(model=dict(discriminator=dict(name="dcgan.Discriminator"))), "JointDiscriminator"),
+        (dict(data=dict(image_shape=(16, 16, 1))), "generator makes .8, 8, 1.*16, 16, 1"),
+    ],
+)
+def test_mistakes_are_named(changes, words):
+    config = small_config("bigan")
+    if "regularizers" in changes:
+        config.regularizers = changes["regularizers"]
+    elif "encoder" in changes.get("model", {}) or "discriminator" in changes.get("model", {}):
+        (part,) = changes["model"]
+        config.model[part] = changes["model"][part]
+    else:
+        config.update(changes)
+    with pytest.raises(ValueError, match=words):
+        build(config)
+
+
+def resumed_and_whole(task, batches, folder, *frozen):
+    """Return states and metrics after 4 steps: at once, and with an interruption after 2."""
+    update, key = jax.jit(task.update, compiler_options=QUICK), jax.random.key(1)
+    state, history = jax.jit(task.init)(jax.random.key(0)), []
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        for step in range(4):
+            if step == 2:
+                checkpoints.save(2, state)
+            state, metrics = update(state, batches(step), key, *frozen)
+            history.append(metrics)
+        checkpoints.wait()
+        resumed = checkpoints.restore(2, jax.eval_shape(task.init, jax.random.key(0)))
+    for step in (2, 3):
+        resumed, metrics = update(resumed, batches(step), key, *frozen)
+    return (state, history[-1]), (resumed, metrics)
+
+
+def test_resumed_in_the_middle_it_is_bitwise_the_same(tmp_path, stylegan_run):
+    whole, resumed = resumed_and_whole(build(points()), some_points, tmp_path / "jointly")
+    assert same(whole, resumed)
+    task = build(small_config("encoder", str(stylegan_run)))
+    whole, resumed = resumed_and_whole(task, batch, tmp_path / "encoder", *task.frozen())
+    assert same(whole, resumed)
+
+
+def test_an_encoder_after_the_fact_learns_w_and_reconstructions(stylegan_run):
+    """Its loss, from the generator's own methods; the generator is the run's average."""
+    task = build(small_config("encoder", str(stylegan_run), weights=dict(latents=2.0, images=3.0)))
+    generator, variables = open_run(str(stylegan_run)).network, open_run(stylegan_run).variables
+    (frozen,) = task.frozen()
+    assert same(frozen["generator"], jax.device_get(variables))
+    state = jax.jit(task.init)(jax.random.key(0))
+    _, metrics = jax.jit(task.update)(state, batch(0), jax.random.key(1), frozen)
+    x, labels = map(jnp.asarray, (task.space.encode(batch(0)["image"]), batch(0)["label"]))
+    z = jax.random.normal(jax.random.key(1), (16, 6))
+    w = generator.apply(variables, z, labels, method="map")
+    assert w.shape == (16, generator.num_styles, 5)
+    encode = lambda x: task.network.apply({"params": state.params}, x, labels)
+    synthesize = lambda w: generator.apply(variables, w, method="synthesize")
+    of_latents = jnp.square(encode(synthesize(w)) - w[:, 0]).mean()
+    again = synthesize(jnp.repeat(encode(x)[:, None], generator.num_styles, 1))
+    of_images = jnp.square(again - x).mean()
+    np.testing.assert_allclose(metrics["loss/latents"], of_latents, rtol=1e-4)
+    np.testing.assert_allclose(metrics["loss/images"], of_images, rtol=1e-4)
+    np.testing.assert_allclose(metrics["loss"], 2 * of_latents + 3 * of_images, rtol=1e-4)
+    # A sheet shows the held-out digits of each class, each under its own label.
+    originals, *inputs = task.sampling_inputs(None)
+    assert originals.shape == (10, task.columns, 8, 8, 1)
+    some = jnp.array([7, 7, 2]), jnp.array([71, 72, 21])
+    made = jax.jit(task.generate)(state, jax.random.key(0), *some, originals, *inputs)
+    x = jnp.asarray(task.space.encode(originals[[7, 7, 2], [1, 2, 1]]))
+    w = task.network.apply({"params": state.params}, x, some[0])
+    w = jnp.repeat(w[:, None], generator.num_styles, 1)
+    np.testing.assert_allclose(made, synthesize(w), rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_that_cannot_be_inverted_is_named(tmp_path, stylegan_run):
+    with pytest.raises(FileNotFoundError, match="config.generator_run names .* train a GAN"):
+        build(small_config("encoder", str(tmp_path)))
+    (tmp_path / "flow").mkdir()
+    record_config(tmp_path / "flow", digits_flow.get_config().to_dict(), ())
+    with pytest.raises(ValueError, match="is a run of a Diffusion, not of a GAN"):
+        build(small_config("encoder", str(tmp_path / "flow")))
+    emoji = narrow(emoji_gan_inverse.get_config("encoder"))
+    emoji.generator_run, emoji.weights.perceptual = str(stylegan_run), 0.0
+    with pytest.raises(ValueError, match=r"has the shape \(8, 8, 1\), this config \(32, 32, 3\)"):
+        build(emoji)
+    config = small_config("encoder", str(stylegan_run), weights=dict(lpips=1.0))
+    with pytest.raises(ValueError, match="config.weights has 'lpips'; there are latents"):
+        build(config)
+
+
+@pytest.mark.slow
+def test_an_encoder_from_end_to_end(tmp_path, bigan_run):
+    """Train, sample, evaluate: the report has a row for each way back, and its page shows it."""
+    run = tmp_path / "run"
+    fields = dict(
+        num_steps=4, batch_size=16, generator_run=bigan_run, log_every=2,
+        **{"checkpoint.every": 2, "sampling.every": 0, "sampling.per_class": 2},
+        **{"model.width": 4, "model.hidden": 8},
+        **{f"evaluation.measures.inversions.{name}": value for name, value in FEW.items()},
+    )  # fmt: skip
+    result = run_command(
+        "train", f"--config={ROOT}/configs/digits_gan_inverse.py:encoder", f"--workdir={run}",
+        *(f"--config.{name}={value}" for name, value in fields.items()),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    report = json.loads((run / "report.json").read_text())
+    ways = report["inversion"]
+    assert list(ways) == [
+        "gradient descent",
+        "encoder",
+        "joint training",
+        "encoder, then descent",
+    ]
+    assert report["reconstruction_error"] == ways["encoder"]["reconstruction_error"]
+    page = (run / "report.html").read_text()
+    assert "Back to the latents" in page and "encoder, then descent" in page
+    assert (run / "inversions" / "step_000004.png").exists() and (run / "samples.png").exists()
+    # The bidirectional run itself has the same row of joint training.
+    theirs = open_run(bigan_run)
+    theirs.config.evaluation.measures = {"inversions": dict(name="Inversions", **FEW)}
+    experiment = Experiment.of_run(theirs)
+    found = experiment.evaluate(experiment.model(theirs.state))["inversion"]
+    assert list(found) == ["gradient descent", "joint training", "joint training, then descent"]
+    for name in ("reconstruction_error", "latent_error"):
+        for way in ("gradient descent", "joint training"):
+            np.testing.assert_allclose(found[way][name], ways[way][name], rtol=1e-4)
+
+
+@pytest.mark.training
+def test_on_eight_devices_it_is_as_on_one(bigan_run):
+    program, choices = "tests.experiments.bidirectional_run", ("bigan", "bigbigan", "encoder")
+    meshes = "", '={"data": 2, "fsdp": 4}', ""
+    eight = map("".join, zip(choices, meshes, strict=True))
+    for one, other in zip(
+        lines_of(program, 1, str(bigan_run), *choices),
+        lines_of(program, 8, str(bigan_run), *eight),
+        strict=True,
+    ):
+        assert len(one) == 3
+        for a, b in zip(one, other, strict=True):
+            assert a.keys() == b.keys()
+            for name in a:  # sums in another order
+                np.testing.assert_allclose(a[name], b[name], rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.training
+def test_the_task_finds_the_inverse_of_a_linear_generator():
+    """On fresh points x = A z in each step. Rates fall, and so does the noise of the batches."""
+    config = points(objective="non_saturating", num_steps=4000, batch_size=256)
+    for player in config.optimizer.values():
+        player.update(learning_rate=3e-3, b1=0.0, eps=1e-8)
+    task = build(config)
+
+    def step(state, number):
+        key = jax.random.fold_in(jax.random.key(5), number)
+        x = jax.random.normal(key, (256, 2)) @ MATRIX.T
+        return task.update(state, {"image": x, "label": jnp.zeros(256, int)}, key)[0], None
+
+    train = jax.jit(lambda state: jax.lax.scan(step, state, jnp.arange(config.num_steps))[0])
+    networks = task.networks(train(task.init(jax.random.key(0))), "ema")
+    a, c = (networks[name]["params"]["map"]["kernel"].T for name in ("generator", "encoder"))
+    np.testing.assert_allclose(c @ a, np.eye(2), atol=0.05)
+    np.testing.assert_allclose(a @ a.T, MATRIX @ MATRIX.T, atol=0.15)
+
+
+def test_every_choice_traces_at_full_size():
+    for config in (
+        digits_gan_inverse.get_config("bigan"),
+        digits_gan_inverse.get_config("bigbigan"),
+        emoji_gan_inverse.get_config("bigbigan"),
+    ):
+        task = build(config)
+        images = jax.ShapeDtypeStruct((config.batch_size, *config.data.image_shape), jnp.uint8)
+        labels = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+        state = jax.eval_shape(task.init, jax.random.key(0))
+        inputs = {"image": images, "label": labels}
+        after, _ = jax.eval_shape(task.update, state, inputs, jax.random.key(0))
+        assert jax.tree.structure(after) == jax.tree.structure(state)
