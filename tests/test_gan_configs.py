@@ -1,6 +1,7 @@
 """Configs of GANs: published settings, a narrowed step of each, and DCGAN's at full size."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,50 +10,63 @@ from experiments import plan
 from experiments.configuration.runs import build
 from experiments.inputs.datasets import abstract_batch, training_batches
 from genjax.devices import make_mesh
-from genjax.training.sampling import sample
 
-WIDTHS = {"sngan_64": (8, 8, 4, 4, 4), "biggan_64": (16, 16, 16, 8, 8)}
+CHOICES = ("sngan_64", "biggan_64")
 
 
 def narrowed(choice):
+    """Return the config with two widths, of images of 8×8 pixels, and one update of each."""
     config = imagenet_gan.get_config(choice)
     config.unlock()
-    networks, widths = config.model, WIDTHS[choice]
-    networks.generator.update(widths=widths, latent_size=10)
-    networks.discriminator.widths = widths[::-1]
+    generator, discriminator = config.model.generator, config.model.discriminator
+    widths = (16, 8)
+    generator.update(widths=widths, latent_size=6)
+    discriminator.update(widths=widths[::-1], halvings=1)
     if choice == "biggan_64":
-        networks.generator.shared_features = 4
-    config.condition.num_classes = 7
-    config.batch_size = 2 * config.updates.discriminator
+        generator.update(shared_features=4, attention=8)
+        discriminator.attention = 4
+    config.condition.num_classes, config.data.image_shape = 7, (8, 8, 3)
+    config.batch_size, config.updates.discriminator = 2, 1
     config.mesh.update(data=-1, fsdp=1)
     return config
 
 
-@pytest.mark.parametrize("choice", WIDTHS)
+def drawn_state(task):
+    """Return a state whose variables NumPy draws: to compile initial ones takes seconds."""
+    random = np.random.default_rng(0)
+
+    def draw(path, a):
+        variable = a.dtype == np.float32 and "optimizer" not in jax.tree_util.keystr(path)
+        values = 0.2 * random.standard_normal(a.shape) if variable else np.zeros(a.shape)
+        return jnp.asarray(values, a.dtype)
+
+    return jax.tree.map_with_path(draw, jax.eval_shape(task.init, jax.random.key(0)))
+
+
+def differ(a, b):
+    return bool((a != b).any())
+
+
+@pytest.mark.parametrize("choice", CHOICES)
 def test_a_step_of_many_classes_runs_narrowed(choice):
     config = narrowed(choice)
     task, random = build(config), np.random.default_rng(0)
     shapes = abstract_batch(config, task)
     batch = {name: random.integers(0, 7, a.shape).astype(a.dtype) for name, a in shapes.items()}
-    state = jax.jit(task.init)(jax.random.key(0))
+    state = drawn_state(task)
     after, metrics = jax.jit(task.update)(state, batch, jax.random.key(1))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(metrics))
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.params, state.params)
-    assert np.mean(jax.tree.leaves(moved)) > 0.9  # attention starts at 0
-    vectors = jax.tree.map(
-        lambda a, b: bool((a != b).any()), after.discriminator.kept, state.discriminator.kept
-    )
-    assert all(jax.tree.leaves(vectors))  # power iteration goes on
-    samples = sample(task, after, np.arange(3), config.sampling)
-    assert samples.shape == (3, 64, 64, 3) and samples.dtype == np.uint8
+    trees = ((after.params, state.params), (after.discriminator.kept, state.discriminator.kept))
+    for pair in trees:  # parameters, and the vectors of power iteration
+        moved = jax.tree.leaves_with_path(jax.tree.map(differ, *pair))
+        assert not [jax.tree_util.keystr(path) for path, moves in moved if not moves]
 
 
-@pytest.mark.parametrize("choice", WIDTHS)
-def test_a_step_of_many_classes_is_planned_narrowed(choice):
-    config = narrowed(choice)
-    config.batch_size *= 4
-    sheet = plan.plan(config, {"fsdp": 4}, "h100")
-    assert sheet["multiply_adds"] > 0
+@pytest.mark.slow
+def test_a_step_of_many_classes_is_planned_narrowed():
+    config = narrowed("sngan_64")
+    config.batch_size = 8
+    assert plan.plan(config, {"fsdp": 4}, "h100")["multiply_adds"] > 0
 
 
 def test_networks_of_many_classes_have_their_authors_settings():
@@ -69,7 +83,9 @@ def test_networks_of_many_classes_have_their_authors_settings():
 
 
 def test_sngan_s_rate_falls_from_200_000_to_250_000_updates_of_the_generator():
-    schedules = build(narrowed("sngan_64")).schedules
+    config = narrowed("sngan_64")
+    config.batch_size, config.updates.discriminator = 5, 5
+    schedules = build(config).schedules
     for schedule, updates in zip(schedules, (1, 5), strict=True):
         rates = [schedule(1000 * updates * step) for step in (0, 200, 225, 250)]
         np.testing.assert_allclose(rates, [2e-4, 2e-4, 1e-4, 0], rtol=1e-4, atol=1e-10)
@@ -78,15 +94,15 @@ def test_sngan_s_rate_falls_from_200_000_to_250_000_updates_of_the_generator():
 def test_dcgan_takes_a_step_at_its_published_size():
     """Five layers: a product and four transposed convolutions, on emoji that are here."""
     config = emoji_dcgan.get_config()
-    config.batch_size = 2
-    task, mesh, key = build(config), make_mesh({"data": 1}, 2), jax.random.key(0)
+    config.batch_size = 1
+    task, mesh, key = build(config), make_mesh({"data": 1}, 1), jax.random.key(0)
     batch = training_batches(config, task, mesh)[0]
-    assert batch["image"].shape == (2, 64, 64, 3)
-    state = jax.jit(task.init)(key)
+    assert batch["image"].shape == (1, 64, 64, 3)
+    state = drawn_state(task)
     z = jax.ShapeDtypeStruct((1, 100), np.float32)
     _, inner = jax.eval_shape(
         lambda z: task.generator.apply(
-            state.generator.variables, z, np.zeros(1, np.int32), capture_intermediates=True
+            state.generator.variables, z, jnp.zeros(1, int), capture_intermediates=True
         ),
         z,
     )
@@ -97,7 +113,4 @@ def test_dcgan_takes_a_step_at_its_published_size():
     assert sum("kernel" in layer for layer in kernels) == 5
     after, metrics = jax.jit(task.update)(state, batch, key)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(metrics))
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.params, state.params)
-    assert all(jax.tree.leaves(moved))
-    samples = sample(task, after, np.arange(2), config.sampling)
-    assert samples.shape == (2, 64, 64, 3) and samples.std() > 0
+    assert all(jax.tree.leaves(jax.tree.map(differ, after.params, state.params)))

@@ -94,8 +94,7 @@ def test_sngan_has_the_parameters_of_a_hand_count_at_64_pixels():
     assert parameters == first + convolutions + 1024 + 1 + 1000 * 1024
 
 
-@pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(("name", "train"), [("sngan", True), ("biggan", False), ("biggan", True)])
 def test_outputs_are_the_authors(name, train):
     """data/README.md says how they were made."""
     with np.load(Path(__file__).parent / "data/resnet_gan.npz") as arrays:
@@ -158,26 +157,21 @@ def test_the_optimal_logit_of_gaussian_classes_is_a_projection():
     variance = np.linalg.norm(vectors, 2)
     network = Discriminator((5,), 0, CLASSES)
     x, labels = jnp.asarray(3 * random.standard_normal((200, 1, 1, 2))), jnp.arange(200) % CLASSES
-    variables = jax.tree.map(np.asarray, jax.jit(network.init)(key, x, labels))
-    variables["params"] = jax.tree.map(np.zeros_like, variables["params"])
+    variables = jax.tree.map(
+        lambda a: np.zeros(a.shape), jax.eval_shape(network.init, key, x, labels)
+    )
     shortcut = variables["params"]["block_0"]["shortcut"]
     shortcut["kernel"][0, 0] = np.concatenate([np.eye(2), -np.eye(2), np.zeros((2, 1))], axis=1)
     shortcut["bias"][-1] = 1
     variables["params"]["label_embedding"]["embedding"][:] = vectors
 
-    @jax.jit
-    def converged(stats):
-        step = lambda _, stats: network.apply(
-            {"params": variables["params"], "batch_stats": stats},
-            x,
-            labels,
-            train=True,
-            mutable=["batch_stats"],
-        )[1]["batch_stats"]
-        return jax.lax.fori_loop(0, 200, step, stats)
-
-    stats = converged(variables["batch_stats"])
-    made = network.apply({"params": variables["params"], "batch_stats": stats}, x, labels)
+    stats = variables["batch_stats"]
+    for layers, name, weight in (
+        (stats["block_0"]["shortcut_norm"], "shortcut/kernel", shortcut["kernel"][0, 0]),
+        (stats["label_embedding_norm"], "label_embedding/embedding", vectors),
+    ):
+        layers[f"{name}/u"] = np.linalg.svd(weight)[2][:1]  # where power iteration ends
+    made = jax.jit(network.apply)(variables, x, labels)
     density = lambda mean: -((x[:, 0, 0] - mean[labels]) ** 2).sum(1) / (2 * variance)
     np.testing.assert_allclose(made, density(real) - density(fake), rtol=1e-4, atol=1e-4)
 
